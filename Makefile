@@ -1,0 +1,42 @@
+# Two commands do all the set-up on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3.11
+HOST := .venv/bin
+DEVICE := .venv-device/bin
+export HF_HUB_OFFLINE = 1
+
+.PHONY: demo test lint bench clean
+
+# The workstation prepares, a separate environment without torch fine-tunes, the workstation merges.
+demo: .venv/.demo .venv-device/.done
+	$(HOST)/python examples/docstring_topics.py --device-python $(DEVICE)/python
+	$(HOST)/python examples/shifted_digits.py --device-python $(DEVICE)/python
+
+test: .venv/.test .venv-device/.done lint
+	EDGEPEFT_DEVICE_PYTHON=$(DEVICE)/python $(HOST)/python -m pytest
+
+lint: .venv/.test
+	$(HOST)/ruff check .
+	$(HOST)/ruff format --check .
+	$(HOST)/mypy
+	$(HOST)/lint-imports
+
+bench: .venv/.demo
+	$(HOST)/python -m benchmarks
+
+.venv/.demo: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(HOST)/pip install --quiet --disable-pip-version-check -e '.[examples]'
+	touch $@
+
+.venv/.test: .venv/.demo
+	$(HOST)/pip install --quiet --disable-pip-version-check -e '.[test]'
+	touch $@
+
+# What a device holds: numpy, onnxruntime, tokenizers, and edgepeft without its host extras.
+.venv-device/.done: pyproject.toml
+	$(PYTHON) -m venv .venv-device
+	$(DEVICE)/pip install --quiet --disable-pip-version-check -e '.[device,text]'
+	touch $@
+
+clean:
+	rm -rf .venv .venv-device .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,5 @@
+"""The command ``edgepeft``."""
+
+from edgepeft.cli.app import main
+
+__all__ = ["main"]

@@ -1,0 +1,61 @@
+"""A model's outputs as a person reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from edgepeft_runtime.manifest import Manifest
+from edgepeft_runtime.tensorfile import Array
+
+Answer = dict[str, Any]
+
+
+def answers(outputs: Mapping[str, Array], manifest: Manifest) -> Iterator[Answer]:
+    """One JSON object per example.
+
+    A classifier (cross-entropy over ``[batch, classes]``) gives ``label``, ``probability`` and ``probabilities``; several labels
+    at once (``bce_with_logits`` over ``[batch, classes]``) give ``labels`` and ``probabilities``; all others their outputs.
+    """
+    logits = outputs[manifest.outputs[0].name]
+    if logits.ndim == 2 and manifest.loss.kind == "cross_entropy":
+        names = _names(manifest, logits.shape[1])
+        return (_one_label(row, names) for row in _softmax(logits))
+    if logits.ndim == 2 and manifest.loss.kind == "bce_with_logits":
+        names = _names(manifest, logits.shape[1])
+        return (_several_labels(row, names) for row in _sigmoid(logits))
+    return ({name: array[row].tolist() for name, array in outputs.items()} for row in range(len(logits)))
+
+
+def _names(manifest: Manifest, count: int) -> list[str]:
+    return list(manifest.classes) if manifest.classes is not None else [str(number) for number in range(count)]
+
+
+def _one_label(row: Array, names: list[str]) -> Answer:
+    best = int(row.argmax())
+    return {"label": names[best], "probability": _short(row[best]), "probabilities": _by_name(row, names)}
+
+
+def _several_labels(row: Array, names: list[str]) -> Answer:
+    likely = [name for name, share in zip(names, row, strict=True) if share > 0.5]
+    return {"labels": likely, "probabilities": _by_name(row, names)}
+
+
+def _by_name(row: Array, names: list[str]) -> dict[str, float]:
+    return {name: _short(share) for name, share in zip(names, row, strict=True)}
+
+
+def _short(share: Any) -> float:
+    return round(float(share), 6)
+
+
+def _softmax(logits: Array) -> Array:
+    powers = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+
+
+def _sigmoid(logits: Array) -> Array:
+    # By tanh, which does not overflow.
+    return np.asarray(0.5 * (1.0 + np.tanh(0.5 * logits.astype(np.float64))))

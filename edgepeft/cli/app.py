@@ -1,0 +1,113 @@
+"""The table of commands, and the edge where errors become messages and exit codes."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib import import_module
+
+import click
+
+from edgepeft_runtime.errors import EdgepeftError
+
+INTERRUPTED = 130
+"""Exit code of what Ctrl-C ended, as shells give it."""
+
+_COMMANDS = {
+    "doctor": "See what would train and what stands in the way.",
+    "prepare": "Make a bundle of a model.",
+    "inspect": "Show what a bundle holds.",
+    "train": "Train a bundle's adapter on data; goes on where it stopped.",
+    "evaluate": "Loss and accuracy on labelled data.",
+    "predict": "The model's answers for data.",
+    "pull": "Fetch and verify updates.",
+    "merge": "Put an update back into a model.",
+}
+"""In the order of their use; each is ``command`` in the module of its name, imported when it is called."""
+
+_EXTRAS = {
+    "onnxruntime": "device",
+    "tokenizers": "text",
+    "PIL": "images",
+    **dict.fromkeys(("torch", "onnx", "onnx_ir", "onnxscript", "peft", "transformers", "safetensors"), "host"),
+}
+
+
+class _Commands(click.Group):
+    """Commands that are imported only when they run: ``--help`` is quick, and a device needs no host library."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        command: click.Command = import_module(f"edgepeft.cli.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_COMMANDS.items()))
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="edgepeft", message="%(prog)s %(version)s")
+def app() -> None:
+    """Fine-tune a model on any device that runs stock ONNX Runtime, and bring back only the adapter.
+
+    \b
+    on a workstation   edgepeft prepare MODEL --method lora --out BUNDLE
+    on the device      edgepeft train BUNDLE --data DATA --state DIR --update UPDATE
+    on a workstation   edgepeft merge BUNDLE UPDATE --to peft --out ADAPTER
+
+    EDGEPEFT_DEBUG=1 shows where an error comes from.
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command and leave with its exit code: 0, 1 for an error, 2 for wrong usage, 130 after Ctrl-C."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    try:
+        code = app.main(
+            args=None if arguments is None else list(arguments), prog_name="edgepeft", standalone_mode=False
+        )
+    except EdgepeftError as error:
+        return _fail(error)
+    except ModuleNotFoundError as error:
+        missing = _missing_extra(error)
+        if missing is None:
+            raise
+        return _fail(missing)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except click.Abort:
+        return INTERRUPTED
+    return code if isinstance(code, int) else 0
+
+
+def _fail(error: EdgepeftError) -> int:
+    if os.environ.get("EDGEPEFT_DEBUG") == "1":
+        traceback.print_exc()
+    click.echo(error.render(), err=True)
+    return 1
+
+
+def _missing_extra(error: ModuleNotFoundError) -> EdgepeftError | None:
+    """A library that an extra brings; ``None`` where the import is a mistake of our own."""
+    package = (error.name or "").partition(".")[0]
+    extra = _EXTRAS.get(package)
+    if extra is None:
+        return None
+    return EdgepeftError(
+        "missing-extra",
+        f"This command needs the package {package}, which is not installed.",
+        context=None,
+        hint=f"pip install 'edgepeft[{extra}]'",
+    )

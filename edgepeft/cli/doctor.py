@@ -1,0 +1,52 @@
+"""``edgepeft doctor``."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import click
+
+from edgepeft.cli.method import chosen_method, source_options
+
+_SHOWN = 10
+
+
+@click.command("doctor")
+@source_options
+def command(
+    source: str,
+    method: str | None,
+    train: tuple[str, ...],
+    task: str | None,
+    classes: tuple[str, ...] | None,
+    loss: str | None,
+    max_length: int | None,
+    seed: int,
+    **settings: Any,
+) -> int:
+    """See what would train of SOURCE, and which operators have no gradient rule, before any work.
+
+    SOURCE is a Hugging Face model directory, an .onnx file, or package.module:function (file.py:function) that returns a model
+    and example inputs. Leaves with 1 where it cannot be prepared.
+    """
+    chosen = chosen_method(source, method, {"train": train, **settings})
+    from edgepeft.preparation import doctor
+    from edgepeft.sources import load_source
+
+    loaded = load_source(source, task=task, classes=classes, max_length=max_length, seed=seed)
+    found = doctor(loaded, method=chosen, loss=loss, trainable=train)
+    total = sum(math.prod(shape) for shape in found.trainable.values())
+    click.echo(f"would train {total:,} elements in {len(found.trainable)} tensors:")
+    for name, shape in list(found.trainable.items())[:_SHOWN]:
+        click.echo(f"  {name} {list(shape)}")
+    if len(found.trainable) > _SHOWN:
+        click.echo(f"  … and {len(found.trainable) - _SHOWN} more")
+    if not found.gaps:
+        click.echo("every operator on the way to them has a gradient rule: it can be prepared.")
+        return 0
+    click.echo(f"{len(found.gaps)} nodes on the way to them have no gradient rule:")
+    for gap in found.gaps:
+        click.echo(f"  op {gap.op_type} (node {gap.node}) before {gap.target}")
+    click.echo("freeze what lies behind them (--freeze), or express them by other operators.")
+    return 1

@@ -1,0 +1,99 @@
+"""``edgepeft inspect``."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgepeft.cli.options import bundle_argument, json_option
+from edgepeft.cli.show import size
+
+if TYPE_CHECKING:
+    from edgepeft_runtime.bundle import Bundle
+    from edgepeft_runtime.manifest import TensorSpec
+
+
+@click.command("inspect")
+@bundle_argument
+@json_option
+@click.option("--tensors", is_flag=True, help="List every tensor that trains.")
+def command(bundle: Path, as_json: bool, tensors: bool) -> None:
+    """Show what BUNDLE holds: inputs, what trains, what is frozen, sizes. Every file is verified."""
+    from edgepeft_runtime.bundle import Bundle
+
+    opened = Bundle.open(bundle)
+    summary = _summary(opened)
+    if as_json:
+        click.echo(json.dumps({**summary, "manifest": opened.manifest.to_dict()}, ensure_ascii=False, indent=2))
+        return
+    _print(opened, summary)
+    if tensors:
+        click.echo("tensors that train:")
+        for spec in opened.manifest.parameters:
+            click.echo(f"  {spec.role:7} {_tensor(spec)}")
+
+
+def _summary(bundle: Bundle) -> dict[str, Any]:
+    """Counts and sizes, in elements and bytes."""
+    import numpy as np
+
+    manifest = bundle.manifest
+    trainable = sum(spec.size * np.dtype(spec.dtype).itemsize for spec in manifest.parameters)
+    kept = 4 * sum(bucket.size for bucket in manifest.buckets) + 4 * sum(spec.size for spec in manifest.optimizer.state)
+    frozen = sum(spec.bytes for spec in manifest.frozen)
+    packed: Counter[str] = Counter()
+    for spec in manifest.frozen:
+        packed[spec.dtype] += spec.bytes
+    return {
+        "bundle": str(bundle.path),
+        "base_sha256": bundle.base_sha256,
+        "adapter_sha256": bundle.adapter_sha256,
+        "trainable_elements": sum(spec.size for spec in manifest.parameters),
+        "trainable_bytes": trainable,
+        "frozen_bytes": frozen,
+        "frozen_bytes_by_dtype": dict(packed),
+        "bytes": sum(entry.bytes for entry in manifest.files.values()),
+        "held_while_training_bytes": frozen + trainable + kept,
+    }
+
+
+def _print(bundle: Bundle, summary: dict[str, Any]) -> None:
+    manifest = bundle.manifest
+    roles = Counter(spec.role for spec in manifest.parameters)
+    by_dtype = ", ".join(f"{dtype} {size(count)}" for dtype, count in summary["frozen_bytes_by_dtype"].items())
+    rows = {
+        "bundle": f"{bundle.path} ({size(summary['bytes'])}, onnxruntime >= {manifest.min_onnxruntime})",
+        "base": bundle.base_sha256,
+        "adapter": bundle.adapter_sha256,
+        "method": _method(manifest.recipe),
+        "inputs": ", ".join(map(_tensor, manifest.inputs)),
+        "labels": ", ".join(map(_tensor, manifest.labels)),
+        "outputs": ", ".join(map(_tensor, manifest.outputs)),
+        "classes": ", ".join(manifest.classes or ()),
+        "text": f"up to {manifest.text.max_length} tokens" if manifest.text else "",
+        "image": f"{manifest.image.size[0]} x {manifest.image.size[1]}, {manifest.image.channels} channels"
+        if manifest.image
+        else "",
+        "loss": manifest.loss.kind,
+        "optimizer": f"{manifest.optimizer.kind}, lr {manifest.optimizer.lr:g}",
+        "trains": f"{summary['trainable_elements']:,} elements, {size(summary['trainable_bytes'])} "
+        f"({', '.join(f'{count} {role}' for role, count in roles.items())})",
+        "frozen": f"{size(summary['frozen_bytes'])}{f' ({by_dtype})' if by_dtype else ''}",
+        "memory": f"{size(summary['held_while_training_bytes'])} held while training, and the activations of a batch",
+    }
+    for name, text in rows.items():
+        if text:
+            click.echo(f"{name:10} {text}")
+
+
+def _method(recipe: dict[str, Any]) -> str:
+    settings = [f"{name} {value}" for name, value in recipe.items() if name not in ("method", "peft") and value]
+    return ", ".join([str(recipe.get("method", "unknown")), *settings])
+
+
+def _tensor(spec: TensorSpec) -> str:
+    return f"{spec.name} {spec.dtype}[{', '.join(map(str, spec.shape))}]"

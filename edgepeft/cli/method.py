@@ -1,0 +1,93 @@
+"""Options that say what trains, and the method they come to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from edgepeft.cli.options import Names
+
+if TYPE_CHECKING:
+    from edgepeft.methods import Method
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+METHODS = ("lora", "bitfit", "head", "freeze", "full")
+
+_SETTINGS = {"lora": ("rank", "alpha", "target_modules"), "freeze": ("train", "freeze")}
+"""The options that belong to a method."""
+
+
+def source_options(command: F) -> F:
+    """What is prepared, and what of it trains."""
+    for option in (
+        click.option(
+            "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of new tensors' first values."
+        ),
+        click.option(
+            "--max-length", type=click.IntRange(2), help="Longest text in tokens.  [default: the model's, at most 128]"
+        ),
+        click.option(
+            "--loss", metavar="NAME|FILE.onnx", help="cross_entropy, causal_lm, mse, l1, bce_with_logits, or a graph."
+        ),
+        click.option("--classes", type=Names(), help="Names of the classes, by label."),
+        click.option("--task", help="text-classification, causal-lm, …  [default: what the model directory says]"),
+        click.option(
+            "--freeze", metavar="PATTERN", multiple=True, help="Freeze what matches; again for more patterns."
+        ),
+        click.option(
+            "--train",
+            metavar="PATTERN",
+            multiple=True,
+            help="Train what matches: parameters, modules, or initializers of an .onnx.",
+        ),
+        click.option("--target-modules", type=Names(), help="Modules that get LoRA pairs.  [default: peft's choice]"),
+        click.option("--alpha", type=float, help="Scale of LoRA.  [default: twice the rank]"),
+        click.option("--rank", type=click.IntRange(1), help="Rank of LoRA.  [default: 8]"),
+        click.option(
+            "--method", type=click.Choice(METHODS), help="What trains.  [default: lora for a model directory]"
+        ),
+        click.argument("source"),
+    ):
+        command = option(command)
+    return command
+
+
+def chosen_method(source: str, method: str | None, given: dict[str, Any]) -> Method | None:
+    """The method that the options come to; ``None`` takes what the source itself marks as trainable.
+
+    Args:
+        source: as on the command line.
+        method: as on the command line.
+        given: the options of all methods by name; what was left out is ``None`` or empty.
+
+    Raises:
+        click.UsageError: an option that does not belong to the method.
+    """
+    set_ = {name: value for name, value in given.items() if value not in (None, ())}
+    if source.endswith(".onnx"):
+        # Its initializers are named by --train; a method has nothing to attach to.
+        _refuse(set_, ("train",), "an .onnx file")
+        if method is not None:
+            raise click.UsageError("--method needs a torch model; name what trains in an .onnx file with --train.")
+        return None
+    if method is None:
+        if set_.keys() & set(_SETTINGS["freeze"]):
+            method = "freeze"
+        elif Path(source).is_dir() or set_:
+            method = "lora"
+        else:
+            return None
+    _refuse(set_, _SETTINGS.get(method, ()), f"--method {method}")
+    from edgepeft.methods import by_name
+
+    return by_name(method, **set_)
+
+
+def _refuse(given: dict[str, Any], known: tuple[str, ...], what: str) -> None:
+    for name in given:
+        if name not in known:
+            raise click.UsageError(f"--{name.replace('_', '-')} does not go with {what}.")

@@ -1,0 +1,82 @@
+"""Arguments and options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from edgepeft_runtime.errors import UpdateError
+
+if TYPE_CHECKING:
+    from edgepeft_runtime.bundle import Bundle
+    from edgepeft_runtime.trainer import Adapter
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+PATH = click.Path(path_type=Path)
+
+
+class Names(click.ParamType):
+    """Names with commas between them, as a tuple."""
+
+    name = "A,B,C"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        names = tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else tuple(value)
+        if not all(names):
+            self.fail(f"{value!r} has an empty name.", param, ctx)
+        return names
+
+
+bundle_argument = click.argument("bundle", type=PATH)
+
+
+def data_options(command: F) -> F:
+    """``--data`` and the names of its columns."""
+    for option in (
+        click.option(
+            "--label-column", default="label", show_default=True, help="Column of the labels in .csv, .jsonl."
+        ),
+        click.option("--text-column", default="text", show_default=True, help="Column of the texts in .csv, .jsonl."),
+        click.option(
+            "--data",
+            type=PATH,
+            required=True,
+            help="An .npz, .csv or .jsonl file, or a folder with one folder of images per class.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def run_options(command: F) -> F:
+    """``--batch-size`` and ``--threads``."""
+    for option in (
+        click.option("--threads", type=click.IntRange(1), help="Threads of onnxruntime.  [default: all cores]"),
+        click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True, help="Examples at a time."),
+    ):
+        command = option(command)
+    return command
+
+
+adapter_option = click.option(
+    "--adapter", type=PATH, help="An update, or an adapter.safetensors, instead of the bundle's own adapter."
+)
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Write JSON to standard output.")
+
+
+def adapter_of(path: Path | None, bundle: Bundle) -> Adapter | None:
+    """What a trainer takes for ``--adapter``; an update of another base is refused by name."""
+    from edgepeft_runtime.tensorfile import read_tensors
+    from edgepeft_runtime.update import FORMAT, check_update, read_update
+
+    if path is None or read_tensors(path, error=UpdateError).metadata.get("format") != FORMAT:
+        return path
+    update = read_update(path)
+    # To look at what an earlier round has learned is no mistake: only its base must be this bundle's.
+    check_update(update, bundle, adapter_sha256=update.adapter_sha256)
+    return update.parameters

@@ -1,0 +1,101 @@
+"""``edgepeft prepare``."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgepeft.cli.method import chosen_method, source_options
+from edgepeft.cli.options import PATH
+from edgepeft.cli.show import size
+
+if TYPE_CHECKING:
+    from edgepeft_export.losses import Loss
+    from edgepeft_export.optimizers import Optimizer
+
+_OPTIMIZER = ("lr", "weight_decay", "momentum", "max_grad_norm")
+
+
+@click.command("prepare")
+@source_options
+@click.option("--out", type=PATH, required=True, help="Directory of the bundle.")
+@click.option("--label-smoothing", type=click.FloatRange(0.0, 1.0, max_open=True), help="Of cross-entropy.")
+@click.option("--optimizer", type=click.Choice(["adamw", "sgd"]), default="adamw", show_default=True)
+@click.option("--lr", type=click.FloatRange(0.0), help="Default learning rate.  [default: adamw 1e-3, sgd 1e-2]")
+@click.option(
+    "--weight-decay", type=click.FloatRange(0.0), help="Spares biases and norms.  [default: adamw 0.01, sgd 0]"
+)
+@click.option("--momentum", type=click.FloatRange(0.0, 1.0, max_open=True), help="Of sgd.  [default: 0]")
+@click.option("--max-grad-norm", type=click.FloatRange(0.0, min_open=True), help="Clip gradients.  [default: no]")
+@click.option("--overwrite", is_flag=True, help="Replace a bundle that is there.")
+def command(
+    source: str,
+    out: Path,
+    method: str | None,
+    train: tuple[str, ...],
+    freeze: tuple[str, ...],
+    rank: int | None,
+    alpha: float | None,
+    target_modules: tuple[str, ...] | None,
+    task: str | None,
+    classes: tuple[str, ...] | None,
+    loss: str | None,
+    max_length: int | None,
+    seed: int,
+    label_smoothing: float | None,
+    optimizer: str,
+    overwrite: bool,
+    **settings: Any,
+) -> None:
+    """Compile SOURCE to a bundle that a device trains with onnxruntime alone.
+
+    SOURCE is a Hugging Face model directory, an .onnx file, or package.module:function (file.py:function) that returns a model
+    and example inputs.
+    """
+    given = {"train": train, "freeze": freeze, "rank": rank, "alpha": alpha, "target_modules": target_modules}
+    chosen = chosen_method(source, method, given)
+    from edgepeft.preparation import prepare
+    from edgepeft.sources import load_source
+
+    loaded = load_source(source, task=task, classes=classes, max_length=max_length, seed=seed)
+    done = prepare(
+        loaded,
+        out=out,
+        method=chosen,
+        loss=_loss(loss or loaded.loss, label_smoothing),
+        optimizer=_optimizer(optimizer, settings),
+        trainable=train,
+        overwrite=overwrite,
+    )
+    files = [file for file in done.bundle.rglob("*") if file.is_file()]
+    click.echo(f"{done.bundle}: {done.trainable:,} elements train; {size(sum(f.stat().st_size for f in files))}")
+    for name in done.unreached:
+        click.echo(f"the loss does not depend on {name}: it stays frozen", err=True)
+
+
+def _loss(name: str, label_smoothing: float | None) -> str | Loss:
+    if label_smoothing is None:
+        return name
+    from edgepeft_export import losses
+
+    found: Any = losses.by_name(name)
+    if not hasattr(found, "label_smoothing"):
+        raise click.UsageError(f"--label-smoothing does not go with --loss {name}.")
+    smoothed: Loss = replace(found, label_smoothing=label_smoothing)
+    return smoothed
+
+
+def _optimizer(name: str, settings: dict[str, Any]) -> Optimizer:
+    from edgepeft_export import optimizers
+
+    found: Any = optimizers.by_name(name)
+    known = {field.name for field in fields(found)}
+    given = {option: settings[option] for option in _OPTIMIZER if settings[option] is not None}
+    for option in given:
+        if option not in known:
+            raise click.UsageError(f"--{option.replace('_', '-')} does not go with --optimizer {name}.")
+    changed: Optimizer = replace(found, **given)
+    return changed

@@ -1,0 +1,61 @@
+"""How far a run is: one line that renews itself on a terminal, a line per epoch in a log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from edgepeft_runtime.records import Progress
+
+_PAUSE = 0.1
+"""Seconds between two renewals of the line: a terminal over a slow connection must not hold up the training."""
+
+
+class Counter:
+    """Called after each step; use as a context, so that the line is ended before anything else is printed."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = sys.stderr if stream is None else stream
+        self._terminal = self._stream.isatty()
+        self._width = 0
+        self._shown = 0.0
+        self._last: Progress | None = None
+
+    def __call__(self, progress: Progress) -> None:
+        """Show a step, if it is time to."""
+        before, self._last = self._last, progress
+        if self._terminal:
+            now = time.monotonic()
+            if now - self._shown >= _PAUSE:
+                self._shown = now
+                self._renew(progress)
+        elif before is not None and before.epoch != progress.epoch:
+            self._stream.write(_line(before) + "\n")
+
+    def __enter__(self) -> Counter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._last is not None:
+            if self._terminal:
+                self._renew(self._last)
+                self._stream.write("\n")
+            else:
+                self._stream.write(_line(self._last) + "\n")
+            self._stream.flush()
+
+    def _renew(self, progress: Progress) -> None:
+        line = _line(progress)
+        self._stream.write("\r" + line.ljust(self._width))
+        self._stream.flush()
+        self._width = len(line)
+
+
+def _line(progress: Progress) -> str:
+    total = "" if progress.total is None else f"/{progress.total}"
+    return (
+        f"step {progress.step}{total}  epoch {progress.epoch}  loss {progress.loss:.4f}  lr {progress.lr:.2e}  "
+        f"{progress.examples_per_second:.1f} examples/s"
+    )

@@ -1,0 +1,139 @@
+"""``edgepeft train``."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgepeft.cli.options import PATH, bundle_argument, data_options, run_options
+from edgepeft.cli.progress import Counter
+from edgepeft.cli.show import number, percent, size
+from edgepeft_runtime.errors import UpdateError
+
+if TYPE_CHECKING:
+    from edgepeft_runtime.bundle import Bundle
+    from edgepeft_runtime.data import Dataset
+    from edgepeft_runtime.records import Report
+
+_INTERRUPTED = 130
+
+
+class _Warmup(click.ParamType):
+    """Whole numbers are steps, others a share of all steps."""
+
+    name = "STEPS|SHARE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | float:
+        if not isinstance(value, str):
+            return int(value)
+        try:
+            return int(value) if re.fullmatch(r"\d+", value) else float(value)
+        except ValueError:
+            self.fail(f"{value!r} is no number.", param, ctx)
+
+
+@click.command("train")
+@bundle_argument
+@data_options
+@click.option("--state", type=PATH, required=True, help="Directory the run is kept in; if it holds one, that goes on.")
+@click.option("--update", type=PATH, required=True, help="File to write what was learned to.")
+@click.option(
+    "--validate", metavar="DATA|SHARE", help="Held-out data, or the share of --data to hold out: 0.1 for a tenth."
+)
+@click.option("--epochs", type=click.IntRange(1), default=3, show_default=True, help="Passes over the data.")
+@run_options
+@click.option("--accumulate", type=click.IntRange(1), default=1, show_default=True, help="Batches per optimizer step.")
+@click.option("--lr", type=click.FloatRange(0.0), help="Highest learning rate.  [default: the bundle's]")
+@click.option("--schedule", type=click.Choice(["constant", "linear", "cosine"]), default="constant", show_default=True)
+@click.option("--warmup", type=_Warmup(), default="0", show_default=True, help="Rise of the learning rate.")
+@click.option("--patience", type=click.IntRange(1), help="Stop after so many epochs without a better held-out loss.")
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the shuffling and of --validate SHARE."
+)
+@click.option("--save-every", type=click.IntRange(1), default=50, show_default=True, help="Steps between checkpoints.")
+@click.option("--max-steps", type=click.IntRange(1), help="Stop after so many optimizer steps.")
+def command(
+    bundle: Path,
+    data: Path,
+    text_column: str,
+    label_column: str,
+    state: Path,
+    update: Path,
+    validate: str | None,
+    seed: int,
+    threads: int | None,
+    **settings: Any,
+) -> int:
+    """Train BUNDLE's adapter on your data, and write an update to send back.
+
+    The best adapter by held-out loss is kept where there is held-out data. Ctrl-C saves; the same command goes on from there.
+    """
+    from edgepeft_runtime.bundle import Bundle
+    from edgepeft_runtime.trainer import Trainer
+
+    _check_writable(update)
+    opened = Bundle.open(bundle)
+    train, held_out = _data(opened, data, validate, seed, {"text_column": text_column, "label_column": label_column})
+    with Trainer.open(opened, state=state, seed=seed, threads=threads) as trainer:
+        if trainer.steps:
+            click.echo(f"going on from step {trainer.steps} in {state}", err=True)
+        try:
+            with Counter() as counter:
+                report = trainer.fit(train, validate=held_out, progress=counter, **settings)
+        except KeyboardInterrupt:
+            click.echo(f"\ninterrupted after step {trainer.steps}; it is saved in {state}.", err=True)
+            click.echo("the same command goes on from there.", err=True)
+            return _INTERRUPTED
+        trainer.save_update(update)
+    _print(report, update)
+    return 0
+
+
+def _data(
+    bundle: Bundle, data: Path, validate: str | None, seed: int, columns: dict[str, str]
+) -> tuple[Dataset, Dataset | None]:
+    """What to train on, and what is held out."""
+    from edgepeft.data import load, split
+
+    dataset = load(data, bundle, **columns)
+    if validate is None:
+        return dataset, None
+    share = None if Path(validate).exists() else _share(validate)
+    if share is not None:
+        return split(dataset, share, seed)
+    return dataset, load(validate, bundle, **columns)
+
+
+def _share(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _check_writable(update: Path) -> None:
+    """To learn after hours that the result cannot be written would be late."""
+    folder = update.parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK) or update.is_dir():
+        raise UpdateError(
+            "cannot-write-file",
+            f"The update cannot be written to {update}.",
+            context="it is a folder." if update.is_dir() else f"{folder} is no folder that may be written to.",
+            hint="choose another file for --update, or make the folder.",
+        )
+
+
+def _print(report: Report, update: Path) -> None:
+    for record in report.history:
+        held_out = ""
+        if record.held_out_loss is not None:
+            held_out = f"  held out {number(record.held_out_loss)}"
+            held_out += "" if record.held_out_accuracy is None else f" ({percent(record.held_out_accuracy)} right)"
+        kept = "  <- kept" if record == report.best else ""
+        click.echo(f"epoch {record.epoch}  loss {number(record.loss)}{held_out}{kept}")
+    click.echo(f"{report.steps} steps, {report.examples} examples, stopped by {report.stopped}")
+    click.echo(f"update: {update} ({size(update.stat().st_size)})")

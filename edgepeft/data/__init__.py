@@ -1,0 +1,9 @@
+"""Raw data to batches, on a device: ``.npz``, ``.csv`` and ``.jsonl`` with text, folders of images by class.
+
+Needs numpy; ``tokenizers`` only for text (``edgepeft[text]``), ``PIL`` only for images (``edgepeft[images]``).
+"""
+
+from edgepeft.data.loading import load
+from edgepeft.data.parts import Rows, split
+
+__all__ = ["Rows", "load", "split"]

@@ -1,0 +1,42 @@
+"""Arrays in an ``.npz`` file, by the name of an input or a label."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from edgepeft_runtime.batch import checked_batch
+from edgepeft_runtime.data import Arrays, read_npz
+from edgepeft_runtime.errors import BatchError, DataError, EdgepeftError
+from edgepeft_runtime.manifest import Manifest
+
+_CHUNK = 256
+"""Examples checked at a time, so that checking takes no second copy of all the data."""
+
+
+def read_arrays(path: Path, manifest: Manifest, *, labelled: bool) -> Arrays:
+    """The arrays the bundle asks for; the first axis of each counts the examples.
+
+    Raises:
+        DataError: the file is damaged; an array is missing, unknown or of the wrong shape; arrays are of different
+            lengths; a value or a label is out of range.
+    """
+    try:
+        arrays = read_npz(path)
+    except DataError as error:
+        raise _at(path, error, error.context) from error
+    for start in range(0, len(arrays), _CHUNK):
+        stop = min(start + _CHUNK, len(arrays))
+        try:
+            checked_batch(arrays.batch(np.arange(start, stop)), manifest, labels=labelled)
+        except BatchError as error:
+            place = f"counted from example {start}" if start else None
+            raise _at(path, error, "\n".join(filter(None, (error.context, place)))) from error
+    return arrays
+
+
+def _at(path: Path, error: EdgepeftError, context: str | None) -> DataError:
+    """The error of one file: a user who gave a path looks for it in the message."""
+    message = error.message if str(path) in error.message else f"{path}: {error.message}"
+    return DataError(error.reference, message, context=context, hint=error.hint)

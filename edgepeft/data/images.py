@@ -1,0 +1,163 @@
+"""A folder of images by class: ``folder/<class>/*.png``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgepeft.data.labels import BadLabel, label_reader, only_label
+from edgepeft_runtime.errors import DataError
+from edgepeft_runtime.manifest import ImageSpec, Manifest
+from edgepeft_runtime.tensorfile import Array
+
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
+
+KEPT_BYTES = 64 * 2**20
+"""Decoded images kept in memory; what goes beyond is decoded again for each batch."""
+
+
+class ImageFolder:
+    """Images as ``[batch, channels, height, width]``: resized, scaled to 0..1, normalised by mean and deviation.
+
+    Every image is decoded once on opening, so that a broken one is met now and not hours into the training.
+
+    Args:
+        folder: holds a folder for each class, named as the class or by its number. Without labels, images
+            may lie in it directly.
+        manifest: of a bundle that takes images.
+        labelled: whether labels are needed.
+
+    Raises:
+        DataError: no images, an unknown class, or a file that cannot be decoded.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest, *, labelled: bool) -> None:
+        self._spec, self._dtype = _image_spec(folder, manifest)
+        self._paths = sorted(_images(folder))
+        if not self._paths:
+            raise DataError(
+                "no-data",
+                f"{folder} holds no images.",
+                context=f"looked for {', '.join(SUFFIXES)}",
+                hint="put the images of each class in a folder named as the class.",
+            )
+        self._label = only_label(manifest).name if labelled else ""
+        self._labels = _labels(folder, self._paths, manifest) if labelled else None
+        self._kept: dict[int, NDArray[np.uint8]] = {}
+        for row in range(len(self._paths)):
+            self._keep(row, _decoded(self._paths[row], self._spec))
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The images, in the order of their numbers."""
+        return tuple(self._paths)
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def batch(self, rows: NDArray[np.int64]) -> dict[str, Array]:
+        """The images of the given numbers, and their labels."""
+        spec = self._spec
+        pixels = np.stack([self._pixels(int(row)) for row in rows]).astype(np.float32) / np.float32(255)
+        normal = (pixels - np.asarray(spec.mean, np.float32)) / np.asarray(spec.std, np.float32)
+        arrays: dict[str, Array] = {spec.input: np.ascontiguousarray(normal.transpose(0, 3, 1, 2), dtype=self._dtype)}
+        if self._labels is not None:
+            arrays[self._label] = self._labels[rows]
+        return arrays
+
+    def _pixels(self, row: int) -> NDArray[np.uint8]:
+        kept = self._kept.get(row)
+        return _decoded(self._paths[row], self._spec) if kept is None else kept
+
+    def _keep(self, row: int, pixels: NDArray[np.uint8]) -> None:
+        if (len(self._kept) + 1) * pixels.nbytes <= KEPT_BYTES:
+            self._kept[row] = pixels
+
+
+def _image_spec(folder: Path, manifest: Manifest) -> tuple[ImageSpec, str]:
+    inputs = {spec.name: spec.dtype for spec in manifest.inputs}
+    spec = manifest.image
+    if spec is None or set(inputs) != {spec.input}:
+        raise DataError(
+            "no-images",
+            f"The bundle does not take images, and {folder} is a folder.",
+            context=f"its inputs: {', '.join(inputs)}",
+            hint="give the data as .npz, or prepare the bundle with an image specification.",
+        )
+    return spec, inputs[spec.input]
+
+
+def _images(folder: Path) -> Iterator[Path]:
+    """Images in the folder and in the folders in it; hidden files are none."""
+    for path in folder.iterdir():
+        if path.name.startswith("."):
+            continue
+        if path.is_dir():
+            yield from (p for p in path.iterdir() if _is_image(p))
+        elif _is_image(path):
+            yield path
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+
+
+def _labels(folder: Path, paths: list[Path], manifest: Manifest) -> Array:
+    read, known = label_reader(manifest), {}
+    for path in paths:
+        if path.parent == folder:
+            raise DataError(
+                "no-class",
+                f"The image {path} lies in no folder of a class.",
+                context=None,
+                hint=f"put it in a folder of {folder} that is named as its class.",
+            )
+        try:
+            known[path.parent] = read(path.parent.name)
+        except BadLabel as failure:
+            raise DataError(
+                "unknown-class",
+                f"The folder {path.parent} is not named as a class.",
+                context=str(failure),
+                hint="rename the folder, or take it out.",
+            ) from None
+    return np.stack([known[path.parent] for path in paths])
+
+
+def _decoded(path: Path, spec: ImageSpec) -> NDArray[np.uint8]:
+    """An image as ``[height, width, channels]``."""
+    image, ops = _pillow()
+    try:
+        with image.open(path) as file:
+            if file.mode.startswith(("I", "F")):
+                raise ValueError(f"its pixels have more than 8 bits (mode {file.mode})")
+            # Cameras store how they were held beside the pixels.
+            upright = ops.exif_transpose(file).convert("L" if spec.channels == 1 else "RGB")
+            height, width = spec.size
+            if upright.size != (width, height):
+                upright = upright.resize((width, height), image.Resampling.BILINEAR)
+    except (OSError, ValueError, SyntaxError, image.DecompressionBombError) as failure:
+        raise DataError(
+            "bad-image",
+            f"Cannot decode the image {path}.",
+            context=str(failure),
+            hint="save it again as an 8-bit PNG or JPEG, or leave it out.",
+        ) from failure
+    return np.asarray(upright, dtype=np.uint8).reshape(height, width, spec.channels)
+
+
+def _pillow() -> tuple[Any, Any]:
+    try:
+        from PIL import Image, ImageOps
+    except ImportError:
+        raise DataError(
+            "missing-pillow",
+            "Reading images needs the package pillow, which is not installed.",
+            context=None,
+            hint="pip install 'edgepeft[images]'",
+        ) from None
+    return Image, ImageOps

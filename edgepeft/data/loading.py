@@ -1,0 +1,57 @@
+"""One entrance for every kind of data: the suffix of the path decides."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edgepeft.data.arrays import read_arrays
+from edgepeft.data.images import ImageFolder
+from edgepeft.data.labels import label_reader
+from edgepeft.data.table import read_table
+from edgepeft.data.text import tokenized
+from edgepeft_runtime.bundle import Bundle
+from edgepeft_runtime.data import Dataset
+from edgepeft_runtime.errors import DataError
+
+TABLES = (".csv", ".jsonl")
+
+
+def load(
+    path: str | Path, bundle: Bundle, *, text_column: str = "text", label_column: str = "label", labelled: bool = True
+) -> Dataset:
+    """Data as the bundle's model is fed it.
+
+    Args:
+        path: ``.npz`` (arrays by the name of an input or label), ``.csv`` or ``.jsonl`` (UTF-8, with a text and a label
+            column), or a folder with one folder of images per class.
+        bundle: says which inputs and labels there are, and carries the tokenizer.
+        text_column, label_column: names of the columns; labels are names or numbers of classes, or numbers to predict.
+        labelled: whether labels are needed. Without, those that are there do not matter, and images may lie in the
+            folder itself.
+
+    Returns:
+        A data set whose ``batch(rows)`` gives arrays by name, of the dtypes and shapes of the manifest: token ids
+        padded to the longest text of the batch, images as ``[batch, channels, height, width]``.
+
+    Raises:
+        DataError: what is wrong, in which file and line, and what to do.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return ImageFolder(path, bundle.manifest, labelled=labelled)
+    if not path.is_file():
+        raise DataError("no-such-data", f"There is no data at {path}.", context=None, hint="check the path.")
+    suffix = path.suffix.lower()
+    if suffix == ".npz":
+        return read_arrays(path, bundle.manifest, labelled=labelled)
+    if suffix in TABLES:
+        causal = bundle.manifest.loss.kind == "causal_lm"
+        label = None if causal or not labelled else label_reader(bundle.manifest)
+        table = read_table(path, text_column, None if label is None else label_column)
+        return tokenized(table, bundle, label, labelled=labelled)
+    raise DataError(
+        "unknown-data",
+        f"Cannot tell what kind of data {path} is.",
+        context=f"its suffix is {path.suffix or 'missing'!r}",
+        hint="give an .npz, .csv or .jsonl file, or a folder with one folder of images per class.",
+    )

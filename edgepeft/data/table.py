@@ -1,0 +1,167 @@
+"""Text and labels in ``.csv`` and ``.jsonl`` files, with the line each comes from."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgepeft_runtime.errors import DataError
+
+Row = tuple[int, Any, Any]
+"""Line in the file (from 1), text, label; the label is ``None`` where none was asked for."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """What was read of a file.
+
+    Attributes:
+        path: the file.
+        texts: one text per example.
+        labels: one label per example as the file has it; ``None`` where none was asked for.
+        lines: line of each example, from 1; for a cell of several lines the one it begins on.
+    """
+
+    path: Path
+    texts: list[str]
+    labels: list[Any] | None
+    lines: list[int]
+
+    def error(self, row: int, message: str, context: str, hint: str) -> DataError:
+        """The error of one example."""
+        return line_error(self.path, self.lines[row], message, context, hint)
+
+
+def read_table(path: Path, text_column: str, label_column: str | None) -> Table:
+    """Read a UTF-8 file (a byte order mark is no matter); ``label_column=None`` reads the text only.
+
+    Raises:
+        DataError: it is not UTF-8, not well-formed, lacks a column, or holds no example.
+    """
+    content = _decoded(path)
+    rows = (_csv_rows if path.suffix.lower() == ".csv" else _jsonl_rows)(path, content, text_column, label_column)
+    table = Table(path, [], None if label_column is None else [], [])
+    for line, text, label in rows:
+        if not isinstance(text, str):
+            raise line_error(
+                path, line, "The text is not text.", f"expected a string, found {text!r:.60}", "write it as a string."
+            )
+        table.texts.append(text)
+        table.lines.append(line)
+        if table.labels is not None:
+            table.labels.append(label)
+    if not table.texts:
+        raise DataError("no-data", f"{path} holds no examples.", context=None, hint="give at least one line of data.")
+    return table
+
+
+def line_error(path: Path, line: int, message: str, context: str | None, hint: str) -> DataError:
+    """The error of one line of a file."""
+    return DataError("bad-line", f"{path}, line {line}: {message}", context=context, hint=hint)
+
+
+def _decoded(path: Path) -> str:
+    try:
+        content = path.read_bytes()
+    except OSError as failure:
+        raise DataError(
+            "cannot-read-data", f"Cannot read {path}.", context=str(failure), hint="check the permissions."
+        ) from failure
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as failure:
+        # The start counts from behind a byte order mark.
+        place = failure.start + (3 if content.startswith(b"\xef\xbb\xbf") else 0)
+        line = content.count(b"\n", 0, place) + 1
+        raise DataError(
+            "not-utf-8",
+            f"{path}, line {line}: The file is not UTF-8.",
+            context=f"byte {place} is 0x{content[place]:02x}: {failure.reason}",
+            hint="save it as UTF-8, for example with: iconv -f LATIN1 -t UTF-8.",
+        ) from None
+
+
+def _csv_rows(path: Path, content: str, text_column: str, label_column: str | None) -> Iterator[Row]:
+    records = _csv_records(path, content)
+    line, names = next(records, (1, []))
+    if not names:
+        raise DataError(
+            "no-data", f"{path} is empty.", context=None, hint="give a header line and at least one line of data."
+        )
+    header = [name.strip() for name in names]
+    wanted = [text_column] if label_column is None else [text_column, label_column]
+    places = [_column(path, line, header, name) for name in wanted]
+    for line, cells in records:
+        if len(cells) != len(header):
+            raise line_error(
+                path,
+                line,
+                f"The line has {len(cells)} cells where the header has {len(header)}.",
+                f"header: {', '.join(header)}",
+                'put text that holds a comma or a line break in double quotes, and write a quote in it as "".',
+            )
+        yield line, cells[places[0]], cells[places[1]] if label_column is not None else None
+
+
+def _csv_records(path: Path, content: str) -> Iterator[tuple[int, list[str]]]:
+    """The records that are not blank, with the line each begins on."""
+    limit = csv.field_size_limit(max(csv.field_size_limit(), len(content)))
+    reader = csv.reader(io.StringIO(content, newline=""), strict=True)
+    try:
+        start = 1
+        for cells in reader:
+            if cells:
+                yield start, cells
+            start = reader.line_num + 1
+    except csv.Error as failure:
+        hint = 'put cells with line breaks or quotes in double quotes, and write a quote in them as "".'
+        raise line_error(path, start, "The record is not well-formed CSV.", str(failure), hint) from None
+    finally:
+        csv.field_size_limit(limit)  # the limit is the whole process's
+
+
+def _column(path: Path, line: int, header: Sequence[str], name: str) -> int:
+    if header.count(name) == 1:
+        return header.index(name)
+    problem = f"There is no column {name!r}." if name not in header else f"There are several columns {name!r}."
+    raise line_error(path, line, problem, f"columns: {', '.join(header)}", _column_hint(name))
+
+
+def _column_hint(name: str) -> str:
+    return f"name a column {name!r} in the data, or choose another one (--text-column, --label-column)."
+
+
+def _jsonl_rows(path: Path, content: str, text_column: str, label_column: str | None) -> Iterator[Row]:
+    wanted = [text_column] if label_column is None else [text_column, label_column]
+    # Not splitlines: it would also cut at the Unicode line separators that JSON allows inside strings.
+    for line, record in enumerate(content.split("\n"), start=1):
+        if not record.strip():
+            continue
+        value = _json(path, line, record)
+        for name in wanted:
+            if name not in value:
+                raise line_error(
+                    path, line, f"There is no field {name!r}.", f"fields: {', '.join(value)}", _column_hint(name)
+                )
+        yield line, value[text_column], value[label_column] if label_column is not None else None
+
+
+def _json(path: Path, line: int, record: str) -> dict[str, Any]:
+    try:
+        value = json.loads(record)
+    except (ValueError, RecursionError) as failure:
+        raise line_error(path, line, "The line is not JSON.", str(failure), "write one JSON object per line.") from None
+    if not isinstance(value, dict):
+        raise line_error(
+            path,
+            line,
+            "The line is not a JSON object.",
+            f"found {record.strip()[:60]}",
+            'write {"text": …, "label": …} on each line.',
+        )
+    return value

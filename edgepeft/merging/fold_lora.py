@@ -1,0 +1,133 @@
+"""Ensures that a LoRA branch beside a frozen product costs nothing: ``X W + s X A B`` becomes ``X (W + s A B)``.
+
+Read on the graph, not from names: two products with trained matrices in a row, scaled, added to a third product of the
+same input. Linear layers come as ``MatMul`` or ``Gemm``, convolutions as ``Conv`` followed by a ``Conv`` with a 1x1
+kernel. What looks different stays as it is, which is right too, only slower.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+from onnx_ir.passes import common
+
+from edgepeft.merging.products import Product, base_product, flattens, pointwise, product, same_window, scalar
+
+Matrix = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """A LoRA branch and what it stands beside.
+
+    Attributes:
+        base: the frozen product.
+        base_output: what the branch is added to: the product, perhaps with a bias, perhaps reshaped.
+        total: the sum.
+        delta: the branch as one matrix in the layout of ``base.matrix``.
+    """
+
+    base: Product
+    base_output: ir.Value
+    total: ir.Value
+    delta: Matrix
+
+
+def fold_lora(model: ir.Model, trained: Collection[ir.Value]) -> int:
+    """Fold every LoRA branch into the weight beside it, in place.
+
+    Args:
+        model: an inference graph whose trained tensors are initializers.
+        trained: these initializers; only branches whose two matrices are among them are folded.
+
+    Returns:
+        The number of branches folded.
+    """
+    folded = 0
+    for node in list(model.graph):
+        pair = _pair(node, trained)
+        if pair is not None:
+            _fold(model.graph, pair)
+            folded += 1
+    common.RemoveUnusedNodesPass()(model)
+    return folded
+
+
+def _pair(node: ir.Node, trained: Collection[ir.Value]) -> _Pair | None:
+    if node.op_type != "Add":
+        return None
+    left, right = node.inputs
+    for base_output, branch in ((left, right), (right, left)):
+        if base_output is None or branch is None:
+            return None
+        base, first_and_delta = base_product(base_output), _branch(branch, trained)
+        if base is None or first_and_delta is None:
+            continue
+        first, delta = first_and_delta
+        if base.weight not in trained and _beside(base, first) and base.matrix().shape == delta.shape:
+            return _Pair(base, base_output, node.outputs[0], delta)
+    return None
+
+
+def _branch(value: ir.Value, trained: Collection[ir.Value]) -> tuple[Product, Matrix] | None:
+    """The first product of ``s (X A) B`` and the matrix ``s A B``; ``None`` where the value is nothing like that."""
+    scale = 1.0
+    while (scaled := scalar(value)) is not None:
+        scale, value = scale * scaled[0], scaled[1]
+    second = product(value)
+    first = None if second is None else product(second.source)
+    if first is None or second is None or first.has_bias or second.has_bias:
+        return None
+    if first.weight not in trained or second.weight not in trained or first.is_conv != second.is_conv:
+        return None
+    a, b = first.matrix(), second.matrix()
+    if not first.is_conv:
+        return first, scale * (a @ b)
+    if not pointwise(second.node):
+        return None
+    return first, scale * np.einsum("or,ri...->oi...", b.reshape(b.shape[:2]), a)
+
+
+def _beside(base: Product, first: Product) -> bool:
+    """Whether both products see the same input in the same way."""
+    if base.is_conv or first.is_conv:
+        return base.source is first.source and same_window(base.node, first.node)
+    return base.source is first.source or flattens(base.source, first.source)
+
+
+def new_initializer(graph: ir.Graph, stem: str, array: NDArray[Any]) -> ir.Value:
+    """An initializer named ``stem``, or ``stem.1``, ``stem.2``, ... where that name is taken."""
+    name, number = stem, 0
+    while name in graph.initializers:
+        number += 1
+        name = f"{stem}.{number}"
+    tensor = ir.tensor(np.ascontiguousarray(array), name=name)
+    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+    graph.register_initializer(value)
+    return value
+
+
+def _fold(graph: ir.Graph, pair: _Pair) -> None:
+    weight, node = pair.base.weight, pair.base.node
+    assert weight.const_value is not None
+    array = pair.base.stored(pair.base.matrix() + pair.delta).astype(weight.const_value.numpy().dtype)
+    if len(weight.uses()) > 1:  # tied weights: the others keep the old value
+        node.replace_input_with(1, new_initializer(graph, f"{weight.name}.folded", array))
+    else:
+        weight.const_value = ir.tensor(np.ascontiguousarray(array), name=weight.name)
+    _take_place(pair.base_output, pair.total)
+
+
+def _take_place(value: ir.Value, total: ir.Value) -> None:
+    """Put ``value`` where ``total`` was, also as an output of the model, whose name stays."""
+    value.shape, value.type = total.shape, total.type
+    is_output = total.is_graph_output()
+    total.replace_all_uses_with(value, replace_graph_outputs=True)
+    if is_output:
+        name, total.name = total.name, f"{total.name}.unfolded"
+        value.name = name

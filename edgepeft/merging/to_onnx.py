@@ -1,0 +1,76 @@
+"""A model for inference of its own: the trained tensors bound, LoRA pairs folded, frozen weights taken in."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from edgepeft.merging.fold_lora import fold_lora, new_initializer
+from edgepeft.merging.target import publish, staging
+from edgepeft_runtime.bundle import Bundle
+from edgepeft_runtime.tensorfile import Array
+
+LARGEST_FILE = 1_500_000_000
+"""Bytes of weights up to which the model is one file: protobuf ends at 2 GB."""
+
+
+def write(bundle: Bundle, parameters: Mapping[str, Array], out: Path) -> str:
+    """Write ``out`` (and ``<out>.data`` where the weights are too large for one file); returns what was done."""
+    model = ir.load(bundle.file("infer.onnx"))
+    folded = merged(model, parameters)
+    size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
+    data = out.with_name(f"{out.name}.data")
+    with staging(out) as folder:
+        staged, staged_data = folder / out.name, folder / data.name
+        ir.save(model, staged, external_data=data.name if size > LARGEST_FILE else None)
+        onnx.checker.check_model(str(staged), full_check=False)
+        if staged_data.exists():
+            publish(staged_data, data)
+        else:
+            data.unlink(missing_ok=True)  # of an earlier, larger model under this name
+        publish(staged, out)
+    return f"{folded} LoRA pairs folded into their weights, {size / 1e6:.1f} MB of weights"
+
+
+def merged(model: ir.Model, parameters: Mapping[str, Array]) -> int:
+    """Make the parameters of an inference graph part of it, in place; returns the number of LoRA pairs folded."""
+    graph = model.graph
+    trained = bind(graph, parameters)
+    folded = fold_lora(model, trained | _transposed(graph, trained))
+    common.RemoveUnusedNodesPass()(model)
+    for value in graph.initializers.values():
+        # What is still in weights.bin is read now: the model must not name a file of the bundle.
+        if isinstance(value.const_value, ir.ExternalTensor):
+            value.const_value = ir.tensor(value.const_value.numpy(), dtype=value.const_value.dtype, name=value.name)
+    return folded
+
+
+def bind(graph: ir.Graph, parameters: Mapping[str, Array]) -> set[ir.Value]:
+    """Turn the graph inputs named in ``parameters`` into initializers; returns them."""
+    found = [value for value in graph.inputs if value.name in parameters]
+    for value in found:
+        graph.inputs.remove(value)
+        value.const_value = ir.tensor(np.ascontiguousarray(parameters[str(value.name)]), name=value.name)
+        graph.register_initializer(value)
+    return set(found)
+
+
+def _transposed(graph: ir.Graph, trained: Collection[ir.Value]) -> set[ir.Value]:
+    """Transpose what trained now rather than at each run, as the exporter did for what is frozen."""
+    made = set()
+    for node in list(graph):
+        source = node.inputs[0] if node.op_type == "Transpose" else None
+        if source is None or source not in trained or node.outputs[0].is_graph_output():
+            continue
+        assert source.const_value is not None  # bind() has given it
+        perm = node.attributes["perm"].as_ints() if "perm" in node.attributes else None
+        array = np.ascontiguousarray(source.const_value.numpy().transpose(perm))
+        value = new_initializer(graph, f"{source.name}.T", array)
+        node.outputs[0].replace_all_uses_with(value)
+        made.add(value)
+    return made

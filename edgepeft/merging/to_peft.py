@@ -1,0 +1,67 @@
+"""An adapter directory as Hugging Face ``peft`` reads it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from edgepeft.merging.target import MergeError, publish, staging
+from edgepeft_runtime.bundle import Bundle
+from edgepeft_runtime.tensorfile import Array
+
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+
+
+def write(bundle: Bundle, parameters: Mapping[str, Array], out: Path) -> str:
+    """Write ``adapter_config.json`` and ``adapter_model.safetensors``; returns what was done, in a sentence."""
+    config, keys = _recipe(bundle)
+    missing = [name for name in parameters if name not in keys]
+    if missing:
+        raise MergeError(
+            "not-in-adapter",
+            f"{len(missing)} of {len(parameters)} trained tensors are no part of a PEFT adapter.",
+            context=", ".join(missing[:5]) + (" …" if len(missing) > 5 else ""),
+            hint="merge to torch or onnx, or prepare the model with these tensors in modules_to_save.",
+        )
+    tensors = {keys[name]: np.ascontiguousarray(array) for name, array in parameters.items()}
+    with staging(out) as folder:
+        text = json.dumps({**config, "inference_mode": True}, indent=2, sort_keys=True)
+        (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
+        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+        _check(folder / WEIGHTS, tensors)
+        publish(folder, out)
+    return f"{len(tensors)} tensors as a PEFT adapter: PeftModel.from_pretrained(base, {str(out)!r})"
+
+
+def _recipe(bundle: Bundle) -> tuple[dict[str, Any], dict[str, str]]:
+    """The adapter's configuration, and the key in the file by the name of the parameter."""
+    recipe = bundle.manifest.recipe.get("peft")
+    if not isinstance(recipe, dict) or not {"config", "keys"} <= recipe.keys():
+        raise MergeError(
+            "not-a-peft-model",
+            "The bundle was not made of a PEFT model, so its update is no PEFT adapter.",
+            context=f"method: {bundle.manifest.recipe.get('method', 'unknown')}",
+            hint="merge to torch (a state dict) or onnx (a model for inference).",
+        )
+    return dict(recipe["config"]), dict(recipe["keys"])
+
+
+def _check(path: Path, tensors: Mapping[str, Array]) -> None:
+    """Read back what was written: an adapter whose keys peft does not know it loads without an error, and ignores."""
+    read = load_file(path)
+    assert read.keys() == tensors.keys()
+    assert all(np.array_equal(read[key], tensors[key]) for key in tensors)
+    foreign = [key for key in tensors if not key.startswith(("base_model.model.", "prompt_"))]
+    if foreign:
+        raise MergeError(
+            "unknown-adapter-key",
+            "peft would not find all tensors of the adapter.",
+            context=f"{foreign[0]!r} does not begin with 'base_model.model.'",
+            hint="prepare the bundle again with this version of edgepeft.",
+        )

@@ -1,0 +1,28 @@
+"""A state dict of what trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from edgepeft.merging.target import publish, staging
+from edgepeft_runtime.bundle import Bundle
+from edgepeft_runtime.tensorfile import Array
+
+
+def write(_bundle: Bundle, parameters: Mapping[str, Array], out: Path) -> str:
+    """Write a file for ``model.load_state_dict(state, strict=False)``; returns what was done, in a sentence."""
+    state = {name: torch.from_numpy(np.array(array)) for name, array in parameters.items()}
+    with staging(out) as folder:
+        staged = folder / out.name
+        if out.suffix == ".safetensors":
+            from safetensors.torch import save_file
+
+            save_file(state, staged)
+        else:
+            torch.save(state, staged)
+        publish(staged, out)
+    return f"{len(state)} tensors as a state dict: model.load_state_dict(..., strict=False)"

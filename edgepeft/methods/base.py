@@ -1,0 +1,111 @@
+"""What a method is, and the table of their names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from importlib import import_module
+from typing import Any, Protocol
+
+from torch import nn
+
+from edgepeft_runtime.errors import EdgepeftError
+
+
+class MethodError(EdgepeftError):
+    """A method that does not fit the model, or a setting of it out of range."""
+
+
+class Method(Protocol):
+    """Marks or adds what may train. Implementations are frozen dataclasses of their settings."""
+
+    @property
+    def name(self) -> str:
+        """The name users choose it by."""
+
+    def attach(self, model: nn.Module) -> nn.Module:
+        """The model with exactly the method's parameters set to ``requires_grad``; may be ``model`` itself, changed in
+        place.
+        """
+
+
+_BY_NAME = {
+    "lora": "edgepeft.methods.lora:Lora",
+    "bitfit": "edgepeft.methods.select:BitFit",
+    "head": "edgepeft.methods.select:Head",
+    "freeze": "edgepeft.methods.select:Freeze",
+    "full": "edgepeft.methods.select:Full",
+}
+
+
+def by_name(name: str, **settings: Any) -> Method:
+    """The method of that name with the given settings."""
+    if name not in _BY_NAME:
+        raise MethodError(
+            "unknown-method",
+            f"There is no method named {name!r}.",
+            context=f"there are: {', '.join(_BY_NAME)}",
+            hint="choose one of them.",
+        )
+    module, _, attribute = _BY_NAME[name].partition(":")
+    try:
+        method: Method = getattr(import_module(module), attribute)(**settings)
+    except TypeError as error:
+        raise MethodError(
+            "method-setting",
+            f"Method {name!r} has no such setting.",
+            context=str(error),
+            hint="see the method's docstring.",
+        ) from None
+    return method
+
+
+def attach(method: Method, model: nn.Module) -> nn.Module:
+    """Apply a method and see that something trains."""
+    model = method.attach(model)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise MethodError(
+            "nothing-trains",
+            f"Method {method.name!r} finds nothing to train in {type(model).__name__}.",
+            context=None,
+            hint="choose another method, or name parameters with the method 'freeze'.",
+        )
+    return model
+
+
+def train_only(model: nn.Module, patterns: Sequence[str]) -> list[str]:
+    """Set ``requires_grad`` on the parameters whose names match, and on no others; returns the names.
+
+    A pattern with ``*`` or ``?`` is matched against the whole name; a plain one names a parameter, or a module with all
+    it holds.
+    """
+    chosen = [name for name, _ in model.named_parameters() if any(matches(name, pattern) for pattern in patterns)]
+    for pattern in patterns:
+        if not any(matches(name, pattern) for name, _ in model.named_parameters()):
+            raise MethodError(
+                "no-such-parameter",
+                f"No parameter of {type(model).__name__} matches {pattern!r}.",
+                context=f"there are: {_some([name for name, _ in model.named_parameters()])}",
+                hint="give the name of a parameter or module, or a pattern such as 'encoder.layer.5.*'.",
+            )
+    wanted = set(chosen)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in wanted)
+    return chosen
+
+
+def matches(name: str, pattern: str) -> bool:
+    """Whether a parameter's name fits a pattern, or lies in the module it names."""
+    return fnmatchcase(name, pattern) or name.startswith(f"{pattern}.")
+
+
+_HEADS = ("classifier", "score", "head", "fc", "qa_outputs", "lm_head")
+
+
+def head_modules(model: nn.Module) -> list[str]:
+    """Names of the task heads at the top of the model: what transformers and torchvision call them."""
+    return [name for name, _ in model.named_children() if name in _HEADS]
+
+
+def _some(names: Sequence[str], limit: int = 12) -> str:
+    return ", ".join(names[:limit]) + (" …" if len(names) > limit else "")

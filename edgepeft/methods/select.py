@@ -1,0 +1,99 @@
+"""Methods that add nothing: they choose which of the model's own parameters train."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import nn
+
+from edgepeft.methods.base import MethodError, head_modules, matches, train_only
+
+
+@dataclass(frozen=True)
+class BitFit:
+    """All biases and the task head (Ben Zaken et al., ACL 2022).
+
+    Attributes:
+        head: names of the head's modules; ``None`` finds them, ``()`` trains biases only.
+    """
+
+    name: ClassVar[str] = "bitfit"
+    head: tuple[str, ...] | None = None
+
+    def attach(self, model: nn.Module) -> nn.Module:
+        biases = [name for name, _ in model.named_parameters() if name.rpartition(".")[2].startswith("bias")]
+        head = head_modules(model) if self.head is None else list(self.head)
+        if not biases:
+            raise MethodError(
+                "no-biases",
+                f"{type(model).__name__} has no biases to train.",
+                context=None,
+                hint="choose lora or head: models such as Llama are built without biases.",
+            )
+        train_only(model, [*biases, *head])
+        return model
+
+
+@dataclass(frozen=True)
+class Head:
+    """The task head alone.
+
+    Attributes:
+        modules: names of the head's modules; ``None`` finds them.
+    """
+
+    name: ClassVar[str] = "head"
+    modules: tuple[str, ...] | None = None
+
+    def attach(self, model: nn.Module) -> nn.Module:
+        modules = head_modules(model) if self.modules is None else list(self.modules)
+        if not modules:
+            raise MethodError(
+                "no-head",
+                f"No task head is found in {type(model).__name__}.",
+                context=f"its modules: {', '.join(name for name, _ in model.named_children())}",
+                hint="name the head's modules.",
+            )
+        train_only(model, modules)
+        return model
+
+
+@dataclass(frozen=True)
+class Freeze:
+    """Selective freezing by name: patterns with ``*``, or names of parameters or modules.
+
+    Attributes:
+        train: what trains; empty means everything.
+        freeze: what stays frozen of that.
+    """
+
+    name: ClassVar[str] = "freeze"
+    train: tuple[str, ...] = ()
+    freeze: tuple[str, ...] = ()
+
+    def attach(self, model: nn.Module) -> nn.Module:
+        if not self.train and not self.freeze:
+            raise MethodError(
+                "method-setting",
+                "Method 'freeze' needs to know what trains or what is frozen.",
+                context=None,
+                hint="give train=, or freeze=.",
+            )
+        train_only(model, list(self.freeze))  # refuses a pattern that matches nothing
+        chosen = train_only(model, self.train or ["*"])
+        kept = {name for name in chosen if not any(matches(name, pattern) for pattern in self.freeze)}
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name in kept)
+        return model
+
+
+@dataclass(frozen=True)
+class Full:
+    """Full fine-tuning: every parameter."""
+
+    name: ClassVar[str] = "full"
+
+    def attach(self, model: nn.Module) -> nn.Module:
+        train_only(model, ["*"])
+        return model

@@ -1,0 +1,33 @@
+"""What a bundle must remember to become a PEFT adapter again."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from torch import nn
+
+
+def peft_recipe(model: nn.Module) -> dict[str, Any]:
+    """``{"peft": {"config": …, "keys": {parameter: key in adapter_model.safetensors}}}`` of a PeftModel; empty for
+    others.
+    """
+    try:
+        from peft import PeftModel, get_peft_model_state_dict
+    except ImportError:
+        return {}
+    if not isinstance(model, PeftModel):
+        return {}
+    config = model.peft_config[model.active_adapter].to_dict()
+    names = {parameter.data_ptr(): name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    state = get_peft_model_state_dict(model, adapter_name=model.active_adapter)
+    # peft names a saved tensor differently from the parameter it comes from; that they share their memory tells which
+    # is which.
+    keys = {names[tensor.data_ptr()]: key for key, tensor in state.items() if tensor.data_ptr() in names}
+    return {"peft": {"config": json.loads(json.dumps(config, default=_plain)), "keys": keys}}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (set, frozenset, tuple)):
+        return sorted(value)
+    return getattr(value, "value", None) or str(value)

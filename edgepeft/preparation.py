@@ -1,0 +1,217 @@
+"""From a model to a bundle: method, forward graph, loss, backward, optimizer, files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from torch import Tensor, nn
+
+from edgepeft.methods import Method, attach
+from edgepeft.methods import by_name as method_by_name
+from edgepeft.peft_format import peft_recipe
+from edgepeft.sources import Source, load_source
+from edgepeft_export import losses, optimizers
+from edgepeft_export.autodiff import Gap
+from edgepeft_export.bundle import Extras, write_bundle
+from edgepeft_export.compile import compile_step, missing_rules
+from edgepeft_export.forward import Forward, from_onnx
+from edgepeft_export.forward.torch_loss import from_function
+from edgepeft_export.forward.torch_module import DynamicAxes, ExampleInputs, from_torch
+from edgepeft_runtime.errors import EdgepeftError
+from edgepeft_runtime.manifest import ImageSpec, TextSpec
+
+LossLike: TypeAlias = str | losses.Loss | Callable[..., Tensor] | Path
+Model: TypeAlias = nn.Module | Source | str | Path
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What :func:`prepare` made.
+
+    Attributes:
+        bundle: the directory.
+        trainable: number of elements that train.
+        unreached: parameters that were to train and that the loss does not depend on; they stay frozen.
+    """
+
+    bundle: Path
+    trainable: int
+    unreached: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What :func:`doctor` found.
+
+    Attributes:
+        trainable: shape by name of what would train.
+        gaps: operators on the way to it that have no gradient rule; empty where the model can be prepared.
+    """
+
+    trainable: Mapping[str, tuple[int, ...]]
+    gaps: tuple[Gap, ...]
+
+
+def prepare(
+    model: Model,
+    example_inputs: ExampleInputs | None = None,
+    *,
+    out: str | Path,
+    method: str | Method | None = None,
+    loss: LossLike | None = None,
+    optimizer: str | optimizers.Optimizer = "adamw",
+    trainable: Sequence[str] = (),
+    example_labels: Mapping[str, Tensor] | None = None,
+    dynamic_axes: DynamicAxes | None = None,
+    outputs: Sequence[str] | None = None,
+    classes: Sequence[str] | None = None,
+    tokenizer: str | Path | None = None,
+    text: TextSpec | None = None,
+    image: ImageSpec | None = None,
+    overwrite: bool = False,
+) -> Prepared:
+    """Prepare a model for fine-tuning on a device.
+
+    Args:
+        model: a torch module, a ``peft.PeftModel``, a Hugging Face model directory, an ``.onnx`` file, or a
+            :class:`Source`.
+        example_inputs: arguments of ``forward``; needed for a torch module only.
+        out: the bundle's directory.
+        method: what trains (``lora``, ``bitfit``, ``head``, ``freeze``, ``full``, or a method with settings). ``None``
+            takes the ``requires_grad`` flags as they are.
+        loss: a name, a loss with settings, a torch function ``(outputs and labels by name) -> mean loss``, or the path
+            of an ONNX model with the same meaning. Default: the one that goes with the source, ``cross_entropy`` for a
+            module.
+        optimizer: ``adamw``, ``sgd``, or one with settings.
+        trainable: for an ``.onnx`` file, names or patterns of the initializers that train.
+        example_labels: for a torch function as loss, an example of each label.
+        dynamic_axes: sizes that may change, ``{input: {axis: name}}``; see :func:`edgepeft_export.forward.from_torch`.
+        outputs: which of the model's outputs to keep; the loss looks at the first.
+        classes: names of the classes, by label.
+        tokenizer: path of a ``tokenizer.json`` to carry in the bundle; with ``text`` the device takes raw text.
+        text, image: how raw data becomes inputs.
+        overwrite: replace a bundle that is there.
+
+    Raises:
+        EdgepeftError: whatever does not fit, with what to do about it; nothing is left at ``out`` then.
+    """
+    source = _source(model, example_inputs)
+    if loss is None:
+        loss = source.loss
+    forward, recipe = _forward(source, method, trainable, dynamic_axes, outputs)
+    terms = _loss(loss, forward, example_labels)
+    update = optimizers.by_name(optimizer) if isinstance(optimizer, str) else optimizer
+    compiled = compile_step(forward, terms, update)
+    extras = Extras(
+        dimension_max=source.dimension_max,
+        classes=_classes(classes if classes is not None else source.classes, forward),
+        text=text or source.text,
+        image=image or source.image,
+        files={**source.files, **_tokenizer(tokenizer)},
+        recipe=recipe,
+    )
+    bundle = write_bundle(compiled, terms, update, out, extras, overwrite=overwrite)
+    return Prepared(bundle, sum(array.size for array in compiled.parameters.values()), compiled.unreached)
+
+
+def doctor(
+    model: Model,
+    example_inputs: ExampleInputs | None = None,
+    *,
+    method: str | Method | None = None,
+    loss: LossLike | None = None,
+    trainable: Sequence[str] = (),
+) -> Diagnosis:
+    """See what would train and which operators no gradient can cross, without building anything."""
+    source = _source(model, example_inputs)
+    forward, _ = _forward(source, method, trainable, None, None)
+    gaps = missing_rules(forward, _loss(source.loss if loss is None else loss, forward, None))
+    return Diagnosis({name: array.shape for name, array in forward.parameters.items()}, tuple(gaps))
+
+
+def _source(model: Model, example_inputs: ExampleInputs | None) -> Source:
+    if isinstance(model, Source):
+        return model
+    if not isinstance(model, nn.Module):
+        return load_source(model)
+    if example_inputs is None:
+        raise EdgepeftError(
+            "example-inputs",
+            "A torch module cannot be prepared without example inputs.",
+            context=None,
+            hint="give a dict {argument of forward: tensor}; sizes may differ on the device.",
+        )
+    return Source(model, example_inputs)
+
+
+def _forward(
+    source: Source,
+    method: str | Method | None,
+    trainable: Sequence[str],
+    dynamic_axes: DynamicAxes | None,
+    outputs: Sequence[str] | None,
+) -> tuple[Forward, dict[str, Any]]:
+    if isinstance(source.model, Path):
+        if method is not None:
+            raise EdgepeftError(
+                "method-needs-torch",
+                "Methods attach to torch models; an .onnx file trains initializers that are there.",
+                context=str(source.model),
+                hint="leave the method out and name the initializers to train.",
+            )
+        return from_onnx(source.model, trainable), {"method": "onnx", "trainable": list(trainable)}
+    assert source.example_inputs is not None
+    model, recipe = source.model, {"method": "requires_grad"}
+    if method is not None:
+        chosen = method_by_name(method) if isinstance(method, str) else method
+        model = attach(chosen, model)
+        recipe = {"method": chosen.name, **_settings(chosen)}
+    forward = from_torch(model, source.example_inputs, dynamic_axes=dynamic_axes, outputs=outputs)
+    return forward, {**recipe, **peft_recipe(model)}
+
+
+def _settings(method: Method) -> dict[str, Any]:
+    values: dict[str, Any] = asdict(method)  # type: ignore[call-overload]  # methods are dataclasses; a Protocol cannot say so
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
+def _loss(loss: LossLike, forward: Forward, example_labels: Mapping[str, Tensor] | None) -> losses.Loss:
+    if isinstance(loss, Path) or (isinstance(loss, str) and loss.endswith(".onnx")):
+        return losses.OnnxLoss.read(loss)
+    if isinstance(loss, str):
+        return losses.by_name(loss)
+    if isinstance(loss, nn.Module) or not hasattr(loss, "emit"):
+        return from_function(loss, forward, example_labels or {})
+    return loss  # type: ignore[return-value]  # hasattr has told a Loss from a function
+
+
+def _classes(names: Sequence[str] | None, forward: Forward) -> tuple[str, ...] | None:
+    if names is None:
+        return None
+    first = forward.model.graph.outputs[0]
+    size = first.shape[-1] if first.shape is not None and len(first.shape) else None
+    if isinstance(size, int) and size != len(names):
+        raise EdgepeftError(
+            "classes",
+            f"{len(names)} class names for a model that gives {size} scores.",
+            context=f"names: {', '.join(names)}",
+            hint="give one name per score, in the order of the labels.",
+        )
+    return tuple(names)
+
+
+def _tokenizer(path: str | Path | None) -> dict[str, bytes]:
+    if path is None:
+        return {}
+    try:
+        return {"tokenizer.json": Path(path).read_bytes()}
+    except OSError as error:
+        raise EdgepeftError(
+            "tokenizer",
+            f"The tokenizer {path} cannot be read.",
+            context=str(error),
+            hint="give the path of a tokenizer.json.",
+        ) from None

@@ -1,0 +1,254 @@
+"""What can be prepared, by name: an HF model directory, an ``.onnx`` file, or ``package.module:function``."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edgepeft_runtime.errors import EdgepeftError
+from edgepeft_runtime.manifest import ImageSpec, TextSpec
+
+TASKS = {
+    "text-classification": ("AutoModelForSequenceClassification", "cross_entropy"),
+    "token-classification": ("AutoModelForTokenClassification", "cross_entropy"),
+    "causal-lm": ("AutoModelForCausalLM", "causal_lm"),
+    "image-classification": ("AutoModelForImageClassification", "cross_entropy"),
+}
+"""Task to transformers' class and to the loss that goes with it."""
+
+_BY_ARCHITECTURE = {
+    "ForSequenceClassification": "text-classification",
+    "ForTokenClassification": "token-classification",
+    "ForCausalLM": "causal-lm",
+    "LMHeadModel": "causal-lm",
+    "ForImageClassification": "image-classification",
+}
+
+
+class SourceError(EdgepeftError):
+    """A source that cannot be loaded."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model to prepare, and what is known about feeding it.
+
+    Attributes:
+        model: a torch module, or the path of an ``.onnx`` file.
+        example_inputs: arguments of ``forward`` by name; ``None`` for an ``.onnx`` file.
+        loss: name of the loss that goes with the task.
+        files: further files for the bundle, such as ``tokenizer.json``.
+        dimension_max: largest sizes of symbolic dimensions.
+    """
+
+    model: nn.Module | Path
+    example_inputs: Mapping[str, Tensor] | Sequence[Tensor] | Tensor | None = None
+    loss: str = "cross_entropy"
+    text: TextSpec | None = None
+    image: ImageSpec | None = None
+    classes: tuple[str, ...] | None = None
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    dimension_max: Mapping[str, int] = field(default_factory=dict)
+
+
+def load_source(
+    source: str | Path,
+    *,
+    task: str | None = None,
+    classes: Sequence[str] | None = None,
+    max_length: int | None = None,
+    seed: int = 0,
+) -> Source:
+    """Load what a user names on the command line.
+
+    Args:
+        source: a Hugging Face model directory, an ``.onnx`` file, or ``package.module:function`` (or
+            ``file.py:function``) that returns ``(model, example_inputs)``.
+        task: one of ``TASKS``; read from the model's configuration where it says so.
+        classes: names of the classes; a new head of that size is made where the model has none.
+        max_length: longest text in tokens; default is the model's own limit, at most 128.
+        seed: of a new head's first values.
+
+    Raises:
+        SourceError: nothing of these kinds is there, or it cannot be loaded.
+    """
+    path = Path(source)
+    names = tuple(classes) if classes is not None else None
+    if path.suffix == ".onnx":
+        if not path.is_file():
+            raise SourceError(
+                "no-such-source", f"There is no file {path}.", context=None, hint="give the path of an .onnx file."
+            )
+        return Source(path, classes=names)
+    if path.is_dir():
+        return _load_directory(path, task, names, max_length, seed)
+    if ":" in str(source):
+        return _load_function(str(source), names, seed)
+    raise SourceError(
+        "no-such-source",
+        f"{source} is no model directory, no .onnx file and no package.module:function.",
+        context=None,
+        hint="models are read from disk; nothing is downloaded.",
+    )
+
+
+def _load_directory(
+    path: Path, task: str | None, classes: tuple[str, ...] | None, max_length: int | None, seed: int
+) -> Source:
+    config = _read_config(path)
+    task = task or _task_of(path, config)
+    if task not in TASKS:
+        raise SourceError(
+            "unknown-task", f"There is no task {task!r}.", context=f"there are: {', '.join(TASKS)}", hint="choose one."
+        )
+    auto_class, loss = TASKS[task]
+    model = _load_transformers(path, auto_class, classes, seed)
+    labels = classes or _config_classes(model, task)
+    if task == "image-classification":
+        image = _image_spec(path, model)
+        pixels = torch.rand(2, image.channels, *image.size)
+        return Source(model, {image.input: pixels}, loss, image=image, classes=labels)
+    limit = _longest(model)
+    length = min(max_length or 128, limit or sys.maxsize)
+    text = TextSpec(length, _pad_id(model), {"input_ids": "ids", "attention_mask": "attention_mask"})
+    ids = torch.randint(0, model.config.vocab_size, (2, min(8, length)))
+    return Source(
+        model,
+        {"input_ids": ids, "attention_mask": torch.ones_like(ids)},
+        loss,
+        text=text,
+        classes=labels,
+        files=_tokenizer_files(path),
+        dimension_max={} if limit is None else {"sequence": limit},
+    )
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads((path / "config.json").read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise SourceError(
+            "no-model-directory",
+            f"{path} is no Hugging Face model directory.",
+            context=f"config.json: {error}",
+            hint="give a directory written by save_pretrained.",
+        ) from None
+    return dict(config)
+
+
+def _task_of(path: Path, config: Mapping[str, Any]) -> str:
+    for architecture in config.get("architectures") or ():
+        for ending, task in _BY_ARCHITECTURE.items():
+            if str(architecture).endswith(ending):
+                return task
+    raise SourceError(
+        "unknown-task",
+        f"The configuration of {path} does not say what the model is for.",
+        context=f"architectures: {config.get('architectures')}",
+        hint=f"name the task: {', '.join(TASKS)}.",
+    )
+
+
+def _load_transformers(path: Path, auto_class: str, classes: tuple[str, ...] | None, seed: int) -> Any:
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a directory is a directory: nothing is looked up elsewhere
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    settings: dict[str, Any] = {}
+    if classes is not None:
+        settings = {"id2label": dict(enumerate(classes)), "label2id": {name: i for i, name in enumerate(classes)}}
+    torch.manual_seed(seed)
+    try:
+        return getattr(transformers, auto_class).from_pretrained(
+            path, local_files_only=True, dtype=torch.float32, **settings
+        )
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise SourceError(
+            "source-does-not-load",
+            f"transformers cannot load {path} as {auto_class}.",
+            context=f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}",
+            hint="check the task, and that the directory holds the weights (model.safetensors).",
+        ) from error
+
+
+def _config_classes(model: Any, task: str) -> tuple[str, ...] | None:
+    names = getattr(model.config, "id2label", None)
+    if task == "causal-lm" or not names:
+        return None
+    return tuple(str(names[i]) for i in range(len(names)))
+
+
+def _longest(model: Any) -> int | None:
+    limit = getattr(model.config, "max_position_embeddings", None) or getattr(model.config, "n_positions", None)
+    return int(limit) if limit else None
+
+
+def _pad_id(model: Any) -> int:
+    return int(getattr(model.config, "pad_token_id", None) or 0)
+
+
+def _tokenizer_files(path: Path) -> dict[str, bytes]:
+    file = path / "tokenizer.json"
+    return {"tokenizer.json": file.read_bytes()} if file.is_file() else {}
+
+
+def _image_spec(path: Path, model: Any) -> ImageSpec:
+    size, channels = model.config.image_size, int(getattr(model.config, "num_channels", 3))
+    height, width = (size, size) if isinstance(size, int) else size
+    mean, std = (0.5,) * channels, (0.5,) * channels
+    processor = path / "preprocessor_config.json"
+    if processor.is_file():
+        settings = json.loads(processor.read_text("utf-8"))
+        mean = tuple(settings.get("image_mean", mean))
+        std = tuple(settings.get("image_std", std))
+    return ImageSpec("pixel_values", (int(height), int(width)), channels, mean, std)
+
+
+def _load_function(source: str, classes: tuple[str, ...] | None, seed: int) -> Source:
+    module_name, _, function_name = source.rpartition(":")
+    try:
+        function = getattr(_import(module_name), function_name)
+    except (ImportError, AttributeError, OSError) as error:
+        raise SourceError(
+            "no-such-source",
+            f"{source} cannot be imported.",
+            context=str(error),
+            hint="give package.module:function, or file.py:function.",
+        ) from error
+    torch.manual_seed(seed)
+    result = function()
+    if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[0], nn.Module)):
+        raise SourceError(
+            "bad-source",
+            f"{source} does not return (model, example inputs).",
+            context=f"it returns {type(result).__name__}",
+            hint="return a torch module and a dict of example tensors.",
+        )
+    return Source(result[0], result[1], classes=classes)
+
+
+def _import(name: str) -> Any:
+    if not name.endswith(".py"):
+        sys.path.insert(0, os.getcwd())
+        try:
+            return importlib.import_module(name)
+        finally:
+            sys.path.pop(0)
+    path = Path(name).resolve()
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise ImportError(f"there is no file {name}")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules.setdefault(path.stem, module)
+    spec.loader.exec_module(module)
+    return module

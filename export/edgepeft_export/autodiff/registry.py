@@ -1,0 +1,78 @@
+"""The table of gradient rules: one entry per ONNX operator, in one of two lists."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from edgepeft_export.emit import Emitter
+from edgepeft_runtime.errors import EdgepeftError
+
+Upstream = Sequence[ir.Value | None]
+"""The gradient of the loss with respect to each output of a node; ``None`` where the loss does not depend on it."""
+
+Gradients = Sequence[ir.Value | None]
+"""The gradient with respect to each input; ``None`` where there is none. May be shorter than the inputs."""
+
+RuleFunction = Callable[[ir.Node, Upstream, Emitter], Gradients]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How a gradient crosses one operator.
+
+    Attributes:
+        function: emits the gradient nodes.
+        broadcasts: whether the gradients have the shape of the output, to which the operator broadcasts its inputs; the
+            walk then sums each back to its input's shape. Otherwise each gradient already has that shape.
+    """
+
+    function: RuleFunction
+    broadcasts: bool
+
+
+class NoGradientForCase(EdgepeftError):
+    """An operator that has a gradient rule, used in a way which the rule does not cover."""
+
+    def __init__(self, node: ir.Node, reason: str, way_out: str) -> None:
+        super().__init__(
+            "no-gradient-for-case",
+            f"Cannot build the train step: op {node.op_type} (node {node.name or '?'}) has no gradient here, because {reason}.",
+            context=None,
+            hint=f"{way_out}, or freeze every parameter before it.",
+        )
+
+
+RULES: dict[str, Rule] = {}
+
+NO_GRADIENT: dict[str, str] = {}
+"""Operators whose outputs do not depend smoothly on any input, each with the reason."""
+
+
+def rule(*op_types: str, broadcasts: bool = False) -> Callable[[RuleFunction], RuleFunction]:
+    """Register a function as the gradient rule of operators of the default ONNX domain.
+
+    A rule emits a gradient for *every* input that can have one; the walk takes what it needs and sweeps the rest.
+    Inputs of integer type get ``None``.
+    """
+
+    def register(function: RuleFunction) -> RuleFunction:
+        for op_type in op_types:
+            _refuse_duplicate(op_type)
+            RULES[op_type] = Rule(function, broadcasts)
+        return function
+
+    return register
+
+
+def no_gradient(reason: str, *op_types: str) -> None:
+    """Register operators that a gradient never crosses."""
+    for op_type in op_types:
+        _refuse_duplicate(op_type)
+        NO_GRADIENT[op_type] = reason
+
+
+def _refuse_duplicate(op_type: str) -> None:
+    assert op_type not in RULES and op_type not in NO_GRADIENT, f"{op_type} is registered twice"

@@ -1,0 +1,167 @@
+"""Functions of one number, element by element. A derivative reads the output where that is cheaper than the input."""
+
+from __future__ import annotations
+
+from math import log, pi, sqrt
+
+import onnx_ir as ir
+
+from edgepeft_export.autodiff.registry import Gradients, Upstream, rule
+from edgepeft_export.autodiff.rules.reading import first
+from edgepeft_export.emit import Emitter
+
+
+def _float(node: ir.Node, name: str, default: float) -> float:
+    return float(node.attributes.get_float(name, default))
+
+
+@rule("Relu")
+def relu(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
+    y, zero = node.outputs[0], emit.scalar(0.0, like=first(node))
+    return (emit.op("Where", emit.op("Greater", y, zero), upstream[0], zero),)
+
+
+@rule("ThresholdedRelu")
+def thresholded_relu(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
+    x = first(node)
+    passes = emit.op("Greater", x, emit.scalar(_float(node, "alpha", 1.0), like=x))
+    return (emit.op("Where", passes, upstream[0], emit.scalar(0.0, like=x)),)
+
+
+@rule("Shrink")
+def shrink(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
+    x = first(node)
+    passes = emit.op("Greater", emit.op("Abs", x), emit.scalar(_float(node, "lambd", 0.5), like=x))
+    return (emit.op("Where", passes, upstream[0], emit.scalar(0.0, like=x)),)
+
+
+@rule("LeakyRelu")
+def leaky_relu(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
+    slope = emit.scalar(_float(node, "alpha", 0.01), like=first(node))
+    return (_from_slope_below_zero(node, upstream, emit, slope, 1.0),)
+
+
+@rule("PRelu", broadcasts=True)
+def prelu(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
+    (dy,), (x, slope) = upstream, node.inputs
+    assert x is not None and slope is not None
+    zero = emit.scalar(0.0, like=x)
+    dslope = emit.op("Mul", dy, emit.op("Min", x, zero))
+    return _from_slope_below_zero(node, upstream, emit, slope, 1.0), dslope
+
+
+@rule("Elu")
+def elu(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
+    slope = emit.op("Add", node.outputs[0], emit.scalar(_float(node, "alpha", 1.0), like=first(node)))
+    return (_from_slope_below_zero(node, upstream, emit, slope, 1.0),)
+
+
+@rule("Selu")
+def selu(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
+    alpha = _float(node, "alpha", 1.67326319217681884765625)
+    gamma = _float(node, "gamma", 1.05070102214813232421875)
+    slope = emit.op("Add", node.outputs[0], emit.scalar(alpha * gamma, like=first(node)))
+    return (_from_slope_below_zero(node, upstream, emit, slope, gamma),)
+
+
+@rule("Celu")
+def celu(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
+    x = first(node)
+    scaled = emit.op("Mul", node.outputs[0], emit.scalar(1 / _float(node, "alpha", 1.0), like=x))
+    return (_from_slope_below_zero(node, upstream, emit, emit.op("Add", scaled, emit.scalar(1.0, like=x)), 1.0),)
+
+
+def _from_slope_below_zero(node: ir.Node, upstream: Upstream, emit: Emitter, below: ir.Value, above: float) -> ir.Value:
+    """dy · (``above`` where x > 0, else ``below``)."""
+    x = first(node)
+    positive = emit.op("Greater", x, emit.scalar(0.0, like=x))
+    return emit.op("Mul", upstream[0], emit.op("Where", positive, emit.scalar(above, like=x), below))
+
+
+@rule("Gelu")
+def gelu(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
+    if node.attributes.get_string("approximate", "none") == "tanh":
+        return (emit.op("Mul", upstream[0], _gelu_tanh_slope(node, emit)),)
+    return (emit.op("Mul", upstream[0], _gelu_erf_slope(first(node), emit)),)
+
+
+def _gelu_erf_slope(x: ir.Value, emit: Emitter) -> ir.Value:
+    """Φ(x) + x φ(x), with s = x / √2: ½ + ½ erf(s) + s exp(-s²) / √π."""
+    s = emit.op("Mul", x, emit.scalar(sqrt(0.5), like=x))
+    erf = emit.op("Mul", emit.op("Erf", s), emit.scalar(0.5, like=x))
+    cdf = emit.op("Add", erf, emit.scalar(0.5, like=x))
+    bell = emit.op("Exp", emit.op("Sub", emit.scalar(-0.5 * log(pi), like=x), emit.op("Mul", s, s)))
+    return emit.op("Add", cdf, emit.op("Mul", s, bell))
+
+
+def _gelu_tanh_slope(node: ir.Node, emit: Emitter) -> ir.Value:
+    """Derivative of y = x σ(z), z = x (a + b x²), which is ½ x (1 + tanh(z / 2)): σ + y z' (1 - σ), z' = a + 3 b x²."""
+    x, y = first(node), node.outputs[0]
+    a = 2 * sqrt(2 / pi)
+    cubic = emit.op("Mul", emit.op("Mul", x, x), emit.scalar(0.044715 * a, like=x))
+    z = emit.op("Mul", x, emit.op("Add", cubic, emit.scalar(a, like=x)))
+    dz = emit.op("Add", emit.op("Mul", cubic, emit.scalar(3.0, like=x)), emit.scalar(a, like=x))
+    sigma = emit.op("Sigmoid", z)
+    whole = emit.op("Mul", y, dz)
+    return emit.op("Add", sigma, emit.op("Sub", whole, emit.op("Mul", whole, sigma)))
+
+
+@rule("Sigmoid")
+def sigmoid(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
+    y = node.outputs[0]
+    return (emit.op("Mul", upstream[0], emit.op("Sub", y, emit.op("Mul", y, y))),)
+
+
+@rule("Tanh")
+def tanh(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
+    y = node.outputs[0]
+    slope = emit.op("Sub", emit.scalar(1.0, like=first(node)), emit.op("Mul", y, y))
+    return (emit.op("Mul", upstream[0], slope),)
+
+
+@rule("Softplus")
+def softplus(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
+    return (emit.op("Mul", upstream[0], emit.op("Sigmoid", node.inputs[0])),)
+
+
+@rule("Softsign")
+def softsign(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
+    """y = x / (1 + |x|), so y' = (1 - |y|)²."""
+    root = emit.op("Sub", emit.scalar(1.0, like=first(node)), emit.op("Abs", node.outputs[0]))
+    return (emit.op("Mul", upstream[0], emit.op("Mul", root, root)),)
+
+
+@rule("HardSigmoid")
+def hard_sigmoid(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
+    y, zero = node.outputs[0], emit.scalar(0.0, like=first(node))
+    inside = emit.op("And", emit.op("Greater", y, zero), emit.op("Less", y, emit.scalar(1.0, like=first(node))))
+    slope = emit.op("Where", inside, emit.scalar(_float(node, "alpha", 0.2), like=first(node)), zero)
+    return (emit.op("Mul", upstream[0], slope),)
+
+
+@rule("HardSwish")
+def hard_swish(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
+    """x · clip(x/6 + ½, 0, 1): x/3 + ½ where |x| < 3, else 0 below and 1 above."""
+    x = first(node)
+    inside = emit.op("Less", emit.op("Abs", x), emit.scalar(3.0, like=x))
+    ramp = emit.op("Add", emit.op("Mul", x, emit.scalar(1 / 3, like=x)), emit.scalar(0.5, like=x))
+    slope = emit.op("Where", inside, ramp, emit.op("HardSigmoid", x, alpha=1 / 6, beta=0.5))
+    return (emit.op("Mul", upstream[0], slope),)
+
+
+@rule("Mish")
+def mish(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
+    """x t with t = tanh(softplus(x)): t + x σ(x) (1 - t²)."""
+    x = first(node)
+    t = emit.op("Tanh", emit.op("Softplus", x))
+    bend = emit.op("Sub", emit.scalar(1.0, like=x), emit.op("Mul", t, t))
+    tail = emit.op("Mul", emit.op("Mul", x, emit.op("Sigmoid", x)), bend)
+    return (emit.op("Mul", upstream[0], emit.op("Add", t, tail)),)
+
+
+@rule("Erf")
+def erf(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
+    """2/√π exp(-x²), the factor taken into the exponent."""
+    x = first(node)
+    exponent = emit.op("Sub", emit.scalar(log(2 / sqrt(pi)), like=x), emit.op("Mul", x, x))
+    return (emit.op("Mul", upstream[0], emit.op("Exp", exponent)),)

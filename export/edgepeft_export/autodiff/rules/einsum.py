@@ -1,0 +1,76 @@
+"""Einsum: the gradient for one operand is an Einsum of the output's gradient with the other operands."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from string import ascii_letters
+
+import onnx_ir as ir
+
+from edgepeft_export.autodiff.registry import Gradients, NoGradientForCase, Upstream, rule
+from edgepeft_export.emit import Emitter
+from edgepeft_export.shapes import Dim, broadcast_dims, dims_of, rank
+
+
+@rule("Einsum")
+def einsum(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
+    (dy,) = upstream
+    assert dy is not None
+    operands = [value for value in node.inputs if value is not None]
+    terms, output = _letters(node, operands)
+    sizes = _sizes(terms, operands)
+    if not output:
+        # ONNX Runtime has no scalar operands: a letter of its own for one element.
+        output = next(letter for letter in ascii_letters if letter not in sizes)
+        dy = emit.op("Reshape", dy, emit.ints(1))
+    return [_gradient(at, dy, output, terms, operands, sizes, emit) for at in range(len(operands))]
+
+
+def _gradient(
+    at: int,
+    dy: ir.Value,
+    output: str,
+    terms: Sequence[str],
+    operands: Sequence[ir.Value],
+    sizes: dict[str, Dim],
+    emit: Emitter,
+) -> ir.Value:
+    others = [term for place, term in enumerate(terms) if place != at]
+    found = [letter for letter in terms[at] if any(letter in term for term in (output, *others))]
+    equation = f"{','.join((output, *others))}->{''.join(found)}"
+    inputs = [value for place, value in enumerate(operands) if place != at]
+    gradient = dy if equation == f"{output}->{output}" else emit.op("Einsum", dy, *inputs, equation=equation)
+    alone = [axis for axis, letter in enumerate(terms[at]) if letter not in found]
+    if alone:
+        # Summed in this operand only: each of its elements has the same gradient.
+        gradient = emit.op("Expand", emit.op("Unsqueeze", gradient, emit.ints(*alone)), emit.shape_of(operands[at]))
+    own = dims_of(operands[at])
+    have = [own[axis] if axis in alone else sizes[letter] for axis, letter in enumerate(terms[at])]
+    return emit.sum_to(gradient, have, operands[at])
+
+
+def _letters(node: ir.Node, operands: Sequence[ir.Value]) -> tuple[list[str], str]:
+    """The terms of the equation and its output, every ellipsis spelled out in letters."""
+    equation = node.attributes["equation"].as_string().replace(" ", "")
+    left, arrow, output = equation.partition("->")
+    terms = left.split(",")
+    free = [letter for letter in ascii_letters if letter not in equation]
+    hidden = [rank(value) - len(term) + 3 if "..." in term else 0 for term, value in zip(terms, operands, strict=True)]
+    ellipsis = "".join(free[: max(hidden)])
+    if not arrow:
+        output = "..." * ("..." in left) + "".join(sorted(c for c in set(left) - set(",.") if left.count(c) == 1))
+    terms = [term.replace("...", ellipsis[len(ellipsis) - count :]) for term, count in zip(terms, hidden, strict=True)]
+    if any(len(set(term)) < len(term) for term in terms):
+        raise NoGradientForCase(
+            node, f"{equation!r} repeats an index within one operand", "take the diagonal by other operators"
+        )
+    return terms, output.replace("...", ellipsis)
+
+
+def _sizes(terms: Sequence[str], operands: Sequence[ir.Value]) -> dict[str, Dim]:
+    """The size each letter stands for."""
+    sizes: dict[str, Dim] = {}
+    for term, value in zip(terms, operands, strict=True):
+        for letter, size in zip(term, dims_of(value), strict=True):
+            sizes[letter] = broadcast_dims([sizes.get(letter, size)], [size])[0]
+    return sizes

@@ -1,0 +1,174 @@
+"""Arithmetic on one or several tensors, element by element. The walk sums gradients of broadcast inputs."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from edgepeft_export.autodiff.registry import Gradients, NoGradientForCase, Upstream, rule
+from edgepeft_export.autodiff.rules.reading import first, is_float, known, known_number, present
+from edgepeft_export.emit import Emitter
+
+
+@rule("Add", broadcasts=True)
+def add(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
+    (dy,) = upstream
+    return dy, dy
+
+
+@rule("Sum", broadcasts=True)
+def sum_(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
+    return [upstream[0]] * len(node.inputs)
+
+
+@rule("Mean", broadcasts=True)
+def mean(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
+    share = emit.op("Mul", upstream[0], emit.scalar(1 / len(node.inputs), like=first(node)))
+    return [share] * len(node.inputs)
+
+
+@rule("Sub", broadcasts=True)
+def sub(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
+    (dy,) = upstream
+    return dy, emit.op("Neg", dy)
+
+
+@rule("Mul", broadcasts=True)
+def mul(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
+    (dy,), (a, b) = upstream, node.inputs
+    return emit.op("Mul", dy, b), emit.op("Mul", dy, a)
+
+
+@rule("Div", broadcasts=True)
+def div(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
+    (dy,), (_, b) = upstream, node.inputs
+    da = emit.op("Div", dy, b)
+    return da, emit.op("Neg", emit.op("Mul", da, node.outputs[0]))
+
+
+@rule("Mod", broadcasts=True)
+def mod(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
+    (dy,), (a, b), y = upstream, node.inputs, node.outputs[0]
+    # y = a - n b with a whole number n, whichever way the operator rounds.
+    minus_n = emit.op("Div", emit.op("Sub", y, a), b)
+    return dy, emit.op("Mul", dy, minus_n)
+
+
+@rule("Pow", broadcasts=True)
+def pow_(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
+    (dy,), (base, exponent), y = upstream, node.inputs, node.outputs[0]
+    assert dy is not None and base is not None and exponent is not None
+    number = known_number(exponent)
+    if number is not None:
+        return _constant_power(base, number, y, dy, emit), None
+    return _power_of_base(base, exponent, dy, emit), _power_of_exponent(base, exponent, y, dy, emit)
+
+
+def _constant_power(base: ir.Value, exponent: float, y: ir.Value, dy: ir.Value, emit: Emitter) -> ir.Value | None:
+    """dy · p · base^(p-1), by multiplications where the exponents of networks (2, 3, ±0.5) allow it."""
+    if exponent == 0:
+        return None
+    if exponent == 0.5:
+        return emit.op("Div", emit.op("Mul", dy, emit.scalar(0.5, like=base)), y)
+    if exponent in (-0.5, -1):
+        power = emit.op("Div", y, base)
+    elif exponent in (2, 3):
+        power = base if exponent == 2 else emit.op("Mul", base, base)
+    else:
+        power = emit.op("Pow", base, emit.scalar(exponent - 1, like=base))
+    return emit.op("Mul", dy, emit.op("Mul", power, emit.scalar(exponent, like=base)))
+
+
+def _power_of_base(base: ir.Value, exponent: ir.Value, dy: ir.Value, emit: Emitter) -> ir.Value:
+    power = emit.op("Pow", base, emit.op("Sub", exponent, emit.scalar(1, like=exponent)))
+    factor = exponent
+    if exponent.dtype != base.dtype:
+        assert base.dtype is not None
+        factor = emit.op("Cast", exponent, to=int(base.dtype))
+    slope = emit.op("Mul", dy, emit.op("Mul", power, factor))
+    # 0 · 0^-1 would be NaN; a number to the power 0 does not move.
+    flat = emit.op("Equal", exponent, emit.scalar(0, like=exponent))
+    return emit.op("Where", flat, emit.scalar(0.0, like=base), slope)
+
+
+def _power_of_exponent(base: ir.Value, exponent: ir.Value, y: ir.Value, dy: ir.Value, emit: Emitter) -> ir.Value | None:
+    if not is_float(exponent):
+        return None
+    slope = emit.op("Mul", dy, emit.op("Mul", y, emit.op("Log", base)))
+    positive = emit.op("Greater", base, emit.scalar(0.0, like=base))
+    return emit.op("Where", positive, slope, emit.scalar(0.0, like=base))
+
+
+@rule("Neg")
+def neg(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
+    return (emit.op("Neg", upstream[0]),)
+
+
+@rule("Abs")
+def abs_(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
+    return (emit.op("Mul", upstream[0], emit.op("Sign", node.inputs[0])),)
+
+
+@rule("Max", "Min", broadcasts=True)
+def extremum(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
+    """Each element's gradient goes to the first input that attains the extremum."""
+    y, zero = node.outputs[0], emit.scalar(0.0, like=first(node))
+    left = upstream[0]
+    gradients: list[ir.Value | None] = []
+    for value in node.inputs[:-1]:
+        attains = emit.op("Equal", value, y)
+        gradients.append(emit.op("Where", attains, left, zero))
+        left = emit.op("Where", attains, zero, left)
+    return [*gradients, left]
+
+
+@rule("Identity")
+def identity(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
+    return upstream
+
+
+@rule("Cast", "CastLike")
+def cast(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
+    x = first(node)
+    if not is_float(x):
+        return (None,)
+    assert x.dtype is not None
+    return (upstream[0] if x.dtype == node.outputs[0].dtype else emit.op("Cast", upstream[0], to=int(x.dtype)),)
+
+
+@rule("Where", broadcasts=True)
+def where(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
+    (dy,), (condition, a, _) = upstream, node.inputs
+    assert a is not None
+    zero = emit.scalar(0.0, like=a)
+    return None, emit.op("Where", condition, dy, zero), emit.op("Where", condition, zero, dy)
+
+
+@rule("Clip")
+def clip(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
+    (dy,), x = upstream, first(node)
+    low, high = present(node, 1), present(node, 2)
+    zero = emit.scalar(0.0, like=x)
+    inside = emit.op("Equal", x, node.outputs[0])
+    gradients: list[ir.Value | None] = [emit.op("Where", inside, dy, zero), None, None]
+    for index, bound, outside in ((1, low, "Less"), (2, high, "Greater")):
+        if bound is not None:
+            held = emit.op("Where", emit.op(outside, x, bound), dy, zero)
+            gradients[index] = emit.op("ReduceSum", held, keepdims=0)
+    return gradients
+
+
+@rule("Dropout")
+def dropout(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
+    training = present(node, 2)
+    if training is not None and (content := known(training)) is None:
+        raise NoGradientForCase(node, "only the run knows its training_mode", "make training_mode a constant")
+    if training is None or not content.any():
+        return (upstream[0],)
+    ratio = present(node, 1)
+    kept = 1 - (0.5 if ratio is None else known_number(ratio) or 0.0)
+    if len(node.outputs) < 2:
+        node.resize_outputs(2)
+        node.outputs[1].name = f"{node.outputs[0].name}.mask"
+    node.outputs[1].dtype = ir.DataType.BOOL
+    scaled = emit.op("Div", upstream[0], emit.scalar(kept, like=first(node)))
+    return (emit.op("Where", node.outputs[1], scaled, emit.scalar(0.0, like=first(node))),)

@@ -1,0 +1,131 @@
+"""Operators that read or write at positions computed at run time: their gradients write where they read.
+
+Positions may repeat, so what is written is added. That is always ``ScatterElements``: ``ScatterND`` with ``reduction="add"`` loses
+updates of repeated positions on ONNX Runtime's CPU when it runs on several threads (seen with 1.31).
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from edgepeft_export.autodiff.registry import Gradients, NoGradientForCase, Upstream, rule
+from edgepeft_export.autodiff.rules.padding import Amount, add_at, counted, padded
+from edgepeft_export.autodiff.rules.reading import axis_of, first, known_ints, zeros_like
+from edgepeft_export.emit import Emitter
+from edgepeft_export.shapes import dims_of, rank
+
+
+@rule("Gather")
+def gather(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
+    (dy,), (data, indices) = upstream, node.inputs
+    assert dy is not None and data is not None and indices is not None
+    axis = axis_of(node, 0, rank(data))
+    positions = known_ints(indices)
+    if positions is not None and len(positions) == 1 and rank(indices) < 2:
+        return (_one_slice(dy, data, axis, positions[0], rank(indices) == 0, emit),)
+    behind = rank(data) - axis - 1
+    if rank(indices) != 1:
+        dy = emit.op("Reshape", dy, _with_one_axis(data, axis, emit))
+    return (add_at(zeros_like(data, emit), indices, dy, axis, behind, emit),)
+
+
+def _one_slice(dy: ir.Value, data: ir.Value, axis: int, position: int, dropped: bool, emit: Emitter) -> ir.Value:
+    """A single known position is put back by padding."""
+    if dropped:
+        dy = emit.op("Unsqueeze", dy, emit.ints(axis))
+    size = dims_of(data)[axis]
+    others: Amount
+    if isinstance(size, int):
+        others = size - 1 - position if position >= 0 else size + position
+    else:
+        others = emit.op("Sub", emit.dim(data, axis), emit.ints(position + 1 if position >= 0 else -position))
+    return padded(dy, {axis: (position, others) if position >= 0 else (others, -1 - position)}, emit)
+
+
+def _with_one_axis(data: ir.Value, axis: int, emit: Emitter) -> ir.Value:
+    """The shape of a gradient of Gather with all axes of the indices made into one."""
+    behind = dims_of(data)[axis + 1 :]
+    sizes = [size for size in behind if isinstance(size, int)]
+    if len(sizes) == len(behind):
+        return emit.ints(*[0] * axis, -1, *sizes)
+    tail = [emit.dim(data, at) for at in range(axis + 1, rank(data))]
+    return emit.op("Concat", emit.ints(*[0] * axis, -1), *tail, axis=0)
+
+
+@rule("GatherElements")
+def gather_elements(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
+    data = first(node)
+    axis = axis_of(node, 0, rank(data))
+    zeros = zeros_like(data, emit)
+    return (emit.op("ScatterElements", zeros, node.inputs[1], upstream[0], axis=axis, reduction="add"),)
+
+
+@rule("GatherND")
+def gather_nd(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
+    """Flatten what is indexed into rows, number the rows, and add into them."""
+    (dy,), (data, indices) = upstream, node.inputs
+    assert dy is not None and data is not None and indices is not None
+    batch = int(node.attributes.get_int("batch_dims", 0))
+    depth = dims_of(indices)[-1]
+    if not isinstance(depth, int):
+        raise NoGradientForCase(node, "the length of its index tuples is not known", "declare the shape of its indices")
+    rows = _row_numbers(data, indices, batch, depth, emit)
+    flat_dy = emit.op("Flatten", dy, axis=rank(indices) - 1)
+    flat = emit.op("Flatten", zeros_like(data, emit), axis=batch + depth)
+    return (emit.op("Reshape", add_at(flat, rows, flat_dy, 0, 1, emit), emit.shape_of(data)),)
+
+
+def _row_numbers(data: ir.Value, indices: ir.Value, batch: int, depth: int, emit: Emitter) -> ir.Value:
+    """The index tuples as numbers of rows, where the indexed axes (and the batch axes before) are laid end to end."""
+    sizes = [emit.dim(data, batch + at) for at in range(depth)]
+    strides = [emit.ints(1)]
+    for size in reversed(sizes):
+        strides.insert(0, emit.op("Mul", strides[0], size))
+    whole, steps = strides[0], strides[1:]
+    if indices.dtype != ir.DataType.INT64:
+        indices = emit.op("Cast", indices, to=int(ir.DataType.INT64))
+    extent = emit.op("Concat", *sizes, axis=0)
+    wrapped = emit.op("Where", emit.op("Less", indices, emit.ints(0)), emit.op("Add", indices, extent), indices)
+    numbered = emit.op("Mul", wrapped, emit.op("Concat", *steps, axis=0))
+    rows = emit.op("ReduceSum", numbered, emit.ints(-1), keepdims=0)
+    if not batch:
+        return rows
+    per_batch = emit.op("Flatten", rows, axis=batch)
+    count = emit.op("Shape", per_batch, start=0, end=1)
+    offsets = emit.op("Mul", counted(count, emit), whole)
+    return emit.op("Add", per_batch, emit.op("Unsqueeze", offsets, emit.ints(1)))
+
+
+@rule("ScatterElements")
+def scatter_elements(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
+    (dy,), (data, indices, updates) = upstream, node.inputs
+    assert dy is not None and data is not None and updates is not None
+    axis = axis_of(node, 0, rank(data))
+    dupdates = emit.op("GatherElements", dy, indices, axis=axis)
+    if _adds(node):
+        return dy, None, dupdates
+    return emit.op("ScatterElements", dy, indices, zeros_like(updates, emit), axis=axis), None, dupdates
+
+
+@rule("ScatterND")
+def scatter_nd(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
+    (dy,), (_, indices, updates) = upstream, node.inputs
+    assert dy is not None and updates is not None
+    dupdates = emit.op("GatherND", dy, indices)
+    if _adds(node):
+        return dy, None, dupdates
+    return emit.op("ScatterND", dy, indices, zeros_like(updates, emit)), None, dupdates
+
+
+def _adds(node: ir.Node) -> bool:
+    reduction = node.attributes.get_string("reduction", "none")
+    if reduction not in ("none", "add"):
+        raise NoGradientForCase(node, f"its reduction is {reduction!r}", "scatter with reduction none or add")
+    return reduction == "add"
+
+
+@rule("TopK")
+def top_k(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
+    x = first(node)
+    axis = axis_of(node, -1, rank(x))
+    return (emit.op("ScatterElements", zeros_like(x, emit), node.outputs[1], upstream[0], axis=axis),)

@@ -1,0 +1,139 @@
+"""Normalizations. Statistics come from the forward node where it can give them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import onnx_ir as ir
+
+from edgepeft_export.autodiff.registry import Gradients, NoGradientForCase, Upstream, rule
+from edgepeft_export.autodiff.rules.reading import axis_of, channel_shape, first, present, reshaped_like
+from edgepeft_export.emit import Emitter
+from edgepeft_export.shapes import dims_of, rank
+
+
+@rule("LayerNormalization")
+def layer_normalization(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
+    (dy,), (x, scale) = upstream[:1], node.inputs[:2]
+    bias = present(node, 2)
+    assert dy is not None and x is not None and scale is not None
+    dims = dims_of(x)
+    axes = list(range(axis_of(node, -1, len(dims)), len(dims)))
+    mean, inverse = _statistics(node, x, emit)
+    normalized = emit.op("Mul", emit.op("Sub", x, mean), inverse)
+    dx = _through_statistics(emit.op("Mul", dy, scale), normalized, inverse, axes, emit)
+    dscale = emit.sum_to(emit.op("Mul", dy, normalized), dims, scale)
+    return dx, dscale, emit.sum_to(dy, dims, bias) if bias is not None else None
+
+
+def _statistics(node: ir.Node, x: ir.Value, emit: Emitter) -> list[ir.Value]:
+    """Mean and 1/σ, as outputs of the forward node itself."""
+    assert x.dtype is not None
+    if len(node.outputs) < 3:
+        node.resize_outputs(3)
+    for output, name in zip(node.outputs[1:], ("mean", "inv_std_dev"), strict=True):
+        output.name = output.name or f"{node.outputs[0].name}.{name}"
+        output.dtype = ir.DataType(int(node.attributes.get_int("stash_type", 1)))
+    statistics = node.outputs[1:]
+    return [value if value.dtype == x.dtype else emit.op("Cast", value, to=int(x.dtype)) for value in statistics]
+
+
+def _through_statistics(
+    gradient: ir.Value, normalized: ir.Value, inverse: ir.Value, axes: Sequence[int], emit: Emitter
+) -> ir.Value:
+    """From the gradient of x̂ = (x - mean) / σ to that of x: (g - mean(g) - x̂ mean(g x̂)) / σ."""
+    over = emit.ints(*axes)
+    slope = emit.op("ReduceMean", emit.op("Mul", gradient, normalized), over, keepdims=1)
+    level = emit.op("ReduceMean", gradient, over, keepdims=1)
+    centred = emit.op("Sub", emit.op("Sub", gradient, level), emit.op("Mul", normalized, slope))
+    return emit.op("Mul", centred, inverse)
+
+
+def _recomputed(x: ir.Value, axes: Sequence[int], epsilon: float, emit: Emitter) -> tuple[ir.Value, ir.Value]:
+    """x̂ and 1/σ of ``x`` over ``axes``."""
+    over = emit.ints(*axes)
+    centred = emit.op("Sub", x, emit.op("ReduceMean", x, over, keepdims=1))
+    variance = emit.op("ReduceMean", emit.op("Mul", centred, centred), over, keepdims=1)
+    deviation = emit.op("Sqrt", emit.op("Add", variance, emit.scalar(epsilon, like=x)))
+    inverse = emit.op("Reciprocal", deviation)
+    return emit.op("Mul", centred, inverse), inverse
+
+
+@rule("InstanceNormalization")
+def instance_normalization(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
+    (dy,), (x, scale, _) = upstream, node.inputs
+    assert dy is not None and x is not None
+    spatial = list(range(2, rank(x)))
+    normalized, inverse = _recomputed(x, spatial, float(node.attributes.get_float("epsilon", 1e-5)), emit)
+    gradient = emit.op("Mul", dy, emit.op("Reshape", scale, emit.ints(*channel_shape(x))))
+    dx = _through_statistics(gradient, normalized, inverse, spatial, emit)
+    return dx, _per_channel(emit.op("Mul", dy, normalized), x, emit), _per_channel(dy, x, emit)
+
+
+def _per_channel(value: ir.Value, x: ir.Value, emit: Emitter) -> ir.Value:
+    """Sum over all axes but 1."""
+    return emit.op("ReduceSum", value, emit.ints(0, *range(2, rank(x))), keepdims=0)
+
+
+@rule("GroupNormalization")
+def group_normalization(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
+    """Each group of channels, flattened, is normalized on its own. Scale is per group in opset 18 and per channel since 21."""
+    (dy,), (x, scale, bias) = upstream, node.inputs
+    assert dy is not None and x is not None and scale is not None and bias is not None
+    groups = int(node.attributes["num_groups"].as_int())
+    epsilon = float(node.attributes.get_float("epsilon", 1e-5))
+    per_group = dims_of(scale) == [groups]
+    # [N, G, D] where scale is per group, [N, G, C/G, D] where it is per channel.
+    split = [0, groups, -1] if per_group else [0, groups, _channels(node, x) // groups, -1]
+    axes = list(range(2, len(split)))
+    flat_x, flat_dy = (emit.op("Reshape", value, emit.ints(*split)) for value in (x, dy))
+    normalized, inverse = _recomputed(flat_x, axes, epsilon, emit)
+    lined_up = emit.op("Reshape", scale, emit.ints(*split[1:-1], 1))
+    dx = _through_statistics(emit.op("Mul", flat_dy, lined_up), normalized, inverse, axes, emit)
+    summed = [
+        emit.op("Reshape", emit.op("ReduceSum", value, emit.ints(0, len(split) - 1), keepdims=0), emit.ints(-1))
+        for value in (emit.op("Mul", flat_dy, normalized), flat_dy)
+    ]
+    return reshaped_like(dx, None, x, emit), *summed
+
+
+def _channels(node: ir.Node, x: ir.Value) -> int:
+    channels = dims_of(x)[1]
+    if not isinstance(channels, int):
+        raise NoGradientForCase(node, "the number of channels is not known", "declare the channels of its input")
+    return channels
+
+
+@rule("BatchNormalization")
+def batch_normalization(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
+    if node.attributes.get_int("training_mode", 0):
+        raise NoGradientForCase(
+            node, "stock ONNX Runtime has no BatchNormalization in training mode", "export the model in eval mode"
+        )
+    dy, (x, scale, _, mean, variance) = upstream[0], node.inputs
+    assert dy is not None and x is not None and mean is not None
+    epsilon = emit.scalar(float(node.attributes.get_float("epsilon", 1e-5)), like=mean)
+    inverse = emit.op("Reciprocal", emit.op("Sqrt", emit.op("Add", variance, epsilon)))
+    factor = emit.op("Mul", scale, inverse)
+    line_up = emit.ints(*channel_shape(x))
+    dx = emit.op("Mul", dy, emit.op("Reshape", factor, line_up))
+    centred = emit.op("Sub", x, emit.op("Reshape", mean, line_up))
+    dbias = _per_channel(dy, x, emit)
+    dscale = emit.op("Mul", _per_channel(emit.op("Mul", dy, centred), x, emit), inverse)
+    dmean = emit.op("Neg", emit.op("Mul", factor, dbias))
+    half = emit.op("Mul", emit.op("Mul", factor, inverse), emit.scalar(-0.5, like=mean))
+    return dx, dscale, dbias, dmean, emit.op("Mul", half, dscale)
+
+
+@rule("LpNormalization")
+def lp_normalization(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
+    """y = x / |x|: (dy - s Σ dy y) / |x| with s = y (p = 2) or sign(x) (p = 1); 0 where the norm is 0."""
+    x, y = first(node), node.outputs[0]
+    axis = emit.ints(axis_of(node, -1, rank(x)))
+    power = int(node.attributes.get_int("p", 2))
+    norm = emit.op(f"ReduceL{power}", x, axis, keepdims=1)
+    along = y if power == 2 else emit.op("Sign", x)
+    total = emit.op("ReduceSum", emit.op("Mul", upstream[0], y), axis, keepdims=1)
+    zero = emit.scalar(0.0, like=x)
+    inverse = emit.op("Where", emit.op("Equal", norm, zero), zero, emit.op("Reciprocal", norm))
+    return (emit.op("Mul", emit.op("Sub", upstream[0], emit.op("Mul", along, total)), inverse),)

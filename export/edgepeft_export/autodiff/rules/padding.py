@@ -1,0 +1,187 @@
+"""Cutting and padding, each the other's gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx_ir as ir
+
+from edgepeft_export.autodiff.registry import Gradients, NoGradientForCase, Upstream, rule
+from edgepeft_export.autodiff.rules.reading import first, known_ints, present
+from edgepeft_export.emit import Emitter
+from edgepeft_export.shapes import Dim, dims_of, rank
+
+Amount = int | ir.Value
+"""How many elements to pad by: a number, or an int64 vector of length 1."""
+
+_TO_THE_END = 2**31 - 1
+"""What exporters write for "to the end", or more than that."""
+
+
+def padded(value: ir.Value, amounts: Mapping[int, tuple[Amount, Amount]], emit: Emitter) -> ir.Value:
+    """Pad with zeros, per axis before and after; negative amounts cut."""
+    amounts = {axis: pair for axis, pair in amounts.items() if pair != (0, 0)}
+    if not amounts:
+        return value
+    sides = [pair[side] for side in (0, 1) for pair in amounts.values()]
+    numbers = [amount for amount in sides if isinstance(amount, int)]
+    if len(numbers) == len(sides):
+        pads = emit.ints(*numbers)
+    else:
+        vectors = [emit.ints(amount) if isinstance(amount, int) else amount for amount in sides]
+        pads = emit.op("Concat", *vectors, axis=0)
+    return emit.op("Pad", value, pads, None, emit.ints(*amounts))
+
+
+@rule("Slice")
+def slice_(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
+    (dy,), x = upstream, first(node)
+    assert dy is not None
+    cut: dict[int, tuple[Amount, Amount]] = {}
+    for entry, (axis, step) in enumerate(_axes_and_steps(node, rank(x))):
+        if step == 1:
+            cut[axis] = _cut_off(node, entry, axis, emit)
+        else:
+            dy = _spread(dy, node, entry, axis, step, emit)
+    return (padded(dy, cut, emit),)
+
+
+def _axes_and_steps(node: ir.Node, of_rank: int) -> list[tuple[int, int]]:
+    starts, axes, steps = present(node, 1), present(node, 3), present(node, 4)
+    assert starts is not None
+    count = dims_of(starts)[0]
+    if axes is None and not isinstance(count, int):
+        raise NoGradientForCase(node, "it is not known which axes it cuts", "give its axes as a constant")
+    axes_known = list(range(count if isinstance(count, int) else 0)) if axes is None else known_ints(axes)
+    steps_known = [1] * len(axes_known or ()) if steps is None else known_ints(steps)
+    if axes_known is None or steps_known is None:
+        raise NoGradientForCase(node, "its axes or steps are computed at run time", "make them constants")
+    return [(axis % of_rank, step) for axis, step in zip(axes_known, steps_known, strict=True)]
+
+
+def _cut_off(node: ir.Node, entry: int, axis: int, emit: Emitter) -> tuple[Amount, Amount]:
+    """How much a slice with step 1 leaves out before and after."""
+    x = first(node)
+    starts, ends = known_ints(node.inputs[1]), known_ints(node.inputs[2])
+    size = dims_of(x)[axis]
+    if starts is not None and ends is not None:
+        if isinstance(size, int):
+            begin, end, _ = slice(starts[entry], ends[entry]).indices(size)
+            return begin, size - max(begin, end)
+        return _cut_of_unknown_size(x, axis, starts[entry], ends[entry], emit)
+    whole = emit.dim(x, axis)
+    begin = starts[entry] if starts is not None else None
+    before: Amount
+    if begin is not None and begin >= 0:
+        before = begin
+    else:
+        before = _from_front(_entry(node.inputs[1], entry, emit), whole, emit)
+    taken = emit.op("Add", _vector(before, emit), emit.dim(node.outputs[0], axis))
+    return before, emit.op("Sub", whole, taken)
+
+
+def _cut_of_unknown_size(x: ir.Value, axis: int, begin: int, end: int, emit: Emitter) -> tuple[Amount, Amount]:
+    before: Amount = begin
+    after: Amount = 0 if end >= _TO_THE_END else -end
+    if begin < 0:
+        before = emit.op("Max", emit.op("Add", emit.dim(x, axis), emit.ints(begin)), emit.ints(0))
+    if 0 <= end < _TO_THE_END:
+        after = emit.op("Max", emit.op("Sub", emit.dim(x, axis), emit.ints(end)), emit.ints(0))
+    return before, after
+
+
+def _entry(vector: ir.Value | None, entry: int, emit: Emitter) -> ir.Value:
+    """One entry of an index vector, as an int64 vector of length 1."""
+    taken = emit.op("Slice", vector, emit.ints(entry), emit.ints(entry + 1), emit.ints(0))
+    return emit.op("Cast", taken, to=int(ir.DataType.INT64))
+
+
+def _from_front(position: ir.Value, size: ir.Value, emit: Emitter) -> ir.Value:
+    """A start given at run time, counted from the front and held inside the axis."""
+    wrapped = emit.op("Where", emit.op("Less", position, emit.ints(0)), emit.op("Add", position, size), position)
+    return emit.op("Min", emit.op("Max", wrapped, emit.ints(0)), size)
+
+
+def _vector(amount: Amount, emit: Emitter) -> ir.Value:
+    return emit.ints(amount) if isinstance(amount, int) else amount
+
+
+def _spread(dy: ir.Value, node: ir.Node, entry: int, axis: int, step: int, emit: Emitter) -> ir.Value:
+    """Undo a slice with steps: each place of the axis takes its slice of ``dy``, or the zeros appended to it."""
+    size = dims_of(first(node))[axis]
+    starts, ends = known_ints(node.inputs[1]), known_ints(node.inputs[2])
+    if isinstance(size, int) and starts is not None and ends is not None:
+        taken = np.arange(size)[slice(starts[entry], None if step < 0 and ends[entry] < -size else ends[entry], step)]
+        sources = np.full(size, len(taken), dtype=np.int64)
+        sources[taken] = np.arange(len(taken))
+        places = emit.constant(sources)
+    else:
+        places = _sources(node, entry, axis, step, emit)
+    return emit.op("Gather", padded(dy, {axis: (0, 1)}, emit), places, axis=axis)
+
+
+def _sources(node: ir.Node, entry: int, axis: int, step: int, emit: Emitter) -> ir.Value:
+    """For each place of the sliced axis, where in the slice it went; one past the end if nowhere."""
+    size = emit.dim(first(node), axis)
+    bounds = [_entry(node.inputs[at], entry, emit) for at in (1, 2)]
+    taken = emit.op("Slice", counted(size, emit), *bounds, emit.ints(0), emit.ints(step))
+    count = emit.op("Shape", taken)
+    return emit.op("ScatterElements", emit.op("Expand", count, size), taken, counted(count, emit), axis=0)
+
+
+def counted(size: ir.Value, emit: Emitter) -> ir.Value:
+    """0, 1, ... below ``size``, an int64 vector of length 1."""
+    zero, one = (emit.constant(np.asarray(number, dtype=np.int64)) for number in (0, 1))
+    return emit.op("Range", zero, emit.op("Squeeze", size), one)
+
+
+def add_at(zeros: ir.Value, positions: ir.Value, dy: ir.Value, axis: int, behind: int, emit: Emitter) -> ir.Value:
+    """Add the slices of ``dy`` along ``axis``, behind which there are ``behind`` more, into ``zeros`` at ``positions``."""
+    column = emit.op("Reshape", positions, emit.ints(-1, *[1] * behind)) if behind or rank(positions) != 1 else positions
+    everywhere = emit.op("Expand", column, emit.op("Shape", dy))
+    return emit.op("ScatterElements", zeros, everywhere, dy, axis=axis, reduction="add")
+
+
+@rule("Pad")
+def pad(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
+    (dy,), pads = upstream, present(node, 1)
+    assert dy is not None
+    if node.attributes.get_string("mode", "constant") != "constant":
+        return (_folded(dy, node, emit),)
+    numbers = known_ints(pads)
+    back = emit.op("Neg", pads) if numbers is None else emit.ints(*[-number for number in numbers])
+    dx = emit.op("Pad", dy, back, None, present(node, 3))
+    if present(node, 2) is None:
+        return (dx,)
+    sums = [emit.op("ReduceSum", value, keepdims=0) for value in (dy, dx)]
+    return dx, None, emit.op("Sub", *sums)
+
+
+def _folded(dy: ir.Value, node: ir.Node, emit: Emitter) -> ir.Value:
+    """Add what reflect, edge and wrap copied back to where it was copied from, one axis after the other."""
+    x, y = first(node), node.outputs[0]
+    sizes: list[Dim] = dims_of(y)
+    vectors = {axis: emit.dim(y, axis) for axis in range(len(sizes))}
+    for axis, before, after in _padding(node, rank(x)):
+        vectors[axis] = emit.dim(x, axis)
+        zeros = emit.zeros(emit.op("Concat", *vectors.values(), axis=0), like=x)
+        mode = str(node.attributes["mode"].as_string())
+        origin = emit.op("Pad", counted(vectors[axis], emit), emit.ints(before, after), mode=mode)
+        dy = add_at(zeros, origin, dy, axis, len(sizes) - axis - 1, emit)
+    return dy
+
+
+def _padding(node: ir.Node, of_rank: int) -> list[tuple[int, int, int]]:
+    """(axis, before, after) of every axis that is padded."""
+    pads = known_ints(present(node, 1))
+    axes = list(range(of_rank)) if present(node, 3) is None else known_ints(present(node, 3))
+    if pads is None or axes is None or min(pads) < 0:
+        raise NoGradientForCase(
+            node,
+            "a mode that copies elements needs pads that are known and not negative",
+            "make its pads constants, or pad with a constant value",
+        )
+    half = len(axes)
+    entries = [(axis % of_rank, pads[at], pads[at + half]) for at, axis in enumerate(axes)]
+    return [entry for entry in entries if entry[1:] != (0, 0)]

@@ -1,0 +1,108 @@
+"""Pooling."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import prod
+
+import numpy as np
+import onnx_ir as ir
+
+from edgepeft_export.autodiff.registry import Gradients, NoGradientForCase, Upstream, rule
+from edgepeft_export.autodiff.rules.reading import first, reshaped_like, static_size, zeros_like
+from edgepeft_export.autodiff.rules.window import Window, spread_back, window_of
+from edgepeft_export.emit import Emitter
+from edgepeft_export.shapes import dims_of, rank
+
+
+@rule("MaxPool")
+def max_pool(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
+    """Add each gradient where the maximum was: the forward node's second output says where, counted over the whole tensor."""
+    if node.attributes.get_int("storage_order", 0):
+        raise NoGradientForCase(node, "it counts its indices in columns", "leave storage_order at 0")
+    x = first(node)
+    if len(node.outputs) < 2:
+        node.resize_outputs(2)
+        node.outputs[1].name = f"{node.outputs[0].name}.indices"
+    node.outputs[1].dtype = ir.DataType.INT64
+    flat = emit.ints(-1)
+    positions, values = (emit.op("Reshape", value, flat) for value in (node.outputs[1], upstream[0]))
+    zeros = emit.op("Reshape", zeros_like(x, emit), flat)
+    added = emit.op("ScatterElements", zeros, positions, values, axis=0, reduction="add")
+    return (emit.op("Reshape", added, emit.shape_of(x)),)
+
+
+@rule("AveragePool")
+def average_pool(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
+    """Each gradient is shared out evenly over its window: a transposed convolution of every channel with ones."""
+    dy, x, y = upstream[0], first(node), node.outputs[0]
+    assert dy is not None and x.dtype is not None
+    window = window_of(node, x, node.attributes["kernel_shape"].as_ints())
+    whole_windows = node.attributes.get_int("count_include_pad", 0) or not any(window.pads)
+    if node.attributes.get_int("ceil_mode", 0):
+        window = _ceiled(node, window, x, y, bool(node.attributes.get_int("count_include_pad", 0)))
+        whole_windows = not any(window.pads)
+    tap = 1 / prod(window.kernel) if whole_windows else 1.0
+    weight = emit.constant(np.full((1, 1, *window.kernel), tap, dtype=x.dtype.numpy()))
+    if not whole_windows:
+        dy = emit.op("Div", dy, _counts(x, weight, window, emit))
+    return (_per_channel(dy, weight, window, x, y, emit),)
+
+
+def _ceiled(node: ir.Node, window: Window, x: ir.Value, y: ir.Value, counts_padding: bool) -> Window:
+    """The window with the padding that its last, overhanging position needs."""
+    if counts_padding:
+        raise NoGradientForCase(
+            node,
+            "releases of ONNX Runtime divide a window that hangs over the edge by different numbers (ceil_mode with "
+            "count_include_pad)",
+            "export it with one of the two",
+        )
+    after = []
+    for axis, (size, made) in enumerate(zip(dims_of(x)[2:], dims_of(y)[2:], strict=True)):
+        if not (isinstance(size, int) and isinstance(made, int)):
+            raise NoGradientForCase(node, "ceil_mode needs spatial sizes that are known", "declare them")
+        over = (made - 1) * window.strides[axis] + window.reach[axis] - size - window.before[axis]
+        after.append(max(over, window.after[axis]))
+    return replace(window, after=tuple(after))
+
+
+def _counts(x: ir.Value, ones: ir.Value, window: Window, emit: Emitter) -> ir.Value:
+    """How many elements each window position covers, padding not counted."""
+    sizes = [emit.dim(x, axis) for axis in window.axes]
+    shape = emit.op("Concat", emit.ints(1, 1), *sizes, axis=0)
+    image = emit.op("Expand", emit.scalar(1.0, like=x), shape)
+    return emit.op(
+        "Conv", image, ones, pads=window.pads, strides=window.strides, dilations=window.dilations
+    )
+
+
+def _per_channel(dy: ir.Value, weight: ir.Value, window: Window, x: ir.Value, y: ir.Value, emit: Emitter) -> ir.Value:
+    """Every channel as an image of its own, so that their number need not be known."""
+    sizes = [emit.dim(y, axis) for axis in window.axes]
+    images = emit.op("Reshape", dy, emit.op("Concat", emit.ints(-1, 1), *sizes, axis=0))
+    spread = spread_back(images, weight, window, x, y, 1, emit)
+    return reshaped_like(spread, None, x, emit)
+
+
+@rule("GlobalAveragePool")
+def global_average_pool(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
+    x = first(node)
+    assert x.dtype is not None
+    area = static_size(dims_of(x)[2:])
+    if area is not None:
+        share = emit.op("Mul", upstream[0], emit.scalar(1 / area, like=x))
+    else:
+        sizes = emit.op("Concat", *[emit.dim(x, axis) for axis in range(2, rank(x))], axis=0)
+        share = emit.op("Div", upstream[0], emit.op("Cast", emit.op("ReduceProd", sizes, keepdims=0), to=int(x.dtype)))
+    return (emit.op("Expand", share, emit.shape_of(x)),)
+
+
+@rule("GlobalMaxPool")
+def global_max_pool(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
+    """Elements that share the maximum share the gradient evenly."""
+    x = first(node)
+    assert x.dtype is not None
+    attains = emit.op("Cast", emit.op("Equal", x, node.outputs[0]), to=int(x.dtype))
+    count = emit.op("ReduceSum", attains, emit.ints(*range(2, rank(x))), keepdims=1)
+    return (emit.op("Mul", attains, emit.op("Div", upstream[0], count)),)

@@ -1,0 +1,118 @@
+"""What rules read from a node and how they lay out shapes: constant inputs, axes, sizes known before the run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from edgepeft_export.autodiff.registry import NoGradientForCase
+from edgepeft_export.emit import Emitter
+from edgepeft_export.shapes import Dim, dims_of, rank
+
+
+def present(node: ir.Node, index: int) -> ir.Value | None:
+    """The input at ``index``, or ``None`` where the node leaves it out."""
+    return node.inputs[index] if len(node.inputs) > index else None
+
+
+def first(node: ir.Node) -> ir.Value:
+    """The first input, which every operator here has."""
+    value = node.inputs[0]
+    assert value is not None
+    return value
+
+
+def is_float(value: ir.Value) -> bool:
+    return value.dtype is not None and value.dtype.is_floating_point()
+
+
+def known(value: ir.Value | None) -> NDArray[np.generic] | None:
+    """The content of a constant or a frozen initializer; ``None`` for what only the run knows."""
+    if value is None or value.is_graph_input():
+        return None
+    tensor = ir.convenience.get_const_tensor(value)
+    return None if tensor is None else tensor.numpy()
+
+
+def known_ints(value: ir.Value | None) -> list[int] | None:
+    array = known(value)
+    return None if array is None else [int(number) for number in array.reshape(-1)]
+
+
+def known_number(value: ir.Value | None) -> float | None:
+    """A constant of one element, as a number."""
+    array = known(value)
+    return float(array.reshape(-1)[0]) if array is not None and array.size == 1 else None
+
+
+def axis_of(node: ir.Node, default: int, of_rank: int) -> int:
+    """The attribute ``axis`` counted from the front."""
+    return int(node.attributes.get_int("axis", default)) % max(of_rank, 1)
+
+
+def known_axes(node: ir.Node, of_rank: int) -> list[int] | None:
+    """The axes of a node that takes them as an attribute (older opsets) or as its second input.
+
+    ``[]`` where none are given; ``None`` where only the run knows them.
+    """
+    given = node.attributes.get_ints("axes", None)
+    if given is None:
+        source = present(node, 1)
+        given = [] if source is None else known_ints(source)
+    return None if given is None else sorted(axis % of_rank for axis in given)
+
+
+def fixed_axes(node: ir.Node, of_rank: int) -> list[int]:
+    """The axes of a node, in ascending order; raises where only the run knows them."""
+    axes = known_axes(node, of_rank)
+    if axes is None:
+        raise NoGradientForCase(node, "its axes are computed at run time", "make the axes constants")
+    return axes
+
+
+def static_size(dims: Sequence[Dim]) -> int | None:
+    """The product of sizes, where all are known."""
+    sizes = [dim for dim in dims if isinstance(dim, int)]
+    return prod(sizes) if len(sizes) == len(dims) else None
+
+
+def reshaped_like(value: ir.Value, have: Sequence[Dim] | None, target: ir.Value, emit: Emitter) -> ir.Value:
+    """Reshape ``value``, whose dimensions are ``have``, to the shape of ``target``.
+
+    Prefers a constant shape (0 copies a dimension, -1 is the one left over) to asking ``target`` at run time: that would keep a
+    tensor of the forward pass alive for the sake of its shape.
+    """
+    have = have or []
+    template: list[int] = []
+    for position, dim in enumerate(dims_of(target)):
+        same = position < len(have) and have[position] == dim and dim is not None
+        template.append(dim if isinstance(dim, int) else 0 if same else -1)
+    if template.count(-1) > 1:
+        return emit.op("Reshape", value, emit.shape_of(target))
+    return emit.op("Reshape", value, emit.ints(*template))
+
+
+def zeros_like(value: ir.Value, emit: Emitter) -> ir.Value:
+    """Zeros to scatter into, of the shape of ``value``.
+
+    Of a shape that is known, ONNX Runtime would fold the zeros into a constant that stays in memory for good: an embedding's worth.
+    So zeros of a parameter are computed from it.
+    """
+    producer = value.producer()
+    if producer is None and all(isinstance(dim, int) for dim in dims_of(value)):
+        return emit.op("Mul", value, emit.scalar(0.0, like=value))
+    return emit.zeros(emit.shape_of(value), like=value)
+
+
+def channel_shape(value: ir.Value) -> list[int]:
+    """The shape that lines a vector over axis 1 of ``value`` up with it: ``[-1, 1, 1, ...]``."""
+    return [-1, *[1] * (rank(value) - 2)]
+
+
+def attribute_ints(node: ir.Node, name: str, default: Sequence[int]) -> list[int]:
+    given = node.attributes.get_ints(name, None)
+    return list(default) if given is None else [int(number) for number in given]

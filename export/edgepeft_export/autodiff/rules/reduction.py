@@ -1,0 +1,157 @@
+"""Reductions along axes, which are an attribute in older opsets and an input since 13 (ReduceSum) and 18 (the others)."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from edgepeft_export.autodiff.registry import Gradients, Upstream, rule
+from edgepeft_export.autodiff.rules.reading import first, known_axes, present, static_size
+from edgepeft_export.emit import Emitter
+from edgepeft_export.shapes import dims_of, rank
+
+
+def _does_nothing(node: ir.Node) -> bool:
+    """Whether ``noop_with_empty_axes`` makes the node hand its input through, where that is known."""
+    empty = known_axes(node, rank(first(node))) == []
+    return empty and bool(node.attributes.get_int("noop_with_empty_axes", 0))
+
+
+def _along_input(value: ir.Value, node: ir.Node, emit: Emitter) -> ir.Value:
+    """Put the reduced dimensions back, as 1, into a value of the output's shape, so that it broadcasts against the input."""
+    if node.attributes.get_int("keepdims", 1):
+        return value
+    axes = known_axes(node, rank(first(node)))
+    if axes is None:
+        return emit.op("Unsqueeze", value, present(node, 1))
+    # Without axes everything was reduced, and a scalar broadcasts as it is.
+    return emit.op("Unsqueeze", value, emit.ints(*axes)) if axes else value
+
+
+def _pair_along_input(node: ir.Node, upstream: Upstream, emit: Emitter) -> tuple[ir.Value, ir.Value]:
+    """The output and its gradient, ready to broadcast against the input."""
+    assert upstream[0] is not None
+    return _along_input(node.outputs[0], node, emit), _along_input(upstream[0], node, emit)
+
+
+def _over_input(value: ir.Value, node: ir.Node, emit: Emitter) -> ir.Value:
+    return emit.op("Expand", value, emit.shape_of(first(node)))
+
+
+@rule("ReduceSum")
+def reduce_sum(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
+    if _does_nothing(node):
+        return (upstream[0],)
+    assert upstream[0] is not None
+    return (_over_input(_along_input(upstream[0], node, emit), node, emit),)
+
+
+@rule("ReduceMean")
+def reduce_mean(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
+    if _does_nothing(node):
+        return (upstream[0],)
+    assert upstream[0] is not None
+    share = _divided_by_count(upstream[0], node, emit)
+    return (_over_input(_along_input(share, node, emit), node, emit),)
+
+
+def _divided_by_count(value: ir.Value, node: ir.Node, emit: Emitter) -> ir.Value:
+    """Divide by how many elements the node averages into one."""
+    x, y = first(node), node.outputs[0]
+    dims = dims_of(x)
+    axes = known_axes(node, len(dims))
+    count = None if axes is None else static_size([dims[axis] for axis in axes or range(len(dims))])
+    if count is not None:
+        return emit.op("Mul", value, emit.scalar(1 / max(count, 1), like=x))
+    assert x.dtype is not None
+    sizes = [emit.op("Cast", emit.op("Size", of), to=int(x.dtype)) for of in (y, x)]
+    return emit.op("Mul", value, emit.op("Div", *sizes))
+
+
+@rule("ReduceMax", "ReduceMin")
+def reduce_extremum(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
+    """Elements that share the extremum share the gradient evenly."""
+    if _does_nothing(node):
+        return (upstream[0],)
+    x = first(node)
+    assert x.dtype is not None
+    y, dy = _pair_along_input(node, upstream, emit)
+    attains = emit.op("Cast", emit.op("Equal", x, y), to=int(x.dtype))
+    return (emit.op("Mul", attains, emit.op("Div", dy, _sum_like(attains, node, emit))),)
+
+
+def _sum_like(value: ir.Value, node: ir.Node, emit: Emitter) -> ir.Value:
+    """Sum over the node's axes, keeping the dimensions."""
+    axes = known_axes(node, rank(first(node)))
+    if axes is None:
+        noop = int(node.attributes.get_int("noop_with_empty_axes", 0))
+        return emit.op("ReduceSum", value, present(node, 1), keepdims=1, noop_with_empty_axes=noop)
+    return (
+        emit.op("ReduceSum", value, emit.ints(*axes), keepdims=1) if axes else emit.op("ReduceSum", value, keepdims=1)
+    )
+
+
+@rule("ReduceProd")
+def reduce_prod(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
+    """dy times the product of the *other* elements, which is not 0 for an element that is the only zero."""
+    if _does_nothing(node):
+        return (upstream[0],)
+    x = first(node)
+    assert x.dtype is not None and upstream[0] is not None
+    zero = emit.scalar(0.0, like=x)
+    is_zero = emit.op("Equal", x, zero)
+    nonzero = emit.op("Where", is_zero, emit.scalar(1.0, like=x), x)
+    attributes = {name: int(node.attributes.get_int(name, 0)) for name in ("noop_with_empty_axes",) if present(node, 1)}
+    product = _product_like(nonzero, node, emit, attributes)
+    counted = emit.op("Cast", is_zero, to=int(x.dtype))
+    no_other_zero = emit.op("Equal", _sum_like(counted, node, emit), counted)
+    others = emit.op("Where", no_other_zero, emit.op("Div", product, nonzero), zero)
+    return (emit.op("Mul", _along_input(upstream[0], node, emit), others),)
+
+
+def _product_like(value: ir.Value, node: ir.Node, emit: Emitter, attributes: dict[str, int]) -> ir.Value:
+    axes = known_axes(node, rank(first(node)))
+    if axes is None:
+        return emit.op("ReduceProd", value, present(node, 1), keepdims=1, **attributes)
+    return (
+        emit.op("ReduceProd", value, emit.ints(*axes), keepdims=1) if axes else emit.op("ReduceProd", value, keepdims=1)
+    )
+
+
+@rule("ReduceL1")
+def reduce_l1(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
+    _, dy = _pair_along_input(node, upstream, emit)
+    return (emit.op("Mul", dy, emit.op("Sign", node.inputs[0])),)
+
+
+@rule("ReduceL2")
+def reduce_l2(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
+    """x dy / y, and 0 where y is 0."""
+    y, dy = _pair_along_input(node, upstream, emit)
+    zero = emit.scalar(0.0, like=first(node))
+    ratio = emit.op("Where", emit.op("Equal", y, zero), zero, emit.op("Div", dy, y))
+    return (emit.op("Mul", node.inputs[0], ratio),)
+
+
+@rule("ReduceSumSquare")
+def reduce_sum_square(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
+    _, dy = _pair_along_input(node, upstream, emit)
+    return (emit.op("Mul", node.inputs[0], emit.op("Mul", dy, emit.scalar(2.0, like=first(node)))),)
+
+
+@rule("ReduceLogSum")
+def reduce_log_sum(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
+    y, dy = _pair_along_input(node, upstream, emit)
+    return (_over_input(emit.op("Div", dy, emit.op("Exp", y)), node, emit),)
+
+
+@rule("ReduceLogSumExp")
+def reduce_log_sum_exp(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
+    y, dy = _pair_along_input(node, upstream, emit)
+    return (emit.op("Mul", dy, emit.op("Exp", emit.op("Sub", node.inputs[0], y))),)
+
+
+@rule("CumSum")
+def cum_sum(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
+    backwards = 1 - int(node.attributes.get_int("reverse", 0))
+    exclusive = int(node.attributes.get_int("exclusive", 0))
+    return (emit.op("CumSum", upstream[0], node.inputs[1], reverse=backwards, exclusive=exclusive),)

@@ -1,0 +1,27 @@
+"""Softmax and its logarithm. Both read what the forward pass computed."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from edgepeft_export.autodiff.registry import Gradients, Upstream, rule
+from edgepeft_export.autodiff.rules.reading import axis_of
+from edgepeft_export.emit import Emitter
+from edgepeft_export.shapes import rank
+
+
+@rule("Softmax")
+def softmax(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
+    """y (dy - Σ dy y) = p - y Σ p with p = dy y."""
+    y, axis = node.outputs[0], axis_of(node, -1, rank(node.outputs[0]))
+    product = emit.op("Mul", upstream[0], y)
+    total = emit.op("ReduceSum", product, emit.ints(axis), keepdims=1)
+    return (emit.op("Sub", product, emit.op("Mul", y, total)),)
+
+
+@rule("LogSoftmax")
+def log_softmax(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
+    """dy - exp(y) Σ dy."""
+    y, axis = node.outputs[0], axis_of(node, -1, rank(node.outputs[0]))
+    total = emit.op("ReduceSum", upstream[0], emit.ints(axis), keepdims=1)
+    return (emit.op("Sub", upstream[0], emit.op("Mul", emit.op("Exp", y), total)),)

@@ -1,0 +1,104 @@
+"""How a window (of a convolution or a pooling) slides over the spatial axes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from edgepeft_export.autodiff.registry import NoGradientForCase
+from edgepeft_export.autodiff.rules.reading import attribute_ints
+from edgepeft_export.emit import Emitter
+from edgepeft_export.shapes import Dim, dims_of, rank
+
+
+@dataclass(frozen=True)
+class Window:
+    """A sliding window over n spatial axes.
+
+    Attributes:
+        kernel, strides, dilations: one number per spatial axis.
+        before, after: padding per spatial axis.
+        axes: the spatial axes of the tensor, from 2 on.
+    """
+
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+
+    @property
+    def axes(self) -> range:
+        return range(2, 2 + len(self.kernel))
+
+    @property
+    def pads(self) -> list[int]:
+        """As ONNX writes them: all befores, then all afters."""
+        return [*self.before, *self.after]
+
+    @property
+    def reach(self) -> tuple[int, ...]:
+        """How many elements a window spans, its holes included."""
+        return tuple((size - 1) * step + 1 for size, step in zip(self.kernel, self.dilations, strict=True))
+
+
+def window_of(node: ir.Node, x: ir.Value, kernel: Sequence[int]) -> Window:
+    """The window of a node that slides over ``x``; raises where ``auto_pad`` leaves the padding to the run."""
+    ones = [1] * len(kernel)
+    strides, dilations = (attribute_ints(node, name, ones) for name in ("strides", "dilations"))
+    pads = attribute_ints(node, "pads", [0] * 2 * len(kernel))
+    window = Window(tuple(kernel), tuple(strides), tuple(dilations), tuple(pads[: len(kernel)]), tuple(pads[len(kernel) :]))
+    mode = str(node.attributes.get_string("auto_pad", "NOTSET"))
+    return _same(node, window, dims_of(x)[2:], mode) if mode.startswith("SAME") else window
+
+
+def _same(node: ir.Node, window: Window, sizes: Sequence[Dim], mode: str) -> Window:
+    """The window with as much padding as gives ⌈size / stride⌉ positions."""
+    before, after = [], []
+    for size, stride, reach in zip(sizes, window.strides, window.reach, strict=True):
+        if stride != 1 and not isinstance(size, int):
+            raise NoGradientForCase(
+                node, f"auto_pad {mode} with a stride pads by a size that only the run knows", "export it with explicit pads"
+            )
+        left_over = (int(size or 1) - 1) % stride + 1 if isinstance(size, int) else 1
+        total = max(reach - left_over, 0)
+        small, large = total // 2, total - total // 2
+        before.append(small if mode == "SAME_UPPER" else large)
+        after.append(large if mode == "SAME_UPPER" else small)
+    return Window(window.kernel, window.strides, window.dilations, tuple(before), tuple(after))
+
+
+def spread_back(dy: ir.Value, weight: ir.Value, window: Window, x: ir.Value, y: ir.Value, group: int, emit: Emitter) -> ir.Value:
+    """The gradient of a convolution for its input ``x``, given that for its output ``y``: a transposed convolution.
+
+    Several input sizes give one output size. ``output_padding`` tells them apart where the sizes are known (or the stride is 1);
+    otherwise as much as can be is made, and cut to the size of ``x``.
+    """
+    gap = _left_over(window, dims_of(x)[2:], dims_of(y)[2:])
+    attributes = {"strides": window.strides, "dilations": window.dilations, "group": group}
+    if gap is not None:
+        return emit.op("ConvTranspose", dy, weight, pads=window.pads, output_padding=gap, **attributes)
+    wide = [*window.before, *[0] * len(window.kernel)]
+    most = [stride - 1 for stride in window.strides]
+    whole = emit.op("ConvTranspose", dy, weight, pads=wide, output_padding=most, **attributes)
+    starts = emit.ints(*[0] * len(window.kernel))
+    ends = emit.op("Concat", *[emit.dim(x, axis) for axis in window.axes], axis=0)
+    return emit.op("Slice", whole, starts, ends, emit.ints(*window.axes))
+
+
+def _left_over(window: Window, inputs: Sequence[Dim], outputs: Sequence[Dim]) -> list[int] | None:
+    """How many elements at the end of each axis no window reaches; ``None`` where unknown or less than none."""
+    gaps = []
+    for axis, (have, made) in enumerate(zip(inputs, outputs, strict=True)):
+        if isinstance(have, int) and isinstance(made, int):
+            padding = window.before[axis] + window.after[axis]
+            gaps.append(have + padding - (made - 1) * window.strides[axis] - window.reach[axis])
+        elif window.strides[axis] == 1:
+            gaps.append(0)
+        else:
+            return None
+    return gaps if min(gaps) >= 0 else None
+
+

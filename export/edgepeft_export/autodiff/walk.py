@@ -1,0 +1,171 @@
+"""Reverse-mode differentiation of an ONNX graph: emits the backward nodes behind the forward ones.
+
+The walk visits only nodes that lie between a target and the loss. Two things are done here, once, for all rules:
+gradients of a value with several readers are added, and gradients of a broadcast input are summed back to its shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from edgepeft_export.autodiff import rules  # noqa: F401  (registers the rules)
+from edgepeft_export.autodiff.registry import NO_GRADIENT, RULES, Gradients
+from edgepeft_export.emit import Emitter
+from edgepeft_export.shapes import dims_of
+from edgepeft_runtime.errors import EdgepeftError
+
+
+@dataclass(frozen=True)
+class Gap:
+    """A node between the loss and a target that no gradient can cross.
+
+    Attributes:
+        op_type: the operator.
+        node: the node's name.
+        target: name of the nearest target behind the node.
+    """
+
+    op_type: str
+    node: str
+    target: str
+
+
+class NoGradientRule(EdgepeftError):
+    """An operator without a gradient rule lies between the loss and something that should train."""
+
+    def __init__(self, gaps: Sequence[Gap]) -> None:
+        first = gaps[0]
+        lines = [
+            f"Op {gap.op_type} (node {gap.node}) lies between the loss and parameter {gap.target}." for gap in gaps[:8]
+        ]
+        lines += [f"… and {len(gaps) - 8} more"] if len(gaps) > 8 else []
+        super().__init__(
+            "no-gradient-rule",
+            "Cannot build the train step: "
+            + (
+                f"op {first.op_type} has no gradient rule."
+                if len(gaps) == 1
+                else f"{len(gaps)} nodes have no gradient rule."
+            ),
+            context="\n".join(lines),
+            hint=f"freeze {first.target}, express {first.op_type} by other operators, "
+            "or add a rule in export/edgepeft_export/autodiff/rules/.",
+        )
+
+
+def differentiate(graph: ir.Graph, loss: ir.Value, targets: Sequence[ir.Value]) -> dict[ir.Value, ir.Value]:
+    """Append to ``graph`` the nodes that compute the gradient of ``loss`` with respect to ``targets``.
+
+    Args:
+        graph: in topological order, with ranks and dtypes of its values known.
+        loss: a float scalar of the graph.
+        targets: float values of the graph: inputs, initializers or results of nodes.
+
+    Returns:
+        For each target that the loss depends on, its gradient: same shape and dtype. Targets the loss does not depend
+            on are absent.
+
+    Raises:
+        NoGradientRule: an operator on the way has no rule; every such node is named.
+        NoGradientForCase: an operator on the way has a rule that does not cover how it is used here.
+    """
+    forward = list(graph)
+    depends = _dependents(forward, targets)
+    missing = gaps(graph, loss, targets)
+    if missing:
+        raise NoGradientRule(missing)
+    emit = Emitter(graph, scope="loss/grad")
+    parts: dict[ir.Value, list[ir.Value]] = {loss: [emit.scalar(1.0, like=loss)]}
+    for node in reversed(forward):
+        upstream = [_total(parts, output, emit, node) for output in node.outputs]
+        if all(gradient is None for gradient in upstream) or not any(i in depends for i in node.inputs):
+            continue
+        if node.op_type in NO_GRADIENT:
+            continue  # its output is a target itself
+        emit.scope = _scope(node)
+        rule = RULES[node.op_type]
+        for value, gradient in zip(node.inputs, rule.function(node, upstream, emit), strict=False):
+            if value is not None and gradient is not None and value in depends:
+                fitted = emit.sum_to(gradient, dims_of(node.outputs[0]), value) if rule.broadcasts else gradient
+                parts.setdefault(value, []).append(fitted)
+    emit.scope = "parameters/grad"
+    return {target: emit.add(parts[target]) for target in targets if target in parts}
+
+
+def gaps(graph: ir.Graph, loss: ir.Value, targets: Sequence[ir.Value]) -> list[Gap]:
+    """Every node between ``loss`` and ``targets`` that has no gradient rule, in graph order. Emits nothing."""
+    nodes = list(graph)
+    depends = _dependents(nodes, targets)
+    reached = {loss}
+    found: list[Gap] = []
+    for node in reversed(nodes):
+        active = [value for value in _reads(node) if value in depends]
+        if not active or not any(output in reached for output in node.outputs):
+            continue
+        if node.op_type in RULES and node.domain == "":
+            reached.update(active)
+        elif node.op_type not in NO_GRADIENT:
+            found.append(Gap(_full_name(node), node.name or "?", _nearest_target(active, targets)))
+            reached.update(active)
+    return found[::-1]
+
+
+def _dependents(nodes: Iterable[ir.Node], targets: Sequence[ir.Value]) -> set[ir.Value]:
+    """The targets, and every float value computed from one of them by way of operators that a gradient may cross."""
+    depends = set(targets)
+    for node in nodes:
+        if node.domain == "" and node.op_type in NO_GRADIENT:
+            continue
+        if any(value in depends for value in _reads(node)):
+            depends.update(
+                output for output in node.outputs if output.dtype is None or output.dtype.is_floating_point()
+            )
+    return depends
+
+
+def _reads(node: ir.Node) -> list[ir.Value]:
+    """The inputs of a node, and what its subgraphs (If, Loop, Scan) read, of which some come from outside."""
+    values = [value for value in node.inputs if value is not None]
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH:
+            for inside in attribute.as_graph():
+                values += _reads(inside)
+    return values
+
+
+def _total(parts: dict[ir.Value, list[ir.Value]], value: ir.Value, emit: Emitter, node: ir.Node) -> ir.Value | None:
+    """The whole gradient of ``value``: all its readers come later in the graph and have been visited."""
+    if value not in parts:
+        return None
+    emit.scope = _scope(node)
+    total = emit.add(parts[value])
+    parts[value] = [total]
+    return total
+
+
+def _nearest_target(values: Sequence[ir.Value], targets: Sequence[ir.Value]) -> str:
+    """Name of the first target met when walking from ``values`` towards the inputs, breadth first."""
+    wanted, seen, queue = set(targets), set(values), list(values)
+    for value in queue:
+        if value in wanted:
+            return value.name or "?"
+        producer = value.producer()
+        for behind in _reads(producer) if producer is not None else ():
+            if behind not in seen:
+                seen.add(behind)
+                queue.append(behind)
+    return "?"
+
+
+def _scope(node: ir.Node) -> str:
+    return f"{node.name or node.op_type}/grad"
+
+
+def _full_name(node: ir.Node) -> str:
+    return f"{node.domain}.{node.op_type}" if node.domain else node.op_type
+
+
+__all__ = ["Gap", "Gradients", "NoGradientRule", "differentiate", "gaps"]

@@ -1,0 +1,194 @@
+"""Writes a bundle: graphs, frozen tensors once, adapter, manifest (``runtimes/SPEC.md``, sections 1 and 2)."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+
+from edgepeft_export.compile import Compiled
+from edgepeft_export.losses import Loss
+from edgepeft_export.opset import MIN_ONNXRUNTIME
+from edgepeft_export.optimizers import Optimizer
+from edgepeft_export.optimizers.base import state_names
+from edgepeft_export.shapes import Dim, dims_of
+from edgepeft_export.weights import WeightsFile
+from edgepeft_runtime import manifest as spec
+from edgepeft_runtime.errors import BundleError
+from edgepeft_runtime.tensorfile import write_tensors
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What a bundle says beside its graphs.
+
+    Attributes:
+        roles: role of a parameter by name, where it is not plain from the name.
+        dimension_max: largest size of a symbolic dimension, such as the number of learned positions.
+        classes: names of the classes, by label.
+        text, image: how raw data is turned into inputs.
+        files: further files to carry, by their name in the bundle.
+        recipe: how it was prepared; JSON.
+    """
+
+    roles: Mapping[str, str] = field(default_factory=dict)
+    dimension_max: Mapping[str, int] = field(default_factory=dict)
+    classes: tuple[str, ...] | None = None
+    text: spec.TextSpec | None = None
+    image: spec.ImageSpec | None = None
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+
+
+def write_bundle(
+    compiled: Compiled,
+    loss: Loss,
+    optimizer: Optimizer,
+    out: str | Path,
+    extras: Extras | None = None,
+    *,
+    overwrite: bool = False,
+) -> Path:
+    """Write a bundle at ``out``, whole or not at all.
+
+    Raises:
+        BundleError: ``out`` exists and ``overwrite`` is not given, or is something else than a bundle.
+    """
+    out = Path(out)
+    _check_target(out, overwrite)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        _fill(staging, compiled, loss, optimizer, extras or Extras())
+        staging.chmod(0o755)
+        if out.exists():
+            shutil.rmtree(out)
+        staging.rename(out)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return out
+
+
+def _check_target(out: Path, overwrite: bool) -> None:
+    if not out.exists():
+        return
+    is_bundle = (out / "manifest.json").is_file()
+    if not is_bundle and not (out.is_dir() and not any(out.iterdir())):
+        raise BundleError(
+            "not-a-bundle",
+            f"{out} exists and is no bundle.",
+            context=None,
+            hint="choose a path that does not exist yet.",
+        )
+    if is_bundle and not overwrite:
+        raise BundleError(
+            "bundle-exists",
+            f"There is a bundle at {out} already.",
+            context=None,
+            hint="choose another path, or allow overwriting.",
+        )
+
+
+def _fill(folder: Path, compiled: Compiled, loss: Loss, optimizer: Optimizer, extras: Extras) -> None:
+    with WeightsFile(folder / "weights.bin") as weights:
+        for name, model in compiled.graphs.items():
+            _write_graph(weights.externalize(model), folder / f"{name}.onnx")
+    write_tensors(folder / "adapter.safetensors", compiled.parameters)
+    for name, content in extras.files.items():
+        (folder / name).write_bytes(content)
+    files = {path.name: _entry(path) for path in sorted(folder.iterdir())}
+    manifest = _manifest(compiled, loss, optimizer, extras, files, weights)
+    (folder / "manifest.json").write_text(manifest.to_json(), encoding="utf-8")
+
+
+def _write_graph(model: ir.Model, path: Path) -> None:
+    proto = ir.to_proto(model)
+    path.write_bytes(proto.SerializeToString(deterministic=True))
+    onnx.checker.check_model(str(path), full_check=False)
+
+
+def _manifest(
+    compiled: Compiled,
+    loss: Loss,
+    optimizer: Optimizer,
+    extras: Extras,
+    files: dict[str, spec.FileEntry],
+    weights: WeightsFile,
+) -> spec.Manifest:
+    inputs = tuple(_tensor(value) for value in compiled.inputs)
+    labels = tuple(
+        spec.LabelSpec(x.name, x.dtype.numpy().name, _shape(x.shape, x.name), x.classes, x.ignore_index)
+        for x in compiled.labels
+    )
+    symbols = {dim for tensor in (*inputs, *labels) for dim in tensor.shape if isinstance(dim, str)}
+    described = optimizer.describe()
+    state = [
+        spec.TensorSpec(name, "float32", (bucket.size,))
+        for bucket in compiled.buckets
+        for name in state_names(optimizer, bucket)
+    ]
+    loss_settings = loss.describe()
+    return spec.Manifest(
+        min_onnxruntime=MIN_ONNXRUNTIME,
+        base_sha256=base_sha256(files["infer.onnx"].sha256, files["weights.bin"].sha256),
+        files=files,
+        dimensions={name: spec.Dimension(1, extras.dimension_max.get(name)) for name in sorted(symbols)},
+        inputs=inputs,
+        labels=labels,
+        outputs=tuple(_tensor(value) for value in compiled.outputs),
+        parameters=tuple(
+            spec.ParameterSpec(name, array.dtype.name, array.shape, extras.roles.get(name) or role_of(name))
+            for name, array in compiled.parameters.items()
+        ),
+        frozen=weights.entries,
+        buckets=tuple(spec.Bucket(b.name, b.size, b.members, b.decay) for b in compiled.buckets),
+        loss=spec.LossSpec(loss_settings.pop("kind"), _json(loss_settings)),
+        optimizer=spec.OptimizerSpec(described.pop("kind"), described.pop("lr"), _json(described), tuple(state)),
+        classes=extras.classes,
+        text=extras.text,
+        image=extras.image,
+        recipe=dict(extras.recipe),
+    )
+
+
+def base_sha256(infer: str, weights: str) -> str:
+    """The identity of a base: hash of the hashes of its inference graph and of its frozen tensors."""
+    return hashlib.sha256(f"{infer}\n{weights}\n".encode()).hexdigest()
+
+
+def role_of(name: str) -> str:
+    """What a parameter does, as far as its name tells."""
+    for mark in ("lora_A", "lora_B"):
+        if mark in name:
+            return mark
+    if "modules_to_save" in name:
+        return "head"
+    if "norm" in name.lower() or ".ln_" in name:
+        return "norm"
+    return "bias" if name.rpartition(".")[2] in ("bias", "bias_ih", "bias_hh") else "weight"
+
+
+def _tensor(value: ir.Value) -> spec.TensorSpec:
+    assert value.name is not None and value.dtype is not None
+    return spec.TensorSpec(value.name, value.dtype.numpy().name, _shape(dims_of(value), value.name))
+
+
+def _shape(dims: list[Dim] | tuple[Dim, ...], name: str) -> tuple[int | str, ...]:
+    """Dimensions for the manifest: one that nobody named gets a name of its own."""
+    return tuple(f"{name}_{axis}" if dim is None else dim for axis, dim in enumerate(dims))
+
+
+def _entry(path: Path) -> spec.FileEntry:
+    with path.open("rb") as file:
+        return spec.FileEntry(hashlib.file_digest(file, "sha256").hexdigest(), path.stat().st_size)
+
+
+def _json(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}

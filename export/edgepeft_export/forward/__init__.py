@@ -1,0 +1,15 @@
+"""Every source of a model ends here: a forward ONNX graph, and the names of the inputs of it that train."""
+
+from edgepeft_export.forward.graph import Forward
+from edgepeft_export.forward.onnx_file import from_onnx
+
+__all__ = ["Forward", "from_onnx", "from_torch"]
+
+
+def __getattr__(name: str) -> object:
+    # An .onnx source needs no torch: import it only for those who ask for it.
+    if name == "from_torch":
+        from edgepeft_export.forward.torch_module import from_torch
+
+        return from_torch
+    raise AttributeError(name)

@@ -1,0 +1,63 @@
+"""The narrow waist: a forward graph plus the list of its trainable inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+from onnx_ir.passes import common
+
+from edgepeft_export.passes import transpose_last_two
+from edgepeft_runtime.errors import EdgepeftError
+
+
+class ForwardError(EdgepeftError):
+    """A source that cannot be turned into a forward graph with the trainable tensors asked for."""
+
+
+@dataclass(frozen=True)
+class Forward:
+    """A forward graph whose trainable tensors are inputs and whose frozen tensors are initializers.
+
+    Attributes:
+        model: opset 20, shapes inferred. Its inputs are ``inputs``, then ``parameters``.
+        inputs: names of what the model is fed.
+        parameters: first values of what trains, by the name of the graph input.
+    """
+
+    model: ir.Model
+    inputs: tuple[str, ...]
+    parameters: Mapping[str, NDArray[np.generic]]
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of what the model gives."""
+        return tuple(str(value.name) for value in self.model.graph.outputs)
+
+    def input_values(self) -> list[ir.Value]:
+        """The graph inputs the model is fed."""
+        return [value for value in self.model.graph.inputs if value.name in self.inputs]
+
+    def parameter_values(self) -> list[ir.Value]:
+        """The graph inputs that train."""
+        return [value for value in self.model.graph.inputs if value.name in self.parameters]
+
+
+def tidy(model: ir.Model) -> ir.Model:
+    """Infer shapes and bring the graph into the form the gradient rules know best; the results stay the same."""
+    common.RemoveUnusedNodesPass()(model)
+    common.IdentityEliminationPass()(model)
+    infer_shapes(model)
+    if transpose_last_two(model):
+        common.RemoveUnusedNodesPass()(model)
+        infer_shapes(model)
+    common.NameFixPass()(model)
+    return model
+
+
+def infer_shapes(model: ir.Model) -> None:
+    """Fill in what ONNX can tell of shapes and dtypes, in place."""
+    common.ShapeInferencePass(check_type=False, strict_mode=False)(model)

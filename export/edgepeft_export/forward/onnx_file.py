@@ -1,0 +1,89 @@
+"""An existing ``.onnx`` file to a forward graph: the caller names the initializers that train."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from numpy.typing import NDArray
+from onnx_ir.passes import common
+
+from edgepeft_export.forward.graph import Forward, ForwardError, tidy
+from edgepeft_export.opset import IR_VERSION, OPSET
+
+
+def from_onnx(path: str | Path, trainable: Sequence[str]) -> Forward:
+    """Read a model file and lift some of its initializers to trainable inputs.
+
+    Args:
+        path: a model of opset 13 or later; external data beside it is read too.
+        trainable: names of initializers, or patterns with ``*`` and ``?``, each of which must match.
+
+    Raises:
+        ForwardError: the file is no model, a pattern matches nothing, or what it matches is not float32.
+    """
+    model = _load(Path(path))
+    chosen = _match(model.graph, trainable)
+    parameters: dict[str, NDArray[np.generic]] = {}
+    initializers = set(model.graph.initializers)
+    inputs = tuple(str(value.name) for value in model.graph.inputs if value.name not in initializers)
+    for value in list(model.graph.inputs):
+        if value.name in initializers:
+            model.graph.inputs.remove(value)
+    for value in chosen:
+        assert value.const_value is not None and value.name is not None
+        parameters[value.name] = value.const_value.numpy().copy()
+        del model.graph.initializers[value.name]
+        value.const_value = None
+        model.graph.inputs.append(value)
+    return Forward(tidy(model), inputs, parameters)
+
+
+def _load(path: Path) -> ir.Model:
+    try:
+        model = ir.load(path)
+    except Exception as error:  # protobuf, onnx and the file system each raise their own
+        raise ForwardError(
+            "not-a-model",
+            f"{path} cannot be read as an ONNX model.",
+            context=f"{type(error).__name__}: {error}",
+            hint="give the path of an .onnx file; tensors kept outside it must lie beside it.",
+        ) from error
+    common.InlinePass()(model)
+    common.LiftConstantsToInitializersPass(lift_all_constants=False, size_limit=0)(model)
+    opset = model.graph.opset_imports.get("", OPSET)
+    if opset != OPSET:
+        model = _convert(model, path, opset)
+    model.ir_version = IR_VERSION
+    return model
+
+
+def _convert(model: ir.Model, path: Path, opset: int) -> ir.Model:
+    try:
+        proto = ir.to_proto(model)
+        converted: ir.Model = ir.from_proto(onnx.version_converter.convert_version(proto, OPSET))
+        return converted
+    except Exception as error:  # the converter is C++ and raises RuntimeError of many kinds
+        raise ForwardError(
+            "opset",
+            f"{path} has ONNX opset {opset} and cannot be converted to {OPSET}.",
+            context=f"{type(error).__name__}: {error}",
+            hint=f"export it again with opset {OPSET}.",
+        ) from error
+
+
+def _match(graph: ir.Graph, patterns: Sequence[str]) -> list[ir.Value]:
+    floats = {str(v.name): v for v in graph.initializers.values() if v.dtype == ir.DataType.FLOAT}
+    missing = [pattern for pattern in patterns if not any(fnmatchcase(name, pattern) for name in floats)]
+    if missing or not patterns:
+        raise ForwardError(
+            "unknown-initializer",
+            "No float32 initializer matches " + (", ".join(map(repr, missing)) if missing else "an empty list") + ".",
+            context=f"there are: {', '.join(sorted(floats)[:20])}{' …' if len(floats) > 20 else ''}",
+            hint="name the initializers to train, or a pattern such as 'classifier.*'.",
+        )
+    return [value for name, value in floats.items() if any(fnmatchcase(name, pattern) for pattern in patterns)]

@@ -1,0 +1,70 @@
+"""A torch function as a loss: exported to an ONNX graph, like the model before it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from torch import Tensor, nn
+
+from edgepeft_export.forward.graph import Forward
+from edgepeft_export.forward.torch_module import default_dynamic_axes, distinct_sizes, export
+from edgepeft_export.losses import LossError, OnnxLoss
+from edgepeft_export.losses.custom import inlined
+from edgepeft_export.shapes import dims_of
+
+
+def from_function(function: Callable[..., Tensor], forward: Forward, example_labels: Mapping[str, Tensor]) -> OnnxLoss:
+    """Export ``function`` as a loss.
+
+    Args:
+        function: a function or module. Its arguments are named like the model's outputs it reads and like the labels it
+            is fed; it returns the mean loss of the batch, a scalar.
+        example_labels: an example of each label, by name. Axis 0 is the batch.
+    """
+    names = _arguments(function)
+    outputs = {str(value.name): value for value in forward.model.graph.outputs}
+    unknown = [name for name in names if name not in outputs and name not in example_labels]
+    if unknown:
+        raise LossError(
+            "loss-inputs",
+            f"The loss takes {', '.join(map(repr, unknown))}, which is neither an output of the model nor a label.",
+            context=f"the model gives: {', '.join(outputs)}\nexample labels: {', '.join(example_labels) or 'none'}",
+            hint="name the arguments of the loss like the model's outputs, and give an example of every label.",
+        )
+    axes = {name: _symbols(outputs[name]) for name in names if name in outputs}
+    axes |= default_dynamic_axes({name: example_labels[name] for name in names if name not in outputs})
+    examples = {name: example_labels[name] if name in example_labels else _example(outputs[name]) for name in names}
+    model = export(_Loss(function), distinct_sizes(examples, axes), {}, axes)
+    for value, name in zip(model.graph.inputs, names, strict=True):
+        value.name = name
+    return OnnxLoss(inlined(model))
+
+
+class _Loss(nn.Module):  # type: ignore[misc]  # torch is not type-checked here
+    def __init__(self, function: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, inputs: dict[str, Tensor], trainable: dict[str, Tensor]) -> Tensor:  # noqa: ARG002  (as models are exported)
+        return self.function(**inputs)
+
+
+def _arguments(function: Callable[..., Any]) -> list[str]:
+    call = function.forward if isinstance(function, nn.Module) else function
+    return [
+        p.name for p in inspect.signature(call).parameters.values() if p.default is p.empty and p.kind != p.VAR_KEYWORD
+    ]
+
+
+def _symbols(value: ir.Value) -> dict[int, str]:
+    return {axis: dim for axis, dim in enumerate(dims_of(value)) if isinstance(dim, str)}
+
+
+def _example(value: ir.Value) -> Tensor:
+    assert value.dtype is not None
+    sizes = [dim if isinstance(dim, int) else 2 for dim in dims_of(value)]
+    return torch.rand(sizes).to(torch.from_numpy(value.dtype.numpy().type(0).reshape(1)).dtype)

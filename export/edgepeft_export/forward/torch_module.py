@@ -1,0 +1,323 @@
+"""A torch module to a forward graph: the trainable parameters become inputs *before* the export.
+
+Lifted that early, no optimizer of the exporter can fold them into constants, merge equal ones, or rename them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from edgepeft_export.forward.graph import Forward, ForwardError, tidy
+from edgepeft_export.opset import OPSET
+
+ExampleInputs: TypeAlias = Mapping[str, Tensor] | Sequence[Tensor] | Tensor
+DynamicAxes: TypeAlias = Mapping[str, Mapping[int, str]]
+
+
+def from_torch(
+    model: nn.Module,
+    example_inputs: ExampleInputs,
+    *,
+    dynamic_axes: DynamicAxes | None = None,
+    outputs: Sequence[str] | None = None,
+) -> Forward:
+    """Export a module; what has ``requires_grad`` becomes a graph input with the parameter's own name.
+
+    Dropout is off and BatchNorm uses its running statistics, as in ``model.eval()``.
+
+    Args:
+        model: any module, also a ``peft.PeftModel``. Its trainable parameters are float32.
+        example_inputs: arguments of ``forward``, by name or in order. Sizes are free where they are dynamic.
+        dynamic_axes: ``{input: {axis: name}}`` of the sizes that may change from call to call. Default: axis 0 is
+            ``batch``, and axis 1 of an integer tensor of rank 2 (token ids, masks) is ``sequence``.
+        outputs: which outputs to keep, by name. Default: ``logits`` where the model gives it, else all.
+
+    Raises:
+        ForwardError: nothing trains, an input does not fit ``forward``, or torch cannot export the model.
+    """
+    inputs = name_inputs(model, example_inputs)
+    trainable = _trainable(model)
+    axes = default_dynamic_axes(inputs) if dynamic_axes is None else dynamic_axes
+    with _inference(model):
+        inputs = distinct_sizes(inputs, axes)
+        names = _output_names(model, inputs, outputs)
+        program = export(_Lifted(model, names), inputs, trainable, axes)
+    graph = _rename(program, list(inputs), list(trainable), names)
+    _check_dynamic(graph.graph, axes)
+    tidy(graph)
+    _name_folded_weights(graph.graph, model)
+    parameters = {name: tensor.numpy().copy() for name, tensor in trainable.items()}
+    return Forward(graph, tuple(inputs), parameters)
+
+
+def name_inputs(model: nn.Module, example_inputs: ExampleInputs) -> dict[str, Tensor]:
+    """Example inputs by the name of the argument of ``forward`` they go to."""
+    if isinstance(example_inputs, Mapping):
+        named: dict[str, Tensor] = dict(example_inputs)
+    else:
+        values = [example_inputs] if isinstance(example_inputs, Tensor) else list(example_inputs)
+        arguments = [
+            p.name
+            for p in inspect.signature(model.forward).parameters.values()
+            if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+        ]
+        if len(arguments) < len(values):
+            raise ForwardError(
+                "example-inputs",
+                f"{len(values)} example inputs do not fit {type(model).__name__}.forward({', '.join(arguments)}).",
+                context=None,
+                hint="give the example inputs as a dict: {name of the argument: tensor}.",
+            )
+        named = dict(zip(arguments, values, strict=False))
+    wrong = [name for name, value in named.items() if not isinstance(value, Tensor)]
+    if wrong or not named:
+        raise ForwardError(
+            "example-inputs",
+            "Example inputs must be torch tensors, at least one.",
+            context=f"not a tensor: {', '.join(wrong)}" if wrong else "none were given",
+            hint="give a dict {name of the argument of forward: tensor}.",
+        )
+    return named
+
+
+def default_dynamic_axes(inputs: Mapping[str, Tensor]) -> dict[str, dict[int, str]]:
+    """Axis 0 is ``batch``; axis 1 of an integer or bool tensor of rank 2 is ``sequence``."""
+    axes: dict[str, dict[int, str]] = {}
+    for name, tensor in inputs.items():
+        axes[name] = {0: "batch"} if tensor.ndim else {}
+        if tensor.ndim == 2 and not tensor.is_floating_point():
+            axes[name][1] = "sequence"
+    return axes
+
+
+class _Lifted(nn.Module):  # type: ignore[misc]  # torch is not type-checked here
+    """The model as a function of its inputs and its trainable parameters."""
+
+    def __init__(self, model: nn.Module, outputs: Sequence[str]) -> None:
+        super().__init__()
+        self.model = model
+        self.outputs = tuple(outputs)
+        self.train(model.training)
+
+    def forward(self, inputs: dict[str, Tensor], trainable: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        result = torch.func.functional_call(self.model, trainable, kwargs=inputs)
+        named = _named_outputs(result)
+        return tuple(named[name] for name in self.outputs)
+
+
+def _named_outputs(result: Any) -> dict[str, Tensor]:
+    if isinstance(result, Tensor):
+        return {"output": result}
+    if isinstance(result, Mapping):
+        return {str(name): value for name, value in result.items() if isinstance(value, Tensor)}
+    if isinstance(result, Sequence):
+        return {f"output_{i}": value for i, value in enumerate(result) if isinstance(value, Tensor)}
+    return {}
+
+
+def _output_names(model: nn.Module, inputs: Mapping[str, Tensor], wanted: Sequence[str] | None) -> list[str]:
+    try:
+        with torch.no_grad():
+            there = list(_named_outputs(model(**inputs)))
+    except (TypeError, RuntimeError, ValueError, IndexError) as error:
+        raise ForwardError(
+            "example-inputs",
+            f"{type(model).__name__} does not run on the example inputs.",
+            context=f"inputs: {_describe(inputs)}\n{type(error).__name__}: {_first_line(error)}",
+            hint="give example inputs that model(**example_inputs) accepts.",
+        ) from error
+    if wanted is None:
+        return ["logits"] if "logits" in there else there
+    missing = [name for name in wanted if name not in there]
+    if missing:
+        raise ForwardError(
+            "unknown-output",
+            f"The model has no output named {', '.join(missing)}.",
+            context=f"it gives: {', '.join(there)}",
+            hint="choose among these.",
+        )
+    return list(wanted)
+
+
+def _trainable(model: nn.Module) -> dict[str, Tensor]:
+    trainable = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+    if not trainable:
+        raise ForwardError(
+            "nothing-trains",
+            f"No parameter of {type(model).__name__} has requires_grad.",
+            context=None,
+            hint="choose a method (lora, bitfit, head, freeze, full), or set requires_grad on what should train.",
+        )
+    wrong = [f"{name} ({tensor.dtype})" for name, tensor in trainable.items() if tensor.dtype != torch.float32]
+    if wrong:
+        raise ForwardError(
+            "parameter-dtype",
+            "Trainable parameters must be float32.",
+            context=", ".join(wrong[:5]) + (" …" if len(wrong) > 5 else ""),
+            hint="call model.float() before preparing it.",
+        )
+    return trainable
+
+
+@contextlib.contextmanager
+def _inference(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode and no key/value cache for the time of the export; everything is put back."""
+    modes = {module: module.training for module in model.modules()}
+    config: Any = getattr(model, "config", None)
+    had_cache = getattr(config, "use_cache", None)
+    try:
+        model.eval()
+        if had_cache:
+            config.use_cache = False
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+        if had_cache:
+            config.use_cache = had_cache
+
+
+def distinct_sizes(inputs: Mapping[str, Tensor], axes: DynamicAxes) -> dict[str, Tensor]:
+    """Repeat the example along dynamic axes until each has a size of its own, and none has size 1.
+
+    torch.export takes sizes 0 and 1 for constants, and may take two axes of one size for the same.
+    """
+    sizes: dict[str, int] = {}
+    fixed = {size for name, t in inputs.items() for axis, size in enumerate(t.shape) if axis not in axes.get(name, {})}
+    for name, tensor in inputs.items():
+        for axis, symbol in axes.get(name, {}).items():
+            sizes.setdefault(symbol, max(2, tensor.shape[axis]))
+    taken = set(fixed)
+    for symbol in sorted(sizes, key=lambda s: -sizes[s]):
+        while sizes[symbol] in taken:
+            sizes[symbol] += 1
+        taken.add(sizes[symbol])
+    grown = {}
+    for name, tensor in inputs.items():
+        for axis, symbol in axes.get(name, {}).items():
+            tensor = tensor.index_select(axis, torch.arange(sizes[symbol]) % tensor.shape[axis])
+        grown[name] = tensor
+    return grown
+
+
+def export(lifted: nn.Module, inputs: dict[str, Tensor], trainable: dict[str, Tensor], axes: DynamicAxes) -> ir.Model:
+    """Export ``lifted(inputs, trainable)``; the graph's inputs come in that order."""
+    dynamic = {
+        "inputs": {name: dict(axes.get(name, {})) for name in inputs},
+        "trainable": {name: {} for name in trainable},
+    }
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    try:
+        logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                lifted,
+                kwargs={"inputs": inputs, "trainable": trainable},
+                dynamic_shapes=dynamic,
+                dynamo=True,
+                opset_version=OPSET,
+                verbose=False,
+            )
+    except Exception as error:  # the exporter raises whatever the traced model raises
+        raise ForwardError(
+            "export-failed",
+            "torch.onnx could not export the model.",
+            context=f"{type(error).__name__}: {_first_line(error)}",
+            hint="see that torch.export.export(model, ...) takes it, or prepare an .onnx file that you exported yourself.",
+        ) from error
+    finally:
+        logger.setLevel(level)
+    assert program is not None
+    model: ir.Model = program.model
+    return model
+
+
+def _rename(model: ir.Model, inputs: Sequence[str], trainable: Sequence[str], outputs: Sequence[str]) -> ir.Model:
+    """Give inputs, parameters and outputs their own names back, and frozen tensors the names of the module's state."""
+    graph = model.graph
+    assert len(graph.inputs) == len(inputs) + len(trainable)
+    for value in list(graph.initializers.values()):
+        if value.name is not None and value.name.startswith("model."):
+            _rename_initializer(graph, value, value.name.removeprefix("model."))
+    taken = {*inputs, *trainable, *outputs}
+    for node in graph:
+        for value in node.outputs:
+            if value.name in taken:
+                value.name = f"{value.name}.inner"
+    for value, name in zip(graph.inputs, [*inputs, *trainable], strict=True):
+        value.name = name
+    _name_outputs(graph, outputs)
+    return model
+
+
+def _name_outputs(graph: ir.Graph, names: Sequence[str]) -> None:
+    """Name the outputs; one that is also an input, or is given twice, gets a node of its own."""
+    seen: set[ir.Value] = set()
+    for index, (value, name) in enumerate(zip(list(graph.outputs), names, strict=True)):
+        if value in seen or value.producer() is None:
+            node = ir.node("Identity", [value])
+            graph.append(node)
+            node.outputs[0].shape, node.outputs[0].type = value.shape, value.type
+            value = graph.outputs[index] = node.outputs[0]
+        seen.add(value)
+        value.name = name
+
+
+def _rename_initializer(graph: ir.Graph, value: ir.Value, name: str) -> None:
+    if name not in graph.initializers:
+        value.name = name
+
+
+def _name_folded_weights(graph: ir.Graph, model: nn.Module) -> None:
+    """Find the matrices that the exporter folded to transposed constants, and name them ``<parameter>.T``."""
+    state = {name: tensor for name, tensor in model.state_dict().items() if tensor.ndim == 2}
+    by_shape: dict[tuple[int, ...], list[str]] = {}
+    for name, tensor in state.items():
+        by_shape.setdefault(tuple(reversed(tensor.shape)), []).append(name)
+    for value in list(graph.initializers.values()):
+        if value.name in state or value.const_value is None or len(value.const_value.shape) != 2:
+            continue
+        array = value.const_value.numpy()
+        for name in by_shape.get(array.shape, ()):
+            if _is_transposed(array, state[name]):
+                _rename_initializer(graph, value, f"{name}.T")
+                break
+
+
+def _is_transposed(array: NDArray[np.generic], tensor: Tensor) -> bool:
+    other = tensor.detach().numpy().T
+    return array.dtype == other.dtype and bool(np.array_equal(array[0], other[0]) and np.array_equal(array, other))
+
+
+def _check_dynamic(graph: ir.Graph, axes: DynamicAxes) -> None:
+    for value in graph.inputs:
+        for axis, symbol in axes.get(str(value.name), {}).items():
+            assert value.shape is not None
+            if isinstance(value.shape[axis], int):
+                raise ForwardError(
+                    "fixed-dimension",
+                    f"The model fixes axis {axis} ({symbol}) of input {value.name!r} to {value.shape[axis]}.",
+                    context="Its forward does something that only this size allows.",
+                    hint=f"leave the axis out of dynamic_axes, or write the model so that {symbol} may change.",
+                )
+
+
+def _describe(inputs: Mapping[str, Tensor]) -> str:
+    return ", ".join(f"{name} {tensor.dtype} {list(tensor.shape)}" for name, tensor in inputs.items())
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or ["(no message)"])[0]

@@ -1,0 +1,69 @@
+"""What a loss is: labels it is fed beside the model's outputs, and two scalars it gives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import onnx_ir as ir
+
+from edgepeft_export.emit import Emitter
+from edgepeft_export.shapes import Dim
+from edgepeft_runtime.errors import EdgepeftError
+
+
+class LossError(EdgepeftError):
+    """A loss that does not fit the model's outputs, or a setting of it out of range."""
+
+
+class LossTerms(NamedTuple):
+    """The loss of a batch is ``sum / weight``: two float32 scalars.
+
+    Kept apart, so that batches of different size (a last short one, micro-batches of one step, sequences of different
+    length) add up to exactly what one large batch would give.
+    """
+
+    sum: ir.Value
+    weight: ir.Value
+
+
+@dataclass(frozen=True)
+class Labels:
+    """A tensor the loss is fed beside the model's outputs.
+
+    Attributes:
+        classes: valid labels are ``0 <= label < classes``; ``None`` where the labels are no classes.
+        ignore_index: the label that does not count.
+    """
+
+    name: str
+    dtype: ir.DataType
+    shape: tuple[Dim, ...]
+    classes: int | None = None
+    ignore_index: int | None = None
+
+
+class Loss(Protocol):
+    """Emits a loss. Implementations are frozen dataclasses of their settings."""
+
+    def labels(self, outputs: Mapping[str, ir.Value]) -> Sequence[Labels]:
+        """What the loss has to be fed, given the model's outputs by name, in order."""
+
+    def emit(self, emit: Emitter, outputs: Mapping[str, ir.Value], labels: Mapping[str, ir.Value]) -> LossTerms:
+        """Append the loss to the graph."""
+
+    def describe(self) -> dict[str, Any]:
+        """The loss as the manifest records it: ``kind`` and settings, JSON."""
+
+
+def class_labels(shape: Sequence[Dim], classes: Dim, ignore_index: int | None) -> Labels:
+    """int64 labels of a classification over ``classes``, which must be known."""
+    if not isinstance(classes, int):
+        raise LossError(
+            "unknown-classes",
+            "The number of classes is not known: the last axis of the logits has no fixed size.",
+            context=None,
+            hint="let the model give logits with a fixed number of classes on the last axis.",
+        )
+    return Labels("labels", ir.DataType.INT64, tuple(shape), classes, ignore_index)

@@ -1,0 +1,107 @@
+"""A user's own loss, given as an ONNX model (a torch function is exported to one first)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from edgepeft_export.emit import Emitter
+from edgepeft_export.losses.base import Labels, LossError, LossTerms
+from edgepeft_export.shapes import dims_of
+
+
+@dataclass(frozen=True)
+class OnnxLoss:
+    """A loss of one scalar output, the mean over the batch.
+
+    Inputs of the model that are named like an output of the network are wired to it; all others are labels, fed by the
+    user. Batches are weighted by their number of rows (axis 0 of the first label, or of the first output).
+
+    Attributes:
+        model: opset 20. Its labels have known dtypes and ranks.
+        classes: by the name of a label, how many classes it may name; checked before each step.
+    """
+
+    model: ir.Model
+    classes: Mapping[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, path: str | Path) -> OnnxLoss:
+        """Read a loss from an ``.onnx`` file."""
+        try:
+            model = ir.load(path)
+        except Exception as error:  # protobuf, onnx and the file system each raise their own
+            raise LossError(
+                "not-a-model",
+                f"{path} cannot be read as an ONNX model.",
+                context=f"{type(error).__name__}: {error}",
+                hint="give the path of an .onnx file that holds the loss.",
+            ) from error
+        return cls(inlined(model))
+
+    def labels(self, outputs: Mapping[str, ir.Value]) -> Sequence[Labels]:
+        self._check(outputs)
+        own = [value for value in self.model.graph.inputs if value.name not in outputs]
+        return [self._label(value) for value in own]
+
+    def emit(self, emit: Emitter, outputs: Mapping[str, ir.Value], labels: Mapping[str, ir.Value]) -> LossTerms:
+        mean = _splice(self.model.clone().graph, emit, {**outputs, **labels})
+        rows_of = next(iter({**labels, **outputs}.values()))
+        rows = emit.op("Cast", emit.op("Squeeze", emit.dim(rows_of, 0)), to=int(ir.DataType.FLOAT))
+        return LossTerms(emit.op("Mul", emit.op("Reshape", mean, emit.ints()), rows), rows)
+
+    def describe(self) -> dict[str, Any]:
+        return {"kind": "custom", "name": self.model.graph.name}
+
+    def _label(self, value: ir.Value) -> Labels:
+        assert value.name is not None and value.dtype is not None
+        return Labels(value.name, value.dtype, tuple(dims_of(value)), self.classes.get(value.name))
+
+    def _check(self, outputs: Mapping[str, ir.Value]) -> None:
+        graph = self.model.graph
+        names = [str(value.name) for value in graph.inputs]
+        if not any(name in outputs for name in names):
+            raise LossError(
+                "loss-inputs",
+                "The loss reads none of the model's outputs.",
+                context=f"the loss takes: {', '.join(names)}\nthe model gives: {', '.join(outputs)}",
+                hint="name an argument of the loss like the output it reads.",
+            )
+        if len(graph.outputs) != 1:
+            raise LossError(
+                "loss-outputs",
+                f"The loss gives {len(graph.outputs)} outputs instead of one scalar.",
+                context=None,
+                hint="return the mean loss of the batch, a float32 scalar.",
+            )
+
+
+def _splice(graph: ir.Graph, emit: Emitter, values: Mapping[str, ir.Value]) -> ir.Value:
+    """Move the nodes of ``graph`` behind the emitter's, reading ``values`` for its inputs; returns its output."""
+    for value in graph.inputs:
+        value.replace_all_uses_with(values[str(value.name)])
+    (result,) = graph.outputs
+    graph.outputs.clear()
+    for initializer in list(graph.initializers.values()):
+        del graph.initializers[str(initializer.name)]
+        initializer.name = f"loss/{initializer.name}"
+        emit.graph.register_initializer(initializer)
+    for node in list(graph):
+        graph.remove(node)
+        node.name = f"loss/{node.name or node.op_type}"
+        for output in node.outputs:
+            output.name = f"loss/{output.name}"
+        emit.graph.append(node)
+    return result
+
+
+def inlined(model: ir.Model) -> ir.Model:
+    """The loss model without functions and with its constants as initializers, ready to be spliced."""
+    common.InlinePass()(model)
+    common.LiftConstantsToInitializersPass(lift_all_constants=False, size_limit=0)(model)
+    return model

@@ -1,0 +1,190 @@
+"""The optimizer graph.
+
+Parameters, gradients, state, ``lr``, ``step`` and ``grad_scale`` go in; parameters, state and ``grad_norm`` come out.
+
+Node count, not arithmetic, is what an optimizer costs on small tensors: so they are updated together, as few flat
+vectors ("buckets").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any, NamedTuple, Protocol
+
+import onnx_ir as ir
+
+from edgepeft_export.emit import Emitter
+from edgepeft_export.opset import IR_VERSION, OPSET
+from edgepeft_runtime.errors import EdgepeftError
+
+ALONE = 1 << 20
+"""A parameter of this many elements or more is a bucket of its own: copying it into a shared vector would cost more
+than its nodes.
+"""
+
+
+class OptimizerError(EdgepeftError):
+    """A setting of the optimizer out of range."""
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Parameters that are updated as one flat float32 vector.
+
+    Attributes:
+        name: of the gradient accumulator, and suffix of the state's names.
+        members: names of the parameters, in the order they lie in the vector.
+        shapes: of the members.
+        decay: whether weight decay applies.
+    """
+
+    name: str
+    members: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    decay: bool
+
+    @property
+    def sizes(self) -> list[int]:
+        """Elements of each member."""
+        return [prod(shape) for shape in self.shapes]
+
+    @property
+    def size(self) -> int:
+        """Elements of the vector."""
+        return sum(self.sizes)
+
+
+class Hyper(NamedTuple):
+    """Scalars of one update: ``lr`` (float32), and ``step`` (float64, 1 for the first update)."""
+
+    lr: ir.Value
+    step: ir.Value
+
+
+class Optimizer(Protocol):
+    """Emits the update of one flat vector. Implementations are frozen dataclasses of their settings."""
+
+    @property
+    def lr(self) -> float: ...
+
+    @property
+    def max_grad_norm(self) -> float | None: ...
+
+    def state(self) -> Sequence[str]:
+        """Names of the state vectors; each has the bucket's size and starts as zeros."""
+
+    def update(
+        self,
+        emit: Emitter,
+        parameter: ir.Value,
+        gradient: ir.Value,
+        state: Sequence[ir.Value],
+        hyper: Hyper,
+        decay: bool,
+    ) -> tuple[ir.Value, Sequence[ir.Value]]:
+        """The parameter and the state after one update."""
+
+    def describe(self) -> dict[str, Any]:
+        """The optimizer as the manifest records it: ``kind`` and settings, JSON."""
+
+
+def plan_buckets(shapes: Mapping[str, tuple[int, ...]], no_decay: Sequence[str] = ()) -> tuple[Bucket, ...]:
+    """Divide parameters into buckets.
+
+    Weight decay spares what ``no_decay`` names, and everything of rank 0 or 1: biases, and scales of norms.
+    """
+    shared: dict[bool, list[str]] = {}
+    groups: list[tuple[list[str], bool]] = []
+    for name, shape in shapes.items():
+        decay = len(shape) > 1 and name not in no_decay
+        if prod(shape) >= ALONE:
+            groups.append(([name], decay))
+        elif decay in shared:
+            shared[decay].append(name)
+        else:
+            shared[decay] = [name]
+            groups.append((shared[decay], decay))
+    return tuple(
+        Bucket(f"gradients.{i}", tuple(names), tuple(shapes[name] for name in names), decay)
+        for i, (names, decay) in enumerate(groups)
+    )
+
+
+def optimizer_graph(optimizer: Optimizer, buckets: Sequence[Bucket]) -> ir.Model:
+    """Build ``optimizer.onnx``; names as in the bundle's specification, section 3."""
+    graph = ir.Graph([], [], nodes=[], opset_imports={"": OPSET}, name="optimizer")
+    emit = Emitter(graph, scope="optimizer")
+    parameters = {
+        name: _input(graph, name, shape) for b in buckets for name, shape in zip(b.members, b.shapes, strict=True)
+    }
+    gradients = [_input(graph, bucket.name, (bucket.size,)) for bucket in buckets]
+    states = [[_input(graph, name, (bucket.size,)) for name in state_names(optimizer, bucket)] for bucket in buckets]
+    lr, scale = _input(graph, "lr", ()), _input(graph, "grad_scale", ())
+    step = emit.op("Cast", _input(graph, "step", (), ir.DataType.INT64), to=int(ir.DataType.DOUBLE))
+    norm, factor = _scale_and_clip(emit, gradients, scale, optimizer.max_grad_norm)
+    for bucket, gradient, state in zip(buckets, gradients, states, strict=True):
+        flat = _flatten(emit, [parameters[name] for name in bucket.members])
+        gradient = emit.op("Mul", gradient, factor)
+        new, new_state = optimizer.update(emit, flat, gradient, state, Hyper(lr, step), bucket.decay)
+        for value, source in zip(_split(emit, new, bucket), bucket.members, strict=True):
+            _output(graph, value, f"{source}.next", parameters[source])
+        for value, source_value in zip(new_state, state, strict=True):
+            _output(graph, value, f"{source_value.name}.next", source_value)
+    _output(graph, norm, "grad_norm", lr)
+    return ir.Model(graph, ir_version=IR_VERSION, producer_name="edgepeft")
+
+
+def state_names(optimizer: Optimizer, bucket: Bucket) -> list[str]:
+    """Names of the state vectors of a bucket: ``exp_avg.0`` for the bucket ``gradients.0``."""
+    suffix = bucket.name.rpartition(".")[2]
+    return [f"{name}.{suffix}" for name in optimizer.state()]
+
+
+def flat_gradient(emit: Emitter, gradients: Sequence[ir.Value]) -> ir.Value:
+    """Gradients of a bucket's members as one vector."""
+    return _flatten(emit, gradients)
+
+
+def _scale_and_clip(
+    emit: Emitter, gradients: Sequence[ir.Value], scale: ir.Value, max_norm: float | None
+) -> tuple[ir.Value, ir.Value]:
+    """The norm of the scaled gradients, and the factor that scales and clips them (``torch.nn.utils.clip_grad_norm_``)."""
+    squares = emit.add([emit.op("ReduceSumSquare", gradient, keepdims=0) for gradient in gradients])
+    norm = emit.op("Mul", emit.op("Sqrt", squares), scale)
+    if max_norm is None:
+        return norm, scale
+    if max_norm <= 0:
+        raise OptimizerError(
+            "optimizer-setting",
+            f"max_grad_norm = {max_norm} is out of range.",
+            context=None,
+            hint="give a positive norm, or none.",
+        )
+    ratio = emit.op("Div", emit.scalar(max_norm, like=norm), emit.op("Add", norm, emit.scalar(1e-6, like=norm)))
+    return norm, emit.op("Mul", scale, emit.op("Min", ratio, emit.scalar(1.0, like=ratio)))
+
+
+def _flatten(emit: Emitter, values: Sequence[ir.Value]) -> ir.Value:
+    flat = [emit.op("Reshape", value, emit.ints(-1)) for value in values]
+    return flat[0] if len(flat) == 1 else emit.op("Concat", *flat, axis=0)
+
+
+def _split(emit: Emitter, value: ir.Value, bucket: Bucket) -> list[ir.Value]:
+    if len(bucket.members) == 1:
+        parts: Sequence[ir.Value] = [value]
+    else:
+        parts = emit.ops("Split", value, emit.ints(*bucket.sizes), outputs=len(bucket.members), axis=0)
+    return [emit.op("Reshape", part, emit.ints(*shape)) for part, shape in zip(parts, bucket.shapes, strict=True)]
+
+
+def _input(graph: ir.Graph, name: str, shape: tuple[int, ...], dtype: ir.DataType = ir.DataType.FLOAT) -> ir.Value:
+    value = ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(dtype))
+    graph.inputs.append(value)
+    return value
+
+
+def _output(graph: ir.Graph, value: ir.Value, name: str, like: ir.Value) -> None:
+    value.name, value.shape, value.type = name, like.shape, like.type
+    graph.outputs.append(value)

@@ -1,0 +1,62 @@
+"""What is known of a value's shape before the graph runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import onnx_ir as ir
+
+from edgepeft_runtime.errors import EdgepeftError
+
+Dim = int | str | None
+"""A size, the name of a symbolic size, or nothing known."""
+
+
+class UnknownRank(EdgepeftError):
+    """A tensor of which not even the number of dimensions is known."""
+
+    def __init__(self, value: ir.Value) -> None:
+        producer = value.producer()
+        node = f"{producer.op_type} (node {producer.name})" if producer is not None else "a graph input"
+        super().__init__(
+            "unknown-rank",
+            f"The number of dimensions of tensor {value.name!r} is not known.",
+            context=f"It comes from {node}, and a gradient has to cross it.",
+            hint="declare the shapes of the model's inputs, or run onnx.shape_inference on the model first.",
+        )
+
+
+def dims_of(value: ir.Value) -> list[Dim]:
+    """The dimensions of ``value``; raises :class:`UnknownRank` where not even their number is known."""
+    if value.shape is None:
+        raise UnknownRank(value)
+    return [dim if isinstance(dim, int) else dim.value for dim in value.shape]
+
+
+def rank(value: ir.Value) -> int:
+    """The number of dimensions of ``value``."""
+    return len(dims_of(value))
+
+
+def static_dims(value: ir.Value) -> list[int] | None:
+    """The dimensions of ``value`` where all of them are known, else ``None``."""
+    if value.shape is None:
+        return None
+    dims = [dim for dim in value.shape if isinstance(dim, int)]
+    return dims if len(dims) == len(value.shape) else None
+
+
+def broadcast_dims(left: Sequence[Dim], right: Sequence[Dim]) -> list[Dim]:
+    """The dimensions two shapes broadcast to; a dimension of which nothing is certain is ``None``."""
+    size = max(len(left), len(right))
+    padded: list[list[Dim]] = [[*[1] * (size - len(dims)), *dims] for dims in (left, right)]
+    return [_broadcast_dim(a, b) for a, b in zip(*padded, strict=True)]
+
+
+def _broadcast_dim(a: Dim, b: Dim) -> Dim:
+    if a == b or b == 1:
+        return a
+    if a == 1:
+        return b
+    # A known size other than 1 wins over a name: the name must be that size or 1.
+    return next((dim for dim in (a, b) if isinstance(dim, int)), None)

@@ -1,0 +1,71 @@
+"""The frozen tensors of all graphs in one file, each once."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from types import TracebackType
+
+import onnx_ir as ir
+
+from edgepeft_runtime.manifest import FrozenSpec
+
+ALIGNMENT = 4096
+"""Offsets are multiples of a page, so that a tensor can be mapped."""
+
+INLINE = 256
+"""Tensors of at most this many bytes stay in the graph: shape inference of the runtime wants to read axes and shapes.
+"""
+
+
+class WeightsFile:
+    """Collects the large initializers of several models in one file, in the order they come; equal ones are stored
+    once.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = path.open("wb")
+        self._places: dict[tuple[str, str], tuple[int, int]] = {}
+        self._entries: dict[tuple[int, str], FrozenSpec] = {}
+
+    def __enter__(self) -> WeightsFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    @property
+    def entries(self) -> tuple[FrozenSpec, ...]:
+        """What the file holds; a tensor that several names share appears under each, with its bytes under the first."""
+        return tuple(self._entries.values())
+
+    def externalize(self, model: ir.Model) -> ir.Model:
+        """Move the large initializers of ``model`` into the file, in place."""
+        for value in model.graph.initializers.values():
+            tensor = value.const_value
+            if tensor is not None and tensor.nbytes > INLINE and tensor.dtype != ir.DataType.STRING:
+                value.const_value = self._store(str(value.name), tensor)
+        return model
+
+    def _store(self, name: str, tensor: ir.TensorProtocol) -> ir.ExternalTensor:
+        data = tensor.tobytes()
+        key = (hashlib.sha256(data).hexdigest(), tensor.dtype.name)
+        new = key not in self._places
+        if new:
+            self._places[key] = (self._pad(), len(data))
+            self._file.write(data)
+        offset, length = self._places[key]
+        shape = tensor.numpy().shape
+        entry = FrozenSpec(name, tensor.dtype.name.lower(), shape, len(data) if new else 0)
+        self._entries.setdefault((offset, name), entry)
+        return ir.ExternalTensor(
+            self._path.name, offset, length, tensor.dtype, shape=ir.Shape(shape), name=name, base_dir=self._path.parent
+        )
+
+    def _pad(self) -> int:
+        missing = -self._file.tell() % ALIGNMENT
+        self._file.write(bytes(missing))
+        return self._file.tell()

@@ -1,0 +1,82 @@
+"""The device runtime of edgepeft: fine-tunes a prepared bundle on stock onnxruntime, with numpy and nothing else.
+
+    from edgepeft_runtime import Trainer
+
+    with Trainer.open("bundle", state="state") as trainer:
+        trainer.fit({"x": x, "labels": y}, epochs=3)
+        trainer.save_update("update.safetensors")
+
+Names are loaded when they are first used: reading a manifest or an error needs no onnxruntime.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edgepeft_runtime.bundle import Bundle
+    from edgepeft_runtime.data import Arrays, Dataset, read_npz
+    from edgepeft_runtime.errors import (
+        BatchError,
+        BundleError,
+        DataError,
+        EdgepeftError,
+        StateError,
+        TrainingError,
+        UpdateError,
+    )
+    from edgepeft_runtime.manifest import Manifest
+    from edgepeft_runtime.records import Evaluation, Progress, Record, Report
+    from edgepeft_runtime.tensorfile import read_tensors, write_tensors
+    from edgepeft_runtime.trainer import Trainer
+    from edgepeft_runtime.update import Update, check_update, read_update, write_update
+    from edgepeft_runtime.version import VERSION as __version__
+
+_ERRORS = "BatchError BundleError DataError EdgepeftError StateError TrainingError UpdateError"
+_HOMES = {
+    "bundle": "Bundle",
+    "data": "Arrays Dataset read_npz",
+    "errors": _ERRORS,
+    "manifest": "Manifest",
+    "records": "Evaluation Progress Record Report",
+    "tensorfile": "read_tensors write_tensors",
+    "trainer": "Trainer",
+    "update": "Update check_update read_update write_update",
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
+
+__all__ = [
+    "Arrays",
+    "BatchError",
+    "Bundle",
+    "BundleError",
+    "DataError",
+    "Dataset",
+    "EdgepeftError",
+    "Evaluation",
+    "Manifest",
+    "Progress",
+    "Record",
+    "Report",
+    "StateError",
+    "Trainer",
+    "TrainingError",
+    "Update",
+    "UpdateError",
+    "__version__",
+    "check_update",
+    "read_npz",
+    "read_tensors",
+    "read_update",
+    "write_tensors",
+    "write_update",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return import_module("edgepeft_runtime.version").VERSION
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'edgepeft_runtime' has no attribute {name!r}")
+    return getattr(import_module(f"edgepeft_runtime.{_HOME_OF[name]}"), name)

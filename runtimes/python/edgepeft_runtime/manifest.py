@@ -1,0 +1,344 @@
+"""The manifest of a bundle as frozen dataclasses: everything a runtime needs to know (section 2 of the SPEC)."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from edgepeft_runtime.errors import BundleError
+from edgepeft_runtime.fields import Fields, broken
+
+FORMAT = "edgepeft-bundle"
+VERSION = 1
+DTYPES = ("float32", "float16", "float64", "int64", "int32", "int8", "uint8", "bool")
+ROLES = ("lora_A", "lora_B", "bias", "norm", "head", "weight", "other")
+LOSSES = ("cross_entropy", "causal_lm", "mse", "l1", "bce_with_logits", "custom")
+TEXT_FIELDS = ("ids", "attention_mask", "type_ids")
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """A file of the bundle: its SHA-256 and its size in bytes."""
+
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """How large a symbolic dimension may be; ``max=None`` sets no limit."""
+
+    min: int = 1
+    max: int | None = None
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Name, numpy dtype and shape of a tensor; a ``str`` in the shape is a symbolic dimension."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+    @property
+    def size(self) -> int:
+        """The number of elements; only for a tensor without symbolic dimensions."""
+        return math.prod(self.sizes)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The shape; only for a tensor without symbolic dimensions."""
+        return tuple(int(dim) for dim in self.shape)
+
+    @classmethod
+    def parse(cls, fields: Fields) -> TensorSpec:
+        """Read the fields of a tensor."""
+        return cls(*_tensor(fields))
+
+
+@dataclass(frozen=True)
+class LabelSpec(TensorSpec):
+    """A label: class labels carry the number of ``classes`` and the label that does not count."""
+
+    classes: int | None = None
+    ignore_index: int | None = None
+
+    @classmethod
+    def parse(cls, fields: Fields) -> LabelSpec:
+        """Read the fields of a label."""
+        return cls(*_tensor(fields), fields.optional("classes", int), fields.optional("ignore_index", int))
+
+
+@dataclass(frozen=True)
+class ParameterSpec(TensorSpec):
+    """A tensor that trains, and the part it plays."""
+
+    role: str = "other"
+
+    @classmethod
+    def parse(cls, fields: Fields) -> ParameterSpec:
+        """Read the fields of a parameter."""
+        return cls(*_tensor(fields), fields.one_of("role", ROLES))
+
+
+@dataclass(frozen=True)
+class FrozenSpec(TensorSpec):
+    """A tensor of ``weights.bin`` and the bytes it takes there."""
+
+    bytes: int = 0
+
+    @classmethod
+    def parse(cls, fields: Fields) -> FrozenSpec:
+        """Read the fields of a frozen tensor; its dtype may be one that numpy lacks, as ``int4``."""
+        return cls(fields.take("name", str), fields.take("dtype", str), fields.shape(), fields.take("bytes", int))
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """A flat gradient: its members lie in it one after another, each in row-major order."""
+
+    name: str
+    size: int
+    members: tuple[str, ...]
+    decay: bool
+
+    @classmethod
+    def parse(cls, fields: Fields) -> Bucket:
+        """Read the fields of a bucket."""
+        members = tuple(fields.texts("members"))
+        return cls(fields.take("name", str), fields.take("size", int), members, fields.take("decay", bool))
+
+
+@dataclass(frozen=True)
+class LossSpec:
+    """The loss as prepared: its kind, and what else describes it."""
+
+    kind: str
+    settings: Json = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class OptimizerSpec:
+    """The optimizer: its kind, default learning rate, further settings, and the state it keeps (starts as zeros)."""
+
+    kind: str
+    lr: float
+    settings: Json = field(default_factory=dict)
+    state: tuple[TensorSpec, ...] = ()
+
+
+@dataclass(frozen=True)
+class TextSpec:
+    """How raw text becomes inputs: ``fields`` maps an input to ``ids``, ``attention_mask`` or ``type_ids``."""
+
+    max_length: int
+    pad_id: int
+    fields: dict[str, str]
+
+
+@dataclass(frozen=True)
+class ImageSpec:
+    """How an image becomes an input: ``size`` is (height, width), ``mean`` and ``std`` have one value per channel."""
+
+    input: str
+    size: tuple[int, int]
+    channels: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A whole manifest; it cannot be made with parts that contradict one another (:class:`BundleError`)."""
+
+    min_onnxruntime: str
+    base_sha256: str
+    files: dict[str, FileEntry]
+    dimensions: dict[str, Dimension]
+    inputs: tuple[TensorSpec, ...]
+    labels: tuple[LabelSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    parameters: tuple[ParameterSpec, ...]
+    frozen: tuple[FrozenSpec, ...]
+    buckets: tuple[Bucket, ...]
+    loss: LossSpec
+    optimizer: OptimizerSpec
+    classes: tuple[str, ...] | None = None
+    text: TextSpec | None = None
+    image: ImageSpec | None = None
+    recipe: Json = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _check_names(self)
+        _check_shapes(self)
+        _check_buckets(self)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Manifest:
+        """Read the text of a ``manifest.json``."""
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError) as failure:
+            raise broken("manifest.json is not JSON.", str(failure)) from None
+        return cls.from_dict(value)
+
+    def to_json(self) -> str:
+        """The text of ``manifest.json``; :meth:`from_json` gives an equal manifest back."""
+        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_dict(cls, value: Any) -> Manifest:
+        """Read a manifest from plain JSON values."""
+        fields = Fields(value, "manifest.json")
+        _check_format(fields)
+        manifest = cls(
+            min_onnxruntime=fields.take("min_onnxruntime", str),
+            base_sha256=fields.sha256("base_sha256"),
+            files={name: FileEntry(f.sha256("sha256"), f.natural("bytes")) for name, f in fields.map_of("files")},
+            dimensions={
+                name: Dimension(f.natural("min"), f.take("max", int, None)) for name, f in fields.map_of("dimensions")
+            },
+            inputs=tuple(TensorSpec.parse(f) for f in fields.list_of("inputs")),
+            labels=tuple(LabelSpec.parse(f) for f in fields.list_of("labels")),
+            outputs=tuple(TensorSpec.parse(f) for f in fields.list_of("outputs")),
+            parameters=tuple(ParameterSpec.parse(f) for f in fields.list_of("parameters")),
+            frozen=tuple(FrozenSpec.parse(f) for f in fields.list_of("frozen")),
+            buckets=tuple(Bucket.parse(f) for f in fields.list_of("buckets")),
+            loss=_loss(fields.part("loss")),
+            optimizer=_optimizer(fields.part("optimizer")),
+            classes=None if fields.is_null("classes") else tuple(fields.texts("classes")),
+            text=None if fields.is_null("text") else _text(fields.part("text")),
+            image=None if fields.is_null("image") else _image(fields.part("image")),
+            recipe=fields.take("recipe", dict),
+        )
+        fields.finish()
+        return manifest
+
+    def to_dict(self) -> Json:
+        """The manifest as plain JSON values, in the order of the SPEC."""
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "min_onnxruntime": self.min_onnxruntime,
+            "base_sha256": self.base_sha256,
+            "files": {name: vars(entry).copy() for name, entry in self.files.items()},
+            "dimensions": {name: vars(dimension).copy() for name, dimension in self.dimensions.items()},
+            "inputs": [_listed(spec) for spec in self.inputs],
+            "labels": [_label(spec) for spec in self.labels],
+            "outputs": [_listed(spec) for spec in self.outputs],
+            "parameters": [_listed(spec) for spec in self.parameters],
+            "frozen": [_listed(spec) for spec in self.frozen],
+            "buckets": [_listed(bucket) for bucket in self.buckets],
+            "loss": {"kind": self.loss.kind, **self.loss.settings},
+            "optimizer": {
+                "kind": self.optimizer.kind,
+                "lr": self.optimizer.lr,
+                **self.optimizer.settings,
+                "state": [_listed(spec) for spec in self.optimizer.state],
+            },
+            "classes": None if self.classes is None else list(self.classes),
+            "text": None if self.text is None else _listed(self.text),
+            "image": None if self.image is None else _listed(self.image),
+            "recipe": self.recipe,
+        }
+
+
+def _listed(value: Any) -> Json:
+    """A flat dataclass as JSON: tuples become lists."""
+    return {name: list(item) if isinstance(item, tuple) else item for name, item in vars(value).items()}
+
+
+def _label(spec: LabelSpec) -> Json:
+    value = _listed(spec)
+    if spec.classes is None:
+        del value["classes"], value["ignore_index"]
+    return value
+
+
+def _tensor(fields: Fields) -> tuple[str, str, tuple[int | str, ...]]:
+    return fields.take("name", str), fields.one_of("dtype", DTYPES), fields.shape()
+
+
+def _loss(fields: Fields) -> LossSpec:
+    return LossSpec(fields.one_of("kind", LOSSES), fields.rest())
+
+
+def _optimizer(fields: Fields) -> OptimizerSpec:
+    kind, lr = fields.take("kind", str), fields.number("lr")
+    state = tuple(TensorSpec.parse(f) for f in fields.list_of("state"))
+    return OptimizerSpec(kind, lr, fields.rest(), state)
+
+
+def _text(fields: Fields) -> TextSpec:
+    length, pad, names = fields.natural("max_length"), fields.take("pad_id", int), fields.take("fields", dict)
+    if any(kind not in TEXT_FIELDS for kind in names.values()):
+        raise broken("manifest.json: text.fields maps an input to something unknown.", f"{names}; known: {TEXT_FIELDS}")
+    fields.finish()
+    return TextSpec(length, pad, names)
+
+
+def _image(fields: Fields) -> ImageSpec:
+    height, width = fields.numbers("size", 2)
+    channels = fields.natural("channels")
+    mean, std = fields.numbers("mean", channels), fields.numbers("std", channels)
+    name = fields.take("input", str)
+    fields.finish()
+    return ImageSpec(name, (int(height), int(width)), channels, mean, std)
+
+
+def _check_format(fields: Fields) -> None:
+    found = fields.take("format", str)
+    if found != FORMAT:
+        raise broken("This directory holds no edgepeft bundle.", f"format: expected {FORMAT!r}, found {found!r}")
+    version = fields.take("version", int)
+    if version != VERSION:
+        raise BundleError(
+            "bundle-version",
+            f"The bundle is of version {version}; this runtime knows version {VERSION}.",
+            context="manifest.json: version",
+            hint="update edgepeft on this machine, or prepare the bundle with the edgepeft that this machine has.",
+        )
+
+
+def _check_names(manifest: Manifest) -> None:
+    fed = [*manifest.inputs, *manifest.labels, *manifest.parameters, *manifest.optimizer.state]
+    _unique("fed to the graphs", [spec.name for spec in fed] + [bucket.name for bucket in manifest.buckets])
+    _unique("of the outputs", (spec.name for spec in manifest.outputs))
+    for what in ("inputs", "outputs", "parameters", "buckets"):
+        if not getattr(manifest, what):
+            raise broken(f"The manifest lists no {what}.", f"manifest.json: {what}")
+
+
+def _unique(what: str, names: Iterable[str]) -> None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise broken(f"Two tensors {what} have the same name.", f"name: {name!r}")
+        seen.add(name)
+
+
+def _check_shapes(manifest: Manifest) -> None:
+    for spec in (*manifest.inputs, *manifest.labels):
+        for dim in spec.shape:
+            if isinstance(dim, str) and dim not in manifest.dimensions:
+                raise broken("A symbolic dimension is not described.", f"{dim!r} of {spec.name!r} is not in dimensions")
+    for held in (*manifest.parameters, *manifest.optimizer.state):
+        if not all(isinstance(dim, int) for dim in held.shape):
+            raise broken("A tensor that is kept has a symbolic dimension.", f"{held.name!r}: {list(held.shape)}")
+
+
+def _check_buckets(manifest: Manifest) -> None:
+    sizes = {spec.name: spec.size for spec in manifest.parameters}
+    members = [name for bucket in manifest.buckets for name in bucket.members]
+    if sorted(members) != sorted(sizes):
+        odd = sorted(set(members) ^ set(sizes)) or sorted(name for name in set(members) if members.count(name) > 1)
+        raise broken("Each parameter must be a member of one bucket.", f"not so: {', '.join(odd)}")
+    for bucket in manifest.buckets:
+        total = sum(sizes[name] for name in bucket.members)
+        if bucket.size != total:
+            raise broken("A bucket's size is not that of its members.", f"{bucket.name!r}: {bucket.size}, not {total}")

@@ -1,0 +1,81 @@
+"""Learning rate schedules: the factor of the learning rate, by optimizer step, as transformers' schedules give it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from edgepeft_runtime.errors import TrainingError
+
+Schedule = Callable[[int, int], float]
+"""From (step, counted from 0; all steps) to the factor of the learning rate."""
+
+NAMES = ("constant", "linear", "cosine")
+
+
+def schedule_of(name: str, warmup: int = 0) -> Schedule:
+    """A schedule that first rises from 0 over ``warmup`` steps.
+
+    Args:
+        name: ``constant``, ``linear`` (falls to 0 at the last step) or ``cosine`` (half a wave down to 0).
+        warmup: steps of the rise; the factor of step k is k / warmup.
+
+    Returns:
+        The values of transformers' ``get_<name>_schedule_with_warmup``.
+    """
+    if name not in NAMES:
+        raise TrainingError(
+            "unknown-schedule",
+            f"There is no learning rate schedule {name!r}.",
+            context=None,
+            hint=f"use one of {', '.join(NAMES)}.",
+        )
+    after = {"constant": _constant, "linear": _linear, "cosine": _cosine}[name]
+
+    def factor(step: int, total: int) -> float:
+        if step < warmup:
+            return step / max(1, warmup)
+        return after(step, warmup, total)
+
+    return factor
+
+
+def warmup_steps(warmup: int | float, total: int | None) -> int:
+    """Warm-up as steps: an ``int`` is that already, a ``float`` is a share of all steps, rounded up."""
+    share = isinstance(warmup, float)
+    if warmup < 0 or (share and not warmup <= 1.0):
+        raise TrainingError(
+            "bad-warmup",
+            "The warm-up is out of range.",
+            context=f"found {warmup!r}",
+            hint="give a number of steps (int, 0 or more) or a share of all steps (float, 0.0 to 1.0).",
+        )
+    if not share:
+        return int(warmup)
+    if total is None:
+        if warmup == 0.0:
+            return 0
+        raise unknown_total("a warm-up given as a share")
+    return math.ceil(total * warmup)
+
+
+def unknown_total(what: str) -> TrainingError:
+    """The error of a setting that needs the number of steps where the data does not tell it."""
+    return TrainingError(
+        "unknown-number-of-steps",
+        f"The data does not tell how many batches it gives, and {what} needs to know.",
+        context=None,
+        hint="pass max_steps, or data that has a length.",
+    )
+
+
+def _constant(_step: int, _warmup: int, _total: int) -> float:
+    return 1.0
+
+
+def _linear(step: int, warmup: int, total: int) -> float:
+    return max(0.0, (total - step) / max(1, total - warmup))
+
+
+def _cosine(step: int, warmup: int, total: int) -> float:
+    return max(0.0, 0.5 * (1.0 + math.cos(math.pi * (step - warmup) / max(1, total - warmup))))

@@ -1,0 +1,362 @@
+"""The trainer: open a bundle, step, evaluate, predict, save; everything a device does with a model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import onnxruntime
+
+from edgepeft_runtime import version
+from edgepeft_runtime.accuracy import count_right
+from edgepeft_runtime.batch import Batch, checked_batch, examples_in
+from edgepeft_runtime.bundle import Bundle, checked_tensors
+from edgepeft_runtime.checkpoint import Checkpoint, StateDirectory
+from edgepeft_runtime.data import Data, source_of
+from edgepeft_runtime.engine import Engine, PortableEngine, Step
+from edgepeft_runtime.errors import BatchError, BundleError, DataError, StateError, TrainingError
+from edgepeft_runtime.fit import fit, positive
+from edgepeft_runtime.records import Evaluation, Progress, Record, Report
+from edgepeft_runtime.run import Run
+from edgepeft_runtime.tensorfile import Array, read_tensors, sha256_of, tensor_chunks
+from edgepeft_runtime.update import Update, write_update
+from edgepeft_runtime.values import first_not_finite
+
+Adapter = str | Path | Mapping[str, Array]
+"""The path of an adapter or an update, or its tensors by name."""
+
+
+class Trainer:
+    """Trains the adapter of one bundle; make one with :meth:`open`.
+
+    Args:
+        bundle: an opened bundle.
+        engine: what runs its graphs.
+        run: where the run stands.
+        adapter_sha256: hash of the adapter file it started from.
+        state: where to keep it, if anywhere.
+    """
+
+    def __init__(
+        self, bundle: Bundle, engine: Engine, run: Run, adapter_sha256: str, state: StateDirectory | None = None
+    ) -> None:
+        self.bundle = bundle
+        self.run = run
+        """The run so far; replaced as a whole after each step."""
+        self.resumed_fits = len(run.fits)
+        """How many calls of ``fit`` the state held when it was opened: these are gone through again, not repeated."""
+        self.finished_fits = 0
+        """How many calls of ``fit`` have returned since."""
+        self._engine = engine
+        self._adapter_sha256 = adapter_sha256
+        self._state = state
+
+    @classmethod
+    def open(
+        cls,
+        bundle: Bundle | str | Path,
+        *,
+        state: str | Path | None = None,
+        adapter: Adapter | None = None,
+        seed: int = 0,
+        threads: int | None = None,
+    ) -> Self:
+        """Open a bundle for training, evaluation or prediction.
+
+        Args:
+            bundle: the directory, or a bundle that is open already.
+            state: a directory to keep the run in. If it holds a run, that run goes on.
+            adapter: what to start from instead of the bundle's own adapter.
+            seed: of the shuffling; equal seeds, data and threads give equal runs to the bit.
+            threads: threads inside an operator; ``None`` leaves it to onnxruntime.
+
+        Raises:
+            BundleError: the bundle or the adapter is damaged or does not fit.
+            StateError: the state is damaged, in use, or belongs to another bundle or adapter.
+        """
+        bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+        _check_settings(seed, threads)
+        parameters, adapter_sha256 = _first_values(bundle, adapter)
+        engine = PortableEngine(bundle, threads=threads)
+        if state is None:
+            return cls(bundle, engine, Run(engine.load(parameters), seed), adapter_sha256)
+        directory = StateDirectory(state, bundle, adapter_sha256)
+        try:
+            kept = directory.load()
+            run = Run(engine.load(parameters), seed) if kept is None else _resumed(kept, engine, seed, directory.path)
+        except BaseException:
+            directory.close()
+            raise
+        return cls(bundle, engine, run, adapter_sha256, directory)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the graphs and of the state directory. Does not save."""
+        self._engine.close()
+        if self._state is not None:
+            self._state.close()
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps taken in this run, before and after a resume."""
+        return self.run.step
+
+    @property
+    def examples(self) -> int:
+        """Examples trained on in this run, repeats counted."""
+        return self.run.examples
+
+    @property
+    def history(self) -> tuple[Record, ...]:
+        """One record per epoch of ``fit``, and one before training where there was held-out data."""
+        return self.run.history
+
+    @property
+    def seed(self) -> int:
+        """The seed of the shuffling."""
+        return self.run.seed
+
+    @property
+    def keeps_state(self) -> bool:
+        """Whether there is a state directory to save to."""
+        return self._state is not None
+
+    def parameters(self) -> dict[str, Array]:
+        """The parameters as they stand, as arrays of their own."""
+        return self._engine.arrays(self.run.values)[0]
+
+    def step(self, batch: Batch, *more: Batch, lr: float | None = None) -> float:
+        """One optimizer step.
+
+        Args:
+            batch: arrays by name, inputs and labels.
+            more: further batches of the same step: the update is that of one large batch.
+            lr: learning rate; ``None`` takes the bundle's.
+
+        Returns:
+            The mean loss before the update, over all labels that count.
+
+        Raises:
+            BatchError: a batch does not fit, or no label counts.
+            TrainingError: the loss or the gradient is not finite. In both cases the parameters are as before.
+        """
+        self.run, step, _ = self.next_run((batch, *more), self.bundle.manifest.optimizer.lr if lr is None else lr)
+        return step.loss_sum / step.loss_weight
+
+    def next_run(self, batches: Sequence[Batch], lr: float) -> tuple[Run, Step, int]:
+        """The run one optimizer step further (without taking it over), the step, and its number of examples."""
+        if not (math.isfinite(lr) and lr >= 0):
+            hint = "give a finite number, 0 or more."
+            raise TrainingError("bad-setting", "The learning rate is out of range.", context=f"lr: {lr}", hint=hint)
+        manifest = self.bundle.manifest
+        arrays = [checked_batch(batch, manifest) for batch in batches]
+        examples = sum(examples_in(batch, manifest) for batch in arrays)
+        step = self._engine.train(self.run.values, arrays, lr=lr, step=self.run.step + 1)
+        return self.run.after_step(step, examples), step, examples
+
+    def fit(
+        self,
+        data: Data,
+        *,
+        epochs: int = 1,
+        batch_size: int = 8,
+        accumulate: int = 1,
+        lr: float | None = None,
+        schedule: str = "constant",
+        warmup: int | float = 0,
+        shuffle: bool = True,
+        validate: Data | None = None,
+        patience: int | None = None,
+        save_every: int | None = 50,
+        max_steps: int | None = None,
+        progress: Callable[[Progress], None] | None = None,
+    ) -> Report:
+        """Train for some epochs, and go on where an earlier process with the same settings stopped.
+
+        Args:
+            data: arrays by name, the path of an ``.npz`` file, a data set, batches, or a function of the epoch (0, 1, …).
+            epochs: passes over the data.
+            batch_size: examples per batch; ready-made batches are taken as they are.
+            accumulate: batches per optimizer step.
+            lr: highest learning rate; ``None`` takes the bundle's.
+            schedule: ``constant``, ``linear`` or ``cosine``.
+            warmup: rise of the learning rate, as steps (int) or as a share of all steps (float).
+            shuffle: draw a new order in each epoch; ready-made batches keep theirs.
+            validate: held-out data, evaluated before training and after each epoch; the best adapter is kept.
+            patience: stop after so many epochs without a better held-out loss.
+            save_every: optimizer steps between checkpoints, if there is a state directory; ``None``: after epochs only.
+            max_steps: stop after so many optimizer steps.
+            progress: called after each optimizer step.
+
+        Returns:
+            The report; that of the earlier process if it had finished.
+
+        Raises:
+            StateError: the state holds a run with other settings.
+            BatchError, DataError, TrainingError: see :meth:`step`; the run stays where it was.
+            KeyboardInterrupt: after saving.
+        """
+        return fit(
+            self,
+            data,
+            epochs=epochs,
+            batch_size=batch_size,
+            accumulate=accumulate,
+            lr=self.bundle.manifest.optimizer.lr if lr is None else lr,
+            schedule=schedule,
+            warmup=warmup,
+            shuffle=shuffle,
+            validate=validate,
+            patience=patience,
+            save_every=save_every,
+            max_steps=max_steps,
+            progress=progress,
+        )
+
+    def evaluate(self, data: Data, batch_size: int = 8) -> Evaluation:
+        """Loss and, for class labels, accuracy over all of ``data``; changes nothing.
+
+        Raises:
+            DataError: there is nothing in it, or no label counts.
+        """
+        manifest = self.bundle.manifest
+        loss_sum = loss_weight = 0.0
+        examples = right = asked = 0
+        for batch in source_of(data, positive("batch_size", batch_size)).batches(0):
+            arrays = checked_batch(batch, manifest)
+            forward = self._engine.evaluate(self.run.values, arrays)
+            loss_sum, loss_weight = loss_sum + forward.loss_sum, loss_weight + forward.loss_weight
+            examples += examples_in(arrays, manifest)
+            counts = count_right(forward.outputs, arrays, manifest) or (0, 0)
+            right, asked = right + counts[0], asked + counts[1]
+        if loss_weight == 0.0:
+            what = "every label is the ignored one." if examples else "the data gives no batch."
+            raise DataError("no-data", "There is nothing to evaluate.", context=what, hint="pass labelled examples.")
+        return Evaluation(loss_sum / loss_weight, right / asked if asked else None, examples)
+
+    def predict(self, inputs: Batch, adapter: Adapter | None = None, batch_size: int | None = None) -> dict[str, Array]:
+        """The model's outputs by name; changes nothing.
+
+        Args:
+            inputs: arrays by name; labels among them are left out.
+            adapter: another adapter for this call alone; the base is not loaded again.
+            batch_size: cut the first axis into batches of this size; ``None`` runs all at once.
+        """
+        values = self.run.values
+        if adapter is not None:
+            values = self._engine.load(_first_values(self.bundle, adapter)[0], {})
+        arrays = checked_batch(inputs, self.bundle.manifest, labels=False)
+        parts = [self._engine.infer(values, part) for part in _cut(arrays, batch_size)]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts[1:] else parts[0]
+
+    def save(self) -> None:
+        """Write a checkpoint to the state directory."""
+        if self._state is None:
+            hint = "open the trainer with state=DIRECTORY."
+            raise StateError("no-state", "This run has no state directory to save to.", context=None, hint=hint)
+        run = self.run
+        parameters, state = self._finite_arrays()
+        best = None if run.best is None else self._engine.arrays(run.best)[0]
+        self._state.save(Checkpoint(parameters, state, best, run.to_json()))
+
+    def save_update(self, path: str | Path) -> Path:
+        """Write what the host merges: the parameters, and where they come from. Returns the path."""
+        run = self.run
+        held_out = run.held_out_before is not None
+        update = Update(
+            parameters=self._finite_arrays()[0],
+            base_sha256=self.bundle.base_sha256,
+            adapter_sha256=self._adapter_sha256,
+            recipe=self.bundle.manifest.recipe,
+            num_examples=run.examples,
+            steps=run.step,
+            loss_before=run.held_out_before if held_out else run.loss_before,
+            loss_after=run.held_out_after if held_out else run.loss_after,
+            runtime=f"edgepeft_runtime {version.VERSION}, onnxruntime {onnxruntime.__version__}",
+        )
+        return write_update(path, update)
+
+    def _finite_arrays(self) -> tuple[dict[str, Array], dict[str, Array]]:
+        """Parameters and state; what has overflowed must not replace a good file."""
+        parameters, state = self._engine.arrays(self.run.values)
+        for name, array in (*parameters.items(), *state.items()):
+            place = first_not_finite(array)
+            if place is not None:
+                raise TrainingError(
+                    "not-finite",
+                    "The run holds a value that is not finite; nothing was written.",
+                    context=f"tensor {name!r} at {list(place)}: {array[place]}",
+                    hint="go back to the last checkpoint with a smaller learning rate.",
+                )
+        return parameters, state
+
+
+def _check_settings(seed: int, threads: int | None) -> None:
+    if not isinstance(seed, int) or seed < 0:
+        raise TrainingError(
+            "bad-setting", "seed must be a whole number of at least 0.", context=f"found {seed!r}", hint=None
+        )
+    if threads is not None:
+        positive("threads", threads)
+
+
+def _first_values(bundle: Bundle, adapter: Adapter | None) -> tuple[dict[str, Array], str]:
+    """The parameters of an adapter, checked, and the hash of its file."""
+    if adapter is None:
+        return bundle.adapter(), bundle.adapter_sha256
+    if isinstance(adapter, Mapping):
+        tensors = {name: np.asarray(array) for name, array in adapter.items()}
+        source = "The adapter"
+    else:
+        tensors, source = read_tensors(adapter, error=BundleError).tensors, f"The adapter {adapter}"
+    checked = checked_tensors(tensors, bundle.manifest.parameters, source, BundleError)
+    return checked, tensor_chunks(checked)[1] if isinstance(adapter, Mapping) else sha256_of(adapter)
+
+
+def _resumed(kept: Checkpoint, engine: Engine, seed: int, path: Path) -> Run:
+    best = None if kept.best is None else engine.load(kept.best, {})
+    try:
+        run = Run.from_json(kept.run, engine.load(kept.parameters, kept.state), best)
+    except (ValueError, TypeError, KeyError) as failure:
+        raise StateError(
+            "unknown-checkpoint",
+            f"The state in {path} is not one that this runtime knows.",
+            context=f"{type(failure).__name__}: {failure}",
+            hint="resume it with the edgepeft that wrote it, or use another directory.",
+        ) from failure
+    if run.seed != seed:
+        raise StateError(
+            "other-settings",
+            f"The run in {path} has another seed.",
+            context=f"seed: this run {seed}, the state {run.seed}",
+            hint=f"pass seed={run.seed}, or use another state directory.",
+        )
+    return run
+
+
+def _cut(arrays: dict[str, Array], batch_size: int | None) -> Iterator[dict[str, Array]]:
+    if batch_size is None:
+        yield arrays
+        return
+    lengths = {array.shape[0] if array.ndim else 0 for array in arrays.values()}
+    if len(lengths) != 1 or 0 in lengths:
+        raise BatchError(
+            "different-lengths",
+            "These inputs cannot be cut into batches.",
+            context=f"sizes of their first axes: {sorted(lengths)}",
+            hint="leave batch_size out, or give every input one row per example.",
+        )
+    size = positive("batch_size", batch_size)
+    for start in range(0, lengths.pop(), size):
+        yield {name: np.ascontiguousarray(array[start : start + size]) for name, array in arrays.items()}
