@@ -16,8 +16,9 @@ Answer = dict[str, Any]
 def answers(outputs: Mapping[str, Array], manifest: Manifest) -> Iterator[Answer]:
     """One JSON object per example.
 
-    A classifier (cross-entropy over ``[batch, classes]``) gives ``label``, ``probability`` and ``probabilities``; several labels
-    at once (``bce_with_logits`` over ``[batch, classes]``) give ``labels`` and ``probabilities``; all others their outputs.
+    A classifier (cross-entropy over ``[batch, classes]``) gives ``label``, ``probability`` and ``probabilities``;
+    several labels at once (``bce_with_logits`` over ``[batch, classes]``) give ``labels`` and ``probabilities``; all
+    others their outputs.
     """
     logits = outputs[manifest.outputs[0].name]
     if logits.ndim == 2 and manifest.loss.kind == "cross_entropy":

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from edgepeft.cli.method import chosen_method, source_options
+from edgepeft.cli.method import chosen_method, loaded_source, source_options
 
 _SHOWN = 10
 
@@ -27,14 +27,13 @@ def command(
 ) -> int:
     """See what would train of SOURCE, and which operators have no gradient rule, before any work.
 
-    SOURCE is a Hugging Face model directory, an .onnx file, or package.module:function (file.py:function) that returns a model
-    and example inputs. Leaves with 1 where it cannot be prepared.
+    SOURCE is a Hugging Face model directory, an .onnx file, or package.module:function (file.py:function) that returns
+    a model and example inputs. Leaves with 1 where it cannot be prepared.
     """
     chosen = chosen_method(source, method, {"train": train, **settings})
     from edgepeft.preparation import doctor
-    from edgepeft.sources import load_source
 
-    loaded = load_source(source, task=task, classes=classes, max_length=max_length, seed=seed)
+    loaded = loaded_source(source, task=task, classes=classes, max_length=max_length, seed=seed)
     found = doctor(loaded, method=chosen, loss=loss, trainable=train)
     total = sum(math.prod(shape) for shape in found.trainable.values())
     click.echo(f"would train {total:,} elements in {len(found.trainable)} tensors:")

@@ -18,7 +18,8 @@ from edgepeft.cli.options import PATH, bundle_argument
 def command(bundle: Path, update: Path, to: str, out: Path, overwrite: bool) -> None:
     """Put UPDATE, which a device trained from BUNDLE, back into a model.
 
-    peft: an adapter directory for PeftModel.from_pretrained. torch: a state dict of what trained. onnx: a model for inference.
+    peft: an adapter directory for PeftModel.from_pretrained. torch: a state dict of what trained. onnx: a model for
+    inference.
     """
     from edgepeft.merging import merge
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from edgepeft.cli.options import Names
+from edgepeft.cli.options import names
 
 if TYPE_CHECKING:
     from edgepeft.methods import Method
+    from edgepeft.sources import Source
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -33,7 +35,7 @@ def source_options(command: F) -> F:
         click.option(
             "--loss", metavar="NAME|FILE.onnx", help="cross_entropy, causal_lm, mse, l1, bce_with_logits, or a graph."
         ),
-        click.option("--classes", type=Names(), help="Names of the classes, by label."),
+        click.option("--classes", metavar="A,B,C", callback=names, help="Names of the classes, by label."),
         click.option("--task", help="text-classification, causal-lm, …  [default: what the model directory says]"),
         click.option(
             "--freeze", metavar="PATTERN", multiple=True, help="Freeze what matches; again for more patterns."
@@ -44,7 +46,12 @@ def source_options(command: F) -> F:
             multiple=True,
             help="Train what matches: parameters, modules, or initializers of an .onnx.",
         ),
-        click.option("--target-modules", type=Names(), help="Modules that get LoRA pairs.  [default: peft's choice]"),
+        click.option(
+            "--target-modules",
+            metavar="A,B,C",
+            callback=names,
+            help="Modules that get LoRA pairs.  [default: peft's choice]",
+        ),
         click.option("--alpha", type=float, help="Scale of LoRA.  [default: twice the rank]"),
         click.option("--rank", type=click.IntRange(1), help="Rank of LoRA.  [default: 8]"),
         click.option(
@@ -85,6 +92,14 @@ def chosen_method(source: str, method: str | None, given: dict[str, Any]) -> Met
     from edgepeft.methods import by_name
 
     return by_name(method, **set_)
+
+
+def loaded_source(source: str, **settings: Any) -> Source:
+    """``edgepeft.load_source`` without the warnings that libraries address to their programmers."""
+    from edgepeft.sources import load_source
+
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    return load_source(source, **settings)
 
 
 def _refuse(given: dict[str, Any], known: tuple[str, ...], what: str) -> None:

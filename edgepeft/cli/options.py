@@ -19,16 +19,14 @@ F = TypeVar("F", bound=Callable[..., Any])
 PATH = click.Path(path_type=Path)
 
 
-class Names(click.ParamType):
-    """Names with commas between them, as a tuple."""
-
-    name = "A,B,C"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
-        names = tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else tuple(value)
-        if not all(names):
-            self.fail(f"{value!r} has an empty name.", param, ctx)
-        return names
+def names(_context: click.Context, _option: click.Parameter, text: str | None) -> tuple[str, ...] | None:
+    """The callback of an option that takes names with commas between them."""
+    if text is None:
+        return None
+    found = tuple(part.strip() for part in text.split(","))
+    if not all(found):
+        raise click.BadParameter(f"{text!r} has an empty name.")
+    return found
 
 
 bundle_argument = click.argument("bundle", type=PATH)

@@ -39,9 +39,10 @@ def command(
     threads: int | None,
     out: Path | None,
 ) -> None:
-    """What BUNDLE's model says to data: class and probabilities for a classifier, else the outputs; one JSON object per example.
+    """What BUNDLE's model says to data: one JSON object per example.
 
-    Labels are not needed. An .npz file holds the raw outputs by name.
+    A classifier gives the class and the probabilities, any other model its outputs. Labels are not needed. An .npz file
+    holds the raw outputs by name.
     """
     from edgepeft.data import load
     from edgepeft_runtime.bundle import Bundle

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgepeft.cli.method import chosen_method, source_options
+from edgepeft.cli.method import chosen_method, loaded_source, source_options
 from edgepeft.cli.options import PATH
 from edgepeft.cli.show import size
 
@@ -52,15 +52,14 @@ def command(
 ) -> None:
     """Compile SOURCE to a bundle that a device trains with onnxruntime alone.
 
-    SOURCE is a Hugging Face model directory, an .onnx file, or package.module:function (file.py:function) that returns a model
-    and example inputs.
+    SOURCE is a Hugging Face model directory, an .onnx file, or package.module:function (file.py:function) that returns
+    a model and example inputs.
     """
     given = {"train": train, "freeze": freeze, "rank": rank, "alpha": alpha, "target_modules": target_modules}
     chosen = chosen_method(source, method, given)
     from edgepeft.preparation import prepare
-    from edgepeft.sources import load_source
 
-    loaded = load_source(source, task=task, classes=classes, max_length=max_length, seed=seed)
+    loaded = loaded_source(source, task=task, classes=classes, max_length=max_length, seed=seed)
     done = prepare(
         loaded,
         out=out,

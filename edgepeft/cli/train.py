@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,25 +16,18 @@ from edgepeft.cli.show import number, percent, size
 from edgepeft_runtime.errors import UpdateError
 
 if TYPE_CHECKING:
-    from edgepeft_runtime.bundle import Bundle
     from edgepeft_runtime.data import Dataset
     from edgepeft_runtime.records import Report
 
 _INTERRUPTED = 130
 
 
-class _Warmup(click.ParamType):
+def _warmup(_context: click.Context, _option: click.Parameter, text: str) -> int | float:
     """Whole numbers are steps, others a share of all steps."""
-
-    name = "STEPS|SHARE"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | float:
-        if not isinstance(value, str):
-            return int(value)
-        try:
-            return int(value) if re.fullmatch(r"\d+", value) else float(value)
-        except ValueError:
-            self.fail(f"{value!r} is no number.", param, ctx)
+    try:
+        return int(text) if text.isdecimal() else float(text)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is no number.") from None
 
 
 @click.command("train")
@@ -49,7 +43,14 @@ class _Warmup(click.ParamType):
 @click.option("--accumulate", type=click.IntRange(1), default=1, show_default=True, help="Batches per optimizer step.")
 @click.option("--lr", type=click.FloatRange(0.0), help="Highest learning rate.  [default: the bundle's]")
 @click.option("--schedule", type=click.Choice(["constant", "linear", "cosine"]), default="constant", show_default=True)
-@click.option("--warmup", type=_Warmup(), default="0", show_default=True, help="Rise of the learning rate.")
+@click.option(
+    "--warmup",
+    metavar="STEPS|SHARE",
+    callback=_warmup,
+    default="0",
+    show_default=True,
+    help="Rise of the learning rate.",
+)
 @click.option("--patience", type=click.IntRange(1), help="Stop after so many epochs without a better held-out loss.")
 @click.option(
     "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the shuffling and of --validate SHARE."
@@ -70,14 +71,17 @@ def command(
 ) -> int:
     """Train BUNDLE's adapter on your data, and write an update to send back.
 
-    The best adapter by held-out loss is kept where there is held-out data. Ctrl-C saves; the same command goes on from there.
+    The best adapter by held-out loss is kept where there is held-out data. Ctrl-C saves; the same command goes on from
+    there.
     """
+    from edgepeft.data import load
     from edgepeft_runtime.bundle import Bundle
     from edgepeft_runtime.trainer import Trainer
 
     _check_writable(update)
     opened = Bundle.open(bundle)
-    train, held_out = _data(opened, data, validate, seed, {"text_column": text_column, "label_column": label_column})
+    read = partial(load, bundle=opened, text_column=text_column, label_column=label_column)
+    train, held_out = _data(read, data, validate, seed)
     with Trainer.open(opened, state=state, seed=seed, threads=threads) as trainer:
         if trainer.steps:
             click.echo(f"going on from step {trainer.steps} in {state}", err=True)
@@ -94,18 +98,16 @@ def command(
 
 
 def _data(
-    bundle: Bundle, data: Path, validate: str | None, seed: int, columns: dict[str, str]
+    load: Callable[[str | Path], Dataset], data: Path, validate: str | None, seed: int
 ) -> tuple[Dataset, Dataset | None]:
     """What to train on, and what is held out."""
-    from edgepeft.data import load, split
+    from edgepeft.data import split
 
-    dataset = load(data, bundle, **columns)
+    dataset = load(data)
     if validate is None:
         return dataset, None
     share = None if Path(validate).exists() else _share(validate)
-    if share is not None:
-        return split(dataset, share, seed)
-    return dataset, load(validate, bundle, **columns)
+    return (dataset, load(validate)) if share is None else split(dataset, share, seed)
 
 
 def _share(text: str) -> float | None:

@@ -16,7 +16,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes import common
 
-from edgepeft.merging.products import Product, base_product, flattens, pointwise, product, same_window, scalar
+from edgepeft.merging.products import Product, base_product, flattens, pointwise, product, same_window, unscaled
 
 Matrix = NDArray[np.float64]
 
@@ -58,46 +58,53 @@ def fold_lora(model: ir.Model, trained: Collection[ir.Value]) -> int:
     return folded
 
 
+@dataclass(frozen=True)
+class _Branch:
+    """``s (X A) B``: the input X, the first product (a convolution's decides where it looks), and the matrix ``s A B``."""
+
+    source: ir.Value
+    first: Product
+    delta: Matrix
+
+
 def _pair(node: ir.Node, trained: Collection[ir.Value]) -> _Pair | None:
     if node.op_type != "Add":
         return None
     left, right = node.inputs
-    for base_output, branch in ((left, right), (right, left)):
-        if base_output is None or branch is None:
+    for base_output, branch_output in ((left, right), (right, left)):
+        if base_output is None or branch_output is None:
             return None
-        base, first_and_delta = base_product(base_output), _branch(branch, trained)
-        if base is None or first_and_delta is None:
+        base, branch = base_product(base_output), _branch(branch_output, trained)
+        if base is None or branch is None or base.weight in trained:
             continue
-        first, delta = first_and_delta
-        if base.weight not in trained and _beside(base, first) and base.matrix().shape == delta.shape:
-            return _Pair(base, base_output, node.outputs[0], delta)
+        if _beside(base, branch) and base.matrix().shape == branch.delta.shape:
+            return _Pair(base, base_output, node.outputs[0], branch.delta)
     return None
 
 
-def _branch(value: ir.Value, trained: Collection[ir.Value]) -> tuple[Product, Matrix] | None:
-    """The first product of ``s (X A) B`` and the matrix ``s A B``; ``None`` where the value is nothing like that."""
-    scale = 1.0
-    while (scaled := scalar(value)) is not None:
-        scale, value = scale * scaled[0], scaled[1]
+def _branch(value: ir.Value, trained: Collection[ir.Value]) -> _Branch | None:
+    """The branch that gives ``value``, whose constant factor may lie anywhere on it; ``None`` where it is no branch."""
+    after, value = unscaled(value)
     second = product(value)
-    first = None if second is None else product(second.source)
+    between, value = unscaled(second.source) if second is not None else (1.0, value)
+    first = product(value)
     if first is None or second is None or first.has_bias or second.has_bias:
         return None
     if first.weight not in trained or second.weight not in trained or first.is_conv != second.is_conv:
         return None
-    a, b = first.matrix(), second.matrix()
-    if not first.is_conv:
-        return first, scale * (a @ b)
-    if not pointwise(second.node):
+    if second.is_conv and not pointwise(second.node):
         return None
-    return first, scale * np.einsum("or,ri...->oi...", b.reshape(b.shape[:2]), a)
+    before, source = unscaled(first.source)
+    a, b = first.matrix(), second.matrix()
+    both = np.einsum("or,ri...->oi...", b.reshape(b.shape[:2]), a) if first.is_conv else a @ b
+    return _Branch(source, first, after * between * before * both)
 
 
-def _beside(base: Product, first: Product) -> bool:
-    """Whether both products see the same input in the same way."""
-    if base.is_conv or first.is_conv:
-        return base.source is first.source and same_window(base.node, first.node)
-    return base.source is first.source or flattens(base.source, first.source)
+def _beside(base: Product, branch: _Branch) -> bool:
+    """Whether a product sees the branch's input in the branch's way."""
+    if base.is_conv or branch.first.is_conv:
+        return base.source is branch.source and same_window(base.node, branch.first.node)
+    return base.source is branch.source or flattens(base.source, branch.source)
 
 
 def new_initializer(graph: ir.Graph, stem: str, array: NDArray[Any]) -> ir.Value:

@@ -21,9 +21,11 @@ class Product:
     weight: ir.Value
 
     @property
-    def source(self) -> ir.Value | None:
+    def source(self) -> ir.Value:
         """What is multiplied."""
-        return self.node.inputs[0]
+        source = self.node.inputs[0]
+        assert source is not None  # products take two inputs
+        return source
 
     @property
     def is_conv(self) -> bool:
@@ -50,13 +52,13 @@ class Product:
         return (matrix.T if attribute(self.node, "transB", 0) else matrix) / _alpha(self.node)
 
 
-def product(value: ir.Value | None) -> Product | None:
+def product(value: ir.Value) -> Product | None:
     """The product that gives ``value``, ``None`` where something else does."""
-    node = None if value is None else value.producer()
+    node = value.producer()
     if node is None or node.op_type not in ("MatMul", "Gemm", "Conv") or node.domain:
         return None
-    weight = node.inputs[1]
-    if weight is None or weight.const_value is None or weight.is_graph_input():
+    source, weight = node.inputs[:2]
+    if source is None or weight is None or weight.const_value is None or weight.is_graph_input():
         return None
     rank = len(weight.const_value.shape)
     if (rank < 3) if node.op_type == "Conv" else (rank != 2):
@@ -79,8 +81,15 @@ def base_product(value: ir.Value) -> Product | None:
     return None
 
 
-def scalar(value: ir.Value) -> tuple[float, ir.Value] | None:
-    """``(s, x)`` of ``value = s x`` with a constant number ``s``."""
+def unscaled(value: ir.Value) -> tuple[float, ir.Value]:
+    """``(s, x)`` of ``value = s x`` with constant numbers; ``(1, value)`` where there are none."""
+    scale = 1.0
+    while (found := _scaled(value)) is not None:
+        scale, value = scale * found[0], found[1]
+    return scale, value
+
+
+def _scaled(value: ir.Value) -> tuple[float, ir.Value] | None:
     node = value.producer()
     if node is None or node.op_type not in ("Mul", "Div"):
         return None
@@ -97,9 +106,9 @@ def scalar(value: ir.Value) -> tuple[float, ir.Value] | None:
     return None
 
 
-def flattens(flat: ir.Value | None, source: ir.Value | None) -> bool:
+def flattens(flat: ir.Value, source: ir.Value) -> bool:
     """Whether ``flat`` is ``source`` with its leading axes made one: the same rows in the same order."""
-    node = None if flat is None else flat.producer()
+    node = flat.producer()
     if node is None or node.op_type != "Reshape" or node.inputs[0] is not source:
         return False
     return _width(flat) is not None and _width(flat) == _width(source)

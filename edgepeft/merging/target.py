@@ -66,11 +66,16 @@ def staging(out: Path) -> Iterator[Path]:
 
 
 def publish(staged: Path, out: Path) -> None:
-    """Rename a finished file or directory to its place; what was there goes."""
+    """Rename a finished file or directory to its place, readable for all; what was there goes."""
+    # Temporary directories and some libraries' files are for their owner only.
     if staged.is_dir():
-        staged.chmod(0o755)  # a temporary directory is for its owner only
+        staged.chmod(0o755)
+        for file in staged.iterdir():
+            file.chmod(0o644)
         if out.exists():
             shutil.rmtree(out)
+    else:
+        staged.chmod(0o644)
     staged.replace(out)
 
 

@@ -70,8 +70,8 @@ def pull(
 ) -> Pulled:
     """Copy the updates that lie in ``places`` to ``into``, each as ``<sha256>.safetensors``.
 
-    Pulling the same update again, under whatever name, changes nothing. What is checked is the copy, so nobody can change a file
-    between the check and its use.
+    Pulling the same update again, under whatever name, changes nothing. What is checked is the copy, so nobody can
+    change a file between the check and its use.
 
     Args:
         places: folders; their own ``*.safetensors`` are looked at, not those of folders in them.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 
 from edgepeft_runtime.accuracy import count_right
 from edgepeft_runtime.bundle import Bundle
+from edgepeft_runtime.engine import Values
 from edgepeft_runtime.errors import BatchError, BundleError, DataError, StateError, TrainingError
 from edgepeft_runtime.manifest import LabelSpec, LossSpec, TensorSpec
 from edgepeft_runtime.tensorfile import write_tensors
@@ -67,7 +69,7 @@ def test_accumulation_equals_one_large_batch(cuts: tuple[int, ...], sgd_bundle: 
     whole = examples(16)
     whole["labels"][[0, 5, 6]] = -100
     edges = (0, *cuts, 16)
-    parts = [rows(whole, start, stop) for start, stop in zip(edges, edges[1:], strict=False)]
+    parts = [rows(whole, start, stop) for start, stop in pairwise(edges)]
     with Trainer.open(sgd_bundle) as one, Trainer.open(sgd_bundle) as many:
         for _ in range(3):
             assert many.step(*parts, lr=0.5) == pytest.approx(one.step(whole, lr=0.5), rel=1e-6)
@@ -106,15 +108,34 @@ def test_diverging_run_keeps_the_last_good_parameters(sgd_bundle: Path, tmp_path
     """Steps with an absurd learning rate end in an error, and everything is as before the step that failed."""
     batch = examples(16)
     with Trainer.open(sgd_bundle, state=tmp_path / "state") as trainer:
-        with pytest.raises(TrainingError) as error:
-            for _ in range(50):
-                before, steps = trainer.parameters(), trainer.steps
-                trainer.step(batch, lr=1e19)
-        assert error.value.reference == "not-finite"
+        while (error := failure(trainer, batch, lr=1e19)) is None:
+            before, steps = trainer.parameters(), trainer.steps
+        assert error.reference == "not-finite"
         assert_equal_bits(trainer.parameters(), before)
         assert trainer.steps == steps
         assert all(np.isfinite(array).all() for array in trainer.parameters().values())
         trainer.save()
+
+
+def test_gradient_that_is_not_finite_changes_nothing(bundle: Path) -> None:
+    """The loss can still be a number where the norm of its gradient is none."""
+    adapter = Bundle.open(bundle).adapter()
+    adapter["head.weight"] *= np.float32(1e21)
+    with Trainer.open(bundle, adapter=adapter) as trainer:
+        assert np.isfinite(trainer.evaluate(examples(8)).loss)
+        with pytest.raises(TrainingError, match="gradient of step 1"):
+            trainer.step(examples(8))
+        assert_equal_bits(trainer.parameters(), adapter)
+        assert (trainer.steps, trainer.examples) == (0, 0)
+
+
+def failure(trainer: Trainer, batch: dict[str, np.ndarray], lr: float) -> TrainingError | None:
+    """The error of a step, if there is one."""
+    try:
+        trainer.step(batch, lr=lr)
+    except TrainingError as error:
+        return error
+    return None
 
 
 def test_parameters_that_overflowed_are_neither_saved_nor_sent(sgd_bundle: Path, tmp_path: Path) -> None:
@@ -130,7 +151,7 @@ def test_parameters_that_overflowed_are_neither_saved_nor_sent(sgd_bundle: Path,
         assert not (tmp_path / "update").exists()
 
 
-def overflowed(trainer: Trainer):  # type: ignore[no-untyped-def]
+def overflowed(trainer: Trainer) -> Values:
     """The trainer's values with one infinity."""
     parameters = {**trainer.parameters(), "head.bias": np.array([0, np.inf, 0], np.float32)}
     return trainer._engine.load(parameters)
@@ -180,8 +201,11 @@ def test_prediction_in_batches_equals_prediction_at_once(bundle: Path) -> None:
         whole = trainer.predict(data)["logits"]
         assert whole.shape == (11, 3)
         np.testing.assert_allclose(trainer.predict(data, batch_size=4)["logits"], whole, rtol=1e-6)
-        with pytest.raises(BatchError):
-            trainer.predict({"x": data["x"][:0]})
+        many = {"x": np.tile(data["x"], (10, 1))}  # more than the bundle takes at once
+        assert trainer.predict(many, batch_size=50)["logits"].shape == (110, 3)
+        for refused in (many, {"x": data["x"][:0]}):
+            with pytest.raises(BatchError):
+                trainer.predict(refused)
 
 
 def test_prediction_with_another_adapter_leaves_the_own_untouched(bundle: Path, tmp_path: Path) -> None:
@@ -245,6 +269,7 @@ def test_saving_needs_a_state_directory(bundle: Path) -> None:
 
 def test_settings_of_opening_are_checked(bundle: Path) -> None:
     """A negative seed and no threads at all."""
-    for settings in ({"seed": -1}, {"threads": 0}):
-        with pytest.raises(TrainingError):
-            Trainer.open(bundle, **settings)
+    with pytest.raises(TrainingError, match="seed"):
+        Trainer.open(bundle, seed=-1)
+    with pytest.raises(TrainingError, match="threads"):
+        Trainer.open(bundle, threads=0)

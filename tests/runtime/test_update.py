@@ -97,7 +97,7 @@ def test_foreign_update_is_refused_with_both_bases(update: Path, tmp_path: Path)
 
 
 def test_stale_update_is_refused_with_both_adapters(bundle: Path, update: Path, tmp_path: Path) -> None:
-    """A device that still trained from the last round's adapter; one that trained from a given adapter fits that one."""
+    """A device that still trained from the last round's adapter; a run from a given adapter fits that adapter."""
     found, opened = read_update(update), Bundle.open(bundle)
     with pytest.raises(UpdateError) as error:
         check_update(found, opened, adapter_sha256="0" * 64)

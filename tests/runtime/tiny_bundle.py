@@ -1,7 +1,7 @@
-"""Builds a real bundle by hand: a frozen layer, a trainable linear classifier, cross-entropy and its gradient, AdamW or SGD.
+"""Builds a real bundle by hand: a frozen layer, a trainable classifier, cross-entropy and its gradient, AdamW or SGD.
 
-``h = tanh(x @ base)``, ``logits = h @ head.weight * head.scale + head.bias``; x float32 [batch, 4], three classes, labels
-int64 [batch] with -100 for what does not count. ``base`` lies in weights.bin.
+``h = tanh(x @ base)``, ``logits = h @ head.weight * head.scale + head.bias``; x float32 [batch, 4], three classes,
+labels int64 [batch] with -100 for what does not count. ``base`` lies in weights.bin.
 """
 
 from __future__ import annotations

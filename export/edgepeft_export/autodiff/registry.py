@@ -39,7 +39,7 @@ class NoGradientForCase(EdgepeftError):
     def __init__(self, node: ir.Node, reason: str, way_out: str) -> None:
         super().__init__(
             "no-gradient-for-case",
-            f"Cannot build the train step: op {node.op_type} (node {node.name or '?'}) has no gradient here, because {reason}.",
+            f"Cannot build the train step: op {node.op_type} (node {node.name or '?'}) has no gradient here: {reason}.",
             context=None,
             hint=f"{way_out}, or freeze every parameter before it.",
         )

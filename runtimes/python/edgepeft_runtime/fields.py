@@ -40,7 +40,7 @@ class Fields:
     def take(self, name: str, kind: type[T]) -> T: ...
     @overload
     def take(self, name: str, kind: type[T], null: None) -> T | None: ...
-    def take(self, name: str, kind: type[T], null: T | None | object = _REQUIRED) -> T | None:
+    def take(self, name: str, kind: type[T], null: T | object | None = _REQUIRED) -> T | None:
         """The value of a field, which must be of ``kind``, or may be JSON ``null`` where ``None`` is passed too."""
         if name not in self._left:
             raise broken(f"{self._where} lacks the field {name!r}.", f"found {', '.join(self._left) or 'nothing'}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -38,7 +38,9 @@ class Plan:
     max_steps: int | None
     total_steps: int | None
     training_examples: int | None
-    held_out: bool
+    training_data: str | None
+    held_out_examples: int | None
+    held_out_data: str | None
 
 
 def fit(
@@ -67,6 +69,7 @@ def fit(
     if patience is not None and validate is None:
         raise _bad_setting("patience needs held-out data.", "patience without validate", "pass validate=DATA.")
     source = source_of(data, batch_size, shuffle_seed=trainer.seed if shuffle else None)
+    held_out = None if validate is None else _held_out_source(validate, batch_size)
     total = _total_steps(source, epochs, accumulate, max_steps)
     if total is None and schedule != "constant":
         raise unknown_total(f"the schedule {schedule!r}")
@@ -82,9 +85,11 @@ def fit(
         max_steps=max_steps,
         total_steps=total,
         training_examples=source.examples,
-        held_out=validate is not None,
+        training_data=source.fingerprint,
+        held_out_examples=None if held_out is None else held_out.examples,
+        held_out_data=None if held_out is None else held_out.fingerprint,
     )
-    return _Loop(trainer, plan, source, validate, save_every, progress).run()
+    return _Loop(trainer, plan, source, held_out, save_every, progress).run()
 
 
 class _Loop:
@@ -95,7 +100,7 @@ class _Loop:
         trainer: Trainer,
         plan: Plan,
         source: Source,
-        held_out: Data | None,
+        held_out: Source | None,
         save_every: int | None,
         progress: Callable[[Progress], None] | None,
     ) -> None:
@@ -105,6 +110,7 @@ class _Loop:
         self._held_out = held_out
         self._save_every = save_every
         self._progress = progress
+        self._trained = (0, 0.0)  # examples and seconds of the steps taken here
         self._factor: Schedule = schedule_of(plan.schedule, plan.warmup)
 
     @property
@@ -116,7 +122,6 @@ class _Loop:
         finished = _begin(self._trainer, asdict(self._plan))
         if finished is not None:
             return finished
-        self._clock = (time.monotonic(), self._fit.examples)
         try:
             if self._held_out is not None and not self._fit.history:
                 self._close_epoch(epoch=0)
@@ -160,7 +165,9 @@ class _Loop:
         trainer, plan = self._trainer, self._plan
         total = plan.total_steps if plan.total_steps is not None else 0
         lr = plan.lr * self._factor(self._fit.steps, total)
+        start = time.monotonic()
         run, step, examples = trainer.next_run(group, lr)
+        self._trained = (self._trained[0] + examples, self._trained[1] + time.monotonic() - start)
         trainer.run = run.with_fit(self._fit.after_step(step, examples, len(group)))
         if self._save_every is not None and self._fit.steps % self._save_every == 0:
             self._save()
@@ -168,15 +175,15 @@ class _Loop:
             self._progress(self._progress_after(step.loss_sum / step.loss_weight, lr))
 
     def _progress_after(self, loss: float, lr: float) -> Progress:
-        fit, (start, before) = self._fit, self._clock
-        speed = (fit.examples - before) / max(time.monotonic() - start, 1e-9)
+        fit, (examples, seconds) = self._fit, self._trained
+        speed = examples / max(seconds, 1e-9)
         return Progress(fit.steps, self._plan.total_steps, fit.epoch + 1, loss, lr, speed)
 
     def _close_epoch(self, epoch: int) -> None:
         """Evaluate, note the best, and write the line of the history: all in one change of the run."""
         trainer, fit = self._trainer, self._fit
         loss = fit.loss_sum / fit.loss_weight if fit.loss_weight else None
-        evaluation = None if self._held_out is None else trainer.evaluate(self._held_out, self._plan.batch_size)
+        evaluation = None if self._held_out is None else trainer.evaluate_source(self._held_out)
         run = trainer.run if loss is None else replace(trainer.run, loss_after=loss)
         if evaluation is None:
             record = Record(epoch, fit.steps, loss, None, None)
@@ -242,6 +249,17 @@ def _check_same(kept: dict[str, Any], given: dict[str, Any]) -> None:
             context="\n".join(f"{name}: this run {given[name]}, the state {kept.get(name)}" for name in names),
             hint="use the settings and data the run was begun with, or begin anew in another state directory.",
         )
+
+
+def _held_out_source(data: Data, batch_size: int) -> Source:
+    if isinstance(data, Iterator):
+        raise DataError(
+            "data-used-up",
+            "A generator gives its batches once; held-out data is evaluated again and again.",
+            context=None,
+            hint="pass a list of batches, or a function giving them.",
+        )
+    return source_of(data, batch_size)
 
 
 def _total_steps(source: Source, epochs: int, accumulate: int, max_steps: int | None) -> int | None:

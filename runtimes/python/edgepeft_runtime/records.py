@@ -45,8 +45,8 @@ class Progress:
 class Report:
     """What ``fit`` did.
 
-    ``stopped`` is ``epochs`` (all done), ``max_steps`` or ``patience``. ``best`` is the line of the history whose adapter
-    was kept; without held-out data it is ``None`` and the last adapter stands.
+    ``stopped`` is ``epochs`` (all done), ``max_steps`` or ``patience``. ``best`` is the line of the history whose
+    adapter was kept; without held-out data it is ``None`` and the last adapter stands.
     """
 
     steps: int

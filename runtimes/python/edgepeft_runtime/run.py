@@ -72,7 +72,7 @@ class Run:
         step: optimizer steps taken.
         examples: examples trained on, repeats counted.
         loss_before: training loss of the first step, and ``loss_after`` of the last step or, after an epoch, its mean.
-        held_out_before: first held-out loss, and ``held_out_after`` that of the adapter as it stands.
+        held_out_before: first held-out loss, and ``held_out_after`` that of the adapter as it stands, if known.
         fits: the calls of ``fit``, in order.
     """
 
@@ -91,9 +91,14 @@ class Run:
         """One optimizer step further."""
         loss = step.loss_sum / step.loss_weight
         before = loss if self.loss_before is None else self.loss_before
-        values, done = step.values, self.step + 1
         return replace(
-            self, values=values, step=done, examples=self.examples + examples, loss_before=before, loss_after=loss
+            self,
+            values=step.values,
+            step=self.step + 1,
+            examples=self.examples + examples,
+            loss_before=before,
+            loss_after=loss,
+            held_out_after=None,
         )
 
     def with_held_out(self, evaluation: Evaluation) -> Run:

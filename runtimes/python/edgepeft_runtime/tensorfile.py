@@ -74,7 +74,7 @@ def read_tensors(path: str | Path, *, sealed: bool = False, error: type[Edgepeft
         error: the class of error to raise, so that the message belongs to the caller's room.
 
     Returns:
-        The tensors, arrays of the stored dtype (``bfloat16`` is widened to ``float32``, which is exact), and the metadata.
+        The tensors, arrays of the stored dtype (``bfloat16`` becomes ``float32``, without loss), and the metadata.
     """
     path = Path(path)
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -16,9 +16,9 @@ from edgepeft_runtime.accuracy import count_right
 from edgepeft_runtime.batch import Batch, checked_batch, examples_in
 from edgepeft_runtime.bundle import Bundle, checked_tensors
 from edgepeft_runtime.checkpoint import Checkpoint, StateDirectory
-from edgepeft_runtime.data import Data, source_of
+from edgepeft_runtime.data import Data, Source, source_of
 from edgepeft_runtime.engine import Engine, PortableEngine, Step
-from edgepeft_runtime.errors import BatchError, BundleError, DataError, StateError, TrainingError
+from edgepeft_runtime.errors import BundleError, DataError, StateError, TrainingError
 from edgepeft_runtime.fit import fit, positive
 from edgepeft_runtime.records import Evaluation, Progress, Record, Report
 from edgepeft_runtime.run import Run
@@ -185,7 +185,7 @@ class Trainer:
         """Train for some epochs, and go on where an earlier process with the same settings stopped.
 
         Args:
-            data: arrays by name, the path of an ``.npz`` file, a data set, batches, or a function of the epoch (0, 1, …).
+            data: arrays by name, the path of an ``.npz`` file, a data set, batches, or a function of the epoch.
             epochs: passes over the data.
             batch_size: examples per batch; ready-made batches are taken as they are.
             accumulate: batches per optimizer step.
@@ -195,12 +195,12 @@ class Trainer:
             shuffle: draw a new order in each epoch; ready-made batches keep theirs.
             validate: held-out data, evaluated before training and after each epoch; the best adapter is kept.
             patience: stop after so many epochs without a better held-out loss.
-            save_every: optimizer steps between checkpoints, if there is a state directory; ``None``: after epochs only.
+            save_every: optimizer steps between checkpoints in the state directory; ``None``: after epochs only.
             max_steps: stop after so many optimizer steps.
             progress: called after each optimizer step.
 
         Returns:
-            The report; that of the earlier process if it had finished.
+            The report; that of the earlier process if it had finished. To train on, use another state directory.
 
         Raises:
             StateError: the state holds a run with other settings.
@@ -230,10 +230,14 @@ class Trainer:
         Raises:
             DataError: there is nothing in it, or no label counts.
         """
+        return self.evaluate_source(source_of(data, positive("batch_size", batch_size)))
+
+    def evaluate_source(self, source: Source) -> Evaluation:
+        """:meth:`evaluate` over batches that are cut already."""
         manifest = self.bundle.manifest
         loss_sum = loss_weight = 0.0
         examples = right = asked = 0
-        for batch in source_of(data, positive("batch_size", batch_size)).batches(0):
+        for batch in source.batches(0):
             arrays = checked_batch(batch, manifest)
             forward = self._engine.evaluate(self.run.values, arrays)
             loss_sum, loss_weight = loss_sum + forward.loss_sum, loss_weight + forward.loss_weight
@@ -256,8 +260,9 @@ class Trainer:
         values = self.run.values
         if adapter is not None:
             values = self._engine.load(_first_values(self.bundle, adapter)[0], {})
-        arrays = checked_batch(inputs, self.bundle.manifest, labels=False)
-        parts = [self._engine.infer(values, part) for part in _cut(arrays, batch_size)]
+        cut = [inputs] if batch_size is None else source_of(inputs, positive("batch_size", batch_size)).batches(0)
+        batches = (checked_batch(batch, self.bundle.manifest, labels=False) for batch in cut)
+        parts = [self._engine.infer(values, batch) for batch in batches]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts[1:] else parts[0]
 
     def save(self) -> None:
@@ -343,20 +348,3 @@ def _resumed(kept: Checkpoint, engine: Engine, seed: int, path: Path) -> Run:
             hint=f"pass seed={run.seed}, or use another state directory.",
         )
     return run
-
-
-def _cut(arrays: dict[str, Array], batch_size: int | None) -> Iterator[dict[str, Array]]:
-    if batch_size is None:
-        yield arrays
-        return
-    lengths = {array.shape[0] if array.ndim else 0 for array in arrays.values()}
-    if len(lengths) != 1 or 0 in lengths:
-        raise BatchError(
-            "different-lengths",
-            "These inputs cannot be cut into batches.",
-            context=f"sizes of their first axes: {sorted(lengths)}",
-            hint="leave batch_size out, or give every input one row per example.",
-        )
-    size = positive("batch_size", batch_size)
-    for start in range(0, lengths.pop(), size):
-        yield {name: np.ascontiguousarray(array[start : start + size]) for name, array in arrays.items()}

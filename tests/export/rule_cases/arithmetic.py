@@ -2,7 +2,8 @@
 
 import numpy as np
 import torch
-from tests.export.rule_cases.case import Case, Constant, Given, ints, x
+
+from tests.export.rule_cases.case import Case, Constant, Function, Given, ints, x
 
 MASK = np.array([[True, False, True, True], [False, False, True, False], [True, True, False, True]])
 ROW = np.array([True, False, False, True])
@@ -12,7 +13,7 @@ def number(value: float) -> Constant:
     return Constant(np.array(value, dtype=np.float32))
 
 
-def three(function):  # type: ignore[no-untyped-def]
+def three(function: Function) -> Function:
     return lambda a, b, c: function(function(a, b), c)
 
 

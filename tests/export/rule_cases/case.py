@@ -16,6 +16,9 @@ from onnx import helper, numpy_helper
 
 Array = NDArray[Any]
 
+Function = Callable[..., Any]
+"""A function of torch tensors that gives one or several."""
+
 
 @dataclass(frozen=True)
 class Random:
@@ -66,11 +69,12 @@ class Case:
         fixed: places of inputs whose shape stays known in the graphs with symbolic dimensions.
         fixed_axes: axes of the first input that stay known there.
         differences: whether finite differences make sense (not at kinks and ties).
+        float32_only: ONNX Runtime computes it in float32 also where it takes float64.
     """
 
     op: str
     inputs: Sequence[Input]
-    torch: Callable[..., Any]
+    torch: Function
     attributes: Mapping[str, Any] = field(default_factory=dict)
     opset: int = 20
     outputs: int = 1
@@ -99,8 +103,9 @@ def draw(case: Case, dtype: type) -> list[Array | None]:
             arrays.append(random.uniform(given.low, given.high, given.shape).astype(dtype))
         else:
             values = given.values if isinstance(given, Given | Constant) else given
-            floating = values is not None and np.issubdtype(values.dtype, np.floating)
-            arrays.append(values.astype(dtype) if floating else values)
+            if values is not None and np.issubdtype(values.dtype, np.floating):
+                values = values.astype(dtype)
+            arrays.append(values)
     return arrays
 
 
@@ -110,8 +115,10 @@ def trains(case: Case) -> list[int]:
 
 
 def forward_model(case: Case, dtype: type, naming: str) -> onnx.ModelProto:
-    """The operator, and the loss Σ output · weight. Dimensions are known ("static"), all different names ("symbolic"), or names by
-    size ("named")."""
+    """The operator, and the loss Σ output · weight.
+
+    Dimensions are known ("static"), all of different names ("symbolic"), or named by their size ("named").
+    """
     arrays = draw(case, dtype)
     names = ["" if array is None else f"i{place}" for place, array in enumerate(arrays)]
     outputs = [f"o{place}" for place in range(case.outputs)]
@@ -168,17 +175,20 @@ def _declared(case: Case, place: int, array: Array, name: str, naming: str) -> o
     return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), shape)
 
 
-def _model(nodes: list[Any], inputs: list[Any], outputs: list[Any], initializers: list[Any], opset: int) -> onnx.ModelProto:
+def _model(
+    nodes: list[Any], inputs: list[Any], outputs: list[Any], initializers: list[Any], opset: int
+) -> onnx.ModelProto:
     graph = helper.make_graph(nodes, "case", inputs, outputs, initializers)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)
 
 
 def to_ir(model: onnx.ModelProto) -> ir.Model:
-    return ir.from_proto(onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True))
+    """The model with what shape inference knows."""
+    return ir.serde.deserialize_model(onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True))
 
 
 def from_torch(case: Case, dtype: type, weights: Sequence[Array] | None) -> tuple[list[Array], list[Array]]:
-    """Outputs, and gradients of Σ output · weight for what trains (weights are drawn from the outputs' shapes if not given)."""
+    """Outputs, and gradients of Σ output · weight for what trains; without weights, those of ``loss_weights``."""
     tensors = [None if array is None else torch.from_numpy(np.array(array)) for array in draw(case, dtype)]
     wanted = [tensors[place].requires_grad_() for place in trains(case)]  # type: ignore[union-attr]
     made = case.torch(*[tensor for tensor in tensors if tensor is not None])
@@ -192,4 +202,6 @@ def from_torch(case: Case, dtype: type, weights: Sequence[Array] | None) -> tupl
 
 def loss_weights(shapes: Sequence[tuple[int, ...]], dtype: type) -> list[Array]:
     random = np.random.default_rng(7)
-    return [np.asarray(random.uniform(0.5, 1.5, shape) * random.choice((-1, 1), shape), dtype=dtype) for shape in shapes]
+    return [
+        np.asarray(random.uniform(0.5, 1.5, shape) * random.choice((-1, 1), shape), dtype=dtype) for shape in shapes
+    ]

@@ -1,38 +1,48 @@
 """Convolutions and pooling."""
 
-import torch
-from tests.export.rule_cases.case import Case, x
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor
 from torch.nn import functional
 
+from tests.export.rule_cases.case import Case, Function, x
 
-def conv(stride=1, pads=(), dilation=1, group=1):  # type: ignore[no-untyped-def]
+Steps = int | tuple[int, ...]
+
+
+def conv(stride: Steps = 1, pads: tuple[int, ...] = (), dilation: Steps = 1, group: int = 1) -> Function:
     """Padding as ONNX writes it: all befores, then all afters."""
 
-    def apply(a, weight, bias=None):  # type: ignore[no-untyped-def]
+    def apply(a: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
         half = len(pads) // 2
         flat = [number for axis in reversed(range(half)) for number in (pads[axis], pads[axis + half])]
-        run = {3: functional.conv1d, 4: functional.conv2d, 5: functional.conv3d}[a.ndim]
+        run: Function = getattr(functional, f"conv{a.ndim - 2}d")
         return run(functional.pad(a, flat), weight, bias, stride, 0, dilation, group)
 
     return apply
 
 
-def transposed(**options):  # type: ignore[no-untyped-def]
-    def apply(a, weight, bias=None):  # type: ignore[no-untyped-def]
-        run = {3: functional.conv_transpose1d, 4: functional.conv_transpose2d, 5: functional.conv_transpose3d}[a.ndim]
+def transposed(**options: int) -> Function:
+    def apply(a: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
+        run: Function = {
+            3: functional.conv_transpose1d,
+            4: functional.conv_transpose2d,
+            5: functional.conv_transpose3d,
+        }[a.ndim]
         return run(a, weight, bias, **options)
 
     return apply
 
 
-def convolutions():  # type: ignore[no-untyped-def]
+def convolutions() -> Iterator[Case]:
     plain = [x(2, 4, 6, 7), x(6, 4, 3, 3), x(6)]
     yield Case("Conv", plain, conv(), fixed=(1,))
     yield Case("Conv", plain, conv(pads=(1, 1, 1, 1)), {"pads": [1, 1, 1, 1]}, fixed=(1,))
     yield Case("Conv", plain, conv(2, (1, 0, 2, 1)), {"strides": [2, 2], "pads": [1, 0, 2, 1]}, fixed=(1,))
     yield Case("Conv", plain, conv((2, 3)), {"strides": [2, 3]}, fixed=(1,))
     yield Case("Conv", plain, conv(dilation=(2, 1)), {"dilations": [2, 1]}, fixed=(1,))
-    options = {"strides": [2, 2], "dilations": [2, 2], "pads": [2, 2, 2, 2]}
+    options: dict[str, Any] = {"strides": [2, 2], "dilations": [2, 2], "pads": [2, 2, 2, 2]}
     yield Case("Conv", plain, conv(2, (2, 2, 2, 2), 2), options, fixed=(1,))
     grouped = [x(2, 4, 6, 7), x(6, 2, 3, 3), x(6)]
     yield Case("Conv", grouped, conv(group=2), {"group": 2}, fixed=(1,))
@@ -59,10 +69,10 @@ def convolutions():  # type: ignore[no-untyped-def]
     yield Case("Conv", [x(1, 2, 6, 6), x(3, 2, 3, 3)], conv(2), {"auto_pad": "VALID", "strides": [2, 2]}, fixed=(1,))
 
 
-def transposed_convolutions():  # type: ignore[no-untyped-def]
+def transposed_convolutions() -> Iterator[Case]:
     plain = [x(2, 4, 4, 5), x(4, 3, 3, 3), x(3)]
     yield Case("ConvTranspose", plain, transposed(), fixed=(1,))
-    options = {"strides": [2, 2], "pads": [1, 1, 1, 1], "output_padding": [1, 1]}
+    options: dict[str, Any] = {"strides": [2, 2], "pads": [1, 1, 1, 1], "output_padding": [1, 1]}
     yield Case("ConvTranspose", plain, transposed(stride=2, padding=1, output_padding=1), options, fixed=(1,))
     options = {"strides": [2, 2], "dilations": [2, 2], "group": 2}
     grouped = [x(2, 4, 4, 5), x(4, 3, 3, 3), x(6)]
@@ -70,16 +80,23 @@ def transposed_convolutions():  # type: ignore[no-untyped-def]
     yield Case("ConvTranspose", [x(2, 3, 5), x(3, 2, 2)], transposed(stride=2), {"strides": [2]}, fixed=(1,))
 
 
-def pools():  # type: ignore[no-untyped-def]
+def pools() -> Iterator[Case]:
     image, odd = [x(2, 3, 6, 8)], [x(2, 3, 5, 7)]
     by_two = {"kernel_shape": [2, 2], "strides": [2, 2]}
     yield Case("MaxPool", image, lambda a: functional.max_pool2d(a, 2), by_two)
     yield Case("MaxPool", odd, lambda a: functional.max_pool2d(a, 3, 2, 1), {**THREE_BY_TWO, "pads": [1, 1, 1, 1]})
-    yield Case("MaxPool", image, lambda a: functional.max_pool2d(a, 3, 2, ceil_mode=True), {**THREE_BY_TWO, "ceil_mode": 1})
+    yield Case(
+        "MaxPool", image, lambda a: functional.max_pool2d(a, 3, 2, ceil_mode=True), {**THREE_BY_TWO, "ceil_mode": 1}
+    )
     options = {"kernel_shape": [2, 2], "dilations": [2, 2]}
     yield Case("MaxPool", odd, lambda a: functional.max_pool2d(a, 2, 1, dilation=2), options)
     yield Case("MaxPool", [x(2, 3, 8)], lambda a: functional.max_pool1d(a, 3, 1), {"kernel_shape": [3]})
-    yield Case("MaxPool", [x(1, 2, 4, 4, 4)], lambda a: functional.max_pool3d(a, 2), {"kernel_shape": [2] * 3, "strides": [2] * 3})
+    yield Case(
+        "MaxPool",
+        [x(1, 2, 4, 4, 4)],
+        lambda a: functional.max_pool3d(a, 2),
+        {"kernel_shape": [2] * 3, "strides": [2] * 3},
+    )
     yield Case("AveragePool", image, lambda a: functional.avg_pool2d(a, 2), by_two)
     yield Case("AveragePool", odd, lambda a: functional.avg_pool2d(a, 3, 2), THREE_BY_TWO)
     counted = {**THREE_BY_TWO, "pads": [1, 1, 1, 1], "count_include_pad": 1}
@@ -94,12 +111,14 @@ def pools():  # type: ignore[no-untyped-def]
     yield Case("GlobalMaxPool", image, lambda a: a.amax((2, 3), keepdim=True))
 
 
-THREE_BY_TWO = {"kernel_shape": [3, 3], "strides": [2, 2]}
+THREE_BY_TWO: dict[str, Any] = {"kernel_shape": [3, 3], "strides": [2, 2]}
 CASES = [*convolutions(), *transposed_convolutions(), *pools()]
 
 SAME = {"auto_pad": "SAME_UPPER", "strides": [2, 2]}
 SHAPED = {"output_shape": [8, 8], "strides": [2, 2]}
-def nothing(a, *_):  # type: ignore[no-untyped-def]
+
+
+def nothing(a: Tensor, *_: Tensor) -> Tensor:
     return a.clone()
 
 

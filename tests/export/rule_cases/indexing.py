@@ -2,14 +2,16 @@
 
 import numpy as np
 import torch
-from tests.export.rule_cases.case import Case, Constant, ints, x
+from torch import Tensor
+
+from tests.export.rule_cases.case import Case, Constant, Function, ints, x
 
 IDS = np.array([[0, 2, 2], [4, -1, 2]])
 ONE = Constant(np.array(-2))
 
 
-def gather_nd(batch: int):  # type: ignore[no-untyped-def]
-    def gather(a, places):  # type: ignore[no-untyped-def]
+def gather_nd(batch: int) -> Function:
+    def gather(a: Tensor, places: Tensor) -> Tensor:
         if batch:
             return torch.stack([gather_nd(batch - 1)(part, at) for part, at in zip(a, places, strict=True)])
         return a[tuple(places.unbind(-1))]
@@ -17,7 +19,7 @@ def gather_nd(batch: int):  # type: ignore[no-untyped-def]
     return gather
 
 
-def scatter_nd(add: bool):  # type: ignore[no-untyped-def]
+def scatter_nd(add: bool) -> Function:
     return lambda a, places, new: a.index_put(tuple(places.unbind(-1)), new, accumulate=add)
 
 
@@ -28,9 +30,9 @@ CASES = [
     Case("Gather", [x(2, 5, 3), IDS], lambda a, i: a[:, i], {"axis": 1}),
     Case("Gather", [x(2, 3, 5), IDS], lambda a, i: a[..., i], {"axis": -1}),
     Case("Gather", [x(2, 5, 3), np.array(3)], lambda a, i: a[:, i], {"axis": 1}),
-    Case("Gather", [x(2, 5, 3), Constant(np.array(0))], lambda a, i: a[:, 0], {"axis": 1}),
-    Case("Gather", [x(2, 5, 3), ONE], lambda a, i: a[:, -2], {"axis": 1}),
-    Case("Gather", [x(2, 5, 3), ints(3)], lambda a, i: a[:, 3:4], {"axis": -2}),
+    Case("Gather", [x(2, 5, 3), Constant(np.array(0))], lambda a, _: a[:, 0], {"axis": 1}),
+    Case("Gather", [x(2, 5, 3), ONE], lambda a, _: a[:, -2], {"axis": 1}),
+    Case("Gather", [x(2, 5, 3), ints(3)], lambda a, _: a[:, 3:4], {"axis": -2}),
     Case("Gather", [x(5, 4), Constant(IDS)], lambda a, i: a[i]),
     Case("Gather", [x(5, 4), np.zeros((0,), dtype=np.int64)], lambda a, i: a[i]),
     Case("GatherElements", [x(3, 5), np.array([[4], [-1], [0]])], lambda a, i: a.gather(1, i % 5), {"axis": 1}),
@@ -59,7 +61,8 @@ CASES = [
     Case("TopK", [x(5, 3), ints(3)], lambda a, _: a.topk(3, 0, False).values, {"axis": 0, "largest": 0}, outputs=2),
 ]
 
-def nothing(a, *_):  # type: ignore[no-untyped-def]
+
+def nothing(a: Tensor, *_: Tensor) -> Tensor:
     return a.clone()
 
 

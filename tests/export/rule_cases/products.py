@@ -1,10 +1,11 @@
 """Matrix products and Einsum."""
 
 import torch
-from tests.export.rule_cases.case import Case, x
+
+from tests.export.rule_cases.case import Case, Function, x
 
 
-def product(equation: str):  # type: ignore[no-untyped-def]
+def product(equation: str) -> Function:
     return lambda *operands: torch.einsum(equation, *operands)
 
 

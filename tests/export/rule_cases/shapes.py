@@ -2,15 +2,17 @@
 
 import numpy as np
 import torch
-from tests.export.rule_cases.case import Case, Constant, ints, x
+from torch import Tensor
 from torch.nn import functional
 
+from tests.export.rule_cases.case import Case, Constant, Function, ints, x
 
-def padded(mode: str, *pads: int):  # type: ignore[no-untyped-def]
+
+def padded(mode: str, *pads: int) -> Function:
     return lambda a, *_: functional.pad(a, pads, mode=mode)
 
 
-def cut(*slices: slice):  # type: ignore[no-untyped-def]
+def cut(*slices: slice) -> Function:
     return lambda a, *_: a[slices]
 
 
@@ -77,7 +79,8 @@ CASES = [
     ),
 ]
 
-def nothing(a, *_):  # type: ignore[no-untyped-def]
+
+def nothing(a: Tensor, *_: Tensor) -> Tensor:
     return a.clone()
 
 
@@ -87,13 +90,13 @@ REFUSED = [
 ]
 
 
-def depth_to_space(a, block):  # type: ignore[no-untyped-def]
+def depth_to_space(a: Tensor, block: int) -> Tensor:
     n, c, h, w = a.shape
     apart = a.reshape(n, block, block, c // block**2, h, w).permute(0, 3, 4, 1, 5, 2)
     return apart.reshape(n, c // block**2, h * block, w * block)
 
 
-def space_to_depth(a, block):  # type: ignore[no-untyped-def]
+def space_to_depth(a: Tensor, block: int) -> Tensor:
     n, c, h, w = a.shape
     apart = a.reshape(n, c, h // block, block, w // block, block).permute(0, 3, 5, 1, 2, 4)
     return apart.reshape(n, c * block**2, h // block, w // block)

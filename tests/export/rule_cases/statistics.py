@@ -1,20 +1,25 @@
 """Reductions along axes, and normalizations."""
 
+from collections.abc import Iterator
+
 import numpy as np
-import torch
-from tests.export.rule_cases.case import Case, Constant, Given, ints, x
+from torch import Tensor
 from torch.nn import functional
+
+from tests.export.rule_cases.case import Case, Constant, Function, Given, ints, x
+
+Axes = tuple[int, ...]
 
 EMPTY = Constant(np.zeros(0, dtype=np.int64))
 TIES = Given(np.array([[1.0, 2.0, 2.0], [0.5, -1.0, 0.5], [3.0, 1.0, 0.0]]))
 ZEROS = Given(np.array([[0.0, 2.0, 3.0], [0.0, 0.0, 3.0], [1.0, 2.0, 4.0]]))
 
 
-def summed(a, axes, keep):  # type: ignore[no-untyped-def]
+def summed(a: Tensor, axes: Axes, keep: bool) -> Tensor:
     return a.sum(axes, keepdim=keep)
 
 
-REDUCTIONS = {
+REDUCTIONS: dict[str, tuple[Function, float]] = {
     "ReduceSum": (summed, -2.0),
     "ReduceMean": (lambda a, axes, keep: a.mean(axes, keepdim=keep), -2.0),
     "ReduceMax": (lambda a, axes, keep: a.amax(axes, keepdim=keep), -2.0),
@@ -28,14 +33,14 @@ REDUCTIONS = {
 }
 
 
-def product(a, axes, keep):  # type: ignore[no-untyped-def]
+def product(a: Tensor, axes: Axes, keep: bool) -> Tensor:
     for axis in sorted((axis % a.ndim for axis in axes), reverse=True):
         a = a.prod(axis, keepdim=keep)
     return a
 
 
-def reductions():  # type: ignore[no-untyped-def]
-    """Every reduction: axes as an input and as an attribute, kept and dropped, negative, several, none; known and not."""
+def reductions() -> Iterator[Case]:
+    """Every reduction: axes as input and as attribute, kept and dropped, negative, several, none; known and not."""
     for op, (function, low) in REDUCTIONS.items():
         for axes, keep in (((1,), 1), ((-1,), 0), ((0, 2), 0), ((-1, 0), 1)):
             apply = lambda a, *_, f=function, axes=axes, keep=keep: f(a, axes, bool(keep))  # noqa: E731
@@ -43,7 +48,7 @@ def reductions():  # type: ignore[no-untyped-def]
         whole = lambda a, *_, f=function: f(a, (0, 1), False)  # noqa: E731
         yield Case(op, [x(2, 3, low=low)], whole, {"keepdims": 0})
         yield Case(op, [x(2, 3, low=low), EMPTY], lambda a, _, f=function: f(a, (0, 1), True))
-        at_run_time = lambda a, axes, f=function: f(a, (1,), False)  # noqa: E731
+        at_run_time = lambda a, _, f=function: f(a, (1,), False)  # noqa: E731
         yield Case(op, [x(2, 3, low=low), np.array([1])], at_run_time, {"keepdims": 0}, fixed=(1,))
         if op not in ("ReduceSum", "ReduceProd"):
             by_attribute = lambda a, f=function: f(a, (1,), False)  # noqa: E731
@@ -51,16 +56,16 @@ def reductions():  # type: ignore[no-untyped-def]
         yield Case(op, [x(2, 1, low=low), ints(1)], lambda a, _, f=function: f(a, (1,), True))
 
 
-def layer_norm(axis: int):  # type: ignore[no-untyped-def]
-    return lambda a, *rest: functional.layer_norm(a, a.shape[axis:], *rest, eps=1e-5)
+def layer_norm(axis: int) -> Function:
+    return lambda a, s, b=None: functional.layer_norm(a, a.shape[axis:], s, b, 1e-5)
 
 
-def group_norm(a, scale, bias):  # type: ignore[no-untyped-def]
+def group_norm(a: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
     repeats = a.shape[1] // scale.shape[0]
     return functional.group_norm(a, 2, scale.repeat_interleave(repeats), bias.repeat_interleave(repeats), 1e-5)
 
 
-def batch_norm(a, scale, bias, mean, variance):  # type: ignore[no-untyped-def]
+def batch_norm(a: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
     lined = [value.reshape(-1, *[1] * (a.ndim - 2)) for value in (scale, bias, mean, variance)]
     return (a - lined[2]) / (lined[3] + 1e-3).sqrt() * lined[0] + lined[1]
 
@@ -82,15 +87,28 @@ CASES = [
     Case("LayerNormalization", [x(2, 3, 8), x(8)], layer_norm(-1)),
     Case("LayerNormalization", [x(2, 3, 4), x(3, 4), x(3, 4)], layer_norm(1), {"axis": 1}),
     Case("LayerNormalization", [x(4, 8), x(8), x(8)], layer_norm(-1), {"axis": -1}, 18),
-    Case("InstanceNormalization", [x(2, 3, 8), x(3), x(3)], lambda a, s, b: functional.instance_norm(a, None, None, s, b)),
+    Case(
+        "InstanceNormalization", [x(2, 3, 8), x(3), x(3)], lambda a, s, b: functional.instance_norm(a, None, None, s, b)
+    ),
     Case(
         "InstanceNormalization",
         [x(2, 3, 4, 5), x(3), x(3)],
         lambda a, s, b: functional.instance_norm(a, None, None, s, b, eps=1e-2),
         {"epsilon": 1e-2},
     ),
-    Case("GroupNormalization", [x(2, 4, 3, 2), x(2), x(2)], group_norm, {"num_groups": 2}, fixed=(1, 2), fixed_axes=(1,)),
-    Case("GroupNormalization", [x(2, 4, 6), x(4), x(4)], group_norm, {"num_groups": 2}, 21, fixed=(1, 2), fixed_axes=(1,), float32_only=True),
+    Case(
+        "GroupNormalization", [x(2, 4, 3, 2), x(2), x(2)], group_norm, {"num_groups": 2}, fixed=(1, 2), fixed_axes=(1,)
+    ),
+    Case(
+        "GroupNormalization",
+        [x(2, 4, 6), x(4), x(4)],
+        group_norm,
+        {"num_groups": 2},
+        21,
+        fixed=(1, 2),
+        fixed_axes=(1,),
+        float32_only=True,
+    ),
     Case("BatchNormalization", [x(2, 3, 4, 5), x(3), x(3), x(3), x(3, low=0.5)], batch_norm, {"epsilon": 1e-3}),
     Case("BatchNormalization", [x(4, 3), x(3), x(3), x(3), x(3, low=0.5)], batch_norm, {"epsilon": 1e-3}),
     Case("LpNormalization", [x(2, 3)], lambda a: functional.normalize(a, dim=-1)),
@@ -98,7 +116,9 @@ CASES = [
 ]
 
 TRAINING = {"training_mode": 1}
-def nothing(a, *_):  # type: ignore[no-untyped-def]
+
+
+def nothing(a: Tensor, *_: Tensor) -> Tensor:
     return a.clone()
 
 

@@ -16,7 +16,9 @@ from edgepeft_export.shapes import Dim, dims_of, rank
 @rule("Conv")
 def conv(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
     (dy,), (x, weight) = upstream, node.inputs[:2]
-    assert dy is not None and x is not None and weight is not None
+    assert dy is not None
+    assert x is not None
+    assert weight is not None
     group = int(node.attributes.get_int("group", 1))
     window = window_of(node, x, _kernel(node, weight))
     dx = spread_back(dy, weight, window, x, node.outputs[0], group, emit)
@@ -26,17 +28,17 @@ def conv(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
 
 @rule("ConvTranspose")
 def conv_transpose(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
-    """The transpose of a convolution from y to x, so its gradients are that convolution and that one's weight gradient."""
+    """The transpose of a convolution from y to x: its gradients are that convolution and its weight gradient."""
     (dy,), (x, weight) = upstream, node.inputs[:2]
-    assert dy is not None and x is not None and weight is not None
+    assert dy is not None
+    assert x is not None
+    assert weight is not None
     auto_pad = str(node.attributes.get_string("auto_pad", "NOTSET"))
     if "output_shape" in node.attributes or auto_pad.startswith("SAME"):
         raise NoGradientForCase(node, "its padding follows from its output's size", "export it with explicit pads")
     group = int(node.attributes.get_int("group", 1))
     window = window_of(node, x, _kernel(node, weight))
-    dx = emit.op(
-        "Conv", dy, weight, pads=window.pads, strides=window.strides, dilations=window.dilations, group=group
-    )
+    dx = emit.op("Conv", dy, weight, pads=window.pads, strides=window.strides, dilations=window.dilations, group=group)
     dweight = _weight_gradient(dy, dims_of(node.outputs[0]), x, window, group, emit)
     return dx, dweight, _bias_gradient(node, dy, emit)
 
@@ -60,12 +62,12 @@ def _weight_gradient(
 ) -> ir.Value:
     """The gradient for the weight of the convolution ``x`` → y: correlate ``x``, whose sizes are ``dims``, with ``dy``.
 
-    With channels and batch exchanged this is itself a convolution, whose kernel is ``dy`` and whose strides are the dilations.
+    With channels and batch exchanged this is itself a convolution, with ``dy`` for kernel and dilations for strides.
     """
     if group == 1 and window.reach == (1,) * len(window.kernel) and not any(window.pads):
         return _pointwise_weight_gradient(x, dy, window, emit)
     spatial = list(window.axes)
-    images = emit.op("Transpose", _by_group(x, dims, group, emit), perm=[1, 0, *spatial])
+    images = _images(x, dims, group, emit)
     kernels = emit.op("Transpose", dy, perm=[1, 0, *spatial])
     found = emit.op(
         "Conv", images, kernels, pads=window.pads, strides=window.dilations, dilations=window.strides, group=group
@@ -76,16 +78,16 @@ def _weight_gradient(
     return emit.op("Transpose", found, perm=[1, 0, *spatial])
 
 
-def _by_group(x: ir.Value, dims: Sequence[Dim], group: int, emit: Emitter) -> ir.Value:
-    """[N, C, …] as [G N, C / G, …]: each group of channels an image of its own, the groups outermost."""
-    if group == 1:
-        return x
-    axes = range(2, len(dims))
-    sizes = [emit.ints(size) if isinstance(size, int) else emit.op("Shape", x, start=axis, end=axis + 1) for axis, size in zip(axes, dims[2:], strict=True)]
+def _images(x: ir.Value, dims: Sequence[Dim], group: int, emit: Emitter) -> ir.Value:
+    """[N, C, …] as [C / G, G N, …]: the channels of a group as a batch, the groups side by side."""
+    spatial = range(2, len(dims))
+    if group == 1 or dims[1] == group:
+        swapped = emit.op("Transpose", x, perm=[1, 0, *spatial])
+        return swapped if group == 1 else emit.op("Reshape", swapped, emit.ints(1, -1, *[0] * len(spatial)))
+    sizes = [emit.op("Shape", x, start=axis, end=axis + 1) for axis in spatial]
     apart = emit.op("Concat", emit.ints(0, group, -1), *sizes, axis=0)
-    swapped = emit.op("Transpose", emit.op("Reshape", x, apart), perm=[1, 0, 2, *[axis + 1 for axis in axes]])
-    channels = emit.op("Shape", swapped, start=2, end=3)
-    return emit.op("Reshape", swapped, emit.op("Concat", emit.ints(-1), channels, *sizes, axis=0))
+    by_group = emit.op("Transpose", emit.op("Reshape", x, apart), perm=[2, 1, 0, *[axis + 1 for axis in spatial]])
+    return emit.op("Reshape", by_group, emit.op("Concat", emit.ints(0, -1), *sizes, axis=0))
 
 
 def _pointwise_weight_gradient(x: ir.Value, dy: ir.Value, window: Window, emit: Emitter) -> ir.Value:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from edgepeft_export.autodiff.registry import Gradients, NoGradientForCase, Upstream, rule
-from edgepeft_export.autodiff.rules.reading import first, is_float, known, known_number, present
+from edgepeft_export.autodiff.rules.reading import first, is_float, known, known_number, narrow, present
 from edgepeft_export.emit import Emitter
+from edgepeft_export.shapes import dims_of
 
 
 @rule("Add", broadcasts=True)
@@ -35,7 +36,15 @@ def sub(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
 @rule("Mul", broadcasts=True)
 def mul(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
     (dy,), (a, b) = upstream, node.inputs
-    return emit.op("Mul", dy, b), emit.op("Mul", dy, a)
+    assert a is not None
+    assert b is not None
+    return emit.op("Mul", _beside(b, node, dy), b), emit.op("Mul", _beside(a, node, dy), a)
+
+
+def _beside(operand: ir.Value, node: ir.Node, dy: ir.Value | None) -> ir.Value | None:
+    """The gradient as it may stand beside an operand: not expanded, if that has the output's shape itself."""
+    dims = dims_of(operand)
+    return narrow(dy) if None not in dims and dims == dims_of(node.outputs[0]) else dy
 
 
 @rule("Div", broadcasts=True)
@@ -56,7 +65,9 @@ def mod(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
 @rule("Pow", broadcasts=True)
 def pow_(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
     (dy,), (base, exponent), y = upstream, node.inputs, node.outputs[0]
-    assert dy is not None and base is not None and exponent is not None
+    assert dy is not None
+    assert base is not None
+    assert exponent is not None
     number = known_number(exponent)
     if number is not None:
         return _constant_power(base, number, y, dy, emit), None
@@ -75,7 +86,7 @@ def _constant_power(base: ir.Value, exponent: float, y: ir.Value, dy: ir.Value, 
         power = base if exponent == 2 else emit.op("Mul", base, base)
     else:
         power = emit.op("Pow", base, emit.scalar(exponent - 1, like=base))
-    return emit.op("Mul", dy, emit.op("Mul", power, emit.scalar(exponent, like=base)))
+    return emit.op("Mul", emit.op("Mul", narrow(dy), emit.scalar(exponent, like=base)), power)
 
 
 def _power_of_base(base: ir.Value, exponent: ir.Value, dy: ir.Value, emit: Emitter) -> ir.Value:
@@ -160,9 +171,10 @@ def clip(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
 @rule("Dropout")
 def dropout(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
     training = present(node, 2)
-    if training is not None and (content := known(training)) is None:
+    content = known(training)
+    if training is not None and content is None:
         raise NoGradientForCase(node, "only the run knows its training_mode", "make training_mode a constant")
-    if training is None or not content.any():
+    if content is None or not content.any():
         return (upstream[0],)
     ratio = present(node, 1)
     kept = 1 - (0.5 if ratio is None else known_number(ratio) or 0.0)

@@ -1,7 +1,8 @@
 """Operators that read or write at positions computed at run time: their gradients write where they read.
 
-Positions may repeat, so what is written is added. That is always ``ScatterElements``: ``ScatterND`` with ``reduction="add"`` loses
-updates of repeated positions on ONNX Runtime's CPU when it runs on several threads (seen with 1.31).
+Positions may repeat, so what is written is added. That is always ``ScatterElements``: ``ScatterND`` with
+``reduction="add"`` loses updates of repeated positions on ONNX Runtime's CPU when it runs on several threads (seen with
+1.31).
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from edgepeft_export.shapes import dims_of, rank
 @rule("Gather")
 def gather(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
     (dy,), (data, indices) = upstream, node.inputs
-    assert dy is not None and data is not None and indices is not None
+    assert dy is not None
+    assert data is not None
+    assert indices is not None
     axis = axis_of(node, 0, rank(data))
     positions = known_ints(indices)
     if positions is not None and len(positions) == 1 and rank(indices) < 2:
@@ -64,7 +67,9 @@ def gather_elements(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradien
 def gather_nd(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
     """Flatten what is indexed into rows, number the rows, and add into them."""
     (dy,), (data, indices) = upstream, node.inputs
-    assert dy is not None and data is not None and indices is not None
+    assert dy is not None
+    assert data is not None
+    assert indices is not None
     batch = int(node.attributes.get_int("batch_dims", 0))
     depth = dims_of(indices)[-1]
     if not isinstance(depth, int):
@@ -99,7 +104,9 @@ def _row_numbers(data: ir.Value, indices: ir.Value, batch: int, depth: int, emit
 @rule("ScatterElements")
 def scatter_elements(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
     (dy,), (data, indices, updates) = upstream, node.inputs
-    assert dy is not None and data is not None and updates is not None
+    assert dy is not None
+    assert data is not None
+    assert updates is not None
     axis = axis_of(node, 0, rank(data))
     dupdates = emit.op("GatherElements", dy, indices, axis=axis)
     if _adds(node):
@@ -110,7 +117,8 @@ def scatter_elements(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradie
 @rule("ScatterND")
 def scatter_nd(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
     (dy,), (_, indices, updates) = upstream, node.inputs
-    assert dy is not None and updates is not None
+    assert dy is not None
+    assert updates is not None
     dupdates = emit.op("GatherND", dy, indices)
     if _adds(node):
         return dy, None, dupdates

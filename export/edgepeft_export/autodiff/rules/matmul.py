@@ -1,7 +1,7 @@
 """Matrix products.
 
-A product with a matrix (rank 2) on the right is the bulk of every network. Its gradients are single ``Gemm`` nodes over flattened
-tensors: they read the weight where it lies, transposed by the kernel, so no transposed copy is stored.
+A product with a matrix (rank 2) on the right is the bulk of every network. Its gradients are single ``Gemm`` nodes over
+flattened tensors: they read the weight where it lies, transposed by the kernel, so no transposed copy is stored.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from edgepeft_export.shapes import Dim, dims_of, rank
 @rule("MatMul")
 def matmul(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
     (dy,), (a, b) = upstream, node.inputs
-    assert dy is not None and a is not None and b is not None
+    assert dy is not None
+    assert a is not None
+    assert b is not None
     if rank(b) == 2 and rank(a) >= 2:
         return _times_matrix(a, b, dy, emit)
     if 1 in (rank(a), rank(b)):

@@ -16,13 +16,15 @@ from edgepeft_export.shapes import dims_of, rank
 def layer_normalization(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
     (dy,), (x, scale) = upstream[:1], node.inputs[:2]
     bias = present(node, 2)
-    assert dy is not None and x is not None and scale is not None
+    assert dy is not None
+    assert x is not None
+    assert scale is not None
     dims = dims_of(x)
     axes = list(range(axis_of(node, -1, len(dims)), len(dims)))
     mean, inverse = _statistics(node, x, emit)
-    normalized = emit.op("Mul", emit.op("Sub", x, mean), inverse)
-    dx = _through_statistics(emit.op("Mul", dy, scale), normalized, inverse, axes, emit)
-    dscale = emit.sum_to(emit.op("Mul", dy, normalized), dims, scale)
+    centred = emit.op("Sub", x, mean)
+    dx = _through_statistics(emit.op("Mul", dy, scale), centred, inverse, axes, emit)
+    dscale = emit.sum_to(emit.op("Mul", emit.op("Mul", dy, centred), inverse), dims, scale)
     return dx, dscale, emit.sum_to(dy, dims, bias) if bias is not None else None
 
 
@@ -39,35 +41,37 @@ def _statistics(node: ir.Node, x: ir.Value, emit: Emitter) -> list[ir.Value]:
 
 
 def _through_statistics(
-    gradient: ir.Value, normalized: ir.Value, inverse: ir.Value, axes: Sequence[int], emit: Emitter
+    gradient: ir.Value, centred: ir.Value, inverse: ir.Value, axes: Sequence[int], emit: Emitter
 ) -> ir.Value:
-    """From the gradient of x̂ = (x - mean) / σ to that of x: (g - mean(g) - x̂ mean(g x̂)) / σ."""
+    """From the gradient g of x̂ = c / σ, c = x - mean, to that of x: (g - mean(g) - c mean(g c) / σ²) / σ."""
     over = emit.ints(*axes)
-    slope = emit.op("ReduceMean", emit.op("Mul", gradient, normalized), over, keepdims=1)
+    product = emit.op("ReduceMean", emit.op("Mul", gradient, centred), over, keepdims=1)
+    slope = emit.op("Mul", product, emit.op("Mul", inverse, inverse))
     level = emit.op("ReduceMean", gradient, over, keepdims=1)
-    centred = emit.op("Sub", emit.op("Sub", gradient, level), emit.op("Mul", normalized, slope))
-    return emit.op("Mul", centred, inverse)
+    rest = emit.op("Sub", emit.op("Sub", gradient, emit.op("Mul", centred, slope)), level)
+    return emit.op("Mul", rest, inverse)
 
 
 def _recomputed(x: ir.Value, axes: Sequence[int], epsilon: float, emit: Emitter) -> tuple[ir.Value, ir.Value]:
-    """x̂ and 1/σ of ``x`` over ``axes``."""
+    """x - mean and 1/σ of ``x`` over ``axes``."""
     over = emit.ints(*axes)
     centred = emit.op("Sub", x, emit.op("ReduceMean", x, over, keepdims=1))
     variance = emit.op("ReduceMean", emit.op("Mul", centred, centred), over, keepdims=1)
     deviation = emit.op("Sqrt", emit.op("Add", variance, emit.scalar(epsilon, like=x)))
-    inverse = emit.op("Reciprocal", deviation)
-    return emit.op("Mul", centred, inverse), inverse
+    return centred, emit.op("Reciprocal", deviation)
 
 
 @rule("InstanceNormalization")
 def instance_normalization(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
     (dy,), (x, scale, _) = upstream, node.inputs
-    assert dy is not None and x is not None
+    assert dy is not None
+    assert x is not None
     spatial = list(range(2, rank(x)))
-    normalized, inverse = _recomputed(x, spatial, float(node.attributes.get_float("epsilon", 1e-5)), emit)
+    centred, inverse = _recomputed(x, spatial, float(node.attributes.get_float("epsilon", 1e-5)), emit)
     gradient = emit.op("Mul", dy, emit.op("Reshape", scale, emit.ints(*channel_shape(x))))
-    dx = _through_statistics(gradient, normalized, inverse, spatial, emit)
-    return dx, _per_channel(emit.op("Mul", dy, normalized), x, emit), _per_channel(dy, x, emit)
+    dx = _through_statistics(gradient, centred, inverse, spatial, emit)
+    dscale = _per_channel(emit.op("Mul", emit.op("Mul", dy, centred), inverse), x, emit)
+    return dx, dscale, _per_channel(dy, x, emit)
 
 
 def _per_channel(value: ir.Value, x: ir.Value, emit: Emitter) -> ir.Value:
@@ -77,9 +81,15 @@ def _per_channel(value: ir.Value, x: ir.Value, emit: Emitter) -> ir.Value:
 
 @rule("GroupNormalization")
 def group_normalization(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
-    """Each group of channels, flattened, is normalized on its own. Scale is per group in opset 18 and per channel since 21."""
+    """Each group of channels, flattened, is normalized on its own.
+
+    Scale and bias are per group in opset 18 and per channel since 21.
+    """
     (dy,), (x, scale, bias) = upstream, node.inputs
-    assert dy is not None and x is not None and scale is not None and bias is not None
+    assert dy is not None
+    assert x is not None
+    assert scale is not None
+    assert bias is not None
     groups = int(node.attributes["num_groups"].as_int())
     epsilon = float(node.attributes.get_float("epsilon", 1e-5))
     per_group = dims_of(scale) == [groups]
@@ -87,12 +97,12 @@ def group_normalization(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gra
     split = [0, groups, -1] if per_group else [0, groups, _channels(node, x) // groups, -1]
     axes = list(range(2, len(split)))
     flat_x, flat_dy = (emit.op("Reshape", value, emit.ints(*split)) for value in (x, dy))
-    normalized, inverse = _recomputed(flat_x, axes, epsilon, emit)
+    centred, inverse = _recomputed(flat_x, axes, epsilon, emit)
     lined_up = emit.op("Reshape", scale, emit.ints(*split[1:-1], 1))
-    dx = _through_statistics(emit.op("Mul", flat_dy, lined_up), normalized, inverse, axes, emit)
+    dx = _through_statistics(emit.op("Mul", flat_dy, lined_up), centred, inverse, axes, emit)
     summed = [
         emit.op("Reshape", emit.op("ReduceSum", value, emit.ints(0, len(split) - 1), keepdims=0), emit.ints(-1))
-        for value in (emit.op("Mul", flat_dy, normalized), flat_dy)
+        for value in (emit.op("Mul", emit.op("Mul", flat_dy, centred), inverse), flat_dy)
     ]
     return reshaped_like(dx, None, x, emit), *summed
 
@@ -111,7 +121,9 @@ def batch_normalization(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gra
             node, "stock ONNX Runtime has no BatchNormalization in training mode", "export the model in eval mode"
         )
     dy, (x, scale, _, mean, variance) = upstream[0], node.inputs
-    assert dy is not None and x is not None and mean is not None
+    assert dy is not None
+    assert x is not None
+    assert mean is not None
     epsilon = emit.scalar(float(node.attributes.get_float("epsilon", 1e-5)), like=mean)
     inverse = emit.op("Reciprocal", emit.op("Sqrt", emit.op("Add", variance, epsilon)))
     factor = emit.op("Mul", scale, inverse)

@@ -67,8 +67,8 @@ def _cut_off(node: ir.Node, entry: int, axis: int, emit: Emitter) -> tuple[Amoun
     size = dims_of(x)[axis]
     if starts is not None and ends is not None:
         if isinstance(size, int):
-            begin, end, _ = slice(starts[entry], ends[entry]).indices(size)
-            return begin, size - max(begin, end)
+            first_taken, end, _ = slice(starts[entry], ends[entry]).indices(size)
+            return first_taken, size - max(first_taken, end)
         return _cut_of_unknown_size(x, axis, starts[entry], ends[entry], emit)
     whole = emit.dim(x, axis)
     begin = starts[entry] if starts is not None else None
@@ -137,8 +137,9 @@ def counted(size: ir.Value, emit: Emitter) -> ir.Value:
 
 
 def add_at(zeros: ir.Value, positions: ir.Value, dy: ir.Value, axis: int, behind: int, emit: Emitter) -> ir.Value:
-    """Add the slices of ``dy`` along ``axis``, behind which there are ``behind`` more, into ``zeros`` at ``positions``."""
-    column = emit.op("Reshape", positions, emit.ints(-1, *[1] * behind)) if behind or rank(positions) != 1 else positions
+    """Add the slices of ``dy`` along ``axis``, with ``behind`` axes behind it, into ``zeros`` at ``positions``."""
+    lined_up = behind == 0 and positions.shape is not None and rank(positions) == 1
+    column = positions if lined_up else emit.op("Reshape", positions, emit.ints(-1, *[1] * behind))
     everywhere = emit.op("Expand", column, emit.op("Shape", dy))
     return emit.op("ScatterElements", zeros, everywhere, dy, axis=axis, reduction="add")
 

@@ -17,7 +17,7 @@ from edgepeft_export.shapes import dims_of, rank
 
 @rule("MaxPool")
 def max_pool(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
-    """Add each gradient where the maximum was: the forward node's second output says where, counted over the whole tensor."""
+    """Add each gradient where the maximum was: the forward node's second output counts places over the whole tensor."""
     if node.attributes.get_int("storage_order", 0):
         raise NoGradientForCase(node, "it counts its indices in columns", "leave storage_order at 0")
     x = first(node)
@@ -36,7 +36,8 @@ def max_pool(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
 def average_pool(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
     """Each gradient is shared out evenly over its window: a transposed convolution of every channel with ones."""
     dy, x, y = upstream[0], first(node), node.outputs[0]
-    assert dy is not None and x.dtype is not None
+    assert dy is not None
+    assert x.dtype is not None
     window = window_of(node, x, node.attributes["kernel_shape"].as_ints())
     whole_windows = node.attributes.get_int("count_include_pad", 0) or not any(window.pads)
     if node.attributes.get_int("ceil_mode", 0):
@@ -72,9 +73,7 @@ def _counts(x: ir.Value, ones: ir.Value, window: Window, emit: Emitter) -> ir.Va
     sizes = [emit.dim(x, axis) for axis in window.axes]
     shape = emit.op("Concat", emit.ints(1, 1), *sizes, axis=0)
     image = emit.op("Expand", emit.scalar(1.0, like=x), shape)
-    return emit.op(
-        "Conv", image, ones, pads=window.pads, strides=window.strides, dilations=window.dilations
-    )
+    return emit.op("Conv", image, ones, pads=window.pads, strides=window.strides, dilations=window.dilations)
 
 
 def _per_channel(dy: ir.Value, weight: ir.Value, window: Window, x: ir.Value, y: ir.Value, emit: Emitter) -> ir.Value:

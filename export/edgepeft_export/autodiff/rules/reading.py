@@ -83,8 +83,7 @@ def static_size(dims: Sequence[Dim]) -> int | None:
 def reshaped_like(value: ir.Value, have: Sequence[Dim] | None, target: ir.Value, emit: Emitter) -> ir.Value:
     """Reshape ``value``, whose dimensions are ``have``, to the shape of ``target``.
 
-    Prefers a constant shape (0 copies a dimension, -1 is the one left over) to asking ``target`` at run time: that would keep a
-    tensor of the forward pass alive for the sake of its shape.
+    Prefers a constant shape (0 copies a dimension, -1 is the one left over) to asking ``target`` at run time.
     """
     have = have or []
     template: list[int] = []
@@ -99,13 +98,19 @@ def reshaped_like(value: ir.Value, have: Sequence[Dim] | None, target: ir.Value,
 def zeros_like(value: ir.Value, emit: Emitter) -> ir.Value:
     """Zeros to scatter into, of the shape of ``value``.
 
-    Of a shape that is known, ONNX Runtime would fold the zeros into a constant that stays in memory for good: an embedding's worth.
-    So zeros of a parameter are computed from it.
+    Of a shape that is known, ONNX Runtime would fold the zeros into a constant that stays in memory for good: as much
+    as an embedding. So zeros of a parameter are computed from it.
     """
     producer = value.producer()
     if producer is None and all(isinstance(dim, int) for dim in dims_of(value)):
         return emit.op("Mul", value, emit.scalar(0.0, like=value))
     return emit.zeros(emit.shape_of(value), like=value)
+
+
+def narrow(gradient: ir.Value | None) -> ir.Value | None:
+    """What a gradient was expanded from, where it was: beside an operand of full shape it broadcasts by itself."""
+    producer = gradient.producer() if gradient is not None else None
+    return producer.inputs[0] if producer is not None and producer.op_type == "Expand" else gradient
 
 
 def channel_shape(value: ir.Value) -> list[int]:

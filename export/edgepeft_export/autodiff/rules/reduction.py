@@ -1,10 +1,10 @@
-"""Reductions along axes, which are an attribute in older opsets and an input since 13 (ReduceSum) and 18 (the others)."""
+"""Reductions along axes: an attribute in older opsets, an input since 13 (ReduceSum) and 18 (the others)."""
 
 from __future__ import annotations
 
 import onnx_ir as ir
 
-from edgepeft_export.autodiff.registry import Gradients, Upstream, rule
+from edgepeft_export.autodiff.registry import Gradients, NoGradientForCase, Upstream, rule
 from edgepeft_export.autodiff.rules.reading import first, known_axes, present, static_size
 from edgepeft_export.emit import Emitter
 from edgepeft_export.shapes import dims_of, rank
@@ -17,7 +17,7 @@ def _does_nothing(node: ir.Node) -> bool:
 
 
 def _along_input(value: ir.Value, node: ir.Node, emit: Emitter) -> ir.Value:
-    """Put the reduced dimensions back, as 1, into a value of the output's shape, so that it broadcasts against the input."""
+    """Put the reduced dimensions back, as 1, into a value of the output's shape: it broadcasts against the input."""
     if node.attributes.get_int("keepdims", 1):
         return value
     axes = known_axes(node, rank(first(node)))
@@ -29,6 +29,10 @@ def _along_input(value: ir.Value, node: ir.Node, emit: Emitter) -> ir.Value:
 
 def _pair_along_input(node: ir.Node, upstream: Upstream, emit: Emitter) -> tuple[ir.Value, ir.Value]:
     """The output and its gradient, ready to broadcast against the input."""
+    if _does_nothing(node):
+        raise NoGradientForCase(
+            node, "releases of ONNX Runtime differ on what it computes without axes", "give it axes"
+        )
     assert upstream[0] is not None
     return _along_input(node.outputs[0], node, emit), _along_input(upstream[0], node, emit)
 
@@ -76,18 +80,16 @@ def reduce_extremum(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradien
     assert x.dtype is not None
     y, dy = _pair_along_input(node, upstream, emit)
     attains = emit.op("Cast", emit.op("Equal", x, y), to=int(x.dtype))
-    return (emit.op("Mul", attains, emit.op("Div", dy, _sum_like(attains, node, emit))),)
+    return (emit.op("Mul", attains, emit.op("Div", dy, _reduce("ReduceSum", attains, node, emit))),)
 
 
-def _sum_like(value: ir.Value, node: ir.Node, emit: Emitter) -> ir.Value:
-    """Sum over the node's axes, keeping the dimensions."""
+def _reduce(op_type: str, value: ir.Value, node: ir.Node, emit: Emitter) -> ir.Value:
+    """Reduce over the node's axes, keeping the dimensions."""
     axes = known_axes(node, rank(first(node)))
     if axes is None:
         noop = int(node.attributes.get_int("noop_with_empty_axes", 0))
-        return emit.op("ReduceSum", value, present(node, 1), keepdims=1, noop_with_empty_axes=noop)
-    return (
-        emit.op("ReduceSum", value, emit.ints(*axes), keepdims=1) if axes else emit.op("ReduceSum", value, keepdims=1)
-    )
+        return emit.op(op_type, value, present(node, 1), keepdims=1, noop_with_empty_axes=noop)
+    return emit.op(op_type, value, emit.ints(*axes) if axes else None, keepdims=1)
 
 
 @rule("ReduceProd")
@@ -96,25 +98,16 @@ def reduce_prod(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
     if _does_nothing(node):
         return (upstream[0],)
     x = first(node)
-    assert x.dtype is not None and upstream[0] is not None
+    assert x.dtype is not None
+    assert upstream[0] is not None
     zero = emit.scalar(0.0, like=x)
     is_zero = emit.op("Equal", x, zero)
     nonzero = emit.op("Where", is_zero, emit.scalar(1.0, like=x), x)
-    attributes = {name: int(node.attributes.get_int(name, 0)) for name in ("noop_with_empty_axes",) if present(node, 1)}
-    product = _product_like(nonzero, node, emit, attributes)
+    product = _reduce("ReduceProd", nonzero, node, emit)
     counted = emit.op("Cast", is_zero, to=int(x.dtype))
-    no_other_zero = emit.op("Equal", _sum_like(counted, node, emit), counted)
+    no_other_zero = emit.op("Equal", _reduce("ReduceSum", counted, node, emit), counted)
     others = emit.op("Where", no_other_zero, emit.op("Div", product, nonzero), zero)
     return (emit.op("Mul", _along_input(upstream[0], node, emit), others),)
-
-
-def _product_like(value: ir.Value, node: ir.Node, emit: Emitter, attributes: dict[str, int]) -> ir.Value:
-    axes = known_axes(node, rank(first(node)))
-    if axes is None:
-        return emit.op("ReduceProd", value, present(node, 1), keepdims=1, **attributes)
-    return (
-        emit.op("ReduceProd", value, emit.ints(*axes), keepdims=1) if axes else emit.op("ReduceProd", value, keepdims=1)
-    )
 
 
 @rule("ReduceL1")

@@ -110,7 +110,5 @@ def space_to_depth(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradient
 
 @rule("ReverseSequence")
 def reverse_sequence(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
-    axes = {
-        name: int(node.attributes.get_int(name, default)) for name, default in (("batch_axis", 1), ("time_axis", 0))
-    }
-    return (emit.op("ReverseSequence", upstream[0], node.inputs[1], **axes),)
+    batch, time = (int(node.attributes.get_int(name, at)) for name, at in (("batch_axis", 1), ("time_axis", 0)))
+    return (emit.op("ReverseSequence", upstream[0], node.inputs[1], batch_axis=batch, time_axis=time),)

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from edgepeft_export.autodiff.registry import NoGradientForCase
 from edgepeft_export.autodiff.rules.reading import attribute_ints
 from edgepeft_export.emit import Emitter
-from edgepeft_export.shapes import Dim, dims_of, rank
+from edgepeft_export.shapes import Dim, dims_of
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,9 @@ def window_of(node: ir.Node, x: ir.Value, kernel: Sequence[int]) -> Window:
     ones = [1] * len(kernel)
     strides, dilations = (attribute_ints(node, name, ones) for name in ("strides", "dilations"))
     pads = attribute_ints(node, "pads", [0] * 2 * len(kernel))
-    window = Window(tuple(kernel), tuple(strides), tuple(dilations), tuple(pads[: len(kernel)]), tuple(pads[len(kernel) :]))
+    window = Window(
+        tuple(kernel), tuple(strides), tuple(dilations), tuple(pads[: len(kernel)]), tuple(pads[len(kernel) :])
+    )
     mode = str(node.attributes.get_string("auto_pad", "NOTSET"))
     return _same(node, window, dims_of(x)[2:], mode) if mode.startswith("SAME") else window
 
@@ -60,7 +62,9 @@ def _same(node: ir.Node, window: Window, sizes: Sequence[Dim], mode: str) -> Win
     for size, stride, reach in zip(sizes, window.strides, window.reach, strict=True):
         if stride != 1 and not isinstance(size, int):
             raise NoGradientForCase(
-                node, f"auto_pad {mode} with a stride pads by a size that only the run knows", "export it with explicit pads"
+                node,
+                f"auto_pad {mode} with a stride pads by a size that only the run knows",
+                "export it with explicit pads",
             )
         left_over = (int(size or 1) - 1) % stride + 1 if isinstance(size, int) else 1
         total = max(reach - left_over, 0)
@@ -70,19 +74,27 @@ def _same(node: ir.Node, window: Window, sizes: Sequence[Dim], mode: str) -> Win
     return Window(window.kernel, window.strides, window.dilations, tuple(before), tuple(after))
 
 
-def spread_back(dy: ir.Value, weight: ir.Value, window: Window, x: ir.Value, y: ir.Value, group: int, emit: Emitter) -> ir.Value:
+def spread_back(
+    dy: ir.Value, weight: ir.Value, window: Window, x: ir.Value, y: ir.Value, group: int, emit: Emitter
+) -> ir.Value:
     """The gradient of a convolution for its input ``x``, given that for its output ``y``: a transposed convolution.
 
-    Several input sizes give one output size. ``output_padding`` tells them apart where the sizes are known (or the stride is 1);
-    otherwise as much as can be is made, and cut to the size of ``x``.
+    Several input sizes give one output size. ``output_padding`` tells them apart where the sizes are known (or the
+    stride is 1); otherwise as much as can be is made, and cut to the size of ``x``.
     """
     gap = _left_over(window, dims_of(x)[2:], dims_of(y)[2:])
-    attributes = {"strides": window.strides, "dilations": window.dilations, "group": group}
+    whole = emit.op(
+        "ConvTranspose",
+        dy,
+        weight,
+        pads=window.pads if gap is not None else [*window.before, *[0] * len(window.kernel)],
+        output_padding=gap if gap is not None else [stride - 1 for stride in window.strides],
+        strides=window.strides,
+        dilations=window.dilations,
+        group=group,
+    )
     if gap is not None:
-        return emit.op("ConvTranspose", dy, weight, pads=window.pads, output_padding=gap, **attributes)
-    wide = [*window.before, *[0] * len(window.kernel)]
-    most = [stride - 1 for stride in window.strides]
-    whole = emit.op("ConvTranspose", dy, weight, pads=wide, output_padding=most, **attributes)
+        return whole
     starts = emit.ints(*[0] * len(window.kernel))
     ends = emit.op("Concat", *[emit.dim(x, axis) for axis in window.axes], axis=0)
     return emit.op("Slice", whole, starts, ends, emit.ints(*window.axes))
@@ -100,5 +112,3 @@ def _left_over(window: Window, inputs: Sequence[Dim], outputs: Sequence[Dim]) ->
         else:
             return None
     return gaps if min(gaps) >= 0 else None
-
-

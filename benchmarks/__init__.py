@@ -1,0 +1,1 @@
+"""Time and memory against peers, side by side in one run: ``python -m benchmarks``."""

@@ -1,0 +1,21 @@
+"""The device runtime: numpy and onnxruntime."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.sides.turns import serve
+from edgepeft_runtime import Trainer
+
+
+def main(folder: Path, name: str) -> None:
+    batch = dict(np.load(folder / "batch.npz"))
+    with Trainer.open(folder / name) as trainer:
+        serve(lambda: trainer.step(batch))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2])

@@ -1,0 +1,22 @@
+"""Inference of the same batch with the base model in fp32: what a training step can at best cost."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+from benchmarks.sides.turns import serve
+
+
+def main(folder: Path, name: str) -> None:
+    session = onnxruntime.InferenceSession(folder / name)
+    arrays = np.load(folder / "batch.npz")
+    feeds = {value.name: arrays[value.name] for value in session.get_inputs()}
+    serve(lambda: session.run(None, feeds) and None)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2])

@@ -1,0 +1,32 @@
+"""What every side does: run steps when it is told to, and tell what they took."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+
+def serve(step: Callable[[], float | None]) -> None:
+    """Answer the driver's commands: ``run N`` runs ``step`` N times; ``end`` ends the process. A step returns its loss, if it has one."""
+    for line in sys.stdin:
+        command, *arguments = line.split()
+        if command == "end":
+            print(json.dumps({"peak_rss_mb": peak_rss_mb()}), flush=True)
+            return
+        times, losses = [], []
+        for _ in range(int(arguments[0])):
+            start = time.perf_counter()
+            loss = step()
+            times.append((time.perf_counter() - start) * 1e3)
+            losses += [] if loss is None else [loss]
+        print(json.dumps({"ms": times, "losses": losses}), flush=True)
+
+
+def peak_rss_mb() -> float:
+    """The largest resident set of this process so far, in MB (2**20 bytes)."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    kilobytes = next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))
+    return int(kilobytes) / 1024

@@ -1,0 +1,304 @@
+"""The walk through the graph: who gets a gradient, what is visited, and what cannot be crossed."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime as ort
+import pytest
+from numpy.typing import NDArray
+from onnx_ir.passes.common import NameFixPass, RemoveUnusedNodesPass
+
+from edgepeft_export.autodiff import NoGradientRule, differentiate, gaps
+
+Array = NDArray[np.float32]
+
+
+def model(text: str) -> ir.Model:
+    """A model in ONNX's text syntax, with inferred shapes and named nodes."""
+    proto = onnx.parser.parse_model(f'<ir_version: 9, opset_import: ["" : 20]>\n{text}')
+    made = ir.serde.deserialize_model(onnx.shape_inference.infer_shapes(proto, strict_mode=True))
+    for number, node in enumerate(made.graph):
+        node.name = f"{node.op_type}_{number}"
+    return made
+
+
+def values(made: ir.Model) -> dict[str | None, ir.Value]:
+    results = [output for node in made.graph for output in node.outputs]
+    return {value.name: value for value in (*made.graph.inputs, *made.graph.initializers.values(), *results)}
+
+
+def gradients(made: ir.Model, *targets: str) -> dict[str | None, ir.Value]:
+    named = values(made)
+    return {
+        target.name: gradient
+        for target, gradient in differentiate(made.graph, named["loss"], [named[name] for name in targets]).items()
+    }
+
+
+def run(made: ir.Model, outputs: list[ir.Value], feeds: dict[str, Array]) -> list[Array]:
+    made.graph.outputs[:] = outputs
+    NameFixPass()(made)
+    session = ort.InferenceSession(ir.to_proto(made).SerializeToString(), providers=["CPUExecutionProvider"])
+    live = {value.name for value in session.get_inputs()}
+    results: list[Array] = session.run(None, {name: array for name, array in feeds.items() if name in live})
+    return results
+
+
+def added(text: str, *targets: str) -> Counter[str]:
+    """The operators of the nodes that differentiating adds."""
+    made = model(text)
+    before = len(made.graph)
+    gradients(made, *targets)
+    return Counter(node.op_type for node in list(made.graph)[before:])
+
+
+def random(*shape: int) -> Array:
+    return np.random.default_rng(1).uniform(0.5, 2.0, shape).astype(np.float32)
+
+
+def test_gradients_of_all_readers_of_a_value_are_added() -> None:
+    """A value with three readers, one of which reads it twice, gets the sum."""
+    made = model(
+        """g (float[3] a) => (float loss) {
+          squared = Mul(a, a)
+          shifted = Add(squared, a)
+          last = Sub(shifted, a)
+          product = Mul(last, a)
+          loss = ReduceSum<keepdims=0>(product)
+        }"""
+    )
+    a = random(3)
+    (gradient,) = run(made, list(gradients(made, "a").values()), {"a": a})
+    np.testing.assert_allclose(gradient, 3 * a**2, rtol=1e-5)
+
+
+def test_a_value_reached_on_two_paths_of_different_length_is_complete_when_it_is_passed_on() -> None:
+    """The gradient of an inner value with readers far apart is passed on once, whole."""
+    text = """g (float[3] a) => (float loss) {
+      root = Exp(a)
+      one = Tanh(root)
+      two = Tanh(one)
+      both = Add(two, root)
+      loss = ReduceSum<keepdims=0>(both)
+    }"""
+    made = model(text)
+    a = random(3)
+    (gradient,) = run(made, list(gradients(made, "a").values()), {"a": a})
+    root = np.exp(a)
+    one = np.tanh(root)
+    slope = (1 - np.tanh(one) ** 2) * (1 - one**2) + 1
+    np.testing.assert_allclose(gradient, slope * root, rtol=1e-5)
+
+
+def test_a_target_that_the_loss_does_not_depend_on_is_absent() -> None:
+    """Neither a target nobody reads, nor one read only off the loss's way or through its shape, gets a gradient."""
+    made = model(
+        """g (float[3] a, float[3] unread, float[3] aside, float[3] shape_only) => (float loss) {
+          other = Exp(aside)
+          size = Shape(shape_only)
+          wide = Expand(a, size)
+          loss = ReduceSum<keepdims=0>(wide)
+        }"""
+    )
+    assert list(gradients(made, "a", "unread", "aside", "shape_only")) == ["a"]
+
+
+def test_nodes_off_the_way_from_a_target_to_the_loss_are_not_visited() -> None:
+    """Freezing costs nothing: the frozen branch, long as it is, adds no node."""
+    branch = "f1 = Exp(b)\n f2 = Tanh(f1)\n f3 = Gelu(f2)\n f4 = Softmax(f3)\n"
+    head, tail = "g (float[3] a, float[3] b) => (float loss) {", "loss = ReduceSum<keepdims=0>(y) }"
+    with_branch = f"{head} {branch} y = Add(a, f4)\n {tail}"
+    without = f"{head} y = Add(a, b)\n {tail}"
+    assert added(with_branch, "a") == added(without, "a") == Counter({"Expand": 1})
+
+
+def test_the_walk_ends_at_the_first_target() -> None:
+    """What lies before the only target is not visited, though it is float and on the way."""
+    text = """g (float[3] x, float[3] a) => (float loss) {
+      before = Gelu(x)
+      y = Mul(before, a)
+      loss = ReduceSum<keepdims=0>(y)
+    }"""
+    assert "Erf" not in added(text, "a")
+
+
+def test_a_target_may_be_an_intermediate_value_and_a_target_before_it_still_gets_its_gradient() -> None:
+    """Targets in a chain all get theirs."""
+    made = model(
+        """g (float[3] a) => (float loss) {
+          middle = Mul(a, a)
+          y = Exp(middle)
+          loss = ReduceSum<keepdims=0>(y)
+        }"""
+    )
+    a = random(3)
+    found = gradients(made, "middle", "a")
+    middle, first = run(made, [found["middle"], found["a"]], {"a": a})
+    np.testing.assert_allclose(middle, np.exp(a**2), rtol=1e-5)
+    np.testing.assert_allclose(first, np.exp(a**2) * 2 * a, rtol=1e-5)
+
+
+def test_a_target_made_by_an_operator_without_gradient_gets_its_own_and_passes_none_on() -> None:
+    """Rounded values may be a target; nothing flows through the rounding."""
+    made = model(
+        """g (float[3] a) => (float loss) {
+          whole = Round(a)
+          y = Mul(whole, whole)
+          loss = ReduceSum<keepdims=0>(y)
+        }"""
+    )
+    assert list(gradients(made, "whole", "a")) == ["whole"]
+
+
+def test_the_loss_itself_and_a_scalar_may_be_targets() -> None:
+    """The gradient of the loss for itself is 1, without a dimension."""
+    made = model("g (float[3] a, float s) => (float loss) { y = Mul(a, s)\n loss = ReduceSum<keepdims=0>(y) }")
+    a = random(3)
+    found = gradients(made, "loss", "s")
+    one, scale = run(made, [found["loss"], found["s"]], {"a": a, "s": np.array(2, dtype=np.float32)})
+    assert (one.shape, float(one)) == ((), 1.0)
+    assert scale.shape == ()
+    np.testing.assert_allclose(scale, a.sum(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [1, 4])
+def test_dimensions_of_different_names_are_summed_as_the_run_finds_them(rows: int) -> None:
+    """One graph serves a size that is broadcast and one that is not."""
+    made = model("g (float[n, 3] a, float[m, 3] b) => (float loss) { y = Mul(a, b)\n loss = ReduceSum<keepdims=0>(y) }")
+    a, b = random(4, 3), random(rows, 3)
+    found = gradients(made, "a", "b")
+    da, db = run(made, [found["a"], found["b"]], {"a": a, "b": b})
+    np.testing.assert_allclose(da, np.broadcast_to(b, (4, 3)), rtol=1e-5)
+    np.testing.assert_allclose(db, a.sum(0, keepdims=True) if rows == 1 else a, rtol=1e-5)
+
+
+def test_two_dimensions_without_a_name_are_not_taken_for_equal() -> None:
+    """Of two unnamed sizes either may be 1."""
+    made = model("g (float[?, 3] a, float[?, 3] b) => (float loss) { y = Mul(a, b)\n loss = ReduceSum<keepdims=0>(y) }")
+    found = gradients(made, "b")
+    (gradient,) = run(made, [found["b"]], {"a": random(4, 3), "b": random(1, 3)})
+    assert gradient.shape == (1, 3)
+
+
+def test_dimensions_of_one_name_are_not_summed() -> None:
+    """Equal names are equal sizes, so nothing has to be asked of the run."""
+    text = "g (float[n, 3] a, float[n, 3] b) => (float loss) { y = Mul(a, b)\n loss = ReduceSum<keepdims=0>(y) }"
+    assert "ReduceSum" not in added(text, "a", "b")
+
+
+def test_shapes_are_read_from_the_inputs_and_not_from_what_lies_between() -> None:
+    """A backward pass that asks an activation for its shape would keep it in memory."""
+    made = model(
+        """g (float[batch, seq, 4] x, float[4, 6] w) => (float loss) {
+          hidden = Tanh(x)
+          y = MatMul(hidden, w)
+          z = MatMul(y, v)
+          loss = ReduceSum<keepdims=0>(z)
+        }""".replace("float[4, 6] w)", "float[4, 6] w, float[6, 2] v)")
+    )
+    gradients(made, "x", "w", "v")
+    asked = {node.inputs[0].name for node in made.graph if node.op_type == "Shape" and node.inputs[0] is not None}
+    assert asked == {"x"}
+
+
+UNKNOWN = """g (float[1, 1, 4] a, float[3] scales) => (float loss) {
+  hidden = Exp(a)
+  big = Resize<mode="linear">(hidden, , scales)
+  loss = ReduceSum<keepdims=0>(big)
+}"""
+
+
+def test_an_operator_without_a_rule_is_named_with_its_node_and_the_parameter_behind_it() -> None:
+    """The error says op, node, parameter and what to do, and nothing is added to the graph."""
+    made = model(UNKNOWN)
+    before = len(made.graph)
+    with pytest.raises(NoGradientRule) as caught:
+        gradients(made, "a")
+    assert "Op Resize (node Resize_1) lies between the loss and parameter a." in str(caught.value)
+    assert "freeze a" in str(caught.value.hint)
+    assert len(made.graph) == before
+
+
+def test_an_operator_without_a_rule_off_the_way_is_no_error() -> None:
+    """Only what a gradient has to cross needs a rule."""
+    made = model(UNKNOWN)
+    assert gaps(made.graph, values(made)["loss"], []) == []
+
+
+def test_an_operator_of_another_domain_is_named_with_it() -> None:
+    """An operator that merely shares its name with a known one has no rule."""
+    made = model("g (float[3] a) => (float loss) { y = Relu(a)\n loss = ReduceSum<keepdims=0>(y) }")
+    made.graph[0].domain = "com.example"
+    (gap,) = gaps(made.graph, values(made)["loss"], [values(made)["a"]])
+    assert (gap.op_type, gap.node, gap.target) == ("com.example.Relu", "Relu_0", "a")
+
+
+IF = """g (float[3] a, bool c) => (float loss) {
+  y = If<
+    then_branch = t () => (float[3] yes) { yes = Exp(a) },
+    else_branch = e () => (float[3] no) { no = Tanh(a) }
+  >(c)
+  loss = ReduceSum<keepdims=0>(y)
+}"""
+
+LOOP = """g (float[3] a, float[3] start, int64 n, bool go) => (float loss) {
+  y = Loop<body = b (int64 i, bool more, float[3] state) => (bool again, float[3] next) {
+    again = Identity(more)
+    next = Mul(state, a)
+  }>(n, go, start)
+  loss = ReduceSum<keepdims=0>(y)
+}"""
+
+NESTED = """g (float[3] a, bool c) => (float loss) {
+  y = If<
+    then_branch = t () => (float[3] yes) {
+      yes = If<
+        then_branch = tt () => (float[3] deep) { deep = Exp(a) },
+        else_branch = te () => (float[3] deeper) { deeper = Tanh(a) }
+      >(c)
+    },
+    else_branch = e () => (float[3] no) { no = Constant<value_floats = [1.0, 2.0, 3.0]>() }
+  >(c)
+  loss = ReduceSum<keepdims=0>(y)
+}"""
+
+
+@pytest.mark.parametrize(("text", "op"), [(IF, "If"), (LOOP, "Loop"), (NESTED, "If")])
+def test_a_parameter_that_a_subgraph_reads_from_outside_is_not_lost_silently(text: str, op: str) -> None:
+    """If and Loop have no rule, also where the parameter is no input of theirs."""
+    made = model(text)
+    with pytest.raises(NoGradientRule) as caught:
+        gradients(made, "a")
+    assert f"Op {op} (node {op}_0) lies between the loss and parameter a." in str(caught.value)
+
+
+def test_each_gradient_node_carries_the_name_of_its_forward_node() -> None:
+    """An error of the runtime leads back to a layer."""
+    made = model("g (float[3] a) => (float loss) { y = Exp(a)\n z = Tanh(y)\n loss = ReduceSum<keepdims=0>(z) }")
+    before = len(made.graph)
+    gradients(made, "a")
+    names = [str(node.name) for node in list(made.graph)[before:]]
+    assert {name.split("/grad/")[0] for name in names} == {"ReduceSum_2", "Tanh_1", "Exp_0"}
+
+
+def test_a_mean_spreads_its_gradient_without_a_tensor_of_its_own() -> None:
+    """The mean of squares (in RMSNorm, in a squared error) multiplies the input by a small tensor, and expands nothing."""
+    text = """g (float[batch, 8] a) => (float loss) {
+      two = Constant<value_float = 2.0>()
+      axis = Constant<value_ints = [-1]>()
+      squares = Pow(a, two)
+      means = ReduceMean<keepdims=1>(squares, axis)
+      weighed = Mul(means, means)
+      loss = ReduceSum<keepdims=0>(weighed)
+    }"""
+    made = model(text)
+    found = gradients(made, "a")["a"]
+    a = random(3, 8)
+    (gradient,) = run(made, [found], {"a": a})
+    np.testing.assert_allclose(gradient, 4 * (a**2).mean(1, keepdims=True) * a / 8, rtol=1e-5)
+    RemoveUnusedNodesPass()(made)
+    assert all(node.op_type != "Expand" for node in made.graph)

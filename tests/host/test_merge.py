@@ -1,0 +1,223 @@
+"""Updates back into PEFT, torch and ONNX, with the device's answers; and which updates are refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime
+import pytest
+import torch
+
+import edgepeft
+from edgepeft.merging import MergeError, merge, to_onnx
+from edgepeft_export.forward import from_torch
+from edgepeft_runtime import Trainer
+from edgepeft_runtime.bundle import Bundle
+from edgepeft_runtime.errors import UpdateError
+from edgepeft_runtime.tensorfile import read_tensors
+from edgepeft_runtime.update import read_update, write_update
+from tests.host.bundles import Trained, convolutions, predictions
+from tests.networks import tiny_gpt2
+
+IDS = np.array([[4, 5, 6, 7, 8], [9, 10, 11, 0, 0], [5, 5, 12, 13, 14]])
+TEXT = {"input_ids": IDS, "attention_mask": (IDS > 0).astype(np.int64)}
+PIXELS = {"image": np.random.default_rng(1).normal(size=(3, 1, 8, 8)).astype(np.float32)}
+
+
+def run(path: Path, inputs: dict[str, np.ndarray]) -> np.ndarray:
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    assert [value.name for value in session.get_inputs()] == list(inputs)
+    return np.asarray(session.run(None, inputs)[0])
+
+
+def kinds(nodes: ir.Graph | onnx.GraphProto) -> Counter[str]:
+    return Counter(node.op_type for node in (nodes.node if isinstance(nodes, onnx.GraphProto) else nodes))
+
+
+def test_peft_loads_the_merged_adapter_and_agrees_with_the_device(text: Trained, tmp_path: Path) -> None:
+    """PeftModel.from_pretrained(base, merged) gives the device's logits within 1e-4."""
+    from peft import PeftModel
+    from transformers import AutoModelForSequenceClassification
+
+    said: list[str] = []
+    out = edgepeft.merge(text.bundle, text.update, to="peft", out=tmp_path / "adapter", announce=said.append)
+    base = AutoModelForSequenceClassification.from_pretrained(text.model)
+    model = PeftModel.from_pretrained(base, out).eval()
+    with torch.no_grad():
+        logits = model(**{name: torch.from_numpy(array) for name, array in TEXT.items()}).logits.numpy()
+    assert np.abs(logits - predictions(text, TEXT)).max() < 1e-4
+    assert np.abs(logits - base_predictions(text)).max() > 1e-2  # the adapter does something
+    assert said[0].startswith("10 tensors")
+    config = json.loads((out / "adapter_config.json").read_text())
+    assert (config["peft_type"], config["r"], config["target_modules"]) == ("LORA", 4, ["query", "value"])
+
+
+def base_predictions(text: Trained) -> np.ndarray:
+    with Trainer.open(text.bundle) as trainer:
+        return trainer.predict(TEXT)["logits"]
+
+
+def test_merged_bert_is_the_base_graph_with_the_device_s_answers(text: Trained, tmp_path: Path) -> None:
+    """Every LoRA pair is folded: the merged model has the nodes of the base without LoRA, and needs no other file."""
+    from transformers import AutoModelForSequenceClassification
+
+    said: list[str] = []
+    out = merge(text.bundle, text.update, to="onnx", out=tmp_path / "model.onnx", announce=said.append)
+    assert said[0].startswith("4 LoRA pairs folded")
+    assert os.listdir(tmp_path) == ["model.onnx"]
+    assert np.abs(run(out, TEXT) - predictions(text, TEXT)).max() < 1e-4
+    base = AutoModelForSequenceClassification.from_pretrained(text.model).eval()
+    base.classifier.requires_grad_(True)
+    base.base_model.requires_grad_(False)
+    plain = from_torch(base, {name: torch.from_numpy(array) for name, array in TEXT.items()})
+    merged = onnx.load(out)
+    assert kinds(merged.graph) == swept(plain.model)
+    assert not [tensor.name for tensor in merged.graph.initializer if "lora" in tensor.name]
+
+
+def swept(model: ir.Model) -> Counter[str]:
+    """The operators of a forward graph once work that is done twice is put together, as in a bundle."""
+    ir.passes.common.CommonSubexpressionEliminationPass()(model)
+    ir.passes.common.RemoveUnusedNodesPass()(model)
+    return kinds(model.graph)
+
+
+def test_folding_spares_what_is_tied_to_the_weight(causal: Trained, tmp_path: Path) -> None:
+    """GPT-2's head shares its matrix with the embedding: LoRA on the head must not change the embedding."""
+    said: list[str] = []
+    out = merge(causal.bundle, causal.update, to="onnx", out=tmp_path / "model.onnx", announce=said.append)
+    assert said[0].startswith("3 LoRA pairs folded")
+    assert np.abs(run(out, TEXT) - predictions(causal, TEXT)).max() < 1e-4
+    inputs = {name: torch.from_numpy(array) for name, array in TEXT.items()}
+    model = tiny_gpt2().requires_grad_(False)
+    model.transformer.ln_f.bias.requires_grad_(True)
+    expected, found = swept(from_torch(model, inputs).model), kinds(onnx.load(out).graph)
+    # The exporter transposes a tied matrix at each run; the folded one is a matrix of its own.
+    expected.subtract({"Transpose": expected["Transpose"] - found["Transpose"]})
+    assert found == +expected
+
+
+def test_convolutions_are_folded_too(images: Trained, tmp_path: Path) -> None:
+    """LoRA on convolutions, with stride and padding and pointwise, leaves the plain network."""
+    out = merge(images.bundle, images.update, to="onnx", out=tmp_path / "model.onnx")
+    assert np.abs(run(out, PIXELS) - predictions(images, PIXELS)).max() < 1e-4
+    assert kinds(onnx.load(out).graph)["Conv"] == 2
+    assert kinds(onnx.load(out).graph) == swept(from_torch(convolutions(), {"image": torch.zeros(2, 1, 8, 8)}).model)
+
+
+def test_what_cannot_be_folded_is_bound_and_still_right(tmp_path: Path) -> None:
+    """DoRA divides by a norm that depends on the pair: it stays on the graph, with the device's answers."""
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(r=2, target_modules=["0", "2"], use_dora=True)
+    layers = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 2))
+    example = {"input": torch.zeros(2, 4)}
+    bundle = edgepeft.prepare(get_peft_model(layers, config), example, out=tmp_path / "bundle").bundle
+    inputs = {"input": np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)}
+    with Trainer.open(bundle) as trainer:
+        for _ in range(3):
+            trainer.step({**inputs, "labels": np.array([0, 1, 0, 1, 1])}, lr=0.1)
+        update = trainer.save_update(tmp_path / "update.safetensors")
+        expected = trainer.predict(inputs)["output"]
+    said: list[str] = []
+    out = merge(bundle, update, to="onnx", out=tmp_path / "model.onnx", announce=said.append)
+    assert said[0].startswith("0 LoRA pairs folded")
+    assert np.abs(run(out, inputs) - expected).max() < 1e-4
+
+
+def test_large_models_keep_their_weights_beside_them(
+    text: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beyond what protobuf can hold, weights go to <name>.data; a later, smaller model takes that file away."""
+    monkeypatch.setattr(to_onnx, "LARGEST_FILE", 10_000)
+    out = merge(text.bundle, text.update, to="onnx", out=tmp_path / "model.onnx")
+    assert sorted(os.listdir(tmp_path)) == ["model.onnx", "model.onnx.data"]
+    assert np.abs(run(out, TEXT) - predictions(text, TEXT)).max() < 1e-4
+    monkeypatch.undo()
+    merge(text.bundle, text.update, to="onnx", out=out, overwrite=True)
+    assert os.listdir(tmp_path) == ["model.onnx"]
+    assert np.abs(run(out, TEXT) - predictions(text, TEXT)).max() < 1e-4
+
+
+@pytest.mark.parametrize("name", ["state.pt", "state.safetensors"])
+def test_torch_state_loads_into_the_model(regression: Trained, tmp_path: Path, name: str) -> None:
+    """The state dict carries the model's own names, so load_state_dict takes it."""
+    from safetensors.torch import load_file
+
+    out = merge(regression.bundle, regression.update, to="torch", out=tmp_path / name)
+    state = torch.load(out, weights_only=True) if out.suffix == ".pt" else load_file(out)
+    model = torch.nn.Linear(3, 2)
+    assert not model.load_state_dict(state, strict=False).unexpected_keys
+    inputs = {"input": np.ones((2, 3), np.float32)}
+    found = model(torch.ones(2, 3)).detach().numpy()
+    assert np.abs(found - predictions(regression, inputs)).max() < 1e-5
+
+
+def test_a_bundle_of_no_peft_model_names_what_fits(regression: Trained, tmp_path: Path) -> None:
+    """There is no PEFT adapter of a whole linear layer; torch and onnx are offered."""
+    with pytest.raises(MergeError, match=r"torch .*onnx"):
+        merge(regression.bundle, regression.update, to="peft", out=tmp_path / "adapter")
+    assert not (tmp_path / "adapter").exists()
+
+
+def test_a_foreign_update_is_refused_with_both_sides_named(text: Trained, images: Trained, tmp_path: Path) -> None:
+    """An update of another base never gets into a model."""
+    with pytest.raises(UpdateError) as caught:
+        merge(text.bundle, images.update, to="onnx", out=tmp_path / "model.onnx")
+    assert caught.value.reference == "foreign-update"
+    assert Bundle.open(text.bundle).base_sha256 in str(caught.value)
+    assert Bundle.open(images.bundle).base_sha256 in str(caught.value)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_stale_update_is_refused_with_both_sides_named(text: Trained, tmp_path: Path) -> None:
+    """An update of an earlier round began from another adapter."""
+    update = replace(read_update(text.update), adapter_sha256="5" * 64)
+    stale = write_update(tmp_path / "stale.safetensors", update)
+    with pytest.raises(UpdateError) as caught:
+        merge(text.bundle, stale, to="peft", out=tmp_path / "adapter")
+    assert caught.value.reference == "stale-update"
+    assert "5" * 64 in str(caught.value)
+    assert Bundle.open(text.bundle).adapter_sha256 in str(caught.value)
+
+
+def test_damaged_updates_are_refused(text: Trained, tmp_path: Path) -> None:
+    """Cut short, or with one bit changed anywhere, an update is recognised as damaged; an adapter is no update."""
+    content = text.update.read_bytes()
+    damaged = tmp_path / "damaged.safetensors"
+    bits = np.random.default_rng(0).integers(0, 8 * len(content), 40)
+    variants = [content[:length] for length in (0, 7, 100, len(content) - 1)]
+    for bit in bits:
+        flipped = bytearray(content)
+        flipped[bit // 8] ^= 1 << (bit % 8)
+        variants.append(bytes(flipped))
+    for variant in variants:
+        damaged.write_bytes(variant)
+        with pytest.raises(UpdateError):
+            merge(text.bundle, damaged, to="torch", out=tmp_path / "state.pt")
+    with pytest.raises(UpdateError, match="no seal"):
+        merge(text.bundle, text.bundle / "adapter.safetensors", to="torch", out=tmp_path / "state.pt")
+    assert os.listdir(tmp_path) == ["damaged.safetensors"]
+
+
+def test_targets_are_not_overwritten_unasked(text: Trained, tmp_path: Path) -> None:
+    """What is there is replaced only where that is asked for and it is of the same kind."""
+    out = merge(text.bundle, text.update, to="peft", out=tmp_path / "adapter")
+    with pytest.raises(MergeError, match="exists"):
+        merge(text.bundle, text.update, to="peft", out=out)
+    merge(text.bundle, text.update, to="peft", out=out, overwrite=True)
+    precious = tmp_path / "precious"
+    shutil.copytree(text.bundle, precious)
+    for to, target in (("peft", precious), ("torch", tmp_path / "state.bin"), ("gguf", tmp_path / "x")):
+        with pytest.raises(MergeError):
+            merge(text.bundle, text.update, to=to, out=target, overwrite=True)
+    assert read_tensors(precious / "adapter.safetensors").tensors
+    assert sorted(os.listdir(tmp_path)) == ["adapter", "precious"]
