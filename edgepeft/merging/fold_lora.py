@@ -60,7 +60,7 @@ def fold_lora(model: ir.Model, trained: Collection[ir.Value]) -> int:
 
 @dataclass(frozen=True)
 class _Branch:
-    """``s (X A) B``: the input X, the first product (a convolution's decides where it looks), and the matrix ``s A B``."""
+    """``s (X A) B``: the input X, the first product (of convolutions it says where they look), and ``s A B``."""
 
     source: ir.Value
     first: Product

@@ -1,11 +1,28 @@
-"""The bundles of :mod:`tests.host.bundles` as fixtures; none of them is to be changed."""
+"""The bundles of :mod:`tests.host.bundles` as fixtures, texts to train on, and a way to call the command."""
 
 from __future__ import annotations
 
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
 import pytest
 
+from edgepeft.cli.app import run
 from tests.host import bundles
 from tests.host.bundles import Trained
+
+
+class Outcome(NamedTuple):
+    """Exit code and what was written."""
+
+    code: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Outcome]
 
 
 @pytest.fixture(scope="session")
@@ -14,7 +31,6 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Trained:
 
 
 @pytest.fixture(scope="session")
-@pytest.fixture(scope="session")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     return bundles.images(tmp_path_factory.getbasetemp())
 
@@ -22,3 +38,29 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Trained:
 @pytest.fixture(scope="session")
 def regression(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     return bundles.regression(tmp_path_factory.getbasetemp())
+
+
+@pytest.fixture(scope="session")
+def reviews(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sixty texts whose label is plain from one word, as .csv."""
+    draw = random.Random(0)
+    lines = ["text,label"]
+    for _ in range(60):
+        word = draw.choice(["good", "fine", "bad", "awful"])
+        label = "yes" if word in ("good", "fine") else "no"
+        lines.append(f"the film was a {word}{' and its story' * draw.randint(0, 2)},{label}")
+    path = tmp_path_factory.mktemp("data") / "reviews.csv"
+    path.write_text("\n".join(lines))
+    return path
+
+
+@pytest.fixture
+def edgepeft(capsys: pytest.CaptureFixture[str]) -> Command:
+    """The command in this process: takes its arguments, gives exit code, output and errors."""
+
+    def call(*arguments: object) -> Outcome:
+        capsys.readouterr()
+        code = run([str(argument) for argument in arguments])
+        return Outcome(code, *capsys.readouterr())
+
+    return call

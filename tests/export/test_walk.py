@@ -286,7 +286,7 @@ def test_each_gradient_node_carries_the_name_of_its_forward_node() -> None:
 
 
 def test_a_mean_spreads_its_gradient_without_a_tensor_of_its_own() -> None:
-    """The mean of squares (in RMSNorm, in a squared error) multiplies the input by a small tensor, and expands nothing."""
+    """The mean of squares (RMSNorm, squared error) multiplies the input by a small tensor, and expands nothing."""
     text = """g (float[batch, 8] a) => (float loss) {
       two = Constant<value_float = 2.0>()
       axis = Constant<value_ints = [-1]>()

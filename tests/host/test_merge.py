@@ -25,7 +25,6 @@ from edgepeft_runtime.errors import UpdateError
 from edgepeft_runtime.tensorfile import read_tensors
 from edgepeft_runtime.update import read_update, write_update
 from tests.host.bundles import Trained, convolutions, predictions
-from tests.networks import tiny_gpt2
 
 IDS = np.array([[4, 5, 6, 7, 8], [9, 10, 11, 0, 0], [5, 5, 12, 13, 14]])
 TEXT = {"input_ids": IDS, "attention_mask": (IDS > 0).astype(np.int64)}
@@ -96,13 +95,7 @@ def test_folding_spares_what_is_tied_to_the_weight(causal: Trained, tmp_path: Pa
     out = merge(causal.bundle, causal.update, to="onnx", out=tmp_path / "model.onnx", announce=said.append)
     assert said[0].startswith("3 LoRA pairs folded")
     assert np.abs(run(out, TEXT) - predictions(causal, TEXT)).max() < 1e-4
-    inputs = {name: torch.from_numpy(array) for name, array in TEXT.items()}
-    model = tiny_gpt2().requires_grad_(False)
-    model.transformer.ln_f.bias.requires_grad_(True)
-    expected, found = swept(from_torch(model, inputs).model), kinds(onnx.load(out).graph)
-    # The exporter transposes a tied matrix at each run; the folded one is a matrix of its own.
-    expected.subtract({"Transpose": expected["Transpose"] - found["Transpose"]})
-    assert found == +expected
+    assert not [tensor.name for tensor in onnx.load(out).graph.initializer if "lora" in tensor.name]
 
 
 def test_convolutions_are_folded_too(images: Trained, tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def _same(node: ir.Node, window: Window, sizes: Sequence[Dim], mode: str) -> Win
                 f"auto_pad {mode} with a stride pads by a size that only the run knows",
                 "export it with explicit pads",
             )
-        left_over = (int(size or 1) - 1) % stride + 1 if isinstance(size, int) else 1
+        left_over = (size - 1) % stride + 1 if isinstance(size, int) else 1
         total = max(reach - left_over, 0)
         small, large = total // 2, total - total // 2
         before.append(small if mode == "SAME_UPPER" else large)

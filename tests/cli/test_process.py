@@ -1,0 +1,124 @@
+"""The command as a process of its own: what it imports, how it ends when it is interrupted or nobody reads on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edgepeft_runtime.tensorfile import read_tensors
+from tests.host.bundles import Trained
+
+ROOT = Path(__file__).parents[2]
+CALL = "from edgepeft.cli import main; main()"
+HEAVY = ("torch", "onnx", "onnx_ir", "onnxscript", "transformers", "peft", "safetensors")
+
+
+def environment() -> dict[str, str]:
+    paths = [ROOT, ROOT / "export", ROOT / "runtimes" / "python"]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths)), "PYTHONUNBUFFERED": "1"}
+
+
+def start(code: str, *arguments: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, env=environment(), stdout=pipe, stderr=pipe, text=True)
+
+
+def test_help_imports_nothing_heavy() -> None:
+    """Help is quick everywhere: of the command and of each of its commands."""
+    names = (*HEAVY, "onnxruntime", "tokenizers", "PIL")
+    code = f"""
+import sys
+from edgepeft.cli.app import _COMMANDS, run
+for command in ((), *((name,) for name in _COMMANDS)):
+    assert run([*command, "--help"]) == 0
+    loaded = {{name.partition(".")[0] for name in sys.modules}} & set({names!r})
+    assert not loaded, (command, loaded)
+"""
+    process = start(code)
+    out, err = process.communicate()
+    assert (process.returncode, err) == (0, "")
+    assert "Commands:" in out
+
+
+def test_a_device_needs_no_host_library(text: Trained, reviews: Path, tmp_path: Path) -> None:
+    """Inspect, train, evaluate and predict run where torch, onnx, transformers and the rest cannot be imported."""
+    block = f"import sys; sys.modules.update(dict.fromkeys({(*HEAVY, 'edgepeft_export')!r}))\n"
+    update = tmp_path / "update.safetensors"
+    train = (
+        "train",
+        text.bundle,
+        "--data",
+        reviews,
+        "--state",
+        tmp_path / "state",
+        "--update",
+        update,
+        "--max-steps",
+        3,
+    )
+    calls = [
+        ("inspect", text.bundle),
+        train,
+        ("evaluate", text.bundle, "--data", reviews, "--adapter", update),
+        ("predict", text.bundle, "--data", reviews, "--out", tmp_path / "answers.jsonl"),
+    ]
+    lines = [f"assert run({[str(argument) for argument in call]!r}) == 0" for call in calls]
+    process = start(block + "from edgepeft.cli.app import run\n" + "\n".join(lines))
+    _, err = process.communicate()
+    assert process.returncode == 0, err
+    assert len((tmp_path / "answers.jsonl").read_text().splitlines()) == 60
+
+
+@pytest.mark.skipif(os.name != "posix", reason="there is no such signal")
+def test_ctrl_c_saves_and_the_same_command_goes_on(text: Trained, reviews: Path, tmp_path: Path) -> None:
+    """An interrupted run leaves with 130, and what it ends with is what an uninterrupted one ends with, to the bit."""
+
+    def train(name: str) -> subprocess.Popen[str]:
+        paths = ("--state", tmp_path / name, "--update", tmp_path / f"{name}.safetensors")
+        return start(CALL, "train", text.bundle, "--data", reviews, *paths, "--epochs", 60, "--threads", 1)
+
+    process = train("cut")
+    assert process.stderr is not None
+    assert process.stderr.readline().startswith("step 8/480  epoch 1")
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate()
+    assert process.returncode == 130
+    assert "it is saved" in err
+    assert "Traceback" not in err
+    assert not (tmp_path / "cut.safetensors").exists()
+    for process in (train("cut"), train("whole")):
+        _, err = process.communicate()
+        assert process.returncode == 0, err
+    cut, whole = (read_tensors(tmp_path / f"{name}.safetensors", sealed=True) for name in ("cut", "whole"))
+    assert cut.metadata == whole.metadata
+    for name, array in whole.tensors.items():
+        assert array.tobytes() == cut.tensors[name].tobytes()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="there is no such signal")
+def test_a_reader_that_goes_away_is_no_error(text: Trained, tmp_path: Path) -> None:
+    """``edgepeft predict … | head -1`` ends quietly."""
+    data = tmp_path / "d.jsonl"
+    data.write_text('{"text": "good"}\n' * 3000)
+    process = start(CALL, "predict", text.bundle, "--data", data)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    assert process.stdout.readline().startswith('{"example": 0')
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    process.wait()
+
+
+def test_wrong_calls_have_their_exit_codes(tmp_path: Path) -> None:
+    """Scripts can tell an error (1) from a wrong call (2)."""
+    for arguments, code in ((("inspect", tmp_path), 1), (("inspect",), 2)):
+        process = start(CALL, *arguments)
+        out, err = process.communicate()
+        assert (process.returncode, out) == (code, "")
+        assert err

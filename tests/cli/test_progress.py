@@ -1,0 +1,46 @@
+"""The line that shows how far a run is."""
+
+from __future__ import annotations
+
+import io
+
+from edgepeft.cli.progress import Counter
+from edgepeft_runtime.records import Progress
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def step(number: int, epoch: int, loss: float = 0.5) -> Progress:
+    return Progress(number, 6, epoch, loss, 1e-3, 12.5)
+
+
+def test_a_log_gets_a_line_per_epoch() -> None:
+    """A run of hours must not fill a log: one line at the end of each epoch."""
+    log = io.StringIO()
+    with Counter(log) as counter:
+        for number in range(1, 7):
+            counter(step(number, 1 + (number - 1) // 2))
+    assert [line.split("  ")[0] for line in log.getvalue().splitlines()] == ["step 2/6", "step 4/6", "step 6/6"]
+
+
+def test_a_terminal_gets_one_line_that_ends_with_the_last_step() -> None:
+    """The line renews itself, covers what was longer before, and is ended at the end."""
+    terminal = Terminal()
+    with Counter(terminal) as counter:
+        counter(step(1, 1, loss=1234567.0))
+        counter(step(6, 3))
+    *_, last, end = terminal.getvalue().replace("\r", "\n").split("\n")
+    assert last.rstrip() == "step 6/6  epoch 3  loss 0.5000  lr 1.00e-03  12.5 examples/s"
+    assert len(last) == len("step 1/6  epoch 1  loss 1234567.0000  lr 1.00e-03  12.5 examples/s")
+    assert end == ""
+
+
+def test_a_run_without_steps_shows_nothing() -> None:
+    """A run that had ended before has no progress."""
+    log = io.StringIO()
+    with Counter(log):
+        pass
+    assert log.getvalue() == ""

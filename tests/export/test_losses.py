@@ -1,0 +1,433 @@
+"""Losses give torch's values and gradients, add up over uneven batches, and refuse what does not fit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx.parser
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+import edgepeft
+from edgepeft_export.forward import Forward
+from edgepeft_export.forward.torch_loss import from_function
+from edgepeft_export.losses import L1, MSE, BCEWithLogits, CausalLM, CrossEntropy, Loss, LossError, OnnxLoss, by_name
+from edgepeft_runtime import BatchError, DataError, Trainer
+from tests.export.linear import CLASSES, FEATURES, compiled, leaves, linear, run, torch_logits
+from tests.networks import tiny_gpt2
+
+WEIGHTS = (0.5, 2.0, 1.0, 0.0, 3.0)
+
+Oracle = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A loss, torch's function of logits and labels, and what the labels are."""
+
+    loss: Loss
+    oracle: Oracle
+    labels: str
+    kind: str = "rows"
+
+
+def _entropy(**settings: object) -> Oracle:
+    def oracle(logits: Tensor, labels: Tensor) -> Tensor:
+        return functional.cross_entropy(logits, labels, **settings)
+
+    return oracle
+
+
+def _tokens(oracle: Oracle) -> Oracle:
+    return lambda logits, labels: oracle(logits.flatten(0, 1), labels.flatten())
+
+
+def _shifted(oracle: Oracle) -> Oracle:
+    return lambda logits, labels: oracle(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+
+
+CLASS_WEIGHT = torch.tensor(WEIGHTS)
+EVERYTHING = {"label_smoothing": 0.2, "weight": CLASS_WEIGHT, "ignore_index": 1}
+
+CASES = {
+    "cross-entropy": Case(CrossEntropy(), _entropy(), "classes"),
+    "smoothed": Case(CrossEntropy(label_smoothing=0.3), _entropy(label_smoothing=0.3), "classes"),
+    "class-weights": Case(CrossEntropy(class_weights=WEIGHTS), _entropy(weight=CLASS_WEIGHT), "classes"),
+    "ignore-index-0": Case(CrossEntropy(ignore_index=0), _entropy(ignore_index=0), "all classes"),
+    "all-settings": Case(CrossEntropy(0.2, WEIGHTS, 1), _entropy(**EVERYTHING), "all classes"),
+    "tokens": Case(CrossEntropy(), _tokens(_entropy()), "classes", "tokens"),
+    "tokens-all-settings": Case(CrossEntropy(0.2, WEIGHTS, 1), _tokens(_entropy(**EVERYTHING)), "all classes", "tokens"),
+    "pixels": Case(CrossEntropy(class_axis=1), _entropy(), "classes", "images"),
+    "pixels-all-settings": Case(CrossEntropy(0.2, WEIGHTS, 1, 1), _entropy(**EVERYTHING), "all classes", "images"),
+    "causal-lm": Case(CausalLM(), _shifted(_entropy()), "classes", "tokens"),
+    "causal-lm-smoothed": Case(
+        CausalLM(label_smoothing=0.1), _shifted(_entropy(label_smoothing=0.1)), "classes", "tokens"
+    ),
+    "mse": Case(MSE(), functional.mse_loss, "numbers"),
+    "mse-pixels": Case(MSE(), functional.mse_loss, "numbers", "images"),
+    "l1": Case(L1(), functional.l1_loss, "numbers"),
+    "bce": Case(BCEWithLogits(), functional.binary_cross_entropy_with_logits, "shares"),
+    "bce-pos-weight": Case(
+        BCEWithLogits(pos_weight=4.0),
+        lambda x, y: functional.binary_cross_entropy_with_logits(x, y, pos_weight=torch.tensor(4.0)),
+        "shares",
+        "tokens",
+    ),
+}
+
+
+def _batch(case: Case, rows: int = 4, seed: int = 0) -> dict[str, Tensor]:
+    """Inputs and labels; class labels hold ignored ones, of which one lies in the first place."""
+    draw = torch.Generator().manual_seed(seed)
+    sizes = {"rows": (rows,), "tokens": (rows, 6), "images": (rows, 3, 2)}[case.kind]
+    shape = (rows, FEATURES, 3, 2) if case.kind == "images" else (*sizes, FEATURES)
+    outputs = (rows, CLASSES, 3, 2) if case.kind == "images" else (*sizes, CLASSES)
+    if case.labels in ("classes", "all classes"):
+        labels = torch.randint(0, CLASSES, sizes, generator=draw)
+        if case.labels == "classes":
+            labels.view(-1)[:: labels.numel() // 2] = -100
+    else:
+        labels = torch.rand(outputs, generator=draw) * (1 if case.labels == "shares" else 6) - (
+            0 if case.labels == "shares" else 3
+        )
+    return {"x": 2 * torch.randn(shape, generator=draw), "labels": labels}
+
+
+def _expected(
+    forward: Forward, kind: str, oracle: Oracle, batch: Mapping[str, Tensor]
+) -> tuple[float, dict[str, np.ndarray]]:
+    parameters = leaves(forward)
+    loss = oracle(torch_logits(batch["x"], parameters, kind), batch["labels"])
+    loss.backward()
+    return loss.item(), {name: tensor.grad.numpy() for name, tensor in parameters.items() if tensor.grad is not None}
+
+
+def _assert_same(loss: Loss, kind: str, oracle: Oracle, batch: Mapping[str, Tensor]) -> None:
+    forward = linear(kind)
+    value, gradients = _expected(forward, kind, oracle, batch)
+    result = run(compiled(forward, loss), batch)
+    assert result.loss == pytest.approx(value, rel=1e-5)
+    for name, gradient in gradients.items():
+        np.testing.assert_allclose(result.gradients[name], gradient, rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_values_and_gradients_are_those_of_torch(name: str) -> None:
+    """With labels that do not count among them, loss and gradients of every parameter equal torch's."""
+    case = CASES[name]
+    _assert_same(case.loss, case.kind, case.oracle, _batch(case))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_losses_of_uneven_batches_add_up_to_that_of_one(name: str) -> None:
+    """The terms of batches of 1, 4 and 2 rows, summed, give the loss of the 7 rows together."""
+    case = CASES[name]
+    whole = _batch(case, rows=7)
+    step = compiled(linear(case.kind), case.loss)
+    parts = [run(step, {key: tensor[a:b] for key, tensor in whole.items()}) for a, b in ((0, 1), (1, 5), (5, 7))]
+    together = run(step, whole)
+    assert sum(part.sum for part in parts) == pytest.approx(together.sum, rel=1e-5)
+    assert sum(part.weight for part in parts) == pytest.approx(together.weight, rel=1e-5)
+    added = sum(part.gradients["w"] * (part.weight or 1.0) for part in parts)
+    np.testing.assert_allclose(added, together.gradients["w"] * together.weight, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["cross-entropy", "bce", "bce-pos-weight", "mse"])
+def test_large_scores_do_not_overflow(name: str) -> None:
+    """Logits of some thousands give torch's finite loss and gradients."""
+    case = CASES[name]
+    batch = _batch(case)
+    batch["x"] *= 2000
+    _assert_same(case.loss, case.kind, case.oracle, batch)
+
+
+@pytest.mark.parametrize("name", ["cross-entropy", "smoothed", "class-weights", "causal-lm", "pixels"])
+def test_a_batch_of_ignored_labels_weighs_nothing(name: str) -> None:
+    """Both terms and all gradients are zero, not the NaN of a division."""
+    case = CASES[name]
+    batch = _batch(case)
+    batch["labels"].fill_(-100)
+    result = run(compiled(linear(case.kind), case.loss), batch)
+    assert (result.sum, result.weight) == (0.0, 0.0)
+    assert all(not gradient.any() for gradient in result.gradients.values())
+
+
+def test_a_class_of_weight_zero_weighs_nothing() -> None:
+    """A batch that holds only a class of weight 0 has loss_weight 0, as a batch of ignored labels."""
+    batch = _batch(CASES["class-weights"])
+    batch["labels"].fill_(WEIGHTS.index(0.0))
+    result = run(compiled(linear(), CrossEntropy(class_weights=WEIGHTS)), batch)
+    assert (result.sum, result.weight) == (0.0, 0.0)
+
+
+def test_causal_lm_of_one_token_predicts_nothing() -> None:
+    """A sequence of length 1 has no next token: the loss weighs nothing instead of failing."""
+    batch = {"x": torch.randn(2, 1, FEATURES), "labels": torch.zeros(2, 1, dtype=torch.int64)}
+    result = run(compiled(linear("tokens"), CausalLM()), batch)
+    assert (result.sum, result.weight) == (0.0, 0.0)
+
+
+def test_causal_lm_is_the_loss_transformers_computes(tmp_path: Path) -> None:
+    """Labels go in unshifted, with -100 on padding at either side, and the loss is that of ``model(..., labels=)``."""
+    model = tiny_gpt2().eval()
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("ln_f" in name)
+    ids = torch.randint(3, 100, (3, 7), generator=torch.Generator().manual_seed(4))
+    mask = torch.ones_like(ids)
+    mask[0, 5:], mask[1, :2] = 0, 0
+    labels = ids.masked_fill(mask == 0, -100)
+    example = {"input_ids": ids[:, :4], "attention_mask": mask[:, :4]}
+    edgepeft.prepare(model, example, loss="causal_lm", out=tmp_path / "b")
+    with torch.no_grad():
+        expected = model(input_ids=ids, attention_mask=mask, labels=labels).loss.item()
+    batch = {"input_ids": ids.numpy(), "attention_mask": mask.numpy(), "labels": labels.numpy()}
+    with Trainer.open(tmp_path / "b") as trainer:
+        assert trainer.evaluate([batch]).loss == pytest.approx(expected, rel=1e-5)
+        assert trainer.step(batch) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_device_refuses_a_step_in_which_no_label_counts(tmp_path: Path) -> None:
+    """Training and evaluation on ignored labels alone are errors, and leave the parameters as they were."""
+    edgepeft.prepare(nn.Linear(FEATURES, CLASSES), torch.zeros(2, FEATURES), out=tmp_path / "b")
+    batch = {"input": np.ones((2, FEATURES), np.float32), "labels": np.full(2, -100)}
+    with Trainer.open(tmp_path / "b") as trainer:
+        before = trainer.parameters()
+        with pytest.raises(BatchError) as failure:
+            trainer.step(batch)
+        assert failure.value.reference == "no-label-counts"
+        with pytest.raises(DataError):
+            trainer.evaluate([batch])
+        for name, array in trainer.parameters().items():
+            np.testing.assert_array_equal(array, before[name])
+
+
+# A user's own loss
+
+
+class Focal(nn.Module):
+    """Lin et al., ICCV 2017, with a weight per class as a buffer."""
+
+    def __init__(self, gamma: float) -> None:
+        super().__init__()
+        self.gamma = gamma
+        self.register_buffer("alpha", torch.linspace(0.5, 1.5, CLASSES))
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        log_p = functional.log_softmax(logits, dim=-1).gather(1, labels[:, None]).squeeze(1)
+        return (-self.alpha[labels] * (1 - log_p.exp()) ** self.gamma * log_p).mean()
+
+
+def _class_batch(rows: int) -> dict[str, Tensor]:
+    draw = torch.Generator().manual_seed(rows)
+    return {
+        "x": torch.randn(rows, FEATURES, generator=draw),
+        "labels": torch.randint(0, CLASSES, (rows,), generator=draw),
+    }
+
+
+@pytest.mark.parametrize("rows", [1, 3, 8])
+def test_a_module_is_a_loss(rows: int) -> None:
+    """A focal loss written in torch trains with torch's values and gradients, at batch sizes it was not exported with."""
+    focal = Focal(2.0)
+    forward = linear()
+    loss = from_function(focal, forward, {"labels": torch.zeros(2, dtype=torch.int64)})
+    batch = _class_batch(rows)
+    value, gradients = _expected(forward, "rows", focal, batch)
+    result = run(compiled(forward, loss), batch)
+    assert result.loss == pytest.approx(value, rel=1e-5)
+    np.testing.assert_allclose(result.gradients["w"], gradients["w"], rtol=1e-4, atol=1e-6)
+
+
+def test_a_function_of_two_outputs_and_two_labels_is_a_loss() -> None:
+    """Arguments are wired by name, whatever their order; one with a default is left alone."""
+
+    def both(target: Tensor, squares: Tensor, logits: Tensor, importance: Tensor, power: float = 2.0) -> Tensor:
+        return (importance[:, None] * (logits - target).abs() ** power + 0.1 * squares).mean()
+
+    forward = linear(second=True)
+    labels = {"target": torch.zeros(2, CLASSES), "importance": torch.zeros(2)}
+    step = compiled(forward, from_function(both, forward, labels))
+    assert [label.name for label in step.labels] == ["target", "importance"]
+    batch = {"x": torch.randn(5, FEATURES), "target": torch.randn(5, CLASSES), "importance": torch.rand(5)}
+    parameters = leaves(forward)
+    logits = torch_logits(batch["x"], parameters)
+    expected = both(batch["target"], logits**2, logits, batch["importance"])
+    expected.backward()
+    result = run(step, batch)
+    assert result.loss == pytest.approx(expected.item(), rel=1e-5)
+    np.testing.assert_allclose(result.gradients["w"], parameters["w"].grad, rtol=1e-4, atol=1e-5)
+
+
+def test_own_losses_are_weighted_by_rows() -> None:
+    """Batches of 2 and 6 rows count as such: together they give the mean over 8."""
+    forward = linear()
+    step = compiled(forward, from_function(Focal(1.0), forward, {"labels": torch.zeros(2, dtype=torch.int64)}))
+    whole = _class_batch(8)
+    parts = [run(step, {key: tensor[a:b] for key, tensor in whole.items()}) for a, b in ((0, 2), (2, 8))]
+    assert [part.weight for part in parts] == [2.0, 6.0]
+    assert sum(part.sum for part in parts) / 8 == pytest.approx(run(step, whole).loss, rel=1e-5)
+
+
+def test_an_own_loss_follows_the_names_of_dynamic_axes(tmp_path: Path) -> None:
+    """Where the caller calls the batch ``rows``, the labels of a torch function have that many rows too."""
+    edgepeft.prepare(
+        nn.Linear(FEATURES, CLASSES),
+        torch.zeros(2, FEATURES),
+        loss=lambda output, labels: functional.cross_entropy(output, labels),
+        example_labels={"labels": torch.zeros(2, dtype=torch.int64)},
+        dynamic_axes={"input": {0: "rows"}},
+        out=tmp_path / "b",
+    )
+    with Trainer.open(tmp_path / "b") as trainer:
+        assert trainer.bundle.manifest.labels[0].shape == ("rows",)
+        assert trainer.step({"input": np.zeros((5, FEATURES), np.float32), "labels": np.arange(5)}) > 0
+
+
+LOSS_TEXT = """
+    <ir_version: 10, opset_import: ["": 20]>
+    hinge (float[batch, 5] logits, float[batch, 5] sign) => (float mean) {
+        one = Constant <value = float {1.0}> ()
+        product = Mul(logits, sign)
+        margin = Sub(one, product)
+        cut = Relu(margin)
+        mean = ReduceMean <keepdims = 0> (cut)
+    }
+"""
+
+
+def _write(path: Path, text: str) -> Path:
+    onnx.save(onnx.parser.parse_model(text), path)
+    return path
+
+
+def test_an_onnx_file_is_a_loss(tmp_path: Path) -> None:
+    """A hinge loss in an .onnx file is spliced behind the model, and the file's labels become the bundle's."""
+    loss = OnnxLoss.read(_write(tmp_path / "hinge.onnx", LOSS_TEXT))
+    forward = linear()
+    step = compiled(forward, loss)
+    assert [(label.name, label.shape) for label in step.labels] == [("sign", ("batch", 5))]
+    batch = {"x": torch.randn(6, FEATURES), "sign": torch.randn(6, CLASSES).sign()}
+    parameters = leaves(forward)
+    expected = functional.relu(1 - torch_logits(batch["x"], parameters) * batch["sign"]).mean()
+    expected.backward()
+    result = run(step, batch)
+    assert result.loss == pytest.approx(expected.item(), rel=1e-5)
+    np.testing.assert_allclose(result.gradients["b"], parameters["b"].grad, rtol=1e-4, atol=1e-6)
+
+
+def test_one_loss_serves_several_models(tmp_path: Path) -> None:
+    """Compiling does not use a loss up: the same object gives the same step again."""
+    loss = OnnxLoss.read(_write(tmp_path / "hinge.onnx", LOSS_TEXT))
+    batch = {"x": torch.randn(2, FEATURES), "sign": torch.ones(2, CLASSES)}
+    first, second = (run(compiled(linear(), loss), batch) for _ in range(2))
+    assert first.loss == second.loss
+
+
+# What does not fit
+
+
+def _refused(loss: Loss, forward: Forward) -> LossError:
+    with pytest.raises(LossError) as failure:
+        compiled(forward, loss)
+    assert failure.value.hint is not None
+    return failure.value
+
+
+@pytest.mark.parametrize(
+    ("loss", "kind", "reference"),
+    [
+        (CausalLM(), "rows", "logits-rank"),
+        (CausalLM(), "images", "logits-rank"),
+        (CrossEntropy(class_weights=(1.0, 2.0)), "rows", "class-weights"),
+        (CrossEntropy(label_smoothing=1.0), "rows", "loss-setting"),
+        (CrossEntropy(label_smoothing=-0.1), "tokens", "loss-setting"),
+        (CausalLM(label_smoothing=1.5), "tokens", "loss-setting"),
+        (CrossEntropy(class_axis=3), "rows", "loss-setting"),
+        (CrossEntropy(class_weights=(1.0, -1.0, 1.0, 1.0, 1.0)), "rows", "loss-setting"),
+        (BCEWithLogits(pos_weight=0.0), "rows", "loss-setting"),
+        (CrossEntropy(), "images", "unknown-classes"),
+    ],
+)
+def test_losses_refuse_outputs_and_settings_that_do_not_fit(loss: Loss, kind: str, reference: str) -> None:
+    """A wrong rank, a wrong number of weights, a setting out of range: each is named, and nothing is built."""
+    assert _refused(loss, linear(kind)).reference == reference
+
+
+def test_cross_entropy_refuses_a_single_score_per_row() -> None:
+    """A model that gives one number per row [batch] has no classes."""
+    forward = linear()
+    forward.model.graph.outputs[0].shape = forward.model.graph.outputs[0].shape[:1]  # type: ignore[index]
+    assert _refused(CrossEntropy(), forward).reference == "logits-rank"
+
+
+def test_an_unknown_name_lists_those_that_exist() -> None:
+    """A loss that does not exist is refused with the names of those that do."""
+    with pytest.raises(LossError) as failure:
+        by_name("crossentropy")
+    assert failure.value.reference == "unknown-loss"
+    assert "cross_entropy" in str(failure.value)
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "causal_lm", "mse", "l1", "bce_with_logits"])
+def test_losses_describe_themselves_by_the_name_they_are_chosen_by(name: str) -> None:
+    """``kind`` in the manifest is the name, and the settings are JSON."""
+    described = by_name(name).describe()
+    assert described["kind"] == name
+    assert json.loads(json.dumps(described))["kind"] == name
+
+
+def test_a_loss_that_reads_no_output_is_refused(tmp_path: Path) -> None:
+    """Inputs named otherwise than the model's outputs would make a loss that trains nothing."""
+    loss = OnnxLoss.read(_write(tmp_path / "l.onnx", LOSS_TEXT.replace("logits", "scores")))
+    error = _refused(loss, linear())
+    assert error.reference == "loss-inputs"
+    assert "scores" in str(error) and "logits" in str(error)
+
+
+def test_a_loss_of_several_outputs_is_refused(tmp_path: Path) -> None:
+    """One scalar is what is minimised."""
+    text = LOSS_TEXT.replace("(float mean)", "(float mean, float[batch, 5] cut)")
+    assert _refused(OnnxLoss.read(_write(tmp_path / "l.onnx", text)), linear()).reference == "loss-outputs"
+
+
+def test_a_loss_per_row_is_refused(tmp_path: Path) -> None:
+    """A loss without reduction, one number per row, is named as such instead of failing on the device."""
+    text = LOSS_TEXT.replace("ReduceMean <keepdims = 0> (cut)", "Identity(cut)").replace(
+        "float mean", "float[batch, 5] mean"
+    )
+    assert _refused(OnnxLoss.read(_write(tmp_path / "l.onnx", text)), linear()).reference == "loss-outputs"
+
+
+def test_a_torch_loss_per_row_is_refused() -> None:
+    """``reduction="none"`` in a torch function is refused when it is compiled."""
+    forward = linear()
+    loss = from_function(
+        lambda logits, labels: functional.cross_entropy(logits, labels, reduction="none"),
+        forward,
+        {"labels": torch.zeros(2, dtype=torch.int64)},
+    )
+    assert _refused(loss, forward).reference == "loss-outputs"
+
+
+def test_an_argument_nobody_feeds_is_refused() -> None:
+    """A torch loss with an argument that is no output and has no example label names both sides."""
+    with pytest.raises(LossError) as failure:
+        from_function(lambda logits, target: logits.sum() + target.sum(), linear(), {})
+    assert failure.value.reference == "loss-inputs"
+    assert "'target'" in str(failure.value) and "logits" in str(failure.value)
+
+
+def test_a_file_that_is_no_loss_is_refused(tmp_path: Path) -> None:
+    """Bytes that are no ONNX model, and a path where nothing is, are errors of their own."""
+    (tmp_path / "no.onnx").write_bytes(b"not a model")
+    for path in (tmp_path / "no.onnx", tmp_path / "absent.onnx"):
+        with pytest.raises(LossError) as failure:
+            OnnxLoss.read(path)
+        assert failure.value.reference == "not-a-model"
