@@ -2,6 +2,7 @@
 PYTHON ?= python3.11
 HOST := .venv/bin
 DEVICE := .venv-device/bin
+OLDEST := .venv-oldest/bin
 export HF_HUB_OFFLINE = 1
 
 .PHONY: demo test lint bench clean
@@ -11,8 +12,8 @@ demo: .venv/.demo .venv-device/.done
 	$(HOST)/python examples/docstring_topics.py --device-python $(DEVICE)/python
 	$(HOST)/python examples/shifted_digits.py --device-python $(DEVICE)/python
 
-test: .venv/.test .venv-device/.done lint
-	EDGEPEFT_DEVICE_PYTHON=$(DEVICE)/python $(HOST)/python -m pytest
+test: .venv/.test .venv-device/.done .venv-oldest/.done lint
+	EDGEPEFT_DEVICE_PYTHON=$(DEVICE)/python EDGEPEFT_OLDEST_PYTHON=$(OLDEST)/python $(HOST)/python -m pytest
 
 lint: .venv/.test
 	$(HOST)/ruff check .
@@ -38,5 +39,11 @@ bench: .venv/.demo
 	$(DEVICE)/pip install --quiet --disable-pip-version-check -e '.[device,text]'
 	touch $@
 
+# The oldest onnxruntime that bundles must run on.
+.venv-oldest/.done: pyproject.toml
+	$(PYTHON) -m venv .venv-oldest
+	$(OLDEST)/pip install --quiet --disable-pip-version-check -e . 'onnxruntime==1.19.2'
+	touch $@
+
 clean:
-	rm -rf .venv .venv-device .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-device .venv-oldest .mypy_cache .pytest_cache .ruff_cache

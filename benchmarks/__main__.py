@@ -1,6 +1,7 @@
 """Runs every side of a case in a process of its own, in turn, and writes ``results.json``.
 
-Speed drifts on a shared machine: so all sides are alive at once and take turns, round after round, and what counts are ratios of medians.
+Speed drifts on a shared machine: so all sides are alive at once and take turns, round after round, and what counts
+are ratios of medians.
 Memory is the largest resident set of the side's own process (VmHWM).
 """
 
@@ -97,7 +98,9 @@ def _check_losses(sides: list[Side]) -> None:
     training = [side for side in sides if side.losses]
     for side in training[1:]:
         for one, other in zip(training[0].losses, side.losses, strict=True):
-            assert abs(one - other) <= 1e-3 * abs(one), f"{side.name} trains otherwise than {training[0].name}: {other}, {one}"
+            assert abs(one - other) <= 1e-3 * abs(one), (
+                f"{side.name} trains otherwise than {training[0].name}: {other}, {one}"
+            )
 
 
 def _write(sides: list[Side], out: Path) -> None:

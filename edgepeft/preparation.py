@@ -15,7 +15,7 @@ from edgepeft.peft_format import peft_recipe
 from edgepeft.sources import Source, load_source
 from edgepeft_export import losses, optimizers
 from edgepeft_export.autodiff import Gap
-from edgepeft_export.bundle import Extras, write_bundle
+from edgepeft_export.bundle import Extras, check_target, write_bundle
 from edgepeft_export.compile import compile_step, missing_rules
 from edgepeft_export.forward import Forward, from_onnx
 from edgepeft_export.forward.torch_loss import from_function
@@ -98,6 +98,7 @@ def prepare(
     Raises:
         EdgepeftError: whatever does not fit, with what to do about it; nothing is left at ``out`` then.
     """
+    check_target(Path(out), overwrite)
     source = _source(model, example_inputs)
     if loss is None:
         loss = source.loss

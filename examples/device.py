@@ -3,20 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import os
 import subprocess
 import sys
-import time
-from dataclasses import dataclass
 from pathlib import Path
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What a command of the device took: wall-clock seconds, and the largest resident set in MB."""
-
-    seconds: float
-    peak_mb: float
 
 
 def parse_device_python(description: str) -> Path:
@@ -29,16 +18,10 @@ def parse_device_python(description: str) -> Path:
     return path
 
 
-def run(python: Path, *arguments: str | Path) -> Cost:
+def run(python: Path, *arguments: str | Path) -> None:
     """Run ``edgepeft ARGUMENTS`` on the device and wait for it."""
     print(f"  device$ edgepeft {' '.join(str(argument) for argument in arguments)}", flush=True)
-    start = time.perf_counter()
-    process = subprocess.Popen([python, "-m", "edgepeft", *map(str, arguments)])
-    _, status, usage = os.wait4(process.pid, 0)  # the kernel's own account of this one process
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode != 0:
-        raise SystemExit(f"the device's part failed with exit code {process.returncode}")
-    return Cost(time.perf_counter() - start, usage.ru_maxrss / 1024)
+    subprocess.run([python, "-m", "edgepeft", *map(str, arguments)], check=True)
 
 
 def packages(python: Path) -> list[str]:

@@ -23,7 +23,8 @@ from transformers import AutoModelForSequenceClassification
 import edgepeft
 from edgepeft_export.optimizers import AdamW
 
-TRAIN, TEST = 2000, 600
+TRAIN, TEST = 1600, 400
+LENGTH = 48
 CLASSES = list(TOPICS)
 
 
@@ -31,6 +32,7 @@ def main() -> None:
     device = parse_device_python(__doc__ or "")
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
+        (work / "inbox").mkdir()
         train, test = texts()
         write_csv(work / "train.csv", train)
         write_csv(work / "test.csv", test)
@@ -50,7 +52,7 @@ def texts() -> tuple[list[Example], list[Example]]:
 
 def prepare(work: Path) -> None:
     print("workstation: prepare MiniLM (22.6 M parameters) with LoRA r=8 on query and value")
-    source = edgepeft.load_source(minilm(), task="text-classification", classes=CLASSES, max_length=64)
+    source = edgepeft.load_source(minilm(), task="text-classification", classes=CLASSES, max_length=LENGTH)
     assert not isinstance(source.model, Path)
     source.model.save_pretrained(work / "base")  # with its new head, for the comparison at the end
     method = edgepeft.Lora(rank=8, alpha=16, target_modules=("query", "value"))
@@ -65,12 +67,11 @@ def fine_tune(work: Path, device: Path) -> None:
     print(f"device: an environment of {len(installed)} packages, {has_torch} torch")
     bundle, test = work / "bundle", work / "test.csv"
     run(device, "evaluate", bundle, "--data", test)
-    cost = run(
+    run(
         device, "train", bundle, "--data", work / "train.csv", "--state", work / "state", "--update", work / "inbox" /
         "update.safetensors", "--epochs", "2", "--batch-size", "16", "--schedule", "linear", "--warmup", "20", "--seed",
         "0",
     )  # fmt: skip
-    print(f"  trained in {cost.seconds:.0f} s, with at most {cost.peak_mb:.0f} MB of memory")
     run(device, "evaluate", bundle, "--data", test, "--adapter", work / "inbox" / "update.safetensors")
     run(
         device,
@@ -117,7 +118,7 @@ def onnx_logits(merged: Path, test: list[str]) -> np.ndarray:
 
 def encode(test: list[str], rows: int = 32) -> list[dict[str, np.ndarray]]:
     tokenizer = Tokenizer.from_file(str(minilm() / "tokenizer.json"))
-    tokenizer.enable_truncation(64)
+    tokenizer.enable_truncation(LENGTH)
     tokenizer.enable_padding()
     batches = [tokenizer.encode_batch(test[i : i + rows]) for i in range(0, len(test), rows)]
     return [

@@ -1,7 +1,7 @@
 """A small CNN meets digits it was never shown: inverted and rotated. It learns them on the device.
 
 The workstation trains the CNN on scikit-learn's digits as they are and prepares it; the device sees the shifted ones,
-as images in folders named by class, and fine-tunes the last blocks; the workstation merges the update into the torch
+as images in folders named by class, and fine-tunes all of it; the workstation merges the update into the torch
 model and into ONNX.
 """
 
@@ -32,6 +32,7 @@ def main() -> None:
     learn(model, home)
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
+        (work / "inbox").mkdir()
         np.savez(work / "train.npz", image=away[0], labels=away[1])
         np.savez(work / "test.npz", image=test[0], labels=test[1])
         prepare(model, work)
@@ -94,11 +95,10 @@ def fine_tune(work: Path, device: Path) -> None:
     bundle, test, update = work / "bundle", work / "test.npz", work / "inbox" / "update.safetensors"
     print("device: digits are inverted and rotated here")
     run(device, "evaluate", bundle, "--data", test)
-    cost = run(
+    run(
         device, "train", bundle, "--data", work / "train.npz", "--state", work / "state", "--update", update,
         "--epochs", "30", "--batch-size", "32", "--schedule", "cosine", "--validate", "0.2", "--patience", "10",
     )  # fmt: skip
-    print(f"  trained in {cost.seconds:.0f} s, with at most {cost.peak_mb:.0f} MB of memory")
     run(device, "evaluate", bundle, "--data", test, "--adapter", update)
     run(device, "predict", bundle, "--data", test, "--adapter", update, "--out", work / "device.npz")
 

@@ -10,7 +10,10 @@ from pathlib import Path
 
 
 def serve(step: Callable[[], float | None]) -> None:
-    """Answer the driver's commands: ``run N`` runs ``step`` N times; ``end`` ends the process. A step returns its loss, if it has one."""
+    """Answer the driver's commands: ``run N`` runs ``step`` N times; ``end`` ends the process.
+
+    A step returns its loss, if it has one.
+    """
     for line in sys.stdin:
         command, *arguments = line.split()
         if command == "end":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgepeft.cli.memory import peak_memory
 from edgepeft.cli.options import PATH, bundle_argument, data_options, run_options
 from edgepeft.cli.progress import Counter
 from edgepeft.cli.show import number, percent, size
@@ -83,6 +85,7 @@ def command(
     read = partial(load, bundle=opened, text_column=text_column, label_column=label_column)
     train, held_out = _data(read, data, validate, seed)
     with Trainer.open(opened, state=state, seed=seed, threads=threads) as trainer:
+        start = time.monotonic()
         if trainer.steps:
             click.echo(f"going on from step {trainer.steps} in {state}", err=True)
         try:
@@ -94,6 +97,7 @@ def command(
             return _INTERRUPTED
         trainer.save_update(update)
     _print(report, update)
+    click.echo(f"{time.monotonic() - start:.1f} s, at most {size(peak_memory())} of memory")
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -48,7 +49,11 @@ class Lora:
             lora_dropout=0.0,
         )
         try:
-            attached: nn.Module = get_peft_model(model, config)
+            with warnings.catch_warnings():
+                warnings.simplefilter(
+                    "ignore"
+                )  # of peft about its own use of transformers, and of layouts it sets right
+                attached: nn.Module = get_peft_model(model, config)
         except (ValueError, KeyError) as error:
             raise MethodError(
                 "method-does-not-fit",

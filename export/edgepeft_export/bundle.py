@@ -62,7 +62,7 @@ def write_bundle(
         BundleError: ``out`` exists and ``overwrite`` is not given, or is something else than a bundle.
     """
     out = Path(out)
-    _check_target(out, overwrite)
+    check_target(out, overwrite)
     out.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
@@ -76,7 +76,8 @@ def write_bundle(
     return out
 
 
-def _check_target(out: Path, overwrite: bool) -> None:
+def check_target(out: Path, overwrite: bool) -> None:
+    """Refuse a place where something else is, before any work is done."""
     if not out.exists():
         return
     is_bundle = (out / "manifest.json").is_file()

@@ -124,7 +124,7 @@ def _train_graph(with_loss: ir.Model, forward: Forward) -> tuple[ir.Model, list[
 
 
 def _accumulate(train: ir.Model, buckets: Sequence[Bucket]) -> ir.Model:
-    """Replace the gradients by accumulators: a flat vector per bucket comes in, and goes out with the gradients added."""
+    """Replace the gradients by accumulators: a flat vector per bucket comes in, and goes out with them added."""
     graph = train.graph
     gradients = {str(value.name): value for value in graph.outputs[2:]}
     del graph.outputs[2:]
@@ -144,7 +144,7 @@ def _freeze(model: ir.Model, values: Mapping[str, NDArray[np.generic]]) -> None:
     for name, array in values.items():
         value = _input(model, name)
         model.graph.inputs.remove(value)
-        value.const_value = ir.tensor(np.ascontiguousarray(array), name=name)
+        value.const_value = ir.tensor(array, name=name)
         model.graph.register_initializer(value)
 
 

@@ -59,7 +59,7 @@ class WeightsFile:
             self._file.write(data)
         offset, length = self._places[key]
         shape = tensor.numpy().shape
-        entry = FrozenSpec(name, tensor.dtype.name.lower(), shape, len(data) if new else 0)
+        entry = FrozenSpec(name, _dtype_name(tensor.dtype), shape, len(data) if new else 0)
         self._entries.setdefault((offset, name), entry)
         return ir.ExternalTensor(
             self._path.name, offset, length, tensor.dtype, shape=ir.Shape(shape), name=name, base_dir=self._path.parent
@@ -69,3 +69,8 @@ class WeightsFile:
         missing = -self._file.tell() % ALIGNMENT
         self._file.write(bytes(missing))
         return self._file.tell()
+
+
+def _dtype_name(dtype: ir.DataType) -> str:
+    """numpy's name, or ONNX's own where numpy has none (``int4``)."""
+    return str(dtype.numpy().name)

@@ -224,7 +224,7 @@ def test_wrong_usage_leaves_with_2(edgepeft: Command, arguments: list[str], word
 def test_errors_leave_with_1_and_say_what_to_do(
     edgepeft: Command, text: Trained, images: Trained, reviews: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An error has a name, a sentence, facts and a hint on standard error; its traceback only where that is asked for."""
+    """An error has a name, a sentence, facts and a hint on standard error; a traceback only where it is asked for."""
     arguments = ("evaluate", text.bundle, "--data", reviews, "--adapter", images.update)
     foreign = edgepeft(*arguments)
     assert (foreign.code, foreign.out) == (1, "")

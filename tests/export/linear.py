@@ -46,7 +46,9 @@ def linear(kind: str = "rows", *, classes: int = CLASSES, second: bool = False) 
     """``logits = x w + b`` over rows, tokens or pixels; with ``second``, ``squares = logits²`` is another output."""
     given, made, product = (text.format(f=FEATURES, c=classes) for text in _SHAPES[kind])
     bias = f"{classes}" if kind != "images" else f"{classes}, 1, 1"
-    kernel = "t = Transpose <perm = [1, 0]> (w)\n axes = Constant <value_ints = [2, 3]> ()\n kernel = Unsqueeze(t, axes)"
+    kernel = (
+        "t = Transpose <perm = [1, 0]> (w)\n axes = Constant <value_ints = [2, 3]> ()\n kernel = Unsqueeze(t, axes)"
+    )
     outputs = f"float[{made}] logits" + (f", float[{made}] squares" if second else "")
     text = f"""
         <ir_version: 10, opset_import: ["": 20]>
@@ -102,6 +104,4 @@ def _unflatten(
     flat: NDArray[np.float32], names: Sequence[str], shapes: Sequence[tuple[int, ...]]
 ) -> dict[str, NDArray[np.float32]]:
     ends = np.cumsum([prod(shape) for shape in shapes])[:-1]
-    return {
-        name: part.reshape(shape) for name, part, shape in zip(names, np.split(flat, ends), shapes, strict=True)
-    }
+    return {name: part.reshape(shape) for name, part, shape in zip(names, np.split(flat, ends), shapes, strict=True)}

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnx.parser
+import onnx_ir as ir
 import pytest
 import torch
 from torch import Tensor, nn
@@ -63,7 +64,9 @@ CASES = {
     "ignore-index-0": Case(CrossEntropy(ignore_index=0), _entropy(ignore_index=0), "all classes"),
     "all-settings": Case(CrossEntropy(0.2, WEIGHTS, 1), _entropy(**EVERYTHING), "all classes"),
     "tokens": Case(CrossEntropy(), _tokens(_entropy()), "classes", "tokens"),
-    "tokens-all-settings": Case(CrossEntropy(0.2, WEIGHTS, 1), _tokens(_entropy(**EVERYTHING)), "all classes", "tokens"),
+    "tokens-all-settings": Case(
+        CrossEntropy(0.2, WEIGHTS, 1), _tokens(_entropy(**EVERYTHING)), "all classes", "tokens"
+    ),
     "pixels": Case(CrossEntropy(class_axis=1), _entropy(), "classes", "images"),
     "pixels-all-settings": Case(CrossEntropy(0.2, WEIGHTS, 1, 1), _entropy(**EVERYTHING), "all classes", "images"),
     "causal-lm": Case(CausalLM(), _shifted(_entropy()), "classes", "tokens"),
@@ -183,6 +186,7 @@ def test_causal_lm_is_the_loss_transformers_computes(tmp_path: Path) -> None:
     mask = torch.ones_like(ids)
     mask[0, 5:], mask[1, :2] = 0, 0
     labels = ids.masked_fill(mask == 0, -100)
+    labels[1, 2] = -100  # what follows padding is predicted from nothing
     example = {"input_ids": ids[:, :4], "attention_mask": mask[:, :4]}
     edgepeft.prepare(model, example, loss="causal_lm", out=tmp_path / "b")
     with torch.no_grad():
@@ -224,25 +228,44 @@ class Focal(nn.Module):
         return (-self.alpha[labels] * (1 - log_p.exp()) ** self.gamma * log_p).mean()
 
 
-def _class_batch(rows: int) -> dict[str, Tensor]:
+def _class_batch(rows: int, kind: str = "rows") -> dict[str, Tensor]:
     draw = torch.Generator().manual_seed(rows)
+    sizes = (rows,) if kind == "rows" else (rows, 4)
     return {
-        "x": torch.randn(rows, FEATURES, generator=draw),
-        "labels": torch.randint(0, CLASSES, (rows,), generator=draw),
+        "x": torch.randn(*sizes, FEATURES, generator=draw),
+        "labels": torch.randint(3, CLASSES, sizes, generator=draw),
     }
 
 
-@pytest.mark.parametrize("rows", [1, 3, 8])
-def test_a_module_is_a_loss(rows: int) -> None:
-    """A focal loss written in torch trains with torch's values and gradients, at batch sizes it was not exported with."""
-    focal = Focal(2.0)
-    forward = linear()
-    loss = from_function(focal, forward, {"labels": torch.zeros(2, dtype=torch.int64)})
-    batch = _class_batch(rows)
-    value, gradients = _expected(forward, "rows", focal, batch)
-    result = run(compiled(forward, loss), batch)
-    assert result.loss == pytest.approx(value, rel=1e-5)
-    np.testing.assert_allclose(result.gradients["w"], gradients["w"], rtol=1e-4, atol=1e-6)
+def _torch_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    return functional.cross_entropy(logits, labels, ignore_index=2, reduction="mean")
+
+
+def _token_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    return functional.nll_loss(functional.log_softmax(logits, -1).flatten(0, 1), labels.flatten())
+
+
+OWN = {
+    "module": (Focal(2.0), "rows"),
+    "cross-entropy": (_torch_cross_entropy, "rows"),
+    "huber": (lambda logits, labels: functional.smooth_l1_loss(logits[:, 0], labels.float(), beta=0.5), "rows"),
+    "tokens": (_token_loss, "tokens"),
+}
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_torch_functions_and_modules_are_losses(name: str) -> None:
+    """A focal loss, and torch's own functions, give torch's values and gradients at sizes they were not exported with."""
+    function, kind = OWN[name]
+    forward = linear(kind)
+    labels = torch.zeros(2 if kind == "rows" else (2, 2), dtype=torch.int64)
+    step = compiled(forward, from_function(function, forward, {"labels": labels}))
+    for rows in (1, 3, 8):
+        batch = _class_batch(rows, kind)
+        value, gradients = _expected(forward, kind, function, batch)
+        result = run(step, batch)
+        assert result.loss == pytest.approx(value, rel=1e-5)
+        np.testing.assert_allclose(result.gradients["w"], gradients["w"], rtol=1e-4, atol=1e-6)
 
 
 def test_a_function_of_two_outputs_and_two_labels_is_a_loss() -> None:
@@ -351,7 +374,7 @@ def _refused(loss: Loss, forward: Forward) -> LossError:
         (CausalLM(label_smoothing=1.5), "tokens", "loss-setting"),
         (CrossEntropy(class_axis=3), "rows", "loss-setting"),
         (CrossEntropy(class_weights=(1.0, -1.0, 1.0, 1.0, 1.0)), "rows", "loss-setting"),
-        (BCEWithLogits(pos_weight=0.0), "rows", "loss-setting"),
+        (BCEWithLogits(pos_weight=-1.0), "rows", "loss-setting"),
         (CrossEntropy(), "images", "unknown-classes"),
     ],
 )
@@ -363,7 +386,7 @@ def test_losses_refuse_outputs_and_settings_that_do_not_fit(loss: Loss, kind: st
 def test_cross_entropy_refuses_a_single_score_per_row() -> None:
     """A model that gives one number per row [batch] has no classes."""
     forward = linear()
-    forward.model.graph.outputs[0].shape = forward.model.graph.outputs[0].shape[:1]  # type: ignore[index]
+    forward.model.graph.outputs[0].shape = ir.Shape(["batch"])
     assert _refused(CrossEntropy(), forward).reference == "logits-rank"
 
 
@@ -406,14 +429,21 @@ def test_a_loss_per_row_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_torch_loss_per_row_is_refused() -> None:
-    """``reduction="none"`` in a torch function is refused when it is compiled."""
-    forward = linear()
-    loss = from_function(
-        lambda logits, labels: functional.cross_entropy(logits, labels, reduction="none"),
-        forward,
-        {"labels": torch.zeros(2, dtype=torch.int64)},
-    )
-    assert _refused(loss, forward).reference == "loss-outputs"
+    """``reduction="none"`` in a torch function is refused before it is exported."""
+    loss = nn.CrossEntropyLoss(reduction="none")
+    with pytest.raises(LossError) as failure:
+        from_function(lambda logits, labels: loss(logits, labels), linear(), {"labels": torch.zeros(2).long()})
+    assert failure.value.reference == "loss-outputs"
+
+
+def test_a_torch_loss_that_fails_shows_what_it_was_given() -> None:
+    """Labels of the wrong dtype are an error that shows the shapes, and torch's own words."""
+    with pytest.raises(LossError) as failure:
+        from_function(
+            lambda logits, labels: functional.cross_entropy(logits, labels), linear(), {"labels": torch.zeros(2)}
+        )
+    assert failure.value.reference == "loss-inputs"
+    assert "labels torch.float32 [2]" in str(failure.value)
 
 
 def test_an_argument_nobody_feeds_is_refused() -> None:

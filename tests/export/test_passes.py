@@ -60,7 +60,9 @@ def test_transposed_keys_are_one_node() -> None:
     """The exporter's Reshape, Transpose, Reshape of the attention's keys becomes one Transpose, and its shape is known."""
     network = NETWORKS["llama"]
     forward = from_torch(network.model(), network.example())
-    products = [node for node in forward.model.graph if node.op_type == "MatMul" and len(node.outputs[0].shape or ()) == 4]
+    products = [
+        node for node in forward.model.graph if node.op_type == "MatMul" and len(node.outputs[0].shape or ()) == 4
+    ]
     assert products
     for node in products:
         for value in node.inputs:
@@ -139,7 +141,8 @@ def test_loras_scale_is_applied_between_its_matrices() -> None:
     }
     before = _session(model).run(None, feeds)[0]
     assert gather_scales(model)
-    assert [str(node.outputs[0].shape) for node in model.graph if node.op_type == "Mul" and node.outputs[0].uses()] == ["[B,5,2]"]
+    scaled = [node.outputs[0] for node in model.graph if node.op_type == "Mul"]
+    assert [str(value.shape) for value in scaled if value.uses()] == ["[B,5,2]"]
     np.testing.assert_allclose(_session(model).run(None, feeds)[0], before, rtol=1e-6)
 
 

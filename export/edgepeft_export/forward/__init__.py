@@ -1,7 +1,13 @@
 """Every source of a model ends here: a forward ONNX graph, and the names of the inputs of it that train."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from edgepeft_export.forward.graph import Forward
 from edgepeft_export.forward.onnx_file import from_onnx
+
+if TYPE_CHECKING:
+    from edgepeft_export.forward.torch_module import from_torch
 
 __all__ = ["Forward", "from_onnx", "from_torch"]
 
@@ -9,7 +15,5 @@ __all__ = ["Forward", "from_onnx", "from_torch"]
 def __getattr__(name: str) -> object:
     # An .onnx source needs no torch: import it only for those who ask for it.
     if name == "from_torch":
-        from edgepeft_export.forward.torch_module import from_torch
-
-        return from_torch
+        return getattr(import_module("edgepeft_export.forward.torch_module"), name)
     raise AttributeError(name)

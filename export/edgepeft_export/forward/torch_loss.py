@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import onnx_ir as ir
@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from edgepeft_export.forward.graph import Forward
-from edgepeft_export.forward.torch_module import default_dynamic_axes, distinct_sizes, export
+from edgepeft_export.forward.torch_module import default_dynamic_axes, describe, distinct_sizes, export
 from edgepeft_export.losses import LossError, OnnxLoss
 from edgepeft_export.losses.custom import inlined
-from edgepeft_export.shapes import dims_of
+from edgepeft_export.shapes import Dim, dims_of
 
 
 def from_function(function: Callable[..., Tensor], forward: Forward, example_labels: Mapping[str, Tensor]) -> OnnxLoss:
@@ -36,9 +36,12 @@ def from_function(function: Callable[..., Tensor], forward: Forward, example_lab
             hint="name the arguments of the loss like the model's outputs, and give an example of every label.",
         )
     axes = {name: _symbols(outputs[name]) for name in names if name in outputs}
-    axes |= default_dynamic_axes({name: example_labels[name] for name in names if name not in outputs})
+    labels = {name: example_labels[name] for name in names if name not in outputs}
+    axes |= _label_axes(labels, next((dims_of(outputs[name]) for name in names if name in outputs), []))
     examples = {name: example_labels[name] if name in example_labels else _example(outputs[name]) for name in names}
-    model = export(_Loss(function), distinct_sizes(examples, axes), {}, axes)
+    examples = distinct_sizes(examples, axes)
+    _check_scalar(function, examples)
+    model = export(_Loss(function), examples, {}, axes)
     for value, name in zip(model.graph.inputs, names, strict=True):
         value.name = name
     return OnnxLoss(inlined(model))
@@ -60,8 +63,41 @@ def _arguments(function: Callable[..., Any]) -> list[str]:
     ]
 
 
+def _check_scalar(function: Callable[..., Tensor], examples: Mapping[str, Tensor]) -> None:
+    try:
+        with torch.no_grad():
+            result = function(**examples)
+    except Exception as error:  # a user's function raises what it will
+        raise LossError(
+            "loss-inputs",
+            "The loss does not run on the model's outputs and the example labels.",
+            context=f"inputs: {describe(examples)}\n{type(error).__name__}: {error}",
+            hint="give example labels of the dtypes and shapes that the loss takes.",
+        ) from error
+    if not isinstance(result, Tensor) or result.numel() != 1:
+        found = f"a tensor {list(result.shape)}" if isinstance(result, Tensor) else type(result).__name__
+        raise LossError(
+            "loss-outputs",
+            f"The loss gives {found} instead of one scalar.",
+            context=None,
+            hint="return the mean over the batch, a float32 scalar.",
+        )
+
+
 def _symbols(value: ir.Value) -> dict[int, str]:
     return {axis: dim for axis, dim in enumerate(dims_of(value)) if isinstance(dim, str)}
+
+
+def _label_axes(labels: Mapping[str, Tensor], dims: Sequence[Dim]) -> dict[str, dict[int, str]]:
+    """The axes of labels that may change, called as the same axes of the model's output are; one fixed there is fixed."""
+    return {
+        name: {
+            axis: str(dims[axis]) if axis < len(dims) and dims[axis] else symbol
+            for axis, symbol in axes.items()
+            if axis >= len(dims) or not isinstance(dims[axis], int)
+        }
+        for name, axes in default_dynamic_axes(labels).items()
+    }
 
 
 def _example(value: ir.Value) -> Tensor:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from edgepeft_export.forward.graph import Forward, ForwardError, tidy
 from edgepeft_export.opset import OPSET
+from edgepeft_export.shapes import dims_of
 
 ExampleInputs: TypeAlias = Mapping[str, Tensor] | Sequence[Tensor] | Tensor
 DynamicAxes: TypeAlias = Mapping[str, Mapping[int, str]]
@@ -134,7 +135,7 @@ def _output_names(model: nn.Module, inputs: Mapping[str, Tensor], wanted: Sequen
         raise ForwardError(
             "example-inputs",
             f"{type(model).__name__} does not run on the example inputs.",
-            context=f"inputs: {_describe(inputs)}\n{type(error).__name__}: {_first_line(error)}",
+            context=f"inputs: {describe(inputs)}\n{type(error).__name__}: {_first_line(error)}",
             hint="give example inputs that model(**example_inputs) accepts.",
         ) from error
     if wanted is None:
@@ -242,7 +243,20 @@ def export(lifted: nn.Module, inputs: dict[str, Tensor], trainable: dict[str, Te
         logger.setLevel(level)
     assert program is not None
     model: ir.Model = program.model
+    _name_dimensions(model.graph, inputs, axes)
     return model
+
+
+def _name_dimensions(graph: ir.Graph, inputs: Mapping[str, Tensor], axes: DynamicAxes) -> None:
+    """Call symbolic dimensions what the caller calls them: the exporter invents names where inputs share one."""
+    names: dict[str | None, str] = {}
+    for value, name in zip(graph.inputs, inputs, strict=False):  # the trainable inputs come behind, and are fixed
+        for axis, symbol in axes.get(name, {}).items():
+            if value.shape is not None and isinstance(value.shape[axis], ir.SymbolicDim):
+                names[value.shape[axis].value] = symbol
+    for value in ir.convenience.create_value_mapping(graph).values():
+        if value.shape is not None:
+            value.shape = ir.Shape([names.get(dim, dim) for dim in dims_of(value)])
 
 
 def _rename(model: ir.Model, inputs: Sequence[str], trainable: Sequence[str], outputs: Sequence[str]) -> ir.Model:
@@ -315,7 +329,8 @@ def _check_dynamic(graph: ir.Graph, axes: DynamicAxes) -> None:
                 )
 
 
-def _describe(inputs: Mapping[str, Tensor]) -> str:
+def describe(inputs: Mapping[str, Tensor]) -> str:
+    """Names, dtypes and shapes, for messages."""
     return ", ".join(f"{name} {tensor.dtype} {list(tensor.shape)}" for name, tensor in inputs.items())
 
 

@@ -42,16 +42,13 @@ class CrossEntropy:
                 context=None,
                 hint="choose another loss, or let the model give a score per class.",
             )
+        if not -len(dims) <= self.class_axis < len(dims):
+            raise _out_of_range("class_axis", self.class_axis, f"choose an axis of the logits {_text(dims)}.")
         axis = self.class_axis % len(dims)
-        classes = dims[axis]
-        if self.class_weights is not None and len(self.class_weights) != classes:
-            raise LossError(
-                "class-weights",
-                f"{len(self.class_weights)} class weights for {classes} classes.",
-                context=None,
-                hint="give one weight per class.",
-            )
-        return [class_labels(dims[:axis] + dims[axis + 1 :], classes, self.ignore_index)]
+        labels = class_labels(dims[:axis] + dims[axis + 1 :], dims[axis], self.ignore_index)
+        if self.class_weights is not None:
+            _check_class_weights(self.class_weights, dims[axis])
+        return [labels]
 
     def emit(self, emit: Emitter, outputs: Values, labels: Values) -> LossTerms:
         logits, target = _rows(emit, _first(outputs), labels["labels"], self.class_axis)
@@ -76,6 +73,7 @@ class CausalLM:
     label_smoothing: float = 0.0
 
     def labels(self, outputs: Values) -> Sequence[Labels]:
+        _check_share("label_smoothing", self.label_smoothing)
         dims = dims_of(_first(outputs))
         if len(dims) != 3:
             raise LossError(
@@ -88,11 +86,12 @@ class CausalLM:
 
     def emit(self, emit: Emitter, outputs: Values, labels: Values) -> LossTerms:
         logits, target = _first(outputs), labels["labels"]
-        predicting = emit.op("Slice", logits, emit.ints(0), emit.ints(-1), emit.ints(1))
+        # The last token predicts nothing: its label is made one that does not count, which spares a copy of the logits.
         following = emit.op("Slice", target, emit.ints(1), emit.ints(np.iinfo(np.int64).max), emit.ints(1))
-        flat = emit.op("Reshape", predicting, emit.ints(-1, _known(logits, 2)))
+        padded = emit.op("Pad", following, emit.ints(0, 0, 0, 1), emit.scalar(self.ignore_index, like=target))
+        flat = emit.op("Reshape", logits, emit.ints(-1, _known(logits, 2)))
         settings = CrossEntropy(self.label_smoothing, None, self.ignore_index)
-        return _cross_entropy(emit, flat, emit.op("Reshape", following, emit.ints(-1)), settings)
+        return _cross_entropy(emit, flat, emit.op("Reshape", padded, emit.ints(-1)), settings)
 
     def describe(self) -> dict[str, Any]:
         return {"kind": "causal_lm", **asdict(self)}
@@ -132,12 +131,14 @@ class BCEWithLogits:
     """``torch.nn.BCEWithLogitsLoss``: labels are probabilities of the output's shape.
 
     Attributes:
-        pos_weight: factor of the positive term, for rare positives.
+        pos_weight: factor of the positive term, 0 or more; above 1 for rare positives.
     """
 
     pos_weight: float = 1.0
 
     def labels(self, outputs: Values) -> Sequence[Labels]:
+        if not 0.0 <= self.pos_weight < np.inf:
+            raise _out_of_range("pos_weight", self.pos_weight, "choose a finite factor, 0 or more.")
         return [_targets(outputs)]
 
     def emit(self, emit: Emitter, outputs: Values, labels: Values) -> LossTerms:
@@ -250,9 +251,23 @@ def _enum(like: ir.Value) -> int:
 
 def _check_share(name: str, share: float) -> None:
     if not 0.0 <= share < 1.0:
+        raise _out_of_range(name, share, f"choose 0 <= {name} < 1.")
+
+
+def _check_class_weights(weights: Sequence[float], classes: Dim) -> None:
+    if len(weights) != classes:
         raise LossError(
-            "loss-setting", f"{name} = {share} is out of range.", context=None, hint=f"choose 0 <= {name} < 1."
+            "class-weights",
+            f"{len(weights)} class weights for {classes} classes.",
+            context=None,
+            hint="give one weight per class.",
         )
+    if not all(0.0 <= weight < np.inf for weight in weights) or not any(weights):
+        raise _out_of_range("class_weights", weights, "choose finite weights, 0 or more, and not all of them 0.")
+
+
+def _out_of_range(name: str, value: object, hint: str) -> LossError:
+    return LossError("loss-setting", f"{name} = {value} is out of range.", context=None, hint=hint)
 
 
 def _text(dims: Sequence[Dim]) -> str:

@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
+from onnx.inliner import inline_selected_functions
 from onnx_ir.passes import common
 
 from edgepeft_export.emit import Emitter
 from edgepeft_export.losses.base import Labels, LossError, LossTerms
 from edgepeft_export.shapes import dims_of
+
+_LOSS_OPERATORS = ("SoftmaxCrossEntropyLoss", "NegativeLogLikelihoodLoss")
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,14 @@ class OnnxLoss:
                 context=None,
                 hint="return the mean loss of the batch, a float32 scalar.",
             )
+        (result,) = graph.outputs
+        if result.shape is not None and any(dim != 1 for dim in dims_of(result)):
+            raise LossError(
+                "loss-outputs",
+                f"The loss gives a tensor [{', '.join(map(str, dims_of(result)))}] instead of one scalar.",
+                context=None,
+                hint="return the mean over the batch, a float32 scalar.",
+            )
 
 
 def _splice(graph: ir.Graph, emit: Emitter, values: Mapping[str, ir.Value]) -> ir.Value:
@@ -101,7 +112,16 @@ def _splice(graph: ir.Graph, emit: Emitter, values: Mapping[str, ir.Value]) -> i
 
 
 def inlined(model: ir.Model) -> ir.Model:
-    """The loss model without functions and with its constants as initializers, ready to be spliced."""
+    """The loss model without functions and with its constants as initializers, ready to be spliced.
+
+    ONNX's own loss operators, as torch exports its loss functions, are expanded to operators that have gradient rules.
+    """
+    if any(node.op_type in _LOSS_OPERATORS for node in model.graph):
+        expanded = inline_selected_functions(
+            ir.to_proto(model), [("", op_type) for op_type in _LOSS_OPERATORS], inline_schema_functions=True
+        )
+        model = ir.from_proto(expanded)
     common.InlinePass()(model)
     common.LiftConstantsToInitializersPass(lift_all_constants=False, size_limit=0)(model)
+    common.ShapeInferencePass(check_type=False, strict_mode=False)(model)
     return model

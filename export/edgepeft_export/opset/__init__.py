@@ -41,6 +41,8 @@ def assert_runs_on_devices(model: ir.Model) -> None:
 
 
 def _has_kernel(domain: str, op_type: str, opset: int) -> bool:
+    if not domain and op_type == "Constant":
+        return True  # no kernel: onnxruntime makes it an initializer when it loads the graph
     ranges = _kernels().get(f"{domain}.{op_type}" if domain else op_type, [])
     if domain:
         return any(first <= opset for first, _ in ranges)

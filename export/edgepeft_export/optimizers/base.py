@@ -150,7 +150,7 @@ def flat_gradient(emit: Emitter, gradients: Sequence[ir.Value]) -> ir.Value:
 def _scale_and_clip(
     emit: Emitter, gradients: Sequence[ir.Value], scale: ir.Value, max_norm: float | None
 ) -> tuple[ir.Value, ir.Value]:
-    """The norm of the scaled gradients, and the factor that scales and clips them (``torch.nn.utils.clip_grad_norm_``)."""
+    """The norm of the scaled gradients, and the factor that scales and clips them (as torch's ``clip_grad_norm_``)."""
     squares = emit.add([emit.op("ReduceSumSquare", gradient, keepdims=0) for gradient in gradients])
     norm = emit.op("Mul", emit.op("Sqrt", squares), scale)
     if max_norm is None:

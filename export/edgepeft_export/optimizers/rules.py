@@ -138,6 +138,6 @@ def _mix(emit: Emitter, old: ir.Value, new: ir.Value, beta: float) -> ir.Value:
 
 
 def _correction(emit: Emitter, beta: float, hyper: Hyper) -> ir.Value:
-    """``1 - beta ** step`` in float64, as torch has it: in float32 it would lose half of its digits at the first steps."""
+    """``1 - beta ** step`` in float64, as torch has it: float32 would lose half of its digits at the first steps."""
     power = emit.op("Pow", emit.scalar(beta, like=hyper.step), hyper.step)
     return emit.op("Cast", emit.op("Sub", emit.scalar(1.0, like=power), power), to=int(ir.DataType.FLOAT))

@@ -1,8 +1,9 @@
 """Ensures that nothing is computed for positions that nobody reads.
 
-A classifier that looks at one position (BERT's first token, a vision transformer's class token) needs the last block at that position only:
-the feed-forward part, the attention's output and its queries, forward and backward. The selection is moved up through every operator that
-treats positions alike, to the last place where all of them are needed (the attention's keys and values).
+A classifier that looks at one position (BERT's first token, a vision transformer's class token) needs the last block
+at that position only: the feed-forward part, the attention's output and its queries, forward and backward. The
+selection is moved up through every operator that treats positions alike, to the last place where all of them are needed
+(the attention's keys and values).
 """
 
 from __future__ import annotations
@@ -16,10 +17,14 @@ import onnx_ir as ir
 from edgepeft_export.emit import Emitter
 from edgepeft_export.shapes import Dim, dims_of
 
-ELEMENTWISE = frozenset(
-    "Add Sub Mul Div Pow Where And Or Not IsNaN Equal Greater Less Max Min Neg Abs Sqrt Reciprocal Erf Exp Log Tanh Sigmoid Relu Gelu "
-    "LeakyRelu Elu Softplus HardSwish Identity Cast".split()
-)
+# fmt: off
+ELEMENTWISE = frozenset({
+    "Add", "Sub", "Mul", "Div", "Pow", "Where", "And", "Or", "Not", "IsNaN",
+    "Equal", "Greater", "Less", "Max", "Min", "Neg", "Abs", "Sqrt", "Reciprocal", "Erf",
+    "Exp", "Log", "Tanh", "Sigmoid", "Relu", "Gelu", "LeakyRelu", "Elu", "Softplus", "HardSwish",
+    "Identity", "Cast",
+})
+# fmt: on
 LAST = int(np.iinfo(np.int64).max)
 
 

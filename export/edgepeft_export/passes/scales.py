@@ -1,7 +1,8 @@
 """Ensures that constant factors are applied once, and to the smallest tensor they can be applied to.
 
-LoRA's ``alpha / rank`` belongs on the few columns between its two matrices, not on the layer's output; the two square roots that torch's
-exporter puts on queries and keys are one factor on the queries. The products are the same up to rounding.
+LoRA's ``alpha / rank`` belongs on the few columns between its two matrices, not on the layer's output; the two square
+roots that torch's exporter puts on queries and keys are one factor on the queries. The products are the same up to
+rounding.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ class EdgepeftError(Exception):
 
     def render(self) -> str:
         """The error as the command prints it, several lines without a final newline."""
-        lines = [f"error: {self.reference}", f"× {self.message}"]
+        lines = [f"error: {self.reference}", f"× {self.message}"]  # noqa: RUF001  (the sign is meant)
         if self.context is not None:
             lines += [("╰─> " if i == 0 else "    ") + line for i, line in enumerate(self.context.splitlines())]
         if self.hint is not None:
