@@ -87,6 +87,22 @@ def tiny_llama() -> nn.Module:
     return LlamaForCausalLM(config)
 
 
+def tiny_neox() -> nn.Module:
+    """Rotary embedding on a part of each head, attention and feed-forward in parallel (so two biases share a gradient)."""
+    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+
+    torch.manual_seed(0)
+    config = GPTNeoXConfig(
+        vocab_size=101,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=40,
+    )
+    return GPTNeoXForCausalLM(config)
+
+
 def tiny_vit() -> nn.Module:
     from transformers import ViTConfig, ViTForImageClassification
 
@@ -180,6 +196,7 @@ NETWORKS: dict[str, Network] = {
     "bert": Network(tiny_bert, _text(99), _text_batches(99, 5), "cross_entropy", ("query", "value")),
     "gpt2": Network(tiny_gpt2, _text(101), _text_batches(101, None), "causal_lm", ("c_attn",)),
     "llama": Network(tiny_llama, _text(101), _text_batches(101, None), "causal_lm", ("q_proj", "v_proj")),
+    "neox": Network(tiny_neox, _text(101), _text_batches(101, None), "causal_lm", ("query_key_value",)),
     "vit": Network(
         tiny_vit,
         lambda: {"pixel_values": torch.zeros(2, 3, 16, 16)},

@@ -93,7 +93,7 @@ def check_target(out: Path, overwrite: bool) -> None:
             "bundle-exists",
             f"There is a bundle at {out} already.",
             context=None,
-            hint="choose another path, or allow overwriting.",
+            hint="choose another path, or allow overwriting (overwrite=True, --overwrite).",
         )
 
 

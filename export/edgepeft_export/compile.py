@@ -14,10 +14,10 @@ from edgepeft_export.autodiff import Gap, differentiate, gaps
 from edgepeft_export.emit import Emitter
 from edgepeft_export.forward import Forward
 from edgepeft_export.forward.graph import infer_shapes
-from edgepeft_export.losses import Labels, Loss, LossTerms
+from edgepeft_export.losses import Labels, Loss, LossError, LossTerms
 from edgepeft_export.opset import IR_VERSION, OPSET, assert_runs_on_devices
 from edgepeft_export.optimizers import Bucket, Optimizer, optimizer_graph, plan_buckets
-from edgepeft_export.optimizers.base import flat_gradient
+from edgepeft_export.optimizers.base import flatten
 from edgepeft_runtime.errors import EdgepeftError
 
 
@@ -51,13 +51,15 @@ def compile_step(forward: Forward, loss: Loss, optimizer: Optimizer) -> Compiled
         NoGradientRule: an operator between the loss and a parameter has no gradient rule.
         UnsupportedOperator: a graph holds an operator that devices do not have.
         NothingReachesLoss: the loss depends on no parameter.
+        LossError: the loss does not fit the model.
     """
     with_loss, _, labels = _attach_loss(forward, loss)
-    train, unreached = _train_graph(with_loss, forward)
-    kept = {name: value for name, value in forward.parameters.items() if name not in unreached}
+    train, gradients = _differentiated(with_loss, forward)
+    kept = {name: value for name, value in forward.parameters.items() if name in gradients}
+    unreached = tuple(name for name in forward.parameters if name not in gradients)
     buckets = plan_buckets({name: value.shape for name, value in kept.items()})
     graphs = {
-        "train": _accumulate(train, buckets),
+        "train": _accumulate(train, gradients, buckets),
         "optimizer": optimizer_graph(optimizer, buckets),
         "eval": with_loss,
         "infer": forward.model.clone(),
@@ -68,7 +70,7 @@ def compile_step(forward: Forward, loss: Loss, optimizer: Optimizer) -> Compiled
         _sweep(model)
         assert_runs_on_devices(model)
     values = tuple(forward.input_values()), tuple(forward.model.graph.outputs)
-    return Compiled(graphs, kept, *values, tuple(labels), buckets, tuple(unreached))
+    return Compiled(graphs, kept, *values, tuple(labels), buckets, unreached)
 
 
 def missing_rules(forward: Forward, loss: Loss) -> list[Gap]:
@@ -83,6 +85,7 @@ def _attach_loss(forward: Forward, loss: Loss) -> tuple[ir.Model, LossTerms, Seq
     graph = model.graph
     outputs = {str(value.name): value for value in graph.outputs}
     specs = loss.labels(outputs)
+    _check_labels([spec.name for spec in specs], {str(value.name) for value in graph.inputs} | set(outputs))
     values = {}
     for position, spec in enumerate(specs, start=len(forward.inputs)):
         values[spec.name] = ir.Value(name=spec.name, shape=ir.Shape(spec.shape), type=ir.TensorType(spec.dtype))
@@ -95,45 +98,43 @@ def _attach_loss(forward: Forward, loss: Loss) -> tuple[ir.Model, LossTerms, Seq
     return model, terms, specs
 
 
-def _train_graph(with_loss: ir.Model, forward: Forward) -> tuple[ir.Model, list[str]]:
-    """A copy with the gradient of each parameter as a further output named ``<parameter>.grad``, instead of the model's
-    outputs.
-    """
+def _check_labels(labels: Sequence[str], taken: set[str]) -> None:
+    for name in labels:
+        if name in taken:
+            raise LossError(
+                "loss-inputs",
+                f"The loss takes {name!r}, and the model has an input, output or parameter of that name.",
+                context=None,
+                hint="leave labels out of the example inputs: the loss is attached behind the model's outputs.",
+            )
+
+
+def _differentiated(with_loss: ir.Model, forward: Forward) -> tuple[ir.Model, dict[str, ir.Value]]:
+    """A copy with the backward behind it, and the gradient of each parameter that the loss depends on."""
     model = with_loss.clone()
-    graph = model.graph
-    loss_sum, loss_weight = graph.outputs[:2]
     targets = [_input(model, name) for name in forward.parameters]
-    gradients = differentiate(graph, loss_sum, targets)
-    unreached = [str(value.name) for value in targets if value not in gradients]
+    gradients = differentiate(model.graph, model.graph.outputs[0], targets)
     if not gradients:
+        names = list(forward.parameters)
         raise NothingReachesLoss(
             "nothing-reaches-loss",
             "The loss depends on no trainable parameter.",
-            context=f"trainable: {', '.join(unreached[:5])}{' …' if len(unreached) > 5 else ''}",
+            context=f"trainable: {', '.join(names[:5])}{' …' if len(names) > 5 else ''}",
             hint="train parameters that the chosen output depends on, or choose another output for the loss.",
         )
-    graph.outputs.clear()
-    graph.outputs.extend([loss_sum, loss_weight])
-    for target, gradient in gradients.items():
-        if gradient in graph.outputs or gradient.producer() is None:
-            gradient = Emitter(graph, scope=f"{target.name}/grad").op("Identity", gradient)
-        gradient.name = f"{target.name}.grad"
-        gradient.shape, gradient.type = target.shape, target.type
-        graph.outputs.append(gradient)
-    return model, unreached
+    return model, {str(target.name): gradient for target, gradient in gradients.items()}
 
 
-def _accumulate(train: ir.Model, buckets: Sequence[Bucket]) -> ir.Model:
-    """Replace the gradients by accumulators: a flat vector per bucket comes in, and goes out with them added."""
+def _accumulate(train: ir.Model, gradients: Mapping[str, ir.Value], buckets: Sequence[Bucket]) -> ir.Model:
+    """Give the loss, and accumulators: a flat vector per bucket comes in, and goes out with its gradients added."""
     graph = train.graph
-    gradients = {str(value.name): value for value in graph.outputs[2:]}
-    del graph.outputs[2:]
+    del graph.outputs[2:]  # the model's own
     emit = Emitter(graph, scope="accumulate")
     for bucket in buckets:
         shape = ir.Shape([bucket.size])
         accumulator = ir.Value(name=bucket.name, shape=shape, type=ir.TensorType(ir.DataType.FLOAT))
         graph.inputs.append(accumulator)
-        total = emit.op("Add", accumulator, flat_gradient(emit, [gradients[f"{name}.grad"] for name in bucket.members]))
+        total = emit.op("Add", accumulator, flatten(emit, [gradients[name] for name in bucket.members]))
         total.name, total.shape, total.dtype = f"{bucket.name}.next", shape, ir.DataType.FLOAT
         graph.outputs.append(total)
     return train

@@ -14,8 +14,7 @@ ALIGNMENT = 4096
 """Offsets are multiples of a page, so that a tensor can be mapped."""
 
 INLINE = 256
-"""Tensors of at most this many bytes stay in the graph: shape inference of the runtime wants to read axes and shapes.
-"""
+"""Tensors of at most this many bytes stay in the graph."""
 
 
 class WeightsFile:
@@ -46,7 +45,7 @@ class WeightsFile:
         """Move the large initializers of ``model`` into the file, in place."""
         for value in model.graph.initializers.values():
             tensor = value.const_value
-            if tensor is not None and tensor.nbytes > INLINE and tensor.dtype != ir.DataType.STRING:
+            if tensor is not None and _is_large(tensor):
                 value.const_value = self._store(str(value.name), tensor)
         return model
 
@@ -69,6 +68,13 @@ class WeightsFile:
         missing = -self._file.tell() % ALIGNMENT
         self._file.write(bytes(missing))
         return self._file.tell()
+
+
+def _is_large(tensor: ir.TensorProtocol) -> bool:
+    if tensor.dtype == ir.DataType.STRING:
+        return False
+    # Vectors of integers are shapes, axes and sizes of parts: the runtime wants to read them while it loads.
+    return tensor.nbytes > INLINE and not (len(tensor.shape) <= 1 and not tensor.dtype.is_floating_point())
 
 
 def _dtype_name(dtype: ir.DataType) -> str:

@@ -71,6 +71,23 @@ def test_full_fine_tuning_crosses_every_operator_of_the_network(name: str, tmp_p
     assert _device_losses(tmp_path / "b", network, 6) == pytest.approx(expected, rel=1e-4)
 
 
+def test_a_network_of_many_small_tensors_trains(tmp_path: Path) -> None:
+    """More tensors than fit a line: 40 layers in two buckets follow PyTorch."""
+    torch.manual_seed(0)
+    model = nn.Sequential(*[layer for _ in range(40) for layer in (nn.Linear(4, 4), nn.Tanh())])
+    edgepeft.prepare(model, torch.zeros(2, 4), loss="mse", optimizer=SGD(lr=0.1), out=tmp_path / "b")
+    inputs, labels = torch.randn(5, 4), torch.randn(5, 4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with Trainer.open(tmp_path / "b") as trainer:
+        for _ in range(3):
+            optimizer.zero_grad()
+            loss = nn.functional.mse_loss(model(inputs), labels)
+            loss.backward()
+            optimizer.step()
+            step = trainer.step({"input": inputs.numpy(), "labels": labels.numpy()})
+            assert step == pytest.approx(loss.item(), rel=1e-4)
+
+
 OPTIMIZERS = {
     "adamw-clipped": (AdamW(lr=1e-2, max_grad_norm=0.1), lambda p: torch.optim.AdamW(p, lr=1e-2, weight_decay=0.01)),
     "sgd": (SGD(lr=0.1), lambda p: torch.optim.SGD(p, lr=0.1)),

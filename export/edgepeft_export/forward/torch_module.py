@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import logging
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -54,9 +55,11 @@ def from_torch(
         inputs = distinct_sizes(inputs, axes)
         names = _output_names(model, inputs, outputs)
         program = export(_Lifted(model, names), inputs, trainable, axes)
-    graph = _rename(program, list(inputs), list(trainable), names)
+    called = [f"{name}.output" if name in inputs or name in trainable else name for name in names]
+    graph = _rename(program, list(inputs), list(trainable), called)
     _check_dynamic(graph.graph, axes)
     tidy(graph)
+    _name_outputs(graph.graph, called)  # again: equal outputs may have become one
     _name_folded_weights(graph.graph, model)
     parameters = {name: tensor.numpy().copy() for name, tensor in trainable.items()}
     return Forward(graph, tuple(inputs), parameters)
@@ -70,7 +73,7 @@ def name_inputs(model: nn.Module, example_inputs: ExampleInputs) -> dict[str, Te
         values = [example_inputs] if isinstance(example_inputs, Tensor) else list(example_inputs)
         arguments = [
             p.name
-            for p in inspect.signature(model.forward).parameters.values()
+            for p in inspect.signature(_called(model).forward).parameters.values()
             if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
         ]
         if len(arguments) < len(values):
@@ -90,6 +93,11 @@ def name_inputs(model: nn.Module, example_inputs: ExampleInputs) -> dict[str, Te
             hint="give a dict {name of the argument of forward: tensor}.",
         )
     return named
+
+
+def _called(model: nn.Module) -> nn.Module:
+    """The module whose ``forward`` names the arguments: a PeftModel passes its own on, unnamed."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def default_dynamic_axes(inputs: Mapping[str, Tensor]) -> dict[str, dict[int, str]]:
@@ -233,10 +241,15 @@ def export(lifted: nn.Module, inputs: dict[str, Tensor], trainable: dict[str, Te
                 verbose=False,
             )
     except Exception as error:  # the exporter raises whatever the traced model raises
+        cause = _root_cause(error)
+        fixed = _FIXED.search(str(cause))
+        if fixed is not None:
+            name, axis = fixed["input"], int(fixed["axis"])
+            raise _fixed_dimension(name, axis, axes[name][axis], int(fixed["size"])) from error
         raise ForwardError(
             "export-failed",
             "torch.onnx could not export the model.",
-            context=f"{type(error).__name__}: {_first_line(error)}",
+            context=f"{type(cause).__name__}: {_first_line(cause)}",
             hint="see that torch.export.export(model, ...) takes it, or prepare an .onnx file that you exported yourself.",
         ) from error
     finally:
@@ -320,18 +333,36 @@ def _check_dynamic(graph: ir.Graph, axes: DynamicAxes) -> None:
     for value in graph.inputs:
         for axis, symbol in axes.get(str(value.name), {}).items():
             assert value.shape is not None
-            if isinstance(value.shape[axis], int):
-                raise ForwardError(
-                    "fixed-dimension",
-                    f"The model fixes axis {axis} ({symbol}) of input {value.name!r} to {value.shape[axis]}.",
-                    context="Its forward does something that only this size allows.",
-                    hint=f"leave the axis out of dynamic_axes, or write the model so that {symbol} may change.",
-                )
+            size = value.shape[axis]
+            if isinstance(size, int):
+                raise _fixed_dimension(str(value.name), axis, symbol, size)
+
+
+def _fixed_dimension(name: str, axis: int, symbol: str, size: int) -> ForwardError:
+    return ForwardError(
+        "fixed-dimension",
+        f"The model fixes axis {axis} ({symbol}) of input {name!r} to {size}.",
+        context="Its forward does something that only this size allows.",
+        hint=f"leave the axis out of dynamic_axes, or write the model so that {symbol} may change.",
+    )
 
 
 def describe(inputs: Mapping[str, Tensor]) -> str:
     """Names, dtypes and shapes, for messages."""
     return ", ".join(f"{name} {tensor.dtype} {list(tensor.shape)}" for name, tensor in inputs.items())
+
+
+_FIXED = re.compile(
+    r"static shape of (?P<size>\d+) for dimension inputs\['inputs'\]\['(?P<input>[^']+)'\]\.shape\[(?P<axis>\d+)\]"
+)
+"""How torch.export says that an axis which should be free is not."""
+
+
+def _root_cause(error: BaseException) -> BaseException:
+    """What the exporter's own error, of many lines about itself, was raised from."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def _first_line(error: BaseException) -> str:

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
+from math import isfinite, prod
 from typing import Any, NamedTuple, Protocol
 
 import onnx_ir as ir
+from onnx_ir.passes import common
 
 from edgepeft_export.emit import Emitter
 from edgepeft_export.opset import IR_VERSION, OPSET
@@ -27,6 +28,14 @@ than its nodes.
 
 class OptimizerError(EdgepeftError):
     """A setting of the optimizer out of range."""
+
+
+def check_setting(name: str, value: float, allowed: str, fits: bool) -> None:
+    """Refuse a setting that does not fit; ``allowed`` says what would."""
+    if not (fits and isfinite(value)):
+        raise OptimizerError(
+            "optimizer-setting", f"{name} = {value} is out of range.", context=None, hint=f"choose {allowed}."
+        )
 
 
 @dataclass(frozen=True)
@@ -125,7 +134,7 @@ def optimizer_graph(optimizer: Optimizer, buckets: Sequence[Bucket]) -> ir.Model
     step = emit.op("Cast", _input(graph, "step", (), ir.DataType.INT64), to=int(ir.DataType.DOUBLE))
     norm, factor = _scale_and_clip(emit, gradients, scale, optimizer.max_grad_norm)
     for bucket, gradient, state in zip(buckets, gradients, states, strict=True):
-        flat = _flatten(emit, [parameters[name] for name in bucket.members])
+        flat = flatten(emit, [parameters[name] for name in bucket.members])
         gradient = emit.op("Mul", gradient, factor)
         new, new_state = optimizer.update(emit, flat, gradient, state, Hyper(lr, step), bucket.decay)
         for value, source in zip(_split(emit, new, bucket), bucket.members, strict=True):
@@ -133,18 +142,15 @@ def optimizer_graph(optimizer: Optimizer, buckets: Sequence[Bucket]) -> ir.Model
         for value, source_value in zip(new_state, state, strict=True):
             _output(graph, value, f"{source_value.name}.next", source_value)
     _output(graph, norm, "grad_norm", lr)
-    return ir.Model(graph, ir_version=IR_VERSION, producer_name="edgepeft")
+    model = ir.Model(graph, ir_version=IR_VERSION, producer_name="edgepeft")
+    common.NameFixPass()(model)
+    return model
 
 
 def state_names(optimizer: Optimizer, bucket: Bucket) -> list[str]:
     """Names of the state vectors of a bucket: ``exp_avg.0`` for the bucket ``gradients.0``."""
     suffix = bucket.name.rpartition(".")[2]
     return [f"{name}.{suffix}" for name in optimizer.state()]
-
-
-def flat_gradient(emit: Emitter, gradients: Sequence[ir.Value]) -> ir.Value:
-    """Gradients of a bucket's members as one vector."""
-    return _flatten(emit, gradients)
 
 
 def _scale_and_clip(
@@ -155,18 +161,12 @@ def _scale_and_clip(
     norm = emit.op("Mul", emit.op("Sqrt", squares), scale)
     if max_norm is None:
         return norm, scale
-    if max_norm <= 0:
-        raise OptimizerError(
-            "optimizer-setting",
-            f"max_grad_norm = {max_norm} is out of range.",
-            context=None,
-            hint="give a positive norm, or none.",
-        )
     ratio = emit.op("Div", emit.scalar(max_norm, like=norm), emit.op("Add", norm, emit.scalar(1e-6, like=norm)))
     return norm, emit.op("Mul", scale, emit.op("Min", ratio, emit.scalar(1.0, like=ratio)))
 
 
-def _flatten(emit: Emitter, values: Sequence[ir.Value]) -> ir.Value:
+def flatten(emit: Emitter, values: Sequence[ir.Value]) -> ir.Value:
+    """Tensors as one vector, as the members of a bucket lie in it."""
     flat = [emit.op("Reshape", value, emit.ints(-1)) for value in values]
     return flat[0] if len(flat) == 1 else emit.op("Concat", *flat, axis=0)
 

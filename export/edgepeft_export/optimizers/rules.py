@@ -9,7 +9,7 @@ from typing import Any
 import onnx_ir as ir
 
 from edgepeft_export.emit import Emitter
-from edgepeft_export.optimizers.base import Hyper, Optimizer, OptimizerError
+from edgepeft_export.optimizers.base import Hyper, Optimizer, OptimizerError, check_setting
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,12 @@ class AdamW:
     eps: float = 1e-8
     weight_decay: float = 0.01
     max_grad_norm: float | None = None
+
+    def __post_init__(self) -> None:
+        _check_common(self)
+        for beta in self.betas:
+            check_setting("betas", beta, "two shares, 0 <= beta < 1", 0 <= beta < 1)
+        check_setting("eps", self.eps, "a positive number", self.eps > 0)
 
     def state(self) -> Sequence[str]:
         return ("exp_avg", "exp_avg_sq")
@@ -81,6 +87,8 @@ class SGD:
     max_grad_norm: float | None = None
 
     def __post_init__(self) -> None:
+        _check_common(self)
+        check_setting("momentum", self.momentum, "0 <= momentum < 1", 0 <= self.momentum < 1)
         if self.nesterov and self.momentum <= 0:
             raise OptimizerError(
                 "optimizer-setting",
@@ -129,6 +137,14 @@ def by_name(name: str) -> Optimizer:
             hint="choose one.",
         )
     return _BY_NAME[name]()
+
+
+def _check_common(optimizer: AdamW | SGD) -> None:
+    check_setting("lr", optimizer.lr, "a learning rate of 0 or more", optimizer.lr >= 0)
+    check_setting("weight_decay", optimizer.weight_decay, "a share of 0 or more", optimizer.weight_decay >= 0)
+    norm = optimizer.max_grad_norm
+    if norm is not None:
+        check_setting("max_grad_norm", norm, "a positive norm, or none", norm > 0)
 
 
 def _mix(emit: Emitter, old: ir.Value, new: ir.Value, beta: float) -> ir.Value:

@@ -42,7 +42,8 @@ def _one_slice(dy: ir.Value, data: ir.Value, axis: int, position: int, dropped: 
         others = size - 1 - position if position >= 0 else size + position
     else:
         others = emit.op("Sub", emit.dim(data, axis), emit.ints(position + 1 if position >= 0 else -position))
-    return padded(dy, {axis: (position, others) if position >= 0 else (others, -1 - position)}, emit)
+    before_and_after = (position, others) if position >= 0 else (others, -1 - position)
+    return padded(dy, rank(data), {axis: before_and_after}, emit)
 
 
 def _with_one_axis(data: ir.Value, axis: int, emit: Emitter) -> ir.Value:

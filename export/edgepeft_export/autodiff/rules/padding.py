@@ -19,19 +19,21 @@ _TO_THE_END = 2**31 - 1
 """What exporters write for "to the end", or more than that."""
 
 
-def padded(value: ir.Value, amounts: Mapping[int, tuple[Amount, Amount]], emit: Emitter) -> ir.Value:
-    """Pad with zeros, per axis before and after; negative amounts cut."""
-    amounts = {axis: pair for axis, pair in amounts.items() if pair != (0, 0)}
-    if not amounts:
+def padded(value: ir.Value, of_rank: int, amounts: Mapping[int, tuple[Amount, Amount]], emit: Emitter) -> ir.Value:
+    """Pad with zeros, per axis before and after; negative amounts cut.
+
+    All axes are written down: onnxruntime (1.31) mixes up the ``axes`` of a Pad when it moves a Transpose across it.
+    """
+    if all(pair == (0, 0) for pair in amounts.values()):
         return value
-    sides = [pair[side] for side in (0, 1) for pair in amounts.values()]
+    sides = [amounts.get(axis, (0, 0))[side] for side in (0, 1) for axis in range(of_rank)]
     numbers = [amount for amount in sides if isinstance(amount, int)]
     if len(numbers) == len(sides):
         pads = emit.ints(*numbers)
     else:
         vectors = [emit.ints(amount) if isinstance(amount, int) else amount for amount in sides]
         pads = emit.op("Concat", *vectors, axis=0)
-    return emit.op("Pad", value, pads, None, emit.ints(*amounts))
+    return emit.op("Pad", value, pads)
 
 
 @rule("Slice")
@@ -44,7 +46,7 @@ def slice_(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
             cut[axis] = _cut_off(node, entry, axis, emit)
         else:
             dy = _spread(dy, node, entry, axis, step, emit)
-    return (padded(dy, cut, emit),)
+    return (padded(dy, rank(x), cut, emit),)
 
 
 def _axes_and_steps(node: ir.Node, of_rank: int) -> list[tuple[int, int]]:
@@ -118,7 +120,7 @@ def _spread(dy: ir.Value, node: ir.Node, entry: int, axis: int, step: int, emit:
         places = emit.constant(sources)
     else:
         places = _sources(node, entry, axis, step, emit)
-    return emit.op("Gather", padded(dy, {axis: (0, 1)}, emit), places, axis=axis)
+    return emit.op("Gather", padded(dy, rank(first(node)), {axis: (0, 1)}, emit), places, axis=axis)
 
 
 def _sources(node: ir.Node, entry: int, axis: int, step: int, emit: Emitter) -> ir.Value:
@@ -150,9 +152,12 @@ def pad(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
     assert dy is not None
     if node.attributes.get_string("mode", "constant") != "constant":
         return (_folded(dy, node, emit),)
-    numbers = known_ints(pads)
-    back = emit.op("Neg", pads) if numbers is None else emit.ints(*[-number for number in numbers])
-    dx = emit.op("Pad", dy, back, None, present(node, 3))
+    amounts = _amounts(node, rank(first(node)))
+    if amounts is None:
+        dx = emit.op("Pad", dy, emit.op("Neg", pads), None, present(node, 3))
+    else:
+        back = {axis: (-before, -after) for axis, (before, after) in amounts.items()}
+        dx = padded(dy, rank(first(node)), back, emit)
     if present(node, 2) is None:
         return (dx,)
     sums = [emit.op("ReduceSum", value, keepdims=0) for value in (dy, dx)]
@@ -173,16 +178,22 @@ def _folded(dy: ir.Value, node: ir.Node, emit: Emitter) -> ir.Value:
     return dy
 
 
-def _padding(node: ir.Node, of_rank: int) -> list[tuple[int, int, int]]:
-    """(axis, before, after) of every axis that is padded."""
+def _amounts(node: ir.Node, of_rank: int) -> dict[int, tuple[int, int]] | None:
+    """How much a Pad adds before and after each axis, where that is known."""
     pads = known_ints(present(node, 1))
     axes = list(range(of_rank)) if present(node, 3) is None else known_ints(present(node, 3))
-    if pads is None or axes is None or min(pads) < 0:
+    if pads is None or axes is None:
+        return None
+    return {axis % of_rank: (pads[at], pads[at + len(axes)]) for at, axis in enumerate(axes)}
+
+
+def _padding(node: ir.Node, of_rank: int) -> list[tuple[int, int, int]]:
+    """(axis, before, after) of every axis that is padded."""
+    amounts = _amounts(node, of_rank)
+    if amounts is None or min(min(pair) for pair in amounts.values()) < 0:
         raise NoGradientForCase(
             node,
             "a mode that copies elements needs pads that are known and not negative",
             "make its pads constants, or pad with a constant value",
         )
-    half = len(axes)
-    entries = [(axis % of_rank, pads[at], pads[at + half]) for at, axis in enumerate(axes)]
-    return [entry for entry in entries if entry[1:] != (0, 0)]
+    return [(axis, *pair) for axis, pair in amounts.items() if pair != (0, 0)]
