@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from edgepeft.methods import Method, attach
 from edgepeft.methods import by_name as method_by_name
+from edgepeft.methods.base import head_modules
 from edgepeft.peft_format import peft_recipe
 from edgepeft.sources import Source, load_source
 from edgepeft_export import losses, optimizers
@@ -107,6 +108,7 @@ def prepare(
     update = optimizers.by_name(optimizer) if isinstance(optimizer, str) else optimizer
     compiled = compile_step(forward, terms, update)
     extras = Extras(
+        roles=_heads(source.model, forward),
         dimension_max=source.dimension_max,
         classes=_classes(classes if classes is not None else source.classes, forward),
         text=text or source.text,
@@ -187,6 +189,12 @@ def _loss(loss: LossLike, forward: Forward, example_labels: Mapping[str, Tensor]
     if isinstance(loss, nn.Module) or not hasattr(loss, "emit"):
         return from_function(loss, forward, example_labels or {})
     return loss  # type: ignore[return-value]  # hasattr has told a Loss from a function
+
+
+def _heads(model: nn.Module | Path, forward: Forward) -> dict[str, str]:
+    """The role of the parameters of a task head; other roles are told by the names."""
+    heads = () if isinstance(model, Path) else tuple(f"{name}." for name in head_modules(model))
+    return {name: "head" for name in forward.parameters if name.startswith(heads)} if heads else {}
 
 
 def _classes(names: Sequence[str] | None, forward: Forward) -> tuple[str, ...] | None:

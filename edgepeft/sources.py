@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from edgepeft.methods.base import head_modules
 from edgepeft_runtime.errors import EdgepeftError
 from edgepeft_runtime.manifest import ImageSpec, TextSpec
 
@@ -133,16 +134,23 @@ def _load_directory(
 
 
 def _read_config(path: Path) -> dict[str, Any]:
+    return _read_json(path, "config.json")
+
+
+def _read_json(path: Path, name: str) -> dict[str, Any]:
     try:
-        config = json.loads((path / "config.json").read_text("utf-8"))
+        content = json.loads((path / name).read_text("utf-8"))
+        if isinstance(content, dict):
+            return content
+        reason = f"it holds a {type(content).__name__} instead of an object"
     except (OSError, ValueError) as error:
-        raise SourceError(
-            "no-model-directory",
-            f"{path} is no Hugging Face model directory.",
-            context=f"config.json: {error}",
-            hint="give a directory written by save_pretrained.",
-        ) from None
-    return dict(config)
+        reason = str(error)
+    raise SourceError(
+        "no-model-directory",
+        f"{path} is no Hugging Face model directory.",
+        context=f"{name}: {reason}",
+        hint="give a directory written by save_pretrained.",
+    )
 
 
 def _task_of(path: Path, config: Mapping[str, Any]) -> str:
@@ -167,18 +175,33 @@ def _load_transformers(path: Path, auto_class: str, classes: tuple[str, ...] | N
     settings: dict[str, Any] = {}
     if classes is not None:
         settings = {"id2label": dict(enumerate(classes)), "label2id": {name: i for i, name in enumerate(classes)}}
+        settings["ignore_mismatched_sizes"] = True  # a head for other classes is made anew; see below
     torch.manual_seed(seed)
     try:
-        return getattr(transformers, auto_class).from_pretrained(
-            path, local_files_only=True, dtype=torch.float32, **settings
+        model, report = getattr(transformers, auto_class).from_pretrained(
+            path, local_files_only=True, dtype=torch.float32, output_loading_info=True, **settings
         )
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except Exception as error:  # transformers and safetensors each raise their own
         raise SourceError(
             "source-does-not-load",
             f"transformers cannot load {path} as {auto_class}.",
             context=f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}",
             hint="check the task, and that the directory holds the weights (model.safetensors).",
         ) from error
+    _check_mismatches(path, model, [str(entry[0]) for entry in report["mismatched_keys"]])
+    return model
+
+
+def _check_mismatches(path: Path, model: nn.Module, keys: Sequence[str]) -> None:
+    """Only a head may have another shape than its weights on disk: everything else must be what was trained."""
+    wrong = [key for key in keys if key.partition(".")[0] not in head_modules(model)]
+    if wrong:
+        raise SourceError(
+            "source-does-not-load",
+            f"The weights in {path} do not fit its configuration.",
+            context=f"of another shape: {', '.join(wrong[:5])}{' …' if len(wrong) > 5 else ''}",
+            hint="see that config.json and the weights come from the same model.",
+        )
 
 
 def _config_classes(model: Any, task: str) -> tuple[str, ...] | None:
@@ -208,7 +231,7 @@ def _image_spec(path: Path, model: Any) -> ImageSpec:
     mean, std = (0.5,) * channels, (0.5,) * channels
     processor = path / "preprocessor_config.json"
     if processor.is_file():
-        settings = json.loads(processor.read_text("utf-8"))
+        settings = _read_json(path, processor.name)
         mean = tuple(settings.get("image_mean", mean))
         std = tuple(settings.get("image_std", std))
     return ImageSpec("pixel_values", (int(height), int(width)), channels, mean, std)
@@ -226,7 +249,15 @@ def _load_function(source: str, classes: tuple[str, ...] | None, seed: int) -> S
             hint="give package.module:function, or file.py:function.",
         ) from error
     torch.manual_seed(seed)
-    result = function()
+    try:
+        result = function()
+    except Exception as error:  # a user's function raises what it will
+        raise SourceError(
+            "bad-source",
+            f"{source} fails.",
+            context=f"{type(error).__name__}: {error}",
+            hint="it is called without arguments, and returns a torch module and a dict of example tensors.",
+        ) from error
     if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[0], nn.Module)):
         raise SourceError(
             "bad-source",

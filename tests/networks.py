@@ -88,7 +88,7 @@ def tiny_llama() -> nn.Module:
 
 
 def tiny_neox() -> nn.Module:
-    """Rotary embedding on a part of each head, attention and feed-forward in parallel (so two biases share a gradient)."""
+    """Rotary embedding on a part of each head; attention beside the feed-forward, so two biases share a gradient."""
     from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
     torch.manual_seed(0)

@@ -33,7 +33,8 @@ def test_the_readmes_python_runs_from_top_to_bottom(
 
 def test_the_readmes_commands_and_options_exist() -> None:
     """Every option shown behind ``edgepeft COMMAND`` is one of that command's."""
-    lines = [line.partition("#")[0] for block in _blocks("sh") for line in block.splitlines() if line.startswith("edgepeft ")]
+    shown = [line.partition("#")[0] for block in _blocks("sh") for line in block.splitlines()]
+    lines = [line for line in shown if line.startswith("edgepeft ")]
     assert len(lines) >= 7
     for line in lines:
         _, name, *arguments = line.split()

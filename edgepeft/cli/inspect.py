@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.command("inspect")
 @bundle_argument
 @json_option
-@click.option("--tensors", is_flag=True, help="List every tensor that trains.")
+@click.option("--tensors", is_flag=True, help="List every tensor with its size.")
 def command(bundle: Path, as_json: bool, tensors: bool) -> None:
     """Show what BUNDLE holds: inputs, what trains, what is frozen, sizes. Every file is verified."""
     from edgepeft_runtime.bundle import Bundle
@@ -32,9 +32,16 @@ def command(bundle: Path, as_json: bool, tensors: bool) -> None:
         return
     _print(opened, summary)
     if tensors:
-        click.echo("tensors that train:")
-        for spec in opened.manifest.parameters:
-            click.echo(f"  {spec.role:7} {_tensor(spec)}")
+        _print_tensors(opened)
+
+
+def _print_tensors(bundle: Bundle) -> None:
+    click.echo("tensors that train:")
+    for spec in bundle.manifest.parameters:
+        click.echo(f"  {spec.role:7} {_tensor(spec)}")
+    click.echo("frozen tensors, as they are stored (0 bytes: stored under another name):")
+    for frozen in bundle.manifest.frozen:
+        click.echo(f"  {size(frozen.bytes):>9} {_tensor(frozen)}")
 
 
 def _summary(bundle: Bundle) -> dict[str, Any]:

@@ -79,19 +79,25 @@ def train_only(model: nn.Module, patterns: Sequence[str]) -> list[str]:
     A pattern with ``*`` or ``?`` is matched against the whole name; a plain one names a parameter, or a module with all
     it holds.
     """
+    check_patterns(model, patterns)
     chosen = [name for name, _ in model.named_parameters() if any(matches(name, pattern) for pattern in patterns)]
-    for pattern in patterns:
-        if not any(matches(name, pattern) for name, _ in model.named_parameters()):
-            raise MethodError(
-                "no-such-parameter",
-                f"No parameter of {type(model).__name__} matches {pattern!r}.",
-                context=f"there are: {_some([name for name, _ in model.named_parameters()])}",
-                hint="give the name of a parameter or module, or a pattern such as 'encoder.layer.5.*'.",
-            )
     wanted = set(chosen)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in wanted)
     return chosen
+
+
+def check_patterns(model: nn.Module, patterns: Sequence[str]) -> None:
+    """Refuse a pattern that matches no parameter."""
+    names = [name for name, _ in model.named_parameters()]
+    for pattern in patterns:
+        if not any(matches(name, pattern) for name in names):
+            raise MethodError(
+                "no-such-parameter",
+                f"No parameter of {type(model).__name__} matches {pattern!r}.",
+                context=f"there are: {_some(names)}",
+                hint="give the name of a parameter or module, or a pattern such as 'encoder.layer.5.*'.",
+            )
 
 
 def matches(name: str, pattern: str) -> bool:

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import nn
 
-from edgepeft.methods.base import MethodError, head_modules, matches, train_only
+from edgepeft.methods.base import MethodError, check_patterns, head_modules, matches, train_only
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Freeze:
                 context=None,
                 hint="give train=, or freeze=.",
             )
-        train_only(model, list(self.freeze))  # refuses a pattern that matches nothing
+        check_patterns(model, self.freeze)
         chosen = train_only(model, self.train or ["*"])
         kept = {name for name in chosen if not any(matches(name, pattern) for pattern in self.freeze)}
         for name, parameter in model.named_parameters():

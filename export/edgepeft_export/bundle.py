@@ -21,6 +21,7 @@ from edgepeft_export.optimizers.base import state_names
 from edgepeft_export.shapes import Dim, dims_of
 from edgepeft_export.weights import WeightsFile
 from edgepeft_runtime import manifest as spec
+from edgepeft_runtime.bundle import base_sha256
 from edgepeft_runtime.errors import BundleError
 from edgepeft_runtime.tensorfile import write_tensors
 
@@ -157,11 +158,6 @@ def _manifest(
         image=extras.image,
         recipe=dict(extras.recipe),
     )
-
-
-def base_sha256(infer: str, weights: str) -> str:
-    """The identity of a base: hash of the hashes of its inference graph and of its frozen tensors."""
-    return hashlib.sha256(f"{infer}\n{weights}\n".encode()).hexdigest()
 
 
 def role_of(name: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -105,3 +105,13 @@ def _unflatten(
 ) -> dict[str, NDArray[np.float32]]:
     ends = np.cumsum([prod(shape) for shape in shapes])[:-1]
     return {name: part.reshape(shape) for name, part, shape in zip(names, np.split(flat, ends), shapes, strict=True)}
+
+
+def expected_of(
+    forward: Forward, kind: str, oracle: Callable[[Tensor, Tensor], Tensor], batch: Mapping[str, Tensor]
+) -> tuple[float, dict[str, NDArray[np.float32]]]:
+    """What torch says: the loss of logits and labels, and its gradient by parameter."""
+    parameters = leaves(forward)
+    loss = oracle(torch_logits(batch["x"], parameters, kind), batch["labels"])
+    loss.backward()
+    return loss.item(), {name: tensor.grad.numpy() for name, tensor in parameters.items() if tensor.grad is not None}

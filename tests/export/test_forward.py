@@ -1,9 +1,10 @@
-"""Sources become forward graphs: what trains is an input under its own name, sizes are free, the model is left as it was."""
+"""Sources become graphs: what trains is an input under its own name, sizes are free, the model is left as it was."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx_ir as ir
@@ -58,7 +59,7 @@ def _text(rows: int, length: int) -> dict[str, Tensor]:
 
 
 def test_parameters_keep_their_names_and_stay_apart() -> None:
-    """None of peft's 8 matrices, of which 4 are equal zeros, is folded, merged or renamed; their order is the model's."""
+    """None of peft's 8 matrices, of which 4 are equal zeros, is folded, merged, renamed or moved."""
     model = attach(Lora(rank=2, target_modules=("query", "value"), modules_to_save=()), tiny_bert())
     ids = torch.ones(2, 6, dtype=torch.int64)
     forward = from_torch(model, {"input_ids": ids, "attention_mask": ids})
@@ -268,18 +269,16 @@ def test_examples_that_do_not_fit_are_refused(inputs: dict[str, Tensor]) -> None
 
 def test_the_model_is_put_back() -> None:
     """Training mode per module, requires_grad, gradients and the cache setting are as before, also after a failure."""
-    model = tiny_bert()
-    model.train()
-    model.bert.encoder.layer[0].eval()
-    model.config.use_cache = True
-    model.bert.embeddings.requires_grad_(False)
+    model = TwoInputs().train()
+    model.pooler.eval()
+    model.config = SimpleNamespace(use_cache=True)  # as models of transformers have it
+    model.embedding.requires_grad_(False)
     modes = [module.training for module in model.modules()]
     flags = [parameter.requires_grad for parameter in model.parameters()]
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    ids = torch.ones(2, 5, dtype=torch.int64)
-    from_torch(model, {"input_ids": ids, "attention_mask": ids})
+    from_torch(model, _text(2, 5))
     with pytest.raises(ForwardError):
-        from_torch(model, {"input_ids": ids.float()})
+        from_torch(model, {"ids": torch.zeros(2, 5)})
     assert [module.training for module in model.modules()] == modes
     assert [parameter.requires_grad for parameter in model.parameters()] == flags
     assert model.config.use_cache is True

@@ -179,7 +179,9 @@ def test_small_parameters_share_a_bucket_by_decay() -> None:
 
 def test_large_parameters_are_alone() -> None:
     """A parameter of 2^20 elements has a bucket of its own, one of a single element fewer does not."""
-    names = {bucket.members for bucket in plan_buckets({"a": (ALONE,), "b": (1024, 1024), "c": (ALONE - 1,), "d": (3,)})}
+    names = {
+        bucket.members for bucket in plan_buckets({"a": (ALONE,), "b": (1024, 1024), "c": (ALONE - 1,), "d": (3,)})
+    }
     assert names == {("a",), ("b",), ("c", "d")}
 
 

@@ -57,7 +57,7 @@ def test_a_classifier_computes_its_last_block_for_one_position_only() -> None:
 
 
 def test_transposed_keys_are_one_node() -> None:
-    """The exporter's Reshape, Transpose, Reshape of the attention's keys becomes one Transpose, and its shape is known."""
+    """The exporter's Reshape, Transpose, Reshape of the attention's keys becomes one Transpose of known shape."""
     network = NETWORKS["llama"]
     forward = from_torch(network.model(), network.example())
     products = [

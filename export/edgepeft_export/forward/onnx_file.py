@@ -46,6 +46,7 @@ def from_onnx(path: str | Path, trainable: Sequence[str]) -> Forward:
 def _load(path: Path) -> ir.Model:
     try:
         model = ir.load(path)
+        _map_external_data(model)
     except Exception as error:  # protobuf, onnx and the file system each raise their own
         raise ForwardError(
             "not-a-model",
@@ -54,17 +55,24 @@ def _load(path: Path) -> ir.Model:
             hint="give the path of an .onnx file; tensors kept outside it must lie beside it.",
         ) from error
     common.InlinePass()(model)
-    common.LiftConstantsToInitializersPass(lift_all_constants=False, size_limit=0)(model)
     opset = model.graph.opset_imports.get("", OPSET)
     if opset != OPSET:
         model = _convert(model, path, opset)
+    common.LiftConstantsToInitializersPass(lift_all_constants=False, size_limit=0)(model)
     model.ir_version = IR_VERSION
     return model
 
 
+def _map_external_data(model: ir.Model) -> None:
+    """Open the files that hold tensors now: a missing one is an error of the source, not of a later step."""
+    for value in model.graph.initializers.values():
+        if isinstance(value.const_value, ir.ExternalTensor):
+            value.const_value.numpy()
+
+
 def _convert(model: ir.Model, path: Path, opset: int) -> ir.Model:
     try:
-        proto = ir.to_proto(model)
+        proto = ir.to_proto(ir.external_data.load_to_model(model))  # the converter knows no place to read them from
         converted: ir.Model = ir.from_proto(onnx.version_converter.convert_version(proto, OPSET))
         return converted
     except Exception as error:  # the converter is C++ and raises RuntimeError of many kinds

@@ -89,7 +89,7 @@ def _symbols(value: ir.Value) -> dict[int, str]:
 
 
 def _label_axes(labels: Mapping[str, Tensor], dims: Sequence[Dim]) -> dict[str, dict[int, str]]:
-    """The axes of labels that may change, called as the same axes of the model's output are; one fixed there is fixed."""
+    """The axes of labels that may change, called as those of the model's output are; one fixed there is fixed."""
     return {
         name: {
             axis: str(dims[axis]) if axis < len(dims) and dims[axis] else symbol

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from edgepeft_export.forward.graph import Forward, ForwardError, tidy
 from edgepeft_export.opset import OPSET
-from edgepeft_export.shapes import dims_of
+from edgepeft_export.shapes import Dim, dims_of
 
 ExampleInputs: TypeAlias = Mapping[str, Tensor] | Sequence[Tensor] | Tensor
 DynamicAxes: TypeAlias = Mapping[str, Mapping[int, str]]
@@ -250,7 +250,7 @@ def export(lifted: nn.Module, inputs: dict[str, Tensor], trainable: dict[str, Te
             "export-failed",
             "torch.onnx could not export the model.",
             context=f"{type(cause).__name__}: {_first_line(cause)}",
-            hint="see that torch.export.export(model, ...) takes it, or prepare an .onnx file that you exported yourself.",
+            hint="see that torch.export.export(model, ...) takes it, or prepare an .onnx file that you exported.",
         ) from error
     finally:
         logger.setLevel(level)
@@ -262,11 +262,12 @@ def export(lifted: nn.Module, inputs: dict[str, Tensor], trainable: dict[str, Te
 
 def _name_dimensions(graph: ir.Graph, inputs: Mapping[str, Tensor], axes: DynamicAxes) -> None:
     """Call symbolic dimensions what the caller calls them: the exporter invents names where inputs share one."""
-    names: dict[str | None, str] = {}
+    names: dict[Dim, Dim] = {}
     for value, name in zip(graph.inputs, inputs, strict=False):  # the trainable inputs come behind, and are fixed
         for axis, symbol in axes.get(name, {}).items():
-            if value.shape is not None and isinstance(value.shape[axis], ir.SymbolicDim):
-                names[value.shape[axis].value] = symbol
+            dim = dims_of(value)[axis]
+            if isinstance(dim, str):
+                names[dim] = symbol
     for value in ir.convenience.create_value_mapping(graph).values():
         if value.shape is not None:
             value.shape = ir.Shape([names.get(dim, dim) for dim in dims_of(value)])

@@ -58,6 +58,6 @@ def _has_kernel(domain: str, op_type: str, opset: int) -> bool:
 
 @cache
 def _kernels() -> dict[str, list[tuple[int, int | None]]]:
-    """The CPU kernels of onnxruntime 1.19.2: operator to ranges of ``since_version``, as its own registry lists them."""
+    """The CPU kernels of onnxruntime 1.19.2: operator to ranges of ``since_version``, as its registry lists them."""
     text = files(__package__).joinpath("onnxruntime_1_19_cpu.json").read_text("utf-8")
     return {op: [(first, last) for first, last in ranges] for op, ranges in json.loads(text).items()}

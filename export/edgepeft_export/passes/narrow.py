@@ -41,7 +41,7 @@ def narrow(model: ir.Model) -> bool:
     moved = False
     for node in list(model.graph):
         selection = _selected(node)
-        source = node.inputs[0]
+        source = node.inputs[0] if selection is not None else None
         if selection is not None and source is not None:
             wanted = _wanted(model.graph, node, source, selection)
             if wanted:

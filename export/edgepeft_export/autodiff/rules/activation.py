@@ -95,8 +95,11 @@ def gelu(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
 def _gelu_erf_slope(x: ir.Value, emit: Emitter) -> ir.Value:
     """Φ(x) + x φ(x), with s = x / √2: ½ + ½ erf(s) + s exp(-s²) / √π."""
     s = emit.op("Mul", x, emit.scalar(sqrt(0.5), like=x))
-    erf = emit.op("Mul", emit.op("Erf", s), emit.scalar(0.5, like=x))
-    cdf = emit.op("Add", erf, emit.scalar(0.5, like=x))
+    erf = emit.op("Erf", s)
+    if x.dtype == ir.DataType.FLOAT:
+        cdf = emit.op("HardSigmoid", erf, alpha=0.5, beta=0.5)  # ½ + ½ erf in one pass; it never leaves 0 to 1
+    else:
+        cdf = emit.op("Add", emit.op("Mul", erf, emit.scalar(0.5, like=x)), emit.scalar(0.5, like=x))
     bell = emit.op("Exp", emit.op("Sub", emit.scalar(-0.5 * log(pi), like=x), emit.op("Mul", s, s)))
     return emit.op("Add", cdf, emit.op("Mul", s, bell))
 

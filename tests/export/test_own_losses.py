@@ -1,0 +1,225 @@
+"""A user's own loss, a torch function or an .onnx file, trains as in torch; what does not fit is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx.parser
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+import edgepeft
+from edgepeft_export.forward import Forward
+from edgepeft_export.forward.torch_loss import from_function
+from edgepeft_export.losses import Loss, LossError, OnnxLoss
+from edgepeft_runtime import Trainer
+from tests.export.linear import CLASSES, FEATURES, compiled, expected_of, leaves, linear, run, torch_logits
+
+
+class Focal(nn.Module):
+    """Lin et al., ICCV 2017, with a weight per class as a buffer."""
+
+    def __init__(self, gamma: float) -> None:
+        super().__init__()
+        self.gamma = gamma
+        self.register_buffer("alpha", torch.linspace(0.5, 1.5, CLASSES))
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        log_p = functional.log_softmax(logits, dim=-1).gather(1, labels[:, None]).squeeze(1)
+        return (-self.alpha[labels] * (1 - log_p.exp()) ** self.gamma * log_p).mean()
+
+
+def _class_batch(rows: int, kind: str = "rows") -> dict[str, Tensor]:
+    draw = torch.Generator().manual_seed(rows)
+    sizes = (rows,) if kind == "rows" else (rows, 4)
+    return {
+        "x": torch.randn(*sizes, FEATURES, generator=draw),
+        "labels": torch.randint(3, CLASSES, sizes, generator=draw),
+    }
+
+
+def _torch_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    return functional.cross_entropy(logits, labels, ignore_index=2, reduction="mean")
+
+
+def _token_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    return functional.nll_loss(functional.log_softmax(logits, -1).flatten(0, 1), labels.flatten())
+
+
+OWN = {
+    "module": (Focal(2.0), "rows"),
+    "cross-entropy": (_torch_cross_entropy, "rows"),
+    "huber": (lambda logits, labels: functional.smooth_l1_loss(logits[:, 0], labels.float(), beta=0.5), "rows"),
+    "tokens": (_token_loss, "tokens"),
+}
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_torch_functions_and_modules_are_losses(name: str) -> None:
+    """A focal loss, and torch's own functions, give torch's values and gradients at sizes other than the example's."""
+    function, kind = OWN[name]
+    forward = linear(kind)
+    labels = torch.zeros(2 if kind == "rows" else (2, 2), dtype=torch.int64)
+    step = compiled(forward, from_function(function, forward, {"labels": labels}))
+    for rows in (1, 3, 8):
+        batch = _class_batch(rows, kind)
+        value, gradients = expected_of(forward, kind, function, batch)
+        result = run(step, batch)
+        assert result.loss == pytest.approx(value, rel=1e-5)
+        np.testing.assert_allclose(result.gradients["w"], gradients["w"], rtol=1e-4, atol=1e-6)
+
+
+def test_a_function_of_two_outputs_and_two_labels_is_a_loss() -> None:
+    """Arguments are wired by name, whatever their order; one with a default is left alone."""
+
+    def both(target: Tensor, squares: Tensor, logits: Tensor, importance: Tensor, power: float = 2.0) -> Tensor:
+        return (importance[:, None] * (logits - target).abs() ** power + 0.1 * squares).mean()
+
+    forward = linear(second=True)
+    labels = {"target": torch.zeros(2, CLASSES), "importance": torch.zeros(2)}
+    step = compiled(forward, from_function(both, forward, labels))
+    assert [label.name for label in step.labels] == ["target", "importance"]
+    batch = {"x": torch.randn(5, FEATURES), "target": torch.randn(5, CLASSES), "importance": torch.rand(5)}
+    parameters = leaves(forward)
+    logits = torch_logits(batch["x"], parameters)
+    expected = both(batch["target"], logits**2, logits, batch["importance"])
+    expected.backward()
+    result = run(step, batch)
+    assert result.loss == pytest.approx(expected.item(), rel=1e-5)
+    np.testing.assert_allclose(result.gradients["w"], parameters["w"].grad, rtol=1e-4, atol=1e-5)
+
+
+def test_own_losses_are_weighted_by_rows() -> None:
+    """Batches of 2 and 6 rows count as such: together they give the mean over 8."""
+    forward = linear()
+    step = compiled(forward, from_function(Focal(1.0), forward, {"labels": torch.zeros(2, dtype=torch.int64)}))
+    whole = _class_batch(8)
+    parts = [run(step, {key: tensor[a:b] for key, tensor in whole.items()}) for a, b in ((0, 2), (2, 8))]
+    assert [part.weight for part in parts] == [2.0, 6.0]
+    assert sum(part.sum for part in parts) / 8 == pytest.approx(run(step, whole).loss, rel=1e-5)
+
+
+def test_an_own_loss_follows_the_names_of_dynamic_axes(tmp_path: Path) -> None:
+    """Where the caller calls the batch ``rows``, the labels of a torch function have that many rows too."""
+    edgepeft.prepare(
+        nn.Linear(FEATURES, CLASSES),
+        torch.zeros(2, FEATURES),
+        loss=lambda output, labels: functional.cross_entropy(output, labels),
+        example_labels={"labels": torch.zeros(2, dtype=torch.int64)},
+        dynamic_axes={"input": {0: "rows"}},
+        out=tmp_path / "b",
+    )
+    with Trainer.open(tmp_path / "b") as trainer:
+        assert trainer.bundle.manifest.labels[0].shape == ("rows",)
+        assert trainer.step({"input": np.zeros((5, FEATURES), np.float32), "labels": np.arange(5)}) > 0
+
+
+LOSS_TEXT = """
+    <ir_version: 10, opset_import: ["": 20]>
+    hinge (float[batch, 5] logits, float[batch, 5] sign) => (float mean) {
+        one = Constant <value = float {1.0}> ()
+        product = Mul(logits, sign)
+        margin = Sub(one, product)
+        cut = Relu(margin)
+        mean = ReduceMean <keepdims = 0> (cut)
+    }
+"""
+
+
+def _write(path: Path, text: str) -> Path:
+    onnx.save(onnx.parser.parse_model(text), path)
+    return path
+
+
+def test_an_onnx_file_is_a_loss(tmp_path: Path) -> None:
+    """A hinge loss in an .onnx file is spliced behind the model, and the file's labels become the bundle's."""
+    loss = OnnxLoss.read(_write(tmp_path / "hinge.onnx", LOSS_TEXT))
+    forward = linear()
+    step = compiled(forward, loss)
+    assert [(label.name, label.shape) for label in step.labels] == [("sign", ("batch", 5))]
+    batch = {"x": torch.randn(6, FEATURES), "sign": torch.randn(6, CLASSES).sign()}
+    parameters = leaves(forward)
+    expected = functional.relu(1 - torch_logits(batch["x"], parameters) * batch["sign"]).mean()
+    expected.backward()
+    result = run(step, batch)
+    assert result.loss == pytest.approx(expected.item(), rel=1e-5)
+    np.testing.assert_allclose(result.gradients["b"], parameters["b"].grad, rtol=1e-4, atol=1e-6)
+
+
+def test_one_loss_serves_several_models(tmp_path: Path) -> None:
+    """Compiling does not use a loss up: the same object gives the same step again."""
+    loss = OnnxLoss.read(_write(tmp_path / "hinge.onnx", LOSS_TEXT))
+    batch = {"x": torch.randn(2, FEATURES), "sign": torch.ones(2, CLASSES)}
+    first, second = (run(compiled(linear(), loss), batch) for _ in range(2))
+    assert first.loss == second.loss
+
+
+# What does not fit
+
+
+def _refused(loss: Loss, forward: Forward) -> LossError:
+    with pytest.raises(LossError) as failure:
+        compiled(forward, loss)
+    assert failure.value.hint is not None
+    return failure.value
+
+
+def test_a_loss_that_reads_no_output_is_refused(tmp_path: Path) -> None:
+    """Inputs named otherwise than the model's outputs would make a loss that trains nothing."""
+    loss = OnnxLoss.read(_write(tmp_path / "l.onnx", LOSS_TEXT.replace("logits", "scores")))
+    error = _refused(loss, linear())
+    assert error.reference == "loss-inputs"
+    assert "scores" in str(error) and "logits" in str(error)
+
+
+def test_a_loss_of_several_outputs_is_refused(tmp_path: Path) -> None:
+    """One scalar is what is minimised."""
+    text = LOSS_TEXT.replace("(float mean)", "(float mean, float[batch, 5] cut)")
+    assert _refused(OnnxLoss.read(_write(tmp_path / "l.onnx", text)), linear()).reference == "loss-outputs"
+
+
+def test_a_loss_per_row_is_refused(tmp_path: Path) -> None:
+    """A loss without reduction, one number per row, is named as such instead of failing on the device."""
+    text = LOSS_TEXT.replace("ReduceMean <keepdims = 0> (cut)", "Identity(cut)").replace(
+        "float mean", "float[batch, 5] mean"
+    )
+    assert _refused(OnnxLoss.read(_write(tmp_path / "l.onnx", text)), linear()).reference == "loss-outputs"
+
+
+def test_a_torch_loss_per_row_is_refused() -> None:
+    """``reduction="none"`` in a torch function is refused before it is exported."""
+    loss = nn.CrossEntropyLoss(reduction="none")
+    with pytest.raises(LossError) as failure:
+        from_function(lambda logits, labels: loss(logits, labels), linear(), {"labels": torch.zeros(2).long()})
+    assert failure.value.reference == "loss-outputs"
+
+
+def test_a_torch_loss_that_fails_shows_what_it_was_given() -> None:
+    """Labels of the wrong dtype are an error that shows the shapes, and torch's own words."""
+    with pytest.raises(LossError) as failure:
+        from_function(
+            lambda logits, labels: functional.cross_entropy(logits, labels), linear(), {"labels": torch.zeros(2)}
+        )
+    assert failure.value.reference == "loss-inputs"
+    assert "labels torch.float32 [2]" in str(failure.value)
+
+
+def test_an_argument_nobody_feeds_is_refused() -> None:
+    """A torch loss with an argument that is no output and has no example label names both sides."""
+    with pytest.raises(LossError) as failure:
+        from_function(lambda logits, target: logits.sum() + target.sum(), linear(), {})
+    assert failure.value.reference == "loss-inputs"
+    assert "'target'" in str(failure.value) and "logits" in str(failure.value)
+
+
+def test_a_file_that_is_no_loss_is_refused(tmp_path: Path) -> None:
+    """Bytes that are no ONNX model, and a path where nothing is, are errors of their own."""
+    (tmp_path / "no.onnx").write_bytes(b"not a model")
+    for path in (tmp_path / "no.onnx", tmp_path / "absent.onnx"):
+        with pytest.raises(LossError) as failure:
+            OnnxLoss.read(path)
+        assert failure.value.reference == "not-a-model"
