@@ -19,6 +19,7 @@ from edgepeft_runtime.errors import BatchError, BundleError, TrainingError
 from edgepeft_runtime.tensorfile import Array
 
 LOSS_SUM, LOSS_WEIGHT, GRAD_NORM = "loss_sum", "loss_weight", "grad_norm"
+OPTIMIZER = "optimizer.onnx"
 
 
 @dataclass(frozen=True)
@@ -128,9 +129,7 @@ class PortableEngine:
         scalars = {"lr": np.float32(lr), "step": np.int64(step), "grad_scale": np.float32(scale)}
         names = [f"{name}.next" for name in (*self._parameters, *self._state)]
         fed = _fed({name: np.asarray(number) for name, number in scalars.items()})
-        norm, *after = self._run(
-            "optimizer.onnx", [GRAD_NORM, *names], fed, values.parameters, accumulators, values.state
-        )
+        norm, *after = self._run(OPTIMIZER, [GRAD_NORM, *names], fed, values.parameters, accumulators, values.state)
         count = len(self._parameters)
         parameters = dict(zip(self._parameters, after[:count], strict=True))
         return Values(parameters, dict(zip(self._state, after[count:], strict=True))), _number(norm)
@@ -170,7 +169,11 @@ class PortableEngine:
         if graph not in self._sessions:
             try:
                 path = str(self._bundle.file(graph))
-                self._sessions[graph] = ort.InferenceSession(path, self._options(), providers=["CPUExecutionProvider"])
+                options = self._options()
+                if graph == OPTIMIZER:
+                    # Its threads would go on spinning for a while, and take a core from the next step's forward pass.
+                    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+                self._sessions[graph] = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
             except BundleError:
                 raise
             except Exception as failure:  # as above
@@ -185,9 +188,7 @@ class PortableEngine:
     def _options(self) -> ort.SessionOptions:
         options = ort.SessionOptions()
         options.log_severity_level = 3
-        options.enable_mem_pattern = (
-            False  # shapes change from batch to batch: planning for one costs memory, saves no time
-        )
+        options.enable_mem_pattern = False  # shapes change from batch to batch, and a plan for each takes memory
         if self._threads is not None:
             options.intra_op_num_threads = self._threads
         return options
