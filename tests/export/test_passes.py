@@ -158,3 +158,23 @@ def _parsed(text: str) -> ir.Model:
 
 def _session(model: ir.Model) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString())
+
+
+def test_a_head_that_is_the_embedding_transposed_reads_the_embedding() -> None:
+    """GPT-2's logits come from the one stored embedding, and stay what they were."""
+    network = NETWORKS["gpt2"]
+    model = network.model().eval()
+    forward = from_torch(_only_positions(model), network.example())
+    stored = [v for v in forward.model.graph.initializers.values() if v.shape is not None and 101 in v.shape]
+    assert [str(value.shape) for value in stored] == ["[101,32]"]
+    inputs, _ = next(network.batches(1))
+    with torch.no_grad():
+        expected = model(**inputs).logits.numpy()
+    actual = _run(forward, {key: value.numpy() for key, value in inputs.items()})
+    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
+
+
+def _only_positions(model: nn.Module) -> nn.Module:
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("wpe" in name)
+    return model

@@ -2,6 +2,7 @@
 
 from edgepeft_export.passes.narrow import narrow
 from edgepeft_export.passes.scales import gather_scales
+from edgepeft_export.passes.tied import share_transposed
 from edgepeft_export.passes.transposes import transpose_last_two
 
-__all__ = ["gather_scales", "narrow", "transpose_last_two"]
+__all__ = ["gather_scales", "narrow", "share_transposed", "transpose_last_two"]
