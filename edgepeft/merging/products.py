@@ -109,7 +109,7 @@ def _scaled(value: ir.Value) -> tuple[float, ir.Value] | None:
 def flattens(flat: ir.Value, source: ir.Value) -> bool:
     """Whether ``flat`` is ``source`` with its leading axes made one: the same rows in the same order."""
     node = flat.producer()
-    if node is None or node.op_type != "Reshape" or node.inputs[0] is not source:
+    if node is None or node.op_type not in ("Reshape", "Flatten") or node.inputs[0] is not source:
         return False
     return _width(flat) is not None and _width(flat) == _width(source)
 

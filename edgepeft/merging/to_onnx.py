@@ -55,7 +55,7 @@ def bind(graph: ir.Graph, parameters: Mapping[str, Array]) -> set[ir.Value]:
     found = [value for value in graph.inputs if value.name in parameters]
     for value in found:
         graph.inputs.remove(value)
-        value.const_value = ir.tensor(np.ascontiguousarray(parameters[str(value.name)]), name=value.name)
+        value.const_value = ir.tensor(parameters[str(value.name)], name=value.name)
         graph.register_initializer(value)
     return set(found)
 

@@ -149,6 +149,26 @@ def test_manual_steps_are_resumed_from_the_last_save(bundle: Path, tmp_path: Pat
         assert first + [trainer.step(batch) for batch in batches[3:]] == whole
 
 
+def test_resume_goes_back_to_the_last_save(bundle: Path, tmp_path: Path) -> None:
+    """After steps that went wrong, the steps from the last save on are as they were the first time."""
+    batches = [rows(DATA, at, at + 5) for at in range(0, 30, 5)]
+    with Trainer.open(bundle, state=tmp_path / "state") as trainer:
+        trainer.step(batches[0])
+        trainer.save()
+        first = [trainer.step(batch) for batch in batches[1:]]
+        trainer.resume()
+        assert trainer.steps == 1
+        assert [trainer.step(batch) for batch in batches[1:]] == first
+
+
+def test_resume_without_a_checkpoint_says_so(bundle: Path, tmp_path: Path) -> None:
+    """Neither a trainer without a state directory nor one that never saved has anything to go back to."""
+    with Trainer.open(bundle) as trainer, pytest.raises(StateError, match="no checkpoint"):
+        trainer.resume()
+    with Trainer.open(bundle, state=tmp_path / "state") as trainer, pytest.raises(StateError, match="no checkpoint"):
+        trainer.resume()
+
+
 @pytest.mark.parametrize(
     ("change", "name"),
     [

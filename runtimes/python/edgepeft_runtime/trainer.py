@@ -275,6 +275,19 @@ class Trainer:
         best = None if run.best is None else self._engine.arrays(run.best)[0]
         self._state.save(Checkpoint(parameters, state, best, run.to_json()))
 
+    def resume(self) -> None:
+        """Go back to the last checkpoint in the state directory, as :meth:`open` does; steps since then are lost.
+
+        Raises:
+            StateError: there is no state directory, no checkpoint in it, or it is damaged.
+        """
+        kept = None if self._state is None else self._state.load()
+        if self._state is None or kept is None:
+            hint = "open the trainer with state=DIRECTORY, and save first."
+            raise StateError("no-state", "There is no checkpoint to resume from.", context=None, hint=hint)
+        self.run = _resumed(kept, self._engine, self.run.seed, self._state.path)
+        self.resumed_fits, self.finished_fits = len(self.run.fits), 0
+
     def save_update(self, path: str | Path) -> Path:
         """Write what the host merges: the parameters, and where they come from. Returns the path."""
         run = self.run
