@@ -73,6 +73,7 @@ def prepare(
     text: TextSpec | None = None,
     image: ImageSpec | None = None,
     overwrite: bool = False,
+    announce: Callable[[str], None] | None = None,
 ) -> Prepared:
     """Prepare a model for fine-tuning on a device.
 
@@ -95,17 +96,21 @@ def prepare(
         tokenizer: path of a ``tokenizer.json`` to carry in the bundle; with ``text`` the device takes raw text.
         text, image: how raw data becomes inputs.
         overwrite: replace a bundle that is there.
+        announce: told what is being done: some of it takes a while.
 
     Raises:
         EdgepeftError: whatever does not fit, with what to do about it; nothing is left at ``out`` then.
     """
     check_target(Path(out), overwrite)
+    tell = announce or _silent
     source = _source(model, example_inputs)
     if loss is None:
         loss = source.loss
+    tell("exporting the forward graph")
     forward, recipe = _forward(source, method, trainable, dynamic_axes, outputs)
     terms = _loss(loss, forward, example_labels)
     update = optimizers.by_name(optimizer) if isinstance(optimizer, str) else optimizer
+    tell("compiling the train step")
     compiled = compile_step(forward, terms, update)
     extras = Extras(
         roles=_heads(source.model, forward),
@@ -116,8 +121,13 @@ def prepare(
         files={**source.files, **_tokenizer(tokenizer)},
         recipe=recipe,
     )
+    tell("writing the bundle")
     bundle = write_bundle(compiled, terms, update, out, extras, overwrite=overwrite)
     return Prepared(bundle, sum(array.size for array in compiled.parameters.values()), compiled.unreached)
+
+
+def _silent(_: str) -> None:
+    """Nobody listens."""
 
 
 def doctor(

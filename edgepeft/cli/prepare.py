@@ -68,6 +68,7 @@ def command(
         optimizer=_optimizer(optimizer, settings),
         trainable=train,
         overwrite=overwrite,
+        announce=lambda text: click.echo(f"{text} …", err=True),
     )
     files = [file for file in done.bundle.rglob("*") if file.is_file()]
     click.echo(f"{done.bundle}: {done.trainable:,} elements train; {size(sum(f.stat().st_size for f in files))}")
