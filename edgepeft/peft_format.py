@@ -9,9 +9,7 @@ from torch import nn
 
 
 def peft_recipe(model: nn.Module) -> dict[str, Any]:
-    """``{"peft": {"config": …, "keys": {parameter: key in adapter_model.safetensors}}}`` of a PeftModel; empty for
-    others.
-    """
+    """``{"peft": {"config": …, "keys": {parameter: key in adapter_model.safetensors}}}``; empty for other models."""
     try:
         from peft import PeftModel, get_peft_model_state_dict
     except ImportError:

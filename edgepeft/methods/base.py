@@ -24,9 +24,7 @@ class Method(Protocol):
         """The name users choose it by."""
 
     def attach(self, model: nn.Module) -> nn.Module:
-        """The model with exactly the method's parameters set to ``requires_grad``; may be ``model`` itself, changed in
-        place.
-        """
+        """The model with exactly the method's parameters set to ``requires_grad``; may be ``model``, changed in place."""
 
 
 _BY_NAME = {

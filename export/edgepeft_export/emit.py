@@ -74,8 +74,7 @@ class Emitter:
         """The shape of ``value`` as an int64 vector: a constant where it is known, else read at run time.
 
         Tensors whose dimensions have the same names share one vector, taken from the graph's inputs where they have
-        those
-        names: reading the shape of a tensor would keep it in memory until then.
+        those names: reading the shape of a tensor would keep it in memory until then.
         """
         static = static_dims(value)
         if static is not None:

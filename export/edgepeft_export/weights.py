@@ -18,9 +18,7 @@ INLINE = 256
 
 
 class WeightsFile:
-    """Collects the large initializers of several models in one file, in the order they come; equal ones are stored
-    once.
-    """
+    """Collects the large initializers of several models in one file, in the order they come; equal ones once."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -21,9 +21,7 @@ from edgepeft_export.opset import IR_VERSION, OPSET
 from edgepeft_runtime.errors import EdgepeftError
 
 ALONE = 1 << 20
-"""A parameter of this many elements or more is a bucket of its own: copying it into a shared vector would cost more
-than its nodes.
-"""
+"""Elements from which on a parameter is a bucket of its own: copying it would cost more than its nodes."""
 
 
 class OptimizerError(EdgepeftError):

@@ -16,8 +16,9 @@ Token = int | tuple[ir.Value, int]
 
 
 def transpose_last_two(model: ir.Model) -> bool:
-    """Replace each ``Reshape(Transpose(Reshape(x)))`` that swaps the last two axes of ``x``. Returns whether there was
-    one.
+    """Replace each ``Reshape(Transpose(Reshape(x)))`` that swaps the last two axes of ``x``.
+
+    Returns whether there was one.
     """
     found = False
     for last in list(model.graph):
