@@ -35,6 +35,10 @@ _BY_ARCHITECTURE = {
 }
 
 
+_POSITIONS_BEHIND_PADDING = {"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "data2vec-text", "mpnet"}
+"""Architectures that count positions from the padding's id on, and so have fewer than their table has rows."""
+
+
 class SourceError(EdgepeftError):
     """A source that cannot be loaded."""
 
@@ -213,6 +217,8 @@ def _config_classes(model: Any, task: str) -> tuple[str, ...] | None:
 
 def _longest(model: Any) -> int | None:
     limit = getattr(model.config, "max_position_embeddings", None) or getattr(model.config, "n_positions", None)
+    if limit and getattr(model.config, "model_type", "") in _POSITIONS_BEHIND_PADDING:
+        limit -= _pad_id(model) + 1
     return int(limit) if limit else None
 
 

@@ -24,7 +24,7 @@ class Method(Protocol):
         """The name users choose it by."""
 
     def attach(self, model: nn.Module) -> nn.Module:
-        """The model with exactly the method's parameters set to ``requires_grad``; may be ``model``, changed in place."""
+        """The model with the method's parameters, and no others, set to ``requires_grad``; may change ``model``."""
 
 
 _BY_NAME = {

@@ -75,6 +75,25 @@ def test_texts_can_be_cut_shorter(bert: Path) -> None:
     assert {given: text.max_length for given, text in lengths.items() if text} == {7: 7, 500: 32}
 
 
+def test_positions_counted_from_the_padding_on_are_fewer(tmp_path: Path) -> None:
+    """RoBERTa with a table of 20 positions and padding id 1 takes texts of 18 tokens, and runs at that length."""
+    from transformers import RobertaConfig, RobertaForSequenceClassification
+
+    sizes = {
+        "vocab_size": 50,
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 16,
+    }
+    model = RobertaForSequenceClassification(RobertaConfig(**sizes, max_position_embeddings=20, pad_token_id=1)).eval()
+    model.save_pretrained(tmp_path / "roberta")
+    source = load_source(tmp_path / "roberta")
+    assert source.dimension_max == {"sequence": 18}
+    ids = torch.full((1, 18), 5)
+    assert model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits.isfinite().all()
+
+
 def test_a_directory_without_architectures_needs_the_task(copy: Path) -> None:
     """An encoder as it was pretrained does not say what it is for; the user does."""
     _configure(copy, architectures=None)
