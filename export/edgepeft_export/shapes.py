@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import onnx_ir as ir
 
 from edgepeft_runtime.errors import EdgepeftError
@@ -46,14 +44,8 @@ def static_dims(value: ir.Value) -> list[int] | None:
     return dims if len(dims) == len(value.shape) else None
 
 
-def broadcast_dims(left: Sequence[Dim], right: Sequence[Dim]) -> list[Dim]:
-    """The dimensions two shapes broadcast to; a dimension of which nothing is certain is ``None``."""
-    size = max(len(left), len(right))
-    padded: list[list[Dim]] = [[*[1] * (size - len(dims)), *dims] for dims in (left, right)]
-    return [_broadcast_dim(a, b) for a, b in zip(*padded, strict=True)]
-
-
-def _broadcast_dim(a: Dim, b: Dim) -> Dim:
+def broadcast_dim(a: Dim, b: Dim) -> Dim:
+    """The size two sizes broadcast to; ``None`` where nothing is certain."""
     if a == b or b == 1:
         return a
     if a == 1:

@@ -76,5 +76,5 @@ def _is_large(tensor: ir.TensorProtocol) -> bool:
 
 
 def _dtype_name(dtype: ir.DataType) -> str:
-    """numpy's name, or ONNX's own where numpy has none (``int4``)."""
+    """numpy's name, or that of its extension ``ml_dtypes`` (``int4``)."""
     return str(dtype.numpy().name)

@@ -1,4 +1,4 @@
-"""The bundles of :mod:`tests.host.bundles` as fixtures, texts to train on, and a way to call the command."""
+"""Texts to train on, and a way to call the command."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from typing import NamedTuple
 import pytest
 
 from edgepeft.cli.app import run
-from tests.host import bundles
-from tests.host.bundles import Trained
 
 
 class Outcome(NamedTuple):
@@ -23,21 +21,6 @@ class Outcome(NamedTuple):
 
 
 Command = Callable[..., Outcome]
-
-
-@pytest.fixture(scope="session")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    return bundles.text(tmp_path_factory.getbasetemp())
-
-
-@pytest.fixture(scope="session")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    return bundles.images(tmp_path_factory.getbasetemp())
-
-
-@pytest.fixture(scope="session")
-def regression(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    return bundles.regression(tmp_path_factory.getbasetemp())
 
 
 @pytest.fixture(scope="session")

@@ -41,10 +41,6 @@ class Forward:
         """The graph inputs the model is fed."""
         return [value for value in self.model.graph.inputs if value.name in self.inputs]
 
-    def parameter_values(self) -> list[ir.Value]:
-        """The graph inputs that train."""
-        return [value for value in self.model.graph.inputs if value.name in self.parameters]
-
 
 def tidy(model: ir.Model) -> ir.Model:
     """Infer shapes and bring the graph into the form the gradient rules know best; the results stay the same."""

@@ -51,13 +51,22 @@ def narrow(model: ir.Model) -> bool:
 
 
 def _selected(node: ir.Node) -> _Selection | None:
-    """The position that a ``Gather`` with one constant index picks."""
+    """The first or last position, where that is what a ``Gather`` picks.
+
+    These two exist in every operand, also in one that is broadcast over positions; another index may not.
+    """
     if node.op_type != "Gather" or node.inputs[0] is None or node.inputs[1] is None or node.inputs[0].shape is None:
         return None
     index = ir.convenience.get_const_tensor(node.inputs[1])
     dims = dims_of(node.inputs[0])
     axis = node.attributes["axis"].as_int() if "axis" in node.attributes else 0
-    if index is None or index.numpy().ndim != 0 or len(dims) < 3 or not _is_float(node.inputs[0]):
+    if (
+        index is None
+        or index.numpy().ndim != 0
+        or index.numpy() not in (0, -1)
+        or len(dims) < 3
+        or not _is_float(node.inputs[0])
+    ):
         return None
     return _Selection(axis % len(dims), int(index.numpy()))
 

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from edgepeft_export.autodiff.registry import Gradients, NoGradientForCase, Upstream, rule
 from edgepeft_export.emit import Emitter
-from edgepeft_export.shapes import Dim, broadcast_dims, dims_of, rank
+from edgepeft_export.shapes import Dim, broadcast_dim, dims_of, rank
 
 
 @rule("Einsum")
@@ -72,5 +72,5 @@ def _sizes(terms: Sequence[str], operands: Sequence[ir.Value]) -> dict[str, Dim]
     sizes: dict[str, Dim] = {}
     for term, value in zip(terms, operands, strict=True):
         for letter, size in zip(term, dims_of(value), strict=True):
-            sizes[letter] = broadcast_dims([sizes.get(letter, size)], [size])[0]
+            sizes[letter] = broadcast_dim(sizes.get(letter, size), size)
     return sizes

@@ -9,7 +9,6 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgepeft_export.autodiff.registry import NoGradientForCase
 from edgepeft_export.emit import Emitter
 from edgepeft_export.shapes import Dim, dims_of, rank
 
@@ -64,14 +63,6 @@ def known_axes(node: ir.Node, of_rank: int) -> list[int] | None:
         source = present(node, 1)
         given = [] if source is None else known_ints(source)
     return None if given is None else sorted(axis % of_rank for axis in given)
-
-
-def fixed_axes(node: ir.Node, of_rank: int) -> list[int]:
-    """The axes of a node, in ascending order; raises where only the run knows them."""
-    axes = known_axes(node, of_rank)
-    if axes is None:
-        raise NoGradientForCase(node, "its axes are computed at run time", "make the axes constants")
-    return axes
 
 
 def static_size(dims: Sequence[Dim]) -> int | None:
