@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from edgepeft.preparation import Diagnosis, Prepared, doctor, prepare
     from edgepeft.sources import Source, load_source
     from edgepeft.sync import pull
+    from edgepeft_export.quantize import Quantization
 
 __version__ = "0.1.0"
 
@@ -23,6 +24,7 @@ _HOME = {
     "Head": "edgepeft.methods",
     "Lora": "edgepeft.methods",
     "Prepared": "edgepeft.preparation",
+    "Quantization": "edgepeft_export.quantize",
     "Source": "edgepeft.sources",
     "doctor": "edgepeft.preparation",
     "load_source": "edgepeft.sources",
@@ -39,6 +41,7 @@ __all__ = [
     "Head",
     "Lora",
     "Prepared",
+    "Quantization",
     "Source",
     "doctor",
     "load_source",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -21,6 +21,8 @@ from edgepeft_export.compile import compile_step, missing_rules
 from edgepeft_export.forward import Forward, from_onnx
 from edgepeft_export.forward.torch_loss import from_function
 from edgepeft_export.forward.torch_module import DynamicAxes, ExampleInputs, from_torch
+from edgepeft_export.quantize import Packed, Quantization, quantize
+from edgepeft_export.quantize.choose import Batch
 from edgepeft_runtime.errors import EdgepeftError
 from edgepeft_runtime.manifest import ImageSpec, TextSpec
 
@@ -36,11 +38,15 @@ class Prepared:
         bundle: the directory.
         trainable: number of elements that train.
         unreached: parameters that were to train and that the loss does not depend on; they stay frozen.
+        packed: what each packed tensor stands for, by its name.
+        kept: weights that could have been packed and stayed fp32, each with the reason.
     """
 
     bundle: Path
     trainable: int
     unreached: tuple[str, ...]
+    packed: Mapping[str, Packed] = field(default_factory=dict)
+    kept: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,8 @@ def prepare(
     method: str | Method | None = None,
     loss: LossLike | None = None,
     optimizer: str | optimizers.Optimizer = "adamw",
+    compute: str | Quantization = "fp32",
+    calibration: Sequence[Batch] | None = None,
     trainable: Sequence[str] = (),
     example_labels: Mapping[str, Tensor] | None = None,
     dynamic_axes: DynamicAxes | None = None,
@@ -88,6 +96,9 @@ def prepare(
             of an ONNX model with the same meaning. Default: the one that goes with the source, ``cross_entropy`` for a
             module.
         optimizer: ``adamw``, ``sgd``, or one with settings.
+        compute: ``fp32``, ``int8``, ``int4``, or a :class:`Quantization` with settings: how the frozen weights are
+            packed.
+        calibration: a few batches of inputs, arrays by name, on which the effect of rounding is measured.
         trainable: for an ``.onnx`` file, names or patterns of the initializers that train.
         example_labels: for a torch function as loss, an example of each label.
         dynamic_axes: sizes that may change, ``{input: {axis: name}}``; see :func:`edgepeft_export.forward.from_torch`.
@@ -109,6 +120,8 @@ def prepare(
     tell("exporting the forward graph")
     forward, recipe = _forward(source, method, trainable, dynamic_axes, outputs)
     terms = _loss(loss, forward, example_labels)
+    packing = Quantization(compute) if isinstance(compute, str) else compute
+    forward, packed = quantize(forward, packing, calibration, tell)
     update = optimizers.by_name(optimizer) if isinstance(optimizer, str) else optimizer
     tell("compiling the train step")
     compiled = compile_step(forward, terms, update)
@@ -119,11 +132,13 @@ def prepare(
         text=text or source.text,
         image=image or source.image,
         files={**source.files, **_tokenizer(tokenizer)},
-        recipe=recipe,
+        packed=packed.packed,
+        recipe={**recipe, **packed.recipe(packing)},
     )
     tell("writing the bundle")
     bundle = write_bundle(compiled, terms, update, out, extras, overwrite=overwrite)
-    return Prepared(bundle, sum(array.size for array in compiled.parameters.values()), compiled.unreached)
+    trained = sum(array.size for array in compiled.parameters.values())
+    return Prepared(bundle, trained, compiled.unreached, packed.packed, packed.kept)
 
 
 def _silent(_: str) -> None:

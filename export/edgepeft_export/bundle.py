@@ -6,7 +6,7 @@ import hashlib
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from edgepeft_export.losses import Loss
 from edgepeft_export.opset import MIN_ONNXRUNTIME
 from edgepeft_export.optimizers import Optimizer
 from edgepeft_export.optimizers.base import state_names
+from edgepeft_export.quantize import Packed
 from edgepeft_export.shapes import Dim, dims_of
 from edgepeft_export.weights import WeightsFile
 from edgepeft_runtime import manifest as spec
@@ -36,6 +37,7 @@ class Extras:
         classes: names of the classes, by label.
         text, image: how raw data is turned into inputs.
         files: further files to carry, by their name in the bundle.
+        packed: what a packed tensor stands for, by its name.
         recipe: how it was prepared; JSON.
     """
 
@@ -45,6 +47,7 @@ class Extras:
     text: spec.TextSpec | None = None
     image: spec.ImageSpec | None = None
     files: Mapping[str, bytes] = field(default_factory=dict)
+    packed: Mapping[str, Packed] = field(default_factory=dict)
     recipe: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -149,7 +152,7 @@ def _manifest(
             spec.ParameterSpec(name, array.dtype.name, array.shape, extras.roles.get(name) or role_of(name))
             for name, array in compiled.parameters.items()
         ),
-        frozen=weights.entries,
+        frozen=tuple(_frozen(entry, extras.packed.get(entry.name)) for entry in weights.entries),
         buckets=tuple(spec.Bucket(b.name, b.size, b.members, b.decay) for b in compiled.buckets),
         loss=spec.LossSpec(loss_settings.pop("kind"), _json(loss_settings)),
         optimizer=spec.OptimizerSpec(described.pop("kind"), described.pop("lr"), _json(described), tuple(state)),
@@ -158,6 +161,10 @@ def _manifest(
         image=extras.image,
         recipe=dict(extras.recipe),
     )
+
+
+def _frozen(entry: spec.FrozenSpec, packed: Packed | None) -> spec.FrozenSpec:
+    return entry if packed is None else replace(entry, elements=packed.elements)
 
 
 def role_of(name: str) -> str:

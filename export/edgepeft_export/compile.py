@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from onnx_ir.passes import common
 
 from edgepeft_export.autodiff import Gap, differentiate, gaps
+from edgepeft_export.composites import lower
 from edgepeft_export.emit import Emitter
 from edgepeft_export.forward import Forward
 from edgepeft_export.forward.graph import infer_shapes
@@ -65,6 +66,7 @@ def compile_step(forward: Forward, loss: Loss, optimizer: Optimizer) -> Compiled
         "infer": forward.model.clone(),
     }
     for name, model in graphs.items():
+        lower(model)
         if name != "optimizer":
             _freeze(model, {parameter: forward.parameters[parameter] for parameter in unreached})
         _sweep(model)

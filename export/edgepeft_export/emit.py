@@ -42,6 +42,8 @@ class Emitter:
         node = ir.node(op_type, inputs, attributes, domain=domain, num_outputs=outputs)
         node.name = f"{self.scope}/{op_type}" if self.scope else None
         self.graph.append(node)
+        if domain:
+            self.graph.opset_imports.setdefault(domain, 1)
         for output in node.outputs:
             dtype = _output_dtype(node)
             output.type = None if dtype is None else ir.TensorType(dtype)
@@ -60,6 +62,17 @@ class Emitter:
             self.graph.register_initializer(value)
             self._constants[key] = value
         return self._constants[key]
+
+    def stored(self, name: str, content: NDArray[np.generic] | ir.TensorProtocol) -> ir.Value:
+        """The initializer of that name, made of ``content`` where there is none yet: for what is large and frozen."""
+        found = self.graph.initializers.get(name)
+        if found is None:
+            tensor = ir.tensor(content, name=name) if isinstance(content, np.ndarray) else content
+            found = ir.Value(name=name, shape=ir.Shape(tensor.shape.numpy()), type=ir.TensorType(tensor.dtype))
+            found.const_value = tensor
+            self.graph.register_initializer(found)
+            self._names.add(name)
+        return found
 
     def scalar(self, number: float, like: ir.Value) -> ir.Value:
         """A constant of rank 0 with the dtype of ``like``."""

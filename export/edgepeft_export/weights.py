@@ -23,7 +23,7 @@ class WeightsFile:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._file = path.open("wb")
-        self._places: dict[tuple[str, str], tuple[int, int]] = {}
+        self._places: dict[str, tuple[int, int]] = {}
         self._entries: dict[tuple[int, str], FrozenSpec] = {}
 
     def __enter__(self) -> WeightsFile:
@@ -49,13 +49,15 @@ class WeightsFile:
 
     def _store(self, name: str, tensor: ir.TensorProtocol) -> ir.ExternalTensor:
         data = tensor.tobytes()
-        key = (hashlib.sha256(data).hexdigest(), tensor.dtype.name)
+        key = hashlib.sha256(
+            data
+        ).hexdigest()  # whatever they stand for: 4-bit weights are bytes to one of their readers
         new = key not in self._places
         if new:
             self._places[key] = (self._pad(), len(data))
             self._file.write(data)
         offset, length = self._places[key]
-        shape = tensor.numpy().shape
+        shape = tuple(tensor.shape.numpy())
         entry = FrozenSpec(name, _dtype_name(tensor.dtype), shape, len(data) if new else 0)
         self._entries.setdefault((offset, name), entry)
         return ir.ExternalTensor(

@@ -20,6 +20,7 @@ from tests.export import rule_cases
 from tests.export.rule_cases.case import Array, Case, draw, forward_model, from_torch, loss_weights, to_ir, trains
 
 CASES = rule_cases.CASES
+QUANTIZED = {"edgepeft.Int8MatMul", "edgepeft.FakeQuantize", "com.microsoft.MatMulNBits"}  # in test_quantized_rules.py
 LABELS = [f"{number}-{case.label()}"[:110] for number, case in enumerate(CASES)]
 
 
@@ -78,8 +79,8 @@ def runs_in_double(op: str) -> bool:
 
 
 def test_every_rule_has_a_case_and_every_case_a_rule() -> None:
-    """A gradient rule that no case tries is not to be trusted."""
-    assert {case.op for case in CASES} == set(RULES)
+    """A gradient rule that no case tries is not to be trusted; those of packed weights have tests of their own."""
+    assert {case.op for case in CASES} | QUANTIZED == set(RULES)
 
 
 def test_enough_operators_are_covered_and_the_others_have_a_reason() -> None:

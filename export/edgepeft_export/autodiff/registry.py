@@ -46,13 +46,23 @@ class NoGradientForCase(EdgepeftError):
 
 
 RULES: dict[str, Rule] = {}
+"""By the operator's full name: with its domain, where that is not ONNX's own."""
 
 NO_GRADIENT: dict[str, str] = {}
 """Operators whose outputs do not depend smoothly on any input, each with the reason."""
 
 
-def rule(*op_types: str, broadcasts: bool = False) -> Callable[[RuleFunction], RuleFunction]:
-    """Register a function as the gradient rule of operators of the default ONNX domain.
+def full_name(node: ir.Node) -> str:
+    """The operator's name, with its domain where that is not ONNX's own."""
+    return qualified(node.op_type, node.domain)
+
+
+def qualified(op_type: str, domain: str) -> str:
+    return f"{domain}.{op_type}" if domain else op_type
+
+
+def rule(*op_types: str, broadcasts: bool = False, domain: str = "") -> Callable[[RuleFunction], RuleFunction]:
+    """Register a function as the gradient rule of operators of a domain.
 
     A rule emits a gradient for *every* input that can have one; the walk takes what it needs and sweeps the rest.
     Inputs of integer type get ``None``.
@@ -60,8 +70,8 @@ def rule(*op_types: str, broadcasts: bool = False) -> Callable[[RuleFunction], R
 
     def register(function: RuleFunction) -> RuleFunction:
         for op_type in op_types:
-            _refuse_duplicate(op_type)
-            RULES[op_type] = Rule(function, broadcasts)
+            _refuse_duplicate(qualified(op_type, domain))
+            RULES[qualified(op_type, domain)] = Rule(function, broadcasts)
         return function
 
     return register

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from edgepeft_export.autodiff import rules  # noqa: F401  (registers the rules)
-from edgepeft_export.autodiff.registry import NO_GRADIENT, RULES, Gradients
+from edgepeft_export.autodiff.registry import NO_GRADIENT, RULES, Gradients, full_name
 from edgepeft_export.emit import Emitter
 from edgepeft_export.shapes import dims_of
 from edgepeft_runtime.errors import EdgepeftError
@@ -83,13 +83,15 @@ def differentiate(graph: ir.Graph, loss: ir.Value, targets: Sequence[ir.Value]) 
         upstream = [_total(parts, output, emit, node) for output in node.outputs]
         if all(gradient is None for gradient in upstream) or not any(i in depends for i in node.inputs):
             continue
-        if node.op_type in NO_GRADIENT:
+        if full_name(node) in NO_GRADIENT:
             continue  # its output is a target itself
         emit.scope = _scope(node)
-        rule = RULES[node.op_type]
+        rule = RULES[full_name(node)]
         for value, gradient in zip(node.inputs, rule.function(node, upstream, emit), strict=False):
             if value is not None and gradient is not None and value in depends:
                 fitted = emit.sum_to(gradient, dims_of(node.outputs[0]), value) if rule.broadcasts else gradient
+                if fitted.shape is None and value.shape is not None:
+                    fitted.shape = value.shape.copy()
                 parts.setdefault(value, []).append(fitted)
     emit.scope = "parameters/grad"
     return {target: emit.add(parts[target]) for target in targets if target in parts}
@@ -105,10 +107,10 @@ def gaps(graph: ir.Graph, loss: ir.Value, targets: Sequence[ir.Value]) -> list[G
         active = [value for value in _reads(node) if value in depends]
         if not active or not any(output in reached for output in node.outputs):
             continue
-        if node.op_type in RULES and node.domain == "":
+        if full_name(node) in RULES:
             reached.update(active)
-        elif node.op_type not in NO_GRADIENT:
-            found.append(Gap(_full_name(node), node.name or "?", _nearest_target(active, targets)))
+        elif full_name(node) not in NO_GRADIENT:
+            found.append(Gap(full_name(node), node.name or "?", _nearest_target(active, targets)))
             reached.update(active)
     return found[::-1]
 
@@ -117,7 +119,7 @@ def _dependents(nodes: Iterable[ir.Node], targets: Sequence[ir.Value]) -> set[ir
     """The targets, and every float value computed from one of them by way of operators that a gradient may cross."""
     depends = set(targets)
     for node in nodes:
-        if node.domain == "" and node.op_type in NO_GRADIENT:
+        if full_name(node) in NO_GRADIENT:
             continue
         if any(value in depends for value in _reads(node)):
             depends.update(
@@ -162,10 +164,6 @@ def _nearest_target(values: Sequence[ir.Value], targets: Sequence[ir.Value]) -> 
 
 def _scope(node: ir.Node) -> str:
     return f"{node.name or node.op_type}/grad"
-
-
-def _full_name(node: ir.Node) -> str:
-    return f"{node.domain}.{node.op_type}" if node.domain else node.op_type
 
 
 __all__ = ["Gap", "Gradients", "NoGradientRule", "differentiate", "gaps"]

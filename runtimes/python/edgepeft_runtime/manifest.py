@@ -88,14 +88,16 @@ class ParameterSpec(TensorSpec):
 
 @dataclass(frozen=True)
 class FrozenSpec(TensorSpec):
-    """A tensor of ``weights.bin`` and the bytes it takes there."""
+    """A tensor of ``weights.bin``, the bytes it takes there, and of how many numbers it is the packed form."""
 
     bytes: int = 0
+    elements: int | None = None
 
     @classmethod
     def parse(cls, fields: Fields) -> FrozenSpec:
         """Read the fields of a frozen tensor; its dtype may be one that numpy lacks, as ``int4``."""
-        return cls(fields.take("name", str), fields.take("dtype", str), fields.shape(), fields.take("bytes", int))
+        tensor = fields.take("name", str), fields.take("dtype", str), fields.shape()
+        return cls(*tensor, fields.take("bytes", int), fields.optional("elements", int))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,97 @@
+"""Packs the frozen weights of a forward graph: int8 or int4, in the bundle, in memory, forward and backward.
+
+It comes before the gradient is taken, so the backward multiplies by the same packed bytes. What trains is a graph input
+and is never packed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from edgepeft_export.forward import Forward
+from edgepeft_export.quantize.choose import Batch, most_sensitive
+from edgepeft_export.quantize.readers import Packer
+from edgepeft_export.quantize.settings import Packed, Quantization, QuantizeError, Report
+from edgepeft_export.quantize.weights import weights_of
+
+__all__ = ["Packed", "Quantization", "QuantizeError", "Report", "quantize"]
+
+INT4_OPSET = 21
+"""The first operator set with 4-bit tensors; ONNX Runtime 1.19 runs it."""
+
+
+def quantize(
+    forward: Forward,
+    settings: Quantization,
+    calibration: Sequence[Batch] | None = None,
+    announce: Callable[[str], None] | None = None,
+) -> tuple[Forward, Report]:
+    """A forward graph whose frozen products, look-up tables and kernels are packed.
+
+    Args:
+        forward: stays as it is.
+        settings: what to pack, and how.
+        calibration: a few batches of inputs, arrays by name; with them the most sensitive weights stay fp32 until
+            ``settings.tolerance`` holds.
+        announce: told what is being done.
+
+    Raises:
+        QuantizeError: nothing can be packed, a pattern of ``keep`` fits nothing, or the calibration data does not fit.
+    """
+    report = Report()
+    if settings.compute == "fp32":
+        return forward, report
+    names = [weight.name for weight in weights_of(forward.model.graph, settings.smallest)]
+    _check(names, settings)
+    report.kept.update({name: "by its name" for name in names if settings.keeps(name)})
+    names = [name for name in names if name not in report.kept]
+    if calibration is not None:
+        if announce is not None:
+            announce(f"measuring what rounding each of {len(names)} weights does")
+
+        def variant(packed: Iterable[str]) -> ir.Model:
+            return _pack(forward.model, settings, set(packed), Report())
+
+        errors = most_sensitive(forward, names, variant, calibration, settings.tolerance)
+        report.kept.update({name: f"relative error {error:.3g} alone" for name, error in errors.items()})
+    model = _pack(forward.model, settings, {name for name in names if name not in report.kept}, report)
+    return replace(forward, model=model), report
+
+
+def _pack(model: ir.Model, settings: Quantization, names: set[str], report: Report) -> ir.Model:
+    """A copy of ``model`` with the weights of these names packed."""
+    model = model.clone()
+    packer = Packer(model.graph, settings)
+    for weight in list(weights_of(model.graph, settings.smallest)):
+        if weight.name in names:
+            packer.pack(weight)
+    report.packed.update(packer.packed)
+    model.graph.sort()  # new nodes were appended at the end
+    common.RemoveUnusedNodesPass()(model)
+    common.NameFixPass()(model)
+    if settings.compute == "int4":
+        model.graph.opset_imports[""] = INT4_OPSET
+    return model
+
+
+def _check(names: Sequence[str], settings: Quantization) -> None:
+    if not names:
+        raise QuantizeError(
+            "nothing-to-pack",
+            "The model has no frozen weight that could be packed.",
+            context="what counts: products, look-up tables and convolutions with a frozen fp32 weight "
+            f"of {settings.smallest:,} elements or more",
+            hint="leave compute at fp32, or train fewer tensors.",
+        )
+    for pattern in settings.keep:
+        if not any(replace(settings, keep=(pattern,)).keeps(name) for name in names):
+            raise QuantizeError(
+                "no-such-weight",
+                f"No weight that would be packed fits {pattern!r}.",
+                context=f"there are: {', '.join(names[:12])}{' …' if len(names) > 12 else ''}",
+                hint="give the name of a weight or module, or a pattern such as '*.layer.5.*'.",
+            )

@@ -1,0 +1,98 @@
+"""Which weights stay fp32, decided by what packing them does to the model's outputs on calibration data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from edgepeft_export.composites import lower
+from edgepeft_export.forward import Forward
+from edgepeft_export.quantize.settings import QuantizeError
+
+Batch = Mapping[str, NDArray[np.generic]]
+Outputs = list[list[NDArray[np.generic]]]
+Variant = Callable[[Iterable[str]], ir.Model]
+"""Names of weights that are packed, to the model in which they are."""
+
+
+def most_sensitive(
+    forward: Forward, names: Sequence[str], variant: Variant, batches: Sequence[Batch], tolerance: float
+) -> dict[str, float]:
+    """The fewest weights that have to stay fp32 for the outputs to be within ``tolerance``.
+
+    Each weight is packed alone and the model run: that orders them. Then as many of the most sensitive are spared as it
+    takes, found by bisection.
+
+    Returns:
+        For each weight to spare, the relative error that packing it alone causes.
+    """
+    if not batches:
+        raise QuantizeError(
+            "no-calibration", "The calibration data is empty.", context=None, hint="give at least one batch."
+        )
+    fed = [_complete(forward, batch) for batch in batches]
+    exact = _run(variant(()), fed)
+
+    def error(packed: Iterable[str]) -> float:
+        return _distance(_run(variant(packed), fed), exact)
+
+    if error(names) <= tolerance:
+        return {}
+    alone = {name: error([name]) for name in names}
+    ranked = sorted(names, key=lambda name: -alone[name])
+    fewest, enough = 1, len(ranked)
+    while fewest < enough:
+        middle = (fewest + enough) // 2
+        if error(ranked[middle:]) <= tolerance:
+            enough = middle
+        else:
+            fewest = middle + 1
+    return {name: alone[name] for name in ranked[:enough]}
+
+
+def _complete(forward: Forward, batch: Batch) -> dict[str, NDArray[np.generic]]:
+    """What a run is fed: inputs from the batch, first values of what trains."""
+    missing = [name for name in forward.inputs if name not in batch]
+    if missing:
+        raise QuantizeError(
+            "calibration-inputs",
+            f"The calibration data lacks the input {missing[0]!r}.",
+            context=f"inputs: {', '.join(forward.inputs)}; found: {', '.join(batch)}",
+            hint="give one array for each of the model's inputs.",
+        )
+    return {**{name: np.asarray(batch[name]) for name in forward.inputs}, **forward.parameters}
+
+
+def _run(model: ir.Model, batches: Sequence[Mapping[str, NDArray[np.generic]]]) -> Outputs:
+    lower(model)
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    content = ir.to_proto(model).SerializeToString()
+    session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    try:
+        return [session.run(None, dict(batch)) for batch in batches]
+    except Exception as failure:  # onnxruntime's exceptions have no class in common but this one
+        raise QuantizeError(
+            "calibration-run",
+            "The model cannot be run on the calibration data.",
+            context=str(failure),
+            hint="check names, shapes and dtypes of the calibration batches.",
+        ) from failure
+
+
+def _distance(outputs: Outputs, exact: Outputs) -> float:
+    """Relative L2 distance over all float outputs of all batches."""
+    pairs = [
+        (one.astype(np.float64), other.astype(np.float64))
+        for ours, theirs in zip(outputs, exact, strict=True)
+        for one, other in zip(ours, theirs, strict=True)
+        if np.issubdtype(other.dtype, np.floating)
+    ]
+    off = sum(float(np.square(one - other).sum()) for one, other in pairs)
+    size = sum(float(np.square(other).sum()) for _, other in pairs)
+    return math.sqrt(off / size if size else off)

@@ -1,0 +1,105 @@
+"""What to pack, and how."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any
+
+from edgepeft_runtime.errors import EdgepeftError
+
+COMPUTE = ("fp32", "int8", "int4")
+GRADIENTS = ("tensor", "row")
+BLOCKS = (16, 32, 64, 128, 256)
+
+
+class QuantizeError(EdgepeftError):
+    """Settings out of range, or a model that cannot be packed as asked."""
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """How the frozen tensors of a model are packed.
+
+    Attributes:
+        compute: ``int8`` rounds weights to 8 bits, with a scale per output channel, and multiplies in integer
+            arithmetic, forward and backward; ``int4`` stores 4 bits, with a scale per block, and multiplies gradients
+            in fp32; ``fp32`` packs nothing.
+        keep: names or patterns of weights that stay fp32; ``*`` and ``?`` match, a plain name means all that begins so.
+        block: elements per scale of ``int4``.
+        gradient: how gradients are rounded before an integer product. ``tensor``: with one scale for all rows.
+            ``row``: rows are brought to one size first, for models whose rows differ by orders of magnitude; it takes
+            four more passes over each gradient.
+        smallest: tensors of fewer elements stay fp32.
+        tolerance: with calibration data, largest relative error of the model's outputs (L2); the most sensitive
+            weights stay fp32 until it holds.
+    """
+
+    compute: str = "fp32"
+    keep: tuple[str, ...] = ()
+    block: int = 32
+    gradient: str = "tensor"
+    smallest: int = 2048
+    tolerance: float = 0.1
+
+    def __post_init__(self) -> None:
+        _check("compute", self.compute, COMPUTE)
+        _check("gradient", self.gradient, GRADIENTS)
+        _check("block", self.block, BLOCKS)
+        if self.smallest < 1:
+            raise _out_of_range("smallest", self.smallest, "1 or more")
+        if not self.tolerance > 0:
+            raise _out_of_range("tolerance", self.tolerance, "a number above 0")
+
+    def keeps(self, name: str) -> bool:
+        """Whether the weight of that name stays as it is."""
+        return any(fnmatchcase(name, pattern) or name.startswith(f"{pattern}.") for pattern in self.keep)
+
+
+@dataclass(frozen=True)
+class Packed:
+    """What a packed tensor stands for.
+
+    Attributes:
+        kind: ``int8`` or ``int4``.
+        elements: number of elements of the float tensor in its place.
+    """
+
+    kind: str
+    elements: int
+
+
+@dataclass
+class Report:
+    """What :func:`edgepeft_export.quantize.quantize` did.
+
+    Attributes:
+        packed: by the name of the initializer that holds the integers.
+        kept: weights that stayed float, each with the reason.
+    """
+
+    packed: dict[str, Packed] = field(default_factory=dict)
+    kept: dict[str, str] = field(default_factory=dict)
+
+    def recipe(self, settings: Quantization) -> Mapping[str, Any]:
+        """For the manifest."""
+        if settings.compute == "fp32":
+            return {}
+        described: dict[str, Any] = {"compute": settings.compute}
+        if settings.compute == "int4":
+            described["block"] = settings.block
+        if settings.compute == "int8" and settings.gradient != "tensor":
+            described["gradient"] = settings.gradient
+        return {**described, "kept": sorted(self.kept)} if self.kept else described
+
+
+def _check(name: str, value: object, allowed: tuple[object, ...]) -> None:
+    if value not in allowed:
+        raise _out_of_range(name, value, " or ".join(map(str, allowed)))
+
+
+def _out_of_range(name: str, value: object, allowed: str) -> QuantizeError:
+    return QuantizeError(
+        "quantization-setting", f"{name} = {value!r} is out of range.", context=None, hint=f"choose {allowed}."
+    )

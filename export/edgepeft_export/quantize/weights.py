@@ -1,0 +1,75 @@
+"""The frozen weights of a graph, and how they are read: what decides how each can be packed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from edgepeft_export.shapes import rank
+
+PRODUCTS = ("MatMul", "Gemm")
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A frozen float tensor all of whose readers know what to do with a packed one.
+
+    Attributes:
+        channels: the axis along which an output channel (of a table: a row) lies.
+    """
+
+    value: ir.Value
+    channels: int
+
+    @property
+    def name(self) -> str:
+        """Name of the initializer, without the mark of the exporter's transposition."""
+        return str(self.value.name).removesuffix(".T")
+
+    @property
+    def is_kernel(self) -> bool:
+        """Whether it is the kernel of a convolution."""
+        return rank(self.value) > 2
+
+
+def weights_of(graph: ir.Graph, smallest: int) -> Iterator[Weight]:
+    """Every frozen tensor of at least ``smallest`` elements that can be packed, in the order the graph reads them."""
+    seen: set[ir.Value] = set()
+    for node in graph:
+        for value in node.inputs:
+            if value is not None and value not in seen:
+                seen.add(value)
+                channels = _channels(value) if _is_frozen(value, smallest) else None
+                if channels is not None:
+                    yield Weight(value, channels)
+
+
+def _is_frozen(value: ir.Value, smallest: int) -> bool:
+    tensor = value.const_value
+    if tensor is None or value.is_graph_input() or value.is_graph_output():
+        return False
+    return tensor.dtype == ir.DataType.FLOAT and tensor.size >= smallest and len(tensor.shape) >= 2
+
+
+def _channels(value: ir.Value) -> int | None:
+    """The axis that all readers of a weight agree on."""
+    axes = {_channels_of(use.node, use.idx, rank(value)) for use in value.uses()}
+    return axes.pop() if len(axes) == 1 else None
+
+
+def _channels_of(node: ir.Node, index: int, of_rank: int) -> int | None:
+    """The axis of output channels where ``node`` reads a weight as its input ``index``."""
+    if node.domain:
+        return None
+    if node.op_type == "Gather" and index == 0 and of_rank == 2 and not node.attributes.get_int("axis", 0):
+        return 0
+    if node.op_type == "Conv" and index == 1:
+        return 0
+    left = node.inputs[0]
+    if node.op_type not in PRODUCTS or index != 1 or of_rank != 2 or left is None or left.shape is None:
+        return None
+    if node.op_type == "Gemm":
+        return None if node.attributes.get_int("transA", 0) else 1 - int(node.attributes.get_int("transB", 0))
+    return 1 if rank(left) >= 2 else None
