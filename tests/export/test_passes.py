@@ -13,7 +13,7 @@ from torch import nn
 
 from edgepeft_export.forward import Forward, from_torch
 from edgepeft_export.opset import IR_VERSION
-from edgepeft_export.passes import gather_scales, narrow, transpose_last_two
+from edgepeft_export.passes import drop_guards, gather_scales, narrow, transpose_last_two
 from tests.networks import NETWORKS
 
 
@@ -54,6 +54,33 @@ def test_a_classifier_computes_its_last_block_for_one_position_only() -> None:
     forward = from_torch(_trainable(network.model()), network.example())
     gelu = [node.outputs[0].shape for node in forward.model.graph if node.op_type == "Gelu"]
     assert [str(shape) for shape in gelu] == ["[batch,sequence,64]", "[batch,1,64]"]
+
+
+def _attention(mask: str) -> ir.Model:
+    """Softmax over masked scores, guarded: the mask is a graph input, or made of 0 and a number."""
+    number = "inf" if mask == "input" else mask
+    text = f"""
+        <ir_version: 10, opset_import: ["" : 20]>
+        agraph (float[n,4] q, float[4,n] k, bool[n,n] seen, float[n,n] given) => (float[n,n] y)
+        <float zero = {{0}}, float hidden = {{{number}}}> {{
+            scores = MatMul(q, k)
+            made = Where(seen, zero, hidden)
+            masked = Add(scores, {"given" if mask == "input" else "made"})
+            p = Softmax <axis = -1> (masked)
+            bad = IsNaN(p)
+            guarded = Where(bad, zero, p)
+            y = Mul(guarded, zero)
+        }}"""
+    return ir.from_onnx_text(text)
+
+
+@pytest.mark.parametrize(("mask", "drops"), [("-1e30", True), ("-inf", False), ("input", False)])
+def test_a_guard_goes_only_where_no_mask_can_be_infinite(mask: str, drops: bool) -> None:
+    """A mask of finite numbers makes no NaN; -inf, or a mask that is fed, may."""
+    model = _attention(mask)
+    assert drop_guards(model) == drops
+    y = next(node for node in model.graph if node.op_type == "Mul")
+    assert y.inputs[0].producer().op_type == ("Softmax" if drops else "Where")
 
 
 def test_transposed_keys_are_one_node() -> None:

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes import common
 
-from edgepeft_export.passes import gather_scales, narrow, share_transposed, transpose_last_two
+from edgepeft_export.passes import drop_guards, gather_scales, narrow, share_transposed, transpose_last_two
 from edgepeft_runtime.errors import EdgepeftError
 
 
@@ -47,7 +47,7 @@ def tidy(model: ir.Model) -> ir.Model:
     common.RemoveUnusedNodesPass()(model)
     common.IdentityEliminationPass()(model)
     infer_shapes(model)
-    for edit in (transpose_last_two, gather_scales, narrow, share_transposed):
+    for edit in (drop_guards, transpose_last_two, gather_scales, narrow, share_transposed):
         if edit(model):
             common.RemoveUnusedNodesPass()(model)
             infer_shapes(model)
