@@ -14,7 +14,7 @@ from edgepeft.cli.show import size
 
 if TYPE_CHECKING:
     from edgepeft_runtime.bundle import Bundle
-    from edgepeft_runtime.manifest import TensorSpec
+    from edgepeft_runtime.manifest import FrozenSpec, TensorSpec
 
 
 @click.command("inspect")
@@ -39,9 +39,14 @@ def _print_tensors(bundle: Bundle) -> None:
     click.echo("tensors that train:")
     for spec in bundle.manifest.parameters:
         click.echo(f"  {spec.role:7} {_tensor(spec)}")
-    click.echo("frozen tensors, as they are stored (0 bytes: stored under another name):")
+    click.echo("frozen tensors: bytes as stored (0: under another name), bytes as fp32, name")
     for frozen in bundle.manifest.frozen:
-        click.echo(f"  {size(frozen.bytes):>9} {_tensor(frozen)}")
+        click.echo(f"  {size(frozen.bytes):>9} {size(4 * _elements(frozen)):>9} {_tensor(frozen)}")
+
+
+def _elements(frozen: FrozenSpec) -> int:
+    """The number of elements of the float tensor in the place of a frozen one; 0 where another name has its bytes."""
+    return (frozen.elements or frozen.size) if frozen.bytes else 0
 
 
 def _summary(bundle: Bundle) -> dict[str, Any]:
@@ -63,6 +68,8 @@ def _summary(bundle: Bundle) -> dict[str, Any]:
         "trainable_bytes": trainable,
         "frozen_bytes": frozen,
         "frozen_bytes_by_dtype": dict(packed),
+        "packed_bytes": sum(spec.bytes for spec in manifest.frozen if spec.elements),
+        "packed_bytes_as_fp32": 4 * sum(spec.elements or 0 for spec in manifest.frozen),
         "bytes": sum(entry.bytes for entry in manifest.files.values()),
         "held_while_training_bytes": frozen + trainable + kept,
     }
@@ -90,6 +97,9 @@ def _print(bundle: Bundle, summary: dict[str, Any]) -> None:
         "trains": f"{summary['trainable_elements']:,} elements, {size(summary['trainable_bytes'])} "
         f"({', '.join(f'{count} {role}' for role, count in roles.items())})",
         "frozen": f"{size(summary['frozen_bytes'])}{f' ({by_dtype})' if by_dtype else ''}",
+        "packed": f"{size(summary['packed_bytes'])}, as fp32 {size(summary['packed_bytes_as_fp32'])}"
+        if summary["packed_bytes"]
+        else "",
         "memory": f"{size(summary['held_while_training_bytes'])} held while training, and the activations of a batch",
     }
     for name, text in rows.items():

@@ -32,22 +32,26 @@ def names(_context: click.Context, _option: click.Parameter, text: str | None) -
 bundle_argument = click.argument("bundle", type=PATH)
 
 
-def data_options(command: F) -> F:
-    """``--data`` and the names of its columns."""
+def column_options(command: F) -> F:
+    """The names of the columns of a table."""
     for option in (
         click.option(
             "--label-column", default="label", show_default=True, help="Column of the labels in .csv, .jsonl."
         ),
         click.option("--text-column", default="text", show_default=True, help="Column of the texts in .csv, .jsonl."),
-        click.option(
-            "--data",
-            type=PATH,
-            required=True,
-            help="An .npz, .csv or .jsonl file, or a folder with one folder of images per class.",
-        ),
     ):
         command = option(command)
     return command
+
+
+def data_options(command: F) -> F:
+    """``--data`` and the names of its columns."""
+    return click.option(
+        "--data",
+        type=PATH,
+        required=True,
+        help="An .npz, .csv or .jsonl file, or a folder with one folder of images per class.",
+    )(column_options(command))
 
 
 def run_options(command: F) -> F:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgepeft.cli.compression import calibration, compression_options, quantization
 from edgepeft.cli.method import chosen_method, loaded_source, source_options
 from edgepeft.cli.options import PATH
 from edgepeft.cli.show import size
@@ -30,6 +31,7 @@ _OPTIMIZER = ("lr", "weight_decay", "momentum", "max_grad_norm")
 )
 @click.option("--momentum", type=click.FloatRange(0.0, 1.0, max_open=True), help="Of sgd.  [default: 0]")
 @click.option("--max-grad-norm", type=click.FloatRange(0.0, min_open=True), help="Clip gradients.  [default: no]")
+@compression_options
 @click.option("--overwrite", is_flag=True, help="Replace a bundle that is there.")
 def command(
     source: str,
@@ -47,6 +49,11 @@ def command(
     seed: int,
     label_smoothing: float | None,
     optimizer: str,
+    compute: str,
+    keep_fp32: tuple[str, ...],
+    calibrate: Path | None,
+    text_column: str,
+    label_column: str,
     overwrite: bool,
     **settings: Any,
 ) -> None:
@@ -57,21 +64,29 @@ def command(
     """
     given = {"train": train, "freeze": freeze, "rank": rank, "alpha": alpha, "target_modules": target_modules}
     chosen = chosen_method(source, method, given)
+    packing = quantization(compute, keep_fp32, settings)
     from edgepeft.preparation import prepare
+    from edgepeft_export.bundle import check_target
 
+    check_target(out, overwrite)
     loaded = loaded_source(source, task=task, classes=classes, max_length=max_length, seed=seed)
+    columns = {"text_column": text_column, "label_column": label_column}
     done = prepare(
         loaded,
         out=out,
         method=chosen,
         loss=_loss(loss or loaded.loss, label_smoothing),
         optimizer=_optimizer(optimizer, settings),
+        compute=packing,
+        calibration=calibration(loaded, calibrate, loss or loaded.loss, train, columns),
         trainable=train,
         overwrite=overwrite,
         announce=lambda text: click.echo(f"{text} …", err=True),
     )
     files = [file for file in done.bundle.rglob("*") if file.is_file()]
     click.echo(f"{done.bundle}: {done.trainable:,} elements train; {size(sum(f.stat().st_size for f in files))}")
+    for name, reason in done.kept.items():
+        click.echo(f"{name} stays fp32: {reason}", err=True)
     for name in done.unreached:
         click.echo(f"the loss does not depend on {name}: it stays frozen", err=True)
 

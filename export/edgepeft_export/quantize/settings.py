@@ -41,7 +41,7 @@ class Quantization:
     block: int = 32
     gradient: str = "tensor"
     smallest: int = 2048
-    tolerance: float = 0.1
+    tolerance: float = 0.25
 
     def __post_init__(self) -> None:
         _check("compute", self.compute, COMPUTE)

@@ -1,0 +1,92 @@
+"""Options that make a model smaller, and the settings they come to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from edgepeft.cli.options import PATH, column_options
+
+if TYPE_CHECKING:
+    from edgepeft.sources import Source
+    from edgepeft_export.quantize import Quantization
+    from edgepeft_runtime.batch import Batch
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_OF_COMPUTE = {"block_size": "int4", "gradient_rounding": "int8"}
+"""Options that go with one way of packing only."""
+
+
+def compression_options(command: F) -> F:
+    """How the frozen base is packed, and on what data that is decided."""
+    for option in (
+        column_options,
+        click.option(
+            "--tolerance",
+            type=click.FloatRange(0.0, min_open=True),
+            help="With --calibrate: largest relative error of the outputs.  [default: 0.25]",
+        ),
+        click.option(
+            "--calibrate",
+            type=PATH,
+            metavar="DATA",
+            help="Data as for train: a few batches of it tell which weights bear rounding.",
+        ),
+        click.option(
+            "--gradient-rounding",
+            type=click.Choice(["tensor", "row"]),
+            help="Of int8: one scale for a whole gradient, or one per row, which is slower.  [default: tensor]",
+        ),
+        click.option(
+            "--block-size", type=click.Choice(["16", "32", "64", "128", "256"]), help="Of int4.  [default: 32]"
+        ),
+        click.option(
+            "--keep-fp32", metavar="PATTERN", multiple=True, help="Do not pack what matches; again for more patterns."
+        ),
+        click.option(
+            "--compute",
+            type=click.Choice(["fp32", "int8", "int4"]),
+            default="fp32",
+            show_default=True,
+            help="Frozen weights: as they are, in 8 bits with integer arithmetic, or in 4 bits.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def quantization(compute: str, keep_fp32: tuple[str, ...], settings: dict[str, Any]) -> Quantization:
+    """The settings that the options come to.
+
+    Raises:
+        click.UsageError: an option that does not belong to the way of packing.
+    """
+    from edgepeft_export.quantize import Quantization
+
+    for option, owner in _OF_COMPUTE.items():
+        if settings[option] is not None and compute != owner:
+            raise click.UsageError(f"--{option.replace('_', '-')} does not go with --compute {compute}.")
+    if keep_fp32 and compute == "fp32":
+        raise click.UsageError("--keep-fp32 does not go with --compute fp32.")
+    return Quantization(
+        compute,
+        keep=keep_fp32,
+        block=int(settings["block_size"] or Quantization.block),
+        gradient=settings["gradient_rounding"] or Quantization.gradient,
+        tolerance=settings["tolerance"] or Quantization.tolerance,
+    )
+
+
+def calibration(
+    source: Source, calibrate: Path | None, loss: str, trainable: tuple[str, ...], columns: dict[str, str]
+) -> list[Batch] | None:
+    """Batches of the data named by ``--calibrate``."""
+    if calibrate is None:
+        return None
+    from edgepeft.calibration import calibration_batches
+
+    return calibration_batches(source, calibrate, loss=loss, trainable=trainable, **columns)

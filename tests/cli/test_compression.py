@@ -1,0 +1,80 @@
+"""Packing a model's frozen weights from the command line, and what is told of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.cli.conftest import Command
+
+SOURCE = """
+import torch
+def make():
+    torch.manual_seed(0)
+    Linear = torch.nn.Linear
+    model = torch.nn.Sequential(Linear(64, 96), torch.nn.Tanh(), Linear(96, 64), Linear(64, 3))
+    with torch.no_grad():
+        model[2].weight[:, 0] *= 3000
+        model[0].weight[0] = 0
+    return model, {'input': torch.zeros(2, 64)}
+"""
+
+
+@pytest.fixture
+def network(tmp_path: Path) -> str:
+    (tmp_path / "network.py").write_text(SOURCE)
+    return f"{tmp_path / 'network.py'}:make"
+
+
+def test_a_model_is_packed_trained_merged_and_inspected(edgepeft: Command, network: str, tmp_path: Path) -> None:
+    """int8 by one option; the bundle is smaller, trains, merges, and says what each tensor stands for."""
+    draw = np.random.default_rng(0)
+    data, bundle = tmp_path / "d.npz", tmp_path / "b"
+    np.savez(data, input=draw.normal(size=(32, 64)).astype(np.float32), labels=draw.integers(0, 3, 32))
+    made = edgepeft("prepare", network, "--train", "3", "--compute", "int8", "--out", bundle)
+    assert made.code == 0
+    facts = json.loads(edgepeft("inspect", bundle, "--json").out)
+    assert facts["packed_bytes"] == 64 * 96 * 2
+    assert facts["packed_bytes_as_fp32"] == 4 * facts["packed_bytes"]
+    shown = edgepeft("inspect", bundle, "--tensors").out
+    assert "packed     12.3 kB, as fp32 49.2 kB" in shown
+    assert "6.1 kB   24.6 kB 0.weight.int8 int8[96, 64]" in shown
+    update = tmp_path / "u.safetensors"
+    trained = edgepeft("train", bundle, "--data", data, "--state", tmp_path / "s", "--epochs", 1, "--update", update)
+    assert trained.code == 0
+    assert edgepeft("merge", bundle, update, "--to", "onnx", "--out", tmp_path / "m.onnx").code == 0
+
+
+def test_calibration_data_spares_the_weight_that_does_not_bear_rounding(
+    edgepeft: Command, network: str, tmp_path: Path
+) -> None:
+    """--calibrate reads data as training does; what stays fp32 is told with the reason, and written into the recipe."""
+    draw = np.random.default_rng(0)
+    np.savez(tmp_path / "d.npz", input=draw.normal(size=(32, 64)).astype(np.float32), labels=np.zeros(32, np.int64))
+    options = ["--train", "3", "--compute", "int8", "--tolerance", 0.01, "--calibrate", tmp_path / "d.npz"]
+    made = edgepeft("prepare", network, *options, "--out", tmp_path / "b")
+    assert made.code == 0
+    assert "2.weight stays fp32: relative error" in made.err
+    assert json.loads(edgepeft("inspect", tmp_path / "b", "--json").out)["manifest"]["recipe"]["kept"] == ["2.weight"]
+    missing = edgepeft("prepare", network, *options[:-1], tmp_path / "nowhere.npz", "--out", tmp_path / "c")
+    assert (missing.code, (tmp_path / "c").exists()) == (1, False)
+    assert "no-such-data" in missing.err
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        (["--block-size", "64"], "--block-size does not go with --compute fp32"),
+        (["--compute", "int4", "--gradient-rounding", "row"], "--gradient-rounding does not go with --compute int4"),
+        (["--keep-fp32", "x"], "--keep-fp32 does not go with --compute fp32"),
+        (["--compute", "int2"], "int2"),
+    ],
+)
+def test_options_of_another_way_of_packing_are_refused(edgepeft: Command, options: list[str], word: str) -> None:
+    """With the exit code of wrong usage, before anything is read."""
+    outcome = edgepeft("prepare", "m", "--out", "b", *options)
+    assert outcome.code == 2
+    assert word in outcome.err
