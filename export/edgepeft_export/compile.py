@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +24,14 @@ from edgepeft_runtime.errors import EdgepeftError
 
 class NothingReachesLoss(EdgepeftError):
     """The loss depends on no trainable parameter."""
+
+
+class UnpackedTensor(EdgepeftError):
+    """A graph stores a large float tensor that the forward graph did not have: a packed one was unpacked."""
+
+
+LARGE = 4096
+"""Elements; gradient rules write smaller constants of their own."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +60,7 @@ def compile_step(forward: Forward, loss: Loss, optimizer: Optimizer) -> Compiled
         NoGradientRule: an operator between the loss and a parameter has no gradient rule.
         UnsupportedOperator: a graph holds an operator that devices do not have.
         NothingReachesLoss: the loss depends on no parameter.
+        UnpackedTensor: a graph stores a float copy of a packed tensor.
         LossError: the loss does not fit the model.
     """
     with_loss, _, labels = _attach_loss(forward, loss)
@@ -65,12 +74,14 @@ def compile_step(forward: Forward, loss: Loss, optimizer: Optimizer) -> Compiled
         "eval": with_loss,
         "infer": forward.model.clone(),
     }
+    known = {*with_loss.graph.initializers, *forward.parameters}
     for name, model in graphs.items():
         lower(model)
         if name != "optimizer":
             _freeze(model, {parameter: forward.parameters[parameter] for parameter in unreached})
         _sweep(model)
         assert_runs_on_devices(model)
+        _assert_packed(model, known)
     values = tuple(forward.input_values()), tuple(forward.model.graph.outputs)
     return Compiled(graphs, kept, *values, tuple(labels), buckets, unreached)
 
@@ -161,6 +172,19 @@ def _sweep(model: ir.Model) -> None:
     model.graph.opset_imports.setdefault("", OPSET)
     model.ir_version, model.producer_name = IR_VERSION, "edgepeft"
     common.ClearMetadataAndDocStringPass()(model)
+
+
+def _assert_packed(model: ir.Model, known: Collection[str]) -> None:
+    """See that no graph stores a large float tensor beside those that the model and its loss came with."""
+    for name, value in model.graph.initializers.items():
+        tensor = value.const_value
+        if tensor is not None and tensor.dtype.is_floating_point() and tensor.size > LARGE and name not in known:
+            raise UnpackedTensor(
+                "unpacked-tensor",
+                f"The graph would store {name}, {tensor.size:,} float elements, beside the packed base.",
+                context=f"read by {', '.join(str(use.node.name) for use in value.uses())}",
+                hint="this is a defect of a gradient rule: please report the model's operators.",
+            )
 
 
 def _input(model: ir.Model, name: str) -> ir.Value:

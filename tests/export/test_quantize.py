@@ -17,9 +17,11 @@ from torch import nn
 
 from edgepeft.methods import BitFit, Lora, attach
 from edgepeft_export import losses
+from edgepeft_export.autodiff.registry import RULES, Gradients, Rule, Upstream
 from edgepeft_export.bundle import Extras, write_bundle
-from edgepeft_export.compile import compile_step
+from edgepeft_export.compile import UnpackedTensor, compile_step
 from edgepeft_export.composites import lower
+from edgepeft_export.emit import Emitter
 from edgepeft_export.forward import Forward, from_torch
 from edgepeft_export.losses import CrossEntropy
 from edgepeft_export.optimizers import SGD
@@ -281,3 +283,19 @@ def test_the_bundle_shrinks_and_says_what_each_tensor_stands_for(tmp_path: Path)
         assert sum(entry.elements or 0 for entry in frozen) == (0 if compute == "fp32" else 4800 + 2 * 3840 + 9600)
     assert sizes["int8"] < 0.3 * sizes["fp32"]
     assert sizes["int4"] < 0.24 * sizes["fp32"]  # the kernel stays int8
+
+
+def test_a_rule_that_unpacks_a_weight_into_the_graph_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The compiler itself sees to it that no float copy of a packed tensor is stored."""
+
+    honest = RULES["edgepeft.Int8MatMul"].function
+
+    def unpacking(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
+        dx, *rest = honest(node, upstream, emit)
+        copy = emit.stored("copy", np.zeros((80, 80), np.float32))
+        return (emit.op("Add", dx, emit.op("ReduceMax", copy, keepdims=0)), *rest)
+
+    forward, _ = quantize(_tables(), Quantization("int8", keep=("words", "mix")))
+    monkeypatch.setitem(RULES, "edgepeft.Int8MatMul", Rule(unpacking, broadcasts=False))
+    with pytest.raises(UnpackedTensor, match="copy, 6,400 float elements"):
+        compile_step(forward, CrossEntropy(), SGD(lr=0.1))
