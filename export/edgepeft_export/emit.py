@@ -32,7 +32,7 @@ class Emitter:
         self._names = _names(graph)
 
     def op(self, op_type: str, *inputs: ir.Value | None, domain: str = "", **attributes: Attribute) -> ir.Value:
-        """Append a node with one output and return it. Its dtype is that of the first float input, unless ``Cast``."""
+        """Append a node with one output and return it. Its dtype is that of its first operand, where ONNX says no other."""
         return self.ops(op_type, *inputs, outputs=1, domain=domain, **attributes)[0]
 
     def ops(
@@ -203,6 +203,6 @@ def _output_dtype(node: ir.Node) -> ir.DataType | None:
         return ir.DataType.BOOL
     if node.op_type in _INT_OUTPUT:
         return _INT_OUTPUT[node.op_type]
-    index = 1 if node.op_type == "Where" else 0
+    index = 1 if node.op_type in ("Where", "DequantizeLinear") else 0
     first = node.inputs[index] if len(node.inputs) > index else None
     return first.dtype if first is not None else None

@@ -48,7 +48,7 @@ class Packer:
         values = self._stored(weight, "int8", matrix.values, "int8")
         scale = self._stored(weight, "scale", matrix.scale)
         unpacked = self._emit.op("DequantizeLinear", values, scale, axis=weight.channels)
-        unpacked.dtype, unpacked.shape, unpacked.name = ir.DataType.FLOAT, weight.value.shape, f"{weight.name}.unpacked"
+        unpacked.shape, unpacked.name = weight.value.shape, f"{weight.name}.unpacked"
         weight.value.replace_all_uses_with(unpacked)
 
     def _int8(self, weight: Weight) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from edgepeft_export.shapes import rank
+from edgepeft_export.shapes import dims_of, rank
 
 PRODUCTS = ("MatMul", "Gemm")
 
@@ -48,9 +48,14 @@ def weights_of(graph: ir.Graph, smallest: int) -> Iterator[Weight]:
 
 def _is_frozen(value: ir.Value, smallest: int) -> bool:
     tensor = value.const_value
-    if tensor is None or value.is_graph_input() or value.is_graph_output():
+    if tensor is None or value.is_graph_input() or value.is_graph_output() or _is_depthwise(value):
         return False
     return tensor.dtype == ir.DataType.FLOAT and tensor.size >= smallest and len(tensor.shape) >= 2
+
+
+def _is_depthwise(value: ir.Value) -> bool:
+    """Whether it is a kernel of one channel: few bytes, and its convolution is twice as slow once it is unpacked."""
+    return value.shape is not None and rank(value) > 2 and dims_of(value)[1] == 1
 
 
 def _channels(value: ir.Value) -> int | None:

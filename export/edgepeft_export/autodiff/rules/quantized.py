@@ -66,7 +66,7 @@ def blocks_product(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradient
     assert dy is not None
     rows, width = node.attributes["N"].as_int(), node.attributes["K"].as_int()
     unpacked = emit.op("DequantizeLinear", *_blocks(node, emit), axis=1, block_size=_block_size(node))
-    unpacked.dtype, unpacked.shape = ir.DataType.FLOAT, ir.Shape([rows, _padded(node)])
+    unpacked.shape = ir.Shape([rows, _padded(node)])
     dx = emit.op("MatMul", dy, unpacked)
     if _padded(node) != width:
         dx = emit.op("Slice", dx, emit.ints(0), emit.ints(width), emit.ints(-1))
