@@ -5,7 +5,7 @@ DEVICE := .venv-device/bin
 OLDEST := .venv-oldest/bin
 export HF_HUB_OFFLINE = 1
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench bench-accuracy clean
 
 # The workstation prepares, a separate environment without torch fine-tunes, the workstation merges.
 demo: .venv/.demo .venv-device/.done
@@ -21,8 +21,14 @@ lint: .venv/.test
 	$(HOST)/mypy
 	$(HOST)/lint-imports
 
-bench: .venv/.demo
-	$(HOST)/python -m benchmarks
+# Speed and memory against peers, side by side; where the time goes. Leave the machine alone meanwhile.
+bench: .venv/.demo .venv-ort-training/.done
+	$(HOST)/python -m benchmarks --training-python .venv-ort-training/bin/python
+	$(HOST)/python -m benchmarks.profile minilm edgepeft-int8
+
+# Accuracy against PyTorch, five seeds each: half an hour. A run that was stopped goes on with --resume.
+bench-accuracy: .venv/.demo
+	$(HOST)/python -m benchmarks.accuracy
 
 .venv/.demo: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -45,5 +51,11 @@ bench: .venv/.demo
 	$(OLDEST)/pip install --quiet --disable-pip-version-check -e . 'onnxruntime==1.19.2'
 	touch $@
 
+# ONNX Runtime's own training, a peer: its wheel overwrites the stock one, and its tools want an older onnx.
+.venv-ort-training/.done: Makefile
+	$(PYTHON) -m venv .venv-ort-training
+	.venv-ort-training/bin/pip install --quiet --disable-pip-version-check 'onnxruntime-training-cpu==1.19.2' 'onnx==1.17.*' 'numpy>=2,<3'
+	touch $@
+
 clean:
-	rm -rf .venv .venv-device .venv-oldest .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-device .venv-oldest .venv-ort-training .mypy_cache .pytest_cache .ruff_cache

@@ -11,11 +11,11 @@ from benchmarks.sides.turns import serve
 from edgepeft_runtime import Trainer
 
 
-def main(folder: Path, name: str) -> None:
+def main(folder: Path, name: str, threads: int) -> None:
     batch = dict(np.load(folder / "batch.npz"))
-    with Trainer.open(folder / name) as trainer:
+    with Trainer.open(folder / name, threads=threads) as trainer:
         serve(lambda: trainer.step(batch))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import warnings
 from pathlib import Path
@@ -9,29 +10,45 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.case import LEARNING_RATE
+from benchmarks.settings import LEARNING_RATE, WEIGHT_DECAY
 from benchmarks.sides.turns import serve
 
 
-def main(folder: Path, mode: str) -> None:
+def main(folder: Path, mode: str, threads: int) -> None:
     warnings.simplefilter("ignore")
+    torch.set_num_threads(threads)
+    loss_of = LOSSES[json.loads((folder / "case.json").read_text("utf-8"))["loss"]]
     model = torch.load(folder / "model.pt", weights_only=False).eval()
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    decayed, spared = [p for p in trainable if p.ndim > 1], [p for p in trainable if p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": 0.01}, {"params": spared, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=LEARNING_RATE)
-    batch = {name: torch.from_numpy(array) for name, array in np.load(folder / "batch.npz").items()}
+    optimizer = adamw(model, LEARNING_RATE)
+    inputs = {name: torch.from_numpy(array) for name, array in np.load(folder / "batch.npz").items()}
+    labels = inputs.pop("labels")
     call = torch.compile(model) if mode == "compile" else model
 
     def step() -> float:
         optimizer.zero_grad()
-        loss = call(**batch).loss
+        result = call(**inputs)
+        loss = loss_of(result if isinstance(result, torch.Tensor) else result.logits, labels)
         loss.backward()
         optimizer.step()
-        return loss.item()
+        return float(loss.item())
 
     serve(step)
 
 
+def adamw(model: torch.nn.Module, learning_rate: float) -> torch.optim.AdamW:
+    """Weight decay on matrices alone, as on the device."""
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    decayed, spared = [p for p in trainable if p.ndim > 1], [p for p in trainable if p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": spared, "weight_decay": 0.0}]
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=learning_rate)
+
+
+def causal_lm(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Each position [n, length, vocabulary] against the next token of labels [n, length]; mean over tokens."""
+    return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+
+
+LOSSES = {"cross_entropy": torch.nn.functional.cross_entropy, "causal_lm": causal_lm}
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))

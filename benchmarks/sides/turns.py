@@ -12,7 +12,7 @@ from pathlib import Path
 def serve(step: Callable[[], float | None]) -> None:
     """Answer the driver's commands: ``run N`` runs ``step`` N times; ``end`` ends the process.
 
-    A step returns its loss, if it has one.
+    A step returns its loss, if it has one. A step that fails ends the process with one line that says why.
     """
     for line in sys.stdin:
         command, *arguments = line.split()

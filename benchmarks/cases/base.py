@@ -1,0 +1,41 @@
+"""What a case is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import numpy as np
+
+from edgepeft import Source
+from edgepeft.methods import Method
+
+Batch: TypeAlias = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model to fine-tune and the batch that is timed.
+
+    Attributes:
+        summary: model, method and batch in one line.
+        source: the base model, made anew with the same values each time, how it is exported, and its loss.
+        method: what trains.
+        batch: inputs and ``labels``, by name.
+        skipped: sides that make no sense here, each with the reason.
+    """
+
+    summary: str
+    source: Callable[[], Source]
+    method: Method
+    batch: Callable[[], Batch]
+    skipped: Mapping[str, str] = field(default_factory=dict)
+
+
+def text_batch(rows: int, length: int, vocabulary: tuple[int, int], classes: int | None) -> Batch:
+    """Random token ids without padding; labels are classes, or the ids themselves for a causal model."""
+    draw = np.random.default_rng(0)
+    ids = draw.integers(*vocabulary, (rows, length))
+    labels = ids if classes is None else draw.integers(0, classes, rows)
+    return {"input_ids": ids, "attention_mask": np.ones_like(ids), "labels": labels}

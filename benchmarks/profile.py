@@ -1,0 +1,144 @@
+"""Where a training step's time goes, by operator: ``python -m benchmarks.profile CASE SIDE``.
+
+From onnxruntime's own profiler, on the bundle's train and optimizer graphs. Profiling adds 15 to 20 microseconds to
+each node, so graphs of many small nodes look slower here than they are; ``ms`` are those of the profiled run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import onnxruntime
+
+from benchmarks import machine
+from benchmarks.cases import CASES
+from benchmarks.sides import SIDES
+from benchmarks.turns import ROOT
+from edgepeft_runtime.bundle import Bundle
+from edgepeft_runtime.engine import PortableEngine
+from edgepeft_runtime.tensorfile import read_tensors
+
+Event: TypeAlias = dict[str, Any]
+OUT = Path(__file__).with_name("profile.json")
+
+
+def main() -> None:
+    options = _parser().parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "benchmarks.preparing", options.case, folder, options.side]
+        subprocess.run(command, check=True, cwd=ROOT)
+        about = json.loads((Path(folder) / "case.json").read_text("utf-8"))
+        if options.side in about["failures"]:
+            raise SystemExit(f"{options.side}: {about['failures'][options.side]}")
+        graphs = profile(Path(folder), SIDES[options.side].argument, options.steps, options.threads)
+    print(text(options.case, options.side, graphs))
+    kept = json.loads(options.out.read_text("utf-8")) if options.out.exists() else []
+    rows = [row for row in kept if (row["case"], row["side"]) != (options.case, options.side)]
+    rows.append({"case": options.case, "side": options.side, "graphs": graphs})
+    options.out.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+
+
+def profile(folder: Path, name: str, steps: int, threads: int) -> dict[str, Any]:
+    """Time by operator and the longest nodes of the bundle's train and optimizer graphs, per step."""
+    bundle = Bundle.open(folder / name)
+    engine = _ProfiledEngine(bundle, threads=threads)
+    batch = dict(np.load(folder / "batch.npz"))
+    values = engine.load(read_tensors(bundle.file("adapter.safetensors")).tensors)
+    for step in range(1, steps + 2):  # the first lays out memory and packs weights: it is not counted
+        values = engine.train(values, [batch], lr=bundle.manifest.optimizer.lr, step=step).values
+    return {graph: summary(events) for graph, events in engine.events().items()}
+
+
+class _ProfiledEngine(PortableEngine):
+    """The engine with onnxruntime's profiler on; all else as on the device."""
+
+    def _options(self) -> onnxruntime.SessionOptions:
+        options = super()._options()
+        options.enable_profiling = True
+        options.profile_file_prefix = str(Path(tempfile.gettempdir()) / "edgepeft-profile")
+        return options
+
+    def events(self) -> dict[str, list[Event]]:
+        """Stop profiling; the events of each graph."""
+        return {graph: _read_once(Path(session.end_profiling())) for graph, session in self._sessions.items()}
+
+
+def _read_once(path: Path) -> list[Event]:
+    events: list[Event] = json.loads(path.read_text("utf-8"))
+    path.unlink()
+    return events
+
+
+def summary(events: Sequence[Event], top: int = 15) -> dict[str, Any]:
+    """Of all runs but the first: ms per run (median), share of kernel time by operator, the longest nodes."""
+    runs = sorted((event for event in events if event["name"] == "model_run"), key=lambda event: int(event["ts"]))
+    counted, after = runs[1:], runs[0]["ts"] + runs[0]["dur"]
+    kernels = [event for event in events if event["name"].endswith("_kernel_time") and event["ts"] >= after]
+    by_operator: dict[str, float] = defaultdict(float)
+    by_node: dict[tuple[str, str], float] = defaultdict(float)
+    count: dict[str, int] = defaultdict(int)
+    for event in kernels:
+        operator = event["args"]["op_name"]
+        by_operator[operator] += event["dur"]
+        count[operator] += 1
+        by_node[event["name"].removesuffix("_kernel_time"), operator] += event["dur"]
+    total, steps = sum(by_operator.values()), len(counted)
+    return {
+        "ms_per_run": round(statistics.median(run["dur"] for run in counted) / 1e3, 2),
+        "kernels_ms": round(total / steps / 1e3, 2),
+        "nodes": len(kernels) // steps,
+        "operators": [
+            {
+                "operator": operator,
+                "share": round(spent / total, 4),
+                "ms": round(spent / steps / 1e3, 3),
+                "nodes": count[operator] // steps,
+            }
+            for operator, spent in _largest(by_operator)
+        ],
+        "longest": [
+            {"node": node, "operator": operator, "ms": round(spent / steps / 1e3, 3)}
+            for (node, operator), spent in _largest(by_node)[:top]
+        ],
+    }
+
+
+def _largest(spent: dict[Any, float]) -> list[tuple[Any, float]]:
+    return sorted(spent.items(), key=lambda item: -item[1])
+
+
+def text(case: str, side: str, graphs: dict[str, Any], rows: int = 20) -> str:
+    """The profile as tables."""
+    lines = []
+    for graph, told in graphs.items():
+        lines.append(f"\n{case}, {side}, {graph}: {told['ms_per_run']} ms in {told['nodes']} nodes")
+        lines += [
+            f"  {row['share']:>6.1%}{row['ms']:>9.3f} ms{row['nodes']:>6} x {row['operator']}"
+            for row in told["operators"][:rows]
+        ]
+        lines += [f"  {row['ms']:>9.3f} ms  {row['operator']:28}{row['node']}" for row in told["longest"]]
+    return "\n".join(lines)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.profile", description=__doc__)
+    parser.add_argument("case", choices=CASES)
+    parser.add_argument("side", choices=[name for name, side in SIDES.items() if side.bundle])
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--threads", type=int, default=machine.cores())
+    parser.add_argument("--out", type=Path, default=OUT)
+    return parser
+
+
+if __name__ == "__main__":
+    main()

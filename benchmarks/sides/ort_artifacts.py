@@ -1,0 +1,46 @@
+"""Makes the official training artifacts: ``python -m benchmarks.sides.ort_artifacts FOLDER``, where FOLDER holds
+``forward.onnx`` and ``names.json`` as :mod:`benchmarks.official_forward` writes them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import onnx
+
+from benchmarks.settings import EPSILON, WEIGHT_DECAY
+from benchmarks.sides.official import open_package
+
+
+def main(folder: Path) -> None:
+    open_package()
+    from onnxruntime.training import artifacts, onnxblock
+
+    names = json.loads((folder / "names.json").read_text("utf-8"))
+    model = onnx.load(str(folder / "forward.onnx"))
+    trainable = [tensor.name for tensor in model.graph.initializer if tensor.name in set(names["trainable"])]
+    frozen = [tensor.name for tensor in model.graph.initializer if tensor.name not in set(trainable)]
+    artifacts.generate_artifacts(
+        model,
+        requires_grad=trainable,
+        frozen_params=frozen,
+        loss=artifacts.LossType.CrossEntropyLoss,
+        optimizer=onnxblock.optim.AdamW(eps=EPSILON, weight_decay=WEIGHT_DECAY),
+        artifact_directory=str(folder),
+    )
+    _as_in_torch(folder / "optimizer_model.onnx")
+
+
+def _as_in_torch(path: Path) -> None:
+    """Let AdamW add epsilon as PyTorch does (``adam_mode`` 0); as made, it does so before the bias is corrected."""
+    model = onnx.load(str(path))
+    modes = [attribute for node in model.graph.node for attribute in node.attribute if attribute.name == "adam_mode"]
+    assert modes, "the optimizer's graph has changed: it names no adam_mode"
+    for attribute in modes:
+        attribute.i = 0
+    onnx.save(model, str(path))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

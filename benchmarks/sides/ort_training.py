@@ -1,0 +1,48 @@
+"""onnxruntime-training with its official artifacts: Module and Optimizer, as its documentation uses them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+from benchmarks.settings import LEARNING_RATE
+from benchmarks.sides.official import open_package
+from benchmarks.sides.turns import serve
+
+
+def main(folder: Path, name: str, threads: int) -> None:
+    open_package()
+    from onnxruntime.training.api import CheckpointState, Module, Optimizer
+
+    place = folder / name
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    state = CheckpointState.load_checkpoint(str(place / "checkpoint"))
+    module = Module(str(place / "training_model.onnx"), state, str(place / "eval_model.onnx"), "cpu", options)
+    optimizer = Optimizer(str(place / "optimizer_model.onnx"), module)
+    optimizer.set_learning_rate(LEARNING_RATE)
+    feeds = _feeds(folder, json.loads((place / "names.json").read_text("utf-8")))
+
+    def step() -> float:
+        module.train()
+        loss = module(*feeds)
+        optimizer.step()
+        module.lazy_reset_grad()
+        return float(np.asarray(loss))
+
+    serve(step)
+
+
+def _feeds(folder: Path, names: dict[str, list[str]]) -> list[np.ndarray]:
+    """Inputs in the graph's order, then the labels as its loss takes them: one per row of the scores."""
+    arrays = np.load(folder / "batch.npz")
+    labels = arrays["labels"]
+    return [*(arrays[name] for name in names["inputs"]), labels[:, 1:].reshape(-1) if labels.ndim == 2 else labels]
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))

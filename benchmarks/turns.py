@@ -1,0 +1,130 @@
+"""The driver's end of a side: a process that works when it is told to, and must be idle when it is not."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+PAUSE = 0.3
+"""Seconds before each turn: longer than any thread pool goes on spinning after its work."""
+
+
+class SideError(RuntimeError):
+    """A side that ended: the last line of what it wrote says why."""
+
+
+@dataclass
+class Running:
+    """A side's process and what it has told so far.
+
+    Attributes:
+        times: ms of each step.
+        losses: of all steps, those of the warm-up too.
+        failure: why it ended before its time, if it did.
+    """
+
+    name: str
+    process: subprocess.Popen[str]
+    log: Path
+    times: list[float] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    peak_rss_mb: float = 0.0
+    failure: str | None = None
+
+    def turn(self, steps: int) -> None:
+        """Run ``steps`` steps; a side that ends here takes no more turns."""
+        answer = self._ask(f"run {steps}")
+        self.times += answer.get("ms", [])
+        self.losses += answer.get("losses", [])
+
+    def finish(self) -> None:
+        """End the process and keep its largest resident set."""
+        self.peak_rss_mb = self._ask("end").get("peak_rss_mb", 0.0)
+        self.process.wait()
+
+    def _ask(self, command: str) -> dict[str, Any]:
+        assert self.process.stdin is not None and self.process.stdout is not None
+        try:
+            print(command, file=self.process.stdin, flush=True)
+            line = self.process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if line:
+            answer: dict[str, Any] = json.loads(line)
+            return answer
+        code, lines = self.process.wait(), self.log.read_text("utf-8", errors="replace").strip().splitlines()
+        self.failure = lines[-1] if lines else f"exit code {code}"
+        return {}
+
+
+def start(name: str, command: Sequence[str | Path], folder: Path) -> Running:
+    """Start a side; what it writes to standard error is kept in ``folder``."""
+    log = folder / f"{name}.log"
+    with log.open("w", encoding="utf-8") as errors:
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=ROOT
+        )
+    return Running(name, process, log)
+
+
+@dataclass(frozen=True)
+class Disturbance:
+    """What else was busy during turns, in cores: near 0, or the times mean nothing.
+
+    Attributes:
+        waiting: all waiting sides together, in the worst turn.
+        outside: everything that is not the side whose turn it is, in the median turn.
+    """
+
+    waiting: float
+    outside: float
+
+
+def take_turns(sides: Sequence[Running], rounds: int, steps: int, warm_up: int = 3) -> Disturbance:
+    """Warm all sides up, then let them work one after another, round after round."""
+    for side in sides:
+        side.turn(warm_up)
+        side.times.clear()
+    turns = [
+        _turn(side, steps, [other for other in sides if other is not side])
+        for _ in range(rounds)
+        for side in sides
+        if side.failure is None
+    ]
+    waiting, outside = zip(*turns, strict=True) if turns else ((0.0,), (0.0,))
+    return Disturbance(round(max(waiting), 3), round(statistics.median(outside), 3))
+
+
+def _turn(side: Running, steps: int, others: Sequence[Running]) -> tuple[float, float]:
+    """Cores that the waiting sides, and that everything but ``side``, kept busy meanwhile."""
+    waiting = [other.process.pid for other in others if other.failure is None]
+    time.sleep(PAUSE)
+    before, start = _seconds(side, waiting), time.perf_counter()
+    side.turn(steps)
+    if side.failure is not None:
+        return 0.0, 0.0
+    after, spent = _seconds(side, waiting), time.perf_counter() - start
+    idle, own, machine = (b - a for a, b in zip(before, after, strict=True))
+    return idle / spent, max(0.0, machine - own) / spent
+
+
+def _seconds(side: Running, waiting: Sequence[int]) -> tuple[float, float, float]:
+    """CPU seconds so far: of the waiting sides, of ``side``, of the whole machine."""
+    fields = Path("/proc/stat").read_text("ascii").splitlines()[0].split()[1:]
+    user, nice, system, _idle, _wait, interrupts, soft = map(int, fields[:7])
+    machine = (user + nice + system + interrupts + soft) / os.sysconf("SC_CLK_TCK")
+    return sum(map(_cpu_seconds, waiting)), _cpu_seconds(side.process.pid), machine
+
+
+def _cpu_seconds(process: int) -> float:
+    """User and system time of a process and its threads, from /proc (resolution 10 ms)."""
+    fields = Path(f"/proc/{process}/stat").read_text("ascii", errors="replace").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -1,0 +1,55 @@
+"""How a bundle is prepared, by name: what the device sides of the speed and the accuracy tables differ in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+import edgepeft
+from benchmarks.cases.base import Batch
+from edgepeft.methods import Method, attach
+from edgepeft_export.optimizers import AdamW
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "fp32": {},
+    "int8": {"compute": "int8"},
+    "int4": {"compute": "int4"},
+    "int8-memory": {"compute": "int8", "recompute": "block"},
+    "int8-pruned": {"compute": "int8", "prune": {"heads": 0.25, "ffn": 0.3}},
+}
+"""Arguments of :func:`edgepeft.prepare`; ``prune`` holds those of ``edgepeft.compress.Pruning``."""
+
+
+def prepare_variant(
+    name: str,
+    source: edgepeft.Source,
+    method: Method,
+    optimizer: AdamW,
+    out: Path,
+    calibration: Sequence[Batch] | None = None,
+) -> Path:
+    """Prepare a bundle.
+
+    Args:
+        source: an untouched base model; it is changed.
+        calibration: batches of inputs, on which the parts to prune are scored.
+
+    Returns:
+        The bundle's directory.
+    """
+    settings = dict(SETTINGS[name])
+    assert source.example_inputs is not None and isinstance(source.model, nn.Module)
+    common: dict[str, Any] = {"loss": source.loss, "optimizer": optimizer, "out": out, "classes": source.classes}
+    if "prune" not in settings:
+        attached = attach(method, source.model)
+        return edgepeft.prepare(attached, source.example_inputs, **common, **settings).bundle
+    from edgepeft.compress import Pruning
+
+    settings["prune"] = Pruning(**settings["prune"])  # goes before the adapters, so prepare attaches them
+    if calibration is not None:
+        settings["calibration"] = [{key: np.asarray(array) for key, array in batch.items()} for batch in calibration]
+    return edgepeft.prepare(source.model, source.example_inputs, method=method, **common, **settings).bundle

@@ -1,0 +1,207 @@
+"""The benchmarks' pieces work at tiny sizes; no test looks at a time."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from benchmarks import machine
+from benchmarks.accuracy import torch_side
+from benchmarks.accuracy.device_side import main as run_on_device
+from benchmarks.accuracy.plan import CLIP, Plan, cut
+from benchmarks.accuracy.table import summary, text
+from benchmarks.cases import MEASURED, load
+from benchmarks.official_forward import write_forward
+from benchmarks.profile import profile
+from benchmarks.results import losses_go, ratios_of, row_of, targets_of
+from benchmarks.sides import SIDES
+from benchmarks.tables import table
+from benchmarks.targets import TARGETS
+from benchmarks.turns import Running, start, take_turns
+from benchmarks.variants import SETTINGS, prepare_variant
+from edgepeft.methods import attach
+from edgepeft_export.optimizers import AdamW
+
+PLAN = Plan(epochs=2, rows=4, learning_rate=1e-2, warmup=2)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the sides of the tiny case read: a bundle and the batch."""
+    folder, case = tmp_path_factory.mktemp("tiny"), load("tiny")
+    np.savez(folder / "batch.npz", allow_pickle=False, **case.batch())
+    torch.manual_seed(0)
+    prepare_variant("fp32", case.source(), case.method, AdamW(lr=1e-2, max_grad_norm=CLIP), folder / "fp32")
+    return folder
+
+
+def test_every_measured_case_has_a_model_a_method_and_a_batch_that_fit() -> None:
+    """A case's model takes the case's batch, and its method leaves something to train."""
+    for name in MEASURED:
+        case = load(name)
+        source = case.source()
+        assert isinstance(source.model, nn.Module)
+        model = attach(case.method, source.model).eval()
+        inputs = {key: torch.from_numpy(array[:1]) for key, array in case.batch().items() if key != "labels"}
+        with torch.no_grad():
+            model(**inputs)
+        assert any(parameter.requires_grad for parameter in model.parameters()), name
+        assert not all(parameter.requires_grad for parameter in model.parameters()), name
+
+
+def test_sides_take_turns_and_one_that_ends_leaves_the_others_running(prepared: Path) -> None:
+    """A side whose bundle is missing becomes a row with its error; the other's losses fall, step after step."""
+    commands = {
+        name: [sys.executable, "-m", "benchmarks.sides.device_runtime", str(prepared), bundle, "1"]
+        for name, bundle in (("edgepeft-fp32", "fp32"), ("edgepeft-int8", "missing"))
+    }
+    sides = [start(name, command, prepared) for name, command in commands.items()]
+    take_turns(sides, rounds=2, steps=2, warm_up=1)
+    whole, broken = sides
+    whole.finish()
+    assert len(whole.times) == 4
+    assert len(whole.losses) == 5
+    assert whole.losses[-1] < whole.losses[0]
+    assert broken.failure is not None
+    about = {"checkpoint_bytes": 1000}
+    rows = [row_of("tiny", side, about, prepared, whole.losses) for side in sides]
+    assert rows[0]["losses"] == "ok"
+    assert rows[0]["bundle_bytes"] == sum(file.stat().st_size for file in (prepared / "fp32").iterdir())
+    assert rows[1]["error"] == broken.failure
+
+
+def test_the_profile_tells_each_operators_share(prepared: Path) -> None:
+    """Shares add up to the whole, and both graphs of a step are there."""
+    graphs = profile(prepared, "fp32", steps=2, threads=1)
+    assert set(graphs) == {"train.onnx", "optimizer.onnx"}
+    for told in graphs.values():
+        assert sum(row["share"] for row in told["operators"]) == pytest.approx(1, abs=0.01)
+        assert sum(row["nodes"] for row in told["operators"]) == told["nodes"]
+
+
+def test_the_official_graph_holds_every_trainable_tensor_with_its_first_values(tmp_path: Path) -> None:
+    """Zero-initialised lora_B tensors, which the exporter would merge, stay apart and stay zero."""
+    import onnx
+    from onnx import numpy_helper
+
+    case = load("tiny")
+    source = case.source()
+    model = attach(case.method, source.model).eval()
+    first = {f"model.{name}": p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+    inputs = {key: torch.from_numpy(array) for key, array in case.batch().items() if key != "labels"}
+    write_forward(model, inputs, "cross_entropy", tmp_path / "official")
+    graph = onnx.load(tmp_path / "official/forward.onnx").graph
+    there = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    names = json.loads((tmp_path / "official/names.json").read_text("utf-8"))
+    assert set(names["trainable"]) == set(first)
+    for name, value in first.items():
+        np.testing.assert_array_equal(there[name], value.numpy())
+    assert not {node.op_type for node in graph.node} & {"LayerNormalization"}
+
+
+def test_losses_are_held_to_what_the_side_promises() -> None:
+    """An fp32 side must agree closely, a rounded one roughly, a pruned one need only fall."""
+    oracle = [2.0, 1.5, 1.0]
+    assert losses_go("same", [2.0, 1.5005, 1.0], oracle) == "ok"
+    assert "step 2" in losses_go("same", [2.0, 1.51, 1.0], oracle)
+    assert losses_go("near", [2.0, 1.51, 1.19], oracle) == "ok"
+    assert "step 3" in losses_go("near", [2.0, 1.5, 1.21], oracle)
+    assert losses_go("fall", [3.0, 2.5, 2.0], oracle) == "ok"
+    assert "does not fall" in losses_go("near", [2.0, 2.0, 2.0], oracle)
+
+
+def _running(name: str, ms: float, memory: float) -> Running:
+    side = Running(name, None, Path())  # type: ignore[arg-type]  # a side that has ended: no process to talk to
+    side.times, side.peak_rss_mb = [ms, ms, ms], memory
+    return side
+
+
+def test_targets_tell_met_from_missed_from_not_measured() -> None:
+    """A ratio above its bound is reported as missed, and one without figures as not measured."""
+    sides = [_running("torch-eager", 100, 600), _running("ort-inference-fp32", 20, 100)]
+    rows = [row_of("minilm", side, {"checkpoint_bytes": 1000}, Path(), []) for side in sides]
+    rows.append({"case": "minilm", "side": "edgepeft-int8", "ms_per_step": 20.0, "peak_rss_mb": 150.0})
+    rows[-1] |= {"bundle_bytes": 200, "checkpoint_bytes": 1000, "ms_p10_p90": [19.0, 21.0], "losses": "ok"}
+    rows.append({"case": "minilm", "side": "edgepeft-int4", "error": "it did not build"})
+    targets = {(t["figure"], t["side"], t["peer"]): t for t in targets_of(rows)}
+    assert targets["ms_per_step", "edgepeft-int8", "torch-eager"]["met"] is True
+    assert targets["ms_per_step", "edgepeft-int8", "ort-inference-fp32"]["met"] is False
+    assert targets["ms_per_step", "edgepeft-int8", "torch-compile"]["met"] is None
+    assert targets["bundle_bytes", "edgepeft-int8", "checkpoint"]["ratio"] == 0.2
+    cases = {"minilm": {"summary": "a text model", "busy_cores": {"waiting": 0.0, "outside": 0.1}}}
+    shown = table({"cases": cases, "rows": rows, "ratios": ratios_of(rows), "targets": targets_of(rows)})
+    assert "NOT met" in shown
+    assert "it did not build" in shown
+
+
+def test_targets_speak_of_sides_and_cases_that_exist() -> None:
+    """A target with a misspelt side would never be measured; each device side has a variant to prepare."""
+    assert {target.side for target in TARGETS} <= set(SIDES)
+    assert {target.peer for target in TARGETS} - {"checkpoint"} <= set(SIDES)
+    assert {target.case for target in TARGETS} <= set(MEASURED)
+    assert {side.argument for side in SIDES.values() if side.bundle} == set(SETTINGS)
+
+
+def test_the_machine_is_described_without_its_name() -> None:
+    """Cores and instructions are what figures depend on; the host's name is nobody's business."""
+    import platform
+
+    told = machine.describe()
+    assert told["cores"] >= 1
+    assert platform.node() not in json.dumps(told)
+
+
+def test_the_schedule_rises_and_falls_to_nearly_nothing() -> None:
+    """The highest rate comes at the end of the warm-up, and the last step's is small but not zero."""
+    rates = [PLAN.rate(step, 10) for step in range(1, 11)]
+    assert max(rates) == rates[1] == PLAN.learning_rate
+    assert 0 < rates[-1] < PLAN.learning_rate / 5
+
+
+def test_an_epoch_holds_every_example_once_and_texts_are_cut_to_the_longest() -> None:
+    """No example is lost in the last, shorter batch; padding that no row of a batch needs is cut off."""
+    mask = np.tril(np.ones((10, 12), dtype=np.int64))
+    data = {"input_ids": mask * 7, "attention_mask": mask, "labels": np.arange(10)}
+    batches = list(replace(PLAN, epochs=1).batches(data, seed=3))
+    assert sorted(np.concatenate([batch["labels"] for batch in batches])) == list(range(10))
+    assert all(batch["input_ids"].shape[1] == batch["attention_mask"].sum(1).max() for batch in batches)
+    assert [len(batch["labels"]) for batch in cut(data, 4)] == [4, 4, 2]
+
+
+def test_both_sides_of_the_accuracy_table_end_alike_in_fp32(prepared: Path, tmp_path: Path) -> None:
+    """The device's run and PyTorch's, from the same values over the same plan, get the same examples right."""
+    case, draw, threads = load("tiny"), np.random.default_rng(0), torch.get_num_threads()
+    for name, rows in (("train.npz", 16), ("test.npz", 24)):
+        ids = draw.integers(0, 211, (rows, 8))
+        np.savez(tmp_path / name, input_ids=ids, attention_mask=np.ones_like(ids), labels=ids[:, 0] % 5)
+    source = case.source()
+    assert isinstance(source.model, nn.Module)
+    torch.manual_seed(0)
+    try:
+        expected = torch_side.run(attach(case.method, source.model), tmp_path, PLAN, seed=0, threads=1)
+    finally:
+        torch.set_num_threads(threads)
+    settings = {"plan": vars(PLAN), "seed": 0, "threads": 1}
+    assert run_on_device(prepared / "fp32", tmp_path, settings) == pytest.approx(expected)
+
+
+def test_the_accuracy_table_compares_seed_by_seed_and_keeps_failures() -> None:
+    """Means are over seeds; the distance to PyTorch uses only seeds that both have; an error stays visible."""
+    cells = [
+        {"task": "digits", "column": column, "seed": seed, "accuracy": accuracy}
+        for column, accuracies in (("torch", (0.90, 0.92)), ("int8", (0.89, 0.92)), ("int4", (0.85,)))
+        for seed, accuracy in enumerate(accuracies)
+    ] + [{"task": "digits", "column": "int8-pruned", "seed": 0, "error": "CompressError: no heads"}]
+    rows = {row["column"]: row for row in summary(cells)}
+    assert rows["int8"]["points"] == -0.5
+    assert rows["int8"]["met"] is True
+    assert rows["int4"]["points"] == -5.0
+    assert rows["int4"]["met"] is False
+    assert "no heads" in text(list(rows.values()))
