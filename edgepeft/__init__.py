@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from edgepeft.compress import Pruning
     from edgepeft.merging import merge
     from edgepeft.methods import BitFit, Freeze, Full, Head, Lora
     from edgepeft.preparation import Diagnosis, Prepared, doctor, prepare
@@ -24,6 +25,7 @@ _HOME = {
     "Head": "edgepeft.methods",
     "Lora": "edgepeft.methods",
     "Prepared": "edgepeft.preparation",
+    "Pruning": "edgepeft.compress",
     "Quantization": "edgepeft_export.quantize",
     "Source": "edgepeft.sources",
     "doctor": "edgepeft.preparation",
@@ -41,6 +43,7 @@ __all__ = [
     "Head",
     "Lora",
     "Prepared",
+    "Pruning",
     "Quantization",
     "Source",
     "doctor",

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from torch import Tensor, nn
 
-from edgepeft.methods import Method, attach
-from edgepeft.methods import by_name as method_by_name
+from edgepeft.attachment import Attachment, forward_of
+from edgepeft.compress import Pruning
+from edgepeft.methods import Method
 from edgepeft.methods.base import head_modules
-from edgepeft.peft_format import peft_recipe
 from edgepeft.sources import Source, load_source
 from edgepeft_export import losses, optimizers
 from edgepeft_export.autodiff import Gap
 from edgepeft_export.bundle import Extras, check_target, write_bundle
 from edgepeft_export.compile import compile_step, missing_rules
-from edgepeft_export.forward import Forward, from_onnx
+from edgepeft_export.forward import Forward
 from edgepeft_export.forward.torch_loss import from_function
-from edgepeft_export.forward.torch_module import DynamicAxes, ExampleInputs, from_torch
+from edgepeft_export.forward.torch_module import DynamicAxes, ExampleInputs
 from edgepeft_export.quantize import Packed, Quantization, quantize
 from edgepeft_export.quantize.choose import Batch
 from edgepeft_runtime.errors import EdgepeftError
@@ -70,6 +70,7 @@ def prepare(
     method: str | Method | None = None,
     loss: LossLike | None = None,
     optimizer: str | optimizers.Optimizer = "adamw",
+    prune: Pruning | None = None,
     compute: str | Quantization = "fp32",
     calibration: Sequence[Batch] | None = None,
     trainable: Sequence[str] = (),
@@ -91,14 +92,16 @@ def prepare(
         example_inputs: arguments of ``forward``; needed for a torch module only.
         out: the bundle's directory.
         method: what trains (``lora``, ``bitfit``, ``head``, ``freeze``, ``full``, or a method with settings). ``None``
-            takes the ``requires_grad`` flags as they are.
+            takes the ``requires_grad`` flags as they are. To an ``.onnx`` file only ``lora`` can be attached.
         loss: a name, a loss with settings, a torch function ``(outputs and labels by name) -> mean loss``, or the path
             of an ONNX model with the same meaning. Default: the one that goes with the source, ``cross_entropy`` for a
             module.
         optimizer: ``adamw``, ``sgd``, or one with settings.
+        prune: what is cut out of the model, or set to zero, before the method is attached.
         compute: ``fp32``, ``int8``, ``int4``, or a :class:`Quantization` with settings: how the frozen weights are
             packed.
-        calibration: a few batches of inputs, arrays by name, on which the effect of rounding is measured.
+        calibration: a few batches, arrays by name, on which the effect of rounding is measured, and heads, neurons
+            and weights are scored; the labels may be among them.
         trainable: for an ``.onnx`` file, names or patterns of the initializers that train.
         example_labels: for a torch function as loss, an example of each label.
         dynamic_axes: sizes that may change, ``{input: {axis: name}}``; see :func:`edgepeft_export.forward.from_torch`.
@@ -118,7 +121,8 @@ def prepare(
     if loss is None:
         loss = source.loss
     tell("exporting the forward graph")
-    forward, recipe = _forward(source, method, trainable, dynamic_axes, outputs)
+    how = Attachment(method, prune, calibration, trainable, dynamic_axes, outputs)
+    forward, recipe = forward_of(source, how)
     terms = _loss(loss, forward, example_labels)
     packing = Quantization(compute) if isinstance(compute, str) else compute
     forward, packed = quantize(forward, packing, calibration, tell)
@@ -155,7 +159,7 @@ def doctor(
 ) -> Diagnosis:
     """See what would train and which operators no gradient can cross, without building anything."""
     source = _source(model, example_inputs)
-    forward, _ = _forward(source, method, trainable, None, None)
+    forward, _ = forward_of(source, Attachment(method, trainable=trainable))
     gaps = missing_rules(forward, _loss(source.loss if loss is None else loss, forward, None))
     return Diagnosis({name: array.shape for name, array in forward.parameters.items()}, tuple(gaps))
 
@@ -173,37 +177,6 @@ def _source(model: Model, example_inputs: ExampleInputs | None) -> Source:
             hint="give a dict {argument of forward: tensor}; sizes may differ on the device.",
         )
     return Source(model, example_inputs)
-
-
-def _forward(
-    source: Source,
-    method: str | Method | None,
-    trainable: Sequence[str],
-    dynamic_axes: DynamicAxes | None,
-    outputs: Sequence[str] | None,
-) -> tuple[Forward, dict[str, Any]]:
-    if isinstance(source.model, Path):
-        if method is not None:
-            raise EdgepeftError(
-                "method-needs-torch",
-                "Methods attach to torch models; an .onnx file trains initializers that are there.",
-                context=str(source.model),
-                hint="leave the method out and name the initializers to train.",
-            )
-        return from_onnx(source.model, trainable), {"method": "onnx", "trainable": list(trainable)}
-    assert source.example_inputs is not None
-    model, recipe = source.model, {"method": "requires_grad"}
-    if method is not None:
-        chosen = method_by_name(method) if isinstance(method, str) else method
-        model = attach(chosen, model)
-        recipe = {"method": chosen.name, **_settings(chosen)}
-    forward = from_torch(model, source.example_inputs, dynamic_axes=dynamic_axes, outputs=outputs)
-    return forward, {**recipe, **peft_recipe(model)}
-
-
-def _settings(method: Method) -> dict[str, Any]:
-    values: dict[str, Any] = asdict(method)  # type: ignore[call-overload]  # methods are dataclasses; a Protocol cannot say so
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
 def _loss(loss: LossLike, forward: Forward, example_labels: Mapping[str, Tensor] | None) -> losses.Loss:

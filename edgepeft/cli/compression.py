@@ -11,6 +11,7 @@ import click
 from edgepeft.cli.options import PATH, column_options
 
 if TYPE_CHECKING:
+    from edgepeft.compress import Pruning
     from edgepeft.sources import Source
     from edgepeft_export.quantize import Quantization
     from edgepeft_runtime.batch import Batch
@@ -21,10 +22,25 @@ _OF_COMPUTE = {"block_size": "int4", "gradient_rounding": "int8"}
 """Options that go with one way of packing only."""
 
 
+def pruning(_context: click.Context, _option: click.Parameter, text: str | None) -> Pruning | None:
+    """The callback of ``--prune``."""
+    if text is None:
+        return None
+    from edgepeft.compress import Pruning
+
+    return Pruning.parse(text)
+
+
 def compression_options(command: F) -> F:
     """How the frozen base is packed, and on what data that is decided."""
     for option in (
         column_options,
+        click.option(
+            "--prune",
+            metavar="SHARES",
+            callback=pruning,
+            help="Remove before a method is attached: heads=0.25,ffn=0.3, channels=0.3, weights=0.5, pattern=2:4.",
+        ),
         click.option(
             "--tolerance",
             type=click.FloatRange(0.0, min_open=True),
@@ -34,7 +50,7 @@ def compression_options(command: F) -> F:
             "--calibrate",
             type=PATH,
             metavar="DATA",
-            help="Data as for train: a few batches of it tell which weights bear rounding.",
+            help="Data as for train: a few batches of it tell what bears rounding, and what can be pruned.",
         ),
         click.option(
             "--gradient-rounding",

@@ -76,11 +76,18 @@ def chosen_method(source: str, method: str | None, given: dict[str, Any]) -> Met
     """
     set_ = {name: value for name, value in given.items() if value not in (None, ())}
     if source.endswith(".onnx"):
-        # Its initializers are named by --train; a method has nothing to attach to.
-        _refuse(set_, ("train",), "an .onnx file")
-        if method is not None:
-            raise click.UsageError("--method needs a torch model; name what trains in an .onnx file with --train.")
-        return None
+        # Its initializers are named by --train; of the methods, LoRA alone is attached on a graph.
+        if method not in (None, "lora"):
+            raise click.UsageError(
+                f"--method {method} needs a torch model; an .onnx file takes --method lora, or --train."
+            )
+        _refuse(set_, ("train", *_SETTINGS["lora"]), "an .onnx file")
+        settings = {name: value for name, value in set_.items() if name != "train"}
+        if method is None and not settings:
+            return None
+        from edgepeft.methods import by_name
+
+        return by_name("lora", **settings)
     if method is None:
         if set_.keys() & set(_SETTINGS["freeze"]):
             method = "freeze"

@@ -14,6 +14,7 @@ from edgepeft.cli.options import PATH
 from edgepeft.cli.show import size
 
 if TYPE_CHECKING:
+    from edgepeft.compress import Pruning
     from edgepeft_export.losses import Loss
     from edgepeft_export.optimizers import Optimizer
 
@@ -49,6 +50,7 @@ def command(
     seed: int,
     label_smoothing: float | None,
     optimizer: str,
+    prune: Pruning | None,
     compute: str,
     keep_fp32: tuple[str, ...],
     calibrate: Path | None,
@@ -77,6 +79,7 @@ def command(
         method=chosen,
         loss=_loss(loss or loaded.loss, label_smoothing),
         optimizer=_optimizer(optimizer, settings),
+        prune=prune,
         compute=packing,
         calibration=calibration(loaded, calibrate, loss or loaded.loss, train, columns),
         trainable=train,

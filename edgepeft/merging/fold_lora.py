@@ -20,6 +20,9 @@ from edgepeft.merging.products import Product, base_product, flattens, pointwise
 
 Matrix = NDArray[np.float64]
 
+_MASKED = 0.04
+"""Share of zeros from which on a weight is masked; a mask has 5 % or more of a whole tensor."""
+
 
 @dataclass(frozen=True)
 class _Pair:
@@ -77,9 +80,17 @@ def _pair(node: ir.Node, trained: Collection[ir.Value]) -> _Pair | None:
         base, branch = base_product(base_output), _branch(branch_output, trained)
         if base is None or branch is None or base.weight in trained:
             continue
-        if _beside(base, branch) and base.matrix().shape == branch.delta.shape:
+        if _beside(base, branch) and base.matrix().shape == branch.delta.shape and not _is_masked(base):
             return _Pair(base, base_output, node.outputs[0], branch.delta)
     return None
+
+
+def _is_masked(base: Product) -> bool:
+    """Whether a mask holds weights at zero, which a dense branch would fill.
+
+    Read from the zeros: names change on the way to a graph, exact zeros do not, and dense weights have next to none.
+    """
+    return bool(np.mean(base.matrix() == 0) >= _MASKED)
 
 
 def _branch(value: ir.Value, trained: Collection[ir.Value]) -> _Branch | None:

@@ -1,4 +1,7 @@
-"""A model for inference of its own: the trained tensors bound, LoRA pairs folded, frozen weights taken in."""
+"""A model for inference of its own: the trained tensors bound, LoRA pairs folded, frozen weights taken in.
+
+A pair beside a packed weight stays beside it: folding would mean to round the weight again.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,9 @@ def write(bundle: Bundle, parameters: Mapping[str, Array], out: Path) -> str:
         else:
             data.unlink(missing_ok=True)  # of an earlier, larger model under this name
         publish(staged, out)
-    return f"{folded} LoRA pairs folded into their weights, {size / 1e6:.1f} MB of weights"
+    beside = sum("lora_A" in str(name) for name in model.graph.initializers)
+    kept = f", {beside} kept beside packed ones" if beside else ""
+    return f"{folded} LoRA pairs folded into their weights{kept}, {size / 1e6:.1f} MB of weights"
 
 
 def merged(model: ir.Model, parameters: Mapping[str, Array]) -> int:

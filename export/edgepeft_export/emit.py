@@ -32,7 +32,7 @@ class Emitter:
         self._names = _names(graph)
 
     def op(self, op_type: str, *inputs: ir.Value | None, domain: str = "", **attributes: Attribute) -> ir.Value:
-        """Append a node with one output and return it. Its dtype is that of its first operand, where ONNX says no other."""
+        """Append a node with one output and return it. Its dtype is that of its operands, unless ONNX says another."""
         return self.ops(op_type, *inputs, outputs=1, domain=domain, **attributes)[0]
 
     def ops(

@@ -177,12 +177,12 @@ def test_doctor_names_what_stands_in_the_way(edgepeft: Command, tmp_path: Path) 
 
 
 def test_prepare_takes_an_onnx_file(edgepeft: Command, tmp_path: Path) -> None:
-    """--train names the initializers that train; a method has nothing to attach to."""
+    """--train names the initializers that train; of the methods, only LoRA is attached on a graph."""
     path = write_onnx(tmp_path / "model.onnx", "Tanh", [2, 2])
     made = edgepeft("prepare", path, "--train", "w*", "--loss", "mse", "--out", tmp_path / "bundle")
     assert made.code == 0
     assert list(read_tensors(tmp_path / "bundle" / "adapter.safetensors").tensors) == ["weight"]
-    refused = edgepeft("doctor", path, "--method", "lora")
+    refused = edgepeft("doctor", path, "--method", "bitfit")
     assert refused.code == 2
     assert "--train" in refused.err
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.cli.conftest import Command
+from tests.host.bundles import Trained
 
 SOURCE = """
 import torch
@@ -62,6 +63,22 @@ def test_calibration_data_spares_the_weight_that_does_not_bear_rounding(
     missing = edgepeft("prepare", network, *options[:-1], tmp_path / "nowhere.npz", "--out", tmp_path / "c")
     assert (missing.code, (tmp_path / "c").exists()) == (1, False)
     assert "no-such-data" in missing.err
+
+
+def test_heads_and_neurons_are_pruned_by_one_option(edgepeft: Command, text: Trained, tmp_path: Path) -> None:
+    """--prune cuts before LoRA is attached; the recipe says what was done; shares out of range are refused."""
+    options = ["prepare", text.model, "--task", "text-classification", "--classes", "no,yes", "--method", "lora"]
+    assert edgepeft(*options, "--out", tmp_path / "whole").code == 0
+    assert edgepeft(*options, "--prune", "heads=0.5,ffn=0.25", "--out", tmp_path / "cut").code == 0
+    whole, cut = (json.loads(edgepeft("inspect", tmp_path / name, "--json").out) for name in ("whole", "cut"))
+    # Of each of two layers: half of query, key, value and output, a quarter of both feed-forward matrices, biases too.
+    gone = 2 * (4 * 32 * 16 + 3 * 16 + 2 * 32 * 16 + 16)
+    kept = {name: found["frozen_bytes"] + found["trainable_bytes"] for name, found in (("w", whole), ("c", cut))}
+    assert 4 * 0.8 * gone < kept["w"] - kept["c"] < 4 * 1.2 * gone  # small tensors lie in the graphs
+    assert cut["manifest"]["recipe"]["prune"] == {"heads": 0.5, "ffn": 0.25}
+    refused = edgepeft(*options, "--prune", "heads=1.5", "--out", tmp_path / "more")
+    assert refused.code == 1
+    assert "heads" in refused.err
 
 
 @pytest.mark.parametrize(

@@ -174,10 +174,11 @@ def test_a_module_needs_example_inputs(tmp_path: Path) -> None:
     _refused("example-inputs", tmp_path, Net())
 
 
-def test_an_onnx_file_takes_no_method(tmp_path: Path) -> None:
-    """Methods attach to torch modules; a file's initializers are named."""
+def test_an_onnx_file_takes_lora_and_no_other_method(tmp_path: Path) -> None:
+    """Other methods attach to torch modules, and so does pruning; a file's initializers are named."""
     (tmp_path / "m.onnx").write_bytes(b"")
-    assert "initializers" in str(_refused("method-needs-torch", tmp_path, tmp_path / "m.onnx", method="lora"))
+    assert "initializers" in str(_refused("method-needs-torch", tmp_path, tmp_path / "m.onnx", method="bitfit"))
+    _refused("prune-needs-torch", tmp_path, tmp_path / "m.onnx", prune=edgepeft.Pruning(heads=0.5))
 
 
 def test_class_names_must_be_as_many_as_scores(tmp_path: Path) -> None:

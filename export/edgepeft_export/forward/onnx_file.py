@@ -13,27 +13,41 @@ from numpy.typing import NDArray
 from onnx_ir.passes import common
 
 from edgepeft_export.forward.graph import Forward, ForwardError, tidy
+from edgepeft_export.forward.onnx_lora import GraphLora, attach_lora
+from edgepeft_export.forward.quantized import needs_4_bits, raise_quantized
 from edgepeft_export.opset import IR_VERSION, OPSET
 
+OPSET_4_BITS = 21
+"""The first operator set with 4-bit tensors and scales of blocks; ONNX Runtime 1.19 runs it."""
 
-def from_onnx(path: str | Path, trainable: Sequence[str]) -> Forward:
-    """Read a model file and lift some of its initializers to trainable inputs.
+
+def from_onnx(path: str | Path, trainable: Sequence[str] = (), lora: GraphLora | None = None) -> Forward:
+    """Read a model file, which may be quantized; lift initializers to trainable inputs, and attach LoRA.
+
+    What is packed in the file stays packed, bit for bit; see :mod:`edgepeft_export.forward.quantized`.
 
     Args:
         path: a model of opset 13 or later; external data beside it is read too.
         trainable: names of initializers, or patterns with ``*`` and ``?``, each of which must match.
+        lora: pairs of matrices to attach; then ``trainable`` may be empty.
 
     Raises:
-        ForwardError: the file is no model, a pattern matches nothing, or what it matches is not float32.
+        ForwardError: the file is no model, a pattern matches nothing, or what it matches is not float32; no product can
+            carry a pair.
     """
     model = _load(Path(path))
-    chosen = _match(model.graph, trainable)
+    raise_quantized(model)
+    chosen = _match(model.graph, trainable) if trainable or lora is None else []
     parameters: dict[str, NDArray[np.generic]] = {}
     initializers = set(model.graph.initializers)
     inputs = tuple(str(value.name) for value in model.graph.inputs if value.name not in initializers)
     for value in list(model.graph.inputs):
         if value.name in initializers:
             model.graph.inputs.remove(value)
+    if lora is not None:
+        attached = attach_lora(model, lora, {str(value.name) for value in chosen})
+        parameters.update(attached.parameters)
+        chosen += [value for name in attached.head if (value := model.graph.initializers[name]) not in chosen]
     for value in chosen:
         assert value.const_value is not None and value.name is not None
         parameters[value.name] = value.const_value.numpy().copy()
@@ -55,11 +69,22 @@ def _load(path: Path) -> ir.Model:
             hint="give the path of an .onnx file; tensors kept outside it must lie beside it.",
         ) from error
     common.InlinePass()(model)
-    opset = model.graph.opset_imports.get("", OPSET)
-    if opset != OPSET:
-        model = _convert(model, path, opset)
+    model = _at_opset(model, path)
     common.LiftConstantsToInitializersPass(lift_all_constants=False, size_limit=0)(model)
     model.ir_version = IR_VERSION
+    return model
+
+
+def _at_opset(model: ir.Model, path: Path) -> ir.Model:
+    """The model at the operator set of every bundle; where tensors have 4 bits, at the first that knows them.
+
+    Between the two only types were added to the operators, and ``GroupNormalization`` changed, which 20 does not run.
+    """
+    opset, needs_21 = model.graph.opset_imports.get("", OPSET), needs_4_bits(model)
+    if opset != OPSET and not (needs_21 and opset == OPSET_4_BITS):
+        model = _convert(model, path, opset, OPSET_4_BITS if needs_21 and opset > OPSET else OPSET)
+    if needs_21:
+        model.graph.opset_imports[""] = OPSET_4_BITS
     return model
 
 
@@ -70,17 +95,17 @@ def _map_external_data(model: ir.Model) -> None:
             value.const_value.numpy()
 
 
-def _convert(model: ir.Model, path: Path, opset: int) -> ir.Model:
+def _convert(model: ir.Model, path: Path, opset: int, wanted: int) -> ir.Model:
     try:
         proto = ir.to_proto(ir.external_data.load_to_model(model))  # the converter knows no place to read them from
-        converted: ir.Model = ir.from_proto(onnx.version_converter.convert_version(proto, OPSET))
+        converted: ir.Model = ir.from_proto(onnx.version_converter.convert_version(proto, wanted))
         return converted
     except Exception as error:  # the converter is C++ and raises RuntimeError of many kinds
         raise ForwardError(
             "opset",
-            f"{path} has ONNX opset {opset} and cannot be converted to {OPSET}.",
+            f"{path} has ONNX opset {opset} and cannot be converted to {wanted}.",
             context=f"{type(error).__name__}: {error}",
-            hint=f"export it again with opset {OPSET}.",
+            hint=f"export it again with opset {wanted}.",
         ) from error
 
 

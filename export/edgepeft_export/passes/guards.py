@@ -1,9 +1,9 @@
 """Spares attention two passes over its scores, which guard against what cannot happen.
 
 Exporters write ``p = Softmax(scores + mask); Where(IsNaN(p), 0, p)``, since a mask of -inf over a whole row makes
-0 / 0, and the gradient has to cross the guard as well. Where the mask is made of finite numbers (transformers masks with the
-lowest one), only scores that are infinite or NaN themselves could do that: a run that has diverged, which should be
-seen, not hidden.
+0 / 0, and the gradient has to cross the guard as well. Where the mask is made of finite numbers (transformers masks
+with the lowest one), only scores that are infinite or NaN themselves could do that: a run that has diverged, which
+should be seen, not hidden.
 """
 
 from __future__ import annotations

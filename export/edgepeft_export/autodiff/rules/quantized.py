@@ -97,7 +97,7 @@ def _blocks(node: ir.Node, emit: Emitter) -> tuple[ir.Value, ir.Value, ir.Value]
     rows, blocks = node.attributes["N"].as_int(), _padded(node) // _block_size(node)
     stem = str(first_name(node))
     weight = _packed(emit, f"{stem}.rows", packed, [rows, _padded(node)], bits)
-    grid = emit.stored(f"{stem}.scales", scales.reshape(rows, blocks))
+    grid = emit.op("Reshape", node.inputs[2], emit.ints(rows, blocks))
     return weight, grid, _zero_points(emit, stem, zero_points, [rows, blocks], bits)
 
 

@@ -1,0 +1,102 @@
+"""A source, pruned and with its method attached, as a forward graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from edgepeft import compress
+from edgepeft.methods import Lora, Method, attach, by_name
+from edgepeft.peft_format import peft_recipe
+from edgepeft.sources import Source
+from edgepeft_export.forward import Forward, from_onnx
+from edgepeft_export.forward.onnx_lora import GraphLora
+from edgepeft_export.forward.torch_module import DynamicAxes, from_torch, name_inputs
+from edgepeft_export.quantize.choose import Batch
+from edgepeft_runtime.errors import EdgepeftError
+
+Recipe = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Attachment:
+    """What is done to a model before it is a graph; the fields are arguments of :func:`edgepeft.prepare`."""
+
+    method: str | Method | None = None
+    prune: compress.Pruning | None = None
+    calibration: Sequence[Batch] | None = None
+    trainable: Sequence[str] = ()
+    dynamic_axes: DynamicAxes | None = None
+    outputs: Sequence[str] | None = None
+
+    @property
+    def chosen(self) -> Method | None:
+        """The method, with its settings."""
+        return by_name(self.method) if isinstance(self.method, str) else self.method
+
+
+def forward_of(source: Source, how: Attachment) -> tuple[Forward, Recipe]:
+    """The forward graph of a source, and what the bundle's recipe says of it; the source's model may be changed."""
+    if isinstance(source.model, Path):
+        return _of_file(source.model, how)
+    return _of_module(source, source.model, how)
+
+
+def _of_module(source: Source, model: nn.Module, how: Attachment) -> tuple[Forward, Recipe]:
+    assert source.example_inputs is not None
+    masked, pruned = _pruned(source, model, how)
+    recipe: Recipe = {"method": "requires_grad"}
+    if how.chosen is not None:
+        model = attach(how.chosen, model)
+        recipe = {"method": how.chosen.name, **_settings(how.chosen)}
+    compress.hold_masks(model, masked)
+    forward = from_torch(model, source.example_inputs, dynamic_axes=how.dynamic_axes, outputs=how.outputs)
+    return forward, {**recipe, **pruned, **peft_recipe(model)}
+
+
+def _pruned(source: Source, model: nn.Module, how: Attachment) -> tuple[list[nn.Parameter], Recipe]:
+    """Prune the model; returns the weights whose zeros have to be held, and what was done."""
+    if how.prune is None:
+        return [], {}
+    assert source.example_inputs is not None
+    batches = None
+    if how.calibration is not None:
+        batches = [{name: torch.as_tensor(array) for name, array in batch.items()} for batch in how.calibration]
+    example = name_inputs(model, source.example_inputs)
+    _, report = compress.prune(model, how.prune, batches, example_inputs=example)
+    masked = [model.get_parameter(name) for name in report.masked]
+    return masked, {"prune": dict(how.prune.as_recipe()), "masked": list(report.masked)}
+
+
+def _of_file(path: Path, how: Attachment) -> tuple[Forward, Recipe]:
+    if how.prune is not None:
+        raise EdgepeftError(
+            "prune-needs-torch",
+            "Pruning needs a torch model.",
+            context=str(path),
+            hint="prune before the model is exported, or prepare the torch model itself.",
+        )
+    chosen = how.chosen
+    if chosen is None:
+        return from_onnx(path, how.trainable), {"method": "onnx", "trainable": list(how.trainable)}
+    if not isinstance(chosen, Lora):
+        raise EdgepeftError(
+            "method-needs-torch",
+            f"The method {chosen.name} needs a torch model; to an .onnx file only lora can be attached.",
+            context=str(path),
+            hint="choose lora, or leave the method out and name the initializers to train.",
+        )
+    patterns = (*how.trainable, *(chosen.modules_to_save or ()))
+    whole_head = chosen.modules_to_save is None and not how.trainable
+    lora = GraphLora(chosen.rank, chosen.alpha, chosen.target_modules, train_head=whole_head)
+    return from_onnx(path, patterns, lora), {"method": "lora", **_settings(chosen), "trainable": list(patterns)}
+
+
+def _settings(method: Method) -> Mapping[str, Any]:
+    values: Recipe = asdict(method)  # type: ignore[call-overload]  # methods are dataclasses; a Protocol cannot say so
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}

@@ -1,0 +1,8 @@
+"""Makes a model smaller before a method is attached: pruning, masks, weight clustering."""
+
+from edgepeft.compress.clustering import cluster
+from edgepeft.compress.masks import fix_masks, hold_masks
+from edgepeft.compress.pruning import Change, Report, prune
+from edgepeft.compress.settings import PruneError, Pruning
+
+__all__ = ["Change", "PruneError", "Pruning", "Report", "cluster", "fix_masks", "hold_masks", "prune"]

@@ -1,0 +1,174 @@
+"""Pruning a module: find groups, score their units, cut; then mask single weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edgepeft.compress.channels import channel_groups
+from edgepeft.compress.cut import cut
+from edgepeft.compress.groups import Group
+from edgepeft.compress.masks import make_mask, maskable
+from edgepeft.compress.scores import Batch, LossOf, Scorer, make_scorer
+from edgepeft.compress.settings import PruneError, Pruning, is_kept
+from edgepeft.compress.transformer import transformer_groups
+from edgepeft.methods.base import head_modules
+
+
+@dataclass(frozen=True)
+class Change:
+    """One tensor that pruning changed.
+
+    Attributes:
+        name: of the parameter.
+        before: its shape.
+        after: its shape now.
+        zeros: elements set to zero by a mask.
+    """
+
+    name: str
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+    zeros: int
+
+
+@dataclass(frozen=True)
+class Report:
+    """What :func:`prune` did.
+
+    Attributes:
+        changes: of each tensor that is smaller or masked now.
+        parameters_before: elements of all parameters.
+        parameters_after: the same, after pruning.
+        masked: names of the weights that carry a mask.
+    """
+
+    changes: tuple[Change, ...]
+    parameters_before: int
+    parameters_after: int
+    masked: tuple[str, ...]
+
+
+def prune(
+    model: nn.Module,
+    pruning: Pruning,
+    calibration: Iterable[Batch] | None = None,
+    *,
+    loss: LossOf | None = None,
+    example_inputs: Mapping[str, Any] | None = None,
+) -> tuple[nn.Module, Report]:
+    """Prune a model in place, before a method is attached.
+
+    Every layer loses the same share, so the shapes follow from the settings alone: a pruned model is loaded again by
+    ``prune(fresh_model, pruning with score="magnitude")`` and then ``load_state_dict``. The configuration stays that of
+    the whole model, because not every architecture can say "9 heads of size 32 in a width of 384".
+
+    Args:
+        model: float32, with plain linear layers and convolutions.
+        pruning: what to remove.
+        calibration: batches, each the arguments of ``forward`` by name; ``taylor`` needs ``labels`` in them, or
+            ``loss``.
+        loss: ``loss(model, batch)`` -> scalar; default: the ``.loss`` of the model's result.
+        example_inputs: arguments of ``forward``, to follow channels through the network; default: the first batch.
+
+    Returns:
+        The same model, and what was done.
+
+    Raises:
+        PruneError: calibration data are missing, a structure is not in the model, or nothing would be left of a layer.
+    """
+    batches = None if calibration is None else list(calibration)
+    before = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    if pruning.is_empty:
+        return model, _report(model, before, {})
+    _cut_structure(model, pruning, batches, loss, example_inputs)
+    zeros: dict[str, int] = {}
+    if pruning.weights or pruning.n_m is not None:  # seen again: after the cut inputs and gradients are others
+        zeros = _mask_weights(model, pruning, make_scorer(model, pruning, batches, loss))
+    return model, _report(model, before, zeros)
+
+
+def _cut_structure(
+    model: nn.Module,
+    pruning: Pruning,
+    batches: list[Batch] | None,
+    loss: LossOf | None,
+    example_inputs: Mapping[str, Any] | None,
+) -> None:
+    shares = {kind: getattr(pruning, kind) for kind in ("heads", "ffn", "channels") if getattr(pruning, kind)}
+    if not shares:
+        return
+    groups = list(transformer_groups(model)) if shares.keys() & {"heads", "ffn"} else []
+    if "channels" in shares:
+        groups += channel_groups(model, _example(batches, example_inputs))
+    for kind in shares:
+        if not any(group.kind == kind for group in groups):
+            raise _missing(model, kind)
+    scorer = make_scorer(model, pruning, batches, loss)
+    chosen = [g for g in groups if g.kind in shares and not any(is_kept(s.name, pruning.keep) for s in g.slices)]
+    cut([(group, _staying(group, shares[group.kind], scorer)) for group in chosen])
+
+
+def _staying(group: Group, share: float, scorer: Scorer) -> Tensor:
+    gone = math.floor(group.units * share + 0.5)
+    if gone >= group.units:
+        raise PruneError(
+            "prune-all",
+            f"{group.kind}={share} would leave nothing of {group.name}.",
+            context=f"it has {group.units} units (heads, key/value groups, neurons or channels)",
+            hint="choose a smaller share, or leave this module alone with keep=.",
+        )
+    return scorer.units(group).argsort(stable=True)[gone:].sort().values
+
+
+def _mask_weights(model: nn.Module, pruning: Pruning, scorer: Scorer) -> dict[str, int]:
+    left_alone = (*pruning.keep, *head_modules(model))
+    zeros: dict[str, int] = {}
+    for name, module in list(maskable(model)):
+        mask = None if is_kept(name, left_alone) else make_mask(module, pruning, scorer)
+        if mask is not None:
+            with torch.no_grad():
+                module.weight.mul_(mask)
+            zeros[f"{name}.weight" if name else "weight"] = int((~mask).sum())
+    if not zeros:
+        raise _missing(model, "weights" if pruning.weights else "pattern")
+    return zeros
+
+
+def _report(model: nn.Module, before: Mapping[str, tuple[int, ...]], zeros: Mapping[str, int]) -> Report:
+    after = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    changes = [
+        Change(name, before[name], after[name], zeros.get(name, 0))
+        for name in after
+        if before[name] != after[name] or name in zeros
+    ]
+    sizes = [sum(math.prod(shape) for shape in shapes.values()) for shapes in (before, after)]
+    return Report(tuple(changes), sizes[0], sizes[1], tuple(zeros))
+
+
+def _example(batches: list[Batch] | None, example_inputs: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    if example_inputs is not None:
+        return example_inputs
+    if not batches:
+        raise PruneError(
+            "no-example",
+            "Pruning channels needs an example of the model's inputs.",
+            context=None,
+            hint="give example_inputs, or calibration data.",
+        )
+    return {name: value for name, value in batches[0].items() if name != "labels"}
+
+
+def _missing(model: nn.Module, kind: str) -> PruneError:
+    return PruneError(
+        "nothing-to-prune",
+        f"{type(model).__name__} has nothing that '{kind}' could remove.",
+        context=None,
+        hint="heads and ffn know BERT, RoBERTa, ELECTRA, DistilBERT, GPT-2, ViT and Llama's relatives; channels and "
+        "masks need convolutions or linear layers.",
+    )

@@ -1,0 +1,122 @@
+"""What to prune and how much of it: one value, and the command line's text for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from fnmatch import fnmatchcase
+from typing import Any
+
+from edgepeft_runtime.errors import EdgepeftError
+
+SCORES = ("magnitude", "taylor", "wanda")
+LEAST_MASK = 0.05
+"""The least share of single weights a mask may remove: ``merge`` knows a masked weight by its zeros."""
+
+
+class PruneError(EdgepeftError):
+    """Pruning that was asked for and cannot be done: a setting, a missing structure, missing calibration data."""
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """What to remove. All shares lie in [0, 1) and hold for every layer alike.
+
+    Attributes:
+        heads: share of attention heads; with grouped-query attention, of whole key/value groups.
+        ffn: share of feed-forward neurons.
+        channels: share of convolution channels.
+        weights: share of single weights to set to zero in each matrix or kernel: 0, or at least 0.05.
+        n_m: ``(n, m)``: of every m weights in a row along the inputs, n stay; not together with ``weights``.
+        score: what is least important. ``magnitude`` (L2 norm) needs no data; ``taylor`` (first order, Molchanov et
+            al., CVPR 2019) and ``wanda`` (weight times norm of its input, Sun et al., ICLR 2024) need calibration data.
+        keep: names of modules, or patterns of them, that are left alone with all that is coupled to them.
+
+    Raises:
+        PruneError: a value is out of range.
+    """
+
+    heads: float = 0.0
+    ffn: float = 0.0
+    channels: float = 0.0
+    weights: float = 0.0
+    n_m: tuple[int, int] | None = None
+    score: str = "magnitude"
+    keep: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("heads", "ffn", "channels", "weights"):
+            if not 0 <= getattr(self, name) < 1:
+                raise _setting(name, getattr(self, name), "a share lies in 0 <= share < 1.")
+        if 0 < self.weights < LEAST_MASK:
+            raise _setting("weights", self.weights, f"choose 0, or at least {LEAST_MASK}.")
+        if self.n_m is not None and not 0 < self.n_m[0] < self.n_m[1]:
+            raise _setting("pattern", "{}:{}".format(*self.n_m), "choose 0 < n < m, such as 2:4.")
+        if self.n_m is not None and 1 - self.n_m[0] / self.n_m[1] < LEAST_MASK:
+            raise _setting(
+                "pattern", "{}:{}".format(*self.n_m), f"a mask removes at least {LEAST_MASK} of the weights."
+            )
+        if self.n_m is not None and self.weights:
+            raise _setting("pattern", "{}:{}".format(*self.n_m), "give either weights or pattern.")
+        if self.score not in SCORES:
+            raise _setting("score", self.score, f"choose one of {', '.join(SCORES)}.")
+
+    @classmethod
+    def parse(cls, text: str) -> Pruning:
+        """Settings from ``heads=0.25,ffn=0.3,channels=0.3,weights=0.5,pattern=2:4,score=wanda,keep=*.0.*``.
+
+        ``keep`` may be given several times.
+
+        Raises:
+            PruneError: a key is unknown or given twice, or a value cannot be read.
+        """
+        given: dict[str, Any] = {}
+        for part in filter(None, (part.strip() for part in text.split(","))):
+            key, _, value = (piece.strip() for piece in part.partition("="))
+            if key == "keep":
+                given["keep"] = (*given.get("keep", ()), value)
+                continue
+            name = "n_m" if key == "pattern" else key
+            if name in given:
+                raise _setting(key, value, "give each setting once.")
+            given[name] = _read(key, value)
+        return cls(**given)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is to be removed."""
+        return not (self.heads or self.ffn or self.channels or self.weights or self.n_m)
+
+    def as_recipe(self) -> Mapping[str, Any]:
+        """The settings that differ from the defaults, as JSON takes them."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        changed = {name: value for name, value in values.items() if value != getattr(Pruning, name)}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in changed.items()}
+
+
+def is_kept(name: str, keep: tuple[str, ...]) -> bool:
+    """Whether a module is left alone: by its name, an ancestor's name, or a pattern."""
+    return any(name == p or name.startswith(f"{p}.") or fnmatchcase(name, p) for p in keep)
+
+
+def _read(key: str, value: str) -> Any:
+    try:
+        if key in ("heads", "ffn", "channels", "weights"):
+            return float(value)
+        if key == "pattern":
+            n, m = value.split(":")
+            return int(n), int(m)
+    except ValueError as error:
+        raise _setting(key, value, "a share is a number such as 0.25, a pattern is n:m such as 2:4.") from error
+    if key == "score":
+        return value
+    raise PruneError(
+        "prune-setting",
+        f"There is no pruning setting '{key}'.",
+        context=None,
+        hint="there are heads, ffn, channels, weights, pattern, score and keep, such as heads=0.25,ffn=0.3.",
+    )
+
+
+def _setting(name: str, value: object, hint: str) -> PruneError:
+    return PruneError("prune-setting", f"{name}={value} is not a pruning setting.", context=None, hint=hint)
