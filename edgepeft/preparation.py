@@ -72,6 +72,7 @@ def prepare(
     optimizer: str | optimizers.Optimizer = "adamw",
     prune: Pruning | None = None,
     compute: str | Quantization = "fp32",
+    recompute: str = "none",
     calibration: Sequence[Batch] | None = None,
     trainable: Sequence[str] = (),
     example_labels: Mapping[str, Tensor] | None = None,
@@ -100,6 +101,8 @@ def prepare(
         prune: what is cut out of the model, or set to zero, before the method is attached.
         compute: ``fp32``, ``int8``, ``int4``, or a :class:`Quantization` with settings: how the frozen weights are
             packed.
+        recompute: ``none``, or ``block``: activations inside a block are computed a second time in the backward instead
+            of kept, which takes less memory and more time.
         calibration: a few batches, arrays by name, on which the effect of rounding is measured, and heads, neurons
             and weights are scored; the labels may be among them.
         trainable: for an ``.onnx`` file, names or patterns of the initializers that train.
@@ -128,7 +131,7 @@ def prepare(
     forward, packed = quantize(forward, packing, calibration, tell)
     update = optimizers.by_name(optimizer) if isinstance(optimizer, str) else optimizer
     tell("compiling the train step")
-    compiled = compile_step(forward, terms, update)
+    compiled = compile_step(forward, terms, update, recompute)
     extras = Extras(
         roles=_heads(source.model, forward),
         dimension_max=source.dimension_max,
@@ -137,7 +140,7 @@ def prepare(
         image=image or source.image,
         files={**source.files, **_tokenizer(tokenizer)},
         packed=packed.packed,
-        recipe={**recipe, **packed.recipe(packing)},
+        recipe={**recipe, **packed.recipe(packing), **({"recompute": recompute} if recompute != "none" else {})},
     )
     tell("writing the bundle")
     bundle = write_bundle(compiled, terms, update, out, extras, overwrite=overwrite)

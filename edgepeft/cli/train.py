@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgepeft.cli.memory import peak_memory
 from edgepeft.cli.options import PATH, bundle_argument, data_options, run_options
 from edgepeft.cli.progress import Counter
 from edgepeft.cli.show import number, percent, size
 from edgepeft_runtime.errors import UpdateError
+from edgepeft_runtime.memory import peak_memory
 
 if TYPE_CHECKING:
     from edgepeft_runtime.data import Dataset

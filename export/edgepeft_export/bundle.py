@@ -22,6 +22,7 @@ from edgepeft_export.quantize import Packed
 from edgepeft_export.shapes import Dim, dims_of
 from edgepeft_export.weights import WeightsFile
 from edgepeft_runtime import manifest as spec
+from edgepeft_runtime.activations import MemorySpec
 from edgepeft_runtime.bundle import base_sha256
 from edgepeft_runtime.errors import BundleError
 from edgepeft_runtime.tensorfile import write_tensors
@@ -36,6 +37,7 @@ class Extras:
         dimension_max: largest size of a symbolic dimension, such as the number of learned positions.
         classes: names of the classes, by label.
         text, image: how raw data is turned into inputs.
+        micro_batch: examples that go through the graph at a time, where a budget of memory asks for it.
         files: further files to carry, by their name in the bundle.
         packed: what a packed tensor stands for, by its name.
         recipe: how it was prepared; JSON.
@@ -46,6 +48,7 @@ class Extras:
     classes: tuple[str, ...] | None = None
     text: spec.TextSpec | None = None
     image: spec.ImageSpec | None = None
+    micro_batch: int | None = None
     files: Mapping[str, bytes] = field(default_factory=dict)
     packed: Mapping[str, Packed] = field(default_factory=dict)
     recipe: Mapping[str, Any] = field(default_factory=dict)
@@ -159,6 +162,7 @@ def _manifest(
         classes=extras.classes,
         text=extras.text,
         image=extras.image,
+        memory=MemorySpec(compiled.activations, extras.micro_batch),
         recipe=dict(extras.recipe),
     )
 

@@ -10,6 +10,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes import common
 
+from edgepeft_export import memory
 from edgepeft_export.autodiff import Gap, differentiate, gaps
 from edgepeft_export.composites import lower
 from edgepeft_export.emit import Emitter
@@ -42,6 +43,7 @@ class Compiled:
         graphs: ``train``, ``optimizer``, ``eval`` and ``infer``.
         parameters: first values of what trains.
         unreached: parameters that were asked to train and that the loss does not depend on; they stay frozen.
+        activations: bytes alive in a train step at the moments that may be the fullest.
     """
 
     graphs: Mapping[str, ir.Model]
@@ -51,10 +53,17 @@ class Compiled:
     labels: tuple[Labels, ...]
     buckets: tuple[Bucket, ...]
     unreached: tuple[str, ...]
+    activations: tuple[memory.Polynomial, ...]
 
 
-def compile_step(forward: Forward, loss: Loss, optimizer: Optimizer) -> Compiled:
+def compile_step(forward: Forward, loss: Loss, optimizer: Optimizer, recompute: str = "none") -> Compiled:
     """Build the graphs ``train``, ``optimizer``, ``eval`` and ``infer`` of the bundle's specification.
+
+    Args:
+        forward: what trains is its inputs.
+        loss: attached to its outputs.
+        optimizer: of what trains.
+        recompute: which activations the train step computes twice; see :data:`edgepeft_export.memory.MODES`.
 
     Raises:
         NoGradientRule: an operator between the loss and a parameter has no gradient rule.
@@ -80,10 +89,14 @@ def compile_step(forward: Forward, loss: Loss, optimizer: Optimizer) -> Compiled
         if name != "optimizer":
             _freeze(model, {parameter: forward.parameters[parameter] for parameter in unreached})
         _sweep(model)
+        if name == "train":
+            memory.recompute(model, model.graph.outputs[:2], recompute)
+            common.NameFixPass()(model)
         assert_runs_on_devices(model)
         _assert_packed(model, known)
     values = tuple(forward.input_values()), tuple(forward.model.graph.outputs)
-    return Compiled(graphs, kept, *values, tuple(labels), buckets, unreached)
+    peaks = tuple(memory.activation_peaks(graphs["train"]))
+    return Compiled(graphs, kept, *values, tuple(labels), buckets, unreached, peaks)
 
 
 def missing_rules(forward: Forward, loss: Loss) -> list[Gap]:

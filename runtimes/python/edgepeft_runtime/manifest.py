@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from edgepeft_runtime.activations import MemorySpec
 from edgepeft_runtime.errors import BundleError
 from edgepeft_runtime.fields import Fields, broken
 
@@ -173,6 +174,7 @@ class Manifest:
     classes: tuple[str, ...] | None = None
     text: TextSpec | None = None
     image: ImageSpec | None = None
+    memory: MemorySpec | None = None
     recipe: Json = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -216,6 +218,7 @@ class Manifest:
             classes=None if fields.is_null("classes") else tuple(fields.texts("classes")),
             text=None if fields.is_null("text") else _text(fields.part("text")),
             image=None if fields.is_null("image") else _image(fields.part("image")),
+            memory=None if fields.is_null("memory") else _memory(fields.part("memory")),
             recipe=fields.take("recipe", dict),
         )
         fields.finish()
@@ -246,6 +249,7 @@ class Manifest:
             "classes": None if self.classes is None else list(self.classes),
             "text": None if self.text is None else _listed(self.text),
             "image": None if self.image is None else _listed(self.image),
+            "memory": None if self.memory is None else _listed(self.memory),
             "recipe": self.recipe,
         }
 
@@ -274,6 +278,12 @@ def _optimizer(fields: Fields) -> OptimizerSpec:
     kind, lr = fields.take("kind", str), fields.number("lr")
     state = tuple(TensorSpec.parse(f) for f in fields.list_of("state"))
     return OptimizerSpec(kind, lr, fields.rest(), state)
+
+
+def _memory(fields: Fields) -> MemorySpec:
+    spec = MemorySpec.parse(fields)
+    fields.finish()
+    return spec
 
 
 def _text(fields: Fields) -> TextSpec:
