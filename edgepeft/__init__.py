@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from edgepeft.compress import Pruning
+    from edgepeft.memory_budget import MemoryBudget
     from edgepeft.merging import merge
     from edgepeft.methods import BitFit, Freeze, Full, Head, Lora
     from edgepeft.preparation import Diagnosis, Prepared, doctor, prepare
@@ -24,6 +25,7 @@ _HOME = {
     "Full": "edgepeft.methods",
     "Head": "edgepeft.methods",
     "Lora": "edgepeft.methods",
+    "MemoryBudget": "edgepeft.memory_budget",
     "Prepared": "edgepeft.preparation",
     "Pruning": "edgepeft.compress",
     "Quantization": "edgepeft_export.quantize",
@@ -42,6 +44,7 @@ __all__ = [
     "Full",
     "Head",
     "Lora",
+    "MemoryBudget",
     "Prepared",
     "Pruning",
     "Quantization",

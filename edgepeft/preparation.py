@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from edgepeft.attachment import Attachment, forward_of
 from edgepeft.compress import Pruning
+from edgepeft.memory_budget import MemoryBudget, Plan, plan_for
 from edgepeft.methods import Method
 from edgepeft.methods.base import head_modules
 from edgepeft.sources import Source, load_source
@@ -73,6 +74,7 @@ def prepare(
     prune: Pruning | None = None,
     compute: str | Quantization = "fp32",
     recompute: str = "none",
+    memory_budget: MemoryBudget | None = None,
     calibration: Sequence[Batch] | None = None,
     trainable: Sequence[str] = (),
     example_labels: Mapping[str, Tensor] | None = None,
@@ -103,6 +105,7 @@ def prepare(
             packed.
         recompute: ``none``, or ``block``: activations inside a block are computed a second time in the backward instead
             of kept, which takes less memory and more time.
+        memory_budget: bytes that training may take; chooses ``recompute`` and how many examples go through at a time.
         calibration: a few batches, arrays by name, on which the effect of rounding is measured, and heads, neurons
             and weights are scored; the labels may be among them.
         trainable: for an ``.onnx`` file, names or patterns of the initializers that train.
@@ -131,7 +134,13 @@ def prepare(
     forward, packed = quantize(forward, packing, calibration, tell)
     update = optimizers.by_name(optimizer) if isinstance(optimizer, str) else optimizer
     tell("compiling the train step")
-    compiled = compile_step(forward, terms, update, recompute)
+    micro_batch = None
+    if memory_budget is None:
+        compiled = compile_step(forward, terms, update, recompute)
+    else:
+        plan = plan_for(memory_budget, forward, terms, update, tell)
+        compiled, recompute, micro_batch = plan.compiled, plan.recompute, plan.micro_batch
+        tell(_told(plan))
     extras = Extras(
         roles=_heads(source.model, forward),
         dimension_max=source.dimension_max,
@@ -139,6 +148,7 @@ def prepare(
         text=text or source.text,
         image=image or source.image,
         files={**source.files, **_tokenizer(tokenizer)},
+        micro_batch=micro_batch,
         packed=packed.packed,
         recipe={**recipe, **packed.recipe(packing), **({"recompute": recompute} if recompute != "none" else {})},
     )
@@ -146,6 +156,11 @@ def prepare(
     bundle = write_bundle(compiled, terms, update, out, extras, overwrite=overwrite)
     trained = sum(array.size for array in compiled.parameters.values())
     return Prepared(bundle, trained, compiled.unreached, packed.packed, packed.kept)
+
+
+def _told(plan: Plan) -> str:
+    frozen = f", {len(plan.frozen)} tensors frozen" if plan.frozen else ""
+    return f"{plan.micro_batch} examples at a time, recompute {plan.recompute}{frozen}: {plan.peak / 1e6:.0f} MB"
 
 
 def _silent(_: str) -> None:

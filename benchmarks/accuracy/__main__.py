@@ -33,8 +33,8 @@ from edgepeft.methods import attach
 from edgepeft_export.optimizers import AdamW
 
 OUT = Path(__file__).parents[1] / "accuracy.json"
-CALIBRATION = 4
-"""Batches of training inputs on which heads and neurons are scored before they are pruned."""
+CALIBRATION = 8
+"""Batches of training examples on which heads and neurons are scored before they are pruned."""
 
 
 def main() -> None:
@@ -79,7 +79,7 @@ def _run(task: Task, column: str, seed: int, folder: Path, options: argparse.Nam
     if column == "torch":
         assert isinstance(source.model, torch.nn.Module)
         return torch_side.run(attach(task.method, source.model), folder, task.plan, seed, options.threads)
-    few = [{key: batch[key] for key in batch if key != "labels"} for batch in islice(cut(train, 16), CALIBRATION)]
+    few = list(islice(cut(train, 16), CALIBRATION))
     optimizer = AdamW(lr=task.plan.learning_rate, max_grad_norm=CLIP)
     bundle = prepare_variant(column, source, task.method, optimizer, folder / "bundle", few)
     told = {"plan": asdict(task.plan), "seed": seed, "threads": options.threads}

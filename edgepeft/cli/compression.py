@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from edgepeft.cli.options import PATH, column_options
+from edgepeft.cli.options import PATH, byte_count, column_options, sizes
 
 if TYPE_CHECKING:
     from edgepeft.compress import Pruning
+    from edgepeft.memory_budget import MemoryBudget
     from edgepeft.sources import Source
     from edgepeft_export.quantize import Quantization
     from edgepeft_runtime.batch import Batch
@@ -35,6 +36,28 @@ def compression_options(command: F) -> F:
     """How the frozen base is packed, and on what data that is decided."""
     for option in (
         column_options,
+        click.option(
+            "--allow-depth", is_flag=True, help="With --memory-budget: what lies deepest may be frozen, if it must."
+        ),
+        click.option(
+            "--sizes",
+            metavar="NAME=SIZE,…",
+            callback=sizes,
+            help="With --memory-budget: what to make room for.  [default: batch=8, the longest text]",
+        ),
+        click.option(
+            "--memory-budget",
+            metavar="256MB",
+            callback=byte_count,
+            help="Memory that training may take: chooses --recompute, and how many examples go through at a time.",
+        ),
+        click.option(
+            "--recompute",
+            type=click.Choice(["none", "block"]),
+            default="none",
+            show_default=True,
+            help="Compute activations inside a block twice instead of keeping them: less memory, more time.",
+        ),
         click.option(
             "--prune",
             metavar="SHARES",
@@ -95,6 +118,26 @@ def quantization(compute: str, keep_fp32: tuple[str, ...], settings: dict[str, A
         gradient=settings["gradient_rounding"] or Quantization.gradient,
         tolerance=settings["tolerance"] or Quantization.tolerance,
     )
+
+
+def memory_budget(
+    source: Source, limit: int | None, given: dict[str, int] | None, allow_depth: bool
+) -> MemoryBudget | None:
+    """The budget that the options come to.
+
+    Raises:
+        click.UsageError: an option that goes with ``--memory-budget`` without it.
+    """
+    from edgepeft.memory_budget import MemoryBudget
+
+    if limit is None:
+        if given is not None or allow_depth:
+            raise click.UsageError("--sizes and --allow-depth go with --memory-budget.")
+        return None
+    longest = {name: size for name, size in source.dimension_max.items() if size is not None}
+    if source.text is not None:
+        longest["sequence"] = min(source.text.max_length, longest.get("sequence", source.text.max_length))
+    return MemoryBudget(limit, given or {"batch": 8, **longest}, allow_depth)
 
 
 def calibration(

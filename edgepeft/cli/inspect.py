@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgepeft.cli.options import bundle_argument, json_option
+from edgepeft.cli.options import bundle_argument, json_option, sizes
 from edgepeft.cli.show import size
 
 if TYPE_CHECKING:
@@ -21,18 +21,35 @@ if TYPE_CHECKING:
 @bundle_argument
 @json_option
 @click.option("--tensors", is_flag=True, help="List every tensor with its size.")
-def command(bundle: Path, as_json: bool, tensors: bool) -> None:
+@click.option(
+    "--sizes",
+    "wanted",
+    metavar="NAME=SIZE,…",
+    callback=sizes,
+    help="Predict the memory of a train step at these sizes (batch=8,sequence=64), from two small steps taken here.",
+)
+def command(bundle: Path, as_json: bool, tensors: bool, wanted: dict[str, int] | None) -> None:
     """Show what BUNDLE holds: inputs, what trains, what is frozen, sizes. Every file is verified."""
     from edgepeft_runtime.bundle import Bundle
 
     opened = Bundle.open(bundle)
-    summary = _summary(opened)
+    summary = {**_summary(opened), **_predicted(opened, wanted)}
     if as_json:
         click.echo(json.dumps({**summary, "manifest": opened.manifest.to_dict()}, ensure_ascii=False, indent=2))
         return
     _print(opened, summary)
     if tensors:
         _print_tensors(opened)
+
+
+def _predicted(bundle: Bundle, sizes: dict[str, int] | None) -> dict[str, Any]:
+    """The peak memory of training, where sizes are given, and what of it does not grow with them."""
+    if sizes is None:
+        return {}
+    from edgepeft_runtime.memory import predict
+
+    found = predict(bundle, sizes)
+    return {"sizes": sizes, "peak_bytes": found.peak(sizes), "resident_bytes": int(found.resident)}
 
 
 def _print_tensors(bundle: Bundle) -> None:
@@ -102,6 +119,10 @@ def _print(bundle: Bundle, summary: dict[str, Any]) -> None:
         else "",
         "memory": f"{size(summary['held_while_training_bytes'])} held while training, and the activations of a batch",
     }
+    if "peak_bytes" in summary:
+        at = ", ".join(f"{name} {count}" for name, count in summary["sizes"].items())
+        peak, whatever = size(summary["peak_bytes"]), size(summary["resident_bytes"])
+        rows["training"] = f"{peak} at its peak, at {at}; {whatever} of it whatever the sizes"
     for name, text in rows.items():
         if text:
             click.echo(f"{name:10} {text}")

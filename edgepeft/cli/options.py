@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -27,6 +28,27 @@ def names(_context: click.Context, _option: click.Parameter, text: str | None) -
     if not all(found):
         raise click.BadParameter(f"{text!r} has an empty name.")
     return found
+
+
+def sizes(_context: click.Context, _option: click.Parameter, text: str | None) -> dict[str, int] | None:
+    """The callback of an option that takes sizes of dimensions: ``batch=8,sequence=64``."""
+    if text is None:
+        return None
+    pairs = [part.partition("=") for part in text.split(",")]
+    if not all(name.strip() and size.strip().isdecimal() for name, _, size in pairs):
+        raise click.BadParameter(f"{text!r} is not like batch=8,sequence=64.")
+    return {name.strip(): int(size) for name, _, size in pairs}
+
+
+def byte_count(_context: click.Context, _option: click.Parameter, text: str | None) -> int | None:
+    """The callback of an option that takes bytes: ``256MB``, ``1.5GB``, ``200MiB``."""
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kMG]?)(i?)B?", text.strip())
+    if found is None:
+        raise click.BadParameter(f"{text!r} is not like 256MB.")
+    number, prefix, binary = found.groups()
+    return int(float(number) * (1024 if binary else 1000) ** " kMG".index(prefix or " "))
 
 
 bundle_argument = click.argument("bundle", type=PATH)

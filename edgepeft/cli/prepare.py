@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgepeft.cli.compression import calibration, compression_options, quantization
+from edgepeft.cli.compression import memory_budget as budget_of
 from edgepeft.cli.method import chosen_method, loaded_source, source_options
 from edgepeft.cli.options import PATH
 from edgepeft.cli.show import size
@@ -51,6 +52,10 @@ def command(
     label_smoothing: float | None,
     optimizer: str,
     prune: Pruning | None,
+    recompute: str,
+    memory_budget: int | None,
+    sizes: dict[str, int] | None,
+    allow_depth: bool,
     compute: str,
     keep_fp32: tuple[str, ...],
     calibrate: Path | None,
@@ -80,6 +85,8 @@ def command(
         loss=_loss(loss or loaded.loss, label_smoothing),
         optimizer=_optimizer(optimizer, settings),
         prune=prune,
+        recompute=recompute,
+        memory_budget=budget_of(loaded, memory_budget, sizes, allow_depth),
         compute=packing,
         calibration=calibration(loaded, calibrate, loss or loaded.loss, train, columns),
         trainable=train,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from edgepeft_runtime.errors import UpdateError
 from edgepeft_runtime.memory import peak_memory
 
 if TYPE_CHECKING:
+    from edgepeft_runtime.bundle import Bundle
     from edgepeft_runtime.data import Dataset
     from edgepeft_runtime.records import Report
 
@@ -90,7 +92,7 @@ def command(
             click.echo(f"going on from step {trainer.steps} in {state}", err=True)
         try:
             with Counter() as counter:
-                report = trainer.fit(train, validate=held_out, progress=counter, **settings)
+                report = trainer.fit(train, validate=held_out, progress=counter, **_in_pieces(settings, opened))
         except KeyboardInterrupt:
             click.echo(f"\ninterrupted after step {trainer.steps}; it is saved in {state}.", err=True)
             click.echo("the same command goes on from there.", err=True)
@@ -99,6 +101,15 @@ def command(
     _print(report, update)
     click.echo(f"{time.monotonic() - start:.1f} s, at most {size(peak_memory())} of memory")
     return 0
+
+
+def _in_pieces(settings: dict[str, Any], bundle: Bundle) -> dict[str, Any]:
+    """The settings with batches no larger than the bundle was prepared for; as many more of them make a step."""
+    memory = bundle.manifest.memory
+    micro, wanted = memory.micro_batch if memory is not None else None, settings["batch_size"]
+    if micro is None or micro >= wanted:
+        return settings
+    return {**settings, "batch_size": micro, "accumulate": settings["accumulate"] * math.ceil(wanted / micro)}
 
 
 def _data(

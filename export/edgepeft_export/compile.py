@@ -15,7 +15,7 @@ from edgepeft_export.autodiff import Gap, differentiate, gaps
 from edgepeft_export.composites import lower
 from edgepeft_export.emit import Emitter
 from edgepeft_export.forward import Forward
-from edgepeft_export.forward.graph import infer_shapes
+from edgepeft_export.forward.graph import bind, infer_shapes
 from edgepeft_export.losses import Labels, Loss, LossError, LossTerms
 from edgepeft_export.opset import IR_VERSION, OPSET, assert_runs_on_devices
 from edgepeft_export.optimizers import Bucket, Optimizer, optimizer_graph, plan_buckets
@@ -87,7 +87,7 @@ def compile_step(forward: Forward, loss: Loss, optimizer: Optimizer, recompute: 
     for name, model in graphs.items():
         lower(model)
         if name != "optimizer":
-            _freeze(model, {parameter: forward.parameters[parameter] for parameter in unreached})
+            bind(model, {parameter: forward.parameters[parameter] for parameter in unreached})
         _sweep(model)
         if name == "train":
             memory.recompute(model, model.graph.outputs[:2], recompute)
@@ -164,15 +164,6 @@ def _accumulate(train: ir.Model, gradients: Mapping[str, ir.Value], buckets: Seq
         total.name, total.shape, total.dtype = f"{bucket.name}.next", shape, ir.DataType.FLOAT
         graph.outputs.append(total)
     return train
-
-
-def _freeze(model: ir.Model, values: Mapping[str, NDArray[np.generic]]) -> None:
-    """Turn inputs into initializers."""
-    for name, array in values.items():
-        value = _input(model, name)
-        model.graph.inputs.remove(value)
-        value.const_value = ir.tensor(array, name=name)
-        model.graph.register_initializer(value)
 
 
 def _sweep(model: ir.Model) -> None:

@@ -81,9 +81,31 @@ def test_heads_and_neurons_are_pruned_by_one_option(edgepeft: Command, text: Tra
     assert "heads" in refused.err
 
 
+def test_a_budget_decides_how_a_device_trains(edgepeft: Command, network: str, tmp_path: Path) -> None:
+    """--memory-budget is kept in the bundle, train goes by it, inspect predicts what it takes."""
+    draw = np.random.default_rng(0)
+    np.savez(tmp_path / "d.npz", input=draw.normal(size=(32, 64)).astype(np.float32), labels=draw.integers(0, 3, 32))
+    options = ["prepare", network, "--train", "3", "--out", tmp_path / "b"]
+    made = edgepeft(*options, "--memory-budget", "4GB", "--sizes", "batch=4")
+    assert made.code == 0
+    assert "4 examples at a time, recompute none" in made.err
+    train = ["train", tmp_path / "b", "--data", tmp_path / "d.npz", "--epochs", 1, "--batch-size", 16]
+    trained = edgepeft(*train, "--state", tmp_path / "s", "--update", tmp_path / "u")
+    assert "2 steps, 32 examples" in trained.out
+    seen = json.loads(edgepeft("inspect", tmp_path / "b", "--sizes", "batch=64", "--json").out)
+    assert 20e6 < seen["resident_bytes"] < seen["peak_bytes"] < 4e9
+    assert "at its peak, at batch 64" in edgepeft("inspect", tmp_path / "b", "--sizes", "batch=64").out
+    refused = edgepeft(*options, "--overwrite", "--memory-budget", "1MB", "--sizes", "batch=4")
+    assert refused.code == 1
+    assert "memory-budget" in refused.err
+    assert edgepeft("inspect", tmp_path / "b", "--sizes", "rows=1").code == 1
+
+
 @pytest.mark.parametrize(
     ("options", "word"),
     [
+        (["--memory-budget", "much"], "'much' is not like 256MB"),
+        (["--memory-budget", "1MB", "--sizes", "batch"], "'batch' is not like batch=8,sequence=64"),
         (["--block-size", "64"], "--block-size does not go with --compute fp32"),
         (["--compute", "int4", "--gradient-rounding", "row"], "--gradient-rounding does not go with --compute int4"),
         (["--keep-fp32", "x"], "--keep-fp32 does not go with --compute fp32"),

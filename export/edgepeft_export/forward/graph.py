@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,6 +40,21 @@ class Forward:
     def input_values(self) -> list[ir.Value]:
         """The graph inputs the model is fed."""
         return [value for value in self.model.graph.inputs if value.name in self.inputs]
+
+
+def freeze(forward: Forward, names: Collection[str]) -> Forward:
+    """A copy in which these parameters are initializers."""
+    model = forward.model.clone()
+    bind(model, {name: forward.parameters[name] for name in names})
+    return Forward(model, forward.inputs, {n: array for n, array in forward.parameters.items() if n not in names})
+
+
+def bind(model: ir.Model, values: Mapping[str, NDArray[np.generic]]) -> None:
+    """Turn inputs into initializers, in place."""
+    for value in [value for value in model.graph.inputs if value.name in values]:
+        model.graph.inputs.remove(value)
+        value.const_value = ir.tensor(values[str(value.name)], name=value.name)
+        model.graph.register_initializer(value)
 
 
 def tidy(model: ir.Model) -> ir.Model:

@@ -1,0 +1,43 @@
+"""Predicted against measured peak memory of a train step: ``python -m benchmarks.memory_check``.
+
+MiniLM with LoRA, fp32 and int8, activations kept and computed twice, at sizes from 8 x 16 to 32 x 64.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import edgepeft
+from benchmarks.cases.minilm import model_path
+from edgepeft_runtime.bundle import Bundle
+from edgepeft_runtime.memory import measured_peak, predict
+
+SIZES = ((8, 16), (8, 64), (8, 128), (32, 64), (4, 256))
+VARIANTS = (("fp32", "none"), ("int8", "none"), ("int8", "block"))
+
+
+def main() -> None:
+    print(f"{'base':6}{'recompute':10}{'sizes':>10}{'predicted MB':>14}{'measured MB':>13}{'off':>8}")
+    for compute, recompute in VARIANTS:
+        with tempfile.TemporaryDirectory() as folder:
+            bundle = _bundle(Path(folder), compute, recompute)
+            for batch, sequence in SIZES:
+                sizes = {"batch": batch, "sequence": sequence}
+                told, found = predict(bundle, sizes).peak(sizes), measured_peak(bundle, sizes)
+                off = f"{100 * (told / found - 1):+.1f} %"
+                shown = f"{batch} x {sequence}"
+                print(
+                    f"{compute:6}{recompute:10}{shown:>10}{told / 1e6:>14.1f}{found / 1e6:>13.1f}{off:>8}", flush=True
+                )
+
+
+def _bundle(folder: Path, compute: str, recompute: str) -> Bundle:
+    source = edgepeft.load_source(model_path(), task="text-classification", classes=list("abcdefgh"), max_length=256)
+    method = edgepeft.Lora(rank=8, alpha=16, target_modules=("query", "value"))
+    made = edgepeft.prepare(source, method=method, compute=compute, recompute=recompute, out=folder / "bundle")
+    return Bundle.open(made.bundle)
+
+
+if __name__ == "__main__":
+    main()
