@@ -33,7 +33,7 @@ from edgepeft.methods import attach
 from edgepeft_export.optimizers import AdamW
 
 OUT = Path(__file__).parents[1] / "accuracy.json"
-CALIBRATION = 8
+CALIBRATION = 16
 """Batches of training examples on which heads and neurons are scored before they are pruned."""
 
 

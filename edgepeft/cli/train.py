@@ -16,7 +16,6 @@ from edgepeft.cli.options import PATH, bundle_argument, data_options, run_option
 from edgepeft.cli.progress import Counter
 from edgepeft.cli.show import number, percent, size
 from edgepeft_runtime.errors import UpdateError
-from edgepeft_runtime.memory import peak_memory
 
 if TYPE_CHECKING:
     from edgepeft_runtime.bundle import Bundle
@@ -80,6 +79,7 @@ def command(
     """
     from edgepeft.data import load
     from edgepeft_runtime.bundle import Bundle
+    from edgepeft_runtime.memory import peak_memory
     from edgepeft_runtime.trainer import Trainer
 
     _check_writable(update)

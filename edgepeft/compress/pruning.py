@@ -14,7 +14,8 @@ from edgepeft.compress.channels import channel_groups
 from edgepeft.compress.cut import cut
 from edgepeft.compress.groups import Group
 from edgepeft.compress.masks import make_mask, maskable
-from edgepeft.compress.scores import Batch, LossOf, Scorer, make_scorer
+from edgepeft.compress.refit import refit
+from edgepeft.compress.scores import Batch, LossOf, Scorer, evaluating, make_scorer
 from edgepeft.compress.settings import PruneError, Pruning, is_kept
 from edgepeft.compress.transformer import transformer_groups
 from edgepeft.methods.base import head_modules
@@ -72,7 +73,7 @@ def prune(
         model: float32, with plain linear layers and convolutions.
         pruning: what to remove.
         calibration: batches, each the arguments of ``forward`` by name; ``taylor`` needs ``labels`` in them, or
-            ``loss``.
+            ``loss``. With them, the layers that read what is cut are fitted anew, whatever the score.
         loss: ``loss(model, batch)`` -> scalar; default: the ``.loss`` of the model's result.
         example_inputs: arguments of ``forward``, to follow channels through the network; default: the first batch.
 
@@ -111,7 +112,11 @@ def _cut_structure(
             raise _missing(model, kind)
     scorer = make_scorer(model, pruning, batches, loss)
     chosen = [g for g in groups if g.kind in shares and not any(is_kept(s.name, pruning.keep) for s in g.slices)]
-    cut([(group, _staying(group, shares[group.kind], scorer)) for group in chosen])
+    plans = [(group, _staying(group, shares[group.kind], scorer)) for group in chosen]
+    if batches:
+        with evaluating(model):
+            refit(model, plans, batches)
+    cut(plans)
 
 
 def _staying(group: Group, share: float, scorer: Scorer) -> Tensor:

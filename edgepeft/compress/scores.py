@@ -80,7 +80,7 @@ def make_scorer(model: nn.Module, pruning: Pruning, calibration: Iterable[Batch]
             context=None,
             hint="give some batches like those of training, or choose score=magnitude, which needs none.",
         )
-    with _evaluating(model):
+    with evaluating(model):
         if pruning.score == "taylor":
             return Scorer("taylor", gradients=_gradients(model, batches, loss or _own_loss))
         return Scorer("wanda", norms=_input_norms(model, batches))
@@ -143,7 +143,7 @@ def _input_norms(model: nn.Module, batches: Sequence[Batch]) -> dict[int, Tensor
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
     """No dropout and no update of running statistics while data are looked at."""
     was = model.training
     model.eval()

@@ -1,0 +1,75 @@
+"""Makes up for what is cut: the layers that read it are fitted anew to what they gave before.
+
+Least squares on calibration data, as in He et al. (ICCV 2017) for channels and Kwon et al. (NeurIPS 2022) for heads and
+neurons: with H = Xᵀ X of a layer's inputs, the weights W of those that stay take over what those that go have said,
+``W_K += W_R H_RK (H_KK + λ I)⁻¹``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edgepeft.compress.groups import Group, Slices, input_axis, is_matrix
+
+RIDGE = 0.01
+"""λ as a share of the mean of H's diagonal: where data are few, weights stay near what they were."""
+
+
+def refit(model: nn.Module, plans: Sequence[tuple[Group, Tensor]], batches: Sequence[Mapping[str, Any]]) -> None:
+    """Fit the linear layers that read the groups' units to those that stay, in place, before anything is cut.
+
+    Args:
+        model: in evaluation mode.
+        plans: groups, each with the units (int64) that stay.
+        batches: arguments of ``forward`` by name.
+    """
+    readers = list(_readers(plans))
+    products = _input_products(model, [part.module for part, _ in readers], batches)
+    for part, stays in readers:
+        _fit(part.module, products[id(part.module)], stays)
+
+
+def _readers(plans: Sequence[tuple[Group, Tensor]]) -> Iterator[tuple[Slices, Tensor]]:
+    """The linear layers whose inputs are all one group's, each with a mask of the inputs that stay."""
+    for group, keep in plans:
+        for part in group.slices:
+            inputs = part.value().shape[part.axis] if part.reads and is_matrix(part.module) else 0
+            if inputs and part.indices.numel() == inputs and len(keep) < group.units:
+                mask = torch.zeros(inputs, dtype=torch.bool)
+                mask[part.indices[keep].flatten()] = True
+                yield part, mask
+
+
+def _input_products(
+    model: nn.Module, layers: Sequence[nn.Module], batches: Sequence[Mapping[str, Any]]
+) -> dict[int, Tensor]:
+    """Xᵀ X over all batches, float64 [inputs, inputs], by the identity of the layer."""
+    sums: dict[int, Tensor] = {}
+
+    def look(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        x = inputs[0].detach().flatten(0, -2).double()
+        sums[id(module)] = sums.get(id(module), torch.zeros(())) + x.T @ x
+
+    hooks = [layer.register_forward_pre_hook(look) for layer in layers]
+    try:
+        with torch.no_grad():
+            for batch in batches:
+                model(**batch)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return sums
+
+
+def _fit(layer: nn.Module, h: Tensor, stays: Tensor) -> None:
+    turned = input_axis(layer) == 0
+    weight = (layer.weight.T if turned else layer.weight).detach().double()
+    ridge = RIDGE * h.diagonal().mean() * torch.eye(int(stays.sum()), dtype=h.dtype)
+    solved = torch.linalg.solve(h[stays][:, stays] + ridge, h[stays][:, ~stays])  # [stay, go]
+    weight[:, stays] += weight[:, ~stays] @ solved.T
+    with torch.no_grad():
+        layer.weight.copy_(weight.T if turned else weight)
