@@ -11,6 +11,7 @@ export HF_HUB_OFFLINE = 1
 demo: .venv/.demo .venv-device/.done
 	$(HOST)/python examples/docstring_topics.py --device-python $(DEVICE)/python
 	$(HOST)/python examples/shifted_digits.py --device-python $(DEVICE)/python
+	$(HOST)/python examples/quantized_onnx.py --device-python $(DEVICE)/python
 
 test: .venv/.test .venv-device/.done .venv-oldest/.done lint
 	EDGEPEFT_DEVICE_PYTHON=$(DEVICE)/python EDGEPEFT_OLDEST_PYTHON=$(OLDEST)/python $(HOST)/python -m pytest
