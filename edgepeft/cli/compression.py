@@ -84,6 +84,12 @@ def compression_options(command: F) -> F:
             "--block-size", type=click.Choice(["16", "32", "64", "128", "256"]), help="Of int4.  [default: 32]"
         ),
         click.option(
+            "--codebook",
+            metavar="N",
+            type=click.IntRange(2, 256),
+            help="Store fp32 weights as indices into N shared values each: a smaller bundle, nothing else.",
+        ),
+        click.option(
             "--keep-fp32", metavar="PATTERN", multiple=True, help="Do not pack what matches; again for more patterns."
         ),
         click.option(
@@ -109,14 +115,15 @@ def quantization(compute: str, keep_fp32: tuple[str, ...], settings: dict[str, A
     for option, owner in _OF_COMPUTE.items():
         if settings[option] is not None and compute != owner:
             raise click.UsageError(f"--{option.replace('_', '-')} does not go with --compute {compute}.")
-    if keep_fp32 and compute == "fp32":
-        raise click.UsageError("--keep-fp32 does not go with --compute fp32.")
+    if keep_fp32 and compute == "fp32" and settings["codebook"] is None:
+        raise click.UsageError("--keep-fp32 goes with --compute int8, --compute int4 or --codebook.")
     return Quantization(
         compute,
         keep=keep_fp32,
         block=int(settings["block_size"] or Quantization.block),
         gradient=settings["gradient_rounding"] or Quantization.gradient,
         tolerance=settings["tolerance"] or Quantization.tolerance,
+        codebook=settings["codebook"],
     )
 
 

@@ -19,6 +19,7 @@ from edgepeft_export.emit import Emitter
 from edgepeft_export.forward import Forward, from_onnx
 from edgepeft_export.forward.onnx_lora import GraphLora
 from edgepeft_export.forward.quantized.reading import take_place
+from edgepeft_export.quantize import Quantization, quantize
 from tests.export.onnx_networks import KINDS, arrays, batch, packed, quantized, write
 
 LORA = GraphLora(rank=4)
@@ -78,6 +79,8 @@ def test_the_packed_tensors_are_those_of_the_file(kind: str, files: dict[str, Pa
     forward = from_onnx(files[kind], (), LORA)
     kept = packed(files[kind])
     assert len(kept) >= (1 if "int4" in kind or "blocks" in kind else 5)
+    told = quantize(forward, Quantization())[1].packed  # what came packed is told from fp32, with its true size
+    assert kept.keys() <= told.keys() and {item.kind for item in told.values()} <= {"int8", "int4"}
     train = _compiled(forward).graphs["train"]
     assert set(kept.values()) <= _stored(train)
     assert not any("weight" in str(name) and f"{name}_quantized" in kept for name in train.graph.initializers)

@@ -1,23 +1,23 @@
-"""Masks keep their zeros through training and merge; clustering leaves a few values."""
+"""Masks keep their zeros through training and merge; codebooks make bundles small."""
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
 import onnx
-import onnx_ir as ir
 import onnxruntime
 import pytest
 import torch
 from torch import nn
 
 import edgepeft
-from edgepeft.compress import Pruning, cluster, fix_masks, hold_masks, prune
-from edgepeft.methods import Full, Lora, attach
-from edgepeft_export.forward.torch_module import from_torch
-from edgepeft_export.optimizers import AdamW
-from edgepeft_export.quantize.codebook import CodebookError, codebook, share_weights
+from edgepeft.compress import Pruning, fix_masks, hold_masks, prune
+from edgepeft.methods import Freeze, Full, Lora, attach
+from edgepeft_export.optimizers import SGD, AdamW
+from edgepeft_export.quantize import Quantization, QuantizeError
+from edgepeft_export.quantize.codebook import codebook
 from edgepeft_runtime import Trainer
 from tests.networks import NETWORKS, to_numpy
 
@@ -104,16 +104,6 @@ def test_merging_leaves_a_branch_beside_a_masked_weight(tmp_path: Path) -> None:
     assert np.abs(logits - predicted).max() < 1e-4
 
 
-def test_clustering_leaves_few_values_and_errs_less_with_more_of_them() -> None:
-    """16 values err more than 256; no layer has more than asked for."""
-    few, many = BERT.model(), BERT.model()
-    coarse, fine = cluster(few, 16, keep=("classifier",)), cluster(many, 256, keep=("classifier",))
-    assert coarse.keys() == fine.keys() and "classifier.weight" not in fine
-    assert all(fine[name] < coarse[name] for name in fine)
-    assert all(len(few.get_parameter(name).unique()) <= 16 for name in coarse)
-    assert torch.equal(few.classifier.weight, BERT.model().classifier.weight)
-
-
 def test_a_codebook_keeps_zeros_and_values_it_has_room_for() -> None:
     """Zeros stay exact, and a tensor of few values is stored without loss."""
     draw = np.random.default_rng(0)
@@ -130,23 +120,38 @@ def test_a_codebook_keeps_zeros_and_values_it_has_room_for() -> None:
 @pytest.mark.parametrize("size", [0, 1, 257])
 def test_a_codebook_needs_a_size_that_uint8_can_index(size: int) -> None:
     """Sizes out of range are refused."""
-    with pytest.raises(CodebookError):
-        codebook(np.ones(3, np.float32), size)
+    with pytest.raises(QuantizeError):
+        Quantization(codebook=size)
 
 
-def test_shared_weights_make_the_file_smaller_and_run_on_stock_onnxruntime(tmp_path: Path) -> None:
-    """A clustered model stored by its codebooks gives the same answers from less than half the bytes."""
+def test_a_bundle_of_shared_weights_is_smaller_and_trains_as_torch_does(tmp_path: Path) -> None:
+    """By codebooks a bundle takes less than half the bytes; its losses are those of the clustered model in torch."""
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 64), nn.Linear(64, 4)).eval()
-    cluster(model, 256)
-    model.requires_grad_(False)
-    model[3].bias.requires_grad_(True)
-    forward = from_torch(model, torch.zeros(2, 64))
-    x = torch.randn(3, 64)
-    before = len(ir.to_proto(forward.model).SerializeToString())
-    assert len(share_weights(forward.model, 256)) == 2
-    ir.save(forward.model, tmp_path / "m.onnx")
-    assert (tmp_path / "m.onnx").stat().st_size < before / 2
-    session = onnxruntime.InferenceSession(tmp_path / "m.onnx")
-    feeds = {i.name: x.numpy() if i.name == "input" else model[3].bias.detach().numpy() for i in session.get_inputs()}
-    assert np.abs(session.run(None, feeds)[0] - model(x).detach().numpy()).max() < 1e-5
+    plain = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 4)).eval()
+    clustered = copy.deepcopy(plain)
+    with torch.no_grad():
+        for layer in (clustered[0], clustered[2]):
+            indices, values = codebook(layer.weight.numpy(), 16)
+            layer.weight.copy_(torch.from_numpy(values[indices]))
+    example, train = torch.zeros(2, 64), Freeze(train=("4", "0.bias"))
+    sgd = SGD(lr=0.1)
+    large = edgepeft.prepare(copy.deepcopy(plain), example, method=train, optimizer=sgd, out=tmp_path / "large")
+    small = edgepeft.prepare(
+        plain, example, method=train, optimizer=sgd, compute=Quantization(codebook=16), out=tmp_path / "small"
+    )
+    sizes = [(done.bundle / "weights.bin").stat().st_size for done in (large, small)]
+    assert sizes[1] < sizes[0] / 2
+    assert {name: item.kind for name, item in small.packed.items()} == {
+        "0.weight.indices": "codebook",
+        "2.weight.indices": "codebook",
+    }
+    x, labels = torch.randn(6, 64), torch.tensor([0, 1, 2, 3, 0, 1])
+    optimizer = torch.optim.SGD(attach(train, clustered).parameters(), lr=0.1)
+    with Trainer.open(small.bundle) as trainer:
+        for _ in range(5):
+            expected = nn.functional.cross_entropy(clustered(x), labels)
+            optimizer.zero_grad()
+            expected.backward()
+            optimizer.step()
+            loss = trainer.step({"input": x.numpy(), "labels": labels.numpy()})
+            assert loss == pytest.approx(expected.item(), rel=1e-4)

@@ -1,12 +1,14 @@
 """Packs the frozen weights of a forward graph: int8 or int4, in the bundle, in memory, forward and backward.
 
+Or by codebooks, in the bundle alone.
+
 It comes before the gradient is taken, so the backward multiplies by the same packed bytes. What trains is a graph input
 and is never packed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 
 import onnx_ir as ir
@@ -14,6 +16,8 @@ from onnx_ir.passes import common
 
 from edgepeft_export.forward import Forward
 from edgepeft_export.quantize.choose import Batch, most_sensitive
+from edgepeft_export.quantize.codebook import share_weights
+from edgepeft_export.quantize.packed import packed_in
 from edgepeft_export.quantize.readers import Packer
 from edgepeft_export.quantize.settings import Packed, Quantization, QuantizeError, Report
 from edgepeft_export.quantize.weights import weights_of
@@ -42,9 +46,24 @@ def quantize(
     Raises:
         QuantizeError: nothing can be packed, a pattern of ``keep`` fits nothing, or the calibration data does not fit.
     """
-    report = Report()
-    if settings.compute == "fp32":
-        return forward, report
+    if settings.compute == "fp32" and settings.codebook is None:
+        return forward, Report(packed_in(forward.model.graph))
+    report, model = Report(), forward.model
+    if settings.compute != "fp32":
+        model = _pack_tolerable(forward, settings, report, calibration, announce)
+    if settings.codebook is not None:
+        model = _share(model, settings, report.kept)
+    return replace(forward, model=model), Report(packed_in(model.graph), report.kept)
+
+
+def _pack_tolerable(
+    forward: Forward,
+    settings: Quantization,
+    report: Report,
+    calibration: Sequence[Batch] | None,
+    announce: Callable[[str], None] | None,
+) -> ir.Model:
+    """A copy with integers in the place of all weights that bear it; the others are noted in ``report.kept``."""
     names = [weight.name for weight in weights_of(forward.model.graph, settings.smallest)]
     _check(names, settings)
     report.kept.update({name: "by its name" for name in names if settings.keeps(name)})
@@ -54,22 +73,29 @@ def quantize(
             announce(f"measuring what rounding each of {len(names)} weights does")
 
         def variant(packed: Iterable[str]) -> ir.Model:
-            return _pack(forward.model, settings, set(packed), Report())
+            return _pack(forward.model, settings, set(packed))
 
         errors = most_sensitive(forward, names, variant, calibration, settings.tolerance)
         report.kept.update({name: f"relative error {error:.3g} alone" for name, error in errors.items()})
-    model = _pack(forward.model, settings, {name for name in names if name not in report.kept}, report)
-    return replace(forward, model=model), report
+    return _pack(forward.model, settings, {name for name in names if name not in report.kept})
 
 
-def _pack(model: ir.Model, settings: Quantization, names: set[str], report: Report) -> ir.Model:
+def _share(model: ir.Model, settings: Quantization, kept: Collection[str]) -> ir.Model:
+    """A copy whose remaining float weights are stored by codebooks."""
+    assert settings.codebook is not None
+    model = model.clone()
+    share_weights(model, settings.codebook, settings.smallest, lambda name: name in kept or settings.keeps(name))
+    common.NameFixPass()(model)
+    return model
+
+
+def _pack(model: ir.Model, settings: Quantization, names: set[str]) -> ir.Model:
     """A copy of ``model`` with the weights of these names packed."""
     model = model.clone()
     packer = Packer(model.graph, settings)
     for weight in list(weights_of(model.graph, settings.smallest)):
         if weight.name in names:
             packer.pack(weight)
-    report.packed.update(packer.packed)
     model.graph.sort()  # new nodes were appended at the end
     common.RemoveUnusedNodesPass()(model)
     common.NameFixPass()(model)

@@ -6,7 +6,7 @@ of float weights.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,16 +14,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgepeft_export.emit import Emitter
-from edgepeft_runtime.errors import EdgepeftError
-
-LARGE = 1024
-"""Elements from which on a tensor is worth a codebook."""
 
 _ROUNDS = 30
-
-
-class CodebookError(EdgepeftError):
-    """A size no codebook can have."""
 
 
 def codebook(weight: NDArray[Any], size: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
@@ -37,14 +29,7 @@ def codebook(weight: NDArray[Any], size: int) -> tuple[NDArray[np.uint8], NDArra
 
     Returns:
         Indices of the weight's shape and at most ``size`` float32 values; ``values[indices]`` is near ``weight``.
-
-    Raises:
-        CodebookError: ``size`` is out of range.
     """
-    if not 2 <= size <= 256:
-        raise CodebookError(
-            "codebook-size", f"A codebook of {size} values is out of range.", context=None, hint="choose 2 to 256."
-        )
     flat = np.asarray(weight, np.float64).ravel()
     filled = np.sort(flat[flat != 0])
     zero = np.zeros(1 if filled.size < flat.size else 0)
@@ -71,39 +56,26 @@ def _lloyd(ordered: NDArray[np.float64], size: int) -> NDArray[np.float64]:
     return centres
 
 
-def share_weights(model: ir.Model, size: int, frozen: Collection[str] | None = None) -> list[str]:
-    """Store large float32 initializers as ``Gather(values, Cast(indices))``, in place.
+def share_weights(model: ir.Model, size: int, smallest: int, keeps: Callable[[str], bool]) -> None:
+    """Store float32 initializers as ``Gather(<name>.codebook, Cast(<name>.indices))``, in place.
 
     Args:
-        model: a graph whose trained tensors are inputs, or not among ``frozen``.
+        model: a graph whose trained tensors are inputs.
         size: values per tensor, 2 to 256.
-        frozen: names of the initializers that may be replaced; default: all.
-
-    Returns:
-        The names replaced; the new initializers are called ``<name>.indices`` and ``<name>.codebook``.
+        smallest: tensors of fewer elements stay as they are.
+        keeps: whether the tensor of a name stays as it is.
     """
     graph, emit = model.graph, Emitter(model.graph)
-    chosen = [value for value in list(graph.initializers.values()) if _fits(value, frozen)]
-    for value in chosen:
-        assert value.const_value is not None
-        indices, values = codebook(value.const_value.numpy(), size)
-        name = str(value.name)
-        emit.scope = name
-        stored = emit.op("Cast", _initializer(graph, f"{name}.indices", indices), to=ir.DataType.INT32)
-        value.replace_all_uses_with(emit.op("Gather", _initializer(graph, f"{name}.codebook", values), stored, axis=0))
-        del graph.initializers[name]
+    for value in list(graph.initializers.values()):
+        name, tensor = str(value.name), value.const_value
+        if value.dtype != ir.DataType.FLOAT or value.is_graph_output() or tensor is None or keeps(name):
+            continue
+        if tensor.size >= smallest:
+            indices, values = codebook(tensor.numpy(), size)
+            emit.scope = name
+            stored = emit.op("Cast", emit.stored(f"{name}.indices", indices), to=ir.DataType.INT32)
+            shared = emit.op("Gather", emit.stored(f"{name}.codebook", values), stored, axis=0)
+            shared.shape = value.shape
+            value.replace_all_uses_with(shared)
+            del graph.initializers[name]
     graph.sort()  # the new nodes were appended at the end
-    return [str(value.name) for value in chosen]
-
-
-def _fits(value: ir.Value, frozen: Collection[str] | None) -> bool:
-    if value.const_value is None or value.dtype != ir.DataType.FLOAT or value.is_graph_output():
-        return False
-    return value.const_value.size >= LARGE and (frozen is None or value.name in frozen)
-
-
-def _initializer(graph: ir.Graph, name: str, array: NDArray[Any]) -> ir.Value:
-    tensor = ir.tensor(np.ascontiguousarray(array), name=name)
-    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
-    graph.register_initializer(value)
-    return value

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from edgepeft_export.composites import CONTRIB, int8_matmul
 from edgepeft_export.emit import Emitter
 from edgepeft_export.quantize.packing import Int4Matrix, to_int4, to_int8
-from edgepeft_export.quantize.settings import Packed, Quantization
+from edgepeft_export.quantize.settings import Quantization
 from edgepeft_export.quantize.weights import Weight
 from edgepeft_export.shapes import dims_of, rank
 
@@ -25,7 +25,6 @@ class Packer:
     def __init__(self, graph: ir.Graph, settings: Quantization) -> None:
         self._emit = Emitter(graph)
         self._settings = settings
-        self.packed: dict[str, Packed] = {}
 
     def pack(self, weight: Weight) -> None:
         """Put integers in the place of a weight, and let all its readers read them."""
@@ -36,16 +35,13 @@ class Packer:
         else:
             self._int4(weight)
 
-    def _stored(self, weight: Weight, suffix: str, array: NDArray[np.generic], kind: str | None = None) -> ir.Value:
-        value = self._emit.stored(f"{weight.name}.{suffix}", array)
-        if kind is not None:
-            self.packed[str(value.name)] = Packed(kind, _tensor(weight).size)
-        return value
+    def _stored(self, weight: Weight, suffix: str, array: NDArray[np.generic]) -> ir.Value:
+        return self._emit.stored(f"{weight.name}.{suffix}", array)
 
     def _kernel(self, weight: Weight) -> None:
         """Stored as int8 and unpacked when it is read: stock integer convolutions are slower than float ones."""
         matrix = to_int8(_tensor(weight).numpy(), weight.channels)
-        values = self._stored(weight, "int8", matrix.values, "int8")
+        values = self._stored(weight, "int8", matrix.values)
         scale = self._stored(weight, "scale", matrix.scale)
         unpacked = self._emit.op("DequantizeLinear", values, scale, axis=weight.channels)
         unpacked.shape, unpacked.name = weight.value.shape, f"{weight.name}.unpacked"
@@ -53,7 +49,7 @@ class Packer:
 
     def _int8(self, weight: Weight) -> None:
         matrix = to_int8(_tensor(weight).numpy(), weight.channels)
-        values = self._stored(weight, "int8", matrix.values, "int8")
+        values = self._stored(weight, "int8", matrix.values)
         scale = self._stored(weight, "scale", matrix.scale)
 
         def product(x: ir.Value, bias: ir.Value | None, _: ir.Value) -> ir.Value:
@@ -72,7 +68,7 @@ class Packer:
     def _int4(self, weight: Weight) -> None:
         array = _tensor(weight).numpy()
         matrix = to_int4(array if weight.channels == 0 else array.T, self._settings.block)
-        values = self._stored(weight, "int4", matrix.values, "int4")
+        values = self._stored(weight, "int4", matrix.values)
         scales = self._stored(weight, "scale", matrix.scales.reshape(-1))
         width = dims_of(weight.value)[1 - weight.channels]
         assert isinstance(width, int)

@@ -34,6 +34,8 @@ class Quantization:
         smallest: tensors of fewer elements stay fp32.
         tolerance: with calibration data, largest relative error of the model's outputs (L2); the most sensitive
             weights stay fp32 until it holds.
+        codebook: values that the elements of each remaining fp32 weight share (Han et al., ICLR 2016), 2 to 256: its
+            indices are stored, and looked up when the graph is loaded, so the bundle alone gets smaller.
     """
 
     compute: str = "fp32"
@@ -42,6 +44,7 @@ class Quantization:
     gradient: str = "tensor"
     smallest: int = 2048
     tolerance: float = 0.25
+    codebook: int | None = None
 
     def __post_init__(self) -> None:
         _check("compute", self.compute, COMPUTE)
@@ -51,6 +54,8 @@ class Quantization:
             raise _out_of_range("smallest", self.smallest, "1 or more")
         if not self.tolerance > 0:
             raise _out_of_range("tolerance", self.tolerance, "a number above 0")
+        if self.codebook is not None and not 2 <= self.codebook <= 256:
+            raise _out_of_range("codebook", self.codebook, "2 to 256")
 
     def keeps(self, name: str) -> bool:
         """Whether the weight of that name stays as it is."""
@@ -62,7 +67,7 @@ class Packed:
     """What a packed tensor stands for.
 
     Attributes:
-        kind: ``int8`` or ``int4``.
+        kind: ``int8``, ``int4`` or ``codebook``.
         elements: number of elements of the float tensor in its place.
     """
 
@@ -75,22 +80,22 @@ class Report:
     """What :func:`edgepeft_export.quantize.quantize` did.
 
     Attributes:
-        packed: by the name of the initializer that holds the integers.
+        packed: by the name of the initializer that holds the integers; also what came packed.
         kept: weights that stayed float, each with the reason.
     """
 
-    packed: dict[str, Packed] = field(default_factory=dict)
+    packed: Mapping[str, Packed] = field(default_factory=dict)
     kept: dict[str, str] = field(default_factory=dict)
 
     def recipe(self, settings: Quantization) -> Mapping[str, Any]:
         """For the manifest."""
-        if settings.compute == "fp32":
-            return {}
-        described: dict[str, Any] = {"compute": settings.compute}
+        described: dict[str, Any] = {} if settings.compute == "fp32" else {"compute": settings.compute}
         if settings.compute == "int4":
             described["block"] = settings.block
         if settings.compute == "int8" and settings.gradient != "tensor":
             described["gradient"] = settings.gradient
+        if settings.codebook is not None:
+            described["codebook"] = settings.codebook
         return {**described, "kept": sorted(self.kept)} if self.kept else described
 
 

@@ -1,0 +1,57 @@
+"""Which tensors of a graph stand for larger float ones: read off the nodes that unpack them, whoever packed them."""
+
+from __future__ import annotations
+
+import math
+
+import onnx_ir as ir
+
+from edgepeft_export.composites import CONTRIB, DOMAIN, INT8_MATMUL
+from edgepeft_export.forward.quantized.reading import root
+from edgepeft_export.quantize.settings import Packed
+
+_FOUR_BITS = (ir.DataType.INT4, ir.DataType.UINT4)
+_PACKED = (ir.DataType.INT8, ir.DataType.UINT8, *_FOUR_BITS)
+
+
+def packed_in(graph: ir.Graph) -> dict[str, Packed]:
+    """What each packed initializer stands for, by its name; the padding of 4-bit tables is counted in."""
+    found: dict[str, Packed] = {}
+    for node in graph:
+        for read, packed in _read_by(node):
+            value = root(read)
+            if value is None or value.dtype not in _PACKED:
+                continue
+            if node.op_type != "Gather" or value.name not in found:  # a product knows its size without padding
+                found[str(value.name)] = packed
+    return found
+
+
+def _read_by(node: ir.Node) -> list[tuple[ir.Value | None, Packed]]:
+    kind = (node.domain, node.op_type)
+    if kind == (DOMAIN, INT8_MATMUL):
+        return [(node.inputs[1], Packed("int8", _size(node.inputs[1])))]
+    if kind == (CONTRIB, "MatMulNBits"):
+        elements = node.attributes.get_int("K", 0) * node.attributes.get_int("N", 0)
+        return [(node.inputs[1], Packed(f"int{node.attributes.get_int('bits', 4)}", elements))]
+    if kind == ("", "DequantizeLinear"):
+        value, stored = node.inputs[0], root(node.inputs[0])
+        four = stored is not None and stored.dtype in _FOUR_BITS
+        return [(value, Packed("int4" if four else "int8", _size(value)))]
+    return _looked_up(node) if kind == ("", "Gather") else []
+
+
+def _looked_up(node: ir.Node) -> list[tuple[ir.Value | None, Packed]]:
+    """A table whose rows are integers, or a codebook read by its indices."""
+    table, ids = node.inputs[:2]
+    halves = any(use.node.op_type in ("BitwiseAnd", "BitwiseXor") for use in node.outputs[0].uses())
+    rows = Packed("int4", 2 * _size(table)) if halves else Packed("int8", _size(table))
+    cast = ids.producer() if ids is not None else None
+    stored = cast.inputs[0] if cast is not None and cast.op_type == "Cast" else None
+    return [(table, rows), (stored, Packed("codebook", _size(stored)))]
+
+
+def _size(value: ir.Value | None) -> int:
+    stored = root(value)
+    tensor = stored.const_value if stored is not None else None
+    return math.prod(tensor.shape.numpy()) if tensor is not None else 0
