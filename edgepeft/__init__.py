@@ -9,7 +9,8 @@ if TYPE_CHECKING:
     from edgepeft.compress import Pruning
     from edgepeft.memory_budget import MemoryBudget
     from edgepeft.merging import merge
-    from edgepeft.methods import BitFit, Freeze, Full, Head, Lora
+    from edgepeft.methods import BitFit, Freeze, Full, Head, Lora, Sift
+    from edgepeft.picking import pick
     from edgepeft.preparation import Diagnosis, Prepared, doctor, prepare
     from edgepeft.sources import Source, load_source
     from edgepeft.sync import pull
@@ -29,10 +30,12 @@ _HOME = {
     "Prepared": "edgepeft.preparation",
     "Pruning": "edgepeft.compress",
     "Quantization": "edgepeft_export.quantize",
+    "Sift": "edgepeft.methods",
     "Source": "edgepeft.sources",
     "doctor": "edgepeft.preparation",
     "load_source": "edgepeft.sources",
     "merge": "edgepeft.merging",
+    "pick": "edgepeft.picking",
     "prepare": "edgepeft.preparation",
     "pull": "edgepeft.sync",
 }
@@ -48,10 +51,12 @@ __all__ = [
     "Prepared",
     "Pruning",
     "Quantization",
+    "Sift",
     "Source",
     "doctor",
     "load_source",
     "merge",
+    "pick",
     "prepare",
     "pull",
 ]

@@ -12,7 +12,8 @@ from torch import nn
 
 from edgepeft import compress
 from edgepeft.methods import Lora, Method, attach, by_name
-from edgepeft.peft_format import peft_recipe
+from edgepeft.methods.base import GraphMethod
+from edgepeft.peft_format import linear_weights, peft_recipe
 from edgepeft.sources import Source
 from edgepeft_export.forward import Forward, from_onnx
 from edgepeft_export.forward.onnx_lora import GraphLora
@@ -56,6 +57,10 @@ def _of_module(source: Source, model: nn.Module, how: Attachment) -> tuple[Forwa
         recipe = {"method": how.chosen.name, **_settings(how.chosen)}
     compress.hold_masks(model, masked)
     forward = from_torch(model, source.example_inputs, dynamic_axes=how.dynamic_axes, outputs=how.outputs)
+    if isinstance(how.chosen, GraphMethod):
+        forward = how.chosen.on_graph(forward, model)
+    if forward.sparse:
+        recipe["linear"] = [name for name in linear_weights(model) if name in {part.tensor for part in forward.sparse}]
     return forward, {**recipe, **pruned, **peft_recipe(model)}
 
 
@@ -84,12 +89,15 @@ def _of_file(path: Path, how: Attachment) -> tuple[Forward, Recipe]:
     chosen = how.chosen
     if chosen is None:
         return from_onnx(path, how.trainable), {"method": "onnx", "trainable": list(how.trainable)}
+    if isinstance(chosen, GraphMethod) and how.trainable:
+        forward = chosen.on_graph(from_onnx(path, how.trainable), None)
+        return forward, {"method": chosen.name, **_settings(chosen), "trainable": list(how.trainable)}
     if not isinstance(chosen, Lora):
         raise EdgepeftError(
             "method-needs-torch",
-            f"The method {chosen.name} needs a torch model; to an .onnx file only lora can be attached.",
+            f"The method {chosen.name} needs a torch model, or the names of what trains of an .onnx file.",
             context=str(path),
-            hint="choose lora, or leave the method out and name the initializers to train.",
+            hint="choose lora, sift with trainable=, or leave the method out and name the initializers to train.",
         )
     patterns = (*how.trainable, *(chosen.modules_to_save or ()))
     whole_head = chosen.modules_to_save is None and not how.trainable

@@ -25,6 +25,11 @@ def peft_recipe(model: nn.Module) -> dict[str, Any]:
     return {"peft": {"config": json.loads(json.dumps(config, default=_plain)), "keys": keys}}
 
 
+def linear_weights(model: nn.Module) -> list[str]:
+    """Names of the weights of linear layers, which are all that peft's SHiRA can change."""
+    return [f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, (set, frozenset, tuple)):
         return sorted(value)

@@ -18,7 +18,9 @@ INTERRUPTED = 130
 
 _COMMANDS = {
     "doctor": "See what would train and what stands in the way.",
+    "methods": "List the methods and their settings.",
     "prepare": "Make a bundle of a model.",
+    "pick": "Pick the elements that train, by proxy data.",
     "inspect": "Show what a bundle holds.",
     "train": "Train a bundle's adapter on data; goes on where it stopped.",
     "evaluate": "Loss and accuracy on labelled data.",

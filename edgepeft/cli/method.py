@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from edgepeft.cli.method_settings import configured
 from edgepeft.cli.options import names
+from edgepeft.registry import METHODS
 
 if TYPE_CHECKING:
     from edgepeft.methods import Method
     from edgepeft.sources import Source
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-METHODS = ("lora", "bitfit", "head", "freeze", "full")
 
 _SETTINGS = {"lora": ("rank", "alpha", "target_modules"), "freeze": ("train", "freeze")}
 """The options that belong to a method."""
@@ -55,7 +55,14 @@ def source_options(command: F) -> F:
         click.option("--alpha", type=float, help="Scale of LoRA.  [default: twice the rank]"),
         click.option("--rank", type=click.IntRange(1), help="Rank of LoRA.  [default: 8]"),
         click.option(
-            "--method", type=click.Choice(METHODS), help="What trains.  [default: lora for a model directory]"
+            "--method", type=click.Choice(list(METHODS)), help="What trains.  [default: lora for a model directory]"
+        ),
+        click.option(
+            "--setting",
+            "method_settings",
+            metavar="NAME=VALUE",
+            multiple=True,
+            help="A setting of the method, as rate=0.02; again for more. `edgepeft methods` lists them.",
         ),
         click.argument("source"),
     ):
@@ -63,18 +70,26 @@ def source_options(command: F) -> F:
     return command
 
 
-def chosen_method(source: str, method: str | None, given: dict[str, Any]) -> Method | None:
+def chosen_method(
+    source: str, method: str | None, given: dict[str, Any], settings: Sequence[str] = ()
+) -> Method | None:
     """The method that the options come to; ``None`` takes what the source itself marks as trainable.
 
     Args:
         source: as on the command line.
         method: as on the command line.
         given: the options of all methods by name; what was left out is ``None`` or empty.
+        settings: further settings of the method, ``name=value``.
 
     Raises:
         click.UsageError: an option that does not belong to the method.
     """
     set_ = {name: value for name, value in given.items() if value not in (None, ())}
+    if settings and method is None:
+        raise click.UsageError("--setting goes with --method.")
+    if method == "sift" and source.endswith(".onnx"):
+        _refuse(set_, ("train",), "--method sift")
+        return configured("sift", {}, settings)
     if source.endswith(".onnx"):
         # Its initializers are named by --train; of the methods, LoRA alone is attached on a graph.
         if method not in (None, "lora"):
@@ -82,12 +97,10 @@ def chosen_method(source: str, method: str | None, given: dict[str, Any]) -> Met
                 f"--method {method} needs a torch model; an .onnx file takes --method lora, or --train."
             )
         _refuse(set_, ("train", *_SETTINGS["lora"]), "an .onnx file")
-        settings = {name: value for name, value in set_.items() if name != "train"}
-        if method is None and not settings:
+        options = {name: value for name, value in set_.items() if name != "train"}
+        if method is None and not options:
             return None
-        from edgepeft.methods import by_name
-
-        return by_name("lora", **settings)
+        return configured("lora", options, settings)
     if method is None:
         if set_.keys() & set(_SETTINGS["freeze"]):
             method = "freeze"
@@ -96,9 +109,7 @@ def chosen_method(source: str, method: str | None, given: dict[str, Any]) -> Met
         else:
             return None
     _refuse(set_, _SETTINGS.get(method, ()), f"--method {method}")
-    from edgepeft.methods import by_name
-
-    return by_name(method, **set_)
+    return configured(method, set_, settings)
 
 
 def loaded_source(source: str, **settings: Any) -> Source:

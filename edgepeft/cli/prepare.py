@@ -33,12 +33,18 @@ _OPTIMIZER = ("lr", "weight_decay", "momentum", "max_grad_norm")
 )
 @click.option("--momentum", type=click.FloatRange(0.0, 1.0, max_open=True), help="Of sgd.  [default: 0]")
 @click.option("--max-grad-norm", type=click.FloatRange(0.0, min_open=True), help="Clip gradients.  [default: no]")
+@click.option(
+    "--gradient-share",
+    type=click.FloatRange(0.0, 1.0, min_open=True),
+    help="Apply this share of each gradient per step, the largest part; the rest is carried over.  [default: all]",
+)
 @compression_options
 @click.option("--overwrite", is_flag=True, help="Replace a bundle that is there.")
 def command(
     source: str,
     out: Path,
     method: str | None,
+    method_settings: tuple[str, ...],
     train: tuple[str, ...],
     freeze: tuple[str, ...],
     rank: int | None,
@@ -70,7 +76,7 @@ def command(
     a model and example inputs.
     """
     given = {"train": train, "freeze": freeze, "rank": rank, "alpha": alpha, "target_modules": target_modules}
-    chosen = chosen_method(source, method, given)
+    chosen = chosen_method(source, method, given, method_settings)
     packing = quantization(compute, keep_fp32, settings)
     from edgepeft.preparation import prepare
     from edgepeft_export.bundle import check_target
@@ -123,4 +129,5 @@ def _optimizer(name: str, settings: dict[str, Any]) -> Optimizer:
         if option not in known:
             raise click.UsageError(f"--{option.replace('_', '-')} does not go with --optimizer {name}.")
     changed: Optimizer = replace(found, **given)
-    return changed
+    share = settings["gradient_share"]
+    return changed if share is None else optimizers.Sparsified(changed, share)

@@ -5,15 +5,15 @@ A pair beside a packed weight stays beside it: folding would mean to round the w
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from edgepeft.merging.fold_lora import fold_lora, new_initializer
+from edgepeft.merging.fold_constants import fold_constants, load_all
+from edgepeft.merging.fold_lora import fold_lora
 from edgepeft.merging.target import publish, staging
 from edgepeft_runtime.bundle import Bundle
 from edgepeft_runtime.tensorfile import Array
@@ -46,12 +46,9 @@ def merged(model: ir.Model, parameters: Mapping[str, Array]) -> int:
     """Make the parameters of an inference graph part of it, in place; returns the number of LoRA pairs folded."""
     graph = model.graph
     trained = bind(graph, parameters)
-    folded = fold_lora(model, trained | _transposed(graph, trained))
+    folded = fold_lora(model, trained | fold_constants(model, trained))
     common.RemoveUnusedNodesPass()(model)
-    for value in graph.initializers.values():
-        # What is still in weights.bin is read now: the model must not name a file of the bundle.
-        if isinstance(value.const_value, ir.ExternalTensor):
-            value.const_value = ir.tensor(value.const_value.numpy(), dtype=value.const_value.dtype, name=value.name)
+    load_all(graph)
     return folded
 
 
@@ -63,19 +60,3 @@ def bind(graph: ir.Graph, parameters: Mapping[str, Array]) -> set[ir.Value]:
         value.const_value = ir.tensor(parameters[str(value.name)], name=value.name)
         graph.register_initializer(value)
     return set(found)
-
-
-def _transposed(graph: ir.Graph, trained: Collection[ir.Value]) -> set[ir.Value]:
-    """Transpose what trained now rather than at each run, as the exporter did for what is frozen."""
-    made = set()
-    for node in list(graph):
-        source = node.inputs[0] if node.op_type == "Transpose" else None
-        if source is None or source not in trained or node.outputs[0].is_graph_output():
-            continue
-        assert source.const_value is not None  # bind() has given it
-        perm = node.attributes["perm"].as_ints() if "perm" in node.attributes else None
-        array = np.ascontiguousarray(source.const_value.numpy().transpose(perm))
-        value = new_initializer(graph, f"{source.name}.T", array)
-        node.outputs[0].replace_all_uses_with(value)
-        made.add(value)
-    return made

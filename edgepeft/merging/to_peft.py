@@ -11,6 +11,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from edgepeft.merging.target import MergeError, publish, staging
+from edgepeft.merging.to_shira import shira
 from edgepeft_runtime.bundle import Bundle
 from edgepeft_runtime.tensorfile import Array
 
@@ -20,6 +21,18 @@ WEIGHTS = "adapter_model.safetensors"
 
 def write(bundle: Bundle, parameters: Mapping[str, Array], out: Path) -> str:
     """Write ``adapter_config.json`` and ``adapter_model.safetensors``; returns what was done, in a sentence."""
+    config, tensors = (shira if bundle.manifest.sparse else _adapter)(bundle, parameters)
+    with staging(out) as folder:
+        text = json.dumps({**config, "inference_mode": True}, indent=2, sort_keys=True)
+        (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
+        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+        _check(folder / WEIGHTS, tensors)
+        publish(folder, out)
+    return f"{len(tensors)} tensors as a PEFT adapter: PeftModel.from_pretrained(base, {str(out)!r})"
+
+
+def _adapter(bundle: Bundle, parameters: Mapping[str, Array]) -> tuple[dict[str, Any], dict[str, Array]]:
+    """The adapter's configuration and its tensors by their keys."""
     config, keys = _recipe(bundle)
     missing = [name for name in parameters if name not in keys]
     if missing:
@@ -29,14 +42,7 @@ def write(bundle: Bundle, parameters: Mapping[str, Array], out: Path) -> str:
             context=", ".join(missing[:5]) + (" …" if len(missing) > 5 else ""),
             hint="merge to torch or onnx, or prepare the model with these tensors in modules_to_save.",
         )
-    tensors = {keys[name]: np.ascontiguousarray(array) for name, array in parameters.items()}
-    with staging(out) as folder:
-        text = json.dumps({**config, "inference_mode": True}, indent=2, sort_keys=True)
-        (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
-        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
-        _check(folder / WEIGHTS, tensors)
-        publish(folder, out)
-    return f"{len(tensors)} tensors as a PEFT adapter: PeftModel.from_pretrained(base, {str(out)!r})"
+    return config, {keys[name]: np.ascontiguousarray(array) for name, array in parameters.items()}
 
 
 def _recipe(bundle: Bundle) -> tuple[dict[str, Any], dict[str, str]]:

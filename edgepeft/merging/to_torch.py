@@ -8,14 +8,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from edgepeft.merging.dense import with_dense
 from edgepeft.merging.target import publish, staging
 from edgepeft_runtime.bundle import Bundle
 from edgepeft_runtime.tensorfile import Array
 
 
-def write(_bundle: Bundle, parameters: Mapping[str, Array], out: Path) -> str:
+def write(bundle: Bundle, parameters: Mapping[str, Array], out: Path) -> str:
     """Write a file for ``model.load_state_dict(state, strict=False)``; returns what was done, in a sentence."""
-    state = {name: torch.from_numpy(np.array(array)) for name, array in parameters.items()}
+    state = {name: torch.from_numpy(np.array(array)) for name, array in with_dense(bundle, parameters).items()}
     with staging(out) as folder:
         staged = folder / out.name
         if out.suffix == ".safetensors":

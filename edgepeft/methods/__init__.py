@@ -3,5 +3,6 @@
 from edgepeft.methods.base import Method, MethodError, attach, by_name
 from edgepeft.methods.lora import Lora
 from edgepeft.methods.select import BitFit, Freeze, Full, Head
+from edgepeft.methods.sift import Sift
 
-__all__ = ["BitFit", "Freeze", "Full", "Head", "Lora", "Method", "MethodError", "attach", "by_name"]
+__all__ = ["BitFit", "Freeze", "Full", "Head", "Lora", "Method", "MethodError", "Sift", "attach", "by_name"]

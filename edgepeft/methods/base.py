@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
 from fnmatch import fnmatchcase
 from importlib import import_module
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import nn
 
+from edgepeft.registry import METHODS
+from edgepeft_export.forward import Forward
 from edgepeft_runtime.errors import EdgepeftError
 
 
@@ -27,35 +30,53 @@ class Method(Protocol):
         """The model with the method's parameters, and no others, set to ``requires_grad``; may change ``model``."""
 
 
-_BY_NAME = {
-    "lora": "edgepeft.methods.lora:Lora",
-    "bitfit": "edgepeft.methods.select:BitFit",
-    "head": "edgepeft.methods.select:Head",
-    "freeze": "edgepeft.methods.select:Freeze",
-    "full": "edgepeft.methods.select:Full",
-}
+@runtime_checkable
+class GraphMethod(Method, Protocol):
+    """A method that has a part to do on the forward graph."""
+
+    def on_graph(self, forward: Forward, model: nn.Module | None) -> Forward:
+        """The graph with what trains as the method wants it; ``model`` is ``None`` where the source is a file."""
+
+
+def method_class(name: str) -> type[Any]:
+    """The class of the method of that name: a dataclass of its settings."""
+    if name not in METHODS:
+        raise MethodError(
+            "unknown-method",
+            f"There is no method named {name!r}.",
+            context=f"there are: {', '.join(METHODS)}",
+            hint="choose one of them.",
+        )
+    module, _, attribute = METHODS[name].partition(":")
+    found: type[Any] = getattr(import_module(module), attribute)
+    return found
 
 
 def by_name(name: str, **settings: Any) -> Method:
     """The method of that name with the given settings."""
-    if name not in _BY_NAME:
-        raise MethodError(
-            "unknown-method",
-            f"There is no method named {name!r}.",
-            context=f"there are: {', '.join(_BY_NAME)}",
-            hint="choose one of them.",
-        )
-    module, _, attribute = _BY_NAME[name].partition(":")
+    cls = method_class(name)
     try:
-        method: Method = getattr(import_module(module), attribute)(**settings)
-    except TypeError as error:
-        raise MethodError(
-            "method-setting",
-            f"Method {name!r} has no such setting.",
-            context=str(error),
-            hint="see the method's docstring.",
-        ) from None
+        method: Method = cls(**settings)
+    except TypeError:
+        raise unknown_setting(name, settings, [field.name for field in fields(cls)]) from None
     return method
+
+
+def unknown_setting(method: str, given: Iterable[str], known: Sequence[str]) -> MethodError:
+    """The error of a setting that a method does not have."""
+    return MethodError(
+        "method-setting",
+        f"Method {method!r} has no setting {', '.join(repr(name) for name in given if name not in known)}.",
+        context=f"its settings: {', '.join(known) or 'none'}",
+        hint="see the method's docstring.",
+    )
+
+
+def out_of_range(name: str, value: object, allowed: str) -> MethodError:
+    """The error of a setting with a value that it cannot have."""
+    return MethodError(
+        "method-setting", f"{name} = {value!r} is out of range.", context=None, hint=f"choose {allowed}."
+    )
 
 
 def attach(method: Method, model: nn.Module) -> nn.Module:

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from torch import nn
 
-from edgepeft.methods.base import MethodError, head_modules
+from edgepeft.methods.base import MethodError, head_modules, out_of_range
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,7 @@ class Lora:
         from peft import LoraConfig, get_peft_model
 
         if self.rank < 1:
-            raise MethodError(
-                "method-setting", f"rank = {self.rank} is out of range.", context=None, hint="choose 1 or more."
-            )
+            raise out_of_range("rank", self.rank, "1 or more")
         saved = (
             [name for name in head_modules(model) if name != "lm_head"]
             if self.modules_to_save is None

@@ -14,11 +14,13 @@ import onnx
 import onnx_ir as ir
 
 from edgepeft_export.compile import Compiled
+from edgepeft_export.forward.graph import Sparse
 from edgepeft_export.losses import Loss
 from edgepeft_export.opset import MIN_ONNXRUNTIME
 from edgepeft_export.optimizers import Optimizer
 from edgepeft_export.optimizers.base import state_names
 from edgepeft_export.quantize import Packed
+from edgepeft_export.selection import gradient_name
 from edgepeft_export.shapes import Dim, dims_of
 from edgepeft_export.weights import WeightsFile
 from edgepeft_runtime import manifest as spec
@@ -108,7 +110,7 @@ def _fill(folder: Path, compiled: Compiled, loss: Loss, optimizer: Optimizer, ex
     with WeightsFile(folder / "weights.bin") as weights:
         for name, model in compiled.graphs.items():
             _write_graph(weights.externalize(model), folder / f"{name}.onnx")
-    write_tensors(folder / "adapter.safetensors", compiled.parameters)
+    write_tensors(folder / "adapter.safetensors", compiled.adapter)
     for name, content in extras.files.items():
         (folder / name).write_bytes(content)
     files = {path.name: _entry(path) for path in sorted(folder.iterdir())}
@@ -151,10 +153,8 @@ def _manifest(
         inputs=inputs,
         labels=labels,
         outputs=tuple(_tensor(value) for value in compiled.outputs),
-        parameters=tuple(
-            spec.ParameterSpec(name, array.dtype.name, array.shape, extras.roles.get(name) or role_of(name))
-            for name, array in compiled.parameters.items()
-        ),
+        parameters=_parameters(compiled, extras),
+        sparse=tuple(_sparse(part) for part in compiled.sparse),
         frozen=tuple(_frozen(entry, extras.packed.get(entry.name)) for entry in weights.entries),
         buckets=tuple(spec.Bucket(b.name, b.size, b.members, b.decay) for b in compiled.buckets),
         loss=spec.LossSpec(loss_settings.pop("kind"), _json(loss_settings)),
@@ -165,6 +165,19 @@ def _manifest(
         memory=MemorySpec(compiled.activations, extras.micro_batch),
         recipe=dict(extras.recipe),
     )
+
+
+def _parameters(compiled: Compiled, extras: Extras) -> tuple[spec.ParameterSpec, ...]:
+    roles = {part.indices: "places" for part in compiled.sparse} | dict(extras.roles)
+    return tuple(
+        spec.ParameterSpec(name, array.dtype.name, array.shape, roles.get(name) or role_of(name))
+        for name, array in compiled.adapter.items()
+    )
+
+
+def _sparse(part: Sparse) -> spec.SparseSpec:
+    gradient = gradient_name(part) if part.places[0] < 0 else None
+    return spec.SparseSpec(part.tensor, part.shape, part.values, part.indices, gradient, part.batches)
 
 
 def _frozen(entry: spec.FrozenSpec, packed: Packed | None) -> spec.FrozenSpec:

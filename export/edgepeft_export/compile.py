@@ -15,11 +15,12 @@ from edgepeft_export.autodiff import Gap, differentiate, gaps
 from edgepeft_export.composites import lower
 from edgepeft_export.emit import Emitter
 from edgepeft_export.forward import Forward
-from edgepeft_export.forward.graph import bind, infer_shapes
+from edgepeft_export.forward.graph import Sparse, bind, infer_shapes
 from edgepeft_export.losses import Labels, Loss, LossError, LossTerms
 from edgepeft_export.opset import IR_VERSION, OPSET, assert_runs_on_devices
 from edgepeft_export.optimizers import Bucket, Optimizer, optimizer_graph, plan_buckets
 from edgepeft_export.optimizers.base import flatten
+from edgepeft_export.selection import selection_graph
 from edgepeft_runtime.errors import EdgepeftError
 
 
@@ -40,10 +41,11 @@ class Compiled:
     """The graphs of a bundle, and what its manifest says of them.
 
     Attributes:
-        graphs: ``train``, ``optimizer``, ``eval`` and ``infer``.
+        graphs: ``train``, ``optimizer``, ``eval``, ``infer``, and perhaps ``select``.
         parameters: first values of what trains.
         unreached: parameters that were asked to train and that the loss does not depend on; they stay frozen.
         activations: bytes alive in a train step at the moments that may be the fullest.
+        sparse: tensors of which single elements train; where the device picks them, there is a graph ``select``.
     """
 
     graphs: Mapping[str, ir.Model]
@@ -54,10 +56,16 @@ class Compiled:
     buckets: tuple[Bucket, ...]
     unreached: tuple[str, ...]
     activations: tuple[memory.Polynomial, ...]
+    sparse: tuple[Sparse, ...] = ()
+
+    @property
+    def adapter(self) -> dict[str, NDArray[np.generic]]:
+        """Parameters, and the places of those that are elements of a tensor."""
+        return {**self.parameters, **{part.indices: part.places for part in self.sparse}}
 
 
 def compile_step(forward: Forward, loss: Loss, optimizer: Optimizer, recompute: str = "none") -> Compiled:
-    """Build the graphs ``train``, ``optimizer``, ``eval`` and ``infer`` of the bundle's specification.
+    """Build the graphs ``train``, ``optimizer``, ``eval``, ``infer``, and perhaps ``select``, of the specification.
 
     Args:
         forward: what trains is its inputs.
@@ -77,9 +85,12 @@ def compile_step(forward: Forward, loss: Loss, optimizer: Optimizer, recompute: 
     kept = {name: value for name, value in forward.parameters.items() if name in gradients}
     unreached = tuple(name for name in forward.parameters if name not in gradients)
     buckets = plan_buckets({name: value.shape for name, value in kept.items()})
+    sparse = tuple(part for part in forward.sparse if part.values in kept)
+    to_pick = [part for part in sparse if part.places[0] < 0]
     graphs = {
         "train": _accumulate(train, gradients, buckets),
         "optimizer": optimizer_graph(optimizer, buckets),
+        **({"select": selection_graph(with_loss, to_pick)} if to_pick else {}),
         "eval": with_loss,
         "infer": forward.model.clone(),
     }
@@ -87,7 +98,7 @@ def compile_step(forward: Forward, loss: Loss, optimizer: Optimizer, recompute: 
     for name, model in graphs.items():
         lower(model)
         if name != "optimizer":
-            bind(model, {parameter: forward.parameters[parameter] for parameter in unreached})
+            bind(model, forward.fixed(unreached))
         _sweep(model)
         if name == "train":
             memory.recompute(model, model.graph.outputs[:2], recompute)
@@ -96,7 +107,7 @@ def compile_step(forward: Forward, loss: Loss, optimizer: Optimizer, recompute: 
         _assert_packed(model, known)
     values = tuple(forward.input_values()), tuple(forward.model.graph.outputs)
     peaks = tuple(memory.activation_peaks(graphs["train"]))
-    return Compiled(graphs, kept, *values, tuple(labels), buckets, unreached, peaks)
+    return Compiled(graphs, kept, *values, tuple(labels), buckets, unreached, peaks, sparse)
 
 
 def missing_rules(forward: Forward, loss: Loss) -> list[Gap]:

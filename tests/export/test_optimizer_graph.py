@@ -18,6 +18,7 @@ from edgepeft_export.optimizers import (
     Bucket,
     Optimizer,
     OptimizerError,
+    Sparsified,
     by_name,
     optimizer_graph,
     plan_buckets,
@@ -243,3 +244,42 @@ def test_an_unknown_name_lists_those_that_exist() -> None:
         by_name("adam")
     assert failure.value.reference == "unknown-optimizer"
     assert "adamw, sgd" in str(failure.value)
+
+
+@pytest.mark.parametrize("inner", [SGD(lr=0.1, momentum=0.9), AdamW(lr=0.01)], ids=["sgd", "adamw"])
+def test_a_share_of_the_gradient_is_applied_and_the_rest_is_carried_over(inner: Optimizer) -> None:
+    """Ten steps agree with torch's optimizer fed the largest quarter of gradient plus memory, bucket by bucket."""
+    draw = np.random.default_rng(0)
+    parameters = {name: draw.normal(size=shape).astype(np.float32) for name, shape in SHAPES.items()}
+    machine = Machine(Sparsified(inner, share=0.25), parameters)
+    tensors = {name: torch.tensor(array, requires_grad=True) for name, array in parameters.items()}
+    groups = [
+        {"params": [tensors[name] for name in b.members], "weight_decay": inner.weight_decay if b.decay else 0.0}
+        for b in machine.buckets
+    ]
+    oracle = (
+        torch.optim.SGD(groups, lr=0.1, momentum=0.9)
+        if isinstance(inner, SGD)
+        else torch.optim.AdamW(groups, lr=0.01, eps=inner.eps)
+    )
+    memory = {bucket.name: torch.zeros(bucket.size) for bucket in machine.buckets}
+    for _ in range(10):
+        gradients = {name: draw.normal(size=shape).astype(np.float32) for name, shape in SHAPES.items()}
+        machine.update(gradients)
+        for bucket in machine.buckets:
+            total = memory[bucket.name] + torch.cat([torch.tensor(gradients[n]).reshape(-1) for n in bucket.members])
+            kept = total.abs().topk(round(0.25 * bucket.size)).indices
+            applied = torch.zeros_like(total).scatter(0, kept, total[kept])
+            memory[bucket.name] = total - applied
+            for name, part in zip(bucket.members, applied.split(bucket.sizes), strict=True):
+                tensors[name].grad = part.reshape(tensors[name].shape).clone()
+        oracle.step()
+    for name, tensor in tensors.items():
+        np.testing.assert_allclose(machine.parameters[name], tensor.detach().numpy(), rtol=1e-5, atol=1e-6)
+    assert all(np.any(state) for name, state in machine.state.items() if name.startswith("residual"))
+
+
+def test_a_share_out_of_range_is_refused() -> None:
+    """Nothing at all cannot be applied."""
+    with pytest.raises(OptimizerError, match="share"):
+        Sparsified(share=0.0)

@@ -19,18 +19,47 @@ class ForwardError(EdgepeftError):
 
 
 @dataclass(frozen=True)
+class Sparse:
+    """A frozen tensor some of whose elements train; see :mod:`edgepeft_export.forward.sparse`.
+
+    Attributes:
+        tensor: its name; the initializer is called so, or ``<tensor>.T`` where the graph has it transposed.
+        shape: of the tensor, not transposed.
+        places: first positions in it, in row-major order; -1 where the device has yet to pick.
+        batches: over how many batches the device adds up the gradient's sizes before it picks.
+    """
+
+    tensor: str
+    shape: tuple[int, ...]
+    places: NDArray[np.int32]
+    batches: int = 1
+
+    @property
+    def values(self) -> str:
+        """Name of the parameter that is added at the places."""
+        return f"{self.tensor}.values"
+
+    @property
+    def indices(self) -> str:
+        """Name of the graph input with the places."""
+        return f"{self.tensor}.places"
+
+
+@dataclass(frozen=True)
 class Forward:
     """A forward graph whose trainable tensors are inputs and whose frozen tensors are initializers.
 
     Attributes:
-        model: opset 20, shapes inferred. Its inputs are ``inputs``, then ``parameters``.
+        model: opset 20, shapes inferred. Its inputs are ``inputs``, then ``parameters``, and the places of ``sparse``.
         inputs: names of what the model is fed.
         parameters: first values of what trains, by the name of the graph input.
+        sparse: frozen tensors of which single elements train, by parameters of their own.
     """
 
     model: ir.Model
     inputs: tuple[str, ...]
     parameters: Mapping[str, NDArray[np.generic]]
+    sparse: tuple[Sparse, ...] = ()
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -41,12 +70,18 @@ class Forward:
         """The graph inputs the model is fed."""
         return [value for value in self.model.graph.inputs if value.name in self.inputs]
 
+    def fixed(self, names: Collection[str]) -> dict[str, NDArray[np.generic]]:
+        """Values of these parameters and, where they are elements of a tensor, of their places."""
+        places = {sparse.indices: sparse.places for sparse in self.sparse if sparse.values in names}
+        return {**{name: self.parameters[name] for name in names}, **places}
+
 
 def freeze(forward: Forward, names: Collection[str]) -> Forward:
     """A copy in which these parameters are initializers."""
     model = forward.model.clone()
-    bind(model, {name: forward.parameters[name] for name in names})
-    return Forward(model, forward.inputs, {n: array for n, array in forward.parameters.items() if n not in names})
+    bind(model, forward.fixed(names))
+    kept = {name: array for name, array in forward.parameters.items() if name not in names}
+    return Forward(model, forward.inputs, kept, tuple(sparse for sparse in forward.sparse if sparse.values in kept))
 
 
 def bind(model: ir.Model, values: Mapping[str, NDArray[np.generic]]) -> None:

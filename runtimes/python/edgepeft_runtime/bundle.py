@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+import numpy as np
 import onnxruntime
 
 from edgepeft_runtime.errors import BundleError, EdgepeftError
@@ -78,7 +79,25 @@ class Bundle:
     def adapter(self) -> dict[str, Array]:
         """The first values of the parameters, in the manifest's order, checked against it."""
         tensors = read_tensors(self.file(ADAPTER), error=BundleError).tensors
-        return checked_tensors(tensors, self.manifest.parameters, f"The file {ADAPTER}", BundleError)
+        return checked_parameters(tensors, self.manifest, f"The file {ADAPTER}", BundleError)
+
+
+def checked_parameters(
+    tensors: Mapping[str, Array], manifest: Manifest, source: str, error: type[EdgepeftError]
+) -> dict[str, Array]:
+    """:func:`checked_tensors` of the parameters; places lie in their tensor, or are all -1: not picked yet."""
+    checked = checked_tensors(tensors, manifest.parameters, source, error)
+    for spec in manifest.sparse:
+        places = checked[spec.places]
+        picked = bool((places >= 0).all() and (places < spec.size).all() and (np.diff(places) > 0).all())
+        if not picked and (spec.gradient is None or bool((places != -1).any())):
+            raise error(
+                "wrong-places",
+                f"{source} holds places that are not ascending positions in their tensor.",
+                context=f"tensor {spec.places!r}, of {spec.size} elements of {spec.tensor}",
+                hint="the file is damaged, or written by something else; use another one.",
+            )
+    return checked
 
 
 def checked_tensors(

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgepeft_runtime.bundle import Bundle, checked_tensors
+from edgepeft_runtime.bundle import Bundle, checked_parameters, checked_tensors
 from edgepeft_runtime.errors import StateError
 from edgepeft_runtime.tensorfile import Array, TensorFile, read_tensors, sync_directory, write_tensors
 
@@ -133,9 +133,9 @@ class StateDirectory:
         manifest = self._bundle.manifest
         groups = {group: _group(file.tensors, group) for group in ("parameter", "state", "best")}
         source = f"The checkpoint {path}"
-        best = checked_tensors(groups["best"], manifest.parameters, source, StateError) if groups["best"] else None
+        best = checked_parameters(groups["best"], manifest, source, StateError) if groups["best"] else None
         return Checkpoint(
-            checked_tensors(groups["parameter"], manifest.parameters, source, StateError),
+            checked_parameters(groups["parameter"], manifest, source, StateError),
             checked_tensors(groups["state"], manifest.optimizer.state, source, StateError),
             best,
             file.metadata["run"],

@@ -107,6 +107,10 @@ class Source(Protocol):
     def fingerprint(self) -> str | None:
         """Tells other data apart, if known."""
 
+    @property
+    def once(self) -> bool:
+        """Whether batches can be asked for only once."""
+
     def batches(self, epoch: int, skip: int = 0) -> Iterator[Batch]:
         """The batches of an epoch (counted from 0), without the first ``skip``."""
 
@@ -142,6 +146,7 @@ class _Rows:
         self._dataset = dataset
         self._batch_size = batch_size
         self._seed = shuffle_seed
+        self.once = False
         self.examples = len(dataset)
         self.count = -(-self.examples // batch_size)
         self.fingerprint = dataset.fingerprint() if isinstance(dataset, Arrays) else None
@@ -165,10 +170,10 @@ class _Stream:
     def __init__(self, data: Iterable[Batch] | Callable[[int], Iterable[Batch]]) -> None:
         self._data = data
         self.count = len(data) if isinstance(data, Sized) else None
-        self._once = isinstance(data, Iterator)
+        self.once = isinstance(data, Iterator)
 
     def batches(self, epoch: int, skip: int = 0) -> Iterator[Batch]:
-        if self._once and epoch > 0:
+        if self.once and epoch > 0:
             raise DataError(
                 "data-used-up",
                 "A generator gives its batches once; the second epoch has none.",

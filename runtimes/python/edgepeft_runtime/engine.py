@@ -16,10 +16,11 @@ import onnxruntime as ort
 
 from edgepeft_runtime.bundle import Bundle
 from edgepeft_runtime.errors import BatchError, BundleError, TrainingError
+from edgepeft_runtime.manifest import SparseSpec
 from edgepeft_runtime.tensorfile import Array
 
 LOSS_SUM, LOSS_WEIGHT, GRAD_NORM = "loss_sum", "loss_weight", "grad_norm"
-OPTIMIZER = "optimizer.onnx"
+OPTIMIZER, SELECT = "optimizer.onnx", "select.onnx"
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,9 @@ class Engine(Protocol):
     def train(self, values: Values, batches: Sequence[Mapping[str, Array]], *, lr: float, step: int) -> Step:
         """One optimizer step over all ``batches``; ``step`` is 1 for the first."""
 
+    def gradients(self, values: Values, batch: Mapping[str, Array], specs: Sequence[SparseSpec]) -> list[Array]:
+        """The dense gradients of Σ loss of one batch, by which the elements that train are picked."""
+
     def evaluate(self, values: Values, batch: Mapping[str, Array]) -> Forward:
         """Loss and outputs of one batch."""
 
@@ -84,7 +88,7 @@ class PortableEngine:
         self._threads = threads
         self._sessions: dict[str, ort.InferenceSession] = {}
         manifest = bundle.manifest
-        self._parameters = [spec.name for spec in manifest.parameters]
+        self._trained = [spec.name for spec in manifest.trained]
         self._state = [spec.name for spec in manifest.optimizer.state]
         self._buckets = [bucket.name for bucket in manifest.buckets]
         self._zeros = {bucket.name: _value(np.zeros(bucket.size, np.float32)) for bucket in manifest.buckets}
@@ -127,12 +131,18 @@ class PortableEngine:
         self, values: Values, accumulators: Mapping[str, Any], *, lr: float, step: int, scale: float
     ) -> tuple[Values, float]:
         scalars = {"lr": np.float32(lr), "step": np.int64(step), "grad_scale": np.float32(scale)}
-        names = [f"{name}.next" for name in (*self._parameters, *self._state)]
+        names = [f"{name}.next" for name in (*self._trained, *self._state)]
         fed = _fed({name: np.asarray(number) for name, number in scalars.items()})
-        norm, *after = self._run(OPTIMIZER, [GRAD_NORM, *names], fed, values.parameters, accumulators, values.state)
-        count = len(self._parameters)
-        parameters = dict(zip(self._parameters, after[:count], strict=True))
+        trained = {name: values.parameters[name] for name in self._trained}
+        norm, *after = self._run(OPTIMIZER, [GRAD_NORM, *names], fed, trained, accumulators, values.state)
+        count = len(self._trained)
+        parameters = {**values.parameters, **dict(zip(self._trained, after[:count], strict=True))}
         return Values(parameters, dict(zip(self._state, after[count:], strict=True))), _number(norm)
+
+    def gradients(self, values: Values, batch: Mapping[str, Array], specs: Sequence[SparseSpec]) -> list[Array]:
+        """The dense gradients of Σ loss of one batch, by which the elements that train are picked."""
+        names = [str(spec.gradient) for spec in specs]
+        return [value.numpy() for value in self._run(SELECT, names, _fed(batch), values.parameters)]
 
     def evaluate(self, values: Values, batch: Mapping[str, Array]) -> Forward:
         """Loss and outputs of one batch."""

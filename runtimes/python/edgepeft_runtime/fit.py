@@ -125,6 +125,7 @@ class _Loop:
         try:
             if self._held_out is not None and not self._fit.history:
                 self._close_epoch(epoch=0)
+            self._pick()
             while (stopped := self._stopped()) is None:
                 self._epoch()
             self._finish(stopped)
@@ -133,6 +134,12 @@ class _Loop:
             raise
         self._trainer.finished_fits += 1
         return self._fit.report()
+
+    def _pick(self) -> None:
+        """Let the first batches decide which elements train; a stream that comes once is left to the first step."""
+        if self._trainer.must_pick and not self._source.once:
+            count = max(spec.batches for spec in self._trainer.bundle.manifest.sparse)
+            self._trainer.pick(islice(self._source.batches(0), count))
 
     def _stopped(self) -> str | None:
         """Why there is no further epoch; never within one, as an epoch cut short is closed like a whole one."""

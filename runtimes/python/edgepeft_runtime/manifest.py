@@ -15,7 +15,9 @@ from edgepeft_runtime.fields import Fields, broken
 FORMAT = "edgepeft-bundle"
 VERSION = 1
 DTYPES = ("float32", "float16", "float64", "int64", "int32", "int8", "uint8", "bool")
-ROLES = ("lora_A", "lora_B", "bias", "norm", "head", "weight", "other")
+ROLES = ("lora_A", "lora_B", "bias", "norm", "head", "weight", "places", "other")
+PLACES = "places"
+"""The role of integers that say where a parameter's values belong: they are fed as parameters are, and do not train."""
 LOSSES = ("cross_entropy", "causal_lm", "mse", "l1", "bce_with_logits", "custom")
 TEXT_FIELDS = ("ids", "attention_mask", "type_ids")
 
@@ -102,6 +104,41 @@ class FrozenSpec(TensorSpec):
 
 
 @dataclass(frozen=True)
+class SparseSpec:
+    """A frozen tensor some of whose elements train.
+
+    Args:
+        tensor: its name, and ``shape`` its shape.
+        values: the parameter that is added to the elements.
+        places: the parameter with their positions in row-major order, ascending; -1 before they are picked.
+        gradient: the output of ``select.onnx`` by which the device picks; ``None``: they are picked already.
+        batches: over how many batches the sizes of the gradient are added up.
+    """
+
+    tensor: str
+    shape: tuple[int, ...]
+    values: str
+    places: str
+    gradient: str | None
+    batches: int
+
+    @classmethod
+    def parse(cls, fields: Fields) -> SparseSpec:
+        """Read the fields of a sparse tensor."""
+        shape = fields.shape()
+        sizes = tuple(dim for dim in shape if isinstance(dim, int))
+        if sizes != shape:
+            raise fields.wrong("shape", "a list of sizes", shape)
+        names = fields.take("values", str), fields.take("places", str), fields.optional("gradient", str)
+        return cls(fields.take("tensor", str), sizes, *names, fields.natural("batches"))
+
+    @property
+    def size(self) -> int:
+        """Elements of the tensor."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
 class Bucket:
     """A flat gradient: its members lie in it one after another, each in row-major order."""
 
@@ -175,12 +212,19 @@ class Manifest:
     text: TextSpec | None = None
     image: ImageSpec | None = None
     memory: MemorySpec | None = None
+    sparse: tuple[SparseSpec, ...] = ()
     recipe: Json = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _check_names(self)
         _check_shapes(self)
         _check_buckets(self)
+        _check_sparse(self)
+
+    @property
+    def trained(self) -> tuple[ParameterSpec, ...]:
+        """The parameters that train: all but the places of sparse ones."""
+        return tuple(spec for spec in self.parameters if spec.role != PLACES)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Manifest:
@@ -219,6 +263,7 @@ class Manifest:
             text=None if fields.is_null("text") else _text(fields.part("text")),
             image=None if fields.is_null("image") else _image(fields.part("image")),
             memory=None if fields.is_null("memory") else _memory(fields.part("memory")),
+            sparse=() if fields.is_null("sparse") else tuple(SparseSpec.parse(f) for f in fields.list_of("sparse")),
             recipe=fields.take("recipe", dict),
         )
         fields.finish()
@@ -250,6 +295,7 @@ class Manifest:
             "text": None if self.text is None else _listed(self.text),
             "image": None if self.image is None else _listed(self.image),
             "memory": None if self.memory is None else _listed(self.memory),
+            "sparse": [_listed(spec) for spec in self.sparse],
             "recipe": self.recipe,
         }
 
@@ -345,12 +391,24 @@ def _check_shapes(manifest: Manifest) -> None:
 
 
 def _check_buckets(manifest: Manifest) -> None:
-    sizes = {spec.name: spec.size for spec in manifest.parameters}
+    sizes = {spec.name: spec.size for spec in manifest.trained}
     members = [name for bucket in manifest.buckets for name in bucket.members]
     if sorted(members) != sorted(sizes):
         odd = sorted(set(members) ^ set(sizes)) or sorted(name for name in set(members) if members.count(name) > 1)
-        raise broken("Each parameter must be a member of one bucket.", f"not so: {', '.join(odd)}")
+        raise broken("Each parameter that trains must be a member of one bucket.", f"not so: {', '.join(odd)}")
     for bucket in manifest.buckets:
         total = sum(sizes[name] for name in bucket.members)
         if bucket.size != total:
             raise broken("A bucket's size is not that of its members.", f"{bucket.name!r}: {bucket.size}, not {total}")
+
+
+def _check_sparse(manifest: Manifest) -> None:
+    shapes = {spec.name: (spec.dtype, spec.shape, spec.role == PLACES) for spec in manifest.parameters}
+    for spec in manifest.sparse:
+        values, places = shapes.get(spec.values), shapes.get(spec.places)
+        if values is None or places is None or places[0] != "int32" or not places[2] or values[1] != places[1]:
+            raise broken("A sparse tensor needs values and places of one length.", f"tensor: {spec.tensor!r}")
+    described = {spec.places for spec in manifest.sparse}
+    for parameter in manifest.parameters:
+        if (parameter.role == PLACES) != (parameter.name in described):
+            raise broken("Places must belong to a sparse tensor.", f"parameter: {parameter.name!r}")

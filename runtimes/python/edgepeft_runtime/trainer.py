@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -14,7 +15,7 @@ import onnxruntime
 from edgepeft_runtime import version
 from edgepeft_runtime.accuracy import count_right
 from edgepeft_runtime.batch import Batch, checked_batch, examples_in
-from edgepeft_runtime.bundle import Bundle, checked_tensors
+from edgepeft_runtime.bundle import Bundle, checked_parameters
 from edgepeft_runtime.checkpoint import Checkpoint, StateDirectory
 from edgepeft_runtime.data import Data, Source, source_of
 from edgepeft_runtime.engine import Engine, PortableEngine, Step
@@ -22,6 +23,7 @@ from edgepeft_runtime.errors import BundleError, DataError, StateError, Training
 from edgepeft_runtime.fit import fit, positive
 from edgepeft_runtime.records import Evaluation, Progress, Record, Report
 from edgepeft_runtime.run import Run
+from edgepeft_runtime.selection import pick, to_pick
 from edgepeft_runtime.tensorfile import Array, read_tensors, sha256_of, tensor_chunks
 from edgepeft_runtime.update import Update, write_update
 from edgepeft_runtime.values import first_not_finite
@@ -162,8 +164,30 @@ class Trainer:
         manifest = self.bundle.manifest
         arrays = [checked_batch(batch, manifest) for batch in batches]
         examples = sum(examples_in(batch, manifest) for batch in arrays)
+        self.pick(batches)
         step = self._engine.train(self.run.values, arrays, lr=lr, step=self.run.step + 1)
         return self.run.after_step(step, examples), step, examples
+
+    def pick(self, batches: Iterable[Batch]) -> None:
+        """Pick which elements of sparse tensors train, by the gradient on these batches; :meth:`step` does it itself.
+
+        Picked once, they stay; without sparse tensors there is nothing to do.
+
+        Raises:
+            BatchError: a batch does not fit.
+            TrainingError: a gradient is not finite.
+        """
+        if not self.must_pick:
+            return
+        manifest, values = self.bundle.manifest, self.run.values
+        places = pick(self._engine, manifest, values, [checked_batch(batch, manifest) for batch in batches])
+        held = self._engine.load(places, {}).parameters
+        self.run = replace(self.run, values=replace(values, parameters={**values.parameters, **held}))
+
+    @property
+    def must_pick(self) -> bool:
+        """Whether elements that train are still to be picked, by the gradient on the first batches."""
+        return bool(to_pick(self._engine, self.bundle.manifest, self.run.values))
 
     def fit(
         self,
@@ -338,7 +362,7 @@ def _first_values(bundle: Bundle, adapter: Adapter | None) -> tuple[dict[str, Ar
         source = "The adapter"
     else:
         tensors, source = read_tensors(adapter, error=BundleError).tensors, f"The adapter {adapter}"
-    checked = checked_tensors(tensors, bundle.manifest.parameters, source, BundleError)
+    checked = checked_parameters(tensors, bundle.manifest, source, BundleError)
     return checked, tensor_chunks(checked)[1] if isinstance(adapter, Mapping) else sha256_of(adapter)
 
 

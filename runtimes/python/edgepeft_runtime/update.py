@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgepeft_runtime.bundle import Bundle, checked_tensors
+from edgepeft_runtime.bundle import Bundle, checked_parameters
 from edgepeft_runtime.errors import UpdateError
 from edgepeft_runtime.tensorfile import Array, read_tensors, write_tensors
 
@@ -115,7 +115,7 @@ def check_update(update: Update, bundle: Bundle, *, adapter_sha256: str | None =
             context=f"adapter of the update {update.adapter_sha256}\nadapter of this round {expected}",
             hint="leave it out, or let the device train again from this round's adapter.",
         )
-    checked_tensors(update.parameters, bundle.manifest.parameters, "The update", UpdateError)
+    checked_parameters(update.parameters, bundle.manifest, "The update", UpdateError)
 
 
 def _not_an_update(path: str | Path, context: str) -> UpdateError:

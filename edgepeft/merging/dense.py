@@ -1,0 +1,37 @@
+"""Sparse changes added to the tensors they belong to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx_ir as ir
+
+from edgepeft_runtime.bundle import Bundle
+from edgepeft_runtime.manifest import SparseSpec
+from edgepeft_runtime.tensorfile import Array
+
+
+def with_dense(bundle: Bundle, parameters: Mapping[str, Array]) -> dict[str, Array]:
+    """The parameters of an update; instead of values and places the whole changed tensors, by their own names."""
+    changed = dict(parameters)
+    if bundle.manifest.sparse:
+        frozen = ir.load(bundle.file("infer.onnx")).graph.initializers
+        for spec in bundle.manifest.sparse:
+            values, places = changed.pop(spec.values), changed.pop(spec.places)
+            changed[spec.tensor] = _sum(_base(frozen, spec), places, values)
+    return changed
+
+
+def _base(frozen: Mapping[str, ir.Value], spec: SparseSpec) -> Array:
+    """The tensor as it came; the graph may hold it transposed."""
+    turned = spec.tensor not in frozen
+    tensor = frozen[f"{spec.tensor}.T" if turned else spec.tensor].const_value
+    assert tensor is not None
+    return np.array(tensor.numpy().T if turned else tensor.numpy(), order="C")
+
+
+def _sum(base: Array, places: Array, values: Array) -> Array:
+    if places[0] >= 0:  # else nothing was picked yet
+        base.reshape(-1)[places] += values
+    return base

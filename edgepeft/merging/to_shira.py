@@ -1,0 +1,72 @@
+"""Sparse changes as a SHiRA adapter (Bhardwaj et al., NeurIPS 2024), which Hugging Face ``peft`` loads.
+
+SHiRA counts its values as ``r (in + out)`` per matrix: what is missing is filled up with zeros at one place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from edgepeft.merging.target import MergeError
+from edgepeft_runtime.bundle import Bundle
+from edgepeft_runtime.manifest import SparseSpec
+from edgepeft_runtime.tensorfile import Array
+
+PREFIX = "base_model.model."
+
+
+def shira(bundle: Bundle, parameters: Mapping[str, Array]) -> tuple[dict[str, Any], dict[str, Array]]:
+    """The adapter's configuration and its tensors by their keys.
+
+    Raises:
+        MergeError: a changed tensor is no weight of a linear layer, or so small that ``r`` does not fit it.
+    """
+    linear = bundle.manifest.recipe.get("linear", [])
+    specs = bundle.manifest.sparse
+    if foreign := [spec.tensor for spec in specs if spec.tensor not in linear]:
+        raise _refused(foreign, "SHiRA changes weights of linear layers only")
+    rank = max(-(-len(parameters[spec.values]) // sum(spec.shape)) for spec in specs)
+    if small := [spec.tensor for spec in specs if rank * sum(spec.shape) > spec.size]:
+        raise _refused(small, f"with r = {rank} SHiRA would have more values than they have elements")
+    tensors: dict[str, Array] = {}
+    for spec in specs:
+        tensors |= _pair(spec, rank, parameters)
+    sparse = {name for spec in specs for name in (spec.values, spec.places)}
+    whole = {name: array for name, array in parameters.items() if name not in sparse}
+    tensors |= {f"{PREFIX}{name}": np.ascontiguousarray(array) for name, array in whole.items()}
+    config = {
+        "peft_type": "SHIRA",
+        "r": rank,
+        "target_modules": sorted(_module(spec.tensor) for spec in specs),
+        "modules_to_save": sorted({_module(name) for name in whole}) or None,
+    }
+    return config, tensors
+
+
+def _pair(spec: SparseSpec, rank: int, parameters: Mapping[str, Array]) -> dict[str, Array]:
+    places, values = parameters[spec.places], parameters[spec.values]
+    count = rank * sum(spec.shape)
+    if places[0] < 0:  # nothing was picked yet
+        places, values = places[:0], values[:0]
+    padded = np.zeros(count, np.float32)
+    padded[: len(values)] = values
+    indices = np.zeros((2, count), np.int32)
+    indices[:, : len(places)] = np.divmod(places, spec.shape[1])
+    stem = f"{PREFIX}{_module(spec.tensor)}"
+    return {f"{stem}.shira_weight": padded, f"{stem}.shira_indices": indices}
+
+
+def _module(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+def _refused(names: list[str], reason: str) -> MergeError:
+    return MergeError(
+        "not-in-adapter",
+        f"{len(names)} changed tensors do not fit a SHiRA adapter.",
+        context=f"{reason}: {', '.join(names[:5])}{' …' if len(names) > 5 else ''}",
+        hint="merge to torch or onnx.",
+    )

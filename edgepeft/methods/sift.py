@@ -1,0 +1,99 @@
+"""Sparse increment fine-tuning, SIFT (Song et al., ICML 2024): a few elements of the model's own weights train."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from edgepeft.methods.base import MethodError, check_patterns, head_modules, matches, out_of_range, train_only
+from edgepeft_export.forward import Forward
+from edgepeft_export.forward.sparse import Places, Share, train_elements
+from edgepeft_runtime.selection import largest
+
+MASKS = ("gradient", "accumulated", "random", "magnitude")
+
+
+@dataclass(frozen=True)
+class Sift:
+    """The ``rate`` of each weight's elements with the largest gradient on the first batch train, and the task head.
+
+    What is picked stays, so that the optimizer's history is of use; only values and their places are kept and sent.
+    :func:`edgepeft.pick` picks on the workstation, by the gradient on proxy data.
+
+    Attributes:
+        rate: share of the elements of each weight, above 0 and at most 1.
+        mask: how they are picked. ``gradient``: by the device's first batch; ``accumulated``: by the sizes of the
+            gradients of the first ``batches``; ``random``; ``magnitude``: the largest weights (as SHiRA-WM).
+        batches: of ``accumulated``.
+        weights: names of parameters or modules, or patterns; ``None`` takes all weights of two or more dimensions but
+            those of embeddings and of the head.
+        head: names of the modules that train whole; ``None`` finds the head of a classifier.
+        seed: of ``random``.
+    """
+
+    name: ClassVar[str] = "sift"
+    rate: float = 0.01
+    mask: str = "gradient"
+    batches: int = 8
+    weights: tuple[str, ...] | None = None
+    head: tuple[str, ...] | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.rate <= 1:
+            raise out_of_range("rate", self.rate, "a share above 0, at most 1")
+        if self.mask not in MASKS:
+            raise out_of_range("mask", self.mask, " or ".join(MASKS))
+        if self.batches < 1:
+            raise out_of_range("batches", self.batches, "1 or more")
+
+    def attach(self, model: nn.Module) -> nn.Module:
+        """Mark whole weights and the head; :meth:`on_graph` leaves the chosen elements of the weights."""
+        train_only(model, [*self._targets(model), *self._head(model)])
+        return model
+
+    def on_graph(self, forward: Forward, model: nn.Module | None) -> Forward:
+        """Let elements of the marked weights train instead of the whole; of a file, of all that is named."""
+        targets = list(forward.parameters) if model is None else self._targets(model)
+        shares = {name: self._share(name, forward.parameters[name]) for name in targets if name in forward.parameters}
+        return train_elements(forward, shares)
+
+    def _head(self, model: nn.Module) -> list[str]:
+        return [name for name in head_modules(model) if name != "lm_head"] if self.head is None else list(self.head)
+
+    def _targets(self, model: nn.Module) -> list[str]:
+        """Names of the parameters of which elements train."""
+        if self.weights is not None:
+            check_patterns(model, self.weights)
+            patterns = self.weights
+            return [name for name, _ in model.named_parameters() if any(matches(name, p) for p in patterns)]
+        tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+        chosen = [
+            name
+            for name, parameter in model.named_parameters()
+            if parameter.ndim > 1 and id(parameter) not in tables and name.split(".")[0] not in head_modules(model)
+        ]
+        if not chosen:
+            raise MethodError(
+                "method-does-not-fit",
+                f"SIFT finds no weight in {type(model).__name__}.",
+                context="looked for parameters of two or more dimensions outside embeddings and head",
+                hint="name parameters by weights=.",
+            )
+        return chosen
+
+    def _share(self, name: str, weight: NDArray[np.generic]) -> Share:
+        count = min(int(self.rate * weight.size) + 1, weight.size)
+        batches = self.batches if self.mask == "accumulated" else 1
+        return Share(count, self._places(name, weight, count), batches)
+
+    def _places(self, name: str, weight: NDArray[np.generic], count: int) -> Places | None:
+        if self.mask == "random":
+            draw = np.random.default_rng([self.seed, zlib.crc32(name.encode())])  # each on its own: names may be added
+            return np.sort(draw.choice(weight.size, count, replace=False)).astype(np.int32)
+        return largest(np.abs(weight.reshape(-1)), count) if self.mask == "magnitude" else None

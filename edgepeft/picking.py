@@ -1,0 +1,73 @@
+"""Picks the elements that train on the workstation, by proxy data, so that all devices train the same ones."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+from edgepeft_runtime.batch import Batch
+from edgepeft_runtime.bundle import ADAPTER, MANIFEST, Bundle
+from edgepeft_runtime.engine import SELECT
+from edgepeft_runtime.errors import BundleError
+from edgepeft_runtime.manifest import FileEntry
+from edgepeft_runtime.tensorfile import Array, sha256_of, write_tensors
+from edgepeft_runtime.trainer import Trainer
+
+
+def pick(bundle: str | Path, batches: Iterable[Batch], *, threads: int | None = None) -> Path:
+    """Pick by the gradient on these batches, and put what was picked in the bundle, in the place of ``select.onnx``.
+
+    Args:
+        bundle: the directory of a bundle whose devices would pick for themselves.
+        batches: arrays by name, inputs and labels; as many as the method asks for are taken.
+        threads: threads inside an operator; ``None`` leaves it to onnxruntime.
+
+    Returns:
+        ``bundle``, whose adapter is a new one: updates of the old one are stale.
+
+    Raises:
+        BundleError: nothing is to be picked.
+        BatchError, TrainingError: see :meth:`edgepeft_runtime.Trainer.pick`; the bundle is as before.
+    """
+    opened = Bundle.open(bundle)
+    with Trainer.open(opened, threads=threads) as trainer:
+        if not trainer.must_pick:
+            raise BundleError(
+                "nothing-to-pick",
+                f"In {bundle} nothing is to be picked.",
+                context=f"method: {opened.manifest.recipe.get('method', 'unknown')}",
+                hint="prepare it with the method sift and the mask gradient or accumulated.",
+            )
+        trainer.pick(islice(batches, max(spec.batches for spec in opened.manifest.sparse)))
+        parameters = trainer.parameters()
+    _replace(opened, parameters)
+    return Path(bundle)
+
+
+def _replace(bundle: Bundle, parameters: dict[str, Array]) -> None:
+    """Put a copy with the new adapter in the place of the bundle; what stays the same is linked, not copied."""
+    home = bundle.path
+    staging = Path(tempfile.mkdtemp(prefix=f".{home.name}.", dir=home.parent))
+    try:
+        for name in bundle.manifest.files:
+            if name not in (ADAPTER, SELECT):
+                (staging / name).parent.mkdir(parents=True, exist_ok=True)
+                os.link(home / name, staging / name)
+        write_tensors(staging / ADAPTER, parameters)
+        entry = FileEntry(sha256_of(staging / ADAPTER), (staging / ADAPTER).stat().st_size)
+        files = {name: found for name, found in bundle.manifest.files.items() if name != SELECT} | {ADAPTER: entry}
+        sparse = tuple(replace(spec, gradient=None) for spec in bundle.manifest.sparse)
+        manifest = replace(bundle.manifest, files=files, sparse=sparse)
+        (staging / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+        staging.chmod(0o755)
+        old = staging.with_name(f"{staging.name}.old")
+        home.rename(old)
+        staging.rename(home)
+        shutil.rmtree(old)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)

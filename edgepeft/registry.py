@@ -1,0 +1,13 @@
+"""The methods by the names users choose them by; data only, so that the command can list them without torch."""
+
+from __future__ import annotations
+
+METHODS = {
+    "lora": "edgepeft.methods.lora:Lora",
+    "bitfit": "edgepeft.methods.select:BitFit",
+    "sift": "edgepeft.methods.sift:Sift",
+    "head": "edgepeft.methods.select:Head",
+    "freeze": "edgepeft.methods.select:Freeze",
+    "full": "edgepeft.methods.select:Full",
+}
+"""Name to ``module:class``."""

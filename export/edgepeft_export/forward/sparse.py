@@ -1,0 +1,142 @@
+"""Lets chosen elements of a frozen tensor train, as values beside their places: ``W + scatter(places, values)``.
+
+SIFT (Song et al., ICML 2024), and the sparse fine-tuning methods that differ from it in how places are picked. The sum
+is one ``ScatterND``, whose gradient gathers: no dense gradient outlives its use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from edgepeft_export.emit import Emitter
+from edgepeft_export.forward.graph import Forward, ForwardError, Sparse, infer_shapes
+
+Places = NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which elements of a parameter are to train.
+
+    Attributes:
+        count: how many.
+        places: which, as ascending positions in row-major order; ``None`` leaves it to the device, by the gradient.
+        batches: over how many batches the device adds up the gradient's sizes before it picks.
+    """
+
+    count: int
+    places: Places | None = None
+    batches: int = 1
+
+
+def train_elements(forward: Forward, shares: Mapping[str, Share]) -> Forward:
+    """A copy in which only some elements of these parameters train.
+
+    Args:
+        forward: has the parameters as trainable inputs of at least one dimension.
+        shares: what trains of each, by its name.
+
+    Returns:
+        For each parameter ``W``, ``W`` is an initializer now, ``W.values`` (float32 [count]) trains, and ``W.places``
+            (int32 [count], -1 where the device has yet to pick) says where it belongs.
+    """
+    model = forward.model.clone()
+    graph, parameters = model.graph, dict(forward.parameters)
+    emit = Emitter(graph)
+    sparse = []
+    for name, share in shares.items():
+        weight = parameters.pop(name)
+        _check_share(name, weight, share)
+        found = Sparse(name, weight.shape, _first_places(share), share.batches)
+        parameters[found.values] = np.zeros(share.count, np.float32)
+        _replace(graph, emit, found, weight)
+        sparse.append(found)
+    graph.sort()  # the new nodes were appended at the end
+    infer_shapes(model)
+    return replace(forward, model=model, parameters=parameters, sparse=(*forward.sparse, *sparse))
+
+
+def dense_values(graph: ir.Graph, sparse: Sparse) -> tuple[ir.Value, bool]:
+    """The initializer behind a sparse tensor in a graph, and whether the graph holds it transposed."""
+    node = next(use.node for use in _input(graph, sparse.values).uses() if use.node.op_type == "ScatterND")
+    assert node.inputs[0] is not None
+    return node.inputs[0], node.inputs[0].name != sparse.tensor
+
+
+def _replace(graph: ir.Graph, emit: Emitter, sparse: Sparse, weight: NDArray[Any]) -> None:
+    """Put the sum in the place of the input, transposed already where all its readers transpose it."""
+    source, emit.scope = _input(graph, sparse.tensor), sparse.tensor
+    graph.inputs.remove(source)
+    transposes = [use.node for use in source.uses()]
+    turned = weight.ndim == 2 and bool(transposes) and all(_turns(node) for node in transposes)
+    stored = emit.stored(f"{sparse.tensor}.T", np.ascontiguousarray(weight.T)) if turned else source
+    if not turned:
+        source.const_value = ir.tensor(weight, name=sparse.tensor)
+        readers = list(source.uses())
+        graph.register_initializer(source)
+    values = _new_input(graph, sparse.values, ir.DataType.FLOAT, len(sparse.places))
+    places = _new_input(graph, sparse.indices, ir.DataType.INT32, len(sparse.places))
+    position = _position(emit, places, weight.shape, turned)
+    total = emit.op("ScatterND", stored, position, values, reduction="add")
+    total.name = f"{sparse.tensor}.trained"
+    total.shape, total.type = ir.Shape(weight.T.shape if turned else weight.shape), ir.TensorType(ir.DataType.FLOAT)
+    if turned:
+        for node in transposes:
+            node.outputs[0].replace_all_uses_with(total)
+            graph.remove(node, safe=True)
+    else:
+        for use in readers:
+            use.node.replace_input_with(use.idx, total)
+
+
+def _turns(node: ir.Node) -> bool:
+    return node.op_type == "Transpose" and not node.outputs[0].is_graph_output()
+
+
+def _position(emit: Emitter, places: ir.Value, shape: tuple[int, ...], turned: bool) -> ir.Value:
+    """Positions [count, rank] of flat places; -1 is the last element, which nothing is added to."""
+    rest, axes = emit.op("Cast", places, to=ir.DataType.INT64), []
+    for size in reversed(shape[1:]):
+        # a non-negative remainder, as integer division in ONNX truncates and Mod follows the divisor's sign
+        axes.append(emit.op("Mod", rest, emit.ints(size)))
+        rest = emit.op("Div", emit.op("Sub", rest, axes[-1]), emit.ints(size))
+    axes.append(rest)
+    columns = [emit.op("Unsqueeze", axis, emit.ints(1)) for axis in (axes if turned else reversed(axes))]
+    return columns[0] if len(columns) == 1 else emit.op("Concat", *columns, axis=1)
+
+
+def _first_places(share: Share) -> Places:
+    if share.places is None:
+        return np.full(share.count, -1, np.int32)
+    return np.asarray(share.places, np.int32)
+
+
+def _check_share(name: str, weight: NDArray[Any], share: Share) -> None:
+    fits = 1 <= share.count <= weight.size < 2**31 and weight.ndim > 0
+    if share.places is not None:
+        places = np.asarray(share.places)
+        ascending = bool((np.diff(places) > 0).all()) and places.min() >= 0 and places.max() < weight.size
+        fits = fits and places.shape == (share.count,) and ascending
+    if not fits:
+        raise ForwardError(
+            "sparse-share",
+            f"{share.count} elements of {name}, which has {weight.size:,}, cannot train.",
+            context=f"shape {list(weight.shape)}",
+            hint="choose at least one element, and ascending places within the tensor.",
+        )
+
+
+def _new_input(graph: ir.Graph, name: str, dtype: ir.DataType, count: int) -> ir.Value:
+    value = ir.Value(name=name, shape=ir.Shape([count]), type=ir.TensorType(dtype))
+    graph.inputs.append(value)
+    return value
+
+
+def _input(graph: ir.Graph, name: str) -> ir.Value:
+    return next(value for value in graph.inputs if value.name == name)
