@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -264,12 +264,14 @@ def _load_function(source: str, classes: tuple[str, ...] | None, seed: int) -> S
             context=f"{type(error).__name__}: {error}",
             hint="it is called without arguments, and returns a torch module and a dict of example tensors.",
         ) from error
+    if isinstance(result, Source):
+        return result if classes is None else replace(result, classes=classes)
     if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[0], nn.Module)):
         raise SourceError(
             "bad-source",
             f"{source} does not return (model, example inputs).",
             context=f"it returns {type(result).__name__}",
-            hint="return a torch module and a dict of example tensors.",
+            hint="return a torch module and a dict of example tensors, or an edgepeft.Source.",
         )
     return Source(result[0], result[1], classes=classes)
 

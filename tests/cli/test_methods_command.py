@@ -1,0 +1,104 @@
+"""Methods by the command: their settings as text, what fits a model, picking on the workstation."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgepeft.registry import METHODS
+from edgepeft_runtime.bundle import Bundle
+from tests.cli.conftest import Command
+
+SOURCE = """
+import torch
+from torch import nn
+import edgepeft
+
+def make():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 3))
+    return edgepeft.Source(model, {"input": torch.zeros(2, 8)}, loss="cross_entropy")
+"""
+
+
+@pytest.fixture
+def network(tmp_path: Path) -> str:
+    """A small network, as a function in a file."""
+    (tmp_path / "network.py").write_text(SOURCE)
+    return f"{tmp_path / 'network.py'}:make"
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Forty labelled rows."""
+    draw = np.random.default_rng(0)
+    x = draw.normal(size=(40, 8)).astype(np.float32)
+    np.savez(tmp_path / "rows.npz", input=x, labels=x[:, :3].argmax(1))
+    return tmp_path / "rows.npz"
+
+
+def test_every_method_is_listed_with_its_settings(edgepeft: Command) -> None:
+    """Names, what they are for, settings with their defaults."""
+    done = edgepeft("methods")
+    assert done.code == 0
+    assert [line.partition(":")[0] for line in done.out.splitlines() if not line.startswith(" ")] == list(METHODS)
+    assert "  rate=0.01  (float)" in done.out
+
+
+def test_settings_are_given_as_text(edgepeft: Command, network: str, tmp_path: Path) -> None:
+    """A rate and patterns reach the method; the bundle's recipe says so."""
+    options = ["--setting", "rate=0.1", "--setting", "weights=0,2", "--gradient-share", 0.5]
+    done = edgepeft("prepare", network, "--method", "sift", *options, "--out", tmp_path / "b")
+    assert done.code == 0, done.err
+    manifest = Bundle.open(tmp_path / "b").manifest
+    recipe = manifest.recipe
+    assert (recipe["method"], recipe["rate"], recipe["weights"]) == ("sift", 0.1, ["0", "2"])
+    assert manifest.optimizer.settings["gradient_share"] == 0.5
+    assert {spec.name.partition(".")[0] for spec in manifest.optimizer.state} == {"exp_avg", "exp_avg_sq", "residual"}
+
+
+@pytest.mark.parametrize(
+    ("setting", "code", "word"),
+    [
+        ("rate", 2, "not like NAME=VALUE"),
+        ("rate=much", 2, "is a number"),
+        ("rate=7", 1, "out of range"),
+        ("rank=7", 1, "has no setting 'rank'"),
+    ],
+)
+def test_a_wrong_setting_is_an_error(
+    setting: str, code: int, word: str, edgepeft: Command, network: str, tmp_path: Path
+) -> None:
+    """With what is wrong; nothing is left behind."""
+    done = edgepeft("prepare", network, "--method", "sift", "--setting", setting, "--out", tmp_path / "b")
+    assert (done.code, word in done.err) == (code, True), done.err
+    assert not (tmp_path / "b").exists()
+
+
+def test_doctor_tells_which_methods_fit(edgepeft: Command, network: str) -> None:
+    """A line per method: how much would train, or why it does not fit."""
+    done = edgepeft("doctor", network, "--methods")
+    assert done.code == 0
+    lines = {line.split()[0]: line for line in done.out.splitlines()}
+    assert lines.keys() == METHODS.keys()
+    assert lines["bitfit"].split()[1] == "35"
+    assert "needs to know what trains" in lines["freeze"]
+
+
+def test_elements_are_picked_on_the_workstation(edgepeft: Command, network: str, data: Path, tmp_path: Path) -> None:
+    """Once; then devices train what was picked."""
+    bundle = tmp_path / "b"
+    assert edgepeft("prepare", network, "--method", "sift", "--setting", "rate=0.1", "--out", bundle).code == 0
+    before = json.loads(edgepeft("evaluate", bundle, "--data", data, "--json").out)["loss"]
+    assert edgepeft("pick", bundle, "--data", data).code == 0
+    assert Bundle.open(bundle).manifest.sparse[0].gradient is None
+    again = edgepeft("pick", bundle, "--data", data)
+    assert (again.code, "nothing is to be picked" in again.err) == (1, True)
+    update = tmp_path / "u.safetensors"
+    train = ["train", bundle, "--data", data, "--state", tmp_path / "state", "--epochs", 3, "--update", update]
+    assert edgepeft(*train, "--lr", 0.05).code == 0
+    after = json.loads(edgepeft("evaluate", bundle, "--data", data, "--adapter", update, "--json").out)["loss"]
+    assert after < before
