@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     )
     from edgepeft_runtime.manifest import Manifest
     from edgepeft_runtime.records import Evaluation, Progress, Record, Report
+    from edgepeft_runtime.tasks import Tasks
     from edgepeft_runtime.tensorfile import read_tensors, write_tensors
     from edgepeft_runtime.trainer import Trainer
     from edgepeft_runtime.update import Update, check_update, read_update, write_update
@@ -40,6 +41,7 @@ _HOMES = {
     "errors": _ERRORS,
     "manifest": "Manifest",
     "records": "Evaluation Progress Record Report",
+    "tasks": "Tasks",
     "tensorfile": "read_tensors write_tensors",
     "trainer": "Trainer",
     "update": "Update check_update read_update write_update",
@@ -60,6 +62,7 @@ __all__ = [
     "Record",
     "Report",
     "StateError",
+    "Tasks",
     "Trainer",
     "TrainingError",
     "Update",

@@ -82,7 +82,7 @@ class Trainer:
         """
         bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         _check_settings(seed, threads)
-        parameters, adapter_sha256 = _first_values(bundle, adapter)
+        parameters, adapter_sha256 = adapter_values(bundle, adapter)
         engine = PortableEngine(bundle, threads=threads)
         if state is None:
             return cls(bundle, engine, Run(engine.load(parameters), seed), adapter_sha256)
@@ -283,7 +283,7 @@ class Trainer:
         """
         values = self.run.values
         if adapter is not None:
-            values = self._engine.load(_first_values(self.bundle, adapter)[0], {})
+            values = self._engine.load(adapter_values(self.bundle, adapter)[0], {})
         cut = [inputs] if batch_size is None else source_of(inputs, positive("batch_size", batch_size)).batches(0)
         batches = (checked_batch(batch, self.bundle.manifest, labels=False) for batch in cut)
         parts = [self._engine.infer(values, batch) for batch in batches]
@@ -353,7 +353,7 @@ def _check_settings(seed: int, threads: int | None) -> None:
         positive("threads", threads)
 
 
-def _first_values(bundle: Bundle, adapter: Adapter | None) -> tuple[dict[str, Array], str]:
+def adapter_values(bundle: Bundle, adapter: Adapter | None) -> tuple[dict[str, Array], str]:
     """The parameters of an adapter, checked, and the hash of its file."""
     if adapter is None:
         return bundle.adapter(), bundle.adapter_sha256
