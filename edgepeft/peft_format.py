@@ -9,7 +9,10 @@ from torch import nn
 
 
 def peft_recipe(model: nn.Module) -> dict[str, Any]:
-    """``{"peft": {"config": …, "keys": {parameter: key in adapter_model.safetensors}}}``; empty for other models."""
+    """How a trained ``PeftModel`` is written as an adapter; empty for other models.
+
+    ``{"peft": {"config": …, "keys": {parameter: key in adapter_model.safetensors}, "tied": {further key: parameter}}}``
+    """
     try:
         from peft import PeftModel, get_peft_model_state_dict
     except ImportError:
@@ -17,12 +20,19 @@ def peft_recipe(model: nn.Module) -> dict[str, Any]:
     if not isinstance(model, PeftModel):
         return {}
     config = model.peft_config[model.active_adapter].to_dict()
+    if config.get("save_projection"):
+        config["save_projection"] = False  # of VeRA's random matrices, which do not train: peft draws them again
     names = {parameter.data_ptr(): name for name, parameter in model.named_parameters() if parameter.requires_grad}
     state = get_peft_model_state_dict(model, adapter_name=model.active_adapter)
     # peft names a saved tensor differently from the parameter it comes from; that they share their memory tells which
     # is which.
-    keys = {names[tensor.data_ptr()]: key for key, tensor in state.items() if tensor.data_ptr() in names}
-    return {"peft": {"config": json.loads(json.dumps(config, default=_plain)), "keys": keys}}
+    keys: dict[str, str] = {}
+    tied: dict[str, str] = {}
+    for key, tensor in state.items():
+        name = names.get(tensor.data_ptr())
+        if name is not None and keys.setdefault(name, key) != key:
+            tied[key] = name
+    return {"peft": {"config": json.loads(json.dumps(config, default=_plain)), "keys": keys, "tied": tied}}
 
 
 def linear_weights(model: nn.Module) -> list[str]:

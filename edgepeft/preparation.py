@@ -143,7 +143,7 @@ def prepare(
         tell(_told(plan))
     extras = Extras(
         roles=_heads(source.model, forward),
-        dimension_max=source.dimension_max,
+        dimension_max=_dimension_max(source, how.chosen),
         classes=_classes(classes if classes is not None else source.classes, forward),
         text=text or source.text,
         image=image or source.image,
@@ -195,6 +195,12 @@ def _source(model: Model, example_inputs: ExampleInputs | None) -> Source:
             hint="give a dict {argument of forward: tensor}; sizes may differ on the device.",
         )
     return Source(model, example_inputs)
+
+
+def _dimension_max(source: Source, method: Method | None) -> Mapping[str, int]:
+    """Largest sizes; a prompt takes learned positions from the input."""
+    taken = getattr(method, "tokens", 0)
+    return {name: size - taken if name == "sequence" else size for name, size in source.dimension_max.items()}
 
 
 def _loss(loss: LossLike, forward: Forward, example_labels: Mapping[str, Tensor] | None) -> losses.Loss:

@@ -4,6 +4,14 @@ from __future__ import annotations
 
 METHODS = {
     "lora": "edgepeft.methods.lora:Lora",
+    "rslora": "edgepeft.methods.lora:RsLora",
+    "dora": "edgepeft.methods.lora:Dora",
+    "ia3": "edgepeft.methods.scaling:IA3",
+    "vera": "edgepeft.methods.scaling:Vera",
+    "norm": "edgepeft.methods.scaling:Norm",
+    "prefix": "edgepeft.methods.prompts:Prefix",
+    "prompt": "edgepeft.methods.prompts:Prompt",
+    "ptuning": "edgepeft.methods.prompts:PTuning",
     "bitfit": "edgepeft.methods.select:BitFit",
     "sift": "edgepeft.methods.sift:Sift",
     "head": "edgepeft.methods.select:Head",

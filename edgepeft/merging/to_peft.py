@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
+from edgepeft.merging.bake_prompt import KEY as PROMPT
+from edgepeft.merging.bake_prompt import baked_prompt, is_prompt, split_prompt
 from edgepeft.merging.target import MergeError, publish, staging
 from edgepeft.merging.to_shira import shira
 from edgepeft_runtime.bundle import Bundle
@@ -33,7 +35,12 @@ def write(bundle: Bundle, parameters: Mapping[str, Array], out: Path) -> str:
 
 def _adapter(bundle: Bundle, parameters: Mapping[str, Array]) -> tuple[dict[str, Any], dict[str, Array]]:
     """The adapter's configuration and its tensors by their keys."""
-    config, keys = _recipe(bundle)
+    recipe = _recipe(bundle)
+    config, keys = dict(recipe["config"]), recipe["keys"]
+    prompt: dict[str, Array] = {}
+    if is_prompt(config):
+        encoder, parameters = split_prompt(parameters)
+        prompt = {PROMPT: baked_prompt(config, encoder)}
     missing = [name for name in parameters if name not in keys]
     if missing:
         raise MergeError(
@@ -42,11 +49,13 @@ def _adapter(bundle: Bundle, parameters: Mapping[str, Array]) -> tuple[dict[str,
             context=", ".join(missing[:5]) + (" …" if len(missing) > 5 else ""),
             hint="merge to torch or onnx, or prepare the model with these tensors in modules_to_save.",
         )
-    return config, {keys[name]: np.ascontiguousarray(array) for name, array in parameters.items()}
+    tensors = {keys[name]: np.ascontiguousarray(array) for name, array in parameters.items()}
+    tied = {key: tensors[keys[name]].copy() for key, name in recipe.get("tied", {}).items()}
+    return config, {**prompt, **tensors, **tied}
 
 
-def _recipe(bundle: Bundle) -> tuple[dict[str, Any], dict[str, str]]:
-    """The adapter's configuration, and the key in the file by the name of the parameter."""
+def _recipe(bundle: Bundle) -> dict[str, Any]:
+    """What :func:`edgepeft.peft_format.peft_recipe` has written down."""
     recipe = bundle.manifest.recipe.get("peft")
     if not isinstance(recipe, dict) or not {"config", "keys"} <= recipe.keys():
         raise MergeError(
@@ -55,7 +64,7 @@ def _recipe(bundle: Bundle) -> tuple[dict[str, Any], dict[str, str]]:
             context=f"method: {bundle.manifest.recipe.get('method', 'unknown')}",
             hint="merge to torch (a state dict) or onnx (a model for inference).",
         )
-    return dict(recipe["config"]), dict(recipe["keys"])
+    return recipe
 
 
 def _check(path: Path, tensors: Mapping[str, Array]) -> None:
@@ -63,11 +72,11 @@ def _check(path: Path, tensors: Mapping[str, Array]) -> None:
     read = load_file(path)
     assert read.keys() == tensors.keys()
     assert all(np.array_equal(read[key], tensors[key]) for key in tensors)
-    foreign = [key for key in tensors if not key.startswith(("base_model.model.", "prompt_"))]
+    foreign = [key for key in tensors if key != PROMPT and not key.startswith("base_model.")]
     if foreign:
         raise MergeError(
             "unknown-adapter-key",
             "peft would not find all tensors of the adapter.",
-            context=f"{foreign[0]!r} does not begin with 'base_model.model.'",
+            context=f"{foreign[0]!r} does not begin with 'base_model.'",
             hint="prepare the bundle again with this version of edgepeft.",
         )

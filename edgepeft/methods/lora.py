@@ -1,14 +1,14 @@
-"""Low-rank adaptation (Hu et al., ICLR 2022), attached by Hugging Face ``peft``."""
+"""Low-rank adaptation (Hu et al., ICLR 2022) and its variants, attached by Hugging Face ``peft``."""
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import nn
 
-from edgepeft.methods.base import MethodError, head_modules, out_of_range
+from edgepeft.methods.base import out_of_range
+from edgepeft.methods.peft_methods import PRODUCTS, attach_peft, saved_modules, targets
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Lora:
         rank: of the pairs.
         alpha: scale; ``None`` means twice the rank.
         target_modules: names (or endings of names) of the modules to adapt; ``None`` takes peft's choice for the
-            architecture.
+            architecture, and all products outside the head for one that peft does not know.
         modules_to_save: modules trained whole beside the pairs; ``None`` means the task head of a classifier.
     """
 
@@ -30,40 +30,44 @@ class Lora:
     modules_to_save: tuple[str, ...] | None = None
 
     def attach(self, model: nn.Module) -> nn.Module:
-        from peft import LoraConfig, get_peft_model
+        from peft import LoraConfig
+        from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as KNOWN
 
         if self.rank < 1:
             raise out_of_range("rank", self.rank, "1 or more")
-        saved = (
-            [name for name in head_modules(model) if name != "lm_head"]
-            if self.modules_to_save is None
-            else list(self.modules_to_save)
-        )
         config = LoraConfig(
             r=self.rank,
             lora_alpha=2 * self.rank if self.alpha is None else self.alpha,
-            target_modules=None if self.target_modules is None else list(self.target_modules),
-            modules_to_save=saved or None,
+            target_modules=targets(model, self.target_modules, KNOWN, PRODUCTS),
+            modules_to_save=saved_modules(model, self.modules_to_save),
             lora_dropout=0.0,
+            **self.variant(),
         )
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter(
-                    "ignore"
-                )  # of peft about its own use of transformers, and of layouts it sets right
-                attached: nn.Module = get_peft_model(model, config)
-        except (ValueError, KeyError) as error:
-            raise MethodError(
-                "method-does-not-fit",
-                f"LoRA cannot be attached to {type(model).__name__}.",
-                context=str(error).strip().splitlines()[0],
-                hint=f"choose target_modules among: {', '.join(_linear_modules(model))}.",
-            ) from error
-        return attached
+        return attach_peft(model, config, self.name)
+
+    def variant(self) -> dict[str, Any]:
+        """Further arguments of ``peft.LoraConfig``."""
+        return {}
 
 
-def _linear_modules(model: nn.Module, limit: int = 12) -> list[str]:
-    """Last parts of the names of the modules that peft's LoRA knows."""
-    kinds = {"Linear", "Conv1D", "Conv1d", "Conv2d", "Conv3d", "Embedding"}
-    names = (name.rpartition(".")[2] for name, module in model.named_modules() if type(module).__name__ in kinds)
-    return list(dict.fromkeys(names))[:limit]
+@dataclass(frozen=True)
+class RsLora(Lora):
+    """LoRA whose scale is ``alpha / sqrt(rank)`` (Kalajdzievski, 2023): learning keeps its pace as ranks grow."""
+
+    name: ClassVar[str] = "rslora"
+
+    def variant(self) -> dict[str, Any]:
+        return {"use_rslora": True}
+
+
+@dataclass(frozen=True)
+class Dora(Lora):
+    """LoRA on the direction of each weight, and its magnitude trained beside it (Liu et al., ICML 2024).
+
+    As in the paper, the norm of the adapted weight takes part in no gradient.
+    """
+
+    name: ClassVar[str] = "dora"
+
+    def variant(self) -> dict[str, Any]:
+        return {"use_dora": True}

@@ -26,6 +26,9 @@ of the product is computed: see :class:`edgepeft_export.quantize.Quantization`.
 FAKE_QUANTIZE = "FakeQuantize"
 """``(x, scale, zero_point)``, attribute ``axis``: x rounded to what the integer type of ``zero_point`` can say."""
 
+STOP_GRADIENT = "StopGradient"
+"""``(x) -> x``, through which no gradient passes."""
+
 
 def int8_matmul(
     emit: Emitter,
@@ -51,6 +54,8 @@ def lower(model: ir.Model) -> None:
             _lower_int8_matmul(node, rounded, turned)
         elif node.op_type == FAKE_QUANTIZE:
             _lower_fake_quantize(node)
+        elif node.op_type == STOP_GRADIENT:
+            _replace(node, _before(node, "Identity", list(node.inputs))[0])
     model.graph.opset_imports.pop(DOMAIN, None)
     if rounded:
         model.graph.opset_imports.setdefault(CONTRIB, 1)

@@ -175,7 +175,7 @@ def test_lora_on_modules_that_are_not_there_lists_those_that_are() -> None:
         ("lora", {"rank": 0}, "method-setting"),
         ("lora", {"r": 8}, "method-setting"),
         ("freeze", {}, "method-setting"),
-        ("dora", {}, "unknown-method"),
+        ("adalora", {}, "unknown-method"),
     ],
 )
 def test_settings_that_do_not_exist_or_fit_are_refused(name: str, settings: dict[str, object], reference: str) -> None:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgepeft_export.forward.graph import Forward, ForwardError, tidy
+from edgepeft_export.forward.torch_detach import TRANSLATION, KeepDetach
 from edgepeft_export.opset import OPSET
 from edgepeft_export.shapes import Dim, dims_of
 
@@ -120,7 +121,8 @@ class _Lifted(nn.Module):  # type: ignore[misc]  # torch is not type-checked her
         self.train(model.training)
 
     def forward(self, inputs: dict[str, Tensor], trainable: dict[str, Tensor]) -> tuple[Tensor, ...]:
-        result = torch.func.functional_call(self.model, trainable, kwargs=inputs)
+        with KeepDetach():
+            result = torch.func.functional_call(self.model, trainable, kwargs=inputs)
         named = _named_outputs(result)
         return tuple(named[name] for name in self.outputs)
 
@@ -237,6 +239,7 @@ def export(lifted: nn.Module, inputs: dict[str, Tensor], trainable: dict[str, Te
                 kwargs={"inputs": inputs, "trainable": trainable},
                 dynamic_shapes=dynamic,
                 dynamo=True,
+                custom_translation_table=TRANSLATION,
                 opset_version=OPSET,
                 verbose=False,
             )

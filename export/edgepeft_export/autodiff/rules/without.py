@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from edgepeft_export.autodiff.registry import no_gradient
+from edgepeft_export.autodiff.registry import no_gradient, qualified
+from edgepeft_export.composites import DOMAIN, STOP_GRADIENT
 
 no_gradient("it reads the shape, not the values", "Shape", "Size")
 no_gradient(
@@ -23,3 +24,4 @@ no_gradient("it works on the bits of integers", "BitShift", "BitwiseAnd", "Bitwi
 no_gradient("it gives positions", "ArgMax", "ArgMin", "NonZero", "NonMaxSuppression", "Unique")
 no_gradient("it is flat almost everywhere", "Floor", "Ceil", "Round", "Sign", "Hardmax")
 no_gradient("it takes positions as its input", "OneHot")
+no_gradient("the model detaches it", qualified(STOP_GRADIENT, DOMAIN))

@@ -1,0 +1,81 @@
+"""What all methods that Hugging Face ``peft`` attaches have in common."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from edgepeft.methods.base import MethodError, head_modules
+
+PRODUCTS = ("Linear", "Conv1D", "Conv1d", "Conv2d", "Conv3d")
+"""Names of the classes of modules that multiply by a matrix or a kernel."""
+
+
+def attach_peft(model: nn.Module, config: Any, what: str, kinds: Sequence[str] = PRODUCTS) -> nn.Module:
+    """``peft.get_peft_model``, whose refusals become errors that list what fits.
+
+    Args:
+        model: is changed.
+        config: a ``peft.PeftConfig``.
+        what: the method, for the message.
+        kinds: names of the classes of modules it can adapt.
+    """
+    from peft import get_peft_model
+
+    try:
+        with warnings.catch_warnings():
+            # of peft about its own use of transformers, and of layouts it sets right
+            warnings.simplefilter("ignore")
+            attached: nn.Module = get_peft_model(model, config)
+    except (ValueError, KeyError, AttributeError, NotImplementedError) as error:
+        raise MethodError(
+            "method-does-not-fit",
+            f"{what} cannot be attached to {type(model).__name__}.",
+            context=(str(error).strip().splitlines() or [type(error).__name__])[0],
+            hint=f"choose target_modules among: {', '.join(_last_parts(model, kinds)) or 'there is none'}.",
+        ) from error
+    return attached
+
+
+def saved_modules(model: nn.Module, given: Sequence[str] | None) -> list[str] | None:
+    """What trains whole beside the adapter: what is given, else the head of a classifier."""
+    saved = [name for name in head_modules(model) if name != "lm_head"] if given is None else list(given)
+    return saved or None
+
+
+def targets(model: nn.Module, given: Sequence[str] | None, known: dict[str, Any], kinds: Sequence[str]) -> Any:
+    """Target modules for a config: what is given, ``None`` where peft knows the architecture, else all that fit.
+
+    Args:
+        known: peft's own choice by architecture.
+        kinds: names of the classes of modules that the method can adapt.
+    """
+    if given is not None:
+        return list(given)
+    if getattr(getattr(model, "config", None), "model_type", None) in known:
+        return None
+    heads = tuple(f"{name}." for name in head_modules(model))
+    found = [name for name, module in model.named_modules() if type(module).__name__ in kinds and _is_plain(module)]
+    inner = [name for name in found if not f"{name}.".startswith(heads)] if heads else found
+    if not inner:
+        raise MethodError(
+            "method-does-not-fit",
+            f"{type(model).__name__} has no module that the method adapts.",
+            context=f"looked for {', '.join(kinds)} outside the head",
+            hint="name target_modules, or choose another method.",
+        )
+    return inner
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """Whether it is no convolution with groups or dilation, which peft cannot adapt."""
+    return getattr(module, "groups", 1) == 1 and set(getattr(module, "dilation", (1,))) == {1}
+
+
+def _last_parts(model: nn.Module, kinds: Sequence[str], limit: int = 12) -> list[str]:
+    """Last parts of the names of the modules of these classes."""
+    names = (name.rpartition(".")[2] for name, module in model.named_modules() if type(module).__name__ in kinds)
+    return list(dict.fromkeys(names))[:limit]

@@ -1,0 +1,140 @@
+"""Methods that train what a transformer reads before its input: prompts and prefixes. By Hugging Face ``peft``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import nn
+
+from edgepeft.methods.base import MethodError, out_of_range
+from edgepeft.methods.peft_methods import attach_peft
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Embeddings put before the input's (prompt tuning: Lester et al., EMNLP 2021), and the head of a classifier.
+
+    Attributes:
+        tokens: how many. Learned positions leave so many fewer for the input.
+    """
+
+    name: ClassVar[str] = "prompt"
+    tokens: int = 16
+
+    def attach(self, model: nn.Module) -> nn.Module:
+        from peft import PromptTuningConfig
+
+        return _attach(model, PromptTuningConfig(task_type=_task(model, self), num_virtual_tokens=_count(self)))
+
+
+@dataclass(frozen=True)
+class PTuning:
+    """A prompt that a small network computes while it trains (P-tuning: Liu et al., 2021), and the head.
+
+    What is merged into peft holds the prompt as computed; the network is left behind.
+
+    Attributes:
+        tokens: how many embeddings. Learned positions leave so many fewer for the input.
+        encoder: ``mlp`` or ``lstm``.
+        hidden: width of the network; ``None`` means half the model's.
+    """
+
+    name: ClassVar[str] = "ptuning"
+    tokens: int = 16
+    encoder: str = "mlp"
+    hidden: int | None = None
+
+    def attach(self, model: nn.Module) -> nn.Module:
+        from peft import PromptEncoderConfig
+
+        if self.encoder not in ("mlp", "lstm"):
+            raise out_of_range("encoder", self.encoder, "mlp or lstm")
+        config = PromptEncoderConfig(
+            task_type=_task(model, self),
+            num_virtual_tokens=_count(self),
+            encoder_reparameterization_type=self.encoder.upper(),
+            encoder_hidden_size=self.hidden or max(1, _width(model) // 2),
+            encoder_dropout=0.0,
+        )
+        return _attach(model, config)
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """Keys and values put before those of every layer (prefix tuning: Li and Liang, ACL 2021), and the head.
+
+    For a classifier this is what P-tuning v2 does (Liu et al., ACL 2022).
+
+    Attributes:
+        tokens: how many per layer.
+        projection: compute them by a small network while they train; what is merged into peft holds the result.
+        hidden: width of the network; ``None`` means the model's.
+    """
+
+    name: ClassVar[str] = "prefix"
+    tokens: int = 16
+    projection: bool = False
+    hidden: int | None = None
+
+    def attach(self, model: nn.Module) -> nn.Module:
+        from peft import PrefixTuningConfig
+
+        config = PrefixTuningConfig(
+            task_type=_task(model, self),
+            num_virtual_tokens=_count(self),
+            prefix_projection=self.projection,
+            encoder_hidden_size=self.hidden or _width(model),
+        )
+        return _attach(model, config)
+
+
+_Prompting = Prompt | PTuning | Prefix
+
+
+def _attach(model: nn.Module, config: Any) -> nn.Module:
+    attached = attach_peft(model, config, config.peft_type.value.replace("_", " ").lower())
+    if config.task_type == "CAUSAL_LM" and config.peft_type != "PREFIX_TUNING":
+        attached.register_forward_hook(_Trim(config.num_virtual_tokens))
+    return attached
+
+
+@dataclass(frozen=True)
+class _Trim:
+    """Leaves out the logits at the prompt's positions: labels have none there."""
+
+    tokens: int
+
+    def __call__(self, _module: nn.Module, _inputs: Any, output: Any) -> Any:
+        output.logits = output.logits[:, self.tokens :]
+        return output
+
+
+def _task(model: nn.Module, method: _Prompting) -> str:
+    """The kind of model as peft names it.
+
+    Raises:
+        MethodError: it is no transformer that reads tokens.
+    """
+    config = getattr(model, "config", None)
+    embeddings = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
+    if config is None or not isinstance(embeddings, nn.Embedding):
+        raise MethodError(
+            "method-does-not-fit",
+            f"{method.name} needs a transformer that reads tokens; {type(model).__name__} is none.",
+            context=None,
+            hint="choose lora, adapter, bitfit, norm or sift.",
+        )
+    if getattr(config, "is_encoder_decoder", False):
+        return "SEQ_2_SEQ_LM"
+    return "CAUSAL_LM" if model.get_output_embeddings() is not None else "SEQ_CLS"
+
+
+def _count(method: _Prompting) -> int:
+    if method.tokens < 1:
+        raise out_of_range("tokens", method.tokens, "1 or more")
+    return method.tokens
+
+
+def _width(model: nn.Module) -> int:
+    return int(model.get_input_embeddings().embedding_dim)

@@ -1,0 +1,58 @@
+"""Keeps ``Tensor.detach`` through an export: ONNX has no word for it, and the gradient must stop there all the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from onnx.defs import OpSchema
+from onnxscript.values import Op, Opset
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from edgepeft_export.composites import DOMAIN, STOP_GRADIENT
+
+
+@torch.library.custom_op("edgepeft::stop_gradient", mutates_args=())  # type: ignore[untyped-decorator]
+def _stop_gradient(x: Tensor) -> Tensor:
+    return x.clone()
+
+
+@_stop_gradient.register_fake  # type: ignore[untyped-decorator]
+def _(x: Tensor) -> Tensor:
+    return torch.empty_like(x)
+
+
+class KeepDetach(TorchFunctionMode):  # type: ignore[misc]
+    """While it is active, ``x.detach()`` leaves a node behind in what is traced."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if func is Tensor.detach and args[0].is_floating_point():
+            return _stop_gradient(args[0])
+        return func(*args, **(kwargs or {}))
+
+
+_FLOATS = ["tensor(float)", "tensor(double)", "tensor(float16)"]
+_SCHEMA = OpSchema(
+    STOP_GRADIENT,
+    DOMAIN,
+    1,
+    inputs=[OpSchema.FormalParameter("x", "T")],
+    outputs=[OpSchema.FormalParameter("y", "T")],
+    type_constraints=[("T", _FLOATS, "")],
+)
+
+
+def _translated(x: Any) -> Any:
+    return Op(Opset(DOMAIN, 1), STOP_GRADIENT, _SCHEMA)(x)
+
+
+TRANSLATION = {torch.ops.edgepeft.stop_gradient.default: _translated}
+"""For ``torch.onnx.export(custom_translation_table=…)``."""
