@@ -13,6 +13,7 @@ from torch import nn
 from edgepeft import compress
 from edgepeft.methods import Lora, Method, attach, by_name
 from edgepeft.methods.base import GraphMethod
+from edgepeft.methods.prompts import line_up
 from edgepeft.peft_format import linear_weights, peft_recipe
 from edgepeft.sources import Source
 from edgepeft_export.forward import Forward, from_onnx
@@ -56,6 +57,7 @@ def _of_module(source: Source, model: nn.Module, how: Attachment) -> tuple[Forwa
         model = attach(how.chosen, model)
         recipe = {"method": how.chosen.name, **_settings(how.chosen)}
     compress.hold_masks(model, masked)
+    line_up(model)
     forward = from_torch(model, source.example_inputs, dynamic_axes=how.dynamic_axes, outputs=how.outputs)
     if isinstance(how.chosen, GraphMethod):
         forward = how.chosen.on_graph(forward, model)

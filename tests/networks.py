@@ -216,7 +216,7 @@ def torch_loss(model: nn.Module, inputs: Batch, labels: Tensor, loss: str) -> Te
     logits = result if isinstance(result, Tensor) else result.logits
     if loss == "causal_lm":
         return nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
-    return nn.functional.cross_entropy(logits, labels)
+    return nn.functional.cross_entropy(logits.flatten(0, -2), labels.flatten())
 
 
 def to_numpy(batch: Batch, labels: Tensor) -> dict[str, np.ndarray]:

@@ -1,79 +1,38 @@
-"""Finds the heads and feed-forward neurons of transformers' models, by the names their layers have.
+"""Finds the heads and feed-forward neurons of transformers' models.
 
-A family is a row of the tables below: BERT, RoBERTa, ELECTRA (``self.query``), DistilBERT (``q_lin``), GPT-2 (fused
-``c_attn``), Llama, Mistral, Qwen and ViT (``q_proj``). These modules take the number of heads from the width of their
-projections and only the size of a head from the configuration, so they run with fewer heads as they are.
+These modules take the number of heads from the width of their projections and only the size of a head from the
+configuration, so they run with fewer heads as they are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from edgepeft.compress.groups import Count, Group, blocks, computing, input_axis, is_matrix, reading
+from edgepeft.architectures import ATTENTIONS, FEED_FORWARDS, FUSED, Attention, join, layers_at
+from edgepeft.compress.groups import Count, Group, blocks, computing, input_axis, reading
 
 _HEAD_SIZES = ("head_dim", "attention_head_size")
 _HEAD_COUNTS = ("num_attention_heads", "num_heads", "n_heads")
 
 
-@dataclass(frozen=True)
-class _Attention:
-    """Paths from the block to its layers; ``owner`` holds the size of a head."""
-
-    query: str
-    key: str
-    value: str
-    output: str
-    owner: str = ""
-
-
-_ATTENTIONS = (
-    _Attention("self.query", "self.key", "self.value", "output.dense", "self"),
-    _Attention("q_lin", "k_lin", "v_lin", "out_lin"),
-    _Attention("q_proj", "k_proj", "v_proj", "o_proj"),
-)
-_FUSED = ("c_attn", "c_proj")
-_FEED_FORWARDS: tuple[tuple[tuple[str, ...], str], ...] = (
-    (("intermediate.dense",), "output.dense"),
-    (("gate_proj", "up_proj"), "down_proj"),
-    (("fc1",), "fc2"),
-    (("lin1",), "lin2"),
-    (("c_fc",), "c_proj"),
-)
-
-
 def transformer_groups(model: nn.Module) -> Iterator[Group]:
     """Every attention block's heads and every feed-forward block's neurons."""
     for name, block in model.named_modules():
-        for attention in _ATTENTIONS:
+        for attention in ATTENTIONS:
             paths = (attention.query, attention.key, attention.value, attention.output)
-            layers = _layers(block, paths)
+            layers = layers_at(block, paths)
             if layers is not None:
                 yield _heads(name, block, attention, layers)
-        fused = _layers(block, _FUSED)
+        fused = layers_at(block, FUSED)
         if fused is not None and hasattr(block, "split_size") and not getattr(block, "is_cross_attention", False):
             yield _fused_heads(name, block, *fused)
-        for into, out in _FEED_FORWARDS:
-            layers = _layers(block, (*into, out))
+        for into, out in FEED_FORWARDS:
+            layers = layers_at(block, (*into, out))
             if layers is not None:
                 yield _neurons(name, into, out, layers)
-
-
-def _layers(block: nn.Module, paths: tuple[str, ...]) -> list[nn.Module] | None:
-    """The linear layers at these paths, or ``None`` where one is missing."""
-    found: list[nn.Module] = []
-    for path in paths:
-        try:
-            layer = block.get_submodule(path)
-        except AttributeError:
-            return None
-        if not is_matrix(layer):
-            return None
-        found.append(layer)
-    return found
 
 
 def _outputs(layer: nn.Module) -> int:
@@ -90,7 +49,7 @@ def _counts(owner: nn.Module, heads: int, key_heads: int, size: int) -> tuple[Co
     return tuple(Count(owner, name, number) for name, number in wanted.items() if hasattr(owner, name))
 
 
-def _heads(name: str, block: nn.Module, at: _Attention, layers: list[nn.Module]) -> Group:
+def _heads(name: str, block: nn.Module, at: Attention, layers: list[nn.Module]) -> Group:
     """A unit is a key/value head with all query heads that share it, so that the repeat factor stays whole."""
     query, key, value, output = layers
     owner = block.get_submodule(at.owner)
@@ -100,10 +59,10 @@ def _heads(name: str, block: nn.Module, at: _Attention, layers: list[nn.Module])
     wide, narrow = blocks(units, repeats * size), blocks(units, size)
     slices = (
         # what is asked and where to look scales no output: only value and output weights say what a head adds
-        *computing(_join(name, at.query), query, wide, scored=False),
-        *computing(_join(name, at.key), key, narrow, scored=False),
-        *computing(_join(name, at.value), value, narrow),
-        reading(_join(name, at.output), output, wide),
+        *computing(join(name, at.query), query, wide, scored=False),
+        *computing(join(name, at.key), key, narrow, scored=False),
+        *computing(join(name, at.value), value, narrow),
+        reading(join(name, at.output), output, wide),
     )
     return Group(name, "heads", units, slices, _counts(owner, repeats, 1, size))
 
@@ -115,8 +74,8 @@ def _fused_heads(name: str, block: nn.Module, into: nn.Module, out: nn.Module) -
     units = width // size
     parts = [blocks(units, size, start) for start in (0, width, 2 * width)]
     slices = (
-        *computing(_join(name, _FUSED[0]), into, torch.cat(parts, dim=1)),
-        reading(_join(name, _FUSED[1]), out, parts[0]),
+        *computing(join(name, FUSED[0]), into, torch.cat(parts, dim=1)),
+        reading(join(name, FUSED[1]), out, parts[0]),
     )
     return Group(name, "heads", units, slices, _counts(block, 1, 1, size))
 
@@ -125,10 +84,6 @@ def _neurons(name: str, into: tuple[str, ...], out: str, layers: list[nn.Module]
     units = _outputs(layers[0])
     indices = blocks(units, 1)
     slices = [
-        part for path, layer in zip(into, layers, strict=False) for part in computing(_join(name, path), layer, indices)
+        part for path, layer in zip(into, layers, strict=False) for part in computing(join(name, path), layer, indices)
     ]
-    return Group(name, "ffn", units, (*slices, reading(_join(name, out), layers[-1], indices)))
-
-
-def _join(name: str, path: str) -> str:
-    return f"{name}.{path}" if name else path
+    return Group(name, "ffn", units, (*slices, reading(join(name, out), layers[-1], indices)))

@@ -132,5 +132,13 @@ def head_modules(model: nn.Module) -> list[str]:
     return [name for name, _ in model.named_children() if name in _HEADS]
 
 
+def trained_head(model: nn.Module, given: Sequence[str] | None) -> list[str]:
+    """Modules that train whole beside a method's own parameters: those given, else the head of a classifier.
+
+    The head of a language model stays: it is tied to the embedding in many of them.
+    """
+    return [name for name in head_modules(model) if name != "lm_head"] if given is None else list(given)
+
+
 def _some(names: Sequence[str], limit: int = 12) -> str:
     return ", ".join(names[:limit]) + (" …" if len(names) > limit else "")

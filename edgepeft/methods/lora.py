@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import nn
 
-from edgepeft.methods.base import out_of_range
-from edgepeft.methods.peft_methods import PRODUCTS, attach_peft, saved_modules, targets
+from edgepeft.methods.base import head_modules, out_of_range, train_only, trained_head
+from edgepeft.methods.lora_own import attach_own, fits, own_targets
+from edgepeft.methods.peft_methods import PRODUCTS, attach_peft, fitting, is_in, targets
 
 
 @dataclass(frozen=True)
@@ -24,22 +27,60 @@ class Lora:
     """
 
     name: ClassVar[str] = "lora"
+    adapts_own: ClassVar[bool] = True
+    """Whether layers that peft cannot adapt get pairs of our own."""
     rank: int = 8
     alpha: float | None = None
     target_modules: tuple[str, ...] | None = None
     modules_to_save: tuple[str, ...] | None = None
 
     def attach(self, model: nn.Module) -> nn.Module:
-        from peft import LoraConfig
-        from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as KNOWN
-
         if self.rank < 1:
             raise out_of_range("rank", self.rank, "1 or more")
+        head = trained_head(model, self.modules_to_save)
+        own = own_targets(model, self.target_modules, head) if self.adapts_own and not self._known(model) else []
+        theirs = self._targets(model, own)
+        pairs = attach_own(model, own, self.rank, self.scale * self.rank)
+        if theirs == []:
+            train_only(model, head)
+        else:
+            model = self._attach_peft(model, theirs, head)
+        for parameter in pairs:
+            parameter.requires_grad_(True)
+        return model
+
+    @property
+    def scale(self) -> float:
+        """What the branch is multiplied by."""
+        return (2 * self.rank if self.alpha is None else self.alpha) / self.rank
+
+    def _known(self, model: nn.Module) -> bool:
+        """Whether the targets are left to peft, which knows the architecture."""
+        from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as KNOWN
+
+        return self.target_modules is None and getattr(getattr(model, "config", None), "model_type", None) in KNOWN
+
+    def _targets(self, model: nn.Module, own: Sequence[str]) -> list[str] | None:
+        """Target modules for peft: ``None`` is its own choice, and an empty list leaves nothing to it."""
+        if self._known(model):
+            return None
+        if not own:
+            return targets(model, self.target_modules, PRODUCTS)
+        return [name for name in fitting(model, PRODUCTS) if name not in own and self._wants(name, model)]
+
+    def _wants(self, name: str, model: nn.Module) -> bool:
+        if self.target_modules is not None:
+            return any(fits(name, target) for target in self.target_modules)
+        return not is_in(name, head_modules(model))
+
+    def _attach_peft(self, model: nn.Module, theirs: Sequence[str] | None, head: Sequence[str]) -> nn.Module:
+        from peft import LoraConfig
+
         config = LoraConfig(
             r=self.rank,
             lora_alpha=2 * self.rank if self.alpha is None else self.alpha,
-            target_modules=targets(model, self.target_modules, KNOWN, PRODUCTS),
-            modules_to_save=saved_modules(model, self.modules_to_save),
+            target_modules=None if theirs is None else list(theirs),
+            modules_to_save=list(head) or None,
             lora_dropout=0.0,
             **self.variant(),
         )
@@ -56,6 +97,11 @@ class RsLora(Lora):
 
     name: ClassVar[str] = "rslora"
 
+    @property
+    def scale(self) -> float:
+        """What the branch is multiplied by."""
+        return super().scale * math.sqrt(self.rank)
+
     def variant(self) -> dict[str, Any]:
         return {"use_rslora": True}
 
@@ -68,6 +114,7 @@ class Dora(Lora):
     """
 
     name: ClassVar[str] = "dora"
+    adapts_own: ClassVar[bool] = False
 
     def variant(self) -> dict[str, Any]:
         return {"use_dora": True}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from torch import nn
@@ -40,26 +40,20 @@ def attach_peft(model: nn.Module, config: Any, what: str, kinds: Sequence[str] =
     return attached
 
 
-def saved_modules(model: nn.Module, given: Sequence[str] | None) -> list[str] | None:
-    """What trains whole beside the adapter: what is given, else the head of a classifier."""
-    saved = [name for name in head_modules(model) if name != "lm_head"] if given is None else list(given)
-    return saved or None
-
-
-def targets(model: nn.Module, given: Sequence[str] | None, known: dict[str, Any], kinds: Sequence[str]) -> Any:
+def targets(
+    model: nn.Module, given: Sequence[str] | None, kinds: Sequence[str], known: Collection[str] = ()
+) -> list[str] | None:
     """Target modules for a config: what is given, ``None`` where peft knows the architecture, else all that fit.
 
     Args:
-        known: peft's own choice by architecture.
         kinds: names of the classes of modules that the method can adapt.
+        known: architectures for which peft has a choice of its own.
     """
     if given is not None:
         return list(given)
     if getattr(getattr(model, "config", None), "model_type", None) in known:
         return None
-    heads = tuple(f"{name}." for name in head_modules(model))
-    found = [name for name, module in model.named_modules() if type(module).__name__ in kinds and _is_plain(module)]
-    inner = [name for name in found if not f"{name}.".startswith(heads)] if heads else found
+    inner = [name for name in fitting(model, kinds) if not is_in(name, head_modules(model))]
     if not inner:
         raise MethodError(
             "method-does-not-fit",
@@ -70,8 +64,17 @@ def targets(model: nn.Module, given: Sequence[str] | None, known: dict[str, Any]
     return inner
 
 
+def fitting(model: nn.Module, kinds: Sequence[str]) -> list[str]:
+    """Names of the modules of these classes, convolutions with groups or dilation left out: peft cannot adapt them."""
+    return [name for name, module in model.named_modules() if type(module).__name__ in kinds and _is_plain(module)]
+
+
+def is_in(name: str, modules: Sequence[str]) -> bool:
+    """Whether a module is one of these, or lies in one."""
+    return any(f"{name}.".startswith(f"{module}.") for module in modules)
+
+
 def _is_plain(module: nn.Module) -> bool:
-    """Whether it is no convolution with groups or dilation, which peft cannot adapt."""
     return getattr(module, "groups", 1) == 1 and set(getattr(module, "dilation", (1,))) == {1}
 
 

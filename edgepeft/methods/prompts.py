@@ -93,10 +93,19 @@ _Prompting = Prompt | PTuning | Prefix
 
 
 def _attach(model: nn.Module, config: Any) -> nn.Module:
-    attached = attach_peft(model, config, config.peft_type.value.replace("_", " ").lower())
-    if config.task_type == "CAUSAL_LM" and config.peft_type != "PREFIX_TUNING":
-        attached.register_forward_hook(_Trim(config.num_virtual_tokens))
-    return attached
+    if config.peft_type != "PREFIX_TUNING":
+        config.num_transformer_submodules = 1  # of an encoder and decoder, the encoder alone reads a prompt
+    return line_up(attach_peft(model, config, config.peft_type.value.replace("_", " ").lower()))
+
+
+def line_up(model: nn.Module) -> nn.Module:
+    """Let a PeftModel with a prompt give logits for its input alone, in place; others stay as they are."""
+    config: Any = getattr(model, "active_peft_config", None)
+    prompts = getattr(config, "is_prompt_learning", False) and config.peft_type != "PREFIX_TUNING"
+    trimmed = any(isinstance(hook, _Trim) for hook in model._forward_hooks.values())
+    if prompts and config.task_type == "CAUSAL_LM" and not trimmed:
+        model.register_forward_hook(_Trim(config.num_virtual_tokens))
+    return model
 
 
 @dataclass(frozen=True)
@@ -110,24 +119,31 @@ class _Trim:
         return output
 
 
+_TASKS = {
+    "ForSequenceClassification": "SEQ_CLS",
+    "ForCausalLM": "CAUSAL_LM",
+    "LMHeadModel": "CAUSAL_LM",
+    "ForConditionalGeneration": "SEQ_2_SEQ_LM",
+}
+"""peft's name of a model's task, by the end of the name of its class in transformers."""
+
+
 def _task(model: nn.Module, method: _Prompting) -> str:
     """The kind of model as peft names it.
 
     Raises:
-        MethodError: it is no transformer that reads tokens.
+        MethodError: it is no transformer that reads tokens, or has a task that peft knows no prompts for.
     """
-    config = getattr(model, "config", None)
     embeddings = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
-    if config is None or not isinstance(embeddings, nn.Embedding):
+    kind = next((task for ending, task in _TASKS.items() if type(model).__name__.endswith(ending)), None)
+    if kind is None or not isinstance(embeddings, nn.Embedding):
         raise MethodError(
             "method-does-not-fit",
-            f"{method.name} needs a transformer that reads tokens; {type(model).__name__} is none.",
-            context=None,
+            f"{method.name} needs a transformer that reads tokens; {type(model).__name__} is none it knows.",
+            context=f"names end in {', '.join(_TASKS)}",
             hint="choose lora, adapter, bitfit, norm or sift.",
         )
-    if getattr(config, "is_encoder_decoder", False):
-        return "SEQ_2_SEQ_LM"
-    return "CAUSAL_LM" if model.get_output_embeddings() is not None else "SEQ_CLS"
+    return kind
 
 
 def _count(method: _Prompting) -> int:

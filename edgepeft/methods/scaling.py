@@ -7,8 +7,8 @@ from typing import ClassVar
 
 from torch import nn
 
-from edgepeft.methods.base import MethodError, head_modules, out_of_range, train_only
-from edgepeft.methods.peft_methods import attach_peft, saved_modules, targets
+from edgepeft.methods.base import MethodError, head_modules, out_of_range, train_only, trained_head
+from edgepeft.methods.peft_methods import attach_peft, targets
 
 _LINEAR = ("Linear", "Conv1D")
 
@@ -34,12 +34,12 @@ class IA3:
         from peft.utils.constants import TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING as KNOWN
 
         kinds = (*_LINEAR, "Conv2d", "Conv3d")
-        chosen = targets(model, self.target_modules, KNOWN, kinds)
+        chosen = targets(model, self.target_modules, kinds, KNOWN)
         inputs = None if self.feedforward_modules is None else list(self.feedforward_modules)
         config = IA3Config(
             target_modules=chosen,
             feedforward_modules=[] if inputs is None and chosen is not None else inputs,
-            modules_to_save=saved_modules(model, self.modules_to_save),
+            modules_to_save=trained_head(model, self.modules_to_save) or None,
         )
         return attach_peft(model, config, "IA3", kinds)
 
@@ -70,8 +70,8 @@ class Vera:
             raise out_of_range("rank", self.rank, "1 or more")
         config = VeraConfig(
             r=self.rank,
-            target_modules=targets(model, self.target_modules, KNOWN, _LINEAR),
-            modules_to_save=saved_modules(model, self.modules_to_save),
+            target_modules=targets(model, self.target_modules, _LINEAR, KNOWN),
+            modules_to_save=trained_head(model, self.modules_to_save) or None,
             projection_prng_key=self.seed,
             save_projection=False,
         )
@@ -100,14 +100,14 @@ class Norm:
                 context=None,
                 hint="choose bitfit, ia3 or lora.",
             )
-        saved = saved_modules(model, self.modules_to_save)
+        saved = trained_head(model, self.modules_to_save)
         if not hasattr(model, "config"):
-            train_only(model, [*norms, *(saved or ())])
+            train_only(model, [*norms, *saved])
             return model
         from peft import LNTuningConfig
 
         inner = [name for name in norms if name.split(".")[0] not in head_modules(model)]
-        return attach_peft(model, LNTuningConfig(target_modules=inner, modules_to_save=saved), "Norm tuning")
+        return attach_peft(model, LNTuningConfig(target_modules=inner, modules_to_save=saved or None), "Norm tuning")
 
 
 def _is_norm(module: nn.Module) -> bool:

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import nn
 
-from edgepeft.methods.base import MethodError, check_patterns, head_modules, matches, train_only
+from edgepeft.methods.base import MethodError, check_patterns, head_modules, matches, train_only, trained_head
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class BitFit:
     """All biases and the task head (Ben Zaken et al., ACL 2022).
 
     Attributes:
-        head: names of the head's modules; ``None`` finds them, ``()`` trains biases only.
+        head: names of the head's modules; ``None`` finds that of a classifier, ``()`` trains biases only.
     """
 
     name: ClassVar[str] = "bitfit"
@@ -23,7 +23,6 @@ class BitFit:
 
     def attach(self, model: nn.Module) -> nn.Module:
         biases = [name for name, _ in model.named_parameters() if name.rpartition(".")[2].startswith("bias")]
-        head = head_modules(model) if self.head is None else list(self.head)
         if not biases:
             raise MethodError(
                 "no-biases",
@@ -31,7 +30,7 @@ class BitFit:
                 context=None,
                 hint="choose lora or head: models such as Llama are built without biases.",
             )
-        train_only(model, [*biases, *head])
+        train_only(model, [*biases, *trained_head(model, self.head)])
         return model
 
 

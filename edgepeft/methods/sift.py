@@ -10,7 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from edgepeft.methods.base import MethodError, check_patterns, head_modules, matches, out_of_range, train_only
+from edgepeft.methods.base import (
+    MethodError,
+    check_patterns,
+    head_modules,
+    matches,
+    out_of_range,
+    train_only,
+    trained_head,
+)
 from edgepeft_export.forward import Forward
 from edgepeft_export.forward.sparse import Places, Share, train_elements
 from edgepeft_runtime.selection import largest
@@ -54,7 +62,7 @@ class Sift:
 
     def attach(self, model: nn.Module) -> nn.Module:
         """Mark whole weights and the head; :meth:`on_graph` leaves the chosen elements of the weights."""
-        train_only(model, [*self._targets(model), *self._head(model)])
+        train_only(model, [*self._targets(model), *trained_head(model, self.head)])
         return model
 
     def on_graph(self, forward: Forward, model: nn.Module | None) -> Forward:
@@ -62,9 +70,6 @@ class Sift:
         targets = list(forward.parameters) if model is None else self._targets(model)
         shares = {name: self._share(name, forward.parameters[name]) for name in targets if name in forward.parameters}
         return train_elements(forward, shares)
-
-    def _head(self, model: nn.Module) -> list[str]:
-        return [name for name in head_modules(model) if name != "lm_head"] if self.head is None else list(self.head)
 
     def _targets(self, model: nn.Module) -> list[str]:
         """Names of the parameters of which elements train."""

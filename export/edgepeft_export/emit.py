@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from edgepeft_export.shapes import Dim, dims_of, static_dims
 
-Attribute = int | float | str | Sequence[int] | Sequence[float] | ir.TensorProtocol
+Attribute = int | float | str | Sequence[int] | Sequence[float] | ir.TensorProtocol | ir.Graph
 
 
 class Emitter:

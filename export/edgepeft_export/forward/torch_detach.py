@@ -1,14 +1,14 @@
-"""Keeps ``Tensor.detach`` through an export: ONNX has no word for it, and the gradient must stop there all the same."""
+"""Keeps through an export where a gradient stops: ONNX has no word for ``Tensor.detach``, nor for ``padding_idx``."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from onnx.defs import OpSchema
 from onnxscript.values import Op, Opset
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from edgepeft_export.composites import DOMAIN, STOP_GRADIENT
@@ -25,7 +25,17 @@ def _(x: Tensor) -> Tensor:
 
 
 class KeepDetach(TorchFunctionMode):  # type: ignore[misc]
-    """While it is active, ``x.detach()`` leaves a node behind in what is traced."""
+    """While it is active, ``x.detach()`` leaves a node behind in what is traced.
+
+    So does the row ``padding_idx`` of an embedding table that trains: torch gives that row no gradient.
+
+    Args:
+        trained: tensors that train.
+    """
+
+    def __init__(self, trained: Sequence[Tensor] = ()) -> None:
+        super().__init__()
+        self._trained = trained
 
     def __torch_function__(
         self,
@@ -36,7 +46,17 @@ class KeepDetach(TorchFunctionMode):  # type: ignore[misc]
     ) -> Any:
         if func is Tensor.detach and args[0].is_floating_point():
             return _stop_gradient(args[0])
-        return func(*args, **(kwargs or {}))
+        result = func(*args, **(kwargs or {}))
+        if func is nn.functional.embedding:
+            return self._without_padding(result, *args, **(kwargs or {}))
+        return result
+
+    def _without_padding(
+        self, rows: Tensor, ids: Tensor, weight: Tensor, padding_idx: int | None = None, *_: Any, **__: Any
+    ) -> Tensor:
+        if padding_idx is None or not any(weight is tensor for tensor in self._trained):
+            return rows
+        return torch.where((ids == padding_idx % len(weight))[..., None], _stop_gradient(rows), rows)
 
 
 _FLOATS = ["tensor(float)", "tensor(double)", "tensor(float16)"]

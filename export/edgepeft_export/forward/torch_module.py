@@ -19,8 +19,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from edgepeft_export.forward import torch_detach, torch_recurrent
 from edgepeft_export.forward.graph import Forward, ForwardError, tidy
-from edgepeft_export.forward.torch_detach import TRANSLATION, KeepDetach
+from edgepeft_export.forward.torch_detach import KeepDetach
+from edgepeft_export.forward.torch_recurrent import KeepRecurrent
 from edgepeft_export.opset import OPSET
 from edgepeft_export.shapes import Dim, dims_of
 
@@ -43,7 +45,8 @@ def from_torch(
         model: any module, also a ``peft.PeftModel``. Its trainable parameters are float32.
         example_inputs: arguments of ``forward``, by name or in order. Sizes are free where they are dynamic.
         dynamic_axes: ``{input: {axis: name}}`` of the sizes that may change from call to call. Default: axis 0 is
-            ``batch``, and axis 1 of an integer tensor of rank 2 (token ids, masks) is ``sequence``.
+            ``batch``, and axis 1 of an integer tensor of rank 2 (token ids, masks) is ``sequence``, of an input
+            ``decoder_…`` it is ``decoder_sequence``.
         outputs: which outputs to keep, by name. Default: ``logits`` where the model gives it, else all.
 
     Raises:
@@ -102,12 +105,12 @@ def _called(model: nn.Module) -> nn.Module:
 
 
 def default_dynamic_axes(inputs: Mapping[str, Tensor]) -> dict[str, dict[int, str]]:
-    """Axis 0 is ``batch``; axis 1 of an integer or bool tensor of rank 2 is ``sequence``."""
+    """Axis 0 is ``batch``; axis 1 of an integer or bool tensor of rank 2 is ``sequence``, or ``decoder_sequence``."""
     axes: dict[str, dict[int, str]] = {}
     for name, tensor in inputs.items():
         axes[name] = {0: "batch"} if tensor.ndim else {}
         if tensor.ndim == 2 and not tensor.is_floating_point():
-            axes[name][1] = "sequence"
+            axes[name][1] = "decoder_sequence" if name.startswith("decoder_") else "sequence"
     return axes
 
 
@@ -121,7 +124,7 @@ class _Lifted(nn.Module):  # type: ignore[misc]  # torch is not type-checked her
         self.train(model.training)
 
     def forward(self, inputs: dict[str, Tensor], trainable: dict[str, Tensor]) -> tuple[Tensor, ...]:
-        with KeepDetach():
+        with KeepDetach(list(trainable.values())), KeepRecurrent():
             result = torch.func.functional_call(self.model, trainable, kwargs=inputs)
         named = _named_outputs(result)
         return tuple(named[name] for name in self.outputs)
@@ -228,10 +231,11 @@ def export(lifted: nn.Module, inputs: dict[str, Tensor], trainable: dict[str, Te
         "inputs": {name: dict(axes.get(name, {})) for name in inputs},
         "trainable": {name: {} for name in trainable},
     }
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
+    levels = [logger.level for logger in loggers]
     try:
-        logger.setLevel(logging.ERROR)
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
@@ -239,7 +243,7 @@ def export(lifted: nn.Module, inputs: dict[str, Tensor], trainable: dict[str, Te
                 kwargs={"inputs": inputs, "trainable": trainable},
                 dynamic_shapes=dynamic,
                 dynamo=True,
-                custom_translation_table=TRANSLATION,
+                custom_translation_table={**torch_detach.TRANSLATION, **torch_recurrent.TRANSLATION},
                 opset_version=OPSET,
                 verbose=False,
             )
@@ -256,7 +260,8 @@ def export(lifted: nn.Module, inputs: dict[str, Tensor], trainable: dict[str, Te
             hint="see that torch.export.export(model, ...) takes it, or prepare an .onnx file that you exported.",
         ) from error
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
     assert program is not None
     model: ir.Model = program.model
     _name_dimensions(model.graph, inputs, axes)

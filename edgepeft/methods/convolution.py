@@ -1,0 +1,54 @@
+"""LoRA on convolutions with dilation or groups, where ``peft``'s does not work."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+
+def own_convolutions(model: nn.Module) -> list[str]:
+    """Names of the convolutions that peft cannot adapt."""
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) and (module.groups > 1 or set(module.dilation) != {1})
+    ]
+
+
+def attach_convolutions(model: nn.Module, names: Sequence[str], rank: int, alpha: float) -> None:
+    """Put a pair of convolutions beside each of these, in place; nothing else is frozen or marked.
+
+    The first of a pair has the window, dilation and groups of the frozen one, the second is 1x1. With groups there is a
+    pair of the given rank within each group.
+    """
+    for name in names:
+        model.set_submodule(name, _LoraConvolution(model.get_submodule(name), rank, alpha / rank))
+
+
+class _LoraConvolution(nn.Module):  # type: ignore[misc]  # torch is not type-checked here
+    """``base(x) + scale · lora_B(lora_A(x))``."""
+
+    def __init__(self, base: nn.Module, rank: int, scale: float) -> None:
+        super().__init__()
+        kind, groups = type(base), base.groups
+        self.base = base
+        self.scale = scale
+        self.lora_A = kind(
+            base.in_channels,
+            rank * groups,
+            base.kernel_size,
+            stride=base.stride,
+            padding=base.padding,
+            dilation=base.dilation,
+            groups=groups,
+            bias=False,
+            padding_mode=base.padding_mode,
+        )
+        self.lora_B = kind(rank * groups, base.out_channels, 1, groups=groups, bias=False)
+        nn.init.kaiming_uniform_(self.lora_A.weight, a=math.sqrt(5))
+        nn.init.zeros_(self.lora_B.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.base(x) + self.scale * self.lora_B(self.lora_A(x))

@@ -1,0 +1,39 @@
+"""LoRA on what ``peft`` cannot adapt: convolutions with groups or dilation, recurrent layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from torch import nn
+
+from edgepeft.methods.convolution import attach_convolutions, own_convolutions
+from edgepeft.methods.recurrent import attach_recurrent, recurrent_modules
+
+_KINDS: tuple[tuple[Callable[[nn.Module], list[str]], Callable[[nn.Module, Sequence[str], int, float], None]], ...] = (
+    (own_convolutions, attach_convolutions),
+    (recurrent_modules, attach_recurrent),
+)
+"""For each kind: what finds such modules, and what puts pairs beside those named, in place."""
+
+
+def own_targets(model: nn.Module, given: Sequence[str] | None, head: Sequence[str]) -> list[str]:
+    """Names of the modules that peft cannot adapt, of those that are targets; without targets all outside the head."""
+    found = [name for find, _ in _KINDS for name in find(model)]
+    if given is None:
+        return [name for name in found if not f"{name}.".startswith(tuple(f"{part}." for part in head))]
+    return [name for name in found if any(fits(name, target) for target in given)]
+
+
+def fits(name: str, target: str) -> bool:
+    """Whether a module is meant by a target: its name, or the end of it, as peft has it."""
+    return name == target or name.endswith(f".{target}")
+
+
+def attach_own(model: nn.Module, names: Sequence[str], rank: int, alpha: float) -> list[nn.Parameter]:
+    """Put pairs beside these modules, in place; returns what trains of them."""
+    before = {id(parameter) for parameter in model.parameters()}
+    for find, attach in _KINDS:
+        chosen = [name for name in find(model) if name in names]
+        if chosen:
+            attach(model, chosen, rank, alpha)
+    return [parameter for parameter in model.parameters() if id(parameter) not in before]

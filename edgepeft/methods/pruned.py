@@ -1,0 +1,52 @@
+"""Fine-tuning of what a pruned model has left, its zeros kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import nn
+from torch.nn.utils import prune
+
+from edgepeft.compress.masks import hold_masks, maskable
+from edgepeft.methods.base import MethodError, matches, train_only, trained_head
+
+MASKED = 0.04
+"""Share of zeros from which on a weight counts as masked."""
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """The weights that a mask has left train; its zeros stay zero on the device and after merging. The head trains too.
+
+    For a model with single weights at zero, whoever put them there; ``torch.nn.utils.prune``'s are made permanent.
+
+    Attributes:
+        weights: names of parameters or modules, or patterns; ``None`` takes all weights with 4 % zeros or more.
+        head: names of modules that train whole; ``None`` finds the head of a classifier.
+    """
+
+    name: ClassVar[str] = "pruned"
+    weights: tuple[str, ...] | None = None
+    head: tuple[str, ...] | None = None
+
+    def attach(self, model: nn.Module) -> nn.Module:
+        for module in model.modules():
+            if hasattr(module, "weight_mask") and hasattr(module, "weight_orig"):
+                prune.remove(module, "weight")
+        chosen = [f"{name}.weight".lstrip(".") for name, module in maskable(model) if self._takes(name, module)]
+        if not chosen:
+            raise MethodError(
+                "method-does-not-fit",
+                f"No weight of {type(model).__name__} is pruned.",
+                context=f"looked for {MASKED:.0%} zeros or more" if self.weights is None else ", ".join(self.weights),
+                hint="prune it first: prepare(prune=...), --prune weights=0.5, or name weights=.",
+            )
+        train_only(model, [*chosen, *trained_head(model, self.head)])
+        hold_masks(model, [model.get_parameter(name) for name in chosen])
+        return model
+
+    def _takes(self, name: str, module: nn.Module) -> bool:
+        if self.weights is not None:
+            return any(matches(f"{name}.weight", pattern) for pattern in self.weights)
+        return float((module.weight == 0).float().mean()) >= MASKED

@@ -1,0 +1,32 @@
+"""One LoRA for all blocks: weight sharing across layers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import nn
+
+from edgepeft.methods.lora import Lora
+
+
+@dataclass(frozen=True)
+class Shared(Lora):
+    """LoRA whose pairs are the same in every block: one per kind of layer (query, value, …) and shape.
+
+    The update holds each pair once; peft's adapter holds it under the name of every layer.
+    """
+
+    name: ClassVar[str] = "shared"
+
+    def attach(self, model: nn.Module) -> nn.Module:
+        attached = super().attach(model)
+        first: dict[tuple[object, ...], nn.Module] = {}
+        for name, layer in attached.named_modules():
+            if not isinstance(getattr(layer, "lora_A", None), nn.ModuleDict) or "default" not in layer.lora_A:
+                continue
+            pair = layer.lora_A["default"], layer.lora_B["default"]
+            kind = (name.rpartition(".")[2], *(matrix.weight.shape for matrix in pair))
+            owner = first.setdefault(kind, layer)
+            layer.lora_A["default"], layer.lora_B["default"] = owner.lora_A["default"], owner.lora_B["default"]
+        return attached

@@ -1,0 +1,184 @@
+"""Exports ``nn.LSTM`` and ``nn.GRU`` as ONNX's own operators, for sequences of any length.
+
+torch.export looks into both, step by step, and so fixes the number of steps. An operator of our own stands for them
+while a model is traced, and becomes ONNX's LSTM or GRU, one per layer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from onnxscript.onnx_opset import opset20
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+from torch.overrides import TorchFunctionMode
+
+ORDER = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2)}
+"""ONNX's order of the gates (i, o, f, c and z, r, h), in places of torch's (i, f, g, o and r, z, n)."""
+
+KINDS = {"lstm": "LSTM", "gru": "GRU"}
+
+
+_tracing: ContextVar[KeepRecurrent | None] = ContextVar("_tracing", default=None)
+
+
+def over_lengths(rnn: nn.Module, x: Tensor, lengths: Tensor) -> tuple[Tensor, Any]:
+    """Run a recurrent network over rows that end before their padding; what a forward calls instead of packing.
+
+    In torch this is ``pack_padded_sequence``, the network, ``pad_packed_sequence``: both directions see each row only.
+    The packing cannot be exported; this can, with free sizes.
+
+    Args:
+        rnn: an ``nn.LSTM`` or ``nn.GRU``, adapted or not.
+        x: [batch, steps, inputs] if ``rnn.batch_first``, else [steps, batch, inputs].
+        lengths: int [batch], each from 1 to the number of steps.
+
+    Returns:
+        What ``rnn`` returns: the states of all steps, 0 behind the end of a row, and the last states of each row.
+    """
+    mode = _tracing.get()
+    if mode is not None:
+        with mode.ending(lengths):
+            result: tuple[Tensor, Any] = rnn(x)
+            return result
+    first = bool(rnn.batch_first)
+    packed = pack_padded_sequence(x, lengths.cpu(), first, enforce_sorted=False)
+    states, last = rnn(packed)
+    return pad_packed_sequence(states, first, total_length=x.shape[1 if first else 0])[0], last
+
+
+torch.library.define(
+    "edgepeft::recurrent",
+    "(Tensor x, Tensor[] first, bool bidirectional, Tensor? lengths, Tensor[] weights, str kind, int num_layers, "
+    "bool batch_first) -> Tensor[]",
+)
+
+
+@torch.library.register_fake("edgepeft::recurrent")  # type: ignore[untyped-decorator]
+def _(x: Tensor, first: Sequence[Tensor], bidirectional: bool, *_: Any) -> list[Tensor]:
+    """Shapes of the states of all steps, and of the last ones: the operator is only ever traced."""
+    width = first[0].shape[2] * (2 if bidirectional else 1)
+    return [x.new_empty(x.shape[0], x.shape[1], width), *(torch.empty_like(state) for state in first)]
+
+
+class KeepRecurrent(TorchFunctionMode):  # type: ignore[misc]
+    """While it is active, LSTM and GRU stay whole in what is traced."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lengths: Tensor | None = None
+
+    def __enter__(self) -> KeepRecurrent:
+        self._token = _tracing.set(self)
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        _tracing.reset(self._token)
+
+    @contextlib.contextmanager
+    def ending(self, lengths: Tensor) -> Iterator[None]:
+        """For what is traced meanwhile, rows have these lengths."""
+        self._lengths = lengths
+        try:
+            yield
+        finally:
+            self._lengths = None
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kind = KINDS.get(getattr(func, "__name__", ""))
+        if kind is None or not _is_plain(args):
+            return func(*args, **(kwargs or {}))
+        x, first, weights, _, num_layers, _, _, bidirectional, batch_first = args
+        states = list(first) if kind == "LSTM" else [first]
+        recurrent = torch.ops.edgepeft.recurrent
+        return tuple(recurrent(x, states, bidirectional, self._lengths, weights, kind, num_layers, batch_first))
+
+
+def _is_plain(args: Sequence[Any]) -> bool:
+    """Whether a call of torch's lstm or gru has no packed sequence and no projections, which ONNX lacks."""
+    if len(args) != 9 or not isinstance(args[3], bool):  # a packed one has its weights there
+        return False
+    _, _, weights, has_biases, num_layers, _, _, bidirectional, _ = args
+    return bool(len(weights) == (4 if has_biases else 2) * num_layers * (2 if bidirectional else 1))
+
+
+def _translated(
+    x: Any,
+    first: Sequence[Any],
+    bidirectional: bool,
+    lengths: Any,
+    weights: Sequence[Any],
+    kind: str,
+    num_layers: int,
+    batch_first: bool,
+) -> Sequence[Any]:
+    op = opset20
+    directions = 2 if bidirectional else 1
+    units = int(weights[1].shape[1])
+    per_direction = len(weights) // (num_layers * directions)
+    ends = None if lengths is None else op.Cast(lengths, to=6)
+    initial = [_split(state, num_layers, 0) for state in first]
+    last: list[list[Any]] = [[] for _ in first]
+    if batch_first:
+        x = op.Transpose(x, perm=[1, 0, 2])
+    for layer in range(num_layers):
+        start = layer * directions * per_direction
+        sets = [weights[start + at * per_direction :][:per_direction] for at in range(directions)]
+        states = [part[layer] for part in initial]
+        x, *after = _layer(x, ends, states, sets, kind, units)
+        for kept, state in zip(last, after, strict=True):
+            kept.append(state)
+    if batch_first:
+        x = op.Transpose(x, perm=[1, 0, 2])
+    return [x, *(_join(states) for states in last)]
+
+
+def _layer(
+    x: Any, ends: Any, states: Sequence[Any], sets: Sequence[Sequence[Any]], kind: str, units: int
+) -> Sequence[Any]:
+    """One operator; ``sets`` holds a direction's weights and, perhaps, biases each, as torch orders them."""
+    op = opset20
+    order, count = ORDER[kind], len(sets)
+    w, r = (
+        _join([op.Unsqueeze(_reordered(one[place], order), op.Constant(value_ints=[0])) for one in sets])
+        for place in (0, 1)
+    )
+    biases = [[_reordered(bias, order) for bias in one[2:4]] for one in sets]
+    b = _join([op.Unsqueeze(_join(one), op.Constant(value_ints=[0])) for one in biases]) if biases[0] else None
+    attributes = {"hidden_size": units, "direction": "bidirectional" if count == 2 else "forward"}
+    if kind == "LSTM":
+        y, *after = op.LSTM(x, w, r, b, ends, *states, **attributes)
+    else:
+        y, *after = op.GRU(x, w, r, b, ends, *states, linear_before_reset=1, **attributes)
+    y = op.Transpose(y, perm=[0, 2, 1, 3])
+    return [op.Reshape(y, op.Constant(value_ints=[0, 0, count * units])), *after]
+
+
+def _reordered(weight: Any, order: Sequence[int]) -> Any:
+    """The gates of a weight or bias, which lie along axis 0, in ONNX's order."""
+    gates = _split(weight, len(order), 0)
+    return _join([gates[place] for place in order])
+
+
+def _split(value: Any, count: int, axis: int) -> Sequence[Any]:
+    return [value] if count == 1 else list(opset20.Split(value, num_outputs=count, axis=axis))
+
+
+def _join(values: Sequence[Any]) -> Any:
+    return values[0] if len(values) == 1 else opset20.Concat(*values, axis=0)
+
+
+TRANSLATION = {torch.ops.edgepeft.recurrent.default: _translated}
+"""For ``torch.onnx.export(custom_translation_table=…)``."""
