@@ -71,6 +71,8 @@ def parts_of(model: nn.Module) -> Iterator[Part]:
     """Every attention and feed-forward part, in the order of the model's modules; none where no table fits."""
     attentions = [(a.query, a.key, a.value, a.output) for a in ATTENTIONS] + list(_OTHER_ATTENTIONS)
     for name, block in model.named_modules():
+        if not name:
+            continue  # what a small CNN calls fc1 and fc2 at its top is its head
         for paths in attentions:
             if layers_at(block, paths) is not None:
                 yield Part("attention", join(name, paths[0]), join(name, paths[-1]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,8 @@ class Attachment:
     trainable: Sequence[str] = ()
     dynamic_axes: DynamicAxes | None = None
     outputs: Sequence[str] | None = None
+    on_attached: Callable[[nn.Module], None] | None = None
+    """Told the module with its method attached, of which further graphs may be made."""
 
     @property
     def chosen(self) -> Method | None:
@@ -58,6 +60,8 @@ def _of_module(source: Source, model: nn.Module, how: Attachment) -> tuple[Forwa
         recipe = {"method": how.chosen.name, **_settings(how.chosen)}
     compress.hold_masks(model, masked)
     line_up(model)
+    if how.on_attached is not None:
+        how.on_attached(model)
     forward = from_torch(model, source.example_inputs, dynamic_axes=how.dynamic_axes, outputs=how.outputs)
     if isinstance(how.chosen, GraphMethod):
         forward = how.chosen.on_graph(forward, model)
@@ -94,7 +98,7 @@ def _of_file(path: Path, how: Attachment) -> tuple[Forward, Recipe]:
     if isinstance(chosen, GraphMethod) and how.trainable:
         forward = chosen.on_graph(from_onnx(path, how.trainable), None)
         return forward, {"method": chosen.name, **_settings(chosen), "trainable": list(how.trainable)}
-    if not isinstance(chosen, Lora):
+    if type(chosen) is not Lora:  # its variants are not written on a graph
         raise EdgepeftError(
             "method-needs-torch",
             f"The method {chosen.name} needs a torch model, or the names of what trains of an .onnx file.",

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from edgepeft.attachment import Attachment, forward_of
 from edgepeft.compress import Pruning
+from edgepeft.generation import add_cache, generation_spec
 from edgepeft.memory_budget import MemoryBudget, Plan, plan_for
 from edgepeft.methods import Method
 from edgepeft.methods.base import head_modules
@@ -84,6 +85,7 @@ def prepare(
     tokenizer: str | Path | None = None,
     text: TextSpec | None = None,
     image: ImageSpec | None = None,
+    generation: bool | None = None,
     overwrite: bool = False,
     announce: Callable[[str], None] | None = None,
 ) -> Prepared:
@@ -115,6 +117,8 @@ def prepare(
         classes: names of the classes, by label.
         tokenizer: path of a ``tokenizer.json`` to carry in the bundle; with ``text`` the device takes raw text.
         text, image: how raw data becomes inputs.
+        generation: whether the bundle of a causal language model gets a graph that generates with a cache; ``None``:
+            where it takes text.
         overwrite: replace a bundle that is there.
         announce: told what is being done: some of it takes a while.
 
@@ -127,7 +131,8 @@ def prepare(
     if loss is None:
         loss = source.loss
     tell("exporting the forward graph")
-    how = Attachment(method, prune, calibration, trainable, dynamic_axes, outputs)
+    attached: list[nn.Module] = []
+    how = Attachment(method, prune, calibration, trainable, dynamic_axes, outputs, attached.append)
     forward, recipe = forward_of(source, how)
     terms = _loss(loss, forward, example_labels)
     packing = Quantization(compute) if isinstance(compute, str) else compute
@@ -141,14 +146,19 @@ def prepare(
         plan = plan_for(memory_budget, forward, terms, update, tell)
         compiled, recompute, micro_batch = plan.compiled, plan.recompute, plan.micro_batch
         tell(_told(plan))
+    text = text or source.text
+    speaks = generation_spec(compiled, source.model, text) if terms.describe()["kind"] == "causal_lm" else None
+    if speaks is not None and attached and (text is not None if generation is None else generation):
+        compiled, speaks = add_cache(compiled, speaks, attached[0], how.chosen, packing, packed, tell)
     extras = Extras(
         roles=_heads(source.model, forward),
         dimension_max=_dimension_max(source, how.chosen),
         classes=_classes(classes if classes is not None else source.classes, forward),
-        text=text or source.text,
+        text=text,
         image=image or source.image,
         files={**source.files, **_tokenizer(tokenizer)},
         micro_batch=micro_batch,
+        generation=speaks,
         packed=packed.packed,
         recipe={**recipe, **packed.recipe(packing), **({"recompute": recompute} if recompute != "none" else {})},
     )

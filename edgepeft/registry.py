@@ -18,7 +18,7 @@ METHODS = {
     "sift": "edgepeft.methods.sift:Sift",
     "pruned": "edgepeft.methods.pruned:Pruned",
     "head": "edgepeft.methods.select:Head",
-    "freeze": "edgepeft.methods.select:Freeze",
+    "freeze": "edgepeft.methods.freeze:Freeze",
     "full": "edgepeft.methods.select:Full",
 }
 """Name to ``module:class``."""

@@ -71,6 +71,7 @@ def load_source(
     task: str | None = None,
     classes: Sequence[str] | None = None,
     max_length: int | None = None,
+    template: str | None = None,
     seed: int = 0,
 ) -> Source:
     """Load what a user names on the command line.
@@ -81,6 +82,7 @@ def load_source(
         task: one of ``TASKS``; read from the model's configuration where it says so.
         classes: names of the classes; a new head of that size is made where the model has none.
         max_length: longest text in tokens; default is the model's own limit, at most 128.
+        template: what prompts of a causal language model are put into, ``{prompt}`` in their place.
         seed: of a new head's first values.
 
     Raises:
@@ -95,7 +97,7 @@ def load_source(
             )
         return Source(path, classes=names)
     if path.is_dir():
-        return _load_directory(path, task, names, max_length, seed)
+        return _load_directory(path, task, names, max_length, template, seed)
     if ":" in str(source):
         return _load_function(str(source), names, seed)
     raise SourceError(
@@ -107,7 +109,12 @@ def load_source(
 
 
 def _load_directory(
-    path: Path, task: str | None, classes: tuple[str, ...] | None, max_length: int | None, seed: int
+    path: Path,
+    task: str | None,
+    classes: tuple[str, ...] | None,
+    max_length: int | None,
+    template: str | None,
+    seed: int,
 ) -> Source:
     config = _read_config(path)
     task = task or _task_of(path, config)
@@ -124,7 +131,7 @@ def _load_directory(
         return Source(model, {image.input: pixels}, loss, image=image, classes=labels)
     limit = _longest(model)
     length = min(max_length or 128, limit or sys.maxsize)
-    text = TextSpec(length, _pad_id(model), {"input_ids": "ids", "attention_mask": "attention_mask"})
+    text = TextSpec(length, _pad_id(model), {"input_ids": "ids", "attention_mask": "attention_mask"}, template)
     ids = torch.randint(0, model.config.vocab_size, (2, min(8, length)))
     return Source(
         model,

@@ -25,6 +25,7 @@ _COMMANDS = {
     "train": "Train a bundle's adapter on data; goes on where it stopped.",
     "evaluate": "Loss and accuracy on labelled data.",
     "predict": "The model's answers for data.",
+    "generate": "A causal language model's answer to a prompt.",
     "pull": "Fetch and verify updates.",
     "merge": "Put an update back into a model.",
 }

@@ -78,7 +78,7 @@ def compression_options(command: F) -> F:
         click.option(
             "--gradient-rounding",
             type=click.Choice(["tensor", "row"]),
-            help="Of int8: one scale for a whole gradient, or one per row, which is slower.  [default: tensor]",
+            help="Of int8: a scale per row of a gradient, or one for all, which is a little faster.  [default: row]",
         ),
         click.option(
             "--block-size", type=click.Choice(["16", "32", "64", "128", "256"]), help="Of int4.  [default: 32]"

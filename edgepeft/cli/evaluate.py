@@ -15,6 +15,7 @@ from edgepeft.cli.options import (
     data_options,
     json_option,
     run_options,
+    template_option,
 )
 from edgepeft.cli.show import number, percent
 
@@ -24,12 +25,14 @@ from edgepeft.cli.show import number, percent
 @data_options
 @adapter_option
 @run_options
+@template_option
 @json_option
 def command(
     bundle: Path,
     data: Path,
     text_column: str,
     label_column: str,
+    template: str | None,
     adapter: Path | None,
     batch_size: int,
     threads: int | None,
@@ -42,7 +45,7 @@ def command(
 
     opened = Bundle.open(bundle)
     chosen = adapter_of(adapter, opened)
-    dataset = load(data, opened, text_column=text_column, label_column=label_column)
+    dataset = load(data, opened, text_column=text_column, label_column=label_column, template=template)
     with Trainer.open(opened, adapter=chosen, threads=threads) as trainer:
         found = trainer.evaluate(dataset, batch_size=batch_size)
     if as_json:

@@ -76,6 +76,19 @@ def data_options(command: F) -> F:
     )(column_options(command))
 
 
+def _template(_context: click.Context, _option: click.Parameter, text: str | None) -> str | None:
+    """A template as it is typed in a shell: ``\\n`` is the end of a line."""
+    return None if text is None else text.replace("\\n", "\n")
+
+
+template_option = click.option(
+    "--template",
+    metavar="TEXT",
+    callback=_template,
+    help="What a prompt is put into, {prompt} in its place; \\n ends a line.  [default: the bundle's]",
+)
+
+
 def run_options(command: F) -> F:
     """``--batch-size`` and ``--threads``."""
     for option in (

@@ -11,7 +11,15 @@ import click
 import numpy as np
 
 from edgepeft.cli.answers import answers
-from edgepeft.cli.options import PATH, adapter_of, adapter_option, bundle_argument, data_options, run_options
+from edgepeft.cli.options import (
+    PATH,
+    adapter_of,
+    adapter_option,
+    bundle_argument,
+    data_options,
+    run_options,
+    template_option,
+)
 from edgepeft_runtime.errors import DataError
 
 if TYPE_CHECKING:
@@ -26,6 +34,7 @@ Batches = Iterator[tuple[int, dict[str, "Array"]]]
 @click.command("predict")
 @bundle_argument
 @data_options
+@template_option
 @adapter_option
 @run_options
 @click.option("--out", type=PATH, help="A .jsonl or .npz file.  [default: JSON lines on standard output]")
@@ -34,6 +43,7 @@ def command(
     data: Path,
     text_column: str,
     label_column: str,
+    template: str | None,
     adapter: Path | None,
     batch_size: int,
     threads: int | None,
@@ -52,7 +62,8 @@ def command(
         raise click.UsageError("--out must end in .jsonl or .npz.")
     opened = Bundle.open(bundle)
     chosen = adapter_of(adapter, opened)
-    dataset = load(data, opened, text_column=text_column, label_column=label_column, labelled=False)
+    columns = {"text_column": text_column, "label_column": label_column}
+    dataset = load(data, opened, **columns, labelled=False, template=template)
     with Trainer.open(opened, adapter=chosen, threads=threads) as trainer:
         batches = _batches(trainer, dataset, batch_size)
         if out is not None and out.suffix == ".npz":

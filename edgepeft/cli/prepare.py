@@ -11,7 +11,7 @@ import click
 from edgepeft.cli.compression import calibration, compression_options, quantization
 from edgepeft.cli.compression import memory_budget as budget_of
 from edgepeft.cli.method import chosen_method, loaded_source, source_options
-from edgepeft.cli.options import PATH
+from edgepeft.cli.options import PATH, template_option
 from edgepeft.cli.show import size
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ _OPTIMIZER = ("lr", "weight_decay", "momentum", "max_grad_norm")
     type=click.FloatRange(0.0, 1.0, min_open=True),
     help="Apply this share of each gradient per step, the largest part; the rest is carried over.  [default: all]",
 )
+@template_option
 @compression_options
 @click.option("--overwrite", is_flag=True, help="Replace a bundle that is there.")
 def command(
@@ -54,6 +55,7 @@ def command(
     classes: tuple[str, ...] | None,
     loss: str | None,
     max_length: int | None,
+    template: str | None,
     seed: int,
     label_smoothing: float | None,
     optimizer: str,
@@ -82,7 +84,7 @@ def command(
     from edgepeft_export.bundle import check_target
 
     check_target(out, overwrite)
-    loaded = loaded_source(source, task=task, classes=classes, max_length=max_length, seed=seed)
+    loaded = loaded_source(source, task=task, classes=classes, max_length=max_length, template=template, seed=seed)
     columns = {"text_column": text_column, "label_column": label_column}
     done = prepare(
         loaded,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgepeft.cli.options import PATH, bundle_argument, data_options, run_options
+from edgepeft.cli.options import PATH, bundle_argument, data_options, run_options, template_option
 from edgepeft.cli.progress import Counter
 from edgepeft.cli.show import number, percent, size
 from edgepeft_runtime.errors import UpdateError
@@ -36,6 +36,7 @@ def _warmup(_context: click.Context, _option: click.Parameter, text: str) -> int
 @click.command("train")
 @bundle_argument
 @data_options
+@template_option
 @click.option("--state", type=PATH, required=True, help="Directory the run is kept in; if it holds one, that goes on.")
 @click.option("--update", type=PATH, required=True, help="File to write what was learned to.")
 @click.option(
@@ -65,6 +66,7 @@ def command(
     data: Path,
     text_column: str,
     label_column: str,
+    template: str | None,
     state: Path,
     update: Path,
     validate: str | None,
@@ -84,7 +86,7 @@ def command(
 
     _check_writable(update)
     opened = Bundle.open(bundle)
-    read = partial(load, bundle=opened, text_column=text_column, label_column=label_column)
+    read = partial(load, bundle=opened, text_column=text_column, label_column=label_column, template=template)
     train, held_out = _data(read, data, validate, seed)
     with Trainer.open(opened, state=state, seed=seed, threads=threads) as trainer:
         start = time.monotonic()

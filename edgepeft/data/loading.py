@@ -7,17 +7,26 @@ from pathlib import Path
 from edgepeft.data.arrays import read_arrays
 from edgepeft.data.images import ImageFolder
 from edgepeft.data.labels import label_reader
-from edgepeft.data.table import read_table
-from edgepeft.data.text import tokenized
+from edgepeft.data.table import columns, read_table
+from edgepeft.data.text import answered, prompted, tokenized
 from edgepeft_runtime.bundle import Bundle
 from edgepeft_runtime.data import Dataset
 from edgepeft_runtime.errors import DataError
 
 TABLES = (".csv", ".jsonl")
+TEXT, LABEL = "text", "label"
+PAIR = ("prompt", "answer")
+"""Columns of a causal language model's data that are found by themselves."""
 
 
 def load(
-    path: str | Path, bundle: Bundle, *, text_column: str = "text", label_column: str = "label", labelled: bool = True
+    path: str | Path,
+    bundle: Bundle,
+    *,
+    text_column: str = TEXT,
+    label_column: str = LABEL,
+    labelled: bool = True,
+    template: str | None = None,
 ) -> Dataset:
     """Data as the bundle's model is fed it.
 
@@ -26,8 +35,11 @@ def load(
             column), or a folder with one folder of images per class.
         bundle: says which inputs and labels there are, and carries the tokenizer.
         text_column, label_column: names of the columns; labels are names or numbers of classes, or numbers to predict.
+            For a causal language model the text is a prompt where there is a label column, and the label its answer;
+            ``prompt`` and ``answer`` need not be named.
         labelled: whether labels are needed. Without, those that are there do not matter, and images may lie in the
             folder itself.
+        template: what prompts are put into, ``{prompt}`` in their place; ``None`` takes the bundle's.
 
     Returns:
         A data set whose ``batch(rows)`` gives arrays by name, of the dtypes and shapes of the manifest: token ids
@@ -45,13 +57,27 @@ def load(
     if suffix == ".npz":
         return read_arrays(path, bundle.manifest, labelled=labelled)
     if suffix in TABLES:
-        causal = bundle.manifest.loss.kind == "causal_lm"
-        label = None if causal or not labelled else label_reader(bundle.manifest)
-        table = read_table(path, text_column, None if label is None else label_column)
-        return tokenized(table, bundle, label, labelled=labelled)
+        if bundle.manifest.loss.kind == "causal_lm":
+            return _causal(path, bundle, (text_column, label_column), labelled, template)
+        label = label_reader(bundle.manifest) if labelled else None
+        return tokenized(
+            read_table(path, text_column, label_column if labelled else None), bundle, label, labelled=labelled
+        )
     raise DataError(
         "unknown-data",
         f"Cannot tell what kind of data {path} is.",
         context=f"its suffix is {path.suffix or 'missing'!r}",
         hint="give an .npz, .csv or .jsonl file, or a folder with one folder of images per class.",
     )
+
+
+def _causal(path: Path, bundle: Bundle, names: tuple[str, str], labelled: bool, template: str | None) -> Dataset:
+    """Prompts with answers, or texts of which every token is learned."""
+    there = columns(path)
+    if names == (TEXT, LABEL) and TEXT not in there and PAIR[0] in there:
+        names = PAIR
+    if names[1] not in there and names[1] == LABEL:
+        return tokenized(read_table(path, names[0], None), bundle, None, labelled=labelled)
+    if labelled:
+        return answered(read_table(path, *names), bundle, template)
+    return prompted(read_table(path, names[0], None), bundle, template)

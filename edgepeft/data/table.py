@@ -60,6 +60,16 @@ def read_table(path: Path, text_column: str, label_column: str | None) -> Table:
     return table
 
 
+def columns(path: Path) -> list[str]:
+    """Names of the columns: the header of a ``.csv`` file, the fields of the first line of a ``.jsonl`` file."""
+    content = _decoded(path)
+    if path.suffix.lower() == ".csv":
+        return [name.strip() for name in next(_csv_records(path, content), (1, []))[1]]
+    numbered = enumerate(content.split("\n"), start=1)
+    first = next(((line, record) for line, record in numbered if record.strip()), None)
+    return [] if first is None else list(_json(path, *first))
+
+
 def line_error(path: Path, line: int, message: str, context: str | None, hint: str) -> DataError:
     """The error of one line of a file."""
     return DataError("bad-line", f"{path}, line {line}: {message}", context=context, hint=hint)

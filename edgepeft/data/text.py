@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgepeft.data.labels import BadLabel, LabelReader, only_label
+from edgepeft.data.prompts import Prompter, pairs
 from edgepeft.data.table import Table
+from edgepeft.data.tokenizer import tokenizer_of
 from edgepeft_runtime.bundle import Bundle
 from edgepeft_runtime.errors import DataError
 from edgepeft_runtime.manifest import LabelSpec, Manifest, TensorSpec, TextSpec
 from edgepeft_runtime.tensorfile import Array
 
-TOKENIZER = "tokenizer.json"
 _CHUNK = 1024
 """Texts tokenized at a time: an encoding takes many times the memory of its ids."""
 
@@ -35,6 +35,7 @@ class Texts:
         labels: ``[examples, ...]``; ``None`` where there are none, or where the ids themselves are the labels.
         manifest: says which input takes what.
         next_token: the label that takes the ids themselves, ``ignore_index`` on padding; ``None`` where there is none.
+        learned: whether a token's id is a label, bool ``[tokens]``: not those of a prompt; ``None`` means all.
     """
 
     ids: NDArray[np.int32]
@@ -43,6 +44,7 @@ class Texts:
     labels: Array | None
     manifest: Manifest
     next_token: LabelSpec | None = None
+    learned: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -60,7 +62,8 @@ class Texts:
         arrays = {spec.name: values[text.fields[spec.name]].astype(spec.dtype) for spec in self.manifest.inputs}
         if self.next_token is not None:
             ignored = _IGNORED if self.next_token.ignore_index is None else self.next_token.ignore_index
-            arrays[self.next_token.name] = np.where(mask, ids, ignored).astype(self.next_token.dtype)
+            learned = mask if self.learned is None else mask & self.learned[place]
+            arrays[self.next_token.name] = np.where(learned, ids, ignored).astype(self.next_token.dtype)
         if self.labels is not None:
             arrays[self.manifest.labels[0].name] = self.labels[rows]
         return arrays
@@ -79,7 +82,7 @@ def tokenized(table: Table, bundle: Bundle, read_label: LabelReader | None, *, l
     spec = _text_spec(manifest)
     next_token = only_label(manifest) if labelled and manifest.loss.kind == "causal_lm" else None
     labels = None if read_label is None or table.labels is None else _labels(table, read_label)
-    encoded = _encode(table.texts, bundle, min(spec.max_length, *(_most(x, manifest, spec) for x in manifest.inputs)))
+    encoded = _encode(table.texts, bundle, _longest(manifest, spec))
     lengths = np.asarray([len(ids) for ids, _ in encoded], dtype=np.int64)
     _check_lengths(table, lengths, 1 if next_token is None else 2)
     return Texts(
@@ -90,6 +93,38 @@ def tokenized(table: Table, bundle: Bundle, read_label: LabelReader | None, *, l
         manifest,
         next_token,
     )
+
+
+def answered(table: Table, bundle: Bundle, template: str | None = None) -> Texts:
+    """Tokenize prompts (the table's texts) with their answers (its labels), of which alone a causal model learns.
+
+    Args:
+        table: texts and labels.
+        bundle: of a causal language model; carries ``tokenizer.json``.
+        template: what a prompt is put into, instead of the bundle's own.
+    """
+    manifest = bundle.manifest
+    spec = _text_spec(manifest)
+    found = list(pairs(table, Prompter(bundle, template), _longest(manifest, spec)))
+    ids = np.concatenate([pair.ids for pair in found])
+    starts = np.cumsum([0, *(len(pair.ids) for pair in found)])
+    learned = np.concatenate([np.arange(len(pair.ids)) >= len(pair.ids) - pair.answer for pair in found])
+    return Texts(ids, np.zeros(len(ids), np.uint8), starts, None, manifest, only_label(manifest), learned)
+
+
+def prompted(table: Table, bundle: Bundle, template: str | None = None) -> Texts:
+    """Tokenize prompts alone, cut on the left to the bundle's longest."""
+    manifest = bundle.manifest
+    longest, prompter = _longest(manifest, _text_spec(manifest)), Prompter(bundle, template)
+    encoded = [np.asarray(prompter.prompt(text)[-longest:], np.int32) for text in table.texts]
+    _check_lengths(table, np.asarray([len(ids) for ids in encoded]), 1)
+    ids, starts = np.concatenate(encoded), np.cumsum([0, *map(len, encoded)])
+    return Texts(ids, np.zeros(len(ids), np.uint8), starts, None, manifest)
+
+
+def _longest(manifest: Manifest, text: TextSpec) -> int:
+    """Tokens of the longest text."""
+    return min(text.max_length, *(_most(spec, manifest, text) for spec in manifest.inputs))
 
 
 def _text_spec(manifest: Manifest) -> TextSpec:
@@ -114,40 +149,13 @@ def _text_spec(manifest: Manifest) -> TextSpec:
 
 
 def _encode(texts: Sequence[str], bundle: Bundle, longest: int) -> list[tuple[NDArray[np.int32], NDArray[np.uint8]]]:
-    tokenizer = _tokenizer(bundle)
-    tokenizer.no_padding()
+    tokenizer = tokenizer_of(bundle)
     tokenizer.enable_truncation(longest)
     encoded = []
     for start in range(0, len(texts), _CHUNK):
         for encoding in tokenizer.encode_batch(list(texts[start : start + _CHUNK])):
             encoded.append((np.asarray(encoding.ids, np.int32), np.asarray(encoding.type_ids, np.uint8)))
     return encoded
-
-
-def _tokenizer(bundle: Bundle) -> Any:
-    if TOKENIZER not in bundle.manifest.files:
-        raise DataError(
-            "no-tokenizer",
-            "The bundle carries no tokenizer.",
-            context=f"{bundle.path} has no {TOKENIZER}",
-            hint="prepare it from a model directory with a tokenizer.json, or give the data as .npz with token ids.",
-        )
-    try:
-        from tokenizers import Tokenizer
-    except ImportError:
-        raise DataError(
-            "missing-tokenizers",
-            "Reading text needs the package tokenizers, which is not installed.",
-            context=None,
-            hint="pip install 'edgepeft[text]'",
-        ) from None
-    path = bundle.file(TOKENIZER)
-    try:
-        return Tokenizer.from_file(str(path))
-    except Exception as failure:  # tokenizers raises the bare class
-        raise DataError(
-            "bad-tokenizer", f"Cannot read {path}.", context=str(failure), hint="prepare the bundle again."
-        ) from failure
 
 
 def _labels(table: Table, read: LabelReader) -> Array:

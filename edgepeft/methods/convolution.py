@@ -7,13 +7,15 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+_KINDS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
 
 def own_convolutions(model: nn.Module) -> list[str]:
     """Names of the convolutions that peft cannot adapt."""
     return [
         name
         for name, module in model.named_modules()
-        if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) and (module.groups > 1 or set(module.dilation) != {1})
+        if isinstance(module, _KINDS) and (module.groups > 1 or set(module.dilation) != {1})
     ]
 
 
@@ -21,7 +23,7 @@ def attach_convolutions(model: nn.Module, names: Sequence[str], rank: int, alpha
     """Put a pair of convolutions beside each of these, in place; nothing else is frozen or marked.
 
     The first of a pair has the window, dilation and groups of the frozen one, the second is 1x1. With groups there is a
-    pair of the given rank within each group.
+    pair within each group, of the given rank or, where a group is smaller than that, of the group's.
     """
     for name in names:
         model.set_submodule(name, _LoraConvolution(model.get_submodule(name), rank, alpha / rank))
@@ -32,7 +34,9 @@ class _LoraConvolution(nn.Module):  # type: ignore[misc]  # torch is not type-ch
 
     def __init__(self, base: nn.Module, rank: int, scale: float) -> None:
         super().__init__()
-        kind, groups = type(base), base.groups
+        kind = next(kind for kind in _KINDS if isinstance(base, kind))
+        groups = base.groups
+        rank = min(rank, base.out_channels // groups, base.weight[0].numel())
         self.base = base
         self.scale = scale
         self.lora_A = kind(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -34,7 +35,9 @@ class Pruned:
         for module in model.modules():
             if hasattr(module, "weight_mask") and hasattr(module, "weight_orig"):
                 prune.remove(module, "weight")
-        chosen = [f"{name}.weight".lstrip(".") for name, module in maskable(model) if self._takes(name, module)]
+        head = trained_head(model, self.head)
+        layers = [(name, module) for name, module in maskable(model) if self._takes(name, module, head)]
+        chosen = [f"{name}.weight".lstrip(".") for name, _ in layers]
         if not chosen:
             raise MethodError(
                 "method-does-not-fit",
@@ -42,11 +45,12 @@ class Pruned:
                 context=f"looked for {MASKED:.0%} zeros or more" if self.weights is None else ", ".join(self.weights),
                 hint="prune it first: prepare(prune=...), --prune weights=0.5, or name weights=.",
             )
-        train_only(model, [*chosen, *trained_head(model, self.head)])
+        train_only(model, [*chosen, *head])
         hold_masks(model, [model.get_parameter(name) for name in chosen])
         return model
 
-    def _takes(self, name: str, module: nn.Module) -> bool:
+    def _takes(self, name: str, module: nn.Module, head: Sequence[str]) -> bool:
         if self.weights is not None:
             return any(matches(f"{name}.weight", pattern) for pattern in self.weights)
-        return float((module.weight == 0).float().mean()) >= MASKED
+        zeros = float((module.weight == 0).float().mean())
+        return MASKED <= zeros < 1 and not any(f"{name}.".startswith(f"{part}.") for part in head)

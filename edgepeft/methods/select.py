@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import nn
 
-from edgepeft.methods.base import MethodError, check_patterns, head_modules, matches, train_only, trained_head
+from edgepeft.methods.base import MethodError, head_modules, train_only, trained_head
 
 
 @dataclass(frozen=True)
@@ -46,45 +46,20 @@ class Head:
     modules: tuple[str, ...] | None = None
 
     def attach(self, model: nn.Module) -> nn.Module:
-        modules = head_modules(model) if self.modules is None else list(self.modules)
+        modules = self._found(model) if self.modules is None else list(self.modules)
         if not modules:
             raise MethodError(
                 "no-head",
-                f"No task head is found in {type(model).__name__}.",
+                f"{type(model).__name__} has no task head with weights of its own.",
                 context=f"its modules: {', '.join(name for name, _ in model.named_children())}",
                 hint="name the head's modules.",
             )
         train_only(model, modules)
         return model
 
-
-@dataclass(frozen=True)
-class Freeze:
-    """Selective freezing by name: patterns with ``*``, or names of parameters or modules.
-
-    Attributes:
-        train: what trains; empty means everything.
-        freeze: what stays frozen of that.
-    """
-
-    name: ClassVar[str] = "freeze"
-    train: tuple[str, ...] = ()
-    freeze: tuple[str, ...] = ()
-
-    def attach(self, model: nn.Module) -> nn.Module:
-        if not self.train and not self.freeze:
-            raise MethodError(
-                "method-setting",
-                "Method 'freeze' needs to know what trains or what is frozen.",
-                context=None,
-                hint="give train=, or freeze=.",
-            )
-        check_patterns(model, self.freeze)
-        chosen = train_only(model, self.train or ["*"])
-        kept = {name for name in chosen if not any(matches(name, pattern) for pattern in self.freeze)}
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(name in kept)
-        return model
+    def _found(self, model: nn.Module) -> list[str]:
+        names = [name for name, _ in model.named_parameters()]  # a tied weight goes by the embedding's name
+        return [head for head in head_modules(model) if any(name.startswith(f"{head}.") for name in names)]
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from edgepeft_export.weights import WeightsFile
 from edgepeft_runtime import manifest as spec
 from edgepeft_runtime.activations import MemorySpec
 from edgepeft_runtime.bundle import base_sha256
+from edgepeft_runtime.decoding import GenerationSpec
 from edgepeft_runtime.errors import BundleError
 from edgepeft_runtime.tensorfile import write_tensors
 
@@ -40,6 +41,7 @@ class Extras:
         classes: names of the classes, by label.
         text, image: how raw data is turned into inputs.
         micro_batch: examples that go through the graph at a time, where a budget of memory asks for it.
+        generation: how a causal language model is made to go on with a text.
         files: further files to carry, by their name in the bundle.
         packed: what a packed tensor stands for, by its name.
         recipe: how it was prepared; JSON.
@@ -51,6 +53,7 @@ class Extras:
     text: spec.TextSpec | None = None
     image: spec.ImageSpec | None = None
     micro_batch: int | None = None
+    generation: GenerationSpec | None = None
     files: Mapping[str, bytes] = field(default_factory=dict)
     packed: Mapping[str, Packed] = field(default_factory=dict)
     recipe: Mapping[str, Any] = field(default_factory=dict)
@@ -163,6 +166,7 @@ def _manifest(
         text=extras.text,
         image=extras.image,
         memory=MemorySpec(compiled.activations, extras.micro_batch),
+        generation=extras.generation,
         recipe=dict(extras.recipe),
     )
 

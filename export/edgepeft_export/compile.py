@@ -99,7 +99,7 @@ def compile_step(forward: Forward, loss: Loss, optimizer: Optimizer, recompute: 
         lower(model)
         if name != "optimizer":
             bind(model, forward.fixed(unreached))
-        _sweep(model)
+        sweep(model)
         if name == "train":
             memory.recompute(model, model.graph.outputs[:2], recompute)
             common.NameFixPass()(model)
@@ -177,7 +177,7 @@ def _accumulate(train: ir.Model, gradients: Mapping[str, ir.Value], buckets: Seq
     return train
 
 
-def _sweep(model: ir.Model) -> None:
+def sweep(model: ir.Model) -> None:
     """Remove what nobody reads, put the same work done twice together, and give every node a name of its own."""
     common.RemoveUnusedNodesPass()(model)
     common.CommonSubexpressionEliminationPass()(model)

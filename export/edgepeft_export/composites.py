@@ -39,7 +39,7 @@ def int8_matmul(
     bias: ir.Value | None = None,
     *,
     trans_b: int = 0,
-    gradient: str = "tensor",
+    gradient: str = "row",
 ) -> ir.Value:
     """Append an :data:`INT8_MATMUL`."""
     return emit.op(INT8_MATMUL, x, w, scale, zero_point, bias, domain=DOMAIN, transB=trans_b, gradient=gradient)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,8 @@ from edgepeft.data.labels import BadLabel, label_reader
 from edgepeft_runtime import Trainer
 from edgepeft_runtime.bundle import Bundle
 from edgepeft_runtime.errors import DataError
-from tests.host.bundles import BAD, CLS, GOOD, LONGEST, PAD, SEP, Trained
+from edgepeft_runtime.manifest import Manifest
+from tests.host.bundles import BAD, CLS, GOOD, LONGEST, PAD, SEP, WORDS, Trained
 
 
 @pytest.fixture
@@ -76,6 +78,64 @@ def test_causal_bundles_need_text_only(causal: Trained, tmp_path: Path) -> None:
     assert batch["labels"].tolist() == [[CLS, GOOD, SEP, -100], [CLS, BAD, BAD, SEP]]
     with Trainer.open(causal.bundle) as trainer:
         assert np.isfinite(trainer.evaluate(data).loss)
+
+
+def test_of_a_prompt_and_its_answer_the_answer_is_learned(causal: Trained, tmp_path: Path) -> None:
+    """Labels are -100 over the prompt, its template and the padding; a template can be chosen for each use."""
+    bundle = Bundle.open(causal.bundle)
+    path = write(
+        tmp_path / "d.jsonl", '{"prompt": "the film", "answer": "good"}\n{"prompt": "a", "answer": "bad bad"}\n'
+    )
+    (the, film, a, was) = (WORDS.index(word) for word in ("the", "film", "a", "was"))
+    batch = load(path, bundle).batch(np.array([0, 1]))
+    assert batch["input_ids"].tolist() == [[CLS, the, film, GOOD], [CLS, a, BAD, BAD]]
+    assert batch["labels"].tolist() == [[-100, -100, -100, GOOD], [-100, -100, BAD, BAD]]
+    batch = load(path, bundle, template="was {prompt} was").batch(np.array([1, 0]))
+    assert batch["input_ids"].tolist() == [[CLS, was, a, was, BAD, BAD], [CLS, was, the, film, was, GOOD]]
+    assert batch["labels"].tolist() == [[*[-100] * 4, BAD, BAD], [*[-100] * 5, GOOD]]
+    asked = load(path, bundle, labelled=False, template="was {prompt}").batch(np.array([1, 0]))
+    assert asked["input_ids"].tolist() == [[CLS, was, a, PAD], [CLS, was, the, film]]
+    with pytest.raises(DataError, match="where the prompt goes"):
+        load(path, bundle, template="no place")
+
+
+def test_the_bundles_own_template_and_end_token_are_used(causal: Trained, tmp_path: Path) -> None:
+    """The manifest keeps the template; the first end token is learned behind each answer."""
+    bundle = Bundle.open(causal.bundle)
+    manifest = bundle.manifest
+    assert manifest.text is not None and manifest.generation is not None
+    text, generation = replace(manifest.text, template="a {prompt}"), replace(manifest.generation, end=(SEP, PAD))
+    changed = replace(bundle, manifest=replace(manifest, text=text, generation=generation))
+    assert Manifest.from_json(changed.manifest.to_json()) == changed.manifest
+    path = write(tmp_path / "d.csv", "prompt,answer\ngood,bad\n")
+    batch = load(path, changed).batch(np.array([0]))
+    assert batch["input_ids"].tolist() == [[CLS, WORDS.index("a"), GOOD, BAD, SEP]]
+    assert batch["labels"].tolist() == [[-100, -100, -100, BAD, SEP]]
+    assert load(path, changed, template="{prompt}").batch(np.array([0]))["input_ids"].shape == (1, 4)
+
+
+def test_columns_of_prompts_and_answers_can_be_named(causal: Trained, tmp_path: Path) -> None:
+    """As those of texts and labels can; a text column alone stays a text of which all is learned."""
+    bundle = Bundle.open(causal.bundle)
+    path = write(tmp_path / "d.csv", "said,reply,text\ngood,bad,fine\n")
+    pair = load(path, bundle, text_column="said", label_column="reply").batch(np.array([0]))
+    assert pair["labels"].tolist() == [[-100, -100, BAD]]
+    alone = load(path, bundle).batch(np.array([0]))
+    assert alone["labels"].tolist() == alone["input_ids"].tolist() == [[CLS, WORDS.index("fine"), SEP]]
+
+
+def test_a_long_prompt_is_cut_from_the_left_and_keeps_the_answer(causal: Trained, tmp_path: Path) -> None:
+    """What begins a text stays; an answer that leaves no room for a prompt is refused by its line."""
+    bundle = Bundle.open(causal.bundle)
+    path = write(tmp_path / "d.csv", f"prompt,answer\nthe {'good ' * 30}film,bad bad\n")
+    (ids,) = load(path, bundle).batch(np.array([0]))["input_ids"].tolist()
+    assert ids == [CLS, *[GOOD] * (LONGEST - 4), WORDS.index("film"), BAD, BAD]
+    long = write(tmp_path / "e.csv", f"prompt,answer\na,bad\na,{'bad ' * LONGEST}\n")
+    with pytest.raises(DataError, match=r"e\.csv, line 3: The answer does not fit"):
+        load(long, bundle)
+    empty = write(tmp_path / "f.jsonl", '{"prompt": "a", "answer": 3}\n')
+    with pytest.raises(DataError, match=r"f\.jsonl, line 1: The answer is not text"):
+        load(empty, bundle)
 
 
 MISTAKES = [

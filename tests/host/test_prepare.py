@@ -62,7 +62,12 @@ def test_a_method_may_be_a_name_or_carry_settings(tmp_path: Path) -> None:
     edgepeft.prepare(Net(), ROWS, method="head", out=tmp_path / "a")
     assert _manifest(tmp_path / "a").recipe == {"method": "head", "modules": None}
     edgepeft.prepare(Net(), ROWS, method=edgepeft.Freeze(train=("base",)), out=tmp_path / "b")
-    assert _manifest(tmp_path / "b").recipe == {"method": "freeze", "train": ["base"], "freeze": []}
+    assert _manifest(tmp_path / "b").recipe == {
+        "method": "freeze",
+        "train": ["base"],
+        "freeze": [],
+        "last_blocks": None,
+    }
 
 
 def test_a_peft_model_is_taken_as_it_is(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def residual_cnn() -> nn.Module:
     return ResidualCnn()
 
 
-NETWORKS = {
+NETWORKS: dict[str, Network] = {
     "residual-cnn": Network(
         residual_cnn,
         lambda: {"image": torch.zeros(2, 3, 16, 16)},

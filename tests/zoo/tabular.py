@@ -64,7 +64,7 @@ def _pairs(count: int) -> Iterator[tuple[Batch, Tensor]]:
         yield {"user": user, "item": item}, torch.randint(0, 2, (rows,), generator=draw)
 
 
-NETWORKS = {
+NETWORKS: dict[str, Network] = {
     "mlp": Network(fraud, lambda: {"row": torch.zeros(2, 12)}, _rows, "cross_entropy", ("body.0", "body.3")),
     "recommender": Network(
         recommender,

@@ -100,7 +100,7 @@ def _pairs(count: int) -> Iterator[tuple[Batch, Tensor]]:
         )
 
 
-NETWORKS = {
+NETWORKS: dict[str, Network] = {
     "t5": Network(tiny_t5, _translation, _pairs, "cross_entropy", ("q", "v")),
     "m2m": Network(tiny_m2m, _translation, _pairs, "cross_entropy", ("q_proj", "v_proj")),
     "moe": Network(tiny_moe, _text(101), _text_batches(101, None), "causal_lm", ("q_proj", "v_proj")),

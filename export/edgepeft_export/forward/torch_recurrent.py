@@ -43,12 +43,19 @@ def over_lengths(rnn: nn.Module, x: Tensor, lengths: Tensor) -> tuple[Tensor, An
     mode = _tracing.get()
     if mode is not None:
         with mode.ending(lengths):
-            result: tuple[Tensor, Any] = rnn(x)
-            return result
+            states, last = rnn(x)
+        return _cut(states, lengths, 0 if rnn.batch_first else 1), last
     first = bool(rnn.batch_first)
     packed = pack_padded_sequence(x, lengths.cpu(), first, enforce_sorted=False)
     states, last = rnn(packed)
     return pad_packed_sequence(states, first, total_length=x.shape[1 if first else 0])[0], last
+
+
+def _cut(states: Tensor, lengths: Tensor, rows: int) -> Tensor:
+    """States with 0 behind the ends of rows, whatever an adapter has added there."""
+    steps = torch.arange(states.shape[1 - rows])
+    valid = steps[None] < lengths[:, None]
+    return states * (valid if rows == 0 else valid.T)[..., None].to(states.dtype)
 
 
 torch.library.define(

@@ -28,9 +28,9 @@ class Quantization:
             in fp32; ``fp32`` packs nothing.
         keep: names or patterns of weights that stay fp32; ``*`` and ``?`` match, a plain name means all that begins so.
         block: elements per scale of ``int4``.
-        gradient: how gradients are rounded before an integer product. ``tensor``: with one scale for all rows.
-            ``row``: rows are brought to one size first, for models whose rows differ by orders of magnitude; it takes
-            four more passes over each gradient.
+        gradient: how gradients are rounded before an integer product. ``row``: rows are brought to one size first,
+            because those of different tokens differ; it takes four more passes over each gradient. ``tensor``: with one
+            scale for all rows, which is a little faster.
         smallest: tensors of fewer elements stay fp32.
         tolerance: with calibration data, largest relative error of the model's outputs (L2); the most sensitive
             weights stay fp32 until it holds.
@@ -41,7 +41,7 @@ class Quantization:
     compute: str = "fp32"
     keep: tuple[str, ...] = ()
     block: int = 32
-    gradient: str = "tensor"
+    gradient: str = "row"
     smallest: int = 2048
     tolerance: float = 0.25
     codebook: int | None = None
@@ -92,7 +92,7 @@ class Report:
         described: dict[str, Any] = {} if settings.compute == "fp32" else {"compute": settings.compute}
         if settings.compute == "int4":
             described["block"] = settings.block
-        if settings.compute == "int8" and settings.gradient != "tensor":
+        if settings.compute == "int8" and settings.gradient != "row":
             described["gradient"] = settings.gradient
         if settings.codebook is not None:
             described["codebook"] = settings.codebook

@@ -55,7 +55,7 @@ class Bundle:
         _check_directory(path, manifest)
         if verify:
             _check_hashes(path, manifest)
-            _check_graphs(path)
+            _check_graphs(path, manifest)
         return cls(path, manifest)
 
     @property
@@ -232,8 +232,8 @@ def _check_hashes(path: Path, manifest: Manifest) -> None:
             raise _error("damaged-file", f"The file {name} of the bundle is not what was prepared.", context)
 
 
-def _check_graphs(path: Path) -> None:
-    for name in GRAPHS:
+def _check_graphs(path: Path, manifest: Manifest) -> None:
+    for name in (name for name in manifest.files if name.endswith(".onnx")):
         others = external_locations((path / name).read_bytes()) - {WEIGHTS}
         if others:
             message = f"The graph {name} reads a file other than {WEIGHTS}."

@@ -20,7 +20,12 @@ from edgepeft_runtime.manifest import SparseSpec
 from edgepeft_runtime.tensorfile import Array
 
 LOSS_SUM, LOSS_WEIGHT, GRAD_NORM = "loss_sum", "loss_weight", "grad_norm"
-OPTIMIZER, SELECT = "optimizer.onnx", "select.onnx"
+OPTIMIZER, SELECT, GENERATE = "optimizer.onnx", "select.onnx", "generate.onnx"
+LOGITS = "logits"
+"""The output of ``generate.onnx`` with the scores of the next token."""
+
+Cache = Mapping[str, Any]
+"""Keys and values of what was read, by the names of the inputs that take them, in the engine's own kind of tensor."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,9 @@ class Engine(Protocol):
 
     def infer(self, values: Values, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Outputs of one batch without labels."""
+
+    def decode(self, values: Values, inputs: Mapping[str, Array], cache: Cache | None) -> tuple[Array, Cache]:
+        """Logits of the last position, and the cache with these positions in it; ``None`` begins one."""
 
     def close(self) -> None:
         """Let go of the sessions and what they map."""
@@ -157,6 +165,17 @@ class PortableEngine:
         """Outputs of one batch without labels."""
         names = [spec.name for spec in self._bundle.manifest.outputs]
         return _read(names, self._run("infer.onnx", names, _fed(inputs), values.parameters))
+
+    def decode(self, values: Values, inputs: Mapping[str, Array], cache: Cache | None) -> tuple[Array, Cache]:
+        """One step of ``generate.onnx``; the cache stays in onnxruntime's own tensors."""
+        spec = self._bundle.manifest.generation
+        assert spec is not None
+        if cache is None:
+            batch = len(inputs[spec.ids])
+            cache = _fed({part.past: np.zeros(part.empty(batch), np.float32) for part in spec.cache})
+        names = [LOGITS, *(part.present for part in spec.cache)]
+        logits, *after = self._run(GENERATE, names, _fed(inputs), cache, values.parameters)
+        return logits.numpy(), {part.past: value for part, value in zip(spec.cache, after, strict=True)}
 
     def close(self) -> None:
         """Let go of the sessions and what they map."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from edgepeft_runtime.activations import MemorySpec
+from edgepeft_runtime.decoding import GenerationSpec
 from edgepeft_runtime.errors import BundleError
 from edgepeft_runtime.fields import Fields, broken
 
@@ -174,11 +175,15 @@ class OptimizerSpec:
 
 @dataclass(frozen=True)
 class TextSpec:
-    """How raw text becomes inputs: ``fields`` maps an input to ``ids``, ``attention_mask`` or ``type_ids``."""
+    """How raw text becomes inputs: ``fields`` maps an input to ``ids``, ``attention_mask`` or ``type_ids``.
+
+    ``template`` is what a prompt of a causal language model is put into, ``{prompt}`` in its place.
+    """
 
     max_length: int
     pad_id: int
     fields: dict[str, str]
+    template: str | None = None
 
 
 @dataclass(frozen=True)
@@ -213,6 +218,7 @@ class Manifest:
     image: ImageSpec | None = None
     memory: MemorySpec | None = None
     sparse: tuple[SparseSpec, ...] = ()
+    generation: GenerationSpec | None = None
     recipe: Json = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -220,6 +226,7 @@ class Manifest:
         _check_shapes(self)
         _check_buckets(self)
         _check_sparse(self)
+        _check_generation(self)
 
     @property
     def trained(self) -> tuple[ParameterSpec, ...]:
@@ -264,6 +271,7 @@ class Manifest:
             image=None if fields.is_null("image") else _image(fields.part("image")),
             memory=None if fields.is_null("memory") else _memory(fields.part("memory")),
             sparse=() if fields.is_null("sparse") else tuple(SparseSpec.parse(f) for f in fields.list_of("sparse")),
+            generation=None if fields.is_null("generation") else GenerationSpec.parse(fields.part("generation")),
             recipe=fields.take("recipe", dict),
         )
         fields.finish()
@@ -296,6 +304,7 @@ class Manifest:
             "image": None if self.image is None else _listed(self.image),
             "memory": None if self.memory is None else _listed(self.memory),
             "sparse": [_listed(spec) for spec in self.sparse],
+            "generation": None if self.generation is None else self.generation.to_dict(),
             "recipe": self.recipe,
         }
 
@@ -336,8 +345,9 @@ def _text(fields: Fields) -> TextSpec:
     length, pad, names = fields.natural("max_length"), fields.take("pad_id", int), fields.take("fields", dict)
     if any(kind not in TEXT_FIELDS for kind in names.values()):
         raise broken("manifest.json: text.fields maps an input to something unknown.", f"{names}; known: {TEXT_FIELDS}")
+    template = fields.optional("template", str)
     fields.finish()
-    return TextSpec(length, pad, names)
+    return TextSpec(length, pad, names, template)
 
 
 def _image(fields: Fields) -> ImageSpec:
@@ -412,3 +422,16 @@ def _check_sparse(manifest: Manifest) -> None:
     for parameter in manifest.parameters:
         if (parameter.role == PLACES) != (parameter.name in described):
             raise broken("Places must belong to a sparse tensor.", f"parameter: {parameter.name!r}")
+
+
+def _check_generation(manifest: Manifest) -> None:
+    spec = manifest.generation
+    if spec is None:
+        return
+    inputs = {tensor.name for tensor in manifest.inputs}
+    if {spec.ids, *filter(None, [spec.attention_mask])} != inputs or (spec.cache and spec.attention_mask is None):
+        raise broken(
+            "Generation must feed all inputs, with a cache also a mask.", f"inputs: {', '.join(sorted(inputs))}"
+        )
+    if bool(spec.cache) != ("generate.onnx" in manifest.files):
+        raise broken("A cache belongs to generate.onnx, and the other way round.", f"cache: {len(spec.cache)} tensors")

@@ -21,6 +21,7 @@ from edgepeft_runtime.data import Data, Source, source_of
 from edgepeft_runtime.engine import Engine, PortableEngine, Step
 from edgepeft_runtime.errors import BundleError, DataError, StateError, TrainingError
 from edgepeft_runtime.fit import fit, positive
+from edgepeft_runtime.generate import Prompts, Sampling, generate
 from edgepeft_runtime.records import Evaluation, Progress, Record, Report
 from edgepeft_runtime.run import Run
 from edgepeft_runtime.selection import pick, to_pick
@@ -288,6 +289,43 @@ class Trainer:
         batches = (checked_batch(batch, self.bundle.manifest, labels=False) for batch in cut)
         parts = [self._engine.infer(values, batch) for batch in batches]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts[1:] else parts[0]
+
+    def generate(
+        self,
+        prompts: Prompts,
+        *,
+        max_new_tokens: int = 64,
+        adapter: Adapter | None = None,
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int = 0,
+        stop: Sequence[int] | None = None,
+    ) -> list[list[int]]:
+        """Let a causal language model go on with texts; changes nothing.
+
+        Args:
+            prompts: token ids of a text, or of several, which may be of different length.
+            max_new_tokens: tokens to generate for each; fewer where the model has no positions for more.
+            adapter: another adapter for this call alone; the base is not loaded again.
+            temperature: 0 takes the likeliest token each time; above, tokens are drawn; 1 is as the model says.
+            top_k: draw among so many likeliest tokens only.
+            top_p: draw among the fewest likeliest tokens that have this probability together.
+            seed: of the drawing; a prompt draws the same alone and among others.
+            stop: tokens that end a text; ``None`` takes the bundle's.
+
+        Returns:
+            The new tokens of each text, the one that ended it included.
+
+        Raises:
+            BatchError: a prompt is empty, too long, or holds what is no token; the bundle is no causal language model.
+            TrainingError: a setting is out of range.
+        """
+        values = self.run.values
+        if adapter is not None:
+            values = self._engine.load(adapter_values(self.bundle, adapter)[0], {})
+        sampling = Sampling(positive("max_new_tokens", max_new_tokens), temperature, top_k, top_p, seed, stop)
+        return generate(self._engine, self.bundle.manifest, values, prompts, sampling)
 
     def save(self) -> None:
         """Write a checkpoint to the state directory."""

@@ -32,7 +32,7 @@ def _bias_gradient(node: ir.Node, dy: ir.Value, bias: ir.Value | None, emit: Emi
 
 
 def _crossed(node: ir.Node, dy: ir.Value, emit: Emitter) -> ir.Value:
-    how = node.attributes.get_string("gradient", "tensor")
+    how = node.attributes.get_string("gradient", "row")
     scaled = emit.op("Mul", dy, node.inputs[2])
     if how == "tensor":
         return _times_transposed(node, scaled, emit)

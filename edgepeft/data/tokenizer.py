@@ -1,0 +1,44 @@
+"""The tokenizer that a bundle carries."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from edgepeft_runtime.bundle import Bundle
+from edgepeft_runtime.errors import DataError
+
+TOKENIZER = "tokenizer.json"
+
+
+def tokenizer_of(bundle: Bundle) -> Any:
+    """A ``tokenizers.Tokenizer`` that neither pads nor cuts.
+
+    Raises:
+        DataError: the bundle carries none, it is damaged, or the package ``tokenizers`` is missing.
+    """
+    if TOKENIZER not in bundle.manifest.files:
+        raise DataError(
+            "no-tokenizer",
+            "The bundle carries no tokenizer.",
+            context=f"{bundle.path} has no {TOKENIZER}",
+            hint="prepare it from a model directory with a tokenizer.json, or give the data as .npz with token ids.",
+        )
+    try:
+        from tokenizers import Tokenizer
+    except ImportError:
+        raise DataError(
+            "missing-tokenizers",
+            "Reading text needs the package tokenizers, which is not installed.",
+            context=None,
+            hint="pip install 'edgepeft[text]'",
+        ) from None
+    path = bundle.file(TOKENIZER)
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as failure:  # tokenizers raises the bare class
+        raise DataError(
+            "bad-tokenizer", f"Cannot read {path}.", context=str(failure), hint="prepare the bundle again."
+        ) from failure
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer

@@ -1,0 +1,79 @@
+"""Selective freezing: by name, by depth, or by what pays most under a budget of memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from edgepeft.architectures import blocks_of
+from edgepeft.methods.base import MethodError, check_patterns, head_modules, matches, out_of_range, train_only
+from edgepeft.methods.contribution import best_under
+
+
+@dataclass(frozen=True)
+class Freeze:
+    """Which of the model's own parameters train; patterns with ``*``, or names of parameters or modules.
+
+    :meth:`best` chooses them by measurement.
+
+    Attributes:
+        train: what trains; empty means everything, or what ``last_blocks`` says.
+        freeze: what stays frozen of that.
+        last_blocks: train the last blocks of a transformer, or the last stages of another network, and the head.
+    """
+
+    name: ClassVar[str] = "freeze"
+    train: tuple[str, ...] = ()
+    freeze: tuple[str, ...] = ()
+    last_blocks: int | None = None
+
+    def attach(self, model: nn.Module) -> nn.Module:
+        if not self.train and not self.freeze and self.last_blocks is None:
+            raise MethodError(
+                "method-setting",
+                "Method 'freeze' needs to know what trains or what is frozen.",
+                context=None,
+                hint="give train=, freeze= or last_blocks=.",
+            )
+        check_patterns(model, self.freeze)
+        chosen = train_only(model, [*self.train, *self._last(model)] or ["*"])
+        kept = {name for name in chosen if not any(matches(name, pattern) for pattern in self.freeze)}
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name in kept)
+        return model
+
+    def _last(self, model: nn.Module) -> list[str]:
+        """Names of the last blocks and of the head."""
+        if self.last_blocks is None:
+            return []
+        head = head_modules(model)
+        blocks = [name for name in blocks_of(model) if name not in head]
+        if not 1 <= self.last_blocks <= len(blocks):
+            raise out_of_range("last_blocks", self.last_blocks, f"1 to {len(blocks)}: {', '.join(blocks)}")
+        names = [name for name, _ in model.named_parameters()]
+        wanted = [*blocks[-self.last_blocks :], *head]
+        return [part for part in wanted if any(matches(name, part) for name in names)]  # a tied head has none
+
+    @classmethod
+    def best(
+        cls,
+        model: nn.Module,
+        batches: Sequence[Mapping[str, Tensor]],
+        loss: Callable[[nn.Module, Mapping[str, Tensor]], Tensor],
+        budget: int,
+    ) -> Freeze:
+        """The parameters whose training promises most on proxy data, of those that fit a budget of memory.
+
+        Args:
+            model: stays as it is.
+            batches: proxy data, as ``loss`` takes it; activations are counted for a batch of the first one's size.
+            loss: ``(model, batch)`` to the mean loss.
+            budget: bytes for what training adds to inference; see :func:`edgepeft.methods.contribution.best_under`.
+
+        Raises:
+            MethodError: nothing fits.
+        """
+        return cls(train=tuple(best_under(model, batches, loss, budget)))

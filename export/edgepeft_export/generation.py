@@ -1,0 +1,71 @@
+"""``generate.onnx``: the model as a step of generation, on the same parameters and frozen bytes as the other graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import onnx_ir as ir
+
+from edgepeft_export.compile import Compiled, sweep
+from edgepeft_export.composites import lower
+from edgepeft_export.forward import Forward
+from edgepeft_export.forward.graph import bind
+from edgepeft_export.opset import assert_runs_on_devices
+from edgepeft_export.quantize import Quantization, Report, quantize
+from edgepeft_export.quantize.weights import weights_of
+from edgepeft_export.shapes import dims_of
+from edgepeft_runtime.decoding import CacheSpec
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """A graph that generates, and the names of its cache.
+
+    Attributes:
+        forward: inputs ``input_ids`` int64 [batch, sequence], ``attention_mask`` int64 [batch, total],
+            total = past + sequence, each ``past`` [batch, heads, past, size]; outputs ``logits`` [batch, vocabulary]
+            of the last position, each ``present`` [batch, heads, total, size].
+        cache: pairs of ``past`` and ``present``, in the order of the graph.
+    """
+
+    forward: Forward
+    cache: tuple[tuple[str, str], ...]
+
+    def specs(self) -> tuple[CacheSpec, ...]:
+        """The cache for the manifest."""
+        shapes = {str(value.name): dims_of(value) for value in self.forward.model.graph.inputs}
+        return tuple(
+            CacheSpec(
+                past, present, tuple(f"{past}_{axis}" if dim is None else dim for axis, dim in enumerate(shapes[past]))
+            )
+            for past, present in self.cache
+        )
+
+
+def with_generation(compiled: Compiled, decoding: Decoding, packing: Quantization, report: Report) -> Compiled:
+    """The graphs of a bundle with ``generate`` among them.
+
+    Args:
+        compiled: of the same model; what trains there is the input here.
+        decoding: of the model, fp32.
+        packing: as the other graphs were packed.
+        report: what was packed there: weights that stay fp32 do so here.
+    """
+    there = {weight.name for weight in weights_of(decoding.forward.model.graph, packing.smallest)}
+    kept = tuple(name for name in report.kept if name in there)
+    again = packing if packing.compute == "fp32" else replace(packing, keep=kept)
+    forward, _ = quantize(decoding.forward, again)
+    model = forward.model.clone()
+    lower(model)
+    bind(model, forward.fixed([name for name in forward.parameters if name not in compiled.parameters]))
+    sweep(model)
+    _in_order(model.graph, [*forward.inputs, *compiled.adapter])
+    assert_runs_on_devices(model)
+    return replace(compiled, graphs={**compiled.graphs, "generate": model})
+
+
+def _in_order(graph: ir.Graph, names: Sequence[str]) -> None:
+    """Graph inputs in the order of the other graphs."""
+    values = {str(value.name): value for value in graph.inputs}
+    graph.inputs[:] = [values[name] for name in names if name in values]
