@@ -5,16 +5,21 @@ DEVICE := .venv-device/bin
 OLDEST := .venv-oldest/bin
 export HF_HUB_OFFLINE = 1
 
-.PHONY: demo test lint bench bench-accuracy clean
+.PHONY: demo test lint slow bench bench-accuracy clean
 
 # The workstation prepares, a separate environment without torch fine-tunes, the workstation merges.
 demo: .venv/.demo .venv-device/.done
 	$(HOST)/python examples/docstring_topics.py --device-python $(DEVICE)/python
 	$(HOST)/python examples/shifted_digits.py --device-python $(DEVICE)/python
 	$(HOST)/python examples/quantized_onnx.py --device-python $(DEVICE)/python
+	$(HOST)/python examples/answer_style.py --device-python $(DEVICE)/python
 
 test: .venv/.test .venv-device/.done .venv-oldest/.done lint
 	EDGEPEFT_DEVICE_PYTHON=$(DEVICE)/python EDGEPEFT_OLDEST_PYTHON=$(OLDEST)/python $(HOST)/python -m pytest
+
+# End-to-end cases of many seconds, and every method on every network, as docs/METHODS.md has it.
+slow: .venv/.test .venv-device/.done .venv-oldest/.done
+	EDGEPEFT_DEVICE_PYTHON=$(DEVICE)/python EDGEPEFT_OLDEST_PYTHON=$(OLDEST)/python $(HOST)/python -m pytest -m 'slow or matrix'
 
 lint: .venv/.test
 	$(HOST)/ruff check .

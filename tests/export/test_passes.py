@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from edgepeft_export.composites import lower
 from edgepeft_export.forward import Forward, from_torch
 from edgepeft_export.opset import IR_VERSION
 from edgepeft_export.passes import drop_guards, gather_scales, narrow, transpose_last_two
@@ -18,7 +19,9 @@ from tests.networks import NETWORKS
 
 
 def _run(forward: Forward, inputs: dict[str, np.ndarray]) -> np.ndarray:
-    proto = ir.to_proto(forward.model)
+    model = forward.model.clone()
+    lower(model)
+    proto = ir.to_proto(model)
     session = onnxruntime.InferenceSession(proto.SerializeToString())
     return session.run(None, {**inputs, **forward.parameters})[0]
 

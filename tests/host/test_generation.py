@@ -71,7 +71,9 @@ def gpt2(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     return trained_in("gpt2", tmp_path_factory.getbasetemp())
 
 
-@pytest.fixture(scope="module", params=["gpt2", "llama", pytest.param("neox", marks=pytest.mark.slow)])
+@pytest.fixture(
+    scope="module", params=["gpt2", *(pytest.param(name, marks=pytest.mark.slow) for name in ("llama", "neox"))]
+)
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     return trained_in(request.param, tmp_path_factory.getbasetemp())
 

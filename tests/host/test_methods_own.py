@@ -46,7 +46,12 @@ def test_an_adapter_starts_as_nothing_and_trains(placement: str, tmp_path: Path)
 
 @pytest.mark.parametrize(
     "network",
-    [CNN, recurrent.NETWORKS["gru"], transformers.NETWORKS["t5"], transformers.NETWORKS["moe"]],
+    [
+        CNN,
+        recurrent.NETWORKS["gru"],
+        pytest.param(transformers.NETWORKS["t5"], marks=pytest.mark.slow),
+        pytest.param(transformers.NETWORKS["moe"], marks=pytest.mark.slow),
+    ],
     ids=["cnn", "gru", "t5", "moe"],
 )
 def test_adapters_stand_behind_layers_of_every_kind(network: Network, tmp_path: Path) -> None:

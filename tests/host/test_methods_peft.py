@@ -46,7 +46,7 @@ def _check_peft(trained: Trained, network: Network, folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("method", SMALL)
-@pytest.mark.parametrize("name", ["bert", "gpt2"])
+@pytest.mark.parametrize("name", ["bert", pytest.param("gpt2", marks=pytest.mark.slow)])
 def test_a_method_trains_and_comes_back(method: str, name: str, tmp_path: Path) -> None:
     """Five steps with torch's losses, then the same logits on the device, in ONNX, and in peft."""
     network = NETWORKS[name]
@@ -128,7 +128,15 @@ def test_a_prompt_takes_positions_from_the_input(tmp_path: Path) -> None:
     assert manifest["dimensions"]["sequence"]["max"] == 37
 
 
-@pytest.mark.parametrize("kind", ["LORA", "IA3", "PREFIX_TUNING", "PROMPT_TUNING"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "LORA",
+        "PROMPT_TUNING",
+        pytest.param("IA3", marks=pytest.mark.slow),
+        pytest.param("PREFIX_TUNING", marks=pytest.mark.slow),
+    ],
+)
 def test_an_adapter_trained_elsewhere_goes_on_here_and_back(kind: str, tmp_path: Path) -> None:
     """peft trains and saves; the device trains on; peft loads it with the logits torch would have, settings kept."""
     from peft import IA3Config, LoraConfig, PeftModel, PrefixTuningConfig, PromptTuningConfig, get_peft_model

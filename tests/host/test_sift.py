@@ -96,7 +96,11 @@ def _falls(bundle: Path) -> bool:
     return losses[-1] < 0.98 * losses[0]
 
 
-@pytest.mark.parametrize("network", [BERT, CNN, GPT2, LLAMA], ids=["bert", "cnn", "gpt2", "llama"])
+@pytest.mark.parametrize(
+    "network",
+    [BERT, CNN, pytest.param(GPT2, marks=pytest.mark.slow), pytest.param(LLAMA, marks=pytest.mark.slow)],
+    ids=["bert", "cnn", "gpt2", "llama"],
+)
 def test_the_device_picks_and_trains_what_torch_does(network: Network, tmp_path: Path) -> None:
     """The same places after the first batch, and the same losses for 20 steps."""
     method = Sift(rate=0.02)
