@@ -9,53 +9,78 @@ if TYPE_CHECKING:
     from edgepeft.compress import Pruning
     from edgepeft.memory_budget import MemoryBudget
     from edgepeft.merging import merge
-    from edgepeft.methods import BitFit, Freeze, Full, Head, Lora, Sift
+    from edgepeft.methods import (
+        IA3,
+        Adapter,
+        BitFit,
+        Dora,
+        Freeze,
+        Full,
+        Head,
+        Lora,
+        Norm,
+        Prefix,
+        Prompt,
+        Pruned,
+        PTuning,
+        RsLora,
+        Shared,
+        Sift,
+        Vera,
+    )
     from edgepeft.picking import pick
     from edgepeft.preparation import Diagnosis, Prepared, doctor, prepare
     from edgepeft.sources import Source, load_source
     from edgepeft.sync import pull
+    from edgepeft_export.forward.torch_recurrent import over_lengths
     from edgepeft_export.quantize import Quantization
 
 __version__ = "0.1.0"
 
 # A device installs this package without torch: each name is imported when it is first asked for.
-_HOME = {
-    "BitFit": "edgepeft.methods",
-    "Diagnosis": "edgepeft.preparation",
-    "Freeze": "edgepeft.methods",
-    "Full": "edgepeft.methods",
-    "Head": "edgepeft.methods",
-    "Lora": "edgepeft.methods",
-    "MemoryBudget": "edgepeft.memory_budget",
-    "Prepared": "edgepeft.preparation",
-    "Pruning": "edgepeft.compress",
-    "Quantization": "edgepeft_export.quantize",
-    "Sift": "edgepeft.methods",
-    "Source": "edgepeft.sources",
-    "doctor": "edgepeft.preparation",
-    "load_source": "edgepeft.sources",
-    "merge": "edgepeft.merging",
-    "pick": "edgepeft.picking",
-    "prepare": "edgepeft.preparation",
-    "pull": "edgepeft.sync",
+_METHODS = "Adapter BitFit Dora Freeze Full Head IA3 Lora Norm PTuning Prefix Prompt Pruned RsLora Shared Sift Vera"
+_HOMES = {
+    "edgepeft.compress": "Pruning",
+    "edgepeft.memory_budget": "MemoryBudget",
+    "edgepeft.merging": "merge",
+    "edgepeft.methods": _METHODS,
+    "edgepeft.picking": "pick",
+    "edgepeft.preparation": "Diagnosis Prepared doctor prepare",
+    "edgepeft.sources": "Source load_source",
+    "edgepeft.sync": "pull",
+    "edgepeft_export.forward.torch_recurrent": "over_lengths",
+    "edgepeft_export.quantize": "Quantization",
 }
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
 
 __all__ = [
+    "IA3",
+    "Adapter",
     "BitFit",
     "Diagnosis",
+    "Dora",
     "Freeze",
     "Full",
     "Head",
     "Lora",
     "MemoryBudget",
+    "Norm",
+    "PTuning",
+    "Prefix",
     "Prepared",
+    "Prompt",
+    "Pruned",
     "Pruning",
     "Quantization",
+    "RsLora",
+    "Shared",
     "Sift",
     "Source",
+    "Vera",
     "doctor",
     "load_source",
     "merge",
+    "over_lengths",
     "pick",
     "prepare",
     "pull",
@@ -63,6 +88,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name not in _HOME_OF:
         raise AttributeError(f"module 'edgepeft' has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
+    return getattr(import_module(_HOME_OF[name]), name)

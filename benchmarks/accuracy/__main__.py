@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -23,11 +22,10 @@ import numpy as np
 import torch
 
 from benchmarks import machine
-from benchmarks.accuracy import torch_side
+from benchmarks.accuracy import device, torch_side
 from benchmarks.accuracy.plan import CLIP, cut
 from benchmarks.accuracy.table import Cell, summary, text
 from benchmarks.accuracy.tasks import LENGTH, TASKS, Task
-from benchmarks.turns import ROOT
 from benchmarks.variants import prepare_variant
 from edgepeft.methods import attach
 from edgepeft_export.optimizers import AdamW
@@ -82,13 +80,7 @@ def _run(task: Task, column: str, seed: int, folder: Path, options: argparse.Nam
     few = list(islice(cut(train, 16), CALIBRATION))
     optimizer = AdamW(lr=task.plan.learning_rate, max_grad_norm=CLIP)
     bundle = prepare_variant(column, source, task.method, optimizer, folder / "bundle", few)
-    told = {"plan": asdict(task.plan), "seed": seed, "threads": options.threads}
-    command = [sys.executable, "-m", "benchmarks.accuracy.device_side", str(bundle), str(folder), json.dumps(told)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
-    if done.returncode:
-        raise RuntimeError(done.stderr.strip() or f"exit code {done.returncode}")
-    accuracy: float = json.loads(done.stdout)
-    return accuracy
+    return device.run(bundle, folder, task.plan, seed, options.threads)
 
 
 def _settings(task: Task, options: argparse.Namespace) -> dict[str, Any]:

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 import edgepeft
+from edgepeft import over_lengths
 from edgepeft.methods import BitFit, Full, Head, Lora, Method, attach
 from edgepeft.methods.recurrent import LoraRecurrent, attach_recurrent, recurrent_modules
 from edgepeft_export.forward import from_torch
-from edgepeft_export.forward.torch_recurrent import over_lengths
 from edgepeft_export.optimizers import SGD
 from edgepeft_runtime import Trainer
 from edgepeft_runtime.tensorfile import read_tensors

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from edgepeft_export.forward.torch_recurrent import over_lengths
+from edgepeft import over_lengths
 from tests.networks import SIZES, Batch, Network
 
 VOCABULARY, CLASSES, FRAMES, FEATURES = 53, 4, 9, 12

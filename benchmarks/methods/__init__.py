@@ -1,0 +1,1 @@
+"""Every method on one task, side by side: ``python -m benchmarks.methods``."""

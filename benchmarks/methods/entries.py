@@ -1,0 +1,95 @@
+"""The methods that are compared, each with the learning rate that suits it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import edgepeft
+from benchmarks.accuracy.plan import CLIP, Batch
+from edgepeft.compress import Pruning
+from edgepeft.methods import (
+    IA3,
+    Adapter,
+    BitFit,
+    Dora,
+    Freeze,
+    Full,
+    Head,
+    Lora,
+    Method,
+    Norm,
+    Prefix,
+    Prompt,
+    Pruned,
+    PTuning,
+    RsLora,
+    Shared,
+    Sift,
+    Vera,
+)
+from edgepeft_export.optimizers import AdamW, Sparsified
+
+QUERY_VALUE = ("query", "value")
+RATES = (3e-4, 1e-3, 3e-3, 1e-2)
+"""What ``--tune`` tries."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row of the table.
+
+    Attributes:
+        rate: learning rate of AdamW, the best of ``RATES`` on texts kept back from training (``--tune``).
+        masked: share of single weights that Wanda sets to zero first.
+        share: of the gradient that is applied at each step; the rest is carried over.
+    """
+
+    method: Method
+    rate: float
+    masked: float = 0.0
+    share: float = 1.0
+
+
+ENTRIES: dict[str, Entry] = {
+    "lora": Entry(Lora(rank=8, alpha=16, target_modules=QUERY_VALUE), 1e-3),
+    "rslora": Entry(RsLora(rank=8, alpha=16, target_modules=QUERY_VALUE), 1e-3),
+    "dora": Entry(Dora(rank=8, alpha=16, target_modules=QUERY_VALUE), 1e-3),
+    "shared": Entry(Shared(rank=8, alpha=16, target_modules=QUERY_VALUE), 1e-3),
+    "adapter (Pfeiffer)": Entry(Adapter(), 1e-3),
+    "adapter (Houlsby)": Entry(Adapter(placement="houlsby"), 1e-3),
+    "ia3": Entry(IA3(), 1e-2),
+    "vera": Entry(Vera(target_modules=QUERY_VALUE), 1e-2),
+    "norm": Entry(Norm(), 3e-3),
+    "prefix": Entry(Prefix(), 3e-3),
+    "prompt": Entry(Prompt(), 1e-2),
+    "ptuning": Entry(PTuning(), 1e-3),
+    "bitfit": Entry(BitFit(), 3e-3),
+    "sift": Entry(Sift(rate=0.01), 1e-3),
+    "pruned": Entry(Pruned(), 3e-4, masked=0.5),
+    "head": Entry(Head(), 1e-2),
+    "freeze (last 2 blocks)": Entry(Freeze(last_blocks=2), 3e-4),
+    "full": Entry(Full(), 3e-4),
+    "lora, 10 % of the gradient": Entry(Lora(rank=8, alpha=16, target_modules=QUERY_VALUE), 1e-3, share=0.1),
+}
+
+
+def prepare(
+    entry: Entry, source: edgepeft.Source, rate: float, out: Path, calibration: Sequence[Batch]
+) -> edgepeft.Prepared:
+    """Prepare the entry's bundle, the base in fp32.
+
+    Args:
+        source: an untouched base model; it is changed.
+        calibration: batches of inputs, on which the weights to mask are scored.
+    """
+    plain = AdamW(lr=rate, max_grad_norm=CLIP)
+    return edgepeft.prepare(
+        source,
+        method=entry.method,
+        optimizer=plain if entry.share == 1 else Sparsified(plain, entry.share),
+        prune=Pruning(weights=entry.masked, score="wanda") if entry.masked else None,
+        calibration=calibration if entry.masked else None,
+        out=out,
+    )
