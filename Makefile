@@ -3,7 +3,12 @@ PYTHON ?= python3.11
 HOST := .venv/bin
 DEVICE := .venv-device/bin
 OLDEST := .venv-oldest/bin
+TRAINING := .venv-ort-training/bin
+ENVIRONMENTS := .venv/.test .venv-device/.done .venv-oldest/.done .venv-ort-training/.done
 export HF_HUB_OFFLINE = 1
+export EDGEPEFT_DEVICE_PYTHON = $(DEVICE)/python
+export EDGEPEFT_OLDEST_PYTHON = $(OLDEST)/python
+export EDGEPEFT_ORT_TRAINING_PYTHON = $(TRAINING)/python
 
 .PHONY: demo test lint slow bench bench-accuracy clean
 
@@ -14,12 +19,12 @@ demo: .venv/.demo .venv-device/.done
 	$(HOST)/python examples/quantized_onnx.py --device-python $(DEVICE)/python
 	$(HOST)/python examples/answer_style.py --device-python $(DEVICE)/python
 
-test: .venv/.test .venv-device/.done .venv-oldest/.done lint
-	EDGEPEFT_DEVICE_PYTHON=$(DEVICE)/python EDGEPEFT_OLDEST_PYTHON=$(OLDEST)/python $(HOST)/python -m pytest
+test: $(ENVIRONMENTS) lint
+	$(HOST)/python -m pytest
 
 # End-to-end cases of many seconds, and every method on every network, as docs/METHODS.md has it.
-slow: .venv/.test .venv-device/.done .venv-oldest/.done
-	EDGEPEFT_DEVICE_PYTHON=$(DEVICE)/python EDGEPEFT_OLDEST_PYTHON=$(OLDEST)/python $(HOST)/python -m pytest -m 'slow or matrix'
+slow: $(ENVIRONMENTS)
+	$(HOST)/python -m pytest -m 'slow or matrix'
 
 lint: .venv/.test
 	$(HOST)/ruff check .
@@ -29,7 +34,7 @@ lint: .venv/.test
 
 # Speed and memory against peers, side by side; where the time goes. Leave the machine alone meanwhile.
 bench: .venv/.demo .venv-ort-training/.done
-	$(HOST)/python -m benchmarks --training-python .venv-ort-training/bin/python
+	$(HOST)/python -m benchmarks --training-python $(TRAINING)/python
 	$(HOST)/python -m benchmarks.profile minilm edgepeft-int8
 
 # Accuracy against PyTorch, five seeds each: half an hour. A run that was stopped goes on with --resume.
@@ -57,10 +62,10 @@ bench-accuracy: .venv/.demo
 	$(OLDEST)/pip install --quiet --disable-pip-version-check -e . 'onnxruntime==1.19.2'
 	touch $@
 
-# ONNX Runtime's own training, a peer: its wheel overwrites the stock one, and its tools want an older onnx.
-.venv-ort-training/.done: Makefile
+# ONNX Runtime's own training, a second engine and a peer: its wheel overwrites the stock one.
+.venv-ort-training/.done: pyproject.toml
 	$(PYTHON) -m venv .venv-ort-training
-	.venv-ort-training/bin/pip install --quiet --disable-pip-version-check 'onnxruntime-training-cpu==1.19.2' 'onnx==1.17.*' 'numpy>=2,<3'
+	$(TRAINING)/pip install --quiet --disable-pip-version-check -e '.[ort-training]'
 	touch $@
 
 clean:

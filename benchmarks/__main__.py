@@ -57,7 +57,7 @@ def measure(case: str, folder: Path, options: argparse.Namespace) -> tuple[list[
     about = json.loads((folder / "case.json").read_text("utf-8"))
     failures: dict[str, str] = about["failures"]
     for name in options.sides:
-        if SIDES[name].environment == "ort-training" and name not in failures:
+        if SIDES[name].environment == "ort-training" and not SIDES[name].bundle and name not in failures:
             failures |= _artifacts(name, folder, options.training_python)
     sides = [_start(name, folder, options) for name in options.sides if name not in failures]
     print(f"{case}: {len(sides)} sides take {options.rounds} turns of {options.steps} steps", flush=True)

@@ -19,6 +19,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "int8": {"compute": "int8"},
     "int4": {"compute": "int4"},
     "int8-memory": {"compute": "int8", "recompute": "block"},
+    "ort-own": {"engine": "ort-training"},
+    "ort-own-int8": {"compute": "int8", "engine": "ort-training"},
     "int8-pruned": {"compute": "int8", "prune": {"heads": 0.25, "ffn": 0.3, "score": "wanda"}},
 }
 """Arguments of :func:`edgepeft.prepare`; ``prune`` holds those of ``edgepeft.compress.Pruning``."""

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from edgepeft.sources import Source, load_source
     from edgepeft.sync import pull
     from edgepeft_export.forward.torch_recurrent import over_lengths
+    from edgepeft_export.ort_training import OrtTraining, export_ort_training
     from edgepeft_export.quantize import Quantization
 
 __version__ = "0.1.0"
@@ -49,6 +50,7 @@ _HOMES = {
     "edgepeft.sources": "Source load_source",
     "edgepeft.sync": "pull",
     "edgepeft_export.forward.torch_recurrent": "over_lengths",
+    "edgepeft_export.ort_training": "OrtTraining export_ort_training",
     "edgepeft_export.quantize": "Quantization",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
@@ -65,6 +67,7 @@ __all__ = [
     "Lora",
     "MemoryBudget",
     "Norm",
+    "OrtTraining",
     "PTuning",
     "Prefix",
     "Prepared",
@@ -78,6 +81,7 @@ __all__ = [
     "Source",
     "Vera",
     "doctor",
+    "export_ort_training",
     "load_source",
     "merge",
     "over_lengths",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
@@ -23,8 +24,10 @@ from edgepeft_export.compile import compile_step, missing_rules
 from edgepeft_export.forward import Forward
 from edgepeft_export.forward.torch_loss import from_function
 from edgepeft_export.forward.torch_module import DynamicAxes, ExampleInputs
+from edgepeft_export.ort_training import OrtTraining, export_ort_training
 from edgepeft_export.quantize import Packed, Quantization, quantize
 from edgepeft_export.quantize.choose import Batch
+from edgepeft_runtime.engines import ORT_TRAINING, PORTABLE, check_engine
 from edgepeft_runtime.errors import EdgepeftError
 from edgepeft_runtime.manifest import ImageSpec, TextSpec
 
@@ -86,6 +89,7 @@ def prepare(
     text: TextSpec | None = None,
     image: ImageSpec | None = None,
     generation: bool | None = None,
+    engine: str | OrtTraining = PORTABLE,
     overwrite: bool = False,
     announce: Callable[[str], None] | None = None,
 ) -> Prepared:
@@ -119,6 +123,8 @@ def prepare(
         text, image: how raw data becomes inputs.
         generation: whether the bundle of a causal language model gets a graph that generates with a cache; ``None``:
             where it takes text.
+        engine: ``ort-training``, or :class:`OrtTraining` with settings, adds the artifacts that ONNX Runtime Training
+            takes; the bundle's own graphs are there in any case.
         overwrite: replace a bundle that is there.
         announce: told what is being done: some of it takes a while.
 
@@ -163,9 +169,18 @@ def prepare(
         recipe={**recipe, **packed.recipe(packing), **({"recompute": recompute} if recompute != "none" else {})},
     )
     tell("writing the bundle")
-    bundle = write_bundle(compiled, terms, update, out, extras, overwrite=overwrite)
+    artifacts = _artifacts(engine)
+    bundle = write_bundle(compiled, terms, update, out, extras, overwrite=overwrite, complete=artifacts)
     trained = sum(array.size for array in compiled.parameters.values())
     return Prepared(bundle, trained, compiled.unreached, packed.packed, packed.kept)
+
+
+def _artifacts(engine: str | OrtTraining) -> Callable[[Path], object] | None:
+    """What adds the official artifacts to a bundle, where they are asked for."""
+    if isinstance(engine, OrtTraining):
+        return partial(export_ort_training, settings=engine)
+    check_engine(engine)
+    return export_ort_training if engine == ORT_TRAINING else None
 
 
 def _told(plan: Plan) -> str:

@@ -41,7 +41,7 @@ class Entry:
     """A row of the table.
 
     Attributes:
-        rate: learning rate of AdamW, the best of ``RATES`` on texts kept back from training (``--tune``).
+        rate: learning rate of AdamW, one of ``RATES``; ``--tune`` prints how they do on texts kept back from training.
         masked: share of single weights that Wanda sets to zero first.
         share: of the gradient that is applied at each step; the rest is carried over.
     """
@@ -53,25 +53,25 @@ class Entry:
 
 
 ENTRIES: dict[str, Entry] = {
-    "lora": Entry(Lora(rank=8, alpha=16, target_modules=QUERY_VALUE), 1e-3),
-    "rslora": Entry(RsLora(rank=8, alpha=16, target_modules=QUERY_VALUE), 1e-3),
-    "dora": Entry(Dora(rank=8, alpha=16, target_modules=QUERY_VALUE), 1e-3),
-    "shared": Entry(Shared(rank=8, alpha=16, target_modules=QUERY_VALUE), 1e-3),
-    "adapter (Pfeiffer)": Entry(Adapter(), 1e-3),
-    "adapter (Houlsby)": Entry(Adapter(placement="houlsby"), 1e-3),
+    "lora": Entry(Lora(rank=8, alpha=16, target_modules=QUERY_VALUE), 3e-3),
+    "rslora": Entry(RsLora(rank=8, alpha=16, target_modules=QUERY_VALUE), 3e-3),
+    "dora": Entry(Dora(rank=8, alpha=16, target_modules=QUERY_VALUE), 3e-3),
+    "shared": Entry(Shared(rank=8, alpha=16, target_modules=QUERY_VALUE), 3e-3),
+    "adapter (Pfeiffer)": Entry(Adapter(), 3e-3),
+    "adapter (Houlsby)": Entry(Adapter(placement="houlsby"), 3e-3),
     "ia3": Entry(IA3(), 1e-2),
     "vera": Entry(Vera(target_modules=QUERY_VALUE), 1e-2),
-    "norm": Entry(Norm(), 3e-3),
-    "prefix": Entry(Prefix(), 3e-3),
+    "norm": Entry(Norm(), 1e-2),
+    "prefix": Entry(Prefix(), 1e-2),
     "prompt": Entry(Prompt(), 1e-2),
-    "ptuning": Entry(PTuning(), 1e-3),
-    "bitfit": Entry(BitFit(), 3e-3),
-    "sift": Entry(Sift(rate=0.01), 1e-3),
+    "ptuning": Entry(PTuning(), 3e-3),
+    "bitfit": Entry(BitFit(), 1e-2),
+    "sift": Entry(Sift(rate=0.01), 3e-3),
     "pruned": Entry(Pruned(), 3e-4, masked=0.5),
     "head": Entry(Head(), 1e-2),
-    "freeze (last 2 blocks)": Entry(Freeze(last_blocks=2), 3e-4),
+    "freeze (last 2 blocks)": Entry(Freeze(last_blocks=2), 1e-3),
     "full": Entry(Full(), 3e-4),
-    "lora, 10 % of the gradient": Entry(Lora(rank=8, alpha=16, target_modules=QUERY_VALUE), 1e-3, share=0.1),
+    "lora, 10 % of the gradient": Entry(Lora(rank=8, alpha=16, target_modules=QUERY_VALUE), 3e-3, share=0.1),
 }
 
 

@@ -16,7 +16,7 @@ class Side:
         losses: how its losses must go with those of ``torch-eager``: ``same`` (1e-3 of them), ``near`` (10 % of the
             first), ``fall``, or ``none`` where it does not train. A side that is pruned is another model: its need
             only fall.
-        bundle: whether it trains a bundle, made with ``VARIANTS[argument]``.
+        bundle: whether it trains a bundle, made with ``benchmarks.variants.SETTINGS[argument]``.
     """
 
     module: str
@@ -35,6 +35,10 @@ SIDES = {
     "torch-compile": Side("benchmarks.sides.torch_peft", "compile"),
     "ort-inference-fp32": Side("benchmarks.sides.ort_inference", "inference.onnx", losses="none"),
     "ort-training": Side("benchmarks.sides.ort_training", "ort_training", environment="ort-training"),
+    "ort-training-own": Side("benchmarks.sides.ort_engine", "ort-own", environment="ort-training", bundle=True),
+    "ort-training-own-int8": Side(
+        "benchmarks.sides.ort_engine", "ort-own-int8", environment="ort-training", losses="near", bundle=True
+    ),
     "edgepeft-fp32": _device("fp32", "same"),
     "edgepeft-int8": _device("int8", "near"),
     "edgepeft-int4": _device("int4", "near"),

@@ -10,11 +10,11 @@ from pathlib import Path
 import onnx
 
 from benchmarks.settings import EPSILON, WEIGHT_DECAY
-from benchmarks.sides.official import open_package
+from edgepeft_runtime.ort_engine import training_package
 
 
 def main(folder: Path) -> None:
-    open_package()
+    training_package()
     from onnxruntime.training import artifacts, onnxblock
 
     names = json.loads((folder / "names.json").read_text("utf-8"))

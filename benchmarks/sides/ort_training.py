@@ -10,12 +10,12 @@ import numpy as np
 import onnxruntime
 
 from benchmarks.settings import LEARNING_RATE
-from benchmarks.sides.official import open_package
 from benchmarks.sides.turns import serve
+from edgepeft_runtime.ort_engine import training_package
 
 
 def main(folder: Path, name: str, threads: int) -> None:
-    open_package()
+    training_package()
     from onnxruntime.training.api import CheckpointState, Module, Optimizer
 
     place = folder / name

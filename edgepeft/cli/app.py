@@ -20,6 +20,7 @@ _COMMANDS = {
     "doctor": "See what would train and what stands in the way.",
     "methods": "List the methods and their settings.",
     "prepare": "Make a bundle of a model.",
+    "export-ort-training": "Add the artifacts of ONNX Runtime Training to a bundle.",
     "pick": "Pick the elements that train, by proxy data.",
     "inspect": "Show what a bundle holds.",
     "train": "Train a bundle's adapter on data; goes on where it stopped.",
@@ -48,7 +49,7 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         if cmd_name not in _COMMANDS:
             return None
-        command: click.Command = import_module(f"edgepeft.cli.{cmd_name}").command
+        command: click.Command = import_module(f"edgepeft.cli.{cmd_name.replace('-', '_')}").command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002

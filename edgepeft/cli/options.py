@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from edgepeft_runtime.engines import ENGINES, PORTABLE
 from edgepeft_runtime.errors import UpdateError
 
 if TYPE_CHECKING:
@@ -97,6 +98,15 @@ def run_options(command: F) -> F:
     ):
         command = option(command)
     return command
+
+
+engine_option = click.option(
+    "--engine",
+    type=click.Choice(ENGINES),
+    default=PORTABLE,
+    show_default=True,
+    help="ort-training: the official artifacts, in an environment with edgepeft[ort-training].",
+)
 
 
 adapter_option = click.option(

@@ -10,14 +10,17 @@ import click
 
 from edgepeft.cli.compression import calibration, compression_options, quantization
 from edgepeft.cli.compression import memory_budget as budget_of
+from edgepeft.cli.export_ort_training import gradient_options, ort_training
 from edgepeft.cli.method import chosen_method, loaded_source, source_options
 from edgepeft.cli.options import PATH, template_option
 from edgepeft.cli.show import size
+from edgepeft_runtime.engines import ENGINES, PORTABLE
 
 if TYPE_CHECKING:
     from edgepeft.compress import Pruning
     from edgepeft_export.losses import Loss
     from edgepeft_export.optimizers import Optimizer
+    from edgepeft_export.ort_training import OrtTraining
 
 _OPTIMIZER = ("lr", "weight_decay", "momentum", "max_grad_norm")
 
@@ -40,6 +43,10 @@ _OPTIMIZER = ("lr", "weight_decay", "momentum", "max_grad_norm")
 )
 @template_option
 @compression_options
+@click.option(
+    "--engine", type=click.Choice(ENGINES), default=PORTABLE, help="ort-training: add the artifacts that it takes."
+)
+@gradient_options
 @click.option("--overwrite", is_flag=True, help="Replace a bundle that is there.")
 def command(
     source: str,
@@ -69,6 +76,9 @@ def command(
     calibrate: Path | None,
     text_column: str,
     label_column: str,
+    engine: str,
+    gradient: str | None,
+    training_python: Path | None,
     overwrite: bool,
     **settings: Any,
 ) -> None:
@@ -98,6 +108,7 @@ def command(
         compute=packing,
         calibration=calibration(loaded, calibrate, loss or loaded.loss, train, columns),
         trainable=train,
+        engine=_engine(engine, gradient, training_python),
         overwrite=overwrite,
         announce=lambda text: click.echo(f"{text} …", err=True),
     )
@@ -107,6 +118,14 @@ def command(
         click.echo(f"{name} stays fp32: {reason}", err=True)
     for name in done.unreached:
         click.echo(f"the loss does not depend on {name}: it stays frozen", err=True)
+
+
+def _engine(name: str, gradient: str | None, training_python: Path | None) -> str | OrtTraining:
+    if name == PORTABLE:
+        if gradient is not None or training_python is not None:
+            raise click.UsageError("--gradient and --training-python go with --engine ort-training.")
+        return name
+    return ort_training(gradient, training_python)
 
 
 def _loss(name: str, label_smoothing: float | None) -> str | Loss:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgepeft.cli.options import PATH, bundle_argument, data_options, run_options, template_option
+from edgepeft.cli.options import PATH, bundle_argument, data_options, engine_option, run_options, template_option
 from edgepeft.cli.progress import Counter
 from edgepeft.cli.show import number, percent, size
 from edgepeft_runtime.errors import UpdateError
@@ -44,6 +44,7 @@ def _warmup(_context: click.Context, _option: click.Parameter, text: str) -> int
 )
 @click.option("--epochs", type=click.IntRange(1), default=3, show_default=True, help="Passes over the data.")
 @run_options
+@engine_option
 @click.option("--accumulate", type=click.IntRange(1), default=1, show_default=True, help="Batches per optimizer step.")
 @click.option("--lr", type=click.FloatRange(0.0), help="Highest learning rate.  [default: the bundle's]")
 @click.option("--schedule", type=click.Choice(["constant", "linear", "cosine"]), default="constant", show_default=True)
@@ -72,6 +73,7 @@ def command(
     validate: str | None,
     seed: int,
     threads: int | None,
+    engine: str,
     **settings: Any,
 ) -> int:
     """Train BUNDLE's adapter on your data, and write an update to send back.
@@ -88,7 +90,7 @@ def command(
     opened = Bundle.open(bundle)
     read = partial(load, bundle=opened, text_column=text_column, label_column=label_column, template=template)
     train, held_out = _data(read, data, validate, seed)
-    with Trainer.open(opened, state=state, seed=seed, threads=threads) as trainer:
+    with Trainer.open(opened, state=state, seed=seed, threads=threads, engine=engine) as trainer:
         start = time.monotonic()
         if trainer.steps:
             click.echo(f"going on from step {trainer.steps} in {state}", err=True)

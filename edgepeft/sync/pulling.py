@@ -8,12 +8,14 @@ import stat
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
+from edgepeft.sync import official
 from edgepeft_runtime.bundle import Bundle
 from edgepeft_runtime.errors import EdgepeftError, UpdateError
 from edgepeft_runtime.tensorfile import sha256_of, sync_directory
-from edgepeft_runtime.update import check_update, read_update
+from edgepeft_runtime.update import check_update, read_update, write_update
 
 SUFFIX = ".safetensors"
 MAX_BYTES = 2**30
@@ -74,7 +76,8 @@ def pull(
     change a file between the check and its use.
 
     Args:
-        places: folders; their own ``*.safetensors`` are looked at, not those of folders in them.
+        places: folders; their own ``*.safetensors`` are looked at, not those of folders in them, and checkpoints of
+            ONNX Runtime Training (``checkpoint``, ``*.ckpt``), which are kept as updates.
         into: made if it is missing.
         bundle: refuse updates that do not belong to it, too.
         max_bytes: refuse larger files.
@@ -131,7 +134,8 @@ def _candidates(folder: Path) -> Iterator[Path]:
         raise SyncError(
             "cannot-read-place", f"Cannot read {folder}.", context=str(failure), hint="check the permissions."
         ) from failure
-    return (folder / name for name in names if name.endswith(SUFFIX) and not name.startswith("."))
+    wanted = (f"*{SUFFIX}", *official.NAMES)
+    return (folder / name for name in names if any(fnmatchcase(name, w) for w in wanted) and not name.startswith("."))
 
 
 def _receive(source: Path, into: Path, bundle: Bundle | None, max_bytes: int) -> tuple[Received, bool]:
@@ -139,6 +143,9 @@ def _receive(source: Path, into: Path, bundle: Bundle | None, max_bytes: int) ->
     copy = into / f".{source.name}.{os.getpid()}.partial"
     try:
         digest = _copy(source, copy, max_bytes)
+        if not source.name.endswith(SUFFIX):
+            write_update(copy, official.update_of_checkpoint(copy, bundle))
+            digest = sha256_of(copy)
         kept = into / f"{digest}{SUFFIX}"
         _check(source, copy, bundle)
         if kept.is_file() and not kept.is_symlink() and sha256_of(kept) == digest:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -67,8 +67,12 @@ def write_bundle(
     extras: Extras | None = None,
     *,
     overwrite: bool = False,
+    complete: Callable[[Path], object] | None = None,
 ) -> Path:
     """Write a bundle at ``out``, whole or not at all.
+
+    Args:
+        complete: called with the folder of the new bundle before it takes its place: may add to it, or refuse it.
 
     Raises:
         BundleError: ``out`` exists and ``overwrite`` is not given, or is something else than a bundle.
@@ -79,6 +83,8 @@ def write_bundle(
     staging = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
         _fill(staging, compiled, loss, optimizer, extras or Extras())
+        if complete is not None:
+            complete(staging)
         staging.chmod(0o755)
         if out.exists():
             shutil.rmtree(out)

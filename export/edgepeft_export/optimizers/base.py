@@ -130,10 +130,10 @@ def optimizer_graph(optimizer: Optimizer, buckets: Sequence[Bucket]) -> ir.Model
     states = [[_input(graph, name, (bucket.size,)) for name in state_names(optimizer, bucket)] for bucket in buckets]
     lr, scale = _input(graph, "lr", ()), _input(graph, "grad_scale", ())
     step = emit.op("Cast", _input(graph, "step", (), ir.DataType.INT64), to=int(ir.DataType.DOUBLE))
-    norm, factor = _scale_and_clip(emit, gradients, scale, optimizer.max_grad_norm)
-    for bucket, gradient, state in zip(buckets, gradients, states, strict=True):
+    scaled = [emit.op("Mul", gradient, scale) for gradient in gradients]
+    norm, clipped = _clip(emit, scaled, optimizer.max_grad_norm)
+    for bucket, gradient, state in zip(buckets, clipped, states, strict=True):
         flat = flatten(emit, [parameters[name] for name in bucket.members])
-        gradient = emit.op("Mul", gradient, factor)
         new, new_state = optimizer.update(emit, flat, gradient, state, Hyper(lr, step), bucket.decay)
         for value, source in zip(_split(emit, new, bucket), bucket.members, strict=True):
             _output(graph, value, f"{source}.next", parameters[source])
@@ -151,16 +151,14 @@ def state_names(optimizer: Optimizer, bucket: Bucket) -> list[str]:
     return [f"{name}.{suffix}" for name in optimizer.state()]
 
 
-def _scale_and_clip(
-    emit: Emitter, gradients: Sequence[ir.Value], scale: ir.Value, max_norm: float | None
-) -> tuple[ir.Value, ir.Value]:
-    """The norm of the scaled gradients, and the factor that scales and clips them (as torch's ``clip_grad_norm_``)."""
-    squares = emit.add([emit.op("ReduceSumSquare", gradient, keepdims=0) for gradient in gradients])
-    norm = emit.op("Mul", emit.op("Sqrt", squares), scale)
+def _clip(emit: Emitter, gradients: Sequence[ir.Value], max_norm: float | None) -> tuple[ir.Value, Sequence[ir.Value]]:
+    """The norm of the gradients, and the gradients clipped to ``max_norm`` as by torch's ``clip_grad_norm_``."""
+    norm = emit.op("Sqrt", emit.add([emit.op("ReduceSumSquare", gradient, keepdims=0) for gradient in gradients]))
     if max_norm is None:
-        return norm, scale
+        return norm, gradients
     ratio = emit.op("Div", emit.scalar(max_norm, like=norm), emit.op("Add", norm, emit.scalar(1e-6, like=norm)))
-    return norm, emit.op("Mul", scale, emit.op("Min", ratio, emit.scalar(1.0, like=ratio)))
+    factor = emit.op("Min", ratio, emit.scalar(1.0, like=ratio))
+    return norm, [emit.op("Mul", gradient, factor) for gradient in gradients]
 
 
 def flatten(emit: Emitter, values: Sequence[ir.Value]) -> ir.Value:

@@ -123,26 +123,25 @@ class PortableEngine:
         sums, weights, accumulators = 0.0, 0.0, self._zeros
         wanted = [LOSS_SUM, LOSS_WEIGHT, *(f"{name}.next" for name in self._buckets)]
         for batch in batches:
-            loss_sum, loss_weight, *after = self._run(
-                "train.onnx", wanted, _fed(batch), values.parameters, accumulators
-            )
+            loss_sum, loss_weight, *after = self._run("train.onnx", wanted, fed(batch), values.parameters, accumulators)
             sums, weights = sums + _number(loss_sum), weights + _number(loss_weight)
-            _check_finite("loss", sums, step, lr)
+            only_finite("loss", sums, step, lr)
             accumulators = dict(zip(self._buckets, after, strict=True))
         if weights == 0.0:
-            raise _no_label_counts()
-        new, norm = self._update(values, accumulators, lr=lr, step=step, scale=1.0 / weights)
-        _check_finite("gradient", norm, step, lr)
+            raise no_label_counts()
+        new, norm = self.update(values, accumulators, lr=lr, step=step, scale=1.0 / weights)
+        only_finite("gradient", norm, step, lr)
         return Step(new, sums, weights, norm)
 
-    def _update(
+    def update(
         self, values: Values, accumulators: Mapping[str, Any], *, lr: float, step: int, scale: float
     ) -> tuple[Values, float]:
+        """New values by ``optimizer.onnx``, and the norm of the scaled gradient."""
         scalars = {"lr": np.float32(lr), "step": np.int64(step), "grad_scale": np.float32(scale)}
         names = [f"{name}.next" for name in (*self._trained, *self._state)]
-        fed = _fed({name: np.asarray(number) for name, number in scalars.items()})
+        numbers = fed({name: np.asarray(number) for name, number in scalars.items()})
         trained = {name: values.parameters[name] for name in self._trained}
-        norm, *after = self._run(OPTIMIZER, [GRAD_NORM, *names], fed, trained, accumulators, values.state)
+        norm, *after = self._run(OPTIMIZER, [GRAD_NORM, *names], numbers, trained, accumulators, values.state)
         count = len(self._trained)
         parameters = {**values.parameters, **dict(zip(self._trained, after[:count], strict=True))}
         return Values(parameters, dict(zip(self._state, after[count:], strict=True))), _number(norm)
@@ -150,21 +149,19 @@ class PortableEngine:
     def gradients(self, values: Values, batch: Mapping[str, Array], specs: Sequence[SparseSpec]) -> list[Array]:
         """The dense gradients of Σ loss of one batch, by which the elements that train are picked."""
         names = [str(spec.gradient) for spec in specs]
-        return [value.numpy() for value in self._run(SELECT, names, _fed(batch), values.parameters)]
+        return [value.numpy() for value in self._run(SELECT, names, fed(batch), values.parameters)]
 
     def evaluate(self, values: Values, batch: Mapping[str, Array]) -> Forward:
         """Loss and outputs of one batch."""
         names = [spec.name for spec in self._bundle.manifest.outputs]
-        fed = _fed(batch)
-        loss_sum, loss_weight, *outputs = self._run(
-            "eval.onnx", [LOSS_SUM, LOSS_WEIGHT, *names], fed, values.parameters
-        )
+        wanted = [LOSS_SUM, LOSS_WEIGHT, *names]
+        loss_sum, loss_weight, *outputs = self._run("eval.onnx", wanted, fed(batch), values.parameters)
         return Forward(_number(loss_sum), _number(loss_weight), _read(names, outputs))
 
     def infer(self, values: Values, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Outputs of one batch without labels."""
         names = [spec.name for spec in self._bundle.manifest.outputs]
-        return _read(names, self._run("infer.onnx", names, _fed(inputs), values.parameters))
+        return _read(names, self._run("infer.onnx", names, fed(inputs), values.parameters))
 
     def decode(self, values: Values, inputs: Mapping[str, Array], cache: Cache | None) -> tuple[Array, Cache]:
         """One step of ``generate.onnx``; the cache stays in onnxruntime's own tensors."""
@@ -172,9 +169,9 @@ class PortableEngine:
         assert spec is not None
         if cache is None:
             batch = len(inputs[spec.ids])
-            cache = _fed({part.past: np.zeros(part.empty(batch), np.float32) for part in spec.cache})
+            cache = fed({part.past: np.zeros(part.empty(batch), np.float32) for part in spec.cache})
         names = [LOGITS, *(part.present for part in spec.cache)]
-        logits, *after = self._run(GENERATE, names, _fed(inputs), cache, values.parameters)
+        logits, *after = self._run(GENERATE, names, fed(inputs), cache, values.parameters)
         return logits.numpy(), {part.past: value for part, value in zip(spec.cache, after, strict=True)}
 
     def close(self) -> None:
@@ -183,9 +180,9 @@ class PortableEngine:
 
     def _run(self, graph: str, outputs: list[str], *feeds: Mapping[str, Any]) -> list[Any]:
         session = self._session(graph)
-        fed = {name: value for feed in feeds for name, value in feed.items()}
+        inputs = {name: value for feed in feeds for name, value in feed.items()}
         try:
-            return list(session.run_with_ort_values(outputs, fed))
+            return list(session.run_with_ort_values(outputs, inputs))
         except Exception as failure:  # onnxruntime's exceptions have no class in common but this one
             raise TrainingError(
                 "onnxruntime-failed",
@@ -198,7 +195,7 @@ class PortableEngine:
         if graph not in self._sessions:
             try:
                 path = str(self._bundle.file(graph))
-                options = self._options()
+                options = session_options(self._threads)
                 if graph == OPTIMIZER:
                     # Its threads would go on spinning for a while, and take a core from the next step's forward pass.
                     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -214,13 +211,15 @@ class PortableEngine:
                 ) from failure
         return self._sessions[graph]
 
-    def _options(self) -> ort.SessionOptions:
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        options.enable_mem_pattern = False  # shapes change from batch to batch, and a plan for each takes memory
-        if self._threads is not None:
-            options.intra_op_num_threads = self._threads
-        return options
+
+def session_options(threads: int | None) -> ort.SessionOptions:
+    """How sessions run: quiet, and with so many threads inside an operator."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.enable_mem_pattern = False  # shapes change from batch to batch, and a plan for each takes memory
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    return options
 
 
 def _value(array: Array) -> ort.OrtValue:
@@ -228,7 +227,8 @@ def _value(array: Array) -> ort.OrtValue:
     return ort.OrtValue.ortvalue_from_numpy(array)
 
 
-def _fed(arrays: Mapping[str, Array]) -> dict[str, ort.OrtValue]:
+def fed(arrays: Mapping[str, Array]) -> dict[str, ort.OrtValue]:
+    """Arrays as what a session takes; their memory must not change from now on."""
     return {name: _value(array) for name, array in arrays.items()}
 
 
@@ -240,7 +240,8 @@ def _number(value: ort.OrtValue) -> float:
     return float(value.numpy().item())
 
 
-def _check_finite(what: str, number: float, step: int, lr: float) -> None:
+def only_finite(what: str, number: float, step: int, lr: float) -> None:
+    """Refuse a step whose loss or gradient is not finite."""
     if not math.isfinite(number):
         raise TrainingError(
             "not-finite",
@@ -250,7 +251,8 @@ def _check_finite(what: str, number: float, step: int, lr: float) -> None:
         )
 
 
-def _no_label_counts() -> BatchError:
+def no_label_counts() -> BatchError:
+    """The error of a step whose every label is the ignored one."""
     return BatchError(
         "no-label-counts",
         "No label of this step counts: there is nothing to learn from.",

@@ -18,7 +18,8 @@ from edgepeft_runtime.batch import Batch, checked_batch, examples_in
 from edgepeft_runtime.bundle import Bundle, checked_parameters
 from edgepeft_runtime.checkpoint import Checkpoint, StateDirectory
 from edgepeft_runtime.data import Data, Source, source_of
-from edgepeft_runtime.engine import Engine, PortableEngine, Step
+from edgepeft_runtime.engine import Engine, Step
+from edgepeft_runtime.engines import PORTABLE, open_engine
 from edgepeft_runtime.errors import BundleError, DataError, StateError, TrainingError
 from edgepeft_runtime.fit import fit, positive
 from edgepeft_runtime.generate import Prompts, Sampling, generate
@@ -67,6 +68,7 @@ class Trainer:
         adapter: Adapter | None = None,
         seed: int = 0,
         threads: int | None = None,
+        engine: str = PORTABLE,
     ) -> Self:
         """Open a bundle for training, evaluation or prediction.
 
@@ -76,25 +78,28 @@ class Trainer:
             adapter: what to start from instead of the bundle's own adapter.
             seed: of the shuffling; equal seeds, data and threads give equal runs to the bit.
             threads: threads inside an operator; ``None`` leaves it to onnxruntime.
+            engine: ``portable``, or ``ort-training`` where the bundle has the official artifacts and the environment
+                the training build of onnxruntime; a run may go on with the other.
 
         Raises:
             BundleError: the bundle or the adapter is damaged or does not fit.
+            TrainingError: there is no such engine here.
             StateError: the state is damaged, in use, or belongs to another bundle or adapter.
         """
         bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         _check_settings(seed, threads)
         parameters, adapter_sha256 = adapter_values(bundle, adapter)
-        engine = PortableEngine(bundle, threads=threads)
+        runs = open_engine(engine, bundle, threads)
         if state is None:
-            return cls(bundle, engine, Run(engine.load(parameters), seed), adapter_sha256)
+            return cls(bundle, runs, Run(runs.load(parameters), seed), adapter_sha256)
         directory = StateDirectory(state, bundle, adapter_sha256)
         try:
             kept = directory.load()
-            run = Run(engine.load(parameters), seed) if kept is None else _resumed(kept, engine, seed, directory.path)
+            run = Run(runs.load(parameters), seed) if kept is None else _resumed(kept, runs, seed, directory.path)
         except BaseException:
             directory.close()
             raise
-        return cls(bundle, engine, run, adapter_sha256, directory)
+        return cls(bundle, runs, run, adapter_sha256, directory)
 
     def __enter__(self) -> Self:
         return self

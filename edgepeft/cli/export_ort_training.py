@@ -1,0 +1,50 @@
+"""``edgepeft export-ort-training``, and its options."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from edgepeft.cli.options import PATH, F, bundle_argument
+from edgepeft.cli.show import size
+
+if TYPE_CHECKING:
+    from edgepeft_export.ort_training import OrtTraining
+
+
+def gradient_options(command: F) -> F:
+    """``--gradient`` and ``--training-python``, of the official artifacts."""
+    for option in (
+        click.option("--training-python", type=PATH, help="For --gradient official: where edgepeft[ort-training] is."),
+        click.option(
+            "--gradient",
+            type=click.Choice(["own", "official"]),
+            help="official: built by ONNX Runtime's own tool.  [default: own]",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def ort_training(gradient: str | None, training_python: Path | None) -> OrtTraining:
+    """How the official artifacts are made."""
+    from edgepeft_export.ort_training import OrtTraining
+
+    return OrtTraining(gradient or "own", training_python)
+
+
+@click.command("export-ort-training")
+@bundle_argument
+@gradient_options
+def command(bundle: Path, gradient: str | None, training_python: Path | None) -> None:
+    """Add to BUNDLE what the training builds of ONNX Runtime 1.19 take, on phones too.
+
+    They are in BUNDLE/ort_training. A checkpoint that comes back is taken by `edgepeft pull`.
+    """
+    from edgepeft_export.ort_training import export_ort_training
+
+    folder = export_ort_training(bundle, ort_training(gradient, training_python))
+    for file in sorted(folder.iterdir()):
+        click.echo(f"{file}: {size(file.stat().st_size)}")

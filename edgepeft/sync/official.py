@@ -1,0 +1,59 @@
+"""What a runtime of ONNX Runtime Training elsewhere has learned: its checkpoint becomes an update."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edgepeft_runtime.bundle import Bundle
+from edgepeft_runtime.errors import UpdateError
+from edgepeft_runtime.ort_checkpoint import OrtCheckpoint, read_checkpoint
+from edgepeft_runtime.update import Update
+
+NAMES = ("checkpoint", "*.ckpt")
+"""What such files are called; the format has no suffix of its own."""
+
+
+def update_of_checkpoint(path: Path, bundle: Bundle | None) -> Update:
+    """The update that a checkpoint stands for.
+
+    Args:
+        path: written by ``CheckpointState.save_checkpoint``, on whatever device; it carries the names of base and
+            adapter that ``edgepeft export-ort-training`` put into it.
+        bundle: where it was trained from; how it was prepared is known from there.
+
+    Raises:
+        UpdateError: it is damaged, does not say what it was trained from, or holds no values.
+    """
+    checkpoint = read_checkpoint(path)
+    if bundle is None:
+        raise _refused(
+            "checkpoint-without-bundle",
+            "A checkpoint of ONNX Runtime Training is only known together with its bundle.",
+            "it carries no recipe",
+            "name the bundle it was trained from (--bundle).",
+        )
+    if checkpoint.nominal:
+        raise _refused("nominal-checkpoint", "The checkpoint holds names and no values.", str(path), "send the other.")
+    return Update(
+        parameters=dict(checkpoint.parameters),
+        base_sha256=_identity(checkpoint, "base_sha256"),
+        adapter_sha256=_identity(checkpoint, "adapter_sha256"),
+        recipe=bundle.manifest.recipe,
+        steps=checkpoint.steps or 0,
+        runtime="onnxruntime-training",
+    )
+
+
+def _identity(checkpoint: OrtCheckpoint, name: str) -> str:
+    if name not in checkpoint.properties:
+        raise _refused(
+            "foreign-checkpoint",
+            "The checkpoint does not say what it was trained from.",
+            f"it has no property {name}",
+            "train from the files that `edgepeft export-ort-training` wrote, and keep the checkpoint's properties.",
+        )
+    return checkpoint.properties[name]
+
+
+def _refused(reference: str, message: str, context: str, hint: str) -> UpdateError:
+    return UpdateError(reference, message, context=context, hint=hint)

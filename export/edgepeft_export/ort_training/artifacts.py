@@ -1,0 +1,132 @@
+"""Writes the official artifacts of a bundle into its folder ``ort_training/`` and lists them in the manifest."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+
+from edgepeft_export.ort_training.errors import OrtTrainingError
+from edgepeft_export.ort_training.graphs import eval_model, training_model
+from edgepeft_export.ort_training.official import write_official
+from edgepeft_export.ort_training.optimizer import optimizer_model
+from edgepeft_runtime.bundle import MANIFEST, Bundle
+from edgepeft_runtime.manifest import FileEntry, Manifest
+from edgepeft_runtime.ort_checkpoint import OrtCheckpoint, write_checkpoint
+from edgepeft_runtime.ort_engine import FOLDER
+from edgepeft_runtime.tensorfile import sha256_of
+
+GRADIENTS = ("own", "official")
+LARGEST = 2**31 - 2**20
+"""Bytes of a graph that protobuf can hold with its weights."""
+
+
+@dataclass(frozen=True)
+class OrtTraining:
+    """How the official artifacts are made.
+
+    Attributes:
+        gradient: ``own``: the bundle's train graph; ``official``: the gradient that ONNX Runtime's own tool builds.
+        training_python: for ``official``, the interpreter of an environment with ``edgepeft[ort-training]``.
+    """
+
+    gradient: str = "own"
+    training_python: str | Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.gradient not in GRADIENTS:
+            raise OrtTrainingError(
+                "unknown-gradient",
+                f"There is no gradient named {self.gradient!r}.",
+                context=f"there are: {', '.join(GRADIENTS)}",
+                hint="choose one of them.",
+            )
+
+
+def export_ort_training(bundle: str | Path | Bundle, settings: OrtTraining | None = None) -> Path:
+    """Add the artifacts that ``onnxruntime.training.api`` 1.19.2, and its builds for phones, train.
+
+    ``training_model.onnx``, ``eval_model.onnx``, ``optimizer_model.onnx``, ``checkpoint`` (or ``nominal_checkpoint``)
+    are all that an application needs. The frozen tensors are in the graphs, packed as they are in the bundle, so that
+    the checkpoint holds the adapter alone. User inputs are the bundle's inputs and labels, in the manifest's order; the
+    first output of both models is the mean loss. Weight decay applies to all that trains if it applies to anything.
+
+    Args:
+        bundle: an existing bundle; what is in its ``ort_training`` is replaced.
+        settings: how; by default with the gradient of the bundle's train graph.
+
+    Returns:
+        The folder.
+
+    Raises:
+        OrtTrainingError: the bundle trains in a way that ONNX Runtime Training cannot.
+        BundleError: the bundle is damaged.
+    """
+    settings = settings or OrtTraining()
+    if not isinstance(bundle, Bundle):
+        bundle = Bundle.open(bundle)
+    _refuse(bundle.manifest)
+    with tempfile.TemporaryDirectory(prefix=f".{bundle.path.name}.", dir=bundle.path.parent) as made:
+        staging = Path(made) / FOLDER
+        staging.mkdir()
+        onnx.save(optimizer_model(bundle.manifest), staging / "optimizer_model.onnx")
+        _write_checkpoints(bundle, staging)
+        if settings.gradient == "own":
+            _write_own(bundle, staging)
+        else:
+            write_official(bundle, staging, settings.training_python)
+        _take_over(bundle, staging)
+    return bundle.path / FOLDER
+
+
+def _write_own(bundle: Bundle, folder: Path) -> None:
+    for name, model in (("training_model", training_model(bundle)), ("eval_model", eval_model(bundle))):
+        _check_size(model)
+        ir.save(model, folder / f"{name}.onnx")
+
+
+def _check_size(model: ir.Model) -> None:
+    tensors = (value.const_value for value in model.graph.initializers.values())
+    size = sum(tensor.nbytes for tensor in tensors if tensor is not None)
+    if size > LARGEST:
+        raise OrtTrainingError(
+            "too-large",
+            "The frozen tensors do not fit into one graph.",
+            context=f"{size:,} bytes; a file of this kind holds 2 GB",
+            hint="pack the base (--compute int8 or int4), or train with the portable engine.",
+        )
+
+
+def _write_checkpoints(bundle: Bundle, folder: Path) -> None:
+    identity = {"base_sha256": bundle.base_sha256, "adapter_sha256": bundle.adapter_sha256}
+    for name, nominal in (("checkpoint", False), ("nominal_checkpoint", True)):
+        write_checkpoint(folder / name, OrtCheckpoint(bundle.adapter(), identity, nominal))
+
+
+def _take_over(bundle: Bundle, staging: Path) -> None:
+    """Put the folder into the bundle, then the manifest that lists it."""
+    target = bundle.path / FOLDER
+    files = {name: entry for name, entry in bundle.manifest.files.items() if not name.startswith(f"{FOLDER}/")}
+    for file in sorted(staging.iterdir()):
+        files[f"{FOLDER}/{file.name}"] = FileEntry(sha256_of(file), file.stat().st_size)
+    manifest = staging.with_name(MANIFEST)
+    manifest.write_text(replace(bundle.manifest, files=files).to_json(), encoding="utf-8")
+    staging.chmod(0o755)
+    if target.exists():
+        shutil.rmtree(target)
+    staging.rename(target)
+    manifest.replace(bundle.path / MANIFEST)
+
+
+def _refuse(manifest: Manifest) -> None:
+    if manifest.sparse:
+        raise OrtTrainingError(
+            "no-sparse-parameters",
+            "ONNX Runtime Training trains whole tensors, and this bundle single elements of them.",
+            context=f"{len(manifest.sparse)} sparse tensors, such as {manifest.sparse[0].tensor}",
+            hint="train it with the portable engine, or prepare another method.",
+        )

@@ -1,0 +1,29 @@
+"""Runs in the environment of the training wheel: ``python -P official_tool.py FORWARD.onnx FOLDER PARAMETER...``.
+
+Writes ``training_model.onnx``, whose gradient ONNX Runtime's own builder has made. That environment has no onnx_ir, so
+this file imports nothing of this package.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+
+import onnx
+
+from edgepeft_runtime.ort_engine import training_package
+
+
+def main(forward: Path, folder: Path, parameters: Sequence[str]) -> None:
+    training_package()
+    artifacts = import_module("onnxruntime.training.artifacts")
+    with tempfile.TemporaryDirectory() as made:
+        artifacts.generate_artifacts(onnx.load(forward), requires_grad=list(parameters), artifact_directory=made)
+        (folder / "training_model.onnx").write_bytes((Path(made) / "training_model.onnx").read_bytes())
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:])

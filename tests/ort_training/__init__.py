@@ -1,0 +1,1 @@
+"""The second engine and the official artifacts, in the environment of the training wheel."""

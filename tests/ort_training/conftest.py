@@ -1,0 +1,37 @@
+"""The environment of the training wheel."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+Side = Callable[..., Any]
+
+
+@pytest.fixture(scope="session")
+def training_python() -> Path:
+    """The interpreter of an environment with ``edgepeft[ort-training]``, which `make test` builds."""
+    path = os.environ.get("EDGEPEFT_ORT_TRAINING_PYTHON")
+    if path is None:
+        pytest.skip("EDGEPEFT_ORT_TRAINING_PYTHON names no environment with the training wheel: run `make test`")
+    return Path(path).absolute()
+
+
+@pytest.fixture
+def side(training_python: Path) -> Side:
+    """Runs a command of :mod:`tests.ort_training.side` and returns what it prints."""
+
+    def run(*arguments: str | Path) -> Any:
+        command = [str(training_python), "-m", "tests.ort_training.side", *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout.strip().splitlines()[-1])
+
+    return run

@@ -1,0 +1,94 @@
+"""What the tests run where the training wheel is: ``python -m tests.ort_training.side COMMAND FOLDER ...``.
+
+FOLDER holds ``bundle/`` and ``plan.npz``, as :mod:`tests.ort_training.plan` writes it. Prints JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from edgepeft_runtime import Trainer
+from edgepeft_runtime.bundle import Bundle
+from edgepeft_runtime.ort_engine import training_package
+from tests.ort_training.plan import read_plan
+
+
+def train(folder: Path, engine: str, first: str, last: str) -> Any:
+    """Steps ``first`` to ``last`` (exclusive) of the plan by an engine, in ``state/``; the losses."""
+    losses = []
+    with Trainer.open(folder / "bundle", state=folder / "state", engine=engine) as trainer:
+        for lr, batches in read_plan(folder)[int(first) : int(last)]:
+            losses.append(trainer.step(*batches, lr=lr))
+        trainer.save()
+        loss = trainer.evaluate(batches).loss
+        trainer.save_update(folder / "update.safetensors")
+    return {"losses": losses, "evaluation": loss}
+
+
+def official(folder: Path) -> Any:
+    """The plan by nothing but ``onnxruntime.training.api`` and the files in ``ort_training/``; one batch per step."""
+    training_package()
+    api = import_module("onnxruntime.training.api")
+    place, manifest = folder / "bundle" / "ort_training", Bundle.open(folder / "bundle").manifest
+    names = [spec.name for spec in (*manifest.inputs, *manifest.labels)]
+    state = api.CheckpointState.load_checkpoint(str(place / "checkpoint"))
+    module = api.Module(str(place / "training_model.onnx"), state, str(place / "eval_model.onnx"))
+    optimizer = api.Optimizer(str(place / "optimizer_model.onnx"), module)
+    losses = []
+    for lr, (batch,) in read_plan(folder):
+        module.train()
+        loss, *_ = module(*(batch[name] for name in names))
+        losses.append(float(loss))
+        optimizer.set_learning_rate(lr)
+        optimizer.step()
+        module.lazy_reset_grad()
+    module.eval()
+    _, _, logits, *_ = module(*(batch[name] for name in names))
+    np.save(folder / "logits.npy", logits)
+    (folder / "inbox").mkdir()
+    api.CheckpointState.save_checkpoint(state, str(folder / "inbox" / "checkpoint"), include_optimizer_state=True)
+    return {"losses": losses}
+
+
+def gradients(folder: Path, out: str) -> Any:
+    """Gradient of the first batch's mean loss by the official module, and by the bundle's own train graph."""
+    training_package()
+    api = import_module("onnxruntime.training.api")
+    bundle = Bundle.open(folder / "bundle")
+    manifest, place = bundle.manifest, bundle.path / "ort_training"
+    batch = read_plan(folder)[0][1][0]
+    state = api.CheckpointState.load_checkpoint(str(place / "checkpoint"))
+    module = api.Module(str(place / "training_model.onnx"), state)
+    module(*(batch[spec.name] for spec in (*manifest.inputs, *manifest.labels)))
+    np.savez(folder / out, **{spec.name: state.parameters[spec.name].grad for spec in manifest.parameters})
+    session = onnxruntime.InferenceSession(bundle.file("train.onnx"))
+    zeros = {bucket.name: np.zeros(bucket.size, np.float32) for bucket in manifest.buckets}
+    found = session.run(None, {**batch, **bundle.adapter(), **zeros})
+    by_name = dict(zip((value.name for value in session.get_outputs()), found, strict=True))
+    own = np.concatenate([by_name[f"{bucket.name}.next"] for bucket in manifest.buckets]) / by_name["loss_weight"]
+    official = np.concatenate(
+        [state.parameters[name].grad.reshape(-1) for bucket in manifest.buckets for name in bucket.members]
+    )
+    return {"difference": float(np.abs(own - official).max()), "largest": float(np.abs(own).max())}
+
+
+def checkpoint(folder: Path) -> Any:
+    """Load ``own.ckpt``, save it as ``official.ckpt``; what the wheel sees in it."""
+    training_package()
+    api = import_module("onnxruntime.training.api")
+    state = api.CheckpointState.load_checkpoint(str(folder / "own.ckpt"))
+    api.CheckpointState.save_checkpoint(state, str(folder / "official.ckpt"))
+    seen = {name: parameter.data.tolist() for name, parameter in state.parameters}
+    return {"parameters": seen, "properties": dict(state.properties)}
+
+
+if __name__ == "__main__":
+    command, folder, *more = sys.argv[1:]
+    print(json.dumps({f.__name__: f for f in (train, official, gradients, checkpoint)}[command](Path(folder), *more)))
