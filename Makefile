@@ -10,7 +10,7 @@ export EDGEPEFT_DEVICE_PYTHON = $(DEVICE)/python
 export EDGEPEFT_OLDEST_PYTHON = $(OLDEST)/python
 export EDGEPEFT_ORT_TRAINING_PYTHON = $(TRAINING)/python
 
-.PHONY: demo test lint slow bench bench-accuracy clean
+.PHONY: demo test lint slow aarch64 bench bench-accuracy clean
 
 # The workstation prepares, a separate environment without torch fine-tunes, the workstation merges.
 demo: .venv/.demo .venv-device/.done
@@ -25,6 +25,10 @@ test: $(ENVIRONMENTS) lint
 # End-to-end cases of many seconds, and every method on every network, as docs/METHODS.md has it.
 slow: $(ENVIRONMENTS)
 	$(HOST)/python -m pytest -m 'slow or matrix'
+
+# The device runtime on an emulated Raspberry Pi: 160 MB the first time, into .aarch64. Skipped with a reason where it cannot be had.
+aarch64: .venv/.test
+	$(HOST)/python -m pytest -m aarch64 -rs
 
 lint: .venv/.test
 	$(HOST)/ruff check .
@@ -69,4 +73,4 @@ bench-accuracy: .venv/.demo
 	touch $@
 
 clean:
-	rm -rf .venv .venv-device .venv-oldest .venv-ort-training .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-device .venv-oldest .venv-ort-training .aarch64 .mypy_cache .pytest_cache .ruff_cache

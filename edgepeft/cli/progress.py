@@ -34,6 +34,13 @@ class Counter:
         elif before is not None and before.epoch != progress.epoch:
             self._stream.write(_line(before) + "\n")
 
+    def tell(self, text: str) -> None:
+        """A line of its own, between two steps."""
+        end = "\n" if self._terminal and self._width else ""
+        self._stream.write(f"{end}{text}\n")
+        self._stream.flush()
+        self._width = 0
+
     def __enter__(self) -> Counter:
         return self
 

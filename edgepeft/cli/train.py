@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgepeft.cli.limits import UNFINISHED, Teller, Terminated, limit_options, limits, terminable
 from edgepeft.cli.options import PATH, bundle_argument, data_options, engine_option, run_options, template_option
 from edgepeft.cli.progress import Counter
 from edgepeft.cli.show import number, percent, size
@@ -62,7 +63,23 @@ def _warmup(_context: click.Context, _option: click.Parameter, text: str) -> int
 )
 @click.option("--save-every", type=click.IntRange(1), default=50, show_default=True, help="Steps between checkpoints.")
 @click.option("--max-steps", type=click.IntRange(1), help="Stop after so many optimizer steps.")
-def command(
+@limit_options
+def command(**options: Any) -> int:
+    """Train BUNDLE's adapter on your data, and write an update to send back.
+
+    The best adapter by held-out loss is kept where there is held-out data.
+
+    Ctrl-C, SIGTERM and the limits save, between two steps; the same command goes on from there. An update is written
+    when the run is at its end. If it is not, the exit code is 75, and 130 after Ctrl-C.
+    """
+    with terminable():
+        try:
+            return _train(**options)
+        except Terminated:  # before or after the training itself: there is nothing to lose
+            return UNFINISHED
+
+
+def _train(
     bundle: Path,
     data: Path,
     text_column: str,
@@ -74,19 +91,18 @@ def command(
     seed: int,
     threads: int | None,
     engine: str,
+    max_minutes: float | None,
+    max_temperature: float | None,
+    idle_only: bool,
     **settings: Any,
 ) -> int:
-    """Train BUNDLE's adapter on your data, and write an update to send back.
-
-    The best adapter by held-out loss is kept where there is held-out data. Ctrl-C saves; the same command goes on from
-    there.
-    """
     from edgepeft.data import load
     from edgepeft_runtime.bundle import Bundle
     from edgepeft_runtime.memory import peak_memory
     from edgepeft_runtime.trainer import Trainer
 
     _check_writable(update)
+    device = limits(max_minutes, max_temperature, idle_only)
     opened = Bundle.open(bundle)
     read = partial(load, bundle=opened, text_column=text_column, label_column=label_column, template=template)
     train, held_out = _data(read, data, validate, seed)
@@ -96,15 +112,25 @@ def command(
             click.echo(f"going on from step {trainer.steps} in {state}", err=True)
         try:
             with Counter() as counter:
-                report = trainer.fit(train, validate=held_out, progress=counter, **_in_pieces(settings, opened))
-        except KeyboardInterrupt:
-            click.echo(f"\ninterrupted after step {trainer.steps}; it is saved in {state}.", err=True)
-            click.echo("the same command goes on from there.", err=True)
-            return _INTERRUPTED
+                pause = Teller(device, counter)
+                pieces = _in_pieces(settings, opened)
+                report = trainer.fit(train, validate=held_out, progress=counter, pause=pause, **pieces)
+        except KeyboardInterrupt as interrupt:
+            terminated = isinstance(interrupt, Terminated)
+            _tell_saved("terminated" if terminated else "\ninterrupted", trainer.steps, state)
+            return UNFINISHED if terminated else _INTERRUPTED
+        if pause.ended is not None:
+            _tell_saved(pause.ended, trainer.steps, state)
+            return UNFINISHED
         trainer.save_update(update)
     _print(report, update)
     click.echo(f"{time.monotonic() - start:.1f} s, at most {size(peak_memory())} of memory")
     return 0
+
+
+def _tell_saved(why: str, steps: int, state: Path) -> None:
+    click.echo(f"{why} after step {steps}; it is saved in {state}.", err=True)
+    click.echo("the same command goes on from there.", err=True)
 
 
 def _in_pieces(settings: dict[str, Any], bundle: Bundle) -> dict[str, Any]:

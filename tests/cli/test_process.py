@@ -75,9 +75,12 @@ def test_a_device_needs_no_host_library(text: Trained, reviews: Path, tmp_path: 
     assert len((tmp_path / "answers.jsonl").read_text().splitlines()) == 60
 
 
-@pytest.mark.skipif(os.name != "posix", reason="there is no such signal")
-def test_ctrl_c_saves_and_the_same_command_goes_on(text: Trained, reviews: Path, tmp_path: Path) -> None:
-    """An interrupted run leaves with 130, and what it ends with is what an uninterrupted one ends with, to the bit."""
+@pytest.mark.skipif(os.name != "posix", reason="there are no such signals")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)], ids=["SIGINT", "SIGTERM"])
+def test_a_signal_saves_and_the_same_command_goes_on(
+    number: signal.Signals, code: int, text: Trained, reviews: Path, tmp_path: Path
+) -> None:
+    """Ctrl-C and the stop of a service: what the run ends with is what an unbroken one ends with, to the bit."""
 
     def train(name: str) -> subprocess.Popen[str]:
         paths = ("--state", tmp_path / name, "--update", tmp_path / f"{name}.safetensors")
@@ -86,9 +89,9 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(text: Trained, reviews: Path,
     process = train("cut")
     assert process.stderr is not None
     assert process.stderr.readline().startswith("step 8/480  epoch 1")
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, err = process.communicate()
-    assert process.returncode == 130
+    assert process.returncode == code
     assert "it is saved" in err
     assert "Traceback" not in err
     assert not (tmp_path / "cut.safetensors").exists()

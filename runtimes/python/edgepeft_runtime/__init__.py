@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         TrainingError,
         UpdateError,
     )
+    from edgepeft_runtime.limits import Limits, Pause
     from edgepeft_runtime.manifest import Manifest
     from edgepeft_runtime.records import Evaluation, Progress, Record, Report
     from edgepeft_runtime.tasks import Tasks
@@ -39,6 +40,7 @@ _HOMES = {
     "bundle": "Bundle",
     "data": "Arrays Dataset read_npz",
     "errors": _ERRORS,
+    "limits": "Limits Pause",
     "manifest": "Manifest",
     "records": "Evaluation Progress Record Report",
     "tasks": "Tasks",
@@ -57,7 +59,9 @@ __all__ = [
     "Dataset",
     "EdgepeftError",
     "Evaluation",
+    "Limits",
     "Manifest",
+    "Pause",
     "Progress",
     "Record",
     "Report",

@@ -15,12 +15,21 @@ from edgepeft_runtime.batch import Batch
 from edgepeft_runtime.data import Data, Source, source_of
 from edgepeft_runtime.engine import Values
 from edgepeft_runtime.errors import DataError, StateError, TrainingError
+from edgepeft_runtime.limits import Pause
 from edgepeft_runtime.records import Evaluation, Progress, Record, Report
 from edgepeft_runtime.run import Fit
 from edgepeft_runtime.schedule import Schedule, schedule_of, unknown_total, warmup_steps
 
 if TYPE_CHECKING:
     from edgepeft_runtime.trainer import Trainer
+
+
+class _Ended(Exception):
+    """The pause that is not waited for."""
+
+    def __init__(self, pause: Pause) -> None:
+        super().__init__(pause.detail)
+        self.reason = pause.reason
 
 
 @dataclass(frozen=True)
@@ -59,6 +68,7 @@ def fit(
     save_every: int | None,
     max_steps: int | None,
     progress: Callable[[Progress], None] | None,
+    pause: Callable[[], Pause | None] | None,
 ) -> Report:
     """See :meth:`edgepeft_runtime.trainer.Trainer.fit`."""
     for name, value in (("epochs", epochs), ("batch_size", batch_size), ("accumulate", accumulate)):
@@ -89,7 +99,7 @@ def fit(
         held_out_examples=None if held_out is None else held_out.examples,
         held_out_data=None if held_out is None else held_out.fingerprint,
     )
-    return _Loop(trainer, plan, source, held_out, save_every, progress).run()
+    return _Loop(trainer, plan, source, held_out, save_every, progress, pause).run()
 
 
 class _Loop:
@@ -103,6 +113,7 @@ class _Loop:
         held_out: Source | None,
         save_every: int | None,
         progress: Callable[[Progress], None] | None,
+        pause: Callable[[], Pause | None] | None,
     ) -> None:
         self._trainer = trainer
         self._plan = plan
@@ -110,6 +121,7 @@ class _Loop:
         self._held_out = held_out
         self._save_every = save_every
         self._progress = progress
+        self._pause = pause
         self._trained = (0, 0.0)  # examples and seconds of the steps taken here
         self._factor: Schedule = schedule_of(plan.schedule, plan.warmup)
 
@@ -132,6 +144,8 @@ class _Loop:
         except KeyboardInterrupt:
             self._save()
             raise
+        except _Ended as ended:  # the call is not over: the next one with these settings goes on
+            return replace(self._fit.report(), stopped=ended.reason, finished=False)
         self._trainer.finished_fits += 1
         return self._fit.report()
 
@@ -158,6 +172,7 @@ class _Loop:
     def _epoch(self) -> None:
         batches = self._source.batches(self._fit.epoch, skip=self._fit.place)
         while not self._full() and (group := list(islice(batches, self._plan.accumulate))):
+            self._wait()
             self._step(group)
         if self._fit.place == 0:
             raise DataError(
@@ -167,6 +182,17 @@ class _Loop:
                 hint="a generator gives its batches once: pass a list, or a function from the epoch to its batches.",
             )
         self._close_epoch(self._fit.epoch + 1)
+
+    def _wait(self) -> None:
+        """Save and wait as long as something asks for it, or end the call where it asks for that."""
+        saved = False
+        while self._pause is not None and (asked := self._pause()) is not None:
+            if not saved:  # before anything else: a device that is hot or busy may be switched off
+                self._save()
+                saved = True
+            if asked.seconds is None:
+                raise _Ended(asked)
+            time.sleep(asked.seconds)
 
     def _step(self, group: list[Batch]) -> None:
         trainer, plan = self._trainer, self._plan
@@ -190,7 +216,7 @@ class _Loop:
         """Evaluate, note the best, and write the line of the history: all in one change of the run."""
         trainer, fit = self._trainer, self._fit
         loss = fit.loss_sum / fit.loss_weight if fit.loss_weight else None
-        evaluation = None if self._held_out is None else trainer.evaluate_source(self._held_out)
+        evaluation = self._evaluate()
         run = trainer.run if loss is None else replace(trainer.run, loss_after=loss)
         if evaluation is None:
             record = Record(epoch, fit.steps, loss, None, None)
@@ -203,6 +229,13 @@ class _Loop:
             noted = replace(fit.after_epoch(record), best=place, worse=worse)
             trainer.run = replace(run.with_held_out(evaluation).with_fit(noted), best=best)
         self._save()
+
+    def _evaluate(self) -> Evaluation | None:
+        """On the held-out data, if there is any; a run that ends here goes on with it."""
+        if self._held_out is None:
+            return None
+        self._wait()
+        return self._trainer.evaluate_source(self._held_out)
 
     def _is_better(self, evaluation: Evaluation) -> bool:
         if not math.isfinite(evaluation.loss):

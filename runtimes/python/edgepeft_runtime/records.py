@@ -46,7 +46,8 @@ class Report:
     """What ``fit`` did.
 
     ``stopped`` is ``epochs`` (all done), ``max_steps`` or ``patience``. ``best`` is the line of the history whose
-    adapter was kept; without held-out data it is ``None`` and the last adapter stands.
+    adapter was kept; without held-out data it is ``None`` and the last adapter stands. Where ``finished`` is ``False``,
+    a pause ended the call, ``stopped`` is its reason, and the same call goes on from there.
     """
 
     steps: int
@@ -54,6 +55,7 @@ class Report:
     stopped: str
     history: tuple[Record, ...]
     best: Record | None
+    finished: bool = True
 
     @property
     def loss(self) -> float | None:

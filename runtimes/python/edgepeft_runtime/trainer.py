@@ -23,6 +23,7 @@ from edgepeft_runtime.engines import PORTABLE, open_engine
 from edgepeft_runtime.errors import BundleError, DataError, StateError, TrainingError
 from edgepeft_runtime.fit import fit, positive
 from edgepeft_runtime.generate import Prompts, Sampling, generate
+from edgepeft_runtime.limits import Pause
 from edgepeft_runtime.records import Evaluation, Progress, Record, Report
 from edgepeft_runtime.run import Run
 from edgepeft_runtime.selection import pick, to_pick
@@ -211,6 +212,7 @@ class Trainer:
         save_every: int | None = 50,
         max_steps: int | None = None,
         progress: Callable[[Progress], None] | None = None,
+        pause: Callable[[], Pause | None] | None = None,
     ) -> Report:
         """Train for some epochs, and go on where an earlier process with the same settings stopped.
 
@@ -228,6 +230,9 @@ class Trainer:
             save_every: optimizer steps between checkpoints in the state directory; ``None``: after epochs only.
             max_steps: stop after so many optimizer steps.
             progress: called after each optimizer step.
+            pause: asked before each optimizer step and each evaluation, as is
+                :class:`~edgepeft_runtime.limits.Limits`. What it gives is waited for, or ends the call; the run is
+                saved first, and goes on as if nothing had been.
 
         Returns:
             The report; that of the earlier process if it had finished. To train on, use another state directory.
@@ -252,6 +257,7 @@ class Trainer:
             save_every=save_every,
             max_steps=max_steps,
             progress=progress,
+            pause=pause,
         )
 
     def evaluate(self, data: Data, batch_size: int = 8) -> Evaluation:
