@@ -125,6 +125,26 @@ def test_the_command_trains_on_a_device(device: Path, tmp_path: Path) -> None:
     assert json.loads(printed)["examples"] == here.examples
 
 
+def test_a_device_takes_part_in_a_round(device: Path, tmp_path: Path) -> None:
+    """It checks the host's signature, trains from the round's adapter and signs its update, with no library to sign."""
+    from edgepeft.sync import HostHome, Keys, collect, publish
+
+    host = HostHome(tmp_path / "host")
+    Keys(host).create("golden")
+    Keys(host).add("pi-1").write(tmp_path / "pi-1.json")
+    made = publish(GOLDEN / "bundle", host, [tmp_path / "place"])
+    np.savez(tmp_path / "data.npz", **read_tensors(GOLDEN / "data.safetensors").tensors)
+    assert _run([device, "-c", "import importlib.util as u; print(u.find_spec('cryptography'))"], tmp_path) == "None\n"
+    command = [device, "-m", "edgepeft"]
+    join = ["join", "place", "--bundle", GOLDEN / "bundle", "--home", "fleet", "--identity", "pi-1.json"]
+    assert "switched to round 1" in _run([*command, *join], tmp_path)
+    train = ["train", GOLDEN / "bundle", "--data", "data.npz", "--home", "fleet", "--epochs", "1", "--update", "update"]
+    _run([*command, *train], tmp_path)
+    assert "delivered: update 1 of pi-1" in _run([*command, "deliver", "update", "place", "--home", "fleet"], tmp_path)
+    found = collect([tmp_path / "place"], host)
+    assert [(entry.device, entry.round) for entry in found.accepted] == [("pi-1", made.round)]
+
+
 # The oldest onnxruntime
 
 

@@ -27,13 +27,24 @@ _COMMANDS = {
     "evaluate": "Loss and accuracy on labelled data.",
     "predict": "The model's answers for data.",
     "generate": "A causal language model's answer to a prompt.",
+    "keys": "Make a fleet's key, register and revoke devices.",
+    "publish": "Make the next round of a fleet.",
+    "serve": "Give rounds to devices over HTTP, and take their updates.",
+    "join": "Fetch the newest round of a fleet, on the device.",
+    "deliver": "Leave an update for the host, on the device.",
     "pull": "Fetch and verify updates.",
+    "status": "Show what a fleet has published and received.",
+    "rollback": "Publish an earlier round's adapter again.",
     "merge": "Put an update back into a model.",
 }
 """In the order of their use; each is ``command`` in the module of its name, imported when it is called."""
 
 _EXTRAS = {
     "onnxruntime": "device",
+    "cryptography": "host",
+    "fsspec": "remote",
+    "starlette": "serve",
+    "uvicorn": "serve",
     "tokenizers": "text",
     "PIL": "images",
     **dict.fromkeys(("torch", "onnx", "onnx_ir", "onnxscript", "peft", "transformers", "safetensors"), "host"),

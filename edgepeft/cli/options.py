@@ -113,6 +113,14 @@ adapter_option = click.option(
     "--adapter", type=PATH, help="An update, or an adapter.safetensors, instead of the bundle's own adapter."
 )
 
+home_option = click.option(
+    "--home", type=PATH, required=True, help="Folder the device keeps its place in the fleet in."
+)
+
+host_home_option = click.option("--home", type=PATH, required=True, help="The host's home of the fleet.")
+
+ca_option = click.option("--ca-file", type=PATH, help="Certificates (PEM) to trust instead of the system's.")
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Write JSON to standard output.")
 
 

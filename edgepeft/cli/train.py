@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgepeft.cli.fleet import Part, check_options
 from edgepeft.cli.limits import UNFINISHED, Teller, Terminated, limit_options, limits, terminable
 from edgepeft.cli.options import PATH, bundle_argument, data_options, engine_option, run_options, template_option
 from edgepeft.cli.progress import Counter
@@ -38,7 +39,10 @@ def _warmup(_context: click.Context, _option: click.Parameter, text: str) -> int
 @bundle_argument
 @data_options
 @template_option
-@click.option("--state", type=PATH, required=True, help="Directory the run is kept in; if it holds one, that goes on.")
+@click.option("--state", type=PATH, help="Directory the run is kept in; if it holds one, that goes on.")
+@click.option(
+    "--home", type=PATH, help="Train from the round that `edgepeft join` has brought here, within its limits."
+)
 @click.option("--update", type=PATH, required=True, help="File to write what was learned to.")
 @click.option(
     "--validate", metavar="DATA|SHARE", help="Held-out data, or the share of --data to hold out: 0.1 for a tenth."
@@ -85,7 +89,8 @@ def _train(
     text_column: str,
     label_column: str,
     template: str | None,
-    state: Path,
+    state: Path | None,
+    home: Path | None,
     update: Path,
     validate: str | None,
     seed: int,
@@ -102,25 +107,28 @@ def _train(
     from edgepeft_runtime.trainer import Trainer
 
     _check_writable(update)
+    check_options(home, state)
     device = limits(max_minutes, max_temperature, idle_only)
     opened = Bundle.open(bundle)
     read = partial(load, bundle=opened, text_column=text_column, label_column=label_column, template=template)
     train, held_out = _data(read, data, validate, seed)
-    with Trainer.open(opened, state=state, seed=seed, threads=threads, engine=engine) as trainer:
+    part = Part.of(home, state)
+    opening = partial(Trainer.open, opened, seed=seed, threads=threads, engine=engine)
+    with part.judged(), opening(state=part.state, adapter=part.adapter) as trainer:
         start = time.monotonic()
         if trainer.steps:
-            click.echo(f"going on from step {trainer.steps} in {state}", err=True)
+            click.echo(f"going on from step {trainer.steps} in {part.state}", err=True)
         try:
             with Counter() as counter:
                 pause = Teller(device, counter)
-                pieces = _in_pieces(settings, opened)
-                report = trainer.fit(train, validate=held_out, progress=counter, pause=pause, **pieces)
+                pieces = part.limited(_in_pieces(settings, opened))
+                report = trainer.fit(train, validate=held_out, progress=part.watched(counter), pause=pause, **pieces)
         except KeyboardInterrupt as interrupt:
             terminated = isinstance(interrupt, Terminated)
-            _tell_saved("terminated" if terminated else "\ninterrupted", trainer.steps, state)
+            _tell_saved("terminated" if terminated else "\ninterrupted", trainer.steps, part.state)
             return UNFINISHED if terminated else _INTERRUPTED
         if pause.ended is not None:
-            _tell_saved(pause.ended, trainer.steps, state)
+            _tell_saved(pause.ended, trainer.steps, part.state)
             return UNFINISHED
         trainer.save_update(update)
     _print(report, update)

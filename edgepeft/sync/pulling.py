@@ -12,6 +12,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from edgepeft.sync import official
+from edgepeft.sync.errors import SyncError
 from edgepeft_runtime.bundle import Bundle
 from edgepeft_runtime.errors import EdgepeftError, UpdateError
 from edgepeft_runtime.tensorfile import sha256_of, sync_directory
@@ -25,10 +26,6 @@ _HEADER_BYTES = 2**24
 """Room for the header of an update: names, shapes, recipe."""
 
 _PIECE = 2**20
-
-
-class SyncError(EdgepeftError):
-    """A place that cannot be read, or a directory that cannot be written."""
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         BundleError,
         DataError,
         EdgepeftError,
+        FleetError,
         StateError,
         TrainingError,
         UpdateError,
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from edgepeft_runtime.update import Update, check_update, read_update, write_update
     from edgepeft_runtime.version import VERSION as __version__
 
-_ERRORS = "BatchError BundleError DataError EdgepeftError StateError TrainingError UpdateError"
+_ERRORS = "BatchError BundleError DataError EdgepeftError FleetError StateError TrainingError UpdateError"
 _HOMES = {
     "bundle": "Bundle",
     "data": "Arrays Dataset read_npz",
@@ -59,6 +60,7 @@ __all__ = [
     "Dataset",
     "EdgepeftError",
     "Evaluation",
+    "FleetError",
     "Limits",
     "Manifest",
     "Pause",

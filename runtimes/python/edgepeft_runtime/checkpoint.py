@@ -10,12 +10,8 @@ from pathlib import Path
 
 from edgepeft_runtime.bundle import Bundle, checked_parameters, checked_tensors
 from edgepeft_runtime.errors import StateError
+from edgepeft_runtime.lock import lock_file
 from edgepeft_runtime.tensorfile import Array, TensorFile, read_tensors, sync_directory, write_tensors
-
-try:
-    import fcntl
-except ImportError:  # not on Windows: there nothing keeps two runs from one state directory
-    fcntl = None  # type: ignore[assignment]
 
 NEWEST = "checkpoint.safetensors"
 PREVIOUS = "checkpoint.previous.safetensors"
@@ -53,7 +49,7 @@ class StateDirectory:
         self._keep_newest = True
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = _locked(self.path / LOCK)
+            self._lock = lock_file(self.path / LOCK)
         except OSError as failure:
             taken = isinstance(failure, BlockingIOError)
             raise StateError(
@@ -145,16 +141,3 @@ class StateDirectory:
 def _group(tensors: Mapping[str, Array], group: str) -> dict[str, Array]:
     prefix = f"{group}:"
     return {name.removeprefix(prefix): array for name, array in tensors.items() if name.startswith(prefix)}
-
-
-def _locked(path: Path) -> int | None:
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    if fcntl is None:
-        os.close(handle)
-        return None
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(handle)
-        raise
-    return handle

@@ -62,3 +62,7 @@ class UpdateError(EdgepeftError):
 
 class TrainingError(EdgepeftError):
     """A run that cannot go on: a loss or a gradient that is not finite, a setting out of range."""
+
+
+class FleetError(EdgepeftError):
+    """A round, a signature, a key or a place of a fleet that cannot be trusted or reached."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar, overload
 
-from edgepeft_runtime.errors import BundleError
+from edgepeft_runtime.errors import BundleError, EdgepeftError
 
 T = TypeVar("T")
 D = TypeVar("D")
@@ -28,13 +28,15 @@ class Fields:
     Args:
         value: what should be an object.
         where: its place in the manifest, for the messages.
+        error: makes the error of a wrong field from a message and a context.
     """
 
-    def __init__(self, value: Any, where: str) -> None:
+    def __init__(self, value: Any, where: str, error: Callable[[str, str], EdgepeftError] = broken) -> None:
         if not isinstance(value, dict):
-            raise broken(f"{where} is not a JSON object.", f"found {_short(value)}")
+            raise error(f"{where} is not a JSON object.", f"found {_short(value)}")
         self._left = dict(value)
         self._where = where
+        self._error = error
 
     @overload
     def take(self, name: str, kind: type[T]) -> T: ...
@@ -43,7 +45,7 @@ class Fields:
     def take(self, name: str, kind: type[T], null: T | object | None = _REQUIRED) -> T | None:
         """The value of a field, which must be of ``kind``, or may be JSON ``null`` where ``None`` is passed too."""
         if name not in self._left:
-            raise broken(f"{self._where} lacks the field {name!r}.", f"found {', '.join(self._left) or 'nothing'}")
+            raise self._error(f"{self._where} lacks the field {name!r}.", f"found {', '.join(self._left) or 'nothing'}")
         value = self._left.pop(name)
         if value is None and null is None:
             return None
@@ -108,19 +110,19 @@ class Fields:
 
     def part(self, name: str) -> Fields:
         """A field that is an object itself."""
-        return Fields(self.take(name, dict), f"{self._where}: {name}")
+        return Fields(self.take(name, dict), f"{self._where}: {name}", self._error)
 
     def list_of(self, name: str) -> Iterator[Fields]:
         """A field that is a list of objects, each read whole before the next."""
         for index, item in enumerate(self.take(name, list)):
-            fields = Fields(item, f"{self._where}: {name}[{index}]")
+            fields = Fields(item, f"{self._where}: {name}[{index}]", self._error)
             yield fields
             fields.finish()
 
     def map_of(self, name: str) -> Iterator[tuple[str, Fields]]:
         """A field that maps names to objects, each read whole before the next."""
         for key, item in self.take(name, dict).items():
-            fields = Fields(item, f"{self._where}: {name}[{key!r}]")
+            fields = Fields(item, f"{self._where}: {name}[{key!r}]", self._error)
             yield key, fields
             fields.finish()
 
@@ -132,13 +134,15 @@ class Fields:
     def finish(self) -> None:
         """Refuse what was not read: a misspelt field must not be ignored."""
         if self._left:
-            raise broken(
+            raise self._error(
                 f"{self._where} has fields that are not known.", f"unknown: {', '.join(map(repr, self._left))}"
             )
 
-    def wrong(self, name: str, expected: str, found: Any) -> BundleError:
+    def wrong(self, name: str, expected: str, found: Any) -> EdgepeftError:
         """The error of a field with a wrong value."""
-        return broken(f"{self._where}: the field {name!r} is wrong.", f"expected {expected}, found {_short(found)}")
+        return self._error(
+            f"{self._where}: the field {name!r} is wrong.", f"expected {expected}, found {_short(found)}"
+        )
 
 
 def _short(value: Any) -> str:

@@ -1,0 +1,57 @@
+"""``edgepeft publish``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgepeft.cli.options import PATH, host_home_option
+
+
+@click.command("publish")
+@click.argument("bundle", type=PATH)
+@click.argument("places", nargs=-1, metavar="[PLACE]...")
+@host_home_option
+@click.option("--adapter", type=PATH, help="What devices start from.  [default: the bundle's own adapter]")
+@click.option(
+    "--max-norm", "max_update_norm", type=click.FloatRange(0, min_open=True), help="Largest update (L2 norm)."
+)
+@click.option(
+    "--norm-action",
+    type=click.Choice(["clip", "refuse"]),
+    default="clip",
+    show_default=True,
+    help="What happens to larger ones.",
+)
+@click.option(
+    "--max-staleness",
+    type=click.IntRange(0),
+    default=1,
+    show_default=True,
+    help="Rounds that an update may be late while this one is the newest.",
+)
+@click.option(
+    "--min-devices", type=click.IntRange(0), default=1, show_default=True, help="Devices it takes to close the round."
+)
+@click.option(
+    "--days", type=click.FloatRange(0, min_open=True), default=30.0, show_default=True, help="Until it expires."
+)
+@click.option("--steps", type=click.IntRange(1), help="Optimizer steps a device may take.")
+@click.option("--again", is_flag=True, help="Bring the newest round to each PLACE once more, instead of making one.")
+def command(bundle: Path, places: tuple[str, ...], home: Path, adapter: Path | None, again: bool, **terms: Any) -> None:
+    """Make the next round of BUNDLE's fleet, signed, and bring it to each PLACE: a folder or a remote address.
+
+    `edgepeft serve` gives it to devices without any PLACE.
+    """
+    from edgepeft.sync import Terms, mirror, publish
+
+    if again:
+        head = mirror(home, places)
+        click.echo(f"round {head.round} of {head.campaign} again")
+    else:
+        made = publish(bundle, home, places, adapter=adapter, terms=Terms(**terms))
+        click.echo(f"published round {made.round} of {made.campaign}: adapter {made.adapter.sha256}")
+    for place in places:
+        click.echo(f"brought to {place}")

@@ -1,0 +1,21 @@
+"""``edgepeft rollback``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from edgepeft.cli.options import host_home_option
+
+
+@click.command("rollback")
+@click.argument("places", nargs=-1, metavar="[PLACE]...")
+@click.option("--to", type=click.IntRange(1), required=True, help="The round to bring back.")
+@host_home_option
+def command(places: tuple[str, ...], to: int, home: Path) -> None:
+    """Publish an earlier round's adapter again, to the byte. It is a new round: no device ever goes backwards."""
+    from edgepeft.sync import rollback
+
+    made = rollback(home, to, places)
+    click.echo(f"published round {made.round} of {made.campaign} with the adapter of round {to}: {made.adapter.sha256}")

@@ -1,0 +1,299 @@
+"""The host's side of deliveries: out of places, through all checks, into ``accepted`` or into quarantine."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from edgepeft.sync.errors import SyncError
+from edgepeft.sync.home import HostHome
+from edgepeft.sync.keys import REVOKED, Keys
+from edgepeft.sync.ledger import Entry, Ledger
+from edgepeft.sync.stores import Store, open_store
+from edgepeft.sync.verification import Address, Verifier, copy_hashed
+from edgepeft_runtime.errors import EdgepeftError, FleetError
+from edgepeft_runtime.fleet import rounds, signatures
+from edgepeft_runtime.fleet.delivery import MAX_SIDECAR_BYTES, SIDECAR_SUFFIX, UPDATE_SUFFIX, digest_of, inbox_folder
+from edgepeft_runtime.fleet.reading import is_name
+from edgepeft_runtime.tensorfile import sync_directory, write_atomically
+
+MAX_QUARANTINE_BYTES = 2**30
+"""What is refused is kept up to this size in all; beyond, only the reasons are."""
+
+_SETTLE_EVERY = 64
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A file that was refused: where it lay, the code, the reason, and the folder in quarantine that has it all."""
+
+    source: str
+    code: str
+    reason: str
+    kept: Path
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What :func:`collect` did.
+
+    Attributes:
+        accepted: updates that are new.
+        already_there: how many an earlier call, or another place, had brought.
+        waiting: files whose sidecar, or whose update, is not there yet.
+        refused: what is no good.
+    """
+
+    accepted: tuple[Entry, ...]
+    already_there: int
+    waiting: tuple[str, ...]
+    refused: tuple[Refusal, ...]
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A file in an inbox: what it should be, or the code and the reason why it can be nothing."""
+
+    name: str
+    at: Address | None = None
+    code: str = ""
+    reason: str = ""
+    whole: bool = True
+
+
+def collect(
+    places: Iterable[str | Path],
+    home: str | Path | HostHome,
+    *,
+    remove: bool = False,
+    now: float | None = None,
+) -> Collected:
+    """Verify what devices have delivered, and keep what is good. To repeat it changes nothing.
+
+    Every file is copied first; what is checked, and kept, is the copy. An update is accepted when it is in the ledger;
+    if the process ends before that, the next call takes it anew.
+
+    Args:
+        places: folders and remote addresses that devices deliver to.
+        home: the host's home.
+        remove: remove from the places what was accepted or is in quarantine.
+        now: seconds since 1970; ``None`` asks the clock.
+
+    Raises:
+        SyncError: a place cannot be read, no round was published, or the home cannot be written.
+    """
+    home = home if isinstance(home, HostHome) else HostHome(home)
+    stores = [open_store(place) for place in places]
+    when = time.time() if now is None else now
+    with home.locked(), Ledger(home.ledger) as ledger:
+        collecting = _Collecting(home, ledger, Verifier(home, ledger, when), int(when), remove)
+        try:
+            shutil.rmtree(home.staging, ignore_errors=True)
+            home.staging.mkdir(parents=True)
+            for store in stores:
+                for found in _deliveries(store):
+                    collecting.take(store, found)
+            collecting.settle()
+        finally:  # what is not settled is not in the ledger, and is taken anew next time
+            shutil.rmtree(home.staging, ignore_errors=True)
+    return collecting.result()
+
+
+def accepted(home: str | Path | HostHome, number: int | None = None) -> list[tuple[Entry, Path]]:
+    """What counts for the end of a round: the newest update of each device that is not revoked, in order of hashes.
+
+    Args:
+        home: the host's home.
+        number: the round, ``None``: the newest. Updates of earlier rounds count as far as it allows.
+
+    Returns:
+        Entries of the ledger and their files. ``entry.scale`` is how much of its changes counts.
+    """
+    home = home if isinstance(home, HostHome) else HostHome(home)
+    asked = home.round(home.newest().round if number is None else number)
+    first = max(1, asked.round - asked.max_staleness)
+    revoked = {device.device for device in Keys(home).devices() if device.state == REVOKED}
+    with Ledger(home.ledger) as ledger:
+        entries = list(ledger.newest(range(first, asked.round + 1)))
+    return [(entry, _kept_at(home, entry)) for entry in entries if entry.device not in revoked]
+
+
+@dataclass
+class _Collecting:
+    home: HostHome
+    ledger: Ledger
+    verifier: Verifier
+    now: int
+    remove: bool
+    entries: list[Entry] = field(default_factory=list)
+    already: int = 0
+    waiting: list[str] = field(default_factory=list)
+    refusals: list[Refusal] = field(default_factory=list)
+    unsettled: list[Path] = field(default_factory=list)
+    done_with: list[tuple[Store, _Found]] = field(default_factory=list)
+    quarantined: int | None = None
+
+    def result(self) -> Collected:
+        return Collected(tuple(self.entries), self.already, tuple(self.waiting), tuple(self.refusals))
+
+    def take(self, store: Store, found: _Found) -> None:
+        """One file of an inbox: accept, skip, wait or refuse."""
+        if not found.whole:
+            self.waiting.append(f"{store}/{found.name}")
+        elif found.at is None:
+            self._refuse(store, found, FleetError(found.code, found.reason, context=None, hint=None))
+        elif self._has(found.at):
+            self.already += 1
+            self._clear(store, found)
+        else:
+            self._take_new(store, found, found.at)
+
+    def _take_new(self, store: Store, found: _Found, at: Address) -> None:
+        copy, sidecar = self.home.staging / "update", None
+        try:
+            with store.open(found.name, self.verifier.most) as reader:
+                digest = copy_hashed(reader, copy, self.verifier.most)
+            with store.open(_sidecar_of(found.name), MAX_SIDECAR_BYTES) as reader:
+                sidecar = reader.read(MAX_SIDECAR_BYTES)
+            entry = self.verifier.judge(at, digest, copy, sidecar)
+        except SyncError:  # the place or the home is at fault, not the update
+            raise
+        except EdgepeftError as error:
+            self._refuse(store, found, error, copy, sidecar)
+        else:
+            self._accept(entry, copy, sidecar)
+            self._clear(store, found)
+        copy.unlink(missing_ok=True)
+
+    def _has(self, at: Address) -> bool:
+        entry = self.ledger.find(at.sha256)
+        if entry is None or (entry.device, entry.round) != (at.device, at.round):
+            return False
+        kept = _kept_at(self.home, entry)
+        return kept.is_file() and kept.stat().st_size == entry.size
+
+    def _accept(self, entry: Entry, copy: Path, sidecar: bytes) -> None:
+        kept, staged = _kept_at(self.home, entry), self.home.staging / "sidecar"
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        staged.write_bytes(sidecar)
+        staged.replace(kept.with_suffix(SIDECAR_SUFFIX))
+        copy.replace(kept)
+        self.ledger.add(entry)
+        self.entries.append(entry)
+        self.unsettled.append(kept)
+        if len(self.unsettled) >= _SETTLE_EVERY:
+            self.settle()
+
+    def settle(self) -> None:
+        """Flush the files, then the ledger: what is in it is there. Only then remove from the places, if asked to.
+
+        Many at a time: the first flush of a few costs nearly as much as all of them.
+        """
+        for kept in self.unsettled:
+            for path in (kept, kept.with_suffix(SIDECAR_SUFFIX)):
+                with path.open("rb+") as file:
+                    os.fsync(file.fileno())
+        for folder in {kept.parent for kept in self.unsettled}:
+            sync_directory(folder)
+            sync_directory(folder.parent)
+        self.ledger.commit()
+        for store, found in self.done_with:
+            for name in (found.name, _sidecar_of(found.name)):
+                with suppress(EdgepeftError, OSError):
+                    store.remove(name)
+        self.unsettled, self.done_with = [], []
+
+    def _refuse(
+        self, store: Store, found: _Found, error: EdgepeftError, copy: Path | None = None, sidecar: bytes | None = None
+    ) -> None:
+        source, code = _plain(f"{store}/{found.name}"), error.reference
+        reason = "\n".join(map(_plain, [error.message, *(error.context or "").splitlines()]))
+        content = copy.read_bytes() if copy is not None and copy.exists() and error.reference != "too-large" else None
+        digests = [signatures.sha256(part) if part is not None else "-" for part in (content, sidecar)]
+        key = signatures.sha256("\n".join([source, code, *digests]).encode())
+        folder = self.home.quarantine / code / key[:16]
+        if self.ledger.refuse(key, code, reason, source, self.now) or not folder.exists():
+            self._quarantine(folder, {"code": code, "reason": reason, "source": source}, content, sidecar)
+        self.refusals.append(Refusal(source, code, reason, folder))
+        if content is not None and (folder / "update").exists():
+            self._clear(store, found)
+
+    def _quarantine(self, folder: Path, told: dict[str, str], content: bytes | None, sidecar: bytes | None) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        if self.quarantined is None:
+            self.quarantined = _size(self.home.quarantine)
+        for name, part in (("update", content), ("sidecar", sidecar)):
+            if part is not None and self.quarantined + len(part) <= MAX_QUARANTINE_BYTES:
+                write_atomically(folder / name, [part], error=SyncError)
+                self.quarantined += len(part)
+        text = json.dumps({**told, "at": self.now}, ensure_ascii=False, indent=2)
+        write_atomically(folder / "reason.json", [text.encode()], error=SyncError)
+
+    def _clear(self, store: Store, found: _Found) -> None:
+        """This file is kept here, and may go from its place."""
+        if self.remove:
+            self.done_with.append((store, found))
+
+
+def _deliveries(store: Store) -> Iterator[_Found]:
+    """Everything in the inbox of a place that is not about to be written."""
+    yield from _strays(store, rounds.INBOX)
+    for number_name in store.folders(rounds.INBOX):
+        folder = f"{rounds.INBOX}/{number_name}"
+        number = rounds.number_of(number_name)
+        if number is None:
+            yield _Found(folder, code="bad-name", reason="The folder is that of no round.")
+            continue
+        yield from _strays(store, folder)
+        for device in store.folders(folder):
+            if is_name(device):
+                yield from _of_device(store, number, device)
+            else:
+                yield _Found(f"{folder}/{device}", code="bad-name", reason="The folder's name is no name of a device.")
+
+
+def _of_device(store: Store, number: int, device: str) -> Iterator[_Found]:
+    folder = inbox_folder(number, device)
+    names = {name for name in store.others(folder) if not name.startswith(".")}
+    for name in sorted(names):
+        digest = digest_of(name)
+        if digest is not None:
+            at = Address(number, device, digest)
+            yield _Found(f"{folder}/{name}", at, whole=_sidecar_of(name) in names)
+        elif digest_of(name, SIDECAR_SUFFIX) is None:
+            yield _Found(f"{folder}/{name}", code="bad-name", reason="The file's name is not the hash of an update.")
+        elif name.removesuffix(SIDECAR_SUFFIX) + UPDATE_SUFFIX not in names:
+            yield _Found(f"{folder}/{name}", whole=False)
+    for name in store.folders(folder):
+        yield _Found(f"{folder}/{name}", code="stray-file", reason="There is a folder where updates should be.")
+
+
+def _strays(store: Store, folder: str) -> Iterator[_Found]:
+    """Files, links and pipes where only folders should be."""
+    for name in store.others(folder):
+        if not name.startswith("."):
+            yield _Found(f"{folder}/{name}", code="stray-file", reason="There is no folder where one should be.")
+
+
+def _plain(text: str) -> str:
+    """Text from who knows where, as it may be shown on a terminal and kept: one line, nothing that is not print."""
+    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)
+
+
+def _sidecar_of(name: str) -> str:
+    return name.removesuffix(UPDATE_SUFFIX) + SIDECAR_SUFFIX
+
+
+def _kept_at(home: HostHome, entry: Entry) -> Path:
+    return home.accepted / rounds.folder(entry.round) / entry.device / f"{entry.sha256}{UPDATE_SUFFIX}"
+
+
+def _size(folder: Path) -> int:
+    """Bytes of all files below a folder."""
+    return sum(os.path.getsize(Path(root) / name) for root, _, names in os.walk(folder) for name in names)

@@ -1,0 +1,9 @@
+"""Errors of the workstation's side of a sync."""
+
+from __future__ import annotations
+
+from edgepeft_runtime.errors import EdgepeftError
+
+
+class SyncError(EdgepeftError):
+    """A place that cannot be read, a directory that cannot be written, a home that lacks something."""

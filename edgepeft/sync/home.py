@@ -1,0 +1,139 @@
+"""The host's home of a fleet: keys, the published rounds, what came in, and the ledger."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from edgepeft.sync.errors import SyncError
+from edgepeft_runtime.errors import FleetError
+from edgepeft_runtime.fleet import rounds, signatures
+from edgepeft_runtime.fleet.rounds import ADAPTER_FILE, HEAD_FILE, ROUND_FILE, Head, Round
+from edgepeft_runtime.lock import lock_file
+from edgepeft_runtime.manifest import Manifest
+from edgepeft_runtime.tensorfile import sha256_of
+
+
+class HostHome:
+    """A folder on the host; what lies in ``published`` there is what the host believes, whatever remote places hold.
+
+    Attributes:
+        published: ``HEAD.json``, ``HEAD.sig`` and a folder per round.
+        keys: the host's key, and what it knows of each device.
+        received: where ``edgepeft serve`` puts what devices send: a place like any other.
+        accepted: updates that were verified, ``<round>/<device>/<sha256>.safetensors`` with its sidecar.
+        quarantine: what was refused, a folder per code.
+        staging: files that are being verified.
+        ledger: what was accepted, and when.
+        manifest: the manifest of the campaign's bundle.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.keys = self.path / "keys"
+        self.published = self.path / "pub"
+        self.received = self.path / "received"
+        self.accepted = self.path / "accepted"
+        self.quarantine = self.path / "quarantine"
+        self.staging = self.path / "staging"
+        self.ledger = self.path / "ledger.sqlite"
+        self.manifest = self.path / "manifest.json"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Let no other process pull or publish meanwhile.
+
+        Raises:
+            SyncError: another one does (``home-in-use``), or the folder cannot be used (``cannot-write-file``), now or
+                in the middle of what is done under the lock.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            handle = lock_file(self.path / "lock")
+        except OSError as failure:
+            if not isinstance(failure, BlockingIOError):
+                raise self._unusable(failure) from failure
+            raise SyncError(
+                "home-in-use", f"Another process uses {self.path}.", context=None, hint="wait for it to end."
+            ) from failure
+        try:
+            yield
+        except OSError as failure:
+            raise self._unusable(failure) from failure
+        finally:
+            if handle is not None:
+                os.close(handle)
+
+    def head(self) -> Head | None:
+        """The newest round that was published, ``None`` before the first."""
+        path = self.published / HEAD_FILE
+        return Head.from_bytes(path.read_bytes()) if path.exists() else None
+
+    def newest(self) -> Head:
+        """:meth:`head`; raises :class:`SyncError` (``no-round``) before the first."""
+        head = self.head()
+        if head is None:
+            raise SyncError(
+                "no-round",
+                f"{self.path} has published no round.",
+                context=None,
+                hint="run `edgepeft publish` first.",
+            )
+        return head
+
+    def round(self, number: int) -> Round:
+        """A published round.
+
+        Raises:
+            SyncError: there is none of this number (``no-such-round``).
+            FleetError: its file is damaged.
+        """
+        path = self.published / rounds.folder(number) / ROUND_FILE
+        if not path.exists():
+            raise SyncError("no-such-round", f"There is no round {number}.", context=f"in {self.published}", hint=None)
+        return Round.from_bytes(path.read_bytes())
+
+    def adapter(self, number: int) -> Path:
+        """The adapter of a round; raises :class:`FleetError` (``wrong-hash``) if it is not what was published."""
+        path = self.published / rounds.folder(number) / ADAPTER_FILE
+        expected, found = self.round(number).adapter.sha256, sha256_of(path)
+        if found != expected:
+            raise FleetError(
+                "wrong-hash",
+                f"{path} is not what was published.",
+                context=f"expected SHA-256 {expected}, found {found}",
+                hint="restore it from a place that has a copy.",
+            )
+        return path
+
+    def check_chain(self) -> None:
+        """Walk from the head to the first round; raises :class:`FleetError` where a link does not hold."""
+        head = self.newest()
+        number, expected = head.round, head.round_sha256
+        while True:
+            content = (self.published / rounds.folder(number) / ROUND_FILE).read_bytes()
+            if signatures.sha256(content) != expected:
+                raise FleetError(
+                    "wrong-hash",
+                    f"Round {number} is not what was published.",
+                    context=f"expected SHA-256 {expected}, found {signatures.sha256(content)}",
+                    hint="restore it from a place that has a copy.",
+                )
+            previous = Round.from_bytes(content).previous
+            if previous is None:
+                return
+            number, expected = number - 1, previous
+
+    def bundle_manifest(self) -> Manifest:
+        """The manifest of the campaign's bundle, as the first ``publish`` kept it."""
+        return Manifest.from_json(self.manifest.read_bytes())
+
+    def _unusable(self, failure: OSError) -> SyncError:
+        return SyncError(
+            "cannot-write-file",
+            f"Cannot use {self.path}.",
+            context=str(failure),
+            hint="check that it may be written to, and that the disk has room.",
+        )

@@ -1,0 +1,157 @@
+"""The ledger: which update of which device was accepted when. What is in it is never taken twice."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from edgepeft.sync.errors import SyncError
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An accepted update.
+
+    Args:
+        sha256: hash of its file.
+        round: the round it started from.
+        device: who sent it.
+        sequence: the device's count; no two updates of a device have the same.
+        size: bytes of the file.
+        norm: L2 norm of what it changes, over all floats.
+        scale: what its changes are multiplied by when they are added up: below 1 where the norm was clipped.
+        staleness: how many rounds had been published since its own when it was accepted.
+        num_examples: examples trained on, as the device says. Not to be trusted.
+        steps: optimizer steps, as the device says; likewise the losses.
+        loss_before: before training, ``None``: unknown.
+        loss_after: after training, ``None``: unknown.
+        accepted: when, in seconds since 1970.
+    """
+
+    sha256: str
+    round: int
+    device: str
+    sequence: int
+    size: int
+    norm: float
+    scale: float
+    staleness: int
+    num_examples: int
+    steps: int
+    loss_before: float | None
+    loss_after: float | None
+    accepted: int
+
+
+_COLUMNS = ", ".join(field.name for field in fields(Entry))
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS accepted (
+    sha256 TEXT PRIMARY KEY, round INTEGER NOT NULL, device TEXT NOT NULL, sequence INTEGER NOT NULL,
+    size INTEGER NOT NULL, norm REAL NOT NULL, scale REAL NOT NULL, staleness INTEGER NOT NULL,
+    num_examples INTEGER NOT NULL, steps INTEGER NOT NULL, loss_before REAL, loss_after REAL,
+    accepted INTEGER NOT NULL, UNIQUE (device, sequence)
+);
+CREATE INDEX IF NOT EXISTS accepted_by_round ON accepted (round, device, sequence);
+CREATE TABLE IF NOT EXISTS blocked (device TEXT PRIMARY KEY, reason TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS refused (
+    id TEXT PRIMARY KEY, code TEXT NOT NULL, reason TEXT NOT NULL, source TEXT NOT NULL, at INTEGER NOT NULL
+);
+"""
+
+
+class Ledger:
+    """The ledger in a file; what :meth:`commit` has written outlives a power cut.
+
+    Raises:
+        SyncError: the file cannot be used (``bad-ledger``).
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self._base = sqlite3.connect(path)
+            self._base.executescript(_SCHEMA)
+        except sqlite3.Error as failure:
+            raise SyncError(
+                "bad-ledger",
+                f"Cannot use the ledger {path}.",
+                context=str(failure),
+                hint="restore it from a copy; without it, updates that were used once could be used again.",
+            ) from failure
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._base.close()
+
+    def commit(self) -> None:
+        """Make everything since the last commit last."""
+        self._base.commit()
+
+    def find(self, sha256: str) -> Entry | None:
+        """The entry of an update, ``None`` where it was not accepted."""
+        row = self._base.execute(f"SELECT {_COLUMNS} FROM accepted WHERE sha256 = ?", (sha256,)).fetchone()
+        return None if row is None else Entry(*row)
+
+    def holder(self, device: str, sequence: int) -> str | None:
+        """The hash that a device has sent under a sequence number, ``None`` where it has sent none."""
+        asked = "SELECT sha256 FROM accepted WHERE device = ? AND sequence = ?"
+        row = self._base.execute(asked, (device, sequence)).fetchone()
+        return None if row is None else str(row[0])
+
+    def add(self, entry: Entry) -> None:
+        """Note an accepted update."""
+        places = ", ".join("?" * len(fields(Entry)))
+        self._base.execute(
+            f"INSERT OR REPLACE INTO accepted ({_COLUMNS}) VALUES ({places})", tuple(vars(entry).values())
+        )
+
+    def newest(self, rounds: Iterable[int]) -> Iterator[Entry]:
+        """The newest update of each device for the rounds, in the order of their hashes."""
+        wanted = sorted(set(rounds))
+        places = ", ".join("?" * len(wanted))
+        asked = (
+            f"SELECT {_COLUMNS} FROM accepted AS a WHERE round IN ({places}) AND NOT EXISTS ("
+            f"SELECT 1 FROM accepted AS b WHERE b.device = a.device AND b.round IN ({places}) "
+            "AND b.sequence > a.sequence) ORDER BY sha256"
+        )
+        return (Entry(*row) for row in self._base.execute(asked, (*wanted, *wanted)))
+
+    def counts(self) -> dict[int, tuple[int, int]]:
+        """For each round, how many updates were accepted, and of how many devices."""
+        asked = "SELECT round, COUNT(*), COUNT(DISTINCT device) FROM accepted GROUP BY round ORDER BY round"
+        return {number: (updates, devices) for number, updates, devices in self._base.execute(asked)}
+
+    def last(self, device: str) -> tuple[int, int, int] | None:
+        """Of a device: updates accepted, the newest round, when the last one was; ``None`` where there is none."""
+        asked = "SELECT COUNT(*), MAX(round), MAX(accepted) FROM accepted WHERE device = ?"
+        count, number, at = self._base.execute(asked, (device,)).fetchone()
+        return (count, number, at) if count else None
+
+    def block(self, device: str, reason: str) -> None:
+        """Take nothing of a device any more."""
+        self._base.execute("INSERT OR IGNORE INTO blocked VALUES (?, ?)", (device, reason))
+
+    def unblock(self, device: str) -> None:
+        """Take updates of a device again."""
+        self._base.execute("DELETE FROM blocked WHERE device = ?", (device,))
+
+    def blocked(self) -> dict[str, str]:
+        """The devices nothing is taken of, and why."""
+        return dict(self._base.execute("SELECT device, reason FROM blocked ORDER BY device"))
+
+    def refuse(self, key: str, code: str, reason: str, source: str, at: int) -> bool:
+        """Note a refusal; whether it is a new one."""
+        row = (key, code, reason, source, at)
+        return self._base.execute("INSERT OR IGNORE INTO refused VALUES (?, ?, ?, ?, ?)", row).rowcount > 0
+
+    def refusals(self) -> dict[str, int]:
+        """How many different files were refused, by code."""
+        return dict(self._base.execute("SELECT code, COUNT(*) FROM refused GROUP BY code ORDER BY code"))

@@ -1,0 +1,199 @@
+"""Rounds on their way out: ``publish`` a new adapter, ``rollback`` to an earlier one (section 8.2 of the SPEC)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from edgepeft.sync.errors import SyncError
+from edgepeft.sync.home import HostHome
+from edgepeft.sync.keys import HostKey, Keys
+from edgepeft.sync.stores import Store, open_store
+from edgepeft_runtime.bundle import ADAPTER, Bundle, checked_parameters
+from edgepeft_runtime.fleet import rounds, signatures
+from edgepeft_runtime.fleet.rounds import CLIP, Head, HeadSignatures, Limits, Round
+from edgepeft_runtime.manifest import FileEntry
+from edgepeft_runtime.tensorfile import read_tensors, write_atomically
+
+DAY = 24 * 60 * 60
+MAX_HEADER_BYTES = 2**20
+"""Room for the header of an update, beside its values: names, shapes, recipe."""
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a round asks of updates; see :class:`~edgepeft_runtime.fleet.rounds.Round`.
+
+    Args:
+        days: until the round expires; ``None``: never.
+        steps: optimizer steps a device may take.
+    """
+
+    max_update_norm: float | None = None
+    norm_action: str = CLIP
+    max_staleness: int = 1
+    min_devices: int = 1
+    days: float | None = 30.0
+    steps: int | None = None
+
+    def __post_init__(self) -> None:
+        wrong = {
+            "max_update_norm": self.max_update_norm is not None and not 0 < self.max_update_norm < float("inf"),
+            "norm_action": self.norm_action not in (rounds.CLIP, rounds.REFUSE),
+            "max_staleness": self.max_staleness < 0,
+            "min_devices": self.min_devices < 0,
+            "days": self.days is not None and not 0 < self.days < 10**6,
+            "steps": self.steps is not None and self.steps < 1,
+        }
+        for name in (name for name, is_wrong in wrong.items() if is_wrong):
+            raise SyncError(
+                "bad-setting", f"{name} is out of range.", context=f"found {getattr(self, name)!r}", hint=None
+            )
+
+
+def publish(
+    bundle: str | Path | Bundle,
+    home: str | Path | HostHome,
+    places: Iterable[str | Path] = (),
+    *,
+    adapter: str | Path | None = None,
+    terms: Terms | None = None,
+    now: float | None = None,
+) -> Round:
+    """Make the next round, and bring it to the places where devices look.
+
+    Args:
+        bundle: the campaign's bundle; that of the first round is that of all.
+        home: the host's home, with its key.
+        places: folders and remote addresses. The files of the round go first, ``HEAD.json`` last.
+        adapter: what devices start from, with the bundle's parameters; ``None`` takes the bundle's own.
+        terms: what is asked of updates.
+        now: seconds since 1970; ``None`` asks the clock.
+
+    Raises:
+        SyncError: the home has no key, belongs to another bundle, or a place cannot be written.
+        BundleError: the adapter does not fit the bundle.
+    """
+    home = home if isinstance(home, HostHome) else HostHome(home)
+    bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    path = bundle.file(ADAPTER) if adapter is None else Path(adapter)
+    checked_parameters(read_tensors(path, error=SyncError).tensors, bundle.manifest, f"The adapter {path}", SyncError)
+    key, content = Keys(home).host(), path.read_bytes()
+    with home.locked():
+        _keep_manifest(home, bundle)
+        made = _next(home, key, bundle, content, terms or Terms(), time.time() if now is None else now)
+        _commit(home, key, made, content)
+        _bring(home, made.round, places)
+    return made
+
+
+def rollback(
+    home: str | Path | HostHome, to: int, places: Iterable[str | Path] = (), *, now: float | None = None
+) -> Round:
+    """Publish an earlier round's adapter again, to the byte, as a new round: no device is ever led backwards.
+
+    Args:
+        home: the host's home.
+        to: the number of the round to bring back.
+        places: as for :func:`publish`.
+        now: seconds since 1970; ``None`` asks the clock.
+    """
+    home, when = home if isinstance(home, HostHome) else HostHome(home), int(time.time() if now is None else now)
+    key = Keys(home).host()
+    with home.locked():
+        head, old = home.newest(), home.round(to)
+        if to >= head.round:
+            raise SyncError(
+                "no-such-round", f"Round {to} is the newest.", context=None, hint="name the one to bring back."
+            )
+        lasts = None if old.expires is None else old.expires - old.created
+        made = replace(
+            old,
+            round=head.round + 1,
+            previous=head.round_sha256,
+            restores=to,
+            created=when,
+            expires=None if lasts is None else when + lasts,
+        )
+        _commit(home, key, made, home.adapter(to).read_bytes())
+        _bring(home, made.round, places)
+    return made
+
+
+def mirror(home: str | Path | HostHome, places: Iterable[str | Path]) -> Head:
+    """Bring the newest round to places once more: a stick that was not plugged in, a store that was down."""
+    home = home if isinstance(home, HostHome) else HostHome(home)
+    with home.locked():
+        head = home.newest()
+        _bring(home, head.round, places)
+    return head
+
+
+def _next(home: HostHome, key: HostKey, bundle: Bundle, adapter: bytes, terms: Terms, now: float) -> Round:
+    head = home.head()
+    return Round(
+        campaign=key.campaign,
+        round=1 if head is None else head.round + 1,
+        previous=None if head is None else head.round_sha256,
+        restores=None,
+        created=int(now),
+        expires=None if terms.days is None else int(now + terms.days * DAY),
+        base_sha256=bundle.base_sha256,
+        adapter=FileEntry(signatures.sha256(adapter), len(adapter)),
+        tensors=bundle.manifest.parameters,
+        max_update_norm=terms.max_update_norm,
+        norm_action=terms.norm_action,
+        max_staleness=terms.max_staleness,
+        min_devices=terms.min_devices,
+        limits=Limits(len(adapter) + MAX_HEADER_BYTES, terms.steps),
+    )
+
+
+def _keep_manifest(home: HostHome, bundle: Bundle) -> None:
+    """The bundle of the first round is the campaign's."""
+    if not home.manifest.exists():
+        write_atomically(home.manifest, [bundle.manifest.to_json().encode()], error=SyncError)
+    kept = home.bundle_manifest()
+    if (kept.base_sha256, kept.parameters) != (bundle.base_sha256, bundle.manifest.parameters):
+        raise SyncError(
+            "foreign-bundle",
+            "This home belongs to another bundle.",
+            context=f"base of the home {kept.base_sha256}, of the bundle {bundle.base_sha256}",
+            hint="begin another campaign in another home.",
+        )
+
+
+def _commit(home: HostHome, key: HostKey, made: Round, adapter: bytes) -> None:
+    """Write the round, then the signatures of the old and the new head, then the new head, which makes it count."""
+    folder = home.published / rounds.folder(made.round)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / rounds.ADAPTER_FILE, [adapter], error=SyncError)
+    write_atomically(folder / rounds.ROUND_FILE, [made.to_bytes()], error=SyncError)
+    old, new = home.head(), Head(made.campaign, made.round, made.sha256, made.created, made.expires)
+    heads = [head.to_bytes() for head in (old, new) if head is not None]
+    signed = HeadSignatures({signatures.sha256(head): key.sign(head) for head in heads})
+    write_atomically(home.published / rounds.HEAD_SIGNATURES, [signed.to_bytes()], error=SyncError)
+    write_atomically(home.published / rounds.HEAD_FILE, [new.to_bytes()], error=SyncError)
+
+
+def _bring(home: HostHome, number: int, places: Iterable[str | Path]) -> None:
+    folder = rounds.folder(number)
+    names = (f"{folder}/{rounds.ADAPTER_FILE}", f"{folder}/{rounds.ROUND_FILE}")
+    for store in [_made_store(place) for place in places]:
+        for name in (*names, rounds.HEAD_SIGNATURES, rounds.HEAD_FILE):
+            store.put(name, (home.published / name).read_bytes())
+
+
+def _made_store(place: str | Path) -> Store:
+    """A store to publish to; a folder is made if it is missing."""
+    folder = str(place).removeprefix("file://")
+    if "://" not in folder:
+        try:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+        except OSError as failure:
+            raise SyncError(
+                "cannot-write-file", f"Cannot make {folder}.", context=str(failure), hint="check the permissions."
+            ) from failure
+    return open_store(place)

@@ -1,0 +1,261 @@
+"""``edgepeft serve``: the published rounds over HTTP, and an inbox that devices put their updates in.
+
+The server keeps what arrives whole, under its hash, at most so much of it. Whether an update is good is judged by
+``edgepeft pull``, which looks at what was received as at any other place. A token tells who may put files where; it is
+no proof of anything, the signatures are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import anyio
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import FileResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from edgepeft.sync.home import HostHome
+from edgepeft.sync.keys import ACTIVE, Device, Keys
+from edgepeft_runtime.errors import EdgepeftError
+from edgepeft_runtime.fleet import rounds
+from edgepeft_runtime.fleet.delivery import (
+    MAX_SIDECAR_BYTES,
+    SIDECAR_SUFFIX,
+    UPDATE_SUFFIX,
+    Delivery,
+    digest_of,
+    inbox_folder,
+)
+from edgepeft_runtime.tensorfile import sync_directory
+
+MAX_PENDING = 16
+"""Updates of one device for one round that may lie in the inbox."""
+
+BODY_SECONDS = 120.0
+"""How long a device may take to send an update."""
+
+
+@dataclass(frozen=True)
+class _Slot:
+    """Where a device may put a file: its folder in the inbox, the name, and the hash that is in the name."""
+
+    folder: Path
+    name: str
+    digest: str
+
+
+def app(home: HostHome) -> Starlette:
+    """The server of a host's home as an ASGI application.
+
+    ========================================  ==================================================================
+    ``GET /HEAD.json``, ``/HEAD.sig``          the head and its signatures
+    ``GET /r000012/round.json``                a published round
+    ``GET /r000012/adapter.safetensors``       its adapter; ``Range`` is understood
+    ``PUT /inbox/r000012/<device>/<name>``     an update, then its sidecar; the device's own folder alone
+    ``GET /inbox/r000012/<device>/<hash>.sig``  the sidecar, if it has arrived
+    ========================================  ==================================================================
+
+    Every request carries ``Authorization: Bearer <token>``. Answers: 401 no such token, 403 a revoked device or another
+    one's folder, 404 no such file, 408 too slow, 409 the round is not open or the update is not there yet, 413 too
+    large, 422 not what its name says, 429 too many updates.
+    """
+    tokens = _Tokens(home)
+    published = _Published(home, tokens)
+    inbox = _Inbox(home, tokens)
+    routes = [
+        Route("/{name}", published.top, methods=["GET"]),
+        Route("/{folder}/{name}", published.of_round, methods=["GET"]),
+        Route("/inbox/{folder}/{device}/{name}", inbox.get, methods=["GET"]),
+        Route("/inbox/{folder}/{device}/{name}", inbox.put, methods=["PUT"]),
+    ]
+    made = Starlette(routes=routes, exception_handlers={HTTPException: _told})
+    made.router.redirect_slashes = False
+    return made
+
+
+class _Tokens:
+    """Devices by the hash of their token; read again when a device was registered or revoked."""
+
+    def __init__(self, home: HostHome) -> None:
+        self._keys, self._folder = Keys(home), home.keys / "devices"
+        self._read_at, self._devices = -1, dict[str, Device]()
+
+    def device(self, request: Request) -> Device:
+        """Who is asking; raises 401 or 403."""
+        kind, _, token = request.headers.get("authorization", "").partition(" ")
+        changed = self._folder.stat().st_mtime_ns if self._folder.exists() else 0
+        if changed != self._read_at:
+            self._devices = {device.token_sha256: device for device in self._keys.devices()}
+            self._read_at = changed
+        device = self._devices.get(hashlib.sha256(token.encode()).hexdigest())
+        if kind != "Bearer" or device is None:
+            raise HTTPException(401, "no such token", {"WWW-Authenticate": "Bearer"})
+        if device.state != ACTIVE:
+            raise HTTPException(403, "this device is revoked")
+        return device
+
+
+class _Published:
+    """The files of ``published``, by exact name."""
+
+    def __init__(self, home: HostHome, tokens: _Tokens) -> None:
+        self._folder, self._tokens = home.published, tokens
+
+    async def top(self, request: Request) -> Response:
+        """The head, or its signatures."""
+        self._tokens.device(request)
+        name = request.path_params["name"]
+        if name not in (rounds.HEAD_FILE, rounds.HEAD_SIGNATURES):
+            raise HTTPException(404)
+        return _file(self._folder / name)
+
+    async def of_round(self, request: Request) -> Response:
+        """A file of a round."""
+        self._tokens.device(request)
+        folder, name = request.path_params["folder"], request.path_params["name"]
+        if rounds.number_of(folder) is None or name not in (rounds.ROUND_FILE, rounds.ADAPTER_FILE):
+            raise HTTPException(404)
+        return _file(self._folder / folder / name)
+
+
+class _Inbox:
+    """Files from devices, into ``received``."""
+
+    def __init__(self, home: HostHome, tokens: _Tokens) -> None:
+        self._home, self._tokens = home, tokens
+        for partial in home.received.rglob(".*.partial"):  # what an earlier process was in the middle of
+            partial.unlink(missing_ok=True)
+
+    async def get(self, request: Request) -> Response:
+        """A sidecar that has arrived, so that a device need not send the update again."""
+        slot = self._slot(request)
+        if not slot.name.endswith(SIDECAR_SUFFIX):
+            raise HTTPException(404)
+        return _file(slot.folder / slot.name)
+
+    async def put(self, request: Request) -> Response:
+        """An update or a sidecar; one that is there already is taken for what it is."""
+        slot = self._slot(request)
+        is_update = slot.name.endswith(UPDATE_SUFFIX)
+        most = self._most(request.path_params["folder"]) if is_update else MAX_SIDECAR_BYTES
+        if int(request.headers.get("content-length") or 0) > most:
+            raise HTTPException(413, f"at most {most} bytes are taken")
+        keep = self._keep_update if is_update else self._keep_sidecar
+        try:
+            with anyio.fail_after(BODY_SECONDS):
+                return await keep(request, slot, most)
+        except TimeoutError:
+            raise HTTPException(408, f"no whole file within {BODY_SECONDS:.0f} s") from None
+        except ClientDisconnect:
+            return Response(status_code=400)
+
+    def _slot(self, request: Request) -> _Slot:
+        device = self._tokens.device(request)
+        folder, owner, name = (request.path_params[part] for part in ("folder", "device", "name"))
+        number = rounds.number_of(folder)
+        digest = digest_of(name) or digest_of(name, SIDECAR_SUFFIX)
+        if number is None or digest is None:
+            raise HTTPException(404)
+        if owner != device.device:
+            raise HTTPException(403, "that is the folder of another device")
+        return _Slot(self._home.received / inbox_folder(number, owner), name, digest)
+
+    def _most(self, folder: str) -> int:
+        """The largest update of a round, if updates of it are taken."""
+        try:
+            newest = self._home.round(self._home.newest().round)
+        except EdgepeftError as error:
+            raise HTTPException(409, error.message) from None
+        number = rounds.number_of(folder)
+        if number is None or not newest.round - newest.max_staleness <= number <= newest.round:
+            raise HTTPException(409, f"updates of this round are not taken; the newest is {newest.round}")
+        return newest.limits.update_bytes
+
+    async def _keep_update(self, request: Request, slot: _Slot, most: int) -> Response:
+        if (slot.folder / slot.name).exists():
+            async for _ in _pieces(request, most):
+                pass  # to answer before the device has sent all would look like a lost connection to it
+            return Response(status_code=200)
+        if sum(1 for _ in slot.folder.glob(f"*{UPDATE_SUFFIX}")) >= MAX_PENDING:
+            raise HTTPException(429, f"{MAX_PENDING} updates are waiting already")
+        with _partial(slot.folder) as partial:
+            if await _copied(request, partial, most) != slot.digest:
+                raise HTTPException(422, "the content is not what its name says")
+            await anyio.to_thread.run_sync(_commit, partial, slot.folder / slot.name)
+        return Response(status_code=201)
+
+    async def _keep_sidecar(self, request: Request, slot: _Slot, most: int) -> Response:
+        content = b"".join([piece async for piece in _pieces(request, most)])
+        if not (slot.folder / f"{slot.digest}{UPDATE_SUFFIX}").exists():
+            raise HTTPException(409, "the update itself is not there")
+        try:
+            said = Delivery.from_bytes(content)
+        except EdgepeftError as error:
+            raise HTTPException(422, error.message) from None
+        if self._home.received / said.folder != slot.folder or said.sha256 != slot.digest:
+            raise HTTPException(422, "the sidecar belongs to another update")
+        with _partial(slot.folder) as partial:
+            partial.write_bytes(content)
+            await anyio.to_thread.run_sync(_commit, partial, slot.folder / slot.name)
+        return Response(status_code=201)
+
+
+async def _pieces(request: Request, most: int) -> AsyncIterator[bytes]:
+    """The body, as far as it is no larger than it may be, whatever the client says about its length."""
+    size = 0
+    async for piece in request.stream():
+        size += len(piece)
+        if size > most:
+            raise HTTPException(413, f"at most {most} bytes are taken")
+        yield piece
+
+
+async def _copied(request: Request, partial: Path, most: int) -> str:
+    """Write the body to a file, piece by piece: memory does not grow with what devices send. Returns its hash."""
+    digest = hashlib.sha256()
+    with partial.open("wb") as file:
+        async for piece in _pieces(request, most):
+            digest.update(piece)
+            file.write(piece)
+    return digest.hexdigest()
+
+
+@contextmanager
+def _partial(folder: Path) -> Iterator[Path]:
+    """A file of this request alone, gone afterwards unless it was renamed."""
+    path = folder / f".{secrets.token_hex(8)}.partial"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield path
+    except OSError as failure:
+        raise HTTPException(507, f"the host cannot keep the file: {failure.strerror}") from failure
+    finally:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+
+
+def _commit(partial: Path, path: Path) -> None:
+    """Flush a file and give it its name; what is acknowledged outlives a power cut."""
+    with partial.open("rb+") as file:
+        os.fsync(file.fileno())
+    partial.replace(path)
+    sync_directory(path.parent)
+
+
+def _file(path: Path) -> Response:
+    if not path.is_file():
+        raise HTTPException(404)
+    return FileResponse(path, media_type="application/octet-stream")
+
+
+async def _told(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return PlainTextResponse(error.detail, error.status_code, error.headers)

@@ -1,0 +1,109 @@
+"""The sidecar of an update: which device sends it for which round, signed; written last (section 8.3 of the SPEC)."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+
+from edgepeft_runtime.errors import FleetError
+from edgepeft_runtime.fleet import canonical, rounds, signatures
+from edgepeft_runtime.fleet.reading import VERSION, count_field, name_field, open_fields
+
+FORMAT = "edgepeft-delivery"
+UPDATE_SUFFIX, SIDECAR_SUFFIX = ".safetensors", ".sig"
+MAX_SIDECAR_BYTES = 2**12
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_HEX = re.compile(r"(?:[0-9a-f]{2})+")
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """What a device says about an update.
+
+    Args:
+        campaign: the fleet's name.
+        round: the round whose adapter the update started from.
+        device: the device's name.
+        sequence: counts what the device delivers, from 1; no two updates of a device have the same.
+        sha256: hash of the update's file.
+        size: its bytes.
+        algorithm: how it is signed.
+        signature: hex; over everything else. Empty: not signed yet.
+    """
+
+    campaign: str
+    round: int
+    device: str
+    sequence: int
+    sha256: str
+    size: int
+    algorithm: str
+    signature: str = ""
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> Delivery:
+        """Read a sidecar; whether it may be believed says :meth:`check`.
+
+        Raises:
+            FleetError: it is none (``bad-sidecar``).
+        """
+        fields = open_fields(content, "sidecar", "the sidecar", FORMAT)
+        found = cls(
+            campaign=name_field(fields, "campaign"),
+            round=count_field(fields, "round", rounds.LAST_ROUND),
+            device=name_field(fields, "device"),
+            sequence=count_field(fields, "sequence", canonical.LARGEST),
+            sha256=fields.sha256("sha256"),
+            size=fields.natural("size"),
+            algorithm=fields.one_of("algorithm", signatures.ALGORITHMS),
+            signature=fields.take("signature", str),
+        )
+        fields.finish()
+        if not _HEX.fullmatch(found.signature) or len(found.signature) != 2 * signatures.LENGTHS[found.algorithm]:
+            raise fields.wrong("signature", "lower-case hexadecimal digits of the right number", found.signature)
+        return found
+
+    def to_bytes(self) -> bytes:
+        """The canonical form."""
+        return canonical.dumps({"format": FORMAT, "version": VERSION, **vars(self)})
+
+    def signed(self, key: bytes) -> Delivery:
+        """The delivery with its signature; ``key`` is the shared key, or the seed of an Ed25519 key."""
+        return replace(
+            self, signature=signatures.sign(signatures.UPDATE, self.signed_sha256, self.algorithm, key).hex()
+        )
+
+    @property
+    def signed_sha256(self) -> str:
+        """The hash that is signed: of the canonical form without the signature."""
+        fields = {name: value for name, value in vars(self).items() if name != "signature"}
+        return signatures.sha256(canonical.dumps({"format": FORMAT, "version": VERSION, **fields}))
+
+    @property
+    def folder(self) -> str:
+        """Where it lies in a place: ``inbox/r000012/<device>``."""
+        return inbox_folder(self.round, self.device)
+
+    def check(self, algorithm: str, key: bytes) -> None:
+        """Refuse a sidecar that this key has not signed; raises :class:`FleetError` (``bad-signature``)."""
+        if self.algorithm != algorithm or not signatures.is_signed(
+            signatures.UPDATE, self.signed_sha256, algorithm, key, bytes.fromhex(self.signature)
+        ):
+            raise FleetError(
+                "bad-signature",
+                f"The sidecar is not signed by the device {self.device}.",
+                context=f"algorithm of the sidecar {self.algorithm}, of the device {algorithm}",
+                hint="register the device anew if it has lost its key; otherwise somebody else wrote it.",
+            )
+
+
+def inbox_folder(number: int, device: str) -> str:
+    """Where the updates of a device for a round lie in a place."""
+    return f"{rounds.INBOX}/{rounds.folder(number)}/{device}"
+
+
+def digest_of(name: str, suffix: str = UPDATE_SUFFIX) -> str | None:
+    """The hash that the name of an update (or a sidecar) claims, ``None`` where it is no such name."""
+    stem = name.removesuffix(suffix)
+    return stem if stem != name and _DIGEST.fullmatch(stem) else None

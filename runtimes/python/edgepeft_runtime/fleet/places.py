@@ -1,0 +1,150 @@
+"""Where a device meets its host: a folder (a USB stick, a mount) or an HTTP server."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import IO, Protocol
+
+from edgepeft_runtime.errors import FleetError
+from edgepeft_runtime.tensorfile import write_atomically
+
+PIECE = 2**18
+"""Bytes that are read at a time."""
+
+
+class Place(Protocol):
+    """Files by name, ``/`` between folders. Every method raises :class:`FleetError` where it cannot do its work."""
+
+    def read(self, name: str, most: int) -> bytes | None:
+        """A small file, ``None`` where there is none; refused (``too-large``) if it has more than ``most`` bytes."""
+
+    def fetch(self, name: str, into: Path, size: int) -> None:
+        """Bring a file of ``size`` bytes to ``into``; what an earlier try has brought there is not fetched again."""
+
+    def put(self, name: str, content: bytes) -> None:
+        """Write a file as a whole."""
+
+
+def open_place(address: str | Path, *, token: str = "", ca_file: str | Path | None = None) -> Place:
+    """The place behind an address.
+
+    Args:
+        address: a folder, or an ``http://`` or ``https://`` address.
+        token: what an HTTP server wants to see of this device.
+        ca_file: certificates (PEM) to trust instead of the system's.
+    """
+    text = str(address)
+    if text.startswith(("http://", "https://")):
+        from edgepeft_runtime.fleet.http_place import HttpPlace
+
+        return HttpPlace(text, token, ca_file)
+    if "://" in text:
+        raise FleetError(
+            "no-such-place",
+            f"A device cannot reach {text}.",
+            context=None,
+            hint="give a folder, or an http:// or https:// address; the host itself can use other stores.",
+        )
+    return FolderPlace(text)
+
+
+class FolderPlace:
+    """A folder. Links in it are not followed: what others may write to is not to be trusted."""
+
+    def __init__(self, path: str | Path) -> None:
+        self._path = Path(path)
+        if not self._path.is_dir():
+            raise FleetError(
+                "no-such-place",
+                f"There is no folder {path}.",
+                context=None,
+                hint="mount it, or plug it in.",
+            )
+
+    def __str__(self) -> str:
+        return str(self._path)
+
+    def read(self, name: str, most: int) -> bytes | None:
+        """See :class:`Place`."""
+        path = self._path / name
+        if not os.path.lexists(path):
+            return None
+        try:
+            with os.fdopen(open_regular(path), "rb") as file:
+                content = file.read(most + 1)
+        except OSError as failure:
+            raise cannot_read(str(path), failure) from failure
+        if len(content) > most:
+            raise too_large(str(path), most)
+        return content
+
+    def fetch(self, name: str, into: Path, size: int) -> None:
+        """See :class:`Place`."""
+        path = self._path / name
+        start = into.stat().st_size if into.exists() else 0
+        try:
+            with os.fdopen(open_regular(path), "rb") as file, into.open("ab") as partial:
+                file.seek(start)
+                while piece := file.read(min(PIECE, size - start + 1)):
+                    start += len(piece)
+                    if start > size:
+                        raise too_large(str(path), size)
+                    keep(partial, piece)
+        except OSError as failure:
+            raise cannot_read(str(path), failure) from failure
+
+    def put(self, name: str, content: bytes) -> None:
+        """See :class:`Place`."""
+        path = self._path / name
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as failure:
+            raise FleetError(
+                "cannot-write-file", f"Cannot write to {self}.", context=str(failure), hint="check the permissions."
+            ) from failure
+        write_atomically(path, [content], error=FleetError)
+
+
+def open_regular(path: str | Path) -> int:
+    """A handle to read a regular file by, not following a link, and not waiting at a pipe; raises ``OSError``."""
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    handle = os.open(path, flags)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(f"{path} is not a regular file")
+    return handle
+
+
+def keep(partial: IO[bytes], piece: bytes) -> None:
+    """Write a piece of what is being fetched; a full disk is not to be taken for a bad place."""
+    try:
+        partial.write(piece)
+        partial.flush()
+    except OSError as failure:
+        raise FleetError(
+            "cannot-write-file", f"Cannot keep {partial.name}.", context=str(failure), hint="make room on the disk."
+        ) from failure
+
+
+def cannot_read(name: str, failure: Exception) -> FleetError:
+    """The error of a file that is there and cannot be read."""
+    return FleetError("cannot-read-file", f"Cannot read {name}.", context=str(failure), hint="fetch or copy it again.")
+
+
+def missing(name: str, where: str) -> FleetError:
+    """The error of a file that should be there."""
+    return FleetError(
+        "no-such-file",
+        f"There is no {name} at {where}.",
+        context=None,
+        hint="check the address; publish a round there.",
+    )
+
+
+def too_large(name: str, most: int) -> FleetError:
+    """The error of a file that is larger than it may be."""
+    return FleetError(
+        "too-large", f"{name} is larger than it may be.", context=f"at most {most} bytes are taken", hint=None
+    )

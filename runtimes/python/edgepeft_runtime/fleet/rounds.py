@@ -1,0 +1,266 @@
+"""The files of a round as frozen dataclasses: ``HEAD.json``, ``HEAD.sig``, ``round.json`` (section 8.2 of the SPEC)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from edgepeft_runtime.errors import FleetError
+from edgepeft_runtime.fields import Fields
+from edgepeft_runtime.fleet import canonical, signatures
+from edgepeft_runtime.fleet.reading import VERSION, count_field, name_field, natural_or_null, open_fields, untrusted
+from edgepeft_runtime.manifest import FileEntry, Manifest, ParameterSpec
+
+HEAD_FILE, HEAD_SIGNATURES = "HEAD.json", "HEAD.sig"
+ROUND_FILE, ADAPTER_FILE = "round.json", "adapter.safetensors"
+INBOX = "inbox"
+LAST_ROUND = 999_999
+MAX_HEAD_BYTES, MAX_SIGNATURES_BYTES, MAX_ROUND_BYTES = 2**14, 2**14, 2**22
+"""No file of the kind is larger; nothing more is read of one that is."""
+
+CLIP, REFUSE = "clip", "refuse"
+"""What becomes of an update that changes too much."""
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_SIGNATURE = re.compile(r"[0-9a-f]{128}")
+
+
+def folder(number: int) -> str:
+    """The folder of a round: ``r000012``."""
+    return f"r{number:06d}"
+
+
+def number_of(name: str) -> int | None:
+    """The round whose folder has this name, ``None`` where it is none."""
+    return int(name[1:]) if re.fullmatch(r"r[0-9]{6}", name) and int(name[1:]) > 0 else None
+
+
+@dataclass(frozen=True)
+class Head:
+    """Which round a fleet is at.
+
+    Args:
+        campaign: the fleet's name.
+        round: the round's number, from 1.
+        round_sha256: hash of its ``round.json``.
+        created: when it was made, in seconds since 1970 (UTC).
+        expires: from when on a device should no longer believe that it is the newest; ``None``: never.
+    """
+
+    campaign: str
+    round: int
+    round_sha256: str
+    created: int
+    expires: int | None = None
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> Head:
+        """Read ``HEAD.json``; whether it may be believed says its signature.
+
+        Raises:
+            FleetError: it is not a head (``bad-head``).
+        """
+        fields = open_fields(content, "head", HEAD_FILE, "edgepeft-head")
+        head = cls(
+            campaign=name_field(fields, "campaign"),
+            round=count_field(fields, "round", LAST_ROUND),
+            round_sha256=fields.sha256("round_sha256"),
+            created=fields.natural("created"),
+            expires=natural_or_null(fields, "expires"),
+        )
+        fields.finish()
+        return head
+
+    def to_bytes(self) -> bytes:
+        """The canonical form."""
+        return canonical.dumps({"format": "edgepeft-head", "version": VERSION, **vars(self)})
+
+
+@dataclass(frozen=True)
+class HeadSignatures:
+    """Ed25519 signatures of heads by the hash of their file, hex.
+
+    There are two while a head is replaced: a reader that meets the old head with the new signatures, or the other way
+    round, finds the one it needs, though two files cannot be replaced at once.
+    """
+
+    by_sha256: dict[str, str]
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> HeadSignatures:
+        """Read ``HEAD.sig``; raises :class:`FleetError` (``bad-signature``)."""
+        fields = open_fields(content, "signature", HEAD_SIGNATURES, "edgepeft-signatures")
+        found = fields.take("ed25519", dict)
+        fields.finish()
+        for digest, signature in found.items():
+            if not (_DIGEST.fullmatch(digest) and isinstance(signature, str) and _SIGNATURE.fullmatch(signature)):
+                raise fields.wrong("ed25519", "hashes with 128 hexadecimal digits each", found)
+        return cls(found)
+
+    def to_bytes(self) -> bytes:
+        """The canonical form."""
+        return canonical.dumps({"format": "edgepeft-signatures", "version": VERSION, "ed25519": self.by_sha256})
+
+    def check(self, head: bytes, host_key: bytes) -> None:
+        """Refuse a head that the host has not signed; raises :class:`FleetError` (``bad-signature``)."""
+        digest = signatures.sha256(head)
+        signature = self.by_sha256.get(digest)
+        if signature is None or not signatures.is_signed(
+            signatures.HEAD, digest, signatures.ED25519, host_key, bytes.fromhex(signature)
+        ):
+            raise FleetError(
+                "bad-signature",
+                "The head of the fleet is not signed by the host.",
+                context=f"HEAD.json has SHA-256 {digest}; host key {host_key.hex()}",
+                hint="try again later, it may be half copied; if it stays so, do not use this place.",
+            )
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a device may take for a round: bytes of an update, and optimizer steps (``None``: as many as it likes)."""
+
+    update_bytes: int
+    steps: int | None = None
+
+
+@dataclass(frozen=True)
+class Round:
+    """A round: an adapter to start from, and what is asked of updates.
+
+    Args:
+        campaign: the fleet's name.
+        round: the number, from 1.
+        previous: hash of the ``round.json`` before, ``None`` for the first.
+        restores: the round whose adapter this one brings back, ``None`` where it is a new one.
+        created: when it was made, in seconds since 1970 (UTC).
+        expires: from when on no updates of it are taken; ``None``: never.
+        base_sha256: the base the adapter belongs to.
+        adapter: hash and size of ``adapter.safetensors``.
+        tensors: what every update must hold.
+        max_update_norm: largest L2 norm of what an update changes, over all its floats; ``None``: any.
+        norm_action: what happens to a larger one: ``clip`` it when it is added up, or ``refuse`` it.
+        max_staleness: how many rounds ago an update may have started when it arrives while this round is the newest.
+        min_devices: how many devices it takes to close the round.
+        limits: what a device may take.
+    """
+
+    campaign: str
+    round: int
+    previous: str | None
+    restores: int | None
+    created: int
+    expires: int | None
+    base_sha256: str
+    adapter: FileEntry
+    tensors: tuple[ParameterSpec, ...]
+    max_update_norm: float | None
+    norm_action: str
+    max_staleness: int
+    min_devices: int
+    limits: Limits
+
+    def __post_init__(self) -> None:
+        if (self.previous is None) != (self.round == 1):
+            raise untrusted("round")("Every round but the first names the one before.", f"round {self.round}")
+        if self.restores is not None and not 1 <= self.restores < self.round:
+            raise untrusted("round")("A round restores an earlier one.", f"round {self.round}: {self.restores}")
+        names = [spec.name for spec in self.tensors]
+        if len(set(names)) != len(names) or not names:
+            raise untrusted("round")("A round names each tensor once, and at least one.", f"{len(names)} tensors")
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> Round:
+        """Read ``round.json``; whether it may be believed says the hash in the head.
+
+        Raises:
+            FleetError: it is not a round (``bad-round``).
+        """
+        fields = open_fields(content, "round", ROUND_FILE, "edgepeft-round")
+        found = cls(
+            campaign=name_field(fields, "campaign"),
+            round=count_field(fields, "round", LAST_ROUND),
+            previous=_previous(fields),
+            restores=natural_or_null(fields, "restores"),
+            created=fields.natural("created"),
+            expires=natural_or_null(fields, "expires"),
+            base_sha256=fields.sha256("base_sha256"),
+            adapter=_entry(fields.part("adapter")),
+            tensors=tuple(_tensor(f) for f in fields.list_of("tensors")),
+            max_update_norm=_norm(fields),
+            norm_action=fields.one_of("norm_action", (CLIP, REFUSE)),
+            max_staleness=fields.natural("max_staleness"),
+            min_devices=fields.natural("min_devices"),
+            limits=_limits(fields.part("limits")),
+        )
+        fields.finish()
+        return found
+
+    def to_bytes(self) -> bytes:
+        """The canonical form."""
+        value = {
+            **vars(self),
+            "adapter": vars(self.adapter),
+            "tensors": [{**vars(spec), "shape": list(spec.shape)} for spec in self.tensors],
+            "limits": vars(self.limits),
+        }
+        return canonical.dumps({"format": "edgepeft-round", "version": VERSION, **value})
+
+    @property
+    def sha256(self) -> str:
+        """The hash of its ``round.json``."""
+        return signatures.sha256(self.to_bytes())
+
+    def check_bundle(self, manifest: Manifest) -> None:
+        """Refuse a round of another base, or with other tensors; raises :class:`FleetError` (``foreign-round``)."""
+        if self.base_sha256 != manifest.base_sha256:
+            facts = f"base of the round {self.base_sha256}\nbase of the bundle {manifest.base_sha256}"
+        elif self.tensors != manifest.parameters:
+            facts = f"the tensors that train: {_difference(self.tensors, manifest.parameters)}"
+        else:
+            return
+        raise FleetError(
+            "foreign-round",
+            "The round belongs to another bundle.",
+            context=facts,
+            hint="bring the bundle of this campaign to the device.",
+        )
+
+
+def _difference(first: Sequence[ParameterSpec], second: Sequence[ParameterSpec]) -> str:
+    odd = [spec.name for spec in (*first, *second) if (spec in first) != (spec in second)]
+    return f"{', '.join(sorted(set(odd))[:5])} differ" if odd else "their order differs"
+
+
+def _norm(fields: Fields) -> float | None:
+    value = fields.take("max_update_norm", float, None)
+    if value is not None and value <= 0:
+        raise fields.wrong("max_update_norm", "a number above 0", value)
+    return value
+
+
+def _entry(fields: Fields) -> FileEntry:
+    entry = FileEntry(fields.sha256("sha256"), fields.natural("bytes"))
+    fields.finish()
+    return entry
+
+
+def _limits(fields: Fields) -> Limits:
+    limits = Limits(fields.natural("update_bytes"), natural_or_null(fields, "steps"))
+    fields.finish()
+    return limits
+
+
+def _tensor(fields: Fields) -> ParameterSpec:
+    spec = ParameterSpec.parse(fields)
+    if not all(isinstance(dim, int) for dim in spec.shape):
+        raise fields.wrong("shape", "a list of sizes", spec.shape)
+    return spec
+
+
+def _previous(fields: Fields) -> str | None:
+    value = fields.take("previous", str, None)
+    if value is not None and not _DIGEST.fullmatch(value):
+        raise fields.wrong("previous", "64 lower-case hexadecimal digits", value)
+    return value

@@ -1,0 +1,93 @@
+"""Signatures over hashes, each for one purpose: a signature of a head can never pass for one of an update.
+
+What is signed is the text ``<domain>\\n<SHA-256 in hex>\\n``. The host signs with Ed25519. A device signs with
+HMAC-SHA256 under a key that it shares with the host, or with Ed25519, where it has ``cryptography``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from importlib.util import find_spec
+
+from edgepeft_runtime.errors import FleetError
+from edgepeft_runtime.fleet import ed25519
+
+HEAD = "edgepeft/head/v1"
+UPDATE = "edgepeft/update/v1"
+
+ED25519, HMAC = "ed25519", "hmac-sha256"
+ALGORITHMS = (HMAC, ED25519)
+LENGTHS = {ED25519: 64, HMAC: 32}
+"""Bytes of a signature."""
+
+
+def sign(domain: str, digest: str, algorithm: str, key: bytes) -> bytes:
+    """Sign a hash.
+
+    Args:
+        domain: what the signature is good for, :data:`HEAD` or :data:`UPDATE`.
+        digest: SHA-256 of what is signed, lower-case hex.
+        algorithm: one of :data:`ALGORITHMS`.
+        key: 32 bytes: the shared key, or the seed of an Ed25519 key (RFC 8032, section 5.1.5).
+
+    Raises:
+        FleetError: Ed25519 is asked for, and ``cryptography`` is not installed.
+    """
+    message = _message(domain, digest)
+    if algorithm == HMAC:
+        return hmac.digest(key, message, "sha256")
+    _need_cryptography()
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    return Ed25519PrivateKey.from_private_bytes(key).sign(message)
+
+
+def is_signed(domain: str, digest: str, algorithm: str, key: bytes, signature: bytes) -> bool:
+    """Whether the signature is that of the hash; ``key`` is the shared or the public key, 32 bytes."""
+    message = _message(domain, digest)
+    if algorithm == HMAC:
+        return hmac.compare_digest(hmac.digest(key, message, "sha256"), signature)
+    return _is_signed_by_library(key, message, signature) if _installed() else ed25519.verify(key, message, signature)
+
+
+def public_key(seed: bytes) -> bytes:
+    """The public key, 32 bytes, of an Ed25519 seed."""
+    _need_cryptography()
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    return Ed25519PrivateKey.from_private_bytes(seed).public_key().public_bytes_raw()
+
+
+def sha256(content: bytes) -> str:
+    """SHA-256 in lower-case hex."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def _message(domain: str, digest: str) -> bytes:
+    return f"{domain}\n{digest}\n".encode()
+
+
+def _installed() -> bool:
+    return find_spec("cryptography") is not None
+
+
+def _is_signed_by_library(key: bytes, message: bytes, signature: bytes) -> bool:
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+    try:
+        Ed25519PublicKey.from_public_bytes(key).verify(signature, message)
+    except (InvalidSignature, ValueError):
+        return False
+    return True
+
+
+def _need_cryptography() -> None:
+    if not _installed():
+        raise FleetError(
+            "missing-extra",
+            "Signing with Ed25519 needs the package cryptography, which is not installed.",
+            context=None,
+            hint="pip install cryptography, or register the device with --algorithm hmac-sha256.",
+        )

@@ -1,0 +1,199 @@
+"""The commands of a fleet, as they are typed: on the host, on a device, and on the host again."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import subprocess
+import time
+from pathlib import Path
+from urllib import request
+
+import click
+import numpy as np
+import pytest
+
+from edgepeft.cli.app import app
+from edgepeft_runtime.update import read_update
+from tests.cli.conftest import Command
+from tests.cli.test_process import CALL, start
+from tests.runtime.tiny_bundle import build, examples
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tmp_path_factory.mktemp("bundles") / "fleet")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    path = tmp_path / "data.npz"
+    np.savez(path, **examples(64))
+    return path
+
+
+@pytest.fixture
+def host(edgepeft: Command, bundle: Path, tmp_path: Path) -> Path:
+    """A host's home with a registered device and a first round at ``place``."""
+    home = tmp_path / "host"
+    assert edgepeft("keys", "new", "birds", "--home", home).code == 0
+    assert edgepeft("keys", "add", "pi-1", "--home", home, "--out", tmp_path / "pi-1.json").code == 0
+    assert edgepeft("publish", bundle, tmp_path / "place", "--home", home, "--steps", 5).code == 0
+    return home
+
+
+def test_a_fleet_from_its_key_to_a_rollback(
+    edgepeft: Command, host: Path, bundle: Path, data: Path, tmp_path: Path
+) -> None:
+    """Join, train within the limits, deliver, pull, see it in the status, roll back; to repeat a step says so."""
+    place, device, update = tmp_path / "place", tmp_path / "device", tmp_path / "update.safetensors"
+    joined = edgepeft("join", place, "--bundle", bundle, "--home", device, "--identity", tmp_path / "pi-1.json")
+    assert joined.out.startswith("switched to round 1 of birds")
+    assert edgepeft("join", place, "--bundle", bundle, "--home", device, "--probe", data).out.startswith("stays with")
+    train = ["train", bundle, "--data", data, "--home", device, "--update", update, "--epochs", 9]
+    trained = edgepeft(*train)
+    assert (trained.code, "5 steps" in trained.out, "round 1 of birds" in trained.err) == (0, True, True)
+    assert read_update(update).steps == 5
+    assert (device / "runs" / "r000001").is_dir()
+    assert edgepeft("deliver", update, place, "--home", device).out.startswith("delivered: update 1 of pi-1, round 1")
+    assert edgepeft("deliver", update, place, "--home", device).out.startswith("was there already")
+    pulled = edgepeft("pull", place, "--home", host)
+    assert pulled.out.splitlines()[-1] == "1 accepted, 0 already there, 0 waiting, 0 refused"
+    assert edgepeft("pull", place, "--home", host).out == "0 accepted, 1 already there, 0 waiting, 0 refused\n"
+    assert "round 1: 1 updates of 1 devices" in edgepeft("status", "--home", host).out
+    assert edgepeft("publish", bundle, place, "--home", host, "--adapter", _adapter(bundle, tmp_path)).code == 0
+    again = edgepeft("publish", bundle, tmp_path / "stick", "--home", host, "--again")
+    assert again.out == f"round 2 of birds again\nbrought to {tmp_path / 'stick'}\n"
+    assert (tmp_path / "stick" / "HEAD.json").read_bytes() == (place / "HEAD.json").read_bytes()
+    assert "round 3 of birds with the adapter of round 1" in edgepeft("rollback", place, "--to", 1, "--home", host).out
+    assert edgepeft("join", place, "--bundle", bundle, "--home", device).out.startswith("switched to round 3")
+    found = json.loads(edgepeft("status", "--home", host, "--json").out)
+    assert [(number["round"], number["restores"]) for number in found["rounds"]] == [(1, None), (2, None), (3, 1)]
+
+
+def _adapter(bundle: Path, folder: Path) -> Path:
+    """An adapter with other values."""
+    from edgepeft_runtime.tensorfile import read_tensors, write_tensors
+
+    tensors = read_tensors(bundle / "adapter.safetensors").tensors
+    write_tensors(folder / "adapter", {name: array + array.dtype.type(0.5) for name, array in tensors.items()})
+    return folder / "adapter"
+
+
+def test_only_a_failing_adapter_is_given_up(
+    edgepeft: Command, host: Path, bundle: Path, data: Path, tmp_path: Path
+) -> None:
+    """Wrong data, a wrong path, or a run that is done already are no reason to fall back to the round before."""
+    place, device, update = tmp_path / "place", tmp_path / "device", tmp_path / "update.safetensors"
+    join = ["join", place, "--bundle", bundle, "--home", device]
+    edgepeft(*join, "--identity", tmp_path / "pi-1.json")
+    edgepeft("publish", bundle, place, "--home", host)
+    edgepeft(*join)
+    np.savez(tmp_path / "wrong.npz", x=np.zeros((4, 4), np.float32), labels=np.full(4, 99))
+    for path in (tmp_path / "wrong.npz", tmp_path / "none.npz", data):
+        for _ in range(3):
+            outcome = edgepeft("train", bundle, "--data", path, "--home", device, "--update", update)
+            assert (outcome.code == 0) == (path == data), outcome
+    assert read_update(update).steps == 24
+    assert edgepeft(*join).out.startswith("stays with round 2")
+    assert edgepeft("train", bundle, "--data", data, "--home", device, "--update", update).code == 0
+    assert "round 2 of birds" in edgepeft("train", bundle, "--data", data, "--home", device, "--update", update).err
+
+
+def test_what_is_refused_is_told_with_its_code(
+    edgepeft: Command, host: Path, bundle: Path, data: Path, tmp_path: Path
+) -> None:
+    """A revoked device's update goes to quarantine, and comes back when the device is restored."""
+    place, device, update = tmp_path / "place", tmp_path / "device", tmp_path / "update.safetensors"
+    edgepeft("join", place, "--bundle", bundle, "--home", device, "--identity", tmp_path / "pi-1.json")
+    edgepeft("train", bundle, "--data", data, "--home", device, "--update", update)
+    edgepeft("deliver", update, place, "--home", device)
+    assert edgepeft("keys", "revoke", "pi-1", "--home", host).code == 0
+    refused = edgepeft("pull", place, "--home", host)
+    assert "(revoked-device)" in refused.err and "quarantine" in refused.err
+    assert "refused 1 (revoked-device)" in edgepeft("status", "--home", host).out
+    assert edgepeft("keys", "restore", "pi-1", "--home", host).code == 0
+    assert edgepeft("pull", place, "--home", host).out.splitlines()[-1].startswith("1 accepted")
+
+
+def test_mistakes_end_in_messages(edgepeft: Command, host: Path, bundle: Path, data: Path, tmp_path: Path) -> None:
+    """A wrong call is 2, everything else 1, and none a traceback."""
+    nowhere = tmp_path / "nowhere"
+    for arguments, told in (
+        (["keys", "new", "again", "--home", host], "key-exists"),
+        (["keys", "new", "A b", "--home", nowhere], "bad-name"),
+        (["keys", "add", "pi-1", "--home", host, "--out", tmp_path / "x"], "device-exists"),
+        (["keys", "add", "pi-2", "--home", host, "--out", nowhere / "x"], "cannot-write-file"),
+        (["keys", "revoke", "nobody", "--home", host], "unknown-device"),
+        (["publish", bundle, "--home", nowhere], "no-key"),
+        (["rollback", "--to", 9, "--home", host], "no-such-round"),
+        (["status", "--home", nowhere], "no-key"),
+        (["serve", "--home", nowhere], "no-key"),
+        (["serve", "--home", host, "--certificate", data, "--private-key", data], "bad-certificate"),
+        (["pull", nowhere, "--home", host], "no-such-place"),
+        (["join", nowhere, "--bundle", bundle, "--home", nowhere], "no-identity"),
+        (["train", bundle, "--data", data, "--home", nowhere, "--update", tmp_path / "u"], "not-joined"),
+    ):
+        outcome = edgepeft(*arguments)
+        assert (outcome.code, f"error: {told}" in outcome.err) == (1, True), (arguments, outcome)
+    for arguments in (
+        ["pull", nowhere],
+        ["pull", nowhere, "--home", host, "--into", nowhere],
+        ["pull", "--into", nowhere],
+        ["pull", "--home", host, "--bundle", bundle],
+        ["train", bundle, "--data", "x.npz", "--update", tmp_path / "u"],
+        ["serve", "--home", host, "--certificate", "x"],
+    ):
+        assert edgepeft(*arguments).code == 2, arguments
+    assert not nowhere.exists()
+
+
+def test_serve_runs_until_it_is_stopped(
+    edgepeft: Command, host: Path, bundle: Path, data: Path, tmp_path: Path
+) -> None:
+    """As a process of its own: a device joins, trains and delivers over it, the host pulls without naming a place."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    process = start(CALL, "serve", "--home", host, "--port", port)
+    address, device, update = f"http://127.0.0.1:{port}", tmp_path / "device", tmp_path / "update.safetensors"
+    try:
+        _wait(process, address)
+        joined = edgepeft("join", address, "--bundle", bundle, "--home", device, "--identity", tmp_path / "pi-1.json")
+        assert joined.code == 0, joined.err
+        edgepeft("train", bundle, "--data", data, "--home", device, "--update", update)
+        assert edgepeft("deliver", update, address, "--home", device).code == 0
+        assert edgepeft("pull", "--home", host, "--remove").out.splitlines()[-1].startswith("1 accepted")
+    finally:
+        process.terminate()
+        _, err = process.communicate(timeout=20)
+    assert f"serving birds on {address}" in err
+    assert "Traceback" not in err
+
+
+def _wait(process: subprocess.Popen[str], address: str) -> None:
+    """Until the server answers."""
+    for _ in range(200):
+        assert process.poll() is None, process.communicate()
+        try:
+            request.urlopen(address, timeout=1)
+        except OSError as failure:  # of which an answer with a status is one too
+            if hasattr(failure, "code"):
+                return
+            time.sleep(0.05)
+    raise AssertionError("the server does not answer")
+
+
+def test_the_pages_commands_and_options_exist() -> None:
+    """Every command in docs/FLEET.md is one, with the options shown."""
+    page = (Path(__file__).parents[2] / "docs" / "FLEET.md").read_text("utf-8")
+    lines = [line.partition("#")[0] for line in re.findall(r"edgepeft (?:[a-z]+ )[^`\n]*--home[^`\n]*", page)]
+    assert len(lines) >= 14
+    for line in lines:
+        _, name, *arguments = line.split()
+        command = app.get_command(click.Context(app), name)
+        if isinstance(command, click.Group):
+            command = command.get_command(click.Context(command), arguments[0])
+        assert command is not None, line
+        known = {option for parameter in command.params for option in parameter.opts}
+        assert {argument for argument in arguments if argument.startswith("--")} <= known, line

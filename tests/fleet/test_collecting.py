@@ -1,0 +1,419 @@
+"""Deliveries and the host: what is accepted once stays accepted once, and nothing gets lost on the way."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import random
+import shutil
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pytest
+
+from edgepeft.sync import Entry, HostHome, Keys, Ledger, SyncError, accepted, collect, mirror, publish, rollback, status
+from edgepeft.sync.keys import ACTIVE, REVOKED
+from edgepeft_runtime.errors import FleetError
+from edgepeft_runtime.fleet import signatures
+from edgepeft_runtime.fleet.delivering import deliver
+from edgepeft_runtime.fleet.joining import join
+from edgepeft_runtime.tensorfile import read_tensors
+from edgepeft_runtime.update import read_update
+from tests.fleet.fleets import DAY, NOW, Countdown, Device, Fleet, PowerCut, code_of
+from tests.runtime.tiny_bundle import build
+
+
+@pytest.fixture
+def device(fleet: Fleet) -> Device:
+    """A device that has joined round 1."""
+    device = fleet.device()
+    fleet.publish(seed=1)
+    device.join()
+    return device
+
+
+def pull(fleet: Fleet, now: float = NOW + 120, **more: bool) -> tuple[int, int, int, list[str]]:
+    """Accepted, already there, waiting, and the codes of what was refused."""
+    found = collect([fleet.place], fleet.host, now=now, **more)
+    return len(found.accepted), found.already_there, len(found.waiting), [refused.code for refused in found.refused]
+
+
+def test_a_delivery_arrives_whole(fleet: Fleet, device: Device) -> None:
+    """What the host keeps is the device's file to the byte, and the ledger knows where it comes from."""
+    update = device.train(steps=3)
+    delivered = device.deliver(update)
+    assert pull(fleet) == (1, 0, 0, [])
+    ((entry, path),) = accepted(fleet.host)
+    assert path.read_bytes() == update.read_bytes()
+    assert (entry.device, entry.round, entry.sequence, entry.steps, entry.staleness) == ("pi-1", 1, 1, 3, 0)
+    assert entry.sha256 == delivered.delivery.sha256
+    start = read_tensors(fleet.adapter(1)).tensors
+    changes = [value.ravel() - start[name].ravel() for name, value in read_update(update).parameters.items()]
+    assert entry.norm == pytest.approx(float(np.linalg.norm(np.concatenate(changes))), rel=1e-5)
+
+
+def test_repeating_anything_changes_nothing(fleet: Fleet, device: Device) -> None:
+    """Delivering again, pulling again, and the same files on another stick are no-ops."""
+    update = device.train()
+    assert not device.deliver(update).repeated
+    files = {path: path.stat().st_mtime_ns for path in fleet.place.rglob("*") if path.is_file()}
+    assert device.deliver(update).repeated
+    assert {path: path.stat().st_mtime_ns for path in fleet.place.rglob("*") if path.is_file()} == files
+    assert pull(fleet) == (1, 0, 0, [])
+    before = accepted(fleet.host)
+    stick = shutil.copytree(fleet.place, fleet.root / "stick")
+    found = collect([fleet.place, stick], fleet.host, now=NOW + 500)
+    assert (len(found.accepted), found.already_there) == (0, 2)
+    assert accepted(fleet.host) == before
+
+
+@pytest.mark.parametrize("algorithm", signatures.ALGORITHMS)
+def test_devices_sign_by_either_algorithm(fleet: Fleet, algorithm: str) -> None:
+    """With a shared key, or with a key of their own that the host does not hold."""
+    device = fleet.device("pi-2", algorithm)
+    fleet.publish()
+    device.join()
+    device.deliver()
+    assert pull(fleet) == (1, 0, 0, [])
+    known = Keys(fleet.host).device("pi-2")
+    assert known is not None and (known.key == device.home.identity().key) == (algorithm == signatures.HMAC)
+
+
+def test_the_sidecar_is_the_commit_mark(fleet: Fleet, device: Device) -> None:
+    """A delivery that was cut short waits; the device finishes it later under the same number."""
+    update = device.train()
+    delivered = device.deliver(update).delivery
+    sidecar = fleet.place / delivered.folder / f"{delivered.sha256}.sig"
+    sidecar.unlink()
+    assert pull(fleet) == (0, 0, 1, [])
+    assert device.deliver(update).delivery == delivered
+    (fleet.place / delivered.folder / f"{delivered.sha256}.safetensors").unlink()
+    assert pull(fleet) == (0, 0, 1, [])
+    sidecar.unlink()
+    device.deliver(update)
+    assert pull(fleet) == (1, 0, 0, [])
+
+
+def test_the_newest_update_of_a_device_counts(fleet: Fleet, device: Device) -> None:
+    """A device may train on and deliver again; in whatever order the two arrive, the later one is taken."""
+    first, second = device.train(steps=1), device.train(steps=4)
+    device.deliver(first)
+    device.deliver(second)
+    folder = fleet.place / "inbox" / "r000001" / "pi-1"
+    hidden = [shutil.move(path, fleet.root) for path in folder.glob(f"{signatures.sha256(first.read_bytes())}*")]
+    assert pull(fleet) == (1, 0, 0, [])
+    for path in hidden:
+        shutil.move(path, folder)
+    assert pull(fleet) == (1, 1, 0, [])
+    assert [entry.steps for entry, _ in accepted(fleet.host)] == [4]
+
+
+def test_late_updates_count_as_far_as_the_round_allows(fleet: Fleet, device: Device) -> None:
+    """One round late is taken and marked; two rounds late is refused; so is what comes after the end."""
+    updates = [device.train(seed=seed) for seed in range(3)]
+    device.deliver(updates[0])
+    fleet.publish(seed=2, max_staleness=1)
+    assert pull(fleet) == (1, 0, 0, [])
+    assert [entry.staleness for entry, _ in accepted(fleet.host)] == [1]
+    fleet.publish(seed=3, max_staleness=1)
+    device.deliver(updates[1])
+    assert pull(fleet) == (0, 1, 0, ["stale-update"])
+    assert accepted(fleet.host) == []
+    fleet.publish(seed=4, max_staleness=3, days=100)
+    device.deliver(updates[2])
+    assert pull(fleet, now=NOW + 31 * DAY) == (0, 1, 0, ["expired-round", "expired-round"])
+
+
+def test_a_large_update_is_clipped_or_refused(fleet: Fleet) -> None:
+    """As the round says; what is clipped is kept as it came, with the factor beside it."""
+    for number, action in enumerate(("clip", "refuse")):
+        device = fleet.device(f"pi-{action}")
+        fleet.publish(seed=1, max_update_norm=0.01, norm_action=action)
+        device.join()
+        device.deliver()
+        expected = (1, 0, 0, []) if action == "clip" else (0, 1, 0, ["norm-too-large"])
+        assert pull(fleet) == expected, number
+    ((entry, _),) = [(e, p) for e, p in accepted(fleet.host) if e.round == 1]
+    assert entry.scale * entry.norm == pytest.approx(0.01)
+
+
+def test_refusals_are_kept_with_their_reasons_once(fleet: Fleet, device: Device) -> None:
+    """Quarantine has the file, the sidecar and the reason; a second look adds nothing."""
+    delivered = device.deliver().delivery
+    Keys(fleet.host).set_state("pi-1", REVOKED)
+    assert pull(fleet) == (0, 0, 0, ["revoked-device"])
+    (folder,) = (fleet.host.quarantine / "revoked-device").iterdir()
+    name = fleet.place / delivered.folder / delivered.sha256
+    assert (folder / "update").read_bytes() == name.with_suffix(".safetensors").read_bytes()
+    assert (folder / "sidecar").read_bytes() == name.with_suffix(".sig").read_bytes()
+    told = json.loads((folder / "reason.json").read_text())
+    assert told["code"] == "revoked-device" and "pi-1" in told["reason"] and delivered.sha256 in told["source"]
+    before = sorted(fleet.host.quarantine.rglob("*"))
+    assert pull(fleet) == (0, 0, 0, ["revoked-device"])
+    assert sorted(fleet.host.quarantine.rglob("*")) == before
+    assert status(fleet.host).refused == {"revoked-device": 1}
+    Keys(fleet.host).set_state("pi-1", ACTIVE)
+    assert pull(fleet) == (1, 0, 0, [])
+
+
+def test_quarantine_does_not_fill_the_disk(fleet: Fleet, device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond its size only reasons are kept, and the file stays where it is."""
+    import edgepeft.sync.collecting as collecting
+
+    monkeypatch.setattr(collecting, "MAX_QUARANTINE_BYTES", 100)
+    delivered = device.deliver().delivery
+    Keys(fleet.host).set_state("pi-1", REVOKED)
+    assert pull(fleet, remove=True) == (0, 0, 0, ["revoked-device"])
+    (folder,) = (fleet.host.quarantine / "revoked-device").iterdir()
+    assert sorted(path.name for path in folder.iterdir()) == ["reason.json"]
+    assert (fleet.place / delivered.folder / f"{delivered.sha256}.safetensors").exists()
+
+
+def test_what_is_kept_may_be_removed_from_the_place(fleet: Fleet, device: Device) -> None:
+    """On request, accepted and quarantined files go; what waits stays; the published files stay."""
+    device.deliver()
+    waiting = device.deliver(device.train(seed=9)).delivery
+    (fleet.place / waiting.folder / f"{waiting.sha256}.sig").unlink()
+    published = {path.name for path in fleet.place.rglob("*") if "inbox" not in path.parts}
+    assert pull(fleet, remove=True) == (1, 0, 1, [])
+    left = [path.name for path in (fleet.place / "inbox").rglob("*") if path.is_file()]
+    assert left == [f"{waiting.sha256}.safetensors"]
+    assert {path.name for path in fleet.place.rglob("*") if "inbox" not in path.parts} == published
+    assert len(accepted(fleet.host)) == 1
+
+
+def test_a_revoked_devices_updates_do_not_count(fleet: Fleet, device: Device) -> None:
+    """Also those that were accepted before it was found out."""
+    device.deliver()
+    pull(fleet)
+    Keys(fleet.host).set_state("pi-1", REVOKED)
+    assert accepted(fleet.host) == []
+
+
+@pytest.mark.parametrize("failure", [PowerCut(), OSError(errno.ENOSPC, "No space left on device")])
+def test_a_failure_at_any_write_of_a_pull_loses_and_doubles_nothing(
+    fleet: Fleet, device: Device, monkeypatch: pytest.MonkeyPatch, failure: BaseException
+) -> None:
+    """Power or the disk's room ends at each write in turn; pulling once more gives what an undisturbed pull gives."""
+    for seed in range(2):
+        device.deliver(device.train(seed=seed))
+    undisturbed = shutil.copytree(fleet.host.path, fleet.root / "undisturbed")
+    collect([fleet.place], undisturbed, now=NOW, remove=False)
+    expected = [(entry, path.read_bytes()) for entry, path in accepted(undisturbed)]
+    left = Countdown(failure)
+    for name in ("fsync", "replace"):
+        monkeypatch.setattr(os, name, left.guarded(getattr(os, name)))
+    failures = 0
+    for point in range(100):
+        host = shutil.copytree(fleet.host.path, fleet.root / f"host-{point}")
+        left.calls = point
+        failures += left.ends(partial(collect, [fleet.place], host, now=NOW))
+        left.calls = None
+        collect([fleet.place], host, now=NOW)
+        assert [(entry, path.read_bytes()) for entry, path in accepted(host)] == expected
+        if failures <= point:
+            break
+    assert failures >= 8  # two renames and two flushes for each update, and flushes of their folders
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_order_of_arrival_does_not_matter(fleet: Fleet, seed: int) -> None:
+    """However deliveries are spread over pulls, and repeated, the same updates count, in the same order."""
+    draw = random.Random(seed)
+    devices = [fleet.device(f"pi-{number}") for number in range(4)]
+    fleet.publish(seed=1)
+    for device in devices:
+        device.join()
+    waves: list[Path] = []
+    for step in range(6):
+        devices[step % 4].deliver(devices[step % 4].train(steps=1, seed=step))
+    host = shutil.copytree(fleet.host.path, fleet.root / "at-once")
+    collect([fleet.place], host, now=NOW)
+    files = sorted((fleet.place / "inbox").rglob("*.safetensors"))
+    draw.shuffle(files)
+    for number, file in enumerate(files):
+        stick = fleet.root / f"stick-{number}" / file.relative_to(fleet.place).parent
+        stick.mkdir(parents=True)
+        for part in (file, file.with_suffix(".sig")):
+            shutil.copy(part, stick)
+        waves.append(fleet.root / f"stick-{number}")
+        collect(draw.sample(waves, draw.randint(1, len(waves))) + waves[-1:], fleet.host, now=NOW)
+    assert [(e.sha256, e.scale) for e, _ in accepted(fleet.host)] == [(e.sha256, e.scale) for e, _ in accepted(host)]
+    assert len(accepted(host)) == 4
+
+
+def test_a_kept_update_that_rotted_is_taken_anew(fleet: Fleet, device: Device) -> None:
+    """The ledger does not stand in the way of a file that is gone."""
+    device.deliver()
+    pull(fleet)
+    ((_, path),) = accepted(fleet.host)
+    path.unlink()
+    assert pull(fleet) == (1, 0, 0, [])
+    assert path.exists()
+
+
+def test_deliver_refuses_what_the_host_would_refuse(fleet: Fleet, device: Device, tmp_path: Path) -> None:
+    """Damaged updates and those of no known round never leave the device."""
+    update = device.train()
+    (tmp_path / "cut").write_bytes(update.read_bytes()[:-1])
+    assert code_of(device.deliver, tmp_path / "cut") == "bad-seal"
+    stranger = fleet.device("pi-3")
+    fleet.publish(seed=5)
+    stranger.join()
+    assert code_of(stranger.deliver, update) == "unknown-round"
+    assert not (fleet.place / "inbox").exists()
+    assert code_of(deliver, update, tmp_path / "nowhere", device.home) == "no-such-place"
+    assert code_of(deliver, update, "s3://bucket", device.home) == "no-such-place"
+
+
+def test_sequence_numbers_never_repeat(fleet: Fleet, device: Device) -> None:
+    """One number per update, whatever place it goes to; a file of numbers that is damaged is not guessed."""
+    other = fleet.root / "other"
+    other.mkdir()
+    update = device.train(seed=1)
+    assert device.deliver(update).delivery == deliver(update, other, device.home).delivery
+    assert device.deliver(device.train(seed=2)).delivery.sequence == 2
+    (device.home.path / "sequence").write_text("x")
+    assert code_of(device.deliver, device.train(seed=3)) == "damaged-home"
+
+
+# The host's home
+
+
+def test_a_host_without_key_round_or_the_right_bundle_is_told(fleet: Fleet, tmp_path: Path) -> None:
+    """Each error names what is missing."""
+    empty = HostHome(tmp_path / "empty")
+    assert code_of(publish, fleet.bundle, empty) == "no-key"
+    assert code_of(collect, [], fleet.host) == "no-round"
+    assert code_of(collect, [tmp_path / "nowhere"], fleet.host) == "no-such-place"
+    fleet.publish()
+    assert code_of(publish, build(tmp_path / "b", seed=3), fleet.host) == "foreign-bundle"
+    assert code_of(rollback, fleet.host, 1) == "no-such-round"
+    assert code_of(rollback, fleet.host, 7) == "no-such-round"
+    assert code_of(Keys(fleet.host).create, "again") == "key-exists"
+    fleet.device("pi-1")
+    assert code_of(Keys(fleet.host).add, "pi-1") == "device-exists"
+    assert code_of(Keys(fleet.host).add, "../pi") == "bad-name"
+    assert code_of(Keys(fleet.host).set_state, "../host", REVOKED) == "unknown-device"
+
+
+@pytest.mark.parametrize(
+    "terms",
+    [{"days": 0}, {"days": float("inf")}, {"max_update_norm": float("nan")}, {"steps": 0}, {"norm_action": "x"}],
+)
+def test_terms_that_make_no_sense_are_refused(fleet: Fleet, terms: dict[str, float]) -> None:
+    """Before anything is written."""
+    with pytest.raises(SyncError, match="out of range"):
+        fleet.publish(**terms)
+    assert fleet.host.head() is None
+
+
+def test_rounds_are_chained_and_a_change_of_any_is_found(fleet: Fleet) -> None:
+    """The head names the newest by hash, each names the one before."""
+    for seed in range(3):
+        fleet.publish(seed=seed)
+    fleet.host.check_chain()
+    path = fleet.host.published / "r000001" / "round.json"
+    path.write_bytes(path.read_bytes().replace(b'"min_devices":1', b'"min_devices":0'))
+    with pytest.raises(FleetError, match="Round 1"):
+        fleet.host.check_chain()
+
+
+def test_status_tells_rounds_and_devices(fleet: Fleet, device: Device) -> None:
+    """Counts by round, state by device."""
+    fleet.device("pi-2")
+    device.deliver()
+    pull(fleet)
+    Keys(fleet.host).set_state("pi-2", REVOKED)
+    found = status(fleet.host)
+    assert [(number.round, number.updates, number.devices) for number in found.rounds] == [(1, 1, 1)]
+    assert [(one.device, one.state, one.updates) for one in found.devices] == [
+        ("pi-1", "active", 1),
+        ("pi-2", "revoked", 0),
+    ]
+    json.dumps(found.to_dict())
+
+
+def test_a_damaged_ledger_is_an_error_not_an_empty_one(fleet: Fleet, device: Device) -> None:
+    """An empty ledger would take everything twice."""
+    device.deliver()
+    pull(fleet)
+    fleet.host.ledger.write_bytes(b"x" * 5000)
+    assert code_of(pull, fleet) == "bad-ledger"
+
+
+def test_two_pulls_at_once_are_kept_apart(fleet: Fleet) -> None:
+    """The second one is told to wait."""
+    with fleet.host.locked():
+        assert code_of(collect, [], fleet.host) == "home-in-use"
+
+
+# Remote stores
+
+
+@pytest.fixture
+def memory() -> Iterator[str]:
+    """An empty store in memory."""
+    files = fsspec.filesystem("memory")
+    files.makedirs("/fleet", exist_ok=True)
+    yield "memory://fleet"
+    files.rm("/fleet", recursive=True)
+
+
+@pytest.mark.parametrize("kind", ["memory", "file"])
+def test_a_whole_round_through_a_remote_store(fleet: Fleet, kind: str, memory: str, tmp_path: Path) -> None:
+    """Publish, join, deliver and pull with nothing in between but what fsspec reaches."""
+    remote = memory if kind == "memory" else f"file://{tmp_path / 'remote'}"
+    device = fleet.device()
+    publish(fleet.bundle, fleet.host, [remote], now=NOW)
+    local = tmp_path / "local"
+    files, root = fsspec.core.url_to_fs(remote)
+    files.get(root, str(local), recursive=True)
+    join(local, fleet.bundle, device.home, now=NOW)
+    deliver(device.train(), local, device.home)
+    files.put(str(local / "inbox"), f"{root}/inbox", recursive=True)
+    found = collect([remote], fleet.host, now=NOW)
+    assert (len(found.accepted), found.refused) == (1, ())
+    again = collect([remote], fleet.host, now=NOW, remove=True)
+    assert (again.already_there, again.accepted) == (1, ())
+    assert collect([remote], fleet.host, now=NOW).already_there == 0
+
+
+def test_a_store_that_does_not_keep_what_it_is_given_is_found_out(
+    fleet: Fleet, memory: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was written is read back, and the head is not written over a round that is not there."""
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    original = MemoryFileSystem.pipe_file
+    monkeypatch.setattr(MemoryFileSystem, "pipe_file", lambda self, path, value: original(self, path, value[:-1]))
+    assert code_of(publish, fleet.bundle, fleet.host, [memory]) == "cannot-write-file"
+    monkeypatch.undo()
+    assert not fsspec.filesystem("memory").exists("/fleet/HEAD.json")
+    assert mirror(fleet.host, [memory]).round == 1
+    assert fsspec.filesystem("memory").cat("/fleet/HEAD.json") == (fleet.host.published / "HEAD.json").read_bytes()
+
+
+def test_an_address_nobody_knows_is_an_error(fleet: Fleet) -> None:
+    """Without a traceback."""
+    fleet.publish()
+    assert code_of(collect, ["nothing://x"], fleet.host) == "no-such-place"
+
+
+def test_the_ledger_says_which_updates_count(fleet: Fleet) -> None:
+    """Of each device the one with the highest number among the rounds asked for, in the order of hashes."""
+    with Ledger(fleet.host.ledger) as ledger:
+        for digest, number, device, sequence in (
+            ("c", 1, "x", 1),
+            ("b", 2, "x", 2),
+            ("a", 2, "y", 7),
+            ("d", 3, "x", 3),
+        ):
+            ledger.add(Entry(digest, number, device, sequence, 1, 1.0, 1.0, 0, 1, 1, None, None, 0))
+        assert [entry.sha256 for entry in ledger.newest([1, 2])] == ["a", "b"]
+        assert [entry.sha256 for entry in ledger.newest([1])] == ["c"]
+        assert [entry.sha256 for entry in ledger.newest([2, 3])] == ["a", "d"]

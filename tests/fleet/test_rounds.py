@@ -1,0 +1,251 @@
+"""The files of a round and the sidecar: come back as written, are refused when anything else is in them."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgepeft_runtime.errors import FleetError
+from edgepeft_runtime.fleet import canonical, signatures
+from edgepeft_runtime.fleet.delivery import Delivery, digest_of
+from edgepeft_runtime.fleet.reading import is_name
+from edgepeft_runtime.fleet.rounds import Head, HeadSignatures, Limits, Round, folder, number_of
+from edgepeft_runtime.manifest import FileEntry, ParameterSpec
+from tests.cli.test_process import environment
+
+SEED = bytes(range(32))
+DIGEST = "ab" * 32
+
+ROUND = Round(
+    campaign="birds",
+    round=12,
+    previous="cd" * 32,
+    restores=None,
+    created=1_800_000_000,
+    expires=1_800_600_000,
+    base_sha256=DIGEST,
+    adapter=FileEntry("ef" * 32, 1234),
+    tensors=(
+        ParameterSpec("größe.lora_A", "float32", (8, 16), "lora_A"),
+        ParameterSpec("scale", "float32", (), "other"),
+    ),
+    max_update_norm=2.5,
+    norm_action="clip",
+    max_staleness=2,
+    min_devices=3,
+    limits=Limits(1 << 20, 500),
+)
+HEAD = Head("birds", 12, ROUND.sha256, 1_800_000_000, 1_800_600_000)
+DELIVERY = Delivery("birds", 12, "pi-07", 3, DIGEST, 1234, signatures.HMAC).signed(SEED)
+
+
+@pytest.mark.parametrize("value", [ROUND, HEAD, DELIVERY, replace(ROUND, round=1, previous=None, max_update_norm=None)])
+def test_a_file_comes_back_as_it_was_written(value: Any) -> None:
+    """Reading gives an equal value, and writing that gives the same bytes."""
+    content = value.to_bytes()
+    assert type(value).from_bytes(content) == value
+    assert type(value).from_bytes(content).to_bytes() == content
+
+
+@pytest.mark.parametrize("value", [ROUND, HEAD, DELIVERY])
+def test_a_field_too_many_too_few_or_of_another_kind_is_refused(value: Any) -> None:
+    """Every field is needed, none is ignored, and no kind is taken for another."""
+    fields = json.loads(value.to_bytes())
+    wrong = [{**fields, "extra": 1}]
+    wrong += [{name: item for name, item in fields.items() if name != left_out} for left_out in fields]
+    wrong += [{**fields, name: item} for name in fields for item in ([], {}, True, -1, "\u0000", -1.5)]
+    for changed in wrong:
+        with pytest.raises(FleetError, match="hint"):
+            type(value).from_bytes(canonical.dumps(changed))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"round": 0},
+        {"round": 10**6},
+        {"round": 1},
+        {"previous": None},
+        {"campaign": "../birds"},
+        {"campaign": "Birds"},
+        {"max_update_norm": 0.0},
+        {"norm_action": "ignore"},
+        {"restores": 12},
+        {"restores": 0},
+        {"tensors": []},
+    ],
+)
+def test_a_round_that_makes_no_sense_is_refused(changes: dict[str, Any]) -> None:
+    """Numbers out of range, names that lead out of a folder, a chain without its link."""
+    content = canonical.dumps({**json.loads(ROUND.to_bytes()), **changes})
+    with pytest.raises(FleetError) as caught:
+        Round.from_bytes(content)
+    assert caught.value.reference == "bad-round"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\xff",
+        b"[]",
+        b"{" * 100_000,
+        b'{"a":1,"a":1}\n',
+        b'{"a":NaN}\n',
+        b'{"a":1e999}\n',
+        b'{"a":' + b"9" * 5000 + b"}\n",
+        b'{"a":9007199254740992}\n',
+        b'{"a":"\\ud800"}\n',
+        HEAD.to_bytes() + b"\n",
+        HEAD.to_bytes().rstrip(b"\n"),
+        b" " + HEAD.to_bytes(),
+        json.dumps(json.loads(HEAD.to_bytes())).encode(),
+    ],
+)
+def test_what_is_not_canonical_is_refused(content: bytes) -> None:
+    """A value has one form: no white space, no other order, no key twice, no number that a reader would round."""
+    for kind in (Head, Round, Delivery, HeadSignatures):
+        with pytest.raises(FleetError):
+            kind.from_bytes(content)
+
+
+@settings(deadline=None, database=None)
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers(-canonical.LARGEST, canonical.LARGEST) | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+        max_leaves=20,
+    )
+)
+def test_canonical_json_has_one_form(value: Any) -> None:
+    """Whatever is written is read back, and is written alike."""
+    try:
+        content = canonical.dumps(value)
+    except UnicodeEncodeError:  # half a surrogate pair is no text
+        return
+    assert canonical.loads_canonical(content) == value
+
+
+def test_every_byte_of_a_signed_file_counts() -> None:
+    """A change of any bit of a head or a sidecar is refused, by its form or by its signature."""
+    host = signatures.public_key(SEED)
+    head = HEAD.to_bytes()
+    signed = HeadSignatures({signatures.sha256(head): _signature(head)})
+    signed.check(head, host)
+    for place in range(len(head)):
+        with pytest.raises(FleetError):
+            signed.check(_flipped(head, place), host)
+    sidecar = DELIVERY.to_bytes()
+    for place in range(len(sidecar)):
+        with pytest.raises(FleetError):
+            Delivery.from_bytes(_flipped(sidecar, place)).check(signatures.HMAC, SEED)
+
+
+def _flipped(content: bytes, place: int) -> bytes:
+    return content[:place] + bytes([content[place] ^ 0x04]) + content[place + 1 :]
+
+
+def _signature(head: bytes) -> str:
+    return signatures.sign(signatures.HEAD, signatures.sha256(head), signatures.ED25519, SEED).hex()
+
+
+def test_the_signatures_file_serves_the_old_head_and_the_new_one() -> None:
+    """Whoever reads while the head is replaced finds the signature of the one it has."""
+    old, new = (replace(HEAD, round=number).to_bytes() for number in (12, 13))
+    both = HeadSignatures({signatures.sha256(head): _signature(head) for head in (old, new)})
+    for head in (old, new):
+        HeadSignatures.from_bytes(both.to_bytes()).check(head, signatures.public_key(SEED))
+    with pytest.raises(FleetError, match="not signed"):
+        both.check(replace(HEAD, round=14).to_bytes(), signatures.public_key(SEED))
+
+
+@pytest.mark.parametrize("algorithm", signatures.ALGORITHMS)
+def test_a_signature_is_good_for_its_purpose_its_key_and_its_algorithm(algorithm: str) -> None:
+    """That of an update is none of a head; nor is it one under another key, or by another algorithm."""
+    key = SEED if algorithm == signatures.HMAC else signatures.public_key(SEED)
+    signature = signatures.sign(signatures.UPDATE, DIGEST, algorithm, SEED)
+    assert signatures.is_signed(signatures.UPDATE, DIGEST, algorithm, key, signature)
+    assert not signatures.is_signed(signatures.HEAD, DIGEST, algorithm, key, signature)
+    assert not signatures.is_signed(signatures.UPDATE, "cd" * 32, algorithm, key, signature)
+    assert not signatures.is_signed(signatures.UPDATE, DIGEST, algorithm, bytes(32), signature)
+    delivery = replace(DELIVERY, algorithm=algorithm).signed(SEED)
+    delivery.check(algorithm, key)
+    (other,) = set(signatures.ALGORITHMS) - {algorithm}
+    with pytest.raises(FleetError, match="not signed"):
+        delivery.check(other, key)
+
+
+def test_a_device_without_the_library_checks_the_host_but_cannot_sign(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Verification falls back to plain Python; signing names the package and the way around it."""
+    host, signature = signatures.public_key(SEED), _signature(HEAD.to_bytes())
+    monkeypatch.setattr(signatures, "find_spec", lambda _: None)
+    signed = HeadSignatures({signatures.sha256(HEAD.to_bytes()): signature})
+    signed.check(HEAD.to_bytes(), host)
+    with pytest.raises(FleetError, match="not signed"):
+        signed.check(HEAD.to_bytes(), bytes(32))
+    with pytest.raises(FleetError, match="cryptography") as caught:
+        replace(DELIVERY, algorithm=signatures.ED25519).signed(SEED)
+    assert "hmac-sha256" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("name", ["a", "pi-07", "a_b", "x" * 64])
+def test_plain_names_are_names(name: str) -> None:
+    """Letters, digits, hyphens and underscores, up to 64."""
+    assert is_name(name)
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a\\b", "A", "a.b", "-a", "a-", "a\n", "ä", "x" * 65, "a\0"])
+def test_names_that_lead_elsewhere_are_no_names(name: str) -> None:
+    """Nothing that means a path, another case of the same file, or an option of a command."""
+    assert not is_name(name)
+
+
+def test_only_exact_names_are_those_of_rounds_and_updates() -> None:
+    """A folder or file with a name of its own is not taken for one."""
+    assert [number_of(name) for name in (folder(12), "r999999")] == [12, 999_999]
+    assert not any(
+        map(number_of, ("r000000", "r12", "r0000012", "r00001a", "r00000\u0661", "R000012", "r000012\n", ".."))
+    )
+    assert digest_of(f"{DIGEST}.safetensors") == DIGEST
+    for name in (f"{DIGEST}.SAFETENSORS", f"{DIGEST.upper()}.safetensors", f"../{DIGEST}.safetensors", DIGEST, ""):
+        assert digest_of(name) is None
+
+
+def test_random_changes_never_crash_a_reader() -> None:
+    """Two thousand changes of each file: refused, or read as what they then say; no other error."""
+    draw = random.Random(0)
+    for value in (ROUND, HEAD, DELIVERY):
+        for _ in range(2000):
+            content = bytearray(value.to_bytes())
+            for _ in range(draw.randrange(1, 4)):
+                place = draw.randrange(len(content))
+                content[place : place + draw.randrange(3)] = draw.choice(
+                    [b"", b'"', b"9", b"null", b"{", bytes([place % 256])]
+                )
+            try:
+                found = type(value).from_bytes(bytes(content))
+            except FleetError:
+                continue
+            assert found.to_bytes() == content
+
+
+def test_the_data_and_the_transport_need_numpy_alone() -> None:
+    """What reads, signs, fetches and keeps a round loads neither onnxruntime nor cryptography."""
+    code = """
+import sys
+import numpy
+before = {name.partition(".")[0] for name in sys.modules}
+from edgepeft_runtime.fleet import delivery, http_place, identity, places, rounds, signatures, slots
+signatures.is_signed("x", "y", signatures.HMAC, bytes(32), bytes(32))
+print(sorted({name.partition(".")[0] for name in sys.modules} - before - set(sys.stdlib_module_names)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True)
+    assert done.stdout == "['edgepeft_runtime']\n"

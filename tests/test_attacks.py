@@ -1,0 +1,189 @@
+"""Attacks on a fleet: each is carried out, refused with its code, and changes nothing; the page says so."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from edgepeft.sync import Ledger
+from edgepeft.sync.verification import Address, Verifier
+from edgepeft_runtime.bundle import Bundle
+from edgepeft_runtime.fleet import signatures
+from edgepeft_runtime.fleet.joining import join
+from edgepeft_runtime.fleet.rounds import HeadSignatures
+from edgepeft_runtime.update import read_update
+from tests.attacks import NAME, ON_DEVICE, ON_HOST, PAGE, Stage, joined, mutations, page, resealed, split
+from tests.fleet.fleets import NOW, code_of
+from tests.runtime.tiny_bundle import build
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Stage:
+    """Built once; each attack gets a copy."""
+    root = tmp_path_factory.mktemp("attacks")
+    return Stage.build(root / "stage", build(root / "bundle"))
+
+
+@pytest.fixture
+def stage(built: Stage, tmp_path: Path) -> Stage:
+    return built.copied(tmp_path / "stage")
+
+
+def _files(stage: Stage) -> dict[Path, bytes]:
+    """All files but those in quarantine and the ledger, which tells of refusals."""
+    root, host = stage.fleet.root, stage.fleet.host
+    found = (path for path in sorted(root.rglob("*")) if path.is_file() and not path.is_symlink())
+    kept = (path for path in found if host.quarantine not in path.parents and path != host.ledger)
+    return {path: path.read_bytes() if path.stat().st_size < 2**24 else b"" for path in kept}
+
+
+@pytest.mark.parametrize("name", ON_HOST)
+def test_the_host_refuses_it_and_nothing_changes(stage: Stage, name: str) -> None:
+    """Its code and no other, in quarantine with its reason; what was accepted stays, to the byte; no file appears."""
+    attack, before = ON_HOST[name], stage.kept()
+    attack.act(stage)
+    files = _files(stage)
+    found = stage.collect(attack.now)
+    assert {refused.code for refused in found.refused} == {attack.code}
+    assert found.accepted == () and found.already_there == 2
+    assert stage.kept() == before and len(before) == 2
+    assert _files(stage) == files
+    for refused in found.refused:
+        assert (refused.kept / "reason.json").exists()
+        assert stage.fleet.host.quarantine in refused.kept.parents
+        assert all(line.isprintable() for line in (refused.source, *refused.reason.splitlines()))
+
+
+@pytest.mark.parametrize("name", ON_DEVICE)
+def test_the_device_refuses_it_and_stays_where_it_is(stage: Stage, name: str) -> None:
+    """Its code, and the adapter in use is the one it was."""
+    attack, current = ON_DEVICE[name], stage.device.home.current()
+    attack.act(stage)
+    assert code_of(stage.device.join, attack.now) == attack.code
+    assert stage.device.home.current() == current
+
+
+def test_the_good_update_of_the_stage_is_good(stage: Stage) -> None:
+    """Were it not, every attack with it would be refused for no reason."""
+    stage.leave_signed(stage.good)
+    found = stage.collect()
+    assert [entry.device for entry in found.accepted] == [NAME]
+    assert (found.refused, len(stage.kept())) == ((), 3)
+
+
+def test_a_device_that_equivocated_is_blocked(stage: Stage) -> None:
+    """Nothing of it is taken any more, however good; what was accepted before stays."""
+    ON_HOST["equivocation"].act(stage)
+    stage.collect()
+    device = type(stage.device)(stage.fleet, type(stage.device.home)(stage.fleet.root / "devices" / "pi-1"))
+    device.deliver(device.train(seed=77))
+    assert "blocked-device" in {refused.code for refused in stage.collect().refused}
+    assert len(stage.kept()) == 2
+
+
+@pytest.mark.slow
+def test_random_changes_of_an_update_are_refused(stage: Stage, tmp_path: Path) -> None:
+    """Ten thousand changes, each signed by a registered device: the worst it could send."""
+    copy, codes = tmp_path / "copy", Counter[str]()
+    with Ledger(stage.fleet.host.ledger) as ledger:
+        verifier = Verifier(stage.fleet.host, ledger, NOW)
+        for content in mutations(stage.good, seed=0):
+            _write(copy, content)
+            codes[_judged(verifier, stage, copy, content)] += 1
+    assert codes[""] == 0, codes
+    assert {"bad-seal", "no-seal", "tensor-file-header", "truncated-tensor-file"} <= set(codes)
+
+
+@pytest.mark.slow
+def test_random_changes_behind_a_good_seal_do_no_harm(stage: Stage, tmp_path: Path) -> None:
+    """Ten thousand changes of the header with a seal that fits: refused, or the tensors are what they were."""
+    copy, codes = tmp_path / "copy", Counter[str]()
+    original, (header, data) = read_update(stage.update).parameters, split(stage.good)
+    with Ledger(stage.fleet.host.ledger) as ledger:
+        verifier = Verifier(stage.fleet.host, ledger, NOW)
+        for changed in mutations(header, seed=1):
+            content = resealed(joined(changed, data))
+            _write(copy, content)
+            code = _judged(verifier, stage, copy, content)
+            codes[code] += 1
+            if code == "":
+                found = read_update(copy).parameters
+                assert {name: array.tobytes() for name, array in found.items()} == {
+                    name: array.tobytes() for name, array in original.items()
+                }
+    assert codes["bad-seal"] < sum(codes.values()) / 2, codes
+    assert {"not-an-update", "tensor-file-header", "wrong-tensors", "foreign-update"} <= set(codes)
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.unlink(missing_ok=True)  # some file systems flush a file that is written over
+    path.write_bytes(content)
+
+
+def _judged(verifier: Verifier, stage: Stage, copy: Path, content: bytes) -> str:
+    """The code an update is refused with, ``""`` if it is not; any other error is a failure."""
+    digest = signatures.sha256(content)
+    sidecar = stage.delivery(content).to_bytes()
+    return code_of(verifier.judge, Address(3, NAME, digest), digest, copy, sidecar)
+
+
+def test_random_changes_of_a_sidecar_are_refused(stage: Stage) -> None:
+    """Ten thousand changes beside a good update."""
+    sidecar, codes = stage.delivery(stage.good).to_bytes(), Counter[str]()
+    digest = signatures.sha256(stage.good)
+    with Ledger(stage.fleet.host.ledger) as ledger:
+        verifier = Verifier(stage.fleet.host, ledger, NOW)
+        for content in mutations(sidecar, seed=2):
+            codes[code_of(verifier.judge, Address(3, NAME, digest), digest, stage.update, content)] += 1
+    assert set(codes) <= {"bad-sidecar", "bad-signature", "unknown-device"}, codes
+
+
+class _Memory:
+    """A place whose files are in memory."""
+
+    def __init__(self, root: Path) -> None:
+        names = ("HEAD.json", "HEAD.sig", "r000004/round.json", "r000004/adapter.safetensors")
+        self.files = {name: (root / name).read_bytes() for name in names}
+
+    def read(self, name: str, most: int) -> bytes | None:
+        return self.files[name][:most] if name in self.files else None
+
+    def fetch(self, name: str, into: Path, size: int) -> None:
+        into.write_bytes(self.files[name][:size])
+
+    def put(self, name: str, content: bytes) -> None:
+        raise AssertionError(name, content)
+
+
+@pytest.mark.slow
+def test_random_changes_of_a_round_are_refused(stage: Stage) -> None:
+    """Ten thousand changes of the three files that lead to an adapter; then the device joins the whole round."""
+    stage.fleet.publish(seed=4)
+    _drop_the_old_signature(stage.fleet.place / "HEAD.sig")
+    place, bundle, home = _Memory(stage.fleet.place), Bundle.open(stage.fleet.bundle), stage.device.home
+    trusted, codes = home.trusted(), Counter[str]()
+    whole = dict(place.files)
+    names = ("HEAD.json", "HEAD.sig", "r000004/round.json")
+    changes = [mutations(whole[name], seed, 3334) for seed, name in enumerate(names)]
+    for name, changed in zip(names, changes, strict=True):
+        for content in changed:
+            place.files = {**whole, name: content}
+            codes[code_of(join, place, bundle, home, now=NOW)] += 1
+    assert set(codes) <= {"bad-signature", "wrong-hash"}, codes
+    assert home.trusted() == trusted
+    place.files = whole
+    assert join(place, bundle, home, now=NOW).switched
+
+
+def _drop_the_old_signature(path: Path) -> None:
+    """A change of the signature of the head before would do no harm, and is rightly not noticed."""
+    digest = signatures.sha256(path.with_name("HEAD.json").read_bytes())
+    signed = HeadSignatures.from_bytes(path.read_bytes()).by_sha256
+    path.write_bytes(HeadSignatures({digest: signed[digest]}).to_bytes())
+
+
+def test_the_page_is_current() -> None:
+    """``python -m tests.attacks`` has nothing to change."""
+    assert PAGE.read_text("utf-8") == page()
