@@ -18,6 +18,7 @@ demo: .venv/.demo .venv-device/.done
 	$(HOST)/python examples/shifted_digits.py --device-python $(DEVICE)/python
 	$(HOST)/python examples/quantized_onnx.py --device-python $(DEVICE)/python
 	$(HOST)/python examples/answer_style.py --device-python $(DEVICE)/python
+	$(HOST)/python examples/fleet.py --device-python $(DEVICE)/python
 
 test: $(ENVIRONMENTS) lint
 	$(HOST)/python -m pytest

@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from edgepeft.aggregation import Aggregate, aggregate
     from edgepeft.compress import Pruning
     from edgepeft.memory_budget import MemoryBudget
     from edgepeft.merging import merge
@@ -41,6 +42,7 @@ __version__ = "0.1.0"
 # A device installs this package without torch: each name is imported when it is first asked for.
 _METHODS = "Adapter BitFit Dora Freeze Full Head IA3 Lora Norm PTuning Prefix Prompt Pruned RsLora Shared Sift Vera"
 _HOMES = {
+    "edgepeft.aggregation": "Aggregate aggregate",
     "edgepeft.compress": "Pruning",
     "edgepeft.memory_budget": "MemoryBudget",
     "edgepeft.merging": "merge",
@@ -58,6 +60,7 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split
 __all__ = [
     "IA3",
     "Adapter",
+    "Aggregate",
     "BitFit",
     "Diagnosis",
     "Dora",
@@ -80,6 +83,7 @@ __all__ = [
     "Sift",
     "Source",
     "Vera",
+    "aggregate",
     "doctor",
     "export_ort_training",
     "load_source",

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import machine
+from benchmarks import fleet, machine
 from benchmarks.accuracy import torch_side
 from benchmarks.accuracy.device_side import main as run_on_device
 from benchmarks.accuracy.plan import CLIP, Plan, cut
@@ -28,6 +28,7 @@ from benchmarks.turns import Running, start, take_turns
 from benchmarks.variants import SETTINGS, prepare_variant
 from edgepeft.methods import attach
 from edgepeft_export.optimizers import AdamW
+from edgepeft_runtime.bundle import Bundle
 
 PLAN = Plan(epochs=2, rows=4, learning_rate=1e-2, warmup=2)
 
@@ -205,3 +206,16 @@ def test_the_accuracy_table_compares_seed_by_seed_and_keeps_failures() -> None:
     assert rows["int4"]["points"] == -5.0
     assert rows["int4"]["met"] is False
     assert "no heads" in text(list(rows.values()))
+
+
+def test_a_fleet_is_measured_and_reckoned_up(prepared: Path, tmp_path: Path) -> None:
+    """Simulated updates of the tiny case are all aggregated, by every rule, and a day's million is worked out of it."""
+    bundle = Bundle.open(prepared / "fp32")
+    size = fleet.simulate(bundle, tmp_path / "updates", 12)
+    assert size > 1000
+    for rule in fleet.RULES:
+        row = fleet.measured(rule, bundle.path, tmp_path / "updates", 12)
+        assert (row["updates"], row["peak MB"] > 10) == (12, True)
+    lines = fleet.arithmetic({"CPU ms per update": 4.0, "updates": 10_000, "peak MB": 120.0}, 300_000)
+    assert "11.6 updates and 3.5 MB per second, 300 GB a day" in lines[1]
+    assert "4.0 ms of a core each: 5 % of one core's day" in lines[2]

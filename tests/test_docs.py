@@ -1,4 +1,4 @@
-"""What the README shows is true: its Python runs, and its commands and options are there."""
+"""What the README and the page on rounds show is true: Python runs, and commands and options are there."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import pytest
 from edgepeft.cli.app import app
 
 README = Path(__file__).parent.parent / "README.md"
+ROUNDS = README.parent / "docs" / "AGGREGATION.md"
 
 
-def _blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README.read_text("utf-8"), flags=re.S)
+def _blocks(language: str, page: Path = README) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text("utf-8"), flags=re.S)
 
 
 def test_the_readmes_python_runs_from_top_to_bottom(
@@ -31,11 +32,12 @@ def test_the_readmes_python_runs_from_top_to_bottom(
     assert [value.name for value in session.get_inputs()] == ["input"]
 
 
-def test_the_readmes_commands_and_options_exist() -> None:
+@pytest.mark.parametrize(("page", "least"), [(README, 7), (ROUNDS, 5)], ids=lambda value: getattr(value, "name", None))
+def test_the_commands_and_options_that_are_shown_exist(page: Path, least: int) -> None:
     """Every option shown behind ``edgepeft COMMAND`` is one of that command's."""
-    shown = [line.partition("#")[0] for block in _blocks("sh") for line in block.splitlines()]
+    shown = [line.partition("#")[0] for block in _blocks("sh", page) for line in block.splitlines()]
     lines = [line for line in shown if line.startswith("edgepeft ")]
-    assert len(lines) >= 7
+    assert len(lines) >= least
     for line in lines:
         _, name, *arguments = line.split()
         command = app.get_command(None, name)

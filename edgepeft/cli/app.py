@@ -35,6 +35,7 @@ _COMMANDS = {
     "pull": "Fetch and verify updates.",
     "status": "Show what a fleet has published and received.",
     "rollback": "Publish an earlier round's adapter again.",
+    "aggregate": "Make one adapter of many updates.",
     "merge": "Put an update back into a model.",
 }
 """In the order of their use; each is ``command`` in the module of its name, imported when it is called."""
@@ -47,6 +48,7 @@ _EXTRAS = {
     "uvicorn": "serve",
     "tokenizers": "text",
     "PIL": "images",
+    "dp_accounting": "dp",
     **dict.fromkeys(("torch", "onnx", "onnx_ir", "onnxscript", "peft", "transformers", "safetensors"), "host"),
 }
 

@@ -18,10 +18,12 @@ if TYPE_CHECKING:
     from edgepeft_runtime.records import Progress
 
 
-def check_options(home: Path | None, state: Path | None) -> None:
+def check_options(home: Path | None, state: Path | None, adapter: Path | None) -> None:
     """Either ``--home`` or ``--state`` must be there, or both; raises ``click.UsageError``."""
     if home is None and state is None:
         raise click.UsageError("Give --state, or --home on a device of a fleet.")
+    if home is not None and adapter is not None:
+        raise click.UsageError("Give either --adapter or --home, which has an adapter of its own.")
 
 
 @dataclass(frozen=True)
@@ -41,10 +43,10 @@ class Part:
     round: Round | None = None
 
     @classmethod
-    def of(cls, home: Path | None, state: Path | None) -> Part:
-        """Of the options ``--home`` and ``--state``; counts a start in the home, so call it when training begins."""
+    def of(cls, home: Path | None, state: Path | None, adapter: Path | None) -> Part:
+        """Of the options of these names; counts a start in the home, so call it when training begins."""
         if home is None:
-            return cls(state or Path())
+            return cls(state or Path(), adapter)
         from edgepeft_runtime.fleet.slots import DeviceHome
 
         device = DeviceHome(home)

@@ -14,7 +14,15 @@ import click
 
 from edgepeft.cli.fleet import Part, check_options
 from edgepeft.cli.limits import UNFINISHED, Teller, Terminated, limit_options, limits, terminable
-from edgepeft.cli.options import PATH, bundle_argument, data_options, engine_option, run_options, template_option
+from edgepeft.cli.options import (
+    PATH,
+    adapter_of,
+    bundle_argument,
+    data_options,
+    engine_option,
+    run_options,
+    template_option,
+)
 from edgepeft.cli.progress import Counter
 from edgepeft.cli.show import number, percent, size
 from edgepeft_runtime.errors import UpdateError
@@ -39,6 +47,7 @@ def _warmup(_context: click.Context, _option: click.Parameter, text: str) -> int
 @bundle_argument
 @data_options
 @template_option
+@click.option("--adapter", type=PATH, help="Start from this instead: the adapter of a later round.")
 @click.option("--state", type=PATH, help="Directory the run is kept in; if it holds one, that goes on.")
 @click.option(
     "--home", type=PATH, help="Train from the round that `edgepeft join` has brought here, within its limits."
@@ -89,6 +98,7 @@ def _train(
     text_column: str,
     label_column: str,
     template: str | None,
+    adapter: Path | None,
     state: Path | None,
     home: Path | None,
     update: Path,
@@ -107,12 +117,13 @@ def _train(
     from edgepeft_runtime.trainer import Trainer
 
     _check_writable(update)
-    check_options(home, state)
+    check_options(home, state, adapter)
     device = limits(max_minutes, max_temperature, idle_only)
     opened = Bundle.open(bundle)
     read = partial(load, bundle=opened, text_column=text_column, label_column=label_column, template=template)
     train, held_out = _data(read, data, validate, seed)
-    part = Part.of(home, state)
+    adapter_of(adapter, opened)  # an update of another base is refused by name
+    part = Part.of(home, state, adapter)
     opening = partial(Trainer.open, opened, seed=seed, threads=threads, engine=engine)
     with part.judged(), opening(state=part.state, adapter=part.adapter) as trainer:
         start = time.monotonic()

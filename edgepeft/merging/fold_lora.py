@@ -7,7 +7,7 @@ kernel. What looks different stays as it is, which is right too, only slower.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,21 +41,31 @@ class _Pair:
     delta: Matrix
 
 
-def fold_lora(model: ir.Model, trained: Collection[ir.Value]) -> int:
+def fold_lora(
+    model: ir.Model,
+    trained: Collection[ir.Value],
+    read: Callable[[ir.Value], Product | None] = product,
+    put: Callable[[ir.Graph, Product, Matrix], None] | None = None,
+    spare_masks: bool = True,
+) -> int:
     """Fold every LoRA branch into the weight beside it, in place.
 
     Args:
         model: an inference graph whose trained tensors are initializers.
         trained: these initializers; only branches whose two matrices are among them are folded.
+        read: which products are folded into.
+        put: gives such a product another factor; ``None``: by replacing its float weight.
+        spare_masks: leave weights with many zeros alone.
 
     Returns:
         The number of branches folded.
     """
     folded = 0
     for node in list(model.graph):
-        pair = _pair(node, trained)
-        if pair is not None:
-            _fold(model.graph, pair)
+        pair = _pair(node, trained, read)
+        if pair is not None and not (spare_masks and _is_masked(pair.base)):
+            (put or _put)(model.graph, pair.base, pair.base.matrix() + pair.delta)
+            _take_place(pair.base_output, pair.total)
             folded += 1
     common.RemoveUnusedNodesPass()(model)
     return folded
@@ -70,17 +80,17 @@ class _Branch:
     delta: Matrix
 
 
-def _pair(node: ir.Node, trained: Collection[ir.Value]) -> _Pair | None:
+def _pair(node: ir.Node, trained: Collection[ir.Value], read: Callable[[ir.Value], Product | None]) -> _Pair | None:
     if node.op_type != "Add":
         return None
     left, right = node.inputs
     for base_output, branch_output in ((left, right), (right, left)):
         if base_output is None or branch_output is None:
             return None
-        base, branch = base_product(base_output), _branch(branch_output, trained)
+        base, branch = base_product(base_output, read), _branch(branch_output, trained)
         if base is None or branch is None or base.weight in trained:
             continue
-        if _beside(base, branch) and base.matrix().shape == branch.delta.shape and not _is_masked(base):
+        if _beside(base, branch) and base.matrix().shape == branch.delta.shape:
             return _Pair(base, base_output, node.outputs[0], branch.delta)
     return None
 
@@ -130,15 +140,14 @@ def new_initializer(graph: ir.Graph, stem: str, array: NDArray[Any]) -> ir.Value
     return value
 
 
-def _fold(graph: ir.Graph, pair: _Pair) -> None:
-    weight, node = pair.base.weight, pair.base.node
+def _put(graph: ir.Graph, base: Product, matrix: Matrix) -> None:
+    weight, node = base.weight, base.node
     assert weight.const_value is not None
-    array = pair.base.stored(pair.base.matrix() + pair.delta).astype(weight.const_value.numpy().dtype)
+    array = base.stored(matrix).astype(weight.const_value.numpy().dtype)
     if len(weight.uses()) > 1:  # tied weights: the others keep the old value
         node.replace_input_with(1, new_initializer(graph, f"{weight.name}.folded", array))
     else:
         weight.const_value = ir.tensor(np.ascontiguousarray(array), name=weight.name)
-    _take_place(pair.base_output, pair.total)
 
 
 def _take_place(value: ir.Value, total: ir.Value) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,10 +69,10 @@ def product(value: ir.Value) -> Product | None:
     return Product(node, weight)
 
 
-def base_product(value: ir.Value) -> Product | None:
+def base_product(value: ir.Value, read: Callable[[ir.Value], Product | None] = product) -> Product | None:
     """The product behind ``value``: perhaps with a constant bias, perhaps reshaped; nothing else may read it."""
     while value.producer() is not None and len(value.uses()) == 1 and not value.is_graph_output():
-        found = product(value)
+        found = read(value)
         if found is not None:
             return found
         before = _without_bias(value) or _reshaped(value)

@@ -15,7 +15,7 @@ class MergeError(EdgepeftError):
     """An update that cannot become what was asked for."""
 
 
-_SUFFIXES = {"torch": (".pt", ".pth", ".safetensors"), "onnx": (".onnx",)}
+_SUFFIXES = {"torch": (".pt", ".pth", ".safetensors"), "onnx": (".onnx",), "onnx-adapter": (".onnx_adapter",)}
 _PEFT_CONFIG = "adapter_config.json"
 
 

@@ -1,6 +1,6 @@
 """A model for inference of its own: the trained tensors bound, LoRA pairs folded, frozen weights taken in.
 
-A pair beside a packed weight stays beside it: folding would mean to round the weight again.
+A pair beside a packed weight stays beside it, unless the weight is to be unpacked, or rounded again.
 """
 
 from __future__ import annotations
@@ -26,6 +26,20 @@ def write(bundle: Bundle, parameters: Mapping[str, Array], out: Path) -> str:
     """Write ``out`` (and ``<out>.data`` where the weights are too large for one file); returns what was done."""
     model = ir.load(bundle.file("infer.onnx"))
     folded = merged(model, parameters)
+    save(model, out)
+    return described(model, folded)
+
+
+def described(model: ir.Model, folded: int) -> str:
+    """What a merged model is, in a phrase."""
+    size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
+    beside = sum("lora_A" in str(name) for name in model.graph.initializers)
+    kept = f", {beside} kept beside packed ones" if beside else ""
+    return f"{folded} LoRA pairs folded into their weights{kept}, {size / 1e6:.1f} MB of weights"
+
+
+def save(model: ir.Model, out: Path) -> None:
+    """Write a model whose tensors are all in memory, whole or not at all."""
     size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
     data = out.with_name(f"{out.name}.data")
     with staging(out) as folder:
@@ -37,9 +51,6 @@ def write(bundle: Bundle, parameters: Mapping[str, Array], out: Path) -> str:
         else:
             data.unlink(missing_ok=True)  # of an earlier, larger model under this name
         publish(staged, out)
-    beside = sum("lora_A" in str(name) for name in model.graph.initializers)
-    kept = f", {beside} kept beside packed ones" if beside else ""
-    return f"{folded} LoRA pairs folded into their weights{kept}, {size / 1e6:.1f} MB of weights"
 
 
 def merged(model: ir.Model, parameters: Mapping[str, Array]) -> int:
@@ -55,8 +66,19 @@ def merged(model: ir.Model, parameters: Mapping[str, Array]) -> int:
 def bind(graph: ir.Graph, parameters: Mapping[str, Array]) -> set[ir.Value]:
     """Turn the graph inputs named in ``parameters`` into initializers; returns them."""
     found = [value for value in graph.inputs if value.name in parameters]
+    if any(value.shape != parameters[str(value.name)].shape for value in found):
+        _forget_shapes(graph)  # of a stack, whose pairs are of a higher rank
     for value in found:
         graph.inputs.remove(value)
         value.const_value = ir.tensor(parameters[str(value.name)], name=value.name)
+        value.shape = ir.Shape(parameters[str(value.name)].shape)
         graph.register_initializer(value)
     return set(found)
+
+
+def _forget_shapes(graph: ir.Graph) -> None:
+    """Ensures that nothing between inputs and outputs claims a shape; onnxruntime infers them anew."""
+    for node in graph:
+        for value in node.outputs:
+            if not value.is_graph_output():
+                value.shape = None

@@ -12,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from edgepeft.merging.bake_prompt import KEY as PROMPT
 from edgepeft.merging.bake_prompt import baked_prompt, is_prompt, split_prompt
+from edgepeft.merging.stacked_ranks import stacked_ranks
 from edgepeft.merging.target import MergeError, publish, staging
 from edgepeft.merging.to_shira import shira
 from edgepeft_runtime.bundle import Bundle
@@ -51,7 +52,7 @@ def _adapter(bundle: Bundle, parameters: Mapping[str, Array]) -> tuple[dict[str,
         )
     tensors = {keys[name]: np.ascontiguousarray(array) for name, array in parameters.items()}
     tied = {key: tensors[keys[name]].copy() for key, name in recipe.get("tied", {}).items()}
-    return config, {**prompt, **tensors, **tied}
+    return {**config, **stacked_ranks(bundle.manifest, parameters)}, {**prompt, **tensors, **tied}
 
 
 def _recipe(bundle: Bundle) -> dict[str, Any]:

@@ -194,11 +194,15 @@ def _frozen(entry: spec.FrozenSpec, packed: Packed | None) -> spec.FrozenSpec:
     return entry if packed is None else replace(entry, elements=packed.elements)
 
 
+_LORA = {"lora_A": "lora_A", "lora_B": "lora_B", "lora_embedding_A": "lora_A", "lora_embedding_B": "lora_B"}
+"""What names of pairs hold, and the role of such a parameter."""
+
+
 def role_of(name: str) -> str:
     """What a parameter does, as far as its name tells."""
-    for mark in ("lora_A", "lora_B"):
+    for mark, role in _LORA.items():
         if mark in name:
-            return mark
+            return role
     if "modules_to_save" in name:
         return "head"
     if "norm" in name.lower() or ".ln_" in name:

@@ -20,7 +20,7 @@ from tests.host.bundles import Trained
 def test_the_whole_way_from_data_to_merged_models(
     edgepeft: Command, text: Trained, reviews: Path, tmp_path: Path
 ) -> None:
-    """Train on texts, see that it helped, pull the update, merge it three ways."""
+    """Train on texts, see that it helped, pull the update, merge it four ways."""
     update, collected = tmp_path / "device" / "update.safetensors", tmp_path / "collected"
     update.parent.mkdir()
     train = ["train", text.bundle, "--data", reviews, "--state", tmp_path / "state", "--update", update]
@@ -39,7 +39,12 @@ def test_the_whole_way_from_data_to_merged_models(
     pulled = edgepeft("pull", update.parent, "--into", collected, "--bundle", text.bundle)
     assert (pulled.code, pulled.out.splitlines()[-1]) == (0, "1 accepted, 0 already there, 0 refused")
     (kept,) = collected.iterdir()
-    for to, name in (("peft", "adapter"), ("torch", "state.pt"), ("onnx", "model.onnx")):
+    for to, name in (
+        ("peft", "adapter"),
+        ("onnx-adapter", "a.onnx_adapter"),
+        ("torch", "state.pt"),
+        ("onnx", "m.onnx"),
+    ):
         merged = edgepeft("merge", text.bundle, kept, "--to", to, "--out", tmp_path / name)
         assert merged.code == 0
         assert (tmp_path / name).exists()
@@ -210,6 +215,8 @@ def write_onnx(path: Path, op: str, shape: list[int]) -> Path:
         (["train", "b", "--data", "d", "--state", "s", "--update", "u", "--warmup", "long"], "'long' is no number"),
         (["predict", "b", "--data", "d", "--out", "answers.txt"], "must end in .jsonl or .npz"),
         (["merge", "b", "u", "--to", "gguf", "--out", "o"], "gguf"),
+        (["merge", "b", "u", "--to", "onnx", "--out", "o.onnx", "--data", "d"], "--unpack or --requantize"),
+        (["aggregate", "d", "--bundle", "b", "--out", "o.safetensors", "--gate"], "--gate needs --data"),
         (["pull", "--into", "d"], "PLACE"),
         (["fly"], "No such command 'fly'"),
     ],

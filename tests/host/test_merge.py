@@ -17,14 +17,16 @@ import pytest
 import torch
 
 import edgepeft
+from edgepeft.aggregation.stacked import read_stack, write_stack
 from edgepeft.merging import MergeError, merge, to_onnx
 from edgepeft_export.forward import from_torch
 from edgepeft_runtime import Trainer
 from edgepeft_runtime.bundle import Bundle
-from edgepeft_runtime.errors import UpdateError
+from edgepeft_runtime.errors import EdgepeftError, UpdateError
 from edgepeft_runtime.tensorfile import read_tensors
 from edgepeft_runtime.update import read_update, write_update
 from tests.host.bundles import Trained, convolutions, predictions
+from tests.host.fleet import drifted, send
 
 IDS = np.array([[4, 5, 6, 7, 8], [9, 10, 11, 0, 0], [5, 5, 12, 13, 14]])
 TEXT = {"input_ids": IDS, "attention_mask": (IDS > 0).astype(np.int64)}
@@ -214,3 +216,145 @@ def test_targets_are_not_overwritten_unasked(text: Trained, tmp_path: Path) -> N
             merge(text.bundle, text.update, to=to, out=target, overwrite=True)
     assert read_tensors(precious / "adapter.safetensors").tensors
     assert sorted(os.listdir(tmp_path)) == ["adapter", "precious"]
+
+
+# Aggregates
+
+
+@pytest.fixture(scope="module")
+def fleet(text: Trained, tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundle, list[Path]]:
+    """Three devices of the text bundle, some way apart."""
+    bundle = Bundle.open(text.bundle)
+    return bundle, send(bundle, drifted(bundle, 3, 0.2), tmp_path_factory.mktemp("fleet"))
+
+
+def test_an_aggregate_becomes_whatever_an_update_becomes(
+    text: Trained, fleet: tuple[Bundle, list[Path]], tmp_path: Path
+) -> None:
+    """PEFT, torch and ONNX of a mean give what a device that loads it gives."""
+    bundle, paths = fleet
+    mean = edgepeft.aggregate(bundle, paths).save(tmp_path / "mean.safetensors")
+    expected = predictions(Trained(text.bundle, mean, None), TEXT)
+    assert (
+        np.abs(peft_logits(text, edgepeft.merge(bundle, mean, to="peft", out=tmp_path / "p")) - expected).max() < 1e-4
+    )
+    assert np.abs(run(merge(bundle, mean, to="onnx", out=tmp_path / "m.onnx"), TEXT) - expected).max() < 1e-4
+    state = torch.load(merge(bundle, mean, to="torch", out=tmp_path / "m.pt"), weights_only=True)
+    assert {name: array.numpy().tobytes() for name, array in state.items()} == {
+        name: array.tobytes() for name, array in read_update(mean).parameters.items()
+    }
+
+
+def peft_logits(text: Trained, adapter: Path) -> np.ndarray:
+    from peft import PeftModel
+    from transformers import AutoModelForSequenceClassification
+
+    model = PeftModel.from_pretrained(AutoModelForSequenceClassification.from_pretrained(text.model), adapter).eval()
+    with torch.no_grad():
+        return model(**{name: torch.from_numpy(array) for name, array in TEXT.items()}).logits.numpy()
+
+
+def test_a_stack_becomes_one_adapter_of_all_ranks(
+    text: Trained, fleet: tuple[Bundle, list[Path]], tmp_path: Path
+) -> None:
+    """In PEFT and in ONNX the weights carry the mean of the devices' products; torch has no room for it."""
+    bundle, paths = fleet
+    stack = edgepeft.aggregate(bundle, paths, rule="stack").save(tmp_path / "stack.safetensors")
+    adapter = edgepeft.merge(bundle, stack, to="peft", out=tmp_path / "adapter")
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    assert (config["r"], config["lora_alpha"]) == (12, 24)
+    said: list[str] = []
+    merged = merge(bundle, stack, to="onnx", out=tmp_path / "m.onnx", announce=said.append)
+    assert said[0].startswith("4 LoRA pairs folded")
+    assert np.abs(run(merged, TEXT) - peft_logits(text, adapter)).max() < 1e-4
+    products = [device_products(read_update(path).parameters) for path in paths]
+    for name, product in device_products(read_stack(stack, bundle)).items():
+        assert np.allclose(product, np.mean([own[name] for own in products], axis=0), atol=1e-6)
+    with pytest.raises(MergeError) as caught:
+        merge(bundle, stack, to="torch", out=tmp_path / "m.pt")
+    assert caught.value.reference == "stack-does-not-fit"
+    with pytest.raises(EdgepeftError):
+        Trainer.open(bundle, adapter=stack)
+
+
+def device_products(parameters: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    halves = [name for name in parameters if "lora_A" in name]
+    return {name: parameters[name.replace("lora_A", "lora_B")].astype(np.float64) @ parameters[name] for name in halves}
+
+
+def test_a_foreign_or_damaged_stack_is_refused(
+    fleet: tuple[Bundle, list[Path]], images: Trained, tmp_path: Path
+) -> None:
+    """By its base, by the shapes of what is not a pair, and by its seal."""
+    bundle, paths = fleet
+    found = edgepeft.aggregate(bundle, paths, rule="stack")
+    stack = found.save(tmp_path / "stack.safetensors")
+    with pytest.raises(UpdateError, match="another base"):
+        merge(images.bundle, stack, to="onnx", out=tmp_path / "m.onnx")
+    name = next(name for name in found.parameters if "lora_B" in name)
+    write_stack(stack, {**found.parameters, name: found.parameters[name][:, :-1]}, bundle)
+    with pytest.raises(UpdateError, match="does not fit"):
+        merge(bundle, stack, to="onnx", out=tmp_path / "m.onnx")
+    stack.write_bytes(stack.read_bytes()[:-4])
+    with pytest.raises(UpdateError, match="damaged"):
+        merge(bundle, stack, to="onnx", out=tmp_path / "m.onnx")
+
+
+def test_an_update_of_a_later_round_merges_with_what_it_started_from(text: Trained, tmp_path: Path) -> None:
+    """Without the round's adapter it is stale, with it it is not."""
+    with Trainer.open(text.bundle, adapter=text.update) as trainer:
+        update = trainer.save_update(tmp_path / "update.safetensors")
+    with pytest.raises(UpdateError, match="another round"):
+        merge(text.bundle, update, to="onnx", out=tmp_path / "m.onnx")
+    merge(text.bundle, update, to="onnx", out=tmp_path / "m.onnx", adapter=text.update)
+    assert np.abs(run(tmp_path / "m.onnx", TEXT) - predictions(text, TEXT)).max() < 1e-4
+
+
+# Adapters for a loaded graph
+
+
+def on_call(graph: Path, adapter: Path, inputs: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """What a stock session says without and with an adapter."""
+    loaded, options = onnxruntime.LoraAdapter(), onnxruntime.RunOptions()
+    loaded.Load(str(adapter))
+    options.add_active_adapter(loaded)
+    session = onnxruntime.InferenceSession(graph)
+    return tuple(np.asarray(session.run(None, inputs, run)[0]) for run in (None, options))  # type: ignore[return-value]
+
+
+def test_onnxruntime_puts_an_adapter_on_a_loaded_graph(
+    text: Trained, images: Trained, regression: Trained, tmp_path: Path
+) -> None:
+    """LoRA and heads, convolutions, a whole layer: without the adapter the base's outputs, with it the device's."""
+    for name, trained, inputs in (
+        ("text", text, TEXT),
+        ("images", images, PIXELS),
+        ("regression", regression, {"input": np.ones((2, 3), np.float32)}),
+    ):
+        out, base = tmp_path / f"{name}.onnx_adapter", tmp_path / f"{name}.onnx"
+        merge(trained.bundle, trained.update, to="onnx-adapter", out=out, base=base)
+        plain, adapted = on_call(base, out, inputs)
+        with Trainer.open(trained.bundle) as trainer:
+            assert np.abs(plain - next(iter(trainer.predict(inputs).values()))).max() < 1e-5
+        assert np.abs(adapted - predictions(trained, inputs)).max() < 1e-5
+        assert np.abs(adapted - plain).max() > 1e-3
+
+
+def test_an_adapter_names_the_base_it_fits(text: Trained, images: Trained, tmp_path: Path) -> None:
+    """Its model version is the beginning of the base's hash; the options belong to their format."""
+    found = []
+    for name, trained in (("text", text), ("images", images)):
+        out = merge(trained.bundle, trained.update, to="onnx-adapter", out=tmp_path / f"{name}.onnx_adapter")
+        found.append(onnxruntime.AdapterFormat.read_adapter(str(out)).get_model_version())
+    assert found == [int(Bundle.open(trained.bundle).base_sha256[:7], 16) for trained in (text, images)]
+    with pytest.raises(MergeError, match="onnx-adapter"):
+        merge(text.bundle, text.update, to="onnx", out=tmp_path / "m.onnx", base=tmp_path / "b.onnx")
+    with pytest.raises(MergeError, match="suffix"):
+        merge(text.bundle, text.update, to="onnx-adapter", out=tmp_path / "m.bin")
+
+
+def test_infer_onnx_itself_needs_what_the_adapter_brings(text: Trained, tmp_path: Path) -> None:
+    """Python's run looks for required inputs before adapters: that is why there is a base with defaults."""
+    out = merge(text.bundle, text.update, to="onnx-adapter", out=tmp_path / "a.onnx_adapter")
+    with pytest.raises(ValueError, match="Required inputs"):
+        on_call(text.bundle / "infer.onnx", out, TEXT)

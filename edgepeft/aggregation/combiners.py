@@ -1,0 +1,217 @@
+"""Sums that updates are added to one after another: what they hold does not grow with the number of updates.
+
+Sums are weighted and divided by the sum of weights at the end, so one pass over the updates is enough; one update
+alone, at weight 1, comes back to the bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from edgepeft.aggregation.incoming import Contribution, Start
+from edgepeft.aggregation.pairs import Factors, Floats, Pair
+from edgepeft.aggregation.products import ProductSum
+from edgepeft.aggregation.report import SparseUnion
+from edgepeft.aggregation.sparse import EMPTY, Sparse, add_sparse, largest
+from edgepeft_runtime.manifest import SparseSpec
+
+
+@dataclass
+class Result:
+    """What combiners make: float64 tensors by name, squared errors and changes of pairs, and facts for the report."""
+
+    tensors: dict[str, Floats] = field(default_factory=dict)
+    places: dict[str, np.ndarray] = field(default_factory=dict)
+    errors: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """By layer: the norm of what was lost, and of the exact change."""
+    sparse: dict[str, SparseUnion] = field(default_factory=dict)
+
+
+class Combiner(Protocol):
+    """Takes in contributions; gives its part of the result."""
+
+    def add(self, item: Contribution) -> None:
+        """Take in the next one."""
+
+    def finish(self, total: float, result: Result) -> None:
+        """Put in what came of them; ``total`` is the sum of their weights."""
+
+
+class Mean:
+    """The weighted mean of tensors: exact for what enters the model linearly."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._names = tuple(names)
+        self.sums: dict[str, Floats] = {}
+
+    def add(self, item: Contribution) -> None:
+        for name in self._names:
+            term = item.taken.weight * item.values.whole[name]
+            self.sums[name] = self.sums[name] + term if name in self.sums else term
+
+    def finish(self, total: float, result: Result) -> None:
+        result.tensors |= {name: array / total for name, array in self.sums.items()}
+
+
+class PairMean:
+    """``fedavg``: A and B averaged, each by itself.
+
+    That is not the mean of the products: what is missing is exactly ``Σ pᵢ (Bᵢ - mean B)(Aᵢ - mean A)``, which is
+    measured here. The differences are taken from the common start, so that nothing cancels.
+    """
+
+    def __init__(self, pair: Pair, start: Start) -> None:
+        self._pair = pair
+        self._start = pair.factors(start.adapter)
+        self._mean = Mean((pair.a, pair.b))
+        self._products = ProductSum()
+
+    def add(self, item: Contribution) -> None:
+        self._mean.add(item)
+        b, a = _difference(self._pair.factors(item.values.whole), self._start)
+        self._products.add(item.taken.weight * b, a)
+
+    def finish(self, total: float, result: Result) -> None:
+        self._mean.finish(total, result)
+        b, a = _difference(self._pair.factors(result.tensors), self._start)
+        lost = self._products.plus([(-total * b, a)]).norm() / total
+        result.errors[self._pair.name] = (
+            lost,
+            self._products.plus(_first_order(self._start, b, a, total)).norm() / total,
+        )
+
+
+def _difference(one: Factors, other: Factors) -> Factors:
+    return one[0] - other[0], one[1] - other[1]
+
+
+def _first_order(start: Factors, b: Floats, a: Floats, total: float) -> list[Factors]:
+    """``B₀ΔA + ΔB A₀``: with the sum of ``ΔBᵢΔAᵢ`` it is the exact change of the product."""
+    return [(total * start[0], a), (total * b, start[1])]
+
+
+class PairFrozenA:
+    """``ffa``: A stayed where it was (others are refused), so the mean of B is exact (Sun et al., ICLR 2024)."""
+
+    def __init__(self, pair: Pair, start: Start) -> None:
+        self._pair = pair
+        self._a = start.values.whole[pair.a]
+        self._mean = Mean((pair.b,))
+
+    def add(self, item: Contribution) -> None:
+        self._mean.add(item)
+
+    def finish(self, total: float, result: Result) -> None:
+        self._mean.finish(total, result)
+        result.tensors[self._pair.a] = self._a
+        result.errors[self._pair.name] = 0.0, 1.0
+
+
+class PairProduct:
+    """``svd``: the nearest pair of the bundle's rank to the mean of the products, also of other ranks.
+
+    A keeps the size of the start's, with orthogonal rows; B takes the singular values. A row that the mean does not
+    need is left as a direction in which a next round can learn, with zeros in B.
+    """
+
+    def __init__(self, pair: Pair, start: Start) -> None:
+        self._pair, self._start = pair, start
+        self._products = ProductSum()
+
+    def add(self, item: Contribution) -> None:
+        b, a = _scaled(self._pair, self._start, item)
+        self._products.add(item.taken.weight * b, a)
+
+    def finish(self, total: float, result: Result) -> None:
+        first_b, first_a = self._pair.factors(self._start.adapter)
+        u, s, v = self._products.best(self._pair.rank)
+        kept, length = (
+            s[:, : u.shape[2]] / total,
+            np.linalg.norm(first_a) / np.sqrt(first_a.shape[0] * first_a.shape[1]),
+        )
+        length = length if length > 0 else 1.0
+        missing = self._pair.rank - u.shape[2]
+        b = np.pad(u * kept[:, None, :] / length, ((0, 0), (0, 0), (0, missing)))
+        a = np.concatenate([v * length, first_a[:, self._pair.rank - missing :]], axis=1)
+        result.tensors |= self._pair.tensors((b, a))
+        change = self._products.plus([(-total * first_b, first_a)]).norm() / total
+        result.errors[self._pair.name] = float(np.linalg.norm(s[:, u.shape[2] :])) / total, change
+
+
+class PairStack:
+    """``stack``: B = [B₁ … B_N], A = [p₁A₁; …; p_N A_N], whose product is the mean of the products (FLoRA; Wang et al.,
+    NeurIPS 2024). It grows with the number of updates, and fits no bundle: it is for a merged export."""
+
+    def __init__(self, pair: Pair, start: Start) -> None:
+        self._pair, self._start = pair, start
+        self._factors: list[Factors] = []
+
+    def add(self, item: Contribution) -> None:
+        b, a = _scaled(self._pair, self._start, item)
+        self._factors.append((b, item.taken.weight * a))
+
+    def finish(self, total: float, result: Result) -> None:
+        b, a = zip(*self._factors, strict=True)
+        result.tensors |= self._pair.tensors((np.concatenate(b, axis=2), np.concatenate(a, axis=1) / total))
+        result.errors[self._pair.name] = 0.0, 1.0
+
+
+def _scaled(pair: Pair, start: Start, item: Contribution) -> Factors:
+    """The factors of a device's pair, with B as it would be under the target's scale."""
+    if item.start is start:
+        return pair.factors(item.values.whole)
+    other = next(found for found in item.start.pairs if found.a == pair.a)
+    assert other.scale is not None and pair.scale is not None  # seen to before anything is read
+    b, a = other.factors(item.values.whole)
+    return b * (other.scale / pair.scale), a
+
+
+class SparseMean:
+    """The mean of sparse changes over the union of their places: where a device has nothing, it counts as zero.
+
+    A bundle holds a fixed number of places. Where devices picked different ones, the largest of the mean are kept, or
+    with ``whole`` all of them, for a merged export.
+    """
+
+    def __init__(self, spec: SparseSpec, count: int, whole: bool) -> None:
+        self._spec, self._count, self._whole = spec, count, whole
+        self._sum: Sparse = EMPTY
+
+    def add(self, item: Contribution) -> None:
+        self._sum = add_sparse(self._sum, item.values.sparse[self._spec.tensor], item.taken.weight)
+
+    def finish(self, total: float, result: Result) -> None:
+        put_sparse((self._sum[0], self._sum[1] / total), self._spec, self._count, self._whole, result)
+
+
+def put_sparse(mean: Sparse, spec: SparseSpec, count: int, whole: bool, result: Result) -> None:
+    """Put a mean over a union of places into the result, cut to ``count`` places unless it is to stay ``whole``."""
+    union = mean[0].size
+    (places, values), share = (mean, 1.0) if whole else largest(mean, count)
+    if union == 0:  # nobody has picked yet
+        places, values = np.full(count, -1, np.int64), np.zeros(count)
+    result.tensors[spec.values], result.places[spec.places] = values, places
+    result.sparse[spec.tensor] = SparseUnion(int(union), min(int(union), int(places.size)), share)
+
+
+_PAIR_RULES: Mapping[str, Callable[[Pair, Start], Combiner]] = {
+    "fedavg": PairMean,
+    "ffa": PairFrozenA,
+    "svd": PairProduct,
+    "stack": PairStack,
+}
+
+
+def combiners_of(start: Start, rule: str) -> list[Combiner]:
+    """One combiner for each pair, for each sparse tensor, and for all the rest."""
+    manifest = start.bundle.manifest
+    shapes: Mapping[str, tuple[int, ...]] = {spec.name: spec.sizes for spec in manifest.parameters}
+    in_pairs = {name for pair in start.pairs for name in (pair.a, pair.b)}
+    found: list[Combiner] = [Mean(name for name in start.values.whole if name not in in_pairs)]
+    found += [_PAIR_RULES[rule](pair, start) for pair in start.pairs]
+    found += [SparseMean(spec, shapes[spec.values][0], rule == "stack") for spec in manifest.sparse]
+    return found

@@ -1,0 +1,290 @@
+"""Many updates of one round to one adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+
+from edgepeft.aggregation import robust as coordinatewise
+from edgepeft.aggregation.combiners import Result, combiners_of
+from edgepeft.aggregation.errors import AggregationError
+from edgepeft.aggregation.incoming import Incoming, Start, Values
+from edgepeft.aggregation.privacy import add_noise, check_places
+from edgepeft.aggregation.report import MergeError, Report, Spent, Taken, write_report
+from edgepeft.aggregation.settings import EXAMPLES_CAP, Privacy, Robust, Settings
+from edgepeft.aggregation.stacked import write_stack
+from edgepeft_runtime.bundle import Bundle
+from edgepeft_runtime.errors import UpdateError
+from edgepeft_runtime.tensorfile import Array, sha256_of
+from edgepeft_runtime.trainer import Adapter
+from edgepeft_runtime.update import Update, write_update
+
+BundleLike: TypeAlias = Bundle | str | Path
+Updates: TypeAlias = Iterable[str | Path] | Mapping[str | Path, float] | Mapping[str, float] | Mapping[Path, float]
+
+
+@dataclass(frozen=True)
+class Aggregate:
+    """One adapter made of many updates.
+
+    Attributes:
+        bundle: what it belongs to.
+        parameters: as an update has them; of a stack, pairs have the sum of all ranks.
+        report: what was done.
+    """
+
+    bundle: Bundle
+    parameters: dict[str, Array]
+    report: Report
+
+    @property
+    def is_stack(self) -> bool:
+        """Whether it is for a merged export alone: no bundle has room for it."""
+        return self.report.rule == "stack"
+
+    def save(self, path: str | Path, **more: object) -> Path:
+        """Write it, sealed, and the report as JSON beside it (``round.safetensors``, ``round.json``).
+
+        The file is an update of the bundle: ``merge`` takes it, and ``Trainer.open(adapter=path)`` starts a next round
+        from it. A stack is taken by ``merge`` alone.
+
+        Args:
+            path: of the update.
+            more: further facts for the report; plain JSON values.
+
+        Returns:
+            ``path``.
+
+        Raises:
+            UpdateError, AggregationError: a file cannot be written.
+        """
+        path = Path(path)
+        if self.is_stack:
+            write_stack(path, self.parameters, self.bundle)
+        else:
+            write_update(path, self._update())
+        write_report(
+            path.with_suffix(".json"), self.report.to_json({"file": path.name, "sha256": sha256_of(path), **more})
+        )
+        return path
+
+    def _update(self) -> Update:
+        from edgepeft import __version__
+
+        taken = self.report.updates
+        return Update(
+            parameters=self.parameters,
+            base_sha256=self.bundle.base_sha256,
+            # Whatever round it is of: whoever merges it has the bundle, not the adapters in between.
+            adapter_sha256=self.bundle.adapter_sha256,
+            recipe=self.bundle.manifest.recipe,
+            num_examples=sum(update.num_examples for update in taken),
+            steps=max(update.steps for update in taken),
+            runtime=f"edgepeft {__version__} aggregate, numpy {np.__version__}",
+        )
+
+
+def aggregate(
+    bundle: BundleLike,
+    updates: Updates,
+    *,
+    adapter: Adapter | None = None,
+    others: Iterable[tuple[BundleLike, Adapter | None]] = (),
+    rule: str = "fedavg",
+    weights: str = "equal",
+    examples_cap: int = EXAMPLES_CAP,
+    robust: Robust | str | None = None,
+    clip: float | None = None,
+    privacy: Privacy | None = None,
+) -> Aggregate:
+    """Make one adapter of the updates of a round.
+
+    It is the start plus the weighted mean of what devices changed since, in float64, summed in the order of the files'
+    hashes: the order of ``updates`` does not matter, nor does one that comes twice, and a second run on the same
+    machine gives the same bits. One update alone comes back as it is: to the bit under ``fedavg``, ``ffa`` and
+    ``stack``; under ``svd`` its products come back, to float32's rounding.
+
+    Updates are read one at a time. Memory does not grow with their number, but for ``stack``, whose result does. The
+    robust statistics read them all again for every block of 128 MB.
+
+    Args:
+        bundle: what the devices trained, or its directory.
+        updates: paths of updates, or a factor for the weight of each by its path. They are read twice, and not to be
+            changed meanwhile: give those that ``pull`` has copied and verified. What is damaged, foreign, stale or not
+            finite is refused by name, and the others count.
+        adapter: what the devices started from, where that is not the bundle's own adapter: an earlier aggregate.
+        others: further bundles of the same base with pairs of other ranks, each with what its devices started from, for
+            the rules ``svd`` and ``stack``. Scales (alpha / rank) may differ too.
+        rule: for LoRA pairs; all other tensors are averaged.
+            ``fedavg``: A and B averaged, each by itself, and the error of that reported.
+            ``ffa``: devices leave A as it is, and the mean of B is exact; an update with another A is refused.
+            ``svd``: the pair of the bundle's rank that is nearest to the mean of the products.
+            ``stack``: exactly the mean of the products, of the sum of all ranks, for ``merge`` alone.
+        weights: ``equal``, or ``examples``: by what devices say they have trained on, up to ``examples_cap``. A device
+            may say what it likes.
+        examples_cap: see ``weights``.
+        robust: ``median``, ``trimmed-mean=0.2``, or a :class:`Robust`: instead of the mean, for all tensors. Not to be
+            trusted with fewer than five devices.
+        clip: changes whose L2 norm, over all tensors, is larger are shortened to it.
+        privacy: noise on the mean of clipped changes. Without it nothing is promised: what devices send can tell about
+            their data.
+
+    Raises:
+        AggregationError: no update is good, settings contradict one another, or the rule does not fit.
+        BundleError: a bundle or the adapter is damaged.
+    """
+    robust = Robust.parse(robust) if isinstance(robust, str) else robust
+    settings = Settings(rule, weights, examples_cap, robust, clip, privacy)
+    start = Start.of(bundle, adapter)
+    starts = [start, *(_other(Start.of(*other), start, settings) for other in others)]
+    if privacy is not None:
+        check_places(start)
+    incoming = Incoming(updates, starts, settings)
+    result, taken = _combined(incoming, start, settings)
+    spent = _private(result, start, settings, len(taken))
+    parameters = _parameters(result, start.bundle)
+    return Aggregate(start.bundle, parameters, _report(start, settings, incoming, taken, result, parameters, spent))
+
+
+def _other(other: Start, start: Start, settings: Settings) -> Start:
+    """A bundle that differs from the target in the ranks and scales of its pairs alone."""
+    if settings.rule not in ("svd", "stack"):
+        raise AggregationError(
+            "mixed-ranks",
+            f"The rule {settings.rule} cannot mix bundles.",
+            context="A and B of different ranks have no mean; their products have.",
+            hint="choose svd or stack.",
+        )
+    weights = [found.bundle.manifest.files["weights.bin"].sha256 for found in (start, other)]
+    halves = {name for pair in start.pairs for name in (pair.a, pair.b)}
+    shapes = [{s.name: s.sizes for s in found.bundle.manifest.parameters} for found in (start, other)]
+    same = shapes[0].keys() == shapes[1].keys() and all(
+        shapes[0][name] == shapes[1][name] for name in shapes[0].keys() - halves
+    )
+    if weights[0] != weights[1] or not same or start.bundle.manifest.sparse:
+        raise AggregationError(
+            "other-model",
+            f"The bundle {other.bundle.path} is of another model than {start.bundle.path}.",
+            context=f"frozen weights {weights[1]} and {weights[0]}" if weights[0] != weights[1] else "other parameters",
+            hint="prepare both from the same model, with the same method and targets, and other ranks.",
+        )
+    unknown = [pair.name for found in (start, other) for pair in found.pairs if pair.scale is None]
+    if unknown:
+        raise AggregationError(
+            "unknown-scale",
+            "Pairs of different bundles cannot be mixed without their scales.",
+            context=f"the recipe does not tell alpha of {', '.join(unknown[:5])}",
+            hint="prepare with the method lora, or from a PeftModel.",
+        )
+    return other
+
+
+def _combined(incoming: Incoming, start: Start, settings: Settings) -> tuple[Result, list[Taken]]:
+    if settings.robust is not None:
+        return _robust(incoming, start, settings.robust)
+    combiners, taken = combiners_of(start, settings.rule), list[Taken]()
+    for item in incoming:
+        for combiner in combiners:
+            combiner.add(item)
+        taken.append(item.taken)
+    _check_some(taken, incoming)
+    result, total = Result(), sum(update.weight for update in taken)
+    for combiner in combiners:
+        combiner.finish(total, result)
+    return result, taken
+
+
+def _robust(incoming: Incoming, start: Start, robust: Robust) -> tuple[Result, list[Taken]]:
+    taken = [item.taken for item in incoming]
+    _check_some(taken, incoming)
+    if any(update.weight != taken[0].weight for update in taken):
+        raise AggregationError(
+            "contradiction", "A robust statistic takes no weights.", context=None, hint="give paths alone."
+        )
+    return coordinatewise.combine(incoming, start, robust, len(taken)), taken
+
+
+def _check_some(taken: list[Taken], incoming: Incoming) -> None:
+    if taken:
+        return
+    refused = [f"{refused.file} ({refused.reference}): {refused.reason}" for refused in incoming.refused[:5]]
+    raise AggregationError(
+        "no-updates",
+        "There is no good update to aggregate.",
+        context="\n".join(refused) or "none was given.",
+        hint="pull updates of this bundle and this round first; --adapter names what a later round started from.",
+    )
+
+
+def _private(result: Result, start: Start, settings: Settings, devices: int) -> Spent | None:
+    if settings.privacy is None:
+        return None
+    assert settings.clip is not None  # Settings has seen to it
+    still = [pair.a for pair in start.pairs] if settings.rule == "ffa" else []
+    return add_noise(result, settings.privacy, settings.clip, devices, still)
+
+
+def _parameters(result: Result, bundle: Bundle) -> dict[str, Array]:
+    """The result in the manifest's order and dtypes."""
+    found: dict[str, Array] = {**result.tensors, **result.places}
+    parameters = {
+        spec.name: np.ascontiguousarray(found[spec.name].astype(spec.dtype)).reshape(found[spec.name].shape)
+        for spec in bundle.manifest.parameters
+    }
+    if not all(bool(np.isfinite(array).all()) for array in parameters.values()):
+        raise UpdateError(
+            "not-finite",
+            "The mean of the updates is too large for the adapter's dtype.",
+            context=None,
+            hint="clip the updates, or look at their norms.",
+        )
+    return parameters
+
+
+def _report(
+    start: Start,
+    settings: Settings,
+    incoming: Incoming,
+    taken: list[Taken],
+    result: Result,
+    parameters: Mapping[str, Array],
+    spent: Spent | None,
+) -> Report:
+    stacked = settings.rule == "stack"
+    change = None if stacked else Values.of(parameters, start.bundle.manifest).distance(start.values)
+    return Report(
+        rule=settings.rule,
+        weights=settings.weights,
+        robust=None if settings.robust is None else settings.robust.kind,
+        cut=None if settings.robust is None else settings.robust.cut(len(taken)),
+        clip=settings.clip,
+        base_sha256=start.bundle.base_sha256,
+        adapter_sha256=start.adapter_sha256,
+        updates=tuple(taken),
+        duplicates=incoming.duplicates,
+        refused=incoming.refused,
+        change=change,
+        merge_error=_merge_error(result, start),
+        sparse=result.sparse,
+        privacy=spent,
+    )
+
+
+def _merge_error(result: Result, start: Start) -> MergeError | None:
+    if not result.errors:
+        return None
+    scales = {pair.name: pair.scale or 1.0 for pair in start.pairs}
+    lost, whole = (
+        float(np.sqrt(sum((scales[name] * norms[side]) ** 2 for name, norms in result.errors.items())))
+        for side in (0, 1)
+    )
+    each = {name: _share(*norms) for name, norms in result.errors.items()}
+    return MergeError(_share(lost, whole), each)
+
+
+def _share(part: float, whole: float) -> float:
+    return part / whole if whole > 0 else 0.0

@@ -1,0 +1,56 @@
+"""Whether a round may go out: it must not make held-out data worse."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgepeft_runtime.bundle import Bundle
+from edgepeft_runtime.data import Data
+from edgepeft_runtime.records import Evaluation
+from edgepeft_runtime.tensorfile import Array
+from edgepeft_runtime.trainer import Adapter, Trainer
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What :func:`gate` found; ``accepted`` where the loss has not grown by more than the tolerance."""
+
+    accepted: bool
+    before: Evaluation
+    after: Evaluation
+
+
+def gate(
+    bundle: Bundle | str | Path,
+    parameters: Mapping[str, Array],
+    data: Data,
+    before: Adapter | Evaluation | None = None,
+    *,
+    tolerance: float = 0.0,
+    batch_size: int = 32,
+) -> Verdict:
+    """Evaluate a round on held-out data, as a device would, and compare it with what came before.
+
+    Args:
+        bundle: what the round belongs to, or its directory.
+        parameters: the round's result; not that of a stack.
+        data: held-out data, as :meth:`edgepeft_runtime.Trainer.evaluate` takes it.
+        before: what the round started from, or its evaluation on the same data; ``None``: the bundle's own adapter.
+        tolerance: by how much the loss may grow.
+        batch_size: examples at a time.
+
+    Raises:
+        BundleError: the parameters do not fit the bundle.
+        DataError: there is nothing to evaluate.
+    """
+    opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    old = before if isinstance(before, Evaluation) else _evaluated(opened, before, data, batch_size)
+    new = _evaluated(opened, parameters, data, batch_size)
+    return Verdict(new.loss <= old.loss + tolerance, old, new)
+
+
+def _evaluated(bundle: Bundle, adapter: Adapter | None, data: Data, batch_size: int) -> Evaluation:
+    with Trainer.open(bundle, adapter=adapter) as trainer:
+        return trainer.evaluate(data, batch_size=batch_size)

@@ -1,0 +1,59 @@
+"""Differential privacy: noise on the mean of clipped updates, and what it is worth."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import numpy as np
+
+from edgepeft.aggregation.combiners import Result
+from edgepeft.aggregation.errors import AggregationError
+from edgepeft.aggregation.incoming import Start
+from edgepeft.aggregation.report import Spent
+from edgepeft.aggregation.settings import Privacy
+
+
+def check_places(start: Start) -> None:
+    """Refuse what noise on values cannot hide: which elements a device has picked by its data."""
+    for spec in start.bundle.manifest.sparse:
+        if start.values.sparse[spec.tensor][0].size == 0:
+            raise AggregationError(
+                "private-places",
+                "The places that devices pick by their own data tell about it, whatever noise their values get.",
+                context=f"sparse tensor {spec.tensor!r} has no places yet",
+                hint="pick them on the workstation, with proxy data (edgepeft pick), before the first round.",
+            )
+
+
+def add_noise(result: Result, privacy: Privacy, clip: float, devices: int, still: Collection[str]) -> Spent:
+    """Add the noise, in place, and account for it.
+
+    Args:
+        result: means; places stay.
+        privacy: how much.
+        clip: the norm that updates were clipped to.
+        devices: how many updates were averaged.
+        still: names of tensors that are the same whatever devices send, and get no noise.
+    """
+    deviation = privacy.noise * clip / devices
+    draw = np.random.default_rng(privacy.seed)
+    for name in sorted(result.tensors.keys() - set(still)):
+        result.tensors[name] = result.tensors[name] + draw.normal(0.0, deviation, result.tensors[name].shape)
+    spent = epsilon(privacy)
+    return Spent(spent, privacy.delta, privacy.noise, deviation, privacy.rounds, privacy.sampling)
+
+
+def epsilon(privacy: Privacy) -> float:
+    """The epsilon that goes with ``privacy.delta``, by Rényi accounting (``dp-accounting``).
+
+    Neighbouring fleets differ in one device's update, there or replaced by no change.
+    """
+    from dp_accounting import dp_event
+    from dp_accounting.rdp import RdpAccountant
+
+    event: dp_event.DpEvent = dp_event.GaussianDpEvent(privacy.noise)
+    if privacy.sampling < 1.0:
+        event = dp_event.PoissonSampledDpEvent(privacy.sampling, event)
+    accountant = RdpAccountant()
+    accountant.compose(event, privacy.rounds)
+    return float(accountant.get_epsilon(privacy.delta))

@@ -1,0 +1,136 @@
+"""What was done to a round's updates, as plain values and as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edgepeft.aggregation.errors import AggregationError
+from edgepeft_runtime.errors import EdgepeftError
+from edgepeft_runtime.tensorfile import write_atomically
+
+FORMAT = "edgepeft-aggregate"
+
+
+@dataclass(frozen=True)
+class Taken:
+    """An update that counted.
+
+    Attributes:
+        sha256: of its file.
+        weight: before weights were divided by their sum.
+        norm: L2 norm of its change since the start, over all tensors, before clipping.
+        clipped: what its change was multiplied by; 1 where it was short enough.
+        num_examples, steps, loss_before, loss_after: as the device says.
+    """
+
+    sha256: str
+    weight: float
+    norm: float
+    clipped: float
+    num_examples: int
+    steps: int
+    loss_before: float | None
+    loss_after: float | None
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A file that did not count: ``reference`` names the kind of error, ``reason`` says what is wrong."""
+
+    file: str
+    reference: str
+    reason: str
+
+    @classmethod
+    def of(cls, path: Path, error: EdgepeftError) -> Refused:
+        """What an error says, without the folder."""
+        text = error.message if error.context is None else f"{error.message} {error.context}"
+        return cls(path.name, error.reference, text.replace(f"{path.parent}/", "").replace("\n", "; "))
+
+
+@dataclass(frozen=True)
+class MergeError:
+    """How far the adapter's products of pairs are from the mean of the devices' products.
+
+    Both are differences in the weights that the pairs change, as Frobenius norms divided by that of the round's exact
+    change: 0.01 means that 1 % of what the fleet has learned was lost (or added).
+
+    Attributes:
+        relative: all pairs together, scaled as they are in the model.
+        pairs: each alone, by the name of its layer.
+    """
+
+    relative: float
+    pairs: dict[str, float]
+
+
+@dataclass(frozen=True)
+class SparseUnion:
+    """Of a tensor with sparse changes: the places that any device changed, how many of them the adapter holds, and the
+    share of the mean's squared norm that these carry."""
+
+    places: int
+    kept: int
+    share: float
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Privacy that was spent: (epsilon, delta) over ``rounds``; ``deviation`` is that of the noise on a coordinate."""
+
+    epsilon: float
+    delta: float
+    noise: float
+    deviation: float
+    rounds: int
+    sampling: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """What :func:`edgepeft.aggregate` did.
+
+    Attributes:
+        rule, weights, robust, clip: as asked for.
+        cut: values that a robust statistic leaves out at either end of each coordinate.
+        base_sha256, adapter_sha256: the bundle's base, and the adapter that the round started from.
+        updates: what counted, in the order of the hashes.
+        duplicates: files whose content another one had too.
+        refused: files that did not count.
+        change: L2 norm of the result's change since the start; ``None`` of a stack, whose matrices are longer.
+        merge_error: ``None`` where there are no pairs, or none could be told.
+        sparse: by the name of the changed tensor.
+        privacy: ``None`` where no noise was added.
+    """
+
+    rule: str
+    weights: str
+    robust: str | None
+    cut: int | None
+    clip: float | None
+    base_sha256: str
+    adapter_sha256: str
+    updates: tuple[Taken, ...]
+    duplicates: int
+    refused: tuple[Refused, ...]
+    change: float | None
+    merge_error: MergeError | None = None
+    sparse: dict[str, SparseUnion] = field(default_factory=dict)
+    privacy: Spent | None = None
+
+    def to_json(self, more: Mapping[str, Any] | None = None) -> str:
+        """JSON; weights are divided by their sum."""
+        total = sum(taken.weight for taken in self.updates)
+        plain = asdict(self)
+        for taken in plain["updates"]:
+            taken["weight"] /= total
+        return json.dumps({"format": FORMAT, **plain, **(more or {})}, indent=1, allow_nan=False) + "\n"
+
+
+def write_report(path: Path, text: str) -> None:
+    """Write a report, whole or not at all."""
+    write_atomically(path, [text.encode()], error=AggregationError)

@@ -1,0 +1,107 @@
+"""Medians and trimmed means per coordinate: they need all updates' values at once, a block of coordinates at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import accumulate
+
+import numpy as np
+
+from edgepeft.aggregation.combiners import Result, put_sparse
+from edgepeft.aggregation.incoming import Incoming, Start, Values
+from edgepeft.aggregation.pairs import Floats
+from edgepeft.aggregation.settings import Robust
+from edgepeft.aggregation.sparse import EMPTY, Places, add_sparse, on_places
+
+BLOCK_BYTES = 2**27
+"""Memory for the values of one block of coordinates, of all updates: more updates mean smaller blocks, more passes."""
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A run of coordinates of one tensor."""
+
+    name: str
+    start: int
+    stop: int
+
+
+def combine(incoming: Incoming, start: Start, robust: Robust, devices: int) -> Result:
+    """The statistic of every coordinate; the updates are read once for each block of coordinates.
+
+    Args:
+        incoming: all of them good, as an earlier pass has seen.
+        start: of the round.
+        robust: the statistic.
+        devices: how many updates there are.
+    """
+    unions = _unions(incoming, start)
+    sizes = {name: array.size for name, array in start.values.whole.items()} | {
+        name: places.size for name, places in unions.items()
+    }
+    found = {name: np.empty(size) for name, size in sizes.items()}
+    cut = robust.cut(devices)
+    for block in _blocks(sizes, max(1, BLOCK_BYTES // (8 * devices))):
+        rows = np.stack([_row(item.values, block, unions) for item in incoming])
+        for piece, values in zip(block, np.split(_statistic(rows, cut), _ends(block)), strict=True):
+            found[piece.name][piece.start : piece.stop] = values
+    return _result(found, start, unions)
+
+
+def _unions(incoming: Incoming, start: Start) -> dict[str, Places]:
+    """Of each sparse tensor all places that any device changed."""
+    if not start.values.sparse:
+        return {}
+    unions = dict.fromkeys(start.values.sparse, EMPTY)
+    for item in incoming:
+        unions = {name: add_sparse(union, item.values.sparse[name], 0.0) for name, union in unions.items()}
+    return {name: union[0] for name, union in unions.items()}
+
+
+def _blocks(sizes: Mapping[str, int], most: int) -> Iterator[list[_Piece]]:
+    """All coordinates in blocks of at most ``most``."""
+    block: list[_Piece] = []
+    room = most
+    for name, size in sizes.items():
+        start = 0
+        while start < size:
+            stop = min(size, start + room)
+            block.append(_Piece(name, start, stop))
+            room, start = room - (stop - start), stop
+            if room == 0:
+                yield block
+                block, room = [], most
+    if block:
+        yield block
+
+
+def _row(values: Values, block: list[_Piece], unions: Mapping[str, Places]) -> Floats:
+    parts = [
+        (
+            on_places(values.sparse[piece.name], unions[piece.name])
+            if piece.name in unions
+            else values.whole[piece.name].reshape(-1)
+        )[piece.start : piece.stop]
+        for piece in block
+    ]
+    return np.concatenate(parts)
+
+
+def _statistic(rows: Floats, cut: int) -> Floats:
+    """The mean of what is left when the ``cut`` smallest and largest of each column are taken away."""
+    rows.sort(axis=0)
+    middle: Floats = rows[cut : len(rows) - cut].mean(axis=0)
+    return middle
+
+
+def _ends(block: list[_Piece]) -> list[int]:
+    return list(accumulate(piece.stop - piece.start for piece in block))[:-1]
+
+
+def _result(found: Mapping[str, Floats], start: Start, unions: Mapping[str, Places]) -> Result:
+    result = Result({name: found[name].reshape(array.shape) for name, array in start.values.whole.items()})
+    for spec in start.bundle.manifest.sparse:
+        count = start.adapter[spec.values].size
+        put_sparse((unions[spec.tensor], found[spec.tensor]), spec, count, False, result)
+    return result

@@ -1,0 +1,46 @@
+"""Changes of single elements: places and values, of which absent ones are zero."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Places = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Sparse = tuple[Places, Floats]
+"""Ascending positions in a tensor, and what is added there."""
+
+EMPTY: Sparse = np.zeros(0, np.int64), np.zeros(0, np.float64)
+
+
+def read_sparse(places: NDArray[np.int32], values: NDArray[np.float32]) -> Sparse:
+    """A change as a file has it; places of -1 are not picked yet, and change nothing."""
+    if places.size == 0 or places[0] < 0:
+        return EMPTY
+    return places.astype(np.int64), values.astype(np.float64)
+
+
+def add_sparse(one: Sparse, other: Sparse, factor: float = 1.0) -> Sparse:
+    """``one + factor · other`` over the union of their places."""
+    if np.array_equal(one[0], other[0]):  # a fleet whose places are picked already
+        return one[0], one[1] + factor * other[1]
+    places = np.union1d(one[0], other[0])
+    return places, on_places(one, places) + factor * on_places(other, places)
+
+
+def on_places(change: Sparse, places: Places) -> Floats:
+    """The change at these places, which must hold all of its own."""
+    values = np.zeros(places.size)
+    values[np.searchsorted(places, change[0])] = change[1]
+    return values
+
+
+def largest(change: Sparse, count: int) -> tuple[Sparse, float]:
+    """The ``count`` largest elements, of equal ones the first; and the share of the squared norm that they hold."""
+    places, values = change
+    if places.size <= count:
+        return change, 1.0
+    kept = np.sort(np.argsort(-np.abs(values), kind="stable")[:count])
+    whole = float(np.square(values).sum())
+    share = float(np.square(values[kept]).sum()) / whole if whole else 1.0
+    return (places[kept], values[kept]), share

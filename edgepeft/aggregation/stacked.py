@@ -1,0 +1,84 @@
+"""The file of a stack: the mean of products as one long pair per layer, which no bundle has room for.
+
+As an update (section 5 of the SPEC), under a name of its own, and with shapes that may be longer than the bundle's
+where pairs have their rank, and sparse tensors their places.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from edgepeft.aggregation.pairs import pairs_of
+from edgepeft_runtime.bundle import Bundle, checked_tensors
+from edgepeft_runtime.errors import UpdateError
+from edgepeft_runtime.manifest import Manifest, ParameterSpec, SparseSpec
+from edgepeft_runtime.tensorfile import Array, read_tensors, write_tensors
+
+FORMAT = "edgepeft-stack"
+VERSION = "1"
+
+
+def write_stack(path: Path, parameters: Mapping[str, Array], bundle: Bundle) -> Path:
+    """Write a stack, sealed."""
+    metadata = {"format": FORMAT, "version": VERSION, "base_sha256": bundle.base_sha256}
+    write_tensors(path, parameters, metadata, seal=True, error=UpdateError)
+    return path
+
+
+def is_stack(path: str | Path) -> bool:
+    """Whether a sealed file claims to be a stack.
+
+    Raises:
+        UpdateError: it is damaged or not sealed.
+    """
+    return read_tensors(path, sealed=True, error=UpdateError).metadata.get("format") == FORMAT
+
+
+def read_stack(path: str | Path, bundle: Bundle) -> dict[str, Array]:
+    """The parameters of a stack, checked against the bundle but for their lengths.
+
+    Raises:
+        UpdateError: it is damaged, of another base, or does not fit.
+    """
+    file = read_tensors(path, sealed=True, error=UpdateError)
+    found = file.metadata.get("base_sha256")
+    if found != bundle.base_sha256:
+        raise UpdateError(
+            "foreign-update",
+            "The stack is of another base.",
+            context=f"base of the stack {found}\nbase of the bundle {bundle.base_sha256}",
+            hint="merge it with the bundle it was made for.",
+        )
+    source = f"The stack {path}"
+    tensors = checked_tensors(file.tensors, _lengthened(bundle.manifest, file.tensors), source, UpdateError)
+    for spec in bundle.manifest.sparse:
+        _check_places(tensors[spec.places], spec, source)
+    return tensors
+
+
+def _lengthened(manifest: Manifest, tensors: Mapping[str, Array]) -> list[ParameterSpec]:
+    """The parameters with the ranks of pairs, and the numbers of places, that the tensors have."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for pair in pairs_of(manifest):
+        if pair.a in tensors and tensors[pair.a].ndim == len(pair.a_shape):
+            shapes |= pair.shapes(tensors[pair.a].shape[0 if pair.rank_first else 1] // pair.groups)
+    for spec in manifest.sparse:
+        if spec.values in tensors:
+            shapes |= dict.fromkeys((spec.values, spec.places), (tensors[spec.values].size,))
+    return [replace(spec, shape=shapes.get(spec.name, spec.sizes)) for spec in manifest.parameters]
+
+
+def _check_places(places: Array, spec: SparseSpec, source: str) -> None:
+    if bool((places == -1).all()):
+        return
+    if not bool((places >= 0).all() and (places < spec.size).all() and (np.diff(places) > 0).all()):
+        raise UpdateError(
+            "wrong-places",
+            f"{source} holds places that are not ascending positions in their tensor.",
+            context=f"tensor {spec.places!r}, of {spec.size} elements of {spec.tensor}",
+            hint="the file is damaged, or written by something else; use another one.",
+        )

@@ -1,0 +1,44 @@
+"""What a PEFT configuration says of a stack: its pairs have the sum of all devices' ranks, and the scale of one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from edgepeft.aggregation.pairs import Pair, pairs_of
+from edgepeft_runtime.manifest import Manifest
+from edgepeft_runtime.tensorfile import Array
+
+
+def stacked_ranks(manifest: Manifest, parameters: Mapping[str, Array]) -> dict[str, Any]:
+    """The fields of an adapter's configuration that differ; none where pairs have the rank they were prepared with.
+
+    peft divides alpha by the rank: with ``alpha = scale · rank`` a longer pair keeps its scale.
+    """
+    pairs = pairs_of(manifest)
+    ranks = {pair.name: _rank(pair, parameters) for pair in pairs}
+    if all(ranks[pair.name] == pair.rank for pair in pairs):
+        return {}
+    alphas = {pair.name: _scale(pair) * ranks[pair.name] for pair in pairs}
+    first = pairs[0].name
+    return {
+        "r": ranks[first],
+        "lora_alpha": alphas[first],
+        "rank_pattern": {_module(name): rank for name, rank in ranks.items() if rank != ranks[first]},
+        "alpha_pattern": {_module(name): alpha for name, alpha in alphas.items() if alpha != alphas[first]},
+        "use_rslora": False,
+    }
+
+
+def _rank(pair: Pair, parameters: Mapping[str, Array]) -> int:
+    return int(parameters[pair.a].shape[0 if pair.rank_first else 1]) // pair.groups
+
+
+def _scale(pair: Pair) -> float:
+    assert pair.scale is not None  # a PEFT adapter's configuration tells
+    return pair.scale
+
+
+def _module(name: str) -> str:
+    """As peft's patterns have it: without what a PeftModel puts in front."""
+    return name.removeprefix("base_model.model.")

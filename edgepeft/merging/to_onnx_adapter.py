@@ -1,0 +1,66 @@
+"""An ``.onnx_adapter`` file, which stock ONNX Runtime (1.20 and later) puts on a loaded model per call.
+
+``LoraAdapter().Load(file)``, ``RunOptions().add_active_adapter(adapter)``. Whatever trained is in it, LoRA or not: its
+tensors are fed by the names of the graph's inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+import onnxruntime
+
+from edgepeft.merging.fold_constants import load_all
+from edgepeft.merging.target import publish, staging
+from edgepeft.merging.to_onnx import save
+from edgepeft_runtime.bundle import Bundle
+from edgepeft_runtime.tensorfile import Array
+
+VERSION = 1
+
+
+def write(bundle: Bundle, parameters: Mapping[str, Array], out: Path) -> str:
+    """Write ``out``; returns what was done, in a sentence."""
+    values = {name: onnxruntime.OrtValue.ortvalue_from_numpy(array) for name, array in parameters.items()}
+    adapter = onnxruntime.AdapterFormat()
+    adapter.set_adapter_version(VERSION)
+    adapter.set_model_version(model_version(bundle))
+    adapter.set_parameters(values)
+    with staging(out) as folder:
+        staged = folder / out.name
+        adapter.export_adapter(str(staged))
+        _check(staged, parameters)
+        publish(staged, out)
+    return f"{len(parameters)} tensors as an adapter for the graph infer.onnx, of model version {model_version(bundle)}"
+
+
+def write_base(bundle: Bundle, out: Path) -> None:
+    """Write the inference graph with the bundle's own adapter as defaults, for adapters to be put on.
+
+    In ``infer.onnx`` parameters are inputs that have to be fed. ONNX Runtime takes them from an active adapter, but the
+    ``run`` of its Python package looks for required inputs before that, and refuses. With defaults they are optional.
+    """
+    model = ir.load(bundle.file("infer.onnx"))
+    first = bundle.adapter()
+    for value in model.graph.inputs:
+        if value.name in first:
+            value.const_value = ir.tensor(first[value.name], name=value.name)
+            model.graph.register_initializer(value)
+    load_all(model.graph)
+    save(model, out)
+    onnx.checker.check_model(str(out), full_check=False)
+
+
+def model_version(bundle: Bundle) -> int:
+    """The number that names the base in an adapter file: the first 28 bits of its hash."""
+    return int(bundle.base_sha256[:7], 16)
+
+
+def _check(path: Path, parameters: Mapping[str, Array]) -> None:
+    """Read back what was written."""
+    read = onnxruntime.AdapterFormat.read_adapter(str(path)).get_parameters()
+    assert read.keys() == parameters.keys()
+    assert all(read[name].numpy().tobytes() == array.tobytes() for name, array in parameters.items())

@@ -1,0 +1,132 @@
+"""A packed base merged for good: pairs folded into weights that are unpacked, or rounded again as they were.
+
+A pair beside its packed weight, as :mod:`edgepeft.merging.to_onnx` leaves it, has the device's outputs exactly. Without
+the pair the model is plainer and faster, and rounds differently; how much that matters is measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
+from numpy.typing import NDArray
+from onnx_ir.passes import common
+
+from edgepeft.merging.fold_constants import fold_constants, load_all
+from edgepeft.merging.fold_lora import Matrix, fold_lora
+from edgepeft.merging.packed_products import PackedProduct, packed_product
+from edgepeft.merging.products import Product
+from edgepeft.merging.target import MergeError
+from edgepeft.merging.to_onnx import bind, described, save
+from edgepeft_runtime.batch import Batch
+from edgepeft_runtime.bundle import Bundle
+from edgepeft_runtime.tensorfile import Array
+
+Outputs = list[list[NDArray[Any]]]
+
+
+def write(
+    bundle: Bundle, parameters: Mapping[str, Array], out: Path, packed: str, calibration: Sequence[Batch] | None
+) -> str:
+    """Write ``out``; returns what was done, and with calibration data how far both ways are from the device's outputs.
+
+    Args:
+        packed: ``unpack`` or ``requantize``.
+        calibration: batches of inputs, arrays by name.
+
+    Raises:
+        MergeError: the base is not packed, or its masks would be lost.
+    """
+    _check(bundle)
+    ways = {name: _merged(bundle, parameters, name) for name in ("unpack", "requantize")}
+    model, folded = ways[packed]
+    save(model, out)
+    done = described(model, folded)
+    if calibration is None:
+        return done
+    device = _outputs(_bound(bundle, parameters), bundle, calibration)
+    errors = {name: distance(_outputs(way, bundle, calibration), device) for name, (way, _) in ways.items()}
+    return (
+        f"{done}; relative error to the device's outputs: {errors['unpack']:.3g} with fp32 weights, "
+        f"{errors['requantize']:.3g} rounded again"
+    )
+
+
+def _check(bundle: Bundle) -> None:
+    if not any(packed_product(value) for node in ir.load(bundle.file("infer.onnx")).graph for value in node.outputs):
+        raise MergeError(
+            "not-packed",
+            "The bundle has no packed weight that could be unpacked or rounded again.",
+            context="what counts: products and convolutions that prepare --compute int8 or int4 has packed.",
+            hint="merge without it: pairs are folded into fp32 weights.",
+        )
+    if bundle.manifest.recipe.get("masked"):
+        raise MergeError(
+            "masked-weights",
+            "The zeros of pruned weights would be filled by the pairs.",
+            context=f"{len(bundle.manifest.recipe['masked'])} weights are masked.",
+            hint="merge without it: the pairs stay beside their weights.",
+        )
+
+
+def _merged(bundle: Bundle, parameters: Mapping[str, Array], packed: str) -> tuple[ir.Model, int]:
+    """The merged model, and the number of pairs folded."""
+    model = ir.load(bundle.file("infer.onnx"))
+    load_all(model.graph)
+    trained = bind(model.graph, parameters)
+    trained |= fold_constants(model, trained)
+    if packed == "unpack":
+        _unpack(model.graph)
+        folded = fold_lora(model, trained, spare_masks=False)  # rounding has made zeros of its own
+    else:
+        folded = fold_lora(model, trained, packed_product, _pack, spare_masks=False)
+        folded += fold_lora(model, trained)  # into what was not packed
+    model.graph.sort()
+    common.RemoveUnusedNodesPass()(model)
+    common.NameFixPass()(model)
+    return model, folded
+
+
+def _unpack(graph: ir.Graph) -> None:
+    for node in list(graph):
+        found = packed_product(node.outputs[0])
+        if found is not None:
+            found.unpack(graph)
+
+
+def _pack(graph: ir.Graph, base: Product, matrix: Matrix) -> None:
+    assert isinstance(base, PackedProduct)
+    base.pack(graph, matrix)
+
+
+def _bound(bundle: Bundle, parameters: Mapping[str, Array]) -> ir.Model:
+    """The device's graph with its adapter in it."""
+    model = ir.load(bundle.file("infer.onnx"))
+    load_all(model.graph)
+    bind(model.graph, parameters)
+    return model
+
+
+def _outputs(model: ir.Model, bundle: Bundle, batches: Sequence[Batch]) -> Outputs:
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    content = ir.to_proto(model).SerializeToString()
+    session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    names = [spec.name for spec in bundle.manifest.inputs]
+    return [session.run(None, {name: np.asarray(batch[name]) for name in names}) for batch in batches]
+
+
+def distance(found: Outputs, exact: Outputs) -> float:
+    """Relative L2 distance over all outputs of all batches."""
+    pairs = [
+        (one.astype(np.float64), other.astype(np.float64))
+        for ours, theirs in zip(found, exact, strict=True)
+        for one, other in zip(ours, theirs, strict=True)
+    ]
+    off = sum(float(np.square(one - other).sum()) for one, other in pairs)
+    whole = sum(float(np.square(other).sum()) for _, other in pairs)
+    return float(np.sqrt(off / whole if whole else off))

@@ -1,0 +1,89 @@
+"""What a few bad devices can do, and what a device's update may tell about it: clipping, medians, noise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgepeft.aggregation import AggregationError, Privacy, aggregate
+from edgepeft.aggregation.privacy import epsilon
+from edgepeft_runtime.bundle import Bundle
+from tests.host.bundles import Trained
+from tests.host.fleet import drifted, send
+
+
+def test_robust_statistics_are_those_of_numpy(text: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of odd and even numbers of devices, in blocks that cut tensors anywhere."""
+    bundle = Bundle.open(text.bundle)
+    for count, block in ((5, 2**27), (8, 8 * 8 * 37)):
+        monkeypatch.setattr("edgepeft.aggregation.robust.BLOCK_BYTES", block)
+        fleet = drifted(bundle, count, 0.3, count)
+        paths = send(bundle, fleet, tmp_path / str(count))
+        median, trimmed = (aggregate(bundle, paths, robust=robust) for robust in ("median", "trimmed-mean=0.25"))
+        assert (median.report.cut, trimmed.report.cut) == ((count - 1) // 2, count // 4)
+        for name, array in median.parameters.items():
+            values = np.sort([own[name].astype(np.float64) for own in fleet], axis=0)
+            assert np.allclose(array, np.median(values, axis=0), rtol=1e-6)
+            cut = count // 4
+            assert np.allclose(trimmed.parameters[name], values[cut : count - cut].mean(axis=0), rtol=1e-6, atol=1e-9)
+
+
+def test_robust_statistics_withstand_what_they_cut(text: Trained, tmp_path: Path) -> None:
+    """Three of ten devices send huge numbers: the result stays among the honest ones; the mean does not."""
+    bundle = Bundle.open(text.bundle)
+    honest, bad = drifted(bundle, 7, 0.1), drifted(bundle, 3, 1e4, 1)
+    paths = send(bundle, [*honest, *bad], tmp_path)
+    for robust in ("median", "trimmed-mean=0.3"):
+        for name, array in aggregate(bundle, paths, robust=robust).parameters.items():
+            values = [own[name] for own in honest]
+            assert (np.min(values, axis=0) <= array).all() and (array <= np.max(values, axis=0)).all()
+    norm = aggregate(bundle, paths).report.change
+    assert norm is not None and norm > 1e3
+
+
+def test_a_trimmed_mean_that_trims_nobody_is_refused(text: Trained, tmp_path: Path) -> None:
+    """Four devices at 20 %: the error says how many it takes."""
+    bundle = Bundle.open(text.bundle)
+    with pytest.raises(AggregationError, match="it takes 5 devices") as caught:
+        aggregate(bundle, send(bundle, drifted(bundle, 4), tmp_path), robust="trimmed-mean=0.2")
+    assert caught.value.reference == "nothing-trimmed"
+
+
+def test_noise_is_that_of_the_clipping_norm(text: Trained, tmp_path: Path) -> None:
+    """Its deviation per coordinate is noise · clip / devices; epsilon is the one of the Gaussian mechanism."""
+    bundle = Bundle.open(text.bundle)
+    paths = send(bundle, drifted(bundle, 4, 0.01), tmp_path)
+    plain = aggregate(bundle, paths, clip=0.5)
+    noisy = aggregate(bundle, paths, clip=0.5, privacy=Privacy(2.0, seed=1))
+    off = np.concatenate([(noisy.parameters[n] - plain.parameters[n]).reshape(-1) for n in plain.parameters])
+    spent = noisy.report.privacy
+    assert spent is not None and spent.deviation == 2.0 * 0.5 / 4
+    assert off.std() == pytest.approx(spent.deviation, rel=0.1)
+    assert abs(off.mean()) < 4 * spent.deviation / np.sqrt(off.size)
+    again, fresh = (aggregate(bundle, paths, clip=0.5, privacy=Privacy(2.0, seed=seed)) for seed in (1, None))
+    name = next(iter(plain.parameters))
+    assert np.array_equal(again.parameters[name], noisy.parameters[name])
+    assert not np.array_equal(fresh.parameters[name], noisy.parameters[name])
+
+
+def test_epsilon_is_accounted_for() -> None:
+    """Between the exact value of one Gaussian release and a loose bound; more rounds cost more, sampling less."""
+    one = epsilon(Privacy(1.0))
+    assert 4.3 < one < 5.5  # exact: 4.38 (Balle and Wang, ICML 2018)
+    assert epsilon(Privacy(1.0, rounds=10)) > 2 * one
+    assert epsilon(Privacy(1.0, rounds=10, sampling=0.01)) < one
+    assert epsilon(Privacy(2.0)) < one
+
+
+def test_privacy_is_refused_where_it_would_not_hold(text: Trained) -> None:
+    """Without clipping, with weights that a device chooses, or beside other statistics."""
+    wrong: list[dict[str, object]] = [{}, {"clip": 1.0, "weights": "examples"}, {"clip": 1.0, "rule": "svd"}]
+    wrong += [{"clip": 1.0, "robust": "median"}]
+    for how in wrong:
+        with pytest.raises(AggregationError, match="do not go together"):
+            aggregate(text.bundle, [text.update], privacy=Privacy(1.0), **how)  # type: ignore[arg-type]
+    for values in ({"noise": 0.0}, {"noise": 1.0, "delta": 1.0}, {"noise": 1.0, "sampling": 0.0}):
+        with pytest.raises(AggregationError, match="out of range"):
+            Privacy(**values)
