@@ -4,11 +4,14 @@ HOST := .venv/bin
 DEVICE := .venv-device/bin
 OLDEST := .venv-oldest/bin
 TRAINING := .venv-ort-training/bin
-ENVIRONMENTS := .venv/.test .venv-device/.done .venv-oldest/.done .venv-ort-training/.done
+ENVIRONMENTS := .venv/.test .venv/.browser .venv-device/.done .venv-oldest/.done .venv-ort-training/.done
 export HF_HUB_OFFLINE = 1
 export EDGEPEFT_DEVICE_PYTHON = $(DEVICE)/python
 export EDGEPEFT_OLDEST_PYTHON = $(OLDEST)/python
 export EDGEPEFT_ORT_TRAINING_PYTHON = $(TRAINING)/python
+
+# Browsers that the web runtime is tested in, by their names on the path.
+BROWSERS := chromium-headless-shell chromium google-chrome chromium-browser
 
 .PHONY: demo test lint slow aarch64 bench bench-accuracy clean
 
@@ -21,7 +24,7 @@ demo: .venv/.demo .venv-device/.done
 	$(HOST)/python examples/fleet.py --device-python $(DEVICE)/python
 
 test: $(ENVIRONMENTS) lint
-	$(HOST)/python -m pytest
+	$(HOST)/python -m pytest -rs
 
 # End-to-end cases of many seconds, and every method on every network, as docs/METHODS.md has it.
 slow: $(ENVIRONMENTS)
@@ -54,6 +57,13 @@ bench-accuracy: .venv/.demo
 .venv/.test: .venv/.demo
 	$(HOST)/pip install --quiet --disable-pip-version-check -e '.[test]'
 	touch $@
+
+# A browser, where there is none and this is root on Debian; elsewhere its tests are skipped, and say why.
+.venv/.browser: .venv/.test
+	@for name in $(EDGEPEFT_CHROMIUM) $(BROWSERS); do command -v $$name && break; done > /dev/null \
+	  || { apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium-headless-shell; } > /dev/null \
+	  || echo "No browser, and none could be installed: the tests in one will be skipped."
+	@touch $@
 
 # What a device holds: numpy, onnxruntime, tokenizers, and edgepeft without its host extras.
 .venv-device/.done: pyproject.toml

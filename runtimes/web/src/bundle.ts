@@ -1,0 +1,235 @@
+/** Opens a bundle: every file is checked against the manifest before anything in it is used. */
+
+import { BundleError, type ErrorClass } from "./errors.js";
+import type { BundleFiles } from "./files.js";
+import { externalLocations } from "./graphfile.js";
+import { type Ort, opensPaths, versionOf } from "./ort.js";
+import { type Manifest, type TensorSpec, broken, readManifest, sizeOf } from "./manifest.js";
+import { sha256 } from "./sha256.js";
+import { readTensors } from "./tensorfile.js";
+import { type Tensors, notFinite, numbersOf } from "./tensors.js";
+
+const MANIFEST = "manifest.json";
+export const WEIGHTS = "weights.bin";
+const ADAPTER = "adapter.safetensors";
+const REQUIRED = ["train.onnx", "optimizer.onnx", "eval.onnx", "infer.onnx", WEIGHTS, ADAPTER];
+const COPY_AGAIN = "copy the bundle to this device again, or prepare it again.";
+
+/** A bundle whose files are there and are what its manifest says. */
+export class Bundle {
+  private constructor(
+    readonly manifest: Manifest,
+    private readonly held: ReadonlyMap<string, Uint8Array>,
+    private readonly weighted: ReadonlySet<string>,
+    private readonly pathOf: ((name: string) => string) | undefined,
+  ) {}
+
+  /**
+   * Reads and checks everything.
+   *
+   * @param files where the files are.
+   * @param ort the package that will run it: its version is checked, and whether it maps files.
+   * @param progress called with the bytes read so far and all bytes.
+   * @throws BundleError what is wrong with which file, and what to do.
+   */
+  static async open(files: BundleFiles, ort: Ort, progress?: (read: number, all: number) => void): Promise<Bundle> {
+    const manifest = readManifest(await files.read(MANIFEST));
+    checkRuntime(manifest.min_onnxruntime, versionOf(ort));
+    await checkDeclared(manifest);
+    checkListed(manifest, await files.list?.());
+    const all = [...manifest.files.values()].reduce((sum, file) => sum + file.bytes, 0);
+    const held = new Map<string, Uint8Array>();
+    const weighted = new Set<string>();
+    const pathOf = opensPaths(ort) ? files.path : undefined;
+    let read = 0;
+    for (const [name, { bytes: size, sha256: expected }] of manifest.files) {
+      const bytes = await files.read(name, size);
+      if (bytes.length !== size)
+        throw damaged(`The file ${name} has the wrong size.`, `expected ${size} bytes, found ${bytes.length}`);
+      const found = await sha256(bytes);
+      if (found !== expected)
+        throw damaged(`The file ${name} is not what was prepared.`, `expected SHA-256 ${expected}, found ${found}`);
+      if (name.endsWith(".onnx") && checkedGraph(name, bytes)) weighted.add(name);
+      // What has a path is left on the disk, where ONNX Runtime maps it.
+      if (name !== WEIGHTS || pathOf === undefined) held.set(name, bytes);
+      progress?.((read += size), all);
+    }
+    return new Bundle(manifest, held, weighted, pathOf);
+  }
+
+  /** What an adapter or an update belongs to: the hash of the model without its adapter. */
+  get baseSha256(): string {
+    return this.manifest.base_sha256;
+  }
+
+  /** The hash of the adapter the bundle came with: it names the round. */
+  get adapterSha256(): string {
+    return this.manifest.files.get(ADAPTER)!.sha256;
+  }
+
+  /** The bytes of a file that the manifest lists, checked. */
+  file(name: string): Uint8Array {
+    const bytes = this.held.get(name);
+    if (bytes !== undefined) return bytes;
+    throw new BundleError(
+      "missing-file",
+      `The bundle has no file ${name}.`,
+      "the manifest does not list it.",
+      COPY_AGAIN,
+    );
+  }
+
+  /** What a session of a graph is made of: a path, or its bytes and those of the weights. */
+  graph(name: string): { model: string | Uint8Array; weights: Uint8Array | null } {
+    const bytes = this.file(name);
+    if (this.pathOf !== undefined) return { model: this.pathOf(name), weights: null };
+    return { model: bytes, weights: this.weighted.has(name) ? this.file(WEIGHTS) : null };
+  }
+
+  /** The first values of the parameters, checked against the manifest. */
+  async adapter(): Promise<Tensors> {
+    const { tensors } = await readTensors(this.file(ADAPTER), `The file ${ADAPTER}`, BundleError);
+    return checkedParameters(tensors, this.manifest, `The file ${ADAPTER}`, BundleError);
+  }
+}
+
+/** {@link checkedTensors} of the parameters; places lie in their tensor, or are all -1: not picked yet. */
+export function checkedParameters(tensors: Tensors, manifest: Manifest, source: string, error: ErrorClass): Tensors {
+  const checked = checkedTensors(tensors, manifest.parameters, source, error);
+  for (const { places: name, gradient, tensor, shape } of manifest.sparse) {
+    const places = numbersOf(checked[name]!) as Int32Array;
+    const size = sizeOf({ shape });
+    const picked = places.every((place, i) => place >= 0 && place < size && (i === 0 || place > places[i - 1]!));
+    if (!picked && (gradient === null || places.some((place) => place !== -1))) {
+      const context = `tensor ${name}, of ${size} elements of ${tensor}`;
+      const hint = "the file is damaged, or written by something else; use another one.";
+      throw new error(
+        "wrong-places",
+        `${source} holds places that are not ascending positions in their tensor.`,
+        context,
+        hint,
+      );
+    }
+  }
+  return checked;
+}
+
+/** The tensors in the order of `specs`, if they have exactly those names, shapes and dtypes, and finite values. */
+export function checkedTensors(
+  tensors: Tensors,
+  specs: readonly TensorSpec[],
+  source: string,
+  error: ErrorClass,
+): Tensors {
+  const hint = "it belongs to another bundle, or to another preparation of this one.";
+  const wanted = new Set(specs.map((spec) => spec.name));
+  const absent = [...wanted].filter((name) => !Object.hasOwn(tensors, name));
+  const unknown = Object.keys(tensors).filter((name) => !wanted.has(name));
+  if (absent.length + unknown.length > 0) {
+    const context = `missing: ${listed(absent)}; unknown: ${listed(unknown)}`;
+    throw new error("wrong-tensors", `${source} does not hold the bundle's parameters.`, context, hint);
+  }
+  for (const spec of specs) {
+    const { type, dims } = tensors[spec.name]!;
+    if (type !== spec.dtype || String(dims) !== String(spec.shape)) {
+      const context = `expected ${spec.dtype} [${spec.shape.join(", ")}], found ${type} [${dims.join(", ")}]`;
+      throw new error(
+        "wrong-tensors",
+        `${source} holds a tensor ${spec.name} that does not fit the bundle.`,
+        context,
+        hint,
+      );
+    }
+    const place = notFinite(tensors[spec.name]!);
+    if (place !== null) {
+      const hint = "the training that wrote it diverged; use an earlier one.";
+      throw new error(
+        "not-finite",
+        `${source} holds a value that is not finite.`,
+        `tensor ${spec.name} ${place}`,
+        hint,
+      );
+    }
+  }
+  return Object.fromEntries(specs.map(({ name }) => [name, tensors[name]!]));
+}
+
+function checkRuntime(needed: string, found: string | undefined): void {
+  const parts = (version: string): number[] => {
+    const match = /^\d{1,9}(\.\d{1,9})*/.exec(version);
+    if (match === null) throw broken("A version of onnxruntime is not a version.", `found ${version}`);
+    return match[0].split(".").map(Number);
+  };
+  const [least, have] = [parts(needed), parts(found ?? needed)];
+  const older = [0, 1, 2].map((i) => (have[i] ?? 0) - (least[i] ?? 0)).find((difference) => difference !== 0) ?? 0;
+  if (older >= 0) return;
+  const message = `The bundle needs onnxruntime ${needed} or later; here is ${found}.`;
+  throw new BundleError(
+    "onnxruntime-too-old",
+    message,
+    "manifest.json: min_onnxruntime",
+    `npm install onnxruntime-*@^${needed}.0`,
+  );
+}
+
+/** The names in `files` stay inside the bundle, the needed ones are there, and the base is made of them. */
+async function checkDeclared(manifest: Manifest): Promise<void> {
+  for (const name of manifest.files.keys()) {
+    if (/[\\:\0]/.test(name) || name.split("/").some((part) => ["", ".", ".."].includes(part))) {
+      throw new BundleError(
+        "path-escape",
+        "The manifest lists a file outside the bundle.",
+        `files: ${name}`,
+        COPY_AGAIN,
+      );
+    }
+  }
+  const absent = REQUIRED.find((name) => !manifest.files.has(name));
+  if (absent !== undefined) {
+    throw new BundleError(
+      "missing-file",
+      `The manifest does not list ${absent}.`,
+      "every bundle needs this file.",
+      COPY_AGAIN,
+    );
+  }
+  const [infer, weights] = ["infer.onnx", WEIGHTS].map((name) => manifest.files.get(name)!.sha256);
+  const expected = await sha256(new TextEncoder().encode(`${infer}\n${weights}\n`));
+  if (manifest.base_sha256 !== expected) {
+    throw broken(
+      "The manifest's base_sha256 is not that of its files.",
+      `expected ${expected}, found ${manifest.base_sha256}`,
+    );
+  }
+}
+
+function checkListed(manifest: Manifest, found: ReadonlyMap<string, number> | undefined): void {
+  const undeclared = [...(found?.keys() ?? [])].filter((name) => name !== MANIFEST && !manifest.files.has(name));
+  if (undeclared.length > 0) {
+    const message = "The bundle holds files that its manifest does not list.";
+    throw new BundleError(
+      "undeclared-file",
+      message,
+      `not listed: ${listed(undeclared)}`,
+      "remove them from the bundle.",
+    );
+  }
+}
+
+/** Whether a graph reads the weights; it must read no other file. */
+function checkedGraph(name: string, bytes: Uint8Array): boolean {
+  const locations = externalLocations(bytes);
+  const others = [...locations].filter((location) => location !== WEIGHTS);
+  if (others.length === 0) return locations.size > 0;
+  const message = `The graph ${name} reads a file other than ${WEIGHTS}.`;
+  throw new BundleError("path-escape", message, `it names ${listed(others)}`, "do not use this bundle.");
+}
+
+function damaged(message: string, context: string): BundleError {
+  return new BundleError("damaged-file", message, context, COPY_AGAIN);
+}
+
+function listed(names: readonly string[]): string {
+  const more = names.length > 5 ? ` and ${names.length - 5} more` : "";
+  return [...names].sort().slice(0, 5).join(", ") + more || "none";
+}

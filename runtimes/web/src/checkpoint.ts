@@ -1,0 +1,126 @@
+/** The checkpoints of a run, sealed (section 6 of the SPEC). */
+
+import { type Bundle, checkedParameters, checkedTensors } from "./bundle.js";
+import { StateError } from "./errors.js";
+import { NEWEST, PREVIOUS, type StateStore } from "./store.js";
+import { type TensorFile, readTensors, tensorBytes } from "./tensorfile.js";
+import type { Tensors } from "./tensors.js";
+
+/** What is kept of a run: parameters, optimizer state, the best parameters (if any), and the rest as JSON. */
+export interface Checkpoint {
+  readonly parameters: Tensors;
+  readonly state: Tensors;
+  readonly best: Tensors | null;
+  readonly run: string;
+}
+
+/** A locked state; make one with {@link Checkpoints.open}. */
+export class Checkpoints {
+  private keepNewest = true;
+
+  private constructor(
+    private readonly store: StateStore,
+    private readonly bundle: Bundle,
+    private readonly adapterSha256: string,
+  ) {}
+
+  /** @throws StateError it cannot be used, or something else trains in it. */
+  static async open(store: StateStore, bundle: Bundle, adapterSha256: string): Promise<Checkpoints> {
+    if (await attempt(store, () => store.lock())) return new Checkpoints(store, bundle, adapterSha256);
+    const hint = "end the other one, or use another state.";
+    throw new StateError("state-in-use", `Cannot use ${store.name}.`, "another run trains in it.", hint);
+  }
+
+  get name(): string {
+    return this.store.name;
+  }
+
+  close(): Promise<void> {
+    return this.store.close();
+  }
+
+  /** Writes a checkpoint; the newest one before it becomes the previous one. */
+  async save({ parameters, state, best, run }: Checkpoint): Promise<void> {
+    const named = Object.entries({ parameter: parameters, state, best: best ?? {} }).flatMap(([group, tensors]) => {
+      return Object.entries(tensors).map(([name, tensor]) => [`${group}:${name}`, tensor] as const);
+    });
+    const metadata = { format: "edgepeft-checkpoint", version: "1", ...this.owner(), run };
+    const { bytes } = await tensorBytes(Object.fromEntries(named), metadata, true);
+    // A damaged newest one must not push out the whole previous one.
+    await attempt(this.store, () => this.store.replace(bytes, this.keepNewest));
+    this.keepNewest = true;
+  }
+
+  /**
+   * The newest whole checkpoint, `null` in a new state.
+   *
+   * @throws StateError all are damaged, or the newest belongs to another bundle or adapter.
+   */
+  async load(): Promise<Checkpoint | null> {
+    const failures: string[] = [];
+    for (const name of [NEWEST, PREVIOUS] as const) {
+      const bytes = await attempt(this.store, () => this.store.read(name));
+      if (bytes === null) continue;
+      let file: TensorFile;
+      try {
+        file = await readTensors(bytes, `The checkpoint ${name}`, StateError, true);
+      } catch (failure) {
+        if (!(failure instanceof StateError)) throw failure;
+        failures.push(failure.context ?? "");
+        continue;
+      }
+      this.keepNewest = failures.length === 0;
+      return this.checked(file);
+    }
+    if (failures.length === 0) return null;
+    const hint = "use another state; the run has to begin anew.";
+    throw new StateError("damaged-state", `No checkpoint in ${this.name} is whole.`, failures.join("\n"), hint);
+  }
+
+  private owner(): Readonly<Record<string, string>> {
+    return { base_sha256: this.bundle.baseSha256, adapter_sha256: this.adapterSha256 };
+  }
+
+  private checked({ tensors, metadata }: TensorFile): Checkpoint {
+    const kind = `${metadata.get("format")} ${metadata.get("version")}`;
+    const run = metadata.get("run");
+    if (kind !== "edgepeft-checkpoint 1" || run === undefined) {
+      throw new StateError(
+        "unknown-checkpoint",
+        `${this.name} holds no checkpoint that is known.`,
+        `found ${kind}`,
+        "use another state.",
+      );
+    }
+    for (const [key, expected] of Object.entries(this.owner())) {
+      if (metadata.get(key) === expected) continue;
+      const what = key === "base_sha256" ? "bundle" : "adapter";
+      const context = `${key}: this run ${expected}, the state ${metadata.get(key)}`;
+      const hint = "use the bundle and adapter the run was begun with, or another state.";
+      throw new StateError("foreign-state", `The state in ${this.name} belongs to another ${what}.`, context, hint);
+    }
+    const { manifest } = this.bundle;
+    const source = `The checkpoint in ${this.name}`;
+    const best = group(tensors, "best");
+    return {
+      parameters: checkedParameters(group(tensors, "parameter"), manifest, source, StateError),
+      state: checkedTensors(group(tensors, "state"), manifest.optimizer.state, source, StateError),
+      best: Object.keys(best).length === 0 ? null : checkedParameters(best, manifest, source, StateError),
+      run,
+    };
+  }
+}
+
+function group(tensors: Tensors, name: string): Tensors {
+  const entries = Object.entries(tensors).filter(([key]) => key.startsWith(`${name}:`));
+  return Object.fromEntries(entries.map(([key, tensor]) => [key.slice(name.length + 1), tensor]));
+}
+
+async function attempt<T>(store: StateStore, work: () => Promise<T>): Promise<T> {
+  try {
+    return await work();
+  } catch (failure) {
+    const hint = "check that the device has room and that the place may be written to.";
+    throw new StateError("cannot-write-state", `Cannot use ${store.name}.`, String(failure), hint);
+  }
+}

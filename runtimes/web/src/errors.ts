@@ -1,0 +1,61 @@
+/** Errors that a user can meet: each says what happened, where, and what to do about it. */
+
+/** A mistake in what edgepeft was given, never one in edgepeft itself. */
+export class EdgepeftError extends Error {
+  override readonly name: string = "EdgepeftError";
+
+  /**
+   * @param reference kebab-case name of the kind of error; stable, so that programs may look for it.
+   * @param message one sentence: what could not be done.
+   * @param context the facts of this case; `null` where the message holds them all.
+   * @param hint what to do about it; `null` where nothing sensible can be said.
+   */
+  constructor(
+    readonly reference: string,
+    message: string,
+    readonly context: string | null,
+    readonly hint: string | null,
+  ) {
+    super(message);
+  }
+
+  override toString(): string {
+    return [this.message, this.context, this.hint && `hint: ${this.hint}`].filter(Boolean).join("\n");
+  }
+
+  /** The error as the command prints it, several lines. */
+  render(): string {
+    const lines = (this.context ?? "").split("\n").map((line, i) => (i === 0 ? "╰─> " : "    ") + line);
+    const context = this.context === null ? [] : lines;
+    const hint = this.hint === null ? [] : [`hint: ${this.hint}`];
+    return [`error: ${this.reference}`, `× ${this.message}`, ...context, ...hint].join("\n");
+  }
+}
+
+/** The constructor of a class of errors: whoever reads a file says in whose name it fails. */
+export type ErrorClass = new (...args: ConstructorParameters<typeof EdgepeftError>) => EdgepeftError;
+
+/** A bundle that is missing, damaged, or of a format this runtime does not know. */
+export class BundleError extends EdgepeftError {
+  override readonly name = "BundleError";
+}
+
+/** A batch that does not fit the bundle: name, dtype, shape, label or value. */
+export class BatchError extends EdgepeftError {
+  override readonly name = "BatchError";
+}
+
+/** A data set that cannot be read, or holds nothing to train on. */
+export class DataError extends EdgepeftError {
+  override readonly name = "DataError";
+}
+
+/** A state that is damaged, in use, or belongs to another run. */
+export class StateError extends EdgepeftError {
+  override readonly name = "StateError";
+}
+
+/** A run that cannot go on: a loss or a gradient that is not finite, a setting out of range. */
+export class TrainingError extends EdgepeftError {
+  override readonly name = "TrainingError";
+}

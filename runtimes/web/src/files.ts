@@ -1,0 +1,92 @@
+/** Where the files of a bundle come from: a URL, or a folder that a page was handed or keeps for itself (OPFS). */
+
+import { BundleError } from "./errors.js";
+
+/** The files of a bundle, by names with `/` between folders. */
+export interface BundleFiles {
+  /** What it is, for messages. */
+  readonly name: string;
+  /** All bytes of a file; `size` is what the manifest says, so that a stream goes straight to its place. */
+  read(name: string, size?: number): Promise<Uint8Array>;
+  /** Names and sizes of all files, where they can be listed. */
+  list?(): Promise<ReadonlyMap<string, number>>;
+  /** The path of a file where there are paths: ONNX Runtime then maps the weights instead of copying them. */
+  path?(name: string): string;
+}
+
+/** A bundle below a URL, streamed. */
+export function urlFiles(url: string | URL): BundleFiles {
+  const base = String(url).replace(/\/?$/, "/");
+  return {
+    name: base,
+    async read(name, size) {
+      const response = await fetch(base + name.split("/").map(encodeURIComponent).join("/"));
+      if (!response.ok || response.body === null) throw missing(base, name, `HTTP status ${response.status}`);
+      return size === undefined ? new Uint8Array(await response.arrayBuffer()) : streamed(response.body, size, name);
+    },
+  };
+}
+
+/** A bundle in a folder of the File System API: picked by the user, or of the origin's private file system. */
+export function handleFiles(folder: FileSystemDirectoryHandle): BundleFiles {
+  return {
+    name: folder.name,
+    async read(name) {
+      const parts = name.split("/");
+      try {
+        let place = folder;
+        for (const part of parts.slice(0, -1)) place = await place.getDirectoryHandle(part);
+        const file = await (await place.getFileHandle(parts.at(-1)!)).getFile();
+        return new Uint8Array(await file.arrayBuffer());
+      } catch (failure) {
+        throw missing(folder.name, name, String(failure));
+      }
+    },
+  };
+}
+
+/** A bundle of files that are held already, by name: bytes, or what a file input gives. */
+export function heldFiles(files: ReadonlyMap<string, Uint8Array | Blob>, name = "the bundle"): BundleFiles {
+  return {
+    name,
+    async read(file) {
+      const held = files.get(file);
+      if (held === undefined) throw missing(name, file, "it was not given.");
+      return held instanceof Uint8Array ? held : new Uint8Array(await held.arrayBuffer());
+    },
+    async list() {
+      return new Map([...files].map(([file, held]) => [file, held instanceof Uint8Array ? held.length : held.size]));
+    },
+  };
+}
+
+export function missing(where: string, name: string, context: string): BundleError {
+  return new BundleError(
+    "missing-file",
+    `Cannot read the file ${name} of ${where}.`,
+    context,
+    "check the place of the bundle.",
+  );
+}
+
+async function streamed(body: ReadableStream<Uint8Array>, size: number, name: string): Promise<Uint8Array> {
+  const whole = new Uint8Array(size);
+  const reader = body.getReader();
+  let place = 0;
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done) return whole.subarray(0, place);
+    if (place + value.length > size) {
+      await reader.cancel();
+      const hint = "copy the bundle to the server again.";
+      throw new BundleError(
+        "damaged-file",
+        `The file ${name} has the wrong size.`,
+        `expected ${size} bytes, found more`,
+        hint,
+      );
+    }
+    whole.set(value, place);
+    place += value.length;
+  }
+}

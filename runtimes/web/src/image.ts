@@ -1,0 +1,51 @@
+/** Pixels to the input of a bundle that takes images. */
+
+import { DataError } from "./errors.js";
+import type { Manifest } from "./manifest.js";
+import { Tensor } from "./tensors.js";
+
+/** RGBA bytes in rows, as a canvas gives them: `ImageData` is one. */
+export interface Pixels {
+  readonly data: Uint8ClampedArray | Uint8Array;
+  readonly width: number;
+  readonly height: number;
+}
+
+/**
+ * The input `[images, channels, height, width]`: scaled to 0..1, normalised by mean and deviation; one channel is luma
+ * (ITU-R 601, as Pillow has it).
+ *
+ * @param images of the bundle's size: draw them on a canvas of `manifest.image.size` first.
+ * @throws DataError the bundle takes no images, or they have another size.
+ */
+export function imagesOf(images: readonly Pixels[], manifest: Manifest): Tensor {
+  const spec = manifest.image;
+  if (spec === null)
+    throw new DataError("no-images", "The bundle does not take images.", null, "give the data as arrays.");
+  const [height, width] = spec.size as [number, number];
+  const values = new Float32Array(images.length * spec.channels * height * width);
+  let place = 0;
+  for (const image of images) {
+    if (image.width !== width || image.height !== height) {
+      const context = `expected ${width} x ${height}, found ${image.width} x ${image.height}`;
+      throw new DataError(
+        "wrong-size",
+        "An image has not the size that the bundle takes.",
+        context,
+        "draw it on a canvas of that size.",
+      );
+    }
+    for (let channel = 0; channel < spec.channels; channel++) {
+      const [mean, std] = [spec.mean[channel]!, spec.std[channel]!];
+      for (let pixel = 0; pixel < width * height; pixel++) {
+        values[place++] = (level(image.data, 4 * pixel, spec.channels, channel) / 255 - mean) / std;
+      }
+    }
+  }
+  return new Tensor("float32", values, [images.length, spec.channels, height, width]);
+}
+
+function level(data: Pixels["data"], start: number, channels: number, channel: number): number {
+  if (channels !== 1) return data[start + channel]!;
+  return (data[start]! * 19595 + data[start + 1]! * 38470 + data[start + 2]! * 7471 + 0x8000) >> 16;
+}

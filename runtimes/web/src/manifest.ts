@@ -1,0 +1,194 @@
+/** The manifest of a bundle: everything a runtime needs to know (section 2 of the SPEC, whose names its fields have). */
+
+import { BundleError } from "./errors.js";
+import * as f from "./fields.js";
+
+export const DTYPES = ["float32", "float16", "float64", "int64", "int32", "int8", "uint8", "bool"] as const;
+const ROLES = ["lora_A", "lora_B", "bias", "norm", "head", "weight", "places", "other"] as const;
+const LOSSES = ["cross_entropy", "causal_lm", "mse", "l1", "bce_with_logits", "custom"] as const;
+const TEXT_FIELDS = ["ids", "attention_mask", "type_ids"] as const;
+
+const shape = f.list(f.check("a size or a name", (v): v is number | string => typeof v === "string" || f.isNatural(v)));
+const tensor = { name: f.text, dtype: f.oneOf(DTYPES), shape };
+const cache = { past: f.text, present: f.text, shape };
+const bucket = { name: f.text, size: f.natural, members: f.list(f.text), decay: f.flag };
+const label = { ...tensor, classes: f.optional(f.integer, null), ignore_index: f.optional(f.integer, null) };
+const frozen = { ...tensor, dtype: f.text, bytes: f.natural, elements: f.optional(f.integer, null) };
+const sparse = {
+  tensor: f.text,
+  shape: f.list(f.natural),
+  values: f.text,
+  places: f.text,
+  gradient: f.optional(f.text, null),
+  batches: f.natural,
+};
+const textSpec = {
+  max_length: f.natural,
+  pad_id: f.integer,
+  fields: f.mapOf(f.oneOf(TEXT_FIELDS)),
+  template: f.optional(f.text, null),
+};
+const image = {
+  input: f.text,
+  size: f.list(f.natural, 2),
+  channels: f.natural,
+  mean: f.list(f.number),
+  std: f.list(f.number),
+};
+const generation = {
+  ids: f.text,
+  attention_mask: f.nullable(f.text),
+  end: f.list(f.natural),
+  cache: f.list(f.object(cache)),
+};
+const memory = { activations: f.list(f.mapOf(f.natural)), micro_batch: f.optional(f.integer, null) };
+
+const manifest = f.object({
+  format: f.text,
+  version: f.integer,
+  min_onnxruntime: f.text,
+  base_sha256: f.sha256Text,
+  files: f.mapOf(f.object({ sha256: f.sha256Text, bytes: f.natural })),
+  dimensions: f.mapOf(f.object({ min: f.natural, max: f.nullable(f.integer) })),
+  inputs: f.list(f.object(tensor)),
+  labels: f.list(f.object(label)),
+  outputs: f.list(f.object(tensor)),
+  parameters: f.list(f.object({ ...tensor, role: f.oneOf(ROLES) })),
+  frozen: f.list(f.object(frozen)),
+  buckets: f.list(f.object(bucket)),
+  loss: f.record({ kind: f.oneOf(LOSSES) }),
+  optimizer: f.record({ kind: f.text, lr: f.number, state: f.list(f.object(tensor)) }),
+  classes: f.optional(f.list(f.text), null),
+  text: f.optional(f.object(textSpec), null),
+  image: f.optional(f.object(image), null),
+  memory: f.optional(f.object(memory), null),
+  sparse: f.optional(f.list(f.object(sparse)), []),
+  generation: f.optional(f.object(generation), null),
+  recipe: f.anyObject,
+});
+
+export type Manifest = f.Read<typeof manifest>;
+export type TensorSpec = Manifest["inputs"][number];
+export type LabelSpec = Manifest["labels"][number];
+export type ParameterSpec = Manifest["parameters"][number];
+export type SparseSpec = Manifest["sparse"][number];
+export type ImageSpec = NonNullable<Manifest["image"]>;
+export type Dtype = (typeof DTYPES)[number];
+
+/** Reads the bytes of a `manifest.json`. @throws BundleError it contradicts the SPEC, or is of another version. */
+export function readManifest(bytes: Uint8Array): Manifest {
+  try {
+    const value = f.parseJson(bytes, "manifest.json");
+    checkFormat(f.record({ format: f.text, version: f.integer })(value, "manifest.json"));
+    const read = manifest(value, "manifest.json");
+    checkNames(read);
+    checkShapes(read);
+    checkBuckets(read);
+    checkSparse(read);
+    checkGeneration(read);
+    return read;
+  } catch (failure) {
+    throw failure instanceof f.Wrong ? broken("The manifest is not what the SPEC says.", failure.message) : failure;
+  }
+}
+
+/** The parameters that train: all but the places of sparse ones. */
+export function trained(manifest: Manifest): readonly ParameterSpec[] {
+  return manifest.parameters.filter((spec) => spec.role !== "places");
+}
+
+/** The number of elements of a tensor without symbolic dimensions. */
+export function sizeOf(spec: { readonly shape: readonly (number | string)[] }): number {
+  return spec.shape.reduce<number>((product, dim) => product * Number(dim), 1);
+}
+
+export function broken(message: string, context: string): BundleError {
+  return new BundleError(
+    "bad-manifest",
+    message,
+    context,
+    "prepare the bundle again, or copy it anew if it was edited.",
+  );
+}
+
+function checkFormat(head: { format: string; version: number }): void {
+  if (head.format !== "edgepeft-bundle") {
+    throw broken("This is no edgepeft bundle.", `format: expected edgepeft-bundle, found ${head.format}`);
+  }
+  if (head.version !== 1) {
+    throw new BundleError(
+      "bundle-version",
+      `The bundle is of version ${head.version}; this runtime knows version 1.`,
+      "manifest.json: version",
+      "update edgepeft-runtime, or prepare the bundle with an edgepeft that fits it.",
+    );
+  }
+}
+
+function checkNames(m: Manifest): void {
+  unique("fed to the graphs", [...m.inputs, ...m.labels, ...m.parameters, ...m.optimizer.state, ...m.buckets]);
+  unique("of the outputs", m.outputs);
+  for (const what of ["inputs", "outputs", "parameters", "buckets"] as const) {
+    if (m[what].length === 0) throw broken(`The manifest lists no ${what}.`, `manifest.json: ${what}`);
+  }
+}
+
+function unique(what: string, specs: readonly { readonly name: string }[]): void {
+  const names = specs.map((spec) => spec.name);
+  const twice = names.find((name, i) => names.indexOf(name) !== i);
+  if (twice !== undefined) throw broken(`Two tensors ${what} have the same name.`, `name: ${twice}`);
+}
+
+function checkShapes(m: Manifest): void {
+  for (const spec of [...m.inputs, ...m.labels]) {
+    const unknown = spec.shape.find((dim) => typeof dim === "string" && !m.dimensions.has(dim));
+    if (unknown !== undefined) throw broken("A symbolic dimension is not described.", `${unknown} of ${spec.name}`);
+  }
+  for (const spec of [...m.parameters, ...m.optimizer.state]) {
+    if (spec.shape.some((dim) => typeof dim === "string")) {
+      throw broken("A tensor that is kept has a symbolic dimension.", `${spec.name}: [${spec.shape.join(", ")}]`);
+    }
+  }
+  if (m.image && (m.image.mean.length !== m.image.channels || m.image.std.length !== m.image.channels)) {
+    throw broken("An image needs one mean and one std per channel.", "manifest.json: image");
+  }
+}
+
+function checkBuckets(m: Manifest): void {
+  const sizes = new Map(trained(m).map((spec) => [spec.name, sizeOf(spec)]));
+  const members = m.buckets.flatMap((bucket) => bucket.members);
+  const odd = [...members, ...sizes.keys()].find((name) => {
+    return !sizes.has(name) || members.filter((member) => member === name).length !== 1;
+  });
+  if (odd !== undefined) throw broken("Each parameter that trains must be a member of one bucket.", `not so: ${odd}`);
+  for (const { name, size, members } of m.buckets) {
+    const total = members.reduce((sum, member) => sum + (sizes.get(member) ?? 0), 0);
+    if (size !== total) throw broken("A bucket's size is not that of its members.", `${name}: ${size}, not ${total}`);
+  }
+}
+
+function checkSparse(m: Manifest): void {
+  const parameters = new Map(m.parameters.map((spec) => [spec.name, spec]));
+  for (const spec of m.sparse) {
+    const [values, places] = [parameters.get(spec.values), parameters.get(spec.places)];
+    const fits =
+      places?.dtype === "int32" && places.role === "places" && String(values?.shape) === String(places.shape);
+    if (!fits) throw broken("A sparse tensor needs values and places of one length.", `tensor: ${spec.tensor}`);
+  }
+  const described = new Set(m.sparse.map((spec) => spec.places));
+  const odd = m.parameters.find((spec) => (spec.role === "places") !== described.has(spec.name));
+  if (odd !== undefined) throw broken("Places must belong to a sparse tensor.", `parameter: ${odd.name}`);
+}
+
+function checkGeneration(m: Manifest): void {
+  if (m.generation === null) return;
+  const { ids, attention_mask, cache } = m.generation;
+  const fed = [ids, ...(attention_mask === null ? [] : [attention_mask])].sort();
+  const inputs = m.inputs.map((spec) => spec.name).sort();
+  if (String(fed) !== String(inputs) || (cache.length > 0 && attention_mask === null)) {
+    throw broken("Generation must feed all inputs, with a cache also a mask.", `inputs: ${inputs.join(", ")}`);
+  }
+  if (cache.length > 0 !== m.files.has("generate.onnx")) {
+    throw broken("A cache belongs to generate.onnx, and the other way round.", `cache: ${cache.length} tensors`);
+  }
+}

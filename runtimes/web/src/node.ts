@@ -1,0 +1,110 @@
+/** Bundles and states in folders, for Node. */
+
+import { mkdir, open, readFile, readdir, rename, rm, stat, writeFile } from "node:fs/promises";
+import { dirname, join, resolve } from "node:path";
+import { BundleError } from "./errors.js";
+import { type BundleFiles, missing } from "./files.js";
+import { NEWEST, PREVIOUS, type StateStore } from "./store.js";
+
+/** A bundle in a folder; ONNX Runtime maps its weights. */
+export function folder(path: string): BundleFiles {
+  return {
+    name: path,
+    path: (name) => join(path, name),
+    async read(name) {
+      try {
+        return new Uint8Array(await readFile(join(path, name)));
+      } catch (failure) {
+        throw missing(path, name, String(failure));
+      }
+    },
+    async list() {
+      const found = await readdir(path, { withFileTypes: true, recursive: true });
+      const files = new Map<string, number>();
+      for (const entry of found.filter((entry) => !entry.isDirectory())) {
+        const whole = join(entry.parentPath ?? entry.path, entry.name);
+        const name = whole.slice(join(path, "/").length).replaceAll("\\", "/");
+        if (!entry.isFile()) {
+          const hint = "copy the file itself into the bundle (cp -L).";
+          throw new BundleError(
+            "not-a-regular-file",
+            `The file ${name} of the bundle is not a regular file.`,
+            `in ${path}`,
+            hint,
+          );
+        }
+        files.set(name, (await stat(whole)).size);
+      }
+      return files;
+    },
+  };
+}
+
+/** A state in a folder, the same as the Python runtime's; made if it is missing. */
+export function stateFolder(path: string): StateStore {
+  const lock = join(path, "lock.pid");
+  let held = false;
+  return {
+    name: path,
+    async read(file) {
+      return readFile(join(path, file)).then((bytes) => new Uint8Array(bytes), absent);
+    },
+    async replace(bytes, keep) {
+      const [newest, coming] = [join(path, NEWEST), join(path, `${NEWEST}.next`)];
+      await writeAtomically(coming, bytes);
+      if (keep) await rename(newest, join(path, PREVIOUS)).catch(absent);
+      await rename(coming, newest);
+      await flushFolder(path);
+    },
+    async lock() {
+      await mkdir(path, { recursive: true });
+      const owner = Number(await readFile(lock, "utf8").catch(absent));
+      if (owner > 0 && alive(owner)) return false;
+      await rm(lock, { force: true });
+      // Of two that find a dead owner, one makes the file.
+      held = await writeFile(lock, String(process.pid), { flag: "wx" }).then(
+        () => true,
+        () => false,
+      );
+      return held;
+    },
+    async close() {
+      if (held) await rm(lock, { force: true });
+      held = false;
+    },
+  };
+}
+
+/** Writes a file so that whoever reads it, or finds it after a power cut, sees the old content or the new one. */
+export async function writeAtomically(path: string, bytes: Uint8Array): Promise<void> {
+  const partial = `${path}.partial`;
+  const file = await open(partial, "w");
+  try {
+    await file.writeFile(bytes);
+    await file.sync();
+  } finally {
+    await file.close();
+  }
+  await rename(partial, path);
+  await flushFolder(dirname(resolve(path)));
+}
+
+async function flushFolder(path: string): Promise<void> {
+  if (process.platform === "win32") return;
+  const handle = await open(path, "r");
+  await handle.sync().finally(() => handle.close());
+}
+
+function alive(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch (failure) {
+    return (failure as NodeJS.ErrnoException).code === "EPERM";
+  }
+}
+
+function absent(failure: NodeJS.ErrnoException): null {
+  if (failure.code === "ENOENT") return null;
+  throw failure;
+}

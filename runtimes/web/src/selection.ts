@@ -1,0 +1,54 @@
+/** Picks the elements that train, by the size of their gradient: once, before the first step (section 3 of the SPEC). */
+
+import type { Engine, Values } from "./engine.js";
+import { TrainingError } from "./errors.js";
+import { type Manifest, type SparseSpec, sizeOf } from "./manifest.js";
+import { Tensor, type Tensors, numbersOf } from "./tensors.js";
+
+/** Ascending positions of the `count` largest values; of equal ones, those that come first. */
+export function largest(sizes: Float32Array, count: number): Int32Array {
+  const bound = sizes.slice().sort()[sizes.length - count]!;
+  let equal = count - sizes.reduce((above, size) => above + Number(size > bound), 0);
+  const places: number[] = [];
+  sizes.forEach((size, place) => {
+    if (size > bound || (size === bound && equal-- > 0)) places.push(place);
+  });
+  return Int32Array.from(places);
+}
+
+/** The sparse tensors whose places are still to be picked. */
+export function toPick(manifest: Manifest, values: Values): readonly SparseSpec[] {
+  return manifest.sparse.filter(
+    (spec) => spec.gradient !== null && Number(numbersOf(values.parameters[spec.places]!)[0]) < 0,
+  );
+}
+
+/**
+ * Places for all tensors that still need them: where the gradient's sizes, added up over the batches, are largest.
+ *
+ * @throws TrainingError a gradient is not finite.
+ */
+export async function pick(
+  engine: Engine,
+  manifest: Manifest,
+  values: Values,
+  batches: readonly Tensors[],
+): Promise<Tensors> {
+  const places: Record<string, Tensor> = {};
+  // One dense gradient is held at a time: memory counts for more than running the few batches again.
+  for (const spec of toPick(manifest, values)) {
+    const sizes = new Float32Array(sizeOf(spec));
+    for (const batch of batches) {
+      const [gradient] = await engine.gradients(values, batch, [spec]);
+      (numbersOf(gradient!) as Float32Array).forEach((value, i) => (sizes[i]! += Math.abs(value)));
+    }
+    if (!sizes.every(Number.isFinite)) {
+      const message = `The gradient of ${spec.tensor} is not finite: nothing can be picked by it.`;
+      const context = "the first batches decide which elements train";
+      throw new TrainingError("not-finite", message, context, "look for extreme values in the data.");
+    }
+    const count = sizeOf(manifest.parameters.find(({ name }) => name === spec.places)!);
+    places[spec.places] = new Tensor("int32", largest(sizes, count), [count]);
+  }
+  return places;
+}

@@ -1,0 +1,128 @@
+/** Tensors of onnxruntime-common as a trainer needs them: from what a user passes, from bytes, by rows. */
+
+import { Tensor } from "onnxruntime-common";
+import { BatchError } from "./errors.js";
+
+export { Tensor };
+export type Tensors = Readonly<Record<string, Tensor>>;
+export type Numbers = Exclude<Tensor.DataType, string[]>;
+
+/** Numbers of one axis, or numbers and their shape; an ONNX Runtime tensor is one. */
+export type ArrayLike =
+  | readonly number[]
+  | Numbers
+  | { readonly data: readonly number[] | Tensor.DataType; readonly dims: readonly number[]; readonly type?: string };
+
+type Constructor = { new (buffer: ArrayBuffer): Numbers; readonly BYTES_PER_ELEMENT: number };
+
+/** Half floats are an array of their own only in newer engines; elsewhere ONNX Runtime takes their bits. */
+const HALF = ((globalThis as Record<string, unknown>)["Float16Array"] ?? Uint16Array) as Constructor;
+
+export const ARRAYS: Readonly<Record<string, Constructor>> = {
+  bool: Uint8Array,
+  uint8: Uint8Array,
+  int8: Int8Array,
+  int16: Int16Array,
+  uint16: Uint16Array,
+  float16: HALF,
+  int32: Int32Array,
+  uint32: Uint32Array,
+  float32: Float32Array,
+  float64: Float64Array,
+  int64: BigInt64Array,
+  uint64: BigUint64Array,
+};
+
+/** Bytes that one element of a dtype takes. */
+export function itemSize(dtype: string): number {
+  return ARRAYS[dtype]!.BYTES_PER_ELEMENT;
+}
+
+/** A tensor over a copy of `bytes`, little-endian; `null` makes one of zeros. */
+export function tensorOf(dtype: string, shape: readonly number[], bytes: Uint8Array | null = null): Tensor {
+  const size = shape.reduce((product, dim) => product * dim, itemSize(dtype));
+  const buffer = bytes === null ? new ArrayBuffer(size) : (bytes.slice().buffer as ArrayBuffer);
+  return new Tensor(dtype as "float32", new ARRAYS[dtype]!(buffer) as Float32Array, shape);
+}
+
+/** The numbers of a tensor; none that this runtime makes holds text. */
+export function numbersOf(tensor: Tensor): Numbers {
+  return tensor.data as Numbers;
+}
+
+/** The memory of a tensor. */
+export function bytesOf(tensor: Tensor): Uint8Array {
+  const { buffer, byteOffset, byteLength } = numbersOf(tensor);
+  return new Uint8Array(buffer as ArrayBuffer, byteOffset, byteLength);
+}
+
+export function copyOf(tensor: Tensor): Tensor {
+  return tensorOf(tensor.type, tensor.dims, bytesOf(tensor));
+}
+
+/**
+ * A tensor of what a user passed; plain numbers become int64 where all are whole, else float64, as in numpy.
+ *
+ * @throws BatchError it is no array of numbers.
+ */
+export function asTensor(value: ArrayLike, name: string): Tensor {
+  try {
+    const { data, dims, type } = "dims" in value ? value : { data: value, dims: [value.length], type: undefined };
+    if (!Array.isArray(data)) {
+      const numbers = data as Float32Array;
+      return type === undefined ? new Tensor(numbers, dims) : new Tensor(type as "float32", numbers, dims);
+    }
+    const plain = data as unknown as readonly number[];
+    return plain.every(Number.isSafeInteger)
+      ? new Tensor("int64", BigInt64Array.from(plain, BigInt), dims)
+      : new Tensor("float64", Float64Array.from(plain), dims);
+  } catch (failure) {
+    const hint = "pass a typed array, numbers, or { data, dims }; tokenize text and decode images first.";
+    throw new BatchError("wrong-dtype", `${name} is no array of numbers.`, String(failure), hint);
+  }
+}
+
+/** The rows of the given numbers; a copy. */
+export function take(tensor: Tensor, rows: readonly number[]): Tensor {
+  const [count = 1, ...inner] = tensor.dims;
+  const from = bytesOf(tensor);
+  const width = from.length / Math.max(count, 1);
+  const bytes = new Uint8Array(rows.length * width);
+  rows.forEach((row, i) => bytes.set(from.subarray(row * width, (row + 1) * width), i * width));
+  return tensorOf(tensor.type, [rows.length, ...inner], bytes);
+}
+
+/** Tensors one behind the other along the first axis. */
+export function concatenated(parts: readonly Tensor[]): Tensor {
+  const [first] = parts;
+  if (first === undefined || parts.length === 1) return first!;
+  const bytes = new Uint8Array(parts.reduce((sum, part) => sum + bytesOf(part).length, 0));
+  let place = 0;
+  for (const part of parts) {
+    bytes.set(bytesOf(part), place);
+    place += bytesOf(part).length;
+  }
+  const count = parts.reduce((sum, part) => sum + (part.dims[0] ?? 1), 0);
+  return tensorOf(first.type, [count, ...first.dims.slice(1)], bytes);
+}
+
+/** Where the first NaN or infinity is, and which; `null` where all values are finite or are whole numbers. */
+export function notFinite(tensor: Tensor): string | null {
+  if (!tensor.type.startsWith("float")) return null;
+  const data = numbersOf(tensor) as Float32Array;
+  // The bits of a half float say infinity or NaN by an exponent of ones.
+  const bits = tensor.type === "float16" && (data as unknown) instanceof Uint16Array;
+  const bad = bits ? (v: number): boolean => (v & 0x7c00) === 0x7c00 : (v: number): boolean => !Number.isFinite(v);
+  const place = data.findIndex(bad);
+  return place < 0 ? null : `at [${placeOf(tensor, place).join(", ")}]: ${bits ? "not finite" : data[place]}`;
+}
+
+/** The indices, one per axis, of a position in row-major order. */
+export function placeOf(tensor: Tensor, position: number): number[] {
+  const indices: number[] = [];
+  for (const dim of [...tensor.dims].reverse()) {
+    indices.unshift(position % dim);
+    position = Math.floor(position / dim);
+  }
+  return indices;
+}

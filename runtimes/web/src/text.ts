@@ -1,0 +1,88 @@
+/** Texts to token ids, with a tokenizer that is passed in: `@huggingface/tokenizers` or transformers.js have one. */
+
+import type { Batch } from "./batch.js";
+import type { Dataset } from "./data.js";
+import { DataError } from "./errors.js";
+import type { Manifest, TensorSpec } from "./manifest.js";
+import { Tensor } from "./tensors.js";
+
+/** What is asked of a tokenizer; `token_type_ids` are zeros where there are none. */
+export interface Tokenizer {
+  encode(
+    text: string,
+    options: { add_special_tokens: boolean },
+  ): { readonly ids: readonly number[]; readonly token_type_ids?: readonly number[] | undefined };
+}
+
+type TextSpec = NonNullable<Manifest["text"]>;
+
+/**
+ * A data set of texts: cut to the bundle's longest, padded per batch.
+ *
+ * @param labels one per text, of the bundle's only label; without them the data set is for `predict`, or for a causal
+ *     language model, whose labels are the ids themselves.
+ * @throws DataError the bundle takes no text, or a text gives no tokens.
+ */
+export function texts(
+  texts: readonly string[],
+  manifest: Manifest,
+  tokenizer: Tokenizer,
+  labels?: readonly number[],
+): Dataset & { batch(rows: readonly number[]): Batch } {
+  const spec = manifest.text;
+  const odd = manifest.inputs.find((input) => !spec?.fields.has(input.name));
+  if (spec === null || odd !== undefined) {
+    throw new DataError(
+      "no-text",
+      "The bundle does not take text alone.",
+      `input: ${odd?.name}`,
+      "give the data as arrays.",
+    );
+  }
+  const longest = Math.min(
+    spec.max_length,
+    ...manifest.inputs.map((input) => limit(input, manifest, "max") ?? Infinity),
+  );
+  const least = Math.max(...manifest.inputs.map((input) => limit(input, manifest, "min") ?? 1));
+  const encoded = texts.map((text) => cut(text, tokenizer, longest));
+  const [label] = manifest.labels;
+  const nextToken = manifest.loss.kind === "causal_lm" && labels === undefined;
+  return {
+    length: texts.length,
+    batch(rows) {
+      const width = Math.max(least, ...rows.map((row) => encoded[row]!.length));
+      const dims = [rows.length, width];
+      const filled = (fill: number, value: (id: number) => number): Tensor => {
+        const data = new BigInt64Array(rows.length * width).fill(BigInt(fill));
+        rows.forEach((row, i) => encoded[row]!.forEach((id, j) => (data[i * width + j] = BigInt(value(id)))));
+        return new Tensor("int64", data, dims);
+      };
+      const batch = Object.fromEntries(manifest.inputs.map((input) => [input.name, input_(spec, input.name, filled)]));
+      if (label !== undefined && nextToken) batch[label.name] = filled(label.ignore_index ?? -100, (id) => id);
+      if (label === undefined || labels === undefined) return batch;
+      return { ...batch, [label.name]: rows.map((row) => labels[row]!) };
+    },
+  };
+}
+
+function input_(spec: TextSpec, name: string, filled: (fill: number, value: (id: number) => number) => Tensor): Tensor {
+  const field = spec.fields.get(name);
+  if (field === "ids") return filled(spec.pad_id, (id) => id);
+  return filled(0, () => (field === "attention_mask" ? 1 : 0));
+}
+
+/** The ids of a text; one that is too long loses tokens at its end, and keeps what the tokenizer puts around it. */
+function cut(text: string, tokenizer: Tokenizer, longest: number): readonly number[] {
+  const { ids } = tokenizer.encode(text, { add_special_tokens: true });
+  if (ids.length === 0) throw new DataError("no-tokens", "A text gives no tokens.", text.slice(0, 60), "leave it out.");
+  if (ids.length <= longest) return ids;
+  const bare = tokenizer.encode(text, { add_special_tokens: false }).ids;
+  const before = ids.findIndex((_, i) => bare.every((id, j) => ids[i + j] === id));
+  const kept = longest - (ids.length - bare.length);
+  return [...ids.slice(0, before), ...bare.slice(0, kept), ...ids.slice(before + bare.length)];
+}
+
+function limit(spec: TensorSpec, manifest: Manifest, which: "min" | "max"): number | null {
+  const dim = spec.shape[1]!;
+  return typeof dim === "number" ? dim : manifest.dimensions.get(dim)![which];
+}

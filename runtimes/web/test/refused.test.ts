@@ -1,0 +1,214 @@
+/** Bundles, adapters and tensor files that are damaged or foreign are refused, each with its reason. */
+
+import assert from "node:assert/strict";
+import { createHash } from "node:crypto";
+import { readFile, rename, rm, symlink, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { describe, it } from "node:test";
+import { BundleError, Tensor, Trainer, readTensors, tensorBytes } from "edgepeft-runtime";
+import { folder } from "edgepeft-runtime/node";
+import { BUNDLE, copyOfBundle, inFolder, ort, refused } from "./support.js";
+
+interface Json {
+  [name: string]: Json;
+}
+
+/** Writes a bundle whose manifest was changed. */
+async function withManifest(bundle: string, change: (manifest: Json) => void): Promise<void> {
+  const path = join(bundle, "manifest.json");
+  const manifest = JSON.parse(await readFile(path, "utf8")) as Json;
+  change(manifest);
+  await writeFile(path, JSON.stringify(manifest));
+}
+
+const set = (path: string, value: unknown): ((manifest: Json) => void) => {
+  const [last, ...before] = path.split(" ").reverse() as [string, ...string[]];
+  return (manifest) => {
+    const place = before.reverse().reduce((part, name) => part[name]!, manifest) as unknown as Record<string, unknown>;
+    if (value === undefined) delete place[last];
+    else place[last] = value;
+  };
+};
+
+const MANIFESTS: readonly (readonly [string, string, (manifest: Json) => void])[] = [
+  ["of a later version", "bundle-version", set("version", 2)],
+  ["of another format", "bad-manifest", set("format", "zip")],
+  ["with a field missing", "bad-manifest", set("loss", undefined)],
+  ["with a field too many", "bad-manifest", set("inputs 0 shpae", [1])],
+  ["with a dtype that is none", "bad-manifest", set("inputs 0 dtype", "float128")],
+  ["with a size below 0", "bad-manifest", set("parameters 0 shape", [2, -6, 3, 3])],
+  ["with a dimension that is not described", "bad-manifest", set("dimensions", {})],
+  ["with a name that an object has by itself", "bad-manifest", set("inputs 0 shape 0", "constructor")],
+  ["with two tensors of one name", "bad-manifest", set("labels 0 name", "image")],
+  ["with a bucket of another size", "bad-manifest", set("buckets 0 size", 1)],
+  ["with a bucket of unknown members", "bad-manifest", set("buckets 0 members 0", "nobody")],
+  ["with places that belong to nothing", "bad-manifest", set("parameters 0 role", "places")],
+  ["with a foreign base", "bad-manifest", set("base_sha256", "0".repeat(64))],
+  ["without a file that is needed", "missing-file", set("files eval.onnx", undefined)],
+  ["with a file outside of it", "path-escape", set("files ../x", { sha256: "0".repeat(64), bytes: 1 })],
+  ["with a file of another hash", "damaged-file", set("files train.onnx sha256", "0".repeat(64))],
+  ["with a file of another size", "damaged-file", set("files train.onnx bytes", 7)],
+  ["for a later ONNX Runtime", "onnxruntime-too-old", set("min_onnxruntime", "9.1")],
+  ["for something that is no version", "bad-manifest", set("min_onnxruntime", "new")],
+];
+
+describe("a bundle", () => {
+  for (const [what, reference, change] of MANIFESTS) {
+    it(`${what} is refused`, () =>
+      inFolder(async (work) => {
+        const bundle = await copyOfBundle(work);
+        await withManifest(bundle, change);
+        await assert.rejects(Trainer.open(folder(bundle), { ort }), refused(reference));
+      }));
+  }
+
+  it("with one bit changed in any of its files is refused", () =>
+    inFolder(async (work) => {
+      const bundle = await copyOfBundle(work);
+      for (const name of [
+        "train.onnx",
+        "optimizer.onnx",
+        "eval.onnx",
+        "infer.onnx",
+        "weights.bin",
+        "adapter.safetensors",
+      ]) {
+        const bytes = await readFile(join(bundle, name));
+        bytes[bytes.length >> 1]! ^= 4;
+        await writeFile(join(bundle, name), bytes);
+        await assert.rejects(Trainer.open(folder(bundle), { ort }), refused("damaged-file"));
+        bytes[bytes.length >> 1]! ^= 4;
+        await writeFile(join(bundle, name), bytes);
+      }
+      await (await Trainer.open(folder(bundle), { ort })).close();
+    }));
+
+  it("with a file missing, a link, a file too many, or a name twice in its manifest is refused", () =>
+    inFolder(async (work) => {
+      const bundle = await copyOfBundle(work);
+      const weights = join(bundle, "weights.bin");
+      await rename(weights, join(work, "weights.bin"));
+      await assert.rejects(Trainer.open(folder(bundle), { ort }), refused("missing-file"));
+      await symlink(join(work, "weights.bin"), weights);
+      await assert.rejects(Trainer.open(folder(bundle), { ort }), refused("not-a-regular-file"));
+      await rm(weights);
+      await rename(join(work, "weights.bin"), weights);
+      await writeFile(join(bundle, "extra.bin"), "x");
+      await assert.rejects(Trainer.open(folder(bundle), { ort }), refused("undeclared-file"));
+      await rm(join(bundle, "extra.bin"));
+      const manifest = await readFile(join(bundle, "manifest.json"), "utf8");
+      await writeFile(join(bundle, "manifest.json"), manifest.replace('"version": 1', '"version": 1, "version": 1'));
+      await assert.rejects(Trainer.open(folder(bundle), { ort }), refused("bad-manifest"));
+      await assert.rejects(Trainer.open(folder(work), { ort }), refused("missing-file"));
+    }));
+
+  it("whose graph reads another file is refused, though every hash is right", () =>
+    inFolder(async (work) => {
+      const bundle = await copyOfBundle(work);
+      const path = join(bundle, "train.onnx");
+      const text = (await readFile(path)).toString("latin1").replace("weights.bin", "/etc/passwd");
+      await writeFile(path, text, "latin1");
+      const sha256 = createHash("sha256").update(text, "latin1").digest("hex");
+      await withManifest(bundle, set("files train.onnx sha256", sha256));
+      await assert.rejects(Trainer.open(folder(bundle), { ort }), refused("path-escape"));
+    }));
+});
+
+describe("an adapter", () => {
+  it("is refused where it is cut short, changed, not finite, or of another bundle", async () => {
+    const trainer = await Trainer.open(folder(BUNDLE), { ort });
+    const update = await trainer.saveUpdate();
+    const open = (adapter: Uint8Array): Promise<Trainer> => Trainer.open(folder(BUNDLE), { ort, adapter });
+    await (await open(update)).close();
+    await assert.rejects(open(update.slice(0, -4)), refused("bad-seal"));
+    const changed = update.slice();
+    changed[changed.length - 1]! ^= 1;
+    await assert.rejects(open(changed), refused("bad-seal"));
+    const values = trainer.parameters();
+    const [first, ...others] = Object.keys(values);
+    const { [first!]: left, ...rest } = values;
+    await assert.rejects(open((await tensorBytes(rest)).bytes), refused("wrong-tensors"));
+    const bad = new Tensor("float32", new Float32Array(left!.size).fill(Infinity), left!.dims);
+    await assert.rejects(open((await tensorBytes({ ...rest, [first!]: bad })).bytes), refused("not-finite"));
+    const flat = new Tensor("float32", left!.data as Float32Array, [left!.size]);
+    await assert.rejects(open((await tensorBytes({ ...rest, [first!]: flat })).bytes), refused("wrong-tensors"));
+    assert.ok(others.length > 0);
+    await trainer.close();
+  });
+});
+
+describe("a tensor file", () => {
+  const file = (header: string, body = 0): Uint8Array => {
+    const text = new TextEncoder().encode(header);
+    const bytes = new Uint8Array(8 + text.length + body);
+    new DataView(bytes.buffer).setBigUint64(0, BigInt(text.length), true);
+    bytes.set(text, 8);
+    return bytes;
+  };
+  const entry = (start: number, stop: number): string =>
+    `{"dtype":"F32","shape":[1],"data_offsets":[${start},${stop}]}`;
+  const bad: readonly (readonly [string, string, Uint8Array])[] = [
+    ["with seven bytes", "truncated-tensor-file", new Uint8Array(7)],
+    ["with a header of 2 GB", "tensor-file-header", Uint8Array.of(0, 0, 0, 128, 0, 0, 0, 0)],
+    ["with a header beyond its end", "truncated-tensor-file", Uint8Array.of(9, 0, 0, 0, 0, 0, 0, 0, 123)],
+    ["with a header that is no JSON", "tensor-file-header", file("{oops}")],
+    ["with one name twice", "tensor-file-header", file(`{"a":${entry(0, 4)},"a":${entry(0, 4)}}`, 4)],
+    [
+      "with one name twice, spelt otherwise",
+      "tensor-file-header",
+      file(`{"a":${entry(0, 4)},"\\u0061":${entry(0, 4)}}`, 4),
+    ],
+    ["with an unknown dtype", "tensor-file-header", file('{"a":{"dtype":"F8","shape":[1],"data_offsets":[0,1]}}', 1)],
+    ["with a range that does not fit", "tensor-file-layout", file(`{"a":${entry(0, 8)}}`, 8)],
+    ["with overlapping ranges", "tensor-file-layout", file(`{"a":${entry(0, 4)},"b":${entry(0, 4)}}`, 4)],
+    ["with a hole", "tensor-file-layout", file(`{"a":${entry(0, 4)},"b":${entry(8, 12)}}`, 12)],
+    ["with bytes behind its end", "truncated-tensor-file", file(`{"a":${entry(0, 4)}}`, 5)],
+    ["with metadata that is no text", "tensor-file-header", file('{"__metadata__":{"a":1}}')],
+  ];
+  for (const [what, reference, bytes] of bad) {
+    it(`${what} is refused`, () => assert.rejects(readTensors(bytes, "The file", BundleError), refused(reference)));
+  }
+
+  it("comes back as it was written, of every dtype", async () => {
+    const tensors = {
+      'a name, quoted " and é': new Tensor("float32", Float32Array.of(1, -0, 3e-9), [3, 1]),
+      scalar: new Tensor("int64", BigInt64Array.of(-5n), []),
+      flags: new Tensor("bool", Uint8Array.of(1, 0), [2]),
+      none: new Tensor("int32", new Int32Array(0), [0, 4]),
+    };
+    const { bytes } = await tensorBytes(tensors, { note: "a note" }, true);
+    const read = await readTensors(bytes, "The file", BundleError, true);
+    assert.equal(read.metadata.get("note"), "a note");
+    for (const [name, tensor] of Object.entries(tensors)) {
+      assert.deepEqual([read.tensors[name]!.dims, read.tensors[name]!.data], [tensor.dims, tensor.data]);
+    }
+  });
+
+  it("of bfloat16 is read as float32, without loss", async () => {
+    const bytes = file('{"a":{"dtype":"BF16","shape":[2],"data_offsets":[0,4]}}', 4);
+    bytes.set([0xc0, 0x3f, 0x20, 0xc1], bytes.length - 4);
+    assert.deepEqual((await readTensors(bytes, "The file", BundleError)).tensors["a"]!.data, Float32Array.of(1.5, -10));
+  });
+
+  it("with one byte changed anywhere is refused, if it is sealed", async () => {
+    const { bytes } = await tensorBytes({ a: new Tensor("float32", Float32Array.of(1, 2), [2]) }, { b: "c" }, true);
+    for (let place = 0; place < bytes.length; place++) {
+      const changed = bytes.slice();
+      changed[place]! ^= 1 << (place % 8);
+      await assert.rejects(
+        readTensors(changed, "The file", BundleError, true),
+        (failure) => failure instanceof BundleError,
+      );
+    }
+  });
+
+  it("is hashed the same without WebCrypto", async () => {
+    const message = await readFile(join(BUNDLE, "train.onnx"));
+    const home = new URL("../../dist/sha256.js", import.meta.url).href;
+    const { digest } = (await import(home)) as { digest(message: Uint8Array): Uint8Array };
+    for (const length of [0, 1, 55, 56, 63, 64, 65, message.length]) {
+      const part = message.subarray(0, length);
+      assert.equal(Buffer.from(digest(part)).toString("hex"), createHash("sha256").update(part).digest("hex"));
+    }
+  });
+});
