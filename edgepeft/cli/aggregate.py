@@ -28,7 +28,10 @@ def _others(
 
 
 @click.command("aggregate")
-@click.argument("directory", type=PATH, metavar="DIR")
+@click.argument("directory", type=PATH, metavar="[DIR]", required=False)
+@click.option(
+    "--home", type=PATH, help="The host's home of a fleet, instead of DIR: the newest round, and its adapter."
+)
 @click.option("--bundle", type=PATH, required=True, help="What the devices trained.")
 @click.option(
     "--out", type=PATH, required=True, help="File to write the adapter to; the report goes beside it, as .json."
@@ -72,7 +75,8 @@ def _others(
 @column_options
 @click.option("--gate", "gated", is_flag=True, help="Write nothing but the report if --data's loss has grown.")
 def command(
-    directory: Path,
+    directory: Path | None,
+    home: Path | None,
     bundle: Path,
     out: Path,
     adapter: Path | None,
@@ -84,7 +88,7 @@ def command(
     dp_noise: float | None,
     **settings: Any,
 ) -> None:
-    """Make one adapter of the updates in DIR, as pull has put them there.
+    """Make one adapter of the updates in DIR, as pull has put them there, or of a fleet's newest round.
 
     The order of the files does not matter, nor does one that is there twice. What is damaged, foreign or stale does not
     count, and is listed. The adapter is an update of the bundle: merge takes it, and train --adapter starts from it.
@@ -94,16 +98,32 @@ def command(
 
     if gated and data is None:
         raise click.UsageError("--gate needs --data.")
-    opened, updates = Bundle.open(bundle), _updates(directory, out)
-    privacy = _privacy(settings, dp_noise)
+    if (directory is None) == (home is None) or (home is not None and adapter is not None):
+        raise click.UsageError("Give either DIR, perhaps with --adapter, or --home, which knows the round's adapter.")
+    opened, privacy = Bundle.open(bundle), _privacy(settings, dp_noise)
+    _check_out(out, directory)
+    if home is not None:
+        updates, adapter, settings["clip"] = _round(home, settings["clip"])
+    elif directory is not None:
+        updates = [path for path in sorted(directory.glob(f"*{SUFFIX}")) if not path.name.startswith(".")]
     found = aggregate(opened, updates, adapter=adapter, robust=robust, privacy=privacy, **settings)
     _print(found.report)
     verdict = None if data is None else _verdict(opened, found, adapter, data, (text_column, label_column))
     _save(found, out, verdict, gated)
 
 
-def _updates(directory: Path, out: Path) -> list[Path]:
-    if not directory.is_dir():
+def _round(home: Path, clip: float | None) -> tuple[list[Path], Path, float | None]:
+    """Updates, adapter and largest norm of the fleet's newest round; a norm that is given counts instead."""
+    from edgepeft.sync import closing
+
+    found = closing(home)
+    late = f", {found.late} of earlier rounds left out" if found.late else ""
+    click.echo(f"round {found.round}: {len(found.updates)} devices{late}", err=True)
+    return list(found.updates), found.adapter, found.clip if clip is None else clip
+
+
+def _check_out(out: Path, directory: Path | None) -> None:
+    if directory is not None and not directory.is_dir():
         raise EdgepeftError(
             "no-such-place", f"There is no folder {directory}.", context=None, hint="pull updates into one first."
         )
@@ -111,14 +131,13 @@ def _updates(directory: Path, out: Path) -> list[Path]:
         raise EdgepeftError(
             "wrong-suffix", f"The adapter cannot be written to {out}.", context=None, hint=f"end its name in {SUFFIX}."
         )
-    if out.resolve().parent == directory.resolve():
+    if directory is not None and out.resolve().parent == directory.resolve():
         raise EdgepeftError(
             "target-among-updates",
             f"{out} would lie among the updates, and count as one the next time.",
             context=None,
             hint="choose another folder for --out.",
         )
-    return [path for path in sorted(directory.glob(f"*{SUFFIX}")) if not path.name.startswith(".")]
 
 
 def _privacy(settings: dict[str, Any], noise: float | None) -> Privacy | None:

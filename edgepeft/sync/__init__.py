@@ -1,5 +1,6 @@
 """Updates on their way from devices to the workstation, and rounds on their way out."""
 
+from edgepeft.sync.closing import Closing, closing
 from edgepeft.sync.collecting import Collected, Refusal, accepted, collect
 from edgepeft.sync.errors import SyncError
 from edgepeft.sync.home import HostHome
@@ -10,6 +11,7 @@ from edgepeft.sync.pulling import Pulled, Received, Refused, pull
 from edgepeft.sync.reporting import Status, status
 
 __all__ = [
+    "Closing",
     "Collected",
     "Device",
     "Entry",
@@ -25,6 +27,7 @@ __all__ = [
     "SyncError",
     "Terms",
     "accepted",
+    "closing",
     "collect",
     "mirror",
     "publish",

@@ -72,6 +72,39 @@ def test_a_fleet_from_its_key_to_a_rollback(
     assert [(number["round"], number["restores"]) for number in found["rounds"]] == [(1, None), (2, None), (3, 1)]
 
 
+def test_a_round_is_closed_and_the_next_one_begins_from_it(
+    edgepeft: Command, host: Path, bundle: Path, data: Path, tmp_path: Path
+) -> None:
+    """Two devices learn, their mean is the next round's adapter; before enough have delivered, the round stays open."""
+    place, mean = tmp_path / "place", tmp_path / "mean.safetensors"
+    edgepeft("keys", "add", "pi-2", "--home", host, "--out", tmp_path / "pi-2.json")
+    edgepeft("publish", bundle, place, "--home", host, "--min-devices", 2, "--max-norm", 100)
+    aggregate = ["aggregate", "--home", host, "--bundle", bundle, "--out", mean, "--data", data, "--gate"]
+    for name in ("pi-1", "pi-2"):
+        early = edgepeft(*aggregate)
+        assert (early.code, "too-few-devices" in early.err) == (1, True)
+        device, update = tmp_path / name, tmp_path / f"{name}.safetensors"
+        edgepeft("join", place, "--bundle", bundle, "--home", device, "--identity", tmp_path / f"{name}.json")
+        seed = name[-1]
+        edgepeft("train", bundle, "--data", data, "--home", device, "--update", update, "--epochs", 1, "--seed", seed)
+        assert edgepeft("deliver", update, place, "--home", device).code == 0
+        edgepeft("pull", place, "--home", host)
+    done = edgepeft(*aggregate)
+    assert (done.code, "round 2: 2 devices" in done.err, "2 updates, 0 duplicates, 0 refused" in done.out) == (
+        0,
+        True,
+        True,
+    )
+    learned = [read_update(tmp_path / f"pi-{number}.safetensors").parameters for number in (1, 2)]
+    for name, array in read_update(mean).parameters.items():
+        assert np.allclose(array, (learned[0][name] + learned[1][name]) / 2, atol=1e-6), name
+    assert edgepeft("publish", bundle, place, "--home", host, "--adapter", mean).code == 0
+    assert edgepeft("join", place, "--bundle", bundle, "--home", tmp_path / "pi-1").out.startswith(
+        "switched to round 3"
+    )
+    assert edgepeft("aggregate", tmp_path, "--home", host, "--bundle", bundle, "--out", mean).code == 2
+
+
 def _adapter(bundle: Path, folder: Path) -> Path:
     """An adapter with other values."""
     from edgepeft_runtime.tensorfile import read_tensors, write_tensors
