@@ -13,7 +13,7 @@ export EDGEPEFT_ORT_TRAINING_PYTHON = $(TRAINING)/python
 # Browsers that the web runtime is tested in, by their names on the path.
 BROWSERS := chromium-headless-shell chromium google-chrome chromium-browser
 
-.PHONY: demo test lint slow aarch64 bench bench-accuracy clean
+.PHONY: demo test lint slow aarch64 bench bench-fleet bench-accuracy clean
 
 # The workstation prepares, a separate environment without torch fine-tunes, the workstation merges.
 demo: .venv/.demo .venv-device/.done
@@ -44,6 +44,11 @@ lint: .venv/.test
 bench: .venv/.demo .venv-ort-training/.done
 	$(HOST)/python -m benchmarks --training-python $(TRAINING)/python
 	$(HOST)/python -m benchmarks.profile minilm edgepeft-int8
+
+# Devices that a host serves, updates that it verifies and aggregates, per second; its memory.
+bench-fleet: .venv/.test
+	$(HOST)/python -m benchmarks.fleet_load
+	$(HOST)/python -m benchmarks.fleet
 
 # Accuracy against PyTorch, five seeds each: half an hour. A run that was stopped goes on with --resume.
 bench-accuracy: .venv/.demo

@@ -1,8 +1,10 @@
 """Eight devices, each with texts of its own few topics, learn together what none of them could alone.
 
-The workstation prepares MiniLM once. In each of three rounds every device fine-tunes the round's adapter on its own
-texts, in a process with numpy and onnxruntime alone; the workstation pulls the updates, aggregates them, and lets the
-result out only if held-out texts are not read worse. To compare, every device also learns alone, for as long.
+The workstation prepares MiniLM once, and gives each device a name and a secret. In each of three rounds it publishes a
+signed adapter; every device joins, fine-tunes on its own texts, and delivers, in a process with numpy and onnxruntime
+alone (fleet_device.py); the workstation verifies the updates, aggregates them, and lets the result out only if held-out
+texts are not read worse. What lies between is a folder, which could be a stick. To compare, every device also learns
+alone, for as long.
 """
 
 from __future__ import annotations
@@ -12,26 +14,33 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import torch
 from device import packages
 from docstring_topics import CLASSES, minilm
 from docstrings import Example, collect, split
 from matplotlib.figure import Figure
 from tokenizers import Tokenizer
+from torch import Tensor, nn
+from transformers import AutoModel
 
 import edgepeft
+from edgepeft import sync
 from edgepeft.aggregation import gate
+from edgepeft.sync import HostHome, Keys, Terms
 from edgepeft_export.optimizers import AdamW
 from edgepeft_runtime import Evaluation, Trainer
+from edgepeft_runtime.fleet.slots import DeviceHome
 
-DEVICES, ROUNDS, EPOCHS = 8, 3, 2
+DEVICES, ROUNDS, EPOCHS = 8, 3, 1
 TRAIN, TEST, LENGTH = 1600, 400, 32
-SKEW = 0.3
+SKEW = 0.5
 """Concentration of the Dirichlet distribution that shares out each topic: the smaller, the less alike the devices."""
 
 
@@ -47,7 +56,7 @@ def main() -> None:
     options = _options()
     with tempfile.TemporaryDirectory() as folder:
         work, start = Path(folder), time.monotonic()
-        shares, test = texts(work)
+        shares, test = texts()
         bundle = prepare(work)
         fleet = Fleet(work, bundle, options.device_python)
         fleet.introduce(shares)
@@ -59,7 +68,7 @@ def main() -> None:
         check(rounds, alone)
 
 
-def texts(work: Path) -> tuple[list[list[Example]], dict[str, np.ndarray]]:
+def texts() -> tuple[list[list[Example]], dict[str, np.ndarray]]:
     """The devices' shares, each topic dealt out by its own dice, and the held-out texts, as arrays."""
     train, test = split(collect())
     train, test = train[:TRAIN], test[:TEST]
@@ -69,8 +78,6 @@ def texts(work: Path) -> tuple[list[list[Example]], dict[str, np.ndarray]]:
         owner = draw.choice(DEVICES, sum(label == topic for _, label in train), p=draw.dirichlet([SKEW] * DEVICES))
         for device, example in zip(owner, (example for example in train if example[1] == topic), strict=True):
             shares[device].append(example)
-    for device, share in enumerate(shares):
-        np.savez(work / f"device{device}.npz", **encode(share))
     return shares, encode(test)
 
 
@@ -87,55 +94,87 @@ def encode(examples: list[Example]) -> dict[str, np.ndarray]:
     }
 
 
+class Topics(nn.Module):
+    """MiniLM, the mean of its states over a text, and a new head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = AutoModel.from_pretrained(minilm())
+        self.classifier = nn.Linear(self.encoder.config.hidden_size, len(CLASSES))
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        states = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        counts = attention_mask[..., None].to(states.dtype)
+        return self.classifier((states * counts).sum(1) / counts.sum(1))
+
+
 def prepare(work: Path) -> Path:
     print("workstation: prepare MiniLM with LoRA r=8 on query and value, its base in int8")
-    source = edgepeft.load_source(minilm(), task="text-classification", classes=CLASSES, max_length=LENGTH)
-    method = edgepeft.Lora(rank=8, alpha=16, target_modules=("query", "value"))
-    optimizer = AdamW(lr=2e-3, max_grad_norm=1.0)
-    return edgepeft.prepare(source, method=method, compute="int8", optimizer=optimizer, out=work / "bundle").bundle
+    torch.manual_seed(0)
+    ids = torch.ones(2, LENGTH, dtype=torch.int64)
+    return edgepeft.prepare(
+        Topics().eval(),
+        {"input_ids": ids, "attention_mask": ids},
+        method=edgepeft.Lora(rank=8, alpha=16, target_modules=("query", "value")),
+        compute="int8",
+        optimizer=AdamW(lr=5e-3, max_grad_norm=1.0),
+        classes=CLASSES,
+        out=work / "bundle",
+    ).bundle
 
 
 class Fleet:
-    """The devices: processes of another environment, two at a time, which share nothing but files."""
+    """The devices: processes of another environment, two at a time, which share nothing with the host but a folder."""
 
     def __init__(self, work: Path, bundle: Path, python: Path) -> None:
-        self.work, self._bundle, self._python = work, bundle, python
+        self.host, self.place = HostHome(work / "host"), work / "place"
+        self._work, self._bundle, self._python = work, bundle, python
 
     def introduce(self, shares: list[list[Example]]) -> None:
-        """Print who they are."""
+        """Give each device its texts and its identity, and print who they are."""
         installed = packages(self._python)
         print(f"devices: an environment of {len(installed)} packages, {'with' if 'torch' in installed else 'no'} torch")
-        for device, share in enumerate(shares):
+        keys = Keys(self.host)
+        keys.create("topics")
+        for number, share in enumerate(shares):
+            folder = self._folder(number)
+            folder.mkdir(parents=True)
+            np.savez(folder / "texts.npz", allow_pickle=False, **encode(share))
+            keys.add(folder.name).write(folder / "identity.json")
+            DeviceHome(folder / "fleet").adopt(folder / "identity.json")
             counts = {topic: sum(label == topic for _, label in share) for topic in CLASSES}
             main = sorted(counts, key=lambda topic: -counts[topic])[:3]
-            print(
-                f"  device {device}: {len(share):3} texts, most of them " + ", ".join(f"{t} {counts[t]}" for t in main)
-            )
+            most = ", ".join(f"{topic} {counts[topic]}" for topic in main)
+            print(f"  {folder.name}: {len(share):3} texts, most of them {most}")
 
-    def train(self, number: int, adapter: Path | None) -> Path:
-        """One round on all devices; returns the folder they have left their updates in."""
-        inbox = self.work / f"round{number}"
-        more = [] if adapter is None else ["--adapter", adapter]
-        self._all(f"round{number}", inbox, EPOCHS, more)
-        return inbox
+    def take_part(self) -> None:
+        """Every device joins the newest round, trains, and delivers."""
+        script = Path(__file__).with_name("fleet_device.py")
+        self._all(lambda device: [script, self.place, self._bundle, self._folder(device), EPOCHS])
 
     def alone(self) -> list[Path]:
         """Every device for itself, for as many epochs as the rounds have together."""
-        folder = self.work / "alone"
-        self._all("alone", folder, ROUNDS * EPOCHS, [])
-        return [folder / f"device{device}.safetensors" for device in range(DEVICES)]
+        updates = [self._folder(device) / "alone.safetensors" for device in range(DEVICES)]
 
-    def _all(self, what: str, out: Path, epochs: int, more: list[str | Path]) -> None:
-        out.mkdir()
-
-        def run(device: int) -> None:
-            name = f"device{device}"
-            command = [
-                self._python, "-m", "edgepeft", "train", self._bundle, "--data", self.work / f"{name}.npz",
-                "--state", self.work / "state" / f"{what}-{name}", "--update", out / f"{name}.safetensors",
-                "--epochs", epochs, "--batch-size", 16, "--schedule", "linear", "--warmup", 0.1, "--threads", 1, *more,
+        def command(device: int) -> list[object]:
+            folder = self._folder(device)
+            return [
+                "-m", "edgepeft", "train", self._bundle, "--data", folder / "texts.npz", "--state", folder / "alone",
+                "--update", updates[device], "--epochs", ROUNDS * EPOCHS, "--batch-size", 16, "--schedule", "linear",
+                "--warmup", 0.1, "--threads", 1,
             ]  # fmt: skip
-            subprocess.run([str(part) for part in command], check=True, capture_output=True)
+
+        self._all(command)
+        return updates
+
+    def _folder(self, device: int) -> Path:
+        return self._work / "devices" / f"device-{device}"
+
+    def _all(self, arguments: Callable[[int], list[object]]) -> None:
+        def run(device: int) -> None:
+            command = [str(part) for part in (self._python, *arguments(device))]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stderr
 
         with ThreadPoolExecutor(2) as pool:
             list(pool.map(run, range(DEVICES)))
@@ -145,13 +184,15 @@ def together(fleet: Fleet, bundle: Path, test: dict[str, np.ndarray]) -> list[Ro
     adapter: Path | None = None
     rounds = [Round(evaluate(bundle, None, test), 0.0)]
     for number in range(1, ROUNDS + 1):
-        pulled = fleet.work / f"pulled{number}"
-        edgepeft.pull([fleet.train(number, adapter)], pulled)
-        found = edgepeft.aggregate(bundle, sorted(pulled.iterdir()), adapter=adapter)
+        sync.publish(bundle, fleet.host, [fleet.place], adapter=adapter, terms=Terms(min_devices=DEVICES))
+        fleet.take_part()
+        assert not sync.collect([fleet.place], fleet.host).refused
+        newest = sync.closing(fleet.host)
+        found = edgepeft.aggregate(bundle, newest.updates, adapter=newest.adapter, weights="examples")
         assert len(found.report.updates) == DEVICES and found.report.merge_error is not None
         verdict = gate(bundle, found.parameters, test, rounds[-1].held_out)
         assert verdict.accepted, f"round {number} made held-out texts worse"
-        adapter = found.save(fleet.work / f"adapter{number}.safetensors")
+        adapter = found.save(fleet.host.path / f"adapter{number}.safetensors")
         rounds.append(Round(verdict.after, found.report.merge_error.relative))
     return rounds
 

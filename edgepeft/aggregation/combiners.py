@@ -31,6 +31,10 @@ class Result:
     sparse: dict[str, SparseUnion] = field(default_factory=dict)
 
 
+EXACT = 0.0, 1.0
+"""Nothing lost, of whatever change."""
+
+
 class Combiner(Protocol):
     """Takes in contributions; gives its part of the result."""
 
@@ -79,10 +83,8 @@ class PairMean:
         self._mean.finish(total, result)
         b, a = _difference(self._pair.factors(result.tensors), self._start)
         lost = self._products.plus([(-total * b, a)]).norm() / total
-        result.errors[self._pair.name] = (
-            lost,
-            self._products.plus(_first_order(self._start, b, a, total)).norm() / total,
-        )
+        change = self._products.plus(_first_order(self._start, b, a, total)).norm() / total
+        result.errors[self._pair.name] = lost, change
 
 
 def _difference(one: Factors, other: Factors) -> Factors:
@@ -108,7 +110,7 @@ class PairFrozenA:
     def finish(self, total: float, result: Result) -> None:
         self._mean.finish(total, result)
         result.tensors[self._pair.a] = self._a
-        result.errors[self._pair.name] = 0.0, 1.0
+        result.errors[self._pair.name] = EXACT
 
 
 class PairProduct:
@@ -129,13 +131,10 @@ class PairProduct:
     def finish(self, total: float, result: Result) -> None:
         first_b, first_a = self._pair.factors(self._start.adapter)
         u, s, v = self._products.best(self._pair.rank)
-        kept, length = (
-            s[:, : u.shape[2]] / total,
-            np.linalg.norm(first_a) / np.sqrt(first_a.shape[0] * first_a.shape[1]),
-        )
-        length = length if length > 0 else 1.0
-        missing = self._pair.rank - u.shape[2]
-        b = np.pad(u * kept[:, None, :] / length, ((0, 0), (0, 0), (0, missing)))
+        rows = first_a.shape[0] * first_a.shape[1]
+        length = float(np.linalg.norm(first_a) / np.sqrt(rows)) or 1.0  # of an embedding's pair, A starts at zero
+        kept, missing = s[:, None, : u.shape[2]] / total, self._pair.rank - u.shape[2]
+        b = np.pad(u * kept / length, ((0, 0), (0, 0), (0, missing)))
         a = np.concatenate([v * length, first_a[:, self._pair.rank - missing :]], axis=1)
         result.tensors |= self._pair.tensors((b, a))
         change = self._products.plus([(-total * first_b, first_a)]).norm() / total
@@ -157,7 +156,7 @@ class PairStack:
     def finish(self, total: float, result: Result) -> None:
         b, a = zip(*self._factors, strict=True)
         result.tensors |= self._pair.tensors((np.concatenate(b, axis=2), np.concatenate(a, axis=1) / total))
-        result.errors[self._pair.name] = 0.0, 1.0
+        result.errors[self._pair.name] = EXACT
 
 
 def _scaled(pair: Pair, start: Start, item: Contribution) -> Factors:

@@ -51,6 +51,7 @@ def _adapter(bundle: Bundle, parameters: Mapping[str, Array]) -> tuple[dict[str,
             hint="merge to torch or onnx, or prepare the model with these tensors in modules_to_save.",
         )
     tensors = {keys[name]: np.ascontiguousarray(array) for name, array in parameters.items()}
+    _check_halves(tensors)
     tied = {key: tensors[keys[name]].copy() for key, name in recipe.get("tied", {}).items()}
     return {**config, **stacked_ranks(bundle.manifest, parameters)}, {**prompt, **tensors, **tied}
 
@@ -66,6 +67,18 @@ def _recipe(bundle: Bundle) -> dict[str, Any]:
             hint="merge to torch (a state dict) or onnx (a model for inference).",
         )
     return recipe
+
+
+def _check_halves(tensors: Mapping[str, Array]) -> None:
+    """Refuse a pair whose A was frozen: peft draws a missing half at random, and says nothing."""
+    alone = [key for key in tensors if "lora_B" in key and key.replace("lora_B", "lora_A") not in tensors]
+    if alone:
+        raise MergeError(
+            "half-a-pair",
+            f"{len(alone)} pairs lack their A, which did not train.",
+            context=", ".join(alone[:3]) + (" …" if len(alone) > 3 else ""),
+            hint="merge to onnx, or to torch, whose state dict is loaded into the model that was prepared.",
+        )
 
 
 def _check(path: Path, tensors: Mapping[str, Array]) -> None:

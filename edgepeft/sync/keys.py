@@ -13,7 +13,8 @@ from edgepeft.sync.errors import SyncError
 from edgepeft.sync.home import HostHome
 from edgepeft_runtime.errors import FleetError
 from edgepeft_runtime.fleet import canonical, signatures
-from edgepeft_runtime.fleet.identity import Identity, write_private
+from edgepeft_runtime.fleet.files import PRIVATE, write_new
+from edgepeft_runtime.fleet.identity import Identity
 from edgepeft_runtime.fleet.reading import VERSION, is_name, key_field, name_field, open_fields
 
 HOST = "host.json"
@@ -169,7 +170,7 @@ class Keys:
 
 
 def _write(path: Path, kind: str, fields: dict[str, str]) -> None:
-    write_private(path, [canonical.dumps({"format": kind, "version": VERSION, **fields})])
+    write_new(path, canonical.dumps({"format": kind, "version": VERSION, **fields}), mode=PRIVATE)
 
 
 def _read(path: Path) -> bytes:

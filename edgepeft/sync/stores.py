@@ -9,7 +9,7 @@ import os
 import posixpath
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -100,7 +100,8 @@ class FolderStore:
 
     def remove(self, name: str) -> None:
         """See :class:`Store`."""
-        (self._path / name).unlink(missing_ok=True)
+        with suppress(FileNotFoundError), self._parent(name) as (parent, last):
+            os.unlink(last, dir_fd=parent)
 
     def _entries(self, name: str) -> list[os.DirEntry[str]]:
         path = self._path
@@ -116,26 +117,33 @@ class FolderStore:
             ) from failure
 
     def _handle(self, name: str) -> int:
-        """The file, opened from folder to folder, each of them no link."""
+        """The file, opened to read; no link, and no waiting at a pipe."""
         flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
-        *folders, last = name.split("/")
         try:
-            if os.open not in os.supports_dir_fd:
-                return os.open(self._path / name, flags)
-            parent = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                for folder in folders:
-                    inner = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
-                    os.close(parent)
-                    parent = inner
+            with self._parent(name) as (parent, last):
                 return os.open(last, flags, dir_fd=parent)
-            finally:
-                os.close(parent)
         except OSError as failure:
             path = self._path / name
             if path.is_symlink():
                 raise not_regular(str(path), "it is a link") from failure
             raise cannot_read(str(path), failure) from failure
+
+    @contextmanager
+    def _parent(self, name: str) -> Iterator[tuple[int | None, str]]:
+        """A file's folder, opened from folder to folder, each of them no link; and the file's name in it."""
+        *folders, last = name.split("/")
+        if os.open not in os.supports_dir_fd:
+            yield None, str(self._path / name)
+            return
+        parent = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            for folder in folders:
+                inner = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+                os.close(parent)
+                parent = inner
+            yield parent, last
+        finally:
+            os.close(parent)
 
 
 class RemoteStore:

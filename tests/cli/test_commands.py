@@ -39,12 +39,8 @@ def test_the_whole_way_from_data_to_merged_models(
     pulled = edgepeft("pull", update.parent, "--into", collected, "--bundle", text.bundle)
     assert (pulled.code, pulled.out.splitlines()[-1]) == (0, "1 accepted, 0 already there, 0 refused")
     (kept,) = collected.iterdir()
-    for to, name in (
-        ("peft", "adapter"),
-        ("onnx-adapter", "a.onnx_adapter"),
-        ("torch", "state.pt"),
-        ("onnx", "m.onnx"),
-    ):
+    formats = {"peft": "adapter", "onnx-adapter": "a.onnx_adapter", "torch": "state.pt", "onnx": "model.onnx"}
+    for to, name in formats.items():
         merged = edgepeft("merge", text.bundle, kept, "--to", to, "--out", tmp_path / name)
         assert merged.code == 0
         assert (tmp_path / name).exists()

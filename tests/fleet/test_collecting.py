@@ -270,6 +270,29 @@ def test_deliver_refuses_what_the_host_would_refuse(fleet: Fleet, device: Device
     assert code_of(deliver, update, "s3://bucket", device.home) == "no-such-place"
 
 
+@pytest.mark.parametrize("who", ["device", "host"])
+def test_planted_links_lead_no_file_elsewhere(fleet: Fleet, device: Device, who: str) -> None:
+    """Links on a stick in the place of a folder are refused; those in the place of a file are replaced."""
+    update, precious = device.train(), fleet.root / "precious"
+    precious.mkdir()
+    (precious / "file").write_text("precious")
+    names = ("inbox/r000001/pi-1", f"{signatures.sha256(update.read_bytes())}.safetensors")
+    folder, name = names if who == "device" else ("r000002", "adapter.safetensors")
+    publish(fleet.bundle, fleet.host, now=NOW)
+    call = partial(device.deliver, update) if who == "device" else partial(mirror, fleet.host, [fleet.place])
+    (fleet.place / folder).parent.mkdir(parents=True, exist_ok=True)
+    (fleet.place / folder).symlink_to(precious)
+    assert code_of(call) == "not-a-regular-file"
+    (fleet.place / folder).unlink()
+    (fleet.place / folder).mkdir()
+    for planted in (name, f".{name}.partial"):
+        (fleet.place / folder / planted).symlink_to(precious / "file")
+    assert code_of(call) == ""
+    assert not (fleet.place / folder / name).is_symlink()
+    assert [path.name for path in precious.iterdir()] == ["file"]
+    assert (precious / "file").read_text() == "precious"
+
+
 def test_sequence_numbers_never_repeat(fleet: Fleet, device: Device) -> None:
     """One number per update, whatever place it goes to; a file of numbers that is damaged is not guessed."""
     other = fleet.root / "other"

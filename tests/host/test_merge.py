@@ -358,3 +358,26 @@ def test_infer_onnx_itself_needs_what_the_adapter_brings(text: Trained, tmp_path
     out = merge(text.bundle, text.update, to="onnx-adapter", out=tmp_path / "a.onnx_adapter")
     with pytest.raises(ValueError, match="Required inputs"):
         on_call(text.bundle / "infer.onnx", out, TEXT)
+
+
+def test_half_a_pair_is_no_peft_adapter(tmp_path: Path) -> None:
+    """With A frozen by hand only B is sent: exact to average, right in ONNX, refused where A would be drawn anew."""
+    from peft import LoraConfig, get_peft_model
+
+    model = get_peft_model(torch.nn.Sequential(torch.nn.Linear(6, 8)), LoraConfig(r=2, target_modules=["0"]))
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("lora_B" in name)
+    bundle = Bundle.open(edgepeft.prepare(model, torch.zeros(2, 6), loss="mse", out=tmp_path / "bundle").bundle)
+    inputs = {"input": np.random.default_rng(0).normal(size=(5, 6)).astype(np.float32)}
+    fleet = drifted(bundle, 3, 0.5)
+    outputs = []
+    for own in fleet:
+        with Trainer.open(bundle, adapter=own) as trainer:
+            outputs.append(trainer.predict(inputs)["output"])
+    mean = edgepeft.aggregate(bundle, send(bundle, fleet, tmp_path / "u"))
+    file = mean.save(tmp_path / "mean.safetensors")
+    merged = run(merge(bundle, file, to="onnx", out=tmp_path / "m.onnx"), inputs)
+    assert np.abs(merged - np.mean(outputs, axis=0)).max() < 1e-5
+    with pytest.raises(MergeError) as caught:
+        merge(bundle, file, to="peft", out=tmp_path / "adapter")
+    assert caught.value.reference == "half-a-pair"

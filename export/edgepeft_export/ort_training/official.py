@@ -47,7 +47,7 @@ def write_official(bundle: Bundle, folder: Path, training_python: str | Path | N
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     forward.unlink()
     if done.returncode:
-        raise _failed(done.stderr)
+        raise _failed(done.stderr, done.returncode)
     _check_packed(folder / "training_model.onnx", model)
 
 
@@ -94,8 +94,8 @@ def _check_packed(path: Path, own: ir.Model) -> None:
             )
 
 
-def _failed(errors: str) -> OrtTrainingError:
-    lines = [line for line in errors.strip().splitlines() if line.strip()] or ["it said nothing"]
+def _failed(errors: str, code: int) -> OrtTrainingError:
+    lines = [line for line in errors.splitlines() if line.strip()] or [f"it ended with code {code}"]
     return OrtTrainingError(
         "official-gradient",
         "ONNX Runtime's own tool builds no gradient for this model.",

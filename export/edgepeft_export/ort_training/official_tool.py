@@ -1,7 +1,7 @@
 """Runs in the environment of the training wheel: ``python -P official_tool.py FORWARD.onnx FOLDER PARAMETER...``.
 
-Writes ``training_model.onnx``, whose gradient ONNX Runtime's own builder has made. That environment has no onnx_ir, so
-this file imports nothing of this package.
+Writes ``training_model.onnx``, whose gradient ONNX Runtime's own builder has made, if its runtime has kernels for it.
+That environment has no onnx_ir, so this file imports nothing of this package.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ from edgepeft_runtime.ort_engine import training_package
 
 def main(forward: Path, folder: Path, parameters: Sequence[str]) -> None:
     training_package()
-    artifacts = import_module("onnxruntime.training.artifacts")
-    with tempfile.TemporaryDirectory() as made:
-        artifacts.generate_artifacts(onnx.load(forward), requires_grad=list(parameters), artifact_directory=made)
-        (folder / "training_model.onnx").write_bytes((Path(made) / "training_model.onnx").read_bytes())
+    artifacts, api = import_module("onnxruntime.training.artifacts"), import_module("onnxruntime.training.api")
+    with tempfile.TemporaryDirectory() as place:
+        artifacts.generate_artifacts(onnx.load(forward), requires_grad=list(parameters), artifact_directory=place)
+        made = Path(place) / "training_model.onnx"
+        api.Module(str(made), api.CheckpointState.load_checkpoint(str(Path(place) / "checkpoint")))
+        (folder / made.name).write_bytes(made.read_bytes())
 
 
 if __name__ == "__main__":

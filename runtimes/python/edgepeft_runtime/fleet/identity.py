@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgepeft_runtime.errors import FleetError
 from edgepeft_runtime.fleet import canonical, signatures
+from edgepeft_runtime.fleet.files import PRIVATE, write_new
 from edgepeft_runtime.fleet.reading import VERSION, key_field, name_field, open_fields
-from edgepeft_runtime.tensorfile import sync_directory
 
 FORMAT = "edgepeft-device"
 FILE = "device.json"
@@ -70,23 +68,4 @@ class Identity:
     def write(self, path: str | Path) -> None:
         """Write ``device.json``, for its owner's eyes only."""
         value = {**vars(self), "host_key": self.host_key.hex(), "key": self.key.hex()}
-        write_private(path, [canonical.dumps({"format": FORMAT, "version": VERSION, **value})])
-
-
-def write_private(path: str | Path, chunks: Iterable[bytes]) -> None:
-    """Write a file that nobody but its owner may read, from the first byte on; an old one is replaced as a whole."""
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.unlink(missing_ok=True)
-        handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(handle, "wb") as file:
-            file.writelines(chunks)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-        sync_directory(path.parent)
-    except OSError as failure:
-        raise FleetError(
-            "cannot-write-file", f"Cannot write {path}.", context=str(failure), hint="check the permissions."
-        ) from failure
+        write_new(path, canonical.dumps({"format": FORMAT, "version": VERSION, **value}), mode=PRIVATE)

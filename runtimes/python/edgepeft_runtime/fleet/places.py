@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import stat
 from pathlib import Path
 from typing import IO, Protocol
 
 from edgepeft_runtime.errors import FleetError
-from edgepeft_runtime.tensorfile import write_atomically
+from edgepeft_runtime.fleet.files import make_folders, open_regular, write_new
 
 PIECE = 2**18
 """Bytes that are read at a time."""
@@ -97,24 +96,7 @@ class FolderPlace:
 
     def put(self, name: str, content: bytes) -> None:
         """See :class:`Place`."""
-        path = self._path / name
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as failure:
-            raise FleetError(
-                "cannot-write-file", f"Cannot write to {self}.", context=str(failure), hint="check the permissions."
-            ) from failure
-        write_atomically(path, [content], error=FleetError)
-
-
-def open_regular(path: str | Path) -> int:
-    """A handle to read a regular file by, not following a link, and not waiting at a pipe; raises ``OSError``."""
-    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    handle = os.open(path, flags)
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
-        os.close(handle)
-        raise OSError(f"{path} is not a regular file")
-    return handle
+        write_new(make_folders(self._path, name), content)
 
 
 def keep(partial: IO[bytes], piece: bytes) -> None:

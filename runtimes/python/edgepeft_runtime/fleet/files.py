@@ -1,0 +1,77 @@
+"""Files in folders that others may write to as well: no link is followed, no file is shared by accident."""
+
+from __future__ import annotations
+
+import os
+import stat
+from contextlib import suppress
+from pathlib import Path
+
+from edgepeft_runtime.errors import FleetError
+from edgepeft_runtime.tensorfile import sync_directory
+
+PRIVATE, COMMON = 0o600, 0o644
+"""Permissions of files that only their owner may read, and of others."""
+
+
+def open_regular(path: str | Path) -> int:
+    """A handle to read a regular file by, not following a link, and not waiting at a pipe; raises ``OSError``."""
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    handle = os.open(path, flags)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(f"{path} is not a regular file")
+    return handle
+
+
+def write_new(path: str | Path, content: bytes, *, mode: int = COMMON) -> None:
+    """Write a file under a name that was not there before, flush it, and rename it over an old one.
+
+    A link that somebody has put in the way is replaced, never written through; the file has its permissions from the
+    first byte on.
+
+    Raises:
+        FleetError: it cannot be written (``cannot-write-file``).
+    """
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.partial")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+    try:
+        partial.unlink(missing_ok=True)
+        with os.fdopen(os.open(partial, flags, mode), "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+        sync_directory(path.parent)
+    except OSError as failure:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise FleetError(
+            "cannot-write-file",
+            f"Cannot write {path}.",
+            context=str(failure),
+            hint="check that it may be written to, and that the disk has room.",
+        ) from failure
+
+
+def make_folders(root: Path, name: str) -> Path:
+    """Make the folders that a file of this name needs below ``root``, none of them a link; returns the file's path.
+
+    Raises:
+        FleetError: one is a link (``not-a-regular-file``), or cannot be made (``cannot-write-file``).
+    """
+    folder = root
+    *parents, last = name.split("/")
+    for parent in parents:
+        folder /= parent
+        if folder.is_symlink():
+            hint = "somebody has put it there to lead files elsewhere; remove it."
+            raise FleetError("not-a-regular-file", f"{folder} is a link.", context=None, hint=hint)
+        try:
+            folder.mkdir(exist_ok=True)
+        except OSError as failure:
+            raise FleetError(
+                "cannot-write-file", f"Cannot make {folder}.", context=str(failure), hint="check the permissions."
+            ) from failure
+    return folder / last
