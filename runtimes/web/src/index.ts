@@ -23,6 +23,6 @@ export type { Evaluation, Line } from "./run.js";
 export { type StateStore, databaseStore, handleStore } from "./store.js";
 export { type TensorFile, readTensors, tensorBytes } from "./tensorfile.js";
 export { type ArrayLike, Tensor, type Tensors } from "./tensors.js";
-export { type Tokenizer, texts } from "./text.js";
+export { type Texts, type Tokenizer, texts } from "./text.js";
 export { type Adapter, type OpenOptions, Trainer } from "./trainer.js";
 export { VERSION } from "./version.js";

@@ -6,12 +6,14 @@ import { DataError } from "./errors.js";
 import type { Manifest, TensorSpec } from "./manifest.js";
 import { Tensor } from "./tensors.js";
 
-/** What is asked of a tokenizer; `token_type_ids` are zeros where there are none. */
+/** What is asked of a tokenizer. Segments are not: those of single texts are zeros. */
 export interface Tokenizer {
-  encode(
-    text: string,
-    options: { add_special_tokens: boolean },
-  ): { readonly ids: readonly number[]; readonly token_type_ids?: readonly number[] | undefined };
+  encode(text: string, options: { add_special_tokens: boolean }): { readonly ids: readonly number[] };
+}
+
+/** A data set that has its batches at hand. */
+export interface Texts extends Dataset {
+  batch(rows: readonly number[]): Batch;
 }
 
 type TextSpec = NonNullable<Manifest["text"]>;
@@ -28,7 +30,7 @@ export function texts(
   manifest: Manifest,
   tokenizer: Tokenizer,
   labels?: readonly number[],
-): Dataset & { batch(rows: readonly number[]): Batch } {
+): Texts {
   const spec = manifest.text;
   const odd = manifest.inputs.find((input) => !spec?.fields.has(input.name));
   if (spec === null || odd !== undefined) {
@@ -57,7 +59,7 @@ export function texts(
         rows.forEach((row, i) => encoded[row]!.forEach((id, j) => (data[i * width + j] = BigInt(value(id)))));
         return new Tensor("int64", data, dims);
       };
-      const batch = Object.fromEntries(manifest.inputs.map((input) => [input.name, input_(spec, input.name, filled)]));
+      const batch = Object.fromEntries(manifest.inputs.map((input) => [input.name, column(spec, input.name, filled)]));
       if (label !== undefined && nextToken) batch[label.name] = filled(label.ignore_index ?? -100, (id) => id);
       if (label === undefined || labels === undefined) return batch;
       return { ...batch, [label.name]: rows.map((row) => labels[row]!) };
@@ -65,7 +67,7 @@ export function texts(
   };
 }
 
-function input_(spec: TextSpec, name: string, filled: (fill: number, value: (id: number) => number) => Tensor): Tensor {
+function column(spec: TextSpec, name: string, filled: (fill: number, value: (id: number) => number) => Tensor): Tensor {
   const field = spec.fields.get(name);
   if (field === "ids") return filled(spec.pad_id, (id) => id);
   return filled(0, () => (field === "attention_mask" ? 1 : 0));
