@@ -90,3 +90,4 @@ bench-accuracy: .venv/.demo
 
 clean:
 	rm -rf .venv .venv-device .venv-oldest .venv-ort-training .aarch64 .mypy_cache .pytest_cache .ruff_cache
+	rm -rf runtimes/web/node_modules runtimes/web/dist runtimes/web/build examples/*/node_modules examples/*/dist

@@ -13,9 +13,13 @@ from edgepeft_runtime.bundle import Bundle
 from edgepeft_runtime.fleet import signatures
 from edgepeft_runtime.fleet.joining import join
 from edgepeft_runtime.fleet.rounds import HeadSignatures
+from edgepeft_runtime.fleet.slots import DeviceHome
 from edgepeft_runtime.update import read_update
-from tests.attacks import NAME, ON_DEVICE, ON_HOST, PAGE, Stage, joined, mutations, page, resealed, split
-from tests.fleet.fleets import NOW, code_of
+from tests.attacks import ON_DEVICE, ON_HOST
+from tests.attacks.changes import joined, mutations, resealed, split
+from tests.attacks.page import PAGE, page
+from tests.attacks.stage import NAME, Stage
+from tests.fleet.fleets import NOW, Device, code_of
 from tests.runtime.tiny_bundle import build
 
 
@@ -77,7 +81,7 @@ def test_a_device_that_equivocated_is_blocked(stage: Stage) -> None:
     """Nothing of it is taken any more, however good; what was accepted before stays."""
     ON_HOST["equivocation"].act(stage)
     stage.collect()
-    device = type(stage.device)(stage.fleet, type(stage.device.home)(stage.fleet.root / "devices" / "pi-1"))
+    device = Device(stage.fleet, DeviceHome(stage.fleet.root / "devices" / "pi-1"))
     device.deliver(device.train(seed=77))
     assert "blocked-device" in {refused.code for refused in stage.collect().refused}
     assert len(stage.kept()) == 2

@@ -9,6 +9,7 @@ from itertools import accumulate
 import numpy as np
 
 from edgepeft.aggregation.combiners import Result, put_sparse
+from edgepeft.aggregation.errors import AggregationError
 from edgepeft.aggregation.incoming import Incoming, Start, Values
 from edgepeft.aggregation.pairs import Floats
 from edgepeft.aggregation.settings import Robust
@@ -43,8 +44,8 @@ def combine(incoming: Incoming, start: Start, robust: Robust, devices: int) -> R
     found = {name: np.empty(size) for name, size in sizes.items()}
     cut = robust.cut(devices)
     for block in _blocks(sizes, max(1, BLOCK_BYTES // (8 * devices))):
-        rows = np.stack([_row(item.values, block, unions) for item in incoming])
-        for piece, values in zip(block, np.split(_statistic(rows, cut), _ends(block)), strict=True):
+        columns = _columns(incoming, devices, block, unions)
+        for piece, values in zip(block, np.split(_statistic(columns, cut), _ends(block)), strict=True):
             found[piece.name][piece.start : piece.stop] = values
     return _result(found, start, unions)
 
@@ -76,6 +77,21 @@ def _blocks(sizes: Mapping[str, int], most: int) -> Iterator[list[_Piece]]:
         yield block
 
 
+def _columns(incoming: Incoming, devices: int, block: list[_Piece], unions: Mapping[str, Places]) -> Floats:
+    """The values of a block [coordinates, devices]."""
+    columns, found = np.empty((sum(piece.stop - piece.start for piece in block), devices)), 0
+    for found, item in enumerate(incoming, 1):
+        columns[:, found - 1] = _row(item.values, block, unions)
+    if found != devices:
+        raise AggregationError(
+            "changed-file",
+            "An update that was good has been changed while the round was aggregated.",
+            context="; ".join(f"{refused.file}: {refused.reason}" for refused in incoming.refused),
+            hint="aggregate copies that nobody writes to, as pull makes them.",
+        )
+    return columns
+
+
 def _row(values: Values, block: list[_Piece], unions: Mapping[str, Places]) -> Floats:
     parts = [
         (
@@ -88,10 +104,10 @@ def _row(values: Values, block: list[_Piece], unions: Mapping[str, Places]) -> F
     return np.concatenate(parts)
 
 
-def _statistic(rows: Floats, cut: int) -> Floats:
-    """The mean of what is left when the ``cut`` smallest and largest of each column are taken away."""
-    rows.sort(axis=0)
-    middle: Floats = rows[cut : len(rows) - cut].mean(axis=0)
+def _statistic(columns: Floats, cut: int) -> Floats:
+    """The mean of what is left when the ``cut`` smallest and largest of each coordinate are taken away."""
+    columns.sort(axis=1)
+    middle: Floats = columns[:, cut : columns.shape[1] - cut].mean(axis=1)
     return middle
 
 

@@ -42,7 +42,6 @@ _COMMANDS = {
 
 _EXTRAS = {
     "onnxruntime": "device",
-    "cryptography": "host",
     "fsspec": "remote",
     "starlette": "serve",
     "uvicorn": "serve",

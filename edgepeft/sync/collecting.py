@@ -244,18 +244,31 @@ class _Collecting:
 def _deliveries(store: Store) -> Iterator[_Found]:
     """Everything in the inbox of a place that is not about to be written."""
     yield from _strays(store, rounds.INBOX)
-    for number_name in store.folders(rounds.INBOX):
-        folder = f"{rounds.INBOX}/{number_name}"
-        number = rounds.number_of(number_name)
+    for name in store.folders(rounds.INBOX):
+        folder, number = f"{rounds.INBOX}/{name}", rounds.number_of(name)
         if number is None:
             yield _Found(folder, code="bad-name", reason="The folder is that of no round.")
-            continue
-        yield from _strays(store, folder)
-        for device in store.folders(folder):
-            if is_name(device):
-                yield from _of_device(store, number, device)
-            else:
-                yield _Found(f"{folder}/{device}", code="bad-name", reason="The folder's name is no name of a device.")
+        else:
+            yield from _readable(folder, _of_round(store, number, folder))
+
+
+def _of_round(store: Store, number: int, folder: str) -> Iterator[_Found]:
+    yield from _strays(store, folder)
+    for device in store.folders(folder):
+        if is_name(device):
+            yield from _readable(f"{folder}/{device}", _of_device(store, number, device))
+        else:
+            yield _Found(f"{folder}/{device}", code="bad-name", reason="The folder's name is no name of a device.")
+
+
+def _readable(folder: str, inside: Iterator[_Found]) -> Iterator[_Found]:
+    """What is in a folder; one that cannot be read is refused as a whole, and stops nobody else."""
+    try:
+        yield from inside
+    except SyncError as error:
+        if error.reference != "cannot-read-place":
+            raise
+        yield _Found(folder, code="cannot-read-file", reason=f"{error.message} {error.context}")
 
 
 def _of_device(store: Store, number: int, device: str) -> Iterator[_Found]:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from edgepeft.sync.errors import SyncError
-from edgepeft_runtime.errors import FleetError
-from edgepeft_runtime.fleet import rounds, signatures
+from edgepeft_runtime.errors import EdgepeftError
+from edgepeft_runtime.fleet import rounds
 from edgepeft_runtime.fleet.rounds import ADAPTER_FILE, HEAD_FILE, ROUND_FILE, Head, Round
 from edgepeft_runtime.lock import lock_file
 from edgepeft_runtime.manifest import Manifest
 from edgepeft_runtime.tensorfile import sha256_of
+
+T = TypeVar("T")
 
 
 class HostHome:
@@ -69,7 +72,7 @@ class HostHome:
     def head(self) -> Head | None:
         """The newest round that was published, ``None`` before the first."""
         path = self.published / HEAD_FILE
-        return Head.from_bytes(path.read_bytes()) if path.exists() else None
+        return _own(path, Head.from_bytes) if path.exists() else None
 
     def newest(self) -> Head:
         """:meth:`head`; raises :class:`SyncError` (``no-round``) before the first."""
@@ -87,48 +90,37 @@ class HostHome:
         """A published round.
 
         Raises:
-            SyncError: there is none of this number (``no-such-round``).
-            FleetError: its file is damaged.
+            SyncError: there is none of this number (``no-such-round``), or its file is damaged (``damaged-home``).
         """
         path = self.published / rounds.folder(number) / ROUND_FILE
         if not path.exists():
             raise SyncError("no-such-round", f"There is no round {number}.", context=f"in {self.published}", hint=None)
-        return Round.from_bytes(path.read_bytes())
+        return _own(path, Round.from_bytes)
 
     def adapter(self, number: int) -> Path:
-        """The adapter of a round; raises :class:`FleetError` (``wrong-hash``) if it is not what was published."""
+        """The adapter of a round; raises :class:`SyncError` (``damaged-home``) if it is not what was published."""
         path = self.published / rounds.folder(number) / ADAPTER_FILE
         expected, found = self.round(number).adapter.sha256, sha256_of(path)
         if found != expected:
-            raise FleetError(
-                "wrong-hash",
-                f"{path} is not what was published.",
-                context=f"expected SHA-256 {expected}, found {found}",
-                hint="restore it from a place that has a copy.",
-            )
+            raise _damaged(path, f"expected SHA-256 {expected}, found {found}")
         return path
 
     def check_chain(self) -> None:
-        """Walk from the head to the first round; raises :class:`FleetError` where a link does not hold."""
+        """Walk from the head to the first round; raises :class:`SyncError` where a link does not hold."""
         head = self.newest()
         number, expected = head.round, head.round_sha256
         while True:
-            content = (self.published / rounds.folder(number) / ROUND_FILE).read_bytes()
-            if signatures.sha256(content) != expected:
-                raise FleetError(
-                    "wrong-hash",
-                    f"Round {number} is not what was published.",
-                    context=f"expected SHA-256 {expected}, found {signatures.sha256(content)}",
-                    hint="restore it from a place that has a copy.",
-                )
-            previous = Round.from_bytes(content).previous
-            if previous is None:
+            found = self.round(number)
+            if found.sha256 != expected:
+                path = self.published / rounds.folder(number) / ROUND_FILE
+                raise _damaged(path, f"expected SHA-256 {expected}, found {found.sha256}")
+            if found.previous is None:
                 return
-            number, expected = number - 1, previous
+            number, expected = number - 1, found.previous
 
     def bundle_manifest(self) -> Manifest:
         """The manifest of the campaign's bundle, as the first ``publish`` kept it."""
-        return Manifest.from_json(self.manifest.read_bytes())
+        return _own(self.manifest, Manifest.from_json)
 
     def _unusable(self, failure: OSError) -> SyncError:
         return SyncError(
@@ -137,3 +129,16 @@ class HostHome:
             context=str(failure),
             hint="check that it may be written to, and that the disk has room.",
         )
+
+
+def _own(path: Path, parse: Callable[[bytes], T]) -> T:
+    """A file of the host's own: where it is damaged, the host is at fault, and no update."""
+    try:
+        return parse(path.read_bytes())
+    except (EdgepeftError, OSError) as failure:
+        raise _damaged(path, getattr(failure, "message", str(failure))) from failure
+
+
+def _damaged(path: Path, context: str) -> SyncError:
+    hint = "restore it from a place that has a copy."
+    return SyncError("damaged-home", f"{path} is not what was published.", context=context, hint=hint)

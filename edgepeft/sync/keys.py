@@ -132,16 +132,12 @@ class Keys:
         path = self._path(name)
         if not is_name(name) or not path.exists():
             return None
-        fields = open_fields(_read(path), "key", str(path), "edgepeft-registration")
-        found = Device(
-            device=name_field(fields, "device"),
-            algorithm=fields.one_of("algorithm", signatures.ALGORITHMS),
-            key=key_field(fields, "key"),
-            token_sha256=fields.sha256("token_sha256"),
-            state=fields.one_of("state", (ACTIVE, REVOKED)),
-        )
-        fields.finish()
-        return found
+        try:
+            return _registration(path)
+        except FleetError as error:  # the host is at fault, and no update of the device
+            raise SyncError(
+                "damaged-key", f"{path} is damaged.", context=error.message, hint="restore it from a copy."
+            ) from error
 
     def devices(self) -> Iterator[Device]:
         """All registered devices, by name."""
@@ -167,6 +163,19 @@ class Keys:
 
     def _save(self, device: Device) -> None:
         _write(self._path(device.device), "edgepeft-registration", {**vars(device), "key": device.key.hex()})
+
+
+def _registration(path: Path) -> Device:
+    fields = open_fields(_read(path), "key", str(path), "edgepeft-registration")
+    found = Device(
+        device=name_field(fields, "device"),
+        algorithm=fields.one_of("algorithm", signatures.ALGORITHMS),
+        key=key_field(fields, "key"),
+        token_sha256=fields.sha256("token_sha256"),
+        state=fields.one_of("state", (ACTIVE, REVOKED)),
+    )
+    fields.finish()
+    return found
 
 
 def _write(path: Path, kind: str, fields: dict[str, str]) -> None:

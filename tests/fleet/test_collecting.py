@@ -17,7 +17,6 @@ import pytest
 
 from edgepeft.sync import Entry, HostHome, Keys, Ledger, SyncError, accepted, collect, mirror, publish, rollback, status
 from edgepeft.sync.keys import ACTIVE, REVOKED
-from edgepeft_runtime.errors import FleetError
 from edgepeft_runtime.fleet import signatures
 from edgepeft_runtime.fleet.delivering import deliver
 from edgepeft_runtime.fleet.joining import join
@@ -256,6 +255,24 @@ def test_a_kept_update_that_rotted_is_taken_anew(fleet: Fleet, device: Device) -
     assert path.exists()
 
 
+@pytest.mark.parametrize("locked", ["inbox/r000001/pi-2", "inbox/r000002"])
+def test_a_folder_that_cannot_be_read_stops_nobody_else(
+    fleet: Fleet, device: Device, monkeypatch: pytest.MonkeyPatch, locked: str
+) -> None:
+    """Whoever takes away the permission to read a folder of its own is told of; the others' updates are taken."""
+    (fleet.place / locked).mkdir(parents=True)
+    device.deliver()
+    original = os.scandir
+
+    def scandir(path: object) -> object:
+        if path == fleet.place / locked:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return original(path)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert pull(fleet) == (1, 0, 0, ["cannot-read-file"])
+
+
 def test_deliver_refuses_what_the_host_would_refuse(fleet: Fleet, device: Device, tmp_path: Path) -> None:
     """Damaged updates and those of no known round never leave the device."""
     update = device.train()
@@ -342,8 +359,23 @@ def test_rounds_are_chained_and_a_change_of_any_is_found(fleet: Fleet) -> None:
     fleet.host.check_chain()
     path = fleet.host.published / "r000001" / "round.json"
     path.write_bytes(path.read_bytes().replace(b'"min_devices":1', b'"min_devices":0'))
-    with pytest.raises(FleetError, match="Round 1"):
+    with pytest.raises(SyncError, match="r000001"):
         fleet.host.check_chain()
+
+
+@pytest.mark.parametrize(
+    "name", ["pub/r000001/adapter.safetensors", "pub/r000001/round.json", "keys/devices/pi-1.json"]
+)
+def test_damage_at_home_is_not_blamed_on_devices(fleet: Fleet, device: Device, name: str) -> None:
+    """The host stops and says which file; no update goes to quarantine for it."""
+    device.deliver()
+    path = fleet.host.path / name
+    content = path.read_bytes()
+    path.write_bytes(content[:-3])
+    assert code_of(pull, fleet) in {"damaged-home", "damaged-key"}
+    assert not fleet.host.quarantine.exists()
+    path.write_bytes(content)
+    assert pull(fleet) == (1, 0, 0, [])
 
 
 def test_status_tells_rounds_and_devices(fleet: Fleet, device: Device) -> None:

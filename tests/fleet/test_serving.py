@@ -401,6 +401,16 @@ def test_a_server_that_is_not_there_or_talks_nonsense(tmp_path: Path) -> None:
         place.read("HEAD.json", 10)
 
 
+def test_a_full_disk_is_not_taken_for_a_bad_place(tmp_path: Path) -> None:
+    """Neither of a folder nor of a server; otherwise the device would fetch for ever."""
+    (tmp_path / "adapter").write_bytes(CONTENT)
+    full = Path("/dev/full")
+    assert code_of(open_place(tmp_path).fetch, "adapter", full, len(CONTENT)) == "cannot-write-file"
+    with answering(lambda handler: handler.reply(200, CONTENT)) as (place, asked):
+        assert code_of(place.fetch, "adapter", full, len(CONTENT)) == "cannot-write-file"
+    assert len(asked) == 1
+
+
 def test_answers_say_nothing_about_the_host(served: Served) -> None:
     """No version of a server, no path; a reason in words."""
     status, body = served.ask("PUT", f"/inbox/r000009/pi-1/{'ab' * 32}.safetensors", b"x")

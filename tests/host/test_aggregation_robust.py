@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -87,3 +88,24 @@ def test_privacy_is_refused_where_it_would_not_hold(text: Trained) -> None:
     for values in ({"noise": 0.0}, {"noise": 1.0, "delta": 1.0}, {"noise": 1.0, "sampling": 0.0}):
         with pytest.raises(AggregationError, match="out of range"):
             Privacy(**values)
+
+
+def test_a_file_that_changes_between_passes_ends_the_round(
+    text: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Robust statistics read updates several times: what is not the same again is not mixed in."""
+    from edgepeft.aggregation import robust
+
+    bundle = Bundle.open(text.bundle)
+    paths = send(bundle, drifted(bundle, 5), tmp_path)
+    blocks = robust._blocks
+
+    def meanwhile(*arguments: Any) -> Any:
+        paths[2].write_bytes(paths[2].read_bytes()[:-1])
+        return blocks(*arguments)
+
+    monkeypatch.setattr(robust, "_blocks", meanwhile)
+    with pytest.raises(AggregationError) as caught:
+        aggregate(bundle, paths, robust="median")
+    assert caught.value.reference == "changed-file"
+    assert paths[2].name in str(caught.value)

@@ -73,10 +73,12 @@ def try_cell(name: str, compute: str, gradient: str, folder: Path, python: Path,
     except EdgepeftError as error:
         return Cell(name, compute, gradient, error.context)
     write_plan(folder, [(0.1, [to_numpy(*batch)]) for batch in network.batches(1)])
-    found = side("gradients", folder, "gradients.npz")
+    found = side("gradients", folder)
     assert found["largest"] > 0
-    assert found["difference"] <= 1e-4 * max(found["largest"], 1e-3), (name, compute, gradient, found)
-    return Cell(name, compute, gradient)
+    if found["difference"] <= 1e-4 * max(found["largest"], 1e-3):
+        return Cell(name, compute, gradient)
+    assert gradient == "official", (name, compute, found)  # ours is PyTorch's, as the tests of methods have it
+    return Cell(name, compute, gradient, "A gradient is built, and it is not PyTorch's.")
 
 
 def _method(network: Network) -> Method:

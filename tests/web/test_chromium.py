@@ -34,3 +34,15 @@ def test_the_golden_bundle_trains_in_chromium(threads: int, tmp_path: Path) -> N
         for name, array in trainer.parameters().items():
             found = read_tensors(update).tensors[name]
             np.testing.assert_allclose(found, array, rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("kind", ["database", "folder"])
+def test_a_run_goes_on_from_what_the_browser_keeps(kind: str) -> None:
+    """IndexedDB and a folder of the private file system: cut off at step 5, it goes on from 4 with the same losses.
+
+    A second tab is refused meanwhile, and where the newest checkpoint is damaged, the one before it is taken.
+    """
+    found = browse("store", kind)
+    assert found["stepsFound"] == 4 and found["secondTab"] == "state-in-use"
+    assert found["resumed"] == found["whole"][4:]
+    assert found["previousFound"] == 6

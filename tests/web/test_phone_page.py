@@ -73,8 +73,8 @@ def test_it_works_without_a_network(seen: dict[str, Any]) -> None:
 
 
 def test_killing_the_browser_loses_at_most_the_steps_since_the_last_save(seen: dict[str, Any]) -> None:
-    """It is saved every ten steps; the training goes on from there."""
+    """It is saved every ten steps and after each epoch; the training goes on from there."""
     kill = seen["kill"]
-    assert kill["steps"] % 10 == 0 and kill["steps"] >= kill["seen"] - 10
+    assert kill["steps"] >= kill["seen"] - 10
     assert kill["button"] == f"Go on from step {kill['steps']}"
     assert kill["next"] > kill["steps"]

@@ -71,10 +71,26 @@ export function drawStrokes(pen: Pen, strokes: readonly Stroke[], width: number,
   }
 }
 
-export function load(): Drawing[] {
-  return JSON.parse(localStorage.getItem(KEY) ?? "[]") as Drawing[];
+/** Drawings are kept in IndexedDB: what a browser writes there outlives its being killed. */
+export async function load(): Promise<Drawing[]> {
+  return (await kept("readonly", (files) => files.get(KEY) as IDBRequest<Drawing[] | undefined>)) ?? [];
 }
 
-export function store(drawings: readonly Drawing[]): void {
-  localStorage.setItem(KEY, JSON.stringify(drawings));
+export async function store(drawings: readonly Drawing[]): Promise<void> {
+  await kept("readwrite", (files) => files.put(drawings, KEY));
+}
+
+function kept<T>(mode: IDBTransactionMode, work: (files: IDBObjectStore) => IDBRequest<T>): Promise<T> {
+  return new Promise((resolve, reject) => {
+    const opening = indexedDB.open(KEY, 1);
+    opening.onupgradeneeded = () => opening.result.createObjectStore("files");
+    opening.onerror = () => reject(opening.error);
+    opening.onsuccess = () => {
+      const transaction = opening.result.transaction("files", mode, { durability: "strict" });
+      const request = work(transaction.objectStore("files"));
+      transaction.oncomplete = () => resolve(request.result);
+      transaction.onerror = transaction.onabort = () => reject(transaction.error);
+      transaction.addEventListener("complete", () => opening.result.close());
+    };
+  });
 }

@@ -8,13 +8,14 @@ import { Pad } from "./pad.js";
 
 const CLASSES = 10;
 const FEWEST = 4;
+/** `?epochs=` sets another number, to train longer. */
 const EPOCHS = Number(new URLSearchParams(location.search).get("epochs") ?? 60);
 
 const element = <T extends Element = HTMLElement>(id: string): T => document.querySelector<T>(`#${id}`)!;
 const button = (id: string): HTMLButtonElement => element<HTMLButtonElement>(id);
 const percent = (share: number): string => `${Math.round(100 * share)} %`;
 
-let drawings = load();
+let drawings: Drawing[] = [];
 let label = 0;
 let losses: number[] = [];
 let training = false;
@@ -96,7 +97,9 @@ function thumbnail({ strokes }: Drawing): HTMLCanvasElement {
 
 function change(next: Drawing[]): void {
   drawings = next;
-  store(drawings);
+  run(() => store(drawings));
+  // Other drawings begin a run of their own.
+  button("train").textContent = "Train";
   showLabels();
   showDrawings();
 }
@@ -183,6 +186,7 @@ function run(work: () => Promise<void>): void {
 }
 
 async function begin(): Promise<void> {
+  drawings = await load();
   showLabels();
   showStatus(await model.ask<Status>({ verb: "open" }));
   ready = true;

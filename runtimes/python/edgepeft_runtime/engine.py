@@ -195,7 +195,7 @@ class PortableEngine:
         if graph not in self._sessions:
             try:
                 path = str(self._bundle.file(graph))
-                options = session_options(self._threads)
+                options = self._options()
                 if graph == OPTIMIZER:
                     # Its threads would go on spinning for a while, and take a core from the next step's forward pass.
                     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -210,6 +210,9 @@ class PortableEngine:
                     hint="prepare the bundle again with this version of onnxruntime as its minimum.",
                 ) from failure
         return self._sessions[graph]
+
+    def _options(self) -> ort.SessionOptions:
+        return session_options(self._threads)
 
 
 def session_options(threads: int | None) -> ort.SessionOptions:

@@ -89,5 +89,5 @@ def _need_cryptography() -> None:
             "missing-extra",
             "Signing with Ed25519 needs the package cryptography, which is not installed.",
             context=None,
-            hint="pip install cryptography, or register the device with --algorithm hmac-sha256.",
+            hint="pip install cryptography; a device can do without, if it is registered with --algorithm hmac-sha256.",
         )

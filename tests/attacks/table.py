@@ -1,0 +1,41 @@
+"""The table of attacks: what, by whom, and the code it is refused with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from tests.attacks.stage import Stage
+from tests.fleet.fleets import NOW
+
+ANYBODY, DEVICE, PLACE = "anybody", "a device", "a place"
+
+
+@dataclass(frozen=True)
+class Attack:
+    """An attack: what it does, who does it, and the code it is refused with."""
+
+    what: str
+    who: str
+    code: str
+    act: Callable[[Stage], object]
+    now: float = NOW + 60
+
+
+ON_HOST: dict[str, Attack] = {}
+ON_DEVICE: dict[str, Attack] = {}
+
+
+def attack(
+    what: str, who: str, code: str, **more: Any
+) -> Callable[[Callable[[Stage], object]], Callable[[Stage], object]]:
+    """Put a function into the table of its victim."""
+
+    def add(act: Callable[[Stage], object]) -> Callable[[Stage], object]:
+        table = ON_DEVICE if who == PLACE else ON_HOST
+        assert act.__name__ not in table
+        table[act.__name__] = Attack(what, who, code, act, **more)
+        return act
+
+    return add
