@@ -9,6 +9,7 @@ import json
 import platform
 import tempfile
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,13 @@ import numpy as np
 import pytest
 
 from edgepeft_runtime import Trainer, read_tensors
+from tests.aarch64.board import CPUS, ROOT, install
+from tests.aarch64.cases import golden
+from tests.aarch64.debian import Unavailable
 from tests.golden.make import BUNDLE, DATA, EXPECTED
 from tests.web.toolchain import browse, drive
 
+SCRIPT = ROOT / "tests" / "aarch64" / "figures.py"
 Figures = Mapping[str, Any]
 """``losses`` of the steps, ``evaluation`` and ``outputs`` after them."""
 
@@ -44,10 +49,22 @@ def node(plan: dict[str, Any], ort: str) -> Figures:
     return {**found, "outputs": found["outputs"]["output"]["data"]}
 
 
+def emulated(cpu: str) -> Figures:
+    """The Python runtime on an emulated Raspberry Pi."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        job = {**golden().job, "update": str(folder / "update")}
+        (folder / "jobs.json").write_text(json.dumps([job]), encoding="utf-8")
+        printed = json.loads(install(cpu).python(SCRIPT, folder / "jobs.json", cwd=folder))
+    found: Figures = printed["jobs"][0]
+    return {**found, "outputs": found["outputs"]["output"]}
+
+
 def runtimes(plan: dict[str, Any]) -> dict[str, Callable[[], Figures]]:
     """All of them, by name."""
     return {
         f"Python, {platform.machine()}": lambda: python(plan),
+        **{f"Python, aarch64 ({CPUS[cpu]})": partial(emulated, cpu) for cpu in CPUS},
         "Node, native": lambda: node(plan, "node"),
         "Node, WebAssembly": lambda: node(plan, "wasm"),
         "Chromium, one thread": lambda: browse("golden", 1),
@@ -68,14 +85,14 @@ def main() -> None:
     """Print the table."""
     expected = json.loads(EXPECTED.read_text("utf-8"))
     plan = {"steps": expected["batches"], "evaluate": expected["evaluate"], "predict": expected["predict"]}
-    print(f"{'runtime':24}{'10 losses':>12}{'evaluation':>12}{'accuracy':>10}{'logits':>10}")
+    print(f"{'runtime':34}{'10 losses':>12}{'evaluation':>12}{'accuracy':>10}{'logits':>10}")
     for name, run in runtimes(plan).items():
         try:
             cells = row(run(), expected)
-        except pytest.skip.Exception as missing:
-            print(f"{name:24}  not here: {missing}", flush=True)
+        except (pytest.skip.Exception, Unavailable) as missing:
+            print(f"{name:34}  not here: {missing}", flush=True)
             continue
-        print(f"{name:24}{cells[0]:>12}{cells[1]:>12}{cells[2]:>10}{cells[3]:>10}", flush=True)
+        print(f"{name:34}{cells[0]:>12}{cells[1]:>12}{cells[2]:>10}{cells[3]:>10}", flush=True)
 
 
 if __name__ == "__main__":
