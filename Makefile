@@ -13,7 +13,7 @@ export EDGEPEFT_ORT_TRAINING_PYTHON = $(TRAINING)/python
 # Browsers that the web runtime is tested in, by their names on the path.
 BROWSERS := chromium-headless-shell chromium google-chrome chromium-browser
 
-.PHONY: demo test lint slow aarch64 bench bench-fleet bench-accuracy clean
+.PHONY: demo test lint slow aarch64 bench bench-fleet bench-methods bench-accuracy clean
 
 # The workstation prepares, a separate environment without torch fine-tunes, the workstation merges.
 demo: .venv/.demo .venv-device/.done
@@ -49,6 +49,10 @@ bench: .venv/.demo .venv-ort-training/.done
 bench-fleet: .venv/.test
 	$(HOST)/python -m benchmarks.fleet_load
 	$(HOST)/python -m benchmarks.fleet
+
+# All methods side by side on one task: half an hour. A run that was stopped goes on with --resume.
+bench-methods: .venv/.demo
+	$(HOST)/python -m benchmarks.methods
 
 # Accuracy against PyTorch, five seeds each: half an hour. A run that was stopped goes on with --resume.
 bench-accuracy: .venv/.demo

@@ -12,7 +12,9 @@ import torch
 from peft import PeftModel
 
 import edgepeft
+from edgepeft.cli.app import run
 from edgepeft_runtime import Trainer, UpdateError, read_update
+from edgepeft_runtime.bundle import Bundle
 from edgepeft_runtime.ort_checkpoint import OrtCheckpoint, read_checkpoint, write_checkpoint
 from tests.networks import NETWORKS
 from tests.ort_training.cases import CASES, STEPS, portable_losses, prepare
@@ -104,8 +106,6 @@ def test_damage_is_told_and_never_crashes(tmp_path: Path) -> None:
 
 def test_the_command_adds_artifacts(tmp_path: Path) -> None:
     """`edgepeft export-ort-training BUNDLE` lists what it wrote; a second run changes no byte of the graphs."""
-    from edgepeft.cli.app import run
-
     bundle = edgepeft.prepare(torch.nn.Linear(4, 3), torch.zeros(2, 4), method="full", out=tmp_path / "bundle").bundle
     assert run(["export-ort-training", str(bundle)]) == 0
     first = (bundle / "ort_training" / "training_model.onnx").read_bytes()
@@ -125,3 +125,15 @@ def test_the_command_trains_with_either_engine(training_python: Path, tmp_path: 
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert read_update(tmp_path / "update.safetensors").steps == 1
+
+
+def test_the_command_prepares_with_artifacts(tmp_path: Path) -> None:
+    """`edgepeft prepare --engine ort-training` writes them with the bundle; their options go with that engine alone."""
+    source = tmp_path / "model.py"
+    source.write_text("import torch\n\n\ndef make():\n    return torch.nn.Linear(4, 3), torch.zeros(2, 4)\n", "utf-8")
+    prepare_it = ["prepare", f"{source}:make", "--method", "full", "--out", str(tmp_path / "bundle")]
+    assert run([*prepare_it, "--gradient", "official"]) == 2
+    assert run([*prepare_it, "--engine", "ort-training"]) == 0
+    assert "ort_training/training_model.onnx" in Bundle.open(tmp_path / "bundle").manifest.files
+    assert run([*prepare_it, "--overwrite", "--engine", "ort-training", "--gradient", "official"]) == 1
+    assert Bundle.open(tmp_path / "bundle").manifest.files  # what was there stands
