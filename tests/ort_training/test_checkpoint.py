@@ -114,6 +114,7 @@ def test_the_command_adds_artifacts(tmp_path: Path) -> None:
     assert run(["export-ort-training", str(bundle), "--gradient", "official"]) == 1
 
 
+@pytest.mark.slow
 def test_the_command_trains_with_either_engine(training_python: Path, tmp_path: Path) -> None:
     """`edgepeft train --engine ort-training` in the environment of the wheel writes an update that the host takes."""
     bundle = prepare(CASES["bert-lora"], tmp_path)

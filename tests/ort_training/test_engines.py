@@ -22,8 +22,7 @@ slow = pytest.mark.slow
 
 
 @pytest.mark.parametrize(
-    "name",
-    ["bert-lora", "digits-cnn", pytest.param("minilm-lora", marks=slow), pytest.param("minilm-bitfit", marks=slow)],
+    "name", ["bert-lora", *(pytest.param(name, marks=slow) for name in ("digits-cnn", "minilm-lora", "minilm-bitfit"))]
 )
 def test_both_engines_have_the_same_losses_and_updates(name: str, side: Side, tmp_path: Path) -> None:
     """20 steps with a schedule and accumulation; the second half is another process that resumes."""
@@ -37,7 +36,8 @@ def test_both_engines_have_the_same_losses_and_updates(name: str, side: Side, tm
         assert np.abs(array - theirs[parameter]).max() <= 1e-4 * max(1.0, np.abs(array).max()), parameter
 
 
-@pytest.mark.parametrize("name", ["bert-lora-int8", pytest.param("minilm-lora-int8", marks=slow)])
+@slow
+@pytest.mark.parametrize("name", ["bert-lora-int8", "minilm-lora-int8"])
 def test_a_packed_base_has_the_same_losses(name: str, side: Side, tmp_path: Path) -> None:
     """Rounding to integers makes any difference grow: so there is none to grow, on one build of onnxruntime."""
     prepare(CASES[name], tmp_path)
@@ -50,6 +50,7 @@ def test_a_packed_base_has_the_same_losses(name: str, side: Side, tmp_path: Path
     assert max(np.abs(ours[parameter] - theirs[parameter]).max() for parameter in ours) < 1e-5
 
 
+@slow
 def test_a_run_goes_on_with_the_other_engine(side: Side, tmp_path: Path) -> None:
     """The state directory is the same one: half by one engine, half by the other."""
     prepare(CASES["bert-lora"], tmp_path)

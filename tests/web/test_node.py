@@ -179,6 +179,7 @@ def _assert_same_steps(bundle: Path, batch: dict[str, np.ndarray], folder: Path,
             np.testing.assert_array_equal(found[spec.name], held[spec.name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", [BERT, CNN], ids=["bert", "cnn"])
 def test_it_picks_the_elements_that_python_picks(network: Network, tmp_path: Path) -> None:
     """SIFT: the same places by the first gradient, the same losses after it."""
@@ -186,12 +187,14 @@ def test_it_picks_the_elements_that_python_picks(network: Network, tmp_path: Pat
     _assert_same_steps(bundle, to_numpy(*next(network.batches(1))), tmp_path)
 
 
+@pytest.mark.slow
 def test_int8_losses_are_pythons(tmp_path: Path) -> None:
     """A packed base: integer products of ONNX Runtime's native code give the same losses in Node and in Python."""
     bundle = _prepared(BERT, tmp_path, method=edgepeft.Lora(rank=4, target_modules=("query", "value")), compute="int8")
     _assert_same_steps(bundle, to_numpy(*next(BERT.batches(1))), tmp_path)
 
 
+@pytest.mark.slow
 def test_a_language_model_trains_and_is_scored_as_in_python(causal: Trained, tmp_path: Path) -> None:
     """Its labels are the ids; position t answers label t + 1."""
     ids = np.random.default_rng(1).integers(0, 100, (4, 6))
@@ -201,6 +204,7 @@ def test_a_language_model_trains_and_is_scored_as_in_python(causal: Trained, tmp
     _assert_same_steps(causal.bundle, batch, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_regression_trains_as_in_python(regression: Trained, tmp_path: Path) -> None:
     """Labels that are no classes; there is no accuracy."""
     draw = np.random.default_rng(2)

@@ -13,6 +13,8 @@ import edgepeft
 from edgepeft_runtime import Trainer, read_update
 from tests.web.toolchain import ROOT, browse, installed, run
 
+pytestmark = pytest.mark.slow
+
 PAGE = ROOT / "examples" / "phone_browser"
 BUNDLE = PAGE / "bundle"
 
