@@ -28,7 +28,8 @@ test: $(ENVIRONMENTS) lint
 
 # End-to-end cases of many seconds, and every method on every network, as docs/METHODS.md has it.
 slow: $(ENVIRONMENTS)
-	$(HOST)/python -m pytest -m 'slow or matrix'
+	$(HOST)/python -m pytest -rs -m slow
+	$(HOST)/python -m pytest -n 2 -m matrix
 
 # The device runtime on an emulated Raspberry Pi: 160 MB the first time, into .aarch64. Skipped with a reason where it cannot be had.
 aarch64: .venv/.test
