@@ -28,8 +28,8 @@ test: $(ENVIRONMENTS) lint
 
 # End-to-end cases of many seconds, and every method on every network, as docs/METHODS.md has it.
 slow: $(ENVIRONMENTS)
-	$(HOST)/python -m pytest -rs -m slow
-	$(HOST)/python -m pytest -n 2 -m matrix
+	$(HOST)/python -m pytest -n 2 -rs -m 'slow or matrix' --ignore tests/web
+	$(HOST)/python -m pytest -rs -m slow tests/web
 
 # The device runtime on an emulated Raspberry Pi: 160 MB the first time, into .aarch64. Skipped with a reason where it cannot be had.
 aarch64: .venv/.test
