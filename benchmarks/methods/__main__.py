@@ -109,7 +109,7 @@ def _write(options: argparse.Namespace, results: dict[str, Any]) -> None:
         },
     }
     fresh = options.out.with_suffix(".new")
-    fresh.write_text(json.dumps(about | results, indent=2) + "\n", encoding="utf-8")
+    fresh.write_text(json.dumps(results | about, indent=2) + "\n", encoding="utf-8")
     fresh.replace(options.out)
 
 

@@ -9,9 +9,9 @@ from onnx import TensorProto, helper
 
 from edgepeft_export.opset import IR_VERSION, OPSET
 from edgepeft_export.ort_training.errors import OrtTrainingError
+from edgepeft_export.ort_training.graphs import MICROSOFT
 from edgepeft_runtime.manifest import Manifest
 
-_MICROSOFT = "com.microsoft"
 _TORCH_MODE = 0
 """``adam_mode``: epsilon is added behind the correction of the second moment, as PyTorch does."""
 
@@ -41,7 +41,7 @@ def optimizer_model(manifest: Manifest) -> onnx.ModelProto:
         nodes.append(_node("SGDOptimizerV2", ["learning_rate", "params", gradients], "updated"))
     output = helper.make_tensor_value_info("updated", TensorProto.BOOL, [1])
     graph = helper.make_graph(nodes, "optimizer", inputs, [output])
-    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(_MICROSOFT, 1)]
+    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)]
     return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="edgepeft")
 
 
@@ -72,7 +72,7 @@ def _refuse(kind: str, settings: dict[str, Any]) -> None:
 
 
 def _node(op_type: str, inputs: list[str], output: str, **attributes: Any) -> onnx.NodeProto:
-    return helper.make_node(op_type, inputs, [output], name=op_type, domain=_MICROSOFT, **attributes)
+    return helper.make_node(op_type, inputs, [output], name=op_type, domain=MICROSOFT, **attributes)
 
 
 def _sequence(name: str) -> onnx.ValueInfoProto:
