@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         BitFit,
         Dora,
         Freeze,
+        FrozenA,
         Full,
         Head,
         Lora,
@@ -40,7 +41,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 # A device installs this package without torch: each name is imported when it is first asked for.
-_METHODS = "Adapter BitFit Dora Freeze Full Head IA3 Lora Norm PTuning Prefix Prompt Pruned RsLora Shared Sift Vera"
+_METHODS = (
+    "Adapter BitFit Dora Freeze FrozenA Full Head IA3 Lora Norm PTuning Prefix Prompt Pruned RsLora Shared Sift Vera"
+)
 _HOMES = {
     "edgepeft.aggregation": "Aggregate aggregate",
     "edgepeft.compress": "Pruning",
@@ -65,6 +68,7 @@ __all__ = [
     "Diagnosis",
     "Dora",
     "Freeze",
+    "FrozenA",
     "Full",
     "Head",
     "Lora",

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from edgepeft import compress
-from edgepeft.methods import Lora, Method, attach, by_name
+from edgepeft.methods import FrozenA, Lora, Method, attach, by_name
 from edgepeft.methods.base import GraphMethod
 from edgepeft.methods.prompts import line_up
 from edgepeft.peft_format import linear_weights, peft_recipe
@@ -95,20 +95,24 @@ def _of_file(path: Path, how: Attachment) -> tuple[Forward, Recipe]:
     chosen = how.chosen
     if chosen is None:
         return from_onnx(path, how.trainable), {"method": "onnx", "trainable": list(how.trainable)}
-    if isinstance(chosen, GraphMethod) and how.trainable:
-        forward = chosen.on_graph(from_onnx(path, how.trainable), None)
-        return forward, {"method": chosen.name, **_settings(chosen), "trainable": list(how.trainable)}
-    if type(chosen) is not Lora:  # its variants are not written on a graph
+    patterns = tuple(how.trainable)
+    if isinstance(chosen, Lora) and type(chosen) in (Lora, FrozenA):  # other variants are not written on a graph
+        patterns = (*patterns, *(chosen.modules_to_save or ()))
+        whole_head = chosen.modules_to_save is None and not how.trainable
+        lora = GraphLora(chosen.rank, chosen.alpha, chosen.target_modules, train_head=whole_head)
+        forward = from_onnx(path, patterns, lora)
+    elif isinstance(chosen, GraphMethod) and patterns:
+        forward = from_onnx(path, patterns)
+    else:
         raise EdgepeftError(
             "method-needs-torch",
             f"The method {chosen.name} needs a torch model, or the names of what trains of an .onnx file.",
             context=str(path),
-            hint="choose lora, sift with trainable=, or leave the method out and name the initializers to train.",
+            hint="choose lora, ffa, sift with trainable=, or leave the method out and name the initializers to train.",
         )
-    patterns = (*how.trainable, *(chosen.modules_to_save or ()))
-    whole_head = chosen.modules_to_save is None and not how.trainable
-    lora = GraphLora(chosen.rank, chosen.alpha, chosen.target_modules, train_head=whole_head)
-    return from_onnx(path, patterns, lora), {"method": "lora", **_settings(chosen), "trainable": list(patterns)}
+    if isinstance(chosen, GraphMethod):
+        forward = chosen.on_graph(forward, None)
+    return forward, {"method": chosen.name, **_settings(chosen), "trainable": list(patterns)}
 
 
 def _settings(method: Method) -> Mapping[str, Any]:

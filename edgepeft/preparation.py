@@ -171,8 +171,7 @@ def prepare(
     tell("writing the bundle")
     artifacts = _artifacts(engine)
     bundle = write_bundle(compiled, terms, update, out, extras, overwrite=overwrite, complete=artifacts)
-    trained = sum(array.size for array in compiled.parameters.values())
-    return Prepared(bundle, trained, compiled.unreached, packed.packed, packed.kept)
+    return Prepared(bundle, compiled.trained, compiled.unreached, packed.packed, packed.kept)
 
 
 def _artifacts(engine: str | OrtTraining) -> Callable[[Path], object] | None:
@@ -204,7 +203,8 @@ def doctor(
     source = _source(model, example_inputs)
     forward, _ = forward_of(source, Attachment(method, trainable=trainable))
     gaps = missing_rules(forward, _loss(source.loss if loss is None else loss, forward, None))
-    return Diagnosis({name: array.shape for name, array in forward.parameters.items()}, tuple(gaps))
+    trained = {name: array.shape for name, array in forward.parameters.items() if name not in forward.held}
+    return Diagnosis(trained, tuple(gaps))
 
 
 def _source(model: Model, example_inputs: ExampleInputs | None) -> Source:

@@ -6,6 +6,7 @@ METHODS = {
     "lora": "edgepeft.methods.lora:Lora",
     "rslora": "edgepeft.methods.lora:RsLora",
     "dora": "edgepeft.methods.lora:Dora",
+    "ffa": "edgepeft.methods.frozen_a:FrozenA",
     "shared": "edgepeft.methods.shared:Shared",
     "adapter": "edgepeft.methods.bottleneck:Adapter",
     "ia3": "edgepeft.methods.scaling:IA3",

@@ -11,10 +11,10 @@ import functools
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
@@ -26,6 +26,7 @@ from edgepeft.compress import prune as cut
 from edgepeft.methods import Method, attach, by_name
 from edgepeft.methods.base import GraphMethod
 from edgepeft.registry import METHODS
+from edgepeft_export.bundle import role_of
 from edgepeft_export.optimizers import SGD, Sparsified
 from edgepeft_runtime import Trainer
 from edgepeft_runtime.bundle import Bundle
@@ -63,7 +64,7 @@ TITLES = {
     "recommender": "recommender (tables + MLP)",
 }
 SETTINGS: dict[str, dict[str, Any]] = {
-    **{name: {"rank": 2} for name in ("lora", "rslora", "dora", "shared")},
+    **{name: {"rank": 2} for name in ("lora", "rslora", "dora", "ffa", "shared")},
     **{name: {"tokens": 3} for name in ("prefix", "prompt", "ptuning")},
     "vera": {"rank": 4},
     "adapter": {"reduction": 4.0},
@@ -71,6 +72,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "freeze": {"last_blocks": 1},
 }
 ROWS = (*METHODS, SPARSIFIED)
+
+Change: TypeAlias = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,8 @@ def _check(method: str, network: Network, folder: Path) -> None:
         _check_sift(network, folder)
     elif method == SPARSIFIED:
         _check_sparsified(network, folder)
+    elif method == "ffa":
+        _check_frozen_a(network, folder)
     else:
         model = network.model()
         if method == "pruned":
@@ -129,6 +134,17 @@ def _check_sift(network: Network, folder: Path) -> None:
             gradient *= masks[name]
 
     _compare(bundle, model, network, folder, keep_largest)
+
+
+def _check_frozen_a(network: Network, folder: Path) -> None:
+    """The oracle: the same pairs, and an optimizer that is not told of A."""
+    bundle = _prepared(network, folder, method=_method("ffa"), optimizer=SGD(lr=LR, momentum=0.9))
+    torch.manual_seed(0)
+    model = attach(_method("ffa"), network.model()).eval()
+    for name, parameter in model.named_parameters():
+        if role_of(name) == "lora_A":
+            parameter.requires_grad_(False)
+    _compare(bundle, model, network, folder, lambda _step: None)
 
 
 def _check_sparsified(network: Network, folder: Path) -> None:
@@ -164,7 +180,7 @@ def _prepared(network: Network, folder: Path, **settings: Any) -> Path:
     return edgepeft.prepare(network.model(), network.example(), loss=network.loss, out=out, **settings).bundle
 
 
-def _compare(bundle: Path, model: nn.Module, network: Network, folder: Path, change: Any) -> None:
+def _compare(bundle: Path, model: nn.Module, network: Network, folder: Path, change: Change) -> None:
     """Losses and merged outputs of the device and of torch, which changes its gradients before each step."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(trained, lr=LR, momentum=0.9)

@@ -15,6 +15,7 @@ from edgepeft.methods import (
     BitFit,
     Dora,
     Freeze,
+    FrozenA,
     Full,
     Head,
     Lora,
@@ -32,7 +33,7 @@ from edgepeft.methods import (
 from edgepeft_export.optimizers import AdamW, Sparsified
 
 QUERY_VALUE = ("query", "value")
-RATES = (3e-4, 1e-3, 3e-3, 1e-2)
+RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 """What ``--tune`` tries."""
 
 
@@ -56,6 +57,7 @@ ENTRIES: dict[str, Entry] = {
     "lora": Entry(Lora(rank=8, alpha=16, target_modules=QUERY_VALUE), 3e-3),
     "rslora": Entry(RsLora(rank=8, alpha=16, target_modules=QUERY_VALUE), 3e-3),
     "dora": Entry(Dora(rank=8, alpha=16, target_modules=QUERY_VALUE), 3e-3),
+    "ffa": Entry(FrozenA(rank=8, alpha=16, target_modules=QUERY_VALUE), 3e-3),
     "shared": Entry(Shared(rank=8, alpha=16, target_modules=QUERY_VALUE), 3e-3),
     "adapter (Pfeiffer)": Entry(Adapter(), 3e-3),
     "adapter (Houlsby)": Entry(Adapter(placement="houlsby"), 3e-3),

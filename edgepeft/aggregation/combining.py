@@ -93,6 +93,7 @@ def aggregate(
     updates: Updates,
     *,
     adapter: Adapter | None = None,
+    earlier: Iterable[Adapter] = (),
     others: Iterable[tuple[BundleLike, Adapter | None]] = (),
     rule: str = "fedavg",
     weights: str = "equal",
@@ -117,11 +118,13 @@ def aggregate(
             changed meanwhile: give those that ``pull`` has copied and verified. What is damaged, foreign, stale or not
             finite is refused by name, and the others count.
         adapter: what the devices started from, where that is not the bundle's own adapter: an earlier aggregate.
+        earlier: adapters of earlier rounds, from which late updates may have started: what they have changed since is
+            added to this round's adapter. Give them less weight.
         others: further bundles of the same base with pairs of other ranks, each with what its devices started from, for
             the rules ``svd`` and ``stack``. Scales (alpha / rank) may differ too.
         rule: for LoRA pairs; all other tensors are averaged.
             ``fedavg``: A and B averaged, each by itself, and the error of that reported.
-            ``ffa``: devices leave A as it is, and the mean of B is exact; an update with another A is refused.
+            ``ffa``: devices leave A as it is (the method ``ffa``), and the mean of B is exact; another A is refused.
             ``svd``: the pair of the bundle's rank that is nearest to the mean of the products.
             ``stack``: exactly the mean of the products, of the sum of all ranks, for ``merge`` alone.
         weights: ``equal``, or ``examples``: by what devices say they have trained on, up to ``examples_cap``. A device
@@ -143,7 +146,7 @@ def aggregate(
     starts = [start, *(_other(Start.of(*other), start, settings) for other in others)]
     if privacy is not None:
         check_places(start)
-    incoming = Incoming(updates, starts, settings)
+    incoming = Incoming(updates, starts, settings, [Start.of(start.bundle, before) for before in earlier])
     result, taken = _combined(incoming, start, settings)
     spent = _private(result, start, settings, len(taken))
     parameters = _parameters(result, start.bundle)
@@ -192,6 +195,8 @@ def _combined(incoming: Incoming, start: Start, settings: Settings) -> tuple[Res
             combiner.add(item)
         taken.append(item.taken)
     _check_some(taken, incoming)
+    if settings.privacy is not None:
+        _check_alike(taken, "Noise against what one device can change")
     result, total = Result(), sum(update.weight for update in taken)
     for combiner in combiners:
         combiner.finish(total, result)
@@ -201,11 +206,13 @@ def _combined(incoming: Incoming, start: Start, settings: Settings) -> tuple[Res
 def _robust(incoming: Incoming, start: Start, robust: Robust) -> tuple[Result, list[Taken]]:
     taken = [item.taken for item in incoming]
     _check_some(taken, incoming)
-    if any(update.weight != taken[0].weight for update in taken):
-        raise AggregationError(
-            "contradiction", "A robust statistic takes no weights.", context=None, hint="give paths alone."
-        )
+    _check_alike(taken, "A robust statistic")
     return coordinatewise.combine(incoming, start, robust, len(taken)), taken
+
+
+def _check_alike(taken: list[Taken], what: str) -> None:
+    if any(update.weight != taken[0].weight for update in taken):
+        raise AggregationError("contradiction", f"{what} takes no weights.", context=None, hint="give paths alone.")
 
 
 def _check_some(taken: list[Taken], incoming: Incoming) -> None:
@@ -224,8 +231,7 @@ def _private(result: Result, start: Start, settings: Settings, devices: int) -> 
     if settings.privacy is None:
         return None
     assert settings.clip is not None  # Settings has seen to it
-    still = [pair.a for pair in start.pairs] if settings.rule == "ffa" else []
-    return add_noise(result, settings.privacy, settings.clip, devices, still)
+    return add_noise(result, settings.privacy, settings.clip, devices, start.still(settings.rule))
 
 
 def _parameters(result: Result, bundle: Bundle) -> dict[str, Array]:

@@ -47,11 +47,11 @@ class Values:
         ]
         return float(np.sqrt(sum(squares)))
 
-    def towards(self, start: Values, factor: float) -> Values:
-        """``start`` and ``factor`` times the change since."""
-        whole = {name: start.whole[name] + factor * (array - start.whole[name]) for name, array in self.whole.items()}
+    def moved(self, began: Values, to: Values, factor: float) -> Values:
+        """``to``, and ``factor`` times the change since ``began``."""
+        whole = {name: to.whole[name] + factor * (array - began.whole[name]) for name, array in self.whole.items()}
         sparse = {
-            name: add_sparse(start.sparse[name], add_sparse(change, start.sparse[name], -1.0), factor)
+            name: add_sparse(to.sparse[name], add_sparse(change, began.sparse[name], -1.0), factor)
             for name, change in self.sparse.items()
         }
         return Values(whole, sparse)
@@ -74,10 +74,15 @@ class Start:
         tensors, digest = adapter_values(opened, adapter)
         return cls(opened, tensors, digest, Values.of(tensors, opened.manifest), pairs_of(opened.manifest))
 
+    def still(self, rule: str) -> list[str]:
+        """Names of the parameters that devices leave as they are: those that do not train, and under ``ffa`` all A."""
+        held = [spec.name for spec in self.bundle.manifest.held]
+        return list(dict.fromkeys([*held, *(pair.a for pair in self.pairs if rule == "ffa")]))
+
 
 @dataclass(frozen=True)
 class Contribution:
-    """What one device gives to the sum; ``start`` is what it started from."""
+    """What one device gives to the sum: values, as though it had started from the round's ``start``."""
 
     taken: Taken
     start: Start
@@ -96,7 +101,8 @@ class Incoming:
 
     Args:
         updates: paths, or a factor for the weight of each by its path.
-        starts: what the devices may have started from.
+        starts: what the devices may have started from, the first of them the round's own.
+        earlier: what late ones may have started from, of the same bundles.
         settings: how updates are weighed and clipped.
     """
 
@@ -105,10 +111,12 @@ class Incoming:
         updates: Iterable[str | Path] | Mapping[str | Path, float] | Mapping[str, float] | Mapping[Path, float],
         starts: Iterable[Start],
         settings: Settings,
+        earlier: Iterable[Start] = (),
     ) -> None:
         self._settings = settings
         self._starts = {start.bundle.base_sha256: start for start in starts}
         self._target = next(iter(self._starts.values()))
+        self._earlier = {(start.bundle.base_sha256, start.adapter_sha256): start for start in earlier}
         self._refused: dict[Path, Refused] = {}
         factors = updates if isinstance(updates, Mapping) else dict.fromkeys(updates, 1.0)
         self._files = self._sorted({Path(path): float(factor) for path, factor in factors.items()})
@@ -152,7 +160,8 @@ class Incoming:
     def _contribution(self, file: _File) -> Contribution:
         update = read_update(file.path)
         start = self._starts.get(update.base_sha256, self._target)  # a foreign one is refused by the target's name
-        check_update(update, start.bundle, adapter_sha256=start.adapter_sha256)
+        began = self._earlier.get((update.base_sha256, update.adapter_sha256), start)
+        check_update(update, start.bundle, adapter_sha256=began.adapter_sha256)
         if sha256_of(file.path) != file.sha256:
             raise UpdateError(
                 "changed-file",
@@ -160,13 +169,13 @@ class Incoming:
                 context=f"expected SHA-256 {file.sha256}",
                 hint="aggregate copies that nobody writes to, as pull makes them.",
             )
-        if self._settings.rule == "ffa":
-            _check_frozen(update, start)
+        _check_still(update, began, start.still(self._settings.rule))
         values = Values.of(update.parameters, start.bundle.manifest)
-        norm, factor = values.distance(start.values), 1.0
+        norm, factor = values.distance(began.values), 1.0
         if self._settings.clip is not None and norm > self._settings.clip:
             factor = self._settings.clip / norm
-            values = values.towards(start.values, factor)
+        if factor < 1 or began is not start:
+            values = values.moved(began.values, start.values, factor)
         return Contribution(_taken(file, update, self._weight(file, update), norm, factor), start, values)
 
     def _weight(self, file: _File, update: Update) -> float:
@@ -182,16 +191,16 @@ class Incoming:
         return file.factor * min(update.num_examples, self._settings.examples_cap)
 
 
-def _check_frozen(update: Update, start: Start) -> None:
-    """Refuse a device that has changed A of a pair."""
-    for pair in start.pairs:
-        off = float(np.abs(update.parameters[pair.a] - start.adapter[pair.a]).max())
+def _check_still(update: Update, start: Start, names: Iterable[str]) -> None:
+    """Refuse a device that has changed one of these."""
+    for name in names:
+        off = float(np.abs(update.parameters[name] - start.adapter[name]).max())
         if off > 0:
             raise UpdateError(
-                "a-has-changed",
-                "The rule ffa needs devices that leave A as it is.",
-                context=f"{pair.a!r} has changed by up to {off:.3g}",
-                hint="choose the rule fedavg, svd or stack.",
+                "held-has-changed",
+                "A parameter has changed that devices have to leave as it is.",
+                context=f"{name!r} has changed by up to {off:.3g}",
+                hint="the rule ffa is for bundles of the method ffa: for others choose fedavg, svd or stack.",
             )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -103,23 +104,28 @@ def command(
     opened, privacy = Bundle.open(bundle), _privacy(settings, dp_noise)
     _check_out(out, directory)
     if home is not None:
-        updates, adapter, settings["clip"] = _round(home, settings["clip"])
+        updates, adapter, asked = _round(home, alike=robust is not None or privacy is not None)
+        settings = asked | {name: value for name, value in settings.items() if value is not None}
     elif directory is not None:
-        updates = [path for path in sorted(directory.glob(f"*{SUFFIX}")) if not path.name.startswith(".")]
+        paths = [path for path in sorted(directory.glob(f"*{SUFFIX}")) if not path.name.startswith(".")]
+        updates = dict.fromkeys(paths, 1.0)
     found = aggregate(opened, updates, adapter=adapter, robust=robust, privacy=privacy, **settings)
     _print(found.report)
     verdict = None if data is None else _verdict(opened, found, adapter, data, (text_column, label_column))
     _save(found, out, verdict, gated)
 
 
-def _round(home: Path, clip: float | None) -> tuple[list[Path], Path, float | None]:
-    """Updates, adapter and largest norm of the fleet's newest round; a norm that is given counts instead."""
+def _round(home: Path, *, alike: bool) -> tuple[Mapping[Path, float], Path, dict[str, Any]]:
+    """Updates, adapter and settings of the fleet's newest round; where all count alike, late ones do not count."""
     from edgepeft.sync import closing
 
     found = closing(home)
-    late = f", {found.late} of earlier rounds left out" if found.late else ""
-    click.echo(f"round {found.round}: {len(found.updates)} devices{late}", err=True)
-    return list(found.updates), found.adapter, found.clip if clip is None else clip
+    late = len(found.updates) - len(found.in_time)
+    told = f", {late} of earlier rounds{' left out' if alike else ', with less weight'}" if late else ""
+    click.echo(f"round {found.round}: {len(found.updates)} devices{told}", err=True)
+    if alike:
+        return dict.fromkeys(found.in_time, 1.0), found.adapter, {"clip": found.clip}
+    return found.updates, found.adapter, {"clip": found.clip, "earlier": found.earlier}
 
 
 def _check_out(out: Path, directory: Path | None) -> None:

@@ -3,6 +3,7 @@
 from edgepeft.methods.base import Method, MethodError, attach, by_name
 from edgepeft.methods.bottleneck import Adapter
 from edgepeft.methods.freeze import Freeze
+from edgepeft.methods.frozen_a import FrozenA
 from edgepeft.methods.lora import Dora, Lora, RsLora
 from edgepeft.methods.prompts import Prefix, Prompt, PTuning
 from edgepeft.methods.pruned import Pruned
@@ -17,6 +18,7 @@ __all__ = [
     "BitFit",
     "Dora",
     "Freeze",
+    "FrozenA",
     "Full",
     "Head",
     "Lora",

@@ -34,7 +34,7 @@ class Method(Protocol):
 class GraphMethod(Method, Protocol):
     """A method that has a part to do on the forward graph."""
 
-    def on_graph(self, forward: Forward, model: nn.Module | None) -> Forward:
+    def on_graph(self, forward: Forward, model: nn.Module | None, /) -> Forward:
         """The graph with what trains as the method wants it; ``model`` is ``None`` where the source is a file."""
 
 

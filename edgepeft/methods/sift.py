@@ -65,7 +65,7 @@ class Sift:
         train_only(model, [*self._targets(model), *trained_head(model, self.head)])
         return model
 
-    def on_graph(self, forward: Forward, model: nn.Module | None) -> Forward:
+    def on_graph(self, forward: Forward, model: nn.Module | None, /) -> Forward:
         """Let elements of the marked weights train instead of the whole; of a file, of all that is named."""
         targets = list(forward.parameters) if model is None else self._targets(model)
         shares = {name: self._share(name, forward.parameters[name]) for name in targets if name in forward.parameters}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,16 +19,22 @@ class Closing:
     Attributes:
         round: its number.
         adapter: what its devices started from.
-        updates: the newest of each device that counts, in the order of hashes.
-        late: how many of earlier rounds were accepted, and are left out: they started from another adapter.
+        updates: the newest of each device that counts, in the order of hashes, with the factor of its weight: 1, or
+            ``1 / sqrt(1 + s)`` where it started ``s`` rounds earlier (FedBuff, Nguyen et al., AISTATS 2022).
+        earlier: the adapters of the rounds that late updates have started from.
         clip: the norm to which updates are shortened; ``None``: none is.
     """
 
     round: int
     adapter: Path
-    updates: tuple[Path, ...]
-    late: int
+    updates: Mapping[Path, float]
+    earlier: tuple[Path, ...]
     clip: float | None
+
+    @property
+    def in_time(self) -> tuple[Path, ...]:
+        """The updates that have started from the round itself."""
+        return tuple(path for path, factor in self.updates.items() if factor == 1.0)
 
 
 def closing(home: str | Path | HostHome) -> Closing:
@@ -40,13 +47,14 @@ def closing(home: str | Path | HostHome) -> Closing:
     home = home if isinstance(home, HostHome) else HostHome(home)
     newest = home.round(home.newest().round)
     found = accepted(home, newest.round)
-    updates = tuple(path for entry, path in found if entry.round == newest.round)
-    if len(updates) < max(1, newest.min_devices):
+    if len(found) < max(1, newest.min_devices):
         raise SyncError(
             "too-few-devices",
             f"Round {newest.round} stays open: too few devices have delivered.",
-            context=f"{len(updates)} devices, and it takes {max(1, newest.min_devices)}",
+            context=f"{len(found)} devices, and it takes {max(1, newest.min_devices)}",
             hint="pull again when more have.",
         )
+    updates = {path: (1 + newest.round - entry.round) ** -0.5 for entry, path in found}
+    earlier = sorted({entry.round for entry, _ in found} - {newest.round})
     clip = newest.max_update_norm if newest.norm_action == CLIP else None
-    return Closing(newest.round, home.adapter(newest.round), updates, len(found) - len(updates), clip)
+    return Closing(newest.round, home.adapter(newest.round), updates, tuple(map(home.adapter, earlier)), clip)

@@ -108,9 +108,12 @@ def collect(
 def accepted(home: str | Path | HostHome, number: int | None = None) -> list[tuple[Entry, Path]]:
     """What counts for the end of a round: the newest update of each device that is not revoked, in order of hashes.
 
+    Those of earlier rounds are among them where they came while this one was open and it allows them so late:
+    ``entry.round`` tells. No device counts twice for a round.
+
     Args:
         home: the host's home.
-        number: the round, ``None``: the newest. Updates of earlier rounds count as far as it allows.
+        number: the round, ``None``: the newest.
 
     Returns:
         Entries of the ledger and their files. ``entry.scale`` is how much of its changes counts.
@@ -120,7 +123,7 @@ def accepted(home: str | Path | HostHome, number: int | None = None) -> list[tup
     first = max(1, asked.round - asked.max_staleness)
     revoked = {device.device for device in Keys(home).devices() if device.state == REVOKED}
     with Ledger(home.ledger) as ledger:
-        entries = list(ledger.newest(range(first, asked.round + 1)))
+        entries = list(ledger.counting(asked.round, first))
     return [(entry, _kept_at(home, entry)) for entry in entries if entry.device not in revoked]
 
 

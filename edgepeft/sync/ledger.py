@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import TracebackType
@@ -113,16 +113,19 @@ class Ledger:
             f"INSERT OR REPLACE INTO accepted ({_COLUMNS}) VALUES ({places})", tuple(vars(entry).values())
         )
 
-    def newest(self, rounds: Iterable[int]) -> Iterator[Entry]:
-        """The newest update of each device for the rounds, in the order of their hashes."""
-        wanted = sorted(set(rounds))
-        places = ", ".join("?" * len(wanted))
+    def counting(self, number: int, oldest: int) -> Iterator[Entry]:
+        """What counts for a round, in the order of hashes: of what came during it, the newest update of each device.
+
+        It may have started from an earlier round, down to ``oldest``, unless the device has counted for that one.
+        """
+        came = f"SELECT {_COLUMNS} FROM accepted WHERE round >= :oldest AND round + staleness = :number"
         asked = (
-            f"SELECT {_COLUMNS} FROM accepted AS a WHERE round IN ({places}) AND NOT EXISTS ("
-            f"SELECT 1 FROM accepted AS b WHERE b.device = a.device AND b.round IN ({places}) "
-            "AND b.sequence > a.sequence) ORDER BY sha256"
+            f"WITH came AS ({came}) SELECT * FROM came AS a "
+            "WHERE NOT EXISTS (SELECT 1 FROM came AS b WHERE b.device = a.device AND b.sequence > a.sequence) "
+            "AND NOT EXISTS (SELECT 1 FROM accepted AS b "
+            "WHERE b.device = a.device AND b.round = a.round AND b.round + b.staleness < :number) ORDER BY sha256"
         )
-        return (Entry(*row) for row in self._base.execute(asked, (*wanted, *wanted)))
+        return (Entry(*row) for row in self._base.execute(asked, {"number": number, "oldest": oldest}))
 
     def counts(self) -> dict[int, tuple[int, int]]:
         """For each round, how many updates were accepted, and of how many devices."""

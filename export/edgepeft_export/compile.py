@@ -42,7 +42,7 @@ class Compiled:
 
     Attributes:
         graphs: ``train``, ``optimizer``, ``eval``, ``infer``, and perhaps ``select``.
-        parameters: first values of what trains.
+        parameters: first values of what trains, and of what is held; what trains is in ``buckets``.
         unreached: parameters that were asked to train and that the loss does not depend on; they stay frozen.
         activations: bytes alive in a train step at the moments that may be the fullest.
         sparse: tensors of which single elements train; where the device picks them, there is a graph ``select``.
@@ -57,6 +57,11 @@ class Compiled:
     unreached: tuple[str, ...]
     activations: tuple[memory.Polynomial, ...]
     sparse: tuple[Sparse, ...] = ()
+
+    @property
+    def trained(self) -> int:
+        """Elements that train."""
+        return sum(bucket.size for bucket in self.buckets)
 
     @property
     def adapter(self) -> dict[str, NDArray[np.generic]]:
@@ -84,7 +89,7 @@ def compile_step(forward: Forward, loss: Loss, optimizer: Optimizer, recompute: 
     train, gradients = _differentiated(with_loss, forward)
     kept = {name: value for name, value in forward.parameters.items() if name in gradients}
     unreached = tuple(name for name in forward.parameters if name not in gradients)
-    buckets = plan_buckets({name: value.shape for name, value in kept.items()})
+    buckets = plan_buckets({name: value.shape for name, value in kept.items() if name not in forward.held})
     sparse = tuple(part for part in forward.sparse if part.values in kept)
     to_pick = [part for part in sparse if part.places[0] < 0]
     graphs = {
@@ -151,7 +156,7 @@ def _differentiated(with_loss: ir.Model, forward: Forward) -> tuple[ir.Model, di
     model = with_loss.clone()
     targets = [_input(model, name) for name in forward.parameters]
     gradients = differentiate(model.graph, model.graph.outputs[0], targets)
-    if not gradients:
+    if not gradients.keys() - {target for target in targets if target.name in forward.held}:
         names = list(forward.parameters)
         raise NothingReachesLoss(
             "nothing-reaches-loss",

@@ -136,7 +136,7 @@ def test_a_large_update_is_clipped_or_refused(fleet: Fleet) -> None:
         device.deliver()
         expected = (1, 0, 0, []) if action == "clip" else (0, 1, 0, ["norm-too-large"])
         assert pull(fleet) == expected, number
-    ((entry, _),) = [(e, p) for e, p in accepted(fleet.host) if e.round == 1]
+    ((entry, _),) = accepted(fleet.host, 1)
     assert entry.scale * entry.norm == pytest.approx(0.01)
 
 
@@ -460,15 +460,18 @@ def test_an_address_nobody_knows_is_an_error(fleet: Fleet) -> None:
 
 
 def test_the_ledger_says_which_updates_count(fleet: Fleet) -> None:
-    """Of each device the one with the highest number among the rounds asked for, in the order of hashes."""
+    """Of each device the one with the highest number of those that came in the round, in the order of hashes."""
     with Ledger(fleet.host.ledger) as ledger:
-        for digest, number, device, sequence in (
-            ("c", 1, "x", 1),
-            ("b", 2, "x", 2),
-            ("a", 2, "y", 7),
-            ("d", 3, "x", 3),
+        for digest, number, staleness, device, sequence in (
+            ("c", 1, 1, "x", 1),
+            ("b", 2, 0, "x", 2),
+            ("e", 1, 1, "y", 6),
+            ("a", 1, 1, "y", 7),
+            ("f", 2, 0, "z", 1),
+            ("g", 2, 1, "z", 2),
+            ("d", 3, 0, "x", 3),
         ):
-            ledger.add(Entry(digest, number, device, sequence, 1, 1.0, 1.0, 0, 1, 1, None, None, 0))
-        assert [entry.sha256 for entry in ledger.newest([1, 2])] == ["a", "b"]
-        assert [entry.sha256 for entry in ledger.newest([1])] == ["c"]
-        assert [entry.sha256 for entry in ledger.newest([2, 3])] == ["a", "d"]
+            ledger.add(Entry(digest, number, device, sequence, 1, 1.0, 1.0, staleness, 1, 1, None, None, 0))
+        assert [entry.sha256 for entry in ledger.counting(2, 1)] == ["a", "b", "f"]
+        assert [entry.sha256 for entry in ledger.counting(2, 2)] == ["b", "f"]
+        assert [entry.sha256 for entry in ledger.counting(3, 1)] == ["d"]

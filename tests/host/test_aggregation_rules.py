@@ -14,15 +14,16 @@ import edgepeft
 from edgepeft.aggregation import AggregationError, aggregate
 from edgepeft.aggregation.pairs import Pair, pairs_of
 from edgepeft.aggregation.products import ProductSum
-from edgepeft.methods import Lora
+from edgepeft.methods import FrozenA, Lora
 from edgepeft.methods.lora import RsLora
+from edgepeft_export.optimizers import SGD
 from edgepeft_runtime import Trainer
 from edgepeft_runtime.bundle import Bundle
 from edgepeft_runtime.tensorfile import write_tensors
 from tests.export.onnx_networks import write as write_onnx
 from tests.host.bundles import Trained
 from tests.host.fleet import Tensors, drifted, send
-from tests.networks import NETWORKS
+from tests.networks import NETWORKS, to_numpy
 from tests.zoo.recurrent import NETWORKS as RECURRENT
 
 BERT = NETWORKS["bert"]
@@ -98,6 +99,35 @@ def test_svd_is_the_nearest_of_its_rank(text: Trained, tmp_path: Path) -> None:
             assert off <= np.linalg.norm(_products(plain.parameters, pair)[0] - exact)
 
 
+def test_devices_of_the_method_ffa_meet_exactly(tmp_path: Path) -> None:
+    """Trained devices of ffa share A to the bit, so the mean has the mean of their products, under both rules."""
+    torch.manual_seed(0)
+    prepared = edgepeft.prepare(
+        BERT.model(), BERT.example(), loss=BERT.loss, method=FrozenA(rank=2), optimizer=SGD(lr=0.5), out=tmp_path / "b"
+    )
+    bundle = Bundle.open(prepared.bundle)
+    held = {spec.name for spec in bundle.manifest.held}
+    assert held == {spec.name for spec in bundle.manifest.parameters if spec.role == "lora_A"}
+    assert prepared.trainable == sum(spec.size for spec in bundle.manifest.parameters if spec.name not in held)
+    fleet: list[Tensors] = []
+    for inputs, labels in BERT.batches(3):
+        with Trainer.open(bundle) as trainer:
+            trainer.step(to_numpy(inputs, labels))
+            fleet.append(trainer.parameters())
+    updates = send(bundle, fleet, tmp_path)
+    for rule in ("ffa", "fedavg"):
+        found = aggregate(bundle, updates, rule=rule)
+        assert found.report.merge_error is not None and found.report.merge_error.relative == 0
+        for pair in pairs_of(bundle.manifest):
+            assert any(not np.array_equal(own[pair.b], fleet[0][pair.b]) for own in fleet[1:])
+            exact = np.mean([_products(own, pair) for own in fleet], axis=0)
+            assert np.allclose(_products(found.parameters, pair), exact, atol=1e-7)
+    name = sorted(held)[0]
+    changed = send(bundle, [{**fleet[0], name: fleet[0][name] + 1}], tmp_path / "changed")
+    with pytest.raises(AggregationError, match="held-has-changed"):
+        aggregate(bundle, changed)
+
+
 def test_a_product_sum_stays_small_and_exact() -> None:
     """Products past the size of the sum are added up; norm and best rank do not depend on when."""
     draw = np.random.default_rng(0)
@@ -127,9 +157,9 @@ def test_ffa_wants_a_as_it_was(text: Trained, tmp_path: Path) -> None:
         found = aggregate(bundle, send(bundle, frozen, tmp_path / "frozen"), rule="ffa", **how)
         assert all(np.array_equal(found.parameters[n], start[n]) for n in start if "lora_A" in n)
         mixed = aggregate(bundle, send(bundle, [*frozen, fleet[0]], tmp_path / "mixed"), rule="ffa", **how)
-        assert [refused.reference for refused in mixed.report.refused] == ["a-has-changed"]
+        assert [refused.reference for refused in mixed.report.refused] == ["held-has-changed"]
         assert all(mixed.parameters[name].tobytes() == array.tobytes() for name, array in found.parameters.items())
-    with pytest.raises(AggregationError, match=r"a-has-changed.*lora_A"):
+    with pytest.raises(AggregationError, match=r"held-has-changed.*lora_A"):
         aggregate(bundle, send(bundle, fleet, tmp_path / "free"), rule="ffa")
     found = aggregate(bundle, send(bundle, frozen, tmp_path / "frozen"), rule="ffa")
     assert found.report.merge_error is not None and found.report.merge_error.relative == 0

@@ -3,13 +3,13 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from edgepeft_export.forward.graph import Forward
+from edgepeft_export.forward.graph import Forward, hold
 from edgepeft_export.forward.onnx_file import from_onnx
 
 if TYPE_CHECKING:
     from edgepeft_export.forward.torch_module import from_torch
 
-__all__ = ["Forward", "from_onnx", "from_torch"]
+__all__ = ["Forward", "from_onnx", "from_torch", "hold"]
 
 
 def __getattr__(name: str) -> object:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -54,12 +54,14 @@ class Forward:
         inputs: names of what the model is fed.
         parameters: first values of what trains, by the name of the graph input.
         sparse: frozen tensors of which single elements train, by parameters of their own.
+        held: names of parameters that go where the others go, and keep their first values.
     """
 
     model: ir.Model
     inputs: tuple[str, ...]
     parameters: Mapping[str, NDArray[np.generic]]
     sparse: tuple[Sparse, ...] = ()
+    held: frozenset[str] = frozenset()
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -81,7 +83,13 @@ def freeze(forward: Forward, names: Collection[str]) -> Forward:
     model = forward.model.clone()
     bind(model, forward.fixed(names))
     kept = {name: array for name, array in forward.parameters.items() if name not in names}
-    return Forward(model, forward.inputs, kept, tuple(sparse for sparse in forward.sparse if sparse.values in kept))
+    sparse = tuple(sparse for sparse in forward.sparse if sparse.values in kept)
+    return replace(forward, model=model, parameters=kept, sparse=sparse, held=forward.held & kept.keys())
+
+
+def hold(forward: Forward, names: Collection[str]) -> Forward:
+    """The same graph, in which these parameters do not train."""
+    return replace(forward, held=forward.held | frozenset(names))
 
 
 def bind(model: ir.Model, values: Mapping[str, NDArray[np.generic]]) -> None:

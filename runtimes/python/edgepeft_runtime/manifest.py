@@ -230,8 +230,14 @@ class Manifest:
 
     @property
     def trained(self) -> tuple[ParameterSpec, ...]:
-        """The parameters that train: all but the places of sparse ones."""
-        return tuple(spec for spec in self.parameters if spec.role != PLACES)
+        """The parameters that train: the members of buckets."""
+        members = {name for bucket in self.buckets for name in bucket.members}
+        return tuple(spec for spec in self.parameters if spec.name in members)
+
+    @property
+    def held(self) -> tuple[ParameterSpec, ...]:
+        """The parameters that keep the values they were prepared with: neither trained, nor places."""
+        return tuple(spec for spec in self.parameters if spec.role != PLACES and spec not in self.trained)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Manifest:
@@ -401,11 +407,12 @@ def _check_shapes(manifest: Manifest) -> None:
 
 
 def _check_buckets(manifest: Manifest) -> None:
-    sizes = {spec.name: spec.size for spec in manifest.trained}
+    sizes = {spec.name: spec.size for spec in manifest.parameters if spec.role != PLACES}
     members = [name for bucket in manifest.buckets for name in bucket.members]
-    if sorted(members) != sorted(sizes):
-        odd = sorted(set(members) ^ set(sizes)) or sorted(name for name in set(members) if members.count(name) > 1)
-        raise broken("Each parameter that trains must be a member of one bucket.", f"not so: {', '.join(odd)}")
+    odd = sorted({name for name in members if name not in sizes or members.count(name) > 1})
+    if odd or not members:
+        what = "Each member of a bucket must be a parameter, and of no other bucket."
+        raise broken(what, f"not so: {', '.join(odd)}" if odd else "there is none")
     for bucket in manifest.buckets:
         total = sum(sizes[name] for name in bucket.members)
         if bucket.size != total:

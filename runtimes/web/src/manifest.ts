@@ -92,9 +92,10 @@ export function readManifest(bytes: Uint8Array): Manifest {
   }
 }
 
-/** The parameters that train: all but the places of sparse ones. */
+/** The parameters that train: the members of buckets. */
 export function trained(manifest: Manifest): readonly ParameterSpec[] {
-  return manifest.parameters.filter((spec) => spec.role !== "places");
+  const members = new Set(manifest.buckets.flatMap((bucket) => bucket.members));
+  return manifest.parameters.filter((spec) => members.has(spec.name));
 }
 
 /** The number of elements of a tensor without symbolic dimensions. */
@@ -155,12 +156,12 @@ function checkShapes(m: Manifest): void {
 }
 
 function checkBuckets(m: Manifest): void {
-  const sizes = new Map(trained(m).map((spec) => [spec.name, sizeOf(spec)]));
+  const sizes = new Map(m.parameters.filter((s) => s.role !== "places").map((spec) => [spec.name, sizeOf(spec)]));
   const members = m.buckets.flatMap((bucket) => bucket.members);
-  const odd = [...members, ...sizes.keys()].find((name) => {
-    return !sizes.has(name) || members.filter((member) => member === name).length !== 1;
-  });
-  if (odd !== undefined) throw broken("Each parameter that trains must be a member of one bucket.", `not so: ${odd}`);
+  const odd = members.find((name, i) => !sizes.has(name) || members.indexOf(name) !== i);
+  if (odd !== undefined || members.length === 0) {
+    throw broken("Each member of a bucket must be a parameter, and of no other bucket.", odd === undefined ? "there is none" : `not so: ${odd}`);
+  }
   for (const { name, size, members } of m.buckets) {
     const total = members.reduce((sum, member) => sum + (sizes.get(member) ?? 0), 0);
     if (size !== total) throw broken("A bucket's size is not that of its members.", `${name}: ${size}, not ${total}`);

@@ -1,0 +1,36 @@
+"""LoRA with its random half frozen: what a fleet can average without loss."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import nn
+
+from edgepeft.methods.lora import Lora
+from edgepeft_export.bundle import role_of
+from edgepeft_export.forward import Forward, hold
+
+
+@dataclass(frozen=True)
+class FrozenA(Lora):
+    """LoRA of which only B trains; A keeps its random values (LoRA-FA, Zhang et al., 2023; FFA-LoRA, Sun et al., 2024).
+
+    All devices of a fleet share A, so the mean of their B gives the mean of their products: the rule ``ffa`` of
+    :func:`edgepeft.aggregate` is exact. A stays in adapters and updates, without gradient and optimizer state.
+    """
+
+    name: ClassVar[str] = "ffa"
+
+    def attach(self, model: nn.Module) -> nn.Module:
+        attached = super().attach(model)
+        for name, parameter in attached.named_parameters():
+            if "lora_embedding_A" in name:  # where peft has the zeros in A, and the random values in B
+                nn.init.normal_(parameter.data)
+            elif "lora_embedding_B" in name:
+                nn.init.zeros_(parameter.data)
+        return attached
+
+    def on_graph(self, forward: Forward, _model: nn.Module | None, /) -> Forward:
+        """The graph whose A are inputs that do not train."""
+        return hold(forward, [name for name in forward.parameters if role_of(name) == "lora_A"])

@@ -1,0 +1,104 @@
+"""The end of a round: whose update counts, once, and what a late one does to the next round."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from edgepeft.aggregation import AggregationError, Privacy, aggregate
+from edgepeft.sync import SyncError, closing, collect
+from edgepeft_runtime.tensorfile import read_tensors
+from edgepeft_runtime.update import read_update
+from tests.fleet.fleets import NOW, Fleet
+
+
+def _close(fleet: Fleet) -> dict[str, tuple[int, float]]:
+    """Steps and factor of what counts, by the place in the order of hashes."""
+    found = closing(fleet.host)
+    return {path.name: (read_update(path).steps, factor) for path, factor in found.updates.items()}
+
+
+def _pull(fleet: Fleet) -> None:
+    assert collect([fleet.place], fleet.host, now=NOW + 120).refused == ()
+
+
+def test_a_late_update_moves_the_next_round_with_less_weight(fleet: Fleet) -> None:
+    """What it has changed since its own round's adapter is added to this round's, by 1 / sqrt(1 + rounds late)."""
+    slow, quick = fleet.device("slow"), fleet.device("quick")
+    fleet.publish(seed=1)
+    slow.join()
+    late = slow.train()
+    fleet.publish(seed=2, max_staleness=1)
+    quick.join()
+    in_time = quick.train(seed=1)
+    slow.deliver(late)
+    quick.deliver(in_time)
+    _pull(fleet)
+    found = closing(fleet.host)
+    assert sorted(found.updates.values()) == [math.sqrt(0.5), 1.0]
+    assert [path.read_bytes() for path in found.in_time] == [in_time.read_bytes()]
+    result = aggregate(fleet.bundle, found.updates, adapter=found.adapter, earlier=found.earlier)
+    starts = [read_tensors(fleet.adapter(seed)).tensors for seed in (1, 2)]
+    for name, array in result.parameters.items():
+        changes = [
+            read_update(path).parameters[name] - start[name]
+            for path, start in ((late, starts[0]), (in_time, starts[1]))
+        ]
+        expected = starts[1][name] + (math.sqrt(0.5) * changes[0] + changes[1]) / (1 + math.sqrt(0.5))
+        assert np.allclose(array, expected, atol=1e-6), name
+    for settings in ({"robust": "median"}, {"privacy": Privacy(1.0), "clip": 1.0}):
+        with pytest.raises(AggregationError, match="takes no weights"):
+            aggregate(fleet.bundle, found.updates, adapter=found.adapter, earlier=found.earlier, **settings)
+
+
+def test_a_late_update_is_clipped_by_its_own_change(fleet: Fleet) -> None:
+    """The norm that counts is that of what the device changed, not the distance between the rounds."""
+    slow = fleet.device("slow")
+    fleet.publish(seed=1)
+    slow.join()
+    late = slow.train()
+    fleet.publish(seed=2, max_staleness=1)
+    slow.deliver(late)
+    _pull(fleet)
+    found = closing(fleet.host)
+    result = aggregate(fleet.bundle, found.updates, adapter=found.adapter, earlier=found.earlier, clip=1e-3)
+    (taken,) = result.report.updates
+    first, second = (read_tensors(fleet.adapter(seed)).tensors for seed in (1, 2))
+    changes = {name: array - first[name] for name, array in read_update(late).parameters.items()}
+    norm = math.sqrt(sum(float(np.square(change, dtype=np.float64).sum()) for change in changes.values()))
+    assert taken.norm == pytest.approx(norm) and taken.clipped == pytest.approx(1e-3 / norm)
+    for name, array in result.parameters.items():
+        assert np.allclose(array, second[name] + taken.clipped * changes[name], atol=1e-7), name
+
+
+def test_no_device_counts_twice_for_a_round(fleet: Fleet) -> None:
+    """What came in time belongs to its own round; a second update from there, come late, is left out."""
+    device = fleet.device()
+    fleet.publish(seed=1)
+    device.join()
+    first, second = device.train(steps=1), device.train(steps=3)
+    device.deliver(first)
+    _pull(fleet)
+    assert list(_close(fleet).values()) == [(1, 1.0)]
+    fleet.publish(seed=2, max_staleness=2)
+    device.deliver(second)
+    _pull(fleet)
+    with pytest.raises(SyncError, match="too few devices"):
+        closing(fleet.host)
+
+
+def test_a_late_update_counts_in_the_round_it_came_in_alone(fleet: Fleet) -> None:
+    """A round later it is history, however late updates may be then."""
+    device = fleet.device()
+    fleet.publish(seed=1)
+    device.join()
+    late = device.train()
+    fleet.publish(seed=2, max_staleness=5)
+    device.deliver(late)
+    _pull(fleet)
+    assert list(_close(fleet).values()) == [(2, math.sqrt(0.5))]
+    fleet.publish(seed=3, max_staleness=5)
+    with pytest.raises(SyncError, match="too few devices"):
+        closing(fleet.host)
