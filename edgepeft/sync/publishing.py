@@ -147,7 +147,8 @@ def _next(home: HostHome, key: HostKey, bundle: Bundle, adapter: bytes, terms: T
         norm_action=terms.norm_action,
         max_staleness=terms.max_staleness,
         min_devices=terms.min_devices,
-        limits=Limits(len(adapter) + MAX_HEADER_BYTES, terms.steps),
+        # Not by this adapter's size: an update's places may take more bytes than an aggregate's, whose gaps are coded.
+        limits=Limits(bundle.manifest.files[ADAPTER].bytes + MAX_HEADER_BYTES, terms.steps),
     )
 
 

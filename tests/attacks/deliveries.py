@@ -244,3 +244,46 @@ def countless(stage: Stage) -> None:
 @attack("a number of steps beyond 64 bits", DEVICE, "not-an-update")
 def many_steps(stage: Stage) -> None:
     stage.leave_signed(stage.changed(steps=2**64))
+
+
+# Gaps of places
+
+
+@attack("gaps of places, the last one cut short", DEVICE, "bad-gaps")
+def gaps_cut(stage: Stage) -> None:
+    stage.leave_signed(stage.with_gaps(b"\x05\x80"))
+
+
+@attack("gaps in more bytes than they need, for a second hash of one update", DEVICE, "bad-gaps")
+def gaps_padded(stage: Stage) -> None:
+    stage.leave_signed(stage.with_gaps(b"\x05\x80\x00"))
+
+
+@attack("a gap of 300,000 bytes", DEVICE, "bad-gaps")
+def gap_without_end(stage: Stage) -> None:
+    stage.leave_signed(stage.with_gaps(b"\xff" * 299_999 + b"\x01"))
+
+
+@attack("gaps that lead beyond 2^31", DEVICE, "bad-gaps")
+def gaps_beyond(stage: Stage) -> None:
+    stage.leave_signed(stage.with_gaps(b"\xff\xff\xff\xff\x07" * 3))
+
+
+@attack("gaps of a tensor that is not there, and whose name would clear a terminal", DEVICE, "bad-gaps")
+def gaps_of_nothing(stage: Stage) -> None:
+    stage.leave_signed(stage.with_gaps(b"\x05", r'["\u001b[2J"]'))
+
+
+@attack("gaps, it says, and they are floats", DEVICE, "bad-gaps")
+def gaps_of_floats(stage: Stage) -> None:
+    stage.leave_signed(stage.with_gaps(b"\x05", '["head.weight"]'))
+
+
+@attack("100,000 brackets in the place of names of gaps", DEVICE, "bad-gaps")
+def deep_gaps(stage: Stage) -> None:
+    stage.leave_signed(stage.with_gaps(b"\x05", "[" * 100_000))
+
+
+@attack("places, well coded, in the place of floats", DEVICE, "wrong-tensors")
+def gaps_for_floats(stage: Stage) -> None:
+    stage.leave_signed(stage.with_gaps(b"\x05\x00\x00"))

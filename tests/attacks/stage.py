@@ -9,11 +9,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from edgepeft.sync import Collected, accepted, collect
 from edgepeft_runtime.fleet import signatures
 from edgepeft_runtime.fleet.delivery import Delivery
 from edgepeft_runtime.fleet.identity import Identity
 from edgepeft_runtime.fleet.slots import DeviceHome
+from edgepeft_runtime.tensorfile import read_tensors, write_tensors
 from edgepeft_runtime.update import read_update, write_update
 from tests.fleet.fleets import NOW, Device, Fleet
 
@@ -109,3 +112,10 @@ class Stage:
         parameters = {name: array.copy() for name, array in read_update(self.update).parameters.items()}
         change(parameters)
         return self.changed(parameters=parameters)
+
+    def with_gaps(self, data: bytes, names: str = '["head.bias"]') -> bytes:
+        """The good update with other bytes for a bias, and gaps in its metadata, sealed again."""
+        path, file = self.fleet.root / "changed", read_tensors(self.update)
+        tensors = {**file.tensors, "head.bias": np.frombuffer(data, np.uint8)}
+        write_tensors(path, tensors, {**file.metadata, "gaps": names}, seal=True)
+        return path.read_bytes()

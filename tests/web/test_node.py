@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+import safetensors
 
 import edgepeft
 from edgepeft.methods import Sift
@@ -185,6 +186,34 @@ def test_it_picks_the_elements_that_python_picks(network: Network, tmp_path: Pat
     """SIFT: the same places by the first gradient, the same losses after it."""
     bundle = _prepared(network, tmp_path, method=Sift(rate=0.02))
     _assert_same_steps(bundle, to_numpy(*next(network.batches(1))), tmp_path)
+
+
+def test_picked_places_travel_as_the_same_bytes(tmp_path: Path) -> None:
+    """SIFT: an update of Node's and one of Python's hold the same coded gaps, and Node starts from either."""
+    bundle = _prepared(CNN, tmp_path, method=Sift(rate=0.1, mask="random"))
+    batch = to_numpy(*next(CNN.batches(1)))
+    write_tensors(tmp_path / "data.safetensors", batch)
+    plan = {"bundle": bundle, "data": tmp_path / "data.safetensors", "predict": (0, 2)}
+    drive(plan | {"update": tmp_path / "node.safetensors"}, tmp_path)
+    with Trainer.open(bundle) as trainer:
+        trainer.save_update(tmp_path / "untrained.safetensors")
+        assert _stored(tmp_path / "node.safetensors") == _stored(tmp_path / "untrained.safetensors")
+        trainer.step(batch)
+        trainer.save_update(tmp_path / "python.safetensors")
+        expected = trainer.predict(_cut(batch, (0, 2)))
+    again = drive(plan | {"adapter": tmp_path / "python.safetensors", "update": tmp_path / "again"}, tmp_path)
+    assert _stored(tmp_path / "again") == _stored(tmp_path / "python.safetensors")
+    for name, array in expected.items():
+        np.testing.assert_allclose(again["outputs"][name]["data"], array.reshape(-1), rtol=1e-4, atol=1e-5)
+
+
+def _stored(path: Path) -> dict[str, Any]:
+    """What another reader finds in an update that codes places: its bytes by name, and which of them are gaps."""
+    with safetensors.safe_open(path, "numpy") as file:
+        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it is no mapping)
+        gaps = file.metadata()["gaps"]
+    assert {name for name, array in arrays.items() if array.dtype == np.uint8} == set(json.loads(gaps))
+    return {"gaps": gaps} | {name: (str(array.dtype), array.tobytes()) for name, array in arrays.items()}
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from edgepeft_runtime import gaps
 from edgepeft_runtime.errors import EdgepeftError
 
 Array = NDArray[Any]
@@ -74,7 +75,8 @@ def read_tensors(path: str | Path, *, sealed: bool = False, error: type[Edgepeft
         error: the class of error to raise, so that the message belongs to the caller's room.
 
     Returns:
-        The tensors, arrays of the stored dtype (``bfloat16`` becomes ``float32``, without loss), and the metadata.
+        The tensors, arrays of the stored dtype (``bfloat16`` becomes ``float32``, without loss; places coded by their
+        gaps become ``int32``), and the metadata.
     """
     path = Path(path)
     try:
@@ -201,7 +203,11 @@ def _parse(raw: Array, sealed: bool) -> TensorFile:
     header = _header(text)
     metadata = _metadata(header.pop("__metadata__", {}))
     _check_seal(raw, text, metadata.get("seal"), sealed)
-    return TensorFile(_tensors(raw[8 + length :], header), metadata)
+    tensors = _tensors(raw[8 + length :], header)
+    try:
+        return TensorFile(*gaps.unpacked(tensors, metadata))
+    except ValueError as failure:
+        raise _Damage("bad-gaps", str(failure)) from None
 
 
 def _header(text: bytes) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from edgepeft_runtime import gaps
 from edgepeft_runtime.bundle import Bundle, checked_parameters
 from edgepeft_runtime.errors import UpdateError
 from edgepeft_runtime.tensorfile import Array, read_tensors, write_tensors
@@ -43,7 +44,7 @@ class Update:
 
 
 def write_update(path: str | Path, update: Update) -> Path:
-    """Write an update, sealed; raises :class:`UpdateError` where that is impossible."""
+    """Write an update, sealed, places coded by their gaps; raises :class:`UpdateError` where that is impossible."""
     metadata = {
         "format": FORMAT,
         "version": VERSION,
@@ -56,7 +57,7 @@ def write_update(path: str | Path, update: Update) -> Path:
         "loss_after": _loss_text(update.loss_after),
         "runtime": update.runtime,
     }
-    write_tensors(path, update.parameters, metadata, seal=True, error=UpdateError)
+    write_tensors(path, *gaps.packed(update.parameters, metadata), seal=True, error=UpdateError)
     return Path(path)
 
 

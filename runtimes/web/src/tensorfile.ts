@@ -2,6 +2,7 @@
 
 import type { ErrorClass } from "./errors.js";
 import * as f from "./fields.js";
+import { unpacked } from "./gaps.js";
 import { joined, sha256 } from "./sha256.js";
 import { type Tensor, type Tensors, bytesOf, itemSize, tensorOf } from "./tensors.js";
 
@@ -50,7 +51,8 @@ class Damage extends Error {
 }
 
 /**
- * Reads a tensor file and checks all of it. `bfloat16` becomes `float32`, without loss.
+ * Reads a tensor file and checks all of it. `bfloat16` becomes `float32`, without loss; places coded by their gaps
+ * become `int32`.
  *
  * @param source what it is, for the message: "The checkpoint ...".
  * @param sealed whether to refuse a file without a seal; a seal that is there is checked in any case.
@@ -115,7 +117,12 @@ async function parse(bytes: Uint8Array, sealed: boolean): Promise<TensorFile> {
   const metadata = f.optional(f.mapOf(f.text), new Map<string, string>())(header.get("__metadata__"), "__metadata__");
   header.delete("__metadata__");
   await checkSeal(bytes, head, metadata.get("seal"), sealed);
-  return { tensors: parts(bytes.subarray(8 + length), header), metadata };
+  const tensors = parts(bytes.subarray(8 + length), header);
+  try {
+    return unpacked(tensors, metadata);
+  } catch (failure) {
+    throw failure instanceof f.Wrong ? new Damage("bad-gaps", failure.message) : failure;
+  }
 }
 
 async function checkSeal(

@@ -11,6 +11,7 @@ import { BundleError, DataError, StateError, TrainingError } from "./errors.js";
 import { Wrong } from "./fields.js";
 import { type BundleFiles, urlFiles } from "./files.js";
 import { type FitOptions, type Report, fit, positive } from "./fit.js";
+import { packed } from "./gaps.js";
 import { type Ort, versionOf } from "./ort.js";
 import { type Evaluation, type Line, type Run, afterStep, newRun, runJson, runOf } from "./run.js";
 import { pick, toPick } from "./selection.js";
@@ -271,7 +272,7 @@ export class Trainer {
       loss_after: loss(after),
       runtime: this.runtime,
     };
-    return (await tensorBytes(this.finiteValues().parameters, metadata, true)).bytes;
+    return (await tensorBytes(...packed(this.finiteValues().parameters, metadata), true)).bytes;
   }
 
   /** Parameters and state; what has overflowed must not replace a good file. */

@@ -1,0 +1,99 @@
+"""Rounds of a method whose devices pick what trains: places go out and come back, coded by their gaps."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors
+
+import edgepeft
+from edgepeft.methods import Sift
+from edgepeft.sync import closing, collect, publish
+from edgepeft_runtime.bundle import Bundle
+from edgepeft_runtime.tensorfile import Array
+from edgepeft_runtime.trainer import Trainer
+from edgepeft_runtime.update import read_update, write_update
+from tests.fleet.fleets import NOW, Device, Fleet
+from tests.networks import NETWORKS, to_numpy
+
+CNN = NETWORKS["cnn"]
+
+
+@pytest.fixture(scope="module")
+def sifted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small network of which each device picks a tenth."""
+    out = tmp_path_factory.mktemp("sifted") / "bundle"
+    return edgepeft.prepare(CNN.model(), CNN.example(), method=Sift(rate=0.1), out=out).bundle
+
+
+def train(device: Device, seed: int) -> Path:
+    """An update of two steps from the round in use, on data of its own."""
+    batches = [to_numpy(*batch) for batch in CNN.batches(2 * seed + 2)][-2:]
+    with Trainer.open(device.fleet.bundle, adapter=device.home.start().adapter) as trainer:
+        for batch in batches:
+            trainer.step(batch, lr=0.01)
+        device.home.settle()
+        return trainer.save_update(device.home.path / f"update-{seed}.safetensors")
+
+
+def gaps_of(path: Path) -> str:
+    """What a file says of gaps, as the official library reads it."""
+    with safetensors.safe_open(path, "numpy") as file:
+        return str(file.metadata().get("gaps", ""))
+
+
+def held(parameters: dict[str, Array], bundle: Bundle) -> dict[str, Array]:
+    return {spec.places: parameters[spec.places] for spec in bundle.manifest.sparse}
+
+
+def test_a_second_round_starts_from_coded_places(sifted: Path, tmp_path: Path) -> None:
+    """Two devices pick and deliver, their mean is published as it was written, and what is trained from it is taken."""
+    fleet, opened = Fleet.begin(tmp_path, sifted), Bundle.open(sifted)
+    devices = [fleet.device("pi-1"), fleet.device("pi-2")]
+    fleet.publish()
+    for seed, device in enumerate(devices):
+        device.join()
+        device.deliver(train(device, seed))
+    assert len(collect([fleet.place], fleet.host, now=NOW + 120).accepted) == 2
+    round_one = closing(fleet.host)
+    assert all(gaps_of(path) for path in round_one.updates)
+    mean = edgepeft.aggregate(sifted, round_one.updates, adapter=round_one.adapter).save(tmp_path / "mean.safetensors")
+    second = publish(sifted, fleet.host, [fleet.place], adapter=mean, now=NOW + 200)
+    assert gaps_of(mean) and second.adapter.bytes == mean.stat().st_size
+    joined = devices[0].join(NOW + 300)
+    assert joined.switched and joined.adapter.read_bytes() == mean.read_bytes()
+    update = train(devices[0], 7)
+    devices[0].deliver(update)
+    assert len(collect([fleet.place], fleet.host, now=NOW + 400).accepted) == 1
+    started, ended = (held(read_update(path).parameters, opened) for path in (mean, update))
+    assert all(np.array_equal(ended[name], places) for name, places in started.items())
+
+
+def test_a_round_has_room_for_plain_places(sifted: Path, tmp_path: Path) -> None:
+    """The limit is the same whether the adapter's places are coded or not, as devices may send either."""
+    fleet, opened = Fleet.begin(tmp_path, sifted), Bundle.open(sifted)
+    plain = fleet.publish()
+    device = fleet.device()
+    device.join()
+    coded = publish(sifted, fleet.host, [], adapter=train(device, 0), now=NOW)
+    assert coded.limits == plain.limits
+    assert plain.limits.update_bytes > sum(4 * spec.size for spec in opened.manifest.parameters)
+
+
+def test_places_beyond_their_tensor_are_refused(sifted: Path, tmp_path: Path) -> None:
+    """Well coded, sealed and signed, and one position too far."""
+    fleet, opened = Fleet.begin(tmp_path, sifted), Bundle.open(sifted)
+    fleet.publish()
+    device = fleet.device()
+    device.join()
+    update = read_update(train(device, 0))
+    spec = opened.manifest.sparse[0]
+    places = update.parameters[spec.places].copy()
+    places[-1] = spec.size
+    bad = replace(update, parameters={**update.parameters, spec.places: places})
+    device.deliver(write_update(tmp_path / "bad.safetensors", bad))
+    found = collect([fleet.place], fleet.host, now=NOW + 120)
+    assert [refused.code for refused in found.refused] == ["wrong-places"]
