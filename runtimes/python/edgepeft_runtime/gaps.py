@@ -1,4 +1,4 @@
-"""Places in a tensor file, coded by their gaps: a byte and a quarter each where 1 % is picked (section 4 of the SPEC).
+"""Places in a tensor file, coded by their gaps: little more than a byte each at 1 % (section 4 of the SPEC).
 
 For each of the ascending positions the file holds how many positions lie between it and the one before, as unsigned
 LEB128 (DWARF 5, section 7.6): seven bits in a byte, the lowest first, the eighth set where another byte follows.
