@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+Array = NDArray[Any]
+
 KEY = "gaps"
 """Under it the metadata of a file name the tensors that are coded: a JSON list."""
 
@@ -22,8 +24,6 @@ _LARGEST = int(np.iinfo(np.int32).max)
 
 _BLOCK = 2**16
 """Bytes that are decoded at a time: beside the places, four times the bytes at most, no memory grows with them."""
-
-Array = NDArray[Any]
 
 
 def packed(tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> tuple[Mapping[str, Array], Mapping[str, str]]:
@@ -48,7 +48,7 @@ def unpacked(tensors: dict[str, Array], metadata: dict[str, str]) -> tuple[dict[
     found = dict(tensors)
     for name in _names(metadata[KEY]):
         data = found.get(name)
-        if data is None or data.dtype != np.uint8 or data.ndim != 1:  # nor is what a name before this one has decoded
+        if data is None or data.dtype != np.uint8 or data.ndim != 1:  # a name twice finds int32
             raise ValueError(f"{name!r} is named in {KEY}, and is no vector of bytes.")
         try:
             found[name] = decode(data)

@@ -44,7 +44,7 @@ export function unpacked(
   if (text === undefined) return { tensors, metadata };
   const found = new Map(Object.entries(tensors));
   for (const name of f.list(f.text)(f.parseJson(new TextEncoder().encode(text), KEY), KEY)) {
-    const tensor = found.get(name); // one of a name before this is decoded by now
+    const tensor = found.get(name); // int32 already, where a name comes twice
     if (tensor?.type !== "uint8" || tensor.dims.length !== 1) throw new f.Wrong(KEY, `${name} is no vector of bytes.`);
     const places = decode(numbersOf(tensor) as Uint8Array, name);
     found.set(name, new Tensor("int32", places, [places.length]));
