@@ -23,8 +23,10 @@ demo: .venv/.demo .venv-device/.done
 	$(HOST)/python examples/answer_style.py --device-python $(DEVICE)/python
 	$(HOST)/python examples/fleet.py --device-python $(DEVICE)/python
 
+# Two at a time, but for a browser, whose pages are to have the machine for themselves.
 test: $(ENVIRONMENTS) lint
-	$(HOST)/python -m pytest -rs
+	$(HOST)/python -m pytest -n 2 -rs --ignore tests/web
+	$(HOST)/python -m pytest -rs tests/web
 
 # End-to-end cases of many seconds, and every method on every network, as docs/METHODS.md has it.
 slow: $(ENVIRONMENTS)

@@ -42,7 +42,7 @@ def main() -> None:
         tune(train, options)
         return
     kept: dict[str, Any] = json.loads(options.out.read_text("utf-8")) if options.out.exists() else {}
-    cells: dict[str, dict[str, float]] = kept.get("accuracy", {}) if options.resume else {}
+    cells = _cells(kept, _settings(options)) if options.resume else {}
     for seed in range(options.seeds):
         for name in options.methods:
             if str(seed) not in (done := cells.setdefault(name, {})):
@@ -103,14 +103,27 @@ def _write(options: argparse.Namespace, results: dict[str, Any]) -> None:
     about = {
         "machine": machine.describe(),
         "versions": machine.versions(None),
-        "settings": {
-            "task": asdict(TASK.plan) | {"texts": options.texts, "held_out": options.held_out, "length": LENGTH},
-            "entries": {name: asdict(entry) | {"method": repr(entry.method)} for name, entry in ENTRIES.items()},
-        },
+        "settings": _settings(options),
     }
     fresh = options.out.with_suffix(".new")
     fresh.write_text(json.dumps(results | about, indent=2) + "\n", encoding="utf-8")
     fresh.replace(options.out)
+
+
+def _settings(options: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "task": asdict(TASK.plan) | {"texts": options.texts, "held_out": options.held_out, "length": LENGTH},
+        "entries": {name: asdict(entry) | {"method": repr(entry.method)} for name, entry in ENTRIES.items()},
+    }
+
+
+def _cells(kept: dict[str, Any], settings: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """The accuracies that are there, of runs with the settings of this one."""
+    before = kept.get("settings", {})
+    if before.get("task") != settings["task"]:
+        return {}
+    same = {name for name, entry in settings["entries"].items() if before["entries"].get(name) == entry}
+    return {name: done for name, done in kept.get("accuracy", {}).items() if name in same}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -121,7 +134,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--held-out", type=int, default=800, help="held-out examples, at most")
     parser.add_argument("--tune", action="store_true", help="only try the learning rates")
     parser.add_argument("--skip-speed", action="store_true", help="keep the figures of time and memory that are there")
-    parser.add_argument("--resume", action="store_true", help="keep the accuracies that are there")
+    parser.add_argument("--resume", action="store_true", help="keep accuracies of the same settings")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=3, help="steps of each method in a round")
     parser.add_argument("--threads", type=int, default=machine.cores())

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.accuracy.plan import Batch
 from benchmarks.cases import minilm
 from benchmarks.methods.entries import ENTRIES, prepare
 from benchmarks.turns import start, take_turns
@@ -34,7 +35,7 @@ def measure(names: Iterable[str], options: Namespace) -> dict[str, dict[str, Any
         for number, name in enumerate(names):
             bundle = folder / str(number)
             prepared = prepare(ENTRIES[name], minilm.LORA.source(), ENTRIES[name].rate, bundle, [batch])
-            found[name] = {"trainable": prepared.trainable, "update_bytes": _update_bytes(bundle, folder)}
+            found[name] = {"trainable": prepared.trainable, "update_bytes": _update_bytes(bundle, batch, folder)}
             command = [sys.executable, "-m", "benchmarks.sides.device_runtime", folder, bundle.name, options.threads]
             sides.append(start(name, [str(part) for part in command], folder))
         busy = take_turns(sides, options.rounds, options.steps)
@@ -49,6 +50,8 @@ def measure(names: Iterable[str], options: Namespace) -> dict[str, dict[str, Any
     return found
 
 
-def _update_bytes(bundle: Path, folder: Path) -> int:
+def _update_bytes(bundle: Path, batch: Batch, folder: Path) -> int:
+    """After a step: before it, SIFT has picked nothing."""
     with Trainer.open(bundle) as trainer:
+        trainer.step(batch)
         return trainer.save_update(folder / "update.safetensors").stat().st_size

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,7 +11,7 @@ from edgepeft.sync.errors import SyncError
 from edgepeft_runtime.errors import EdgepeftError
 from edgepeft_runtime.fleet import rounds
 from edgepeft_runtime.fleet.rounds import ADAPTER_FILE, HEAD_FILE, ROUND_FILE, Head, Round
-from edgepeft_runtime.lock import lock_file
+from edgepeft_runtime.lock import locked_folder
 from edgepeft_runtime.manifest import Manifest
 from edgepeft_runtime.tensorfile import sha256_of
 
@@ -44,30 +43,14 @@ class HostHome:
         self.ledger = self.path / "ledger.sqlite"
         self.manifest = self.path / "manifest.json"
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> AbstractContextManager[None]:
         """Let no other process pull or publish meanwhile.
 
         Raises:
             SyncError: another one does (``home-in-use``), or the folder cannot be used (``cannot-write-file``), now or
                 in the middle of what is done under the lock.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            handle = lock_file(self.path / "lock")
-        except OSError as failure:
-            if not isinstance(failure, BlockingIOError):
-                raise self._unusable(failure) from failure
-            raise SyncError(
-                "home-in-use", f"Another process uses {self.path}.", context=None, hint="wait for it to end."
-            ) from failure
-        try:
-            yield
-        except OSError as failure:
-            raise self._unusable(failure) from failure
-        finally:
-            if handle is not None:
-                os.close(handle)
+        return locked_folder(self.path, "lock", SyncError)
 
     def head(self) -> Head | None:
         """The newest round that was published, ``None`` before the first."""
@@ -121,14 +104,6 @@ class HostHome:
     def bundle_manifest(self) -> Manifest:
         """The manifest of the campaign's bundle, as the first ``publish`` kept it."""
         return _own(self.manifest, Manifest.from_json)
-
-    def _unusable(self, failure: OSError) -> SyncError:
-        return SyncError(
-            "cannot-write-file",
-            f"Cannot use {self.path}.",
-            context=str(failure),
-            hint="check that it may be written to, and that the disk has room.",
-        )
 
 
 def _own(path: Path, parse: Callable[[bytes], T]) -> T:

@@ -1,9 +1,13 @@
-"""A file that one process at a time holds."""
+"""Files and folders that one process at a time holds."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from edgepeft_runtime.errors import EdgepeftError
 
 try:
     import fcntl
@@ -28,3 +32,38 @@ def lock_file(path: Path) -> int | None:
         os.close(handle)
         raise
     return handle
+
+
+@contextmanager
+def locked_folder(path: Path, name: str, error: type[EdgepeftError]) -> Iterator[None]:
+    """Make a folder if it is missing, and keep other processes out that do the same, by a file in it.
+
+    Raises:
+        EdgepeftError: of the class ``error``: another process is in it (``home-in-use``), or the folder cannot be used
+            (``cannot-write-file``), now or in the middle of what is done under the lock.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        handle = lock_file(path / name)
+    except OSError as failure:
+        if not isinstance(failure, BlockingIOError):
+            raise unusable(path, failure, error) from failure
+        what = f"Another process uses {path}."
+        raise error("home-in-use", what, context=None, hint="wait for it to end.") from failure
+    try:
+        yield
+    except OSError as failure:
+        raise unusable(path, failure, error) from failure
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+def unusable(path: Path, failure: OSError, error: type[EdgepeftError]) -> EdgepeftError:
+    """The error of a folder that cannot be worked in."""
+    return error(
+        "cannot-write-file",
+        f"Cannot use {path}.",
+        context=str(failure),
+        hint="check that it may be written to, and that the disk has room.",
+    )

@@ -143,13 +143,23 @@ def tensor_chunks(
 
 
 def write_atomically(
-    path: str | Path, chunks: Iterable[bytes | memoryview], *, error: type[EdgepeftError] = TensorFileError
+    path: str | Path,
+    chunks: Iterable[bytes | memoryview],
+    *,
+    error: type[EdgepeftError] = TensorFileError,
+    mode: int = 0o666,
 ) -> None:
-    """Write a file so that whoever reads it, or finds it after a power cut, sees the old content or the new one."""
+    """Write a file so that whoever reads it, or finds it after a power cut, sees the old content or the new one.
+
+    A link that somebody has put in the way is replaced, never written through; the file has its permissions from the
+    first byte on: ``mode``, less what the process's umask takes.
+    """
     path = Path(path)
     partial = path.with_name(f".{path.name}.partial")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
     try:
-        with partial.open("wb") as file:
+        partial.unlink(missing_ok=True)
+        with os.fdopen(os.open(partial, flags, mode), "wb") as file:
             for chunk in chunks:
                 file.write(chunk)
             file.flush()

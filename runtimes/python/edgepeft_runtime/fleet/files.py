@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import stat
-from contextlib import suppress
 from pathlib import Path
 
 from edgepeft_runtime.errors import FleetError
-from edgepeft_runtime.tensorfile import sync_directory
+from edgepeft_runtime.tensorfile import write_atomically
 
 PRIVATE, COMMON = 0o600, 0o644
 """Permissions of files that only their owner may read, and of others."""
@@ -25,34 +24,8 @@ def open_regular(path: str | Path) -> int:
 
 
 def write_new(path: str | Path, content: bytes, *, mode: int = COMMON) -> None:
-    """Write a file under a name that was not there before, flush it, and rename it over an old one.
-
-    A link that somebody has put in the way is replaced, never written through; the file has its permissions from the
-    first byte on.
-
-    Raises:
-        FleetError: it cannot be written (``cannot-write-file``).
-    """
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.partial")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-    try:
-        partial.unlink(missing_ok=True)
-        with os.fdopen(os.open(partial, flags, mode), "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-        sync_directory(path.parent)
-    except OSError as failure:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise FleetError(
-            "cannot-write-file",
-            f"Cannot write {path}.",
-            context=str(failure),
-            hint="check that it may be written to, and that the disk has room.",
-        ) from failure
+    """Write a file anew, whoever has put something in its place; raises :class:`FleetError` (``cannot-write-file``)."""
+    write_atomically(path, [content], error=FleetError, mode=mode)
 
 
 def make_folders(root: Path, name: str) -> Path:

@@ -7,9 +7,8 @@ the switch. The highest round it ever named stays in it, so that nobody can lead
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from edgepeft_runtime.fleet import canonical, identity, rounds, signatures
 from edgepeft_runtime.fleet.identity import Identity
 from edgepeft_runtime.fleet.reading import VERSION, count_field, name_field, open_fields
 from edgepeft_runtime.fleet.rounds import ADAPTER_FILE, LAST_ROUND, MAX_ROUND_BYTES, ROUND_FILE, Round
-from edgepeft_runtime.lock import lock_file
+from edgepeft_runtime.lock import locked_folder, unusable
 from edgepeft_runtime.tensorfile import sha256_of, write_atomically
 
 TRUSTED, RUNS, LOCK = "trusted.json", "runs", "lock"
@@ -110,30 +109,14 @@ class DeviceHome:
         with self.locked():
             told.write(self.path / identity.FILE)
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> AbstractContextManager[None]:
         """Keep other processes from changing the home meanwhile.
 
         Raises:
             FleetError: another one does (``home-in-use``), or the folder cannot be used (``cannot-write-file``), now or
                 in the middle of what is done under the lock.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            handle = lock_file(self.path / LOCK)
-        except OSError as failure:
-            if not isinstance(failure, BlockingIOError):
-                raise self._unusable(failure) from failure
-            raise FleetError(
-                "home-in-use", f"Another process uses {self.path}.", context=None, hint="wait for it to end."
-            ) from failure
-        try:
-            yield
-        except OSError as failure:
-            raise self._unusable(failure) from failure
-        finally:
-            if handle is not None:
-                os.close(handle)
+        return locked_folder(self.path, LOCK, FleetError)
 
     def trusted(self) -> Trusted | None:
         """What is trusted, ``None`` before the first round; raises :class:`FleetError` if the file is damaged."""
@@ -142,7 +125,7 @@ class DeviceHome:
         except FileNotFoundError:
             return None
         except OSError as failure:
-            raise self._unusable(failure) from failure
+            raise unusable(self.path, failure, FleetError) from failure
 
     def mended(self) -> Trusted | None:
         """What is trusted, after falling back where the slot in use is damaged and the other is not."""
@@ -256,14 +239,6 @@ class DeviceHome:
                 "not-joined", f"{self.path} holds no round.", context=None, hint="run `edgepeft join` first."
             )
         return trusted
-
-    def _unusable(self, failure: OSError) -> FleetError:
-        return FleetError(
-            "cannot-write-file",
-            f"Cannot use {self.path}.",
-            context=str(failure),
-            hint="check that it may be written to, and that the disk has room.",
-        )
 
 
 def _slot(fields: Fields) -> Slot:
