@@ -4,16 +4,18 @@ HOST := .venv/bin
 DEVICE := .venv-device/bin
 OLDEST := .venv-oldest/bin
 TRAINING := .venv-ort-training/bin
-ENVIRONMENTS := .venv/.test .venv/.browser .venv-device/.done .venv-oldest/.done .venv-ort-training/.done
+FLEET := .venv-fleet/bin
+ENVIRONMENTS := .venv/.test .venv/.browser .venv-device/.done .venv-oldest/.done .venv-ort-training/.done .venv-fleet/.done
 export HF_HUB_OFFLINE = 1
 export EDGEPEFT_DEVICE_PYTHON = $(DEVICE)/python
 export EDGEPEFT_OLDEST_PYTHON = $(OLDEST)/python
 export EDGEPEFT_ORT_TRAINING_PYTHON = $(TRAINING)/python
+export EDGEPEFT_FLEET_PYTHON = $(FLEET)/python
 
 # Browsers that the web runtime is tested in, by their names on the path.
 BROWSERS := chromium-headless-shell chromium google-chrome chromium-browser
 
-.PHONY: demo test lint slow aarch64 bench bench-fleet bench-methods bench-accuracy clean
+.PHONY: demo demo-flower test lint slow aarch64 bench bench-fleet bench-methods bench-accuracy clean
 
 # The workstation prepares, a separate environment without torch fine-tunes, the workstation merges.
 demo: .venv/.demo .venv-device/.done
@@ -22,6 +24,10 @@ demo: .venv/.demo .venv-device/.done
 	$(HOST)/python examples/quantized_onnx.py --device-python $(DEVICE)/python
 	$(HOST)/python examples/answer_style.py --device-python $(DEVICE)/python
 	$(HOST)/python examples/fleet.py --device-python $(DEVICE)/python
+
+# Twenty devices on Flower, simulated; `make slow` runs it too.
+demo-flower: .venv/.demo .venv-fleet/.done
+	$(HOST)/python examples/flower_fleet.py --fleet-python $(FLEET)/python
 
 # Two at a time, but for a browser, whose pages are to have the machine for themselves.
 test: $(ENVIRONMENTS) lint
@@ -95,6 +101,12 @@ bench-accuracy: .venv/.demo
 	$(TRAINING)/pip install --quiet --disable-pip-version-check -e '.[ort-training]'
 	touch $@
 
+# Flower, for fleets that outgrow one host, and what simulates them here: it holds packages below what the workstation takes.
+.venv-fleet/.done: pyproject.toml
+	$(PYTHON) -m venv .venv-fleet
+	$(FLEET)/pip install --quiet --disable-pip-version-check -e '.[fleet,dp]' 'flwr[simulation]' 'pytest>=8'
+	touch $@
+
 clean:
-	rm -rf .venv .venv-device .venv-oldest .venv-ort-training .aarch64 .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-device .venv-oldest .venv-ort-training .venv-fleet .aarch64 .mypy_cache .pytest_cache .ruff_cache
 	rm -rf runtimes/web/node_modules runtimes/web/dist runtimes/web/build examples/*/node_modules examples/*/dist

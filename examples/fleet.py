@@ -21,27 +21,20 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-import torch
 from device import packages
-from docstring_topics import CLASSES, minilm
-from docstrings import Example, collect, split
+from docstring_topics import CLASSES
+from docstrings import Example
+from fleet_topics import encode, prepare, texts
 from matplotlib.figure import Figure
-from tokenizers import Tokenizer
-from torch import Tensor, nn
-from transformers import AutoModel
 
 import edgepeft
 from edgepeft import sync
 from edgepeft.aggregation import gate
 from edgepeft.sync import HostHome, Keys, Terms
-from edgepeft_export.optimizers import AdamW
 from edgepeft_runtime import Evaluation, Trainer
 from edgepeft_runtime.fleet.slots import DeviceHome
 
 DEVICES, ROUNDS, EPOCHS = 8, 3, 1
-TRAIN, TEST, LENGTH = 1600, 400, 32
-SKEW = 0.5
-"""Concentration of the Dirichlet distribution that shares out each topic: the smaller, the less alike the devices."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +49,7 @@ def main() -> None:
     options = _options()
     with tempfile.TemporaryDirectory() as folder:
         work, start = Path(folder), time.monotonic()
-        shares, test = texts()
+        shares, test = texts(DEVICES)
         bundle = prepare(work)
         fleet = Fleet(work, bundle, options.device_python)
         fleet.introduce(shares)
@@ -66,61 +59,6 @@ def main() -> None:
         draw(rounds, alone, options.picture)
         print(f"{time.monotonic() - start:.0f} s; the curve: {options.picture}")
         check(rounds, alone)
-
-
-def texts() -> tuple[list[list[Example]], dict[str, np.ndarray]]:
-    """The devices' shares, each topic dealt out by its own dice, and the held-out texts, as arrays."""
-    train, test = split(collect())
-    train, test = train[:TRAIN], test[:TEST]
-    draw = np.random.default_rng(0)
-    shares: list[list[Example]] = [[] for _ in range(DEVICES)]
-    for topic in CLASSES:
-        owner = draw.choice(DEVICES, sum(label == topic for _, label in train), p=draw.dirichlet([SKEW] * DEVICES))
-        for device, example in zip(owner, (example for example in train if example[1] == topic), strict=True):
-            shares[device].append(example)
-    return shares, encode(test)
-
-
-def encode(examples: list[Example]) -> dict[str, np.ndarray]:
-    """Token ids and labels: what a device's own software would feed, so that the device needs no tokenizer here."""
-    tokenizer = Tokenizer.from_file(str(minilm() / "tokenizer.json"))
-    tokenizer.enable_truncation(LENGTH)
-    tokenizer.enable_padding(length=LENGTH)
-    encoded = tokenizer.encode_batch([text for text, _ in examples])
-    return {
-        "input_ids": np.array([e.ids for e in encoded], np.int64),
-        "attention_mask": np.array([e.attention_mask for e in encoded], np.int64),
-        "labels": np.array([CLASSES.index(label) for _, label in examples], np.int64),
-    }
-
-
-class Topics(nn.Module):
-    """MiniLM, the mean of its states over a text, and a new head."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.encoder = AutoModel.from_pretrained(minilm())
-        self.classifier = nn.Linear(self.encoder.config.hidden_size, len(CLASSES))
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        states = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        counts = attention_mask[..., None].to(states.dtype)
-        return self.classifier((states * counts).sum(1) / counts.sum(1))
-
-
-def prepare(work: Path) -> Path:
-    print("workstation: prepare MiniLM with LoRA r=8 on query and value, its base in int8")
-    torch.manual_seed(0)
-    ids = torch.ones(2, LENGTH, dtype=torch.int64)
-    return edgepeft.prepare(
-        Topics().eval(),
-        {"input_ids": ids, "attention_mask": ids},
-        method=edgepeft.Lora(rank=8, alpha=16, target_modules=("query", "value")),
-        compute="int8",
-        optimizer=AdamW(lr=5e-3, max_grad_norm=1.0),
-        classes=CLASSES,
-        out=work / "bundle",
-    ).bundle
 
 
 class Fleet:

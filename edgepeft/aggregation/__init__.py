@@ -4,6 +4,6 @@ from edgepeft.aggregation.combining import Aggregate, aggregate
 from edgepeft.aggregation.errors import AggregationError
 from edgepeft.aggregation.gating import Verdict, gate
 from edgepeft.aggregation.report import Report
-from edgepeft.aggregation.settings import Privacy, Robust
+from edgepeft.aggregation.settings import Privacy, Robust, Settings
 
-__all__ = ["Aggregate", "AggregationError", "Privacy", "Report", "Robust", "Verdict", "aggregate", "gate"]
+__all__ = ["Aggregate", "AggregationError", "Privacy", "Report", "Robust", "Settings", "Verdict", "aggregate", "gate"]

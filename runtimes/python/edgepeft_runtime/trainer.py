@@ -363,9 +363,17 @@ class Trainer:
 
     def save_update(self, path: str | Path) -> Path:
         """Write what the host merges: the parameters, and where they come from. Returns the path."""
+        return write_update(path, self.update())
+
+    def update(self) -> Update:
+        """What :meth:`save_update` writes.
+
+        Raises:
+            TrainingError: a value has overflowed.
+        """
         run = self.run
         held_out = run.held_out_before is not None
-        update = Update(
+        return Update(
             parameters=self._finite_arrays()[0],
             base_sha256=self.bundle.base_sha256,
             adapter_sha256=self._adapter_sha256,
@@ -376,7 +384,6 @@ class Trainer:
             loss_after=run.held_out_after if held_out else run.loss_after,
             runtime=f"edgepeft_runtime {version.VERSION}, onnxruntime {onnxruntime.__version__}",
         )
-        return write_update(path, update)
 
     def _finite_arrays(self) -> tuple[dict[str, Array], dict[str, Array]]:
         """Parameters and state; what has overflowed must not replace a good file."""

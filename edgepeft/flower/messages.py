@@ -1,0 +1,289 @@
+"""What goes over Flower's wire: an adapter and the terms of its round, and what a device makes of it.
+
+Parameters travel as named float arrays, so that Flower's own mods (clipping, local noise) and strategies apply to them.
+Whoever reads them trusts nothing: neither the other side's names, dtypes and shapes, nor its bytes.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+from flwr.app import Array as FlowerArray
+from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
+
+from edgepeft_runtime.bundle import Bundle, checked_parameters
+from edgepeft_runtime.errors import EdgepeftError, FleetError, TrainingError, UpdateError
+from edgepeft_runtime.manifest import ParameterSpec
+from edgepeft_runtime.records import Evaluation
+from edgepeft_runtime.tensorfile import Array
+from edgepeft_runtime.trainer import adapter_values
+from edgepeft_runtime.update import Update
+
+ARRAYS, CONFIG, METRICS = "arrays", "config", "metrics"
+"""The records of a message, by the names that Flower's strategies look for."""
+
+BASE, ADAPTER, RUNTIME = "base-sha256", "adapter-sha256", "runtime"
+EXAMPLES, STEPS, LOSS_BEFORE, LOSS_AFTER = "num-examples", "steps", "loss-before", "loss-after"
+LOSS, ACCURACY = "loss", "accuracy"
+
+REFUSED = 1000
+"""The code of our errors among Flower's."""
+
+_NPY_HEADER = 1024
+"""Most bytes that an array of numbers takes beyond its values, as ``.npy``."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """How devices train in a round: settings of :meth:`edgepeft_runtime.Trainer.fit`, sent along with the adapter.
+
+    Attributes:
+        epochs, batch_size, accumulate, schedule, warmup: see there.
+        lr: highest learning rate; ``None`` takes the bundle's.
+        max_steps: optimizer steps at most; ``None``: as many as there are.
+        seed: of the shuffling; the strategy adds the round's number to it.
+    """
+
+    epochs: int = 1
+    batch_size: int = 8
+    accumulate: int = 1
+    lr: float | None = None
+    schedule: str = "constant"
+    warmup: int | float = 0
+    max_steps: int | None = None
+    seed: int = 0
+
+    def to_config(self) -> dict[str, int | float | str]:
+        """As a :class:`ConfigRecord` takes it; what is ``None`` is left out."""
+        return {_key(name): value for name, value in vars(self).items() if value is not None}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Training:
+        """The inverse of :meth:`to_config`; other keys are left alone, as Flower has some of its own.
+
+        Raises:
+            TrainingError: a setting is of the wrong type. Whether it is in range, ``fit`` says.
+        """
+        given = {name: config[_key(name)] for name in _KINDS if _key(name) in config}
+        for name, value in given.items():
+            if not isinstance(value, _KINDS[name]) or isinstance(value, bool):
+                raise TrainingError(
+                    "bad-setting", f"The round's setting {_key(name)} is wrong.", context=f"found {value!r}", hint=None
+                )
+        return cls(**given)
+
+    def of_fit(self) -> dict[str, Any]:
+        """The arguments of ``Trainer.fit``."""
+        return {name: value for name, value in vars(self).items() if name != "seed"}
+
+
+_KINDS: Mapping[str, type | tuple[type, ...]] = {
+    **{field.name: int for field in fields(Training)},
+    "lr": (int, float),
+    "warmup": (int, float),
+    "schedule": str,
+}
+
+
+def _key(name: str) -> str:
+    return name.replace("_", "-")
+
+
+def round_config(bundle: Bundle, training: Training) -> ConfigRecord:
+    """The terms of a round, for the ``train_config`` of any of Flower's strategies; :class:`~edgepeft.flower.strategy.
+    AdapterStrategy` sends them by itself."""
+    return ConfigRecord({BASE: bundle.base_sha256, **training.to_config()})
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a server asks of a device: parameters to start from, their hash, and the terms."""
+
+    adapter: dict[str, Array]
+    adapter_sha256: str
+    training: Training
+
+
+def read_call(message: Message, bundle: Bundle) -> Call:
+    """What a message asks for, if it belongs to the bundle.
+
+    Raises:
+        FleetError: it is of another base (``foreign-round``), changed on the way (``wrong-hash``), or is no such
+            message, or its parameters do not fit the bundle.
+        TrainingError: a setting is of the wrong type.
+    """
+    records, config = _single(message, FleetError), _config(message)
+    if config.get(BASE) != bundle.base_sha256:
+        raise FleetError(
+            "foreign-round",
+            "The round belongs to another bundle.",
+            context=f"base of the round {config.get(BASE)}\nbase of the bundle {bundle.base_sha256}",
+            hint="bring the bundle of this fleet to the device.",
+        )
+    tensors = read_arrays(records, bundle.manifest.parameters, "The round", FleetError)
+    adapter = checked_parameters(tensors, bundle.manifest, "The round", FleetError)
+    _, digest = adapter_values(bundle, adapter)
+    if config.get(ADAPTER, digest) != digest:
+        facts = f"its SHA-256 is {digest}, and it should be {config[ADAPTER]}"
+        raise FleetError("wrong-hash", "The adapter is not the one that the round names.", context=facts, hint=None)
+    return Call(adapter, digest, Training.from_config(config))
+
+
+def update_reply(update: Update, message: Message) -> Message:
+    """A device's answer: its parameters, what it says of them, and what they started from."""
+    losses = ((LOSS_BEFORE, update.loss_before), (LOSS_AFTER, update.loss_after))
+    said = {name: loss for name, loss in losses if loss is not None and math.isfinite(loss)}
+    origin = {BASE: update.base_sha256, ADAPTER: update.adapter_sha256, RUNTIME: update.runtime}
+    content = {
+        ARRAYS: to_record(update.parameters),
+        METRICS: MetricRecord({EXAMPLES: update.num_examples, STEPS: update.steps, **said}),
+        CONFIG: ConfigRecord(origin),
+    }
+    return Message(RecordDict(content), reply_to=message)
+
+
+def read_update_reply(reply: Message, bundle: Bundle) -> Update:
+    """The update that a device's answer holds; :func:`edgepeft_runtime.check_update` says whether it may count.
+
+    How the bundle was prepared is taken from the bundle, not from the device.
+
+    Raises:
+        UpdateError: the device has refused or failed, or its answer is not of the right kind.
+    """
+    content, config = _single(reply, UpdateError), _config(reply)
+    metrics = _metrics(reply)
+    return Update(
+        parameters=read_arrays(content, bundle.manifest.parameters, "The update", UpdateError),
+        base_sha256=str(config.get(BASE)),
+        adapter_sha256=str(config.get(ADAPTER)),
+        recipe=bundle.manifest.recipe,
+        num_examples=_natural(metrics, EXAMPLES),
+        steps=_natural(metrics, STEPS),
+        loss_before=_number(metrics, LOSS_BEFORE),
+        loss_after=_number(metrics, LOSS_AFTER),
+        runtime=str(config.get(RUNTIME, "")),
+    )
+
+
+def evaluation_reply(found: Evaluation, message: Message) -> Message:
+    """What an adapter is worth on a device's own held-out data."""
+    accuracy = {} if found.accuracy is None else {ACCURACY: found.accuracy}
+    metrics = MetricRecord({EXAMPLES: found.examples, LOSS: found.loss, **accuracy})
+    return Message(RecordDict({METRICS: metrics}), reply_to=message)
+
+
+def read_evaluation_reply(reply: Message) -> Evaluation:
+    """The inverse of :func:`evaluation_reply`.
+
+    Raises:
+        UpdateError: the device has refused or failed, or says nothing that can be counted.
+    """
+    check_answered(reply)
+    metrics = _metrics(reply)
+    loss, accuracy, examples = _number(metrics, LOSS), _number(metrics, ACCURACY), _natural(metrics, EXAMPLES)
+    if loss is None or examples == 0 or not 0 <= (accuracy or 0.0) <= 1:
+        raise _not_an_answer(f"loss {loss}, accuracy {accuracy}, {examples} examples")
+    return Evaluation(loss, accuracy, examples)
+
+
+def to_record(parameters: Mapping[str, Array]) -> ArrayRecord:
+    """Named arrays for the wire."""
+    return ArrayRecord({name: FlowerArray(np.asarray(array, order="C")) for name, array in parameters.items()})
+
+
+def read_arrays(
+    record: ArrayRecord, specs: Sequence[ParameterSpec], source: str, error: type[EdgepeftError]
+) -> dict[str, Array]:
+    """The arrays of a record, in the machine's byte order. Names, shapes and dtypes are still to be checked.
+
+    Raises:
+        EdgepeftError: of the class ``error``: an array is larger than its parameter, or is not one of numbers.
+    """
+    sizes = {spec.name: math.prod(spec.sizes) * np.dtype(spec.dtype).itemsize for spec in specs}
+    return {name: _array(name, array, sizes.get(name, 0), source, error) for name, array in record.items()}
+
+
+def _array(name: str, array: FlowerArray, size: int, source: str, error: type[EdgepeftError]) -> Array:
+    try:
+        if array.stype != "numpy.ndarray" or len(array.data) > size + _NPY_HEADER:
+            raise ValueError(f"{array.stype} of {len(array.data)} bytes; at most {size + _NPY_HEADER} are taken")
+        loaded = np.load(BytesIO(array.data), allow_pickle=False)
+        if not isinstance(loaded, np.ndarray):
+            raise ValueError("it is an archive")
+        return loaded.astype(loaded.dtype.newbyteorder("="), order="C", copy=False)
+    except Exception as failure:  # numpy's reader raises whatever the bytes lead it to, from tokenize to MemoryError
+        raise error(
+            "wrong-tensors",
+            f"{source} holds an array that cannot be read.",
+            context=f"tensor {name[:80]!r}: {str(failure)[:200]}",
+            hint="only arrays of numbers are taken, of the bundle's parameters.",
+        ) from None
+
+
+def error_reply(error: EdgepeftError, message: Message) -> Message:
+    """A device's answer where it has none: an error of ours, its reference first."""
+    text = error.message if error.context is None else f"{error.message} {error.context}"
+    return Message(Error(REFUSED, f"{error.reference}: {text}".replace("\n", "; ")), reply_to=message)
+
+
+def check_answered(reply: Message) -> None:
+    """Refuse an answer that says why there is none.
+
+    Raises:
+        UpdateError: with the reference that the device gives, or ``client-error``.
+    """
+    if not reply.has_error():
+        return
+    said, _, reason = reply.error.reason.partition(": ")
+    ours = reply.error.code == REFUSED and re.fullmatch(r"[a-z0-9-]{1,40}", said) is not None
+    raise UpdateError(
+        said if ours else "client-error",
+        "The device gave no result.",
+        context=(reason if ours else reply.error.reason)[:500],
+        hint=None,
+    )
+
+
+def _single(message: Message, error: type[EdgepeftError]) -> ArrayRecord:
+    """The one record of arrays in a message."""
+    if error is UpdateError:
+        check_answered(message)
+    records = list(message.content.array_records.values())
+    if len(records) != 1:
+        facts = f"it holds {len(records)} records of arrays, and it takes one"
+        raise error("not-an-update", "The message holds no adapter.", context=facts, hint=None)
+    return records[0]
+
+
+def _config(message: Message) -> Mapping[str, Any]:
+    return next(iter(message.content.config_records.values()), {})
+
+
+def _metrics(reply: Message) -> Mapping[str, Any]:
+    return next(iter(reply.content.metric_records.values()), {})
+
+
+def _natural(metrics: Mapping[str, Any], name: str) -> int:
+    value = metrics.get(name)
+    if not isinstance(value, int) or not 0 <= value < 2**53:
+        raise _not_an_answer(f"{name} is {value!r}")
+    return value
+
+
+def _number(metrics: Mapping[str, Any], name: str) -> float | None:
+    value = metrics.get(name)
+    if value is None:
+        return None
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        raise _not_an_answer(f"{name} is {value!r}")
+    return float(value)
+
+
+def _not_an_answer(context: str) -> UpdateError:
+    return UpdateError("not-an-update", "The device's answer is not of the right kind.", context=context, hint=None)

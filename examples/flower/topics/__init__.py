@@ -1,0 +1,1 @@
+"""The two halves of a Flower app: what devices run, and what the server runs."""
