@@ -109,7 +109,7 @@ def test_frozen_halves_are_asked_for_under_ffa(bundle: Bundle, examples: Data, t
     strategy = AdapterStrategy(bundle, tmp_path, settings=Settings(rule="ffa"), training=TRAINING)
     arrays, _ = strategy.aggregate_train(1, _replies(strategy, bundle, examples, 2))
     report = _report(strategy, 1)
-    assert arrays is None and report["kept"] == "no-updates" and "a-has-changed" in report["reason"]
+    assert arrays is None and report["kept"] == "no-updates" and "held-has-changed" in report["reason"]
 
 
 def _changed(reply: Message, **changes: Any) -> Message:
