@@ -31,7 +31,7 @@ demo-flower: .venv/.demo .venv-fleet/.done
 
 # Two at a time, but for a browser, whose pages are to have the machine for themselves.
 test: $(ENVIRONMENTS) lint
-	$(HOST)/python -m pytest -n 2 -rs --ignore tests/web
+	$(HOST)/python -m pytest -n 2 -rs --ignore tests/web --durations 20
 	$(HOST)/python -m pytest -rs tests/web
 
 # End-to-end cases of many seconds, and every method on every network, as docs/METHODS.md has it.

@@ -160,7 +160,10 @@ function checkBuckets(m: Manifest): void {
   const members = m.buckets.flatMap((bucket) => bucket.members);
   const odd = members.find((name, i) => !sizes.has(name) || members.indexOf(name) !== i);
   if (odd !== undefined || members.length === 0) {
-    throw broken("Each member of a bucket must be a parameter, and of no other bucket.", odd === undefined ? "there is none" : `not so: ${odd}`);
+    throw broken(
+      "Each member of a bucket must be a parameter, and of no other bucket.",
+      odd === undefined ? "there is none" : `not so: ${odd}`,
+    );
   }
   for (const { name, size, members } of m.buckets) {
     const total = members.reduce((sum, member) => sum + (sizes.get(member) ?? 0), 0);
