@@ -59,7 +59,7 @@ bench-fleet: .venv/.test
 	$(HOST)/python -m benchmarks.fleet_load
 	$(HOST)/python -m benchmarks.fleet
 
-# All methods side by side on one task: half an hour. A run that was stopped goes on with --resume.
+# All methods side by side on one task: most of an hour. A run that was stopped goes on with --resume.
 bench-methods: .venv/.demo
 	$(HOST)/python -m benchmarks.methods
 

@@ -101,7 +101,7 @@ def prepare(
         example_inputs: arguments of ``forward``; needed for a torch module only.
         out: the bundle's directory.
         method: what trains (``lora``, ``bitfit``, ``head``, ``freeze``, ``full``, or a method with settings). ``None``
-            takes the ``requires_grad`` flags as they are. To an ``.onnx`` file only ``lora`` can be attached.
+            takes the ``requires_grad`` flags as they are. To an ``.onnx`` file ``lora`` and ``ffa`` can be attached.
         loss: a name, a loss with settings, a torch function ``(outputs and labels by name) -> mean loss``, or the path
             of an ONNX model with the same meaning. Default: the one that goes with the source, ``cross_entropy`` for a
             module.

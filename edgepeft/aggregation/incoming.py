@@ -116,6 +116,7 @@ class Incoming:
         self._settings = settings
         self._starts = {start.bundle.base_sha256: start for start in starts}
         self._target = next(iter(self._starts.values()))
+        self._still = {base: start.still(settings.rule) for base, start in self._starts.items()}
         self._earlier = {(start.bundle.base_sha256, start.adapter_sha256): start for start in earlier}
         self._refused: dict[Path, Refused] = {}
         factors = updates if isinstance(updates, Mapping) else dict.fromkeys(updates, 1.0)
@@ -169,7 +170,7 @@ class Incoming:
                 context=f"expected SHA-256 {file.sha256}",
                 hint="aggregate copies that nobody writes to, as pull makes them.",
             )
-        _check_still(update, began, start.still(self._settings.rule))
+        _check_still(update, began, self._still[start.bundle.base_sha256])
         values = Values.of(update.parameters, start.bundle.manifest)
         norm, factor = values.distance(began.values), 1.0
         if self._settings.clip is not None and norm > self._settings.clip:

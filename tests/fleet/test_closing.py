@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from edgepeft.aggregation import AggregationError, Privacy, aggregate
 from edgepeft.sync import SyncError, closing, collect
 from edgepeft_runtime.tensorfile import read_tensors
 from edgepeft_runtime.update import read_update
-from tests.fleet.fleets import NOW, Fleet
+from tests.fleet.fleets import NOW, Device, Fleet
 
 
 def _close(fleet: Fleet) -> dict[str, tuple[int, float]]:
@@ -24,16 +25,21 @@ def _pull(fleet: Fleet) -> None:
     assert collect([fleet.place], fleet.host, now=NOW + 120).refused == ()
 
 
+def _late(fleet: Fleet, device: Device, max_staleness: int) -> Path:
+    """An update of round 1 that is delivered when round 2 is out."""
+    fleet.publish(seed=1)
+    device.join()
+    late = device.train()
+    fleet.publish(seed=2, max_staleness=max_staleness)
+    device.deliver(late)
+    return late
+
+
 def test_a_late_update_moves_the_next_round_with_less_weight(fleet: Fleet) -> None:
     """What it has changed since its own round's adapter is added to this round's, by 1 / sqrt(1 + rounds late)."""
-    slow, quick = fleet.device("slow"), fleet.device("quick")
-    fleet.publish(seed=1)
-    slow.join()
-    late = slow.train()
-    fleet.publish(seed=2, max_staleness=1)
+    late, quick = _late(fleet, fleet.device("slow"), max_staleness=1), fleet.device("quick")
     quick.join()
     in_time = quick.train(seed=1)
-    slow.deliver(late)
     quick.deliver(in_time)
     _pull(fleet)
     found = closing(fleet.host)
@@ -55,12 +61,7 @@ def test_a_late_update_moves_the_next_round_with_less_weight(fleet: Fleet) -> No
 
 def test_a_late_update_is_clipped_by_its_own_change(fleet: Fleet) -> None:
     """The norm that counts is that of what the device changed, not the distance between the rounds."""
-    slow = fleet.device("slow")
-    fleet.publish(seed=1)
-    slow.join()
-    late = slow.train()
-    fleet.publish(seed=2, max_staleness=1)
-    slow.deliver(late)
+    late = _late(fleet, fleet.device(), max_staleness=1)
     _pull(fleet)
     found = closing(fleet.host)
     result = aggregate(fleet.bundle, found.updates, adapter=found.adapter, earlier=found.earlier, clip=1e-3)
@@ -91,12 +92,7 @@ def test_no_device_counts_twice_for_a_round(fleet: Fleet) -> None:
 
 def test_a_late_update_counts_in_the_round_it_came_in_alone(fleet: Fleet) -> None:
     """A round later it is history, however late updates may be then."""
-    device = fleet.device()
-    fleet.publish(seed=1)
-    device.join()
-    late = device.train()
-    fleet.publish(seed=2, max_staleness=5)
-    device.deliver(late)
+    _late(fleet, fleet.device(), max_staleness=5)
     _pull(fleet)
     assert list(_close(fleet).values()) == [(2, math.sqrt(0.5))]
     fleet.publish(seed=3, max_staleness=5)

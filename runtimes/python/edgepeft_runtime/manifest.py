@@ -231,13 +231,17 @@ class Manifest:
     @property
     def trained(self) -> tuple[ParameterSpec, ...]:
         """The parameters that train: the members of buckets."""
-        members = {name for bucket in self.buckets for name in bucket.members}
+        members = self._members()
         return tuple(spec for spec in self.parameters if spec.name in members)
 
     @property
     def held(self) -> tuple[ParameterSpec, ...]:
         """The parameters that keep the values they were prepared with: neither trained, nor places."""
-        return tuple(spec for spec in self.parameters if spec.role != PLACES and spec not in self.trained)
+        members = self._members()
+        return tuple(spec for spec in self.parameters if spec.role != PLACES and spec.name not in members)
+
+    def _members(self) -> set[str]:
+        return {name for bucket in self.buckets for name in bucket.members}
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Manifest:
