@@ -35,9 +35,15 @@ def attach_peft(model: nn.Module, config: Any, what: str, kinds: Sequence[str] =
             "method-does-not-fit",
             f"{what} cannot be attached to {type(model).__name__}.",
             context=(str(error).strip().splitlines() or [type(error).__name__])[0],
-            hint=f"choose target_modules among: {', '.join(_last_parts(model, kinds)) or 'there is none'}.",
+            hint=_hint(model, config, kinds),
         ) from error
     return attached
+
+
+def _hint(model: nn.Module, config: Any, kinds: Sequence[str]) -> str:
+    if not hasattr(config, "target_modules"):  # a prompt or a prefix
+        return "choose lora, adapter, bitfit or norm."
+    return f"choose target_modules among: {', '.join(_last_parts(model, kinds)) or 'there is none'}."
 
 
 def targets(

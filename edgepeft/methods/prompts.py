@@ -9,6 +9,7 @@ from torch import nn
 
 from edgepeft.methods.base import MethodError, out_of_range
 from edgepeft.methods.peft_methods import attach_peft
+from edgepeft.methods.prefix_cache import accept_past_key_values
 
 
 @dataclass(frozen=True)
@@ -99,8 +100,10 @@ def _attach(model: nn.Module, config: Any) -> nn.Module:
 
 
 def line_up(model: nn.Module) -> nn.Module:
-    """Let a PeftModel with a prompt give logits for its input alone, in place; others stay as they are."""
+    """Let a PeftModel with a prompt give logits for its input alone, and one with a prefix run, in place."""
     config: Any = getattr(model, "active_peft_config", None)
+    if getattr(config, "peft_type", None) == "PREFIX_TUNING":
+        accept_past_key_values(model)
     prompts = getattr(config, "is_prompt_learning", False) and config.peft_type != "PREFIX_TUNING"
     trimmed = any(isinstance(hook, _Trim) for hook in model._forward_hooks.values())
     if prompts and config.task_type == "CAUSAL_LM" and not trimmed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from torch import nn
 
 import edgepeft
 from edgepeft.methods import MethodError, attach, by_name
+from edgepeft.methods.prompts import line_up
 from edgepeft_export.forward.torch_module import from_torch
 from tests.networks import NETWORKS, Network
 from tests.training import Trained, check_merged, outputs, torch_losses, train_both
@@ -37,7 +39,7 @@ def _check_peft(trained: Trained, network: Network, folder: Path) -> Path:
     from peft import PeftModel
 
     adapter = edgepeft.merge(trained.bundle, trained.update, to="peft", out=folder / "adapter")
-    loaded = PeftModel.from_pretrained(network.model(), adapter).eval()
+    loaded = line_up(PeftModel.from_pretrained(network.model(), adapter).eval())
     inputs, _ = next(network.batches(1))
     expected = outputs(trained.model, inputs)
     found = outputs(loaded, inputs)
@@ -88,6 +90,38 @@ def test_what_a_model_detaches_gets_no_gradient() -> None:
     behind = differentiate(graph, graph.outputs[0], [weight])[weight]
     assert behind.producer() is not None
     assert "Round" not in {node.op_type for node in graph if node.name and "grad" in node.name}
+
+
+def test_a_prefix_enters_by_either_name_of_the_cache() -> None:
+    """peft calls it past_key_values, transformers since 5.24 ``cache``; a copy of the model feeds its own layers."""
+    model = _attached("prefix", NETWORKS["bert"]).eval()
+    inputs, _ = next(NETWORKS["bert"].batches(1))
+    copied = copy.deepcopy(model)
+    with torch.no_grad():
+        before = outputs(model, inputs)
+        copied.base_model.bert.encoder.layer[0].attention.self.query.weight.zero_()
+        assert not torch.equal(outputs(copied, inputs), before)
+        assert torch.equal(outputs(model, inputs), before)
+        model.prompt_encoder["default"].embedding.weight.zero_()
+    assert not torch.equal(outputs(model, inputs), before)
+
+
+def test_a_prefix_needs_a_cache_of_keys_and_values() -> None:
+    """ALBERT keeps none: refused when the prefix is attached, not as inputs that do not fit."""
+    from transformers import AlbertConfig, AlbertForSequenceClassification
+
+    config = AlbertConfig(
+        vocab_size=9,
+        embedding_size=8,
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=8,
+        max_position_embeddings=16,
+    )
+    with pytest.raises(MethodError, match="keys and values") as caught:
+        attach(by_name("prefix", tokens=2), AlbertForSequenceClassification(config))
+    assert caught.value.reference == "method-does-not-fit"
 
 
 @pytest.mark.parametrize("method", ["prefix", "prompt", "ptuning"])

@@ -14,7 +14,7 @@ from edgepeft_export.forward.quantized.reading import only_reader, other_input, 
 from edgepeft_export.shapes import static_dims
 
 _ENDINGS = re.compile(
-    r"((_DQ)?_Q[48]\w*|_quantized|_quant|_qweight|_transposed|\.T|[._](weight|kernel|W)|[./](MatMul|Gemm|Conv))$"
+    r"((_DQ)?_Q[48]\w*|_quantized|_quant|_qweight|_[Tt]ransposed|\.T|[._](weight|kernel|W)|[./](MatMul|Gemm|Conv))$"
 )
 _ANONYMOUS = re.compile(
     r"(onnx::.*|(val|t|transpose|tensor|initializer|constant|const|weight|_val)?_?[\d_.]*)$", re.IGNORECASE

@@ -1,0 +1,61 @@
+"""Prefixes on models whose ``forward`` calls the cache of keys and values ``cache``."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from types import MethodType
+from typing import Any
+
+from torch import nn
+
+from edgepeft.methods.base import MethodError
+
+
+def accept_past_key_values(model: nn.Module) -> nn.Module:
+    """Let the model inside a ``PeftModel`` with a prefix accept ``past_key_values``, in place.
+
+    peft feeds a prefix as ``past_key_values`` and looks for an argument of that name; transformers calls it ``cache``
+    since 5.24, so peft up to 0.21 refuses encoders. Modules with the old name stay as they are.
+
+    Raises:
+        MethodError: neither the model nor the transformer in it keeps a cache of keys and values.
+    """
+    base: Any = model.get_base_model()
+    transformer = base.get_submodule(model.transformer_backbone_name)
+    if not any(_arguments(module) & {_OLD, _NEW} for module in (base, transformer)):
+        raise MethodError(
+            "method-does-not-fit",
+            f"A prefix cannot be put before the keys and values of {type(base).__name__}.",
+            context=f"{type(transformer).__name__}.forward has neither {_OLD!r} nor {_NEW!r} as an argument.",
+            hint="choose prompt, ptuning or lora.",
+        )
+    for module in (base, transformer):
+        if _NEW in _arguments(module) and _OLD not in _arguments(module):
+            # Bound to the module, so that a deep copy of the module is bound to the copy.
+            module.forward = MethodType(_renaming(type(module).forward), module)
+    return model
+
+
+_OLD, _NEW = "past_key_values", "cache"
+
+
+def _arguments(module: nn.Module) -> set[str]:
+    return set(inspect.signature(module.forward).parameters)
+
+
+def _renaming(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """The same method with ``past_key_values`` for ``cache``, also in its signature."""
+
+    @functools.wraps(forward)
+    def renamed(self: nn.Module, *args: Any, past_key_values: Any = None, **kwargs: Any) -> Any:
+        given = {} if past_key_values is None else {_NEW: past_key_values}
+        return forward(self, *args, **kwargs, **given)
+
+    signature = inspect.signature(forward)
+    past = inspect.Parameter(_OLD, inspect.Parameter.KEYWORD_ONLY, default=None)
+    others = [parameter for parameter in signature.parameters.values() if parameter.kind != past.VAR_KEYWORD]
+    rest = [parameter for parameter in signature.parameters.values() if parameter.kind == past.VAR_KEYWORD]
+    renamed.__signature__ = signature.replace(parameters=[*others, past, *rest])  # type: ignore[attr-defined]
+    return renamed
