@@ -106,7 +106,9 @@ def test_over_tls_the_certificate_is_checked(fleet: Fleet, tmp_path: Path) -> No
     fleet.publish(seed=1)
     with serving(fleet.host, ssl_certfile=certificate, ssl_keyfile=key) as port:
         address = f"https://127.0.0.1:{port}"
-        assert code_of(join, address, fleet.bundle, device.home, now=NOW) == "place-unreachable"
+        with pytest.raises(FleetError, match="certificate verify failed") as caught:
+            join(address, fleet.bundle, device.home, now=NOW)
+        assert (caught.value.reference, "--ca-file" in str(caught.value.hint)) == ("certificate-not-trusted", True)
         assert join(address, fleet.bundle, device.home, now=NOW, ca_file=certificate).switched
         assert not deliver(device.train(), address, device.home, ca_file=certificate).repeated
     assert code_of(join, address, fleet.bundle, device.home, ca_file=key) == "cannot-read-file"

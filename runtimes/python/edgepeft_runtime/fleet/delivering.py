@@ -9,7 +9,7 @@ from edgepeft_runtime.errors import FleetError, UpdateError
 from edgepeft_runtime.fleet import signatures
 from edgepeft_runtime.fleet.delivery import MAX_SIDECAR_BYTES, SIDECAR_SUFFIX, UPDATE_SUFFIX, Delivery
 from edgepeft_runtime.fleet.identity import Identity
-from edgepeft_runtime.fleet.places import Place, open_place
+from edgepeft_runtime.fleet.places import Place, reached
 from edgepeft_runtime.fleet.rounds import Round
 from edgepeft_runtime.fleet.slots import DeviceHome
 from edgepeft_runtime.tensorfile import write_atomically
@@ -47,13 +47,12 @@ def deliver(
     with home.locked():
         identity = home.identity()
         sidecar = _sidecar(home, identity, content, started_from)
-    if isinstance(place, str | Path):
-        place = open_place(place, token=identity.token, ca_file=ca_file)
     name = f"{sidecar.folder}/{sidecar.sha256}"
-    if place.read(f"{name}{SIDECAR_SUFFIX}", MAX_SIDECAR_BYTES) == sidecar.to_bytes():
-        return Delivered(sidecar, True)
-    place.put(f"{name}{UPDATE_SUFFIX}", content)
-    place.put(f"{name}{SIDECAR_SUFFIX}", sidecar.to_bytes())
+    with reached(place, identity.token, ca_file) as there:
+        if there.read(f"{name}{SIDECAR_SUFFIX}", MAX_SIDECAR_BYTES) == sidecar.to_bytes():
+            return Delivered(sidecar, True)
+        there.put(f"{name}{UPDATE_SUFFIX}", content)
+        there.put(f"{name}{SIDECAR_SUFFIX}", sidecar.to_bytes())
     return Delivered(sidecar, False)
 
 

@@ -1,34 +1,23 @@
-"""A place behind HTTP or HTTPS, by the standard library: downloads go on where they broke off."""
+"""A place behind HTTP or HTTPS: downloads go on where they broke off."""
 
 from __future__ import annotations
 
 import http.client
-import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
-from urllib import error, request
+from typing import IO
 from urllib.parse import quote
 
 from edgepeft_runtime.errors import FleetError
+from edgepeft_runtime.fleet.http_connection import Connections, unreachable
 from edgepeft_runtime.fleet.places import PIECE, keep, missing, too_large
 
-TIMEOUT = 30.0
-"""Seconds without a byte after which a connection counts as lost."""
-
-_PARTIAL, _WRONG_RANGE, _NOT_FOUND = 206, 416, 404
-
-
-class _NoRedirect(request.HTTPRedirectHandler):
-    """Where a server sends a device elsewhere, the token must not go along."""
-
-    def redirect_request(self, *_arguments: Any) -> None:
-        return None
+_OK, _PARTIAL, _LAST_OK, _WRONG_RANGE, _NOT_FOUND = 200, 206, 299, 416, 404
 
 
 class HttpPlace:
-    """A server such as ``edgepeft serve``.
+    """A server such as ``edgepeft serve``. Redirects are not followed: the token must not go elsewhere.
 
     Args:
         address: where its files are, ``https://host:port/folder``.
@@ -39,13 +28,7 @@ class HttpPlace:
     def __init__(self, address: str, token: str = "", ca_file: str | Path | None = None) -> None:
         self._address = address.rstrip("/")
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
-        try:
-            context = ssl.create_default_context(cafile=None if ca_file is None else str(ca_file))
-        except OSError as failure:
-            raise FleetError(
-                "cannot-read-file", f"Cannot read certificates from {ca_file}.", context=str(failure), hint=None
-            ) from failure
-        self._opener = request.build_opener(_NoRedirect, request.HTTPSHandler(context=context))
+        self._connections = Connections(self._address, ca_file)
 
     def __str__(self) -> str:
         return self._address
@@ -55,18 +38,20 @@ class HttpPlace:
         try:
             with self._send(name) as response:
                 content = response.read(most + 1)
+                if response.length and len(content) <= most:
+                    raise unreachable(str(self), f"{name} ended {response.length} bytes too early")
         except _NotFound:
             return None
         if len(content) > most:
             raise too_large(f"{self}/{name}", most)
-        return bytes(content)
+        return content
 
     def fetch(self, name: str, into: Path, size: int) -> None:
         """See :class:`~edgepeft_runtime.fleet.places.Place`. Each try that gets further is followed by another."""
         before = -1
         while (start := _size(into)) < size:
             if start <= before:
-                raise _unreachable(str(self), f"{name} ended after {start} of {size} bytes")
+                raise unreachable(str(self), f"{name} ended after {start} of {size} bytes")
             before = start
             try:
                 self._fetch_from(start, name, into, size)
@@ -77,8 +62,8 @@ class HttpPlace:
     def put(self, name: str, content: bytes) -> None:
         """See :class:`~edgepeft_runtime.fleet.places.Place`."""
         try:
-            with self._send(name, method="PUT", data=content):
-                pass
+            with self._send(name, method="PUT", data=content) as response:
+                response.read(PIECE)
         except _NotFound:
             raise missing(name, str(self)) from None
 
@@ -92,33 +77,31 @@ class HttpPlace:
         except _NotFound:
             raise missing(name, str(self)) from None
 
+    def close(self) -> None:
+        """See :class:`~edgepeft_runtime.fleet.places.Place`."""
+        self._connections.close()
+
     @contextmanager
     def _send(
         self, name: str, headers: dict[str, str] | None = None, *, method: str = "GET", data: bytes | None = None
-    ) -> Iterator[Any]:
+    ) -> Iterator[http.client.HTTPResponse]:
         """The response to a request, as it arrives; raises :class:`FleetError` for any that failed."""
         kind = {"Content-Type": "application/octet-stream"} if data is not None else {}
-        asked = request.Request(
-            f"{self._address}/{quote(name)}", data, {**self._headers, **kind, **(headers or {})}, method=method
-        )
-        try:
-            with self._opener.open(asked, timeout=TIMEOUT) as response:
-                yield response
-        except error.HTTPError as failure:
-            with failure:
-                raise self._refused(name, failure) from failure
-        except (OSError, http.client.HTTPException, ValueError) as failure:
-            raise _unreachable(str(self), f"{type(failure).__name__}: {failure}") from failure
+        asked = {**self._headers, **kind, **(headers or {})}
+        with self._connections.send(method, quote(name), asked, data) as response:
+            if not _OK <= response.status <= _LAST_OK:
+                raise self._refused(name, response)
+            yield response
 
-    def _refused(self, name: str, failure: error.HTTPError) -> Exception:
-        if failure.code == _NOT_FOUND:
+    def _refused(self, name: str, response: http.client.HTTPResponse) -> Exception:
+        told = response.read(500).decode("utf-8", "replace").strip()
+        if response.status == _NOT_FOUND:
             return _NotFound()
-        allowed = failure.code not in (401, 403)
-        told = failure.read(500).decode("utf-8", "replace").strip()
+        allowed = response.status not in (401, 403)
         return FleetError(
             "place-refused" if allowed else "not-allowed",
             f"{self} refuses {name}.",
-            context=f"{failure.code} {failure.reason}{': ' if told else ''}{told}",
+            context=f"{response.status} {response.reason}{': ' if told else ''}{told}",
             hint="try again later." if allowed else "check that the device is registered and its token is current.",
         )
 
@@ -138,8 +121,3 @@ def _copy(response: IO[bytes], partial: IO[bytes], size: int, name: str) -> None
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
-
-
-def _unreachable(address: str, what: str) -> FleetError:
-    hint = "try again; what has arrived is kept."
-    return FleetError("place-unreachable", f"The connection to {address} failed.", context=what, hint=hint)

@@ -16,7 +16,7 @@ from edgepeft_runtime.bundle import ADAPTER, Bundle
 from edgepeft_runtime.errors import EdgepeftError, FleetError
 from edgepeft_runtime.fleet import rounds, signatures
 from edgepeft_runtime.fleet.identity import Identity
-from edgepeft_runtime.fleet.places import Place, missing, open_place
+from edgepeft_runtime.fleet.places import Place, missing, reached
 from edgepeft_runtime.fleet.reading import untrusted
 from edgepeft_runtime.fleet.rounds import Head, HeadSignatures, Round
 from edgepeft_runtime.fleet.slots import RUNS, DeviceHome, Slot, Trusted
@@ -73,21 +73,19 @@ def join(
     home = home if isinstance(home, DeviceHome) else DeviceHome(home)
     bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     identity = home.identity()
-    with home.locked():
-        if isinstance(place, str | Path):
-            place = open_place(place, token=identity.token, ca_file=ca_file)
+    with home.locked(), reached(place, identity.token, ca_file) as there:
         trusted = home.mended()  # so that the slot to be written to is the damaged one
-        head, content, seal = _head(place, identity)
+        head, content, seal = _head(there, identity)
         _check_order(head, trusted)
         advice = _check_age(head, time.time() if now is None else now)
         if trusted is not None and head.round_sha256 in (trusted.current.round_sha256, trusted.failed):
             kept = _kept(home, head, trusted, advice)
             if kept is not None:
                 return kept
-        number = _round(place, head, trusted)
+        number = _round(there, head, trusted)
         number.check_bundle(bundle.manifest)
         slot = home.spare(trusted)
-        _fill(place, slot, number, bundle)
+        _fill(there, slot, number, bundle)
         for name, value in ((rounds.HEAD_FILE, content), (rounds.HEAD_SIGNATURES, seal)):
             write_atomically(slot / name, [value], error=FleetError)
         write_atomically(slot / rounds.ROUND_FILE, [number.to_bytes()], error=FleetError)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import IO, Protocol
 
@@ -24,6 +26,9 @@ class Place(Protocol):
 
     def put(self, name: str, content: bytes) -> None:
         """Write a file as a whole."""
+
+    def close(self) -> None:
+        """Close what is kept open between calls."""
 
 
 def open_place(address: str | Path, *, token: str = "", ca_file: str | Path | None = None) -> Place:
@@ -47,6 +52,16 @@ def open_place(address: str | Path, *, token: str = "", ca_file: str | Path | No
             hint="give a folder, or an http:// or https:// address; the host itself can use other stores.",
         )
     return FolderPlace(text)
+
+
+@contextmanager
+def reached(place: str | Path | Place, token: str, ca_file: str | Path | None) -> Iterator[Place]:
+    """A place, opened by its address if need be, and then closed at the end."""
+    if not isinstance(place, str | Path):
+        yield place
+        return
+    with closing(open_place(place, token=token, ca_file=ca_file)) as found:
+        yield found
 
 
 class FolderPlace:
@@ -97,6 +112,9 @@ class FolderPlace:
     def put(self, name: str, content: bytes) -> None:
         """See :class:`Place`."""
         write_new(make_folders(self._path, name), content)
+
+    def close(self) -> None:
+        """See :class:`Place`: nothing is."""
 
 
 def keep(partial: IO[bytes], piece: bytes) -> None:

@@ -1,0 +1,161 @@
+"""A device's connections: one for all requests, reopened where it broke; failures that name their cause."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from edgepeft_runtime.errors import FleetError
+from edgepeft_runtime.fleet import http_connection
+from edgepeft_runtime.fleet.http_place import HttpPlace
+from edgepeft_runtime.fleet.places import open_place, reached
+from tests.fleet.fleets import code_of
+
+
+class _Server(ThreadingHTTPServer):
+    """Counts connections; ``hang_up_after`` is how many requests one of them lasts, without a word about it."""
+
+    hang_up_after = 10**6
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.connections = 0
+        self.asked: list[tuple[str, str]] = []
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: _Server
+
+    def setup(self) -> None:
+        super().setup()
+        self.server.connections += 1
+        self.requests = 0
+
+    def do_GET(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.requests += 1
+        self.server.asked.append((self.command, self.path))
+        self.send_response(404 if "missing" in self.path else 200)
+        self.send_header("Content-Length", "5")
+        self.end_headers()
+        self.wfile.write(b"hello")
+        self.close_connection |= self.requests >= self.server.hang_up_after
+
+    do_PUT = do_GET
+
+    def log_message(self, *_arguments: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[_Server]:
+    with _Server() as found:
+        thread = threading.Thread(target=found.serve_forever)
+        thread.start()
+        yield found
+        found.shutdown()
+        thread.join()
+
+
+@contextmanager
+def _place(address: str) -> Iterator[HttpPlace]:
+    with reached(address, "secret", None) as place:
+        assert isinstance(place, HttpPlace)
+        yield place
+
+
+def test_one_connection_serves_all_requests(server: _Server) -> None:
+    """Also after an answer that there is no such file, and after a file was put."""
+    with _place(server.address) as place:
+        for _ in range(3):
+            assert place.read("HEAD.json", 10) == b"hello"
+            assert place.read("missing", 10) is None
+            place.put("inbox/x", b"content")
+    assert (server.connections, len(server.asked)) == (1, 9)
+
+
+def test_a_connection_with_an_unread_answer_is_left(server: _Server) -> None:
+    """What is too large is not read to its end, and the next request is not mistaken for it."""
+    with _place(server.address) as place:
+        assert code_of(place.read, "HEAD.json", 2) == "too-large"
+        assert place.read("HEAD.json", 5) == b"hello"
+    assert server.connections == 2
+
+
+def test_a_request_is_sent_again_where_the_server_hung_up(server: _Server) -> None:
+    """A server may close what is idle at any time; a device does not notice."""
+    server.hang_up_after = 2
+    with _place(server.address) as place:
+        for _ in range(5):
+            assert place.read("HEAD.json", 10) == b"hello"
+    assert (server.connections, len(server.asked)) == (3, 5)
+
+
+def test_an_answer_that_ends_early_is_a_lost_connection() -> None:
+    """Half a file is not taken for a file."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def answer() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                connection.recv(2**16)
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\nhalf")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        with _place(f"http://127.0.0.1:{listening.getsockname()[1]}") as place:
+            assert code_of(place.read, "HEAD.json", 100) == "place-unreachable"
+        thread.join()
+
+
+def test_the_environments_proxy_is_asked(server: _Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As urllib would: it gets the whole address; hosts that are excepted are asked themselves."""
+    monkeypatch.setenv("http_proxy", server.address)
+    monkeypatch.setenv("no_proxy", "localhost")
+    with _place("http://host.invalid:81/fleet") as place:
+        assert place.read("HEAD.json", 10) == b"hello"
+    with _place(f"http://localhost:{server.server_port}") as place:
+        assert place.read("HEAD.sig", 10) == b"hello"
+    assert server.asked == [("GET", "http://host.invalid:81/fleet/HEAD.json"), ("GET", "/HEAD.sig")]
+
+
+def test_plain_http_makes_no_tls_context(server: _Server) -> None:
+    """It is read from the system's files for https alone, and once."""
+    http_connection._context.cache_clear()
+    for _ in range(3):
+        with _place(server.address) as place:
+            place.read("HEAD.json", 10)
+    assert http_connection._context.cache_info().misses == 0
+    for _ in range(3):
+        with _place(f"https://127.0.0.1:{server.server_port}") as place:
+            assert code_of(place.read, "HEAD.json", 10) == "no-tls"
+    assert http_connection._context.cache_info().misses == 1
+
+
+def test_failures_say_what_to_look_at(server: _Server, tmp_path: Path) -> None:
+    """TLS leads to certificates and ports, names to the address; only a lost connection is to be tried again."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+    for address, told in (
+        (f"https://127.0.0.1:{server.server_port}", "serves with a certificate"),
+        (f"http://127.0.0.1:{port}", "that the host is serving"),
+        ("http://host.invalid", "the name in the address"),
+    ):
+        with _place(address) as place, pytest.raises(FleetError) as caught:
+            place.read("HEAD.json", 10)
+        assert told in str(caught.value.hint)
+    for address in ("http://host:port", "https://", "http://host:0"):
+        assert code_of(open_place, address) == "no-such-place"
+    (tmp_path / "empty.pem").write_text("no certificate")
+    assert code_of(open_place, "https://host", ca_file=tmp_path / "empty.pem") == "cannot-read-file"
