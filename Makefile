@@ -1,21 +1,40 @@
 # Two commands do all the set-up on a fresh machine: `make demo` and `make test`.
-PYTHON ?= python3.11
 HOST := .venv/bin
 DEVICE := .venv-device/bin
 OLDEST := .venv-oldest/bin
 TRAINING := .venv-ort-training/bin
 FLEET := .venv-fleet/bin
-ENVIRONMENTS := .venv/.test .venv/.browser .venv-device/.done .venv-oldest/.done .venv-ort-training/.done .venv-fleet/.done
+ENVIRONMENTS = .venv/.test .venv/.browser .venv-device/.done .venv-fleet/.done \
+  $(if $(or $(wildcard .venv-oldest/.done),$(old_python)),.venv-oldest/.done .venv-ort-training/.done)
 export HF_HUB_OFFLINE = 1
 export EDGEPEFT_DEVICE_PYTHON = $(DEVICE)/python
-export EDGEPEFT_OLDEST_PYTHON = $(OLDEST)/python
-export EDGEPEFT_ORT_TRAINING_PYTHON = $(TRAINING)/python
+export EDGEPEFT_OLDEST_PYTHON = $(shell test ! -x $(OLDEST)/python || echo $(OLDEST)/python)
+export EDGEPEFT_ORT_TRAINING_PYTHON = $(shell test ! -x $(TRAINING)/python || echo $(TRAINING)/python)
 export EDGEPEFT_FLEET_PYTHON = $(FLEET)/python
+
+# Pythons that edgepeft runs on, best first; `make PYTHON=/path/to/python` names one that is not on the path.
+PYTHONS := 3.11 3.12 3.13 3.14
+# Pythons that have wheels of onnxruntime 1.19 and of ONNX Runtime Training. Without one, the tests on them are skipped.
+OLD_PYTHONS := 3.11 3.12
+
+# $(call find,CANDIDATES,VERSIONS): the first candidate that is of one of the versions and can make an environment.
+find = $(shell for python in $(1); do \
+  "$$python" -c 'import ensurepip, sys, venv; sys.exit("%d.%d" % sys.version_info[:2] not in sys.argv[1:])' $(2) 2> /dev/null \
+  && echo "$$python" && break; done)
+python = $(call find,$(or $(PYTHON),$(PYTHONS:%=python%) python3 python),$(PYTHONS))
+old_python = $(call find,$(PYTHON) $(OLD_PYTHONS:%=python%) python3 python,$(OLD_PYTHONS))
+# $(call environment,FOLDER,PYTHON): an empty environment.
+environment = $(if $(2),$(2) -m venv --clear $(1),@echo "$(no_python)" >&2; exit 1)
+no_python = No Python from 3.11 to 3.14 with venv and pip$(if $(PYTHON), at $(PYTHON)): install one, or name it with PYTHON=/path/to/python.
+# $(call install,FOLDER,CONSTRAINTS): pip of an environment, held to the versions that are tested.
+install = $(1)/bin/pip install --quiet --disable-pip-version-check --constraint constraints/$(2).txt
+# $(call freeze,FOLDER): the versions in an environment; a build of torch for CPUs counts as that version.
+freeze = $(1)/bin/pip freeze --disable-pip-version-check --exclude-editable | sed 's/+cpu$$//'
 
 # Browsers that the web runtime is tested in, by their names on the path.
 BROWSERS := chromium-headless-shell chromium google-chrome chromium-browser
 
-.PHONY: demo demo-flower test lint slow aarch64 bench bench-fleet bench-methods bench-accuracy clean
+.PHONY: demo demo-flower test lint slow aarch64 newest pins bench bench-fleet bench-methods bench-accuracy clean
 
 # The workstation prepares, a separate environment without torch fine-tunes, the workstation merges.
 demo: .venv/.demo .venv-device/.done
@@ -43,6 +62,26 @@ slow: $(ENVIRONMENTS)
 aarch64: .venv/.test
 	$(HOST)/python -m pytest -m aarch64 -rs
 
+# The tests that touch a dependency, with today's newest of everything but torch: by hand, and before a release.
+newest:
+	$(call environment,.venv-newest,$(python))
+	$(call install,.venv-newest,newest) -e '.[test]'
+	$(call environment,.venv-fleet-newest,$(python))
+	$(call install,.venv-fleet-newest,newest) -e '.[fleet,dp]' 'flwr[simulation]' 'pytest>=8'
+	.venv-newest/bin/pip list --disable-pip-version-check --format freeze --exclude-editable
+	EDGEPEFT_FLEET_PYTHON=.venv-fleet-newest/bin/python .venv-newest/bin/python -m pytest -n 2 -rs \
+	  tests/cli tests/export tests/flower tests/host tests/runtime tests/test_docs.py tests/test_golden.py
+
+# Pin today's newest versions, once `make newest` is green. The old runtimes' versions stay.
+pins:
+	for name in workstation device fleet; do cp constraints/newest.txt constraints/$$name.txt; done
+	rm -rf .venv .venv-device .venv-fleet
+	$(MAKE) .venv/.test .venv-device/.done .venv-fleet/.done
+	$(call freeze,.venv) > constraints/workstation.txt
+	$(call freeze,.venv-device) > constraints/device.txt
+	$(call freeze,.venv-fleet) > constraints/fleet.txt
+	touch .venv/.demo .venv/.test .venv-device/.done .venv-fleet/.done
+
 lint: .venv/.test
 	$(HOST)/ruff check .
 	$(HOST)/ruff format --check .
@@ -67,13 +106,13 @@ bench-methods: .venv/.demo
 bench-accuracy: .venv/.demo
 	$(HOST)/python -m benchmarks.accuracy
 
-.venv/.demo: pyproject.toml
-	$(PYTHON) -m venv .venv
-	$(HOST)/pip install --quiet --disable-pip-version-check -e '.[examples]'
+.venv/.demo: pyproject.toml constraints/workstation.txt
+	$(call environment,.venv,$(python))
+	$(call install,.venv,workstation) -e '.[examples]'
 	touch $@
 
 .venv/.test: .venv/.demo
-	$(HOST)/pip install --quiet --disable-pip-version-check -e '.[test]'
+	$(call install,.venv,workstation) -e '.[test]'
 	touch $@
 
 # A browser, where there is none and this is root on Debian; elsewhere its tests are skipped, and say why.
@@ -84,29 +123,29 @@ bench-accuracy: .venv/.demo
 	@touch $@
 
 # What a device holds: numpy, onnxruntime, tokenizers, and edgepeft without its host extras.
-.venv-device/.done: pyproject.toml
-	$(PYTHON) -m venv .venv-device
-	$(DEVICE)/pip install --quiet --disable-pip-version-check -e '.[device,text]'
+.venv-device/.done: pyproject.toml constraints/device.txt
+	$(call environment,.venv-device,$(python))
+	$(call install,.venv-device,device) -e '.[device,text]'
 	touch $@
 
 # The oldest onnxruntime that bundles must run on.
-.venv-oldest/.done: pyproject.toml
-	$(PYTHON) -m venv .venv-oldest
-	$(OLDEST)/pip install --quiet --disable-pip-version-check -e . 'onnxruntime==1.19.2'
+.venv-oldest/.done: pyproject.toml constraints/oldest.txt
+	$(call environment,.venv-oldest,$(old_python))
+	$(call install,.venv-oldest,oldest) -e '.[device]'
 	touch $@
 
 # ONNX Runtime's own training, a second engine and a peer: its wheel overwrites the stock one.
-.venv-ort-training/.done: pyproject.toml
-	$(PYTHON) -m venv .venv-ort-training
-	$(TRAINING)/pip install --quiet --disable-pip-version-check -e '.[ort-training]'
+.venv-ort-training/.done: pyproject.toml constraints/ort-training.txt
+	$(call environment,.venv-ort-training,$(old_python))
+	$(call install,.venv-ort-training,ort-training) -e '.[ort-training]'
 	touch $@
 
 # Flower, for fleets that outgrow one host, and what simulates them here: it holds packages below what the workstation takes.
-.venv-fleet/.done: pyproject.toml
-	$(PYTHON) -m venv .venv-fleet
-	$(FLEET)/pip install --quiet --disable-pip-version-check -e '.[fleet,dp]' 'flwr[simulation]' 'pytest>=8'
+.venv-fleet/.done: pyproject.toml constraints/fleet.txt
+	$(call environment,.venv-fleet,$(python))
+	$(call install,.venv-fleet,fleet) -e '.[fleet,dp]' 'flwr[simulation]' 'pytest>=8'
 	touch $@
 
 clean:
-	rm -rf .venv .venv-device .venv-oldest .venv-ort-training .venv-fleet .aarch64 .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-device .venv-oldest .venv-ort-training .venv-fleet .venv-newest .venv-fleet-newest .aarch64 .mypy_cache .pytest_cache .ruff_cache
 	rm -rf runtimes/web/node_modules runtimes/web/dist runtimes/web/build examples/*/node_modules examples/*/dist

@@ -11,16 +11,15 @@ import os
 import shutil
 import subprocess
 import sys
-import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 from tests.aarch64.debian import architecture, download, run, unpack
 
 ROOT = Path(__file__).parent.parent.parent
 FOLDER = ROOT / ".aarch64"
+CONSTRAINTS = ROOT / "constraints" / "device.txt"
 SUITE = "trixie"
 EMULATOR = "qemu-user"
 PACKAGES = ("python3:arm64", "libstdc++6:arm64")
@@ -73,7 +72,7 @@ def install(cpu: str, folder: Path = FOLDER) -> Board:
         Unavailable: the packages or the wheels cannot be had on this machine.
     """
     folder = folder.resolve()
-    recipe = json.dumps({"suite": SUITE, "packages": [EMULATOR, *PACKAGES], "wheels": _requirements()})
+    recipe = json.dumps({"suite": SUITE, "packages": [EMULATOR, *PACKAGES], "wheels": _wheels()})
     stamp = folder / "recipe.json"
     if not stamp.is_file() or stamp.read_text("utf-8") != recipe:
         partial = folder.with_name(f"{folder.name}.partial")
@@ -106,15 +105,12 @@ def _install_wheels(folder: Path) -> None:
     platforms = [part for name in PLATFORMS for part in ("--platform", name)]
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile"]
     release = ["--python-version", _release(folder / "root"), "--implementation", "cp", "--only-binary=:all:"]
-    run([*pip, *platforms, *release, "--target", folder / "wheels", *_requirements()])
+    run([*pip, *platforms, *release, "--target", folder / "wheels", "--no-deps", *_wheels()])
 
 
-def _requirements() -> list[str]:
-    """What ``edgepeft[device,text]`` needs; numpy and onnxruntime as they are here, to compare machines."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    extras = project["optional-dependencies"]
-    same = [f"{name}=={version(name)}" for name in ("numpy", "onnxruntime")]
-    return [*project["dependencies"], *extras["device"], *extras["text"], *same]
+def _wheels() -> list[str]:
+    """What ``edgepeft[device,text]`` installs on a device, in the versions that are tested here."""
+    return CONSTRAINTS.read_text("utf-8").split()
 
 
 def _release(root: Path) -> str:

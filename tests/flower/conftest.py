@@ -16,6 +16,6 @@ collect_ignore = [] if importlib.util.find_spec("flwr") else ["inside"]
 def fleet_python() -> Path:
     """The interpreter of an environment with ``edgepeft[fleet]``, ray and pytest, which `make test` builds."""
     path = os.environ.get("EDGEPEFT_FLEET_PYTHON")
-    if path is None:
+    if not path:
         pytest.skip("EDGEPEFT_FLEET_PYTHON names no environment with Flower: run `make test`")
     return Path(path).absolute()

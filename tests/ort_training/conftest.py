@@ -19,7 +19,7 @@ Side = Callable[..., Any]
 def training_python() -> Path:
     """The interpreter of an environment with ``edgepeft[ort-training]``, which `make test` builds."""
     path = os.environ.get("EDGEPEFT_ORT_TRAINING_PYTHON")
-    if path is None:
+    if not path:
         pytest.skip("EDGEPEFT_ORT_TRAINING_PYTHON names no environment with the training wheel: run `make test`")
     return Path(path).absolute()
 
