@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from edgepeft_runtime.version import VERSION
+
 if TYPE_CHECKING:
     from edgepeft.aggregation import Aggregate, aggregate
     from edgepeft.compress import Pruning
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
     from edgepeft_export.ort_training import OrtTraining, export_ort_training
     from edgepeft_export.quantize import Quantization
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 # A device installs this package without torch: each name is imported when it is first asked for.
 _METHODS = (

@@ -22,6 +22,7 @@ from edgepeft_runtime.errors import UpdateError
 from edgepeft_runtime.tensorfile import Array, sha256_of
 from edgepeft_runtime.trainer import Adapter
 from edgepeft_runtime.update import Update, write_update
+from edgepeft_runtime.version import VERSION
 
 BundleLike: TypeAlias = Bundle | str | Path
 Updates: TypeAlias = Iterable[str | Path] | Mapping[str | Path, float] | Mapping[str, float] | Mapping[Path, float]
@@ -73,8 +74,6 @@ class Aggregate:
         return path
 
     def _update(self) -> Update:
-        from edgepeft import __version__
-
         taken = self.report.updates
         return Update(
             parameters=self.parameters,
@@ -84,7 +83,7 @@ class Aggregate:
             recipe=self.bundle.manifest.recipe,
             num_examples=sum(update.num_examples for update in taken),
             steps=max(update.steps for update in taken),
-            runtime=f"edgepeft {__version__} aggregate, numpy {np.__version__}",
+            runtime=f"edgepeft {VERSION} aggregate, numpy {np.__version__}",
         )
 
 

@@ -1,3 +1,3 @@
 """The version of the runtime; it goes into every update."""
 
-VERSION = "0.1.0"
+VERSION = "0.5.0"

@@ -1,2 +1,2 @@
 /** The version of the runtime; it goes into every update. */
-export const VERSION = "0.1.0";
+export const VERSION = "0.5.0";
