@@ -115,14 +115,39 @@ def deep_header(stage: Stage) -> None:
     stage.leave_signed(joined(b'{"a":' + b"[" * 100_000))
 
 
-@attack("a tensor of 2^62 by 2^62 by 0 elements", DEVICE, "no-seal")
+@attack("a tensor of 2^62 by 2^62 by 0 elements", DEVICE, "tensor-file-header")
 def overflowing_shape(stage: Stage) -> None:
-    entry = {"dtype": "F32", "shape": [2**62, 2**62, 0], "data_offsets": [0, 0]}
-    stage.leave_signed(joined(json.dumps({"head.bias": entry}).encode()))
+    stage.leave_signed(_shaped(stage, [2**62, 2**62, 0]))
 
 
-@attack("a tensor of 2^62 by 2^62 by 0 elements, sealed", DEVICE, "tensor-file-header")
-def overflowing_shape_sealed(stage: Stage) -> None:
-    metadata = dict(header_of(stage.good)["__metadata__"])
-    entry = {"dtype": "F32", "shape": [2**62, 2**62, 0], "data_offsets": [0, 0]}
-    stage.leave_signed(resealed(joined(json.dumps({"__metadata__": metadata, "head.bias": entry}).encode())))
+@attack("a tensor of 2^52 by 2^52 by 0 elements", DEVICE, "tensor-file-layout")
+def overflowing_exact_shape(stage: Stage) -> None:
+    stage.leave_signed(_shaped(stage, [2**52, 2**52, 0]))
+
+
+@attack("a tensor of 5,000 axes, whose count of elements has as many digits", DEVICE, "tensor-file-header")
+def many_axes(stage: Stage) -> None:
+    stage.leave_signed(_shaped(stage, [9] * 5000))
+
+
+@attack("a header of 1 MB with one list of sizes", DEVICE, "tensor-file-header")
+def endless_shape(stage: Stage) -> None:
+    stage.leave_signed(_shaped(stage, [9] * 300_000))
+
+
+@attack("a tensor name of 900 kB that would clear a terminal, twice", DEVICE, "tensor-file-header")
+def name_twice(stage: Stage) -> None:
+    entry = json.dumps("\x1b[2J" + "x" * 450_000) + ":1"
+    stage.leave_signed(joined(f"{{{entry},{entry}}}".encode()))
+
+
+@attack("a tensor name with half of a surrogate pair", DEVICE, "tensor-file-header")
+def half_a_pair(stage: Stage) -> None:
+    stage.leave_signed(resealed(stage.good.replace(b"head.bias", b"\\ud800bia")))
+
+
+def _shaped(stage: Stage, shape: list[int]) -> bytes:
+    """The good update with one tensor, of this shape and no bytes, sealed."""
+    entry = {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]}
+    metadata = header_of(stage.good)["__metadata__"]
+    return resealed(joined(json.dumps({"__metadata__": metadata, "head.bias": entry}).encode()))

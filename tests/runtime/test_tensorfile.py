@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import sys
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +18,7 @@ import safetensors.torch
 import torch
 
 from edgepeft_runtime.errors import EdgepeftError, UpdateError
+from edgepeft_runtime.shapes import MAX_AXES, elements
 from edgepeft_runtime.tensorfile import read_tensors, sha256_of, write_tensors
 
 DTYPES = (
@@ -133,10 +138,90 @@ DAMAGED = {
     "data-left-over": raw_file({"a": F32}, b"\0" * 9),
     "no-room-for-shape": raw_file({"a": {"dtype": "F32", "shape": [0, 10**30], "data_offsets": [0, 0]}}),
     "too-many-axes": raw_file({"a": {"dtype": "U8", "shape": [1] * 100, "data_offsets": [0, 1]}}, b"\0"),
+    "exact-sizes-too-large": raw_file({"a": {"dtype": "F32", "shape": [0, 2**52, 2**52], "data_offsets": [0, 0]}}),
+    "half-a-pair": raw_file(b'{"\\ud800":' + json.dumps(F32).encode() + b"}", b"\0" * 8),
     "bool-of-two": raw_file({"a": {"dtype": "BOOL", "shape": [1], "data_offsets": [0, 1]}}, b"\2"),
     "short-seal": raw_file({"__metadata__": {"seal": "00"}}),
     "false-seal": raw_file({"__metadata__": {"seal": "0" * 64}}),
 }
+
+
+class Counted(int):
+    """An integer that counts how often it is multiplied."""
+
+    multiplied = 0
+
+    def __rmul__(self, other: int) -> int:
+        Counted.multiplied += 1
+        return other * int(self)
+
+
+@pytest.mark.parametrize("shape", [[9] * 100_000, [2**50] * 32, [2**50] * 31 + [0], [1] * 32])
+def test_product_of_sizes_is_checked_as_it_grows(shape: list[int]) -> None:
+    """No more sizes are multiplied than a tensor has axes, and no product gets longer than a size and the limit."""
+    Counted.multiplied = 0
+    found = elements([Counted(size) for size in shape], most=1000)
+    assert Counted.multiplied <= MAX_AXES
+    assert found == (1 if shape == [1] * 32 else None)
+
+
+def work(call: Callable[[], object]) -> int:
+    """Lines and calls that Python runs for a call, in any function."""
+    count = 0
+
+    def trace(*_: object) -> object:
+        nonlocal count
+        count += 1
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        with suppress(EdgepeftError):
+            call()
+    finally:
+        sys.settrace(before)
+    return count
+
+
+HEADERS: dict[str, Callable[[int], bytes]] = {
+    "axes": lambda n: raw_file({"x": {"dtype": "F32", "shape": [9] * n, "data_offsets": [0, 0]}}),
+    "offsets": lambda n: raw_file({"x": {"dtype": "F32", "shape": [], "data_offsets": [9] * n}}),
+    "digits": lambda n: raw_file(b'{"x": ' + b"9" * n + b"}"),
+    "tensors": lambda n: raw_file({f"x{i}": {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]} for i in range(n)}),
+    "names-twice": lambda n: raw_file(b"{" + b",".join(b'"%d":1' % i for i in (*range(n), n - 1)) + b"}"),
+    "brackets": lambda n: raw_file(b'{"x":' + b"[" * n),
+}
+
+
+@pytest.mark.parametrize("name", HEADERS)
+def test_work_grows_no_faster_than_the_header(name: str, tmp_path: Path) -> None:
+    """Ten times the header takes at most ten times the lines of Python, and a message of some lines."""
+    counts, path = [], tmp_path / "x"
+    for size in (100, 1000):
+        path.write_bytes(HEADERS[name](size))
+        counts.append(work(lambda: read_tensors(path)))
+    assert counts[1] <= 11 * counts[0]
+    if name != "tensors":
+        with pytest.raises(EdgepeftError) as error:
+            read_tensors(path)
+        assert len(str(error.value)) < 1000
+
+
+def test_file_larger_than_its_reader_takes_is_refused(tmp_path: Path) -> None:
+    """By its size on the disk, before it is read: this one has 8 GB of zeros."""
+    write_tensors(tmp_path / "a", {"a": np.zeros(2, np.float32)})
+    os.truncate(tmp_path / "a", 2**33)
+    with pytest.raises(EdgepeftError, match="at most 1000"):
+        read_tensors(tmp_path / "a", most=1000)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes in its files")
+def test_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    """Nobody ever writes to it."""
+    os.mkfifo(tmp_path / "a")
+    with pytest.raises(EdgepeftError, match="not a regular file"):
+        read_tensors(tmp_path / "a")
 
 
 @pytest.mark.parametrize("name", DAMAGED)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from edgepeft_runtime.shown import printable, shortened
+
 
 class EdgepeftError(Exception):
     """A mistake in what edgepeft was given, never one in edgepeft itself.
@@ -12,15 +14,16 @@ class EdgepeftError(Exception):
         context: the facts of this case: which file, tensor, node, value; ``None`` where the message holds them all.
         hint: what to do about it; ``None`` where nothing sensible can be said.
 
-    ``context`` and ``hint`` have no default on purpose: whoever raises must decide.
+    ``context`` and ``hint`` have no default on purpose: whoever raises must decide. Texts may quote a file that
+    somebody else wrote: what is very long is cut, and what is not print is escaped.
     """
 
     def __init__(self, reference: str, message: str, *, context: str | None, hint: str | None) -> None:
-        super().__init__(message)
         self.reference = reference
-        self.message = message
-        self.context = context
-        self.hint = hint
+        self.message = printable(shortened(message))
+        self.context = None if context is None else printable(shortened(context))
+        self.hint = None if hint is None else printable(shortened(hint))
+        super().__init__(self.message)
 
     def __str__(self) -> str:
         lines = [self.message]

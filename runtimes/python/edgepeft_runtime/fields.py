@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any, TypeVar, overload
 
 from edgepeft_runtime.errors import BundleError, EdgepeftError
+from edgepeft_runtime.shapes import MAX_AXES
+from edgepeft_runtime.shown import quoted
 
 T = TypeVar("T")
 D = TypeVar("D")
@@ -33,7 +36,7 @@ class Fields:
 
     def __init__(self, value: Any, where: str, error: Callable[[str, str], EdgepeftError] = broken) -> None:
         if not isinstance(value, dict):
-            raise error(f"{where} is not a JSON object.", f"found {_short(value)}")
+            raise error(f"{where} is not a JSON object.", f"found {quoted(value)}")
         self._left = dict(value)
         self._where = where
         self._error = error
@@ -45,7 +48,7 @@ class Fields:
     def take(self, name: str, kind: type[T], null: T | object | None = _REQUIRED) -> T | None:
         """The value of a field, which must be of ``kind``, or may be JSON ``null`` where ``None`` is passed too."""
         if name not in self._left:
-            raise self._error(f"{self._where} lacks the field {name!r}.", f"found {', '.join(self._left) or 'nothing'}")
+            raise self._error(f"{self._where} lacks the field {name!r}.", f"found {_listed(self._left)}")
         value = self._left.pop(name)
         if value is None and null is None:
             return None
@@ -76,7 +79,7 @@ class Fields:
     def numbers(self, name: str, length: int) -> tuple[float, ...]:
         """A list of ``length`` numbers."""
         value = self.take(name, list)
-        if len(value) != length or not all(isinstance(item, int | float) for item in value):
+        if len(value) != length or not all(type(item) in (int, float) for item in value):
             raise self.wrong(name, f"{length} numbers", value)
         return tuple(value)
 
@@ -104,8 +107,8 @@ class Fields:
     def shape(self) -> tuple[int | str, ...]:
         """The field ``shape``: sizes of at least 0 and names of symbolic dimensions."""
         value = self.take("shape", list)
-        if not all(isinstance(dim, str) or (type(dim) is int and dim >= 0) for dim in value):
-            raise self.wrong("shape", "a list of sizes and names", value)
+        if len(value) > MAX_AXES or not all(isinstance(dim, str) or (type(dim) is int and dim >= 0) for dim in value):
+            raise self.wrong("shape", f"a list of at most {MAX_AXES} sizes and names", value)
         return tuple(value)
 
     def part(self, name: str) -> Fields:
@@ -122,7 +125,7 @@ class Fields:
     def map_of(self, name: str) -> Iterator[tuple[str, Fields]]:
         """A field that maps names to objects, each read whole before the next."""
         for key, item in self.take(name, dict).items():
-            fields = Fields(item, f"{self._where}: {name}[{key!r}]", self._error)
+            fields = Fields(item, f"{self._where}: {name}[{quoted(key)}]", self._error)
             yield key, fields
             fields.finish()
 
@@ -134,17 +137,15 @@ class Fields:
     def finish(self) -> None:
         """Refuse what was not read: a misspelt field must not be ignored."""
         if self._left:
-            raise self._error(
-                f"{self._where} has fields that are not known.", f"unknown: {', '.join(map(repr, self._left))}"
-            )
+            raise self._error(f"{self._where} has fields that are not known.", f"unknown: {_listed(self._left)}")
 
     def wrong(self, name: str, expected: str, found: Any) -> EdgepeftError:
         """The error of a field with a wrong value."""
         return self._error(
-            f"{self._where}: the field {name!r} is wrong.", f"expected {expected}, found {_short(found)}"
+            f"{self._where}: the field {name!r} is wrong.", f"expected {expected}, found {quoted(found)}"
         )
 
 
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+def _listed(names: Iterable[str]) -> str:
+    some = list(islice(names, 9))
+    return ", ".join(map(quoted, some[:8])) + (", …" if len(some) > 8 else "") or "nothing"

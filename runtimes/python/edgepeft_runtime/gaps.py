@@ -13,6 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgepeft_runtime import strict_json
+from edgepeft_runtime.shown import quoted
+
 Array = NDArray[Any]
 
 KEY = "gaps"
@@ -49,11 +52,11 @@ def unpacked(tensors: dict[str, Array], metadata: dict[str, str]) -> tuple[dict[
     for name in _names(metadata[KEY]):
         data = found.get(name)
         if data is None or data.dtype != np.uint8 or data.ndim != 1:  # a name twice finds int32
-            raise ValueError(f"{name!r} is named in {KEY}, and is no vector of bytes.")
+            raise ValueError(f"{quoted(name)} is named in {KEY}, and is no vector of bytes.")
         try:
             found[name] = decode(data)
         except ValueError as damage:
-            raise ValueError(f"the gaps of {name!r} are damaged: {damage}") from None
+            raise ValueError(f"the gaps of {quoted(name)} are damaged: {damage}") from None
     return found, {key: text for key, text in metadata.items() if key != KEY}
 
 
@@ -116,8 +119,8 @@ def _ascends(array: Array) -> bool:
 
 def _names(text: str) -> list[str]:
     try:
-        names = json.loads(text)
-    except (ValueError, RecursionError) as failure:
+        names = strict_json.loads(text)
+    except ValueError as failure:
         raise ValueError(f"{KEY} is not JSON: {failure}") from None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ValueError(f"{KEY} is no list of names.")

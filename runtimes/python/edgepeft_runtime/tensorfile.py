@@ -7,23 +7,27 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepeft_runtime import gaps
+from edgepeft_runtime import gaps, strict_json
 from edgepeft_runtime.errors import EdgepeftError
+from edgepeft_runtime.regular import open_regular
+from edgepeft_runtime.shapes import MAX_AXES, elements
+from edgepeft_runtime.shown import quoted
 
 Array = NDArray[Any]
 
-MAX_HEADER = 100_000_000
+MAX_HEADER = 2**23
+"""Bytes of a header: names of some 70,000 tensors. Parsed, it takes twenty times as many at most."""
+
 SEAL_LENGTH = 64
 
 # In the order of the official library, which lays the widest dtype first: its files and ours are equal to the byte.
@@ -66,13 +70,20 @@ class _Damage(Exception):
         self.what = what
 
 
-def read_tensors(path: str | Path, *, sealed: bool = False, error: type[EdgepeftError] = TensorFileError) -> TensorFile:
+def read_tensors(
+    path: str | Path,
+    *,
+    sealed: bool = False,
+    error: type[EdgepeftError] = TensorFileError,
+    most: int | None = None,
+) -> TensorFile:
     """Read a tensor file and check all of it.
 
     Args:
         path: the file.
         sealed: refuse a file without a seal; a seal that is there is checked in any case.
         error: the class of error to raise, so that the message belongs to the caller's room.
+        most: refuse a larger file before it is read; ``None``: any that fits into memory.
 
     Returns:
         The tensors, arrays of the stored dtype (``bfloat16`` becomes ``float32``, without loss; places coded by their
@@ -80,17 +91,14 @@ def read_tensors(path: str | Path, *, sealed: bool = False, error: type[Edgepeft
     """
     path = Path(path)
     try:
-        with path.open("rb") as file:
-            raw = np.fromfile(file, dtype=np.uint8)
-    except OSError as failure:
+        return _parse(_content(path, most), sealed)
+    except (OSError, MemoryError) as failure:
         raise error(
             "cannot-read-file",
             f"Cannot read the tensor file {path}.",
-            context=str(failure),
-            hint="check the path and the permissions.",
+            context=str(failure) or "it does not fit into memory.",
+            hint="check the path and the permissions, and that it is a file of this bundle.",
         ) from failure
-    try:
-        return _parse(raw, sealed)
     except _Damage as damage:
         raise error(
             damage.reference,
@@ -201,6 +209,14 @@ def _hash(chunks: Sequence[memoryview]) -> str:
     return digest.hexdigest()
 
 
+def _content(path: Path, most: int | None) -> Array:
+    with os.fdopen(open_regular(path, follow=True), "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if most is not None and size > most:
+            raise OSError(f"it has {size} bytes; at most {most} are taken")
+        return np.fromfile(file, dtype=np.uint8)
+
+
 def _parse(raw: Array, sealed: bool) -> TensorFile:
     if raw.size < 8:
         raise _Damage("truncated-tensor-file", f"it has {raw.size} bytes; the length of the header alone takes 8.")
@@ -221,25 +237,13 @@ def _parse(raw: Array, sealed: bool) -> TensorFile:
 
 
 def _header(text: bytes) -> dict[str, Any]:
-    if not text.startswith(b"{"):
-        raise _Damage("tensor-file-header", "its header is not a JSON object.")
     try:
-        return dict(json.loads(text.decode(), object_pairs_hook=_unique, parse_constant=_no_constant))
-    except (ValueError, RecursionError) as failure:
+        header = strict_json.loads(text)
+    except ValueError as failure:
         raise _Damage("tensor-file-header", f"its header is not JSON: {failure}") from None
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise _Damage("duplicate-tensor", f"its header names {twice!r} twice.")
-    return found
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
+    if not isinstance(header, dict):
+        raise _Damage("tensor-file-header", "its header is not a JSON object.")
+    return header
 
 
 def _metadata(value: Any) -> dict[str, str]:
@@ -259,7 +263,7 @@ def _check_seal(raw: Array, text: bytes, seal: str | None, sealed: bool) -> None
     start, data = 8 + place, raw.data
     found = _hash([data[:start], memoryview(b"0" * SEAL_LENGTH), data[start + SEAL_LENGTH :]])
     if found != seal:
-        raise _Damage("bad-seal", f"its seal says {seal}, its content gives {found}.")
+        raise _Damage("bad-seal", f"its seal says {quoted(seal)}, its content gives {found}.")
 
 
 def _tensors(data: Array, header: Mapping[str, Any]) -> dict[str, Array]:
@@ -269,7 +273,7 @@ def _tensors(data: Array, header: Mapping[str, Any]) -> dict[str, Array]:
         if start != end:
             what = "overlaps the tensor before it" if start < end else "leaves a hole before it"
             raise _Damage(
-                "tensor-file-layout", f"tensor {name!r} begins at byte {start} and {what}, which ends at {end}."
+                "tensor-file-layout", f"tensor {quoted(name)} begins at byte {start} and {what}, which ends at {end}."
             )
         end = stop
     if end != data.size:
@@ -279,37 +283,38 @@ def _tensors(data: Array, header: Mapping[str, Any]) -> dict[str, Array]:
 
 def _range(name: str, entry: Any) -> tuple[int, int]:
     """Where a tensor's bytes begin and end, checked against its dtype and shape."""
+    said = quoted(name)
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
-        raise _Damage("tensor-file-header", f"the entry of tensor {name!r} is not dtype, shape and data_offsets.")
+        raise _Damage("tensor-file-header", f"the entry of tensor {said} is not dtype, shape and data_offsets.")
     code, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if code != "BF16" and (not isinstance(code, str) or code not in _DTYPES):
-        raise _Damage("tensor-file-dtype", f"tensor {name!r} has dtype {code!r}; known are {', '.join(_DTYPES)}, BF16.")
-    if not _naturals(shape) or not _naturals(offsets) or len(offsets) != 2:
-        raise _Damage("tensor-file-header", f"tensor {name!r} has shape {shape!r} and data_offsets {offsets!r}.")
+        known = ", ".join(_DTYPES)
+        raise _Damage("tensor-file-dtype", f"tensor {said} has dtype {quoted(code)}; known are {known}, BF16.")
+    if not _naturals(shape, MAX_AXES) or not _naturals(offsets, 2) or len(offsets) != 2:
+        raise _Damage("tensor-file-header", f"tensor {said} has shape {quoted(shape)}, offsets {quoted(offsets)}.")
     start, stop = offsets
-    size = math.prod(shape) * (2 if code == "BF16" else np.dtype(_DTYPES[code]).itemsize)
-    if stop - start != size:
-        raise _Damage(
-            "tensor-file-layout",
-            f"tensor {name!r} of dtype {code} and shape {shape} takes {size} bytes; its range holds {stop - start}.",
-        )
+    itemsize = 2 if code == "BF16" else np.dtype(_DTYPES[code]).itemsize
+    count = elements(shape, max(stop - start, 0) // itemsize)
+    if count is None or count * itemsize != stop - start:
+        facts = f"dtype {code} and shape {quoted(shape)} does not take the {stop - start} bytes of its range."
+        raise _Damage("tensor-file-layout", f"tensor {said} of {facts}")
     return start, stop
 
 
-def _naturals(value: Any) -> bool:
-    return isinstance(value, list) and all(type(item) is int and item >= 0 for item in value)
+def _naturals(value: Any, most: int) -> bool:
+    """Whether it is a list of at most so many integers from 0 on."""
+    if not isinstance(value, list) or len(value) > most:
+        return False
+    return all(type(item) is int and item >= 0 for item in value)
 
 
 def _tensor(name: str, entry: Mapping[str, Any], data: Array) -> Array:
     code = entry["dtype"]
     if code == "BOOL" and data.size and data.max() > 1:
-        raise _Damage("tensor-file-layout", f"tensor {name!r} of dtype BOOL holds a byte other than 0 and 1.")
+        raise _Damage("tensor-file-layout", f"tensor {quoted(name)} of dtype BOOL holds a byte other than 0 and 1.")
     # Arithmetic wants aligned memory; a file whose header was not padded gives a copy instead of a view.
     dtype = np.dtype("uint16" if code == "BF16" else _DTYPES[code])
     array = data.view(dtype) if data.ctypes.data % dtype.itemsize == 0 else data.copy().view(dtype)
     if code == "BF16":
         array = (array.astype(np.uint32) << 16).view(np.float32)
-    try:
-        return array.reshape(entry["shape"])
-    except (ValueError, OverflowError) as failure:
-        raise _Damage("tensor-file-header", f"tensor {name!r} has shape {entry['shape']}: {failure}") from None
+    return array.reshape(entry["shape"])

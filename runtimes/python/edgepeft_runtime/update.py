@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgepeft_runtime import gaps
+from edgepeft_runtime import gaps, strict_json
 from edgepeft_runtime.bundle import Bundle, checked_parameters
 from edgepeft_runtime.errors import UpdateError
+from edgepeft_runtime.shown import quoted
 from edgepeft_runtime.tensorfile import Array, read_tensors, write_tensors
 
 FORMAT = "edgepeft-update"
@@ -70,7 +71,7 @@ def read_update(path: str | Path) -> Update:
     file = read_tensors(path, sealed=True, error=UpdateError)
     metadata = file.metadata
     if (metadata.get("format"), metadata.get("version")) != (FORMAT, VERSION):
-        found = f"{metadata.get('format')} {metadata.get('version')}"
+        found = f"{quoted(metadata.get('format'))} {quoted(metadata.get('version'))}"
         raise _not_an_update(path, f"expected {FORMAT} {VERSION}, found {found}")
     try:
         return Update(
@@ -86,7 +87,7 @@ def read_update(path: str | Path) -> Update:
         )
     except KeyError as missing:
         raise _not_an_update(path, f"it lacks {missing}") from None
-    except (ValueError, RecursionError) as failure:
+    except ValueError as failure:
         raise _not_an_update(path, str(failure)) from None
 
 
@@ -131,20 +132,22 @@ def _loss_text(loss: float | None) -> str:
 def _loss(text: str) -> float | None:
     if text == "":
         return None
+    if len(text) > 64:
+        raise ValueError(f"a loss is {quoted(text)}")
     loss = float(text)
     if not math.isfinite(loss):
-        raise ValueError(f"a loss is {text}")
+        raise ValueError(f"a loss is {quoted(text)}")
     return loss
 
 
 def _natural(text: str) -> int:
-    if not (text.isascii() and text.isdigit()):
-        raise ValueError(f"expected a count, found {text!r}")
+    if not (text.isascii() and text.isdigit() and len(text) <= 16):
+        raise ValueError(f"expected a count, found {quoted(text)}")
     return int(text)
 
 
 def _recipe(text: str) -> dict[str, Any]:
-    recipe = json.loads(text)
+    recipe = strict_json.loads(text)
     if not isinstance(recipe, dict):
         raise ValueError(f"the recipe is not a JSON object: {text[:80]}")
     return recipe

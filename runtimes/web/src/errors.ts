@@ -1,22 +1,30 @@
 /** Errors that a user can meet: each says what happened, where, and what to do about it. */
 
+import { printable } from "./shown.js";
+
 /** A mistake in what edgepeft was given, never one in edgepeft itself. */
 export class EdgepeftError extends Error {
   override readonly name: string = "EdgepeftError";
+  readonly context: string | null;
+  readonly hint: string | null;
 
   /**
    * @param reference kebab-case name of the kind of error; stable, so that programs may look for it.
    * @param message one sentence: what could not be done.
    * @param context the facts of this case; `null` where the message holds them all.
    * @param hint what to do about it; `null` where nothing sensible can be said.
+   *
+   * Texts may quote a file that somebody else wrote: what is very long is cut, and what is not print is escaped.
    */
   constructor(
     readonly reference: string,
     message: string,
-    readonly context: string | null,
-    readonly hint: string | null,
+    context: string | null,
+    hint: string | null,
   ) {
-    super(message);
+    super(printable(message));
+    this.context = context === null ? null : printable(context);
+    this.hint = hint === null ? null : printable(hint);
   }
 
   override toString(): string {

@@ -1,5 +1,10 @@
 /** Reads JSON by a description of it, and says which field is wrong: none is missed, none is left over. */
 
+import { quoted } from "./shown.js";
+
+/** Objects and lists inside one another, at most. */
+const MAX_DEPTH = 64;
+
 /** What is wrong with the JSON being read; becomes an error of the caller's room at the edge. */
 export class Wrong extends Error {
   constructor(
@@ -16,7 +21,7 @@ export type Read<R> = R extends Reader<infer T> ? T : never;
 
 export const text: Reader<string> = check("a string", (v): v is string => typeof v === "string");
 export const flag: Reader<boolean> = check("true or false", (v): v is boolean => typeof v === "boolean");
-export const number: Reader<number> = check("a number", (v): v is number => typeof v === "number");
+export const number: Reader<number> = check("a number", (v): v is number => Number.isFinite(v));
 export const integer: Reader<number> = check("a whole number", (v): v is number => Number.isSafeInteger(v));
 export const natural: Reader<number> = check("a whole number of at least 0", isNatural);
 export const sha256Text: Reader<string> = check(
@@ -34,7 +39,7 @@ export function check<T>(expected: string, accepts: (value: unknown) => value is
     if (accepts(value)) return value;
     throw new Wrong(
       where,
-      value === undefined ? "the field is missing." : `expected ${expected}, found ${short(value)}`,
+      value === undefined ? "the field is missing." : `expected ${expected}, found ${quoted(value)}`,
     );
   };
 }
@@ -43,9 +48,11 @@ export function oneOf<const T extends string>(choices: readonly T[]): Reader<T> 
   return check(`one of ${choices.join(", ")}`, (v): v is T => choices.includes(v as T));
 }
 
-export function list<T>(item: Reader<T>, length?: number): Reader<readonly T[]> {
-  const whole = check(length === undefined ? "a list" : `a list of ${length}`, (v): v is unknown[] => {
-    return Array.isArray(v) && (length === undefined || v.length === length);
+/** A list of exactly `length` items, or of at most `most`; without either, of any length. */
+export function list<T>(item: Reader<T>, length?: number, most = Infinity): Reader<readonly T[]> {
+  const size = length === undefined ? (most === Infinity ? "" : ` of at most ${most}`) : ` of ${length}`;
+  const whole = check(`a list${size}`, (v): v is unknown[] => {
+    return Array.isArray(v) && (length === undefined ? v.length <= most : v.length === length);
   });
   return (value, where) => whole(value, where).map((v, i) => item(v, `${where}[${i}]`));
 }
@@ -53,7 +60,9 @@ export function list<T>(item: Reader<T>, length?: number): Reader<readonly T[]> 
 /** A map from any name: a `Map`, because names of a file may be those of an object's own methods. */
 export function mapOf<T>(item: Reader<T>): Reader<ReadonlyMap<string, T>> {
   return (value, where) => {
-    return new Map(Object.entries(anyObject(value, where)).map(([key, v]) => [key, item(v, `${where}[${key}]`)]));
+    return new Map(
+      Object.entries(anyObject(value, where)).map(([key, v]) => [key, item(v, `${where}[${key.slice(0, 80)}]`)]),
+    );
   };
 }
 
@@ -73,7 +82,7 @@ type Fields<S extends Readers> = { readonly [K in keyof S]: Read<S[K]> };
 export function object<S extends Readers>(readers: S): Reader<Fields<S>> {
   return (value, where) => {
     const unknown = Object.keys(anyObject(value, where)).filter((name) => !Object.hasOwn(readers, name));
-    if (unknown.length > 0) throw new Wrong(where, `fields that are not known: ${unknown.join(", ")}`);
+    if (unknown.length > 0) throw new Wrong(where, `fields that are not known: ${quoted(unknown)}`);
     return record(readers)(value, where);
   };
 }
@@ -89,41 +98,43 @@ export function record<S extends Readers>(readers: S): Reader<Fields<S>> {
   };
 }
 
-/** JSON without a name twice in one object, which `JSON.parse` would let pass; throws {@link Wrong}. */
+/**
+ * JSON that every runtime reads alike: no name twice in one object, no half of a surrogate pair, not nested too deep.
+ *
+ * @throws Wrong it is none.
+ */
 export function parseJson(bytes: Uint8Array, where: string): unknown {
-  let source: string;
-  let value: unknown;
   try {
-    source = new TextDecoder("utf-8", { fatal: true }).decode(bytes);
-    value = JSON.parse(source);
+    const source = new TextDecoder("utf-8", { fatal: true }).decode(bytes);
+    const value: unknown = JSON.parse(source);
+    checkNames(source, where);
+    if (/\\u[dD][89a-fA-F]/.test(source) && hasHalfPair(value)) throw new Wrong(where, "a text holds half of a pair.");
+    return value;
   } catch (failure) {
-    throw new Wrong(where, `it is not JSON: ${String(failure)}`);
+    throw failure instanceof Wrong ? failure : new Wrong(where, `it is not JSON: ${String(failure)}`);
   }
-  const twice = nameTwice(source);
-  if (twice !== null) throw new Wrong(where, `it names ${twice} twice.`);
-  return value;
 }
 
-/** The first name that one object of a JSON text holds twice; the text must be JSON. */
-function nameTwice(source: string): string | null {
+/** Refuses a name that one object of a JSON text holds twice, which `JSON.parse` lets pass, and deep nesting. */
+function checkNames(source: string, where: string): void {
   const open: Set<string>[] = [];
-  for (const [token, key] of source.matchAll(/("(?:[^"\\]|\\.)*")\s*:|"(?:[^"\\]|\\.)*"|[{}]/g)) {
-    if (token === "{") open.push(new Set());
-    else if (token === "}") open.pop();
-    else if (key !== undefined) {
-      const name = JSON.parse(key) as string;
-      if (open.at(-1)?.has(name)) return key;
+  for (const [token, key] of source.matchAll(/("[^"\\]*(?:\\.[^"\\]*)*")(?:\s*(:))?|[{}[\]]/g)) {
+    if (token === "{" || token === "[") open.push(new Set());
+    else if (token === "}" || token === "]") open.pop();
+    else if (token.endsWith(":")) {
+      const name = JSON.parse(key!) as string;
+      if (open.at(-1)?.has(name)) throw new Wrong(where, `it names ${quoted(name)} twice.`);
       open.at(-1)?.add(name);
     }
+    if (open.length > MAX_DEPTH) throw new Wrong(where, `it is nested more than ${MAX_DEPTH} levels deep.`);
   }
-  return null;
+}
+
+/** Whether a text in it is none that can be encoded: JSON then writes half of a pair as an escape. */
+function hasHalfPair(value: unknown): boolean {
+  return /\\ud[89a-f]/.test(JSON.stringify(value).replaceAll("\\\\", ""));
 }
 
 function isObject(value: unknown): value is Record<string, unknown> {
   return typeof value === "object" && value !== null && !Array.isArray(value);
-}
-
-function short(value: unknown): string {
-  const found = JSON.stringify(value) ?? String(value);
-  return found.length <= 80 ? found : `${found.slice(0, 77)}...`;
 }

@@ -4,6 +4,7 @@
  */
 
 import * as f from "./fields.js";
+import { quoted } from "./shown.js";
 import { Tensor, type Tensors, numbersOf } from "./tensors.js";
 
 /** Under it the metadata of a file name the tensors that are coded: a JSON list. */
@@ -45,7 +46,8 @@ export function unpacked(
   const found = new Map(Object.entries(tensors));
   for (const name of f.list(f.text)(f.parseJson(new TextEncoder().encode(text), KEY), KEY)) {
     const tensor = found.get(name); // int32 already, where a name comes twice
-    if (tensor?.type !== "uint8" || tensor.dims.length !== 1) throw new f.Wrong(KEY, `${name} is no vector of bytes.`);
+    if (tensor?.type !== "uint8" || tensor.dims.length !== 1)
+      throw new f.Wrong(KEY, `${quoted(name)} is no vector of bytes.`);
     const places = decode(numbersOf(tensor) as Uint8Array, name);
     found.set(name, new Tensor("int32", places, [places.length]));
   }
@@ -65,7 +67,7 @@ function encode(places: Int32Array): Uint8Array {
 }
 
 function decode(bytes: Uint8Array, name: string): Int32Array {
-  const damaged = (what: string): f.Wrong => new f.Wrong(KEY, `those of ${name} are damaged: ${what}`);
+  const damaged = (what: string): f.Wrong => new f.Wrong(KEY, `those of ${quoted(name)} are damaged: ${what}`);
   const places = new Int32Array(bytes.reduce((count, byte) => count + Number(byte < MORE), 0));
   let [done, last, gap, length] = [0, -1, 0, 0];
   for (const byte of bytes) {

@@ -3,10 +3,12 @@
 import type { ErrorClass } from "./errors.js";
 import * as f from "./fields.js";
 import { unpacked } from "./gaps.js";
+import { MAX_AXES, elements } from "./shapes.js";
 import { joined, sha256 } from "./sha256.js";
+import { quoted } from "./shown.js";
 import { type Tensor, type Tensors, bytesOf, itemSize, tensorOf } from "./tensors.js";
 
-const MAX_HEADER = 100_000_000;
+const MAX_HEADER = 2 ** 23;
 const SEAL_LENGTH = 64;
 const NO_SEAL = "0".repeat(SEAL_LENGTH);
 
@@ -36,7 +38,7 @@ export interface TensorFile {
 
 const entry = f.object({
   dtype: f.oneOf([...Object.keys(DTYPES), "BF16"]),
-  shape: f.list(f.natural),
+  shape: f.list(f.natural, undefined, MAX_AXES),
   data_offsets: f.list(f.natural, 2),
 });
 type Entry = f.Read<typeof entry>;
@@ -153,7 +155,7 @@ function find(bytes: Uint8Array, text: string): number {
 }
 
 function parts(data: Uint8Array, header: ReadonlyMap<string, unknown>): Tensors {
-  const entries = [...header].map(([name, value]) => ({ name, ...entry(value, `tensor ${name}`) }));
+  const entries = [...header].map(([name, value]) => ({ name, ...entry(value, `tensor ${quoted(name)}`) }));
   entries.sort((a, b) => a.data_offsets[0]! - b.data_offsets[0]! || a.data_offsets[1]! - b.data_offsets[1]!);
   let end = 0;
   for (const { name, dtype, shape, data_offsets } of entries) {
@@ -162,12 +164,14 @@ function parts(data: Uint8Array, header: ReadonlyMap<string, unknown>): Tensors 
       const what = start < end ? "overlaps the tensor before it" : "leaves a hole before it";
       throw new Damage(
         "tensor-file-layout",
-        `tensor ${name} begins at byte ${start} and ${what}, which ends at ${end}.`,
+        `tensor ${quoted(name)} begins at byte ${start} and ${what}, which ends at ${end}.`,
       );
     }
-    const size = shape.reduce((product, dim) => product * dim, dtype === "BF16" ? 2 : itemSize(DTYPES[dtype]!));
-    if (stop - start !== size) {
-      throw new Damage("tensor-file-layout", `tensor ${name} takes ${size} bytes; its range holds ${stop - start}.`);
+    const itemsize = dtype === "BF16" ? 2 : itemSize(DTYPES[dtype]!);
+    const count = elements(shape, Math.max(stop - start, 0) / itemsize);
+    if (count === null || count * itemsize !== stop - start) {
+      const facts = `dtype ${dtype} and shape ${quoted(shape)} does not take the ${stop - start} bytes of its range.`;
+      throw new Damage("tensor-file-layout", `tensor ${quoted(name)} of ${facts}`);
     }
     end = stop;
   }
@@ -181,7 +185,7 @@ function parts(data: Uint8Array, header: ReadonlyMap<string, unknown>): Tensors 
 
 function read({ name, dtype, shape }: Entry & { name: string }, bytes: Uint8Array): Tensor {
   if (dtype === "BOOL" && bytes.some((byte) => byte > 1)) {
-    throw new Damage("tensor-file-layout", `tensor ${name} of dtype BOOL holds a byte other than 0 and 1.`);
+    throw new Damage("tensor-file-layout", `tensor ${quoted(name)} of dtype BOOL holds a byte other than 0 and 1.`);
   }
   if (dtype !== "BF16") return tensorOf(DTYPES[dtype]!, shape, bytes);
   // The bits of a bfloat16 are the upper half of a float32's.

@@ -163,11 +163,36 @@ describe("a tensor file", () => {
     ["with overlapping ranges", "tensor-file-layout", file(`{"a":${entry(0, 4)},"b":${entry(0, 4)}}`, 4)],
     ["with a hole", "tensor-file-layout", file(`{"a":${entry(0, 4)},"b":${entry(8, 12)}}`, 12)],
     ["with bytes behind its end", "truncated-tensor-file", file(`{"a":${entry(0, 4)}}`, 5)],
+    [
+      "with 5,000 axes",
+      "tensor-file-header",
+      file(`{"a":{"dtype":"F32","shape":[${"9,".repeat(4999)}9],"data_offsets":[0,0]}}`),
+    ],
+    [
+      "with a product beyond all files",
+      "tensor-file-layout",
+      file(`{"a":{"dtype":"F32","shape":[${"9,".repeat(31)}9],"data_offsets":[0,0]}}`),
+    ],
+    [
+      "with sizes that no runtime counts",
+      "tensor-file-layout",
+      file(`{"a":{"dtype":"F32","shape":[0,${2 ** 52},${2 ** 52}],"data_offsets":[0,0]}}`),
+    ],
+    ["with half of a surrogate pair", "tensor-file-header", file(`{"\\ud800":${entry(0, 4)}}`, 4)],
+    ["with a header nested deep", "tensor-file-header", file(`{"a":${"[".repeat(100)}${"]".repeat(100)}}`)],
     ["with metadata that is no text", "tensor-file-header", file('{"__metadata__":{"a":1}}')],
   ];
   for (const [what, reference, bytes] of bad) {
     it(`${what} is refused`, () => assert.rejects(readTensors(bytes, "The file", BundleError), refused(reference)));
   }
+
+  it("is refused in a message that does not grow with it", async () => {
+    const long = file(`{"${"x".repeat(1_000_000)}\\u001b[2J":${JSON.stringify(Array(100_000).fill("y"))}}`);
+    await assert.rejects(readTensors(long, "The file", BundleError), (failure) => {
+      assert.ok(failure instanceof BundleError && String(failure).length < 1000);
+      return !String(failure).includes("\u001b");
+    });
+  });
 
   it("comes back as it was written, of every dtype", async () => {
     const tensors = {

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import stat
 from pathlib import Path
 
 from edgepeft_runtime.errors import FleetError
@@ -11,16 +9,6 @@ from edgepeft_runtime.tensorfile import write_atomically
 
 PRIVATE, COMMON = 0o600, 0o644
 """Permissions of files that only their owner may read, and of others."""
-
-
-def open_regular(path: str | Path) -> int:
-    """A handle to read a regular file by, not following a link, and not waiting at a pipe; raises ``OSError``."""
-    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    handle = os.open(path, flags)
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
-        os.close(handle)
-        raise OSError(f"{path} is not a regular file")
-    return handle
 
 
 def write_new(path: str | Path, content: bytes, *, mode: int = COMMON) -> None:

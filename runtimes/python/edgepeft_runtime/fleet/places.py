@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import IO, Protocol
 
 from edgepeft_runtime.errors import FleetError
-from edgepeft_runtime.fleet.files import make_folders, open_regular, write_new
+from edgepeft_runtime.fleet.files import make_folders, write_new
+from edgepeft_runtime.regular import open_regular
 
 PIECE = 2**18
 """Bytes that are read at a time."""
