@@ -11,6 +11,7 @@ from typing import TypeAlias
 from torch import Tensor, nn
 
 from edgepeft.attachment import Attachment, forward_of
+from edgepeft.classes import class_names
 from edgepeft.compress import Pruning
 from edgepeft.generation import add_cache, generation_spec
 from edgepeft.memory_budget import MemoryBudget, Plan, plan_for
@@ -247,6 +248,7 @@ def _heads(model: nn.Module | Path, forward: Forward) -> dict[str, str]:
 def _classes(names: Sequence[str] | None, forward: Forward) -> tuple[str, ...] | None:
     if names is None:
         return None
+    names = class_names(names)
     first = forward.model.graph.outputs[0]
     size = first.shape[-1] if first.shape is not None and len(first.shape) else None
     if isinstance(size, int) and size != len(names):
@@ -256,7 +258,7 @@ def _classes(names: Sequence[str] | None, forward: Forward) -> tuple[str, ...] |
             context=f"names: {', '.join(names)}",
             hint="give one name per score, in the order of the labels.",
         )
-    return tuple(names)
+    return names
 
 
 def _tokenizer(path: str | Path | None) -> dict[str, bytes]:

@@ -14,9 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from edgepeft.classes import class_names
 from edgepeft.methods.base import head_modules
 from edgepeft_runtime.errors import EdgepeftError
 from edgepeft_runtime.manifest import ImageSpec, TextSpec
+from edgepeft_runtime.names import some
 
 TASKS = {
     "text-classification": ("AutoModelForSequenceClassification", "cross_entropy"),
@@ -89,7 +91,7 @@ def load_source(
         SourceError: nothing of these kinds is there, or it cannot be loaded.
     """
     path = Path(source)
-    names = tuple(classes) if classes is not None else None
+    names = class_names(classes) if classes is not None else None
     if path.suffix == ".onnx":
         if not path.is_file():
             raise SourceError(
@@ -219,7 +221,14 @@ def _config_classes(model: Any, task: str) -> tuple[str, ...] | None:
     names = getattr(model.config, "id2label", None)
     if task == "causal-lm" or not names:
         return None
-    return tuple(str(names[i]) for i in range(len(names)))
+    if set(names) != set(range(len(names))):
+        raise SourceError(
+            "classes",
+            "The classes of the model directory are not numbered from 0.",
+            context=f"id2label: {some([str(index) for index in names], 20)}",
+            hint="correct id2label in config.json, or name the classes (classes=, --classes).",
+        )
+    return class_names([names[index] for index in range(len(names))], "id2label in config.json")
 
 
 def _longest(model: Any) -> int | None:

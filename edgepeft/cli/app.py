@@ -11,6 +11,7 @@ from importlib import import_module
 import click
 
 from edgepeft import __version__
+from edgepeft.cli.notices import notices_as_lines
 from edgepeft_runtime.errors import EdgepeftError
 
 INTERRUPTED = 130
@@ -91,9 +92,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     try:
-        code = app.main(
-            args=None if arguments is None else list(arguments), prog_name="edgepeft", standalone_mode=False
-        )
+        with notices_as_lines():
+            code = app.main(
+                args=None if arguments is None else list(arguments), prog_name="edgepeft", standalone_mode=False
+            )
     except EdgepeftError as error:
         return _fail(error)
     except ModuleNotFoundError as error:

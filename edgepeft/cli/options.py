@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -22,11 +23,14 @@ PATH = click.Path(path_type=Path)
 
 
 def names(_context: click.Context, _option: click.Parameter, text: str | None) -> tuple[str, ...] | None:
-    """The callback of an option that takes names with commas between them."""
+    """The callback of an option that takes names with commas between them; a name with a comma in double quotes."""
     if text is None:
         return None
-    found = tuple(part.strip() for part in text.split(","))
-    if not all(found):
+    try:
+        found = tuple(part.strip() for part in next(csv.reader([text], skipinitialspace=True, strict=True), []))
+    except csv.Error as failure:
+        raise click.BadParameter(f"{text!r}: {failure}.") from None
+    if not found or not all(found):
         raise click.BadParameter(f"{text!r} has an empty name.")
     return found
 

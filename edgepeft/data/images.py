@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,8 @@ from numpy.typing import NDArray
 from edgepeft.data.labels import BadLabel, label_reader, only_label
 from edgepeft_runtime.errors import DataError
 from edgepeft_runtime.manifest import ImageSpec, Manifest
+from edgepeft_runtime.names import some
+from edgepeft_runtime.notices import notice
 from edgepeft_runtime.tensorfile import Array
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
@@ -37,7 +38,7 @@ class ImageFolder:
 
     def __init__(self, folder: Path, manifest: Manifest, *, labelled: bool) -> None:
         self._spec, self._dtype = _image_spec(folder, manifest)
-        self._paths = sorted(_images(folder))
+        self._paths, skipped = _images(folder)
         if not self._paths:
             raise DataError(
                 "no-data",
@@ -47,6 +48,9 @@ class ImageFolder:
             )
         self._label = only_label(manifest).name if labelled else ""
         self._labels = _labels(folder, self._paths, manifest) if labelled else None
+        _tell_skipped(folder, skipped)
+        if self._labels is not None:
+            _tell_missing(folder, self._labels, manifest)
         self._kept: dict[int, NDArray[np.uint8]] = {}
         for row in range(len(self._paths)):
             self._keep(row, _decoded(self._paths[row], self._spec))
@@ -91,19 +95,27 @@ def _image_spec(folder: Path, manifest: Manifest) -> tuple[ImageSpec, str]:
     return spec, inputs[spec.input]
 
 
-def _images(folder: Path) -> Iterator[Path]:
-    """Images in the folder and in the folders in it; hidden files are none."""
-    for path in folder.iterdir():
-        if path.name.startswith("."):
-            continue
-        if path.is_dir():
-            yield from (p for p in path.iterdir() if _is_image(p))
-        elif _is_image(path):
-            yield path
+def _images(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Images in the folder and in the folders in it, and what else is there; hidden files are neither."""
+    inside = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    for place in [path for path in inside if path.is_dir()]:
+        inside.remove(place)
+        inside += [path for path in place.iterdir() if not path.name.startswith(".")]
+    images = [path for path in inside if path.suffix.lower() in SUFFIXES and not path.is_dir()]
+    return sorted(images), sorted(set(inside) - set(images))
 
 
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+def _tell_skipped(folder: Path, skipped: list[Path]) -> None:
+    if skipped:
+        names = some([str(path.relative_to(folder)) for path in skipped])
+        notice(f"{folder}: what is no image is skipped ({len(skipped)}): {names}.")
+
+
+def _tell_missing(folder: Path, labels: Array, manifest: Manifest) -> None:
+    there = set(labels.tolist())
+    missing = [name for index, name in enumerate(manifest.classes or ()) if index not in there]
+    if missing:
+        notice(f"{folder}: classes without an image: {some(missing)}.")
 
 
 def _labels(folder: Path, paths: list[Path], manifest: Manifest) -> Array:

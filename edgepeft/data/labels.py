@@ -1,16 +1,20 @@
-"""Labels as people write them: names of classes, numbers of classes, numbers to predict."""
+"""Labels as people write them: names of classes, indices of classes, numbers to predict."""
 
 from __future__ import annotations
 
-import difflib
+import json
 import math
-from collections.abc import Callable
+import re
+import unicodedata
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from edgepeft_runtime.errors import DataError
 from edgepeft_runtime.manifest import LabelSpec, Manifest
+from edgepeft_runtime.names import meant, some
+from edgepeft_runtime.notices import notice
 from edgepeft_runtime.tensorfile import Array
 
 
@@ -18,11 +22,15 @@ class BadLabel(Exception):
     """A label that means nothing; whoever knows the file and the line makes a :class:`DataError` of it."""
 
     def __init__(self, expected: str, found: Any) -> None:
-        super().__init__(f"expected {expected}, found {_short(found)}")
+        missing = " (no label)" if found is None or found == "" else ""
+        super().__init__(f"expected {expected}, found {_short(found)}{missing}")
 
 
 LabelReader = Callable[[Any], Array]
-"""From a label as read to an array of the label's shape without the batch; raises :class:`BadLabel`."""
+"""From a label as read to an array of the label's shape without the batch; raises :class:`BadLabel`.
+
+A reader is made for each data set, because the labels of one data set must all be written in one way.
+"""
 
 
 def only_label(manifest: Manifest) -> LabelSpec:
@@ -39,7 +47,7 @@ def only_label(manifest: Manifest) -> LabelSpec:
 
 
 def label_reader(manifest: Manifest) -> LabelReader:
-    """What turns a label of the data into what the bundle's loss takes."""
+    """What turns the labels of one data set into what the bundle's loss takes."""
     spec = only_label(manifest)
     if any(isinstance(dim, str) for dim in spec.shape[1:]):
         raise DataError(
@@ -48,37 +56,150 @@ def label_reader(manifest: Manifest) -> LabelReader:
             context=f"label {spec.name!r}",
             hint="give the data as .npz, with an array for each input and label.",
         )
-    if spec.classes is None or spec.shape[1:]:
-        return lambda value: _numbers(value, spec)
-    return lambda value: np.asarray(class_number(value, spec, manifest.classes), dtype=spec.dtype)
+    if spec.classes is not None and not spec.shape[1:]:
+        read = _ClassReader(spec, manifest.classes)
+        return lambda value: np.asarray(read(value), dtype=spec.dtype)
+    if takes_several(manifest):
+        return _SeveralReader(spec, manifest.classes or ())
+    return lambda value: _numbers(value, spec)
 
 
-def class_number(value: Any, spec: LabelSpec, names: tuple[str, ...] | None) -> int:
-    """The number of a class given by name or by number; raises :class:`BadLabel`."""
-    text = str(value).strip() if isinstance(value, str) or type(value) is int else None
-    if text and names is not None and text in names:
-        return names.index(text)
-    number = _whole(text)
-    assert spec.classes is not None
-    if number is not None and (0 <= number < spec.classes or number == spec.ignore_index):
+def takes_several(manifest: Manifest) -> bool:
+    """Whether an example may have several classes at once: a probability for each class."""
+    shape = only_label(manifest).shape
+    return manifest.loss.kind == "bce_with_logits" and len(shape) == 2 and shape[1:] != (1,)
+
+
+def normalized(name: str) -> str:
+    """A name of a class as names are compared: without space around it, and é always one character (NFC)."""
+    return unicodedata.normalize("NFC", name.strip())
+
+
+class _ClassReader:
+    """Reads labels as names of classes or as their indices, but not both in one data set.
+
+    Where names are numbers other than their own index ("1" to "5"), every number is a name: "0" is then no class, and
+    "1" is not the second one.
+    """
+
+    def __init__(self, spec: LabelSpec, names: Sequence[str] | None) -> None:
+        assert spec.classes is not None
+        self._classes, self._ignored = spec.classes, spec.ignore_index
+        self._names = {normalized(name): index for index, name in enumerate(names or ())}
+        self._numbers_are_names = any(_whole(name) not in (None, index) for name, index in self._names.items())
+        self._first: dict[str, Any] = {}
+        """The first label read as a name, and the first read as an index."""
+
+    def __call__(self, value: Any) -> int:
+        text = _text(value)
+        if text in self._names:
+            index = self._names[text]
+            if text != str(index):
+                self._note(text, index)
+                self._check_mixture("name", value)
+            return index
+        number = _whole(text)
+        if number is not None and number == self._ignored:
+            return number
+        if number is None or not 0 <= number < self._classes or self._numbers_are_names:
+            raise BadLabel(self._expected(text), value)
+        self._check_mixture("index", value)
         return number
-    raise BadLabel(_expected(text, spec.classes, names), value)
+
+    def _note(self, text: str, index: int) -> None:
+        if _whole(text) is not None and "name" not in self._first:
+            notice(f"labels are read as names of classes, not as indices: {text!r} is class {index}.")
+
+    def _check_mixture(self, kind: str, value: Any) -> None:
+        self._first.setdefault(kind, value)
+        other = self._first.get("index" if kind == "name" else "name")
+        if other is not None:
+            wanted = "name" if kind == "index" else "index"
+            raise BadLabel(f"the {wanted} of a class, as {_short(other)} before it", value)
+
+    def _expected(self, text: str) -> str:
+        indices = f"an index from 0 to {self._classes - 1}"
+        near = re.fullmatch(r"(\d+)\.0*", text)
+        indices += f" (write {near[1]})" if near else ""
+        if not self._names:
+            return indices
+        names = f"the name of a class: {meant(text, list(self._names))}"
+        return names if self._numbers_are_names else f"{names}, or {indices}"
 
 
-def _expected(text: str | None, classes: int, names: tuple[str, ...] | None) -> str:
-    numbers = f"a class number from 0 to {classes - 1}"
-    if names is None:
-        return numbers
-    near = difflib.get_close_matches(text or "", names, n=1)
-    shown = f"{near[0]!r} (is it that?)" if near else ", ".join(names[:20]) + (" …" if len(names) > 20 else "")
-    return f"the name of a class: {shown}, or {numbers}"
+class _SeveralReader:
+    """Reads several classes at once: a number from 0 to 1 for each class, or the names of those that apply.
+
+    Both may be a list, or a text with commas, semicolons, bars or spaces between them.
+    """
+
+    def __init__(self, spec: LabelSpec, names: Sequence[str]) -> None:
+        self._spec, self._count = spec, int(spec.shape[1])
+        self._names = {normalized(name): index for index, name in enumerate(names)}
+
+    def __call__(self, value: Any) -> Array:
+        parts = self._split(value) if isinstance(value, str) else value
+        if not isinstance(parts, list) or (isinstance(value, str) and not value.strip()):
+            raise self._bad(value)
+        by_name, by_number = self._by_name(parts), self._by_number(parts)
+        if by_name is not None and by_number is not None and not np.array_equal(by_name, by_number):
+            raise BadLabel("names or numbers that cannot be taken for one another, as a JSON list of numbers", value)
+        found = by_name if by_number is None else by_number
+        if found is None:
+            raise self._bad(value)
+        return found.astype(self._spec.dtype)
+
+    def _split(self, text: str) -> list[Any]:
+        if text.lstrip().startswith("["):
+            try:
+                return list(json.loads(text))
+            except (ValueError, TypeError, RecursionError):
+                raise self._bad(text) from None
+        if normalized(text) in self._names:
+            return [text]
+        parts = re.split(r"[,;|]", text) if re.search(r"[,;|]", text) else text.split()
+        return [part.strip() for part in parts if part.strip()]
+
+    def _by_name(self, parts: list[Any]) -> Array | None:
+        names = [normalized(part) if isinstance(part, str) else None for part in parts]
+        if not all(name in self._names for name in names):
+            return None
+        found = np.zeros(self._count)
+        found[[self._names[name] for name in names if name is not None]] = 1.0
+        return found
+
+    def _by_number(self, parts: list[Any]) -> Array | None:
+        numbers = [_number(part) for part in parts]
+        if len(numbers) != self._count or not all(number is not None and 0 <= number <= 1 for number in numbers):
+            return None
+        return np.asarray(numbers, np.float64)
+
+    def _bad(self, value: Any) -> BadLabel:
+        names = f"the names of those that apply: {some(list(self._names))}; [] for none"
+        return BadLabel(f"{self._count} numbers from 0 to 1, one for each class, or {names}", value)
 
 
-def _whole(text: str | None) -> int | None:
-    try:
-        return int(text) if text else None
-    except ValueError:
+def _text(value: Any) -> str:
+    """A label as names are compared; what is no text and no number is the name of nothing."""
+    if isinstance(value, str):
+        return normalized(value)
+    return str(value) if isinstance(value, int | float) else ""
+
+
+def _whole(text: str) -> int | None:
+    """A whole number as it is normally written: no sign but minus, no zeros before it."""
+    return int(text) if re.fullmatch(r"-?(0|[1-9][0-9]{0,17})", text, re.ASCII) else None
+
+
+def _number(value: Any) -> float | None:
+    """A finite number; Python also reads 1_0 and digits of other scripts, which nobody means."""
+    if isinstance(value, str) and not re.fullmatch(r"\s*[-+]?[0-9.]+([eE][-+]?[0-9]+)?\s*", value, re.ASCII):
         return None
+    try:
+        number = float(value)
+    except (ValueError, TypeError, OverflowError):
+        return None
+    return number if math.isfinite(number) and not isinstance(value, bool) else None
 
 
 def _numbers(value: Any, spec: LabelSpec) -> Array:
@@ -86,7 +207,7 @@ def _numbers(value: Any, spec: LabelSpec) -> Array:
     shape = tuple(int(dim) for dim in spec.shape[1:])
     expected = "a number" if math.prod(shape) == 1 else f"numbers of shape {list(shape)}"
     try:
-        array = np.asarray(float(value) if isinstance(value, str) else value)
+        array = np.asarray(_number(value) if isinstance(value, str) else value)
         if array.dtype.kind not in "iuf" or array.size != math.prod(shape) or array.shape not in (shape, ()):
             raise ValueError
         if not np.isfinite(array).all() or (np.dtype(spec.dtype).kind in "iu" and (array != np.trunc(array)).any()):

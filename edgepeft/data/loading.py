@@ -12,6 +12,7 @@ from edgepeft.data.text import answered, prompted, tokenized
 from edgepeft_runtime.bundle import Bundle
 from edgepeft_runtime.data import Dataset
 from edgepeft_runtime.errors import DataError
+from edgepeft_runtime.notices import notice
 
 TABLES = (".csv", ".jsonl")
 TEXT, LABEL = "text", "label"
@@ -48,27 +49,41 @@ def load(
     Raises:
         DataError: what is wrong, in which file and line, and what to do.
     """
-    path = Path(path)
-    if path.is_dir():
-        return ImageFolder(path, bundle.manifest, labelled=labelled)
-    if not path.is_file():
+    path, names = Path(path), (text_column, label_column)
+    if not path.exists():
         raise DataError("no-such-data", f"There is no data at {path}.", context=None, hint="check the path.")
-    suffix = path.suffix.lower()
-    if suffix == ".npz":
-        return read_arrays(path, bundle.manifest, labelled=labelled)
+    suffix, manifest = path.suffix.lower(), bundle.manifest
+    if path.is_dir() or suffix == ".npz":
+        _tell_unused(path, names, template)
+        read = ImageFolder if path.is_dir() else read_arrays
+        return read(path, manifest, labelled=labelled)
     if suffix in TABLES:
-        if bundle.manifest.loss.kind == "causal_lm":
-            return _causal(path, bundle, (text_column, label_column), labelled, template)
-        label = label_reader(bundle.manifest) if labelled else None
-        return tokenized(
-            read_table(path, text_column, label_column if labelled else None), bundle, label, labelled=labelled
-        )
+        if manifest.loss.kind == "causal_lm":
+            return _causal(path, bundle, names, labelled, template)
+        _tell_unused(path, (TEXT, LABEL), template)
+        return _classified(path, bundle, names, labelled)
     raise DataError(
         "unknown-data",
         f"Cannot tell what kind of data {path} is.",
         context=f"its suffix is {path.suffix or 'missing'!r}",
         hint="give an .npz, .csv or .jsonl file, or a folder with one folder of images per class.",
     )
+
+
+def _tell_unused(path: Path, names: tuple[str, str], template: str | None) -> None:
+    """Say which options do not go with this kind of data."""
+    if names != (TEXT, LABEL):
+        notice(f"{path}: names of columns are not used: they go with .csv and .jsonl.")
+    if template is not None:
+        notice(f"{path}: the template is not used: it goes with prompts of a causal language model in .csv and .jsonl.")
+
+
+def _classified(path: Path, bundle: Bundle, names: tuple[str, str], labelled: bool) -> Dataset:
+    """Texts with a label for each, or without."""
+    text, label = names
+    read = label_reader(bundle.manifest) if labelled else None
+    table = read_table(path, text, label if labelled else None, known=(label,))
+    return tokenized(table, bundle, read, labelled=labelled)
 
 
 def _causal(path: Path, bundle: Bundle, names: tuple[str, str], labelled: bool, template: str | None) -> Dataset:
@@ -80,4 +95,4 @@ def _causal(path: Path, bundle: Bundle, names: tuple[str, str], labelled: bool, 
         return tokenized(read_table(path, names[0], None), bundle, None, labelled=labelled)
     if labelled:
         return answered(read_table(path, *names), bundle, template)
-    return prompted(read_table(path, names[0], None), bundle, template)
+    return prompted(read_table(path, names[0], None, known=names[1:]), bundle, template)

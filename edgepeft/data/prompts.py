@@ -27,10 +27,17 @@ PLACE = "{prompt}"
 
 @dataclass(frozen=True)
 class Pair:
-    """Token ids of a prompt with its answer, and how many at the end are the answer's."""
+    """Token ids of a prompt with its answer.
+
+    Attributes:
+        ids: int32 ``[tokens]``.
+        answer: how many at the end are the answer's.
+        tokens: how many there were before the prompt was cut.
+    """
 
     ids: NDArray[np.int32]
     answer: int
+    tokens: int
 
 
 class Prompter:
@@ -114,8 +121,9 @@ def _pair(
         raise error("The answer does not fit.", facts, "shorten it, or prepare the bundle with a greater max_length.")
     if len(before) + len(after) < 2:
         raise error("The text is too short.", "prompt and answer are one token", "leave the line out.")
-    excess = len(before) + len(after) - longest
+    tokens = len(before) + len(after)
+    excess = tokens - longest
     if excess > 0:
         kept = min(prompter.first(prompt), longest - len(after))
         before = [*before[:kept], *before[kept + excess :]]
-    return Pair(np.asarray([*before, *after], np.int32), len(after))
+    return Pair(np.asarray([*before, *after], np.int32), len(after), tokens)

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from edgepeft_runtime.errors import DataError
+from edgepeft_runtime.names import some
+from edgepeft_runtime.notices import notice
 
 Row = tuple[int, Any, Any]
 """Line in the file (from 1), text, label; the label is ``None`` where none was asked for."""
@@ -37,14 +39,20 @@ class Table:
         return line_error(self.path, self.lines[row], message, context, hint)
 
 
-def read_table(path: Path, text_column: str, label_column: str | None) -> Table:
+def read_table(path: Path, text_column: str, label_column: str | None, known: Sequence[str] = ()) -> Table:
     """Read a UTF-8 file (a byte order mark is no matter); ``label_column=None`` reads the text only.
+
+    Args:
+        path: a ``.csv`` or ``.jsonl`` file.
+        text_column, label_column: names of the columns.
+        known: columns that may be there and are not needed; of all others a notice says that they are not used.
 
     Raises:
         DataError: it is not UTF-8, not well-formed, lacks a column, or holds no example.
     """
     content = _decoded(path)
-    rows = (_csv_rows if path.suffix.lower() == ".csv" else _jsonl_rows)(path, content, text_column, label_column)
+    wanted, fields = [text_column, *([] if label_column is None else [label_column])], dict[str, None]()
+    rows = (_csv_rows if path.suffix.lower() == ".csv" else _jsonl_rows)(path, content, wanted, fields)
     table = Table(path, [], None if label_column is None else [], [])
     for line, text, label in rows:
         if not isinstance(text, str):
@@ -57,6 +65,9 @@ def read_table(path: Path, text_column: str, label_column: str | None) -> Table:
             table.labels.append(label)
     if not table.texts:
         raise DataError("no-data", f"{path} holds no examples.", context=None, hint="give at least one line of data.")
+    unused = [name for name in fields if name not in (*wanted, *known)]
+    if unused:
+        notice(f"{path}: columns that are not used: {some(unused)}.")
     return table
 
 
@@ -96,7 +107,7 @@ def _decoded(path: Path) -> str:
         ) from None
 
 
-def _csv_rows(path: Path, content: str, text_column: str, label_column: str | None) -> Iterator[Row]:
+def _csv_rows(path: Path, content: str, wanted: Sequence[str], fields: dict[str, None]) -> Iterator[Row]:
     records = _csv_records(path, content)
     line, names = next(records, (1, []))
     if not names:
@@ -104,7 +115,7 @@ def _csv_rows(path: Path, content: str, text_column: str, label_column: str | No
             "no-data", f"{path} is empty.", context=None, hint="give a header line and at least one line of data."
         )
     header = [name.strip() for name in names]
-    wanted = [text_column] if label_column is None else [text_column, label_column]
+    fields.update(dict.fromkeys(header))
     places = [_column(path, line, header, name) for name in wanted]
     for line, cells in records:
         if len(cells) != len(header):
@@ -115,7 +126,7 @@ def _csv_rows(path: Path, content: str, text_column: str, label_column: str | No
                 f"header: {', '.join(header)}",
                 'put text that holds a comma or a line break in double quotes, and write a quote in it as "".',
             )
-        yield line, cells[places[0]], cells[places[1]] if label_column is not None else None
+        yield line, cells[places[0]], cells[places[1]] if len(places) > 1 else None
 
 
 def _csv_records(path: Path, content: str) -> Iterator[tuple[int, list[str]]]:
@@ -146,19 +157,19 @@ def _column_hint(name: str) -> str:
     return f"name a column {name!r} in the data, or choose another one (--text-column, --label-column)."
 
 
-def _jsonl_rows(path: Path, content: str, text_column: str, label_column: str | None) -> Iterator[Row]:
-    wanted = [text_column] if label_column is None else [text_column, label_column]
+def _jsonl_rows(path: Path, content: str, wanted: Sequence[str], fields: dict[str, None]) -> Iterator[Row]:
     # Not splitlines: it would also cut at the Unicode line separators that JSON allows inside strings.
     for line, record in enumerate(content.split("\n"), start=1):
         if not record.strip():
             continue
         value = _json(path, line, record)
+        fields.update(dict.fromkeys(value))
         for name in wanted:
             if name not in value:
                 raise line_error(
                     path, line, f"There is no field {name!r}.", f"fields: {', '.join(value)}", _column_hint(name)
                 )
-        yield line, value[text_column], value[label_column] if label_column is not None else None
+        yield line, value[wanted[0]], value[wanted[1]] if len(wanted) > 1 else None
 
 
 def _json(path: Path, line: int, record: str) -> dict[str, Any]:

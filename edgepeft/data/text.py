@@ -15,6 +15,7 @@ from edgepeft.data.tokenizer import tokenizer_of
 from edgepeft_runtime.bundle import Bundle
 from edgepeft_runtime.errors import DataError
 from edgepeft_runtime.manifest import LabelSpec, Manifest, TensorSpec, TextSpec
+from edgepeft_runtime.notices import notice
 from edgepeft_runtime.tensorfile import Array
 
 _CHUNK = 1024
@@ -81,8 +82,8 @@ def tokenized(table: Table, bundle: Bundle, read_label: LabelReader | None, *, l
     manifest = bundle.manifest
     spec = _text_spec(manifest)
     next_token = only_label(manifest) if labelled and manifest.loss.kind == "causal_lm" else None
-    labels = None if read_label is None or table.labels is None else _labels(table, read_label)
-    encoded = _encode(table.texts, bundle, _longest(manifest, spec))
+    labels = None if read_label is None or table.labels is None else _labels(table, read_label, manifest)
+    encoded = _encode(table, bundle, _longest(manifest, spec))
     lengths = np.asarray([len(ids) for ids, _ in encoded], dtype=np.int64)
     _check_lengths(table, lengths, 1 if next_token is None else 2)
     return Texts(
@@ -105,7 +106,9 @@ def answered(table: Table, bundle: Bundle, template: str | None = None) -> Texts
     """
     manifest = bundle.manifest
     spec = _text_spec(manifest)
-    found = list(pairs(table, Prompter(bundle, template), _longest(manifest, spec)))
+    longest = _longest(manifest, spec)
+    found = list(pairs(table, Prompter(bundle, template), longest))
+    _tell_cut(table, [pair.tokens for pair in found], longest)
     ids = np.concatenate([pair.ids for pair in found])
     starts = np.cumsum([0, *(len(pair.ids) for pair in found)])
     learned = np.concatenate([np.arange(len(pair.ids)) >= len(pair.ids) - pair.answer for pair in found])
@@ -116,7 +119,9 @@ def prompted(table: Table, bundle: Bundle, template: str | None = None) -> Texts
     """Tokenize prompts alone, cut on the left to the bundle's longest."""
     manifest = bundle.manifest
     longest, prompter = _longest(manifest, _text_spec(manifest)), Prompter(bundle, template)
-    encoded = [np.asarray(prompter.prompt(text)[-longest:], np.int32) for text in table.texts]
+    whole = [prompter.prompt(text) for text in table.texts]
+    _tell_cut(table, [len(ids) for ids in whole], longest)
+    encoded = [np.asarray(ids[-longest:], np.int32) for ids in whole]
     _check_lengths(table, np.asarray([len(ids) for ids in encoded]), 1)
     ids, starts = np.concatenate(encoded), np.cumsum([0, *map(len, encoded)])
     return Texts(ids, np.zeros(len(ids), np.uint8), starts, None, manifest)
@@ -148,17 +153,30 @@ def _text_spec(manifest: Manifest) -> TextSpec:
     return spec
 
 
-def _encode(texts: Sequence[str], bundle: Bundle, longest: int) -> list[tuple[NDArray[np.int32], NDArray[np.uint8]]]:
+def _encode(table: Table, bundle: Bundle, longest: int) -> list[tuple[NDArray[np.int32], NDArray[np.uint8]]]:
     tokenizer = tokenizer_of(bundle)
     tokenizer.enable_truncation(longest)
-    encoded = []
-    for start in range(0, len(texts), _CHUNK):
-        for encoding in tokenizer.encode_batch(list(texts[start : start + _CHUNK])):
+    own = tokenizer.num_special_tokens_to_add(False)
+    encoded, tokens = [], []
+    for start in range(0, len(table.texts), _CHUNK):
+        for encoding in tokenizer.encode_batch(table.texts[start : start + _CHUNK]):
             encoded.append((np.asarray(encoding.ids, np.int32), np.asarray(encoding.type_ids, np.uint8)))
+            # Each piece that was cut off has the special tokens of a text around it.
+            tokens.append(len(encoding.ids) + sum(len(piece.ids) - own for piece in encoding.overflowing))
+    _tell_cut(table, tokens, longest)
     return encoded
 
 
-def _labels(table: Table, read: LabelReader) -> Array:
+def _tell_cut(table: Table, tokens: Sequence[int], longest: int) -> None:
+    """Say in one line how many texts are longer than the model takes."""
+    cut = [count for count in tokens if count > longest]
+    if cut:
+        notice(
+            f"{table.path}: {len(cut)} of {len(tokens)} texts are cut to {longest} tokens; the longest has {max(cut)}."
+        )
+
+
+def _labels(table: Table, read: LabelReader, manifest: Manifest) -> Array:
     arrays = []
     for row, value in enumerate(table.labels or ()):
         try:
@@ -167,6 +185,12 @@ def _labels(table: Table, read: LabelReader) -> Array:
             raise table.error(
                 row, "The label is not known.", str(failure), "correct the label, or leave the line out."
             ) from None
+    spec = only_label(manifest)
+    ignored = 0 if spec.ignore_index is None else sum(bool((array == spec.ignore_index).all()) for array in arrays)
+    if ignored and spec.classes is not None:
+        notice(
+            f"{table.path}: {ignored} of {len(arrays)} examples have the label {spec.ignore_index} and do not count."
+        )
     return np.stack(arrays)
 
 

@@ -80,7 +80,10 @@ def out_of_range(name: str, value: object, allowed: str) -> MethodError:
 
 
 def attach(method: Method, model: nn.Module) -> nn.Module:
-    """Apply a method and see that something trains."""
+    """Apply a method and see that all it names is there, and that something trains."""
+    from edgepeft.methods.named import check_names
+
+    check_names(method, model)
     model = method.attach(model)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise MethodError(

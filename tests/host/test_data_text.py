@@ -30,8 +30,8 @@ def write(path: Path, content: str | bytes) -> Path:
 
 
 def test_csv_gives_padded_ids_masks_and_labels(bundle: Bundle, tmp_path: Path) -> None:
-    """Each batch is padded to its own longest text; labels may be names or numbers of classes."""
-    data = load(write(tmp_path / "d.csv", "label,text\nyes,good\nno,bad bad\n1,good good bad\n"), bundle)
+    """Each batch is padded to its own longest text; labels may be names of classes."""
+    data = load(write(tmp_path / "d.csv", "label,text\nyes,good\nno,bad bad\nyes,good good bad\n"), bundle)
     batch = data.batch(np.array([1, 0]))
     assert batch["input_ids"].tolist() == [[CLS, BAD, BAD, SEP], [CLS, GOOD, SEP, PAD]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1, 1], [1, 1, 1, 0]]
@@ -42,9 +42,9 @@ def test_csv_gives_padded_ids_masks_and_labels(bundle: Bundle, tmp_path: Path) -
 
 def test_jsonl_gives_what_csv_gives(bundle: Bundle, tmp_path: Path) -> None:
     """The format of the file makes no difference, other column names can be chosen, blank lines do not count."""
-    lines = [{"said": "good film", "is": "yes"}, {"said": "awful\u2028end", "is": 0}]
+    lines = [{"said": "good film", "is": "yes"}, {"said": "awful\u2028end", "is": "no"}]
     jsonl = write(tmp_path / "d.jsonl", "\n\n".join(json.dumps(line, ensure_ascii=False) for line in lines))
-    csv = write(tmp_path / "d.csv", "said,is,note\ngood film,yes,\n\nawful\u2028end,0,x\n")
+    csv = write(tmp_path / "d.csv", "said,is,note\ngood film,yes,\n\nawful\u2028end,no,x\n")
     one, other = (load(path, bundle, text_column="said", label_column="is") for path in (jsonl, csv))
     for name, array in one.batch(np.arange(2)).items():
         assert np.array_equal(array, other.batch(np.arange(2))[name])

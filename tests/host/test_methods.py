@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from edgepeft.methods import BitFit, Freeze, Full, Head, Lora, Method, MethodError, attach, by_name
+from edgepeft.methods import IA3, Adapter, BitFit, Freeze, Full, Head, Lora, Method, MethodError, Sift, attach, by_name
 from edgepeft.methods.base import matches
 from edgepeft.peft_format import peft_recipe
 from edgepeft_runtime.tensorfile import read_tensors
@@ -135,22 +135,27 @@ def test_methods_forget_what_was_marked_before(method: Method) -> None:
 
 
 @pytest.mark.parametrize(
-    "method",
+    ("method", "near"),
     [
-        Freeze(train=("encoder.layer.7",)),
-        Freeze(train=("classifier",), freeze=("bert.pooler.wieght",)),
-        Head(modules=("score",)),
-        BitFit(head=("score",)),
+        (Freeze(train=("encoder.layer.7",)), "bert.encoder.layer.1"),
+        (Freeze(train=("classifier",), freeze=("bert.pooler.wieght",)), "bert.pooler"),
+        (Head(modules=("score",)), "There are: bert"),
+        (BitFit(head=("clasifier",)), "'classifier'"),
+        (Lora(target_modules=("query", "vlaue")), "'value'"),
+        (Lora(target_modules=("query",), modules_to_save=("Classifier",)), "'classifier'"),
+        (Adapter(targets=("*.dense", "*.densse")), "dense"),
+        (IA3(target_modules=("query",), feedforward_modules=("querry",)), "'query'"),
+        (Sift(weights=("query", "*.keey.*")), "key"),
     ],
 )
-def test_a_pattern_that_matches_nothing_is_refused(method: Method) -> None:
-    """A typing error is named, with some of the names that are there, and marks nothing."""
+def test_a_name_that_means_nothing_is_refused(method: Method, near: str) -> None:
+    """A typing error is named with what was probably meant, even where other names match, and marks nothing."""
     model = tiny_bert()
     before = _marked(model)
     with pytest.raises(MethodError) as failure:
         attach(method, model)
-    assert failure.value.reference == "no-such-parameter"
-    assert "bert.embeddings.word_embeddings.weight" in str(failure.value)
+    assert failure.value.reference == "no-such-name"
+    assert near.lower() in str(failure.value).lower()
     assert _marked(model) == before
 
 
@@ -162,11 +167,11 @@ def test_freezing_everything_is_refused() -> None:
 
 
 def test_lora_on_modules_that_are_not_there_lists_those_that_are() -> None:
-    """peft's own message, and the names that would work."""
+    """The names that would work are in the message."""
     with pytest.raises(MethodError) as failure:
         attach(Lora(target_modules=("q_proj",)), tiny_bert())
-    assert failure.value.reference == "method-does-not-fit"
-    assert "query" in str(failure.value.hint)
+    assert failure.value.reference == "no-such-name"
+    assert "query" in str(failure.value)
 
 
 @pytest.mark.parametrize(
