@@ -28,6 +28,7 @@ from edgepeft_runtime.activations import MemorySpec
 from edgepeft_runtime.bundle import base_sha256
 from edgepeft_runtime.decoding import GenerationSpec
 from edgepeft_runtime.errors import BundleError
+from edgepeft_runtime.graphfile import external_locations
 from edgepeft_runtime.tensorfile import write_tensors
 
 
@@ -128,8 +129,9 @@ def _fill(folder: Path, compiled: Compiled, loss: Loss, optimizer: Optimizer, ex
 
 
 def _write_graph(model: ir.Model, path: Path) -> None:
-    proto = ir.to_proto(model)
-    path.write_bytes(proto.SerializeToString(deterministic=True))
+    content = ir.to_proto(model).SerializeToString(deterministic=True)
+    external_locations(content)  # devices refuse more than the checker does: a Loop without a bound
+    path.write_bytes(content)
     onnx.checker.check_model(str(path), full_check=False)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,10 @@ from torch import Tensor, nn
 import edgepeft
 from edgepeft_export.forward import from_onnx
 from edgepeft_export.forward.graph import ForwardError
+from edgepeft_export.losses.custom import OnnxLoss
 from edgepeft_export.opset import OPSET
 from edgepeft_runtime import Bundle, Trainer
+from edgepeft_runtime.errors import EdgepeftError
 
 SHAPES = {"encoder.weight": (4, 6), "encoder.bias": (6,), "norm.scale": (6,), "norm.bias": (6,), "head.weight": (6, 3)}
 
@@ -173,3 +176,15 @@ def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
             from_onnx(path, ["head.weight"])
         assert failure.value.reference == "not-a-model"
         assert str(path) in str(failure.value)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes in its files")
+@pytest.mark.parametrize("name", ["big.data", "m.onnx"])
+def test_pipe_in_the_place_of_a_file_is_refused(name: str, tmp_path: Path) -> None:
+    """The model itself, or what its tensors lie in: nobody waits for somebody to write to it."""
+    path = _write(tmp_path / "m.onnx", _model(17), external=True)
+    (tmp_path / name).unlink()
+    os.mkfifo(tmp_path / name)
+    for read in (from_onnx, OnnxLoss.read):
+        with pytest.raises(EdgepeftError, match="not a regular file"):
+            read(path)

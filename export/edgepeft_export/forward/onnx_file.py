@@ -15,6 +15,7 @@ from onnx_ir.passes import common
 from edgepeft_export.forward.graph import Forward, ForwardError, tidy
 from edgepeft_export.forward.onnx_lora import GraphLora, attach_lora
 from edgepeft_export.forward.quantized import needs_4_bits, raise_quantized
+from edgepeft_export.modelfile import load_model
 from edgepeft_export.opset import IR_VERSION, OPSET
 
 OPSET_4_BITS = 21
@@ -59,8 +60,7 @@ def from_onnx(path: str | Path, trainable: Sequence[str] = (), lora: GraphLora |
 
 def _load(path: Path) -> ir.Model:
     try:
-        model = ir.load(path)
-        _map_external_data(model)
+        model = load_model(path)
     except Exception as error:  # protobuf, onnx and the file system each raise their own
         raise ForwardError(
             "not-a-model",
@@ -86,13 +86,6 @@ def _at_opset(model: ir.Model, path: Path) -> ir.Model:
     if needs_21:
         model.graph.opset_imports[""] = OPSET_4_BITS
     return model
-
-
-def _map_external_data(model: ir.Model) -> None:
-    """Open the files that hold tensors now: a missing one is an error of the source, not of a later step."""
-    for value in model.graph.initializers.values():
-        if isinstance(value.const_value, ir.ExternalTensor):
-            value.const_value.numpy()
 
 
 def _convert(model: ir.Model, path: Path, opset: int, wanted: int) -> ir.Model:

@@ -13,6 +13,7 @@ from onnx_ir.passes import common
 
 from edgepeft_export.emit import Emitter
 from edgepeft_export.losses.base import Labels, LossError, LossTerms
+from edgepeft_export.modelfile import load_model
 from edgepeft_export.shapes import dims_of
 
 _LOSS_OPERATORS = ("SoftmaxCrossEntropyLoss", "NegativeLogLikelihoodLoss")
@@ -37,7 +38,7 @@ class OnnxLoss:
     def read(cls, path: str | Path) -> OnnxLoss:
         """Read a loss from an ``.onnx`` file."""
         try:
-            model = ir.load(path)
+            model = load_model(path)
         except Exception as error:  # protobuf, onnx and the file system each raise their own
             raise LossError(
                 "not-a-model",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import mmap
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,10 +16,12 @@ import onnxruntime
 from edgepeft_runtime.errors import BundleError, EdgepeftError
 from edgepeft_runtime.graphfile import external_locations
 from edgepeft_runtime.manifest import Manifest, TensorSpec
+from edgepeft_runtime.regular import open_regular, read_regular
 from edgepeft_runtime.tensorfile import Array, read_tensors, sha256_of
 from edgepeft_runtime.values import first_not_finite
 
 MANIFEST = "manifest.json"
+MAX_MANIFEST_BYTES = 2**23
 WEIGHTS = "weights.bin"
 ADAPTER = "adapter.safetensors"
 GRAPHS = ("train.onnx", "optimizer.onnx", "eval.onnx", "infer.onnx")
@@ -154,7 +157,7 @@ def _read_manifest(path: Path) -> bytes:
     if file.is_symlink() or not file.is_file():
         raise _error("no-bundle", f"{path} is not a bundle.", f"it has no regular file {MANIFEST}.", "check the path.")
     try:
-        return file.read_bytes()
+        return read_regular(file, MAX_MANIFEST_BYTES, follow=False)
     except OSError as failure:
         raise _error("cannot-read-file", f"Cannot read {file}.", str(failure), "check the permissions.") from failure
 
@@ -234,7 +237,19 @@ def _check_hashes(path: Path, manifest: Manifest) -> None:
 
 def _check_graphs(path: Path, manifest: Manifest) -> None:
     for name in (name for name in manifest.files if name.endswith(".onnx")):
-        others = external_locations((path / name).read_bytes()) - {WEIGHTS}
+        others = graph_locations(path / name) - {WEIGHTS}
         if others:
             message = f"The graph {name} reads a file other than {WEIGHTS}."
             raise _error("path-escape", message, f"it names {_listed(others)}", "do not use this bundle.")
+
+
+def graph_locations(path: Path) -> set[str]:
+    """Return the files that a graph reads, itself checked as :func:`external_locations` does; raises BundleError."""
+    try:
+        with os.fdopen(open_regular(path), "rb") as file:
+            if os.fstat(file.fileno()).st_size == 0:
+                return external_locations(b"")
+            # Mapped, since those of ``ort_training`` hold the weights; not closed here, since errors hold parts of it.
+            return external_locations(memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))
+    except OSError as failure:
+        raise _error("cannot-read-file", f"Cannot read {path}.", str(failure)) from failure

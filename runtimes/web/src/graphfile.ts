@@ -1,80 +1,230 @@
 /**
- * Finds the files that an ONNX graph would read: a walk over the protobuf wire format.
+ * Checks an ONNX graph that somebody else wrote: the files it reads, and that its loops end.
  *
- * Field numbers: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto.
- * Wire format: https://protobuf.dev/programming-guides/encoding.
+ * Field numbers: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto. A bundle's graphs have no functions, no sparse
+ * tensors and no training information (section 1 of the SPEC), so the schema here has none.
  */
 
 import { BundleError } from "./errors.js";
+import { quoted } from "./shown.js";
+import { BYTES, type Content, FIXED32, FIXED64, type Field, type Schema, VARINT, fields, varint } from "./wire.js";
 
-/** message -> number of a field -> message in that field: every way from a model to a tensor. */
-const CHILDREN: Readonly<Record<string, Readonly<Record<number, string>>>> = {
-  Model: { 7: "Graph", 20: "Training", 25: "Function" },
-  Training: { 1: "Graph", 2: "Graph" },
-  Function: { 7: "Node", 11: "Attribute" },
-  Graph: { 1: "Node", 5: "Tensor", 15: "SparseTensor" },
-  Node: { 5: "Attribute" },
-  Attribute: { 5: "Tensor", 6: "Graph", 10: "Tensor", 11: "Graph", 22: "SparseTensor", 23: "SparseTensor" },
-  SparseTensor: { 1: "Tensor", 2: "Tensor" },
-  Tensor: { 13: "Entry" },
+/** How often the body of a Loop may run, with those around it. */
+const MAX_TRIPS = 2n ** 16n;
+/** Graphs inside one another. */
+const MAX_DEPTH = 16;
+const INT64 = 7n;
+const EXTERNAL = 1n;
+
+const one: Field = { wire: BYTES };
+const many: Field = { wire: BYTES, repeated: true };
+const int: Field = { wire: VARINT };
+const ints: Field = { wire: VARINT, repeated: true };
+const floats: Field = { wire: FIXED32, repeated: true };
+const doubles: Field = { wire: FIXED64, repeated: true };
+
+const SCHEMA: Schema = {
+  Model: { 1: int, 2: one, 3: one, 4: one, 5: int, 6: one, 7: one, 8: many, 14: many },
+  Graph: { 1: many, 2: one, 5: many, 10: one, 11: many, 12: many, 13: many, 14: many, 16: many },
+  Node: { 1: many, 2: many, 3: one, 4: one, 5: many, 6: one, 7: one, 8: one, 9: many },
+  // prettier-ignore
+  Attribute: {
+    1: one, 2: { wire: FIXED32 }, 3: int, 4: one, 5: one, 6: one, 7: floats, 8: ints, 9: many, 10: many, 11: many,
+    13: one, 14: one, 15: many, 20: int,
+  },
+  // prettier-ignore
+  Tensor: {
+    1: ints, 2: int, 4: floats, 5: ints, 6: many, 7: ints, 8: one, 9: one, 10: doubles, 11: ints, 12: one, 13: many,
+    14: int, 16: many,
+  },
+  Entry: { 1: one, 2: one },
+  ValueInfo: { 1: one, 2: one, 3: one, 4: many },
 };
-const KEY = 1;
-const VALUE = 2;
 
-/** The `location` of every tensor that a serialised `ModelProto` keeps in another file. */
+/** Values by name: the integer that a constant holds, `null` for whatever else. */
+type Scope = ReadonlyMap<string, bigint | null>;
+
+/** A node with graphs in it. */
+interface Parent {
+  readonly op: string;
+  readonly trips: string;
+  readonly graphs: readonly Uint8Array[];
+}
+
+/**
+ * The `location` of every tensor that a serialised `ModelProto` keeps in another file.
+ *
+ * @throws BundleError parsers could read the bytes differently (`bad-graph`), or a loop in it has no bound.
+ */
 export function externalLocations(model: Uint8Array): Set<string> {
   try {
-    return new Set(locations(model, "Model"));
+    if (latin1(model.subarray(4, 8)) === "ORTM") throw new Error("it could be taken for ONNX Runtime's own format");
+    const graph = [...fields(model, "Model", SCHEMA)].find(([number]) => number === 7);
+    if (graph === undefined) throw new Error("it has no graph");
+    const locations = new Set<string>();
+    new Graph(locations, 1n, 1).read(graph[1] as Uint8Array, new Map());
+    return locations;
   } catch (failure) {
+    if (failure instanceof BundleError) throw failure;
     throw new BundleError(
       "bad-graph",
-      "A graph of the bundle is not an ONNX model.",
+      "A graph of the bundle is not an ONNX model as bundles have them.",
       String(failure),
-      "prepare it again.",
+      "do not use this bundle, or prepare it again.",
     );
   }
 }
 
-function* locations(data: Uint8Array, message: string): Generator<string> {
-  if (message === "Entry") {
-    const entry = new Map(fields(data));
-    const [key, value] = [KEY, VALUE].map((field) => new TextDecoder().decode(entry.get(field)));
-    if (key === "location") yield value ?? "";
-    return;
+/** A walk over one graph, which runs `trips` times because of the loops around it. */
+class Graph {
+  private readonly names = new Map<string, bigint | null>();
+  private readonly parents: Parent[] = [];
+
+  constructor(
+    private readonly locations: Set<string>,
+    private readonly trips: bigint,
+    private readonly depth: number,
+  ) {}
+
+  /** Checks a graph, then those inside it, which see its names. */
+  read(data: Uint8Array, outer: Scope): void {
+    if (this.depth > MAX_DEPTH) throw new Error(`more than ${MAX_DEPTH} graphs lie inside one another`);
+    for (const [number, content] of fields(data, "Graph", SCHEMA)) {
+      if (number === 1) this.node(content as Uint8Array);
+      else if (number === 5) this.define(...this.tensor(content as Uint8Array));
+      else if (number === 11) this.define(valueName(content as Uint8Array), null);
+    }
+    const scope = new Map([...outer, ...this.names]);
+    for (const parent of this.parents) {
+      const trips = this.trips * (parent.op === "Loop" ? tripsOf(parent, scope) : 1n);
+      if (trips > MAX_TRIPS) throw unbounded(`it runs ${trips} times; at most ${MAX_TRIPS} are taken`);
+      for (const graph of parent.graphs) new Graph(this.locations, trips, this.depth + 1).read(graph, scope);
+    }
   }
-  for (const [field, content] of fields(data)) {
-    const child = CHILDREN[message]?.[field];
-    if (child !== undefined) yield* locations(content, child);
+
+  /** A name twice is no constant: which of the two counts, is the parser's choice. */
+  private define(name: string, value: bigint | null): void {
+    this.names.set(name, this.names.has(name) ? null : value);
+  }
+
+  private node(data: Uint8Array): void {
+    const [inputs, outputs, read]: [string[], string[], ReturnType<Graph["attribute"]>[]] = [[], [], []];
+    const texts = new Map<number, string>();
+    for (const [number, content] of fields(data, "Node", SCHEMA)) {
+      const bytes = content as Uint8Array;
+      if (number === 1) inputs.push(latin1(bytes));
+      else if (number === 2) outputs.push(latin1(bytes));
+      else if (number === 5) read.push(this.attribute(bytes));
+      else if (number === 4 || number === 7) texts.set(number, latin1(bytes));
+    }
+    const own = ["", "ai.onnx"].includes(texts.get(7) ?? "");
+    const op = texts.get(4) ?? "";
+    const constant = op === "Constant" && own && read.length === 1 ? read[0]!.value : null;
+    for (const name of outputs) this.define(name, constant);
+    const graphs = read.flatMap((attribute) => attribute.graphs);
+    if (graphs.length === 0) return;
+    if (!own || !["If", "Loop", "Scan", "SequenceMap"].includes(op)) {
+      throw new Error(`the operator ${quoted(op)} has graphs in it, and is none that may`);
+    }
+    this.parents.push({ op, trips: inputs[0] ?? "", graphs });
+  }
+
+  /** The integer that an attribute holds for a constant, and the graphs in it. */
+  private attribute(data: Uint8Array): { value: bigint | null; graphs: readonly Uint8Array[] } {
+    const [values, graphs]: [(bigint | null)[], Uint8Array[]] = [[], []];
+    let name = "";
+    for (const [number, content] of fields(data, "Attribute", SCHEMA)) {
+      if (number === 1) name = latin1(content as Uint8Array);
+      else if (number === 3) values.push(name === "value_int" ? BigInt.asIntN(64, content as bigint) : null);
+      else if (number === 5 || number === 10) {
+        const [, value] = this.tensor(content as Uint8Array);
+        values.push(number === 5 && name === "value" ? value : null);
+      } else if (number === 6 || number === 11) graphs.push(content as Uint8Array);
+    }
+    return { value: values.length === 1 ? values[0]! : null, graphs };
+  }
+
+  /** The name of a tensor, and its value if it holds one int64; notes the file it lies in. */
+  private tensor(data: Uint8Array): [string, bigint | null] {
+    let [name, kind, external] = ["", 0n, 0n];
+    const [entries, values]: [Uint8Array[], bigint[]] = [[], []];
+    for (const [number, content] of fields(data, "Tensor", SCHEMA)) {
+      if (number === 8) name = latin1(content as Uint8Array);
+      else if (number === 2) kind = small(content);
+      else if (number === 14) external = small(content);
+      else if (number === 13) entries.push(content as Uint8Array);
+      else if (number === 7) values.push(...int64s(content));
+      else if (number === 9 && (content as Uint8Array).length === 8) {
+        const { buffer, byteOffset } = content as Uint8Array;
+        values.push(new DataView(buffer, byteOffset).getBigInt64(0, true));
+      }
+    }
+    if ((external === EXTERNAL) !== entries.length > 0 || external > EXTERNAL) {
+      throw new Error(`the tensor ${quoted(name)} says both that it is in another file and that it is not`);
+    }
+    if (entries.length > 0) this.locations.add(locationOf(entries));
+    return [name, kind === INT64 && values.length === 1 && entries.length === 0 ? values[0]! : null];
   }
 }
 
-/** Number and content of every length-delimited field. */
-function* fields(data: Uint8Array): Generator<[number, Uint8Array]> {
-  let place = 0;
-  while (place < data.length) {
-    let tag: number;
-    [tag, place] = varint(data, place);
-    const kind = tag & 7;
-    if (kind === 0) [, place] = varint(data, place);
-    else if (kind === 1) place += 8;
-    else if (kind === 5) place += 4;
-    else if (kind === 2) {
-      let length: number;
-      [length, place] = varint(data, place);
-      if (place + length > data.length) break;
-      yield [Math.floor(tag / 8), data.subarray(place, (place += length))];
-    } else throw new Error(`unknown wire type ${kind}`);
+/** The file of a tensor; a key may come once, or parsers differ in which one counts. */
+function locationOf(entries: readonly Uint8Array[]): string {
+  const said = new Map<string, string>();
+  for (const entry of entries) {
+    const pair = new Map([...fields(entry, "Entry", SCHEMA)].map(([number, text]) => [number, text as Uint8Array]));
+    const key = latin1(pair.get(1) ?? new Uint8Array());
+    if (said.has(key) || !["location", "offset", "length"].includes(key)) {
+      throw new Error(`a tensor says twice, or of something unknown, where it lies: ${quoted(key)}`);
+    }
+    said.set(key, latin1(pair.get(2) ?? new Uint8Array()));
   }
-  if (place !== data.length) throw new Error("a field ends beyond its message");
+  for (const key of ["offset", "length"]) {
+    const text = said.get(key) ?? "0";
+    if (!/^[0-9]{1,16}$/.test(text)) throw new Error(`the ${key} of a tensor is ${quoted(text)}`);
+  }
+  return said.get("location") ?? "";
 }
 
-function varint(data: Uint8Array, start: number): [number, number] {
-  let value = 0;
-  for (let i = 0; i < 10; i++) {
-    const byte = data[start + i];
-    if (byte === undefined) throw new Error("a number ends beyond its message");
-    value += (byte & 0x7f) * 2 ** (7 * i);
-    if (byte < 0x80) return [value, start + i + 1];
+/** How often a Loop runs at most: its first input, which must be a constant. */
+function tripsOf(parent: Parent, scope: Scope): bigint {
+  const count = parent.trips === "" ? null : (scope.get(parent.trips) ?? null);
+  if (count === null) throw unbounded("its trip count is no constant");
+  return count > 0n ? count : 0n;
+}
+
+function unbounded(what: string): BundleError {
+  return new BundleError(
+    "unbounded-loop",
+    "A graph of the bundle holds a Loop that may never end.",
+    what,
+    `give the Loop a constant trip count of at most ${MAX_TRIPS}, or use a Scan.`,
+  );
+}
+
+function valueName(data: Uint8Array): string {
+  const name = [...fields(data, "ValueInfo", SCHEMA)].find(([number]) => number === 1);
+  return name === undefined ? "" : latin1(name[1] as Uint8Array);
+}
+
+/** A number that parsers keep in 32 bits, cutting off what is above. */
+function small(content: Content): bigint {
+  if ((content as bigint) >= 1n << 31n) throw new Error("a type or a kind is a number beyond 31 bits");
+  return content as bigint;
+}
+
+/** The numbers of an int64 field, packed or not; of a long list the first two. */
+function int64s(content: Content): bigint[] {
+  if (typeof content === "bigint") return [BigInt.asIntN(64, content)];
+  const found: bigint[] = [];
+  for (let place = 0; place < content.length && found.length < 2;) {
+    let value: bigint;
+    [value, place] = varint(content, place);
+    found.push(BigInt.asIntN(64, value));
   }
-  throw new Error("a number is longer than 64 bits");
+  return found;
+}
+
+/** Bytes as one character each: names need only be compared. */
+function latin1(bytes: Uint8Array): string {
+  return new TextDecoder("latin1").decode(bytes);
 }

@@ -9,6 +9,11 @@ import { BundleError, Tensor, Trainer, readTensors, tensorBytes } from "edgepeft
 import { folder } from "edgepeft-runtime/node";
 import { BUNDLE, copyOfBundle, inFolder, ort, refused } from "./support.js";
 
+interface Graphs {
+  externalLocations(model: Uint8Array): Set<string>;
+}
+const { externalLocations } = (await import(new URL("../../dist/graphfile.js", import.meta.url).href)) as Graphs;
+
 interface Json {
   [name: string]: Json;
 }
@@ -112,6 +117,59 @@ describe("a bundle", () => {
       await withManifest(bundle, set("files train.onnx sha256", sha256));
       await assert.rejects(Trainer.open(folder(bundle), { ort }), refused("path-escape"));
     }));
+});
+
+describe("a graph that every hash fits", () => {
+  const varint = (value: number): number[] => (value < 128 ? [value] : [(value & 127) | 128, ...varint(value >> 7)]);
+  const field = (number: number, content: Uint8Array): number[] => {
+    return [...varint((number << 3) | 2), ...varint(content.length), ...content];
+  };
+  const text = (content: string): Uint8Array => new TextEncoder().encode(content);
+  const entry = (key: string, value: string): number[] => {
+    return field(13, Uint8Array.from([...field(1, text(key)), ...field(2, text(value))]));
+  };
+  /** A model of one tensor, which lies in another file. */
+  const model = (...more: number[]): Uint8Array => {
+    const tensor = [8, 1, 16, 1, ...field(8, text("w")), ...entry("location", "weights.bin"), ...more, 112, 1];
+    return Uint8Array.from(field(7, Uint8Array.from(field(5, Uint8Array.from(tensor)))));
+  };
+  /** A model with a Loop whose trip count is the initializer `n`, an int64. */
+  const loop = (count: number, name = "n"): Uint8Array => {
+    const body = field(5, Uint8Array.from([...field(1, text("body")), ...field(6, new Uint8Array())]));
+    const node = [...field(1, text(name)), ...field(4, text("Loop")), ...body];
+    const tensor = [16, 7, 56, ...varint(count), ...field(8, text("n"))];
+    return Uint8Array.from(
+      field(7, Uint8Array.from([...field(1, Uint8Array.from(node)), ...field(5, Uint8Array.from(tensor))])),
+    );
+  };
+  const graph = model().slice(2);
+  const bad: readonly (readonly [string, string, Uint8Array])[] = [
+    ["with a tag beyond 32 bits", "bad-graph", Uint8Array.from([0xba, 0x80, 0x80, 0x80, 0x10, ...model().slice(1)])],
+    ["with a tag in more bytes than it needs", "bad-graph", Uint8Array.from([0xba, 0x00, ...model().slice(1)])],
+    ["with its graph twice", "bad-graph", Uint8Array.from([...model(), ...model()])],
+    ["with a group", "bad-graph", Uint8Array.from([...model(), 0x3b, ...graph, 0x3c])],
+    ["with a field of number 0", "bad-graph", Uint8Array.from([...model(), 2, 1, 120])],
+    ["with an unknown field", "bad-graph", Uint8Array.from([...model(), ...field(99, graph)])],
+    ["with a function", "bad-graph", Uint8Array.from([...model(), ...field(25, new Uint8Array())])],
+    ["with a number of 11 bytes", "bad-graph", Uint8Array.from([...model(), 40, ...Array<number>(10).fill(255), 1])],
+    ["cut short", "bad-graph", model().slice(0, -1)],
+    ["without a graph", "bad-graph", new Uint8Array()],
+    ["that could be of another format", "bad-graph", Uint8Array.from([18, 6, 0, 0, ...text("ORTM"), ...model()])],
+    ["with two places for a tensor", "bad-graph", model(...entry("location", "../secret"))],
+    ["with a tensor here and elsewhere", "bad-graph", model(112, 0)],
+    ["with a loop of unknown length", "unbounded-loop", loop(3, "x")],
+    ["with a loop that hardly ends", "unbounded-loop", loop(2 ** 17)],
+  ];
+  for (const [what, reference, bytes] of bad) {
+    it(`${what} is refused`, async () => {
+      assert.throws(() => externalLocations(bytes), refused(reference));
+    });
+  }
+
+  it("with a loop of constant length is taken, and its files are told", () => {
+    assert.deepEqual([...externalLocations(model())], ["weights.bin"]);
+    assert.deepEqual([...externalLocations(loop(3))], []);
+  });
 });
 
 describe("an adapter", () => {
