@@ -16,6 +16,7 @@ from edgepeft_export.forward.graph import ForwardError
 from edgepeft_export.forward.torch_generation import IDS, MASK, decoding_of
 from edgepeft_export.generation import Decoding, with_generation
 from edgepeft_export.quantize import Quantization, Report
+from edgepeft_export.verification import VerificationError
 from edgepeft_runtime.decoding import GenerationSpec
 from edgepeft_runtime.manifest import TextSpec
 
@@ -61,7 +62,7 @@ def add_cache(
     announce("exporting the graph that generates")
     try:
         decoding = decoding_of(model)
-    except ForwardError as error:
+    except (ForwardError, VerificationError) as error:
         announce(f"no graph with a cache: {error.context or error.message}; the whole text will be read for each token")
         return compiled, spec
     if isinstance(method, GraphMethod):

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes import common
 
-from edgepeft_export.passes import drop_guards, gather_scales, narrow, share_transposed, transpose_last_two
+from edgepeft_export.passes import (
+    drop_guards,
+    drop_identities,
+    gather_scales,
+    name_squeezed_axes,
+    narrow,
+    share_transposed,
+    transpose_last_two,
+)
+from edgepeft_export.verification.compare import Verified
 from edgepeft_runtime.errors import EdgepeftError
 
 
@@ -55,6 +64,7 @@ class Forward:
         parameters: first values of what trains, by the name of the graph input.
         sparse: frozen tensors of which single elements train, by parameters of their own.
         held: names of parameters that go where the others go, and keep their first values.
+        verified: what the graph was compared on with its source.
     """
 
     model: ir.Model
@@ -62,6 +72,7 @@ class Forward:
     parameters: Mapping[str, NDArray[np.generic]]
     sparse: tuple[Sparse, ...] = ()
     held: frozenset[str] = frozenset()
+    verified: Verified = field(default_factory=Verified)
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -103,8 +114,10 @@ def bind(model: ir.Model, values: Mapping[str, NDArray[np.generic]]) -> None:
 def tidy(model: ir.Model) -> ir.Model:
     """Infer shapes and bring the graph into the form the gradient rules know best; the results stay the same."""
     common.RemoveUnusedNodesPass()(model)
-    common.IdentityEliminationPass()(model)
+    drop_identities(model)
     infer_shapes(model)
+    while name_squeezed_axes(model):
+        infer_shapes(model)
     for edit in (drop_guards, transpose_last_two, gather_scales, narrow, share_transposed):
         if edit(model):
             common.RemoveUnusedNodesPass()(model)

@@ -23,6 +23,7 @@ from edgepeft_export.forward import torch_detach, torch_recurrent
 from edgepeft_export.forward.graph import Forward, ForwardError, tidy
 from edgepeft_export.forward.torch_detach import KeepDetach
 from edgepeft_export.forward.torch_recurrent import KeepRecurrent
+from edgepeft_export.forward.torch_reference import Function, Reference, Tensors, verified
 from edgepeft_export.opset import OPSET
 from edgepeft_export.shapes import Dim, dims_of
 
@@ -56,9 +57,9 @@ def from_torch(
     trainable = _trainable(model)
     axes = default_dynamic_axes(inputs) if dynamic_axes is None else dynamic_axes
     with _inference(model):
-        inputs = distinct_sizes(inputs, axes)
-        names = _output_names(model, inputs, outputs)
-        program = export(_Lifted(model, names), inputs, trainable, axes)
+        traced = distinct_sizes(inputs, axes)
+        names = _output_names(model, traced, outputs)
+        program = export(_Lifted(model, names), traced, trainable, axes)
     called = [f"{name}.output" if name in inputs or name in trainable else name for name in names]
     graph = _rename(program, list(inputs), list(trainable), called)
     _check_dynamic(graph.graph, axes)
@@ -66,7 +67,38 @@ def from_torch(
     _name_outputs(graph.graph, called)  # again: equal outputs may have become one
     _name_folded_weights(graph.graph, model)
     parameters = {name: tensor.numpy().copy() for name, tensor in trainable.items()}
-    return Forward(graph, tuple(inputs), parameters)
+    forward = Forward(graph, tuple(inputs), parameters)
+    with _inference(model):
+        return verified(forward, Reference(_function(model, names), inputs, traced, trainable, axes, _is_half(model)))
+
+
+def _function(model: nn.Module, names: Sequence[str]) -> Function:
+    """What the module gives, by name."""
+
+    def function(inputs: Tensors, trainable: Tensors) -> dict[str, Tensor]:
+        with _set(model, trainable):
+            named = _named_outputs(model(**inputs))
+        return {name: named[name] for name in names}
+
+    return function
+
+
+@contextlib.contextmanager
+def _set(model: nn.Module, trainable: Tensors) -> Iterator[None]:
+    """Let parameters have other values for a while."""
+    parameters = {name: p for name, p in model.named_parameters() if name in trainable}
+    before = {name: p.data for name, p in parameters.items()}
+    try:
+        for name, parameter in parameters.items():
+            parameter.data = trainable[name]
+        yield
+    finally:
+        for name, parameter in parameters.items():
+            parameter.data = before[name]
+
+
+def _is_half(model: nn.Module) -> bool:
+    return any(tensor.dtype in (torch.float16, torch.bfloat16) for tensor in model.state_dict().values())
 
 
 def name_inputs(model: nn.Module, example_inputs: ExampleInputs) -> dict[str, Tensor]:

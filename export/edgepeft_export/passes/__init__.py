@@ -1,9 +1,19 @@
 """Graph edits: a model in, the same model edited in place, each with one purpose. None of them imports torch."""
 
 from edgepeft_export.passes.guards import drop_guards
+from edgepeft_export.passes.identities import drop_identities
 from edgepeft_export.passes.narrow import narrow
 from edgepeft_export.passes.scales import gather_scales
+from edgepeft_export.passes.squeezes import name_squeezed_axes
 from edgepeft_export.passes.tied import share_transposed
 from edgepeft_export.passes.transposes import transpose_last_two
 
-__all__ = ["drop_guards", "gather_scales", "narrow", "share_transposed", "transpose_last_two"]
+__all__ = [
+    "drop_guards",
+    "drop_identities",
+    "gather_scales",
+    "name_squeezed_axes",
+    "narrow",
+    "share_transposed",
+    "transpose_last_two",
+]

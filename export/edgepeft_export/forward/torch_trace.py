@@ -1,0 +1,141 @@
+"""Names the torch function behind a difference: the first whose result the exported graph has nowhere.
+
+Of every result only a sample is kept, so that the search takes no more memory than the model does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode, resolve_name
+
+from edgepeft_export.verification.compare import Array, Arrays, difference
+from edgepeft_export.verification.graph import inner_values
+
+_SAMPLED = 1024
+"""Elements that are kept of a result."""
+
+_SAME = 1e-3
+"""Largest relative difference of two results that are taken for one."""
+
+Sample = tuple[int, NDArray[np.float32]]
+"""Number of elements, and some of them."""
+
+
+@dataclass(frozen=True)
+class _Result:
+    function: str
+    module: str
+    sample: Sample
+
+
+def first_difference(model: ir.Model, run: Callable[[], object], feeds: Arrays) -> str:
+    """Say which torch function in which module gives the first result that is not in the graph.
+
+    Args:
+        model: the exported graph.
+        run: runs the torch function.
+        feeds: what the graph is fed for the same results.
+    """
+    with _Recorder() as recorder, _Modules(recorder):
+        run()
+    there = _graph_samples(model, feeds)
+    wrong = None
+    for result in reversed(recorder.results):
+        if any(_equal(result.sample, other) for other in there.get(result.sample[0], ())):
+            break
+        wrong = result
+    if wrong is None:
+        return "no single function of the model could be named."
+    where = f"module {wrong.module}" if wrong.module else "the model's own forward"
+    return f"The first result that differs is that of {wrong.function}, in {where}."
+
+
+def _graph_samples(model: ir.Model, feeds: Arrays) -> dict[int, list[Sample]]:
+    floats = [
+        str(value.name)
+        for node in model.graph
+        for value in node.outputs
+        if value.dtype == ir.DataType.FLOAT and value.name
+    ]
+    found: dict[int, list[Sample]] = {}
+    try:
+        for _, array in inner_values(model, feeds, floats):
+            found.setdefault(array.size, []).append(_sample(array))
+    except Exception:
+        pass
+    return found
+
+
+def _sample(array: Array) -> Sample:
+    flat = array.reshape(-1)
+    return array.size, flat[:: max(1, array.size // _SAMPLED)].astype(np.float32)
+
+
+def _equal(one: Sample, other: Sample) -> bool:
+    return one[0] == other[0] and difference(one[1], other[1]) <= _SAME
+
+
+class _Recorder(TorchFunctionMode):  # type: ignore[misc]  # torch is not type-checked here
+    """Keeps a sample of every float result of a function, in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.results: list[_Result] = []
+        self.module = ""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        name = getattr(func, "__name__", "")
+        if (
+            isinstance(result, Tensor)
+            and result.is_floating_point()
+            and result.numel()
+            and name not in ("__get__", "__set__")
+        ):
+            values = result.detach().float().contiguous().numpy()
+            self.results.append(_Result(resolve_name(func) or name, self.module, _sample(values)))
+        return result
+
+
+class _Modules:
+    """Tells a recorder the module that runs."""
+
+    def __init__(self, recorder: _Recorder) -> None:
+        self._recorder = recorder
+        self._names: dict[nn.Module, str] = {}
+        self._stack: list[str] = []
+
+    def __enter__(self) -> None:
+        self._hooks = [
+            nn.modules.module.register_module_forward_pre_hook(self._enter),
+            nn.modules.module.register_module_forward_hook(self._leave, always_call=True),
+        ]
+
+    def __exit__(self, *_: object) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+    def _enter(self, module: nn.Module, _: object) -> None:
+        if not self._stack:
+            self._names = {inner: name for name, inner in module.named_modules()}
+        self._stack.append(self._recorder.module)
+        self._recorder.module = self._names.get(module, type(module).__name__)
+
+    def _leave(self, *_: object) -> None:
+        self._recorder.module = self._stack.pop()
+
+
+__all__ = ["first_difference"]

@@ -1,0 +1,25 @@
+"""What is exported is run and compared with its source before anything is built on it."""
+
+from edgepeft_export.verification.compare import (
+    FLOAT32,
+    HALF,
+    QUANTIZED,
+    Example,
+    VerificationError,
+    Verified,
+    difference,
+)
+from edgepeft_export.verification.graph import GraphRun
+from edgepeft_export.verification.randomness import refuse_random
+
+__all__ = [
+    "FLOAT32",
+    "HALF",
+    "QUANTIZED",
+    "Example",
+    "GraphRun",
+    "VerificationError",
+    "Verified",
+    "difference",
+    "refuse_random",
+]

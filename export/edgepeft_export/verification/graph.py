@@ -1,0 +1,81 @@
+"""Runs a forward graph as it is, without a copy of its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import onnx_ir as ir
+import onnxruntime as ort
+
+from edgepeft_export.composites import lower
+from edgepeft_export.verification.compare import Array, Arrays
+
+_LARGE = 1 << 16
+"""Bytes from which on a tensor is lent to the session instead of written into the model."""
+
+_LENT = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE, ir.DataType.INT8, ir.DataType.UINT8)
+
+_AT_ONCE = 64
+"""Inner tensors that are computed in one run."""
+
+
+class GraphRun:
+    """A session over a graph that is left as it is: nothing is optimized, folded or packed again.
+
+    Args:
+        model: a forward graph, in which composites may stand.
+        outputs: values to give, by name; default: the graph's outputs.
+    """
+
+    def __init__(self, model: ir.Model, outputs: Sequence[str] | None = None) -> None:
+        copy = model.clone()
+        if outputs is not None:
+            _give(copy.graph, outputs)
+        lower(copy)
+        self._lent = _lend(copy.graph)
+        options = plain_options()
+        if self._lent:
+            options.add_external_initializers(list(self._lent), list(self._lent.values()))
+        content = ir.to_proto(copy).SerializeToString()
+        self._session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        self.outputs = tuple(str(output.name) for output in self._session.get_outputs())
+        self._inputs = {value.name for value in self._session.get_inputs()}
+
+    def __call__(self, feeds: Arrays) -> dict[str, Array]:
+        """The outputs by name."""
+        given = {name: array for name, array in feeds.items() if name in self._inputs}
+        return dict(zip(self.outputs, self._session.run(None, given), strict=True))
+
+
+def plain_options() -> ort.SessionOptions:
+    """Options under which a session computes what the file says, and says nothing itself."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    return options
+
+
+def inner_values(model: ir.Model, feeds: Arrays, names: Iterable[str]) -> Iterator[tuple[str, Array]]:
+    """Values of a graph by name, a few at a time, so that they are never held all at once."""
+    wanted = list(names)
+    for start in range(0, len(wanted), _AT_ONCE):
+        yield from GraphRun(model, wanted[start : start + _AT_ONCE])(feeds).items()
+
+
+def _give(graph: ir.Graph, names: Sequence[str]) -> None:
+    made = {value.name: value for node in graph for value in node.outputs}
+    graph.outputs[:] = [made[name] for name in names]
+
+
+def _lend(graph: ir.Graph) -> dict[str, ort.OrtValue]:
+    """Put a reference in the place of each large tensor; the tensors by name."""
+    lent = {}
+    for name, value in graph.initializers.items():
+        tensor = value.const_value
+        if tensor is not None and tensor.nbytes > _LARGE and tensor.dtype in _LENT:
+            lent[name] = ort.OrtValue.ortvalue_from_numpy(tensor.numpy())
+            value.const_value = ir.ExternalTensor(
+                "lent", 0, tensor.nbytes, tensor.dtype, shape=ir.Shape(tensor.shape.numpy()), name=name, base_dir=""
+            )
+    return lent
