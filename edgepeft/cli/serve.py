@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from edgepeft.cli.options import PATH, host_home_option
+
+if TYPE_CHECKING:
+    import socket
+    import ssl
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
@@ -24,38 +29,59 @@ def command(home: Path, address: str, port: int, certificate: Path | None, priva
     """
     if (certificate is None) != (private_key is None):
         raise click.UsageError("--certificate and --private-key go together.")
-    import uvicorn
-
-    from edgepeft.sync import HostHome, Keys
-    from edgepeft.sync.serving import app
+    from edgepeft.sync import HostHome, Keys, SyncError
+    from edgepeft.sync.connections import Limits, server
+    from edgepeft.sync.serving import SERVING, app
+    from edgepeft_runtime.lock import locked_folder
 
     host = HostHome(home)
     campaign = Keys(host).host().campaign
-    if certificate is not None and private_key is not None:
-        _check_certificate(certificate, private_key)
-    if certificate is None and address not in _LOOPBACK:
-        click.echo("note: without --certificate, tokens and updates travel unencrypted.", err=True)
-    click.echo(f"serving {campaign} on {'http' if certificate is None else 'https'}://{address}:{port}", err=True)
-    uvicorn.run(
-        app(host),
-        host=address,
-        port=port,
-        ssl_certfile=certificate,
-        ssl_keyfile=private_key,
-        log_level="warning",
-        server_header=False,
-        limit_concurrency=512,
-        timeout_keep_alive=15,
-    )
+    tls = None if certificate is None or private_key is None else _tls(certificate, private_key)
+    with locked_folder(host.received, SERVING, SyncError), _listening(address, port) as listening:
+        if tls is None and address not in _LOOPBACK:
+            click.echo("note: without --certificate, tokens and updates travel unencrypted.", err=True)
+        where = f"{'http' if tls is None else 'https'}://{address}:{listening.getsockname()[1]}"
+        click.echo(f"serving {campaign} on {where}", err=True)
+        server(app(host), Limits.of_files(_files()), tls).run(sockets=[listening])
 
 
-def _check_certificate(certificate: Path, private_key: Path) -> None:
+def _files() -> int:
+    """How many files this process may open, as many as the system allows."""
+    try:
+        import resource
+    except ImportError:  # on Windows
+        return 1024
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 8192 if most == resource.RLIM_INFINITY else min(8192, most)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
+    return wanted
+
+
+def _listening(address: str, port: int) -> socket.socket:
+    import socket
+
+    from edgepeft.sync import SyncError
+
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        return socket.create_server((address, port), family=family, backlog=2048)
+    except OSError as failure:
+        raise SyncError(
+            "cannot-listen",
+            f"Cannot listen on port {port} of {address}.",
+            context=str(failure),
+            hint="stop what uses the port, or choose another address or port.",
+        ) from failure
+
+
+def _tls(certificate: Path, private_key: Path) -> ssl.SSLContext:
     import ssl
 
     from edgepeft.sync import SyncError
 
     try:
-        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(certificate, private_key)
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(certificate, private_key)
     except OSError as failure:  # of which ssl.SSLError is one
         raise SyncError(
             "bad-certificate",
@@ -63,3 +89,4 @@ def _check_certificate(certificate: Path, private_key: Path) -> None:
             context=str(failure),
             hint="give both as PEM, the key without a password.",
         ) from failure
+    return context

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +19,12 @@ import anyio
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import FileResponse, PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from edgepeft.sync.connections import CONNECTION
 from edgepeft.sync.home import HostHome
+from edgepeft.sync.http_bodies import FileBody, Pace, paced, pieces
 from edgepeft.sync.keys import ACTIVE, Device, Keys
 from edgepeft_runtime.errors import EdgepeftError
 from edgepeft_runtime.fleet import rounds
@@ -37,17 +39,19 @@ from edgepeft_runtime.fleet.delivery import (
 from edgepeft_runtime.tensorfile import sync_directory
 
 MAX_PENDING = 16
-"""Updates of one device for one round that may lie in the inbox."""
+"""Updates of one device that may lie in the inbox, those that are arriving among them."""
 
-BODY_SECONDS = 120.0
-"""How long a device may take to send an update."""
+SERVING = ".serving"
+"""The file in ``received`` that a server locks."""
 
 
 @dataclass(frozen=True)
 class _Slot:
-    """Where a device may put a file: its folder in the inbox, the name, and the hash that is in the name."""
+    """Where a device may put a file: its folder in the inbox, the round, the device, the name, and the hash in it."""
 
     folder: Path
+    round: int
+    device: str
     name: str
     digest: str
 
@@ -65,7 +69,9 @@ def app(home: HostHome) -> Starlette:
 
     Every request carries ``Authorization: Bearer <token>``. Answers: 401 no such token, 403 a revoked device or another
     one's folder, 404 no such file, 408 too slow, 409 the round is not open or the update is not there yet, 413 too
-    large, 422 not what its name says, 429 too many updates.
+    large, 422 not what its name says, 429 too many updates or requests, 503 too many requests of all devices.
+
+    It runs on :func:`edgepeft.sync.connections.server`.
     """
     tokens = _Tokens(home)
     published = _Published(home, tokens)
@@ -89,7 +95,7 @@ class _Tokens:
         self._read_at, self._devices = -1, dict[str, Device]()
 
     def device(self, request: Request) -> Device:
-        """Who is asking; raises 401 or 403."""
+        """Who is asking, whose connection does not wait any more; raises 401, 403, 429 or 503."""
         kind, _, token = request.headers.get("authorization", "").partition(" ")
         changed = self._folder.stat().st_mtime_ns if self._folder.exists() else 0
         if changed != self._read_at:
@@ -100,6 +106,7 @@ class _Tokens:
             raise HTTPException(401, "no such token", {"WWW-Authenticate": "Bearer"})
         if device.state != ACTIVE:
             raise HTTPException(403, "this device is revoked")
+        request.scope["state"][CONNECTION].answer(device.device)
         return device
 
 
@@ -115,7 +122,7 @@ class _Published:
         name = request.path_params["name"]
         if name not in (rounds.HEAD_FILE, rounds.HEAD_SIGNATURES):
             raise HTTPException(404)
-        return _file(self._folder / name)
+        return _file(self._folder / name, request)
 
     async def of_round(self, request: Request) -> Response:
         """A file of a round."""
@@ -123,7 +130,7 @@ class _Published:
         folder, name = request.path_params["folder"], request.path_params["name"]
         if rounds.number_of(folder) is None or name not in (rounds.ROUND_FILE, rounds.ADAPTER_FILE):
             raise HTTPException(404)
-        return _file(self._folder / folder / name)
+        return _file(self._folder / folder / name, request)
 
 
 class _Inbox:
@@ -131,6 +138,7 @@ class _Inbox:
 
     def __init__(self, home: HostHome, tokens: _Tokens) -> None:
         self._home, self._tokens = home, tokens
+        self._arriving: set[tuple[str, str]] = set()
         for partial in home.received.rglob(".*.partial"):  # what an earlier process was in the middle of
             partial.unlink(missing_ok=True)
 
@@ -139,21 +147,21 @@ class _Inbox:
         slot = self._slot(request)
         if not slot.name.endswith(SIDECAR_SUFFIX):
             raise HTTPException(404)
-        return _file(slot.folder / slot.name)
+        return _file(self._kept(slot, slot.name) or slot.folder / slot.name, request)
 
     async def put(self, request: Request) -> Response:
         """An update or a sidecar; one that is there already is taken for what it is."""
         slot = self._slot(request)
         is_update = slot.name.endswith(UPDATE_SUFFIX)
-        most = self._most(request.path_params["folder"]) if is_update else MAX_SIDECAR_BYTES
+        most = self._most(slot.round) if is_update else MAX_SIDECAR_BYTES
         if int(request.headers.get("content-length") or 0) > most:
             raise HTTPException(413, f"at most {most} bytes are taken")
         keep = self._keep_update if is_update else self._keep_sidecar
         try:
-            with anyio.fail_after(BODY_SECONDS):
-                return await keep(request, slot, most)
+            with paced() as pace:
+                return await keep(request, slot, most, pace)
         except TimeoutError:
-            raise HTTPException(408, f"no whole file within {BODY_SECONDS:.0f} s") from None
+            raise HTTPException(408, "the file comes too slowly") from None
         except ClientDisconnect:
             return Response(status_code=400)
 
@@ -166,35 +174,52 @@ class _Inbox:
             raise HTTPException(404)
         if owner != device.device:
             raise HTTPException(403, "that is the folder of another device")
-        return _Slot(self._home.received / inbox_folder(number, owner), name, digest)
+        return _Slot(self._home.received / inbox_folder(number, owner), number, owner, name, digest)
 
-    def _most(self, folder: str) -> int:
+    def _most(self, number: int) -> int:
         """The largest update of a round, if updates of it are taken."""
         try:
             newest = self._home.round(self._home.newest().round)
         except EdgepeftError as error:
             raise HTTPException(409, error.message) from None
-        number = rounds.number_of(folder)
-        if number is None or not newest.round - newest.max_staleness <= number <= newest.round:
+        if not newest.round - newest.max_staleness <= number <= newest.round:
             raise HTTPException(409, f"updates of this round are not taken; the newest is {newest.round}")
         return newest.limits.update_bytes
 
-    async def _keep_update(self, request: Request, slot: _Slot, most: int) -> Response:
-        if (slot.folder / slot.name).exists():
-            async for _ in _pieces(request, most):
+    def _kept(self, slot: _Slot, name: str) -> Path | None:
+        """Where a file is that was delivered before: still received, or accepted."""
+        accepted = self._home.accepted / slot.folder.relative_to(self._home.received / rounds.INBOX)
+        return next((path for path in (slot.folder / name, accepted / name) if path.is_file()), None)
+
+    async def _keep_update(self, request: Request, slot: _Slot, most: int, pace: Pace) -> Response:
+        if self._kept(slot, slot.name) is not None:
+            async for _ in pieces(request, most, pace):
                 pass  # to answer before the device has sent all would look like a lost connection to it
             return Response(status_code=200)
-        if sum(1 for _ in slot.folder.glob(f"*{UPDATE_SUFFIX}")) >= MAX_PENDING:
-            raise HTTPException(429, f"{MAX_PENDING} updates are waiting already")
-        with _partial(slot.folder) as partial:
-            if await _copied(request, partial, most) != slot.digest:
+        with self._room(slot), _partial(slot.folder) as partial:
+            if await _copied(request, partial, most, pace) != slot.digest:
                 raise HTTPException(422, "the content is not what its name says")
             await anyio.to_thread.run_sync(_commit, partial, slot.folder / slot.name)
         return Response(status_code=201)
 
-    async def _keep_sidecar(self, request: Request, slot: _Slot, most: int) -> Response:
-        content = b"".join([piece async for piece in _pieces(request, most)])
-        if not (slot.folder / f"{slot.digest}{UPDATE_SUFFIX}").exists():
+    @contextmanager
+    def _room(self, slot: _Slot) -> Iterator[None]:
+        """A place in the device's inbox. It is taken before the update arrives: many may arrive at once."""
+        waiting = {path.stem for path in self._home.received.glob(f"{rounds.INBOX}/*/{slot.device}/*{UPDATE_SUFFIX}")}
+        arriving = {digest for device, digest in self._arriving if device == slot.device}
+        if slot.digest in arriving:
+            raise HTTPException(409, "this update is arriving already")
+        if len(waiting | arriving) >= MAX_PENDING:
+            raise HTTPException(429, f"{MAX_PENDING} updates are waiting already")
+        self._arriving.add((slot.device, slot.digest))
+        try:
+            yield
+        finally:
+            self._arriving.discard((slot.device, slot.digest))
+
+    async def _keep_sidecar(self, request: Request, slot: _Slot, most: int, pace: Pace) -> Response:
+        content = b"".join([piece async for piece in pieces(request, most, pace)])
+        if self._kept(slot, f"{slot.digest}{UPDATE_SUFFIX}") is None:
             raise HTTPException(409, "the update itself is not there")
         try:
             said = Delivery.from_bytes(content)
@@ -208,21 +233,11 @@ class _Inbox:
         return Response(status_code=201)
 
 
-async def _pieces(request: Request, most: int) -> AsyncIterator[bytes]:
-    """The body, as far as it is no larger than it may be, whatever the client says about its length."""
-    size = 0
-    async for piece in request.stream():
-        size += len(piece)
-        if size > most:
-            raise HTTPException(413, f"at most {most} bytes are taken")
-        yield piece
-
-
-async def _copied(request: Request, partial: Path, most: int) -> str:
+async def _copied(request: Request, partial: Path, most: int, pace: Pace) -> str:
     """Write the body to a file, piece by piece: memory does not grow with what devices send. Returns its hash."""
     digest = hashlib.sha256()
     with partial.open("wb") as file:
-        async for piece in _pieces(request, most):
+        async for piece in pieces(request, most, pace):
             digest.update(piece)
             file.write(piece)
     return digest.hexdigest()
@@ -250,10 +265,11 @@ def _commit(partial: Path, path: Path) -> None:
     sync_directory(path.parent)
 
 
-def _file(path: Path) -> Response:
-    if not path.is_file():
-        raise HTTPException(404)
-    return FileResponse(path, media_type="application/octet-stream")
+def _file(path: Path, request: Request) -> Response:
+    try:
+        return FileBody(path, request)
+    except FileNotFoundError:
+        raise HTTPException(404) from None
 
 
 async def _told(_request: Request, error: Exception) -> Response:

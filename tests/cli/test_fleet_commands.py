@@ -197,6 +197,10 @@ def test_serve_runs_until_it_is_stopped(
         edgepeft("train", bundle, "--data", data, "--home", device, "--update", update)
         assert edgepeft("deliver", update, address, "--home", device).code == 0
         assert edgepeft("pull", "--home", host, "--remove").out.splitlines()[-1].startswith("1 accepted")
+        assert "error: home-in-use" in edgepeft("serve", "--home", host, "--port", 0).err
+        other = tmp_path / "other"
+        edgepeft("keys", "new", "trees", "--home", other)
+        assert "error: cannot-listen" in edgepeft("serve", "--home", other, "--port", port).err
     finally:
         process.terminate()
         _, err = process.communicate(timeout=20)

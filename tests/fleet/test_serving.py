@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
 import http.client
-import ipaddress
 import shutil
 import socket
 import threading
@@ -16,35 +14,17 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-import uvicorn
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
-from edgepeft.sync import HostHome, Keys, accepted, collect
+from edgepeft.sync import Keys, accepted, collect
 from edgepeft.sync.keys import REVOKED
-from edgepeft.sync.serving import MAX_PENDING, app
+from edgepeft.sync.serving import MAX_PENDING
 from edgepeft_runtime.errors import FleetError
 from edgepeft_runtime.fleet.delivering import deliver
 from edgepeft_runtime.fleet.http_place import HttpPlace
 from edgepeft_runtime.fleet.joining import join
 from edgepeft_runtime.fleet.places import open_place
 from tests.fleet.fleets import NOW, Device, Fleet, code_of
-
-
-@contextmanager
-def serving(home: HostHome, **settings: object) -> Iterator[int]:
-    """The server of a home in a thread; gives its port."""
-    server = uvicorn.Server(uvicorn.Config(app(home), port=0, log_level="error", **settings))  # type: ignore[arg-type]
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    try:
-        yield server.servers[0].sockets[0].getsockname()[1]
-    finally:
-        server.should_exit = True
-        thread.join()
+from tests.fleet.servers import certificate_for, serving
 
 
 @dataclass(frozen=True)
@@ -101,10 +81,10 @@ def test_a_round_over_http(served: Served) -> None:
 
 def test_over_tls_the_certificate_is_checked(fleet: Fleet, tmp_path: Path) -> None:
     """With the host's certificate it works; the system's do not vouch for it."""
-    certificate, key = _certificate(tmp_path)
+    certificate, key = certificate_for(tmp_path)
     device = fleet.device()
     fleet.publish(seed=1)
-    with serving(fleet.host, ssl_certfile=certificate, ssl_keyfile=key) as port:
+    with serving(fleet.host, certificate=certificate, key=key) as port:
         address = f"https://127.0.0.1:{port}"
         with pytest.raises(FleetError, match="certificate verify failed") as caught:
             join(address, fleet.bundle, device.home, now=NOW)
@@ -112,30 +92,6 @@ def test_over_tls_the_certificate_is_checked(fleet: Fleet, tmp_path: Path) -> No
         assert join(address, fleet.bundle, device.home, now=NOW, ca_file=certificate).switched
         assert not deliver(device.train(), address, device.home, ca_file=certificate).repeated
     assert code_of(join, address, fleet.bundle, device.home, ca_file=key) == "cannot-read-file"
-
-
-def _certificate(folder: Path) -> tuple[Path, Path]:
-    """A certificate for 127.0.0.1, signed by itself, and its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "host")])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    paths = folder / "certificate.pem", folder / "key.pem"
-    paths[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    private = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    paths[1].write_bytes(key.private_bytes(*private))
-    return paths
 
 
 # Who may do what

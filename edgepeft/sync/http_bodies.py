@@ -1,0 +1,97 @@
+"""Bodies of requests and responses: in pieces, of a bounded size, and not slower than a minimum rate."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import anyio
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from edgepeft.sync.connections import CONNECTION
+
+GRACE_SECONDS = 20.0
+"""How far a transfer may fall behind the minimum rate; being ahead of it earlier buys no time."""
+
+MINIMUM_RATE = 2**12
+"""Bytes per second."""
+
+_PIECE = 2**16
+_RANGE = re.compile(r"bytes=([0-9]{1,15})-")
+
+
+class Pace:
+    """A deadline that moves on with the bytes of a transfer, and is never further away than the grace."""
+
+    def __init__(self, scope: anyio.CancelScope) -> None:
+        self._scope = scope
+
+    def moved(self, count: int) -> None:
+        """So many bytes more have come through."""
+        furthest = anyio.current_time() + GRACE_SECONDS
+        self._scope.deadline = min(self._scope.deadline + count / MINIMUM_RATE, furthest)
+
+
+@contextmanager
+def paced() -> Iterator[Pace]:
+    """A transfer; raises ``TimeoutError`` where it is too slow."""
+    with anyio.fail_after(GRACE_SECONDS) as scope:
+        yield Pace(scope)
+
+
+async def pieces(request: Request, most: int, pace: Pace) -> AsyncIterator[bytes]:
+    """The body, as far as it is no larger than it may be, whatever the client says about its length."""
+    size = 0
+    async for piece in request.stream():
+        size += len(piece)
+        if size > most:
+            raise HTTPException(413, f"at most {most} bytes are taken")
+        pace.moved(len(piece))
+        yield piece
+
+
+class FileBody(Response):
+    """A file, from where ``Range: bytes=N-`` asks for.
+
+    Reading is done between requests, not in threads: a piece that is in the system's cache takes microseconds, and
+    to hand it to a thread many times that.
+    """
+
+    def __init__(self, path: Path, request: Request) -> None:
+        self._path, size = path, path.stat().st_size
+        asked = _RANGE.fullmatch(request.headers.get("range", ""))
+        self._start = int(asked[1]) if asked is not None else 0
+        if asked is not None and self._start >= size:
+            raise HTTPException(416, headers={"Content-Range": f"bytes */{size}"})
+        self._size = size
+        headers = {"content-length": str(size - self._start), "accept-ranges": "bytes"}
+        if asked is not None:
+            headers["content-range"] = f"bytes {self._start}-{size - 1}/{size}"
+        super().__init__(status_code=200 if asked is None else 206, media_type="application/octet-stream")
+        self.init_headers(headers)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  # ASGI's signature
+        """Send it; a client that reads too slowly is dropped."""
+        try:
+            with paced() as pace:
+                await self._send(send, pace)
+        except TimeoutError:
+            scope["state"][CONNECTION].drop()
+            for _ in range(2):  # until uvicorn has seen that it is gone
+                await anyio.lowlevel.checkpoint()
+
+    async def _send(self, send: Send, pace: Pace) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        left = self._size - self._start
+        with self._path.open("rb") as file:
+            file.seek(self._start)
+            while left and (piece := file.read(min(_PIECE, left))):
+                left -= len(piece)
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+                pace.moved(len(piece))
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
