@@ -48,19 +48,18 @@ demo: .venv/.demo .venv-device/.done
 demo-flower: .venv/.demo .venv-fleet/.done
 	$(HOST)/python examples/flower_fleet.py --fleet-python $(FLEET)/python
 
-# Two at a time, but for a browser, whose pages are to have the machine for themselves.
+# Two at a time, but for a browser, whose pages are to have the machine for themselves. Both parts run; either one may fail.
+TWO := -n 2 --dist worksteal -rs --ignore tests/web --durations 20
 test: $(ENVIRONMENTS) lint
-	$(HOST)/python -m pytest -n 2 -rs --ignore tests/web --durations 20
-	$(HOST)/python -m pytest -rs tests/web
+	$(HOST)/python -m pytest $(TWO); found=$$?; $(HOST)/python -m pytest -rs tests/web && exit $$found
 
 # End-to-end cases of many seconds, and every method on every network, as docs/METHODS.md has it.
 slow: $(ENVIRONMENTS)
-	$(HOST)/python -m pytest -n 2 -rs -m 'slow or matrix' --ignore tests/web
-	$(HOST)/python -m pytest -rs -m slow tests/web
+	$(HOST)/python -m pytest $(TWO) -m 'slow or matrix'; found=$$?; $(HOST)/python -m pytest -rs -m slow tests/web && exit $$found
 
 # The device runtime on an emulated Raspberry Pi: 160 MB the first time, into .aarch64. Skipped with a reason where it cannot be had.
 aarch64: .venv/.test
-	$(HOST)/python -m pytest -m aarch64 -rs
+	$(HOST)/python -m pytest -m aarch64 -rs tests/test_aarch64.py
 
 # The tests that touch a dependency, with today's newest of everything but torch: by hand, and before a release.
 newest:

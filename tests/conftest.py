@@ -2,28 +2,45 @@
 
 from __future__ import annotations
 
-import functools
+import os
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch's threads would wait for one another's cores, and spin
+
 if TYPE_CHECKING:
     from tests.host.bundles import Trained
+    from tests.support.exports import SharedExports
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _one_table_of_operators() -> Iterator[None]:
-    """torch.onnx builds its table of operators anew for each export: half the time that a small model takes."""
+def _shared_exports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedExports | None]:
+    """A network that many tests prepare is exported once per run; see :mod:`tests.support.exports`."""
     if "torch" not in sys.modules:
-        yield
+        yield None
         return
-    from torch.onnx._internal.exporter._registration import ONNXRegistry
+    from tests.support import exports
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(functools.cache(ONNXRegistry.from_torchlib)))
-        yield
+    base = tmp_path_factory.getbasetemp()
+    of_run = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    with exports.shared(of_run / "exports") as found:
+        yield found
+
+
+@pytest.fixture(autouse=True)
+def _alike(request: pytest.FixtureRequest, _shared_exports: SharedExports | None) -> None:
+    """Each test draws the same weights whatever ran before it, and shares exports, unless it tests or patches them.
+
+    No digest sees what a test has patched.
+    """
+    if _shared_exports is not None:
+        sys.modules["torch"].manual_seed(0)
+        marked = request.node.get_closest_marker("own_exports") is not None
+        _shared_exports.on = not marked and "monkeypatch" not in request.fixturenames
 
 
 # Bundles made once for all tests, none of them to be changed. Imported late: tests of the runtime need no torch.

@@ -23,6 +23,8 @@ from edgepeft_export.losses import MSE, CrossEntropy, Loss, LossError
 from edgepeft_export.optimizers import SGD
 from tests.networks import tiny_bert
 
+pytestmark = pytest.mark.own_exports
+
 
 def _outputs(forward: Forward, inputs: dict[str, Tensor]) -> dict[str, NDArray[np.generic]]:
     session = onnxruntime.InferenceSession(ir.to_proto(forward.model).SerializeToString())

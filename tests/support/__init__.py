@@ -1,0 +1,1 @@
+"""What the tests themselves stand on, and tests of it."""
