@@ -13,9 +13,11 @@ from torch import nn
 from edgepeft import compress
 from edgepeft.methods import FrozenA, Lora, Method, attach, by_name
 from edgepeft.methods.base import GraphMethod
+from edgepeft.methods.existing import check_not_frozen, trains_on
 from edgepeft.methods.prompts import line_up
 from edgepeft.peft_format import linear_weights, peft_recipe
 from edgepeft.sources import Source
+from edgepeft.working_copy import with_exportable_experts, working_copy
 from edgepeft_export.forward import Forward, from_onnx
 from edgepeft_export.forward.onnx_lora import GraphLora
 from edgepeft_export.forward.torch_module import DynamicAxes, from_torch, name_inputs
@@ -45,7 +47,7 @@ class Attachment:
 
 
 def forward_of(source: Source, how: Attachment) -> tuple[Forward, Recipe]:
-    """The forward graph of a source, and what the bundle's recipe says of it; the source's model may be changed."""
+    """The forward graph of a source, and what the bundle's recipe says of it; the source's model stays as it was."""
     if isinstance(source.model, Path):
         return _of_file(source.model, how)
     return _of_module(source, source.model, how)
@@ -53,13 +55,7 @@ def forward_of(source: Source, how: Attachment) -> tuple[Forward, Recipe]:
 
 def _of_module(source: Source, model: nn.Module, how: Attachment) -> tuple[Forward, Recipe]:
     assert source.example_inputs is not None
-    masked, pruned = _pruned(source, model, how)
-    recipe: Recipe = {"method": "requires_grad"}
-    if how.chosen is not None:
-        model = attach(how.chosen, model)
-        recipe = {"method": how.chosen.name, **_settings(how.chosen)}
-    compress.hold_masks(model, masked)
-    line_up(model)
+    model, recipe = attach_to_copy(source, model, how)
     if how.on_attached is not None:
         how.on_attached(model)
     forward = from_torch(model, source.example_inputs, dynamic_axes=how.dynamic_axes, outputs=how.outputs)
@@ -67,7 +63,23 @@ def _of_module(source: Source, model: nn.Module, how: Attachment) -> tuple[Forwa
         forward = how.chosen.on_graph(forward, model)
     if forward.sparse:
         recipe["linear"] = [name for name in linear_weights(model) if name in {part.tensor for part in forward.sparse}]
-    return forward, {**recipe, **pruned, **peft_recipe(model)}
+    return forward, {**recipe, **peft_recipe(model)}
+
+
+def attach_to_copy(source: Source, model: nn.Module, how: Attachment) -> tuple[nn.Module, Recipe]:
+    """A copy of the model with its method attached, and what was done; torch's random state stays as it was."""
+    with torch.random.fork_rng(devices=()):
+        # Pruning writes into weights.
+        model = with_exportable_experts(working_copy(model, share=how.prune is None))
+        masked, pruned = _pruned(source, model, how)
+        recipe: Recipe = {"method": "requires_grad"}
+        if how.chosen is None:
+            check_not_frozen(model)
+        elif not trains_on(how.chosen, model, by_name=isinstance(how.method, str)):
+            model = attach(how.chosen, model)
+            recipe = {"method": how.chosen.name, **_settings(how.chosen)}
+        compress.hold_masks(model, masked)
+        return line_up(model), {**recipe, **pruned}
 
 
 def _pruned(source: Source, model: nn.Module, how: Attachment) -> tuple[list[nn.Parameter], Recipe]:

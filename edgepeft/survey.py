@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -10,6 +9,7 @@ from torch import nn
 
 from edgepeft.methods import attach, by_name
 from edgepeft.registry import METHODS
+from edgepeft.working_copy import working_copy
 from edgepeft_runtime.errors import EdgepeftError
 
 
@@ -32,7 +32,7 @@ def survey(model: nn.Module) -> Iterator[Fit]:
     """One line per method, in the registry's order; the model stays as it is."""
     for name in METHODS:
         try:
-            attached = attach(by_name(name), copy.deepcopy(model))
+            attached = attach(by_name(name), working_copy(model))
         except EdgepeftError as error:
             yield Fit(name, reason=" ".join(part for part in (error.message, error.context, error.hint) if part))
         else:

@@ -71,7 +71,10 @@ def _recipe(bundle: Bundle) -> dict[str, Any]:
 
 def _check_halves(tensors: Mapping[str, Array]) -> None:
     """Refuse a pair whose A was frozen: peft draws a missing half at random, and says nothing."""
-    alone = [key for key in tensors if "lora_B" in key and key.replace("lora_B", "lora_A") not in tensors]
+    halves = [
+        key for key in tensors if "lora_B" in key and not key.endswith(".bias")
+    ]  # lora_bias=True: B alone has one
+    alone = [key for key in halves if key.replace("lora_B", "lora_A") not in tensors]
     if alone:
         raise MergeError(
             "half-a-pair",

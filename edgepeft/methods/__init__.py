@@ -1,7 +1,8 @@
 """Methods: each marks or adds what may train. One small file per family."""
 
-from edgepeft.methods.base import Method, MethodError, attach, by_name
+from edgepeft.methods.base import Method, MethodError, by_name
 from edgepeft.methods.bottleneck import Adapter
+from edgepeft.methods.existing import attach
 from edgepeft.methods.freeze import Freeze
 from edgepeft.methods.frozen_a import FrozenA
 from edgepeft.methods.lora import Dora, Lora, RsLora

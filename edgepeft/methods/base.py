@@ -79,22 +79,6 @@ def out_of_range(name: str, value: object, allowed: str) -> MethodError:
     )
 
 
-def attach(method: Method, model: nn.Module) -> nn.Module:
-    """Apply a method and see that all it names is there, and that something trains."""
-    from edgepeft.methods.named import check_names
-
-    check_names(method, model)
-    model = method.attach(model)
-    if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise MethodError(
-            "nothing-trains",
-            f"Method {method.name!r} finds nothing to train in {type(model).__name__}.",
-            context=None,
-            hint="choose another method, or name parameters with the method 'freeze'.",
-        )
-    return model
-
-
 def train_only(model: nn.Module, patterns: Sequence[str]) -> list[str]:
     """Set ``requires_grad`` on the parameters whose names match, and on no others; returns the names.
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from edgepeft.architectures import Part, parts_of
+from edgepeft.methods.around import Around
 from edgepeft.methods.base import MethodError, matches, out_of_range, train_only, trained_head
 
 PLACEMENTS = ("pfeiffer", "houlsby", "parallel")
@@ -129,21 +130,7 @@ class _Bottleneck(nn.Module):  # type: ignore[misc]  # torch is not type-checked
         return self.up(self.activation(self.down(x)))
 
 
-class _Around(nn.Module):  # type: ignore[misc]
-    """A layer with something added, which answers as the layer does: models ask theirs for dtypes and sizes."""
-
-    def __init__(self, base: nn.Module) -> None:
-        super().__init__()
-        self.base = base
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(super().__getattr__("base"), name)
-
-
-class _Behind(_Around):
+class _Behind(Around):
     """A layer and an adapter behind it; of a recurrent layer, behind its sequence of states."""
 
     def __init__(self, base: nn.Module, adapter: _Bottleneck) -> None:
@@ -160,7 +147,7 @@ class _Behind(_Around):
         return (states + self.adapter(states), *last)
 
 
-class _Reader(_Around):
+class _Reader(Around):
     """A layer whose last input can be read."""
 
     def __init__(self, base: nn.Module) -> None:
@@ -172,7 +159,7 @@ class _Reader(_Around):
         return self.base(x)
 
 
-class _Beside(_Around):
+class _Beside(Around):
     """The last layer of a part, and an adapter of what the part's first layer read."""
 
     def __init__(self, base: nn.Module, adapter: _Bottleneck, reader: _Reader) -> None:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from edgepeft.methods.around import Around
+
 _KINDS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
@@ -29,15 +31,14 @@ def attach_convolutions(model: nn.Module, names: Sequence[str], rank: int, alpha
         model.set_submodule(name, _LoraConvolution(model.get_submodule(name), rank, alpha / rank))
 
 
-class _LoraConvolution(nn.Module):  # type: ignore[misc]  # torch is not type-checked here
+class _LoraConvolution(Around):
     """``base(x) + scale · lora_B(lora_A(x))``."""
 
     def __init__(self, base: nn.Module, rank: int, scale: float) -> None:
-        super().__init__()
+        super().__init__(base)
         kind = next(kind for kind in _KINDS if isinstance(base, kind))
         groups = base.groups
         rank = min(rank, base.out_channels // groups, base.weight[0].numel())
-        self.base = base
         self.scale = scale
         self.lora_A = kind(
             base.in_channels,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -56,14 +56,13 @@ class Lora:
 
     def _known(self, model: nn.Module) -> bool:
         """Whether the targets are left to peft, which knows the architecture."""
-        from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as KNOWN
-
-        return self.target_modules is None and getattr(getattr(model, "config", None), "model_type", None) in KNOWN
+        return self.target_modules is None and _model_type(model) in _peft_choices()
 
     def _targets(self, model: nn.Module, own: Sequence[str]) -> list[str] | None:
-        """Target modules for peft: ``None`` is its own choice, and an empty list leaves nothing to it."""
+        """Target modules for peft; an empty list leaves nothing to it."""
         if self._known(model):
-            return None
+            # By name: left to peft, mixtures of experts find no target with transformers 5.
+            return list(_peft_choices()[str(_model_type(model))])
         if not own:
             return targets(model, self.target_modules, PRODUCTS)
         return [name for name in fitting(model, PRODUCTS) if name not in own and self._wants(name, model)]
@@ -89,6 +88,18 @@ class Lora:
     def variant(self) -> dict[str, Any]:
         """Further arguments of ``peft.LoraConfig``."""
         return {}
+
+
+def _model_type(model: nn.Module) -> str | None:
+    return getattr(getattr(model, "config", None), "model_type", None)
+
+
+def _peft_choices() -> Mapping[str, Sequence[str]]:
+    """The modules that peft adapts by default, by the model's type."""
+    from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+
+    choices: Mapping[str, Sequence[str]] = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+    return choices
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from edgepeft.methods.around import answer_as_base
 from edgepeft.methods.base import MethodError, head_modules
 
 PRODUCTS = ("Linear", "Conv1D", "Conv1d", "Conv2d", "Conv3d")
@@ -37,7 +38,7 @@ def attach_peft(model: nn.Module, config: Any, what: str, kinds: Sequence[str] =
             context=(str(error).strip().splitlines() or [type(error).__name__])[0],
             hint=_hint(model, config, kinds),
         ) from error
-    return attached
+    return answer_as_base(attached)
 
 
 def _hint(model: nn.Module, config: Any, kinds: Sequence[str]) -> str:

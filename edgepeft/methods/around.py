@@ -1,0 +1,48 @@
+"""Wrappers around a layer that answer as the layer does: models ask their layers for sizes, strides and weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+
+class Around(nn.Module):  # type: ignore[misc]  # torch is not type-checked here
+    """A layer with something added; what the wrapper does not have, it asks the layer for."""
+
+    def __init__(self, base: nn.Module) -> None:
+        super().__init__()
+        self.base = base
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("base"), name)
+
+
+def answer_as_base(model: nn.Module) -> nn.Module:
+    """Let the layers that peft has wrapped answer for the layers inside them, in place.
+
+    peft's wrappers have ``weight`` and ``bias``, and neither ``stride`` nor what else the model's code may read.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for module in model.modules():
+        if isinstance(module, BaseTunerLayer) and isinstance(module, nn.Module) and "base_layer" in module._modules:
+            module.__class__ = _answering(type(module))
+    return model
+
+
+def _answering(kind: Any) -> Any:
+    """A subclass of the same name with :func:`_of_base`; itself where it is one."""
+    if kind.__getattr__ is not nn.Module.__getattr__:
+        return kind
+    return type(kind.__name__, (kind,), {"__getattr__": _of_base, "__module__": kind.__module__})
+
+
+def _of_base(self: nn.Module, name: str) -> Any:
+    try:
+        return nn.Module.__getattr__(self, name)
+    except AttributeError:
+        return getattr(nn.Module.__getattr__(self, "base_layer"), name)

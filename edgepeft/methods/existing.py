@@ -1,0 +1,135 @@
+"""Adapters that a model brings along: trained on as they are, or refused, never replaced."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import fields
+from typing import Any
+
+from torch import nn
+
+from edgepeft.methods.around import Around
+from edgepeft.methods.base import Method, MethodError
+from edgepeft.methods.named import check_names
+from edgepeft.methods.recurrent import LoraRecurrent
+
+_KINDS: dict[str, tuple[str, dict[str, str], dict[str, bool]]] = {
+    "lora": ("LORA", {"rank": "r", "alpha": "lora_alpha"}, {"use_rslora": False, "use_dora": False}),
+    "rslora": ("LORA", {"rank": "r", "alpha": "lora_alpha"}, {"use_rslora": True}),
+    "dora": ("LORA", {"rank": "r", "alpha": "lora_alpha"}, {"use_dora": True}),
+    "ia3": ("IA3", {}, {}),
+    "vera": ("VERA", {"rank": "r", "seed": "projection_prng_key"}, {}),
+    "norm": ("LN_TUNING", {}, {}),
+    "prompt": ("PROMPT_TUNING", {"tokens": "num_virtual_tokens"}, {}),
+    "ptuning": ("P_TUNING", {"tokens": "num_virtual_tokens", "hidden": "encoder_hidden_size"}, {}),
+    "prefix": ("PREFIX_TUNING", {"tokens": "num_virtual_tokens", "projection": "prefix_projection"}, {}),
+}
+"""For each method: peft's type, settings that peft calls otherwise, and switches that tell variants apart."""
+
+
+def trains_on(method: Method, model: nn.Module, *, by_name: bool = False) -> bool:
+    """Whether a method is that of the adapter that the model has, which then trains on as it is.
+
+    Args:
+        method: settings that are ``None`` fit any adapter.
+        model: stays as it is.
+        by_name: the method was chosen by its name alone, so its other settings fit any adapter too.
+
+    Raises:
+        MethodError: the model has an adapter, and the method is another one, or that adapter is frozen.
+    """
+    found = adapters_of(model)
+    if not found or method.name == "freeze":  # which names what trains, be it an adapter or not
+        return False
+    config = getattr(model, "active_peft_config", None)
+    if config is None or not _is_of(method, config, by_name):
+        raise _other_adapter(method, model, found)
+    check_not_frozen(model)
+    return True
+
+
+def check_not_frozen(model: nn.Module) -> None:
+    """Refuse a model whose adapter is frozen, as peft loads it for inference, where nothing else trains."""
+    found = adapters_of(model)
+    if found and not any(parameter.requires_grad for parameter in model.parameters()):
+        raise MethodError(
+            "frozen-adapter",
+            f"{type(model).__name__} has an adapter already, and it is frozen.",
+            context=f"adapter: {', '.join(found)}",
+            hint="load it with PeftModel.from_pretrained(..., is_trainable=True) to train it on, or merge it into the "
+            "model with merge_and_unload() and attach a new one.",
+        )
+
+
+def attach(method: Method, model: nn.Module) -> nn.Module:
+    """Apply a method and see that all it names is there, and that something trains.
+
+    An adapter that is there and is the method's own stays as it is.
+
+    Raises:
+        MethodError: the method does not fit, or would be attached beside an adapter that is there.
+    """
+    if trains_on(method, model):
+        return model
+    check_names(method, model)
+    model = method.attach(model)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise MethodError(
+            "nothing-trains",
+            f"Method {method.name!r} finds nothing to train in {type(model).__name__}.",
+            context=None,
+            hint="choose another method, or name parameters with the method 'freeze'.",
+        )
+    return model
+
+
+def adapters_of(model: nn.Module) -> list[str]:
+    """What a model has of adapters already: ``default (LORA)`` as peft names them, and wrappers of edgepeft's own."""
+    configs: dict[str, Any] = getattr(model, "peft_config", None) or {}
+    named = [f"{name} ({_kind(config)})" for name, config in configs.items()]
+    own = {
+        type(module).__name__.strip("_") for module in model.modules() if isinstance(module, (Around, LoraRecurrent))
+    }
+    return named or sorted(own) or _peft_layers(model)
+
+
+def _peft_layers(model: nn.Module) -> list[str]:
+    """peft's layers in a model that is no ``PeftModel``, as ``inject_adapter_in_model`` leaves them."""
+    if "peft" not in sys.modules:
+        return []
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    return sorted({type(module).__name__ for module in model.modules() if isinstance(module, BaseTunerLayer)})
+
+
+def _kind(config: Any) -> str:
+    return str(getattr(config.peft_type, "value", config.peft_type))
+
+
+def _is_of(method: Method, config: Any, by_name: bool) -> bool:
+    """Whether an adapter of this configuration is what the method would attach."""
+    if method.name not in _KINDS:
+        return False
+    kind, other_names, switches = _KINDS[method.name]
+    if _kind(config) != kind or any(bool(getattr(config, name, False)) != value for name, value in switches.items()):
+        return False
+    names = [] if by_name else [field.name for field in fields(method)]  # type: ignore[arg-type]  # methods are dataclasses
+    given = {name: getattr(method, name) for name in names}
+    known = {other_names.get(name, name): value for name, value in given.items() if value is not None}
+    return all(_same(value, getattr(config, name, None)) for name, value in known.items())
+
+
+def _same(given: Any, has: Any) -> bool:
+    if isinstance(given, (tuple, list)):
+        return not isinstance(has, str) and set(given) == set(has or ())
+    return bool(given == has)
+
+
+def _other_adapter(method: Method, model: nn.Module, found: list[str]) -> MethodError:
+    return MethodError(
+        "adapter-exists",
+        f"{type(model).__name__} has an adapter already, and the method {method.name!r} would attach another.",
+        context=f"adapter: {', '.join(found)}",
+        hint="leave the method out to train that adapter on, or merge it into the model first (merge_and_unload() of "
+        "peft).",
+    )

@@ -1,0 +1,92 @@
+"""A copy of a user's module to work on, so that the module stays as it was."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from types import CellType, FunctionType
+from typing import Any
+
+from torch import Tensor, nn
+
+from edgepeft_runtime.errors import EdgepeftError
+
+
+def working_copy(model: nn.Module, *, share: bool = True) -> nn.Module:
+    """Copy a module with all it holds.
+
+    Args:
+        model: stays as it is.
+        share: let the copies of parameters share the originals' storage, so that memory does not double. Flags and
+            modules are the copy's own; only what writes into the values of parameters needs ``share=False``.
+
+    Raises:
+        EdgepeftError: something in the module cannot be copied.
+    """
+    memo: dict[int, Any] = {id(old): new for old, new in _shared(model)} if share else {}
+    memo |= {id(value): value.detach().clone() for value in _results(model)}
+    try:
+        copied: nn.Module = copy.deepcopy(model, memo)
+    except Exception as error:  # whatever the objects that a module holds raise
+        raise EdgepeftError(
+            "model-not-copied",
+            f"{type(model).__name__} cannot be copied, and prepare works on a copy.",
+            context=f"{type(error).__name__}: {(str(error).strip().splitlines() or ['(no message)'])[0]}",
+            hint="leave files, locks and generators out of the module, or give it a __deepcopy__.",
+        ) from error
+    for module in copied.modules():
+        _rebind(module, memo)
+    return copied
+
+
+def with_exportable_experts(model: nn.Module) -> nn.Module:
+    """Let mixtures of experts of transformers multiply all experts as one batch, in place.
+
+    Their default, a grouped matmul with sizes that depend on the data, is no graph of ONNX; the results are the same.
+    """
+    for module in model.modules():
+        may_choose: Any = getattr(module, "_can_set_experts_implementation", None)
+        if may_choose is not None and may_choose():
+            choose: Any = module.set_experts_implementation
+            choose("batched_mm")
+    return model
+
+
+def _shared(model: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
+    for parameter in model.parameters():
+        if type(parameter) is nn.Parameter:
+            yield parameter, nn.Parameter(parameter.detach(), requires_grad=parameter.requires_grad)
+
+
+def _results(model: nn.Module) -> Iterator[Tensor]:
+    """Tensors that an earlier forward left in the module, which torch does not copy."""
+    for module in model.modules():
+        yield from (value for value in vars(module).values() if isinstance(value, Tensor) and not value.is_leaf)
+
+
+def _rebind(module: nn.Module, memo: dict[int, Any]) -> None:
+    """Let functions that enclose a module of the original (a hook, a replaced ``forward``) enclose its copy."""
+    for name, value in list(vars(module).items()):
+        if isinstance(value, FunctionType):
+            vars(module)[name] = _rebound(value, memo)
+        elif name.endswith("_hooks") and isinstance(value, dict):
+            for key, hook in value.items():
+                value[key] = _rebound(hook, memo) if isinstance(hook, FunctionType) else hook
+
+
+def _rebound(function: FunctionType, memo: dict[int, Any]) -> FunctionType:
+    cells = function.__closure__ or ()
+    if not any(isinstance(_content(cell), nn.Module) and id(_content(cell)) in memo for cell in cells):
+        return function
+    enclosed = tuple(CellType(memo.get(id(_content(cell)), _content(cell))) for cell in cells)
+    bound = FunctionType(function.__code__, function.__globals__, function.__name__, function.__defaults__, enclosed)
+    bound.__kwdefaults__ = function.__kwdefaults__
+    vars(bound).update(vars(function))
+    return bound
+
+
+def _content(cell: CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # nothing was assigned to the variable yet
+        return None
