@@ -96,7 +96,8 @@ class Campaign:
         path = write_update(self.root / f"{name}.safetensors", update)
         content = path.read_bytes()
         path.unlink()
-        return Visitor(Keys(self.home).add(f"device-{name}"), self.number, content)
+        identity = Keys(self.home).add(f"device-{name}", self.root / f"{name}.json")
+        return Visitor(identity, self.number, content)
 
 
 def main() -> None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 from collections.abc import Iterable
 from dataclasses import replace
 from itertools import islice
@@ -15,6 +12,7 @@ from edgepeft_runtime.bundle import ADAPTER, MANIFEST, Bundle
 from edgepeft_runtime.engine import SELECT
 from edgepeft_runtime.errors import BundleError
 from edgepeft_runtime.manifest import FileEntry
+from edgepeft_runtime.staging import revised_directory
 from edgepeft_runtime.tensorfile import Array, sha256_of, write_tensors
 from edgepeft_runtime.trainer import Trainer
 
@@ -50,24 +48,12 @@ def pick(bundle: str | Path, batches: Iterable[Batch], *, threads: int | None = 
 
 
 def _replace(bundle: Bundle, parameters: dict[str, Array]) -> None:
-    """Put a copy with the new adapter in the place of the bundle; what stays the same is linked, not copied."""
-    home = bundle.path
-    staging = Path(tempfile.mkdtemp(prefix=f".{home.name}.", dir=home.parent))
-    try:
-        for name in bundle.manifest.files:
-            if name not in (ADAPTER, SELECT):
-                (staging / name).parent.mkdir(parents=True, exist_ok=True)
-                os.link(home / name, staging / name)
-        write_tensors(staging / ADAPTER, parameters)
-        entry = FileEntry(sha256_of(staging / ADAPTER), (staging / ADAPTER).stat().st_size)
-        files = {name: found for name, found in bundle.manifest.files.items() if name != SELECT} | {ADAPTER: entry}
+    """Put a copy with the new adapter in the place of the bundle."""
+    kept = [name for name in bundle.manifest.files if name not in (ADAPTER, SELECT)]
+    with revised_directory(bundle.path, kept, error=BundleError) as folder:
+        write_tensors(folder / ADAPTER, parameters, error=BundleError)
+        entry = FileEntry(sha256_of(folder / ADAPTER), (folder / ADAPTER).stat().st_size)
+        files = {name: bundle.manifest.files[name] for name in kept} | {ADAPTER: entry}
         sparse = tuple(replace(spec, gradient=None) for spec in bundle.manifest.sparse)
         manifest = replace(bundle.manifest, files=files, sparse=sparse)
-        (staging / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
-        staging.chmod(0o755)
-        old = staging.with_name(f"{staging.name}.old")
-        home.rename(old)
-        staging.rename(home)
-        shutil.rmtree(old)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")

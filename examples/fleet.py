@@ -78,7 +78,7 @@ class Fleet:
             folder = self._folder(number)
             folder.mkdir(parents=True)
             np.savez(folder / "texts.npz", allow_pickle=False, **encode(share))
-            keys.add(folder.name).write(folder / "identity.json")
+            keys.add(folder.name, folder / "identity.json")
             DeviceHome(folder / "fleet").adopt(folder / "identity.json")
             counts = {topic: sum(label == topic for _, label in share) for topic in CLASSES}
             main = sorted(counts, key=lambda topic: -counts[topic])[:3]

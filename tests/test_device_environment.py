@@ -131,7 +131,7 @@ def test_a_device_takes_part_in_a_round(device: Path, tmp_path: Path) -> None:
 
     host = HostHome(tmp_path / "host")
     Keys(host).create("golden")
-    Keys(host).add("pi-1").write(tmp_path / "pi-1.json")
+    Keys(host).add("pi-1", tmp_path / "pi-1.json")
     made = publish(GOLDEN / "bundle", host, [tmp_path / "place"])
     np.savez(tmp_path / "data.npz", **read_tensors(GOLDEN / "data.safetensors").tensors)
     assert _run([device, "-c", "import importlib.util as u; print(u.find_spec('cryptography'))"], tmp_path) == "None\n"

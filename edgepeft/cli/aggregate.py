@@ -11,6 +11,7 @@ import click
 
 from edgepeft.cli.options import PATH, column_options
 from edgepeft.cli.show import number, percent, size
+from edgepeft_runtime.durable import check_output
 from edgepeft_runtime.errors import EdgepeftError
 
 if TYPE_CHECKING:
@@ -137,6 +138,8 @@ def _check_out(out: Path, directory: Path | None) -> None:
         raise EdgepeftError(
             "wrong-suffix", f"The adapter cannot be written to {out}.", context=None, hint=f"end its name in {SUFFIX}."
         )
+    for path in (out, out.with_suffix(".json")):
+        check_output(path, EdgepeftError)
     if directory is not None and out.resolve().parent == directory.resolve():
         raise EdgepeftError(
             "target-among-updates",

@@ -12,10 +12,14 @@ import click
 
 from edgepeft import __version__
 from edgepeft.cli.notices import notices_as_lines
+from edgepeft_runtime.durable import hint_for
 from edgepeft_runtime.errors import EdgepeftError
 
 INTERRUPTED = 130
 """Exit code of what Ctrl-C ended, as shells give it."""
+
+SYSTEM = "system-error"
+"""The reference of an error of the system that nothing more is known about."""
 
 _COMMANDS = {
     "doctor": "See what would train and what stands in the way.",
@@ -108,6 +112,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     except click.Abort:
         return INTERRUPTED
+    except BrokenPipeError:  # whoever read the output has gone; let Python not say so when it flushes
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:  # what no module has a better word for
+        return _fail(EdgepeftError(SYSTEM, "The system reports an error.", context=str(error), hint=hint_for(error)))
     return code if isinstance(code, int) else 0
 
 

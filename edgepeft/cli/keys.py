@@ -39,13 +39,16 @@ def new(campaign: str, home: Path) -> None:
     help="How it signs; ed25519 needs the package cryptography on the device.",
 )
 def add(device: str, home: Path, out: Path, algorithm: str) -> None:
-    """Register DEVICE, and write the file that tells it who it is. It holds a secret: bring it there by a safe way."""
+    """Register DEVICE, and write the file that tells it who it is. It holds a secret: bring it there by a safe way.
+
+    A call that was interrupted is finished by the same call.
+    """
     from edgepeft.sync import HostHome, Keys, SyncError
 
     if not out.parent.is_dir():
         context = f"{out.parent} is no folder."
         raise SyncError("cannot-write-file", f"Cannot write {out}.", context=context, hint="make the folder.")
-    Keys(HostHome(home)).add(device, algorithm).write(out)
+    Keys(HostHome(home)).add(device, out, algorithm)
     click.echo(f"registered {device}; bring {out} to it, and delete it here.")
 
 

@@ -20,6 +20,7 @@ from edgepeft.cli.options import (
     run_options,
     template_option,
 )
+from edgepeft_runtime.durable import check_output
 from edgepeft_runtime.errors import DataError
 
 if TYPE_CHECKING:
@@ -60,6 +61,8 @@ def command(
 
     if out is not None and out.suffix not in (".jsonl", ".npz"):
         raise click.UsageError("--out must end in .jsonl or .npz.")
+    if out is not None:
+        check_output(out, DataError)
     opened = Bundle.open(bundle)
     chosen = adapter_of(adapter, opened)
     columns = {"text_column": text_column, "label_column": label_column}
@@ -91,7 +94,7 @@ def _lines(trainer: Trainer, batches: Batches) -> Iterator[str]:
 
 
 def _write(out: Path, lines: Iterator[str]) -> None:
-    from edgepeft_runtime.tensorfile import write_atomically
+    from edgepeft_runtime.durable import write_atomically
 
     write_atomically(out, (f"{line}\n".encode() for line in lines), error=DataError)
 
@@ -99,7 +102,7 @@ def _write(out: Path, lines: Iterator[str]) -> None:
 def _write_npz(out: Path, batches: Batches) -> None:
     import io
 
-    from edgepeft_runtime.tensorfile import write_atomically
+    from edgepeft_runtime.durable import write_atomically
 
     parts = [outputs for _, outputs in batches]
     try:

@@ -25,6 +25,7 @@ from edgepeft.cli.options import (
 )
 from edgepeft.cli.progress import Counter
 from edgepeft.cli.show import number, percent, size
+from edgepeft_runtime.durable import check_output
 from edgepeft_runtime.errors import UpdateError
 
 if TYPE_CHECKING:
@@ -183,12 +184,13 @@ def _share(text: str) -> float | None:
 
 def _check_writable(update: Path) -> None:
     """To learn after hours that the result cannot be written would be late."""
+    check_output(update, UpdateError)
     folder = update.parent
-    if not folder.is_dir() or not os.access(folder, os.W_OK) or update.is_dir():
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise UpdateError(
             "cannot-write-file",
             f"The update cannot be written to {update}.",
-            context="it is a folder." if update.is_dir() else f"{folder} is no folder that may be written to.",
+            context=f"{folder} is no folder that may be written to.",
             hint="choose another file for --update, or make the folder.",
         )
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
+from edgepeft_runtime.durable import check_output, replace_file, writing
 from edgepeft_runtime.errors import EdgepeftError
+from edgepeft_runtime.staging import recover_directory
 
 
 class MergeError(EdgepeftError):
@@ -29,6 +27,10 @@ def check_target(out: Path, to: str, overwrite: bool) -> None:
             context=f"its suffix is {out.suffix or 'missing'!r}",
             hint=f"choose a file name that ends in {' or '.join(suffixes)}.",
         )
+    with writing(out, MergeError):
+        recover_directory(out)
+    if to != "peft":
+        check_output(out, MergeError)
     if not out.exists() or (out.is_dir() and to == "peft" and not any(out.iterdir())):
         return
     same_kind = (out / _PEFT_CONFIG).is_file() if to == "peft" else out.is_file()
@@ -49,36 +51,7 @@ def check_target(out: Path, to: str, overwrite: bool) -> None:
         )
 
 
-@contextmanager
-def staging(out: Path) -> Iterator[Path]:
-    """A new directory beside ``out`` to write into; it is gone afterwards, whatever happened."""
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    except OSError as failure:
-        raise _cannot_write(out, failure) from failure
-    try:
-        yield folder
-    except OSError as failure:
-        raise _cannot_write(out, failure) from failure
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
 def publish(staged: Path, out: Path) -> None:
-    """Rename a finished file or directory to its place, readable for all; what was there goes."""
-    # Temporary directories and some libraries' files are for their owner only.
-    if staged.is_dir():
-        staged.chmod(0o755)
-        for file in staged.iterdir():
-            file.chmod(0o644)
-        if out.exists():
-            shutil.rmtree(out)
-    else:
-        staged.chmod(0o644)
-    staged.replace(out)
-
-
-def _cannot_write(out: Path, failure: OSError) -> MergeError:
-    hint = "check that the folder may be written to and that the disk has room."
-    return MergeError("cannot-write-file", f"Cannot write {out}.", context=str(failure), hint=hint)
+    """Rename a finished file to its place, readable for all."""
+    staged.chmod(0o644)  # some libraries' files are for their owner only
+    replace_file(staged, out, error=MergeError)

@@ -5,6 +5,8 @@ A pair beside a packed weight stays beside it, unless the weight is to be unpack
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,8 +16,10 @@ from onnx_ir.passes import common
 
 from edgepeft.merging.fold_constants import fold_constants, load_all
 from edgepeft.merging.fold_lora import fold_lora
-from edgepeft.merging.target import publish, staging
+from edgepeft.merging.target import MergeError, publish
 from edgepeft_runtime.bundle import Bundle
+from edgepeft_runtime.durable import remove
+from edgepeft_runtime.staging import staged
 from edgepeft_runtime.tensorfile import Array
 
 LARGEST_FILE = 1_500_000_000
@@ -41,16 +45,29 @@ def described(model: ir.Model, folded: int) -> str:
 def save(model: ir.Model, out: Path) -> None:
     """Write a model whose tensors are all in memory, whole or not at all."""
     size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
-    data = out.with_name(f"{out.name}.data")
-    with staging(out) as folder:
-        staged, staged_data = folder / out.name, folder / data.name
-        ir.save(model, staged, external_data=data.name if size > LARGEST_FILE else None)
-        onnx.checker.check_model(str(staged), full_check=False)
-        if staged_data.exists():
-            publish(staged_data, data)
-        else:
-            data.unlink(missing_ok=True)  # of an earlier, larger model under this name
-        publish(staged, out)
+    with staged(out, error=MergeError) as folder:
+        made, data = folder / out.name, _data_name(out) if size > LARGEST_FILE else None
+        ir.save(model, made, external_data=data)
+        onnx.checker.check_model(str(made), full_check=False)
+        if data is not None:
+            publish(folder / data, out.with_name(data))
+        publish(made, out)
+        for old in _data_files(out):
+            if old.name != data:
+                remove(old)
+
+
+def _data_name(out: Path) -> str:
+    """A name for weights beside ``out``, of no file that the model in its place reads: it stays whole until the end."""
+    taken = {path.name for path in _data_files(out)}
+    names = itertools.chain([f"{out.name}.data"], (f"{out.name}.{count}.data" for count in itertools.count(2)))
+    return next(name for name in names if name not in taken)
+
+
+def _data_files(out: Path) -> list[Path]:
+    """Weights beside ``out``, of a model that is or was there."""
+    name = re.compile(re.escape(out.name) + r"(\.\d+)?\.data")
+    return [path for path in out.parent.iterdir() if name.fullmatch(path.name)]
 
 
 def merged(model: ir.Model, parameters: Mapping[str, Array]) -> int:

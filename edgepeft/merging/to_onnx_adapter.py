@@ -14,9 +14,10 @@ import onnx_ir as ir
 import onnxruntime
 
 from edgepeft.merging.fold_constants import load_all
-from edgepeft.merging.target import publish, staging
+from edgepeft.merging.target import MergeError, publish
 from edgepeft.merging.to_onnx import save
 from edgepeft_runtime.bundle import Bundle
+from edgepeft_runtime.staging import staged
 from edgepeft_runtime.tensorfile import Array
 
 VERSION = 1
@@ -29,11 +30,11 @@ def write(bundle: Bundle, parameters: Mapping[str, Array], out: Path) -> str:
     adapter.set_adapter_version(VERSION)
     adapter.set_model_version(model_version(bundle))
     adapter.set_parameters(values)
-    with staging(out) as folder:
-        staged = folder / out.name
-        adapter.export_adapter(str(staged))
-        _check(staged, parameters)
-        publish(staged, out)
+    with staged(out, error=MergeError) as folder:
+        made = folder / out.name
+        adapter.export_adapter(str(made))
+        _check(made, parameters)
+        publish(made, out)
     return f"{len(parameters)} tensors as an adapter for the graph infer.onnx, of model version {model_version(bundle)}"
 
 

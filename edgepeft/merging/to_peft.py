@@ -13,9 +13,10 @@ from safetensors.numpy import load_file, save_file
 from edgepeft.merging.bake_prompt import KEY as PROMPT
 from edgepeft.merging.bake_prompt import baked_prompt, is_prompt, split_prompt
 from edgepeft.merging.stacked_ranks import stacked_ranks
-from edgepeft.merging.target import MergeError, publish, staging
+from edgepeft.merging.target import MergeError
 from edgepeft.merging.to_shira import shira
 from edgepeft_runtime.bundle import Bundle
+from edgepeft_runtime.staging import replace_directory
 from edgepeft_runtime.tensorfile import Array
 
 CONFIG = "adapter_config.json"
@@ -25,12 +26,13 @@ WEIGHTS = "adapter_model.safetensors"
 def write(bundle: Bundle, parameters: Mapping[str, Array], out: Path) -> str:
     """Write ``adapter_config.json`` and ``adapter_model.safetensors``; returns what was done, in a sentence."""
     config, tensors = (shira if bundle.manifest.sparse else _adapter)(bundle, parameters)
-    with staging(out) as folder:
+    with replace_directory(out, error=MergeError) as folder:
         text = json.dumps({**config, "inference_mode": True}, indent=2, sort_keys=True)
         (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
         save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
         _check(folder / WEIGHTS, tensors)
-        publish(folder, out)
+        for file in folder.iterdir():
+            file.chmod(0o644)  # some libraries' files are for their owner only
     return f"{len(tensors)} tensors as a PEFT adapter: PeftModel.from_pretrained(base, {str(out)!r})"
 
 

@@ -17,11 +17,11 @@ from edgepeft.sync.keys import REVOKED, Keys
 from edgepeft.sync.ledger import Entry, Ledger
 from edgepeft.sync.stores import Store, open_store
 from edgepeft.sync.verification import Address, Verifier, copy_hashed
+from edgepeft_runtime.durable import make_folder, sync_directory, sync_file, write_atomically
 from edgepeft_runtime.errors import EdgepeftError, FleetError
 from edgepeft_runtime.fleet import rounds, signatures
 from edgepeft_runtime.fleet.delivery import MAX_SIDECAR_BYTES, SIDECAR_SUFFIX, UPDATE_SUFFIX, digest_of, inbox_folder
 from edgepeft_runtime.fleet.reading import is_name
-from edgepeft_runtime.tensorfile import sync_directory, write_atomically
 
 MAX_QUARANTINE_BYTES = 2**30
 """What is refused is kept up to this size in all; beyond, only the reasons are."""
@@ -58,13 +58,17 @@ class Collected:
 
 @dataclass(frozen=True)
 class _Found:
-    """A file in an inbox: what it should be, or the code and the reason why it can be nothing."""
+    """A file in an inbox: what it should be, or the code and the reason why it can be nothing.
+
+    ``leftover_of`` is the update that a sidecar without one belongs to.
+    """
 
     name: str
     at: Address | None = None
     code: str = ""
     reason: str = ""
     whole: bool = True
+    leftover_of: _Found | None = None
 
 
 def collect(
@@ -95,7 +99,7 @@ def collect(
         collecting = _Collecting(home, ledger, Verifier(home, ledger, when), int(when), remove)
         try:
             shutil.rmtree(home.staging, ignore_errors=True)
-            home.staging.mkdir(parents=True)
+            make_folder(home.staging)
             for store in stores:
                 for found in _deliveries(store):
                     collecting.take(store, found)
@@ -147,7 +151,9 @@ class _Collecting:
 
     def take(self, store: Store, found: _Found) -> None:
         """One file of an inbox: accept, skip, wait or refuse."""
-        if not found.whole:
+        if found.leftover_of is not None and self._is_done_with(store, found.leftover_of):
+            self._clear(store, found)
+        elif not found.whole:
             self.waiting.append(f"{store}/{found.name}")
         elif found.at is None:
             self._refuse(store, found, FleetError(found.code, found.reason, context=None, hint=None))
@@ -156,6 +162,11 @@ class _Collecting:
             self._clear(store, found)
         else:
             self._take_new(store, found, found.at)
+
+    def _is_done_with(self, store: Store, update: _Found) -> bool:
+        """Whether an update that is gone from its place was taken from there; its sidecar is then of no more use."""
+        assert update.at is not None
+        return self._has(update.at) or self.ledger.was_refused(_plain(f"{store}/{update.name}"))
 
     def _take_new(self, store: Store, found: _Found, at: Address) -> None:
         copy, sidecar = self.home.staging / "update", None
@@ -183,7 +194,7 @@ class _Collecting:
 
     def _accept(self, entry: Entry, copy: Path, sidecar: bytes) -> None:
         kept, staged = _kept_at(self.home, entry), self.home.staging / "sidecar"
-        kept.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(kept.parent)
         staged.write_bytes(sidecar)
         staged.replace(kept.with_suffix(SIDECAR_SUFFIX))
         copy.replace(kept)
@@ -200,13 +211,12 @@ class _Collecting:
         """
         for kept in self.unsettled:
             for path in (kept, kept.with_suffix(SIDECAR_SUFFIX)):
-                with path.open("rb+") as file:
-                    os.fsync(file.fileno())
+                sync_file(path)
         for folder in {kept.parent for kept in self.unsettled}:
             sync_directory(folder)
-            sync_directory(folder.parent)
         self.ledger.commit()
         for store, found in self.done_with:
+            # The sidecar last: alone it is known for what it is, and an update alone may still be on its way.
             for name in (found.name, _sidecar_of(found.name)):
                 with suppress(EdgepeftError, OSError):
                     store.remove(name)
@@ -228,7 +238,7 @@ class _Collecting:
             self._clear(store, found)
 
     def _quarantine(self, folder: Path, told: dict[str, str], content: bytes | None, sidecar: bytes | None) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         if self.quarantined is None:
             self.quarantined = _size(self.home.quarantine)
         for name, part in (("update", content), ("sidecar", sidecar)):
@@ -284,8 +294,9 @@ def _of_device(store: Store, number: int, device: str) -> Iterator[_Found]:
             yield _Found(f"{folder}/{name}", at, whole=_sidecar_of(name) in names)
         elif digest_of(name, SIDECAR_SUFFIX) is None:
             yield _Found(f"{folder}/{name}", code="bad-name", reason="The file's name is not the hash of an update.")
-        elif name.removesuffix(SIDECAR_SUFFIX) + UPDATE_SUFFIX not in names:
-            yield _Found(f"{folder}/{name}", whole=False)
+        elif (update := name.removesuffix(SIDECAR_SUFFIX) + UPDATE_SUFFIX) not in names:
+            gone = _Found(f"{folder}/{update}", Address(number, device, digest_of(update) or ""))
+            yield _Found(f"{folder}/{name}", whole=False, leftover_of=gone)
     for name in store.folders(folder):
         yield _Found(f"{folder}/{name}", code="stray-file", reason="There is a folder where updates should be.")
 

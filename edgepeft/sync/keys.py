@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import os
 import secrets
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from edgepeft.sync.errors import SyncError
 from edgepeft.sync.home import HostHome
+from edgepeft_runtime.durable import make_folder, writing
 from edgepeft_runtime.errors import FleetError
 from edgepeft_runtime.fleet import canonical, signatures
 from edgepeft_runtime.fleet.files import PRIVATE, write_new
@@ -84,13 +87,9 @@ class Keys:
                 context=None,
                 hint="devices trust this one; begin another campaign in another home.",
             )
-        try:
-            self._devices.mkdir(parents=True, exist_ok=True)
+        with writing(self._folder, SyncError):
+            make_folder(self._devices)
             self._folder.chmod(0o700)
-        except OSError as failure:
-            raise SyncError(
-                "cannot-write-file", f"Cannot make {self._folder}.", context=str(failure), hint="check the permissions."
-            ) from failure
         key = HostKey(campaign, secrets.token_bytes(32))
         _write(self._folder / HOST, "edgepeft-host", {"campaign": campaign, "seed": key.seed.hex()})
         return key
@@ -107,25 +106,56 @@ class Keys:
         fields.finish()
         return key
 
-    def add(self, device: str, algorithm: str = signatures.HMAC) -> Identity:
-        """Register a device; returns what has to be brought to it, which the host does not keep.
+    def add(self, device: str, out: str | Path, algorithm: str = signatures.HMAC) -> Identity:
+        """Register a device, and write what has to be brought to it, which the host does not keep.
+
+        The file is written first, so that no device is registered whose secret is lost. A call that was interrupted is
+        finished by the same call: the file that is there is taken for what it is.
+
+        Args:
+            device: its name.
+            out: the file to bring to the device.
+            algorithm: how it signs.
 
         Raises:
-            SyncError: there is a device of this name (``device-exists``), or the name is none (``bad-name``).
+            SyncError: there is a device of this name (``device-exists``), the name is none (``bad-name``), or ``out``
+                is a file that tells another device who it is, or something else (``target-exists``).
+            FleetError: the file cannot be written.
         """
         _check_name(device, "device")
         host = self.host()
-        if self._path(device).exists():
+        told, known = self._told(Path(out), device, algorithm, host), self.device(device)
+        if known is not None and (told is None or _registered(told, known.state) != known):
             raise SyncError(
                 "device-exists",
                 f"The device {device} is registered already.",
                 context=None,
                 hint="give the new one another name: sequence numbers are counted by name.",
             )
-        key, token = secrets.token_bytes(32), secrets.token_urlsafe(32)
-        known = key if algorithm == signatures.HMAC else signatures.public_key(key)
-        self._save(Device(device, algorithm, known, hashlib.sha256(token.encode()).hexdigest()))
-        return Identity(host.campaign, device, host.public, algorithm, key, token)
+        if told is None:
+            key, token = secrets.token_bytes(32), secrets.token_urlsafe(32)
+            told = Identity(host.campaign, device, host.public, algorithm, key, token)
+            told.write(out)
+        if known is None:
+            self._save(_registered(told, ACTIVE))
+        return told
+
+    def _told(self, out: Path, device: str, algorithm: str, host: HostKey) -> Identity | None:
+        """What an interrupted :meth:`add` has written for this device; ``None`` where there is no file."""
+        if not os.path.lexists(out):
+            return None
+        if out.is_file() and not out.is_symlink():
+            with suppress(FleetError):
+                found = Identity.read(out)
+                expected = (host.campaign, device, host.public, algorithm)
+                if (found.campaign, found.device, found.host_key, found.algorithm) == expected:
+                    return found
+        raise SyncError(
+            "target-exists",
+            f"{out} exists and is not the identity of {device}.",
+            context="it may be the only copy of another device's secret.",
+            hint="choose a path that does not exist yet.",
+        )
 
     def device(self, name: str) -> Device | None:
         """What is known of a device, ``None`` where it is not registered."""
@@ -163,6 +193,12 @@ class Keys:
 
     def _save(self, device: Device) -> None:
         _write(self._path(device.device), "edgepeft-registration", {**vars(device), "key": device.key.hex()})
+
+
+def _registered(told: Identity, state: str) -> Device:
+    """What the host keeps of a device."""
+    known = told.key if told.algorithm == signatures.HMAC else signatures.public_key(told.key)
+    return Device(told.device, told.algorithm, known, hashlib.sha256(told.token.encode()).hexdigest(), state)
 
 
 def _registration(path: Path) -> Device:

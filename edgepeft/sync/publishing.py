@@ -12,10 +12,11 @@ from edgepeft.sync.home import HostHome
 from edgepeft.sync.keys import HostKey, Keys
 from edgepeft.sync.stores import Store, open_store
 from edgepeft_runtime.bundle import ADAPTER, Bundle, checked_parameters
+from edgepeft_runtime.durable import make_folder, write_atomically, writing
 from edgepeft_runtime.fleet import rounds, signatures
 from edgepeft_runtime.fleet.rounds import CLIP, Head, HeadSignatures, Limits, Round
 from edgepeft_runtime.manifest import FileEntry
-from edgepeft_runtime.tensorfile import read_tensors, write_atomically
+from edgepeft_runtime.tensorfile import read_tensors
 
 DAY = 24 * 60 * 60
 MAX_HEADER_BYTES = 2**20
@@ -169,7 +170,7 @@ def _keep_manifest(home: HostHome, bundle: Bundle) -> None:
 def _commit(home: HostHome, key: HostKey, made: Round, adapter: bytes) -> None:
     """Write the round, then the signatures of the old and the new head, then the new head, which makes it count."""
     folder = home.published / rounds.folder(made.round)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     write_atomically(folder / rounds.ADAPTER_FILE, [adapter], error=SyncError)
     write_atomically(folder / rounds.ROUND_FILE, [made.to_bytes()], error=SyncError)
     old, new = home.head(), Head(made.campaign, made.round, made.sha256, made.created, made.expires)
@@ -191,10 +192,6 @@ def _made_store(place: str | Path) -> Store:
     """A store to publish to; a folder is made if it is missing."""
     folder = str(place).removeprefix("file://")
     if "://" not in folder:
-        try:
-            Path(folder).mkdir(parents=True, exist_ok=True)
-        except OSError as failure:
-            raise SyncError(
-                "cannot-write-file", f"Cannot make {folder}.", context=str(failure), hint="check the permissions."
-            ) from failure
+        with writing(folder, SyncError):
+            make_folder(Path(folder))
     return open_store(place)

@@ -6,7 +6,6 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -14,8 +13,10 @@ from pathlib import Path
 from edgepeft.sync import official
 from edgepeft.sync.errors import SyncError
 from edgepeft_runtime.bundle import Bundle
+from edgepeft_runtime.durable import make_folder, sync_directory, writing
 from edgepeft_runtime.errors import EdgepeftError, UpdateError
-from edgepeft_runtime.tensorfile import sha256_of, sync_directory
+from edgepeft_runtime.staging import staged
+from edgepeft_runtime.tensorfile import sha256_of
 from edgepeft_runtime.update import check_update, read_update, write_update
 
 SUFFIX = ".safetensors"
@@ -91,23 +92,17 @@ def pull(
     accepted: list[Received] = []
     already: list[Received] = []
     refused: list[Refused] = []
-    try:
-        into.mkdir(parents=True, exist_ok=True)
-        for source in (file for folder in folders for file in _candidates(folder)):
+    with writing(into, SyncError):
+        make_folder(into)
+    with staged(into / "update", error=SyncError) as folder:
+        for source in (file for place in folders for file in _candidates(place)):
             try:
-                received, new = _receive(source, into, bundle, max_bytes)
+                received, new = _receive(source, into, folder / "copy", bundle, max_bytes)
             except UpdateError as error:
                 refused.append(Refused(source, error.reference, _reason(error)))
             else:
                 (accepted if new else already).append(received)
         sync_directory(into)
-    except OSError as failure:
-        raise SyncError(
-            "cannot-write-file",
-            f"Cannot keep updates in {into}.",
-            context=str(failure),
-            hint="check that it is a folder that may be written to, and that the disk has room.",
-        ) from failure
     return Pulled(tuple(accepted), tuple(already), tuple(refused))
 
 
@@ -135,23 +130,18 @@ def _candidates(folder: Path) -> Iterator[Path]:
     return (folder / name for name in names if any(fnmatchcase(name, w) for w in wanted) and not name.startswith("."))
 
 
-def _receive(source: Path, into: Path, bundle: Bundle | None, max_bytes: int) -> tuple[Received, bool]:
+def _receive(source: Path, into: Path, copy: Path, bundle: Bundle | None, max_bytes: int) -> tuple[Received, bool]:
     """Copy, check the copy, and give it its name; whether it is new."""
-    copy = into / f".{source.name}.{os.getpid()}.partial"
-    try:
-        digest = _copy(source, copy, max_bytes)
-        if not source.name.endswith(SUFFIX):
-            write_update(copy, official.update_of_checkpoint(copy, bundle))
-            digest = sha256_of(copy)
-        kept = into / f"{digest}{SUFFIX}"
-        _check(source, copy, bundle)
-        if kept.is_file() and not kept.is_symlink() and sha256_of(kept) == digest:
-            return Received(source, kept), False
-        copy.replace(kept)
-        return Received(source, kept), True
-    finally:
-        with suppress(OSError):
-            copy.unlink(missing_ok=True)
+    digest = _copy(source, copy, max_bytes)
+    if not source.name.endswith(SUFFIX):
+        write_update(copy, official.update_of_checkpoint(copy, bundle))
+        digest = sha256_of(copy)
+    kept = into / f"{digest}{SUFFIX}"
+    _check(source, copy, bundle)
+    if kept.is_file() and not kept.is_symlink() and sha256_of(kept) == digest:
+        return Received(source, kept), False
+    copy.replace(kept)
+    return Received(source, kept), True
 
 
 def _copy(source: Path, copy: Path, max_bytes: int) -> str:

@@ -8,7 +8,6 @@ no proof of anything, the signatures are.
 from __future__ import annotations
 
 import hashlib
-import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -26,6 +25,7 @@ from edgepeft.sync.connections import CONNECTION
 from edgepeft.sync.home import HostHome
 from edgepeft.sync.http_bodies import FileBody, Pace, paced, pieces
 from edgepeft.sync.keys import ACTIVE, Device, Keys
+from edgepeft_runtime.durable import make_folder, move, sync_file
 from edgepeft_runtime.errors import EdgepeftError
 from edgepeft_runtime.fleet import rounds
 from edgepeft_runtime.fleet.delivery import (
@@ -36,7 +36,6 @@ from edgepeft_runtime.fleet.delivery import (
     digest_of,
     inbox_folder,
 )
-from edgepeft_runtime.tensorfile import sync_directory
 
 MAX_PENDING = 16
 """Updates of one device that may lie in the inbox, those that are arriving among them."""
@@ -248,7 +247,7 @@ def _partial(folder: Path) -> Iterator[Path]:
     """A file of this request alone, gone afterwards unless it was renamed."""
     path = folder / f".{secrets.token_hex(8)}.partial"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         yield path
     except OSError as failure:
         raise HTTPException(507, f"the host cannot keep the file: {failure.strerror}") from failure
@@ -259,10 +258,8 @@ def _partial(folder: Path) -> Iterator[Path]:
 
 def _commit(partial: Path, path: Path) -> None:
     """Flush a file and give it its name; what is acknowledged outlives a power cut."""
-    with partial.open("rb+") as file:
-        os.fsync(file.fileno())
-    partial.replace(path)
-    sync_directory(path.parent)
+    sync_file(partial)
+    move(partial, path)
 
 
 def _file(path: Path, request: Request) -> Response:

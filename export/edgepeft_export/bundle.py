@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,8 +25,10 @@ from edgepeft_runtime import manifest as spec
 from edgepeft_runtime.activations import MemorySpec
 from edgepeft_runtime.bundle import base_sha256
 from edgepeft_runtime.decoding import GenerationSpec
+from edgepeft_runtime.durable import writing
 from edgepeft_runtime.errors import BundleError
 from edgepeft_runtime.graphfile import external_locations
+from edgepeft_runtime.staging import recover_directory, replace_directory
 from edgepeft_runtime.tensorfile import write_tensors
 
 
@@ -76,27 +76,21 @@ def write_bundle(
         complete: called with the folder of the new bundle before it takes its place: may add to it, or refuse it.
 
     Raises:
-        BundleError: ``out`` exists and ``overwrite`` is not given, or is something else than a bundle.
+        BundleError: ``out`` exists and ``overwrite`` is not given, is no bundle, or cannot be written.
     """
     out = Path(out)
     check_target(out, overwrite)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
-        _fill(staging, compiled, loss, optimizer, extras or Extras())
+    with replace_directory(out, error=BundleError) as folder:
+        _fill(folder, compiled, loss, optimizer, extras or Extras())
         if complete is not None:
-            complete(staging)
-        staging.chmod(0o755)
-        if out.exists():
-            shutil.rmtree(out)
-        staging.rename(out)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+            complete(folder)
     return out
 
 
 def check_target(out: Path, overwrite: bool) -> None:
     """Refuse a place where something else is, before any work is done."""
+    with writing(out, BundleError):
+        recover_directory(out)
     if not out.exists():
         return
     is_bundle = (out / "manifest.json").is_file()

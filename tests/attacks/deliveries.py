@@ -90,7 +90,7 @@ def impersonated(stage: Stage) -> None:
 
 @attack("forged: the public key of an Ed25519 device used as a shared one", ANYBODY, "bad-signature")
 def confused_algorithm(stage: Stage) -> None:
-    Keys(stage.fleet.host).add("curve", signatures.ED25519)
+    Keys(stage.fleet.host).add("curve", stage.fleet.root / "curve.json", signatures.ED25519)
     known = Keys(stage.fleet.host).device("curve")
     assert known is not None
     sidecar = replace(stage.delivery(stage.good), device="curve").signed(known.key)

@@ -197,8 +197,9 @@ def test_a_failure_while_writing_leaves_the_old_bundle(tmp_path: Path) -> None:
     _prepare(tmp_path / "b")
     before = {path.name: path.read_bytes() for path in (tmp_path / "b").iterdir()}
     source = edgepeft.Source(Tied(), IDS, "causal_lm", files={"no/such/folder.json": b"{}"})
-    with pytest.raises(OSError, match="folder"):
+    with pytest.raises(BundleError, match="folder") as failure:
         edgepeft.prepare(source, out=tmp_path / "b", overwrite=True)
+    assert failure.value.reference == "cannot-write-file"
     assert {path.name: path.read_bytes() for path in (tmp_path / "b").iterdir()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["b"]
 

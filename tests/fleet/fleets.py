@@ -62,7 +62,7 @@ class Fleet:
     def device(self, name: str = "pi-1", algorithm: str = signatures.HMAC) -> Device:
         """A registered device that has its identity."""
         path = self.root / f"{name}.json"
-        Keys(self.host).add(name, algorithm).write(path)
+        Keys(self.host).add(name, path, algorithm)
         device = Device(self, DeviceHome(self.root / "devices" / name))
         device.home.adopt(path)
         return device

@@ -336,8 +336,8 @@ def test_a_host_without_key_round_or_the_right_bundle_is_told(fleet: Fleet, tmp_
     assert code_of(rollback, fleet.host, 7) == "no-such-round"
     assert code_of(Keys(fleet.host).create, "again") == "key-exists"
     fleet.device("pi-1")
-    assert code_of(Keys(fleet.host).add, "pi-1") == "device-exists"
-    assert code_of(Keys(fleet.host).add, "../pi") == "bad-name"
+    assert code_of(Keys(fleet.host).add, "pi-1", tmp_path / "new.json") == "device-exists"
+    assert code_of(Keys(fleet.host).add, "../pi", tmp_path / "new.json") == "bad-name"
     assert code_of(Keys(fleet.host).set_state, "../host", REVOKED) == "unknown-device"
 
 

@@ -112,5 +112,5 @@ def test_a_place_that_is_not_there_stops_before_anything_is_copied(text: Trained
         pull([place, tmp_path / "nowhere"], tmp_path / "in")
     assert not (tmp_path / "in").exists()
     (tmp_path / "file").touch()
-    with pytest.raises(SyncError, match="Cannot keep updates"):
+    with pytest.raises(SyncError, match="Cannot write"):
         pull([place], tmp_path / "file")

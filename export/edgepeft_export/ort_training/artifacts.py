@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,9 +13,11 @@ from edgepeft_export.ort_training.graphs import eval_model, training_model
 from edgepeft_export.ort_training.official import write_official
 from edgepeft_export.ort_training.optimizer import optimizer_model
 from edgepeft_runtime.bundle import MANIFEST, Bundle
+from edgepeft_runtime.errors import BundleError
 from edgepeft_runtime.manifest import FileEntry, Manifest
 from edgepeft_runtime.ort_checkpoint import OrtCheckpoint, write_checkpoint
 from edgepeft_runtime.ort_engine import FOLDER
+from edgepeft_runtime.staging import revised_directory
 from edgepeft_runtime.tensorfile import sha256_of
 
 GRADIENTS = ("own", "official")
@@ -64,22 +64,25 @@ def export_ort_training(bundle: str | Path | Bundle, settings: OrtTraining | Non
 
     Raises:
         OrtTrainingError: the bundle trains in a way that ONNX Runtime Training cannot.
-        BundleError: the bundle is damaged.
+        BundleError: the bundle is damaged, or cannot be replaced by one with the artifacts.
     """
     settings = settings or OrtTraining()
     if not isinstance(bundle, Bundle):
         bundle = Bundle.open(bundle)
     _refuse(bundle.manifest)
-    with tempfile.TemporaryDirectory(prefix=f".{bundle.path.name}.", dir=bundle.path.parent) as made:
-        staging = Path(made) / FOLDER
-        staging.mkdir()
-        onnx.save(optimizer_model(bundle.manifest), staging / "optimizer_model.onnx")
-        _write_checkpoints(bundle, staging)
+    kept = [name for name in bundle.manifest.files if not name.startswith(f"{FOLDER}/")]
+    with revised_directory(bundle.path, kept, error=BundleError) as staging:
+        folder = staging / FOLDER
+        folder.mkdir()
+        onnx.save(optimizer_model(bundle.manifest), folder / "optimizer_model.onnx")
+        _write_checkpoints(bundle, folder)
         if settings.gradient == "own":
-            _write_own(bundle, staging)
+            _write_own(bundle, folder)
         else:
-            write_official(bundle, staging, settings.training_python)
-        _take_over(bundle, staging)
+            write_official(bundle, folder, settings.training_python)
+        files = {name: bundle.manifest.files[name] for name in kept} | _entries(folder)
+        manifest = replace(bundle.manifest, files=files)
+        (staging / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
     return bundle.path / FOLDER
 
 
@@ -107,19 +110,10 @@ def _write_checkpoints(bundle: Bundle, folder: Path) -> None:
         write_checkpoint(folder / name, OrtCheckpoint(bundle.adapter(), identity, nominal))
 
 
-def _take_over(bundle: Bundle, staging: Path) -> None:
-    """Put the folder into the bundle, then the manifest that lists it."""
-    target = bundle.path / FOLDER
-    files = {name: entry for name, entry in bundle.manifest.files.items() if not name.startswith(f"{FOLDER}/")}
-    for file in sorted(staging.iterdir()):
-        files[f"{FOLDER}/{file.name}"] = FileEntry(sha256_of(file), file.stat().st_size)
-    manifest = staging.with_name(MANIFEST)
-    manifest.write_text(replace(bundle.manifest, files=files).to_json(), encoding="utf-8")
-    staging.chmod(0o755)
-    if target.exists():
-        shutil.rmtree(target)
-    staging.rename(target)
-    manifest.replace(bundle.path / MANIFEST)
+def _entries(folder: Path) -> dict[str, FileEntry]:
+    """The artifacts as the manifest lists them."""
+    files = sorted(folder.iterdir())
+    return {f"{FOLDER}/{file.name}": FileEntry(sha256_of(file), file.stat().st_size) for file in files}
 
 
 def _refuse(manifest: Manifest) -> None:

@@ -7,6 +7,7 @@ import mmap
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -17,6 +18,7 @@ from edgepeft_runtime.errors import BundleError, EdgepeftError
 from edgepeft_runtime.graphfile import external_locations
 from edgepeft_runtime.manifest import Manifest, TensorSpec
 from edgepeft_runtime.regular import open_regular, read_regular
+from edgepeft_runtime.staging import recover_directory
 from edgepeft_runtime.tensorfile import Array, read_tensors, sha256_of
 from edgepeft_runtime.values import first_not_finite
 
@@ -52,6 +54,8 @@ class Bundle:
             BundleError: what is wrong with which file, and what to do.
         """
         path = Path(path)
+        with suppress(OSError):  # what cannot be read is told below
+            recover_directory(path)
         manifest = Manifest.from_json(_read_manifest(path))
         _check_runtime(manifest.min_onnxruntime)
         _check_declared(manifest)

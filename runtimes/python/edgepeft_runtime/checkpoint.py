@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from edgepeft_runtime.bundle import Bundle, checked_parameters, checked_tensors
+from edgepeft_runtime.durable import hint_for, make_folder, move, writing
 from edgepeft_runtime.errors import StateError
 from edgepeft_runtime.lock import lock_file
-from edgepeft_runtime.tensorfile import Array, TensorFile, read_tensors, sync_directory, write_tensors
+from edgepeft_runtime.tensorfile import Array, TensorFile, read_tensors, write_tensors
 
 NEWEST = "checkpoint.safetensors"
 PREVIOUS = "checkpoint.previous.safetensors"
@@ -48,7 +50,7 @@ class StateDirectory:
         self._owner = {"base_sha256": bundle.base_sha256, "adapter_sha256": adapter_sha256}
         self._keep_newest = True
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            make_folder(self.path)
             self._lock = lock_file(self.path / LOCK)
         except OSError as failure:
             taken = isinstance(failure, BlockingIOError)
@@ -56,7 +58,7 @@ class StateDirectory:
                 "state-in-use" if taken else "cannot-write-state",
                 f"Cannot use the state directory {self.path}.",
                 context="another process trains in it." if taken else str(failure),
-                hint="end that process, or use another directory." if taken else "check the path and the permissions.",
+                hint="end that process, or use another directory." if taken else hint_for(failure),
             ) from failure
 
     def close(self) -> None:
@@ -66,17 +68,21 @@ class StateDirectory:
             self._lock = None
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Write a checkpoint; the newest one before it becomes the previous one. At no moment is there none."""
+        """Write a checkpoint; the newest one before it becomes the previous one. At no moment is there none.
+
+        Raises:
+            StateError: it cannot be written (``cannot-write-file``); the one before is still there.
+        """
         groups = {"parameter": checkpoint.parameters, "state": checkpoint.state, "best": checkpoint.best or {}}
         tensors = {f"{group}:{name}": array for group, held in groups.items() for name, array in held.items()}
         metadata = {"format": _FORMAT, "version": _VERSION, **self._owner, "run": checkpoint.run}
         newest, coming = self.path / NEWEST, self.path / f"{NEWEST}.next"
         write_tensors(coming, tensors, metadata, seal=True, error=StateError)
-        # A damaged newest one must not push out the whole previous one.
-        if self._keep_newest and newest.exists():
-            newest.replace(self.path / PREVIOUS)
-        coming.replace(newest)
-        sync_directory(self.path)
+        with writing(newest, StateError):
+            # A damaged newest one must not push out the whole previous one.
+            if self._keep_newest and newest.exists():
+                newest.replace(self.path / PREVIOUS)
+            move(coming, newest)
         self._keep_newest = True
 
     def load(self) -> Checkpoint | None:
@@ -136,6 +142,18 @@ class StateDirectory:
             best,
             file.metadata["run"],
         )
+
+
+def remove_state(path: Path) -> bool:
+    """Remove a state directory that no process trains in; whether it is gone."""
+    try:
+        lock = lock_file(path / LOCK)
+    except OSError:  # another process trains in it, or it cannot be written to
+        return False
+    shutil.rmtree(path, ignore_errors=True)
+    if lock is not None:
+        os.close(lock)
+    return not path.exists()
 
 
 def _group(tensors: Mapping[str, Array], group: str) -> dict[str, Array]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from edgepeft_runtime.durable import hint_for, make_folder
 from edgepeft_runtime.errors import EdgepeftError
 
 try:
@@ -22,16 +23,36 @@ def lock_file(path: Path) -> int | None:
         BlockingIOError: another process holds it.
         OSError: it cannot be made.
     """
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    if fcntl is None:
-        os.close(handle)
-        return None
+    return _lock(path, os.O_RDWR | os.O_CREAT)
+
+
+def lock_directory(path: Path) -> int | None:
+    """Hold a folder that exists, as :func:`lock_file` does a file; the lock stays with it when it is renamed."""
+    return None if fcntl is None else _lock(path, os.O_RDONLY)
+
+
+def _lock(path: Path, flags: int) -> int | None:
+    while True:
+        handle = os.open(path, flags, 0o644)
+        if fcntl is None:
+            os.close(handle)
+            return None
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if leads_to(path, handle):
+                return handle
+        except OSError:
+            os.close(handle)
+            raise
+        os.close(handle)  # whoever held it has removed or renamed it meanwhile
+
+
+def leads_to(path: Path, handle: int) -> bool:
+    """Whether a path still leads to the open file."""
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(handle)
-        raise
-    return handle
+        return os.path.samestat(os.stat(path), os.fstat(handle))
+    except FileNotFoundError:
+        return False
 
 
 @contextmanager
@@ -43,7 +64,7 @@ def locked_folder(path: Path, name: str, error: type[EdgepeftError]) -> Iterator
             (``cannot-write-file``), now or in the middle of what is done under the lock.
     """
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        make_folder(path)
         handle = lock_file(path / name)
     except OSError as failure:
         if not isinstance(failure, BlockingIOError):
@@ -61,9 +82,4 @@ def locked_folder(path: Path, name: str, error: type[EdgepeftError]) -> Iterator
 
 def unusable(path: Path, failure: OSError, error: type[EdgepeftError]) -> EdgepeftError:
     """The error of a folder that cannot be worked in."""
-    return error(
-        "cannot-write-file",
-        f"Cannot use {path}.",
-        context=str(failure),
-        hint="check that it may be written to, and that the disk has room.",
-    )
+    return error("cannot-write-file", f"Cannot use {path}.", context=str(failure), hint=hint_for(failure))

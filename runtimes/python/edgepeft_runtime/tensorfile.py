@@ -8,8 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepeft_runtime import gaps, strict_json
+from edgepeft_runtime.durable import write_atomically
 from edgepeft_runtime.errors import EdgepeftError
 from edgepeft_runtime.regular import open_regular
 from edgepeft_runtime.shapes import MAX_AXES, elements
@@ -148,52 +148,6 @@ def tensor_chunks(
     if seal:
         head = head.replace(b'"seal":"' + b"0" * SEAL_LENGTH, b'"seal":"' + digest.encode(), 1)
     return [memoryview(head), *body], digest
-
-
-def write_atomically(
-    path: str | Path,
-    chunks: Iterable[bytes | memoryview],
-    *,
-    error: type[EdgepeftError] = TensorFileError,
-    mode: int = 0o666,
-) -> None:
-    """Write a file so that whoever reads it, or finds it after a power cut, sees the old content or the new one.
-
-    A link that somebody has put in the way is replaced, never written through; the file has its permissions from the
-    first byte on: ``mode``, less what the process's umask takes.
-    """
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.partial")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-    try:
-        partial.unlink(missing_ok=True)
-        with os.fdopen(os.open(partial, flags, mode), "wb") as file:
-            for chunk in chunks:
-                file.write(chunk)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-        sync_directory(path.parent)
-    except OSError as failure:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise error(
-            "cannot-write-file",
-            f"Cannot write {path}.",
-            context=str(failure),
-            hint="check that the folder exists, that it may be written to, and that the disk has room.",
-        ) from failure
-
-
-def sync_directory(path: Path) -> None:
-    """Flush a directory's entries, so that a rename outlives a power cut; where the system cannot, do nothing."""
-    if os.name != "posix":
-        return
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def sha256_of(path: str | Path) -> str:

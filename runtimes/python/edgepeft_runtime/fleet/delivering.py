@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgepeft_runtime.durable import make_folder, write_atomically
 from edgepeft_runtime.errors import FleetError, UpdateError
 from edgepeft_runtime.fleet import signatures
 from edgepeft_runtime.fleet.delivery import MAX_SIDECAR_BYTES, SIDECAR_SUFFIX, UPDATE_SUFFIX, Delivery
@@ -12,7 +13,6 @@ from edgepeft_runtime.fleet.identity import Identity
 from edgepeft_runtime.fleet.places import Place, reached
 from edgepeft_runtime.fleet.rounds import Round
 from edgepeft_runtime.fleet.slots import DeviceHome
-from edgepeft_runtime.tensorfile import write_atomically
 from edgepeft_runtime.update import read_update
 
 OUTBOX, SEQUENCE = "outbox", "sequence"
@@ -83,7 +83,7 @@ def _sidecar(home: DeviceHome, identity: Identity, content: bytes, started_from:
         identity.campaign, number.round, identity.device, _next(home), digest, len(content), identity.algorithm
     )
     sidecar = bare.signed(identity.key)
-    kept.parent.mkdir(exist_ok=True)
+    make_folder(kept.parent)
     write_atomically(kept, [sidecar.to_bytes()], error=FleetError)
     return sidecar
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from edgepeft_runtime.durable import make_folder, write_atomically, writing
 from edgepeft_runtime.errors import FleetError
-from edgepeft_runtime.tensorfile import write_atomically
 
 PRIVATE, COMMON = 0o600, 0o644
 """Permissions of files that only their owner may read, and of others."""
@@ -29,10 +29,6 @@ def make_folders(root: Path, name: str) -> Path:
         if folder.is_symlink():
             hint = "somebody has put it there to lead files elsewhere; remove it."
             raise FleetError("not-a-regular-file", f"{folder} is a link.", context=None, hint=hint)
-        try:
-            folder.mkdir(exist_ok=True)
-        except OSError as failure:
-            raise FleetError(
-                "cannot-write-file", f"Cannot make {folder}.", context=str(failure), hint="check the permissions."
-            ) from failure
+        with writing(folder, FleetError):
+            make_folder(folder)
     return folder / last

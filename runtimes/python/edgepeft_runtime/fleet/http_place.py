@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from edgepeft_runtime.errors import FleetError
 from edgepeft_runtime.fleet.http_connection import Connections, unreachable
-from edgepeft_runtime.fleet.places import PIECE, keep, missing, too_large
+from edgepeft_runtime.fleet.places import PIECE, keep, missing, open_partial, too_large
 
 _OK, _PARTIAL, _LAST_OK, _WRONG_RANGE, _NOT_FOUND = 200, 206, 299, 416, 404
 
@@ -72,7 +72,7 @@ class HttpPlace:
             with self._send(name, {"Range": f"bytes={start}-"} if start else {}) as response:
                 # A server that does not know ranges sends the whole file.
                 goes_on = response.status == _PARTIAL
-                with into.open("ab" if goes_on else "wb") as partial:
+                with open_partial(into, "ab" if goes_on else "wb") as partial:
                     _copy(response, partial, size - (start if goes_on else 0), f"{self}/{name}")
         except _NotFound:
             raise missing(name, str(self)) from None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,6 +12,8 @@ import numpy as np
 
 from edgepeft_runtime.batch import Batch
 from edgepeft_runtime.bundle import ADAPTER, Bundle
+from edgepeft_runtime.checkpoint import remove_state
+from edgepeft_runtime.durable import move, sync_file, write_atomically
 from edgepeft_runtime.errors import EdgepeftError, FleetError
 from edgepeft_runtime.fleet import rounds, signatures
 from edgepeft_runtime.fleet.identity import Identity
@@ -21,7 +22,7 @@ from edgepeft_runtime.fleet.reading import untrusted
 from edgepeft_runtime.fleet.rounds import Head, HeadSignatures, Round
 from edgepeft_runtime.fleet.slots import RUNS, DeviceHome, Slot, Trusted
 from edgepeft_runtime.manifest import Manifest, TensorSpec
-from edgepeft_runtime.tensorfile import Array, sha256_of, sync_directory, write_atomically
+from edgepeft_runtime.tensorfile import Array, sha256_of
 from edgepeft_runtime.trainer import Trainer
 from edgepeft_runtime.values import first_not_finite
 
@@ -186,7 +187,7 @@ def _fill(place: Place, slot: Path, number: Round, bundle: Bundle) -> None:
     name = f"{rounds.folder(number.round)}/{rounds.ADAPTER_FILE}"
     partial, whole = slot / f"{number.adapter.sha256}.partial", slot / rounds.ADAPTER_FILE
     if whole.exists() and sha256_of(whole) == number.adapter.sha256:  # it was fetched, and then did not come into use
-        whole.replace(partial)
+        os.replace(whole, partial)
     for old in slot.iterdir():
         if old != partial:
             old.unlink()
@@ -197,8 +198,7 @@ def _fill(place: Place, slot: Path, number: Round, bundle: Bundle) -> None:
         if failure.reference != "wrong-hash" or not begun:
             raise
         _fetch(place, name, partial, number)  # what an earlier try had left was no good
-    partial.replace(whole)
-    sync_directory(slot)
+    move(partial, whole)
 
 
 def _fetch(place: Place, name: str, partial: Path, number: Round) -> None:
@@ -209,8 +209,7 @@ def _fetch(place: Place, name: str, partial: Path, number: Round) -> None:
     if found != number.adapter.sha256:
         partial.unlink()
         raise _wrong_hash(name, number.adapter.sha256, found)
-    with partial.open("rb+") as file:
-        os.fsync(file.fileno())
+    sync_file(partial)
 
 
 def check_health(bundle: Bundle, adapter: Path, batch: Batch | None = None) -> None:
@@ -271,7 +270,7 @@ def _switch(home: DeviceHome, head: Head, trusted: Trusted | None, slot: str) ->
     with suppress(OSError):
         for run in (home.path / RUNS).iterdir():
             if run.name not in kept:
-                shutil.rmtree(run, ignore_errors=True)
+                remove_state(run)
 
 
 def _wrong_hash(name: str, expected: str, found: str) -> FleetError:

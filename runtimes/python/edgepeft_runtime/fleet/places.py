@@ -6,8 +6,9 @@ import os
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO, Protocol, cast
 
+from edgepeft_runtime.durable import writing
 from edgepeft_runtime.errors import FleetError
 from edgepeft_runtime.fleet.files import make_folders, write_new
 from edgepeft_runtime.regular import open_regular
@@ -100,7 +101,7 @@ class FolderPlace:
         path = self._path / name
         start = into.stat().st_size if into.exists() else 0
         try:
-            with os.fdopen(open_regular(path), "rb") as file, into.open("ab") as partial:
+            with os.fdopen(open_regular(path), "rb") as file, open_partial(into, "ab") as partial:
                 file.seek(start)
                 while piece := file.read(min(PIECE, size - start + 1)):
                     start += len(piece)
@@ -118,15 +119,17 @@ class FolderPlace:
         """See :class:`Place`: nothing is."""
 
 
+def open_partial(into: Path, mode: str) -> IO[bytes]:
+    """The file that what is being fetched goes to; that it cannot be made is not to be taken for a bad place."""
+    with writing(into, FleetError):
+        return cast(IO[bytes], into.open(mode))
+
+
 def keep(partial: IO[bytes], piece: bytes) -> None:
     """Write a piece of what is being fetched; a full disk is not to be taken for a bad place."""
-    try:
+    with writing(partial.name, FleetError):
         partial.write(piece)
         partial.flush()
-    except OSError as failure:
-        raise FleetError(
-            "cannot-write-file", f"Cannot keep {partial.name}.", context=str(failure), hint="make room on the disk."
-        ) from failure
 
 
 def cannot_read(name: str, failure: Exception) -> FleetError:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from edgepeft_runtime.durable import make_folder, write_atomically
 from edgepeft_runtime.errors import EdgepeftError, FleetError
 from edgepeft_runtime.fields import Fields
 from edgepeft_runtime.fleet import canonical, identity, rounds, signatures
@@ -20,7 +21,7 @@ from edgepeft_runtime.fleet.identity import Identity
 from edgepeft_runtime.fleet.reading import VERSION, count_field, name_field, open_fields
 from edgepeft_runtime.fleet.rounds import ADAPTER_FILE, LAST_ROUND, MAX_ROUND_BYTES, ROUND_FILE, Round
 from edgepeft_runtime.lock import locked_folder, unusable
-from edgepeft_runtime.tensorfile import sha256_of, write_atomically
+from edgepeft_runtime.tensorfile import sha256_of
 
 TRUSTED, RUNS, LOCK = "trusted.json", "runs", "lock"
 SLOTS = ("slot-a", "slot-b")
@@ -143,7 +144,7 @@ class DeviceHome:
         """The slot that is not in use, made if it is missing."""
         name = SLOTS[0] if trusted is None or trusted.current.name == SLOTS[1] else SLOTS[1]
         path = self.path / name
-        path.mkdir(parents=True, exist_ok=True)
+        make_folder(path)
         return path
 
     def whole(self, slot: Slot) -> Current | None:

@@ -1,0 +1,158 @@
+"""What a crash, or another process, leaves behind costs no key, no run and no update."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from edgepeft.sync import Keys, Ledger, SyncError, collect
+from edgepeft.sync.keys import Device as Registration
+from edgepeft_runtime.fleet.identity import Identity
+from edgepeft_runtime.trainer import Trainer
+from tests.fleet.fleets import NOW, Fleet, PowerCut, code_of
+from tests.runtime.tiny_bundle import examples
+
+
+def test_a_crash_while_adding_a_device_burns_no_name(
+    fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The secret is in its file before the device is registered; the same call finishes what was interrupted."""
+
+    def cut(_keys: Keys, _device: Registration) -> None:
+        raise PowerCut
+
+    keys, out = Keys(fleet.host), tmp_path / "pi-1.json"
+    with monkeypatch.context() as patch:
+        patch.setattr(Keys, "_save", cut)
+        with pytest.raises(PowerCut):
+            keys.add("pi-1", out)
+    written = Identity.read(out)
+    assert keys.device("pi-1") is None
+    assert keys.add("pi-1", out) == written
+    known = keys.device("pi-1")
+    assert known is not None and known.has_token(written.token)
+    assert keys.add("pi-1", out) == written  # the crash may have come after all was done
+    out.unlink()
+    assert code_of(keys.add, "pi-1", out) == "device-exists"
+
+
+@pytest.mark.parametrize("content", ["identity of another device", "something else", "link to nothing"])
+def test_no_file_is_overwritten_by_a_new_identity(fleet: Fleet, tmp_path: Path, content: str) -> None:
+    """It may be the only copy of a secret; the name stays free."""
+    keys, out = Keys(fleet.host), tmp_path / "device.json"
+    match content:
+        case "identity of another device":
+            keys.add("pi-2", out)
+        case "something else":
+            out.write_text("precious")
+        case _:
+            out.symlink_to(tmp_path / "elsewhere")
+    before = None if out.is_symlink() else out.read_bytes()
+    assert code_of(keys.add, "pi-1", out) == "target-exists"
+    assert keys.device("pi-1") is None and (before is None or out.read_bytes() == before)
+
+
+def test_joins_leave_a_run_that_is_training_alone(fleet: Fleet) -> None:
+    """Two rounds later it still trains and saves; when it is over, the next join removes it."""
+    device = fleet.device()
+    fleet.publish(seed=1)
+    device.join()
+    current, run = device.home.start(), device.home.run(1)
+    with Trainer.open(fleet.bundle, adapter=current.adapter, state=run) as trainer:
+        for seed in (2, 3):
+            fleet.publish(seed=seed)
+            assert device.join().switched
+        trainer.step(examples(8))
+        trainer.save()
+        trainer.resume()
+        assert trainer.steps == 1
+    fleet.publish(seed=4)
+    device.join()
+    assert not run.exists()
+
+
+def test_a_sidecar_whose_update_was_taken_does_not_wait(fleet: Fleet) -> None:
+    """A pull that was killed between removing the two leaves it; the next one knows it, and removes it."""
+    device = fleet.device()
+    fleet.publish()
+    device.join()
+    delivered = device.deliver()
+    collect([fleet.place], fleet.host, now=NOW)
+    update = fleet.place / delivered.delivery.folder / f"{delivered.delivery.sha256}.safetensors"
+    update.unlink()
+    found = collect([fleet.place], fleet.host, now=NOW)
+    assert (found.waiting, update.with_suffix(".sig").exists()) == ((), True)
+    assert collect([fleet.place], fleet.host, now=NOW, remove=True).waiting == ()
+    assert list(update.parent.iterdir()) == []
+
+
+def test_a_sidecar_of_a_refused_update_does_not_wait(fleet: Fleet) -> None:
+    """What is in quarantine was taken from its place too; a sidecar that nobody knows goes on waiting."""
+    device = fleet.device()
+    fleet.publish()
+    device.join()
+    delivered = device.deliver()
+    update = fleet.place / delivered.delivery.folder / f"{delivered.delivery.sha256}.safetensors"
+    stranger = update.with_name(f"{'ab' * 32}.sig")
+    stranger.write_bytes(update.with_suffix(".sig").read_bytes())
+    update.write_bytes(update.read_bytes()[:-1])
+    assert len(collect([fleet.place], fleet.host, now=NOW).refused) == 1
+    update.unlink()
+    found = collect([fleet.place], fleet.host, now=NOW, remove=True)
+    assert found.waiting == (f"{fleet.place}/{stranger.relative_to(fleet.place)}",)
+    assert list(update.parent.iterdir()) == [stranger]
+
+
+@pytest.mark.parametrize("lock", ["BEGIN EXCLUSIVE", "BEGIN"])
+def test_a_ledger_that_fails_is_an_error_not_a_crash(fleet: Fleet, lock: str) -> None:
+    """When it is asked and when it is written, SQLite's errors say which file and what to do."""
+    with Ledger(fleet.host.ledger, wait=0.01) as ledger, closing(sqlite3.connect(fleet.host.ledger)) as other:
+        ledger.refuse("key", "code", "reason", "source", 0)
+        ledger.commit()
+        other.execute(lock)
+        other.execute("SELECT * FROM refused").fetchone()
+        asked = (ledger.counts, ledger.blocked) if lock == "BEGIN EXCLUSIVE" else (partial(blocked, ledger),)
+        for call in asked:
+            with pytest.raises(SyncError) as failure:
+                call()
+            assert failure.value.reference == "cannot-write-file"
+            assert str(fleet.host.ledger) in failure.value.message and failure.value.hint is not None
+
+
+def blocked(ledger: Ledger) -> None:
+    """A device blocked for good."""
+    ledger.block("pi-1", "no reason")
+    ledger.commit()
+
+
+@pytest.mark.parametrize("damage", [b"", b"no database" * 500])
+def test_a_damaged_ledger_is_not_taken_for_an_empty_disk(fleet: Fleet, damage: bytes) -> None:
+    """An empty file is a new ledger; any other is to be restored."""
+    fleet.host.ledger.write_bytes(damage)
+    if not damage:
+        with Ledger(fleet.host.ledger) as ledger:
+            assert ledger.counts() == {}
+        return
+    with pytest.raises(SyncError) as failure:
+        Ledger(fleet.host.ledger)
+    assert failure.value.reference == "bad-ledger"
+
+
+def test_a_folder_in_the_place_of_an_update_is_refused(fleet: Fleet) -> None:
+    """A device that finds one where its update goes says so, and has used up no more than a number."""
+    device = fleet.device()
+    fleet.publish()
+    device.join()
+    update = device.train()
+    delivered = device.deliver(update).delivery
+    path = fleet.place / delivered.folder / f"{delivered.sha256}.safetensors"
+    path.with_suffix(".sig").unlink()
+    path.unlink()
+    path.mkdir()
+    assert code_of(device.deliver, update) == "not-a-regular-file"
+    path.rmdir()
+    assert device.deliver(update).delivery == delivered
