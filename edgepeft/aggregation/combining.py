@@ -10,10 +10,10 @@ from typing import TypeAlias
 import numpy as np
 
 from edgepeft.aggregation import robust as coordinatewise
-from edgepeft.aggregation.combiners import Result, combiners_of
+from edgepeft.aggregation.combiners import Combiner, Result, combiners_of
 from edgepeft.aggregation.errors import AggregationError
-from edgepeft.aggregation.incoming import Incoming, Start, Values
-from edgepeft.aggregation.privacy import add_noise, check_places
+from edgepeft.aggregation.incoming import Contribution, Incoming, Start, Values
+from edgepeft.aggregation.privacy import Mechanism, check_places
 from edgepeft.aggregation.report import MergeError, Report, Spent, Taken, write_report
 from edgepeft.aggregation.settings import EXAMPLES_CAP, Privacy, Robust, Settings
 from edgepeft.aggregation.stacked import write_stack
@@ -74,7 +74,8 @@ class Aggregate:
         return path
 
     def _update(self) -> Update:
-        taken = self.report.updates
+        # Noise on the values is worth nothing beside exact counts of what they were learned from.
+        taken = () if self.report.privacy is not None else self.report.updates
         return Update(
             parameters=self.parameters,
             base_sha256=self.bundle.base_sha256,
@@ -82,7 +83,7 @@ class Aggregate:
             adapter_sha256=self.bundle.adapter_sha256,
             recipe=self.bundle.manifest.recipe,
             num_examples=sum(update.num_examples for update in taken),
-            steps=max(update.steps for update in taken),
+            steps=max((update.steps for update in taken), default=0),
             runtime=f"edgepeft {VERSION} aggregate, numpy {np.__version__}",
         )
 
@@ -132,8 +133,9 @@ def aggregate(
         robust: ``median``, ``trimmed-mean=0.2``, or a :class:`Robust`: instead of the mean, for all tensors. Not to be
             trusted with fewer than five devices.
         clip: changes whose L2 norm, over all tensors, is larger are shortened to it.
-        privacy: noise on the mean of clipped changes. Without it nothing is promised: what devices send can tell about
-            their data.
+        privacy: noise on the mean of clipped changes, of updates that are sampled in secret. The adapter and its report
+            then carry no counts, losses, norms or hashes of updates. Without it nothing is promised: what devices send
+            can tell about their data.
 
     Raises:
         AggregationError: no update is good, settings contradict one another, or the rule does not fit.
@@ -146,8 +148,11 @@ def aggregate(
     if privacy is not None:
         check_places(start)
     incoming = Incoming(updates, starts, settings, [Start.of(start.bundle, before) for before in earlier])
-    result, taken = _combined(incoming, start, settings)
-    spent = _private(result, start, settings, len(taken))
+    mechanism = None if privacy is None else Mechanism(privacy)
+    result, taken = _combined(incoming, start, settings, mechanism)
+    spent = None
+    if mechanism is not None and clip is not None:
+        spent = mechanism.add_noise(result, clip, len(taken), start.still(rule))
     parameters = _parameters(result, start.bundle)
     return Aggregate(start.bundle, parameters, _report(start, settings, incoming, taken, result, parameters, spent))
 
@@ -185,21 +190,33 @@ def _other(other: Start, start: Start, settings: Settings) -> Start:
     return other
 
 
-def _combined(incoming: Incoming, start: Start, settings: Settings) -> tuple[Result, list[Taken]]:
+def _combined(
+    incoming: Incoming, start: Start, settings: Settings, mechanism: Mechanism | None
+) -> tuple[Result, list[Taken]]:
     if settings.robust is not None:
         return _robust(incoming, start, settings.robust)
-    combiners, taken = combiners_of(start, settings.rule), list[Taken]()
+    combiners, taken, counted = combiners_of(start, settings.rule), list[Taken](), 0.0
     for item in incoming:
-        for combiner in combiners:
-            combiner.add(item)
         taken.append(item.taken)
+        if mechanism is None or mechanism.counts():
+            _add(combiners, item)
+            counted += item.taken.weight
     _check_some(taken, incoming)
+    total = sum(update.weight for update in taken)
     if settings.privacy is not None:
         _check_alike(taken, "Noise against what one device can change")
-    result, total = Result(), sum(update.weight for update in taken)
+        if settings.privacy.sampling < 1.0:
+            total *= settings.privacy.sampling
+            _add(combiners, Contribution.unchanged(start, total - counted))
+    result = Result()
     for combiner in combiners:
         combiner.finish(total, result)
     return result, taken
+
+
+def _add(combiners: Iterable[Combiner], item: Contribution) -> None:
+    for combiner in combiners:
+        combiner.add(item)
 
 
 def _robust(incoming: Incoming, start: Start, robust: Robust) -> tuple[Result, list[Taken]]:
@@ -224,13 +241,6 @@ def _check_some(taken: list[Taken], incoming: Incoming) -> None:
         context="\n".join(refused) or "none was given.",
         hint="pull updates of this bundle and this round first; --adapter names what a later round started from.",
     )
-
-
-def _private(result: Result, start: Start, settings: Settings, devices: int) -> Spent | None:
-    if settings.privacy is None:
-        return None
-    assert settings.clip is not None  # Settings has seen to it
-    return add_noise(result, settings.privacy, settings.clip, devices, start.still(settings.rule))
 
 
 def _parameters(result: Result, bundle: Bundle) -> dict[str, Array]:

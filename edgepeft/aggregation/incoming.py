@@ -88,6 +88,11 @@ class Contribution:
     start: Start
     values: Values
 
+    @classmethod
+    def unchanged(cls, start: Start, weight: float) -> Contribution:
+        """What a device gives that has changed nothing; a weight below 0 takes as much away."""
+        return cls(Taken("", weight, 0.0, 1.0, 0, 0, None, None), start, start.values)
+
 
 @dataclass(frozen=True)
 class _File:

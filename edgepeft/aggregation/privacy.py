@@ -1,4 +1,4 @@
-"""Differential privacy: noise on the mean of clipped updates, and what it is worth."""
+"""Differential privacy: sampled devices, noise on the mean of clipped updates, and what that is worth."""
 
 from __future__ import annotations
 
@@ -25,20 +25,38 @@ def check_places(start: Start) -> None:
             )
 
 
-def add_noise(result: Result, privacy: Privacy, clip: float, devices: int, still: Collection[str]) -> Spent:
-    """Add the noise, in place, and account for it.
+class Mechanism:
+    """The sampled Gaussian mechanism, for one round.
 
-    Args:
-        result: means; places stay.
-        privacy: how much.
-        clip: the norm that updates were clipped to.
-        devices: how many updates were averaged.
-        still: names of tensors that are the same whatever devices send, and get no noise.
+    Each update counts with the probability ``sampling``, whatever the others do, and nobody is told which did: that is
+    what the accounting rests on. The sum is divided by how many are expected to count, not by how many did.
     """
-    deviation = privacy.noise * clip / devices
-    draw = np.random.default_rng(privacy.seed)
-    for name in sorted(result.tensors.keys() - set(still)):
-        result.tensors[name] = result.tensors[name] + draw.normal(0.0, deviation, result.tensors[name].shape)
+
+    def __init__(self, privacy: Privacy) -> None:
+        self._privacy = privacy
+        self._draw = np.random.default_rng(privacy.seed)
+
+    def counts(self) -> bool:
+        """Whether the next update counts."""
+        return self._privacy.sampling == 1.0 or bool(self._draw.random() < self._privacy.sampling)
+
+    def add_noise(self, result: Result, clip: float, devices: int, still: Collection[str]) -> Spent:
+        """Add the noise, in place, and account for it.
+
+        Args:
+            result: means; places stay.
+            clip: the norm that updates were clipped to.
+            devices: how many updates there were, those that did not count among them.
+            still: names of tensors that are the same whatever devices send, and get no noise.
+        """
+        privacy = self._privacy
+        deviation = privacy.noise * clip / (privacy.sampling * devices)
+        for name in sorted(result.tensors.keys() - set(still)):
+            result.tensors[name] = result.tensors[name] + self._draw.normal(0.0, deviation, result.tensors[name].shape)
+        return _spent(privacy, deviation)
+
+
+def _spent(privacy: Privacy, deviation: float) -> Spent:
     spent = epsilon(privacy)
     return Spent(spent, privacy.delta, privacy.noise, deviation, privacy.rounds, privacy.sampling)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +80,8 @@ class SparseUnion:
 
 @dataclass(frozen=True)
 class Spent:
-    """Privacy that was spent: (epsilon, delta) over ``rounds``; ``deviation`` is that of the noise on a coordinate."""
+    """Privacy that was spent: (epsilon, delta) over ``rounds``; ``deviation`` is that of the noise on a coordinate,
+    ``sampling`` the probability with which an update counted."""
 
     epsilon: float
     delta: float
@@ -98,7 +99,7 @@ class Report:
         rule, weights, robust, clip: as asked for.
         cut: values that a robust statistic leaves out at either end of each coordinate.
         base_sha256, adapter_sha256: the bundle's base, and the adapter that the round started from.
-        updates: what counted, in the order of the hashes.
+        updates: what counted, in the order of the hashes; where updates are sampled, what could have counted.
         duplicates: files whose content another one had too.
         refused: files that did not count.
         change: L2 norm of the result's change since the start; ``None`` of a stack, whose matrices are longer.
@@ -123,12 +124,16 @@ class Report:
     privacy: Spent | None = None
 
     def to_json(self, more: Mapping[str, Any] | None = None) -> str:
-        """JSON; weights are divided by their sum."""
+        """JSON; weights are divided by their sum. Of a private round it holds what anybody may know."""
         total = sum(taken.weight for taken in self.updates)
-        plain = asdict(self)
+        plain = asdict(self if self.privacy is None else self._public())
         for taken in plain["updates"]:
             taken["weight"] /= total
         return json.dumps({"format": FORMAT, **plain, **(more or {})}, indent=1, allow_nan=False) + "\n"
+
+    def _public(self) -> Report:
+        """The report without anything that is computed from updates before the noise."""
+        return replace(self, updates=(), duplicates=0, refused=(), merge_error=None, sparse={})
 
 
 def write_report(path: Path, text: str) -> None:

@@ -72,7 +72,8 @@ class Privacy:
         noise: standard deviation of the noise on the sum of the updates, as a multiple of the clipping norm.
         delta: of (epsilon, delta).
         rounds: how many rounds are accounted for together, this one among them, all with these settings.
-        sampling: probability with which each device takes part in a round (Poisson sampling).
+        sampling: probability with which each update counts (Poisson sampling), drawn when updates are aggregated. Less
+            of it spends less, as long as nobody learns whose update counted.
         seed: ``None`` draws from the system. A seed makes a run repeatable, for tests; who knows it can take the noise
             away again.
     """

@@ -72,7 +72,13 @@ def _others(
 @click.option(
     "--dp-rounds", type=click.IntRange(1), default=1, show_default=True, help="Rounds to account for together."
 )
-@click.option("--dp-sampling", type=float, default=1.0, show_default=True, help="Probability that a device takes part.")
+@click.option(
+    "--dp-sampling",
+    type=float,
+    default=1.0,
+    show_default=True,
+    help="Probability that an update counts, drawn in secret.",
+)
 @click.option("--data", type=PATH, help="Held-out data to evaluate the round on, before and after.")
 @column_options
 @click.option("--gate", "gated", is_flag=True, help="Write nothing but the report if --data's loss has grown.")
@@ -214,4 +220,5 @@ def _print(report: Report) -> None:
         click.echo(f"{name}: {union.kept} of {union.places} places kept, {percent(union.share)} of the squared change")
     if report.privacy is not None:
         spent = report.privacy
-        click.echo(f"privacy: epsilon {spent.epsilon:.3g} at delta {spent.delta:g} over {spent.rounds} rounds")
+        sampled = "" if spent.sampling == 1.0 else f", each update counting with probability {spent.sampling:g}"
+        click.echo(f"privacy: epsilon {spent.epsilon:.3g} at delta {spent.delta:g} over {spent.rounds} rounds{sampled}")

@@ -50,8 +50,8 @@ class AdapterStrategy(FedAvg):  # type: ignore[misc]  # flwr is not type-checked
         bundle: what the devices have, or its directory.
         out: the folder of the rounds.
         settings: how updates are combined; all of :func:`edgepeft.aggregate` but the rule ``stack``, which fits no
-            bundle. FedAvg draws a fixed number of nodes, not each with a probability: leave the ``sampling`` of
-            ``Privacy`` at 1.
+            bundle. The ``sampling`` of ``Privacy`` is drawn among the answers: which nodes were asked is no secret,
+            whose answer counts is.
         training: how devices train.
         min_updates: with fewer good updates, a round keeps its adapter.
         max_norm: largest L2 norm of a device's change, over all tensors; larger ones are refused, where
@@ -285,12 +285,13 @@ def _metrics(found: Aggregate, verdict: Verdict | None) -> MetricRecord:
     metrics: dict[str, int | float] = {
         "updates": len(report.updates),
         "refused": len(report.refused),
-        "clipped": sum(taken.clipped < 1 for taken in report.updates),
         "kept": int(kept),
         "change": report.change or 0.0,
     }
-    if report.merge_error is not None:
-        metrics["merge-error"] = report.merge_error.relative
+    if report.privacy is None:
+        metrics["clipped"] = sum(taken.clipped < 1 for taken in report.updates)
+        if report.merge_error is not None:
+            metrics["merge-error"] = report.merge_error.relative
     if verdict is not None:
         stands = verdict.before if kept else verdict.after
         metrics["held-out-loss"] = stands.loss

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,8 @@ import pytest
 from edgepeft.aggregation import AggregationError, Privacy, aggregate
 from edgepeft.aggregation.privacy import epsilon
 from edgepeft_runtime.bundle import Bundle
+from edgepeft_runtime.tensorfile import sha256_of
+from edgepeft_runtime.update import read_update, write_update
 from tests.host.bundles import Trained
 from tests.host.fleet import drifted, send
 
@@ -67,6 +71,50 @@ def test_noise_is_that_of_the_clipping_norm(text: Trained, tmp_path: Path) -> No
     name = next(iter(plain.parameters))
     assert np.array_equal(again.parameters[name], noisy.parameters[name])
     assert not np.array_equal(fresh.parameters[name], noisy.parameters[name])
+
+
+def test_sampled_updates_are_a_secret_subset(text: Trained, tmp_path: Path) -> None:
+    """Each update counts whole or not at all, by a coin; the sum is divided by how many are expected to count."""
+    bundle = Bundle.open(text.bundle)
+    count, sampling = 4, 0.25
+    paths = send(bundle, drifted(bundle, count, 0.01), tmp_path)
+    start = _flat(bundle.adapter())
+    changes = np.stack([_flat(read_update(path).parameters) - start for path in paths])
+    drawn = []
+    for seed in range(24):
+        privacy = Privacy(1e-9, sampling=sampling, seed=seed)
+        found = aggregate(bundle, paths, clip=100.0, privacy=privacy)
+        assert len(found.report.updates) == count
+        shares = np.linalg.lstsq(changes.T, _flat(found.parameters) - start, rcond=None)[0] * sampling * count
+        drawn.append(np.round(shares))
+        assert np.allclose(shares, drawn[-1], atol=1e-3) and set(drawn[-1]) <= {0.0, 1.0}
+    assert all(0 < fraction < 0.6 for fraction in np.mean(drawn, axis=0))
+    assert not min(np.sum(drawn, axis=1))  # a round in which nobody counts is a round too
+    spent = found.report.privacy
+    assert spent is not None and spent.deviation == pytest.approx(1e-9 * 100.0 / (sampling * count))
+
+
+def _flat(parameters: Mapping[str, np.ndarray]) -> np.ndarray:
+    return np.concatenate([parameters[name].ravel().astype(np.float64) for name in sorted(parameters)])
+
+
+def test_what_leaves_the_host_tells_no_counts(text: Trained, tmp_path: Path) -> None:
+    """Adapter and report of a private round are the same bytes whatever devices say they have trained on."""
+    bundle, written = Bundle.open(text.bundle), []
+    for claim in (3, 1000):
+        folder = tmp_path / str(claim)
+        folder.mkdir()
+        paths = send(bundle, drifted(bundle, 2), folder)
+        for path in paths:
+            claims = {"num_examples": claim, "steps": claim, "loss_before": float(claim), "loss_after": 0.5 / claim}
+            write_update(path, replace(read_update(path), **claims))
+        found = aggregate(bundle, paths, clip=0.5, privacy=Privacy(2.0, seed=1))
+        saved = found.save(folder / "round.safetensors")
+        assert (read_update(saved).num_examples, read_update(saved).steps) == (0, 0)
+        report = saved.with_suffix(".json").read_bytes()
+        assert not [path for path in paths if sha256_of(path).encode() in report]
+        written.append((saved.read_bytes(), report))
+    assert written[0] == written[1]
 
 
 def test_epsilon_is_accounted_for() -> None:
