@@ -15,8 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from edgepeft.classes import class_names
+from edgepeft.errors import SourceError
+from edgepeft.image_processor import FILE as PROCESSOR
+from edgepeft.image_processor import image_spec
 from edgepeft.methods.base import head_modules
-from edgepeft_runtime.errors import EdgepeftError
 from edgepeft_runtime.manifest import ImageSpec, TextSpec
 from edgepeft_runtime.names import some
 
@@ -39,10 +41,6 @@ _BY_ARCHITECTURE = {
 
 _POSITIONS_BEHIND_PADDING = {"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "data2vec-text", "mpnet"}
 """Architectures that count positions from the padding's id on, and so have fewer than their table has rows."""
-
-
-class SourceError(EdgepeftError):
-    """A source that cannot be loaded."""
 
 
 @dataclass(frozen=True)
@@ -128,8 +126,9 @@ def _load_directory(
     model = _load_transformers(path, auto_class, classes, seed)
     labels = classes or _config_classes(model, task)
     if task == "image-classification":
-        image = _image_spec(path, model)
+        image = image_spec(path, model.config)
         pixels = torch.rand(2, image.channels, *image.size)
+        _check_image(path, model, pixels)
         return Source(model, {image.input: pixels}, loss, image=image, classes=labels)
     limit = _longest(model)
     length = min(max_length or 128, limit or sys.maxsize)
@@ -247,16 +246,18 @@ def _tokenizer_files(path: Path) -> dict[str, bytes]:
     return {"tokenizer.json": file.read_bytes()} if file.is_file() else {}
 
 
-def _image_spec(path: Path, model: Any) -> ImageSpec:
-    size, channels = model.config.image_size, int(getattr(model.config, "num_channels", 3))
-    height, width = (size, size) if isinstance(size, int) else size
-    mean, std = (0.5,) * channels, (0.5,) * channels
-    processor = path / "preprocessor_config.json"
-    if processor.is_file():
-        settings = _read_json(path, processor.name)
-        mean = tuple(settings.get("image_mean", mean))
-        std = tuple(settings.get("image_std", std))
-    return ImageSpec("pixel_values", (int(height), int(width)), channels, mean, std)
+def _check_image(path: Path, model: Any, pixels: Tensor) -> None:
+    """Run the model once: convolutions take images of any size, others do not take those of another processor."""
+    try:
+        with torch.no_grad():
+            model(pixel_values=pixels[:1])
+    except (ValueError, RuntimeError) as error:
+        raise SourceError(
+            "source-does-not-load",
+            f"The model in {path} does not take images of the size that its image processor gives.",
+            context=f"{list(pixels.shape[1:])}: {(str(error).strip().splitlines() or [''])[0]}",
+            hint=f"correct size and crop_size in {PROCESSOR}.",
+        ) from error
 
 
 def _load_function(source: str, classes: tuple[str, ...] | None, seed: int) -> Source:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepeft.data.labels import BadLabel, label_reader, only_label
+from edgepeft.data.pixels import fitted, normalized
 from edgepeft_runtime.errors import DataError
 from edgepeft_runtime.manifest import ImageSpec, Manifest
 from edgepeft_runtime.names import some
@@ -22,7 +23,7 @@ KEPT_BYTES = 64 * 2**20
 
 
 class ImageFolder:
-    """Images as ``[batch, channels, height, width]``: resized, scaled to 0..1, normalised by mean and deviation.
+    """Images as ``[batch, channels, height, width]``: resized, cropped and normalized as the bundle says.
 
     Every image is decoded once on opening, so that a broken one is met now and not hours into the training.
 
@@ -66,9 +67,8 @@ class ImageFolder:
     def batch(self, rows: NDArray[np.int64]) -> dict[str, Array]:
         """The images of the given numbers, and their labels."""
         spec = self._spec
-        pixels = np.stack([self._pixels(int(row)) for row in rows]).astype(np.float32) / np.float32(255)
-        normal = (pixels - np.asarray(spec.mean, np.float32)) / np.asarray(spec.std, np.float32)
-        arrays: dict[str, Array] = {spec.input: np.ascontiguousarray(normal.transpose(0, 3, 1, 2), dtype=self._dtype)}
+        normal = normalized(np.stack([self._pixels(int(row)) for row in rows]), spec)
+        arrays: dict[str, Array] = {spec.input: np.ascontiguousarray(normal, dtype=self._dtype)}
         if self._labels is not None:
             arrays[self._label] = self._labels[rows]
         return arrays
@@ -149,9 +149,7 @@ def _decoded(path: Path, spec: ImageSpec) -> NDArray[np.uint8]:
                 raise ValueError(f"its pixels have more than 8 bits (mode {file.mode})")
             # Cameras store how they were held beside the pixels.
             upright = ops.exif_transpose(file).convert("L" if spec.channels == 1 else "RGB")
-            height, width = spec.size
-            if upright.size != (width, height):
-                upright = upright.resize((width, height), image.Resampling.BILINEAR)
+            return fitted(upright, spec)
     except (OSError, ValueError, SyntaxError, image.DecompressionBombError) as failure:
         raise DataError(
             "bad-image",
@@ -159,7 +157,6 @@ def _decoded(path: Path, spec: ImageSpec) -> NDArray[np.uint8]:
             context=str(failure),
             hint="save it again as an 8-bit PNG or JPEG, or leave it out.",
         ) from failure
-    return np.asarray(upright, dtype=np.uint8).reshape(height, width, spec.channels)
 
 
 def _pillow() -> tuple[Any, Any]:

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from edgepeft.sources import Source, SourceError, load_source
+from edgepeft.errors import SourceError
+from edgepeft.sources import Source, load_source
 from tests.host.bundles import write_model
 from tests.networks import tiny_gpt2, tiny_vit
 
@@ -117,20 +118,6 @@ def test_a_language_model_is_trained_on_the_next_token(tmp_path: Path) -> None:
     assert (source.loss, source.classes) == ("causal_lm", None)
     assert source.dimension_max == {"sequence": 40}
     assert source.files == {}
-
-
-def test_an_image_model_takes_its_processor(tmp_path: Path) -> None:
-    """Size and channels are the model's; mean and deviation those of preprocessor_config.json, or a half."""
-    tiny_vit().save_pretrained(tmp_path)
-    plain = load_source(tmp_path).image
-    assert plain is not None
-    assert (plain.input, plain.size, plain.channels) == ("pixel_values", (16, 16), 3)
-    assert (plain.mean, plain.std) == ((0.5,) * 3, (0.5,) * 3)
-    processor = {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]}
-    (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor))
-    fitted = load_source(tmp_path).image
-    assert fitted is not None
-    assert (fitted.mean, fitted.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
 
 
 def test_a_broken_processor_is_an_error_of_the_source(tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def test_manifest_survives_writing_and_reading(bundle: Path) -> None:
         manifest,
         labels=(*manifest.labels, LabelSpec("target", "float32", ("batch", 2))),
         text=TextSpec(128, 0, {"x": "ids"}),
-        image=ImageSpec("x", (28, 32), 3, (0.5, 0.4, 0.3), (0.1, 0.2, 0.3)),
+        image=ImageSpec("x", (28, 32), 3, (0.5, 0.4, 0.3), (0.1, 0.2, 0.3), (30,), "bicubic", "BGR"),
         recipe={"method": "lora", "r": 8, "alpha": 16.0, "target_modules": ["q", "v"], "nested": {"a": None}},
     )
     for value in (manifest, full):
@@ -81,6 +81,10 @@ def test_unused_class_fields_stay_out_of_plain_labels(bundle: Path) -> None:
     assert plain.to_dict()["labels"] == [{"name": "y", "dtype": "float32", "shape": ["batch"]}]
 
 
+IMAGE = {
+    **{"input": "x", "size": [1, 1], "channels": 1, "mean": [0], "std": [1]},
+    **{"resize": None, "resample": "box", "channel_order": "RGB"},
+}
 EDITS: dict[str, Callable[[dict[str, Any]], object]] = {
     "format": lambda m: m.update(format="something"),
     "field-missing": lambda m: m.pop("buckets"),
@@ -104,6 +108,8 @@ EDITS: dict[str, Callable[[dict[str, Any]], object]] = {
     "runtime": lambda m: m.update(min_onnxruntime="new"),
     "text": lambda m: m.update(text={"max_length": 8, "pad_id": 0, "fields": {"x": "words"}}),
     "image": lambda m: m.update(image={"input": "x", "size": [1], "channels": 1, "mean": [0], "std": [1]}),
+    "image.resize": lambda m: m.update(image=IMAGE | {"resize": [0]}),
+    "image.resample": lambda m: m.update(image=IMAGE | {"resample": "cubic"}),
 }
 
 

@@ -20,6 +20,9 @@ ROLES = ("lora_A", "lora_B", "bias", "norm", "head", "weight", "places", "other"
 PLACES = "places"
 """The role of integers that say where a parameter's values belong: they are fed as parameters are, and do not train."""
 LOSSES = ("cross_entropy", "causal_lm", "mse", "l1", "bce_with_logits", "custom")
+RESAMPLES = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
+"""Filters to resize by, as Pillow names them."""
+CHANNEL_ORDERS = ("RGB", "BGR")
 TEXT_FIELDS = ("ids", "attention_mask", "type_ids")
 
 Json = dict[str, Any]
@@ -188,13 +191,27 @@ class TextSpec:
 
 @dataclass(frozen=True)
 class ImageSpec:
-    """How an image becomes an input: ``size`` is (height, width), ``mean`` and ``std`` have one value per channel."""
+    """How an image becomes an input: resized, cropped at its center to ``size``, scaled to 0..1 and normalized.
+
+    Args:
+        input: the input that takes it, ``[batch, channels, height, width]``.
+        size: height and width of the input.
+        channels: 1 or 3.
+        mean, std: one value per channel, in ``channel_order``, of values from 0 to 1.
+        resize: height and width, or one number for the shorter edge (the shape stays); ``()`` does not resize, ``None``
+            means ``size``. What is smaller than ``size`` then gets a border of zeros.
+        resample: the filter, by Pillow's name.
+        channel_order: of three channels.
+    """
 
     input: str
     size: tuple[int, int]
     channels: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    resize: tuple[int, ...] | None = None
+    resample: str = "bilinear"
+    channel_order: str = "RGB"
 
 
 @dataclass(frozen=True)
@@ -365,8 +382,19 @@ def _image(fields: Fields) -> ImageSpec:
     channels = fields.natural("channels")
     mean, std = fields.numbers("mean", channels), fields.numbers("std", channels)
     name = fields.take("input", str)
+    resize = _resize(fields)
+    how = fields.one_of("resample", RESAMPLES), fields.one_of("channel_order", CHANNEL_ORDERS)
     fields.finish()
-    return ImageSpec(name, (int(height), int(width)), channels, mean, std)
+    return ImageSpec(name, (int(height), int(width)), channels, mean, std, resize, *how)
+
+
+def _resize(fields: Fields) -> tuple[int, ...] | None:
+    if fields.is_null("resize"):
+        return None
+    found = fields.take("resize", list)
+    if len(found) > 2 or not all(type(size) is int and size > 0 for size in found):
+        raise fields.wrong("resize", "at most two sizes", found)
+    return tuple(found)
 
 
 def _check_format(fields: Fields) -> None:

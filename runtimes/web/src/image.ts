@@ -12,10 +12,11 @@ export interface Pixels {
 }
 
 /**
- * The input `[images, channels, height, width]`: scaled to 0..1, normalised by mean and deviation; one channel is luma
- * (ITU-R 601, as Pillow has it).
+ * The input `[images, channels, height, width]`: scaled to 0..1, normalized by mean and deviation, in the bundle's order of
+ * channels; one channel is luma (ITU-R 601, as Pillow has it).
  *
- * @param images of the bundle's size: draw them on a canvas of `manifest.image.size` first.
+ * @param images of the bundle's size: resize them to `manifest.image.resize` and crop them at their center to
+ *   `manifest.image.size` on a canvas first. A canvas has its own filter, so values differ a little from Pillow's.
  * @throws DataError the bundle takes no images, or they have another size.
  */
 export function imagesOf(images: readonly Pixels[], manifest: Manifest): Tensor {
@@ -37,8 +38,9 @@ export function imagesOf(images: readonly Pixels[], manifest: Manifest): Tensor 
     }
     for (let channel = 0; channel < spec.channels; channel++) {
       const [mean, std] = [spec.mean[channel]!, spec.std[channel]!];
+      const source = spec.channel_order === "BGR" ? spec.channels - 1 - channel : channel;
       for (let pixel = 0; pixel < width * height; pixel++) {
-        values[place++] = (level(image.data, 4 * pixel, spec.channels, channel) / 255 - mean) / std;
+        values[place++] = (level(image.data, 4 * pixel, spec.channels, source) / 255 - mean) / std;
       }
     }
   }

@@ -6,6 +6,8 @@ import * as f from "./fields.js";
 export const DTYPES = ["float32", "float16", "float64", "int64", "int32", "int8", "uint8", "bool"] as const;
 const ROLES = ["lora_A", "lora_B", "bias", "norm", "head", "weight", "places", "other"] as const;
 const LOSSES = ["cross_entropy", "causal_lm", "mse", "l1", "bce_with_logits", "custom"] as const;
+const RESAMPLES = ["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"] as const;
+const CHANNEL_ORDERS = ["RGB", "BGR"] as const;
 const TEXT_FIELDS = ["ids", "attention_mask", "type_ids"] as const;
 
 const shape = f.list(f.check("a size or a name", (v): v is number | string => typeof v === "string" || f.isNatural(v)));
@@ -34,6 +36,9 @@ const image = {
   channels: f.natural,
   mean: f.list(f.number),
   std: f.list(f.number),
+  resize: f.nullable(f.list(f.natural, undefined, 2)),
+  resample: f.oneOf(RESAMPLES),
+  channel_order: f.oneOf(CHANNEL_ORDERS),
 };
 const generation = {
   ids: f.text,

@@ -54,7 +54,16 @@ const MANIFEST = {
     template: null,
   },
   loss: { kind: "cross_entropy" },
-  image: { input: "image", size: [1, 2], channels: 1, mean: [0.5], std: [0.25] },
+  image: {
+    input: "image",
+    size: [1, 2],
+    channels: 1,
+    mean: [0.5],
+    std: [0.25],
+    resize: null,
+    resample: "bilinear",
+    channel_order: "RGB",
+  },
 } as unknown as Manifest;
 
 const rows = (tensor: unknown): number[] => Array.from((tensor as Tensor).data as BigInt64Array, Number);
@@ -87,6 +96,13 @@ describe("images", () => {
     assert.deepEqual(tensor.dims, [1, 1, 1, 2]);
     // Pillow's luma of pure red is 76.
     assert.deepEqual(tensor.data, Float32Array.of(2, (76 / 255 - 0.5) / 0.25));
+  });
+
+  it("have their channels in the bundle's order", () => {
+    const image = { ...MANIFEST.image!, size: [1, 1], channels: 3, mean: [0, 0, 0], std: [1, 1, 1] };
+    const red = { data: Uint8ClampedArray.of(255, 0, 51, 255), width: 1, height: 1 };
+    const tensor = imagesOf([red], { ...MANIFEST, image: { ...image, channel_order: "BGR" } });
+    assert.deepEqual(tensor.data, Float32Array.of(51 / 255, 0, 1));
   });
 
   it("of another size are refused", () => {
