@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import edgepeft
-from edgepeft_export.forward import Forward
+from edgepeft_export.forward import Forward, from_torch
 from edgepeft_export.forward.torch_loss import from_function
 from edgepeft_export.losses import Loss, LossError, OnnxLoss
+from edgepeft_export.verification import VerificationError
 from edgepeft_runtime import Trainer
 from tests.export.linear import CLASSES, FEATURES, compiled, expected_of, leaves, linear, run, torch_logits
 
@@ -50,7 +51,31 @@ def _token_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return functional.nll_loss(functional.log_softmax(logits, -1).flatten(0, 1), labels.flatten())
 
 
+def _smoothed(logits: Tensor, labels: Tensor) -> Tensor:
+    weight = torch.linspace(0.5, 2.0, CLASSES)
+    return functional.cross_entropy(logits, labels, weight, ignore_index=3, label_smoothing=0.2)
+
+
+def _soft(logits: Tensor, labels: Tensor) -> Tensor:
+    probabilities = 0.7 * functional.one_hot(labels, CLASSES).float() + 0.3 / CLASSES
+    return nn.CrossEntropyLoss(weight=torch.linspace(0.5, 2.0, CLASSES), label_smoothing=0.1)(logits, probabilities)
+
+
+def _focal_of_each(logits: Tensor, labels: Tensor) -> Tensor:
+    each = functional.cross_entropy(logits, labels, reduction="none")
+    return ((1 - torch.exp(-each)) ** 2 * functional.cross_entropy(logits, labels, reduction="none")).mean()
+
+
+def _tokens_first(logits: Tensor, labels: Tensor) -> Tensor:
+    total = functional.cross_entropy(logits.transpose(1, 2), labels, reduction="sum", label_smoothing=0.1)
+    return total / labels.numel() + functional.mse_loss(logits, torch.ones_like(logits))
+
+
 OWN = {
+    "smoothed": (_smoothed, "rows"),
+    "soft": (_soft, "rows"),
+    "focal-of-each": (_focal_of_each, "rows"),
+    "tokens-first": (_tokens_first, "tokens"),
     "module": (Focal(2.0), "rows"),
     "cross-entropy": (_torch_cross_entropy, "rows"),
     "huber": (lambda logits, labels: functional.smooth_l1_loss(logits[:, 0], labels.float(), beta=0.5), "rows"),
@@ -223,3 +248,48 @@ def test_a_file_that_is_no_loss_is_refused(tmp_path: Path) -> None:
         with pytest.raises(LossError) as failure:
             OnnxLoss.read(path)
         assert failure.value.reference == "not-a-model"
+
+
+def test_labels_fit_the_sizes_of_the_example() -> None:
+    """Labels may be positions in the example's own sequence: the outputs they are tried on are the model's own."""
+
+    class Spans(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words, self.ends = nn.Embedding(20, 8), nn.Linear(8, 2)
+
+        def forward(self, ids: Tensor) -> dict[str, Tensor]:
+            scores = self.ends(self.words(ids))
+            return {"start": scores[..., 0], "end": scores[..., 1]}
+
+    def loss(start: Tensor, end: Tensor, first: Tensor, last: Tensor) -> Tensor:
+        return functional.cross_entropy(start, first) + functional.cross_entropy(end, last)
+
+    forward = from_torch(Spans(), {"ids": torch.randint(0, 20, (2, 12))})
+    own = from_function(loss, forward, {"first": torch.tensor([0, 5]), "last": torch.tensor([1, 11])})
+    assert [label.name for label in own.labels({"start": None, "end": None})] == ["first", "last"]  # type: ignore[dict-item]
+
+
+def test_a_loss_that_cannot_be_exported_is_named() -> None:
+    """What torch.onnx does not take of a loss is an error about the loss."""
+
+    def ctc(logits: Tensor, labels: Tensor) -> Tensor:
+        rows, steps = logits.shape[:2]
+        log_p = functional.log_softmax(logits, -1).transpose(0, 1)
+        return functional.ctc_loss(log_p, labels, torch.full((rows,), steps), torch.full((rows,), labels.shape[1]))
+
+    with pytest.raises(LossError, match="loss") as caught:
+        from_function(ctc, linear("tokens"), {"labels": torch.ones(2, 2, dtype=torch.int64)})
+    assert caught.value.reference == "loss-export"
+
+
+def test_a_loss_that_is_exported_wrong_is_refused() -> None:
+    """A loss is run as the model is: its value has to be torch's."""
+
+    def spread(logits: Tensor, labels: Tensor) -> Tensor:
+        places = labels[:, None].expand(-1, logits.shape[1])
+        return torch.zeros_like(logits).scatter_reduce(0, places, logits, "mean", include_self=True).square().mean()
+
+    with pytest.raises(VerificationError, match="exported loss") as caught:
+        from_function(spread, linear("rows"), {"labels": torch.zeros(2, dtype=torch.int64)})
+    assert "scatter_reduce" in str(caught.value.context)

@@ -10,8 +10,10 @@ import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
-from edgepeft_export.forward.graph import Forward
+from edgepeft_export.forward.graph import Forward, ForwardError
+from edgepeft_export.forward.torch_losses import PlainLosses
 from edgepeft_export.forward.torch_module import default_dynamic_axes, describe, distinct_sizes, export
+from edgepeft_export.forward.torch_reference import Reference, verified
 from edgepeft_export.losses import LossError, OnnxLoss
 from edgepeft_export.losses.custom import inlined
 from edgepeft_export.shapes import Dim, dims_of
@@ -26,7 +28,7 @@ def from_function(function: Callable[..., Tensor], forward: Forward, example_lab
         example_labels: an example of each label, by name. Axis 0 is the batch.
     """
     names = _arguments(function)
-    outputs = {str(value.name): value for value in forward.model.graph.outputs}
+    outputs = _outputs(forward)
     unknown = [name for name in names if name not in outputs and name not in example_labels]
     if unknown:
         raise LossError(
@@ -38,13 +40,42 @@ def from_function(function: Callable[..., Tensor], forward: Forward, example_lab
     axes = {name: _symbols(outputs[name]) for name in names if name in outputs}
     labels = {name: example_labels[name] for name in names if name not in outputs}
     axes |= _label_axes(labels, next((dims_of(outputs[name]) for name in names if name in outputs), []))
-    examples = {name: example_labels[name] if name in example_labels else _example(outputs[name]) for name in names}
+    given = _example_outputs(forward)
+    examples = {name: labels[name] if name in labels else given[name] for name in names}
     examples = distinct_sizes(examples, axes)
     _check_scalar(function, examples)
-    model = export(_Loss(function), examples, {}, axes)
+    model = _exported(function, examples, axes)
     for value, name in zip(model.graph.inputs, names, strict=True):
         value.name = name
-    return OnnxLoss(inlined(model))
+    model = inlined(model)
+    reference = Reference(lambda inputs, _: {"loss": function(**inputs)}, examples, examples, {}, axes, what="loss")
+    verified(Forward(model, tuple(names), {}), reference)
+    return OnnxLoss(model)
+
+
+def _exported(
+    function: Callable[..., Tensor], examples: dict[str, Tensor], axes: Mapping[str, Mapping[int, str]]
+) -> ir.Model:
+    try:
+        return export(_Loss(function), examples, {}, axes)
+    except ForwardError as error:
+        raise LossError(
+            "loss-export",
+            "torch.onnx cannot export the loss.",
+            context=f"{error.message}\n{error.context}",
+            hint="write the loss by operations that torch.export takes, with free sizes, or give it as an .onnx file.",
+        ) from error
+
+
+def _example_outputs(forward: Forward) -> dict[str, Tensor]:
+    """What the model gives for its example, so that labels which fit the example fit the outputs too."""
+    found = forward.verified.examples
+    made = {name: torch.from_numpy(array) for name, array in found[0].outputs.items()} if found else {}
+    return {name: made[name] if name in made else _example(value) for name, value in _outputs(forward).items()}
+
+
+def _outputs(forward: Forward) -> dict[str, ir.Value]:
+    return {str(value.name): value for value in forward.model.graph.outputs}
 
 
 class _Loss(nn.Module):  # type: ignore[misc]  # torch is not type-checked here
@@ -53,7 +84,8 @@ class _Loss(nn.Module):  # type: ignore[misc]  # torch is not type-checked here
         self.function = function
 
     def forward(self, inputs: dict[str, Tensor], trainable: dict[str, Tensor]) -> Tensor:  # noqa: ARG002  (as models are exported)
-        return self.function(**inputs)
+        with PlainLosses():
+            return self.function(**inputs)
 
 
 def _arguments(function: Callable[..., Any]) -> list[str]:

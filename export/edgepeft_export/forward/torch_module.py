@@ -243,7 +243,7 @@ def distinct_sizes(inputs: Mapping[str, Tensor], axes: DynamicAxes) -> dict[str,
     fixed = {size for name, t in inputs.items() for axis, size in enumerate(t.shape) if axis not in axes.get(name, {})}
     for name, tensor in inputs.items():
         for axis, symbol in axes.get(name, {}).items():
-            sizes.setdefault(symbol, max(2, tensor.shape[axis]))
+            sizes[symbol] = max(2, sizes.get(symbol, 0), tensor.shape[axis])
     taken = set(fixed)
     for symbol in sorted(sizes, key=lambda s: -sizes[s]):
         while sizes[symbol] in taken:

@@ -46,6 +46,7 @@ class Reference:
         trainable: first values of what trains.
         axes: the free axes.
         half: whether the function computes in half precision.
+        what: ``graph``, or ``loss``, as messages call it.
     """
 
     function: Function
@@ -54,6 +55,7 @@ class Reference:
     trainable: Tensors
     axes: Axes
     half: bool = False
+    what: str = "graph"
 
     def run(self, inputs: Tensors, trainable: Tensors) -> dict[str, Tensor]:
         """The outputs by name, detached."""
@@ -78,7 +80,9 @@ def verified(forward: Forward, reference: Reference) -> Forward:
         expected = reference.run(inputs, reference.trainable)
         wrong = _wrong(graph, inputs, reference.trainable, expected, tolerance)
         if wrong is None:
-            examples.append(Example(arrays(inputs), arrays(expected)))
+            examples.append(
+                Example(arrays(inputs), dict(zip(forward.outputs, map(array, expected.values()), strict=True)))
+            )
         elif _has_size_one(inputs, reference.axes) and not np.isfinite(wrong[1]):
             notes.append(_only_larger(wrong[0]))
         else:
@@ -125,7 +129,7 @@ def _refuse(
     suspect = first_difference(forward.model, lambda: reference.run(inputs, trainable), arrays({**inputs, **trainable}))
     raise VerificationError(
         "export-differs",
-        f"The exported graph gives another {name!r} than torch: "
+        f"The exported {reference.what} gives another {name!r} than torch: "
         + (
             f"they differ by {off:.2g} of the largest value (allowed: {tolerance:g})."
             if np.isfinite(off)

@@ -53,7 +53,7 @@ def first_difference(model: ir.Model, run: Callable[[], object], feeds: Arrays) 
         wrong = result
     if wrong is None:
         return "no single function of the model could be named."
-    where = f"module {wrong.module}" if wrong.module else "the model's own forward"
+    where = f"module {wrong.module}" if wrong.module else "the outermost forward"
     return f"The first result that differs is that of {wrong.function}, in {where}."
 
 
