@@ -159,7 +159,7 @@ class Emitter:
         differs = self.op("Not", self.op("Equal", self.op("Shape", value), padded))
         axes = self.op("Squeeze", self.op("NonZero", differs), self.ints(0))
         summed = self.op("ReduceSum", value, axes, keepdims=1, noop_with_empty_axes=1)
-        return self.op("Reshape", summed, target_shape)
+        return self.op("Reshape", summed, target_shape, allowzero=1)
 
     def _fresh_name(self, stem: str) -> str:
         number = len(self._names)
@@ -196,6 +196,10 @@ _INT_OUTPUT = {"Shape": ir.DataType.INT64, "Size": ir.DataType.INT64, "NonZero":
 _BOOL_OUTPUT = {"Equal", "Not", "Greater", "Less", "GreaterOrEqual", "LessOrEqual", "And", "Or", "IsNaN", "IsInf"}
 
 
+_TYPED_BY = {"Where": 1, "DequantizeLinear": 1, "OneHot": 2}
+"""The input that has the output's dtype, where that is not the first."""
+
+
 def _output_dtype(node: ir.Node) -> ir.DataType | None:
     if node.op_type == "Cast":
         return ir.DataType(node.attributes["to"].as_int())
@@ -203,6 +207,6 @@ def _output_dtype(node: ir.Node) -> ir.DataType | None:
         return ir.DataType.BOOL
     if node.op_type in _INT_OUTPUT:
         return _INT_OUTPUT[node.op_type]
-    index = 1 if node.op_type in ("Where", "DequantizeLinear") else 0
+    index = _TYPED_BY.get(node.op_type, 0)
     first = node.inputs[index] if len(node.inputs) > index else None
     return first.dtype if first is not None else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import Enum
 
 import onnx_ir as ir
 
@@ -13,8 +14,20 @@ from edgepeft_runtime.errors import EdgepeftError
 Upstream = Sequence[ir.Value | None]
 """The gradient of the loss with respect to each output of a node; ``None`` where the loss does not depend on it."""
 
-Gradients = Sequence[ir.Value | None]
-"""The gradient with respect to each input; ``None`` where there is none. May be shorter than the inputs."""
+
+class Flat(Enum):
+    """What a rule gives for a float input that the outputs do not depend on, or only by jumps."""
+
+    ZERO = 0
+
+
+ZERO = Flat.ZERO
+
+Gradients = Sequence[ir.Value | Flat | None]
+"""The gradient with respect to each input. May be shorter than the inputs.
+
+``None`` says that the rule knows no gradient: right for integers, and an error where a float input needs one.
+"""
 
 RuleFunction = Callable[[ir.Node, Upstream, Emitter], Gradients]
 
@@ -27,10 +40,12 @@ class Rule:
         function: emits the gradient nodes.
         broadcasts: whether the gradients have the shape of the output, to which the operator broadcasts its inputs; the
             walk then sums each back to its input's shape. Otherwise each gradient already has that shape.
+        outputs: how many outputs the rule takes gradients of, from the first; ``None`` for all.
     """
 
     function: RuleFunction
     broadcasts: bool
+    outputs: int | None
 
 
 class NoGradientForCase(EdgepeftError):
@@ -61,17 +76,20 @@ def qualified(op_type: str, domain: str) -> str:
     return f"{domain}.{op_type}" if domain else op_type
 
 
-def rule(*op_types: str, broadcasts: bool = False, domain: str = "") -> Callable[[RuleFunction], RuleFunction]:
+def rule(
+    *op_types: str, broadcasts: bool = False, outputs: int | None = 1, domain: str = ""
+) -> Callable[[RuleFunction], RuleFunction]:
     """Register a function as the gradient rule of operators of a domain.
 
     A rule emits a gradient for *every* input that can have one; the walk takes what it needs and sweeps the rest.
-    Inputs of integer type get ``None``.
+    Inputs of integer type get ``None``, float inputs without influence ``ZERO``. The walk refuses a node of which an
+    output beyond ``outputs`` is used, or whose rule has ``None`` where a gradient is needed.
     """
 
     def register(function: RuleFunction) -> RuleFunction:
         for op_type in op_types:
             _refuse_duplicate(qualified(op_type, domain))
-            RULES[qualified(op_type, domain)] = Rule(function, broadcasts)
+            RULES[qualified(op_type, domain)] = Rule(function, broadcasts, outputs)
         return function
 
     return register

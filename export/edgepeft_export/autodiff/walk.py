@@ -6,13 +6,24 @@ gradients of a value with several readers are added, and gradients of a broadcas
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
 from edgepeft_export.autodiff import rules  # noqa: F401  (registers the rules)
-from edgepeft_export.autodiff.registry import NO_GRADIENT, RULES, Gradients, full_name
+from edgepeft_export.autodiff.checks import check_emitted, check_node, check_opset
+from edgepeft_export.autodiff.misjudged import forget_misjudged_sizes
+from edgepeft_export.autodiff.registry import (
+    NO_GRADIENT,
+    RULES,
+    ZERO,
+    Gradients,
+    NoGradientForCase,
+    Rule,
+    Upstream,
+    full_name,
+)
 from edgepeft_export.emit import Emitter
 from edgepeft_export.shapes import dims_of
 from edgepeft_runtime.errors import EdgepeftError
@@ -60,7 +71,7 @@ def differentiate(graph: ir.Graph, loss: ir.Value, targets: Sequence[ir.Value]) 
     """Append to ``graph`` the nodes that compute the gradient of ``loss`` with respect to ``targets``.
 
     Args:
-        graph: in topological order, with ranks and dtypes of its values known.
+        graph: in topological order, of opset 13 or later, with ranks and dtypes of its values known.
         loss: a float scalar of the graph.
         targets: float values of the graph: inputs, initializers or results of nodes.
 
@@ -71,7 +82,10 @@ def differentiate(graph: ir.Graph, loss: ir.Value, targets: Sequence[ir.Value]) 
     Raises:
         NoGradientRule: an operator on the way has no rule; every such node is named.
         NoGradientForCase: an operator on the way has a rule that does not cover how it is used here.
+        UnsupportedOpset: the graph's operator set lacks what the gradient is made of.
     """
+    check_opset(graph)
+    forget_misjudged_sizes(graph)
     forward = list(graph)
     depends = _dependents(forward, targets)
     missing = gaps(graph, loss, targets)
@@ -87,14 +101,32 @@ def differentiate(graph: ir.Graph, loss: ir.Value, targets: Sequence[ir.Value]) 
             continue  # its output is a target itself
         emit.scope = _scope(node)
         rule = RULES[full_name(node)]
-        for value, gradient in zip(node.inputs, rule.function(node, upstream, emit), strict=False):
-            if value is not None and gradient is not None and value in depends:
-                fitted = emit.sum_to(gradient, dims_of(node.outputs[0]), value) if rule.broadcasts else gradient
-                if fitted.shape is None and value.shape is not None:
-                    fitted.shape = value.shape.copy()
-                parts.setdefault(value, []).append(fitted)
+        check_node(node, upstream, rule)
+        for value, fitted in _through(node, rule, upstream, depends, emit):
+            parts.setdefault(value, []).append(fitted)
     emit.scope = "parameters/grad"
-    return {target: emit.add(parts[target]) for target in targets if target in parts}
+    found = {target: emit.add(parts[target]) for target in targets if target in parts}
+    check_emitted(graph, set(forward))
+    return found
+
+
+def _through(
+    node: ir.Node, rule: Rule, upstream: Upstream, depends: set[ir.Value], emit: Emitter
+) -> Iterator[tuple[ir.Value, ir.Value]]:
+    """The inputs of a node that need a gradient, each with its gradient in its own shape."""
+    gradients = rule.function(node, upstream, emit)
+    for at, value in enumerate(node.inputs):
+        if value is None or value not in depends:
+            continue
+        gradient = gradients[at] if at < len(gradients) else None
+        if gradient is ZERO:
+            continue
+        if gradient is None:
+            raise NoGradientForCase(node, f"none is known for its input {at}", f"make {value.name} a constant")
+        fitted = emit.sum_to(gradient, dims_of(node.outputs[0]), value) if rule.broadcasts else gradient
+        if fitted.shape is None and value.shape is not None:
+            fitted.shape = value.shape.copy()
+        yield value, fitted
 
 
 def gaps(graph: ir.Graph, loss: ir.Value, targets: Sequence[ir.Value]) -> list[Gap]:

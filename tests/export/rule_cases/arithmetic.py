@@ -17,6 +17,13 @@ def three(function: Function) -> Function:
     return lambda a, b, c: function(function(a, b), c)
 
 
+def crossed(a: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
+    """ONNX's Clip whose lower bound is above the upper one."""
+    return high.expand_as(a) + (a + low) * 0
+
+
+TIED = Given(np.array([[1.0, 2.0, 2.0], [0.0, -3.0, 2.0]]))
+
 CASES = [
     Case("Add", [x(3, 4), x(3, 4)], torch.add),
     Case("Add", [x(3, 4), x(4)], torch.add),
@@ -56,12 +63,15 @@ CASES = [
     Case("Max", [x(2, 3)], torch.clone),
     Case("Min", [x(3), x(2, 3)], torch.minimum),
     Case("Min", [x(2, 1), x(3), x(1)], three(torch.minimum)),
+    Case("Max", [TIED, Given(np.array([1.0, -3.0, 2.0]))], torch.maximum, differences=False),
+    Case("Min", [Given(np.array([1.0, -3.0, 2.0])), TIED], torch.minimum, differences=False),
     Case("Sum", [x(2, 3), x(3), x(2, 1)], three(torch.add)),
     Case("Sum", [x(2, 3)], torch.clone),
     Case("Mean", [x(2, 3), x(3), x(2, 1)], lambda a, b, c: (a + b + c) / 3),
     Case("Identity", [x(2, 3)], torch.clone),
     Case("Cast", [x(2, 3)], torch.clone, {"to": 1}, float32_only=True),
     Case("CastLike", [x(2, 3), number(1)], lambda a, _: a.clone()),
+    Case("CastLike", [x(2, 3), x(2)], lambda a, _: a.clone()),
     Case("Where", [MASK, x(3, 4), x(4)], torch.where),
     Case("Where", [ROW, x(3, 1), x()], torch.where),
     Case("Where", [MASK, x(4), number(0)], torch.where),
@@ -69,6 +79,9 @@ CASES = [
     Case("Clip", [x(3, 4), None, number(0.9)], lambda a, high: a.clamp(max=high)),
     Case("Clip", [x(3, 4), number(-0.7)], lambda a, low: a.clamp(min=low)),
     Case("Clip", [x(3, 4)], torch.clone),
+    Case("Clip", [x(3, 4), x(low=0.5, high=1), x(low=-1, high=-0.5)], crossed),
+    Case("Clip", [x(3, 4), number(0.9), number(-0.7)], crossed),
+    Case("Clip", [x(3, 4), number(0.9), x(low=-1, high=-0.5)], crossed),
     Case("Clip", [x(3, 4), x(low=-1, high=-0.5), x(low=0.5, high=1)], lambda a, low, high: a.clamp(low, high)),
     Case("Dropout", [x(3, 4)], torch.clone),
     Case("Dropout", [x(3, 4), number(0.3), Constant(np.array(False))], lambda a, *_: a.clone()),
@@ -76,4 +89,5 @@ CASES = [
 
 REFUSED = [
     (Case("Dropout", [x(3, 4), number(0.3), np.array(True)], lambda a, *_: a.clone()), "training_mode"),
+    (Case("Dropout", [x(3, 4), x(), Constant(np.array(True))], lambda a, *_: a.clone()), "its input 1"),
 ]

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tests.export.rule_cases.case import Case, Constant, Function, ints, x
+from tests.export.rule_cases.case import Case, Constant, Function, Given, ints, x
 
 IDS = np.array([[0, 2, 2], [4, -1, 2]])
 ONE = Constant(np.array(-2))
@@ -22,6 +22,25 @@ def gather_nd(batch: int) -> Function:
 def scatter_nd(add: bool) -> Function:
     return lambda a, places, new: a.index_put(tuple(places.unbind(-1)), new, accumulate=add)
 
+
+def one_hot(depth: int, axis: int = -1) -> Function:
+    def apply(ids: Tensor, _: Tensor, values: Tensor) -> Tensor:
+        places = torch.arange(depth)
+        counted = torch.where(ids < 0, ids + depth, ids)[..., None] == places
+        return torch.where(counted, values[1], values[0]).movedim(-1, axis)
+
+    return apply
+
+
+def ramp(count: int) -> Function:
+    return lambda start, _, delta: start + torch.arange(count, dtype=start.dtype) * delta
+
+
+def number(value: float) -> Constant:
+    return Constant(np.array(value, dtype=np.float32))
+
+
+UNSORTED = Given(np.array([[3.0, 1.0], [3.0, 2.0]]))
 
 CASES = [
     Case("Gather", [x(5, 4), IDS], lambda a, i: a[i]),
@@ -57,6 +76,21 @@ CASES = [
     Case("ScatterND", [x(4, 3), np.array([[2], [0]]), x(2, 3)], scatter_nd(False)),
     Case("ScatterND", [x(4, 3), np.array([[2, 0], [2, 1]]), x(2)], scatter_nd(False)),
     Case("ScatterND", [x(4, 3), np.array([[2], [2]]), x(2, 3)], scatter_nd(True), {"reduction": "add"}),
+    Case("Gather", [x(0, 4), np.zeros((0, 2), np.int64)], lambda a, i: a[i]),
+    Case("Unique", [Given(np.array([[3.0, 1.5], [-2.0, 4.0]]))], lambda a: a.flatten().sort().values),
+    Case("Unique", [UNSORTED], lambda a: a.flatten()[[0, 1, 3]], {"sorted": 0}, outputs=4, differences=False),
+    Case("Unique", [UNSORTED], lambda a: a[:, [1, 0]], {"axis": -1}),
+    Case("OneHot", [IDS, Constant(np.array(5)), x(2)], one_hot(5)),
+    Case("OneHot", [IDS, ints(3), x(2)], one_hot(3, 1), {"axis": 1}),
+    Case(
+        "OneHot",
+        [Given(np.array([1.0, 0.0])), Given(np.array(3.0)), x(2)],
+        one_hot(3, 0),
+        {"axis": 0},
+        differences=False,
+    ),
+    Case("Range", [Given(np.array(0.5)), Given(np.array(4.0)), Given(np.array(0.75))], ramp(5)),
+    Case("Range", [x(low=0, high=1), number(-3.0), number(-1.0)], ramp(4)),
     Case("TopK", [x(3, 5), ints(2)], lambda a, _: a.topk(2).values, outputs=2),
     Case("TopK", [x(5, 3), ints(3)], lambda a, _: a.topk(3, 0, False).values, {"axis": 0, "largest": 0}, outputs=2),
 ]

@@ -23,6 +23,9 @@ EQUATIONS = {
     "...ij,...jk->...ik": ((2, 3, 4), (2, 4, 5)),
     "...ij,jk->...ik": ((2, 2, 3, 4), (4, 5)),
     "b i d, b j d -> b i j": ((2, 3, 4), (2, 5, 4)),
+    "bij, bjk -> bik": ((2, 3, 4), (1, 4, 5)),
+    "bij, jk -> bik": ((2, 3, 4), (1, 5)),
+    "...ij,...jk": ((1, 3, 4), (2, 4, 5)),
 }
 
 CASES = [
@@ -59,4 +62,12 @@ CASES = [
 
 REFUSED = [
     (Case("Einsum", [x(3, 3)], product("ii->i"), {"equation": "ii->i"}), "repeats an index"),
+    (
+        Case("Einsum", [x(1, 3, 4), x(2, 4, 5)], product("bij,bjk->bik"), {"equation": "bij,bjk->bik"}, fixed=(0, 1)),
+        "broadcast from size 1",
+    ),
+    (
+        Case("Einsum", [x(1, 3, 4), x(2, 4, 5)], product("bij,bjk->bik"), {"equation": "bij,bjk->bik"}, fixed=(0,)),
+        "broadcast from size 1",
+    ),
 ]

@@ -60,6 +60,16 @@ def layer_norm(axis: int) -> Function:
     return lambda a, s, b=None: functional.layer_norm(a, a.shape[axis:], s, b, 1e-5)
 
 
+def with_statistics(axis: int) -> Function:
+    def apply(a: Tensor, scale: Tensor, bias: Tensor | None = None) -> list[Tensor]:
+        axes = tuple(range(axis, 0))
+        inverse = (a.var(axes, correction=0, keepdim=True) + 1e-5).rsqrt()
+        made = [layer_norm(axis)(a, scale, bias), a.mean(axes, keepdim=True), inverse]
+        return made if bias is not None else made[:2]
+
+    return apply
+
+
 def group_norm(a: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
     repeats = a.shape[1] // scale.shape[0]
     return functional.group_norm(a, 2, scale.repeat_interleave(repeats), bias.repeat_interleave(repeats), 1e-5)
@@ -87,6 +97,8 @@ CASES = [
     Case("LayerNormalization", [x(2, 3, 8), x(8)], layer_norm(-1)),
     Case("LayerNormalization", [x(2, 3, 4), x(3, 4), x(3, 4)], layer_norm(1), {"axis": 1}),
     Case("LayerNormalization", [x(4, 8), x(8), x(8)], layer_norm(-1), {"axis": -1}, 18),
+    Case("LayerNormalization", [x(2, 3, 8), x(8), x(8)], with_statistics(-1), outputs=3),
+    Case("LayerNormalization", [x(2, 3, 4), x(3, 4)], with_statistics(-2), {"axis": -2}, outputs=2),
     Case(
         "InstanceNormalization", [x(2, 3, 8), x(3), x(3)], lambda a, s, b: functional.instance_norm(a, None, None, s, b)
     ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from string import ascii_letters
 
 import onnx_ir as ir
@@ -18,6 +18,7 @@ def einsum(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
     assert dy is not None
     operands = [value for value in node.inputs if value is not None]
     terms, output = _letters(node, operands)
+    _refuse_misjudged(node, terms, output, operands)
     sizes = _sizes(terms, operands)
     if not output:
         # ONNX Runtime has no scalar operands: a letter of its own for one element.
@@ -42,11 +43,22 @@ def _gradient(
     gradient = dy if equation == f"{output}->{output}" else emit.op("Einsum", dy, *inputs, equation=equation)
     alone = [axis for axis, letter in enumerate(terms[at]) if letter not in found]
     if alone:
-        # Summed in this operand only: each of its elements has the same gradient.
-        gradient = emit.op("Expand", emit.op("Unsqueeze", gradient, emit.ints(*alone)), emit.shape_of(operands[at]))
+        gradient = emit.op("Unsqueeze", gradient, emit.ints(*alone))
+    if alone or _summed_broadcast(at, output, terms, operands):
+        # Summed in this operand only, or with others of size 1: each of its elements has the same gradient.
+        gradient = emit.op("Expand", gradient, emit.shape_of(operands[at]))
     own = dims_of(operands[at])
     have = [own[axis] if axis in alone else sizes[letter] for axis, letter in enumerate(terms[at])]
     return emit.sum_to(gradient, have, operands[at])
+
+
+def _summed_broadcast(at: int, output: str, terms: Sequence[str], operands: Sequence[ir.Value]) -> bool:
+    """Whether another operand may have size 1 in an index of this one that the output does not have."""
+    own = dict(zip(terms[at], dims_of(operands[at]), strict=True))
+    pairs = (
+        pair for term, value in zip(terms, operands, strict=True) for pair in zip(term, dims_of(value), strict=True)
+    )
+    return any(letter in own and letter not in output and size != own[letter] for letter, size in pairs)
 
 
 def _letters(node: ir.Node, operands: Sequence[ir.Value]) -> tuple[list[str], str]:
@@ -65,6 +77,42 @@ def _letters(node: ir.Node, operands: Sequence[ir.Value]) -> tuple[list[str], st
             node, f"{equation!r} repeats an index within one operand", "take the diagonal by other operators"
         )
     return terms, output.replace("...", ellipsis)
+
+
+def _refuse_misjudged(node: ir.Node, terms: Sequence[str], output: str, operands: Sequence[ir.Value]) -> None:
+    """Refuse an index that is broadcast from 1 where ONNX's shape inference takes the output for 1."""
+    for letter, judged, sizes in _output_sizes(node, terms, output, operands):
+        if judged == 1 and any(size != 1 for size in sizes):
+            raise NoGradientForCase(
+                node,
+                f"its index {letter!r} is broadcast from size 1, which ONNX's shape inference does not see",
+                "expand the operand to the size of the others before it",
+            )
+
+
+def misjudged_sizes(node: ir.Node) -> set[str]:
+    """Names of output sizes that shape inference takes from one operand, and another operand may broadcast."""
+    operands = [value for value in node.inputs if value is not None]
+    if any(value.shape is None for value in (*operands, node.outputs[0])):
+        return set()
+    terms, output = _letters(node, operands)
+    return {
+        judged
+        for _, judged, sizes in _output_sizes(node, terms, output, operands)
+        if isinstance(judged, str) and any(size not in (judged, 1) for size in sizes)
+    }
+
+
+def _output_sizes(
+    node: ir.Node, terms: Sequence[str], output: str, operands: Sequence[ir.Value]
+) -> Iterator[tuple[str, Dim, list[Dim]]]:
+    """Each index of the output, with the size that it is taken for and those that it has in the operands."""
+    sizes: dict[str, list[Dim]] = {}
+    for term, value in zip(terms, operands, strict=True):
+        for letter, size in zip(term, dims_of(value), strict=True):
+            sizes.setdefault(letter, []).append(size)
+    for letter, judged in zip(output, dims_of(node.outputs[0]), strict=True):
+        yield letter, judged, sizes[letter]
 
 
 def _sizes(terms: Sequence[str], operands: Sequence[ir.Value]) -> dict[str, Dim]:

@@ -4,8 +4,16 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from edgepeft_export.autodiff.registry import Gradients, NoGradientForCase, Upstream, rule
-from edgepeft_export.autodiff.rules.reading import first, is_float, known, known_number, narrow, present
+from edgepeft_export.autodiff.registry import ZERO, Flat, Gradients, NoGradientForCase, Upstream, rule
+from edgepeft_export.autodiff.rules.reading import (
+    first,
+    is_float,
+    known,
+    known_number,
+    narrow,
+    present,
+    reshaped_like,
+)
 from edgepeft_export.emit import Emitter
 from edgepeft_export.shapes import dims_of
 
@@ -59,7 +67,9 @@ def mod(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
     (dy,), (a, b), y = upstream, node.inputs, node.outputs[0]
     # y = a - n b with a whole number n, whichever way the operator rounds.
     minus_n = emit.op("Div", emit.op("Sub", y, a), b)
-    return dy, emit.op("Mul", dy, minus_n)
+    # By an infinite b nothing is taken off; the quotient is NaN there.
+    whole = emit.op("Where", emit.op("IsNaN", minus_n), emit.scalar(0.0, like=first(node)), minus_n)
+    return dy, emit.op("Mul", dy, whole)
 
 
 @rule("Pow", broadcasts=True)
@@ -74,10 +84,10 @@ def pow_(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
     return _power_of_base(base, exponent, dy, emit), _power_of_exponent(base, exponent, y, dy, emit)
 
 
-def _constant_power(base: ir.Value, exponent: float, y: ir.Value, dy: ir.Value, emit: Emitter) -> ir.Value | None:
+def _constant_power(base: ir.Value, exponent: float, y: ir.Value, dy: ir.Value, emit: Emitter) -> ir.Value | Flat:
     """dy · p · base^(p-1), by multiplications where the exponents of networks (2, 3, ±0.5) allow it."""
     if exponent == 0:
-        return None
+        return ZERO
     if exponent == 0.5:
         return emit.op("Div", emit.op("Mul", dy, emit.scalar(0.5, like=base)), y)
     if exponent in (-0.5, -1):
@@ -106,7 +116,9 @@ def _power_of_exponent(base: ir.Value, exponent: ir.Value, y: ir.Value, dy: ir.V
         return None
     slope = emit.op("Mul", dy, emit.op("Mul", y, emit.op("Log", base)))
     positive = emit.op("Greater", base, emit.scalar(0.0, like=base))
-    return emit.op("Where", positive, slope, emit.scalar(0.0, like=base))
+    gradient = emit.op("Where", positive, slope, emit.scalar(0.0, like=base))
+    assert exponent.dtype is not None
+    return gradient if exponent.dtype == base.dtype else emit.op("Cast", gradient, to=int(exponent.dtype))
 
 
 @rule("Neg")
@@ -121,15 +133,14 @@ def abs_(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
 
 @rule("Max", "Min", broadcasts=True)
 def extremum(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
-    """Each element's gradient goes to the first input that attains the extremum."""
-    y, zero = node.outputs[0], emit.scalar(0.0, like=first(node))
-    left = upstream[0]
-    gradients: list[ir.Value | None] = []
-    for value in node.inputs[:-1]:
-        attains = emit.op("Equal", value, y)
-        gradients.append(emit.op("Where", attains, left, zero))
-        left = emit.op("Where", attains, zero, left)
-    return [*gradients, left]
+    """Inputs that share an element's extremum share its gradient evenly, as with ``torch.maximum``."""
+    if len(node.inputs) == 1:
+        return upstream
+    dtype = first(node).dtype
+    assert dtype is not None
+    attains = [emit.op("Cast", emit.op("Equal", value, node.outputs[0]), to=int(dtype)) for value in node.inputs]
+    each = emit.op("Div", upstream[0], emit.add(attains))
+    return [emit.op("Mul", each, one) for one in attains]
 
 
 @rule("Identity")
@@ -139,11 +150,13 @@ def identity(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
 
 @rule("Cast", "CastLike")
 def cast(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
+    """The second input of CastLike gives its type alone."""
     x = first(node)
     if not is_float(x):
-        return (None,)
+        return None, ZERO
     assert x.dtype is not None
-    return (upstream[0] if x.dtype == node.outputs[0].dtype else emit.op("Cast", upstream[0], to=int(x.dtype)),)
+    same = x.dtype == node.outputs[0].dtype
+    return upstream[0] if same else emit.op("Cast", upstream[0], to=int(x.dtype)), ZERO
 
 
 @rule("Where", broadcasts=True)
@@ -156,16 +169,30 @@ def where(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
 
 @rule("Clip")
 def clip(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
-    (dy,), x = upstream, first(node)
-    low, high = present(node, 1), present(node, 2)
-    zero = emit.scalar(0.0, like=x)
+    """dy goes to x within the bounds, else to the bound; where these are crossed, all of it to the upper one."""
+    x, low, high = first(node), present(node, 1), present(node, 2)
     inside = emit.op("Equal", x, node.outputs[0])
-    gradients: list[ir.Value | None] = [emit.op("Where", inside, dy, zero), None, None]
-    for index, bound, outside in ((1, low, "Less"), (2, high, "Greater")):
-        if bound is not None:
-            held = emit.op("Where", emit.op(outside, x, bound), dy, zero)
-            gradients[index] = emit.op("ReduceSum", held, keepdims=0)
-    return gradients
+    below = None if low is None else emit.op("Less", x, low)
+    above = None if high is None else emit.op("Greater", x, high)
+    if below is not None and above is not None and _may_cross(low, high):
+        ordered = emit.op("LessOrEqual", low, high)
+        inside, below = emit.op("And", inside, ordered), emit.op("And", below, ordered)
+        above = emit.op("Or", above, emit.op("Not", ordered))
+    zero = emit.scalar(0.0, like=x)
+    dx, dlow, dhigh = (None if at is None else emit.op("Where", at, upstream[0], zero) for at in (inside, below, above))
+    return dx, _whole(dlow, low, emit), _whole(dhigh, high, emit)
+
+
+def _may_cross(low: ir.Value | None, high: ir.Value | None) -> bool:
+    numbers = known_number(low), known_number(high)
+    return numbers[0] is None or numbers[1] is None or numbers[0] > numbers[1]
+
+
+def _whole(gradient: ir.Value | None, bound: ir.Value | None, emit: Emitter) -> ir.Value | None:
+    """The sum of all elements, in the shape of a bound: a scalar or, as ONNX Runtime takes it, one element."""
+    if gradient is None or bound is None:
+        return None
+    return reshaped_like(emit.op("ReduceSum", gradient, keepdims=0), [], bound, emit)
 
 
 @rule("Dropout")
@@ -176,11 +203,19 @@ def dropout(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
         raise NoGradientForCase(node, "only the run knows its training_mode", "make training_mode a constant")
     if content is None or not content.any():
         return (upstream[0],)
-    ratio = present(node, 1)
-    kept = 1 - (0.5 if ratio is None else known_number(ratio) or 0.0)
     if len(node.outputs) < 2:
         node.resize_outputs(2)
         node.outputs[1].name = f"{node.outputs[0].name}.mask"
     node.outputs[1].dtype = ir.DataType.BOOL
-    scaled = emit.op("Div", upstream[0], emit.scalar(kept, like=first(node)))
+    scaled = emit.op("Div", upstream[0], _kept(node, emit))
     return (emit.op("Where", node.outputs[1], scaled, emit.scalar(0.0, like=first(node))),)
+
+
+def _kept(node: ir.Node, emit: Emitter) -> ir.Value:
+    """The fraction of elements that a Dropout keeps."""
+    x, ratio = first(node), present(node, 1)
+    number = 0.5 if ratio is None else known_number(ratio)
+    if number is not None:
+        return emit.scalar(1 - number, like=x)
+    assert ratio is not None and x.dtype is not None
+    return emit.op("Sub", emit.scalar(1.0, like=x), emit.op("Cast", ratio, to=int(x.dtype)))

@@ -40,7 +40,7 @@ class _Gates(NamedTuple):
     product: ir.Value | None
 
 
-@rule("GRU")
+@rule("GRU", outputs=None)
 def gru(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
     """h = (1 - z) n + z h₋, where z, r = σ(W x + R h₋ + b).
 

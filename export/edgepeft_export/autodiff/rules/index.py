@@ -28,6 +28,8 @@ def gather(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
         return (_one_slice(dy, data, axis, positions[0], rank(indices) == 0, emit),)
     behind = rank(data) - axis - 1
     if rank(indices) != 1:
+        if 0 in dims_of(data):
+            return (zeros_like(data, emit),)
         dy = emit.op("Reshape", dy, _with_one_axis(data, axis, emit))
     return (add_at(zeros_like(data, emit), indices, dy, axis, behind, emit),)
 
@@ -78,7 +80,7 @@ def gather_nd(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
     rows = _row_numbers(data, indices, batch, depth, emit)
     flat_dy = emit.op("Flatten", dy, axis=rank(indices) - 1)
     flat = emit.op("Flatten", zeros_like(data, emit), axis=batch + depth)
-    return (emit.op("Reshape", add_at(flat, rows, flat_dy, 0, 1, emit), emit.shape_of(data)),)
+    return (emit.op("Reshape", add_at(flat, rows, flat_dy, 0, 1, emit), emit.shape_of(data), allowzero=1),)
 
 
 def _row_numbers(data: ir.Value, indices: ir.Value, batch: int, depth: int, emit: Emitter) -> ir.Value:
@@ -138,3 +140,22 @@ def top_k(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
     x = first(node)
     axis = axis_of(node, -1, rank(x))
     return (emit.op("ScatterElements", zeros_like(x, emit), node.outputs[1], upstream[0], axis=axis),)
+
+
+@rule("Unique")
+def unique(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
+    """Each value is that of its first occurrence, whose position the second output gives."""
+    x, axis = first(node), node.attributes.get_int("axis", None)
+    if len(node.outputs) < 2:
+        node.resize_outputs(2)
+    positions = node.outputs[1]
+    positions.name = positions.name or f"{node.outputs[0].name}.indices"
+    positions.dtype = ir.DataType.INT64
+    dy, zeros = upstream[0], zeros_like(x, emit)
+    assert dy is not None
+    if axis is None:
+        flat = emit.op("Reshape", zeros, emit.ints(-1))
+        added = emit.op("ScatterElements", flat, positions, dy, axis=0)
+        return (emit.op("Reshape", added, emit.shape_of(x), allowzero=1),)
+    axis %= rank(x)
+    return (add_at(zeros, positions, dy, axis, rank(x) - axis - 1, emit),)

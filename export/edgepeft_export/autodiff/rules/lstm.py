@@ -36,7 +36,7 @@ class _Gates(NamedTuple):
     cell: ir.Value
 
 
-@rule("LSTM")
+@rule("LSTM", outputs=None)
 def lstm(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
     """c = f c₋ + i g, h = o tanh(c), where i, o, f = σ(W x + R h₋ + b) and g = tanh(W x + R h₋ + b)."""
     refuse_unusual(node, ["sigmoid", "tanh", "tanh"])

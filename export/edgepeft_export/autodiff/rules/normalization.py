@@ -6,26 +6,50 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from edgepeft_export.autodiff.registry import Gradients, NoGradientForCase, Upstream, rule
-from edgepeft_export.autodiff.rules.reading import axis_of, channel_shape, first, present, reshaped_like
+from edgepeft_export.autodiff.registry import ZERO, Gradients, NoGradientForCase, Upstream, rule
+from edgepeft_export.autodiff.rules.reading import axis_of, channel_shape, first, present, reciprocal, reshaped_like
 from edgepeft_export.emit import Emitter
+from edgepeft_export.opset import OPSET
 from edgepeft_export.shapes import dims_of, rank
 
 
-@rule("LayerNormalization")
+@rule("LayerNormalization", outputs=3)
 def layer_normalization(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
-    (dy,), (x, scale) = upstream[:1], node.inputs[:2]
+    """The second and third outputs, mean and 1/σ, may be read too."""
+    (dy, *of_statistics), (x, scale) = upstream, node.inputs[:2]
     bias = present(node, 2)
-    assert dy is not None
     assert x is not None
     assert scale is not None
     dims = dims_of(x)
     axes = list(range(axis_of(node, -1, len(dims)), len(dims)))
     mean, inverse = _statistics(node, x, emit)
     centred = emit.op("Sub", x, mean)
+    direct = _from_statistics(of_statistics, x, centred, inverse, axes, emit)
+    if dy is None:
+        return direct, ZERO, ZERO
     dx = _through_statistics(emit.op("Mul", dy, scale), centred, inverse, axes, emit)
     dscale = emit.sum_to(emit.op("Mul", emit.op("Mul", dy, centred), inverse), dims, scale)
-    return dx, dscale, emit.sum_to(dy, dims, bias) if bias is not None else None
+    dbias = emit.sum_to(dy, dims, bias) if bias is not None else None
+    return dx if direct is None else emit.op("Add", dx, direct), dscale, dbias
+
+
+def _from_statistics(
+    upstream: Upstream, x: ir.Value, centred: ir.Value, inverse: ir.Value, axes: Sequence[int], emit: Emitter
+) -> ir.Value | None:
+    """From the gradients of mean m and s = 1/σ to that of x: (dm - s³ c ds) / D, of D elements with c = x - m."""
+    assert centred.dtype is not None
+    dmean, dinverse = (
+        None if value is None else emit.op("Cast", value, to=int(centred.dtype))
+        for value in (*upstream, None, None)[:2]
+    )
+    if dmean is None and dinverse is None:
+        return None
+    parts = [] if dmean is None else [dmean]
+    if dinverse is not None:
+        cubed = emit.op("Mul", inverse, emit.op("Mul", inverse, inverse))
+        parts.append(emit.op("Neg", emit.op("Mul", centred, emit.op("Mul", cubed, dinverse))))
+    count = emit.op("ReduceProd", emit.op("Gather", emit.op("Shape", centred), emit.ints(*axes)), keepdims=0)
+    return emit.op("Expand", emit.op("Mul", emit.add(parts), reciprocal(count, centred, emit)), emit.shape_of(x))
 
 
 def _statistics(node: ir.Node, x: ir.Value, emit: Emitter) -> list[ir.Value]:
@@ -92,7 +116,7 @@ def group_normalization(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gra
     assert bias is not None
     groups = int(node.attributes["num_groups"].as_int())
     epsilon = float(node.attributes.get_float("epsilon", 1e-5))
-    per_group = dims_of(scale) == [groups]
+    per_group = emit.graph.opset_imports.get("", OPSET) < 21
     # [N, G, D] where scale is per group, [N, G, C/G, D] where it is per channel.
     split = [0, groups, -1] if per_group else [0, groups, _channels(node, x) // groups, -1]
     axes = list(range(2, len(split)))
@@ -114,9 +138,9 @@ def _channels(node: ir.Node, x: ir.Value) -> int:
     return channels
 
 
-@rule("BatchNormalization")
+@rule("BatchNormalization", outputs=None)
 def batch_normalization(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
-    if node.attributes.get_int("training_mode", 0):
+    if node.attributes.get_int("training_mode", 0) or any(output.name for output in node.outputs[1:]):
         raise NoGradientForCase(
             node, "stock ONNX Runtime has no BatchNormalization in training mode", "export the model in eval mode"
         )

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgepeft_export.autodiff.registry import Gradients, NoGradientForCase, Upstream, rule
-from edgepeft_export.autodiff.rules.reading import first, known_ints, present
+from edgepeft_export.autodiff.rules.reading import first, known_ints, present, reshaped_like
 from edgepeft_export.emit import Emitter
 from edgepeft_export.shapes import Dim, dims_of, rank
 
@@ -76,7 +76,7 @@ def _cut_off(node: ir.Node, entry: int, axis: int, emit: Emitter) -> tuple[Amoun
     begin = starts[entry] if starts is not None else None
     before: Amount
     if begin is not None and begin >= 0:
-        before = begin
+        before = _at_most(begin, whole, emit)
     else:
         before = _from_front(_entry(node.inputs[1], entry, emit), whole, emit)
     taken = emit.op("Add", _vector(before, emit), emit.dim(node.outputs[0], axis))
@@ -84,13 +84,27 @@ def _cut_off(node: ir.Node, entry: int, axis: int, emit: Emitter) -> tuple[Amoun
 
 
 def _cut_of_unknown_size(x: ir.Value, axis: int, begin: int, end: int, emit: Emitter) -> tuple[Amount, Amount]:
-    before: Amount = begin
-    after: Amount = 0 if end >= _TO_THE_END else -end
-    if begin < 0:
-        before = emit.op("Max", emit.op("Add", emit.dim(x, axis), emit.ints(begin)), emit.ints(0))
-    if 0 <= end < _TO_THE_END:
-        after = emit.op("Max", emit.op("Sub", emit.dim(x, axis), emit.ints(end)), emit.ints(0))
-    return before, after
+    """Both are held inside the axis, which may turn out shorter than the slice: then nothing is taken."""
+    size = emit.dim(x, axis)
+    before = _at_most(begin, size, emit) if begin >= 0 else _rest(size, min(-begin, _TO_THE_END), emit)
+    if end >= _TO_THE_END:
+        return before, 0
+    if end < 0:
+        stop: Amount = _rest(size, min(-end, _TO_THE_END), emit)
+    else:
+        stop = _at_most(end, size, emit)
+    if before != 0:
+        stop = emit.op("Max", _vector(stop, emit), _vector(before, emit))
+    return before, emit.op("Sub", size, _vector(stop, emit))
+
+
+def _at_most(position: int, size: ir.Value, emit: Emitter) -> Amount:
+    return 0 if position == 0 else emit.op("Min", emit.ints(position), size)
+
+
+def _rest(size: ir.Value, count: int, emit: Emitter) -> ir.Value:
+    """How many of ``size`` elements are left without the last ``count``."""
+    return emit.op("Max", emit.op("Sub", size, emit.ints(count)), emit.ints(0))
 
 
 def _entry(vector: ir.Value | None, entry: int, emit: Emitter) -> ir.Value:
@@ -161,7 +175,9 @@ def pad(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
     if present(node, 2) is None:
         return (dx,)
     sums = [emit.op("ReduceSum", value, keepdims=0) for value in (dy, dx)]
-    return dx, None, emit.op("Sub", *sums)
+    value = node.inputs[2]
+    assert value is not None
+    return dx, None, reshaped_like(emit.op("Sub", *sums), [], value, emit)
 
 
 def _folded(dy: ir.Value, node: ir.Node, emit: Emitter) -> ir.Value:

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgepeft_export.autodiff.registry import Gradients, NoGradientForCase, Upstream, rule
-from edgepeft_export.autodiff.rules.reading import first, reshaped_like, static_size, zeros_like
+from edgepeft_export.autodiff.rules.reading import first, reciprocal, reshaped_like, static_size, zeros_like
 from edgepeft_export.autodiff.rules.window import Window, spread_back, window_of
 from edgepeft_export.emit import Emitter
 from edgepeft_export.shapes import dims_of, rank
@@ -29,7 +29,7 @@ def max_pool(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
     positions, values = (emit.op("Reshape", value, flat) for value in (node.outputs[1], upstream[0]))
     zeros = emit.op("Reshape", zeros_like(x, emit), flat)
     added = emit.op("ScatterElements", zeros, positions, values, axis=0, reduction="add")
-    return (emit.op("Reshape", added, emit.shape_of(x)),)
+    return (emit.op("Reshape", added, emit.shape_of(x), allowzero=1),)
 
 
 @rule("AveragePool")
@@ -93,7 +93,7 @@ def global_average_pool(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gra
         share = emit.op("Mul", upstream[0], emit.scalar(1 / area, like=x))
     else:
         sizes = emit.op("Concat", *[emit.dim(x, axis) for axis in range(2, rank(x))], axis=0)
-        share = emit.op("Div", upstream[0], emit.op("Cast", emit.op("ReduceProd", sizes, keepdims=0), to=int(x.dtype)))
+        share = emit.op("Mul", upstream[0], reciprocal(emit.op("ReduceProd", sizes, keepdims=0), x, emit))
     return (emit.op("Expand", share, emit.shape_of(x)),)
 
 

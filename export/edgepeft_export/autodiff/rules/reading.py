@@ -74,16 +74,24 @@ def static_size(dims: Sequence[Dim]) -> int | None:
 def reshaped_like(value: ir.Value, have: Sequence[Dim] | None, target: ir.Value, emit: Emitter) -> ir.Value:
     """Reshape ``value``, whose dimensions are ``have``, to the shape of ``target``.
 
-    Prefers a constant shape (0 copies a dimension, -1 is the one left over) to asking ``target`` at run time.
+    Prefers a constant shape (0 copies a dimension, -1 is the one left over) to asking ``target`` at run time. A size of
+    0 can neither be written so nor leave anything over.
     """
     have = have or []
     template: list[int] = []
     for position, dim in enumerate(dims_of(target)):
         same = position < len(have) and have[position] == dim and dim is not None
         template.append(dim if isinstance(dim, int) else 0 if same else -1)
-    if template.count(-1) > 1:
-        return emit.op("Reshape", value, emit.shape_of(target))
+    if 0 in dims_of(target) or template.count(-1) > 1 or (-1 in template and 0 in template):
+        return emit.op("Reshape", value, emit.shape_of(target), allowzero=1)
     return emit.op("Reshape", value, emit.ints(*template))
+
+
+def reciprocal(count: ir.Value, like: ir.Value, emit: Emitter) -> ir.Value:
+    """1 / ``count``, an integer, with the dtype of ``like``: computed in float32, which float16 would not hold."""
+    assert like.dtype is not None
+    whole = emit.op("Reciprocal", emit.op("Cast", count, to=int(ir.DataType.FLOAT)))
+    return whole if like.dtype == ir.DataType.FLOAT else emit.op("Cast", whole, to=int(like.dtype))
 
 
 def zeros_like(value: ir.Value, emit: Emitter) -> ir.Value:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx_ir as ir
 
 from edgepeft_export.autodiff.registry import Gradients, NoGradientForCase, Upstream, rule
-from edgepeft_export.autodiff.rules.reading import first, known_axes, present, static_size
+from edgepeft_export.autodiff.rules.reading import first, known_axes, present, reciprocal, static_size
 from edgepeft_export.emit import Emitter
 from edgepeft_export.shapes import dims_of, rank
 
@@ -14,6 +15,15 @@ def _does_nothing(node: ir.Node) -> bool:
     """Whether ``noop_with_empty_axes`` makes the node hand its input through, where that is known."""
     empty = known_axes(node, rank(first(node))) == []
     return empty and bool(node.attributes.get_int("noop_with_empty_axes", 0))
+
+
+def _may_do_nothing(node: ir.Node) -> bool:
+    """Whether the run may find ``noop_with_empty_axes`` without axes."""
+    axes = present(node, 1)
+    if not node.attributes.get_int("noop_with_empty_axes", 0) or known_axes(node, rank(first(node))) is not None:
+        return False
+    count = dims_of(axes)[0] if axes is not None else 0
+    return not (isinstance(count, int) and count > 0)
 
 
 def _along_input(value: ir.Value, node: ir.Node, emit: Emitter) -> ir.Value:
@@ -29,7 +39,7 @@ def _along_input(value: ir.Value, node: ir.Node, emit: Emitter) -> ir.Value:
 
 def _pair_along_input(node: ir.Node, upstream: Upstream, emit: Emitter) -> tuple[ir.Value, ir.Value]:
     """The output and its gradient, ready to broadcast against the input."""
-    if _does_nothing(node):
+    if _does_nothing(node) or _may_do_nothing(node):
         raise NoGradientForCase(
             node, "releases of ONNX Runtime differ on what it computes without axes", "give it axes"
         )
@@ -66,9 +76,8 @@ def _divided_by_count(value: ir.Value, node: ir.Node, emit: Emitter) -> ir.Value
     count = None if axes is None else static_size([dims[axis] for axis in axes or range(len(dims))])
     if count is not None:
         return emit.op("Mul", value, emit.scalar(1 / max(count, 1), like=x))
-    assert x.dtype is not None
-    sizes = [emit.op("Cast", emit.op("Size", of), to=int(x.dtype)) for of in (y, x)]
-    return emit.op("Mul", value, emit.op("Div", *sizes))
+    whole, reduced = (emit.op("Max", emit.op("Size", of), emit.constant(np.asarray(1))) for of in (x, y))
+    return emit.op("Mul", value, reciprocal(emit.op("Div", whole, reduced), x, emit))
 
 
 @rule("ReduceMax", "ReduceMin")

@@ -59,7 +59,7 @@ def concat(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
     return emit.ops("Split", upstream[0], lengths, outputs=len(parts), axis=axis)
 
 
-@rule("Split")
+@rule("Split", outputs=None)
 def split(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
     x = first(node)
     parts = [
@@ -80,7 +80,7 @@ def tile(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
     else:
         columns = [emit.op("Unsqueeze", vector, emit.ints(1)) for vector in (present(node, 1), emit.shape_of(x))]
         layout = emit.op("Reshape", emit.op("Concat", *columns, axis=1), emit.ints(-1))
-    return (emit.op("ReduceSum", emit.op("Reshape", upstream[0], layout), copies, keepdims=0),)
+    return (emit.op("ReduceSum", emit.op("Reshape", upstream[0], layout, allowzero=1), copies, keepdims=0),)
 
 
 @rule("Trilu")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from edgepeft_export.autodiff.registry import Gradients, Upstream, rule
-from edgepeft_export.autodiff.rules.reading import axis_of
+from edgepeft_export.autodiff.rules.reading import axis_of, first
 from edgepeft_export.emit import Emitter
 from edgepeft_export.shapes import rank
 
@@ -13,7 +13,7 @@ from edgepeft_export.shapes import rank
 @rule("Softmax")
 def softmax(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
     """y (dy - Σ dy y) = p - y Σ p with p = dy y."""
-    y, axis = node.outputs[0], axis_of(node, -1, rank(node.outputs[0]))
+    y, axis = _finite(node, emit), axis_of(node, -1, rank(node.outputs[0]))
     product = emit.op("Mul", upstream[0], y)
     total = emit.op("ReduceSum", product, emit.ints(axis), keepdims=1)
     return (emit.op("Sub", product, emit.op("Mul", y, total)),)
@@ -25,3 +25,21 @@ def log_softmax(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
     y, axis = node.outputs[0], axis_of(node, -1, rank(node.outputs[0]))
     total = emit.op("ReduceSum", upstream[0], emit.ints(axis), keepdims=1)
     return (emit.op("Sub", upstream[0], emit.op("Mul", emit.op("Exp", y), total)),)
+
+
+def _finite(node: ir.Node, emit: Emitter) -> ir.Value:
+    """The softmax; 0 for NaN where the model has a guard against it: rows of -inf, which a mask leaves nothing of."""
+    y = node.outputs[0]
+    if not _is_guarded(y):
+        return y
+    return emit.op("Where", emit.op("IsNaN", y), emit.scalar(0.0, like=first(node)), y)
+
+
+def _is_guarded(value: ir.Value) -> bool:
+    """Whether a reader of ``value``, or of what it was cast to, selects."""
+    readers = value.consumers()
+    if any(reader.op_type in ("Where", "IsNaN") for reader in readers):
+        return True
+    return any(
+        _is_guarded(reader.outputs[0]) for reader in readers if reader.op_type in ("Cast", "CastLike", "Identity")
+    )
