@@ -1,0 +1,117 @@
+"""The gradient of a node test by edgepeft: of the graph as it is, and as the compiler reads it from a file."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx.version_converter
+import onnx_ir as ir
+from onnx import TensorProto, numpy_helper
+from onnx_ir.passes import common
+
+from edgepeft_export.autodiff import differentiate
+from edgepeft_export.forward.onnx_file import from_onnx
+from edgepeft_export.opset import OPSET
+from tests.node_tests.cases import FLOATS, Array, NodeTest, session
+
+Gradients = dict[str, Array | None]
+"""By the input's name; ``None`` where edgepeft says that nothing depends on it."""
+
+Way = Callable[[NodeTest, Mapping[int, Array]], Gradients]
+"""A way to gradients of the sum of outputs times weights, which are given by the output's position."""
+
+
+def of_graph(test: NodeTest, weights: Mapping[int, Array]) -> Gradients:
+    """Differentiate the graph with all its inputs as inputs, of the sizes they have."""
+    return _differentiated(ir.from_proto(test.model), test, weights)
+
+
+def of_free_sizes(test: NodeTest, weights: Mapping[int, Array]) -> Gradients:
+    """Differentiate the graph where only the ranks of its inputs are known."""
+    free = onnx.ModelProto()
+    free.CopyFrom(test.model)
+    for value in free.graph.input:
+        _free(value, lambda axis, name=value.name: f"{name}_{axis}")
+    for value in free.graph.output:
+        _free(value, None)
+    opset = free.opset_import[0]
+    if not opset.domain and opset.version < OPSET:
+        free = onnx.version_converter.convert_version(free, OPSET)
+    return _differentiated(ir.from_proto(free), test, weights)
+
+
+def of_file(test: NodeTest, weights: Mapping[int, Array]) -> Gradients:
+    """Differentiate what the compiler reads from a file in which the float inputs are weights that train."""
+    stored = onnx.ModelProto()
+    stored.CopyFrom(test.model)
+    del stored.graph.input[:]
+    tensors = [numpy_helper.from_array(array, name) for name, array in test.feeds.items()]
+    stored.graph.initializer.extend(tensors)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        onnx.save(stored, path)
+        forward = from_onnx(path, test.targets)
+    return _differentiated(forward.model, test, weights)
+
+
+def _free(value: onnx.ValueInfoProto, name: Callable[[int], str] | None) -> None:
+    if not value.type.HasField("tensor_type") or not value.type.tensor_type.HasField("shape"):
+        return
+    for axis, dim in enumerate(value.type.tensor_type.shape.dim):
+        dim.Clear()
+        if name is not None:
+            dim.dim_param = name(axis)
+
+
+def _differentiated(model: ir.Model, test: NodeTest, weights: Mapping[int, Array]) -> Gradients:
+    common.ShapeInferencePass(check_type=False, strict_mode=False)(model)
+    graph = model.graph
+    loss, extra = _loss(graph, weights)
+    inputs = {value.name: value for value in graph.inputs}
+    found = differentiate(graph, loss, [inputs[name] for name in test.targets])
+    graph.outputs[:] = list(found.values())
+    common.NameFixPass()(model)
+    results = _run(ir.to_proto(model), {**test.feeds, **extra}) if found else []
+    gradients = dict(zip([target.name for target in found], results, strict=True))
+    return {name: gradients.get(name) for name in test.targets}
+
+
+def _loss(graph: ir.Graph, weights: Mapping[int, Array]) -> tuple[ir.Value, dict[str, Array]]:
+    """Append the sum of outputs times weights, which become inputs of the graph."""
+    parts, feeds = [], {}
+    for at, weight in weights.items():
+        output = graph.outputs[at]
+        assert output.dtype is not None
+        feeds[f"weight_{at}"] = np.asarray(weight, output.dtype.numpy())
+        given = ir.Value(name=f"weight_{at}", shape=output.shape, type=ir.TensorType(output.dtype))
+        graph.inputs.append(given)
+        product = _append(graph, "Mul", output, given)
+        summed = _append(graph, "ReduceSum", product, keepdims=0)
+        parts.append(_append(graph, "Cast", summed, to=TensorProto.FLOAT))
+        product.type, product.shape, summed.type = output.type, output.shape, output.type
+        summed.shape = ir.Shape([])
+    loss = _append(graph, "Sum", *parts)
+    for value in (*parts, loss):
+        value.type, value.shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape([])
+    return loss, feeds
+
+
+def _append(graph: ir.Graph, op: str, *inputs: ir.Value, **attributes: int) -> ir.Value:
+    node = ir.node(op, inputs, attributes, name=f"loss/{op}")
+    graph.append(node)
+    return node.outputs[0]
+
+
+def _run(model: onnx.ModelProto, feeds: Mapping[str, Array]) -> list[Array]:
+    made = session(model)
+    wanted = {value.name for value in made.get_inputs()}
+    results = made.run(None, {name: array for name, array in feeds.items() if name in wanted})
+    return [np.asarray(result, np.float64) for result in results]
+
+
+WAYS: dict[str, Way] = {"file": of_file, "graph": of_graph, "free sizes": of_free_sizes}
+__all__ = ["FLOATS", "WAYS", "Gradients", "Way", "of_file", "of_free_sizes", "of_graph"]
