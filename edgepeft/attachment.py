@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from edgepeft import compress
 from edgepeft.methods import FrozenA, Lora, Method, attach, by_name
@@ -16,6 +16,7 @@ from edgepeft.methods.base import GraphMethod
 from edgepeft.methods.existing import check_not_frozen, trains_on
 from edgepeft.methods.prompts import line_up
 from edgepeft.peft_format import linear_weights, peft_recipe
+from edgepeft.precision import in_single_precision
 from edgepeft.sources import Source
 from edgepeft.working_copy import with_exportable_experts, working_copy
 from edgepeft_export.forward import Forward, from_onnx
@@ -54,11 +55,10 @@ def forward_of(source: Source, how: Attachment) -> tuple[Forward, Recipe]:
 
 
 def _of_module(source: Source, model: nn.Module, how: Attachment) -> tuple[Forward, Recipe]:
-    assert source.example_inputs is not None
-    model, recipe = attach_to_copy(source, model, how)
+    model, inputs, recipe = attach_to_copy(source, model, how)
     if how.on_attached is not None:
         how.on_attached(model)
-    forward = from_torch(model, source.example_inputs, dynamic_axes=how.dynamic_axes, outputs=how.outputs)
+    forward = from_torch(model, inputs, dynamic_axes=how.dynamic_axes, outputs=how.outputs)
     if isinstance(how.chosen, GraphMethod):
         forward = how.chosen.on_graph(forward, model)
     if forward.sparse:
@@ -66,12 +66,17 @@ def _of_module(source: Source, model: nn.Module, how: Attachment) -> tuple[Forwa
     return forward, {**recipe, **peft_recipe(model)}
 
 
-def attach_to_copy(source: Source, model: nn.Module, how: Attachment) -> tuple[nn.Module, Recipe]:
-    """A copy of the model with its method attached, and what was done; torch's random state stays as it was."""
+def attach_to_copy(source: Source, model: nn.Module, how: Attachment) -> tuple[nn.Module, Mapping[str, Tensor], Recipe]:
+    """A copy of the model with its method attached, its example inputs, and what was done.
+
+    Torch's random state stays as it was.
+    """
+    assert source.example_inputs is not None
     with torch.random.fork_rng(devices=()):
         # Pruning writes into weights.
         model = with_exportable_experts(working_copy(model, share=how.prune is None))
-        masked, pruned = _pruned(source, model, how)
+        model, inputs = in_single_precision(model, name_inputs(model, source.example_inputs))
+        masked, pruned = _pruned(inputs, model, how)
         recipe: Recipe = {"method": "requires_grad"}
         if how.chosen is None:
             check_not_frozen(model)
@@ -79,19 +84,17 @@ def attach_to_copy(source: Source, model: nn.Module, how: Attachment) -> tuple[n
             model = attach(how.chosen, model)
             recipe = {"method": how.chosen.name, **_settings(how.chosen)}
         compress.hold_masks(model, masked)
-        return line_up(model), {**recipe, **pruned}
+        return line_up(model), inputs, {**recipe, **pruned}
 
 
-def _pruned(source: Source, model: nn.Module, how: Attachment) -> tuple[list[nn.Parameter], Recipe]:
+def _pruned(inputs: Mapping[str, Tensor], model: nn.Module, how: Attachment) -> tuple[list[nn.Parameter], Recipe]:
     """Prune the model; returns the weights whose zeros have to be held, and what was done."""
     if how.prune is None:
         return [], {}
-    assert source.example_inputs is not None
     batches = None
     if how.calibration is not None:
         batches = [{name: torch.as_tensor(array) for name, array in batch.items()} for batch in how.calibration]
-    example = name_inputs(model, source.example_inputs)
-    _, report = compress.prune(model, how.prune, batches, example_inputs=example)
+    _, report = compress.prune(model, how.prune, batches, example_inputs=dict(inputs))
     masked = [model.get_parameter(name) for name in report.masked]
     return masked, {"prune": dict(how.prune.as_recipe()), "masked": list(report.masked)}
 

@@ -71,3 +71,33 @@ def test_the_node_is_named() -> None:
     next(iter(model.graph)).name = "/encoder/layer.3/Secret"
     with pytest.raises(UnsupportedOperator, match=r"/encoder/layer\.3/Secret"):
         assert_runs_on_devices(model)
+
+
+@pytest.mark.parametrize(
+    ("body", "runs"),
+    [
+        ("d = Cast <to = 11> (x)  e = Mul(d, d)  y = Cast <to = 1> (e)", True),
+        ("d = Cast <to = 16> (x)  e = Mul(d, d)  y = Cast <to = 1> (e)", False),
+        ("d = Cast <to = 5> (x)  e = Mul(d, d)  y = Cast <to = 1> (e)", False),
+        ("d = Cast <to = 11> (x)  e = Relu(d)  f = Transpose(d)  g = MatMul(e, f)  y = Cast <to = 1> (g)", True),
+        ("d = Cast <to = 6> (x)  e = Sqrt(d)  y = Cast <to = 1> (e)", False),
+        ("s = Shape(x)  e = Mul(s, s)  y = Cast <to = 1> (e)", True),
+        ("s = Shape(x)  z = ConstantOfShape <value = int16[1] {1}> (s)  e = Mul(z, z)  y = Cast <to = 1> (e)", False),
+        ("d = Cast <to = 11> (x)  e = com.microsoft.BiasGelu(d, d)  y = Cast <to = 1> (e)", False),
+        (
+            "y = If (c) <then_branch = t () => (float[2, 4] a) { d = Cast <to = 16> (x)  e = Mul(d, d)"
+            "  a = Cast <to = 1> (e) }, else_branch = e () => (float[2, 4] b) { b = Neg(x) }>",
+            False,
+        ),
+    ],
+)
+def test_kernels_are_for_types(body: str, runs: bool) -> None:
+    """A node passes where the registry has a kernel for its element types, followed through casts and branches."""
+    model = _model(body, domains=', "com.microsoft": 1')
+    if runs:
+        assert_runs_on_devices(model)
+        onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString())
+        return
+    with pytest.raises(UnsupportedOperator) as failure:
+        assert_runs_on_devices(model)
+    assert " of " in failure.value.message and failure.value.hint is not None

@@ -17,10 +17,12 @@ from edgepeft_export.passes import (
     name_squeezed_axes,
     narrow,
     share_transposed,
+    single_precision,
     transpose_last_two,
 )
 from edgepeft_export.verification.compare import Verified
 from edgepeft_runtime.errors import EdgepeftError
+from edgepeft_runtime.notices import notice
 
 
 class ForwardError(EdgepeftError):
@@ -109,6 +111,14 @@ def bind(model: ir.Model, values: Mapping[str, NDArray[np.generic]]) -> None:
         model.graph.inputs.remove(value)
         value.const_value = ir.tensor(values[str(value.name)], name=value.name)
         model.graph.register_initializer(value)
+
+
+def widen(model: ir.Model) -> bool:
+    """Bring a graph to float32 and say so; returns whether it computed in half precision."""
+    halves = single_precision(model)
+    if halves:
+        notice(f"The model computes in {', '.join(halves)}: its graph is brought to float32, in which devices compute.")
+    return bool(halves)
 
 
 def tidy(model: ir.Model) -> ir.Model:

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes import common
 
-from edgepeft_export.forward.graph import Forward, ForwardError, tidy
+from edgepeft_export.forward.graph import Forward, ForwardError, tidy, widen
 from edgepeft_export.forward.onnx_lora import GraphLora, attach_lora
 from edgepeft_export.forward.quantized import needs_4_bits, raise_quantized
 from edgepeft_export.modelfile import load_model
@@ -37,6 +37,7 @@ def from_onnx(path: str | Path, trainable: Sequence[str] = (), lora: GraphLora |
             carry a pair.
     """
     model = _load(Path(path))
+    widen(model)
     raise_quantized(model)
     chosen = _match(model.graph, trainable) if trainable or lora is None else []
     parameters: dict[str, NDArray[np.generic]] = {}

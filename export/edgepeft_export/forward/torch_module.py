@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgepeft_export.forward import torch_detach, torch_recurrent
-from edgepeft_export.forward.graph import Forward, ForwardError, tidy
+from edgepeft_export.forward.graph import Forward, ForwardError, tidy, widen
 from edgepeft_export.forward.torch_detach import KeepDetach
 from edgepeft_export.forward.torch_recurrent import KeepRecurrent
-from edgepeft_export.forward.torch_reference import Function, Reference, Tensors, verified
+from edgepeft_export.forward.torch_reference import Function, Reference, Tensors, array, verified
 from edgepeft_export.opset import OPSET
 from edgepeft_export.shapes import Dim, dims_of
 
@@ -63,13 +63,14 @@ def from_torch(
     called = [f"{name}.output" if name in inputs or name in trainable else name for name in names]
     graph = _rename(program, list(inputs), list(trainable), called)
     _check_dynamic(graph.graph, axes)
+    half = widen(graph)
     tidy(graph)
     _name_outputs(graph.graph, called)  # again: equal outputs may have become one
     _name_folded_weights(graph.graph, model)
-    parameters = {name: tensor.numpy().copy() for name, tensor in trainable.items()}
+    parameters = {name: array(tensor).copy() for name, tensor in trainable.items()}
     forward = Forward(graph, tuple(inputs), parameters)
     with _inference(model):
-        return verified(forward, Reference(_function(model, names), inputs, traced, trainable, axes, _is_half(model)))
+        return verified(forward, Reference(_function(model, names), inputs, traced, trainable, axes, half))
 
 
 def _function(model: nn.Module, names: Sequence[str]) -> Function:
@@ -95,10 +96,6 @@ def _set(model: nn.Module, trainable: Tensors) -> Iterator[None]:
     finally:
         for name, parameter in parameters.items():
             parameter.data = before[name]
-
-
-def _is_half(model: nn.Module) -> bool:
-    return any(tensor.dtype in (torch.float16, torch.bfloat16) for tensor in model.state_dict().values())
 
 
 def name_inputs(model: nn.Module, example_inputs: ExampleInputs) -> dict[str, Tensor]:
@@ -196,6 +193,10 @@ def _output_names(model: nn.Module, inputs: Mapping[str, Tensor], wanted: Sequen
     return list(wanted)
 
 
+_TRAINS = (torch.float32, torch.float16, torch.bfloat16)
+"""What may train: half precision is brought to float32 with the graph."""
+
+
 def _trainable(model: nn.Module) -> dict[str, Tensor]:
     trainable = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
     if not trainable:
@@ -205,11 +206,11 @@ def _trainable(model: nn.Module) -> dict[str, Tensor]:
             context=None,
             hint="choose a method (lora, bitfit, head, freeze, full), or set requires_grad on what should train.",
         )
-    wrong = [f"{name} ({tensor.dtype})" for name, tensor in trainable.items() if tensor.dtype != torch.float32]
+    wrong = [f"{name} ({tensor.dtype})" for name, tensor in trainable.items() if tensor.dtype not in _TRAINS]
     if wrong:
         raise ForwardError(
             "parameter-dtype",
-            "Trainable parameters must be float32.",
+            "Trainable parameters must be float32, or of half precision.",
             context=", ".join(wrong[:5]) + (" …" if len(wrong) > 5 else ""),
             hint="call model.float() before preparing it.",
         )
@@ -358,16 +359,16 @@ def _name_folded_weights(graph: ir.Graph, model: nn.Module) -> None:
     for value in list(graph.initializers.values()):
         if value.name in state or value.const_value is None or len(value.const_value.shape) != 2:
             continue
-        array = value.const_value.numpy()
-        for name in by_shape.get(array.shape, ()):
-            if _is_transposed(array, state[name]):
+        found = value.const_value.numpy()
+        for name in by_shape.get(found.shape, ()):
+            if _is_transposed(found, state[name]):
                 _rename_initializer(graph, value, f"{name}.T")
                 break
 
 
-def _is_transposed(array: NDArray[np.generic], tensor: Tensor) -> bool:
-    other = tensor.detach().numpy().T
-    return array.dtype == other.dtype and bool(np.array_equal(array[0], other[0]) and np.array_equal(array, other))
+def _is_transposed(found: NDArray[np.generic], tensor: Tensor) -> bool:
+    other = array(tensor).T
+    return found.dtype == other.dtype and bool(np.array_equal(found[0], other[0]) and np.array_equal(found, other))
 
 
 def _check_dynamic(graph: ir.Graph, axes: DynamicAxes) -> None:

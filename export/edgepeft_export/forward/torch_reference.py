@@ -34,6 +34,9 @@ _MANY = 4096
 _ROUNDING = 1e-6
 """Relative change of inputs and parameters that must not change the outputs more than the export did."""
 
+_HALF_ROUNDING = 2.0**-8
+"""The same of a function that computes in half precision: what bfloat16 rounds by."""
+
 
 @dataclass(frozen=True)
 class Reference:
@@ -123,7 +126,8 @@ def _refuse(
     again, once = (array(_values(reference.run(inputs, trainable))[_place(forward, name)]) for _ in range(2))
     if difference(again, once) > tolerance:
         raise draws_random([f"output {name}"])
-    rounded = reference.run(_rounded(inputs), _rounded(trainable))
+    size = _HALF_ROUNDING if reference.half else _ROUNDING
+    rounded = reference.run(_rounded(inputs, size), _rounded(trainable, size))
     if off <= difference(array(_values(rounded)[_place(forward, name)]), once):
         return
     suspect = first_difference(forward.model, lambda: reference.run(inputs, trainable), arrays({**inputs, **trainable}))
@@ -198,13 +202,13 @@ def _vary(tensor: Tensor, generator: torch.Generator, zero: float = 1.0) -> Tens
     return (zero * (2 * draw - 1) if first == 0.0 else first * (0.5 + 0.5 * draw)).to(tensor.dtype)
 
 
-def _rounded(tensors: Tensors) -> dict[str, Tensor]:
+def _rounded(tensors: Tensors, size: float) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(2)
 
     def moved(tensor: Tensor) -> Tensor:
         if not tensor.is_floating_point():
             return tensor
-        return tensor * (1 + _ROUNDING * torch.rand(tensor.shape, generator=generator)).to(tensor.dtype)
+        return tensor * (1 + size * torch.rand(tensor.shape, generator=generator)).to(tensor.dtype)
 
     return {name: moved(tensor) for name, tensor in tensors.items()}
 
@@ -231,9 +235,10 @@ def arrays(tensors: Tensors) -> dict[str, Array]:
 
 
 def array(tensor: Tensor) -> Array:
-    """A tensor as numpy array; bfloat16, which numpy lacks, as float32."""
+    """A tensor as numpy array; half precision as float32, as graphs have it."""
     tensor = tensor.detach()
-    return np.asarray((tensor.float() if tensor.dtype == torch.bfloat16 else tensor).contiguous().numpy())
+    half = tensor.dtype in (torch.bfloat16, torch.float16)
+    return np.asarray((tensor.float() if half else tensor).contiguous().numpy())
 
 
 def _described(inputs: Tensors) -> str:

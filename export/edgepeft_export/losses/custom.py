@@ -14,6 +14,7 @@ from onnx_ir.passes import common
 from edgepeft_export.emit import Emitter
 from edgepeft_export.losses.base import Labels, LossError, LossTerms
 from edgepeft_export.modelfile import load_model
+from edgepeft_export.passes import single_precision
 from edgepeft_export.shapes import dims_of
 
 _LOSS_OPERATORS = ("SoftmaxCrossEntropyLoss", "NegativeLogLikelihoodLoss")
@@ -123,6 +124,7 @@ def inlined(model: ir.Model) -> ir.Model:
         )
         model = ir.from_proto(expanded)
     common.InlinePass()(model)
+    single_precision(model)
     common.LiftConstantsToInitializersPass(lift_all_constants=False, size_limit=0)(model)
     common.ShapeInferencePass(check_type=False, strict_mode=False)(model)
     return model

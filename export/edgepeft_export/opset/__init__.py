@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 
 import onnx
 import onnx_ir as ir
 
+from edgepeft_export.opset.types import Signature, signature_of, types_of
 from edgepeft_runtime.errors import EdgepeftError
 
 OPSET = 20
@@ -20,44 +22,70 @@ IR_VERSION = 10
 MIN_ONNXRUNTIME = "1.19"
 
 
-class UnsupportedOperator(EdgepeftError):
-    """A graph holds an operator that devices do not have."""
+Kernel = tuple[int, int | None, Mapping[str, Sequence[str]]]
+"""First and last version of an operator, and its element types by the name of the constraint."""
 
-    def __init__(self, op_type: str, node: str) -> None:
+
+class UnsupportedOperator(EdgepeftError):
+    """A graph holds an operator that devices do not have, or not for its types."""
+
+    def __init__(self, op_type: str, node: str, types: str = "") -> None:
+        of_types = f" of {types}" if types else ""
         super().__init__(
             "unsupported-operator",
-            f"Op {op_type} (node {node}) is not in the CPU build of onnxruntime {MIN_ONNXRUNTIME}.",
+            f"Op {op_type}{of_types} (node {node}) is not in the CPU build of onnxruntime {MIN_ONNXRUNTIME}.",
             context="Devices run stock onnxruntime, so the bundle would not load there.",
-            hint=f"replace {op_type} in the model by operators of ONNX opset {OPSET}.",
+            hint=f"compute this part of the model in float32 or int64 (Op {op_type} has kernels for other types)."
+            if types
+            else f"replace {op_type} in the model by operators of ONNX opset {OPSET}.",
         )
 
 
 def assert_runs_on_devices(model: ir.Model) -> None:
     """Raise :class:`UnsupportedOperator` for the first node that stock onnxruntime (CPU) has no kernel for."""
+    kernels, signatures = _registry()
+    types = types_of(model, signatures)
     for node in ir.traversal.RecursiveGraphIterator(model.graph):
-        if not _has_kernel(node.domain, node.op_type, model.graph.opset_imports.get(node.domain, 1)):
-            name = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
+        opset = model.graph.opset_imports.get(node.domain, 1)
+        name = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
+        found = [kernel for kernel in kernels.get(name, []) if _is_for(node, opset, kernel)]
+        if _needs_no_kernel(node, opset):
+            continue
+        if not found:
             raise UnsupportedOperator(name, node.name or "?")
+        signature = signature_of(node, opset, signatures)
+        bound = types.bindings(node, signature) if signature is not None else {}
+        if not any(_takes(kernel, bound) for kernel in found):
+            told = ", ".join(dict.fromkeys(bound.values()))
+            raise UnsupportedOperator(name, node.name or "?", told)
 
 
-def _has_kernel(domain: str, op_type: str, opset: int) -> bool:
-    if not domain and op_type == "Constant":
-        return True  # no kernel: onnxruntime makes it an initializer when it loads the graph
-    ranges = _kernels().get(f"{domain}.{op_type}" if domain else op_type, [])
-    if domain:
-        return any(first <= opset for first, _ in ranges)
-    if not onnx.defs.has(op_type, max_inclusive_version=opset):
+def _is_for(node: ir.Node, opset: int, kernel: Kernel) -> bool:
+    first, last, _ = kernel
+    if node.domain:
+        return first <= opset
+    if not onnx.defs.has(node.op_type, max_inclusive_version=opset):
         return False
-    schema = onnx.defs.get_schema(op_type, max_inclusive_version=opset)
-    since = schema.since_version
-    if any(first <= since and (last is None or since <= last) for first, last in ranges):
-        return True
-    # onnxruntime expands an operator it has no kernel for where ONNX defines it by other operators.
-    return bool(schema.has_function or schema.has_context_dependent_function)
+    since: int = onnx.defs.get_schema(node.op_type, max_inclusive_version=opset).since_version
+    return first <= since and (last is None or since <= last)
+
+
+def _needs_no_kernel(node: ir.Node, opset: int) -> bool:
+    """A constant is an initializer to onnxruntime, and what ONNX defines by other operators it may expand."""
+    if node.domain or not onnx.defs.has(node.op_type, max_inclusive_version=opset):
+        return False
+    schema = onnx.defs.get_schema(node.op_type, max_inclusive_version=opset)
+    return node.op_type == "Constant" or bool(schema.has_function or schema.has_context_dependent_function)
+
+
+def _takes(kernel: Kernel, bound: Mapping[str, str]) -> bool:
+    """Whether a kernel has all types of a node; a constraint that the kernel does not name is free."""
+    return all(found in kernel[2].get(kind, (found,)) for kind, found in bound.items())
 
 
 @cache
-def _kernels() -> dict[str, list[tuple[int, int | None]]]:
-    """The CPU kernels of onnxruntime 1.19.2: operator to ranges of ``since_version``, as its registry lists them."""
-    text = files(__package__).joinpath("onnxruntime_1_19_cpu.json").read_text("utf-8")
-    return {op: [(first, last) for first, last in ranges] for op, ranges in json.loads(text).items()}
+def _registry() -> tuple[dict[str, list[Kernel]], dict[str, Signature]]:
+    """The CPU kernels of onnxruntime 1.19.2, as its registry lists them, and the signatures of its own operators."""
+    read = json.loads(files(__package__).joinpath("onnxruntime_1_19_cpu.json").read_text("utf-8"))
+    kernels = {name: [(first, last, types) for first, last, types in found] for name, found in read["kernels"].items()}
+    return kernels, {name: (inputs, outputs) for name, (inputs, outputs) in read["signatures"].items()}

@@ -4,6 +4,7 @@ from edgepeft_export.passes.guards import drop_guards
 from edgepeft_export.passes.identities import drop_identities
 from edgepeft_export.passes.narrow import narrow
 from edgepeft_export.passes.scales import gather_scales
+from edgepeft_export.passes.single_precision import single_precision
 from edgepeft_export.passes.squeezes import name_squeezed_axes
 from edgepeft_export.passes.tied import share_transposed
 from edgepeft_export.passes.transposes import transpose_last_two
@@ -15,5 +16,6 @@ __all__ = [
     "name_squeezed_axes",
     "narrow",
     "share_transposed",
+    "single_precision",
     "transpose_last_two",
 ]
