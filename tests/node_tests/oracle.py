@@ -81,7 +81,9 @@ def _again(nearby: Callable[[int], Point], seed: int, way: Way) -> Result | None
         result = _check(nearby(seed), way)
     except Exception:  # the operator has no value there
         return None
-    return result if result.status in (RIGHT, WRONG) else None
+    # A large step in float32 may reach over a jump from one side, which says nothing.
+    exact = result.status == WRONG and nearby(seed).function.dtype is np.float64
+    return result if result.status == RIGHT or exact else None
 
 
 def jittered(test: NodeTest, seed: int) -> NodeTest:
