@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgepeft.data.decoding import bad_image, decoded
 from edgepeft.data.labels import BadLabel, label_reader, only_label
 from edgepeft.data.pixels import fitted, normalized
 from edgepeft_runtime.errors import DataError
@@ -142,31 +142,8 @@ def _labels(folder: Path, paths: list[Path], manifest: Manifest) -> Array:
 
 def _decoded(path: Path, spec: ImageSpec) -> NDArray[np.uint8]:
     """An image as ``[height, width, channels]``."""
-    image, ops = _pillow()
+    upright = decoded(path, "L" if spec.channels == 1 else "RGB")
     try:
-        with image.open(path) as file:
-            if file.mode.startswith(("I", "F")):
-                raise ValueError(f"its pixels have more than 8 bits (mode {file.mode})")
-            # Cameras store how they were held beside the pixels.
-            upright = ops.exif_transpose(file).convert("L" if spec.channels == 1 else "RGB")
-            return fitted(upright, spec)
-    except (OSError, ValueError, SyntaxError, image.DecompressionBombError) as failure:
-        raise DataError(
-            "bad-image",
-            f"Cannot decode the image {path}.",
-            context=str(failure),
-            hint="save it again as an 8-bit PNG or JPEG, or leave it out.",
-        ) from failure
-
-
-def _pillow() -> tuple[Any, Any]:
-    try:
-        from PIL import Image, ImageOps
-    except ImportError:
-        raise DataError(
-            "missing-pillow",
-            "Reading images needs the package pillow, which is not installed.",
-            context=None,
-            hint="pip install 'edgepeft[images]'",
-        ) from None
-    return Image, ImageOps
+        return fitted(upright, spec)
+    except ValueError as failure:
+        raise bad_image(path, str(failure)) from failure

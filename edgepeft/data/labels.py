@@ -15,6 +15,7 @@ from edgepeft_runtime.errors import DataError
 from edgepeft_runtime.manifest import LabelSpec, Manifest
 from edgepeft_runtime.names import meant, some
 from edgepeft_runtime.notices import notice
+from edgepeft_runtime.shown import quoted
 from edgepeft_runtime.tensorfile import Array
 
 
@@ -23,7 +24,7 @@ class BadLabel(Exception):
 
     def __init__(self, expected: str, found: Any) -> None:
         missing = " (no label)" if found is None or found == "" else ""
-        super().__init__(f"expected {expected}, found {_short(found)}{missing}")
+        super().__init__(f"expected {expected}, found {quoted(found)}{missing}")
 
 
 LabelReader = Callable[[Any], Array]
@@ -115,7 +116,7 @@ class _ClassReader:
         other = self._first.get("index" if kind == "name" else "name")
         if other is not None:
             wanted = "name" if kind == "index" else "index"
-            raise BadLabel(f"the {wanted} of a class, as {_short(other)} before it", value)
+            raise BadLabel(f"the {wanted} of a class, as {quoted(other)} before it", value)
 
     def _expected(self, text: str) -> str:
         indices = f"an index from 0 to {self._classes - 1}"
@@ -215,8 +216,3 @@ def _numbers(value: Any, spec: LabelSpec) -> Array:
     except (ValueError, TypeError):
         raise BadLabel(expected, value) from None
     return array.astype(spec.dtype).reshape(shape)
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

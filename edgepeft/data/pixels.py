@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from edgepeft_runtime.manifest import ImageSpec
 from edgepeft_runtime.tensorfile import Array
 
-MOST_PIXELS = 2**26
+MOST_PIXELS = 2**24
 """Pixels of a resized image before it is cropped: the longer edge of a narrow one has no other bound."""
 
 

@@ -20,6 +20,8 @@ from edgepeft.data.tokenizer import tokenizer_of
 from edgepeft_runtime.bundle import Bundle
 from edgepeft_runtime.errors import DataError
 from edgepeft_runtime.manifest import Manifest
+from edgepeft_runtime.shown import quoted
+from edgepeft_runtime.strict_json import is_text
 
 PLACE = "{prompt}"
 """Where the prompt goes in a template."""
@@ -59,7 +61,7 @@ class Prompter:
 
     def text(self, prompt: str) -> str:
         """The prompt in its template."""
-        return self._template.replace(PLACE, prompt)
+        return _checked(self._template.replace(PLACE, prompt))
 
     def prompt(self, prompt: str) -> list[int]:
         """Token ids of the prompt in its template; without what the tokenizer closes a text with."""
@@ -73,7 +75,7 @@ class Prompter:
 
     def answer(self, answer: str) -> list[int]:
         """Token ids of an answer, and the end token where the model has one."""
-        return [*self._tokenizer.encode(answer, add_special_tokens=False).ids, *self._end]
+        return [*self._tokenizer.encode(_checked(answer), add_special_tokens=False).ids, *self._end]
 
     def decoded(self, ids: Sequence[int]) -> str:
         """The text of generated tokens, without the end token."""
@@ -85,6 +87,18 @@ class Prompter:
         return next((place for place, own in enumerate(special) if not own), 0)
 
 
+def _checked(text: str) -> str:
+    """The text, if it is one that a tokenizer takes: bytes of a command line that are not UTF-8 give half pairs."""
+    if is_text(text):
+        return text
+    raise DataError(
+        "not-text",
+        "The text holds half of a surrogate pair.",
+        context=f"found {quoted(text)}",
+        hint="give it in UTF-8.",
+    )
+
+
 def template_of(manifest: Manifest, template: str | None) -> str:
     """The template to use, checked."""
     chosen = template if template is not None else (manifest.text.template if manifest.text is not None else None)
@@ -94,7 +108,7 @@ def template_of(manifest: Manifest, template: str | None) -> str:
         raise DataError(
             "bad-template",
             "The template must say once where the prompt goes.",
-            context=f"found {chosen!r}",
+            context=f"found {quoted(chosen)}",
             hint=f"write {PLACE} in its place: '### Question:\\n{PLACE}\\n### Answer:\\n'.",
         )
     return chosen
@@ -114,7 +128,7 @@ def _pair(
     prompt: str, answer: Any, prompter: Prompter, longest: int, error: Callable[[str, str, str], DataError]
 ) -> Pair:
     if not isinstance(answer, str) or not answer:
-        raise error("The answer is not text.", f"expected a string, found {answer!r:.60}", "write it as a string.")
+        raise error("The answer is not text.", f"expected a string, found {quoted(answer)}", "write it as a string.")
     before, after = prompter.prompt(prompt), prompter.answer(answer)
     if len(after) + 1 > longest:
         facts = f"it has {len(after)} tokens with its end; {longest} are the most, one of them for the prompt"

@@ -13,6 +13,8 @@ from typing import Any
 from edgepeft_runtime.errors import DataError
 from edgepeft_runtime.names import some
 from edgepeft_runtime.notices import notice
+from edgepeft_runtime.shown import quoted
+from edgepeft_runtime.strict_json import is_text
 
 Row = tuple[int, Any, Any]
 """Line in the file (from 1), text, label; the label is ``None`` where none was asked for."""
@@ -57,8 +59,12 @@ def read_table(path: Path, text_column: str, label_column: str | None, known: Se
     for line, text, label in rows:
         if not isinstance(text, str):
             raise line_error(
-                path, line, "The text is not text.", f"expected a string, found {text!r:.60}", "write it as a string."
+                path, line, "The text is not text.", f"expected a string, found {quoted(text)}", "write it as a string."
             )
+        for value in (text, label):
+            if isinstance(value, str) and not is_text(value):
+                hint = "write the character as it is, in UTF-8, or as both halves (\\ud83d\\ude00)."
+                raise line_error(path, line, "A text holds half of a surrogate pair.", f"found {quoted(value)}", hint)
         table.texts.append(text)
         table.lines.append(line)
         if table.labels is not None:

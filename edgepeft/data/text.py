@@ -16,6 +16,7 @@ from edgepeft_runtime.bundle import Bundle
 from edgepeft_runtime.errors import DataError
 from edgepeft_runtime.manifest import LabelSpec, Manifest, TensorSpec, TextSpec
 from edgepeft_runtime.notices import notice
+from edgepeft_runtime.shown import quoted
 from edgepeft_runtime.tensorfile import Array
 
 _CHUNK = 1024
@@ -201,7 +202,7 @@ def _check_lengths(table: Table, lengths: NDArray[np.int64], least: int) -> None
         raise table.error(
             row,
             "The text is too short.",
-            f"it gives {int(lengths[row])} tokens; {least} are needed: {table.texts[row]!r:.60}",
+            f"it gives {int(lengths[row])} tokens; {least} are needed: {quoted(table.texts[row])}",
             "leave the line out.",
         )
 

@@ -20,7 +20,9 @@ from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, Re
 from edgepeft_runtime.bundle import Bundle, checked_parameters
 from edgepeft_runtime.errors import EdgepeftError, FleetError, TrainingError, UpdateError
 from edgepeft_runtime.manifest import ParameterSpec
+from edgepeft_runtime.npy import read_npy
 from edgepeft_runtime.records import Evaluation
+from edgepeft_runtime.shown import quoted, shortened
 from edgepeft_runtime.tensorfile import Array
 from edgepeft_runtime.trainer import adapter_values
 from edgepeft_runtime.update import Update
@@ -74,7 +76,10 @@ class Training:
         for name, value in given.items():
             if not isinstance(value, _KINDS[name]) or isinstance(value, bool):
                 raise TrainingError(
-                    "bad-setting", f"The round's setting {_key(name)} is wrong.", context=f"found {value!r}", hint=None
+                    "bad-setting",
+                    f"The round's setting {_key(name)} is wrong.",
+                    context=f"found {quoted(value)}",
+                    hint=None,
                 )
         return cls(**given)
 
@@ -213,15 +218,13 @@ def _array(name: str, array: FlowerArray, size: int, source: str, error: type[Ed
     try:
         if array.stype != "numpy.ndarray" or len(array.data) > size + _NPY_HEADER:
             raise ValueError(f"{array.stype} of {len(array.data)} bytes; at most {size + _NPY_HEADER} are taken")
-        loaded = np.load(BytesIO(array.data), allow_pickle=False)
-        if not isinstance(loaded, np.ndarray):
-            raise ValueError("it is an archive")
+        loaded = read_npy(BytesIO(array.data), len(array.data))
         return loaded.astype(loaded.dtype.newbyteorder("="), order="C", copy=False)
-    except Exception as failure:  # numpy's reader raises whatever the bytes lead it to, from tokenize to MemoryError
+    except ValueError as failure:
         raise error(
             "wrong-tensors",
             f"{source} holds an array that cannot be read.",
-            context=f"tensor {name[:80]!r}: {str(failure)[:200]}",
+            context=f"tensor {quoted(name)}: {failure}",
             hint="only arrays of numbers are taken, of the bundle's parameters.",
         ) from None
 
@@ -245,7 +248,7 @@ def check_answered(reply: Message) -> None:
     raise UpdateError(
         said if ours else "client-error",
         "The device gave no result.",
-        context=(reason if ours else reply.error.reason)[:500],
+        context=shortened(reason if ours else reply.error.reason, 500),
         hint=None,
     )
 
@@ -272,7 +275,7 @@ def _metrics(reply: Message) -> Mapping[str, Any]:
 def _natural(metrics: Mapping[str, Any], name: str) -> int:
     value = metrics.get(name)
     if not isinstance(value, int) or not 0 <= value < 2**53:
-        raise _not_an_answer(f"{name} is {value!r}")
+        raise _not_an_answer(f"{name} is {quoted(value)}")
     return value
 
 
@@ -281,7 +284,7 @@ def _number(metrics: Mapping[str, Any], name: str) -> float | None:
     if value is None:
         return None
     if not isinstance(value, int | float) or not math.isfinite(value):
-        raise _not_an_answer(f"{name} is {value!r}")
+        raise _not_an_answer(f"{name} is {quoted(value)}")
     return float(value)
 
 

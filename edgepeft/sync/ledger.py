@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from edgepeft.sync.errors import SyncError
+from edgepeft_runtime.shown import quoted
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,15 @@ CREATE TABLE IF NOT EXISTS refused (
 
 _Values = tuple[Any, ...] | dict[str, Any]
 
+_RESTORE = "restore it from a copy; without it, updates that were used once could be used again."
+
+_KINDS: dict[str, tuple[type, ...]] = {
+    "str": (str,),
+    "int": (int,),
+    "float": (float,),
+    "float | None": (float, type(None)),
+}
+
 _DISK = {
     sqlite3.SQLITE_FULL: "the disk is full: make room, and run the command again.",
     sqlite3.SQLITE_IOERR: "the disk reports an error or is full: check it, and run the command again.",
@@ -110,7 +120,7 @@ class Ledger:
     def find(self, sha256: str) -> Entry | None:
         """The entry of an update, ``None`` where it was not accepted."""
         rows = self._rows(f"SELECT {_COLUMNS} FROM accepted WHERE sha256 = ?", (sha256,))
-        return Entry(*rows[0]) if rows else None
+        return self._entry(rows[0]) if rows else None
 
     def holder(self, device: str, sequence: int) -> str | None:
         """The hash that a device has sent under a sequence number, ``None`` where it has sent none."""
@@ -135,7 +145,7 @@ class Ledger:
             "AND NOT EXISTS (SELECT 1 FROM accepted AS b "
             "WHERE b.device = a.device AND b.round = a.round AND b.round + b.staleness < :number) ORDER BY sha256"
         )
-        return (Entry(*row) for row in self._rows(asked, {"number": number, "oldest": oldest}))
+        return (self._entry(row) for row in self._rows(asked, {"number": number, "oldest": oldest}))
 
     def counts(self) -> dict[int, tuple[int, int]]:
         """For each round, how many updates were accepted, and of how many devices."""
@@ -173,6 +183,18 @@ class Ledger:
         """How many different files were refused, by code."""
         return dict(self._rows("SELECT code, COUNT(*) FROM refused GROUP BY code ORDER BY code"))
 
+    def _entry(self, row: tuple[Any, ...]) -> Entry:
+        """The entry of a row; SQLite lets a damaged file hold anything in any column."""
+        for column, value in zip(fields(Entry), row, strict=True):
+            if not isinstance(value, _KINDS[str(column.type)]):
+                raise SyncError(
+                    "bad-ledger",
+                    f"The ledger {self._path} is damaged.",
+                    context=f"{column.name} is {quoted(value)}",
+                    hint=_RESTORE,
+                )
+        return Entry(*row)
+
     def _rows(self, asked: str, values: _Values = ()) -> list[tuple[Any, ...]]:
         with self._errors():
             return self._base.execute(asked, values).fetchall()
@@ -200,5 +222,5 @@ class Ledger:
             "bad-ledger",
             f"Cannot use the ledger {self._path}.",
             context=context,
-            hint="restore it from a copy; without it, updates that were used once could be used again.",
+            hint=_RESTORE,
         )

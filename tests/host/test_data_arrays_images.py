@@ -47,7 +47,7 @@ MISTAKES = [
     ({"image": GOOD_IMAGES[:, :, :4], "labels": np.zeros(300, int)}, ["wrong shape"]),
     ({"image": GOOD_IMAGES, "labels": np.arange(300) // 299 * 7}, ["found 7", "from example 256"]),
     ({"image": GOOD_IMAGES[:0], "labels": np.zeros(0, int)}, ["no examples"]),
-    ({"image": GOOD_IMAGES, "labels": np.array([{}] * 300)}, ["allow_pickle"]),
+    ({"image": GOOD_IMAGES, "labels": np.array([{}] * 300)}, ["Python objects"]),
 ]
 
 
@@ -145,4 +145,26 @@ def test_missing_pillow_names_the_extra(bundle: Bundle, tmp_path: Path, monkeypa
     save(tmp_path / "dark" / "a.png", np.zeros((8, 8)))
     monkeypatch.setitem(sys.modules, "PIL", None)
     with pytest.raises(DataError, match=r"edgepeft\[images\]"):
+        load(tmp_path, bundle)
+
+
+FLAT = 5000
+
+
+@pytest.mark.parametrize("mode", ["1", "P", "RGB"])
+def test_flat_image_of_very_many_pixels_is_refused(bundle: Bundle, tmp_path: Path, mode: str) -> None:
+    """A few kilobytes of PNG that would take a hundred megabytes: by its size, before it is decoded."""
+    save(tmp_path / "light" / "a.png", np.zeros((8, 8)))
+    (tmp_path / "dark").mkdir()
+    Image.new(mode, (FLAT, FLAT)).save(tmp_path / "dark" / "z.png")
+    with pytest.raises(DataError, match="too many for a file of its size"):
+        load(tmp_path, bundle)
+
+
+def test_image_of_another_format_is_refused_whatever_its_name(bundle: Bundle, tmp_path: Path) -> None:
+    """Pillow would run another program for some of them."""
+    save(tmp_path / "light" / "a.png", np.zeros((8, 8)))
+    (tmp_path / "dark").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "dark" / "z.png", format="EPS")
+    with pytest.raises(DataError, match=r"Cannot decode the image .*z\.png"):
         load(tmp_path, bundle)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from edgepeft.data import load, split
 from edgepeft.data.labels import BadLabel, label_reader
+from edgepeft.data.prompts import Prompter
 from edgepeft_runtime import Trainer
 from edgepeft_runtime.bundle import Bundle
 from edgepeft_runtime.errors import DataError
@@ -114,6 +116,12 @@ def test_the_bundles_own_template_and_end_token_are_used(causal: Trained, tmp_pa
     assert load(path, changed, template="{prompt}").batch(np.array([0]))["input_ids"].shape == (1, 4)
 
 
+def test_prompt_that_is_no_text_is_refused(causal: Trained) -> None:
+    """As a command line gives it whose bytes are not UTF-8."""
+    with pytest.raises(DataError, match="surrogate pair"):
+        Prompter(Bundle.open(causal.bundle)).prompt(os.fsdecode(b"caf\xe9"))
+
+
 def test_columns_of_prompts_and_answers_can_be_named(causal: Trained, tmp_path: Path) -> None:
     """As those of texts and labels can; a text column alone stays a text of which all is learned."""
     bundle = Bundle.open(causal.bundle)
@@ -155,6 +163,10 @@ MISTAKES = [
     ("d.jsonl", '{"text": "good", "label": true}\n', 1, ["found True"]),
     ("d.jsonl", '{"text": "good", "label": "yes"}\nnonsense\n', 2, ["not JSON"]),
     ("d.jsonl", '["good", "yes"]\n', 1, ["not a JSON object"]),
+    ("d.jsonl", '{"text": "good\\ud83d", "label": "yes"}\n', 1, ["surrogate pair", r"'good\ud83d'"]),
+    ("d.jsonl", '{"text": "good", "label": "\\udc80"}\n', 1, ["surrogate pair"]),
+    ("d.jsonl", '{"text": "good", "label": ' + "9" * 5000 + "}\n", 1, ["not JSON"]),
+    ("d.jsonl", '{"text": ' + "[" * 100_000, 1, ["not JSON"]),
     ("d.csv", "text,label\ngood,yes\nsch\xf6n,no\n".encode("latin-1"), 3, ["not UTF-8", "0xf6"]),
     ("d.csv", b"\xef\xbb\xbftext,label\nsch\xf6n,no\n", 2, ["not UTF-8", "0xf6"]),
 ]

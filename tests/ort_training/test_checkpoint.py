@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import flatbuffers
 import numpy as np
 import pytest
 import torch
@@ -13,7 +14,7 @@ from peft import PeftModel
 
 import edgepeft
 from edgepeft.cli.app import run
-from edgepeft_runtime import Trainer, UpdateError, read_update
+from edgepeft_runtime import Trainer, UpdateError, ort_checkpoint, read_update
 from edgepeft_runtime.bundle import Bundle
 from edgepeft_runtime.ort_checkpoint import OrtCheckpoint, read_checkpoint, write_checkpoint
 from tests.networks import NETWORKS
@@ -102,6 +103,24 @@ def test_damage_is_told_and_never_crashes(tmp_path: Path) -> None:
         except UpdateError:
             refused += 1
     assert refused > 1000
+
+
+def test_one_part_in_the_place_of_ten_thousand_is_refused(tmp_path: Path) -> None:
+    """Offsets to one tensor of 40 kB, again and again, would be read as 400 MB."""
+    builder = flatbuffers.Builder(1024)
+    tensor = ort_checkpoint._tensor(builder, "w", np.zeros(10_000, np.float32), False)
+    trained, frozen = (ort_checkpoint._vector(builder, [tensor] * count) for count in (10_000, 0))
+    builder.StartObject(4)
+    builder.PrependUOffsetTRelativeSlot(0, trained, 0)
+    builder.PrependUOffsetTRelativeSlot(1, frozen, 0)
+    module = builder.EndObject()
+    builder.StartObject(4)
+    builder.PrependInt32Slot(0, ort_checkpoint.VERSION, 0)
+    builder.PrependUOffsetTRelativeSlot(1, module, 0)
+    builder.Finish(builder.EndObject(), file_identifier=ort_checkpoint.IDENTIFIER)
+    (tmp_path / "a").write_bytes(builder.Output())
+    with pytest.raises(UpdateError, match="over one another"):
+        read_checkpoint(tmp_path / "a")
 
 
 def test_the_command_adds_artifacts(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import shutil
 import signal
 import subprocess
@@ -15,8 +17,10 @@ import pytest
 
 from edgepeft_runtime.bundle import Bundle
 from edgepeft_runtime.checkpoint import NEWEST, PREVIOUS
+from edgepeft_runtime.engine import Values
 from edgepeft_runtime.errors import StateError
-from edgepeft_runtime.records import Progress, Report
+from edgepeft_runtime.records import Progress, Record, Report
+from edgepeft_runtime.run import Fit, Run
 from edgepeft_runtime.trainer import Trainer
 from tests.runtime.test_tensorfile import mutated
 from tests.runtime.test_training import assert_equal_bits, rows
@@ -327,3 +331,38 @@ def test_interrupt_signal_saves_and_ends(bundle: Path, tmp_path: Path) -> None:
     whole = dict(trained(bundle, "", tmp_path / "whole"))
     assert all(whole[step] == loss for step, loss in trained(bundle, str(tmp_path / "again"), tmp_path / "update"))
     assert (tmp_path / "update").read_bytes() == (tmp_path / "whole").read_bytes()
+
+
+RUN = {"seed": 0, "step": 1, "examples": 2, "loss_before": 1.5, "loss_after": None, "held_out_before": None}
+WRONG_RUNS = {
+    "nothing": "",
+    "a-list": "[]",
+    "deep": "[" * 100_000,
+    "field-missing": json.dumps(RUN),
+    "field-more": json.dumps({**RUN, "held_out_after": None, "fits": [], "more": 1}),
+    "text-for-number": json.dumps({**RUN, "held_out_after": None, "fits": [], "step": "1"}),
+    "below-0": json.dumps({**RUN, "held_out_after": None, "fits": [], "step": -1}),
+    "fit-of-nothing": json.dumps({**RUN, "held_out_after": None, "fits": [None]}),
+    "huge-loss": json.dumps({**RUN, "held_out_after": None, "fits": []}).replace("1.5", "1e999"),
+    "huge-step": json.dumps({**RUN, "held_out_after": None, "fits": [], "step": 10**400}),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_RUNS)
+def test_run_that_nobody_wrote_is_refused(name: str) -> None:
+    """Behind a good seal as well: every field is of its kind, none is missed and none is left over."""
+    with pytest.raises(StateError) as error:
+        Run.from_json(WRONG_RUNS[name], Values({}, {}), None)
+    assert error.value.reference == "unknown-checkpoint"
+    assert error.value.context
+
+
+def test_losses_that_are_not_finite_come_back() -> None:
+    """JSON has no word for them; a held-out loss may be one, and the run can still be continued."""
+    history = (Record(1, 2, 0.5, math.inf, None), Record(2, 4, 0.25, -math.inf, 0.5))
+    run = Run(Values({}, {}), 3, held_out_before=math.nan, fits=(Fit({"lr": 0.1}, history=history),))
+    text = run.to_json()
+    assert "NaN" in text and '"Infinity"' in text
+    found = Run.from_json(text, Values({}, {}), None)
+    assert math.isnan(found.held_out_before or 0.0)
+    assert found.fits == run.fits

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from itertools import islice
@@ -12,6 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from edgepeft_runtime import npy
 from edgepeft_runtime.batch import Batch
 from edgepeft_runtime.errors import DataError, StateError
 from edgepeft_runtime.tensorfile import Array
@@ -77,12 +77,8 @@ def read_npz(path: str | Path) -> Arrays:
         DataError: the file is missing, damaged, of another kind, or holds Python objects.
     """
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if not isinstance(loaded, np.lib.npyio.NpzFile):
-            raise ValueError("it holds one array without a name (.npy)")
-        with loaded as file:
-            arrays = dict(file)
-    except (OSError, ValueError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error) as failure:
+        arrays = npy.read_npz(path)
+    except (OSError, ValueError, MemoryError) as failure:
         raise DataError(
             "cannot-read-data",
             f"Cannot read the data file {path}.",

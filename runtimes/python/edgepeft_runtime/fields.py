@@ -14,6 +14,7 @@ from edgepeft_runtime.shown import quoted
 T = TypeVar("T")
 D = TypeVar("D")
 
+NOT_FINITE = ("NaN", "Infinity", "-Infinity")
 _REQUIRED = object()
 _HASH = re.compile(r"[0-9a-f]{64}")
 
@@ -75,6 +76,13 @@ class Fields:
         """A float, or an integer in its place."""
         value = self._left.get(name)
         return float(self.take(name, int)) if isinstance(value, int) else self.take(name, float)
+
+    def number_or_null(self, name: str) -> float | None:
+        """:meth:`number`, a text for one that is not finite, or ``null``; it must be there."""
+        value = self._left.get(name)
+        if isinstance(value, str):
+            return float(self.one_of(name, NOT_FINITE))
+        return self.take(name, float, None) if value is None else self.number(name)
 
     def numbers(self, name: str, length: int) -> tuple[float, ...]:
         """A list of ``length`` numbers."""

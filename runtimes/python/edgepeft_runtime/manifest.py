@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from edgepeft_runtime import manifest_checks, strict_json
 from edgepeft_runtime.activations import MemorySpec
 from edgepeft_runtime.decoding import GenerationSpec
 from edgepeft_runtime.errors import BundleError
 from edgepeft_runtime.fields import Fields, broken
+from edgepeft_runtime.manifest_checks import check
+from edgepeft_runtime.shown import quoted
 
 FORMAT = "edgepeft-bundle"
 VERSION = 1
 DTYPES = ("float32", "float16", "float64", "int64", "int32", "int8", "uint8", "bool")
 ROLES = ("lora_A", "lora_B", "bias", "norm", "head", "weight", "places", "other")
-PLACES = "places"
+PLACES = manifest_checks.PLACES
 """The role of integers that say where a parameter's values belong: they are fed as parameters are, and do not train."""
 LOSSES = ("cross_entropy", "causal_lm", "mse", "l1", "bce_with_logits", "custom")
 RESAMPLES = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
@@ -25,6 +27,7 @@ RESAMPLES = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
 CHANNEL_ORDERS = ("RGB", "BGR")
 TEXT_FIELDS = ("ids", "attention_mask", "type_ids")
 
+MAX_IMAGE_SIDE = 2**14
 Json = dict[str, Any]
 
 
@@ -239,11 +242,7 @@ class Manifest:
     recipe: Json = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _check_names(self)
-        _check_shapes(self)
-        _check_buckets(self)
-        _check_sparse(self)
-        _check_generation(self)
+        check(self)
 
     @property
     def trained(self) -> tuple[ParameterSpec, ...]:
@@ -264,8 +263,8 @@ class Manifest:
     def from_json(cls, text: str | bytes) -> Manifest:
         """Read the text of a ``manifest.json``."""
         try:
-            value = json.loads(text)
-        except (ValueError, RecursionError) as failure:
+            value = strict_json.loads(text)
+        except ValueError as failure:
             raise broken("manifest.json is not JSON.", str(failure)) from None
         return cls.from_dict(value)
 
@@ -371,14 +370,19 @@ def _memory(fields: Fields) -> MemorySpec:
 def _text(fields: Fields) -> TextSpec:
     length, pad, names = fields.natural("max_length"), fields.take("pad_id", int), fields.take("fields", dict)
     if any(kind not in TEXT_FIELDS for kind in names.values()):
-        raise broken("manifest.json: text.fields maps an input to something unknown.", f"{names}; known: {TEXT_FIELDS}")
+        raise broken(
+            "manifest.json: text.fields maps an input to something unknown.", f"{quoted(names)}; known: {TEXT_FIELDS}"
+        )
     template = fields.optional("template", str)
     fields.finish()
     return TextSpec(length, pad, names, template)
 
 
 def _image(fields: Fields) -> ImageSpec:
-    height, width = fields.numbers("size", 2)
+    sides = fields.numbers("size", 2)
+    height, width = sides
+    if not all(type(side) is int and 0 < side <= MAX_IMAGE_SIDE for side in sides):
+        raise fields.wrong("size", f"two numbers of pixels from 1 to {MAX_IMAGE_SIDE}", list(sides))
     channels = fields.natural("channels")
     mean, std = fields.numbers("mean", channels), fields.numbers("std", channels)
     name = fields.take("input", str)
@@ -400,7 +404,7 @@ def _resize(fields: Fields) -> tuple[int, ...] | None:
 def _check_format(fields: Fields) -> None:
     found = fields.take("format", str)
     if found != FORMAT:
-        raise broken("This directory holds no edgepeft bundle.", f"format: expected {FORMAT!r}, found {found!r}")
+        raise broken("This directory holds no edgepeft bundle.", f"format: expected {FORMAT!r}, found {quoted(found)}")
     version = fields.take("version", int)
     if version != VERSION:
         raise BundleError(
@@ -409,68 +413,3 @@ def _check_format(fields: Fields) -> None:
             context="manifest.json: version",
             hint="update edgepeft on this machine, or prepare the bundle with the edgepeft that this machine has.",
         )
-
-
-def _check_names(manifest: Manifest) -> None:
-    fed = [*manifest.inputs, *manifest.labels, *manifest.parameters, *manifest.optimizer.state]
-    _unique("fed to the graphs", [spec.name for spec in fed] + [bucket.name for bucket in manifest.buckets])
-    _unique("of the outputs", (spec.name for spec in manifest.outputs))
-    for what in ("inputs", "outputs", "parameters", "buckets"):
-        if not getattr(manifest, what):
-            raise broken(f"The manifest lists no {what}.", f"manifest.json: {what}")
-
-
-def _unique(what: str, names: Iterable[str]) -> None:
-    seen: set[str] = set()
-    for name in names:
-        if name in seen:
-            raise broken(f"Two tensors {what} have the same name.", f"name: {name!r}")
-        seen.add(name)
-
-
-def _check_shapes(manifest: Manifest) -> None:
-    for spec in (*manifest.inputs, *manifest.labels):
-        for dim in spec.shape:
-            if isinstance(dim, str) and dim not in manifest.dimensions:
-                raise broken("A symbolic dimension is not described.", f"{dim!r} of {spec.name!r} is not in dimensions")
-    for held in (*manifest.parameters, *manifest.optimizer.state):
-        if not all(isinstance(dim, int) for dim in held.shape):
-            raise broken("A tensor that is kept has a symbolic dimension.", f"{held.name!r}: {list(held.shape)}")
-
-
-def _check_buckets(manifest: Manifest) -> None:
-    sizes = {spec.name: spec.size for spec in manifest.parameters if spec.role != PLACES}
-    members = [name for bucket in manifest.buckets for name in bucket.members]
-    odd = sorted({name for name in members if name not in sizes or members.count(name) > 1})
-    if odd or not members:
-        what = "Each member of a bucket must be a parameter, and of no other bucket."
-        raise broken(what, f"not so: {', '.join(odd)}" if odd else "there is none")
-    for bucket in manifest.buckets:
-        total = sum(sizes[name] for name in bucket.members)
-        if bucket.size != total:
-            raise broken("A bucket's size is not that of its members.", f"{bucket.name!r}: {bucket.size}, not {total}")
-
-
-def _check_sparse(manifest: Manifest) -> None:
-    shapes = {spec.name: (spec.dtype, spec.shape, spec.role == PLACES) for spec in manifest.parameters}
-    for spec in manifest.sparse:
-        values, places = shapes.get(spec.values), shapes.get(spec.places)
-        if values is None or places is None or places[0] != "int32" or not places[2] or values[1] != places[1]:
-            raise broken("A sparse tensor needs values and places of one length.", f"tensor: {spec.tensor!r}")
-    described = {spec.places for spec in manifest.sparse}
-    for parameter in manifest.parameters:
-        if (parameter.role == PLACES) != (parameter.name in described):
-            raise broken("Places must belong to a sparse tensor.", f"parameter: {parameter.name!r}")
-
-
-def _check_generation(manifest: Manifest) -> None:
-    spec = manifest.generation
-    if spec is None:
-        return
-    inputs = {tensor.name for tensor in manifest.inputs}
-    if {spec.ids, *filter(None, [spec.attention_mask])} != inputs or (spec.cache and spec.attention_mask is None):
-        raise broken(
-            "Generation must feed all inputs, with a cache also a mask.", f"inputs: {', '.join(sorted(inputs))}"
-        )
-    if bool(spec.cache) != ("generate.onnx" in manifest.files):
-        raise broken("A cache belongs to generate.onnx, and the other way round.", f"cache: {len(spec.cache)} tensors")

@@ -7,7 +7,7 @@ onnxruntime.
 
 from __future__ import annotations
 
-import math
+import os
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -19,10 +19,16 @@ from flatbuffers import encode, packer
 from flatbuffers import number_types as types
 
 from edgepeft_runtime.errors import UpdateError
+from edgepeft_runtime.regular import open_regular, read_regular
+from edgepeft_runtime.shapes import MAX_AXES, elements
+from edgepeft_runtime.shown import quoted
 from edgepeft_runtime.tensorfile import Array
 
 IDENTIFIER = b"ODTC"
 VERSION = 2
+MAX_BYTES = 2**31 - 1
+"""A flatbuffer's offsets reach no further."""
+
 MOMENTS = ("momentum0", "momentum1")
 _GROUP = "group0"
 _DTYPES = {1: "float32", 6: "int32", 7: "int64", 11: "float64"}
@@ -58,7 +64,7 @@ class OrtCheckpoint:
 
 def is_checkpoint(path: Path) -> bool:
     """Whether a file carries the identifier of a checkpoint."""
-    with path.open("rb") as file:
+    with os.fdopen(open_regular(path, follow=True), "rb") as file:
         return file.read(8)[4:] == IDENTIFIER
 
 
@@ -124,7 +130,7 @@ def read_checkpoint(path: str | Path) -> OrtCheckpoint:
         UpdateError: it is damaged, or none.
     """
     try:
-        content = Path(path).read_bytes()
+        content = read_regular(path, MAX_BYTES)
     except OSError as failure:
         raise _damaged(path, "cannot-read-file", str(failure)) from failure
     if content[4:8] != IDENTIFIER:
@@ -136,7 +142,7 @@ def read_checkpoint(path: str | Path) -> OrtCheckpoint:
 
 
 def _parse(content: bytes) -> OrtCheckpoint:
-    root = _Table(content, encode.Get(packer.uoffset, content, 0))
+    root = _Table(_Reading(content), encode.Get(packer.uoffset, content, 0))
     version = root.number(_CHECKPOINT["version"], types.Int32Flags)
     if version != VERSION:
         raise ValueError(f"version {version}, and {VERSION} is known")
@@ -159,24 +165,38 @@ def _parse(content: bytes) -> OrtCheckpoint:
 def _array(tensor: _Table, nominal: bool) -> tuple[str, Array]:
     name, code = tensor.text(_TENSOR["name"]), tensor.number(_TENSOR["dtype"], types.Int32Flags)
     if code not in _DTYPES:
-        raise ValueError(f"tensor {name!r} has an unknown dtype ({code})")
+        raise ValueError(f"tensor {quoted(name)} has an unknown dtype ({code})")
     shape, data = tensor.array(_TENSOR["dims"], "<i8"), tensor.array(_TENSOR["data"], "u1")
-    sizes, dtype = [int(size) for size in shape], np.dtype(_DTYPES[code])
-    if min(sizes, default=0) < 0:
-        raise ValueError(f"tensor {name!r} has shape {sizes}")
+    sizes, dtype = [int(size) for size in shape[: MAX_AXES + 1]], np.dtype(_DTYPES[code])
+    count = elements(sizes, data.size // dtype.itemsize) if min(sizes, default=0) >= 0 else None
     if nominal:
         return name, np.zeros(0, dtype)
-    if data.size != math.prod(sizes) * dtype.itemsize:
-        raise ValueError(f"tensor {name!r} of shape {sizes} holds {data.size} bytes")
+    if count is None or data.size != count * dtype.itemsize:
+        raise ValueError(f"tensor {quoted(name)} of shape {quoted(sizes)} holds {data.size} bytes")
     return name, np.frombuffer(data.tobytes(), dtype).reshape(sizes).copy()
+
+
+class _Reading:
+    """A flatbuffer being read, and how much of it may still be: offsets can lead to the same part again and again."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content, self._left = content, 2 * len(content)
+
+    def take(self, place: int, size: int) -> int:
+        """The place, if so many bytes from there on lie in the file and have not been read often already."""
+        self._left -= size
+        if self._left < 0:
+            raise ValueError("its parts lie over one another")
+        return _inside(self.content, place, size)
 
 
 class _Table:
     """A table of a flatbuffer whose every offset is checked: what comes from a device is not to be trusted."""
 
-    def __init__(self, content: bytes, place: int) -> None:
-        self._content, self._place = content, _inside(content, place, 4)
-        self._fields = _inside(content, place - encode.Get(packer.soffset, content, place), 4)
+    def __init__(self, reading: _Reading, place: int) -> None:
+        self._reading, self._content = reading, reading.content
+        self._place = reading.take(place, 4)
+        self._fields = _inside(self._content, place - encode.Get(packer.soffset, self._content, place), 4)
 
     def _at(self, slot: int) -> int | None:
         """Where a field lies; ``None`` where it was left out."""
@@ -196,21 +216,21 @@ class _Table:
 
     def table(self, slot: int) -> _Table | None:
         place = self._follow(slot)
-        return None if place is None else _Table(self._content, place)
+        return None if place is None else _Table(self._reading, place)
 
     def tables(self, slot: int) -> Iterator[_Table]:
         start = self._follow(slot)
         count = 0 if start is None else encode.Get(packer.uoffset, self._content, start)
         for index in range(count):
-            at = _inside(self._content, int(start or 0) + 4 + 4 * index, 4)
-            yield _Table(self._content, at + encode.Get(packer.uoffset, self._content, at))
+            at = self._reading.take(int(start or 0) + 4 + 4 * index, 4)
+            yield _Table(self._reading, at + encode.Get(packer.uoffset, self._content, at))
 
     def array(self, slot: int, dtype: str) -> Array:
         start = self._follow(slot)
         if start is None:
             return np.zeros(0, dtype)
         count = encode.Get(packer.uoffset, self._content, start)
-        _inside(self._content, start + 4, count * np.dtype(dtype).itemsize)
+        self._reading.take(start + 4, count * np.dtype(dtype).itemsize)
         return np.frombuffer(self._content, dtype, count, start + 4)
 
     def text(self, slot: int) -> str:

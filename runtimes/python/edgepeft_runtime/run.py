@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+from edgepeft_runtime import strict_json
 from edgepeft_runtime.engine import Step, Values
+from edgepeft_runtime.errors import StateError
+from edgepeft_runtime.fields import Fields
 from edgepeft_runtime.records import Evaluation, Record, Report
 
 
@@ -118,13 +122,60 @@ class Run:
     def to_json(self) -> str:
         """Everything but the tensors, as JSON."""
         plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("values", "best", "fits")}
-        return json.dumps({**plain, "fits": [asdict(fit) for fit in self.fits]})
+        return json.dumps(_written({**plain, "fits": [asdict(fit) for fit in self.fits]}), allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str, values: Values, best: Values | None) -> Run:
-        """The run that :meth:`to_json` wrote; ``ValueError``, ``TypeError`` or ``KeyError`` for any other text."""
-        plain = json.loads(text)
-        fits = tuple(
-            Fit(**{**fit, "history": tuple(Record(**record) for record in fit["history"])}) for fit in plain.pop("fits")
+        """Read the run that :meth:`to_json` wrote; raises :class:`StateError` for any other text."""
+        try:
+            fields = Fields(strict_json.loads(text), "run", _unknown)
+        except ValueError as failure:
+            raise _unknown("The run is not JSON.", str(failure)) from None
+        run = cls(
+            values=values,
+            best=best,
+            seed=fields.natural("seed"),
+            step=fields.natural("step"),
+            examples=fields.natural("examples"),
+            **{name: fields.number_or_null(name) for name in _LOSSES},
+            fits=tuple(_fit(part) for part in fields.list_of("fits")),
         )
-        return cls(values=values, best=best, fits=fits, **plain)
+        fields.finish()
+        return run
+
+
+_LOSSES = ("loss_before", "loss_after", "held_out_before", "held_out_after")
+
+
+def _written(value: Any) -> Any:
+    """Plain values as JSON has them: a held-out loss that is not finite becomes a text, which is read back."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, dict):
+        return {name: _written(item) for name, item in value.items()}
+    return [_written(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _unknown(message: str, context: str) -> StateError:
+    hint = "resume it with the edgepeft that wrote it, or use another directory."
+    return StateError("unknown-checkpoint", message, context=context, hint=hint)
+
+
+def _fit(fields: Fields) -> Fit:
+    fit = Fit(
+        settings=fields.take("settings", dict),
+        **{name: fields.natural(name) for name in ("steps", "examples", "epoch", "place", "worse")},
+        loss_sum=fields.number("loss_sum"),
+        loss_weight=fields.number("loss_weight"),
+        best=fields.take("best", int, None),
+        stopped=fields.take("stopped", str, None),
+        history=tuple(_record(part) for part in fields.list_of("history")),
+    )
+    if fit.best is not None and not 0 <= fit.best < len(fit.history):
+        raise fields.wrong("best", "a place in the history", fit.best)
+    return fit
+
+
+def _record(fields: Fields) -> Record:
+    losses = [fields.number_or_null(name) for name in ("loss", "held_out_loss", "held_out_accuracy")]
+    return Record(fields.natural("epoch"), fields.natural("step"), *losses)

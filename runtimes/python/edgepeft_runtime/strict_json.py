@@ -40,6 +40,15 @@ def loads(content: bytes | str) -> Any:
     return value
 
 
+def is_text(value: str) -> bool:
+    """Return whether a string can be encoded: one with half of a surrogate pair, from JSON or a file's name, cannot."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _check_depth(text: str) -> None:
     if text.count("[") + text.count("{") <= MAX_DEPTH:
         return
@@ -52,10 +61,8 @@ def _check_depth(text: str) -> None:
 
 def _check_surrogates(value: Any) -> None:
     """JSON's escapes can write half of a pair, which is no text: it cannot be encoded, hashed or printed."""
-    try:
-        json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        raise ValueError("a text holds half of a surrogate pair.") from None
+    if not is_text(json.dumps(value, ensure_ascii=False)):
+        raise ValueError("a text holds half of a surrogate pair.")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

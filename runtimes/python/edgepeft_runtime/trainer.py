@@ -27,6 +27,8 @@ from edgepeft_runtime.limits import Pause
 from edgepeft_runtime.records import Evaluation, Progress, Record, Report
 from edgepeft_runtime.run import Run
 from edgepeft_runtime.selection import pick, to_pick
+from edgepeft_runtime.shown import quoted
+from edgepeft_runtime.strict_json import LARGEST
 from edgepeft_runtime.tensorfile import Array, read_tensors, sha256_of, tensor_chunks
 from edgepeft_runtime.update import Update, write_update
 from edgepeft_runtime.values import first_not_finite
@@ -401,10 +403,9 @@ class Trainer:
 
 
 def _check_settings(seed: int, threads: int | None) -> None:
-    if not isinstance(seed, int) or seed < 0:
-        raise TrainingError(
-            "bad-setting", "seed must be a whole number of at least 0.", context=f"found {seed!r}", hint=None
-        )
+    if not isinstance(seed, int) or not 0 <= seed <= LARGEST:
+        message = f"seed must be a whole number from 0 to {LARGEST}: a checkpoint keeps it in JSON."
+        raise TrainingError("bad-setting", message, context=f"found {quoted(seed)}", hint=None)
     if threads is not None:
         positive("threads", threads)
 
@@ -424,15 +425,7 @@ def adapter_values(bundle: Bundle, adapter: Adapter | None) -> tuple[dict[str, A
 
 def _resumed(kept: Checkpoint, engine: Engine, seed: int, path: Path) -> Run:
     best = None if kept.best is None else engine.load(kept.best, {})
-    try:
-        run = Run.from_json(kept.run, engine.load(kept.parameters, kept.state), best)
-    except (ValueError, TypeError, KeyError) as failure:
-        raise StateError(
-            "unknown-checkpoint",
-            f"The state in {path} is not one that this runtime knows.",
-            context=f"{type(failure).__name__}: {failure}",
-            hint="resume it with the edgepeft that wrote it, or use another directory.",
-        ) from failure
+    run = Run.from_json(kept.run, engine.load(kept.parameters, kept.state), best)
     if run.seed != seed:
         raise StateError(
             "other-settings",

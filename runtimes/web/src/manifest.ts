@@ -2,15 +2,21 @@
 
 import { BundleError } from "./errors.js";
 import * as f from "./fields.js";
+import { MAX_AXES, elements } from "./shapes.js";
+import { quoted } from "./shown.js";
 
 export const DTYPES = ["float32", "float16", "float64", "int64", "int32", "int8", "uint8", "bool"] as const;
 const ROLES = ["lora_A", "lora_B", "bias", "norm", "head", "weight", "places", "other"] as const;
 const LOSSES = ["cross_entropy", "causal_lm", "mse", "l1", "bce_with_logits", "custom"] as const;
 const RESAMPLES = ["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"] as const;
 const CHANNEL_ORDERS = ["RGB", "BGR"] as const;
+const MAX_IMAGE_SIDE = 2 ** 14;
+/** Elements of the optimizer's state, for each that trains: they are made of nothing but their shapes. */
+const MAX_STATE = 8;
 const TEXT_FIELDS = ["ids", "attention_mask", "type_ids"] as const;
 
-const shape = f.list(f.check("a size or a name", (v): v is number | string => typeof v === "string" || f.isNatural(v)));
+const size = f.check("a size or a name", (v): v is number | string => typeof v === "string" || f.isNatural(v));
+const shape = f.list(size, undefined, MAX_AXES);
 const tensor = { name: f.text, dtype: f.oneOf(DTYPES), shape };
 const cache = { past: f.text, present: f.text, shape };
 const bucket = { name: f.text, size: f.natural, members: f.list(f.text), decay: f.flag };
@@ -18,7 +24,7 @@ const label = { ...tensor, classes: f.optional(f.integer, null), ignore_index: f
 const frozen = { ...tensor, dtype: f.text, bytes: f.natural, elements: f.optional(f.integer, null) };
 const sparse = {
   tensor: f.text,
-  shape: f.list(f.natural),
+  shape: f.list(f.natural, undefined, MAX_AXES),
   values: f.text,
   places: f.text,
   gradient: f.optional(f.text, null),
@@ -30,9 +36,10 @@ const textSpec = {
   fields: f.mapOf(f.oneOf(TEXT_FIELDS)),
   template: f.optional(f.text, null),
 };
+const side = f.check("pixels", (v): v is number => f.isNatural(v) && v > 0 && v <= MAX_IMAGE_SIDE);
 const image = {
   input: f.text,
-  size: f.list(f.natural, 2),
+  size: f.list(side, 2),
   channels: f.natural,
   mean: f.list(f.number),
   std: f.list(f.number),
@@ -88,6 +95,7 @@ export function readManifest(bytes: Uint8Array): Manifest {
     const read = manifest(value, "manifest.json");
     checkNames(read);
     checkShapes(read);
+    checkSizes(read);
     checkBuckets(read);
     checkSparse(read);
     checkGeneration(read);
@@ -140,9 +148,31 @@ function checkNames(m: Manifest): void {
 }
 
 function unique(what: string, specs: readonly { readonly name: string }[]): void {
-  const names = specs.map((spec) => spec.name);
-  const twice = names.find((name, i) => names.indexOf(name) !== i);
-  if (twice !== undefined) throw broken(`Two tensors ${what} have the same name.`, `name: ${twice}`);
+  const twice = repeated(specs.map((spec) => spec.name));
+  if (twice !== undefined) throw broken(`Two tensors ${what} have the same name.`, `name: ${quoted(twice)}`);
+}
+
+/** The first name that comes twice. */
+function repeated(names: readonly string[]): string | undefined {
+  const seen = new Set<string>();
+  return names.find((name) => seen.size === seen.add(name).size);
+}
+
+/** No tensor that is kept is larger than can be counted, nor the state than what trains explains. */
+function checkSizes(m: Manifest): void {
+  const count = (specs: readonly { readonly shape: readonly (number | string)[] }[]): number => {
+    return specs.reduce((sum, { shape }) => {
+      const size = elements(shape.map(Number));
+      if (size === null) throw broken("A tensor has too many elements.", `shape ${quoted(shape)}`);
+      return sum + size;
+    }, 0);
+  };
+  count(m.sparse);
+  const [state, trained] = [count(m.optimizer.state), count(m.parameters)];
+  if (state > MAX_STATE * trained) {
+    const facts = `${state} elements, of ${trained} that train; ${MAX_STATE} for each are the most`;
+    throw broken("The optimizer's state is too large.", facts);
+  }
 }
 
 function checkShapes(m: Manifest): void {
@@ -163,7 +193,7 @@ function checkShapes(m: Manifest): void {
 function checkBuckets(m: Manifest): void {
   const sizes = new Map(m.parameters.filter((s) => s.role !== "places").map((spec) => [spec.name, sizeOf(spec)]));
   const members = m.buckets.flatMap((bucket) => bucket.members);
-  const odd = members.find((name, i) => !sizes.has(name) || members.indexOf(name) !== i);
+  const odd = members.find((name) => !sizes.has(name)) ?? repeated(members);
   if (odd !== undefined || members.length === 0) {
     throw broken(
       "Each member of a bucket must be a parameter, and of no other bucket.",

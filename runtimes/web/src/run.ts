@@ -73,7 +73,11 @@ export function withFit(run: Run, fit: Fit): Run {
   return { ...run, fits: [...run.fits.slice(0, -1), fit] };
 }
 
-const loss = f.nullable(f.number);
+/** Of a loss that is not finite JSON has only the name. */
+const NOT_FINITE = ["NaN", "Infinity", "-Infinity"];
+const loss: f.Reader<number | null> = (value, where) => {
+  return NOT_FINITE.includes(value as string) ? Number(value) : f.nullable(f.number)(value, where);
+};
 const line = f.object({ epoch: f.natural, step: f.natural, loss, held_out_loss: loss, held_out_accuracy: loss });
 const fit = f.object({
   settings: f.anyObject,
@@ -114,6 +118,7 @@ export function runOf(json: string, values: Values, best: Values | null): Run {
 
 function renamed(value: unknown, rename: (name: string) => string): unknown {
   if (Array.isArray(value)) return value.map((item) => renamed(item, rename));
+  if (typeof value === "number" && !Number.isFinite(value)) return String(value);
   if (typeof value !== "object" || value === null) return value;
   return Object.fromEntries(Object.entries(value).map(([name, item]) => [rename(name), renamed(item, rename)]));
 }

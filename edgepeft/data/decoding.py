@@ -1,0 +1,70 @@
+"""Image files to pixels: of known formats alone, and none that takes far more memory than its file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from edgepeft_runtime.errors import DataError
+from edgepeft_runtime.regular import open_regular
+from edgepeft_runtime.unpacking import room
+
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""Pillow's names. It knows many more, some of which run other programs."""
+
+_PIXEL_BYTES = 4
+"""What Pillow takes for a pixel of three colours."""
+
+
+def decoded(path: Path, mode: str) -> Any:
+    """Return an image as Pillow holds it, upright, in ``L`` or ``RGB``.
+
+    Raises:
+        DataError: it cannot be decoded, has more than 8 bits, or far more pixels than bytes.
+    """
+    image, ops = pillow()
+    try:
+        with os.fdopen(open_regular(path, follow=True), "rb") as content:
+            most = room(os.fstat(content.fileno()).st_size)
+            with image.open(content, formats=FORMATS) as file:
+                _check(file.mode, file.size, most)
+                ops.exif_transpose(file, in_place=True)  # cameras store how they were held beside the pixels
+                file.load()
+                return file.convert(mode)
+    except MemoryError as failure:
+        raise bad_image(path, "it does not fit into memory.") from failure
+    except Exception as failure:  # a decoder raises what a file leads it to, from struct.error to SyntaxError
+        raise bad_image(path, str(failure) or type(failure).__name__) from failure
+
+
+def pillow() -> tuple[Any, Any]:
+    """Return Pillow's modules ``Image`` and ``ImageOps``; raises :class:`DataError` where it is not installed."""
+    try:
+        from PIL import Image, ImageOps
+    except ImportError:
+        raise DataError(
+            "missing-pillow",
+            "Reading images needs the package pillow, which is not installed.",
+            context=None,
+            hint="pip install 'edgepeft[images]'",
+        ) from None
+    return Image, ImageOps
+
+
+def _check(mode: str, size: tuple[int, int], most: int) -> None:
+    if mode.startswith(("I", "F")):
+        raise ValueError(f"its pixels have more than 8 bits (mode {mode})")
+    width, height = size
+    if width * height * _PIXEL_BYTES > most:
+        raise ValueError(f"its {width} x {height} pixels take more than {most} bytes: too many for a file of its size")
+
+
+def bad_image(path: Path, context: str) -> DataError:
+    """Return the error of an image that cannot be used."""
+    return DataError(
+        "bad-image",
+        f"Cannot decode the image {path}.",
+        context=context,
+        hint="save it again as an 8-bit PNG or JPEG, smaller if it is very large, or leave it out.",
+    )
