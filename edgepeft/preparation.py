@@ -18,6 +18,7 @@ from edgepeft.memory_budget import MemoryBudget, Plan, plan_for
 from edgepeft.methods import Method
 from edgepeft.methods.base import head_modules
 from edgepeft.sources import Source, load_source
+from edgepeft.text_processor import read_tokenizer_file
 from edgepeft_export import losses, optimizers
 from edgepeft_export.autodiff import Gap
 from edgepeft_export.bundle import Extras, check_target, write_bundle
@@ -135,6 +136,7 @@ def prepare(
     check_target(Path(out), overwrite)
     tell = announce or _silent
     source = _source(model, example_inputs)
+    carried = {} if tokenizer is None else read_tokenizer_file(Path(tokenizer), source.model)
     if loss is None:
         loss = source.loss
     tell("exporting the forward graph")
@@ -163,7 +165,7 @@ def prepare(
         classes=_classes(classes if classes is not None else source.classes, forward),
         text=text,
         image=image or source.image,
-        files={**source.files, **_tokenizer(tokenizer)},
+        files={**source.files, **carried},
         micro_batch=micro_batch,
         generation=speaks,
         packed=packed.packed,
@@ -259,17 +261,3 @@ def _classes(names: Sequence[str] | None, forward: Forward) -> tuple[str, ...] |
             hint="give one name per score, in the order of the labels.",
         )
     return names
-
-
-def _tokenizer(path: str | Path | None) -> dict[str, bytes]:
-    if path is None:
-        return {}
-    try:
-        return {"tokenizer.json": Path(path).read_bytes()}
-    except OSError as error:
-        raise EdgepeftError(
-            "tokenizer",
-            f"The tokenizer {path} cannot be read.",
-            context=str(error),
-            hint="give the path of a tokenizer.json.",
-        ) from None

@@ -19,8 +19,11 @@ from edgepeft.errors import SourceError
 from edgepeft.image_processor import FILE as PROCESSOR
 from edgepeft.image_processor import image_spec
 from edgepeft.methods.base import head_modules
+from edgepeft.text_processor import FILE as TOKENIZER
+from edgepeft.text_processor import check_embedding, longest_text, padding_id, read_tokenizer
 from edgepeft_runtime.manifest import ImageSpec, TextSpec
 from edgepeft_runtime.names import some
+from edgepeft_runtime.notices import notice
 
 TASKS = {
     "text-classification": ("AutoModelForSequenceClassification", "cross_entropy"),
@@ -37,10 +40,6 @@ _BY_ARCHITECTURE = {
     "LMHeadModel": "causal-lm",
     "ForImageClassification": "image-classification",
 }
-
-
-_POSITIONS_BEHIND_PADDING = {"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "data2vec-text", "mpnet"}
-"""Architectures that count positions from the padding's id on, and so have fewer than their table has rows."""
 
 
 @dataclass(frozen=True)
@@ -95,10 +94,12 @@ def load_source(
             raise SourceError(
                 "no-such-source", f"There is no file {path}.", context=None, hint="give the path of an .onnx file."
             )
+        _tell_unused(path, task=task, max_length=max_length, template=template)
         return Source(path, classes=names)
     if path.is_dir():
         return _load_directory(path, task, names, max_length, template, seed)
     if ":" in str(source):
+        _tell_unused(path, task=task, max_length=max_length, template=template)
         return _load_function(str(source), names, seed)
     raise SourceError(
         "no-such-source",
@@ -124,25 +125,53 @@ def _load_directory(
         )
     auto_class, loss = TASKS[task]
     model = _load_transformers(path, auto_class, classes, seed)
-    labels = classes or _config_classes(model, task)
+    if task != "token-classification":
+        loss = _loss_of(model.config, loss)
+    labels = classes or (None if loss == "mse" else _config_classes(model, task))
     if task == "image-classification":
+        _tell_unused(path, max_length=max_length, template=template)
         image = image_spec(path, model.config)
         pixels = torch.rand(2, image.channels, *image.size)
         _check_image(path, model, pixels)
         return Source(model, {image.input: pixels}, loss, image=image, classes=labels)
-    limit = _longest(model)
-    length = min(max_length or 128, limit or sys.maxsize)
-    text = TextSpec(length, _pad_id(model), {"input_ids": "ids", "attention_mask": "attention_mask"}, template)
+    return replace(_text_source(path, model, max_length, template), loss=loss, classes=labels)
+
+
+def _text_source(path: Path, model: Any, max_length: int | None, template: str | None) -> Source:
+    """A model that takes text, with its tokenizer."""
+    tokenizer = read_tokenizer(path)
+    if tokenizer is not None:
+        check_embedding(tokenizer.size, model, str(path))
+    pad = padding_id(path, model, tokenizer)
+    limit = longest_text(model, pad)
+    usual = 128 if tokenizer is None or tokenizer.longest is None else min(128, tokenizer.longest)
+    length = min(max_length or usual, limit or sys.maxsize)
+    fields = {"input_ids": "ids", "attention_mask": "attention_mask"}
     ids = torch.randint(0, model.config.vocab_size, (2, min(8, length)))
+    example = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    if tokenizer is not None and tokenizer.typed:
+        fields["token_type_ids"], example["token_type_ids"] = "type_ids", torch.zeros_like(ids)
     return Source(
         model,
-        {"input_ids": ids, "attention_mask": torch.ones_like(ids)},
-        loss,
-        text=text,
-        classes=labels,
-        files=_tokenizer_files(path),
+        example,
+        text=TextSpec(length, pad, fields, template),
+        files={} if tokenizer is None else {TOKENIZER: tokenizer.content},
         dimension_max={} if limit is None else {"sequence": limit},
     )
+
+
+def _tell_unused(path: Path, **given: object) -> None:
+    """Say which arguments do not go with this kind of source."""
+    names = [name for name, value in given.items() if value is not None]
+    if names:
+        notice(f"{path}: not used, because they do not go with this kind of source: {', '.join(names)}.")
+
+
+def _loss_of(config: Any, usual: str) -> str:
+    """The loss that transformers would take: of a classifier, ``problem_type`` says so, or the number of scores."""
+    kind = config.problem_type or ("regression" if config.num_labels == 1 else "single_label_classification")
+    others = {"regression": "mse", "multi_label_classification": "bce_with_logits"}
+    return others.get(kind, usual) if usual == "cross_entropy" else usual
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -228,22 +257,6 @@ def _config_classes(model: Any, task: str) -> tuple[str, ...] | None:
             hint="correct id2label in config.json, or name the classes (classes=, --classes).",
         )
     return class_names([names[index] for index in range(len(names))], "id2label in config.json")
-
-
-def _longest(model: Any) -> int | None:
-    limit = getattr(model.config, "max_position_embeddings", None) or getattr(model.config, "n_positions", None)
-    if limit and getattr(model.config, "model_type", "") in _POSITIONS_BEHIND_PADDING:
-        limit -= _pad_id(model) + 1
-    return int(limit) if limit else None
-
-
-def _pad_id(model: Any) -> int:
-    return int(getattr(model.config, "pad_token_id", None) or 0)
-
-
-def _tokenizer_files(path: Path) -> dict[str, bytes]:
-    file = path / "tokenizer.json"
-    return {"tokenizer.json": file.read_bytes()} if file.is_file() else {}
 
 
 def _check_image(path: Path, model: Any, pixels: Tensor) -> None:

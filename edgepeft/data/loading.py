@@ -6,12 +6,13 @@ from pathlib import Path
 
 from edgepeft.data.arrays import read_arrays
 from edgepeft.data.images import ImageFolder
-from edgepeft.data.labels import label_reader
+from edgepeft.data.labels import label_reader, takes_several
 from edgepeft.data.table import columns, read_table
 from edgepeft.data.text import answered, prompted, tokenized
 from edgepeft_runtime.bundle import Bundle
 from edgepeft_runtime.data import Dataset
 from edgepeft_runtime.errors import DataError
+from edgepeft_runtime.manifest import Manifest
 from edgepeft_runtime.notices import notice
 
 TABLES = (".csv", ".jsonl")
@@ -35,7 +36,8 @@ def load(
         path: ``.npz`` (arrays by the name of an input or label), ``.csv`` or ``.jsonl`` (UTF-8, with a text and a label
             column), or a folder with one folder of images per class.
         bundle: says which inputs and labels there are, and carries the tokenizer.
-        text_column, label_column: names of the columns; labels are names or numbers of classes, or numbers to predict.
+        text_column, label_column: names of the columns; labels are names or indices of classes, or numbers to predict.
+            Where an example may have several classes, there may be a column for each instead, named as the class.
             For a causal language model the text is a prompt where there is a label column, and the label its answer;
             ``prompt`` and ``answer`` need not be named.
         labelled: whether labels are needed. Without, those that are there do not matter, and images may lie in the
@@ -82,8 +84,17 @@ def _classified(path: Path, bundle: Bundle, names: tuple[str, str], labelled: bo
     """Texts with a label for each, or without."""
     text, label = names
     read = label_reader(bundle.manifest) if labelled else None
-    table = read_table(path, text, label if labelled else None, known=(label,))
-    return tokenized(table, bundle, read, labelled=labelled)
+    labels = _label_columns(path, label, bundle.manifest) if labelled else None
+    return tokenized(read_table(path, text, labels, known=(label,)), bundle, read, labelled=labelled)
+
+
+def _label_columns(path: Path, label: str, manifest: Manifest) -> str | list[str]:
+    """The label column; where there is none and an example may have several classes, a column for each class."""
+    classes = list(manifest.classes or ())
+    if not takes_several(manifest) or not classes:
+        return label
+    there = columns(path)
+    return classes if label not in there and set(classes) <= set(there) else label
 
 
 def _causal(path: Path, bundle: Bundle, names: tuple[str, str], labelled: bool, template: str | None) -> Dataset:

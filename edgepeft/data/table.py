@@ -16,8 +16,8 @@ from edgepeft_runtime.notices import notice
 from edgepeft_runtime.shown import quoted
 from edgepeft_runtime.strict_json import is_text
 
-Row = tuple[int, Any, Any]
-"""Line in the file (from 1), text, label; the label is ``None`` where none was asked for."""
+Row = tuple[int, list[Any]]
+"""Line in the file (from 1), and what the wanted columns hold."""
 
 
 @dataclass(frozen=True)
@@ -41,22 +41,25 @@ class Table:
         return line_error(self.path, self.lines[row], message, context, hint)
 
 
-def read_table(path: Path, text_column: str, label_column: str | None, known: Sequence[str] = ()) -> Table:
+def read_table(
+    path: Path, text_column: str, label_column: str | Sequence[str] | None, known: Sequence[str] = ()
+) -> Table:
     """Read a UTF-8 file (a byte order mark is no matter); ``label_column=None`` reads the text only.
 
     Args:
         path: a ``.csv`` or ``.jsonl`` file.
-        text_column, label_column: names of the columns.
+        text_column, label_column: names of the columns; of several label columns an example's label is a list.
         known: columns that may be there and are not needed; of all others a notice says that they are not used.
 
     Raises:
         DataError: it is not UTF-8, not well-formed, lacks a column, or holds no example.
     """
     content = _decoded(path)
-    wanted, fields = [text_column, *([] if label_column is None else [label_column])], dict[str, None]()
+    labels = [label_column] if isinstance(label_column, str) else list(label_column or ())
+    wanted, fields = [text_column, *labels], dict[str, None]()
     rows = (_csv_rows if path.suffix.lower() == ".csv" else _jsonl_rows)(path, content, wanted, fields)
     table = Table(path, [], None if label_column is None else [], [])
-    for line, text, label in rows:
+    for line, (text, *found) in rows:
         if not isinstance(text, str):
             raise line_error(
                 path, line, "The text is not text.", f"expected a string, found {quoted(text)}", "write it as a string."
@@ -68,7 +71,7 @@ def read_table(path: Path, text_column: str, label_column: str | None, known: Se
         table.texts.append(text)
         table.lines.append(line)
         if table.labels is not None:
-            table.labels.append(label)
+            table.labels.append(found[0] if isinstance(label_column, str) else found)
     if not table.texts:
         raise DataError("no-data", f"{path} holds no examples.", context=None, hint="give at least one line of data.")
     unused = [name for name in fields if name not in (*wanted, *known)]
@@ -132,7 +135,7 @@ def _csv_rows(path: Path, content: str, wanted: Sequence[str], fields: dict[str,
                 f"header: {', '.join(header)}",
                 'put text that holds a comma or a line break in double quotes, and write a quote in it as "".',
             )
-        yield line, cells[places[0]], cells[places[1]] if len(places) > 1 else None
+        yield line, [cells[place] for place in places]
 
 
 def _csv_records(path: Path, content: str) -> Iterator[tuple[int, list[str]]]:
@@ -175,7 +178,7 @@ def _jsonl_rows(path: Path, content: str, wanted: Sequence[str], fields: dict[st
                 raise line_error(
                     path, line, f"There is no field {name!r}.", f"fields: {', '.join(value)}", _column_hint(name)
                 )
-        yield line, value[wanted[0]], value[wanted[1]] if len(wanted) > 1 else None
+        yield line, [value[name] for name in wanted]
 
 
 def _json(path: Path, line: int, record: str) -> dict[str, Any]:
