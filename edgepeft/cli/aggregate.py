@@ -126,12 +126,11 @@ def _round(home: Path, *, alike: bool) -> tuple[Mapping[Path, float], Path, dict
     """Updates, adapter and settings of the fleet's newest round; where all count alike, late ones do not count."""
     from edgepeft.sync import closing
 
-    found = closing(home)
-    late = len(found.updates) - len(found.in_time)
-    told = f", {late} of earlier rounds{' left out' if alike else ', with less weight'}" if late else ""
+    found = closing(home, alike=alike)
+    late = sum(factor < 1 for factor in found.updates.values())
+    told = f", {late} of earlier rounds, with less weight" if late else ""
+    told += f", {found.left_out} of earlier rounds left out" if found.left_out else ""
     click.echo(f"round {found.round}: {len(found.updates)} devices{told}", err=True)
-    if alike:
-        return dict.fromkeys(found.in_time, 1.0), found.adapter, {"clip": found.clip}
     return found.updates, found.adapter, {"clip": found.clip, "earlier": found.earlier}
 
 

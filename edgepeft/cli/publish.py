@@ -27,7 +27,7 @@ from edgepeft.cli.options import PATH, host_home_option
 )
 @click.option(
     "--max-staleness",
-    type=click.IntRange(0),
+    type=click.IntRange(0, 31),
     default=1,
     show_default=True,
     help="Rounds that an update may be late while this one is the newest.",
@@ -40,18 +40,31 @@ from edgepeft.cli.options import PATH, host_home_option
 )
 @click.option("--steps", type=click.IntRange(1), help="Optimizer steps a device may take.")
 @click.option("--again", is_flag=True, help="Bring the newest round to each PLACE once more, instead of making one.")
-def command(bundle: Path, places: tuple[str, ...], home: Path, adapter: Path | None, again: bool, **terms: Any) -> None:
+@click.option("--another", is_flag=True, help="Make a round even if the newest has this adapter and these terms.")
+def command(
+    bundle: Path,
+    places: tuple[str, ...],
+    home: Path,
+    adapter: Path | None,
+    again: bool,
+    another: bool,
+    **terms: Any,
+) -> None:
     """Make the next round of BUNDLE's fleet, signed, and bring it to each PLACE: a folder or a remote address.
 
-    `edgepeft serve` gives it to devices without any PLACE.
+    `edgepeft serve` gives it to devices without any PLACE. To repeat the command brings the same round again.
     """
-    from edgepeft.sync import Terms, mirror, publish
+    from edgepeft.sync import HostHome, Terms, mirror, publish
 
     if again:
         head = mirror(home, places)
         click.echo(f"round {head.round} of {head.campaign} again")
     else:
-        made = publish(bundle, home, places, adapter=adapter, terms=Terms(**terms))
-        click.echo(f"published round {made.round} of {made.campaign}: adapter {made.adapter.sha256}")
+        before = HostHome(home).head()
+        made = publish(bundle, home, places, adapter=adapter, terms=Terms(**terms), another=another)
+        if before is not None and before.round == made.round:
+            click.echo(f"round {made.round} of {made.campaign} is the same (--another makes one more)", err=True)
+        else:
+            click.echo(f"published round {made.round} of {made.campaign}: adapter {made.adapter.sha256}")
     for place in places:
         click.echo(f"brought to {place}")

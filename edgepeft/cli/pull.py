@@ -21,8 +21,8 @@ def command(places: tuple[str, ...], into: Path | None, bundle: Path | None, hom
     With --into, a PLACE is a folder of updates. What is refused stays where it is.
 
     With --home, a PLACE is a folder or a remote address (s3://, ssh://, memory://) that devices of a fleet deliver to;
-    what `edgepeft serve` received is always looked at. Every update must be signed and of a published round; what is
-    refused is kept in quarantine.
+    what `edgepeft serve` received is always looked at, and removed once it is kept. Every update must be signed and of
+    a published round; what is refused is kept in quarantine.
 
     Pulling again changes nothing.
     """
@@ -67,7 +67,8 @@ def _collect(places: tuple[str, ...], home: Path, remove: bool) -> None:
     for name in found.waiting:
         click.echo(f"waiting for the rest of {name}", err=True)
     for refused in found.refused:
-        click.echo(f"refused {refused.source} ({refused.code}): {refused.reason}\nkept in {refused.kept}", err=True)
+        kept = "not kept: the quarantine is full" if refused.kept is None else f"kept in {refused.kept}"
+        click.echo(f"refused {refused.source} ({refused.code}): {refused.reason}\n{kept}", err=True)
     click.echo(
         f"{len(found.accepted)} accepted, {found.already_there} already there, "
         f"{len(found.waiting)} waiting, {len(found.refused)} refused"

@@ -15,7 +15,11 @@ from edgepeft.cli.options import host_home_option
 @host_home_option
 def command(places: tuple[str, ...], to: int, home: Path) -> None:
     """Publish an earlier round's adapter again, to the byte. It is a new round: no device ever goes backwards."""
-    from edgepeft.sync import rollback
+    from edgepeft.sync import HostHome, rollback
 
+    before = HostHome(home).head()
     made = rollback(home, to, places)
+    if before is not None and before.round == made.round:
+        click.echo(f"round {made.round} of {made.campaign} has the adapter of round {to} already", err=True)
+        return
     click.echo(f"published round {made.round} of {made.campaign} with the adapter of round {to}: {made.adapter.sha256}")

@@ -23,6 +23,7 @@ class Closing:
             ``1 / sqrt(1 + s)`` where it started ``s`` rounds earlier (FedBuff, Nguyen et al., AISTATS 2022).
         earlier: the adapters of the rounds that late updates have started from.
         clip: the norm to which updates are shortened; ``None``: none is.
+        left_out: late updates that do not count.
     """
 
     round: int
@@ -30,15 +31,15 @@ class Closing:
     updates: Mapping[Path, float]
     earlier: tuple[Path, ...]
     clip: float | None
-
-    @property
-    def in_time(self) -> tuple[Path, ...]:
-        """The updates that have started from the round itself."""
-        return tuple(path for path, factor in self.updates.items() if factor == 1.0)
+    left_out: int = 0
 
 
-def closing(home: str | Path | HostHome) -> Closing:
+def closing(home: str | Path | HostHome, *, alike: bool = False) -> Closing:
     """What counts of the newest round.
+
+    Args:
+        home: the host's home.
+        alike: all updates are to count alike, so that late ones cannot count, nor their devices.
 
     Raises:
         SyncError: nothing was published, or fewer devices have delivered than the round asks for (``too-few-devices``):
@@ -46,15 +47,19 @@ def closing(home: str | Path | HostHome) -> Closing:
     """
     home = home if isinstance(home, HostHome) else HostHome(home)
     newest = home.round(home.newest().round)
-    found = accepted(home, newest.round)
+    came = accepted(home, newest.round)
+    found = [(entry, path) for entry, path in came if not alike or entry.round == newest.round]
+    left_out = len(came) - len(found)
     if len(found) < max(1, newest.min_devices):
         raise SyncError(
             "too-few-devices",
             f"Round {newest.round} stays open: too few devices have delivered.",
-            context=f"{len(found)} devices, and it takes {max(1, newest.min_devices)}",
+            context=f"{len(found)} devices, and it takes {max(1, newest.min_devices)}"
+            + (f"\n{left_out} more have delivered late, and late updates do not count here" if left_out else ""),
             hint="pull again when more have.",
         )
     updates = {path: (1 + newest.round - entry.round) ** -0.5 for entry, path in found}
     earlier = sorted({entry.round for entry, _ in found} - {newest.round})
     clip = newest.max_update_norm if newest.norm_action == CLIP else None
-    return Closing(newest.round, home.adapter(newest.round), updates, tuple(map(home.adapter, earlier)), clip)
+    starts = tuple(map(home.adapter, earlier))
+    return Closing(newest.round, home.adapter(newest.round), updates, starts, clip, left_out)

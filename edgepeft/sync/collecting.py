@@ -24,19 +24,20 @@ from edgepeft_runtime.fleet.delivery import MAX_SIDECAR_BYTES, SIDECAR_SUFFIX, U
 from edgepeft_runtime.fleet.reading import is_name
 
 MAX_QUARANTINE_BYTES = 2**30
-"""What is refused is kept up to this size in all; beyond, only the reasons are."""
+"""What is refused is kept up to this size in all, reasons among it; beyond, only the ledger knows of it."""
 
+_BLOCK = 2**12
 _SETTLE_EVERY = 64
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """A file that was refused: where it lay, the code, the reason, and the folder in quarantine that has it all."""
+    """A file that was refused: where it lay, the code, the reason, and where it is in quarantine, if there was room."""
 
     source: str
     code: str
     reason: str
-    kept: Path
+    kept: Path | None
 
 
 @dataclass(frozen=True)
@@ -86,13 +87,15 @@ def collect(
     Args:
         places: folders and remote addresses that devices deliver to.
         home: the host's home.
-        remove: remove from the places what was accepted or is in quarantine.
+        remove: remove from the places what was accepted or is in quarantine, and what waits for a round that is closed.
+            The home's own ``received`` is always emptied so.
         now: seconds since 1970; ``None`` asks the clock.
 
     Raises:
         SyncError: a place cannot be read, no round was published, or the home cannot be written.
     """
     home = home if isinstance(home, HostHome) else HostHome(home)
+    places = list(places)
     stores = [open_store(place) for place in places]
     when = time.time() if now is None else now
     with home.locked(), Ledger(home.ledger) as ledger:
@@ -100,10 +103,12 @@ def collect(
         try:
             shutil.rmtree(home.staging, ignore_errors=True)
             make_folder(home.staging)
-            for store in stores:
+            for place, store in zip(places, stores, strict=True):
+                collecting.remove = remove or _is_received(place, home)
                 for found in _deliveries(store):
                     collecting.take(store, found)
             collecting.settle()
+            _remove_empty(home, collecting.verifier.oldest_open)
         finally:  # what is not settled is not in the ledger, and is taken anew next time
             shutil.rmtree(home.staging, ignore_errors=True)
     return collecting.result()
@@ -151,7 +156,7 @@ class _Collecting:
 
     def take(self, store: Store, found: _Found) -> None:
         """One file of an inbox: accept, skip, wait or refuse."""
-        if found.leftover_of is not None and self._is_done_with(store, found.leftover_of):
+        if self._is_leftover(store, found):
             self._clear(store, found)
         elif not found.whole:
             self.waiting.append(f"{store}/{found.name}")
@@ -162,6 +167,17 @@ class _Collecting:
             self._clear(store, found)
         else:
             self._take_new(store, found, found.at)
+
+    def _is_leftover(self, store: Store, found: _Found) -> bool:
+        """Whether it is half of a delivery whose other half is gone, or will not come any more."""
+        if found.leftover_of is not None and self._is_done_with(store, found.leftover_of):
+            return True
+        return not found.whole and self.remove and self._is_closed(found)
+
+    def _is_closed(self, found: _Found) -> bool:
+        """Whether a file is of a round that no update is taken of any more: what it waits for will not come."""
+        update = found if found.leftover_of is None else found.leftover_of
+        return update.at is not None and update.at.round < self.verifier.oldest_open
 
     def _is_done_with(self, store: Store, update: _Found) -> bool:
         """Whether an update that is gone from its place was taken from there; its sidecar is then of no more use."""
@@ -233,20 +249,22 @@ class _Collecting:
         folder = self.home.quarantine / code / key[:16]
         if self.ledger.refuse(key, code, reason, source, self.now) or not folder.exists():
             self._quarantine(folder, {"code": code, "reason": reason, "source": source}, content, sidecar)
-        self.refusals.append(Refusal(source, code, reason, folder))
+        self.refusals.append(Refusal(source, code, reason, folder if folder.exists() else None))
         if content is not None and (folder / "update").exists():
             self._clear(store, found)
 
     def _quarantine(self, folder: Path, told: dict[str, str], content: bytes | None, sidecar: bytes | None) -> None:
-        make_folder(folder)
         if self.quarantined is None:
             self.quarantined = _size(self.home.quarantine)
-        for name, part in (("update", content), ("sidecar", sidecar)):
-            if part is not None and self.quarantined + len(part) <= MAX_QUARANTINE_BYTES:
-                write_atomically(folder / name, [part], error=SyncError)
-                self.quarantined += len(part)
-        text = json.dumps({**told, "at": self.now}, ensure_ascii=False, indent=2)
-        write_atomically(folder / "reason.json", [text.encode()], error=SyncError)
+        text = json.dumps({**told, "at": self.now}, ensure_ascii=False, indent=2).encode()
+        for name, part in (("reason.json", text), ("update", content), ("sidecar", sidecar)):
+            if part is None:
+                continue
+            if self.quarantined + _on_disk(len(part)) > MAX_QUARANTINE_BYTES:
+                break
+            make_folder(folder)
+            write_atomically(folder / name, [part], error=SyncError)
+            self.quarantined += _on_disk(len(part))
 
     def _clear(self, store: Store, found: _Found) -> None:
         """This file is kept here, and may go from its place."""
@@ -321,6 +339,25 @@ def _kept_at(home: HostHome, entry: Entry) -> Path:
     return home.accepted / rounds.folder(entry.round) / entry.device / f"{entry.sha256}{UPDATE_SUFFIX}"
 
 
+def _is_received(place: str | Path, home: HostHome) -> bool:
+    """Whether a place is where the home's own server puts what it receives."""
+    return Path(str(place).removeprefix("file://")).absolute() == home.received.absolute()
+
+
+def _remove_empty(home: HostHome, oldest_open: int) -> None:
+    """Remove the folders of closed rounds that nothing lies in; in those of open ones a device may be writing."""
+    for folder in sorted(home.received.glob(f"{rounds.INBOX}/*")):
+        if (rounds.number_of(folder.name) or oldest_open) < oldest_open:
+            for empty in (*folder.iterdir(), folder):
+                with suppress(OSError):
+                    empty.rmdir()
+
+
 def _size(folder: Path) -> int:
     """Bytes of all files below a folder."""
-    return sum(os.path.getsize(Path(root) / name) for root, _, names in os.walk(folder) for name in names)
+    return sum(_on_disk(os.path.getsize(Path(root) / name)) for root, _, names in os.walk(folder) for name in names)
+
+
+def _on_disk(size: int) -> int:
+    """What a file takes: many small ones fill a disk, too."""
+    return -(-size // _BLOCK) * _BLOCK

@@ -43,7 +43,7 @@ class Terms:
         wrong = {
             "max_update_norm": self.max_update_norm is not None and not 0 < self.max_update_norm < float("inf"),
             "norm_action": self.norm_action not in (rounds.CLIP, rounds.REFUSE),
-            "max_staleness": self.max_staleness < 0,
+            "max_staleness": not 0 <= self.max_staleness <= rounds.MAX_STALENESS,
             "min_devices": self.min_devices < 0,
             "days": self.days is not None and not 0 < self.days < 10**6,
             "steps": self.steps is not None and self.steps < 1,
@@ -61,9 +61,13 @@ def publish(
     *,
     adapter: str | Path | None = None,
     terms: Terms | None = None,
+    another: bool = False,
     now: float | None = None,
 ) -> Round:
     """Make the next round, and bring it to the places where devices look.
+
+    Where the newest round has this adapter and these terms and has not expired, it is that round that is brought:
+    to repeat a call makes no other round.
 
     Args:
         bundle: the campaign's bundle; that of the first round is that of all.
@@ -71,6 +75,7 @@ def publish(
         places: folders and remote addresses. The files of the round go first, ``HEAD.json`` last.
         adapter: what devices start from, with the bundle's parameters; ``None`` takes the bundle's own.
         terms: what is asked of updates.
+        another: make a round even where the newest is the same.
         now: seconds since 1970; ``None`` asks the clock.
 
     Raises:
@@ -84,8 +89,12 @@ def publish(
     key, content = Keys(home).host(), path.read_bytes()
     with home.locked():
         _keep_manifest(home, bundle)
-        made = _next(home, key, bundle, content, terms or Terms(), time.time() if now is None else now)
-        _commit(home, key, made, content)
+        made = _next(home, key, bundle, content, terms or Terms(), int(time.time() if now is None else now))
+        newest = home.round(made.round - 1) if made.previous is not None else None
+        if newest is not None and not another and _is_same(made, newest):
+            made = newest
+        else:
+            _commit(home, key, made, content)
         _bring(home, made.round, places)
     return made
 
@@ -94,6 +103,8 @@ def rollback(
     home: str | Path | HostHome, to: int, places: Iterable[str | Path] = (), *, now: float | None = None
 ) -> Round:
     """Publish an earlier round's adapter again, to the byte, as a new round: no device is ever led backwards.
+
+    Where the newest round has that adapter already, it is that round that is brought.
 
     Args:
         home: the host's home.
@@ -109,16 +120,18 @@ def rollback(
             raise SyncError(
                 "no-such-round", f"Round {to} is the newest.", context=None, hint="name the one to bring back."
             )
-        lasts = None if old.expires is None else old.expires - old.created
-        made = replace(
-            old,
-            round=head.round + 1,
-            previous=head.round_sha256,
-            restores=to,
-            created=when,
-            expires=None if lasts is None else when + lasts,
-        )
-        _commit(home, key, made, home.adapter(to).read_bytes())
+        made = home.round(head.round)
+        if made.adapter != old.adapter:
+            lasts = _duration(old)
+            made = replace(
+                old,
+                round=head.round + 1,
+                previous=head.round_sha256,
+                restores=to,
+                created=when,
+                expires=None if lasts is None else when + lasts,
+            )
+            _commit(home, key, made, home.adapter(to).read_bytes())
         _bring(home, made.round, places)
     return made
 
@@ -132,15 +145,15 @@ def mirror(home: str | Path | HostHome, places: Iterable[str | Path]) -> Head:
     return head
 
 
-def _next(home: HostHome, key: HostKey, bundle: Bundle, adapter: bytes, terms: Terms, now: float) -> Round:
+def _next(home: HostHome, key: HostKey, bundle: Bundle, adapter: bytes, terms: Terms, now: int) -> Round:
     head = home.head()
     return Round(
         campaign=key.campaign,
         round=1 if head is None else head.round + 1,
         previous=None if head is None else head.round_sha256,
         restores=None,
-        created=int(now),
-        expires=None if terms.days is None else int(now + terms.days * DAY),
+        created=now,
+        expires=None if terms.days is None else now + max(1, int(terms.days * DAY)),
         base_sha256=bundle.base_sha256,
         adapter=FileEntry(signatures.sha256(adapter), len(adapter)),
         tensors=bundle.manifest.parameters,
@@ -151,6 +164,24 @@ def _next(home: HostHome, key: HostKey, bundle: Bundle, adapter: bytes, terms: T
         # Not by this adapter's size: an update's places may take more bytes than an aggregate's, whose gaps are coded.
         limits=Limits(bundle.manifest.files[ADAPTER].bytes + MAX_HEADER_BYTES, terms.steps),
     )
+
+
+def _is_same(made: Round, newest: Round) -> bool:
+    """Whether a round would say again what the newest one says, and that one has not expired."""
+    again = replace(
+        made,
+        round=newest.round,
+        previous=newest.previous,
+        restores=newest.restores,
+        created=newest.created,
+        expires=newest.expires,
+    )
+    expired = newest.expires is not None and made.created >= newest.expires
+    return again == newest and _duration(made) == _duration(newest) and not expired
+
+
+def _duration(number: Round) -> int | None:
+    return None if number.expires is None else number.expires - number.created
 
 
 def _keep_manifest(home: HostHome, bundle: Bundle) -> None:
@@ -182,6 +213,7 @@ def _commit(home: HostHome, key: HostKey, made: Round, adapter: bytes) -> None:
 
 def _bring(home: HostHome, number: int, places: Iterable[str | Path]) -> None:
     folder = rounds.folder(number)
+    home.adapter(number)  # what was published, not what has become of it
     names = (f"{folder}/{rounds.ADAPTER_FILE}", f"{folder}/{rounds.ROUND_FILE}")
     for store in [_made_store(place) for place in places]:
         for name in (*names, rounds.HEAD_SIGNATURES, rounds.HEAD_FILE):

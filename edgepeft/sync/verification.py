@@ -71,6 +71,11 @@ class Verifier:
         """The bytes of the largest update that is looked at."""
         return self._newest.limits.update_bytes
 
+    @property
+    def oldest_open(self) -> int:
+        """The oldest round that updates are taken of."""
+        return self._newest.round - self._newest.max_staleness
+
     def judge(self, at: Address, found_sha256: str, copy: Path, sidecar: bytes) -> Entry:
         """Check a copy of an update that nobody else can change, and its sidecar.
 

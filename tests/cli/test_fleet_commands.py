@@ -66,7 +66,10 @@ def test_a_fleet_from_its_key_to_a_rollback(
     again = edgepeft("publish", bundle, tmp_path / "stick", "--home", host, "--again")
     assert again.out == f"round 2 of birds again\nbrought to {tmp_path / 'stick'}\n"
     assert (tmp_path / "stick" / "HEAD.json").read_bytes() == (place / "HEAD.json").read_bytes()
+    repeated = edgepeft("publish", bundle, place, "--home", host, "--adapter", _adapter(bundle, tmp_path))
+    assert (repeated.code, repeated.out) == (0, f"brought to {place}\n") and "--another makes one more" in repeated.err
     assert "round 3 of birds with the adapter of round 1" in edgepeft("rollback", place, "--to", 1, "--home", host).out
+    assert "adapter of round 1 already" in edgepeft("rollback", place, "--to", 1, "--home", host).err
     assert edgepeft("join", place, "--bundle", bundle, "--home", device).out.startswith("switched to round 3")
     found = json.loads(edgepeft("status", "--home", host, "--json").out)
     assert [(number["round"], number["restores"]) for number in found["rounds"]] == [(1, None), (2, None), (3, 1)]

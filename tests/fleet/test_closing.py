@@ -44,7 +44,9 @@ def test_a_late_update_moves_the_next_round_with_less_weight(fleet: Fleet) -> No
     _pull(fleet)
     found = closing(fleet.host)
     assert sorted(found.updates.values()) == [math.sqrt(0.5), 1.0]
-    assert [path.read_bytes() for path in found.in_time] == [in_time.read_bytes()]
+    alike = closing(fleet.host, alike=True)
+    assert [path.read_bytes() for path in alike.updates] == [in_time.read_bytes()]
+    assert (alike.left_out, alike.earlier) == (1, ())
     result = aggregate(fleet.bundle, found.updates, adapter=found.adapter, earlier=found.earlier)
     starts = [read_tensors(fleet.adapter(seed)).tensors for seed in (1, 2)]
     for name, array in result.parameters.items():
@@ -98,3 +100,19 @@ def test_a_late_update_counts_in_the_round_it_came_in_alone(fleet: Fleet) -> Non
     fleet.publish(seed=3, max_staleness=5)
     with pytest.raises(SyncError, match="too few devices"):
         closing(fleet.host)
+
+
+def test_late_devices_do_not_make_up_for_missing_ones(fleet: Fleet) -> None:
+    """Where late updates do not count, neither do their devices: the round stays open, and says why."""
+    slow, quick = fleet.device("slow"), fleet.device("quick")
+    fleet.publish(seed=1)
+    slow.join()
+    slow.deliver()
+    fleet.publish(seed=2, max_staleness=1, min_devices=2)
+    quick.join()
+    quick.deliver()
+    _pull(fleet)
+    with pytest.raises(SyncError, match="1 more have delivered late") as caught:
+        closing(fleet.host, alike=True)
+    assert caught.value.reference == "too-few-devices"
+    assert len(closing(fleet.host).updates) == 2

@@ -16,6 +16,7 @@ from edgepeft_runtime.checkpoint import remove_state
 from edgepeft_runtime.durable import move, sync_file, write_atomically
 from edgepeft_runtime.errors import EdgepeftError, FleetError
 from edgepeft_runtime.fleet import rounds, signatures
+from edgepeft_runtime.fleet.history import remember
 from edgepeft_runtime.fleet.identity import Identity
 from edgepeft_runtime.fleet.places import Place, missing, reached
 from edgepeft_runtime.fleet.reading import untrusted
@@ -92,6 +93,7 @@ def join(
         write_atomically(slot / rounds.ROUND_FILE, [number.to_bytes()], error=FleetError)
         adapter = slot / rounds.ADAPTER_FILE
         check_health(bundle, adapter, batch)
+        remember(home.path, number)
         _switch(home, head, trusted, slot.name)
     return Joined(number, adapter, True, advice)
 

@@ -19,6 +19,9 @@ LAST_ROUND = 999_999
 MAX_HEAD_BYTES, MAX_SIGNATURES_BYTES, MAX_ROUND_BYTES = 2**14, 2**14, 2**22
 """No file of the kind is larger; nothing more is read of one that is."""
 
+MAX_STALENESS = 31
+"""No round takes updates that are later; a device remembers so many rounds."""
+
 CLIP, REFUSE = "clip", "refuse"
 """What becomes of an update that changes too much."""
 
@@ -166,6 +169,8 @@ class Round:
             raise untrusted("round")("Every round but the first names the one before.", f"round {self.round}")
         if self.restores is not None and not 1 <= self.restores < self.round:
             raise untrusted("round")("A round restores an earlier one.", f"round {self.round}: {self.restores}")
+        if self.max_staleness > MAX_STALENESS:
+            raise untrusted("round")(f"Updates are at most {MAX_STALENESS} rounds late.", f"{self.max_staleness}")
         names = [spec.name for spec in self.tensors]
         if len(set(names)) != len(names) or not names:
             raise untrusted("round")("A round names each tensor once, and at least one.", f"{len(names)} tensors")

@@ -17,6 +17,7 @@ from edgepeft_runtime.durable import make_folder, write_atomically
 from edgepeft_runtime.errors import EdgepeftError, FleetError
 from edgepeft_runtime.fields import Fields
 from edgepeft_runtime.fleet import canonical, identity, rounds, signatures
+from edgepeft_runtime.fleet.history import remembered
 from edgepeft_runtime.fleet.identity import Identity
 from edgepeft_runtime.fleet.reading import VERSION, count_field, name_field, open_fields
 from edgepeft_runtime.fleet.rounds import ADAPTER_FILE, LAST_ROUND, MAX_ROUND_BYTES, ROUND_FILE, Round
@@ -207,12 +208,15 @@ class DeviceHome:
         return True
 
     def known(self) -> Iterator[Round]:
-        """The rounds in the slots that are whole, the one in use first."""
+        """The rounds that updates may have been trained from: the one in use, the one before, and earlier ones."""
         trusted = self.trusted()
+        inside = set[int]()
         for slot in (trusted.current, trusted.previous) if trusted is not None else ():
             found = self.whole(slot) if slot is not None else None
             if found is not None:
+                inside.add(found.round.round)
                 yield found.round
+        yield from (number for number in remembered(self.path) if number.round not in inside)
 
     def run(self, number: int) -> Path:
         """Where the training of a round is kept."""
