@@ -5,6 +5,7 @@ It is a pickle that nobody reads, with the parts that pickle cannot write, or no
 
 from __future__ import annotations
 
+import copyreg
 import hashlib
 import marshal
 import pickle
@@ -56,6 +57,10 @@ class _Writer(pickle._Pickler):  # type: ignore[misc,name-defined]  # the C one 
     def reducer_override(self, obj: object) -> Any:
         if isinstance(obj, torch.Tensor):
             return self._tensor(obj)
+        if isinstance(obj, torch.nn.Module):  # some of them refuse to be pickled
+            return copyreg.__newobj__, (type(obj),), vars(obj)
+        if isinstance(obj, property):
+            return tuple, ((obj.fget, obj.fset, obj.fdel),)
         if isinstance(obj, set | frozenset):
             return tuple, (sorted(obj, key=repr),)
         if isinstance(obj, ModuleType):

@@ -58,17 +58,34 @@ def with_frozen() -> nn.Module:
     return model
 
 
+def with_mask(zeros: int = 1) -> nn.Module:
+    """A parametrized layer: torch makes a class for it, and refuses to pickle it."""
+
+    class Masked(nn.Module):
+        def forward(self, weight: Tensor) -> Tensor:
+            return weight * (torch.arange(3) >= zeros)
+
+    model = Scaled()
+    nn.utils.parametrize.register_parametrization(model.linear, "weight", Masked())
+    return model
+
+
 def with_hook() -> nn.Module:
     model = Scaled()
     model.linear.register_forward_hook(lambda _module, _inputs, output: output + 1)
     return model
 
 
-@pytest.mark.parametrize("change", [with_weight, with_setting, with_frozen, with_hook, lambda: Scaled(3.0)])
+@pytest.mark.parametrize("change", [with_weight, with_setting, with_frozen, with_mask, with_hook, lambda: Scaled(3.0)])
 def test_whatever_differs_gives_another_digest(change: Callable[[], nn.Module]) -> None:
     """One element of a weight, a flag, a setting, a hook."""
     assert digest(Scaled()) == digest(Scaled())
     assert digest(change()) != digest(Scaled())
+
+
+def test_what_a_layer_computes_its_weight_by_counts() -> None:
+    """Two masks of other zeros are two models."""
+    assert digest(with_mask(1)) == digest(with_mask(1)) != digest(with_mask(2))
 
 
 def test_equal_tensors_and_one_tensor_differ() -> None:
