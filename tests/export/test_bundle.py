@@ -69,6 +69,7 @@ def _place(tensor: onnx.TensorProto) -> tuple[int, int]:
     return int(entries["offset"]), int(entries["length"])
 
 
+@pytest.mark.own_exports
 def test_preparing_twice_gives_the_same_bytes(bundle: Path, tmp_path: Path) -> None:
     """Every file of the bundle is reproducible, so that the base's hash names what it holds."""
     again = _prepare(tmp_path / "again").bundle

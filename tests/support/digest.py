@@ -10,6 +10,7 @@ import hashlib
 import marshal
 import pickle
 import sys
+import weakref
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -61,6 +62,8 @@ class _Writer(pickle._Pickler):  # type: ignore[misc,name-defined]  # the C one 
             return copyreg.__newobj__, (type(obj),), vars(obj)
         if isinstance(obj, property):
             return tuple, ((obj.fget, obj.fset, obj.fdel),)
+        if isinstance(obj, weakref.ref):  # recurrent layers hold their weights so, once more
+            return tuple, ((obj(),),)
         if isinstance(obj, set | frozenset):
             return tuple, (sorted(obj, key=repr),)
         if isinstance(obj, ModuleType):

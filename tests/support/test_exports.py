@@ -88,6 +88,14 @@ def test_what_a_layer_computes_its_weight_by_counts() -> None:
     assert digest(with_mask(1)) == digest(with_mask(1)) != digest(with_mask(2))
 
 
+def test_recurrent_layers_have_a_digest() -> None:
+    """They hold weak references to their weights."""
+    first, second = nn.GRU(2, 3), nn.GRU(2, 3)
+    assert digest(first) != digest(second)
+    second.load_state_dict(first.state_dict())
+    assert digest(first) == digest(second)
+
+
 def test_equal_tensors_and_one_tensor_differ() -> None:
     """Tied weights are not two that happen to be equal."""
     tied, equal = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
