@@ -64,7 +64,7 @@ def read_table(
             raise line_error(
                 path, line, "The text is not text.", f"expected a string, found {quoted(text)}", "write it as a string."
             )
-        for value in (text, label):
+        for value in (text, *found):
             if isinstance(value, str) and not is_text(value):
                 hint = "write the character as it is, in UTF-8, or as both halves (\\ud83d\\ude00)."
                 raise line_error(path, line, "A text holds half of a surrogate pair.", f"found {quoted(value)}", hint)
