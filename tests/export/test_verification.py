@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+import onnx_ir as ir
 import pytest
 import torch
 from torch import Tensor, nn
@@ -9,6 +11,7 @@ from torch import Tensor, nn
 from edgepeft_export.forward import from_torch
 from edgepeft_export.forward.torch_module import DynamicAxes, ExampleInputs
 from edgepeft_export.verification import VerificationError
+from edgepeft_export.verification.graph import GraphRun
 
 NODES: DynamicAxes = {"x": {0: "nodes"}, "to": {0: "nodes"}}
 
@@ -134,3 +137,18 @@ def test_a_model_that_drops_an_axis_of_one_says_so() -> None:
     forward = from_torch(Squeezing(), torch.randn(1, 3))
     assert len(forward.verified.examples) == 1
     assert "size of 1" in forward.verified.notes[0]
+
+
+def test_large_weights_may_lie_in_any_order() -> None:
+    """A transposed view is no buffer that onnxruntime can borrow; the graph runs all the same."""
+    weight = np.arange(200 * 150, dtype=np.float32).reshape(200, 150).T
+    assert not weight.flags.c_contiguous
+    x = ir.Value(name="x", type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape([2, 150]))
+    w = ir.Value(name="w", const_value=ir.Tensor(weight, name="w"))
+    w.type, w.shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape(weight.shape)
+    node = ir.node("MatMul", [x, w])
+    node.outputs[0].name = "y"
+    graph = ir.Graph([x], node.outputs, nodes=[node], initializers=[w], opset_imports={"": 17}, name="g")
+    given = np.ones((2, 150), np.float32)
+    found = GraphRun(ir.Model(graph, ir_version=9))({"x": given})
+    np.testing.assert_allclose(found["y"], given @ weight, rtol=1e-5)

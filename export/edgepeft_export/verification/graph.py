@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
 
@@ -74,7 +75,8 @@ def _lend(graph: ir.Graph) -> dict[str, ort.OrtValue]:
     for name, value in graph.initializers.items():
         tensor = value.const_value
         if tensor is not None and tensor.nbytes > _LARGE and tensor.dtype in _LENT:
-            lent[name] = ort.OrtValue.ortvalue_from_numpy(tensor.numpy())
+            # Contiguous: onnxruntime copies what is not, and does not take its own copy for lent.
+            lent[name] = ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(tensor.numpy()))
             value.const_value = ir.ExternalTensor(
                 "lent", 0, tensor.nbytes, tensor.dtype, shape=ir.Shape(tensor.shape.numpy()), name=name, base_dir=""
             )
