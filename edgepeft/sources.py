@@ -184,7 +184,7 @@ def _read_json(path: Path, name: str) -> dict[str, Any]:
         if isinstance(content, dict):
             return content
         reason = f"it holds a {type(content).__name__} instead of an object"
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         reason = str(error)
     raise SourceError(
         "no-model-directory",

@@ -15,7 +15,7 @@ from edgepeft_runtime.fleet.joining import join
 from edgepeft_runtime.fleet.rounds import HeadSignatures
 from edgepeft_runtime.fleet.slots import DeviceHome
 from edgepeft_runtime.update import read_update
-from tests.attacks import ON_DEVICE, ON_HOST
+from tests.attacks import IN_BUNDLE, ON_DEVICE, ON_HOST
 from tests.attacks.changes import joined, mutations, resealed, split
 from tests.attacks.page import PAGE, page
 from tests.attacks.stage import NAME, Stage
@@ -67,6 +67,14 @@ def test_the_device_refuses_it_and_stays_where_it_is(stage: Stage, name: str) ->
     attack.act(stage)
     assert code_of(stage.device.join, attack.now) == attack.code
     assert stage.device.home.current() == current
+
+
+@pytest.mark.parametrize("name", IN_BUNDLE)
+def test_a_bundle_with_it_is_not_opened(name: str, tmp_path: Path) -> None:
+    """Its code; before the attack the bundle is one that opens."""
+    Bundle.open(build(tmp_path / "bundle"))
+    IN_BUNDLE[name].act(tmp_path / "bundle")
+    assert code_of(Bundle.open, tmp_path / "bundle") == IN_BUNDLE[name].code
 
 
 def test_the_good_update_of_the_stage_is_good(stage: Stage) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from edgepeft_runtime.bundle import Bundle
@@ -23,6 +24,11 @@ def tokenizer_of(bundle: Bundle) -> Any:
             context=f"{bundle.path} has no {TOKENIZER}",
             hint="prepare it from a model directory with a tokenizer.json, or give the data as .npz with token ids.",
         )
+    return read_tokenizer(bundle.file(TOKENIZER))
+
+
+def read_tokenizer(path: Path) -> Any:
+    """See :func:`tokenizer_of`."""
     try:
         from tokenizers import Tokenizer
     except ImportError:
@@ -32,7 +38,6 @@ def tokenizer_of(bundle: Bundle) -> Any:
             context=None,
             hint="pip install 'edgepeft[text]'",
         ) from None
-    path = bundle.file(TOKENIZER)
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as failure:  # tokenizers raises the bare class

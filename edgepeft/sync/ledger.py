@@ -209,10 +209,10 @@ class Ledger:
         """SQLite's errors as one that says whether the disk or the file is at fault."""
         try:
             yield
-        except sqlite3.DatabaseError as failure:
+        except (sqlite3.Error, UnicodeDecodeError, OverflowError) as failure:  # the latter of what a damaged file holds
             raise self._told(failure) from failure
 
-    def _told(self, failure: sqlite3.DatabaseError) -> SyncError:
+    def _told(self, failure: Exception) -> SyncError:
         code = getattr(failure, "sqlite_errorcode", 0) & 0xFF  # without what extends it
         context = f"{failure} ({getattr(failure, 'sqlite_errorname', 'unknown')})"
         hint = _DISK.get(code)

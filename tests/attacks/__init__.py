@@ -4,7 +4,7 @@ Who attacks: *anybody* may write to the place where updates are left (a stick, a
 registered, and signs whatever it likes; *a place* gives devices what it likes, and has no key of the host.
 """
 
-from tests.attacks import deliveries, files, places
-from tests.attacks.table import ON_DEVICE, ON_HOST
+from tests.attacks import bundles, deliveries, files, places
+from tests.attacks.table import IN_BUNDLE, ON_DEVICE, ON_HOST
 
-__all__ = ["ON_DEVICE", "ON_HOST", "deliveries", "files", "places"]
+__all__ = ["IN_BUNDLE", "ON_DEVICE", "ON_HOST", "bundles", "deliveries", "files", "places"]

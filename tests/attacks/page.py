@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.attacks.changes import MUTATED, MUTATIONS
-from tests.attacks.table import ON_DEVICE, ON_HOST
+from tests.attacks.table import IN_BUNDLE, ON_DEVICE, ON_HOST
 
 PAGE = Path(__file__).parents[2] / "docs" / "ATTACKS.md"
 
@@ -38,6 +38,14 @@ def page() -> str:
         *(f"| {one.what} | `{one.code}` |" for one in ON_DEVICE.values()),
         "",
         "The device goes on with the adapter it has.",
+        "",
+        "## In a bundle",
+        "",
+        "By whoever wrote it, with hashes that fit. Refused when it is opened, by every runtime.",
+        "",
+        "| attack | refused with |",
+        "|---|---|",
+        *(f"| {one.what} | `{one.code}` |" for one in IN_BUNDLE.values()),
         "",
         f"## At random, {MUTATIONS:,} times each",
         "",

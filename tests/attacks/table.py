@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from tests.attacks.stage import Stage
@@ -36,6 +37,29 @@ def attack(
         table = ON_DEVICE if who == PLACE else ON_HOST
         assert act.__name__ not in table
         table[act.__name__] = Attack(what, who, code, act, **more)
+        return act
+
+    return add
+
+
+@dataclass(frozen=True)
+class BundleAttack:
+    """An attack by whoever wrote a bundle: what it does to one, and the code it is refused with."""
+
+    what: str
+    code: str
+    act: Callable[[Path], object]
+
+
+IN_BUNDLE: dict[str, BundleAttack] = {}
+
+
+def bundle_attack(what: str, code: str) -> Callable[[Callable[[Path], object]], Callable[[Path], object]]:
+    """Put a function into the table of what a bundle may hold."""
+
+    def add(act: Callable[[Path], object]) -> Callable[[Path], object]:
+        assert act.__name__ not in IN_BUNDLE
+        IN_BUNDLE[act.__name__] = BundleAttack(what, code, act)
         return act
 
     return add

@@ -1,0 +1,59 @@
+"""Fuzzes the readers: ``python -m tests.fuzz --inputs 100000 --page docs/FUZZING.md``."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tests.fuzz.measure import Found, tried
+from tests.fuzz.mutations import inputs
+from tests.fuzz.page import page
+from tests.fuzz.targets import TARGETS, Scene
+
+
+def main() -> int:
+    """Try the targets; 1 where one of them is not good."""
+    options = _options()
+    found: dict[str, Found] = {}
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
+        scene = Scene.set_up(Path(folder))
+        for name in options.target or TARGETS:
+            target, start = TARGETS[name](scene), time.monotonic()
+            one = tried(target.read, inputs(target.corpus, target.mutate, options.inputs, options.seed))
+            found[target.what] = one
+            took = time.monotonic() - start
+            print(f"{name}: {one.inputs} inputs in {took:.0f} s, {one.refused} refused, {one.escapes} other errors, "
+                  f"slowest {one.seconds * 1e3:.0f} ms, largest {one.megabytes:.0f} MB", flush=True)  # fmt: skip
+            _keep(one, options.keep)
+    if options.page:
+        options.page.write_text(page(found, options.seed), encoding="utf-8")
+    return 0 if all(one.good for one in found.values()) else 1
+
+
+def _keep(found: Found, folder: Path | None) -> None:
+    """Tell what escaped, and keep the inputs that led to it."""
+    for error, content in found.escaped.items():
+        name = hashlib.sha256(content).hexdigest()[:16]
+        print(f"  {error}" + ("" if folder is None else f" ({folder / name})"))
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(content)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
+    parser.add_argument("--inputs", type=int, default=100_000, help="Changed files for each reader.")
+    parser.add_argument("--seed", type=int, default=0, help="Seed of the changes.")
+    parser.add_argument("--target", action="append", choices=list(TARGETS), help="A reader; all by default.")
+    parser.add_argument("--page", type=Path, help="File to write the results to.")
+    parser.add_argument("--keep", type=Path, help="Folder for inputs that lead to other errors.")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
