@@ -49,9 +49,9 @@ def test_what_escapes_and_what_grows_is_found() -> None:
     assert not found.good
 
 
-def test_page_has_a_line_for_every_reader(scene: Scene) -> None:
+def test_page_has_a_line_for_every_reader(tmp_path: Path) -> None:
     """With as many inputs as it claims, and nothing that escaped."""
-    text = PAGE.read_text("utf-8")
+    text, scene = PAGE.read_text("utf-8"), Scene.set_up(tmp_path)
     for maker in TARGETS.values():
         what = maker(scene).what
         (line,) = (line for line in text.splitlines() if line.startswith(f"| {what} |"))
