@@ -14,6 +14,7 @@ from typing import Any
 
 from edgepeft.aggregation.errors import AggregationError
 from edgepeft.aggregation.report import FORMAT, Refused, write_report
+from edgepeft_runtime.durable import make_folder
 from edgepeft_runtime.errors import EdgepeftError
 from edgepeft_runtime.lock import lock_file
 from edgepeft_runtime.tensorfile import Array, write_tensors
@@ -52,7 +53,7 @@ class Rounds:
             AggregationError: another one is at it (``rounds-in-use``), or the folder cannot be made.
         """
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            make_folder(self.path)
             handle = lock_file(self.path / "lock")
         except BlockingIOError:
             raise AggregationError(
@@ -82,7 +83,7 @@ class Rounds:
         folder = self.folder(number)
         try:
             shutil.rmtree(folder, ignore_errors=True)
-            (folder / UPDATES).mkdir(parents=True)
+            make_folder(folder / UPDATES)
         except OSError as failure:
             raise self._unwritable(failure) from failure
         write_tensors(folder / START, start, error=AggregationError)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from edgepeft_runtime.durable import check_output, replace_file, writing
 from edgepeft_runtime.errors import EdgepeftError
-from edgepeft_runtime.staging import recover_directory
+from edgepeft_runtime.staging import check_folder, recover_directory
 
 
 class MergeError(EdgepeftError):
@@ -49,6 +49,8 @@ def check_target(out: Path, to: str, overwrite: bool) -> None:
             context=None,
             hint="choose another path, or allow overwriting (--overwrite).",
         )
+    if to == "peft":
+        check_folder(out, MergeError)
 
 
 def publish(staged: Path, out: Path) -> None:

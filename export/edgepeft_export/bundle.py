@@ -28,7 +28,7 @@ from edgepeft_runtime.decoding import GenerationSpec
 from edgepeft_runtime.durable import writing
 from edgepeft_runtime.errors import BundleError
 from edgepeft_runtime.graphfile import external_locations
-from edgepeft_runtime.staging import recover_directory, replace_directory
+from edgepeft_runtime.staging import check_folder, recover_directory, replace_directory
 from edgepeft_runtime.tensorfile import write_tensors
 
 
@@ -108,6 +108,7 @@ def check_target(out: Path, overwrite: bool) -> None:
             context=None,
             hint="choose another path, or allow overwriting (overwrite=True, --overwrite).",
         )
+    check_folder(out, BundleError)
 
 
 def _fill(folder: Path, compiled: Compiled, loss: Loss, optimizer: Optimizer, extras: Extras) -> None:

@@ -226,6 +226,14 @@ def test_what_is_no_bundle_is_never_overwritten(tmp_path: Path) -> None:
     assert (tmp_path / "photos" / "one.jpg").read_bytes() == b"1"
 
 
+def test_a_link_to_a_bundle_is_not_replaced(bundle: Path, tmp_path: Path) -> None:
+    """It is refused before the model is exported: the bundle behind it, or the link, would be lost."""
+    (tmp_path / "link").symlink_to(bundle)
+    with pytest.raises(BundleError) as failure:
+        _prepare(tmp_path / "link", overwrite=True)
+    assert failure.value.reference == "not-a-folder" and (tmp_path / "link").is_symlink()
+
+
 def test_overwriting_replaces_all_of_it(tmp_path: Path) -> None:
     """Files of the old bundle that the new one does not have are gone, and an empty folder counts as nothing."""
     (tmp_path / "b").mkdir()

@@ -29,11 +29,27 @@ def replace_directory(path: str | Path, *, error: type[EdgepeftError]) -> Iterat
             (``cannot-write-file``), or another process is writing it (``path-in-use``).
     """
     path = Path(path)
-    _check_folder(path, error)
+    check_folder(path, error)
     with staged(path, error=error) as folder:
         yield folder
         sync_tree(folder)
         _put(folder, path)
+
+
+def check_folder(path: str | Path, error: type[EdgepeftError]) -> None:
+    """Refuse to replace what is there and is no folder, or a link to one.
+
+    Raises:
+        EdgepeftError: of the class ``error`` (``not-a-folder``).
+    """
+    path = Path(path)
+    if path.is_symlink() or (path.exists() and not path.is_dir()):
+        raise error(
+            "not-a-folder",
+            f"Cannot write the folder {path}.",
+            context=f"it exists and is {'a link' if path.is_symlink() else 'no folder'}.",
+            hint="give the path of the folder itself, or one that does not exist yet.",
+        )
 
 
 @contextmanager
@@ -79,16 +95,6 @@ def recover_directory(path: str | Path) -> None:
         shutil.rmtree(old)
     else:
         _rename(old, path)
-
-
-def _check_folder(path: Path, error: type[EdgepeftError]) -> None:
-    if path.is_symlink() or (path.exists() and not path.is_dir()):
-        raise error(
-            "not-a-folder",
-            f"Cannot write the folder {path}.",
-            context=f"it exists and is {'a link' if path.is_symlink() else 'no folder'}.",
-            hint="give the path of the folder itself, or one that does not exist yet.",
-        )
 
 
 def _beside(path: Path, what: str) -> Path:

@@ -1,0 +1,299 @@
+"""Commands of a host: ``keys``, ``publish``, ``rollback``, ``pull``, ``aggregate``, and one that replaces a folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from functools import partial
+from pathlib import Path
+
+from edgepeft.sync import HostHome, Keys, Ledger, accepted, collect
+from edgepeft.sync.keys import ACTIVE, REVOKED
+from edgepeft_runtime.bundle import Bundle
+from edgepeft_runtime.fleet import rounds, signatures
+from edgepeft_runtime.fleet.identity import Identity
+from edgepeft_runtime.fleet.rounds import Head, HeadSignatures, Round
+from edgepeft_runtime.tensorfile import read_tensors, sha256_of
+from tests.faults.commands import Case, Stage, again, now, old_or_new, same
+from tests.fleet.fleets import Fleet
+
+_HOME = ["--home", "host"]
+
+
+def cases(bundle: Path) -> list[Case]:
+    """All of them."""
+    new = ["keys", "new", "owls", "--home", "owls"]
+    add = ["keys", "add", "pi-9", *_HOME, "--out", "pi-9.json"]
+    revoke, restore = ["keys", "revoke", "pi-1", *_HOME], ["keys", "restore", "pi-1", *_HOME]
+    publish = ["publish", f"{bundle}", "place", *_HOME, "--adapter", "adapter-2.safetensors"]
+    first = ["publish", f"{bundle}", "place", *_HOME]
+    rollback = ["rollback", "place", "--to", "1", *_HOME]
+    collecting, pulling = ["pull", "place", *_HOME, "--remove"], ["pull", "stick", "--into", "updates"]
+    aggregate = ["aggregate", *_HOME, "--bundle", f"{bundle}", "--out", "next.safetensors"]
+    export = ["export-ort-training", "bundle"]
+    folder = partial(Case, arguments=export, make=_own_bundle, kept=_bundle_is_whole, again=partial(_exports, export))
+    return [
+        Case("keys new", new, _devices, _keys_kept, partial(_has_key, new)),
+        Case("keys add", add, _devices, _identity_kept, partial(_registers, add), _identity_fits),
+        Case("keys revoke", revoke, _devices, _keys_kept, partial(_state, revoke, REVOKED)),
+        Case("keys restore", restore, _blocked, _keys_kept, partial(_state, restore, ACTIVE)),
+        Case("publish, first", first, _nothing_published, _keys_kept, partial(_publishes, first), _heads_agree),
+        Case("publish", publish, _published, partial(_head_holds, 1), partial(_publishes, publish), _heads_agree),
+        Case("rollback", rollback, _twice, partial(_head_holds, 2), partial(_publishes, rollback), _heads_agree),
+        Case("pull --home", collecting, _delivered, _updates_kept, partial(_collects, collecting), _counted),
+        Case("pull --into", pulling, _on_a_stick, _stick_kept, partial(_pulls, pulling), _pulled),
+        Case("aggregate", aggregate, _collected, _round_kept, partial(_aggregates, aggregate), _aggregated),
+        folder("export-ort-training", done=_exported),
+        folder("export-ort-training, two renames", done=_exported, portable=True),
+    ]
+
+
+def _host(stage: Stage) -> HostHome:
+    return HostHome(stage.work / "host")
+
+
+# keys
+
+
+def _devices(fleet: Fleet) -> None:
+    fleet.device("pi-1")
+    fleet.device("pi-2")
+
+
+def _blocked(fleet: Fleet) -> None:
+    _devices(fleet)
+    Keys(fleet.host).set_state("pi-1", REVOKED)
+    with Ledger(fleet.host.ledger) as ledger:
+        ledger.block("pi-1", "two updates under one number")
+        ledger.commit()
+
+
+def _keys_kept(stage: Stage) -> None:
+    """The host's key and those of all devices are what they were."""
+    keys, before = Keys(_host(stage)), Keys(HostHome(stage.before / "host"))
+    assert keys.host() == before.host(), "the host's key is lost"
+    found = {device.device: device.key for device in keys.devices()}
+    missing = {device.device for device in before.devices() if found.get(device.device) != device.key}
+    assert not missing, f"the keys of {missing} are lost"
+
+
+def _has_key(arguments: list[str], stage: Stage) -> None:
+    again(arguments, codes=(0, 1))  # 1: there is a key already
+    assert Keys(HostHome(stage.work / "owls")).host().campaign == "owls"
+
+
+def _identity_kept(stage: Stage) -> None:
+    """Who is registered has a file with the secret."""
+    _keys_kept(stage)
+    if Keys(_host(stage)).device("pi-9") is not None:
+        _identity_fits(stage)
+
+
+def _identity_fits(stage: Stage) -> None:
+    known, told = Keys(_host(stage)).device("pi-9"), Identity.read(stage.work / "pi-9.json")
+    assert known is not None and known.key == told.key and known.has_token(told.token), "the secret is another one"
+
+
+def _registers(arguments: list[str], stage: Stage) -> None:
+    again(arguments)
+    _identity_fits(stage)
+
+
+def _state(arguments: list[str], state: str, stage: Stage) -> None:
+    again(arguments)
+    known = Keys(_host(stage)).device("pi-1")
+    assert known is not None and known.state == state
+    with Ledger(_host(stage).ledger) as ledger:
+        assert state == REVOKED or not ledger.blocked()
+
+
+# publish, rollback
+
+
+def _nothing_published(_fleet: Fleet) -> None:
+    """A host with its key."""
+
+
+def _published(fleet: Fleet) -> None:
+    fleet.publish(seed=1, now=now())
+    fleet.adapter(2)
+
+
+def _twice(fleet: Fleet) -> None:
+    _published(fleet)
+    fleet.publish(seed=2, now=now())
+
+
+def _head_holds(least: int, stage: Stage) -> None:
+    """The host's rounds hang together, and a device finds a whole, signed round at the place."""
+    host = _host(stage)
+    host.check_chain()
+    assert host.newest().round >= least, "the head has gone back"
+    assert _head_at(stage.work / "place", host).round >= least, "the place has gone back"
+
+
+def _head_at(place: Path, host: HostHome) -> Head:
+    """The head of a place, checked as a device does."""
+    content = (place / rounds.HEAD_FILE).read_bytes()
+    HeadSignatures.from_bytes((place / rounds.HEAD_SIGNATURES).read_bytes()).check(content, Keys(host).host().public)
+    head = Head.from_bytes(content)
+    folder = place / rounds.folder(head.round)
+    found = (folder / rounds.ROUND_FILE).read_bytes()
+    assert signatures.sha256(found) == head.round_sha256
+    assert sha256_of(folder / rounds.ADAPTER_FILE) == Round.from_bytes(found).adapter.sha256
+    return head
+
+
+def _publishes(arguments: list[str], stage: Stage) -> None:
+    again(arguments)
+    _heads_agree(stage)
+
+
+def _heads_agree(stage: Stage) -> None:
+    """What the place has is the host's newest round, a new one."""
+    host = _host(stage)
+    host.check_chain()
+    before = HostHome(stage.before / "host").head()
+    assert _head_at(stage.work / "place", host) == host.newest()
+    assert host.newest().round > (0 if before is None else before.round)
+
+
+# pull
+
+
+def _delivered(fleet: Fleet) -> None:
+    """Three deliveries, one of them damaged, and an update that an earlier pull took."""
+    fleet.publish(seed=1, now=now())
+    devices = [fleet.device(f"pi-{number}") for number in (1, 2, 3)]
+    for number, device in enumerate(devices):
+        device.join(now())
+        delivered = device.deliver(device.train(steps=1 + number)).delivery
+        if number == 0:
+            collect([fleet.place], fleet.host, remove=True)
+    path = fleet.place / delivered.folder / f"{delivered.sha256}.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    devices[0].deliver(devices[0].train(steps=5))
+
+
+def _digests(stage: Stage) -> set[str]:
+    """The hashes of all updates that were there before."""
+    updates = (path for path in stage.before.rglob("*.safetensors") if {"inbox", "accepted"} & set(path.parts))
+    return {_hash(path) for path in updates}
+
+
+def _hash(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _updates_kept(stage: Stage) -> None:
+    """Every update lies at the place, is in the ledger with its file, or is in quarantine."""
+    host, there = _host(stage), {_hash(path) for path in (stage.work / "place").rglob("*.safetensors")}
+    with Ledger(host.ledger) as ledger:
+        kept = {_hash(path) for path in host.accepted.rglob("*.safetensors") if ledger.find(path.stem) is not None}
+    quarantined = {_hash(path) for path in host.quarantine.rglob("update")}
+    missing = _digests(stage) - there - kept - quarantined
+    assert not missing, f"updates are lost: {missing}"
+
+
+def _collects(arguments: list[str], stage: Stage) -> None:
+    said = again(arguments)
+    assert ", 0 waiting" in said, said
+    _counted(stage)
+    assert not [path for path in (stage.work / "place" / "inbox").rglob("*") if path.is_file()]
+
+
+def _counted(stage: Stage) -> None:
+    """Each update counts once."""
+    _updates_kept(stage)
+    found = [(entry.device, entry.sequence, path.read_bytes()) for entry, path in accepted(_host(stage))]
+    expected = accepted(HostHome(stage.expected / "host"))
+    assert found == [(entry.device, entry.sequence, path.read_bytes()) for entry, path in expected]
+    with Ledger(_host(stage).ledger) as ledger:
+        assert ledger.counts() == {1: (3, 2)}
+
+
+def _on_a_stick(fleet: Fleet) -> None:
+    """Three updates on a stick, one of which an earlier pull took."""
+    fleet.publish(seed=1, now=now())
+    device, stick = fleet.device(), fleet.root / "stick"
+    device.join(now())
+    stick.mkdir()
+    for steps in (1, 2, 3):
+        shutil.copy(device.train(steps=steps), stick)
+    (fleet.root / "updates").mkdir()
+    first = next(stick.iterdir())
+    shutil.copy(first, fleet.root / "updates" / f"{_hash(first)}.safetensors")
+
+
+def _stick_kept(stage: Stage) -> None:
+    same(stage, *(str(path.relative_to(stage.before)) for path in stage.before.rglob("stick/*.safetensors")))
+    same(stage, *(str(path.relative_to(stage.before)) for path in stage.before.rglob("updates/*.safetensors")))
+
+
+def _pulls(arguments: list[str], stage: Stage) -> None:
+    again(arguments)
+    _pulled(stage)
+
+
+def _pulled(stage: Stage) -> None:
+    """All three, each once, and nothing else."""
+    found = {path.name: _hash(path) for path in (stage.work / "updates").glob("*.safetensors")}
+    assert found == {f"{digest}.safetensors": digest for digest in found.values()} and len(found) == 3
+
+
+# aggregate
+
+
+def _collected(fleet: Fleet) -> None:
+    """Two updates that were accepted, and the adapter of an earlier round in the place of the new one."""
+    fleet.publish(seed=1, now=now())
+    for number in (1, 2):
+        device = fleet.device(f"pi-{number}")
+        device.join(now())
+        device.deliver(device.train(steps=number))
+    collect([fleet.place], fleet.host)
+    shutil.copy(device.train(steps=3), fleet.root / "next.safetensors")
+
+
+def _round_kept(stage: Stage) -> None:
+    old_or_new(stage, "next.safetensors")
+    assert len(accepted(_host(stage))) == 2
+
+
+def _aggregates(arguments: list[str], stage: Stage) -> None:
+    again(arguments)
+    _aggregated(stage)
+
+
+def _aggregated(stage: Stage) -> None:
+    same(stage, "next.safetensors", "next.json")
+
+
+# a folder that is replaced
+
+
+def _own_bundle(fleet: Fleet) -> None:
+    """A bundle that may be changed, and says all that the official optimizer asks for."""
+    manifest = shutil.copytree(fleet.bundle, fleet.root / "bundle") / "manifest.json"
+    told = json.loads(manifest.read_text(encoding="utf-8"))
+    told["optimizer"] |= {"betas": [0.9, 0.999], "eps": 1e-8}
+    manifest.write_text(json.dumps(told), encoding="utf-8")
+
+
+def _bundle_is_whole(stage: Stage) -> None:
+    """Every file is what the manifest says: the old bundle or the new one."""
+    bundle = Bundle.open(stage.work / "bundle")
+    assert bundle.adapter().keys() == read_tensors(stage.before / "bundle" / "adapter.safetensors").tensors.keys()
+
+
+def _exports(arguments: list[str], stage: Stage) -> None:
+    again(arguments)
+    _exported(stage)
+    left = sorted(path.name for path in stage.work.iterdir())
+    assert left == sorted(path.name for path in stage.before.iterdir()), f"something is left over: {left}"
+
+
+def _exported(stage: Stage) -> None:
+    bundle = Bundle.open(stage.work / "bundle")
+    assert any(name.startswith("ort_training/") for name in bundle.manifest.files)
