@@ -4,31 +4,32 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import multiprocessing
 import sys
-import tempfile
-import time
+from concurrent.futures import ProcessPoolExecutor
+from itertools import repeat
 from pathlib import Path
 
-from tests.fuzz.measure import Found, tried
-from tests.fuzz.mutations import inputs
+from tests.fuzz.measure import Found
 from tests.fuzz.page import page
-from tests.fuzz.targets import TARGETS, Scene
+from tests.fuzz.running import run
+from tests.fuzz.targets import TARGETS
 
 
 def main() -> int:
     """Try the targets; 1 where one of them is not good."""
     options = _options()
+    names = options.target or list(TARGETS)
     found: dict[str, Found] = {}
-    memory = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
-        scene = Scene.set_up(Path(folder))
-        for name in options.target or TARGETS:
-            target, start = TARGETS[name](scene), time.monotonic()
-            one = tried(target.read, inputs(target.corpus, target.mutate, options.inputs, options.seed))
-            found[target.what] = one
-            took = time.monotonic() - start
-            print(f"{name}: {one.inputs} inputs in {took:.0f} s, {one.refused} refused, {one.escapes} other errors, "
-                  f"slowest {one.seconds * 1e3:.0f} ms, largest {one.megabytes:.0f} MB", flush=True)  # fmt: skip
+    with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn")) as pool:
+        results = pool.map(run, names, repeat(options.inputs), repeat(options.seed))
+        for name, (what, one) in zip(names, results, strict=True):
+            found[what] = one
+            print(
+                f"{name}: {one.inputs} inputs, {one.refused} refused, {one.escapes} other errors, "
+                f"slowest {one.seconds * 1e3:.0f} ms, largest {one.megabytes:.0f} MB",
+                flush=True,
+            )
             _keep(one, options.keep)
     if options.page:
         options.page.write_text(page(found, options.seed), encoding="utf-8")
@@ -50,6 +51,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--inputs", type=int, default=100_000, help="Changed files for each reader.")
     parser.add_argument("--seed", type=int, default=0, help="Seed of the changes.")
     parser.add_argument("--target", action="append", choices=list(TARGETS), help="A reader; all by default.")
+    parser.add_argument("--jobs", type=int, default=1, help="Readers that are tried at a time.")
     parser.add_argument("--page", type=Path, help="File to write the results to.")
     parser.add_argument("--keep", type=Path, help="Folder for inputs that lead to other errors.")
     return parser.parse_args()
