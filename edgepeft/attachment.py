@@ -14,6 +14,7 @@ from edgepeft import compress
 from edgepeft.methods import FrozenA, Lora, Method, attach, by_name
 from edgepeft.methods.base import GraphMethod
 from edgepeft.methods.existing import check_not_frozen, trains_on
+from edgepeft.methods.peft_types import check_peft_type
 from edgepeft.methods.prompts import line_up
 from edgepeft.peft_format import linear_weights, peft_recipe
 from edgepeft.precision import in_single_precision
@@ -83,6 +84,7 @@ def attach_to_copy(source: Source, model: nn.Module, how: Attachment) -> tuple[n
         elif not trains_on(how.chosen, model, by_name=isinstance(how.method, str)):
             model = attach(how.chosen, model)
             recipe = {"method": how.chosen.name, **_settings(how.chosen)}
+        check_peft_type(model)
         compress.hold_masks(model, masked)
         return line_up(model), inputs, {**recipe, **pruned}
 

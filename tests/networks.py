@@ -215,6 +215,9 @@ def torch_loss(model: nn.Module, inputs: Batch, labels: Tensor, loss: str) -> Te
     result = model(**inputs)
     logits = result if isinstance(result, Tensor) else result.logits
     if loss == "causal_lm":
+        first = getattr(result, "first_logits", None)  # of a prompt, which predicts the first token
+        if first is not None:
+            logits, labels = torch.cat([first[:, None], logits], 1), nn.functional.pad(labels, (1, 0))
         return nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
     return nn.functional.cross_entropy(logits.flatten(0, -2), labels.flatten())
 

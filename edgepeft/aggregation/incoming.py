@@ -19,7 +19,7 @@ from edgepeft_runtime.errors import UpdateError
 from edgepeft_runtime.manifest import Manifest
 from edgepeft_runtime.tensorfile import Array, sha256_of
 from edgepeft_runtime.trainer import Adapter, adapter_values
-from edgepeft_runtime.update import Update, check_update, read_update
+from edgepeft_runtime.update import Update, check_update, notice_unchanged, read_update
 
 Floats = NDArray[np.float64]
 
@@ -182,6 +182,8 @@ class Incoming:
             factor = self._settings.clip / norm
         if factor < 1 or began is not start:
             values = values.moved(began.values, start.values, factor)
+        if norm == 0.0:
+            notice_unchanged(str(file.path))
         return Contribution(_taken(file, update, self._weight(file, update), norm, factor), start, values)
 
     def _weight(self, file: _File, update: Update) -> float:

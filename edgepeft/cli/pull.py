@@ -55,6 +55,7 @@ def _pull(places: tuple[str, ...], into: Path, bundle: Path | None) -> None:
 
 def _collect(places: tuple[str, ...], home: Path, remove: bool) -> None:
     from edgepeft.sync import HostHome, collect
+    from edgepeft_runtime.update import notice_unchanged
 
     host = HostHome(home)
     received = [host.received] if host.received.is_dir() else []
@@ -64,6 +65,8 @@ def _collect(places: tuple[str, ...], home: Path, remove: bool) -> None:
         click.echo(
             f"accepted update {entry.sequence} of {entry.device}, round {entry.round}: norm {entry.norm:.4g}{clipped}"
         )
+        if entry.norm == 0.0:
+            notice_unchanged(f"Update {entry.sequence} of {entry.device}")
     for name in found.waiting:
         click.echo(f"waiting for the rest of {name}", err=True)
     for refused in found.refused:

@@ -115,7 +115,8 @@ def _train(
     from edgepeft.data import load
     from edgepeft_runtime.bundle import Bundle
     from edgepeft_runtime.memory import peak_memory
-    from edgepeft_runtime.trainer import Trainer
+    from edgepeft_runtime.trainer import Trainer, adapter_values
+    from edgepeft_runtime.update import changed_nothing, notice_unchanged
 
     _check_writable(update)
     check_options(home, state, adapter)
@@ -143,6 +144,8 @@ def _train(
             _tell_saved(pause.ended, trainer.steps, part.state)
             return UNFINISHED
         trainer.save_update(update)
+        if changed_nothing(trainer.parameters(), adapter_values(opened, part.adapter)[0]):
+            notice_unchanged(f"The update {update}")
     _print(report, update)
     click.echo(f"{time.monotonic() - start:.1f} s, at most {size(peak_memory())} of memory")
     return 0

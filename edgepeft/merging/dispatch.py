@@ -12,7 +12,7 @@ from edgepeft_runtime.batch import Batch
 from edgepeft_runtime.bundle import Bundle
 from edgepeft_runtime.tensorfile import Array
 from edgepeft_runtime.trainer import Adapter, adapter_values
-from edgepeft_runtime.update import check_update, read_update
+from edgepeft_runtime.update import changed_nothing, check_update, notice_unchanged, read_update
 
 _WRITERS = {
     "peft": "edgepeft.merging.to_peft",
@@ -131,5 +131,8 @@ def _parameters(bundle: Bundle, update: Path, to: str, adapter: Adapter | None) 
             )
         return read_stack(update, bundle)
     found = read_update(update)
-    check_update(found, bundle, adapter_sha256=None if adapter is None else adapter_values(bundle, adapter)[1])
+    start, digest = adapter_values(bundle, adapter)
+    check_update(found, bundle, adapter_sha256=digest)
+    if changed_nothing(found.parameters, start):
+        notice_unchanged(f"The update {update}")
     return found.parameters

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from edgepeft.merging.dense import with_dense
 from edgepeft.merging.target import MergeError, publish
+from edgepeft.methods.base import method_class
+from edgepeft.registry import METHODS
 from edgepeft_runtime.bundle import Bundle
 from edgepeft_runtime.staging import staged
 from edgepeft_runtime.tensorfile import Array
 
+_CHOOSE = frozenset({"bitfit", "head", "freeze", "full", "sift", "pruned"})
+"""Methods that add nothing to a model: what they train has the model's own names."""
+
 
 def write(bundle: Bundle, parameters: Mapping[str, Array], out: Path) -> str:
-    """Write a file for ``model.load_state_dict(state, strict=False)``; returns what was done, in a sentence."""
+    """Write a file for ``model.load_state_dict(state, strict=False)``; returns what was done, and how to load it."""
     state = {name: torch.from_numpy(np.array(array)) for name, array in with_dense(bundle, parameters).items()}
     with staged(out, error=MergeError) as folder:
         made = folder / out.name
@@ -27,4 +34,32 @@ def write(bundle: Bundle, parameters: Mapping[str, Array], out: Path) -> str:
         else:
             torch.save(state, made)
         publish(made, out)
-    return f"{len(state)} tensors as a state dict: model.load_state_dict(..., strict=False)"
+    return f"{len(state)} tensors as a state dict. {_how_to_load(bundle.manifest.recipe, out)}"
+
+
+def _how_to_load(recipe: Mapping[str, Any], out: Path) -> str:
+    """Code that puts the tensors into the model, and sees that each has found its place."""
+    if "trainable" in recipe:  # the source was a file
+        return "Its names are those of the .onnx file's initializers, and of the pairs beside them."
+    lines = ["Load it into the model that was prepared:"]
+    if recipe.get("prune"):
+        lines[0] = "Load it into the model that was prepared, pruned as it was then:"
+    if recipe.get("method") in METHODS and recipe["method"] not in _CHOOSE:
+        lines += ["from edgepeft.methods import attach, by_name", f"model = attach({_method(recipe)}, model)"]
+    if out.suffix == ".safetensors":
+        lines += ["from safetensors.torch import load_file", f"state = load_file({str(out)!r})"]
+    else:
+        lines += ["import torch", f"state = torch.load({str(out)!r})"]
+    lines.append("assert not model.load_state_dict(state, strict=False).unexpected_keys")
+    return "\n".join(lines)
+
+
+def _method(recipe: Mapping[str, Any]) -> str:
+    """The call that makes the method with the settings it had; those at their defaults are left out."""
+    settings = [repr(recipe["method"])]
+    for field in fields(method_class(recipe["method"])):
+        value = recipe.get(field.name)
+        given = tuple(value) if isinstance(value, list) else value
+        if field.name in recipe and given != field.default:
+            settings.append(f"{field.name}={given!r}")
+    return f"by_name({', '.join(settings)})"

@@ -10,6 +10,7 @@ from torch import nn
 from edgepeft.methods.base import MethodError, out_of_range
 from edgepeft.methods.peft_methods import attach_peft
 from edgepeft.methods.prefix_cache import accept_past_key_values
+from edgepeft_export.losses import FIRST_LOGITS
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ def line_up(model: nn.Module) -> nn.Module:
     config: Any = getattr(model, "active_peft_config", None)
     if getattr(config, "peft_type", None) == "PREFIX_TUNING":
         accept_past_key_values(model)
-    prompts = getattr(config, "is_prompt_learning", False) and config.peft_type != "PREFIX_TUNING"
+    prompts = getattr(config, "peft_type", None) in ("PROMPT_TUNING", "P_TUNING")
     trimmed = any(isinstance(hook, _Trim) for hook in model._forward_hooks.values())
     if prompts and config.task_type == "CAUSAL_LM" and not trimmed:
         model.register_forward_hook(_Trim(config.num_virtual_tokens))
@@ -113,11 +114,15 @@ def line_up(model: nn.Module) -> nn.Module:
 
 @dataclass(frozen=True)
 class _Trim:
-    """Leaves out the logits at the prompt's positions: labels have none there."""
+    """Leaves out the logits at the prompt's positions, where labels have none.
+
+    The last of them predict the input's first token, which peft trains too: they become an output of their own.
+    """
 
     tokens: int
 
     def __call__(self, _module: nn.Module, _inputs: Any, output: Any) -> Any:
+        output[FIRST_LOGITS] = output.logits[:, self.tokens - 1]
         output.logits = output.logits[:, self.tokens :]
         return output
 

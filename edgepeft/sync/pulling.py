@@ -17,7 +17,7 @@ from edgepeft_runtime.durable import make_folder, sync_directory, writing
 from edgepeft_runtime.errors import EdgepeftError, UpdateError
 from edgepeft_runtime.staging import staged
 from edgepeft_runtime.tensorfile import sha256_of
-from edgepeft_runtime.update import check_update, read_update, write_update
+from edgepeft_runtime.update import changed_nothing, check_update, notice_unchanged, read_update, write_update
 
 SUFFIX = ".safetensors"
 MAX_BYTES = 2**30
@@ -188,6 +188,8 @@ def _check(source: Path, copy: Path, bundle: Bundle | None) -> None:
         raise UpdateError(error.reference, message, context=error.context, hint=error.hint) from error
     if bundle is not None:
         check_update(update, bundle)
+        if changed_nothing(update.parameters, bundle.adapter()):
+            notice_unchanged(str(source))
 
 
 def _expected_bytes(bundle: Bundle) -> int:

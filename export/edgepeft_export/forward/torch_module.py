@@ -24,6 +24,7 @@ from edgepeft_export.forward.graph import Forward, ForwardError, tidy, widen
 from edgepeft_export.forward.torch_detach import KeepDetach
 from edgepeft_export.forward.torch_recurrent import KeepRecurrent
 from edgepeft_export.forward.torch_reference import Function, Reference, Tensors, array, verified
+from edgepeft_export.losses import FIRST_LOGITS
 from edgepeft_export.opset import OPSET
 from edgepeft_export.shapes import Dim, dims_of
 
@@ -181,7 +182,9 @@ def _output_names(model: nn.Module, inputs: Mapping[str, Tensor], wanted: Sequen
             hint="give example inputs that model(**example_inputs) accepts.",
         ) from error
     if wanted is None:
-        return ["logits"] if "logits" in there else there
+        wanted = ["logits"] if "logits" in there else there
+    if "logits" in wanted and FIRST_LOGITS in there and FIRST_LOGITS not in wanted:
+        wanted = [*wanted, FIRST_LOGITS]  # which the loss needs
     missing = [name for name in wanted if name not in there]
     if missing:
         raise ForwardError(

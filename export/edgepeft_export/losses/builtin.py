@@ -58,11 +58,16 @@ class CrossEntropy:
         return {"kind": "cross_entropy", **asdict(self)}
 
 
+FIRST_LOGITS = "first_logits"
+"""Output of a causal model with a prompt: what the prompt's last position predicts, the input's first token."""
+
+
 @dataclass(frozen=True)
 class CausalLM:
     """Cross-entropy of each token given those before it, as transformers' ``ForCausalLMLoss``.
 
-    ``labels`` are the input ids as they are; they are shifted here.
+    ``labels`` are the input ids as they are; they are shifted here. Where the model learns a prompt, it has an output
+    ``first_logits`` [batch, vocabulary], and the first token counts too, given the prompt.
 
     Attributes:
         ignore_index: the label that does not count; give it to padding.
@@ -91,7 +96,12 @@ class CausalLM:
         padded = emit.op("Pad", following, emit.ints(0, 0, 0, 1), emit.scalar(self.ignore_index, like=target))
         flat = emit.op("Reshape", logits, emit.ints(-1, _known(logits, 2)))
         settings = CrossEntropy(self.label_smoothing, None, self.ignore_index)
-        return _cross_entropy(emit, flat, emit.op("Reshape", padded, emit.ints(-1)), settings)
+        terms = _cross_entropy(emit, flat, emit.op("Reshape", padded, emit.ints(-1)), settings)
+        if FIRST_LOGITS not in outputs:
+            return terms
+        first = emit.op("Squeeze", emit.op("Slice", target, emit.ints(0), emit.ints(1), emit.ints(1)), emit.ints(1))
+        given_prompt = _cross_entropy(emit, outputs[FIRST_LOGITS], first, settings)
+        return LossTerms(*(emit.op("Add", *pair) for pair in zip(terms, given_prompt, strict=True)))
 
     def describe(self) -> dict[str, Any]:
         return {"kind": "causal_lm", **asdict(self)}

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from edgepeft_runtime import gaps, strict_json
 from edgepeft_runtime.bundle import Bundle, checked_parameters
 from edgepeft_runtime.errors import UpdateError
+from edgepeft_runtime.notices import notice
 from edgepeft_runtime.shown import quoted
 from edgepeft_runtime.tensorfile import Array, read_tensors, write_tensors
 
@@ -118,6 +122,21 @@ def check_update(update: Update, bundle: Bundle, *, adapter_sha256: str | None =
             hint="leave it out, or let the device train again from this round's adapter.",
         )
     checked_parameters(update.parameters, bundle.manifest, "The update", UpdateError)
+
+
+def changed_nothing(parameters: Mapping[str, Array], start: Mapping[str, Array]) -> bool:
+    """Whether all floats are those that training started from; a tensor that the start lacks started at 0."""
+    floats = {name: array for name, array in parameters.items() if array.dtype.kind == "f"}
+    return all(
+        np.array_equal(array, start[name]) if name in start else not array.any() for name, array in floats.items()
+    )
+
+
+def notice_unchanged(what: str) -> None:
+    """Say in one line that an update learned nothing; it is taken like any other."""
+    notice(
+        f"{what} changed nothing: every tensor is the one it started from (learning rate, labels, number of steps?)."
+    )
 
 
 def _not_an_update(path: str | Path, context: str) -> UpdateError:

@@ -1,0 +1,105 @@
+"""Which kinds of adapters of Hugging Face ``peft`` can be trained on a device, and why the others cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+
+from edgepeft.methods.base import MethodError
+
+TRAINED = frozenset(
+    {
+        "ADAPTION_PROMPT",
+        "PROMPT_TUNING",
+        "P_TUNING",
+        "PREFIX_TUNING",
+        "LORA",
+        "IA3",
+        "LN_TUNING",
+        "VERA",
+        "LOHA",
+        "LOKR",
+        "OFT",
+        "VBLORA",
+        "RANDLORA",
+        "MISS",
+        "ROAD",
+        "TRAINABLE_TOKENS",
+        "WAVEFT",
+        "DELORA",
+        "GRALORA",
+        "ADAMSS",
+        "BEFT",
+        "LILY",
+        "PVERA",
+        "GLORA",
+        "UNILORA",
+        "HIRA",
+        "TINYLORA",
+        "PEANUT",
+        "SUPERTUNING",
+        "DEFT",
+    }
+)
+"""Kinds whose losses on the device are torch's: ``peft.PeftType`` by name."""
+
+REFUSED = {
+    "ADALORA": "its loss has an orthogonality term, and its ranks change while it trains",
+    "BOFT": "it solves linear systems, for which ONNX has no operator",
+    "C3A": "it computes with complex numbers, for which ONNX has no operators",
+    "CARTRIDGE": "it trains a cache of keys and values, part of which is frozen",
+    "CPT": "it has a loss of its own, and changes gradients by hooks",
+    "FOURIERFT": "it computes a Fourier transform, which has no gradient rule",
+    "FROD": "its sizes depend on values, which torch.export does not trace",
+    "HRA": "its reflections write into tensors, which torch.export does not trace",
+    "MULTITASK_PROMPT_TUNING": "it needs the number of a task with every batch",
+    "OSF": "it projects gradients by hooks, which are no part of a graph",
+    "POLY": "it needs the number of a task with every batch",
+    "PSOFT": "it solves linear systems, for which ONNX has no operator",
+    "SHADOW": "it adds the loss of a network of its own",
+    "SHIRA": "torch.export does not trace its sparse weights; the method sift trains such",
+    "XLORA": "it chooses among adapters by hooks, which are no part of a graph",
+}
+"""Kinds that would train differently on the device, each with the reason."""
+
+_LORA_OPTIONS = {
+    "velora_config": "VeLoRA replaces gradients by approximations",
+}
+
+
+def check_peft_type(model: nn.Module) -> None:
+    """Refuse a ``PeftModel`` whose adapter would not train on a device as it does in torch.
+
+    Raises:
+        MethodError: its kind is among :data:`REFUSED`, or unknown, or a part of it cannot be exported.
+    """
+    for name, config in _active(model):
+        kind = str(getattr(config.peft_type, "value", config.peft_type))
+        reason = REFUSED.get(kind) if kind in TRAINED | REFUSED.keys() else "edgepeft does not know it"
+        options = (told for option, told in _LORA_OPTIONS.items() if getattr(config, option, None) is not None)
+        reason = reason or next(options, None) or _layers(model)
+        if reason is not None:
+            raise MethodError(
+                "peft-type",
+                f"The adapter {name!r} is of peft's kind {kind}, which cannot be trained on a device: {reason}.",
+                context=f"model: {type(model).__name__}",
+                hint="choose another kind, such as LORA, IA3, PREFIX_TUNING or PROMPT_TUNING.",
+            )
+
+
+def _active(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    configs: dict[str, Any] = getattr(model, "peft_config", None) or {}
+    active: Any = getattr(model, "active_adapters", None) or getattr(model, "active_adapter", None) or ()
+    names = active() if callable(active) else active
+    chosen = {names} if isinstance(names, str) else set(names)
+    return ((name, config) for name, config in configs.items() if name in chosen)
+
+
+def _layers(model: nn.Module) -> str | None:
+    from peft.tuners.lora.layer import MultiheadAttention
+
+    if any(isinstance(module, MultiheadAttention) for module in model.modules()):
+        return "its LoRA of nn.MultiheadAttention writes into the layer's weights whenever it is called"
+    return None
