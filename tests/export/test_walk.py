@@ -12,7 +12,8 @@ import pytest
 from numpy.typing import NDArray
 from onnx_ir.passes.common import NameFixPass, RemoveUnusedNodesPass
 
-from edgepeft_export.autodiff import NoGradientRule, differentiate, gaps
+from edgepeft_export.autodiff import NoGradientForCase, NoGradientRule, differentiate, gaps
+from edgepeft_export.autodiff.checks import UnsupportedOpset
 
 Array = NDArray[np.float32]
 
@@ -302,3 +303,106 @@ def test_a_mean_spreads_its_gradient_without_a_tensor_of_its_own() -> None:
     np.testing.assert_allclose(gradient, 4 * (a**2).mean(1, keepdims=True) * a / 8, rtol=1e-5)
     RemoveUnusedNodesPass()(made)
     assert all(node.op_type != "Expand" for node in made.graph)
+
+
+EINSUM = """g (float[{a}, 3, 4] a, float[{b}, 4, 5] b, float[1, 3, 5] w) => (float loss) {{
+  e = Einsum<equation = "bij,bjk->bik">(a, b)
+  y = Mul(e, w)
+  z = Exp(y)
+  loss = ReduceSum<keepdims=0>(z)
+}}"""
+
+
+@pytest.mark.parametrize(("first", "second"), [("n", "m"), ("n", "2")])
+def test_an_index_that_einsum_broadcasts_is_asked_of_the_run(first: str, second: str) -> None:
+    """ONNX gives an index the size it has in the first operand; what is summed is right all the same."""
+    made = model(EINSUM.format(a=first, b=second))
+    feeds = {"a": random(1, 3, 4), "b": random(2, 4, 5) / 8, "w": random(1, 3, 5) / 8}
+    found = gradients(made, "a", "b", "w")
+    results = dict(zip(found, run(made, list(found.values()), feeds), strict=True))
+    e = feeds["a"] @ feeds["b"]
+    dy = np.exp(e * feeds["w"])
+    expected = {
+        "a": ((dy * feeds["w"]) @ feeds["b"].transpose(0, 2, 1)).sum(0, keepdims=True),
+        "b": feeds["a"].transpose(0, 2, 1) @ (dy * feeds["w"]),
+        "w": (dy * e).sum(0, keepdims=True),
+    }
+    for name, array in expected.items():
+        np.testing.assert_allclose(results[name], array, rtol=1e-4)
+
+
+def test_an_einsum_beside_the_way_has_no_wrong_size_either() -> None:
+    """What is frozen is broadcast too: a parameter that is multiplied by it would get a gradient of another shape."""
+    made = model(EINSUM.format(a="1", b="2"))
+    with pytest.raises(NoGradientForCase, match="broadcast from size 1"):
+        gradients(made, "w")
+
+
+def test_a_float_input_that_a_rule_has_no_gradient_for_is_refused() -> None:
+    """Nobody trains the ratio of a Dropout; but who does must not get zero for it."""
+    made = model(
+        """g (float[3] a, float ratio) => (float loss) {
+          train = Constant<value = bool {1}>()
+          y = Dropout(a, ratio, train)
+          loss = ReduceSum<keepdims=0>(y)
+        }"""
+    )
+    with pytest.raises(NoGradientForCase, match="none is known for its input 1"):
+        gradients(made, "a", "ratio")
+
+
+def test_the_mask_of_a_dropout_in_training_is_that_of_the_forward() -> None:
+    """What a run dropped has gradient 0, what it kept is as much larger as the outputs are."""
+    made = model(
+        """g (float[64] a, float ratio) => (float loss, float[64] y) {
+          train = Constant<value = bool {1}>()
+          y = Dropout(a, ratio, train)
+          loss = ReduceSum<keepdims=0>(y)
+        }"""
+    )
+    found, y = gradients(made, "a")["a"], values(made)["y"]
+    a = random(64)
+    gradient, outputs = run(made, [found, y], {"a": a, "ratio": np.array(0.75, np.float32)})
+    assert 0 < np.count_nonzero(outputs) < 64
+    np.testing.assert_allclose(gradient * a, outputs, rtol=1e-5)
+
+
+def test_a_second_output_that_a_rule_does_not_know_is_refused() -> None:
+    """A gradient that arrives there would be lost."""
+    made = model(
+        """g (float[4] a) => (float loss) {
+          y, mask = Dropout(a)
+          loss = ReduceSum<keepdims=0>(y)
+        }"""
+    )
+    made.graph[0].outputs[1].dtype = ir.DataType.FLOAT
+    made.graph[1].replace_input_with(0, made.graph[0].outputs[1])
+    with pytest.raises(NoGradientForCase, match="an output other than its first"):
+        gradients(made, "a")
+
+
+def at_opset(made: ir.Model, opset: int) -> ir.Model:
+    made.graph.opset_imports[""] = opset
+    return made
+
+
+def test_an_attribute_that_came_later_is_refused() -> None:
+    """SpaceToDepth has a mode since opset 28, and means something else by it."""
+    text = "g (float[1,1,2,2] a) => (float loss) { y = SpaceToDepth<blocksize=2>(a)\n loss = ReduceSum<keepdims=0>(y) }"
+    made = at_opset(model(text), 28)
+    made.graph[0].attributes.add(ir.AttrString("mode", "CRD"))
+    with pytest.raises(NoGradientForCase, match="its attribute mode came after opset 21"):
+        gradients(made, "a")
+
+
+@pytest.mark.parametrize(("opset", "operator"), [(11, "Softmax"), (15, "Gather")])
+def test_an_operator_set_without_what_a_gradient_needs_is_refused(opset: int, operator: str) -> None:
+    """Softmax had another default before 13; ScatterElements adds since 16."""
+    second = ", i" if operator == "Gather" else ""
+    text = (
+        f"g (float[4] a, int64[2] i) => (float loss) {{ y = {operator}(a{second})\n loss = ReduceSum<keepdims=0>(y) }}"
+    )
+    with pytest.raises(UnsupportedOpset) as caught:
+        gradients(at_opset(model(text), opset), "a")
+    assert caught.value.reference == "opset"
+    assert str(opset) in caught.value.message

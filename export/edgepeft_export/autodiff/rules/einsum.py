@@ -18,7 +18,12 @@ def einsum(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
     assert dy is not None
     operands = [value for value in node.inputs if value is not None]
     terms, output = _letters(node, operands)
-    _refuse_misjudged(node, terms, output, operands)
+    if any(len(set(term)) < len(term) for term in terms):
+        raise NoGradientForCase(
+            node,
+            f"{node.attributes['equation'].as_string()!r} repeats an index within one operand",
+            "take the diagonal by other operators",
+        )
     sizes = _sizes(terms, operands)
     if not output:
         # ONNX Runtime has no scalar operands: a letter of its own for one element.
@@ -72,15 +77,22 @@ def _letters(node: ir.Node, operands: Sequence[ir.Value]) -> tuple[list[str], st
     if not arrow:
         output = "..." * ("..." in left) + "".join(sorted(c for c in set(left) - set(",.") if left.count(c) == 1))
     terms = [term.replace("...", ellipsis[len(ellipsis) - count :]) for term, count in zip(terms, hidden, strict=True)]
-    if any(len(set(term)) < len(term) for term in terms):
-        raise NoGradientForCase(
-            node, f"{equation!r} repeats an index within one operand", "take the diagonal by other operators"
-        )
     return terms, output.replace("...", ellipsis)
 
 
-def _refuse_misjudged(node: ir.Node, terms: Sequence[str], output: str, operands: Sequence[ir.Value]) -> None:
-    """Refuse an index that is broadcast from 1 where ONNX's shape inference takes the output for 1."""
+def is_misjudged(node: ir.Node) -> bool:
+    """Whether an index of the output may be broadcast to another size than shape inference says.
+
+    ONNX's inference takes the size from the first operand that has the index; ONNX Runtime and torch broadcast.
+
+    Raises:
+        NoGradientForCase: that size is 1, and ONNX Runtime, too, would take it for known.
+    """
+    operands = [value for value in node.inputs if value is not None]
+    if any(value.shape is None for value in (*operands, node.outputs[0])):
+        return False
+    terms, output = _letters(node, operands)
+    found = False
     for letter, judged, sizes in _output_sizes(node, terms, output, operands):
         if judged == 1 and any(size != 1 for size in sizes):
             raise NoGradientForCase(
@@ -88,19 +100,8 @@ def _refuse_misjudged(node: ir.Node, terms: Sequence[str], output: str, operands
                 f"its index {letter!r} is broadcast from size 1, which ONNX's shape inference does not see",
                 "expand the operand to the size of the others before it",
             )
-
-
-def misjudged_sizes(node: ir.Node) -> set[str]:
-    """Names of output sizes that shape inference takes from one operand, and another operand may broadcast."""
-    operands = [value for value in node.inputs if value is not None]
-    if any(value.shape is None for value in (*operands, node.outputs[0])):
-        return set()
-    terms, output = _letters(node, operands)
-    return {
-        judged
-        for _, judged, sizes in _output_sizes(node, terms, output, operands)
-        if isinstance(judged, str) and any(size not in (judged, 1) for size in sizes)
-    }
+        found = found or (isinstance(judged, str) and any(size not in (judged, 1) for size in sizes))
+    return found
 
 
 def _output_sizes(
