@@ -188,3 +188,27 @@ def test_pipe_in_the_place_of_a_file_is_refused(name: str, tmp_path: Path) -> No
     for read in (from_onnx, OnnxLoss.read):
         with pytest.raises(EdgepeftError, match="not a regular file"):
             read(path)
+
+
+def _newer(op: str, opset: int, path: Path) -> Path:
+    """A file of one operator of a newer operator set behind a weight."""
+    graph = f"m (float[2,4,6,6] x) => (float[a,b,c,d] y) <float[1] k = {{1.5}}> {{ w = Mul(x, k)\n y = {op}(w) }}"
+    onnx.save(onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["": {opset}]> {graph}'), path)
+    return path
+
+
+@pytest.mark.parametrize(("op", "opset"), [("Relu", 23), ("Gelu", 22), ("Softmax", 24)])
+def test_a_newer_file_is_read_where_it_has_an_older_form(op: str, opset: int, tmp_path: Path) -> None:
+    """Operators to which later operator sets only added types are what they were."""
+    assert from_onnx(_newer(op, opset, tmp_path / "m.onnx"), ["k"]).model.graph.opset_imports[""] == OPSET
+
+
+@pytest.mark.parametrize(("op", "opset"), [("GlobalMaxPool", 22), ("Swish", 24)])
+def test_a_newer_operator_is_named(op: str, opset: int, tmp_path: Path) -> None:
+    """The error has the file's operator set, the one that is needed, the operator and what to do."""
+    with pytest.raises(ForwardError) as caught:
+        from_onnx(_newer(op, opset, tmp_path / "m.onnx"), ["k"])
+    assert caught.value.reference == "opset"
+    assert f"opset {opset} and cannot be converted to {OPSET}" in caught.value.message
+    assert caught.value.context == f"onnx's converter knows no older form of {op}."
+    assert f"opset {OPSET}" in str(caught.value.hint)

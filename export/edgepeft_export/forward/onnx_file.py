@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -98,9 +99,15 @@ def _convert(model: ir.Model, path: Path, opset: int, wanted: int) -> ir.Model:
         raise ForwardError(
             "opset",
             f"{path} has ONNX opset {opset} and cannot be converted to {wanted}.",
-            context=f"{type(error).__name__}: {error}",
-            hint=f"export it again with opset {wanted}.",
+            context=_without_older_form(model, str(error)) or f"{type(error).__name__}: {error}",
+            hint=f"export it again with opset {wanted}; an exporter writes newer operators in older ones.",
         ) from error
+
+
+def _without_older_form(model: ir.Model, reason: str) -> str:
+    """The operators that the converter's reason names, as a sentence; empty where it names none."""
+    named = sorted({node.op_type for node in model.graph} & set(re.findall(r"\w+", reason)))
+    return f"onnx's converter knows no older form of {', '.join(named)}." if named else ""
 
 
 def _match(graph: ir.Graph, patterns: Sequence[str]) -> list[ir.Value]:

@@ -114,6 +114,8 @@ def pools() -> Iterator[Case]:
 THREE_BY_TWO: dict[str, Any] = {"kernel_shape": [3, 3], "strides": [2, 2]}
 CASES = [*convolutions(), *transposed_convolutions(), *pools()]
 
+DILATED = {"kernel_shape": [3], "dilations": [2], "auto_pad": "SAME_UPPER"}
+BEYOND = {"kernel_shape": [2], "strides": [3], "ceil_mode": 1}
 SAME = {"auto_pad": "SAME_UPPER", "strides": [2, 2]}
 SHAPED = {"output_shape": [8, 8], "strides": [2, 2]}
 
@@ -132,4 +134,8 @@ REFUSED = [
         "hangs over the edge",
     ),
     (Case("AveragePool", [x(1, 2, 6, 6)], nothing, {**THREE_BY_TWO, "ceil_mode": 1}), "sizes that are known"),
+    (Case("AveragePool", [x(1, 2, 8)], nothing, DILATED), "pad dilated windows differently"),
+    (Case("MaxPool", [x(1, 2, 8)], nothing, DILATED), "pad dilated windows differently"),
+    (Case("MaxPool", [x(1, 2, 3)], nothing, BEYOND, fixed=(0,)), "lies in the padding"),
+    (Case("AveragePool", [x(1, 2, 3)], nothing, BEYOND, fixed=(0,)), "lies in the padding"),
 ]

@@ -70,4 +70,8 @@ REFUSED = [
         Case("Einsum", [x(1, 3, 4), x(2, 4, 5)], product("bij,bjk->bik"), {"equation": "bij,bjk->bik"}, fixed=(0,)),
         "broadcast from size 1",
     ),
+    (
+        Case("Einsum", [x(2, 3), x(1), x(3)], product("ab,b,b->a"), {"equation": "ab,b,b->a"}, fixed=(0, 1, 2)),
+        "summed and broadcast from size 1",
+    ),
 ]

@@ -68,6 +68,7 @@ CASES = [
     Case("Slice", [x(4, 6), ints(2), ints(4), ints(1)], cut(ALL, slice(2, 4))),
     Case("Slice", [x(4, 6), ints(8), np.array([9]), ints(1)], cut(ALL, slice(8, 9)), fixed=(2,)),
     Case("Slice", [x(4, 6), ints(7), ints(9), ints(1), ints(2)], cut(ALL, slice(7, 9, 2))),
+    Case("Slice", [x(4), ints(-9), ints(-LARGE), ints(0), ints(-1)], lambda a, *_: a[:1]),
     Case("Slice", [x(4, 6), ints(-LARGE - 1), ints(2), ints(1)], cut(ALL, slice(0, 2))),
     Case("Pad", [x(2, 3), ints(0, 1, 1, 2)], padded("constant", 1, 2, 0, 1)),
     Case("Pad", [x(4, 5), ints(-1, 1, 0, -2)], padded("constant", 1, -2, -1, 0)),
@@ -102,6 +103,7 @@ def nothing(a: Tensor, *_: Tensor) -> Tensor:
 REFUSED = [
     (Case("Pad", [x(4, 5), np.array([0, 1, 0, 1])], nothing, {"mode": "reflect"}, fixed=(1,)), "pads that are known"),
     (Case("Slice", [x(4, 6), ints(0), ints(4), np.array([1])], nothing, fixed=(3,)), "at run time"),
+    (Case("Slice", [x(4), ints(-1), ints(LARGE), ints(0), ints(-1)], nothing), "a last end with a negative step"),
 ]
 
 

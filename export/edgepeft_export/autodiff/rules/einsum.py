@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from string import ascii_letters
 
 import onnx_ir as ir
@@ -29,10 +29,11 @@ def einsum(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
         # ONNX Runtime has no scalar operands: a letter of its own for one element.
         output = next(letter for letter in ascii_letters if letter not in sizes)
         dy = emit.op("Reshape", dy, emit.ints(1))
-    return [_gradient(at, dy, output, terms, operands, sizes, emit) for at in range(len(operands))]
+    return [_gradient(node, at, dy, output, terms, operands, sizes, emit) for at in range(len(operands))]
 
 
 def _gradient(
+    node: ir.Node,
     at: int,
     dy: ir.Value,
     output: str,
@@ -45,6 +46,7 @@ def _gradient(
     found = [letter for letter in terms[at] if any(letter in term for term in (output, *others))]
     equation = f"{','.join((output, *others))}->{''.join(found)}"
     inputs = [value for place, value in enumerate(operands) if place != at]
+    _refuse_broadcast(node, others, inputs, set(found) - set(output))
     gradient = dy if equation == f"{output}->{output}" else emit.op("Einsum", dy, *inputs, equation=equation)
     alone = [axis for axis, letter in enumerate(terms[at]) if letter not in found]
     if alone:
@@ -55,6 +57,21 @@ def _gradient(
     own = dims_of(operands[at])
     have = [own[axis] if axis in alone else sizes[letter] for axis, letter in enumerate(terms[at])]
     return emit.sum_to(gradient, have, operands[at])
+
+
+def _refuse_broadcast(
+    node: ir.Node, terms: Sequence[str], operands: Sequence[ir.Value], indices: Collection[str]
+) -> None:
+    """Refuse an index that the gradient keeps and its operands broadcast from 1: ONNX Runtime, too, takes it for 1."""
+    for letter in indices:
+        sizes = [
+            dims_of(value)[term.index(letter)] for term, value in zip(terms, operands, strict=True) if letter in term
+        ]
+        uncertain = sizes[0] == 1 or not isinstance(sizes[0], int)
+        if uncertain and any(size != sizes[0] for size in sizes):
+            raise NoGradientForCase(
+                node, f"its index {letter!r} is summed and broadcast from size 1", "expand the operand before it"
+            )
 
 
 def _summed_broadcast(at: int, output: str, terms: Sequence[str], operands: Sequence[ir.Value]) -> bool:
@@ -92,8 +109,9 @@ def is_misjudged(node: ir.Node) -> bool:
     if any(value.shape is None for value in (*operands, node.outputs[0])):
         return False
     terms, output = _letters(node, operands)
-    found = False
-    for letter, judged, sizes in _output_sizes(node, terms, output, operands):
+    equation, found = node.attributes["equation"].as_string(), False
+    for letter, recorded, sizes in _output_sizes(node, terms, output, operands):
+        judged = sizes[0] if letter in equation else recorded  # an ellipsis is broadcast where its sizes are known
         if judged == 1 and any(size != 1 for size in sizes):
             raise NoGradientForCase(
                 node,
@@ -107,13 +125,13 @@ def is_misjudged(node: ir.Node) -> bool:
 def _output_sizes(
     node: ir.Node, terms: Sequence[str], output: str, operands: Sequence[ir.Value]
 ) -> Iterator[tuple[str, Dim, list[Dim]]]:
-    """Each index of the output, with the size that it is taken for and those that it has in the operands."""
+    """Each index of the output, with the size that the output has there, and those of the operands in their order."""
     sizes: dict[str, list[Dim]] = {}
     for term, value in zip(terms, operands, strict=True):
         for letter, size in zip(term, dims_of(value), strict=True):
             sizes.setdefault(letter, []).append(size)
-    for letter, judged in zip(output, dims_of(node.outputs[0]), strict=True):
-        yield letter, judged, sizes[letter]
+    for letter, recorded in zip(output, dims_of(node.outputs[0]), strict=True):
+        yield letter, recorded, sizes[letter]
 
 
 def _sizes(terms: Sequence[str], operands: Sequence[ir.Value]) -> dict[str, Dim]:

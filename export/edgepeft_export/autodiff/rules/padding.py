@@ -127,14 +127,26 @@ def _spread(dy: ir.Value, node: ir.Node, entry: int, axis: int, step: int, emit:
     """Undo a slice with steps: each place of the axis takes its slice of ``dy``, or the zeros appended to it."""
     size = dims_of(first(node))[axis]
     starts, ends = known_ints(node.inputs[1]), known_ints(node.inputs[2])
+    if step < 0 and ends is not None and ends[entry] >= _TO_THE_END:
+        raise NoGradientForCase(
+            node, "ONNX and ONNX Runtime differ on a last end with a negative step", "end it before the first element"
+        )
     if isinstance(size, int) and starts is not None and ends is not None:
-        taken = np.arange(size)[slice(starts[entry], None if step < 0 and ends[entry] < -size else ends[entry], step)]
+        taken = np.asarray(_taken(size, starts[entry], ends[entry], step), dtype=np.int64)
         sources = np.full(size, len(taken), dtype=np.int64)
         sources[taken] = np.arange(len(taken))
         places = emit.constant(sources)
     else:
         places = _sources(node, entry, axis, step, emit)
     return emit.op("Gather", padded(dy, rank(first(node)), {axis: (0, 1)}, emit), places, axis=axis)
+
+
+def _taken(size: int, start: int, end: int, step: int) -> range:
+    """The positions that a slice takes, held inside the axis as ONNX does it (numpy drops a start before the first)."""
+    start, end = (bound + size if bound < 0 else bound for bound in (start, end))
+    if step > 0:
+        return range(min(max(start, 0), size), min(max(end, 0), size), step)
+    return range(min(max(start, 0), size - 1), min(max(end, -1), size - 1), step)
 
 
 def _sources(node: ir.Node, entry: int, axis: int, step: int, emit: Emitter) -> ir.Value:

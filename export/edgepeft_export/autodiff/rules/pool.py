@@ -9,7 +9,14 @@ import numpy as np
 import onnx_ir as ir
 
 from edgepeft_export.autodiff.registry import Gradients, NoGradientForCase, Upstream, rule
-from edgepeft_export.autodiff.rules.reading import first, reciprocal, reshaped_like, static_size, zeros_like
+from edgepeft_export.autodiff.rules.reading import (
+    attribute_ints,
+    first,
+    reciprocal,
+    reshaped_like,
+    static_size,
+    zeros_like,
+)
 from edgepeft_export.autodiff.rules.window import Window, spread_back, window_of
 from edgepeft_export.emit import Emitter
 from edgepeft_export.shapes import dims_of, rank
@@ -21,6 +28,7 @@ def max_pool(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
     if node.attributes.get_int("storage_order", 0):
         raise NoGradientForCase(node, "it counts its indices in columns", "leave storage_order at 0")
     x = first(node)
+    _refuse_disputed_sizes(node, x)
     if len(node.outputs) < 2:
         node.resize_outputs(2)
         node.outputs[1].name = f"{node.outputs[0].name}.indices"
@@ -38,6 +46,7 @@ def average_pool(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
     dy, x, y = upstream[0], first(node), node.outputs[0]
     assert dy is not None
     assert x.dtype is not None
+    _refuse_disputed_sizes(node, x)
     window = window_of(node, x, node.attributes["kernel_shape"].as_ints())
     whole_windows = node.attributes.get_int("count_include_pad", 0) or not any(window.pads)
     if node.attributes.get_int("ceil_mode", 0):
@@ -48,6 +57,32 @@ def average_pool(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
     if not whole_windows:
         dy = emit.op("Div", dy, _counts(x, weight, window, emit))
     return (_per_channel(dy, weight, window, x, y, emit),)
+
+
+def _refuse_disputed_sizes(node: ir.Node, x: ir.Value) -> None:
+    """Refuse where ONNX's shape inference gives another size than ONNX Runtime computes."""
+    same = str(node.attributes.get_string("auto_pad", "NOTSET")).startswith("SAME")
+    if same and any(step > 1 for step in attribute_ints(node, "dilations", [])):
+        raise NoGradientForCase(
+            node, "ONNX and ONNX Runtime pad dilated windows differently with auto_pad", "export it with explicit pads"
+        )
+    if same:
+        return
+    window = window_of(node, x, node.attributes["kernel_shape"].as_ints())
+    for axis, size in enumerate(dims_of(x)[2:]):
+        if isinstance(size, int) and _is_disputed(window, axis, size, bool(node.attributes.get_int("ceil_mode", 0))):
+            raise NoGradientForCase(
+                node,
+                "a window is larger than the input, or the last one lies in the padding (ceil_mode)",
+                "leave ceil_mode at 0, and the window within the input",
+            )
+
+
+def _is_disputed(window: Window, axis: int, size: int, ceiled: bool) -> bool:
+    """Whether a window does not fit, or the last one of ``ceil_mode`` has no element of the input."""
+    stride, before = window.strides[axis], window.before[axis]
+    left = size + before + window.after[axis] - window.reach[axis]
+    return left < 0 or (ceiled and -(-left // stride) * stride >= size + before)
 
 
 def _ceiled(node: ir.Node, window: Window, x: ir.Value, y: ir.Value, counts_padding: bool) -> Window:
