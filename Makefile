@@ -34,7 +34,7 @@ freeze = $(1)/bin/pip freeze --disable-pip-version-check --exclude-editable | se
 # Browsers that the web runtime is tested in, by their names on the path.
 BROWSERS := chromium-headless-shell chromium google-chrome chromium-browser
 
-.PHONY: demo demo-flower test lint slow aarch64 newest pins bench bench-fleet bench-methods bench-accuracy clean
+.PHONY: demo demo-flower test lint slow aarch64 nightly newest pins bench bench-fleet bench-methods bench-accuracy clean
 
 # The workstation prepares, a separate environment without torch fine-tunes, the workstation merges.
 demo: .venv/.demo .venv-device/.done
@@ -60,6 +60,15 @@ slow: $(ENVIRONMENTS)
 # The device runtime on an emulated Raspberry Pi: 160 MB the first time, into .aarch64. Skipped with a reason where it cannot be had.
 aarch64: .venv/.test
 	$(HOST)/python -m pytest -m aarch64 -rs tests/test_aarch64.py
+
+# Too long for CI, before a release: every point of fault injection, long fuzzing, ONNX's node tests, every method on every network, and
+# the newest versions. It writes the pages, which are committed.
+nightly: $(ENVIRONMENTS)
+	$(HOST)/python -m tests.faults --page docs/FAULTS.md
+	$(HOST)/python -m tests.fuzz --inputs 100000 --page docs/FUZZING.md
+	$(HOST)/python -m tests.node_tests --page docs/OPERATORS.md
+	$(HOST)/python -m tests.matrix
+	$(MAKE) newest
 
 # The tests that touch a dependency, with today's newest of everything but torch: by hand, and before a release.
 newest:
