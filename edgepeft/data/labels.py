@@ -124,8 +124,10 @@ class _ClassReader:
         indices += f" (write {near[1]})" if near else ""
         if not self._names:
             return indices
-        names = f"the name of a class: {meant(text, list(self._names))}"
-        return names if self._numbers_are_names else f"{names}, or {indices}"
+        names = meant(text, list(self._names))
+        if self._numbers_are_names:
+            return f"the name of a class (a number is a name here, not an index): {names}"
+        return f"the name of a class: {names}, or {indices}"
 
 
 class _SeveralReader:

@@ -66,6 +66,13 @@ def test_columns_that_are_not_used_are_named(text: Trained, tmp_path: Path) -> N
     assert _told(tmp_path / "d.jsonl", text.bundle, labelled=False) == ["columns that are not used: id."]
 
 
+def test_names_of_columns_are_shown_safely(text: Trained, tmp_path: Path) -> None:
+    """Short, and without what a terminal would obey or cannot print."""
+    (tmp_path / "d.jsonl").write_text(f'{{"text": "a", "label": "no", "\\u001b[2J\\ud800": 1, "{"k" * 9999}": 2}}\n')
+    (line,) = _told(tmp_path / "d.jsonl", text.bundle)
+    assert len(line) < 300 and line.isprintable() and line.encode()
+
+
 def test_options_of_other_data_are_named(images: Trained, text: Trained, tmp_path: Path) -> None:
     """Names of columns for arrays, and a template for a classifier."""
     np.savez(tmp_path / "d.npz", image=np.zeros((1, 1, 8, 8), np.float32), labels=np.zeros(1, int))

@@ -5,15 +5,19 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 
+from edgepeft_runtime.shown import quoted, shortened
+
 
 def meant(text: str, names: Sequence[str], limit: int = 20) -> str:
     """The name that was probably meant, or the first names there are."""
     folded = {" ".join(name.split()).casefold(): name for name in reversed(names)}
     same = folded.get(" ".join(text.split()).casefold())
     near = [same] if same is not None else difflib.get_close_matches(text[:200], names, n=1)
-    return f"{near[0]!r} (is it that?)" if near else some(names, limit)
+    return f"{quoted(near[0])} (is it that?)" if near else some(names, limit)
 
 
 def some(names: Sequence[str], limit: int = 5) -> str:
     """The first of the names, for a line that must stay short."""
-    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
+    return ", ".join(shortened(name, 80) for name in names[:limit]) + (
+        f" and {len(names) - limit} more" if len(names) > limit else ""
+    )

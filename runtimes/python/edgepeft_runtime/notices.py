@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import warnings
 
+from edgepeft_runtime.shown import printable
+
 
 class EdgepeftWarning(UserWarning):
     """Something that was given is not used, or is read by a rule the user may not expect; one line."""
@@ -14,4 +16,4 @@ def notice(text: str) -> None:
 
     Callers say a thing once per file or source, with how many it concerns, not once per example.
     """
-    warnings.warn(" ".join(text.split()), EdgepeftWarning, stacklevel=2)
+    warnings.warn(printable(" ".join(text.split()), keep=""), EdgepeftWarning, stacklevel=2)
