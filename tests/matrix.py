@@ -7,7 +7,6 @@ A cell is supported where five steps have torch's losses (1e-4) and the update m
 from __future__ import annotations
 
 import argparse
-import functools
 import logging
 import tempfile
 import warnings
@@ -18,7 +17,6 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import nn
-from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 import edgepeft
 from edgepeft.compress import Pruning
@@ -32,6 +30,7 @@ from edgepeft_runtime import Trainer
 from edgepeft_runtime.bundle import Bundle
 from edgepeft_runtime.errors import EdgepeftError
 from tests.networks import NETWORKS, Network, to_numpy, torch_loss
+from tests.support.exports import shared
 from tests.training import Trained, check_merged, train_both
 from tests.zoo import convolution, recurrent, tabular, transformers
 
@@ -241,13 +240,12 @@ def main() -> None:
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
-    # torch.onnx builds its table of operators anew for each export: half the time that a small model takes
-    ONNXRegistry.from_torchlib = staticmethod(functools.cache(ONNXRegistry.from_torchlib))
     cells = []
-    for method, name in places():
-        with tempfile.TemporaryDirectory() as folder:
-            cells.append(try_cell(method, name, Path(folder)))
-        print(f"{name:13} {method:24} {cells[-1].error or 'ok'}", flush=True)
+    with tempfile.TemporaryDirectory() as exports, shared(Path(exports)):
+        for method, name in places():
+            with tempfile.TemporaryDirectory() as folder:
+                cells.append(try_cell(method, name, Path(folder)))
+            print(f"{name:13} {method:24} {cells[-1].error or 'ok'}", flush=True)
     options.out.parent.mkdir(exist_ok=True)
     options.out.write_text(page([replace(cell, message=cell.message.rstrip(".")) for cell in cells]), encoding="utf-8")
 

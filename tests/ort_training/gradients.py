@@ -8,7 +8,6 @@ forward graph. A cell is supported where the official module gives the gradient 
 from __future__ import annotations
 
 import argparse
-import functools
 import json
 import logging
 import subprocess
@@ -20,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 import edgepeft
 from edgepeft.methods import attach
@@ -30,6 +28,7 @@ from edgepeft_runtime.errors import EdgepeftError
 from tests.matrix import ALL, TITLES
 from tests.networks import Network, to_numpy
 from tests.ort_training.plan import write_plan
+from tests.support.exports import shared
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "ORT_TRAINING.md"
@@ -133,18 +132,17 @@ def main() -> None:
     python = parser.parse_args().training_python.absolute()
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
-    # torch.onnx builds its table of operators anew for each export: half the time that a small model takes
-    ONNXRegistry.from_torchlib = staticmethod(functools.cache(ONNXRegistry.from_torchlib))
 
     def side(*arguments: str | Path) -> Any:
         command = [str(python), "-m", "tests.ort_training.side", *map(str, arguments)]
         return json.loads(subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True).stdout)
 
     cells = []
-    for place in places():
-        with tempfile.TemporaryDirectory() as folder:
-            cells.append(try_cell(*place, Path(folder), python, side))
-        print(*place, cells[-1].error or "ok", flush=True)
+    with tempfile.TemporaryDirectory() as exports, shared(Path(exports)):
+        for place in places():
+            with tempfile.TemporaryDirectory() as folder:
+                cells.append(try_cell(*place, Path(folder), python, side))
+            print(*place, cells[-1].error or "ok", flush=True)
     PAGE.write_text(page(cells), encoding="utf-8")
 
 

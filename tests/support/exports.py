@@ -69,12 +69,20 @@ def _read(path: Path) -> ir.Model:
 def shared(folder: Path) -> Iterator[SharedExports]:
     """While it is open, exports are shared through a folder; torch builds its tables of operators once."""
     from torch._export import utils
+    from torch.onnx._internal.exporter import _decomp
     from torch.onnx._internal.exporter._registration import ONNXRegistry
 
     exports = SharedExports(Store(folder), torch.onnx.export)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.onnx, "export", exports)
-        # Both are built anew for each export: more than half the time that a small model takes.
+        # These are built anew for each export: more than half the time that a small model takes.
         patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(functools.cache(ONNXRegistry.from_torchlib)))
         patch.setattr(utils, "_materialize_cpp_cia_ops", functools.cache(utils._materialize_cpp_cia_ops))
+        patch.setattr(_decomp, "create_onnx_friendly_decomposition_table", _tables_once(_decomp))
         yield exports
+
+
+def _tables_once(module: Any) -> Callable[[set[Any]], dict[Any, Any]]:
+    """torch's function that lists decompositions; each caller gets a copy, because the exporter takes entries out."""
+    made = functools.cache(module.create_onnx_friendly_decomposition_table)
+    return lambda registered: dict(made(frozenset(registered)))

@@ -60,11 +60,23 @@ def installed(folder: Path) -> Path:
 
 @functools.cache
 def runtime() -> Path:
-    """The package ``edgepeft-runtime``, built, with its tests compiled."""
+    """The package ``edgepeft-runtime``, built, with its tests compiled: once for each state of its sources."""
     folder = installed(WEB)
-    run("npm", "run", "build")
-    run("npx", "tsc", "-p", "test/tsconfig.json")
+    stamp, sources = folder / "build" / ".edgepeft-sources", _sources(folder)
+    if not (folder / "dist").is_dir() or not stamp.is_file() or stamp.read_text("utf-8") != sources:
+        run("npm", "run", "build")
+        run("npx", "tsc", "-p", "test/tsconfig.json")
+        stamp.write_text(sources, "utf-8")
     return folder
+
+
+def _sources(folder: Path) -> str:
+    """A digest of what the package is built from."""
+    found = hashlib.sha256()
+    for path in sorted([*folder.glob("*.json"), *folder.glob("src/**/*"), *folder.glob("test/**/*")]):
+        if path.is_file():
+            found.update(f"{path.relative_to(folder)}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\0".encode())
+    return found.hexdigest()
 
 
 def drive(plan: Mapping[str, Any], folder: Path, ort: str = "node") -> dict[str, Any]:
