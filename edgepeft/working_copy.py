@@ -24,7 +24,7 @@ def working_copy(model: nn.Module, *, share: bool = True) -> nn.Module:
         EdgepeftError: something in the module cannot be copied.
     """
     memo: dict[int, Any] = {id(old): new for old, new in _shared(model)} if share else {}
-    memo |= {id(value): value.detach().clone() for value in _results(model)}
+    memo |= {id(value): value.detach() if share else value.detach().clone() for value in _results(model)}
     try:
         copied: nn.Module = copy.deepcopy(model, memo)
     except Exception as error:  # whatever the objects that a module holds raise
@@ -53,15 +53,29 @@ def with_exportable_experts(model: nn.Module) -> nn.Module:
 
 
 def _shared(model: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
+    """Copies of the parameters that share their storage, and of the buffers that are views of parameters."""
     for parameter in model.parameters():
         if type(parameter) is nn.Parameter:
             yield parameter, nn.Parameter(parameter.detach(), requires_grad=parameter.requires_grad)
+    storages = {parameter.untyped_storage().data_ptr() for parameter in model.parameters() if parameter.numel()}
+    for buffer in model.buffers():
+        if buffer.numel() and buffer.untyped_storage().data_ptr() in storages:
+            yield buffer, buffer.detach()
 
 
 def _results(model: nn.Module) -> Iterator[Tensor]:
-    """Tensors that an earlier forward left in the module, which torch does not copy."""
+    """Tensors that torch does not copy: results that an earlier forward left in the module, views of parameters."""
     for module in model.modules():
-        yield from (value for value in vars(module).values() if isinstance(value, Tensor) and not value.is_leaf)
+        yield from (value for value in _tensors(vars(module)) if not value.is_leaf)
+
+
+def _tensors(held: Any) -> Iterator[Tensor]:
+    """The tensors in dictionaries, lists and tuples."""
+    if isinstance(held, Tensor):
+        yield held
+    elif type(held) in (dict, list, tuple):
+        for value in held.values() if isinstance(held, dict) else held:
+            yield from _tensors(value)
 
 
 def _rebind(module: nn.Module, memo: dict[int, Any]) -> None:

@@ -54,7 +54,10 @@ def _adapter(bundle: Bundle, parameters: Mapping[str, Array]) -> tuple[dict[str,
         )
     tensors = {keys[name]: np.ascontiguousarray(array) for name, array in parameters.items()}
     _check_halves(tensors)
-    tied = {key: tensors[keys[name]].copy() for key, name in recipe.get("tied", {}).items()}
+    tied = {
+        key: np.ascontiguousarray(tensors[keys[name]].transpose(axes)).copy()
+        for key, (name, axes) in recipe.get("tied", {}).items()
+    }
     return {**config, **stacked_ranks(bundle.manifest, parameters)}, {**prompt, **tensors, **tied}
 
 

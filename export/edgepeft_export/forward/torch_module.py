@@ -24,6 +24,7 @@ from edgepeft_export.forward.graph import Forward, ForwardError, tidy, widen
 from edgepeft_export.forward.torch_detach import KeepDetach
 from edgepeft_export.forward.torch_recurrent import KeepRecurrent
 from edgepeft_export.forward.torch_reference import Function, Reference, Tensors, array, verified
+from edgepeft_export.forward.torch_shared import View, views_of, with_views
 from edgepeft_export.losses import FIRST_LOGITS
 from edgepeft_export.opset import OPSET
 from edgepeft_export.shapes import Dim, dims_of
@@ -55,12 +56,13 @@ def from_torch(
         ForwardError: nothing trains, an input does not fit ``forward``, or torch cannot export the model.
     """
     inputs = name_inputs(model, example_inputs)
-    trainable = _trainable(model)
+    views = views_of(model)
+    trainable = {name: tensor for name, tensor in _trainable(model).items() if name not in views}
     axes = default_dynamic_axes(inputs) if dynamic_axes is None else dynamic_axes
     with _inference(model):
         traced = distinct_sizes(inputs, axes)
         names = _output_names(model, traced, outputs)
-        program = export(_Lifted(model, names), traced, trainable, axes)
+        program = export(_Lifted(model, names, views), traced, trainable, axes)
     called = [f"{name}.output" if name in inputs or name in trainable else name for name in names]
     graph = _rename(program, list(inputs), list(trainable), called)
     _check_dynamic(graph.graph, axes)
@@ -71,14 +73,14 @@ def from_torch(
     parameters = {name: array(tensor).copy() for name, tensor in trainable.items()}
     forward = Forward(graph, tuple(inputs), parameters)
     with _inference(model):
-        return verified(forward, Reference(_function(model, names), inputs, traced, trainable, axes, half))
+        return verified(forward, Reference(_function(model, names, views), inputs, traced, trainable, axes, half))
 
 
-def _function(model: nn.Module, names: Sequence[str]) -> Function:
+def _function(model: nn.Module, names: Sequence[str], views: Mapping[str, View]) -> Function:
     """What the module gives, by name."""
 
     def function(inputs: Tensors, trainable: Tensors) -> dict[str, Tensor]:
-        with _set(model, trainable):
+        with _set(model, with_views(trainable, views)):
             named = _named_outputs(model(**inputs))
         return {name: named[name] for name in names}
 
@@ -87,8 +89,9 @@ def _function(model: nn.Module, names: Sequence[str]) -> Function:
 
 @contextlib.contextmanager
 def _set(model: nn.Module, trainable: Tensors) -> Iterator[None]:
-    """Let parameters have other values for a while."""
-    parameters = {name: p for name, p in model.named_parameters() if name in trainable}
+    """Let parameters have other values for a while, and buffers that are views of them."""
+    named = (*model.named_parameters(), *model.named_buffers())
+    parameters = {name: tensor for name, tensor in named if name in trainable}
     before = {name: p.data for name, p in parameters.items()}
     try:
         for name, parameter in parameters.items():
@@ -147,15 +150,16 @@ def default_dynamic_axes(inputs: Mapping[str, Tensor]) -> dict[str, dict[int, st
 class _Lifted(nn.Module):  # type: ignore[misc]  # torch is not type-checked here
     """The model as a function of its inputs and its trainable parameters."""
 
-    def __init__(self, model: nn.Module, outputs: Sequence[str]) -> None:
+    def __init__(self, model: nn.Module, outputs: Sequence[str], views: Mapping[str, View]) -> None:
         super().__init__()
         self.model = model
         self.outputs = tuple(outputs)
+        self.views = dict(views)
         self.train(model.training)
 
     def forward(self, inputs: dict[str, Tensor], trainable: dict[str, Tensor]) -> tuple[Tensor, ...]:
         with KeepDetach(list(trainable.values())), KeepRecurrent():
-            result = torch.func.functional_call(self.model, trainable, kwargs=inputs)
+            result = torch.func.functional_call(self.model, with_views(trainable, self.views), kwargs=inputs)
         named = _named_outputs(result)
         return tuple(named[name] for name in self.outputs)
 
