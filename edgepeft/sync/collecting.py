@@ -158,13 +158,13 @@ class _Collecting:
         """One file of an inbox: accept, skip, wait or refuse."""
         if self._is_leftover(store, found):
             self._clear(store, found)
+        elif found.at is not None and self._has(found.at):
+            self.already += 1
+            self._clear(store, found)
         elif not found.whole:
             self.waiting.append(f"{store}/{found.name}")
         elif found.at is None:
             self._refuse(store, found, FleetError(found.code, found.reason, context=None, hint=None))
-        elif self._has(found.at):
-            self.already += 1
-            self._clear(store, found)
         else:
             self._take_new(store, found, found.at)
 
@@ -233,9 +233,9 @@ class _Collecting:
         self.ledger.commit()
         for store, found in self.done_with:
             # The sidecar last: alone it is known for what it is, and an update alone may still be on its way.
-            for name in (found.name, _sidecar_of(found.name)):
-                with suppress(EdgepeftError, OSError):
-                    store.remove(name)
+            with suppress(EdgepeftError, OSError):
+                store.remove(found.name)
+                store.remove(_sidecar_of(found.name))
         self.unsettled, self.done_with = [], []
 
     def _refuse(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sqlite3
 from contextlib import closing
 from functools import partial
@@ -88,6 +90,29 @@ def test_a_sidecar_whose_update_was_taken_does_not_wait(fleet: Fleet) -> None:
     assert (found.waiting, update.with_suffix(".sig").exists()) == ((), True)
     assert collect([fleet.place], fleet.host, now=NOW, remove=True).waiting == ()
     assert list(update.parent.iterdir()) == []
+
+
+def test_an_update_that_cannot_be_removed_keeps_its_sidecar(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both stay until the next pull; an update that counts does not wait, should its sidecar be gone."""
+    device = fleet.device()
+    fleet.publish()
+    device.join()
+    delivered = device.deliver()
+    update = fleet.place / delivered.delivery.folder / f"{delivered.delivery.sha256}.safetensors"
+    unlink = os.unlink
+
+    def fails(path: str, **more: int) -> None:
+        if path == update.name:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        unlink(path, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", fails)
+        assert len(collect([fleet.place], fleet.host, now=NOW, remove=True).accepted) == 1
+    assert update.exists() and update.with_suffix(".sig").exists()
+    update.with_suffix(".sig").unlink()
+    found = collect([fleet.place], fleet.host, now=NOW, remove=True)
+    assert (found.already_there, found.waiting, update.exists()) == (1, (), False)
 
 
 def test_a_sidecar_of_a_refused_update_does_not_wait(fleet: Fleet) -> None:
