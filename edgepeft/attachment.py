@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgepeft import compress
@@ -22,7 +25,7 @@ from edgepeft.sources import Source
 from edgepeft.working_copy import with_exportable_experts, working_copy
 from edgepeft_export.forward import Forward, from_onnx
 from edgepeft_export.forward.onnx_lora import GraphLora
-from edgepeft_export.forward.torch_module import DynamicAxes, from_torch, name_inputs
+from edgepeft_export.forward.torch_module import DynamicAxes, ExampleInputs, from_torch, name_inputs
 from edgepeft_export.quantize.choose import Batch
 from edgepeft_runtime.errors import EdgepeftError
 
@@ -51,7 +54,7 @@ class Attachment:
 def forward_of(source: Source, how: Attachment) -> tuple[Forward, Recipe]:
     """The forward graph of a source, and what the bundle's recipe says of it; the source's model stays as it was."""
     if isinstance(source.model, Path):
-        return _of_file(source.model, how)
+        return _of_file(source, source.model, how)
     return _of_module(source, source.model, how)
 
 
@@ -101,7 +104,7 @@ def _pruned(inputs: Mapping[str, Tensor], model: nn.Module, how: Attachment) -> 
     return masked, {"prune": dict(how.prune.as_recipe()), "masked": list(report.masked)}
 
 
-def _of_file(path: Path, how: Attachment) -> tuple[Forward, Recipe]:
+def _of_file(source: Source, path: Path, how: Attachment) -> tuple[Forward, Recipe]:
     if how.prune is not None:
         raise EdgepeftError(
             "prune-needs-torch",
@@ -109,17 +112,18 @@ def _of_file(path: Path, how: Attachment) -> tuple[Forward, Recipe]:
             context=str(path),
             hint="prune before the model is exported, or prepare the torch model itself.",
         )
+    read = partial(from_onnx, path, outputs=how.outputs, example=_arrays(source.example_inputs))
     chosen = how.chosen
     if chosen is None:
-        return from_onnx(path, how.trainable), {"method": "onnx", "trainable": list(how.trainable)}
+        return read(how.trainable), {"method": "onnx", "trainable": list(how.trainable)}
     patterns = tuple(how.trainable)
     if isinstance(chosen, Lora) and type(chosen) in (Lora, FrozenA):  # other variants are not written on a graph
         patterns = (*patterns, *(chosen.modules_to_save or ()))
         whole_head = chosen.modules_to_save is None and not how.trainable
         lora = GraphLora(chosen.rank, chosen.alpha, chosen.target_modules, train_head=whole_head)
-        forward = from_onnx(path, patterns, lora)
+        forward = read(patterns, lora)
     elif isinstance(chosen, GraphMethod) and patterns:
-        forward = from_onnx(path, patterns)
+        forward = read(patterns)
     else:
         raise EdgepeftError(
             "method-needs-torch",
@@ -130,6 +134,20 @@ def _of_file(path: Path, how: Attachment) -> tuple[Forward, Recipe]:
     if isinstance(chosen, GraphMethod):
         forward = chosen.on_graph(forward, None)
     return forward, {"method": chosen.name, **_settings(chosen), "trainable": list(patterns)}
+
+
+def _arrays(example: ExampleInputs | None) -> dict[str, NDArray[np.generic]] | None:
+    """Inputs of an ``.onnx`` file, by name."""
+    if example is None:
+        return None
+    if not isinstance(example, Mapping):
+        raise EdgepeftError(
+            "example-inputs",
+            "Example inputs of an .onnx file need names.",
+            context=None,
+            hint="give a dict {name of the input: array}.",
+        )
+    return {name: np.asarray(value) for name, value in example.items()}
 
 
 def _settings(method: Method) -> Mapping[str, Any]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from torch import Tensor, nn
 
@@ -19,11 +20,13 @@ from edgepeft.methods import Method
 from edgepeft.methods.base import head_modules
 from edgepeft.sources import Source, load_source
 from edgepeft.text_processor import read_tokenizer_file
+from edgepeft.trial import Trial
 from edgepeft_export import losses, optimizers
 from edgepeft_export.autodiff import Gap
 from edgepeft_export.bundle import Extras, check_target, write_bundle
 from edgepeft_export.compile import compile_step, missing_rules
 from edgepeft_export.forward import Forward
+from edgepeft_export.forward.head import probabilities, with_scores
 from edgepeft_export.forward.torch_loss import from_function
 from edgepeft_export.forward.torch_module import DynamicAxes, ExampleInputs
 from edgepeft_export.ort_training import OrtTraining, export_ort_training
@@ -32,6 +35,7 @@ from edgepeft_export.quantize.choose import Batch
 from edgepeft_runtime.engines import ORT_TRAINING, PORTABLE, check_engine
 from edgepeft_runtime.errors import EdgepeftError
 from edgepeft_runtime.manifest import ImageSpec, TextSpec
+from edgepeft_runtime.notices import notice
 
 LossLike: TypeAlias = str | losses.Loss | Callable[..., Tensor] | Path
 Model: TypeAlias = nn.Module | Source | str | Path
@@ -100,7 +104,8 @@ def prepare(
     Args:
         model: a torch module, a ``peft.PeftModel``, a Hugging Face model directory, an ``.onnx`` file, or a
             :class:`Source`.
-        example_inputs: arguments of ``forward``; needed for a torch module only.
+        example_inputs: arguments of ``forward``; needed for a torch module. Of an ``.onnx`` file, inputs by name that
+            it is compared on, where invented ones do not fit.
         out: the bundle's directory.
         method: what trains (``lora``, ``bitfit``, ``head``, ``freeze``, ``full``, or a method with settings). ``None``
             takes the ``requires_grad`` flags as they are. To an ``.onnx`` file ``lora`` and ``ffa`` can be attached.
@@ -119,7 +124,8 @@ def prepare(
         trainable: for an ``.onnx`` file, names or patterns of the initializers that train.
         example_labels: for a torch function as loss, an example of each label.
         dynamic_axes: sizes that may change, ``{input: {axis: name}}``; see :func:`edgepeft_export.forward.from_torch`.
-        outputs: which of the model's outputs to keep; the loss looks at the first.
+        outputs: which of the model's outputs to keep, or any tensors of an ``.onnx`` file; the loss looks at the first.
+            Without them, a loss over scores reads a file's scores before its last Softmax or Sigmoid.
         classes: names of the classes, by label.
         tokenizer: path of a ``tokenizer.json`` to carry in the bundle; with ``text`` the device takes raw text.
         text, image: how raw data becomes inputs.
@@ -137,14 +143,10 @@ def prepare(
     tell = announce or _silent
     source = _source(model, example_inputs)
     carried = {} if tokenizer is None else read_tokenizer_file(Path(tokenizer), source.model)
-    if loss is None:
-        loss = source.loss
-    tell("exporting the forward graph")
-    attached: list[nn.Module] = []
-    how = Attachment(method, prune, calibration, trainable, dynamic_axes, outputs, attached.append)
-    forward, recipe = forward_of(source, how)
-    terms = _loss(loss, forward, example_labels)
-    packing = Quantization(compute) if isinstance(compute, str) else compute
+    how = Attachment(method, prune, calibration, trainable, dynamic_axes, outputs)
+    exported = _exported(source, how, loss, example_labels or {}, tell)
+    forward, packing = exported.forward, Quantization(compute) if isinstance(compute, str) else compute
+    terms, how = exported.loss, exported.how
     forward, packed = quantize(forward, packing, calibration, tell)
     update = optimizers.by_name(optimizer) if isinstance(optimizer, str) else optimizer
     tell("compiling the train step")
@@ -157,6 +159,7 @@ def prepare(
         tell(_told(plan))
     text = text or source.text
     speaks = generation_spec(compiled, source.model, text) if terms.describe()["kind"] == "causal_lm" else None
+    attached = exported.attached
     if speaks is not None and attached and (text is not None if generation is None else generation):
         compiled, speaks = add_cache(compiled, speaks, attached[0], how.chosen, packing, packed, tell)
     extras = Extras(
@@ -169,12 +172,75 @@ def prepare(
         micro_batch=micro_batch,
         generation=speaks,
         packed=packed.packed,
-        recipe={**recipe, **packed.recipe(packing), **({"recompute": recompute} if recompute != "none" else {})},
+        recipe={
+            **exported.recipe,
+            **packed.recipe(packing),
+            **({"recompute": recompute} if recompute != "none" else {}),
+        },
     )
-    tell("writing the bundle")
-    artifacts = _artifacts(engine)
-    bundle = write_bundle(compiled, terms, update, out, extras, overwrite=overwrite, complete=artifacts)
+    tell("writing the bundle, and taking a step on the example")
+    complete = _completed(exported.trial(packing.compute != "fp32", tell), _artifacts(engine))
+    bundle = write_bundle(compiled, terms, update, out, extras, overwrite=overwrite, complete=complete)
     return Prepared(bundle, compiled.trained, compiled.unreached, packed.packed, packed.kept)
+
+
+@dataclass(frozen=True)
+class _Exported:
+    """A forward graph that was compared with its source, and the loss behind it."""
+
+    forward: Forward
+    loss: losses.Loss
+    function: Callable[..., Tensor] | None
+    example_labels: Mapping[str, Tensor]
+    recipe: Mapping[str, Any]
+    how: Attachment
+    attached: Sequence[nn.Module]
+
+    def trial(self, rounds: bool, tell: Callable[[str], None]) -> Trial:
+        """What the loss of a bundle is compared with."""
+        return Trial(self.forward, self.loss, self.function, self.example_labels, rounds, tell)
+
+
+def _exported(
+    source: Source,
+    how: Attachment,
+    loss: LossLike | None,
+    example_labels: Mapping[str, Tensor],
+    tell: Callable[[str], None],
+) -> _Exported:
+    """Export and compare the forward graph and the loss; what the user should know of them is a notice."""
+    tell("exporting the forward graph, and comparing it with the model")
+    attached: list[nn.Module] = []
+    how = replace(how, on_attached=attached.append)
+    forward, recipe = forward_of(source, how)
+    loss = source.loss if loss is None else loss
+    terms = _loss(loss, forward, example_labels)
+    kind = str(terms.describe()["kind"])
+    if isinstance(source.model, Path) and how.outputs is None:
+        given = forward.outputs
+        forward = with_scores(forward, kind)
+        recipe = recipe if forward.outputs == given else {**recipe, "outputs": list(given)}
+    elif (head := probabilities(forward, kind)) is not None:
+        notice(f"the output {forward.outputs[0]!r} comes from a {head.op_type}, and the loss {kind} takes scores")
+    for note in forward.verified.notes:
+        notice(note)
+    function = loss if _is_function(loss) else None
+    return _Exported(forward, terms, function, example_labels, recipe, how, attached)  # type: ignore[arg-type]  # a Loss has emit
+
+
+def _is_function(loss: LossLike) -> bool:
+    return isinstance(loss, nn.Module) or not (isinstance(loss, (str, Path)) or hasattr(loss, "emit"))
+
+
+def _completed(trial: Trial, artifacts: Callable[[Path], object] | None) -> Callable[[Path], None]:
+    """What is done to the folder of a new bundle before it takes its place."""
+
+    def complete(folder: Path) -> None:
+        trial(folder)
+        if artifacts is not None:
+            artifacts(folder)
+
+    return complete
 
 
 def _artifacts(engine: str | OrtTraining) -> Callable[[Path], object] | None:
@@ -201,20 +267,42 @@ def doctor(
     method: str | Method | None = None,
     loss: LossLike | None = None,
     trainable: Sequence[str] = (),
+    example_labels: Mapping[str, Tensor] | None = None,
+    dynamic_axes: DynamicAxes | None = None,
+    outputs: Sequence[str] | None = None,
 ) -> Diagnosis:
-    """See what would train and which operators no gradient can cross, without building anything."""
+    """See what would train and which operators no gradient can cross.
+
+    Where every operator has a rule, a bundle is made, tried and thrown away: what :func:`prepare` would refuse, is
+    refused here.
+
+    Args: as of :func:`prepare`.
+
+    Raises:
+        EdgepeftError: whatever else than a missing gradient rule keeps the model from being prepared.
+    """
     source = _source(model, example_inputs)
-    forward, _ = forward_of(source, Attachment(method, trainable=trainable))
-    gaps = missing_rules(forward, _loss(source.loss if loss is None else loss, forward, None))
+    how = Attachment(method, None, None, trainable, dynamic_axes, outputs)
+    exported = _exported(source, how, loss, example_labels or {}, _silent)
+    missing = missing_rules(exported.forward, exported.loss)
+    if not missing:
+        update = optimizers.by_name("sgd")
+        compiled = compile_step(exported.forward, exported.loss, update)
+        extras = Extras(classes=_classes(source.classes, exported.forward))
+        with tempfile.TemporaryDirectory() as folder:
+            out, trial = Path(folder) / "bundle", exported.trial(False, _silent)
+            write_bundle(compiled, exported.loss, update, out, extras, complete=trial)
+    forward = exported.forward
     trained = {name: array.shape for name, array in forward.parameters.items() if name not in forward.held}
-    return Diagnosis(trained, tuple(gaps))
+    return Diagnosis(trained, tuple(missing))
 
 
 def _source(model: Model, example_inputs: ExampleInputs | None) -> Source:
     if isinstance(model, Source):
         return model
     if not isinstance(model, nn.Module):
-        return load_source(model)
+        source = load_source(model)
+        return replace(source, example_inputs=example_inputs) if isinstance(source.model, Path) else source
     if example_inputs is None:
         raise EdgepeftError(
             "example-inputs",
@@ -231,13 +319,13 @@ def _dimension_max(source: Source, method: Method | None) -> Mapping[str, int]:
     return {name: size - taken if name == "sequence" else size for name, size in source.dimension_max.items()}
 
 
-def _loss(loss: LossLike, forward: Forward, example_labels: Mapping[str, Tensor] | None) -> losses.Loss:
+def _loss(loss: LossLike, forward: Forward, example_labels: Mapping[str, Tensor]) -> losses.Loss:
     if isinstance(loss, Path) or (isinstance(loss, str) and loss.endswith(".onnx")):
         return losses.OnnxLoss.read(loss)
     if isinstance(loss, str):
         return losses.by_name(loss)
-    if isinstance(loss, nn.Module) or not hasattr(loss, "emit"):
-        return from_function(loss, forward, example_labels or {})
+    if _is_function(loss):
+        return from_function(loss, forward, example_labels)  # type: ignore[arg-type]  # it is none of the others
     return loss  # type: ignore[return-value]  # hasattr has told a Loss from a function
 
 

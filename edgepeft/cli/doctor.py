@@ -25,6 +25,7 @@ def command(
     train: tuple[str, ...],
     task: str | None,
     classes: tuple[str, ...] | None,
+    outputs: tuple[str, ...] | None,
     loss: str | None,
     max_length: int | None,
     seed: int,
@@ -42,7 +43,7 @@ def command(
     loaded = loaded_source(source, task=task, classes=classes, max_length=max_length, seed=seed)
     if every_method:
         return _survey(loaded)
-    found = doctor(loaded, method=chosen, loss=loss, trainable=train)
+    found = doctor(loaded, method=chosen, loss=loss, trainable=train, outputs=outputs)
     total = sum(math.prod(shape) for shape in found.trainable.values())
     click.echo(f"would train {total:,} elements in {len(found.trainable)} tensors:")
     for name, shape in list(found.trainable.items())[:_SHOWN]:
@@ -50,7 +51,7 @@ def command(
     if len(found.trainable) > _SHOWN:
         click.echo(f"  … and {len(found.trainable) - _SHOWN} more")
     if not found.gaps:
-        click.echo("every operator on the way to them has a gradient rule: it can be prepared.")
+        click.echo("every operator on the way to them has a gradient rule, and a step runs: it can be prepared.")
         return 0
     click.echo(f"{len(found.gaps)} nodes on the way to them have no gradient rule:")
     for gap in found.gaps:

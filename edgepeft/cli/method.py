@@ -35,6 +35,12 @@ def source_options(command: F) -> F:
         click.option(
             "--loss", metavar="NAME|FILE.onnx", help="cross_entropy, causal_lm, mse, l1, bce_with_logits, or a graph."
         ),
+        click.option(
+            "--outputs",
+            metavar="A,B",
+            callback=names,
+            help="Outputs to keep, or any tensors of an .onnx; the loss reads the first.  [default: the model's]",
+        ),
         click.option("--classes", metavar="A,B,C", callback=names, help="Names of the classes, by label."),
         click.option("--task", help="text-classification, causal-lm, …  [default: what the model directory says]"),
         click.option(

@@ -28,10 +28,19 @@ LARGEST_FILE = 1_500_000_000
 
 def write(bundle: Bundle, parameters: Mapping[str, Array], out: Path) -> str:
     """Write ``out`` (and ``<out>.data`` where the weights are too large for one file); returns what was done."""
-    model = ir.load(bundle.file("infer.onnx"))
+    model = inference_model(bundle)
     folded = merged(model, parameters)
     save(model, out)
     return described(model, folded)
+
+
+def inference_model(bundle: Bundle) -> ir.Model:
+    """The inference graph with the outputs that the source has: scores that only the loss reads are left out."""
+    model = ir.load(bundle.file("infer.onnx"))
+    given = bundle.manifest.recipe.get("outputs")
+    if given is not None:
+        model.graph.outputs[:] = [value for value in model.graph.outputs if value.name in given]
+    return model
 
 
 def described(model: ir.Model, folded: int) -> str:

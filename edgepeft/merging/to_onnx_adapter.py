@@ -15,7 +15,7 @@ import onnxruntime
 
 from edgepeft.merging.fold_constants import load_all
 from edgepeft.merging.target import MergeError, publish
-from edgepeft.merging.to_onnx import save
+from edgepeft.merging.to_onnx import inference_model, save
 from edgepeft_runtime.bundle import Bundle
 from edgepeft_runtime.staging import staged
 from edgepeft_runtime.tensorfile import Array
@@ -44,7 +44,7 @@ def write_base(bundle: Bundle, out: Path) -> None:
     In ``infer.onnx`` parameters are inputs that have to be fed. ONNX Runtime takes them from an active adapter, but the
     ``run`` of its Python package looks for required inputs before that, and refuses. With defaults they are optional.
     """
-    model = ir.load(bundle.file("infer.onnx"))
+    model = inference_model(bundle)
     first = bundle.adapter()
     for value in model.graph.inputs:
         if value.name in first:

@@ -21,7 +21,7 @@ from edgepeft.merging.fold_lora import Matrix, fold_lora
 from edgepeft.merging.packed_products import PackedProduct, packed_product
 from edgepeft.merging.products import Product
 from edgepeft.merging.target import MergeError
-from edgepeft.merging.to_onnx import bind, described, save
+from edgepeft.merging.to_onnx import bind, described, inference_model, save
 from edgepeft_runtime.batch import Batch
 from edgepeft_runtime.bundle import Bundle
 from edgepeft_runtime.tensorfile import Array
@@ -57,7 +57,7 @@ def write(
 
 
 def _check(bundle: Bundle) -> None:
-    if not any(packed_product(value) for node in ir.load(bundle.file("infer.onnx")).graph for value in node.outputs):
+    if not any(packed_product(value) for node in inference_model(bundle).graph for value in node.outputs):
         raise MergeError(
             "not-packed",
             "The bundle has no packed weight that could be unpacked or rounded again.",
@@ -75,7 +75,7 @@ def _check(bundle: Bundle) -> None:
 
 def _merged(bundle: Bundle, parameters: Mapping[str, Array], packed: str) -> tuple[ir.Model, int]:
     """The merged model, and the number of pairs folded."""
-    model = ir.load(bundle.file("infer.onnx"))
+    model = inference_model(bundle)
     load_all(model.graph)
     trained = bind(model.graph, parameters)
     trained |= fold_constants(model, trained)
@@ -105,7 +105,7 @@ def _pack(graph: ir.Graph, base: Product, matrix: Matrix) -> None:
 
 def _bound(bundle: Bundle, parameters: Mapping[str, Array]) -> ir.Model:
     """The device's graph with its adapter in it."""
-    model = ir.load(bundle.file("infer.onnx"))
+    model = inference_model(bundle)
     load_all(model.graph)
     bind(model.graph, parameters)
     return model

@@ -153,3 +153,22 @@ def test_products_of_a_shared_weight_get_a_pair_each(tmp_path: Path) -> None:
     x = np.ones((3, 4), np.float32)
     session = onnxruntime.InferenceSession(ir.to_proto(forward.model).SerializeToString())
     np.testing.assert_allclose(session.run(None, {"x": x, **forward.parameters})[0], x)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_merged_int8_file_is_a_base_again(tmp_path: Path, bias: bool) -> None:
+    """Its matrices are stored transposed: they are found, adapted, and compute what the file does."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(32, 64, bias=bias), nn.ReLU(), nn.Linear(64, 64, bias=bias), nn.Linear(64, 3))
+    lora = edgepeft.Lora(rank=2, target_modules=("0",))
+    edgepeft.prepare(model, {"input": torch.zeros(2, 32)}, method=lora, compute="int8", out=tmp_path / "first")
+    with Trainer.open(tmp_path / "first") as trainer:
+        trainer.step({"input": np.ones((2, 32), np.float32), "labels": np.array([0, 1])})
+        trainer.save_update(tmp_path / "u.safetensors")
+    edgepeft.merge(tmp_path / "first", tmp_path / "u.safetensors", to="onnx", out=tmp_path / "m.onnx")
+    edgepeft.prepare(tmp_path / "m.onnx", method="lora", out=tmp_path / "again")
+    x = np.random.default_rng(0).normal(size=(4, 32)).astype(np.float32)
+    first = Trainer.open(tmp_path / "first", adapter=tmp_path / "u.safetensors")
+    with first as one, Trainer.open(tmp_path / "again") as other:
+        a, b = (next(iter(trainer.predict({"input": x}).values())) for trainer in (one, other))
+    np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)

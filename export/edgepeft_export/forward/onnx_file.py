@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -13,17 +13,27 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes import common
 
-from edgepeft_export.forward.graph import Forward, ForwardError, tidy, widen
+from edgepeft_export.forward.graph import Forward, ForwardError, infer_shapes, tidy, widen
 from edgepeft_export.forward.onnx_lora import GraphLora, attach_lora
+from edgepeft_export.forward.onnx_reference import FileReference, choose_outputs, verified
+from edgepeft_export.forward.onnx_shapes import name_free_axes, settle_shapes
 from edgepeft_export.forward.quantized import needs_4_bits, raise_quantized
 from edgepeft_export.modelfile import load_model
 from edgepeft_export.opset import IR_VERSION, OPSET
+from edgepeft_export.verification.invent import run_twice
 
 OPSET_4_BITS = 21
 """The first operator set with 4-bit tensors and scales of blocks; ONNX Runtime 1.19 runs it."""
 
 
-def from_onnx(path: str | Path, trainable: Sequence[str] = (), lora: GraphLora | None = None) -> Forward:
+def from_onnx(
+    path: str | Path,
+    trainable: Sequence[str] = (),
+    lora: GraphLora | None = None,
+    *,
+    outputs: Sequence[str] | None = None,
+    example: Mapping[str, NDArray[np.generic]] | None = None,
+) -> Forward:
     """Read a model file, which may be quantized; lift initializers to trainable inputs, and attach LoRA.
 
     What is packed in the file stays packed, bit for bit; see :mod:`edgepeft_export.forward.quantized`.
@@ -32,12 +42,17 @@ def from_onnx(path: str | Path, trainable: Sequence[str] = (), lora: GraphLora |
         path: a model of opset 13 or later; external data beside it is read too.
         trainable: names of initializers, or patterns with ``*`` and ``?``, each of which must match.
         lora: pairs of matrices to attach; then ``trainable`` may be empty.
+        outputs: tensors of the file that the graph gives, by name, the one for the loss first. Default: its outputs.
+        example: inputs that the file runs on; without them, some are invented.
 
     Raises:
         ForwardError: the file is no model, a pattern matches nothing, or what it matches is not float32; no product can
-            carry a pair.
+            carry a pair; an output is not there.
+        VerificationError: the graph does not give what the file gives.
     """
-    model = _load(Path(path))
+    reference = _reference(Path(path), outputs, example)
+    model = _load(Path(path), outputs)
+    settle_shapes(model, [feeds for feeds, _ in reference.runs.pairs])
     widen(model)
     raise_quantized(model)
     chosen = _match(model.graph, trainable) if trainable or lora is None else []
@@ -57,10 +72,18 @@ def from_onnx(path: str | Path, trainable: Sequence[str] = (), lora: GraphLora |
         del model.graph.initializers[value.name]
         value.const_value = None
         model.graph.inputs.append(value)
-    return Forward(tidy(model), inputs, parameters)
+    return verified(Forward(tidy(model), inputs, parameters), reference)
 
 
-def _load(path: Path) -> ir.Model:
+def _reference(
+    path: Path, outputs: Sequence[str] | None, example: Mapping[str, NDArray[np.generic]] | None
+) -> FileReference:
+    """The file as it is, run at two sizes where it runs at two."""
+    model = _read(path, outputs)
+    return FileReference(model, run_twice(model, example))
+
+
+def _read(path: Path, outputs: Sequence[str] | None) -> ir.Model:
     try:
         model = load_model(path)
     except Exception as error:  # protobuf, onnx and the file system each raise their own
@@ -70,6 +93,16 @@ def _load(path: Path) -> ir.Model:
             context=f"{type(error).__name__}: {error}",
             hint="give the path of an .onnx file; tensors kept outside it must lie beside it.",
         ) from error
+    name_free_axes(model.graph)
+    if outputs is not None:
+        infer_shapes(model)
+        choose_outputs(model, outputs)
+        common.RemoveUnusedNodesPass()(model)
+    return model
+
+
+def _load(path: Path, outputs: Sequence[str] | None) -> ir.Model:
+    model = _read(path, outputs)
     common.InlinePass()(model)
     model = _at_opset(model, path)
     common.LiftConstantsToInitializersPass(lift_all_constants=False, size_limit=0)(model)

@@ -137,7 +137,7 @@ def _attach(graph: ir.Graph, emit: Emitter, site: Site, lora: GraphLora) -> dict
     parameters = {f"{stem}.lora_A": arrays[0], f"{stem}.lora_B": arrays[1]}
     a, b = (_input(graph, name, array) for name, array in parameters.items())
     emit.scope = stem
-    _add_beside(graph, site, _branch(emit, site, a, b, lora.scale))
+    _add_beside(graph, site, stem, _branch(emit, site, a, b, lora.scale))
     return parameters
 
 
@@ -166,15 +166,15 @@ def _branch(emit: Emitter, site: Site, a: ir.Value, b: ir.Value, scale: float) -
     return emit.op("Conv" if site.kernel else "MatMul", narrow, b)
 
 
-def _add_beside(graph: ir.Graph, site: Site, branch: ir.Value) -> None:
+def _add_beside(graph: ir.Graph, site: Site, stem: str, branch: ir.Value) -> None:
     """Let all readers of the product read its sum with the branch."""
     result = site.result
-    total = ir.Value(name=f"{site.name}.adapted", shape=result.shape, type=result.type)
+    total = ir.Value(name=f"{stem}.adapted", shape=result.shape, type=result.type)
     is_output = result.is_graph_output()
     result.replace_all_uses_with(total, replace_graph_outputs=True)
     if is_output:
         total.name, result.name = result.name, f"{result.name}.base"
-    graph.append(ir.node("Add", [result, branch], outputs=[total], name=f"{site.name}/lora"))
+    graph.append(ir.node("Add", [result, branch], outputs=[total], name=f"{stem}/lora"))
 
 
 def _input(graph: ir.Graph, name: str, array: Floats) -> ir.Value:

@@ -70,14 +70,18 @@ def _give(graph: ir.Graph, names: Sequence[str]) -> None:
 
 
 def _lend(graph: ir.Graph) -> dict[str, ort.OrtValue]:
-    """Put a reference in the place of each large tensor; the tensors by name."""
+    """Put a reference in the place of each large tensor; the tensors by name. Small ones are taken in."""
     lent = {}
     for name, value in graph.initializers.items():
         tensor = value.const_value
-        if tensor is not None and tensor.nbytes > _LARGE and tensor.dtype in _LENT:
+        if tensor is None:
+            continue
+        if tensor.nbytes > _LARGE and tensor.dtype in _LENT:
             # Contiguous: onnxruntime copies what is not, and does not take its own copy for lent.
             lent[name] = ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(tensor.numpy()))
             value.const_value = ir.ExternalTensor(
                 "lent", 0, tensor.nbytes, tensor.dtype, shape=ir.Shape(tensor.shape.numpy()), name=name, base_dir=""
             )
+        elif isinstance(tensor, ir.ExternalTensor):
+            value.const_value = ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=name)
     return lent

@@ -15,7 +15,7 @@ from edgepeft_export.composites import int8_matmul
 from edgepeft_export.emit import Emitter
 from edgepeft_export.forward.quantized.exactness import exact
 from edgepeft_export.forward.quantized.reading import only_reader, other_input, root, take_place
-from edgepeft_export.shapes import dims_of, rank
+from edgepeft_export.shapes import Dim, dims_of, rank
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,11 @@ def raise_integers(graph: ir.Graph, emit: Emitter) -> None:
 def _raise_dynamic(node: ir.Node, emit: Emitter) -> None:
     """``DynamicQuantizeMatMul(x, w, scale, zero_point, bias)`` says what the composite says."""
     x, w, scale, zero_point, bias = (*node.inputs, None, None)[:5]
-    if x is not None and scale is not None and w is not None and _is_matrix(w):
-        w, zero_point = exact(w, zero_point, emit)
-        take_place(node.outputs[0], int8_matmul(emit, x, w, scale, zero_point, bias))
+    matrix = _matrix(w)
+    if x is not None and scale is not None and matrix is not None:
+        w, zero_point = exact(matrix[0], zero_point, emit)
+        product = int8_matmul(emit, x, w, scale, zero_point, bias, trans_b=matrix[1])
+        take_place(node.outputs[0], product)
 
 
 def _raise_to_float(node: ir.Node, emit: Emitter) -> None:
@@ -87,11 +89,14 @@ _RAISED: dict[str, Callable[[ir.Node, Emitter], None]] = {
 
 
 def _emit_matmul(product: _Product, emit: Emitter) -> None:
-    if not _is_matrix(product.w):
+    matrix = _matrix(product.w)
+    if matrix is None:
         return
-    bias, result = (product.bias, product.result) if product.bias is not None else _with_bias(product)
-    w, zero_point = exact(product.w, product.zero_point, emit)
-    take_place(result, int8_matmul(emit, _float(product, emit), w, product.scale, zero_point, bias))
+    columns = dims_of(matrix[0])[0 if matrix[1] else 1]
+    bias, result = (product.bias, product.result) if product.bias is not None else _with_bias(product, columns)
+    w, zero_point = exact(matrix[0], product.zero_point, emit)
+    x = _float(product, emit)
+    take_place(result, int8_matmul(emit, x, w, product.scale, zero_point, bias, trans_b=matrix[1]))
 
 
 def _float(product: _Product, emit: Emitter) -> ir.Value:
@@ -123,15 +128,23 @@ def _scaled(node: ir.Node) -> _Product | None:
     return _Product(scaling.outputs[0], x, x_scale, x_zero_point, w, scale, zero_point)
 
 
-def _is_matrix(w: ir.Value) -> bool:
-    return w.const_value is not None and not w.is_graph_input() and len(w.const_value.shape) == 2
+def _matrix(w: ir.Value | None) -> tuple[ir.Value, int] | None:
+    """The constant matrix that a product reads, and whether transposed, as edgepeft's own merged files have it."""
+    if w is None:
+        return None
+    turn = w.producer()
+    turned = turn is not None and turn.op_type == "Transpose" and not turn.domain
+    stored = turn.inputs[0] if turn is not None and turned else w
+    if stored is None or stored.const_value is None or stored.is_graph_input() or len(stored.const_value.shape) != 2:
+        return None
+    return stored, int(turned)
 
 
-def _with_bias(product: _Product) -> tuple[ir.Value | None, ir.Value]:
+def _with_bias(product: _Product, columns: Dim) -> tuple[ir.Value | None, ir.Value]:
     """The constant vector that is added to the product by its only reader, and the sum."""
     add = only_reader(product.result, "Add")
     bias = other_input(add, product.result) if add is not None else None
     if add is None or bias is None or bias.const_value is None or bias.is_graph_input() or rank(bias) != 1:
         return None, product.result
-    fits = dims_of(bias)[-1] == dims_of(product.w)[-1]
+    fits = dims_of(bias)[-1] == columns
     return (bias, add.outputs[0]) if fits else (None, product.result)

@@ -1,0 +1,64 @@
+"""Finds the scores before a file's last Softmax or Sigmoid, which losses over logits have to read."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import onnx_ir as ir
+
+from edgepeft_export.forward.graph import Forward
+from edgepeft_export.shapes import rank
+from edgepeft_export.verification import Example, GraphRun
+
+_HEADS = frozenset({"Softmax", "LogSoftmax", "Sigmoid"})
+"""What turns scores into probabilities."""
+
+_OF_SCORES = frozenset({"cross_entropy", "causal_lm", "bce_with_logits"})
+"""Losses that do this themselves."""
+
+
+def probabilities(forward: Forward, loss: str) -> ir.Node | None:
+    """The node that turns scores into the first output, where a loss of that kind does so again."""
+    first = forward.model.graph.outputs[0]
+    node = first.producer()
+    if loss not in _OF_SCORES or node is None or node.domain or node.op_type not in _HEADS:
+        return None
+    scores = node.inputs[0]
+    if scores is None or scores.shape is None or scores.producer() is None:
+        return None
+    over = node.attributes.get_int("axis", -1) if node.op_type != "Sigmoid" else -1
+    return node if over in (-1, rank(scores) - 1, 1) else None
+
+
+def with_scores(forward: Forward, loss: str) -> Forward:
+    """A copy that gives the scores before its last Softmax or Sigmoid as well, and first, so that the loss reads them.
+
+    Where there is no such node, or the loss is no loss over scores, the same graph.
+    """
+    found = probabilities(forward, loss)
+    if found is None:
+        return forward
+    model = forward.model.clone()
+    given = [str(value.name) for value in model.graph.outputs]
+    node = model.graph.outputs[0].producer()
+    assert node is not None and node.inputs[0] is not None
+    scores = node.inputs[0]
+    model.graph.outputs[:] = [scores, *(value for value in model.graph.outputs if value is not scores)]
+    note = (
+        f"the file's output {given[0]!r} comes from a {node.op_type}: the loss {loss} reads {scores.name!r} before it, "
+        f"and the model predicts both; name outputs to have it otherwise"
+    )
+    return _compared(replace(forward, model=model), str(scores.name), note)
+
+
+def _compared(forward: Forward, scores: str, note: str) -> Forward:
+    """The same with the scores among the outputs of its examples."""
+    run = GraphRun(forward.model, [scores])
+    fixed = forward.fixed(forward.parameters)
+    examples = tuple(
+        Example(example.inputs, {**run({**example.inputs, **fixed}), **example.outputs})
+        for example in forward.verified.examples
+    )
+    return replace(
+        forward, verified=replace(forward.verified, examples=examples, notes=(*forward.verified.notes, note))
+    )

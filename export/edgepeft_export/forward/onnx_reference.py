@@ -1,0 +1,147 @@
+"""Compares a forward graph with the ``.onnx`` file it was made of, at two sizes, and names what differs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnx_ir as ir
+
+from edgepeft_export.forward.graph import Forward, ForwardError
+from edgepeft_export.verification import (
+    FLOAT32,
+    HALF,
+    QUANTIZED,
+    Example,
+    GraphRun,
+    VerificationError,
+    Verified,
+    difference,
+    refuse_random,
+)
+from edgepeft_export.verification.compare import Array, Arrays
+from edgepeft_export.verification.graph import inner_values
+from edgepeft_export.verification.invent import Runs
+
+_ROUNDED = frozenset(
+    {
+        "QuantizeLinear",
+        "DynamicQuantizeLinear",
+        "DynamicQuantizeMatMul",
+        "MatMulNBits",
+        "GatherBlockQuantized",
+        "DynamicQuantizeLSTM",
+    }
+)
+"""Operators whose presence makes a file a quantized one."""
+
+_HALF = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+
+
+@dataclass(frozen=True)
+class FileReference:
+    """A file as it was read, and what it gives.
+
+    Attributes:
+        model: as read, nothing changed.
+        runs: what it was fed and gave.
+    """
+
+    model: ir.Model
+    runs: Runs
+
+    @property
+    def tolerance(self) -> float:
+        """How far a graph made of it may be from it."""
+        nodes = list(self.model.graph)
+        if any(node.op_type in _ROUNDED for node in nodes):
+            return QUANTIZED
+        half = any(value.dtype in _HALF for value in self.model.graph.initializers.values())
+        return HALF if half else FLOAT32
+
+
+def verified(forward: Forward, reference: FileReference) -> Forward:
+    """The same graph, with the examples it was compared on.
+
+    Raises:
+        VerificationError: the graph gives other outputs than the file, or draws random numbers.
+    """
+    refuse_random(forward.model)
+    if not reference.runs.pairs:
+        note = f"{_UNTRIED} ({reference.runs.failure})" if reference.runs.failure is not None else _UNTRIED
+        return replace(forward, verified=Verified((), reference.tolerance, (note,)))
+    graph = GraphRun(forward.model)
+    examples = []
+    for given, expected in reference.runs.pairs:
+        feeds = _in_own_types(forward, given)
+        got = graph({**feeds, **forward.fixed(forward.parameters)})
+        for name, array in expected.items():
+            off = difference(got[name], array)
+            if off > reference.tolerance:
+                raise _differs(forward, reference, given, name, off)
+        examples.append(Example(feeds, expected))
+    return replace(forward, verified=Verified(tuple(examples), reference.tolerance))
+
+
+def _in_own_types(forward: Forward, feeds: Arrays) -> dict[str, Array]:
+    """What the graph is fed: a file in half precision was brought to float32."""
+    dtypes = {str(value.name): value.dtype for value in forward.input_values()}
+    return {
+        name: array if (dtype := dtypes.get(name)) is None else array.astype(dtype.numpy())
+        for name, array in feeds.items()
+    }
+
+
+_UNTRIED = (
+    "the file runs on none of the inputs that were tried, so the graph could not be compared with it: give "
+    "example_inputs, arrays by name"
+)
+
+
+def _differs(forward: Forward, reference: FileReference, feeds: Arrays, name: str, off: float) -> VerificationError:
+    far = f"they differ by {off:.2g} of the largest value" if np.isfinite(off) else "it has another shape"
+    return VerificationError(
+        "export-differs",
+        f"The graph made of the file gives another {name!r} than the file: {far} (allowed: {reference.tolerance:g}).",
+        context=_first(forward, reference, feeds),
+        hint="export the model again with opset 20; if that does not help, please report the operator.",
+    )
+
+
+def _first(forward: Forward, reference: FileReference, feeds: Arrays) -> str:
+    """The first tensor, in the graph's order, that the file has too and that differs."""
+    theirs = {str(value.name) for node in reference.model.graph for value in node.outputs if value.name}
+    shared = [str(value.name) for node in forward.model.graph for value in node.outputs if value.name in theirs]
+    fed = {**_in_own_types(forward, feeds), **forward.fixed(forward.parameters)}
+    pairs = zip(inner_values(forward.model, fed, shared), inner_values(reference.model, feeds, shared), strict=True)
+    for (name, ours), (_, array) in pairs:
+        if difference(ours, array) > reference.tolerance:
+            return f"The first tensor that differs is {name!r}, of {_made_by(reference.model, name)}."
+    return "No tensor but the output differs."
+
+
+def _made_by(model: ir.Model, name: str) -> str:
+    node = next(node for node in model.graph if any(value.name == name for value in node.outputs))
+    return f"op {node.op_type} (node {node.name or '?'})"
+
+
+def choose_outputs(model: ir.Model, outputs: Sequence[str]) -> None:
+    """Let a model as read give these tensors instead of its own outputs, in place.
+
+    Raises:
+        ForwardError: there is no tensor of a name.
+    """
+    graph = model.graph
+    made = {str(value.name): value for node in graph for value in node.outputs if value.name}
+    missing = [name for name in outputs if name not in made]
+    if missing or not outputs:
+        inner = [name for name in made if made[name] not in graph.outputs]
+        raise ForwardError(
+            "unknown-output",
+            "The file has no tensor named " + (", ".join(map(repr, missing)) or "by an empty list") + ".",
+            context=f"its outputs: {', '.join(str(value.name) for value in graph.outputs)}\n"
+            f"tensors inside, the last first: {', '.join(inner[::-1][:20])}{' …' if len(inner) > 20 else ''}",
+            hint="choose among these.",
+        )
+    graph.outputs[:] = [made[name] for name in dict.fromkeys(outputs)]

@@ -1,0 +1,115 @@
+"""Inputs for a file that comes without any: of several sizes, until two are found that the file runs on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from edgepeft_export.shapes import dims_of
+from edgepeft_export.verification.compare import Array, Arrays
+from edgepeft_export.verification.graph import GraphRun
+
+Sizes = Mapping[str, int]
+
+_LONG = (16, 32, 64, 224)
+"""Sizes of free axes behind the first that convolutions and windows may ask for."""
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Runs of a file at different sizes.
+
+    Attributes:
+        pairs: what was fed and what came out, of up to two runs.
+        failure: why the last run that failed did.
+    """
+
+    pairs: tuple[tuple[Arrays, Arrays], ...] = ()
+    failure: str | None = None
+
+
+def run_twice(model: ir.Model, given: Arrays | None) -> Runs:
+    """Run a model as read at two sizes; at fewer where it does not run on more.
+
+    Args:
+        model: every free axis of its inputs has a name.
+        given: an example of the user's, which is the first.
+    """
+    inputs = [value for value in model.graph.inputs if value.name not in model.graph.initializers]
+    found: list[tuple[Arrays, Arrays]] = []
+    failure = None
+    try:
+        run = GraphRun(model)
+    except Exception as error:  # onnxruntime's exceptions have no class in common but this one
+        return Runs((), _first_line(error))
+    for feeds in _attempts(inputs, given):
+        if any(_shapes(feeds) == _shapes(other) for other, _ in found):
+            continue
+        try:
+            found.append((feeds, run(feeds)))
+        except Exception as error:  # as above
+            failure = _first_line(error)
+        if len(found) == 2:
+            break
+    return Runs(tuple(found), failure)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+
+
+def _attempts(inputs: Sequence[ir.Value], given: Arrays | None) -> Iterator[Arrays]:
+    if given is not None:
+        yield given
+        for factor in (2, 0.5):
+            yield {str(value.name): _resized(given[str(value.name)], value, factor) for value in inputs}
+        return
+    if any(value.dtype is None or value.shape is None or value.dtype == ir.DataType.STRING for value in inputs):
+        return
+    for sizes in _sizes(_symbols(inputs)):
+        for ones in (False, True):
+            yield {str(value.name): _drawn(value, sizes, ones) for value in inputs}
+
+
+def _symbols(inputs: Sequence[ir.Value]) -> tuple[list[str], list[str]]:
+    """Names of the first axes and of all others."""
+    first = [dim for value in inputs for dim in dims_of(value)[:1] if isinstance(dim, str)]
+    rest = [dim for value in inputs for dim in dims_of(value)[1:] if isinstance(dim, str) and dim not in first]
+    return list(dict.fromkeys(first)), list(dict.fromkeys(rest))
+
+
+def _sizes(symbols: tuple[list[str], list[str]]) -> Iterator[Sizes]:
+    """Small sizes that all differ first; then one batch with axes as long as a network may need; then ones."""
+    first, rest = symbols
+    names = [*first, *rest]
+    yield {name: 2 + at for at, name in enumerate(names)}
+    yield {name: 3 + 2 * at for at, name in enumerate(names)}
+    for batch in (2, 1):
+        for long in _LONG:
+            yield {**dict.fromkeys(first, batch), **{name: long + 32 * at for at, name in enumerate(rest)}}
+            yield {**dict.fromkeys(first, batch), **dict.fromkeys(rest, long)}
+    yield dict.fromkeys(names, 1)
+
+
+def _drawn(value: ir.Value, sizes: Sizes, ones: bool) -> Array:
+    shape = [sizes[dim] if isinstance(dim, str) else int(dim or 1) for dim in dims_of(value)]
+    assert value.dtype is not None
+    dtype, draw = value.dtype.numpy(), np.random.default_rng(len(shape))
+    if np.issubdtype(dtype, np.integer) or dtype == np.bool_:  # every table has a second row
+        return np.asarray(np.ones(shape) if ones else draw.integers(0, 2, shape)).astype(dtype)
+    return np.asarray(draw.normal(size=shape)).astype(dtype)
+
+
+def _resized(array: Array, value: ir.Value, factor: float) -> Array:
+    for axis, dim in enumerate(dims_of(value)):
+        if isinstance(dim, str):
+            size = max(1, int(array.shape[axis] * factor))
+            array = np.take(array, np.arange(size) % array.shape[axis], axis=axis)
+    return array
+
+
+def _shapes(feeds: Arrays) -> dict[str, tuple[int, ...]]:
+    return {name: array.shape for name, array in feeds.items()}
