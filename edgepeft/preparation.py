@@ -315,7 +315,9 @@ def _source(model: Model, example_inputs: ExampleInputs | None) -> Source:
 
 def _dimension_max(source: Source, method: Method | None) -> Mapping[str, int]:
     """Largest sizes; a prompt takes learned positions from the input."""
-    taken = getattr(method, "tokens", 0)
+    config: Any = getattr(source.model, "active_peft_config", None)  # of a model that brings its prompt
+    own = config.num_virtual_tokens if getattr(config, "is_prompt_learning", False) else 0
+    taken = own or getattr(method, "tokens", 0)
     return {name: size - taken if name == "sequence" else size for name, size in source.dimension_max.items()}
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from edgepeft.adapter_source import base_of, is_adapter, with_adapter
 from edgepeft.classes import class_names
 from edgepeft.errors import SourceError
 from edgepeft.image_processor import FILE as PROCESSOR
@@ -76,8 +77,8 @@ def load_source(
     """Load what a user names on the command line.
 
     Args:
-        source: a Hugging Face model directory, an ``.onnx`` file, or ``package.module:function`` (or
-            ``file.py:function``) that returns ``(model, example_inputs)``.
+        source: a Hugging Face model directory, an adapter directory of ``peft`` whose base is on disk, an ``.onnx``
+            file, or ``package.module:function`` (or ``file.py:function``) that returns ``(model, example_inputs)``.
         task: one of ``TASKS``; read from the model's configuration where it says so.
         classes: names of the classes; a new head of that size is made where the model has none.
         max_length: longest text in tokens; default is the model's own limit, at most 128.
@@ -96,6 +97,11 @@ def load_source(
             )
         _tell_unused(path, task=task, max_length=max_length, template=template)
         return Source(path, classes=names)
+    if path.is_dir() and is_adapter(path):
+        base, usual = base_of(path)
+        loaded = _load_directory(base, task or usual, names, max_length, template, seed)
+        assert isinstance(loaded.model, nn.Module)
+        return replace(loaded, model=with_adapter(loaded.model, path))
     if path.is_dir():
         return _load_directory(path, task, names, max_length, template, seed)
     if ":" in str(source):

@@ -78,8 +78,10 @@ def source_options(command: F) -> F:
 
 def chosen_method(
     source: str, method: str | None, given: dict[str, Any], settings: Sequence[str] = ()
-) -> Method | None:
+) -> Method | str | None:
     """The method that the options come to; ``None`` takes what the source itself marks as trainable.
+
+    The name alone is that of the adapter which the source is: it trains on with the settings it has.
 
     Args:
         source: as on the command line.
@@ -107,6 +109,8 @@ def chosen_method(
         if method is None and not options:
             return None
         return configured("lora", options, settings)
+    if is_adapter_directory(source) and not set_ and not settings:
+        return method
     if method is None:
         if set_.keys() & set(_SETTINGS["freeze"]):
             method = "freeze"
@@ -116,6 +120,12 @@ def chosen_method(
             return None
     _refuse(set_, _SETTINGS.get(method, ()), f"--method {method}")
     return configured(method, set_, settings)
+
+
+def is_adapter_directory(source: str) -> bool:
+    """Whether the source is an adapter of peft, told without importing torch."""
+    path = Path(source)
+    return (path / "adapter_config.json").is_file() and not (path / "config.json").is_file()
 
 
 def loaded_source(source: str, **settings: Any) -> Source:

@@ -133,9 +133,38 @@ def adapter_of(path: Path | None, bundle: Bundle) -> Adapter | None:
     from edgepeft_runtime.tensorfile import read_tensors
     from edgepeft_runtime.update import FORMAT, check_update, read_update
 
+    if path is not None and (peft := peft_adapter(path, bundle)) is not None:
+        return peft
     if path is None or read_tensors(path, error=UpdateError).metadata.get("format") != FORMAT:
         return path
     update = read_update(path)
     # To look at what an earlier round has learned is no mistake: only its base must be this bundle's.
     check_update(update, bundle, adapter_sha256=update.adapter_sha256)
     return update.parameters
+
+
+def peft_adapter(path: Path, bundle: Bundle) -> Adapter | None:
+    """The bundle's parameters out of an adapter of peft, a directory or its safetensors; ``None`` for other files."""
+    from edgepeft_runtime.tensorfile import read_tensors
+
+    file = path / "adapter_model.safetensors" if path.is_dir() else path
+    if path.is_dir() and not file.is_file():
+        raise UpdateError(
+            "no-adapter-directory",
+            f"{path} holds no adapter.",
+            context=f"{file.name} is missing",
+            hint="give an update, an aggregate, or an adapter directory that peft has saved as safetensors.",
+        )
+    keys: dict[str, str] = bundle.manifest.recipe.get("peft", {}).get("keys", {})
+    tensors = read_tensors(file, error=UpdateError).tensors
+    if not path.is_dir() and not tensors.keys() & set(keys.values()) - keys.keys():
+        return None
+    missing = [key for key in keys.values() if key not in tensors]
+    if missing or not keys:
+        raise UpdateError(
+            "foreign-adapter",
+            f"The adapter {path} does not hold the bundle's parameters.",
+            context=f"missing: {', '.join(missing[:3])}" if keys else "The bundle was not made of a PEFT model.",
+            hint="prepare the adapter directory itself: edgepeft prepare ADAPTER --out BUNDLE.",
+        )
+    return {name: tensors[key] for name, key in keys.items()}

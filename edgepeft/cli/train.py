@@ -20,6 +20,7 @@ from edgepeft.cli.options import (
     bundle_argument,
     data_options,
     engine_option,
+    peft_adapter,
     run_options,
     template_option,
 )
@@ -125,9 +126,10 @@ def _train(
     read = partial(load, bundle=opened, text_column=text_column, label_column=label_column, template=template)
     train, held_out = _data(read, data, validate, seed)
     adapter_of(adapter, opened)  # an update of another base is refused by name
+    given = None if adapter is None else peft_adapter(adapter, opened)
     part = Part.of(home, state, adapter)
     opening = partial(Trainer.open, opened, seed=seed, threads=threads, engine=engine)
-    with part.judged(), opening(state=part.state, adapter=part.adapter) as trainer:
+    with part.judged(), opening(state=part.state, adapter=given or part.adapter) as trainer:
         start = time.monotonic()
         if trainer.steps:
             click.echo(f"going on from step {trainer.steps} in {part.state}", err=True)
@@ -144,7 +146,7 @@ def _train(
             _tell_saved(pause.ended, trainer.steps, part.state)
             return UNFINISHED
         trainer.save_update(update)
-        if changed_nothing(trainer.parameters(), adapter_values(opened, part.adapter)[0]):
+        if changed_nothing(trainer.parameters(), adapter_values(opened, given or part.adapter)[0]):
             notice_unchanged(f"The update {update}")
     _print(report, update)
     click.echo(f"{time.monotonic() - start:.1f} s, at most {size(peak_memory())} of memory")

@@ -1,0 +1,82 @@
+"""An adapter directory of Hugging Face ``peft`` as a source: the base it names, and the adapter to train on."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from edgepeft.errors import SourceError
+
+CONFIG = "adapter_config.json"
+TASKS = {"SEQ_CLS": "text-classification", "TOKEN_CLS": "token-classification", "CAUSAL_LM": "causal-lm"}
+"""peft's names of tasks, and ours."""
+
+
+def is_adapter(path: Path) -> bool:
+    """Whether a directory holds an adapter, and no model of its own."""
+    return (path / CONFIG).is_file() and not (path / "config.json").is_file()
+
+
+def base_of(path: Path) -> tuple[Path, str | None]:
+    """The model directory that an adapter was trained on, and its task where the adapter says so.
+
+    Raises:
+        SourceError: the configuration cannot be read, or the base is not on disk.
+    """
+    try:
+        config: Any = json.loads((path / CONFIG).read_text("utf-8"))
+        name, task = str(config["base_model_name_or_path"]), config.get("task_type")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise SourceError(
+            "no-adapter-directory",
+            f"{path} is no adapter directory of peft.",
+            context=f"{CONFIG}: {type(error).__name__}: {error}",
+            hint="give a directory written by PeftModel.save_pretrained.",
+        ) from error
+    for base in (Path(name), path / name, path.parent / name):
+        if base.is_dir():
+            return base, TASKS.get(str(task))
+    raise SourceError(
+        "base-not-found",
+        f"The adapter {path} belongs to the model {name!r}, which is no directory here.",
+        context=None,
+        hint=f"download that model to a directory, and write its path to base_model_name_or_path in {CONFIG}.",
+    )
+
+
+def with_adapter(base: nn.Module, path: Path) -> nn.Module:
+    """The base with the adapter on it, set to train.
+
+    Raises:
+        SourceError: the adapter does not fit the base.
+    """
+    from peft import PeftConfig, PeftModel
+
+    try:
+        prompt = PeftConfig.from_pretrained(path).is_prompt_learning
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            # peft loads prompts for inference only; what trains of them is marked below.
+            model: nn.Module = PeftModel.from_pretrained(base, path, is_trainable=not prompt)
+    except Exception as error:  # peft, safetensors and torch each raise their own
+        raise _does_not_fit(path, f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}") from error
+    missing = [str(one.message) for one in said if "missing adapter keys" in str(one.message).lower()]
+    if missing:
+        raise _does_not_fit(path, missing[0].splitlines()[0][:400])
+    if prompt:
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_("prompt_encoder" in name or "modules_to_save" in name)
+    return model
+
+
+def _does_not_fit(path: Path, reason: str) -> SourceError:
+    return SourceError(
+        "adapter-does-not-fit",
+        f"The adapter {path} cannot be put on its base.",
+        context=reason,
+        hint="see that base_model_name_or_path names the model it was trained on; name its classes if it has a head.",
+    )
