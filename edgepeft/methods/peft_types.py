@@ -91,6 +91,8 @@ def check_peft_type(model: nn.Module) -> None:
 
 def _active(model: nn.Module) -> Iterator[tuple[str, Any]]:
     configs: dict[str, Any] = getattr(model, "peft_config", None) or {}
+    if not configs:
+        return iter(())  # transformers' own models raise where they are asked for adapters and have none
     active: Any = getattr(model, "active_adapters", None) or getattr(model, "active_adapter", None) or ()
     names = active() if callable(active) else active
     chosen = {names} if isinstance(names, str) else set(names)
