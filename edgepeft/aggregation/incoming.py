@@ -164,7 +164,7 @@ class Incoming:
         return [found[digest] for digest in sorted(found)]
 
     def _contribution(self, file: _File) -> Contribution:
-        update = read_update(file.path)
+        update = read_update(file.path, most=max(start.bundle.adapter_bytes for start in self._starts.values()))
         start = self._starts.get(update.base_sha256, self._target)  # a foreign one is refused by the target's name
         began = self._earlier.get((update.base_sha256, update.adapter_sha256), start)
         check_update(update, start.bundle, adapter_sha256=began.adapter_sha256)

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import TypeVar
 
 from edgepeft.sync.errors import SyncError
+from edgepeft_runtime.bundle import MAX_MANIFEST_BYTES
 from edgepeft_runtime.errors import EdgepeftError
 from edgepeft_runtime.fleet import rounds
 from edgepeft_runtime.fleet.rounds import ADAPTER_FILE, HEAD_FILE, ROUND_FILE, Head, Round
 from edgepeft_runtime.lock import locked_folder
 from edgepeft_runtime.manifest import Manifest
+from edgepeft_runtime.regular import read_regular
 from edgepeft_runtime.tensorfile import sha256_of
 
 T = TypeVar("T")
@@ -109,7 +111,7 @@ class HostHome:
 def _own(path: Path, parse: Callable[[bytes], T]) -> T:
     """A file of the host's own: where it is damaged, the host is at fault, and no update."""
     try:
-        return parse(path.read_bytes())
+        return parse(read_regular(path, MAX_MANIFEST_BYTES))
     except (EdgepeftError, OSError) as failure:
         raise _damaged(path, getattr(failure, "message", str(failure))) from failure
 

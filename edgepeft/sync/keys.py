@@ -19,6 +19,7 @@ from edgepeft_runtime.fleet import canonical, signatures
 from edgepeft_runtime.fleet.files import PRIVATE, write_new
 from edgepeft_runtime.fleet.identity import Identity
 from edgepeft_runtime.fleet.reading import VERSION, is_name, key_field, name_field, open_fields
+from edgepeft_runtime.regular import read_regular
 
 HOST = "host.json"
 ACTIVE, REVOKED = "active", "revoked"
@@ -220,8 +221,7 @@ def _write(path: Path, kind: str, fields: dict[str, str]) -> None:
 
 def _read(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
-            return file.read(_MAX_BYTES)
+        return read_regular(path, _MAX_BYTES)
     except OSError as failure:
         raise FleetError(
             "cannot-read-file", f"Cannot read the key {path}.", context=str(failure), hint="check the permissions."

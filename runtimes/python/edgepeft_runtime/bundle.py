@@ -19,7 +19,7 @@ from edgepeft_runtime.graphfile import external_locations
 from edgepeft_runtime.manifest import Manifest, TensorSpec
 from edgepeft_runtime.regular import open_regular, read_regular
 from edgepeft_runtime.staging import recover_directory
-from edgepeft_runtime.tensorfile import Array, read_tensors, sha256_of
+from edgepeft_runtime.tensorfile import MAX_HEADER, Array, read_tensors, sha256_of
 from edgepeft_runtime.values import first_not_finite
 
 MANIFEST = "manifest.json"
@@ -74,6 +74,11 @@ class Bundle:
     def adapter_sha256(self) -> str:
         """The hash of the adapter the bundle came with: it names the round."""
         return self.manifest.files[ADAPTER].sha256
+
+    @property
+    def adapter_bytes(self) -> int:
+        """The bytes that an adapter or an update of the bundle has at most."""
+        return self.manifest.files[ADAPTER].bytes + MAX_HEADER
 
     def file(self, name: str) -> Path:
         """The path of a file that the manifest lists."""

@@ -151,8 +151,8 @@ def tensor_chunks(
 
 
 def sha256_of(path: str | Path) -> str:
-    """The SHA-256 of a file, lower-case hex; raises ``OSError``."""
-    with Path(path).open("rb") as file:
+    """The SHA-256 of a regular file, lower-case hex; raises ``OSError``."""
+    with os.fdopen(open_regular(path, follow=True), "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

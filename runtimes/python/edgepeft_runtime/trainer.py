@@ -418,7 +418,10 @@ def adapter_values(bundle: Bundle, adapter: Adapter | None) -> tuple[dict[str, A
         tensors = {name: np.asarray(array) for name, array in adapter.items()}
         source = "The adapter"
     else:
-        tensors, source = read_tensors(adapter, error=BundleError).tensors, f"The adapter {adapter}"
+        tensors, source = (
+            read_tensors(adapter, error=BundleError, most=bundle.adapter_bytes).tensors,
+            f"The adapter {adapter}",
+        )
     checked = checked_parameters(tensors, bundle.manifest, source, BundleError)
     return checked, tensor_chunks(checked)[1] if isinstance(adapter, Mapping) else sha256_of(adapter)
 

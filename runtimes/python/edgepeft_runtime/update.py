@@ -66,13 +66,13 @@ def write_update(path: str | Path, update: Update) -> Path:
     return Path(path)
 
 
-def read_update(path: str | Path) -> Update:
-    """Read an update and check that it is whole; :func:`check_update` says whether it fits a bundle.
+def read_update(path: str | Path, *, most: int | None = None) -> Update:
+    """Read an update of at most ``most`` bytes, checked to be whole; :func:`check_update` says if it fits a bundle.
 
     Raises:
         UpdateError: it is damaged, carries no seal, or is not an update.
     """
-    file = read_tensors(path, sealed=True, error=UpdateError)
+    file = read_tensors(path, sealed=True, error=UpdateError, most=most)
     metadata = file.metadata
     if (metadata.get("format"), metadata.get("version")) != (FORMAT, VERSION):
         found = f"{quoted(metadata.get('format'))} {quoted(metadata.get('version'))}"

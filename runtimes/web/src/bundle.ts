@@ -10,6 +10,7 @@ import { readTensors } from "./tensorfile.js";
 import { type Tensors, notFinite, numbersOf } from "./tensors.js";
 
 const MANIFEST = "manifest.json";
+const MAX_MANIFEST = 2 ** 23;
 export const WEIGHTS = "weights.bin";
 const ADAPTER = "adapter.safetensors";
 const REQUIRED = ["train.onnx", "optimizer.onnx", "eval.onnx", "infer.onnx", WEIGHTS, ADAPTER];
@@ -33,7 +34,9 @@ export class Bundle {
    * @throws BundleError what is wrong with which file, and what to do.
    */
   static async open(files: BundleFiles, ort: Ort, progress?: (read: number, all: number) => void): Promise<Bundle> {
-    const manifest = readManifest(await files.read(MANIFEST));
+    const text = await files.read(MANIFEST);
+    if (text.length > MAX_MANIFEST) throw broken("The manifest is too large.", `it has ${text.length} bytes`);
+    const manifest = readManifest(text);
     checkRuntime(manifest.min_onnxruntime, versionOf(ort));
     await checkDeclared(manifest);
     checkListed(manifest, await files.list?.());

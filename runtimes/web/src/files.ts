@@ -69,8 +69,18 @@ export function missing(where: string, name: string, context: string): BundleErr
   );
 }
 
+/** Memory for a file of the size that the manifest claims. */
+function reserved(size: number, name: string): Uint8Array {
+  try {
+    return new Uint8Array(size);
+  } catch (failure) {
+    const hint = "use a smaller bundle, or another device.";
+    throw new BundleError("damaged-file", `There is no room for the file ${name}.`, String(failure), hint);
+  }
+}
+
 async function streamed(body: ReadableStream<Uint8Array>, size: number, name: string): Promise<Uint8Array> {
-  const whole = new Uint8Array(size);
+  const whole = reserved(size, name);
   const reader = body.getReader();
   let place = 0;
   for (;;) {

@@ -1,6 +1,6 @@
 /** Bundles and states in folders, for Node. */
 
-import { mkdir, open, readFile, readdir, rename, rm, stat, writeFile } from "node:fs/promises";
+import { lstat, mkdir, open, readFile, readdir, rename, rm, stat, writeFile } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
 import { BundleError } from "./errors.js";
 import { type BundleFiles, missing } from "./files.js";
@@ -13,10 +13,12 @@ export function folder(path: string): BundleFiles {
     path: (name) => join(path, name),
     async read(name) {
       try {
-        return new Uint8Array(await readFile(join(path, name)));
+        // A pipe would be waited for, and a link may lead anywhere.
+        if ((await lstat(join(path, name))).isFile()) return new Uint8Array(await readFile(join(path, name)));
       } catch (failure) {
         throw missing(path, name, String(failure));
       }
+      throw notRegular(path, name);
     },
     async list() {
       const found = await readdir(path, { withFileTypes: true, recursive: true });
@@ -24,20 +26,22 @@ export function folder(path: string): BundleFiles {
       for (const entry of found.filter((entry) => !entry.isDirectory())) {
         const whole = join(entry.parentPath ?? entry.path, entry.name);
         const name = whole.slice(join(path, "/").length).replaceAll("\\", "/");
-        if (!entry.isFile()) {
-          const hint = "copy the file itself into the bundle (cp -L).";
-          throw new BundleError(
-            "not-a-regular-file",
-            `The file ${name} of the bundle is not a regular file.`,
-            `in ${path}`,
-            hint,
-          );
-        }
+        if (!entry.isFile()) throw notRegular(path, name);
         files.set(name, (await stat(whole)).size);
       }
       return files;
     },
   };
+}
+
+function notRegular(path: string, name: string): BundleError {
+  const hint = "copy the file itself into the bundle (cp -L).";
+  return new BundleError(
+    "not-a-regular-file",
+    `The file ${name} of the bundle is not a regular file.`,
+    `in ${path}`,
+    hint,
+  );
 }
 
 /** A state in a folder, the same as the Python runtime's; made if it is missing. */

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from edgepeft_runtime.errors import FleetError
 from edgepeft_runtime.fleet import canonical, signatures
 from edgepeft_runtime.fleet.files import PRIVATE, write_new
 from edgepeft_runtime.fleet.reading import VERSION, key_field, name_field, open_fields
+from edgepeft_runtime.regular import open_regular
 
 FORMAT = "edgepeft-device"
 FILE = "device.json"
@@ -44,7 +46,7 @@ class Identity:
             FleetError: there is none (``no-identity``), or it is damaged (``bad-identity``).
         """
         try:
-            with Path(path).open("rb") as file:
+            with os.fdopen(open_regular(path, follow=True), "rb") as file:
                 content = file.read(_MAX_BYTES)
         except OSError as failure:
             raise FleetError(

@@ -7,6 +7,7 @@ the switch. The highest round it ever named stays in it, so that nobody can lead
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -22,6 +23,7 @@ from edgepeft_runtime.fleet.identity import Identity
 from edgepeft_runtime.fleet.reading import VERSION, count_field, name_field, open_fields
 from edgepeft_runtime.fleet.rounds import ADAPTER_FILE, LAST_ROUND, MAX_ROUND_BYTES, ROUND_FILE, Round
 from edgepeft_runtime.lock import locked_folder, unusable
+from edgepeft_runtime.regular import open_regular
 from edgepeft_runtime.tensorfile import sha256_of
 
 TRUSTED, RUNS, LOCK = "trusted.json", "runs", "lock"
@@ -253,5 +255,5 @@ def _slot(fields: Fields) -> Slot:
 
 
 def _read(path: Path, most: int) -> bytes:
-    with path.open("rb") as file:
+    with os.fdopen(open_regular(path), "rb") as file:
         return file.read(most)
