@@ -94,18 +94,18 @@ class _ClassReader:
     def __call__(self, value: Any) -> int:
         text = _text(value)
         if text in self._names:
-            index = self._names[text]
-            if text != str(index):
-                self._note(text, index)
+            named = self._names[text]
+            if text != str(named):
+                self._note(text, named)
                 self._check_mixture("name", value)
+            return named
+        index = _whole(text)
+        if index is not None and index == self._ignored:
             return index
-        number = _whole(text)
-        if number is not None and number == self._ignored:
-            return number
-        if number is None or not 0 <= number < self._classes or self._numbers_are_names:
+        if index is None or not 0 <= index < self._classes or self._numbers_are_names:
             raise BadLabel(self._expected(text), value)
         self._check_mixture("index", value)
-        return number
+        return index
 
     def _note(self, text: str, index: int) -> None:
         if _whole(text) is not None and "name" not in self._first:
@@ -141,7 +141,8 @@ class _SeveralReader:
         self._names = {normalized(name): index for index, name in enumerate(names)}
 
     def __call__(self, value: Any) -> Array:
-        parts = self._split(value) if isinstance(value, str) else value
+        named = isinstance(value, str) and normalized(value) in self._names
+        parts = [value] if named else _parts(value)
         if not isinstance(parts, list) or (isinstance(value, str) and not value.strip()):
             raise self._bad(value)
         by_name, by_number = self._by_name(parts), self._by_number(parts)
@@ -152,17 +153,6 @@ class _SeveralReader:
             raise self._bad(value)
         return found.astype(self._spec.dtype)
 
-    def _split(self, text: str) -> list[Any]:
-        if text.lstrip().startswith("["):
-            try:
-                return list(json.loads(text))
-            except (ValueError, TypeError, RecursionError):
-                raise self._bad(text) from None
-        if normalized(text) in self._names:
-            return [text]
-        parts = re.split(r"[,;|]", text) if re.search(r"[,;|]", text) else text.split()
-        return [part.strip() for part in parts if part.strip()]
-
     def _by_name(self, parts: list[Any]) -> Array | None:
         names = [normalized(part) if isinstance(part, str) else None for part in parts]
         if not all(name in self._names for name in names):
@@ -172,8 +162,8 @@ class _SeveralReader:
         return found
 
     def _by_number(self, parts: list[Any]) -> Array | None:
-        numbers = [_number(part) for part in parts]
-        if len(numbers) != self._count or not all(number is not None and 0 <= number <= 1 for number in numbers):
+        numbers = [number(part) for part in parts]
+        if len(numbers) != self._count or not all(found is not None and 0 <= found <= 1 for found in numbers):
             return None
         return np.asarray(numbers, np.float64)
 
@@ -194,23 +184,39 @@ def _whole(text: str) -> int | None:
     return int(text) if re.fullmatch(r"-?(0|[1-9][0-9]{0,17})", text, re.ASCII) else None
 
 
-def _number(value: Any) -> float | None:
+def _parts(value: Any) -> Any:
+    """A label that is a text, as the list it stands for: JSON, or parts with commas, semicolons, bars or spaces."""
+    if not isinstance(value, str):
+        return value
+    if value.lstrip().startswith("["):
+        try:
+            return json.loads(value)
+        except (ValueError, RecursionError):
+            return None
+    parts = re.split(r"[,;|]", value) if re.search(r"[,;|]", value) else value.split()
+    return [part.strip() for part in parts if part.strip()]
+
+
+def number(value: Any) -> float | None:
     """A finite number; Python also reads 1_0 and digits of other scripts, which nobody means."""
     if isinstance(value, str) and not re.fullmatch(r"\s*[-+]?[0-9.]+([eE][-+]?[0-9]+)?\s*", value, re.ASCII):
         return None
     try:
-        number = float(value)
+        found = float(value)
     except (ValueError, TypeError, OverflowError):
         return None
-    return number if math.isfinite(number) and not isinstance(value, bool) else None
+    return found if math.isfinite(found) and not isinstance(value, bool) else None
 
 
 def _numbers(value: Any, spec: LabelSpec) -> Array:
-    """One number, or a list of as many as the label has elements."""
+    """One number, or a list of as many as the label has elements, which may be a text."""
     shape = tuple(int(dim) for dim in spec.shape[1:])
-    expected = "a number" if math.prod(shape) == 1 else f"numbers of shape {list(shape)}"
+    single = math.prod(shape) == 1
+    expected = "a number" if single else f"numbers of shape {list(shape)}"
     try:
-        array = np.asarray(_number(value) if isinstance(value, str) else value)
+        if isinstance(value, str):
+            value = number(value) if single else [number(part) for part in _parts(value) or ()]
+        array = np.asarray(value)
         if array.dtype.kind not in "iuf" or array.size != math.prod(shape) or array.shape not in (shape, ()):
             raise ValueError
         if not np.isfinite(array).all() or (np.dtype(spec.dtype).kind in "iu" and (array != np.trunc(array)).any()):

@@ -7,6 +7,7 @@ from pathlib import Path
 from edgepeft.data.arrays import read_arrays
 from edgepeft.data.images import ImageFolder
 from edgepeft.data.labels import label_reader, takes_several
+from edgepeft.data.numbers import read_rows, takes_rows
 from edgepeft.data.table import columns, read_table
 from edgepeft.data.text import answered, prompted, tokenized
 from edgepeft_runtime.bundle import Bundle
@@ -34,7 +35,8 @@ def load(
 
     Args:
         path: ``.npz`` (arrays by the name of an input or label), ``.csv`` or ``.jsonl`` (UTF-8, with a text and a label
-            column), or a folder with one folder of images per class.
+            column; for a model that takes a vector, a column for each number), or a folder with a folder of images for
+            each class.
         bundle: says which inputs and labels there are, and carries the tokenizer.
         text_column, label_column: names of the columns; labels are names or indices of classes, or numbers to predict.
             Where an example may have several classes, there may be a column for each instead, named as the class.
@@ -63,6 +65,8 @@ def load(
         if manifest.loss.kind == "causal_lm":
             return _causal(path, bundle, names, labelled, template)
         _tell_unused(path, (TEXT, LABEL), template)
+        if takes_rows(manifest):
+            return read_rows(path, manifest, label_column, labelled=labelled)
         return _classified(path, bundle, names, labelled)
     raise DataError(
         "unknown-data",

@@ -54,10 +54,9 @@ def read_table(
     Raises:
         DataError: it is not UTF-8, not well-formed, lacks a column, or holds no example.
     """
-    content = _decoded(path)
     labels = [label_column] if isinstance(label_column, str) else list(label_column or ())
     wanted, fields = [text_column, *labels], dict[str, None]()
-    rows = (_csv_rows if path.suffix.lower() == ".csv" else _jsonl_rows)(path, content, wanted, fields)
+    rows = read_columns(path, wanted, fields)
     table = Table(path, [], None if label_column is None else [], [])
     for line, (text, *found) in rows:
         if not isinstance(text, str):
@@ -78,6 +77,12 @@ def read_table(
     if unused:
         notice(f"{path}: columns that are not used: {some(unused)}.")
     return table
+
+
+def read_columns(path: Path, wanted: Sequence[str], fields: dict[str, None] | None = None) -> Iterator[Row]:
+    """The wanted columns of a UTF-8 file, line by line; ``fields`` gathers the names of all that are there."""
+    read = _csv_rows if path.suffix.lower() == ".csv" else _jsonl_rows
+    return read(path, _decoded(path), wanted, {} if fields is None else fields)
 
 
 def columns(path: Path) -> list[str]:

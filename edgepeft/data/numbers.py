@@ -1,0 +1,76 @@
+"""Rows of numbers in ``.csv`` and ``.jsonl`` files, for models that take a vector."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from edgepeft.data.labels import BadLabel, label_reader, number, only_label
+from edgepeft.data.table import columns, line_error, read_columns
+from edgepeft_runtime.data import Arrays
+from edgepeft_runtime.errors import DataError
+from edgepeft_runtime.manifest import Manifest, TensorSpec
+from edgepeft_runtime.names import some
+from edgepeft_runtime.notices import notice
+from edgepeft_runtime.shown import quoted
+from edgepeft_runtime.tensorfile import Array
+
+
+def takes_rows(manifest: Manifest) -> bool:
+    """Whether the model's only input is a vector of floats for each example."""
+    spec = manifest.inputs[0]
+    vector = len(spec.shape) == 2 and isinstance(spec.shape[1], int) and spec.dtype.startswith("float")
+    return manifest.text is None and len(manifest.inputs) == 1 and vector
+
+
+def read_rows(path: Path, manifest: Manifest, label: str, *, labelled: bool) -> Arrays:
+    """The columns of a table as one input, in the order of the file, and the label column.
+
+    Raises:
+        DataError: another number of columns than the input takes, a cell that is no finite number, or a label that
+            means nothing; by file and line.
+    """
+    spec = manifest.inputs[0]
+    names = _features(path, spec, label)
+    read, rows, labels = label_reader(manifest) if labelled else None, list[Array](), list[Array]()
+    for line, cells in read_columns(path, [*names, label] if labelled else names):
+        rows.append(_row(path, line, names, cells, spec))
+        if read is not None:
+            try:
+                labels.append(read(cells[-1]))
+            except BadLabel as failure:
+                hint = "correct the label, or leave the line out."
+                raise line_error(path, line, "The label is not known.", str(failure), hint) from None
+    if not rows:
+        raise DataError("no-data", f"{path} holds no examples.", context=None, hint="give at least one line of data.")
+    arrays = {spec.name: np.stack(rows)}
+    return Arrays(arrays | ({only_label(manifest).name: np.stack(labels)} if labelled else {}))
+
+
+def _features(path: Path, spec: TensorSpec, label: str) -> list[str]:
+    there, wanted = columns(path), int(spec.shape[1])
+    names = [name for name in there if name != label]
+    if len(names) != wanted:
+        raise DataError(
+            "wrong-columns",
+            f"{path}: The bundle does not take text, but {wanted} numbers for an example.",
+            context=f"columns: {some(there, 20) or 'none'}; the label is {quoted(label)}, and {len(names)} are left",
+            hint=f"give a column for each number of {spec.name!r}, in its order, or arrays as .npz.",
+        )
+    notice(f"{path}: the input {spec.name!r} is made of the columns {some(names)}, in this order.")
+    return names
+
+
+def _row(path: Path, line: int, names: list[str], cells: list[object], spec: TensorSpec) -> Array:
+    for name, cell in zip(names, cells, strict=False):
+        if number(cell) is None:
+            raise line_error(
+                path,
+                line,
+                "A cell is no number.",
+                f"column {quoted(name)}: expected a finite number, found {quoted(cell)}",
+                "write the number with a point, fill what is missing, or leave the line out.",
+            )
+    with np.errstate(over="ignore"):  # an infinity is refused with the batch that holds it
+        return np.asarray([number(cell) for cell in cells[: len(names)]], dtype=spec.dtype)
