@@ -66,6 +66,8 @@ def load(
             return _causal(path, bundle, names, labelled, template)
         _tell_unused(path, (TEXT, LABEL), template)
         if takes_rows(manifest):
+            if text_column != TEXT:
+                notice(f"{path}: the text column is not used: the bundle takes numbers.")
             return read_rows(path, manifest, label_column, labelled=labelled)
         return _classified(path, bundle, names, labelled)
     raise DataError(

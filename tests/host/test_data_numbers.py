@@ -35,6 +35,13 @@ def test_columns_are_the_numbers_of_an_input(regression: Trained, tmp_path: Path
         assert trainer.predict(plain.batch(np.arange(2)))["output"].shape == (2, 2)
 
 
+def test_a_text_column_is_not_used(regression: Trained, tmp_path: Path) -> None:
+    """It is one of the columns of numbers."""
+    (tmp_path / "d.csv").write_text(ROWS["d.csv"])
+    with pytest.warns(EdgepeftWarning, match="text column is not used"):
+        load(tmp_path / "d.csv", Bundle.open(regression.bundle), text_column="a")
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
