@@ -49,8 +49,9 @@ def training(
 
 
 def next_line(process: subprocess.Popen[str]) -> str:
+    """The next one of the run itself: notes about its data come before."""
     assert process.stderr is not None
-    return process.stderr.readline().rstrip("\n")
+    return next(line for line in process.stderr if not line.startswith("note: ")).rstrip("\n")
 
 
 def heat(folder: Path, degrees: float) -> Path:
