@@ -101,9 +101,8 @@ bench: .venv/.demo .venv-ort-training/.done
 	$(HOST)/python -m benchmarks --training-python $(TRAINING)/python
 	$(HOST)/python -m benchmarks.profile minilm edgepeft-int8
 
-# Devices that a host serves, updates that it verifies and aggregates, per second; its memory.
+# Devices that a host serves, its files in memory and on disk; updates that it verifies and aggregates, per second; its memory.
 bench-fleet: .venv/.test
-	$(HOST)/python -m benchmarks.fleet_load
 	$(HOST)/python -m benchmarks.fleet
 
 # All methods side by side on one task: most of an hour. A run that was stopped goes on with --resume.

@@ -1,4 +1,7 @@
-"""How many updates a workstation verifies and aggregates per second, in what memory: ``python -m benchmarks.fleet``.
+"""What a host of a fleet can do: ``python -m benchmarks.fleet`` (``make bench-fleet``).
+
+First how many devices it serves (:mod:`benchmarks.fleet_load`), then how many updates it verifies and aggregates per
+second, and in what memory.
 
 Updates of MiniLM with LoRA r=8 on query and value and a head of 8 classes, simulated: the bundle's adapter and noise,
 written as devices write them. Each figure is of a process of its own, which reads, checks seal, base, round, shapes
@@ -21,12 +24,12 @@ from typing import Any
 import numpy as np
 
 import edgepeft
-from benchmarks import machine
+from benchmarks import fleet_load, machine
 from edgepeft_runtime.bundle import Bundle
 from edgepeft_runtime.memory import peak_memory
 from edgepeft_runtime.update import Update, write_update
 
-COUNTS = (100, 1000, 10_000)
+COUNTS = (100, 1000, 4000)
 RULES: dict[str, dict[str, Any]] = {
     "fedavg": {},
     "svd": {"rule": "svd"},
@@ -40,12 +43,15 @@ OUT = Path(__file__).with_name("fleet.json")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--measure", nargs=4, metavar=("RULE", "BUNDLE", "FOLDER", "COUNT"), help=argparse.SUPPRESS)
-    measure = parser.parse_args().measure
-    if measure is not None:
-        print(json.dumps(measured(measure[0], Path(measure[1]), Path(measure[2]), int(measure[3]))))
+    parser.add_argument("--disk", type=Path, default=Path(tempfile.gettempdir()), help="a folder on a disk")
+    asked = parser.parse_args()
+    if asked.measure is not None:
+        rule, bundle_path, folder, count = asked.measure
+        print(json.dumps(measured(rule, Path(bundle_path), Path(folder), int(count))))
         return
-    with tempfile.TemporaryDirectory() as home:
+    with tempfile.TemporaryDirectory(dir=fleet_load.memory()) as home:
         bundle, updates = _bundle(Path(home) / "bundle"), Path(home) / "updates"
+        fleet_load.measure(bundle, asked.disk)
         size = simulate(bundle, updates, max(COUNTS))
         rows = [_row("fedavg", bundle, updates, count) for count in COUNTS]
         rows += [_row(rule, bundle, updates, 1000) for rule in RULES if rule != "fedavg"]

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import fleet, machine
+from benchmarks import fleet, fleet_load, machine
 from benchmarks.accuracy import torch_side
 from benchmarks.accuracy.device_side import main as run_on_device
 from benchmarks.accuracy.plan import CLIP, Plan, cut
@@ -206,6 +206,24 @@ def test_the_accuracy_table_compares_seed_by_seed_and_keeps_failures() -> None:
     assert rows["int4"]["points"] == -5.0
     assert rows["int4"]["met"] is False
     assert "no heads" in text(list(rows.values()))
+
+
+@pytest.mark.parametrize("name", ["bare sockets, 16 at once", "our client, one process, one at a time"])
+def test_a_served_fleet_is_measured_by_part(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Every device's update arrives, and the server says where its time went."""
+    monkeypatch.setattr(fleet_load, "DEVICES", 3)
+    campaign = fleet_load.Campaign(tmp_path, Bundle.open(prepared / "fp32"))
+    row = fleet_load.served(campaign, *fleet_load.VISITS[name])
+    assert len([path for path in campaign.home.received.rglob("*.s*") if path.is_file()]) == 2 * 3
+    parts = row["server ms per device"]
+    assert min(parts[part] for part in ("parse", "auth", "receive and store", "respond", "CPU in all")) > 0
+    assert sum(parts[part] for part in parts if part not in ("fsync (clock)", "CPU in all")) == pytest.approx(
+        parts["CPU in all"], abs=0.1
+    )
+    collected = fleet_load.collected(campaign.home, campaign.home.received)
+    assert collected["updates"] == 3
 
 
 def test_a_fleet_is_measured_and_reckoned_up(prepared: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import shutil
 import socket
@@ -16,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from edgepeft.sync import Keys, accepted, collect
+from edgepeft.sync.connections import Connection
 from edgepeft.sync.keys import REVOKED
 from edgepeft.sync.serving import MAX_PENDING
 from edgepeft_runtime.errors import FleetError
@@ -374,3 +376,18 @@ def test_answers_say_nothing_about_the_host(served: Served) -> None:
     status, body = served.ask("PUT", f"/inbox/r000009/pi-1/{'ab' * 32}.safetensors", b"x")
     assert (status, body) == (409, b"updates of this round are not taken; the newest is 1")
     assert str(served.fleet.root).encode() not in body
+
+
+def test_answers_are_not_held_back(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small packets go out at once on every connection: head and body of an answer are two of them."""
+    options, original = [], Connection.connection_made
+
+    def connection_made(self: Connection, transport: asyncio.Transport) -> None:
+        original(self, transport)
+        options.append(transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+
+    monkeypatch.setattr(Connection, "connection_made", connection_made)
+    fleet.publish()
+    with serving(fleet.host) as port:
+        assert code_of(open_place(f"http://127.0.0.1:{port}").read, "HEAD.json", 100) == "not-allowed"
+    assert options and all(options)

@@ -1,0 +1,90 @@
+"""Devices that visit a host over HTTP and do all that a real one does, but train: by bare sockets, or by our client."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgepeft_runtime.fleet import rounds, signatures
+from edgepeft_runtime.fleet.delivery import MAX_SIDECAR_BYTES, SIDECAR_SUFFIX, UPDATE_SUFFIX, Delivery
+from edgepeft_runtime.fleet.identity import Identity
+from edgepeft_runtime.fleet.places import Place, reached
+from edgepeft_runtime.fleet.rounds import Round
+
+REQUESTS = 7
+_ROUND = f"{rounds.folder(1)}/{rounds.ROUND_FILE}"
+_ADAPTER = f"{rounds.folder(1)}/{rounds.ADAPTER_FILE}"
+
+
+@dataclass(frozen=True)
+class Visitor:
+    """A device with an update to deliver."""
+
+    identity: Identity
+    number: Round
+    update: bytes
+
+    def sidecar(self) -> Delivery:
+        """Of its update."""
+        who, digest = self.identity, signatures.sha256(self.update)
+        bare = Delivery(who.campaign, 1, who.device, 1, digest, len(self.update), who.algorithm)
+        return bare.signed(who.key)
+
+    def visit(self, address: str, folder: Path) -> None:
+        """By our client, as ``join`` and ``deliver`` do it: a connection for each."""
+        with reached(address, self.identity.token, None) as place:
+            for name in (rounds.HEAD_FILE, rounds.HEAD_SIGNATURES, _ROUND):
+                assert place.read(name, rounds.MAX_ROUND_BYTES)
+            partial = folder / f"{self.identity.device}.partial"
+            place.fetch(_ADAPTER, partial, self.number.adapter.bytes)
+            partial.unlink()
+        with reached(address, self.identity.token, None) as place:
+            self.deliver(place)
+
+    def deliver(self, place: Place) -> None:
+        """The update, then its sidecar."""
+        sidecar = self.sidecar()
+        name = f"{sidecar.folder}/{sidecar.sha256}"
+        assert place.read(f"{name}{SIDECAR_SUFFIX}", MAX_SIDECAR_BYTES) is None
+        place.put(f"{name}{UPDATE_SUFFIX}", self.update)
+        place.put(f"{name}{SIDECAR_SUFFIX}", sidecar.to_bytes())
+
+    def visit_bare(self, port: int) -> None:
+        """The same requests, written by hand to one socket."""
+        sidecar = self.sidecar()
+        name = f"{sidecar.folder}/{sidecar.sha256}"
+        with _connected(port) as connection:
+            for path in (rounds.HEAD_FILE, rounds.HEAD_SIGNATURES, _ROUND, _ADAPTER):
+                assert self._ask(connection, "GET", path) == 200
+            assert self._ask(connection, "GET", f"{name}{SIDECAR_SUFFIX}") == 404
+            assert self._ask(connection, "PUT", f"{name}{UPDATE_SUFFIX}", self.update) == 201
+            assert self._ask(connection, "PUT", f"{name}{SIDECAR_SUFFIX}", sidecar.to_bytes()) == 201
+
+    def _ask(self, connection: socket.socket, method: str, path: str, body: bytes = b"") -> int:
+        head = f"{method} /{path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {self.identity.token}\r\n"
+        connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        answer = b""
+        while b"\r\n\r\n" not in answer:
+            answer += _received(connection)
+        head_bytes, _, rest = answer.partition(b"\r\n\r\n")
+        lines = head_bytes.lower().split(b"\r\n")
+        left = int(next(line for line in lines if line.startswith(b"content-length:")).split(b":")[1]) - len(rest)
+        while left > 0:
+            left -= len(_received(connection))
+        return int(lines[0].split()[1])
+
+
+def _received(connection: socket.socket) -> bytes:
+    piece = connection.recv(2**18)
+    assert piece, "the server has closed the connection"
+    return piece
+
+
+@contextmanager
+def _connected(port: int) -> Iterator[socket.socket]:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        yield connection
