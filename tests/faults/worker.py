@@ -7,11 +7,26 @@ import json
 import sys
 import time
 from dataclasses import asdict
+from importlib import import_module
 from pathlib import Path
 
-import edgepeft_export.ort_training.artifacts  # noqa: F401  (imported before the forks, so that none of them has to)
 from tests.faults import on_devices, on_hosts
 from tests.faults.runner import Runner
+
+_COMMANDS = ("aggregate", "deliver", "export_ort_training", "fleet", "join", "keys", "limits", "progress")
+_LATE = (
+    *(f"edgepeft.cli.{name}" for name in _COMMANDS),
+    "cryptography.hazmat.primitives.asymmetric.ed25519",
+    "edgepeft.aggregation",
+    "edgepeft_export.ort_training.artifacts",
+    "edgepeft_runtime.memory",
+    "edgepeft.cli.publish",
+    "edgepeft.cli.pull",
+    "edgepeft.cli.rollback",
+    "edgepeft.cli.train",
+    "numpy.random",
+)
+"""What commands import when they need it; imported before the forks, so that none of them has to."""
 
 
 def main() -> None:
@@ -22,6 +37,8 @@ def main() -> None:
     parser.add_argument("--stages", type=Path, required=True)
     parser.add_argument("--only", default="")
     asked = parser.parse_args()
+    for name in _LATE:
+        import_module(name)
     work = asked.stages.parent / f"part-{asked.part}"
     work.mkdir()
     for case in (*on_devices.cases(asked.stages / "bundle"), *on_hosts.cases(asked.stages / "bundle")):
