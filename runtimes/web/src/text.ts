@@ -13,6 +13,8 @@ export interface Tokenizer {
 
 /** A data set that has its batches at hand. */
 export interface Texts extends Dataset {
+  /** What a user should know of the texts, a line for each kind: how many were cut. */
+  readonly notices: readonly string[];
   batch(rows: readonly number[]): Batch;
 }
 
@@ -46,11 +48,16 @@ export function texts(
     ...manifest.inputs.map((input) => limit(input, manifest, "max") ?? Infinity),
   );
   const least = Math.max(...manifest.inputs.map((input) => limit(input, manifest, "min") ?? 1));
-  const encoded = texts.map((text) => cut(text, tokenizer, longest));
+  const whole = texts.map((text) => encode(text, tokenizer));
+  const encoded = whole.map((ids, row) => (ids.length <= longest ? ids : cut(ids, texts[row]!, tokenizer, longest)));
   const [label] = manifest.labels;
   const nextToken = manifest.loss.kind === "causal_lm" && labels === undefined;
   return {
     length: texts.length,
+    notices: cutNotice(
+      whole.map((ids) => ids.length),
+      longest,
+    ),
     batch(rows) {
       const width = Math.max(least, ...rows.map((row) => encoded[row]!.length));
       const dims = [rows.length, width];
@@ -73,15 +80,25 @@ function column(spec: TextSpec, name: string, filled: (fill: number, value: (id:
   return filled(0, () => (field === "attention_mask" ? 1 : 0));
 }
 
-/** The ids of a text; one that is too long loses tokens at its end, and keeps what the tokenizer puts around it. */
-function cut(text: string, tokenizer: Tokenizer, longest: number): readonly number[] {
+function encode(text: string, tokenizer: Tokenizer): readonly number[] {
   const { ids } = tokenizer.encode(text, { add_special_tokens: true });
   if (ids.length === 0) throw new DataError("no-tokens", "A text gives no tokens.", text.slice(0, 60), "leave it out.");
-  if (ids.length <= longest) return ids;
+  return ids;
+}
+
+/** A text that is too long loses tokens at its end, and keeps what the tokenizer puts around it. */
+function cut(ids: readonly number[], text: string, tokenizer: Tokenizer, longest: number): readonly number[] {
   const bare = tokenizer.encode(text, { add_special_tokens: false }).ids;
   const before = ids.findIndex((_, i) => bare.every((id, j) => ids[i + j] === id));
   const kept = longest - (ids.length - bare.length);
   return [...ids.slice(0, before), ...bare.slice(0, kept), ...ids.slice(before + bare.length)];
+}
+
+function cutNotice(lengths: readonly number[], longest: number): readonly string[] {
+  const cut = lengths.filter((length) => length > longest);
+  if (cut.length === 0) return [];
+  const most = cut.reduce((a, b) => Math.max(a, b));
+  return [`${cut.length} of ${lengths.length} texts are cut to ${longest} tokens; the longest has ${most}.`];
 }
 
 function limit(spec: TensorSpec, manifest: Manifest, which: "min" | "max"): number | null {

@@ -76,6 +76,8 @@ describe("texts", () => {
     assert.deepEqual(rows(batch["attention_mask"]), [1, 1, 1, 1, 0, 1, 1, 1, 1, 1]);
     assert.deepEqual(batch["labels"], [1, 0]);
     assert.deepEqual((data.batch([2])["input_ids"] as Tensor).dims, [1, 3]);
+    assert.deepEqual(data.notices, ["1 of 3 texts are cut to 5 tokens; the longest has 7."]);
+    assert.deepEqual(texts(["good"], MANIFEST, tokenizer).notices, []);
   });
 
   it("of a language model have their own ids as labels, padding left out", () => {
