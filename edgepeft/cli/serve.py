@@ -51,9 +51,14 @@ def _files() -> int:
         import resource
     except ImportError:  # on Windows
         return 1024
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 8192 if most == resource.RLIM_INFINITY else min(8192, most)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
+    if now == resource.RLIM_INFINITY or now >= wanted:
+        return wanted
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
+    except (OSError, ValueError):  # some systems allow less than they say
+        return now
     return wanted
 
 
