@@ -13,7 +13,7 @@ from torch import Tensor
 
 from edgepeft.reference_losses import loss_of
 from edgepeft_export.forward import Forward
-from edgepeft_export.losses import Loss, OnnxLoss
+from edgepeft_export.losses import FIRST_LOGITS, Loss, OnnxLoss
 from edgepeft_export.verification import Example, GraphRun, VerificationError
 from edgepeft_runtime import Trainer
 from edgepeft_runtime.errors import BatchError, TrainingError
@@ -92,8 +92,11 @@ class Trial:
             return float(value.reshape(-1)[0])
         tensors = {name: torch.from_numpy(np.array(array)) for name, array in {**example.outputs, **labels}.items()}
         if self.function is None:
-            first = tensors[manifest.outputs[0].name]
-            return float(loss_of(manifest.loss.kind, manifest.loss.settings, first, tensors["labels"]))
+            first, wanted = tensors[manifest.outputs[0].name], tensors["labels"]
+            if manifest.loss.kind == "causal_lm" and FIRST_LOGITS in tensors:  # of a prompt: the first token counts
+                first = torch.cat([tensors[FIRST_LOGITS][:, None], first], 1)
+                wanted = torch.nn.functional.pad(wanted, (1, 0))
+            return float(loss_of(manifest.loss.kind, manifest.loss.settings, first, wanted))
         names = {value.name for value in self.loss.model.graph.inputs} if isinstance(self.loss, OnnxLoss) else set()
         with torch.no_grad():
             return float(self.function(**{name: tensor for name, tensor in tensors.items() if name in names}))
