@@ -26,7 +26,7 @@ def page(found: Mapping[str, Found], seed: int) -> str:
     lines = [
         "# Readers and changed files",
         "",
-        "Written by `python -m tests.fuzz --inputs 100000 --page docs/FUZZING.md`. Each reader is given files that the",
+        "Written by `python -m tests.fuzz --inputs N --page docs/FUZZING.md`. Each reader is given files that the",
         "project's own writers made, changed at random: their bytes, and what their format is made of (fields of JSON",
         "and protobuf, members of archives; sealed anew, so that the change is found by what reads it). A reader must",
         "take the file or refuse it with an `EdgepeftError`. *Slowest* is the CPU time of one input, *largest* what",
