@@ -338,7 +338,7 @@ def test_an_einsum_beside_the_way_has_no_wrong_size_either() -> None:
         gradients(made, "w")
 
 
-def test_a_float_input_that_a_rule_has_no_gradient_for_is_refused() -> None:
+def test_a_float_input_without_a_gradient_is_refused() -> None:
     """Nobody trains the ratio of a Dropout; but who does must not get zero for it."""
     made = model(
         """g (float[3] a, float ratio) => (float loss) {
@@ -351,7 +351,7 @@ def test_a_float_input_that_a_rule_has_no_gradient_for_is_refused() -> None:
         gradients(made, "a", "ratio")
 
 
-def test_the_mask_of_a_dropout_in_training_is_that_of_the_forward() -> None:
+def test_a_dropout_in_training_has_the_mask_of_the_forward() -> None:
     """What a run dropped has gradient 0, what it kept is as much larger as the outputs are."""
     made = model(
         """g (float[64] a, float ratio) => (float loss, float[64] y) {
@@ -396,7 +396,7 @@ def test_an_attribute_that_came_later_is_refused() -> None:
 
 
 @pytest.mark.parametrize(("opset", "operator"), [(11, "Softmax"), (15, "Gather")])
-def test_an_operator_set_without_what_a_gradient_needs_is_refused(opset: int, operator: str) -> None:
+def test_an_operator_set_too_old_for_a_gradient_is_refused(opset: int, operator: str) -> None:
     """Softmax had another default before 13; ScatterElements adds since 16."""
     second = ", i" if operator == "Gather" else ""
     text = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from onnx_ir.passes import common
 from edgepeft_export.autodiff import differentiate
 from edgepeft_export.forward.onnx_file import from_onnx
 from edgepeft_export.opset import OPSET
+from edgepeft_runtime.notices import EdgepeftWarning
 from tests.node_tests.cases import FLOATS, Array, NodeTest, session
 
 Gradients = dict[str, Array | None]
@@ -51,7 +53,8 @@ def of_file(test: NodeTest, weights: Mapping[int, Array]) -> Gradients:
     del stored.graph.input[:]
     tensors = [numpy_helper.from_array(array, name) for name, array in test.feeds.items()]
     stored.graph.initializer.extend(tensors)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore", EdgepeftWarning)
         path = Path(folder) / "model.onnx"
         onnx.save(stored, path)
         forward = from_onnx(path, test.targets)
