@@ -284,7 +284,9 @@ def test_elements_of_an_onnx_file_train(tmp_path: Path) -> None:
     """The initializers named by ``trainable`` are sifted."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(12, 16), nn.ReLU(), nn.Linear(16, 4))
-    torch.onnx.export(model, (torch.zeros(2, 12),), tmp_path / "m.onnx", dynamo=True, input_names=["x"], verbose=False)
+    torch.onnx.export(
+        model, args=(torch.zeros(2, 12),), f=tmp_path / "m.onnx", dynamo=True, input_names=["x"], verbose=False
+    )
     names = ["0.weight", "2.weight"]
     bundle = edgepeft.prepare(tmp_path / "m.onnx", method=Sift(rate=0.2), trainable=names, out=tmp_path / "b").bundle
     x, labels = torch.randn(2, 12), torch.tensor([1, 3])
