@@ -179,7 +179,7 @@ def prepare(
         },
     )
     tell("writing the bundle, and taking a step on the example")
-    complete = _completed(exported.trial(packing.compute != "fp32", tell), _artifacts(engine))
+    complete = _completed(exported.trial(packing.rounds, tell), _artifacts(engine))
     bundle = write_bundle(compiled, terms, update, out, extras, overwrite=overwrite, complete=complete)
     return Prepared(bundle, compiled.trained, compiled.unreached, packed.packed, packed.kept)
 

@@ -296,6 +296,6 @@ def test_a_rule_that_unpacks_a_weight_into_the_graph_is_caught(monkeypatch: pyte
         return (emit.op("Add", dx, emit.op("ReduceMax", copy, keepdims=0)), *rest)
 
     forward, _ = quantize(_tables(), Quantization("int8", keep=("words", "mix")))
-    monkeypatch.setitem(RULES, "edgepeft.Int8MatMul", Rule(unpacking, broadcasts=False))
+    monkeypatch.setitem(RULES, "edgepeft.Int8MatMul", Rule(unpacking, broadcasts=False, outputs=None))
     with pytest.raises(UnpackedTensor, match="copy, 6,400 float elements"):
         compile_step(forward, CrossEntropy(), SGD(lr=0.1))

@@ -130,7 +130,7 @@ def test_pruned_models_train_as_in_torch(name: str, tmp_path: Path) -> None:
         ("adapter", {"placement": "above"}, "out of range"),
         ("adapter", {"reduction": 0.5}, "out of range"),
         ("adapter", {"activation": "step"}, "out of range"),
-        ("adapter", {"targets": ("nowhere",)}, "no layer to put an adapter behind"),
+        ("adapter", {"targets": ("nowhere",)}, "is named 'nowhere'"),
         ("pruned", {}, "is pruned"),
     ],
 )

@@ -57,6 +57,11 @@ class Quantization:
         if self.codebook is not None and not 2 <= self.codebook <= 256:
             raise _out_of_range("codebook", self.codebook, "2 to 256")
 
+    @property
+    def rounds(self) -> bool:
+        """Whether any weight gets other values."""
+        return self.compute != "fp32" or self.codebook is not None
+
     def keeps(self, name: str) -> bool:
         """Whether the weight of that name stays as it is."""
         return any(fnmatchcase(name, pattern) or name.startswith(f"{pattern}.") for pattern in self.keep)
