@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
@@ -15,9 +16,10 @@ from edgepeft_export.autodiff import NoGradientRule
 from edgepeft_export.forward import from_onnx
 from edgepeft_export.forward.graph import Forward, ForwardError
 from edgepeft_export.forward.onnx_reference import FileReference, verified
+from edgepeft_export.forward.onnx_shapes import settle_shapes
 from edgepeft_export.optimizers import SGD
 from edgepeft_export.shapes import dims_of
-from edgepeft_export.verification import VerificationError
+from edgepeft_export.verification import HALF, VerificationError
 from edgepeft_export.verification.invent import Runs, run_twice
 from edgepeft_runtime import Trainer
 from edgepeft_runtime.notices import EdgepeftWarning
@@ -164,6 +166,45 @@ def test_shapes_that_cannot_be_inferred_are_read_off_a_run(tmp_path: Path) -> No
     path = _save(tmp_path / "m.onnx", nodes, {"W": _draw(4, 3)}, {"x": ["n", 4]}, {"out": ["n", 3]})
     forward = from_onnx(path, ["W"])
     assert [dims_of(value) for node in forward.model.graph for value in node.outputs] == [["n", 4], ["n", 3], ["n", 3]]
+
+
+def test_declared_names_do_not_join_inferred_ones(tmp_path: Path) -> None:
+    """Names that an earlier inference left in a file are other axes' names in the next: two axes must not share one."""
+    nodes = [
+        helper.make_node("Slice", ["W", "start", "end", "axis"], ["cut"]),
+        helper.make_node("Reshape", ["x", "sizes"], ["folded"]),
+        helper.make_node("ReduceSum", ["cut"], ["a"], keepdims=0),
+        helper.make_node("ReduceSum", ["folded"], ["b"], keepdims=0),
+        helper.make_node("Mul", ["a", "b"], ["y"]),
+    ]
+    weights = {"W": _draw(6, 3), **{name: np.array([0]) for name in ("start", "axis")}, "sizes": np.array([-1, 4])}
+    path = _save(tmp_path / "m.onnx", nodes, weights, {"x": ["n", 8]}, {"y": []})
+    proto = onnx.load(path)
+    proto.graph.input.append(helper.make_tensor_value_info("end", TensorProto.INT64, [1]))
+    proto.graph.initializer.append(numpy_helper.from_array(np.array([5]), "end"))
+    model = ir.from_proto(proto)
+    for name in ("end", "start", "sizes"):  # only the run knows them
+        model.graph.initializers[name].const_value = None
+        model.graph.inputs.append(model.graph.initializers.pop(name))
+    model.graph.inputs[-1].shape = ir.Shape(["rank"])  # so nothing is known of the shape that it folds to
+    values = {value.name: value for node in model.graph for value in node.outputs}
+    values["folded"].shape = ir.Shape(["unk__0", "unk__1"])
+    settle_shapes(model, [])
+    assert set(dims_of(values["cut"])) & {"unk__0", "unk__1"}  # what this inference calls them
+    assert not set(dims_of(values["folded"])) & set(dims_of(values["cut"]))
+
+
+def test_casts_to_half_precision_inside_a_file_round(tmp_path: Path) -> None:
+    """A float32 file that computes in float16 in between is compared as one in half precision."""
+    nodes = [
+        helper.make_node("MatMul", ["x", "W"], ["h"]),
+        helper.make_node("Cast", ["h"], ["half"], to=TensorProto.FLOAT16),
+        helper.make_node("Cast", ["half"], ["y"], to=TensorProto.FLOAT),
+    ]
+    path = _save(tmp_path / "m.onnx", nodes, {"W": _draw(64, 64)}, {"x": ["n", 64]}, {"y": ["n", 64]})
+    with pytest.warns(EdgepeftWarning, match="float16"):
+        forward = from_onnx(path, ["W"])
+    assert forward.verified.tolerance == HALF
 
 
 def test_a_wrong_declared_shape_is_not_believed(tmp_path: Path) -> None:

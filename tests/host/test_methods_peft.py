@@ -188,11 +188,11 @@ def test_an_adapter_trained_elsewhere_goes_on_here_and_back(kind: str, tmp_path:
         "PREFIX_TUNING": PrefixTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=3),
         "PROMPT_TUNING": PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=3),
     }[kind]
-    elsewhere = get_peft_model(network.model(), config)
+    elsewhere = line_up(get_peft_model(network.model(), config))  # peft alone cannot run BERT's prefix
     list(torch_losses(elsewhere, network, 3, 0.05))
     elsewhere.save_pretrained(tmp_path / "first")
     prompts = "TUNING" in kind  # peft loads these for inference only; what trains is marked by hand
-    loaded = PeftModel.from_pretrained(network.model(), tmp_path / "first", is_trainable=not prompts)
+    loaded = line_up(PeftModel.from_pretrained(network.model(), tmp_path / "first", is_trainable=not prompts))
     for part, parameter in loaded.named_parameters():
         if prompts and ("prompt_encoder" in part or "modules_to_save" in part):
             parameter.requires_grad_(True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -53,7 +54,7 @@ def from_onnx(
     reference = _reference(Path(path), outputs, example)
     model = _load(Path(path), outputs)
     settle_shapes(model, [feeds for feeds, _ in reference.runs.pairs])
-    widen(model)
+    reference = replace(reference, half=widen(model))
     raise_quantized(model)
     chosen = _match(model.graph, trainable) if trainable or lora is None else []
     parameters: dict[str, NDArray[np.generic]] = {}

@@ -36,8 +36,6 @@ _ROUNDED = frozenset(
 )
 """Operators whose presence makes a file a quantized one."""
 
-_HALF = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
-
 
 @dataclass(frozen=True)
 class FileReference:
@@ -46,10 +44,12 @@ class FileReference:
     Attributes:
         model: as read, nothing changed.
         runs: what it was fed and gave.
+        half: whether it computes in half precision anywhere.
     """
 
     model: ir.Model
     runs: Runs
+    half: bool = False
 
     @property
     def tolerance(self) -> float:
@@ -57,8 +57,7 @@ class FileReference:
         nodes = list(self.model.graph)
         if any(node.op_type in _ROUNDED for node in nodes):
             return QUANTIZED
-        half = any(value.dtype in _HALF for value in self.model.graph.initializers.values())
-        return HALF if half else FLOAT32
+        return HALF if self.half else FLOAT32
 
 
 def verified(forward: Forward, reference: FileReference) -> Forward:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import onnx_ir as ir
 
@@ -47,6 +47,7 @@ def settle_shapes(model: ir.Model, feeds: Sequence[Arrays]) -> None:
     for value in declared:
         value.shape = None
     infer_shapes(model)
+    free = {dim for value in model.graph.inputs if value.shape is not None for dim in dims_of(value)}
     unknown = {str(value.name): value for value in values if value.shape is None or value.dtype is None}
     outputs = {str(value.name): value for value in model.graph.outputs if value.producer() is not None}
     runs = _runs(model, feeds, [*{**unknown, **outputs}])
@@ -54,7 +55,7 @@ def settle_shapes(model: ir.Model, feeds: Sequence[Arrays]) -> None:
     constant = not any(node.op_type in _SIZES_FROM_DATA for node in model.graph)
     for name, value in {**unknown, **outputs}.items():
         shapes = [run[name][0] for run in runs if name in run]
-        first = value.shape if value.shape is not None else declared.get(value)
+        first = value.shape if value.shape is not None else _with_names(declared.get(value), free)
         value.shape = first if _fits(first, shapes) else _learned(shapes, symbols, constant)
         if value.dtype is None and shapes:
             value.dtype = runs[0][name][1]
@@ -77,6 +78,14 @@ def _symbols(graph: ir.Graph, feeds: Sequence[Arrays]) -> dict[Shape, str]:
             if isinstance(dim, str) and all(str(value.name) in fed for fed in feeds):
                 found.setdefault(tuple(fed[str(value.name)].shape[axis] for fed in feeds), set()).add(dim)
     return {sizes: next(iter(names)) for sizes, names in found.items() if len(names) == 1 and len(set(sizes)) > 1}
+
+
+def _with_names(shape: ir.Shape | None, names: Collection[Dim]) -> ir.Shape | None:
+    """A declared shape without the names that an earlier inference gave: the one here gives them to other axes."""
+    if shape is None:
+        return None
+    dims = [dim if isinstance(dim, int) else dim.value for dim in shape]
+    return ir.Shape([dim if isinstance(dim, int) or dim in names else None for dim in dims])
 
 
 def _fits(shape: ir.Shape | None, shapes: Sequence[Shape]) -> bool:
