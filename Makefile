@@ -65,7 +65,7 @@ aarch64: .venv/.test
 # the newest versions. It writes the pages, which are committed.
 nightly: $(ENVIRONMENTS)
 	$(HOST)/python -m tests.faults --page docs/FAULTS.md
-	$(HOST)/python -m tests.fuzz --inputs 100000 --page docs/FUZZING.md
+	$(HOST)/python -m tests.fuzz --inputs 100000 --jobs 2 --page docs/FUZZING.md
 	$(HOST)/python -m tests.node_tests --page docs/OPERATORS.md
 	$(HOST)/python -m tests.matrix
 	$(MAKE) newest
