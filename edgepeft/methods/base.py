@@ -116,7 +116,10 @@ _HEADS = ("classifier", "score", "head", "fc", "qa_outputs", "lm_head")
 
 def head_modules(model: nn.Module) -> list[str]:
     """Names of the task heads at the top of the model: what transformers and torchvision call them."""
-    return [name for name, _ in model.named_children() if name in _HEADS]
+    names = [name for name, _ in model.named_children()]
+    heads = tuple(name for name in names if name in _HEADS)
+    # peft trains whole what ends with such a name, as DistilBERT's pre_classifier does.
+    return [name for name in names if name.endswith(heads)]
 
 
 def trained_head(model: nn.Module, given: Sequence[str] | None) -> list[str]:

@@ -41,6 +41,17 @@ def test_lora_trains_its_pairs_and_the_head_of_a_classifier() -> None:
     assert shapes == {(4, 32)}
 
 
+def test_lora_leaves_layers_before_the_classifier_to_the_head() -> None:
+    """peft trains whole whatever ends with the head's name: DistilBERT's ``pre_classifier`` gets no pair besides."""
+    from transformers import DistilBertConfig, DistilBertForSequenceClassification
+
+    config = DistilBertConfig(dim=32, n_layers=1, n_heads=4, hidden_dim=48, vocab_size=99)
+    marked = _marked(attach(Lora(rank=4), DistilBertForSequenceClassification(config)))
+    heads = {name for name in marked if "classifier" in name}
+    assert len(heads) == 4 and all("modules_to_save" in name for name in heads)
+    assert marked - heads and all("lora_" in name for name in marked - heads)
+
+
 def test_lora_of_a_language_model_leaves_its_head_frozen() -> None:
     """``lm_head`` is tied to the embedding in many models, so it trains only where it is asked for."""
     assert all("lora_" in name for name in _marked(attach(Lora(target_modules=("c_attn",)), tiny_gpt2())))

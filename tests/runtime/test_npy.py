@@ -72,6 +72,10 @@ REFUSED = {
     "code": archive(("x.npy", header("{'descr': __import__('os').abort(), 'fortran_order': False, 'shape': ()}"))),
     "objects": archive(("x.npy", header("{'descr': '|O', 'fortran_order': False, 'shape': (1,), }"))),
     "structured": archive(("x.npy", header("{'descr': [('a', '<f8')], 'fortran_order': False, 'shape': (0,), }"))),
+    "float-of-6-bytes": archive(("x.npy", header("{'descr': '<f6', 'fortran_order': False, 'shape': (0,), }"))),
+    "texts-without-end": archive(
+        ("x.npy", header("{'descr': '<U999999999', 'fortran_order': False, 'shape': (0,), }"))
+    ),
     "cut-short": archive(("x.npy", GOOD[:-1])),
     "more": archive(("x.npy", GOOD + b"x")),
     "twice": archive(("x.npy", GOOD), ("x.npy", GOOD)),

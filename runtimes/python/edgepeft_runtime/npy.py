@@ -117,7 +117,14 @@ def _header(file: IO[bytes]) -> tuple[np.dtype[Any], tuple[int, ...], bool, int]
     if match is None:
         objects = "'|O'" in text or "'O'" in text
         raise ValueError("it holds Python objects (dtype object)" if objects else f"its header is none: {quoted(text)}")
-    return np.dtype(match["descr"]), _shape(match["shape"]), match["fortran"] == "True", 8 + kind.size + length
+    return _dtype(match["descr"]), _shape(match["shape"]), match["fortran"] == "True", 8 + kind.size + length
+
+
+def _dtype(text: str) -> np.dtype[Any]:
+    try:
+        return np.dtype(text)
+    except (TypeError, ValueError) as failure:  # six bytes of a float, say; what it raises depends on the release
+        raise ValueError(f"its header has the dtype {quoted(text)}, which numpy does not know") from failure
 
 
 def _shape(text: str) -> tuple[int, ...]:
