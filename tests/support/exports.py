@@ -37,10 +37,11 @@ class SharedExports:
         self.on = True
         self._export = export
 
-    def __call__(self, module: nn.Module, **settings: Any) -> Any:
-        key = key_of(module, settings) if self.on else None
+    def __call__(self, module: nn.Module, *positional: Any, **settings: Any) -> Any:
+        # Who gives arguments by position writes a file of their own; the library gives names.
+        key = key_of(module, settings) if self.on and not positional else None
         if key is None:
-            return self._export(module, **settings)
+            return self._export(module, *positional, **settings)
         fresh: list[Any] = []
 
         def make(path: Path) -> None:

@@ -237,6 +237,13 @@ def test_copies_are_independent(exports: SharedExports) -> None:
     assert exports.made == 1
 
 
+def test_a_file_of_its_own_is_torch_s(exports: SharedExports, tmp_path: Path) -> None:
+    """Arguments by position go to torch as they are, and nothing is kept."""
+    path = tmp_path / "m.onnx"
+    exports(nn.Linear(3, 2).eval(), (torch.zeros(1, 3),), path, dynamo=True, verbose=False)
+    assert path.is_file() and exports.made == 0
+
+
 def test_exports_can_be_ones_own(exports: SharedExports) -> None:
     """Tests of the export itself take none that is there, and leave none."""
     exports.on = False
