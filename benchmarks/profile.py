@@ -24,9 +24,9 @@ from benchmarks import machine
 from benchmarks.cases import CASES
 from benchmarks.sides import SIDES
 from benchmarks.turns import ROOT
-from edgepeft_runtime.bundle import Bundle
-from edgepeft_runtime.engine import PortableEngine
-from edgepeft_runtime.tensorfile import read_tensors
+from edgepeft_runtime.bundle.bundle import Bundle
+from edgepeft_runtime.engine.engine import PortableEngine
+from edgepeft_runtime.files.tensorfile import read_tensors
 
 Event: TypeAlias = dict[str, Any]
 OUT = Path(__file__).with_name("profile.json")

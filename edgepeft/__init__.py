@@ -10,7 +10,6 @@ from edgepeft_runtime.version import VERSION
 if TYPE_CHECKING:
     from edgepeft.aggregation import Aggregate, aggregate
     from edgepeft.compress import Pruning
-    from edgepeft.memory_budget import MemoryBudget
     from edgepeft.merging import merge
     from edgepeft.methods import (
         IA3,
@@ -32,11 +31,12 @@ if TYPE_CHECKING:
         Sift,
         Vera,
     )
-    from edgepeft.picking import pick
-    from edgepeft.preparation import Diagnosis, Prepared, doctor, prepare
-    from edgepeft.sources import Source, load_source
+    from edgepeft.preparation.memory_budget import MemoryBudget
+    from edgepeft.preparation.picking import pick
+    from edgepeft.preparation.prepare import Diagnosis, Prepared, doctor, prepare
+    from edgepeft.sources.load import Source, load_source
     from edgepeft.sync import pull
-    from edgepeft_export.forward.torch_recurrent import over_lengths
+    from edgepeft_export.forward.torch_source.recurrent import over_lengths
     from edgepeft_export.ort_training import OrtTraining, export_ort_training
     from edgepeft_export.quantize import Quantization
 
@@ -49,14 +49,14 @@ _METHODS = (
 _HOMES = {
     "edgepeft.aggregation": "Aggregate aggregate",
     "edgepeft.compress": "Pruning",
-    "edgepeft.memory_budget": "MemoryBudget",
+    "edgepeft.preparation.memory_budget": "MemoryBudget",
     "edgepeft.merging": "merge",
     "edgepeft.methods": _METHODS,
-    "edgepeft.picking": "pick",
-    "edgepeft.preparation": "Diagnosis Prepared doctor prepare",
-    "edgepeft.sources": "Source load_source",
+    "edgepeft.preparation.picking": "pick",
+    "edgepeft.preparation.prepare": "Diagnosis Prepared doctor prepare",
+    "edgepeft.sources.load": "Source load_source",
     "edgepeft.sync": "pull",
-    "edgepeft_export.forward.torch_recurrent": "over_lengths",
+    "edgepeft_export.forward.torch_source.recurrent": "over_lengths",
     "edgepeft_export.ort_training": "OrtTraining export_ort_training",
     "edgepeft_export.quantize": "Quantization",
 }

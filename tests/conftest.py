@@ -14,7 +14,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch's threads would wait for one another's cores, and spin
 
 if TYPE_CHECKING:
-    from tests.host.bundles import Trained
+    from tests.support.bundles import Trained
     from tests.support.exports import SharedExports
 
 
@@ -55,27 +55,27 @@ def _alike(request: pytest.FixtureRequest, _shared_exports: SharedExports | None
 
 @pytest.fixture(scope="session")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    from tests.host import bundles
+    from tests.support import bundles
 
     return bundles.text(tmp_path_factory.getbasetemp())
 
 
 @pytest.fixture(scope="session")
 def causal(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    from tests.host import bundles
+    from tests.support import bundles
 
     return bundles.causal(tmp_path_factory.getbasetemp())
 
 
 @pytest.fixture(scope="session")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    from tests.host import bundles
+    from tests.support import bundles
 
     return bundles.images(tmp_path_factory.getbasetemp())
 
 
 @pytest.fixture(scope="session")
 def regression(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    from tests.host import bundles
+    from tests.support import bundles
 
     return bundles.regression(tmp_path_factory.getbasetemp())

@@ -23,15 +23,15 @@ from edgepeft.compress import Pruning
 from edgepeft.compress import prune as cut
 from edgepeft.methods import Method, attach, by_name
 from edgepeft.methods.base import GraphMethod
-from edgepeft.registry import METHODS
+from edgepeft.methods.registry import METHODS
 from edgepeft_export.bundle import role_of
 from edgepeft_export.optimizers import SGD, Sparsified
 from edgepeft_runtime import Trainer
-from edgepeft_runtime.bundle import Bundle
+from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.errors import EdgepeftError
-from tests.networks import NETWORKS, Network, to_numpy, torch_loss
 from tests.support.exports import shared
-from tests.training import Trained, check_merged, train_both
+from tests.support.networks import NETWORKS, Network, to_numpy, torch_loss
+from tests.support.training import Trained, check_merged, train_both
 from tests.zoo import convolution, recurrent, tabular, transformers
 
 PAGE = Path(__file__).parents[1] / "docs" / "METHODS.md"

@@ -11,7 +11,7 @@ from edgepeft_runtime import Bundle, Trainer, check_update, read_update
 from tests.aarch64.board import CPUS, Board, install
 from tests.aarch64.cases import FP32, Case, Difference, compare, golden, small_int8
 from tests.aarch64.debian import Unavailable
-from tests.host.bundles import Trained
+from tests.support.bundles import Trained
 
 pytestmark = [
     pytest.mark.aarch64,

@@ -9,18 +9,18 @@ import pytest
 
 from edgepeft.sync import Ledger
 from edgepeft.sync.verification import Address, Verifier
-from edgepeft_runtime.bundle import Bundle
+from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.fleet import signatures
 from edgepeft_runtime.fleet.joining import join
 from edgepeft_runtime.fleet.rounds import HeadSignatures
 from edgepeft_runtime.fleet.slots import DeviceHome
-from edgepeft_runtime.update import read_update
+from edgepeft_runtime.train.update import read_update
 from tests.attacks import IN_BUNDLE, ON_DEVICE, ON_HOST
 from tests.attacks.changes import joined, mutations, resealed, split
 from tests.attacks.page import PAGE, page
 from tests.attacks.stage import NAME, Stage
 from tests.fleet.fleets import NOW, Device, code_of
-from tests.runtime.tiny_bundle import build
+from tests.support.tiny_bundle import build
 
 
 @pytest.fixture(scope="module")

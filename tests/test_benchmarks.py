@@ -12,12 +12,14 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import fleet, fleet_load, machine
+from benchmarks import machine
 from benchmarks.accuracy import torch_side
 from benchmarks.accuracy.device_side import main as run_on_device
 from benchmarks.accuracy.plan import CLIP, Plan, cut
 from benchmarks.accuracy.table import summary, text
 from benchmarks.cases import MEASURED, load
+from benchmarks.fleet import __main__ as fleet
+from benchmarks.fleet import load as fleet_load
 from benchmarks.official_forward import write_forward
 from benchmarks.profile import profile
 from benchmarks.results import losses_go, ratios_of, row_of, targets_of
@@ -28,7 +30,7 @@ from benchmarks.turns import Running, start, take_turns
 from benchmarks.variants import SETTINGS, prepare_variant
 from edgepeft.methods import attach
 from edgepeft_export.optimizers import AdamW
-from edgepeft_runtime.bundle import Bundle
+from edgepeft_runtime.bundle.bundle import Bundle
 
 PLAN = Plan(epochs=2, rows=4, learning_rate=1e-2, warmup=2)
 

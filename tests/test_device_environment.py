@@ -160,7 +160,7 @@ def test_networks_train_on_the_oldest_onnxruntime(name: str, oldest: Path, tmp_p
     """A transformer and a convolutional network, freshly prepared, give the losses they give here."""
     import edgepeft
     from edgepeft.methods import Full
-    from tests.networks import NETWORKS, to_numpy
+    from tests.support.networks import NETWORKS, to_numpy
 
     network = NETWORKS[name]
     bundle = tmp_path / "bundle"

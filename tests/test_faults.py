@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from edgepeft_runtime.durable import write_atomically
 from edgepeft_runtime.errors import StateError
+from edgepeft_runtime.files.durable import write_atomically
 from tests.faults import injector
 from tests.faults.powercut import BYTES_LOST, NAMES_LOST, Disk
 

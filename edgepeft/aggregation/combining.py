@@ -17,11 +17,11 @@ from edgepeft.aggregation.privacy import Mechanism, check_places
 from edgepeft.aggregation.report import MergeError, Report, Spent, Taken, write_report
 from edgepeft.aggregation.settings import EXAMPLES_CAP, Privacy, Robust, Settings
 from edgepeft.aggregation.stacked import write_stack
-from edgepeft_runtime.bundle import Bundle
+from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.errors import UpdateError
-from edgepeft_runtime.tensorfile import Array, sha256_of
-from edgepeft_runtime.trainer import Adapter
-from edgepeft_runtime.update import Update, write_update
+from edgepeft_runtime.files.tensorfile import Array, sha256_of
+from edgepeft_runtime.train.trainer import Adapter
+from edgepeft_runtime.train.update import Update, write_update
 from edgepeft_runtime.version import VERSION
 
 BundleLike: TypeAlias = Bundle | str | Path

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgepeft_runtime.bundle import Bundle
-from edgepeft_runtime.data import Data
-from edgepeft_runtime.records import Evaluation
-from edgepeft_runtime.tensorfile import Array
-from edgepeft_runtime.trainer import Adapter, Trainer
+from edgepeft_runtime.bundle.bundle import Bundle
+from edgepeft_runtime.data.datasets import Data
+from edgepeft_runtime.files.tensorfile import Array
+from edgepeft_runtime.train.records import Evaluation
+from edgepeft_runtime.train.trainer import Adapter, Trainer
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,12 @@ from edgepeft.aggregation.pairs import Pair, pairs_of
 from edgepeft.aggregation.report import Refused, Taken
 from edgepeft.aggregation.settings import Settings
 from edgepeft.aggregation.sparse import Sparse, add_sparse, read_sparse
-from edgepeft_runtime.bundle import Bundle
+from edgepeft_runtime.bundle.bundle import Bundle
+from edgepeft_runtime.bundle.manifest import Manifest
 from edgepeft_runtime.errors import UpdateError
-from edgepeft_runtime.manifest import Manifest
-from edgepeft_runtime.tensorfile import Array, sha256_of
-from edgepeft_runtime.trainer import Adapter, adapter_values
-from edgepeft_runtime.update import Update, check_update, notice_unchanged, read_update
+from edgepeft_runtime.files.tensorfile import Array, sha256_of
+from edgepeft_runtime.train.trainer import Adapter, adapter_values
+from edgepeft_runtime.train.update import Update, check_update, notice_unchanged, read_update
 
 Floats = NDArray[np.float64]
 

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepeft_runtime.manifest import Manifest, ParameterSpec
-from edgepeft_runtime.tensorfile import Array
+from edgepeft_runtime.bundle.manifest import Manifest, ParameterSpec
+from edgepeft_runtime.files.tensorfile import Array
 
 Floats = NDArray[np.float64]
 Factors = tuple[Floats, Floats]

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from edgepeft.aggregation.errors import AggregationError
-from edgepeft_runtime.durable import write_atomically
 from edgepeft_runtime.errors import EdgepeftError
+from edgepeft_runtime.files.durable import write_atomically
 
 FORMAT = "edgepeft-aggregate"
 

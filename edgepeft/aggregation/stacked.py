@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from edgepeft.aggregation.pairs import pairs_of
-from edgepeft_runtime.bundle import Bundle, checked_tensors
+from edgepeft_runtime.bundle.bundle import Bundle, checked_tensors
+from edgepeft_runtime.bundle.manifest import Manifest, ParameterSpec, SparseSpec
 from edgepeft_runtime.errors import UpdateError
-from edgepeft_runtime.manifest import Manifest, ParameterSpec, SparseSpec
-from edgepeft_runtime.tensorfile import Array, read_tensors, write_tensors
+from edgepeft_runtime.files.tensorfile import Array, read_tensors, write_tensors
 
 FORMAT = "edgepeft-stack"
 VERSION = "1"

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from edgepeft_runtime.manifest import Manifest
-from edgepeft_runtime.tensorfile import Array
+from edgepeft_runtime.bundle.manifest import Manifest
+from edgepeft_runtime.files.tensorfile import Array
 
 Answer = dict[str, Any]
 

@@ -12,8 +12,8 @@ import click
 
 from edgepeft import __version__
 from edgepeft.cli.notices import notices_as_lines
-from edgepeft_runtime.durable import hint_for
 from edgepeft_runtime.errors import EdgepeftError
+from edgepeft_runtime.files.durable import hint_for
 
 INTERRUPTED = 130
 """Exit code of what Ctrl-C ended, as shells give it."""
@@ -66,7 +66,7 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         if cmd_name not in _COMMANDS:
             return None
-        command: click.Command = import_module(f"edgepeft.cli.{cmd_name.replace('-', '_')}").command
+        command: click.Command = import_module(f"edgepeft.cli.commands.{cmd_name.replace('-', '_')}").command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002

@@ -12,10 +12,10 @@ from edgepeft.cli.options import PATH, byte_count, column_options, sizes
 
 if TYPE_CHECKING:
     from edgepeft.compress import Pruning
-    from edgepeft.memory_budget import MemoryBudget
-    from edgepeft.sources import Source
+    from edgepeft.preparation.memory_budget import MemoryBudget
+    from edgepeft.sources.load import Source
     from edgepeft_export.quantize import Quantization
-    from edgepeft_runtime.batch import Batch
+    from edgepeft_runtime.data.batch import Batch
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -135,7 +135,7 @@ def memory_budget(
     Raises:
         click.UsageError: an option that goes with ``--memory-budget`` without it.
     """
-    from edgepeft.memory_budget import MemoryBudget
+    from edgepeft.preparation.memory_budget import MemoryBudget
 
     if limit is None:
         if given is not None or allow_depth:
@@ -153,6 +153,6 @@ def calibration(
     """Batches of the data named by ``--calibrate``."""
     if calibrate is None:
         return None
-    from edgepeft.calibration import calibration_batches
+    from edgepeft.preparation.calibration import calibration_batches
 
     return calibration_batches(source, calibrate, loss=loss, trainable=trainable, **columns)

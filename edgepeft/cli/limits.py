@@ -14,7 +14,7 @@ import click
 
 if TYPE_CHECKING:
     from edgepeft.cli.progress import Counter
-    from edgepeft_runtime.limits import Limits, Pause
+    from edgepeft_runtime.train.limits import Limits, Pause
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -46,7 +46,7 @@ def limit_options(command: F) -> F:
 
 def limits(max_minutes: float | None, max_temperature: float | None, idle_only: bool) -> Limits:
     """The limits, from now on; to be made before the threads of onnxruntime, which inherit the priority."""
-    from edgepeft_runtime.limits import Limits
+    from edgepeft_runtime.train.limits import Limits
 
     if idle_only and hasattr(os, "nice"):
         os.nice(_LOWEST)

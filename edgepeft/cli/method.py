@@ -11,11 +11,11 @@ import click
 
 from edgepeft.cli.method_settings import configured
 from edgepeft.cli.options import names
-from edgepeft.registry import METHODS
+from edgepeft.methods.registry import METHODS
 
 if TYPE_CHECKING:
     from edgepeft.methods import Method
-    from edgepeft.sources import Source
+    from edgepeft.sources.load import Source
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -130,7 +130,7 @@ def is_adapter_directory(source: str) -> bool:
 
 def loaded_source(source: str, **settings: Any) -> Source:
     """``edgepeft.load_source`` without the warnings that libraries address to their programmers."""
-    from edgepeft.sources import load_source
+    from edgepeft.sources.load import load_source
 
     warnings.filterwarnings("ignore", category=FutureWarning)
     return load_source(source, **settings)

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from edgepeft_runtime.engines import ENGINES, PORTABLE
+from edgepeft_runtime.engine.registry import ENGINES, PORTABLE
 from edgepeft_runtime.errors import UpdateError
 
 if TYPE_CHECKING:
-    from edgepeft_runtime.bundle import Bundle
-    from edgepeft_runtime.trainer import Adapter
+    from edgepeft_runtime.bundle.bundle import Bundle
+    from edgepeft_runtime.train.trainer import Adapter
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -130,8 +130,8 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Write JSON t
 
 def adapter_of(path: Path | None, bundle: Bundle) -> Adapter | None:
     """What a trainer takes for ``--adapter``; an update of another base is refused by name."""
-    from edgepeft_runtime.tensorfile import read_tensors
-    from edgepeft_runtime.update import FORMAT, check_update, read_update
+    from edgepeft_runtime.files.tensorfile import read_tensors
+    from edgepeft_runtime.train.update import FORMAT, check_update, read_update
 
     if path is not None and (peft := peft_adapter(path, bundle)) is not None:
         return peft
@@ -145,7 +145,7 @@ def adapter_of(path: Path | None, bundle: Bundle) -> Adapter | None:
 
 def peft_adapter(path: Path, bundle: Bundle) -> Adapter | None:
     """The bundle's parameters out of an adapter of peft, a directory or its safetensors; ``None`` for other files."""
-    from edgepeft_runtime.tensorfile import read_tensors
+    from edgepeft_runtime.files.tensorfile import read_tensors
 
     file = path / "adapter_model.safetensors" if path.is_dir() else path
     if path.is_dir() and not file.is_file():

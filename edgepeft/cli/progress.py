@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
-    from edgepeft_runtime.records import Progress
+    from edgepeft_runtime.train.records import Progress
 
 _PAUSE = 0.1
 """Seconds between two renewals of the line: a terminal over a slow connection must not hold up the training."""

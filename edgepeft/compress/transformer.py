@@ -11,8 +11,8 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from edgepeft.architectures import ATTENTIONS, FEED_FORWARDS, FUSED, Attention, join, layers_at
 from edgepeft.compress.groups import Count, Group, blocks, computing, input_axis, reading
+from edgepeft.sources.architectures import ATTENTIONS, FEED_FORWARDS, FUSED, Attention, join, layers_at
 
 _HEAD_SIZES = ("head_dim", "attention_head_size")
 _HEAD_COUNTS = ("num_attention_heads", "num_heads", "n_heads")

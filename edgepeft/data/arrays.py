@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from edgepeft_runtime.batch import checked_batch
-from edgepeft_runtime.data import Arrays, read_npz
+from edgepeft_runtime.bundle.manifest import Manifest
+from edgepeft_runtime.data.batch import checked_batch
+from edgepeft_runtime.data.datasets import Arrays, read_npz
 from edgepeft_runtime.errors import BatchError, DataError, EdgepeftError
-from edgepeft_runtime.manifest import Manifest
 
 _CHUNK = 256
 """Examples checked at a time, so that checking takes no second copy of all the data."""

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from edgepeft_runtime.errors import DataError
-from edgepeft_runtime.regular import open_regular
-from edgepeft_runtime.unpacking import room
+from edgepeft_runtime.files.regular import open_regular
+from edgepeft_runtime.files.unpacking import room
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """Pillow's names. It knows many more, some of which run other programs."""

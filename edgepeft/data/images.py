@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from edgepeft.data.decoding import bad_image, decoded
 from edgepeft.data.labels import BadLabel, label_reader, only_label
 from edgepeft.data.pixels import fitted, normalized
+from edgepeft_runtime.bundle.manifest import ImageSpec, Manifest
 from edgepeft_runtime.errors import DataError
-from edgepeft_runtime.manifest import ImageSpec, Manifest
+from edgepeft_runtime.files.tensorfile import Array
 from edgepeft_runtime.names import some
 from edgepeft_runtime.notices import notice
-from edgepeft_runtime.tensorfile import Array
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
 

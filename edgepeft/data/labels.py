@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from edgepeft_runtime.bundle.manifest import LabelSpec, Manifest
 from edgepeft_runtime.errors import DataError
-from edgepeft_runtime.manifest import LabelSpec, Manifest
+from edgepeft_runtime.files.tensorfile import Array
 from edgepeft_runtime.names import meant, some
 from edgepeft_runtime.notices import notice
 from edgepeft_runtime.shown import quoted
-from edgepeft_runtime.tensorfile import Array
 
 
 class BadLabel(Exception):

@@ -10,10 +10,10 @@ from edgepeft.data.labels import label_reader, takes_several
 from edgepeft.data.numbers import read_rows, takes_rows
 from edgepeft.data.table import columns, read_table
 from edgepeft.data.text import answered, prompted, tokenized
-from edgepeft_runtime.bundle import Bundle
-from edgepeft_runtime.data import Dataset
+from edgepeft_runtime.bundle.bundle import Bundle
+from edgepeft_runtime.bundle.manifest import Manifest
+from edgepeft_runtime.data.datasets import Dataset
 from edgepeft_runtime.errors import DataError
-from edgepeft_runtime.manifest import Manifest
 from edgepeft_runtime.notices import notice
 
 TABLES = (".csv", ".jsonl")

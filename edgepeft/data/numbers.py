@@ -8,13 +8,13 @@ import numpy as np
 
 from edgepeft.data.labels import BadLabel, label_reader, number, only_label
 from edgepeft.data.table import columns, line_error, read_columns
-from edgepeft_runtime.data import Arrays
+from edgepeft_runtime.bundle.manifest import Manifest, TensorSpec
+from edgepeft_runtime.data.datasets import Arrays
 from edgepeft_runtime.errors import DataError
-from edgepeft_runtime.manifest import Manifest, TensorSpec
+from edgepeft_runtime.files.tensorfile import Array
 from edgepeft_runtime.names import some
 from edgepeft_runtime.notices import notice
 from edgepeft_runtime.shown import quoted
-from edgepeft_runtime.tensorfile import Array
 
 
 def takes_rows(manifest: Manifest) -> bool:

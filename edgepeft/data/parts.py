@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepeft_runtime.batch import Batch
-from edgepeft_runtime.data import Dataset
+from edgepeft_runtime.data.batch import Batch
+from edgepeft_runtime.data.datasets import Dataset
 from edgepeft_runtime.errors import DataError
 
 

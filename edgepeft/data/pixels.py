@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepeft_runtime.manifest import ImageSpec
-from edgepeft_runtime.tensorfile import Array
+from edgepeft_runtime.bundle.manifest import ImageSpec
+from edgepeft_runtime.files.tensorfile import Array
 
 MOST_PIXELS = 2**24
 """Pixels of a resized image before it is cropped: the longer edge of a narrow one has no other bound."""

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 
 from edgepeft.data.table import Table
 from edgepeft.data.tokenizer import tokenizer_of
-from edgepeft_runtime.bundle import Bundle
+from edgepeft_runtime.bundle.bundle import Bundle
+from edgepeft_runtime.bundle.manifest import Manifest
 from edgepeft_runtime.errors import DataError
-from edgepeft_runtime.manifest import Manifest
+from edgepeft_runtime.files.strict_json import is_text
 from edgepeft_runtime.shown import quoted
-from edgepeft_runtime.strict_json import is_text
 
 PLACE = "{prompt}"
 """Where the prompt goes in a template."""

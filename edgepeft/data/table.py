@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from edgepeft_runtime.errors import DataError
+from edgepeft_runtime.files.strict_json import is_text
 from edgepeft_runtime.names import some
 from edgepeft_runtime.notices import notice
 from edgepeft_runtime.shown import quoted
-from edgepeft_runtime.strict_json import is_text
 
 Row = tuple[int, list[Any]]
 """Line in the file (from 1), and what the wanted columns hold."""

@@ -12,12 +12,12 @@ from edgepeft.data.labels import BadLabel, LabelReader, only_label
 from edgepeft.data.prompts import Prompter, pairs
 from edgepeft.data.table import Table
 from edgepeft.data.tokenizer import tokenizer_of
-from edgepeft_runtime.bundle import Bundle
+from edgepeft_runtime.bundle.bundle import Bundle
+from edgepeft_runtime.bundle.manifest import LabelSpec, Manifest, TensorSpec, TextSpec
 from edgepeft_runtime.errors import DataError
-from edgepeft_runtime.manifest import LabelSpec, Manifest, TensorSpec, TextSpec
+from edgepeft_runtime.files.tensorfile import Array
 from edgepeft_runtime.notices import notice
 from edgepeft_runtime.shown import quoted
-from edgepeft_runtime.tensorfile import Array
 
 _CHUNK = 1024
 """Texts tokenized at a time: an encoding takes many times the memory of its ids."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from edgepeft_runtime.bundle import Bundle
+from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.errors import DataError
 
 TOKENIZER = "tokenizer.json"

@@ -11,11 +11,11 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from edgepeft.flower.messages import Call, error_reply, evaluation_reply, read_call, update_reply
-from edgepeft_runtime.bundle import Bundle
-from edgepeft_runtime.data import Data
+from edgepeft_runtime.bundle.bundle import Bundle
+from edgepeft_runtime.data.datasets import Data
 from edgepeft_runtime.errors import EdgepeftError
-from edgepeft_runtime.limits import Pause
-from edgepeft_runtime.trainer import Trainer
+from edgepeft_runtime.train.limits import Pause
+from edgepeft_runtime.train.trainer import Trainer
 
 DataOf = Callable[[Context], Data]
 

@@ -17,15 +17,15 @@ import numpy as np
 from flwr.app import Array as FlowerArray
 from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 
-from edgepeft_runtime.bundle import Bundle, checked_parameters
+from edgepeft_runtime.bundle.bundle import Bundle, checked_parameters
+from edgepeft_runtime.bundle.manifest import ParameterSpec
 from edgepeft_runtime.errors import EdgepeftError, FleetError, TrainingError, UpdateError
-from edgepeft_runtime.manifest import ParameterSpec
-from edgepeft_runtime.npy import read_npy
-from edgepeft_runtime.records import Evaluation
+from edgepeft_runtime.files.npy import read_npy
+from edgepeft_runtime.files.tensorfile import Array
 from edgepeft_runtime.shown import quoted, shortened
-from edgepeft_runtime.tensorfile import Array
-from edgepeft_runtime.trainer import adapter_values
-from edgepeft_runtime.update import Update
+from edgepeft_runtime.train.records import Evaluation
+from edgepeft_runtime.train.trainer import adapter_values
+from edgepeft_runtime.train.update import Update
 
 ARRAYS, CONFIG, METRICS = "arrays", "config", "metrics"
 """The records of a message, by the names that Flower's strategies look for."""

@@ -13,7 +13,7 @@ from edgepeft.aggregation.incoming import Start, Values
 from edgepeft.aggregation.report import Refused
 from edgepeft.flower.messages import read_update_reply
 from edgepeft_runtime.errors import UpdateError
-from edgepeft_runtime.update import Update, check_update, write_update
+from edgepeft_runtime.train.update import Update, check_update, write_update
 
 log = logging.getLogger("flwr")
 

@@ -14,10 +14,10 @@ from typing import Any
 
 from edgepeft.aggregation.errors import AggregationError
 from edgepeft.aggregation.report import FORMAT, Refused, write_report
-from edgepeft_runtime.durable import make_folder
 from edgepeft_runtime.errors import EdgepeftError
-from edgepeft_runtime.lock import lock_file
-from edgepeft_runtime.tensorfile import Array, write_tensors
+from edgepeft_runtime.files.durable import make_folder
+from edgepeft_runtime.files.lock import lock_file
+from edgepeft_runtime.files.tensorfile import Array, write_tensors
 
 START, UPDATES, ADAPTER, REPORT = "start.safetensors", "updates", "adapter.safetensors", "adapter.json"
 _NAME = re.compile(r"r(\d{6})")

@@ -21,13 +21,13 @@ from edgepeft.flower import messages, rounds
 from edgepeft.flower.messages import Training
 from edgepeft.flower.receiving import receive, refuse
 from edgepeft.flower.rounds import Rounds
-from edgepeft_runtime.bundle import Bundle
-from edgepeft_runtime.data import Data
+from edgepeft_runtime.bundle.bundle import Bundle
+from edgepeft_runtime.data.datasets import Data
 from edgepeft_runtime.errors import BundleError, EdgepeftError, UpdateError
-from edgepeft_runtime.records import Evaluation
-from edgepeft_runtime.tensorfile import Array
-from edgepeft_runtime.trainer import adapter_values
-from edgepeft_runtime.update import read_update
+from edgepeft_runtime.files.tensorfile import Array
+from edgepeft_runtime.train.records import Evaluation
+from edgepeft_runtime.train.trainer import adapter_values
+from edgepeft_runtime.train.update import read_update
 
 log = logging.getLogger("flwr")
 Evaluate = Callable[[int, ArrayRecord], MetricRecord | None]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from edgepeft_runtime.tensorfile import Array
+from edgepeft_runtime.files.tensorfile import Array
 
 KEY = "prompt_embeddings"
 _ENCODER = "prompt_encoder.default."

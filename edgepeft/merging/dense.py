@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 import onnx_ir as ir
 
-from edgepeft_runtime.bundle import Bundle
-from edgepeft_runtime.manifest import SparseSpec
-from edgepeft_runtime.tensorfile import Array
+from edgepeft_runtime.bundle.bundle import Bundle
+from edgepeft_runtime.bundle.manifest import SparseSpec
+from edgepeft_runtime.files.tensorfile import Array
 
 
 def with_dense(bundle: Bundle, parameters: Mapping[str, Array]) -> dict[str, Array]:

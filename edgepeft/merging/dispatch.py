@@ -8,11 +8,11 @@ from pathlib import Path
 
 from edgepeft.aggregation.stacked import is_stack, read_stack
 from edgepeft.merging.target import MergeError, check_target
-from edgepeft_runtime.batch import Batch
-from edgepeft_runtime.bundle import Bundle
-from edgepeft_runtime.tensorfile import Array
-from edgepeft_runtime.trainer import Adapter, adapter_values
-from edgepeft_runtime.update import changed_nothing, check_update, notice_unchanged, read_update
+from edgepeft_runtime.bundle.bundle import Bundle
+from edgepeft_runtime.data.batch import Batch
+from edgepeft_runtime.files.tensorfile import Array
+from edgepeft_runtime.train.trainer import Adapter, adapter_values
+from edgepeft_runtime.train.update import changed_nothing, check_update, notice_unchanged, read_update
 
 _WRITERS = {
     "peft": "edgepeft.merging.to_peft",

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from edgepeft.aggregation.pairs import Pair, pairs_of
-from edgepeft_runtime.manifest import Manifest
-from edgepeft_runtime.tensorfile import Array
+from edgepeft_runtime.bundle.manifest import Manifest
+from edgepeft_runtime.files.tensorfile import Array
 
 
 def stacked_ranks(manifest: Manifest, parameters: Mapping[str, Array]) -> dict[str, Any]:

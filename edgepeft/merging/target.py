@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgepeft_runtime.durable import check_output, replace_file, writing
 from edgepeft_runtime.errors import EdgepeftError
-from edgepeft_runtime.staging import check_folder, recover_directory
+from edgepeft_runtime.files.durable import check_output, replace_file, writing
+from edgepeft_runtime.files.staging import check_folder, recover_directory
 
 
 class MergeError(EdgepeftError):

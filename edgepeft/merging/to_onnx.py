@@ -17,10 +17,10 @@ from onnx_ir.passes import common
 from edgepeft.merging.fold_constants import fold_constants, load_all
 from edgepeft.merging.fold_lora import fold_lora
 from edgepeft.merging.target import MergeError, publish
-from edgepeft_runtime.bundle import Bundle
-from edgepeft_runtime.durable import remove
-from edgepeft_runtime.staging import staged
-from edgepeft_runtime.tensorfile import Array
+from edgepeft_runtime.bundle.bundle import Bundle
+from edgepeft_runtime.files.durable import remove
+from edgepeft_runtime.files.staging import staged
+from edgepeft_runtime.files.tensorfile import Array
 
 LARGEST_FILE = 1_500_000_000
 """Bytes of weights up to which the model is one file: protobuf ends at 2 GB."""

@@ -16,9 +16,9 @@ import onnxruntime
 from edgepeft.merging.fold_constants import load_all
 from edgepeft.merging.target import MergeError, publish
 from edgepeft.merging.to_onnx import inference_model, save
-from edgepeft_runtime.bundle import Bundle
-from edgepeft_runtime.staging import staged
-from edgepeft_runtime.tensorfile import Array
+from edgepeft_runtime.bundle.bundle import Bundle
+from edgepeft_runtime.files.staging import staged
+from edgepeft_runtime.files.tensorfile import Array
 
 VERSION = 1
 

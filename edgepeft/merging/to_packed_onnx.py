@@ -22,9 +22,9 @@ from edgepeft.merging.packed_products import PackedProduct, packed_product
 from edgepeft.merging.products import Product
 from edgepeft.merging.target import MergeError
 from edgepeft.merging.to_onnx import bind, described, inference_model, save
-from edgepeft_runtime.batch import Batch
-from edgepeft_runtime.bundle import Bundle
-from edgepeft_runtime.tensorfile import Array
+from edgepeft_runtime.bundle.bundle import Bundle
+from edgepeft_runtime.data.batch import Batch
+from edgepeft_runtime.files.tensorfile import Array
 
 Outputs = list[list[NDArray[Any]]]
 

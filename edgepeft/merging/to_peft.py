@@ -15,9 +15,9 @@ from edgepeft.merging.bake_prompt import baked_prompt, is_prompt, split_prompt
 from edgepeft.merging.stacked_ranks import stacked_ranks
 from edgepeft.merging.target import MergeError
 from edgepeft.merging.to_shira import shira
-from edgepeft_runtime.bundle import Bundle
-from edgepeft_runtime.staging import replace_directory
-from edgepeft_runtime.tensorfile import Array
+from edgepeft_runtime.bundle.bundle import Bundle
+from edgepeft_runtime.files.staging import replace_directory
+from edgepeft_runtime.files.tensorfile import Array
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -62,7 +62,7 @@ def _adapter(bundle: Bundle, parameters: Mapping[str, Array]) -> tuple[dict[str,
 
 
 def _recipe(bundle: Bundle) -> dict[str, Any]:
-    """What :func:`edgepeft.peft_format.peft_recipe` has written down."""
+    """What :func:`edgepeft.preparation.peft_format.peft_recipe` has written down."""
     recipe = bundle.manifest.recipe.get("peft")
     if not isinstance(recipe, dict) or not {"config", "keys"} <= recipe.keys():
         raise MergeError(

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from edgepeft.merging.target import MergeError
-from edgepeft_runtime.bundle import Bundle
-from edgepeft_runtime.manifest import SparseSpec
-from edgepeft_runtime.tensorfile import Array
+from edgepeft_runtime.bundle.bundle import Bundle
+from edgepeft_runtime.bundle.manifest import SparseSpec
+from edgepeft_runtime.files.tensorfile import Array
 
 PREFIX = "base_model.model."
 

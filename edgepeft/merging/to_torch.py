@@ -13,10 +13,10 @@ import torch
 from edgepeft.merging.dense import with_dense
 from edgepeft.merging.target import MergeError, publish
 from edgepeft.methods.base import method_class
-from edgepeft.registry import METHODS
-from edgepeft_runtime.bundle import Bundle
-from edgepeft_runtime.staging import staged
-from edgepeft_runtime.tensorfile import Array
+from edgepeft.methods.registry import METHODS
+from edgepeft_runtime.bundle.bundle import Bundle
+from edgepeft_runtime.files.staging import staged
+from edgepeft_runtime.files.tensorfile import Array
 
 _CHOOSE = frozenset({"bitfit", "head", "freeze", "full", "sift", "pruned"})
 """Methods that add nothing to a model: what they train has the model's own names."""

@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import nn
 
-from edgepeft.registry import METHODS
+from edgepeft.methods.registry import METHODS
 from edgepeft_export.forward import Forward
 from edgepeft_runtime.errors import EdgepeftError
 

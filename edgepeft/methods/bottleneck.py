@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from edgepeft.architectures import Part, parts_of
 from edgepeft.methods.around import Around
 from edgepeft.methods.base import MethodError, matches, out_of_range, train_only, trained_head
+from edgepeft.sources.architectures import Part, parts_of
 
 PLACEMENTS = ("pfeiffer", "houlsby", "parallel")
 ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU, "tanh": nn.Tanh}

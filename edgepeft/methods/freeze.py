@@ -8,9 +8,9 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from edgepeft.architectures import blocks_of
 from edgepeft.methods.base import MethodError, check_patterns, head_modules, matches, out_of_range, train_only
 from edgepeft.methods.contribution import best_under
+from edgepeft.sources.architectures import blocks_of
 
 
 @dataclass(frozen=True)

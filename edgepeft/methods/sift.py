@@ -21,7 +21,7 @@ from edgepeft.methods.base import (
 )
 from edgepeft_export.forward import Forward
 from edgepeft_export.forward.sparse import Places, Share, train_elements
-from edgepeft_runtime.selection import largest
+from edgepeft_runtime.train.selection import largest
 
 MASKS = ("gradient", "accumulated", "random", "magnitude")
 

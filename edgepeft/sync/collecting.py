@@ -17,8 +17,8 @@ from edgepeft.sync.keys import REVOKED, Keys
 from edgepeft.sync.ledger import Entry, Ledger
 from edgepeft.sync.stores import Store, open_store
 from edgepeft.sync.verification import Address, Verifier, copy_hashed
-from edgepeft_runtime.durable import make_folder, sync_directory, sync_file, write_atomically
 from edgepeft_runtime.errors import EdgepeftError, FleetError
+from edgepeft_runtime.files.durable import make_folder, sync_directory, sync_file, write_atomically
 from edgepeft_runtime.fleet import rounds, signatures
 from edgepeft_runtime.fleet.delivery import MAX_SIDECAR_BYTES, SIDECAR_SUFFIX, UPDATE_SUFFIX, digest_of, inbox_folder
 from edgepeft_runtime.fleet.reading import is_name

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import TypeVar
 
 from edgepeft.sync.errors import SyncError
-from edgepeft_runtime.bundle import MAX_MANIFEST_BYTES
+from edgepeft_runtime.bundle.bundle import MAX_MANIFEST_BYTES
+from edgepeft_runtime.bundle.manifest import Manifest
 from edgepeft_runtime.errors import EdgepeftError
+from edgepeft_runtime.files.lock import locked_folder
+from edgepeft_runtime.files.regular import read_regular
+from edgepeft_runtime.files.tensorfile import sha256_of
 from edgepeft_runtime.fleet import rounds
 from edgepeft_runtime.fleet.rounds import ADAPTER_FILE, HEAD_FILE, ROUND_FILE, Head, Round
-from edgepeft_runtime.lock import locked_folder
-from edgepeft_runtime.manifest import Manifest
-from edgepeft_runtime.regular import read_regular
-from edgepeft_runtime.tensorfile import sha256_of
 
 T = TypeVar("T")
 

@@ -13,13 +13,13 @@ from pathlib import Path
 
 from edgepeft.sync.errors import SyncError
 from edgepeft.sync.home import HostHome
-from edgepeft_runtime.durable import make_folder, writing
 from edgepeft_runtime.errors import FleetError
+from edgepeft_runtime.files.durable import make_folder, writing
+from edgepeft_runtime.files.regular import read_regular
 from edgepeft_runtime.fleet import canonical, signatures
 from edgepeft_runtime.fleet.files import PRIVATE, write_new
 from edgepeft_runtime.fleet.identity import Identity
 from edgepeft_runtime.fleet.reading import VERSION, is_name, key_field, name_field, open_fields
-from edgepeft_runtime.regular import read_regular
 
 HOST = "host.json"
 ACTIVE, REVOKED = "active", "revoked"

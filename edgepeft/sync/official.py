@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgepeft_runtime.bundle import Bundle
+from edgepeft_runtime.bundle.bundle import Bundle
+from edgepeft_runtime.engine.ort_training_checkpoint import OrtCheckpoint, read_checkpoint
 from edgepeft_runtime.errors import UpdateError
-from edgepeft_runtime.ort_checkpoint import OrtCheckpoint, read_checkpoint
-from edgepeft_runtime.update import Update
+from edgepeft_runtime.train.update import Update
 
 NAMES = ("checkpoint", "*.ckpt")
 """What such files are called; the format has no suffix of its own."""

@@ -11,12 +11,12 @@ from edgepeft.sync.errors import SyncError
 from edgepeft.sync.home import HostHome
 from edgepeft.sync.keys import HostKey, Keys
 from edgepeft.sync.stores import Store, open_store
-from edgepeft_runtime.bundle import ADAPTER, Bundle, checked_parameters
-from edgepeft_runtime.durable import make_folder, write_atomically, writing
+from edgepeft_runtime.bundle.bundle import ADAPTER, Bundle, checked_parameters
+from edgepeft_runtime.bundle.manifest import FileEntry
+from edgepeft_runtime.files.durable import make_folder, write_atomically, writing
+from edgepeft_runtime.files.tensorfile import read_tensors
 from edgepeft_runtime.fleet import rounds, signatures
 from edgepeft_runtime.fleet.rounds import CLIP, Head, HeadSignatures, Limits, Round
-from edgepeft_runtime.manifest import FileEntry
-from edgepeft_runtime.tensorfile import read_tensors
 
 DAY = 24 * 60 * 60
 MAX_HEADER_BYTES = 2**20

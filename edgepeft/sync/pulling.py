@@ -12,12 +12,12 @@ from pathlib import Path
 
 from edgepeft.sync import official
 from edgepeft.sync.errors import SyncError
-from edgepeft_runtime.bundle import Bundle
-from edgepeft_runtime.durable import make_folder, sync_directory, writing
+from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.errors import EdgepeftError, UpdateError
-from edgepeft_runtime.staging import staged
-from edgepeft_runtime.tensorfile import sha256_of
-from edgepeft_runtime.update import changed_nothing, check_update, notice_unchanged, read_update, write_update
+from edgepeft_runtime.files.durable import make_folder, sync_directory, writing
+from edgepeft_runtime.files.staging import staged
+from edgepeft_runtime.files.tensorfile import sha256_of
+from edgepeft_runtime.train.update import changed_nothing, check_update, notice_unchanged, read_update, write_update
 
 SUFFIX = ".safetensors"
 MAX_BYTES = 2**30

@@ -25,8 +25,8 @@ from edgepeft.sync.connections import CONNECTION
 from edgepeft.sync.home import HostHome
 from edgepeft.sync.http_bodies import FileBody, Pace, paced, pieces
 from edgepeft.sync.keys import ACTIVE, Device, Keys
-from edgepeft_runtime.durable import make_folder, move, sync_file
 from edgepeft_runtime.errors import EdgepeftError
+from edgepeft_runtime.files.durable import make_folder, move, sync_file
 from edgepeft_runtime.fleet import rounds
 from edgepeft_runtime.fleet.delivery import (
     MAX_SIDECAR_BYTES,

@@ -15,13 +15,13 @@ import numpy as np
 from edgepeft.sync.home import HostHome
 from edgepeft.sync.keys import ACTIVE, Keys
 from edgepeft.sync.ledger import Entry, Ledger
-from edgepeft_runtime.bundle import checked_parameters
+from edgepeft_runtime.bundle.bundle import checked_parameters
 from edgepeft_runtime.errors import FleetError, UpdateError
+from edgepeft_runtime.files.tensorfile import Array, read_tensors
 from edgepeft_runtime.fleet.canonical import LARGEST
 from edgepeft_runtime.fleet.delivery import Delivery
 from edgepeft_runtime.fleet.rounds import CLIP, Round
-from edgepeft_runtime.tensorfile import Array, read_tensors
-from edgepeft_runtime.update import Update, read_update
+from edgepeft_runtime.train.update import Update, read_update
 
 MAX_HEADER_BYTES = 2**20
 _PIECE = 2**20

@@ -13,23 +13,23 @@ import onnx_ir as ir
 
 from edgepeft_export.compile import Compiled
 from edgepeft_export.forward.graph import Sparse
+from edgepeft_export.graph.shapes import Dim, dims_of
 from edgepeft_export.losses import Loss
 from edgepeft_export.opset import MIN_ONNXRUNTIME
 from edgepeft_export.optimizers import Optimizer
 from edgepeft_export.optimizers.base import state_names
 from edgepeft_export.quantize import Packed
 from edgepeft_export.selection import gradient_name
-from edgepeft_export.shapes import Dim, dims_of
 from edgepeft_export.weights import WeightsFile
-from edgepeft_runtime import manifest as spec
-from edgepeft_runtime.activations import MemorySpec
-from edgepeft_runtime.bundle import base_sha256
-from edgepeft_runtime.decoding import GenerationSpec
-from edgepeft_runtime.durable import writing
+from edgepeft_runtime.bundle import manifest as spec
+from edgepeft_runtime.bundle.activation_sizes import MemorySpec
+from edgepeft_runtime.bundle.bundle import base_sha256
+from edgepeft_runtime.bundle.generation_spec import GenerationSpec
+from edgepeft_runtime.bundle.graphfile import external_locations
 from edgepeft_runtime.errors import BundleError
-from edgepeft_runtime.graphfile import external_locations
-from edgepeft_runtime.staging import check_folder, recover_directory, replace_directory
-from edgepeft_runtime.tensorfile import write_tensors
+from edgepeft_runtime.files.durable import writing
+from edgepeft_runtime.files.staging import check_folder, recover_directory, replace_directory
+from edgepeft_runtime.files.tensorfile import write_tensors
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ from onnx_ir.passes import common
 
 from edgepeft_export import memory
 from edgepeft_export.autodiff import Gap, differentiate, gaps
-from edgepeft_export.composites import lower
-from edgepeft_export.emit import Emitter
 from edgepeft_export.forward import Forward
 from edgepeft_export.forward.graph import Sparse, bind, infer_shapes
+from edgepeft_export.graph.composites import lower
+from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.losses import Labels, Loss, LossError, LossTerms
 from edgepeft_export.opset import IR_VERSION, OPSET, assert_runs_on_devices
 from edgepeft_export.optimizers import Bucket, Optimizer, optimizer_graph, plan_buckets

@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 import onnx_ir as ir
 
 from edgepeft_export.compile import Compiled, sweep
-from edgepeft_export.composites import lower
 from edgepeft_export.forward import Forward
 from edgepeft_export.forward.graph import bind
+from edgepeft_export.graph.composites import lower
+from edgepeft_export.graph.shapes import dims_of
 from edgepeft_export.opset import assert_runs_on_devices
 from edgepeft_export.quantize import Quantization, Report, quantize
 from edgepeft_export.quantize.weights import weights_of
-from edgepeft_export.shapes import dims_of
-from edgepeft_runtime.decoding import CacheSpec
+from edgepeft_runtime.bundle.generation_spec import CacheSpec
 
 
 @dataclass(frozen=True)

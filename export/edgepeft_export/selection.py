@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from edgepeft_export.autodiff import differentiate
-from edgepeft_export.emit import Emitter
 from edgepeft_export.forward.graph import Sparse
 from edgepeft_export.forward.sparse import dense_values
+from edgepeft_export.graph.emit import Emitter
 
 
 def gradient_name(sparse: Sparse) -> str:

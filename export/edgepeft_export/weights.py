@@ -8,7 +8,7 @@ from types import TracebackType
 
 import onnx_ir as ir
 
-from edgepeft_runtime.manifest import FrozenSpec
+from edgepeft_runtime.bundle.manifest import FrozenSpec
 
 ALIGNMENT = 4096
 """Offsets are multiples of a page, so that a tensor can be mapped."""

@@ -84,7 +84,7 @@ def small_int8(folder: Path) -> Case:
 
 def minilm_int8(folder: Path) -> Case:
     """The real MiniLM over an int8 base, 5 steps: minutes in an emulator."""
-    from tests.networks import minilm
+    from tests.support.networks import minilm
 
     return _int8("MiniLM, int8", minilm(), folder, classes=8, steps=5, lr=0.001)
 

@@ -12,9 +12,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from edgepeft_runtime.bundle import base_sha256
+from edgepeft_runtime.bundle.bundle import base_sha256
 from tests.attacks.table import bundle_attack
-from tests.runtime.tiny_bundle import entry
+from tests.support.tiny_bundle import entry
 
 GRAPH = "infer.onnx"
 

@@ -8,8 +8,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from edgepeft_runtime.files.tensorfile import SEAL_LENGTH
 from edgepeft_runtime.fleet import signatures
-from edgepeft_runtime.tensorfile import SEAL_LENGTH
 
 MUTATIONS = 10_000
 """How often each file is changed at random; see ``tests/test_attacks.py``."""

@@ -10,11 +10,11 @@ import numpy as np
 
 from edgepeft.sync import Keys
 from edgepeft.sync.keys import REVOKED
+from edgepeft_runtime.files.tensorfile import write_tensors
 from edgepeft_runtime.fleet import canonical, signatures
 from edgepeft_runtime.fleet.delivery import Delivery
 from edgepeft_runtime.fleet.identity import Identity
-from edgepeft_runtime.tensorfile import write_tensors
-from edgepeft_runtime.update import read_update
+from edgepeft_runtime.train.update import read_update
 from tests.attacks.stage import NAME, Stage
 from tests.attacks.table import ANYBODY, DEVICE, attack
 from tests.fleet.fleets import DAY, NOW

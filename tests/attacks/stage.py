@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from edgepeft.sync import Collected, accepted, collect
+from edgepeft_runtime.files.tensorfile import read_tensors, write_tensors
 from edgepeft_runtime.fleet import signatures
 from edgepeft_runtime.fleet.delivery import Delivery
 from edgepeft_runtime.fleet.identity import Identity
 from edgepeft_runtime.fleet.slots import DeviceHome
-from edgepeft_runtime.tensorfile import read_tensors, write_tensors
-from edgepeft_runtime.update import read_update, write_update
+from edgepeft_runtime.train.update import read_update, write_update
 from tests.fleet.fleets import NOW, Device, Fleet
 
 NAME = "mallory"

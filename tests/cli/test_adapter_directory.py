@@ -75,7 +75,7 @@ def test_an_adapter_directory_trains_on(method: list[str], folders: Path, tmp_pa
 
 
 def _parameters(update: str) -> dict[str, np.ndarray]:
-    from edgepeft_runtime.update import read_update
+    from edgepeft_runtime.train.update import read_update
 
     return read_update(update).parameters
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from edgepeft_runtime.bundle import Bundle
-from edgepeft_runtime.tensorfile import sha256_of
+from edgepeft_runtime.bundle.bundle import Bundle
+from edgepeft_runtime.files.tensorfile import sha256_of
 from tests.cli.conftest import Command
-from tests.host.bundles import Trained
-from tests.host.fleet import drifted, send
+from tests.support.bundles import Trained
+from tests.support.simulated_devices import drifted, send
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgepeft_runtime.bundle import Bundle
-from edgepeft_runtime.tensorfile import read_tensors
+from edgepeft_runtime.bundle.bundle import Bundle
+from edgepeft_runtime.files.tensorfile import read_tensors
 from tests.cli.conftest import Command
-from tests.host.bundles import Trained
+from tests.support.bundles import Trained
 
 
 def test_the_whole_way_from_data_to_merged_models(
@@ -248,11 +248,11 @@ def test_a_missing_extra_is_named(
     edgepeft: Command, text: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who calls a workstation's command on a device learns what to install."""
-    for name in [name for name in sys.modules if name == "torch" or name.startswith("edgepeft.preparation")]:
+    for name in [name for name in sys.modules if name == "torch" or name.startswith("edgepeft.preparation.prepare")]:
         monkeypatch.delitem(sys.modules, name)
     for name in ("torch", "onnx_ir"):
         monkeypatch.setitem(sys.modules, name, None)
-    for name in ("edgepeft.merging.to_torch", "edgepeft.sources"):
+    for name in ("edgepeft.merging.to_torch", "edgepeft.sources.load"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     for arguments in (
         ("prepare", text.model, "--out", tmp_path / "bundle"),

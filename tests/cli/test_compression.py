@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.cli.conftest import Command
-from tests.host.bundles import Trained
+from tests.support.bundles import Trained
 
 SOURCE = """
 import torch

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 
 from edgepeft.cli.app import app
-from edgepeft_runtime.update import read_update
+from edgepeft_runtime.train.update import read_update
 from tests.cli.conftest import Command
 from tests.cli.test_process import CALL, start
-from tests.runtime.tiny_bundle import build, examples
+from tests.support.tiny_bundle import build, examples
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +110,7 @@ def test_a_round_is_closed_and_the_next_one_begins_from_it(
 
 def _adapter(bundle: Path, folder: Path) -> Path:
     """An adapter with other values."""
-    from edgepeft_runtime.tensorfile import read_tensors, write_tensors
+    from edgepeft_runtime.files.tensorfile import read_tensors, write_tensors
 
     tensors = read_tensors(bundle / "adapter.safetensors").tensors
     write_tensors(folder / "adapter", {name: array + array.dtype.type(0.5) for name, array in tensors.items()})

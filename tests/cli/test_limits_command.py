@@ -15,14 +15,14 @@ from edgepeft.cli.limits import UNFINISHED
 from edgepeft_runtime import read_update
 from tests.cli.conftest import Command
 from tests.cli.test_process import start
-from tests.host.bundles import Trained
+from tests.support.bundles import Trained
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="Limits are for Linux.")
 
 CALL = """
 import os
 from edgepeft.cli.app import run
-from edgepeft_runtime.limits import Limits
+from edgepeft_runtime.train.limits import Limits
 
 Limits.__init__.__kwdefaults__.update({settings!r})
 code = run({arguments!r})

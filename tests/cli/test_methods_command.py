@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgepeft.registry import METHODS
-from edgepeft_runtime.bundle import Bundle
+from edgepeft.methods.registry import METHODS
+from edgepeft_runtime.bundle.bundle import Bundle
 from tests.cli.conftest import Command
 
 SOURCE = """

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from tests.cli.conftest import Command
-from tests.host.bundles import Trained
-from tests.runtime.tiny_bundle import build, examples
+from tests.support.bundles import Trained
+from tests.support.tiny_bundle import build, examples
 
 
 @pytest.fixture(scope="module")

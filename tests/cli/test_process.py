@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from edgepeft_runtime.tensorfile import read_tensors
-from tests.host.bundles import Trained
+from edgepeft_runtime.files.tensorfile import read_tensors
+from tests.support.bundles import Trained
 
 ROOT = Path(__file__).parents[2]
 CALL = "from edgepeft.cli import main; main()"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 
 from edgepeft.cli.progress import Counter
-from edgepeft_runtime.records import Progress
+from edgepeft_runtime.train.records import Progress
 
 
 class Terminal(io.StringIO):

@@ -16,15 +16,15 @@ import torch
 from torch import Tensor, nn
 
 import edgepeft
-from edgepeft.preparation import Prepared
+from edgepeft.preparation.prepare import Prepared
 from edgepeft_export.autodiff import NoGradientRule
 from edgepeft_export.bundle import role_of
 from edgepeft_export.opset import IR_VERSION, OPSET, assert_runs_on_devices
 from edgepeft_export.optimizers import AdamW
 from edgepeft_export.weights import ALIGNMENT, INLINE, WeightsFile
 from edgepeft_runtime import Bundle, BundleError, EdgepeftError, Trainer
-from edgepeft_runtime.bundle import GRAPHS
-from edgepeft_runtime.graphfile import external_locations
+from edgepeft_runtime.bundle.bundle import GRAPHS
+from edgepeft_runtime.bundle.graphfile import external_locations
 
 VOCABULARY, HIDDEN = 40, 16
 

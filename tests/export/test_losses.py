@@ -18,8 +18,8 @@ import edgepeft
 from edgepeft_export.forward import Forward
 from edgepeft_export.losses import L1, MSE, BCEWithLogits, CausalLM, CrossEntropy, Loss, LossError, by_name
 from edgepeft_runtime import BatchError, DataError, Trainer
-from tests.export.linear import CLASSES, FEATURES, compiled, expected_of, linear, run
-from tests.networks import tiny_gpt2
+from tests.support.linear_graphs import CLASSES, FEATURES, compiled, expected_of, linear, run
+from tests.support.networks import tiny_gpt2
 
 WEIGHTS = (0.5, 2.0, 1.0, 0.0, 3.0)
 

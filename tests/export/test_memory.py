@@ -22,11 +22,11 @@ from edgepeft_export.memory import activation_peaks
 from edgepeft_export.optimizers import SGD
 from edgepeft_export.quantize import Quantization, quantize
 from edgepeft_runtime import Trainer
-from edgepeft_runtime.activations import MemorySpec
-from edgepeft_runtime.bundle import Bundle
+from edgepeft_runtime.bundle.activation_sizes import MemorySpec
+from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.errors import BundleError, EdgepeftError
-from edgepeft_runtime.memory import measured_peak, predict
-from tests.networks import NETWORKS, to_numpy
+from edgepeft_runtime.train.memory import measured_peak, predict
+from tests.support.networks import NETWORKS, to_numpy
 
 FAMILIES = ["bert", "gpt2", "llama", "vit", "cnn"]
 SIZES = {"batch": 8, "sequence": 30}

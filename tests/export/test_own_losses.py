@@ -14,11 +14,11 @@ from torch.nn import functional
 
 import edgepeft
 from edgepeft_export.forward import Forward, from_torch
-from edgepeft_export.forward.torch_loss import from_function
+from edgepeft_export.forward.torch_source.own_loss import from_function
 from edgepeft_export.losses import Loss, LossError, OnnxLoss
 from edgepeft_export.verification import VerificationError
 from edgepeft_runtime import Trainer
-from tests.export.linear import CLASSES, FEATURES, compiled, expected_of, leaves, linear, run, torch_logits
+from tests.support.linear_graphs import CLASSES, FEATURES, compiled, expected_of, leaves, linear, run, torch_logits
 
 
 class Focal(nn.Module):

@@ -13,7 +13,7 @@ import edgepeft
 from edgepeft.methods import Full, Lora, Method, attach
 from edgepeft_export.optimizers import SGD, AdamW
 from edgepeft_runtime import Trainer
-from tests.networks import NETWORKS, Network, to_numpy, torch_loss
+from tests.support.networks import NETWORKS, Network, to_numpy, torch_loss
 
 
 def _method(network: Network) -> Method:

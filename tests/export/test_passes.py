@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import nn
 
-from edgepeft_export.composites import lower
 from edgepeft_export.forward import Forward, from_torch
+from edgepeft_export.graph.composites import lower
 from edgepeft_export.opset import IR_VERSION
 from edgepeft_export.passes import drop_guards, gather_scales, narrow, transpose_last_two
-from tests.networks import NETWORKS
+from tests.support.networks import NETWORKS
 
 
 def _run(forward: Forward, inputs: dict[str, np.ndarray]) -> np.ndarray:

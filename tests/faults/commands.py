@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from edgepeft.cli.app import run
-from edgepeft_runtime import staging
+from edgepeft_runtime.files import staging
 from tests.fleet.fleets import Fleet
-from tests.runtime.tiny_bundle import build as build_bundle
-from tests.runtime.tiny_bundle import examples
+from tests.support.tiny_bundle import build as build_bundle
+from tests.support.tiny_bundle import examples
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,13 @@ from pathlib import Path
 
 from edgepeft.data import load
 from edgepeft.sync import HostHome, accepted, collect
-from edgepeft_runtime.bundle import Bundle
-from edgepeft_runtime.checkpoint import StateDirectory
+from edgepeft_runtime.bundle.bundle import Bundle
+from edgepeft_runtime.files.tensorfile import sha256_of
 from edgepeft_runtime.fleet.slots import DeviceHome
-from edgepeft_runtime.limits import Pause
-from edgepeft_runtime.tensorfile import sha256_of
-from edgepeft_runtime.trainer import Trainer
-from edgepeft_runtime.update import read_update
+from edgepeft_runtime.train.checkpoint import StateDirectory
+from edgepeft_runtime.train.limits import Pause
+from edgepeft_runtime.train.trainer import Trainer
+from edgepeft_runtime.train.update import read_update
 from tests.faults.commands import Case, Stage, again, now, old_or_new, same
 from tests.fleet.fleets import Device, Fleet
 

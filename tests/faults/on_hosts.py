@@ -10,11 +10,11 @@ from pathlib import Path
 
 from edgepeft.sync import HostHome, Keys, Ledger, accepted, collect
 from edgepeft.sync.keys import ACTIVE, REVOKED
-from edgepeft_runtime.bundle import Bundle
+from edgepeft_runtime.bundle.bundle import Bundle
+from edgepeft_runtime.files.tensorfile import read_tensors, sha256_of
 from edgepeft_runtime.fleet import rounds, signatures
 from edgepeft_runtime.fleet.identity import Identity
 from edgepeft_runtime.fleet.rounds import Head, HeadSignatures, Round
-from edgepeft_runtime.tensorfile import read_tensors, sha256_of
 from tests.faults.commands import Case, Stage, again, now, old_or_new, same
 from tests.fleet.fleets import Fleet
 

@@ -19,11 +19,11 @@ _LATE = (
     "cryptography.hazmat.primitives.asymmetric.ed25519",
     "edgepeft.aggregation",
     "edgepeft_export.ort_training.artifacts",
-    "edgepeft_runtime.memory",
-    "edgepeft.cli.publish",
-    "edgepeft.cli.pull",
-    "edgepeft.cli.rollback",
-    "edgepeft.cli.train",
+    "edgepeft_runtime.train.memory",
+    "edgepeft.cli.commands.publish",
+    "edgepeft.cli.commands.pull",
+    "edgepeft.cli.commands.rollback",
+    "edgepeft.cli.commands.train",
     "numpy.random",
 )
 """What commands import when they need it; imported before the forks, so that none of them has to."""

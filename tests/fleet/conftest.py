@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.fleet.fleets import Fleet
-from tests.runtime.tiny_bundle import build
+from tests.support.tiny_bundle import build
 
 
 @pytest.fixture(scope="session")

@@ -11,14 +11,14 @@ import numpy as np
 
 from edgepeft.sync import HostHome, Keys, Terms, publish
 from edgepeft_runtime.errors import EdgepeftError
+from edgepeft_runtime.files.tensorfile import read_tensors, write_tensors
 from edgepeft_runtime.fleet import signatures
 from edgepeft_runtime.fleet.delivering import Delivered, deliver
 from edgepeft_runtime.fleet.joining import Joined, join
 from edgepeft_runtime.fleet.rounds import Round
 from edgepeft_runtime.fleet.slots import DeviceHome
-from edgepeft_runtime.tensorfile import read_tensors, write_tensors
-from edgepeft_runtime.trainer import Trainer
-from tests.runtime.tiny_bundle import examples
+from edgepeft_runtime.train.trainer import Trainer
+from tests.support.tiny_bundle import examples
 
 NOW = 1_800_000_000.0
 DAY = 24 * 60 * 60

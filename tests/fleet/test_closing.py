@@ -10,8 +10,8 @@ import pytest
 
 from edgepeft.aggregation import AggregationError, Privacy, aggregate
 from edgepeft.sync import SyncError, closing, collect
-from edgepeft_runtime.tensorfile import read_tensors
-from edgepeft_runtime.update import read_update
+from edgepeft_runtime.files.tensorfile import read_tensors
+from edgepeft_runtime.train.update import read_update
 from tests.fleet.fleets import NOW, Device, Fleet
 
 

@@ -17,13 +17,13 @@ import pytest
 
 from edgepeft.sync import Entry, HostHome, Keys, Ledger, SyncError, accepted, collect, mirror, publish, rollback, status
 from edgepeft.sync.keys import ACTIVE, REVOKED
+from edgepeft_runtime.files.tensorfile import read_tensors
 from edgepeft_runtime.fleet import signatures
 from edgepeft_runtime.fleet.delivering import deliver
 from edgepeft_runtime.fleet.joining import join
-from edgepeft_runtime.tensorfile import read_tensors
-from edgepeft_runtime.update import read_update
+from edgepeft_runtime.train.update import read_update
 from tests.fleet.fleets import DAY, NOW, Countdown, Device, Fleet, PowerCut, code_of
-from tests.runtime.tiny_bundle import build
+from tests.support.tiny_bundle import build
 
 
 @pytest.fixture

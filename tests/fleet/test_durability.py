@@ -14,9 +14,9 @@ import pytest
 from edgepeft.sync import Keys, Ledger, SyncError, collect
 from edgepeft.sync.keys import Device as Registration
 from edgepeft_runtime.fleet.identity import Identity
-from edgepeft_runtime.trainer import Trainer
+from edgepeft_runtime.train.trainer import Trainer
 from tests.fleet.fleets import NOW, Fleet, PowerCut, code_of
-from tests.runtime.tiny_bundle import examples
+from tests.support.tiny_bundle import examples
 
 
 def test_a_crash_while_adding_a_device_burns_no_name(

@@ -14,15 +14,15 @@ import pytest
 import edgepeft_runtime.fleet.joining as joining
 from edgepeft.sync import HostHome, Keys, rollback
 from edgepeft_runtime.errors import FleetError
+from edgepeft_runtime.files.tensorfile import read_tensors, sha256_of, write_tensors
 from edgepeft_runtime.fleet import signatures
 from edgepeft_runtime.fleet.places import FolderPlace
 from edgepeft_runtime.fleet.rounds import Head, HeadSignatures
 from edgepeft_runtime.fleet.slots import DeviceHome
-from edgepeft_runtime.tensorfile import read_tensors, sha256_of, write_tensors
-from edgepeft_runtime.trainer import Trainer
-from edgepeft_runtime.update import read_update
+from edgepeft_runtime.train.trainer import Trainer
+from edgepeft_runtime.train.update import read_update
 from tests.fleet.fleets import DAY, NOW, Countdown, Fleet, PowerCut, code_of
-from tests.runtime.tiny_bundle import build, examples
+from tests.support.tiny_bundle import build, examples
 
 
 def test_a_device_gets_the_rounds_adapter_and_its_update_names_it(fleet: Fleet) -> None:

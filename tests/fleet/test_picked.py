@@ -12,12 +12,12 @@ import safetensors
 import edgepeft
 from edgepeft.methods import Sift
 from edgepeft.sync import closing, collect, publish
-from edgepeft_runtime.bundle import Bundle
-from edgepeft_runtime.tensorfile import Array
-from edgepeft_runtime.trainer import Trainer
-from edgepeft_runtime.update import read_update, write_update
+from edgepeft_runtime.bundle.bundle import Bundle
+from edgepeft_runtime.files.tensorfile import Array
+from edgepeft_runtime.train.trainer import Trainer
+from edgepeft_runtime.train.update import read_update, write_update
 from tests.fleet.fleets import NOW, Device, Fleet
-from tests.networks import NETWORKS, to_numpy
+from tests.support.networks import NETWORKS, to_numpy
 
 CNN = NETWORKS["cnn"]
 

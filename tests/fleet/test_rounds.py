@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgepeft_runtime.bundle.manifest import FileEntry, ParameterSpec
 from edgepeft_runtime.errors import FleetError
 from edgepeft_runtime.fleet import canonical, signatures
 from edgepeft_runtime.fleet.delivery import Delivery, digest_of
 from edgepeft_runtime.fleet.reading import is_name
 from edgepeft_runtime.fleet.rounds import Head, HeadSignatures, Limits, Round, folder, number_of
-from edgepeft_runtime.manifest import FileEntry, ParameterSpec
 from tests.cli.test_process import environment
 
 SEED = bytes(range(32))

@@ -21,28 +21,28 @@ from edgepeft.sync import Ledger
 from edgepeft.sync.home import HostHome
 from edgepeft.sync.keys import Keys
 from edgepeft.sync.ledger import Entry
-from edgepeft_runtime.bundle import Bundle, checked_parameters
-from edgepeft_runtime.checkpoint import NEWEST, Checkpoint, StateDirectory
-from edgepeft_runtime.data import read_npz
-from edgepeft_runtime.engine import Values
+from edgepeft_runtime.bundle.bundle import Bundle, checked_parameters
+from edgepeft_runtime.bundle.graphfile import external_locations
+from edgepeft_runtime.bundle.manifest import FileEntry, Manifest
+from edgepeft_runtime.data.datasets import read_npz
+from edgepeft_runtime.engine.engine import Values
+from edgepeft_runtime.engine.ort_training_checkpoint import OrtCheckpoint, read_checkpoint, write_checkpoint
 from edgepeft_runtime.errors import UpdateError
+from edgepeft_runtime.files.tensorfile import read_tensors, write_tensors
 from edgepeft_runtime.fleet import signatures
 from edgepeft_runtime.fleet.delivery import Delivery
 from edgepeft_runtime.fleet.identity import Identity
 from edgepeft_runtime.fleet.rounds import Head, HeadSignatures, Limits, Round
 from edgepeft_runtime.fleet.slots import Slot, Trusted
-from edgepeft_runtime.graphfile import external_locations
-from edgepeft_runtime.manifest import FileEntry, Manifest
-from edgepeft_runtime.ort_checkpoint import OrtCheckpoint, read_checkpoint, write_checkpoint
-from edgepeft_runtime.records import Record
-from edgepeft_runtime.run import Fit, Run
 from edgepeft_runtime.shown import printable
-from edgepeft_runtime.tensorfile import read_tensors, write_tensors
-from edgepeft_runtime.update import Update, read_update, write_update
+from edgepeft_runtime.train.checkpoint import NEWEST, Checkpoint, StateDirectory
+from edgepeft_runtime.train.records import Record
+from edgepeft_runtime.train.run import Fit, Run
+from edgepeft_runtime.train.update import Update, read_update, write_update
 from tests.fuzz import mutations
 from tests.fuzz.mutations import Mutator
-from tests.host.bundles import write_tokenizer
-from tests.runtime.tiny_bundle import build
+from tests.support.bundles import write_tokenizer
+from tests.support.tiny_bundle import build
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "bundle"
 

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 import edgepeft
 from edgepeft_export.optimizers import AdamW
-from edgepeft_runtime.tensorfile import write_tensors
+from edgepeft_runtime.files.tensorfile import write_tensors
 
 HERE = Path(__file__).parent
 BUNDLE, DATA, EXPECTED = HERE / "bundle", HERE / "data.safetensors", HERE / "expected.json"

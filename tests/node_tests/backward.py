@@ -15,7 +15,7 @@ from onnx import TensorProto, numpy_helper
 from onnx_ir.passes import common
 
 from edgepeft_export.autodiff import differentiate
-from edgepeft_export.forward.onnx_file import from_onnx
+from edgepeft_export.forward.onnx_source.file import from_onnx
 from edgepeft_export.opset import OPSET
 from edgepeft_runtime.notices import EdgepeftWarning
 from tests.node_tests.cases import FLOATS, Array, NodeTest, session

@@ -17,8 +17,8 @@ from benchmarks.accuracy.tasks import TASKS
 from edgepeft.methods import BitFit, Lora, Method
 from edgepeft_export.optimizers import AdamW
 from edgepeft_runtime import Trainer
-from tests.networks import NETWORKS, to_numpy
 from tests.ort_training.plan import read_plan, write_plan
+from tests.support.networks import NETWORKS, to_numpy
 
 STEPS = 20
 CLIPPED = AdamW(lr=2e-3, max_grad_norm=1.0)

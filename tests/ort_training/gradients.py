@@ -26,9 +26,9 @@ from edgepeft.methods.base import Method, MethodError, by_name
 from edgepeft_export.ort_training import GRADIENTS, OrtTraining
 from edgepeft_runtime.errors import EdgepeftError
 from tests.matrix import ALL, TITLES
-from tests.networks import Network, to_numpy
 from tests.ort_training.plan import write_plan
 from tests.support.exports import shared
+from tests.support.networks import Network, to_numpy
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "ORT_TRAINING.md"

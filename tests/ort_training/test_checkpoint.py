@@ -14,13 +14,14 @@ from peft import PeftModel
 
 import edgepeft
 from edgepeft.cli.app import run
-from edgepeft_runtime import Trainer, UpdateError, ort_checkpoint, read_update
-from edgepeft_runtime.bundle import Bundle
-from edgepeft_runtime.ort_checkpoint import OrtCheckpoint, read_checkpoint, write_checkpoint
-from tests.networks import NETWORKS
+from edgepeft_runtime import Trainer, UpdateError, read_update
+from edgepeft_runtime.bundle.bundle import Bundle
+from edgepeft_runtime.engine import ort_training_checkpoint as ort_checkpoint
+from edgepeft_runtime.engine.ort_training_checkpoint import OrtCheckpoint, read_checkpoint, write_checkpoint
 from tests.ort_training.cases import CASES, STEPS, portable_losses, prepare
 from tests.ort_training.conftest import Side
 from tests.ort_training.plan import read_plan
+from tests.support.networks import NETWORKS
 
 PARAMETERS = {
     "block.lora_A.weight": np.arange(12, dtype=np.float32).reshape(3, 4),

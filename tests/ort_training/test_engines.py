@@ -14,7 +14,7 @@ import edgepeft
 from edgepeft_export.optimizers import SGD, Optimizer, Sparsified
 from edgepeft_export.ort_training import OrtTraining, OrtTrainingError, export_ort_training
 from edgepeft_runtime import BundleError, Trainer, TrainingError, read_tensors
-from edgepeft_runtime.bundle import Bundle
+from edgepeft_runtime.bundle.bundle import Bundle
 from tests.ort_training.cases import CASES, STEPS, portable_losses, prepare
 from tests.ort_training.conftest import Side
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.runtime.tiny_bundle import build
+from tests.support.tiny_bundle import build
 
 
 @pytest.fixture(scope="session")

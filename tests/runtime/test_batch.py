@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgepeft_runtime.batch import checked_batch
+from edgepeft_runtime.bundle.manifest import Manifest, TensorSpec
+from edgepeft_runtime.data.batch import checked_batch
 from edgepeft_runtime.errors import BatchError
-from edgepeft_runtime.manifest import Manifest, TensorSpec
-from tests.runtime.tiny_bundle import examples
+from tests.support.tiny_bundle import examples
 
 GOOD = examples(4)
 X, Y = GOOD["x"], GOOD["labels"]

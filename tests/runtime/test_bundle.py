@@ -13,13 +13,13 @@ import numpy as np
 import onnx
 import pytest
 
-from edgepeft_runtime.bundle import Bundle, base_sha256
+from edgepeft_runtime.bundle.bundle import Bundle, base_sha256
+from edgepeft_runtime.bundle.manifest import Bucket, ImageSpec, LabelSpec, LossSpec, Manifest, TensorSpec, TextSpec
 from edgepeft_runtime.errors import BundleError, EdgepeftError
-from edgepeft_runtime.manifest import Bucket, ImageSpec, LabelSpec, LossSpec, Manifest, TensorSpec, TextSpec
-from edgepeft_runtime.tensorfile import read_tensors, write_tensors
-from edgepeft_runtime.trainer import Trainer
-from tests.runtime.test_tensorfile import mutated
-from tests.runtime.tiny_bundle import entry, external_tensor
+from edgepeft_runtime.files.tensorfile import read_tensors, write_tensors
+from edgepeft_runtime.train.trainer import Trainer
+from tests.files.test_tensorfile import mutated
+from tests.support.tiny_bundle import entry, external_tensor
 
 Copy = Callable[[], Path]
 

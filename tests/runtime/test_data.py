@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgepeft_runtime.data import Arrays, Source, read_npz, source_of
+from edgepeft_runtime.data.datasets import Arrays, Source, read_npz, source_of
 from edgepeft_runtime.errors import DataError, StateError
 
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from edgepeft_runtime.errors import BatchError, DataError, TrainingError
-from edgepeft_runtime.records import Progress
-from edgepeft_runtime.schedule import schedule_of
-from edgepeft_runtime.trainer import Trainer
-from edgepeft_runtime.update import read_update
+from edgepeft_runtime.train.records import Progress
+from edgepeft_runtime.train.schedule import schedule_of
+from edgepeft_runtime.train.trainer import Trainer
+from edgepeft_runtime.train.update import read_update
 from tests.runtime.test_training import assert_equal_bits, rows
-from tests.runtime.tiny_bundle import examples
+from tests.support.tiny_bundle import examples
 
 DATA, HELD_OUT = examples(45), examples(30, seed=1)
 

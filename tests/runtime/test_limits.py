@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from edgepeft_runtime import Limits, Pause, Report, Trainer, TrainingError
-from edgepeft_runtime.limits import OTHERS, WINDOW
+from edgepeft_runtime.train.limits import OTHERS, WINDOW
 from tests.runtime.test_training import assert_equal_bits
-from tests.runtime.tiny_bundle import examples
+from tests.support.tiny_bundle import examples
 
 DATA, HELD_OUT = examples(30), examples(12, seed=1)
 SETTINGS: dict[str, Any] = {

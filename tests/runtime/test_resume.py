@@ -15,16 +15,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgepeft_runtime.bundle import Bundle
-from edgepeft_runtime.checkpoint import NEWEST, PREVIOUS
-from edgepeft_runtime.engine import Values
+from edgepeft_runtime.bundle.bundle import Bundle
+from edgepeft_runtime.engine.engine import Values
 from edgepeft_runtime.errors import StateError
-from edgepeft_runtime.records import Progress, Record, Report
-from edgepeft_runtime.run import Fit, Run
-from edgepeft_runtime.trainer import Trainer
-from tests.runtime.test_tensorfile import mutated
+from edgepeft_runtime.train.checkpoint import NEWEST, PREVIOUS
+from edgepeft_runtime.train.records import Progress, Record, Report
+from edgepeft_runtime.train.run import Fit, Run
+from edgepeft_runtime.train.trainer import Trainer
+from tests.files.test_tensorfile import mutated
 from tests.runtime.test_training import assert_equal_bits, rows
-from tests.runtime.tiny_bundle import build, examples
+from tests.support.tiny_bundle import build, examples
 
 DATA, HELD_OUT = examples(30), examples(12, seed=1)
 WRONG = {**HELD_OUT, "labels": (HELD_OUT["labels"] + 1) % 3}
@@ -271,8 +271,8 @@ def test_two_runs_do_not_share_a_state_directory(bundle: Path, tmp_path: Path) -
 SCRIPT = """
 import sys
 from pathlib import Path
-from edgepeft_runtime.trainer import Trainer
-from tests.runtime.tiny_bundle import examples
+from edgepeft_runtime.train.trainer import Trainer
+from tests.support.tiny_bundle import examples
 with Trainer.open(sys.argv[1], state=sys.argv[2] or None, threads=1) as trainer:
     show = lambda now: print(now.step, now.loss.hex(), flush=True)
     trainer.fit(examples(40), epochs=30, batch_size=4, validate=examples(8, 1), save_every=3, progress=show)

@@ -14,7 +14,7 @@ from transformers.optimization import (
 )
 
 from edgepeft_runtime.errors import TrainingError
-from edgepeft_runtime.schedule import schedule_of, warmup_steps
+from edgepeft_runtime.train.schedule import schedule_of, warmup_steps
 
 THEIRS: dict[str, Callable[..., Any]] = {
     "constant": lambda optimizer, warmup, _: get_constant_schedule_with_warmup(optimizer, warmup),

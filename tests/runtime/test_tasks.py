@@ -10,7 +10,7 @@ import pytest
 import edgepeft
 from edgepeft.methods import BitFit, Lora
 from edgepeft_runtime import BatchError, BundleError, Tasks, Trainer
-from tests.networks import NETWORKS, to_numpy
+from tests.support.networks import NETWORKS, to_numpy
 
 BERT = NETWORKS["bert"]
 

@@ -11,15 +11,15 @@ import onnx
 import pytest
 import torch
 
-from edgepeft_runtime.accuracy import count_right
-from edgepeft_runtime.bundle import Bundle
-from edgepeft_runtime.engine import Values
+from edgepeft_runtime.bundle.bundle import Bundle
+from edgepeft_runtime.bundle.manifest import LabelSpec, LossSpec, TensorSpec
+from edgepeft_runtime.engine.engine import Values
 from edgepeft_runtime.errors import BatchError, BundleError, DataError, StateError, TrainingError
-from edgepeft_runtime.manifest import LabelSpec, LossSpec, TensorSpec
-from edgepeft_runtime.tensorfile import write_tensors
-from edgepeft_runtime.trainer import Trainer
+from edgepeft_runtime.files.tensorfile import write_tensors
+from edgepeft_runtime.train.accuracy import count_right
+from edgepeft_runtime.train.trainer import Trainer
 from tests.runtime.test_bundle import Copy, resigned
-from tests.runtime.tiny_bundle import examples
+from tests.support.tiny_bundle import examples
 
 
 def rows(batch: dict[str, np.ndarray], start: int, stop: int) -> dict[str, np.ndarray]:

@@ -10,14 +10,14 @@ import onnxruntime
 import pytest
 import safetensors.numpy
 
-from edgepeft_runtime.bundle import Bundle
+from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.errors import EdgepeftError, UpdateError
-from edgepeft_runtime.tensorfile import read_tensors, sha256_of, write_tensors
-from edgepeft_runtime.trainer import Trainer
-from edgepeft_runtime.update import Update, check_update, read_update, write_update
-from tests.runtime.test_tensorfile import mutated
+from edgepeft_runtime.files.tensorfile import read_tensors, sha256_of, write_tensors
+from edgepeft_runtime.train.trainer import Trainer
+from edgepeft_runtime.train.update import Update, check_update, read_update, write_update
+from tests.files.test_tensorfile import mutated
 from tests.runtime.test_training import assert_equal_bits
-from tests.runtime.tiny_bundle import build, examples
+from tests.support.tiny_bundle import build, examples
 
 
 @pytest.fixture

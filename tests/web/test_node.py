@@ -18,8 +18,8 @@ from edgepeft.methods import Sift
 from edgepeft_export.optimizers import AdamW
 from edgepeft_runtime import Bundle, Trainer, check_update, read_tensors, read_update, write_tensors
 from tests.golden.make import BUNDLE, DATA, EXPECTED
-from tests.host.bundles import Trained
-from tests.networks import NETWORKS, Network, to_numpy
+from tests.support.bundles import Trained
+from tests.support.networks import NETWORKS, Network, to_numpy
 from tests.web.toolchain import drive, run, runtime
 
 FIT = {"epochs": 3, "batch_size": 7, "accumulate": 2, "schedule": "cosine", "warmup": 2, "save_every": 2}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from tests.networks import Network, _images
+from tests.support.networks import Network, _images
 
 
 class ResidualCnn(nn.Module):

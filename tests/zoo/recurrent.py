@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from edgepeft import over_lengths
-from tests.networks import SIZES, Batch, Network
+from tests.support.networks import SIZES, Batch, Network
 
 VOCABULARY, CLASSES, FRAMES, FEATURES = 53, 4, 9, 12
 

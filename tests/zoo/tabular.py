@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from tests.networks import SIZES, Batch, Network
+from tests.support.networks import SIZES, Batch, Network
 
 USERS, ITEMS = 30, 50
 

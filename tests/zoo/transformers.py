@@ -1,4 +1,4 @@
-"""Transformers beside those of ``tests.networks``: encoder and decoder for translation, and a mixture of experts."""
+"""Transformers beside those of ``tests.support.networks``: one that translates, and a mixture of experts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from tests.networks import SIZES, Batch, Network, _text, _text_batches
+from tests.support.networks import SIZES, Batch, Network, _text, _text_batches
 
 VOCABULARY = 71
 
@@ -63,7 +63,7 @@ class Experts(nn.Module):
 
 def tiny_moe() -> nn.Module:
     """A Llama whose feed-forward parts are mixtures of experts."""
-    from tests.networks import tiny_llama
+    from tests.support.networks import tiny_llama
 
     model = tiny_llama()
     torch.manual_seed(1)

@@ -6,7 +6,7 @@ import onnx_ir as ir
 
 from edgepeft_export.autodiff.registry import full_name
 from edgepeft_export.autodiff.rules.einsum import is_misjudged
-from edgepeft_export.shapes import rank
+from edgepeft_export.graph.shapes import rank
 
 
 def forget_misjudged_sizes(graph: ir.Graph) -> None:

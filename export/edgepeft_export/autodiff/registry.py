@@ -8,7 +8,7 @@ from enum import Enum
 
 import onnx_ir as ir
 
-from edgepeft_export.emit import Emitter
+from edgepeft_export.graph.emit import Emitter
 from edgepeft_runtime.errors import EdgepeftError
 
 Upstream = Sequence[ir.Value | None]

@@ -24,8 +24,8 @@ from edgepeft_export.autodiff.registry import (
     Upstream,
     full_name,
 )
-from edgepeft_export.emit import Emitter
-from edgepeft_export.shapes import dims_of
+from edgepeft_export.graph.emit import Emitter
+from edgepeft_export.graph.shapes import dims_of
 from edgepeft_runtime.errors import EdgepeftError
 
 

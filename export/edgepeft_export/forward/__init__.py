@@ -4,10 +4,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from edgepeft_export.forward.graph import Forward, hold
-from edgepeft_export.forward.onnx_file import from_onnx
+from edgepeft_export.forward.onnx_source.file import from_onnx
 
 if TYPE_CHECKING:
-    from edgepeft_export.forward.torch_module import from_torch
+    from edgepeft_export.forward.torch_source.module import from_torch
 
 __all__ = ["Forward", "from_onnx", "from_torch", "hold"]
 
@@ -15,5 +15,5 @@ __all__ = ["Forward", "from_onnx", "from_torch", "hold"]
 def __getattr__(name: str) -> object:
     # An .onnx source needs no torch: import it only for those who ask for it.
     if name == "from_torch":
-        return getattr(import_module("edgepeft_export.forward.torch_module"), name)
+        return getattr(import_module("edgepeft_export.forward.torch_source.module"), name)
     raise AttributeError(name)

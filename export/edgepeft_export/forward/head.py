@@ -7,7 +7,7 @@ from dataclasses import replace
 import onnx_ir as ir
 
 from edgepeft_export.forward.graph import Forward
-from edgepeft_export.shapes import rank
+from edgepeft_export.graph.shapes import rank
 from edgepeft_export.verification import Example, GraphRun
 
 _HEADS = frozenset({"Softmax", "LogSoftmax", "Sigmoid"})

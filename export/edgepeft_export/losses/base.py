@@ -8,8 +8,8 @@ from typing import Any, NamedTuple, Protocol
 
 import onnx_ir as ir
 
-from edgepeft_export.emit import Emitter
-from edgepeft_export.shapes import Dim
+from edgepeft_export.graph.emit import Emitter
+from edgepeft_export.graph.shapes import Dim
 from edgepeft_runtime.errors import EdgepeftError
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from edgepeft_export.emit import Emitter
+from edgepeft_export.graph.emit import Emitter
+from edgepeft_export.graph.shapes import Dim, dims_of, rank
 from edgepeft_export.losses.base import Labels, Loss, LossError, LossTerms, class_labels
-from edgepeft_export.shapes import Dim, dims_of, rank
 
 Values = Mapping[str, ir.Value]
 

@@ -11,11 +11,11 @@ import onnx_ir as ir
 from onnx.inliner import inline_selected_functions
 from onnx_ir.passes import common
 
-from edgepeft_export.emit import Emitter
+from edgepeft_export.graph.emit import Emitter
+from edgepeft_export.graph.modelfile import load_model
+from edgepeft_export.graph.shapes import dims_of
 from edgepeft_export.losses.base import Labels, LossError, LossTerms
-from edgepeft_export.modelfile import load_model
 from edgepeft_export.passes import single_precision
-from edgepeft_export.shapes import dims_of
 
 _LOSS_OPERATORS = ("SoftmaxCrossEntropyLoss", "NegativeLogLikelihoodLoss")
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from edgepeft_export.emit import Emitter
+from edgepeft_export.graph.emit import Emitter
 from edgepeft_runtime.errors import EdgepeftError
 
 MODES = ("none", "block")

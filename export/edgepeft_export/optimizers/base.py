@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from edgepeft_export.emit import Emitter
+from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.opset import IR_VERSION, OPSET
 from edgepeft_runtime.errors import EdgepeftError
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from edgepeft_export.emit import Emitter
+from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.optimizers.base import Hyper, Optimizer, OptimizerError, check_setting
 
 

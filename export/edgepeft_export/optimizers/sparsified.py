@@ -8,10 +8,10 @@ from typing import Any
 
 import onnx_ir as ir
 
-from edgepeft_export.emit import Emitter
+from edgepeft_export.graph.emit import Emitter
+from edgepeft_export.graph.shapes import dims_of
 from edgepeft_export.optimizers.base import Hyper, Optimizer, check_setting
 from edgepeft_export.optimizers.rules import AdamW
-from edgepeft_export.shapes import dims_of
 
 RESIDUAL = "residual"
 

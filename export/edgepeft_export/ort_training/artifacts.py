@@ -12,13 +12,13 @@ from edgepeft_export.ort_training.errors import OrtTrainingError
 from edgepeft_export.ort_training.graphs import eval_model, training_model
 from edgepeft_export.ort_training.official import write_official
 from edgepeft_export.ort_training.optimizer import optimizer_model
-from edgepeft_runtime.bundle import MANIFEST, Bundle
+from edgepeft_runtime.bundle.bundle import MANIFEST, Bundle
+from edgepeft_runtime.bundle.manifest import FileEntry, Manifest
+from edgepeft_runtime.engine.ort_training import FOLDER
+from edgepeft_runtime.engine.ort_training_checkpoint import OrtCheckpoint, write_checkpoint
 from edgepeft_runtime.errors import BundleError
-from edgepeft_runtime.manifest import FileEntry, Manifest
-from edgepeft_runtime.ort_checkpoint import OrtCheckpoint, write_checkpoint
-from edgepeft_runtime.ort_engine import FOLDER
-from edgepeft_runtime.staging import revised_directory
-from edgepeft_runtime.tensorfile import sha256_of
+from edgepeft_runtime.files.staging import revised_directory
+from edgepeft_runtime.files.tensorfile import sha256_of
 
 GRADIENTS = ("own", "official")
 LARGEST = 2**31 - 2**20

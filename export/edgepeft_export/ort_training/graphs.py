@@ -13,10 +13,10 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from edgepeft_export.emit import Emitter
-from edgepeft_runtime.bundle import Bundle
-from edgepeft_runtime.engine import LOSS_SUM, LOSS_WEIGHT
-from edgepeft_runtime.manifest import Bucket
+from edgepeft_export.graph.emit import Emitter
+from edgepeft_runtime.bundle.bundle import Bundle
+from edgepeft_runtime.bundle.manifest import Bucket
+from edgepeft_runtime.engine.engine import LOSS_SUM, LOSS_WEIGHT
 
 MICROSOFT = "com.microsoft"
 LOSS, RESET = "loss", "lazy_reset_grad"

@@ -17,8 +17,8 @@ from onnx_ir.passes import common
 from edgepeft_export.compile import LARGE
 from edgepeft_export.ort_training.errors import OrtTrainingError
 from edgepeft_export.ort_training.graphs import eval_model
-from edgepeft_runtime.bundle import Bundle
-from edgepeft_runtime.tensorfile import Array
+from edgepeft_runtime.bundle.bundle import Bundle
+from edgepeft_runtime.files.tensorfile import Array
 
 _TOOL = Path(__file__).with_name("official_tool.py")
 _STATISTICS = 3

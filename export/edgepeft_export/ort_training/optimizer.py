@@ -10,7 +10,7 @@ from onnx import TensorProto, helper
 from edgepeft_export.opset import IR_VERSION, OPSET
 from edgepeft_export.ort_training.errors import OrtTrainingError
 from edgepeft_export.ort_training.graphs import MICROSOFT
-from edgepeft_runtime.manifest import Manifest
+from edgepeft_runtime.bundle.manifest import Manifest
 
 _TORCH_MODE = 0
 """``adam_mode``: epsilon is added behind the correction of the second moment, as PyTorch does."""

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from edgepeft_export.emit import Emitter
-from edgepeft_export.shapes import Dim, dims_of
+from edgepeft_export.graph.emit import Emitter
+from edgepeft_export.graph.shapes import Dim, dims_of
 
 # fmt: off
 ELEMENTWISE = frozenset({

@@ -10,8 +10,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from edgepeft_export.emit import Emitter
-from edgepeft_export.shapes import dims_of
+from edgepeft_export.graph.emit import Emitter
+from edgepeft_export.graph.shapes import dims_of
 
 
 def gather_scales(model: ir.Model) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from edgepeft_export.shapes import dims_of
+from edgepeft_export.graph.shapes import dims_of
 
 
 def name_squeezed_axes(model: ir.Model) -> bool:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from edgepeft_export.emit import Emitter
-from edgepeft_export.shapes import dims_of, rank
+from edgepeft_export.graph.emit import Emitter
+from edgepeft_export.graph.shapes import dims_of, rank
 
 
 def share_transposed(model: ir.Model) -> bool:

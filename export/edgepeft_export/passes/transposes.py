@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from edgepeft_export.shapes import dims_of
+from edgepeft_export.graph.shapes import dims_of
 
 Token = int | tuple[ir.Value, int]
 """An entry of an int64 vector: a number, or an axis of some value's shape."""

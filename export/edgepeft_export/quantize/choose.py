@@ -10,8 +10,8 @@ import onnx_ir as ir
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from edgepeft_export.composites import lower
 from edgepeft_export.forward import Forward
+from edgepeft_export.graph.composites import lower
 from edgepeft_export.quantize.settings import QuantizeError
 
 Batch = Mapping[str, NDArray[np.generic]]

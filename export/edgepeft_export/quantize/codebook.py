@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgepeft_export.emit import Emitter
+from edgepeft_export.graph.emit import Emitter
 
 _ROUNDS = 30
 

@@ -6,8 +6,8 @@ import math
 
 import onnx_ir as ir
 
-from edgepeft_export.composites import CONTRIB, DOMAIN, INT8_MATMUL
-from edgepeft_export.forward.quantized.reading import root
+from edgepeft_export.forward.onnx_source.quantized.reading import root
+from edgepeft_export.graph.composites import CONTRIB, DOMAIN, INT8_MATMUL
 from edgepeft_export.quantize.settings import Packed
 
 _FOUR_BITS = (ir.DataType.INT4, ir.DataType.UINT4)

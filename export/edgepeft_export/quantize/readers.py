@@ -8,12 +8,12 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgepeft_export.composites import CONTRIB, int8_matmul
-from edgepeft_export.emit import Emitter
+from edgepeft_export.graph.composites import CONTRIB, int8_matmul
+from edgepeft_export.graph.emit import Emitter
+from edgepeft_export.graph.shapes import dims_of, rank
 from edgepeft_export.quantize.packing import Int4Matrix, to_int4, to_int8
 from edgepeft_export.quantize.settings import Quantization
 from edgepeft_export.quantize.weights import Weight
-from edgepeft_export.shapes import dims_of, rank
 
 Product = Callable[[ir.Value, ir.Value | None, ir.Value], ir.Value]
 """``(x, bias, old)`` to the product, which has the shape of ``old``."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from edgepeft_export.shapes import dims_of, rank
+from edgepeft_export.graph.shapes import dims_of, rank
 
 PRODUCTS = ("MatMul", "Gemm")
 

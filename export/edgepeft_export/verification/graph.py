@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
 
-from edgepeft_export.composites import lower
+from edgepeft_export.graph.composites import lower
 from edgepeft_export.verification.compare import Array, Arrays
 
 _LARGE = 1 << 16

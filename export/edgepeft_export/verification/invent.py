@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from edgepeft_export.shapes import dims_of
+from edgepeft_export.graph.shapes import dims_of
 from edgepeft_export.verification.compare import Array, Arrays
 from edgepeft_export.verification.graph import GraphRun
 

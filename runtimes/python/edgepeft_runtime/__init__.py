@@ -15,8 +15,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from edgepeft_runtime.bundle import Bundle
-    from edgepeft_runtime.data import Arrays, Dataset, read_npz
+    from edgepeft_runtime.bundle.bundle import Bundle
+    from edgepeft_runtime.bundle.manifest import Manifest
+    from edgepeft_runtime.data.datasets import Arrays, Dataset, read_npz
     from edgepeft_runtime.errors import (
         BatchError,
         BundleError,
@@ -27,27 +28,26 @@ if TYPE_CHECKING:
         TrainingError,
         UpdateError,
     )
-    from edgepeft_runtime.limits import Limits, Pause
-    from edgepeft_runtime.manifest import Manifest
-    from edgepeft_runtime.records import Evaluation, Progress, Record, Report
-    from edgepeft_runtime.tasks import Tasks
-    from edgepeft_runtime.tensorfile import read_tensors, write_tensors
-    from edgepeft_runtime.trainer import Trainer
-    from edgepeft_runtime.update import Update, check_update, read_update, write_update
+    from edgepeft_runtime.files.tensorfile import read_tensors, write_tensors
+    from edgepeft_runtime.train.limits import Limits, Pause
+    from edgepeft_runtime.train.records import Evaluation, Progress, Record, Report
+    from edgepeft_runtime.train.tasks import Tasks
+    from edgepeft_runtime.train.trainer import Trainer
+    from edgepeft_runtime.train.update import Update, check_update, read_update, write_update
     from edgepeft_runtime.version import VERSION as __version__
 
 _ERRORS = "BatchError BundleError DataError EdgepeftError FleetError StateError TrainingError UpdateError"
 _HOMES = {
-    "bundle": "Bundle",
-    "data": "Arrays Dataset read_npz",
+    "bundle.bundle": "Bundle",
+    "data.datasets": "Arrays Dataset read_npz",
     "errors": _ERRORS,
-    "limits": "Limits Pause",
-    "manifest": "Manifest",
-    "records": "Evaluation Progress Record Report",
-    "tasks": "Tasks",
-    "tensorfile": "read_tensors write_tensors",
-    "trainer": "Trainer",
-    "update": "Update check_update read_update write_update",
+    "train.limits": "Limits Pause",
+    "bundle.manifest": "Manifest",
+    "train.records": "Evaluation Progress Record Report",
+    "train.tasks": "Tasks",
+    "files.tensorfile": "read_tensors write_tensors",
+    "train.trainer": "Trainer",
+    "train.update": "Update check_update read_update write_update",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
 

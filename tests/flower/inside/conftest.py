@@ -9,7 +9,7 @@ import pytest
 from flwr.supercore.task_identity import TaskIdentity
 
 from edgepeft_runtime import read_tensors
-from edgepeft_runtime.bundle import Bundle
+from edgepeft_runtime.bundle.bundle import Bundle
 from tests.flower.inside.devices import Data
 
 GOLDEN = Path(__file__).parents[2] / "golden"

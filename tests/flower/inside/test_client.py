@@ -17,10 +17,10 @@ from edgepeft.flower import messages
 from edgepeft.flower.client import client_app
 from edgepeft.flower.messages import Training
 from edgepeft_runtime import Limits, Trainer
-from edgepeft_runtime.bundle import Bundle
+from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.errors import UpdateError
-from edgepeft_runtime.tensorfile import Array
-from edgepeft_runtime.update import check_update
+from edgepeft_runtime.files.tensorfile import Array
+from edgepeft_runtime.train.update import check_update
 from tests.flower.inside.devices import Data, Devices, ask, shares
 
 TRAINING = Training(epochs=2, batch_size=8, lr=0.01, schedule="cosine", warmup=0.1, seed=3)

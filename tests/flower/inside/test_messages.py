@@ -12,11 +12,11 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
 from edgepeft.flower import messages
 from edgepeft.flower.messages import Training
-from edgepeft_runtime.bundle import Bundle
+from edgepeft_runtime.bundle.bundle import Bundle
+from edgepeft_runtime.bundle.manifest import ParameterSpec
 from edgepeft_runtime.errors import EdgepeftError, FleetError, TrainingError, UpdateError
-from edgepeft_runtime.manifest import ParameterSpec
-from edgepeft_runtime.records import Evaluation
-from edgepeft_runtime.update import Update
+from edgepeft_runtime.train.records import Evaluation
+from edgepeft_runtime.train.update import Update
 from tests.flower.inside.devices import over_the_wire
 
 SPECS = (ParameterSpec("w", "float32", (2, 3), "other"), ParameterSpec("s", "float32", (), "other"))

@@ -16,7 +16,7 @@ from edgepeft.flower.messages import Training
 from edgepeft.flower.rounds import Rounds
 from edgepeft.flower.strategy import AdapterStrategy
 from edgepeft_runtime import BundleError, Trainer
-from edgepeft_runtime.bundle import Bundle
+from edgepeft_runtime.bundle.bundle import Bundle
 from tests.flower.inside.devices import Data, Devices, shares
 
 TRAINING = Training(epochs=2, batch_size=4, lr=0.01)

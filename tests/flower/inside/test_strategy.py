@@ -20,8 +20,8 @@ from edgepeft.flower.client import client_app
 from edgepeft.flower.messages import Training
 from edgepeft.flower.strategy import AdapterStrategy
 from edgepeft_runtime import read_tensors
-from edgepeft_runtime.bundle import Bundle
-from edgepeft_runtime.update import read_update
+from edgepeft_runtime.bundle.bundle import Bundle
+from edgepeft_runtime.train.update import read_update
 from tests.flower.inside.devices import Data, Devices, ask, over_the_wire, shares
 
 TRAINING = Training(epochs=1, batch_size=4, lr=0.01)

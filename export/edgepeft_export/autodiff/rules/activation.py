@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from edgepeft_export.autodiff.registry import Gradients, Upstream, rule
 from edgepeft_export.autodiff.rules.reading import first, narrow
-from edgepeft_export.emit import Emitter
+from edgepeft_export.graph.emit import Emitter
 
 
 def _float(node: ir.Node, name: str, default: float) -> float:

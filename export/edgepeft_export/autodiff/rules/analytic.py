@@ -6,7 +6,7 @@ import onnx_ir as ir
 
 from edgepeft_export.autodiff.registry import Gradients, Upstream, rule
 from edgepeft_export.autodiff.rules.reading import first
-from edgepeft_export.emit import Emitter
+from edgepeft_export.graph.emit import Emitter
 
 
 @rule("Exp")

@@ -9,8 +9,8 @@ import onnx_ir as ir
 from edgepeft_export.autodiff.registry import Gradients, NoGradientForCase, Upstream, rule
 from edgepeft_export.autodiff.rules.reading import attribute_ints, present
 from edgepeft_export.autodiff.rules.window import Window, spread_back, window_of
-from edgepeft_export.emit import Emitter
-from edgepeft_export.shapes import Dim, dims_of, rank
+from edgepeft_export.graph.emit import Emitter
+from edgepeft_export.graph.shapes import Dim, dims_of, rank
 
 
 @rule("Conv")

@@ -8,8 +8,8 @@ from string import ascii_letters
 import onnx_ir as ir
 
 from edgepeft_export.autodiff.registry import Gradients, NoGradientForCase, Upstream, rule
-from edgepeft_export.emit import Emitter
-from edgepeft_export.shapes import Dim, broadcast_dim, dims_of, rank
+from edgepeft_export.graph.emit import Emitter
+from edgepeft_export.graph.shapes import Dim, broadcast_dim, dims_of, rank
 
 
 @rule("Einsum")

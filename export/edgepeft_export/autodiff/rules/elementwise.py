@@ -14,8 +14,8 @@ from edgepeft_export.autodiff.rules.reading import (
     present,
     reshaped_like,
 )
-from edgepeft_export.emit import Emitter
-from edgepeft_export.shapes import dims_of
+from edgepeft_export.graph.emit import Emitter
+from edgepeft_export.graph.shapes import dims_of
 
 
 @rule("Add", broadcasts=True)

@@ -12,8 +12,8 @@ import onnx_ir as ir
 from edgepeft_export.autodiff.registry import Gradients, NoGradientForCase, Upstream, rule
 from edgepeft_export.autodiff.rules.padding import Amount, add_at, counted, padded
 from edgepeft_export.autodiff.rules.reading import axis_of, first, known_ints, zeros_like
-from edgepeft_export.emit import Emitter
-from edgepeft_export.shapes import dims_of, rank
+from edgepeft_export.graph.emit import Emitter
+from edgepeft_export.graph.shapes import dims_of, rank
 
 
 @rule("Gather")

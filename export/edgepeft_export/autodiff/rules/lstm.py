@@ -24,7 +24,7 @@ from edgepeft_export.autodiff.rules.recurrent import (
     tanh_slope,
     where_valid,
 )
-from edgepeft_export.emit import Emitter
+from edgepeft_export.graph.emit import Emitter
 
 
 class _Gates(NamedTuple):

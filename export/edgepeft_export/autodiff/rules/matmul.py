@@ -10,8 +10,8 @@ import onnx_ir as ir
 
 from edgepeft_export.autodiff.registry import Gradients, Upstream, rule
 from edgepeft_export.autodiff.rules.reading import present, reshaped_like
-from edgepeft_export.emit import Emitter
-from edgepeft_export.shapes import Dim, dims_of, rank
+from edgepeft_export.graph.emit import Emitter
+from edgepeft_export.graph.shapes import Dim, dims_of, rank
 
 
 @rule("MatMul")

@@ -8,9 +8,9 @@ import onnx_ir as ir
 
 from edgepeft_export.autodiff.registry import ZERO, Gradients, NoGradientForCase, Upstream, rule
 from edgepeft_export.autodiff.rules.reading import axis_of, channel_shape, first, present, reciprocal, reshaped_like
-from edgepeft_export.emit import Emitter
+from edgepeft_export.graph.emit import Emitter
+from edgepeft_export.graph.shapes import dims_of, rank
 from edgepeft_export.opset import OPSET
-from edgepeft_export.shapes import dims_of, rank
 
 
 @rule("LayerNormalization", outputs=3)

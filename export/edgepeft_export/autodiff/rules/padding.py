@@ -9,8 +9,8 @@ import onnx_ir as ir
 
 from edgepeft_export.autodiff.registry import Gradients, NoGradientForCase, Upstream, rule
 from edgepeft_export.autodiff.rules.reading import first, known_ints, present, reshaped_like
-from edgepeft_export.emit import Emitter
-from edgepeft_export.shapes import Dim, dims_of, rank
+from edgepeft_export.graph.emit import Emitter
+from edgepeft_export.graph.shapes import Dim, dims_of, rank
 
 Amount = int | ir.Value
 """How many elements to pad by: a number, or an int64 vector of length 1."""

@@ -18,8 +18,8 @@ from edgepeft_export.autodiff.rules.reading import (
     zeros_like,
 )
 from edgepeft_export.autodiff.rules.window import Window, spread_back, window_of
-from edgepeft_export.emit import Emitter
-from edgepeft_export.shapes import dims_of, rank
+from edgepeft_export.graph.emit import Emitter
+from edgepeft_export.graph.shapes import dims_of, rank
 
 
 @rule("MaxPool")

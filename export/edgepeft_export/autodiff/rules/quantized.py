@@ -13,9 +13,16 @@ from numpy.typing import NDArray
 
 from edgepeft_export.autodiff.registry import Gradients, NoGradientForCase, Upstream, rule
 from edgepeft_export.autodiff.rules.reading import first, known, present
-from edgepeft_export.composites import CONTRIB, DOMAIN, FAKE_QUANTIZE, INT8_MATMUL, int8_matmul, zero_point_is_zero
-from edgepeft_export.emit import Emitter
-from edgepeft_export.shapes import dims_of
+from edgepeft_export.graph.composites import (
+    CONTRIB,
+    DOMAIN,
+    FAKE_QUANTIZE,
+    INT8_MATMUL,
+    int8_matmul,
+    zero_point_is_zero,
+)
+from edgepeft_export.graph.emit import Emitter
+from edgepeft_export.graph.shapes import dims_of
 
 
 @rule(INT8_MATMUL, domain=DOMAIN)

@@ -9,8 +9,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgepeft_export.emit import Emitter
-from edgepeft_export.shapes import Dim, dims_of, rank
+from edgepeft_export.graph.emit import Emitter
+from edgepeft_export.graph.shapes import Dim, dims_of, rank
 
 
 def present(node: ir.Node, index: int) -> ir.Value | None:

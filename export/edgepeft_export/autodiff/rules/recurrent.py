@@ -20,8 +20,8 @@ import onnx_ir as ir
 
 from edgepeft_export.autodiff.registry import Gradients, NoGradientForCase, Upstream
 from edgepeft_export.autodiff.rules.reading import first, present
-from edgepeft_export.emit import Emitter
-from edgepeft_export.shapes import dims_of
+from edgepeft_export.graph.emit import Emitter
+from edgepeft_export.graph.shapes import dims_of
 
 Step = Callable[[Emitter, Sequence[ir.Value], Sequence[ir.Value]], tuple[Sequence[ir.Value], Sequence[ir.Value]]]
 """The body of a loop: states before a step and the step's slices, to states after it and what is kept of it."""

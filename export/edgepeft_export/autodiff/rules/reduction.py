@@ -7,8 +7,8 @@ import onnx_ir as ir
 
 from edgepeft_export.autodiff.registry import Gradients, NoGradientForCase, Upstream, rule
 from edgepeft_export.autodiff.rules.reading import first, known_axes, present, reciprocal, static_size
-from edgepeft_export.emit import Emitter
-from edgepeft_export.shapes import dims_of, rank
+from edgepeft_export.graph.emit import Emitter
+from edgepeft_export.graph.shapes import dims_of, rank
 
 
 def _does_nothing(node: ir.Node) -> bool:

@@ -7,8 +7,8 @@ import onnx_ir as ir
 
 from edgepeft_export.autodiff.registry import Gradients, Upstream, rule
 from edgepeft_export.autodiff.rules.reading import axis_of, first, known_axes, known_ints, present, reshaped_like
-from edgepeft_export.emit import Emitter
-from edgepeft_export.shapes import dims_of, rank
+from edgepeft_export.graph.emit import Emitter
+from edgepeft_export.graph.shapes import dims_of, rank
 
 
 @rule("Reshape", "Flatten")

@@ -6,8 +6,8 @@ import onnx_ir as ir
 
 from edgepeft_export.autodiff.registry import Gradients, Upstream, rule
 from edgepeft_export.autodiff.rules.reading import axis_of, first
-from edgepeft_export.emit import Emitter
-from edgepeft_export.shapes import rank
+from edgepeft_export.graph.emit import Emitter
+from edgepeft_export.graph.shapes import rank
 
 
 @rule("Softmax")

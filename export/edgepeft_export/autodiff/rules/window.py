@@ -9,8 +9,8 @@ import onnx_ir as ir
 
 from edgepeft_export.autodiff.registry import NoGradientForCase
 from edgepeft_export.autodiff.rules.reading import attribute_ints
-from edgepeft_export.emit import Emitter
-from edgepeft_export.shapes import Dim, dims_of, static_dims
+from edgepeft_export.graph.emit import Emitter
+from edgepeft_export.graph.shapes import Dim, dims_of, static_dims
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from edgepeft_runtime import strict_json
+from edgepeft_runtime.files import strict_json
 
 LARGEST = strict_json.LARGEST
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgepeft_runtime.durable import make_folder, write_atomically
 from edgepeft_runtime.errors import FleetError, UpdateError
+from edgepeft_runtime.files.durable import make_folder, write_atomically
 from edgepeft_runtime.fleet import signatures
 from edgepeft_runtime.fleet.delivery import MAX_SIDECAR_BYTES, SIDECAR_SUFFIX, UPDATE_SUFFIX, Delivery
 from edgepeft_runtime.fleet.identity import Identity
 from edgepeft_runtime.fleet.places import Place, reached
 from edgepeft_runtime.fleet.rounds import Round
 from edgepeft_runtime.fleet.slots import DeviceHome
-from edgepeft_runtime.update import read_update
+from edgepeft_runtime.train.update import read_update
 
 OUTBOX, SEQUENCE = "outbox", "sequence"
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgepeft_runtime.durable import make_folder, write_atomically, writing
 from edgepeft_runtime.errors import FleetError
+from edgepeft_runtime.files.durable import make_folder, write_atomically, writing
 
 PRIVATE, COMMON = 0o600, 0o644
 """Permissions of files that only their owner may read, and of others."""

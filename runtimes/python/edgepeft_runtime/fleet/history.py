@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from edgepeft_runtime.durable import make_folder, write_atomically
 from edgepeft_runtime.errors import FleetError
+from edgepeft_runtime.files.durable import make_folder, write_atomically
 from edgepeft_runtime.fleet import rounds
 from edgepeft_runtime.fleet.rounds import MAX_ROUND_BYTES, MAX_STALENESS, Round
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgepeft_runtime.errors import FleetError
+from edgepeft_runtime.files.regular import open_regular
 from edgepeft_runtime.fleet import canonical, signatures
 from edgepeft_runtime.fleet.files import PRIVATE, write_new
 from edgepeft_runtime.fleet.reading import VERSION, key_field, name_field, open_fields
-from edgepeft_runtime.regular import open_regular
 
 FORMAT = "edgepeft-device"
 FILE = "device.json"

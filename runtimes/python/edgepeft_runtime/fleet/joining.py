@@ -10,11 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from edgepeft_runtime.batch import Batch
-from edgepeft_runtime.bundle import ADAPTER, Bundle
-from edgepeft_runtime.checkpoint import remove_state
-from edgepeft_runtime.durable import move, sync_file, write_atomically
+from edgepeft_runtime.bundle.bundle import ADAPTER, Bundle
+from edgepeft_runtime.bundle.manifest import Manifest, TensorSpec
+from edgepeft_runtime.data.batch import Batch
+from edgepeft_runtime.data.values import first_not_finite
 from edgepeft_runtime.errors import EdgepeftError, FleetError
+from edgepeft_runtime.files.durable import move, sync_file, write_atomically
+from edgepeft_runtime.files.tensorfile import Array, sha256_of
 from edgepeft_runtime.fleet import rounds, signatures
 from edgepeft_runtime.fleet.history import remember
 from edgepeft_runtime.fleet.identity import Identity
@@ -22,10 +24,8 @@ from edgepeft_runtime.fleet.places import Place, missing, reached
 from edgepeft_runtime.fleet.reading import untrusted
 from edgepeft_runtime.fleet.rounds import Head, HeadSignatures, Round
 from edgepeft_runtime.fleet.slots import RUNS, DeviceHome, Slot, Trusted
-from edgepeft_runtime.manifest import Manifest, TensorSpec
-from edgepeft_runtime.tensorfile import Array, sha256_of
-from edgepeft_runtime.trainer import Trainer
-from edgepeft_runtime.values import first_not_finite
+from edgepeft_runtime.train.checkpoint import remove_state
+from edgepeft_runtime.train.trainer import Trainer
 
 _HEADER_BYTES = 2**24
 """Room for the names of tensors, beside their values."""

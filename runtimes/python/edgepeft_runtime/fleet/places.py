@@ -8,10 +8,10 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import IO, Protocol, cast
 
-from edgepeft_runtime.durable import writing
 from edgepeft_runtime.errors import FleetError
+from edgepeft_runtime.files.durable import writing
+from edgepeft_runtime.files.regular import open_regular
 from edgepeft_runtime.fleet.files import make_folders, write_new
-from edgepeft_runtime.regular import open_regular
 
 PIECE = 2**18
 """Bytes that are read at a time."""

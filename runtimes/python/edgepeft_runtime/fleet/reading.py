@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 
 from edgepeft_runtime.errors import FleetError
-from edgepeft_runtime.fields import Fields
+from edgepeft_runtime.files.fields import Fields
 from edgepeft_runtime.fleet import canonical
 
 VERSION = 1

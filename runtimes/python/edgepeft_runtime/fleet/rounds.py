@@ -6,11 +6,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from edgepeft_runtime.bundle.manifest import FileEntry, Manifest, ParameterSpec
 from edgepeft_runtime.errors import FleetError
-from edgepeft_runtime.fields import Fields
+from edgepeft_runtime.files.fields import Fields
 from edgepeft_runtime.fleet import canonical, signatures
 from edgepeft_runtime.fleet.reading import VERSION, count_field, name_field, natural_or_null, open_fields, untrusted
-from edgepeft_runtime.manifest import FileEntry, Manifest, ParameterSpec
 
 HEAD_FILE, HEAD_SIGNATURES = "HEAD.json", "HEAD.sig"
 ROUND_FILE, ADAPTER_FILE = "round.json", "adapter.safetensors"

@@ -14,17 +14,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from edgepeft_runtime.durable import make_folder, write_atomically
 from edgepeft_runtime.errors import EdgepeftError, FleetError
-from edgepeft_runtime.fields import Fields
+from edgepeft_runtime.files.durable import make_folder, write_atomically
+from edgepeft_runtime.files.fields import Fields
+from edgepeft_runtime.files.lock import locked_folder, unusable
+from edgepeft_runtime.files.regular import open_regular
+from edgepeft_runtime.files.tensorfile import sha256_of
 from edgepeft_runtime.fleet import canonical, identity, rounds, signatures
 from edgepeft_runtime.fleet.history import remembered
 from edgepeft_runtime.fleet.identity import Identity
 from edgepeft_runtime.fleet.reading import VERSION, count_field, name_field, open_fields
 from edgepeft_runtime.fleet.rounds import ADAPTER_FILE, LAST_ROUND, MAX_ROUND_BYTES, ROUND_FILE, Round
-from edgepeft_runtime.lock import locked_folder, unusable
-from edgepeft_runtime.regular import open_regular
-from edgepeft_runtime.tensorfile import sha256_of
 
 TRUSTED, RUNS, LOCK = "trusted.json", "runs", "lock"
 SLOTS = ("slot-a", "slot-b")

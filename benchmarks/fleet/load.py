@@ -1,0 +1,192 @@
+"""How many devices a host serves, and how many updates it verifies: MiniLM with LoRA, over loopback, on this machine.
+
+``edgepeft serve`` runs as a process, with its files in memory (tmpfs) and on disk; devices are threads of another, each
+with its own key: each reads the round and its adapter, then delivers an update. They visit by bare sockets, which shows
+what the server can do, and by the package's own client. Where the server's time went is told by part. Afterwards
+``collect`` verifies what was received, and again a fleet of more devices, so that it shows whether memory grows with
+their number. The server and its devices share the cores, so a host of its own does better.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import machine
+from benchmarks.fleet.visits import REQUESTS, Visitor
+from edgepeft.sync import HostHome, Keys, publish
+from edgepeft_runtime.bundle.bundle import Bundle
+from edgepeft_runtime.fleet.places import open_place
+from edgepeft_runtime.train.update import Update, write_update
+
+OUT = Path(__file__).parents[1] / "fleet_load.json"
+DEVICES, STORED = 150, 600
+MEMORY, ROOM = Path("/dev/shm"), 4 * 2**30
+Visit = Callable[[Visitor, int, Path], None]
+
+
+def _bare(visitor: Visitor, port: int, _folder: Path) -> None:
+    visitor.visit_bare(port)
+
+
+def _ours(visitor: Visitor, port: int, folder: Path) -> None:
+    visitor.visit(f"http://127.0.0.1:{port}", folder)
+
+
+VISITS: dict[str, tuple[int, Visit]] = {
+    "bare sockets, 16 at once": (16, _bare),
+    "our client, one process, one at a time": (1, _ours),
+    "our client, one process, 16 at once": (16, _ours),
+}
+COLLECT = """
+import json, sys, time
+from edgepeft.sync import collect
+from edgepeft_runtime.train.memory import peak_memory
+start = time.perf_counter()
+found = collect([sys.argv[2]], sys.argv[1])
+seconds = time.perf_counter() - start
+print(json.dumps([len(found.accepted), len(found.refused), seconds, peak_memory() / 1e6]))
+"""
+
+
+class Campaign:
+    """A host with one round of the bundle, and devices."""
+
+    def __init__(self, root: Path, bundle: Bundle) -> None:
+        self.home, self.root, self.bundle = HostHome(root / "host"), root, bundle
+        Keys(self.home).create("load")
+        self.number = publish(bundle, self.home)
+
+    def visitor(self, name: int) -> Visitor:
+        """A new device, with an update that is a little noise."""
+        draw, start = np.random.default_rng(name), self.bundle.adapter()
+        noisy = {key: value + 1e-3 * draw.normal(size=value.shape).astype(value.dtype) for key, value in start.items()}
+        manifest = self.bundle.manifest
+        update = Update(
+            noisy, manifest.base_sha256, self.number.adapter.sha256, manifest.recipe, 100, 20, 1.0, 0.5, "load"
+        )
+        path = write_update(self.root / f"{name}.safetensors", update)
+        content = path.read_bytes()
+        path.unlink()
+        return Visitor(Keys(self.home).add(f"device-{name}", self.root / f"{name}.json"), self.number, content)
+
+
+def memory() -> Path | None:
+    """A folder in memory, if there is one with room for all files; ``None``: the system's for temporary files."""
+    return MEMORY if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > ROOM else None
+
+
+def measure(bundle: Bundle, disk: Path) -> None:
+    """All of it, into ``fleet_load.json``."""
+    results: dict[str, Any] = {
+        "machine": machine.describe(),
+        "load before": round(os.getloadavg()[0], 1),
+        "requests per device": REQUESTS,
+    }
+    for store, folder in (("tmpfs", memory()), ("disk", disk)):
+        if folder is not None:
+            with tempfile.TemporaryDirectory(dir=folder) as root:
+                results[store] = {"file system": _file_system(folder), **_stored(Path(root), bundle)}
+    OUT.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+
+
+def _stored(root: Path, bundle: Bundle) -> dict[str, Any]:
+    """All figures with the host's home below ``root``."""
+    rows: dict[str, Any] = {}
+    for number, (name, (at_once, visit)) in enumerate(VISITS.items()):
+        (root / str(number)).mkdir()
+        campaign = Campaign(root / str(number), bundle)
+        rows[name] = served(campaign, at_once, visit)
+        print(name, json.dumps(rows[name]), flush=True)
+    rows["collect"] = [collected(campaign.home, campaign.home.received), _more(root / "more", bundle)]
+    print("collect", json.dumps(rows["collect"]), flush=True)
+    return rows
+
+
+def served(campaign: Campaign, at_once: int, visit: Visit) -> dict[str, Any]:
+    """All devices visit the server, so many at a time."""
+    visitors, out = [campaign.visitor(name) for name in range(DEVICES)], campaign.root / "server.json"
+    command = [sys.executable, "-m", "benchmarks.fleet.server", str(campaign.home.path), str(out)]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert server.stdout is not None
+        port = int(server.stdout.readline())
+
+        def one(visitor: Visitor) -> float:
+            start = time.perf_counter()
+            visit(visitor, port, campaign.root)
+            return time.perf_counter() - start
+
+        start, cpu = time.perf_counter(), time.process_time()
+        with ThreadPoolExecutor(at_once) as pool:
+            times = sorted(pool.map(one, visitors))
+        seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+        memory = _peak(server.pid)
+    finally:
+        server.send_signal(signal.SIGINT)
+        server.wait(30)
+    return {
+        "devices per second": round(DEVICES / seconds, 1),
+        "median ms": round(1000 * statistics.median(times), 1),
+        "slowest ms": round(1000 * times[-1], 1),
+        "device CPU ms": round(1000 * cpu / DEVICES, 2),
+        "server ms per device": _parts(json.loads(out.read_text())),
+        "server peak MB": round(memory, 1),
+        "update bytes": len(visitors[0].update),
+    }
+
+
+def _parts(told: dict[str, Any]) -> dict[str, float]:
+    """Milliseconds of the server per device, by part; ``fsync`` waits for the disk, and takes no CPU."""
+    parts = dict(told["parts"])
+    parts["rest"] = told["cpu"] - sum(spent for part, spent in parts.items() if "clock" not in part)
+    parts["CPU in all"] = told["cpu"]
+    return {part: round(1000 * spent / DEVICES, 2) for part, spent in parts.items()}
+
+
+def _more(root: Path, bundle: Bundle) -> dict[str, object]:
+    """The updates of more devices, straight into a folder, and collected from there."""
+    (root / "place").mkdir(parents=True)
+    campaign = Campaign(root, bundle)
+    place = open_place(root / "place")
+    for name in range(STORED):
+        campaign.visitor(name).deliver(place)
+    return collected(campaign.home, root / "place")
+
+
+def collected(home: HostHome, place: Path) -> dict[str, object]:
+    """``collect`` in a process of its own."""
+    command = [sys.executable, "-c", COLLECT, str(home.path), str(place)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    accepted, refused, seconds, memory = json.loads(done.stdout)
+    assert refused == 0
+    return {
+        "updates": accepted,
+        "updates per second": round(accepted / seconds, 1),
+        "peak MB": round(memory, 1),
+    }
+
+
+def _peak(process: int) -> float:
+    """The most memory a process has had, in MB."""
+    lines = Path(f"/proc/{process}/status").read_text("ascii", "replace").splitlines()
+    return next(int(line.split()[1]) / 1000 for line in lines if line.startswith("VmHWM"))
+
+
+def _file_system(folder: Path) -> str:
+    """The kind of file system a folder is on."""
+    done = subprocess.run(["stat", "-f", "-c", "%T", str(folder)], capture_output=True, text=True, check=True)
+    return done.stdout.strip()

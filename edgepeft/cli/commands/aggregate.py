@@ -1,0 +1,223 @@
+"""``edgepeft aggregate``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgepeft.cli.options import PATH, column_options
+from edgepeft.cli.show import number, percent, size
+from edgepeft_runtime.errors import EdgepeftError
+from edgepeft_runtime.files.durable import check_output
+
+if TYPE_CHECKING:
+    from edgepeft.aggregation import Aggregate, Privacy, Report, Verdict
+    from edgepeft_runtime.bundle.bundle import Bundle
+
+SUFFIX = ".safetensors"
+
+
+def _others(
+    _context: click.Context, _option: click.Parameter, given: tuple[str, ...]
+) -> tuple[tuple[str, str | None], ...]:
+    """``BUNDLE`` or ``BUNDLE=ADAPTER``."""
+    pairs = (text.partition("=") for text in given)
+    return tuple((bundle, adapter or None) for bundle, _, adapter in pairs)
+
+
+@click.command("aggregate")
+@click.argument("directory", type=PATH, metavar="[DIR]", required=False)
+@click.option(
+    "--home", type=PATH, help="The host's home of a fleet, instead of DIR: the newest round, and its adapter."
+)
+@click.option("--bundle", type=PATH, required=True, help="What the devices trained.")
+@click.option(
+    "--out", type=PATH, required=True, help="File to write the adapter to; the report goes beside it, as .json."
+)
+@click.option("--adapter", type=PATH, help="What the devices started from, if not the bundle's own: an earlier round.")
+@click.option(
+    "--with-bundle",
+    "others",
+    multiple=True,
+    metavar="BUNDLE[=ADAPTER]",
+    callback=_others,
+    help="A bundle of the same base with another rank whose updates are in DIR, too; for svd and stack.",
+)
+@click.option(
+    "--rule",
+    type=click.Choice(["fedavg", "ffa", "svd", "stack"]),
+    default="fedavg",
+    show_default=True,
+    help="How LoRA pairs are averaged: A and B by themselves; B alone; the nearest to the mean product; exactly, for "
+    "merge alone.",
+)
+@click.option(
+    "--weights",
+    type=click.Choice(["equal", "examples"]),
+    default="equal",
+    show_default=True,
+    help="What a device counts: as all do, or by the examples it says it has seen.",
+)
+@click.option(
+    "--examples-cap", type=click.IntRange(1), default=1000, show_default=True, help="Most that count of them."
+)
+@click.option("--robust", metavar="median|trimmed-mean=SHARE", help="Instead of the mean; for five devices or more.")
+@click.option("--clip", type=float, metavar="NORM", help="Largest L2 norm of a device's change.")
+@click.option("--dp-noise", type=float, metavar="MULTIPLE", help="Noise on the mean, in clipping norms (with --clip).")
+@click.option("--dp-delta", type=float, default=1e-5, show_default=True, help="Delta that epsilon is reported for.")
+@click.option(
+    "--dp-rounds", type=click.IntRange(1), default=1, show_default=True, help="Rounds to account for together."
+)
+@click.option(
+    "--dp-sampling",
+    type=float,
+    default=1.0,
+    show_default=True,
+    help="Probability that an update counts, drawn in secret.",
+)
+@click.option("--data", type=PATH, help="Held-out data to evaluate the round on, before and after.")
+@column_options
+@click.option("--gate", "gated", is_flag=True, help="Write nothing but the report if --data's loss has grown.")
+def command(
+    directory: Path | None,
+    home: Path | None,
+    bundle: Path,
+    out: Path,
+    adapter: Path | None,
+    robust: str | None,
+    data: Path | None,
+    text_column: str,
+    label_column: str,
+    gated: bool,
+    dp_noise: float | None,
+    **settings: Any,
+) -> None:
+    """Make one adapter of the updates in DIR, as pull has put them there, or of a fleet's newest round.
+
+    The order of the files does not matter, nor does one that is there twice. What is damaged, foreign or stale does not
+    count, and is listed. The adapter is an update of the bundle: merge takes it, and train --adapter starts from it.
+    """
+    from edgepeft.aggregation import aggregate
+    from edgepeft_runtime.bundle.bundle import Bundle
+
+    if gated and data is None:
+        raise click.UsageError("--gate needs --data.")
+    if (directory is None) == (home is None) or (home is not None and adapter is not None):
+        raise click.UsageError("Give either DIR, perhaps with --adapter, or --home, which knows the round's adapter.")
+    opened, privacy = Bundle.open(bundle), _privacy(settings, dp_noise)
+    _check_out(out, directory)
+    if home is not None:
+        updates, adapter, asked = _round(home, alike=robust is not None or privacy is not None)
+        settings = asked | {name: value for name, value in settings.items() if value is not None}
+    elif directory is not None:
+        paths = [path for path in sorted(directory.glob(f"*{SUFFIX}")) if not path.name.startswith(".")]
+        updates = dict.fromkeys(paths, 1.0)
+    found = aggregate(opened, updates, adapter=adapter, robust=robust, privacy=privacy, **settings)
+    _print(found.report)
+    verdict = None if data is None else _verdict(opened, found, adapter, data, (text_column, label_column))
+    _save(found, out, verdict, gated)
+
+
+def _round(home: Path, *, alike: bool) -> tuple[Mapping[Path, float], Path, dict[str, Any]]:
+    """Updates, adapter and settings of the fleet's newest round; where all count alike, late ones do not count."""
+    from edgepeft.sync import closing
+
+    found = closing(home, alike=alike)
+    late = sum(factor < 1 for factor in found.updates.values())
+    told = f", {late} of earlier rounds, with less weight" if late else ""
+    told += f", {found.left_out} of earlier rounds left out" if found.left_out else ""
+    click.echo(f"round {found.round}: {len(found.updates)} devices{told}", err=True)
+    return found.updates, found.adapter, {"clip": found.clip, "earlier": found.earlier}
+
+
+def _check_out(out: Path, directory: Path | None) -> None:
+    if directory is not None and not directory.is_dir():
+        raise EdgepeftError(
+            "no-such-place", f"There is no folder {directory}.", context=None, hint="pull updates into one first."
+        )
+    if out.suffix != SUFFIX:
+        raise EdgepeftError(
+            "wrong-suffix", f"The adapter cannot be written to {out}.", context=None, hint=f"end its name in {SUFFIX}."
+        )
+    for path in (out, out.with_suffix(".json")):
+        check_output(path, EdgepeftError)
+    if directory is not None and out.resolve().parent == directory.resolve():
+        raise EdgepeftError(
+            "target-among-updates",
+            f"{out} would lie among the updates, and count as one the next time.",
+            context=None,
+            hint="choose another folder for --out.",
+        )
+
+
+def _privacy(settings: dict[str, Any], noise: float | None) -> Privacy | None:
+    from edgepeft.aggregation import Privacy
+
+    given = {name.removeprefix("dp_"): settings.pop(name) for name in ("dp_delta", "dp_rounds", "dp_sampling")}
+    return None if noise is None else Privacy(noise, **given)
+
+
+def _verdict(bundle: Bundle, found: Aggregate, adapter: Path | None, data: Path, names: tuple[str, str]) -> Verdict:
+    from edgepeft.aggregation import gate
+    from edgepeft.data import load
+
+    if found.is_stack:
+        raise EdgepeftError(
+            "stack-cannot-be-evaluated",
+            "A stack does not fit the bundle's graphs.",
+            context=None,
+            hint="merge it to onnx and evaluate that, or choose another rule.",
+        )
+    held_out = load(data, bundle, text_column=names[0], label_column=names[1])
+    return gate(bundle, found.parameters, held_out, adapter)
+
+
+def _save(found: Aggregate, out: Path, verdict: Verdict | None, gated: bool) -> None:
+    from edgepeft.aggregation import AggregationError
+    from edgepeft.aggregation.report import write_report
+
+    more = {} if verdict is None else {"held_out": asdict(verdict)}
+    if verdict is not None:
+        click.echo(
+            f"held out: loss {number(verdict.before.loss)} -> {number(verdict.after.loss)}, accuracy "
+            f"{percent(verdict.before.accuracy)} -> {percent(verdict.after.accuracy)}"
+        )
+    if verdict is not None and gated and not verdict.accepted:
+        write_report(out.with_suffix(".json"), found.report.to_json(more))
+        raise AggregationError(
+            "worse-than-before",
+            "The round makes held-out data worse, so it was not written.",
+            context=f"loss {verdict.before.loss:.6g} before, {verdict.after.loss:.6g} after",
+            hint=f"look at the norms in {out.with_suffix('.json')}; clip, or choose a robust statistic.",
+        )
+    found.save(out, **more)
+    click.echo(f"{out}: {size(out.stat().st_size)}; report: {out.with_suffix('.json')}")
+
+
+def _print(report: Report) -> None:
+    for refused in report.refused:
+        click.echo(f"refused {refused.file} ({refused.reference}): {refused.reason}", err=True)
+    clipped = sum(taken.clipped < 1 for taken in report.updates)
+    counts = (len(report.updates), "updates"), (report.duplicates, "duplicates"), (len(report.refused), "refused")
+    click.echo(", ".join(f"{count} {what}" for count, what in (*counts, (clipped, "clipped"))))
+    norms = sorted(taken.norm for taken in report.updates)
+    click.echo(f"norms of the changes: {norms[0]:.3g} to {norms[-1]:.3g}, median {norms[len(norms) // 2]:.3g}")
+    if report.cut is not None:
+        click.echo(f"{report.robust}: {report.cut} of {len(norms)} values left out at either end")
+        if len(norms) < 5:
+            click.echo("with fewer than five devices a robust statistic protects from nothing certain", err=True)
+    if report.merge_error is not None:
+        worst = max(report.merge_error.pairs.values())
+        click.echo(
+            f"merge error: {report.merge_error.relative:.2%} of the exact change, at most {worst:.2%} in a layer"
+        )
+    for name, union in report.sparse.items():
+        click.echo(f"{name}: {union.kept} of {union.places} places kept, {percent(union.share)} of the squared change")
+    if report.privacy is not None:
+        spent = report.privacy
+        sampled = "" if spent.sampling == 1.0 else f", each update counting with probability {spent.sampling:g}"
+        click.echo(f"privacy: epsilon {spent.epsilon:.3g} at delta {spent.delta:g} over {spent.rounds} rounds{sampled}")

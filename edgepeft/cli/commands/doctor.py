@@ -1,0 +1,72 @@
+"""``edgepeft doctor``."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgepeft.cli.method import chosen_method, loaded_source, source_options
+
+if TYPE_CHECKING:
+    from edgepeft.sources.load import Source
+
+_SHOWN = 10
+
+
+@click.command("doctor")
+@source_options
+@click.option("--methods", "every_method", is_flag=True, help="Instead, tell of every method whether it fits SOURCE.")
+def command(
+    source: str,
+    method: str | None,
+    method_settings: tuple[str, ...],
+    train: tuple[str, ...],
+    task: str | None,
+    classes: tuple[str, ...] | None,
+    outputs: tuple[str, ...] | None,
+    loss: str | None,
+    max_length: int | None,
+    seed: int,
+    every_method: bool,
+    **settings: Any,
+) -> int:
+    """See what would train of SOURCE, and which operators have no gradient rule, before any work.
+
+    SOURCE is a Hugging Face model directory, an .onnx file, or package.module:function (file.py:function) that returns
+    a model and example inputs. Leaves with 1 where it cannot be prepared.
+    """
+    chosen = chosen_method(source, method, {"train": train, **settings}, method_settings)
+    from edgepeft.preparation.prepare import doctor
+
+    loaded = loaded_source(source, task=task, classes=classes, max_length=max_length, seed=seed)
+    if every_method:
+        return _survey(loaded)
+    found = doctor(loaded, method=chosen, loss=loss, trainable=train, outputs=outputs)
+    total = sum(math.prod(shape) for shape in found.trainable.values())
+    click.echo(f"would train {total:,} elements in {len(found.trainable)} tensors:")
+    for name, shape in list(found.trainable.items())[:_SHOWN]:
+        click.echo(f"  {name} {list(shape)}")
+    if len(found.trainable) > _SHOWN:
+        click.echo(f"  … and {len(found.trainable) - _SHOWN} more")
+    if not found.gaps:
+        click.echo("every operator on the way to them has a gradient rule, and a step runs: it can be prepared.")
+        return 0
+    click.echo(f"{len(found.gaps)} nodes on the way to them have no gradient rule:")
+    for gap in found.gaps:
+        click.echo(f"  op {gap.op_type} (node {gap.node}) before {gap.target}")
+    click.echo("freeze what lies behind them (--freeze), or express them by other operators.")
+    return 1
+
+
+def _survey(source: Source) -> int:
+    from torch import nn
+
+    from edgepeft.preparation.survey import survey
+
+    if not isinstance(source.model, nn.Module):
+        raise click.UsageError("--methods needs a torch model; an .onnx file takes lora, sift, or --train.")
+    for fit in survey(source.model):
+        click.echo(f"{fit.method:<10} " + (f"{fit.trainable:>12,}" if fit.reason is None else f"  {fit.reason}"))
+    return 0

@@ -1,0 +1,137 @@
+"""``edgepeft inspect``."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgepeft.cli.options import bundle_argument, json_option, sizes
+from edgepeft.cli.show import size
+
+if TYPE_CHECKING:
+    from edgepeft_runtime.bundle.bundle import Bundle
+    from edgepeft_runtime.bundle.manifest import FrozenSpec, TensorSpec
+
+
+@click.command("inspect")
+@bundle_argument
+@json_option
+@click.option("--tensors", is_flag=True, help="List every tensor with its size.")
+@click.option(
+    "--sizes",
+    "wanted",
+    metavar="NAME=SIZE,…",
+    callback=sizes,
+    help="Predict the memory of a train step at these sizes (batch=8,sequence=64), from two small steps taken here.",
+)
+def command(bundle: Path, as_json: bool, tensors: bool, wanted: dict[str, int] | None) -> None:
+    """Show what BUNDLE holds: inputs, what trains, what is frozen, sizes. Every file is verified."""
+    from edgepeft_runtime.bundle.bundle import Bundle
+
+    opened = Bundle.open(bundle)
+    summary = {**_summary(opened), **_predicted(opened, wanted)}
+    if as_json:
+        click.echo(json.dumps({**summary, "manifest": opened.manifest.to_dict()}, ensure_ascii=False, indent=2))
+        return
+    _print(opened, summary)
+    if tensors:
+        _print_tensors(opened)
+
+
+def _predicted(bundle: Bundle, sizes: dict[str, int] | None) -> dict[str, Any]:
+    """The peak memory of training, where sizes are given, and what of it does not grow with them."""
+    if sizes is None:
+        return {}
+    from edgepeft_runtime.train.memory import predict
+
+    found = predict(bundle, sizes)
+    return {"sizes": sizes, "peak_bytes": found.peak(sizes), "resident_bytes": int(found.resident)}
+
+
+def _print_tensors(bundle: Bundle) -> None:
+    click.echo("tensors that train:")
+    for spec in bundle.manifest.parameters:
+        click.echo(f"  {spec.role:7} {_tensor(spec)}")
+    click.echo("frozen tensors: bytes as stored (0: under another name), bytes as fp32, name")
+    for frozen in bundle.manifest.frozen:
+        click.echo(f"  {size(frozen.bytes):>9} {size(4 * _elements(frozen)):>9} {_tensor(frozen)}")
+
+
+def _elements(frozen: FrozenSpec) -> int:
+    """The number of elements of the float tensor in the place of a frozen one; 0 where another name has its bytes."""
+    return (frozen.elements or frozen.size) if frozen.bytes else 0
+
+
+def _summary(bundle: Bundle) -> dict[str, Any]:
+    """Counts and sizes, in elements and bytes."""
+    import numpy as np
+
+    manifest = bundle.manifest
+    trainable = sum(spec.size * np.dtype(spec.dtype).itemsize for spec in manifest.parameters)
+    kept = 4 * sum(bucket.size for bucket in manifest.buckets) + 4 * sum(spec.size for spec in manifest.optimizer.state)
+    frozen = sum(spec.bytes for spec in manifest.frozen)
+    packed: Counter[str] = Counter()
+    for spec in manifest.frozen:
+        packed[spec.dtype] += spec.bytes
+    return {
+        "bundle": str(bundle.path),
+        "base_sha256": bundle.base_sha256,
+        "adapter_sha256": bundle.adapter_sha256,
+        "trainable_elements": sum(spec.size for spec in manifest.parameters),
+        "trainable_bytes": trainable,
+        "frozen_bytes": frozen,
+        "frozen_bytes_by_dtype": dict(packed),
+        "packed_bytes": sum(spec.bytes for spec in manifest.frozen if spec.elements),
+        "packed_bytes_as_fp32": 4 * sum(spec.elements or 0 for spec in manifest.frozen),
+        "bytes": sum(entry.bytes for entry in manifest.files.values()),
+        "held_while_training_bytes": frozen + trainable + kept,
+    }
+
+
+def _print(bundle: Bundle, summary: dict[str, Any]) -> None:
+    manifest = bundle.manifest
+    roles = Counter(spec.role for spec in manifest.parameters)
+    by_dtype = ", ".join(f"{dtype} {size(count)}" for dtype, count in summary["frozen_bytes_by_dtype"].items())
+    rows = {
+        "bundle": f"{bundle.path} ({size(summary['bytes'])}, onnxruntime >= {manifest.min_onnxruntime})",
+        "base": bundle.base_sha256,
+        "adapter": bundle.adapter_sha256,
+        "method": _method(manifest.recipe),
+        "inputs": ", ".join(map(_tensor, manifest.inputs)),
+        "labels": ", ".join(map(_tensor, manifest.labels)),
+        "outputs": ", ".join(map(_tensor, manifest.outputs)),
+        "classes": ", ".join(manifest.classes or ()),
+        "text": f"up to {manifest.text.max_length} tokens" if manifest.text else "",
+        "image": f"{manifest.image.size[0]} x {manifest.image.size[1]}, {manifest.image.channels} channels"
+        if manifest.image
+        else "",
+        "loss": manifest.loss.kind,
+        "optimizer": f"{manifest.optimizer.kind}, lr {manifest.optimizer.lr:g}",
+        "trains": f"{summary['trainable_elements']:,} elements, {size(summary['trainable_bytes'])} "
+        f"({', '.join(f'{count} {role}' for role, count in roles.items())})",
+        "frozen": f"{size(summary['frozen_bytes'])}{f' ({by_dtype})' if by_dtype else ''}",
+        "packed": f"{size(summary['packed_bytes'])}, as fp32 {size(summary['packed_bytes_as_fp32'])}"
+        if summary["packed_bytes"]
+        else "",
+        "memory": f"{size(summary['held_while_training_bytes'])} held while training, and the activations of a batch",
+    }
+    if "peak_bytes" in summary:
+        at = ", ".join(f"{name} {count}" for name, count in summary["sizes"].items())
+        peak, whatever = size(summary["peak_bytes"]), size(summary["resident_bytes"])
+        rows["training"] = f"{peak} at its peak, at {at}; {whatever} of it whatever the sizes"
+    for name, text in rows.items():
+        if text:
+            click.echo(f"{name:10} {text}")
+
+
+def _method(recipe: dict[str, Any]) -> str:
+    settings = [f"{name} {value}" for name, value in recipe.items() if name not in ("method", "peft") and value]
+    return ", ".join([str(recipe.get("method", "unknown")), *settings])
+
+
+def _tensor(spec: TensorSpec) -> str:
+    return f"{spec.name} {spec.dtype}[{', '.join(map(str, spec.shape))}]"

@@ -1,0 +1,27 @@
+"""``edgepeft pick``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from edgepeft.cli.options import bundle_argument, data_options, run_options
+
+
+@click.command("pick")
+@bundle_argument
+@data_options
+@run_options
+def command(
+    bundle: Path, data: Path, text_column: str, label_column: str, batch_size: int, threads: int | None
+) -> None:
+    """Pick the elements that train of BUNDLE here, by the gradient on data; devices would pick for themselves."""
+    from edgepeft.data import load
+    from edgepeft.preparation.picking import pick
+    from edgepeft_runtime.bundle.bundle import Bundle
+    from edgepeft_runtime.data.datasets import source_of
+
+    dataset = load(data, Bundle.open(bundle), text_column=text_column, label_column=label_column)
+    pick(bundle, source_of(dataset, batch_size).batches(0), threads=threads)
+    click.echo(f"{bundle}: picked; what was trained from it before is stale now")

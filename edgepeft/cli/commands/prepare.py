@@ -1,0 +1,156 @@
+"""``edgepeft prepare``."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgepeft.cli.commands.export_ort_training import gradient_options, ort_training
+from edgepeft.cli.compression import calibration, compression_options, quantization
+from edgepeft.cli.compression import memory_budget as budget_of
+from edgepeft.cli.method import chosen_method, loaded_source, source_options
+from edgepeft.cli.options import PATH, template_option
+from edgepeft.cli.show import size
+from edgepeft_runtime.engine.registry import ENGINES, PORTABLE
+
+if TYPE_CHECKING:
+    from edgepeft.compress import Pruning
+    from edgepeft_export.losses import Loss
+    from edgepeft_export.optimizers import Optimizer
+    from edgepeft_export.ort_training import OrtTraining
+
+_OPTIMIZER = ("lr", "weight_decay", "momentum", "max_grad_norm")
+
+
+@click.command("prepare")
+@source_options
+@click.option("--out", type=PATH, required=True, help="Directory of the bundle.")
+@click.option("--label-smoothing", type=click.FloatRange(0.0, 1.0, max_open=True), help="Of cross-entropy.")
+@click.option("--optimizer", type=click.Choice(["adamw", "sgd"]), default="adamw", show_default=True)
+@click.option("--lr", type=click.FloatRange(0.0), help="Default learning rate.  [default: adamw 1e-3, sgd 1e-2]")
+@click.option(
+    "--weight-decay", type=click.FloatRange(0.0), help="Spares biases and norms.  [default: adamw 0.01, sgd 0]"
+)
+@click.option("--momentum", type=click.FloatRange(0.0, 1.0, max_open=True), help="Of sgd.  [default: 0]")
+@click.option("--max-grad-norm", type=click.FloatRange(0.0, min_open=True), help="Clip gradients.  [default: no]")
+@click.option(
+    "--gradient-share",
+    type=click.FloatRange(0.0, 1.0, min_open=True),
+    help="Apply this share of each gradient per step, the largest part; the rest is carried over.  [default: all]",
+)
+@template_option
+@compression_options
+@click.option(
+    "--engine", type=click.Choice(ENGINES), default=PORTABLE, help="ort-training: add the artifacts that it takes."
+)
+@gradient_options
+@click.option("--overwrite", is_flag=True, help="Replace a bundle that is there.")
+def command(
+    source: str,
+    out: Path,
+    method: str | None,
+    method_settings: tuple[str, ...],
+    train: tuple[str, ...],
+    freeze: tuple[str, ...],
+    rank: int | None,
+    alpha: float | None,
+    target_modules: tuple[str, ...] | None,
+    task: str | None,
+    classes: tuple[str, ...] | None,
+    outputs: tuple[str, ...] | None,
+    loss: str | None,
+    max_length: int | None,
+    template: str | None,
+    seed: int,
+    label_smoothing: float | None,
+    optimizer: str,
+    prune: Pruning | None,
+    recompute: str,
+    memory_budget: int | None,
+    sizes: dict[str, int] | None,
+    allow_depth: bool,
+    compute: str,
+    keep_fp32: tuple[str, ...],
+    calibrate: Path | None,
+    text_column: str,
+    label_column: str,
+    engine: str,
+    gradient: str | None,
+    training_python: Path | None,
+    overwrite: bool,
+    **settings: Any,
+) -> None:
+    """Compile SOURCE to a bundle that a device trains with onnxruntime alone.
+
+    SOURCE is a Hugging Face model directory, an .onnx file, or package.module:function (file.py:function) that returns
+    a model and example inputs.
+    """
+    given = {"train": train, "freeze": freeze, "rank": rank, "alpha": alpha, "target_modules": target_modules}
+    chosen = chosen_method(source, method, given, method_settings)
+    packing = quantization(compute, keep_fp32, settings)
+    from edgepeft.preparation.prepare import prepare
+    from edgepeft_export.bundle import check_target
+
+    check_target(out, overwrite)
+    loaded = loaded_source(source, task=task, classes=classes, max_length=max_length, template=template, seed=seed)
+    columns = {"text_column": text_column, "label_column": label_column}
+    done = prepare(
+        loaded,
+        out=out,
+        method=chosen,
+        loss=_loss(loss or loaded.loss, label_smoothing),
+        optimizer=_optimizer(optimizer, settings),
+        prune=prune,
+        recompute=recompute,
+        memory_budget=budget_of(loaded, memory_budget, sizes, allow_depth),
+        compute=packing,
+        calibration=calibration(loaded, calibrate, loss or loaded.loss, train, columns),
+        trainable=train,
+        outputs=outputs,
+        engine=_engine(engine, gradient, training_python),
+        overwrite=overwrite,
+        announce=lambda text: click.echo(f"{text} …", err=True),
+    )
+    files = [file for file in done.bundle.rglob("*") if file.is_file()]
+    click.echo(f"{done.bundle}: {done.trainable:,} elements train; {size(sum(f.stat().st_size for f in files))}")
+    for name, reason in done.kept.items():
+        click.echo(f"{name} stays fp32: {reason}", err=True)
+    for name in done.unreached:
+        click.echo(f"the loss does not depend on {name}: it stays frozen", err=True)
+
+
+def _engine(name: str, gradient: str | None, training_python: Path | None) -> str | OrtTraining:
+    if name == PORTABLE:
+        if gradient is not None or training_python is not None:
+            raise click.UsageError("--gradient and --training-python go with --engine ort-training.")
+        return name
+    return ort_training(gradient, training_python)
+
+
+def _loss(name: str, label_smoothing: float | None) -> str | Loss:
+    if label_smoothing is None:
+        return name
+    from edgepeft_export import losses
+
+    found: Any = losses.by_name(name)
+    if not hasattr(found, "label_smoothing"):
+        raise click.UsageError(f"--label-smoothing does not go with --loss {name}.")
+    smoothed: Loss = replace(found, label_smoothing=label_smoothing)
+    return smoothed
+
+
+def _optimizer(name: str, settings: dict[str, Any]) -> Optimizer:
+    from edgepeft_export import optimizers
+
+    found: Any = optimizers.by_name(name)
+    known = {field.name for field in fields(found)}
+    given = {option: settings[option] for option in _OPTIMIZER if settings[option] is not None}
+    for option in given:
+        if option not in known:
+            raise click.UsageError(f"--{option.replace('_', '-')} does not go with --optimizer {name}.")
+    changed: Optimizer = replace(found, **given)
+    share = settings["gradient_share"]
+    return changed if share is None else optimizers.Sparsified(changed, share)

@@ -1,0 +1,97 @@
+"""``edgepeft serve``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from edgepeft.cli.options import PATH, host_home_option
+
+if TYPE_CHECKING:
+    import socket
+    import ssl
+
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+@click.command("serve")
+@host_home_option
+@click.option("--address", default="127.0.0.1", show_default=True, help="Where to listen; 0.0.0.0: everywhere.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8443, show_default=True, help="0 takes a free one.")
+@click.option("--certificate", type=PATH, help="Certificate chain (PEM), for https.")
+@click.option("--private-key", type=PATH, help="Its private key (PEM).")
+def command(home: Path, address: str, port: int, certificate: Path | None, private_key: Path | None) -> None:
+    """Give the published rounds to devices, and take their updates. `edgepeft pull --home` judges what came in.
+
+    Each device shows its token, which `edgepeft keys add` made. Ctrl-C ends it.
+    """
+    if (certificate is None) != (private_key is None):
+        raise click.UsageError("--certificate and --private-key go together.")
+    from edgepeft.sync import HostHome, Keys, SyncError
+    from edgepeft.sync.connections import Limits, server
+    from edgepeft.sync.serving import SERVING, app
+    from edgepeft_runtime.files.lock import locked_folder
+
+    host = HostHome(home)
+    campaign = Keys(host).host().campaign
+    tls = None if certificate is None or private_key is None else _tls(certificate, private_key)
+    with locked_folder(host.received, SERVING, SyncError), _listening(address, port) as listening:
+        if tls is None and address not in _LOOPBACK:
+            click.echo("note: without --certificate, tokens and updates travel unencrypted.", err=True)
+        where = f"{'http' if tls is None else 'https'}://{address}:{listening.getsockname()[1]}"
+        click.echo(f"serving {campaign} on {where}", err=True)
+        server(app(host), Limits.of_files(_files()), tls).run(sockets=[listening])
+
+
+def _files() -> int:
+    """How many files this process may open, as many as the system allows."""
+    try:
+        import resource
+    except ImportError:  # on Windows
+        return 1024
+    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 8192 if most == resource.RLIM_INFINITY else min(8192, most)
+    if now == resource.RLIM_INFINITY or now >= wanted:
+        return wanted
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
+    except (OSError, ValueError):  # some systems allow less than they say
+        return now
+    return wanted
+
+
+def _listening(address: str, port: int) -> socket.socket:
+    import socket
+
+    from edgepeft.sync import SyncError
+
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        return socket.create_server((address, port), family=family, backlog=2048)
+    except OSError as failure:
+        raise SyncError(
+            "cannot-listen",
+            f"Cannot listen on port {port} of {address}.",
+            context=str(failure),
+            hint="stop what uses the port, or choose another address or port.",
+        ) from failure
+
+
+def _tls(certificate: Path, private_key: Path) -> ssl.SSLContext:
+    import ssl
+
+    from edgepeft.sync import SyncError
+
+    try:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(certificate, private_key)
+    except OSError as failure:  # of which ssl.SSLError is one
+        raise SyncError(
+            "bad-certificate",
+            f"Cannot serve with the certificate {certificate} and the key {private_key}.",
+            context=str(failure),
+            hint="give both as PEM, the key without a password.",
+        ) from failure
+    return context

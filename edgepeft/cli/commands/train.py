@@ -1,0 +1,212 @@
+"""``edgepeft train``."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgepeft.cli.device_rounds import Part, check_options
+from edgepeft.cli.limits import UNFINISHED, Teller, Terminated, limit_options, limits, terminable
+from edgepeft.cli.options import (
+    PATH,
+    adapter_of,
+    bundle_argument,
+    data_options,
+    engine_option,
+    peft_adapter,
+    run_options,
+    template_option,
+)
+from edgepeft.cli.progress import Counter
+from edgepeft.cli.show import number, percent, size
+from edgepeft_runtime.errors import UpdateError
+from edgepeft_runtime.files.durable import check_output
+
+if TYPE_CHECKING:
+    from edgepeft_runtime.bundle.bundle import Bundle
+    from edgepeft_runtime.data.datasets import Dataset
+    from edgepeft_runtime.train.records import Report
+
+_INTERRUPTED = 130
+
+
+def _warmup(_context: click.Context, _option: click.Parameter, text: str) -> int | float:
+    """Whole numbers are steps, others a share of all steps."""
+    try:
+        return int(text) if text.isdecimal() else float(text)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is no number.") from None
+
+
+@click.command("train")
+@bundle_argument
+@data_options
+@template_option
+@click.option("--adapter", type=PATH, help="Start from this instead: the adapter of a later round.")
+@click.option("--state", type=PATH, help="Directory the run is kept in; if it holds one, that goes on.")
+@click.option(
+    "--home", type=PATH, help="Train from the round that `edgepeft join` has brought here, within its limits."
+)
+@click.option("--update", type=PATH, required=True, help="File to write what was learned to.")
+@click.option(
+    "--validate", metavar="DATA|SHARE", help="Held-out data, or the share of --data to hold out: 0.1 for a tenth."
+)
+@click.option("--epochs", type=click.IntRange(1), default=3, show_default=True, help="Passes over the data.")
+@run_options
+@engine_option
+@click.option("--accumulate", type=click.IntRange(1), default=1, show_default=True, help="Batches per optimizer step.")
+@click.option("--lr", type=click.FloatRange(0.0), help="Highest learning rate.  [default: the bundle's]")
+@click.option("--schedule", type=click.Choice(["constant", "linear", "cosine"]), default="constant", show_default=True)
+@click.option(
+    "--warmup",
+    metavar="STEPS|SHARE",
+    callback=_warmup,
+    default="0",
+    show_default=True,
+    help="Rise of the learning rate.",
+)
+@click.option("--patience", type=click.IntRange(1), help="Stop after so many epochs without a better held-out loss.")
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the shuffling and of --validate SHARE."
+)
+@click.option("--save-every", type=click.IntRange(1), default=50, show_default=True, help="Steps between checkpoints.")
+@click.option("--max-steps", type=click.IntRange(1), help="Stop after so many optimizer steps.")
+@limit_options
+def command(**options: Any) -> int:
+    """Train BUNDLE's adapter on your data, and write an update to send back.
+
+    The best adapter by held-out loss is kept where there is held-out data.
+
+    Ctrl-C, SIGTERM and the limits save, between two steps; the same command goes on from there. An update is written
+    when the run is at its end. If it is not, the exit code is 75, and 130 after Ctrl-C.
+    """
+    with terminable():
+        try:
+            return _train(**options)
+        except Terminated:  # before or after the training itself: there is nothing to lose
+            return UNFINISHED
+
+
+def _train(
+    bundle: Path,
+    data: Path,
+    text_column: str,
+    label_column: str,
+    template: str | None,
+    adapter: Path | None,
+    state: Path | None,
+    home: Path | None,
+    update: Path,
+    validate: str | None,
+    seed: int,
+    threads: int | None,
+    engine: str,
+    max_minutes: float | None,
+    max_temperature: float | None,
+    idle_only: bool,
+    **settings: Any,
+) -> int:
+    from edgepeft.data import load
+    from edgepeft_runtime.bundle.bundle import Bundle
+    from edgepeft_runtime.train.memory import peak_memory
+    from edgepeft_runtime.train.trainer import Trainer, adapter_values
+    from edgepeft_runtime.train.update import changed_nothing, notice_unchanged
+
+    _check_writable(update)
+    check_options(home, state, adapter)
+    device = limits(max_minutes, max_temperature, idle_only)
+    opened = Bundle.open(bundle)
+    read = partial(load, bundle=opened, text_column=text_column, label_column=label_column, template=template)
+    train, held_out = _data(read, data, validate, seed)
+    adapter_of(adapter, opened)  # an update of another base is refused by name
+    given = None if adapter is None else peft_adapter(adapter, opened)
+    part = Part.of(home, state, adapter)
+    opening = partial(Trainer.open, opened, seed=seed, threads=threads, engine=engine)
+    with part.judged(), opening(state=part.state, adapter=given or part.adapter) as trainer:
+        start = time.monotonic()
+        if trainer.steps:
+            click.echo(f"going on from step {trainer.steps} in {part.state}", err=True)
+        try:
+            with Counter() as counter:
+                pause = Teller(device, counter)
+                pieces = part.limited(_in_pieces(settings, opened))
+                report = trainer.fit(train, validate=held_out, progress=part.watched(counter), pause=pause, **pieces)
+        except KeyboardInterrupt as interrupt:
+            terminated = isinstance(interrupt, Terminated)
+            _tell_saved("terminated" if terminated else "\ninterrupted", trainer.steps, part.state)
+            return UNFINISHED if terminated else _INTERRUPTED
+        if pause.ended is not None:
+            _tell_saved(pause.ended, trainer.steps, part.state)
+            return UNFINISHED
+        trainer.save_update(update)
+        if changed_nothing(trainer.parameters(), adapter_values(opened, given or part.adapter)[0]):
+            notice_unchanged(f"The update {update}")
+    _print(report, update)
+    click.echo(f"{time.monotonic() - start:.1f} s, at most {size(peak_memory())} of memory")
+    return 0
+
+
+def _tell_saved(why: str, steps: int, state: Path) -> None:
+    click.echo(f"{why} after step {steps}; it is saved in {state}.", err=True)
+    click.echo("the same command goes on from there.", err=True)
+
+
+def _in_pieces(settings: dict[str, Any], bundle: Bundle) -> dict[str, Any]:
+    """The settings with batches no larger than the bundle was prepared for; as many more of them make a step."""
+    memory = bundle.manifest.memory
+    micro, wanted = memory.micro_batch if memory is not None else None, settings["batch_size"]
+    if micro is None or micro >= wanted:
+        return settings
+    return {**settings, "batch_size": micro, "accumulate": settings["accumulate"] * math.ceil(wanted / micro)}
+
+
+def _data(
+    load: Callable[[str | Path], Dataset], data: Path, validate: str | None, seed: int
+) -> tuple[Dataset, Dataset | None]:
+    """What to train on, and what is held out."""
+    from edgepeft.data import split
+
+    dataset = load(data)
+    if validate is None:
+        return dataset, None
+    share = None if Path(validate).exists() else _share(validate)
+    return (dataset, load(validate)) if share is None else split(dataset, share, seed)
+
+
+def _share(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _check_writable(update: Path) -> None:
+    """To learn after hours that the result cannot be written would be late."""
+    check_output(update, UpdateError)
+    folder = update.parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise UpdateError(
+            "cannot-write-file",
+            f"The update cannot be written to {update}.",
+            context=f"{folder} is no folder that may be written to.",
+            hint="choose another file for --update, or make the folder.",
+        )
+
+
+def _print(report: Report, update: Path) -> None:
+    for record in report.history:
+        held_out = ""
+        if record.held_out_loss is not None:
+            held_out = f"  held out {number(record.held_out_loss)}"
+            held_out += "" if record.held_out_accuracy is None else f" ({percent(record.held_out_accuracy)} right)"
+        kept = "  <- kept" if record == report.best else ""
+        click.echo(f"epoch {record.epoch}  loss {number(record.loss)}{held_out}{kept}")
+    click.echo(f"{report.steps} steps, {report.examples} examples, stopped by {report.stopped}")
+    click.echo(f"update: {update} ({size(update.stat().st_size)})")

@@ -1,0 +1,70 @@
+"""What a bundle needs to generate text: a graph with a cache, the tokens that end a text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from edgepeft.methods import Method
+from edgepeft.methods.base import GraphMethod
+from edgepeft_export.compile import Compiled
+from edgepeft_export.forward.graph import ForwardError
+from edgepeft_export.forward.torch_source.generation import IDS, MASK, decoding_of
+from edgepeft_export.generation import Decoding, with_generation
+from edgepeft_export.quantize import Quantization, Report
+from edgepeft_export.verification import VerificationError
+from edgepeft_runtime.bundle.generation_spec import GenerationSpec
+from edgepeft_runtime.bundle.manifest import TextSpec
+
+
+def generation_spec(compiled: Compiled, model: nn.Module | Path, text: TextSpec | None) -> GenerationSpec | None:
+    """How a causal language model is fed for generation; ``None`` where it has other inputs than ids and a mask."""
+    names = {value.name for value in compiled.inputs}
+    fields: Mapping[str, str] = {IDS: "ids", MASK: "attention_mask"} if text is None else text.fields
+    inputs = {kind: name for name, kind in fields.items() if name in names}
+    if "ids" not in inputs or set(inputs.values()) != names or "type_ids" in inputs:
+        return None
+    return GenerationSpec(inputs["ids"], inputs.get("attention_mask"), end_tokens(model))
+
+
+def end_tokens(model: nn.Module | Path) -> tuple[int, ...]:
+    """What a model of ``transformers`` ends a text with."""
+    settings = [getattr(model, "generation_config", None), getattr(model, "config", None)]
+    size = getattr(settings[1], "vocab_size", None)
+    for found in settings:
+        end: Any = getattr(found, "eos_token_id", None)
+        tokens = [] if end is None else [end] if isinstance(end, int) else list(end)
+        if tokens:
+            return tuple(token for token in tokens if size is None or 0 <= token < size)
+    return ()
+
+
+def add_cache(
+    compiled: Compiled,
+    spec: GenerationSpec,
+    model: nn.Module,
+    method: Method | None,
+    packing: Quantization,
+    report: Report,
+    announce: Callable[[str], None],
+) -> tuple[Compiled, GenerationSpec]:
+    """The graphs with ``generate`` among them where the model can be exported so; else as they are, which is told.
+
+    Args:
+        model: with its method attached, as the other graphs were made of it.
+    """
+    if (spec.ids, spec.attention_mask) != (IDS, MASK):
+        return compiled, spec
+    announce("exporting the graph that generates")
+    try:
+        decoding = decoding_of(model)
+    except (ForwardError, VerificationError) as error:
+        announce(f"no graph with a cache: {error.context or error.message}; the whole text will be read for each token")
+        return compiled, spec
+    if isinstance(method, GraphMethod):
+        decoding = Decoding(method.on_graph(decoding.forward, model), decoding.cache)
+    return with_generation(compiled, decoding, packing, report), replace(spec, cache=decoding.specs())

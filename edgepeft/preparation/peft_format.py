@@ -1,0 +1,61 @@
+"""What a bundle must remember to become a PEFT adapter again."""
+
+from __future__ import annotations
+
+import json
+from itertools import permutations
+from typing import Any
+
+from torch import Tensor, nn
+
+from edgepeft_export.forward.torch_source.shared_storage import views_of
+
+
+def peft_recipe(model: nn.Module) -> dict[str, Any]:
+    """How a trained ``PeftModel`` is written as an adapter; empty for other models.
+
+    ``{"peft": {"config": …, "keys": {parameter: key in adapter_model.safetensors},
+    "tied": {further key: [parameter, its axes in the key's order]}}}``
+    """
+    try:
+        from peft import PeftModel, get_peft_model_state_dict
+    except ImportError:
+        return {}
+    if not isinstance(model, PeftModel):
+        return {}
+    config = model.peft_config[model.active_adapter].to_dict()
+    if config.get("save_projection"):
+        config["save_projection"] = False  # of VeRA's random matrices, which do not train: peft draws them again
+    views = views_of(model)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad and name not in views}
+    names = {parameter.data_ptr(): name for name, parameter in trained.items()}
+    state = get_peft_model_state_dict(model, adapter_name=model.active_adapter)
+    # peft names a saved tensor differently from the parameter it comes from; that they share their memory tells which
+    # is which, and by its strides whether it is transposed.
+    keys: dict[str, str] = {}
+    tied: dict[str, list[Any]] = {}
+    for key, tensor in state.items():
+        name = names.get(tensor.data_ptr())
+        if name is None:
+            continue
+        axes = _axes(trained[name], tensor)
+        if axes != sorted(axes) or keys.setdefault(name, key) != key:
+            tied[key] = [name, axes]
+    return {"peft": {"config": json.loads(json.dumps(config, default=_plain)), "keys": keys, "tied": tied}}
+
+
+def _axes(owner: Tensor, view: Tensor) -> list[int]:
+    """The owner's axes in the order of the view's."""
+    orders = (list(axes) for axes in permutations(range(owner.ndim)))
+    return next(axes for axes in orders if owner.permute(axes).stride() == view.stride())
+
+
+def linear_weights(model: nn.Module) -> list[str]:
+    """Names of the weights of linear layers, which are all that peft's SHiRA can change."""
+    return [f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (set, frozenset, tuple)):
+        return sorted(value)
+    return getattr(value, "value", None) or str(value)

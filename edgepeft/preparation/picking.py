@@ -1,0 +1,59 @@
+"""Picks the elements that train on the workstation, by proxy data, so that all devices train the same ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+from edgepeft_runtime.bundle.bundle import ADAPTER, MANIFEST, Bundle
+from edgepeft_runtime.bundle.manifest import FileEntry
+from edgepeft_runtime.data.batch import Batch
+from edgepeft_runtime.engine.engine import SELECT
+from edgepeft_runtime.errors import BundleError
+from edgepeft_runtime.files.staging import revised_directory
+from edgepeft_runtime.files.tensorfile import Array, sha256_of, write_tensors
+from edgepeft_runtime.train.trainer import Trainer
+
+
+def pick(bundle: str | Path, batches: Iterable[Batch], *, threads: int | None = None) -> Path:
+    """Pick by the gradient on these batches, and put what was picked in the bundle, in the place of ``select.onnx``.
+
+    Args:
+        bundle: the directory of a bundle whose devices would pick for themselves.
+        batches: arrays by name, inputs and labels; as many as the method asks for are taken.
+        threads: threads inside an operator; ``None`` leaves it to onnxruntime.
+
+    Returns:
+        ``bundle``, whose adapter is a new one: updates of the old one are stale.
+
+    Raises:
+        BundleError: nothing is to be picked.
+        BatchError, TrainingError: see :meth:`edgepeft_runtime.Trainer.pick`; the bundle is as before.
+    """
+    opened = Bundle.open(bundle)
+    with Trainer.open(opened, threads=threads) as trainer:
+        if not trainer.must_pick:
+            raise BundleError(
+                "nothing-to-pick",
+                f"In {bundle} nothing is to be picked.",
+                context=f"method: {opened.manifest.recipe.get('method', 'unknown')}",
+                hint="prepare it with the method sift and the mask gradient or accumulated.",
+            )
+        trainer.pick(islice(batches, max(spec.batches for spec in opened.manifest.sparse)))
+        parameters = trainer.parameters()
+    _replace(opened, parameters)
+    return Path(bundle)
+
+
+def _replace(bundle: Bundle, parameters: dict[str, Array]) -> None:
+    """Put a copy with the new adapter in the place of the bundle."""
+    kept = [name for name in bundle.manifest.files if name not in (ADAPTER, SELECT)]
+    with revised_directory(bundle.path, kept, error=BundleError) as folder:
+        write_tensors(folder / ADAPTER, parameters, error=BundleError)
+        entry = FileEntry(sha256_of(folder / ADAPTER), (folder / ADAPTER).stat().st_size)
+        files = {name: bundle.manifest.files[name] for name in kept} | {ADAPTER: entry}
+        sparse = tuple(replace(spec, gradient=None) for spec in bundle.manifest.sparse)
+        manifest = replace(bundle.manifest, files=files, sparse=sparse)
+        (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")

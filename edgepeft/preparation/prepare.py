@@ -1,0 +1,353 @@
+"""From a model to a bundle: method, forward graph, loss, backward, optimizer, files."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from torch import Tensor, nn
+
+from edgepeft.compress import Pruning
+from edgepeft.methods import Method
+from edgepeft.methods.base import head_modules
+from edgepeft.preparation.attachment import Attachment, forward_of
+from edgepeft.preparation.generation import add_cache, generation_spec
+from edgepeft.preparation.memory_budget import MemoryBudget, Plan, plan_for
+from edgepeft.preparation.trial import Trial
+from edgepeft.sources.class_names import class_names
+from edgepeft.sources.load import Source, load_source
+from edgepeft.sources.text_processor import read_tokenizer_file
+from edgepeft_export import losses, optimizers
+from edgepeft_export.autodiff import Gap
+from edgepeft_export.bundle import Extras, check_target, write_bundle
+from edgepeft_export.compile import compile_step, missing_rules
+from edgepeft_export.forward import Forward
+from edgepeft_export.forward.head import probabilities, with_scores
+from edgepeft_export.forward.torch_source.module import DynamicAxes, ExampleInputs
+from edgepeft_export.forward.torch_source.own_loss import from_function
+from edgepeft_export.ort_training import OrtTraining, export_ort_training
+from edgepeft_export.quantize import Packed, Quantization, quantize
+from edgepeft_export.quantize.choose import Batch
+from edgepeft_runtime.bundle.manifest import ImageSpec, TextSpec
+from edgepeft_runtime.engine.registry import ORT_TRAINING, PORTABLE, check_engine
+from edgepeft_runtime.errors import EdgepeftError
+from edgepeft_runtime.notices import notice
+
+LossLike: TypeAlias = str | losses.Loss | Callable[..., Tensor] | Path
+Model: TypeAlias = nn.Module | Source | str | Path
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What :func:`prepare` made.
+
+    Attributes:
+        bundle: the directory.
+        trainable: number of elements that train.
+        unreached: parameters that were to train and that the loss does not depend on; they stay frozen.
+        packed: what each packed tensor stands for, by its name.
+        kept: weights that could have been packed and stayed fp32, each with the reason.
+    """
+
+    bundle: Path
+    trainable: int
+    unreached: tuple[str, ...]
+    packed: Mapping[str, Packed] = field(default_factory=dict)
+    kept: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What :func:`doctor` found.
+
+    Attributes:
+        trainable: shape by name of what would train.
+        gaps: operators on the way to it that have no gradient rule; empty where the model can be prepared.
+    """
+
+    trainable: Mapping[str, tuple[int, ...]]
+    gaps: tuple[Gap, ...]
+
+
+def prepare(
+    model: Model,
+    example_inputs: ExampleInputs | None = None,
+    *,
+    out: str | Path,
+    method: str | Method | None = None,
+    loss: LossLike | None = None,
+    optimizer: str | optimizers.Optimizer = "adamw",
+    prune: Pruning | None = None,
+    compute: str | Quantization = "fp32",
+    recompute: str = "none",
+    memory_budget: MemoryBudget | None = None,
+    calibration: Sequence[Batch] | None = None,
+    trainable: Sequence[str] = (),
+    example_labels: Mapping[str, Tensor] | None = None,
+    dynamic_axes: DynamicAxes | None = None,
+    outputs: Sequence[str] | None = None,
+    classes: Sequence[str] | None = None,
+    tokenizer: str | Path | None = None,
+    text: TextSpec | None = None,
+    image: ImageSpec | None = None,
+    generation: bool | None = None,
+    engine: str | OrtTraining = PORTABLE,
+    overwrite: bool = False,
+    announce: Callable[[str], None] | None = None,
+) -> Prepared:
+    """Prepare a model for fine-tuning on a device.
+
+    Args:
+        model: a torch module, a ``peft.PeftModel``, a Hugging Face model directory, an ``.onnx`` file, or a
+            :class:`Source`.
+        example_inputs: arguments of ``forward``; needed for a torch module. Of an ``.onnx`` file, inputs by name that
+            it is compared on, where invented ones do not fit.
+        out: the bundle's directory.
+        method: what trains (``lora``, ``bitfit``, ``head``, ``freeze``, ``full``, or a method with settings). ``None``
+            takes the ``requires_grad`` flags as they are. To an ``.onnx`` file ``lora`` and ``ffa`` can be attached.
+        loss: a name, a loss with settings, a torch function ``(outputs and labels by name) -> mean loss``, or the path
+            of an ONNX model with the same meaning. Default: the one that goes with the source, ``cross_entropy`` for a
+            module.
+        optimizer: ``adamw``, ``sgd``, or one with settings.
+        prune: what is cut out of the model, or set to zero, before the method is attached.
+        compute: ``fp32``, ``int8``, ``int4``, or a :class:`Quantization` with settings: how the frozen weights are
+            packed.
+        recompute: ``none``, or ``block``: activations inside a block are computed a second time in the backward instead
+            of kept, which takes less memory and more time.
+        memory_budget: bytes that training may take; chooses ``recompute`` and how many examples go through at a time.
+        calibration: a few batches, arrays by name, on which the effect of rounding is measured, and heads, neurons
+            and weights are scored; the labels may be among them.
+        trainable: for an ``.onnx`` file, names or patterns of the initializers that train.
+        example_labels: for a torch function as loss, an example of each label.
+        dynamic_axes: sizes that may change, ``{input: {axis: name}}``; see :func:`edgepeft_export.forward.from_torch`.
+        outputs: which of the model's outputs to keep, or any tensors of an ``.onnx`` file; the loss looks at the first.
+            Without them, a loss over scores reads a file's scores before its last Softmax or Sigmoid.
+        classes: names of the classes, by label.
+        tokenizer: path of a ``tokenizer.json`` to carry in the bundle; with ``text`` the device takes raw text.
+        text, image: how raw data becomes inputs.
+        generation: whether the bundle of a causal language model gets a graph that generates with a cache; ``None``:
+            where it takes text.
+        engine: ``ort-training``, or :class:`OrtTraining` with settings, adds the artifacts that ONNX Runtime Training
+            takes; the bundle's own graphs are there in any case.
+        overwrite: replace a bundle that is there.
+        announce: told what is being done: some of it takes a while.
+
+    Raises:
+        EdgepeftError: whatever does not fit, with what to do about it; nothing is left at ``out`` then.
+    """
+    check_target(Path(out), overwrite)
+    tell = announce or _silent
+    source = _source(model, example_inputs)
+    carried = {} if tokenizer is None else read_tokenizer_file(Path(tokenizer), source.model)
+    how = Attachment(method, prune, calibration, trainable, dynamic_axes, outputs)
+    exported = _exported(source, how, loss, example_labels or {}, tell)
+    forward, packing = exported.forward, Quantization(compute) if isinstance(compute, str) else compute
+    terms, how = exported.loss, exported.how
+    forward, packed = quantize(forward, packing, calibration, tell)
+    update = optimizers.by_name(optimizer) if isinstance(optimizer, str) else optimizer
+    tell("compiling the train step")
+    micro_batch = None
+    if memory_budget is None:
+        compiled = compile_step(forward, terms, update, recompute)
+    else:
+        plan = plan_for(memory_budget, forward, terms, update, tell)
+        compiled, recompute, micro_batch = plan.compiled, plan.recompute, plan.micro_batch
+        tell(_told(plan))
+    text = text or source.text
+    speaks = generation_spec(compiled, source.model, text) if terms.describe()["kind"] == "causal_lm" else None
+    attached = exported.attached
+    if speaks is not None and attached and (text is not None if generation is None else generation):
+        compiled, speaks = add_cache(compiled, speaks, attached[0], how.chosen, packing, packed, tell)
+    extras = Extras(
+        roles=_heads(source.model, forward),
+        dimension_max=_dimension_max(source, how.chosen),
+        classes=_classes(classes if classes is not None else source.classes, forward),
+        text=text,
+        image=image or source.image,
+        files={**source.files, **carried},
+        micro_batch=micro_batch,
+        generation=speaks,
+        packed=packed.packed,
+        recipe={
+            **exported.recipe,
+            **packed.recipe(packing),
+            **({"recompute": recompute} if recompute != "none" else {}),
+        },
+    )
+    tell("writing the bundle, and taking a step on the example")
+    complete = _completed(exported.trial(packing.rounds, tell), _artifacts(engine))
+    bundle = write_bundle(compiled, terms, update, out, extras, overwrite=overwrite, complete=complete)
+    return Prepared(bundle, compiled.trained, compiled.unreached, packed.packed, packed.kept)
+
+
+@dataclass(frozen=True)
+class _Exported:
+    """A forward graph that was compared with its source, and the loss behind it."""
+
+    forward: Forward
+    loss: losses.Loss
+    function: Callable[..., Tensor] | None
+    example_labels: Mapping[str, Tensor]
+    recipe: Mapping[str, Any]
+    how: Attachment
+    attached: Sequence[nn.Module]
+
+    def trial(self, rounds: bool, tell: Callable[[str], None]) -> Trial:
+        """What the loss of a bundle is compared with."""
+        return Trial(self.forward, self.loss, self.function, self.example_labels, rounds, tell)
+
+
+def _exported(
+    source: Source,
+    how: Attachment,
+    loss: LossLike | None,
+    example_labels: Mapping[str, Tensor],
+    tell: Callable[[str], None],
+) -> _Exported:
+    """Export and compare the forward graph and the loss; what the user should know of them is a notice."""
+    tell("exporting the forward graph, and comparing it with the model")
+    attached: list[nn.Module] = []
+    how = replace(how, on_attached=attached.append)
+    forward, recipe = forward_of(source, how)
+    loss = source.loss if loss is None else loss
+    terms = _loss(loss, forward, example_labels)
+    kind = str(terms.describe()["kind"])
+    if isinstance(source.model, Path) and how.outputs is None:
+        given = forward.outputs
+        forward = with_scores(forward, kind)
+        recipe = recipe if forward.outputs == given else {**recipe, "outputs": list(given)}
+    elif (head := probabilities(forward, kind)) is not None:
+        notice(f"the output {forward.outputs[0]!r} comes from a {head.op_type}, and the loss {kind} takes scores")
+    for note in forward.verified.notes:
+        notice(note)
+    function = loss if _is_function(loss) else None
+    return _Exported(forward, terms, function, example_labels, recipe, how, attached)  # type: ignore[arg-type]  # a Loss has emit
+
+
+def _is_function(loss: LossLike) -> bool:
+    return isinstance(loss, nn.Module) or not (isinstance(loss, (str, Path)) or hasattr(loss, "emit"))
+
+
+def _completed(trial: Trial, artifacts: Callable[[Path], object] | None) -> Callable[[Path], None]:
+    """What is done to the folder of a new bundle before it takes its place."""
+
+    def complete(folder: Path) -> None:
+        trial(folder)
+        if artifacts is not None:
+            artifacts(folder)
+
+    return complete
+
+
+def _artifacts(engine: str | OrtTraining) -> Callable[[Path], object] | None:
+    """What adds the official artifacts to a bundle, where they are asked for."""
+    if isinstance(engine, OrtTraining):
+        return partial(export_ort_training, settings=engine)
+    check_engine(engine)
+    return export_ort_training if engine == ORT_TRAINING else None
+
+
+def _told(plan: Plan) -> str:
+    frozen = f", {len(plan.frozen)} tensors frozen" if plan.frozen else ""
+    return f"{plan.micro_batch} examples at a time, recompute {plan.recompute}{frozen}: {plan.peak / 1e6:.0f} MB"
+
+
+def _silent(_: str) -> None:
+    """Nobody listens."""
+
+
+def doctor(
+    model: Model,
+    example_inputs: ExampleInputs | None = None,
+    *,
+    method: str | Method | None = None,
+    loss: LossLike | None = None,
+    trainable: Sequence[str] = (),
+    example_labels: Mapping[str, Tensor] | None = None,
+    dynamic_axes: DynamicAxes | None = None,
+    outputs: Sequence[str] | None = None,
+) -> Diagnosis:
+    """See what would train and which operators no gradient can cross.
+
+    Where every operator has a rule, a bundle is made, tried and thrown away: what :func:`prepare` would refuse, is
+    refused here.
+
+    Args: as of :func:`prepare`.
+
+    Raises:
+        EdgepeftError: whatever else than a missing gradient rule keeps the model from being prepared.
+    """
+    source = _source(model, example_inputs)
+    how = Attachment(method, None, None, trainable, dynamic_axes, outputs)
+    exported = _exported(source, how, loss, example_labels or {}, _silent)
+    missing = missing_rules(exported.forward, exported.loss)
+    if not missing:
+        update = optimizers.by_name("sgd")
+        compiled = compile_step(exported.forward, exported.loss, update)
+        extras = Extras(classes=_classes(source.classes, exported.forward))
+        with tempfile.TemporaryDirectory() as folder:
+            out, trial = Path(folder) / "bundle", exported.trial(False, _silent)
+            write_bundle(compiled, exported.loss, update, out, extras, complete=trial)
+    forward = exported.forward
+    trained = {name: array.shape for name, array in forward.parameters.items() if name not in forward.held}
+    return Diagnosis(trained, tuple(missing))
+
+
+def _source(model: Model, example_inputs: ExampleInputs | None) -> Source:
+    if isinstance(model, Source):
+        return model
+    if not isinstance(model, nn.Module):
+        source = load_source(model)
+        return replace(source, example_inputs=example_inputs) if isinstance(source.model, Path) else source
+    if example_inputs is None:
+        raise EdgepeftError(
+            "example-inputs",
+            "A torch module cannot be prepared without example inputs.",
+            context=None,
+            hint="give a dict {argument of forward: tensor}; sizes may differ on the device.",
+        )
+    return Source(model, example_inputs)
+
+
+def _dimension_max(source: Source, method: Method | None) -> Mapping[str, int]:
+    """Largest sizes; a prompt takes learned positions from the input."""
+    config: Any = getattr(source.model, "active_peft_config", None)  # of a model that brings its prompt
+    own = config.num_virtual_tokens if getattr(config, "is_prompt_learning", False) else 0
+    taken = own or getattr(method, "tokens", 0)
+    return {name: size - taken if name == "sequence" else size for name, size in source.dimension_max.items()}
+
+
+def _loss(loss: LossLike, forward: Forward, example_labels: Mapping[str, Tensor]) -> losses.Loss:
+    if isinstance(loss, Path) or (isinstance(loss, str) and loss.endswith(".onnx")):
+        return losses.OnnxLoss.read(loss)
+    if isinstance(loss, str):
+        return losses.by_name(loss)
+    if _is_function(loss):
+        return from_function(loss, forward, example_labels)  # type: ignore[arg-type]  # it is none of the others
+    return loss  # type: ignore[return-value]  # hasattr has told a Loss from a function
+
+
+def _heads(model: nn.Module | Path, forward: Forward) -> dict[str, str]:
+    """The role of the parameters of a task head; other roles are told by the names."""
+    heads = () if isinstance(model, Path) else tuple(f"{name}." for name in head_modules(model))
+    return {name: "head" for name in forward.parameters if name.startswith(heads)} if heads else {}
+
+
+def _classes(names: Sequence[str] | None, forward: Forward) -> tuple[str, ...] | None:
+    if names is None:
+        return None
+    names = class_names(names)
+    first = forward.model.graph.outputs[0]
+    size = first.shape[-1] if first.shape is not None and len(first.shape) else None
+    if isinstance(size, int) and size != len(names):
+        raise EdgepeftError(
+            "classes",
+            f"{len(names)} class names for a model that gives {size} scores.",
+            context=f"names: {', '.join(names)}",
+            hint="give one name per score, in the order of the labels.",
+        )
+    return names

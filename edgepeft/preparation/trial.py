@@ -1,0 +1,159 @@
+"""Runs the step of a new bundle on the model's example, before the bundle takes its place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from edgepeft.preparation.reference_losses import loss_of
+from edgepeft_export.forward import Forward
+from edgepeft_export.losses import FIRST_LOGITS, Loss, OnnxLoss
+from edgepeft_export.verification import Example, GraphRun, VerificationError
+from edgepeft_runtime import Trainer
+from edgepeft_runtime.bundle.manifest import LabelSpec, Manifest
+from edgepeft_runtime.errors import BatchError, TrainingError
+from edgepeft_runtime.files.tensorfile import Array
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What the loss of a new bundle is compared with.
+
+    Attributes:
+        forward: the fp32 graph, with the examples that it was compared on.
+        loss: as it was compiled.
+        function: the torch function that it was exported from.
+        example_labels: of that function.
+        rounds: whether weights were quantized: the difference is reported then, and allowed.
+        tell: called with the report.
+    """
+
+    forward: Forward
+    loss: Loss
+    function: Callable[..., Tensor] | None = None
+    example_labels: Mapping[str, Tensor] = field(default_factory=dict)
+    rounds: bool = False
+    tell: Callable[[str], None] = print
+
+    def __call__(self, folder: Path) -> None:
+        """Open the bundle in ``folder`` and take a step with a learning rate of 0 on each example.
+
+        Raises:
+            BundleError: the bundle does not open.
+            VerificationError: its loss is not that of the model.
+            TrainingError: onnxruntime does not run the step.
+        """
+        with Trainer.open(folder) as trainer:
+            for example in self.forward.verified.examples:
+                self._compare(trainer, example)
+
+    def _compare(self, trainer: Trainer, example: Example) -> None:
+        labels = self._labels(trainer.bundle.manifest, example)
+        if labels is None:
+            return
+        expected = self._expected(trainer.bundle.manifest, example, labels)
+        try:
+            found = trainer.step({**example.inputs, **labels}, lr=0.0)
+        except BatchError:
+            return  # sizes that the model takes and the device is not to feed, or infinite inputs
+        except TrainingError as error:
+            if error.reference == "onnxruntime-failed" or not np.isfinite(expected):
+                raise
+            return  # the gradient is infinite at this very point, as it may be in torch
+        off = abs(found - expected) / max(abs(expected), 1e-3)
+        if self.rounds:
+            self.tell(f"the loss on the example is {found:.5g}, in fp32 {expected:.5g}")
+        elif np.isfinite(expected) and not off <= self.forward.verified.tolerance:
+            raise _differs(found, expected, example)
+
+    def _labels(self, manifest: Manifest, example: Example) -> dict[str, Array] | None:
+        """Labels of the example's sizes: the user's, repeated, or invented ones."""
+        sizes = _sizes(manifest, example)
+        draw = np.random.default_rng(0)
+        labels = {}
+        for spec in manifest.labels:
+            shape = _shape(spec, manifest, sizes, example)
+            if shape is None:
+                return None
+            given = self.example_labels.get(spec.name)
+            made = _invented(spec, shape, draw) if given is None else _repeated(given, shape)
+            labels[spec.name] = _without_padding(made, spec, example)
+        return labels
+
+    def _expected(self, manifest: Manifest, example: Example, labels: Mapping[str, Array]) -> float:
+        if isinstance(self.loss, OnnxLoss) and self.function is None:
+            (value,) = GraphRun(self.loss.model)({**example.outputs, **labels}).values()
+            return float(value.reshape(-1)[0])
+        tensors = {name: torch.from_numpy(np.array(array)) for name, array in {**example.outputs, **labels}.items()}
+        if self.function is None:
+            first, wanted = tensors[manifest.outputs[0].name], tensors["labels"]
+            if manifest.loss.kind == "causal_lm" and FIRST_LOGITS in tensors:  # of a prompt: the first token counts
+                first = torch.cat([tensors[FIRST_LOGITS][:, None], first], 1)
+                wanted = torch.nn.functional.pad(wanted, (1, 0))
+            return float(loss_of(manifest.loss.kind, manifest.loss.settings, first, wanted))
+        names = {value.name for value in self.loss.model.graph.inputs} if isinstance(self.loss, OnnxLoss) else set()
+        with torch.no_grad():
+            return float(self.function(**{name: tensor for name, tensor in tensors.items() if name in names}))
+
+
+def _sizes(manifest: Manifest, example: Example) -> dict[str, int]:
+    """The size of each named dimension."""
+    arrays: dict[str, Any] = {**example.outputs, **example.inputs}
+    return {
+        dim: size
+        for spec in (*manifest.outputs, *manifest.inputs)
+        for dim, size in zip(spec.shape, arrays[spec.name].shape, strict=False)
+        if isinstance(dim, str)
+    }
+
+
+def _shape(spec: LabelSpec, manifest: Manifest, sizes: Mapping[str, int], example: Example) -> tuple[int, ...] | None:
+    first = example.outputs[manifest.outputs[0].name].shape
+    found = []
+    for axis, dim in enumerate(spec.shape):
+        size = sizes.get(dim, first[axis] if axis < len(first) else None) if isinstance(dim, str) else dim
+        if size is None:
+            return None
+        found.append(size)
+    return tuple(found)
+
+
+def _invented(spec: LabelSpec, shape: tuple[int, ...], draw: np.random.Generator) -> Array:
+    dtype = np.dtype(spec.dtype)
+    if np.issubdtype(dtype, np.floating):
+        return np.asarray(draw.random(shape)).astype(dtype)
+    return np.asarray(draw.integers(0, 2 if spec.classes is None else spec.classes, shape)).astype(dtype)
+
+
+def _without_padding(labels: Array, spec: LabelSpec, example: Example) -> Array:
+    """Labels that do not count at padding and behind it, where what a model gives has no meaning."""
+    for name, mask in example.inputs.items():
+        if "mask" in name and spec.ignore_index is not None and mask.shape == labels.shape:
+            padding = mask == 0
+            if labels.ndim > 1:
+                padding[:, 1:] |= mask[:, :-1] == 0  # a causal model predicts these from padding
+            labels = np.where(padding, np.asarray(spec.ignore_index, labels.dtype), labels)
+    return labels
+
+
+def _repeated(labels: Tensor, shape: tuple[int, ...]) -> Array:
+    array: Array = labels.detach().numpy()
+    for axis, size in enumerate(shape):
+        array = np.take(array, np.arange(size) % array.shape[axis], axis=axis)
+    return array
+
+
+def _differs(found: float, expected: float, example: Example) -> VerificationError:
+    shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in example.inputs.items())
+    return VerificationError(
+        "step-differs",
+        f"The loss of the compiled step is {found:.6g} on the example; the model's own is {expected:.6g}.",
+        context=f"sizes: {shapes}",
+        hint="the outputs agree, so the loss or an edit of the graph is at fault: please report the model's operators.",
+    )

@@ -1,0 +1,227 @@
+"""The image processor of a model directory, in the words of a bundle.
+
+What a device computes with Pillow and numpy must be what the directory's own processor computes. So the processor is
+described by its fields, and then both are run on a few images: what differs is refused.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgepeft.data.pixels import fitted, normalized
+from edgepeft.errors import SourceError
+from edgepeft_runtime.bundle.manifest import RESAMPLES, ImageSpec
+from edgepeft_runtime.notices import notice
+
+FILE = "preprocessor_config.json"
+INPUT = "pixel_values"
+TOLERANCE = 1e-5
+"""Largest difference between the device and the processor, relative to the largest value."""
+
+_FIELDS = (
+    *("do_resize", "size", "crop_pct", "resample", "do_center_crop", "crop_size", "do_rescale", "rescale_factor"),
+    *("do_normalize", "image_mean", "image_std", "do_pad", "do_flip_channel_order", "do_convert_rgb"),
+)
+"""Fields that most processors have, for messages."""
+
+_PROBES = ((37, 64), (80, 41), (300, 300), (320, 560))
+"""Heights and widths of the images on which the two are compared."""
+
+
+class ImageProcessorError(SourceError):
+    """An image processor that a device cannot follow."""
+
+
+def image_spec(path: Path, config: Any) -> ImageSpec:
+    """How images become the input of the model in a directory.
+
+    Args:
+        path: the directory; its ``preprocessor_config.json`` says what is done to an image.
+        config: the model's configuration: channels, and the size where there is no such file.
+
+    Raises:
+        ImageProcessorError: the processor cannot be read, or does what a device cannot do.
+    """
+    channels = int(getattr(config, "num_channels", 3))
+    stated = _size_of(config)
+    if not (path / FILE).is_file():
+        return _assumed(path, channels, stated)
+    processor = _loaded(path, stated)
+    reference = [_processed(processor, probe, path) for probe in _probes(channels)]
+    size = _common_size(processor, reference, path)
+    for spec in _candidates(processor, channels, size):
+        if all(_agree(spec, probe, found) for probe, found in zip(_probes(channels), reference, strict=True)):
+            return spec
+    raise _refused(path, processor, "its fields do not describe what it does to an image")
+
+
+def _assumed(path: Path, channels: int, size: tuple[int, int] | None) -> ImageSpec:
+    if size is None:
+        raise ImageProcessorError(
+            "image-processor",
+            f"{path} does not say how large its images are.",
+            context=f"there is no {FILE}, and config.json has no image_size",
+            hint=f"save the model's image processor there: AutoImageProcessor…save_pretrained writes {FILE}.",
+        )
+    notice(f"{path} has no {FILE}: images are resized to {_text(size)}, with mean and deviation 0.5.")
+    return ImageSpec(INPUT, size, channels, (0.5,) * channels, (0.5,) * channels)
+
+
+def _size_of(config: Any) -> tuple[int, int] | None:
+    """Height and width that the model's configuration states."""
+    size = getattr(config, "image_size", None)
+    if isinstance(size, int):
+        return size, size
+    return (int(size[0]), int(size[1])) if isinstance(size, list | tuple) and len(size) == 2 else None
+
+
+def _loaded(path: Path, stated: tuple[int, int] | None) -> Any:
+    """The processor, on Pillow and numpy; a size that its file does not give is the model's."""
+    from transformers import AutoImageProcessor
+
+    try:
+        settings = json.loads((path / FILE).read_text("utf-8"))
+        if not isinstance(settings, dict):
+            raise ValueError(f"it holds a {type(settings).__name__} instead of an object")
+        found = AutoImageProcessor.from_pretrained(path, local_files_only=True, backend="pil")
+        if stated is None or "size" in settings or "height" not in dict(found.size or {}):
+            return found
+        size = {"height": stated[0], "width": stated[1]}
+        return AutoImageProcessor.from_pretrained(path, local_files_only=True, backend="pil", size=size)
+    except Exception as error:  # transformers raises what it will
+        raise ImageProcessorError(
+            "image-processor",
+            f"transformers cannot load the image processor of {path}.",
+            context=f"{FILE}: {_first_line(error)}",
+            hint="write the file anew with save_pretrained, or take it out where the model is fed values from -1 to 1.",
+        ) from error
+
+
+def _probes(channels: int) -> Iterator[Any]:
+    """Images with edges, slopes and noise, the same each time."""
+    from PIL import Image
+
+    for number, (height, width) in enumerate(_PROBES):
+        pixels = np.random.default_rng(number).integers(0, 256, (height, width, channels), dtype=np.uint8)
+        pixels[: height // 2] = np.linspace(0, 255, width, dtype=np.uint8)[:, None]
+        yield Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
+
+
+def _processed(processor: Any, image: Any, path: Path) -> NDArray[np.float32]:
+    """What the processor makes of an image: ``[channels, height, width]``."""
+    try:
+        return np.asarray(processor(image, return_tensors="np")[INPUT][0], np.float32)
+    except Exception as error:  # transformers raises what it will
+        name = _name(processor)
+        raise ImageProcessorError(
+            "image-processor",
+            f"The image processor of {path} does not take an image.",
+            context=f"{FILE}: {name}: {_first_line(error)}\nits fields: {_fields(processor)}",
+            hint=f"give the fields that {name} reads, as its save_pretrained writes them, or name another class as "
+            "image_processor_type.",
+        ) from error
+
+
+def _common_size(processor: Any, found: list[NDArray[np.float32]], path: Path) -> tuple[int, int]:
+    sizes = {image.shape[1:] for image in found if image.ndim == 3}
+    if len(sizes) != 1:
+        shown = ", ".join(str(image.shape) for image in found)
+        raise _refused(path, processor, f"it gives images of different sizes: {shown}")
+    height, width = sizes.pop()
+    return int(height), int(width)
+
+
+def _candidates(processor: Any, channels: int, size: tuple[int, int]) -> Iterator[ImageSpec]:
+    """Descriptions of what the processor's fields may mean: some classes enlarge the edge before they crop."""
+    mean, std = _normalization(processor, channels)
+    order = "BGR" if getattr(processor, "do_flip_channel_order", False) else "RGB"
+    for resize in _resizes(processor):
+        yield ImageSpec(INPUT, size, channels, mean, std, resize, _filter(processor), order)
+
+
+def _resizes(processor: Any) -> list[tuple[int, ...] | None]:
+    if not getattr(processor, "do_resize", False):
+        return [()]
+    given = dict(getattr(processor, "size", None) or {})
+    edge, height, width = given.get("shortest_edge"), given.get("height"), given.get("width")
+    lengths = (height, width) if height and width else (edge,) if edge else ()
+    part = getattr(processor, "crop_pct", None) or 1.0  # of ConvNeXT and PoolFormer; LeViT's is fixed
+    enlarged = (lengths, tuple(int(n / part) for n in lengths), tuple(int(256 / 224 * n) for n in lengths))
+    return [None, *(found for found in dict.fromkeys(enlarged) if found)]
+
+
+def _normalization(processor: Any, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation of values from 0 to 1 that come to the same as the processor's scale, offset and both."""
+    rescales, normalizes = getattr(processor, "do_rescale", False), getattr(processor, "do_normalize", False)
+    scale = 255.0 * (processor.rescale_factor if rescales else 1.0)
+    scale = 1.0 if abs(scale - 1) < 1e-9 else scale
+    offset = 1.0 if rescales and getattr(processor, "rescale_offset", False) else 0.0
+    means = _per_channel(processor.image_mean if normalizes else 0.0, channels)
+    deviations = _per_channel(processor.image_std if normalizes else 1.0, channels)
+    again = _per_channel(processor.image_std if getattr(processor, "include_top", False) else 1.0, channels)
+    mean = tuple((value + offset) / scale for value in means)
+    return mean, tuple(value * more / scale for value, more in zip(deviations, again, strict=True))
+
+
+def _per_channel(value: Any, channels: int) -> tuple[float, ...]:
+    found = tuple(value) if isinstance(value, list | tuple) else (value,)
+    return tuple(float(item) for item in (found * channels if len(found) == 1 else found))
+
+
+def _filter(processor: Any) -> str:
+    from PIL import Image
+
+    chosen = getattr(processor, "resample", None)
+    return "bilinear" if chosen is None else Image.Resampling(int(chosen)).name.lower()
+
+
+def _agree(spec: ImageSpec, image: Any, expected: NDArray[np.float32]) -> bool:
+    if len(spec.mean) != spec.channels or len(spec.std) != spec.channels or spec.resample not in RESAMPLES:
+        return False
+    try:
+        found = normalized(fitted(image, spec), spec)
+    except ValueError:  # resized, it would be too large
+        return False
+    largest = max(1.0, float(np.abs(expected).max()))
+    return found.shape == expected.shape and bool(np.abs(found - expected).max() <= TOLERANCE * largest)
+
+
+def _refused(path: Path, processor: Any, why: str) -> ImageProcessorError:
+    return ImageProcessorError(
+        "image-processor",
+        f"A device cannot do what the image processor of {path} does.",
+        context=f"{FILE}: {_name(processor)}: {why}.\nits fields: {_fields(processor)}",
+        hint="give it a fixed size (size with height and width, or do_center_crop with crop_size) and no padding, or "
+        "prepare the model by a function (file.py:function) and give the data as .npz.",
+    )
+
+
+def _name(processor: Any) -> str:
+    return type(processor).__name__.removesuffix("Pil")
+
+
+def _fields(processor: Any) -> str:
+    fields = {name: getattr(processor, name) for name in _FIELDS if getattr(processor, name, None) is not None}
+    return ", ".join(f"{name}={_value(value)}" for name, value in fields.items())
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+
+
+def _value(value: Any) -> str:
+    try:
+        given = {name: size for name, size in dict(value).items() if size is not None}
+    except (TypeError, ValueError):
+        return str(value)
+    return str(given)
+
+
+def _text(size: tuple[int, int]) -> str:
+    return f"{size[0]} x {size[1]}"

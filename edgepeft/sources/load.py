@@ -1,0 +1,329 @@
+"""What can be prepared, by name: an HF model directory, an ``.onnx`` file, or ``package.module:function``."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edgepeft.errors import SourceError
+from edgepeft.methods.base import head_modules
+from edgepeft.sources.adapter import base_of, is_adapter, with_adapter
+from edgepeft.sources.class_names import class_names
+from edgepeft.sources.image_processor import FILE as PROCESSOR
+from edgepeft.sources.image_processor import image_spec
+from edgepeft.sources.text_processor import FILE as TOKENIZER
+from edgepeft.sources.text_processor import check_embedding, longest_text, padding_id, read_tokenizer
+from edgepeft_runtime.bundle.manifest import ImageSpec, TextSpec
+from edgepeft_runtime.names import some
+from edgepeft_runtime.notices import notice
+
+TASKS = {
+    "text-classification": ("AutoModelForSequenceClassification", "cross_entropy"),
+    "token-classification": ("AutoModelForTokenClassification", "cross_entropy"),
+    "causal-lm": ("AutoModelForCausalLM", "causal_lm"),
+    "image-classification": ("AutoModelForImageClassification", "cross_entropy"),
+}
+"""Task to transformers' class and to the loss that goes with it."""
+
+_BY_ARCHITECTURE = {
+    "ForSequenceClassification": "text-classification",
+    "ForTokenClassification": "token-classification",
+    "ForCausalLM": "causal-lm",
+    "LMHeadModel": "causal-lm",
+    "ForImageClassification": "image-classification",
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model to prepare, and what is known about feeding it.
+
+    Attributes:
+        model: a torch module, or the path of an ``.onnx`` file.
+        example_inputs: arguments of ``forward`` by name; ``None`` for an ``.onnx`` file.
+        loss: name of the loss that goes with the task.
+        files: further files for the bundle, such as ``tokenizer.json``.
+        dimension_max: largest sizes of symbolic dimensions.
+    """
+
+    model: nn.Module | Path
+    example_inputs: Mapping[str, Tensor] | Sequence[Tensor] | Tensor | None = None
+    loss: str = "cross_entropy"
+    text: TextSpec | None = None
+    image: ImageSpec | None = None
+    classes: tuple[str, ...] | None = None
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    dimension_max: Mapping[str, int] = field(default_factory=dict)
+
+
+def load_source(
+    source: str | Path,
+    *,
+    task: str | None = None,
+    classes: Sequence[str] | None = None,
+    max_length: int | None = None,
+    template: str | None = None,
+    seed: int = 0,
+) -> Source:
+    """Load what a user names on the command line.
+
+    Args:
+        source: a Hugging Face model directory, an adapter directory of ``peft`` whose base is on disk, an ``.onnx``
+            file, or ``package.module:function`` (or ``file.py:function``) that returns ``(model, example_inputs)``.
+        task: one of ``TASKS``; read from the model's configuration where it says so.
+        classes: names of the classes; a new head of that size is made where the model has none.
+        max_length: longest text in tokens; default is the model's own limit, at most 128.
+        template: what prompts of a causal language model are put into, ``{prompt}`` in their place.
+        seed: of a new head's first values.
+
+    Raises:
+        SourceError: nothing of these kinds is there, or it cannot be loaded.
+    """
+    path = Path(source)
+    names = class_names(classes) if classes is not None else None
+    if path.suffix == ".onnx":
+        if not path.is_file():
+            raise SourceError(
+                "no-such-source", f"There is no file {path}.", context=None, hint="give the path of an .onnx file."
+            )
+        _tell_unused(path, task=task, max_length=max_length, template=template)
+        return Source(path, classes=names)
+    if path.is_dir() and is_adapter(path):
+        base, usual = base_of(path)
+        loaded = _load_directory(base, task or usual, names, max_length, template, seed)
+        assert isinstance(loaded.model, nn.Module)
+        return replace(loaded, model=with_adapter(loaded.model, path))
+    if path.is_dir():
+        return _load_directory(path, task, names, max_length, template, seed)
+    if ":" in str(source):
+        _tell_unused(path, task=task, max_length=max_length, template=template)
+        return _load_function(str(source), names, seed)
+    raise SourceError(
+        "no-such-source",
+        f"{source} is no model directory, no .onnx file and no package.module:function.",
+        context=None,
+        hint="models are read from disk; nothing is downloaded.",
+    )
+
+
+def _load_directory(
+    path: Path,
+    task: str | None,
+    classes: tuple[str, ...] | None,
+    max_length: int | None,
+    template: str | None,
+    seed: int,
+) -> Source:
+    config = _read_config(path)
+    task = task or _task_of(path, config)
+    if task not in TASKS:
+        raise SourceError(
+            "unknown-task", f"There is no task {task!r}.", context=f"there are: {', '.join(TASKS)}", hint="choose one."
+        )
+    auto_class, loss = TASKS[task]
+    model = _load_transformers(path, auto_class, classes, seed)
+    if task != "token-classification":
+        loss = _loss_of(model.config, loss)
+    labels = classes or (None if loss == "mse" else _config_classes(model, task))
+    if task == "image-classification":
+        _tell_unused(path, max_length=max_length, template=template)
+        image = image_spec(path, model.config)
+        pixels = torch.rand(2, image.channels, *image.size)
+        _check_image(path, model, pixels)
+        return Source(model, {image.input: pixels}, loss, image=image, classes=labels)
+    return replace(_text_source(path, model, max_length, template), loss=loss, classes=labels)
+
+
+def _text_source(path: Path, model: Any, max_length: int | None, template: str | None) -> Source:
+    """A model that takes text, with its tokenizer."""
+    tokenizer = read_tokenizer(path)
+    if tokenizer is not None:
+        check_embedding(tokenizer.size, model, str(path))
+    pad = padding_id(path, model, tokenizer)
+    limit = longest_text(model, pad)
+    usual = 128 if tokenizer is None or tokenizer.longest is None else min(128, tokenizer.longest)
+    length = min(max_length or usual, limit or sys.maxsize)
+    fields = {"input_ids": "ids", "attention_mask": "attention_mask"}
+    ids = torch.randint(0, model.config.vocab_size, (2, min(8, length)))
+    example = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    if tokenizer is not None and tokenizer.typed:
+        fields["token_type_ids"], example["token_type_ids"] = "type_ids", torch.zeros_like(ids)
+    return Source(
+        model,
+        example,
+        text=TextSpec(length, pad, fields, template),
+        files={} if tokenizer is None else {TOKENIZER: tokenizer.content},
+        dimension_max={} if limit is None else {"sequence": limit},
+    )
+
+
+def _tell_unused(path: Path, **given: object) -> None:
+    """Say which arguments do not go with this kind of source."""
+    names = [name for name, value in given.items() if value is not None]
+    if names:
+        notice(f"{path}: not used, because they do not go with this kind of source: {', '.join(names)}.")
+
+
+def _loss_of(config: Any, usual: str) -> str:
+    """The loss that transformers would take: of a classifier, ``problem_type`` says so, or the number of scores."""
+    kind = config.problem_type or ("regression" if config.num_labels == 1 else "single_label_classification")
+    others = {"regression": "mse", "multi_label_classification": "bce_with_logits"}
+    return others.get(kind, usual) if usual == "cross_entropy" else usual
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    return _read_json(path, "config.json")
+
+
+def _read_json(path: Path, name: str) -> dict[str, Any]:
+    try:
+        content = json.loads((path / name).read_text("utf-8"))
+        if isinstance(content, dict):
+            return content
+        reason = f"it holds a {type(content).__name__} instead of an object"
+    except (OSError, ValueError, RecursionError) as error:
+        reason = str(error)
+    raise SourceError(
+        "no-model-directory",
+        f"{path} is no Hugging Face model directory.",
+        context=f"{name}: {reason}",
+        hint="give a directory written by save_pretrained.",
+    )
+
+
+def _task_of(path: Path, config: Mapping[str, Any]) -> str:
+    for architecture in config.get("architectures") or ():
+        for ending, task in _BY_ARCHITECTURE.items():
+            if str(architecture).endswith(ending):
+                return task
+    raise SourceError(
+        "unknown-task",
+        f"The configuration of {path} does not say what the model is for.",
+        context=f"architectures: {config.get('architectures')}",
+        hint=f"name the task: {', '.join(TASKS)}.",
+    )
+
+
+def _load_transformers(path: Path, auto_class: str, classes: tuple[str, ...] | None, seed: int) -> Any:
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a directory is a directory: nothing is looked up elsewhere
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    settings: dict[str, Any] = {}
+    if classes is not None:
+        settings = {"id2label": dict(enumerate(classes)), "label2id": {name: i for i, name in enumerate(classes)}}
+        settings["ignore_mismatched_sizes"] = True  # a head for other classes is made anew; see below
+    torch.manual_seed(seed)
+    try:
+        model, report = getattr(transformers, auto_class).from_pretrained(
+            path, local_files_only=True, dtype=torch.float32, output_loading_info=True, **settings
+        )
+    except Exception as error:  # transformers and safetensors each raise their own
+        raise SourceError(
+            "source-does-not-load",
+            f"transformers cannot load {path} as {auto_class}.",
+            context=f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}",
+            hint="check the task, and that the directory holds the weights (model.safetensors).",
+        ) from error
+    _check_mismatches(path, model, [str(entry[0]) for entry in report["mismatched_keys"]])
+    return model
+
+
+def _check_mismatches(path: Path, model: nn.Module, keys: Sequence[str]) -> None:
+    """Only a head may have another shape than its weights on disk: everything else must be what was trained."""
+    wrong = [key for key in keys if key.partition(".")[0] not in head_modules(model)]
+    if wrong:
+        raise SourceError(
+            "source-does-not-load",
+            f"The weights in {path} do not fit its configuration.",
+            context=f"of another shape: {', '.join(wrong[:5])}{' …' if len(wrong) > 5 else ''}",
+            hint="see that config.json and the weights come from the same model.",
+        )
+
+
+def _config_classes(model: Any, task: str) -> tuple[str, ...] | None:
+    names = getattr(model.config, "id2label", None)
+    if task == "causal-lm" or not names:
+        return None
+    if set(names) != set(range(len(names))):
+        raise SourceError(
+            "classes",
+            "The classes of the model directory are not numbered from 0.",
+            context=f"id2label: {some([str(index) for index in names], 20)}",
+            hint="correct id2label in config.json, or name the classes (classes=, --classes).",
+        )
+    return class_names([names[index] for index in range(len(names))], "id2label in config.json")
+
+
+def _check_image(path: Path, model: Any, pixels: Tensor) -> None:
+    """Run the model once: convolutions take images of any size, others do not take those of another processor."""
+    try:
+        with torch.no_grad():
+            model(pixel_values=pixels[:1])
+    except (ValueError, RuntimeError) as error:
+        raise SourceError(
+            "source-does-not-load",
+            f"The model in {path} does not take images of the size that its image processor gives.",
+            context=f"{list(pixels.shape[1:])}: {(str(error).strip().splitlines() or [''])[0]}",
+            hint=f"correct size and crop_size in {PROCESSOR}.",
+        ) from error
+
+
+def _load_function(source: str, classes: tuple[str, ...] | None, seed: int) -> Source:
+    module_name, _, function_name = source.rpartition(":")
+    try:
+        function = getattr(_import(module_name), function_name)
+    except (ImportError, AttributeError, OSError) as error:
+        raise SourceError(
+            "no-such-source",
+            f"{source} cannot be imported.",
+            context=str(error),
+            hint="give package.module:function, or file.py:function.",
+        ) from error
+    torch.manual_seed(seed)
+    try:
+        result = function()
+    except Exception as error:  # a user's function raises what it will
+        raise SourceError(
+            "bad-source",
+            f"{source} fails.",
+            context=f"{type(error).__name__}: {error}",
+            hint="it is called without arguments, and returns a torch module and a dict of example tensors.",
+        ) from error
+    if isinstance(result, Source):
+        return result if classes is None else replace(result, classes=classes)
+    if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[0], nn.Module)):
+        raise SourceError(
+            "bad-source",
+            f"{source} does not return (model, example inputs).",
+            context=f"it returns {type(result).__name__}",
+            hint="return a torch module and a dict of example tensors, or an edgepeft.Source.",
+        )
+    return Source(result[0], result[1], classes=classes)
+
+
+def _import(name: str) -> Any:
+    if not name.endswith(".py"):
+        sys.path.insert(0, os.getcwd())
+        try:
+            return importlib.import_module(name)
+        finally:
+            sys.path.pop(0)
+    path = Path(name).resolve()
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise ImportError(f"there is no file {name}")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules.setdefault(path.stem, module)
+    spec.loader.exec_module(module)
+    return module

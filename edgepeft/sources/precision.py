@@ -1,0 +1,48 @@
+"""A module in half or double precision, brought to float32 before it is exported."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from edgepeft.sources.working_copy import working_copy
+from edgepeft_runtime.notices import notice
+
+_OTHERS = (torch.float16, torch.bfloat16, torch.float64)
+
+
+def in_single_precision(model: nn.Module, inputs: Mapping[str, Tensor]) -> tuple[nn.Module, dict[str, Tensor]]:
+    """Bring a module's tensors and its inputs to float32, where it runs so; else return both as they are.
+
+    A module that casts to half precision by itself may run with its own weights only: its graph is brought to float32
+    instead. What changes is said in one line.
+
+    Args:
+        model: stays as it is.
+        inputs: an example.
+    """
+    dtypes = {tensor.dtype for tensor in (*model.parameters(), *model.buffers())} & set(_OTHERS)
+    single = {name: tensor.float() if tensor.dtype in _OTHERS else tensor for name, tensor in inputs.items()}
+    if not dtypes:
+        return model, dict(inputs)
+    single_model = working_copy(model).float()
+    if not _runs(single_model, single):
+        return model, dict(inputs)
+    kinds = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
+    notice(f"{type(model).__name__} has {kinds} tensors: they are brought to float32, in which devices compute.")
+    return single_model, single
+
+
+def _runs(model: nn.Module, inputs: Mapping[str, Tensor]) -> bool:
+    modes = {module: module.training for module in model.modules()}
+    try:
+        with torch.no_grad():
+            model.eval()(**inputs)
+    except (RuntimeError, TypeError, ValueError, IndexError):
+        return False
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    return True

@@ -1,0 +1,110 @@
+"""What a file declares of shapes is checked by running it, and what cannot be inferred is read off the run."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import onnx_ir as ir
+
+from edgepeft_export.forward.graph import infer_shapes
+from edgepeft_export.graph.shapes import Dim, dims_of
+from edgepeft_export.verification.compare import Arrays
+from edgepeft_export.verification.graph import inner_values
+
+Shape = tuple[int, ...]
+
+_SIZES_FROM_DATA = frozenset({"NonZero", "Unique", "NonMaxSuppression", "Compress", "Loop", "SplitToSequence"})
+"""Operators whose results may have one size in two runs by chance."""
+
+
+def name_free_axes(graph: ir.Graph) -> None:
+    """Give every free axis of an input a name, in place: ``batch`` where it is the first.
+
+    An axis of size -1 is free: converters write it for an unknown one.
+    """
+    for value in graph.inputs:
+        if value.shape is not None and str(value.name) not in graph.initializers:
+            value.shape = ir.Shape([_named(dim, str(value.name), axis) for axis, dim in enumerate(dims_of(value))])
+
+
+def _named(dim: Dim, name: str, axis: int) -> Dim:
+    if isinstance(dim, str) or (isinstance(dim, int) and dim > 0):
+        return dim
+    return f"{name}_{axis}" if axis else "batch"
+
+
+def settle_shapes(model: ir.Model, feeds: Sequence[Arrays]) -> None:
+    """Infer shapes anew, and read off a run those that cannot be inferred, in place.
+
+    Shapes that the file declares are only believed where the run has them too.
+
+    Args:
+        model: as read.
+        feeds: inputs that it runs on, at up to two sizes.
+    """
+    values = [value for node in model.graph for value in node.outputs if value.name]
+    declared = {value: value.shape for value in values if value.shape is not None}
+    for value in declared:
+        value.shape = None
+    infer_shapes(model)
+    free = {dim for value in model.graph.inputs if value.shape is not None for dim in dims_of(value)}
+    unknown = {str(value.name): value for value in values if value.shape is None or value.dtype is None}
+    outputs = {str(value.name): value for value in model.graph.outputs if value.producer() is not None}
+    runs = _runs(model, feeds, [*{**unknown, **outputs}])
+    symbols = _symbols(model.graph, feeds)
+    constant = not any(node.op_type in _SIZES_FROM_DATA for node in model.graph)
+    for name, value in {**unknown, **outputs}.items():
+        shapes = [run[name][0] for run in runs if name in run]
+        first = value.shape if value.shape is not None else _with_names(declared.get(value), free)
+        value.shape = first if _fits(first, shapes) else _learned(shapes, symbols, constant)
+        if value.dtype is None and shapes:
+            value.dtype = runs[0][name][1]
+    infer_shapes(model)
+
+
+def _runs(model: ir.Model, feeds: Sequence[Arrays], names: list[str]) -> list[dict[str, tuple[Shape, ir.DataType]]]:
+    return [
+        {name: (array.shape, ir.DataType.from_numpy(array.dtype)) for name, array in inner_values(model, fed, names)}
+        for fed in feeds
+        if names
+    ]
+
+
+def _symbols(graph: ir.Graph, feeds: Sequence[Arrays]) -> dict[Shape, str]:
+    """The name of a free axis by its sizes in the runs; of two that agree in all runs, neither."""
+    found: dict[Shape, set[str]] = {}
+    for value in graph.inputs:
+        for axis, dim in enumerate(dims_of(value) if value.shape is not None else ()):
+            if isinstance(dim, str) and all(str(value.name) in fed for fed in feeds):
+                found.setdefault(tuple(fed[str(value.name)].shape[axis] for fed in feeds), set()).add(dim)
+    return {sizes: next(iter(names)) for sizes, names in found.items() if len(names) == 1 and len(set(sizes)) > 1}
+
+
+def _with_names(shape: ir.Shape | None, names: Collection[Dim]) -> ir.Shape | None:
+    """A declared shape without the names that an earlier inference gave: the one here gives them to other axes."""
+    if shape is None:
+        return None
+    dims = [dim if isinstance(dim, int) else dim.value for dim in shape]
+    return ir.Shape([dim if isinstance(dim, int) or dim in names else None for dim in dims])
+
+
+def _fits(shape: ir.Shape | None, shapes: Sequence[Shape]) -> bool:
+    """Whether a declared shape can be that of the runs."""
+    if shape is None:
+        return not shapes
+    return all(
+        len(found) == len(shape)
+        and all(not isinstance(dim, int) or dim == size for dim, size in zip(shape, found, strict=True))
+        for found in shapes
+    )
+
+
+def _learned(shapes: Sequence[Shape], symbols: dict[Shape, str], constant: bool) -> ir.Shape | None:
+    """The shape that these runs tell of; an axis of which they leave the size open is free."""
+    if not shapes or len({len(shape) for shape in shapes}) > 1:
+        return None
+    dims: list[Dim] = []
+    for sizes in zip(*shapes, strict=True):
+        same = len(sizes) > 1 and len(set(sizes)) == 1
+        dims.append(int(sizes[0]) if same and constant else symbols.get(sizes))
+    return ir.Shape(dims)

@@ -1,0 +1,157 @@
+"""An existing ``.onnx`` file to a forward graph: the caller names the initializers that train."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from numpy.typing import NDArray
+from onnx_ir.passes import common
+
+from edgepeft_export.forward.graph import Forward, ForwardError, infer_shapes, tidy, widen
+from edgepeft_export.forward.onnx_source.declared_shapes import name_free_axes, settle_shapes
+from edgepeft_export.forward.onnx_source.lora import GraphLora, attach_lora
+from edgepeft_export.forward.onnx_source.quantized import needs_4_bits, raise_quantized
+from edgepeft_export.forward.onnx_source.reference import FileReference, choose_outputs, verified
+from edgepeft_export.graph.modelfile import load_model
+from edgepeft_export.opset import IR_VERSION, OPSET
+from edgepeft_export.verification.invent import run_twice
+
+OPSET_4_BITS = 21
+"""The first operator set with 4-bit tensors and scales of blocks; ONNX Runtime 1.19 runs it."""
+
+
+def from_onnx(
+    path: str | Path,
+    trainable: Sequence[str] = (),
+    lora: GraphLora | None = None,
+    *,
+    outputs: Sequence[str] | None = None,
+    example: Mapping[str, NDArray[np.generic]] | None = None,
+) -> Forward:
+    """Read a model file, which may be quantized; lift initializers to trainable inputs, and attach LoRA.
+
+    What is packed in the file stays packed, bit for bit; see :mod:`edgepeft_export.forward.onnx_source.quantized`.
+
+    Args:
+        path: a model of opset 13 or later; external data beside it is read too.
+        trainable: names of initializers, or patterns with ``*`` and ``?``, each of which must match.
+        lora: pairs of matrices to attach; then ``trainable`` may be empty.
+        outputs: tensors of the file that the graph gives, by name, the one for the loss first. Default: its outputs.
+        example: inputs that the file runs on; without them, some are invented.
+
+    Raises:
+        ForwardError: the file is no model, a pattern matches nothing, or what it matches is not float32; no product can
+            carry a pair; an output is not there.
+        VerificationError: the graph does not give what the file gives.
+    """
+    reference = _reference(Path(path), outputs, example)
+    model = _load(Path(path), outputs)
+    settle_shapes(model, [feeds for feeds, _ in reference.runs.pairs])
+    reference = replace(reference, half=widen(model))
+    raise_quantized(model)
+    chosen = _match(model.graph, trainable) if trainable or lora is None else []
+    parameters: dict[str, NDArray[np.generic]] = {}
+    initializers = set(model.graph.initializers)
+    inputs = tuple(str(value.name) for value in model.graph.inputs if value.name not in initializers)
+    for value in list(model.graph.inputs):
+        if value.name in initializers:
+            model.graph.inputs.remove(value)
+    if lora is not None:
+        attached = attach_lora(model, lora, {str(value.name) for value in chosen})
+        parameters.update(attached.parameters)
+        chosen += [value for name in attached.head if (value := model.graph.initializers[name]) not in chosen]
+    for value in chosen:
+        assert value.const_value is not None and value.name is not None
+        parameters[value.name] = value.const_value.numpy().copy()
+        del model.graph.initializers[value.name]
+        value.const_value = None
+        model.graph.inputs.append(value)
+    return verified(Forward(tidy(model), inputs, parameters), reference)
+
+
+def _reference(
+    path: Path, outputs: Sequence[str] | None, example: Mapping[str, NDArray[np.generic]] | None
+) -> FileReference:
+    """The file as it is, run at two sizes where it runs at two."""
+    model = _read(path, outputs)
+    return FileReference(model, run_twice(model, example))
+
+
+def _read(path: Path, outputs: Sequence[str] | None) -> ir.Model:
+    try:
+        model = load_model(path)
+    except Exception as error:  # protobuf, onnx and the file system each raise their own
+        raise ForwardError(
+            "not-a-model",
+            f"{path} cannot be read as an ONNX model.",
+            context=f"{type(error).__name__}: {error}",
+            hint="give the path of an .onnx file; tensors kept outside it must lie beside it.",
+        ) from error
+    name_free_axes(model.graph)
+    if outputs is not None:
+        infer_shapes(model)
+        choose_outputs(model, outputs)
+        common.RemoveUnusedNodesPass()(model)
+    return model
+
+
+def _load(path: Path, outputs: Sequence[str] | None) -> ir.Model:
+    model = _read(path, outputs)
+    common.InlinePass()(model)
+    model = _at_opset(model, path)
+    common.LiftConstantsToInitializersPass(lift_all_constants=False, size_limit=0)(model)
+    model.ir_version = IR_VERSION
+    return model
+
+
+def _at_opset(model: ir.Model, path: Path) -> ir.Model:
+    """The model at the operator set of every bundle; where tensors have 4 bits, at the first that knows them.
+
+    Between the two only types were added to the operators, and ``GroupNormalization`` changed, which 20 does not run.
+    """
+    opset, needs_21 = model.graph.opset_imports.get("", OPSET), needs_4_bits(model)
+    if opset != OPSET and not (needs_21 and opset == OPSET_4_BITS):
+        model = _convert(model, path, opset, OPSET_4_BITS if needs_21 and opset > OPSET else OPSET)
+    if needs_21:
+        model.graph.opset_imports[""] = OPSET_4_BITS
+    return model
+
+
+def _convert(model: ir.Model, path: Path, opset: int, wanted: int) -> ir.Model:
+    try:
+        proto = ir.to_proto(ir.external_data.load_to_model(model))  # the converter knows no place to read them from
+        converted: ir.Model = ir.from_proto(onnx.version_converter.convert_version(proto, wanted))
+        return converted
+    except Exception as error:  # the converter is C++ and raises RuntimeError of many kinds
+        raise ForwardError(
+            "opset",
+            f"{path} has ONNX opset {opset} and cannot be converted to {wanted}.",
+            context=_without_older_form(model, str(error)) or f"{type(error).__name__}: {error}",
+            hint=f"export it again with opset {wanted}; an exporter writes newer operators in older ones.",
+        ) from error
+
+
+def _without_older_form(model: ir.Model, reason: str) -> str:
+    """The operators that the converter's reason names, as a sentence; empty where it names none."""
+    named = sorted({node.op_type for node in model.graph} & set(re.findall(r"\w+", reason)))
+    return f"onnx's converter knows no older form of {', '.join(named)}." if named else ""
+
+
+def _match(graph: ir.Graph, patterns: Sequence[str]) -> list[ir.Value]:
+    floats = {str(v.name): v for v in graph.initializers.values() if v.dtype == ir.DataType.FLOAT}
+    missing = [pattern for pattern in patterns if not any(fnmatchcase(name, pattern) for name in floats)]
+    if missing or not patterns:
+        raise ForwardError(
+            "unknown-initializer",
+            "No float32 initializer matches " + (", ".join(map(repr, missing)) if missing else "an empty list") + ".",
+            context=f"there are: {', '.join(sorted(floats)[:20])}{' …' if len(floats) > 20 else ''}",
+            hint="name the initializers to train, or a pattern such as 'classifier.*'.",
+        )
+    return [value for name, value in floats.items() if any(fnmatchcase(name, pattern) for pattern in patterns)]

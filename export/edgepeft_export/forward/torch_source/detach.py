@@ -1,0 +1,78 @@
+"""Keeps through an export where a gradient stops: ONNX has no word for ``Tensor.detach``, nor for ``padding_idx``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from onnx.defs import OpSchema
+from onnxscript.values import Op, Opset
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from edgepeft_export.graph.composites import DOMAIN, STOP_GRADIENT
+
+
+@torch.library.custom_op("edgepeft::stop_gradient", mutates_args=())  # type: ignore[untyped-decorator]
+def _stop_gradient(x: Tensor) -> Tensor:
+    return x.clone()
+
+
+@_stop_gradient.register_fake  # type: ignore[untyped-decorator]
+def _(x: Tensor) -> Tensor:
+    return torch.empty_like(x)
+
+
+class KeepDetach(TorchFunctionMode):  # type: ignore[misc]
+    """While it is active, ``x.detach()`` leaves a node behind in what is traced.
+
+    So does the row ``padding_idx`` of an embedding table that trains: torch gives that row no gradient.
+
+    Args:
+        trained: tensors that train.
+    """
+
+    def __init__(self, trained: Sequence[Tensor] = ()) -> None:
+        super().__init__()
+        self._trained = trained
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if func is Tensor.detach and args[0].is_floating_point():
+            return _stop_gradient(args[0])
+        result = func(*args, **(kwargs or {}))
+        if func is nn.functional.embedding:
+            return self._without_padding(result, *args, **(kwargs or {}))
+        return result
+
+    def _without_padding(
+        self, rows: Tensor, ids: Tensor, weight: Tensor, padding_idx: int | None = None, *_: Any, **__: Any
+    ) -> Tensor:
+        if padding_idx is None or not any(weight is tensor for tensor in self._trained):
+            return rows
+        return torch.where((ids == padding_idx % len(weight))[..., None], _stop_gradient(rows), rows)
+
+
+_FLOATS = ["tensor(float)", "tensor(double)", "tensor(float16)"]
+_SCHEMA = OpSchema(
+    STOP_GRADIENT,
+    DOMAIN,
+    1,
+    inputs=[OpSchema.FormalParameter("x", "T")],
+    outputs=[OpSchema.FormalParameter("y", "T")],
+    type_constraints=[("T", _FLOATS, "")],
+)
+
+
+def _translated(x: Any) -> Any:
+    return Op(Opset(DOMAIN, 1), STOP_GRADIENT, _SCHEMA)(x)
+
+
+TRANSLATION = {torch.ops.edgepeft.stop_gradient.default: _translated}
+"""For ``torch.onnx.export(custom_translation_table=…)``."""

@@ -1,0 +1,138 @@
+"""A torch function as a loss: exported to an ONNX graph, like the model before it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from torch import Tensor, nn
+
+from edgepeft_export.forward.graph import Forward, ForwardError
+from edgepeft_export.forward.torch_source.losses import PlainLosses
+from edgepeft_export.forward.torch_source.module import default_dynamic_axes, describe, distinct_sizes, export
+from edgepeft_export.forward.torch_source.reference import Reference, verified
+from edgepeft_export.graph.shapes import Dim, dims_of
+from edgepeft_export.losses import LossError, OnnxLoss
+from edgepeft_export.losses.custom import inlined
+
+
+def from_function(function: Callable[..., Tensor], forward: Forward, example_labels: Mapping[str, Tensor]) -> OnnxLoss:
+    """Export ``function`` as a loss.
+
+    Args:
+        function: a function or module. Its arguments are named like the model's outputs it reads and like the labels it
+            is fed; it returns the mean loss of the batch, a scalar.
+        example_labels: an example of each label, by name. Axis 0 is the batch.
+    """
+    names = _arguments(function)
+    outputs = _outputs(forward)
+    unknown = [name for name in names if name not in outputs and name not in example_labels]
+    if unknown:
+        raise LossError(
+            "loss-inputs",
+            f"The loss takes {', '.join(map(repr, unknown))}, which is neither an output of the model nor a label.",
+            context=f"the model gives: {', '.join(outputs)}\nexample labels: {', '.join(example_labels) or 'none'}",
+            hint="name the arguments of the loss like the model's outputs, and give an example of every label.",
+        )
+    axes = {name: _symbols(outputs[name]) for name in names if name in outputs}
+    labels = {name: example_labels[name] for name in names if name not in outputs}
+    axes |= _label_axes(labels, next((dims_of(outputs[name]) for name in names if name in outputs), []))
+    given = _example_outputs(forward)
+    examples = {name: labels[name] if name in labels else given[name] for name in names}
+    examples = distinct_sizes(examples, axes)
+    _check_scalar(function, examples)
+    model = _exported(function, examples, axes)
+    for value, name in zip(model.graph.inputs, names, strict=True):
+        value.name = name
+    model = inlined(model)
+    reference = Reference(lambda inputs, _: {"loss": function(**inputs)}, examples, examples, {}, axes, what="loss")
+    verified(Forward(model, tuple(names), {}), reference)
+    return OnnxLoss(model)
+
+
+def _exported(
+    function: Callable[..., Tensor], examples: dict[str, Tensor], axes: Mapping[str, Mapping[int, str]]
+) -> ir.Model:
+    try:
+        return export(_Loss(function), examples, {}, axes)
+    except ForwardError as error:
+        raise LossError(
+            "loss-export",
+            "torch.onnx cannot export the loss.",
+            context=f"{error.message}\n{error.context}",
+            hint="write the loss by operations that torch.export takes, with free sizes, or give it as an .onnx file.",
+        ) from error
+
+
+def _example_outputs(forward: Forward) -> dict[str, Tensor]:
+    """What the model gives for its example, so that labels which fit the example fit the outputs too."""
+    found = forward.verified.examples
+    made = {name: torch.from_numpy(array) for name, array in found[0].outputs.items()} if found else {}
+    return {name: made[name] if name in made else _example(value) for name, value in _outputs(forward).items()}
+
+
+def _outputs(forward: Forward) -> dict[str, ir.Value]:
+    return {str(value.name): value for value in forward.model.graph.outputs}
+
+
+class _Loss(nn.Module):  # type: ignore[misc]  # torch is not type-checked here
+    def __init__(self, function: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, inputs: dict[str, Tensor], trainable: dict[str, Tensor]) -> Tensor:  # noqa: ARG002  (as models are exported)
+        with PlainLosses():
+            return self.function(**inputs)
+
+
+def _arguments(function: Callable[..., Any]) -> list[str]:
+    call = function.forward if isinstance(function, nn.Module) else function
+    return [
+        p.name for p in inspect.signature(call).parameters.values() if p.default is p.empty and p.kind != p.VAR_KEYWORD
+    ]
+
+
+def _check_scalar(function: Callable[..., Tensor], examples: Mapping[str, Tensor]) -> None:
+    try:
+        with torch.no_grad():
+            result = function(**examples)
+    except Exception as error:  # a user's function raises what it will
+        raise LossError(
+            "loss-inputs",
+            "The loss does not run on the model's outputs and the example labels.",
+            context=f"inputs: {describe(examples)}\n{type(error).__name__}: {error}",
+            hint="give example labels of the dtypes and shapes that the loss takes.",
+        ) from error
+    if not isinstance(result, Tensor) or result.numel() != 1:
+        found = f"a tensor {list(result.shape)}" if isinstance(result, Tensor) else type(result).__name__
+        raise LossError(
+            "loss-outputs",
+            f"The loss gives {found} instead of one scalar.",
+            context=None,
+            hint="return the mean over the batch, a float32 scalar.",
+        )
+
+
+def _symbols(value: ir.Value) -> dict[int, str]:
+    return {axis: dim for axis, dim in enumerate(dims_of(value)) if isinstance(dim, str)}
+
+
+def _label_axes(labels: Mapping[str, Tensor], dims: Sequence[Dim]) -> dict[str, dict[int, str]]:
+    """The axes of labels that may change, called as those of the model's output are; one fixed there is fixed."""
+    return {
+        name: {
+            axis: str(dims[axis]) if axis < len(dims) and dims[axis] else symbol
+            for axis, symbol in axes.items()
+            if axis >= len(dims) or not isinstance(dims[axis], int)
+        }
+        for name, axes in default_dynamic_axes(labels).items()
+    }
+
+
+def _example(value: ir.Value) -> Tensor:
+    assert value.dtype is not None
+    sizes = [dim if isinstance(dim, int) else 2 for dim in dims_of(value)]
+    return torch.rand(sizes).to(torch.from_numpy(value.dtype.numpy().type(0).reshape(1)).dtype)

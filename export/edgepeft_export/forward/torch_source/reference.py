@@ -1,0 +1,258 @@
+"""Compares an exported graph with the torch module it was made of, at two sizes, and names what differs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from edgepeft_export.forward.graph import Forward
+from edgepeft_export.forward.torch_source.trace import first_difference
+from edgepeft_export.verification import (
+    FLOAT32,
+    HALF,
+    Example,
+    GraphRun,
+    VerificationError,
+    Verified,
+    difference,
+    refuse_random,
+)
+from edgepeft_export.verification.compare import Array
+from edgepeft_export.verification.randomness import draws_random
+
+Tensors = Mapping[str, Tensor]
+Function = Callable[[Tensors, Tensors], Mapping[str, Tensor]]
+Axes = Mapping[str, Mapping[int, str]]
+
+_MANY = 4096
+"""Elements of the free axes from which on the second size is half the first instead of twice."""
+
+_ROUNDING = 1e-6
+"""Relative change of inputs and parameters that must not change the outputs more than the export did."""
+
+_HALF_ROUNDING = 2.0**-8
+"""The same of a function that computes in half precision: what bfloat16 rounds by."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A torch function that a graph was exported from.
+
+    Attributes:
+        function: ``(inputs, trainable) -> outputs``, each by name.
+        inputs: an example, as the user gave it.
+        traced: the example that was exported, whose free sizes all differ.
+        trainable: first values of what trains.
+        axes: the free axes.
+        half: whether the function computes in half precision.
+        what: ``graph``, or ``loss``, as messages call it.
+    """
+
+    function: Function
+    inputs: Tensors
+    traced: Tensors
+    trainable: Tensors
+    axes: Axes
+    half: bool = False
+    what: str = "graph"
+
+    def run(self, inputs: Tensors, trainable: Tensors) -> dict[str, Tensor]:
+        """The outputs by name, detached."""
+        with torch.no_grad():
+            return {name: value.detach() for name, value in self.function(inputs, trainable).items()}
+
+
+def verified(forward: Forward, reference: Reference) -> Forward:
+    """The same graph, with the examples it was compared on.
+
+    Compared are the example itself; inputs of another size; and these again with every trainable tensor that is
+    constant, such as LoRA's B, set to other values: a branch that starts as zero shows nothing.
+
+    Raises:
+        VerificationError: the graph gives other outputs, or draws random numbers.
+    """
+    refuse_random(forward.model)
+    graph = GraphRun(forward.model)
+    tolerance = HALF if reference.half else FLOAT32
+    examples, notes = [], []
+    for inputs in _sizes(reference):
+        expected = reference.run(inputs, reference.trainable)
+        wrong = _wrong(graph, inputs, reference.trainable, expected, tolerance)
+        if wrong is None:
+            examples.append(
+                Example(arrays(inputs), dict(zip(forward.outputs, map(array, expected.values()), strict=True)))
+            )
+        elif _has_size_one(inputs, reference.axes) and not np.isfinite(wrong[1]):
+            notes.append(_only_larger(wrong[0]))
+        else:
+            _refuse(forward, reference, inputs, reference.trainable, wrong, tolerance)
+    changed = _changed(reference.trainable)
+    if examples and any(changed[name] is not tensor for name, tensor in reference.trainable.items()):
+        wrong = _wrong(graph, inputs, changed, reference.run(inputs, changed), tolerance)
+        if wrong is not None:
+            _refuse(forward, reference, inputs, changed, wrong, tolerance)
+    return replace(forward, verified=Verified(tuple(examples), tolerance, tuple(notes)))
+
+
+def _wrong(
+    graph: GraphRun, inputs: Tensors, trainable: Tensors, expected: Tensors, tolerance: float
+) -> tuple[str, float] | None:
+    """Name and relative difference of the first output of the graph that is not as expected."""
+    try:
+        got = graph(arrays({**inputs, **trainable}))
+    except Exception:  # onnxruntime's exceptions have no class in common but this one
+        return next(iter(expected)), np.inf
+    for (name, ours), reference in zip(got.items(), expected.values(), strict=True):
+        off = difference(ours, array(reference))
+        if off > tolerance:
+            off = difference(*_attended(inputs, ours, array(reference)))
+        if off > tolerance:
+            return name, off
+    return None
+
+
+def _attended(inputs: Tensors, ours: Array, reference: Array) -> tuple[Array, Array]:
+    """Both with zeros where the inputs' mask says padding: what attends to nothing has no defined value there."""
+    for name, tensor in inputs.items():
+        if "mask" in name and not tensor.is_floating_point() and ours.shape == reference.shape:
+            masked = tensor.numpy() == 0
+            if masked.shape == reference.shape[: masked.ndim]:
+                ours, reference = np.array(ours), np.array(reference)
+                ours[masked], reference[masked] = 0, 0
+    return ours, reference
+
+
+def _refuse(
+    forward: Forward,
+    reference: Reference,
+    inputs: Tensors,
+    trainable: Tensors,
+    wrong: tuple[str, float],
+    tolerance: float,
+) -> None:
+    """Raise, unless the function itself changes as much where its inputs are rounded."""
+    name, off = wrong
+    again, once = (array(_values(reference.run(inputs, trainable))[_place(forward, name)]) for _ in range(2))
+    if difference(again, once) > tolerance:
+        raise draws_random([f"output {name}"])
+    size = _HALF_ROUNDING if reference.half else _ROUNDING
+    rounded = reference.run(_rounded(inputs, size), _rounded(trainable, size))
+    if off <= difference(array(_values(rounded)[_place(forward, name)]), once):
+        return
+    suspect = first_difference(forward.model, lambda: reference.run(inputs, trainable), arrays({**inputs, **trainable}))
+    raise VerificationError(
+        "export-differs",
+        f"The exported {reference.what} gives another {name!r} than torch: "
+        + (
+            f"they differ by {off:.2g} of the largest value (allowed: {tolerance:g})."
+            if np.isfinite(off)
+            else "it fails, or gives another shape."
+        ),
+        context=f"{suspect}\nsizes: {_described(inputs)}",
+        hint="torch.onnx exports this wrong: write it by other operations, or prepare an .onnx file of the model.",
+    )
+
+
+def _sizes(reference: Reference) -> Iterator[Tensors]:
+    """The example, and inputs of another size where the function takes them."""
+    yield reference.inputs
+    if not any(reference.axes.get(name) for name in reference.inputs):
+        yield _spread(reference.inputs)
+        return
+    for factor in _factors(reference):
+        other = _spread(resized(reference.traced, reference.axes, factor))
+        try:
+            result = reference.run(other, reference.trainable)
+        except Exception:
+            continue
+        if any(bool(torch.isfinite(value).any()) for value in result.values()):
+            yield other
+            return
+
+
+def _factors(reference: Reference) -> Sequence[float]:
+    sizes = {reference.traced[name].shape[axis] for name, axes in reference.axes.items() for axis in axes}
+    return (0.5, 2, 1) if np.prod(list(sizes)) > _MANY else (2, 0.5, 1)
+
+
+def resized(inputs: Tensors, axes: Axes, factor: float) -> dict[str, Tensor]:
+    """Inputs with every free axis that much longer, by repetition, or shorter.
+
+    All by one factor: a size that is the sum of others stays their sum.
+    """
+    result = {}
+    for name, tensor in inputs.items():
+        for axis in axes.get(name, {}):
+            size = max(1, int(tensor.shape[axis] * factor))
+            tensor = tensor.index_select(axis, torch.arange(size) % tensor.shape[axis])
+        result[name] = tensor
+    return result
+
+
+def _spread(inputs: Tensors) -> dict[str, Tensor]:
+    """Inputs in which float tensors of one number only are random, of the same sign and size."""
+    generator = torch.Generator().manual_seed(0)
+    return {name: _vary(tensor, generator) for name, tensor in inputs.items()}
+
+
+def _changed(trainable: Tensors) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return {name: _vary(tensor, generator, 0.02) for name, tensor in trainable.items()}
+
+
+def _vary(tensor: Tensor, generator: torch.Generator, zero: float = 1.0) -> Tensor:
+    """The tensor itself, or random numbers where it has one number only: around 0 for 0, else between half and it."""
+    if not tensor.is_floating_point() or not tensor.numel() or bool((tensor != tensor.reshape(-1)[0]).any()):
+        return tensor
+    first = float(tensor.reshape(-1)[0])
+    if not np.isfinite(first) or abs(first) > 1e4:
+        return tensor  # a mask's lowest number
+    draw = torch.rand(tensor.shape, generator=generator)
+    return (zero * (2 * draw - 1) if first == 0.0 else first * (0.5 + 0.5 * draw)).to(tensor.dtype)
+
+
+def _rounded(tensors: Tensors, size: float) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(2)
+
+    def moved(tensor: Tensor) -> Tensor:
+        if not tensor.is_floating_point():
+            return tensor
+        return tensor * (1 + size * torch.rand(tensor.shape, generator=generator)).to(tensor.dtype)
+
+    return {name: moved(tensor) for name, tensor in tensors.items()}
+
+
+def _has_size_one(inputs: Tensors, axes: Axes) -> bool:
+    return any(inputs[name].shape[axis] == 1 for name, free in axes.items() for axis in free)
+
+
+def _only_larger(name: str) -> str:
+    return f"with a free size of 1 the model gives {name!r} another shape: batches on the device must be larger than 1"
+
+
+def _values(outputs: Mapping[str, Tensor]) -> list[Tensor]:
+    return list(outputs.values())
+
+
+def _place(forward: Forward, name: str) -> int:
+    return forward.outputs.index(name)
+
+
+def arrays(tensors: Tensors) -> dict[str, Array]:
+    """Tensors as numpy arrays."""
+    return {name: array(tensor) for name, tensor in tensors.items()}
+
+
+def array(tensor: Tensor) -> Array:
+    """A tensor as numpy array; half precision as float32, as graphs have it."""
+    tensor = tensor.detach()
+    half = tensor.dtype in (torch.bfloat16, torch.float16)
+    return np.asarray((tensor.float() if half else tensor).contiguous().numpy())
+
+
+def _described(inputs: Tensors) -> str:
+    return ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in inputs.items())

@@ -1,0 +1,264 @@
+"""Opens a bundle: a directory that is checked against its manifest before anything in it is used."""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import onnxruntime
+
+from edgepeft_runtime.bundle.graphfile import external_locations
+from edgepeft_runtime.bundle.manifest import Manifest, TensorSpec
+from edgepeft_runtime.data.values import first_not_finite
+from edgepeft_runtime.errors import BundleError, EdgepeftError
+from edgepeft_runtime.files.regular import open_regular, read_regular
+from edgepeft_runtime.files.staging import recover_directory
+from edgepeft_runtime.files.tensorfile import MAX_HEADER, Array, read_tensors, sha256_of
+
+MANIFEST = "manifest.json"
+MAX_MANIFEST_BYTES = 2**23
+WEIGHTS = "weights.bin"
+ADAPTER = "adapter.safetensors"
+GRAPHS = ("train.onnx", "optimizer.onnx", "eval.onnx", "infer.onnx")
+_REQUIRED = (*GRAPHS, WEIGHTS, ADAPTER)
+_FETCH_AGAIN = "copy the bundle to this machine again, or prepare it again."
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle whose files are there and are what its manifest says.
+
+    Make one with :meth:`open`.
+    """
+
+    path: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, path: str | Path, *, verify: bool = True) -> Bundle:
+        """Read the manifest and check the directory against it.
+
+        Args:
+            path: the directory.
+            verify: check the hash of every file too, and that the graphs name no file but ``weights.bin``. Without it
+                only names, kinds and sizes are checked, which suits a bundle that was verified on this machine before.
+
+        Raises:
+            BundleError: what is wrong with which file, and what to do.
+        """
+        path = Path(path)
+        with suppress(OSError):  # what cannot be read is told below
+            recover_directory(path)
+        manifest = Manifest.from_json(_read_manifest(path))
+        _check_runtime(manifest.min_onnxruntime)
+        _check_declared(manifest)
+        _check_directory(path, manifest)
+        if verify:
+            _check_hashes(path, manifest)
+            _check_graphs(path, manifest)
+        return cls(path, manifest)
+
+    @property
+    def base_sha256(self) -> str:
+        """What an adapter or an update belongs to: the hash of the model without its adapter."""
+        return self.manifest.base_sha256
+
+    @property
+    def adapter_sha256(self) -> str:
+        """The hash of the adapter the bundle came with: it names the round."""
+        return self.manifest.files[ADAPTER].sha256
+
+    @property
+    def adapter_bytes(self) -> int:
+        """The bytes that an adapter or an update of the bundle has at most."""
+        return self.manifest.files[ADAPTER].bytes + MAX_HEADER
+
+    def file(self, name: str) -> Path:
+        """The path of a file that the manifest lists."""
+        if name not in self.manifest.files:
+            raise _error(
+                "missing-file", f"The bundle {self.path} has no file {name}.", "the manifest does not list it."
+            )
+        return self.path / name
+
+    def adapter(self) -> dict[str, Array]:
+        """The first values of the parameters, in the manifest's order, checked against it."""
+        tensors = read_tensors(self.file(ADAPTER), error=BundleError).tensors
+        return checked_parameters(tensors, self.manifest, f"The file {ADAPTER}", BundleError)
+
+
+def checked_parameters(
+    tensors: Mapping[str, Array], manifest: Manifest, source: str, error: type[EdgepeftError]
+) -> dict[str, Array]:
+    """:func:`checked_tensors` of the parameters; places lie in their tensor, or are all -1: not picked yet."""
+    checked = checked_tensors(tensors, manifest.parameters, source, error)
+    for spec in manifest.sparse:
+        places = checked[spec.places]
+        picked = bool((places >= 0).all() and (places < spec.size).all() and (np.diff(places) > 0).all())
+        if not picked and (spec.gradient is None or bool((places != -1).any())):
+            raise error(
+                "wrong-places",
+                f"{source} holds places that are not ascending positions in their tensor.",
+                context=f"tensor {spec.places!r}, of {spec.size} elements of {spec.tensor}",
+                hint="the file is damaged, or written by something else; use another one.",
+            )
+    return checked
+
+
+def checked_tensors(
+    tensors: Mapping[str, Array], specs: Sequence[TensorSpec], source: str, error: type[EdgepeftError]
+) -> dict[str, Array]:
+    """The tensors in the order of ``specs``, if they have exactly those names, shapes and dtypes, and finite values.
+
+    Args:
+        tensors: arrays by name.
+        specs: what they must be.
+        source: where they come from, as a subject for the messages.
+        error: the class of error to raise.
+    """
+    hint = "it belongs to another bundle, or to another preparation of this one."
+    wanted = {spec.name for spec in specs}
+    if wanted != set(tensors):
+        facts = f"missing: {_listed(wanted - set(tensors))}; unknown: {_listed(set(tensors) - wanted)}"
+        raise error("wrong-tensors", f"{source} does not hold the bundle's parameters.", context=facts, hint=hint)
+    for spec in specs:
+        found = tensors[spec.name]
+        if (found.dtype.name, found.shape) != (spec.dtype, spec.shape):
+            facts = f"expected {spec.dtype} {list(spec.shape)}, found {found.dtype.name} {list(found.shape)}"
+            message = f"{source} holds a tensor {spec.name!r} that does not fit the bundle."
+            raise error("wrong-tensors", message, context=facts, hint=hint)
+        place = first_not_finite(found)
+        if place is not None:
+            raise error(
+                "not-finite",
+                f"{source} holds a value that is not finite.",
+                context=f"tensor {spec.name!r} at {list(place)}: {found[place]}",
+                hint="the training that wrote it diverged; use an earlier one.",
+            )
+    return {spec.name: tensors[spec.name] for spec in specs}
+
+
+def base_sha256(infer_sha256: str, weights_sha256: str) -> str:
+    """The hash that names a base: of the text ``<sha256 of infer.onnx>\\n<sha256 of weights.bin>\\n``."""
+    return hashlib.sha256(f"{infer_sha256}\n{weights_sha256}\n".encode()).hexdigest()
+
+
+def _listed(names: set[str]) -> str:
+    some = sorted(names)[:5]
+    return (", ".join(some) + (f" and {len(names) - 5} more" if len(names) > 5 else "")) or "none"
+
+
+def _error(reference: str, message: str, context: str, hint: str = _FETCH_AGAIN) -> BundleError:
+    return BundleError(reference, message, context=context, hint=hint)
+
+
+def _read_manifest(path: Path) -> bytes:
+    file = path / MANIFEST
+    if not path.is_dir():
+        raise _error("no-bundle", f"There is no bundle at {path}.", "a bundle is a directory.", "check the path.")
+    if file.is_symlink() or not file.is_file():
+        raise _error("no-bundle", f"{path} is not a bundle.", f"it has no regular file {MANIFEST}.", "check the path.")
+    try:
+        return read_regular(file, MAX_MANIFEST_BYTES, follow=False)
+    except OSError as failure:
+        raise _error("cannot-read-file", f"Cannot read {file}.", str(failure), "check the permissions.") from failure
+
+
+def _check_runtime(needed: str) -> None:
+    found = onnxruntime.__version__
+    if _version(found) < _version(needed):
+        raise _error(
+            "onnxruntime-too-old",
+            f"The bundle needs onnxruntime {needed} or later; this machine has {found}.",
+            "manifest.json: min_onnxruntime",
+            f"pip install 'onnxruntime>={needed}', or prepare the bundle for an older onnxruntime.",
+        )
+
+
+def _version(text: str) -> tuple[int, ...]:
+    """``1.19.2.dev3`` as (1, 19, 2)."""
+    match = re.match(r"\d{1,9}(\.\d{1,9})*", text)
+    if match is None:
+        raise _error("bad-manifest", "A version of onnxruntime is not a version.", f"found {text!r}")
+    return tuple(int(part) for part in match[0].split("."))[:3]
+
+
+def _check_declared(manifest: Manifest) -> None:
+    """The names in ``files`` stay inside the bundle, the needed ones are there, and the base is made of them."""
+    for name in manifest.files:
+        plain = PurePosixPath(name)
+        if str(plain) != name or plain.is_absolute() or {"..", "."} & set(plain.parts) or re.search(r"[\\:\0]", name):
+            raise _error("path-escape", "The manifest lists a file outside the bundle.", f"files: {name!r}")
+    for name in _REQUIRED:
+        if name not in manifest.files:
+            raise _error("missing-file", f"The manifest does not list {name}.", "every bundle needs this file.")
+    expected = base_sha256(manifest.files["infer.onnx"].sha256, manifest.files[WEIGHTS].sha256)
+    if manifest.base_sha256 != expected:
+        context = f"expected {expected}, found {manifest.base_sha256}"
+        raise _error("bad-manifest", "The manifest's base_sha256 is not that of its files.", context)
+
+
+def _check_directory(path: Path, manifest: Manifest) -> None:
+    found = dict(_regular_files(path, path))
+    undeclared = set(found) - set(manifest.files) - {MANIFEST}
+    if undeclared:
+        message = f"The bundle {path} holds files that its manifest does not list."
+        raise _error("undeclared-file", message, f"not listed: {_listed(undeclared)}", "remove them from the bundle.")
+    for name, entry in manifest.files.items():
+        if name not in found:
+            raise _error("missing-file", f"The bundle {path} lacks the file {name}.", f"expected {entry.bytes} bytes.")
+        if found[name] != entry.bytes:
+            context = f"expected {entry.bytes} bytes, found {found[name]}"
+            raise _error("damaged-file", f"The file {name} of the bundle has the wrong size.", context)
+
+
+def _regular_files(root: Path, directory: Path) -> Iterator[tuple[str, int]]:
+    """Names and sizes of all files below ``directory``; links and devices are refused."""
+    for entry in os.scandir(directory):
+        name = Path(entry.path).relative_to(root).as_posix()
+        if entry.is_dir(follow_symlinks=False):
+            yield from _regular_files(root, Path(entry.path))
+        elif entry.is_file(follow_symlinks=False):
+            yield name, entry.stat(follow_symlinks=False).st_size
+        else:
+            kind = "a link" if entry.is_symlink() else "not a regular file"
+            hint = "copy the file itself into the bundle (cp -L)."
+            raise _error("not-a-regular-file", f"The file {name} of the bundle is {kind}.", f"in {root}", hint)
+
+
+def _check_hashes(path: Path, manifest: Manifest) -> None:
+    for name, entry in manifest.files.items():
+        try:
+            found = sha256_of(path / name)
+        except OSError as failure:
+            raise _error("cannot-read-file", f"Cannot read {path / name}.", str(failure)) from failure
+        if found != entry.sha256:
+            context = f"expected SHA-256 {entry.sha256}, found {found}"
+            raise _error("damaged-file", f"The file {name} of the bundle is not what was prepared.", context)
+
+
+def _check_graphs(path: Path, manifest: Manifest) -> None:
+    for name in (name for name in manifest.files if name.endswith(".onnx")):
+        others = graph_locations(path / name) - {WEIGHTS}
+        if others:
+            message = f"The graph {name} reads a file other than {WEIGHTS}."
+            raise _error("path-escape", message, f"it names {_listed(others)}", "do not use this bundle.")
+
+
+def graph_locations(path: Path) -> set[str]:
+    """Return the files that a graph reads, itself checked as :func:`external_locations` does; raises BundleError."""
+    try:
+        with os.fdopen(open_regular(path), "rb") as file:
+            if os.fstat(file.fileno()).st_size == 0:
+                return external_locations(b"")
+            # Mapped, since those of ``ort_training`` hold the weights; not closed here, since errors hold parts of it.
+            return external_locations(memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))
+    except OSError as failure:
+        raise _error("cannot-read-file", f"Cannot read {path}.", str(failure)) from failure

@@ -1,0 +1,250 @@
+"""Checks an ONNX graph that somebody else wrote, without the onnx package: the files it reads, and that its loops end.
+
+Field numbers: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto. A bundle's graphs have no functions, no sparse
+tensors and no training information (section 1 of the SPEC), so the schema here has none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from edgepeft_runtime.errors import BundleError
+from edgepeft_runtime.files.wire import BYTES, FIXED32, FIXED64, VARINT, Bytes, Field, fields, varint
+from edgepeft_runtime.shown import printable, quoted
+
+MAX_TRIPS = 2**16
+"""How often the body of a Loop may run, with those around it."""
+
+MAX_DEPTH = 16
+"""Graphs inside one another."""
+
+_ORT_FORMAT = b"ORTM"
+_INT64, _EXTERNAL = 7, 1
+_TEXT, _TEXTS, _INT = Field(BYTES), Field(BYTES, repeated=True), Field(VARINT)
+_INTS = Field(VARINT, repeated=True)
+
+
+def _one(message: str) -> Field:
+    return Field(BYTES, message=message)
+
+
+def _many(message: str) -> Field:
+    return Field(BYTES, repeated=True, message=message)
+
+
+_SCHEMA: dict[str, dict[int, Field]] = {
+    "Model": {1: _INT, 2: _TEXT, 3: _TEXT, 4: _TEXT, 5: _INT, 6: _TEXT, 7: _one("Graph"), 8: _TEXTS, 14: _TEXTS},
+    "Graph": {1: _many("Node"), 2: _TEXT, 5: _many("Tensor"), 10: _TEXT, 11: _many("ValueInfo")}
+    | dict.fromkeys((12, 13, 14, 16), _TEXTS),
+    "Node": {1: _TEXTS, 2: _TEXTS, 3: _TEXT, 4: _TEXT, 5: _many("Attribute"), 6: _TEXT, 7: _TEXT, 8: _TEXT, 9: _TEXTS},
+    "Attribute": {1: _TEXT, 2: Field(FIXED32), 3: _INT, 4: _TEXT, 5: _one("Tensor"), 6: _one("Graph")}
+    | {7: Field(FIXED32, repeated=True), 8: _INTS, 9: _TEXTS, 10: _many("Tensor"), 11: _many("Graph")}
+    | {13: _TEXT, 14: _TEXT, 15: _TEXTS, 20: _INT},
+    "Tensor": {1: _INTS, 2: _INT, 4: Field(FIXED32, repeated=True), 5: _INTS, 6: _TEXTS, 7: _INTS, 8: _TEXT, 9: _TEXT}
+    | {10: Field(FIXED64, repeated=True), 11: _INTS, 12: _TEXT, 13: _many("Entry"), 14: _INT, 16: _TEXTS},
+    "Entry": {1: _TEXT, 2: _TEXT},
+    "ValueInfo": {1: _TEXT, 2: _TEXT, 3: _TEXT, 4: _TEXTS},
+}
+
+Name = bytes
+Scope = Mapping[Name, int | None]
+"""Values by name: the integer that a constant holds, ``None`` for whatever else."""
+
+
+def external_locations(model: bytes | memoryview) -> set[str]:
+    """Return the ``location`` of every tensor that a serialised ``ModelProto`` keeps in another file.
+
+    Raises:
+        BundleError: the bytes are no such message, or parsers could read them differently (``bad-graph``); or a loop in
+            it has no bound (``unbounded-loop``).
+    """
+    data = memoryview(model)
+    try:
+        if bytes(data[4:8]) == _ORT_FORMAT:
+            raise ValueError("it could be taken for a model in ONNX Runtime's own format")
+        found: set[str] = set()
+        graphs = [content for number, content in fields(data, "Model", _SCHEMA) if number == 7]
+        if not graphs:
+            raise ValueError("it has no graph")
+        _Graph(found, 1, 1).read(_bytes(graphs[0]), {})
+    except ValueError as failure:
+        raise BundleError(
+            "bad-graph",
+            "A graph of the bundle is not an ONNX model as bundles have them.",
+            context=str(failure),
+            hint="do not use this bundle, or prepare it again.",
+        ) from None
+    return found
+
+
+@dataclass(frozen=True)
+class _Parent:
+    """A node with graphs in it: its operator, its first input, and the graphs."""
+
+    op_type: str
+    trips: Name
+    graphs: tuple[Bytes, ...]
+
+
+@dataclass
+class _Graph:
+    """A walk over one graph.
+
+    Args:
+        locations: where other files are noted.
+        trips: how often it runs, because of the loops around it.
+        depth: how many graphs it lies in, with itself.
+    """
+
+    locations: set[str]
+    trips: int
+    depth: int
+    _names: dict[Name, int | None] = field(default_factory=dict)
+    _parents: list[_Parent] = field(default_factory=list)
+
+    def read(self, data: Bytes, outer: Scope) -> None:
+        """Check a graph, then those inside it, which see its names."""
+        if self.depth > MAX_DEPTH:
+            raise ValueError(f"more than {MAX_DEPTH} graphs lie inside one another")
+        for number, content in fields(data, "Graph", _SCHEMA):
+            if number == 1:
+                self._node(_bytes(content))
+            elif number == 5:
+                self._define(*self._tensor(_bytes(content)))
+            elif number == 11:
+                self._define(_value_name(_bytes(content)), None)
+        scope = {**outer, **self._names}
+        for parent in self._parents:
+            trips = self.trips * (_trips(parent, scope) if parent.op_type == "Loop" else 1)
+            if trips > MAX_TRIPS:
+                raise _unbounded(f"it runs {trips} times; at most {MAX_TRIPS} are taken")
+            for graph in parent.graphs:
+                _Graph(self.locations, trips, self.depth + 1).read(graph, scope)
+
+    def _define(self, name: Name, value: int | None) -> None:
+        # A name twice is no constant: which of the two counts, is the parser's choice.
+        self._names[name] = None if name in self._names else value
+
+    def _node(self, data: Bytes) -> None:
+        inputs, outputs, attributes = list[Name](), list[Name](), list[Bytes]()
+        texts = {4: b"", 7: b""}
+        for number, content in fields(data, "Node", _SCHEMA):
+            if number in (1, 2):
+                (inputs if number == 1 else outputs).append(bytes(_bytes(content)))
+            elif number == 5:
+                attributes.append(_bytes(content))
+            elif number in texts:
+                texts[number] = bytes(_bytes(content))
+        own = texts[7] in (b"", b"ai.onnx")
+        read = [self._attribute(attribute) for attribute in attributes]
+        constant = read[0][0] if texts[4] == b"Constant" and own and len(read) == 1 else None
+        for name in outputs:
+            self._define(name, constant)
+        graphs = tuple(graph for _, inside in read for graph in inside)
+        if graphs:
+            if not own or texts[4] not in (b"If", b"Loop", b"Scan", b"SequenceMap"):
+                raise ValueError(f"the operator {quoted(texts[4])} has graphs in it, and is none that may")
+            self._parents.append(_Parent(texts[4].decode(), inputs[0] if inputs else b"", graphs))
+
+    def _attribute(self, data: Bytes) -> tuple[int | None, list[Bytes]]:
+        """The integer that the attribute holds for a constant, and the graphs in it."""
+        values, graphs, name = list[int | None](), list[Bytes](), b""
+        for number, content in fields(data, "Attribute", _SCHEMA):
+            if number == 1:
+                name = bytes(_bytes(content))
+            elif number == 3:
+                values.append(_signed(content) if name == b"value_int" else None)
+            elif number in (5, 10):
+                value = self._tensor(_bytes(content))[1]
+                values.append(value if number == 5 and name == b"value" else None)
+            elif number in (6, 11):
+                graphs.append(_bytes(content))
+        return values[0] if len(values) == 1 else None, graphs
+
+    def _tensor(self, data: Bytes) -> tuple[Name, int | None]:
+        """The name of a tensor, and its value if it holds one int64; notes the file it lies in."""
+        name, kind, external, entries, values = b"", 0, 0, list[Bytes](), list[int]()
+        for number, content in fields(data, "Tensor", _SCHEMA):
+            if number == 8:
+                name = bytes(_bytes(content))
+            elif number in (2, 14):
+                kind, external = (_small(content), external) if number == 2 else (kind, _small(content))
+            elif number == 13:
+                entries.append(_bytes(content))
+            elif number == 7:
+                values += _int64s(content)
+            elif number == 9 and len(_bytes(content)) == 8:
+                values.append(int.from_bytes(_bytes(content), "little", signed=True))
+        if (external == _EXTERNAL) != bool(entries) or external > _EXTERNAL:
+            raise ValueError(f"the tensor {quoted(name)} says both that it is in another file and that it is not")
+        if entries:
+            self.locations.add(_location(entries))
+        return name, values[0] if kind == _INT64 and len(values) == 1 and not entries else None
+
+
+def _location(entries: list[Bytes]) -> str:
+    """The file of a tensor; a key may come once, or parsers differ in which one counts."""
+    said: dict[bytes, bytes] = {}
+    for entry in entries:
+        pair = {number: bytes(_bytes(content)) for number, content in fields(entry, "Entry", _SCHEMA)}
+        key = pair.get(1, b"")
+        if key in said or key not in (b"location", b"offset", b"length"):
+            raise ValueError(f"a tensor says twice, or of something unknown, where it lies: {quoted(key)}")
+        said[key] = pair.get(2, b"")
+    for key in (b"offset", b"length"):
+        if not (said.get(key, b"0").isdigit() and len(said.get(key, b"0")) <= 16):
+            raise ValueError(f"the {key.decode()} of a tensor is {quoted(said[key])}")
+    return printable(said.get(b"location", b"").decode("utf-8", "replace"), keep="")
+
+
+def _trips(parent: _Parent, scope: Scope) -> int:
+    """How often a Loop runs at most: its first input, which must be a constant."""
+    count = scope.get(parent.trips) if parent.trips else None
+    if count is None:
+        raise _unbounded("its trip count is no constant")
+    return max(0, count)
+
+
+def _unbounded(what: str) -> BundleError:
+    return BundleError(
+        "unbounded-loop",
+        "A graph of the bundle holds a Loop that may never end.",
+        context=what,
+        hint=f"give the Loop a constant trip count of at most {MAX_TRIPS}, or use a Scan.",
+    )
+
+
+def _value_name(data: Bytes) -> Name:
+    names = [content for number, content in fields(data, "ValueInfo", _SCHEMA) if number == 1]
+    return bytes(_bytes(names[0])) if names else b""
+
+
+def _bytes(content: int | Bytes) -> Bytes:
+    assert not isinstance(content, int)  # the schema says so
+    return content
+
+
+def _small(content: int | Bytes) -> int:
+    """A number that parsers keep in 32 bits, cutting off what is above."""
+    assert isinstance(content, int)
+    if content >= 2**31:
+        raise ValueError("a type or a kind is a number beyond 31 bits")
+    return content
+
+
+def _signed(content: int | Bytes) -> int:
+    assert isinstance(content, int)
+    return content - 2**64 if content >= 2**63 else content
+
+
+def _int64s(content: int | Bytes) -> Iterator[int]:
+    """The numbers of an int64 field, packed or not; of a long list the first two."""
+    if isinstance(content, int):
+        yield _signed(content)
+        return
+    place = count = 0
+    while place < len(content) and count < 2:
+        value, place = varint(content, place)
+        count += 1
+        yield _signed(value)

@@ -1,0 +1,121 @@
+"""What the parts of a manifest must agree on (section 2 of the SPEC)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from edgepeft_runtime.files.fields import broken
+from edgepeft_runtime.files.shapes import MAX_AXES, elements
+from edgepeft_runtime.shown import quoted
+
+if TYPE_CHECKING:
+    from edgepeft_runtime.bundle.manifest import Manifest
+
+PLACES = "places"
+
+MAX_STATE = 8
+"""Elements of the optimizer's state, for each that trains: they are made of nothing but their shapes."""
+
+
+def check(manifest: Manifest) -> None:
+    """Refuse a manifest with parts that contradict one another; raises :class:`BundleError` (``bad-manifest``)."""
+    _check_names(manifest)
+    _check_shapes(manifest)
+    _check_sizes(manifest)
+    _check_memory(manifest)
+    _check_buckets(manifest)
+    _check_sparse(manifest)
+    _check_generation(manifest)
+
+
+def _check_names(manifest: Manifest) -> None:
+    fed = [*manifest.inputs, *manifest.labels, *manifest.parameters, *manifest.optimizer.state]
+    _unique("fed to the graphs", [spec.name for spec in fed] + [bucket.name for bucket in manifest.buckets])
+    _unique("of the outputs", (spec.name for spec in manifest.outputs))
+    for what in ("inputs", "outputs", "parameters", "buckets"):
+        if not getattr(manifest, what):
+            raise broken(f"The manifest lists no {what}.", f"manifest.json: {what}")
+
+
+def _unique(what: str, names: Iterable[str]) -> None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise broken(f"Two tensors {what} have the same name.", f"name: {quoted(name)}")
+        seen.add(name)
+
+
+def _check_shapes(manifest: Manifest) -> None:
+    for spec in (*manifest.inputs, *manifest.labels):
+        for dim in spec.shape:
+            if isinstance(dim, str) and dim not in manifest.dimensions:
+                raise broken(
+                    "A symbolic dimension is not described.",
+                    f"{quoted(dim)} of {quoted(spec.name)} is not in dimensions",
+                )
+    for held in (*manifest.parameters, *manifest.optimizer.state):
+        if not all(isinstance(dim, int) for dim in held.shape):
+            raise broken("A tensor that is kept has a symbolic dimension.", f"{quoted(held.name)}: {list(held.shape)}")
+
+
+def _check_sizes(manifest: Manifest) -> None:
+    """No tensor that is kept is larger than can be counted, nor the state than what trains explains."""
+    sizes = [spec.sizes for spec in (*manifest.parameters, *manifest.optimizer.state)]
+    for shape in (*sizes, *(spec.shape for spec in manifest.sparse)):
+        if elements(shape) is None:
+            raise broken("A tensor has too many elements.", f"shape {quoted(list(shape))}")
+    state = sum(spec.size for spec in manifest.optimizer.state)
+    trained = sum(spec.size for spec in manifest.parameters)
+    if state > MAX_STATE * trained:
+        facts = f"{state} elements, of {trained} that train; {MAX_STATE} for each are the most"
+        raise broken("The optimizer's state is too large.", facts)
+
+
+def _check_memory(manifest: Manifest) -> None:
+    for moment in manifest.memory.activations if manifest.memory is not None else ():
+        for product in moment:
+            unknown = [name for name in product.split("*") if product and name not in manifest.dimensions]
+            if unknown or product.count("*") >= MAX_AXES:
+                raise broken("What activations grow with must be dimensions.", f"found {quoted(product)}")
+
+
+def _check_buckets(manifest: Manifest) -> None:
+    sizes = {spec.name: spec.size for spec in manifest.parameters if spec.role != PLACES}
+    members = [name for bucket in manifest.buckets for name in bucket.members]
+    odd = sorted(name for name, count in Counter(members).items() if name not in sizes or count > 1)
+    if odd or not members:
+        what = "Each member of a bucket must be a parameter, and of no other bucket."
+        raise broken(what, f"not so: {', '.join(odd)}" if odd else "there is none")
+    for bucket in manifest.buckets:
+        total = sum(sizes[name] for name in bucket.members)
+        if bucket.size != total:
+            raise broken(
+                "A bucket's size is not that of its members.", f"{quoted(bucket.name)}: {bucket.size}, not {total}"
+            )
+
+
+def _check_sparse(manifest: Manifest) -> None:
+    shapes = {spec.name: (spec.dtype, spec.shape, spec.role == PLACES) for spec in manifest.parameters}
+    for spec in manifest.sparse:
+        values, places = shapes.get(spec.values), shapes.get(spec.places)
+        if values is None or places is None or places[0] != "int32" or not places[2] or values[1] != places[1]:
+            raise broken("A sparse tensor needs values and places of one length.", f"tensor: {quoted(spec.tensor)}")
+    described = {spec.places for spec in manifest.sparse}
+    for parameter in manifest.parameters:
+        if (parameter.role == PLACES) != (parameter.name in described):
+            raise broken("Places must belong to a sparse tensor.", f"parameter: {quoted(parameter.name)}")
+
+
+def _check_generation(manifest: Manifest) -> None:
+    spec = manifest.generation
+    if spec is None:
+        return
+    inputs = {tensor.name for tensor in manifest.inputs}
+    if {spec.ids, *filter(None, [spec.attention_mask])} != inputs or (spec.cache and spec.attention_mask is None):
+        raise broken(
+            "Generation must feed all inputs, with a cache also a mask.", f"inputs: {', '.join(sorted(inputs))}"
+        )
+    if bool(spec.cache) != ("generate.onnx" in manifest.files):
+        raise broken("A cache belongs to generate.onnx, and the other way round.", f"cache: {len(spec.cache)} tensors")

@@ -1,0 +1,186 @@
+"""Checks a batch against the manifest before any graph sees it: ONNX Runtime does not notice everything."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from edgepeft_runtime.bundle.manifest import LabelSpec, Manifest, TensorSpec
+from edgepeft_runtime.data.values import first_not_finite
+from edgepeft_runtime.errors import BatchError
+from edgepeft_runtime.files.tensorfile import Array
+
+Batch = Mapping[str, Any]
+"""Arrays, or what numpy makes arrays of, by the name of an input or a label."""
+
+
+def checked_batch(batch: Batch, manifest: Manifest, *, labels: bool = True) -> dict[str, Array]:
+    """The batch as contiguous arrays of the declared dtypes.
+
+    Args:
+        batch: arrays by name. Integers of any kind are taken where no value is lost, ``float64`` is narrowed.
+        manifest: says what the inputs and labels must be.
+        labels: whether the labels are needed; where they are not, labels in the batch are left out.
+
+    Raises:
+        BatchError: which tensor, what was expected, what was found, and what to do.
+    """
+    specs: Sequence[TensorSpec] = (*manifest.inputs, *manifest.labels) if labels else manifest.inputs
+    _check_names(batch, specs, manifest)
+    arrays = {spec.name: _converted(batch[spec.name], spec) for spec in specs}
+    _check_shapes(arrays, specs, manifest)
+    for spec in specs:
+        _check_values(arrays[spec.name], spec)
+    return arrays
+
+
+def examples_in(arrays: Mapping[str, Array], manifest: Manifest) -> int:
+    """The number of examples of a batch: the size of the first axis of the first input."""
+    first = arrays[manifest.inputs[0].name]
+    return int(first.shape[0]) if first.ndim else 1
+
+
+def _check_names(batch: Batch, specs: Sequence[TensorSpec], manifest: Manifest) -> None:
+    if not isinstance(batch, Mapping):
+        raise BatchError(
+            "not-a-batch",
+            "A batch maps names to arrays.",
+            context=f"found {type(batch).__name__}",
+            hint=f"pass a dict with {_names(specs)}.",
+        )
+    missing = [spec.name for spec in specs if spec.name not in batch]
+    if missing:
+        raise BatchError(
+            "missing-input",
+            f"The batch lacks {', '.join(map(repr, missing))}.",
+            context=f"expected {_names(specs)}; found {', '.join(map(repr, batch)) or 'nothing'}",
+            hint="name the arrays as the bundle does.",
+        )
+    known = {spec.name for spec in (*manifest.inputs, *manifest.labels)}
+    unknown = [name for name in batch if name not in known]
+    if unknown:
+        raise BatchError(
+            "unknown-input",
+            f"The bundle has no input or label {', '.join(map(repr, unknown))}.",
+            context=f"expected {_names(specs)}",
+            hint="leave it out of the batch, or name it as the bundle does.",
+        )
+
+
+def _names(specs: Sequence[TensorSpec]) -> str:
+    return ", ".join(repr(spec.name) for spec in specs)
+
+
+def _converted(value: Any, spec: TensorSpec) -> Array:
+    try:
+        array = np.asarray(value)
+    except (ValueError, TypeError) as failure:
+        raise _wrong_dtype(spec, "no array", f"numpy cannot read it: {failure}") from None
+    wanted = np.dtype(spec.dtype)
+    if array.dtype.kind == wanted.kind == "f":
+        with np.errstate(over="ignore"):  # what overflows becomes an infinity, which is refused by name
+            return np.array(array, dtype=wanted, order="C", copy=None)
+    if array.dtype.kind in "iub" and wanted.kind in "iub":
+        return _lossless(array, wanted, spec)
+    raise _wrong_dtype(spec, array.dtype.name, _dtype_hint(array, wanted))
+
+
+def _lossless(array: Array, wanted: np.dtype[Any], spec: TensorSpec) -> Array:
+    """Integers and booleans in the wanted dtype, if every value has a place there."""
+    low, high = (0, 1) if wanted.kind == "b" else (np.iinfo(wanted).min, np.iinfo(wanted).max)
+    if array.dtype != wanted and array.dtype.kind != "b" and array.size:
+        smallest, largest = int(array.min()), int(array.max())
+        if smallest < low or largest > high:
+            found = f"{array.dtype.name} with values from {smallest} to {largest}"
+            raise _wrong_dtype(spec, found, f"the values must lie from {low} to {high}.")
+    return np.array(array, dtype=wanted, order="C", copy=None)
+
+
+def _dtype_hint(array: Array, wanted: np.dtype[Any]) -> str:
+    if array.dtype.kind not in "iubf":
+        return "pass numbers; tokenize text and decode images first."
+    if wanted.kind == "f":
+        return f"scale the values as in training, then .astype({wanted.name!r})."
+    return f"this input takes whole numbers, as token ids or class labels: .astype({wanted.name!r}) if it holds such."
+
+
+def _wrong_dtype(spec: TensorSpec, found: str, hint: str) -> BatchError:
+    return BatchError(
+        "wrong-dtype",
+        f"{spec.name!r} has the wrong dtype.",
+        context=f"expected {spec.dtype}, found {found}",
+        hint=hint,
+    )
+
+
+def _check_shapes(arrays: Mapping[str, Array], specs: Sequence[TensorSpec], manifest: Manifest) -> None:
+    sizes: dict[str, tuple[int, str]] = {}
+    for spec in specs:
+        shape = arrays[spec.name].shape
+        if len(shape) != len(spec.shape):
+            raise _wrong_shape(spec, shape, f"it must have {len(spec.shape)} axes, the first for the examples.")
+        for axis, (size, dim) in enumerate(zip(shape, spec.shape, strict=True)):
+            if isinstance(dim, int):
+                if size != dim:
+                    raise _wrong_shape(spec, shape, f"axis {axis} must be {dim}.")
+                continue
+            known, where = sizes.setdefault(dim, (size, spec.name))
+            if known != size:
+                raise _wrong_shape(
+                    spec, shape, f"axis {axis} ({dim}) is {size}, in {where!r} it is {known}; cut or pad."
+                )
+            _check_limits(spec, shape, axis, manifest)
+
+
+def _check_limits(spec: TensorSpec, shape: tuple[int, ...], axis: int, manifest: Manifest) -> None:
+    size, name = shape[axis], str(spec.shape[axis])
+    limits = manifest.dimensions[name]
+    if size == 0:
+        raise BatchError(
+            "empty-batch",
+            f"{spec.name!r} is empty.",
+            context=f"axis {axis} ({name}) is 0; shape {list(shape)}",
+            hint="leave empty batches out.",
+        )
+    if size < limits.min or (limits.max is not None and size > limits.max):
+        most = "" if limits.max is None else f" and at most {limits.max}"
+        raise _wrong_shape(spec, shape, f"axis {axis} ({name}) must be at least {limits.min}{most}; cut or pad.")
+
+
+def _wrong_shape(spec: TensorSpec, found: tuple[int, ...], hint: str) -> BatchError:
+    return BatchError(
+        "wrong-shape",
+        f"{spec.name!r} has the wrong shape.",
+        context=f"expected [{', '.join(map(str, spec.shape))}], found {list(found)}",
+        hint=hint,
+    )
+
+
+def _check_values(array: Array, spec: TensorSpec) -> None:
+    place = first_not_finite(array)
+    if place is not None:
+        raise BatchError(
+            "not-finite",
+            f"{spec.name!r} holds a value that is not finite.",
+            context=f"at {list(place)}: {array[place]}",
+            hint="fill or leave out missing values, and keep values within the range of float32.",
+        )
+    if isinstance(spec, LabelSpec) and spec.classes is not None:
+        _check_labels(array, spec, spec.classes)
+
+
+def _check_labels(array: Array, spec: LabelSpec, classes: int) -> None:
+    wrong = (array < 0) | (array >= classes)
+    if spec.ignore_index is not None:
+        wrong &= array != spec.ignore_index
+    if wrong.any():
+        place = tuple(int(index) for index in np.argwhere(wrong)[0])
+        ignored = "" if spec.ignore_index is None else f", or {spec.ignore_index} for what does not count"
+        raise BatchError(
+            "label-out-of-range",
+            f"{spec.name!r} holds a label that is no class.",
+            context=f"expected 0 to {classes - 1}{ignored}; found {array[place]} at {list(place)}",
+            hint="number the classes from 0, as the bundle does.",
+        )

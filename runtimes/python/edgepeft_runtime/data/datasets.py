@@ -1,0 +1,192 @@
+"""Where batches come from: arrays, ``.npz`` files, data sets of one's own, lists and streams of batches."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgepeft_runtime.data.batch import Batch
+from edgepeft_runtime.errors import DataError, StateError
+from edgepeft_runtime.files import npy
+from edgepeft_runtime.files.tensorfile import Array
+
+
+@runtime_checkable
+class Dataset(Protocol):
+    """Examples by number: what can be shuffled."""
+
+    def __len__(self) -> int:
+        """The number of examples."""
+
+    def batch(self, rows: NDArray[np.int64]) -> Batch:
+        """The examples of the given numbers, as arrays by name."""
+
+
+Data = Dataset | Mapping[str, Any] | str | Path | Iterable[Batch] | Callable[[int], Iterable[Batch]]
+"""A data set, arrays by name, an ``.npz`` file, batches, or a function from the epoch (0, 1, …) to batches."""
+
+
+class Arrays:
+    """A data set of arrays whose first axis counts the examples.
+
+    Raises:
+        DataError: no arrays, no examples, or arrays of different lengths.
+    """
+
+    def __init__(self, arrays: Mapping[str, Any]) -> None:
+        self._arrays: dict[str, Array] = {name: np.asarray(array) for name, array in arrays.items()}
+        lengths = {name: len(array) if array.ndim else 0 for name, array in self._arrays.items()}
+        if len(set(lengths.values())) > 1:
+            raise DataError(
+                "different-lengths",
+                "The arrays of a data set must have one length.",
+                context=", ".join(f"{name}: {length}" for name, length in lengths.items()),
+                hint="the first axis of every array counts the examples.",
+            )
+        self._length = max(lengths.values(), default=0)
+        if self._length == 0:
+            raise _no_data("the arrays hold no examples." if lengths else "there are no arrays.")
+
+    def __len__(self) -> int:
+        return self._length
+
+    def batch(self, rows: NDArray[np.int64]) -> dict[str, Array]:
+        """The examples of the given numbers; copies."""
+        return {name: array[rows] for name, array in self._arrays.items()}
+
+    def fingerprint(self) -> str:
+        """Tells other data of the same length apart: a checksum over dtypes, shapes and some of the rows."""
+        rows = np.linspace(0, len(self) - 1, min(len(self), 64)).astype(np.int64)
+        checksum = 0
+        for name, array in sorted(self._arrays.items()):
+            checksum = zlib.crc32(f"{name} {array.dtype} {array.shape}".encode(), checksum)
+            checksum = zlib.crc32(array[rows].tobytes(), checksum)
+        return f"{checksum:08x}"
+
+
+def read_npz(path: str | Path) -> Arrays:
+    """The arrays of an ``.npz`` file, as ``numpy.savez`` writes it. Pickled objects are never loaded.
+
+    Raises:
+        DataError: the file is missing, damaged, of another kind, or holds Python objects.
+    """
+    try:
+        arrays = npy.read_npz(path)
+    except (OSError, ValueError, MemoryError) as failure:
+        raise DataError(
+            "cannot-read-data",
+            f"Cannot read the data file {path}.",
+            context=str(failure) or type(failure).__name__,
+            hint="write it with numpy.savez(path, input=..., label=...), with arrays of numbers only.",
+        ) from failure
+    return Arrays(arrays)
+
+
+class Source(Protocol):
+    """Batches, epoch by epoch, the same whenever they are asked for."""
+
+    @property
+    def examples(self) -> int | None:
+        """Examples in an epoch, if known."""
+
+    @property
+    def count(self) -> int | None:
+        """Batches in an epoch, if known."""
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Tells other data apart, if known."""
+
+    @property
+    def once(self) -> bool:
+        """Whether batches can be asked for only once."""
+
+    def batches(self, epoch: int, skip: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch (counted from 0), without the first ``skip``."""
+
+
+def source_of(data: Data, batch_size: int, *, shuffle_seed: int | None = None) -> Source:
+    """Batches out of any kind of data.
+
+    Args:
+        data: see :data:`Data`. What already comes in batches is taken as it is, in its own order.
+        batch_size: examples in a batch; the last one of an epoch may be smaller.
+        shuffle_seed: shuffles a data set anew in each epoch; ``None`` keeps its order.
+    """
+    if isinstance(data, str | Path):
+        data = read_npz(data)
+    elif isinstance(data, Mapping):
+        data = Arrays(data)
+    if isinstance(data, Dataset):
+        return _Rows(data, batch_size, shuffle_seed)
+    if callable(data) or isinstance(data, Iterable):
+        return _Stream(data)
+    raise DataError(
+        "unknown-data",
+        f"Cannot take batches out of a {type(data).__name__}.",
+        context=None,
+        hint="pass arrays by name, an .npz file, a data set (__len__ and batch), or batches.",
+    )
+
+
+class _Rows:
+    """Mini-batches of a data set, in an order that depends on the seed and the epoch alone."""
+
+    def __init__(self, dataset: Dataset, batch_size: int, shuffle_seed: int | None) -> None:
+        self._dataset = dataset
+        self._batch_size = batch_size
+        self._seed = shuffle_seed
+        self.once = False
+        self.examples = len(dataset)
+        self.count = -(-self.examples // batch_size)
+        self.fingerprint = dataset.fingerprint() if isinstance(dataset, Arrays) else None
+        if self.examples == 0:
+            raise _no_data("the data set has length 0.")
+
+    def batches(self, epoch: int, skip: int = 0) -> Iterator[Batch]:
+        order = np.arange(self.examples)
+        if self._seed is not None:
+            order = np.random.default_rng([self._seed, epoch]).permutation(self.examples)
+        for start in range(skip * self._batch_size, self.examples, self._batch_size):
+            yield self._dataset.batch(order[start : start + self._batch_size])
+
+
+class _Stream:
+    """Batches that come ready-made; a function is called anew in each epoch, anything else is iterated anew."""
+
+    examples = None
+    fingerprint = None
+
+    def __init__(self, data: Iterable[Batch] | Callable[[int], Iterable[Batch]]) -> None:
+        self._data = data
+        self.count = len(data) if isinstance(data, Sized) else None
+        self.once = isinstance(data, Iterator)
+
+    def batches(self, epoch: int, skip: int = 0) -> Iterator[Batch]:
+        if self.once and epoch > 0:
+            raise DataError(
+                "data-used-up",
+                "A generator gives its batches once; the second epoch has none.",
+                context=f"epoch {epoch + 1}",
+                hint="pass a list of batches, or a function from the epoch to its batches.",
+            )
+        batches = iter(self._data(epoch) if callable(self._data) else self._data)
+        skipped = sum(1 for _ in islice(batches, skip))
+        if skipped < skip:
+            raise StateError(
+                "data-changed",
+                "The data gives fewer batches than the run has already used.",
+                context=f"epoch {epoch + 1}: {skip} used, {skipped} given",
+                hint="resume with the data the run was begun with; a generator must start anew.",
+            )
+        return batches
+
+
+def _no_data(what: str) -> DataError:
+    return DataError("no-data", "There is nothing to work on.", context=what, hint="pass at least one example.")

@@ -1,0 +1,37 @@
+"""The engines by name. Importing this needs no onnxruntime, so that the command's help is quick."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from edgepeft_runtime.errors import TrainingError
+
+if TYPE_CHECKING:
+    from edgepeft_runtime.bundle.bundle import Bundle
+    from edgepeft_runtime.engine.engine import Engine
+
+PORTABLE, ORT_TRAINING = "portable", "ort-training"
+ENGINES = (PORTABLE, ORT_TRAINING)
+
+
+def check_engine(name: str) -> None:
+    """Refuse a name that no engine has."""
+    if name not in ENGINES:
+        raise TrainingError(
+            "unknown-engine",
+            f"There is no engine named {name!r}.",
+            context=f"there are: {', '.join(ENGINES)}",
+            hint="choose one of them.",
+        )
+
+
+def open_engine(name: str, bundle: Bundle, threads: int | None) -> Engine:
+    """The engine of that name; raises :class:`TrainingError` for any other."""
+    check_engine(name)
+    if name == PORTABLE:
+        from edgepeft_runtime.engine.engine import PortableEngine
+
+        return PortableEngine(bundle, threads=threads)
+    from edgepeft_runtime.engine.ort_training import OrtTrainingEngine
+
+    return OrtTrainingEngine(bundle, threads=threads)

@@ -1,0 +1,175 @@
+"""Files that outlive a crash: written beside the old one, flushed, and renamed; parent folders are flushed in order.
+
+:mod:`edgepeft_runtime.files.staging` does the same for folders.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from edgepeft_runtime.errors import EdgepeftError
+
+_HINTS = {
+    errno.ENOSPC: "the disk is full: make room, or choose a path on another one.",
+    errno.EDQUOT: "your quota is used up: make room, or choose a path on another disk.",
+    errno.EROFS: "the file system is read-only: mount it for writing, or choose another path.",
+    errno.EACCES: "check the permissions of the folder.",
+    errno.EPERM: "check the permissions of the folder.",
+    errno.ENOENT: "check that the folder exists.",
+    errno.EEXIST: "there is something else where a folder should be: remove it, or choose another path.",
+    errno.ENOTDIR: "there is a file where a folder should be: remove it, or choose another path.",
+    errno.EIO: "the disk reports an error: check it, and choose a path on another one.",
+}
+
+
+def write_atomically(
+    path: str | Path,
+    chunks: Iterable[bytes | memoryview],
+    *,
+    error: type[EdgepeftError],
+    mode: int = 0o666,
+) -> None:
+    """Write a file so that whoever reads it, or finds it after a power cut, sees the old content or the new one.
+
+    A link to a file is replaced, never written through; the file has its permissions from the first byte on: ``mode``,
+    less what the process's umask takes.
+
+    Raises:
+        EdgepeftError: of the class ``error``: ``path`` is no regular file (``not-a-regular-file``), or it cannot be
+            written (``cannot-write-file``); the old content is still there unless flushing its folder failed.
+    """
+    path = Path(path)
+    check_output(path, error)
+    partial = path.with_name(f".{path.name}.partial")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+    with writing(path, error):
+        try:
+            partial.unlink(missing_ok=True)
+            with os.fdopen(os.open(partial, flags, mode), "wb") as file:
+                for chunk in chunks:
+                    file.write(chunk)
+                file.flush()
+                os.fsync(file.fileno())
+            move(partial, path)
+        except OSError:
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
+            raise
+
+
+def replace_file(staged: Path, path: Path, *, error: type[EdgepeftError]) -> None:
+    """Put a finished file in the place of another, flushed; raises as :func:`write_atomically` does."""
+    check_output(path, error)
+    with writing(path, error):
+        sync_file(staged)
+        move(staged, path)
+
+
+def check_output(path: str | Path, error: type[EdgepeftError]) -> None:
+    """Refuse to replace what is there and is no regular file: a device, a pipe, a folder, or a link to one.
+
+    Raises:
+        EdgepeftError: of the class ``error`` (``not-a-regular-file``).
+    """
+    path = Path(path)
+    kind = _special(path)
+    if kind is not None:
+        raise error(
+            "not-a-regular-file",
+            f"Cannot write {path}.",
+            context=f"it exists and is {kind}.",
+            hint="give the path of a file, or one that does not exist yet.",
+        )
+
+
+def _special(path: Path) -> str | None:
+    """What a path is, if it exists and is no regular file."""
+    with suppress(OSError):
+        # Links of /dev and shells lead to open files of this process; to replace them would break the system.
+        if path.is_symlink() and os.readlink(path).startswith(("/proc/", "/dev/")):
+            return "a link to an open file or a device"
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:  # there is nothing, or the write itself tells what is wrong
+        return None
+    if stat.S_ISREG(mode):
+        return None
+    kinds = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"))
+    return next((name for is_kind, name in kinds if is_kind(mode)), "a device")
+
+
+@contextmanager
+def writing(path: str | Path, error: type[EdgepeftError]) -> Iterator[None]:
+    """Turn an ``OSError`` of what is done inside into an error of the class ``error`` that names ``path``."""
+    try:
+        yield
+    except OSError as failure:
+        raise cannot_write(path, failure, error) from failure
+
+
+def cannot_write(path: str | Path, failure: OSError, error: type[EdgepeftError]) -> EdgepeftError:
+    """The error of a file or folder that cannot be written, by the system's error."""
+    return error("cannot-write-file", f"Cannot write {path}.", context=str(failure), hint=hint_for(failure))
+
+
+def hint_for(failure: OSError) -> str:
+    """What to do about an error of the file system."""
+    unknown = "check that the folder exists, that it may be written to, and that the disk has room."
+    return _HINTS.get(failure.errno or 0, unknown)
+
+
+# Below, each raises OSError.
+
+
+def move(source: Path, target: Path) -> None:
+    """Rename a file over another; it is under its new name after a power cut too."""
+    os.replace(source, target)
+    sync_directory(target.parent)
+
+
+def remove(path: Path) -> None:
+    """Remove a file if it is there; it does not come back after a power cut."""
+    if os.path.lexists(path):
+        path.unlink(missing_ok=True)
+        sync_directory(path.parent)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it; they are there after a power cut too."""
+    missing = []
+    while not path.is_dir():
+        missing.append(path)
+        path = path.parent
+    for folder in reversed(missing):
+        folder.mkdir(exist_ok=True)
+        sync_directory(folder.parent)
+
+
+def sync_file(path: Path) -> None:
+    """Flush a file's content to the disk."""
+    with path.open("rb" if os.name == "posix" else "rb+") as file:
+        os.fsync(file.fileno())
+
+
+def sync_directory(path: Path) -> None:
+    """Flush a directory's entries, so that a rename outlives a power cut; where the system cannot, do nothing."""
+    if os.name != "posix":
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sync_tree(folder: Path) -> None:
+    """Flush everything in a folder, and the folder."""
+    for root, _, names in os.walk(folder):
+        for name in names:
+            sync_file(Path(root) / name)
+        sync_directory(Path(root))

@@ -1,0 +1,85 @@
+"""Files and folders that one process at a time holds."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from edgepeft_runtime.errors import EdgepeftError
+from edgepeft_runtime.files.durable import hint_for, make_folder
+
+try:
+    import fcntl
+except ImportError:  # not on Windows: there nothing keeps two processes apart
+    fcntl = None  # type: ignore[assignment]
+
+
+def lock_file(path: Path) -> int | None:
+    """Make the file if it is missing, and hold it until the handle that is returned is closed, or the process ends.
+
+    Raises:
+        BlockingIOError: another process holds it.
+        OSError: it cannot be made.
+    """
+    return _lock(path, os.O_RDWR | os.O_CREAT)
+
+
+def lock_directory(path: Path) -> int | None:
+    """Hold a folder that exists, as :func:`lock_file` does a file; the lock stays with it when it is renamed."""
+    return None if fcntl is None else _lock(path, os.O_RDONLY)
+
+
+def _lock(path: Path, flags: int) -> int | None:
+    while True:
+        handle = os.open(path, flags, 0o644)
+        if fcntl is None:
+            os.close(handle)
+            return None
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if leads_to(path, handle):
+                return handle
+        except OSError:
+            os.close(handle)
+            raise
+        os.close(handle)  # whoever held it has removed or renamed it meanwhile
+
+
+def leads_to(path: Path, handle: int) -> bool:
+    """Whether a path still leads to the open file."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(handle))
+    except FileNotFoundError:
+        return False
+
+
+@contextmanager
+def locked_folder(path: Path, name: str, error: type[EdgepeftError]) -> Iterator[None]:
+    """Make a folder if it is missing, and keep other processes out that do the same, by a file in it.
+
+    Raises:
+        EdgepeftError: of the class ``error``: another process is in it (``home-in-use``), or the folder cannot be used
+            (``cannot-write-file``), now or in the middle of what is done under the lock.
+    """
+    try:
+        make_folder(path)
+        handle = lock_file(path / name)
+    except OSError as failure:
+        if not isinstance(failure, BlockingIOError):
+            raise unusable(path, failure, error) from failure
+        what = f"Another process uses {path}."
+        raise error("home-in-use", what, context=None, hint="wait for it to end.") from failure
+    try:
+        yield
+    except OSError as failure:
+        raise unusable(path, failure, error) from failure
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+def unusable(path: Path, failure: OSError, error: type[EdgepeftError]) -> EdgepeftError:
+    """The error of a folder that cannot be worked in."""
+    return error("cannot-write-file", f"Cannot use {path}.", context=str(failure), hint=hint_for(failure))

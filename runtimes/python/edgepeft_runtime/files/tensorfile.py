@@ -1,0 +1,275 @@
+"""Tensor files: safetensors in numpy, checked on reading, sealed where asked, written so that a crash harms nothing.
+
+The format: https://github.com/huggingface/safetensors#format, with the checks and the seal of section 4 of the SPEC.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgepeft_runtime.errors import EdgepeftError
+from edgepeft_runtime.files import index_coding as gaps
+from edgepeft_runtime.files import strict_json
+from edgepeft_runtime.files.durable import write_atomically
+from edgepeft_runtime.files.regular import open_regular
+from edgepeft_runtime.files.shapes import MAX_AXES, elements
+from edgepeft_runtime.shown import quoted
+
+Array = NDArray[Any]
+
+MAX_HEADER = 2**23
+"""Bytes of a header: names of some 70,000 tensors. Parsed, it takes twenty times as many at most."""
+
+SEAL_LENGTH = 64
+
+# In the order of the official library, which lays the widest dtype first: its files and ours are equal to the byte.
+_DTYPES = {
+    "BOOL": "bool",
+    "U8": "uint8",
+    "I8": "int8",
+    "I16": "int16",
+    "U16": "uint16",
+    "F16": "float16",
+    "I32": "int32",
+    "U32": "uint32",
+    "F32": "float32",
+    "F64": "float64",
+    "I64": "int64",
+    "U64": "uint64",
+}
+_CODES = {name: code for code, name in _DTYPES.items()}
+_ORDER = {name: place for place, name in enumerate(_DTYPES.values())}
+
+
+class TensorFileError(EdgepeftError):
+    """A tensor file that cannot be read or written, where no more telling class of error applies."""
+
+
+@dataclass(frozen=True)
+class TensorFile:
+    """What a tensor file holds: tensors by name, in the order of the file, and strings about them."""
+
+    tensors: dict[str, Array]
+    metadata: dict[str, str]
+
+
+class _Damage(Exception):
+    """What is wrong with the file being read; becomes an error with the file's name at the edge."""
+
+    def __init__(self, reference: str, what: str) -> None:
+        super().__init__(what)
+        self.reference = reference
+        self.what = what
+
+
+def read_tensors(
+    path: str | Path,
+    *,
+    sealed: bool = False,
+    error: type[EdgepeftError] = TensorFileError,
+    most: int | None = None,
+) -> TensorFile:
+    """Read a tensor file and check all of it.
+
+    Args:
+        path: the file.
+        sealed: refuse a file without a seal; a seal that is there is checked in any case.
+        error: the class of error to raise, so that the message belongs to the caller's room.
+        most: refuse a larger file before it is read; ``None``: any that fits into memory.
+
+    Returns:
+        The tensors, arrays of the stored dtype (``bfloat16`` becomes ``float32``, without loss; places coded by their
+        gaps become ``int32``), and the metadata.
+    """
+    path = Path(path)
+    try:
+        return _parse(_content(path, most), sealed)
+    except (OSError, MemoryError) as failure:
+        raise error(
+            "cannot-read-file",
+            f"Cannot read the tensor file {path}.",
+            context=str(failure) or "it does not fit into memory.",
+            hint="check the path and the permissions, and that it is a file of this bundle.",
+        ) from failure
+    except _Damage as damage:
+        raise error(
+            damage.reference,
+            f"The tensor file {path} is damaged or of another format.",
+            context=damage.what,
+            hint="fetch or write the file again; the copy was cut short or changed on the way.",
+        ) from None
+
+
+def write_tensors(
+    path: str | Path,
+    tensors: Mapping[str, Array],
+    metadata: Mapping[str, str] | None = None,
+    *,
+    seal: bool = False,
+    error: type[EdgepeftError] = TensorFileError,
+) -> str:
+    """Write a tensor file under a new name, flush it, and rename it: a reader sees the old file or the new one.
+
+    Returns:
+        The SHA-256 of the file; for a sealed file the seal.
+    """
+    chunks, digest = tensor_chunks(tensors, metadata, seal=seal)
+    write_atomically(path, chunks, error=error)
+    return digest
+
+
+def tensor_chunks(
+    tensors: Mapping[str, Array], metadata: Mapping[str, str] | None = None, *, seal: bool = False
+) -> tuple[list[memoryview], str]:
+    """The bytes of a tensor file in pieces (tensors are not copied), and their SHA-256 or, where sealed, the seal."""
+    order = sorted(tensors, key=lambda name: (-_ORDER[tensors[name].dtype.name], name))
+    arrays = [np.ascontiguousarray(tensors[name]) for name in order]
+    header: dict[str, Any] = {}
+    if metadata or seal:
+        header["__metadata__"] = {**(metadata or {}), **({"seal": "0" * SEAL_LENGTH} if seal else {})}
+    end = 0
+    for name, array in zip(order, arrays, strict=True):
+        start, end = end, end + array.nbytes
+        shape = list(tensors[name].shape)  # not the array's: making it contiguous turns a scalar into a vector
+        header[name] = {"dtype": _CODES[array.dtype.name], "shape": shape, "data_offsets": [start, end]}
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    body = [array.reshape(-1).view(np.uint8).data for array in arrays]
+    head = len(text).to_bytes(8, "little") + text
+    digest = _hash([memoryview(head), *body])
+    if seal:
+        head = head.replace(b'"seal":"' + b"0" * SEAL_LENGTH, b'"seal":"' + digest.encode(), 1)
+    return [memoryview(head), *body], digest
+
+
+def sha256_of(path: str | Path) -> str:
+    """The SHA-256 of a regular file, lower-case hex; raises ``OSError``."""
+    with os.fdopen(open_regular(path, follow=True), "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _hash(chunks: Sequence[memoryview]) -> str:
+    digest = hashlib.sha256()
+    for chunk in chunks:
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _content(path: Path, most: int | None) -> Array:
+    with os.fdopen(open_regular(path, follow=True), "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if most is not None and size > most:
+            raise OSError(f"it has {size} bytes; at most {most} are taken")
+        return np.fromfile(file, dtype=np.uint8)
+
+
+def _parse(raw: Array, sealed: bool) -> TensorFile:
+    if raw.size < 8:
+        raise _Damage("truncated-tensor-file", f"it has {raw.size} bytes; the length of the header alone takes 8.")
+    length = int.from_bytes(raw[:8].tobytes(), "little")
+    if length > MAX_HEADER:
+        raise _Damage("tensor-file-header", f"its header claims {length} bytes; at most {MAX_HEADER} are allowed.")
+    if 8 + length > raw.size:
+        raise _Damage("truncated-tensor-file", f"its header claims {length} bytes; the file has {raw.size}.")
+    text = raw[8 : 8 + length].tobytes()
+    header = _header(text)
+    metadata = _metadata(header.pop("__metadata__", {}))
+    _check_seal(raw, text, metadata.get("seal"), sealed)
+    tensors = _tensors(raw[8 + length :], header)
+    try:
+        return TensorFile(*gaps.unpacked(tensors, metadata))
+    except ValueError as failure:
+        raise _Damage("bad-gaps", str(failure)) from None
+
+
+def _header(text: bytes) -> dict[str, Any]:
+    try:
+        header = strict_json.loads(text)
+    except ValueError as failure:
+        raise _Damage("tensor-file-header", f"its header is not JSON: {failure}") from None
+    if not isinstance(header, dict):
+        raise _Damage("tensor-file-header", "its header is not a JSON object.")
+    return header
+
+
+def _metadata(value: Any) -> dict[str, str]:
+    if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
+        raise _Damage("tensor-file-header", "its __metadata__ is not a map of strings.")
+    return value
+
+
+def _check_seal(raw: Array, text: bytes, seal: str | None, sealed: bool) -> None:
+    if seal is None:
+        if sealed:
+            raise _Damage("no-seal", "it carries no seal, so nobody can tell whether it is whole.")
+        return
+    place = text.find(seal.encode("ascii", "replace")) if len(seal) == SEAL_LENGTH else -1
+    if place < 0:
+        raise _Damage("bad-seal", f"its seal is not {SEAL_LENGTH} hexadecimal digits.")
+    start, data = 8 + place, raw.data
+    found = _hash([data[:start], memoryview(b"0" * SEAL_LENGTH), data[start + SEAL_LENGTH :]])
+    if found != seal:
+        raise _Damage("bad-seal", f"its seal says {quoted(seal)}, its content gives {found}.")
+
+
+def _tensors(data: Array, header: Mapping[str, Any]) -> dict[str, Array]:
+    ranges = sorted(((*_range(name, entry), name) for name, entry in header.items()), key=lambda item: item[:2])
+    end = 0
+    for start, stop, name in ranges:
+        if start != end:
+            what = "overlaps the tensor before it" if start < end else "leaves a hole before it"
+            raise _Damage(
+                "tensor-file-layout", f"tensor {quoted(name)} begins at byte {start} and {what}, which ends at {end}."
+            )
+        end = stop
+    if end != data.size:
+        raise _Damage("truncated-tensor-file", f"its header describes {end} bytes of data; the file has {data.size}.")
+    return {name: _tensor(name, header[name], data[start:stop]) for start, stop, name in ranges}
+
+
+def _range(name: str, entry: Any) -> tuple[int, int]:
+    """Where a tensor's bytes begin and end, checked against its dtype and shape."""
+    said = quoted(name)
+    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+        raise _Damage("tensor-file-header", f"the entry of tensor {said} is not dtype, shape and data_offsets.")
+    code, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if code != "BF16" and (not isinstance(code, str) or code not in _DTYPES):
+        known = ", ".join(_DTYPES)
+        raise _Damage("tensor-file-dtype", f"tensor {said} has dtype {quoted(code)}; known are {known}, BF16.")
+    if not _naturals(shape, MAX_AXES) or not _naturals(offsets, 2) or len(offsets) != 2:
+        raise _Damage("tensor-file-header", f"tensor {said} has shape {quoted(shape)}, offsets {quoted(offsets)}.")
+    start, stop = offsets
+    itemsize = 2 if code == "BF16" else np.dtype(_DTYPES[code]).itemsize
+    count = elements(shape, max(stop - start, 0) // itemsize)
+    if count is None or count * itemsize != stop - start:
+        facts = f"dtype {code} and shape {quoted(shape)} does not take the {stop - start} bytes of its range."
+        raise _Damage("tensor-file-layout", f"tensor {said} of {facts}")
+    return start, stop
+
+
+def _naturals(value: Any, most: int) -> bool:
+    """Whether it is a list of at most so many integers from 0 on."""
+    if not isinstance(value, list) or len(value) > most:
+        return False
+    return all(type(item) is int and item >= 0 for item in value)
+
+
+def _tensor(name: str, entry: Mapping[str, Any], data: Array) -> Array:
+    code = entry["dtype"]
+    if code == "BOOL" and data.size and data.max() > 1:
+        raise _Damage("tensor-file-layout", f"tensor {quoted(name)} of dtype BOOL holds a byte other than 0 and 1.")
+    # Arithmetic wants aligned memory; a file whose header was not padded gives a copy instead of a view.
+    dtype = np.dtype("uint16" if code == "BF16" else _DTYPES[code])
+    array = data.view(dtype) if data.ctypes.data % dtype.itemsize == 0 else data.copy().view(dtype)
+    if code == "BF16":
+        array = (array.astype(np.uint32) << 16).view(np.float32)
+    return array.reshape(entry["shape"])

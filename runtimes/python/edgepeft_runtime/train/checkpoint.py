@@ -1,0 +1,161 @@
+"""The state directory of a run: the newest checkpoint and the one before, sealed (section 6 of the SPEC)."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgepeft_runtime.bundle.bundle import Bundle, checked_parameters, checked_tensors
+from edgepeft_runtime.errors import StateError
+from edgepeft_runtime.files.durable import hint_for, make_folder, move, writing
+from edgepeft_runtime.files.lock import lock_file
+from edgepeft_runtime.files.tensorfile import Array, TensorFile, read_tensors, write_tensors
+
+NEWEST = "checkpoint.safetensors"
+PREVIOUS = "checkpoint.previous.safetensors"
+LOCK = "lock"
+_FORMAT, _VERSION = "edgepeft-checkpoint", "1"
+_LOG = logging.getLogger("edgepeft_runtime")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What is kept of a run: parameters, optimizer state, the best parameters (if any), and the rest as JSON."""
+
+    parameters: Mapping[str, Array]
+    state: Mapping[str, Array]
+    best: Mapping[str, Array] | None
+    run: str
+
+
+class StateDirectory:
+    """A state directory, locked for one process until :meth:`close`.
+
+    Args:
+        path: made if it is missing.
+        bundle: the bundle that is trained.
+        adapter_sha256: the hash of the adapter the run starts from.
+
+    Raises:
+        StateError: it cannot be made, or another process trains in it.
+    """
+
+    def __init__(self, path: str | Path, bundle: Bundle, adapter_sha256: str) -> None:
+        self.path = Path(path)
+        self._bundle = bundle
+        self._owner = {"base_sha256": bundle.base_sha256, "adapter_sha256": adapter_sha256}
+        self._keep_newest = True
+        try:
+            make_folder(self.path)
+            self._lock = lock_file(self.path / LOCK)
+        except OSError as failure:
+            taken = isinstance(failure, BlockingIOError)
+            raise StateError(
+                "state-in-use" if taken else "cannot-write-state",
+                f"Cannot use the state directory {self.path}.",
+                context="another process trains in it." if taken else str(failure),
+                hint="end that process, or use another directory." if taken else hint_for(failure),
+            ) from failure
+
+    def close(self) -> None:
+        """Give up the lock; more than once does no harm."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Write a checkpoint; the newest one before it becomes the previous one. At no moment is there none.
+
+        Raises:
+            StateError: it cannot be written (``cannot-write-file``); the one before is still there.
+        """
+        groups = {"parameter": checkpoint.parameters, "state": checkpoint.state, "best": checkpoint.best or {}}
+        tensors = {f"{group}:{name}": array for group, held in groups.items() for name, array in held.items()}
+        metadata = {"format": _FORMAT, "version": _VERSION, **self._owner, "run": checkpoint.run}
+        newest, coming = self.path / NEWEST, self.path / f"{NEWEST}.next"
+        write_tensors(coming, tensors, metadata, seal=True, error=StateError)
+        with writing(newest, StateError):
+            # A damaged newest one must not push out the whole previous one.
+            if self._keep_newest and newest.exists():
+                newest.replace(self.path / PREVIOUS)
+            move(coming, newest)
+        self._keep_newest = True
+
+    def load(self) -> Checkpoint | None:
+        """The newest whole checkpoint, ``None`` in a new directory.
+
+        Raises:
+            StateError: all checkpoints are damaged, or the newest belongs to another bundle or adapter.
+        """
+        failures = []
+        for name in (NEWEST, PREVIOUS):
+            path = self.path / name
+            if not path.exists():
+                continue
+            try:
+                file = read_tensors(path, sealed=True, error=StateError)
+            except StateError as failure:
+                failures.append(failure)
+                continue
+            if failures:
+                self._keep_newest = False
+                _LOG.warning("%s is damaged; going on from %s", self.path / NEWEST, path)
+            return self._checked(path, file)
+        if failures:
+            raise StateError(
+                "damaged-state",
+                f"No checkpoint in {self.path} is whole.",
+                context="\n".join(str(failure.context) for failure in failures),
+                hint="use another state directory; the run has to begin anew.",
+            )
+        return None
+
+    def _checked(self, path: Path, file: TensorFile) -> Checkpoint:
+        kind = (file.metadata.get("format"), file.metadata.get("version"))
+        if kind != (_FORMAT, _VERSION) or "run" not in file.metadata:
+            raise StateError(
+                "unknown-checkpoint",
+                f"{path} is no checkpoint that this runtime knows.",
+                context=f"expected {_FORMAT} {_VERSION}, found {kind[0]} {kind[1]}",
+                hint="use another state directory.",
+            )
+        for key, expected in self._owner.items():
+            found = file.metadata.get(key)
+            if found != expected:
+                raise StateError(
+                    "foreign-state",
+                    f"The state in {self.path} belongs to another {'bundle' if key == 'base_sha256' else 'adapter'}.",
+                    context=f"{key}: this run {expected}, the state {found}",
+                    hint="use the bundle and adapter the run was begun with, or another state directory.",
+                )
+        manifest = self._bundle.manifest
+        groups = {group: _group(file.tensors, group) for group in ("parameter", "state", "best")}
+        source = f"The checkpoint {path}"
+        best = checked_parameters(groups["best"], manifest, source, StateError) if groups["best"] else None
+        return Checkpoint(
+            checked_parameters(groups["parameter"], manifest, source, StateError),
+            checked_tensors(groups["state"], manifest.optimizer.state, source, StateError),
+            best,
+            file.metadata["run"],
+        )
+
+
+def remove_state(path: Path) -> bool:
+    """Remove a state directory that no process trains in; whether it is gone."""
+    try:
+        lock = lock_file(path / LOCK)
+    except OSError:  # another process trains in it, or it cannot be written to
+        return False
+    shutil.rmtree(path, ignore_errors=True)
+    if lock is not None:
+        os.close(lock)
+    return not path.exists()
+
+
+def _group(tensors: Mapping[str, Array], group: str) -> dict[str, Array]:
+    prefix = f"{group}:"
+    return {name.removeprefix(prefix): array for name, array in tensors.items() if name.startswith(prefix)}

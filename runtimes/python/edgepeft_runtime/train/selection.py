@@ -1,0 +1,74 @@
+"""Picks the elements that train, by the size of their gradient: once, before the first step (section 3 of the SPEC)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgepeft_runtime.bundle.manifest import Manifest, SparseSpec
+from edgepeft_runtime.engine.engine import Engine, Values
+from edgepeft_runtime.errors import TrainingError
+from edgepeft_runtime.files.tensorfile import Array
+
+AT_ONCE = 1 << 22
+"""Elements of dense gradients that are held at a time: more tensors take more runs over the same batches."""
+
+
+def largest(sizes: NDArray[np.float32], count: int) -> NDArray[np.int32]:
+    """Ascending positions of the ``count`` largest values of a vector; of equal ones, those that come first."""
+    bound = np.partition(sizes, len(sizes) - count)[len(sizes) - count]
+    above = np.flatnonzero(sizes > bound)
+    equal = np.flatnonzero(sizes == bound)[: count - len(above)]
+    return np.sort(np.concatenate([above, equal])).astype(np.int32)
+
+
+def to_pick(engine: Engine, manifest: Manifest, values: Values) -> list[SparseSpec]:
+    """The sparse tensors whose places are still to be picked."""
+    open_ = [spec for spec in manifest.sparse if spec.gradient is not None]
+    places, _ = engine.arrays(Values({spec.places: values.parameters[spec.places] for spec in open_}, {}))
+    return [spec for spec in open_ if int(places[spec.places][0]) < 0]
+
+
+def pick(
+    engine: Engine, manifest: Manifest, values: Values, batches: Sequence[Mapping[str, Array]]
+) -> dict[str, Array]:
+    """Places for all tensors that still need them, by name: where the gradient's sizes, added up, are largest.
+
+    Raises:
+        TrainingError: a gradient is not finite.
+    """
+    counts = {spec.name: spec.size for spec in manifest.parameters}
+    places: dict[str, Array] = {}
+    for group in _groups(to_pick(engine, manifest, values)):
+        sizes = [np.zeros(spec.size, np.float32) for spec in group]
+        for batch in batches:
+            for total, gradient in zip(sizes, engine.gradients(values, batch, group), strict=True):
+                total += np.abs(gradient.reshape(-1))
+        for spec, total in zip(group, sizes, strict=True):
+            _check_finite(spec, total)
+            places[spec.places] = largest(total, counts[spec.places])
+    return places
+
+
+def _groups(specs: Sequence[SparseSpec]) -> Iterator[list[SparseSpec]]:
+    """Runs of tensors whose gradients are held at a time."""
+    group: list[SparseSpec] = []
+    for spec in specs:
+        if group and sum(held.size for held in (*group, spec)) > AT_ONCE:
+            yield group
+            group = []
+        group.append(spec)
+    if group:
+        yield group
+
+
+def _check_finite(spec: SparseSpec, sizes: NDArray[np.float32]) -> None:
+    if not np.isfinite(sizes).all():
+        raise TrainingError(
+            "not-finite",
+            f"The gradient of {spec.tensor} is not finite: nothing can be picked by it.",
+            context="the first batches decide which elements train",
+            hint="look for extreme values in the data.",
+        )

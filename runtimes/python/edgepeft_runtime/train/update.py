@@ -1,0 +1,173 @@
+"""Updates: what a device sends back, kilobytes, sealed (section 5 of the SPEC)."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgepeft_runtime.bundle.bundle import Bundle, checked_parameters
+from edgepeft_runtime.errors import UpdateError
+from edgepeft_runtime.files import index_coding as gaps
+from edgepeft_runtime.files import strict_json
+from edgepeft_runtime.files.tensorfile import Array, read_tensors, write_tensors
+from edgepeft_runtime.notices import notice
+from edgepeft_runtime.shown import quoted
+
+FORMAT = "edgepeft-update"
+VERSION = "1"
+
+
+@dataclass(frozen=True)
+class Update:
+    """The parameters after training, and where they come from.
+
+    Args:
+        parameters: arrays by name, with the bundle's shapes and dtypes.
+        base_sha256: the bundle's.
+        adapter_sha256: hash of the adapter file the run started from.
+        recipe: the manifest's.
+        num_examples: examples trained on, repeats counted.
+        steps: optimizer steps.
+        loss_before: held-out loss where there was one, else training loss; ``None``: unknown. Likewise ``loss_after``.
+        runtime: names and versions of what trained.
+    """
+
+    parameters: dict[str, Array]
+    base_sha256: str
+    adapter_sha256: str
+    recipe: dict[str, Any] = field(default_factory=dict)
+    num_examples: int = 0
+    steps: int = 0
+    loss_before: float | None = None
+    loss_after: float | None = None
+    runtime: str = ""
+
+
+def write_update(path: str | Path, update: Update) -> Path:
+    """Write an update, sealed, places coded by their gaps; raises :class:`UpdateError` where that is impossible."""
+    metadata = {
+        "format": FORMAT,
+        "version": VERSION,
+        "base_sha256": update.base_sha256,
+        "adapter_sha256": update.adapter_sha256,
+        "recipe": json.dumps(update.recipe, ensure_ascii=False),
+        "num_examples": str(update.num_examples),
+        "steps": str(update.steps),
+        "loss_before": _loss_text(update.loss_before),
+        "loss_after": _loss_text(update.loss_after),
+        "runtime": update.runtime,
+    }
+    write_tensors(path, *gaps.packed(update.parameters, metadata), seal=True, error=UpdateError)
+    return Path(path)
+
+
+def read_update(path: str | Path, *, most: int | None = None) -> Update:
+    """Read an update of at most ``most`` bytes, checked to be whole; :func:`check_update` says if it fits a bundle.
+
+    Raises:
+        UpdateError: it is damaged, carries no seal, or is not an update.
+    """
+    file = read_tensors(path, sealed=True, error=UpdateError, most=most)
+    metadata = file.metadata
+    if (metadata.get("format"), metadata.get("version")) != (FORMAT, VERSION):
+        found = f"{quoted(metadata.get('format'))} {quoted(metadata.get('version'))}"
+        raise _not_an_update(path, f"expected {FORMAT} {VERSION}, found {found}")
+    try:
+        return Update(
+            parameters=file.tensors,
+            base_sha256=metadata["base_sha256"],
+            adapter_sha256=metadata["adapter_sha256"],
+            recipe=_recipe(metadata["recipe"]),
+            num_examples=_natural(metadata["num_examples"]),
+            steps=_natural(metadata["steps"]),
+            loss_before=_loss(metadata["loss_before"]),
+            loss_after=_loss(metadata["loss_after"]),
+            runtime=metadata["runtime"],
+        )
+    except KeyError as missing:
+        raise _not_an_update(path, f"it lacks {missing}") from None
+    except ValueError as failure:
+        raise _not_an_update(path, str(failure)) from None
+
+
+def check_update(update: Update, bundle: Bundle, *, adapter_sha256: str | None = None) -> None:
+    """Refuse an update that is foreign to the bundle, stale, of wrong shape, or not finite.
+
+    Args:
+        update: as read.
+        bundle: the bundle it should belong to.
+        adapter_sha256: hash of the adapter file the round started from, where that is not the bundle's own.
+
+    Raises:
+        UpdateError: with both sides named.
+    """
+    if update.base_sha256 != bundle.base_sha256:
+        raise UpdateError(
+            "foreign-update",
+            "The update was trained on another base.",
+            context=f"base of the update {update.base_sha256}\nbase of the bundle {bundle.base_sha256}",
+            hint="merge it with the bundle it was trained on.",
+        )
+    expected = adapter_sha256 or bundle.adapter_sha256
+    if update.adapter_sha256 != expected:
+        raise UpdateError(
+            "stale-update",
+            "The update started from another adapter: it is of another round.",
+            context=f"adapter of the update {update.adapter_sha256}\nadapter of this round {expected}",
+            hint="leave it out, or let the device train again from this round's adapter.",
+        )
+    checked_parameters(update.parameters, bundle.manifest, "The update", UpdateError)
+
+
+def changed_nothing(parameters: Mapping[str, Array], start: Mapping[str, Array]) -> bool:
+    """Whether all floats are those that training started from; a tensor that the start lacks started at 0."""
+    floats = {name: array for name, array in parameters.items() if array.dtype.kind == "f"}
+    return all(
+        np.array_equal(array, start[name]) if name in start else not array.any() for name, array in floats.items()
+    )
+
+
+def notice_unchanged(what: str) -> None:
+    """Say in one line that an update learned nothing; it is taken like any other."""
+    notice(
+        f"{what} changed nothing: every tensor is the one it started from (learning rate, labels, number of steps?)."
+    )
+
+
+def _not_an_update(path: str | Path, context: str) -> UpdateError:
+    hint = "pass a file that save_update wrote, by a version of edgepeft that fits this one."
+    return UpdateError("not-an-update", f"{path} is not an update.", context=context, hint=hint)
+
+
+def _loss_text(loss: float | None) -> str:
+    return "" if loss is None or not math.isfinite(loss) else repr(float(loss))
+
+
+def _loss(text: str) -> float | None:
+    if text == "":
+        return None
+    if len(text) > 64:
+        raise ValueError(f"a loss is {quoted(text)}")
+    loss = float(text)
+    if not math.isfinite(loss):
+        raise ValueError(f"a loss is {quoted(text)}")
+    return loss
+
+
+def _natural(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 16):
+        raise ValueError(f"expected a count, found {quoted(text)}")
+    return int(text)
+
+
+def _recipe(text: str) -> dict[str, Any]:
+    recipe = strict_json.loads(text)
+    if not isinstance(recipe, dict):
+        raise ValueError(f"the recipe is not a JSON object: {text[:80]}")
+    return recipe

@@ -1,0 +1,110 @@
+"""Operators that read or write at positions computed at run time. Positions repeat, and count from the end."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tests.autodiff.rule_cases.case import Case, Constant, Function, Given, ints, x
+
+IDS = np.array([[0, 2, 2], [4, -1, 2]])
+ONE = Constant(np.array(-2))
+
+
+def gather_nd(batch: int) -> Function:
+    def gather(a: Tensor, places: Tensor) -> Tensor:
+        if batch:
+            return torch.stack([gather_nd(batch - 1)(part, at) for part, at in zip(a, places, strict=True)])
+        return a[tuple(places.unbind(-1))]
+
+    return gather
+
+
+def scatter_nd(add: bool) -> Function:
+    return lambda a, places, new: a.index_put(tuple(places.unbind(-1)), new, accumulate=add)
+
+
+def one_hot(depth: int, axis: int = -1) -> Function:
+    def apply(ids: Tensor, _: Tensor, values: Tensor) -> Tensor:
+        places = torch.arange(depth)
+        counted = torch.where(ids < 0, ids + depth, ids)[..., None] == places
+        return torch.where(counted, values[1], values[0]).movedim(-1, axis)
+
+    return apply
+
+
+def ramp(count: int) -> Function:
+    return lambda start, _, delta: start + torch.arange(count, dtype=start.dtype) * delta
+
+
+def number(value: float) -> Constant:
+    return Constant(np.array(value, dtype=np.float32))
+
+
+UNSORTED = Given(np.array([[3.0, 1.0], [3.0, 2.0]]))
+
+CASES = [
+    Case("Gather", [x(5, 4), IDS], lambda a, i: a[i]),
+    Case("Gather", [x(5, 4), IDS.astype(np.int32)], lambda a, i: a[i.long()]),
+    Case("Gather", [x(5, 4), np.array([3, 3, 0])], lambda a, i: a[i]),
+    Case("Gather", [x(2, 5, 3), IDS], lambda a, i: a[:, i], {"axis": 1}),
+    Case("Gather", [x(2, 3, 5), IDS], lambda a, i: a[..., i], {"axis": -1}),
+    Case("Gather", [x(2, 5, 3), np.array(3)], lambda a, i: a[:, i], {"axis": 1}),
+    Case("Gather", [x(2, 5, 3), Constant(np.array(0))], lambda a, _: a[:, 0], {"axis": 1}),
+    Case("Gather", [x(2, 5, 3), ONE], lambda a, _: a[:, -2], {"axis": 1}),
+    Case("Gather", [x(2, 5, 3), ints(3)], lambda a, _: a[:, 3:4], {"axis": -2}),
+    Case("Gather", [x(5, 4), Constant(IDS)], lambda a, i: a[i]),
+    Case("Gather", [x(5, 4), np.zeros((0,), dtype=np.int64)], lambda a, i: a[i]),
+    Case("GatherElements", [x(3, 5), np.array([[4], [-1], [0]])], lambda a, i: a.gather(1, i % 5), {"axis": 1}),
+    Case("GatherElements", [x(3, 2), np.array([[0, 2], [0, 2]])], lambda a, i: a.gather(0, i)),
+    Case("GatherND", [x(3, 4, 2), np.array([[0, 1], [-1, 3], [0, 1]])], gather_nd(0), fixed=(1,)),
+    Case("GatherND", [x(3, 4), np.array([[[0], [0]], [[2], [-3]]])], gather_nd(0), fixed=(1,)),
+    Case("GatherND", [x(3, 4), np.array([[0, 1], [0, 1], [2, 2]])], gather_nd(0), fixed=(1,)),
+    Case("GatherND", [x(2, 4, 3), np.array([[[0], [0]], [[3], [-1]]])], gather_nd(1), {"batch_dims": 1}, fixed=(1,)),
+    Case("GatherND", [x(2, 2, 3), np.array([[[0], [0]], [[1], [2]]])], gather_nd(2), {"batch_dims": 2}, fixed=(1,)),
+    Case(
+        "ScatterElements",
+        [x(3, 5), np.array([[1, 3], [0, -1]]), x(2, 2)],
+        lambda a, i, new: a.scatter(1, i % 5, new),
+        {"axis": 1},
+    ),
+    Case(
+        "ScatterElements",
+        [x(3, 2), np.array([[0, 0], [0, 2]]), x(2, 2)],
+        lambda a, i, new: a.scatter_add(0, i, new),
+        {"reduction": "add"},
+    ),
+    Case("ScatterND", [x(4, 3), np.array([[2], [0]]), x(2, 3)], scatter_nd(False)),
+    Case("ScatterND", [x(4, 3), np.array([[2, 0], [2, 1]]), x(2)], scatter_nd(False)),
+    Case("ScatterND", [x(4, 3), np.array([[2], [2]]), x(2, 3)], scatter_nd(True), {"reduction": "add"}),
+    Case("Gather", [x(0, 4), np.zeros((0, 2), np.int64)], lambda a, i: a[i]),
+    Case("Unique", [Given(np.array([[3.0, 1.5], [-2.0, 4.0]]))], lambda a: a.flatten().sort().values),
+    Case("Unique", [UNSORTED], lambda a: a.flatten()[[0, 1, 3]], {"sorted": 0}, outputs=4, differences=False),
+    Case("Unique", [UNSORTED], lambda a: a[:, [1, 0]], {"axis": -1}),
+    Case("OneHot", [IDS, Constant(np.array(5)), x(2)], one_hot(5)),
+    Case("OneHot", [IDS, ints(3), x(2)], one_hot(3, 1), {"axis": 1}),
+    Case(
+        "OneHot",
+        [Given(np.array([1.0, 0.0])), Given(np.array(3.0)), x(2)],
+        one_hot(3, 0),
+        {"axis": 0},
+        differences=False,
+    ),
+    Case("Range", [Given(np.array(0.5)), Given(np.array(4.0)), Given(np.array(0.75))], ramp(5)),
+    Case("Range", [x(low=0, high=1), number(-3.0), number(-1.0)], ramp(4)),
+    Case("TopK", [x(3, 5), ints(2)], lambda a, _: a.topk(2).values, outputs=2),
+    Case("TopK", [x(5, 3), ints(3)], lambda a, _: a.topk(3, 0, False).values, {"axis": 0, "largest": 0}, outputs=2),
+]
+
+
+def nothing(a: Tensor, *_: Tensor) -> Tensor:
+    return a.clone()
+
+
+REFUSED = [
+    (
+        Case("ScatterElements", [x(3, 2), np.array([[0, 0]]), x(1, 2)], nothing, {"reduction": "mul"}),
+        "reduction is 'mul'",
+    ),
+    (Case("ScatterND", [x(3, 2), np.array([[0]]), x(1, 2)], nothing, {"reduction": "max"}), "reduction is 'max'"),
+    (Case("GatherND", [x(3, 2), np.array([[0]])], nothing), "length of its index tuples"),
+]

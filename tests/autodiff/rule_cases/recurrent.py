@@ -1,0 +1,150 @@
+"""LSTM and GRU: all directions, first states, rows of their own lengths, any subset of the outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tests.autodiff.rule_cases.case import Case, Function, Input, x
+
+STEPS, ROWS, INPUTS, HIDDEN = 5, 3, 4, 2
+States = tuple[Tensor, ...]
+
+
+def lstm_step(x: Tensor, states: States, w: Tensor, r: Tensor, biases: Sequence[Tensor]) -> States:
+    """One step, written as ONNX defines it: gates in the order i, o, f, c."""
+    h, c = states
+    i, o, f, g = (x @ w.T + h @ r.T + biases[0] + biases[1]).chunk(4, dim=-1)
+    c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+    return o.sigmoid() * c.tanh(), c
+
+
+def gru_step(behind: bool) -> Function:
+    """Gates in the order z, r, h; the reset gate behind the product or before it."""
+
+    def step(x: Tensor, states: States, w: Tensor, r: Tensor, biases: Sequence[Tensor]) -> States:
+        (h,) = states
+        (xz, xr, xn), (rz, rr, rn) = (x @ w.T + biases[0]).chunk(3, dim=-1), r.chunk(3)
+        bz, br, bn = biases[1].chunk(3)
+        z, reset = (xz + h @ rz.T + bz).sigmoid(), (xr + h @ rr.T + br).sigmoid()
+        new = xn + (reset * (h @ rn.T + bn) if behind else (reset * h) @ rn.T + bn)
+        return ((1 - z) * new.tanh() + z * h,)
+
+    return step
+
+
+def network(step: Function, direction: str, given: Sequence[int], keep: Sequence[int] = (0, 1, 2)) -> Function:
+    """The operator as a loop in torch; ``given`` are the places of the inputs that are there."""
+
+    def run(*tensors: Tensor) -> tuple[Tensor, ...]:
+        named = dict(zip(given, tensors, strict=True))
+        flags = {"forward": [False], "reverse": [True], "bidirectional": [False, True]}[direction]
+        results = [one_direction(step, named, at, reverse) for at, reverse in enumerate(flags)]
+        every = [torch.stack([r[0] for r in results], dim=1)]
+        every += [torch.stack(last) for last in zip(*(r[1] for r in results), strict=True)]
+        return tuple(every[place] for place in keep if place < len(every))
+
+    return run
+
+
+def one_direction(step: Function, named: dict[int, Tensor], at: int, reverse: bool) -> tuple[Tensor, States]:
+    x, w, r = named[0], named[1][at], named[2][at]
+    biases = named[3][at].chunk(2) if 3 in named else [w.new_zeros(len(w))] * 2
+    lengths = named[4] if 4 in named else torch.full((x.shape[1],), len(x))
+    none = x.new_zeros(x.shape[1], r.shape[1])
+    states: States = (named[5][at] if 5 in named else none,)
+    if step is lstm_step:
+        states = (*states, named[6][at] if 6 in named else none)
+    made = [none] * len(x)
+    for t in reversed(range(len(x))) if reverse else range(len(x)):
+        there = (t < lengths)[:, None]
+        after = step(x[t], states, w, r, biases)
+        states = tuple(torch.where(there, new, old) for new, old in zip(after, states, strict=True))
+        made[t] = torch.where(there, states[0], none)
+    return torch.stack(made), states
+
+
+LENGTHS = np.array([5, 2, 4], dtype=np.int32)
+
+
+def inputs(gates: int, both: int, given: Sequence[int]) -> list[Input]:
+    state = x(both, ROWS, HIDDEN)
+    every: list[Input] = [
+        x(STEPS, ROWS, INPUTS),
+        x(both, gates * HIDDEN, INPUTS),
+        x(both, gates * HIDDEN, HIDDEN),
+        x(both, 2 * gates * HIDDEN),
+        LENGTHS,
+        state,
+        state,
+    ]
+    return [value if place in given else None for place, value in enumerate(every[: max(given) + 1])]
+
+
+def case(
+    op: str, direction: str, given: Sequence[int], keep: Sequence[int] = (0, 1, 2), behind: bool | None = None
+) -> Case:
+    step = lstm_step if op == "LSTM" else gru_step(bool(behind))
+    attributes = {"hidden_size": HIDDEN, "direction": direction}
+    if behind is not None:
+        attributes["linear_before_reset"] = int(behind)
+    return Case(
+        op,
+        inputs(4 if op == "LSTM" else 3, 1 + (direction == "bidirectional"), given),
+        network(step, direction, given, keep),
+        attributes,
+        outputs=3 if op == "LSTM" else 2,
+        float32_only=True,
+    )
+
+
+PLAIN, BIASED, STATES = (0, 1, 2), (0, 1, 2, 3), (0, 1, 2, 3, 5)
+CASES = [
+    case("LSTM", "forward", PLAIN),
+    case("LSTM", "reverse", (*STATES, 6)),
+    case("LSTM", "bidirectional", (*STATES, 6)),
+    case("LSTM", "bidirectional", BIASED),
+    case("LSTM", "bidirectional", (0, 1, 2, 3, 4, 5, 6)),
+    case("LSTM", "forward", (0, 1, 2, 4)),
+    case("GRU", "forward", PLAIN, behind=True),
+    case("GRU", "reverse", STATES, behind=True),
+    case("GRU", "bidirectional", STATES, behind=True),
+    case("GRU", "bidirectional", (0, 1, 2, 3, 4, 5), behind=True),
+    case("GRU", "forward", BIASED),
+    case("GRU", "reverse", STATES, behind=False),
+    case("GRU", "bidirectional", (0, 1, 2, 3, 4, 5)),
+    case("GRU", "bidirectional", PLAIN),
+]
+
+
+def nothing(a: Tensor, *_: Tensor) -> tuple[Tensor, ...]:
+    return a.clone(), a.clone(), a.clone()
+
+
+def refused(op: str, attributes: dict[str, object], reason: str) -> tuple[Case, str]:
+    gates, outputs = (4, 3) if op == "LSTM" else (3, 2)
+    made = Case(op, inputs(gates, 1, BIASED), nothing, {"hidden_size": HIDDEN, **attributes}, outputs=outputs)
+    return made, reason
+
+
+REFUSED = [
+    refused("LSTM", {"activations": ["Sigmoid", "Relu", "Tanh"]}, "activations"),
+    refused("LSTM", {"clip": 1.0}, "clips"),
+    refused("LSTM", {"input_forget": 1}, "coupled"),
+    refused("LSTM", {"layout": 1}, "batch comes first"),
+    refused("GRU", {"activations": ["HardSigmoid", "Tanh"]}, "activations"),
+    refused("GRU", {"clip": 0.5}, "clips"),
+    (
+        Case(
+            "LSTM",
+            [*inputs(4, 1, (*STATES, 6)), x(1, 3 * HIDDEN)],
+            nothing,
+            {"hidden_size": HIDDEN},
+            outputs=3,
+        ),
+        "peepholes",
+    ),
+]

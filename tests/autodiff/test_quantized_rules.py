@@ -1,0 +1,157 @@
+"""Gradients across packed weights and rounded activations, against the matrix that the integers stand for."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
+import pytest
+from onnx_ir.passes.common import NameFixPass
+
+from edgepeft_export.autodiff import NoGradientForCase, differentiate
+from edgepeft_export.graph.composites import CONTRIB, DOMAIN, FAKE_QUANTIZE, int8_matmul, lower
+from edgepeft_export.graph.emit import Emitter
+from edgepeft_export.opset import IR_VERSION, assert_runs_on_devices
+
+RNG = np.random.default_rng(1)
+Array = np.ndarray
+
+
+def _input(graph: ir.Graph, name: str, shape: list[int]) -> ir.Value:
+    value = ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(ir.DataType.FLOAT))
+    graph.inputs.append(value)
+    return value
+
+
+class Bench:
+    """A graph ``loss = Σ dy · y`` around one operator; ``run`` gives y and the gradients asked for."""
+
+    def __init__(self, x: Array, opset: int = 20) -> None:
+        self.graph = ir.Graph([], [], nodes=[], opset_imports={"": opset}, name="bench")
+        self.emit = Emitter(self.graph)
+        self.fed = {"x": x}
+        self.x = _input(self.graph, "x", list(x.shape))
+
+    def add(self, name: str, array: Array) -> ir.Value:
+        self.fed[name] = array
+        return _input(self.graph, name, list(array.shape))
+
+    def run(self, y: ir.Value, dy: Array, *targets: ir.Value) -> list[Array]:
+        y.shape, y.dtype = ir.Shape(dy.shape), ir.DataType.FLOAT
+        weighted = self.emit.op("Mul", y, self.emit.constant(dy))
+        weighted.shape = ir.Shape(dy.shape)
+        loss = self.emit.op("ReduceSum", weighted, keepdims=0)
+        loss.shape = ir.Shape([])
+        gradients = differentiate(self.graph, loss, targets or (self.x,))
+        self.graph.outputs.extend([y, *gradients.values()])
+        model = ir.Model(self.graph, ir_version=IR_VERSION)
+        NameFixPass()(model)
+        lower(model)
+        assert_runs_on_devices(model)
+        return list(ort.InferenceSession(ir.to_proto(model).SerializeToString()).run(None, self.fed))
+
+
+def _off(have: Array, want: Array) -> float:
+    return float(np.linalg.norm(have - want) / np.linalg.norm(want))
+
+
+@pytest.mark.parametrize("zero_point", ["none", "scalar", "channel"])
+@pytest.mark.parametrize("trans_b", [0, 1])
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8])
+@pytest.mark.parametrize("gradient", ["tensor", "row"])
+def test_a_gradient_crosses_an_integer_product(gradient: str, dtype: type, trans_b: int, zero_point: str) -> None:
+    """y and dx are those of the float matrix, to the precision of 8-bit activations; the bias gets its own gradient."""
+    values = RNG.integers(0, 64, (24, 40)).astype(dtype)  # two of them never pass 128: see PAIR_LIMIT
+    offset = {"none": None, "scalar": np.array(30, dtype), "channel": RNG.integers(20, 40, 40).astype(dtype)}[
+        zero_point
+    ]
+    scale, x, bias = (RNG.uniform(0.5, 1.5, size).astype(np.float32) for size in (40, (3, 5, 24), 40))
+    bench = Bench(x - 1)
+    stored = np.ascontiguousarray(values.T) if trans_b else values
+    w, s = bench.emit.stored("w", stored), bench.emit.stored("s", scale)
+    z = None if offset is None else bench.emit.stored("z", offset)
+    b = bench.add("b", bias)
+    y = int8_matmul(bench.emit, bench.x, w, s, z, b, trans_b=trans_b, gradient=gradient)
+    dy = RNG.normal(size=(3, 5, 40)).astype(np.float32)
+    matrix = (values.astype(np.float32) - (0 if offset is None else offset.astype(np.float32))) * scale
+    have_y, dx, db = bench.run(y, dy, bench.x, b)
+    assert _off(have_y, (x - 1) @ matrix + bias) < 0.02
+    assert _off(dx, dy @ matrix.T) < 0.02
+    np.testing.assert_allclose(db, dy.sum(axis=(0, 1)), rtol=1e-5)
+
+
+def test_rows_of_very_different_size_keep_their_gradients_when_scaled() -> None:
+    """A row a millionth the size of another is rounded away by one scale for all, and kept by one of its own."""
+    values, scale = RNG.integers(-60, 60, (16, 32)).astype(np.int8), np.ones(32, np.float32)
+    dy = (RNG.normal(size=(4, 32)) * np.array([[1.0], [1e-2], [1e-6], [0.0]])).astype(np.float32)
+    wanted = dy @ values.astype(np.float32).T
+    found = {}
+    for gradient in ("tensor", "row"):
+        bench = Bench(RNG.normal(size=(4, 16)).astype(np.float32))
+        w, s = bench.emit.stored("w", values), bench.emit.stored("s", scale)
+        found[gradient] = bench.run(int8_matmul(bench.emit, bench.x, w, s, gradient=gradient), dy)[1]
+    assert _off(found["tensor"][2], wanted[2]) > 0.9
+    assert all(_off(found["row"][row], wanted[row]) < 0.02 for row in range(3))
+    assert not np.any(found["row"][3])
+
+
+def _blocks(bits: int, width: int, block: int, with_zero_points: bool) -> tuple[Array, Array, Array | None, Array]:
+    """Packed weights, scales and zero points of 6 rows, as MatMulNBits takes them, and the matrix [6, width]."""
+    count, middle = -(-width // block), 1 << (bits - 1)
+    steps = RNG.integers(0, 1 << bits, (6, count, block)).astype(np.uint8)
+    scales = RNG.uniform(0.01, 0.1, (6, count)).astype(np.float32)
+    zeros = RNG.integers(0, 1 << bits, (6, count)).astype(np.uint8) if with_zero_points else np.full((6, count), middle)
+    matrix = ((steps - zeros[..., None].astype(np.float32)) * scales[..., None]).reshape(6, -1)[:, :width]
+    if bits == 8:
+        return steps, scales.ravel(), zeros.astype(np.uint8) if with_zero_points else None, matrix
+    packed = steps[..., 0::2] | (steps[..., 1::2] << 4)
+    even = np.pad(zeros, ((0, 0), (0, count % 2))).astype(np.uint8)
+    return packed, scales.ravel(), even[:, 0::2] | (even[:, 1::2] << 4) if with_zero_points else None, matrix
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize(("width", "block"), [(64, 16), (64, 32), (96, 32), (40, 16)])
+@pytest.mark.parametrize("with_zero_points", [False, True])
+def test_a_gradient_crosses_a_product_with_blocks(bits: int, width: int, block: int, with_zero_points: bool) -> None:
+    """dx is exactly that of the unpacked matrix, for whole, broken and an odd number of blocks, with zero points."""
+    packed, scales, zeros, matrix = _blocks(bits, width, block, with_zero_points)
+    bench = Bench(RNG.normal(size=(2, 3, width)).astype(np.float32), opset=21)
+    stored = [bench.emit.stored("w", packed), bench.emit.stored("s", scales)]
+    stored += [] if zeros is None else [bench.emit.stored("z", zeros)]
+    settings = {"K": width, "N": 6, "bits": bits, "block_size": block, "accuracy_level": 4}
+    y = bench.emit.op("MatMulNBits", bench.x, *stored, domain=CONTRIB, **settings)
+    dy = RNG.normal(size=(2, 3, 6)).astype(np.float32)
+    have_y, dx = bench.run(y, dy)
+    assert _off(have_y, bench.fed["x"] @ matrix.T) < 0.02
+    np.testing.assert_allclose(dx, dy @ matrix, rtol=1e-4, atol=1e-5)
+
+
+def test_a_product_with_reordered_columns_is_refused() -> None:
+    """``g_idx`` cannot be unpacked; the error says what to do."""
+    packed, scales, _, _ = _blocks(4, 64, 32, False)
+    bench = Bench(np.ones((2, 64), np.float32), opset=21)
+    order = bench.emit.stored("order", np.zeros(64, np.int32))
+    weights = bench.emit.stored("w", packed), bench.emit.stored("s", scales)
+    settings = {"K": 64, "N": 6, "bits": 4, "block_size": 32}
+    y = bench.emit.op("MatMulNBits", bench.x, *weights, None, order, domain=CONTRIB, **settings)
+    with pytest.raises(NoGradientForCase, match="g_idx"):
+        bench.run(y, np.ones((2, 6), np.float32))
+
+
+@pytest.mark.parametrize("axis", [None, 1])
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8])
+def test_a_gradient_passes_where_an_activation_was_in_range(dtype: type, axis: int | None) -> None:
+    """dy inside the range of the integers, 0 where x was clipped; y is x, rounded."""
+    x = np.linspace(-3, 3, 60, dtype=np.float32).reshape(15, 4)
+    scale = np.float32(0.01) if axis is None else np.array([0.01, 0.02, 0.005, 0.03], np.float32)
+    zero_point = np.full(np.shape(scale), 10, dtype)
+    bench = Bench(x)
+    s, z = bench.emit.stored("s", np.asarray(scale)), bench.emit.stored("z", zero_point)
+    y = bench.emit.op(FAKE_QUANTIZE, bench.x, s, z, domain=DOMAIN, axis=1)
+    dy = RNG.normal(size=x.shape).astype(np.float32)
+    have_y, dx = bench.run(y, dy)
+    limits = np.iinfo(dtype)
+    inside = (x >= (limits.min - 10.0) * scale) & (x <= (limits.max - 10.0) * scale)
+    assert 0 < inside.sum() < x.size
+    np.testing.assert_array_equal(dx, np.where(inside, dy, 0))
+    assert np.all(np.abs(have_y - x)[inside] <= 0.5001 * np.broadcast_to(scale, x.shape)[inside])

@@ -1,7 +1,0 @@
-"""One or several cases for every gradient rule, a file per family of operators."""
-
-from tests.export.rule_cases import arithmetic, functions, images, indexing, products, recurrent, shapes, statistics
-
-FAMILIES = (arithmetic, functions, images, indexing, products, recurrent, shapes, statistics)
-CASES = [case for family in FAMILIES for case in family.CASES]
-REFUSED = [case for family in FAMILIES for case in getattr(family, "REFUSED", [])]

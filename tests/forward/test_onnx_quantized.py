@@ -1,0 +1,214 @@
+"""A file that is quantized already is raised to a graph that means the same, packs the same bytes, and trains."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime
+import pytest
+from onnx import helper, numpy_helper
+from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+
+from edgepeft_export import losses, optimizers
+from edgepeft_export.compile import Compiled, compile_step
+from edgepeft_export.forward import Forward, from_onnx
+from edgepeft_export.forward.onnx_source.lora import GraphLora
+from edgepeft_export.forward.onnx_source.quantized.reading import take_place
+from edgepeft_export.graph.composites import CONTRIB, DOMAIN, FAKE_QUANTIZE
+from edgepeft_export.graph.emit import Emitter
+from edgepeft_export.quantize import Quantization, quantize
+from tests.support.onnx_networks import KINDS, arrays, batch, packed, quantized, write
+
+LORA = GraphLora(rank=4)
+EXACT = onnxruntime.SessionOptions()
+EXACT.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+"""As the file says: fused integer kernels of x86 without VNNI would cut off what passes 16 bits."""
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The network, packed in every way."""
+    source = write(tmp_path_factory.mktemp("onnx") / "fp32.onnx")
+    return {"fp32": source, **{kind: quantized(source, kind) for kind in KINDS}}
+
+
+def _compiled(forward: Forward) -> Compiled:
+    return compile_step(forward, losses.by_name("cross_entropy"), optimizers.AdamW())
+
+
+def _run(model: ir.Model, feed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    session = onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString(), EXACT)
+    wanted = {value.name for value in session.get_inputs()}
+    found = session.run(None, {name: array for name, array in feed.items() if name in wanted})
+    return dict(zip([value.name for value in session.get_outputs()], found, strict=True))
+
+
+def _gradients(forward: Forward, parameters: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    compiled = _compiled(forward)
+    zeros = {bucket.name: np.zeros(bucket.size, np.float32) for bucket in compiled.buckets}
+    found = _run(compiled.graphs["train"], {**batch(), **zeros, **parameters})
+    gradients: dict[str, np.ndarray] = {}
+    for bucket in compiled.buckets:
+        ends = np.cumsum([parameters[name].size for name in bucket.members])
+        gradients.update(zip(bucket.members, np.split(found[f"{bucket.name}.next"], ends[:-1]), strict=True))
+    return gradients
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_raised_graph_gives_the_scores_of_the_file(kind: str, files: dict[str, Path]) -> None:
+    """Within one step of rounding; LoRA starts at zero, so attaching it changes nothing."""
+    session = onnxruntime.InferenceSession(files[kind], EXACT)
+    (expected,) = session.run(None, {"image": batch()["image"]})
+    forward = from_onnx(files[kind], (), LORA)
+    found = _run(_compiled(forward).graphs["infer"], {**batch(), **forward.parameters})["scores"]
+    # Kernels of integers may be cut off in the file's own products, which are exact here.
+    tolerance = {"dynamic": 0.05, "dynamic-channels": 0.05, "dynamic-uint8": 0.02}.get(kind, 1e-5)
+    assert np.abs(found - expected).max() < tolerance * np.abs(expected).max()
+
+
+def _stored(model: ir.Model) -> set[bytes]:
+    return {v.const_value.tobytes() for v in model.graph.initializers.values() if v.const_value is not None}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_packed_tensors_are_those_of_the_file(kind: str, files: dict[str, Path]) -> None:
+    """Raising changes operators only: each packed weight is in the train graph with its bytes, and no fp32 copy."""
+    forward = from_onnx(files[kind], (), LORA)
+    kept = packed(files[kind])
+    assert len(kept) >= (1 if "int4" in kind or "blocks" in kind else 5)
+    told = quantize(forward, Quantization())[1].packed  # what came packed is told from fp32, with its true size
+    assert kept.keys() <= told.keys() and {item.kind for item in told.values()} <= {"int8", "int4"}
+    train = _compiled(forward).graphs["train"]
+    assert set(kept.values()) <= _stored(train)
+    assert not any("weight" in str(name) and f"{name}_quantized" in kept for name in train.graph.initializers)
+    assert all(node.domain in ("", CONTRIB) for node in train.graph)
+
+
+ALL = GraphLora(rank=4, targets=["stem", "block", "mix", "dense", "head"], train_head=False)
+
+
+def _started(forward: Forward, size: float) -> dict[str, np.ndarray]:
+    """Pairs that say something, so that a gradient reaches A too."""
+    draw = np.random.default_rng(2)
+    moved = {
+        name: np.asarray(array, np.float32) + size * draw.normal(size=array.shape)
+        for name, array in forward.parameters.items()
+    }
+    return {name: array.astype(np.float32) for name, array in moved.items()}
+
+
+def _cosines(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> dict[str, float]:
+    assert one.keys() == other.keys()
+    size = np.linalg.norm
+    return {name: float(g @ other[name] / size(g) / size(other[name])) for name, g in one.items()}
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if not kind.startswith("qdq")])
+def test_the_gradient_crosses_packed_products(kind: str, files: dict[str, Path]) -> None:
+    """It points where the fp32 network's does."""
+    exact = from_onnx(files["fp32"], (), ALL)
+    parameters = _started(exact, 0.02)
+    found = _gradients(from_onnx(files[kind], (), ALL), parameters)
+    assert min(_cosines(_gradients(exact, parameters), found).values()) > 0.95
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.startswith("qdq")])
+def test_the_gradient_crosses_rounded_activations(kind: str, files: dict[str, Path]) -> None:
+    """It points where it would if activations were cut off at the calibrated range, and not rounded."""
+    rounded, clipped = from_onnx(files[kind], (), ALL), from_onnx(files[kind], (), ALL)
+    parameters = _started(rounded, 0.002)
+    _clip_instead(clipped.model.graph)
+    assert min(_cosines(_gradients(clipped, parameters), _gradients(rounded, parameters)).values()) > 0.98
+
+
+def _clip_instead(graph: ir.Graph) -> None:
+    emit = Emitter(graph)
+    for node in [node for node in graph if node.op_type == FAKE_QUANTIZE]:
+        x, scale, zero_point = node.inputs
+        assert scale is not None and scale.const_value is not None
+        assert zero_point is not None and zero_point.const_value is not None
+        step, middle = scale.const_value.numpy(), zero_point.const_value.numpy().astype(np.float32)
+        limits = np.iinfo(zero_point.const_value.numpy().dtype)
+        low, high = (emit.constant(np.array((edge - middle) * step, np.float32)) for edge in (limits.min, limits.max))
+        take_place(node.outputs[0], emit.op("Clip", x, low, high))
+        graph.remove(node, safe=True)
+    graph.sort()
+
+
+def test_names_are_the_same_however_a_file_is_packed(files: dict[str, Path]) -> None:
+    """An adapter's name comes from the weight, or, where that is anonymous, from the bias."""
+    names = {f"{name}.lora_{letter}" for name in ("stem", "block", "mix", "dense") for letter in "AB"}
+    for kind, path in files.items():
+        found = from_onnx(path, (), LORA).parameters
+        head = {"head.lora_A", "head.lora_B"} if kind.startswith(("qdq", "dynamic")) else {"head.weight", "head.bias"}
+        assert set(found) == names | head, kind
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_a_packed_look_up_table_stays_packed(symmetric: bool, tmp_path: Path) -> None:
+    """GatherBlockQuantized, which older ONNX Runtimes lack, becomes a look-up of the same bytes."""
+    draw = np.random.default_rng(0)
+    weights = {"table": draw.normal(size=(20, 48)), "w": draw.normal(size=(48, 32)), "v": draw.normal(size=(32, 5))}
+    nodes = [
+        helper.make_node("Gather", ["table", "ids"], ["x"], "look-up"),
+        helper.make_node("MatMul", ["x", "w"], ["h"], "first"),
+        helper.make_node("MatMul", ["h", "v"], ["y"], "second"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("ids", onnx.TensorProto.INT64, ["N", "T"])],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["N", "T", 5])],
+        [numpy_helper.from_array(array.astype(np.float32), name) for name, array in weights.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    axes = (("MatMul", 0), ("Gather", 1))
+    quantizer = MatMulNBitsQuantizer(
+        model, block_size=32, is_symmetric=symmetric, op_types_to_quantize=("MatMul", "Gather"), quant_axes=axes
+    )
+    quantizer.process()
+    quantizer.model.save_model_to_file(str(tmp_path / "m.onnx"))
+    ids = draw.integers(0, 20, (3, 7))
+    (expected,) = onnxruntime.InferenceSession(tmp_path / "m.onnx").run(None, {"ids": ids})
+    forward = from_onnx(tmp_path / "m.onnx", (), GraphLora(targets=["first"]))
+    assert not any(node.op_type == "GatherBlockQuantized" for node in forward.model.graph)
+    infer = _compiled(forward).graphs["infer"]
+    found = _run(infer, {"ids": ids, **forward.parameters})["y"]
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    table = next(t for t in quantizer.model.model.graph.initializer if t.name.startswith("table_Q4"))
+    assert ir.from_proto(table).tobytes() in _stored(infer)
+
+
+def test_adapters_that_a_file_brings_can_train(tmp_path: Path) -> None:
+    """MatMulNBits with LoRA weights as initializers beside it, Olive's layout: named, they train; no second pair."""
+    source = quantized(write(tmp_path / "m.onnx"), "int4")
+    model = onnx.load(source)
+    product = next(node for node in model.graph.node if node.op_type == "MatMulNBits")
+    draw, target = np.random.default_rng(0), product.output[0]
+    product.output[0] = "base"
+    for name, shape in {"mix.lora_A.weight": (16, 4), "mix.lora_B.weight": (4, 32)}.items():
+        model.graph.initializer.append(numpy_helper.from_array(draw.normal(size=shape).astype(np.float32), name))
+    at = list(model.graph.node).index(product) + 1
+    for node in (
+        helper.make_node("Add", ["base", "up"], [target], "sum"),
+        helper.make_node("MatMul", ["down", "mix.lora_B.weight"], ["up"], "lora_B"),
+        helper.make_node("MatMul", [product.input[0], "mix.lora_A.weight"], ["down"], "lora_A"),
+    ):
+        model.graph.node.insert(at, node)
+    onnx.save(model, tmp_path / "olive.onnx")
+    forward = from_onnx(tmp_path / "olive.onnx", ["*lora_*"])
+    assert set(forward.parameters) == {"mix.lora_A.weight", "mix.lora_B.weight"}
+    assert all(np.any(g) for g in _gradients(forward, dict(forward.parameters)).values())
+    attached = from_onnx(tmp_path / "olive.onnx", (), LORA)
+    assert not any("lora_A.lora" in name or "lora_A.weight" in name for name in attached.parameters)
+
+
+def test_a_float_model_is_read_as_before(files: dict[str, Path]) -> None:
+    """Without LoRA and packed tensors, only what is named trains, at the operator set of every bundle."""
+    forward = from_onnx(files["fp32"], ["head.*"])
+    assert set(forward.parameters) == {"head.weight", "head.bias"}
+    assert forward.model.graph.opset_imports[""] == 20 and DOMAIN not in forward.model.graph.opset_imports
+    np.testing.assert_array_equal(forward.parameters["head.weight"], arrays()["head.weight"])

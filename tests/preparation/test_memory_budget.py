@@ -1,0 +1,97 @@
+"""A budget of memory: what is chosen holds when it is measured, and costs nothing in accuracy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import edgepeft
+from edgepeft_export.optimizers import SGD
+from edgepeft_runtime import Trainer
+from edgepeft_runtime.bundle.bundle import Bundle
+from edgepeft_runtime.errors import EdgepeftError
+from edgepeft_runtime.train.memory import measured_peak, predict
+
+SIZES = {"batch": 2048}
+
+
+class Wide(nn.Module):
+    """Activations are what it takes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*[part for _ in range(8) for part in (nn.Linear(768, 768), nn.GELU())])
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        return self.layers(rows)
+
+
+def _prepare(out: Path, budget: edgepeft.MemoryBudget | None = None) -> tuple[Bundle, list[str]]:
+    torch.manual_seed(0)
+    model = Wide().requires_grad_(False)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.endswith("bias"))
+    told: list[str] = []
+    made = edgepeft.prepare(
+        model,
+        {"rows": torch.zeros(2, 768)},
+        loss="mse",
+        optimizer=SGD(lr=0.1),
+        out=out,
+        memory_budget=budget,
+        announce=told.append,
+    )
+    return Bundle.open(made.bundle), told
+
+
+@pytest.fixture(scope="module")
+def needed(tmp_path_factory: pytest.TempPathFactory) -> int:
+    """What a step takes where nothing is asked for."""
+    bundle, _ = _prepare(tmp_path_factory.mktemp("free") / "b")
+    return predict(bundle, SIZES).peak(SIZES)
+
+
+def test_what_fits_is_left_as_it_is(needed: int, tmp_path: Path) -> None:
+    """With room enough the whole batch goes through at once, and nothing is computed twice."""
+    bundle, told = _prepare(tmp_path / "b", edgepeft.MemoryBudget(2 * needed, SIZES))
+    assert bundle.manifest.memory is not None
+    assert bundle.manifest.memory.micro_batch == 2048
+    assert "recompute" not in bundle.manifest.recipe
+    assert any("2048 examples at a time, recompute none" in line for line in told)
+
+
+def test_a_tight_budget_holds_when_it_is_measured(needed: int, tmp_path: Path) -> None:
+    """Fewer examples at a time, or activations computed twice: the measured peak is within the budget."""
+    budget = int(0.75 * needed)
+    bundle, _ = _prepare(tmp_path / "b", edgepeft.MemoryBudget(budget, SIZES))
+    memory = bundle.manifest.memory
+    assert memory is not None and memory.micro_batch is not None
+    assert memory.micro_batch < 2048 or bundle.manifest.recipe["recompute"] == "block"
+    assert measured_peak(bundle, {"batch": memory.micro_batch}) <= 1.15 * budget
+
+
+def test_what_never_fits_is_said(tmp_path: Path) -> None:
+    """The error names the least that would do; with depth given up the lower half is frozen before it gives up."""
+    with pytest.raises(EdgepeftError, match="No train step fits into 10 MB") as refused:
+        _prepare(tmp_path / "b", edgepeft.MemoryBudget(10_000_000, SIZES, may_freeze=True))
+    assert "one example at a time" in str(refused.value)
+    assert not (tmp_path / "b").exists()
+
+
+def test_pieces_make_the_step_of_the_whole_batch(tmp_path: Path) -> None:
+    """Four micro-batches of 8 give the parameters that one batch of 32 gives."""
+    bundle, _ = _prepare(tmp_path / "b")
+    draw = np.random.default_rng(0)
+    batch = {name: draw.normal(size=(32, 768)).astype(np.float32) for name in ("rows", "labels")}
+    pieces = [{name: array[start : start + 8] for name, array in batch.items()} for start in range(0, 32, 8)]
+    found = []
+    for batches in ([batch], pieces):
+        with Trainer.open(bundle) as trainer:
+            trainer.step(*batches)
+            found.append(trainer.parameters())
+    for name, array in found[0].items():
+        np.testing.assert_allclose(found[1][name], array, rtol=1e-5, atol=1e-7)
