@@ -9,20 +9,20 @@
  *     const update = await trainer.saveUpdate();
  */
 
-export type { Batch } from "./batch.js";
-export { Bundle } from "./bundle.js";
-export { Arrays, type Data, type Dataset } from "./data.js";
+export type { Batch } from "./data/batch.js";
+export { Bundle } from "./bundle/bundle.js";
+export { Arrays, type Data, type Dataset } from "./data/datasets.js";
 export { BatchError, BundleError, DataError, EdgepeftError, StateError, TrainingError } from "./errors.js";
-export { type BundleFiles, handleFiles, heldFiles, urlFiles } from "./files.js";
-export type { FitOptions, Progress, Report } from "./fit.js";
-export { imagesOf, type Pixels } from "./image.js";
-export type { ImageSpec, Manifest } from "./manifest.js";
-export type { Ort } from "./ort.js";
-export { Generator } from "./random.js";
-export type { Evaluation, Line } from "./run.js";
-export { type StateStore, databaseStore, handleStore } from "./store.js";
-export { type TensorFile, readTensors, tensorBytes } from "./tensorfile.js";
-export { type ArrayLike, Tensor, type Tensors } from "./tensors.js";
-export { type Texts, type Tokenizer, texts } from "./text.js";
-export { type Adapter, type OpenOptions, Trainer } from "./trainer.js";
+export { type BundleFiles, handleFiles, heldFiles, urlFiles } from "./bundle/files.js";
+export type { FitOptions, Progress, Report } from "./train/fit.js";
+export { imagesOf, type Pixels } from "./data/image.js";
+export type { ImageSpec, Manifest } from "./bundle/manifest.js";
+export type { Ort } from "./engine/ort.js";
+export { Generator } from "./data/random.js";
+export type { Evaluation, Line } from "./train/run.js";
+export { type StateStore, databaseStore, handleStore } from "./train/store.js";
+export { type TensorFile, readTensors, tensorBytes } from "./files/tensorfile.js";
+export { type ArrayLike, Tensor, type Tensors } from "./files/tensors.js";
+export { type Texts, type Tokenizer, texts } from "./data/text.js";
+export { type Adapter, type OpenOptions, Trainer } from "./train/trainer.js";
 export { VERSION } from "./version.js";

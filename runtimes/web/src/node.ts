@@ -3,8 +3,8 @@
 import { lstat, mkdir, open, readFile, readdir, rename, rm, stat, writeFile } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
 import { BundleError } from "./errors.js";
-import { type BundleFiles, missing } from "./files.js";
-import { NEWEST, PREVIOUS, type StateStore } from "./store.js";
+import { type BundleFiles, missing } from "./bundle/files.js";
+import { NEWEST, PREVIOUS, type StateStore } from "./train/store.js";
 
 /** A bundle in a folder; ONNX Runtime maps its weights. */
 export function folder(path: string): BundleFiles {

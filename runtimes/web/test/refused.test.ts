@@ -12,7 +12,7 @@ import { BUNDLE, copyOfBundle, inFolder, ort, refused } from "./support.js";
 interface Graphs {
   externalLocations(model: Uint8Array): Set<string>;
 }
-const { externalLocations } = (await import(new URL("../../dist/graphfile.js", import.meta.url).href)) as Graphs;
+const { externalLocations } = (await import(new URL("../../dist/bundle/graphfile.js", import.meta.url).href)) as Graphs;
 
 interface Json {
   [name: string]: Json;
@@ -287,7 +287,7 @@ describe("a tensor file", () => {
 
   it("is hashed the same without WebCrypto", async () => {
     const message = await readFile(join(BUNDLE, "train.onnx"));
-    const home = new URL("../../dist/sha256.js", import.meta.url).href;
+    const home = new URL("../../dist/files/sha256.js", import.meta.url).href;
     const { digest } = (await import(home)) as { digest(message: Uint8Array): Uint8Array };
     for (const length of [0, 1, 55, 56, 63, 64, 65, message.length]) {
       const part = message.subarray(0, length);

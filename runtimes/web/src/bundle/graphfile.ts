@@ -5,9 +5,19 @@
  * tensors and no training information (section 1 of the SPEC), so the schema here has none.
  */
 
-import { BundleError } from "./errors.js";
-import { quoted } from "./shown.js";
-import { BYTES, type Content, FIXED32, FIXED64, type Field, type Schema, VARINT, fields, varint } from "./wire.js";
+import { BundleError } from "../errors.js";
+import { quoted } from "../shown.js";
+import {
+  BYTES,
+  type Content,
+  FIXED32,
+  FIXED64,
+  type Field,
+  type Schema,
+  VARINT,
+  fields,
+  varint,
+} from "../files/wire.js";
 
 /** How often the body of a Loop may run, with those around it. */
 const MAX_TRIPS = 2n ** 16n;

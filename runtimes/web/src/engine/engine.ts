@@ -6,11 +6,11 @@
  */
 
 import type { InferenceSession } from "onnxruntime-common";
-import { type Bundle, WEIGHTS } from "./bundle.js";
-import { BatchError, BundleError, TrainingError } from "./errors.js";
-import { type SparseSpec, trained } from "./manifest.js";
+import { type Bundle, WEIGHTS } from "../bundle/bundle.js";
+import { BatchError, BundleError, TrainingError } from "../errors.js";
+import { type SparseSpec, trained } from "../bundle/manifest.js";
 import type { Ort, Session } from "./ort.js";
-import { Tensor, type Tensors, copyOf, numbersOf, tensorOf } from "./tensors.js";
+import { Tensor, type Tensors, copyOf, numbersOf, tensorOf } from "../files/tensors.js";
 
 /** Parameters and optimizer state by name. */
 export interface Values {

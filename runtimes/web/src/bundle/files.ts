@@ -1,6 +1,6 @@
 /** Where the files of a bundle come from: a URL, or a folder that a page was handed or keeps for itself (OPFS). */
 
-import { BundleError } from "./errors.js";
+import { BundleError } from "../errors.js";
 
 /** The files of a bundle, by names with `/` between folders. */
 export interface BundleFiles {

@@ -1,6 +1,6 @@
 /** Reads JSON by a description of it, and says which field is wrong: none is missed, none is left over. */
 
-import { quoted } from "./shown.js";
+import { quoted } from "../shown.js";
 
 /** Objects and lists inside one another, at most. */
 const MAX_DEPTH = 64;

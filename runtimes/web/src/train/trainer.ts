@@ -2,24 +2,24 @@
 
 import type { InferenceSession } from "onnxruntime-common";
 import { countRight } from "./accuracy.js";
-import { type Batch, checkedBatch, examplesIn } from "./batch.js";
-import { Bundle, checkedParameters } from "./bundle.js";
+import { type Batch, checkedBatch, examplesIn } from "../data/batch.js";
+import { Bundle, checkedParameters } from "../bundle/bundle.js";
 import { type Checkpoint, Checkpoints } from "./checkpoint.js";
-import { type Data, type Source, sourceOf } from "./data.js";
-import { Engine, type Step } from "./engine.js";
-import { BundleError, DataError, StateError, TrainingError } from "./errors.js";
-import { Wrong } from "./fields.js";
-import { type BundleFiles, urlFiles } from "./files.js";
+import { type Data, type Source, sourceOf } from "../data/datasets.js";
+import { Engine, type Step } from "../engine/engine.js";
+import { BundleError, DataError, StateError, TrainingError } from "../errors.js";
+import { Wrong } from "../files/fields.js";
+import { type BundleFiles, urlFiles } from "../bundle/files.js";
 import { type FitOptions, type Report, fit, positive } from "./fit.js";
-import { packed } from "./gaps.js";
-import { type Ort, versionOf } from "./ort.js";
+import { packed } from "../files/index_coding.js";
+import { type Ort, versionOf } from "../engine/ort.js";
 import { type Evaluation, type Line, type Run, afterStep, newRun, runJson, runOf } from "./run.js";
 import { pick, toPick } from "./selection.js";
-import { sha256 } from "./sha256.js";
+import { sha256 } from "../files/sha256.js";
 import type { StateStore } from "./store.js";
-import { readTensors, tensorBytes } from "./tensorfile.js";
-import { type Tensors, concatenated, copyOf, notFinite } from "./tensors.js";
-import { VERSION } from "./version.js";
+import { readTensors, tensorBytes } from "../files/tensorfile.js";
+import { type Tensors, concatenated, copyOf, notFinite } from "../files/tensors.js";
+import { VERSION } from "../version.js";
 
 /** The bytes of an adapter or an update, or its tensors by name. */
 export type Adapter = Uint8Array | Tensors;

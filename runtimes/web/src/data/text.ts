@@ -1,10 +1,10 @@
 /** Texts to token ids, with a tokenizer that is passed in: `@huggingface/tokenizers` or transformers.js have one. */
 
 import type { Batch } from "./batch.js";
-import type { Dataset } from "./data.js";
-import { DataError } from "./errors.js";
-import type { Manifest, TensorSpec } from "./manifest.js";
-import { Tensor } from "./tensors.js";
+import type { Dataset } from "./datasets.js";
+import { DataError } from "../errors.js";
+import type { Manifest, TensorSpec } from "../bundle/manifest.js";
+import { Tensor } from "../files/tensors.js";
 
 /** What is asked of a tokenizer. Segments are not: those of single texts are zeros. */
 export interface Tokenizer {

@@ -1,8 +1,8 @@
 /** The training loop: epochs, accumulation, schedule, held-out data, early stopping, checkpoints, resuming. */
 
-import type { Batch } from "./batch.js";
-import { type Data, type Source, sourceOf } from "./data.js";
-import { DataError, StateError, TrainingError } from "./errors.js";
+import type { Batch } from "../data/batch.js";
+import { type Data, type Source, sourceOf } from "../data/datasets.js";
+import { DataError, StateError, TrainingError } from "../errors.js";
 import { type Evaluation, type Fit, type Line, type Settings, newFit, withFit } from "./run.js";
 import { type Schedule, type ScheduleName, scheduleOf, unknownTotal, warmupSteps } from "./schedule.js";
 import type { Trainer } from "./trainer.js";

@@ -1,9 +1,9 @@
 /** Picks the elements that train, by the size of their gradient: once, before the first step (section 3 of the SPEC). */
 
-import type { Engine, Values } from "./engine.js";
-import { TrainingError } from "./errors.js";
-import { type Manifest, type SparseSpec, sizeOf } from "./manifest.js";
-import { Tensor, type Tensors, numbersOf } from "./tensors.js";
+import type { Engine, Values } from "../engine/engine.js";
+import { TrainingError } from "../errors.js";
+import { type Manifest, type SparseSpec, sizeOf } from "../bundle/manifest.js";
+import { Tensor, type Tensors, numbersOf } from "../files/tensors.js";
 
 /** Ascending positions of the `count` largest values; of equal ones, those that come first. */
 export function largest(sizes: Float32Array, count: number): Int32Array {

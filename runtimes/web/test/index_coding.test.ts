@@ -8,7 +8,7 @@ import { refused } from "./support.js";
 interface Gaps {
   packed(tensors: Tensors, metadata: Record<string, string>): [Tensors, Record<string, string>];
 }
-const { packed } = (await import(new URL("../../dist/gaps.js", import.meta.url).href)) as Gaps;
+const { packed } = (await import(new URL("../../dist/files/index_coding.js", import.meta.url).href)) as Gaps;
 
 const LAST = 2 ** 31 - 1;
 

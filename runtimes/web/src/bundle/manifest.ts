@@ -1,9 +1,9 @@
 /** The manifest of a bundle: everything a runtime needs to know (section 2 of the SPEC, whose names its fields have). */
 
-import { BundleError } from "./errors.js";
-import * as f from "./fields.js";
-import { MAX_AXES, elements } from "./shapes.js";
-import { quoted } from "./shown.js";
+import { BundleError } from "../errors.js";
+import * as f from "../files/fields.js";
+import { MAX_AXES, elements } from "../files/shapes.js";
+import { quoted } from "../shown.js";
 
 export const DTYPES = ["float32", "float16", "float64", "int64", "int32", "int8", "uint8", "bool"] as const;
 const ROLES = ["lora_A", "lora_B", "bias", "norm", "head", "weight", "places", "other"] as const;

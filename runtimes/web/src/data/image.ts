@@ -1,8 +1,8 @@
 /** Pixels to the input of a bundle that takes images. */
 
-import { DataError } from "./errors.js";
-import type { Manifest } from "./manifest.js";
-import { Tensor } from "./tensors.js";
+import { DataError } from "../errors.js";
+import type { Manifest } from "../bundle/manifest.js";
+import { Tensor } from "../files/tensors.js";
 
 /** RGBA bytes in rows, as a canvas gives them: `ImageData` is one. */
 export interface Pixels {

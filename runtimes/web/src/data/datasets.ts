@@ -1,9 +1,9 @@
 /** Where batches come from: arrays, data sets of one's own, lists of batches, and functions that give them. */
 
 import type { Batch } from "./batch.js";
-import { DataError, StateError } from "./errors.js";
+import { DataError, StateError } from "../errors.js";
 import { Generator } from "./random.js";
-import { type ArrayLike, type Tensor, asTensor, bytesOf, take } from "./tensors.js";
+import { type ArrayLike, type Tensor, asTensor, bytesOf, take } from "../files/tensors.js";
 
 /** Examples by number: what can be shuffled. */
 export interface Dataset {

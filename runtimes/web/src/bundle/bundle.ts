@@ -1,13 +1,13 @@
 /** Opens a bundle: every file is checked against the manifest before anything in it is used. */
 
-import { BundleError, type ErrorClass } from "./errors.js";
+import { BundleError, type ErrorClass } from "../errors.js";
 import type { BundleFiles } from "./files.js";
 import { externalLocations } from "./graphfile.js";
-import { type Ort, opensPaths, versionOf } from "./ort.js";
+import { type Ort, opensPaths, versionOf } from "../engine/ort.js";
 import { type Manifest, type TensorSpec, broken, readManifest, sizeOf } from "./manifest.js";
-import { sha256 } from "./sha256.js";
-import { readTensors } from "./tensorfile.js";
-import { type Tensors, notFinite, numbersOf } from "./tensors.js";
+import { sha256 } from "../files/sha256.js";
+import { readTensors } from "../files/tensorfile.js";
+import { type Tensors, notFinite, numbersOf } from "../files/tensors.js";
 
 const MANIFEST = "manifest.json";
 const MAX_MANIFEST = 2 ** 23;

@@ -1,7 +1,7 @@
 /** Tensors of onnxruntime-common as a trainer needs them: from what a user passes, from bytes, by rows. */
 
 import { Tensor } from "onnxruntime-common";
-import { BatchError } from "./errors.js";
+import { BatchError } from "../errors.js";
 
 export { Tensor };
 export type Tensors = Readonly<Record<string, Tensor>>;

@@ -1,10 +1,10 @@
 /** The checkpoints of a run, sealed (section 6 of the SPEC). */
 
-import { type Bundle, checkedParameters, checkedTensors } from "./bundle.js";
-import { StateError } from "./errors.js";
+import { type Bundle, checkedParameters, checkedTensors } from "../bundle/bundle.js";
+import { StateError } from "../errors.js";
 import { NEWEST, PREVIOUS, type StateStore } from "./store.js";
-import { type TensorFile, readTensors, tensorBytes } from "./tensorfile.js";
-import type { Tensors } from "./tensors.js";
+import { type TensorFile, readTensors, tensorBytes } from "../files/tensorfile.js";
+import type { Tensors } from "../files/tensors.js";
 
 /** What is kept of a run: parameters, optimizer state, the best parameters (if any), and the rest as JSON. */
 export interface Checkpoint {

@@ -1,11 +1,11 @@
 /** Tensor files: safetensors, checked on reading, sealed where asked (section 4 of the SPEC). */
 
-import type { ErrorClass } from "./errors.js";
+import type { ErrorClass } from "../errors.js";
 import * as f from "./fields.js";
-import { unpacked } from "./gaps.js";
+import { unpacked } from "./index_coding.js";
 import { MAX_AXES, elements } from "./shapes.js";
 import { joined, sha256 } from "./sha256.js";
-import { quoted } from "./shown.js";
+import { quoted } from "../shown.js";
 import { type Tensor, type Tensors, bytesOf, itemSize, tensorOf } from "./tensors.js";
 
 const MAX_HEADER = 2 ** 23;

@@ -1,7 +1,7 @@
 /** Checks a batch against the manifest before any graph sees it: ONNX Runtime does not notice everything. */
 
-import { BatchError } from "./errors.js";
-import type { LabelSpec, Manifest, TensorSpec } from "./manifest.js";
+import { BatchError } from "../errors.js";
+import type { LabelSpec, Manifest, TensorSpec } from "../bundle/manifest.js";
 import {
   ARRAYS,
   type ArrayLike,
@@ -12,7 +12,7 @@ import {
   notFinite,
   numbersOf,
   placeOf,
-} from "./tensors.js";
+} from "../files/tensors.js";
 
 /** Arrays by the name of an input or a label. */
 export type Batch = Readonly<Record<string, ArrayLike>>;

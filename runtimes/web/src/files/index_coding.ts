@@ -4,7 +4,7 @@
  */
 
 import * as f from "./fields.js";
-import { quoted } from "./shown.js";
+import { quoted } from "../shown.js";
 import { Tensor, type Tensors, numbersOf } from "./tensors.js";
 
 /** Under it the metadata of a file name the tensors that are coded: a JSON list. */

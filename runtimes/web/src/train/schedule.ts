@@ -1,6 +1,6 @@
 /** Learning rate schedules: the factor of the learning rate, by optimizer step, as transformers' schedules give it. */
 
-import { TrainingError } from "./errors.js";
+import { TrainingError } from "../errors.js";
 
 const AFTER = {
   constant: () => 1,

@@ -1,7 +1,7 @@
 /** What is used of a package of ONNX Runtime: onnxruntime-web, -node or -react-native, passed in by whoever has it. */
 
 import type { InferenceSession } from "onnxruntime-common";
-import type { Tensors } from "./tensors.js";
+import type { Tensors } from "../files/tensors.js";
 
 export interface Ort {
   readonly InferenceSession: {

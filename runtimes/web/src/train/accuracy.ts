@@ -1,7 +1,7 @@
 /** Counts right answers where the labels are classes. */
 
-import type { Manifest } from "./manifest.js";
-import { type Tensors, numbersOf } from "./tensors.js";
+import type { Manifest } from "../bundle/manifest.js";
+import { type Tensors, numbersOf } from "../files/tensors.js";
 
 /**
  * Right answers and answers asked for, by the argmax over the last axis of the first output.

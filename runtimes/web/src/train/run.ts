@@ -1,7 +1,7 @@
 /** The run so far as values: replaced as a whole after each step, so an interrupt never finds it half changed. */
 
-import type { Step, Values } from "./engine.js";
-import * as f from "./fields.js";
+import type { Step, Values } from "../engine/engine.js";
+import * as f from "../files/fields.js";
 
 /** Loss (weighted mean over the data), accuracy (0 to 1; `null` without class labels), number of examples. */
 export interface Evaluation {
