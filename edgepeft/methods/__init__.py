@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from edgepeft.methods.base import Method, MethodError, by_name
     from edgepeft.methods.bottleneck import Adapter
-    from edgepeft.methods.existing import attach
     from edgepeft.methods.freeze import Freeze
     from edgepeft.methods.frozen_a import FrozenA
     from edgepeft.methods.lora import Dora, Lora, RsLora
@@ -21,11 +20,12 @@ if TYPE_CHECKING:
     from edgepeft.methods.select import BitFit, Full, Head
     from edgepeft.methods.shared import Shared
     from edgepeft.methods.sift import Sift
+    from edgepeft.methods.support.existing import attach
 
 _HOMES = {
     "base": "Method MethodError by_name",
     "bottleneck": "Adapter",
-    "existing": "attach",
+    "support.existing": "attach",
     "freeze": "Freeze",
     "frozen_a": "FrozenA",
     "lora": "Dora Lora RsLora",

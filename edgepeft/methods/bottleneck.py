@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence
+from torch import nn
 
-from edgepeft.methods.around import Around
 from edgepeft.methods.base import MethodError, matches, out_of_range, train_only, trained_head
+from edgepeft.methods.support.bottlenecks import ACTIVATIONS, Behind, Beside, Bottleneck, Reader
 from edgepeft.sources.architectures import Part, parts_of
 
 PLACEMENTS = ("pfeiffer", "houlsby", "parallel")
-ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU, "tanh": nn.Tanh}
-_PARALLEL_SCALE = 4.0
 
 
 @dataclass(frozen=True)
@@ -57,7 +53,7 @@ class Adapter:
         else:
             for name in self._layers(model, head):
                 self._wrap(model, name)
-        adapters = [name for name, module in model.named_modules() if isinstance(module, _Bottleneck)]
+        adapters = [name for name, module in model.named_modules() if isinstance(module, Bottleneck)]
         train_only(model, [*adapters, *head])
         return model
 
@@ -77,22 +73,20 @@ class Adapter:
         if self.placement != "parallel":
             self._wrap(model, part.last)
             return
-        reader = _Reader(model.get_submodule(part.first))
+        reader = Reader(model.get_submodule(part.first))
         model.set_submodule(part.first, reader)
         last = model.get_submodule(part.last)
         width, inputs = _width(last), _input_width(reader.base)
-        model.set_submodule(part.last, _Beside(last, self._bottleneck(inputs, width), reader))
+        model.set_submodule(part.last, Beside(last, self._bottleneck(inputs, width), reader))
 
     def _wrap(self, model: nn.Module, name: str) -> None:
         layer = model.get_submodule(name)
         kernel = _rank(layer)
         width = _width(layer)
-        model.set_submodule(name, _Behind(layer, self._bottleneck(width, width, kernel)))
+        model.set_submodule(name, Behind(layer, self._bottleneck(width, width, kernel)))
 
-    def _bottleneck(self, inputs: int, outputs: int, kernel: int = 0) -> _Bottleneck:
-        return _Bottleneck(
-            inputs, max(1, round(inputs / self.reduction)), outputs, ACTIVATIONS[self.activation], kernel
-        )
+    def _bottleneck(self, inputs: int, outputs: int, kernel: int = 0) -> Bottleneck:
+        return Bottleneck(inputs, max(1, round(inputs / self.reduction)), outputs, ACTIVATIONS[self.activation], kernel)
 
     def _layers(self, model: nn.Module, head: Sequence[str]) -> list[str]:
         """Names of the layers of a network that is no transformer, or those asked for."""
@@ -109,67 +103,6 @@ class Adapter:
                 hint=f"choose targets among: {', '.join(fitting[:12]) or 'there is none'}.",
             )
         return chosen
-
-
-class _Bottleneck(nn.Module):  # type: ignore[misc]  # torch is not type-checked here
-    """down, f, up: matrices over the last axis, or 1x1 kernels over the channels of an image."""
-
-    def __init__(self, inputs: int, hidden: int, outputs: int, activation: type[nn.Module], kernel: int) -> None:
-        super().__init__()
-        if kernel:
-            conv = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[kernel - 1]
-            self.down, self.up = conv(inputs, hidden, 1), conv(hidden, outputs, 1)
-        else:
-            self.down, self.up = nn.Linear(inputs, hidden), nn.Linear(hidden, outputs)
-        nn.init.kaiming_uniform_(self.down.weight, a=math.sqrt(5))
-        for zero in (self.down.bias, self.up.weight, self.up.bias):
-            nn.init.zeros_(zero)
-        self.activation = activation()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.up(self.activation(self.down(x)))
-
-
-class _Behind(Around):
-    """A layer and an adapter behind it; of a recurrent layer, behind its sequence of states."""
-
-    def __init__(self, base: nn.Module, adapter: _Bottleneck) -> None:
-        super().__init__(base)
-        self.adapter = adapter
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        result = self.base(*args, **kwargs)
-        if isinstance(result, Tensor):
-            return result + self.adapter(result)
-        states, *last = result
-        if isinstance(states, PackedSequence):
-            return (states._replace(data=states.data + self.adapter(states.data)), *last)
-        return (states + self.adapter(states), *last)
-
-
-class _Reader(Around):
-    """A layer whose last input can be read."""
-
-    def __init__(self, base: nn.Module) -> None:
-        super().__init__(base)
-        self.input: Tensor | None = None
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.input = x
-        return self.base(x)
-
-
-class _Beside(Around):
-    """The last layer of a part, and an adapter of what the part's first layer read."""
-
-    def __init__(self, base: nn.Module, adapter: _Bottleneck, reader: _Reader) -> None:
-        super().__init__(base)
-        self.adapter = adapter
-        self._reader = (reader,)  # in a tuple: it is a module of the model at its own place
-
-    def forward(self, x: Tensor) -> Tensor:
-        read, self._reader[0].input = self._reader[0].input, None
-        return self.base(x) + _PARALLEL_SCALE * self.adapter(read)
 
 
 def _fits(module: nn.Module) -> bool:

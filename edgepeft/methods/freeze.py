@@ -9,7 +9,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from edgepeft.methods.base import MethodError, check_patterns, head_modules, matches, out_of_range, train_only
-from edgepeft.methods.contribution import best_under
+from edgepeft.methods.support.contribution import best_under
 from edgepeft.sources.architectures import blocks_of
 
 
@@ -71,7 +71,8 @@ class Freeze:
             model: stays as it is.
             batches: proxy data, as ``loss`` takes it; activations are counted for a batch of the first one's size.
             loss: ``(model, batch)`` to the mean loss.
-            budget: bytes for what training adds to inference; see :func:`edgepeft.methods.contribution.best_under`.
+            budget: bytes for what training adds to inference, as
+                :func:`edgepeft.methods.support.contribution.best_under` counts it.
 
         Raises:
             MethodError: nothing fits.

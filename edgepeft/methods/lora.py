@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 from torch import nn
 
 from edgepeft.methods.base import head_modules, out_of_range, train_only, trained_head
-from edgepeft.methods.lora_own import attach_own, fits, own_targets
-from edgepeft.methods.peft_methods import PRODUCTS, attach_peft, fitting, is_in, targets
+from edgepeft.methods.support.lora_own import attach_own, fits, own_targets
+from edgepeft.methods.support.peft_methods import PRODUCTS, attach_peft, fitting, is_in, targets
 
 
 @dataclass(frozen=True)

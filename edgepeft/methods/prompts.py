@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 from torch import nn
 
 from edgepeft.methods.base import MethodError, out_of_range
-from edgepeft.methods.peft_methods import attach_peft
-from edgepeft.methods.prefix_cache import accept_past_key_values
+from edgepeft.methods.support.peft_methods import attach_peft
+from edgepeft.methods.support.prefix_cache import accept_past_key_values
 from edgepeft_export.losses import FIRST_LOGITS
 
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import nn
 
 from edgepeft.methods.base import MethodError, head_modules, out_of_range, train_only, trained_head
-from edgepeft.methods.peft_methods import attach_peft, targets
+from edgepeft.methods.support.peft_methods import attach_peft, targets
 
 _LINEAR = ("Linear", "Conv1D")
 

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from edgepeft import compress
 from edgepeft.methods import FrozenA, Lora, Method, attach, by_name
 from edgepeft.methods.base import GraphMethod
-from edgepeft.methods.existing import check_not_frozen, trains_on
-from edgepeft.methods.peft_types import check_peft_type
 from edgepeft.methods.prompts import line_up
+from edgepeft.methods.support.existing import check_not_frozen, trains_on
+from edgepeft.methods.support.peft_types import check_peft_type
 from edgepeft.preparation.peft_format import linear_weights, peft_recipe
 from edgepeft.sources.load import Source
 from edgepeft.sources.precision import in_single_precision

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from edgepeft.methods import Freeze, MethodError, attach
-from edgepeft.methods.contribution import PER_ELEMENT, best_under, contributions
+from edgepeft.methods.support.contribution import PER_ELEMENT, best_under, contributions
 from tests.support.networks import NETWORKS, torch_loss
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import edgepeft
 from edgepeft.methods import MethodError
-from edgepeft.methods.peft_types import REFUSED, TRAINED
+from edgepeft.methods.support.peft_types import REFUSED, TRAINED
 from edgepeft.preparation.attachment import Attachment, attach_to_copy
 from edgepeft.sources.load import Source
 from edgepeft_export.optimizers import SGD

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import edgepeft
 from edgepeft import over_lengths
 from edgepeft.methods import BitFit, Full, Head, Lora, Method, attach
-from edgepeft.methods.recurrent import LoraRecurrent, attach_recurrent, recurrent_modules
+from edgepeft.methods.support.recurrent import LoraRecurrent, attach_recurrent, recurrent_modules
 from edgepeft_export.forward import from_torch
 from edgepeft_export.optimizers import SGD
 from edgepeft_runtime import Trainer

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 
 from torch import nn
 
-from edgepeft.methods.convolution import attach_convolutions, own_convolutions
-from edgepeft.methods.recurrent import attach_recurrent, recurrent_modules
+from edgepeft.methods.support.convolution import attach_convolutions, own_convolutions
+from edgepeft.methods.support.recurrent import attach_recurrent, recurrent_modules
 
 _KINDS: tuple[tuple[Callable[[nn.Module], list[str]], Callable[[nn.Module, Sequence[str], int, float], None]], ...] = (
     (own_convolutions, attach_convolutions),

@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import nn
 
-from edgepeft.methods.around import Around
 from edgepeft.methods.base import Method, MethodError
-from edgepeft.methods.named import check_names
-from edgepeft.methods.recurrent import LoraRecurrent
+from edgepeft.methods.support.around import Around
+from edgepeft.methods.support.named import check_names
+from edgepeft.methods.support.recurrent import LoraRecurrent
 
 _KINDS: dict[str, tuple[str, dict[str, str], dict[str, bool]]] = {
     "lora": ("LORA", {"rank": "r", "alpha": "lora_alpha"}, {"use_rslora": False, "use_dora": False}),

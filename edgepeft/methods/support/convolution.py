@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from edgepeft.methods.around import Around
+from edgepeft.methods.support.around import Around
 
 _KINDS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 

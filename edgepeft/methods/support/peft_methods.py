@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from edgepeft.methods.around import answer_as_base
 from edgepeft.methods.base import MethodError, head_modules
+from edgepeft.methods.support.around import answer_as_base
 
 PRODUCTS = ("Linear", "Conv1D", "Conv1d", "Conv2d", "Conv3d")
 """Names of the classes of modules that multiply by a matrix or a kernel."""
