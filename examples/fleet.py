@@ -30,7 +30,7 @@ from matplotlib.figure import Figure
 import edgepeft
 from edgepeft import sync
 from edgepeft.aggregation import gate
-from edgepeft.sync import HostHome, Keys, Terms
+from edgepeft.sync import Keys, Terms, Workspace
 from edgepeft_runtime import Evaluation, Trainer
 from edgepeft_runtime.fleet.slots import DeviceHome
 
@@ -65,7 +65,7 @@ class Fleet:
     """The devices: processes of another environment, two at a time, which share nothing with the host but a folder."""
 
     def __init__(self, work: Path, bundle: Path, python: Path) -> None:
-        self.host, self.place = HostHome(work / "host"), work / "place"
+        self.host, self.place = Workspace(work / "host"), work / "place"
         self._work, self._bundle, self._python = work, bundle, python
 
     def introduce(self, shares: list[list[Example]]) -> None:

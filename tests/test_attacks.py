@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from edgepeft.sync import Ledger
-from edgepeft.sync.verification import Address, Verifier
+from edgepeft.sync.collection.verification import Address, Verifier
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.fleet import signatures
 from edgepeft_runtime.fleet.joining import join

@@ -127,9 +127,9 @@ def test_the_command_trains_on_a_device(device: Path, tmp_path: Path) -> None:
 
 def test_a_device_takes_part_in_a_round(device: Path, tmp_path: Path) -> None:
     """It checks the host's signature, trains from the round's adapter and signs its update, with no library to sign."""
-    from edgepeft.sync import HostHome, Keys, collect, publish
+    from edgepeft.sync import Keys, Workspace, collect, publish
 
-    host = HostHome(tmp_path / "host")
+    host = Workspace(tmp_path / "host")
     Keys(host).create("golden")
     Keys(host).add("pi-1", tmp_path / "pi-1.json")
     made = publish(GOLDEN / "bundle", host, [tmp_path / "place"])

@@ -27,7 +27,7 @@ import numpy as np
 
 from benchmarks import machine
 from benchmarks.fleet.visits import REQUESTS, Visitor
-from edgepeft.sync import HostHome, Keys, publish
+from edgepeft.sync import Keys, Workspace, publish
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.fleet.places import open_place
 from edgepeft_runtime.train.update import Update, write_update
@@ -66,7 +66,7 @@ class Campaign:
     """A host with one round of the bundle, and devices."""
 
     def __init__(self, root: Path, bundle: Bundle) -> None:
-        self.home, self.root, self.bundle = HostHome(root / "host"), root, bundle
+        self.home, self.root, self.bundle = Workspace(root / "host"), root, bundle
         Keys(self.home).create("load")
         self.number = publish(bundle, self.home)
 
@@ -167,7 +167,7 @@ def _more(root: Path, bundle: Bundle) -> dict[str, object]:
     return collected(campaign.home, root / "place")
 
 
-def collected(home: HostHome, place: Path) -> dict[str, object]:
+def collected(home: Workspace, place: Path) -> dict[str, object]:
     """``collect`` in a process of its own."""
     command = [sys.executable, "-c", COLLECT, str(home.path), str(place)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -23,7 +23,9 @@ from typing import Any
 
 from uvicorn.protocols.http.h11_impl import RequestResponseCycle
 
-from edgepeft.sync import HostHome, connections, http_bodies, serving
+from edgepeft.sync import Workspace
+from edgepeft.sync.serving import app as serving
+from edgepeft.sync.serving import connections, http_bodies
 
 PARTS = ("parse", "auth", "receive and store", "hash", "rename", "fsync (clock)", "read files", "respond")
 
@@ -123,7 +125,7 @@ def instrument() -> None:
 
 
 def main() -> None:
-    home, out = HostHome(sys.argv[1]), Path(sys.argv[2])
+    home, out = Workspace(sys.argv[1]), Path(sys.argv[2])
     instrument()
     # Ctrl-C ends it; uvicorn raises that once more at its end.
     with socket.create_server(("127.0.0.1", 0), backlog=2048) as listening, suppress(KeyboardInterrupt):

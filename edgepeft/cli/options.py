@@ -121,7 +121,7 @@ home_option = click.option(
     "--home", type=PATH, required=True, help="Folder the device keeps its place in the fleet in."
 )
 
-host_home_option = click.option("--home", type=PATH, required=True, help="The host's home of the fleet.")
+workspace_option = click.option("--workspace", type=PATH, required=True, help="The host's workspace of the fleet.")
 
 ca_option = click.option("--ca-file", type=PATH, help="Certificates (PEM) to trust instead of the system's.")
 

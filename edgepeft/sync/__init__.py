@@ -1,21 +1,20 @@
 """Updates on their way from devices to the workstation, and rounds on their way out."""
 
 from edgepeft.sync.closing import Closing, closing
-from edgepeft.sync.collecting import Collected, Refusal, accepted, collect
+from edgepeft.sync.collection.collecting import Collected, Refusal, accepted, collect
+from edgepeft.sync.collection.pulling import Pulled, Received, Refused, pull
 from edgepeft.sync.errors import SyncError
-from edgepeft.sync.home import HostHome
 from edgepeft.sync.keys import Device, HostKey, Keys
 from edgepeft.sync.ledger import Entry, Ledger
 from edgepeft.sync.publishing import Terms, mirror, publish, rollback
-from edgepeft.sync.pulling import Pulled, Received, Refused, pull
 from edgepeft.sync.reporting import Status, status
+from edgepeft.sync.workspace import Workspace
 
 __all__ = [
     "Closing",
     "Collected",
     "Device",
     "Entry",
-    "HostHome",
     "HostKey",
     "Keys",
     "Ledger",
@@ -26,6 +25,7 @@ __all__ = [
     "Status",
     "SyncError",
     "Terms",
+    "Workspace",
     "accepted",
     "closing",
     "collect",

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgepeft.sync.collecting import accepted
+from edgepeft.sync.collection.collecting import accepted
 from edgepeft.sync.errors import SyncError
-from edgepeft.sync.home import HostHome
+from edgepeft.sync.workspace import Workspace
 from edgepeft_runtime.fleet.rounds import CLIP
 
 
@@ -34,20 +34,20 @@ class Closing:
     left_out: int = 0
 
 
-def closing(home: str | Path | HostHome, *, alike: bool = False) -> Closing:
+def closing(workspace: str | Path | Workspace, *, alike: bool = False) -> Closing:
     """What counts of the newest round.
 
     Args:
-        home: the host's home.
+        workspace: the host's workspace.
         alike: all updates are to count alike, so that late ones cannot count, nor their devices.
 
     Raises:
         SyncError: nothing was published, or fewer devices have delivered than the round asks for (``too-few-devices``):
             it stays open.
     """
-    home = home if isinstance(home, HostHome) else HostHome(home)
-    newest = home.round(home.newest().round)
-    came = accepted(home, newest.round)
+    workspace = Workspace.of(workspace)
+    newest = workspace.round(workspace.newest().round)
+    came = accepted(workspace, newest.round)
     found = [(entry, path) for entry, path in came if not alike or entry.round == newest.round]
     left_out = len(came) - len(found)
     if len(found) < max(1, newest.min_devices):
@@ -61,5 +61,5 @@ def closing(home: str | Path | HostHome, *, alike: bool = False) -> Closing:
     updates = {path: (1 + newest.round - entry.round) ** -0.5 for entry, path in found}
     earlier = sorted({entry.round for entry, _ in found} - {newest.round})
     clip = newest.max_update_norm if newest.norm_action == CLIP else None
-    starts = tuple(map(home.adapter, earlier))
-    return Closing(newest.round, home.adapter(newest.round), updates, starts, clip, left_out)
+    starts = tuple(map(workspace.adapter, earlier))
+    return Closing(newest.round, workspace.adapter(newest.round), updates, starts, clip, left_out)

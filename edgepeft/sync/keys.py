@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from edgepeft.sync.errors import SyncError
-from edgepeft.sync.home import HostHome
+from edgepeft.sync.workspace import Workspace
 from edgepeft_runtime.errors import FleetError
 from edgepeft_runtime.files.durable import make_folder, writing
 from edgepeft_runtime.files.regular import read_regular
@@ -68,14 +68,14 @@ class Device:
 
 
 class Keys:
-    """The keys in a host's home."""
+    """The keys in a host's workspace."""
 
-    def __init__(self, home: HostHome) -> None:
-        self._folder = home.keys
-        self._devices = home.keys / "devices"
+    def __init__(self, workspace: Workspace) -> None:
+        self._folder = workspace.keys
+        self._devices = workspace.keys / "devices"
 
     def create(self, campaign: str) -> HostKey:
-        """Make the host's key. There is one per home, and it is never replaced.
+        """Make the host's key. There is one per workspace, and it is never replaced.
 
         Raises:
             SyncError: there is one already (``key-exists``), or the name is none (``bad-name``).
@@ -86,7 +86,7 @@ class Keys:
                 "key-exists",
                 f"There is a host key in {self._folder} already.",
                 context=None,
-                hint="devices trust this one; begin another campaign in another home.",
+                hint="devices trust this one; begin another campaign in another workspace.",
             )
         with writing(self._folder, SyncError):
             make_folder(self._devices)

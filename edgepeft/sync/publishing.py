@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgepeft.sync.errors import SyncError
-from edgepeft.sync.home import HostHome
 from edgepeft.sync.keys import HostKey, Keys
 from edgepeft.sync.stores import Store, open_store
+from edgepeft.sync.workspace import Workspace
 from edgepeft_runtime.bundle.bundle import ADAPTER, Bundle, checked_parameters
 from edgepeft_runtime.bundle.manifest import FileEntry
 from edgepeft_runtime.files.durable import make_folder, write_atomically, writing
@@ -56,7 +56,7 @@ class Terms:
 
 def publish(
     bundle: str | Path | Bundle,
-    home: str | Path | HostHome,
+    workspace: str | Path | Workspace,
     places: Iterable[str | Path] = (),
     *,
     adapter: str | Path | None = None,
@@ -71,7 +71,7 @@ def publish(
 
     Args:
         bundle: the campaign's bundle; that of the first round is that of all.
-        home: the host's home, with its key.
+        workspace: the host's workspace, with its key.
         places: folders and remote addresses. The files of the round go first, ``HEAD.json`` last.
         adapter: what devices start from, with the bundle's parameters; ``None`` takes the bundle's own.
         terms: what is asked of updates.
@@ -79,48 +79,48 @@ def publish(
         now: seconds since 1970; ``None`` asks the clock.
 
     Raises:
-        SyncError: the home has no key, belongs to another bundle, or a place cannot be written.
+        SyncError: the workspace has no key, belongs to another bundle, or a place cannot be written.
         BundleError: the adapter does not fit the bundle.
     """
-    home = home if isinstance(home, HostHome) else HostHome(home)
+    workspace = Workspace.of(workspace)
     bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     path = bundle.file(ADAPTER) if adapter is None else Path(adapter)
     checked_parameters(read_tensors(path, error=SyncError).tensors, bundle.manifest, f"The adapter {path}", SyncError)
-    key, content = Keys(home).host(), path.read_bytes()
-    with home.locked():
-        _keep_manifest(home, bundle)
-        made = _next(home, key, bundle, content, terms or Terms(), int(time.time() if now is None else now))
-        newest = home.round(made.round - 1) if made.previous is not None else None
+    key, content = Keys(workspace).host(), path.read_bytes()
+    with workspace.locked():
+        _keep_manifest(workspace, bundle)
+        made = _next(workspace, key, bundle, content, terms or Terms(), int(time.time() if now is None else now))
+        newest = workspace.round(made.round - 1) if made.previous is not None else None
         if newest is not None and not another and _is_same(made, newest):
             made = newest
         else:
-            _commit(home, key, made, content)
-        _bring(home, made.round, places)
+            _commit(workspace, key, made, content)
+        _bring(workspace, made.round, places)
     return made
 
 
 def rollback(
-    home: str | Path | HostHome, to: int, places: Iterable[str | Path] = (), *, now: float | None = None
+    workspace: str | Path | Workspace, to: int, places: Iterable[str | Path] = (), *, now: float | None = None
 ) -> Round:
     """Publish an earlier round's adapter again, to the byte, as a new round: no device is ever led backwards.
 
     Where the newest round has that adapter already, it is that round that is brought.
 
     Args:
-        home: the host's home.
+        workspace: the host's workspace.
         to: the number of the round to bring back.
         places: as for :func:`publish`.
         now: seconds since 1970; ``None`` asks the clock.
     """
-    home, when = home if isinstance(home, HostHome) else HostHome(home), int(time.time() if now is None else now)
-    key = Keys(home).host()
-    with home.locked():
-        head, old = home.newest(), home.round(to)
+    workspace, when = Workspace.of(workspace), int(time.time() if now is None else now)
+    key = Keys(workspace).host()
+    with workspace.locked():
+        head, old = workspace.newest(), workspace.round(to)
         if to >= head.round:
             raise SyncError(
                 "no-such-round", f"Round {to} is the newest.", context=None, hint="name the one to bring back."
             )
-        made = home.round(head.round)
+        made = workspace.round(head.round)
         if made.adapter != old.adapter:
             lasts = _duration(old)
             made = replace(
@@ -131,22 +131,22 @@ def rollback(
                 created=when,
                 expires=None if lasts is None else when + lasts,
             )
-            _commit(home, key, made, home.adapter(to).read_bytes())
-        _bring(home, made.round, places)
+            _commit(workspace, key, made, workspace.adapter(to).read_bytes())
+        _bring(workspace, made.round, places)
     return made
 
 
-def mirror(home: str | Path | HostHome, places: Iterable[str | Path]) -> Head:
+def mirror(workspace: str | Path | Workspace, places: Iterable[str | Path]) -> Head:
     """Bring the newest round to places once more: a stick that was not plugged in, a store that was down."""
-    home = home if isinstance(home, HostHome) else HostHome(home)
-    with home.locked():
-        head = home.newest()
-        _bring(home, head.round, places)
+    workspace = Workspace.of(workspace)
+    with workspace.locked():
+        head = workspace.newest()
+        _bring(workspace, head.round, places)
     return head
 
 
-def _next(home: HostHome, key: HostKey, bundle: Bundle, adapter: bytes, terms: Terms, now: int) -> Round:
-    head = home.head()
+def _next(workspace: Workspace, key: HostKey, bundle: Bundle, adapter: bytes, terms: Terms, now: int) -> Round:
+    head = workspace.head()
     return Round(
         campaign=key.campaign,
         round=1 if head is None else head.round + 1,
@@ -184,40 +184,40 @@ def _duration(number: Round) -> int | None:
     return None if number.expires is None else number.expires - number.created
 
 
-def _keep_manifest(home: HostHome, bundle: Bundle) -> None:
+def _keep_manifest(workspace: Workspace, bundle: Bundle) -> None:
     """The bundle of the first round is the campaign's."""
-    if not home.manifest.exists():
-        write_atomically(home.manifest, [bundle.manifest.to_json().encode()], error=SyncError)
-    kept = home.bundle_manifest()
+    if not workspace.manifest.exists():
+        write_atomically(workspace.manifest, [bundle.manifest.to_json().encode()], error=SyncError)
+    kept = workspace.bundle_manifest()
     if (kept.base_sha256, kept.parameters) != (bundle.base_sha256, bundle.manifest.parameters):
         raise SyncError(
             "foreign-bundle",
-            "This home belongs to another bundle.",
-            context=f"base of the home {kept.base_sha256}, of the bundle {bundle.base_sha256}",
-            hint="begin another campaign in another home.",
+            "This workspace belongs to another bundle.",
+            context=f"base of the workspace {kept.base_sha256}, of the bundle {bundle.base_sha256}",
+            hint="begin another campaign in another workspace.",
         )
 
 
-def _commit(home: HostHome, key: HostKey, made: Round, adapter: bytes) -> None:
+def _commit(workspace: Workspace, key: HostKey, made: Round, adapter: bytes) -> None:
     """Write the round, then the signatures of the old and the new head, then the new head, which makes it count."""
-    folder = home.published / rounds.folder(made.round)
+    folder = workspace.published / rounds.folder(made.round)
     make_folder(folder)
     write_atomically(folder / rounds.ADAPTER_FILE, [adapter], error=SyncError)
     write_atomically(folder / rounds.ROUND_FILE, [made.to_bytes()], error=SyncError)
-    old, new = home.head(), Head(made.campaign, made.round, made.sha256, made.created, made.expires)
+    old, new = workspace.head(), Head(made.campaign, made.round, made.sha256, made.created, made.expires)
     heads = [head.to_bytes() for head in (old, new) if head is not None]
     signed = HeadSignatures({signatures.sha256(head): key.sign(head) for head in heads})
-    write_atomically(home.published / rounds.HEAD_SIGNATURES, [signed.to_bytes()], error=SyncError)
-    write_atomically(home.published / rounds.HEAD_FILE, [new.to_bytes()], error=SyncError)
+    write_atomically(workspace.published / rounds.HEAD_SIGNATURES, [signed.to_bytes()], error=SyncError)
+    write_atomically(workspace.published / rounds.HEAD_FILE, [new.to_bytes()], error=SyncError)
 
 
-def _bring(home: HostHome, number: int, places: Iterable[str | Path]) -> None:
+def _bring(workspace: Workspace, number: int, places: Iterable[str | Path]) -> None:
     folder = rounds.folder(number)
-    home.adapter(number)  # what was published, not what has become of it
+    workspace.adapter(number)  # what was published, not what has become of it
     names = (f"{folder}/{rounds.ADAPTER_FILE}", f"{folder}/{rounds.ROUND_FILE}")
     for store in [_made_store(place) for place in places]:
         for name in (*names, rounds.HEAD_SIGNATURES, rounds.HEAD_FILE):
-            store.put(name, (home.published / name).read_bytes())
+            store.put(name, (workspace.published / name).read_bytes())
 
 
 def _made_store(place: str | Path) -> Store:

@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from edgepeft.sync.home import HostHome
 from edgepeft.sync.keys import Keys
 from edgepeft.sync.ledger import Ledger
+from edgepeft.sync.workspace import Workspace
 from edgepeft_runtime.fleet.rounds import Head
 
 
@@ -54,27 +54,27 @@ class Status:
         return asdict(self)
 
 
-def status(home: str | Path | HostHome) -> Status:
-    """Look at a host's home; changes nothing.
+def status(workspace: str | Path | Workspace) -> Status:
+    """Look at a host's workspace; changes nothing.
 
     Raises:
         SyncError: it has no key.
     """
-    home = home if isinstance(home, HostHome) else HostHome(home)
-    keys, head = Keys(home), home.head()
+    workspace = Workspace.of(workspace)
+    keys, head = Keys(workspace), workspace.head()
     host = keys.host()
-    with Ledger(home.ledger) as ledger:
+    with Ledger(workspace.ledger) as ledger:
         counts, blocked, refused = ledger.counts(), ledger.blocked(), ledger.refusals()
         devices = tuple(
             _device(device.device, device.algorithm, device.state, ledger, blocked) for device in keys.devices()
         )
     numbers = range(1, head.round + 1) if head is not None else ()
-    found = tuple(_round(home, number, *counts.get(number, (0, 0))) for number in numbers)
+    found = tuple(_round(workspace, number, *counts.get(number, (0, 0))) for number in numbers)
     return Status(host.campaign, host.public.hex(), head, found, devices, refused)
 
 
-def _round(home: HostHome, number: int, updates: int, devices: int) -> RoundStatus:
-    found = home.round(number)
+def _round(workspace: Workspace, number: int, updates: int, devices: int) -> RoundStatus:
+    found = workspace.round(number)
     return RoundStatus(
         number,
         found.restores,

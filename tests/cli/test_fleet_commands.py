@@ -37,9 +37,9 @@ def data(tmp_path: Path) -> Path:
 def host(edgepeft: Command, bundle: Path, tmp_path: Path) -> Path:
     """A host's home with a registered device and a first round at ``place``."""
     home = tmp_path / "host"
-    assert edgepeft("keys", "new", "birds", "--home", home).code == 0
-    assert edgepeft("keys", "add", "pi-1", "--home", home, "--out", tmp_path / "pi-1.json").code == 0
-    assert edgepeft("publish", bundle, tmp_path / "place", "--home", home, "--steps", 5).code == 0
+    assert edgepeft("keys", "new", "birds", "--workspace", home).code == 0
+    assert edgepeft("keys", "add", "pi-1", "--workspace", home, "--out", tmp_path / "pi-1.json").code == 0
+    assert edgepeft("publish", bundle, tmp_path / "place", "--workspace", home, "--steps", 5).code == 0
     return home
 
 
@@ -58,20 +58,23 @@ def test_a_fleet_from_its_key_to_a_rollback(
     assert (device / "runs" / "r000001").is_dir()
     assert edgepeft("deliver", update, place, "--home", device).out.startswith("delivered: update 1 of pi-1, round 1")
     assert edgepeft("deliver", update, place, "--home", device).out.startswith("was there already")
-    pulled = edgepeft("pull", place, "--home", host)
+    pulled = edgepeft("pull", place, "--workspace", host)
     assert pulled.out.splitlines()[-1] == "1 accepted, 0 already there, 0 waiting, 0 refused"
-    assert edgepeft("pull", place, "--home", host).out == "0 accepted, 1 already there, 0 waiting, 0 refused\n"
-    assert "round 1: 1 updates of 1 devices" in edgepeft("status", "--home", host).out
-    assert edgepeft("publish", bundle, place, "--home", host, "--adapter", _adapter(bundle, tmp_path)).code == 0
-    again = edgepeft("publish", bundle, tmp_path / "stick", "--home", host, "--again")
+    assert edgepeft("pull", place, "--workspace", host).out == "0 accepted, 1 already there, 0 waiting, 0 refused\n"
+    assert "round 1: 1 updates of 1 devices" in edgepeft("status", "--workspace", host).out
+    assert edgepeft("publish", bundle, place, "--workspace", host, "--adapter", _adapter(bundle, tmp_path)).code == 0
+    again = edgepeft("publish", bundle, tmp_path / "stick", "--workspace", host, "--again")
     assert again.out == f"round 2 of birds again\nbrought to {tmp_path / 'stick'}\n"
     assert (tmp_path / "stick" / "HEAD.json").read_bytes() == (place / "HEAD.json").read_bytes()
-    repeated = edgepeft("publish", bundle, place, "--home", host, "--adapter", _adapter(bundle, tmp_path))
+    repeated = edgepeft("publish", bundle, place, "--workspace", host, "--adapter", _adapter(bundle, tmp_path))
     assert (repeated.code, repeated.out) == (0, f"brought to {place}\n") and "--another makes one more" in repeated.err
-    assert "round 3 of birds with the adapter of round 1" in edgepeft("rollback", place, "--to", 1, "--home", host).out
-    assert "adapter of round 1 already" in edgepeft("rollback", place, "--to", 1, "--home", host).err
+    assert (
+        "round 3 of birds with the adapter of round 1"
+        in edgepeft("rollback", place, "--to", 1, "--workspace", host).out
+    )
+    assert "adapter of round 1 already" in edgepeft("rollback", place, "--to", 1, "--workspace", host).err
     assert edgepeft("join", place, "--bundle", bundle, "--home", device).out.startswith("switched to round 3")
-    found = json.loads(edgepeft("status", "--home", host, "--json").out)
+    found = json.loads(edgepeft("status", "--workspace", host, "--json").out)
     assert [(number["round"], number["restores"]) for number in found["rounds"]] == [(1, None), (2, None), (3, 1)]
 
 
@@ -80,9 +83,9 @@ def test_a_round_is_closed_and_the_next_one_begins_from_it(
 ) -> None:
     """Two devices learn, their mean is the next round's adapter; before enough have delivered, the round stays open."""
     place, mean = tmp_path / "place", tmp_path / "mean.safetensors"
-    edgepeft("keys", "add", "pi-2", "--home", host, "--out", tmp_path / "pi-2.json")
-    edgepeft("publish", bundle, place, "--home", host, "--min-devices", 2, "--max-norm", 100)
-    aggregate = ["aggregate", "--home", host, "--bundle", bundle, "--out", mean, "--data", data, "--gate"]
+    edgepeft("keys", "add", "pi-2", "--workspace", host, "--out", tmp_path / "pi-2.json")
+    edgepeft("publish", bundle, place, "--workspace", host, "--min-devices", 2, "--max-norm", 100)
+    aggregate = ["aggregate", "--workspace", host, "--bundle", bundle, "--out", mean, "--data", data, "--gate"]
     for name in ("pi-1", "pi-2"):
         early = edgepeft(*aggregate)
         assert (early.code, "too-few-devices" in early.err) == (1, True)
@@ -91,7 +94,7 @@ def test_a_round_is_closed_and_the_next_one_begins_from_it(
         seed = name[-1]
         edgepeft("train", bundle, "--data", data, "--home", device, "--update", update, "--epochs", 1, "--seed", seed)
         assert edgepeft("deliver", update, place, "--home", device).code == 0
-        edgepeft("pull", place, "--home", host)
+        edgepeft("pull", place, "--workspace", host)
     done = edgepeft(*aggregate)
     assert (done.code, "round 2: 2 devices" in done.err, "2 updates, 0 duplicates, 0 refused" in done.out) == (
         0,
@@ -101,11 +104,11 @@ def test_a_round_is_closed_and_the_next_one_begins_from_it(
     learned = [read_update(tmp_path / f"pi-{number}.safetensors").parameters for number in (1, 2)]
     for name, array in read_update(mean).parameters.items():
         assert np.allclose(array, (learned[0][name] + learned[1][name]) / 2, atol=1e-6), name
-    assert edgepeft("publish", bundle, place, "--home", host, "--adapter", mean).code == 0
+    assert edgepeft("publish", bundle, place, "--workspace", host, "--adapter", mean).code == 0
     assert edgepeft("join", place, "--bundle", bundle, "--home", tmp_path / "pi-1").out.startswith(
         "switched to round 3"
     )
-    assert edgepeft("aggregate", tmp_path, "--home", host, "--bundle", bundle, "--out", mean).code == 2
+    assert edgepeft("aggregate", tmp_path, "--workspace", host, "--bundle", bundle, "--out", mean).code == 2
 
 
 def _adapter(bundle: Path, folder: Path) -> Path:
@@ -124,7 +127,7 @@ def test_only_a_failing_adapter_is_given_up(
     place, device, update = tmp_path / "place", tmp_path / "device", tmp_path / "update.safetensors"
     join = ["join", place, "--bundle", bundle, "--home", device]
     edgepeft(*join, "--identity", tmp_path / "pi-1.json")
-    edgepeft("publish", bundle, place, "--home", host)
+    edgepeft("publish", bundle, place, "--workspace", host)
     edgepeft(*join)
     np.savez(tmp_path / "wrong.npz", x=np.zeros((4, 4), np.float32), labels=np.full(4, 99))
     for path in (tmp_path / "wrong.npz", tmp_path / "none.npz", data):
@@ -145,29 +148,29 @@ def test_what_is_refused_is_told_with_its_code(
     edgepeft("join", place, "--bundle", bundle, "--home", device, "--identity", tmp_path / "pi-1.json")
     edgepeft("train", bundle, "--data", data, "--home", device, "--update", update)
     edgepeft("deliver", update, place, "--home", device)
-    assert edgepeft("keys", "revoke", "pi-1", "--home", host).code == 0
-    refused = edgepeft("pull", place, "--home", host)
+    assert edgepeft("keys", "revoke", "pi-1", "--workspace", host).code == 0
+    refused = edgepeft("pull", place, "--workspace", host)
     assert "(revoked-device)" in refused.err and "quarantine" in refused.err
-    assert "refused 1 (revoked-device)" in edgepeft("status", "--home", host).out
-    assert edgepeft("keys", "restore", "pi-1", "--home", host).code == 0
-    assert edgepeft("pull", place, "--home", host).out.splitlines()[-1].startswith("1 accepted")
+    assert "refused 1 (revoked-device)" in edgepeft("status", "--workspace", host).out
+    assert edgepeft("keys", "restore", "pi-1", "--workspace", host).code == 0
+    assert edgepeft("pull", place, "--workspace", host).out.splitlines()[-1].startswith("1 accepted")
 
 
 def test_mistakes_end_in_messages(edgepeft: Command, host: Path, bundle: Path, data: Path, tmp_path: Path) -> None:
     """A wrong call is 2, everything else 1, and none a traceback."""
     nowhere = tmp_path / "nowhere"
     for arguments, told in (
-        (["keys", "new", "again", "--home", host], "key-exists"),
-        (["keys", "new", "A b", "--home", nowhere], "bad-name"),
-        (["keys", "add", "pi-1", "--home", host, "--out", tmp_path / "x"], "device-exists"),
-        (["keys", "add", "pi-2", "--home", host, "--out", nowhere / "x"], "cannot-write-file"),
-        (["keys", "revoke", "nobody", "--home", host], "unknown-device"),
-        (["publish", bundle, "--home", nowhere], "no-key"),
-        (["rollback", "--to", 9, "--home", host], "no-such-round"),
-        (["status", "--home", nowhere], "no-key"),
-        (["serve", "--home", nowhere], "no-key"),
-        (["serve", "--home", host, "--certificate", data, "--private-key", data], "bad-certificate"),
-        (["pull", nowhere, "--home", host], "no-such-place"),
+        (["keys", "new", "again", "--workspace", host], "key-exists"),
+        (["keys", "new", "A b", "--workspace", nowhere], "bad-name"),
+        (["keys", "add", "pi-1", "--workspace", host, "--out", tmp_path / "x"], "device-exists"),
+        (["keys", "add", "pi-2", "--workspace", host, "--out", nowhere / "x"], "cannot-write-file"),
+        (["keys", "revoke", "nobody", "--workspace", host], "unknown-device"),
+        (["publish", bundle, "--workspace", nowhere], "no-key"),
+        (["rollback", "--to", 9, "--workspace", host], "no-such-round"),
+        (["status", "--workspace", nowhere], "no-key"),
+        (["serve", "--workspace", nowhere], "no-key"),
+        (["serve", "--workspace", host, "--certificate", data, "--private-key", data], "bad-certificate"),
+        (["pull", nowhere, "--workspace", host], "no-such-place"),
         (["join", nowhere, "--bundle", bundle, "--home", nowhere], "no-identity"),
         (["train", bundle, "--data", data, "--home", nowhere, "--update", tmp_path / "u"], "not-joined"),
     ):
@@ -175,11 +178,11 @@ def test_mistakes_end_in_messages(edgepeft: Command, host: Path, bundle: Path, d
         assert (outcome.code, f"error: {told}" in outcome.err) == (1, True), (arguments, outcome)
     for arguments in (
         ["pull", nowhere],
-        ["pull", nowhere, "--home", host, "--into", nowhere],
+        ["pull", nowhere, "--workspace", host, "--into", nowhere],
         ["pull", "--into", nowhere],
-        ["pull", "--home", host, "--bundle", bundle],
+        ["pull", "--workspace", host, "--bundle", bundle],
         ["train", bundle, "--data", "x.npz", "--update", tmp_path / "u"],
-        ["serve", "--home", host, "--certificate", "x"],
+        ["serve", "--workspace", host, "--certificate", "x"],
     ):
         assert edgepeft(*arguments).code == 2, arguments
     assert not nowhere.exists()
@@ -191,7 +194,7 @@ def test_serve_runs_until_it_is_stopped(
     """As a process of its own: a device joins, trains and delivers over it, the host pulls without naming a place."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    process = start(CALL, "serve", "--home", host, "--port", port)
+    process = start(CALL, "serve", "--workspace", host, "--port", port)
     address, device, update = f"http://127.0.0.1:{port}", tmp_path / "device", tmp_path / "update.safetensors"
     try:
         _wait(process, address)
@@ -199,11 +202,11 @@ def test_serve_runs_until_it_is_stopped(
         assert joined.code == 0, joined.err
         edgepeft("train", bundle, "--data", data, "--home", device, "--update", update)
         assert edgepeft("deliver", update, address, "--home", device).code == 0
-        assert edgepeft("pull", "--home", host, "--remove").out.splitlines()[-1].startswith("1 accepted")
-        assert "error: home-in-use" in edgepeft("serve", "--home", host, "--port", 0).err
+        assert edgepeft("pull", "--workspace", host, "--remove").out.splitlines()[-1].startswith("1 accepted")
+        assert "error: folder-in-use" in edgepeft("serve", "--workspace", host, "--port", 0).err
         other = tmp_path / "other"
-        edgepeft("keys", "new", "trees", "--home", other)
-        assert "error: cannot-listen" in edgepeft("serve", "--home", other, "--port", port).err
+        edgepeft("keys", "new", "trees", "--workspace", other)
+        assert "error: cannot-listen" in edgepeft("serve", "--workspace", other, "--port", port).err
     finally:
         process.terminate()
         _, err = process.communicate(timeout=20)
@@ -227,7 +230,7 @@ def _wait(process: subprocess.Popen[str], address: str) -> None:
 def test_the_pages_commands_and_options_exist() -> None:
     """Every command in docs/FLEET.md is one, with the options shown."""
     page = (Path(__file__).parents[2] / "docs" / "FLEET.md").read_text("utf-8")
-    lines = [line.partition("#")[0] for line in re.findall(r"edgepeft (?:[a-z]+ )[^`\n]*--home[^`\n]*", page)]
+    lines = [line.partition("#")[0] for line in re.findall(r"edgepeft (?:[a-z]+ )[^`\n]*--[^`\n]*", page)]
     assert len(lines) >= 14
     for line in lines:
         _, name, *arguments = line.split()

@@ -88,10 +88,10 @@ def test_merge_refuses_what_is_no_file(edgepeft: Command, text: Trained, tmp_pat
 def test_an_identity_is_written_to_no_pipe(edgepeft: Command, tmp_path: Path) -> None:
     """And the device is not registered."""
     home, out = tmp_path / "host", special(tmp_path / "pi-1.json", "pipe")
-    assert edgepeft("keys", "new", "birds", "--home", home).code == 0
-    failed = edgepeft("keys", "add", "pi-1", "--home", home, "--out", out)
+    assert edgepeft("keys", "new", "birds", "--workspace", home).code == 0
+    failed = edgepeft("keys", "add", "pi-1", "--workspace", home, "--out", out)
     assert (failed.code, out.is_fifo()) == (1, True)
-    assert edgepeft("keys", "add", "pi-1", "--home", home, "--out", tmp_path / "other.json").code == 0
+    assert edgepeft("keys", "add", "pi-1", "--workspace", home, "--out", tmp_path / "other.json").code == 0
 
 
 def test_a_full_standard_output_is_an_error_in_words(bundle: Path, data: Path) -> None:

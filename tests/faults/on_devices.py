@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from edgepeft.data import load
-from edgepeft.sync import HostHome, accepted, collect
+from edgepeft.sync import Workspace, accepted, collect
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.files.tensorfile import sha256_of
 from edgepeft_runtime.fleet.slots import DeviceHome
@@ -149,7 +149,7 @@ def _delivers(arguments: list[str], stage: Stage) -> None:
 
 def _arrived(stage: Stage) -> None:
     """The host takes it, once."""
-    host = HostHome(shutil.copytree(stage.work / "host", stage.work / "copy-of-host", dirs_exist_ok=True))
+    host = Workspace(shutil.copytree(stage.work / "host", stage.work / "copy-of-host", dirs_exist_ok=True))
     found = collect([stage.work / "place"], host)
     assert [len(found.accepted), found.waiting, found.refused] == [1, (), ()], f"{found}"
     ((_, path),) = accepted(host)

@@ -8,7 +8,7 @@ import shutil
 from functools import partial
 from pathlib import Path
 
-from edgepeft.sync import HostHome, Keys, Ledger, accepted, collect
+from edgepeft.sync import Keys, Ledger, Workspace, accepted, collect
 from edgepeft.sync.keys import ACTIVE, REVOKED
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.files.tensorfile import read_tensors, sha256_of
@@ -18,19 +18,19 @@ from edgepeft_runtime.fleet.rounds import Head, HeadSignatures, Round
 from tests.faults.commands import Case, Stage, again, now, old_or_new, same
 from tests.fleet.fleets import Fleet
 
-_HOME = ["--home", "host"]
+_WORKSPACE = ["--workspace", "host"]
 
 
 def cases(bundle: Path) -> list[Case]:
     """All of them."""
-    new = ["keys", "new", "owls", "--home", "owls"]
-    add = ["keys", "add", "pi-9", *_HOME, "--out", "pi-9.json"]
-    revoke, restore = ["keys", "revoke", "pi-1", *_HOME], ["keys", "restore", "pi-1", *_HOME]
-    publish = ["publish", f"{bundle}", "place", *_HOME, "--adapter", "adapter-2.safetensors"]
-    first = ["publish", f"{bundle}", "place", *_HOME]
-    rollback = ["rollback", "place", "--to", "1", *_HOME]
-    collecting, pulling = ["pull", "place", *_HOME, "--remove"], ["pull", "stick", "--into", "updates"]
-    aggregate = ["aggregate", *_HOME, "--bundle", f"{bundle}", "--out", "next.safetensors"]
+    new = ["keys", "new", "owls", "--workspace", "owls"]
+    add = ["keys", "add", "pi-9", *_WORKSPACE, "--out", "pi-9.json"]
+    revoke, restore = ["keys", "revoke", "pi-1", *_WORKSPACE], ["keys", "restore", "pi-1", *_WORKSPACE]
+    publish = ["publish", f"{bundle}", "place", *_WORKSPACE, "--adapter", "adapter-2.safetensors"]
+    first = ["publish", f"{bundle}", "place", *_WORKSPACE]
+    rollback = ["rollback", "place", "--to", "1", *_WORKSPACE]
+    collecting, pulling = ["pull", "place", *_WORKSPACE, "--remove"], ["pull", "stick", "--into", "updates"]
+    aggregate = ["aggregate", *_WORKSPACE, "--bundle", f"{bundle}", "--out", "next.safetensors"]
     export = ["export-ort-training", "bundle"]
     folder = partial(Case, arguments=export, make=_own_bundle, kept=_bundle_is_whole, again=partial(_exports, export))
     return [
@@ -41,7 +41,7 @@ def cases(bundle: Path) -> list[Case]:
         Case("publish, first", first, _nothing_published, _keys_kept, partial(_publishes, first), _heads_agree),
         Case("publish", publish, _published, partial(_head_holds, 1), partial(_publishes, publish), _heads_agree),
         Case("rollback", rollback, _twice, partial(_head_holds, 2), partial(_publishes, rollback), _heads_agree),
-        Case("pull --home", collecting, _delivered, _updates_kept, partial(_collects, collecting), _counted),
+        Case("pull --workspace", collecting, _delivered, _updates_kept, partial(_collects, collecting), _counted),
         Case("pull --into", pulling, _on_a_stick, _stick_kept, partial(_pulls, pulling), _pulled),
         Case("aggregate", aggregate, _collected, _round_kept, partial(_aggregates, aggregate), _aggregated),
         folder("export-ort-training", done=_exported),
@@ -49,8 +49,8 @@ def cases(bundle: Path) -> list[Case]:
     ]
 
 
-def _host(stage: Stage) -> HostHome:
-    return HostHome(stage.work / "host")
+def _host(stage: Stage) -> Workspace:
+    return Workspace(stage.work / "host")
 
 
 # keys
@@ -71,7 +71,7 @@ def _blocked(fleet: Fleet) -> None:
 
 def _keys_kept(stage: Stage) -> None:
     """The host's key and those of all devices are what they were."""
-    keys, before = Keys(_host(stage)), Keys(HostHome(stage.before / "host"))
+    keys, before = Keys(_host(stage)), Keys(Workspace(stage.before / "host"))
     assert keys.host() == before.host(), "the host's key is lost"
     found = {device.device: device.key for device in keys.devices()}
     missing = {device.device for device in before.devices() if found.get(device.device) != device.key}
@@ -80,7 +80,7 @@ def _keys_kept(stage: Stage) -> None:
 
 def _has_key(arguments: list[str], stage: Stage) -> None:
     again(arguments, codes=(0, 1))  # 1: there is a key already
-    assert Keys(HostHome(stage.work / "owls")).host().campaign == "owls"
+    assert Keys(Workspace(stage.work / "owls")).host().campaign == "owls"
 
 
 def _identity_kept(stage: Stage) -> None:
@@ -133,7 +133,7 @@ def _head_holds(least: int, stage: Stage) -> None:
     assert _head_at(stage.work / "place", host).round >= least, "the place has gone back"
 
 
-def _head_at(place: Path, host: HostHome) -> Head:
+def _head_at(place: Path, host: Workspace) -> Head:
     """The head of a place, checked as a device does."""
     content = (place / rounds.HEAD_FILE).read_bytes()
     HeadSignatures.from_bytes((place / rounds.HEAD_SIGNATURES).read_bytes()).check(content, Keys(host).host().public)
@@ -154,7 +154,7 @@ def _heads_agree(stage: Stage) -> None:
     """What the place has is the host's newest round, a new one."""
     host = _host(stage)
     host.check_chain()
-    before = HostHome(stage.before / "host").head()
+    before = Workspace(stage.before / "host").head()
     assert _head_at(stage.work / "place", host) == host.newest()
     assert host.newest().round > (0 if before is None else before.round)
 
@@ -207,7 +207,7 @@ def _counted(stage: Stage) -> None:
     """Each update counts once."""
     _updates_kept(stage)
     found = [(entry.device, entry.sequence, path.read_bytes()) for entry, path in accepted(_host(stage))]
-    expected = accepted(HostHome(stage.expected / "host"))
+    expected = accepted(Workspace(stage.expected / "host"))
     assert found == [(entry.device, entry.sequence, path.read_bytes()) for entry, path in expected]
     with Ledger(_host(stage).ledger) as ledger:
         assert ledger.counts() == {1: (3, 2)}

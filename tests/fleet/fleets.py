@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from edgepeft.sync import HostHome, Keys, Terms, publish
+from edgepeft.sync import Keys, Terms, Workspace, publish
 from edgepeft_runtime.errors import EdgepeftError
 from edgepeft_runtime.files.tensorfile import read_tensors, write_tensors
 from edgepeft_runtime.fleet import signatures
@@ -39,8 +39,8 @@ class Fleet:
         return fleet
 
     @property
-    def host(self) -> HostHome:
-        return HostHome(self.root / "host")
+    def host(self) -> Workspace:
+        return Workspace(self.root / "host")
 
     @property
     def place(self) -> Path:

@@ -16,14 +16,14 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from edgepeft.sync import HostHome
-from edgepeft.sync.connections import Limits, server
-from edgepeft.sync.serving import app
+from edgepeft.sync import Workspace
+from edgepeft.sync.serving.app import app
+from edgepeft.sync.serving.connections import Limits, server
 
 
 @contextmanager
 def serving(
-    home: HostHome, *, limits: Limits | None = None, certificate: Path | None = None, key: Path | None = None
+    home: Workspace, *, limits: Limits | None = None, certificate: Path | None = None, key: Path | None = None
 ) -> Iterator[int]:
     """The server of a home; gives its port."""
     tls = None

@@ -15,7 +15,19 @@ import fsspec
 import numpy as np
 import pytest
 
-from edgepeft.sync import Entry, HostHome, Keys, Ledger, SyncError, accepted, collect, mirror, publish, rollback, status
+from edgepeft.sync import (
+    Entry,
+    Keys,
+    Ledger,
+    SyncError,
+    Workspace,
+    accepted,
+    collect,
+    mirror,
+    publish,
+    rollback,
+    status,
+)
 from edgepeft.sync.keys import ACTIVE, REVOKED
 from edgepeft_runtime.files.tensorfile import read_tensors
 from edgepeft_runtime.fleet import signatures
@@ -161,7 +173,7 @@ def test_refusals_are_kept_with_their_reasons_once(fleet: Fleet, device: Device)
 
 def test_quarantine_does_not_fill_the_disk(fleet: Fleet, device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond its size no file is kept, and not even a reason; the update stays where it is, and the code is known."""
-    import edgepeft.sync.collecting as collecting
+    import edgepeft.sync.collection.collecting as collecting
 
     delivered = device.deliver().delivery
     Keys(fleet.host).set_state("pi-1", REVOKED)
@@ -330,7 +342,7 @@ def test_sequence_numbers_never_repeat(fleet: Fleet, device: Device) -> None:
 
 def test_a_host_without_key_round_or_the_right_bundle_is_told(fleet: Fleet, tmp_path: Path) -> None:
     """Each error names what is missing."""
-    empty = HostHome(tmp_path / "empty")
+    empty = Workspace(tmp_path / "empty")
     assert code_of(publish, fleet.bundle, empty) == "no-key"
     assert code_of(collect, [], fleet.host) == "no-round"
     assert code_of(collect, [tmp_path / "nowhere"], fleet.host) == "no-such-place"
@@ -376,7 +388,7 @@ def test_damage_at_home_is_not_blamed_on_devices(fleet: Fleet, device: Device, n
     path = fleet.host.path / name
     content = path.read_bytes()
     path.write_bytes(content[:-3])
-    assert code_of(pull, fleet) in {"damaged-home", "damaged-key"}
+    assert code_of(pull, fleet) in {"damaged-workspace", "damaged-key"}
     assert not fleet.host.quarantine.exists()
     path.write_bytes(content)
     assert pull(fleet) == (1, 0, 0, [])
@@ -408,7 +420,7 @@ def test_a_damaged_ledger_is_an_error_not_an_empty_one(fleet: Fleet, device: Dev
 def test_two_pulls_at_once_are_kept_apart(fleet: Fleet) -> None:
     """The second one is told to wait."""
     with fleet.host.locked():
-        assert code_of(collect, [], fleet.host) == "home-in-use"
+        assert code_of(collect, [], fleet.host) == "folder-in-use"
 
 
 # Remote stores

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from edgepeft.sync import http_bodies
-from edgepeft.sync.connections import Limits
-from edgepeft.sync.serving import MAX_PENDING
+from edgepeft.sync.serving import http_bodies
+from edgepeft.sync.serving.app import MAX_PENDING
+from edgepeft.sync.serving.connections import Limits
 from edgepeft_runtime.fleet import signatures
 from edgepeft_runtime.fleet.delivering import deliver
 from edgepeft_runtime.fleet.identity import Identity
@@ -84,7 +84,7 @@ def test_devices_are_served_beside_600_half_open_ones(fleet: Fleet) -> None:
     """A third is idle, a third has sent half a head, a third half a body; a device joins, trains and delivers."""
     device = fleet.device()
     fleet.publish(seed=1)
-    process = start(CALL, "serve", "--home", fleet.host.path, "--port", 0)
+    process = start(CALL, "serve", "--workspace", fleet.host.path, "--port", 0)
     try:
         assert process.stderr is not None
         port = int(process.stderr.readline().rsplit(":", 1)[1])

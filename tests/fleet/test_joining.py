@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import edgepeft_runtime.fleet.joining as joining
-from edgepeft.sync import HostHome, Keys, rollback
+from edgepeft.sync import Keys, Workspace, rollback
 from edgepeft_runtime.errors import FleetError
 from edgepeft_runtime.files.tensorfile import read_tensors, sha256_of, write_tensors
 from edgepeft_runtime.fleet import signatures
@@ -144,7 +144,7 @@ def test_a_round_of_another_bundle_or_campaign_is_refused(fleet: Fleet, tmp_path
     with pytest.raises(FleetError, match="base of the bundle") as caught:
         joining.join(fleet.place, foreign, device.home, now=NOW)
     assert caught.value.reference == "foreign-round"
-    home = HostHome(tmp_path / "host2")
+    home = Workspace(tmp_path / "host2")
     home.keys.mkdir(parents=True)
     shutil.copytree(fleet.host.keys, home.keys, dirs_exist_ok=True)
     key = home.keys / "host.json"
@@ -313,8 +313,8 @@ def test_only_one_process_at_a_time_changes_a_home(fleet: Fleet) -> None:
     device.join()
     device.home.start()
     with device.home.locked():
-        assert code_of(DeviceHome(device.home.path).start) == "home-in-use"
-        assert code_of(device.join) == "home-in-use"
+        assert code_of(DeviceHome(device.home.path).start) == "folder-in-use"
+        assert code_of(device.join) == "folder-in-use"
         assert not device.home.settle()
     assert device.home.settle()
 

@@ -51,7 +51,7 @@ def test_what_is_brought_again_is_what_was_published(fleet: Fleet) -> None:
     fleet.publish(seed=1)
     path = fleet.host.published / "r000001" / "adapter.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
-    assert code_of(fleet.publish, 1) == "damaged-home"
+    assert code_of(fleet.publish, 1) == "damaged-workspace"
 
 
 # Late updates

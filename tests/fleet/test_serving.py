@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 
 from edgepeft.sync import Keys, accepted, collect
-from edgepeft.sync.connections import Connection
 from edgepeft.sync.keys import REVOKED
-from edgepeft.sync.serving import MAX_PENDING
+from edgepeft.sync.serving.app import MAX_PENDING
+from edgepeft.sync.serving.connections import Connection
 from edgepeft_runtime.errors import FleetError
 from edgepeft_runtime.fleet.delivering import deliver
 from edgepeft_runtime.fleet.http_place import HttpPlace

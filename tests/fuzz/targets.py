@@ -18,9 +18,9 @@ from edgepeft.data.decoding import FORMATS, decoded
 from edgepeft.data.table import columns, read_table
 from edgepeft.data.tokenizer import read_tokenizer
 from edgepeft.sync import Ledger
-from edgepeft.sync.home import HostHome
 from edgepeft.sync.keys import Keys
 from edgepeft.sync.ledger import Entry
+from edgepeft.sync.workspace import Workspace
 from edgepeft_runtime.bundle.bundle import Bundle, checked_parameters
 from edgepeft_runtime.bundle.graphfile import external_locations
 from edgepeft_runtime.bundle.manifest import FileEntry, Manifest
@@ -240,7 +240,7 @@ def identity(scene: Scene) -> Target:
 
 @target
 def keys(scene: Scene) -> Target:
-    home = Keys(HostHome(scene.folder / "home"))
+    home = Keys(Workspace(scene.folder / "home"))
     home.create("birds")
     home.add("pi-1", scene.folder / "pi-1.json")
     name = "home/keys/devices/pi-1.json"

@@ -31,9 +31,7 @@ def _others(
 
 @click.command("aggregate")
 @click.argument("directory", type=PATH, metavar="[DIR]", required=False)
-@click.option(
-    "--home", type=PATH, help="The host's home of a fleet, instead of DIR: the newest round, and its adapter."
-)
+@click.option("--workspace", type=PATH, help="The host's workspace, instead of DIR: the newest round, and its adapter.")
 @click.option("--bundle", type=PATH, required=True, help="What the devices trained.")
 @click.option(
     "--out", type=PATH, required=True, help="File to write the adapter to; the report goes beside it, as .json."
@@ -84,7 +82,7 @@ def _others(
 @click.option("--gate", "gated", is_flag=True, help="Write nothing but the report if --data's loss has grown.")
 def command(
     directory: Path | None,
-    home: Path | None,
+    workspace: Path | None,
     bundle: Path,
     out: Path,
     adapter: Path | None,
@@ -106,12 +104,14 @@ def command(
 
     if gated and data is None:
         raise click.UsageError("--gate needs --data.")
-    if (directory is None) == (home is None) or (home is not None and adapter is not None):
-        raise click.UsageError("Give either DIR, perhaps with --adapter, or --home, which knows the round's adapter.")
+    if (directory is None) == (workspace is None) or (workspace is not None and adapter is not None):
+        raise click.UsageError(
+            "Give either DIR, perhaps with --adapter, or --workspace, which knows the round's adapter."
+        )
     opened, privacy = Bundle.open(bundle), _privacy(settings, dp_noise)
     _check_out(out, directory)
-    if home is not None:
-        updates, adapter, asked = _round(home, alike=robust is not None or privacy is not None)
+    if workspace is not None:
+        updates, adapter, asked = _round(workspace, alike=robust is not None or privacy is not None)
         settings = asked | {name: value for name, value in settings.items() if value is not None}
     elif directory is not None:
         paths = [path for path in sorted(directory.glob(f"*{SUFFIX}")) if not path.name.startswith(".")]
@@ -122,11 +122,11 @@ def command(
     _save(found, out, verdict, gated)
 
 
-def _round(home: Path, *, alike: bool) -> tuple[Mapping[Path, float], Path, dict[str, Any]]:
+def _round(workspace: Path, *, alike: bool) -> tuple[Mapping[Path, float], Path, dict[str, Any]]:
     """Updates, adapter and settings of the fleet's newest round; where all count alike, late ones do not count."""
     from edgepeft.sync import closing
 
-    found = closing(home, alike=alike)
+    found = closing(workspace, alike=alike)
     late = sum(factor < 1 for factor in found.updates.values())
     told = f", {late} of earlier rounds, with less weight" if late else ""
     told += f", {found.left_out} of earlier rounds left out" if found.left_out else ""

@@ -7,13 +7,13 @@ from typing import Any
 
 import click
 
-from edgepeft.cli.options import PATH, host_home_option
+from edgepeft.cli.options import PATH, workspace_option
 
 
 @click.command("publish")
 @click.argument("bundle", type=PATH)
 @click.argument("places", nargs=-1, metavar="[PLACE]...")
-@host_home_option
+@workspace_option
 @click.option("--adapter", type=PATH, help="What devices start from.  [default: the bundle's own adapter]")
 @click.option(
     "--max-norm", "max_update_norm", type=click.FloatRange(0, min_open=True), help="Largest update (L2 norm)."
@@ -44,7 +44,7 @@ from edgepeft.cli.options import PATH, host_home_option
 def command(
     bundle: Path,
     places: tuple[str, ...],
-    home: Path,
+    workspace: Path,
     adapter: Path | None,
     again: bool,
     another: bool,
@@ -54,14 +54,14 @@ def command(
 
     `edgepeft serve` gives it to devices without any PLACE. To repeat the command brings the same round again.
     """
-    from edgepeft.sync import HostHome, Terms, mirror, publish
+    from edgepeft.sync import Terms, Workspace, mirror, publish
 
     if again:
-        head = mirror(home, places)
+        head = mirror(workspace, places)
         click.echo(f"round {head.round} of {head.campaign} again")
     else:
-        before = HostHome(home).head()
-        made = publish(bundle, home, places, adapter=adapter, terms=Terms(**terms), another=another)
+        before = Workspace(workspace).head()
+        made = publish(bundle, workspace, places, adapter=adapter, terms=Terms(**terms), another=another)
         if before is not None and before.round == made.round:
             click.echo(f"round {made.round} of {made.campaign} is the same (--another makes one more)", err=True)
         else:

@@ -13,28 +13,32 @@ from edgepeft.cli.options import PATH
 @click.argument("places", nargs=-1, metavar="PLACE...")
 @click.option("--into", type=PATH, help="Directory to keep the updates in.")
 @click.option("--bundle", type=PATH, help="Refuse updates that do not belong to this bundle, too.")
-@click.option("--home", type=PATH, help="The host's home of a fleet, instead of --into: verify what devices delivered.")
-@click.option("--remove", is_flag=True, help="With --home: remove from each PLACE what was accepted or quarantined.")
-def command(places: tuple[str, ...], into: Path | None, bundle: Path | None, home: Path | None, remove: bool) -> None:
+@click.option("--workspace", type=PATH, help="The host's workspace, instead of --into: verify what devices delivered.")
+@click.option(
+    "--remove", is_flag=True, help="With --workspace: remove from each PLACE what was accepted or quarantined."
+)
+def command(
+    places: tuple[str, ...], into: Path | None, bundle: Path | None, workspace: Path | None, remove: bool
+) -> None:
     """Fetch the updates at each PLACE, and keep those that are whole, each under its hash.
 
     With --into, a PLACE is a folder of updates. What is refused stays where it is.
 
-    With --home, a PLACE is a folder or a remote address (s3://, ssh://, memory://) that devices of a fleet deliver to;
-    what `edgepeft serve` received is always looked at, and removed once it is kept. Every update must be signed and of
-    a published round; what is refused is kept in quarantine.
+    With --workspace, a PLACE is a folder or a remote address (s3://, ssh://, memory://) that devices of a fleet deliver
+    to; what `edgepeft serve` received is always looked at, and removed once it is kept. Every update must be signed and
+    of a published round; what is refused is kept in quarantine.
 
     Pulling again changes nothing.
     """
-    if (home is None) == (into is None):
-        raise click.UsageError("Give either --into or --home.")
-    if home is not None:
+    if (workspace is None) == (into is None):
+        raise click.UsageError("Give either --into or --workspace.")
+    if workspace is not None:
         if bundle is not None:
-            raise click.UsageError("--bundle goes with --into; a fleet's home knows its bundle.")
-        _collect(places, home, remove)
+            raise click.UsageError("--bundle goes with --into; a fleet's workspace knows its bundle.")
+        _collect(places, workspace, remove)
         return
     if not places or remove:
-        raise click.UsageError("--into needs a PLACE." if not places else "--remove goes with --home.")
+        raise click.UsageError("--into needs a PLACE." if not places else "--remove goes with --workspace.")
     _pull(places, into or Path(), bundle)
 
 
@@ -53,11 +57,11 @@ def _pull(places: tuple[str, ...], into: Path, bundle: Path | None) -> None:
     )
 
 
-def _collect(places: tuple[str, ...], home: Path, remove: bool) -> None:
-    from edgepeft.sync import HostHome, collect
+def _collect(places: tuple[str, ...], workspace: Path, remove: bool) -> None:
+    from edgepeft.sync import Workspace, collect
     from edgepeft_runtime.train.update import notice_unchanged
 
-    host = HostHome(home)
+    host = Workspace(workspace)
     received = [host.received] if host.received.is_dir() else []
     found = collect([*received, *places], host, remove=remove)
     for entry in found.accepted:

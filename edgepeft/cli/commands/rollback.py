@@ -6,19 +6,19 @@ from pathlib import Path
 
 import click
 
-from edgepeft.cli.options import host_home_option
+from edgepeft.cli.options import workspace_option
 
 
 @click.command("rollback")
 @click.argument("places", nargs=-1, metavar="[PLACE]...")
 @click.option("--to", type=click.IntRange(1), required=True, help="The round to bring back.")
-@host_home_option
-def command(places: tuple[str, ...], to: int, home: Path) -> None:
+@workspace_option
+def command(places: tuple[str, ...], to: int, workspace: Path) -> None:
     """Publish an earlier round's adapter again, to the byte. It is a new round: no device ever goes backwards."""
-    from edgepeft.sync import HostHome, rollback
+    from edgepeft.sync import Workspace, rollback
 
-    before = HostHome(home).head()
-    made = rollback(home, to, places)
+    before = Workspace(workspace).head()
+    made = rollback(workspace, to, places)
     if before is not None and before.round == made.round:
         click.echo(f"round {made.round} of {made.campaign} has the adapter of round {to} already", err=True)
         return

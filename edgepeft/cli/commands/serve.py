@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgepeft.cli.options import PATH, host_home_option
+from edgepeft.cli.options import PATH, workspace_option
 
 if TYPE_CHECKING:
     import socket
@@ -17,24 +17,24 @@ _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 @click.command("serve")
-@host_home_option
+@workspace_option
 @click.option("--address", default="127.0.0.1", show_default=True, help="Where to listen; 0.0.0.0: everywhere.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8443, show_default=True, help="0 takes a free one.")
 @click.option("--certificate", type=PATH, help="Certificate chain (PEM), for https.")
 @click.option("--private-key", type=PATH, help="Its private key (PEM).")
-def command(home: Path, address: str, port: int, certificate: Path | None, private_key: Path | None) -> None:
-    """Give the published rounds to devices, and take their updates. `edgepeft pull --home` judges what came in.
+def command(workspace: Path, address: str, port: int, certificate: Path | None, private_key: Path | None) -> None:
+    """Give the published rounds to devices, and take their updates. `edgepeft pull --workspace` judges what came in.
 
     Each device shows its token, which `edgepeft keys add` made. Ctrl-C ends it.
     """
     if (certificate is None) != (private_key is None):
         raise click.UsageError("--certificate and --private-key go together.")
-    from edgepeft.sync import HostHome, Keys, SyncError
-    from edgepeft.sync.connections import Limits, server
-    from edgepeft.sync.serving import SERVING, app
+    from edgepeft.sync import Keys, SyncError, Workspace
+    from edgepeft.sync.serving.app import SERVING, app
+    from edgepeft.sync.serving.connections import Limits, server
     from edgepeft_runtime.files.lock import locked_folder
 
-    host = HostHome(home)
+    host = Workspace(workspace)
     campaign = Keys(host).host().campaign
     tls = None if certificate is None or private_key is None else _tls(certificate, private_key)
     with locked_folder(host.received, SERVING, SyncError), _listening(address, port) as listening:

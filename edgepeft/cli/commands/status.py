@@ -8,17 +8,17 @@ from pathlib import Path
 
 import click
 
-from edgepeft.cli.options import host_home_option, json_option
+from edgepeft.cli.options import json_option, workspace_option
 
 
 @click.command("status")
-@host_home_option
+@workspace_option
 @json_option
-def command(home: Path, as_json: bool) -> None:
+def command(workspace: Path, as_json: bool) -> None:
     """Show what a fleet has published and received: rounds, devices, refusals by code."""
     from edgepeft.sync import status
 
-    found = status(home)
+    found = status(workspace)
     if as_json:
         click.echo(json.dumps(found.to_dict(), ensure_ascii=False, indent=2))
         return

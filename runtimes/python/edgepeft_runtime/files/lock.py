@@ -60,7 +60,7 @@ def locked_folder(path: Path, name: str, error: type[EdgepeftError]) -> Iterator
     """Make a folder if it is missing, and keep other processes out that do the same, by a file in it.
 
     Raises:
-        EdgepeftError: of the class ``error``: another process is in it (``home-in-use``), or the folder cannot be used
+        EdgepeftError: of the class ``error``: another process uses it (``folder-in-use``), or it cannot be used
             (``cannot-write-file``), now or in the middle of what is done under the lock.
     """
     try:
@@ -70,7 +70,7 @@ def locked_folder(path: Path, name: str, error: type[EdgepeftError]) -> Iterator
         if not isinstance(failure, BlockingIOError):
             raise unusable(path, failure, error) from failure
         what = f"Another process uses {path}."
-        raise error("home-in-use", what, context=None, hint="wait for it to end.") from failure
+        raise error("folder-in-use", what, context=None, hint="wait for it to end.") from failure
     try:
         yield
     except OSError as failure:

@@ -117,8 +117,8 @@ class DeviceHome:
         """Keep other processes from changing the home meanwhile.
 
         Raises:
-            FleetError: another one does (``home-in-use``), or the folder cannot be used (``cannot-write-file``), now or
-                in the middle of what is done under the lock.
+            FleetError: another one does (``folder-in-use``), or the folder cannot be used (``cannot-write-file``), now
+                or in the middle of what is done under the lock.
         """
         return locked_folder(self.path, LOCK, FleetError)
 
@@ -204,7 +204,7 @@ class DeviceHome:
                 if trusted.starts:
                     self.trust(replace(trusted, starts=0))
         except FleetError as failure:
-            if failure.reference != "home-in-use":
+            if failure.reference != "folder-in-use":
                 raise
             return False
         return True

@@ -12,9 +12,9 @@ from typing import IO
 
 import numpy as np
 
-from edgepeft.sync.home import HostHome
 from edgepeft.sync.keys import ACTIVE, Keys
 from edgepeft.sync.ledger import Entry, Ledger
+from edgepeft.sync.workspace import Workspace
 from edgepeft_runtime.bundle.bundle import checked_parameters
 from edgepeft_runtime.errors import FleetError, UpdateError
 from edgepeft_runtime.files.tensorfile import Array, read_tensors
@@ -53,17 +53,17 @@ class Verifier:
     """Judges deliveries to one host.
 
     Args:
-        home: the host's home, with at least one round.
+        workspace: the host's workspace, with at least one round.
         ledger: what was accepted before.
         now: seconds since 1970.
     """
 
-    def __init__(self, home: HostHome, ledger: Ledger, now: float) -> None:
-        self._home, self._ledger, self._now = home, ledger, now
-        self._newest = home.round(home.newest().round)
-        self._manifest = home.bundle_manifest()
-        self._keys = Keys(home)
-        self._published = lru_cache(maxsize=16)(home.round)
+    def __init__(self, workspace: Workspace, ledger: Ledger, now: float) -> None:
+        self._workspace, self._ledger, self._now = workspace, ledger, now
+        self._newest = workspace.round(workspace.newest().round)
+        self._manifest = workspace.bundle_manifest()
+        self._keys = Keys(workspace)
+        self._published = lru_cache(maxsize=16)(workspace.round)
         self._start = lru_cache(maxsize=4)(self._read_start)
 
     @property
@@ -193,7 +193,7 @@ class Verifier:
         return staleness
 
     def _read_start(self, number: int) -> dict[str, Array]:
-        return read_tensors(self._home.adapter(number), error=FleetError).tensors
+        return read_tensors(self._workspace.adapter(number), error=FleetError).tensors
 
 
 def change_norm(parameters: Mapping[str, Array], start: Mapping[str, Array]) -> float:

@@ -3,7 +3,7 @@
 A connection is *waiting* until a request on it has shown a good token, and again after each answer. Waiting is limited
 in time and in number. Where there are too many, the oldest of the address with the most goes. No address is refused,
 since devices may share one. A connection whose request has shown a token is *answering*; these are limited for each
-device, and transfers have a minimum rate (:mod:`edgepeft.sync.http_bodies`).
+device, and transfers have a minimum rate (:mod:`edgepeft.sync.serving.http_bodies`).
 """
 
 from __future__ import annotations

@@ -11,12 +11,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from edgepeft.sync.collection.verification import Address, Verifier, copy_hashed
 from edgepeft.sync.errors import SyncError
-from edgepeft.sync.home import HostHome
 from edgepeft.sync.keys import REVOKED, Keys
 from edgepeft.sync.ledger import Entry, Ledger
 from edgepeft.sync.stores import Store, open_store
-from edgepeft.sync.verification import Address, Verifier, copy_hashed
+from edgepeft.sync.workspace import Workspace
 from edgepeft_runtime.errors import EdgepeftError, FleetError
 from edgepeft_runtime.files.durable import make_folder, sync_directory, sync_file, write_atomically
 from edgepeft_runtime.fleet import rounds, signatures
@@ -74,7 +74,7 @@ class _Found:
 
 def collect(
     places: Iterable[str | Path],
-    home: str | Path | HostHome,
+    workspace: str | Path | Workspace,
     *,
     remove: bool = False,
     now: float | None = None,
@@ -86,59 +86,59 @@ def collect(
 
     Args:
         places: folders and remote addresses that devices deliver to.
-        home: the host's home.
+        workspace: the host's workspace.
         remove: remove from the places what was accepted or is in quarantine, and what waits for a round that is closed.
-            The home's own ``received`` is always emptied so.
+            The workspace's own ``received`` is always emptied so.
         now: seconds since 1970; ``None`` asks the clock.
 
     Raises:
-        SyncError: a place cannot be read, no round was published, or the home cannot be written.
+        SyncError: a place cannot be read, no round was published, or the workspace cannot be written.
     """
-    home = home if isinstance(home, HostHome) else HostHome(home)
+    workspace = Workspace.of(workspace)
     places = list(places)
     stores = [open_store(place) for place in places]
     when = time.time() if now is None else now
-    with home.locked(), Ledger(home.ledger) as ledger:
-        collecting = _Collecting(home, ledger, Verifier(home, ledger, when), int(when), remove)
+    with workspace.locked(), Ledger(workspace.ledger) as ledger:
+        collecting = _Collecting(workspace, ledger, Verifier(workspace, ledger, when), int(when), remove)
         try:
-            shutil.rmtree(home.staging, ignore_errors=True)
-            make_folder(home.staging)
+            shutil.rmtree(workspace.staging, ignore_errors=True)
+            make_folder(workspace.staging)
             for place, store in zip(places, stores, strict=True):
-                collecting.remove = remove or _is_received(place, home)
+                collecting.remove = remove or _is_received(place, workspace)
                 for found in _deliveries(store):
                     collecting.take(store, found)
             collecting.settle()
-            _remove_empty(home, collecting.verifier.oldest_open)
+            _remove_empty(workspace, collecting.verifier.oldest_open)
         finally:  # what is not settled is not in the ledger, and is taken anew next time
-            shutil.rmtree(home.staging, ignore_errors=True)
+            shutil.rmtree(workspace.staging, ignore_errors=True)
     return collecting.result()
 
 
-def accepted(home: str | Path | HostHome, number: int | None = None) -> list[tuple[Entry, Path]]:
+def accepted(workspace: str | Path | Workspace, number: int | None = None) -> list[tuple[Entry, Path]]:
     """What counts for the end of a round: the newest update of each device that is not revoked, in order of hashes.
 
     Those of earlier rounds are among them where they came while this one was open and it allows them so late:
     ``entry.round`` tells. No device counts twice for a round.
 
     Args:
-        home: the host's home.
+        workspace: the host's workspace.
         number: the round, ``None``: the newest.
 
     Returns:
         Entries of the ledger and their files. ``entry.scale`` is how much of its changes counts.
     """
-    home = home if isinstance(home, HostHome) else HostHome(home)
-    asked = home.round(home.newest().round if number is None else number)
+    workspace = Workspace.of(workspace)
+    asked = workspace.round(workspace.newest().round if number is None else number)
     first = max(1, asked.round - asked.max_staleness)
-    revoked = {device.device for device in Keys(home).devices() if device.state == REVOKED}
-    with Ledger(home.ledger) as ledger:
+    revoked = {device.device for device in Keys(workspace).devices() if device.state == REVOKED}
+    with Ledger(workspace.ledger) as ledger:
         entries = list(ledger.counting(asked.round, first))
-    return [(entry, _kept_at(home, entry)) for entry in entries if entry.device not in revoked]
+    return [(entry, _kept_at(workspace, entry)) for entry in entries if entry.device not in revoked]
 
 
 @dataclass
 class _Collecting:
-    home: HostHome
+    workspace: Workspace
     ledger: Ledger
     verifier: Verifier
     now: int
@@ -185,14 +185,14 @@ class _Collecting:
         return self._has(update.at) or self.ledger.was_refused(_plain(f"{store}/{update.name}"))
 
     def _take_new(self, store: Store, found: _Found, at: Address) -> None:
-        copy, sidecar = self.home.staging / "update", None
+        copy, sidecar = self.workspace.staging / "update", None
         try:
             with store.open(found.name, self.verifier.most) as reader:
                 digest = copy_hashed(reader, copy, self.verifier.most)
             with store.open(_sidecar_of(found.name), MAX_SIDECAR_BYTES) as reader:
                 sidecar = reader.read(MAX_SIDECAR_BYTES)
             entry = self.verifier.judge(at, digest, copy, sidecar)
-        except SyncError:  # the place or the home is at fault, not the update
+        except SyncError:  # the place or the workspace is at fault, not the update
             raise
         except EdgepeftError as error:
             self._refuse(store, found, error, copy, sidecar)
@@ -205,11 +205,11 @@ class _Collecting:
         entry = self.ledger.find(at.sha256)
         if entry is None or (entry.device, entry.round) != (at.device, at.round):
             return False
-        kept = _kept_at(self.home, entry)
+        kept = _kept_at(self.workspace, entry)
         return kept.is_file() and kept.stat().st_size == entry.size
 
     def _accept(self, entry: Entry, copy: Path, sidecar: bytes) -> None:
-        kept, staged = _kept_at(self.home, entry), self.home.staging / "sidecar"
+        kept, staged = _kept_at(self.workspace, entry), self.workspace.staging / "sidecar"
         make_folder(kept.parent)
         staged.write_bytes(sidecar)
         staged.replace(kept.with_suffix(SIDECAR_SUFFIX))
@@ -246,7 +246,7 @@ class _Collecting:
         content = copy.read_bytes() if copy is not None and copy.exists() and error.reference != "too-large" else None
         digests = [signatures.sha256(part) if part is not None else "-" for part in (content, sidecar)]
         key = signatures.sha256("\n".join([source, code, *digests]).encode())
-        folder = self.home.quarantine / code / key[:16]
+        folder = self.workspace.quarantine / code / key[:16]
         if self.ledger.refuse(key, code, reason, source, self.now) or not folder.exists():
             self._quarantine(folder, {"code": code, "reason": reason, "source": source}, content, sidecar)
         self.refusals.append(Refusal(source, code, reason, folder if folder.exists() else None))
@@ -255,7 +255,7 @@ class _Collecting:
 
     def _quarantine(self, folder: Path, told: dict[str, str], content: bytes | None, sidecar: bytes | None) -> None:
         if self.quarantined is None:
-            self.quarantined = _size(self.home.quarantine)
+            self.quarantined = _size(self.workspace.quarantine)
         text = json.dumps({**told, "at": self.now}, ensure_ascii=False, indent=2).encode()
         for name, part in (("reason.json", text), ("update", content), ("sidecar", sidecar)):
             if part is None:
@@ -335,18 +335,18 @@ def _sidecar_of(name: str) -> str:
     return name.removesuffix(UPDATE_SUFFIX) + SIDECAR_SUFFIX
 
 
-def _kept_at(home: HostHome, entry: Entry) -> Path:
-    return home.accepted / rounds.folder(entry.round) / entry.device / f"{entry.sha256}{UPDATE_SUFFIX}"
+def _kept_at(workspace: Workspace, entry: Entry) -> Path:
+    return workspace.accepted / rounds.folder(entry.round) / entry.device / f"{entry.sha256}{UPDATE_SUFFIX}"
 
 
-def _is_received(place: str | Path, home: HostHome) -> bool:
-    """Whether a place is where the home's own server puts what it receives."""
-    return Path(str(place).removeprefix("file://")).absolute() == home.received.absolute()
+def _is_received(place: str | Path, workspace: Workspace) -> bool:
+    """Whether a place is where the workspace's own server puts what it receives."""
+    return Path(str(place).removeprefix("file://")).absolute() == workspace.received.absolute()
 
 
-def _remove_empty(home: HostHome, oldest_open: int) -> None:
+def _remove_empty(workspace: Workspace, oldest_open: int) -> None:
     """Remove the folders of closed rounds that nothing lies in; in those of open ones a device may be writing."""
-    for folder in sorted(home.received.glob(f"{rounds.INBOX}/*")):
+    for folder in sorted(workspace.received.glob(f"{rounds.INBOX}/*")):
         if (rounds.number_of(folder.name) or oldest_open) < oldest_open:
             for empty in (*folder.iterdir(), folder):
                 with suppress(OSError):

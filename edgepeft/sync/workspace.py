@@ -1,4 +1,4 @@
-"""The host's home of a fleet: keys, the published rounds, what came in, and the ledger."""
+"""The host's workspace: keys, the published rounds, what came in, and the ledger."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from edgepeft_runtime.fleet.rounds import ADAPTER_FILE, HEAD_FILE, ROUND_FILE, H
 T = TypeVar("T")
 
 
-class HostHome:
+class Workspace:
     """A folder on the host; what lies in ``published`` there is what the host believes, whatever remote places hold.
 
     Attributes:
@@ -45,12 +45,17 @@ class HostHome:
         self.ledger = self.path / "ledger.sqlite"
         self.manifest = self.path / "manifest.json"
 
+    @classmethod
+    def of(cls, workspace: str | Path | Workspace) -> Workspace:
+        """Return a workspace by its path, or the one that is given."""
+        return workspace if isinstance(workspace, Workspace) else cls(workspace)
+
     def locked(self) -> AbstractContextManager[None]:
         """Let no other process pull or publish meanwhile.
 
         Raises:
-            SyncError: another one does (``home-in-use``), or the folder cannot be used (``cannot-write-file``), now or
-                in the middle of what is done under the lock.
+            SyncError: another one does (``folder-in-use``), or the folder cannot be used (``cannot-write-file``), now
+                or in the middle of what is done under the lock.
         """
         return locked_folder(self.path, "lock", SyncError)
 
@@ -75,7 +80,7 @@ class HostHome:
         """A published round.
 
         Raises:
-            SyncError: there is none of this number (``no-such-round``), or its file is damaged (``damaged-home``).
+            SyncError: there is none of this number (``no-such-round``), or its file is damaged (``damaged-workspace``).
         """
         path = self.published / rounds.folder(number) / ROUND_FILE
         if not path.exists():
@@ -83,7 +88,7 @@ class HostHome:
         return _own(path, Round.from_bytes)
 
     def adapter(self, number: int) -> Path:
-        """The adapter of a round; raises :class:`SyncError` (``damaged-home``) if it is not what was published."""
+        """The adapter of a round; raises :class:`SyncError` (``damaged-workspace``) if it is not what was published."""
         path = self.published / rounds.folder(number) / ADAPTER_FILE
         expected, found = self.round(number).adapter.sha256, sha256_of(path)
         if found != expected:
@@ -118,4 +123,4 @@ def _own(path: Path, parse: Callable[[bytes], T]) -> T:
 
 def _damaged(path: Path, context: str) -> SyncError:
     hint = "restore it from a place that has a copy."
-    return SyncError("damaged-home", f"{path} is not what was published.", context=context, hint=hint)
+    return SyncError("damaged-workspace", f"{path} is not what was published.", context=context, hint=hint)

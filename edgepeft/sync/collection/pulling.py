@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from edgepeft.sync import official
+from edgepeft.sync.collection import ort_checkpoints
 from edgepeft.sync.errors import SyncError
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.errors import EdgepeftError, UpdateError
@@ -126,7 +126,7 @@ def _candidates(folder: Path) -> Iterator[Path]:
         raise SyncError(
             "cannot-read-place", f"Cannot read {folder}.", context=str(failure), hint="check the permissions."
         ) from failure
-    wanted = (f"*{SUFFIX}", *official.NAMES)
+    wanted = (f"*{SUFFIX}", *ort_checkpoints.NAMES)
     return (folder / name for name in names if any(fnmatchcase(name, w) for w in wanted) and not name.startswith("."))
 
 
@@ -134,7 +134,7 @@ def _receive(source: Path, into: Path, copy: Path, bundle: Bundle | None, max_by
     """Copy, check the copy, and give it its name; whether it is new."""
     digest = _copy(source, copy, max_bytes)
     if not source.name.endswith(SUFFIX):
-        write_update(copy, official.update_of_checkpoint(copy, bundle))
+        write_update(copy, ort_checkpoints.update_of_checkpoint(copy, bundle))
         digest = sha256_of(copy)
     kept = into / f"{digest}{SUFFIX}"
     _check(source, copy, bundle)

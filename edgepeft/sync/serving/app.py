@@ -21,10 +21,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from edgepeft.sync.connections import CONNECTION
-from edgepeft.sync.home import HostHome
-from edgepeft.sync.http_bodies import FileBody, Pace, paced, pieces
 from edgepeft.sync.keys import ACTIVE, Device, Keys
+from edgepeft.sync.serving.connections import CONNECTION
+from edgepeft.sync.serving.http_bodies import FileBody, Pace, paced, pieces
+from edgepeft.sync.workspace import Workspace
 from edgepeft_runtime.errors import EdgepeftError
 from edgepeft_runtime.files.durable import make_folder, move, sync_file
 from edgepeft_runtime.fleet import rounds
@@ -55,8 +55,8 @@ class _Slot:
     digest: str
 
 
-def app(home: HostHome) -> Starlette:
-    """The server of a host's home as an ASGI application.
+def app(workspace: Workspace) -> Starlette:
+    """The server of a host's workspace as an ASGI application.
 
     ========================================  ==================================================================
     ``GET /HEAD.json``, ``/HEAD.sig``          the head and its signatures
@@ -72,9 +72,9 @@ def app(home: HostHome) -> Starlette:
 
     It runs on :func:`edgepeft.sync.connections.server`.
     """
-    tokens = _Tokens(home)
-    published = _Published(home, tokens)
-    inbox = _Inbox(home, tokens)
+    tokens = _Tokens(workspace)
+    published = _Published(workspace, tokens)
+    inbox = _Inbox(workspace, tokens)
     routes = [
         Route("/{name}", published.top, methods=["GET"]),
         Route("/{folder}/{name}", published.of_round, methods=["GET"]),
@@ -89,8 +89,8 @@ def app(home: HostHome) -> Starlette:
 class _Tokens:
     """Devices by the hash of their token; read again when a device was registered or revoked."""
 
-    def __init__(self, home: HostHome) -> None:
-        self._keys, self._folder = Keys(home), home.keys / "devices"
+    def __init__(self, workspace: Workspace) -> None:
+        self._keys, self._folder = Keys(workspace), workspace.keys / "devices"
         self._read_at, self._devices = -1, dict[str, Device]()
 
     def device(self, request: Request) -> Device:
@@ -112,8 +112,8 @@ class _Tokens:
 class _Published:
     """The files of ``published``, by exact name."""
 
-    def __init__(self, home: HostHome, tokens: _Tokens) -> None:
-        self._folder, self._tokens = home.published, tokens
+    def __init__(self, workspace: Workspace, tokens: _Tokens) -> None:
+        self._folder, self._tokens = workspace.published, tokens
 
     async def top(self, request: Request) -> Response:
         """The head, or its signatures."""
@@ -135,10 +135,10 @@ class _Published:
 class _Inbox:
     """Files from devices, into ``received``."""
 
-    def __init__(self, home: HostHome, tokens: _Tokens) -> None:
-        self._home, self._tokens = home, tokens
+    def __init__(self, workspace: Workspace, tokens: _Tokens) -> None:
+        self._workspace, self._tokens = workspace, tokens
         self._arriving: set[tuple[str, str]] = set()
-        for partial in home.received.rglob(".*.partial"):  # what an earlier process was in the middle of
+        for partial in workspace.received.rglob(".*.partial"):  # what an earlier process was in the middle of
             partial.unlink(missing_ok=True)
 
     async def get(self, request: Request) -> Response:
@@ -173,12 +173,12 @@ class _Inbox:
             raise HTTPException(404)
         if owner != device.device:
             raise HTTPException(403, "that is the folder of another device")
-        return _Slot(self._home.received / inbox_folder(number, owner), number, owner, name, digest)
+        return _Slot(self._workspace.received / inbox_folder(number, owner), number, owner, name, digest)
 
     def _most(self, number: int) -> int:
         """The largest update of a round, if updates of it are taken."""
         try:
-            newest = self._home.round(self._home.newest().round)
+            newest = self._workspace.round(self._workspace.newest().round)
         except EdgepeftError as error:
             raise HTTPException(409, error.message) from None
         if not newest.round - newest.max_staleness <= number <= newest.round:
@@ -187,7 +187,7 @@ class _Inbox:
 
     def _kept(self, slot: _Slot, name: str) -> Path | None:
         """Where a file is that was delivered before: still received, or accepted."""
-        accepted = self._home.accepted / slot.folder.relative_to(self._home.received / rounds.INBOX)
+        accepted = self._workspace.accepted / slot.folder.relative_to(self._workspace.received / rounds.INBOX)
         return next((path for path in (slot.folder / name, accepted / name) if path.is_file()), None)
 
     async def _keep_update(self, request: Request, slot: _Slot, most: int, pace: Pace) -> Response:
@@ -204,7 +204,9 @@ class _Inbox:
     @contextmanager
     def _room(self, slot: _Slot) -> Iterator[None]:
         """A place in the device's inbox. It is taken before the update arrives: many may arrive at once."""
-        waiting = {path.stem for path in self._home.received.glob(f"{rounds.INBOX}/*/{slot.device}/*{UPDATE_SUFFIX}")}
+        waiting = {
+            path.stem for path in self._workspace.received.glob(f"{rounds.INBOX}/*/{slot.device}/*{UPDATE_SUFFIX}")
+        }
         arriving = {digest for device, digest in self._arriving if device == slot.device}
         if slot.digest in arriving:
             raise HTTPException(409, "this update is arriving already")
@@ -224,7 +226,7 @@ class _Inbox:
             said = Delivery.from_bytes(content)
         except EdgepeftError as error:
             raise HTTPException(422, error.message) from None
-        if self._home.received / said.folder != slot.folder or said.sha256 != slot.digest:
+        if self._workspace.received / said.folder != slot.folder or said.sha256 != slot.digest:
             raise HTTPException(422, "the sidecar belongs to another update")
         with _partial(slot.folder) as partial:
             partial.write_bytes(content)

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from edgepeft.sync.connections import CONNECTION
+from edgepeft.sync.serving.connections import CONNECTION
 
 GRACE_SECONDS = 20.0
 """How far a transfer may fall behind the minimum rate; being ahead of it earlier buys no time."""

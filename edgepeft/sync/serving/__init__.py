@@ -1,0 +1,1 @@
+"""``edgepeft serve``: rounds over HTTP, and an inbox for updates."""
