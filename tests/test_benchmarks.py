@@ -45,7 +45,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_every_measured_case_has_a_model_a_method_and_a_batch_that_fit() -> None:
+def test_every_case_has_model_method_and_batch() -> None:
     """A case's model takes the case's batch, and its method leaves something to train."""
     for name in MEASURED:
         case = load(name)
@@ -59,7 +59,7 @@ def test_every_measured_case_has_a_model_a_method_and_a_batch_that_fit() -> None
         assert not all(parameter.requires_grad for parameter in model.parameters()), name
 
 
-def test_sides_take_turns_and_one_that_ends_leaves_the_others_running(prepared: Path) -> None:
+def test_sides_take_turns_and_survive_one_that_ends(prepared: Path) -> None:
     """A side whose bundle is missing becomes a row with its error; the other's losses fall, step after step."""
     commands = {
         name: [sys.executable, "-m", "benchmarks.sides.device_runtime", str(prepared), bundle, "1"]
@@ -89,7 +89,7 @@ def test_the_profile_tells_each_operators_share(prepared: Path) -> None:
         assert sum(row["nodes"] for row in told["operators"]) == told["nodes"]
 
 
-def test_the_official_graph_holds_every_trainable_tensor_with_its_first_values(tmp_path: Path) -> None:
+def test_the_official_graph_has_the_initial_values(tmp_path: Path) -> None:
     """Zero-initialised lora_B tensors, which the exporter would merge, stay apart and stay zero."""
     import onnx
     from onnx import numpy_helper
@@ -168,7 +168,7 @@ def test_the_schedule_rises_and_falls_to_nearly_nothing() -> None:
     assert 0 < rates[-1] < PLAN.learning_rate / 5
 
 
-def test_an_epoch_holds_every_example_once_and_texts_are_cut_to_the_longest() -> None:
+def test_an_epoch_has_every_example_once() -> None:
     """No example is lost in the last, shorter batch; padding that no row of a batch needs is cut off."""
     mask = np.tril(np.ones((10, 12), dtype=np.int64))
     data = {"input_ids": mask * 7, "attention_mask": mask, "labels": np.arange(10)}
@@ -195,7 +195,7 @@ def test_both_sides_of_the_accuracy_table_end_alike_in_fp32(prepared: Path, tmp_
     assert run_on_device(prepared / "fp32", tmp_path, settings) == pytest.approx(expected)
 
 
-def test_the_accuracy_table_compares_seed_by_seed_and_keeps_failures() -> None:
+def test_accuracy_is_compared_seed_by_seed() -> None:
     """Means are over seeds; the distance to PyTorch uses only seeds that both have; an error stays visible."""
     cells = [
         {"task": "digits", "column": column, "seed": seed, "accuracy": accuracy}

@@ -19,8 +19,8 @@ from edgepeft_runtime import Trainer, UpdateError
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.files.tensorfile import sha256_of
 from edgepeft_runtime.train.update import read_update, write_update
-from tests.merging.test_merge import TEXT
 from tests.support.bundles import Trained
+from tests.support.onnx_runs import TEXT, first_output
 from tests.support.simulated_devices import drifted, send
 
 RULES = ("fedavg", "svd", "stack")
@@ -199,9 +199,8 @@ def test_an_aggregate_is_an_update_and_starts_the_next_round(text: Trained, tmp_
     assert (report["adapter_sha256"], report["sha256"]) == (sha256_of(first), sha256_of(second))
     assert report["updates"][0]["weight"] == 1.0
     merged = edgepeft.merge(bundle, second, to="onnx", out=tmp_path / "merged.onnx")
-    from tests.merging.test_merge import run
 
-    assert np.abs(run(merged, TEXT) - logits).max() < 1e-4
+    assert np.abs(first_output(merged, TEXT) - logits).max() < 1e-4
 
 
 def test_contradictions_are_refused_before_anything_is_read(text: Trained) -> None:

@@ -80,7 +80,7 @@ def test_a_gradient_crosses_an_integer_product(gradient: str, dtype: type, trans
     np.testing.assert_allclose(db, dy.sum(axis=(0, 1)), rtol=1e-5)
 
 
-def test_rows_of_very_different_size_keep_their_gradients_when_scaled() -> None:
+def test_scaled_rows_of_different_size_keep_their_gradients() -> None:
     """A row a millionth the size of another is rounded away by one scale for all, and kept by one of its own."""
     values, scale = RNG.integers(-60, 60, (16, 32)).astype(np.int8), np.ones(32, np.float32)
     dy = (RNG.normal(size=(4, 32)) * np.array([[1.0], [1e-2], [1e-6], [0.0]])).astype(np.float32)

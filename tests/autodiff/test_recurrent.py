@@ -14,7 +14,7 @@ from edgepeft_export.autodiff import differentiate
 from edgepeft_export.opset import UnsupportedOperator, assert_runs_on_devices
 from tests.autodiff.rule_cases.case import to_ir
 from tests.autodiff.rule_cases.recurrent import gru_step, lstm_step, network
-from tests.autodiff.test_rules import session
+from tests.support.onnx_runs import session
 
 
 def last_state(op: str) -> ir.Model:
@@ -32,7 +32,7 @@ def last_state(op: str) -> ir.Model:
 
 
 @pytest.mark.parametrize("op", ["LSTM", "GRU"])
-def test_an_operator_that_gives_only_its_last_state_gives_all_states_from_then_on(op: str) -> None:
+def test_an_operator_of_one_state_returns_all_states(op: str) -> None:
     """The gradient needs the states of all steps, which exporters leave out where nothing reads them."""
     model = last_state(op)
     found = differentiate(model.graph, model.graph.outputs[0], list(model.graph.inputs))

@@ -18,17 +18,11 @@ from edgepeft_export.autodiff.registry import NO_GRADIENT, RULES
 from edgepeft_export.opset import OPSET, assert_runs_on_devices
 from tests.autodiff import rule_cases
 from tests.autodiff.rule_cases.case import Array, Case, draw, forward_model, from_torch, loss_weights, to_ir, trains
+from tests.support.onnx_runs import session
 
 CASES = rule_cases.CASES
 QUANTIZED = {"edgepeft.Int8MatMul", "edgepeft.FakeQuantize", "com.microsoft.MatMulNBits"}  # in test_quantized_rules.py
 LABELS = [f"{number}-{case.label()}"[:110] for number, case in enumerate(CASES)]
-
-
-def session(model: ModelProto) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
 def feeds(case: Case, dtype: type, weights: list[Array], live: set[str]) -> dict[str, Array]:
@@ -83,7 +77,7 @@ def test_every_rule_has_a_case_and_every_case_a_rule() -> None:
     assert {case.op for case in CASES} | QUANTIZED == set(RULES)
 
 
-def test_enough_operators_are_covered_and_the_others_have_a_reason() -> None:
+def test_operators_have_a_rule_or_a_reason() -> None:
     """The networks people export need about a hundred operators."""
     assert len(RULES) >= 60
     assert all(NO_GRADIENT.values())
@@ -147,7 +141,7 @@ def test_what_a_rule_does_not_cover_is_refused_with_a_way_out(case: Case, reason
     assert caught.value.hint
 
 
-def test_gradients_of_repeated_positions_are_all_added_on_several_threads() -> None:
+def test_repeated_indices_are_all_added_on_several_threads() -> None:
     """An embedding read thousands of times at few rows gets every contribution, whatever the threads do."""
     graph = parser.parse_model(
         """<ir_version: 9, opset_import: ["" : 20]> g (float[6, 64] table, int64[n] ids) => (float loss) {
@@ -168,7 +162,7 @@ def test_gradients_of_repeated_positions_are_all_added_on_several_threads() -> N
         np.testing.assert_array_equal(gradient, np.repeat(np.bincount(ids, minlength=6)[:, None], 64, 1))
 
 
-def test_pooling_gradients_survive_the_layout_onnxruntime_prefers() -> None:
+def test_pooling_gradients_survive_onnxruntimes_layout() -> None:
     """Behind a convolution of 16 channels ONNX Runtime would change the layout that the indices of MaxPool count in."""
     random = np.random.default_rng(0)
     image = random.normal(size=(2, 16, 9, 9)).astype(np.float32)

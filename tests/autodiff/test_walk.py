@@ -77,7 +77,7 @@ def test_gradients_of_all_readers_of_a_value_are_added() -> None:
     np.testing.assert_allclose(gradient, 3 * a**2, rtol=1e-5)
 
 
-def test_a_value_reached_on_two_paths_of_different_length_is_complete_when_it_is_passed_on() -> None:
+def test_a_value_on_two_paths_is_complete_when_passed_on() -> None:
     """The gradient of an inner value with readers far apart is passed on once, whole."""
     text = """g (float[3] a) => (float loss) {
       root = Exp(a)
@@ -108,7 +108,7 @@ def test_a_target_that_the_loss_does_not_depend_on_is_absent() -> None:
     assert list(gradients(made, "a", "unread", "aside", "shape_only")) == ["a"]
 
 
-def test_nodes_off_the_way_from_a_target_to_the_loss_are_not_visited() -> None:
+def test_nodes_off_the_path_to_the_loss_are_not_visited() -> None:
     """Freezing costs nothing: the frozen branch, long as it is, adds no node."""
     branch = "f1 = Exp(b)\n f2 = Tanh(f1)\n f3 = Gelu(f2)\n f4 = Softmax(f3)\n"
     head, tail = "g (float[3] a, float[3] b) => (float loss) {", "loss = ReduceSum<keepdims=0>(y) }"
@@ -127,7 +127,7 @@ def test_the_walk_ends_at_the_first_target() -> None:
     assert "Erf" not in added(text, "a")
 
 
-def test_a_target_may_be_an_intermediate_value_and_a_target_before_it_still_gets_its_gradient() -> None:
+def test_an_intermediate_target_leaves_earlier_targets_theirs() -> None:
     """Targets in a chain all get theirs."""
     made = model(
         """g (float[3] a) => (float loss) {
@@ -143,7 +143,7 @@ def test_a_target_may_be_an_intermediate_value_and_a_target_before_it_still_gets
     np.testing.assert_allclose(first, np.exp(a**2) * 2 * a, rtol=1e-5)
 
 
-def test_a_target_made_by_an_operator_without_gradient_gets_its_own_and_passes_none_on() -> None:
+def test_a_target_after_no_gradient_passes_none_on() -> None:
     """Rounded values may be a target; nothing flows through the rounding."""
     made = model(
         """g (float[3] a) => (float loss) {
@@ -167,7 +167,7 @@ def test_the_loss_itself_and_a_scalar_may_be_targets() -> None:
 
 
 @pytest.mark.parametrize("rows", [1, 4])
-def test_dimensions_of_different_names_are_summed_as_the_run_finds_them(rows: int) -> None:
+def test_dimensions_of_other_names_are_summed_at_run_time(rows: int) -> None:
     """One graph serves a size that is broadcast and one that is not."""
     made = model("g (float[n, 3] a, float[m, 3] b) => (float loss) { y = Mul(a, b)\n loss = ReduceSum<keepdims=0>(y) }")
     a, b = random(4, 3), random(rows, 3)
@@ -191,7 +191,7 @@ def test_dimensions_of_one_name_are_not_summed() -> None:
     assert "ReduceSum" not in added(text, "a", "b")
 
 
-def test_shapes_are_read_from_the_inputs_and_not_from_what_lies_between() -> None:
+def test_shapes_are_read_from_the_graph_inputs() -> None:
     """A backward pass that asks an activation for its shape would keep it in memory."""
     made = model(
         """g (float[batch, seq, 4] x, float[4, 6] w) => (float loss) {
@@ -213,7 +213,7 @@ UNKNOWN = """g (float[1, 1, 4] a, float[3] scales) => (float loss) {
 }"""
 
 
-def test_an_operator_without_a_rule_is_named_with_its_node_and_the_parameter_behind_it() -> None:
+def test_a_missing_rule_names_node_and_parameter() -> None:
     """The error says op, node, parameter and what to do, and nothing is added to the graph."""
     made = model(UNKNOWN)
     before = len(made.graph)
@@ -269,7 +269,7 @@ NESTED = """g (float[3] a, bool c) => (float loss) {
 
 
 @pytest.mark.parametrize(("text", "op"), [(IF, "If"), (LOOP, "Loop"), (NESTED, "If")])
-def test_a_parameter_that_a_subgraph_reads_from_outside_is_not_lost_silently(text: str, op: str) -> None:
+def test_a_parameter_read_by_a_subgraph_is_not_lost(text: str, op: str) -> None:
     """If and Loop have no rule, also where the parameter is no input of theirs."""
     made = model(text)
     with pytest.raises(NoGradientRule) as caught:

@@ -53,9 +53,7 @@ def test_a_model_is_packed_trained_merged_and_inspected(edgepeft: Command, netwo
     assert (tmp_path / "fp32.onnx").stat().st_size > 4 * 64 * 96 * 2 > (tmp_path / "m.onnx").stat().st_size
 
 
-def test_calibration_data_spares_the_weight_that_does_not_bear_rounding(
-    edgepeft: Command, network: str, tmp_path: Path
-) -> None:
+def test_calibration_keeps_the_weight_that_rounding_harms(edgepeft: Command, network: str, tmp_path: Path) -> None:
     """--calibrate reads data as training does; what stays fp32 is told with the reason, and written into the recipe."""
     draw = np.random.default_rng(0)
     np.savez(tmp_path / "d.npz", input=draw.normal(size=(32, 64)).astype(np.float32), labels=np.zeros(32, np.int64))

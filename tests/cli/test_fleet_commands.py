@@ -17,7 +17,7 @@ import pytest
 from edgepeft.cli.app import app
 from edgepeft_runtime.train.update import read_update
 from tests.cli.conftest import Command
-from tests.cli.test_process import CALL, start
+from tests.support.processes import CALL, start
 from tests.support.tiny_bundle import build, examples
 
 

@@ -14,8 +14,8 @@ import pytest
 from edgepeft.cli.limits import UNFINISHED
 from edgepeft_runtime import read_update
 from tests.cli.conftest import Command
-from tests.cli.test_process import start
 from tests.support.bundles import Trained
+from tests.support.processes import start
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="Limits are for Linux.")
 

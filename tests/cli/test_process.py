@@ -5,28 +5,15 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from edgepeft_runtime.files.tensorfile import read_tensors
 from tests.support.bundles import Trained
+from tests.support.processes import CALL, start
 
-ROOT = Path(__file__).parents[2]
-CALL = "from edgepeft.cli import main; main()"
 HEAVY = ("torch", "onnx", "onnx_ir", "onnxscript", "transformers", "peft", "safetensors")
-
-
-def environment() -> dict[str, str]:
-    paths = [ROOT, ROOT / "export", ROOT / "runtimes" / "python"]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths)), "PYTHONUNBUFFERED": "1"}
-
-
-def start(code: str, *arguments: object) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", code, *map(str, arguments)]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, env=environment(), stdout=pipe, stderr=pipe, text=True)
 
 
 def test_help_imports_nothing_heavy() -> None:

@@ -246,7 +246,7 @@ def test_an_unknown_name_lists_those_that_exist() -> None:
 
 
 @pytest.mark.parametrize("name", ["cross_entropy", "causal_lm", "mse", "l1", "bce_with_logits"])
-def test_losses_describe_themselves_by_the_name_they_are_chosen_by(name: str) -> None:
+def test_losses_describe_themselves_by_their_name(name: str) -> None:
     """``kind`` in the manifest is the name, and the settings are JSON."""
     described = by_name(name).describe()
     assert described["kind"] == name

@@ -137,7 +137,7 @@ def test_weight_decay_spares_biases_norms_and_scalars(name: str) -> None:
             np.testing.assert_array_equal(machine.parameters[key], before)
 
 
-def test_the_norm_is_that_of_the_scaled_gradients_before_clipping() -> None:
+def test_the_norm_is_of_scaled_gradients_before_clipping() -> None:
     """``grad_norm`` is the global L2 norm over all buckets, times ``grad_scale``, whether or not it is clipped."""
     parameters, gradients = _draw(0), _draw(1)
     expected = 0.25 * float(np.sqrt(sum(float((array**2).sum()) for array in gradients.values())))
@@ -247,7 +247,7 @@ def test_an_unknown_name_lists_those_that_exist() -> None:
 
 
 @pytest.mark.parametrize("inner", [SGD(lr=0.1, momentum=0.9), AdamW(lr=0.01)], ids=["sgd", "adamw"])
-def test_a_share_of_the_gradient_is_applied_and_the_rest_is_carried_over(inner: Optimizer) -> None:
+def test_a_fraction_is_applied_and_the_rest_is_carried_over(inner: Optimizer) -> None:
     """Ten steps agree with torch's optimizer fed the largest quarter of gradient plus memory, bucket by bucket."""
     draw = np.random.default_rng(0)
     parameters = {name: draw.normal(size=shape).astype(np.float32) for name, shape in SHAPES.items()}

@@ -37,7 +37,7 @@ def _trainable(model: nn.Module) -> nn.Module:
 
 
 @pytest.mark.parametrize("name", ["bert", "gpt2", "llama", "vit", "cnn"])
-def test_the_forward_graph_gives_the_outputs_of_torch_at_other_sizes(name: str) -> None:
+def test_the_forward_graph_equals_torch_at_other_sizes(name: str) -> None:
     """After all edits, the outputs are those of the module for batches and lengths it was not exported with."""
     network = NETWORKS[name]
     model = network.model().eval()
@@ -51,7 +51,7 @@ def test_the_forward_graph_gives_the_outputs_of_torch_at_other_sizes(name: str) 
         np.testing.assert_allclose(actual, expected.numpy(), rtol=1e-4, atol=1e-5)
 
 
-def test_a_classifier_computes_its_last_block_for_one_position_only() -> None:
+def test_a_last_block_is_computed_for_one_position_only() -> None:
     """BERT reads the first token: the feed-forward part of the last block sees [batch, 1, hidden]."""
     network = NETWORKS["bert"]
     forward = from_torch(_trainable(network.model()), network.example())
@@ -102,7 +102,7 @@ def test_transposed_keys_are_one_node() -> None:
     assert not transpose_last_two(forward.model)
 
 
-def test_narrowing_stops_where_another_reader_needs_all_positions() -> None:
+def test_narrowing_stops_where_all_positions_are_needed() -> None:
     """A value read at one position and as a whole is computed as a whole."""
     graph_text = """
         <ir_version: 10, opset_import: ["": 20]>
@@ -190,7 +190,7 @@ def _session(model: ir.Model) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString())
 
 
-def test_a_head_that_is_the_embedding_transposed_reads_the_embedding() -> None:
+def test_a_tied_head_reads_the_embedding() -> None:
     """GPT-2's logits come from the one stored embedding, and stay what they were."""
     network = NETWORKS["gpt2"]
     model = network.model().eval()

@@ -52,7 +52,7 @@ def test_int8_rounds_to_the_nearest_step(shape: tuple[int, int], axis: int) -> N
     assert np.abs(packed.values.astype(int)).max() <= 127
 
 
-def test_int8_never_overflows_a_kernel_that_adds_pairs_in_16_bits() -> None:
+def test_int8_never_overflows_16_bit_pair_sums() -> None:
     """Neighbours of one sign, along either axis, stay within 128 steps, also for weights that are all extreme."""
     for matrix in (np.ones((6, 8), np.float32), RNG.standard_cauchy((64, 32)).astype(np.float32)):
         values = to_int8(matrix, 1).values.astype(int)
@@ -225,7 +225,7 @@ def _exported(name: str) -> tuple[nn.Module, Forward]:
 
 @pytest.mark.parametrize("compute", ["int8", "int8-row", "int4"])
 @pytest.mark.parametrize("name", ["bert", "gpt2", "llama", "vit", "cnn"])
-def test_training_on_a_packed_base_follows_torch_on_the_same_values(name: str, compute: str, tmp_path: Path) -> None:
+def test_training_on_a_quantized_base_follows_torch(name: str, compute: str, tmp_path: Path) -> None:
     """Six losses are within 2 % of PyTorch with the rounded weights, and the parameters move the same way."""
     kind, _, gradient = compute.partition("-")
     model, exported = _exported(name)
@@ -255,7 +255,7 @@ def _losses(trainer: Trainer, twin: nn.Module, network: Network) -> Iterator[tup
 
 
 @pytest.mark.parametrize("compute", ["int8", "int4"])
-def test_weights_stay_packed_when_onnxruntime_has_loaded_the_graph(compute: str, tmp_path: Path) -> None:
+def test_weights_stay_quantized_in_onnxruntime(compute: str, tmp_path: Path) -> None:
     """Nothing is unpacked into a constant at load: what onnxruntime runs holds no large fp32 matrix."""
     forward, _ = quantize(_exported("bert")[1], Quantization(compute, smallest=64))
     loss = losses.by_name("cross_entropy")

@@ -20,6 +20,7 @@ import torch
 from edgepeft_runtime.errors import EdgepeftError, UpdateError
 from edgepeft_runtime.files.shapes import MAX_AXES, elements
 from edgepeft_runtime.files.tensorfile import read_tensors, sha256_of, write_tensors
+from tests.support.damage import mutated
 
 DTYPES = (
     "float32",
@@ -277,25 +278,6 @@ def test_random_damage_never_goes_unseen_or_escapes(sealed: bool, tmp_path: Path
         if sealed:
             assert found.metadata == expected.metadata
             assert_same(found.tensors, expected.tensors)
-
-
-def mutated(whole: bytes, rng: np.random.Generator) -> bytes:
-    """The bytes with one to three changes: flipped, cut, doubled, or swapped for a character that JSON cares about."""
-    content = bytearray(whole)
-    for _ in range(int(rng.integers(1, 4))):
-        place = int(rng.integers(0, max(1, min(len(content), 400))))
-        match int(rng.integers(0, 5)):
-            case 0:
-                content[place : place + 1] = bytes([rng.integers(0, 256)])
-            case 1:
-                content[place : place + 1] = rng.choice(list(b'{}[],:"\\0129-e ')).tobytes()[:1]
-            case 2:
-                del content[place:]
-            case 3:
-                del content[place : place + int(rng.integers(1, 5))]
-            case _:
-                content[place:place] = content[place : place + int(rng.integers(1, 9))]
-    return bytes(content)
 
 
 def test_failed_write_leaves_the_old_file(tmp_path: Path) -> None:

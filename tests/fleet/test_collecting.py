@@ -210,7 +210,7 @@ def test_a_revoked_devices_updates_do_not_count(fleet: Fleet, device: Device) ->
 
 
 @pytest.mark.parametrize("failure", [PowerCut(), OSError(errno.ENOSPC, "No space left on device")])
-def test_a_failure_at_any_write_of_a_pull_loses_and_doubles_nothing(
+def test_a_failed_write_in_a_pull_loses_nothing(
     fleet: Fleet, device: Device, monkeypatch: pytest.MonkeyPatch, failure: BaseException
 ) -> None:
     """Power or the disk's room ends at each write in turn; pulling once more gives what an undisturbed pull gives."""
@@ -454,9 +454,7 @@ def test_a_whole_round_through_a_remote_store(fleet: Fleet, kind: str, memory: s
     assert collect([remote], fleet.host, now=NOW).already_there == 0
 
 
-def test_a_store_that_does_not_keep_what_it_is_given_is_found_out(
-    fleet: Fleet, memory: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_store_that_loses_files_is_detected(fleet: Fleet, memory: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was written is read back, and the head is not written over a round that is not there."""
     from fsspec.implementations.memory import MemoryFileSystem
 

@@ -20,9 +20,9 @@ from edgepeft_runtime.fleet import signatures
 from edgepeft_runtime.fleet.delivering import deliver
 from edgepeft_runtime.fleet.identity import Identity
 from edgepeft_runtime.fleet.joining import join
-from tests.cli.test_process import CALL, start
 from tests.fleet.fleets import NOW, Fleet
 from tests.fleet.servers import certificate_for, serving
+from tests.support.processes import CALL, start
 
 HALVES = {
     "idle": b"",

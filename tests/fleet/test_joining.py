@@ -25,7 +25,7 @@ from tests.fleet.fleets import DAY, NOW, Countdown, Fleet, PowerCut, code_of
 from tests.support.tiny_bundle import build, examples
 
 
-def test_a_device_gets_the_rounds_adapter_and_its_update_names_it(fleet: Fleet) -> None:
+def test_a_device_trains_from_the_rounds_adapter(fleet: Fleet) -> None:
     """What is in use is the published file to the byte, and the host can tell which round an update is of."""
     device, made = fleet.device(), fleet.publish(seed=1)
     joined = device.join()
@@ -34,7 +34,7 @@ def test_a_device_gets_the_rounds_adapter_and_its_update_names_it(fleet: Fleet) 
     assert read_update(device.train()).adapter_sha256 == made.adapter.sha256
 
 
-def test_joining_again_changes_nothing_and_the_next_round_takes_the_other_slot(fleet: Fleet) -> None:
+def test_joining_again_changes_nothing(fleet: Fleet) -> None:
     """The adapter in use is never written over."""
     device = fleet.device()
     fleet.publish(seed=1)

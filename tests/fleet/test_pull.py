@@ -105,7 +105,7 @@ def test_without_a_bundle_any_whole_update_is_taken(
     assert found.already_there == ()
 
 
-def test_a_place_that_is_not_there_stops_before_anything_is_copied(text: Trained, place: Path, tmp_path: Path) -> None:
+def test_a_missing_remote_stops_before_copying(text: Trained, place: Path, tmp_path: Path) -> None:
     """A misspelt folder is a mistake of the caller, not of a device."""
     shutil.copy(text.update, place / "a.safetensors")
     with pytest.raises(SyncError, match="nowhere"):

@@ -19,7 +19,7 @@ from edgepeft_runtime.fleet import canonical, signatures
 from edgepeft_runtime.fleet.delivery import Delivery, digest_of
 from edgepeft_runtime.fleet.reading import is_name
 from edgepeft_runtime.fleet.rounds import Head, HeadSignatures, Limits, Round, folder, number_of
-from tests.cli.test_process import environment
+from tests.support.processes import environment
 
 SEED = bytes(range(32))
 DIGEST = "ab" * 32
@@ -168,7 +168,7 @@ def test_the_signatures_file_serves_the_old_head_and_the_new_one() -> None:
 
 
 @pytest.mark.parametrize("algorithm", signatures.ALGORITHMS)
-def test_a_signature_is_good_for_its_purpose_its_key_and_its_algorithm(algorithm: str) -> None:
+def test_a_signature_is_bound_to_purpose_and_key(algorithm: str) -> None:
     """That of an update is none of a head; nor is it one under another key, or by another algorithm."""
     key = SEED if algorithm == signatures.HMAC else signatures.public_key(SEED)
     signature = signatures.sign(signatures.UPDATE, DIGEST, algorithm, SEED)
@@ -183,7 +183,7 @@ def test_a_signature_is_good_for_its_purpose_its_key_and_its_algorithm(algorithm
         delivery.check(other, key)
 
 
-def test_a_device_without_the_library_checks_the_host_but_cannot_sign(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_library_a_device_verifies_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """Verification falls back to plain Python; signing names the package and the way around it."""
     host, signature = signatures.public_key(SEED), _signature(HEAD.to_bytes())
     monkeypatch.setattr(signatures, "find_spec", lambda _: None)

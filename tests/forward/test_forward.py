@@ -314,7 +314,7 @@ def test_parameters_out_of_reach_are_reported_and_stay_frozen() -> None:
         assert not {"pooler.weight", "pooler.bias"} & names
 
 
-def test_an_unreached_parameter_that_an_output_needs_is_frozen_at_its_value() -> None:
+def test_an_unreached_parameter_of_an_output_is_frozen() -> None:
     """The second output reads the pooler: inference still gives it, from the values it had."""
     model = TwoInputs().eval()
     compiled = _compile(model, _text(2, 3), outputs=["logits", "pooled"])
@@ -379,7 +379,7 @@ class Cubic(nn.Module):
         return self.after(grown).mean(dim=(2, 3))
 
 
-def test_an_operator_without_a_rule_is_named_with_what_lies_behind_it() -> None:
+def test_a_missing_rule_names_operator_and_parameter() -> None:
     """The error gives operator, node, parameter and a way out; with that parameter frozen the model trains."""
     model, image = Cubic(), torch.zeros(2, 1, 4, 4)
     with pytest.raises(NoGradientRule) as failure:

@@ -26,24 +26,17 @@ from edgepeft_runtime.errors import EdgepeftError, UpdateError
 from edgepeft_runtime.files.tensorfile import read_tensors
 from edgepeft_runtime.train.update import read_update, write_update
 from tests.support.bundles import Trained, convolutions, predictions
+from tests.support.onnx_runs import TEXT, first_output
 from tests.support.simulated_devices import drifted, send
 
-IDS = np.array([[4, 5, 6, 7, 8], [9, 10, 11, 0, 0], [5, 5, 12, 13, 14]])
-TEXT = {"input_ids": IDS, "attention_mask": (IDS > 0).astype(np.int64)}
 PIXELS = {"image": np.random.default_rng(1).normal(size=(3, 1, 8, 8)).astype(np.float32)}
-
-
-def run(path: Path, inputs: dict[str, np.ndarray]) -> np.ndarray:
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    assert [value.name for value in session.get_inputs()] == list(inputs)
-    return np.asarray(session.run(None, inputs)[0])
 
 
 def kinds(nodes: ir.Graph | onnx.GraphProto) -> Counter[str]:
     return Counter(node.op_type for node in (nodes.node if isinstance(nodes, onnx.GraphProto) else nodes))
 
 
-def test_peft_loads_the_merged_adapter_and_agrees_with_the_device(text: Trained, tmp_path: Path) -> None:
+def test_peft_loads_the_merged_adapter(text: Trained, tmp_path: Path) -> None:
     """PeftModel.from_pretrained(base, merged) gives the device's logits within 1e-4."""
     from peft import PeftModel
     from transformers import AutoModelForSequenceClassification
@@ -74,7 +67,7 @@ def test_merged_bert_is_the_base_graph_with_the_device_s_answers(text: Trained, 
     out = merge(text.bundle, text.update, to="onnx", out=tmp_path / "model.onnx", announce=said.append)
     assert said[0].startswith("4 LoRA pairs folded")
     assert os.listdir(tmp_path) == ["model.onnx"]
-    assert np.abs(run(out, TEXT) - predictions(text, TEXT)).max() < 1e-4
+    assert np.abs(first_output(out, TEXT) - predictions(text, TEXT)).max() < 1e-4
     base = AutoModelForSequenceClassification.from_pretrained(text.model).eval()
     base.classifier.requires_grad_(True)
     base.base_model.requires_grad_(False)
@@ -96,14 +89,14 @@ def test_folding_spares_what_is_tied_to_the_weight(causal: Trained, tmp_path: Pa
     said: list[str] = []
     out = merge(causal.bundle, causal.update, to="onnx", out=tmp_path / "model.onnx", announce=said.append)
     assert said[0].startswith("3 LoRA pairs folded")
-    assert np.abs(run(out, TEXT) - predictions(causal, TEXT)).max() < 1e-4
+    assert np.abs(first_output(out, TEXT) - predictions(causal, TEXT)).max() < 1e-4
     assert not [tensor.name for tensor in onnx.load(out).graph.initializer if "lora" in tensor.name]
 
 
 def test_convolutions_are_folded_too(images: Trained, tmp_path: Path) -> None:
     """LoRA on convolutions, with stride and padding and pointwise, leaves the plain network."""
     out = merge(images.bundle, images.update, to="onnx", out=tmp_path / "model.onnx")
-    assert np.abs(run(out, PIXELS) - predictions(images, PIXELS)).max() < 1e-4
+    assert np.abs(first_output(out, PIXELS) - predictions(images, PIXELS)).max() < 1e-4
     assert kinds(onnx.load(out).graph)["Conv"] == 2
     assert kinds(onnx.load(out).graph) == swept(from_torch(convolutions(), {"image": torch.zeros(2, 1, 8, 8)}).model)
 
@@ -125,7 +118,7 @@ def test_what_cannot_be_folded_is_bound_and_still_right(tmp_path: Path) -> None:
     said: list[str] = []
     out = merge(bundle, update, to="onnx", out=tmp_path / "model.onnx", announce=said.append)
     assert said[0].startswith("0 LoRA pairs folded")
-    assert np.abs(run(out, inputs) - expected).max() < 1e-4
+    assert np.abs(first_output(out, inputs) - expected).max() < 1e-4
 
 
 def test_large_models_keep_their_weights_beside_them(
@@ -135,11 +128,11 @@ def test_large_models_keep_their_weights_beside_them(
     monkeypatch.setattr(to_onnx, "LARGEST_FILE", 10_000)
     out = merge(text.bundle, text.update, to="onnx", out=tmp_path / "model.onnx")
     assert sorted(os.listdir(tmp_path)) == ["model.onnx", "model.onnx.data"]
-    assert np.abs(run(out, TEXT) - predictions(text, TEXT)).max() < 1e-4
+    assert np.abs(first_output(out, TEXT) - predictions(text, TEXT)).max() < 1e-4
     monkeypatch.undo()
     merge(text.bundle, text.update, to="onnx", out=out, overwrite=True)
     assert os.listdir(tmp_path) == ["model.onnx"]
-    assert np.abs(run(out, TEXT) - predictions(text, TEXT)).max() < 1e-4
+    assert np.abs(first_output(out, TEXT) - predictions(text, TEXT)).max() < 1e-4
 
 
 @pytest.mark.parametrize("name", ["state.pt", "state.safetensors"])
@@ -238,7 +231,7 @@ def test_an_aggregate_becomes_whatever_an_update_becomes(
     assert (
         np.abs(peft_logits(text, edgepeft.merge(bundle, mean, to="peft", out=tmp_path / "p")) - expected).max() < 1e-4
     )
-    assert np.abs(run(merge(bundle, mean, to="onnx", out=tmp_path / "m.onnx"), TEXT) - expected).max() < 1e-4
+    assert np.abs(first_output(merge(bundle, mean, to="onnx", out=tmp_path / "m.onnx"), TEXT) - expected).max() < 1e-4
     state = torch.load(merge(bundle, mean, to="torch", out=tmp_path / "m.pt"), weights_only=True)
     assert {name: array.numpy().tobytes() for name, array in state.items()} == {
         name: array.tobytes() for name, array in read_update(mean).parameters.items()
@@ -266,7 +259,7 @@ def test_a_stack_becomes_one_adapter_of_all_ranks(
     said: list[str] = []
     merged = merge(bundle, stack, to="onnx", out=tmp_path / "m.onnx", announce=said.append)
     assert said[0].startswith("4 LoRA pairs folded")
-    assert np.abs(run(merged, TEXT) - peft_logits(text, adapter)).max() < 1e-4
+    assert np.abs(first_output(merged, TEXT) - peft_logits(text, adapter)).max() < 1e-4
     products = [device_products(read_update(path).parameters) for path in paths]
     for name, product in device_products(read_stack(stack, bundle)).items():
         assert np.allclose(product, np.mean([own[name] for own in products], axis=0), atol=1e-6)
@@ -300,14 +293,14 @@ def test_a_foreign_or_damaged_stack_is_refused(
         merge(bundle, stack, to="onnx", out=tmp_path / "m.onnx")
 
 
-def test_an_update_of_a_later_round_merges_with_what_it_started_from(text: Trained, tmp_path: Path) -> None:
+def test_a_later_rounds_update_merges_with_its_start(text: Trained, tmp_path: Path) -> None:
     """Without the round's adapter it is stale, with it it is not."""
     with Trainer.open(text.bundle, adapter=text.update) as trainer:
         update = trainer.save_update(tmp_path / "update.safetensors")
     with pytest.raises(UpdateError, match="another round"):
         merge(text.bundle, update, to="onnx", out=tmp_path / "m.onnx")
     merge(text.bundle, update, to="onnx", out=tmp_path / "m.onnx", adapter=text.update)
-    assert np.abs(run(tmp_path / "m.onnx", TEXT) - predictions(text, TEXT)).max() < 1e-4
+    assert np.abs(first_output(tmp_path / "m.onnx", TEXT) - predictions(text, TEXT)).max() < 1e-4
 
 
 # Adapters for a loaded graph
@@ -376,7 +369,7 @@ def test_half_a_pair_is_no_peft_adapter(tmp_path: Path) -> None:
             outputs.append(trainer.predict(inputs)["output"])
     mean = edgepeft.aggregate(bundle, send(bundle, fleet, tmp_path / "u"))
     file = mean.save(tmp_path / "mean.safetensors")
-    merged = run(merge(bundle, file, to="onnx", out=tmp_path / "m.onnx"), inputs)
+    merged = first_output(merge(bundle, file, to="onnx", out=tmp_path / "m.onnx"), inputs)
     assert np.abs(merged - np.mean(outputs, axis=0)).max() < 1e-5
     with pytest.raises(MergeError) as caught:
         merge(bundle, file, to="peft", out=tmp_path / "adapter")

@@ -48,7 +48,7 @@ def _operators(path: Path) -> Counter[str]:
     return Counter(node.op_type for node in onnx.load(path, load_external_data=False).graph.node)
 
 
-def test_full_fine_tuning_trains_every_weight_of_a_recurrent_network(tmp_path: Path) -> None:
+def test_full_trains_every_weight_of_a_recurrent_network(tmp_path: Path) -> None:
     """All layers and directions, weights and biases, have changed on the device."""
     network = NETWORKS["lstm"]
     first = network.model().state_dict()

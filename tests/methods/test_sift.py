@@ -308,7 +308,7 @@ def test_settings_out_of_range_are_refused(settings: dict[str, object]) -> None:
         Sift(**settings)  # type: ignore[arg-type]
 
 
-def test_the_largest_are_picked_in_order_and_first_ones_of_equals() -> None:
+def test_the_largest_are_picked_and_the_first_of_equals() -> None:
     """Also where all are equal, and where all are wanted."""
     assert largest(np.array([3, 1, 3, 2, 3], np.float32), 2).tolist() == [0, 2]
     assert largest(np.zeros(4, np.float32), 3).tolist() == [0, 1, 2]

@@ -18,7 +18,8 @@ from edgepeft_export.autodiff import differentiate
 from edgepeft_export.forward.onnx_source.file import from_onnx
 from edgepeft_export.opset import OPSET
 from edgepeft_runtime.notices import EdgepeftWarning
-from tests.node_tests.cases import FLOATS, Array, NodeTest, session
+from tests.node_tests.cases import FLOATS, Array, NodeTest
+from tests.support.onnx_runs import session
 
 Gradients = dict[str, Array | None]
 """By the input's name; ``None`` where edgepeft says that nothing depends on it."""

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import numpy_helper
+
+from tests.support.onnx_runs import session
 
 Array = NDArray[Any]
 FLOATS = (np.float16, np.float32, np.float64)
@@ -81,11 +82,3 @@ def differentiable(test: NodeTest) -> bool:
     return bool(floats) and all(
         np.array_equal(first[at], again[at], equal_nan=True) for again in others for at in floats
     )
-
-
-def session(model: onnx.ModelProto) -> ort.InferenceSession:
-    """The model in stock ONNX Runtime, on one thread and silent."""
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 4
-    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])

@@ -11,7 +11,8 @@ import onnx
 from onnx import AttributeProto, TensorProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from tests.node_tests.cases import FLOATS, Array, NodeTest, session
+from tests.node_tests.cases import FLOATS, Array, NodeTest
+from tests.support.onnx_runs import session
 
 Feeds = Mapping[str, Array]
 _NARROW = (TensorProto.FLOAT, TensorProto.FLOAT16)

@@ -70,7 +70,7 @@ def test_without_the_training_wheel_the_engine_says_so(tmp_path: Path) -> None:
     assert "portable" in str(caught.value.hint)
 
 
-def test_a_bundle_without_artifacts_and_an_unknown_engine_are_refused(tmp_path: Path) -> None:
+def test_missing_artifacts_and_unknown_engines_are_refused(tmp_path: Path) -> None:
     """The error names the command that makes the artifacts, and the engines there are."""
     bundle = _linear(tmp_path, SGD(lr=0.1))
     with pytest.raises(BundleError, match="no artifacts") as caught:

@@ -13,7 +13,7 @@ from edgepeft_runtime.train.records import Progress
 from edgepeft_runtime.train.schedule import schedule_of
 from edgepeft_runtime.train.trainer import Trainer
 from edgepeft_runtime.train.update import read_update
-from tests.runtime.test_training import assert_equal_bits, rows
+from tests.support.damage import assert_equal_bits, rows
 from tests.support.tiny_bundle import examples
 
 DATA, HELD_OUT = examples(45), examples(30, seed=1)

@@ -14,7 +14,7 @@ import pytest
 
 from edgepeft_runtime import Limits, Pause, Report, Trainer, TrainingError
 from edgepeft_runtime.train.limits import OTHERS, WINDOW
-from tests.runtime.test_training import assert_equal_bits
+from tests.support.damage import assert_equal_bits
 from tests.support.tiny_bundle import examples
 
 DATA, HELD_OUT = examples(30), examples(12, seed=1)

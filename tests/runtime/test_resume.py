@@ -22,8 +22,7 @@ from edgepeft_runtime.train.checkpoint import NEWEST, PREVIOUS
 from edgepeft_runtime.train.records import Progress, Record, Report
 from edgepeft_runtime.train.run import Fit, Run
 from edgepeft_runtime.train.trainer import Trainer
-from tests.files.test_tensorfile import mutated
-from tests.runtime.test_training import assert_equal_bits, rows
+from tests.support.damage import assert_equal_bits, mutated, rows
 from tests.support.tiny_bundle import build, examples
 
 DATA, HELD_OUT = examples(30), examples(12, seed=1)
@@ -281,7 +280,7 @@ print("done", flush=True)
 """
 
 
-def test_killed_process_loses_at_most_the_steps_since_the_last_save(bundle: Path, tmp_path: Path) -> None:
+def test_a_kill_loses_only_steps_since_the_last_save(bundle: Path, tmp_path: Path) -> None:
     """kill -9 at random moments, again and again: the losses are those of a run nobody killed, and so is the update."""
     losses = dict(trained(bundle, "", tmp_path / "whole"))
     rng, last, state = np.random.default_rng(6), 0, str(tmp_path / "state")

@@ -18,18 +18,8 @@ from edgepeft_runtime.errors import BatchError, BundleError, DataError, StateErr
 from edgepeft_runtime.files.tensorfile import write_tensors
 from edgepeft_runtime.train.accuracy import count_right
 from edgepeft_runtime.train.trainer import Trainer
-from tests.runtime.test_bundle import Copy, resigned
+from tests.support.damage import Copy, assert_equal_bits, resigned, rows
 from tests.support.tiny_bundle import examples
-
-
-def rows(batch: dict[str, np.ndarray], start: int, stop: int) -> dict[str, np.ndarray]:
-    """Some rows of a batch."""
-    return {name: array[start:stop] for name, array in batch.items()}
-
-
-def assert_equal_bits(left: dict[str, np.ndarray], right: dict[str, np.ndarray]) -> None:
-    """Equal names and equal bits."""
-    assert {name: array.tobytes() for name, array in left.items()} == {name: a.tobytes() for name, a in right.items()}
 
 
 def torch_steps(bundle: Path, batches: list[dict[str, np.ndarray]], lr: float) -> tuple[list[float], list[np.ndarray]]:
@@ -208,7 +198,7 @@ def test_prediction_in_batches_equals_prediction_at_once(bundle: Path) -> None:
                 trainer.predict(refused)
 
 
-def test_prediction_with_another_adapter_leaves_the_own_untouched(bundle: Path, tmp_path: Path) -> None:
+def test_predicting_with_another_adapter_keeps_the_own(bundle: Path, tmp_path: Path) -> None:
     """By path, by update and by mapping; the trainer's next step is the one it would have been."""
     data = examples(8)
     with Trainer.open(bundle) as trainer, Trainer.open(bundle) as tuned:

@@ -15,8 +15,7 @@ from edgepeft_runtime.errors import EdgepeftError, UpdateError
 from edgepeft_runtime.files.tensorfile import read_tensors, sha256_of, write_tensors
 from edgepeft_runtime.train.trainer import Trainer
 from edgepeft_runtime.train.update import Update, check_update, read_update, write_update
-from tests.files.test_tensorfile import mutated
-from tests.runtime.test_training import assert_equal_bits
+from tests.support.damage import assert_equal_bits, mutated
 from tests.support.tiny_bundle import build, examples
 
 

@@ -74,7 +74,7 @@ def test_it_works_without_a_network(seen: dict[str, Any]) -> None:
     assert seen["offline"]["status"].startswith("48 drawings")
 
 
-def test_killing_the_browser_loses_at_most_the_steps_since_the_last_save(seen: dict[str, Any]) -> None:
+def test_a_killed_browser_loses_only_unsaved_steps(seen: dict[str, Any]) -> None:
     """It is saved every ten steps and after each epoch; the training goes on from there."""
     kill = seen["kill"]
     assert kill["steps"] >= kill["seen"] - 10
