@@ -76,8 +76,8 @@ class Start:
 
     def still(self, rule: str) -> list[str]:
         """Names of the parameters that devices leave as they are: those that do not train, and under ``ffa`` all A."""
-        held = [spec.name for spec in self.bundle.manifest.held]
-        return list(dict.fromkeys([*held, *(pair.a for pair in self.pairs if rule == "ffa")]))
+        non_trainable = self.bundle.manifest.adapter.non_trainable
+        return list(dict.fromkeys([*non_trainable, *(pair.a for pair in self.pairs if rule == "ffa")]))
 
 
 @dataclass(frozen=True)

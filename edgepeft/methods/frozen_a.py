@@ -9,7 +9,7 @@ from torch import nn
 
 from edgepeft.methods.lora import Lora
 from edgepeft_export.bundle import role_of
-from edgepeft_export.forward import Forward, hold
+from edgepeft_export.forward import Forward, without_training
 
 
 @dataclass(frozen=True)
@@ -33,4 +33,4 @@ class FrozenA(Lora):
 
     def on_graph(self, forward: Forward, _model: nn.Module | None, /) -> Forward:
         """The graph whose A are inputs that do not train."""
-        return hold(forward, [name for name in forward.parameters if role_of(name) == "lora_A"])
+        return without_training(forward, [name for name in forward.parameters if role_of(name) == "lora_A"])

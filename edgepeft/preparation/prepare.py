@@ -293,7 +293,8 @@ def doctor(
             out, trial = Path(folder) / "bundle", exported.trial(False, _silent)
             write_bundle(compiled, exported.loss, update, out, extras, complete=trial)
     forward = exported.forward
-    trained = {name: array.shape for name, array in forward.parameters.items() if name not in forward.held}
+    fixed = forward.adapter.non_trainable
+    trained = {name: array.shape for name, array in forward.parameters.items() if name not in fixed}
     return Diagnosis(trained, tuple(missing))
 
 

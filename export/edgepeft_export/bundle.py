@@ -169,6 +169,7 @@ def _manifest(
         text=extras.text,
         image=extras.image,
         memory=MemorySpec(compiled.activations, extras.micro_batch),
+        adapter=compiled.layout,
         generation=extras.generation,
         recipe=dict(extras.recipe),
     )

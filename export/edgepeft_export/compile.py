@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_ir as ir
@@ -21,6 +21,7 @@ from edgepeft_export.opset import IR_VERSION, OPSET, assert_runs_on_devices
 from edgepeft_export.optimizers import Bucket, Optimizer, optimizer_graph, plan_buckets
 from edgepeft_export.optimizers.base import flatten
 from edgepeft_export.selection import selection_graph
+from edgepeft_runtime.bundle.adapter_layout import AdapterLayout
 from edgepeft_runtime.errors import EdgepeftError
 
 
@@ -42,10 +43,11 @@ class Compiled:
 
     Attributes:
         graphs: ``train``, ``optimizer``, ``eval``, ``infer``, and perhaps ``select``.
-        parameters: first values of what trains, and of what is held; what trains is in ``buckets``.
+        parameters: first values of what trains, and of what does not; what trains is in ``buckets``.
         unreached: parameters that were asked to train and that the loss does not depend on; they stay frozen.
         activations: bytes alive in a train step at the moments that may be the fullest.
         sparse: tensors of which single elements train; where the device picks them, there is a graph ``select``.
+        layout: how the parameters belong together.
     """
 
     graphs: Mapping[str, ir.Model]
@@ -57,6 +59,7 @@ class Compiled:
     unreached: tuple[str, ...]
     activations: tuple[memory.Polynomial, ...]
     sparse: tuple[Sparse, ...] = ()
+    layout: AdapterLayout = field(default_factory=AdapterLayout)
 
     @property
     def trained(self) -> int:
@@ -89,7 +92,8 @@ def compile_step(forward: Forward, loss: Loss, optimizer: Optimizer, recompute: 
     train, gradients = _differentiated(with_loss, forward)
     kept = {name: value for name, value in forward.parameters.items() if name in gradients}
     unreached = tuple(name for name in forward.parameters if name not in gradients)
-    buckets = plan_buckets({name: value.shape for name, value in kept.items() if name not in forward.held})
+    layout = forward.adapter.restricted_to(kept)
+    buckets = plan_buckets({name: value.shape for name, value in kept.items() if name not in layout.non_trainable})
     sparse = tuple(part for part in forward.sparse if part.values in kept)
     to_pick = [part for part in sparse if part.places[0] < 0]
     graphs = {
@@ -112,7 +116,7 @@ def compile_step(forward: Forward, loss: Loss, optimizer: Optimizer, recompute: 
         _assert_packed(model, known)
     values = tuple(forward.input_values()), tuple(forward.model.graph.outputs)
     peaks = tuple(memory.activation_peaks(graphs["train"]))
-    return Compiled(graphs, kept, *values, tuple(labels), buckets, unreached, peaks, sparse)
+    return Compiled(graphs, kept, *values, tuple(labels), buckets, unreached, peaks, sparse, layout)
 
 
 def missing_rules(forward: Forward, loss: Loss) -> list[Gap]:
@@ -156,7 +160,7 @@ def _differentiated(with_loss: ir.Model, forward: Forward) -> tuple[ir.Model, di
     model = with_loss.clone()
     targets = [_input(model, name) for name in forward.parameters]
     gradients = differentiate(model.graph, model.graph.outputs[0], targets)
-    if not gradients.keys() - {target for target in targets if target.name in forward.held}:
+    if not gradients.keys() - {target for target in targets if target.name in forward.adapter.non_trainable}:
         names = list(forward.parameters)
         raise NothingReachesLoss(
             "nothing-reaches-loss",

@@ -106,7 +106,7 @@ def test_devices_of_the_method_ffa_meet_exactly(tmp_path: Path) -> None:
         BERT.model(), BERT.example(), loss=BERT.loss, method=FrozenA(rank=2), optimizer=SGD(lr=0.5), out=tmp_path / "b"
     )
     bundle = Bundle.open(prepared.bundle)
-    held = {spec.name for spec in bundle.manifest.held}
+    held = set(bundle.manifest.adapter.non_trainable)
     assert held == {spec.name for spec in bundle.manifest.parameters if spec.role == "lora_A"}
     assert prepared.trainable == sum(spec.size for spec in bundle.manifest.parameters if spec.name not in held)
     fleet: list[Tensors] = []

@@ -14,6 +14,7 @@ from edgepeft.methods import FrozenA
 from edgepeft_export.optimizers import AdamW
 from edgepeft_runtime import Trainer
 from edgepeft_runtime.bundle.bundle import Bundle
+from edgepeft_runtime.bundle.manifest import Manifest
 from edgepeft_runtime.errors import EdgepeftError
 from tests.support.networks import NETWORKS, to_numpy
 from tests.support.onnx_networks import write as write_onnx
@@ -43,7 +44,7 @@ def test_only_b_moves_and_peft_loads_both(compute: str, tmp_path: Path) -> None:
         found, (predicted, *_) = trainer.parameters(), trainer.predict(to_numpy(*batches[0])).values()
     changed = {name for name, first in bundle.adapter().items() if not np.array_equal(found[name], first)}
     assert changed == {spec.name for spec in bundle.manifest.trained}
-    assert {spec.role for spec in bundle.manifest.held} == {"lora_A"}
+    assert _non_trainable_roles(bundle.manifest) == {"lora_A"}
     state = sum(spec.size for spec in bundle.manifest.optimizer.state)
     assert state == 2 * sum(spec.size for spec in bundle.manifest.trained)
     folder = edgepeft.merge(bundle, update, to="peft", out=tmp_path / "adapter")
@@ -54,8 +55,8 @@ def test_only_b_moves_and_peft_loads_both(compute: str, tmp_path: Path) -> None:
 def test_a_table_learns_although_peft_begins_with_zeros_in_a(tmp_path: Path) -> None:
     """Frozen zeros would let nothing through: a table's pair starts the other way round."""
     bundle = _prepare(tmp_path / "bundle", FrozenA(rank=2, target_modules=("word_embeddings",)))
-    (held,) = bundle.manifest.held
-    assert np.abs(bundle.adapter()[held.name]).min() > 0
+    (name,) = bundle.manifest.adapter.non_trainable
+    assert np.abs(bundle.adapter()[name]).min() > 0
     inputs, labels = next(BERT.batches(1))
     untouched = BERT.model().eval()
     with Trainer.open(bundle) as trainer:
@@ -73,7 +74,7 @@ def test_a_graph_has_its_a_frozen_too(tmp_path: Path) -> None:
     prepared = edgepeft.prepare(tmp_path / "model.onnx", method=FrozenA(rank=2), out=tmp_path / "bundle")
     manifest = Bundle.open(prepared.bundle).manifest
     roles = {spec.role for spec in manifest.trained}
-    assert {spec.role for spec in manifest.held} == {"lora_A"} and "lora_B" in roles and "lora_A" not in roles
+    assert _non_trainable_roles(manifest) == {"lora_A"} and "lora_B" in roles and "lora_A" not in roles
 
 
 def test_the_official_layout_refuses_parameters_that_stay(tmp_path: Path) -> None:
@@ -81,3 +82,7 @@ def test_the_official_layout_refuses_parameters_that_stay(tmp_path: Path) -> Non
     bundle = _prepare(tmp_path / "bundle", FrozenA(rank=2))
     with pytest.raises(EdgepeftError, match="stay as they are"):
         edgepeft.export_ort_training(bundle.path)
+
+
+def _non_trainable_roles(manifest: Manifest) -> set[str]:
+    return {spec.role for spec in manifest.parameters if spec.name in manifest.adapter.non_trainable}

@@ -74,6 +74,7 @@ IMAGE = {
     **{"input": "x", "size": [1, 1], "channels": 1, "mean": [0], "std": [1]},
     **{"resize": None, "resample": "box", "channel_order": "RGB"},
 }
+PAIR = {"layer": "x", "a": "weight", "b": "bias", "layout": "graph", "groups": 1, "rank": 1, "scale": 1.0}
 EDITS: dict[str, Callable[[dict[str, Any]], object]] = {
     "format": lambda m: m.update(format="something"),
     "field-missing": lambda m: m.pop("buckets"),
@@ -96,6 +97,11 @@ EDITS: dict[str, Callable[[dict[str, Any]], object]] = {
     "loss-kind": lambda m: m["loss"].update(kind="magic"),
     "runtime": lambda m: m.update(min_onnxruntime="new"),
     "text": lambda m: m.update(text={"max_length": 8, "pad_id": 0, "fields": {"x": "words"}}),
+    "adapter-missing": lambda m: m.pop("adapter"),
+    "pair-layout": lambda m: m["adapter"].update(pairs=[PAIR | {"layout": "square"}]),
+    "pair-role": lambda m: m["adapter"].update(pairs=[PAIR]),
+    "trained-and-non-trainable": lambda m: m["adapter"].update(non_trainable=[m["parameters"][0]["name"]]),
+    "in-no-bucket": lambda m: m["parameters"].append(m["parameters"][0] | {"name": "idle"}),
     "image": lambda m: m.update(image={"input": "x", "size": [1], "channels": 1, "mean": [0], "std": [1]}),
     "image.resize": lambda m: m.update(image=IMAGE | {"resize": [0]}),
     "image.resample": lambda m: m.update(image=IMAGE | {"resample": "cubic"}),

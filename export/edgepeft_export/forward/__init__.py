@@ -3,13 +3,13 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from edgepeft_export.forward.graph import Forward, hold
+from edgepeft_export.forward.graph import Forward, without_training
 from edgepeft_export.forward.onnx_source.file import from_onnx
 
 if TYPE_CHECKING:
     from edgepeft_export.forward.torch_source.module import from_torch
 
-__all__ = ["Forward", "from_onnx", "from_torch", "hold"]
+__all__ = ["Forward", "from_onnx", "from_torch", "without_training"]
 
 
 def __getattr__(name: str) -> object:

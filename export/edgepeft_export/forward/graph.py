@@ -21,6 +21,7 @@ from edgepeft_export.passes import (
     transpose_last_two,
 )
 from edgepeft_export.verification.compare import Verified
+from edgepeft_runtime.bundle.adapter_layout import AdapterLayout
 from edgepeft_runtime.errors import EdgepeftError
 from edgepeft_runtime.notices import notice
 
@@ -65,7 +66,7 @@ class Forward:
         inputs: names of what the model is fed.
         parameters: first values of what trains, by the name of the graph input.
         sparse: frozen tensors of which single elements train, by parameters of their own.
-        held: names of parameters that go where the others go, and keep their first values.
+        adapter: how the parameters belong together, and which of them keep their first values.
         verified: what the graph was compared on with its source.
     """
 
@@ -73,7 +74,7 @@ class Forward:
     inputs: tuple[str, ...]
     parameters: Mapping[str, NDArray[np.generic]]
     sparse: tuple[Sparse, ...] = ()
-    held: frozenset[str] = frozenset()
+    adapter: AdapterLayout = field(default_factory=AdapterLayout)
     verified: Verified = field(default_factory=Verified)
 
     @property
@@ -97,12 +98,14 @@ def freeze(forward: Forward, names: Collection[str]) -> Forward:
     bind(model, forward.fixed(names))
     kept = {name: array for name, array in forward.parameters.items() if name not in names}
     sparse = tuple(sparse for sparse in forward.sparse if sparse.values in kept)
-    return replace(forward, model=model, parameters=kept, sparse=sparse, held=forward.held & kept.keys())
+    adapter = forward.adapter.restricted_to(kept)
+    return replace(forward, model=model, parameters=kept, sparse=sparse, adapter=adapter)
 
 
-def hold(forward: Forward, names: Collection[str]) -> Forward:
-    """The same graph, in which these parameters do not train."""
-    return replace(forward, held=forward.held | frozenset(names))
+def without_training(forward: Forward, names: Collection[str]) -> Forward:
+    """Return the same graph, in which these parameters do not train."""
+    non_trainable = tuple(dict.fromkeys([*forward.adapter.non_trainable, *names]))
+    return replace(forward, adapter=replace(forward.adapter, non_trainable=non_trainable))
 
 
 def bind(model: ir.Model, values: Mapping[str, NDArray[np.generic]]) -> None:

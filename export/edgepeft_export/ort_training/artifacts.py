@@ -124,10 +124,10 @@ def _refuse(manifest: Manifest) -> None:
             context=f"{len(manifest.sparse)} sparse tensors, such as {manifest.sparse[0].tensor}",
             hint="train it with the portable engine, or prepare another method.",
         )
-    if manifest.held:
+    if manifest.adapter.non_trainable:
         raise OrtTrainingError(
             "no-held-parameters",
             "ONNX Runtime Training changes all parameters of a checkpoint, and in this bundle some stay as they are.",
-            context=f"{len(manifest.held)} parameters, such as {manifest.held[0].name}",
+            context=f"{len(manifest.adapter.non_trainable)} parameters, such as {manifest.adapter.non_trainable[0]}",
             hint="train it with the portable engine, or prepare another method.",
         )

@@ -9,6 +9,7 @@ from typing import Any
 
 from edgepeft_runtime.bundle import manifest_checks
 from edgepeft_runtime.bundle.activation_sizes import MemorySpec
+from edgepeft_runtime.bundle.adapter_layout import AdapterLayout
 from edgepeft_runtime.bundle.generation_spec import GenerationSpec
 from edgepeft_runtime.bundle.manifest_checks import check
 from edgepeft_runtime.errors import BundleError
@@ -239,6 +240,7 @@ class Manifest:
     image: ImageSpec | None = None
     memory: MemorySpec | None = None
     sparse: tuple[SparseSpec, ...] = ()
+    adapter: AdapterLayout = field(default_factory=AdapterLayout)
     generation: GenerationSpec | None = None
     recipe: Json = field(default_factory=dict)
 
@@ -248,17 +250,8 @@ class Manifest:
     @property
     def trained(self) -> tuple[ParameterSpec, ...]:
         """The parameters that train: the members of buckets."""
-        members = self._members()
+        members = {name for bucket in self.buckets for name in bucket.members}
         return tuple(spec for spec in self.parameters if spec.name in members)
-
-    @property
-    def held(self) -> tuple[ParameterSpec, ...]:
-        """The parameters that keep the values they were prepared with: neither trained, nor places."""
-        members = self._members()
-        return tuple(spec for spec in self.parameters if spec.role != PLACES and spec.name not in members)
-
-    def _members(self) -> set[str]:
-        return {name for bucket in self.buckets for name in bucket.members}
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Manifest:
@@ -298,6 +291,7 @@ class Manifest:
             image=None if fields.is_null("image") else _image(fields.part("image")),
             memory=None if fields.is_null("memory") else _memory(fields.part("memory")),
             sparse=() if fields.is_null("sparse") else tuple(SparseSpec.parse(f) for f in fields.list_of("sparse")),
+            adapter=AdapterLayout.parse(fields.part("adapter")),
             generation=None if fields.is_null("generation") else GenerationSpec.parse(fields.part("generation")),
             recipe=fields.take("recipe", dict),
         )
@@ -331,6 +325,7 @@ class Manifest:
             "image": None if self.image is None else _listed(self.image),
             "memory": None if self.memory is None else _listed(self.memory),
             "sparse": [_listed(spec) for spec in self.sparse],
+            "adapter": self.adapter.to_dict(),
             "generation": None if self.generation is None else self.generation.to_dict(),
             "recipe": self.recipe,
         }

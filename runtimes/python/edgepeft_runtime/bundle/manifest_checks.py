@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from edgepeft_runtime.bundle.adapter_layout import check_adapter
 from edgepeft_runtime.files.fields import broken
 from edgepeft_runtime.files.shapes import MAX_AXES, elements
 from edgepeft_runtime.shown import quoted
@@ -27,6 +28,7 @@ def check(manifest: Manifest) -> None:
     _check_memory(manifest)
     _check_buckets(manifest)
     _check_sparse(manifest)
+    _check_layout(manifest)
     _check_generation(manifest)
 
 
@@ -106,6 +108,11 @@ def _check_sparse(manifest: Manifest) -> None:
     for parameter in manifest.parameters:
         if (parameter.role == PLACES) != (parameter.name in described):
             raise broken("Places must belong to a sparse tensor.", f"parameter: {quoted(parameter.name)}")
+
+
+def _check_layout(manifest: Manifest) -> None:
+    floats = {spec.name: (spec.role, spec.sizes) for spec in manifest.parameters if spec.role != PLACES}
+    check_adapter(manifest.adapter, floats, {name for bucket in manifest.buckets for name in bucket.members})
 
 
 def _check_generation(manifest: Manifest) -> None:

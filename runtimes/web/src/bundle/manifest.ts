@@ -10,6 +10,7 @@ const ROLES = ["lora_A", "lora_B", "bias", "norm", "head", "weight", "places", "
 const LOSSES = ["cross_entropy", "causal_lm", "mse", "l1", "bce_with_logits", "custom"] as const;
 const RESAMPLES = ["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"] as const;
 const CHANNEL_ORDERS = ["RGB", "BGR"] as const;
+const LAYOUTS = ["torch", "graph"] as const;
 const MAX_IMAGE_SIDE = 2 ** 14;
 /** Elements of the optimizer's state, for each that trains: they are made of nothing but their shapes. */
 const MAX_STATE = 8;
@@ -29,6 +30,21 @@ const sparse = {
   places: f.text,
   gradient: f.optional(f.text, null),
   batches: f.natural,
+};
+const pair = {
+  layer: f.text,
+  a: f.text,
+  b: f.text,
+  layout: f.oneOf(LAYOUTS),
+  groups: f.natural,
+  rank: f.natural,
+  scale: f.number,
+};
+const adapter = {
+  pairs: f.list(f.object(pair)),
+  masks: f.list(f.text),
+  prompt_tokens: f.natural,
+  non_trainable: f.list(f.text),
 };
 const textSpec = {
   max_length: f.natural,
@@ -75,6 +91,7 @@ const manifest = f.object({
   image: f.optional(f.object(image), null),
   memory: f.optional(f.object(memory), null),
   sparse: f.optional(f.list(f.object(sparse)), []),
+  adapter: f.object(adapter),
   generation: f.optional(f.object(generation), null),
   recipe: f.anyObject,
 });
@@ -83,6 +100,7 @@ export type Manifest = f.Read<typeof manifest>;
 export type TensorSpec = Manifest["inputs"][number];
 export type LabelSpec = Manifest["labels"][number];
 export type ParameterSpec = Manifest["parameters"][number];
+type Pair = Manifest["adapter"]["pairs"][number];
 export type SparseSpec = Manifest["sparse"][number];
 export type ImageSpec = NonNullable<Manifest["image"]>;
 export type Dtype = (typeof DTYPES)[number];
@@ -98,6 +116,7 @@ export function readManifest(bytes: Uint8Array): Manifest {
     checkSizes(read);
     checkBuckets(read);
     checkSparse(read);
+    checkAdapter(read);
     checkGeneration(read);
     return read;
   } catch (failure) {
@@ -217,6 +236,35 @@ function checkSparse(m: Manifest): void {
   const described = new Set(m.sparse.map((spec) => spec.places));
   const odd = m.parameters.find((spec) => (spec.role === "places") !== described.has(spec.name));
   if (odd !== undefined) throw broken("Places must belong to a sparse tensor.", `parameter: ${odd.name}`);
+}
+
+/** The pairs fit their parameters, and exactly those parameters train that are not declared non-trainable. */
+function checkAdapter(m: Manifest): void {
+  const floats = new Map(m.parameters.filter((s) => s.role !== "places").map((spec) => [spec.name, spec]));
+  const odd = m.adapter.pairs.find((pair) => !pairFits(pair, floats.get(pair.a), floats.get(pair.b)));
+  const twice = repeated(m.adapter.pairs.flatMap(({ a, b }) => [a, b]));
+  if (odd !== undefined || twice !== undefined) {
+    throw broken("A low-rank pair does not fit its parameters.", `layer: ${quoted(odd?.layer ?? twice)}`);
+  }
+  const members = m.buckets.flatMap((bucket) => bucket.members);
+  const all = [...members, ...m.adapter.non_trainable];
+  const unknown = repeated(all) ?? all.find((name) => !floats.has(name));
+  if (unknown !== undefined || all.length !== floats.size) {
+    const facts = unknown === undefined ? `${all.length} names for ${floats.size} parameters` : quoted(unknown);
+    throw broken("The non-trainable parameters must be those in no bucket, each once.", `not so: ${facts}`);
+  }
+}
+
+/** Whether two parameters have the roles and shapes of a pair. */
+function pairFits(pair: Pair, a: ParameterSpec | undefined, b: ParameterSpec | undefined): boolean {
+  if (a?.role !== "lora_A" || b?.role !== "lora_B" || pair.rank < 1 || pair.groups < 1 || pair.scale === 0) return false;
+  const [first, second] = [a.shape.map(Number), b.shape.map(Number)];
+  if (first.length !== second.length || first.length < 2) return false;
+  if (pair.layout === "graph") {
+    return pair.groups === 1 && first.length === 2 && first[1] === pair.rank && second[0] === pair.rank;
+  }
+  const grouped = first[0] === pair.groups * pair.rank && second[0]! % pair.groups === 0;
+  return grouped && second[1] === pair.rank && second.slice(2).every((size) => size === 1);
 }
 
 function checkGeneration(m: Manifest): void {

@@ -1,0 +1,132 @@
+"""How a bundle's adapter is built, as its method declared it (``adapter`` in section 2 of the SPEC).
+
+Nothing else says it: neither names nor shapes nor the provenance.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass
+
+from edgepeft_runtime.files.fields import Fields, broken
+from edgepeft_runtime.shown import quoted
+
+LAYOUTS = ("torch", "graph")
+
+
+@dataclass(frozen=True)
+class LowRankPair:
+    """Two parameters whose product, times ``scale``, is added to one weight.
+
+    With the layout ``torch`` the change is ``scale · B A``: A is ``[groups * rank, in, *kernel]`` and B is
+    ``[out, rank, *ones]``. A grouped convolution has a product in each group; all other layers have one group. The
+    matrices of a recurrent layer are ``[rank, in]`` and ``[gates * hidden, rank]``, those of an embedding
+    ``[rank, rows]`` and ``[width, rank]``, of which the table gets the transposed product.
+    With the layout ``graph`` the change is ``scale · A B``, as in ``x A B``: A is ``[in, rank]``, B is ``[rank, out]``.
+
+    Attributes:
+        layer: Name of the adapted layer.
+        a, b: Names of the parameters, whose roles are ``lora_A`` and ``lora_B``.
+        layout: One of :data:`LAYOUTS`.
+        groups: Number of groups.
+        rank: Rank of the pair, in each group.
+        scale: Factor of the product, such as ``alpha / rank``.
+    """
+
+    layer: str
+    a: str
+    b: str
+    layout: str
+    groups: int
+    rank: int
+    scale: float
+
+    @property
+    def rank_axis(self) -> int:
+        """The axis of A along which the rank lies; in B it is the other one of the first two."""
+        return 0 if self.layout == "torch" else 1
+
+    @classmethod
+    def parse(cls, fields: Fields) -> LowRankPair:
+        """Read the fields of a pair."""
+        names = fields.take("layer", str), fields.take("a", str), fields.take("b", str)
+        sizes = fields.one_of("layout", LAYOUTS), fields.natural("groups"), fields.natural("rank")
+        return cls(*names, *sizes, fields.number("scale"))
+
+    def fits(self, a: tuple[int, ...], b: tuple[int, ...]) -> bool:
+        """Whether parameters of these shapes form the pair."""
+        if self.rank < 1 or self.groups < 1 or len(a) != len(b) or len(a) < 2:
+            return False
+        if self.layout == "graph":
+            return self.groups == 1 and len(a) == 2 and a[1] == b[0] == self.rank
+        grouped = a[0] == self.groups * self.rank and b[0] % self.groups == 0
+        return grouped and b[1] == self.rank and math.prod(b[2:]) == 1
+
+
+@dataclass(frozen=True)
+class AdapterLayout:
+    """What a method declared of the parameters it attached.
+
+    Attributes:
+        pairs: The low-rank pairs; each parameter is in one of them at most.
+        masks: Names of pruned weights of the source, whose zeros stay zero.
+        prompt_tokens: Positions that a trained prompt takes in front of the input.
+        non_trainable: Names of parameters that keep their first values.
+    """
+
+    pairs: tuple[LowRankPair, ...] = ()
+    masks: tuple[str, ...] = ()
+    prompt_tokens: int = 0
+    non_trainable: tuple[str, ...] = ()
+
+    @classmethod
+    def parse(cls, fields: Fields) -> AdapterLayout:
+        """Read the section ``adapter`` of a manifest."""
+        pairs = tuple(LowRankPair.parse(f) for f in fields.list_of("pairs"))
+        masks, tokens = tuple(fields.texts("masks")), fields.natural("prompt_tokens")
+        layout = cls(pairs, masks, tokens, tuple(fields.texts("non_trainable")))
+        fields.finish()
+        return layout
+
+    def to_dict(self) -> dict[str, object]:
+        """The section as plain JSON values."""
+        return {
+            "pairs": [asdict(pair) for pair in self.pairs],
+            "masks": list(self.masks),
+            "prompt_tokens": self.prompt_tokens,
+            "non_trainable": list(self.non_trainable),
+        }
+
+    def restricted_to(self, names: Collection[str]) -> AdapterLayout:
+        """The layout of an adapter that has only these parameters."""
+        pairs = tuple(pair for pair in self.pairs if pair.a in names and pair.b in names)
+        non_trainable = tuple(name for name in self.non_trainable if name in names)
+        return AdapterLayout(pairs, self.masks, self.prompt_tokens, non_trainable)
+
+
+def check_adapter(layout: AdapterLayout, shapes: Mapping[str, tuple[str, tuple[int, ...]]], trained: set[str]) -> None:
+    """Refuse a layout that contradicts the parameters.
+
+    Args:
+        layout: The layout.
+        shapes: Role and shape of each float parameter, by its name.
+        trained: Names of the parameters that train.
+
+    Raises:
+        BundleError: A pair names no two parameters of its roles and shapes, or the non-trainable parameters are not
+            exactly those that do not train (``bad-manifest``).
+    """
+    used: set[str] = set()
+    for pair in layout.pairs:
+        (role_a, a), (role_b, b) = shapes.get(pair.a, ("", ())), shapes.get(pair.b, ("", ()))
+        roles_fit = (role_a, role_b) == ("lora_A", "lora_B") and not {pair.a, pair.b} & used
+        if not (roles_fit and pair.fits(a, b) and math.isfinite(pair.scale) and pair.scale != 0):
+            raise broken("A low-rank pair does not fit its parameters.", f"layer: {quoted(pair.layer)}")
+        used |= {pair.a, pair.b}
+    odd = (shapes.keys() - trained) ^ set(layout.non_trainable)
+    if odd or len(layout.non_trainable) != len(set(layout.non_trainable)):
+        raise broken(
+            "The non-trainable parameters must be those in no bucket, each once.",
+            f"not so: {', '.join(map(quoted, sorted(odd)))}" if odd else "a name comes twice",
+        )
