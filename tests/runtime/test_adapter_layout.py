@@ -74,7 +74,7 @@ SHAPES = {"a": ("lora_A", (2, 4)), "b": ("lora_B", (6, 2)), "w": ("weight", (3,)
 )
 def test_contradictory_layouts_are_refused(layout: AdapterLayout) -> None:
     """Roles, names, ranks, scales and what trains have to agree with the parameters."""
-    with pytest.raises(BundleError, match="low-rank pair|non-trainable"):
+    with pytest.raises(BundleError, match=r"low-rank pair|non-trainable"):
         check_adapter(layout, SHAPES, set(SHAPES))
 
 
@@ -82,5 +82,5 @@ def test_non_trainable_parameters_are_named_once() -> None:
     """Exactly those that do not train, each once."""
     check_adapter(AdapterLayout((_pair("torch", 1, 2),), non_trainable=("a",)), SHAPES, {"b", "w"})
     for names in ((), ("a", "a"), ("a", "w")):
-        with pytest.raises(BundleError, match="low-rank pair|non-trainable"):
+        with pytest.raises(BundleError, match=r"low-rank pair|non-trainable"):
             check_adapter(AdapterLayout(non_trainable=names), SHAPES, {"b", "w"})

@@ -48,6 +48,8 @@ const MANIFESTS: readonly (readonly [string, string, (manifest: Json) => void])[
   ["with a bucket of another size", "bad-manifest", set("buckets 0 size", 1)],
   ["with a bucket of unknown members", "bad-manifest", set("buckets 0 members 0", "nobody")],
   ["with places that belong to nothing", "bad-manifest", set("parameters 0 role", "places")],
+  ["without the layout of its adapter", "bad-manifest", set("adapter", undefined)],
+  ["with a trained parameter that does not train", "bad-manifest", set("adapter non_trainable 0", "nobody")],
   ["with a foreign base", "bad-manifest", set("base_sha256", "0".repeat(64))],
   ["without a file that is needed", "missing-file", set("files eval.onnx", undefined)],
   ["with a file outside of it", "path-escape", set("files ../x", { sha256: "0".repeat(64), bytes: 1 })],

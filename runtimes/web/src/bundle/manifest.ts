@@ -257,7 +257,8 @@ function checkAdapter(m: Manifest): void {
 
 /** Whether two parameters have the roles and shapes of a pair. */
 function pairFits(pair: Pair, a: ParameterSpec | undefined, b: ParameterSpec | undefined): boolean {
-  if (a?.role !== "lora_A" || b?.role !== "lora_B" || pair.rank < 1 || pair.groups < 1 || pair.scale === 0) return false;
+  if (a?.role !== "lora_A" || b?.role !== "lora_B" || pair.rank < 1 || pair.groups < 1 || pair.scale === 0)
+    return false;
   const [first, second] = [a.shape.map(Number), b.shape.map(Number)];
   if (first.length !== second.length || first.length < 2) return false;
   if (pair.layout === "graph") {
