@@ -114,7 +114,7 @@ def _write(
 ) -> str:
     # The formats need different libraries of the workstation: import only the one that was asked for.
     if packed != "keep":
-        writer = import_module("edgepeft.merging.to_packed_onnx")
+        writer = import_module("edgepeft.merging.to_quantized_onnx")
         return str(writer.write(bundle, parameters, out, packed, calibration))
     return str(import_module(_WRITERS[to]).write(bundle, parameters, out))
 

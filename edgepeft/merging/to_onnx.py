@@ -12,11 +12,9 @@ from pathlib import Path
 
 import onnx
 import onnx_ir as ir
-from onnx_ir.passes import common
 
-from edgepeft.merging.fold_constants import fold_constants, load_all
-from edgepeft.merging.fold_lora import fold_lora
 from edgepeft.merging.target import MergeError, publish
+from edgepeft_export.fold import fold
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.files.durable import remove
 from edgepeft_runtime.files.staging import staged
@@ -29,7 +27,7 @@ LARGEST_FILE = 1_500_000_000
 def write(bundle: Bundle, parameters: Mapping[str, Array], out: Path) -> str:
     """Write ``out`` (and ``<out>.data`` where the weights are too large for one file); returns what was done."""
     model = inference_model(bundle)
-    folded = merged(model, parameters)
+    folded = fold(model, parameters)
     save(model, out)
     return described(model, folded)
 
@@ -77,34 +75,3 @@ def _data_files(out: Path) -> list[Path]:
     """Weights beside ``out``, of a model that is or was there."""
     name = re.compile(re.escape(out.name) + r"(\.\d+)?\.data")
     return [path for path in out.parent.iterdir() if name.fullmatch(path.name)]
-
-
-def merged(model: ir.Model, parameters: Mapping[str, Array]) -> int:
-    """Make the parameters of an inference graph part of it, in place; returns the number of LoRA pairs folded."""
-    graph = model.graph
-    trained = bind(graph, parameters)
-    folded = fold_lora(model, trained | fold_constants(model, trained))
-    common.RemoveUnusedNodesPass()(model)
-    load_all(graph)
-    return folded
-
-
-def bind(graph: ir.Graph, parameters: Mapping[str, Array]) -> set[ir.Value]:
-    """Turn the graph inputs named in ``parameters`` into initializers; returns them."""
-    found = [value for value in graph.inputs if value.name in parameters]
-    if any(value.shape != parameters[str(value.name)].shape for value in found):
-        _forget_shapes(graph)  # of a stack, whose pairs are of a higher rank
-    for value in found:
-        graph.inputs.remove(value)
-        value.const_value = ir.tensor(parameters[str(value.name)], name=value.name)
-        value.shape = ir.Shape(parameters[str(value.name)].shape)
-        graph.register_initializer(value)
-    return set(found)
-
-
-def _forget_shapes(graph: ir.Graph) -> None:
-    """Ensures that nothing between inputs and outputs claims a shape; onnxruntime infers them anew."""
-    for node in graph:
-        for value in node.outputs:
-            if not value.is_graph_output():
-                value.shape = None

@@ -13,9 +13,9 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 
-from edgepeft.merging.fold_constants import load_all
 from edgepeft.merging.target import MergeError, publish
 from edgepeft.merging.to_onnx import inference_model, save
+from edgepeft_export.fold.constants import load_all
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.files.staging import staged
 from edgepeft_runtime.files.tensorfile import Array

@@ -13,9 +13,11 @@ from onnx_ir.passes import common
 from edgepeft_export import memory
 from edgepeft_export.autodiff import Gap, differentiate, gaps
 from edgepeft_export.forward import Forward
-from edgepeft_export.forward.graph import Sparse, bind, infer_shapes
+from edgepeft_export.forward.graph import Sparse
 from edgepeft_export.graph.composites import lower
+from edgepeft_export.graph.edit import bind_inputs
 from edgepeft_export.graph.emit import Emitter
+from edgepeft_export.graph.shapes import infer_shapes
 from edgepeft_export.losses import Labels, Loss, LossError, LossTerms
 from edgepeft_export.opset import IR_VERSION, OPSET, assert_runs_on_devices
 from edgepeft_export.optimizers import Bucket, Optimizer, optimizer_graph, plan_buckets
@@ -107,7 +109,7 @@ def compile_step(forward: Forward, loss: Loss, optimizer: Optimizer, recompute: 
     for name, model in graphs.items():
         lower(model)
         if name != "optimizer":
-            bind(model, forward.fixed(unreached))
+            bind_inputs(model.graph, forward.fixed(unreached))
         sweep(model)
         if name == "train":
             memory.recompute(model, model.graph.outputs[:2], recompute)

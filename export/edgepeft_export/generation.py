@@ -3,44 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import onnx_ir as ir
 
 from edgepeft_export.compile import Compiled, sweep
-from edgepeft_export.forward import Forward
-from edgepeft_export.forward.graph import bind
+from edgepeft_export.forward.decoding import Decoding
 from edgepeft_export.graph.composites import lower
-from edgepeft_export.graph.shapes import dims_of
+from edgepeft_export.graph.edit import bind_inputs
 from edgepeft_export.opset import assert_runs_on_devices
 from edgepeft_export.quantize import Quantization, Report, quantize
 from edgepeft_export.quantize.weights import weights_of
-from edgepeft_runtime.bundle.generation_spec import CacheSpec
-
-
-@dataclass(frozen=True)
-class Decoding:
-    """A graph that generates, and the names of its cache.
-
-    Attributes:
-        forward: inputs ``input_ids`` int64 [batch, sequence], ``attention_mask`` int64 [batch, total],
-            total = past + sequence, each ``past`` [batch, heads, past, size]; outputs ``logits`` [batch, vocabulary]
-            of the last position, each ``present`` [batch, heads, total, size].
-        cache: pairs of ``past`` and ``present``, in the order of the graph.
-    """
-
-    forward: Forward
-    cache: tuple[tuple[str, str], ...]
-
-    def specs(self) -> tuple[CacheSpec, ...]:
-        """The cache for the manifest."""
-        shapes = {str(value.name): dims_of(value) for value in self.forward.model.graph.inputs}
-        return tuple(
-            CacheSpec(
-                past, present, tuple(f"{past}_{axis}" if dim is None else dim for axis, dim in enumerate(shapes[past]))
-            )
-            for past, present in self.cache
-        )
 
 
 def with_generation(compiled: Compiled, decoding: Decoding, packing: Quantization, report: Report) -> Compiled:
@@ -58,7 +31,7 @@ def with_generation(compiled: Compiled, decoding: Decoding, packing: Quantizatio
     forward, _ = quantize(decoding.forward, again)
     model = forward.model.clone()
     lower(model)
-    bind(model, forward.fixed([name for name in forward.parameters if name not in compiled.parameters]))
+    bind_inputs(model.graph, forward.fixed([name for name in forward.parameters if name not in compiled.parameters]))
     sweep(model)
     _in_order(model.graph, [*forward.inputs, *compiled.adapter])
     assert_runs_on_devices(model)

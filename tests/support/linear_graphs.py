@@ -16,7 +16,7 @@ from torch import Tensor
 
 from edgepeft_export.compile import Compiled, compile_step
 from edgepeft_export.forward import Forward
-from edgepeft_export.forward.graph import infer_shapes
+from edgepeft_export.graph.shapes import infer_shapes
 from edgepeft_export.losses import Loss
 from edgepeft_export.optimizers import SGD
 

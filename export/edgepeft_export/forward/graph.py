@@ -8,22 +8,11 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
-from onnx_ir.passes import common
 
-from edgepeft_export.passes import (
-    drop_guards,
-    drop_identities,
-    gather_scales,
-    name_squeezed_axes,
-    narrow,
-    share_transposed,
-    single_precision,
-    transpose_last_two,
-)
+from edgepeft_export.graph.edit import bind_inputs
 from edgepeft_export.verification.compare import Verified
 from edgepeft_runtime.bundle.adapter_layout import AdapterLayout
 from edgepeft_runtime.errors import EdgepeftError
-from edgepeft_runtime.notices import notice
 
 
 class ForwardError(EdgepeftError):
@@ -95,7 +84,7 @@ class Forward:
 def freeze(forward: Forward, names: Collection[str]) -> Forward:
     """A copy in which these parameters are initializers."""
     model = forward.model.clone()
-    bind(model, forward.fixed(names))
+    bind_inputs(model.graph, forward.fixed(names))
     kept = {name: array for name, array in forward.parameters.items() if name not in names}
     sparse = tuple(sparse for sparse in forward.sparse if sparse.values in kept)
     adapter = forward.adapter.restricted_to(kept)
@@ -106,39 +95,3 @@ def without_training(forward: Forward, names: Collection[str]) -> Forward:
     """Return the same graph, in which these parameters do not train."""
     non_trainable = tuple(dict.fromkeys([*forward.adapter.non_trainable, *names]))
     return replace(forward, adapter=replace(forward.adapter, non_trainable=non_trainable))
-
-
-def bind(model: ir.Model, values: Mapping[str, NDArray[np.generic]]) -> None:
-    """Turn inputs into initializers, in place."""
-    for value in [value for value in model.graph.inputs if value.name in values]:
-        model.graph.inputs.remove(value)
-        value.const_value = ir.tensor(values[str(value.name)], name=value.name)
-        model.graph.register_initializer(value)
-
-
-def widen(model: ir.Model) -> bool:
-    """Bring a graph to float32 and say so; returns whether it computed in half precision."""
-    halves = single_precision(model)
-    if halves:
-        notice(f"The model computes in {', '.join(halves)}: its graph is brought to float32, in which devices compute.")
-    return bool(halves)
-
-
-def tidy(model: ir.Model) -> ir.Model:
-    """Infer shapes and bring the graph into the form the gradient rules know best; the results stay the same."""
-    common.RemoveUnusedNodesPass()(model)
-    drop_identities(model)
-    infer_shapes(model)
-    while name_squeezed_axes(model):
-        infer_shapes(model)
-    for edit in (drop_guards, transpose_last_two, gather_scales, narrow, share_transposed):
-        if edit(model):
-            common.RemoveUnusedNodesPass()(model)
-            infer_shapes(model)
-    common.NameFixPass()(model)
-    return model
-
-
-def infer_shapes(model: ir.Model) -> None:
-    """Fill in what ONNX can tell of shapes and dtypes, in place."""
-    common.ShapeInferencePass(check_type=False, strict_mode=False)(model)

@@ -14,8 +14,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgepeft_export.forward.graph import Forward, ForwardError, Sparse, infer_shapes
+from edgepeft_export.forward.graph import Forward, ForwardError, Sparse
 from edgepeft_export.graph.emit import Emitter
+from edgepeft_export.graph.shapes import infer_shapes
 
 Places = NDArray[np.int32]
 

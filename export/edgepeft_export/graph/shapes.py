@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import onnx_ir as ir
+from onnx_ir.passes import common
 
 from edgepeft_runtime.errors import EdgepeftError
 
@@ -22,6 +23,11 @@ class UnknownRank(EdgepeftError):
             context=f"It comes from {node}, and a gradient has to cross it.",
             hint="declare the shapes of the model's inputs, or run onnx.shape_inference on the model first.",
         )
+
+
+def infer_shapes(model: ir.Model) -> None:
+    """Fill in the shapes and dtypes that ONNX can infer, in place."""
+    common.ShapeInferencePass(check_type=False, strict_mode=False)(model)
 
 
 def dims_of(value: ir.Value) -> list[Dim]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
 
-from edgepeft_export.forward.graph import infer_shapes
+from edgepeft_export.graph.shapes import infer_shapes
 
 Polynomial = Mapping[str, int]
 """Bytes by the product of dimensions they grow with: ``{"batch*sequence": 1536, "": 64}``."""

@@ -6,8 +6,7 @@ from collections.abc import Collection, Sequence
 
 import onnx_ir as ir
 
-from edgepeft_export.forward.graph import infer_shapes
-from edgepeft_export.graph.shapes import Dim, dims_of
+from edgepeft_export.graph.shapes import Dim, dims_of, infer_shapes
 from edgepeft_export.verification.compare import Arrays
 from edgepeft_export.verification.graph import inner_values
 

@@ -14,13 +14,15 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes import common
 
-from edgepeft_export.forward.graph import Forward, ForwardError, infer_shapes, tidy, widen
+from edgepeft_export.forward.graph import Forward, ForwardError
 from edgepeft_export.forward.onnx_source.declared_shapes import name_free_axes, settle_shapes
 from edgepeft_export.forward.onnx_source.lora import GraphLora, attach_lora
 from edgepeft_export.forward.onnx_source.quantized import needs_4_bits, raise_quantized
 from edgepeft_export.forward.onnx_source.reference import FileReference, choose_outputs, verified
 from edgepeft_export.graph.modelfile import load_model
+from edgepeft_export.graph.shapes import infer_shapes
 from edgepeft_export.opset import IR_VERSION, OPSET
+from edgepeft_export.passes.pipeline import tidy, widen
 from edgepeft_export.verification.invent import run_twice
 
 OPSET_4_BITS = 21

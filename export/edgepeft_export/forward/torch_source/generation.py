@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from edgepeft_export.forward.decoding import Decoding
 from edgepeft_export.forward.graph import Forward, ForwardError
 from edgepeft_export.forward.torch_source.module import from_torch
-from edgepeft_export.generation import Decoding
 
 IDS, MASK, LOGITS = "input_ids", "attention_mask", "logits"
 _INNER = "decoder"

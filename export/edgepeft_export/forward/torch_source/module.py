@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edgepeft_export.forward.graph import Forward, ForwardError, tidy, widen
+from edgepeft_export.forward.graph import Forward, ForwardError
 from edgepeft_export.forward.torch_source import detach as torch_detach
 from edgepeft_export.forward.torch_source import recurrent as torch_recurrent
 from edgepeft_export.forward.torch_source.detach import KeepDetach
@@ -29,6 +29,7 @@ from edgepeft_export.forward.torch_source.shared_storage import View, views_of, 
 from edgepeft_export.graph.shapes import Dim, dims_of
 from edgepeft_export.losses import FIRST_LOGITS
 from edgepeft_export.opset import OPSET
+from edgepeft_export.passes.pipeline import tidy, widen
 
 ExampleInputs: TypeAlias = Mapping[str, Tensor] | Sequence[Tensor] | Tensor
 DynamicAxes: TypeAlias = Mapping[str, Mapping[int, str]]

@@ -14,8 +14,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgepeft.merging.fold_lora import new_initializer
-from edgepeft.merging.products import Product, attribute
+from edgepeft_export.fold.matmuls import Product, attribute
+from edgepeft_export.fold.pairs import new_initializer
 from edgepeft_export.quantize.packing import to_int4, to_int8
 
 Matrix = NDArray[np.float64]

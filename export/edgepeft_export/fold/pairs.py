@@ -16,7 +16,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes import common
 
-from edgepeft.merging.products import Product, base_product, flattens, pointwise, product, same_window, unscaled
+from edgepeft_export.fold.matmuls import Product, base_product, flattens, pointwise, product, same_window, unscaled
 
 Matrix = NDArray[np.float64]
 

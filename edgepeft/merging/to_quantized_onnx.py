@@ -14,14 +14,13 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
 from numpy.typing import NDArray
-from onnx_ir.passes import common
 
-from edgepeft.merging.fold_constants import fold_constants, load_all
-from edgepeft.merging.fold_lora import Matrix, fold_lora
-from edgepeft.merging.packed_products import PackedProduct, packed_product
-from edgepeft.merging.products import Product
 from edgepeft.merging.target import MergeError
-from edgepeft.merging.to_onnx import bind, described, inference_model, save
+from edgepeft.merging.to_onnx import described, inference_model, save
+from edgepeft_export.fold.constants import load_all
+from edgepeft_export.fold.quantized_matmuls import packed_product
+from edgepeft_export.fold.requantize import fold_quantized
+from edgepeft_export.graph.edit import bind_inputs
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.data.batch import Batch
 from edgepeft_runtime.files.tensorfile import Array
@@ -42,7 +41,7 @@ def write(
         MergeError: the base is not packed, or its masks would be lost.
     """
     _check(bundle)
-    ways = {name: _merged(bundle, parameters, name) for name in ("unpack", "requantize")}
+    ways = {name: _folded(bundle, parameters, name == "requantize") for name in ("unpack", "requantize")}
     model, folded = ways[packed]
     save(model, out)
     done = described(model, folded)
@@ -73,41 +72,17 @@ def _check(bundle: Bundle) -> None:
         )
 
 
-def _merged(bundle: Bundle, parameters: Mapping[str, Array], packed: str) -> tuple[ir.Model, int]:
+def _folded(bundle: Bundle, parameters: Mapping[str, Array], again: bool) -> tuple[ir.Model, int]:
     """The merged model, and the number of pairs folded."""
     model = inference_model(bundle)
-    load_all(model.graph)
-    trained = bind(model.graph, parameters)
-    trained |= fold_constants(model, trained)
-    if packed == "unpack":
-        _unpack(model.graph)
-        folded = fold_lora(model, trained, spare_masks=False)  # rounding has made zeros of its own
-    else:
-        folded = fold_lora(model, trained, packed_product, _pack, spare_masks=False)
-        folded += fold_lora(model, trained)  # into what was not packed
-    model.graph.sort()
-    common.RemoveUnusedNodesPass()(model)
-    common.NameFixPass()(model)
-    return model, folded
-
-
-def _unpack(graph: ir.Graph) -> None:
-    for node in list(graph):
-        found = packed_product(node.outputs[0])
-        if found is not None:
-            found.unpack(graph)
-
-
-def _pack(graph: ir.Graph, base: Product, matrix: Matrix) -> None:
-    assert isinstance(base, PackedProduct)
-    base.pack(graph, matrix)
+    return model, fold_quantized(model, parameters, again=again)
 
 
 def _bound(bundle: Bundle, parameters: Mapping[str, Array]) -> ir.Model:
     """The device's graph with its adapter in it."""
     model = inference_model(bundle)
     load_all(model.graph)
-    bind(model.graph, parameters)
+    bind_inputs(model.graph, parameters)
     return model
 
 

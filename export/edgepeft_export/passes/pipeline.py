@@ -1,0 +1,42 @@
+"""Brings a forward graph into the form that the gradient rules handle best."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from edgepeft_export.graph.shapes import infer_shapes
+from edgepeft_export.passes import (
+    drop_guards,
+    drop_identities,
+    gather_scales,
+    name_squeezed_axes,
+    narrow,
+    share_transposed,
+    single_precision,
+    transpose_last_two,
+)
+from edgepeft_runtime.notices import notice
+
+
+def widen(model: ir.Model) -> bool:
+    """Convert a graph to float32, with a notice. Returns whether it computed in half precision."""
+    halves = single_precision(model)
+    if halves:
+        notice(f"The model computes in {', '.join(halves)}: its graph is brought to float32, in which devices compute.")
+    return bool(halves)
+
+
+def tidy(model: ir.Model) -> ir.Model:
+    """Run the passes in place, with shapes inferred between them. The model computes the same, up to rounding."""
+    common.RemoveUnusedNodesPass()(model)
+    drop_identities(model)
+    infer_shapes(model)
+    while name_squeezed_axes(model):
+        infer_shapes(model)
+    for edit in (drop_guards, transpose_last_two, gather_scales, narrow, share_transposed):
+        if edit(model):
+            common.RemoveUnusedNodesPass()(model)
+            infer_shapes(model)
+    common.NameFixPass()(model)
+    return model
