@@ -1,1 +1,1 @@
-"""Time and memory against peers, side by side in one run: ``python -m benchmarks``."""
+"""Compare time and memory with peers in one run: ``python -m benchmarks``."""

@@ -1,8 +1,7 @@
-"""Runs every side of a case in a process of its own, in turn, and writes ``results.json``.
+"""Run every side of a case in its own process, in turn, and write ``results.json``.
 
-Speed drifts on a shared machine: so all sides are alive at once and take turns, round after round, and what counts
-are ratios of medians. All have the same number of threads.
-Memory is the largest resident set of the side's own process (VmHWM).
+Speed drifts on a shared machine. All sides are therefore alive at once and take turns, and the results are ratios of
+medians. All sides use the same number of threads. Memory is the peak resident set of the side's process (VmHWM).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a result depends on: the processor and the versions. No names of hosts."""
+"""Describe the machine of a result: processor, instruction sets and versions, but no host names."""
 
 from __future__ import annotations
 

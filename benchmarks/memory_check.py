@@ -1,6 +1,6 @@
-"""Predicted against measured peak memory of a train step: ``python -m benchmarks.memory_check``.
+"""Compare the predicted with the measured peak memory of a train step: ``python -m benchmarks.memory_check``.
 
-MiniLM with LoRA, fp32 and int8, activations kept and computed twice, at sizes from 8 x 16 to 32 x 64.
+The cases are MiniLM with LoRA in fp32 and int8, with and without recomputation, at sizes from 8 x 16 to 32 x 64.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""The forward graph as ONNX Runtime's own training takes it.
+"""Export a forward graph that ONNX Runtime's own gradient builder accepts.
 
-Its gradient builder stops at LayerNormalization as a single operator, so the graph is exported for operator set 14,
-where LayerNorm is still written out. Only the older exporter of torch writes that. It merges equal initializers, which
-ties adapters to one another and gives the builder two gradients of one name: so parameters are exported with values of
-their own and get their first values back afterwards. BatchNorm, which the builder would train by the batch's own
-statistics, is written out with its running ones.
+The builder does not support the LayerNormalization operator, so the graph is exported at opset 14, where layer norm
+is decomposed; only torch's older exporter can do that. That exporter merges equal initializers, which would tie
+adapters together and give the builder two gradients of one name. Parameters are therefore exported with distinct
+values and reset afterwards. BatchNorm, which the builder would train with batch statistics, is decomposed with its
+running statistics.
 """
 
 from __future__ import annotations

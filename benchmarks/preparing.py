@@ -1,7 +1,7 @@
-"""Writes what the sides of a case read: ``python -m benchmarks.preparing CASE FOLDER SIDE...``.
+"""Write the inputs of a case's sides: ``python -m benchmarks.preparing CASE FOLDER SIDE...``.
 
-A process of its own, so that the driver stays small. What cannot be prepared becomes a line in ``case.json``, under
-``failures``, and the other sides run.
+It runs in its own process so that the driver stays small. What cannot be prepared becomes an entry under ``failures``
+in ``case.json``, and the other sides run.
 """
 
 from __future__ import annotations

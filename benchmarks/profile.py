@@ -1,7 +1,8 @@
-"""Where a training step's time goes, by operator: ``python -m benchmarks.profile CASE SIDE``.
+"""Profile a training step by operator: ``python -m benchmarks.profile CASE SIDE``.
 
-From onnxruntime's own profiler, on the bundle's train and optimizer graphs. Profiling adds 15 to 20 microseconds to
-each node, so graphs of many small nodes look slower here than they are; ``ms`` are those of the profiled run.
+The figures come from onnxruntime's profiler, on the bundle's train and optimizer graphs. Profiling adds 15 to 20
+microseconds per node, so graphs of many small nodes look slower than they are; ``ms`` is the time of the profiled
+run.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""From what the sides told to rows, ratios, and targets met or not."""
+"""Compute rows, ratios and targets from the measurements of the sides."""
 
 from __future__ import annotations
 

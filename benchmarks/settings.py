@@ -1,4 +1,4 @@
-"""What every side of a comparison has in common."""
+"""Settings that all sides of a comparison share."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What it costs to switch tasks: MiniLM with several LoRA adapters in one process, and with a BitFit bundle beside.
+"""Measure the cost of switching tasks: MiniLM with several LoRA adapters and a BitFit bundle in one process.
 
-Predictions of one text that stay with a task, and those that change it each time, take turns; what counts are ratios of
-medians. Loading the adapter's file anew for each call is timed too.
+Predictions of one text take turns between staying with a task and changing it each time; the results are ratios of
+medians. Loading the adapter's file for every call is timed as well.
 """
 
 from __future__ import annotations

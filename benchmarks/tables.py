@@ -1,4 +1,4 @@
-"""Results as text."""
+"""Format results as text tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the figures should be: ratios to peers measured in the same run."""
+"""Targets: ratios to peers measured in the same run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The driver's end of a side: a process that works when it is told to, and must be idle when it is not."""
+"""The driver's end of a side: a process that works on request and must be idle otherwise."""
 
 from __future__ import annotations
 

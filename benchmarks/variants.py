@@ -1,4 +1,4 @@
-"""How a bundle is prepared, by name: what the device sides of the speed and the accuracy tables differ in."""
+"""Named ways to prepare a bundle; the device sides of the speed and accuracy tables differ in these."""
 
 from __future__ import annotations
 

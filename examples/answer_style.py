@@ -1,8 +1,8 @@
-"""A language model that knows where things are learns on a device to say so like a pirate, from 50 answers.
+"""Fine-tune a small Llama on a device so that it answers like a pirate, from 50 examples.
 
-A small Llama is taught facts in plain sentences; of pirates it has read, but it was never asked. The device sees other
-answers to some of the questions, trains LoRA on them with onnxruntime, and answers the questions it saw no answer to:
-in the new style, mostly with the old facts. Without the adapter the answers stay what they were, to the letter.
+The workstation first trains the model on facts in plain sentences. The device sees pirate answers to some of the
+questions and trains LoRA on them with onnxruntime. It then answers the other questions in the new style, mostly with
+the correct facts. Without the adapter, the model's answers do not change.
 """
 
 from __future__ import annotations

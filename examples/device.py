@@ -1,4 +1,4 @@
-"""Runs the device's part of an example as a device does: another environment, the ``edgepeft`` command, no torch."""
+"""Run the device's part of an example in an environment without torch, through the ``edgepeft`` command."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Which topic does a docstring belong to? MiniLM learns it on a device that has numpy, onnxruntime and tokenizers.
+"""Fine-tune MiniLM to classify docstrings by topic, on a device that has numpy, onnxruntime and tokenizers.
 
-The workstation prepares a bundle, the device fine-tunes LoRA on its own texts, the workstation pulls the update back
-and merges it into a PEFT adapter and into an ONNX model. All real: the model, the texts, the two environments.
+The workstation prepares a bundle, the device trains LoRA on its own texts, and the workstation pulls the update and
+merges it into a PEFT adapter and an ONNX model. The model, the texts and the two environments are real.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Real text that is on every machine: the docstrings of Python's standard library, labelled by topic."""
+"""A text data set that every machine has: the docstrings of Python's standard library, labelled by topic."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Eight devices, each with texts of its own few topics, learn together what none of them could alone.
+"""Fine-tune MiniLM on a fleet of eight devices, each of which has texts of a few topics only.
 
-The workstation prepares MiniLM once, and gives each device a name and a secret. In each of three rounds it publishes a
-signed adapter; every device joins, fine-tunes on its own texts, and delivers, in a process with numpy and onnxruntime
-alone (fleet_device.py); the workstation verifies the updates, aggregates them, and lets the result out only if held-out
-texts are not read worse. What lies between is a folder, which could be a stick. To compare, every device also learns
-alone, for as long.
+The workstation prepares MiniLM once and registers the devices. In each of three rounds it publishes a signed adapter.
+Every device joins the round, trains on its own texts and delivers its update, in a process that has only numpy and
+onnxruntime (``fleet_device.py``). The workstation verifies and aggregates the updates, and accepts the result only if
+the held-out loss does not rise. The remote is a folder; it could be a USB stick. For comparison, every device also
+trains alone for the same number of epochs.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""A device's part of a round: join, train on its own texts, deliver. Runs with numpy and onnxruntime alone.
+"""A device's part of a round: join, train on its own texts, deliver. Needs only numpy and onnxruntime.
 
-``python fleet_device.py PLACE BUNDLE FOLDER EPOCHS``, where FOLDER holds the device's texts and its part in the fleet.
+Usage: ``python fleet_device.py REMOTE BUNDLE FOLDER EPOCHS``. FOLDER contains the device's texts and its identity.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a fleet learns, in both examples of one: texts shared out unevenly, and MiniLM to tell their topics."""
+"""The data and the model of both fleet examples: unevenly distributed texts, and MiniLM to classify them."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Twenty devices learn together on Flower, an engine for fleets that outgrow one host; here it simulates them.
+"""Fine-tune MiniLM on twenty devices that Flower simulates.
 
-The workstation prepares MiniLM and shares out texts as examples/fleet.py does: each device has its own few topics. A
-21st has a damaged file, as some device always has. Then examples/flower, a Flower app of thirty lines, runs in an
-environment with edgepeft, flwr and ray but without torch: an own SuperLink for a few minutes, two devices at a time.
-What it leaves are adapters, one per round, which `edgepeft merge` takes.
+The texts are distributed as in ``examples/fleet.py``: each device has a few topics. A 21st device has a damaged file.
+The Flower app ``examples/flower`` (thirty lines) runs in an environment with edgepeft, flwr and ray but without
+torch, on a temporary SuperLink, two devices at a time. It writes one adapter per round, which ``edgepeft merge``
+accepts.
 """
 
 from __future__ import annotations

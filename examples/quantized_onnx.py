@@ -1,8 +1,8 @@
-"""A model that was quantized long ago meets new data: LoRA is attached on its graph, and its packed bytes stay.
+"""Fine-tune models that exist only as quantized ``.onnx`` files, with LoRA attached to their graphs.
 
-All there is of the model are .onnx files made with onnxruntime.quantization: one in QDQ format, calibrated, 8 bits both
-for weights and activations; one with dynamically rounded activations; one with 4-bit blocks. Each is prepared,
-fine-tuned on inverted and rotated digits, and merged into an .onnx file again.
+The files are made with ``onnxruntime.quantization``: one in calibrated QDQ format with 8-bit weights and activations,
+one with dynamically quantized activations, and one with 4-bit blocks. Each is prepared, fine-tuned on inverted and
+rotated digits, and merged into an ``.onnx`` file. The quantized bytes do not change.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""A small CNN meets digits it was never shown: inverted and rotated. It learns them on the device.
+"""Fine-tune a small CNN on a device for inverted and rotated digits, which it has never seen.
 
-The workstation trains the CNN on scikit-learn's digits as they are and prepares it; the device sees the shifted ones,
-as images in folders named by class, and fine-tunes all of it; the workstation merges the update into the torch
-model and into ONNX.
+The workstation trains the CNN on scikit-learn's digits and prepares it. The device fine-tunes all parameters on
+transformed digits, read as images from one folder per class. The workstation merges the update into the torch model
+and into ONNX.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Accuracy of what a device fine-tunes, against PyTorch in fp32: ``python -m benchmarks.accuracy``."""
+"""Compare the accuracy of on-device fine-tuning with PyTorch in fp32: ``python -m benchmarks.accuracy``."""

@@ -1,7 +1,7 @@
-"""Fine-tunes on the device and in PyTorch, seed by seed, and compares held-out accuracy: ``accuracy.json``.
+"""Fine-tune on the device and in PyTorch, seed by seed, and write held-out accuracies to ``accuracy.json``.
 
-Both sides start from the same values and follow the same plan: order of the data, schedule, learning rate, clipping.
-Each cell (task, side, seed) is written as soon as it is finished; ``--resume`` goes on where a run was stopped.
+Both sides start from the same values and follow the same plan: data order, schedule, learning rate and clipping. Each
+cell (task, side, seed) is written when it is finished; ``--resume`` continues an interrupted run.
 """
 
 from __future__ import annotations

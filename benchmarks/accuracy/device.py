@@ -1,4 +1,4 @@
-"""Starts the device's run in a process of its own."""
+"""Start the device's run in its own process."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The device's run, in a process of its own: ``python -m benchmarks.accuracy.device_side BUNDLE DATA SETTINGS``.
+"""The device's run, in its own process: ``python -m benchmarks.accuracy.device_side BUNDLE DATA SETTINGS``.
 
-DATA is a folder with ``train.npz`` and ``test.npz``, SETTINGS a JSON object with ``plan``, ``seed`` and ``threads``.
-Prints the share of held-out examples that are right as JSON. Imports numpy and the device runtime alone.
+DATA is a folder with ``train.npz`` and ``test.npz``; SETTINGS is a JSON object with ``plan``, ``seed`` and
+``threads``. Prints the accuracy on the held-out examples as JSON. Imports only numpy and the device runtime.
 """
 
 from __future__ import annotations

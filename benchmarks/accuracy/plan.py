@@ -1,4 +1,4 @@
-"""One fine-tuning run as both sides follow it: the order of the data, the schedule, the counting. numpy only."""
+"""A fine-tuning run that both sides follow: data order, schedule and step count. Needs only numpy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The accuracy table: means over seeds, spread, and the distance to PyTorch."""
+"""The accuracy table: mean and deviation over seeds, and the difference from PyTorch."""
 
 from __future__ import annotations
 

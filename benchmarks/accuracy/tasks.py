@@ -1,4 +1,4 @@
-"""The tasks: real text and real images that are on every machine; see ``examples/`` for the stories behind them."""
+"""The tasks, on texts and images that every machine has; see ``examples/``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The cases: a model, what of it trains, and one batch. Each is made when it is asked for, in the process that asks."""
+"""The cases: a model, its trainable parameters and one batch. Each is built on request, in the requesting process."""
 
 from __future__ import annotations
 

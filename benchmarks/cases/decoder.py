@@ -1,4 +1,4 @@
-"""A decoder of 4 layers of width 512 as in Llama: rotary embedding, RMSNorm, SwiGLU; random weights."""
+"""A Llama-style decoder: 4 layers of width 512, rotary embedding, RMSNorm, SwiGLU, random weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A CNN of MobileNetV2's shape (Sandler et al., CVPR 2018, table 2), 10 classes; random weights."""
+"""A CNN with the layers of MobileNetV2 (Sandler et al., CVPR 2018, table 2), 10 classes, random weights."""
 
 from __future__ import annotations
 

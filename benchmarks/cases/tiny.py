@@ -1,4 +1,4 @@
-"""A BERT of two layers: shows in seconds that every side runs. Its figures mean nothing."""
+"""A two-layer BERT that shows within seconds that every side runs. Its figures mean nothing."""
 
 from __future__ import annotations
 

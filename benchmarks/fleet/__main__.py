@@ -1,12 +1,12 @@
-"""What a host of a fleet can do: ``python -m benchmarks.fleet`` (``make bench-fleet``).
+"""Measure a fleet's host: ``python -m benchmarks.fleet`` (``make bench-fleet``).
 
-First how many devices it serves (:mod:`benchmarks.fleet.load`), then how many updates it verifies and aggregates per
-second, and in what memory.
+It measures first how many devices the host serves (:mod:`benchmarks.fleet.load`), then how many updates per second it
+verifies and aggregates, and in how much memory.
 
-Updates of MiniLM with LoRA r=8 on query and value and a head of 8 classes, simulated: the bundle's adapter and noise,
-written as devices write them. Each figure is of a process of its own, which reads, checks seal, base, round, shapes
-and values of every file, and averages; the files are in the system's cache. What more there is to a round (signatures,
-a ledger, the network) is not in it.
+The updates are simulated: MiniLM with LoRA r=8 on query and value and a head of 8 classes, the bundle's adapter plus
+noise, written as devices write them. Each figure comes from its own process, which reads every file, checks digest,
+base, round, shapes and values, and averages. The files are in the system's cache. Signatures, the ledger and the
+network are not included.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""How many devices a host serves, and how many updates it verifies: MiniLM with LoRA, over loopback, on this machine.
+"""Measure how many devices a host serves and how many updates it verifies: MiniLM with LoRA, over loopback.
 
-``edgepeft serve`` runs as a process, with its files in memory (tmpfs) and on disk; devices are threads of another, each
-with its own key: each reads the round and its adapter, then delivers an update. They visit by bare sockets, which shows
-what the server can do, and by the package's own client. Where the server's time went is told by part. Afterwards
-``collect`` verifies what was received, and again a fleet of more devices, so that it shows whether memory grows with
-their number. The server and its devices share the cores, so a host of its own does better.
+``edgepeft serve`` runs as a process with its files in memory (tmpfs) and on disk. The devices are threads of another
+process, each with its own key; each reads the round and its adapter and delivers an update. They use either bare
+sockets, which shows the server's limit, or the package's client. The server's time is broken down by part. Afterwards
+``collect`` verifies what was received, for this fleet and for a larger one, to show whether memory grows with the
+number of devices. The server and its devices share the cores, so a dedicated host is faster.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""``edgepeft serve`` with clocks around its parts: ``python -m benchmarks.fleet.server HOME OUT``.
+"""``edgepeft serve`` with clocks around its parts: ``python -m benchmarks.fleet.server WORKSPACE OUT``.
 
-CPU time of the thread for everything but ``fsync``, whose time on the clock counts; a part that is inside another is
-not counted twice. What is in no part (asyncio, routing, the request's objects) is the rest of the process's CPU time.
+Each part counts the thread's CPU time, except ``fsync``, which counts wall-clock time. Nested parts are not counted
+twice. What belongs to no part (asyncio, routing, request objects) is the rest of the process's CPU time.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Devices that visit a host over HTTP and do all that a real one does, but train: by bare sockets, or by our client."""
+"""Devices that do over HTTP all that a real device does except training, over bare sockets or with our client."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Every method on one task, side by side: ``python -m benchmarks.methods``."""
+"""Compare every method on one task: ``python -m benchmarks.methods``."""

@@ -1,7 +1,7 @@
-"""MiniLM on docstring topics by every method: what trains, what is sent, time, memory, accuracy: ``methods.json``.
+"""Train MiniLM on docstring topics with every method and write time, memory, sizes and accuracy to ``methods.json``.
 
-Accuracy is that of runs on the device over several seeds, each written as soon as it is there, so that ``--resume``
-goes on where a run was stopped. Time and memory are those of a step on the batch of ``make bench``, in turn.
+Accuracies are means of several seeds on the device. Each result is written when it is finished, so ``--resume``
+continues an interrupted run. Time and memory are those of a step on the batch of ``make bench``, all methods in turn.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The methods that are compared, each with the learning rate that suits it."""
+"""The compared methods, each with its learning rate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The sides of a comparison: each module runs as a process of its own and imports only what its side needs."""
+"""The sides of a comparison. Each module runs as a process and imports only what its side needs."""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
-"""Makes the official training artifacts: ``python -m benchmarks.sides.ort_artifacts FOLDER``, where FOLDER holds
-``forward.onnx`` and ``names.json`` as :mod:`benchmarks.official_forward` writes them."""
+"""Generate the official training artifacts: ``python -m benchmarks.sides.ort_artifacts FOLDER``.
+
+FOLDER contains ``forward.onnx`` and ``names.json``, written by :mod:`benchmarks.official_forward`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The device runtime with its engine ``ort-training``: our train graph in the official layout."""
+"""The device runtime with the engine ``ort-training``: our train graph in the official layout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Inference of the same batch with the base model in fp32: what a training step can at best cost."""
+"""fp32 inference of the same batch with the base model: a lower bound for a training step."""
 
 from __future__ import annotations
 

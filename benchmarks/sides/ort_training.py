@@ -1,4 +1,4 @@
-"""onnxruntime-training with its official artifacts: Module and Optimizer, as its documentation uses them."""
+"""onnxruntime-training with its official artifacts: Module and Optimizer as in its documentation."""
 
 from __future__ import annotations
 

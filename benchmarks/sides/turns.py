@@ -1,4 +1,4 @@
-"""What every side does: run steps when it is told to, and tell what they took."""
+"""The loop of every side: run steps on request and report their time."""
 
 from __future__ import annotations
 
