@@ -90,9 +90,8 @@ def read_tensors(
         The tensors, arrays of the stored dtype (``bfloat16`` becomes ``float32``, without loss; places coded by their
         gaps become ``int32``), and the metadata.
     """
-    path = Path(path)
     try:
-        return _parse(_content(path, most), sealed)
+        content = _content(Path(path), most)
     except (OSError, MemoryError) as failure:
         raise error(
             "cannot-read-file",
@@ -100,10 +99,20 @@ def read_tensors(
             context=str(failure) or "it does not fit into memory.",
             hint="check the path and the permissions, and that it is a file of this bundle.",
         ) from failure
+    return parse_tensors(content, path, sealed=sealed, error=error)
+
+
+def parse_tensors(
+    content: bytes | Array, name: object, *, sealed: bool = False, error: type[EdgepeftError] = TensorFileError
+) -> TensorFile:
+    """Check and return the content of a tensor file; ``name`` is what errors call it. See :func:`read_tensors`."""
+    raw = np.frombuffer(content, np.uint8) if isinstance(content, bytes) else content
+    try:
+        return _parse(raw, sealed)
     except _Damage as damage:
         raise error(
             damage.reference,
-            f"The tensor file {path} is damaged or of another format.",
+            f"The tensor file {name} is damaged or of another format.",
             context=damage.what,
             hint="fetch or write the file again; the copy was cut short or changed on the way.",
         ) from None

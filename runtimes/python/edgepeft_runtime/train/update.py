@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from edgepeft_runtime.bundle.bundle import Bundle, checked_parameters
+from edgepeft_runtime.bundle.manifest import Manifest
 from edgepeft_runtime.errors import UpdateError
 from edgepeft_runtime.files import index_coding as gaps
 from edgepeft_runtime.files import strict_json
-from edgepeft_runtime.files.tensorfile import Array, read_tensors, write_tensors
+from edgepeft_runtime.files.tensorfile import Array, TensorFile, parse_tensors, read_tensors, write_tensors
 from edgepeft_runtime.notices import notice
 from edgepeft_runtime.shown import quoted
 
@@ -73,11 +74,19 @@ def read_update(path: str | Path, *, most: int | None = None) -> Update:
     Raises:
         UpdateError: it is damaged, carries no seal, or is not an update.
     """
-    file = read_tensors(path, sealed=True, error=UpdateError, most=most)
+    return _update(read_tensors(path, sealed=True, error=UpdateError, most=most), path)
+
+
+def parse_update(content: bytes, name: object) -> Update:
+    """Check and return the update in ``content``; ``name`` is what errors call it. See :func:`read_update`."""
+    return _update(parse_tensors(content, name, sealed=True, error=UpdateError), name)
+
+
+def _update(file: TensorFile, name: object) -> Update:
     metadata = file.metadata
     if (metadata.get("format"), metadata.get("version")) != (FORMAT, VERSION):
         found = f"{quoted(metadata.get('format'))} {quoted(metadata.get('version'))}"
-        raise _not_an_update(path, f"expected {FORMAT} {VERSION}, found {found}")
+        raise _not_an_update(name, f"expected {FORMAT} {VERSION}, found {found}")
     try:
         return Update(
             parameters=file.tensors,
@@ -91,38 +100,47 @@ def read_update(path: str | Path, *, most: int | None = None) -> Update:
             runtime=metadata["runtime"],
         )
     except KeyError as missing:
-        raise _not_an_update(path, f"it lacks {missing}") from None
+        raise _not_an_update(name, f"it lacks {missing}") from None
     except ValueError as failure:
-        raise _not_an_update(path, str(failure)) from None
+        raise _not_an_update(name, str(failure)) from None
 
 
 def check_update(update: Update, bundle: Bundle, *, adapter_sha256: str | None = None) -> None:
-    """Refuse an update that is foreign to the bundle, stale, of wrong shape, or not finite.
+    """Check that an update belongs to a bundle.
 
     Args:
-        update: as read.
-        bundle: the bundle it should belong to.
-        adapter_sha256: hash of the adapter file the round started from, where that is not the bundle's own.
+        update: As it was read.
+        bundle: The bundle that it should belong to.
+        adapter_sha256: Hash of the adapter file that the round started from, where that is not the bundle's own.
 
     Raises:
-        UpdateError: with both sides named.
+        UpdateError: See :func:`check_origin`; both sides are named.
     """
-    if update.base_sha256 != bundle.base_sha256:
+    check_origin(update, bundle.manifest, adapter_sha256 or bundle.adapter_sha256)
+
+
+def check_origin(update: Update, manifest: Manifest, adapter_sha256: str) -> None:
+    """Check the base, the adapter and the tensors of an update, in this order.
+
+    Raises:
+        UpdateError: It was trained on another base (``foreign-update``), started from another adapter
+            (``stale-update``), or its tensors are not those of the manifest, or not finite.
+    """
+    if update.base_sha256 != manifest.base_sha256:
         raise UpdateError(
             "foreign-update",
             "The update was trained on another base.",
-            context=f"base of the update {update.base_sha256}\nbase of the bundle {bundle.base_sha256}",
-            hint="merge it with the bundle it was trained on.",
+            context=f"base of the update {update.base_sha256}\nbase of the bundle {manifest.base_sha256}",
+            hint="use the bundle that the update was trained on.",
         )
-    expected = adapter_sha256 or bundle.adapter_sha256
-    if update.adapter_sha256 != expected:
+    if update.adapter_sha256 != adapter_sha256:
         raise UpdateError(
             "stale-update",
             "The update started from another adapter: it is of another round.",
-            context=f"adapter of the update {update.adapter_sha256}\nadapter of this round {expected}",
+            context=f"adapter of the update {update.adapter_sha256}\nadapter of this round {adapter_sha256}",
             hint="leave it out, or let the device train again from this round's adapter.",
         )
-    checked_parameters(update.parameters, bundle.manifest, "The update", UpdateError)
+    checked_parameters(update.parameters, manifest, "The update", UpdateError)
 
 
 def changed_nothing(parameters: Mapping[str, Array], start: Mapping[str, Array]) -> bool:
@@ -140,9 +158,9 @@ def notice_unchanged(what: str) -> None:
     )
 
 
-def _not_an_update(path: str | Path, context: str) -> UpdateError:
+def _not_an_update(name: object, context: str) -> UpdateError:
     hint = "pass a file that save_update wrote, by a version of edgepeft that fits this one."
-    return UpdateError("not-an-update", f"{path} is not an update.", context=context, hint=hint)
+    return UpdateError("not-an-update", f"{name} is not an update.", context=context, hint=hint)
 
 
 def _loss_text(loss: float | None) -> str:
