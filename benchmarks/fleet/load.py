@@ -29,7 +29,7 @@ from benchmarks import machine
 from benchmarks.fleet.visits import REQUESTS, Visitor
 from edgepeft.sync import Keys, Workspace, publish
 from edgepeft_runtime.bundle.bundle import Bundle
-from edgepeft_runtime.fleet.places import open_place
+from edgepeft_runtime.fleet.transports.remote import open_remote
 from edgepeft_runtime.train.update import Update, write_update
 
 OUT = Path(__file__).parents[1] / "fleet_load.json"
@@ -159,17 +159,17 @@ def _parts(told: dict[str, Any]) -> dict[str, float]:
 
 def _more(root: Path, bundle: Bundle) -> dict[str, object]:
     """The updates of more devices, straight into a folder, and collected from there."""
-    (root / "place").mkdir(parents=True)
+    (root / "remote").mkdir(parents=True)
     campaign = Campaign(root, bundle)
-    place = open_place(root / "place")
+    remote = open_remote(root / "remote")
     for name in range(STORED):
-        campaign.visitor(name).deliver(place)
-    return collected(campaign.home, root / "place")
+        campaign.visitor(name).deliver(remote)
+    return collected(campaign.home, root / "remote")
 
 
-def collected(home: Workspace, place: Path) -> dict[str, object]:
+def collected(home: Workspace, remote: Path) -> dict[str, object]:
     """``collect`` in a process of its own."""
-    command = [sys.executable, "-c", COLLECT, str(home.path), str(place)]
+    command = [sys.executable, "-c", COLLECT, str(home.path), str(remote)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     accepted, refused, seconds, memory = json.loads(done.stdout)
     assert refused == 0

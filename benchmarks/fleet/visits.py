@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgepeft_runtime.errors import FleetError
 from edgepeft_runtime.fleet import rounds, signatures
 from edgepeft_runtime.fleet.delivery import MAX_SIDECAR_BYTES, SIDECAR_SUFFIX, UPDATE_SUFFIX, Delivery
 from edgepeft_runtime.fleet.identity import Identity
-from edgepeft_runtime.fleet.places import Place, reached
 from edgepeft_runtime.fleet.rounds import Round
+from edgepeft_runtime.fleet.transports.remote import connected
+from edgepeft_runtime.fleet.transports.transport import Transport, fetch, read
 
 REQUESTS = 7
 _ROUND = f"{rounds.folder(1)}/{rounds.ROUND_FILE}"
@@ -35,22 +37,23 @@ class Visitor:
 
     def visit(self, address: str, folder: Path) -> None:
         """By our client, as ``join`` and ``deliver`` do it: a connection for each."""
-        with reached(address, self.identity.token, None) as place:
+        with connected(address, self.identity.token, None) as remote:
             for name in (rounds.HEAD_FILE, rounds.HEAD_SIGNATURES, _ROUND):
-                assert place.read(name, rounds.MAX_ROUND_BYTES)
+                assert read(remote, name, rounds.MAX_ROUND_BYTES)
             partial = folder / f"{self.identity.device}.partial"
-            place.fetch(_ADAPTER, partial, self.number.adapter.bytes)
+            fetch(remote, _ADAPTER, partial, self.number.adapter.bytes)
             partial.unlink()
-        with reached(address, self.identity.token, None) as place:
-            self.deliver(place)
+        with connected(address, self.identity.token, None) as remote:
+            self.deliver(remote)
 
-    def deliver(self, place: Place) -> None:
+    def deliver(self, remote: Transport) -> None:
         """The update, then its sidecar."""
         sidecar = self.sidecar()
         name = f"{sidecar.folder}/{sidecar.sha256}"
-        assert place.read(f"{name}{SIDECAR_SUFFIX}", MAX_SIDECAR_BYTES) is None
-        place.put(f"{name}{UPDATE_SUFFIX}", self.update)
-        place.put(f"{name}{SIDECAR_SUFFIX}", sidecar.to_bytes())
+        with suppress(FleetError):  # as a device asks whether it has delivered already
+            read(remote, f"{name}{SIDECAR_SUFFIX}", MAX_SIDECAR_BYTES)
+        remote.put(f"{name}{UPDATE_SUFFIX}", self.update)
+        remote.put(f"{name}{SIDECAR_SUFFIX}", sidecar.to_bytes())
 
     def visit_bare(self, port: int) -> None:
         """The same requests, written by hand to one socket."""

@@ -14,11 +14,10 @@ from pathlib import Path
 from edgepeft.sync.errors import SyncError
 from edgepeft.sync.workspace import Workspace
 from edgepeft_runtime.errors import FleetError
-from edgepeft_runtime.files.durable import make_folder, writing
+from edgepeft_runtime.files.durable import make_folder, write_atomically, writing
 from edgepeft_runtime.files.regular import read_regular
 from edgepeft_runtime.fleet import canonical, signatures
-from edgepeft_runtime.fleet.files import PRIVATE, write_new
-from edgepeft_runtime.fleet.identity import Identity
+from edgepeft_runtime.fleet.identity import PRIVATE, Identity
 from edgepeft_runtime.fleet.reading import VERSION, is_name, key_field, name_field, open_fields
 
 HOST = "host.json"
@@ -216,7 +215,8 @@ def _registration(path: Path) -> Device:
 
 
 def _write(path: Path, kind: str, fields: dict[str, str]) -> None:
-    write_new(path, canonical.dumps({"format": kind, "version": VERSION, **fields}), mode=PRIVATE)
+    content = canonical.dumps({"format": kind, "version": VERSION, **fields})
+    write_atomically(path, [content], error=FleetError, mode=PRIVATE)
 
 
 def _read(path: Path) -> bytes:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from edgepeft.sync.errors import SyncError
 from edgepeft.sync.keys import HostKey, Keys
-from edgepeft.sync.stores import Store, open_store
+from edgepeft.sync.transports import HostTransport, open_remote
 from edgepeft.sync.workspace import Workspace
 from edgepeft_runtime.bundle.bundle import ADAPTER, Bundle, checked_parameters
 from edgepeft_runtime.bundle.manifest import FileEntry
@@ -215,15 +215,15 @@ def _bring(workspace: Workspace, number: int, places: Iterable[str | Path]) -> N
     folder = rounds.folder(number)
     workspace.adapter(number)  # what was published, not what has become of it
     names = (f"{folder}/{rounds.ADAPTER_FILE}", f"{folder}/{rounds.ROUND_FILE}")
-    for store in [_made_store(place) for place in places]:
+    for remote in [_made(place) for place in places]:
         for name in (*names, rounds.HEAD_SIGNATURES, rounds.HEAD_FILE):
-            store.put(name, (workspace.published / name).read_bytes())
+            remote.put(name, (workspace.published / name).read_bytes())
 
 
-def _made_store(place: str | Path) -> Store:
-    """A store to publish to; a folder is made if it is missing."""
+def _made(place: str | Path) -> HostTransport:
+    """Return the transport to a remote to publish to; a folder is made if it is missing."""
     folder = str(place).removeprefix("file://")
     if "://" not in folder:
         with writing(folder, SyncError):
             make_folder(Path(folder))
-    return open_store(place)
+    return open_remote(place)

@@ -28,7 +28,7 @@ def cut(stage: Stage) -> None:
     path.write_bytes(stage.good[:-7])
 
 
-@attack("truncated and renamed to fit", ANYBODY, "wrong-place")
+@attack("truncated and renamed to fit", ANYBODY, "wrong-folder")
 def cut_and_renamed(stage: Stage) -> None:
     stage.leave(stage.good[:-7], stage.delivery(stage.good))
 
@@ -117,12 +117,12 @@ def _delivered(stage: Stage) -> tuple[bytes, bytes]:
     return update.read_bytes(), update.with_suffix(".sig").read_bytes()
 
 
-@attack("replayed: a delivery copied to another device's folder", ANYBODY, "wrong-place")
+@attack("replayed: a delivery copied to another device's folder", ANYBODY, "wrong-folder")
 def replayed_elsewhere(stage: Stage) -> None:
     stage.leave(*_delivered(stage), device="pi-2")
 
 
-@attack("replayed: a delivery copied to another round's folder", ANYBODY, "wrong-place")
+@attack("replayed: a delivery copied to another round's folder", ANYBODY, "wrong-folder")
 def replayed_in_another_round(stage: Stage) -> None:
     stage.leave(*_delivered(stage), number=2, device="pi-1")
 

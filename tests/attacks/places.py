@@ -68,7 +68,7 @@ def endless_adapter(stage: Stage) -> None:
         file.truncate(2**33)
 
 
-@attack("symlink: an adapter that points to the device's own key", PLACE, "cannot-read-file")
+@attack("symlink: an adapter that points to the device's own key", PLACE, "not-a-regular-file")
 def symlinked_adapter(stage: Stage) -> None:
     stage.fleet.publish(seed=4)
     path = stage.fleet.place / "r000004" / "adapter.safetensors"

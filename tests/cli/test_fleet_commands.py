@@ -170,7 +170,7 @@ def test_mistakes_end_in_messages(edgepeft: Command, host: Path, bundle: Path, d
         (["status", "--workspace", nowhere], "no-key"),
         (["serve", "--workspace", nowhere], "no-key"),
         (["serve", "--workspace", host, "--certificate", data, "--private-key", data], "bad-certificate"),
-        (["pull", nowhere, "--workspace", host], "no-such-place"),
+        (["pull", nowhere, "--workspace", host], "no-such-remote"),
         (["join", nowhere, "--bundle", bundle, "--home", nowhere], "no-identity"),
         (["train", bundle, "--data", data, "--home", nowhere, "--update", tmp_path / "u"], "not-joined"),
     ):

@@ -299,8 +299,8 @@ def test_deliver_refuses_what_the_host_would_refuse(fleet: Fleet, device: Device
     stranger.join()
     assert code_of(stranger.deliver, update) == "unknown-round"
     assert not (fleet.place / "inbox").exists()
-    assert code_of(deliver, update, tmp_path / "nowhere", device.home) == "no-such-place"
-    assert code_of(deliver, update, "s3://bucket", device.home) == "no-such-place"
+    assert code_of(deliver, update, tmp_path / "nowhere", device.home) == "no-such-remote"
+    assert code_of(deliver, update, "s3://bucket", device.home) == "no-such-remote"
 
 
 @pytest.mark.parametrize("who", ["device", "host"])
@@ -345,7 +345,7 @@ def test_a_host_without_key_round_or_the_right_bundle_is_told(fleet: Fleet, tmp_
     empty = Workspace(tmp_path / "empty")
     assert code_of(publish, fleet.bundle, empty) == "no-key"
     assert code_of(collect, [], fleet.host) == "no-round"
-    assert code_of(collect, [tmp_path / "nowhere"], fleet.host) == "no-such-place"
+    assert code_of(collect, [tmp_path / "nowhere"], fleet.host) == "no-such-remote"
     fleet.publish()
     assert code_of(publish, build(tmp_path / "b", seed=3), fleet.host) == "foreign-bundle"
     assert code_of(rollback, fleet.host, 1) == "no-such-round"
@@ -470,7 +470,7 @@ def test_a_store_that_loses_files_is_detected(fleet: Fleet, memory: str, monkeyp
 def test_an_address_nobody_knows_is_an_error(fleet: Fleet) -> None:
     """Without a traceback."""
     fleet.publish()
-    assert code_of(collect, ["nothing://x"], fleet.host) == "no-such-place"
+    assert code_of(collect, ["nothing://x"], fleet.host) == "no-such-remote"
 
 
 def test_the_ledger_says_which_updates_count(fleet: Fleet) -> None:

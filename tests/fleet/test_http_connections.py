@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from edgepeft_runtime.errors import FleetError
-from edgepeft_runtime.fleet import http_connection
-from edgepeft_runtime.fleet.http_place import HttpPlace
-from edgepeft_runtime.fleet.places import open_place, reached
+from edgepeft_runtime.fleet.transports import http_connection
+from edgepeft_runtime.fleet.transports.over_http import HttpTransport
+from edgepeft_runtime.fleet.transports.remote import connected, open_remote
+from edgepeft_runtime.fleet.transports.transport import read
 from tests.fleet.fleets import code_of
 
 
@@ -69,36 +70,36 @@ def server() -> Iterator[_Server]:
 
 
 @contextmanager
-def _place(address: str) -> Iterator[HttpPlace]:
-    with reached(address, "secret", None) as place:
-        assert isinstance(place, HttpPlace)
-        yield place
+def _remote(address: str) -> Iterator[HttpTransport]:
+    with connected(address, "secret", None) as remote:
+        assert isinstance(remote, HttpTransport)
+        yield remote
 
 
 def test_one_connection_serves_all_requests(server: _Server) -> None:
     """Also after an answer that there is no such file, and after a file was put."""
-    with _place(server.address) as place:
+    with _remote(server.address) as remote:
         for _ in range(3):
-            assert place.read("HEAD.json", 10) == b"hello"
-            assert place.read("missing", 10) is None
-            place.put("inbox/x", b"content")
+            assert read(remote, "HEAD.json", 10) == b"hello"
+            assert code_of(read, remote, "missing", 10) == "no-such-file"
+            remote.put("inbox/x", b"content")
     assert (server.connections, len(server.asked)) == (1, 9)
 
 
 def test_a_connection_with_an_unread_answer_is_left(server: _Server) -> None:
     """What is too large is not read to its end, and the next request is not mistaken for it."""
-    with _place(server.address) as place:
-        assert code_of(place.read, "HEAD.json", 2) == "too-large"
-        assert place.read("HEAD.json", 5) == b"hello"
+    with _remote(server.address) as remote:
+        assert code_of(read, remote, "HEAD.json", 2) == "too-large"
+        assert read(remote, "HEAD.json", 5) == b"hello"
     assert server.connections == 2
 
 
 def test_a_request_is_sent_again_where_the_server_hung_up(server: _Server) -> None:
     """A server may close what is idle at any time; a device does not notice."""
     server.hang_up_after = 2
-    with _place(server.address) as place:
+    with _remote(server.address) as remote:
         for _ in range(5):
-            assert place.read("HEAD.json", 10) == b"hello"
+            assert read(remote, "HEAD.json", 10) == b"hello"
     assert (server.connections, len(server.asked)) == (3, 5)
 
 
@@ -114,8 +115,8 @@ def test_an_answer_that_ends_early_is_a_lost_connection() -> None:
 
         thread = threading.Thread(target=answer)
         thread.start()
-        with _place(f"http://127.0.0.1:{listening.getsockname()[1]}") as place:
-            assert code_of(place.read, "HEAD.json", 100) == "place-unreachable"
+        with _remote(f"http://127.0.0.1:{listening.getsockname()[1]}") as remote:
+            assert code_of(read, remote, "HEAD.json", 100) == "remote-unreachable"
         thread.join()
 
 
@@ -123,10 +124,10 @@ def test_the_environments_proxy_is_asked(server: _Server, monkeypatch: pytest.Mo
     """As urllib would: it gets the whole address; hosts that are excepted are asked themselves."""
     monkeypatch.setenv("http_proxy", server.address)
     monkeypatch.setenv("no_proxy", "localhost")
-    with _place("http://host.invalid:81/fleet") as place:
-        assert place.read("HEAD.json", 10) == b"hello"
-    with _place(f"http://localhost:{server.server_port}") as place:
-        assert place.read("HEAD.sig", 10) == b"hello"
+    with _remote("http://host.invalid:81/fleet") as remote:
+        assert read(remote, "HEAD.json", 10) == b"hello"
+    with _remote(f"http://localhost:{server.server_port}") as remote:
+        assert read(remote, "HEAD.sig", 10) == b"hello"
     assert server.asked == [("GET", "http://host.invalid:81/fleet/HEAD.json"), ("GET", "/HEAD.sig")]
 
 
@@ -134,12 +135,12 @@ def test_plain_http_makes_no_tls_context(server: _Server) -> None:
     """It is read from the system's files for https alone, and once."""
     http_connection._context.cache_clear()
     for _ in range(3):
-        with _place(server.address) as place:
-            place.read("HEAD.json", 10)
+        with _remote(server.address) as remote:
+            read(remote, "HEAD.json", 10)
     assert http_connection._context.cache_info().misses == 0
     for _ in range(3):
-        with _place(f"https://127.0.0.1:{server.server_port}") as place:
-            assert code_of(place.read, "HEAD.json", 10) == "no-tls"
+        with _remote(f"https://127.0.0.1:{server.server_port}") as remote:
+            assert code_of(read, remote, "HEAD.json", 10) == "no-tls"
     assert http_connection._context.cache_info().misses == 1
 
 
@@ -152,10 +153,10 @@ def test_failures_say_what_to_look_at(server: _Server, tmp_path: Path) -> None:
         (f"http://127.0.0.1:{port}", "that the host is serving"),
         ("http://host.invalid", "the name in the address"),
     ):
-        with _place(address) as place, pytest.raises(FleetError) as caught:
-            place.read("HEAD.json", 10)
+        with _remote(address) as remote, pytest.raises(FleetError) as caught:
+            read(remote, "HEAD.json", 10)
         assert told in str(caught.value.hint)
     for address in ("http://host:port", "https://", "http://host:0"):
-        assert code_of(open_place, address) == "no-such-place"
+        assert code_of(open_remote, address) == "no-such-remote"
     (tmp_path / "empty.pem").write_text("no certificate")
-    assert code_of(open_place, "https://host", ca_file=tmp_path / "empty.pem") == "cannot-read-file"
+    assert code_of(open_remote, "https://host", ca_file=tmp_path / "empty.pem") == "cannot-read-file"

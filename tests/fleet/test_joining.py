@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,9 +17,10 @@ from edgepeft.sync import Keys, Workspace, rollback
 from edgepeft_runtime.errors import FleetError
 from edgepeft_runtime.files.tensorfile import read_tensors, sha256_of, write_tensors
 from edgepeft_runtime.fleet import signatures
-from edgepeft_runtime.fleet.places import FolderPlace
 from edgepeft_runtime.fleet.rounds import Head, HeadSignatures
 from edgepeft_runtime.fleet.slots import DeviceHome
+from edgepeft_runtime.fleet.transports.folder import FolderTransport
+from edgepeft_runtime.fleet.transports.transport import Stream
 from edgepeft_runtime.train.trainer import Trainer
 from edgepeft_runtime.train.update import read_update
 from tests.fleet.fleets import DAY, NOW, Countdown, Fleet, PowerCut, code_of
@@ -117,7 +119,8 @@ def test_a_damaged_place_changes_nothing_on_the_device(fleet: Fleet, name: str, 
         "wrong-hash",
         "too-large",
         "no-such-file",
-        "cannot-read-file",
+        "not-a-regular-file",
+        "remote-unreachable",
     }
     assert device.home.trusted() is None
     file.unlink(missing_ok=True)
@@ -253,13 +256,14 @@ def test_a_fetch_goes_on_where_it_was_interrupted(fleet: Fleet, monkeypatch: pyt
     content = fleet.adapter(1).read_bytes()
     partial = slot / f"{made.adapter.sha256}.partial"
     reads: list[int] = []
-    original = FolderPlace.fetch
+    original = FolderTransport.open
 
-    def fetch(place: FolderPlace, name: str, into: Path, size: int) -> None:
-        reads.append(into.stat().st_size if into.exists() else 0)
-        original(place, name, into, size)
+    def opened(remote: FolderTransport, name: str, start: int = 0) -> AbstractContextManager[Stream]:
+        if name.endswith("adapter.safetensors"):
+            reads.append(start)
+        return original(remote, name, start)
 
-    monkeypatch.setattr(FolderPlace, "fetch", fetch)
+    monkeypatch.setattr(FolderTransport, "open", opened)
     partial.write_bytes(content[:100])
     assert device.join().adapter.read_bytes() == content
     assert reads == [100]

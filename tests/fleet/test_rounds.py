@@ -243,7 +243,8 @@ def test_the_data_and_the_transport_need_numpy_alone() -> None:
 import sys
 import numpy
 before = {name.partition(".")[0] for name in sys.modules}
-from edgepeft_runtime.fleet import delivery, http_place, identity, places, rounds, signatures, slots
+from edgepeft_runtime.fleet import delivery, identity, rounds, signatures, slots
+from edgepeft_runtime.fleet.transports import remote
 signatures.is_signed("x", "y", signatures.HMAC, bytes(32), bytes(32))
 print(sorted({name.partition(".")[0] for name in sys.modules} - before - set(sys.stdlib_module_names)))
 """

@@ -22,9 +22,10 @@ from edgepeft.sync.serving.app import MAX_PENDING
 from edgepeft.sync.serving.connections import Connection
 from edgepeft_runtime.errors import FleetError
 from edgepeft_runtime.fleet.delivering import deliver
-from edgepeft_runtime.fleet.http_place import HttpPlace
 from edgepeft_runtime.fleet.joining import join
-from edgepeft_runtime.fleet.places import open_place
+from edgepeft_runtime.fleet.transports.over_http import HttpTransport
+from edgepeft_runtime.fleet.transports.remote import open_remote
+from edgepeft_runtime.fleet.transports.transport import fetch, read
 from tests.fleet.fleets import NOW, Device, Fleet, code_of
 from tests.fleet.servers import certificate_for, serving
 
@@ -102,9 +103,9 @@ def test_over_tls_the_certificate_is_checked(fleet: Fleet, tmp_path: Path) -> No
 def test_without_a_good_token_there_is_nothing(served: Served) -> None:
     """No token, a wrong one, and that of a revoked device get nothing, and leave nothing."""
     for token in ("", "x" * 43):
-        place = open_place(served.address, token=token)
-        assert code_of(place.read, "HEAD.json", 100) == "not-allowed"
-        assert code_of(place.put, f"inbox/r000001/pi-1/{'ab' * 32}.safetensors", b"x") == "not-allowed"
+        remote = open_remote(served.address, token=token)
+        assert code_of(read, remote, "HEAD.json", 100) == "not-allowed"
+        assert code_of(remote.put, f"inbox/r000001/pi-1/{'ab' * 32}.safetensors", b"x") == "not-allowed"
     update = served.device.train()
     Keys(served.fleet.host).set_state("pi-1", REVOKED)
     assert code_of(deliver, update, served.address, served.device.home) == "not-allowed"
@@ -155,16 +156,16 @@ def test_names_that_are_no_hashes_are_not_taken(served: Served, name: str) -> No
 def test_what_is_put_must_be_what_it_says(served: Served) -> None:
     """Wrong content, a sidecar before its update or of another one, a round that is not open: all say why."""
     update = served.device.train()
-    place = open_place(served.address, token=served.device.home.identity().token)
+    remote = open_remote(served.address, token=served.device.home.identity().token)
     folder, digest = "inbox/r000001/pi-1", "ab" * 32
     with pytest.raises(FleetError, match="not what its name says") as caught:
-        place.put(f"{folder}/{digest}.safetensors", b"x")
-    assert caught.value.reference == "place-refused"
+        remote.put(f"{folder}/{digest}.safetensors", b"x")
+    assert caught.value.reference == "remote-refused"
     with pytest.raises(FleetError, match="409"):
-        place.put(f"{folder}/{digest}.sig", b"{}")
+        remote.put(f"{folder}/{digest}.sig", b"{}")
     delivered = deliver(update, served.address, served.device.home).delivery
     with pytest.raises(FleetError, match="422"):
-        place.put(f"{folder}/{delivered.sha256}.sig", b"{}")
+        remote.put(f"{folder}/{delivered.sha256}.sig", b"{}")
     assert served.ask("PUT", f"/inbox/r000002/pi-1/{digest}.safetensors", b"x")[0] == 409
     assert served.files() == sorted([f"{delivered.sha256}.sig", f"{delivered.sha256}.safetensors"])
 
@@ -275,14 +276,14 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def answering(answer: Callable[[_Handler], None]) -> Iterator[tuple[HttpPlace, list[dict[str, str]]]]:
+def answering(answer: Callable[[_Handler], None]) -> Iterator[tuple[HttpTransport, list[dict[str, str]]]]:
     """A place whose server answers like this, and the headers of the requests it got."""
     handler = type("Handler", (_Handler,), {"answer": answer, "asked": []})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:
-        yield HttpPlace(f"http://127.0.0.1:{server.server_port}", "secret"), handler.asked  # type: ignore[attr-defined]
+        yield HttpTransport(f"http://127.0.0.1:{server.server_port}", "secret"), handler.asked  # type: ignore[attr-defined]
     finally:
         server.shutdown()
         server.server_close()
@@ -300,8 +301,8 @@ def test_a_download_goes_on_where_the_connection_broke(tmp_path: Path) -> None:
         piece = CONTENT[start : start + 3000]
         handler.reply(206 if start else 200, piece, len(CONTENT) - start)
 
-    with answering(answer) as (place, asked):
-        place.fetch("adapter", tmp_path / "partial", len(CONTENT))
+    with answering(answer) as (remote, asked):
+        fetch(remote, "adapter", tmp_path / "partial", len(CONTENT))
     assert (tmp_path / "partial").read_bytes() == CONTENT
     assert [headers.get("Range") for headers in asked] == [None, "bytes=3000-", "bytes=6000-", "bytes=9000-"]
 
@@ -309,8 +310,8 @@ def test_a_download_goes_on_where_the_connection_broke(tmp_path: Path) -> None:
 def test_a_server_without_ranges_sends_the_whole_again(tmp_path: Path) -> None:
     """What an earlier try has left is then written over, not added to."""
     (tmp_path / "partial").write_bytes(b"x" * 100)
-    with answering(lambda handler: handler.reply(200, CONTENT)) as (place, asked):
-        place.fetch("adapter", tmp_path / "partial", len(CONTENT))
+    with answering(lambda handler: handler.reply(200, CONTENT)) as (remote, asked):
+        fetch(remote, "adapter", tmp_path / "partial", len(CONTENT))
     assert (tmp_path / "partial").read_bytes() == CONTENT
     assert asked[0]["Range"] == "bytes=100-"
 
@@ -322,27 +323,27 @@ def test_a_download_that_gets_no_further_ends(tmp_path: Path) -> None:
         start = int(handler.headers.get("Range", "bytes=0-")[6:-1])
         handler.reply(206 if start else 200, b"" if start else CONTENT[:500], len(CONTENT) - start)
 
-    with answering(answer) as (place, asked):
-        assert code_of(place.fetch, "adapter", tmp_path / "partial", len(CONTENT)) == "place-unreachable"
+    with answering(answer) as (remote, asked):
+        assert code_of(fetch, remote, "adapter", tmp_path / "partial", len(CONTENT)) == "remote-unreachable"
     assert (tmp_path / "partial").read_bytes() == CONTENT[:500]
     assert len(asked) == 2
 
 
 def test_a_server_that_sends_without_end_is_cut_off(tmp_path: Path) -> None:
     """No more than was asked for comes to the disk or into memory."""
-    with answering(lambda handler: handler.reply(200, CONTENT)) as (place, _):
-        assert code_of(place.fetch, "adapter", tmp_path / "partial", 1000) == "too-large"
+    with answering(lambda handler: handler.reply(200, CONTENT)) as (remote, _):
+        assert code_of(fetch, remote, "adapter", tmp_path / "partial", 1000) == "too-large"
         assert (tmp_path / "partial").stat().st_size <= 1000
-        assert code_of(place.read, "HEAD.json", 1000) == "too-large"
+        assert code_of(read, remote, "HEAD.json", 1000) == "too-large"
 
 
 def test_a_redirect_does_not_get_the_token(tmp_path: Path) -> None:
     """A device talks to the server it was told of, and to no other."""
     with answering(lambda handler: handler.reply(200, CONTENT)) as (other, asked):
         where = f"{other}/HEAD.json"
-        with answering(lambda handler: handler.reply(302, b"", Location=where)) as (place, _):
-            assert code_of(place.read, "HEAD.json", 10**6) == "place-refused"
-            assert code_of(place.fetch, "HEAD.json", tmp_path / "partial", 100) == "place-refused"
+        with answering(lambda handler: handler.reply(302, b"", Location=where)) as (remote, _):
+            assert code_of(read, remote, "HEAD.json", 10**6) == "remote-refused"
+            assert code_of(fetch, remote, "HEAD.json", tmp_path / "partial", 100) == "remote-refused"
     assert asked == []
 
 
@@ -350,24 +351,24 @@ def test_a_server_that_is_not_there_or_talks_nonsense(tmp_path: Path) -> None:
     """Each ends in an error that says so."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
-    assert code_of(open_place(f"http://127.0.0.1:{port}").read, "HEAD.json", 10) == "place-unreachable"
-    with answering(lambda handler: handler.wfile.write(b"nonsense\r\n\r\n") and None) as (place, _):
-        assert code_of(place.read, "HEAD.json", 10) == "place-unreachable"
-    with answering(lambda handler: handler.reply(404, b"")) as (place, _):
-        assert place.read("HEAD.json", 10) is None
-        assert code_of(place.fetch, "adapter", tmp_path / "partial", 10) == "no-such-file"
+    assert code_of(read, open_remote(f"http://127.0.0.1:{port}"), "HEAD.json", 10) == "remote-unreachable"
+    with answering(lambda handler: handler.wfile.write(b"nonsense\r\n\r\n") and None) as (remote, _):
+        assert code_of(read, remote, "HEAD.json", 10) == "remote-unreachable"
+    with answering(lambda handler: handler.reply(404, b"")) as (remote, _):
+        assert code_of(read, remote, "HEAD.json", 10) == "no-such-file"
+        assert code_of(fetch, remote, "adapter", tmp_path / "partial", 10) == "no-such-file"
     broken = answering(lambda handler: handler.reply(500, b"out of order"))
-    with broken as (place, _), pytest.raises(FleetError, match="out of order"):
-        place.read("HEAD.json", 10)
+    with broken as (remote, _), pytest.raises(FleetError, match="out of order"):
+        read(remote, "HEAD.json", 10)
 
 
-def test_a_full_disk_is_not_taken_for_a_bad_place(tmp_path: Path) -> None:
+def test_a_full_disk_is_not_taken_for_a_bad_remote(tmp_path: Path) -> None:
     """Neither of a folder nor of a server; otherwise the device would fetch for ever."""
     (tmp_path / "adapter").write_bytes(CONTENT)
     full = Path("/dev/full")
-    assert code_of(open_place(tmp_path).fetch, "adapter", full, len(CONTENT)) == "cannot-write-file"
-    with answering(lambda handler: handler.reply(200, CONTENT)) as (place, asked):
-        assert code_of(place.fetch, "adapter", full, len(CONTENT)) == "cannot-write-file"
+    assert code_of(fetch, open_remote(tmp_path), "adapter", full, len(CONTENT)) == "cannot-write-file"
+    with answering(lambda handler: handler.reply(200, CONTENT)) as (remote, asked):
+        assert code_of(fetch, remote, "adapter", full, len(CONTENT)) == "cannot-write-file"
     assert len(asked) == 1
 
 
@@ -389,5 +390,5 @@ def test_answers_are_not_held_back(fleet: Fleet, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(Connection, "connection_made", connection_made)
     fleet.publish()
     with serving(fleet.host) as port:
-        assert code_of(open_place(f"http://127.0.0.1:{port}").read, "HEAD.json", 100) == "not-allowed"
+        assert code_of(read, open_remote(f"http://127.0.0.1:{port}"), "HEAD.json", 100) == "not-allowed"
     assert options and all(options)

@@ -137,7 +137,7 @@ def _round(workspace: Path, *, alike: bool) -> tuple[Mapping[Path, float], Path,
 def _check_out(out: Path, directory: Path | None) -> None:
     if directory is not None and not directory.is_dir():
         raise EdgepeftError(
-            "no-such-place", f"There is no folder {directory}.", context=None, hint="pull updates into one first."
+            "no-such-folder", f"There is no folder {directory}.", context=None, hint="pull updates into one first."
         )
     if out.suffix != SUFFIX:
         raise EdgepeftError(

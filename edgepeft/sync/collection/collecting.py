@@ -15,13 +15,14 @@ from edgepeft.sync.collection.verification import Address, Verifier, copy_hashed
 from edgepeft.sync.errors import SyncError
 from edgepeft.sync.keys import REVOKED, Keys
 from edgepeft.sync.ledger import Entry, Ledger
-from edgepeft.sync.stores import Store, open_store
+from edgepeft.sync.transports import HostTransport, open_remote
 from edgepeft.sync.workspace import Workspace
 from edgepeft_runtime.errors import EdgepeftError, FleetError
 from edgepeft_runtime.files.durable import make_folder, sync_directory, sync_file, write_atomically
 from edgepeft_runtime.fleet import rounds, signatures
 from edgepeft_runtime.fleet.delivery import MAX_SIDECAR_BYTES, SIDECAR_SUFFIX, UPDATE_SUFFIX, digest_of, inbox_folder
 from edgepeft_runtime.fleet.reading import is_name
+from edgepeft_runtime.fleet.transports.transport import read
 
 MAX_QUARANTINE_BYTES = 2**30
 """What is refused is kept up to this size in all, reasons among it; beyond, only the ledger knows of it."""
@@ -96,7 +97,7 @@ def collect(
     """
     workspace = Workspace.of(workspace)
     places = list(places)
-    stores = [open_store(place) for place in places]
+    stores = [open_remote(place) for place in places]
     when = time.time() if now is None else now
     with workspace.locked(), Ledger(workspace.ledger) as ledger:
         collecting = _Collecting(workspace, ledger, Verifier(workspace, ledger, when), int(when), remove)
@@ -148,13 +149,13 @@ class _Collecting:
     waiting: list[str] = field(default_factory=list)
     refusals: list[Refusal] = field(default_factory=list)
     unsettled: list[Path] = field(default_factory=list)
-    done_with: list[tuple[Store, _Found]] = field(default_factory=list)
+    done_with: list[tuple[HostTransport, _Found]] = field(default_factory=list)
     quarantined: int | None = None
 
     def result(self) -> Collected:
         return Collected(tuple(self.entries), self.already, tuple(self.waiting), tuple(self.refusals))
 
-    def take(self, store: Store, found: _Found) -> None:
+    def take(self, store: HostTransport, found: _Found) -> None:
         """One file of an inbox: accept, skip, wait or refuse."""
         if self._is_leftover(store, found):
             self._clear(store, found)
@@ -168,7 +169,7 @@ class _Collecting:
         else:
             self._take_new(store, found, found.at)
 
-    def _is_leftover(self, store: Store, found: _Found) -> bool:
+    def _is_leftover(self, store: HostTransport, found: _Found) -> bool:
         """Whether it is half of a delivery whose other half is gone, or will not come any more."""
         if found.leftover_of is not None and self._is_done_with(store, found.leftover_of):
             return True
@@ -179,18 +180,17 @@ class _Collecting:
         update = found if found.leftover_of is None else found.leftover_of
         return update.at is not None and update.at.round < self.verifier.oldest_open
 
-    def _is_done_with(self, store: Store, update: _Found) -> bool:
+    def _is_done_with(self, store: HostTransport, update: _Found) -> bool:
         """Whether an update that is gone from its place was taken from there; its sidecar is then of no more use."""
         assert update.at is not None
         return self._has(update.at) or self.ledger.was_refused(_plain(f"{store}/{update.name}"))
 
-    def _take_new(self, store: Store, found: _Found, at: Address) -> None:
+    def _take_new(self, store: HostTransport, found: _Found, at: Address) -> None:
         copy, sidecar = self.workspace.staging / "update", None
         try:
-            with store.open(found.name, self.verifier.most) as reader:
-                digest = copy_hashed(reader, copy, self.verifier.most)
-            with store.open(_sidecar_of(found.name), MAX_SIDECAR_BYTES) as reader:
-                sidecar = reader.read(MAX_SIDECAR_BYTES)
+            with store.open(found.name) as stream:
+                digest = copy_hashed(stream.file, copy, self.verifier.most)
+            sidecar = read(store, _sidecar_of(found.name), MAX_SIDECAR_BYTES)
             entry = self.verifier.judge(at, digest, copy, sidecar)
         except SyncError:  # the place or the workspace is at fault, not the update
             raise
@@ -239,7 +239,12 @@ class _Collecting:
         self.unsettled, self.done_with = [], []
 
     def _refuse(
-        self, store: Store, found: _Found, error: EdgepeftError, copy: Path | None = None, sidecar: bytes | None = None
+        self,
+        store: HostTransport,
+        found: _Found,
+        error: EdgepeftError,
+        copy: Path | None = None,
+        sidecar: bytes | None = None,
     ) -> None:
         source, code = _plain(f"{store}/{found.name}"), error.reference
         reason = "\n".join(map(_plain, [error.message, *(error.context or "").splitlines()]))
@@ -266,13 +271,13 @@ class _Collecting:
             write_atomically(folder / name, [part], error=SyncError)
             self.quarantined += _on_disk(len(part))
 
-    def _clear(self, store: Store, found: _Found) -> None:
+    def _clear(self, store: HostTransport, found: _Found) -> None:
         """This file is kept here, and may go from its place."""
         if self.remove:
             self.done_with.append((store, found))
 
 
-def _deliveries(store: Store) -> Iterator[_Found]:
+def _deliveries(store: HostTransport) -> Iterator[_Found]:
     """Everything in the inbox of a place that is not about to be written."""
     yield from _strays(store, rounds.INBOX)
     for name in store.folders(rounds.INBOX):
@@ -283,7 +288,7 @@ def _deliveries(store: Store) -> Iterator[_Found]:
             yield from _readable(folder, _of_round(store, number, folder))
 
 
-def _of_round(store: Store, number: int, folder: str) -> Iterator[_Found]:
+def _of_round(store: HostTransport, number: int, folder: str) -> Iterator[_Found]:
     yield from _strays(store, folder)
     for device in store.folders(folder):
         if is_name(device):
@@ -297,12 +302,12 @@ def _readable(folder: str, inside: Iterator[_Found]) -> Iterator[_Found]:
     try:
         yield from inside
     except SyncError as error:
-        if error.reference != "cannot-read-place":
+        if error.reference != "cannot-read-remote":
             raise
         yield _Found(folder, code="cannot-read-file", reason=f"{error.message} {error.context}")
 
 
-def _of_device(store: Store, number: int, device: str) -> Iterator[_Found]:
+def _of_device(store: HostTransport, number: int, device: str) -> Iterator[_Found]:
     folder = inbox_folder(number, device)
     names = {name for name in store.others(folder) if not name.startswith(".")}
     for name in sorted(names):
@@ -319,7 +324,7 @@ def _of_device(store: Store, number: int, device: str) -> Iterator[_Found]:
         yield _Found(f"{folder}/{name}", code="stray-file", reason="There is a folder where updates should be.")
 
 
-def _strays(store: Store, folder: str) -> Iterator[_Found]:
+def _strays(store: HostTransport, folder: str) -> Iterator[_Found]:
     """Files, links and pipes where only folders should be."""
     for name in store.others(folder):
         if not name.startswith("."):

@@ -110,7 +110,7 @@ def _folder(place: str | Path) -> Path:
     folder = Path(place)
     if not folder.is_dir():
         raise SyncError(
-            "no-such-place",
+            "no-such-remote",
             f"There is no folder {place}.",
             context=None,
             hint="give folders that devices put their updates in; mount one that lies elsewhere.",
@@ -124,7 +124,7 @@ def _candidates(folder: Path) -> Iterator[Path]:
         names = sorted(os.listdir(folder))
     except OSError as failure:
         raise SyncError(
-            "cannot-read-place", f"Cannot read {folder}.", context=str(failure), hint="check the permissions."
+            "cannot-read-remote", f"Cannot read {folder}.", context=str(failure), hint="check the permissions."
         ) from failure
     wanted = (f"*{SUFFIX}", *ort_checkpoints.NAMES)
     return (folder / name for name in names if any(fnmatchcase(name, w) for w in wanted) and not name.startswith("."))

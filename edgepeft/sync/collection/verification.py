@@ -130,7 +130,7 @@ class Verifier:
         said = Address(delivery.round, delivery.device, delivery.sha256)
         if said != at or delivery.size != size:
             facts = f"the sidecar says {said}, {delivery.size} bytes\nit lies at {at}, {size} bytes"
-            raise _refused("wrong-place", "The sidecar belongs to another update or another place.", facts)
+            raise _refused("wrong-folder", "The sidecar belongs to another update or another place.", facts)
         return delivery
 
     def _round(self, delivery: Delivery) -> Round:

@@ -10,9 +10,10 @@ from edgepeft_runtime.files.durable import make_folder, write_atomically
 from edgepeft_runtime.fleet import signatures
 from edgepeft_runtime.fleet.delivery import MAX_SIDECAR_BYTES, SIDECAR_SUFFIX, UPDATE_SUFFIX, Delivery
 from edgepeft_runtime.fleet.identity import Identity
-from edgepeft_runtime.fleet.places import Place, reached
 from edgepeft_runtime.fleet.rounds import Round
 from edgepeft_runtime.fleet.slots import DeviceHome
+from edgepeft_runtime.fleet.transports.remote import connected
+from edgepeft_runtime.fleet.transports.transport import MISSING, Transport, read
 from edgepeft_runtime.train.update import read_update
 
 OUTBOX, SEQUENCE = "outbox", "sequence"
@@ -27,13 +28,17 @@ class Delivered:
 
 
 def deliver(
-    update: str | Path, place: str | Path | Place, home: str | Path | DeviceHome, *, ca_file: str | Path | None = None
+    update: str | Path,
+    remote: str | Path | Transport,
+    home: str | Path | DeviceHome,
+    *,
+    ca_file: str | Path | None = None,
 ) -> Delivered:
-    """Leave an update at a place. To repeat it does nothing, also where an earlier try was interrupted.
+    """Leave an update at a remote. Repeating it does nothing, also where an earlier attempt was interrupted.
 
     Args:
         update: what ``save_update`` wrote, trained from a round that this device has joined.
-        place: a folder, or an ``http(s)://`` address.
+        remote: a folder, or an ``http(s)://`` address.
         home: where the device keeps its identity and its slots.
         ca_file: certificates to trust instead of the system's, for ``https://``.
 
@@ -48,12 +53,21 @@ def deliver(
         identity = home.identity()
         sidecar = _sidecar(home, identity, content, started_from)
     name = f"{sidecar.folder}/{sidecar.sha256}"
-    with reached(place, identity.token, ca_file) as there:
-        if there.read(f"{name}{SIDECAR_SUFFIX}", MAX_SIDECAR_BYTES) == sidecar.to_bytes():
+    with connected(remote, identity.token, ca_file) as transport:
+        if _is_there(transport, f"{name}{SIDECAR_SUFFIX}", sidecar.to_bytes()):
             return Delivered(sidecar, True)
-        there.put(f"{name}{UPDATE_SUFFIX}", content)
-        there.put(f"{name}{SIDECAR_SUFFIX}", sidecar.to_bytes())
+        transport.put(f"{name}{UPDATE_SUFFIX}", content)
+        transport.put(f"{name}{SIDECAR_SUFFIX}", sidecar.to_bytes())
     return Delivered(sidecar, False)
+
+
+def _is_there(transport: Transport, name: str, content: bytes) -> bool:
+    try:
+        return read(transport, name, MAX_SIDECAR_BYTES) == content
+    except FleetError as failure:
+        if failure.reference != MISSING:
+            raise
+        return False
 
 
 def _checked(path: str | Path) -> tuple[bytes, str]:

@@ -7,13 +7,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgepeft_runtime.errors import FleetError
+from edgepeft_runtime.files.durable import write_atomically
 from edgepeft_runtime.files.regular import open_regular
 from edgepeft_runtime.fleet import canonical, signatures
-from edgepeft_runtime.fleet.files import PRIVATE, write_new
 from edgepeft_runtime.fleet.reading import VERSION, key_field, name_field, open_fields
 
 FORMAT = "edgepeft-device"
 FILE = "device.json"
+
+PRIVATE = 0o600
+"""Permissions of a file that only its owner may read."""
 
 _MAX_BYTES = 2**12
 
@@ -70,4 +73,5 @@ class Identity:
     def write(self, path: str | Path) -> None:
         """Write ``device.json``, for its owner's eyes only."""
         value = {**vars(self), "host_key": self.host_key.hex(), "key": self.key.hex()}
-        write_new(path, canonical.dumps({"format": FORMAT, "version": VERSION, **value}), mode=PRIVATE)
+        content = canonical.dumps({"format": FORMAT, "version": VERSION, **value})
+        write_atomically(path, [content], error=FleetError, mode=PRIVATE)

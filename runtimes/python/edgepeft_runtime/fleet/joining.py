@@ -20,10 +20,11 @@ from edgepeft_runtime.files.tensorfile import Array, sha256_of
 from edgepeft_runtime.fleet import rounds, signatures
 from edgepeft_runtime.fleet.history import remember
 from edgepeft_runtime.fleet.identity import Identity
-from edgepeft_runtime.fleet.places import Place, missing, reached
 from edgepeft_runtime.fleet.reading import untrusted
 from edgepeft_runtime.fleet.rounds import Head, HeadSignatures, Round
 from edgepeft_runtime.fleet.slots import RUNS, DeviceHome, Slot, Trusted
+from edgepeft_runtime.fleet.transports.remote import connected
+from edgepeft_runtime.fleet.transports.transport import Transport, fetch, read
 from edgepeft_runtime.train.checkpoint import remove_state
 from edgepeft_runtime.train.trainer import Trainer
 
@@ -49,7 +50,7 @@ class Joined:
 
 
 def join(
-    place: str | Path | Place,
+    remote: str | Path | Transport,
     bundle: str | Path | Bundle,
     home: str | Path | DeviceHome,
     *,
@@ -60,7 +61,7 @@ def join(
     """Bring the newest round of a fleet to this device, and switch to its adapter if it is good.
 
     Args:
-        place: a folder, or an ``http(s)://`` address.
+        remote: a folder, or an ``http(s)://`` address.
         bundle: the campaign's bundle.
         home: where the device keeps its identity and its slots.
         batch: inputs to try the adapter with; ``None`` takes zeros.
@@ -75,7 +76,7 @@ def join(
     home = home if isinstance(home, DeviceHome) else DeviceHome(home)
     bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     identity = home.identity()
-    with home.locked(), reached(place, identity.token, ca_file) as there:
+    with home.locked(), connected(remote, identity.token, ca_file) as there:
         trusted = home.mended()  # so that the slot to be written to is the damaged one
         head, content, seal = _head(there, identity)
         _check_order(head, trusted)
@@ -98,15 +99,11 @@ def join(
     return Joined(number, adapter, True, advice)
 
 
-def _head(place: Place, identity: Identity) -> tuple[Head, bytes, bytes]:
+def _head(place: Transport, identity: Identity) -> tuple[Head, bytes, bytes]:
     """The head, if the host has signed it for this campaign; and the two files."""
     # The head first: its signatures are written before it, so whoever has it finds them.
-    content = place.read(rounds.HEAD_FILE, rounds.MAX_HEAD_BYTES)
-    if content is None:
-        raise missing(rounds.HEAD_FILE, str(place))
-    seal = place.read(rounds.HEAD_SIGNATURES, rounds.MAX_SIGNATURES_BYTES)
-    if seal is None:
-        raise missing(rounds.HEAD_SIGNATURES, str(place))
+    content = read(place, rounds.HEAD_FILE, rounds.MAX_HEAD_BYTES)
+    seal = read(place, rounds.HEAD_SIGNATURES, rounds.MAX_SIGNATURES_BYTES)
     HeadSignatures.from_bytes(seal).check(content, identity.host_key)
     head = Head.from_bytes(content)
     if head.campaign != identity.campaign:
@@ -165,11 +162,9 @@ def _kept(home: DeviceHome, head: Head, trusted: Trusted, advice: str | None) ->
     return Joined(found.round, found.adapter, False, advice)
 
 
-def _round(place: Place, head: Head, trusted: Trusted | None) -> Round:
+def _round(place: Transport, head: Head, trusted: Trusted | None) -> Round:
     name = f"{rounds.folder(head.round)}/{rounds.ROUND_FILE}"
-    content = place.read(name, rounds.MAX_ROUND_BYTES)
-    if content is None:
-        raise missing(name, str(place))
+    content = read(place, name, rounds.MAX_ROUND_BYTES)
     if signatures.sha256(content) != head.round_sha256:
         raise _wrong_hash(name, head.round_sha256, signatures.sha256(content))
     found = Round.from_bytes(content)
@@ -180,7 +175,7 @@ def _round(place: Place, head: Head, trusted: Trusted | None) -> Round:
     return found
 
 
-def _fill(place: Place, slot: Path, number: Round, bundle: Bundle) -> None:
+def _fill(place: Transport, slot: Path, number: Round, bundle: Bundle) -> None:
     """Bring the adapter into the slot; what an earlier try has fetched of it is used."""
     most = bundle.manifest.files[ADAPTER].bytes + _HEADER_BYTES
     if number.adapter.bytes > most:
@@ -203,10 +198,8 @@ def _fill(place: Place, slot: Path, number: Round, bundle: Bundle) -> None:
     move(partial, whole)
 
 
-def _fetch(place: Place, name: str, partial: Path, number: Round) -> None:
-    if partial.exists() and partial.stat().st_size > number.adapter.bytes:
-        partial.unlink()
-    place.fetch(name, partial, number.adapter.bytes)
+def _fetch(place: Transport, name: str, partial: Path, number: Round) -> None:
+    fetch(place, name, partial, number.adapter.bytes)
     found = sha256_of(partial)
     if found != number.adapter.sha256:
         partial.unlink()

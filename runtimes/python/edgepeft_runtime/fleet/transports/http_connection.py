@@ -14,6 +14,7 @@ from urllib import request
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from edgepeft_runtime.errors import FleetError
+from edgepeft_runtime.fleet.transports.transport import UNREACHABLE
 
 TIMEOUT = 30.0
 """Seconds without a byte after which a connection counts as lost."""
@@ -31,9 +32,9 @@ _HINTS: tuple[tuple[type[Exception], str, str], ...] = (
         "no-tls",
         "check the port, and that the host serves with a certificate; without one, the address begins with http://.",
     ),
-    (socket.gaierror, "place-unreachable", "check the name in the address, and this device's network."),
-    (ConnectionRefusedError, "place-unreachable", "check the address and the port, and that the host is serving."),
-    (Exception, "place-unreachable", "try again; what has arrived is kept."),
+    (socket.gaierror, UNREACHABLE, "check the name in the address, and this device's network."),
+    (ConnectionRefusedError, UNREACHABLE, "check the address and the port, and that the host is serving."),
+    (Exception, UNREACHABLE, "try again; what has arrived is kept."),
 )
 
 
@@ -62,7 +63,7 @@ class Connections:
             with self._kept(connection, response):
                 yield response
         except _BROKEN as failure:
-            raise unreachable(self._address, failure) from failure
+            raise _unreachable(self._address, failure) from failure
 
     def close(self) -> None:
         """Close what is kept open."""
@@ -114,13 +115,11 @@ class Connections:
         return made
 
 
-def unreachable(address: str, failure: Exception | str) -> FleetError:
-    """The error of a connection that failed; what to do depends on how it failed."""
-    if isinstance(failure, str):
-        failure = http.client.HTTPException(failure)
+def _unreachable(address: str, failure: Exception) -> FleetError:
+    """Return the error of a connection that failed; what to do depends on how it failed."""
     _, reference, hint = next(row for row in _HINTS if isinstance(failure, row[0]))
-    text = f"{type(failure).__name__}: {failure}" if type(failure) is not http.client.HTTPException else str(failure)
-    return FleetError(reference, f"The connection to {address} failed.", context=text, hint=hint)
+    context = f"{type(failure).__name__}: {failure}"
+    return FleetError(reference, f"The connection to {address} failed.", context=context, hint=hint)
 
 
 def _parts(address: str) -> SplitResult:
@@ -132,7 +131,7 @@ def _parts(address: str) -> SplitResult:
     except ValueError as failure:  # of a port that is no number
         reason = str(failure)
     raise FleetError(
-        "no-such-place", f"{address} is no address.", context=reason, hint="write it as https://host:port."
+        "no-such-remote", f"{address} is no address.", context=reason, hint="write it as https://host:port."
     )
 
 

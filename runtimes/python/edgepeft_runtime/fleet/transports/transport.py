@@ -1,0 +1,147 @@
+"""What moves the files of a fleet: one protocol, and what every implementation of it shares.
+
+A user names a *remote*, a folder or an address; a :class:`Transport` reads and writes the files there. Nothing that it
+brings is trusted.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Protocol
+
+from edgepeft_runtime.errors import FleetError
+from edgepeft_runtime.files.durable import writing
+
+PIECE = 2**18
+"""Bytes that are read at a time."""
+
+UNREACHABLE, MISSING = "remote-unreachable", "no-such-file"
+"""Codes of the errors of a remote that does not answer, and of a file that it does not have."""
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A file of a remote that is open for reading.
+
+    Args:
+        file: gives the bytes from position ``start`` on.
+        start: the position that was asked for, or 0 where the remote can only send whole files.
+        size: the bytes of the whole file, ``None`` where the remote does not say.
+    """
+
+    file: IO[bytes]
+    start: int
+    size: int | None
+
+
+class Transport(Protocol):
+    """The files of a remote by name, ``/`` between folders. Each method raises :class:`FleetError` where it fails."""
+
+    def open(self, name: str, start: int = 0) -> AbstractContextManager[Stream]:
+        """Open a file for reading from a position on.
+
+        Raises:
+            FleetError: there is no such file (``no-such-file``), it is not a regular file with one name
+                (``not-a-regular-file``), or it cannot be read.
+        """
+
+    def put(self, name: str, content: bytes) -> None:
+        """Write a small file as a whole, in place of an older one."""
+
+    def close(self) -> None:
+        """Close what is kept open between calls."""
+
+
+def read(transport: Transport, name: str, most: int) -> bytes:
+    """Return the content of a small file.
+
+    Raises:
+        FleetError: there is none (``no-such-file``), or it has more than ``most`` bytes (``too-large``).
+    """
+    with transport.open(name) as stream:
+        content = stream.file.read(most + 1)
+    if len(content) > most:
+        raise too_large(f"{transport}/{name}", most)
+    if stream.size is not None and len(content) < stream.size:
+        raise _broke_off(transport, name, len(content), stream.size)
+    return content
+
+
+def fetch(transport: Transport, name: str, into: Path, size: int) -> None:
+    """Bring a file of ``size`` bytes to ``into``, without fetching again what an earlier attempt left there.
+
+    An attempt that got further before the connection broke is followed by another. The content is not verified.
+
+    Raises:
+        FleetError: the file has more bytes (``too-large``), or fewer, or cannot be read.
+    """
+    if _size(into) > size:
+        into.unlink()
+    with writing(into, FleetError):
+        into.touch()
+    while (start := _size(into)) < size:
+        try:
+            with transport.open(name, start) as stream:
+                _copy(stream, into, size, f"{transport}/{name}")
+        except FleetError as failure:
+            if failure.reference != UNREACHABLE or _size(into) <= start:
+                raise
+        if _size(into) <= start:
+            raise _broke_off(transport, name, start, size)
+
+
+def _copy(stream: Stream, into: Path, size: int, name: str) -> None:
+    left = size - stream.start
+    with writing(into, FleetError):  # a full disk is not taken for a bad remote
+        partial = into.open("ab" if stream.start else "wb")
+    with partial:
+        while piece := stream.file.read(min(PIECE, left + 1)):
+            left -= len(piece)
+            if left < 0:
+                raise too_large(name, size)
+            with writing(into, FleetError):
+                partial.write(piece)
+                partial.flush()
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _broke_off(transport: Transport, name: str, found: int, size: int) -> FleetError:
+    return FleetError(
+        UNREACHABLE,
+        f"{transport}/{name} ended after {found} of {size} bytes.",
+        context=None,
+        hint="try again: what has arrived is kept. If it stays so, the file at the remote is incomplete.",
+    )
+
+
+def cannot_read(name: str, failure: Exception) -> FleetError:
+    """The error of a file that exists and cannot be read."""
+    return FleetError("cannot-read-file", f"Cannot read {name}.", context=str(failure), hint="fetch or copy it again.")
+
+
+def missing(name: str, remote: object) -> FleetError:
+    """The error of a file that the remote does not have."""
+    return FleetError(
+        MISSING,
+        f"There is no {name} at {remote}.",
+        context=None,
+        hint="check the address; publish a round there.",
+    )
+
+
+def too_large(name: str, most: int) -> FleetError:
+    """The error of a file with more bytes than are accepted."""
+    return FleetError(
+        "too-large", f"{name} is larger than it may be.", context=f"at most {most} bytes are accepted", hint=None
+    )
+
+
+def not_regular(name: str, kind: str) -> FleetError:
+    """The error of what is not a regular file with one name."""
+    hint = "replace it by the file itself."
+    return FleetError("not-a-regular-file", f"{name} is not a regular file.", context=kind, hint=hint)
