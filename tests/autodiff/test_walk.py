@@ -277,7 +277,7 @@ def test_a_parameter_read_by_a_subgraph_is_not_lost(text: str, op: str) -> None:
     assert f"Op {op} (node {op}_0) lies between the loss and parameter a." in str(caught.value)
 
 
-def test_each_gradient_node_carries_the_name_of_its_forward_node() -> None:
+def test_gradient_nodes_carry_the_name_of_their_forward_node() -> None:
     """An error of the runtime leads back to a layer."""
     made = model("g (float[3] a) => (float loss) { y = Exp(a)\n z = Tanh(y)\n loss = ReduceSum<keepdims=0>(z) }")
     before = len(made.graph)
@@ -286,7 +286,7 @@ def test_each_gradient_node_carries_the_name_of_its_forward_node() -> None:
     assert {name.split("/grad/")[0] for name in names} == {"ReduceSum_2", "Tanh_1", "Exp_0"}
 
 
-def test_a_mean_spreads_its_gradient_without_a_tensor_of_its_own() -> None:
+def test_a_mean_spreads_its_gradient_without_a_new_tensor() -> None:
     """The mean of squares (RMSNorm, squared error) multiplies the input by a small tensor, and expands nothing."""
     text = """g (float[batch, 8] a) => (float loss) {
       two = Constant<value_float = 2.0>()

@@ -132,7 +132,7 @@ def test_columns_of_prompts_and_answers_can_be_named(causal: Trained, tmp_path: 
     assert alone["labels"].tolist() == alone["input_ids"].tolist() == [[CLS, WORDS.index("fine"), SEP]]
 
 
-def test_a_long_prompt_is_cut_from_the_left_and_keeps_the_answer(causal: Trained, tmp_path: Path) -> None:
+def test_a_long_prompt_is_truncated_on_the_left(causal: Trained, tmp_path: Path) -> None:
     """What begins a text stays; an answer that leaves no room for a prompt is refused by its line."""
     bundle = Bundle.open(causal.bundle)
     path = write(tmp_path / "d.csv", f"prompt,answer\nthe {'good ' * 30}film,bad bad\n")

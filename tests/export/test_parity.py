@@ -47,7 +47,7 @@ def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n == "minilm" else ()) for n in NETWORKS])
-def test_twenty_steps_of_adamw_give_the_losses_of_torch_and_peft(name: str, tmp_path: Path) -> None:
+def test_twenty_adamw_steps_equal_torch_and_peft(name: str, tmp_path: Path) -> None:
     """Each of 20 losses is within 1e-4 of PyTorch's."""
     network = NETWORKS[name]
     model = attach(_method(network), network.model())

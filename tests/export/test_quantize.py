@@ -271,7 +271,7 @@ def test_weights_stay_quantized_in_onnxruntime(compute: str, tmp_path: Path) -> 
         assert not large
 
 
-def test_the_bundle_shrinks_and_says_what_each_tensor_stands_for(tmp_path: Path) -> None:
+def test_the_bundle_shrinks_and_describes_its_tensors(tmp_path: Path) -> None:
     """int8 is a quarter of fp32, int4 about a seventh; a table and its tied head are stored once."""
     sizes = {}
     for compute in ("fp32", "int8", "int4"):

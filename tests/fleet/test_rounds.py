@@ -157,7 +157,7 @@ def _signature(head: bytes) -> str:
     return signatures.sign(signatures.HEAD, signatures.sha256(head), signatures.ED25519, SEED).hex()
 
 
-def test_the_signatures_file_serves_the_old_head_and_the_new_one() -> None:
+def test_the_signatures_file_serves_both_latest_files() -> None:
     """Whoever reads while the head is replaced finds the signature of the one it has."""
     old, new = (replace(HEAD, round=number).to_bytes() for number in (12, 13))
     both = HeadSignatures({signatures.sha256(head): _signature(head) for head in (old, new)})

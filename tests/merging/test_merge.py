@@ -59,7 +59,7 @@ def base_predictions(text: Trained) -> np.ndarray:
         return trainer.predict(TEXT)["logits"]
 
 
-def test_merged_bert_is_the_base_graph_with_the_device_s_answers(text: Trained, tmp_path: Path) -> None:
+def test_merged_bert_is_the_base_graph_with_folded_pairs(text: Trained, tmp_path: Path) -> None:
     """Every LoRA pair is folded: the merged model has the nodes of the base without LoRA, and needs no other file."""
     from transformers import AutoModelForSequenceClassification
 

@@ -177,7 +177,7 @@ def test_freezing_everything_is_refused() -> None:
     assert failure.value.reference == "nothing-trains"
 
 
-def test_lora_on_modules_that_are_not_there_lists_those_that_are() -> None:
+def test_lora_on_missing_modules_lists_the_existing_ones() -> None:
     """The names that would work are in the message."""
     with pytest.raises(MethodError) as failure:
         attach(Lora(target_modules=("q_proj",)), tiny_bert())

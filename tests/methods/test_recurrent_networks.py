@@ -84,7 +84,7 @@ def _recordings(count: int) -> Iterator[tuple[Batch, Tensor]]:
 # LoRA
 
 
-def test_lora_of_recurrent_networks_has_a_pair_per_weight_matrix() -> None:
+def test_recurrent_lora_has_a_pair_per_weight_matrix() -> None:
     """Of every layer and direction, with the head of a classifier beside them; no model of peft is made for it."""
     model = attach(Lora(rank=3, target_modules=("rnn",)), NETWORKS["lstm"].model())
     marked = {name: tuple(p.shape) for name, p in model.named_parameters() if p.requires_grad}
@@ -95,7 +95,7 @@ def test_lora_of_recurrent_networks_has_a_pair_per_weight_matrix() -> None:
     assert len(marked) == 2 * 8 + 2
 
 
-def test_lora_adapts_recurrent_networks_unless_targets_are_named() -> None:
+def test_lora_adapts_recurrent_layers_by_default() -> None:
     """Of a model that peft does not know, all that can be adapted is: here convolution, GRU and projection."""
     model = attach(Lora(rank=2), NETWORKS["cnn_gru"].model())
     adapted = {name for name, p in model.named_parameters() if p.requires_grad and "lora_A" in name}

@@ -83,7 +83,7 @@ def test_missing_artifacts_and_unknown_engines_are_refused(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("optimizer", [SGD(lr=0.1, momentum=0.9), SGD(lr=0.1, weight_decay=0.1), Sparsified()])
-def test_an_optimizer_that_the_official_runtime_lacks_is_refused(optimizer: Optimizer, tmp_path: Path) -> None:
+def test_an_optimizer_the_official_runtime_lacks_is_refused(optimizer: Optimizer, tmp_path: Path) -> None:
     """Before anything is written: neither the artifacts, nor a bundle that was to have them."""
     bundle = _linear(tmp_path, optimizer)
     before = sorted(file.name for file in bundle.rglob("*"))

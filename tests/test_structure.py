@@ -1,0 +1,52 @@
+"""The layout of the repository: small folders, short test names, and tests that share helpers instead of each other."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+from collections import Counter
+from pathlib import Path, PurePosixPath
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+LISTS = {  # folders whose files are entries of one list
+    "edgepeft/cli/commands",
+    "edgepeft/methods",
+    "export/edgepeft_export/autodiff/rules",
+    "tests",
+}
+
+
+@pytest.fixture(scope="module")
+def files() -> list[PurePosixPath]:
+    """The source files that git tracks."""
+    names = subprocess.check_output(["git", "ls-files", "*.py", "*.ts"], cwd=ROOT, text=True).splitlines()
+    return [PurePosixPath(name) for name in names if (ROOT / name).exists()]
+
+
+def test_no_folder_has_more_than_fifteen_files(files: list[PurePosixPath]) -> None:
+    """A reader sees a package at a glance, unless it is a plain list."""
+    counts = Counter(str(file.parent) for file in files if file.name != "__init__.py")
+    assert {folder: n for folder, n in counts.items() if n > 15 and folder not in LISTS} == {}
+
+
+def test_test_names_are_shorter_than_sixty_characters(files: list[PurePosixPath]) -> None:
+    """A name fits a line of pytest's report."""
+    names = re.compile(r"^\s*def (test_\w+)", re.M)
+    long = [
+        name for file in files if file.parts[0] == "tests" for name in names.findall((ROOT / file).read_text("utf-8"))
+    ]
+    assert [name for name in long if len(name) >= 60] == []
+
+
+def test_tests_import_no_tests(files: list[PurePosixPath]) -> None:
+    """What several tests need is in ``tests/support`` or in a package beside them."""
+    found = []
+    for file in files:
+        if file.parts[0] == "tests" and file.suffix == ".py":
+            for node in ast.walk(ast.parse((ROOT / file).read_text("utf-8"))):
+                if isinstance(node, ast.ImportFrom) and re.search(r"(^|\.)test_\w+$", node.module or ""):
+                    found.append(f"{file}: {node.module}")
+    assert found == []
