@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from edgepeft.cli.declared import split_names
 from edgepeft_runtime.engine.registry import ENGINES, PORTABLE
 from edgepeft_runtime.errors import UpdateError
 
@@ -23,16 +23,8 @@ PATH = click.Path(path_type=Path)
 
 
 def names(_context: click.Context, _option: click.Parameter, text: str | None) -> tuple[str, ...] | None:
-    """The callback of an option that takes names with commas between them; a name with a comma in double quotes."""
-    if text is None:
-        return None
-    try:
-        found = tuple(part.strip() for part in next(csv.reader([text], skipinitialspace=True, strict=True), []))
-    except csv.Error as failure:
-        raise click.BadParameter(f"{text!r}: {failure}.") from None
-    if not found or not all(found):
-        raise click.BadParameter(f"{text!r} has an empty name.")
-    return found
+    """The callback of an option that accepts names with commas between them."""
+    return None if text is None else split_names(text)
 
 
 def sizes(_context: click.Context, _option: click.Parameter, text: str | None) -> dict[str, int] | None:

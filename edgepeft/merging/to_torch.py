@@ -12,7 +12,6 @@ import torch
 
 from edgepeft.merging.dense import with_dense
 from edgepeft.merging.target import MergeError, publish
-from edgepeft.methods.base import method_class
 from edgepeft.methods.registry import METHODS
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.files.staging import staged
@@ -57,7 +56,7 @@ def _how_to_load(recipe: Mapping[str, Any], out: Path) -> str:
 def _method(recipe: Mapping[str, Any]) -> str:
     """The call that makes the method with the settings it had; those at their defaults are left out."""
     settings = [repr(recipe["method"])]
-    for field in fields(method_class(recipe["method"])):
+    for field in fields(METHODS[recipe["method"]]):
         value = recipe.get(field.name)
         given = tuple(value) if isinstance(value, list) else value
         if field.name in recipe and given != field.default:

@@ -1,82 +1,44 @@
-"""What a method is, and the table of their names."""
+"""What a method is."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import fields
+from collections.abc import Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from importlib import import_module
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from torch import nn
-
-from edgepeft.methods.registry import METHODS
-from edgepeft_export.forward import Forward
 from edgepeft_runtime.errors import EdgepeftError
+from edgepeft_runtime.settings import Named
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from edgepeft_export.forward import Forward
 
 
 class MethodError(EdgepeftError):
-    """A method that does not fit the model, or a setting of it out of range."""
+    """A method that does not fit the model."""
 
 
-class Method(Protocol):
-    """Marks or adds what may train. Implementations are frozen dataclasses of their settings."""
+@dataclass(frozen=True)
+class Method(Named):
+    """Marks or adds what may train.
 
-    @property
-    def name(self) -> str:
-        """The name users choose it by."""
+    A subclass is a frozen dataclass of its settings. It is found by its ``name`` in the files of this package, which
+    import torch inside functions only: the command lists methods without torch.
+    """
 
     def attach(self, model: nn.Module) -> nn.Module:
         """The model with the method's parameters, and no others, set to ``requires_grad``; may change ``model``."""
+        raise NotImplementedError
 
 
 @runtime_checkable
-class GraphMethod(Method, Protocol):
+class GraphMethod(Protocol):
     """A method that has a part to do on the forward graph."""
 
     def on_graph(self, forward: Forward, model: nn.Module | None, /) -> Forward:
         """The graph with what trains as the method wants it; ``model`` is ``None`` where the source is a file."""
-
-
-def method_class(name: str) -> type[Any]:
-    """The class of the method of that name: a dataclass of its settings."""
-    if name not in METHODS:
-        raise MethodError(
-            "unknown-method",
-            f"There is no method named {name!r}.",
-            context=f"there are: {', '.join(METHODS)}",
-            hint="choose one of them.",
-        )
-    module, _, attribute = METHODS[name].partition(":")
-    found: type[Any] = getattr(import_module(module), attribute)
-    return found
-
-
-def by_name(name: str, **settings: Any) -> Method:
-    """The method of that name with the given settings."""
-    cls = method_class(name)
-    try:
-        method: Method = cls(**settings)
-    except TypeError:
-        raise unknown_setting(name, settings, [field.name for field in fields(cls)]) from None
-    return method
-
-
-def unknown_setting(method: str, given: Iterable[str], known: Sequence[str]) -> MethodError:
-    """The error of a setting that a method does not have."""
-    return MethodError(
-        "method-setting",
-        f"Method {method!r} has no setting {', '.join(repr(name) for name in given if name not in known)}.",
-        context=f"its settings: {', '.join(known) or 'none'}",
-        hint="see the method's docstring.",
-    )
-
-
-def out_of_range(name: str, value: object, allowed: str) -> MethodError:
-    """The error of a setting with a value that it cannot have."""
-    return MethodError(
-        "method-setting", f"{name} = {value!r} is out of range.", context=None, hint=f"choose {allowed}."
-    )
 
 
 def train_only(model: nn.Module, patterns: Sequence[str]) -> list[str]:
@@ -109,6 +71,11 @@ def check_patterns(model: nn.Module, patterns: Sequence[str]) -> None:
 def matches(name: str, pattern: str) -> bool:
     """Whether a parameter's name fits a pattern, or lies in the module it names."""
     return fnmatchcase(name, pattern) or name.startswith(f"{pattern}.")
+
+
+def fits(name: str, target: str) -> bool:
+    """Whether a module is meant by a target: its name, or the end of it, as peft has it."""
+    return name == target or name.endswith(f".{target}")
 
 
 _HEADS = ("classifier", "score", "head", "fc", "qa_outputs", "lm_head")

@@ -4,31 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from torch import Tensor, nn
-
-from edgepeft.methods.base import MethodError, check_patterns, head_modules, matches, out_of_range, train_only
-from edgepeft.methods.support.contribution import best_under
+from edgepeft.methods.base import Method, MethodError, check_patterns, head_modules, matches, train_only
 from edgepeft.sources.architectures import blocks_of
+from edgepeft_runtime.settings import out_of_range, setting
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
-class Freeze:
+class Freeze(Method):
     """Which of the model's own parameters train; patterns with ``*``, or names of parameters or modules.
 
     :meth:`best` chooses them by measurement.
-
-    Attributes:
-        train: what trains; empty means everything, or what ``last_blocks`` says.
-        freeze: what stays frozen of that.
-        last_blocks: train the last blocks of a transformer, or the last stages of another network, and the head.
     """
 
     name: ClassVar[str] = "freeze"
-    train: tuple[str, ...] = ()
-    freeze: tuple[str, ...] = ()
-    last_blocks: int | None = None
+    train: tuple[str, ...] = setting(
+        (), "Parameters or modules that train, by name or pattern; of an .onnx file, initializers, with any method."
+    )
+    freeze: tuple[str, ...] = setting((), "Parameters or modules that stay frozen, by name or pattern.")
+    last_blocks: int | None = setting(
+        None,
+        "Number of last blocks of a transformer, or stages of another network, that train, with the head.",
+        minimum=1,
+    )
 
     def attach(self, model: nn.Module) -> nn.Module:
         if not self.train and not self.freeze and self.last_blocks is None:
@@ -77,4 +79,6 @@ class Freeze:
         Raises:
             MethodError: nothing fits.
         """
+        from edgepeft.methods.support.contribution import best_under
+
         return cls(train=tuple(best_under(model, batches, loss, budget)))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
-
-from torch import nn
+from typing import TYPE_CHECKING, ClassVar
 
 from edgepeft.methods.lora import Lora
-from edgepeft_export.bundle import role_of
-from edgepeft_export.forward import Forward, without_training
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from edgepeft_export.forward import Forward
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,8 @@ class FrozenA(Lora):
     name: ClassVar[str] = "ffa"
 
     def attach(self, model: nn.Module) -> nn.Module:
+        from torch import nn
+
         attached = super().attach(model)
         for name, parameter in attached.named_parameters():
             if "lora_embedding_A" in name:  # where peft has the zeros in A, and the random values in B
@@ -33,4 +36,7 @@ class FrozenA(Lora):
 
     def on_graph(self, forward: Forward, _model: nn.Module | None, /) -> Forward:
         """The graph whose A are inputs that do not train."""
+        from edgepeft_export.bundle import role_of
+        from edgepeft_export.forward import without_training
+
         return without_training(forward, [name for name in forward.parameters if role_of(name) == "lora_A"])

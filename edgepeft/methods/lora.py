@@ -5,38 +5,38 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from torch import nn
-
-from edgepeft.methods.base import head_modules, out_of_range, train_only, trained_head
-from edgepeft.methods.support.lora_own import attach_own, fits, own_targets
+from edgepeft.methods.base import Method, fits, head_modules, train_only, trained_head
 from edgepeft.methods.support.peft_methods import PRODUCTS, attach_peft, fitting, is_in, targets
+from edgepeft_runtime.settings import setting
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @dataclass(frozen=True)
-class Lora:
+class Lora(Method):
     """Pairs of matrices beside frozen ones: ``y = W x + (alpha / rank) B A x``; names as in ``peft.LoraConfig``.
 
-    Attributes:
-        rank: of the pairs.
-        alpha: scale; ``None`` means twice the rank.
-        target_modules: names (or endings of names) of the modules to adapt; ``None`` takes peft's choice for the
-            architecture, and all products outside the head for one that peft does not know.
-        modules_to_save: modules trained whole beside the pairs; ``None`` means the task head of a classifier.
+    In an architecture that peft does not know, all matmuls outside the head get a pair.
     """
 
     name: ClassVar[str] = "lora"
     adapts_own: ClassVar[bool] = True
     """Whether layers that peft cannot adapt get pairs of our own."""
-    rank: int = 8
-    alpha: float | None = None
-    target_modules: tuple[str, ...] | None = None
-    modules_to_save: tuple[str, ...] | None = None
+    rank: int = setting(8, "Rank of the pairs.", minimum=1)
+    alpha: float | None = setting(None, "Numerator of the scale alpha / rank; by default twice the rank.")
+    target_modules: tuple[str, ...] | None = setting(
+        None, "Names, or endings of names, of the modules to adapt; by default peft's choice for the architecture."
+    )
+    modules_to_save: tuple[str, ...] | None = setting(
+        None, "Modules trained whole; by default the task head of a classifier."
+    )
 
     def attach(self, model: nn.Module) -> nn.Module:
-        if self.rank < 1:
-            raise out_of_range("rank", self.rank, "1 or more")
+        from edgepeft.methods.support.lora_own import attach_own, own_targets
+
         head = trained_head(model, self.modules_to_save)
         own = own_targets(model, self.target_modules, head) if self.adapts_own and not self._known(model) else []
         theirs = self._targets(model, own)

@@ -3,58 +3,54 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from torch import nn
-
-from edgepeft.methods.base import MethodError, out_of_range
+from edgepeft.methods.base import Method, MethodError
 from edgepeft.methods.support.peft_methods import attach_peft
 from edgepeft.methods.support.prefix_cache import accept_past_key_values
-from edgepeft_export.losses import FIRST_LOGITS
+from edgepeft_runtime.settings import setting
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_TOKENS = "Number of trained embeddings; of a prefix, in each layer."
 
 
 @dataclass(frozen=True)
-class Prompt:
+class Prompt(Method):
     """Embeddings put before the input's (prompt tuning: Lester et al., EMNLP 2021), and the head of a classifier.
 
-    Attributes:
-        tokens: how many. Learned positions leave so many fewer for the input.
+    Learned positions leave so many fewer for the input.
     """
 
     name: ClassVar[str] = "prompt"
-    tokens: int = 16
+    tokens: int = setting(16, _TOKENS, minimum=1)
 
     def attach(self, model: nn.Module) -> nn.Module:
         from peft import PromptTuningConfig
 
-        return _attach(model, PromptTuningConfig(task_type=_task(model, self), num_virtual_tokens=_count(self)))
+        return _attach(model, PromptTuningConfig(task_type=_task(model, self), num_virtual_tokens=self.tokens))
 
 
 @dataclass(frozen=True)
-class PTuning:
+class PTuning(Method):
     """A prompt that a small network computes while it trains (P-tuning: Liu et al., 2021), and the head.
 
-    What is merged into peft holds the prompt as computed; the network is left behind.
-
-    Attributes:
-        tokens: how many embeddings. Learned positions leave so many fewer for the input.
-        encoder: ``mlp`` or ``lstm``.
-        hidden: width of the network; ``None`` means half the model's.
+    A merge to peft writes the computed prompt and leaves the network out. Learned positions leave so many fewer for the
+    input.
     """
 
     name: ClassVar[str] = "ptuning"
-    tokens: int = 16
-    encoder: str = "mlp"
-    hidden: int | None = None
+    tokens: int = setting(16, _TOKENS, minimum=1)
+    encoder: str = setting("mlp", "Kind of the network that computes the prompt.", choices=("mlp", "lstm"))
+    hidden: int | None = setting(None, "Width of that network; by default half the model's.", minimum=1)
 
     def attach(self, model: nn.Module) -> nn.Module:
         from peft import PromptEncoderConfig
 
-        if self.encoder not in ("mlp", "lstm"):
-            raise out_of_range("encoder", self.encoder, "mlp or lstm")
         config = PromptEncoderConfig(
             task_type=_task(model, self),
-            num_virtual_tokens=_count(self),
+            num_virtual_tokens=self.tokens,
             encoder_reparameterization_type=self.encoder.upper(),
             encoder_hidden_size=self.hidden or max(1, _width(model) // 2),
             encoder_dropout=0.0,
@@ -63,35 +59,28 @@ class PTuning:
 
 
 @dataclass(frozen=True)
-class Prefix:
+class Prefix(Method):
     """Keys and values put before those of every layer (prefix tuning: Li and Liang, ACL 2021), and the head.
 
-    For a classifier this is what P-tuning v2 does (Liu et al., ACL 2022).
-
-    Attributes:
-        tokens: how many per layer.
-        projection: compute them by a small network while they train; what is merged into peft holds the result.
-        hidden: width of the network; ``None`` means the model's.
+    For a classifier this is what P-tuning v2 does (Liu et al., ACL 2022). A merge to peft writes the result of the
+    projection.
     """
 
     name: ClassVar[str] = "prefix"
-    tokens: int = 16
-    projection: bool = False
-    hidden: int | None = None
+    tokens: int = setting(16, _TOKENS, minimum=1)
+    projection: bool = setting(False, "Compute the prefix by a small network while it trains.")
+    hidden: int | None = setting(None, "Width of that network; by default the model's.", minimum=1)
 
     def attach(self, model: nn.Module) -> nn.Module:
         from peft import PrefixTuningConfig
 
         config = PrefixTuningConfig(
             task_type=_task(model, self),
-            num_virtual_tokens=_count(self),
+            num_virtual_tokens=self.tokens,
             prefix_projection=self.projection,
             encoder_hidden_size=self.hidden or _width(model),
         )
         return _attach(model, config)
-
-
-_Prompting = Prompt | PTuning | Prefix
 
 
 def _attach(model: nn.Module, config: Any) -> nn.Module:
@@ -122,6 +111,8 @@ class _Trim:
     tokens: int
 
     def __call__(self, _module: nn.Module, _inputs: Any, output: Any) -> Any:
+        from edgepeft_export.losses import FIRST_LOGITS
+
         output[FIRST_LOGITS] = output.logits[:, self.tokens - 1]
         output.logits = output.logits[:, self.tokens :]
         return output
@@ -136,12 +127,14 @@ _TASKS = {
 """peft's name of a model's task, by the end of the name of its class in transformers."""
 
 
-def _task(model: nn.Module, method: _Prompting) -> str:
+def _task(model: nn.Module, method: Method) -> str:
     """The kind of model as peft names it.
 
     Raises:
         MethodError: it is no transformer that reads tokens, or has a task that peft knows no prompts for.
     """
+    from torch import nn
+
     embeddings = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
     kind = next((task for ending, task in _TASKS.items() if type(model).__name__.endswith(ending)), None)
     if kind is None or not isinstance(embeddings, nn.Embedding):
@@ -152,12 +145,6 @@ def _task(model: nn.Module, method: _Prompting) -> str:
             hint="choose lora, adapter, bitfit, norm or sift.",
         )
     return kind
-
-
-def _count(method: _Prompting) -> int:
-    if method.tokens < 1:
-        raise out_of_range("tokens", method.tokens, "1 or more")
-    return method.tokens
 
 
 def _width(model: nn.Module) -> int:

@@ -4,34 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from torch import nn
-from torch.nn.utils import prune
+from edgepeft.methods.base import Method, MethodError, matches, train_only, trained_head
+from edgepeft_runtime.settings import setting
 
-from edgepeft.compress.masks import hold_masks, maskable
-from edgepeft.methods.base import MethodError, matches, train_only, trained_head
+if TYPE_CHECKING:
+    from torch import nn
 
 MASKED = 0.04
 """Share of zeros from which on a weight counts as masked."""
 
 
 @dataclass(frozen=True)
-class Pruned:
+class Pruned(Method):
     """The weights that a mask has left train; its zeros stay zero on the device and after merging. The head trains too.
 
     For a model with single weights at zero, whoever put them there; ``torch.nn.utils.prune``'s are made permanent.
-
-    Attributes:
-        weights: names of parameters or modules, or patterns; ``None`` takes all weights with 4 % zeros or more.
-        head: names of modules that train whole; ``None`` finds the head of a classifier.
     """
 
     name: ClassVar[str] = "pruned"
-    weights: tuple[str, ...] | None = None
-    head: tuple[str, ...] | None = None
+    weights: tuple[str, ...] | None = setting(
+        None, "Parameters or modules, by name or pattern; by default all weights with 4 % zeros or more."
+    )
+    head: tuple[str, ...] | None = setting(
+        None, "Names of the modules that train whole; by default the head of a classifier."
+    )
 
     def attach(self, model: nn.Module) -> nn.Module:
+        from torch.nn.utils import prune
+
+        from edgepeft.compress.masks import hold_masks, maskable
+
         for module in model.modules():
             if hasattr(module, "weight_mask") and hasattr(module, "weight_orig"):
                 prune.remove(module, "weight")

@@ -1,25 +1,20 @@
-"""The methods by the names users choose them by; data only, so that the command can list them without torch."""
+"""The methods by the names users choose them by."""
 
 from __future__ import annotations
 
-METHODS = {
-    "lora": "edgepeft.methods.lora:Lora",
-    "rslora": "edgepeft.methods.lora:RsLora",
-    "dora": "edgepeft.methods.lora:Dora",
-    "ffa": "edgepeft.methods.frozen_a:FrozenA",
-    "shared": "edgepeft.methods.shared:Shared",
-    "adapter": "edgepeft.methods.bottleneck:Adapter",
-    "ia3": "edgepeft.methods.scaling:IA3",
-    "vera": "edgepeft.methods.scaling:Vera",
-    "norm": "edgepeft.methods.scaling:Norm",
-    "prefix": "edgepeft.methods.prompts:Prefix",
-    "prompt": "edgepeft.methods.prompts:Prompt",
-    "ptuning": "edgepeft.methods.prompts:PTuning",
-    "bitfit": "edgepeft.methods.select:BitFit",
-    "sift": "edgepeft.methods.sift:Sift",
-    "pruned": "edgepeft.methods.pruned:Pruned",
-    "head": "edgepeft.methods.select:Head",
-    "freeze": "edgepeft.methods.freeze:Freeze",
-    "full": "edgepeft.methods.select:Full",
-}
-"""Name to ``module:class``."""
+from edgepeft.methods.base import Method
+from edgepeft_runtime.registry import Registry
+
+METHODS = Registry(Method, "edgepeft.methods", "method")
+
+DEFAULT = "lora"
+"""The method of a model directory where none is named."""
+
+
+def by_name(name: str, **settings: object) -> Method:
+    """The method of that name with these settings.
+
+    Raises:
+        SettingError: the name or a setting is unknown, or a value is out of range.
+    """
+    return METHODS.make(name, **settings)

@@ -3,31 +3,35 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from torch import nn
-
-from edgepeft.methods.base import MethodError, head_modules, out_of_range, train_only, trained_head
+from edgepeft.methods.base import Method, MethodError, head_modules, train_only, trained_head
 from edgepeft.methods.support.peft_methods import attach_peft, targets
+from edgepeft_runtime.settings import setting
+
+if TYPE_CHECKING:
+    from torch import nn
 
 _LINEAR = ("Linear", "Conv1D")
 
 
 @dataclass(frozen=True)
-class IA3:
+class IA3(Method):
     """One trained scale per channel of keys, values and feed-forward activations (Liu et al., NeurIPS 2022).
 
-    Attributes:
-        target_modules: modules whose output is scaled; ``None`` takes peft's choice for the architecture, and all
-            products outside the head for one that peft does not know.
-        feedforward_modules: those of them whose input is scaled instead; ``None`` takes peft's choice.
-        modules_to_save: modules trained whole; ``None`` means the task head of a classifier.
+    In an architecture that peft does not know, all matmuls outside the head are scaled.
     """
 
     name: ClassVar[str] = "ia3"
-    target_modules: tuple[str, ...] | None = None
-    feedforward_modules: tuple[str, ...] | None = None
-    modules_to_save: tuple[str, ...] | None = None
+    target_modules: tuple[str, ...] | None = setting(
+        None, "Names, or endings of names, of the modules to adapt; by default peft's choice for the architecture."
+    )
+    feedforward_modules: tuple[str, ...] | None = setting(
+        None, "Those of them whose input is scaled instead of the output; by default peft's choice."
+    )
+    modules_to_save: tuple[str, ...] | None = setting(
+        None, "Modules trained whole; by default the task head of a classifier."
+    )
 
     def attach(self, model: nn.Module) -> nn.Module:
         from peft import IA3Config
@@ -45,29 +49,26 @@ class IA3:
 
 
 @dataclass(frozen=True)
-class Vera:
+class Vera(Method):
     """A pair of frozen random matrices for all layers, with trained vectors between (Kopiczko et al., ICLR 2024).
 
-    Attributes:
-        rank: of the random matrices; large, as only vectors train.
-        target_modules: linear layers; ``None`` takes peft's choice for the architecture, and all outside the head for
-            one that peft does not know.
-        modules_to_save: modules trained whole; ``None`` means the task head of a classifier.
-        seed: of the random matrices, which an adapter file does not hold.
+    The rank is large, as only vectors train. An adapter file does not contain the random matrices, but their seed.
     """
 
     name: ClassVar[str] = "vera"
-    rank: int = 64
-    target_modules: tuple[str, ...] | None = None
-    modules_to_save: tuple[str, ...] | None = None
-    seed: int = 0
+    rank: int = setting(64, "Rank of the random matrices.", minimum=1)
+    target_modules: tuple[str, ...] | None = setting(
+        None, "Names, or endings of names, of the modules to adapt; by default peft's choice for the architecture."
+    )
+    modules_to_save: tuple[str, ...] | None = setting(
+        None, "Modules trained whole; by default the task head of a classifier."
+    )
+    seed: int = setting(0, "Seed of what the method draws.", minimum=0, option="method-seed")
 
     def attach(self, model: nn.Module) -> nn.Module:
         from peft import VeraConfig
         from peft.utils.constants import TRANSFORMERS_MODELS_TO_VERA_TARGET_MODULES_MAPPING as KNOWN
 
-        if self.rank < 1:
-            raise out_of_range("rank", self.rank, "1 or more")
         config = VeraConfig(
             r=self.rank,
             target_modules=targets(model, self.target_modules, _LINEAR, KNOWN),
@@ -79,17 +80,16 @@ class Vera:
 
 
 @dataclass(frozen=True)
-class Norm:
+class Norm(Method):
     """Scales and shifts of the norms (Zhao et al., ICLR 2024), and the task head.
 
     Of transformers' models by peft's LN tuning; of others by marking them. Running statistics of batch norms stay.
-
-    Attributes:
-        modules_to_save: modules trained whole; ``None`` means the task head of a classifier.
     """
 
     name: ClassVar[str] = "norm"
-    modules_to_save: tuple[str, ...] | None = None
+    modules_to_save: tuple[str, ...] | None = setting(
+        None, "Modules trained whole; by default the task head of a classifier."
+    )
 
     def attach(self, model: nn.Module) -> nn.Module:
         norms = [name for name, module in model.named_modules() if _is_norm(module)]
@@ -112,4 +112,4 @@ class Norm:
 
 def _is_norm(module: nn.Module) -> bool:
     """By the class's name: transformers' models bring norms of their own."""
-    return "Norm" in type(module).__name__ and isinstance(getattr(module, "weight", None), nn.Parameter)
+    return "Norm" in type(module).__name__ and getattr(module, "weight", None) is not None

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from torch import nn
+from edgepeft.methods.base import Method, MethodError, head_modules, train_only, trained_head
+from edgepeft_runtime.settings import setting
 
-from edgepeft.methods.base import MethodError, head_modules, train_only, trained_head
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @dataclass(frozen=True)
-class BitFit:
+class BitFit(Method):
     """All biases and the task head (Ben Zaken et al., ACL 2022).
 
-    Attributes:
-        head: names of the head's modules; ``None`` finds that of a classifier, ``()`` trains biases only.
+    With ``head=()`` biases alone train.
     """
 
     name: ClassVar[str] = "bitfit"
-    head: tuple[str, ...] | None = None
+    head: tuple[str, ...] | None = setting(
+        None, "Names of the modules that train whole; by default the head of a classifier."
+    )
 
     def attach(self, model: nn.Module) -> nn.Module:
         biases = [name for name, _ in model.named_parameters() if name.rpartition(".")[2].startswith("bias")]
@@ -35,15 +38,11 @@ class BitFit:
 
 
 @dataclass(frozen=True)
-class Head:
-    """The task head alone.
-
-    Attributes:
-        modules: names of the head's modules; ``None`` finds them.
-    """
+class Head(Method):
+    """The task head alone."""
 
     name: ClassVar[str] = "head"
-    modules: tuple[str, ...] | None = None
+    modules: tuple[str, ...] | None = setting(None, "Names of the head's modules; by default those found.")
 
     def attach(self, model: nn.Module) -> nn.Module:
         modules = self._found(model) if self.modules is None else list(self.modules)
@@ -63,7 +62,7 @@ class Head:
 
 
 @dataclass(frozen=True)
-class Full:
+class Full(Method):
     """Full fine-tuning: every parameter."""
 
     name: ClassVar[str] = "full"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
-
-from torch import nn
+from typing import TYPE_CHECKING, ClassVar
 
 from edgepeft.methods.lora import Lora
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,8 @@ class Shared(Lora):
     name: ClassVar[str] = "shared"
 
     def attach(self, model: nn.Module) -> nn.Module:
+        from torch import nn
+
         attached = super().attach(model)
         first: dict[tuple[object, ...], nn.Module] = {}
         for name, layer in attached.named_modules():

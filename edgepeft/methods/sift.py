@@ -4,61 +4,54 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
 
 from edgepeft.methods.base import (
+    Method,
     MethodError,
     check_patterns,
     head_modules,
     matches,
-    out_of_range,
     train_only,
     trained_head,
 )
-from edgepeft_export.forward import Forward
-from edgepeft_export.forward.sparse import Places, Share, train_elements
+from edgepeft_runtime.settings import setting
 from edgepeft_runtime.train.selection import largest
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from edgepeft_export.forward import Forward
+    from edgepeft_export.forward.sparse import Places, Share
 
 MASKS = ("gradient", "accumulated", "random", "magnitude")
 
 
 @dataclass(frozen=True)
-class Sift:
+class Sift(Method):
     """The ``rate`` of each weight's elements with the largest gradient on the first batch train, and the task head.
 
     What is picked stays, so that the optimizer's history is of use; only values and their places are kept and sent.
     :func:`edgepeft.pick` picks on the workstation, by the gradient on proxy data.
 
-    Attributes:
-        rate: share of the elements of each weight, above 0 and at most 1.
-        mask: how they are picked. ``gradient``: by the device's first batch; ``accumulated``: by the sizes of the
-            gradients of the first ``batches``; ``random``; ``magnitude``: the largest weights (as SHiRA-WM).
-        batches: of ``accumulated``.
-        weights: names of parameters or modules, or patterns; ``None`` takes all weights of two or more dimensions but
-            those of embeddings and of the head.
-        head: names of the modules that train whole; ``None`` finds the head of a classifier.
-        seed: of ``random``.
+    The mask ``gradient`` picks by the device's first batch, ``accumulated`` by the sizes of the gradients of the first
+    ``batches``, ``random`` by drawing, and ``magnitude`` takes the largest weights (as SHiRA-WM).
     """
 
     name: ClassVar[str] = "sift"
-    rate: float = 0.01
-    mask: str = "gradient"
-    batches: int = 8
-    weights: tuple[str, ...] | None = None
-    head: tuple[str, ...] | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not 0 < self.rate <= 1:
-            raise out_of_range("rate", self.rate, "a share above 0, at most 1")
-        if self.mask not in MASKS:
-            raise out_of_range("mask", self.mask, " or ".join(MASKS))
-        if self.batches < 1:
-            raise out_of_range("batches", self.batches, "1 or more")
+    rate: float = setting(0.01, "Fraction of the elements of each weight that trains.", above=0, maximum=1)
+    mask: str = setting("gradient", "Criterion that picks the elements.", choices=MASKS)
+    batches: int = setting(8, "Batches that the mask 'accumulated' adds up.", minimum=1)
+    weights: tuple[str, ...] | None = setting(
+        None, "Parameters or modules, by name or pattern; by default all weights outside embeddings and the head."
+    )
+    head: tuple[str, ...] | None = setting(
+        None, "Names of the modules that train whole; by default the head of a classifier."
+    )
+    seed: int = setting(0, "Seed of what the method draws.", minimum=0, option="method-seed")
 
     def attach(self, model: nn.Module) -> nn.Module:
         """Mark whole weights and the head; :meth:`on_graph` leaves the chosen elements of the weights."""
@@ -67,6 +60,8 @@ class Sift:
 
     def on_graph(self, forward: Forward, model: nn.Module | None, /) -> Forward:
         """Let elements of the marked weights train instead of the whole; of a file, of all that is named."""
+        from edgepeft_export.forward.sparse import train_elements
+
         targets = list(forward.parameters) if model is None else self._targets(model)
         shares = {name: self._share(name, forward.parameters[name]) for name in targets if name in forward.parameters}
         return train_elements(forward, shares)
@@ -77,6 +72,8 @@ class Sift:
             check_patterns(model, self.weights)
             patterns = self.weights
             return [name for name, _ in model.named_parameters() if any(matches(name, p) for p in patterns)]
+        from torch import nn
+
         tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
         chosen = [
             name
@@ -93,6 +90,8 @@ class Sift:
         return chosen
 
     def _share(self, name: str, weight: NDArray[np.generic]) -> Share:
+        from edgepeft_export.forward.sparse import Share
+
         count = min(int(self.rate * weight.size) + 1, weight.size)
         batches = self.batches if self.mask == "accumulated" else 1
         return Share(count, self._places(name, weight, count), batches)

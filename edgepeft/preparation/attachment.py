@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgepeft import compress
-from edgepeft.methods import FrozenA, Lora, Method, attach, by_name
-from edgepeft.methods.base import GraphMethod
+from edgepeft.methods.base import GraphMethod, Method
+from edgepeft.methods.frozen_a import FrozenA
+from edgepeft.methods.lora import Lora
 from edgepeft.methods.prompts import line_up
-from edgepeft.methods.support.existing import check_not_frozen, trains_on
+from edgepeft.methods.registry import by_name
+from edgepeft.methods.support.existing import attach, check_not_frozen, trains_on
 from edgepeft.methods.support.peft_types import check_peft_type
 from edgepeft.preparation.peft_format import linear_weights, peft_recipe
 from edgepeft.sources.load import Source
@@ -151,5 +153,5 @@ def _arrays(example: ExampleInputs | None) -> dict[str, NDArray[np.generic]] | N
 
 
 def _settings(method: Method) -> Mapping[str, Any]:
-    values: Recipe = asdict(method)  # type: ignore[call-overload]  # methods are dataclasses; a Protocol cannot say so
+    values: Recipe = asdict(method)
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}

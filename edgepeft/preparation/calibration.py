@@ -11,7 +11,7 @@ import numpy as np
 from torch import nn
 
 from edgepeft.data import load
-from edgepeft.methods import Freeze
+from edgepeft.methods.freeze import Freeze
 from edgepeft.preparation.prepare import LossLike, prepare
 from edgepeft.sources.load import Source
 from edgepeft_runtime.bundle.bundle import Bundle

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from edgepeft.methods import attach, by_name
 from edgepeft.methods.registry import METHODS
+from edgepeft.methods.support.existing import attach
 from edgepeft.sources.working_copy import working_copy
 from edgepeft_runtime.errors import EdgepeftError
 
@@ -30,9 +30,9 @@ class Fit:
 
 def survey(model: nn.Module) -> Iterator[Fit]:
     """One line per method, in the registry's order; the model stays as it is."""
-    for name in METHODS:
+    for name, cls in METHODS.items():
         try:
-            attached = attach(by_name(name), working_copy(model))
+            attached = attach(cls(), working_copy(model))
         except EdgepeftError as error:
             yield Fit(name, reason=" ".join(part for part in (error.message, error.context, error.hint) if part))
         else:

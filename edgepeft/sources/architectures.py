@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from torch import nn
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,8 @@ def parts_of(model: nn.Module) -> Iterator[Part]:
 
 def layers_at(block: nn.Module, paths: tuple[str, ...]) -> list[nn.Module] | None:
     """The layers with a matrix at these paths, or ``None`` where one is missing."""
+    from torch import nn
+
     found: list[nn.Module] = []
     for path in paths:
         try:
@@ -97,6 +101,8 @@ def layers_at(block: nn.Module, paths: tuple[str, ...]) -> list[nn.Module] | Non
 
 def blocks_of(model: nn.Module) -> list[str]:
     """Names of the blocks that follow one another: the longest list of modules, else the stages at the top."""
+    from torch import nn
+
     lists = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.ModuleList)]
     if lists:
         name, longest = max(lists, key=lambda pair: len(pair[1]))

@@ -45,12 +45,13 @@ def test_every_method_is_listed_with_its_settings(edgepeft: Command) -> None:
     done = edgepeft("methods")
     assert done.code == 0
     assert [line.partition(":")[0] for line in done.out.splitlines() if not line.startswith(" ")] == list(METHODS)
-    assert "  rate=0.01  (float)" in done.out
+    assert "--rate                 Fraction of the elements" in done.out
+    assert "default: 0.01; above 0, at most 1" in done.out
 
 
 def test_settings_are_given_as_text(edgepeft: Command, network: str, tmp_path: Path) -> None:
     """A rate and patterns reach the method; the bundle's recipe says so."""
-    options = ["--setting", "rate=0.1", "--setting", "weights=0,2", "--gradient-share", 0.5]
+    options = ["--rate", 0.1, "--weights", "0,2", "--gradient-share", 0.5]
     done = edgepeft("prepare", network, "--method", "sift", *options, "--out", tmp_path / "b")
     assert done.code == 0, done.err
     manifest = Bundle.open(tmp_path / "b").manifest
@@ -61,19 +62,18 @@ def test_settings_are_given_as_text(edgepeft: Command, network: str, tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("setting", "code", "word"),
+    ("option", "value", "code", "word"),
     [
-        ("rate", 2, "not like NAME=VALUE"),
-        ("rate=much", 2, "is a number"),
-        ("rate=7", 1, "out of range"),
-        ("rank=7", 1, "has no setting 'rank'"),
+        ("--rate", "much", 2, "not a valid float"),
+        ("--rate", 7, 1, "out of range"),
+        ("--rank", 7, 2, "a method that has it: dora, ffa, lora, rslora, shared, vera"),
     ],
 )
 def test_a_wrong_setting_is_an_error(
-    setting: str, code: int, word: str, edgepeft: Command, network: str, tmp_path: Path
+    option: str, value: object, code: int, word: str, edgepeft: Command, network: str, tmp_path: Path
 ) -> None:
     """With what is wrong; nothing is left behind."""
-    done = edgepeft("prepare", network, "--method", "sift", "--setting", setting, "--out", tmp_path / "b")
+    done = edgepeft("prepare", network, "--method", "sift", option, value, "--out", tmp_path / "b")
     assert (done.code, word in done.err) == (code, True), done.err
     assert not (tmp_path / "b").exists()
 
@@ -91,7 +91,7 @@ def test_doctor_tells_which_methods_fit(edgepeft: Command, network: str) -> None
 def test_elements_are_picked_on_the_workstation(edgepeft: Command, network: str, data: Path, tmp_path: Path) -> None:
     """Once; then devices train what was picked."""
     bundle = tmp_path / "b"
-    assert edgepeft("prepare", network, "--method", "sift", "--setting", "rate=0.1", "--out", bundle).code == 0
+    assert edgepeft("prepare", network, "--method", "sift", "--rate", 0.1, "--out", bundle).code == 0
     before = json.loads(edgepeft("evaluate", bundle, "--data", data, "--json").out)["loss"]
     assert edgepeft("pick", bundle, "--data", data).code == 0
     assert Bundle.open(bundle).manifest.sparse[0].gradient is None

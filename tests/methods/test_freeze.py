@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from edgepeft.methods import Freeze, MethodError, attach
 from edgepeft.methods.support.contribution import PER_ELEMENT, best_under, contributions
+from edgepeft_runtime.settings import SettingError
 from tests.support.networks import NETWORKS, torch_loss
 
 
@@ -37,7 +38,7 @@ def test_the_last_blocks_and_the_head_train(name: str, blocks: int, trained: tup
 @pytest.mark.parametrize("blocks", [0, 3])
 def test_there_must_be_so_many_blocks(blocks: int) -> None:
     """BERT here has two."""
-    with pytest.raises(MethodError, match="last_blocks"):
+    with pytest.raises(SettingError, match="last_blocks"):
         attach(Freeze(last_blocks=blocks), NETWORKS["bert"].model())
 
 

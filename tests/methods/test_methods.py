@@ -14,6 +14,7 @@ from edgepeft.methods import IA3, Adapter, BitFit, Freeze, Full, Head, Lora, Met
 from edgepeft.methods.base import matches
 from edgepeft.preparation.peft_format import peft_recipe
 from edgepeft_runtime.files.tensorfile import read_tensors
+from edgepeft_runtime.settings import SettingError
 from tests.support.networks import cnn, tiny_bert, tiny_gpt2, tiny_llama
 
 
@@ -154,7 +155,7 @@ def test_methods_forget_what_was_marked_before(method: Method) -> None:
         (BitFit(head=("clasifier",)), "'classifier'"),
         (Lora(target_modules=("query", "vlaue")), "'value'"),
         (Lora(target_modules=("query",), modules_to_save=("Classifier",)), "'classifier'"),
-        (Adapter(targets=("*.dense", "*.densse")), "dense"),
+        (Adapter(target_modules=("*.dense", "*.densse")), "dense"),
         (IA3(target_modules=("query",), feedforward_modules=("querry",)), "'query'"),
         (Sift(weights=("query", "*.keey.*")), "key"),
     ],
@@ -188,15 +189,15 @@ def test_lora_on_missing_modules_lists_the_existing_ones() -> None:
 @pytest.mark.parametrize(
     ("name", "settings", "reference"),
     [
-        ("lora", {"rank": 0}, "method-setting"),
-        ("lora", {"r": 8}, "method-setting"),
+        ("lora", {"rank": 0}, "bad-setting"),
+        ("lora", {"r": 8}, "unknown-setting"),
         ("freeze", {}, "method-setting"),
-        ("adalora", {}, "unknown-method"),
+        ("adalora", {}, "unknown-name"),
     ],
 )
 def test_settings_that_do_not_exist_or_fit_are_refused(name: str, settings: dict[str, object], reference: str) -> None:
     """Unknown methods, unknown settings and settings out of range are errors with a hint."""
-    with pytest.raises(MethodError) as failure:
+    with pytest.raises((MethodError, SettingError)) as failure:
         attach(by_name(name, **settings), cnn())
     assert failure.value.reference == reference
     assert failure.value.hint is not None

@@ -16,6 +16,7 @@ from edgepeft.methods import Method, MethodError, attach, by_name
 from edgepeft_export.optimizers import AdamW
 from edgepeft_runtime import Trainer
 from edgepeft_runtime.files.tensorfile import read_tensors
+from edgepeft_runtime.settings import SettingError
 from tests.support.networks import NETWORKS, Network, to_numpy
 from tests.support.training import check_merged, outputs, train_both
 from tests.zoo import convolution, recurrent, transformers
@@ -130,13 +131,13 @@ def test_pruned_models_train_as_in_torch(name: str, tmp_path: Path) -> None:
         ("adapter", {"placement": "above"}, "out of range"),
         ("adapter", {"reduction": 0.5}, "out of range"),
         ("adapter", {"activation": "step"}, "out of range"),
-        ("adapter", {"targets": ("nowhere",)}, "is named 'nowhere'"),
+        ("adapter", {"target_modules": ("nowhere",)}, "is named 'nowhere'"),
         ("pruned", {}, "is pruned"),
     ],
 )
 def test_what_does_not_fit_is_refused(method: str, settings: dict[str, object], word: str) -> None:
     """With what would."""
-    with pytest.raises(MethodError, match=word):
+    with pytest.raises((MethodError, SettingError), match=word):
         attach(by_name(method, **settings), BERT.model())
 
 

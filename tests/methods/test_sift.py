@@ -20,11 +20,12 @@ import edgepeft
 from benchmarks.accuracy.plan import cut
 from benchmarks.accuracy.tasks import TASKS
 from edgepeft.merging import MergeError
-from edgepeft.methods import MethodError, Sift, attach
+from edgepeft.methods import Sift, attach
 from edgepeft_export.optimizers import AdamW
 from edgepeft_runtime import BundleError, Trainer, UpdateError
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.files.tensorfile import read_tensors, write_tensors
+from edgepeft_runtime.settings import SettingError
 from edgepeft_runtime.train.selection import largest
 from edgepeft_runtime.train.update import Update, check_update, read_update, write_update
 from tests.support.networks import NETWORKS, Network, to_numpy, torch_loss
@@ -304,7 +305,7 @@ def test_elements_of_an_onnx_file_train(tmp_path: Path) -> None:
 @pytest.mark.parametrize("settings", [{"rate": 0.0}, {"rate": 1.5}, {"mask": "best"}, {"batches": 0}])
 def test_settings_out_of_range_are_refused(settings: dict[str, object]) -> None:
     """With what would be right."""
-    with pytest.raises(MethodError, match="out of range"):
+    with pytest.raises(SettingError, match="out of range"):
         Sift(**settings)  # type: ignore[arg-type]
 
 

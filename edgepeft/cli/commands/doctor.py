@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from edgepeft.cli.method import chosen_method, loaded_source, source_options
+from edgepeft.cli.declared import SectionedCommand
+from edgepeft.cli.method import METHOD, chosen_method, loaded_source, source_options
 
 if TYPE_CHECKING:
     from edgepeft.sources.load import Source
@@ -15,14 +16,12 @@ if TYPE_CHECKING:
 _SHOWN = 10
 
 
-@click.command("doctor")
+@click.command("doctor", cls=SectionedCommand)
 @source_options
 @click.option("--methods", "every_method", is_flag=True, help="Instead, tell of every method whether it fits SOURCE.")
 def command(
     source: str,
     method: str | None,
-    method_settings: tuple[str, ...],
-    train: tuple[str, ...],
     task: str | None,
     classes: tuple[str, ...] | None,
     outputs: tuple[str, ...] | None,
@@ -30,14 +29,14 @@ def command(
     max_length: int | None,
     seed: int,
     every_method: bool,
-    **settings: Any,
+    **settings: object,
 ) -> int:
     """See what would train of SOURCE, and which operators have no gradient rule, before any work.
 
     SOURCE is a Hugging Face model directory, an .onnx file, or package.module:function (file.py:function) that returns
     a model and example inputs. Leaves with 1 where it cannot be prepared.
     """
-    chosen = chosen_method(source, method, {"train": train, **settings}, method_settings)
+    chosen, train = chosen_method(source, method, METHOD.given(settings))
     from edgepeft.preparation.prepare import doctor
 
     loaded = loaded_source(source, task=task, classes=classes, max_length=max_length, seed=seed)

@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 
-from edgepeft.cli.method_settings import described
+from edgepeft.cli.declared import shown
 from edgepeft.methods.registry import METHODS
 
 
 @click.command("methods")
 def command() -> None:
-    """List the methods, each with its settings and their defaults, as ``prepare --setting NAME=VALUE`` takes them."""
-    from edgepeft.methods.base import method_class
-
-    for name in METHODS:
-        cls = method_class(name)
+    """List the methods, each with the options of its settings, their defaults and their bounds."""
+    for name, cls in METHODS.items():
         click.echo(f"{name}: {_first_sentence(cls)}")
-        for setting, (kind, default) in described(cls).items():
-            click.echo(f"  {setting}={_told(default)}  ({'a,b,c' if kind is tuple else kind.__name__})")
+        for setting, declared in cls.declared().items():
+            notes = [f"default: {text}" for text in [shown(cls.defaults()[setting])] if text]
+            notes += [declared.allowed] if declared.allowed else []
+            click.echo(f"  --{declared.option:20} {declared.help}" + (f"  [{'; '.join(notes)}]" if notes else ""))
 
 
-def _first_sentence(cls: type[Any]) -> str:
+def _first_sentence(cls: type) -> str:
     return " ".join((cls.__doc__ or "").strip().split("\n\n")[0].split())
-
-
-def _told(default: Any) -> str:
-    if isinstance(default, tuple):
-        return ",".join(default)
-    return "" if default is None else str(default)

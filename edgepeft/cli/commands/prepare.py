@@ -11,7 +11,8 @@ import click
 from edgepeft.cli.commands.export_ort_training import gradient_options, ort_training
 from edgepeft.cli.compression import calibration, compression_options, quantization
 from edgepeft.cli.compression import memory_budget as budget_of
-from edgepeft.cli.method import chosen_method, loaded_source, source_options
+from edgepeft.cli.declared import SectionedCommand
+from edgepeft.cli.method import METHOD, chosen_method, loaded_source, source_options
 from edgepeft.cli.options import PATH, template_option
 from edgepeft.cli.show import size
 from edgepeft_runtime.engine.registry import ENGINES, PORTABLE
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 _OPTIMIZER = ("lr", "weight_decay", "momentum", "max_grad_norm")
 
 
-@click.command("prepare")
+@click.command("prepare", cls=SectionedCommand)
 @source_options
 @click.option("--out", type=PATH, required=True, help="Directory of the bundle.")
 @click.option("--label-smoothing", type=click.FloatRange(0.0, 1.0, max_open=True), help="Of cross-entropy.")
@@ -52,12 +53,6 @@ def command(
     source: str,
     out: Path,
     method: str | None,
-    method_settings: tuple[str, ...],
-    train: tuple[str, ...],
-    freeze: tuple[str, ...],
-    rank: int | None,
-    alpha: float | None,
-    target_modules: tuple[str, ...] | None,
     task: str | None,
     classes: tuple[str, ...] | None,
     outputs: tuple[str, ...] | None,
@@ -88,8 +83,7 @@ def command(
     SOURCE is a Hugging Face model directory, an .onnx file, or package.module:function (file.py:function) that returns
     a model and example inputs.
     """
-    given = {"train": train, "freeze": freeze, "rank": rank, "alpha": alpha, "target_modules": target_modules}
-    chosen = chosen_method(source, method, given, method_settings)
+    chosen, train = chosen_method(source, method, METHOD.given(settings))
     packing = quantization(compute, keep_fp32, settings)
     from edgepeft.preparation.prepare import prepare
     from edgepeft_export.bundle import check_target

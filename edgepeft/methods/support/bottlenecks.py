@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -10,8 +11,47 @@ from torch.nn.utils.rnn import PackedSequence
 
 from edgepeft.methods.support.around import Around
 
-ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU, "tanh": nn.Tanh}
+_ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU, "tanh": nn.Tanh}
 _PARALLEL_SCALE = 4.0
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How wide a bottleneck is, and the name of its activation."""
+
+    reduction: float
+    activation: str
+
+    def made(self, inputs: int, outputs: int, kernel: int = 0) -> Bottleneck:
+        """A bottleneck; ``kernel`` is the number of dimensions of a convolution's kernel."""
+        hidden = max(1, round(inputs / self.reduction))
+        return Bottleneck(inputs, hidden, outputs, _ACTIVATIONS[self.activation], kernel)
+
+
+def put_after(model: nn.Module, name: str, shape: Shape) -> None:
+    """Put a bottleneck after the layer of that name, in place."""
+    layer = model.get_submodule(name)
+    width = _width(layer)
+    model.set_submodule(name, Behind(layer, shape.made(width, width, _rank(layer))))
+
+
+def put_beside(model: nn.Module, first: str, last: str, shape: Shape) -> None:
+    """Put a bottleneck beside a part of a block, from the input of its first layer to the output of its last."""
+    reader = Reader(model.get_submodule(first))
+    model.set_submodule(first, reader)
+    layer = model.get_submodule(last)
+    model.set_submodule(last, Beside(layer, shape.made(_input_width(reader.base), _width(layer)), reader))
+
+
+def added_to(model: nn.Module) -> list[str]:
+    """Names of the bottlenecks in a model."""
+    return [name for name, module in model.named_modules() if isinstance(module, Bottleneck)]
+
+
+def fits(module: nn.Module) -> bool:
+    """Whether a bottleneck can be put after a layer."""
+    plain = isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)) or type(module).__name__ == "Conv1D"
+    return isinstance(module, (nn.LSTM, nn.GRU)) or (plain and getattr(module, "groups", 1) == 1)
 
 
 class Bottleneck(nn.Module):  # type: ignore[misc]  # torch is not type-checked here
@@ -73,3 +113,23 @@ class Beside(Around):
     def forward(self, x: Tensor) -> Tensor:
         read, self._reader[0].input = self._reader[0].input, None
         return self.base(x) + _PARALLEL_SCALE * self.adapter(read)
+
+
+def _rank(layer: nn.Module) -> int:
+    """Dimensions of the kernel; 0 of a layer over the last axis."""
+    return len(layer.kernel_size) if hasattr(layer, "kernel_size") else 0
+
+
+def _width(layer: nn.Module) -> int:
+    """Channels or features that a layer gives."""
+    if isinstance(layer, (nn.LSTM, nn.GRU)):
+        return (getattr(layer, "proj_size", 0) or layer.hidden_size) * (2 if layer.bidirectional else 1)
+    for name in ("out_features", "out_channels", "nf"):
+        if hasattr(layer, name):
+            return int(getattr(layer, name))
+    raise AssertionError(type(layer).__name__)
+
+
+def _input_width(layer: nn.Module) -> int:
+    """Features that a linear layer reads."""
+    return int(layer.in_features) if hasattr(layer, "in_features") else int(layer.weight.shape[0])

@@ -113,7 +113,7 @@ def _is_of(method: Method, config: Any, by_name: bool) -> bool:
     kind, other_names, switches = _KINDS[method.name]
     if _kind(config) != kind or any(bool(getattr(config, name, False)) != value for name, value in switches.items()):
         return False
-    names = [] if by_name else [field.name for field in fields(method)]  # type: ignore[arg-type]  # methods are dataclasses
+    names = [] if by_name else [field.name for field in fields(method)]
     given = {name: getattr(method, name) for name in names}
     known = {other_names.get(name, name): value for name, value in given.items() if value is not None}
     return all(_same(value, getattr(config, name, None)) for name, value in known.items())

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from torch import nn
 
+from edgepeft.methods.base import fits
 from edgepeft.methods.support.convolution import attach_convolutions, own_convolutions
 from edgepeft.methods.support.recurrent import attach_recurrent, recurrent_modules
 
@@ -22,11 +23,6 @@ def own_targets(model: nn.Module, given: Sequence[str] | None, head: Sequence[st
     if given is None:
         return [name for name in found if not f"{name}.".startswith(tuple(f"{part}." for part in head))]
     return [name for name in found if any(fits(name, target) for target in given)]
-
-
-def fits(name: str, target: str) -> bool:
-    """Whether a module is meant by a target: its name, or the end of it, as peft has it."""
-    return name == target or name.endswith(f".{target}")
 
 
 def attach_own(model: nn.Module, names: Sequence[str], rank: int, alpha: float) -> list[nn.Parameter]:

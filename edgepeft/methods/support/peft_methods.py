@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Collection, Sequence
-from typing import Any
-
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from edgepeft.methods.base import MethodError, head_modules
-from edgepeft.methods.support.around import answer_as_base
+
+if TYPE_CHECKING:
+    from torch import nn
 
 PRODUCTS = ("Linear", "Conv1D", "Conv1d", "Conv2d", "Conv3d")
 """Names of the classes of modules that multiply by a matrix or a kernel."""
@@ -25,6 +25,8 @@ def attach_peft(model: nn.Module, config: Any, what: str, kinds: Sequence[str] =
         kinds: names of the classes of modules it can adapt.
     """
     from peft import get_peft_model
+
+    from edgepeft.methods.support.around import answer_as_base
 
     try:
         with warnings.catch_warnings():

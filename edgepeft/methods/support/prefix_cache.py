@@ -6,11 +6,12 @@ import functools
 import inspect
 from collections.abc import Callable
 from types import MethodType
-from typing import Any
-
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from edgepeft.methods.base import MethodError
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def accept_past_key_values(model: nn.Module) -> nn.Module:

@@ -1,0 +1,101 @@
+"""Classes by name, found in the files of a package: a new one is a new file, and nothing else has to know of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import Generic, TypeVar
+
+from edgepeft_runtime.settings import Named, SettingError
+
+T = TypeVar("T", bound=Named)
+
+
+class Registry(Mapping[str, type[T]], Generic[T]):
+    """The subclasses of a base that the modules of a package define, by their ``name``; in the order of the names.
+
+    The modules are imported when a name is first asked for, so they must be cheap to import. Packages inside the
+    package are not looked at.
+
+    Args:
+        base: has no ``name`` itself; of a class without one, no entry is made.
+        package: the full name of the package.
+        what: the noun of messages: ``method``.
+    """
+
+    def __init__(self, base: type[T], package: str, what: str) -> None:
+        self._base = base
+        self._package = package
+        self.what = what
+
+    def __getitem__(self, name: str) -> type[T]:
+        return self._classes[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._classes)
+
+    def __len__(self) -> int:
+        return len(self._classes)
+
+    def find(self, name: str) -> type[T]:
+        """The class of that name.
+
+        Raises:
+            SettingError: there is none.
+        """
+        if name not in self._classes:
+            raise SettingError(
+                "unknown-name",
+                f"There is no {self.what} named {name!r}.",
+                context=f"there are: {', '.join(self._classes)}",
+                hint="choose one of them.",
+            )
+        return self._classes[name]
+
+    def make(self, name: str, **settings: object) -> T:
+        """The one of that name with these settings.
+
+        Raises:
+            SettingError: the name or a setting is unknown, or a value is out of range.
+        """
+        cls = self.find(name)
+        for setting in settings:
+            if setting not in cls.declared():
+                raise self._unknown_setting(name, setting)
+        return cls(**settings)
+
+    def having(self, setting: str) -> list[str]:
+        """Names of those that have a setting."""
+        return [name for name, cls in self.items() if setting in cls.declared()]
+
+    def _unknown_setting(self, name: str, setting: str) -> SettingError:
+        having = self.having(setting)
+        return SettingError(
+            "unknown-setting",
+            f"The {self.what} {name!r} has no setting {setting!r}.",
+            context=f"its settings: {', '.join(self[name].declared()) or 'none'}",
+            hint=f"those with this setting: {', '.join(having)}." if having else "choose one of its settings.",
+        )
+
+    @cached_property
+    def _classes(self) -> dict[str, type[T]]:
+        package = import_module(self._package)
+        modules = [f"{self._package}.{module.name}" for module in iter_modules(package.__path__) if not module.ispkg]
+        found: dict[str, type[T]] = {}
+        for cls in (cls for module in modules for cls in self._defined_in(module)):
+            if found.setdefault(cls.name, cls) is not cls:
+                raise AssertionError(f"{cls} and {found[cls.name]} have one name")
+        return dict(sorted(found.items()))
+
+    def _defined_in(self, module: str) -> list[type[T]]:
+        """The classes with a name of their own that a module defines."""
+        return [
+            value
+            for value in vars(import_module(module)).values()
+            if isinstance(value, type)
+            and issubclass(value, self._base)
+            and value.__module__ == module
+            and "name" in vars(value)
+        ]
