@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 
 import pytest
 
 from edgepeft.sync import Ledger
-from edgepeft.sync.collection.verification import Address, Verifier
+from edgepeft.sync.collection.facts import HostFacts
+from edgepeft.sync.collection.verification import Address, Delivered, Facts, verify
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.fleet import signatures
 from edgepeft_runtime.fleet.joining import join
 from edgepeft_runtime.fleet.rounds import HeadSignatures
 from edgepeft_runtime.fleet.slots import DeviceHome
-from edgepeft_runtime.train.update import read_update
+from edgepeft_runtime.fleet.transports.transport import Stream
+from edgepeft_runtime.train.update import parse_update, read_update
 from tests.attacks import IN_BUNDLE, ON_DEVICE, ON_HOST
 from tests.attacks.changes import joined, mutations, resealed, split
 from tests.attacks.page import PAGE, page
@@ -96,32 +101,30 @@ def test_a_device_that_equivocated_is_blocked(stage: Stage) -> None:
 
 
 @pytest.mark.slow
-def test_random_changes_of_an_update_are_refused(stage: Stage, tmp_path: Path) -> None:
+def test_random_changes_of_an_update_are_refused(stage: Stage) -> None:
     """Ten thousand changes, each signed by a registered device: the worst it could send."""
-    copy, codes = tmp_path / "copy", Counter[str]()
+    codes = Counter[str]()
     with Ledger(stage.fleet.host.ledger) as ledger:
-        verifier = Verifier(stage.fleet.host, ledger, NOW)
+        facts = HostFacts(stage.fleet.host, ledger, NOW)
         for content in mutations(stage.good, seed=0):
-            _write(copy, content)
-            codes[_judged(verifier, stage, copy, content)] += 1
+            codes[_judged(facts, stage, content)] += 1
     assert codes[""] == 0, codes
     assert {"bad-seal", "no-seal", "tensor-file-header", "truncated-tensor-file"} <= set(codes)
 
 
 @pytest.mark.slow
-def test_random_changes_behind_a_good_seal_do_no_harm(stage: Stage, tmp_path: Path) -> None:
+def test_random_changes_behind_a_good_seal_do_no_harm(stage: Stage) -> None:
     """Ten thousand changes of the header with a seal that fits: refused, or the tensors are what they were."""
-    copy, codes = tmp_path / "copy", Counter[str]()
+    codes = Counter[str]()
     original, (header, data) = read_update(stage.update).parameters, split(stage.good)
     with Ledger(stage.fleet.host.ledger) as ledger:
-        verifier = Verifier(stage.fleet.host, ledger, NOW)
+        facts = HostFacts(stage.fleet.host, ledger, NOW)
         for changed in mutations(header, seed=1):
             content = resealed(joined(changed, data))
-            _write(copy, content)
-            code = _judged(verifier, stage, copy, content)
+            code = _judged(facts, stage, content)
             codes[code] += 1
             if code == "":
-                found = read_update(copy).parameters
+                found = parse_update(content, "update").parameters
                 assert {name: array.tobytes() for name, array in found.items()} == {
                     name: array.tobytes() for name, array in original.items()
                 }
@@ -129,16 +132,11 @@ def test_random_changes_behind_a_good_seal_do_no_harm(stage: Stage, tmp_path: Pa
     assert {"not-an-update", "tensor-file-header", "wrong-tensors", "foreign-update"} <= set(codes)
 
 
-def _write(path: Path, content: bytes) -> None:
-    path.unlink(missing_ok=True)  # some file systems flush a file that is written over
-    path.write_bytes(content)
-
-
-def _judged(verifier: Verifier, stage: Stage, copy: Path, content: bytes) -> str:
+def _judged(facts: Facts, stage: Stage, content: bytes) -> str:
     """The code an update is refused with, ``""`` if it is not; any other error is a failure."""
     digest = signatures.sha256(content)
     sidecar = stage.delivery(content).to_bytes()
-    return code_of(verifier.judge, Address(3, NAME, digest), digest, copy, sidecar)
+    return code_of(verify, Delivered(Address(3, NAME, digest), content, sidecar), facts)
 
 
 def test_random_changes_of_a_sidecar_are_refused(stage: Stage) -> None:
@@ -146,27 +144,29 @@ def test_random_changes_of_a_sidecar_are_refused(stage: Stage) -> None:
     sidecar, codes = stage.delivery(stage.good).to_bytes(), Counter[str]()
     digest = signatures.sha256(stage.good)
     with Ledger(stage.fleet.host.ledger) as ledger:
-        verifier = Verifier(stage.fleet.host, ledger, NOW)
+        facts = HostFacts(stage.fleet.host, ledger, NOW)
         for content in mutations(sidecar, seed=2):
-            codes[code_of(verifier.judge, Address(3, NAME, digest), digest, stage.update, content)] += 1
+            codes[code_of(verify, Delivered(Address(3, NAME, digest), stage.good, content), facts)] += 1
     assert set(codes) <= {"bad-sidecar", "bad-signature", "unknown-device"}, codes
 
 
 class _Memory:
-    """A place whose files are in memory."""
+    """A remote whose files are in memory."""
 
     def __init__(self, root: Path) -> None:
         names = ("HEAD.json", "HEAD.sig", "r000004/round.json", "r000004/adapter.safetensors")
         self.files = {name: (root / name).read_bytes() for name in names}
 
-    def read(self, name: str, most: int) -> bytes | None:
-        return self.files[name][:most] if name in self.files else None
-
-    def fetch(self, name: str, into: Path, size: int) -> None:
-        into.write_bytes(self.files[name][:size])
+    @contextmanager
+    def open(self, name: str, start: int = 0) -> Iterator[Stream]:
+        content = self.files[name]
+        yield Stream(BytesIO(content[start:]), start, len(content))
 
     def put(self, name: str, content: bytes) -> None:
         raise AssertionError(name, content)
+
+    def close(self) -> None:
+        pass
 
 
 @pytest.mark.slow

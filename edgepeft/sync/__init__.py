@@ -1,8 +1,9 @@
 """Updates on their way from devices to the workstation, and rounds on their way out."""
 
+from edgepeft.intake.refusal import Refusal
 from edgepeft.sync.closing import Closing, closing
-from edgepeft.sync.collection.collecting import Collected, Refusal, accepted, collect
-from edgepeft.sync.collection.pulling import Pulled, Received, Refused, pull
+from edgepeft.sync.collection.collecting import Collected, accepted, collect
+from edgepeft.sync.collection.pulling import Pulled, Received, pull
 from edgepeft.sync.errors import SyncError
 from edgepeft.sync.keys import Device, HostKey, Keys
 from edgepeft.sync.ledger import Entry, Ledger
@@ -21,7 +22,6 @@ __all__ = [
     "Pulled",
     "Received",
     "Refusal",
-    "Refused",
     "Status",
     "SyncError",
     "Terms",

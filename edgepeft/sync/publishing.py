@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from edgepeft.intake.checks import MAX_HEADER_BYTES
 from edgepeft.sync.errors import SyncError
 from edgepeft.sync.keys import HostKey, Keys
 from edgepeft.sync.transports import HostTransport, open_remote
@@ -19,8 +20,6 @@ from edgepeft_runtime.fleet import rounds, signatures
 from edgepeft_runtime.fleet.rounds import CLIP, Head, HeadSignatures, Limits, Round
 
 DAY = 24 * 60 * 60
-MAX_HEADER_BYTES = 2**20
-"""Room for the header of an update, beside its values: names, shapes, recipe."""
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,7 @@ class HostFolder(FolderTransport):
 
     def _entries(self, name: str) -> list[os.DirEntry[str]]:
         path = self.path
-        for part in name.split("/"):
+        for part in filter(None, name.split("/")):
             path /= part
             if path.is_symlink() or not path.is_dir():
                 return []

@@ -28,7 +28,7 @@ def cut(stage: Stage) -> None:
     path.write_bytes(stage.good[:-7])
 
 
-@attack("truncated and renamed to fit", ANYBODY, "wrong-folder")
+@attack("truncated and renamed to fit", ANYBODY, "wrong-address")
 def cut_and_renamed(stage: Stage) -> None:
     stage.leave(stage.good[:-7], stage.delivery(stage.good))
 
@@ -117,12 +117,12 @@ def _delivered(stage: Stage) -> tuple[bytes, bytes]:
     return update.read_bytes(), update.with_suffix(".sig").read_bytes()
 
 
-@attack("replayed: a delivery copied to another device's folder", ANYBODY, "wrong-folder")
+@attack("replayed: a delivery copied to another device's folder", ANYBODY, "wrong-address")
 def replayed_elsewhere(stage: Stage) -> None:
     stage.leave(*_delivered(stage), device="pi-2")
 
 
-@attack("replayed: a delivery copied to another round's folder", ANYBODY, "wrong-folder")
+@attack("replayed: a delivery copied to another round's folder", ANYBODY, "wrong-address")
 def replayed_in_another_round(stage: Stage) -> None:
     stage.leave(*_delivered(stage), number=2, device="pi-1")
 
@@ -150,7 +150,7 @@ def stale(stage: Stage) -> None:
     stage.leave_signed(stage.changed(adapter_sha256=first), round=1)
 
 
-@attack("stale, in the folder and with the sidecar of the newest round", DEVICE, "wrong-round")
+@attack("stale, in the folder and with the sidecar of the newest round", DEVICE, "stale-update")
 def stale_in_disguise(stage: Stage) -> None:
     stage.leave_signed(stage.changed(adapter_sha256=stage.fleet.host.round(1).adapter.sha256))
 

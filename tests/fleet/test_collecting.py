@@ -173,17 +173,17 @@ def test_refusals_are_kept_with_their_reasons_once(fleet: Fleet, device: Device)
 
 def test_quarantine_does_not_fill_the_disk(fleet: Fleet, device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond its size no file is kept, and not even a reason; the update stays where it is, and the code is known."""
-    import edgepeft.sync.collection.collecting as collecting
+    from edgepeft.sync.collection import quarantine
 
     delivered = device.deliver().delivery
     Keys(fleet.host).set_state("pi-1", REVOKED)
     for most, kept in ((100, []), (5000, ["reason.json"]), (10**6, ["reason.json", "sidecar", "update"])):
-        monkeypatch.setattr(collecting, "MAX_QUARANTINE_BYTES", most)
+        monkeypatch.setattr(quarantine, "MAX_QUARANTINE_BYTES", most)
         assert pull(fleet) == (0, 0, 0, ["revoked-device"])
         assert sorted(path.name for path in fleet.host.quarantine.rglob("*") if path.is_file()) == kept
         shutil.rmtree(fleet.host.quarantine, ignore_errors=True)
     assert status(fleet.host).refused == {"revoked-device": 1}
-    monkeypatch.setattr(collecting, "MAX_QUARANTINE_BYTES", 100)
+    monkeypatch.setattr(quarantine, "MAX_QUARANTINE_BYTES", 100)
     assert pull(fleet, remove=True) == (0, 0, 0, ["revoked-device"])
     assert (fleet.place / delivered.folder / f"{delivered.sha256}.safetensors").exists()
 

@@ -11,6 +11,7 @@ import pytest
 
 import edgepeft
 from edgepeft.sync import SyncError, pull
+from edgepeft_runtime.errors import FleetError
 from tests.support.bundles import Trained
 
 
@@ -75,7 +76,7 @@ def test_what_is_no_good_is_listed_and_left(text: Trained, images: Trained, plac
     before = sorted(os.listdir(place))
     found = pull([place], tmp_path / "in", text.bundle)
     assert [received.source.name for received in found.accepted] == ["good.safetensors"]
-    assert {refused.source.name.partition(".")[0]: refused.reference for refused in found.refused} == {
+    assert {Path(refused.source).name.partition(".")[0]: refused.code for refused in found.refused} == {
         "adapter": "no-seal",
         "cut": "bad-seal",
         "empty": "truncated-tensor-file",
@@ -87,7 +88,7 @@ def test_what_is_no_good_is_listed_and_left(text: Trained, images: Trained, plac
         "pipe": "not-a-regular-file",
     }
     for refused in found.refused:
-        assert refused.reference == "foreign-update" or str(refused.source) in refused.reason
+        assert refused.code == "foreign-update" or refused.source in refused.reason
     assert sorted(os.listdir(place)) == before
     assert len(os.listdir(tmp_path / "in")) == 1
 
@@ -108,7 +109,7 @@ def test_without_a_bundle_any_whole_update_is_taken(
 def test_a_missing_remote_stops_before_copying(text: Trained, place: Path, tmp_path: Path) -> None:
     """A misspelt folder is a mistake of the caller, not of a device."""
     shutil.copy(text.update, place / "a.safetensors")
-    with pytest.raises(SyncError, match="nowhere"):
+    with pytest.raises(FleetError, match="nowhere"):
         pull([place, tmp_path / "nowhere"], tmp_path / "in")
     assert not (tmp_path / "in").exists()
     (tmp_path / "file").touch()

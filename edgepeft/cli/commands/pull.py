@@ -51,7 +51,7 @@ def _pull(places: tuple[str, ...], into: Path, bundle: Path | None) -> None:
     for received in found.already_there:
         click.echo(f"already there {received.source} as {received.path.name}")
     for refused in found.refused:
-        click.echo(f"refused {refused.source} ({refused.reference}): {refused.reason}", err=True)
+        click.echo(f"refused {refused}", err=True)
     click.echo(
         f"{len(found.accepted)} accepted, {len(found.already_there)} already there, {len(found.refused)} refused"
     )
@@ -75,7 +75,7 @@ def _collect(places: tuple[str, ...], workspace: Path, remove: bool) -> None:
         click.echo(f"waiting for the rest of {name}", err=True)
     for refused in found.refused:
         kept = "not kept: the quarantine is full" if refused.kept is None else f"kept in {refused.kept}"
-        click.echo(f"refused {refused.source} ({refused.code}): {refused.reason}\n{kept}", err=True)
+        click.echo(f"refused {refused}\n{kept}", err=True)
     click.echo(
         f"{len(found.accepted)} accepted, {found.already_there} already there, "
         f"{len(found.waiting)} waiting, {len(found.refused)} refused"

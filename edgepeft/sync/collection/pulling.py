@@ -1,32 +1,32 @@
-"""Fetches updates from folders, and keeps those that are whole under the hash of their content."""
+"""Collect updates from plain folders, without a fleet, and keep each under the hash of its content."""
 
 from __future__ import annotations
 
-import hashlib
-import os
-import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from edgepeft.intake.checks import checked, parsed
+from edgepeft.intake.refusal import Refusal
 from edgepeft.sync.collection import ort_checkpoints
 from edgepeft.sync.errors import SyncError
+from edgepeft.sync.transports import HostFolder
 from edgepeft_runtime.bundle.bundle import Bundle
-from edgepeft_runtime.errors import EdgepeftError, UpdateError
-from edgepeft_runtime.files.durable import make_folder, sync_directory, writing
+from edgepeft_runtime.errors import FleetError, UpdateError
+from edgepeft_runtime.files.durable import make_folder, replace_file, writing
 from edgepeft_runtime.files.staging import staged
 from edgepeft_runtime.files.tensorfile import sha256_of
-from edgepeft_runtime.train.update import changed_nothing, check_update, notice_unchanged, read_update, write_update
+from edgepeft_runtime.fleet import signatures
+from edgepeft_runtime.fleet.delivery import UPDATE_SUFFIX
+from edgepeft_runtime.fleet.transports.transport import read
+from edgepeft_runtime.train.update import changed_nothing, notice_unchanged, write_update
 
-SUFFIX = ".safetensors"
 MAX_BYTES = 2**30
-"""Largest update that is taken, in bytes."""
+"""Largest update that is accepted, in bytes."""
 
-_HEADER_BYTES = 2**24
-"""Room for the header of an update: names, shapes, recipe."""
-
-_PIECE = 2**20
+_TENSORS_OF_A_CHECKPOINT = 3
+"""A checkpoint of ONNX Runtime Training may contain two moments of each parameter beside it."""
 
 
 @dataclass(frozen=True)
@@ -38,178 +38,92 @@ class Received:
 
 
 @dataclass(frozen=True)
-class Refused:
-    """A file that was left where it is: ``reference`` names the kind of error, ``reason`` says what is wrong."""
-
-    source: Path
-    reference: str
-    reason: str
-
-
-@dataclass(frozen=True)
 class Pulled:
-    """What :func:`pull` did.
+    """The result of :func:`pull`.
 
     Attributes:
-        accepted: updates that are new.
-        already_there: updates that an earlier pull, or an earlier file of this one, had brought.
-        refused: files that are no good.
+        accepted: Updates that are new.
+        already_there: Updates that an earlier pull, or an earlier file of this one, had brought.
+        refused: Files that were refused, and left where they are.
     """
 
     accepted: tuple[Received, ...]
     already_there: tuple[Received, ...]
-    refused: tuple[Refused, ...]
+    refused: tuple[Refusal, ...]
 
 
 def pull(
-    places: Sequence[str | Path],
+    folders: Iterable[str | Path],
     into: str | Path,
     bundle: str | Path | Bundle | None = None,
     *,
     max_bytes: int = MAX_BYTES,
 ) -> Pulled:
-    """Copy the updates that lie in ``places`` to ``into``, each as ``<sha256>.safetensors``.
+    """Copy the updates in some folders to ``into``, each as ``<sha256>.safetensors``.
 
-    Pulling the same update again, under whatever name, changes nothing. What is checked is the copy, so nobody can
-    change a file between the check and its use.
+    Pulling the same update again, under whatever name, changes nothing. Every file is read once; what is checked, and
+    kept, are the bytes that were read.
 
     Args:
-        places: folders; their own ``*.safetensors`` are looked at, not those of folders in them, and checkpoints of
-            ONNX Runtime Training (``checkpoint``, ``*.ckpt``), which are kept as updates.
-        into: made if it is missing.
-        bundle: refuse updates that do not belong to it, too.
-        max_bytes: refuse larger files.
+        folders: Folders with ``*.safetensors``, and with checkpoints of ONNX Runtime Training (``checkpoint``,
+            ``*.ckpt``), which are kept as updates. Folders in them are not searched.
+        into: Created if it is missing.
+        bundle: Also refuse updates that do not belong to this bundle.
+        max_bytes: Refuse larger files.
 
     Raises:
-        SyncError: a place is no folder, or ``into`` cannot be written.
-        BundleError: the bundle is damaged.
+        EdgepeftError: A folder is missing, or ``into`` cannot be written.
+        BundleError: The bundle is damaged.
     """
-    into, folders = Path(into), [_folder(place) for place in places]
-    if bundle is not None and not isinstance(bundle, Bundle):
-        bundle = Bundle.open(bundle)
-    if bundle is not None:
-        max_bytes = min(max_bytes, _expected_bytes(bundle))
+    into, remotes = Path(into), [HostFolder(folder) for folder in folders]
+    opened = Bundle.open(bundle) if isinstance(bundle, str | Path) else bundle
+    if opened is not None:
+        max_bytes = min(max_bytes, _TENSORS_OF_A_CHECKPOINT * opened.adapter_bytes)
     accepted: list[Received] = []
     already: list[Received] = []
-    refused: list[Refused] = []
+    refused: list[Refusal] = []
     with writing(into, SyncError):
         make_folder(into)
     with staged(into / "update", error=SyncError) as folder:
-        for source in (file for place in folders for file in _candidates(place)):
-            try:
-                received, new = _receive(source, into, folder / "copy", bundle, max_bytes)
-            except UpdateError as error:
-                refused.append(Refused(source, error.reference, _reason(error)))
-            else:
-                (accepted if new else already).append(received)
-        sync_directory(into)
+        for remote in remotes:
+            for name in _candidates(remote):
+                source = remote.path / name
+                try:
+                    content = _checked(read(remote, name, max_bytes), source, folder / "file", opened)
+                except (FleetError, UpdateError) as error:
+                    refused.append(Refusal.of(source, error))
+                    continue
+                kept = into / f"{signatures.sha256(content)}{UPDATE_SUFFIX}"
+                (accepted if _keep(content, kept, folder / "file") else already).append(Received(source, kept))
     return Pulled(tuple(accepted), tuple(already), tuple(refused))
 
 
-def _folder(place: str | Path) -> Path:
-    folder = Path(place)
-    if not folder.is_dir():
-        raise SyncError(
-            "no-such-remote",
-            f"There is no folder {place}.",
-            context=None,
-            hint="give folders that devices put their updates in; mount one that lies elsewhere.",
-        )
-    return folder
+def _candidates(remote: HostFolder) -> Iterator[str]:
+    """Yield the names that updates have; one that begins with a dot is still being written."""
+    patterns = (f"*{UPDATE_SUFFIX}", *ort_checkpoints.NAMES)
+    for name in sorted([*remote.folders(""), *remote.others("")]):
+        if not name.startswith(".") and any(fnmatchcase(name, pattern) for pattern in patterns):
+            yield name
 
 
-def _candidates(folder: Path) -> Iterator[Path]:
-    """Files that claim to be updates; a name that begins with a dot is one that is still being written."""
-    try:
-        names = sorted(os.listdir(folder))
-    except OSError as failure:
-        raise SyncError(
-            "cannot-read-remote", f"Cannot read {folder}.", context=str(failure), hint="check the permissions."
-        ) from failure
-    wanted = (f"*{SUFFIX}", *ort_checkpoints.NAMES)
-    return (folder / name for name in names if any(fnmatchcase(name, w) for w in wanted) and not name.startswith("."))
-
-
-def _receive(source: Path, into: Path, copy: Path, bundle: Bundle | None, max_bytes: int) -> tuple[Received, bool]:
-    """Copy, check the copy, and give it its name; whether it is new."""
-    digest = _copy(source, copy, max_bytes)
-    if not source.name.endswith(SUFFIX):
-        write_update(copy, ort_checkpoints.update_of_checkpoint(copy, bundle))
-        digest = sha256_of(copy)
-    kept = into / f"{digest}{SUFFIX}"
-    _check(source, copy, bundle)
-    if kept.is_file() and not kept.is_symlink() and sha256_of(kept) == digest:
-        return Received(source, kept), False
-    copy.replace(kept)
-    return Received(source, kept), True
-
-
-def _copy(source: Path, copy: Path, max_bytes: int) -> str:
-    """Copy a regular file of at most ``max_bytes``; returns its SHA-256."""
-    descriptor = _open(source, max_bytes)
-    digest, size = hashlib.sha256(), 0
-    with os.fdopen(descriptor, "rb") as reader, copy.open("wb") as writer:
-        while piece := reader.read(_PIECE):
-            size += len(piece)
-            if size > max_bytes:
-                raise _too_large(source, size, max_bytes)
-            digest.update(piece)
-            writer.write(piece)
-        writer.flush()
-        os.fsync(writer.fileno())
-    return digest.hexdigest()
-
-
-def _open(source: Path, max_bytes: int) -> int:
-    # Not following links, and not waiting for the other end of a pipe: what a device left is not to be trusted.
-    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    if source.is_symlink():
-        raise _not_regular(source, "a link")
-    try:
-        descriptor = os.open(source, flags)
-    except OSError as failure:
-        raise UpdateError(
-            "cannot-read-file", f"Cannot read {source}.", context=str(failure), hint="check the permissions."
-        ) from failure
-    found = os.fstat(descriptor)
-    if stat.S_ISREG(found.st_mode) and found.st_size <= max_bytes:
-        return descriptor
-    os.close(descriptor)
-    if not stat.S_ISREG(found.st_mode):
-        raise _not_regular(source, "a folder" if stat.S_ISDIR(found.st_mode) else "no file")
-    raise _too_large(source, found.st_size, max_bytes)
-
-
-def _check(source: Path, copy: Path, bundle: Bundle | None) -> None:
-    try:
-        update = read_update(copy)
-    except UpdateError as error:  # name the file the user knows, not the copy
-        message = error.message.replace(str(copy), str(source))
-        raise UpdateError(error.reference, message, context=error.context, hint=error.hint) from error
-    if bundle is not None:
-        check_update(update, bundle)
+def _checked(content: bytes, source: Path, scratch: Path, bundle: Bundle | None) -> bytes:
+    """Return the bytes of a good update; those of a checkpoint become the bytes of an update first."""
+    if source.suffix != UPDATE_SUFFIX:
+        scratch.write_bytes(content)
+        content = write_update(scratch, ort_checkpoints.update_of_checkpoint(scratch, bundle)).read_bytes()
+    if bundle is None:
+        parsed(content, source)
+    else:
+        update = checked(content, source, bundle.manifest, bundle.adapter_sha256)
         if changed_nothing(update.parameters, bundle.adapter()):
             notice_unchanged(str(source))
+    return content
 
 
-def _expected_bytes(bundle: Bundle) -> int:
-    """No update of the bundle is larger, nor a checkpoint, which may hold two moments of each parameter beside it."""
-    return 3 * bundle.manifest.files["adapter.safetensors"].bytes + _HEADER_BYTES
-
-
-def _reason(error: EdgepeftError) -> str:
-    return error.message if error.context is None else f"{error.message}\n{error.context}"
-
-
-def _not_regular(source: Path, kind: str) -> UpdateError:
-    hint = "let the device write the file itself."
-    return UpdateError("not-a-regular-file", f"{source} is {kind}.", context=None, hint=hint)
-
-
-def _too_large(source: Path, size: int, most: int) -> UpdateError:
-    return UpdateError(
-        "too-large",
-        f"{source} is larger than an update may be.",
-        context=f"at least {size} bytes; at most {most} are taken",
-        hint="an update holds the trained tensors only.",
-    )
+def _keep(content: bytes, kept: Path, scratch: Path) -> bool:
+    """Write an update under its hash, flushed; return whether it was not there already, whole."""
+    if kept.is_file() and not kept.is_symlink() and sha256_of(kept) == kept.stem:
+        return False
+    scratch.write_bytes(content)
+    replace_file(scratch, kept, error=SyncError)
+    return True

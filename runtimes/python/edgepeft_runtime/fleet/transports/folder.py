@@ -40,11 +40,13 @@ class FolderTransport:
             with os.fdopen(self._handle(name), "rb") as file:
                 found = os.fstat(file.fileno())
                 if not stat.S_ISREG(found.st_mode):
-                    raise not_regular(str(path), "it is a folder, a pipe or a device")
+                    raise not_regular(str(path), "it is a pipe or a device")
                 if found.st_nlink != 1:
                     raise not_regular(str(path), f"the file has {found.st_nlink} names")
                 file.seek(start)
                 yield Stream(file, start, found.st_size)
+        except IsADirectoryError as failure:
+            raise not_regular(str(path), "it is a folder") from failure
         except OSError as failure:
             raise cannot_read(str(path), failure) from failure
 

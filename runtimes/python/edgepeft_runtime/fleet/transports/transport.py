@@ -61,8 +61,10 @@ def read(transport: Transport, name: str, most: int) -> bytes:
         FleetError: there is none (``no-such-file``), or it has more than ``most`` bytes (``too-large``).
     """
     with transport.open(name) as stream:
-        content = stream.file.read(most + 1)
-    if len(content) > most:
+        size = stream.size or 0
+        # One byte more than there may be. Memory is reserved for what is asked for, so no more than the file has.
+        content = b"" if size > most else stream.file.read((most if stream.size is None else size) + 1)
+    if max(size, len(content)) > most:
         raise too_large(f"{transport}/{name}", most)
     if stream.size is not None and len(content) < stream.size:
         raise _broke_off(transport, name, len(content), stream.size)
