@@ -25,7 +25,7 @@ from edgepeft.methods import Method, attach, by_name
 from edgepeft.methods.base import GraphMethod
 from edgepeft.methods.registry import METHODS
 from edgepeft_export.bundle import role_of
-from edgepeft_export.optimizers import SGD, Sparsified
+from edgepeft_export.optimizers import SGD
 from edgepeft_runtime import Trainer
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.errors import EdgepeftError
@@ -153,7 +153,7 @@ def _check_sparsified(network: Network, folder: Path) -> None:
         if any(name.endswith(".bias") for name, _ in network.model().named_parameters())
         else _method("lora")
     )
-    bundle = _prepared(network, folder, method=method, optimizer=Sparsified(SGD(lr=LR, momentum=0.9), 0.2))
+    bundle = _prepared(network, folder, method=method, optimizer=SGD(lr=LR, momentum=0.9, gradient_fraction=0.2))
     torch.manual_seed(0)
     model = attach(method, network.model()).eval()
     buckets = Bundle.open(bundle).manifest.buckets

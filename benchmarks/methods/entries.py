@@ -30,7 +30,7 @@ from edgepeft.methods import (
     Sift,
     Vera,
 )
-from edgepeft_export.optimizers import AdamW, Sparsified
+from edgepeft_export.optimizers import AdamW
 
 QUERY_VALUE = ("query", "value")
 RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
@@ -86,11 +86,11 @@ def prepare(
         source: an untouched base model; it is changed.
         calibration: batches of inputs, on which the weights to mask are scored.
     """
-    plain = AdamW(lr=rate, max_grad_norm=CLIP)
+    fraction = None if entry.share == 1 else entry.share
     return edgepeft.prepare(
         source,
         method=entry.method,
-        optimizer=plain if entry.share == 1 else Sparsified(plain, entry.share),
+        optimizer=AdamW(lr=rate, max_grad_norm=CLIP, gradient_fraction=fraction),
         prune=Pruning(weights=entry.masked, score="wanda") if entry.masked else None,
         calibration=calibration if entry.masked else None,
         out=out,

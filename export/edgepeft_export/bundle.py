@@ -16,8 +16,8 @@ from edgepeft_export.forward.graph import Sparse
 from edgepeft_export.graph.shapes import Dim, dims_of
 from edgepeft_export.losses import Loss
 from edgepeft_export.opset import MIN_ONNXRUNTIME
+from edgepeft_export.optimizer_graph import state_names
 from edgepeft_export.optimizers import Optimizer
-from edgepeft_export.optimizers.base import state_names
 from edgepeft_export.quantize import Packed
 from edgepeft_export.selection import gradient_name
 from edgepeft_export.weights import WeightsFile
@@ -144,7 +144,7 @@ def _manifest(
         for x in compiled.labels
     )
     symbols = {dim for tensor in (*inputs, *labels) for dim in tensor.shape if isinstance(dim, str)}
-    described = optimizer.describe()
+    settings = {name: value for name, value in optimizer.values().items() if name != "lr"}
     state = [
         spec.TensorSpec(name, "float32", (bucket.size,))
         for bucket in compiled.buckets
@@ -164,7 +164,7 @@ def _manifest(
         frozen=tuple(_frozen(entry, extras.packed.get(entry.name)) for entry in weights.entries),
         buckets=tuple(spec.Bucket(b.name, b.size, b.members, b.decay) for b in compiled.buckets),
         loss=spec.LossSpec(loss_settings.pop("kind"), _json(loss_settings)),
-        optimizer=spec.OptimizerSpec(described.pop("kind"), described.pop("lr"), _json(described), tuple(state)),
+        optimizer=spec.OptimizerSpec(optimizer.name, optimizer.lr, _json(settings), tuple(state)),
         classes=extras.classes,
         text=extras.text,
         image=extras.image,

@@ -20,8 +20,8 @@ from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.graph.shapes import infer_shapes
 from edgepeft_export.losses import Labels, Loss, LossError, LossTerms
 from edgepeft_export.opset import IR_VERSION, OPSET, assert_runs_on_devices
-from edgepeft_export.optimizers import Bucket, Optimizer, optimizer_graph, plan_buckets
-from edgepeft_export.optimizers.base import flatten
+from edgepeft_export.optimizer_graph import Bucket, flatten, optimizer_graph, plan_buckets
+from edgepeft_export.optimizers import Optimizer
 from edgepeft_export.selection import selection_graph
 from edgepeft_runtime.bundle.adapter_layout import AdapterLayout
 from edgepeft_runtime.errors import EdgepeftError

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
@@ -12,18 +13,15 @@ import torch
 from numpy.typing import NDArray
 
 from edgepeft_export.opset import assert_runs_on_devices
+from edgepeft_export.optimizer_graph import ALONE, Bucket, optimizer_graph, plan_buckets, state_names
 from edgepeft_export.optimizers import (
     SGD,
     AdamW,
-    Bucket,
+    Lion,
     Optimizer,
-    OptimizerError,
-    Sparsified,
     by_name,
-    optimizer_graph,
-    plan_buckets,
 )
-from edgepeft_export.optimizers.base import ALONE, state_names
+from edgepeft_runtime.settings import SettingError
 
 SHAPES = {"a.weight": (3, 4), "a.bias": (3,), "norm.weight": (4,), "kernel": (2, 1, 3, 3), "scale": ()}
 
@@ -232,18 +230,18 @@ def test_settings_out_of_range_are_refused_when_they_are_made(
     kind: type[AdamW] | type[SGD], settings: dict[str, object]
 ) -> None:
     """The error names the setting and its value, before any graph is built."""
-    with pytest.raises(OptimizerError) as failure:
+    with pytest.raises(SettingError) as failure:
         kind(**settings)  # type: ignore[arg-type]
-    assert failure.value.reference == "optimizer-setting"
+    assert failure.value.reference == "bad-setting"
     assert next(iter(settings)) in str(failure.value) or "momentum" in str(failure.value)
 
 
 def test_an_unknown_name_lists_those_that_exist() -> None:
     """An optimizer that does not exist is refused with the names of those that do."""
-    with pytest.raises(OptimizerError) as failure:
+    with pytest.raises(SettingError) as failure:
         by_name("adam")
-    assert failure.value.reference == "unknown-optimizer"
-    assert "adamw, sgd" in str(failure.value)
+    assert failure.value.reference == "unknown-name"
+    assert "adamw, lion, sgd" in str(failure.value)
 
 
 @pytest.mark.parametrize("inner", [SGD(lr=0.1, momentum=0.9), AdamW(lr=0.01)], ids=["sgd", "adamw"])
@@ -251,7 +249,7 @@ def test_a_fraction_is_applied_and_the_rest_is_carried_over(inner: Optimizer) ->
     """Ten steps agree with torch's optimizer fed the largest quarter of gradient plus memory, bucket by bucket."""
     draw = np.random.default_rng(0)
     parameters = {name: draw.normal(size=shape).astype(np.float32) for name, shape in SHAPES.items()}
-    machine = Machine(Sparsified(inner, share=0.25), parameters)
+    machine = Machine(replace(inner, gradient_fraction=0.25), parameters)
     tensors = {name: torch.tensor(array, requires_grad=True) for name, array in parameters.items()}
     groups = [
         {"params": [tensors[name] for name in b.members], "weight_decay": inner.weight_decay if b.decay else 0.0}
@@ -279,7 +277,28 @@ def test_a_fraction_is_applied_and_the_rest_is_carried_over(inner: Optimizer) ->
     assert all(np.any(state) for name, state in machine.state.items() if name.startswith("residual"))
 
 
-def test_a_share_out_of_range_is_refused() -> None:
+def test_a_fraction_out_of_range_is_refused() -> None:
     """Nothing at all cannot be applied."""
-    with pytest.raises(OptimizerError, match="share"):
-        Sparsified(share=0.0)
+    with pytest.raises(SettingError, match="gradient_fraction"):
+        SGD(gradient_fraction=0.0)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_lion_takes_the_paper_s_steps(decay: float) -> None:
+    """Ten updates agree with algorithm 2 of arXiv:2302.06675; biases and scales are spared weight decay."""
+    draw = np.random.default_rng(1)
+    parameters = {name: draw.normal(size=shape).astype(np.float32) for name, shape in SHAPES.items()}
+    machine = Machine(Lion(lr=0.02, weight_decay=decay, betas=(0.8, 0.95)), parameters)
+    tensors = {name: torch.tensor(array) for name, array in parameters.items()}
+    momenta = {name: torch.zeros_like(tensor) for name, tensor in tensors.items()}
+    for _ in range(10):
+        gradients = {name: draw.normal(size=shape).astype(np.float32) for name, shape in SHAPES.items()}
+        machine.update(gradients)
+        for name, x in tensors.items():
+            g, m = torch.tensor(gradients[name]), momenta[name]
+            c = 0.8 * m + (1 - 0.8) * g
+            wanted = c.sign() + (decay if x.ndim > 1 else 0.0) * x
+            tensors[name], momenta[name] = x - 0.02 * wanted, 0.95 * m + (1 - 0.95) * g
+    for name, tensor in tensors.items():
+        np.testing.assert_allclose(machine.parameters[name], tensor.numpy(), rtol=1e-5, atol=1e-6)
+    assert [name.partition(".")[0] for name in machine.state] == ["exp_avg", "exp_avg"]

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import edgepeft
-from edgepeft_export.optimizers import SGD, Optimizer, Sparsified
+from edgepeft_export.optimizers import SGD, AdamW, Lion, Optimizer
 from edgepeft_export.ort_training import OrtTraining, OrtTrainingError, export_ort_training
 from edgepeft_runtime import BundleError, Trainer, TrainingError, read_tensors
 from edgepeft_runtime.bundle.bundle import Bundle
@@ -82,7 +82,9 @@ def test_missing_artifacts_and_unknown_engines_are_refused(tmp_path: Path) -> No
         edgepeft.prepare(nn.Linear(4, 3), torch.zeros(2, 4), engine="fast", out=tmp_path / "other")
 
 
-@pytest.mark.parametrize("optimizer", [SGD(lr=0.1, momentum=0.9), SGD(lr=0.1, weight_decay=0.1), Sparsified()])
+@pytest.mark.parametrize(
+    "optimizer", [SGD(lr=0.1, momentum=0.9), SGD(lr=0.1, weight_decay=0.1), AdamW(gradient_fraction=0.1), Lion()]
+)
 def test_an_optimizer_the_official_runtime_lacks_is_refused(optimizer: Optimizer, tmp_path: Path) -> None:
     """Before anything is written: neither the artifacts, nor a bundle that was to have them."""
     bundle = _linear(tmp_path, optimizer)

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 import edgepeft
 from edgepeft_export.losses import CrossEntropy, LossError
-from edgepeft_export.optimizers import SGD, OptimizerError
+from edgepeft_export.optimizers import SGD
 from edgepeft_runtime import Bundle, EdgepeftError, Trainer
 from edgepeft_runtime.bundle.manifest import Manifest
+from edgepeft_runtime.settings import SettingError
 from tests.support.networks import cnn
 
 ROWS = torch.zeros(2, 3)
@@ -159,8 +160,8 @@ def test_optimizers_may_be_names_or_carry_settings(tmp_path: Path) -> None:
     optimizer = _manifest(tmp_path / "b").optimizer
     assert (optimizer.kind, optimizer.lr) == ("sgd", 0.5)
     assert {spec.name.partition(".")[0] for spec in optimizer.state} == {"momentum_buffer"}
-    with pytest.raises(OptimizerError):
-        edgepeft.prepare(Net(), ROWS, optimizer="lion", out=tmp_path / "c")
+    with pytest.raises(SettingError):
+        edgepeft.prepare(Net(), ROWS, optimizer="tiger", out=tmp_path / "c")
 
 
 # What does not fit
@@ -199,7 +200,7 @@ def test_a_tokenizer_must_be_there(tmp_path: Path) -> None:
 
 def test_an_unknown_method_is_refused(tmp_path: Path) -> None:
     """Names of methods are checked before anything is built."""
-    _refused("unknown-method", tmp_path, Net(), ROWS, method="magic")
+    _refused("unknown-name", tmp_path, Net(), ROWS, method="magic")
 
 
 # doctor

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,37 +11,29 @@ import click
 from edgepeft.cli.commands.export_ort_training import gradient_options, ort_training
 from edgepeft.cli.compression import calibration, compression_options, quantization
 from edgepeft.cli.compression import memory_budget as budget_of
-from edgepeft.cli.declared import SectionedCommand
+from edgepeft.cli.declared import Declared, SectionedCommand
 from edgepeft.cli.method import METHOD, chosen_method, loaded_source, source_options
 from edgepeft.cli.options import PATH, template_option
 from edgepeft.cli.show import size
+from edgepeft_export.optimizers.registry import DEFAULT, OPTIMIZERS
 from edgepeft_runtime.engine.registry import ENGINES, PORTABLE
 
 if TYPE_CHECKING:
     from edgepeft.compress import Pruning
     from edgepeft_export.losses import Loss
-    from edgepeft_export.optimizers import Optimizer
     from edgepeft_export.ort_training import OrtTraining
 
-_OPTIMIZER = ("lr", "weight_decay", "momentum", "max_grad_norm")
+OPTIMIZER = Declared(OPTIMIZERS)
 
 
 @click.command("prepare", cls=SectionedCommand)
 @source_options
 @click.option("--out", type=PATH, required=True, help="Directory of the bundle.")
 @click.option("--label-smoothing", type=click.FloatRange(0.0, 1.0, max_open=True), help="Of cross-entropy.")
-@click.option("--optimizer", type=click.Choice(["adamw", "sgd"]), default="adamw", show_default=True)
-@click.option("--lr", type=click.FloatRange(0.0), help="Default learning rate.  [default: adamw 1e-3, sgd 1e-2]")
 @click.option(
-    "--weight-decay", type=click.FloatRange(0.0), help="Spares biases and norms.  [default: adamw 0.01, sgd 0]"
+    "--optimizer", type=click.Choice(list(OPTIMIZERS)), default=DEFAULT, show_default=True, help="Update rule."
 )
-@click.option("--momentum", type=click.FloatRange(0.0, 1.0, max_open=True), help="Of sgd.  [default: 0]")
-@click.option("--max-grad-norm", type=click.FloatRange(0.0, min_open=True), help="Clip gradients.  [default: no]")
-@click.option(
-    "--gradient-share",
-    type=click.FloatRange(0.0, 1.0, min_open=True),
-    help="Apply this share of each gradient per step, the largest part; the rest is carried over.  [default: all]",
-)
+@OPTIMIZER.settings
 @template_option
 @compression_options
 @click.option(
@@ -96,7 +88,7 @@ def command(
         out=out,
         method=chosen,
         loss=_loss(loss or loaded.loss, label_smoothing),
-        optimizer=_optimizer(optimizer, settings),
+        optimizer=OPTIMIZER.make(optimizer, OPTIMIZER.given(settings)),
         prune=prune,
         recompute=recompute,
         memory_budget=budget_of(loaded, memory_budget, sizes, allow_depth),
@@ -134,17 +126,3 @@ def _loss(name: str, label_smoothing: float | None) -> str | Loss:
         raise click.UsageError(f"--label-smoothing does not go with --loss {name}.")
     smoothed: Loss = replace(found, label_smoothing=label_smoothing)
     return smoothed
-
-
-def _optimizer(name: str, settings: dict[str, Any]) -> Optimizer:
-    from edgepeft_export import optimizers
-
-    found: Any = optimizers.by_name(name)
-    known = {field.name for field in fields(found)}
-    given = {option: settings[option] for option in _OPTIMIZER if settings[option] is not None}
-    for option in given:
-        if option not in known:
-            raise click.UsageError(f"--{option.replace('_', '-')} does not go with --optimizer {name}.")
-    changed: Optimizer = replace(found, **given)
-    share = settings["gradient_share"]
-    return changed if share is None else optimizers.Sparsified(changed, share)

@@ -1,17 +1,9 @@
-"""Optimizers as ONNX graphs."""
+"""Optimizers as ONNX graphs: a file for each, which the registry finds."""
 
-from edgepeft_export.optimizers.base import Bucket, Optimizer, OptimizerError, optimizer_graph, plan_buckets
-from edgepeft_export.optimizers.rules import SGD, AdamW, by_name
-from edgepeft_export.optimizers.sparsified import Sparsified
+from edgepeft_export.optimizers.adamw import AdamW
+from edgepeft_export.optimizers.base import Optimizer
+from edgepeft_export.optimizers.lion import Lion
+from edgepeft_export.optimizers.registry import OPTIMIZERS, by_name
+from edgepeft_export.optimizers.sgd import SGD
 
-__all__ = [
-    "SGD",
-    "AdamW",
-    "Bucket",
-    "Optimizer",
-    "OptimizerError",
-    "Sparsified",
-    "by_name",
-    "optimizer_graph",
-    "plan_buckets",
-]
+__all__ = ["OPTIMIZERS", "SGD", "AdamW", "Lion", "Optimizer", "by_name"]

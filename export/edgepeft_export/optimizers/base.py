@@ -1,66 +1,20 @@
-"""The optimizer graph.
-
-Parameters, gradients, state, ``lr``, ``step`` and ``grad_scale`` go in; parameters, state and ``grad_norm`` come out.
-
-Node count, not arithmetic, is what an optimizer costs on small tensors: so they are updated together, as few flat
-vectors ("buckets").
-"""
+"""What an optimizer is: its settings, its state, and the nodes of one update."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite, prod
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
-import onnx_ir as ir
-from onnx_ir.passes import common
+from edgepeft_runtime.settings import Named, setting
 
-from edgepeft_export.graph.emit import Emitter
-from edgepeft_export.opset import IR_VERSION, OPSET
-from edgepeft_runtime.errors import EdgepeftError
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
-ALONE = 1 << 20
-"""Elements from which on a parameter is a bucket of its own: copying it would cost more than its nodes."""
+    from edgepeft_export.graph.emit import Emitter
 
-
-class OptimizerError(EdgepeftError):
-    """A setting of the optimizer out of range."""
-
-
-def check_setting(name: str, value: float, allowed: str, fits: bool) -> None:
-    """Refuse a setting that does not fit; ``allowed`` says what would."""
-    if not (fits and isfinite(value)):
-        raise OptimizerError(
-            "optimizer-setting", f"{name} = {value} is out of range.", context=None, hint=f"choose {allowed}."
-        )
-
-
-@dataclass(frozen=True)
-class Bucket:
-    """Parameters that are updated as one flat float32 vector.
-
-    Attributes:
-        name: of the gradient accumulator, and suffix of the state's names.
-        members: names of the parameters, in the order they lie in the vector.
-        shapes: of the members.
-        decay: whether weight decay applies.
-    """
-
-    name: str
-    members: tuple[str, ...]
-    shapes: tuple[tuple[int, ...], ...]
-    decay: bool
-
-    @property
-    def sizes(self) -> list[int]:
-        """Elements of each member."""
-        return [prod(shape) for shape in self.shapes]
-
-    @property
-    def size(self) -> int:
-        """Elements of the vector."""
-        return sum(self.sizes)
+LR = "Default learning rate; training may set another."
+DECAY = "Weight decay; biases and norms are spared."
 
 
 class Hyper(NamedTuple):
@@ -70,17 +24,38 @@ class Hyper(NamedTuple):
     step: ir.Value
 
 
-class Optimizer(Protocol):
-    """Emits the update of one flat vector. Implementations are frozen dataclasses of their settings."""
+class Official(NamedTuple):
+    """The operator of ONNX Runtime Training that computes an optimizer's update.
 
-    @property
-    def lr(self) -> float: ...
+    Attributes:
+        op_type: of the domain ``com.microsoft``.
+        inputs: names of what its node reads, in order.
+        attributes: of its node.
+    """
 
-    @property
-    def max_grad_norm(self) -> float | None: ...
+    op_type: str
+    inputs: Sequence[str]
+    attributes: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Optimizer(Named):
+    """Emits the update of one flat vector.
+
+    A subclass is a frozen dataclass of its settings, found by its ``name`` in the files of this package. The files
+    import onnx inside functions only: the command lists optimizers without it.
+    """
+
+    lr: float = setting(1e-3, LR, minimum=0)
+    weight_decay: float = setting(0.0, DECAY, minimum=0)
+    max_grad_norm: float | None = setting(None, "Clip gradients to this global L2 norm.", above=0)
+    gradient_fraction: float | None = setting(
+        None, "Apply this fraction of each gradient, the largest part; the rest is carried over.", above=0, maximum=1
+    )
 
     def state(self) -> Sequence[str]:
         """Names of the state vectors; each has the bucket's size and starts as zeros."""
+        raise NotImplementedError
 
     def update(
         self,
@@ -92,95 +67,24 @@ class Optimizer(Protocol):
         decay: bool,
     ) -> tuple[ir.Value, Sequence[ir.Value]]:
         """The parameter and the state after one update."""
+        raise NotImplementedError
 
-    def describe(self) -> dict[str, Any]:
-        """The optimizer as the manifest records it: ``kind`` and settings, JSON."""
+    def official(self, decay: bool) -> Official | None:  # noqa: ARG002  (for optimizers that have one)
+        """ONNX Runtime Training's own operator; ``None`` where it has none that computes the same.
 
-
-def plan_buckets(shapes: Mapping[str, tuple[int, ...]], no_decay: Sequence[str] = ()) -> tuple[Bucket, ...]:
-    """Divide parameters into buckets.
-
-    Weight decay spares what ``no_decay`` names, and everything of rank 0 or 1: biases, and scales of norms.
-    """
-    shared: dict[bool, list[str]] = {}
-    groups: list[tuple[list[str], bool]] = []
-    for name, shape in shapes.items():
-        decay = len(shape) > 1 and name not in no_decay
-        if prod(shape) >= ALONE:
-            groups.append(([name], decay))
-        elif decay in shared:
-            shared[decay].append(name)
-        else:
-            shared[decay] = [name]
-            groups.append((shared[decay], decay))
-    return tuple(
-        Bucket(f"gradients.{i}", tuple(names), tuple(shapes[name] for name in names), decay)
-        for i, (names, decay) in enumerate(groups)
-    )
+        Args:
+            decay: whether weight decay applies to anything that trains.
+        """
+        return None
 
 
-def optimizer_graph(optimizer: Optimizer, buckets: Sequence[Bucket]) -> ir.Model:
-    """Build ``optimizer.onnx``; names as in the bundle's specification, section 3."""
-    graph = ir.Graph([], [], nodes=[], opset_imports={"": OPSET}, name="optimizer")
-    emit = Emitter(graph, scope="optimizer")
-    parameters = {
-        name: _input(graph, name, shape) for b in buckets for name, shape in zip(b.members, b.shapes, strict=True)
-    }
-    gradients = [_input(graph, bucket.name, (bucket.size,)) for bucket in buckets]
-    states = [[_input(graph, name, (bucket.size,)) for name in state_names(optimizer, bucket)] for bucket in buckets]
-    lr, scale = _input(graph, "lr", ()), _input(graph, "grad_scale", ())
-    step = emit.op("Cast", _input(graph, "step", (), ir.DataType.INT64), to=int(ir.DataType.DOUBLE))
-    scaled = [emit.op("Mul", gradient, scale) for gradient in gradients]
-    norm, clipped = _clip(emit, scaled, optimizer.max_grad_norm)
-    for bucket, gradient, state in zip(buckets, clipped, states, strict=True):
-        flat = flatten(emit, [parameters[name] for name in bucket.members])
-        new, new_state = optimizer.update(emit, flat, gradient, state, Hyper(lr, step), bucket.decay)
-        for value, source in zip(_split(emit, new, bucket), bucket.members, strict=True):
-            _output(graph, value, f"{source}.next", parameters[source])
-        for value, source_value in zip(new_state, state, strict=True):
-            _output(graph, value, f"{source_value.name}.next", source_value)
-    _output(graph, norm, "grad_norm", lr)
-    model = ir.Model(graph, ir_version=IR_VERSION, producer_name="edgepeft")
-    common.NameFixPass()(model)
-    return model
+def decayed(emit: Emitter, parameter: ir.Value, weight_decay: float, hyper: Hyper) -> ir.Value:
+    """``parameter * (1 - lr * weight_decay)``: decoupled weight decay (Loshchilov and Hutter, ICLR 2019)."""
+    lost = emit.op("Mul", hyper.lr, emit.scalar(weight_decay, hyper.lr))
+    return emit.op("Mul", parameter, emit.op("Sub", emit.scalar(1.0, like=hyper.lr), lost))
 
 
-def state_names(optimizer: Optimizer, bucket: Bucket) -> list[str]:
-    """Names of the state vectors of a bucket: ``exp_avg.0`` for the bucket ``gradients.0``."""
-    suffix = bucket.name.rpartition(".")[2]
-    return [f"{name}.{suffix}" for name in optimizer.state()]
-
-
-def _clip(emit: Emitter, gradients: Sequence[ir.Value], max_norm: float | None) -> tuple[ir.Value, Sequence[ir.Value]]:
-    """The norm of the gradients, and the gradients clipped to ``max_norm`` as by torch's ``clip_grad_norm_``."""
-    norm = emit.op("Sqrt", emit.add([emit.op("ReduceSumSquare", gradient, keepdims=0) for gradient in gradients]))
-    if max_norm is None:
-        return norm, gradients
-    ratio = emit.op("Div", emit.scalar(max_norm, like=norm), emit.op("Add", norm, emit.scalar(1e-6, like=norm)))
-    factor = emit.op("Min", ratio, emit.scalar(1.0, like=ratio))
-    return norm, [emit.op("Mul", gradient, factor) for gradient in gradients]
-
-
-def flatten(emit: Emitter, values: Sequence[ir.Value]) -> ir.Value:
-    """Tensors as one vector, as the members of a bucket lie in it."""
-    flat = [emit.op("Reshape", value, emit.ints(-1)) for value in values]
-    return flat[0] if len(flat) == 1 else emit.op("Concat", *flat, axis=0)
-
-
-def _split(emit: Emitter, value: ir.Value, bucket: Bucket) -> list[ir.Value]:
-    if len(bucket.members) == 1:
-        parts: Sequence[ir.Value] = [value]
-    else:
-        parts = emit.ops("Split", value, emit.ints(*bucket.sizes), outputs=len(bucket.members), axis=0)
-    return [emit.op("Reshape", part, emit.ints(*shape)) for part, shape in zip(parts, bucket.shapes, strict=True)]
-
-
-def _input(graph: ir.Graph, name: str, shape: tuple[int, ...], dtype: ir.DataType = ir.DataType.FLOAT) -> ir.Value:
-    value = ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(dtype))
-    graph.inputs.append(value)
-    return value
-
-
-def _output(graph: ir.Graph, value: ir.Value, name: str, like: ir.Value) -> None:
-    value.name, value.shape, value.type = name, like.shape, like.type
-    graph.outputs.append(value)
+def mix(emit: Emitter, old: ir.Value, new: ir.Value, beta: float) -> ir.Value:
+    """``beta * old + (1 - beta) * new``."""
+    kept = emit.op("Mul", old, emit.scalar(beta, like=old))
+    return emit.op("Add", kept, emit.op("Mul", new, emit.scalar(1.0 - beta, like=new)))

@@ -101,6 +101,13 @@ class Settings:
             value = getattr(self, name)
             if value is not None and not declared.accepts(value):
                 raise out_of_range(name, value, declared.allowed or "a finite number")
+            default = type(self).defaults()[name]
+            if isinstance(default, tuple) and default and len(value) != len(default):
+                raise out_of_range(name, value, f"{len(default)} values")
+
+    def values(self) -> dict[str, object]:
+        """The settings that are not ``None``, as a manifest records them."""
+        return {name: value for name in self.declared() if (value := getattr(self, name)) is not None}
 
     @classmethod
     def declared(cls) -> Mapping[str, Setting]:

@@ -1,0 +1,178 @@
+"""The optimizer graph.
+
+Parameters, gradients, state, ``lr``, ``step`` and ``grad_scale`` go in; parameters, state and ``grad_norm`` come out.
+
+Node count, not arithmetic, is what an optimizer costs on small tensors: so they are updated together, as few flat
+vectors ("buckets").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from edgepeft_export.graph.emit import Emitter
+from edgepeft_export.graph.shapes import dims_of
+from edgepeft_export.opset import IR_VERSION, OPSET
+from edgepeft_export.optimizers.base import Hyper, Optimizer
+
+ALONE = 1 << 20
+"""Elements from which on a parameter is a bucket of its own: copying it would cost more than its nodes."""
+
+RESIDUAL = "residual"
+"""State vector of the parts of gradients that were not applied yet."""
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Parameters that are updated as one flat float32 vector.
+
+    Attributes:
+        name: of the gradient accumulator, and suffix of the state's names.
+        members: names of the parameters, in the order they lie in the vector.
+        shapes: of the members.
+        decay: whether weight decay applies.
+    """
+
+    name: str
+    members: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    decay: bool
+
+    @property
+    def sizes(self) -> list[int]:
+        """Elements of each member."""
+        return [prod(shape) for shape in self.shapes]
+
+    @property
+    def size(self) -> int:
+        """Elements of the vector."""
+        return sum(self.sizes)
+
+
+def plan_buckets(shapes: Mapping[str, tuple[int, ...]], no_decay: Sequence[str] = ()) -> tuple[Bucket, ...]:
+    """Divide parameters into buckets.
+
+    Weight decay spares what ``no_decay`` names, and everything of rank 0 or 1: biases, and scales of norms.
+    """
+    shared: dict[bool, list[str]] = {}
+    groups: list[tuple[list[str], bool]] = []
+    for name, shape in shapes.items():
+        decay = len(shape) > 1 and name not in no_decay
+        if prod(shape) >= ALONE:
+            groups.append(([name], decay))
+        elif decay in shared:
+            shared[decay].append(name)
+        else:
+            shared[decay] = [name]
+            groups.append((shared[decay], decay))
+    return tuple(
+        Bucket(f"gradients.{i}", tuple(names), tuple(shapes[name] for name in names), decay)
+        for i, (names, decay) in enumerate(groups)
+    )
+
+
+def optimizer_graph(optimizer: Optimizer, buckets: Sequence[Bucket]) -> ir.Model:
+    """Build ``optimizer.onnx``; names as in the bundle's specification, section 3."""
+    graph = ir.Graph([], [], nodes=[], opset_imports={"": OPSET}, name="optimizer")
+    emit = Emitter(graph, scope="optimizer")
+    parameters = {
+        name: _input(graph, name, shape) for b in buckets for name, shape in zip(b.members, b.shapes, strict=True)
+    }
+    gradients = [_input(graph, bucket.name, (bucket.size,)) for bucket in buckets]
+    states = [[_input(graph, name, (bucket.size,)) for name in state_names(optimizer, bucket)] for bucket in buckets]
+    lr, scale = _input(graph, "lr", ()), _input(graph, "grad_scale", ())
+    step = emit.op("Cast", _input(graph, "step", (), ir.DataType.INT64), to=int(ir.DataType.DOUBLE))
+    scaled = [emit.op("Mul", gradient, scale) for gradient in gradients]
+    norm, clipped = _clip(emit, scaled, optimizer.max_grad_norm)
+    for bucket, gradient, state in zip(buckets, clipped, states, strict=True):
+        flat = flatten(emit, [parameters[name] for name in bucket.members])
+        new, new_state = _updated(emit, optimizer, flat, gradient, state, Hyper(lr, step), bucket.decay)
+        for value, source in zip(_split(emit, new, bucket), bucket.members, strict=True):
+            _output(graph, value, f"{source}.next", parameters[source])
+        for value, source_value in zip(new_state, state, strict=True):
+            _output(graph, value, f"{source_value.name}.next", source_value)
+    _output(graph, norm, "grad_norm", lr)
+    model = ir.Model(graph, ir_version=IR_VERSION, producer_name="edgepeft")
+    common.NameFixPass()(model)
+    return model
+
+
+def state_names(optimizer: Optimizer, bucket: Bucket) -> list[str]:
+    """Names of the state vectors of a bucket: ``exp_avg.0`` for the bucket ``gradients.0``."""
+    suffix = bucket.name.rpartition(".")[2]
+    kept = [] if optimizer.gradient_fraction is None else [RESIDUAL]
+    return [f"{name}.{suffix}" for name in (*optimizer.state(), *kept)]
+
+
+def _updated(
+    emit: Emitter,
+    optimizer: Optimizer,
+    parameter: ir.Value,
+    gradient: ir.Value,
+    state: Sequence[ir.Value],
+    hyper: Hyper,
+    decay: bool,
+) -> tuple[ir.Value, Sequence[ir.Value]]:
+    """One update; where a fraction of the gradient is applied, the last state vector is what was held back so far."""
+    if optimizer.gradient_fraction is None:
+        return optimizer.update(emit, parameter, gradient, state, hyper, decay)
+    total = emit.op("Add", gradient, state[-1])
+    total.shape = state[-1].shape
+    applied = _largest(emit, total, optimizer.gradient_fraction)
+    parameter, inner = optimizer.update(emit, parameter, applied, state[:-1], hyper, decay)
+    return parameter, (*inner, emit.op("Sub", total, applied))
+
+
+def _largest(emit: Emitter, total: ir.Value, fraction: float) -> ir.Value:
+    """The largest elements, zeros elsewhere; of several equally large ones at the bound, all.
+
+    Top-k sparsification with memory (Stich et al., NeurIPS 2018; Lin et al., ICLR 2018), per bucket: large tensors
+    alone, small ones together.
+    """
+    (size,) = dims_of(total)
+    assert isinstance(size, int)
+    sizes = emit.op("Abs", total)
+    largest, indices = emit.ops("TopK", sizes, emit.ints(max(1, round(fraction * size))), outputs=2, sorted=0)
+    indices.dtype = ir.DataType.INT64
+    bound = emit.op("ReduceMin", largest, keepdims=0)
+    return emit.op("Where", emit.op("Less", sizes, bound), emit.scalar(0.0, like=total), total)
+
+
+def _clip(emit: Emitter, gradients: Sequence[ir.Value], max_norm: float | None) -> tuple[ir.Value, Sequence[ir.Value]]:
+    """The norm of the gradients, and the gradients clipped to ``max_norm`` as by torch's ``clip_grad_norm_``."""
+    norm = emit.op("Sqrt", emit.add([emit.op("ReduceSumSquare", gradient, keepdims=0) for gradient in gradients]))
+    if max_norm is None:
+        return norm, gradients
+    ratio = emit.op("Div", emit.scalar(max_norm, like=norm), emit.op("Add", norm, emit.scalar(1e-6, like=norm)))
+    factor = emit.op("Min", ratio, emit.scalar(1.0, like=ratio))
+    return norm, [emit.op("Mul", gradient, factor) for gradient in gradients]
+
+
+def flatten(emit: Emitter, values: Sequence[ir.Value]) -> ir.Value:
+    """Tensors as one vector, as the members of a bucket lie in it."""
+    flat = [emit.op("Reshape", value, emit.ints(-1)) for value in values]
+    return flat[0] if len(flat) == 1 else emit.op("Concat", *flat, axis=0)
+
+
+def _split(emit: Emitter, value: ir.Value, bucket: Bucket) -> list[ir.Value]:
+    if len(bucket.members) == 1:
+        parts: Sequence[ir.Value] = [value]
+    else:
+        parts = emit.ops("Split", value, emit.ints(*bucket.sizes), outputs=len(bucket.members), axis=0)
+    return [emit.op("Reshape", part, emit.ints(*shape)) for part, shape in zip(parts, bucket.shapes, strict=True)]
+
+
+def _input(graph: ir.Graph, name: str, shape: tuple[int, ...], dtype: ir.DataType = ir.DataType.FLOAT) -> ir.Value:
+    value = ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(dtype))
+    graph.inputs.append(value)
+    return value
+
+
+def _output(graph: ir.Graph, value: ir.Value, name: str, like: ir.Value) -> None:
+    value.name, value.shape, value.type = name, like.shape, like.type
+    graph.outputs.append(value)
