@@ -24,7 +24,6 @@ from edgepeft.compress import prune as cut
 from edgepeft.methods import Method, attach, by_name
 from edgepeft.methods.base import GraphMethod
 from edgepeft.methods.registry import METHODS
-from edgepeft_export.bundle import role_of
 from edgepeft_export.optimizers import SGD
 from edgepeft_runtime import Trainer
 from edgepeft_runtime.bundle.bundle import Bundle
@@ -140,9 +139,8 @@ def _check_frozen_a(network: Network, folder: Path) -> None:
     bundle = _prepared(network, folder, method=_method("ffa"), optimizer=SGD(lr=LR, momentum=0.9))
     torch.manual_seed(0)
     model = attach(_method("ffa"), network.model()).eval()
-    for name, parameter in model.named_parameters():
-        if role_of(name) == "lora_A":
-            parameter.requires_grad_(False)
+    for name in Bundle.open(bundle).manifest.adapter.non_trainable:
+        model.get_parameter(name).requires_grad_(False)
     _compare(bundle, model, network, folder, lambda _step: None)
 
 

@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from edgepeft.aggregation.incoming import Contribution, Start
-from edgepeft.aggregation.pairs import Factors, Floats, Pair
+from edgepeft.aggregation.pairs import Factors, Float64s, PairTensors
 from edgepeft.aggregation.products import ProductSum
 from edgepeft.aggregation.report import SparseUnion
 from edgepeft.aggregation.sparse import EMPTY, Sparse, add_sparse, largest
@@ -24,7 +24,7 @@ from edgepeft_runtime.bundle.manifest import SparseSpec
 class Result:
     """What combiners make: float64 tensors by name, squared errors and changes of pairs, and facts for the report."""
 
-    tensors: dict[str, Floats] = field(default_factory=dict)
+    tensors: dict[str, Float64s] = field(default_factory=dict)
     places: dict[str, np.ndarray] = field(default_factory=dict)
     errors: dict[str, tuple[float, float]] = field(default_factory=dict)
     """By layer: the norm of what was lost, and of the exact change."""
@@ -50,7 +50,7 @@ class Mean:
 
     def __init__(self, names: Iterable[str]) -> None:
         self._names = tuple(names)
-        self.sums: dict[str, Floats] = {}
+        self.sums: dict[str, Float64s] = {}
 
     def add(self, item: Contribution) -> None:
         for name in self._names:
@@ -68,7 +68,7 @@ class PairMean:
     measured here. The differences are taken from the common start, so that nothing cancels.
     """
 
-    def __init__(self, pair: Pair, start: Start) -> None:
+    def __init__(self, pair: PairTensors, start: Start) -> None:
         self._pair = pair
         self._start = pair.factors(start.adapter)
         self._mean = Mean((pair.a, pair.b))
@@ -84,14 +84,14 @@ class PairMean:
         b, a = _difference(self._pair.factors(result.tensors), self._start)
         lost = self._products.plus([(-total * b, a)]).norm() / total
         change = self._products.plus(_first_order(self._start, b, a, total)).norm() / total
-        result.errors[self._pair.name] = lost, change
+        result.errors[self._pair.layer] = lost, change
 
 
 def _difference(one: Factors, other: Factors) -> Factors:
     return one[0] - other[0], one[1] - other[1]
 
 
-def _first_order(start: Factors, b: Floats, a: Floats, total: float) -> list[Factors]:
+def _first_order(start: Factors, b: Float64s, a: Float64s, total: float) -> list[Factors]:
     """``B₀ΔA + ΔB A₀``: with the sum of ``ΔBᵢΔAᵢ`` it is the exact change of the product."""
     return [(total * start[0], a), (total * b, start[1])]
 
@@ -99,7 +99,7 @@ def _first_order(start: Factors, b: Floats, a: Floats, total: float) -> list[Fac
 class PairFrozenA:
     """``ffa``: A stayed where it was (others are refused), so the mean of B is exact (Sun et al., ICLR 2024)."""
 
-    def __init__(self, pair: Pair, start: Start) -> None:
+    def __init__(self, pair: PairTensors, start: Start) -> None:
         self._pair = pair
         self._a = start.values.whole[pair.a]
         self._mean = Mean((pair.b,))
@@ -110,7 +110,7 @@ class PairFrozenA:
     def finish(self, total: float, result: Result) -> None:
         self._mean.finish(total, result)
         result.tensors[self._pair.a] = self._a
-        result.errors[self._pair.name] = EXACT
+        result.errors[self._pair.layer] = EXACT
 
 
 class PairProduct:
@@ -120,7 +120,7 @@ class PairProduct:
     need is left as a direction in which a next round can learn, with zeros in B.
     """
 
-    def __init__(self, pair: Pair, start: Start) -> None:
+    def __init__(self, pair: PairTensors, start: Start) -> None:
         self._pair, self._start = pair, start
         self._products = ProductSum()
 
@@ -130,22 +130,22 @@ class PairProduct:
 
     def finish(self, total: float, result: Result) -> None:
         first_b, first_a = self._pair.factors(self._start.adapter)
-        u, s, v = self._products.best(self._pair.rank)
+        u, s, v = self._products.best(self._pair.declared.rank)
         rows = first_a.shape[0] * first_a.shape[1]
         length = float(np.linalg.norm(first_a) / np.sqrt(rows)) or 1.0  # of an embedding's pair, A starts at zero
-        kept, missing = s[:, None, : u.shape[2]] / total, self._pair.rank - u.shape[2]
+        kept, missing = s[:, None, : u.shape[2]] / total, self._pair.declared.rank - u.shape[2]
         b = np.pad(u * kept / length, ((0, 0), (0, 0), (0, missing)))
-        a = np.concatenate([v * length, first_a[:, self._pair.rank - missing :]], axis=1)
+        a = np.concatenate([v * length, first_a[:, self._pair.declared.rank - missing :]], axis=1)
         result.tensors |= self._pair.tensors((b, a))
         change = self._products.plus([(-total * first_b, first_a)]).norm() / total
-        result.errors[self._pair.name] = float(np.linalg.norm(s[:, u.shape[2] :])) / total, change
+        result.errors[self._pair.layer] = float(np.linalg.norm(s[:, u.shape[2] :])) / total, change
 
 
 class PairStack:
     """``stack``: B = [B₁ … B_N], A = [p₁A₁; …; p_N A_N], whose product is the mean of the products (FLoRA; Wang et al.,
     NeurIPS 2024). It grows with the number of updates, and fits no bundle: it is for a merged export."""
 
-    def __init__(self, pair: Pair, start: Start) -> None:
+    def __init__(self, pair: PairTensors, start: Start) -> None:
         self._pair, self._start = pair, start
         self._factors: list[Factors] = []
 
@@ -156,17 +156,16 @@ class PairStack:
     def finish(self, total: float, result: Result) -> None:
         b, a = zip(*self._factors, strict=True)
         result.tensors |= self._pair.tensors((np.concatenate(b, axis=2), np.concatenate(a, axis=1) / total))
-        result.errors[self._pair.name] = EXACT
+        result.errors[self._pair.layer] = EXACT
 
 
-def _scaled(pair: Pair, start: Start, item: Contribution) -> Factors:
+def _scaled(pair: PairTensors, start: Start, item: Contribution) -> Factors:
     """The factors of a device's pair, with B as it would be under the target's scale."""
     if item.start is start:
         return pair.factors(item.values.whole)
     other = next(found for found in item.start.pairs if found.a == pair.a)
-    assert other.scale is not None and pair.scale is not None  # seen to before anything is read
     b, a = other.factors(item.values.whole)
-    return b * (other.scale / pair.scale), a
+    return b * (other.declared.scale / pair.declared.scale), a
 
 
 class SparseMean:
@@ -197,7 +196,7 @@ def put_sparse(mean: Sparse, spec: SparseSpec, count: int, whole: bool, result: 
     result.sparse[spec.tensor] = SparseUnion(int(union), min(int(union), int(places.size)), share)
 
 
-_PAIR_RULES: Mapping[str, Callable[[Pair, Start], Combiner]] = {
+_PAIR_RULES: Mapping[str, Callable[[PairTensors, Start], Combiner]] = {
     "fedavg": PairMean,
     "ffa": PairFrozenA,
     "svd": PairProduct,

@@ -179,14 +179,6 @@ def _other(other: Start, start: Start, settings: Settings) -> Start:
             context=f"frozen weights {weights[1]} and {weights[0]}" if weights[0] != weights[1] else "other parameters",
             hint="prepare both from the same model, with the same method and targets, and other ranks.",
         )
-    unknown = [pair.name for found in (start, other) for pair in found.pairs if pair.scale is None]
-    if unknown:
-        raise AggregationError(
-            "unknown-scale",
-            "Pairs of different bundles cannot be mixed without their scales.",
-            context=f"the recipe does not tell alpha of {', '.join(unknown[:5])}",
-            hint="prepare with the method lora, or from a PeftModel.",
-        )
     return other
 
 
@@ -292,7 +284,7 @@ def _report(
 def _merge_error(result: Result, start: Start) -> MergeError | None:
     if not result.errors:
         return None
-    scales = {pair.name: pair.scale or 1.0 for pair in start.pairs}
+    scales = {pair.layer: pair.declared.scale for pair in start.pairs}
     lost, whole = (
         float(np.sqrt(sum((scales[name] * norms[side]) ** 2 for name, norms in result.errors.items())))
         for side in (0, 1)

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edgepeft.aggregation.errors import bad_setting
-from edgepeft.aggregation.pairs import Pair, pairs_of
+from edgepeft.aggregation.pairs import Float64s, PairTensors, pairs_of
 from edgepeft.aggregation.report import Refused, Taken
 from edgepeft.aggregation.settings import Settings
 from edgepeft.aggregation.sparse import Sparse, add_sparse, read_sparse
@@ -21,14 +20,12 @@ from edgepeft_runtime.files.tensorfile import Array, sha256_of
 from edgepeft_runtime.train.trainer import Adapter, adapter_values
 from edgepeft_runtime.train.update import Update, check_update, notice_unchanged, read_update
 
-Floats = NDArray[np.float64]
-
 
 @dataclass(frozen=True)
 class Values:
     """An adapter in float64, by what is averaged: whole tensors by name, sparse changes by the tensor they change."""
 
-    whole: dict[str, Floats]
+    whole: dict[str, Float64s]
     sparse: dict[str, Sparse]
 
     @classmethod
@@ -65,7 +62,7 @@ class Start:
     adapter: dict[str, Array]
     adapter_sha256: str
     values: Values
-    pairs: tuple[Pair, ...]
+    pairs: tuple[PairTensors, ...]
 
     @classmethod
     def of(cls, bundle: Bundle | str | Path, adapter: Adapter | None) -> Start:

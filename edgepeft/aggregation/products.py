@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from edgepeft.aggregation.pairs import Factors, Floats
+from edgepeft.aggregation.pairs import Factors, Float64s
 
 
 class ProductSum:
@@ -21,9 +21,9 @@ class ProductSum:
     def __init__(self) -> None:
         self._factors: list[Factors] = []
         self._rank = 0
-        self._dense: Floats | None = None
+        self._dense: Float64s | None = None
 
-    def add(self, b: Floats, a: Floats) -> None:
+    def add(self, b: Float64s, a: Float64s) -> None:
         """Add a product."""
         self._factors.append((b, a))
         self._rank += a.shape[1]
@@ -39,7 +39,7 @@ class ProductSum:
             more.add(b, a)
         return more
 
-    def dense(self) -> Floats:
+    def dense(self) -> Float64s:
         """The sum, [groups, out, in]."""
         if not self._factors:
             assert self._dense is not None  # something was added
@@ -53,7 +53,7 @@ class ProductSum:
             return float(np.linalg.norm(self.dense()))
         return float(np.linalg.norm(self._core()[1]))
 
-    def best(self, rank: int) -> tuple[Floats, Floats, Floats]:
+    def best(self, rank: int) -> tuple[Float64s, Float64s, Float64s]:
         """The nearest sum of that rank (Eckart and Young, 1936): ``(U, S, V)``.
 
         By a QR decomposition of the factors where they are smaller than the sum: 12 to 18 ms where the singular values
@@ -75,7 +75,7 @@ class ProductSum:
         b, a = zip(*self._factors, strict=True)
         return np.concatenate(b, axis=2), np.concatenate(a, axis=1)
 
-    def _core(self) -> tuple[Floats, Floats, Floats]:
+    def _core(self) -> tuple[Float64s, Float64s, Float64s]:
         """``Q R P`` with orthonormal columns and rows at the sides; R has the sum's singular values."""
         b, a = self._stacked()
         left, upper = np.linalg.qr(b)

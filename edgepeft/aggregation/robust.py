@@ -11,7 +11,7 @@ import numpy as np
 from edgepeft.aggregation.combiners import Result, put_sparse
 from edgepeft.aggregation.errors import AggregationError
 from edgepeft.aggregation.incoming import Incoming, Start, Values
-from edgepeft.aggregation.pairs import Floats
+from edgepeft.aggregation.pairs import Float64s
 from edgepeft.aggregation.settings import Robust
 from edgepeft.aggregation.sparse import EMPTY, Places, add_sparse, on_places
 
@@ -77,7 +77,7 @@ def _blocks(sizes: Mapping[str, int], most: int) -> Iterator[list[_Piece]]:
         yield block
 
 
-def _columns(incoming: Incoming, devices: int, block: list[_Piece], unions: Mapping[str, Places]) -> Floats:
+def _columns(incoming: Incoming, devices: int, block: list[_Piece], unions: Mapping[str, Places]) -> Float64s:
     """The values of a block [coordinates, devices]."""
     columns, found = np.empty((sum(piece.stop - piece.start for piece in block), devices)), 0
     for found, item in enumerate(incoming, 1):
@@ -92,7 +92,7 @@ def _columns(incoming: Incoming, devices: int, block: list[_Piece], unions: Mapp
     return columns
 
 
-def _row(values: Values, block: list[_Piece], unions: Mapping[str, Places]) -> Floats:
+def _row(values: Values, block: list[_Piece], unions: Mapping[str, Places]) -> Float64s:
     parts = [
         (
             on_places(values.sparse[piece.name], unions[piece.name])
@@ -104,10 +104,10 @@ def _row(values: Values, block: list[_Piece], unions: Mapping[str, Places]) -> F
     return np.concatenate(parts)
 
 
-def _statistic(columns: Floats, cut: int) -> Floats:
+def _statistic(columns: Float64s, cut: int) -> Float64s:
     """The mean of what is left when the ``cut`` smallest and largest of each coordinate are taken away."""
     columns.sort(axis=1)
-    middle: Floats = columns[:, cut : columns.shape[1] - cut].mean(axis=1)
+    middle: Float64s = columns[:, cut : columns.shape[1] - cut].mean(axis=1)
     return middle
 
 
@@ -115,7 +115,7 @@ def _ends(block: list[_Piece]) -> list[int]:
     return list(accumulate(piece.stop - piece.start for piece in block))[:-1]
 
 
-def _result(found: Mapping[str, Floats], start: Start, unions: Mapping[str, Places]) -> Result:
+def _result(found: Mapping[str, Float64s], start: Start, unions: Mapping[str, Places]) -> Result:
     result = Result({name: found[name].reshape(array.shape) for name, array in start.values.whole.items()})
     for spec in start.bundle.manifest.sparse:
         count = start.adapter[spec.values].size

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from edgepeft.aggregation.pairs import Float64s
+
 Places = NDArray[np.int64]
-Floats = NDArray[np.float64]
-Sparse = tuple[Places, Floats]
+Sparse = tuple[Places, Float64s]
 """Ascending positions in a tensor, and what is added there."""
 
 EMPTY: Sparse = np.zeros(0, np.int64), np.zeros(0, np.float64)
@@ -28,7 +29,7 @@ def add_sparse(one: Sparse, other: Sparse, factor: float = 1.0) -> Sparse:
     return places, on_places(one, places) + factor * on_places(other, places)
 
 
-def on_places(change: Sparse, places: Places) -> Floats:
+def on_places(change: Sparse, places: Places) -> Float64s:
     """The change at these places, which must hold all of its own."""
     values = np.zeros(places.size)
     values[np.searchsorted(places, change[0])] = change[1]

@@ -65,7 +65,7 @@ def _lengthened(manifest: Manifest, tensors: Mapping[str, Array]) -> list[Parame
     shapes: dict[str, tuple[int, ...]] = {}
     for pair in pairs_of(manifest):
         if pair.a in tensors and tensors[pair.a].ndim == len(pair.a_shape):
-            shapes |= pair.shapes(tensors[pair.a].shape[0 if pair.rank_first else 1] // pair.groups)
+            shapes |= pair.shapes(pair.rank_of(tensors))
     for spec in manifest.sparse:
         if spec.values in tensors:
             shapes |= dict.fromkeys((spec.values, spec.places), (tensors[spec.values].size,))

@@ -77,9 +77,18 @@ def hold_masks(model: nn.Module, weights: Iterable[nn.Parameter]) -> list[str]:
     return [name for name, _ in held]
 
 
+def masked_weights(model: nn.Module) -> list[str]:
+    """Names of the weights, as they were before, that :func:`hold_masks` keeps at zero."""
+    return [f"{name}.weight".lstrip(".") for name, module in model.named_modules() if _is_masked(module)]
+
+
+def _is_masked(module: nn.Module) -> bool:
+    return parametrize.is_parametrized(module, "weight") and isinstance(module.parametrizations.weight[0], _Masked)
+
+
 def fix_masks(model: nn.Module) -> nn.Module:
     """Put masked weights that trained back in their plain place, zeros and all, in place; undoes :func:`hold_masks`."""
     for module in list(model.modules()):
-        if parametrize.is_parametrized(module, "weight") and isinstance(module.parametrizations.weight[0], _Masked):
+        if _is_masked(module):
             parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
     return model

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from edgepeft.aggregation.pairs import Pair, pairs_of
+from edgepeft.aggregation.pairs import pairs_of
 from edgepeft_runtime.bundle.manifest import Manifest
 from edgepeft_runtime.files.tensorfile import Array
 
@@ -16,11 +16,11 @@ def stacked_ranks(manifest: Manifest, parameters: Mapping[str, Array]) -> dict[s
     peft divides alpha by the rank: with ``alpha = scale · rank`` a longer pair keeps its scale.
     """
     pairs = pairs_of(manifest)
-    ranks = {pair.name: _rank(pair, parameters) for pair in pairs}
-    if all(ranks[pair.name] == pair.rank for pair in pairs):
+    ranks = {pair.layer: pair.rank_of(parameters) for pair in pairs}
+    if all(ranks[pair.layer] == pair.declared.rank for pair in pairs):
         return {}
-    alphas = {pair.name: _scale(pair) * ranks[pair.name] for pair in pairs}
-    first = pairs[0].name
+    alphas = {pair.layer: pair.declared.scale * ranks[pair.layer] for pair in pairs}
+    first = pairs[0].layer
     return {
         "r": ranks[first],
         "lora_alpha": alphas[first],
@@ -28,15 +28,6 @@ def stacked_ranks(manifest: Manifest, parameters: Mapping[str, Array]) -> dict[s
         "alpha_pattern": {_module(name): alpha for name, alpha in alphas.items() if alpha != alphas[first]},
         "use_rslora": False,
     }
-
-
-def _rank(pair: Pair, parameters: Mapping[str, Array]) -> int:
-    return int(parameters[pair.a].shape[0 if pair.rank_first else 1]) // pair.groups
-
-
-def _scale(pair: Pair) -> float:
-    assert pair.scale is not None  # a PEFT adapter's configuration tells
-    return pair.scale
 
 
 def _module(name: str) -> str:

@@ -29,7 +29,7 @@ def write(bundle: Bundle, parameters: Mapping[str, Array], out: Path) -> str:
     model = inference_model(bundle)
     folded = fold(model, parameters)
     save(model, out)
-    return described(model, folded)
+    return described(model, folded, bundle)
 
 
 def inference_model(bundle: Bundle) -> ir.Model:
@@ -41,10 +41,10 @@ def inference_model(bundle: Bundle) -> ir.Model:
     return model
 
 
-def described(model: ir.Model, folded: int) -> str:
+def described(model: ir.Model, folded: int, bundle: Bundle) -> str:
     """What a merged model is, in a phrase."""
     size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
-    beside = sum("lora_A" in str(name) for name in model.graph.initializers)
+    beside = sum(pair.a in model.graph.initializers for pair in bundle.manifest.adapter.pairs)
     kept = f", {beside} kept beside packed ones" if beside else ""
     return f"{folded} LoRA pairs folded into their weights{kept}, {size / 1e6:.1f} MB of weights"
 

@@ -16,6 +16,7 @@ from edgepeft.merging.stacked_ranks import stacked_ranks
 from edgepeft.merging.target import MergeError
 from edgepeft.merging.to_shira import shira
 from edgepeft_runtime.bundle.bundle import Bundle
+from edgepeft_runtime.bundle.manifest import Manifest
 from edgepeft_runtime.files.staging import replace_directory
 from edgepeft_runtime.files.tensorfile import Array
 
@@ -53,7 +54,7 @@ def _adapter(bundle: Bundle, parameters: Mapping[str, Array]) -> tuple[dict[str,
             hint="merge to torch or onnx, or prepare the model with these tensors in modules_to_save.",
         )
     tensors = {keys[name]: np.ascontiguousarray(array) for name, array in parameters.items()}
-    _check_halves(tensors)
+    _check_halves(bundle.manifest)
     tied = {
         key: np.ascontiguousarray(tensors[keys[name]].transpose(axes)).copy()
         for key, (name, axes) in recipe.get("tied", {}).items()
@@ -74,12 +75,10 @@ def _recipe(bundle: Bundle) -> dict[str, Any]:
     return recipe
 
 
-def _check_halves(tensors: Mapping[str, Array]) -> None:
+def _check_halves(manifest: Manifest) -> None:
     """Refuse a pair whose A was frozen: peft draws a missing half at random, and says nothing."""
-    halves = [
-        key for key in tensors if "lora_B" in key and not key.endswith(".bias")
-    ]  # lora_bias=True: B alone has one
-    alone = [key for key in halves if key.replace("lora_B", "lora_A") not in tensors]
+    paired = {pair.b for pair in manifest.adapter.pairs}
+    alone = [spec.name for spec in manifest.parameters if spec.role == "lora_B" and spec.name not in paired]
     if alone:
         raise MergeError(
             "half-a-pair",

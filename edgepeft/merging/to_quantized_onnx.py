@@ -44,7 +44,7 @@ def write(
     ways = {name: _folded(bundle, parameters, name == "requantize") for name in ("unpack", "requantize")}
     model, folded = ways[packed]
     save(model, out)
-    done = described(model, folded)
+    done = described(model, folded, bundle)
     if calibration is None:
         return done
     device = _outputs(_bound(bundle, parameters), bundle, calibration)
@@ -63,11 +63,11 @@ def _check(bundle: Bundle) -> None:
             context="what counts: products and convolutions that prepare --compute int8 or int4 has packed.",
             hint="merge without it: pairs are folded into fp32 weights.",
         )
-    if bundle.manifest.recipe.get("masked"):
+    if bundle.manifest.adapter.masks:
         raise MergeError(
             "masked-weights",
             "The zeros of pruned weights would be filled by the pairs.",
-            context=f"{len(bundle.manifest.recipe['masked'])} weights are masked.",
+            context=f"{len(bundle.manifest.adapter.masks)} weights are masked.",
             hint="merge without it: the pairs stay beside their weights.",
         )
 

@@ -26,17 +26,17 @@ class FrozenA(Lora):
     def attach(self, model: nn.Module) -> nn.Module:
         from torch import nn
 
+        from edgepeft.methods.support.pairs import attached_pairs
+
         attached = super().attach(model)
-        for name, parameter in attached.named_parameters():
-            if "lora_embedding_A" in name:  # where peft has the zeros in A, and the random values in B
-                nn.init.normal_(parameter.data)
-            elif "lora_embedding_B" in name:
-                nn.init.zeros_(parameter.data)
+        for pair in (pair for module in attached.modules() for pair in attached_pairs(module)):
+            if not pair.a.any():  # of an embedding, peft has the zeros in A, and the random values in B
+                nn.init.normal_(pair.a.data)
+                nn.init.zeros_(pair.b.data)
         return attached
 
     def on_graph(self, forward: Forward, _model: nn.Module | None, /) -> Forward:
-        """The graph whose A are inputs that do not train."""
-        from edgepeft_export.bundle import role_of
+        """Return the graph whose A are inputs that do not train."""
         from edgepeft_export.forward import without_training
 
-        return without_training(forward, [name for name in forward.parameters if role_of(name) == "lora_A"])
+        return without_training(forward, [name for name in forward.parameters if forward.roles[name] == "lora_A"])

@@ -19,6 +19,7 @@ from edgepeft.methods.frozen_a import FrozenA
 from edgepeft.methods.lora import Lora
 from edgepeft.methods.prompts import line_up
 from edgepeft.methods.registry import by_name
+from edgepeft.methods.support.declaration import declare
 from edgepeft.methods.support.existing import attach, check_not_frozen, trains_on
 from edgepeft.methods.support.peft_types import check_peft_type
 from edgepeft.preparation.peft_format import linear_weights, peft_recipe
@@ -61,10 +62,11 @@ def forward_of(source: Source, how: Attachment) -> tuple[Forward, Recipe]:
 
 
 def _of_module(source: Source, model: nn.Module, how: Attachment) -> tuple[Forward, Recipe]:
-    model, inputs, recipe = attach_to_copy(source, model, how)
+    model, inputs, recipe, masks = attach_to_copy(source, model, how)
     if how.on_attached is not None:
         how.on_attached(model)
     forward = from_torch(model, inputs, dynamic_axes=how.dynamic_axes, outputs=how.outputs)
+    forward = declare(forward, model, masks)
     if isinstance(how.chosen, GraphMethod):
         forward = how.chosen.on_graph(forward, model)
     if forward.sparse:
@@ -72,7 +74,9 @@ def _of_module(source: Source, model: nn.Module, how: Attachment) -> tuple[Forwa
     return forward, {**recipe, **peft_recipe(model)}
 
 
-def attach_to_copy(source: Source, model: nn.Module, how: Attachment) -> tuple[nn.Module, Mapping[str, Tensor], Recipe]:
+def attach_to_copy(
+    source: Source, model: nn.Module, how: Attachment
+) -> tuple[nn.Module, Mapping[str, Tensor], Recipe, list[str]]:
     """A copy of the model with its method attached, its example inputs, and what was done.
 
     Torch's random state stays as it was.
@@ -82,7 +86,8 @@ def attach_to_copy(source: Source, model: nn.Module, how: Attachment) -> tuple[n
         # Pruning writes into weights.
         model = with_exportable_experts(working_copy(model, share=how.prune is None))
         model, inputs = in_single_precision(model, name_inputs(model, source.example_inputs))
-        masked, pruned = _pruned(inputs, model, how)
+        names, pruned = _pruned(inputs, model, how)
+        masked = [model.get_parameter(name) for name in names]
         recipe: Recipe = {"method": "requires_grad"}
         if how.chosen is None:
             check_not_frozen(model)
@@ -91,19 +96,18 @@ def attach_to_copy(source: Source, model: nn.Module, how: Attachment) -> tuple[n
             recipe = {"method": how.chosen.name, **_settings(how.chosen)}
         check_peft_type(model)
         compress.hold_masks(model, masked)
-        return line_up(model), inputs, {**recipe, **pruned}
+        return line_up(model), inputs, {**recipe, **pruned}, names
 
 
-def _pruned(inputs: Mapping[str, Tensor], model: nn.Module, how: Attachment) -> tuple[list[nn.Parameter], Recipe]:
-    """Prune the model; returns the weights whose zeros have to be held, and what was done."""
+def _pruned(inputs: Mapping[str, Tensor], model: nn.Module, how: Attachment) -> tuple[list[str], Recipe]:
+    """Prune the model; returns the names of the weights whose zeros stay zero, and what was done."""
     if how.prune is None:
         return [], {}
     batches = None
     if how.calibration is not None:
         batches = [{name: torch.as_tensor(array) for name, array in batch.items()} for batch in how.calibration]
     _, report = compress.prune(model, how.prune, batches, example_inputs=dict(inputs))
-    masked = [model.get_parameter(name) for name in report.masked]
-    return masked, {"prune": dict(how.prune.as_recipe()), "masked": list(report.masked)}
+    return list(report.masked), {"prune": dict(how.prune.as_recipe())}
 
 
 def _of_file(source: Source, path: Path, how: Attachment) -> tuple[Forward, Recipe]:

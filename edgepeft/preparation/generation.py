@@ -11,6 +11,7 @@ from torch import nn
 
 from edgepeft.methods import Method
 from edgepeft.methods.base import GraphMethod
+from edgepeft.methods.support.declaration import declare
 from edgepeft_export.compile import Compiled
 from edgepeft_export.forward.decoding import Decoding
 from edgepeft_export.forward.graph import ForwardError
@@ -67,5 +68,5 @@ def add_cache(
         announce(f"no graph with a cache: {error.context or error.message}; the whole text will be read for each token")
         return compiled, spec
     if isinstance(method, GraphMethod):
-        decoding = Decoding(method.on_graph(decoding.forward, model), decoding.cache)
+        decoding = Decoding(method.on_graph(declare(decoding.forward, model), model), decoding.cache)
     return with_generation(compiled, decoding, packing, report), replace(spec, cache=decoding.specs())

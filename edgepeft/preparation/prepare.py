@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from edgepeft.compress import Pruning
 from edgepeft.methods import Method
-from edgepeft.methods.base import head_modules
 from edgepeft.preparation.attachment import Attachment, forward_of
 from edgepeft.preparation.generation import add_cache, generation_spec
 from edgepeft.preparation.memory_budget import MemoryBudget, Plan, plan_for
@@ -163,8 +162,7 @@ def prepare(
     if speaks is not None and attached and (text is not None if generation is None else generation):
         compiled, speaks = add_cache(compiled, speaks, attached[0], how.chosen, packing, packed, tell)
     extras = Extras(
-        roles=_heads(source.model, forward),
-        dimension_max=_dimension_max(source, how.chosen),
+        dimension_max=_dimension_max(source, forward),
         classes=_classes(classes if classes is not None else source.classes, forward),
         text=text,
         image=image or source.image,
@@ -314,11 +312,9 @@ def _source(model: Model, example_inputs: ExampleInputs | None) -> Source:
     return Source(model, example_inputs)
 
 
-def _dimension_max(source: Source, method: Method | None) -> Mapping[str, int]:
+def _dimension_max(source: Source, forward: Forward) -> Mapping[str, int]:
     """Largest sizes; a prompt takes learned positions from the input."""
-    config: Any = getattr(source.model, "active_peft_config", None)  # of a model that brings its prompt
-    own = config.num_virtual_tokens if getattr(config, "is_prompt_learning", False) else 0
-    taken = own or getattr(method, "tokens", 0)
+    taken = forward.adapter.prompt_tokens
     return {name: size - taken if name == "sequence" else size for name, size in source.dimension_max.items()}
 
 
@@ -330,12 +326,6 @@ def _loss(loss: LossLike, forward: Forward, example_labels: Mapping[str, Tensor]
     if _is_function(loss):
         return from_function(loss, forward, example_labels)  # type: ignore[arg-type]  # it is none of the others
     return loss  # type: ignore[return-value]  # hasattr has told a Loss from a function
-
-
-def _heads(model: nn.Module | Path, forward: Forward) -> dict[str, str]:
-    """The role of the parameters of a task head; other roles are told by the names."""
-    heads = () if isinstance(model, Path) else tuple(f"{name}." for name in head_modules(model))
-    return {name: "head" for name in forward.parameters if name.startswith(heads)} if heads else {}
 
 
 def _classes(names: Sequence[str] | None, forward: Forward) -> tuple[str, ...] | None:

@@ -37,7 +37,6 @@ class Extras:
     """What a bundle says beside its graphs.
 
     Attributes:
-        roles: role of a parameter by name, where it is not plain from the name.
         dimension_max: largest size of a symbolic dimension, such as the number of learned positions.
         classes: names of the classes, by label.
         text, image: how raw data is turned into inputs.
@@ -48,7 +47,6 @@ class Extras:
         recipe: how it was prepared; JSON.
     """
 
-    roles: Mapping[str, str] = field(default_factory=dict)
     dimension_max: Mapping[str, int] = field(default_factory=dict)
     classes: tuple[str, ...] | None = None
     text: spec.TextSpec | None = None
@@ -159,7 +157,7 @@ def _manifest(
         inputs=inputs,
         labels=labels,
         outputs=tuple(_tensor(value) for value in compiled.outputs),
-        parameters=_parameters(compiled, extras),
+        parameters=_parameters(compiled),
         sparse=tuple(_sparse(part) for part in compiled.sparse),
         frozen=tuple(_frozen(entry, extras.packed.get(entry.name)) for entry in weights.entries),
         buckets=tuple(spec.Bucket(b.name, b.size, b.members, b.decay) for b in compiled.buckets),
@@ -175,10 +173,9 @@ def _manifest(
     )
 
 
-def _parameters(compiled: Compiled, extras: Extras) -> tuple[spec.ParameterSpec, ...]:
-    roles = {part.indices: "places" for part in compiled.sparse} | dict(extras.roles)
+def _parameters(compiled: Compiled) -> tuple[spec.ParameterSpec, ...]:
     return tuple(
-        spec.ParameterSpec(name, array.dtype.name, array.shape, roles.get(name) or role_of(name))
+        spec.ParameterSpec(name, array.dtype.name, array.shape, compiled.roles[name])
         for name, array in compiled.adapter.items()
     )
 
@@ -190,22 +187,6 @@ def _sparse(part: Sparse) -> spec.SparseSpec:
 
 def _frozen(entry: spec.FrozenSpec, packed: Packed | None) -> spec.FrozenSpec:
     return entry if packed is None else replace(entry, elements=packed.elements)
-
-
-_LORA = {"lora_A": "lora_A", "lora_B": "lora_B", "lora_embedding_A": "lora_A", "lora_embedding_B": "lora_B"}
-"""What names of pairs hold, and the role of such a parameter."""
-
-
-def role_of(name: str) -> str:
-    """What a parameter does, as far as its name tells."""
-    for mark, role in _LORA.items():
-        if mark in name:
-            return role
-    if "modules_to_save" in name:
-        return "head"
-    if "norm" in name.lower() or ".ln_" in name:
-        return "norm"
-    return "bias" if name.rpartition(".")[2] in ("bias", "bias_ih", "bias_hh") else "weight"
 
 
 def _tensor(value: ir.Value) -> spec.TensorSpec:

@@ -24,6 +24,7 @@ from edgepeft_export.optimizer_graph import Bucket, flatten, optimizer_graph, pl
 from edgepeft_export.optimizers import Optimizer
 from edgepeft_export.selection import selection_graph
 from edgepeft_runtime.bundle.adapter_layout import AdapterLayout
+from edgepeft_runtime.bundle.manifest import PLACES
 from edgepeft_runtime.errors import EdgepeftError
 
 
@@ -50,6 +51,7 @@ class Compiled:
         activations: bytes alive in a train step at the moments that may be the fullest.
         sparse: tensors of which single elements train; where the device picks them, there is a graph ``select``.
         layout: how the parameters belong together.
+        roles: the role of each parameter.
     """
 
     graphs: Mapping[str, ir.Model]
@@ -62,6 +64,7 @@ class Compiled:
     activations: tuple[memory.Polynomial, ...]
     sparse: tuple[Sparse, ...] = ()
     layout: AdapterLayout = field(default_factory=AdapterLayout)
+    roles: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def trained(self) -> int:
@@ -118,7 +121,14 @@ def compile_step(forward: Forward, loss: Loss, optimizer: Optimizer, recompute: 
         _assert_packed(model, known)
     values = tuple(forward.input_values()), tuple(forward.model.graph.outputs)
     peaks = tuple(memory.activation_peaks(graphs["train"]))
-    return Compiled(graphs, kept, *values, tuple(labels), buckets, unreached, peaks, sparse, layout)
+    roles = _roles(forward, sparse)
+    return Compiled(graphs, kept, *values, tuple(labels), buckets, unreached, peaks, sparse, layout, roles)
+
+
+def _roles(forward: Forward, sparse: Sequence[Sparse]) -> dict[str, str]:
+    """The role of each parameter of the bundle."""
+    declared = {name: forward.roles.get(name, "weight") for name in forward.parameters}
+    return declared | {part.indices: PLACES for part in sparse}
 
 
 def missing_rules(forward: Forward, loss: Loss) -> list[Gap]:

@@ -12,7 +12,7 @@ from torch import nn
 
 import edgepeft
 from edgepeft.aggregation import AggregationError, aggregate
-from edgepeft.aggregation.pairs import Pair, pairs_of
+from edgepeft.aggregation.pairs import PairTensors, pairs_of
 from edgepeft.aggregation.products import ProductSum
 from edgepeft.methods import FrozenA, Lora
 from edgepeft.methods.lora import RsLora
@@ -29,7 +29,7 @@ from tests.zoo.recurrent import NETWORKS as RECURRENT
 BERT = NETWORKS["bert"]
 
 
-def _products(tensors: Tensors, pair: Pair) -> np.ndarray:
+def _products(tensors: Tensors, pair: PairTensors) -> np.ndarray:
     b, a = pair.factors(tensors)
     return b @ a
 
@@ -55,7 +55,7 @@ def test_fedavg_reports_what_it_loses(text: Trained, drift: float, tmp_path: Pat
         lost.append(_products(found.parameters, pair) - exact)
         change.append(exact - _products(start, pair))
         assert found.report.merge_error is not None
-        assert found.report.merge_error.pairs[pair.name] == pytest.approx(
+        assert found.report.merge_error.pairs[pair.layer] == pytest.approx(
             _norm(lost[-1:]) / _norm(change[-1:]), rel=1e-2
         )
     assert found.report.merge_error is not None
@@ -90,12 +90,12 @@ def test_svd_is_the_nearest_of_its_rank(text: Trained, tmp_path: Path) -> None:
         found, plain = (aggregate(bundle, paths, rule=rule) for rule in ("svd", "fedavg"))
         for pair in pairs_of(bundle.manifest):
             exact = np.mean([_products(own, pair) for own in fleet], axis=0)[0]
-            tail = np.linalg.svd(exact, compute_uv=False)[pair.rank :]
+            tail = np.linalg.svd(exact, compute_uv=False)[pair.declared.rank :]
             off = np.linalg.norm(_products(found.parameters, pair)[0] - exact)
             assert off == pytest.approx(np.linalg.norm(tail), rel=1e-4)
             assert found.report.merge_error is not None and plain.report.merge_error is not None
             change = np.linalg.norm(exact - _products(bundle.adapter(), pair)[0])
-            assert found.report.merge_error.pairs[pair.name] == pytest.approx(off / change, rel=1e-4)
+            assert found.report.merge_error.pairs[pair.layer] == pytest.approx(off / change, rel=1e-4)
             assert off <= np.linalg.norm(_products(plain.parameters, pair)[0] - exact)
 
 
@@ -228,23 +228,24 @@ def test_pairs_are_found_whatever_they_adapt(text: Trained, images: Trained, lay
     """Linear, convolutions with and without groups, embeddings, recurrent layers, and products on a graph."""
     found = {name: pairs_of(bundle.manifest) for name, bundle in layouts.items()}
     for trained in (text, images):
-        assert all(pair.scale in (2.0, 3.0) for pair in pairs_of(Bundle.open(trained.bundle).manifest))
-    assert [(pair.name, pair.rank) for pair in pairs_of(Bundle.open(images.bundle).manifest)] == [
+        assert all(pair.declared.scale in (2.0, 3.0) for pair in pairs_of(Bundle.open(trained.bundle).manifest))
+    assert [(pair.layer, pair.declared.rank) for pair in pairs_of(Bundle.open(images.bundle).manifest)] == [
         ("base_model.model.first", 2),
         ("base_model.model.second", 2),
         ("base_model.model.last", 2),
     ]
     kinds = {
-        name: {(pair.groups, pair.rank, pair.rank_first, pair.scale) for pair in pairs} for name, pairs in found.items()
+        name: {(pair.groups, pair.rank, pair.layout, pair.scale) for pair in bundle.manifest.adapter.pairs}
+        for name, bundle in layouts.items()
     }
     assert kinds == {
-        "convolutions": {(2, 2, True, 2.0), (1, 2, True, 2.0)},
-        "recurrent": {(1, 2, True, 2.0)},
-        "embedding": {(1, 2, True, 4.0)},
-        "graph": {(1, 3, True, 2.0), (1, 3, False, 2.0)},
+        "convolutions": {(2, 2, "torch", 2.0), (1, 2, "torch", 2.0)},
+        "recurrent": {(1, 2, "torch", 2.0)},
+        "embedding": {(1, 2, "torch", 4.0)},
+        "graph": {(1, 3, "torch", 2.0), (1, 3, "graph", 2.0)},
     }
-    assert [pair.name for pair in found["embedding"]] == ["base_model.model.0", "base_model.model.1"]
-    assert len({pair.name for pair in found["recurrent"]}) == len(found["recurrent"]) == 8
+    assert [pair.layer for pair in found["embedding"]] == ["base_model.model.0", "base_model.model.1"]
+    assert len({pair.layer for pair in found["recurrent"]}) == len(found["recurrent"]) == 8
 
 
 @pytest.fixture(scope="module")
@@ -280,7 +281,7 @@ def test_a_stack_of_any_layout_is_the_mean_on_the_model(layouts: dict[str, Bundl
     bundle = layouts["convolutions"]
     draw = np.random.default_rng(0)
     inputs = {"input": draw.normal(size=(2, 4, 6, 6)).astype(np.float32)}
-    first = [pair for pair in pairs_of(bundle.manifest) if pair.groups == 2]
+    first = [pair for pair in pairs_of(bundle.manifest) if pair.declared.groups == 2]
     start = bundle.adapter()
     fleet = [  # one layer of three changes, so the network stays linear in what is averaged
         {name: own[name] if name in (first[0].a, first[0].b) else start[name] for name in own}

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 import edgepeft
 from edgepeft.preparation.prepare import Prepared
 from edgepeft_export.autodiff import NoGradientRule
-from edgepeft_export.bundle import role_of
 from edgepeft_export.opset import IR_VERSION, OPSET, assert_runs_on_devices
 from edgepeft_export.optimizers import AdamW
 from edgepeft_export.weights import ALIGNMENT, INLINE, WeightsFile
@@ -243,21 +242,3 @@ def test_overwriting_replaces_all_of_it(tmp_path: Path) -> None:
     _prepare(tmp_path / "b", overwrite=True)
     assert not (tmp_path / "b" / "tokenizer.json").exists()
     assert Bundle.open(tmp_path / "b").manifest.parameters
-
-
-@pytest.mark.parametrize(
-    ("name", "role"),
-    [
-        ("base_model.model.encoder.query.lora_A.default.weight", "lora_A"),
-        ("base_model.model.encoder.query.lora_B.default.weight", "lora_B"),
-        ("base_model.model.classifier.modules_to_save.default.bias", "head"),
-        ("bert.encoder.layer.0.output.LayerNorm.bias", "norm"),
-        ("transformer.h.0.ln_1.weight", "norm"),
-        ("model.layers.0.input_layernorm.weight", "norm"),
-        ("stem.bias", "bias"),
-        ("stem.weight", "weight"),
-    ],
-)
-def test_names_tell_the_role_of_a_parameter(name: str, role: str) -> None:
-    """As peft, transformers and torch call them."""
-    assert role_of(name) == role

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from torch import Tensor, nn
 
 from edgepeft.methods.support.around import Around
+from edgepeft.methods.support.attached_pair import AttachedPair
 
 _KINDS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -28,11 +29,11 @@ def attach_convolutions(model: nn.Module, names: Sequence[str], rank: int, alpha
     pair within each group, of the given rank or, where a group is smaller than that, of the group's.
     """
     for name in names:
-        model.set_submodule(name, _LoraConvolution(model.get_submodule(name), rank, alpha / rank))
+        model.set_submodule(name, LoraConvolution(model.get_submodule(name), rank, alpha / rank))
 
 
-class _LoraConvolution(Around):
-    """``base(x) + scale · lora_B(lora_A(x))``."""
+class LoraConvolution(Around):
+    """``base(x) + scale · lora_B(lora_A(x))``: kernels ``[groups * rank, in, *kernel]`` and ``[out, rank, *ones]``."""
 
     def __init__(self, base: nn.Module, rank: int, scale: float) -> None:
         super().__init__(base)
@@ -54,6 +55,11 @@ class _LoraConvolution(Around):
         self.lora_B = kind(rank * groups, base.out_channels, 1, groups=groups, bias=False)
         nn.init.kaiming_uniform_(self.lora_A.weight, a=math.sqrt(5))
         nn.init.zeros_(self.lora_B.weight)
+
+    def pairs(self) -> Iterator[AttachedPair]:
+        """Yield the pair of kernels."""
+        a, b = self.lora_A.weight, self.lora_B.weight
+        yield AttachedPair(a, b, b.shape[1], self.scale, self.lora_B.groups)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.base(x) + self.scale * self.lora_B(self.lora_A(x))

@@ -6,11 +6,13 @@ of a GRU B [3·hidden, rank]. All steps share a weight, so it is adapted once fo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from edgepeft.methods.support.attached_pair import AttachedPair
 
 WEIGHTS = ("weight_ih", "weight_hh")
 """Input to gates, and hidden state to gates; each layer and direction has both."""
@@ -42,6 +44,11 @@ class LoraRecurrent(nn.Module):  # type: ignore[misc]  # torch is not type-check
             return super().__getattr__(name)
         except AttributeError:
             return getattr(super().__getattr__("base_layer"), name)
+
+    def pairs(self) -> Iterator[AttachedPair]:
+        """Yield the pair of each adapted matrix."""
+        for name, matrix in self.lora_A.items():
+            yield AttachedPair(matrix, self.lora_B[name], matrix.shape[0], self.scaling, weight=name)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return torch.func.functional_call(self.base_layer, self.adapted(), args, kwargs)

@@ -56,6 +56,7 @@ class Forward:
         parameters: first values of what trains, by the name of the graph input.
         sparse: frozen tensors of which single elements train, by parameters of their own.
         adapter: how the parameters belong together, and which of them keep their first values.
+        roles: the role of each parameter, ``weight`` where it is missing.
         verified: what the graph was compared on with its source.
     """
 
@@ -64,6 +65,7 @@ class Forward:
     parameters: Mapping[str, NDArray[np.generic]]
     sparse: tuple[Sparse, ...] = ()
     adapter: AdapterLayout = field(default_factory=AdapterLayout)
+    roles: Mapping[str, str] = field(default_factory=dict)
     verified: Verified = field(default_factory=Verified)
 
     @property

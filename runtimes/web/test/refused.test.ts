@@ -49,6 +49,8 @@ const MANIFESTS: readonly (readonly [string, string, (manifest: Json) => void])[
   ["with a bucket of unknown members", "bad-manifest", set("buckets 0 members 0", "nobody")],
   ["with places that belong to nothing", "bad-manifest", set("parameters 0 role", "places")],
   ["without the layout of its adapter", "bad-manifest", set("adapter", undefined)],
+  ["with a pair of another rank", "bad-manifest", set("adapter pairs 0 rank", 3)],
+  ["with a pair of another layout", "bad-manifest", set("adapter pairs 0 layout", "graph")],
   ["with a trained parameter that does not train", "bad-manifest", set("adapter non_trainable 0", "nobody")],
   ["with a foreign base", "bad-manifest", set("base_sha256", "0".repeat(64))],
   ["without a file that is needed", "missing-file", set("files eval.onnx", undefined)],

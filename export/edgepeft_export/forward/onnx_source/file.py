@@ -24,6 +24,7 @@ from edgepeft_export.graph.shapes import infer_shapes
 from edgepeft_export.opset import IR_VERSION, OPSET
 from edgepeft_export.passes.pipeline import tidy, widen
 from edgepeft_export.verification.invent import run_twice
+from edgepeft_runtime.bundle.adapter_layout import AdapterLayout
 
 OPSET_4_BITS = 21
 """The first operator set with 4-bit tensors and scales of blocks; ONNX Runtime 1.19 runs it."""
@@ -60,6 +61,7 @@ def from_onnx(
     raise_quantized(model)
     chosen = _match(model.graph, trainable) if trainable or lora is None else []
     parameters: dict[str, NDArray[np.generic]] = {}
+    adapter, roles = AdapterLayout(), {str(value.name): _role(value) for value in chosen}
     initializers = set(model.graph.initializers)
     inputs = tuple(str(value.name) for value in model.graph.inputs if value.name not in initializers)
     for value in list(model.graph.inputs):
@@ -68,6 +70,10 @@ def from_onnx(
     if lora is not None:
         attached = attach_lora(model, lora, {str(value.name) for value in chosen})
         parameters.update(attached.parameters)
+        adapter = AdapterLayout(attached.pairs)
+        roles |= dict.fromkeys(attached.head, "head")
+        for pair in attached.pairs:
+            roles |= {pair.a: "lora_A", pair.b: "lora_B"}
         chosen += [value for name in attached.head if (value := model.graph.initializers[name]) not in chosen]
     for value in chosen:
         assert value.const_value is not None and value.name is not None
@@ -75,7 +81,14 @@ def from_onnx(
         del model.graph.initializers[value.name]
         value.const_value = None
         model.graph.inputs.append(value)
-    return verified(Forward(tidy(model), inputs, parameters), reference)
+    return verified(Forward(tidy(model), inputs, parameters, adapter=adapter, roles=roles), reference)
+
+
+def _role(value: ir.Value) -> str:
+    """The role of an initializer, by the operators that read it: scales and shifts of a norm, a bias or a weight."""
+    if any("Normalization" in use.node.op_type for use in value.uses()):
+        return "norm"
+    return "bias" if value.shape is not None and len(value.shape) == 1 else "weight"
 
 
 def _reference(

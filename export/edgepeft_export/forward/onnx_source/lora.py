@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from edgepeft_export.forward.graph import ForwardError
 from edgepeft_export.forward.onnx_source.sites import Site, find_last, find_sites
 from edgepeft_export.graph.emit import Emitter
+from edgepeft_runtime.bundle.adapter_layout import LowRankPair
 
 Floats = NDArray[np.float32]
 
@@ -54,10 +55,12 @@ class Attached:
 
     Attributes:
         parameters: first values of the pairs, by the name of the new graph input.
+        pairs: which of them belong together.
         head: names of the initializers of the head that is to train whole.
     """
 
     parameters: Mapping[str, Floats]
+    pairs: tuple[LowRankPair, ...]
     head: tuple[str, ...]
 
 
@@ -83,12 +86,15 @@ def attach_lora(model: ir.Model, lora: GraphLora, trained: Collection[str] = ())
     last = find_last(graph, sites)
     whole = _whole(last) if lora.train_head and last is not None else ()
     parameters: dict[str, Floats] = {}
+    pairs: list[LowRankPair] = []
     emit = Emitter(graph)
     for site in _chosen(sites, last, lora):
         if str(site.weight.name) not in {*whole, *trained}:
-            parameters.update(_attach(graph, emit, site, lora))
+            pair, values = _attach(graph, emit, site, lora)
+            pairs.append(pair)
+            parameters.update(values)
     graph.sort()  # the new nodes were appended at the end
-    return Attached(parameters, whole)
+    return Attached(parameters, tuple(pairs), whole)
 
 
 def _is_adapter(site: Site) -> bool:
@@ -131,14 +137,15 @@ def _nothing_fits(missing: Sequence[str], sites: Sequence[Site]) -> ForwardError
     )
 
 
-def _attach(graph: ir.Graph, emit: Emitter, site: Site, lora: GraphLora) -> dict[str, Floats]:
+def _attach(graph: ir.Graph, emit: Emitter, site: Site, lora: GraphLora) -> tuple[LowRankPair, dict[str, Floats]]:
     stem = _fresh(graph, site.name)
-    arrays = _first_values(site, lora, f"{stem}.lora_A")
-    parameters = {f"{stem}.lora_A": arrays[0], f"{stem}.lora_B": arrays[1]}
+    layout = "torch" if site.kernel else "graph"
+    pair = LowRankPair(stem, f"{stem}.lora_A", f"{stem}.lora_B", layout, 1, lora.rank, lora.scale)
+    parameters = dict(zip((pair.a, pair.b), _first_values(site, lora, pair.a), strict=True))
     a, b = (_input(graph, name, array) for name, array in parameters.items())
     emit.scope = stem
     _add_beside(graph, site, stem, _branch(emit, site, a, b, lora.scale))
-    return parameters
+    return pair, parameters
 
 
 def _first_values(site: Site, lora: GraphLora, name: str) -> tuple[Floats, Floats]:

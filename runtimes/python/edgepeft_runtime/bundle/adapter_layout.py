@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from edgepeft_runtime.files.fields import Fields, broken
 from edgepeft_runtime.shown import quoted
 
-LAYOUTS = ("torch", "graph")
+LAYOUTS = ("torch", "graph", "experts")
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,8 @@ class LowRankPair:
     ``[out, rank, *ones]``. A grouped convolution has a product in each group; all other layers have one group. The
     matrices of a recurrent layer are ``[rank, in]`` and ``[gates * hidden, rank]``, those of an embedding
     ``[rank, rows]`` and ``[width, rank]``, of which the table gets the transposed product.
+    The layout ``experts`` is that of a mixture of experts, whose experts are the groups. A is as with ``torch``, and B
+    is ``[out, rank * groups]``, with the expert as the faster index of its columns.
     With the layout ``graph`` the change is ``scale · A B``, as in ``x A B``: A is ``[in, rank]``, B is ``[rank, out]``.
 
     Attributes:
@@ -45,7 +47,7 @@ class LowRankPair:
     @property
     def rank_axis(self) -> int:
         """The axis of A along which the rank lies; in B it is the other one of the first two."""
-        return 0 if self.layout == "torch" else 1
+        return 1 if self.layout == "graph" else 0
 
     @classmethod
     def parse(cls, fields: Fields) -> LowRankPair:
@@ -60,8 +62,10 @@ class LowRankPair:
             return False
         if self.layout == "graph":
             return self.groups == 1 and len(a) == 2 and a[1] == b[0] == self.rank
-        grouped = a[0] == self.groups * self.rank and b[0] % self.groups == 0
-        return grouped and b[1] == self.rank and math.prod(b[2:]) == 1
+        rows = self.groups * self.rank
+        if self.layout == "experts":
+            return len(a) == 2 and a[0] == b[1] == rows
+        return a[0] == rows and b[1] == self.rank and b[0] % self.groups == 0 and math.prod(b[2:]) == 1
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ const ROLES = ["lora_A", "lora_B", "bias", "norm", "head", "weight", "places", "
 const LOSSES = ["cross_entropy", "causal_lm", "mse", "l1", "bce_with_logits", "custom"] as const;
 const RESAMPLES = ["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"] as const;
 const CHANNEL_ORDERS = ["RGB", "BGR"] as const;
-const LAYOUTS = ["torch", "graph"] as const;
+const LAYOUTS = ["torch", "graph", "experts"] as const;
 const MAX_IMAGE_SIDE = 2 ** 14;
 /** Elements of the optimizer's state, for each that trains: they are made of nothing but their shapes. */
 const MAX_STATE = 8;
@@ -264,8 +264,10 @@ function pairFits(pair: Pair, a: ParameterSpec | undefined, b: ParameterSpec | u
   if (pair.layout === "graph") {
     return pair.groups === 1 && first.length === 2 && first[1] === pair.rank && second[0] === pair.rank;
   }
-  const grouped = first[0] === pair.groups * pair.rank && second[0]! % pair.groups === 0;
-  return grouped && second[1] === pair.rank && second.slice(2).every((size) => size === 1);
+  const rows = pair.groups * pair.rank;
+  if (pair.layout === "experts") return first.length === 2 && first[0] === rows && second[1] === rows;
+  const ones = second.slice(2).every((size) => size === 1);
+  return first[0] === rows && second[1] === pair.rank && second[0]! % pair.groups === 0 && ones;
 }
 
 function checkGeneration(m: Manifest): void {

@@ -1,0 +1,69 @@
+"""What the layers of a model declare of its adapter: pairs, masks, a prompt, and the role of each parameter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from torch import nn
+
+from edgepeft.compress.masks import masked_weights
+from edgepeft.methods.base import head_modules
+from edgepeft.methods.support.pairs import attached_pairs
+from edgepeft_export.forward import Forward
+from edgepeft_runtime.bundle.adapter_layout import AdapterLayout, LowRankPair
+
+
+def declare(forward: Forward, model: nn.Module, masks: Sequence[str] = ()) -> Forward:
+    """Return the graph with the adapter's layout and the parameters' roles, as the layers of its model have them.
+
+    Args:
+        forward: The graph; its parameters have the names they have in the model.
+        model: The model that it was exported from, with its method attached.
+        masks: Names of further weights whose zeros stay zero, because they do not train.
+    """
+    masked = dict.fromkeys([*masks, *masked_weights(model)])
+    layout = AdapterLayout(_pairs(model), tuple(masked), _prompt_tokens(model))
+    return replace(forward, adapter=layout.restricted_to(forward.parameters), roles=_roles(model))
+
+
+def _pairs(model: nn.Module) -> tuple[LowRankPair, ...]:
+    """The pairs by name; one that several layers share goes by the first of them."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    pairs: dict[str, LowRankPair] = {}
+    for module_name, module in model.named_modules():
+        for pair in attached_pairs(module):
+            layer = ".".join(part for part in (module_name, pair.weight) if part)
+            halves = names[id(pair.a)], names[id(pair.b)]
+            named = LowRankPair(layer, *halves, pair.layout, pair.groups, pair.rank, pair.scale)
+            if named.fits(tuple(pair.a.shape), tuple(pair.b.shape)):
+                pairs.setdefault(named.a, named)
+    return tuple(pairs.values())
+
+
+def _prompt_tokens(model: nn.Module) -> int:
+    """Positions that the prompt or the prefix of a ``PeftModel`` takes."""
+    config: object = getattr(model, "active_peft_config", None)
+    return int(getattr(config, "num_virtual_tokens", 0)) if getattr(config, "is_prompt_learning", False) else 0
+
+
+def _roles(model: nn.Module) -> dict[str, str]:
+    """The role of each parameter: a half of a pair, else of the head, of a norm, a bias or a weight."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    head = {id(module) for name in head_modules(base) for module in base.get_submodule(name).modules()}
+    halves: dict[int, str] = {}
+    for module in model.modules():
+        for pair in attached_pairs(module):
+            halves |= {id(pair.a): "lora_A", id(pair.b): "lora_B"}
+    roles: dict[str, str] = {}
+    for module_name, module in model.named_modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            own = "head" if id(module) in head else _own_role(module, name)
+            roles[f"{module_name}.{name}" if module_name else name] = halves.get(id(parameter), own)
+    return roles
+
+
+def _own_role(module: nn.Module, name: str) -> str:
+    if "Norm" in type(module).__name__:
+        return "norm"
+    return "bias" if name.startswith("bias") else "weight"
