@@ -21,7 +21,7 @@ from edgepeft_runtime.fleet.slots import DeviceHome
 from edgepeft_runtime.fleet.transports.transport import Stream
 from edgepeft_runtime.train.update import parse_update, read_update
 from tests.attacks import IN_BUNDLE, ON_DEVICE, ON_HOST
-from tests.attacks.changes import joined, mutations, resealed, split
+from tests.attacks.changes import joined, mutations, split, with_new_digest
 from tests.attacks.page import PAGE, page
 from tests.attacks.stage import NAME, Stage
 from tests.fleet.fleets import NOW, Device, code_of
@@ -109,18 +109,18 @@ def test_random_changes_of_an_update_are_refused(stage: Stage) -> None:
         for content in mutations(stage.good, seed=0):
             codes[_judged(facts, stage, content)] += 1
     assert codes[""] == 0, codes
-    assert {"bad-seal", "no-seal", "tensor-file-header", "truncated-tensor-file"} <= set(codes)
+    assert {"wrong-digest", "no-digest", "tensor-file-header", "truncated-tensor-file"} <= set(codes)
 
 
 @pytest.mark.slow
-def test_random_changes_behind_a_good_seal_do_no_harm(stage: Stage) -> None:
-    """Ten thousand changes of the header with a seal that fits: refused, or the tensors are what they were."""
+def test_random_changes_with_a_good_digest_do_no_harm(stage: Stage) -> None:
+    """Ten thousand changes of the header with a digest that fits: refused, or the tensors are what they were."""
     codes = Counter[str]()
     original, (header, data) = read_update(stage.update).parameters, split(stage.good)
     with Ledger(stage.fleet.host.ledger) as ledger:
         facts = HostFacts(stage.fleet.host, ledger, NOW)
         for changed in mutations(header, seed=1):
-            content = resealed(joined(changed, data))
+            content = with_new_digest(joined(changed, data))
             code = _judged(facts, stage, content)
             codes[code] += 1
             if code == "":
@@ -128,7 +128,7 @@ def test_random_changes_behind_a_good_seal_do_no_harm(stage: Stage) -> None:
                 assert {name: array.tobytes() for name, array in found.items()} == {
                     name: array.tobytes() for name, array in original.items()
                 }
-    assert codes["bad-seal"] < sum(codes.values()) / 2, codes
+    assert codes["wrong-digest"] < sum(codes.values()) / 2, codes
     assert {"not-an-update", "tensor-file-header", "wrong-tensors", "foreign-update"} <= set(codes)
 
 

@@ -75,7 +75,7 @@ def simulate(bundle: Bundle, folder: Path, count: int) -> int:
     start, draw = bundle.adapter(), np.random.default_rng(0)
     for number in range(count):
         tensors = {name: array + 0.01 * draw.standard_normal(array.shape, np.float32) for name, array in start.items()}
-        update = Update(tensors, bundle.base_sha256, bundle.adapter_sha256, bundle.manifest.recipe, 100, 10)
+        update = Update(tensors, bundle.base_sha256, bundle.adapter_sha256, bundle.manifest.provenance, 100, 10)
         path = write_update(folder / f"{number:06}.safetensors", update)
     return path.stat().st_size
 

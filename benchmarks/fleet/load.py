@@ -76,7 +76,7 @@ class Campaign:
         noisy = {key: value + 1e-3 * draw.normal(size=value.shape).astype(value.dtype) for key, value in start.items()}
         manifest = self.bundle.manifest
         update = Update(
-            noisy, manifest.base_sha256, self.number.adapter.sha256, manifest.recipe, 100, 20, 1.0, 0.5, "load"
+            noisy, manifest.base_sha256, self.number.adapter.sha256, manifest.provenance, 100, 20, 1.0, 0.5, "load"
         )
         path = write_update(self.root / f"{name}.safetensors", update)
         content = path.read_bytes()

@@ -25,7 +25,7 @@ class Result:
     """What combiners make: float64 tensors by name, squared errors and changes of pairs, and facts for the report."""
 
     tensors: dict[str, Float64s] = field(default_factory=dict)
-    places: dict[str, np.ndarray] = field(default_factory=dict)
+    indices: dict[str, np.ndarray] = field(default_factory=dict)
     errors: dict[str, tuple[float, float]] = field(default_factory=dict)
     """By layer: the norm of what was lost, and of the exact change."""
     sparse: dict[str, SparseUnion] = field(default_factory=dict)
@@ -169,9 +169,9 @@ def _scaled(pair: PairTensors, start: Start, item: Contribution) -> Factors:
 
 
 class SparseMean:
-    """The mean of sparse changes over the union of their places: where a device has nothing, it counts as zero.
+    """The mean of sparse changes over the union of their indices: where a device has nothing, it counts as zero.
 
-    A bundle holds a fixed number of places. Where devices picked different ones, the largest of the mean are kept, or
+    A bundle holds a fixed number of indices. Where devices picked different ones, the largest of the mean are kept, or
     with ``whole`` all of them, for a merged export.
     """
 
@@ -187,13 +187,13 @@ class SparseMean:
 
 
 def put_sparse(mean: Sparse, spec: SparseSpec, count: int, whole: bool, result: Result) -> None:
-    """Put a mean over a union of places into the result, cut to ``count`` places unless it is to stay ``whole``."""
+    """Put a mean over a union of indices into the result, cut to ``count`` indices unless it is to stay ``whole``."""
     union = mean[0].size
-    (places, values), share = (mean, 1.0) if whole else largest(mean, count)
+    (indices, values), share = (mean, 1.0) if whole else largest(mean, count)
     if union == 0:  # nobody has picked yet
-        places, values = np.full(count, -1, np.int64), np.zeros(count)
-    result.tensors[spec.values], result.places[spec.places] = values, places
-    result.sparse[spec.tensor] = SparseUnion(int(union), min(int(union), int(places.size)), share)
+        indices, values = np.full(count, -1, np.int64), np.zeros(count)
+    result.tensors[spec.values], result.indices[spec.indices] = values, indices
+    result.sparse[spec.tensor] = SparseUnion(int(union), min(int(union), int(indices.size)), share)
 
 
 _PAIR_RULES: Mapping[str, Callable[[PairTensors, Start], Combiner]] = {

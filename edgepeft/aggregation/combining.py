@@ -13,7 +13,7 @@ from edgepeft.aggregation import robust as coordinatewise
 from edgepeft.aggregation.combiners import Combiner, Result, combiners_of
 from edgepeft.aggregation.errors import AggregationError
 from edgepeft.aggregation.incoming import Contribution, Incoming, Start, Values
-from edgepeft.aggregation.privacy import Mechanism, check_places
+from edgepeft.aggregation.privacy import Mechanism, check_indices
 from edgepeft.aggregation.report import MergeError, Report, Spent, Taken, write_report
 from edgepeft.aggregation.settings import EXAMPLES_CAP, Privacy, Robust, Settings
 from edgepeft.aggregation.stacked import write_stack
@@ -48,7 +48,7 @@ class Aggregate:
         return self.report.rule == "stack"
 
     def save(self, path: str | Path, **more: object) -> Path:
-        """Write it, sealed, and the report as JSON beside it (``round.safetensors``, ``round.json``).
+        """Write it, with its digest, and the report as JSON beside it (``round.safetensors``, ``round.json``).
 
         The file is an update of the bundle: ``merge`` takes it, and ``Trainer.open(adapter=path)`` starts a next round
         from it. A stack is taken by ``merge`` alone.
@@ -81,7 +81,7 @@ class Aggregate:
             base_sha256=self.bundle.base_sha256,
             # Whatever round it is of: whoever merges it has the bundle, not the adapters in between.
             adapter_sha256=self.bundle.adapter_sha256,
-            recipe=self.bundle.manifest.recipe,
+            provenance=self.bundle.manifest.provenance,
             num_examples=sum(update.num_examples for update in taken),
             steps=max((update.steps for update in taken), default=0),
             runtime=f"edgepeft {VERSION} aggregate, numpy {np.__version__}",
@@ -146,7 +146,7 @@ def aggregate(
     start = Start.of(bundle, adapter)
     starts = [start, *(_other(Start.of(*other), start, settings) for other in others)]
     if privacy is not None:
-        check_places(start)
+        check_indices(start)
     incoming = Incoming(updates, starts, settings, [Start.of(start.bundle, before) for before in earlier])
     mechanism = None if privacy is None else Mechanism(privacy)
     result, taken = _combined(incoming, start, settings, mechanism)
@@ -237,7 +237,7 @@ def _check_some(taken: list[Taken], incoming: Incoming) -> None:
 
 def _parameters(result: Result, bundle: Bundle) -> dict[str, Array]:
     """The result in the manifest's order and dtypes."""
-    found: dict[str, Array] = {**result.tensors, **result.places}
+    found: dict[str, Array] = {**result.tensors, **result.indices}
     parameters = {
         spec.name: np.ascontiguousarray(found[spec.name].astype(spec.dtype)).reshape(found[spec.name].shape)
         for spec in bundle.manifest.parameters

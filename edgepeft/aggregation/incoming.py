@@ -31,9 +31,9 @@ class Values:
     @classmethod
     def of(cls, tensors: Mapping[str, Array], manifest: Manifest) -> Values:
         """The values of a checked adapter or update."""
-        parts = {name for spec in manifest.sparse for name in (spec.values, spec.places)}
+        parts = {name for spec in manifest.sparse for name in (spec.values, spec.indices)}
         whole = {name: array.astype(np.float64) for name, array in tensors.items() if name not in parts}
-        sparse = {spec.tensor: read_sparse(tensors[spec.places], tensors[spec.values]) for spec in manifest.sparse}
+        sparse = {spec.tensor: read_sparse(tensors[spec.indices], tensors[spec.values]) for spec in manifest.sparse}
         return cls(whole, sparse)
 
     def distance(self, start: Values) -> float:

@@ -13,14 +13,14 @@ from edgepeft.aggregation.report import Spent
 from edgepeft.aggregation.settings import Privacy
 
 
-def check_places(start: Start) -> None:
+def check_indices(start: Start) -> None:
     """Refuse what noise on values cannot hide: which elements a device has picked by its data."""
     for spec in start.bundle.manifest.sparse:
         if start.values.sparse[spec.tensor][0].size == 0:
             raise AggregationError(
-                "private-places",
-                "The places that devices pick by their own data tell about it, whatever noise their values get.",
-                context=f"sparse tensor {spec.tensor!r} has no places yet",
+                "private-indices",
+                "The indices that devices pick by their own data tell about it, whatever noise their values get.",
+                context=f"sparse tensor {spec.tensor!r} has no indices yet",
                 hint="pick them on the workstation, with proxy data (edgepeft pick), before the first round.",
             )
 
@@ -44,7 +44,7 @@ class Mechanism:
         """Add the noise, in place, and account for it.
 
         Args:
-            result: means; places stay.
+            result: means; indices stay.
             clip: the norm that updates were clipped to.
             devices: how many updates there were, those that did not count among them.
             still: names of tensors that are the same whatever devices send, and get no noise.

@@ -70,10 +70,10 @@ class MergeError:
 
 @dataclass(frozen=True)
 class SparseUnion:
-    """Of a tensor with sparse changes: the places that any device changed, how many of them the adapter holds, and the
+    """Of a tensor with sparse changes: the indices that any device changed, how many of them the adapter holds, and the
     share of the mean's squared norm that these carry."""
 
-    places: int
+    indices: int
     kept: int
     share: float
 

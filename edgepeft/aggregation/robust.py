@@ -13,7 +13,7 @@ from edgepeft.aggregation.errors import AggregationError
 from edgepeft.aggregation.incoming import Incoming, Start, Values
 from edgepeft.aggregation.pairs import Float64s
 from edgepeft.aggregation.settings import Robust
-from edgepeft.aggregation.sparse import EMPTY, Places, add_sparse, on_places
+from edgepeft.aggregation.sparse import EMPTY, Indices, add_sparse, on_indices
 
 BLOCK_BYTES = 2**27
 """Memory for the values of one block of coordinates, of all updates: more updates mean smaller blocks, more passes."""
@@ -39,7 +39,7 @@ def combine(incoming: Incoming, start: Start, robust: Robust, devices: int) -> R
     """
     unions = _unions(incoming, start)
     sizes = {name: array.size for name, array in start.values.whole.items()} | {
-        name: places.size for name, places in unions.items()
+        name: indices.size for name, indices in unions.items()
     }
     found = {name: np.empty(size) for name, size in sizes.items()}
     cut = robust.cut(devices)
@@ -50,8 +50,8 @@ def combine(incoming: Incoming, start: Start, robust: Robust, devices: int) -> R
     return _result(found, start, unions)
 
 
-def _unions(incoming: Incoming, start: Start) -> dict[str, Places]:
-    """Of each sparse tensor all places that any device changed."""
+def _unions(incoming: Incoming, start: Start) -> dict[str, Indices]:
+    """Of each sparse tensor all indices that any device changed."""
     if not start.values.sparse:
         return {}
     unions = dict.fromkeys(start.values.sparse, EMPTY)
@@ -77,7 +77,7 @@ def _blocks(sizes: Mapping[str, int], most: int) -> Iterator[list[_Piece]]:
         yield block
 
 
-def _columns(incoming: Incoming, devices: int, block: list[_Piece], unions: Mapping[str, Places]) -> Float64s:
+def _columns(incoming: Incoming, devices: int, block: list[_Piece], unions: Mapping[str, Indices]) -> Float64s:
     """The values of a block [coordinates, devices]."""
     columns, found = np.empty((sum(piece.stop - piece.start for piece in block), devices)), 0
     for found, item in enumerate(incoming, 1):
@@ -92,10 +92,10 @@ def _columns(incoming: Incoming, devices: int, block: list[_Piece], unions: Mapp
     return columns
 
 
-def _row(values: Values, block: list[_Piece], unions: Mapping[str, Places]) -> Float64s:
+def _row(values: Values, block: list[_Piece], unions: Mapping[str, Indices]) -> Float64s:
     parts = [
         (
-            on_places(values.sparse[piece.name], unions[piece.name])
+            on_indices(values.sparse[piece.name], unions[piece.name])
             if piece.name in unions
             else values.whole[piece.name].reshape(-1)
         )[piece.start : piece.stop]
@@ -115,7 +115,7 @@ def _ends(block: list[_Piece]) -> list[int]:
     return list(accumulate(piece.stop - piece.start for piece in block))[:-1]
 
 
-def _result(found: Mapping[str, Float64s], start: Start, unions: Mapping[str, Places]) -> Result:
+def _result(found: Mapping[str, Float64s], start: Start, unions: Mapping[str, Indices]) -> Result:
     result = Result({name: found[name].reshape(array.shape) for name, array in start.values.whole.items()})
     for spec in start.bundle.manifest.sparse:
         count = start.adapter[spec.values].size

@@ -1,7 +1,7 @@
 """The file of a stack: the mean of products as one long pair per layer, which no bundle has room for.
 
 As an update (section 5 of the SPEC), under a name of its own, and with shapes that may be longer than the bundle's
-where pairs have their rank, and sparse tensors their places.
+where pairs have their rank, and sparse tensors their indices.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from edgepeft_runtime.errors import UpdateError
 from edgepeft_runtime.files.tensorfile import Array, read_tensors, write_tensors
 
 FORMAT = "edgepeft-stack"
-VERSION = "1"
+VERSION = "2"
 
 
 def write_stack(path: Path, parameters: Mapping[str, Array], bundle: Bundle) -> Path:
-    """Write a stack, sealed."""
+    """Write a stack, with its digest."""
     metadata = {"format": FORMAT, "version": VERSION, "base_sha256": bundle.base_sha256}
-    write_tensors(path, parameters, metadata, seal=True, error=UpdateError)
+    write_tensors(path, parameters, metadata, digest=True, error=UpdateError)
     return path
 
 
 def is_stack(path: str | Path) -> bool:
-    """Whether a sealed file claims to be a stack.
+    """Whether a file with a digest claims to be a stack.
 
     Raises:
-        UpdateError: it is damaged or not sealed.
+        UpdateError: it is damaged or has no digest.
     """
-    return read_tensors(path, sealed=True, error=UpdateError).metadata.get("format") == FORMAT
+    return read_tensors(path, require_digest=True, error=UpdateError).metadata.get("format") == FORMAT
 
 
 def read_stack(path: str | Path, bundle: Bundle) -> dict[str, Array]:
@@ -44,7 +44,7 @@ def read_stack(path: str | Path, bundle: Bundle) -> dict[str, Array]:
     Raises:
         UpdateError: it is damaged, of another base, or does not fit.
     """
-    file = read_tensors(path, sealed=True, error=UpdateError)
+    file = read_tensors(path, require_digest=True, error=UpdateError)
     found = file.metadata.get("base_sha256")
     if found != bundle.base_sha256:
         raise UpdateError(
@@ -56,29 +56,29 @@ def read_stack(path: str | Path, bundle: Bundle) -> dict[str, Array]:
     source = f"The stack {path}"
     tensors = checked_tensors(file.tensors, _lengthened(bundle.manifest, file.tensors), source, UpdateError)
     for spec in bundle.manifest.sparse:
-        _check_places(tensors[spec.places], spec, source)
+        _check_indices(tensors[spec.indices], spec, source)
     return tensors
 
 
 def _lengthened(manifest: Manifest, tensors: Mapping[str, Array]) -> list[ParameterSpec]:
-    """The parameters with the ranks of pairs, and the numbers of places, that the tensors have."""
+    """The parameters with the ranks of pairs, and the numbers of indices, that the tensors have."""
     shapes: dict[str, tuple[int, ...]] = {}
     for pair in pairs_of(manifest):
         if pair.a in tensors and tensors[pair.a].ndim == len(pair.a_shape):
             shapes |= pair.shapes(pair.rank_of(tensors))
     for spec in manifest.sparse:
         if spec.values in tensors:
-            shapes |= dict.fromkeys((spec.values, spec.places), (tensors[spec.values].size,))
+            shapes |= dict.fromkeys((spec.values, spec.indices), (tensors[spec.values].size,))
     return [replace(spec, shape=shapes.get(spec.name, spec.sizes)) for spec in manifest.parameters]
 
 
-def _check_places(places: Array, spec: SparseSpec, source: str) -> None:
-    if bool((places == -1).all()):
+def _check_indices(indices: Array, spec: SparseSpec, source: str) -> None:
+    if bool((indices == -1).all()):
         return
-    if not bool((places >= 0).all() and (places < spec.size).all() and (np.diff(places) > 0).all()):
+    if not bool((indices >= 0).all() and (indices < spec.size).all() and (np.diff(indices) > 0).all()):
         raise UpdateError(
-            "wrong-places",
-            f"{source} holds places that are not ascending positions in their tensor.",
-            context=f"tensor {spec.places!r}, of {spec.size} elements of {spec.tensor}",
+            "wrong-indices",
+            f"{source} holds indices that are not ascending positions in their tensor.",
+            context=f"tensor {spec.indices!r}, of {spec.size} elements of {spec.tensor}",
             hint="the file is damaged, or written by something else; use another one.",
         )

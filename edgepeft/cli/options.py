@@ -147,7 +147,7 @@ def peft_adapter(path: Path, bundle: Bundle) -> Adapter | None:
             context=f"{file.name} is missing",
             hint="give an update, an aggregate, or an adapter directory that peft has saved as safetensors.",
         )
-    keys: dict[str, str] = bundle.manifest.recipe.get("peft", {}).get("keys", {})
+    keys: dict[str, str] = bundle.manifest.provenance.get("peft", {}).get("keys", {})
     tensors = read_tensors(file, error=UpdateError).tensors
     if not path.is_dir() and not tensors.keys() & set(keys.values()) - keys.keys():
         return None

@@ -87,7 +87,7 @@ class Pruning:
         """Whether nothing is to be removed."""
         return not (self.heads or self.ffn or self.channels or self.weights or self.n_m)
 
-    def as_recipe(self) -> Mapping[str, Any]:
+    def as_provenance(self) -> Mapping[str, Any]:
         """The settings that differ from the defaults, as JSON takes them."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         changed = {name: value for name, value in values.items() if value != getattr(Pruning, name)}

@@ -43,7 +43,7 @@ def client_app(
         pause_for: makes what ``fit`` asks between steps, anew for each round: ``lambda: Limits(minutes=10)``. Training
             that it ends early is answered as it stands.
         mods: Flower's mods around the app, such as ``fixedclipping_mod`` or ``LocalDpMod``; not for bundles with
-            sparse tensors, whose places are no floats.
+            sparse tensors, whose indices are no floats.
     """
     app = ClientApp(mods=list(mods))
 

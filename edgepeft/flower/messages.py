@@ -167,7 +167,7 @@ def read_update_reply(reply: Message, bundle: Bundle) -> Update:
         parameters=read_arrays(content, bundle.manifest.parameters, "The update", UpdateError),
         base_sha256=str(config.get(BASE)),
         adapter_sha256=str(config.get(ADAPTER)),
-        recipe=bundle.manifest.recipe,
+        provenance=bundle.manifest.provenance,
         num_examples=_natural(metrics, EXAMPLES),
         steps=_natural(metrics, STEPS),
         loss_before=_number(metrics, LOSS_BEFORE),

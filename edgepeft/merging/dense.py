@@ -13,13 +13,13 @@ from edgepeft_runtime.files.tensorfile import Array
 
 
 def with_dense(bundle: Bundle, parameters: Mapping[str, Array]) -> dict[str, Array]:
-    """The parameters of an update; instead of values and places the whole changed tensors, by their own names."""
+    """The parameters of an update; instead of values and indices the whole changed tensors, by their own names."""
     changed = dict(parameters)
     if bundle.manifest.sparse:
         frozen = ir.load(bundle.file("infer.onnx")).graph.initializers
         for spec in bundle.manifest.sparse:
-            values, places = changed.pop(spec.values), changed.pop(spec.places)
-            changed[spec.tensor] = _sum(_base(frozen, spec), places, values)
+            values, indices = changed.pop(spec.values), changed.pop(spec.indices)
+            changed[spec.tensor] = _sum(_base(frozen, spec), indices, values)
     return changed
 
 
@@ -31,7 +31,7 @@ def _base(frozen: Mapping[str, ir.Value], spec: SparseSpec) -> Array:
     return np.array(tensor.numpy().T if turned else tensor.numpy(), order="C")
 
 
-def _sum(base: Array, places: Array, values: Array) -> Array:
-    if places[0] >= 0:  # else nothing was picked yet
-        base.reshape(-1)[places] += values
+def _sum(base: Array, indices: Array, values: Array) -> Array:
+    if indices[0] >= 0:  # else nothing was picked yet
+        base.reshape(-1)[indices] += values
     return base

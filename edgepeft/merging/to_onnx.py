@@ -35,7 +35,7 @@ def write(bundle: Bundle, parameters: Mapping[str, Array], out: Path) -> str:
 def inference_model(bundle: Bundle) -> ir.Model:
     """The inference graph with the outputs that the source has: scores that only the loss reads are left out."""
     model = ir.load(bundle.file("infer.onnx"))
-    given = bundle.manifest.recipe.get("outputs")
+    given = bundle.manifest.provenance.get("outputs")
     if given is not None:
         model.graph.outputs[:] = [value for value in model.graph.outputs if value.name in given]
     return model

@@ -39,8 +39,8 @@ def write(bundle: Bundle, parameters: Mapping[str, Array], out: Path) -> str:
 
 def _adapter(bundle: Bundle, parameters: Mapping[str, Array]) -> tuple[dict[str, Any], dict[str, Array]]:
     """The adapter's configuration and its tensors by their keys."""
-    recipe = _recipe(bundle)
-    config, keys = dict(recipe["config"]), recipe["keys"]
+    provenance = _provenance(bundle)
+    config, keys = dict(provenance["config"]), provenance["keys"]
     prompt: dict[str, Array] = {}
     if is_prompt(config):
         encoder, parameters = split_prompt(parameters)
@@ -57,22 +57,22 @@ def _adapter(bundle: Bundle, parameters: Mapping[str, Array]) -> tuple[dict[str,
     _check_halves(bundle.manifest)
     tied = {
         key: np.ascontiguousarray(tensors[keys[name]].transpose(axes)).copy()
-        for key, (name, axes) in recipe.get("tied", {}).items()
+        for key, (name, axes) in provenance.get("tied", {}).items()
     }
     return {**config, **stacked_ranks(bundle.manifest, parameters)}, {**prompt, **tensors, **tied}
 
 
-def _recipe(bundle: Bundle) -> dict[str, Any]:
-    """What :func:`edgepeft.preparation.peft_format.peft_recipe` has written down."""
-    recipe = bundle.manifest.recipe.get("peft")
-    if not isinstance(recipe, dict) or not {"config", "keys"} <= recipe.keys():
+def _provenance(bundle: Bundle) -> dict[str, Any]:
+    """What :func:`edgepeft.preparation.peft_format.peft_provenance` has written down."""
+    provenance = bundle.manifest.provenance.get("peft")
+    if not isinstance(provenance, dict) or not {"config", "keys"} <= provenance.keys():
         raise MergeError(
             "not-a-peft-model",
             "The bundle was not made of a PEFT model, so its update is no PEFT adapter.",
-            context=f"method: {bundle.manifest.recipe.get('method', 'unknown')}",
+            context=f"method: {bundle.manifest.provenance.get('method', 'unknown')}",
             hint="merge to torch (a state dict) or onnx (a model for inference).",
         )
-    return recipe
+    return provenance
 
 
 def _check_halves(manifest: Manifest) -> None:

@@ -24,7 +24,7 @@ def shira(bundle: Bundle, parameters: Mapping[str, Array]) -> tuple[dict[str, An
     Raises:
         MergeError: a changed tensor is no weight of a linear layer, or so small that ``r`` does not fit it.
     """
-    linear = bundle.manifest.recipe.get("linear", [])
+    linear = bundle.manifest.provenance.get("linear", [])
     specs = bundle.manifest.sparse
     if foreign := [spec.tensor for spec in specs if spec.tensor not in linear]:
         raise _refused(foreign, "SHiRA changes weights of linear layers only")
@@ -34,7 +34,7 @@ def shira(bundle: Bundle, parameters: Mapping[str, Array]) -> tuple[dict[str, An
     tensors: dict[str, Array] = {}
     for spec in specs:
         tensors |= _pair(spec, rank, parameters)
-    sparse = {name for spec in specs for name in (spec.values, spec.places)}
+    sparse = {name for spec in specs for name in (spec.values, spec.indices)}
     whole = {name: array for name, array in parameters.items() if name not in sparse}
     tensors |= {f"{PREFIX}{name}": np.ascontiguousarray(array) for name, array in whole.items()}
     config = {
@@ -47,16 +47,16 @@ def shira(bundle: Bundle, parameters: Mapping[str, Array]) -> tuple[dict[str, An
 
 
 def _pair(spec: SparseSpec, rank: int, parameters: Mapping[str, Array]) -> dict[str, Array]:
-    places, values = parameters[spec.places], parameters[spec.values]
+    indices, values = parameters[spec.indices], parameters[spec.values]
     count = rank * sum(spec.shape)
-    if places[0] < 0:  # nothing was picked yet
-        places, values = places[:0], values[:0]
+    if indices[0] < 0:  # nothing was picked yet
+        indices, values = indices[:0], values[:0]
     padded = np.zeros(count, np.float32)
     padded[: len(values)] = values
-    indices = np.zeros((2, count), np.int32)
-    indices[:, : len(places)] = np.divmod(places, spec.shape[1])
+    positions = np.zeros((2, count), np.int32)
+    positions[:, : len(indices)] = np.divmod(indices, spec.shape[1])
     stem = f"{PREFIX}{_module(spec.tensor)}"
-    return {f"{stem}.shira_weight": padded, f"{stem}.shira_indices": indices}
+    return {f"{stem}.shira_weight": padded, f"{stem}.shira_indices": positions}
 
 
 def _module(name: str) -> str:

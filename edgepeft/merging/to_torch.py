@@ -33,18 +33,18 @@ def write(bundle: Bundle, parameters: Mapping[str, Array], out: Path) -> str:
         else:
             torch.save(state, made)
         publish(made, out)
-    return f"{len(state)} tensors as a state dict. {_how_to_load(bundle.manifest.recipe, out)}"
+    return f"{len(state)} tensors as a state dict. {_how_to_load(bundle.manifest.provenance, out)}"
 
 
-def _how_to_load(recipe: Mapping[str, Any], out: Path) -> str:
+def _how_to_load(provenance: Mapping[str, Any], out: Path) -> str:
     """Code that puts the tensors into the model, and sees that each has found its place."""
-    if "trainable" in recipe:  # the source was a file
+    if "trainable" in provenance:  # the source was a file
         return "Its names are those of the .onnx file's initializers, and of the pairs beside them."
     lines = ["Load it into the model that was prepared:"]
-    if recipe.get("prune"):
+    if provenance.get("prune"):
         lines[0] = "Load it into the model that was prepared, pruned as it was then:"
-    if recipe.get("method") in METHODS and recipe["method"] not in _CHOOSE:
-        lines += ["from edgepeft.methods import attach, by_name", f"model = attach({_method(recipe)}, model)"]
+    if provenance.get("method") in METHODS and provenance["method"] not in _CHOOSE:
+        lines += ["from edgepeft.methods import attach, by_name", f"model = attach({_method(provenance)}, model)"]
     if out.suffix == ".safetensors":
         lines += ["from safetensors.torch import load_file", f"state = load_file({str(out)!r})"]
     else:
@@ -53,12 +53,12 @@ def _how_to_load(recipe: Mapping[str, Any], out: Path) -> str:
     return "\n".join(lines)
 
 
-def _method(recipe: Mapping[str, Any]) -> str:
+def _method(provenance: Mapping[str, Any]) -> str:
     """The call that makes the method with the settings it had; those at their defaults are left out."""
-    settings = [repr(recipe["method"])]
-    for field in fields(METHODS[recipe["method"]]):
-        value = recipe.get(field.name)
+    settings = [repr(provenance["method"])]
+    for field in fields(METHODS[provenance["method"]]):
+        value = provenance.get(field.name)
         given = tuple(value) if isinstance(value, list) else value
-        if field.name in recipe and given != field.default:
+        if field.name in provenance and given != field.default:
             settings.append(f"{field.name}={given!r}")
     return f"by_name({', '.join(settings)})"

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from edgepeft_export.forward import Forward
-    from edgepeft_export.forward.sparse import Places, Share
+    from edgepeft_export.forward.sparse import Indices, Share
 
 MASKS = ("gradient", "accumulated", "random", "magnitude")
 
@@ -34,7 +34,7 @@ MASKS = ("gradient", "accumulated", "random", "magnitude")
 class Sift(Method):
     """The ``rate`` of each weight's elements with the largest gradient on the first batch train, and the task head.
 
-    What is picked stays, so that the optimizer's history is of use; only values and their places are kept and sent.
+    What is picked stays, so that the optimizer's history is of use; only values and their indices are kept and sent.
     :func:`edgepeft.pick` picks on the workstation, by the gradient on proxy data.
 
     The mask ``gradient`` picks by the device's first batch, ``accumulated`` by the sizes of the gradients of the first
@@ -94,9 +94,9 @@ class Sift(Method):
 
         count = min(int(self.rate * weight.size) + 1, weight.size)
         batches = self.batches if self.mask == "accumulated" else 1
-        return Share(count, self._places(name, weight, count), batches)
+        return Share(count, self._indices(name, weight, count), batches)
 
-    def _places(self, name: str, weight: NDArray[np.generic], count: int) -> Places | None:
+    def _indices(self, name: str, weight: NDArray[np.generic], count: int) -> Indices | None:
         if self.mask == "random":
             draw = np.random.default_rng([self.seed, zlib.crc32(name.encode())])  # each on its own: names may be added
             return np.sort(draw.choice(weight.size, count, replace=False)).astype(np.int32)

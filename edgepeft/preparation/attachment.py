@@ -22,7 +22,7 @@ from edgepeft.methods.registry import by_name
 from edgepeft.methods.support.declaration import declare
 from edgepeft.methods.support.existing import attach, check_not_frozen, trains_on
 from edgepeft.methods.support.peft_types import check_peft_type
-from edgepeft.preparation.peft_format import linear_weights, peft_recipe
+from edgepeft.preparation.peft_format import linear_weights, peft_provenance
 from edgepeft.sources.load import Source
 from edgepeft.sources.precision import in_single_precision
 from edgepeft.sources.working_copy import with_exportable_experts, working_copy
@@ -32,7 +32,7 @@ from edgepeft_export.forward.torch_source.module import DynamicAxes, ExampleInpu
 from edgepeft_export.quantize.choose import Batch
 from edgepeft_runtime.errors import EdgepeftError
 
-Recipe = dict[str, Any]
+Provenance = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -54,15 +54,15 @@ class Attachment:
         return by_name(self.method) if isinstance(self.method, str) else self.method
 
 
-def forward_of(source: Source, how: Attachment) -> tuple[Forward, Recipe]:
-    """The forward graph of a source, and what the bundle's recipe says of it; the source's model stays as it was."""
+def forward_of(source: Source, how: Attachment) -> tuple[Forward, Provenance]:
+    """The forward graph of a source, and its part of the provenance; the source's model stays as it was."""
     if isinstance(source.model, Path):
         return _of_file(source, source.model, how)
     return _of_module(source, source.model, how)
 
 
-def _of_module(source: Source, model: nn.Module, how: Attachment) -> tuple[Forward, Recipe]:
-    model, inputs, recipe, masks = attach_to_copy(source, model, how)
+def _of_module(source: Source, model: nn.Module, how: Attachment) -> tuple[Forward, Provenance]:
+    model, inputs, provenance, masks = attach_to_copy(source, model, how)
     if how.on_attached is not None:
         how.on_attached(model)
     forward = from_torch(model, inputs, dynamic_axes=how.dynamic_axes, outputs=how.outputs)
@@ -70,13 +70,15 @@ def _of_module(source: Source, model: nn.Module, how: Attachment) -> tuple[Forwa
     if isinstance(how.chosen, GraphMethod):
         forward = how.chosen.on_graph(forward, model)
     if forward.sparse:
-        recipe["linear"] = [name for name in linear_weights(model) if name in {part.tensor for part in forward.sparse}]
-    return forward, {**recipe, **peft_recipe(model)}
+        provenance["linear"] = [
+            name for name in linear_weights(model) if name in {part.tensor for part in forward.sparse}
+        ]
+    return forward, {**provenance, **peft_provenance(model)}
 
 
 def attach_to_copy(
     source: Source, model: nn.Module, how: Attachment
-) -> tuple[nn.Module, Mapping[str, Tensor], Recipe, list[str]]:
+) -> tuple[nn.Module, Mapping[str, Tensor], Provenance, list[str]]:
     """A copy of the model with its method attached, its example inputs, and what was done.
 
     Torch's random state stays as it was.
@@ -88,18 +90,18 @@ def attach_to_copy(
         model, inputs = in_single_precision(model, name_inputs(model, source.example_inputs))
         names, pruned = _pruned(inputs, model, how)
         masked = [model.get_parameter(name) for name in names]
-        recipe: Recipe = {"method": "requires_grad"}
+        provenance: Provenance = {"method": "requires_grad"}
         if how.chosen is None:
             check_not_frozen(model)
         elif not trains_on(how.chosen, model, by_name=isinstance(how.method, str)):
             model = attach(how.chosen, model)
-            recipe = {"method": how.chosen.name, **_settings(how.chosen)}
+            provenance = {"method": how.chosen.name, **_settings(how.chosen)}
         check_peft_type(model)
         compress.hold_masks(model, masked)
-        return line_up(model), inputs, {**recipe, **pruned}, names
+        return line_up(model), inputs, {**provenance, **pruned}, names
 
 
-def _pruned(inputs: Mapping[str, Tensor], model: nn.Module, how: Attachment) -> tuple[list[str], Recipe]:
+def _pruned(inputs: Mapping[str, Tensor], model: nn.Module, how: Attachment) -> tuple[list[str], Provenance]:
     """Prune the model; returns the names of the weights whose zeros stay zero, and what was done."""
     if how.prune is None:
         return [], {}
@@ -107,10 +109,10 @@ def _pruned(inputs: Mapping[str, Tensor], model: nn.Module, how: Attachment) -> 
     if how.calibration is not None:
         batches = [{name: torch.as_tensor(array) for name, array in batch.items()} for batch in how.calibration]
     _, report = compress.prune(model, how.prune, batches, example_inputs=dict(inputs))
-    return list(report.masked), {"prune": dict(how.prune.as_recipe())}
+    return list(report.masked), {"prune": dict(how.prune.as_provenance())}
 
 
-def _of_file(source: Source, path: Path, how: Attachment) -> tuple[Forward, Recipe]:
+def _of_file(source: Source, path: Path, how: Attachment) -> tuple[Forward, Provenance]:
     if how.prune is not None:
         raise EdgepeftError(
             "prune-needs-torch",
@@ -157,5 +159,5 @@ def _arrays(example: ExampleInputs | None) -> dict[str, NDArray[np.generic]] | N
 
 
 def _settings(method: Method) -> Mapping[str, Any]:
-    values: Recipe = asdict(method)
+    values: Provenance = asdict(method)
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from edgepeft_export.forward.torch_source.shared_storage import views_of
 
 
-def peft_recipe(model: nn.Module) -> dict[str, Any]:
+def peft_provenance(model: nn.Module) -> dict[str, Any]:
     """How a trained ``PeftModel`` is written as an adapter; empty for other models.
 
     ``{"peft": {"config": …, "keys": {parameter: key in adapter_model.safetensors},

@@ -38,7 +38,7 @@ def pick(bundle: str | Path, batches: Iterable[Batch], *, threads: int | None = 
             raise BundleError(
                 "nothing-to-pick",
                 f"In {bundle} nothing is to be picked.",
-                context=f"method: {opened.manifest.recipe.get('method', 'unknown')}",
+                context=f"method: {opened.manifest.provenance.get('method', 'unknown')}",
                 hint="prepare it with the method sift and the mask gradient or accumulated.",
             )
         trainer.pick(islice(batches, max(spec.batches for spec in opened.manifest.sparse)))

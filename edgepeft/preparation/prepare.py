@@ -170,9 +170,9 @@ def prepare(
         micro_batch=micro_batch,
         generation=speaks,
         packed=packed.packed,
-        recipe={
-            **exported.recipe,
-            **packed.recipe(packing),
+        provenance={
+            **exported.provenance,
+            **packed.provenance(packing),
             **({"recompute": recompute} if recompute != "none" else {}),
         },
     )
@@ -190,7 +190,7 @@ class _Exported:
     loss: losses.Loss
     function: Callable[..., Tensor] | None
     example_labels: Mapping[str, Tensor]
-    recipe: Mapping[str, Any]
+    provenance: Mapping[str, Any]
     how: Attachment
     attached: Sequence[nn.Module]
 
@@ -210,20 +210,20 @@ def _exported(
     tell("exporting the forward graph, and comparing it with the model")
     attached: list[nn.Module] = []
     how = replace(how, on_attached=attached.append)
-    forward, recipe = forward_of(source, how)
+    forward, provenance = forward_of(source, how)
     loss = source.loss if loss is None else loss
     terms = _loss(loss, forward, example_labels)
     kind = str(terms.describe()["kind"])
     if isinstance(source.model, Path) and how.outputs is None:
         given = forward.outputs
         forward = with_scores(forward, kind)
-        recipe = recipe if forward.outputs == given else {**recipe, "outputs": list(given)}
+        provenance = provenance if forward.outputs == given else {**provenance, "outputs": list(given)}
     elif (head := probabilities(forward, kind)) is not None:
         notice(f"the output {forward.outputs[0]!r} comes from a {head.op_type}, and the loss {kind} takes scores")
     for note in forward.verified.notes:
         notice(note)
     function = loss if _is_function(loss) else None
-    return _Exported(forward, terms, function, example_labels, recipe, how, attached)  # type: ignore[arg-type]  # a Loss has emit
+    return _Exported(forward, terms, function, example_labels, provenance, how, attached)  # type: ignore[arg-type]  # a Loss has emit
 
 
 def _is_function(loss: LossLike) -> bool:

@@ -160,7 +160,7 @@ def _next(workspace: Workspace, key: HostKey, bundle: Bundle, adapter: bytes, te
         norm_action=terms.norm_action,
         max_staleness=terms.max_staleness,
         min_devices=terms.min_devices,
-        # Not by this adapter's size: an update's places may take more bytes than an aggregate's, whose gaps are coded.
+        # Not by this adapter's size: plain indices of an update may take more bytes than those of an aggregate.
         limits=Limits(bundle.manifest.files[ADAPTER].bytes + MAX_HEADER_BYTES, terms.steps),
     )
 

@@ -44,7 +44,7 @@ class Extras:
         generation: how a causal language model is made to go on with a text.
         files: further files to carry, by their name in the bundle.
         packed: what a packed tensor stands for, by its name.
-        recipe: how it was prepared; JSON.
+        provenance: how it was prepared; JSON.
     """
 
     dimension_max: Mapping[str, int] = field(default_factory=dict)
@@ -55,7 +55,7 @@ class Extras:
     generation: GenerationSpec | None = None
     files: Mapping[str, bytes] = field(default_factory=dict)
     packed: Mapping[str, Packed] = field(default_factory=dict)
-    recipe: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
 
 
 def write_bundle(
@@ -169,7 +169,7 @@ def _manifest(
         memory=MemorySpec(compiled.activations, extras.micro_batch),
         adapter=compiled.layout,
         generation=extras.generation,
-        recipe=dict(extras.recipe),
+        provenance=dict(extras.provenance),
     )
 
 
@@ -181,7 +181,7 @@ def _parameters(compiled: Compiled) -> tuple[spec.ParameterSpec, ...]:
 
 
 def _sparse(part: Sparse) -> spec.SparseSpec:
-    gradient = gradient_name(part) if part.places[0] < 0 else None
+    gradient = gradient_name(part) if part.initial_indices[0] < 0 else None
     return spec.SparseSpec(part.tensor, part.shape, part.values, part.indices, gradient, part.batches)
 
 

@@ -73,8 +73,8 @@ class Compiled:
 
     @property
     def adapter(self) -> dict[str, NDArray[np.generic]]:
-        """Parameters, and the places of those that are elements of a tensor."""
-        return {**self.parameters, **{part.indices: part.places for part in self.sparse}}
+        """Parameters, and the indices of those that are elements of a tensor."""
+        return {**self.parameters, **{part.indices: part.initial_indices for part in self.sparse}}
 
 
 def compile_step(forward: Forward, loss: Loss, optimizer: Optimizer, recompute: str = "none") -> Compiled:
@@ -100,7 +100,7 @@ def compile_step(forward: Forward, loss: Loss, optimizer: Optimizer, recompute: 
     layout = forward.adapter.restricted_to(kept)
     buckets = plan_buckets({name: value.shape for name, value in kept.items() if name not in layout.non_trainable})
     sparse = tuple(part for part in forward.sparse if part.values in kept)
-    to_pick = [part for part in sparse if part.places[0] < 0]
+    to_pick = [part for part in sparse if part.initial_indices[0] < 0]
     graphs = {
         "train": _accumulate(train, gradients, buckets),
         "optimizer": optimizer_graph(optimizer, buckets),

@@ -145,7 +145,7 @@ def test_bad_updates_do_not_count(fleet: tuple[Bundle, list[Path]], images: Trai
         found = aggregate(bundle, [*bad, *paths], **how)
         assert _bits(found) == _bits(aggregate(bundle, paths, **how))
         assert {refused.file: refused.reference for refused in found.report.refused} == {
-            "cut.safetensors": "bad-seal",
+            "cut.safetensors": "wrong-digest",
             "missing.safetensors": "cannot-read-file",
             "nan.safetensors": "not-finite",
             "stale.safetensors": "stale-update",

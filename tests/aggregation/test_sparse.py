@@ -1,4 +1,4 @@
-"""Sparse changes of many devices: unions of places, absent ones as zero, cut to what a bundle holds."""
+"""Sparse changes of many devices: unions of indices, absent ones as zero, cut to what a bundle holds."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ BERT = NETWORKS["bert"]
 
 @pytest.fixture(scope="module")
 def sparse(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """BERT with SIFT, whose places each device picks."""
+    """BERT with SIFT, whose indices each device picks."""
     out = tmp_path_factory.mktemp("sift") / "bundle"
     made = edgepeft.prepare(BERT.model(), BERT.example(), method=Sift(rate=0.02), out=out)
     return Bundle.open(made.bundle)
 
 
-def _picked(bundle: Bundle, seed: int, places_seed: int | None = None) -> Tensors:
-    """A device that picked its places (or those of another seed)."""
+def _picked(bundle: Bundle, seed: int, indices_seed: int | None = None) -> Tensors:
+    """A device that picked its indices (or those of another seed)."""
     (own,) = drifted(bundle, 1, 0.1, seed)
-    draw = np.random.default_rng(seed if places_seed is None else places_seed)
+    draw = np.random.default_rng(seed if indices_seed is None else indices_seed)
     for spec in bundle.manifest.sparse:
-        own[spec.places] = np.sort(draw.permutation(spec.size)[: own[spec.places].size]).astype(np.int32)
+        own[spec.indices] = np.sort(draw.permutation(spec.size)[: own[spec.indices].size]).astype(np.int32)
     return own
 
 
@@ -40,11 +40,11 @@ def _dense(bundle: Bundle, tensors: Tensors) -> dict[str, np.ndarray]:
     found = {}
     for spec in bundle.manifest.sparse:
         found[spec.tensor] = np.zeros(spec.size)
-        found[spec.tensor][tensors[spec.places]] = tensors[spec.values]
+        found[spec.tensor][tensors[spec.indices]] = tensors[spec.values]
     return found
 
 
-def test_absent_places_count_as_zero(sparse: Bundle, tmp_path: Path) -> None:
+def test_absent_indices_count_as_zero(sparse: Bundle, tmp_path: Path) -> None:
     """A stack holds the union exactly; an update of the bundle the largest of it, and says what share that is."""
     fleet = [_picked(sparse, seed) for seed in range(3)]
     paths = send(sparse, fleet, tmp_path)
@@ -60,21 +60,21 @@ def test_absent_places_count_as_zero(sparse: Bundle, tmp_path: Path) -> None:
         assert np.allclose(np.sort(np.abs(kept))[-count:], np.sort(np.abs(exact))[-count:], atol=1e-8)
         assert np.allclose(kept[kept != 0], exact[kept != 0], atol=1e-8)
         union = cut.report.sparse[spec.tensor]
-        assert (union.places, union.kept) == (np.count_nonzero(exact), count)
+        assert (union.indices, union.kept) == (np.count_nonzero(exact), count)
         assert union.share == pytest.approx(np.square(kept).sum() / np.square(exact).sum(), rel=1e-6)
     cut.save(tmp_path / "round.safetensors")
     with Trainer.open(sparse, adapter=tmp_path / "round.safetensors") as trainer:
         assert not trainer.must_pick
 
 
-def test_picked_places_stay_in_later_rounds(sparse: Bundle, tmp_path: Path) -> None:
+def test_picked_indices_stay_in_later_rounds(sparse: Bundle, tmp_path: Path) -> None:
     """Devices of one mask: means are exact, also robust ones, and one device alone comes back to the bit."""
     fleet = [_picked(sparse, seed, 7) for seed in range(5)]
     paths = send(sparse, fleet, tmp_path)
     for how, statistic in (({}, np.mean), ({"robust": "median"}, np.median)):
         found = aggregate(sparse, paths, **how)  # type: ignore[arg-type]
         for spec in sparse.manifest.sparse:
-            assert np.array_equal(found.parameters[spec.places], fleet[0][spec.places])
+            assert np.array_equal(found.parameters[spec.indices], fleet[0][spec.indices])
             exact = statistic([own[spec.values].astype(np.float64) for own in fleet], axis=0)
             assert np.allclose(found.parameters[spec.values], exact, rtol=1e-6)
             assert found.report.sparse[spec.tensor].share == 1.0
@@ -83,7 +83,7 @@ def test_picked_places_stay_in_later_rounds(sparse: Bundle, tmp_path: Path) -> N
 
 
 def test_a_fleet_that_has_not_picked_changes_nothing(sparse: Bundle, tmp_path: Path) -> None:
-    """Devices that took no step send places of -1; with one that has, its places are taken."""
+    """Devices that took no step send indices of -1; with one that has, its indices are taken."""
     start = sparse.adapter()
     (idle,) = send(sparse, [start], tmp_path / "idle")
     found = aggregate(sparse, [idle])
@@ -92,12 +92,12 @@ def test_a_fleet_that_has_not_picked_changes_nothing(sparse: Bundle, tmp_path: P
     (busy,) = send(sparse, [own], tmp_path / "busy")
     both = aggregate(sparse, [idle, busy]).parameters
     for spec in sparse.manifest.sparse:
-        assert np.array_equal(both[spec.places], own[spec.places])
+        assert np.array_equal(both[spec.indices], own[spec.indices])
         assert np.allclose(both[spec.values], own[spec.values] / 2, rtol=1e-6)
 
 
 def test_clipping_counts_sparse_changes(sparse: Bundle, tmp_path: Path) -> None:
-    """The norm of a device's change is that of the dense tensors, also from places that are picked already."""
+    """The norm of a device's change is that of the dense tensors, also from indices that are picked already."""
     first = tmp_path / "start.safetensors"
     write_tensors(first, _picked(sparse, 0))
     with Trainer.open(sparse, adapter=first) as trainer:
@@ -105,7 +105,7 @@ def test_clipping_counts_sparse_changes(sparse: Bundle, tmp_path: Path) -> None:
     own = _picked(sparse, 1)
     (path,) = send(sparse, [own], tmp_path / "u", first)
     one, other = _dense(sparse, own), _dense(sparse, start)
-    whole = [own[n].astype(np.float64) - start[n] for n in own if not n.endswith((".places", ".values"))]
+    whole = [own[n].astype(np.float64) - start[n] for n in own if not n.endswith((".indices", ".values"))]
     norm = np.sqrt(sum(np.square(part).sum() for part in [*(one[name] - other[name] for name in one), *whole]))
     found = aggregate(sparse, [path], adapter=first, clip=norm / 4)
     assert found.report.updates[0].norm == pytest.approx(norm, rel=1e-6)
@@ -114,8 +114,8 @@ def test_clipping_counts_sparse_changes(sparse: Bundle, tmp_path: Path) -> None:
         assert np.allclose(array, other[name] + (one[name] - other[name]) / 4, atol=1e-7)
 
 
-def test_places_picked_by_data_are_not_private(sparse: Bundle, tmp_path: Path) -> None:
+def test_indices_picked_by_data_are_not_private(sparse: Bundle, tmp_path: Path) -> None:
     """Noise on the values does not hide which elements a device has chosen."""
     with pytest.raises(AggregationError) as caught:
         aggregate(sparse, send(sparse, [_picked(sparse, 0)], tmp_path), clip=1.0, privacy=Privacy(1.0))
-    assert caught.value.reference == "private-places"
+    assert caught.value.reference == "private-indices"

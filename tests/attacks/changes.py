@@ -8,15 +8,15 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from edgepeft_runtime.files.tensorfile import SEAL_LENGTH
+from edgepeft_runtime.files.tensorfile import DIGEST_LENGTH
 from edgepeft_runtime.fleet import signatures
 
 MUTATIONS = 10_000
 """How often each file is changed at random; see ``tests/test_attacks.py``."""
 
 MUTATED = {
-    "an update, signed by its device after the change": "refused; the seal or the header gives it away",
-    "the header of an update, sealed and signed after the change": "refused, or the same tensors to the bit",
+    "an update, signed by its device after the change": "refused; the digest or the header gives it away",
+    "the header of an update, its digest and signature made again": "refused, or the same tensors to the bit",
     "a sidecar": "refused",
     "`HEAD.json`, `HEAD.sig` and `round.json`, in turn": "refused; the device stays where it is",
 }
@@ -72,11 +72,11 @@ def header_of(content: bytes) -> dict[str, Any]:
     return header
 
 
-def resealed(content: bytes) -> bytes:
-    """The content with the seal that it should have, if it has a place for one."""
-    found = re.search(rb'"seal": ?"', content)
-    if found is None or len(content) < found.end() + SEAL_LENGTH:
+def with_new_digest(content: bytes) -> bytes:
+    """The content with the digest that it should have, if it has a field for one."""
+    found = re.search(rb'"digest": ?"', content)
+    if found is None or len(content) < found.end() + DIGEST_LENGTH:
         return content
     place = found.end()
-    bare = content[:place] + b"0" * SEAL_LENGTH + content[place + SEAL_LENGTH :]
-    return content[:place] + signatures.sha256(bare).encode() + content[place + SEAL_LENGTH :]
+    bare = content[:place] + b"0" * DIGEST_LENGTH + content[place + DIGEST_LENGTH :]
+    return content[:place] + signatures.sha256(bare).encode() + content[place + DIGEST_LENGTH :]

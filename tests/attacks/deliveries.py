@@ -33,7 +33,7 @@ def cut_and_renamed(stage: Stage) -> None:
     stage.leave(stage.good[:-7], stage.delivery(stage.good))
 
 
-@attack("truncated, and signed so", DEVICE, "bad-seal")
+@attack("truncated, and signed so", DEVICE, "wrong-digest")
 def cut_and_signed(stage: Stage) -> None:
     stage.leave_signed(stage.good[:-7])
 
@@ -49,7 +49,7 @@ def flipped(stage: Stage) -> None:
     path.write_bytes(stage.good[:-9] + bytes([stage.good[-9] ^ 1]) + stage.good[-8:])
 
 
-@attack("bit-flipped, and signed so", DEVICE, "bad-seal")
+@attack("bit-flipped, and signed so", DEVICE, "wrong-digest")
 def flipped_and_signed(stage: Stage) -> None:
     stage.leave_signed(stage.good[:-9] + bytes([stage.good[-9] ^ 1]) + stage.good[-8:])
 
@@ -206,7 +206,7 @@ def tensor_too_many(stage: Stage) -> None:
 @attack("an adapter or a checkpoint in the place of an update", DEVICE, "not-an-update")
 def no_update(stage: Stage) -> None:
     path = stage.fleet.root / "adapter"
-    write_tensors(path, read_update(stage.update).parameters, {"format": "edgepeft-checkpoint"}, seal=True)
+    write_tensors(path, read_update(stage.update).parameters, {"format": "edgepeft-checkpoint"}, digest=True)
     stage.leave_signed(path.read_bytes())
 
 
@@ -246,44 +246,44 @@ def many_steps(stage: Stage) -> None:
     stage.leave_signed(stage.changed(steps=2**64))
 
 
-# Gaps of places
+# Delta-coded indices
 
 
-@attack("gaps of places, the last one cut short", DEVICE, "bad-gaps")
-def gaps_cut(stage: Stage) -> None:
-    stage.leave_signed(stage.with_gaps(b"\x05\x80"))
+@attack("delta-coded indices, the last one cut short", DEVICE, "bad-delta-indices")
+def code_cut(stage: Stage) -> None:
+    stage.leave_signed(stage.with_coded(b"\x05\x80"))
 
 
-@attack("gaps in more bytes than they need, for a second hash of one update", DEVICE, "bad-gaps")
-def gaps_padded(stage: Stage) -> None:
-    stage.leave_signed(stage.with_gaps(b"\x05\x80\x00"))
+@attack("indices coded in more bytes than they need, for a second hash of one update", DEVICE, "bad-delta-indices")
+def code_padded(stage: Stage) -> None:
+    stage.leave_signed(stage.with_coded(b"\x05\x80\x00"))
 
 
-@attack("a gap of 300,000 bytes", DEVICE, "bad-gaps")
+@attack("a coded index of 300,000 bytes", DEVICE, "bad-delta-indices")
 def gap_without_end(stage: Stage) -> None:
-    stage.leave_signed(stage.with_gaps(b"\xff" * 299_999 + b"\x01"))
+    stage.leave_signed(stage.with_coded(b"\xff" * 299_999 + b"\x01"))
 
 
-@attack("gaps that lead beyond 2^31", DEVICE, "bad-gaps")
-def gaps_beyond(stage: Stage) -> None:
-    stage.leave_signed(stage.with_gaps(b"\xff\xff\xff\xff\x07" * 3))
+@attack("indices coded beyond 2^31", DEVICE, "bad-delta-indices")
+def code_beyond(stage: Stage) -> None:
+    stage.leave_signed(stage.with_coded(b"\xff\xff\xff\xff\x07" * 3))
 
 
-@attack("gaps of a tensor that is not there, and whose name would clear a terminal", DEVICE, "bad-gaps")
-def gaps_of_nothing(stage: Stage) -> None:
-    stage.leave_signed(stage.with_gaps(b"\x05", r'["\u001b[2J"]'))
+@attack("coded indices of a tensor that is missing, and whose name would clear a terminal", DEVICE, "bad-delta-indices")
+def code_of_nothing(stage: Stage) -> None:
+    stage.leave_signed(stage.with_coded(b"\x05", r'["\u001b[2J"]'))
 
 
-@attack("gaps, it says, and they are floats", DEVICE, "bad-gaps")
-def gaps_of_floats(stage: Stage) -> None:
-    stage.leave_signed(stage.with_gaps(b"\x05", '["head.weight"]'))
+@attack("coded indices, it says, and they are floats", DEVICE, "bad-delta-indices")
+def code_of_floats(stage: Stage) -> None:
+    stage.leave_signed(stage.with_coded(b"\x05", '["head.weight"]'))
 
 
-@attack("100,000 brackets in the place of names of gaps", DEVICE, "bad-gaps")
-def deep_gaps(stage: Stage) -> None:
-    stage.leave_signed(stage.with_gaps(b"\x05", "[" * 100_000))
+@attack("100,000 brackets in the place of names of coded tensors", DEVICE, "bad-delta-indices")
+def deep_names(stage: Stage) -> None:
+    stage.leave_signed(stage.with_coded(b"\x05", "[" * 100_000))
 
 
-@attack("places, well coded, in the place of floats", DEVICE, "wrong-tensors")
-def gaps_for_floats(stage: Stage) -> None:
-    stage.leave_signed(stage.with_gaps(b"\x05\x00\x00"))
+@attack("indices, well coded, in the place of floats", DEVICE, "wrong-tensors")
+def code_for_floats(stage: Stage) -> None:
+    stage.leave_signed(stage.with_coded(b"\x05\x00\x00"))

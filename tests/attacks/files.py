@@ -8,7 +8,7 @@ import os
 
 import numpy as np
 
-from tests.attacks.changes import header_of, joined, resealed
+from tests.attacks.changes import header_of, joined, with_new_digest
 from tests.attacks.stage import NAME, Stage
 from tests.attacks.table import ANYBODY, DEVICE, attack
 
@@ -143,11 +143,11 @@ def name_twice(stage: Stage) -> None:
 
 @attack("a tensor name with half of a surrogate pair", DEVICE, "tensor-file-header")
 def half_a_pair(stage: Stage) -> None:
-    stage.leave_signed(resealed(stage.good.replace(b"head.bias", b"\\ud800bia")))
+    stage.leave_signed(with_new_digest(stage.good.replace(b"head.bias", b"\\ud800bia")))
 
 
 def _shaped(stage: Stage, shape: list[int]) -> bytes:
-    """The good update with one tensor, of this shape and no bytes, sealed."""
+    """The good update with one tensor, of this shape and no bytes, with its digest."""
     entry = {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]}
     metadata = header_of(stage.good)["__metadata__"]
-    return resealed(joined(json.dumps({"__metadata__": metadata, "head.bias": entry}).encode()))
+    return with_new_digest(joined(json.dumps({"__metadata__": metadata, "head.bias": entry}).encode()))

@@ -102,20 +102,20 @@ class Stage:
         return self.leave(content, sidecar, sidecar.round, sidecar.device)
 
     def changed(self, **fields: Any) -> bytes:
-        """The good update with other fields, sealed again."""
+        """The good update with other fields, its digest made again."""
         path = self.fleet.root / "changed"
         write_update(path, replace(read_update(self.update), **fields))
         return path.read_bytes()
 
     def with_tensors(self, change: Callable[[dict[str, Any]], None]) -> bytes:
-        """The good update with other tensors, sealed again."""
+        """The good update with other tensors, its digest made again."""
         parameters = {name: array.copy() for name, array in read_update(self.update).parameters.items()}
         change(parameters)
         return self.changed(parameters=parameters)
 
-    def with_gaps(self, data: bytes, names: str = '["head.bias"]') -> bytes:
-        """The good update with other bytes for a bias, and gaps in its metadata, sealed again."""
+    def with_coded(self, data: bytes, names: str = '["head.bias"]') -> bytes:
+        """The good update with other bytes for a bias, and delta-coded indices in its metadata, with its digest."""
         path, file = self.fleet.root / "changed", read_tensors(self.update)
         tensors = {**file.tensors, "head.bias": np.frombuffer(data, np.uint8)}
-        write_tensors(path, tensors, {**file.metadata, "gaps": names}, seal=True)
+        write_tensors(path, tensors, {**file.metadata, "delta_indices": names}, digest=True)
         return path.read_bytes()

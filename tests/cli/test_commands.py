@@ -125,7 +125,7 @@ def test_pull_lists_what_it_refuses(edgepeft: Command, text: Trained, tmp_path: 
     found = edgepeft("pull", tmp_path, "--into", tmp_path / "in")
     assert found.code == 0
     assert found.out.endswith("1 accepted, 0 already there, 1 refused\n")
-    assert f"refused {tmp_path / 'bad.safetensors'} (bad-seal)" in found.err
+    assert f"refused {tmp_path / 'bad.safetensors'} (wrong-digest)" in found.err
 
 
 @pytest.mark.filterwarnings("ignore")

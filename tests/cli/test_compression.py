@@ -54,21 +54,23 @@ def test_a_model_is_packed_trained_merged_and_inspected(edgepeft: Command, netwo
 
 
 def test_calibration_keeps_the_weight_that_rounding_harms(edgepeft: Command, network: str, tmp_path: Path) -> None:
-    """--calibrate reads data as training does; what stays fp32 is told with the reason, and written into the recipe."""
+    """--calibrate reads data as training does; what stays fp32 is told with the reason, and written into the bundle."""
     draw = np.random.default_rng(0)
     np.savez(tmp_path / "d.npz", input=draw.normal(size=(32, 64)).astype(np.float32), labels=np.zeros(32, np.int64))
     options = ["--train", "3", "--compute", "int8", "--tolerance", 0.01, "--calibrate", tmp_path / "d.npz"]
     made = edgepeft("prepare", network, *options, "--out", tmp_path / "b")
     assert made.code == 0
     assert "2.weight stays fp32: relative error" in made.err
-    assert json.loads(edgepeft("inspect", tmp_path / "b", "--json").out)["manifest"]["recipe"]["kept"] == ["2.weight"]
+    assert json.loads(edgepeft("inspect", tmp_path / "b", "--json").out)["manifest"]["provenance"]["kept"] == [
+        "2.weight"
+    ]
     missing = edgepeft("prepare", network, *options[:-1], tmp_path / "nowhere.npz", "--out", tmp_path / "c")
     assert (missing.code, (tmp_path / "c").exists()) == (1, False)
     assert "no-such-data" in missing.err
 
 
 def test_heads_and_neurons_are_pruned_by_one_option(edgepeft: Command, text: Trained, tmp_path: Path) -> None:
-    """--prune cuts before LoRA is attached; the recipe says what was done; shares out of range are refused."""
+    """--prune cuts before LoRA is attached; the provenance says what was done; shares out of range are refused."""
     options = ["prepare", text.model, "--task", "text-classification", "--classes", "no,yes", "--method", "lora"]
     assert edgepeft(*options, "--out", tmp_path / "whole").code == 0
     assert edgepeft(*options, "--prune", "heads=0.5,ffn=0.25", "--out", tmp_path / "cut").code == 0
@@ -77,7 +79,7 @@ def test_heads_and_neurons_are_pruned_by_one_option(edgepeft: Command, text: Tra
     gone = 2 * (4 * 32 * 16 + 3 * 16 + 2 * 32 * 16 + 16)
     kept = {name: found["frozen_bytes"] + found["trainable_bytes"] for name, found in (("w", whole), ("c", cut))}
     assert 4 * 0.8 * gone < kept["w"] - kept["c"] < 4 * 1.2 * gone  # small tensors lie in the graphs
-    assert cut["manifest"]["recipe"]["prune"] == {"heads": 0.5, "ffn": 0.25}
+    assert cut["manifest"]["provenance"]["prune"] == {"heads": 0.5, "ffn": 0.25}
     refused = edgepeft(*options, "--prune", "heads=1.5", "--out", tmp_path / "more")
     assert refused.code == 1
     assert "heads" in refused.err

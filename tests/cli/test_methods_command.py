@@ -50,13 +50,13 @@ def test_every_method_is_listed_with_its_settings(edgepeft: Command) -> None:
 
 
 def test_settings_are_given_as_text(edgepeft: Command, network: str, tmp_path: Path) -> None:
-    """A rate and patterns reach the method; the bundle's recipe says so."""
+    """A rate and patterns reach the method; the bundle's provenance says so."""
     options = ["--rate", 0.1, "--weights", "0,2", "--gradient-fraction", 0.5]
     done = edgepeft("prepare", network, "--method", "sift", *options, "--out", tmp_path / "b")
     assert done.code == 0, done.err
     manifest = Bundle.open(tmp_path / "b").manifest
-    recipe = manifest.recipe
-    assert (recipe["method"], recipe["rate"], recipe["weights"]) == ("sift", 0.1, ["0", "2"])
+    provenance = manifest.provenance
+    assert (provenance["method"], provenance["rate"], provenance["weights"]) == ("sift", 0.1, ["0", "2"])
     assert manifest.optimizer.settings["gradient_fraction"] == 0.5
     assert {spec.name.partition(".")[0] for spec in manifest.optimizer.state} == {"exp_avg", "exp_avg_sq", "residual"}
 

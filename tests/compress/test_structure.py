@@ -186,7 +186,7 @@ def test_the_command_line_s_text_gives_the_settings() -> None:
     text = "heads=0.25, ffn=0.3,channels=0.1,pattern=2:4,score=wanda,keep=a.*,keep=b"
     expected = Pruning(heads=0.25, ffn=0.3, channels=0.1, n_m=(2, 4), score="wanda", keep=("a.*", "b"))
     assert Pruning.parse(text) == expected
-    assert Pruning.parse("weights=0.5").as_recipe() == {"weights": 0.5}
+    assert Pruning.parse("weights=0.5").as_provenance() == {"weights": 0.5}
 
 
 @pytest.mark.parametrize(

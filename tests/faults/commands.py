@@ -95,7 +95,7 @@ def build(stages: Path, cases: Callable[[Path], list[Case]]) -> list[Case]:
         stages: a new folder for them.
         cases: makes the cases, given the bundle.
     """
-    bundle = build_bundle(stages / "bundle", recipe={"method": "head"})
+    bundle = build_bundle(stages / "bundle", provenance={"method": "head"})
     made = cases(bundle)
     for case in made:
         before, expected = stages / case.name / "before", stages / case.name / "expected"

@@ -1,4 +1,4 @@
-"""Places coded by their gaps: every one comes back, each has one coding, and what is no coding is refused."""
+"""Delta-coded indices: every one comes back, each has one coding, and what is no coding is refused."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from edgepeft_runtime.errors import UpdateError
-from edgepeft_runtime.files import index_coding as gaps
+from edgepeft_runtime.files import index_coding
 from edgepeft_runtime.files.tensorfile import read_tensors, write_tensors
 from edgepeft_runtime.train.update import Update, read_update, write_update
 
 LAST = 2**31 - 1
 SPARSE = {
     "w.values": np.array([0.5, -1.5, 2.0], np.float32),
-    "w.places": np.array([3, 4, 133], np.int32),
+    "w.indices": np.array([3, 4, 133], np.int32),
 }
 
 
@@ -35,11 +35,11 @@ def update_of(parameters: dict[str, np.ndarray]) -> Update:
 
 
 def coded_file(path: Path, data: bytes, names: Any = ("a",), shape: tuple[int, ...] = (-1,)) -> Path:
-    """An update whose bytes ``a`` are named as gaps; ``names`` as text goes into the metadata as it is."""
+    """An update whose bytes ``a`` are named as delta-coded; ``names`` as text goes into the metadata as it is."""
     text = names if isinstance(names, str) else json.dumps(names)
-    metadata = read_tensors(write_update(path, update_of({}))).metadata | {"gaps": text}
+    metadata = read_tensors(write_update(path, update_of({}))).metadata | {"delta_indices": text}
     tensors = {"a": np.frombuffer(data, np.uint8).reshape(shape), "b": np.zeros(2, np.float32)}
-    write_tensors(path, tensors, metadata, seal=True)
+    write_tensors(path, tensors, metadata, digest=True)
     return path
 
 
@@ -52,12 +52,12 @@ def coded_file(path: Path, data: bytes, names: Any = ("a",), shape: tuple[int, .
 @example(list(range(1000)))
 @example([2**bits - 1 for bits in range(32)])
 @example([2**bits for bits in range(31)])
-def test_ascending_places_come_back(places: list[int]) -> None:
+def test_ascending_indices_come_back(indices: list[int]) -> None:
     """None, one, all in a row, the last that int32 holds, and every length of a code; never 8 bytes longer."""
-    data = gaps.encode(np.array(places, np.int32))
-    found = gaps.decode(data)
-    assert (found.dtype, found.tolist()) == (np.int32, places)
-    assert len(data) <= 4 * len(places) + 7
+    data = index_coding.encode(np.array(indices, np.int32))
+    found = index_coding.decode(data)
+    assert (found.dtype, found.tolist()) == (np.int32, indices)
+    assert len(data) <= 4 * len(indices) + 7
 
 
 @given(st.binary(max_size=40))
@@ -65,39 +65,39 @@ def test_any_bytes_are_one_coding_or_none(data: bytes) -> None:
     """What can be read is written the same again, so that one update has one hash."""
     raw = np.frombuffer(data, np.uint8)
     try:
-        places = gaps.decode(raw)
+        indices = index_coding.decode(raw)
     except ValueError:
         return
-    assert gaps.encode(places).tobytes() == data
-    assert (places[:1] >= 0).all() and (np.diff(places.astype(np.int64)) > 0).all()
+    assert index_coding.encode(indices).tobytes() == data
+    assert (indices[:1] >= 0).all() and (np.diff(indices.astype(np.int64)) > 0).all()
 
 
 @pytest.mark.parametrize("share", [0.001, 0.01, 0.3, 1.0])
-def test_places_of_a_large_tensor_come_back(share: float) -> None:
+def test_indices_of_a_large_tensor_come_back(share: float) -> None:
     """Of five million elements: more codes than are read at a time, of whatever density."""
-    places = picked(5_000_000, int(5_000_000 * share))
-    assert np.array_equal(gaps.decode(gaps.encode(places)), places)
+    indices = picked(5_000_000, int(5_000_000 * share))
+    assert np.array_equal(index_coding.decode(index_coding.encode(indices)), indices)
 
 
 def test_the_bytes_are_leb128() -> None:
     """The standard's own examples: 2, 127, 128, 129, 130 and 12857."""
     wanted = [2, 127, 128, 129, 130, 12857]
-    places = np.cumsum(np.array(wanted) + 1) - 1
-    assert gaps.encode(places.astype(np.int32)).tobytes() == bytes.fromhex("02 7f 8001 8101 8201 b964")
+    indices = np.cumsum(np.array(wanted) + 1) - 1
+    assert index_coding.encode(indices.astype(np.int32)).tobytes() == bytes.fromhex("02 7f 8001 8101 8201 b964")
 
 
 def test_an_update_at_one_per_cent_holds_little_more_than_that(tmp_path: Path) -> None:
     """Of a layer of 384 by 1,536: four bytes for a value, and about one for its place."""
-    places = picked(384 * 1536, 384 * 1536 // 100)
-    values = np.random.default_rng(1).normal(size=places.size).astype(np.float32)
-    path = write_update(tmp_path / "u", update_of({"w.values": values, "w.places": places}))
+    indices = picked(384 * 1536, 384 * 1536 // 100)
+    values = np.random.default_rng(1).normal(size=indices.size).astype(np.float32)
+    path = write_update(tmp_path / "u", update_of({"w.values": values, "w.indices": indices}))
     assert 0.0125 < path.stat().st_size / (4 * 384 * 1536) < 0.0140
     found = read_update(path).parameters
-    assert np.array_equal(found["w.places"], places) and np.array_equal(found["w.values"], values)
+    assert np.array_equal(found["w.indices"], indices) and np.array_equal(found["w.values"], values)
 
 
-def test_what_is_no_picked_places_is_written_as_it_is(tmp_path: Path) -> None:
-    """Not picked yet, out of order, twice the same, of two axes, of another dtype; and then nothing names gaps."""
+def test_what_is_no_picked_indices_is_written_as_it_is(tmp_path: Path) -> None:
+    """Not picked yet, out of order, twice the same, of two axes, of another dtype; then no key names coded ones."""
     plain = {
         "unpicked": np.full(3, -1, np.int32),
         "descending": np.array([5, 4], np.int32),
@@ -108,29 +108,29 @@ def test_what_is_no_picked_places_is_written_as_it_is(tmp_path: Path) -> None:
         "long": np.arange(6),
     }
     path = write_update(tmp_path / "u", update_of(plain))
-    assert b"gaps" not in path.read_bytes()
+    assert b"delta_indices" not in path.read_bytes()
     for found in (safetensors.numpy.load_file(path), read_update(path).parameters):
         assert {name: array.dtype for name, array in found.items()} == {n: array.dtype for n, array in plain.items()}
         assert all(np.array_equal(found[name], array) for name, array in plain.items())
 
 
 def test_another_reader_sees_the_bytes_and_their_names(tmp_path: Path) -> None:
-    """The file is safetensors: vectors of bytes, and which of them are gaps."""
-    path = write_update(tmp_path / "u", update_of({**SPARSE, "größe.places": np.zeros(1, np.int32)}))
+    """The file is safetensors: vectors of bytes, and which of them are delta-coded."""
+    path = write_update(tmp_path / "u", update_of({**SPARSE, "größe.indices": np.zeros(1, np.int32)}))
     with safetensors.safe_open(path, "numpy") as file:
-        assert file.metadata()["gaps"] == '["größe.places","w.places"]'
-        assert file.get_tensor("w.places").tolist() == [3, 0, 0x80, 0x01]
-        assert file.get_tensor("größe.places").tolist() == [0]
-    found = read_tensors(path, sealed=True)
-    assert "gaps" not in found.metadata and found.tensors["w.places"].tolist() == [3, 4, 133]
+        assert file.metadata()["delta_indices"] == '["größe.indices","w.indices"]'
+        assert file.get_tensor("w.indices").tolist() == [3, 0, 0x80, 0x01]
+        assert file.get_tensor("größe.indices").tolist() == [0]
+    found = read_tensors(path, require_digest=True)
+    assert "delta_indices" not in found.metadata and found.tensors["w.indices"].tolist() == [3, 4, 133]
     assert write_update(tmp_path / "again", read_update(path)).read_bytes() == path.read_bytes()
 
 
-def test_an_update_with_plain_places_is_read(tmp_path: Path) -> None:
-    """As they were written before gaps were coded."""
+def test_an_update_with_plain_indices_is_read(tmp_path: Path) -> None:
+    """As they were written before indices were coded."""
     metadata = read_tensors(write_update(tmp_path / "u", update_of({}))).metadata
-    write_tensors(tmp_path / "old", SPARSE, metadata, seal=True)
-    assert read_update(tmp_path / "old").parameters["w.places"].tolist() == [3, 4, 133]
+    write_tensors(tmp_path / "old", SPARSE, metadata, digest=True)
+    assert read_update(tmp_path / "old").parameters["w.indices"].tolist() == [3, 4, 133]
 
 
 @pytest.mark.parametrize(
@@ -149,38 +149,38 @@ def test_an_update_with_plain_places_is_read(tmp_path: Path) -> None:
         ("ff ff ff ff 7f" * 20_000, "beyond position 2147483647"),
     ],
 )
-def test_damaged_gaps_are_refused(data: str, what: str, tmp_path: Path) -> None:
-    """With what is wrong, though the seal is right."""
+def test_damaged_codes_are_refused(data: str, what: str, tmp_path: Path) -> None:
+    """With what is wrong, though the digest is right."""
     path = coded_file(tmp_path / "u", bytes.fromhex(data))
     with pytest.raises(UpdateError) as error:
         read_update(path)
-    assert error.value.reference == "bad-gaps"
+    assert error.value.reference == "bad-delta-indices"
     assert what in str(error.value.context) and "'a'" in str(error.value.context)
 
 
 @pytest.mark.parametrize(
     ("names", "what"),
     [
-        (["missing"], "'missing' is named in gaps"),
-        (["b"], "'b' is named in gaps"),
-        (["a", "a"], "'a' is named in gaps"),
-        ({"a": 2}, "no list of names"),
-        (["a", 2], "no list of names"),
+        (["missing"], "'missing' is named in delta_indices"),
+        (["b"], "'b' is named in delta_indices"),
+        (["a", "a"], "'a' is named in delta_indices"),
+        ({"a": 2}, "not a list of names"),
+        (["a", 2], "not a list of names"),
         ("a", "not JSON"),
         ("", "not JSON"),
         ("[" * 100_000, "not JSON"),
         ("NaN", "not JSON"),
     ],
 )
-def test_names_that_are_not_gaps_are_refused(names: Any, what: str, tmp_path: Path) -> None:
+def test_names_of_what_is_not_coded_are_refused(names: Any, what: str, tmp_path: Path) -> None:
     """Not in the file, floats, twice, or no list of names."""
     with pytest.raises(UpdateError) as error:
         read_update(coded_file(tmp_path / "u", b"\x01\x02", names))
-    assert error.value.reference == "bad-gaps"
+    assert error.value.reference == "bad-delta-indices"
     assert what in str(error.value.context)
 
 
-def test_gaps_of_two_axes_are_refused(tmp_path: Path) -> None:
+def test_codes_of_two_axes_are_refused(tmp_path: Path) -> None:
     """A vector has one."""
     with pytest.raises(UpdateError, match="damaged or of another format"):
         read_update(coded_file(tmp_path / "u", b"\x01\x02", shape=(1, 2)))
@@ -191,8 +191,8 @@ def test_reading_takes_memory_by_the_bytes(code: bytes) -> None:
     """A few times the bytes of the file, however they are chosen."""
     data = np.frombuffer(code * (4_000_000 // len(code)), np.uint8)
     tracemalloc.start()
-    places = gaps.decode(data)
+    indices = index_coding.decode(data)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert places.size == 4_000_000 // len(code)
+    assert indices.size == 4_000_000 // len(code)
     assert peak < 8 * data.size

@@ -64,7 +64,7 @@ def raw_file(header: Any, data: bytes = b"") -> bytes:
 def test_official_library_reads_what_we_write(tmp_path: Path) -> None:
     """A file of ours holds the same bits for the official library."""
     tensors = some_tensors()
-    write_tensors(tmp_path / "a", tensors, {"note": "größer"}, seal=True)
+    write_tensors(tmp_path / "a", tensors, {"note": "größer"}, digest=True)
     assert_same(
         safetensors.numpy.load_file(tmp_path / "a"),
         {k: np.ascontiguousarray(v).reshape(v.shape) for k, v in tensors.items()},
@@ -142,8 +142,8 @@ DAMAGED = {
     "exact-sizes-too-large": raw_file({"a": {"dtype": "F32", "shape": [0, 2**52, 2**52], "data_offsets": [0, 0]}}),
     "half-a-pair": raw_file(b'{"\\ud800":' + json.dumps(F32).encode() + b"}", b"\0" * 8),
     "bool-of-two": raw_file({"a": {"dtype": "BOOL", "shape": [1], "data_offsets": [0, 1]}}, b"\2"),
-    "short-seal": raw_file({"__metadata__": {"seal": "00"}}),
-    "false-seal": raw_file({"__metadata__": {"seal": "0" * 64}}),
+    "short-digest": raw_file({"__metadata__": {"digest": "00"}}),
+    "false-digest": raw_file({"__metadata__": {"digest": "0" * 64}}),
 }
 
 
@@ -244,38 +244,38 @@ def test_missing_file_and_directory_are_refused(tmp_path: Path) -> None:
             read_tensors(path)
 
 
-def test_file_without_seal_is_refused_where_one_is_needed(tmp_path: Path) -> None:
-    """An adapter may come without a seal, an update may not."""
+def test_file_without_digest_is_refused_where_one_is_needed(tmp_path: Path) -> None:
+    """An adapter may come without a digest, an update may not."""
     write_tensors(tmp_path / "a", {"a": np.zeros(2, np.float32)})
     with pytest.raises(EdgepeftError) as error:
-        read_tensors(tmp_path / "a", sealed=True)
-    assert error.value.reference == "no-seal"
+        read_tensors(tmp_path / "a", require_digest=True)
+    assert error.value.reference == "no-digest"
 
 
-def test_seal_is_the_hash_the_spec_describes(tmp_path: Path) -> None:
-    """The hash of the file with the seal's characters replaced by zeros, whatever else the metadata holds."""
-    metadata = {"trap": f'"seal":"{"0" * 64}"', "later": "0" * 64}
-    seal = write_tensors(tmp_path / "a", {"seal": np.ones(3, np.float32)}, metadata, seal=True)
+def test_digest_is_the_hash_the_spec_describes(tmp_path: Path) -> None:
+    """The hash of the file with the digest's characters replaced by zeros, whatever else the metadata holds."""
+    metadata = {"trap": f'"digest":"{"0" * 64}"', "later": "0" * 64}
+    digest = write_tensors(tmp_path / "a", {"digest": np.ones(3, np.float32)}, metadata, digest=True)
     content = (tmp_path / "a").read_bytes()
-    assert content.count(seal.encode()) == 1
-    assert hashlib.sha256(content.replace(seal.encode(), b"0" * 64)).hexdigest() == seal
-    assert read_tensors(tmp_path / "a", sealed=True).metadata == {**metadata, "seal": seal}
+    assert content.count(digest.encode()) == 1
+    assert hashlib.sha256(content.replace(digest.encode(), b"0" * 64)).hexdigest() == digest
+    assert read_tensors(tmp_path / "a", require_digest=True).metadata == {**metadata, "digest": digest}
 
 
-@pytest.mark.parametrize("sealed", [True, False])
-def test_random_damage_never_goes_unseen_or_escapes(sealed: bool, tmp_path: Path) -> None:
-    """A mutated sealed file gives its content or an EdgepeftError; without a seal at least never another exception."""
+@pytest.mark.parametrize("digest", [True, False])
+def test_random_damage_never_goes_unseen_or_escapes(digest: bool, tmp_path: Path) -> None:
+    """A mutated file gives its content (without a digest: or another) or raises an EdgepeftError."""
     path, rng = tmp_path / "a", np.random.default_rng(1)
     tensors = {"weight": rng.normal(size=(3, 2)).astype(np.float32), "flags": np.array([True, False])}
-    write_tensors(path, tensors, {"recipe": '{"rank": 8}'}, seal=sealed)
+    write_tensors(path, tensors, {"provenance": '{"rank": 8}'}, digest=digest)
     whole, expected = path.read_bytes(), read_tensors(path)
     for _ in range(600):
         path.write_bytes(mutated(whole, rng))
         try:
-            found = read_tensors(path, sealed=sealed)
+            found = read_tensors(path, require_digest=digest)
         except EdgepeftError:
             continue
-        if sealed:
+        if digest:
             assert found.metadata == expected.metadata
             assert_same(found.tensors, expected.tensors)
 

@@ -293,7 +293,7 @@ def test_deliver_refuses_what_the_host_would_refuse(fleet: Fleet, device: Device
     """Damaged updates and those of no known round never leave the device."""
     update = device.train()
     (tmp_path / "cut").write_bytes(update.read_bytes()[:-1])
-    assert code_of(device.deliver, tmp_path / "cut") == "bad-seal"
+    assert code_of(device.deliver, tmp_path / "cut") == "wrong-digest"
     stranger = fleet.device("pi-3")
     fleet.publish(seed=5)
     stranger.join()

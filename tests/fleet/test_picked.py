@@ -1,4 +1,4 @@
-"""Rounds of a method whose devices pick what trains: places go out and come back, coded by their gaps."""
+"""Rounds of a method whose devices pick what trains: indices go out and come back, delta-coded."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ def train(device: Device, seed: int) -> Path:
         return trainer.save_update(device.home.path / f"update-{seed}.safetensors")
 
 
-def gaps_of(path: Path) -> str:
-    """What a file says of gaps, as the official library reads it."""
+def coded_in(path: Path) -> str:
+    """What a file says of coded indices, as the official library reads it."""
     with safetensors.safe_open(path, "numpy") as file:
-        return str(file.metadata().get("gaps", ""))
+        return str(file.metadata().get("delta_indices", ""))
 
 
 def held(parameters: dict[str, Array], bundle: Bundle) -> dict[str, Array]:
-    return {spec.places: parameters[spec.places] for spec in bundle.manifest.sparse}
+    return {spec.indices: parameters[spec.indices] for spec in bundle.manifest.sparse}
 
 
-def test_a_second_round_starts_from_coded_places(sifted: Path, tmp_path: Path) -> None:
+def test_a_second_round_starts_from_coded_indices(sifted: Path, tmp_path: Path) -> None:
     """Two devices pick and deliver, their mean is published as it was written, and what is trained from it is taken."""
     fleet, opened = Fleet.begin(tmp_path, sifted), Bundle.open(sifted)
     devices = [fleet.device("pi-1"), fleet.device("pi-2")]
@@ -59,21 +59,21 @@ def test_a_second_round_starts_from_coded_places(sifted: Path, tmp_path: Path) -
         device.deliver(train(device, seed))
     assert len(collect([fleet.place], fleet.host, now=NOW + 120).accepted) == 2
     round_one = closing(fleet.host)
-    assert all(gaps_of(path) for path in round_one.updates)
+    assert all(coded_in(path) for path in round_one.updates)
     mean = edgepeft.aggregate(sifted, round_one.updates, adapter=round_one.adapter).save(tmp_path / "mean.safetensors")
     second = publish(sifted, fleet.host, [fleet.place], adapter=mean, now=NOW + 200)
-    assert gaps_of(mean) and second.adapter.bytes == mean.stat().st_size
+    assert coded_in(mean) and second.adapter.bytes == mean.stat().st_size
     joined = devices[0].join(NOW + 300)
     assert joined.switched and joined.adapter.read_bytes() == mean.read_bytes()
     update = train(devices[0], 7)
     devices[0].deliver(update)
     assert len(collect([fleet.place], fleet.host, now=NOW + 400).accepted) == 1
     started, ended = (held(read_update(path).parameters, opened) for path in (mean, update))
-    assert all(np.array_equal(ended[name], places) for name, places in started.items())
+    assert all(np.array_equal(ended[name], indices) for name, indices in started.items())
 
 
-def test_a_round_has_room_for_plain_places(sifted: Path, tmp_path: Path) -> None:
-    """The limit is the same whether the adapter's places are coded or not, as devices may send either."""
+def test_a_round_has_room_for_plain_indices(sifted: Path, tmp_path: Path) -> None:
+    """The limit is the same whether the adapter's indices are coded or not, as devices may send either."""
     fleet, opened = Fleet.begin(tmp_path, sifted), Bundle.open(sifted)
     plain = fleet.publish()
     device = fleet.device()
@@ -83,17 +83,17 @@ def test_a_round_has_room_for_plain_places(sifted: Path, tmp_path: Path) -> None
     assert plain.limits.update_bytes > sum(4 * spec.size for spec in opened.manifest.parameters)
 
 
-def test_places_beyond_their_tensor_are_refused(sifted: Path, tmp_path: Path) -> None:
-    """Well coded, sealed and signed, and one position too far."""
+def test_indices_beyond_their_tensor_are_refused(sifted: Path, tmp_path: Path) -> None:
+    """Well coded, with its digest and signed, and one position too far."""
     fleet, opened = Fleet.begin(tmp_path, sifted), Bundle.open(sifted)
     fleet.publish()
     device = fleet.device()
     device.join()
     update = read_update(train(device, 0))
     spec = opened.manifest.sparse[0]
-    places = update.parameters[spec.places].copy()
-    places[-1] = spec.size
-    bad = replace(update, parameters={**update.parameters, spec.places: places})
+    indices = update.parameters[spec.indices].copy()
+    indices[-1] = spec.size
+    bad = replace(update, parameters={**update.parameters, spec.indices: indices})
     device.deliver(write_update(tmp_path / "bad.safetensors", bad))
     found = collect([fleet.place], fleet.host, now=NOW + 120)
-    assert [refused.code for refused in found.refused] == ["wrong-places"]
+    assert [refused.code for refused in found.refused] == ["wrong-indices"]

@@ -77,10 +77,10 @@ def test_what_is_no_good_is_listed_and_left(text: Trained, images: Trained, plac
     found = pull([place], tmp_path / "in", text.bundle)
     assert [received.source.name for received in found.accepted] == ["good.safetensors"]
     assert {Path(refused.source).name.partition(".")[0]: refused.code for refused in found.refused} == {
-        "adapter": "no-seal",
-        "cut": "bad-seal",
+        "adapter": "no-digest",
+        "cut": "wrong-digest",
         "empty": "truncated-tensor-file",
-        "flipped": "bad-seal",
+        "flipped": "wrong-digest",
         "folder": "not-a-regular-file",
         "foreign": "foreign-update",
         "huge": "too-large",

@@ -143,7 +143,7 @@ def test_the_bundle_does_not_need_the_file_any_more(tmp_path: Path) -> None:
         found = trainer.predict({"x": np.ones((2, 4), np.float32)})
     np.testing.assert_allclose(found["far"], found["logits"].sum(1, keepdims=True).repeat(100, 1), rtol=1e-5)
     assert Bundle.open(tmp_path / "b").manifest.files["weights.bin"].bytes == 1200
-    assert Bundle.open(tmp_path / "b").manifest.recipe == {"method": "onnx", "trainable": ["head.weight"]}
+    assert Bundle.open(tmp_path / "b").manifest.provenance == {"method": "onnx", "trainable": ["head.weight"]}
 
 
 @pytest.mark.parametrize("patterns", [["head.bias"], ["encoder.*", "decoder.*"], []])

@@ -11,7 +11,7 @@ from typing import Any
 
 from edgepeft_runtime.files.wire import varint
 from edgepeft_runtime.fleet import canonical
-from tests.attacks.changes import joined, resealed, split
+from tests.attacks.changes import joined, split, with_new_digest
 
 Mutator = Callable[[bytes, random.Random], bytes]
 
@@ -144,7 +144,7 @@ def of_lines(content: bytes, draw: random.Random) -> bytes:
 
 
 def of_tensors(content: bytes, draw: random.Random) -> bytes:
-    """The header of a tensor file changed, or JSON in its metadata, or the values; and sealed again."""
+    """The header of a tensor file changed, or JSON in its metadata, or the values; and the digest made again."""
     head, data = split(content)
     header = json.loads(head)
     inner = [name for name, text in header.get("__metadata__", {}).items() if text[:1] in ("{", "[")]
@@ -157,7 +157,7 @@ def of_tensors(content: bytes, draw: random.Random) -> bytes:
     else:
         header = changed_json(header, draw)
     written = json.dumps(header, separators=(",", ":"), ensure_ascii=draw.random() < 0.5)
-    return resealed(joined(written.encode("utf-8", "surrogatepass"), data))
+    return with_new_digest(joined(written.encode("utf-8", "surrogatepass"), data))
 
 
 def of_protobuf(content: bytes, draw: random.Random) -> bytes:

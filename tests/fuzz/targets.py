@@ -114,19 +114,19 @@ def _target(what: str, corpus: list[bytes], read: Callable[[bytes], object], str
 @target
 def tensor_file(scene: Scene) -> Target:
     tensors = {"a": np.arange(6.0).reshape(2, 3), "b": np.asarray(True), "c": np.zeros((0, 4), np.float16)}
-    corpus = [scene.written(partial(write_tensors, tensors=tensors, seal=seal)) for seal in (False, True)]
+    corpus = [scene.written(partial(write_tensors, tensors=tensors, digest=digest)) for digest in (False, True)]
     return _target("tensor file", corpus, scene.by_path("t", read_tensors), mutations.of_tensors)
 
 
 @target
 def update(scene: Scene) -> Target:
-    places = {"w.places": np.array([3, 4, 300, 70_000], np.int32)}
+    indices = {"w.indices": np.array([3, 4, 300, 70_000], np.int32)}
     whole = Update(scene.parameters, "0" * 64, "1" * 64, {"method": "lora", "r": 8}, 12, 3, 0.5, 0.25, "edgepeft")
-    coded = replace(whole, parameters={**scene.parameters, **places})
+    coded = replace(whole, parameters={**scene.parameters, **indices})
     corpus = [scene.written(partial(write_update, update=one)) for one in (whole, coded)]
 
     def read(path: Path) -> None:
-        found = {name: array for name, array in read_update(path).parameters.items() if name not in places}
+        found = {name: array for name, array in read_update(path).parameters.items() if name not in indices}
         checked_parameters(found, scene.bundle.manifest, "The update", UpdateError)
 
     return _target("update, with delta-coded indices", corpus, scene.by_path("u", read), mutations.of_tensors)
@@ -254,7 +254,7 @@ def ledger(scene: Scene) -> Target:
         for i in range(3):
             written.add(Entry(f"{i:064x}", 1, f"pi-{i}", 1, 100, 0.5, 1.0, 0, 8, 2, 0.5, None, 1_700_000_000))
         written.block("pi-2", "reason")
-        written.refuse("key", "bad-seal", "reason", "source", 1)
+        written.refuse("key", "wrong-digest", "reason", "source", 1)
         written.commit()
     corpus = [(scene.folder / "ledger").read_bytes()]
 

@@ -191,7 +191,7 @@ def test_damaged_updates_are_refused(text: Trained, tmp_path: Path) -> None:
         damaged.write_bytes(variant)
         with pytest.raises(UpdateError):
             merge(text.bundle, damaged, to="torch", out=tmp_path / "state.pt")
-    with pytest.raises(UpdateError, match="no seal"):
+    with pytest.raises(UpdateError, match="no digest"):
         merge(text.bundle, text.bundle / "adapter.safetensors", to="torch", out=tmp_path / "state.pt")
     assert os.listdir(tmp_path) == ["damaged.safetensors"]
 
@@ -278,7 +278,7 @@ def device_products(parameters: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 def test_a_foreign_or_damaged_stack_is_refused(
     fleet: tuple[Bundle, list[Path]], images: Trained, tmp_path: Path
 ) -> None:
-    """By its base, by the shapes of what is not a pair, and by its seal."""
+    """By its base, by the shapes of what is not a pair, and by its digest."""
     bundle, paths = fleet
     found = edgepeft.aggregate(bundle, paths, rule="stack")
     stack = found.save(tmp_path / "stack.safetensors")

@@ -97,7 +97,7 @@ def test_a_budget_for_nothing_is_refused() -> None:
 
 
 def test_the_choice_becomes_a_method() -> None:
-    """Its names are settings, so that the bundle's recipe shows them."""
+    """Its names are settings, so that the bundle's provenance shows them."""
     network = NETWORKS["bert"]
     batches = [{**inputs, "labels": labels} for inputs, labels in network.batches(2)]
 

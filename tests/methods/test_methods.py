@@ -12,7 +12,7 @@ from torch import nn
 
 from edgepeft.methods import IA3, Adapter, BitFit, Freeze, Full, Head, Lora, Method, MethodError, Sift, attach, by_name
 from edgepeft.methods.base import matches
-from edgepeft.preparation.peft_format import peft_recipe
+from edgepeft.preparation.peft_format import peft_provenance
 from edgepeft_runtime.files.tensorfile import read_tensors
 from edgepeft_runtime.settings import SettingError
 from tests.support.networks import cnn, tiny_bert, tiny_gpt2, tiny_llama
@@ -205,7 +205,7 @@ def test_settings_that_do_not_exist_or_fit_are_refused(name: str, settings: dict
 
 @pytest.mark.parametrize("name", ["lora", "bitfit", "head", "freeze", "full"])
 def test_methods_know_their_name(name: str) -> None:
-    """The recipe of an update calls a method what the command calls it."""
+    """The provenance of an update calls a method what the command calls it."""
     assert by_name(name).name == name
 
 
@@ -233,24 +233,24 @@ def _save(model: nn.Module, folder: Path) -> dict[str, np.ndarray]:
     return dict(read_tensors(folder / "adapter_model.safetensors").tensors)
 
 
-def test_the_recipe_names_the_keys_that_peft_saves(tmp_path: Path) -> None:
+def test_the_provenance_names_the_keys_that_peft_saves(tmp_path: Path) -> None:
     """By parameter, the key of the same values in ``save_pretrained``'s file, the head included; and the settings."""
     model = attach(Lora(rank=2, target_modules=("query", "value")), tiny_bert())
     with torch.no_grad():  # no two tensors alike, so that a mix-up shows
         for number, parameter in enumerate(p for p in model.parameters() if p.requires_grad):
             parameter.fill_(number + 1)
-    recipe = peft_recipe(model)["peft"]
+    provenance = peft_provenance(model)["peft"]
     saved = _save(model, tmp_path)
-    assert set(recipe["keys"]) == _marked(model)
-    assert set(recipe["keys"].values()) == set(saved)
+    assert set(provenance["keys"]) == _marked(model)
+    assert set(provenance["keys"].values()) == set(saved)
     values = dict(model.named_parameters())
-    for parameter, key in recipe["keys"].items():
+    for parameter, key in provenance["keys"].items():
         np.testing.assert_array_equal(values[parameter].detach().numpy(), saved[key], err_msg=parameter)
-    assert recipe["config"]["r"] == 2
-    assert recipe["config"]["peft_type"] == "LORA"
-    assert sorted(recipe["config"]["target_modules"]) == ["query", "value"]
+    assert provenance["config"]["r"] == 2
+    assert provenance["config"]["peft_type"] == "LORA"
+    assert sorted(provenance["config"]["target_modules"]) == ["query", "value"]
 
 
-def test_the_recipe_of_another_model_is_empty() -> None:
+def test_the_provenance_of_another_model_is_empty() -> None:
     """Methods that are not peft's leave nothing for peft to load."""
-    assert peft_recipe(attach(BitFit(), cnn())) == {}
+    assert peft_provenance(attach(BitFit(), cnn())) == {}

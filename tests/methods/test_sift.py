@@ -1,4 +1,4 @@
-"""SIFT: the device picks what torch picks, follows torch's losses, and sends values and places alone."""
+"""SIFT: the device picks what torch picks, follows torch's losses, and sends values and indices alone."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ STEPS = 20
 
 
 class Oracle:
-    """The method in torch: whole weights, whose gradients are set to zero outside the places picked first."""
+    """The method in torch: whole weights, whose gradients are set to zero outside the indices picked first."""
 
     def __init__(self, network: Network, method: Sift, seen: int = 1) -> None:
         self.network = network
@@ -47,10 +47,10 @@ class Oracle:
             self._backward(inputs, labels)
             for name, weight in self.weights.items():
                 sizes[name] += weight.grad.abs() * len(labels)  # the device adds up gradients of sums
-        self.places = {}
+        self.indices = {}
         for name, weight in self.weights.items():
             count = int(method.rate * weight.numel()) + 1
-            self.places[name] = sizes[name].flatten().topk(count).indices.sort().values
+            self.indices[name] = sizes[name].flatten().topk(count).indices.sort().values
 
     def _backward(self, inputs: dict[str, torch.Tensor], labels: torch.Tensor) -> float:
         self.model.zero_grad()
@@ -59,7 +59,7 @@ class Oracle:
         return loss.item()
 
     def losses(self, steps: int, lr: float) -> list[float]:
-        """Of AdamW without decay, whose moments are zero outside the places."""
+        """Of AdamW without decay, whose moments are zero outside the indices."""
         trained = [p for p in self.model.parameters() if p.requires_grad]
         decayed = [p for n, p in self.model.named_parameters() if n == "classifier.weight"]
         rest = [p for p in trained if not any(p is other for other in decayed)]
@@ -70,7 +70,7 @@ class Oracle:
             losses.append(self._backward(inputs, labels))
             for name, weight in self.weights.items():
                 mask = torch.zeros(weight.numel(), dtype=torch.bool)
-                mask[self.places[name]] = True
+                mask[self.indices[name]] = True
                 weight.grad *= mask.view_as(weight)
             optimizer.step()
         return losses
@@ -108,20 +108,20 @@ def _falls(bundle: Path) -> bool:
     ids=["bert", "cnn", "gpt2", "llama"],
 )
 def test_the_device_picks_and_trains_what_torch_does(network: Network, tmp_path: Path) -> None:
-    """The same places after the first batch, and the same losses for 20 steps."""
+    """The same indices after the first batch, and the same losses for 20 steps."""
     method = Sift(rate=0.02)
     bundle = _prepared(network, method, tmp_path)
     oracle = Oracle(network, method)
     update, losses = _trained(bundle, network, tmp_path)
     held = read_tensors(update).tensors
-    for name, places in oracle.places.items():
-        assert np.array_equal(held[f"{name}.places"], places.numpy()), name
+    for name, indices in oracle.indices.items():
+        assert np.array_equal(held[f"{name}.indices"], indices.numpy()), name
     assert losses == pytest.approx(oracle.losses(STEPS, 2e-3), rel=1e-4)
 
 
 @pytest.mark.slow
 def test_minilm_picks_and_trains_on_docstrings_what_torch_does(tmp_path: Path) -> None:
-    """1 % of 10.7 M weights: torch's places but for equal gradients, its losses for 20 steps, 1.36 % of the bytes."""
+    """1 % of 10.7 M weights: torch's indices but for equal gradients, its losses for 20 steps, 1.36 % of the bytes."""
     data, _ = TASKS["docstrings"].data(16 * STEPS, 0)
     batches = [{name: torch.from_numpy(array) for name, array in batch.items()} for batch in cut(data, 16)]
     network = replace(
@@ -132,14 +132,14 @@ def test_minilm_picks_and_trains_on_docstrings_what_torch_does(tmp_path: Path) -
     oracle = Oracle(network, method)
     update, losses = _trained(bundle, network, tmp_path)
     held = read_tensors(update).tensors
-    picked = {name: set(held[f"{name}.places"].tolist()) for name in oracle.places}
-    wanted = {name: set(places.tolist()) for name, places in oracle.places.items()}
+    picked = {name: set(held[f"{name}.indices"].tolist()) for name in oracle.indices}
+    wanted = {name: set(indices.tolist()) for name, indices in oracle.indices.items()}
     count = sum(map(len, wanted.values()))
     assert 105_000 < count < 110_000
     assert sum(len(wanted[name] - picked[name]) for name in wanted) <= 1e-4 * count
     assert losses == pytest.approx(oracle.losses(STEPS, 2e-3), rel=1e-4)
     chosen = 4 * sum(spec.size for spec in Bundle.open(bundle).manifest.sparse)
-    write_tensors(tmp_path / "plain", held, read_tensors(update).metadata, seal=True)
+    write_tensors(tmp_path / "plain", held, read_tensors(update).metadata, digest=True)
     assert update.stat().st_size / chosen == pytest.approx(0.0136, abs=0.0001)
     assert (tmp_path / "plain").stat().st_size / chosen == pytest.approx(0.0206, abs=0.0001)
 
@@ -198,32 +198,32 @@ def test_gradients_of_several_batches_are_added_up(tmp_path: Path) -> None:
     with Trainer.open(bundle) as trainer:
         trainer.fit(batches, epochs=1)
         held = trainer.parameters()
-    assert all(np.array_equal(held[f"{name}.places"], places.numpy()) for name, places in oracle.places.items())
+    assert all(np.array_equal(held[f"{name}.indices"], indices.numpy()) for name, indices in oracle.indices.items())
 
 
 @pytest.mark.parametrize("mask", ["random", "magnitude"])
-def test_places_may_be_known_from_the_start(mask: str, tmp_path: Path) -> None:
+def test_indices_may_be_known_from_the_start(mask: str, tmp_path: Path) -> None:
     """Then there is no graph to pick by, and the largest weights are the largest."""
     bundle = _prepared(BERT, Sift(rate=0.02, mask=mask), tmp_path)
     assert not (bundle / "select.onnx").exists()
     held = read_tensors(bundle / "adapter.safetensors").tensors
     name = "bert.encoder.layer.0.intermediate.dense.weight"
-    places, weight = held[f"{name}.places"], BERT.model().get_parameter(name).detach().numpy().reshape(-1)
-    assert (np.diff(places) > 0).all()
+    indices, weight = held[f"{name}.indices"], BERT.model().get_parameter(name).detach().numpy().reshape(-1)
+    assert (np.diff(indices) > 0).all()
     if mask == "magnitude":
-        assert np.abs(weight[places]).min() >= np.sort(np.abs(weight))[-len(places)]
+        assert np.abs(weight[indices]).min() >= np.sort(np.abs(weight))[-len(indices)]
     assert _falls(bundle)
 
 
 def test_the_workstation_can_pick_for_all_devices(tmp_path: Path) -> None:
-    """After ``edgepeft.pick`` the places are part of the bundle, and an update of the old adapter is stale."""
+    """After ``edgepeft.pick`` the indices are part of the bundle, and an update of the old adapter is stale."""
     bundle = _prepared(BERT, Sift(rate=0.02), tmp_path)
     old, _ = _trained(bundle, BERT, tmp_path, steps=1)
     oracle = Oracle(BERT, Sift(rate=0.02))
     edgepeft.pick(bundle, [to_numpy(*batch) for batch in BERT.batches(1)])
     assert not (bundle / "select.onnx").exists()
     held = read_tensors(bundle / "adapter.safetensors").tensors
-    assert all(np.array_equal(held[f"{name}.places"], places.numpy()) for name, places in oracle.places.items())
+    assert all(np.array_equal(held[f"{name}.indices"], indices.numpy()) for name, indices in oracle.indices.items())
     assert _trained(bundle, BERT, tmp_path / "..", steps=1)[1][0] == pytest.approx(1.597, abs=0.01)
     with pytest.raises(UpdateError, match="another adapter"):
         edgepeft.merge(bundle, old, to="torch", out=tmp_path / "state.pt")
@@ -231,7 +231,7 @@ def test_the_workstation_can_pick_for_all_devices(tmp_path: Path) -> None:
         edgepeft.pick(bundle, [])
 
 
-def test_a_run_goes_on_with_the_places_it_picked(tmp_path: Path) -> None:
+def test_a_run_goes_on_with_the_indices_it_picked(tmp_path: Path) -> None:
     """A stopped run ends as one that was never stopped, though its second half begins with other batches."""
     bundle = _prepared(CNN, Sift(rate=0.1), tmp_path)
     batches = [to_numpy(*batch) for batch in CNN.batches(6)]
@@ -252,13 +252,13 @@ def test_a_run_goes_on_with_the_places_it_picked(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("fault", ["outside", "descending", "half"])
-def test_places_that_make_no_sense_are_refused(fault: str, tmp_path: Path) -> None:
+def test_indices_that_make_no_sense_are_refused(fault: str, tmp_path: Path) -> None:
     """Outside the tensor, out of order, or picked in part: in an update, and in an adapter to start from."""
     bundle = _prepared(CNN, Sift(rate=0.1), tmp_path)
     update = read_update(_trained(bundle, CNN, tmp_path, steps=1)[0])
-    places = update.parameters["pointwise.weight.places"].copy()
-    places[-1] = {"outside": 64, "descending": places[0], "half": -1}[fault]
-    parameters = {**update.parameters, "pointwise.weight.places": places}
+    indices = update.parameters["pointwise.weight.indices"].copy()
+    indices[-1] = {"outside": 64, "descending": indices[0], "half": -1}[fault]
+    parameters = {**update.parameters, "pointwise.weight.indices": indices}
     bad = write_update(tmp_path / "bad.safetensors", Update(**{**vars(update), "parameters": parameters}))
     with pytest.raises(UpdateError, match="ascending positions"):
         check_update(read_update(bad), Bundle.open(bundle))
@@ -299,7 +299,7 @@ def test_elements_of_an_onnx_file_train(tmp_path: Path) -> None:
     for name in names:
         gradient = twin.get_parameter(name).grad
         expected = largest(gradient.abs().flatten().numpy(), int(0.2 * gradient.numel()) + 1)
-        assert np.array_equal(held[f"{name}.places"], expected)
+        assert np.array_equal(held[f"{name}.indices"], expected)
 
 
 @pytest.mark.parametrize("settings", [{"rate": 0.0}, {"rate": 1.5}, {"mask": "best"}, {"batches": 0}])

@@ -54,16 +54,16 @@ def test_flags_are_taken_as_they_are(tmp_path: Path) -> None:
     assert (prepared.bundle, prepared.trainable, prepared.unreached) == (tmp_path / "b", 10, ())
     manifest = _manifest(tmp_path / "b")
     assert [spec.name for spec in manifest.parameters] == ["classifier.weight", "classifier.bias"]
-    assert manifest.recipe == {"method": "requires_grad"}
+    assert manifest.provenance == {"method": "requires_grad"}
     assert manifest.loss.kind == "cross_entropy"
 
 
 def test_a_method_may_be_a_name_or_carry_settings(tmp_path: Path) -> None:
-    """Its settings go into the recipe, which every update carries."""
+    """Its settings go into the provenance, which every update carries."""
     edgepeft.prepare(Net(), ROWS, method="head", out=tmp_path / "a")
-    assert _manifest(tmp_path / "a").recipe == {"method": "head", "modules": None}
+    assert _manifest(tmp_path / "a").provenance == {"method": "head", "modules": None}
     edgepeft.prepare(Net(), ROWS, method=edgepeft.Freeze(train=("base",)), out=tmp_path / "b")
-    assert _manifest(tmp_path / "b").recipe == {
+    assert _manifest(tmp_path / "b").provenance == {
         "method": "freeze",
         "train": ["base"],
         "freeze": [],
@@ -79,7 +79,7 @@ def test_a_peft_model_is_taken_as_it_is(tmp_path: Path) -> None:
     edgepeft.prepare(model, {"x": ROWS}, out=tmp_path / "b")
     manifest = _manifest(tmp_path / "b")
     assert [spec.role for spec in manifest.parameters] == ["lora_A", "lora_B"]
-    assert set(manifest.recipe["peft"]["keys"]) == {spec.name for spec in manifest.parameters}
+    assert set(manifest.provenance["peft"]["keys"]) == {spec.name for spec in manifest.parameters}
 
 
 def test_unreached_parameters_are_reported(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def test_manifest_survives_writing_and_reading(bundle: Path) -> None:
         labels=(*manifest.labels, LabelSpec("target", "float32", ("batch", 2))),
         text=TextSpec(128, 0, {"x": "ids"}),
         image=ImageSpec("x", (28, 32), 3, (0.5, 0.4, 0.3), (0.1, 0.2, 0.3), (30,), "bicubic", "BGR"),
-        recipe={"method": "lora", "r": 8, "alpha": 16.0, "target_modules": ["q", "v"], "nested": {"a": None}},
+        provenance={"method": "lora", "r": 8, "alpha": 16.0, "target_modules": ["q", "v"], "nested": {"a": None}},
     )
     for value in (manifest, full):
         assert Manifest.from_json(value.to_json()) == value
@@ -119,9 +119,9 @@ def test_contradictory_manifests_are_refused(name: str, copy: Copy) -> None:
 def test_newer_format_and_older_runtime_are_named(copy: Copy) -> None:
     """What the user must update differs: edgepeft, or onnxruntime."""
     path = copy()
-    edit(path, lambda m: m.update(version=2))
-    assert "version 2" in refused(path, "bundle-version").message
-    edit(path, lambda m: m.update(version=1, min_onnxruntime="99.1"))
+    edit(path, lambda m: m.update(version=3))
+    assert "version 3" in refused(path, "bundle-version").message
+    edit(path, lambda m: m.update(version=2, min_onnxruntime="99.1"))
     assert "99.1" in refused(path, "onnxruntime-too-old").message
 
 

@@ -349,7 +349,7 @@ WRONG_RUNS = {
 
 @pytest.mark.parametrize("name", WRONG_RUNS)
 def test_run_that_nobody_wrote_is_refused(name: str) -> None:
-    """Behind a good seal as well: every field is of its kind, none is missed and none is left over."""
+    """With a good digest as well: every field is of its kind, none is missed and none is left over."""
     with pytest.raises(StateError) as error:
         Run.from_json(WRONG_RUNS[name], Values({}, {}), None)
     assert error.value.reference == "unknown-checkpoint"

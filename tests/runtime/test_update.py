@@ -36,7 +36,7 @@ def test_update_comes_back_as_it_was_sent(bundle: Path, tmp_path: Path) -> None:
     opened = Bundle.open(bundle)
     check_update(found, opened)
     assert_equal_bits(found.parameters, parameters)
-    assert found.recipe == opened.manifest.recipe
+    assert found.provenance == opened.manifest.provenance
     assert (found.base_sha256, found.adapter_sha256) == (opened.base_sha256, opened.adapter_sha256)
     assert (found.num_examples, found.steps, found.loss_before, found.loss_after) == (24, 3, losses[0], losses[2])
     assert found.runtime.endswith(f"onnxruntime {onnxruntime.__version__}")
@@ -134,24 +134,24 @@ def test_unfit_tensors_are_refused(bundle: Path, update: Path) -> None:
     ("key", "value"),
     [
         ("format", "pickle"),
-        ("version", "2"),
+        ("version", "1"),
         ("num_examples", "-1"),
         ("steps", "1.5"),
         ("steps", "٣"),
         ("loss_after", "nan"),
         ("loss_before", "low"),
-        ("recipe", "[]"),
-        ("recipe", "{"),
+        ("provenance", "[]"),
+        ("provenance", "{"),
         ("runtime", None),
         ("base_sha256", None),
     ],
 )
-def test_sealed_file_that_is_no_update_is_refused(key: str, value: str | None, update: Path) -> None:
-    """The seal says that the file is whole, not that it makes sense."""
+def test_whole_file_that_is_no_update_is_refused(key: str, value: str | None, update: Path) -> None:
+    """The digest says that the file is whole, not that it makes sense."""
     file = read_tensors(update)
     metadata = {**file.metadata, key: value}
-    del metadata["seal"]
-    write_tensors(update, file.tensors, {k: v for k, v in metadata.items() if v is not None}, seal=True)
+    del metadata["digest"]
+    write_tensors(update, file.tensors, {k: v for k, v in metadata.items() if v is not None}, digest=True)
     with pytest.raises(UpdateError) as error:
         read_update(update)
     assert error.value.reference == "not-an-update"

@@ -41,7 +41,12 @@ def send(
         write_update(
             folder / f"device{number}.safetensors",
             Update(
-                tensors, bundle.base_sha256, digest, bundle.manifest.recipe, (examples or [8] * len(fleet))[number], 4
+                tensors,
+                bundle.base_sha256,
+                digest,
+                bundle.manifest.provenance,
+                (examples or [8] * len(fleet))[number],
+                4,
             ),
         )
         for number, tensors in enumerate(fleet)

@@ -70,7 +70,7 @@ class Graph:
         onnx.checker.check_model(str(path))
 
 
-def build(path: Path, *, optimizer: str = "adamw", seed: int = 7, recipe: dict[str, object] | None = None) -> Path:
+def build(path: Path, *, optimizer: str = "adamw", seed: int = 7, provenance: dict[str, object] | None = None) -> Path:
     """Write a bundle and return its path. Another ``seed`` gives another base and another adapter."""
     path.mkdir(parents=True)
     rng = np.random.default_rng(seed)
@@ -100,7 +100,7 @@ def build(path: Path, *, optimizer: str = "adamw", seed: int = 7, recipe: dict[s
         loss=LossSpec("cross_entropy", {"label_smoothing": 0.0}),
         optimizer=OptimizerSpec(optimizer, 0.05, {"weight_decay": 0.01}, tuple(state)),
         classes=CLASSES,
-        recipe=recipe if recipe is not None else {"method": "head", "rate": 0.1, "note": "größer"},
+        provenance=provenance if provenance is not None else {"method": "head", "rate": 0.1, "note": "größer"},
     )
     path.joinpath("manifest.json").write_text(manifest.to_json(), encoding="utf-8")
     return path

@@ -67,7 +67,7 @@ def _fit(trainer: Trainer, data: dict[str, np.ndarray], stop: int | None = None)
 
 
 def _assert_same_parameters(ours: Path, theirs: Path) -> None:
-    found, wanted = read_tensors(ours, sealed=True).tensors, read_tensors(theirs, sealed=True).tensors
+    found, wanted = read_tensors(ours, require_digest=True).tensors, read_tensors(theirs, require_digest=True).tensors
     assert list(found) == list(wanted)
     for name, array in wanted.items():
         assert found[name].dtype == array.dtype
@@ -104,7 +104,7 @@ def test_the_host_takes_its_update(data: dict[str, np.ndarray], tmp_path: Path) 
         _assert_same_parameters(update, trainer.save_update(tmp_path / "python.safetensors"))
     bundle, ours, theirs = Bundle.open(BUNDLE), read_update(update), read_update(tmp_path / "python.safetensors")
     check_update(ours, bundle)
-    for field in ("base_sha256", "adapter_sha256", "recipe", "num_examples", "steps"):
+    for field in ("base_sha256", "adapter_sha256", "provenance", "num_examples", "steps"):
         assert getattr(ours, field) == getattr(theirs, field), field
     assert (ours.loss_before, ours.loss_after) == pytest.approx((theirs.loss_before, theirs.loss_after), rel=1e-5)
     assert ours.runtime.startswith("edgepeft-runtime ")
@@ -176,20 +176,20 @@ def _assert_same_steps(bundle: Path, batch: dict[str, np.ndarray], folder: Path,
         np.testing.assert_allclose(result["outputs"][name]["data"], array.reshape(-1), rtol=1e-3, atol=1e-4)
     found = read_tensors(folder / "node.safetensors").tensors
     for spec in Bundle.open(bundle).manifest.parameters:
-        if spec.role == "places":
+        if spec.role == "indices":
             np.testing.assert_array_equal(found[spec.name], held[spec.name])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("network", [BERT, CNN], ids=["bert", "cnn"])
 def test_it_picks_the_elements_that_python_picks(network: Network, tmp_path: Path) -> None:
-    """SIFT: the same places by the first gradient, the same losses after it."""
+    """SIFT: the same indices by the first gradient, the same losses after it."""
     bundle = _prepared(network, tmp_path, method=Sift(rate=0.02))
     _assert_same_steps(bundle, to_numpy(*next(network.batches(1))), tmp_path)
 
 
-def test_picked_places_travel_as_the_same_bytes(tmp_path: Path) -> None:
-    """SIFT: an update of Node's and one of Python's hold the same coded gaps, and Node starts from either."""
+def test_picked_indices_travel_as_the_same_bytes(tmp_path: Path) -> None:
+    """SIFT: an update of Node's and one of Python's contain the same coded indices, and Node starts from either."""
     bundle = _prepared(CNN, tmp_path, method=Sift(rate=0.1, mask="random"))
     batch = to_numpy(*next(CNN.batches(1)))
     write_tensors(tmp_path / "data.safetensors", batch)
@@ -208,12 +208,12 @@ def test_picked_places_travel_as_the_same_bytes(tmp_path: Path) -> None:
 
 
 def _stored(path: Path) -> dict[str, Any]:
-    """What another reader finds in an update that codes places: its bytes by name, and which of them are gaps."""
+    """What another reader finds in an update that codes indices: its bytes by name, and which of them are coded."""
     with safetensors.safe_open(path, "numpy") as file:
         arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it is no mapping)
-        gaps = file.metadata()["gaps"]
-    assert {name for name, array in arrays.items() if array.dtype == np.uint8} == set(json.loads(gaps))
-    return {"gaps": gaps} | {name: (str(array.dtype), array.tobytes()) for name, array in arrays.items()}
+        coded = file.metadata()["delta_indices"]
+    assert {name for name, array in arrays.items() if array.dtype == np.uint8} == set(json.loads(coded))
+    return {"delta_indices": coded} | {name: (str(array.dtype), array.tobytes()) for name, array in arrays.items()}
 
 
 @pytest.mark.slow
@@ -251,4 +251,4 @@ def test_a_damaged_update_of_its_own_is_refused_by_the_host(tmp_path: Path) -> N
     raw[-3] ^= 16
     update.write_bytes(raw)
     pulled = edgepeft.pull([tmp_path / "inbox"], tmp_path / "updates", BUNDLE)
-    assert [refused.reference for refused in pulled.refused] == ["bad-seal"]
+    assert [refused.reference for refused in pulled.refused] == ["wrong-digest"]

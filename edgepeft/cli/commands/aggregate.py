@@ -216,7 +216,9 @@ def _print(report: Report) -> None:
             f"merge error: {report.merge_error.relative:.2%} of the exact change, at most {worst:.2%} in a layer"
         )
     for name, union in report.sparse.items():
-        click.echo(f"{name}: {union.kept} of {union.places} places kept, {percent(union.share)} of the squared change")
+        click.echo(
+            f"{name}: {union.kept} of {union.indices} indices kept, {percent(union.share)} of the squared change"
+        )
     if report.privacy is not None:
         spent = report.privacy
         sampled = "" if spent.sampling == 1.0 else f", each update counting with probability {spent.sampling:g}"

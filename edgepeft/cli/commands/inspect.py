@@ -100,7 +100,7 @@ def _print(bundle: Bundle, summary: dict[str, Any]) -> None:
         "bundle": f"{bundle.path} ({size(summary['bytes'])}, onnxruntime >= {manifest.min_onnxruntime})",
         "base": bundle.base_sha256,
         "adapter": bundle.adapter_sha256,
-        "method": _method(manifest.recipe),
+        "method": _method(manifest.provenance),
         "inputs": ", ".join(map(_tensor, manifest.inputs)),
         "labels": ", ".join(map(_tensor, manifest.labels)),
         "outputs": ", ".join(map(_tensor, manifest.outputs)),
@@ -128,9 +128,9 @@ def _print(bundle: Bundle, summary: dict[str, Any]) -> None:
             click.echo(f"{name:10} {text}")
 
 
-def _method(recipe: dict[str, Any]) -> str:
-    settings = [f"{name} {value}" for name, value in recipe.items() if name not in ("method", "peft") and value]
-    return ", ".join([str(recipe.get("method", "unknown")), *settings])
+def _method(provenance: dict[str, Any]) -> str:
+    settings = [f"{name} {value}" for name, value in provenance.items() if name not in ("method", "peft") and value]
+    return ", ".join([str(provenance.get("method", "unknown")), *settings])
 
 
 def _tensor(spec: TensorSpec) -> str:

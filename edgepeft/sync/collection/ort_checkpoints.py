@@ -29,7 +29,7 @@ def update_of_checkpoint(path: Path, bundle: Bundle | None) -> Update:
         raise _refused(
             "checkpoint-without-bundle",
             "A checkpoint of ONNX Runtime Training is only known together with its bundle.",
-            "it carries no recipe",
+            "it carries no provenance",
             "name the bundle it was trained from (--bundle).",
         )
     if checkpoint.nominal:
@@ -38,7 +38,7 @@ def update_of_checkpoint(path: Path, bundle: Bundle | None) -> Update:
         parameters=dict(checkpoint.parameters),
         base_sha256=_identity(checkpoint, "base_sha256"),
         adapter_sha256=_identity(checkpoint, "adapter_sha256"),
-        recipe=bundle.manifest.recipe,
+        provenance=bundle.manifest.provenance,
         steps=checkpoint.steps or 0,
         runtime="onnxruntime-training",
     )

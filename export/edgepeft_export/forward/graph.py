@@ -26,24 +26,24 @@ class Sparse:
     Attributes:
         tensor: its name; the initializer is called so, or ``<tensor>.T`` where the graph has it transposed.
         shape: of the tensor, not transposed.
-        places: first positions in it, in row-major order; -1 where the device has yet to pick.
+        initial_indices: first positions in it, in row-major order; -1 where the device has yet to pick.
         batches: over how many batches the device adds up the gradient's sizes before it picks.
     """
 
     tensor: str
     shape: tuple[int, ...]
-    places: NDArray[np.int32]
+    initial_indices: NDArray[np.int32]
     batches: int = 1
 
     @property
     def values(self) -> str:
-        """Name of the parameter that is added at the places."""
+        """Name of the parameter that is added at the indices."""
         return f"{self.tensor}.values"
 
     @property
     def indices(self) -> str:
-        """Name of the graph input with the places."""
-        return f"{self.tensor}.places"
+        """Name of the graph input with the indices."""
+        return f"{self.tensor}.indices"
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Forward:
     """A forward graph whose trainable tensors are inputs and whose frozen tensors are initializers.
 
     Attributes:
-        model: opset 20, shapes inferred. Its inputs are ``inputs``, then ``parameters``, and the places of ``sparse``.
+        model: opset 20, shapes inferred. Its inputs are ``inputs``, then ``parameters``, and the indices of ``sparse``.
         inputs: names of what the model is fed.
         parameters: first values of what trains, by the name of the graph input.
         sparse: frozen tensors of which single elements train, by parameters of their own.
@@ -78,9 +78,9 @@ class Forward:
         return [value for value in self.model.graph.inputs if value.name in self.inputs]
 
     def fixed(self, names: Collection[str]) -> dict[str, NDArray[np.generic]]:
-        """Values of these parameters and, where they are elements of a tensor, of their places."""
-        places = {sparse.indices: sparse.places for sparse in self.sparse if sparse.values in names}
-        return {**{name: self.parameters[name] for name in names}, **places}
+        """Values of these parameters and, where they are elements of a tensor, of their indices."""
+        indices = {sparse.indices: sparse.initial_indices for sparse in self.sparse if sparse.values in names}
+        return {**{name: self.parameters[name] for name in names}, **indices}
 
 
 def freeze(forward: Forward, names: Collection[str]) -> Forward:

@@ -1,6 +1,6 @@
-"""Lets chosen elements of a frozen tensor train, as values beside their places: ``W + scatter(places, values)``.
+"""Lets chosen elements of a frozen tensor train, as values beside their indices: ``W + scatter(indices, values)``.
 
-SIFT (Song et al., ICML 2024), and the sparse fine-tuning methods that differ from it in how places are picked. The sum
+SIFT (Song et al., ICML 2024), and the sparse fine-tuning methods that differ from it in how indices are picked. The sum
 is one ``ScatterND``, whose gradient gathers: no dense gradient outlives its use.
 """
 
@@ -18,7 +18,7 @@ from edgepeft_export.forward.graph import Forward, ForwardError, Sparse
 from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.graph.shapes import infer_shapes
 
-Places = NDArray[np.int32]
+Indices = NDArray[np.int32]
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,12 @@ class Share:
 
     Attributes:
         count: how many.
-        places: which, as ascending positions in row-major order; ``None`` leaves it to the device, by the gradient.
+        indices: which, as ascending positions in row-major order; ``None`` leaves it to the device, by the gradient.
         batches: over how many batches the device adds up the gradient's sizes before it picks.
     """
 
     count: int
-    places: Places | None = None
+    indices: Indices | None = None
     batches: int = 1
 
 
@@ -44,7 +44,7 @@ def train_elements(forward: Forward, shares: Mapping[str, Share]) -> Forward:
         shares: what trains of each, by its name.
 
     Returns:
-        For each parameter ``W``, ``W`` is an initializer now, ``W.values`` (float32 [count]) trains, and ``W.places``
+        For each parameter ``W``, ``W`` is an initializer now, ``W.values`` (float32 [count]) trains, and ``W.indices``
             (int32 [count], -1 where the device has yet to pick) says where it belongs.
     """
     model = forward.model.clone()
@@ -54,7 +54,7 @@ def train_elements(forward: Forward, shares: Mapping[str, Share]) -> Forward:
     for name, share in shares.items():
         weight = parameters.pop(name)
         _check_share(name, weight, share)
-        found = Sparse(name, weight.shape, _first_places(share), share.batches)
+        found = Sparse(name, weight.shape, _first_indices(share), share.batches)
         parameters[found.values] = np.zeros(share.count, np.float32)
         _replace(graph, emit, found, weight)
         sparse.append(found)
@@ -81,9 +81,9 @@ def _replace(graph: ir.Graph, emit: Emitter, sparse: Sparse, weight: NDArray[Any
         source.const_value = ir.tensor(weight, name=sparse.tensor)
         readers = list(source.uses())
         graph.register_initializer(source)
-    values = _new_input(graph, sparse.values, ir.DataType.FLOAT, len(sparse.places))
-    places = _new_input(graph, sparse.indices, ir.DataType.INT32, len(sparse.places))
-    position = _position(emit, places, weight.shape, turned)
+    values = _new_input(graph, sparse.values, ir.DataType.FLOAT, len(sparse.initial_indices))
+    indices = _new_input(graph, sparse.indices, ir.DataType.INT32, len(sparse.initial_indices))
+    position = _position(emit, indices, weight.shape, turned)
     total = emit.op("ScatterND", stored, position, values, reduction="add")
     total.name = f"{sparse.tensor}.trained"
     total.shape, total.type = ir.Shape(weight.T.shape if turned else weight.shape), ir.TensorType(ir.DataType.FLOAT)
@@ -100,9 +100,9 @@ def _turns(node: ir.Node) -> bool:
     return node.op_type == "Transpose" and not node.outputs[0].is_graph_output()
 
 
-def _position(emit: Emitter, places: ir.Value, shape: tuple[int, ...], turned: bool) -> ir.Value:
-    """Positions [count, rank] of flat places; -1 is the last element, which nothing is added to."""
-    rest, axes = emit.op("Cast", places, to=ir.DataType.INT64), []
+def _position(emit: Emitter, indices: ir.Value, shape: tuple[int, ...], turned: bool) -> ir.Value:
+    """Positions [count, rank] of flat indices; -1 is the last element, which nothing is added to."""
+    rest, axes = emit.op("Cast", indices, to=ir.DataType.INT64), []
     for size in reversed(shape[1:]):
         # a non-negative remainder, as integer division in ONNX truncates and Mod follows the divisor's sign
         axes.append(emit.op("Mod", rest, emit.ints(size)))
@@ -112,24 +112,24 @@ def _position(emit: Emitter, places: ir.Value, shape: tuple[int, ...], turned: b
     return columns[0] if len(columns) == 1 else emit.op("Concat", *columns, axis=1)
 
 
-def _first_places(share: Share) -> Places:
-    if share.places is None:
+def _first_indices(share: Share) -> Indices:
+    if share.indices is None:
         return np.full(share.count, -1, np.int32)
-    return np.asarray(share.places, np.int32)
+    return np.asarray(share.indices, np.int32)
 
 
 def _check_share(name: str, weight: NDArray[Any], share: Share) -> None:
     fits = 1 <= share.count <= weight.size < 2**31 and weight.ndim > 0
-    if share.places is not None:
-        places = np.asarray(share.places)
-        ascending = bool((np.diff(places) > 0).all()) and places.min() >= 0 and places.max() < weight.size
-        fits = fits and places.shape == (share.count,) and ascending
+    if share.indices is not None:
+        indices = np.asarray(share.indices)
+        ascending = bool((np.diff(indices) > 0).all()) and indices.min() >= 0 and indices.max() < weight.size
+        fits = fits and indices.shape == (share.count,) and ascending
     if not fits:
         raise ForwardError(
             "sparse-share",
             f"{share.count} elements of {name}, which has {weight.size:,}, cannot train.",
             context=f"shape {list(weight.shape)}",
-            hint="choose at least one element, and ascending places within the tensor.",
+            hint="choose at least one element, and ascending indices within the tensor.",
         )
 
 

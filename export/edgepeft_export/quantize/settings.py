@@ -92,7 +92,7 @@ class Report:
     packed: Mapping[str, Packed] = field(default_factory=dict)
     kept: dict[str, str] = field(default_factory=dict)
 
-    def recipe(self, settings: Quantization) -> Mapping[str, Any]:
+    def provenance(self, settings: Quantization) -> Mapping[str, Any]:
         """For the manifest."""
         described: dict[str, Any] = {} if settings.compute == "fp32" else {"compute": settings.compute}
         if settings.compute == "int4":

@@ -1,14 +1,14 @@
-/** Places coded by their gaps: the bytes are Python's, and what is no coding is refused. */
+/** Delta-coded indices: the bytes are Python's, and what is no coding is refused. */
 
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { BundleError, Tensor, type TensorFile, type Tensors, readTensors, tensorBytes } from "edgepeft-runtime";
 import { refused } from "./support.js";
 
-interface Gaps {
-  packed(tensors: Tensors, metadata: Record<string, string>): [Tensors, Record<string, string>];
+interface IndexCoding {
+  deltaCoded(tensors: Tensors, metadata: Record<string, string>): [Tensors, Record<string, string>];
 }
-const { packed } = (await import(new URL("../../dist/files/index_coding.js", import.meta.url).href)) as Gaps;
+const { deltaCoded } = (await import(new URL("../../dist/files/index_coding.js", import.meta.url).href)) as IndexCoding;
 
 const LAST = 2 ** 31 - 1;
 
@@ -20,11 +20,11 @@ function int32(...numbers: number[]): Tensor {
   return new Tensor("int32", Int32Array.from(numbers), [numbers.length]);
 }
 
-/** A file that says its tensor `a` is coded by gaps. */
+/** A file that says its tensor `a` is delta-coded. */
 async function read(bytes: Uint8Array, names: unknown = ["a"], dims = [bytes.length]): Promise<TensorFile> {
   const tensors = { a: new Tensor("uint8", bytes, dims), b: new Tensor("float32", Float32Array.of(1), [1]) };
-  const gaps = typeof names === "string" ? names : JSON.stringify(names);
-  return readTensors((await tensorBytes(tensors, { gaps }, true)).bytes, "The file", BundleError, true);
+  const delta_indices = typeof names === "string" ? names : JSON.stringify(names);
+  return readTensors((await tensorBytes(tensors, { delta_indices }, true)).bytes, "The file", BundleError, true);
 }
 
 const CODES: readonly (readonly [string, readonly number[]])[] = [
@@ -55,24 +55,24 @@ const DAMAGED: readonly (readonly [string, string, unknown?, number[]?])[] = [
   ["named by no JSON", "01", "a"],
 ];
 
-describe("gaps", () => {
-  for (const [code, places] of CODES) {
-    it(`of [${places.join(", ")}] are written and read`, async () => {
-      const [tensors, metadata] = packed({ a: int32(...places) }, { note: "a note" });
+describe("delta-coded indices", () => {
+  for (const [code, indices] of CODES) {
+    it(`of [${indices.join(", ")}] are written and read`, async () => {
+      const [tensors, metadata] = deltaCoded({ a: int32(...indices) }, { note: "a note" });
       assert.deepEqual([tensors["a"]!.type, hex(tensors["a"]!)], ["uint8", code]);
-      assert.deepEqual(metadata, { note: "a note", gaps: '["a"]' });
+      assert.deepEqual(metadata, { note: "a note", delta_indices: '["a"]' });
       const found = await read(Uint8Array.from(Buffer.from(code, "hex")));
-      assert.deepEqual(found.tensors["a"]!.data, Int32Array.from(places));
-      assert.deepEqual([found.tensors["a"]!.dims, found.metadata.has("gaps")], [[places.length], false]);
+      assert.deepEqual(found.tensors["a"]!.data, Int32Array.from(indices));
+      assert.deepEqual([found.tensors["a"]!.dims, found.metadata.has("delta_indices")], [[indices.length], false]);
     });
   }
 
   for (const [what, code, names, dims] of DAMAGED) {
     it(`${what} are refused`, () =>
-      assert.rejects(read(Uint8Array.from(Buffer.from(code, "hex")), names, dims), refused("bad-gaps")));
+      assert.rejects(read(Uint8Array.from(Buffer.from(code, "hex")), names, dims), refused("bad-delta-indices")));
   }
 
-  it("are not made of what is no picked places", () => {
+  it("are not made of what is not picked indices", () => {
     const plain = {
       unpicked: int32(-1, -1),
       descending: int32(5, 4),
@@ -81,6 +81,6 @@ describe("gaps", () => {
       long: new Tensor("int64", BigInt64Array.of(1n, 2n), [2]),
     };
     const metadata = { note: "a note" };
-    assert.deepEqual(packed(plain, metadata), [plain, metadata]);
+    assert.deepEqual(deltaCoded(plain, metadata), [plain, metadata]);
   });
 });

@@ -36,7 +36,7 @@ const set = (path: string, value: unknown): ((manifest: Json) => void) => {
 };
 
 const MANIFESTS: readonly (readonly [string, string, (manifest: Json) => void])[] = [
-  ["of a later version", "bundle-version", set("version", 2)],
+  ["of a later version", "bundle-version", set("version", 3)],
   ["of another format", "bad-manifest", set("format", "zip")],
   ["with a field missing", "bad-manifest", set("loss", undefined)],
   ["with a field too many", "bad-manifest", set("inputs 0 shpae", [1])],
@@ -47,7 +47,7 @@ const MANIFESTS: readonly (readonly [string, string, (manifest: Json) => void])[
   ["with two tensors of one name", "bad-manifest", set("labels 0 name", "image")],
   ["with a bucket of another size", "bad-manifest", set("buckets 0 size", 1)],
   ["with a bucket of unknown members", "bad-manifest", set("buckets 0 members 0", "nobody")],
-  ["with places that belong to nothing", "bad-manifest", set("parameters 0 role", "places")],
+  ["with indices that belong to nothing", "bad-manifest", set("parameters 0 role", "indices")],
   ["without the layout of its adapter", "bad-manifest", set("adapter", undefined)],
   ["with a pair of another rank", "bad-manifest", set("adapter pairs 0 rank", 3)],
   ["with a pair of another layout", "bad-manifest", set("adapter pairs 0 layout", "graph")],
@@ -106,7 +106,7 @@ describe("a bundle", () => {
       await assert.rejects(Trainer.open(folder(bundle), { ort }), refused("undeclared-file"));
       await rm(join(bundle, "extra.bin"));
       const manifest = await readFile(join(bundle, "manifest.json"), "utf8");
-      await writeFile(join(bundle, "manifest.json"), manifest.replace('"version": 1', '"version": 1, "version": 1'));
+      await writeFile(join(bundle, "manifest.json"), manifest.replace('"version": 2', '"version": 2, "version": 2'));
       await assert.rejects(Trainer.open(folder(bundle), { ort }), refused("bad-manifest"));
       await assert.rejects(Trainer.open(folder(work), { ort }), refused("missing-file"));
     }));
@@ -182,10 +182,10 @@ describe("an adapter", () => {
     const update = await trainer.saveUpdate();
     const open = (adapter: Uint8Array): Promise<Trainer> => Trainer.open(folder(BUNDLE), { ort, adapter });
     await (await open(update)).close();
-    await assert.rejects(open(update.slice(0, -4)), refused("bad-seal"));
+    await assert.rejects(open(update.slice(0, -4)), refused("wrong-digest"));
     const changed = update.slice();
     changed[changed.length - 1]! ^= 1;
-    await assert.rejects(open(changed), refused("bad-seal"));
+    await assert.rejects(open(changed), refused("wrong-digest"));
     const values = trainer.parameters();
     const [first, ...others] = Object.keys(values);
     const { [first!]: left, ...rest } = values;
@@ -277,7 +277,7 @@ describe("a tensor file", () => {
     assert.deepEqual((await readTensors(bytes, "The file", BundleError)).tensors["a"]!.data, Float32Array.of(1.5, -10));
   });
 
-  it("with one byte changed anywhere is refused, if it is sealed", async () => {
+  it("with one byte changed anywhere is refused, if it has a digest", async () => {
     const { bytes } = await tensorBytes({ a: new Tensor("float32", Float32Array.of(1, 2), [2]) }, { b: "c" }, true);
     for (let place = 0; place < bytes.length; place++) {
       const changed = bytes.slice();

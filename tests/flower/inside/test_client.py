@@ -59,7 +59,7 @@ def test_each_kind_of_update_comes_back(kind: Bundle) -> None:
     found = messages.read_update_reply(ask(client_app(kind.path, lambda _: data), message), kind)
     check_update(found, kind)
     for spec in kind.manifest.sparse:
-        assert (found.parameters[spec.places] >= 0).all()
+        assert (found.parameters[spec.indices] >= 0).all()
 
 
 def test_it_evaluates_on_its_own_data(bundle: Bundle, examples: Data, app: ClientApp) -> None:

@@ -43,14 +43,14 @@ def test_a_call_arrives_as_it_was_sent(bundle: Bundle) -> None:
 
 
 def test_an_update_arrives_as_it_was_sent(bundle: Bundle) -> None:
-    """Every field of it; a loss that is not known stays unknown, and the recipe is the server's own."""
+    """Every field of it; a loss that is not known stays unknown, and the provenance is the server's own."""
     message = _asked(bundle)
     for losses in ((0.5, 0.25), (None, None), (float("nan"), 1.0)):
         sent = Update(bundle.adapter(), bundle.base_sha256, "a" * 64, {}, 40, 5, *losses, "somewhere")
         found = messages.read_update_reply(over_the_wire(messages.update_reply(sent, message)), bundle)
         assert all(found.parameters[name].tobytes() == array.tobytes() for name, array in sent.parameters.items())
         assert (found.base_sha256, found.adapter_sha256, found.runtime) == (bundle.base_sha256, "a" * 64, "somewhere")
-        assert (found.num_examples, found.steps, found.recipe) == (40, 5, bundle.manifest.recipe)
+        assert (found.num_examples, found.steps, found.provenance) == (40, 5, bundle.manifest.provenance)
         assert (found.loss_before, found.loss_after) == tuple(loss if loss == loss else None for loss in losses)
 
 

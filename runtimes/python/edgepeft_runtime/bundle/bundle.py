@@ -97,16 +97,16 @@ class Bundle:
 def checked_parameters(
     tensors: Mapping[str, Array], manifest: Manifest, source: str, error: type[EdgepeftError]
 ) -> dict[str, Array]:
-    """:func:`checked_tensors` of the parameters; places lie in their tensor, or are all -1: not picked yet."""
+    """:func:`checked_tensors` of the parameters; indices lie in their tensor, or are all -1: not picked yet."""
     checked = checked_tensors(tensors, manifest.parameters, source, error)
     for spec in manifest.sparse:
-        places = checked[spec.places]
-        picked = bool((places >= 0).all() and (places < spec.size).all() and (np.diff(places) > 0).all())
-        if not picked and (spec.gradient is None or bool((places != -1).any())):
+        indices = checked[spec.indices]
+        picked = bool((indices >= 0).all() and (indices < spec.size).all() and (np.diff(indices) > 0).all())
+        if not picked and (spec.gradient is None or bool((indices != -1).any())):
             raise error(
-                "wrong-places",
-                f"{source} holds places that are not ascending positions in their tensor.",
-                context=f"tensor {spec.places!r}, of {spec.size} elements of {spec.tensor}",
+                "wrong-indices",
+                f"{source} holds indices that are not ascending positions in their tensor.",
+                context=f"tensor {spec.indices!r}, of {spec.size} elements of {spec.tensor}",
                 hint="the file is damaged, or written by something else; use another one.",
             )
     return checked

@@ -18,10 +18,10 @@ from edgepeft_runtime.files.fields import Fields, broken
 from edgepeft_runtime.shown import quoted
 
 FORMAT = "edgepeft-bundle"
-VERSION = 1
+VERSION = 2
 DTYPES = ("float32", "float16", "float64", "int64", "int32", "int8", "uint8", "bool")
-ROLES = ("lora_A", "lora_B", "bias", "norm", "head", "weight", "places", "other")
-PLACES = manifest_checks.PLACES
+ROLES = ("lora_A", "lora_B", "bias", "norm", "head", "weight", "indices", "other")
+INDICES = manifest_checks.INDICES
 """The role of integers that say where a parameter's values belong: they are fed as parameters are, and do not train."""
 LOSSES = ("cross_entropy", "causal_lm", "mse", "l1", "bce_with_logits", "custom")
 RESAMPLES = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
@@ -119,7 +119,7 @@ class SparseSpec:
     Args:
         tensor: its name, and ``shape`` its shape.
         values: the parameter that is added to the elements.
-        places: the parameter with their positions in row-major order, ascending; -1 before they are picked.
+        indices: the parameter with their positions in row-major order, ascending; -1 before they are picked.
         gradient: the output of ``select.onnx`` by which the device picks; ``None``: they are picked already.
         batches: over how many batches the sizes of the gradient are added up.
     """
@@ -127,7 +127,7 @@ class SparseSpec:
     tensor: str
     shape: tuple[int, ...]
     values: str
-    places: str
+    indices: str
     gradient: str | None
     batches: int
 
@@ -138,7 +138,7 @@ class SparseSpec:
         sizes = tuple(dim for dim in shape if isinstance(dim, int))
         if sizes != shape:
             raise fields.wrong("shape", "a list of sizes", shape)
-        names = fields.take("values", str), fields.take("places", str), fields.optional("gradient", str)
+        names = fields.take("values", str), fields.take("indices", str), fields.optional("gradient", str)
         return cls(fields.take("tensor", str), sizes, *names, fields.natural("batches"))
 
     @property
@@ -242,7 +242,7 @@ class Manifest:
     sparse: tuple[SparseSpec, ...] = ()
     adapter: AdapterLayout = field(default_factory=AdapterLayout)
     generation: GenerationSpec | None = None
-    recipe: Json = field(default_factory=dict)
+    provenance: Json = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check(self)
@@ -293,7 +293,7 @@ class Manifest:
             sparse=() if fields.is_null("sparse") else tuple(SparseSpec.parse(f) for f in fields.list_of("sparse")),
             adapter=AdapterLayout.parse(fields.part("adapter")),
             generation=None if fields.is_null("generation") else GenerationSpec.parse(fields.part("generation")),
-            recipe=fields.take("recipe", dict),
+            provenance=fields.take("provenance", dict),
         )
         fields.finish()
         return manifest
@@ -327,7 +327,7 @@ class Manifest:
             "sparse": [_listed(spec) for spec in self.sparse],
             "adapter": self.adapter.to_dict(),
             "generation": None if self.generation is None else self.generation.to_dict(),
-            "recipe": self.recipe,
+            "provenance": self.provenance,
         }
 
 

@@ -14,7 +14,7 @@ from edgepeft_runtime.shown import quoted
 if TYPE_CHECKING:
     from edgepeft_runtime.bundle.manifest import Manifest
 
-PLACES = "places"
+INDICES = "indices"
 
 MAX_STATE = 8
 """Elements of the optimizer's state, for each that trains: they are made of nothing but their shapes."""
@@ -84,7 +84,7 @@ def _check_memory(manifest: Manifest) -> None:
 
 
 def _check_buckets(manifest: Manifest) -> None:
-    sizes = {spec.name: spec.size for spec in manifest.parameters if spec.role != PLACES}
+    sizes = {spec.name: spec.size for spec in manifest.parameters if spec.role != INDICES}
     members = [name for bucket in manifest.buckets for name in bucket.members]
     odd = sorted(name for name, count in Counter(members).items() if name not in sizes or count > 1)
     if odd or not members:
@@ -99,19 +99,19 @@ def _check_buckets(manifest: Manifest) -> None:
 
 
 def _check_sparse(manifest: Manifest) -> None:
-    shapes = {spec.name: (spec.dtype, spec.shape, spec.role == PLACES) for spec in manifest.parameters}
+    shapes = {spec.name: (spec.dtype, spec.shape, spec.role == INDICES) for spec in manifest.parameters}
     for spec in manifest.sparse:
-        values, places = shapes.get(spec.values), shapes.get(spec.places)
-        if values is None or places is None or places[0] != "int32" or not places[2] or values[1] != places[1]:
-            raise broken("A sparse tensor needs values and places of one length.", f"tensor: {quoted(spec.tensor)}")
-    described = {spec.places for spec in manifest.sparse}
+        values, indices = shapes.get(spec.values), shapes.get(spec.indices)
+        if values is None or indices is None or indices[0] != "int32" or not indices[2] or values[1] != indices[1]:
+            raise broken("A sparse tensor needs values and indices of one length.", f"tensor: {quoted(spec.tensor)}")
+    described = {spec.indices for spec in manifest.sparse}
     for parameter in manifest.parameters:
-        if (parameter.role == PLACES) != (parameter.name in described):
-            raise broken("Places must belong to a sparse tensor.", f"parameter: {quoted(parameter.name)}")
+        if (parameter.role == INDICES) != (parameter.name in described):
+            raise broken("Indices must belong to a sparse tensor.", f"parameter: {quoted(parameter.name)}")
 
 
 def _check_layout(manifest: Manifest) -> None:
-    floats = {spec.name: (spec.role, spec.sizes) for spec in manifest.parameters if spec.role != PLACES}
+    floats = {spec.name: (spec.role, spec.sizes) for spec in manifest.parameters if spec.role != INDICES}
     check_adapter(manifest.adapter, floats, {name for bucket in manifest.buckets for name in bucket.members})
 
 

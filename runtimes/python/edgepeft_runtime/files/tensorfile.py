@@ -1,6 +1,6 @@
-"""Tensor files: safetensors in numpy, checked on reading, sealed where asked, written so that a crash harms nothing.
+"""Tensor files: safetensors in numpy, with an optional digest, checked on reading, written atomically.
 
-The format: https://github.com/huggingface/safetensors#format, with the checks and the seal of section 4 of the SPEC.
+The format: https://github.com/huggingface/safetensors#format, with the checks and the digest of section 4 of the SPEC.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepeft_runtime.errors import EdgepeftError
-from edgepeft_runtime.files import index_coding as gaps
-from edgepeft_runtime.files import strict_json
+from edgepeft_runtime.files import index_coding, strict_json
 from edgepeft_runtime.files.durable import write_atomically
 from edgepeft_runtime.files.regular import open_regular
 from edgepeft_runtime.files.shapes import MAX_AXES, elements
@@ -29,7 +28,7 @@ Array = NDArray[Any]
 MAX_HEADER = 2**23
 """Bytes of a header: names of some 70,000 tensors. Parsed, it takes twenty times as many at most."""
 
-SEAL_LENGTH = 64
+DIGEST_LENGTH = 64
 
 # In the order of the official library, which lays the widest dtype first: its files and ours are equal to the byte.
 _DTYPES = {
@@ -74,7 +73,7 @@ class _Damage(Exception):
 def read_tensors(
     path: str | Path,
     *,
-    sealed: bool = False,
+    require_digest: bool = False,
     error: type[EdgepeftError] = TensorFileError,
     most: int | None = None,
 ) -> TensorFile:
@@ -82,13 +81,13 @@ def read_tensors(
 
     Args:
         path: the file.
-        sealed: refuse a file without a seal; a seal that is there is checked in any case.
+        require_digest: Refuse a file without an embedded digest. One that is present is checked in any case.
         error: the class of error to raise, so that the message belongs to the caller's room.
         most: refuse a larger file before it is read; ``None``: any that fits into memory.
 
     Returns:
-        The tensors, arrays of the stored dtype (``bfloat16`` becomes ``float32``, without loss; places coded by their
-        gaps become ``int32``), and the metadata.
+        The tensors, arrays of the stored dtype (``bfloat16`` becomes ``float32``, without loss; delta-coded
+        indices become ``int32``), and the metadata.
     """
     try:
         content = _content(Path(path), most)
@@ -99,16 +98,16 @@ def read_tensors(
             context=str(failure) or "it does not fit into memory.",
             hint="check the path and the permissions, and that it is a file of this bundle.",
         ) from failure
-    return parse_tensors(content, path, sealed=sealed, error=error)
+    return parse_tensors(content, path, require_digest=require_digest, error=error)
 
 
 def parse_tensors(
-    content: bytes | Array, name: object, *, sealed: bool = False, error: type[EdgepeftError] = TensorFileError
+    content: bytes | Array, name: object, *, require_digest: bool = False, error: type[EdgepeftError] = TensorFileError
 ) -> TensorFile:
     """Check and return the content of a tensor file; ``name`` is what errors call it. See :func:`read_tensors`."""
     raw = np.frombuffer(content, np.uint8) if isinstance(content, bytes) else content
     try:
-        return _parse(raw, sealed)
+        return _parse(raw, require_digest)
     except _Damage as damage:
         raise error(
             damage.reference,
@@ -123,28 +122,28 @@ def write_tensors(
     tensors: Mapping[str, Array],
     metadata: Mapping[str, str] | None = None,
     *,
-    seal: bool = False,
+    digest: bool = False,
     error: type[EdgepeftError] = TensorFileError,
 ) -> str:
     """Write a tensor file under a new name, flush it, and rename it: a reader sees the old file or the new one.
 
     Returns:
-        The SHA-256 of the file; for a sealed file the seal.
+        The SHA-256 of the file, or its embedded digest if there is one.
     """
-    chunks, digest = tensor_chunks(tensors, metadata, seal=seal)
+    chunks, sha256 = tensor_chunks(tensors, metadata, digest=digest)
     write_atomically(path, chunks, error=error)
-    return digest
+    return sha256
 
 
 def tensor_chunks(
-    tensors: Mapping[str, Array], metadata: Mapping[str, str] | None = None, *, seal: bool = False
+    tensors: Mapping[str, Array], metadata: Mapping[str, str] | None = None, *, digest: bool = False
 ) -> tuple[list[memoryview], str]:
-    """The bytes of a tensor file in pieces (tensors are not copied), and their SHA-256 or, where sealed, the seal."""
+    """The bytes of a tensor file in pieces (tensors are not copied), and their SHA-256 or, if asked for, the digest."""
     order = sorted(tensors, key=lambda name: (-_ORDER[tensors[name].dtype.name], name))
     arrays = [np.ascontiguousarray(tensors[name]) for name in order]
     header: dict[str, Any] = {}
-    if metadata or seal:
-        header["__metadata__"] = {**(metadata or {}), **({"seal": "0" * SEAL_LENGTH} if seal else {})}
+    if metadata or digest:
+        header["__metadata__"] = {**(metadata or {}), **({"digest": "0" * DIGEST_LENGTH} if digest else {})}
     end = 0
     for name, array in zip(order, arrays, strict=True):
         start, end = end, end + array.nbytes
@@ -154,10 +153,10 @@ def tensor_chunks(
     text += b" " * (-len(text) % 8)
     body = [array.reshape(-1).view(np.uint8).data for array in arrays]
     head = len(text).to_bytes(8, "little") + text
-    digest = _hash([memoryview(head), *body])
-    if seal:
-        head = head.replace(b'"seal":"' + b"0" * SEAL_LENGTH, b'"seal":"' + digest.encode(), 1)
-    return [memoryview(head), *body], digest
+    sha256 = _hash([memoryview(head), *body])
+    if digest:
+        head = head.replace(b'"digest":"' + b"0" * DIGEST_LENGTH, b'"digest":"' + sha256.encode(), 1)
+    return [memoryview(head), *body], sha256
 
 
 def sha256_of(path: str | Path) -> str:
@@ -181,7 +180,7 @@ def _content(path: Path, most: int | None) -> Array:
         return np.fromfile(file, dtype=np.uint8)
 
 
-def _parse(raw: Array, sealed: bool) -> TensorFile:
+def _parse(raw: Array, require_digest: bool) -> TensorFile:
     if raw.size < 8:
         raise _Damage("truncated-tensor-file", f"it has {raw.size} bytes; the length of the header alone takes 8.")
     length = int.from_bytes(raw[:8].tobytes(), "little")
@@ -192,12 +191,12 @@ def _parse(raw: Array, sealed: bool) -> TensorFile:
     text = raw[8 : 8 + length].tobytes()
     header = _header(text)
     metadata = _metadata(header.pop("__metadata__", {}))
-    _check_seal(raw, text, metadata.get("seal"), sealed)
+    _check_digest(raw, text, metadata.get("digest"), require_digest)
     tensors = _tensors(raw[8 + length :], header)
     try:
-        return TensorFile(*gaps.unpacked(tensors, metadata))
+        return TensorFile(*index_coding.delta_decoded(tensors, metadata))
     except ValueError as failure:
-        raise _Damage("bad-gaps", str(failure)) from None
+        raise _Damage("bad-delta-indices", str(failure)) from None
 
 
 def _header(text: bytes) -> dict[str, Any]:
@@ -216,18 +215,18 @@ def _metadata(value: Any) -> dict[str, str]:
     return value
 
 
-def _check_seal(raw: Array, text: bytes, seal: str | None, sealed: bool) -> None:
-    if seal is None:
-        if sealed:
-            raise _Damage("no-seal", "it carries no seal, so nobody can tell whether it is whole.")
+def _check_digest(raw: Array, text: bytes, digest: str | None, required: bool) -> None:
+    if digest is None:
+        if required:
+            raise _Damage("no-digest", "it carries no digest, so nobody can tell whether it is whole.")
         return
-    place = text.find(seal.encode("ascii", "replace")) if len(seal) == SEAL_LENGTH else -1
-    if place < 0:
-        raise _Damage("bad-seal", f"its seal is not {SEAL_LENGTH} hexadecimal digits.")
-    start, data = 8 + place, raw.data
-    found = _hash([data[:start], memoryview(b"0" * SEAL_LENGTH), data[start + SEAL_LENGTH :]])
-    if found != seal:
-        raise _Damage("bad-seal", f"its seal says {quoted(seal)}, its content gives {found}.")
+    position = text.find(digest.encode("ascii", "replace")) if len(digest) == DIGEST_LENGTH else -1
+    if position < 0:
+        raise _Damage("wrong-digest", f"its digest is not {DIGEST_LENGTH} hexadecimal digits.")
+    start, data = 8 + position, raw.data
+    found = _hash([data[:start], memoryview(b"0" * DIGEST_LENGTH), data[start + DIGEST_LENGTH :]])
+    if found != digest:
+        raise _Damage("wrong-digest", f"its digest says {quoted(digest)}, its content gives {found}.")
 
 
 def _tensors(data: Array, header: Mapping[str, Any]) -> dict[str, Array]:

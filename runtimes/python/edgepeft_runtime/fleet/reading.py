@@ -9,7 +9,7 @@ from edgepeft_runtime.errors import FleetError
 from edgepeft_runtime.files.fields import Fields
 from edgepeft_runtime.fleet import canonical
 
-VERSION = 1
+VERSION = 2
 """Of all files of a fleet."""
 
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9_-]{0,62}[a-z0-9])?")

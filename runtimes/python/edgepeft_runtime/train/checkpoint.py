@@ -1,4 +1,4 @@
-"""The state directory of a run: the newest checkpoint and the one before, sealed (section 6 of the SPEC)."""
+"""State directory of a run: the newest checkpoint and the one before, each with a digest (section 6 of the SPEC)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from edgepeft_runtime.files.tensorfile import Array, TensorFile, read_tensors, w
 NEWEST = "checkpoint.safetensors"
 PREVIOUS = "checkpoint.previous.safetensors"
 LOCK = "lock"
-_FORMAT, _VERSION = "edgepeft-checkpoint", "1"
+_FORMAT, _VERSION = "edgepeft-checkpoint", "2"
 _LOG = logging.getLogger("edgepeft_runtime")
 
 
@@ -77,7 +77,7 @@ class StateDirectory:
         tensors = {f"{group}:{name}": array for group, held in groups.items() for name, array in held.items()}
         metadata = {"format": _FORMAT, "version": _VERSION, **self._owner, "run": checkpoint.run}
         newest, coming = self.path / NEWEST, self.path / f"{NEWEST}.next"
-        write_tensors(coming, tensors, metadata, seal=True, error=StateError)
+        write_tensors(coming, tensors, metadata, digest=True, error=StateError)
         with writing(newest, StateError):
             # A damaged newest one must not push out the whole previous one.
             if self._keep_newest and newest.exists():
@@ -97,7 +97,7 @@ class StateDirectory:
             if not path.exists():
                 continue
             try:
-                file = read_tensors(path, sealed=True, error=StateError)
+                file = read_tensors(path, require_digest=True, error=StateError)
             except StateError as failure:
                 failures.append(failure)
                 continue

@@ -25,22 +25,22 @@ def largest(sizes: NDArray[np.float32], count: int) -> NDArray[np.int32]:
 
 
 def to_pick(engine: Engine, manifest: Manifest, values: Values) -> list[SparseSpec]:
-    """The sparse tensors whose places are still to be picked."""
+    """The sparse tensors whose indices are still to be picked."""
     open_ = [spec for spec in manifest.sparse if spec.gradient is not None]
-    places, _ = engine.arrays(Values({spec.places: values.parameters[spec.places] for spec in open_}, {}))
-    return [spec for spec in open_ if int(places[spec.places][0]) < 0]
+    indices, _ = engine.arrays(Values({spec.indices: values.parameters[spec.indices] for spec in open_}, {}))
+    return [spec for spec in open_ if int(indices[spec.indices][0]) < 0]
 
 
 def pick(
     engine: Engine, manifest: Manifest, values: Values, batches: Sequence[Mapping[str, Array]]
 ) -> dict[str, Array]:
-    """Places for all tensors that still need them, by name: where the gradient's sizes, added up, are largest.
+    """Indices for all tensors that still need them, by name: where the gradient's sizes, added up, are largest.
 
     Raises:
         TrainingError: a gradient is not finite.
     """
     counts = {spec.name: spec.size for spec in manifest.parameters}
-    places: dict[str, Array] = {}
+    indices: dict[str, Array] = {}
     for group in _groups(to_pick(engine, manifest, values)):
         sizes = [np.zeros(spec.size, np.float32) for spec in group]
         for batch in batches:
@@ -48,8 +48,8 @@ def pick(
                 total += np.abs(gradient.reshape(-1))
         for spec, total in zip(group, sizes, strict=True):
             _check_finite(spec, total)
-            places[spec.places] = largest(total, counts[spec.places])
-    return places
+            indices[spec.indices] = largest(total, counts[spec.indices])
+    return indices
 
 
 def _groups(specs: Sequence[SparseSpec]) -> Iterator[list[SparseSpec]]:

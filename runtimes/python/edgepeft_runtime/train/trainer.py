@@ -189,8 +189,8 @@ class Trainer:
         if not self.must_pick:
             return
         manifest, values = self.bundle.manifest, self.run.values
-        places = pick(self._engine, manifest, values, [checked_batch(batch, manifest) for batch in batches])
-        held = self._engine.load(places, {}).parameters
+        indices = pick(self._engine, manifest, values, [checked_batch(batch, manifest) for batch in batches])
+        held = self._engine.load(indices, {}).parameters
         self.run = replace(self.run, values=replace(values, parameters={**values.parameters, **held}))
 
     @property
@@ -379,7 +379,7 @@ class Trainer:
             parameters=self._finite_arrays()[0],
             base_sha256=self.bundle.base_sha256,
             adapter_sha256=self._adapter_sha256,
-            recipe=self.bundle.manifest.recipe,
+            provenance=self.bundle.manifest.provenance,
             num_examples=run.examples,
             steps=run.step,
             loss_before=run.held_out_before if held_out else run.loss_before,

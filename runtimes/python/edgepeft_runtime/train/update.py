@@ -1,4 +1,4 @@
-"""Updates: what a device sends back, kilobytes, sealed (section 5 of the SPEC)."""
+"""Updates: what a device sends back, kilobytes, with a digest (section 5 of the SPEC)."""
 
 from __future__ import annotations
 
@@ -14,14 +14,13 @@ import numpy as np
 from edgepeft_runtime.bundle.bundle import Bundle, checked_parameters
 from edgepeft_runtime.bundle.manifest import Manifest
 from edgepeft_runtime.errors import UpdateError
-from edgepeft_runtime.files import index_coding as gaps
-from edgepeft_runtime.files import strict_json
+from edgepeft_runtime.files import index_coding, strict_json
 from edgepeft_runtime.files.tensorfile import Array, TensorFile, parse_tensors, read_tensors, write_tensors
 from edgepeft_runtime.notices import notice
 from edgepeft_runtime.shown import quoted
 
 FORMAT = "edgepeft-update"
-VERSION = "1"
+VERSION = "2"
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ class Update:
         parameters: arrays by name, with the bundle's shapes and dtypes.
         base_sha256: the bundle's.
         adapter_sha256: hash of the adapter file the run started from.
-        recipe: the manifest's.
+        provenance: the manifest's.
         num_examples: examples trained on, repeats counted.
         steps: optimizer steps.
         loss_before: held-out loss where there was one, else training loss; ``None``: unknown. Likewise ``loss_after``.
@@ -42,7 +41,7 @@ class Update:
     parameters: dict[str, Array]
     base_sha256: str
     adapter_sha256: str
-    recipe: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
     num_examples: int = 0
     steps: int = 0
     loss_before: float | None = None
@@ -51,20 +50,20 @@ class Update:
 
 
 def write_update(path: str | Path, update: Update) -> Path:
-    """Write an update, sealed, places coded by their gaps; raises :class:`UpdateError` where that is impossible."""
+    """Write an update with its digest, indices delta-coded; raises :class:`UpdateError` where that is impossible."""
     metadata = {
         "format": FORMAT,
         "version": VERSION,
         "base_sha256": update.base_sha256,
         "adapter_sha256": update.adapter_sha256,
-        "recipe": json.dumps(update.recipe, ensure_ascii=False),
+        "provenance": json.dumps(update.provenance, ensure_ascii=False),
         "num_examples": str(update.num_examples),
         "steps": str(update.steps),
         "loss_before": _loss_text(update.loss_before),
         "loss_after": _loss_text(update.loss_after),
         "runtime": update.runtime,
     }
-    write_tensors(path, *gaps.packed(update.parameters, metadata), seal=True, error=UpdateError)
+    write_tensors(path, *index_coding.delta_coded(update.parameters, metadata), digest=True, error=UpdateError)
     return Path(path)
 
 
@@ -72,14 +71,14 @@ def read_update(path: str | Path, *, most: int | None = None) -> Update:
     """Read an update of at most ``most`` bytes, checked to be whole; :func:`check_update` says if it fits a bundle.
 
     Raises:
-        UpdateError: it is damaged, carries no seal, or is not an update.
+        UpdateError: it is damaged, carries no digest, or is not an update.
     """
-    return _update(read_tensors(path, sealed=True, error=UpdateError, most=most), path)
+    return _update(read_tensors(path, require_digest=True, error=UpdateError, most=most), path)
 
 
 def parse_update(content: bytes, name: object) -> Update:
     """Check and return the update in ``content``; ``name`` is what errors call it. See :func:`read_update`."""
-    return _update(parse_tensors(content, name, sealed=True, error=UpdateError), name)
+    return _update(parse_tensors(content, name, require_digest=True, error=UpdateError), name)
 
 
 def _update(file: TensorFile, name: object) -> Update:
@@ -92,7 +91,7 @@ def _update(file: TensorFile, name: object) -> Update:
             parameters=file.tensors,
             base_sha256=metadata["base_sha256"],
             adapter_sha256=metadata["adapter_sha256"],
-            recipe=_recipe(metadata["recipe"]),
+            provenance=_provenance(metadata["provenance"]),
             num_examples=_natural(metadata["num_examples"]),
             steps=_natural(metadata["steps"]),
             loss_before=_loss(metadata["loss_before"]),
@@ -184,8 +183,8 @@ def _natural(text: str) -> int:
     return int(text)
 
 
-def _recipe(text: str) -> dict[str, Any]:
-    recipe = strict_json.loads(text)
-    if not isinstance(recipe, dict):
-        raise ValueError(f"the recipe is not a JSON object: {text[:80]}")
-    return recipe
+def _provenance(text: str) -> dict[str, Any]:
+    provenance = strict_json.loads(text)
+    if not isinstance(provenance, dict):
+        raise ValueError(f"the provenance is not a JSON object: {text[:80]}")
+    return provenance

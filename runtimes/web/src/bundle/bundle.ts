@@ -96,19 +96,19 @@ export class Bundle {
   }
 }
 
-/** {@link checkedTensors} of the parameters; places lie in their tensor, or are all -1: not picked yet. */
+/** {@link checkedTensors} of the parameters; indices lie in their tensor, or are all -1: not picked yet. */
 export function checkedParameters(tensors: Tensors, manifest: Manifest, source: string, error: ErrorClass): Tensors {
   const checked = checkedTensors(tensors, manifest.parameters, source, error);
-  for (const { places: name, gradient, tensor, shape } of manifest.sparse) {
-    const places = numbersOf(checked[name]!) as Int32Array;
+  for (const { indices: name, gradient, tensor, shape } of manifest.sparse) {
+    const indices = numbersOf(checked[name]!) as Int32Array;
     const size = sizeOf({ shape });
-    const picked = places.every((place, i) => place >= 0 && place < size && (i === 0 || place > places[i - 1]!));
-    if (!picked && (gradient === null || places.some((place) => place !== -1))) {
+    const picked = indices.every((index, i) => index >= 0 && index < size && (i === 0 || index > indices[i - 1]!));
+    if (!picked && (gradient === null || indices.some((index) => index !== -1))) {
       const context = `tensor ${name}, of ${size} elements of ${tensor}`;
       const hint = "the file is damaged, or written by something else; use another one.";
       throw new error(
-        "wrong-places",
-        `${source} holds places that are not ascending positions in their tensor.`,
+        "wrong-indices",
+        `${source} holds indices that are not ascending positions in their tensor.`,
         context,
         hint,
       );

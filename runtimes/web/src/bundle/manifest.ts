@@ -6,7 +6,8 @@ import { MAX_AXES, elements } from "../files/shapes.js";
 import { quoted } from "../shown.js";
 
 export const DTYPES = ["float32", "float16", "float64", "int64", "int32", "int8", "uint8", "bool"] as const;
-const ROLES = ["lora_A", "lora_B", "bias", "norm", "head", "weight", "places", "other"] as const;
+const VERSION = 2;
+const ROLES = ["lora_A", "lora_B", "bias", "norm", "head", "weight", "indices", "other"] as const;
 const LOSSES = ["cross_entropy", "causal_lm", "mse", "l1", "bce_with_logits", "custom"] as const;
 const RESAMPLES = ["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"] as const;
 const CHANNEL_ORDERS = ["RGB", "BGR"] as const;
@@ -27,7 +28,7 @@ const sparse = {
   tensor: f.text,
   shape: f.list(f.natural, undefined, MAX_AXES),
   values: f.text,
-  places: f.text,
+  indices: f.text,
   gradient: f.optional(f.text, null),
   batches: f.natural,
 };
@@ -93,7 +94,7 @@ const manifest = f.object({
   sparse: f.optional(f.list(f.object(sparse)), []),
   adapter: f.object(adapter),
   generation: f.optional(f.object(generation), null),
-  recipe: f.anyObject,
+  provenance: f.anyObject,
 });
 
 export type Manifest = f.Read<typeof manifest>;
@@ -148,10 +149,10 @@ function checkFormat(head: { format: string; version: number }): void {
   if (head.format !== "edgepeft-bundle") {
     throw broken("This is no edgepeft bundle.", `format: expected edgepeft-bundle, found ${head.format}`);
   }
-  if (head.version !== 1) {
+  if (head.version !== VERSION) {
     throw new BundleError(
       "bundle-version",
-      `The bundle is of version ${head.version}; this runtime knows version 1.`,
+      `The bundle is of version ${head.version}; this runtime knows version ${VERSION}.`,
       "manifest.json: version",
       "update edgepeft-runtime, or prepare the bundle with an edgepeft that fits it.",
     );
@@ -210,7 +211,7 @@ function checkShapes(m: Manifest): void {
 }
 
 function checkBuckets(m: Manifest): void {
-  const sizes = new Map(m.parameters.filter((s) => s.role !== "places").map((spec) => [spec.name, sizeOf(spec)]));
+  const sizes = new Map(m.parameters.filter((s) => s.role !== "indices").map((spec) => [spec.name, sizeOf(spec)]));
   const members = m.buckets.flatMap((bucket) => bucket.members);
   const odd = members.find((name) => !sizes.has(name)) ?? repeated(members);
   if (odd !== undefined || members.length === 0) {
@@ -228,19 +229,19 @@ function checkBuckets(m: Manifest): void {
 function checkSparse(m: Manifest): void {
   const parameters = new Map(m.parameters.map((spec) => [spec.name, spec]));
   for (const spec of m.sparse) {
-    const [values, places] = [parameters.get(spec.values), parameters.get(spec.places)];
+    const [values, indices] = [parameters.get(spec.values), parameters.get(spec.indices)];
     const fits =
-      places?.dtype === "int32" && places.role === "places" && String(values?.shape) === String(places.shape);
-    if (!fits) throw broken("A sparse tensor needs values and places of one length.", `tensor: ${spec.tensor}`);
+      indices?.dtype === "int32" && indices.role === "indices" && String(values?.shape) === String(indices.shape);
+    if (!fits) throw broken("A sparse tensor needs values and indices of one length.", `tensor: ${spec.tensor}`);
   }
-  const described = new Set(m.sparse.map((spec) => spec.places));
-  const odd = m.parameters.find((spec) => (spec.role === "places") !== described.has(spec.name));
-  if (odd !== undefined) throw broken("Places must belong to a sparse tensor.", `parameter: ${odd.name}`);
+  const described = new Set(m.sparse.map((spec) => spec.indices));
+  const odd = m.parameters.find((spec) => (spec.role === "indices") !== described.has(spec.name));
+  if (odd !== undefined) throw broken("Indices must belong to a sparse tensor.", `parameter: ${odd.name}`);
 }
 
 /** The pairs fit their parameters, and exactly those parameters train that are not declared non-trainable. */
 function checkAdapter(m: Manifest): void {
-  const floats = new Map(m.parameters.filter((s) => s.role !== "places").map((spec) => [spec.name, spec]));
+  const floats = new Map(m.parameters.filter((s) => s.role !== "indices").map((spec) => [spec.name, spec]));
   const odd = m.adapter.pairs.find((pair) => !pairFits(pair, floats.get(pair.a), floats.get(pair.b)));
   const twice = repeated(m.adapter.pairs.flatMap(({ a, b }) => [a, b]));
   if (odd !== undefined || twice !== undefined) {

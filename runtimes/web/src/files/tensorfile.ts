@@ -1,16 +1,16 @@
-/** Tensor files: safetensors, checked on reading, sealed where asked (section 4 of the SPEC). */
+/** Tensor files: safetensors, checked on reading, with an embedded digest where asked (section 4 of the SPEC). */
 
 import type { ErrorClass } from "../errors.js";
 import * as f from "./fields.js";
-import { unpacked } from "./index_coding.js";
+import { deltaDecoded } from "./index_coding.js";
 import { MAX_AXES, elements } from "./shapes.js";
 import { joined, sha256 } from "./sha256.js";
 import { quoted } from "../shown.js";
 import { type Tensor, type Tensors, bytesOf, itemSize, tensorOf } from "./tensors.js";
 
 const MAX_HEADER = 2 ** 23;
-const SEAL_LENGTH = 64;
-const NO_SEAL = "0".repeat(SEAL_LENGTH);
+const DIGEST_LENGTH = 64;
+const NO_DIGEST = "0".repeat(DIGEST_LENGTH);
 
 /** In the order of the official library, which lays the widest dtype first. */
 const DTYPES: Readonly<Record<string, string>> = {
@@ -53,20 +53,20 @@ class Damage extends Error {
 }
 
 /**
- * Reads a tensor file and checks all of it. `bfloat16` becomes `float32`, without loss; places coded by their gaps
+ * Reads a tensor file and checks all of it. `bfloat16` becomes `float32`, without loss; delta-coded indices
  * become `int32`.
  *
  * @param source what it is, for the message: "The checkpoint ...".
- * @param sealed whether to refuse a file without a seal; a seal that is there is checked in any case.
+ * @param requireDigest whether to refuse a file without a digest; one that is present is checked in any case.
  */
 export async function readTensors(
   bytes: Uint8Array,
   source: string,
   error: ErrorClass,
-  sealed = false,
+  requireDigest = false,
 ): Promise<TensorFile> {
   try {
-    return await parse(bytes, sealed);
+    return await parse(bytes, requireDigest);
   } catch (failure) {
     const damage = failure instanceof f.Wrong ? new Damage("tensor-file-header", failure.message) : failure;
     if (!(damage instanceof Damage)) throw failure;
@@ -75,11 +75,11 @@ export async function readTensors(
   }
 }
 
-/** The bytes of a tensor file, and their SHA-256 or, where sealed, the seal. */
+/** The bytes of a tensor file, and their SHA-256 or, if asked for, the embedded digest. */
 export async function tensorBytes(
   tensors: Tensors,
   metadata: Readonly<Record<string, string>> = {},
-  seal = false,
+  withDigest = false,
 ): Promise<{ bytes: Uint8Array<ArrayBuffer>; digest: string }> {
   const named = Object.entries(tensors).sort(([a, left], [b, right]) => {
     return ORDER.indexOf(right.type) - ORDER.indexOf(left.type) || (a < b ? -1 : 1);
@@ -90,7 +90,7 @@ export async function tensorBytes(
     end += bytesOf(tensor).length;
     return [name, { dtype: CODES.get(tensor.type)!, shape: tensor.dims, data_offsets: [start, end] }];
   });
-  const about = { ...metadata, ...(seal ? { seal: NO_SEAL } : {}) };
+  const about = { ...metadata, ...(withDigest ? { digest: NO_DIGEST } : {}) };
   const header = Object.fromEntries([
     ...(Object.keys(about).length > 0 ? [["__metadata__", about]] : []),
     ...entries,
@@ -101,11 +101,13 @@ export async function tensorBytes(
   head.set(text, 8);
   const bytes = joined([head, ...named.map(([, tensor]) => bytesOf(tensor))]);
   const digest = await sha256(bytes);
-  if (seal) bytes.set(new TextEncoder().encode(digest), find(head, `"seal":"${NO_SEAL}"`) + '"seal":"'.length);
+  if (withDigest) {
+    bytes.set(new TextEncoder().encode(digest), find(head, `"digest":"${NO_DIGEST}"`) + '"digest":"'.length);
+  }
   return { bytes, digest };
 }
 
-async function parse(bytes: Uint8Array, sealed: boolean): Promise<TensorFile> {
+async function parse(bytes: Uint8Array, requireDigest: boolean): Promise<TensorFile> {
   if (bytes.length < 8) throw new Damage("truncated-tensor-file", `it has ${bytes.length} bytes.`);
   const length = Number(new DataView(bytes.buffer, bytes.byteOffset).getBigUint64(0, true));
   if (length > MAX_HEADER)
@@ -118,39 +120,39 @@ async function parse(bytes: Uint8Array, sealed: boolean): Promise<TensorFile> {
   const header = new Map(Object.entries(f.anyObject(f.parseJson(head, "header"), "header")));
   const metadata = f.optional(f.mapOf(f.text), new Map<string, string>())(header.get("__metadata__"), "__metadata__");
   header.delete("__metadata__");
-  await checkSeal(bytes, head, metadata.get("seal"), sealed);
+  await checkDigest(bytes, head, metadata.get("digest"), requireDigest);
   const tensors = parts(bytes.subarray(8 + length), header);
   try {
-    return unpacked(tensors, metadata);
+    return deltaDecoded(tensors, metadata);
   } catch (failure) {
-    throw failure instanceof f.Wrong ? new Damage("bad-gaps", failure.message) : failure;
+    throw failure instanceof f.Wrong ? new Damage("bad-delta-indices", failure.message) : failure;
   }
 }
 
-async function checkSeal(
+async function checkDigest(
   bytes: Uint8Array,
   head: Uint8Array,
-  seal: string | undefined,
-  sealed: boolean,
+  digest: string | undefined,
+  required: boolean,
 ): Promise<void> {
-  if (seal === undefined) {
-    if (sealed) throw new Damage("no-seal", "it carries no seal, so nobody can tell whether it is whole.");
+  if (digest === undefined) {
+    if (required) throw new Damage("no-digest", "it carries no digest, so nobody can tell whether it is whole.");
     return;
   }
-  const place = /^[0-9a-f]{64}$/.test(seal) ? find(head, seal) : -1;
-  if (place < 0) throw new Damage("bad-seal", `its seal is not ${SEAL_LENGTH} hexadecimal digits.`);
-  const start = 8 + place;
+  const position = /^[0-9a-f]{64}$/.test(digest) ? find(head, digest) : -1;
+  if (position < 0) throw new Damage("wrong-digest", `its digest is not ${DIGEST_LENGTH} hexadecimal digits.`);
+  const start = 8 + position;
   const found = await sha256(
     bytes.subarray(0, start),
-    new TextEncoder().encode(NO_SEAL),
-    bytes.subarray(start + SEAL_LENGTH),
+    new TextEncoder().encode(NO_DIGEST),
+    bytes.subarray(start + DIGEST_LENGTH),
   );
-  if (found !== seal) throw new Damage("bad-seal", `its seal says ${seal}, its content gives ${found}.`);
+  if (found !== digest) throw new Damage("wrong-digest", `its digest says ${digest}, its content gives ${found}.`);
 }
 
 /** Where an ASCII text begins, in bytes; -1 where it is not. */
 function find(bytes: Uint8Array, text: string): number {
-  // latin1 gives one character per byte, so that places agree.
+  // latin1 gives one character per byte, so that positions agree.
   return new TextDecoder("latin1").decode(bytes).indexOf(text);
 }
 

@@ -1,4 +1,4 @@
-/** The checkpoints of a run, sealed (section 6 of the SPEC). */
+/** The checkpoints of a run, each with a digest (section 6 of the SPEC). */
 
 import { type Bundle, checkedParameters, checkedTensors } from "../bundle/bundle.js";
 import { StateError } from "../errors.js";
@@ -44,7 +44,7 @@ export class Checkpoints {
     const named = Object.entries({ parameter: parameters, state, best: best ?? {} }).flatMap(([group, tensors]) => {
       return Object.entries(tensors).map(([name, tensor]) => [`${group}:${name}`, tensor] as const);
     });
-    const metadata = { format: "edgepeft-checkpoint", version: "1", ...this.owner(), run };
+    const metadata = { format: "edgepeft-checkpoint", version: "2", ...this.owner(), run };
     const { bytes } = await tensorBytes(Object.fromEntries(named), metadata, true);
     // A damaged newest one must not push out the whole previous one.
     await attempt(this.store, () => this.store.replace(bytes, this.keepNewest));
@@ -84,7 +84,7 @@ export class Checkpoints {
   private checked({ tensors, metadata }: TensorFile): Checkpoint {
     const kind = `${metadata.get("format")} ${metadata.get("version")}`;
     const run = metadata.get("run");
-    if (kind !== "edgepeft-checkpoint 1" || run === undefined) {
+    if (kind !== "edgepeft-checkpoint 2" || run === undefined) {
       throw new StateError(
         "unknown-checkpoint",
         `${this.name} holds no checkpoint that is known.`,

@@ -9,22 +9,22 @@ import { Tensor, type Tensors, numbersOf } from "../files/tensors.js";
 export function largest(sizes: Float32Array, count: number): Int32Array {
   const bound = sizes.slice().sort()[sizes.length - count]!;
   let equal = count - sizes.reduce((above, size) => above + Number(size > bound), 0);
-  const places: number[] = [];
-  sizes.forEach((size, place) => {
-    if (size > bound || (size === bound && equal-- > 0)) places.push(place);
+  const indices: number[] = [];
+  sizes.forEach((size, index) => {
+    if (size > bound || (size === bound && equal-- > 0)) indices.push(index);
   });
-  return Int32Array.from(places);
+  return Int32Array.from(indices);
 }
 
-/** The sparse tensors whose places are still to be picked. */
+/** The sparse tensors whose indices are still to be picked. */
 export function toPick(manifest: Manifest, values: Values): readonly SparseSpec[] {
   return manifest.sparse.filter(
-    (spec) => spec.gradient !== null && Number(numbersOf(values.parameters[spec.places]!)[0]) < 0,
+    (spec) => spec.gradient !== null && Number(numbersOf(values.parameters[spec.indices]!)[0]) < 0,
   );
 }
 
 /**
- * Places for all tensors that still need them: where the gradient's sizes, added up over the batches, are largest.
+ * Indices for all tensors that still need them: where the gradient's sizes, added up over the batches, are largest.
  *
  * @throws TrainingError a gradient is not finite.
  */
@@ -34,7 +34,7 @@ export async function pick(
   values: Values,
   batches: readonly Tensors[],
 ): Promise<Tensors> {
-  const places: Record<string, Tensor> = {};
+  const indices: Record<string, Tensor> = {};
   // One dense gradient is held at a time: memory counts for more than running the few batches again.
   for (const spec of toPick(manifest, values)) {
     const sizes = new Float32Array(sizeOf(spec));
@@ -47,8 +47,8 @@ export async function pick(
       const context = "the first batches decide which elements train";
       throw new TrainingError("not-finite", message, context, "look for extreme values in the data.");
     }
-    const count = sizeOf(manifest.parameters.find(({ name }) => name === spec.places)!);
-    places[spec.places] = new Tensor("int32", largest(sizes, count), [count]);
+    const count = sizeOf(manifest.parameters.find(({ name }) => name === spec.indices)!);
+    indices[spec.indices] = new Tensor("int32", largest(sizes, count), [count]);
   }
-  return places;
+  return indices;
 }

@@ -11,7 +11,7 @@ import { BundleError, DataError, StateError, TrainingError } from "../errors.js"
 import { Wrong } from "../files/fields.js";
 import { type BundleFiles, urlFiles } from "../bundle/files.js";
 import { type FitOptions, type Report, fit, positive } from "./fit.js";
-import { packed } from "../files/index_coding.js";
+import { deltaCoded } from "../files/index_coding.js";
 import { type Ort, versionOf } from "../engine/ort.js";
 import { type Evaluation, type Line, type Run, afterStep, newRun, runJson, runOf } from "./run.js";
 import { pick, toPick } from "./selection.js";
@@ -167,13 +167,13 @@ export class Trainer {
     if (!this.mustPick) return;
     const { manifest } = this.bundle;
     const { values } = this.run;
-    const places = await pick(
+    const indices = await pick(
       this.engine,
       manifest,
       values,
       batches.map((batch) => checkedBatch(batch, manifest)),
     );
-    this.run = { ...this.run, values: { ...values, parameters: { ...values.parameters, ...places } } };
+    this.run = { ...this.run, values: { ...values, parameters: { ...values.parameters, ...indices } } };
   }
 
   /**
@@ -262,17 +262,17 @@ export class Trainer {
     const loss = (value: number | null): string => (value === null || !Number.isFinite(value) ? "" : String(value));
     const metadata = {
       format: "edgepeft-update",
-      version: "1",
+      version: "2",
       base_sha256: this.bundle.baseSha256,
       adapter_sha256: this.adapterSha256,
-      recipe: JSON.stringify(this.bundle.manifest.recipe),
+      provenance: JSON.stringify(this.bundle.manifest.provenance),
       num_examples: String(run.examples),
       steps: String(run.step),
       loss_before: loss(before),
       loss_after: loss(after),
       runtime: this.runtime,
     };
-    return (await tensorBytes(...packed(this.finiteValues().parameters, metadata), true)).bytes;
+    return (await tensorBytes(...deltaCoded(this.finiteValues().parameters, metadata), true)).bytes;
   }
 
   /** Parameters and state; what has overflowed must not replace a good file. */
