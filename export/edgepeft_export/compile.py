@@ -24,7 +24,7 @@ from edgepeft_export.optimizer_graph import Bucket, flatten, optimizer_graph, pl
 from edgepeft_export.optimizers import Optimizer
 from edgepeft_export.selection import selection_graph
 from edgepeft_runtime.bundle.adapter_layout import AdapterLayout
-from edgepeft_runtime.bundle.manifest import PLACES
+from edgepeft_runtime.bundle.manifest import INDICES
 from edgepeft_runtime.errors import EdgepeftError
 
 
@@ -128,7 +128,7 @@ def compile_step(forward: Forward, loss: Loss, optimizer: Optimizer, recompute: 
 def _roles(forward: Forward, sparse: Sequence[Sparse]) -> dict[str, str]:
     """The role of each parameter of the bundle."""
     declared = {name: forward.roles.get(name, "weight") for name in forward.parameters}
-    return declared | {part.indices: PLACES for part in sparse}
+    return declared | {part.indices: INDICES for part in sparse}
 
 
 def missing_rules(forward: Forward, loss: Loss) -> list[Gap]:
