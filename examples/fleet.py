@@ -32,7 +32,7 @@ from edgepeft import sync
 from edgepeft.aggregation import gate
 from edgepeft.sync import Keys, Terms, Workspace
 from edgepeft_runtime import Evaluation, Trainer
-from edgepeft_runtime.fleet.slots import DeviceHome
+from edgepeft_runtime.fleet.device_directory import DeviceDirectory
 
 DEVICES, ROUNDS, EPOCHS = 8, 3, 1
 
@@ -65,7 +65,7 @@ class Fleet:
     """The devices: processes of another environment, two at a time, which share nothing with the host but a folder."""
 
     def __init__(self, work: Path, bundle: Path, python: Path) -> None:
-        self.host, self.place = Workspace(work / "host"), work / "place"
+        self.host, self.remote = Workspace(work / "host"), work / "remote"
         self._work, self._bundle, self._python = work, bundle, python
 
     def introduce(self, shares: list[list[Example]]) -> None:
@@ -79,7 +79,7 @@ class Fleet:
             folder.mkdir(parents=True)
             np.savez(folder / "texts.npz", allow_pickle=False, **encode(share))
             keys.add(folder.name, folder / "identity.json")
-            DeviceHome(folder / "fleet").adopt(folder / "identity.json")
+            DeviceDirectory(folder / "fleet").adopt(folder / "identity.json")
             counts = {topic: sum(label == topic for _, label in share) for topic in CLASSES}
             main = sorted(counts, key=lambda topic: -counts[topic])[:3]
             most = ", ".join(f"{topic} {counts[topic]}" for topic in main)
@@ -88,7 +88,7 @@ class Fleet:
     def take_part(self) -> None:
         """Every device joins the newest round, trains, and delivers."""
         script = Path(__file__).with_name("fleet_device.py")
-        self._all(lambda device: [script, self.place, self._bundle, self._folder(device), EPOCHS])
+        self._all(lambda device: [script, self.remote, self._bundle, self._folder(device), EPOCHS])
 
     def alone(self) -> list[Path]:
         """Every device for itself, for as many epochs as the rounds have together."""
@@ -122,9 +122,9 @@ def together(fleet: Fleet, bundle: Path, test: dict[str, np.ndarray]) -> list[Ro
     adapter: Path | None = None
     rounds = [Round(evaluate(bundle, None, test), 0.0)]
     for number in range(1, ROUNDS + 1):
-        sync.publish(bundle, fleet.host, [fleet.place], adapter=adapter, terms=Terms(min_devices=DEVICES))
+        sync.publish(bundle, fleet.host, [fleet.remote], adapter=adapter, terms=Terms(min_devices=DEVICES))
         fleet.take_part()
-        assert not sync.collect([fleet.place], fleet.host).refused
+        assert not sync.collect([fleet.remote], fleet.host).refused
         newest = sync.closing(fleet.host)
         found = edgepeft.aggregate(bundle, newest.updates, adapter=newest.adapter, weights="examples")
         assert len(found.report.updates) == DEVICES and found.report.merge_error is not None

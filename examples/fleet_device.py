@@ -13,14 +13,14 @@ from edgepeft_runtime.fleet.delivering import deliver
 from edgepeft_runtime.fleet.joining import join
 
 
-def main(place: Path, bundle: Path, folder: Path, epochs: int) -> None:
-    home = folder / "fleet"
-    joined = join(place, bundle, home)
+def main(remote: Path, bundle: Path, folder: Path, epochs: int) -> None:
+    device = folder / "fleet"
+    joined = join(remote, device, bundle)
     state = folder / f"round{joined.round.round}"
     with Trainer.open(bundle, state=state, adapter=joined.adapter, threads=1) as trainer:
         trainer.fit(folder / "texts.npz", epochs=epochs, batch_size=16, schedule="linear", warmup=0.1)
         update = trainer.save_update(folder / "update.safetensors")
-    deliver(update, place, home)
+    deliver(update, remote, device)
 
 
 if __name__ == "__main__":

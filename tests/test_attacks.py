@@ -15,9 +15,9 @@ from edgepeft.sync.collection.facts import HostFacts
 from edgepeft.sync.collection.verification import Address, Delivered, Facts, verify
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.fleet import signatures
+from edgepeft_runtime.fleet.device_directory import DeviceDirectory
 from edgepeft_runtime.fleet.joining import join
-from edgepeft_runtime.fleet.rounds import HeadSignatures
-from edgepeft_runtime.fleet.slots import DeviceHome
+from edgepeft_runtime.fleet.rounds import LatestSignatures
 from edgepeft_runtime.fleet.transports.transport import Stream
 from edgepeft_runtime.train.update import parse_update, read_update
 from tests.attacks import IN_BUNDLE, ON_DEVICE, ON_HOST
@@ -68,10 +68,10 @@ def test_the_host_refuses_it_and_nothing_changes(stage: Stage, name: str) -> Non
 @pytest.mark.parametrize("name", ON_DEVICE)
 def test_the_device_refuses_it_and_stays_where_it_is(stage: Stage, name: str) -> None:
     """Its code, and the adapter in use is the one it was."""
-    attack, current = ON_DEVICE[name], stage.device.home.current()
+    attack, current = ON_DEVICE[name], stage.device.directory.current()
     attack.act(stage)
     assert code_of(stage.device.join, attack.now) == attack.code
-    assert stage.device.home.current() == current
+    assert stage.device.directory.current() == current
 
 
 @pytest.mark.parametrize("name", IN_BUNDLE)
@@ -94,7 +94,7 @@ def test_a_device_that_equivocated_is_blocked(stage: Stage) -> None:
     """Nothing of it is taken any more, however good; what was accepted before stays."""
     ON_HOST["equivocation"].act(stage)
     stage.collect()
-    device = Device(stage.fleet, DeviceHome(stage.fleet.root / "devices" / "pi-1"))
+    device = Device(stage.fleet, DeviceDirectory(stage.fleet.root / "devices" / "pi-1"))
     device.deliver(device.train(seed=77))
     assert "blocked-device" in {refused.code for refused in stage.collect().refused}
     assert len(stage.kept()) == 2
@@ -154,7 +154,7 @@ class _Memory:
     """A remote whose files are in memory."""
 
     def __init__(self, root: Path) -> None:
-        names = ("HEAD.json", "HEAD.sig", "r000004/round.json", "r000004/adapter.safetensors")
+        names = ("latest.json", "latest.sig", "r000004/round.json", "r000004/adapter.safetensors")
         self.files = {name: (root / name).read_bytes() for name in names}
 
     @contextmanager
@@ -173,27 +173,27 @@ class _Memory:
 def test_random_changes_of_a_round_are_refused(stage: Stage) -> None:
     """Ten thousand changes of the three files that lead to an adapter; then the device joins the whole round."""
     stage.fleet.publish(seed=4)
-    _drop_the_old_signature(stage.fleet.place / "HEAD.sig")
-    place, bundle, home = _Memory(stage.fleet.place), Bundle.open(stage.fleet.bundle), stage.device.home
-    trusted, codes = home.trusted(), Counter[str]()
-    whole = dict(place.files)
-    names = ("HEAD.json", "HEAD.sig", "r000004/round.json")
+    _drop_the_old_signature(stage.fleet.remote / "latest.sig")
+    remote, bundle, device = _Memory(stage.fleet.remote), Bundle.open(stage.fleet.bundle), stage.device.directory
+    trusted, codes = device.trusted(), Counter[str]()
+    whole = dict(remote.files)
+    names = ("latest.json", "latest.sig", "r000004/round.json")
     changes = [mutations(whole[name], seed, 3334) for seed, name in enumerate(names)]
     for name, changed in zip(names, changes, strict=True):
         for content in changed:
-            place.files = {**whole, name: content}
-            codes[code_of(join, place, bundle, home, now=NOW)] += 1
+            remote.files = {**whole, name: content}
+            codes[code_of(join, remote, device, bundle, now=NOW)] += 1
     assert set(codes) <= {"bad-signature", "wrong-hash"}, codes
-    assert home.trusted() == trusted
-    place.files = whole
-    assert join(place, bundle, home, now=NOW).switched
+    assert device.trusted() == trusted
+    remote.files = whole
+    assert join(remote, device, bundle, now=NOW).switched
 
 
 def _drop_the_old_signature(path: Path) -> None:
     """A change of the signature of the head before would do no harm, and is rightly not noticed."""
-    digest = signatures.sha256(path.with_name("HEAD.json").read_bytes())
-    signed = HeadSignatures.from_bytes(path.read_bytes()).by_sha256
-    path.write_bytes(HeadSignatures({digest: signed[digest]}).to_bytes())
+    digest = signatures.sha256(path.with_name("latest.json").read_bytes())
+    signed = LatestSignatures.from_bytes(path.read_bytes()).by_sha256
+    path.write_bytes(LatestSignatures({digest: signed[digest]}).to_bytes())
 
 
 def test_the_page_is_current() -> None:

@@ -38,7 +38,7 @@ class Visitor:
     def visit(self, address: str, folder: Path) -> None:
         """By our client, as ``join`` and ``deliver`` do it: a connection for each."""
         with connected(address, self.identity.token, None) as remote:
-            for name in (rounds.HEAD_FILE, rounds.HEAD_SIGNATURES, _ROUND):
+            for name in (rounds.LATEST_FILE, rounds.LATEST_SIGNATURES, _ROUND):
                 assert read(remote, name, rounds.MAX_ROUND_BYTES)
             partial = folder / f"{self.identity.device}.partial"
             fetch(remote, _ADAPTER, partial, self.number.adapter.bytes)
@@ -60,7 +60,7 @@ class Visitor:
         sidecar = self.sidecar()
         name = f"{sidecar.folder}/{sidecar.sha256}"
         with _connected(port) as connection:
-            for path in (rounds.HEAD_FILE, rounds.HEAD_SIGNATURES, _ROUND, _ADAPTER):
+            for path in (rounds.LATEST_FILE, rounds.LATEST_SIGNATURES, _ROUND, _ADAPTER):
                 assert self._ask(connection, "GET", path) == 200
             assert self._ask(connection, "GET", f"{name}{SIDECAR_SUFFIX}") == 404
             assert self._ask(connection, "PUT", f"{name}{UPDATE_SUFFIX}", self.update) == 201

@@ -13,17 +13,17 @@ import click
 from edgepeft_runtime.errors import BatchError, DataError, StateError
 
 if TYPE_CHECKING:
+    from edgepeft_runtime.fleet.device_directory import DeviceDirectory
     from edgepeft_runtime.fleet.rounds import Round
-    from edgepeft_runtime.fleet.slots import DeviceHome
     from edgepeft_runtime.train.records import Progress
 
 
-def check_options(home: Path | None, state: Path | None, adapter: Path | None) -> None:
-    """Either ``--home`` or ``--state`` must be there, or both; raises ``click.UsageError``."""
-    if home is None and state is None:
-        raise click.UsageError("Give --state, or --home on a device of a fleet.")
-    if home is not None and adapter is not None:
-        raise click.UsageError("Give either --adapter or --home, which has an adapter of its own.")
+def check_options(device: Path | None, state: Path | None, adapter: Path | None) -> None:
+    """Either ``--device`` or ``--state`` must be there, or both; raises ``click.UsageError``."""
+    if device is None and state is None:
+        raise click.UsageError("Give --state, or --device on a device of a fleet.")
+    if device is not None and adapter is not None:
+        raise click.UsageError("Give either --adapter or --device, which has an adapter of its own.")
 
 
 @dataclass(frozen=True)
@@ -33,27 +33,26 @@ class Part:
     Args:
         state: where the run is kept.
         adapter: what to start from, ``None``: the bundle's own.
-        home: where the device keeps its place in a fleet, ``None``: it is in none.
+        device: the device directory, ``None`` where the device is in no fleet.
         round: the round in use there.
     """
 
     state: Path
     adapter: Path | None = None
-    home: DeviceHome | None = None
+    device: DeviceDirectory | None = None
     round: Round | None = None
 
     @classmethod
-    def of(cls, home: Path | None, state: Path | None, adapter: Path | None) -> Part:
-        """Of the options of these names; counts a start in the home, so call it when training begins."""
-        if home is None:
+    def of(cls, device: Path | None, state: Path | None, adapter: Path | None) -> Part:
+        """Read the options of these names; counts a start in the device directory, so call it when training begins."""
+        if device is None:
             return cls(state or Path(), adapter)
-        from edgepeft_runtime.fleet.slots import DeviceHome
+        from edgepeft_runtime.fleet.device_directory import DeviceDirectory
 
-        device = DeviceHome(home)
-        current = device.start()
-        number = current.round.round
-        click.echo(f"training from round {number} of {current.round.campaign}", err=True)
-        return cls(state or device.run(number), current.adapter, device, current.round)
+        directory = DeviceDirectory(device)
+        current = directory.start()
+        click.echo(f"training from round {current.round.round} of {current.round.campaign}", err=True)
+        return cls(state or directory.run(current.round.round), current.adapter, directory, current.round)
 
     def limited(self, settings: dict[str, Any]) -> dict[str, Any]:
         """The settings of ``fit`` within the limits of the round."""
@@ -74,19 +73,19 @@ class Part:
         self._settle()
 
     def watched(self, progress: Callable[[Progress], None]) -> Callable[[Progress], None]:
-        """``progress``, which also tells the home that the adapter makes good steps."""
-        home = self.home
-        if home is None:
+        """``progress``, which also records in the device directory that the adapter makes good steps."""
+        device = self.device
+        if device is None:
             return progress
         settled = False
 
         def both(after: Progress) -> None:
             nonlocal settled
-            settled = settled or home.settle()
+            settled = settled or device.settle()
             progress(after)
 
         return both
 
     def _settle(self) -> None:
-        if self.home is not None:
-            self.home.settle()
+        if self.device is not None:
+            self.device.settle()

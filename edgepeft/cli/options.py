@@ -109,8 +109,8 @@ adapter_option = click.option(
     "--adapter", type=PATH, help="An update, or an adapter.safetensors, instead of the bundle's own adapter."
 )
 
-home_option = click.option(
-    "--home", type=PATH, required=True, help="Folder the device keeps its place in the fleet in."
+device_option = click.option(
+    "--device", type=PATH, required=True, metavar="DEVICE_DIR", help="The device's folder: identity, rounds, runs."
 )
 
 workspace_option = click.option("--workspace", type=PATH, required=True, help="The host's workspace of the fleet.")

@@ -38,9 +38,9 @@ class HostKey:
         return signatures.public_key(self.seed)
 
     def sign(self, head: bytes) -> str:
-        """The signature of a ``HEAD.json``, hex."""
+        """The signature of a ``latest.json``, hex."""
         digest = signatures.sha256(head)
-        return signatures.sign(signatures.HEAD, digest, signatures.ED25519, self.seed).hex()
+        return signatures.sign(signatures.LATEST, digest, signatures.ED25519, self.seed).hex()
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from edgepeft_runtime.bundle.manifest import FileEntry
 from edgepeft_runtime.files.durable import make_folder, write_atomically, writing
 from edgepeft_runtime.files.tensorfile import read_tensors
 from edgepeft_runtime.fleet import rounds, signatures
-from edgepeft_runtime.fleet.rounds import CLIP, Head, HeadSignatures, Limits, Round
+from edgepeft_runtime.fleet.rounds import CLIP, Latest, LatestSignatures, Limits, Round
 
 DAY = 24 * 60 * 60
 
@@ -71,7 +71,7 @@ def publish(
     Args:
         bundle: the campaign's bundle; that of the first round is that of all.
         workspace: the host's workspace, with its key.
-        places: folders and remote addresses. The files of the round go first, ``HEAD.json`` last.
+        places: folders and remote addresses. The files of the round go first, ``latest.json`` last.
         adapter: what devices start from, with the bundle's parameters; ``None`` takes the bundle's own.
         terms: what is asked of updates.
         another: make a round even where the newest is the same.
@@ -114,18 +114,18 @@ def rollback(
     workspace, when = Workspace.of(workspace), int(time.time() if now is None else now)
     key = Keys(workspace).host()
     with workspace.locked():
-        head, old = workspace.newest(), workspace.round(to)
-        if to >= head.round:
+        latest, old = workspace.newest(), workspace.round(to)
+        if to >= latest.round:
             raise SyncError(
                 "no-such-round", f"Round {to} is the newest.", context=None, hint="name the one to bring back."
             )
-        made = workspace.round(head.round)
+        made = workspace.round(latest.round)
         if made.adapter != old.adapter:
             lasts = _duration(old)
             made = replace(
                 old,
-                round=head.round + 1,
-                previous=head.round_sha256,
+                round=latest.round + 1,
+                previous=latest.round_sha256,
                 restores=to,
                 created=when,
                 expires=None if lasts is None else when + lasts,
@@ -135,21 +135,21 @@ def rollback(
     return made
 
 
-def mirror(workspace: str | Path | Workspace, places: Iterable[str | Path]) -> Head:
+def mirror(workspace: str | Path | Workspace, places: Iterable[str | Path]) -> Latest:
     """Bring the newest round to places once more: a stick that was not plugged in, a store that was down."""
     workspace = Workspace.of(workspace)
     with workspace.locked():
-        head = workspace.newest()
-        _bring(workspace, head.round, places)
-    return head
+        latest = workspace.newest()
+        _bring(workspace, latest.round, places)
+    return latest
 
 
 def _next(workspace: Workspace, key: HostKey, bundle: Bundle, adapter: bytes, terms: Terms, now: int) -> Round:
-    head = workspace.head()
+    latest = workspace.latest()
     return Round(
         campaign=key.campaign,
-        round=1 if head is None else head.round + 1,
-        previous=None if head is None else head.round_sha256,
+        round=1 if latest is None else latest.round + 1,
+        previous=None if latest is None else latest.round_sha256,
         restores=None,
         created=now,
         expires=None if terms.days is None else now + max(1, int(terms.days * DAY)),
@@ -198,16 +198,16 @@ def _keep_manifest(workspace: Workspace, bundle: Bundle) -> None:
 
 
 def _commit(workspace: Workspace, key: HostKey, made: Round, adapter: bytes) -> None:
-    """Write the round, then the signatures of the old and the new head, then the new head, which makes it count."""
+    """Write the round, then the signatures of the old and the new latest, then the new latest, which makes it count."""
     folder = workspace.published / rounds.folder(made.round)
     make_folder(folder)
     write_atomically(folder / rounds.ADAPTER_FILE, [adapter], error=SyncError)
     write_atomically(folder / rounds.ROUND_FILE, [made.to_bytes()], error=SyncError)
-    old, new = workspace.head(), Head(made.campaign, made.round, made.sha256, made.created, made.expires)
-    heads = [head.to_bytes() for head in (old, new) if head is not None]
-    signed = HeadSignatures({signatures.sha256(head): key.sign(head) for head in heads})
-    write_atomically(workspace.published / rounds.HEAD_SIGNATURES, [signed.to_bytes()], error=SyncError)
-    write_atomically(workspace.published / rounds.HEAD_FILE, [new.to_bytes()], error=SyncError)
+    old, new = workspace.latest(), Latest(made.campaign, made.round, made.sha256, made.created, made.expires)
+    both = [latest.to_bytes() for latest in (old, new) if latest is not None]
+    signed = LatestSignatures({signatures.sha256(latest): key.sign(latest) for latest in both})
+    write_atomically(workspace.published / rounds.LATEST_SIGNATURES, [signed.to_bytes()], error=SyncError)
+    write_atomically(workspace.published / rounds.LATEST_FILE, [new.to_bytes()], error=SyncError)
 
 
 def _bring(workspace: Workspace, number: int, places: Iterable[str | Path]) -> None:
@@ -215,7 +215,7 @@ def _bring(workspace: Workspace, number: int, places: Iterable[str | Path]) -> N
     workspace.adapter(number)  # what was published, not what has become of it
     names = (f"{folder}/{rounds.ADAPTER_FILE}", f"{folder}/{rounds.ROUND_FILE}")
     for remote in [_made(place) for place in places]:
-        for name in (*names, rounds.HEAD_SIGNATURES, rounds.HEAD_FILE):
+        for name in (*names, rounds.LATEST_SIGNATURES, rounds.LATEST_FILE):
             remote.put(name, (workspace.published / name).read_bytes())
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from edgepeft.sync.keys import Keys
 from edgepeft.sync.ledger import Ledger
 from edgepeft.sync.workspace import Workspace
-from edgepeft_runtime.fleet.rounds import Head
+from edgepeft_runtime.fleet.rounds import Latest
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Status:
 
     campaign: str
     host_key: str
-    head: Head | None
+    latest: Latest | None
     rounds: tuple[RoundStatus, ...]
     devices: tuple[DeviceStatus, ...]
     refused: dict[str, int]
@@ -61,16 +61,16 @@ def status(workspace: str | Path | Workspace) -> Status:
         SyncError: it has no key.
     """
     workspace = Workspace.of(workspace)
-    keys, head = Keys(workspace), workspace.head()
+    keys, latest = Keys(workspace), workspace.latest()
     host = keys.host()
     with Ledger(workspace.ledger) as ledger:
         counts, blocked, refused = ledger.counts(), ledger.blocked(), ledger.refusals()
         devices = tuple(
             _device(device.device, device.algorithm, device.state, ledger, blocked) for device in keys.devices()
         )
-    numbers = range(1, head.round + 1) if head is not None else ()
+    numbers = range(1, latest.round + 1) if latest is not None else ()
     found = tuple(_round(workspace, number, *counts.get(number, (0, 0))) for number in numbers)
-    return Status(host.campaign, host.public.hex(), head, found, devices, refused)
+    return Status(host.campaign, host.public.hex(), latest, found, devices, refused)
 
 
 def _round(workspace: Workspace, number: int, updates: int, devices: int) -> RoundStatus:

@@ -15,7 +15,7 @@ from edgepeft_runtime.files.lock import locked_folder
 from edgepeft_runtime.files.regular import read_regular
 from edgepeft_runtime.files.tensorfile import sha256_of
 from edgepeft_runtime.fleet import rounds
-from edgepeft_runtime.fleet.rounds import ADAPTER_FILE, HEAD_FILE, ROUND_FILE, Head, Round
+from edgepeft_runtime.fleet.rounds import ADAPTER_FILE, LATEST_FILE, ROUND_FILE, Latest, Round
 
 T = TypeVar("T")
 
@@ -24,7 +24,7 @@ class Workspace:
     """A folder on the host; what lies in ``published`` there is what the host believes, whatever remote places hold.
 
     Attributes:
-        published: ``HEAD.json``, ``HEAD.sig`` and a folder per round.
+        published: ``latest.json``, ``latest.sig`` and a folder per round.
         keys: the host's key, and what it knows of each device.
         received: where ``edgepeft serve`` puts what devices send: a place like any other.
         accepted: updates that were verified, ``<round>/<device>/<sha256>.safetensors`` with its sidecar.
@@ -59,22 +59,22 @@ class Workspace:
         """
         return locked_folder(self.path, "lock", SyncError)
 
-    def head(self) -> Head | None:
+    def latest(self) -> Latest | None:
         """The newest round that was published, ``None`` before the first."""
-        path = self.published / HEAD_FILE
-        return _own(path, Head.from_bytes) if path.exists() else None
+        path = self.published / LATEST_FILE
+        return _own(path, Latest.from_bytes) if path.exists() else None
 
-    def newest(self) -> Head:
-        """:meth:`head`; raises :class:`SyncError` (``no-round``) before the first."""
-        head = self.head()
-        if head is None:
+    def newest(self) -> Latest:
+        """:meth:`latest`; raises :class:`SyncError` (``no-round``) before the first."""
+        latest = self.latest()
+        if latest is None:
             raise SyncError(
                 "no-round",
                 f"{self.path} has published no round.",
                 context=None,
                 hint="run `edgepeft publish` first.",
             )
-        return head
+        return latest
 
     def round(self, number: int) -> Round:
         """A published round.
@@ -96,9 +96,9 @@ class Workspace:
         return path
 
     def check_chain(self) -> None:
-        """Walk from the head to the first round; raises :class:`SyncError` where a link does not hold."""
-        head = self.newest()
-        number, expected = head.round, head.round_sha256
+        """Walk from the latest to the first round; raises :class:`SyncError` where a link does not hold."""
+        latest = self.newest()
+        number, expected = latest.round, latest.round_sha256
         while True:
             found = self.round(number)
             if found.sha256 != expected:

@@ -18,7 +18,7 @@ MUTATED = {
     "an update, signed by its device after the change": "refused; the digest or the header gives it away",
     "the header of an update, its digest and signature made again": "refused, or the same tensors to the bit",
     "a sidecar": "refused",
-    "`HEAD.json`, `HEAD.sig` and `round.json`, in turn": "refused; the device stays where it is",
+    "`latest.json`, `latest.sig` and `round.json`, in turn": "refused; the device stays where it is",
 }
 """What is changed at random, and what becomes of it."""
 

@@ -29,7 +29,7 @@ def traversal_by_folder(stage: Stage) -> None:
 @attack("path traversal: folders of rounds named `r3`, `r00000003`, `latest`", ANYBODY, "bad-name")
 def traversal_by_round(stage: Stage) -> None:
     for name in ("r3", "r00000003", "latest"):
-        (stage.fleet.place / "inbox" / name / NAME).mkdir(parents=True)
+        (stage.fleet.remote / "inbox" / name / NAME).mkdir(parents=True)
 
 
 @attack(r"path traversal: files named `..\x`, `*`, a hash in capitals", ANYBODY, "bad-name")
@@ -66,7 +66,7 @@ def symlinked_sidecar(stage: Stage) -> None:
 @attack("symlink: a device's folder that points into the host's home", ANYBODY, "stray-file")
 def symlinked_folder(stage: Stage) -> None:
     stage.folder().rmdir()
-    (stage.fleet.place / "inbox" / "r000003" / NAME).symlink_to(stage.fleet.host.accepted / "r000003" / "pi-1")
+    (stage.fleet.remote / "inbox" / "r000003" / NAME).symlink_to(stage.fleet.host.accepted / "r000003" / "pi-1")
 
 
 @attack("hardlink: an update with a second name", ANYBODY, "not-a-regular-file")

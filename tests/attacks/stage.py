@@ -15,8 +15,8 @@ from edgepeft.sync import Collected, accepted, collect
 from edgepeft_runtime.files.tensorfile import read_tensors, write_tensors
 from edgepeft_runtime.fleet import signatures
 from edgepeft_runtime.fleet.delivery import Delivery
+from edgepeft_runtime.fleet.device_directory import DeviceDirectory
 from edgepeft_runtime.fleet.identity import Identity
-from edgepeft_runtime.fleet.slots import DeviceHome
 from edgepeft_runtime.train.update import read_update, write_update
 from tests.fleet.fleets import NOW, Device, Fleet
 
@@ -41,13 +41,13 @@ class Stage:
         devices = [fleet.device(name) for name in ("pi-1", "pi-2", NAME, "ed")]
         fleet.publish(seed=1)
         fleet.publish(seed=2)
-        shutil.copytree(fleet.place, root / "old")
+        shutil.copytree(fleet.remote, root / "old")
         fleet.publish(seed=3, max_update_norm=1.0, norm_action="refuse", max_staleness=1, days=30)
         for device in devices:
             device.join()
         for seed, device in enumerate(devices[:2]):
             device.deliver(device.train(seed=seed))
-        assert len(collect([fleet.place], fleet.host, now=NOW).accepted) == 2
+        assert len(collect([fleet.remote], fleet.host, now=NOW).accepted) == 2
         return cls(fleet, devices[2].train(seed=9), root / "old")
 
     def copied(self, root: Path) -> Stage:
@@ -58,7 +58,7 @@ class Stage:
     @property
     def device(self) -> Device:
         """The attacker's device; where a place attacks, the victim."""
-        return Device(self.fleet, DeviceHome(self.fleet.root / "devices" / NAME))
+        return Device(self.fleet, DeviceDirectory(self.fleet.root / "devices" / NAME))
 
     @cached_property
     def identity(self) -> Identity:
@@ -71,14 +71,14 @@ class Stage:
 
     def collect(self, now: float = NOW + 60) -> Collected:
         """What the host makes of it."""
-        return collect([self.fleet.place], self.fleet.host, now=now)
+        return collect([self.fleet.remote], self.fleet.host, now=now)
 
     def kept(self) -> list[tuple[str, bytes]]:
         """What counts for the round, to the byte."""
         return [(entry.device, path.read_bytes()) for entry, path in accepted(self.fleet.host)]
 
     def folder(self, number: int = 3, device: str = NAME) -> Path:
-        path = self.fleet.place / "inbox" / f"r{number:06d}" / device
+        path = self.fleet.remote / "inbox" / f"r{number:06d}" / device
         path.mkdir(parents=True, exist_ok=True)
         return path
 

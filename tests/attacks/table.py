@@ -10,7 +10,7 @@ from typing import Any
 from tests.attacks.stage import Stage
 from tests.fleet.fleets import NOW
 
-ANYBODY, DEVICE, PLACE = "anybody", "a device", "a place"
+ANYBODY, DEVICE, REMOTE = "anybody", "a device", "a remote"
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def attack(
     """Put a function into the table of its victim."""
 
     def add(act: Callable[[Stage], object]) -> Callable[[Stage], object]:
-        table = ON_DEVICE if who == PLACE else ON_HOST
+        table = ON_DEVICE if who == REMOTE else ON_HOST
         assert act.__name__ not in table
         table[act.__name__] = Attack(what, who, code, act, **more)
         return act

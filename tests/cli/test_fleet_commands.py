@@ -35,11 +35,11 @@ def data(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def host(edgepeft: Command, bundle: Path, tmp_path: Path) -> Path:
-    """A host's home with a registered device and a first round at ``place``."""
+    """A host's home with a registered device and a first round at ``remote``."""
     home = tmp_path / "host"
     assert edgepeft("keys", "new", "birds", "--workspace", home).code == 0
     assert edgepeft("keys", "add", "pi-1", "--workspace", home, "--out", tmp_path / "pi-1.json").code == 0
-    assert edgepeft("publish", bundle, tmp_path / "place", "--workspace", home, "--steps", 5).code == 0
+    assert edgepeft("publish", bundle, tmp_path / "remote", "--workspace", home, "--steps", 5).code == 0
     return home
 
 
@@ -47,33 +47,37 @@ def test_a_fleet_from_its_key_to_a_rollback(
     edgepeft: Command, host: Path, bundle: Path, data: Path, tmp_path: Path
 ) -> None:
     """Join, train within the limits, deliver, pull, see it in the status, roll back; to repeat a step says so."""
-    place, device, update = tmp_path / "place", tmp_path / "device", tmp_path / "update.safetensors"
-    joined = edgepeft("join", place, "--bundle", bundle, "--home", device, "--identity", tmp_path / "pi-1.json")
+    remote, device, update = tmp_path / "remote", tmp_path / "device", tmp_path / "update.safetensors"
+    joined = edgepeft("join", remote, "--bundle", bundle, "--device", device, "--identity", tmp_path / "pi-1.json")
     assert joined.out.startswith("switched to round 1 of birds")
-    assert edgepeft("join", place, "--bundle", bundle, "--home", device, "--probe", data).out.startswith("stays with")
-    train = ["train", bundle, "--data", data, "--home", device, "--update", update, "--epochs", 9]
+    assert edgepeft("join", remote, "--bundle", bundle, "--device", device, "--probe", data).out.startswith(
+        "stays with"
+    )
+    train = ["train", bundle, "--data", data, "--device", device, "--update", update, "--epochs", 9]
     trained = edgepeft(*train)
     assert (trained.code, "5 steps" in trained.out, "round 1 of birds" in trained.err) == (0, True, True)
     assert read_update(update).steps == 5
     assert (device / "runs" / "r000001").is_dir()
-    assert edgepeft("deliver", update, place, "--home", device).out.startswith("delivered: update 1 of pi-1, round 1")
-    assert edgepeft("deliver", update, place, "--home", device).out.startswith("was there already")
-    pulled = edgepeft("pull", place, "--workspace", host)
+    assert edgepeft("deliver", update, remote, "--device", device).out.startswith(
+        "delivered: update 1 of pi-1, round 1"
+    )
+    assert edgepeft("deliver", update, remote, "--device", device).out.startswith("was there already")
+    pulled = edgepeft("pull", remote, "--workspace", host)
     assert pulled.out.splitlines()[-1] == "1 accepted, 0 already there, 0 waiting, 0 refused"
-    assert edgepeft("pull", place, "--workspace", host).out == "0 accepted, 1 already there, 0 waiting, 0 refused\n"
+    assert edgepeft("pull", remote, "--workspace", host).out == "0 accepted, 1 already there, 0 waiting, 0 refused\n"
     assert "round 1: 1 updates of 1 devices" in edgepeft("status", "--workspace", host).out
-    assert edgepeft("publish", bundle, place, "--workspace", host, "--adapter", _adapter(bundle, tmp_path)).code == 0
+    assert edgepeft("publish", bundle, remote, "--workspace", host, "--adapter", _adapter(bundle, tmp_path)).code == 0
     again = edgepeft("publish", bundle, tmp_path / "stick", "--workspace", host, "--again")
     assert again.out == f"round 2 of birds again\nbrought to {tmp_path / 'stick'}\n"
-    assert (tmp_path / "stick" / "HEAD.json").read_bytes() == (place / "HEAD.json").read_bytes()
-    repeated = edgepeft("publish", bundle, place, "--workspace", host, "--adapter", _adapter(bundle, tmp_path))
-    assert (repeated.code, repeated.out) == (0, f"brought to {place}\n") and "--another makes one more" in repeated.err
+    assert (tmp_path / "stick" / "latest.json").read_bytes() == (remote / "latest.json").read_bytes()
+    repeated = edgepeft("publish", bundle, remote, "--workspace", host, "--adapter", _adapter(bundle, tmp_path))
+    assert (repeated.code, repeated.out) == (0, f"brought to {remote}\n") and "--another makes one more" in repeated.err
     assert (
         "round 3 of birds with the adapter of round 1"
-        in edgepeft("rollback", place, "--to", 1, "--workspace", host).out
+        in edgepeft("rollback", remote, "--to", 1, "--workspace", host).out
     )
-    assert "adapter of round 1 already" in edgepeft("rollback", place, "--to", 1, "--workspace", host).err
-    assert edgepeft("join", place, "--bundle", bundle, "--home", device).out.startswith("switched to round 3")
+    assert "adapter of round 1 already" in edgepeft("rollback", remote, "--to", 1, "--workspace", host).err
+    assert edgepeft("join", remote, "--bundle", bundle, "--device", device).out.startswith("switched to round 3")
     found = json.loads(edgepeft("status", "--workspace", host, "--json").out)
     assert [(number["round"], number["restores"]) for number in found["rounds"]] == [(1, None), (2, None), (3, 1)]
 
@@ -82,19 +86,19 @@ def test_a_round_is_closed_and_the_next_one_begins_from_it(
     edgepeft: Command, host: Path, bundle: Path, data: Path, tmp_path: Path
 ) -> None:
     """Two devices learn, their mean is the next round's adapter; before enough have delivered, the round stays open."""
-    place, mean = tmp_path / "place", tmp_path / "mean.safetensors"
+    remote, mean = tmp_path / "remote", tmp_path / "mean.safetensors"
     edgepeft("keys", "add", "pi-2", "--workspace", host, "--out", tmp_path / "pi-2.json")
-    edgepeft("publish", bundle, place, "--workspace", host, "--min-devices", 2, "--max-norm", 100)
+    edgepeft("publish", bundle, remote, "--workspace", host, "--min-devices", 2, "--max-norm", 100)
     aggregate = ["aggregate", "--workspace", host, "--bundle", bundle, "--out", mean, "--data", data, "--gate"]
     for name in ("pi-1", "pi-2"):
         early = edgepeft(*aggregate)
         assert (early.code, "too-few-devices" in early.err) == (1, True)
         device, update = tmp_path / name, tmp_path / f"{name}.safetensors"
-        edgepeft("join", place, "--bundle", bundle, "--home", device, "--identity", tmp_path / f"{name}.json")
+        edgepeft("join", remote, "--bundle", bundle, "--device", device, "--identity", tmp_path / f"{name}.json")
         seed = name[-1]
-        edgepeft("train", bundle, "--data", data, "--home", device, "--update", update, "--epochs", 1, "--seed", seed)
-        assert edgepeft("deliver", update, place, "--home", device).code == 0
-        edgepeft("pull", place, "--workspace", host)
+        edgepeft("train", bundle, "--data", data, "--device", device, "--update", update, "--epochs", 1, "--seed", seed)
+        assert edgepeft("deliver", update, remote, "--device", device).code == 0
+        edgepeft("pull", remote, "--workspace", host)
     done = edgepeft(*aggregate)
     assert (done.code, "round 2: 2 devices" in done.err, "2 updates, 0 duplicates, 0 refused" in done.out) == (
         0,
@@ -104,8 +108,8 @@ def test_a_round_is_closed_and_the_next_one_begins_from_it(
     learned = [read_update(tmp_path / f"pi-{number}.safetensors").parameters for number in (1, 2)]
     for name, array in read_update(mean).parameters.items():
         assert np.allclose(array, (learned[0][name] + learned[1][name]) / 2, atol=1e-6), name
-    assert edgepeft("publish", bundle, place, "--workspace", host, "--adapter", mean).code == 0
-    assert edgepeft("join", place, "--bundle", bundle, "--home", tmp_path / "pi-1").out.startswith(
+    assert edgepeft("publish", bundle, remote, "--workspace", host, "--adapter", mean).code == 0
+    assert edgepeft("join", remote, "--bundle", bundle, "--device", tmp_path / "pi-1").out.startswith(
         "switched to round 3"
     )
     assert edgepeft("aggregate", tmp_path, "--workspace", host, "--bundle", bundle, "--out", mean).code == 2
@@ -124,36 +128,36 @@ def test_only_a_failing_adapter_is_given_up(
     edgepeft: Command, host: Path, bundle: Path, data: Path, tmp_path: Path
 ) -> None:
     """Wrong data, a wrong path, or a run that is done already are no reason to fall back to the round before."""
-    place, device, update = tmp_path / "place", tmp_path / "device", tmp_path / "update.safetensors"
-    join = ["join", place, "--bundle", bundle, "--home", device]
+    remote, device, update = tmp_path / "remote", tmp_path / "device", tmp_path / "update.safetensors"
+    join = ["join", remote, "--bundle", bundle, "--device", device]
     edgepeft(*join, "--identity", tmp_path / "pi-1.json")
-    edgepeft("publish", bundle, place, "--workspace", host)
+    edgepeft("publish", bundle, remote, "--workspace", host)
     edgepeft(*join)
     np.savez(tmp_path / "wrong.npz", x=np.zeros((4, 4), np.float32), labels=np.full(4, 99))
     for path in (tmp_path / "wrong.npz", tmp_path / "none.npz", data):
         for _ in range(3):
-            outcome = edgepeft("train", bundle, "--data", path, "--home", device, "--update", update)
+            outcome = edgepeft("train", bundle, "--data", path, "--device", device, "--update", update)
             assert (outcome.code == 0) == (path == data), outcome
     assert read_update(update).steps == 24
     assert edgepeft(*join).out.startswith("stays with round 2")
-    assert edgepeft("train", bundle, "--data", data, "--home", device, "--update", update).code == 0
-    assert "round 2 of birds" in edgepeft("train", bundle, "--data", data, "--home", device, "--update", update).err
+    assert edgepeft("train", bundle, "--data", data, "--device", device, "--update", update).code == 0
+    assert "round 2 of birds" in edgepeft("train", bundle, "--data", data, "--device", device, "--update", update).err
 
 
 def test_what_is_refused_is_told_with_its_code(
     edgepeft: Command, host: Path, bundle: Path, data: Path, tmp_path: Path
 ) -> None:
     """A revoked device's update goes to quarantine, and comes back when the device is restored."""
-    place, device, update = tmp_path / "place", tmp_path / "device", tmp_path / "update.safetensors"
-    edgepeft("join", place, "--bundle", bundle, "--home", device, "--identity", tmp_path / "pi-1.json")
-    edgepeft("train", bundle, "--data", data, "--home", device, "--update", update)
-    edgepeft("deliver", update, place, "--home", device)
+    remote, device, update = tmp_path / "remote", tmp_path / "device", tmp_path / "update.safetensors"
+    edgepeft("join", remote, "--bundle", bundle, "--device", device, "--identity", tmp_path / "pi-1.json")
+    edgepeft("train", bundle, "--data", data, "--device", device, "--update", update)
+    edgepeft("deliver", update, remote, "--device", device)
     assert edgepeft("keys", "revoke", "pi-1", "--workspace", host).code == 0
-    refused = edgepeft("pull", place, "--workspace", host)
+    refused = edgepeft("pull", remote, "--workspace", host)
     assert "(revoked-device)" in refused.err and "quarantine" in refused.err
     assert "refused 1 (revoked-device)" in edgepeft("status", "--workspace", host).out
     assert edgepeft("keys", "restore", "pi-1", "--workspace", host).code == 0
-    assert edgepeft("pull", place, "--workspace", host).out.splitlines()[-1].startswith("1 accepted")
+    assert edgepeft("pull", remote, "--workspace", host).out.splitlines()[-1].startswith("1 accepted")
 
 
 def test_mistakes_end_in_messages(edgepeft: Command, host: Path, bundle: Path, data: Path, tmp_path: Path) -> None:
@@ -171,8 +175,8 @@ def test_mistakes_end_in_messages(edgepeft: Command, host: Path, bundle: Path, d
         (["serve", "--workspace", nowhere], "no-key"),
         (["serve", "--workspace", host, "--certificate", data, "--private-key", data], "bad-certificate"),
         (["pull", nowhere, "--workspace", host], "no-such-remote"),
-        (["join", nowhere, "--bundle", bundle, "--home", nowhere], "no-identity"),
-        (["train", bundle, "--data", data, "--home", nowhere, "--update", tmp_path / "u"], "not-joined"),
+        (["join", nowhere, "--bundle", bundle, "--device", nowhere], "no-identity"),
+        (["train", bundle, "--data", data, "--device", nowhere, "--update", tmp_path / "u"], "not-joined"),
     ):
         outcome = edgepeft(*arguments)
         assert (outcome.code, f"error: {told}" in outcome.err) == (1, True), (arguments, outcome)
@@ -191,17 +195,17 @@ def test_mistakes_end_in_messages(edgepeft: Command, host: Path, bundle: Path, d
 def test_serve_runs_until_it_is_stopped(
     edgepeft: Command, host: Path, bundle: Path, data: Path, tmp_path: Path
 ) -> None:
-    """As a process of its own: a device joins, trains and delivers over it, the host pulls without naming a place."""
+    """As a process of its own: a device joins, trains and delivers over it, the host pulls without naming a remote."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     process = start(CALL, "serve", "--workspace", host, "--port", port)
     address, device, update = f"http://127.0.0.1:{port}", tmp_path / "device", tmp_path / "update.safetensors"
     try:
         _wait(process, address)
-        joined = edgepeft("join", address, "--bundle", bundle, "--home", device, "--identity", tmp_path / "pi-1.json")
+        joined = edgepeft("join", address, "--bundle", bundle, "--device", device, "--identity", tmp_path / "pi-1.json")
         assert joined.code == 0, joined.err
-        edgepeft("train", bundle, "--data", data, "--home", device, "--update", update)
-        assert edgepeft("deliver", update, address, "--home", device).code == 0
+        edgepeft("train", bundle, "--data", data, "--device", device, "--update", update)
+        assert edgepeft("deliver", update, address, "--device", device).code == 0
         assert edgepeft("pull", "--workspace", host, "--remove").out.splitlines()[-1].startswith("1 accepted")
         assert "error: folder-in-use" in edgepeft("serve", "--workspace", host, "--port", 0).err
         other = tmp_path / "other"

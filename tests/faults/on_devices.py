@@ -12,7 +12,7 @@ from edgepeft.data import load
 from edgepeft.sync import Workspace, accepted, collect
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.files.tensorfile import sha256_of
-from edgepeft_runtime.fleet.slots import DeviceHome
+from edgepeft_runtime.fleet.device_directory import DeviceDirectory
 from edgepeft_runtime.train.checkpoint import StateDirectory
 from edgepeft_runtime.train.limits import Pause
 from edgepeft_runtime.train.trainer import Trainer
@@ -26,15 +26,19 @@ _PLAN = ["--epochs", "2", "--batch-size", "8", "--save-every", "2", "--threads",
 def cases(bundle: Path) -> list[Case]:
     """All of them."""
     train = ["train", f"{bundle}", "--data", "data.npz", *_PLAN, "--update", "update.safetensors"]
-    join = ["join", "place", "--bundle", f"{bundle}", "--home", "devices/pi-1"]
-    first = ["join", "place", "--bundle", f"{bundle}", "--home", "devices/pi-2", "--identity", "pi-2.json"]
-    deliver = ["deliver", "update.safetensors", "place", "--home", "devices/pi-1"]
-    new, resumed, home = [*train, "--state", "state"], [*train, "--state", "run"], [*train, "--home", "devices/pi-1"]
+    join = ["join", "remote", "--bundle", f"{bundle}", "--device", "devices/pi-1"]
+    first = ["join", "remote", "--bundle", f"{bundle}", "--device", "devices/pi-2", "--identity", "pi-2.json"]
+    deliver = ["deliver", "update.safetensors", "remote", "--device", "devices/pi-1"]
+    new, resumed, joined = (
+        [*train, "--state", "state"],
+        [*train, "--state", "run"],
+        [*train, "--device", "devices/pi-1"],
+    )
     second = partial(_joins, first, "pi-2")
     return [
         Case("train", new, _nothing, _nothing_lost, partial(_trained, new), _has_update),
         Case("train, resumed", resumed, _begun_run, _run_goes_on, partial(_trained, resumed), _has_update),
-        Case("train --home", home, _joined, _has_round, partial(_trained, home), _has_update),
+        Case("train --device", joined, _joined, _has_round, partial(_trained, joined), _has_update),
         Case("join", join, _next_round, _has_round, partial(_joins, join, "pi-1"), partial(_in_use, "pi-1")),
         Case("join, first", first, _next_round, _nothing_lost, second, partial(_in_use, "pi-2")),
         Case("deliver", deliver, _trained_update, _has_update_and_round, partial(_delivers, deliver), _arrived),
@@ -53,7 +57,7 @@ def _nothing_lost(_stage: Stage) -> None:
 
 
 def _begun_run(fleet: Fleet) -> None:
-    """A run that was stopped after five of its eight steps, and an older update in the place of the new one."""
+    """A run that was stopped after five of its eight steps, and an older update instead of the new one."""
     bundle = Bundle.open(fleet.bundle)
     data = load(fleet.root / "data.npz", bundle)
     asked = iter(range(100))
@@ -108,7 +112,7 @@ def _next_round(fleet: Fleet) -> None:
 
 
 def _current(folder: Path) -> int:
-    current = DeviceHome(folder).current()
+    current = DeviceDirectory(folder).current()
     assert sha256_of(current.adapter) == current.round.adapter.sha256
     return current.round.round
 
@@ -150,7 +154,7 @@ def _delivers(arguments: list[str], stage: Stage) -> None:
 def _arrived(stage: Stage) -> None:
     """The host takes it, once."""
     host = Workspace(shutil.copytree(stage.work / "host", stage.work / "copy-of-host", dirs_exist_ok=True))
-    found = collect([stage.work / "place"], host)
+    found = collect([stage.work / "remote"], host)
     assert [len(found.accepted), found.waiting, found.refused] == [1, (), ()], f"{found}"
     ((_, path),) = accepted(host)
     assert path.read_bytes() == (stage.work / "update.safetensors").read_bytes()

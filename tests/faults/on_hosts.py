@@ -14,7 +14,7 @@ from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.files.tensorfile import read_tensors, sha256_of
 from edgepeft_runtime.fleet import rounds, signatures
 from edgepeft_runtime.fleet.identity import Identity
-from edgepeft_runtime.fleet.rounds import Head, HeadSignatures, Round
+from edgepeft_runtime.fleet.rounds import Latest, LatestSignatures, Round
 from tests.faults.commands import Case, Stage, again, now, old_or_new, same
 from tests.fleet.fleets import Fleet
 
@@ -26,10 +26,10 @@ def cases(bundle: Path) -> list[Case]:
     new = ["keys", "new", "owls", "--workspace", "owls"]
     add = ["keys", "add", "pi-9", *_WORKSPACE, "--out", "pi-9.json"]
     revoke, restore = ["keys", "revoke", "pi-1", *_WORKSPACE], ["keys", "restore", "pi-1", *_WORKSPACE]
-    publish = ["publish", f"{bundle}", "place", *_WORKSPACE, "--adapter", "adapter-2.safetensors"]
-    first = ["publish", f"{bundle}", "place", *_WORKSPACE]
-    rollback = ["rollback", "place", "--to", "1", *_WORKSPACE]
-    collecting, pulling = ["pull", "place", *_WORKSPACE, "--remove"], ["pull", "stick", "--into", "updates"]
+    publish = ["publish", f"{bundle}", "remote", *_WORKSPACE, "--adapter", "adapter-2.safetensors"]
+    first = ["publish", f"{bundle}", "remote", *_WORKSPACE]
+    rollback = ["rollback", "remote", "--to", "1", *_WORKSPACE]
+    collecting, pulling = ["pull", "remote", *_WORKSPACE, "--remove"], ["pull", "stick", "--into", "updates"]
     aggregate = ["aggregate", *_WORKSPACE, "--bundle", f"{bundle}", "--out", "next.safetensors"]
     export = ["export-ort-training", "bundle"]
     folder = partial(Case, arguments=export, make=_own_bundle, kept=_bundle_is_whole, again=partial(_exports, export))
@@ -38,9 +38,9 @@ def cases(bundle: Path) -> list[Case]:
         Case("keys add", add, _devices, _identity_kept, partial(_registers, add), _identity_fits),
         Case("keys revoke", revoke, _devices, _keys_kept, partial(_state, revoke, REVOKED)),
         Case("keys restore", restore, _blocked, _keys_kept, partial(_state, restore, ACTIVE)),
-        Case("publish, first", first, _nothing_published, _keys_kept, partial(_publishes, first), _heads_agree),
-        Case("publish", publish, _published, partial(_head_holds, 1), partial(_publishes, publish), _heads_agree),
-        Case("rollback", rollback, _twice, partial(_head_holds, 2), partial(_publishes, rollback), _heads_agree),
+        Case("publish, first", first, _nothing_published, _keys_kept, partial(_publishes, first), _all_agree),
+        Case("publish", publish, _published, partial(_latest_holds, 1), partial(_publishes, publish), _all_agree),
+        Case("rollback", rollback, _twice, partial(_latest_holds, 2), partial(_publishes, rollback), _all_agree),
         Case("pull --workspace", collecting, _delivered, _updates_kept, partial(_collects, collecting), _counted),
         Case("pull --into", pulling, _on_a_stick, _stick_kept, partial(_pulls, pulling), _pulled),
         Case("aggregate", aggregate, _collected, _round_kept, partial(_aggregates, aggregate), _aggregated),
@@ -125,37 +125,39 @@ def _twice(fleet: Fleet) -> None:
     fleet.publish(seed=2, now=now())
 
 
-def _head_holds(least: int, stage: Stage) -> None:
-    """The host's rounds hang together, and a device finds a whole, signed round at the place."""
+def _latest_holds(least: int, stage: Stage) -> None:
+    """The host's rounds hang together, and a device finds a whole, signed round at the remote."""
     host = _host(stage)
     host.check_chain()
-    assert host.newest().round >= least, "the head has gone back"
-    assert _head_at(stage.work / "place", host).round >= least, "the place has gone back"
+    assert host.newest().round >= least, "the latest has gone back"
+    assert _latest_at(stage.work / "remote", host).round >= least, "the remote has gone back"
 
 
-def _head_at(place: Path, host: Workspace) -> Head:
-    """The head of a place, checked as a device does."""
-    content = (place / rounds.HEAD_FILE).read_bytes()
-    HeadSignatures.from_bytes((place / rounds.HEAD_SIGNATURES).read_bytes()).check(content, Keys(host).host().public)
-    head = Head.from_bytes(content)
-    folder = place / rounds.folder(head.round)
+def _latest_at(remote: Path, host: Workspace) -> Latest:
+    """The latest round of a remote, checked as a device does."""
+    content = (remote / rounds.LATEST_FILE).read_bytes()
+    LatestSignatures.from_bytes((remote / rounds.LATEST_SIGNATURES).read_bytes()).check(
+        content, Keys(host).host().public
+    )
+    latest = Latest.from_bytes(content)
+    folder = remote / rounds.folder(latest.round)
     found = (folder / rounds.ROUND_FILE).read_bytes()
-    assert signatures.sha256(found) == head.round_sha256
+    assert signatures.sha256(found) == latest.round_sha256
     assert sha256_of(folder / rounds.ADAPTER_FILE) == Round.from_bytes(found).adapter.sha256
-    return head
+    return latest
 
 
 def _publishes(arguments: list[str], stage: Stage) -> None:
     again(arguments)
-    _heads_agree(stage)
+    _all_agree(stage)
 
 
-def _heads_agree(stage: Stage) -> None:
-    """What the place has is the host's newest round, a new one."""
+def _all_agree(stage: Stage) -> None:
+    """What the remote has is the host's newest round, a new one."""
     host = _host(stage)
     host.check_chain()
-    before = Workspace(stage.before / "host").head()
-    assert _head_at(stage.work / "place", host) == host.newest()
+    before = Workspace(stage.before / "host").latest()
+    assert _latest_at(stage.work / "remote", host) == host.newest()
     assert host.newest().round > (0 if before is None else before.round)
 
 
@@ -170,8 +172,8 @@ def _delivered(fleet: Fleet) -> None:
         device.join(now())
         delivered = device.deliver(device.train(steps=1 + number)).delivery
         if number == 0:
-            collect([fleet.place], fleet.host, remove=True)
-    path = fleet.place / delivered.folder / f"{delivered.sha256}.safetensors"
+            collect([fleet.remote], fleet.host, remove=True)
+    path = fleet.remote / delivered.folder / f"{delivered.sha256}.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     devices[0].deliver(devices[0].train(steps=5))
 
@@ -187,8 +189,8 @@ def _hash(path: Path) -> str:
 
 
 def _updates_kept(stage: Stage) -> None:
-    """Every update lies at the place, is in the ledger with its file, or is in quarantine."""
-    host, there = _host(stage), {_hash(path) for path in (stage.work / "place").rglob("*.safetensors")}
+    """Every update lies at the remote, is in the ledger with its file, or is in quarantine."""
+    host, there = _host(stage), {_hash(path) for path in (stage.work / "remote").rglob("*.safetensors")}
     with Ledger(host.ledger) as ledger:
         kept = {_hash(path) for path in host.accepted.rglob("*.safetensors") if ledger.find(path.stem) is not None}
     quarantined = {_hash(path) for path in host.quarantine.rglob("update")}
@@ -200,7 +202,7 @@ def _collects(arguments: list[str], stage: Stage) -> None:
     said = again(arguments)
     assert ", 0 waiting" in said, said
     _counted(stage)
-    assert not [path for path in (stage.work / "place" / "inbox").rglob("*") if path.is_file()]
+    assert not [path for path in (stage.work / "remote" / "inbox").rglob("*") if path.is_file()]
 
 
 def _counted(stage: Stage) -> None:
@@ -246,13 +248,13 @@ def _pulled(stage: Stage) -> None:
 
 
 def _collected(fleet: Fleet) -> None:
-    """Two updates that were accepted, and the adapter of an earlier round in the place of the new one."""
+    """Two updates that were accepted, and the adapter of an earlier round in the remote of the new one."""
     fleet.publish(seed=1, now=now())
     for number in (1, 2):
         device = fleet.device(f"pi-{number}")
         device.join(now())
         device.deliver(device.train(steps=number))
-    collect([fleet.place], fleet.host)
+    collect([fleet.remote], fleet.host)
     shutil.copy(device.train(steps=3), fleet.root / "next.safetensors")
 
 

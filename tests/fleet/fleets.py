@@ -14,9 +14,9 @@ from edgepeft_runtime.errors import EdgepeftError
 from edgepeft_runtime.files.tensorfile import read_tensors, write_tensors
 from edgepeft_runtime.fleet import signatures
 from edgepeft_runtime.fleet.delivering import Delivered, deliver
+from edgepeft_runtime.fleet.device_directory import DeviceDirectory
 from edgepeft_runtime.fleet.joining import Joined, join
 from edgepeft_runtime.fleet.rounds import Round
-from edgepeft_runtime.fleet.slots import DeviceHome
 from edgepeft_runtime.train.trainer import Trainer
 from tests.support.tiny_bundle import examples
 
@@ -43,13 +43,13 @@ class Fleet:
         return Workspace(self.root / "host")
 
     @property
-    def place(self) -> Path:
-        return self.root / "place"
+    def remote(self) -> Path:
+        return self.root / "remote"
 
     def publish(self, seed: int | None = None, *, now: float = NOW, **terms: Any) -> Round:
         """The next round, of an adapter with noise by ``seed``, or the bundle's own."""
         adapter = None if seed is None else self.adapter(seed)
-        return publish(self.bundle, self.host, [self.place], adapter=adapter, terms=Terms(**terms), now=now)
+        return publish(self.bundle, self.host, [self.remote], adapter=adapter, terms=Terms(**terms), now=now)
 
     def adapter(self, seed: int) -> Path:
         """An adapter of the bundle with other values."""
@@ -63,8 +63,8 @@ class Fleet:
         """A registered device that has its identity."""
         path = self.root / f"{name}.json"
         Keys(self.host).add(name, path, algorithm)
-        device = Device(self, DeviceHome(self.root / "devices" / name))
-        device.home.adopt(path)
+        device = Device(self, DeviceDirectory(self.root / "devices" / name))
+        device.directory.adopt(path)
         return device
 
 
@@ -73,24 +73,24 @@ class Device:
     """A device of a fleet."""
 
     fleet: Fleet
-    home: DeviceHome
+    directory: DeviceDirectory
 
     def join(self, now: float = NOW + 60, **more: Any) -> Joined:
         """The newest round at the fleet's place."""
-        return join(self.fleet.place, self.fleet.bundle, self.home, now=now, **more)
+        return join(self.fleet.remote, self.directory, self.fleet.bundle, now=now, **more)
 
     def train(self, steps: int = 2, seed: int = 0) -> Path:
         """An update of some steps from the round in use."""
-        current = self.home.start()
+        current = self.directory.start()
         with Trainer.open(self.fleet.bundle, adapter=current.adapter) as trainer:
             for step in range(steps):
                 trainer.step(examples(8, 1000 * seed + step), lr=0.01)
-            self.home.settle()
-            return trainer.save_update(self.home.path / f"update-{current.round.round}-{steps}-{seed}.safetensors")
+            self.directory.settle()
+            return trainer.save_update(self.directory.path / f"update-{current.round.round}-{steps}-{seed}.safetensors")
 
     def deliver(self, update: Path | None = None) -> Delivered:
         """Leave an update at the fleet's place."""
-        return deliver(update or self.train(), self.fleet.place, self.home)
+        return deliver(update or self.train(), self.fleet.remote, self.directory)
 
 
 def code_of(call: Any, *arguments: Any, **more: Any) -> str:

@@ -22,7 +22,7 @@ def _close(fleet: Fleet) -> dict[str, tuple[int, float]]:
 
 
 def _pull(fleet: Fleet) -> None:
-    assert collect([fleet.place], fleet.host, now=NOW + 120).refused == ()
+    assert collect([fleet.remote], fleet.host, now=NOW + 120).refused == ()
 
 
 def _late(fleet: Fleet, device: Device, max_staleness: int) -> Path:

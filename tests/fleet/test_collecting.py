@@ -49,7 +49,7 @@ def device(fleet: Fleet) -> Device:
 
 def pull(fleet: Fleet, now: float = NOW + 120, **more: bool) -> tuple[int, int, int, list[str]]:
     """Accepted, already there, waiting, and the codes of what was refused."""
-    found = collect([fleet.place], fleet.host, now=now, **more)
+    found = collect([fleet.remote], fleet.host, now=now, **more)
     return len(found.accepted), found.already_there, len(found.waiting), [refused.code for refused in found.refused]
 
 
@@ -71,13 +71,13 @@ def test_repeating_anything_changes_nothing(fleet: Fleet, device: Device) -> Non
     """Delivering again, pulling again, and the same files on another stick are no-ops."""
     update = device.train()
     assert not device.deliver(update).repeated
-    files = {path: path.stat().st_mtime_ns for path in fleet.place.rglob("*") if path.is_file()}
+    files = {path: path.stat().st_mtime_ns for path in fleet.remote.rglob("*") if path.is_file()}
     assert device.deliver(update).repeated
-    assert {path: path.stat().st_mtime_ns for path in fleet.place.rglob("*") if path.is_file()} == files
+    assert {path: path.stat().st_mtime_ns for path in fleet.remote.rglob("*") if path.is_file()} == files
     assert pull(fleet) == (1, 0, 0, [])
     before = accepted(fleet.host)
-    stick = shutil.copytree(fleet.place, fleet.root / "stick")
-    found = collect([fleet.place, stick], fleet.host, now=NOW + 500)
+    stick = shutil.copytree(fleet.remote, fleet.root / "stick")
+    found = collect([fleet.remote, stick], fleet.host, now=NOW + 500)
     assert (len(found.accepted), found.already_there) == (0, 2)
     assert accepted(fleet.host) == before
 
@@ -91,18 +91,18 @@ def test_devices_sign_by_either_algorithm(fleet: Fleet, algorithm: str) -> None:
     device.deliver()
     assert pull(fleet) == (1, 0, 0, [])
     known = Keys(fleet.host).device("pi-2")
-    assert known is not None and (known.key == device.home.identity().key) == (algorithm == signatures.HMAC)
+    assert known is not None and (known.key == device.directory.identity().key) == (algorithm == signatures.HMAC)
 
 
 def test_the_sidecar_is_the_commit_mark(fleet: Fleet, device: Device) -> None:
     """A delivery that was cut short waits; the device finishes it later under the same number."""
     update = device.train()
     delivered = device.deliver(update).delivery
-    sidecar = fleet.place / delivered.folder / f"{delivered.sha256}.sig"
+    sidecar = fleet.remote / delivered.folder / f"{delivered.sha256}.sig"
     sidecar.unlink()
     assert pull(fleet) == (0, 0, 1, [])
     assert device.deliver(update).delivery == delivered
-    (fleet.place / delivered.folder / f"{delivered.sha256}.safetensors").unlink()
+    (fleet.remote / delivered.folder / f"{delivered.sha256}.safetensors").unlink()
     assert pull(fleet) == (0, 0, 1, [])
     sidecar.unlink()
     device.deliver(update)
@@ -114,7 +114,7 @@ def test_the_newest_update_of_a_device_counts(fleet: Fleet, device: Device) -> N
     first, second = device.train(steps=1), device.train(steps=4)
     device.deliver(first)
     device.deliver(second)
-    folder = fleet.place / "inbox" / "r000001" / "pi-1"
+    folder = fleet.remote / "inbox" / "r000001" / "pi-1"
     hidden = [shutil.move(path, fleet.root) for path in folder.glob(f"{signatures.sha256(first.read_bytes())}*")]
     assert pull(fleet) == (1, 0, 0, [])
     for path in hidden:
@@ -158,7 +158,7 @@ def test_refusals_are_kept_with_their_reasons_once(fleet: Fleet, device: Device)
     Keys(fleet.host).set_state("pi-1", REVOKED)
     assert pull(fleet) == (0, 0, 0, ["revoked-device"])
     (folder,) = (fleet.host.quarantine / "revoked-device").iterdir()
-    name = fleet.place / delivered.folder / delivered.sha256
+    name = fleet.remote / delivered.folder / delivered.sha256
     assert (folder / "update").read_bytes() == name.with_suffix(".safetensors").read_bytes()
     assert (folder / "sidecar").read_bytes() == name.with_suffix(".sig").read_bytes()
     told = json.loads((folder / "reason.json").read_text())
@@ -185,19 +185,19 @@ def test_quarantine_does_not_fill_the_disk(fleet: Fleet, device: Device, monkeyp
     assert status(fleet.host).refused == {"revoked-device": 1}
     monkeypatch.setattr(quarantine, "MAX_QUARANTINE_BYTES", 100)
     assert pull(fleet, remove=True) == (0, 0, 0, ["revoked-device"])
-    assert (fleet.place / delivered.folder / f"{delivered.sha256}.safetensors").exists()
+    assert (fleet.remote / delivered.folder / f"{delivered.sha256}.safetensors").exists()
 
 
 def test_what_is_kept_may_be_removed_from_the_place(fleet: Fleet, device: Device) -> None:
     """On request, accepted and quarantined files go; what waits stays; the published files stay."""
     device.deliver()
     waiting = device.deliver(device.train(seed=9)).delivery
-    (fleet.place / waiting.folder / f"{waiting.sha256}.sig").unlink()
-    published = {path.name for path in fleet.place.rglob("*") if "inbox" not in path.parts}
+    (fleet.remote / waiting.folder / f"{waiting.sha256}.sig").unlink()
+    published = {path.name for path in fleet.remote.rglob("*") if "inbox" not in path.parts}
     assert pull(fleet, remove=True) == (1, 0, 1, [])
-    left = [path.name for path in (fleet.place / "inbox").rglob("*") if path.is_file()]
+    left = [path.name for path in (fleet.remote / "inbox").rglob("*") if path.is_file()]
     assert left == [f"{waiting.sha256}.safetensors"]
-    assert {path.name for path in fleet.place.rglob("*") if "inbox" not in path.parts} == published
+    assert {path.name for path in fleet.remote.rglob("*") if "inbox" not in path.parts} == published
     assert len(accepted(fleet.host)) == 1
 
 
@@ -217,7 +217,7 @@ def test_a_failed_write_in_a_pull_loses_nothing(
     for seed in range(2):
         device.deliver(device.train(seed=seed))
     undisturbed = shutil.copytree(fleet.host.path, fleet.root / "undisturbed")
-    collect([fleet.place], undisturbed, now=NOW, remove=False)
+    collect([fleet.remote], undisturbed, now=NOW, remove=False)
     expected = [(entry, path.read_bytes()) for entry, path in accepted(undisturbed)]
     left = Countdown(failure)
     for name in ("fsync", "replace"):
@@ -226,9 +226,9 @@ def test_a_failed_write_in_a_pull_loses_nothing(
     for point in range(100):
         host = shutil.copytree(fleet.host.path, fleet.root / f"host-{point}")
         left.calls = point
-        failures += left.ends(partial(collect, [fleet.place], host, now=NOW))
+        failures += left.ends(partial(collect, [fleet.remote], host, now=NOW))
         left.calls = None
-        collect([fleet.place], host, now=NOW)
+        collect([fleet.remote], host, now=NOW)
         assert [(entry, path.read_bytes()) for entry, path in accepted(host)] == expected
         if failures <= point:
             break
@@ -247,11 +247,11 @@ def test_the_order_of_arrival_does_not_matter(fleet: Fleet, seed: int) -> None:
     for step in range(6):
         devices[step % 4].deliver(devices[step % 4].train(steps=1, seed=step))
     host = shutil.copytree(fleet.host.path, fleet.root / "at-once")
-    collect([fleet.place], host, now=NOW)
-    files = sorted((fleet.place / "inbox").rglob("*.safetensors"))
+    collect([fleet.remote], host, now=NOW)
+    files = sorted((fleet.remote / "inbox").rglob("*.safetensors"))
     draw.shuffle(files)
     for number, file in enumerate(files):
-        stick = fleet.root / f"stick-{number}" / file.relative_to(fleet.place).parent
+        stick = fleet.root / f"stick-{number}" / file.relative_to(fleet.remote).parent
         stick.mkdir(parents=True)
         for part in (file, file.with_suffix(".sig")):
             shutil.copy(part, stick)
@@ -276,12 +276,12 @@ def test_a_folder_that_cannot_be_read_stops_nobody_else(
     fleet: Fleet, device: Device, monkeypatch: pytest.MonkeyPatch, locked: str
 ) -> None:
     """Whoever takes away the permission to read a folder of its own is told of; the others' updates are taken."""
-    (fleet.place / locked).mkdir(parents=True)
+    (fleet.remote / locked).mkdir(parents=True)
     device.deliver()
     original = os.scandir
 
     def scandir(path: object) -> object:
-        if path == fleet.place / locked:
+        if path == fleet.remote / locked:
             raise PermissionError(errno.EACCES, "Permission denied", str(path))
         return original(path)  # type: ignore[call-overload]
 
@@ -298,9 +298,9 @@ def test_deliver_refuses_what_the_host_would_refuse(fleet: Fleet, device: Device
     fleet.publish(seed=5)
     stranger.join()
     assert code_of(stranger.deliver, update) == "unknown-round"
-    assert not (fleet.place / "inbox").exists()
-    assert code_of(deliver, update, tmp_path / "nowhere", device.home) == "no-such-remote"
-    assert code_of(deliver, update, "s3://bucket", device.home) == "no-such-remote"
+    assert not (fleet.remote / "inbox").exists()
+    assert code_of(deliver, update, tmp_path / "nowhere", device.directory) == "no-such-remote"
+    assert code_of(deliver, update, "s3://bucket", device.directory) == "no-such-remote"
 
 
 @pytest.mark.parametrize("who", ["device", "host"])
@@ -312,16 +312,16 @@ def test_planted_links_lead_no_file_elsewhere(fleet: Fleet, device: Device, who:
     names = ("inbox/r000001/pi-1", f"{signatures.sha256(update.read_bytes())}.safetensors")
     folder, name = names if who == "device" else ("r000002", "adapter.safetensors")
     publish(fleet.bundle, fleet.host, now=NOW)
-    call = partial(device.deliver, update) if who == "device" else partial(mirror, fleet.host, [fleet.place])
-    (fleet.place / folder).parent.mkdir(parents=True, exist_ok=True)
-    (fleet.place / folder).symlink_to(precious)
+    call = partial(device.deliver, update) if who == "device" else partial(mirror, fleet.host, [fleet.remote])
+    (fleet.remote / folder).parent.mkdir(parents=True, exist_ok=True)
+    (fleet.remote / folder).symlink_to(precious)
     assert code_of(call) == "not-a-regular-file"
-    (fleet.place / folder).unlink()
-    (fleet.place / folder).mkdir()
+    (fleet.remote / folder).unlink()
+    (fleet.remote / folder).mkdir()
     for planted in (name, f".{name}.partial"):
-        (fleet.place / folder / planted).symlink_to(precious / "file")
+        (fleet.remote / folder / planted).symlink_to(precious / "file")
     assert code_of(call) == ""
-    assert not (fleet.place / folder / name).is_symlink()
+    assert not (fleet.remote / folder / name).is_symlink()
     assert [path.name for path in precious.iterdir()] == ["file"]
     assert (precious / "file").read_text() == "precious"
 
@@ -331,10 +331,10 @@ def test_sequence_numbers_never_repeat(fleet: Fleet, device: Device) -> None:
     other = fleet.root / "other"
     other.mkdir()
     update = device.train(seed=1)
-    assert device.deliver(update).delivery == deliver(update, other, device.home).delivery
+    assert device.deliver(update).delivery == deliver(update, other, device.directory).delivery
     assert device.deliver(device.train(seed=2)).delivery.sequence == 2
-    (device.home.path / "sequence").write_text("x")
-    assert code_of(device.deliver, device.train(seed=3)) == "damaged-home"
+    (device.directory.path / "sequence").write_text("x")
+    assert code_of(device.deliver, device.train(seed=3)) == "damaged-device-directory"
 
 
 # The host's home
@@ -365,7 +365,7 @@ def test_terms_that_make_no_sense_are_refused(fleet: Fleet, terms: dict[str, flo
     """Before anything is written."""
     with pytest.raises(SyncError, match="out of range"):
         fleet.publish(**terms)
-    assert fleet.host.head() is None
+    assert fleet.host.latest() is None
 
 
 def test_rounds_are_chained_and_a_change_of_any_is_found(fleet: Fleet) -> None:
@@ -444,8 +444,8 @@ def test_a_whole_round_through_a_remote_store(fleet: Fleet, kind: str, memory: s
     local = tmp_path / "local"
     files, root = fsspec.core.url_to_fs(remote)
     files.get(root, str(local), recursive=True)
-    join(local, fleet.bundle, device.home, now=NOW)
-    deliver(device.train(), local, device.home)
+    join(local, device.directory, fleet.bundle, now=NOW)
+    deliver(device.train(), local, device.directory)
     files.put(str(local / "inbox"), f"{root}/inbox", recursive=True)
     found = collect([remote], fleet.host, now=NOW)
     assert (len(found.accepted), found.refused) == (1, ())
@@ -462,9 +462,9 @@ def test_a_store_that_loses_files_is_detected(fleet: Fleet, memory: str, monkeyp
     monkeypatch.setattr(MemoryFileSystem, "pipe_file", lambda self, path, value: original(self, path, value[:-1]))
     assert code_of(publish, fleet.bundle, fleet.host, [memory]) == "cannot-write-file"
     monkeypatch.undo()
-    assert not fsspec.filesystem("memory").exists("/fleet/HEAD.json")
+    assert not fsspec.filesystem("memory").exists("/fleet/latest.json")
     assert mirror(fleet.host, [memory]).round == 1
-    assert fsspec.filesystem("memory").cat("/fleet/HEAD.json") == (fleet.host.published / "HEAD.json").read_bytes()
+    assert fsspec.filesystem("memory").cat("/fleet/latest.json") == (fleet.host.published / "latest.json").read_bytes()
 
 
 def test_an_address_nobody_knows_is_an_error(fleet: Fleet) -> None:

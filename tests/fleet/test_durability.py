@@ -63,7 +63,7 @@ def test_joins_leave_a_run_that_is_training_alone(fleet: Fleet) -> None:
     device = fleet.device()
     fleet.publish(seed=1)
     device.join()
-    current, run = device.home.start(), device.home.run(1)
+    current, run = device.directory.start(), device.directory.run(1)
     with Trainer.open(fleet.bundle, adapter=current.adapter, state=run) as trainer:
         for seed in (2, 3):
             fleet.publish(seed=seed)
@@ -83,12 +83,12 @@ def test_a_sidecar_whose_update_was_taken_does_not_wait(fleet: Fleet) -> None:
     fleet.publish()
     device.join()
     delivered = device.deliver()
-    collect([fleet.place], fleet.host, now=NOW)
-    update = fleet.place / delivered.delivery.folder / f"{delivered.delivery.sha256}.safetensors"
+    collect([fleet.remote], fleet.host, now=NOW)
+    update = fleet.remote / delivered.delivery.folder / f"{delivered.delivery.sha256}.safetensors"
     update.unlink()
-    found = collect([fleet.place], fleet.host, now=NOW)
+    found = collect([fleet.remote], fleet.host, now=NOW)
     assert (found.waiting, update.with_suffix(".sig").exists()) == ((), True)
-    assert collect([fleet.place], fleet.host, now=NOW, remove=True).waiting == ()
+    assert collect([fleet.remote], fleet.host, now=NOW, remove=True).waiting == ()
     assert list(update.parent.iterdir()) == []
 
 
@@ -98,7 +98,7 @@ def test_an_update_that_cannot_be_removed_keeps_its_sidecar(fleet: Fleet, monkey
     fleet.publish()
     device.join()
     delivered = device.deliver()
-    update = fleet.place / delivered.delivery.folder / f"{delivered.delivery.sha256}.safetensors"
+    update = fleet.remote / delivered.delivery.folder / f"{delivered.delivery.sha256}.safetensors"
     unlink = os.unlink
 
     def fails(path: str, **more: int) -> None:
@@ -108,10 +108,10 @@ def test_an_update_that_cannot_be_removed_keeps_its_sidecar(fleet: Fleet, monkey
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "unlink", fails)
-        assert len(collect([fleet.place], fleet.host, now=NOW, remove=True).accepted) == 1
+        assert len(collect([fleet.remote], fleet.host, now=NOW, remove=True).accepted) == 1
     assert update.exists() and update.with_suffix(".sig").exists()
     update.with_suffix(".sig").unlink()
-    found = collect([fleet.place], fleet.host, now=NOW, remove=True)
+    found = collect([fleet.remote], fleet.host, now=NOW, remove=True)
     assert (found.already_there, found.waiting, update.exists()) == (1, (), False)
 
 
@@ -121,14 +121,14 @@ def test_a_sidecar_of_a_refused_update_does_not_wait(fleet: Fleet) -> None:
     fleet.publish()
     device.join()
     delivered = device.deliver()
-    update = fleet.place / delivered.delivery.folder / f"{delivered.delivery.sha256}.safetensors"
+    update = fleet.remote / delivered.delivery.folder / f"{delivered.delivery.sha256}.safetensors"
     stranger = update.with_name(f"{'ab' * 32}.sig")
     stranger.write_bytes(update.with_suffix(".sig").read_bytes())
     update.write_bytes(update.read_bytes()[:-1])
-    assert len(collect([fleet.place], fleet.host, now=NOW).refused) == 1
+    assert len(collect([fleet.remote], fleet.host, now=NOW).refused) == 1
     update.unlink()
-    found = collect([fleet.place], fleet.host, now=NOW, remove=True)
-    assert found.waiting == (f"{fleet.place}/{stranger.relative_to(fleet.place)}",)
+    found = collect([fleet.remote], fleet.host, now=NOW, remove=True)
+    assert found.waiting == (f"{fleet.remote}/{stranger.relative_to(fleet.remote)}",)
     assert list(update.parent.iterdir()) == [stranger]
 
 
@@ -174,7 +174,7 @@ def test_a_folder_in_the_place_of_an_update_is_refused(fleet: Fleet) -> None:
     device.join()
     update = device.train()
     delivered = device.deliver(update).delivery
-    path = fleet.place / delivered.folder / f"{delivered.sha256}.safetensors"
+    path = fleet.remote / delivered.folder / f"{delivered.sha256}.safetensors"
     path.with_suffix(".sig").unlink()
     path.unlink()
     path.mkdir()

@@ -26,7 +26,7 @@ from tests.support.processes import CALL, start
 
 HALVES = {
     "idle": b"",
-    "head": b"GET /HEAD.json HTTP/1.1\r\nHost: x\r\nX-Long: ",
+    "head": b"GET /latest.json HTTP/1.1\r\nHost: x\r\nX-Long: ",
     "body": b"PUT /inbox/r000001/pi-1/x HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nhalf",
 }
 
@@ -92,10 +92,10 @@ def test_devices_are_served_beside_600_half_open_ones(fleet: Fleet) -> None:
             for number in range(600):
                 stack.enter_context(_open(port, list(HALVES.values())[number % 3]))
             address = f"http://127.0.0.1:{port}"
-            assert join(address, fleet.bundle, device.home, now=NOW).switched
+            assert join(address, device.directory, fleet.bundle, now=NOW).switched
             update = device.train()
-            assert not deliver(update, address, device.home).repeated
-            assert deliver(update, address, device.home).repeated
+            assert not deliver(update, address, device.directory).repeated
+            assert deliver(update, address, device.directory).repeated
     finally:
         process.terminate()
         process.communicate(timeout=30)
@@ -227,8 +227,8 @@ def test_handshakes_that_never_end_count_too(fleet: Fleet, tmp_path: Path) -> No
     with serving(fleet.host, limits=limits, certificate=certificate, key=key) as port, ExitStack() as stack:
         silent = [stack.enter_context(_open(port, b"")) for _ in range(10)]
         address = f"https://127.0.0.1:{port}"
-        assert join(address, fleet.bundle, device.home, now=NOW, ca_file=certificate).switched
-        assert not deliver(device.train(), address, device.home, ca_file=certificate).repeated
+        assert join(address, device.directory, fleet.bundle, now=NOW, ca_file=certificate).switched
+        assert not deliver(device.train(), address, device.directory, ca_file=certificate).repeated
         assert all(_is_closed(connection) for connection in silent[:2])
         nonsense = stack.enter_context(_open(port, b"GET / HTTP/1.1\r\n\r\n"))
         assert _is_closed(nonsense)
@@ -243,5 +243,5 @@ def test_what_comes_with_the_end_of_a_handshake_is_read(fleet: Fleet, tmp_path: 
         for _ in range(20):
             raw = socket.create_connection(("127.0.0.1", port), timeout=20)
             with context.wrap_socket(raw, server_hostname="127.0.0.1") as connection:
-                connection.sendall(b"GET /HEAD.json HTTP/1.1\r\nHost: x\r\n\r\n")
+                connection.sendall(b"GET /latest.json HTTP/1.1\r\nHost: x\r\n\r\n")
                 assert connection.recv(100).startswith(b"HTTP/1.1 401")

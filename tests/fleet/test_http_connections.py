@@ -80,7 +80,7 @@ def test_one_connection_serves_all_requests(server: _Server) -> None:
     """Also after an answer that there is no such file, and after a file was put."""
     with _remote(server.address) as remote:
         for _ in range(3):
-            assert read(remote, "HEAD.json", 10) == b"hello"
+            assert read(remote, "latest.json", 10) == b"hello"
             assert code_of(read, remote, "missing", 10) == "no-such-file"
             remote.put("inbox/x", b"content")
     assert (server.connections, len(server.asked)) == (1, 9)
@@ -89,8 +89,8 @@ def test_one_connection_serves_all_requests(server: _Server) -> None:
 def test_a_connection_with_an_unread_answer_is_left(server: _Server) -> None:
     """What is too large is not read to its end, and the next request is not mistaken for it."""
     with _remote(server.address) as remote:
-        assert code_of(read, remote, "HEAD.json", 2) == "too-large"
-        assert read(remote, "HEAD.json", 5) == b"hello"
+        assert code_of(read, remote, "latest.json", 2) == "too-large"
+        assert read(remote, "latest.json", 5) == b"hello"
     assert server.connections == 2
 
 
@@ -99,7 +99,7 @@ def test_a_request_is_sent_again_where_the_server_hung_up(server: _Server) -> No
     server.hang_up_after = 2
     with _remote(server.address) as remote:
         for _ in range(5):
-            assert read(remote, "HEAD.json", 10) == b"hello"
+            assert read(remote, "latest.json", 10) == b"hello"
     assert (server.connections, len(server.asked)) == (3, 5)
 
 
@@ -116,7 +116,7 @@ def test_an_answer_that_ends_early_is_a_lost_connection() -> None:
         thread = threading.Thread(target=answer)
         thread.start()
         with _remote(f"http://127.0.0.1:{listening.getsockname()[1]}") as remote:
-            assert code_of(read, remote, "HEAD.json", 100) == "remote-unreachable"
+            assert code_of(read, remote, "latest.json", 100) == "remote-unreachable"
         thread.join()
 
 
@@ -125,10 +125,10 @@ def test_the_environments_proxy_is_asked(server: _Server, monkeypatch: pytest.Mo
     monkeypatch.setenv("http_proxy", server.address)
     monkeypatch.setenv("no_proxy", "localhost")
     with _remote("http://host.invalid:81/fleet") as remote:
-        assert read(remote, "HEAD.json", 10) == b"hello"
+        assert read(remote, "latest.json", 10) == b"hello"
     with _remote(f"http://localhost:{server.server_port}") as remote:
-        assert read(remote, "HEAD.sig", 10) == b"hello"
-    assert server.asked == [("GET", "http://host.invalid:81/fleet/HEAD.json"), ("GET", "/HEAD.sig")]
+        assert read(remote, "latest.sig", 10) == b"hello"
+    assert server.asked == [("GET", "http://host.invalid:81/fleet/latest.json"), ("GET", "/latest.sig")]
 
 
 def test_plain_http_makes_no_tls_context(server: _Server) -> None:
@@ -136,11 +136,11 @@ def test_plain_http_makes_no_tls_context(server: _Server) -> None:
     http_connection._context.cache_clear()
     for _ in range(3):
         with _remote(server.address) as remote:
-            read(remote, "HEAD.json", 10)
+            read(remote, "latest.json", 10)
     assert http_connection._context.cache_info().misses == 0
     for _ in range(3):
         with _remote(f"https://127.0.0.1:{server.server_port}") as remote:
-            assert code_of(read, remote, "HEAD.json", 10) == "no-tls"
+            assert code_of(read, remote, "latest.json", 10) == "no-tls"
     assert http_connection._context.cache_info().misses == 1
 
 
@@ -154,7 +154,7 @@ def test_failures_say_what_to_look_at(server: _Server, tmp_path: Path) -> None:
         ("http://host.invalid", "the name in the address"),
     ):
         with _remote(address) as remote, pytest.raises(FleetError) as caught:
-            read(remote, "HEAD.json", 10)
+            read(remote, "latest.json", 10)
         assert told in str(caught.value.hint)
     for address in ("http://host:port", "https://", "http://host:0"):
         assert code_of(open_remote, address) == "no-such-remote"

@@ -12,13 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import edgepeft_runtime.fleet.health as health
 import edgepeft_runtime.fleet.joining as joining
 from edgepeft.sync import Keys, Workspace, rollback
 from edgepeft_runtime.errors import FleetError
 from edgepeft_runtime.files.tensorfile import read_tensors, sha256_of, write_tensors
 from edgepeft_runtime.fleet import signatures
-from edgepeft_runtime.fleet.rounds import Head, HeadSignatures
-from edgepeft_runtime.fleet.slots import DeviceHome
+from edgepeft_runtime.fleet.device_directory import DeviceDirectory
+from edgepeft_runtime.fleet.rounds import Latest, LatestSignatures
 from edgepeft_runtime.fleet.transports.folder import FolderTransport
 from edgepeft_runtime.fleet.transports.transport import Stream
 from edgepeft_runtime.train.trainer import Trainer
@@ -48,23 +49,23 @@ def test_joining_again_changes_nothing(fleet: Fleet) -> None:
     assert second.switched and second.round.round == 2
     assert second.adapter.parent != first.adapter.parent
     assert first.adapter.stat() == before
-    assert [number.round for number in device.home.known()] == [2, 1]
+    assert [number.round for number in device.directory.known()] == [2, 1]
 
 
 def test_a_place_that_was_set_back_is_refused(fleet: Fleet) -> None:
     """An old stick, or an attacker with old signed files, cannot lead a device to an older round; it keeps its own."""
     device = fleet.device()
     fleet.publish(seed=1)
-    old = shutil.copytree(fleet.place, fleet.root / "old")
+    old = shutil.copytree(fleet.remote, fleet.root / "old")
     device.join()
     fleet.publish(seed=2)
     kept = device.join()
-    assert code_of(joining.join, old, fleet.bundle, device.home, now=NOW + 60) == "round-goes-back"
-    assert device.home.current().round == kept.round
+    assert code_of(joining.join, old, device.directory, fleet.bundle, now=NOW + 60) == "round-goes-back"
+    assert device.directory.current().round == kept.round
     # Nor after the newer slot was lost and the device fell back.
     kept.adapter.write_bytes(b"rotten")
-    assert device.home.current().round.round == 1
-    assert code_of(joining.join, old, fleet.bundle, device.home, now=NOW + 60) == "round-goes-back"
+    assert device.directory.current().round.round == 1
+    assert code_of(joining.join, old, device.directory, fleet.bundle, now=NOW + 60) == "round-goes-back"
     assert device.join().round.round == 2
 
 
@@ -74,7 +75,7 @@ def test_a_rollback_is_a_new_round_with_the_old_adapter(fleet: Fleet) -> None:
     for seed in (1, 2):
         fleet.publish(seed=seed)
         device.join()
-    made = rollback(fleet.host, 1, [fleet.place], now=NOW)
+    made = rollback(fleet.host, 1, [fleet.remote], now=NOW)
     joined = device.join()
     assert (joined.round.round, joined.round.restores, made.previous) == (3, 1, fleet.host.round(2).sha256)
     assert joined.adapter.read_bytes() == fleet.adapter(1).read_bytes()
@@ -87,20 +88,20 @@ def test_only_the_hosts_own_signature_counts(fleet: Fleet) -> None:
     fleet.publish(seed=1)
     other = Fleet.begin(fleet.root / "other", fleet.bundle)
     other.publish(seed=1)
-    assert code_of(joining.join, other.place, fleet.bundle, device.home, now=NOW + 60) == "bad-signature"
-    head = Head.from_bytes((fleet.place / "HEAD.json").read_bytes())
-    (fleet.place / "HEAD.json").write_bytes(replace(head, round=9).to_bytes())
+    assert code_of(joining.join, other.remote, device.directory, fleet.bundle, now=NOW + 60) == "bad-signature"
+    head = Latest.from_bytes((fleet.remote / "latest.json").read_bytes())
+    (fleet.remote / "latest.json").write_bytes(replace(head, round=9).to_bytes())
     assert code_of(device.join) == "bad-signature"
-    (fleet.place / "HEAD.sig").unlink()
+    (fleet.remote / "latest.sig").unlink()
     assert code_of(device.join) == "no-such-file"
-    assert device.home.trusted() is None
+    assert device.directory.trusted() is None
 
 
-@pytest.mark.parametrize("name", ["HEAD.json", "HEAD.sig", "r000001/round.json", "r000001/adapter.safetensors"])
+@pytest.mark.parametrize("name", ["latest.json", "latest.sig", "r000001/round.json", "r000001/adapter.safetensors"])
 @pytest.mark.parametrize("damage", ["flip", "cut", "grow", "missing", "link"])
 def test_a_damaged_place_changes_nothing_on_the_device(fleet: Fleet, name: str, damage: str) -> None:
     """Whatever is wrong with whichever file, the device says so; once the place is whole again, it joins."""
-    device, file = fleet.device(), fleet.place / name
+    device, file = fleet.device(), fleet.remote / name
     fleet.publish(seed=1)
     whole = file.read_bytes()
     file.unlink()
@@ -122,7 +123,7 @@ def test_a_damaged_place_changes_nothing_on_the_device(fleet: Fleet, name: str, 
         "not-a-regular-file",
         "remote-unreachable",
     }
-    assert device.home.trusted() is None
+    assert device.directory.trusted() is None
     file.unlink(missing_ok=True)
     file.write_bytes(whole)
     assert device.join().switched
@@ -132,8 +133,8 @@ def test_expiry_binds_where_the_clock_can_be_right(fleet: Fleet) -> None:
     """After its time a head is refused; a clock from before the round was made only gives advice."""
     device = fleet.device()
     fleet.publish(seed=1, days=2)
-    assert code_of(device.join, NOW + 2 * DAY) == "expired-head"
-    assert device.home.trusted() is None
+    assert code_of(device.join, NOW + 2 * DAY) == "expired-latest"
+    assert device.directory.trusted() is None
     joined = device.join(now=0.0)
     assert joined.switched and joined.advice is not None and "clock" in joined.advice
     assert device.join(NOW + 2 * DAY - 1).advice is None
@@ -145,17 +146,17 @@ def test_a_round_of_another_bundle_or_campaign_is_refused(fleet: Fleet, tmp_path
     fleet.publish()
     foreign = build(tmp_path / "foreign", seed=9)
     with pytest.raises(FleetError, match="base of the bundle") as caught:
-        joining.join(fleet.place, foreign, device.home, now=NOW)
+        joining.join(fleet.remote, device.directory, foreign, now=NOW)
     assert caught.value.reference == "foreign-round"
     home = Workspace(tmp_path / "host2")
     home.keys.mkdir(parents=True)
     shutil.copytree(fleet.host.keys, home.keys, dirs_exist_ok=True)
     key = home.keys / "host.json"
     key.write_bytes(key.read_bytes().replace(b"birds", b"trees"))
-    head = replace(Head.from_bytes((fleet.place / "HEAD.json").read_bytes()), campaign="trees").to_bytes()
-    (fleet.place / "HEAD.json").write_bytes(head)
-    signed = HeadSignatures({signatures.sha256(head): Keys(home).host().sign(head)})
-    (fleet.place / "HEAD.sig").write_bytes(signed.to_bytes())
+    head = replace(Latest.from_bytes((fleet.remote / "latest.json").read_bytes()), campaign="trees").to_bytes()
+    (fleet.remote / "latest.json").write_bytes(head)
+    signed = LatestSignatures({signatures.sha256(head): Keys(home).host().sign(head)})
+    (fleet.remote / "latest.sig").write_bytes(signed.to_bytes())
     assert code_of(device.join) == "foreign-campaign"
 
 
@@ -169,7 +170,7 @@ def test_a_rewritten_history_is_refused(fleet: Fleet) -> None:
     assert code_of(device.join) == "round-differs"
     fleet.publish(seed=3)
     assert code_of(device.join) == "round-differs"
-    assert device.home.current().adapter.read_bytes() == fleet.adapter(1).read_bytes()
+    assert device.directory.current().adapter.read_bytes() == fleet.adapter(1).read_bytes()
 
 
 def test_an_adapter_that_does_not_work_is_never_switched_to(fleet: Fleet) -> None:
@@ -186,7 +187,7 @@ def test_an_adapter_that_does_not_work_is_never_switched_to(fleet: Fleet) -> Non
         fleet.publish(seed=7)
     batch = {"x": examples(4)["x"]}
     assert code_of(device.join, batch=batch) == "unhealthy-adapter"
-    assert device.home.current().round.round == 1
+    assert device.directory.current().round.round == 1
     fleet.publish(seed=2)
     assert device.join(batch=batch).round.round == 3
 
@@ -198,12 +199,12 @@ def test_a_damaged_slot_falls_back_and_is_fetched_again(fleet: Fleet) -> None:
         fleet.publish(seed=seed)
         joined = device.join()
     joined.adapter.write_bytes(joined.adapter.read_bytes()[:-1])
-    assert device.home.current().round.round == 1
+    assert device.directory.current().round.round == 1
     again = device.join()
     assert again.switched and again.round.round == 2
-    shutil.rmtree(device.home.path / "slot-a")
-    shutil.rmtree(device.home.path / "slot-b")
-    assert code_of(device.home.current) == "no-whole-slot"
+    shutil.rmtree(device.directory.path / "slot-a")
+    shutil.rmtree(device.directory.path / "slot-b")
+    assert code_of(device.directory.current) == "no-whole-slot"
     assert device.join().round.round == 2
 
 
@@ -214,10 +215,10 @@ def test_a_damaged_slot_is_mended_before_the_other_is_touched(fleet: Fleet) -> N
         fleet.publish(seed=seed)
         joined = device.join()
     joined.adapter.write_bytes(b"rotten")
-    adapter = fleet.place / "r000002" / "adapter.safetensors"
+    adapter = fleet.remote / "r000002" / "adapter.safetensors"
     adapter.rename(fleet.root / "away")
     assert code_of(device.join) in {"cannot-read-file", "no-such-file"}
-    assert device.home.current().round.round == 1
+    assert device.directory.current().round.round == 1
 
 
 def test_a_device_without_a_second_slot_keeps_trying(fleet: Fleet) -> None:
@@ -226,10 +227,10 @@ def test_a_device_without_a_second_slot_keeps_trying(fleet: Fleet) -> None:
     for seed in (1, 2):
         fleet.publish(seed=seed)
         joined = device.join()
-    for slot in device.home.path.glob("slot-*"):
+    for slot in device.directory.path.glob("slot-*"):
         if slot != joined.adapter.parent:
             shutil.rmtree(slot)
-    assert [device.home.start().round.round for _ in range(4)] == [2, 2, 2, 2]
+    assert [device.directory.start().round.round for _ in range(4)] == [2, 2, 2, 2]
 
 
 def test_training_that_never_makes_a_step_falls_back(fleet: Fleet) -> None:
@@ -238,21 +239,21 @@ def test_training_that_never_makes_a_step_falls_back(fleet: Fleet) -> None:
     for seed in (1, 2):
         fleet.publish(seed=seed)
         device.join()
-    assert [device.home.start().round.round for _ in range(3)] == [2, 2, 1]
+    assert [device.directory.start().round.round for _ in range(3)] == [2, 2, 1]
     waiting = device.join()
     assert not waiting.switched and waiting.advice is not None and "failed" in waiting.advice
     assert waiting.round.round == 1
     fleet.publish(seed=3)
     assert device.join().round.round == 3
     for _ in range(5):  # a good step in between, and any number of starts is fine
-        assert device.home.start().round.round == 3
-        assert device.home.settle()
+        assert device.directory.start().round.round == 3
+        assert device.directory.settle()
 
 
 def test_a_fetch_goes_on_where_it_was_interrupted(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     """What an earlier try has brought is not read again; if it is no good, the whole is fetched anew."""
     device, made = fleet.device(), fleet.publish(seed=1)
-    slot = device.home.spare(None)
+    slot = device.directory.spare(None)
     content = fleet.adapter(1).read_bytes()
     partial = slot / f"{made.adapter.sha256}.partial"
     reads: list[int] = []
@@ -268,7 +269,7 @@ def test_a_fetch_goes_on_where_it_was_interrupted(fleet: Fleet, monkeypatch: pyt
     assert device.join().adapter.read_bytes() == content
     assert reads == [100]
     fleet.publish(seed=2)
-    made, slot = fleet.host.round(2), device.home.spare(device.home.trusted())
+    made, slot = fleet.host.round(2), device.directory.spare(device.directory.trusted())
     (slot / f"{made.adapter.sha256}.partial").write_bytes(b"x" * 100)
     assert device.join().adapter.read_bytes() == fleet.adapter(2).read_bytes()
     assert reads == [100, 100, 0]
@@ -292,7 +293,7 @@ def test_a_failure_at_any_write_leaves_a_device_that_works(
         left.calls = number
         failures += left.ends(device.join)
         left.calls = None
-        current = device.home.current()
+        current = device.directory.current()
         assert sha256_of(current.adapter) == current.round.adapter.sha256
         assert device.join().round.round == 2
     assert 5 < failures < len(devices)  # every write was reached, and the last joins run through
@@ -302,12 +303,12 @@ def test_an_identity_is_private_and_needed(fleet: Fleet, tmp_path: Path) -> None
     """Key files can be read by their owner alone; a device without one is told what to bring."""
     device = fleet.device()
     fleet.publish()
-    files = [device.home.path / "device.json", *fleet.host.keys.rglob("*.json"), fleet.root / "pi-1.json"]
+    files = [device.directory.path / "device.json", *fleet.host.keys.rglob("*.json"), fleet.root / "pi-1.json"]
     assert len(files) == 4
     assert {file.stat().st_mode & 0o777 for file in files} == {0o600}
-    secret = device.home.identity().key.hex()
-    assert secret not in repr(device.home.identity()) and secret not in repr(list(Keys(fleet.host).devices()))
-    assert code_of(joining.join, fleet.place, fleet.bundle, tmp_path / "nobody") == "no-identity"
+    secret = device.directory.identity().key.hex()
+    assert secret not in repr(device.directory.identity()) and secret not in repr(list(Keys(fleet.host).devices()))
+    assert code_of(joining.join, fleet.remote, tmp_path / "nobody", fleet.bundle) == "no-identity"
 
 
 def test_only_one_process_at_a_time_changes_a_home(fleet: Fleet) -> None:
@@ -315,18 +316,18 @@ def test_only_one_process_at_a_time_changes_a_home(fleet: Fleet) -> None:
     device = fleet.device()
     fleet.publish()
     device.join()
-    device.home.start()
-    with device.home.locked():
-        assert code_of(DeviceHome(device.home.path).start) == "folder-in-use"
+    device.directory.start()
+    with device.directory.locked():
+        assert code_of(DeviceDirectory(device.directory.path).start) == "folder-in-use"
         assert code_of(device.join) == "folder-in-use"
-        assert not device.home.settle()
-    assert device.home.settle()
+        assert not device.directory.settle()
+    assert device.directory.settle()
 
 
 def test_bundles_whose_zeros_mean_nothing_still_join(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where even the bundle's own adapter fails on made-up inputs, they say nothing about the new one."""
     device = fleet.device()
     fleet.publish(seed=1)
-    monkeypatch.setattr(joining, "probe", lambda _: {"x": np.full((1, 4), np.inf, np.float32)})
+    monkeypatch.setattr(health, "probe", lambda _: {"x": np.full((1, 4), np.inf, np.float32)})
     with Trainer.open(fleet.bundle):
         assert device.join().switched

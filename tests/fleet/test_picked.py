@@ -32,11 +32,11 @@ def sifted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def train(device: Device, seed: int) -> Path:
     """An update of two steps from the round in use, on data of its own."""
     batches = [to_numpy(*batch) for batch in CNN.batches(2 * seed + 2)][-2:]
-    with Trainer.open(device.fleet.bundle, adapter=device.home.start().adapter) as trainer:
+    with Trainer.open(device.fleet.bundle, adapter=device.directory.start().adapter) as trainer:
         for batch in batches:
             trainer.step(batch, lr=0.01)
-        device.home.settle()
-        return trainer.save_update(device.home.path / f"update-{seed}.safetensors")
+        device.directory.settle()
+        return trainer.save_update(device.directory.path / f"update-{seed}.safetensors")
 
 
 def coded_in(path: Path) -> str:
@@ -57,17 +57,17 @@ def test_a_second_round_starts_from_coded_indices(sifted: Path, tmp_path: Path) 
     for seed, device in enumerate(devices):
         device.join()
         device.deliver(train(device, seed))
-    assert len(collect([fleet.place], fleet.host, now=NOW + 120).accepted) == 2
+    assert len(collect([fleet.remote], fleet.host, now=NOW + 120).accepted) == 2
     round_one = closing(fleet.host)
     assert all(coded_in(path) for path in round_one.updates)
     mean = edgepeft.aggregate(sifted, round_one.updates, adapter=round_one.adapter).save(tmp_path / "mean.safetensors")
-    second = publish(sifted, fleet.host, [fleet.place], adapter=mean, now=NOW + 200)
+    second = publish(sifted, fleet.host, [fleet.remote], adapter=mean, now=NOW + 200)
     assert coded_in(mean) and second.adapter.bytes == mean.stat().st_size
     joined = devices[0].join(NOW + 300)
     assert joined.switched and joined.adapter.read_bytes() == mean.read_bytes()
     update = train(devices[0], 7)
     devices[0].deliver(update)
-    assert len(collect([fleet.place], fleet.host, now=NOW + 400).accepted) == 1
+    assert len(collect([fleet.remote], fleet.host, now=NOW + 400).accepted) == 1
     started, ended = (held(read_update(path).parameters, opened) for path in (mean, update))
     assert all(np.array_equal(ended[name], indices) for name, indices in started.items())
 
@@ -95,5 +95,5 @@ def test_indices_beyond_their_tensor_are_refused(sifted: Path, tmp_path: Path) -
     indices[-1] = spec.size
     bad = replace(update, parameters={**update.parameters, spec.indices: indices})
     device.deliver(write_update(tmp_path / "bad.safetensors", bad))
-    found = collect([fleet.place], fleet.host, now=NOW + 120)
+    found = collect([fleet.remote], fleet.host, now=NOW + 120)
     assert [refused.code for refused in found.refused] == ["wrong-indices"]

@@ -23,7 +23,7 @@ def test_publishing_again_brings_the_same_round(fleet: Fleet) -> None:
         fleet.bundle, fleet.host, [other], adapter=fleet.adapter(1), terms=Terms(days=2), now=NOW + DAY + 0.7
     )
     assert again == first
-    assert (other / "HEAD.json").read_bytes() == (fleet.place / "HEAD.json").read_bytes()
+    assert (other / "latest.json").read_bytes() == (fleet.remote / "latest.json").read_bytes()
     assert fleet.publish(seed=1, days=2, now=NOW + 2 * DAY).round == 2
     assert fleet.publish(seed=1, days=3, now=NOW + 2 * DAY).round == 3
     assert fleet.publish(seed=1, days=3, min_devices=2, now=NOW + 2 * DAY).round == 4
@@ -38,9 +38,9 @@ def test_rolling_back_again_changes_nothing(fleet: Fleet) -> None:
     """The round that has the adapter is brought once more; the way back to another one is open."""
     fleet.publish(seed=1)
     fleet.publish(seed=2)
-    made = rollback(fleet.host, 1, [fleet.place], now=NOW)
+    made = rollback(fleet.host, 1, [fleet.remote], now=NOW)
     assert (made.round, made.restores) == (3, 1)
-    for place in (fleet.place, fleet.root / "other"):
+    for place in (fleet.remote, fleet.root / "other"):
         assert rollback(fleet.host, 1, [place], now=NOW + 60) == made
         assert Round.from_bytes((place / "r000003" / "round.json").read_bytes()) == made
     assert rollback(fleet.host, 2, now=NOW).restores == 2
@@ -66,9 +66,9 @@ def test_an_update_can_be_delivered_three_rounds_late(fleet: Fleet) -> None:
     for seed in (2, 3, 4):
         fleet.publish(seed=seed, max_staleness=3)
         device.join()
-    assert [number.round for number in device.home.known()] == [4, 3, 2, 1]
+    assert [number.round for number in device.directory.known()] == [4, 3, 2, 1]
     assert device.deliver(update).delivery.round == 1
-    assert collect([fleet.place], fleet.host, now=NOW + 60).refused == ()
+    assert collect([fleet.remote], fleet.host, now=NOW + 60).refused == ()
     assert [(entry.round, entry.staleness) for entry, _ in accepted(fleet.host)] == [(1, 3)]
     assert list(closing(fleet.host).updates.values()) == [0.5]
 
@@ -80,10 +80,10 @@ def test_only_so_many_rounds_are_remembered(fleet: Fleet, monkeypatch: pytest.Mo
     for seed in range(1, 6):
         fleet.publish(seed=seed)
         device.join()
-    folder = device.home.path / history.FOLDER
+    folder = device.directory.path / history.FOLDER
     assert sorted(path.name for path in folder.iterdir()) == ["r000003.json", "r000004.json", "r000005.json"]
     (folder / "r000003.json").write_bytes(b"{")
-    assert [number.round for number in device.home.known()] == [5, 4]
+    assert [number.round for number in device.directory.known()] == [5, 4]
 
 
 def test_no_round_takes_updates_later_than_devices_remember(fleet: Fleet) -> None:
@@ -107,13 +107,13 @@ def test_what_was_received_goes_once_it_is_kept(fleet: Fleet) -> None:
     fleet.publish(seed=1)
     with serving(fleet.host) as port:
         address = f"http://127.0.0.1:{port}"
-        join(address, fleet.bundle, device.home, now=NOW)
+        join(address, device.directory, fleet.bundle, now=NOW)
         update = device.train()
-        deliver(update, address, device.home)
+        deliver(update, address, device.directory)
         assert len(_received(fleet)) == 2
         assert len(collect([fleet.host.received], fleet.host, now=NOW).accepted) == 1
         assert _received(fleet) == []
-        assert deliver(update, address, device.home).repeated
+        assert deliver(update, address, device.directory).repeated
         assert _received(fleet) == []
     assert len(accepted(fleet.host)) == 1
 
@@ -126,7 +126,7 @@ def test_half_deliveries_of_closed_rounds_go(fleet: Fleet) -> None:
     delivered = device.deliver().delivery
     half = fleet.host.received / delivered.folder / f"{delivered.sha256}.safetensors"
     half.parent.mkdir(parents=True)
-    half.write_bytes((fleet.place / delivered.folder / half.name).read_bytes())
+    half.write_bytes((fleet.remote / delivered.folder / half.name).read_bytes())
     assert len(collect([fleet.host.received], fleet.host, now=NOW).waiting) == 1
     fleet.publish(seed=2, max_staleness=1)
     assert len(collect([fleet.host.received], fleet.host, now=NOW).waiting) == 1

@@ -18,7 +18,7 @@ from edgepeft_runtime.errors import FleetError
 from edgepeft_runtime.fleet import canonical, signatures
 from edgepeft_runtime.fleet.delivery import Delivery, digest_of
 from edgepeft_runtime.fleet.reading import is_name
-from edgepeft_runtime.fleet.rounds import Head, HeadSignatures, Limits, Round, folder, number_of
+from edgepeft_runtime.fleet.rounds import Latest, LatestSignatures, Limits, Round, folder, number_of
 from tests.support.processes import environment
 
 SEED = bytes(range(32))
@@ -43,11 +43,13 @@ ROUND = Round(
     min_devices=3,
     limits=Limits(1 << 20, 500),
 )
-HEAD = Head("birds", 12, ROUND.sha256, 1_800_000_000, 1_800_600_000)
+LATEST = Latest("birds", 12, ROUND.sha256, 1_800_000_000, 1_800_600_000)
 DELIVERY = Delivery("birds", 12, "pi-07", 3, DIGEST, 1234, signatures.HMAC).signed(SEED)
 
 
-@pytest.mark.parametrize("value", [ROUND, HEAD, DELIVERY, replace(ROUND, round=1, previous=None, max_update_norm=None)])
+@pytest.mark.parametrize(
+    "value", [ROUND, LATEST, DELIVERY, replace(ROUND, round=1, previous=None, max_update_norm=None)]
+)
 def test_a_file_comes_back_as_it_was_written(value: Any) -> None:
     """Reading gives an equal value, and writing that gives the same bytes."""
     content = value.to_bytes()
@@ -55,7 +57,7 @@ def test_a_file_comes_back_as_it_was_written(value: Any) -> None:
     assert type(value).from_bytes(content).to_bytes() == content
 
 
-@pytest.mark.parametrize("value", [ROUND, HEAD, DELIVERY])
+@pytest.mark.parametrize("value", [ROUND, LATEST, DELIVERY])
 def test_a_field_too_many_too_few_or_of_another_kind_is_refused(value: Any) -> None:
     """Every field is needed, none is ignored, and no kind is taken for another."""
     fields = json.loads(value.to_bytes())
@@ -104,15 +106,15 @@ def test_a_round_that_makes_no_sense_is_refused(changes: dict[str, Any]) -> None
         b'{"a":' + b"9" * 5000 + b"}\n",
         b'{"a":9007199254740992}\n',
         b'{"a":"\\ud800"}\n',
-        HEAD.to_bytes() + b"\n",
-        HEAD.to_bytes().rstrip(b"\n"),
-        b" " + HEAD.to_bytes(),
-        json.dumps(json.loads(HEAD.to_bytes())).encode(),
+        LATEST.to_bytes() + b"\n",
+        LATEST.to_bytes().rstrip(b"\n"),
+        b" " + LATEST.to_bytes(),
+        json.dumps(json.loads(LATEST.to_bytes())).encode(),
     ],
 )
 def test_what_is_not_canonical_is_refused(content: bytes) -> None:
     """A value has one form: no white space, no other order, no key twice, no number that a reader would round."""
-    for kind in (Head, Round, Delivery, HeadSignatures):
+    for kind in (Latest, Round, Delivery, LatestSignatures):
         with pytest.raises(FleetError):
             kind.from_bytes(content)
 
@@ -135,14 +137,14 @@ def test_canonical_json_has_one_form(value: Any) -> None:
 
 
 def test_every_byte_of_a_signed_file_counts() -> None:
-    """A change of any bit of a head or a sidecar is refused, by its form or by its signature."""
+    """A change of any bit of a latest or a sidecar is refused, by its form or by its signature."""
     host = signatures.public_key(SEED)
-    head = HEAD.to_bytes()
-    signed = HeadSignatures({signatures.sha256(head): _signature(head)})
-    signed.check(head, host)
-    for place in range(len(head)):
+    latest = LATEST.to_bytes()
+    signed = LatestSignatures({signatures.sha256(latest): _signature(latest)})
+    signed.check(latest, host)
+    for place in range(len(latest)):
         with pytest.raises(FleetError):
-            signed.check(_flipped(head, place), host)
+            signed.check(_flipped(latest, place), host)
     sidecar = DELIVERY.to_bytes()
     for place in range(len(sidecar)):
         with pytest.raises(FleetError):
@@ -153,27 +155,27 @@ def _flipped(content: bytes, place: int) -> bytes:
     return content[:place] + bytes([content[place] ^ 0x04]) + content[place + 1 :]
 
 
-def _signature(head: bytes) -> str:
-    return signatures.sign(signatures.HEAD, signatures.sha256(head), signatures.ED25519, SEED).hex()
+def _signature(latest: bytes) -> str:
+    return signatures.sign(signatures.LATEST, signatures.sha256(latest), signatures.ED25519, SEED).hex()
 
 
 def test_the_signatures_file_serves_both_latest_files() -> None:
-    """Whoever reads while the head is replaced finds the signature of the one it has."""
-    old, new = (replace(HEAD, round=number).to_bytes() for number in (12, 13))
-    both = HeadSignatures({signatures.sha256(head): _signature(head) for head in (old, new)})
-    for head in (old, new):
-        HeadSignatures.from_bytes(both.to_bytes()).check(head, signatures.public_key(SEED))
+    """Whoever reads while the latest is replaced finds the signature of the one it has."""
+    old, new = (replace(LATEST, round=number).to_bytes() for number in (12, 13))
+    both = LatestSignatures({signatures.sha256(latest): _signature(latest) for latest in (old, new)})
+    for latest in (old, new):
+        LatestSignatures.from_bytes(both.to_bytes()).check(latest, signatures.public_key(SEED))
     with pytest.raises(FleetError, match="not signed"):
-        both.check(replace(HEAD, round=14).to_bytes(), signatures.public_key(SEED))
+        both.check(replace(LATEST, round=14).to_bytes(), signatures.public_key(SEED))
 
 
 @pytest.mark.parametrize("algorithm", signatures.ALGORITHMS)
 def test_a_signature_is_bound_to_purpose_and_key(algorithm: str) -> None:
-    """That of an update is none of a head; nor is it one under another key, or by another algorithm."""
+    """That of an update is none of a latest; nor is it one under another key, or by another algorithm."""
     key = SEED if algorithm == signatures.HMAC else signatures.public_key(SEED)
     signature = signatures.sign(signatures.UPDATE, DIGEST, algorithm, SEED)
     assert signatures.is_signed(signatures.UPDATE, DIGEST, algorithm, key, signature)
-    assert not signatures.is_signed(signatures.HEAD, DIGEST, algorithm, key, signature)
+    assert not signatures.is_signed(signatures.LATEST, DIGEST, algorithm, key, signature)
     assert not signatures.is_signed(signatures.UPDATE, "cd" * 32, algorithm, key, signature)
     assert not signatures.is_signed(signatures.UPDATE, DIGEST, algorithm, bytes(32), signature)
     delivery = replace(DELIVERY, algorithm=algorithm).signed(SEED)
@@ -185,12 +187,12 @@ def test_a_signature_is_bound_to_purpose_and_key(algorithm: str) -> None:
 
 def test_without_the_library_a_device_verifies_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """Verification falls back to plain Python; signing names the package and the way around it."""
-    host, signature = signatures.public_key(SEED), _signature(HEAD.to_bytes())
+    host, signature = signatures.public_key(SEED), _signature(LATEST.to_bytes())
     monkeypatch.setattr(signatures, "find_spec", lambda _: None)
-    signed = HeadSignatures({signatures.sha256(HEAD.to_bytes()): signature})
-    signed.check(HEAD.to_bytes(), host)
+    signed = LatestSignatures({signatures.sha256(LATEST.to_bytes()): signature})
+    signed.check(LATEST.to_bytes(), host)
     with pytest.raises(FleetError, match="not signed"):
-        signed.check(HEAD.to_bytes(), bytes(32))
+        signed.check(LATEST.to_bytes(), bytes(32))
     with pytest.raises(FleetError, match="cryptography") as caught:
         replace(DELIVERY, algorithm=signatures.ED25519).signed(SEED)
     assert "hmac-sha256" in str(caught.value.hint)
@@ -222,7 +224,7 @@ def test_only_exact_names_are_those_of_rounds_and_updates() -> None:
 def test_random_changes_never_crash_a_reader() -> None:
     """Two thousand changes of each file: refused, or read as what they then say; no other error."""
     draw = random.Random(0)
-    for value in (ROUND, HEAD, DELIVERY):
+    for value in (ROUND, LATEST, DELIVERY):
         for _ in range(2000):
             content = bytearray(value.to_bytes())
             for _ in range(draw.randrange(1, 4)):
@@ -243,7 +245,7 @@ def test_the_data_and_the_transport_need_numpy_alone() -> None:
 import sys
 import numpy
 before = {name.partition(".")[0] for name in sys.modules}
-from edgepeft_runtime.fleet import delivery, identity, rounds, signatures, slots
+from edgepeft_runtime.fleet import delivery, device_directory, identity, rounds, signatures
 from edgepeft_runtime.fleet.transports import remote
 signatures.is_signed("x", "y", signatures.HMAC, bytes(32), bytes(32))
 print(sorted({name.partition(".")[0] for name in sys.modules} - before - set(sys.stdlib_module_names)))

@@ -44,7 +44,7 @@ class Served:
 
     def ask(self, method: str, path: str, body: bytes | None = None, **headers: str) -> tuple[int, bytes]:
         """A bare request with the device's token; status and body of the answer."""
-        token = self.device.home.identity().token
+        token = self.device.directory.identity().token
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
         connection.request(method, path, body, {"Authorization": f"Bearer {token}", **headers})
         answer = connection.getresponse()
@@ -64,7 +64,7 @@ def served(fleet: Fleet) -> Iterator[Served]:
     fleet.publish(seed=1)
     with serving(fleet.host) as port:
         found = Served(fleet, port, device)
-        join(found.address, fleet.bundle, device.home, now=NOW)
+        join(found.address, device.directory, fleet.bundle, now=NOW)
         yield found
 
 
@@ -72,14 +72,14 @@ def test_a_round_over_http(served: Served) -> None:
     """Join, train, deliver, deliver again, collect: with nothing between the two but requests."""
     fleet, device = served.fleet, served.device
     update = device.train()
-    assert device.home.current().adapter.read_bytes() == fleet.adapter(1).read_bytes()
-    assert not deliver(update, served.address, device.home).repeated
-    assert deliver(update, f"{served.address}/", device.home).repeated
+    assert device.directory.current().adapter.read_bytes() == fleet.adapter(1).read_bytes()
+    assert not deliver(update, served.address, device.directory).repeated
+    assert deliver(update, f"{served.address}/", device.directory).repeated
     found = collect([fleet.host.received], fleet.host, now=NOW)
     assert (len(found.accepted), found.refused, found.waiting) == (1, (), ())
     assert accepted(fleet.host)[0][1].read_bytes() == update.read_bytes()
     fleet.publish(seed=2)
-    assert join(served.address, fleet.bundle, device.home, now=NOW).round.round == 2
+    assert join(served.address, device.directory, fleet.bundle, now=NOW).round.round == 2
 
 
 def test_over_tls_the_certificate_is_checked(fleet: Fleet, tmp_path: Path) -> None:
@@ -90,11 +90,11 @@ def test_over_tls_the_certificate_is_checked(fleet: Fleet, tmp_path: Path) -> No
     with serving(fleet.host, certificate=certificate, key=key) as port:
         address = f"https://127.0.0.1:{port}"
         with pytest.raises(FleetError, match="certificate verify failed") as caught:
-            join(address, fleet.bundle, device.home, now=NOW)
+            join(address, device.directory, fleet.bundle, now=NOW)
         assert (caught.value.reference, "--ca-file" in str(caught.value.hint)) == ("certificate-not-trusted", True)
-        assert join(address, fleet.bundle, device.home, now=NOW, ca_file=certificate).switched
-        assert not deliver(device.train(), address, device.home, ca_file=certificate).repeated
-    assert code_of(join, address, fleet.bundle, device.home, ca_file=key) == "cannot-read-file"
+        assert join(address, device.directory, fleet.bundle, now=NOW, ca_file=certificate).switched
+        assert not deliver(device.train(), address, device.directory, ca_file=certificate).repeated
+    assert code_of(join, address, device.directory, fleet.bundle, ca_file=key) == "cannot-read-file"
 
 
 # Who may do what
@@ -104,11 +104,11 @@ def test_without_a_good_token_there_is_nothing(served: Served) -> None:
     """No token, a wrong one, and that of a revoked device get nothing, and leave nothing."""
     for token in ("", "x" * 43):
         remote = open_remote(served.address, token=token)
-        assert code_of(read, remote, "HEAD.json", 100) == "not-allowed"
+        assert code_of(read, remote, "latest.json", 100) == "not-allowed"
         assert code_of(remote.put, f"inbox/r000001/pi-1/{'ab' * 32}.safetensors", b"x") == "not-allowed"
     update = served.device.train()
     Keys(served.fleet.host).set_state("pi-1", REVOKED)
-    assert code_of(deliver, update, served.address, served.device.home) == "not-allowed"
+    assert code_of(deliver, update, served.address, served.device.directory) == "not-allowed"
     assert served.files() == []
 
 
@@ -156,14 +156,14 @@ def test_names_that_are_no_hashes_are_not_taken(served: Served, name: str) -> No
 def test_what_is_put_must_be_what_it_says(served: Served) -> None:
     """Wrong content, a sidecar before its update or of another one, a round that is not open: all say why."""
     update = served.device.train()
-    remote = open_remote(served.address, token=served.device.home.identity().token)
+    remote = open_remote(served.address, token=served.device.directory.identity().token)
     folder, digest = "inbox/r000001/pi-1", "ab" * 32
     with pytest.raises(FleetError, match="not what its name says") as caught:
         remote.put(f"{folder}/{digest}.safetensors", b"x")
     assert caught.value.reference == "remote-refused"
     with pytest.raises(FleetError, match="409"):
         remote.put(f"{folder}/{digest}.sig", b"{}")
-    delivered = deliver(update, served.address, served.device.home).delivery
+    delivered = deliver(update, served.address, served.device.directory).delivery
     with pytest.raises(FleetError, match="422"):
         remote.put(f"{folder}/{delivered.sha256}.sig", b"{}")
     assert served.ask("PUT", f"/inbox/r000002/pi-1/{digest}.safetensors", b"x")[0] == 409
@@ -178,18 +178,18 @@ def test_too_much_is_not_taken(served: Served) -> None:
     assert _chunked(served, f"{path}.safetensors", [bytes(2**16)] * (most // 2**16 + 2)) == 413
     assert served.files() == []
     for seed in range(MAX_PENDING):
-        deliver(served.device.train(steps=1, seed=seed), served.address, served.device.home)
+        deliver(served.device.train(steps=1, seed=seed), served.address, served.device.directory)
     late = served.device.train(steps=1, seed=MAX_PENDING)
     with pytest.raises(FleetError, match="429"):
-        deliver(late, served.address, served.device.home)
+        deliver(late, served.address, served.device.directory)
     collect([served.fleet.host.received], served.fleet.host, now=NOW, remove=True)
-    assert not deliver(late, served.address, served.device.home).repeated
+    assert not deliver(late, served.address, served.device.directory).repeated
 
 
 def _chunked(served: Served, path: str, pieces: list[bytes]) -> int:
     """The status of a PUT whose length is not announced."""
     connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=10)
-    token = served.device.home.identity().token
+    token = served.device.directory.identity().token
     connection.putrequest("PUT", path)
     connection.putheader("Authorization", f"Bearer {token}")
     connection.putheader("Transfer-Encoding", "chunked")
@@ -208,14 +208,14 @@ def _chunked(served: Served, path: str, pieces: list[bytes]) -> int:
 def test_a_connection_that_breaks_leaves_nothing(served: Served) -> None:
     """Half an update is forgotten; the whole one is taken afterwards."""
     update = served.device.train()
-    content, token = update.read_bytes(), served.device.home.identity().token
+    content, token = update.read_bytes(), served.device.directory.identity().token
     with socket.create_connection(("127.0.0.1", served.port)) as connection:
         head = (
             f"PUT /inbox/r000001/pi-1/{'ab' * 32}.safetensors HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n"
         )
         connection.sendall(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content[:100])
         time.sleep(0.2)
-    deliver(update, served.address, served.device.home)
+    deliver(update, served.address, served.device.directory)
     for _ in range(100):
         if len(served.files()) == 2:
             break
@@ -227,15 +227,15 @@ def test_many_devices_at_once(served: Served) -> None:
     """Sixteen devices deliver together; each update arrives whole, once."""
     devices = [served.fleet.device(f"many-{number}") for number in range(16)]
     for device in devices:
-        shutil.copytree(served.device.home.path / "slot-a", device.home.path / "slot-a")
-        shutil.copy(served.device.home.path / "trusted.json", device.home.path)
+        shutil.copytree(served.device.directory.path / "slot-a", device.directory.path / "slot-a")
+        shutil.copy(served.device.directory.path / "trusted.json", device.directory.path)
     updates = [device.train(steps=1, seed=seed) for seed, device in enumerate(devices)]
     failures: list[Exception] = []
 
     def send(device: Device, update: Path) -> None:
         try:
             for _ in range(3):
-                deliver(update, served.address, device.home)
+                deliver(update, served.address, device.directory)
         except Exception as failure:
             failures.append(failure)
 
@@ -334,16 +334,16 @@ def test_a_server_that_sends_without_end_is_cut_off(tmp_path: Path) -> None:
     with answering(lambda handler: handler.reply(200, CONTENT)) as (remote, _):
         assert code_of(fetch, remote, "adapter", tmp_path / "partial", 1000) == "too-large"
         assert (tmp_path / "partial").stat().st_size <= 1000
-        assert code_of(read, remote, "HEAD.json", 1000) == "too-large"
+        assert code_of(read, remote, "latest.json", 1000) == "too-large"
 
 
 def test_a_redirect_does_not_get_the_token(tmp_path: Path) -> None:
     """A device talks to the server it was told of, and to no other."""
     with answering(lambda handler: handler.reply(200, CONTENT)) as (other, asked):
-        where = f"{other}/HEAD.json"
+        where = f"{other}/latest.json"
         with answering(lambda handler: handler.reply(302, b"", Location=where)) as (remote, _):
-            assert code_of(read, remote, "HEAD.json", 10**6) == "remote-refused"
-            assert code_of(fetch, remote, "HEAD.json", tmp_path / "partial", 100) == "remote-refused"
+            assert code_of(read, remote, "latest.json", 10**6) == "remote-refused"
+            assert code_of(fetch, remote, "latest.json", tmp_path / "partial", 100) == "remote-refused"
     assert asked == []
 
 
@@ -351,15 +351,15 @@ def test_a_server_that_is_not_there_or_talks_nonsense(tmp_path: Path) -> None:
     """Each ends in an error that says so."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
-    assert code_of(read, open_remote(f"http://127.0.0.1:{port}"), "HEAD.json", 10) == "remote-unreachable"
+    assert code_of(read, open_remote(f"http://127.0.0.1:{port}"), "latest.json", 10) == "remote-unreachable"
     with answering(lambda handler: handler.wfile.write(b"nonsense\r\n\r\n") and None) as (remote, _):
-        assert code_of(read, remote, "HEAD.json", 10) == "remote-unreachable"
+        assert code_of(read, remote, "latest.json", 10) == "remote-unreachable"
     with answering(lambda handler: handler.reply(404, b"")) as (remote, _):
-        assert code_of(read, remote, "HEAD.json", 10) == "no-such-file"
+        assert code_of(read, remote, "latest.json", 10) == "no-such-file"
         assert code_of(fetch, remote, "adapter", tmp_path / "partial", 10) == "no-such-file"
     broken = answering(lambda handler: handler.reply(500, b"out of order"))
     with broken as (remote, _), pytest.raises(FleetError, match="out of order"):
-        read(remote, "HEAD.json", 10)
+        read(remote, "latest.json", 10)
 
 
 def test_a_full_disk_is_not_taken_for_a_bad_remote(tmp_path: Path) -> None:
@@ -390,5 +390,5 @@ def test_answers_are_not_held_back(fleet: Fleet, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(Connection, "connection_made", connection_made)
     fleet.publish()
     with serving(fleet.host) as port:
-        assert code_of(read, open_remote(f"http://127.0.0.1:{port}"), "HEAD.json", 100) == "not-allowed"
+        assert code_of(read, open_remote(f"http://127.0.0.1:{port}"), "latest.json", 100) == "not-allowed"
     assert options and all(options)

@@ -31,9 +31,9 @@ from edgepeft_runtime.errors import UpdateError
 from edgepeft_runtime.files.tensorfile import read_tensors, write_tensors
 from edgepeft_runtime.fleet import signatures
 from edgepeft_runtime.fleet.delivery import Delivery
+from edgepeft_runtime.fleet.device_directory import Slot, Trusted
 from edgepeft_runtime.fleet.identity import Identity
-from edgepeft_runtime.fleet.rounds import Head, HeadSignatures, Limits, Round
-from edgepeft_runtime.fleet.slots import Slot, Trusted
+from edgepeft_runtime.fleet.rounds import Latest, LatestSignatures, Limits, Round
 from edgepeft_runtime.shown import printable
 from edgepeft_runtime.train.checkpoint import NEWEST, Checkpoint, StateDirectory
 from edgepeft_runtime.train.records import Record
@@ -181,19 +181,19 @@ def _same_locations(content: bytes) -> None:
 @target
 def head(scene: Scene) -> Target:
     del scene
-    corpus = [Head("birds", 3, "ab" * 32, 1_700_000_000, 1_800_000_000).to_bytes()]
-    return _target("`HEAD.json`", corpus, Head.from_bytes, mutations.of_canonical)
+    corpus = [Latest("birds", 3, "ab" * 32, 1_700_000_000, 1_800_000_000).to_bytes()]
+    return _target("`latest.json`", corpus, Latest.from_bytes, mutations.of_canonical)
 
 
 @target
 def head_signatures(scene: Scene) -> Target:
     del scene
-    signed = HeadSignatures({"ab" * 32: "cd" * 64, signatures.sha256(b"head"): "ef" * 64}).to_bytes()
+    signed = LatestSignatures({"ab" * 32: "cd" * 64, signatures.sha256(b"head"): "ef" * 64}).to_bytes()
 
     def read(content: bytes) -> None:
-        HeadSignatures.from_bytes(content)
+        LatestSignatures.from_bytes(content)
 
-    return _target("`HEAD.sig`", [signed], read, mutations.of_canonical)
+    return _target("`latest.sig`", [signed], read, mutations.of_canonical)
 
 
 @target

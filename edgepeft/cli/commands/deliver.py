@@ -6,19 +6,19 @@ from pathlib import Path
 
 import click
 
-from edgepeft.cli.options import PATH, ca_option, home_option
+from edgepeft.cli.options import PATH, ca_option, device_option
 
 
 @click.command("deliver")
 @click.argument("update", type=PATH)
-@click.argument("place")
-@home_option
+@click.argument("remote")
+@device_option
 @ca_option
-def command(update: Path, place: str, home: Path, ca_file: Path | None) -> None:
-    """Leave UPDATE, signed, at PLACE: a folder or an http(s):// address. To repeat it does nothing."""
+def command(update: Path, remote: str, device: Path, ca_file: Path | None) -> None:
+    """Leave UPDATE, signed, at REMOTE: a folder or an http(s):// address. Repeating it does nothing."""
     from edgepeft_runtime.fleet.delivering import deliver
 
-    done = deliver(update, place, home, ca_file=ca_file)
+    done = deliver(update, remote, device, ca_file=ca_file)
     delivery = done.delivery
     what = "was there already" if done.repeated else "delivered"
     click.echo(f"{what}: update {delivery.sequence} of {delivery.device}, round {delivery.round}, {delivery.sha256}")

@@ -57,10 +57,10 @@ def command(
     from edgepeft.sync import Terms, Workspace, mirror, publish
 
     if again:
-        head = mirror(workspace, places)
-        click.echo(f"round {head.round} of {head.campaign} again")
+        latest = mirror(workspace, places)
+        click.echo(f"round {latest.round} of {latest.campaign} again")
     else:
-        before = Workspace(workspace).head()
+        before = Workspace(workspace).latest()
         made = publish(bundle, workspace, places, adapter=adapter, terms=Terms(**terms), another=another)
         if before is not None and before.round == made.round:
             click.echo(f"round {made.round} of {made.campaign} is the same (--another makes one more)", err=True)

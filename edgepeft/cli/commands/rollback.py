@@ -17,7 +17,7 @@ def command(places: tuple[str, ...], to: int, workspace: Path) -> None:
     """Publish an earlier round's adapter again, to the byte. It is a new round: no device ever goes backwards."""
     from edgepeft.sync import Workspace, rollback
 
-    before = Workspace(workspace).head()
+    before = Workspace(workspace).latest()
     made = rollback(workspace, to, places)
     if before is not None and before.round == made.round:
         click.echo(f"round {made.round} of {made.campaign} has the adapter of round {to} already", err=True)

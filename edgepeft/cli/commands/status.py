@@ -24,7 +24,7 @@ def command(workspace: Path, as_json: bool) -> None:
         return
     click.echo(f"campaign {found.campaign}, host key {found.host_key}")
     for number in found.rounds:
-        newest = "  <- newest" if found.head is not None and number.round == found.head.round else ""
+        newest = "  <- newest" if found.latest is not None and number.round == found.latest.round else ""
         back = f", the adapter of round {number.restores} again" if number.restores is not None else ""
         ends = "" if number.expires is None else f", until {_day(number.expires)}"
         click.echo(

@@ -52,7 +52,10 @@ def _warmup(_context: click.Context, _option: click.Parameter, text: str) -> int
 @click.option("--adapter", type=PATH, help="Start from this instead: the adapter of a later round.")
 @click.option("--state", type=PATH, help="Directory the run is kept in; if it holds one, that goes on.")
 @click.option(
-    "--home", type=PATH, help="Train from the round that `edgepeft join` has brought here, within its limits."
+    "--device",
+    type=PATH,
+    metavar="DEVICE_DIR",
+    help="Train from the round that `edgepeft join` has brought here, within its limits.",
 )
 @click.option("--update", type=PATH, required=True, help="File to write what was learned to.")
 @click.option(
@@ -102,7 +105,7 @@ def _train(
     template: str | None,
     adapter: Path | None,
     state: Path | None,
-    home: Path | None,
+    device: Path | None,
     update: Path,
     validate: str | None,
     seed: int,
@@ -120,14 +123,14 @@ def _train(
     from edgepeft_runtime.train.update import changed_nothing, notice_unchanged
 
     _check_writable(update)
-    check_options(home, state, adapter)
-    device = limits(max_minutes, max_temperature, idle_only)
+    check_options(device, state, adapter)
+    allowed = limits(max_minutes, max_temperature, idle_only)
     opened = Bundle.open(bundle)
     read = partial(load, bundle=opened, text_column=text_column, label_column=label_column, template=template)
     train, held_out = _data(read, data, validate, seed)
     adapter_of(adapter, opened)  # an update of another base is refused by name
     given = None if adapter is None else peft_adapter(adapter, opened)
-    part = Part.of(home, state, adapter)
+    part = Part.of(device, state, adapter)
     opening = partial(Trainer.open, opened, seed=seed, threads=threads, engine=engine)
     with part.judged(), opening(state=part.state, adapter=given or part.adapter) as trainer:
         start = time.monotonic()
@@ -135,7 +138,7 @@ def _train(
             click.echo(f"going on from step {trainer.steps} in {part.state}", err=True)
         try:
             with Counter() as counter:
-                pause = Teller(device, counter)
+                pause = Teller(allowed, counter)
                 pieces = part.limited(_in_pieces(settings, opened))
                 report = trainer.fit(train, validate=held_out, progress=part.watched(counter), pause=pause, **pieces)
         except KeyboardInterrupt as interrupt:

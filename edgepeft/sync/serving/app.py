@@ -59,7 +59,7 @@ def app(workspace: Workspace) -> Starlette:
     """The server of a host's workspace as an ASGI application.
 
     ========================================  ==================================================================
-    ``GET /HEAD.json``, ``/HEAD.sig``          the head and its signatures
+    ``GET /latest.json``, ``/latest.sig``          the head and its signatures
     ``GET /r000012/round.json``                a published round
     ``GET /r000012/adapter.safetensors``       its adapter; ``Range`` is understood
     ``PUT /inbox/r000012/<device>/<name>``     an update, then its sidecar; the device's own folder alone
@@ -119,7 +119,7 @@ class _Published:
         """The head, or its signatures."""
         self._tokens.device(request)
         name = request.path_params["name"]
-        if name not in (rounds.HEAD_FILE, rounds.HEAD_SIGNATURES):
+        if name not in (rounds.LATEST_FILE, rounds.LATEST_SIGNATURES):
             raise HTTPException(404)
         return _file(self._folder / name, request)
 

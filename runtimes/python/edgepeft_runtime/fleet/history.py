@@ -14,26 +14,26 @@ from edgepeft_runtime.fleet.rounds import MAX_ROUND_BYTES, MAX_STALENESS, Round
 FOLDER = "rounds"
 
 
-def remember(home: Path, number: Round) -> None:
+def remember(device: Path, round_: Round) -> None:
     """Keep a round's ``round.json``, and those of no more rounds than an update may be late.
 
     Raises:
         FleetError: it cannot be written.
     """
-    make_folder(home / FOLDER)
-    write_atomically(home / FOLDER / f"{rounds.folder(number.round)}.json", [number.to_bytes()], error=FleetError)
-    for old in _files(home)[MAX_STALENESS + 1 :]:
+    make_folder(device / FOLDER)
+    write_atomically(device / FOLDER / f"{rounds.folder(round_.round)}.json", [round_.to_bytes()], error=FleetError)
+    for old in _files(device)[MAX_STALENESS + 1 :]:
         with suppress(OSError):
             old.unlink()
 
 
-def remembered(home: Path) -> Iterator[Round]:
+def remembered(device: Path) -> Iterator[Round]:
     """The rounds that are kept, the newest first; a file that is damaged is passed over."""
-    for path in _files(home):
+    for path in _files(device):
         with suppress(OSError, FleetError), path.open("rb") as file:
             yield Round.from_bytes(file.read(MAX_ROUND_BYTES))
 
 
-def _files(home: Path) -> list[Path]:
-    found = (path for path in (home / FOLDER).glob("r*.json") if rounds.number_of(path.stem) is not None)
+def _files(device: Path) -> list[Path]:
+    found = (path for path in (device / FOLDER).glob("r*.json") if rounds.number_of(path.stem) is not None)
     return sorted(found, reverse=True)

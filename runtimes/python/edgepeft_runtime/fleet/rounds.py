@@ -1,22 +1,21 @@
-"""The files of a round as frozen dataclasses: ``HEAD.json``, ``HEAD.sig``, ``round.json`` (section 8.2 of the SPEC)."""
+"""The files of a round as frozen dataclasses: ``latest.json``, ``latest.sig``, ``round.json`` (SPEC, section 8.2)."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edgepeft_runtime.bundle.manifest import FileEntry, Manifest, ParameterSpec
+from edgepeft_runtime.bundle.manifest import FileEntry, ParameterSpec
 from edgepeft_runtime.errors import FleetError
 from edgepeft_runtime.files.fields import Fields
 from edgepeft_runtime.fleet import canonical, signatures
 from edgepeft_runtime.fleet.reading import VERSION, count_field, name_field, natural_or_null, open_fields, untrusted
 
-HEAD_FILE, HEAD_SIGNATURES = "HEAD.json", "HEAD.sig"
+LATEST_FILE, LATEST_SIGNATURES = "latest.json", "latest.sig"
 ROUND_FILE, ADAPTER_FILE = "round.json", "adapter.safetensors"
 INBOX = "inbox"
 LAST_ROUND = 999_999
-MAX_HEAD_BYTES, MAX_SIGNATURES_BYTES, MAX_ROUND_BYTES = 2**14, 2**14, 2**22
+MAX_LATEST_BYTES, MAX_SIGNATURES_BYTES, MAX_ROUND_BYTES = 2**14, 2**14, 2**22
 """No file of the kind is larger; nothing more is read of one that is."""
 
 MAX_STALENESS = 31
@@ -40,8 +39,8 @@ def number_of(name: str) -> int | None:
 
 
 @dataclass(frozen=True)
-class Head:
-    """Which round a fleet is at.
+class Latest:
+    """Which round is the latest of a fleet.
 
     Args:
         campaign: the fleet's name.
@@ -58,14 +57,14 @@ class Head:
     expires: int | None = None
 
     @classmethod
-    def from_bytes(cls, content: bytes) -> Head:
-        """Read ``HEAD.json``; whether it may be believed says its signature.
+    def from_bytes(cls, content: bytes) -> Latest:
+        """Parse ``latest.json``. The content is untrusted until its signature has been verified.
 
         Raises:
-            FleetError: it is not a head (``bad-head``).
+            FleetError: it has another form (``bad-latest``).
         """
-        fields = open_fields(content, "head", HEAD_FILE, "edgepeft-head")
-        head = cls(
+        fields = open_fields(content, "latest", LATEST_FILE, "edgepeft-latest")
+        latest = cls(
             campaign=name_field(fields, "campaign"),
             round=count_field(fields, "round", LAST_ROUND),
             round_sha256=fields.sha256("round_sha256"),
@@ -73,27 +72,27 @@ class Head:
             expires=natural_or_null(fields, "expires"),
         )
         fields.finish()
-        return head
+        return latest
 
     def to_bytes(self) -> bytes:
         """The canonical form."""
-        return canonical.dumps({"format": "edgepeft-head", "version": VERSION, **vars(self)})
+        return canonical.dumps({"format": "edgepeft-latest", "version": VERSION, **vars(self)})
 
 
 @dataclass(frozen=True)
-class HeadSignatures:
-    """Ed25519 signatures of heads by the hash of their file, hex.
+class LatestSignatures:
+    """Ed25519 signatures (hex) of versions of ``latest.json``, by the hash of the file.
 
-    There are two while a head is replaced: a reader that meets the old head with the new signatures, or the other way
-    round, finds the one it needs, though two files cannot be replaced at once.
+    It contains two: that of the version in place and that of the one before. Two files cannot be replaced at once, so a
+    reader may meet the old file with the new signatures.
     """
 
     by_sha256: dict[str, str]
 
     @classmethod
-    def from_bytes(cls, content: bytes) -> HeadSignatures:
-        """Read ``HEAD.sig``; raises :class:`FleetError` (``bad-signature``)."""
-        fields = open_fields(content, "signature", HEAD_SIGNATURES, "edgepeft-signatures")
+    def from_bytes(cls, content: bytes) -> LatestSignatures:
+        """Read ``latest.sig``; raises :class:`FleetError` (``bad-signature``)."""
+        fields = open_fields(content, "signature", LATEST_SIGNATURES, "edgepeft-signatures")
         found = fields.take("ed25519", dict)
         fields.finish()
         for digest, signature in found.items():
@@ -105,18 +104,18 @@ class HeadSignatures:
         """The canonical form."""
         return canonical.dumps({"format": "edgepeft-signatures", "version": VERSION, "ed25519": self.by_sha256})
 
-    def check(self, head: bytes, host_key: bytes) -> None:
-        """Refuse a head that the host has not signed; raises :class:`FleetError` (``bad-signature``)."""
-        digest = signatures.sha256(head)
+    def check(self, latest: bytes, host_key: bytes) -> None:
+        """Refuse a ``latest.json`` without a signature of the host; raises :class:`FleetError` (``bad-signature``)."""
+        digest = signatures.sha256(latest)
         signature = self.by_sha256.get(digest)
         if signature is None or not signatures.is_signed(
-            signatures.HEAD, digest, signatures.ED25519, host_key, bytes.fromhex(signature)
+            signatures.LATEST, digest, signatures.ED25519, host_key, bytes.fromhex(signature)
         ):
             raise FleetError(
                 "bad-signature",
-                "The head of the fleet is not signed by the host.",
-                context=f"HEAD.json has SHA-256 {digest}; host key {host_key.hex()}",
-                hint="try again later, it may be half copied; if it stays so, do not use this place.",
+                "latest.json is not signed by the host.",
+                context=f"it has SHA-256 {digest}; host key {host_key.hex()}",
+                hint="try again later, it may be half copied; if it stays so, do not use this remote.",
             )
 
 
@@ -130,7 +129,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Round:
-    """A round: an adapter to start from, and what is asked of updates.
+    """A round: an adapter to start from, and what updates must satisfy.
 
     Args:
         campaign: the fleet's name.
@@ -177,10 +176,10 @@ class Round:
 
     @classmethod
     def from_bytes(cls, content: bytes) -> Round:
-        """Read ``round.json``; whether it may be believed says the hash in the head.
+        """Parse ``round.json``. The content is untrusted until its hash is known to be the one in ``latest.json``.
 
         Raises:
-            FleetError: it is not a round (``bad-round``).
+            FleetError: it has another form (``bad-round``).
         """
         fields = open_fields(content, "round", ROUND_FILE, "edgepeft-round")
         found = cls(
@@ -216,26 +215,6 @@ class Round:
     def sha256(self) -> str:
         """The hash of its ``round.json``."""
         return signatures.sha256(self.to_bytes())
-
-    def check_bundle(self, manifest: Manifest) -> None:
-        """Refuse a round of another base, or with other tensors; raises :class:`FleetError` (``foreign-round``)."""
-        if self.base_sha256 != manifest.base_sha256:
-            facts = f"base of the round {self.base_sha256}\nbase of the bundle {manifest.base_sha256}"
-        elif self.tensors != manifest.parameters:
-            facts = f"the tensors that train: {_difference(self.tensors, manifest.parameters)}"
-        else:
-            return
-        raise FleetError(
-            "foreign-round",
-            "The round belongs to another bundle.",
-            context=facts,
-            hint="bring the bundle of this campaign to the device.",
-        )
-
-
-def _difference(first: Sequence[ParameterSpec], second: Sequence[ParameterSpec]) -> str:
-    odd = [spec.name for spec in (*first, *second) if (spec in first) != (spec in second)]
-    return f"{', '.join(sorted(set(odd))[:5])} differ" if odd else "their order differs"
 
 
 def _norm(fields: Fields) -> float | None:

@@ -1,4 +1,4 @@
-"""Signatures over hashes, each for one purpose: a signature of a head can never pass for one of an update.
+"""Signatures over hashes, each for one purpose: a signature of a round never passes for one of an update.
 
 What is signed is the text ``<domain>\\n<SHA-256 in hex>\\n``. The host signs with Ed25519. A device signs with
 HMAC-SHA256 under a key that it shares with the host, or with Ed25519, where it has ``cryptography``.
@@ -13,8 +13,8 @@ from importlib.util import find_spec
 from edgepeft_runtime.errors import FleetError
 from edgepeft_runtime.fleet import ed25519
 
-HEAD = "edgepeft/head/v1"
-UPDATE = "edgepeft/update/v1"
+LATEST = "edgepeft/latest/v2"
+UPDATE = "edgepeft/update/v2"
 
 ED25519, HMAC = "ed25519", "hmac-sha256"
 ALGORITHMS = (HMAC, ED25519)
@@ -26,7 +26,7 @@ def sign(domain: str, digest: str, algorithm: str, key: bytes) -> bytes:
     """Sign a hash.
 
     Args:
-        domain: what the signature is good for, :data:`HEAD` or :data:`UPDATE`.
+        domain: what the signature is good for, :data:`LATEST` or :data:`UPDATE`.
         digest: SHA-256 of what is signed, lower-case hex.
         algorithm: one of :data:`ALGORITHMS`.
         key: 32 bytes: the shared key, or the seed of an Ed25519 key (RFC 8032, section 5.1.5).

@@ -1,120 +1,67 @@
-"""The home of a device in a fleet: two slots for adapters, and what is trusted (section 8.4 of the SPEC).
+"""The device directory: two slots for adapters, and what is trusted (SPEC, section 8.4).
 
-A round is fetched into the slot that is not in use. One file, ``trusted.json``, says which slot is: to replace it is
-the switch. The highest round it ever named stays in it, so that nobody can lead the device back.
+A round is fetched into the slot that is not in use. One file, ``trusted.json``, says which slot is: replacing it is the
+switch. It keeps the highest round it ever named, so that nobody can lead the device back.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from edgepeft_runtime.errors import EdgepeftError, FleetError
 from edgepeft_runtime.files.durable import make_folder, write_atomically
-from edgepeft_runtime.files.fields import Fields
 from edgepeft_runtime.files.lock import locked_folder, unusable
-from edgepeft_runtime.files.regular import open_regular
+from edgepeft_runtime.files.regular import read_regular
 from edgepeft_runtime.files.tensorfile import sha256_of
-from edgepeft_runtime.fleet import canonical, identity, rounds, signatures
+from edgepeft_runtime.fleet import identity, rounds, signatures
 from edgepeft_runtime.fleet.history import remembered
 from edgepeft_runtime.fleet.identity import Identity
-from edgepeft_runtime.fleet.reading import VERSION, count_field, name_field, open_fields
-from edgepeft_runtime.fleet.rounds import ADAPTER_FILE, LAST_ROUND, MAX_ROUND_BYTES, ROUND_FILE, Round
+from edgepeft_runtime.fleet.rounds import ADAPTER_FILE, MAX_ROUND_BYTES, ROUND_FILE, Round
+from edgepeft_runtime.fleet.trust import SLOTS, TRUSTED, Slot, Trusted
 
-TRUSTED, RUNS, LOCK = "trusted.json", "runs", "lock"
-SLOTS = ("slot-a", "slot-b")
+RUNS, LOCK = "runs", "lock"
 MAX_STARTS = 2
 """So often may training begin with a new adapter without one good step, before the device falls back."""
 
 _LOG = logging.getLogger("edgepeft_runtime")
-_FORMAT = "edgepeft-trusted"
 _MAX_BYTES = 2**12
 
 
 @dataclass(frozen=True)
-class Slot:
-    """A slot and the round that was checked and put into it."""
-
-    name: str
-    round: int
-    round_sha256: str
-
-
-@dataclass(frozen=True)
-class Trusted:
-    """What a device knows to be true.
-
-    Args:
-        campaign: the fleet's name.
-        round: the highest round that was ever switched to; ``round_sha256`` is the hash of its ``round.json``.
-        current: the slot in use.
-        previous: the slot to fall back to.
-        starts: how often training began with ``current`` since it last made a good step.
-        failed: the round with which training began too often in vain; the device does not switch to it again.
-    """
-
-    campaign: str
-    round: int
-    round_sha256: str
-    current: Slot
-    previous: Slot | None = None
-    starts: int = 0
-    failed: str | None = None
-
-    @classmethod
-    def from_bytes(cls, content: bytes) -> Trusted:
-        """Read ``trusted.json``; raises :class:`FleetError` (``bad-trust``)."""
-        fields = open_fields(content, "trust", TRUSTED, _FORMAT)
-        found = cls(
-            campaign=name_field(fields, "campaign"),
-            round=count_field(fields, "round", LAST_ROUND),
-            round_sha256=fields.sha256("round_sha256"),
-            current=_slot(fields.part("current")),
-            previous=None if fields.is_null("previous") else _slot(fields.part("previous")),
-            starts=fields.natural("starts"),
-            failed=fields.take("failed", str, None),
-        )
-        fields.finish()
-        return found
-
-    def to_bytes(self) -> bytes:
-        """The canonical form."""
-        slots = {"current": vars(self.current), "previous": vars(self.previous) if self.previous else None}
-        value: dict[str, Any] = {**vars(self), **slots}
-        return canonical.dumps({"format": _FORMAT, "version": VERSION, **value})
-
-
-@dataclass(frozen=True)
 class Current:
-    """The adapter in use: the round it is of, and its file, whose hash has been checked."""
+    """The adapter in use: the round it is of, and its file, whose hash has been verified."""
 
     round: Round
     adapter: Path
 
 
-class DeviceHome:
-    """The folder a device keeps its place in a fleet in."""
+class DeviceDirectory:
+    """The folder of a device in a fleet: its identity, its slots and its runs."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
 
+    @classmethod
+    def of(cls, device: str | Path | DeviceDirectory) -> DeviceDirectory:
+        """Return a device directory by its path, or the one that is given."""
+        return device if isinstance(device, DeviceDirectory) else cls(device)
+
     def identity(self) -> Identity:
-        """Who the device is; raises :class:`FleetError` where nobody has told it yet."""
+        """Return who the device is; raises :class:`FleetError` before :meth:`adopt`."""
         return Identity.read(self.path / identity.FILE)
 
     def adopt(self, source: str | Path) -> None:
-        """Take over the file that the host wrote for this device; raises :class:`FleetError`."""
-        told = Identity.read(source)
+        """Copy the file that the host wrote for this device; raises :class:`FleetError`."""
+        given = Identity.read(source)
         with self.locked():
-            told.write(self.path / identity.FILE)
+            given.write(self.path / identity.FILE)
 
     def locked(self) -> AbstractContextManager[None]:
-        """Keep other processes from changing the home meanwhile.
+        """Keep other processes from changing the directory meanwhile.
 
         Raises:
             FleetError: another one does (``folder-in-use``), or the folder cannot be used (``cannot-write-file``), now
@@ -123,16 +70,16 @@ class DeviceHome:
         return locked_folder(self.path, LOCK, FleetError)
 
     def trusted(self) -> Trusted | None:
-        """What is trusted, ``None`` before the first round; raises :class:`FleetError` if the file is damaged."""
+        """Return what is trusted, ``None`` before the first round; raises :class:`FleetError` for a damaged file."""
         try:
-            return Trusted.from_bytes(_read(self.path / TRUSTED, _MAX_BYTES))
+            return Trusted.from_bytes(read_regular(self.path / TRUSTED, _MAX_BYTES, follow=False))
         except FileNotFoundError:
             return None
         except OSError as failure:
             raise unusable(self.path, failure, FleetError) from failure
 
-    def mended(self) -> Trusted | None:
-        """What is trusted, after falling back where the slot in use is damaged and the other is not."""
+    def recovered(self) -> Trusted | None:
+        """Return what is trusted, after falling back where the slot in use is damaged and the other is not."""
         trusted = self.trusted()
         if trusted is not None and self.whole(trusted.current) is None and self._previous(trusted) is not None:
             self._fall_back(trusted)
@@ -140,21 +87,21 @@ class DeviceHome:
         return trusted
 
     def trust(self, trusted: Trusted) -> None:
-        """Switch: from here on this is true."""
+        """Replace what is trusted, which switches to the slot it names."""
         write_atomically(self.path / TRUSTED, [trusted.to_bytes()], error=FleetError)
 
     def spare(self, trusted: Trusted | None) -> Path:
-        """The slot that is not in use, made if it is missing."""
+        """Return the slot that is not in use, made if it is missing."""
         name = SLOTS[0] if trusted is None or trusted.current.name == SLOTS[1] else SLOTS[1]
         path = self.path / name
         make_folder(path)
         return path
 
     def whole(self, slot: Slot) -> Current | None:
-        """What a slot holds, if it is what was put there, to the byte."""
+        """Return what a slot contains, ``None`` if it is not what was put there, to the byte."""
         folder = self.path / slot.name
         try:
-            content = _read(folder / ROUND_FILE, MAX_ROUND_BYTES)
+            content = read_regular(folder / ROUND_FILE, MAX_ROUND_BYTES, follow=False)
             if signatures.sha256(content) != slot.round_sha256:
                 return None
             found = Round.from_bytes(content)
@@ -165,7 +112,7 @@ class DeviceHome:
         return Current(found, folder / ADAPTER_FILE)
 
     def current(self) -> Current:
-        """The adapter in use; where its slot is damaged, the device falls back to the other one.
+        """Return the adapter in use; where its slot is damaged, fall back to the other one.
 
         Raises:
             FleetError: no round was joined yet (``not-joined``), or no slot is whole (``no-whole-slot``).
@@ -197,7 +144,7 @@ class DeviceHome:
             return found
 
     def settle(self) -> bool:
-        """A good step was made with the adapter in use. Whether that is noted; another process may be in the way."""
+        """Record that a good step was made with the adapter in use; return ``False`` if the directory is locked."""
         try:
             with self.locked():
                 trusted = self._trusted_now()
@@ -210,7 +157,7 @@ class DeviceHome:
         return True
 
     def known(self) -> Iterator[Round]:
-        """The rounds that updates may have been trained from: the one in use, the one before, and earlier ones."""
+        """Yield the rounds that updates may have been trained from: those of the slots, then earlier ones."""
         trusted = self.trusted()
         inside = set[int]()
         for slot in (trusted.current, trusted.previous) if trusted is not None else ():
@@ -218,10 +165,10 @@ class DeviceHome:
             if found is not None:
                 inside.add(found.round.round)
                 yield found.round
-        yield from (number for number in remembered(self.path) if number.round not in inside)
+        yield from (round_ for round_ in remembered(self.path) if round_.round not in inside)
 
     def run(self, number: int) -> Path:
-        """Where the training of a round is kept."""
+        """Return where the training of a round is kept."""
         return self.path / RUNS / rounds.folder(number)
 
     def _previous(self, trusted: Trusted) -> Current | None:
@@ -246,14 +193,3 @@ class DeviceHome:
                 "not-joined", f"{self.path} holds no round.", context=None, hint="run `edgepeft join` first."
             )
         return trusted
-
-
-def _slot(fields: Fields) -> Slot:
-    slot = Slot(fields.one_of("name", SLOTS), count_field(fields, "round", LAST_ROUND), fields.sha256("round_sha256"))
-    fields.finish()
-    return slot
-
-
-def _read(path: Path, most: int) -> bytes:
-    with os.fdopen(open_regular(path), "rb") as file:
-        return file.read(most)
