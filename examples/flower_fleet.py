@@ -161,7 +161,7 @@ def print_table(rounds: list[dict[str, Any]]) -> None:
         quality = f"{100 * after['accuracy']:5.1f} %   {after['loss']:.3f}"
         print(f"  round {found['round']}      {quality}  {counts}  {lost:9.2f} %")
     for refused in rounds[-1]["refused"]:
-        print(f"  refused: {refused['reference']}")
+        print(f"  refused: {refused['code']}")
 
 
 def check(rounds: list[dict[str, Any]], bundle: Path, work: Path) -> None:

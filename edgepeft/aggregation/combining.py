@@ -152,7 +152,7 @@ def aggregate(
     result, taken = _combined(incoming, start, settings, mechanism)
     spent = None
     if mechanism is not None and clip is not None:
-        spent = mechanism.add_noise(result, clip, len(taken), start.still(rule))
+        spent = mechanism.add_noise(result, clip, len(taken), start.non_trainable(rule))
     parameters = _parameters(result, start.bundle)
     return Aggregate(start.bundle, parameters, _report(start, settings, incoming, taken, result, parameters, spent))
 
@@ -226,7 +226,7 @@ def _check_alike(taken: list[Taken], what: str) -> None:
 def _check_some(taken: list[Taken], incoming: Incoming) -> None:
     if taken:
         return
-    refused = [f"{refused.file} ({refused.reference}): {refused.reason}" for refused in incoming.refused[:5]]
+    refused = map(str, incoming.refused[:5])
     raise AggregationError(
         "no-updates",
         "There is no good update to aggregate.",

@@ -1,4 +1,4 @@
-"""Updates as they come in: in the order of their hashes, each once, checked, one at a time, clipped."""
+"""Read the updates of a round in the order of their hashes, each once; check, weigh and clip them one at a time."""
 
 from __future__ import annotations
 
@@ -10,15 +10,19 @@ import numpy as np
 
 from edgepeft.aggregation.errors import bad_setting
 from edgepeft.aggregation.pairs import Float64s, PairTensors, pairs_of
-from edgepeft.aggregation.report import Refused, Taken
+from edgepeft.aggregation.report import Taken
 from edgepeft.aggregation.settings import Settings
 from edgepeft.aggregation.sparse import Sparse, add_sparse, read_sparse
+from edgepeft.intake.checks import parsed
+from edgepeft.intake.refusal import Refusal
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.bundle.manifest import Manifest
 from edgepeft_runtime.errors import UpdateError
+from edgepeft_runtime.files.regular import read_regular
 from edgepeft_runtime.files.tensorfile import Array, sha256_of
+from edgepeft_runtime.fleet import signatures
 from edgepeft_runtime.train.trainer import Adapter, adapter_values
-from edgepeft_runtime.train.update import Update, check_update, notice_unchanged, read_update
+from edgepeft_runtime.train.update import Update, check_origin, notice_unchanged
 
 
 @dataclass(frozen=True)
@@ -30,25 +34,25 @@ class Values:
 
     @classmethod
     def of(cls, tensors: Mapping[str, Array], manifest: Manifest) -> Values:
-        """The values of a checked adapter or update."""
+        """Return the values of a checked adapter or update."""
         parts = {name for spec in manifest.sparse for name in (spec.values, spec.indices)}
         whole = {name: array.astype(np.float64) for name, array in tensors.items() if name not in parts}
         sparse = {spec.tensor: read_sparse(tensors[spec.indices], tensors[spec.values]) for spec in manifest.sparse}
         return cls(whole, sparse)
 
     def distance(self, start: Values) -> float:
-        """The L2 norm of the change since ``start``, of all tensors together."""
+        """Return the L2 norm of the change since ``start``, over all tensors together."""
         squares = [np.square(array - start.whole[name]).sum() for name, array in self.whole.items()]
         squares += [
             np.square(add_sparse(change, start.sparse[name], -1.0)[1]).sum() for name, change in self.sparse.items()
         ]
         return float(np.sqrt(sum(squares)))
 
-    def moved(self, began: Values, to: Values, factor: float) -> Values:
-        """``to``, and ``factor`` times the change since ``began``."""
-        whole = {name: to.whole[name] + factor * (array - began.whole[name]) for name, array in self.whole.items()}
+    def moved(self, origin: Values, to: Values, factor: float) -> Values:
+        """Return ``to`` plus ``factor`` times the change since ``origin``."""
+        whole = {name: to.whole[name] + factor * (array - origin.whole[name]) for name, array in self.whole.items()}
         sparse = {
-            name: add_sparse(to.sparse[name], add_sparse(change, began.sparse[name], -1.0), factor)
+            name: add_sparse(to.sparse[name], add_sparse(change, origin.sparse[name], -1.0), factor)
             for name, change in self.sparse.items()
         }
         return Values(whole, sparse)
@@ -66,20 +70,20 @@ class Start:
 
     @classmethod
     def of(cls, bundle: Bundle | str | Path, adapter: Adapter | None) -> Start:
-        """Raises BundleError where one of them is damaged, or the adapter is not of the bundle."""
+        """Open a bundle and an adapter of it; raises :class:`BundleError` if one is damaged, or they do not fit."""
         opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         tensors, digest = adapter_values(opened, adapter)
         return cls(opened, tensors, digest, Values.of(tensors, opened.manifest), pairs_of(opened.manifest))
 
-    def still(self, rule: str) -> list[str]:
-        """Names of the parameters that devices leave as they are: those that do not train, and under ``ffa`` all A."""
+    def non_trainable(self, rule: str) -> list[str]:
+        """Return the parameters that devices must not change: those that do not train, and under ``ffa`` all A."""
         non_trainable = self.bundle.manifest.adapter.non_trainable
         return list(dict.fromkeys([*non_trainable, *(pair.a for pair in self.pairs if rule == "ffa")]))
 
 
 @dataclass(frozen=True)
 class Contribution:
-    """What one device gives to the sum: values, as though it had started from the round's ``start``."""
+    """What one device adds to the sum: values, as if it had started from the round's ``start``."""
 
     taken: Taken
     start: Start
@@ -87,7 +91,7 @@ class Contribution:
 
     @classmethod
     def unchanged(cls, start: Start, weight: float) -> Contribution:
-        """What a device gives that has changed nothing; a weight below 0 takes as much away."""
+        """Return the contribution of a device that changed nothing; a weight below 0 subtracts as much."""
         return cls(Taken("", weight, 0.0, 1.0, 0, 0, None, None), start, start.values)
 
 
@@ -99,13 +103,13 @@ class _File:
 
 
 class Incoming:
-    """The updates of a round, which can be gone through several times with the same result.
+    """The updates of a round. They can be iterated over several times, with the same result.
 
     Args:
-        updates: paths, or a factor for the weight of each by its path.
-        starts: what the devices may have started from, the first of them the round's own.
-        earlier: what late ones may have started from, of the same bundles.
-        settings: how updates are weighed and clipped.
+        updates: Paths, or factors for the weights by path.
+        starts: What the devices may have started from, the round's own start first.
+        settings: How updates are weighed and clipped.
+        earlier: What late devices may have started from, of the same bundles.
     """
 
     def __init__(
@@ -118,70 +122,78 @@ class Incoming:
         self._settings = settings
         self._starts = {start.bundle.base_sha256: start for start in starts}
         self._target = next(iter(self._starts.values()))
-        self._still = {base: start.still(settings.rule) for base, start in self._starts.items()}
+        self._non_trainable = {base: start.non_trainable(settings.rule) for base, start in self._starts.items()}
         self._earlier = {(start.bundle.base_sha256, start.adapter_sha256): start for start in earlier}
-        self._refused: dict[Path, Refused] = {}
+        self._refused: dict[Path, Refusal] = {}
         factors = updates if isinstance(updates, Mapping) else dict.fromkeys(updates, 1.0)
         self._files = self._sorted({Path(path): float(factor) for path, factor in factors.items()})
 
     @property
-    def refused(self) -> tuple[Refused, ...]:
+    def refused(self) -> tuple[Refusal, ...]:
         """What was left out so far, by the names of the files."""
-        return tuple(sorted(self._refused.values(), key=lambda refused: (refused.file, refused.reference)))
+        return tuple(sorted(self._refused.values(), key=lambda refusal: (refusal.source, refusal.code)))
 
     @property
     def duplicates(self) -> int:
-        """Files whose content another file has too."""
+        """How many files have the same content as another one."""
         return self._duplicates
 
     def __iter__(self) -> Iterator[Contribution]:
-        """All good updates in the order of their hashes, read one at a time."""
+        """Yield all good updates in the order of their hashes, read one at a time."""
         for file in self._files:
             if file.path in self._refused:
                 continue
             try:
                 yield self._contribution(file)
             except UpdateError as error:
-                self._refused[file.path] = Refused.of(file.path, error)
+                self._refused[file.path] = Refusal.of(file.path.name, error)
 
     def _sorted(self, factors: Mapping[Path, float]) -> list[_File]:
-        found: dict[str, _File] = {}
+        files: dict[str, _File] = {}
         self._duplicates = 0
         for path, factor in factors.items():
             if not (np.isfinite(factor) and factor > 0):
                 raise bad_setting(f"weight of {path.name}", factor, "a number above 0")
             try:
-                digest = sha256_of(path)
+                file = _File(sha256_of(path), path, factor)
             except OSError as failure:
-                self._refused[path] = Refused(path.name, "cannot-read-file", str(failure.strerror))
+                self._refused[path] = Refusal.of(path.name, _unreadable(path, failure))
                 continue
-            self._duplicates += digest in found
-            # Whichever comes first: the same content with two weights counts with the smaller one.
-            found[digest] = min(_File(digest, path, factor), found.get(digest, _File(digest, path, factor)), key=_order)
-        return [found[digest] for digest in sorted(found)]
+            self._duplicates += file.sha256 in files
+            # Independent of the order: the same content with two weights counts with the smaller one.
+            files[file.sha256] = min(file, files.get(file.sha256, file), key=_order)
+        return [files[digest] for digest in sorted(files)]
 
     def _contribution(self, file: _File) -> Contribution:
-        update = read_update(file.path, most=max(start.bundle.adapter_bytes for start in self._starts.values()))
+        update = parsed(self._content(file), file.path.name)
         start = self._starts.get(update.base_sha256, self._target)  # a foreign one is refused by the target's name
-        began = self._earlier.get((update.base_sha256, update.adapter_sha256), start)
-        check_update(update, start.bundle, adapter_sha256=began.adapter_sha256)
-        if sha256_of(file.path) != file.sha256:
-            raise UpdateError(
-                "changed-file",
-                f"{file.path} was changed while it was read.",
-                context=f"expected SHA-256 {file.sha256}",
-                hint="aggregate copies that nobody writes to, as pull makes them.",
-            )
-        _check_still(update, began, self._still[start.bundle.base_sha256])
+        origin = self._earlier.get((update.base_sha256, update.adapter_sha256), start)
+        check_origin(update, start.bundle.manifest, origin.adapter_sha256)
+        _check_unchanged(update, origin, self._non_trainable[start.bundle.base_sha256])
         values = Values.of(update.parameters, start.bundle.manifest)
-        norm, factor = values.distance(began.values), 1.0
+        norm, factor = values.distance(origin.values), 1.0
         if self._settings.clip is not None and norm > self._settings.clip:
             factor = self._settings.clip / norm
-        if factor < 1 or began is not start:
-            values = values.moved(began.values, start.values, factor)
+        if factor < 1 or origin is not start:
+            values = values.moved(origin.values, start.values, factor)
         if norm == 0.0:
             notice_unchanged(str(file.path))
         return Contribution(_taken(file, update, self._weight(file, update), norm, factor), start, values)
+
+    def _content(self, file: _File) -> bytes:
+        """Return the bytes of a file, which are those that were hashed before."""
+        try:
+            content = read_regular(file.path, max(start.bundle.adapter_bytes for start in self._starts.values()))
+        except OSError as failure:
+            raise _unreadable(file.path, failure) from failure
+        if signatures.sha256(content) != file.sha256:
+            raise UpdateError(
+                "changed-file",
+                f"{file.path.name} was changed while it was read.",
+                context=f"expected SHA-256 {file.sha256}",
+                hint="aggregate copies that nobody writes to, as pull makes them.",
+            )
+        return content
 
     def _weight(self, file: _File, update: Update) -> float:
         if self._settings.weights == "equal":
@@ -189,15 +201,19 @@ class Incoming:
         if update.num_examples == 0:
             raise UpdateError(
                 "no-examples",
-                f"{file.path} was trained on no example, so it has no weight.",
+                f"{file.path.name} was trained on no example, so it has no weight.",
                 context=None,
                 hint="weigh all updates alike.",
             )
         return file.factor * min(update.num_examples, self._settings.examples_cap)
 
 
-def _check_still(update: Update, start: Start, names: Iterable[str]) -> None:
-    """Refuse a device that has changed one of these."""
+def _unreadable(path: Path, failure: OSError) -> UpdateError:
+    return UpdateError("cannot-read-file", f"Cannot read {path.name}.", context=failure.strerror, hint=None)
+
+
+def _check_unchanged(update: Update, start: Start, names: Iterable[str]) -> None:
+    """Refuse an update that has changed one of these parameters."""
     for name in names:
         off = float(np.abs(update.parameters[name] - start.adapter[name]).max())
         if off > 0:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from edgepeft.aggregation.errors import AggregationError
-from edgepeft_runtime.errors import EdgepeftError
+from edgepeft.intake.refusal import Refusal
 from edgepeft_runtime.files.durable import write_atomically
 
 FORMAT = "edgepeft-aggregate"
@@ -35,21 +35,6 @@ class Taken:
     steps: int
     loss_before: float | None
     loss_after: float | None
-
-
-@dataclass(frozen=True)
-class Refused:
-    """A file that did not count: ``reference`` names the kind of error, ``reason`` says what is wrong."""
-
-    file: str
-    reference: str
-    reason: str
-
-    @classmethod
-    def of(cls, path: Path, error: EdgepeftError) -> Refused:
-        """What an error says, without the folder."""
-        text = error.message if error.context is None else f"{error.message} {error.context}"
-        return cls(path.name, error.reference, text.replace(f"{path.parent}/", "").replace("\n", "; "))
 
 
 @dataclass(frozen=True)
@@ -117,7 +102,7 @@ class Report:
     adapter_sha256: str
     updates: tuple[Taken, ...]
     duplicates: int
-    refused: tuple[Refused, ...]
+    refused: tuple[Refusal, ...]
     change: float | None
     merge_error: MergeError | None = None
     sparse: dict[str, SparseUnion] = field(default_factory=dict)
@@ -125,8 +110,8 @@ class Report:
 
     def to_json(self, more: Mapping[str, Any] | None = None) -> str:
         """JSON; weights are divided by their sum. Of a private round it holds what anybody may know."""
-        total = sum(taken.weight for taken in self.updates)
-        plain = asdict(self if self.privacy is None else self._public())
+        total, shown = sum(taken.weight for taken in self.updates), self if self.privacy is None else self._public()
+        plain = {**asdict(shown), "refused": [refusal.to_dict() for refusal in shown.refused]}
         for taken in plain["updates"]:
             taken["weight"] /= total
         return json.dumps({"format": FORMAT, **plain, **(more or {})}, indent=1, allow_nan=False) + "\n"

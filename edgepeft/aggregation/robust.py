@@ -86,7 +86,7 @@ def _columns(incoming: Incoming, devices: int, block: list[_Piece], unions: Mapp
         raise AggregationError(
             "changed-file",
             "An update that was good has been changed while the round was aggregated.",
-            context="; ".join(f"{refused.file}: {refused.reason}" for refused in incoming.refused),
+            context="; ".join(map(str, incoming.refused)),
             hint="aggregate copies that nobody writes to, as pull makes them.",
         )
     return columns

@@ -1,4 +1,4 @@
-"""The answers of a round: each good one becomes an update's file, the others are refused by node."""
+"""Receive the answers of a round: each good one becomes an update file, the others are refused by node."""
 
 from __future__ import annotations
 
@@ -10,30 +10,31 @@ from pathlib import Path
 from flwr.app import Message
 
 from edgepeft.aggregation.incoming import Start, Values
-from edgepeft.aggregation.report import Refused
 from edgepeft.flower.messages import read_update_reply
+from edgepeft.intake.checks import check_norm
+from edgepeft.intake.refusal import Refusal
 from edgepeft_runtime.errors import UpdateError
-from edgepeft_runtime.train.update import Update, check_update, write_update
+from edgepeft_runtime.train.update import Update, check_origin, write_update
 
 log = logging.getLogger("flwr")
 
 
 def receive(
     replies: Iterable[Message], start: Start, folder: Path, max_norm: float | None
-) -> tuple[list[Path], list[Refused]]:
-    """Write each good answer to a folder, as an update named for its node.
+) -> tuple[list[Path], list[Refusal]]:
+    """Write each good answer to a folder, as an update file that has the name of its node.
 
     Args:
-        replies: the answers of the nodes, or what Flower says in their place.
-        start: what they were asked to start from.
-        folder: where to write to.
-        max_norm: largest L2 norm of a change; ``None``: any.
+        replies: The answers of the nodes, or Flower's errors in their place.
+        start: What the nodes were asked to start from.
+        folder: Where to write the files.
+        max_norm: Largest L2 norm of a change; ``None``: any.
 
     Raises:
-        UpdateError: a file cannot be written.
+        UpdateError: A file cannot be written.
     """
     files: list[Path] = []
-    refused: list[Refused] = []
+    refused: list[Refusal] = []
     for reply in replies:
         path = folder / f"{reply.metadata.src_node_id}.safetensors"
         try:
@@ -45,21 +46,18 @@ def receive(
     return files, refused
 
 
-def refuse(reply: Message, error: UpdateError) -> Refused:
-    """Say in the log which node was refused, and why."""
-    found = Refused.of(Path(str(reply.metadata.src_node_id)), error)
-    log.warning("node %s refused (%s): %s", found.file, found.reference, found.reason)
-    return found
+def refuse(reply: Message, error: UpdateError) -> Refusal:
+    """Log which node was refused, and why."""
+    refusal = Refusal.of(reply.metadata.src_node_id, error)
+    log.warning("node %s refused (%s): %s", refusal.source, refusal.code, refusal.reason)
+    return refusal
 
 
 def _checked(reply: Message, start: Start, path: Path, max_norm: float) -> Update:
-    """The update of an answer: of this base and round, with the bundle's tensors, finite, and not too far away."""
+    """Return the update of an answer, after the checks 3 and 4 of :mod:`edgepeft.intake.checks`."""
     update = read_update_reply(reply, start.bundle)
-    check_update(update, start.bundle, adapter_sha256=start.adapter_sha256)
+    check_origin(update, start.bundle.manifest, start.adapter_sha256)
     if path.exists():
         raise UpdateError("second-answer", "The node has answered already.", context=None, hint=None)
-    norm = Values.of(update.parameters, start.bundle.manifest).distance(start.values)
-    if not norm <= max_norm:
-        facts = f"norm {norm:.6g}; at most {max_norm:.6g}"
-        raise UpdateError("norm-too-large", "The update changes too much.", context=facts, hint=None)
+    check_norm(Values.of(update.parameters, start.bundle.manifest).distance(start.values), max_norm)
     return update

@@ -16,11 +16,12 @@ from flwr.serverapp.strategy import FedAvg, Result
 from edgepeft.aggregation import Aggregate, AggregationError, Settings, Verdict, aggregate, gate
 from edgepeft.aggregation.errors import bad_setting
 from edgepeft.aggregation.incoming import Start
-from edgepeft.aggregation.report import Refused, write_report
+from edgepeft.aggregation.report import write_report
 from edgepeft.flower import messages, rounds
 from edgepeft.flower.messages import Training
 from edgepeft.flower.receiving import receive, refuse
 from edgepeft.flower.rounds import Rounds
+from edgepeft.intake.refusal import Refusal
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.data.datasets import Data
 from edgepeft_runtime.errors import BundleError, EdgepeftError, UpdateError
@@ -224,7 +225,7 @@ class AdapterStrategy(FedAvg):  # type: ignore[misc]  # flwr is not type-checked
         write_report(folder / rounds.REPORT, found.report.to_json({**facts, "kept": _WORSE}))
         return None
 
-    def _combined(self, files: list[Path], start: Start, refused: list[Refused]) -> Aggregate | EdgepeftError:
+    def _combined(self, files: list[Path], start: Start, refused: list[Refusal]) -> Aggregate | EdgepeftError:
         """The aggregate, or why there is none; what only it could refuse comes to the others."""
         try:
             found = aggregate(self.bundle, files, adapter=start.adapter, **vars(self._settings))

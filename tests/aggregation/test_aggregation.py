@@ -144,7 +144,7 @@ def test_bad_updates_do_not_count(fleet: tuple[Bundle, list[Path]], images: Trai
     for how in ({}, {"robust": "median"}):
         found = aggregate(bundle, [*bad, *paths], **how)
         assert _bits(found) == _bits(aggregate(bundle, paths, **how))
-        assert {refused.file: refused.reference for refused in found.report.refused} == {
+        assert {refused.source: refused.code for refused in found.report.refused} == {
             "cut.safetensors": "wrong-digest",
             "missing.safetensors": "cannot-read-file",
             "nan.safetensors": "not-finite",
@@ -162,7 +162,7 @@ def test_an_update_without_examples_has_no_weight_by_examples(text: Trained, tmp
     """It is refused where examples are the weight, and counts where all count alike."""
     bundle = Bundle.open(text.bundle)
     paths = send(bundle, drifted(bundle, 2), tmp_path, examples=[0, 5])
-    assert [r.reference for r in aggregate(bundle, paths, weights="examples").report.refused] == ["no-examples"]
+    assert [r.code for r in aggregate(bundle, paths, weights="examples").report.refused] == ["no-examples"]
     assert len(aggregate(bundle, paths).report.updates) == 2
 
 

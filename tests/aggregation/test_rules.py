@@ -157,7 +157,7 @@ def test_ffa_wants_a_as_it_was(text: Trained, tmp_path: Path) -> None:
         found = aggregate(bundle, send(bundle, frozen, tmp_path / "frozen"), rule="ffa", **how)
         assert all(np.array_equal(found.parameters[n], start[n]) for n in start if "lora_A" in n)
         mixed = aggregate(bundle, send(bundle, [*frozen, fleet[0]], tmp_path / "mixed"), rule="ffa", **how)
-        assert [refused.reference for refused in mixed.report.refused] == ["held-has-changed"]
+        assert [refused.code for refused in mixed.report.refused] == ["held-has-changed"]
         assert all(mixed.parameters[name].tobytes() == array.tobytes() for name, array in found.parameters.items())
     with pytest.raises(AggregationError, match=r"held-has-changed.*lora_A"):
         aggregate(bundle, send(bundle, fleet, tmp_path / "free"), rule="ffa")

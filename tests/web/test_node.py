@@ -251,4 +251,4 @@ def test_a_damaged_update_of_its_own_is_refused_by_the_host(tmp_path: Path) -> N
     raw[-3] ^= 16
     update.write_bytes(raw)
     pulled = edgepeft.pull([tmp_path / "inbox"], tmp_path / "updates", BUNDLE)
-    assert [refused.reference for refused in pulled.refused] == ["wrong-digest"]
+    assert [refused.code for refused in pulled.refused] == ["wrong-digest"]

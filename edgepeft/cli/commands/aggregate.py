@@ -200,7 +200,7 @@ def _save(found: Aggregate, out: Path, verdict: Verdict | None, gated: bool) -> 
 
 def _print(report: Report) -> None:
     for refused in report.refused:
-        click.echo(f"refused {refused.file} ({refused.reference}): {refused.reason}", err=True)
+        click.echo(f"refused {refused}", err=True)
     clipped = sum(taken.clipped < 1 for taken in report.updates)
     counts = (len(report.updates), "updates"), (report.duplicates, "duplicates"), (len(report.refused), "refused")
     click.echo(", ".join(f"{count} {what}" for count, what in (*counts, (clipped, "clipped"))))

@@ -110,7 +110,7 @@ def test_two_servers_do_not_share_a_folder(bundle: Bundle, examples: Data, tmp_p
     before = _files(tmp_path)
     with Rounds(tmp_path).locked(), pytest.raises(AggregationError) as caught:
         _run(bundle, examples, tmp_path, 2)
-    assert caught.value.reference == "rounds-in-use" and _files(tmp_path) == before
+    assert caught.value.reference == "folder-in-use" and _files(tmp_path) == before
     _run(bundle, examples, tmp_path, 2)
 
 

@@ -193,7 +193,7 @@ def test_a_bad_answer_does_not_count(
     strategy.configure_train(1, messages.to_record(strategy.adapter()), ConfigRecord(), Devices(None, 4))  # type: ignore[arg-type]
     arrays, _ = strategy.aggregate_train(1, [*replies[:3], change(replies[3])])
     refused = _report(strategy, 1)["refused"]
-    assert [(entry["file"], entry["reference"]) for entry in refused] == [("3", reference)]
+    assert [(entry["source"], entry["code"]) for entry in refused] == [("3", reference)]
     assert _taken(arrays, bundle) == good
 
 
@@ -202,7 +202,7 @@ def test_a_node_counts_once(bundle: Bundle, examples: Data, tmp_path: Path) -> N
     strategy = AdapterStrategy(bundle, tmp_path, training=TRAINING)
     replies = _replies(strategy, bundle, examples, 2)
     strategy.aggregate_train(1, [*replies, _arrays(replies[0], _first(0.5))])
-    assert [entry["reference"] for entry in _report(strategy, 1)["refused"]] == ["second-answer"]
+    assert [entry["code"] for entry in _report(strategy, 1)["refused"]] == ["second-answer"]
 
 
 def test_a_device_that_fails_is_named(bundle: Bundle, examples: Data, tmp_path: Path) -> None:
@@ -217,7 +217,7 @@ def test_a_device_that_fails_is_named(bundle: Bundle, examples: Data, tmp_path: 
     answers = [ask(devices.app, good), ask(client_app(bundle.path, lambda _: {}), call)]
     strategy.aggregate_train(1, [*answers, ask(client_app(bundle.path, crashed), call)])
     refused = _report(strategy, 1)["refused"]
-    assert [entry["reference"] for entry in refused] == ["no-data", "client-error"]
+    assert [entry["code"] for entry in refused] == ["no-data", "client-error"]
     assert "no camera" in refused[1]["reason"]
 
 
