@@ -22,7 +22,6 @@ import edgepeft
 from edgepeft.compress import Pruning
 from edgepeft.compress import prune as cut
 from edgepeft.methods import Method, attach, by_name
-from edgepeft.methods.base import GraphMethod
 from edgepeft.methods.registry import METHODS
 from edgepeft_export.optimizers import SGD
 from edgepeft_runtime import Trainer
@@ -116,7 +115,6 @@ def _method(name: str) -> Method:
 def _check_sift(network: Network, folder: Path) -> None:
     """The oracle: whole weights, whose gradients are zero outside the places that were largest in the first batch."""
     method = _method("sift")
-    assert isinstance(method, GraphMethod)
     bundle = _prepared(network, folder, method=method, optimizer=SGD(lr=LR, momentum=0.9))
     sparse = {spec.tensor for spec in Bundle.open(bundle).manifest.sparse}
     model = attach(method, network.model()).eval()

@@ -17,9 +17,6 @@ from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.files.staging import staged
 from edgepeft_runtime.files.tensorfile import Array
 
-_CHOOSE = frozenset({"bitfit", "head", "freeze", "full", "sift", "pruned"})
-"""Methods that add nothing to a model: what they train has the model's own names."""
-
 
 def write(bundle: Bundle, parameters: Mapping[str, Array], out: Path) -> str:
     """Write a file for ``model.load_state_dict(state, strict=False)``; returns what was done, and how to load it."""
@@ -43,7 +40,7 @@ def _how_to_load(provenance: Mapping[str, Any], out: Path) -> str:
     lines = ["Load it into the model that was prepared:"]
     if provenance.get("prune"):
         lines[0] = "Load it into the model that was prepared, pruned as it was then:"
-    if provenance.get("method") in METHODS and provenance["method"] not in _CHOOSE:
+    if provenance.get("method") in METHODS and METHODS[provenance["method"]].adds_parameters:
         lines += ["from edgepeft.methods import attach, by_name", f"model = attach({_method(provenance)}, model)"]
     if out.suffix == ".safetensors":
         lines += ["from safetensors.torch import load_file", f"state = load_file({str(out)!r})"]

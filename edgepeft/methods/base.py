@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from edgepeft_runtime.errors import EdgepeftError
 from edgepeft_runtime.settings import Named
@@ -14,10 +14,17 @@ if TYPE_CHECKING:
     from torch import nn
 
     from edgepeft_export.forward import Forward
+    from edgepeft_export.forward.onnx_source.lora import GraphLora
 
 
 class MethodError(EdgepeftError):
     """A method that does not fit the model."""
+
+
+class OnnxReader(Protocol):
+    """Reads an ``.onnx`` file with what is to train: initializers by name or pattern, and pairs to attach."""
+
+    def __call__(self, trainable: Sequence[str], lora: GraphLora | None = None) -> Forward: ...
 
 
 @dataclass(frozen=True)
@@ -28,17 +35,27 @@ class Method(Named):
     import torch inside functions only: the command lists methods without torch.
     """
 
+    supports_onnx: ClassVar[bool] = False
+    """Whether it can be attached to an ``.onnx`` file."""
+    adds_parameters: ClassVar[bool] = True
+    """Whether it adds parameters; if not, what it trains has the names that the model itself gives."""
+
     def attach(self, model: nn.Module) -> nn.Module:
-        """The model with the method's parameters, and no others, set to ``requires_grad``; may change ``model``."""
+        """Return the model with the method's parameters, and no others, set to ``requires_grad``; may change it."""
         raise NotImplementedError
 
+    def read_onnx(self, read: OnnxReader, trainable: Sequence[str]) -> Forward:
+        """Return the forward graph of a file, where the method supports it.
 
-@runtime_checkable
-class GraphMethod(Protocol):
-    """A method that has a part to do on the forward graph."""
+        Args:
+            read: Reads the file.
+            trainable: Names or patterns of the initializers that train.
+        """
+        return read(trainable)
 
-    def on_graph(self, forward: Forward, model: nn.Module | None, /) -> Forward:
-        """The graph with what trains as the method wants it; ``model`` is ``None`` where the source is a file."""
+    def on_graph(self, forward: Forward, _model: nn.Module | None, /) -> Forward:
+        """Return the graph with what trains as the method wants it; of a file, the model is ``None``."""
+        return forward
 
 
 def train_only(model: nn.Module, patterns: Sequence[str]) -> list[str]:

@@ -22,6 +22,7 @@ class Freeze(Method):
     """
 
     name: ClassVar[str] = "freeze"
+    adds_parameters: ClassVar[bool] = False
     train: tuple[str, ...] = setting(
         (), "Parameters or modules that train, by name or pattern; of an .onnx file, initializers, with any method."
     )

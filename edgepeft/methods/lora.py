@@ -7,12 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from edgepeft.methods.base import Method, fits, head_modules, train_only, trained_head
+from edgepeft.methods.base import Method, OnnxReader, fits, head_modules, train_only, trained_head
 from edgepeft.methods.support.peft_methods import PRODUCTS, attach_peft, fitting, is_in, targets
 from edgepeft_runtime.settings import setting
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from edgepeft_export.forward import Forward
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,7 @@ class Lora(Method):
     """
 
     name: ClassVar[str] = "lora"
+    supports_onnx: ClassVar[bool] = True
     adapts_own: ClassVar[bool] = True
     """Whether layers that peft cannot adapt get pairs of our own."""
     rank: int = setting(8, "Rank of the pairs.", minimum=1)
@@ -49,9 +52,16 @@ class Lora(Method):
             parameter.requires_grad_(True)
         return model
 
+    def read_onnx(self, read: OnnxReader, trainable: Sequence[str]) -> Forward:
+        from edgepeft_export.forward.onnx_source.lora import GraphLora
+
+        whole_head = self.modules_to_save is None and not trainable
+        lora = GraphLora(self.rank, self.scale * self.rank, self.target_modules, train_head=whole_head)
+        return read((*trainable, *(self.modules_to_save or ())), lora)
+
     @property
     def scale(self) -> float:
-        """What the branch is multiplied by."""
+        """The factor of the pairs' products."""
         return (2 * self.rank if self.alpha is None else self.alpha) / self.rank
 
     def _known(self, model: nn.Module) -> bool:
@@ -110,7 +120,7 @@ class RsLora(Lora):
 
     @property
     def scale(self) -> float:
-        """What the branch is multiplied by."""
+        """The factor of the pairs' products."""
         return super().scale * math.sqrt(self.rank)
 
     def variant(self) -> dict[str, Any]:
@@ -125,6 +135,7 @@ class Dora(Lora):
     """
 
     name: ClassVar[str] = "dora"
+    supports_onnx: ClassVar[bool] = False
     adapts_own: ClassVar[bool] = False
 
     def variant(self) -> dict[str, Any]:

@@ -24,6 +24,7 @@ class Pruned(Method):
     """
 
     name: ClassVar[str] = "pruned"
+    adds_parameters: ClassVar[bool] = False
     weights: tuple[str, ...] | None = setting(
         None, "Parameters or modules, by name or pattern; by default all weights with 4 % zeros or more."
     )

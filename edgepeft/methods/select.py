@@ -20,6 +20,7 @@ class BitFit(Method):
     """
 
     name: ClassVar[str] = "bitfit"
+    adds_parameters: ClassVar[bool] = False
     head: tuple[str, ...] | None = setting(
         None, "Names of the modules that train whole; by default the head of a classifier."
     )
@@ -42,6 +43,7 @@ class Head(Method):
     """The task head alone."""
 
     name: ClassVar[str] = "head"
+    adds_parameters: ClassVar[bool] = False
     modules: tuple[str, ...] | None = setting(None, "Names of the head's modules; by default those found.")
 
     def attach(self, model: nn.Module) -> nn.Module:
@@ -66,6 +68,7 @@ class Full(Method):
     """Full fine-tuning: every parameter."""
 
     name: ClassVar[str] = "full"
+    adds_parameters: ClassVar[bool] = False
 
     def attach(self, model: nn.Module) -> nn.Module:
         train_only(model, ["*"])

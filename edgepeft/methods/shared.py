@@ -19,6 +19,7 @@ class Shared(Lora):
     """
 
     name: ClassVar[str] = "shared"
+    supports_onnx: ClassVar[bool] = False
 
     def attach(self, model: nn.Module) -> nn.Module:
         from torch import nn

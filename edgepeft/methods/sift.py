@@ -42,6 +42,8 @@ class Sift(Method):
     """
 
     name: ClassVar[str] = "sift"
+    supports_onnx: ClassVar[bool] = True
+    adds_parameters: ClassVar[bool] = False
     rate: float = setting(0.01, "Fraction of the elements of each weight that trains.", above=0, maximum=1)
     mask: str = setting("gradient", "Criterion that picks the elements.", choices=MASKS)
     batches: int = setting(8, "Batches that the mask 'accumulated' adds up.", minimum=1)

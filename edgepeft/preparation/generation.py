@@ -9,8 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from edgepeft.methods import Method
-from edgepeft.methods.base import GraphMethod
+from edgepeft.methods.base import Method
 from edgepeft.methods.support.declaration import declare
 from edgepeft_export.compile import Compiled
 from edgepeft_export.forward.decoding import Decoding
@@ -24,7 +23,7 @@ from edgepeft_runtime.bundle.manifest import TextSpec
 
 
 def generation_spec(compiled: Compiled, model: nn.Module | Path, text: TextSpec | None) -> GenerationSpec | None:
-    """How a causal language model is fed for generation; ``None`` where it has other inputs than ids and a mask."""
+    """Describe how a causal language model is fed; ``None`` where it has other inputs than ids and a mask."""
     names = {value.name for value in compiled.inputs}
     fields: Mapping[str, str] = {IDS: "ids", MASK: "attention_mask"} if text is None else text.fields
     inputs = {kind: name for name, kind in fields.items() if name in names}
@@ -34,39 +33,43 @@ def generation_spec(compiled: Compiled, model: nn.Module | Path, text: TextSpec 
 
 
 def end_tokens(model: nn.Module | Path) -> tuple[int, ...]:
-    """What a model of ``transformers`` ends a text with."""
-    settings = [getattr(model, "generation_config", None), getattr(model, "config", None)]
-    size = getattr(settings[1], "vocab_size", None)
-    for found in settings:
-        end: Any = getattr(found, "eos_token_id", None)
+    """Return the tokens with which a model of ``transformers`` ends a text."""
+    configs = [getattr(model, "generation_config", None), getattr(model, "config", None)]
+    size = getattr(configs[1], "vocab_size", None)
+    for config in configs:
+        end: Any = getattr(config, "eos_token_id", None)
         tokens = [] if end is None else [end] if isinstance(end, int) else list(end)
         if tokens:
             return tuple(token for token in tokens if size is None or 0 <= token < size)
     return ()
 
 
-def add_cache(
+def with_cache(
     compiled: Compiled,
     spec: GenerationSpec,
-    model: nn.Module,
+    module: nn.Module,
     method: Method | None,
-    packing: Quantization,
-    report: Report,
-    announce: Callable[[str], None],
+    quantized: tuple[Quantization, Report],
+    log: Callable[[str], None],
 ) -> tuple[Compiled, GenerationSpec]:
-    """The graphs with ``generate`` among them where the model can be exported so; else as they are, which is told.
+    """Add the graph ``generate`` where the model can be exported with a cache; otherwise log why not.
 
     Args:
-        model: with its method attached, as the other graphs were made of it.
+        compiled: The graphs so far.
+        spec: How the model is fed.
+        module: The module with its method attached, of which the other graphs were made.
+        method: The method.
+        quantized: The settings by which the other graphs were quantized, and what came of it.
+        log: Called with messages about progress.
     """
     if (spec.ids, spec.attention_mask) != (IDS, MASK):
         return compiled, spec
-    announce("exporting the graph that generates")
+    log("exporting the graph that generates")
     try:
-        decoding = decoding_of(model)
+        decoding = decoding_of(module)
     except (ForwardError, VerificationError) as error:
-        announce(f"no graph with a cache: {error.context or error.message}; the whole text will be read for each token")
+        log(f"no graph with a cache: {error.context or error.message}; the whole text will be read for each token")
         return compiled, spec
-    if isinstance(method, GraphMethod):
-        decoding = Decoding(method.on_graph(declare(decoding.forward, model), model), decoding.cache)
-    return with_generation(compiled, decoding, packing, report), replace(spec, cache=decoding.specs())
+    if method is not None:
+        decoding = Decoding(method.on_graph(declare(decoding.forward, module), module), decoding.cache)
+    return with_generation(compiled, decoding, *quantized), replace(spec, cache=decoding.specs())

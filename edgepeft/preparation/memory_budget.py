@@ -1,4 +1,4 @@
-"""Fits a train step into so many bytes: how many examples at a time, what is computed twice, how deep it trains."""
+"""Fits a train step into a budget of memory: micro-batch, recomputation, and how deep it trains."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from edgepeft_runtime.errors import EdgepeftError
 from edgepeft_runtime.train.memory import Prediction, predict
 
 DEPTHS = (1.0, 0.5, 0.25)
-"""Shares of what trains, counted from the output, that are tried where depth may be given up."""
+"""Fractions of the parameters, counted from the output, that are tried where depth may be given up."""
 
 TIME = {"none": 1.0, "block": 1.2}
-"""What a step takes with each way of recomputing, about; a smaller micro-batch adds a tenth each time it is halved."""
+"""Relative duration of a step with each way of recomputing; halving the micro-batch adds a tenth each time."""
 
 
 @dataclass(frozen=True)
 class MemoryBudget:
-    """What a process that trains may take.
+    """Memory that a process may take while it trains.
 
     Attributes:
-        bytes: its largest resident set.
-        sizes: of every symbolic dimension, the wanted batch among them.
-        may_freeze: whether the lower part of what trains may be frozen, so that the backward stops earlier.
+        bytes: Largest resident set.
+        sizes: Size of every symbolic dimension, with the wanted batch among them.
+        may_freeze: Whether the lower part of the parameters may be frozen, so that the backward pass stops earlier.
     """
 
     bytes: int
@@ -44,52 +44,57 @@ class MemoryBudget:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What fits.
+class StepPlan:
+    """A compiled train step.
 
     Attributes:
-        compiled: the graphs.
-        micro_batch: examples that go through the graph at a time; a step adds up as many as it takes.
-        recompute: see :data:`edgepeft_export.memory.MODES`.
-        frozen: what was to train and does not.
-        peak: bytes, as predicted.
+        compiled: The graphs.
+        recompute: The way of recomputing; see :data:`edgepeft_export.memory.MODES`.
+        micro_batch: Examples that go through the graph at a time; ``None`` leaves it to the device.
+        frozen: Names of parameters that do not train, to save memory.
+        peak: Predicted peak of memory in bytes; 0 where no budget was given.
     """
 
     compiled: Compiled
-    micro_batch: int
     recompute: str
-    frozen: tuple[str, ...]
-    peak: int
+    micro_batch: int | None = None
+    frozen: tuple[str, ...] = ()
+    peak: int = 0
+
+    def __str__(self) -> str:
+        frozen = f", {len(self.frozen)} tensors frozen" if self.frozen else ""
+        return f"{self.micro_batch} examples at a time, recompute {self.recompute}{frozen}: {self.peak / 1e6:.0f} MB"
 
 
 def plan_for(
-    budget: MemoryBudget, forward: Forward, loss: Loss, optimizer: Optimizer, announce: Callable[[str], None]
-) -> Plan:
-    """The plan that takes the least time, of those that hold with the most that trains.
+    budget: MemoryBudget, forward: Forward, loss: Loss, optimizer: Optimizer, log: Callable[[str], None]
+) -> StepPlan:
+    """Return the fastest plan within the budget, among those in which the most parameters train.
 
     Raises:
-        EdgepeftError: nothing holds; the least that was found is named.
+        EdgepeftError: No plan stays within the budget; the error names the least memory that was found.
     """
     batch = _batch_dimension(forward)
     least: list[int] = []
-    for share in DEPTHS if budget.may_freeze else DEPTHS[:1]:
-        kept, frozen = _upper(forward, share)
+    for fraction in DEPTHS if budget.may_freeze else DEPTHS[:1]:
+        kept, frozen = _upper(forward, fraction)
         plans = []
         for mode, compiled in _compiled(kept, loss, optimizer):
-            announce(f"measuring small steps, recompute {mode}, {len(kept.parameters)} tensors that train")
+            log(f"measuring small steps, recompute {mode}, {len(kept.parameters)} tensors that train")
             prediction = _predicted(compiled, loss, optimizer, budget.sizes)
             least.append(prediction.peak({**budget.sizes, batch: 1}))
             micro = _largest(prediction, budget, batch)
             if micro:
                 peak = prediction.peak({**budget.sizes, batch: micro})
-                plans.append(Plan(compiled, micro, mode, frozen, peak))
+                time = TIME[mode] * (1 + 0.1 * math.log2(budget.sizes[batch] / micro))
+                plans.append((time, StepPlan(compiled, mode, micro, frozen, peak)))
         if plans:
-            return min(plans, key=lambda plan: _time(plan, budget.sizes[batch]))
+            return min(plans, key=lambda timed: timed[0])[1]
     raise EdgepeftError(
         "memory-budget",
         f"No train step fits into {budget.bytes / 1e6:.0f} MB.",
         context=f"the least found, one example at a time: {min(least) / 1e6:.0f} MB at {dict(budget.sizes)}",
-        hint="allow more, shorten the sequence, pack the base (int8, int4), or let depth be given up.",
+        hint="allow more, shorten the sequence, quantize the base (int8, int4), or let depth be given up.",
     )
 
 
@@ -103,7 +108,7 @@ def _compiled(forward: Forward, loss: Loss, optimizer: Optimizer) -> Iterator[tu
 
 
 def _predicted(compiled: Compiled, loss: Loss, optimizer: Optimizer, sizes: Mapping[str, int]) -> Prediction:
-    """Measured on a bundle of its own, whose graphs stay as they are."""
+    """Predict the memory by measuring a bundle of copies of the graphs."""
     graphs = {name: model.clone() for name, model in compiled.graphs.items()}
     with tempfile.TemporaryDirectory() as folder:
         copy = Compiled(**{**vars(compiled), "graphs": graphs})
@@ -111,15 +116,11 @@ def _predicted(compiled: Compiled, loss: Loss, optimizer: Optimizer, sizes: Mapp
 
 
 def _largest(prediction: Prediction, budget: MemoryBudget, batch: str) -> int:
-    """The largest number of examples at a time that holds, halving from the wanted one; 0 where none does."""
+    """Return the largest micro-batch within the budget, halving from the wanted one; 0 where there is none."""
     micro = budget.sizes[batch]
     while micro and prediction.peak({**budget.sizes, batch: micro}) > budget.bytes:
         micro //= 2
     return micro
-
-
-def _time(plan: Plan, wanted: int) -> float:
-    return TIME[plan.recompute] * (1 + 0.1 * math.log2(wanted / plan.micro_batch))
 
 
 def _batch_dimension(forward: Forward) -> str:
@@ -135,16 +136,16 @@ def _batch_dimension(forward: Forward) -> str:
     return size.value
 
 
-def _upper(forward: Forward, share: float) -> tuple[Forward, tuple[str, ...]]:
-    """The model with that share of its parameters training: those that it reads last."""
+def _upper(forward: Forward, fraction: float) -> tuple[Forward, tuple[str, ...]]:
+    """Return the graph in which that fraction of the parameters trains, those that are read last, and the others."""
     read = list(dict.fromkeys(_read(forward)))
     ordered = [*(name for name in forward.parameters if name not in read), *read]
-    frozen = tuple(ordered[: len(ordered) - max(1, round(share * len(ordered)))])
+    frozen = tuple(ordered[: len(ordered) - max(1, round(fraction * len(ordered)))])
     return (freeze(forward, frozen), frozen) if frozen else (forward, ())
 
 
 def _read(forward: Forward) -> Iterator[str]:
-    """Names of the parameters as nodes read them, from the input to the output."""
+    """Yield the names of the parameters as nodes read them, from the input to the output."""
     for node in forward.model.graph:
         for value in node.inputs:
             if value is not None and value.name in forward.parameters:

@@ -1,4 +1,4 @@
-"""From a model to a bundle: method, forward graph, loss, backward, optimizer, files."""
+"""From a model to a bundle: method, forward graph, loss, backward pass, optimizer, files."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from edgepeft.compress import Pruning
 from edgepeft.methods import Method
-from edgepeft.preparation.attachment import Attachment, forward_of
-from edgepeft.preparation.generation import add_cache, generation_spec
-from edgepeft.preparation.memory_budget import MemoryBudget, Plan, plan_for
+from edgepeft.preparation.attachment import Attachment, attach_source
+from edgepeft.preparation.generation import generation_spec, with_cache
+from edgepeft.preparation.memory_budget import MemoryBudget, StepPlan, plan_for
 from edgepeft.preparation.trial import Trial
 from edgepeft.sources.class_names import class_names
 from edgepeft.sources.load import Source, load_source
@@ -31,7 +31,7 @@ from edgepeft_export.forward.torch_source.own_loss import from_function
 from edgepeft_export.ort_training import OrtTraining, export_ort_training
 from edgepeft_export.quantize import Packed, Quantization, quantize
 from edgepeft_export.quantize.choose import Batch
-from edgepeft_runtime.bundle.manifest import ImageSpec, TextSpec
+from edgepeft_runtime.bundle.manifest import ImageSpec, Json, TextSpec
 from edgepeft_runtime.engine.registry import ORT_TRAINING, PORTABLE, check_engine
 from edgepeft_runtime.errors import EdgepeftError
 from edgepeft_runtime.notices import notice
@@ -96,7 +96,7 @@ def prepare(
     generation: bool | None = None,
     engine: str | OrtTraining = PORTABLE,
     overwrite: bool = False,
-    announce: Callable[[str], None] | None = None,
+    on_progress: Callable[[str], None] | None = None,
 ) -> Prepared:
     """Prepare a model for fine-tuning on a device.
 
@@ -133,97 +133,123 @@ def prepare(
         engine: ``ort-training``, or :class:`OrtTraining` with settings, adds the artifacts that ONNX Runtime Training
             takes; the bundle's own graphs are there in any case.
         overwrite: replace a bundle that is there.
-        announce: told what is being done: some of it takes a while.
+        on_progress: Called with a message before each slow stage.
 
     Raises:
         EdgepeftError: whatever does not fit, with what to do about it; nothing is left at ``out`` then.
     """
     check_target(Path(out), overwrite)
-    tell = announce or _silent
+    log = on_progress or _no_log
     source = _source(model, example_inputs)
-    carried = {} if tokenizer is None else read_tokenizer_file(Path(tokenizer), source.model)
-    how = Attachment(method, prune, calibration, trainable, dynamic_axes, outputs)
-    exported = _exported(source, how, loss, example_labels or {}, tell)
-    forward, packing = exported.forward, Quantization(compute) if isinstance(compute, str) else compute
-    terms, how = exported.loss, exported.how
-    forward, packed = quantize(forward, packing, calibration, tell)
-    update = optimizers.by_name(optimizer) if isinstance(optimizer, str) else optimizer
-    tell("compiling the train step")
-    micro_batch = None
-    if memory_budget is None:
-        compiled = compile_step(forward, terms, update, recompute)
-    else:
-        plan = plan_for(memory_budget, forward, terms, update, tell)
-        compiled, recompute, micro_batch = plan.compiled, plan.recompute, plan.micro_batch
-        tell(_told(plan))
-    text = text or source.text
-    speaks = generation_spec(compiled, source.model, text) if terms.describe()["kind"] == "causal_lm" else None
-    attached = exported.attached
-    if speaks is not None and attached and (text is not None if generation is None else generation):
-        compiled, speaks = add_cache(compiled, speaks, attached[0], how.chosen, packing, packed, tell)
+    tokenizer_files = {} if tokenizer is None else read_tokenizer_file(Path(tokenizer), source.model)
+    attachment = Attachment(method, prune, calibration, trainable, dynamic_axes, outputs)
+    exported = _export(source, attachment, loss, example_labels or {}, log)
+    quantization = Quantization(compute) if isinstance(compute, str) else compute
+    forward, report = quantize(exported.forward, quantization, calibration, log)
+    optimizer = optimizers.by_name(optimizer) if isinstance(optimizer, str) else optimizer
+    plan = _planned(memory_budget, forward, exported.loss, optimizer, recompute, log)
+    compiled, text, spec = plan.compiled, text or source.text, None
+    if exported.loss_kind == "causal_lm":
+        spec = generation_spec(compiled, source.model, text)
+    wants_cache = text is not None if generation is None else generation
+    if spec is not None and exported.module is not None and wants_cache:
+        compiled, spec = with_cache(compiled, spec, exported.module, attachment.chosen, (quantization, report), log)
+    recomputed = {} if plan.recompute == "none" else {"recompute": plan.recompute}
     extras = Extras(
         dimension_max=_dimension_max(source, forward),
         classes=_classes(classes if classes is not None else source.classes, forward),
         text=text,
         image=image or source.image,
-        files={**source.files, **carried},
-        micro_batch=micro_batch,
-        generation=speaks,
-        packed=packed.packed,
-        provenance={
-            **exported.provenance,
-            **packed.provenance(packing),
-            **({"recompute": recompute} if recompute != "none" else {}),
-        },
+        files={**source.files, **tokenizer_files},
+        micro_batch=plan.micro_batch,
+        generation=spec,
+        packed=report.packed,
+        provenance={**exported.provenance, **report.provenance(quantization), **recomputed},
     )
-    tell("writing the bundle, and taking a step on the example")
-    complete = _completed(exported.trial(packing.rounds, tell), _artifacts(engine))
-    bundle = write_bundle(compiled, terms, update, out, extras, overwrite=overwrite, complete=complete)
-    return Prepared(bundle, compiled.trained, compiled.unreached, packed.packed, packed.kept)
+    log("writing the bundle, and taking a step on the example")
+    complete = _completed(exported.trial(quantization.rounds, log), _artifacts(engine))
+    bundle = write_bundle(compiled, exported.loss, optimizer, out, extras, overwrite=overwrite, complete=complete)
+    return Prepared(bundle, compiled.trained, compiled.unreached, report.packed, report.kept)
+
+
+def _planned(
+    budget: MemoryBudget | None,
+    forward: Forward,
+    loss: losses.Loss,
+    optimizer: optimizers.Optimizer,
+    recompute: str,
+    log: Callable[[str], None],
+) -> StepPlan:
+    """Compile the train step, within the budget where there is one."""
+    log("compiling the train step")
+    if budget is None:
+        return StepPlan(compile_step(forward, loss, optimizer, recompute), recompute)
+    plan = plan_for(budget, forward, loss, optimizer, log)
+    log(str(plan))
+    return plan
 
 
 @dataclass(frozen=True)
 class _Exported:
-    """A forward graph that was compared with its source, and the loss behind it."""
+    """A forward graph that was compared with its source, and the loss of its outputs.
+
+    Attributes:
+        forward: The graph, in fp32.
+        provenance: What the bundle says of how it was made.
+        module: What it was exported from; ``None`` for an ``.onnx`` file.
+        loss: The loss.
+        function: The torch function that the loss was exported from, where there is one.
+        example_labels: Labels for that function.
+    """
 
     forward: Forward
+    provenance: Json
+    module: nn.Module | None
     loss: losses.Loss
     function: Callable[..., Tensor] | None
     example_labels: Mapping[str, Tensor]
-    provenance: Mapping[str, Any]
-    how: Attachment
-    attached: Sequence[nn.Module]
 
-    def trial(self, rounds: bool, tell: Callable[[str], None]) -> Trial:
-        """What the loss of a bundle is compared with."""
-        return Trial(self.forward, self.loss, self.function, self.example_labels, rounds, tell)
+    @property
+    def loss_kind(self) -> str:
+        """The loss by the name that the manifest gives it."""
+        return str(self.loss.describe()["kind"])
+
+    def trial(self, rounds: bool, log: Callable[[str], None]) -> Trial:
+        """Return what the loss of a bundle is compared with."""
+        return Trial(self.forward, self.loss, self.function, self.example_labels, rounds, log)
 
 
-def _exported(
+def _export(
     source: Source,
-    how: Attachment,
+    attachment: Attachment,
     loss: LossLike | None,
     example_labels: Mapping[str, Tensor],
-    tell: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> _Exported:
-    """Export and compare the forward graph and the loss; what the user should know of them is a notice."""
-    tell("exporting the forward graph, and comparing it with the model")
-    attached: list[nn.Module] = []
-    how = replace(how, on_attached=attached.append)
-    forward, provenance = forward_of(source, how)
+    """Export the forward graph and the loss, and compare them; what the user should know of them is a notice."""
+    log("exporting the forward graph, and comparing it with the model")
+    attached = attach_source(source, attachment)
     loss = source.loss if loss is None else loss
-    terms = _loss(loss, forward, example_labels)
-    kind = str(terms.describe()["kind"])
-    if isinstance(source.model, Path) and how.outputs is None:
-        given = forward.outputs
-        forward = with_scores(forward, kind)
-        provenance = provenance if forward.outputs == given else {**provenance, "outputs": list(given)}
-    elif (head := probabilities(forward, kind)) is not None:
-        notice(f"the output {forward.outputs[0]!r} comes from a {head.op_type}, and the loss {kind} takes scores")
-    for note in forward.verified.notes:
+    function: Any = loss if _is_function(loss) else None
+    built = _loss(loss, attached.forward, example_labels)
+    exported = _Exported(attached.forward, attached.provenance, attached.module, built, function, example_labels)
+    if isinstance(source.model, Path) and attachment.outputs is None:
+        exported = _reading_scores(exported)
+    elif (head := probabilities(exported.forward, exported.loss_kind)) is not None:
+        first, kind = exported.forward.outputs[0], exported.loss_kind
+        notice(f"the output {first!r} comes from a {head.op_type}, and the loss {kind} takes scores")
+    for note in exported.forward.verified.notes:
         notice(note)
-    function = loss if _is_function(loss) else None
-    return _Exported(forward, terms, function, example_labels, provenance, how, attached)  # type: ignore[arg-type]  # a Loss has emit
+    return exported
+
+
+def _reading_scores(exported: _Exported) -> _Exported:
+    """The same with the scores before a file's last Softmax or Sigmoid as first output, where the loss takes scores."""
+    given = exported.forward.outputs
+    forward = with_scores(exported.forward, exported.loss_kind)
+    if forward.outputs == given:
+        return exported
+    return replace(exported, forward=forward, provenance={**exported.provenance, "outputs": list(given)})
 
 
 def _is_function(loss: LossLike) -> bool:
@@ -249,13 +275,8 @@ def _artifacts(engine: str | OrtTraining) -> Callable[[Path], object] | None:
     return export_ort_training if engine == ORT_TRAINING else None
 
 
-def _told(plan: Plan) -> str:
-    frozen = f", {len(plan.frozen)} tensors frozen" if plan.frozen else ""
-    return f"{plan.micro_batch} examples at a time, recompute {plan.recompute}{frozen}: {plan.peak / 1e6:.0f} MB"
-
-
-def _silent(_: str) -> None:
-    """Nobody listens."""
+def _no_log(_: str) -> None:
+    """Ignore the message."""
 
 
 def doctor(
@@ -269,27 +290,25 @@ def doctor(
     dynamic_axes: DynamicAxes | None = None,
     outputs: Sequence[str] | None = None,
 ) -> Diagnosis:
-    """See what would train and which operators no gradient can cross.
+    """Report what would train and which operators no gradient can cross.
 
-    Where every operator has a rule, a bundle is made, tried and thrown away: what :func:`prepare` would refuse, is
-    refused here.
-
-    Args: as of :func:`prepare`.
+    Where every operator has a rule, a bundle is made, tried and deleted, so whatever :func:`prepare` would refuse is
+    refused here. The arguments are those of :func:`prepare`.
 
     Raises:
-        EdgepeftError: whatever else than a missing gradient rule keeps the model from being prepared.
+        EdgepeftError: Anything but a missing gradient rule keeps the model from being prepared.
     """
     source = _source(model, example_inputs)
-    how = Attachment(method, None, None, trainable, dynamic_axes, outputs)
-    exported = _exported(source, how, loss, example_labels or {}, _silent)
+    attachment = Attachment(method, None, None, trainable, dynamic_axes, outputs)
+    exported = _export(source, attachment, loss, example_labels or {}, _no_log)
     missing = missing_rules(exported.forward, exported.loss)
     if not missing:
-        update = optimizers.by_name("sgd")
-        compiled = compile_step(exported.forward, exported.loss, update)
+        optimizer = optimizers.by_name("sgd")
+        compiled = compile_step(exported.forward, exported.loss, optimizer)
         extras = Extras(classes=_classes(source.classes, exported.forward))
         with tempfile.TemporaryDirectory() as folder:
-            out, trial = Path(folder) / "bundle", exported.trial(False, _silent)
-            write_bundle(compiled, exported.loss, update, out, extras, complete=trial)
+            out, trial = Path(folder) / "bundle", exported.trial(False, _no_log)
+            write_bundle(compiled, exported.loss, optimizer, out, extras, complete=trial)
     forward = exported.forward
     fixed = forward.adapter.non_trainable
     trained = {name: array.shape for name, array in forward.parameters.items() if name not in fixed}
@@ -325,7 +344,7 @@ def _loss(loss: LossLike, forward: Forward, example_labels: Mapping[str, Tensor]
         return losses.by_name(loss)
     if _is_function(loss):
         return from_function(loss, forward, example_labels)  # type: ignore[arg-type]  # it is none of the others
-    return loss  # type: ignore[return-value]  # hasattr has told a Loss from a function
+    return loss  # type: ignore[return-value]  # hasattr tells a Loss from a function
 
 
 def _classes(names: Sequence[str] | None, forward: Forward) -> tuple[str, ...] | None:

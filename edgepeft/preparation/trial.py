@@ -31,7 +31,7 @@ class Trial:
         function: the torch function that it was exported from.
         example_labels: of that function.
         rounds: whether weights were quantized: the difference is reported then, and allowed.
-        tell: called with the report.
+        log: called with the report.
     """
 
     forward: Forward
@@ -39,7 +39,7 @@ class Trial:
     function: Callable[..., Tensor] | None = None
     example_labels: Mapping[str, Tensor] = field(default_factory=dict)
     rounds: bool = False
-    tell: Callable[[str], None] = print
+    log: Callable[[str], None] = print
 
     def __call__(self, folder: Path) -> None:
         """Open the bundle in ``folder`` and take a step with a learning rate of 0 on each example.
@@ -68,7 +68,7 @@ class Trial:
             return  # the gradient is infinite at this very point, as it may be in torch
         off = abs(found - expected) / max(abs(expected), 1e-3)
         if self.rounds:
-            self.tell(f"the loss on the example is {found:.5g}, in fp32 {expected:.5g}")
+            self.log(f"the loss on the example is {found:.5g}, in fp32 {expected:.5g}")
         elif np.isfinite(expected) and not off <= self.forward.verified.tolerance:
             raise _differs(found, expected, example)
 
@@ -132,7 +132,7 @@ def _invented(spec: LabelSpec, shape: tuple[int, ...], draw: np.random.Generator
 
 
 def _without_padding(labels: Array, spec: LabelSpec, example: Example) -> Array:
-    """Labels that do not count at padding and behind it, where what a model gives has no meaning."""
+    """Labels that do not count at padding and past it, where what a model gives has no meaning."""
     for name, mask in example.inputs.items():
         if "mask" in name and spec.ignore_index is not None and mask.shape == labels.shape:
             padding = mask == 0

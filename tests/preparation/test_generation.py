@@ -203,7 +203,7 @@ def test_a_prompt_method_generates_by_the_whole_text(tmp_path: Path) -> None:
 
     model = get_peft_model(tiny_gpt2(), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3))
     said: list[str] = []
-    bundle = prepared(model, NETWORKS["gpt2"], tmp_path / "bundle", announce=said.append)
+    bundle = prepared(model, NETWORKS["gpt2"], tmp_path / "bundle", on_progress=said.append)
     assert any("no graph with a cache" in text for text in said)
     opened = Bundle.open(bundle)
     assert opened.manifest.generation is not None and not opened.manifest.generation.cache

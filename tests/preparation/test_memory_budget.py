@@ -43,7 +43,7 @@ def _prepare(out: Path, budget: edgepeft.MemoryBudget | None = None) -> tuple[Bu
         optimizer=SGD(lr=0.1),
         out=out,
         memory_budget=budget,
-        announce=told.append,
+        on_progress=told.append,
     )
     return Bundle.open(made.bundle), told
 

@@ -51,7 +51,7 @@ def test_a_method_is_attached_to_a_copy(method: str) -> None:
     model.bert.pooler.requires_grad_(False)
     before = _snapshot(model)
     how = Attachment(by_name(method, **SETTINGS.get(method, {})))
-    attached, *_ = attach_to_copy(Source(model, NETWORKS["bert"].example()), model, how)
+    attached = attach_to_copy(Source(model, NETWORKS["bert"].example()), model, how).module
     _assert_same(before, model)
     shared = {tensor.data_ptr() for tensor in attached.state_dict().values()}
     assert model.bert.embeddings.word_embeddings.weight.data_ptr() in shared
@@ -196,7 +196,7 @@ def test_pairs_of_our_own_are_adapters_too() -> None:
     """A bottleneck, and LoRA beside a grouped convolution, which peft knows nothing of."""
     grouped = nn.Sequential(nn.Conv1d(4, 4, 3, groups=2), nn.Conv1d(4, 4, 1))
     for method, model in (("adapter", Rows()), (edgepeft.Lora(rank=1, target_modules=("0",)), grouped)):
-        attached, *_ = attach_to_copy(Source(model, ROWS), model, Attachment(method))
+        attached = attach_to_copy(Source(model, ROWS), model, Attachment(method)).module
         with pytest.raises(MethodError) as caught:
             attach_to_copy(Source(attached, ROWS), attached, Attachment("lora"))
         assert caught.value.reference == "adapter-exists"
@@ -205,7 +205,7 @@ def test_pairs_of_our_own_are_adapters_too() -> None:
 def test_freeze_may_name_an_adapter() -> None:
     """B alone of the pair that is there."""
     model = _adapted()
-    attached, *_ = attach_to_copy(Source(model, ROWS), model, Attachment(edgepeft.Freeze(train=("*lora_B*",))))
+    attached = attach_to_copy(Source(model, ROWS), model, Attachment(edgepeft.Freeze(train=("*lora_B*",)))).module
     assert [name for name, p in attached.named_parameters() if p.requires_grad] == [
         "base_model.model.inner.lora_B.default.weight"
     ]

@@ -98,7 +98,7 @@ def command(
         outputs=outputs,
         engine=_engine(engine, gradient, training_python),
         overwrite=overwrite,
-        announce=lambda text: click.echo(f"{text} …", err=True),
+        on_progress=lambda text: click.echo(f"{text} …", err=True),
     )
     files = [file for file in done.bundle.rglob("*") if file.is_file()]
     click.echo(f"{done.bundle}: {done.trainable:,} elements train; {size(sum(f.stat().st_size for f in files))}")

@@ -22,9 +22,14 @@ def declare(forward: Forward, model: nn.Module, masks: Sequence[str] = ()) -> Fo
         model: The model that it was exported from, with its method attached.
         masks: Names of further weights whose zeros stay zero, because they do not train.
     """
+    layout = layout_of(model, masks).restricted_to(forward.parameters)
+    return replace(forward, adapter=layout, roles=roles_of(model))
+
+
+def layout_of(model: nn.Module, masks: Sequence[str] = ()) -> AdapterLayout:
+    """Return the layout of a model's adapter, with the pairs that do not train among them."""
     masked = dict.fromkeys([*masks, *masked_weights(model)])
-    layout = AdapterLayout(_pairs(model), tuple(masked), _prompt_tokens(model))
-    return replace(forward, adapter=layout.restricted_to(forward.parameters), roles=_roles(model))
+    return AdapterLayout(_pairs(model), tuple(masked), _prompt_tokens(model))
 
 
 def _pairs(model: nn.Module) -> tuple[LowRankPair, ...]:
@@ -47,8 +52,8 @@ def _prompt_tokens(model: nn.Module) -> int:
     return int(getattr(config, "num_virtual_tokens", 0)) if getattr(config, "is_prompt_learning", False) else 0
 
 
-def _roles(model: nn.Module) -> dict[str, str]:
-    """The role of each parameter: a half of a pair, else of the head, of a norm, a bias or a weight."""
+def roles_of(model: nn.Module) -> dict[str, str]:
+    """Return the role of each parameter: a half of a pair, else of the head, of a norm, a bias or a weight."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     head = {id(module) for name in head_modules(base) for module in base.get_submodule(name).modules()}
     halves: dict[int, str] = {}
