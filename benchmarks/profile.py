@@ -26,7 +26,7 @@ from benchmarks.cases import CASES
 from benchmarks.sides import SIDES
 from benchmarks.turns import ROOT
 from edgepeft_runtime.bundle.bundle import Bundle
-from edgepeft_runtime.engine.engine import PortableEngine
+from edgepeft_runtime.engine.portable import PortableEngine
 from edgepeft_runtime.files.tensorfile import read_tensors
 
 Event: TypeAlias = dict[str, Any]

@@ -17,10 +17,10 @@ from edgepeft.aggregation.privacy import Mechanism, check_indices
 from edgepeft.aggregation.report import MergeError, Report, Spent, Taken, write_report
 from edgepeft.aggregation.settings import EXAMPLES_CAP, Privacy, Robust, Settings
 from edgepeft.aggregation.stacked import write_stack
+from edgepeft_runtime.bundle.adapter_source import AdapterSource
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.errors import UpdateError
 from edgepeft_runtime.files.tensorfile import Array, sha256_of
-from edgepeft_runtime.train.trainer import Adapter
 from edgepeft_runtime.train.update import Update, write_update
 from edgepeft_runtime.version import VERSION
 
@@ -92,9 +92,9 @@ def aggregate(
     bundle: BundleLike,
     updates: Updates,
     *,
-    adapter: Adapter | None = None,
-    earlier: Iterable[Adapter] = (),
-    others: Iterable[tuple[BundleLike, Adapter | None]] = (),
+    adapter: AdapterSource | None = None,
+    earlier: Iterable[AdapterSource] = (),
+    others: Iterable[tuple[BundleLike, AdapterSource | None]] = (),
     rule: str = "fedavg",
     weights: str = "equal",
     examples_cap: int = EXAMPLES_CAP,

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgepeft_runtime.bundle.adapter_source import AdapterSource
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.data.datasets import Data
+from edgepeft_runtime.engine.evaluate import Evaluation
 from edgepeft_runtime.files.tensorfile import Array
-from edgepeft_runtime.train.records import Evaluation
-from edgepeft_runtime.train.trainer import Adapter, Trainer
+from edgepeft_runtime.train.trainer import Trainer
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ def gate(
     bundle: Bundle | str | Path,
     parameters: Mapping[str, Array],
     data: Data,
-    before: Adapter | Evaluation | None = None,
+    before: AdapterSource | Evaluation | None = None,
     *,
     tolerance: float = 0.0,
     batch_size: int = 32,
@@ -51,6 +52,6 @@ def gate(
     return Verdict(new.loss <= old.loss + tolerance, old, new)
 
 
-def _evaluated(bundle: Bundle, adapter: Adapter | None, data: Data, batch_size: int) -> Evaluation:
+def _evaluated(bundle: Bundle, adapter: AdapterSource | None, data: Data, batch_size: int) -> Evaluation:
     with Trainer.open(bundle, adapter=adapter) as trainer:
         return trainer.evaluate(data, batch_size=batch_size)

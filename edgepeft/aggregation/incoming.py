@@ -15,13 +15,13 @@ from edgepeft.aggregation.settings import Settings
 from edgepeft.aggregation.sparse import Sparse, add_sparse, read_sparse
 from edgepeft.intake.checks import parsed
 from edgepeft.intake.refusal import Refusal
+from edgepeft_runtime.bundle.adapter_source import AdapterSource, load_adapter
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.bundle.manifest import Manifest
 from edgepeft_runtime.errors import UpdateError
 from edgepeft_runtime.files.regular import read_regular
 from edgepeft_runtime.files.tensorfile import Array, sha256_of
 from edgepeft_runtime.fleet import signatures
-from edgepeft_runtime.train.trainer import Adapter, adapter_values
 from edgepeft_runtime.train.update import Update, check_origin, notice_unchanged
 
 
@@ -69,10 +69,10 @@ class Start:
     pairs: tuple[PairTensors, ...]
 
     @classmethod
-    def of(cls, bundle: Bundle | str | Path, adapter: Adapter | None) -> Start:
+    def of(cls, bundle: Bundle | str | Path, adapter: AdapterSource | None) -> Start:
         """Open a bundle and an adapter of it; raises :class:`BundleError` if one is damaged, or they do not fit."""
         opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-        tensors, digest = adapter_values(opened, adapter)
+        tensors, digest = load_adapter(opened, adapter)
         return cls(opened, tensors, digest, Values.of(tensors, opened.manifest), pairs_of(opened.manifest))
 
     def non_trainable(self, rule: str) -> list[str]:

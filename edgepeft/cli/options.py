@@ -14,8 +14,8 @@ from edgepeft_runtime.engine.registry import ENGINES, PORTABLE
 from edgepeft_runtime.errors import UpdateError
 
 if TYPE_CHECKING:
+    from edgepeft_runtime.bundle.adapter_source import AdapterSource
     from edgepeft_runtime.bundle.bundle import Bundle
-    from edgepeft_runtime.train.trainer import Adapter
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -120,7 +120,7 @@ ca_option = click.option("--ca-file", type=PATH, help="Certificates (PEM) to tru
 json_option = click.option("--json", "as_json", is_flag=True, help="Write JSON to standard output.")
 
 
-def adapter_of(path: Path | None, bundle: Bundle) -> Adapter | None:
+def adapter_of(path: Path | None, bundle: Bundle) -> AdapterSource | None:
     """What a trainer takes for ``--adapter``; an update of another base is refused by name."""
     from edgepeft_runtime.files.tensorfile import read_tensors
     from edgepeft_runtime.train.update import FORMAT, check_update, read_update
@@ -135,7 +135,7 @@ def adapter_of(path: Path | None, bundle: Bundle) -> Adapter | None:
     return update.parameters
 
 
-def peft_adapter(path: Path, bundle: Bundle) -> Adapter | None:
+def peft_adapter(path: Path, bundle: Bundle) -> AdapterSource | None:
     """The bundle's parameters out of an adapter of peft, a directory or its safetensors; ``None`` for other files."""
     from edgepeft_runtime.files.tensorfile import read_tensors
 

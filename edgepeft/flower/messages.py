@@ -17,14 +17,14 @@ import numpy as np
 from flwr.app import Array as FlowerArray
 from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 
+from edgepeft_runtime.bundle.adapter_source import load_adapter
 from edgepeft_runtime.bundle.bundle import Bundle, checked_parameters
 from edgepeft_runtime.bundle.manifest import ParameterSpec
+from edgepeft_runtime.engine.evaluate import Evaluation
 from edgepeft_runtime.errors import EdgepeftError, FleetError, TrainingError, UpdateError
 from edgepeft_runtime.files.npy import read_npy
 from edgepeft_runtime.files.tensorfile import Array
 from edgepeft_runtime.shown import quoted, shortened
-from edgepeft_runtime.train.records import Evaluation
-from edgepeft_runtime.train.trainer import adapter_values
 from edgepeft_runtime.train.update import Update
 
 ARRAYS, CONFIG, METRICS = "arrays", "config", "metrics"
@@ -133,7 +133,7 @@ def read_call(message: Message, bundle: Bundle) -> Call:
         )
     tensors = read_arrays(records, bundle.manifest.parameters, "The round", FleetError)
     adapter = checked_parameters(tensors, bundle.manifest, "The round", FleetError)
-    _, digest = adapter_values(bundle, adapter)
+    _, digest = load_adapter(bundle, adapter)
     if config.get(ADAPTER, digest) != digest:
         facts = f"its SHA-256 is {digest}, and it should be {config[ADAPTER]}"
         raise FleetError("wrong-hash", "The adapter is not the one that the round names.", context=facts, hint=None)

@@ -22,12 +22,12 @@ from edgepeft.flower.messages import Training
 from edgepeft.flower.receiving import receive, refuse
 from edgepeft.flower.rounds import Rounds
 from edgepeft.intake.refusal import Refusal
+from edgepeft_runtime.bundle.adapter_source import load_adapter
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.data.datasets import Data
+from edgepeft_runtime.engine.evaluate import Evaluation
 from edgepeft_runtime.errors import BundleError, EdgepeftError, UpdateError
 from edgepeft_runtime.files.tensorfile import Array
-from edgepeft_runtime.train.records import Evaluation
-from edgepeft_runtime.train.trainer import adapter_values
 from edgepeft_runtime.train.update import read_update
 
 log = logging.getLogger("flwr")
@@ -117,7 +117,7 @@ class AdapterStrategy(FedAvg):  # type: ignore[misc]  # flwr is not type-checked
                 context=f"base of the rounds {update.base_sha256}\nbase of the bundle {self.bundle.base_sha256}",
                 hint="choose another folder, or the bundle that these rounds were begun with.",
             )
-        return adapter_values(self.bundle, update.parameters)[0]
+        return load_adapter(self.bundle, update.parameters)[0]
 
     def start(
         self,
@@ -244,7 +244,7 @@ class AdapterStrategy(FedAvg):  # type: ignore[misc]  # flwr is not type-checked
             return None
         before = self._evaluations.get(start.adapter_sha256, start.adapter)
         verdict = gate(self.bundle, found.parameters, self._held_out, before, tolerance=self._tolerance)
-        _, digest = adapter_values(self.bundle, found.parameters)
+        _, digest = load_adapter(self.bundle, found.parameters)
         self._evaluations = {start.adapter_sha256: verdict.before, digest: verdict.after}
         return verdict
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from edgepeft.aggregation.stacked import is_stack, read_stack
 from edgepeft.merging.target import MergeError, check_target
+from edgepeft_runtime.bundle.adapter_source import AdapterSource, load_adapter
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.data.batch import Batch
 from edgepeft_runtime.files.tensorfile import Array
-from edgepeft_runtime.train.trainer import Adapter, adapter_values
 from edgepeft_runtime.train.update import changed_nothing, check_update, notice_unchanged, read_update
 
 _WRITERS = {
@@ -33,7 +33,7 @@ def merge(
     *,
     to: str,
     out: str | Path,
-    adapter: Adapter | None = None,
+    adapter: AdapterSource | None = None,
     packed: str = "keep",
     calibration: Sequence[Batch] | None = None,
     base: str | Path | None = None,
@@ -119,7 +119,7 @@ def _write(
     return str(import_module(_WRITERS[to]).write(bundle, parameters, out))
 
 
-def _parameters(bundle: Bundle, update: Path, to: str, adapter: Adapter | None) -> dict[str, Array]:
+def _parameters(bundle: Bundle, update: Path, to: str, adapter: AdapterSource | None) -> dict[str, Array]:
     """What a device or an aggregate holds, checked against the bundle."""
     if is_stack(update):
         if to not in _TAKE_STACKS:
@@ -131,7 +131,7 @@ def _parameters(bundle: Bundle, update: Path, to: str, adapter: Adapter | None) 
             )
         return read_stack(update, bundle)
     found = read_update(update)
-    start, digest = adapter_values(bundle, adapter)
+    start, digest = load_adapter(bundle, adapter)
     check_update(found, bundle, adapter_sha256=digest)
     if changed_nothing(found.parameters, start):
         notice_unchanged(f"The update {update}")

@@ -19,7 +19,7 @@ from edgepeft_export.memory import MODES
 from edgepeft_export.optimizers import Optimizer
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.errors import EdgepeftError
-from edgepeft_runtime.train.memory import Prediction, predict
+from edgepeft_runtime.train.memory_prediction import Prediction, predict
 
 DEPTHS = (1.0, 0.5, 0.25)
 """Fractions of the parameters, counted from the output, that are tried where depth may be given up."""

@@ -79,7 +79,7 @@ def test_time_is_over(text: Trained, reviews: Path, tmp_path: Path, edgepeft: Co
 def test_a_hot_device_is_waited_for(text: Trained, reviews: Path, tmp_path: Path) -> None:
     """It tells why it waits and when it goes on, and takes every step."""
     with training(text, reviews, tmp_path, "--max-temperature", 75, thermal=heat(tmp_path, 80)) as process:
-        assert next_line(process) == "waiting: 80.0 °C, goes on at 70 °C"
+        assert next_line(process) == "waiting: 80.0 °C, resumes at 70 °C"
         heat(tmp_path, 70)
         assert next_line(process) == "going on"
         assert (tmp_path / "state" / "checkpoint.safetensors").exists()  # before the first step already
@@ -120,7 +120,7 @@ def test_a_busy_device_is_waited_for(text: Trained, reviews: Path, tmp_path: Pat
         return stat
 
     with training(text, reviews, tmp_path, "--idle-only", stat=count(1_000_000, 1_000_000)) as process:
-        assert next_line(process) == "waiting: looking for 2 s what other processes do"
+        assert next_line(process) == "waiting: measuring the CPU use of other processes for 2 s"
         count(1_000_000, 9_000_000)
         assert next_line(process) == "going on"
         out, err = process.communicate()

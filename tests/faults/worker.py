@@ -19,7 +19,7 @@ _LATE = (
     "cryptography.hazmat.primitives.asymmetric.ed25519",
     "edgepeft.aggregation",
     "edgepeft_export.ort_training.artifacts",
-    "edgepeft_runtime.train.memory",
+    "edgepeft_runtime.train.memory_probe",
     "edgepeft.cli.commands.publish",
     "edgepeft.cli.commands.pull",
     "edgepeft.cli.commands.rollback",

@@ -25,7 +25,7 @@ from edgepeft_runtime.bundle.bundle import Bundle, checked_parameters
 from edgepeft_runtime.bundle.graphfile import external_locations
 from edgepeft_runtime.bundle.manifest import FileEntry, Manifest
 from edgepeft_runtime.data.datasets import read_npz
-from edgepeft_runtime.engine.engine import Values
+from edgepeft_runtime.engine.engine import TrainState
 from edgepeft_runtime.engine.ort_training_checkpoint import OrtCheckpoint, read_checkpoint, write_checkpoint
 from edgepeft_runtime.errors import UpdateError
 from edgepeft_runtime.files.tensorfile import read_tensors, write_tensors
@@ -36,8 +36,8 @@ from edgepeft_runtime.fleet.identity import Identity
 from edgepeft_runtime.fleet.rounds import Latest, LatestSignatures, Limits, Round
 from edgepeft_runtime.shown import printable
 from edgepeft_runtime.train.checkpoint import NEWEST, Checkpoint, StateDirectory
-from edgepeft_runtime.train.records import Record
-from edgepeft_runtime.train.run import Fit, Run
+from edgepeft_runtime.train.records import EpochRecord
+from edgepeft_runtime.train.run import FitState, Run
 from edgepeft_runtime.train.update import Update, read_update, write_update
 from tests.fuzz import mutations
 from tests.fuzz.mutations import Mutator
@@ -136,15 +136,15 @@ def update(scene: Scene) -> Target:
 def checkpoint(scene: Scene) -> Target:
     state = StateDirectory(scene.folder / "state", scene.bundle, scene.bundle.adapter_sha256)
     moments = {spec.name: np.zeros(spec.sizes, np.float32) for spec in scene.bundle.manifest.optimizer.state}
-    fit = Fit({"epochs": 2, "lr": 0.1}, 4, 8, 1, 2, 0.5, 8.0, 0, 0, None, (Record(0, 0, None, 0.5, 0.25),))
-    run = Run(Values({}, {}), 7, None, 4, 8, 0.5, 0.25, None, None, (fit,)).to_json()
+    fit = FitState({"epochs": 2, "lr": 0.1}, 4, 8, 1, 2, 0.5, 8.0, 0, 0, None, (EpochRecord(0, 0, None, 0.5, 0.25),))
+    run = Run(TrainState({}, {}), 7, None, 4, 8, 0.5, 0.25, None, None, (fit,)).to_json()
     state.save(Checkpoint(scene.parameters, moments, scene.parameters, run))
     corpus = [(scene.folder / "state" / NEWEST).read_bytes()]
 
     def read(_: Path) -> None:
         found = state.load()
         if found is not None:
-            Run.from_json(found.run, Values({}, {}), None)
+            Run.from_json(found.run, TrainState({}, {}), None)
 
     return _target("checkpoint of a run", corpus, scene.by_path(f"state/{NEWEST}", read), mutations.of_tensors)
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgepeft_runtime import Limits, Pause, Report, Trainer, TrainingError
+from edgepeft_runtime import FitReport, Limits, Pause, Trainer, TrainingError
 from edgepeft_runtime.train.limits import OTHERS, WINDOW
 from tests.support.damage import assert_equal_bits
 from tests.support.tiny_bundle import examples
@@ -32,7 +32,7 @@ Ask = Callable[[], Pause | None]
 
 def run(
     bundle: Path, state: Path | None, pause: Ask | None = None, *, steps: int | None = None
-) -> tuple[list[float], Report, dict[str, Any]]:
+) -> tuple[list[float], FitReport, dict[str, Any]]:
     """A run in a trainer of its own, perhaps ended after so many steps: losses, report, parameters."""
     losses: list[float] = []
     enough = Pause("enough", "that is enough")
@@ -119,7 +119,7 @@ def test_a_run_without_a_state_directory_goes_on_in_its_trainer(bundle: Path) ->
     end = Pause("enough", "that is enough")
     with Trainer.open(bundle) as trainer:
 
-        def fit(steps: int) -> Report:
+        def fit(steps: int) -> FitReport:
             return trainer.fit(DATA, pause=lambda: end if trainer.steps >= steps else None, **SETTINGS)
 
         reports = [fit(5), fit(9), fit(99)]
@@ -200,7 +200,7 @@ def test_training_waits_until_the_device_has_cooled(sensors: Callable[..., Path]
         pause = limits()
         waits.append(pause is not None)
     assert waits == [False, True, True, True, False, False, True]
-    assert pause == Pause("temperature", "76.0 °C, goes on at 70 °C", 3)
+    assert pause == Pause("temperature", "76.0 °C, resumes at 70 °C", 3)
 
 
 def test_sensors_that_are_switched_off_do_not_count(sensors: Callable[..., Path]) -> None:
@@ -220,12 +220,12 @@ def test_training_waits_while_others_are_busy(processors: Processors) -> None:
     limits = Limits(idle=True, stat=processors.path)
     pause = limits()
     assert pause is not None
-    assert (pause.reason, pause.detail) == ("busy", "looking for 2 s what other processes do")
+    assert (pause.reason, pause.detail) == ("busy", "measuring the CPU use of other processes for 2 s")
     processors.count(0.5 * processors.window, 0.5 * processors.window)
     pause = limits()
     assert pause is not None
     assert pause.reason == "busy"
-    assert pause.detail.startswith("other processes take 50% of the processors")
+    assert pause.detail.startswith("other processes use 50% of the CPU")
     processors.count(0.05 * processors.window, 0.05 * processors.window)  # too short to tell anything
     assert limits() is not None
     processors.count(0, 2 * processors.window)

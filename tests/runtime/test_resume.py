@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 
 from edgepeft_runtime.bundle.bundle import Bundle
-from edgepeft_runtime.engine.engine import Values
+from edgepeft_runtime.engine.engine import TrainState
 from edgepeft_runtime.errors import StateError
 from edgepeft_runtime.train.checkpoint import NEWEST, PREVIOUS
-from edgepeft_runtime.train.records import Progress, Record, Report
-from edgepeft_runtime.train.run import Fit, Run
+from edgepeft_runtime.train.records import EpochRecord, FitReport, Progress
+from edgepeft_runtime.train.run import FitState, Run
 from edgepeft_runtime.train.trainer import Trainer
 from tests.support.damage import assert_equal_bits, mutated, rows
 from tests.support.tiny_bundle import build, examples
@@ -28,7 +28,7 @@ from tests.support.tiny_bundle import build, examples
 DATA, HELD_OUT = examples(30), examples(12, seed=1)
 WRONG = {**HELD_OUT, "labels": (HELD_OUT["labels"] + 1) % 3}
 SETTINGS: dict[str, Any] = {"epochs": 3, "batch_size": 4, "accumulate": 2, "schedule": "cosine", "warmup": 0.2}
-Outcome = tuple[list[tuple[int, float, float]], Report, dict[str, np.ndarray]]
+Outcome = tuple[list[tuple[int, float, float]], FitReport, dict[str, np.ndarray]]
 
 
 def stop_at(*steps: int) -> Callable[[Progress], None]:
@@ -54,7 +54,7 @@ def run(bundle: Path, state: Path | None, data: Any, stop: int | None = None, **
         try:
             report = trainer.fit(data, progress=progress, **{**SETTINGS, **settings})
         except KeyboardInterrupt:
-            report = Report(0, 0, "", (), None)
+            report = FitReport(0, 0, "", (), None)
         return seen, report, trainer.parameters()
 
 
@@ -351,17 +351,17 @@ WRONG_RUNS = {
 def test_run_that_nobody_wrote_is_refused(name: str) -> None:
     """With a good digest as well: every field is of its kind, none is missed and none is left over."""
     with pytest.raises(StateError) as error:
-        Run.from_json(WRONG_RUNS[name], Values({}, {}), None)
+        Run.from_json(WRONG_RUNS[name], TrainState({}, {}), None)
     assert error.value.reference == "unknown-checkpoint"
     assert error.value.context
 
 
 def test_losses_that_are_not_finite_come_back() -> None:
     """JSON has no word for them; a held-out loss may be one, and the run can still be continued."""
-    history = (Record(1, 2, 0.5, math.inf, None), Record(2, 4, 0.25, -math.inf, 0.5))
-    run = Run(Values({}, {}), 3, held_out_before=math.nan, fits=(Fit({"lr": 0.1}, history=history),))
+    history = (EpochRecord(1, 2, 0.5, math.inf, None), EpochRecord(2, 4, 0.25, -math.inf, 0.5))
+    run = Run(TrainState({}, {}), 3, held_out_before=math.nan, fits=(FitState({"lr": 0.1}, history=history),))
     text = run.to_json()
     assert "NaN" in text and '"Infinity"' in text
-    found = Run.from_json(text, Values({}, {}), None)
+    found = Run.from_json(text, TrainState({}, {}), None)
     assert math.isnan(found.held_out_before or 0.0)
     assert found.fits == run.fits

@@ -13,10 +13,10 @@ import torch
 
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.bundle.manifest import LabelSpec, LossSpec, TensorSpec
-from edgepeft_runtime.engine.engine import Values
+from edgepeft_runtime.engine.engine import TrainState
+from edgepeft_runtime.engine.evaluate import count_correct
 from edgepeft_runtime.errors import BatchError, BundleError, DataError, StateError, TrainingError
 from edgepeft_runtime.files.tensorfile import write_tensors
-from edgepeft_runtime.train.accuracy import count_right
 from edgepeft_runtime.train.trainer import Trainer
 from tests.support.damage import Copy, assert_equal_bits, resigned, rows
 from tests.support.tiny_bundle import examples
@@ -133,7 +133,7 @@ def test_parameters_that_overflowed_are_neither_saved_nor_sent(sgd_bundle: Path,
     with Trainer.open(sgd_bundle, state=tmp_path / "state") as trainer:
         trainer.save()
         kept = (tmp_path / "state" / "checkpoint.safetensors").read_bytes()
-        trainer.run = replace(trainer.run, values=overflowed(trainer))
+        trainer.session.run = replace(trainer.session.run, state=overflowed(trainer))
         for write in (trainer.save, lambda: trainer.save_update(tmp_path / "update")):
             with pytest.raises(TrainingError, match="not finite"):
                 write()
@@ -141,10 +141,10 @@ def test_parameters_that_overflowed_are_neither_saved_nor_sent(sgd_bundle: Path,
         assert not (tmp_path / "update").exists()
 
 
-def overflowed(trainer: Trainer) -> Values:
+def overflowed(trainer: Trainer) -> TrainState:
     """The trainer's values with one infinity."""
     parameters = {**trainer.parameters(), "head.bias": np.array([0, np.inf, 0], np.float32)}
-    return trainer._engine.load(parameters)
+    return trainer.session.engine.load(parameters)
 
 
 @pytest.mark.parametrize("lr", [-0.1, float("nan"), float("inf")])
@@ -179,9 +179,9 @@ def test_accuracy_of_a_causal_language_model_is_shifted(bundle: Path) -> None:
     )
     scores = np.eye(5, dtype=np.float32)[[[1, 2, 3, 4], [0, 0, 0, 0]]]
     labels = np.array([[0, 1, 2, 4], [0, 0, -100, 3]])
-    assert count_right({"logits": scores}, {"labels": labels}, causal) == (3, 5)
-    assert count_right({"logits": scores}, {"labels": labels}, replace(causal, loss=LossSpec("mse"))) is None
-    assert count_right({"logits": scores}, {"labels": labels[:, 0]}, replace(causal, loss=manifest.loss)) is None
+    assert count_correct({"logits": scores}, {"labels": labels}, causal) == (3, 5)
+    assert count_correct({"logits": scores}, {"labels": labels}, replace(causal, loss=LossSpec("mse"))) is None
+    assert count_correct({"logits": scores}, {"labels": labels[:, 0]}, replace(causal, loss=manifest.loss)) is None
 
 
 def test_prediction_in_batches_equals_prediction_at_once(bundle: Path) -> None:

@@ -6,20 +6,20 @@ from pathlib import Path
 
 import numpy as np
 
+from edgepeft_runtime.bundle.adapter_source import AdapterSource, load_adapter
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.files.tensorfile import Array
-from edgepeft_runtime.train.trainer import Adapter, adapter_values
 from edgepeft_runtime.train.update import Update, write_update
 
 Tensors = dict[str, Array]
 
 
 def drifted(
-    bundle: Bundle, count: int, drift: float = 0.1, seed: int = 0, adapter: Adapter | None = None
+    bundle: Bundle, count: int, drift: float = 0.1, seed: int = 0, adapter: AdapterSource | None = None
 ) -> list[Tensors]:
     """Parameters of ``count`` devices, each a normal step of that size away from the adapter."""
     draw = np.random.default_rng(seed)
-    start, _ = adapter_values(bundle, adapter)
+    start, _ = load_adapter(bundle, adapter)
     return [{name: _step(array, drift, draw) for name, array in start.items()} for _ in range(count)]
 
 
@@ -31,12 +31,12 @@ def send(
     bundle: Bundle,
     fleet: list[Tensors],
     folder: Path,
-    adapter: Adapter | None = None,
+    adapter: AdapterSource | None = None,
     examples: list[int] | None = None,
 ) -> list[Path]:
     """Write the devices' updates; returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
-    _, digest = adapter_values(bundle, adapter)
+    _, digest = load_adapter(bundle, adapter)
     return [
         write_update(
             folder / f"device{number}.safetensors",

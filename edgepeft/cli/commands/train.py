@@ -32,7 +32,7 @@ from edgepeft_runtime.files.durable import check_output
 if TYPE_CHECKING:
     from edgepeft_runtime.bundle.bundle import Bundle
     from edgepeft_runtime.data.datasets import Dataset
-    from edgepeft_runtime.train.records import Report
+    from edgepeft_runtime.train.records import FitReport
 
 _INTERRUPTED = 130
 
@@ -117,9 +117,10 @@ def _train(
     **settings: Any,
 ) -> int:
     from edgepeft.data import load
+    from edgepeft_runtime.bundle.adapter_source import load_adapter
     from edgepeft_runtime.bundle.bundle import Bundle
-    from edgepeft_runtime.train.memory import peak_memory
-    from edgepeft_runtime.train.trainer import Trainer, adapter_values
+    from edgepeft_runtime.train.peak_memory import peak_memory
+    from edgepeft_runtime.train.trainer import Trainer
     from edgepeft_runtime.train.update import changed_nothing, notice_unchanged
 
     _check_writable(update)
@@ -149,7 +150,7 @@ def _train(
             _tell_saved(pause.ended, trainer.steps, part.state)
             return UNFINISHED
         trainer.save_update(update)
-        if changed_nothing(trainer.parameters(), adapter_values(opened, given or part.adapter)[0]):
+        if changed_nothing(trainer.parameters(), load_adapter(opened, given or part.adapter)[0]):
             notice_unchanged(f"The update {update}")
     _print(report, update)
     click.echo(f"{time.monotonic() - start:.1f} s, at most {size(peak_memory())} of memory")
@@ -203,7 +204,7 @@ def _check_writable(update: Path) -> None:
         )
 
 
-def _print(report: Report, update: Path) -> None:
+def _print(report: FitReport, update: Path) -> None:
     for record in report.history:
         held_out = ""
         if record.held_out_loss is not None:

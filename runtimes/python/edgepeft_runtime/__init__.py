@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from edgepeft_runtime.bundle.bundle import Bundle
     from edgepeft_runtime.bundle.manifest import Manifest
     from edgepeft_runtime.data.datasets import Arrays, Dataset, read_npz
+    from edgepeft_runtime.engine.evaluate import Evaluation
+    from edgepeft_runtime.engine.tasks import Tasks
     from edgepeft_runtime.errors import (
         BatchError,
         BundleError,
@@ -30,8 +32,8 @@ if TYPE_CHECKING:
     )
     from edgepeft_runtime.files.tensorfile import read_tensors, write_tensors
     from edgepeft_runtime.train.limits import Limits, Pause
-    from edgepeft_runtime.train.records import Evaluation, Progress, Record, Report
-    from edgepeft_runtime.train.tasks import Tasks
+    from edgepeft_runtime.train.options import FitOptions
+    from edgepeft_runtime.train.records import EpochRecord, FitReport, Progress
     from edgepeft_runtime.train.trainer import Trainer
     from edgepeft_runtime.train.update import Update, check_update, read_update, write_update
     from edgepeft_runtime.version import VERSION as __version__
@@ -41,10 +43,12 @@ _HOMES = {
     "bundle.bundle": "Bundle",
     "data.datasets": "Arrays Dataset read_npz",
     "errors": _ERRORS,
+    "engine.evaluate": "Evaluation",
+    "engine.tasks": "Tasks",
     "train.limits": "Limits Pause",
+    "train.options": "FitOptions",
     "bundle.manifest": "Manifest",
-    "train.records": "Evaluation Progress Record Report",
-    "train.tasks": "Tasks",
+    "train.records": "EpochRecord FitReport Progress",
     "files.tensorfile": "read_tensors write_tensors",
     "train.trainer": "Trainer",
     "train.update": "Update check_update read_update write_update",
@@ -59,14 +63,15 @@ __all__ = [
     "DataError",
     "Dataset",
     "EdgepeftError",
+    "EpochRecord",
     "Evaluation",
+    "FitOptions",
+    "FitReport",
     "FleetError",
     "Limits",
     "Manifest",
     "Pause",
     "Progress",
-    "Record",
-    "Report",
     "StateError",
     "Tasks",
     "Trainer",

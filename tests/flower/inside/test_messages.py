@@ -14,8 +14,8 @@ from edgepeft.flower import messages
 from edgepeft.flower.messages import Training
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.bundle.manifest import ParameterSpec
+from edgepeft_runtime.engine.evaluate import Evaluation
 from edgepeft_runtime.errors import EdgepeftError, FleetError, TrainingError, UpdateError
-from edgepeft_runtime.train.records import Evaluation
 from edgepeft_runtime.train.update import Update
 from tests.flower.inside.devices import over_the_wire
 

@@ -16,8 +16,8 @@ import onnxruntime
 
 from edgepeft_runtime.bundle.graphfile import external_locations
 from edgepeft_runtime.bundle.manifest import Manifest, TensorSpec
-from edgepeft_runtime.data.values import first_not_finite
 from edgepeft_runtime.errors import BundleError, EdgepeftError
+from edgepeft_runtime.files.finite import first_not_finite
 from edgepeft_runtime.files.regular import open_regular, read_regular
 from edgepeft_runtime.files.staging import recover_directory
 from edgepeft_runtime.files.tensorfile import MAX_HEADER, Array, read_tensors, sha256_of

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from edgepeft_runtime.bundle.manifest import LabelSpec, Manifest, TensorSpec
-from edgepeft_runtime.data.values import first_not_finite
 from edgepeft_runtime.errors import BatchError
+from edgepeft_runtime.files.finite import first_not_finite
 from edgepeft_runtime.files.tensorfile import Array
 
 Batch = Mapping[str, Any]

@@ -1,4 +1,4 @@
-"""Texts that a causal language model goes on with, token by token: greedy or drawn, with a cache where there is one."""
+"""Text generation by a causal language model, token by token: greedy or sampled, with a cache if there is one."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from edgepeft_runtime.bundle.generation_spec import GenerationSpec
 from edgepeft_runtime.bundle.manifest import Manifest
-from edgepeft_runtime.engine.engine import Cache, Engine, Values
-from edgepeft_runtime.errors import BatchError, TrainingError
+from edgepeft_runtime.checks import positive, require
+from edgepeft_runtime.engine.engine import Cache, Engine, TrainState
+from edgepeft_runtime.errors import BatchError
 from edgepeft_runtime.files.tensorfile import Array
 
 Prompts = Sequence[int] | Sequence[Sequence[int]] | NDArray[np.int64]
@@ -22,10 +23,7 @@ Ids = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is chosen, and when a text ends.
-
-    See :meth:`edgepeft_runtime.train.trainer.Trainer.generate`.
-    """
+    """How the next token is chosen, and when a text ends: see :meth:`edgepeft_runtime.Trainer.generate`."""
 
     max_new_tokens: int
     temperature: float = 0.0
@@ -35,111 +33,112 @@ class Sampling:
     stop: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
-        _check("temperature", self.temperature, math.isfinite(self.temperature) and self.temperature >= 0, "0 or more")
-        _check("top_k", self.top_k, self.top_k is None or self.top_k >= 1, "1 or more")
-        _check("top_p", self.top_p, self.top_p is None or 0 < self.top_p <= 1, "a number above 0, at most 1")
-        _check("seed", self.seed, self.seed >= 0, "0 or more")
+        positive("max_new_tokens", self.max_new_tokens)
+        require("temperature", self.temperature, math.isfinite(self.temperature) and self.temperature >= 0, "0 or more")
+        require("top_k", self.top_k, self.top_k is None or self.top_k >= 1, "1 or more")
+        require("top_p", self.top_p, self.top_p is None or 0 < self.top_p <= 1, "a number above 0, at most 1")
+        require("seed", self.seed, self.seed >= 0, "0 or more")
 
     def choose(self, logits: Array, draw: np.random.Generator) -> int:
-        """One token, by scores ``[vocabulary]``."""
+        """Choose one token by its scores, ``[vocabulary]``."""
         scores = logits.astype(np.float64)
         if self.temperature == 0.0:
             return int(scores.argmax())
         order = np.argsort(-scores, kind="stable")[: self.top_k]
         powers = np.exp((scores[order] - scores[order[0]]) / self.temperature)
-        shares = powers / powers.sum()
+        probabilities = powers / powers.sum()
         if self.top_p is not None:
-            count = int(np.searchsorted(np.cumsum(shares), self.top_p)) + 1
-            order, shares = order[:count], shares[:count] / shares[:count].sum()
-        place = int(np.searchsorted(np.cumsum(shares), draw.random(), side="right"))
-        return int(order[min(place, len(order) - 1)])
+            count = int(np.searchsorted(np.cumsum(probabilities), self.top_p)) + 1
+            order, probabilities = order[:count], probabilities[:count] / probabilities[:count].sum()
+        rank = int(np.searchsorted(np.cumsum(probabilities), draw.random(), side="right"))
+        return int(order[min(rank, len(order) - 1)])
 
 
 def generate(
-    engine: Engine, manifest: Manifest, values: Values, prompts: Prompts, sampling: Sampling
+    engine: Engine, manifest: Manifest, state: TrainState, prompts: Prompts, sampling: Sampling
 ) -> list[list[int]]:
-    """See :meth:`edgepeft_runtime.train.trainer.Trainer.generate`."""
+    """Generate a continuation of each prompt: see :meth:`edgepeft_runtime.Trainer.generate`."""
     spec, limit = _spec(manifest), _limit(manifest)
-    texts = [_checked(ids, manifest, limit) for ids in _several(prompts)]
-    reader = (_Cached if spec.cache else _Whole)(engine, manifest, spec, values, texts)
+    texts = [_checked(ids, manifest, limit) for ids in _as_list(prompts)]
+    reader = (_Cached if spec.cache else _Uncached)(engine, manifest, spec, state, texts)
     stop = set(spec.end if sampling.stop is None else sampling.stop)
     draws = [np.random.default_rng(sampling.seed) for _ in texts]
-    made: list[list[int]] = [[] for _ in texts]
-    going = np.ones(len(texts), bool)
+    new: list[list[int]] = [[] for _ in texts]
+    active = np.ones(len(texts), bool)
     for _ in range(sampling.max_new_tokens):
         logits = reader.next()
         tokens = np.zeros(len(texts), np.int64)
-        for row in np.flatnonzero(going):
+        for row in np.flatnonzero(active):
             tokens[row] = sampling.choose(logits[row], draws[row])
-            made[row].append(int(tokens[row]))
-            full = limit is not None and len(texts[row]) + len(made[row]) >= limit
-            going[row] = tokens[row] not in stop and not full
-        if not going.any():
+            new[row].append(int(tokens[row]))
+            full = limit is not None and len(texts[row]) + len(new[row]) >= limit
+            active[row] = tokens[row] not in stop and not full
+        if not active.any():
             break
-        reader.add(tokens, going)
-    return made
+        reader.add(tokens, active)
+    return new
 
 
 class _Reader(Protocol):
-    """Texts as the model reads them."""
+    """Feeds texts to the model."""
 
     def next(self) -> Array:
-        """Scores of the next token of each text, ``[texts, vocabulary]``."""
+        """Return the scores of the next token of each text, ``[texts, vocabulary]``."""
 
-    def add(self, tokens: Ids, going: NDArray[np.bool_]) -> None:
-        """A token behind each text that goes on; of others it does not matter."""
+    def add(self, tokens: Ids, active: NDArray[np.bool_]) -> None:
+        """Append a token to each active text; tokens of the others are not used."""
 
 
 class _Cached:
-    """Reads each token once, by ``generate.onnx``; shorter texts are padded on the left."""
+    """Runs ``generate.onnx`` once for each token; shorter texts are padded on the left."""
 
     def __init__(
-        self, engine: Engine, manifest: Manifest, spec: GenerationSpec, values: Values, texts: Sequence[Ids]
+        self, engine: Engine, manifest: Manifest, spec: GenerationSpec, state: TrainState, texts: Sequence[Ids]
     ) -> None:
         width = max(map(len, texts))
-        self._engine, self._spec, self._values = engine, spec, values
+        self._engine, self._spec, self._state = engine, spec, state
         self._new = np.stack([np.concatenate([_padding(width - len(text), manifest), text]) for text in texts])
         self._mask = np.stack([np.arange(width) >= width - len(text) for text in texts]).astype(np.int64)
         self._cache: Cache | None = None
 
     def next(self) -> Array:
-        fed: dict[str, Array] = {self._spec.ids: self._new, str(self._spec.attention_mask): self._mask}
-        logits, self._cache = self._engine.decode(self._values, fed, self._cache)
+        inputs: dict[str, Array] = {self._spec.ids: self._new, str(self._spec.attention_mask): self._mask}
+        logits, self._cache = self._engine.decode(self._state, inputs, self._cache)
         return logits
 
-    def add(self, tokens: Ids, going: NDArray[np.bool_]) -> None:
-        # A text that has ended is padded on: it takes no further position, of which the model may have no more.
+    def add(self, tokens: Ids, active: NDArray[np.bool_]) -> None:
+        # A finished text is padded: it needs no further position, and the model may have no more of them.
         self._new = tokens[:, None]
-        self._mask = np.concatenate([self._mask, going[:, None].astype(np.int64)], axis=1)
+        self._mask = np.concatenate([self._mask, active[:, None].astype(np.int64)], axis=1)
 
 
-class _Whole:
-    """Reads the whole texts again for each token, by ``infer.onnx``; shorter ones are padded on the right."""
+class _Uncached:
+    """Runs ``infer.onnx`` on the whole texts for each token; shorter texts are padded on the right."""
 
     def __init__(
-        self, engine: Engine, manifest: Manifest, spec: GenerationSpec, values: Values, texts: Sequence[Ids]
+        self, engine: Engine, manifest: Manifest, spec: GenerationSpec, state: TrainState, texts: Sequence[Ids]
     ) -> None:
-        self._engine, self._manifest, self._spec, self._values = engine, manifest, spec, values
+        self._engine, self._manifest, self._spec, self._state = engine, manifest, spec, state
         self._texts = list(texts)
 
     def next(self) -> Array:
         lengths = np.array([len(text) for text in self._texts])
-        width = max(int(lengths.max()), _least(self._manifest))
+        width = max(int(lengths.max()), _shortest(self._manifest))
         ids = np.stack([np.concatenate([text, _padding(width - len(text), self._manifest)]) for text in self._texts])
         mask = np.arange(width) < lengths[:, None]
         known = {self._spec.ids: ids, self._spec.attention_mask: mask}
-        fed = {spec.name: known[spec.name].astype(spec.dtype) for spec in self._manifest.inputs}
-        outputs = self._engine.infer(self._values, fed)
+        inputs = {spec.name: known[spec.name].astype(spec.dtype) for spec in self._manifest.inputs}
+        outputs = self._engine.infer(self._state, inputs)
         logits = outputs[self._manifest.outputs[0].name]
         return np.asarray(logits[np.arange(len(lengths)), lengths - 1])
 
-    def add(self, tokens: Ids, going: NDArray[np.bool_]) -> None:
-        for row in np.flatnonzero(going):
+    def add(self, tokens: Ids, active: NDArray[np.bool_]) -> None:
+        for row in np.flatnonzero(active):
             self._texts[row] = np.append(self._texts[row], tokens[row])
 
 
 def _spec(manifest: Manifest) -> GenerationSpec:
-    """How the bundle generates; bundles of before there was such a field may say it by their text."""
+    """Return how the bundle generates. A bundle without ``generation`` may say so by its text fields."""
     if manifest.generation is not None:
         return manifest.generation
     fields = {} if manifest.text is None else {kind: name for name, kind in manifest.text.fields.items()}
@@ -148,18 +147,18 @@ def _spec(manifest: Manifest) -> GenerationSpec:
             "cannot-generate",
             "The bundle does not say how to generate text with it.",
             context=f"loss: {manifest.loss.kind}; manifest.json has no 'generation'",
-            hint="prepare it of a causal language model, with the loss causal_lm.",
+            hint="prepare a causal language model with the loss causal_lm.",
         )
     return GenerationSpec(fields["ids"], fields.get("attention_mask"))
 
 
 def _limit(manifest: Manifest) -> int | None:
-    """Tokens of the longest text that the model can read."""
+    """Return the number of tokens of the longest text that the model can read; ``None`` without a limit."""
     dim = manifest.inputs[0].shape[1]
     return dim if isinstance(dim, int) else manifest.dimensions[dim].max
 
 
-def _least(manifest: Manifest) -> int:
+def _shortest(manifest: Manifest) -> int:
     dim = manifest.inputs[0].shape[1]
     return dim if isinstance(dim, int) else manifest.dimensions[dim].min
 
@@ -168,8 +167,8 @@ def _padding(count: int, manifest: Manifest) -> Ids:
     return np.full(count, 0 if manifest.text is None else manifest.text.pad_id, np.int64)
 
 
-def _several(prompts: Prompts) -> list[Sequence[int]]:
-    """One text, or several, as several."""
+def _as_list(prompts: Prompts) -> list[Sequence[int]]:
+    """Return one prompt, or several, as a list of prompts."""
     texts = list(prompts)
     if not texts:
         raise BatchError("empty-batch", "There is no prompt.", context=None, hint="give at least one.")
@@ -185,28 +184,21 @@ def _checked(ids: Sequence[int], manifest: Manifest, limit: int | None) -> Ids:
         raise BatchError(
             "bad-prompt",
             "A prompt must be a list of token ids, at least one.",
-            context=f"found shape {list(array.shape)}, {array.dtype.name}",
+            context=f"shape {list(array.shape)}, {array.dtype.name}",
             hint="tokenize the text first.",
         )
     if most is not None and array.max() >= most:
         raise BatchError(
             "bad-prompt",
-            "A prompt holds an id that is no token of the model.",
-            context=f"found {int(array.max())}; ids are 0 to {most - 1}",
+            "A prompt contains an id that is not a token of the model.",
+            context=f"largest id {int(array.max())}; ids are 0 to {most - 1}",
             hint="use the model's own tokenizer.",
         )
     if limit is not None and array.size >= limit:
         raise BatchError(
             "prompt-too-long",
-            "A prompt leaves no room for an answer.",
-            context=f"it has {array.size} tokens; prompt and answer may have {limit}",
+            "A prompt leaves no positions for new tokens.",
+            context=f"it has {array.size} tokens; prompt and new tokens may have {limit}",
             hint="shorten it.",
         )
     return array.astype(np.int64)
-
-
-def _check(name: str, value: object, fits: bool, allowed: str) -> None:
-    if not fits:
-        raise TrainingError(
-            "bad-setting", f"{name} is out of range.", context=f"found {value!r}", hint=f"give {allowed}."
-        )

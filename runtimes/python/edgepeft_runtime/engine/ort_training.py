@@ -1,9 +1,9 @@
 """The engine ``ort-training``: gradients by ``onnxruntime.training.api``, from the official artifacts in a bundle.
 
-Its module holds parameters that change in place, while values here never change. So the module is given the values of
-each call, computes loss and gradient, and the bundle's own optimizer graph makes new values: weight decay that spares
-biases, momentum, and checkpoints are those of the portable engine. (The moments of the official optimizer could not be
-read back but through a file.) Everything that does not train runs on the inference sessions of the same wheel.
+The official module updates its parameters in place, while a state never changes. So each call copies the state's
+parameters into the module, which computes loss and gradient, and the bundle's own optimizer graph makes the new state.
+Weight decay that skips biases, momentum, and checkpoints are therefore those of the portable engine. (The moments of
+the official optimizer could be read back only through a file.) Inference runs in the sessions of the same wheel.
 """
 
 from __future__ import annotations
@@ -14,20 +14,17 @@ from importlib import import_module
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 
 from edgepeft_runtime.bundle.bundle import Bundle
-from edgepeft_runtime.engine.engine import (
-    Forward,
+from edgepeft_runtime.engine.engine import EvalResult, OrtTensors, TrainState
+from edgepeft_runtime.engine.portable import (
     PortableEngine,
-    Step,
-    Values,
-    fed,
-    no_label_counts,
-    only_finite,
+    as_ort,
+    graph_not_loaded,
+    onnxruntime_failed,
     session_options,
 )
 from edgepeft_runtime.errors import BundleError, TrainingError
@@ -38,7 +35,7 @@ _TRAIN, _EVAL, _CHECKPOINT = (f"{FOLDER}/{name}" for name in ("training_model.on
 
 
 class OrtTrainingEngine(PortableEngine):
-    """Loss, gradient and evaluation by the official module; see the module's docstring.
+    """Computes loss, gradient and evaluation by the official module; see the module's docstring.
 
     Args:
         bundle: an opened bundle with official artifacts.
@@ -53,95 +50,79 @@ class OrtTrainingEngine(PortableEngine):
         if _TRAIN not in bundle.manifest.files:
             raise BundleError(
                 "no-official-artifacts",
-                f"The bundle {bundle.path} holds no artifacts of ONNX Runtime Training.",
+                f"The bundle {bundle.path} has no artifacts of ONNX Runtime Training.",
                 context=f"{_TRAIN} is not in its manifest",
                 hint="run `edgepeft export-ort-training BUNDLE` on the workstation, or use the portable engine.",
             )
         super().__init__(bundle, threads=threads)
         training_package()
         api = import_module("onnxruntime.training.api")
+        train, checkpoint, evaluate = (str(bundle.file(name)) for name in (_TRAIN, _CHECKPOINT, _EVAL))
         try:
-            self._checkpoint = api.CheckpointState.load_checkpoint(str(bundle.file(_CHECKPOINT)))
-            files = str(bundle.file(_TRAIN)), self._checkpoint, str(bundle.file(_EVAL))
-            self._module = api.Module(*files, "cpu", session_options(threads))
+            self._checkpoint = api.CheckpointState.load_checkpoint(checkpoint)
+            self._module = api.Module(train, self._checkpoint, evaluate, "cpu", session_options(threads))
         except Exception as failure:  # onnxruntime's exceptions have no class in common but this one
-            raise BundleError(
-                "graph-not-loaded",
-                f"ONNX Runtime Training {ort.__version__} cannot open the artifacts in {bundle.path / FOLDER}.",
-                context=str(failure),
-                hint="make them anew with `edgepeft export-ort-training`, or use the portable engine.",
-            ) from failure
+            hint = "make the artifacts again with `edgepeft export-ort-training`, or use the portable engine."
+            raise graph_not_loaded(FOLDER, failure, hint) from failure
         manifest = bundle.manifest
         self._inputs = [spec.name for spec in (*manifest.inputs, *manifest.labels)]
-        self._placed: Mapping[str, Any] | None = None
+        self._loaded: OrtTensors | None = None
 
-    def train(self, values: Values, batches: Sequence[Mapping[str, Array]], *, lr: float, step: int) -> Step:
-        """One optimizer step over all ``batches``.
+    def _accumulate(
+        self, state: TrainState, batch: Mapping[str, Array], gradients: OrtTensors, weight: float
+    ) -> tuple[float, float, OrtTensors]:
+        """As in the portable engine, but gradients are those of the mean loss: that is what the module computes."""
+        self._copy_in(state.parameters)
+        self._module.train()
+        self._module.lazy_reset_grad()
+        mean_loss, loss_weight = (float(value) for value in self._forward(batch)[:2])
+        fraction = loss_weight / (weight + loss_weight) if loss_weight else 0.0
+        return mean_loss * loss_weight, loss_weight, as_ort(self._moved(gradients, fraction))
 
-        Raises:
-            BatchError: no label of any batch counts.
-            TrainingError: a loss or the gradient is not finite, or onnxruntime failed. ``values`` are as before.
-        """
-        self._place(values.parameters)
-        sums, weights = 0.0, 0.0
-        means = {bucket.name: np.zeros(bucket.size, np.float32) for bucket in self._bundle.manifest.buckets}
-        for batch in batches:
-            self._module.train()
-            self._module.lazy_reset_grad()
-            loss, weight, *_ = self._forward(batch)
-            sums, weights = sums + float(loss) * float(weight), weights + float(weight)
-            only_finite("loss", sums, step, lr)
-            self._take_in(means, float(weight) / weights if weights else 0.0)
-        if weights == 0.0:
-            raise no_label_counts()
-        new, norm = self.update(values, fed(means), lr=lr, step=step, scale=1.0)
-        only_finite("gradient", norm, step, lr)
-        return Step(new, sums, weights, norm)
-
-    def _take_in(self, means: Mapping[str, Array], share: float) -> None:
-        """Take the gradient of a batch's mean loss into the mean of all, of whose weight the batch has this share."""
+    def _moved(self, means: OrtTensors, fraction: float) -> dict[str, Array]:
+        """Return the mean gradients after a batch that has this fraction of the weight of all batches so far."""
+        after = {}
         for bucket in self._bundle.manifest.buckets:
+            mean = means[bucket.name].numpy()
             parts = [self._checkpoint.parameters[name].grad.reshape(-1) for name in bucket.members]
-            mean = means[bucket.name]
-            mean += (np.concatenate(parts) - mean) * np.float32(share)
+            with np.errstate(invalid="ignore", over="ignore"):  # a gradient that is not finite is refused later
+                after[bucket.name] = mean + (np.concatenate(parts) - mean) * np.float32(fraction)
+        return after
 
-    def evaluate(self, values: Values, batch: Mapping[str, Array]) -> Forward:
-        """Loss and outputs of one batch, by the official eval model."""
-        self._place(values.parameters)
+    def _scale(self, weight: float) -> float:  # noqa: ARG002  (the gradients are means already)
+        return 1.0
+
+    def evaluate(self, state: TrainState, batch: Mapping[str, Array]) -> EvalResult:
+        """Return loss and outputs of one batch, by the official eval model."""
+        self._copy_in(state.parameters)
         self._module.eval()
         loss, weight, *outputs = self._forward(batch)
-        names = [spec.name for spec in self._bundle.manifest.outputs]
-        return Forward(float(loss) * float(weight), float(weight), dict(zip(names, outputs, strict=True)))
+        return EvalResult(float(loss) * float(weight), float(weight), dict(zip(self._outputs, outputs, strict=True)))
 
     def close(self) -> None:
-        """Let go of the sessions and what they map."""
+        """Release the sessions and the memory they map."""
         super().close()
         del self._module, self._checkpoint
 
     def _forward(self, batch: Mapping[str, Array]) -> Sequence[Array]:
         try:
-            found: Sequence[Array] = self._module(*(np.ascontiguousarray(batch[name]) for name in self._inputs))
+            outputs: Sequence[Array] = self._module(*(np.ascontiguousarray(batch[name]) for name in self._inputs))
         except Exception as failure:  # as above
-            raise TrainingError(
-                "onnxruntime-failed",
-                f"ONNX Runtime Training {ort.__version__} failed.",
-                context=str(failure),
-                hint="the node's name in the message leads to the layer; less memory is used with smaller batches.",
-            ) from failure
-        return found
+            raise onnxruntime_failed(FOLDER, failure) from failure
+        return outputs
 
-    def _place(self, parameters: Mapping[str, Any]) -> None:
-        """Give the module these parameters, where it does not hold them already."""
-        if self._placed is parameters:
+    def _copy_in(self, parameters: OrtTensors) -> None:
+        """Copy these parameters into the module, unless they are there already."""
+        if self._loaded is parameters:
             return
-        self._placed = None
+        self._loaded = None
         for name, value in parameters.items():
             self._checkpoint.parameters[name] = value.numpy()
-        self._placed = parameters
+        self._loaded = parameters
 
 
 def training_package() -> ModuleType:
-    """``onnxruntime.training`` without its ``__init__``, which wants torch for what is not needed here.
+    """Import ``onnxruntime.training`` without its ``__init__``, which needs torch for parts that are not used here.
 
     Its modules, such as ``onnxruntime.training.api``, can be imported afterwards.
 

@@ -1,4 +1,4 @@
-"""The engines by name. Importing this needs no onnxruntime, so that the command's help is quick."""
+"""Names of the engines. Importing this does not import onnxruntime, so that the command's help is fast."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ENGINES = (PORTABLE, ORT_TRAINING)
 
 
 def check_engine(name: str) -> None:
-    """Refuse a name that no engine has."""
+    """Refuse a name that is not an engine's."""
     if name not in ENGINES:
         raise TrainingError(
             "unknown-engine",
@@ -26,10 +26,14 @@ def check_engine(name: str) -> None:
 
 
 def open_engine(name: str, bundle: Bundle, threads: int | None) -> Engine:
-    """The engine of that name; raises :class:`TrainingError` for any other."""
+    """Create the engine of that name.
+
+    Raises:
+        TrainingError: there is no such engine.
+    """
     check_engine(name)
     if name == PORTABLE:
-        from edgepeft_runtime.engine.engine import PortableEngine
+        from edgepeft_runtime.engine.portable import PortableEngine
 
         return PortableEngine(bundle, threads=threads)
     from edgepeft_runtime.engine.ort_training import OrtTrainingEngine

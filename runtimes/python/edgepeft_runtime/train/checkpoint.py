@@ -24,10 +24,17 @@ _LOG = logging.getLogger("edgepeft_runtime")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What is kept of a run: parameters, optimizer state, the best parameters (if any), and the rest as JSON."""
+    """A run as it is kept.
+
+    Attributes:
+        parameters: arrays by name.
+        optimizer: state of the optimizer by name.
+        best: parameters with the best held-out loss; ``None`` without held-out data.
+        run: everything else, as JSON.
+    """
 
     parameters: Mapping[str, Array]
-    state: Mapping[str, Array]
+    optimizer: Mapping[str, Array]
     best: Mapping[str, Array] | None
     run: str
 
@@ -36,12 +43,12 @@ class StateDirectory:
     """A state directory, locked for one process until :meth:`close`.
 
     Args:
-        path: made if it is missing.
+        path: the directory; created if it is missing.
         bundle: the bundle that is trained.
         adapter_sha256: the hash of the adapter the run starts from.
 
     Raises:
-        StateError: it cannot be made, or another process trains in it.
+        StateError: it cannot be created, or another process uses it.
     """
 
     def __init__(self, path: str | Path, bundle: Bundle, adapter_sha256: str) -> None:
@@ -57,36 +64,36 @@ class StateDirectory:
             raise StateError(
                 "state-in-use" if taken else "cannot-write-state",
                 f"Cannot use the state directory {self.path}.",
-                context="another process trains in it." if taken else str(failure),
+                context="another process uses it." if taken else str(failure),
                 hint="end that process, or use another directory." if taken else hint_for(failure),
             ) from failure
 
     def close(self) -> None:
-        """Give up the lock; more than once does no harm."""
+        """Release the lock; calling this again does nothing."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Write a checkpoint; the newest one before it becomes the previous one. At no moment is there none.
+        """Write a checkpoint, and keep the one before it as the previous one. There is a whole checkpoint at all times.
 
         Raises:
-            StateError: it cannot be written (``cannot-write-file``); the one before is still there.
+            StateError: it cannot be written (``cannot-write-file``); the one before is kept.
         """
-        groups = {"parameter": checkpoint.parameters, "state": checkpoint.state, "best": checkpoint.best or {}}
-        tensors = {f"{group}:{name}": array for group, held in groups.items() for name, array in held.items()}
+        groups = {"parameter": checkpoint.parameters, "state": checkpoint.optimizer, "best": checkpoint.best or {}}
+        tensors = {f"{group}:{name}": array for group, arrays in groups.items() for name, array in arrays.items()}
         metadata = {"format": _FORMAT, "version": _VERSION, **self._owner, "run": checkpoint.run}
-        newest, coming = self.path / NEWEST, self.path / f"{NEWEST}.next"
-        write_tensors(coming, tensors, metadata, digest=True, error=StateError)
+        newest, staged = self.path / NEWEST, self.path / f"{NEWEST}.next"
+        write_tensors(staged, tensors, metadata, digest=True, error=StateError)
         with writing(newest, StateError):
-            # A damaged newest one must not push out the whole previous one.
+            # A damaged newest checkpoint must not replace a whole previous one.
             if self._keep_newest and newest.exists():
                 newest.replace(self.path / PREVIOUS)
-            move(coming, newest)
+            move(staged, newest)
         self._keep_newest = True
 
     def load(self) -> Checkpoint | None:
-        """The newest whole checkpoint, ``None`` in a new directory.
+        """Return the newest whole checkpoint; ``None`` in a new directory.
 
         Raises:
             StateError: all checkpoints are damaged, or the newest belongs to another bundle or adapter.
@@ -103,14 +110,14 @@ class StateDirectory:
                 continue
             if failures:
                 self._keep_newest = False
-                _LOG.warning("%s is damaged; going on from %s", self.path / NEWEST, path)
+                _LOG.warning("%s is damaged; resuming from %s", self.path / NEWEST, path)
             return self._checked(path, file)
         if failures:
             raise StateError(
                 "damaged-state",
                 f"No checkpoint in {self.path} is whole.",
                 context="\n".join(str(failure.context) for failure in failures),
-                hint="use another state directory; the run has to begin anew.",
+                hint="use another state directory; the run has to restart.",
             )
         return None
 
@@ -119,7 +126,7 @@ class StateDirectory:
         if kind != (_FORMAT, _VERSION) or "run" not in file.metadata:
             raise StateError(
                 "unknown-checkpoint",
-                f"{path} is no checkpoint that this runtime knows.",
+                f"{path} is not a checkpoint that this runtime can read.",
                 context=f"expected {_FORMAT} {_VERSION}, found {kind[0]} {kind[1]}",
                 hint="use another state directory.",
             )
@@ -130,7 +137,7 @@ class StateDirectory:
                     "foreign-state",
                     f"The state in {self.path} belongs to another {'bundle' if key == 'base_sha256' else 'adapter'}.",
                     context=f"{key}: this run {expected}, the state {found}",
-                    hint="use the bundle and adapter the run was begun with, or another state directory.",
+                    hint="use the bundle and adapter that the run was started with, or another state directory.",
                 )
         manifest = self._bundle.manifest
         groups = {group: _group(file.tensors, group) for group in ("parameter", "state", "best")}
@@ -145,10 +152,10 @@ class StateDirectory:
 
 
 def remove_state(path: Path) -> bool:
-    """Remove a state directory that no process trains in; whether it is gone."""
+    """Remove a state directory that no process uses; return whether it is gone."""
     try:
         lock = lock_file(path / LOCK)
-    except OSError:  # another process trains in it, or it cannot be written to
+    except OSError:  # another process uses it, or it cannot be written
         return False
     shutil.rmtree(path, ignore_errors=True)
     if lock is not None:

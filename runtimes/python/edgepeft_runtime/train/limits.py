@@ -1,4 +1,4 @@
-"""When a device should not train now: its time is over, it is hot, or others need it. For Linux."""
+"""Limits on when a device trains: time, temperature, and use by other processes. Temperature and use need Linux."""
 
 from __future__ import annotations
 
@@ -9,29 +9,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from edgepeft_runtime.checks import require
 from edgepeft_runtime.errors import TrainingError
 
 COOLER = 5.0
-"""Degrees Celsius below the limit at which training goes on, so that it does not start and stop with every step."""
+"""Degrees Celsius below the limit at which training resumes, so that it does not start and stop with every step."""
 
 OTHERS = 0.2
-"""The share of all processor time that other processes may take of a device that counts as idle."""
+"""Fraction of all processor time that other processes may use on a device that counts as idle."""
 
 EVERY = 5.0
-"""Seconds between two looks while training waits."""
+"""Seconds between two checks while training waits."""
 
 WINDOW = 2.0
-"""Seconds over which processor time is counted: shorter ones tell nothing."""
+"""Sampling window in seconds; shorter windows are too noisy."""
 
 
 @dataclass(frozen=True)
 class Pause:
-    """Why training must not go on now.
+    """Why training must pause.
 
     Attributes:
-        reason: one word, which becomes ``Report.stopped`` where training ends: ``minutes``, ``temperature``, ``busy``.
-        detail: the same for people, with figures.
-        seconds: to wait before asking again; ``None``: training ends here, and goes on another day.
+        reason: one word, which becomes ``FitReport.stopped`` if training ends: ``minutes``, ``temperature``, ``busy``.
+        detail: the reason as a message, with figures.
+        seconds: how long to wait before checking again; ``None`` ends training, to be resumed another day.
     """
 
     reason: str
@@ -40,20 +41,22 @@ class Pause:
 
 
 class Limits:
-    """Asked between optimizer steps by ``Trainer.fit(pause=...)``: gives a :class:`Pause`, or ``None`` to go on.
+    """Called between optimizer steps by ``Trainer.fit(pause=...)``; returns a :class:`Pause`, or ``None`` to train.
 
-    Time ends the training. Heat and other work make it wait: within minutes they are over, most of the time.
+    When the time is over, training ends. When the device is hot or busy, training waits, because that is usually over
+    within minutes.
 
     Args:
-        minutes: from now on, waiting included.
-        temperature: degrees Celsius of the hottest sensor. Hotter than that, training waits until it is ``COOLER``.
-        idle: wait while other processes take more than ``OTHERS`` of the processor time.
-        every: seconds between two looks while training waits.
-        thermal: where the kernel has its sensors, ``thermal_zone*/temp`` in thousandths of a degree.
-        stat: where the kernel counts processor time (proc(5)).
+        minutes: time from now on, including pauses.
+        temperature: limit in degrees Celsius. If the hottest sensor exceeds it, training waits until the temperature
+            is ``COOLER`` degrees below the limit.
+        idle: wait while other processes use more than ``OTHERS`` of the processor time.
+        every: seconds between two checks while training waits.
+        thermal: directory of the kernel's sensors, ``thermal_zone*/temp`` in thousandths of a degree.
+        stat: file in which the kernel counts processor time (proc(5)).
 
     Raises:
-        TrainingError: a limit is no number above 0, or the device has nothing to measure it by.
+        TrainingError: a limit is not a number above 0, or the device cannot measure it.
     """
 
     def __init__(
@@ -67,10 +70,7 @@ class Limits:
         stat: str | Path = "/proc/stat",
     ) -> None:
         for name, limit in (("minutes", minutes), ("temperature", temperature), ("every", every)):
-            if limit is not None and not (math.isfinite(limit) and limit > 0):
-                raise TrainingError(
-                    "bad-setting", f"{name} must be a number above 0.", context=f"found {limit}", hint=None
-                )
+            require(name, limit, limit is None or (math.isfinite(limit) and limit > 0), "a number above 0")
         self._end = None if minutes is None else time.monotonic() + 60 * minutes
         self._minutes = minutes
         self._heat = None if temperature is None else _Heat(Path(thermal), temperature)
@@ -78,7 +78,7 @@ class Limits:
         self._every = every
 
     def __call__(self) -> Pause | None:
-        """Whether training must end or wait now."""
+        """Return why training must end or wait now, if it must."""
         left = math.inf if self._end is None else self._end - time.monotonic()
         if left <= 0:
             return Pause("minutes", f"{self._minutes:g} minutes are over")
@@ -91,7 +91,7 @@ class Limits:
 
 
 class _Heat:
-    """The hottest of a device's sensors, against a limit."""
+    """Compares the hottest of a device's sensors with a limit."""
 
     def __init__(self, folder: Path, limit: float) -> None:
         self._folder, self._limit = folder, limit
@@ -99,26 +99,26 @@ class _Heat:
         self._hottest()
 
     def too_high(self) -> str | None:
-        """Why to wait, if it is."""
+        """Return why to wait, if it is too hot."""
         hottest = self._hottest()
         below = self._limit - COOLER
         self._waits = hottest > (below if self._waits else self._limit)
-        return f"{hottest:.1f} °C, goes on at {below:g} °C" if self._waits else None
+        return f"{hottest:.1f} °C, resumes at {below:g} °C" if self._waits else None
 
     def _hottest(self) -> float:
-        found = [degrees for zone in self._folder.glob("thermal_zone*") if (degrees := _degrees(zone)) is not None]
-        if not found:
+        readings = [degrees for zone in self._folder.glob("thermal_zone*") if (degrees := _degrees(zone)) is not None]
+        if not readings:
             raise TrainingError(
                 "no-thermometer",
                 "The temperature of this device cannot be read.",
-                context=f"no {self._folder}/thermal_zone*/temp gives a number",
-                hint="train without a limit of the temperature.",
+                context=f"no {self._folder}/thermal_zone*/temp contains a number",
+                hint="train without a temperature limit.",
             )
-        return max(found)
+        return max(readings)
 
 
 def _degrees(zone: Path) -> float | None:
-    """A sensor's temperature in °C; ``None`` for one that is switched off, which cannot be read."""
+    """Return a sensor's temperature in °C; ``None`` for one that is switched off and cannot be read."""
     try:
         return int((zone / "temp").read_text("ascii")) / 1000
     except (OSError, ValueError):
@@ -134,32 +134,32 @@ class _Times(NamedTuple):
 
 
 class _Others:
-    """How much processor time all other processes take.
+    """Measures the processor time of all other processes.
 
-    Not by the load average, which counts this run's own threads and what was running a minute ago.
+    The load average is not used: it counts this run's own threads, and what was running a minute ago.
     """
 
     def __init__(self, stat: Path) -> None:
         self._stat = stat
         self._least = WINDOW * (os.cpu_count() or 1)
         self._since = self._times()
-        self._share: float | None = None
+        self._fraction: float | None = None
 
     @property
     def known(self) -> bool:
-        """Whether somebody has looked for long enough."""
-        return self._share is not None
+        """Whether a whole sampling window was measured."""
+        return self._fraction is not None
 
     def too_many(self) -> str | None:
-        """Why to wait, if they take too much or nothing is known yet."""
+        """Return why to wait, if they use too much or nothing was measured yet."""
         now = self._times()
         total, busy, own = (after - before for after, before in zip(now, self._since, strict=True))
         if total >= self._least:
-            self._share, self._since = max(0.0, busy - own) / total, now
-        if self._share is None:
-            return f"looking for {WINDOW:g} s what other processes do"
-        if self._share > OTHERS:
-            return f"other processes take {self._share:.0%} of the processors, goes on at {OTHERS:.0%}"
+            self._fraction, self._since = max(0.0, busy - own) / total, now
+        if self._fraction is None:
+            return f"measuring the CPU use of other processes for {WINDOW:g} s"
+        if self._fraction > OTHERS:
+            return f"other processes use {self._fraction:.0%} of the CPU, resumes at {OTHERS:.0%}"
         return None
 
     def _times(self) -> _Times:
@@ -169,9 +169,9 @@ class _Others:
         except (OSError, ValueError) as failure:
             raise TrainingError(
                 "no-processor-times",
-                "It cannot be told whether this device is idle.",
+                "Cannot determine whether this device is idle.",
                 context=f"{self._stat}: {failure}",
-                hint="train without this limit; it takes Linux.",
+                hint="drop this limit; it needs Linux.",
             ) from failure
         busy = user + nice + system + interrupts + soft
         ticks = os.sysconf("SC_CLK_TCK")

@@ -1,4 +1,4 @@
-"""What a run reports: plain values, frozen."""
+"""What a caller of ``fit`` sees: progress, history and report."""
 
 from __future__ import annotations
 
@@ -6,20 +6,15 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """Loss (weighted mean over the data), accuracy (0 to 1; ``None`` without class labels), number of examples."""
+class EpochRecord:
+    """The state of a run after an epoch, or before training where there is held-out data.
 
-    loss: float
-    accuracy: float | None
-    examples: int
-
-
-@dataclass(frozen=True)
-class Record:
-    """One line of a run's history: after ``epoch`` epochs and ``step`` optimizer steps (0: before training).
-
-    ``loss`` is the mean training loss of the epoch, ``held_out_loss`` and ``held_out_accuracy`` those of the held-out
-    data; ``None`` where there is none.
+    Attributes:
+        epoch: epochs completed; 0 before training.
+        step: optimizer steps taken.
+        loss: mean training loss of the epoch; ``None`` before training.
+        held_out_loss: loss on the held-out data; ``None`` without such data.
+        held_out_accuracy: fraction of correct labels, 0 to 1; ``None`` without held-out data or class labels.
     """
 
     epoch: int
@@ -31,7 +26,16 @@ class Record:
 
 @dataclass(frozen=True)
 class Progress:
-    """Handed to ``progress`` after each step: ``step`` of ``total`` (``None``: unknown), epoch counted from 1."""
+    """Passed to ``progress`` after each optimizer step.
+
+    Attributes:
+        step: optimizer steps taken in this call of ``fit``.
+        total: steps that it will take; ``None`` if unknown.
+        epoch: the current epoch, counted from 1.
+        loss: mean loss of the step, before its update.
+        lr: learning rate of the step.
+        examples_per_second: mean speed of the steps taken by this process.
+    """
 
     step: int
     total: int | None
@@ -42,22 +46,26 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Report:
-    """What ``fit`` did.
+class FitReport:
+    """Returned by ``fit``.
 
-    ``stopped`` is ``epochs`` (all done), ``max_steps`` or ``patience``. ``best`` is the line of the history whose
-    adapter was kept; without held-out data it is ``None`` and the last adapter stands. Where ``finished`` is ``False``,
-    a pause ended the call, ``stopped`` is its reason, and the same call goes on from there.
+    Attributes:
+        steps: optimizer steps taken.
+        examples: examples trained on, repeats counted.
+        stopped: why it ended: ``epochs`` (all done), ``max_steps``, ``patience``, or the reason of a pause.
+        history: one record per epoch, and one before training where there is held-out data.
+        best: the record whose adapter was kept; ``None`` without held-out data, where the last adapter is kept.
+        finished: whether the call is complete. If not, a pause ended it, and the same call resumes it.
     """
 
     steps: int
     examples: int
     stopped: str
-    history: tuple[Record, ...]
-    best: Record | None
+    history: tuple[EpochRecord, ...]
+    best: EpochRecord | None
     finished: bool = True
 
     @property
     def loss(self) -> float | None:
-        """The mean training loss of the last epoch; ``None`` where no step was taken."""
+        """The mean training loss of the last epoch; ``None`` if no step was taken."""
         return self.history[-1].loss if self.history else None

@@ -1,103 +1,118 @@
-"""The run so far as frozen values: replaced as a whole after each step, so an interrupt never finds it half changed."""
+"""The state of a run as frozen values, replaced as a whole after each step, so that an interrupt cannot tear it."""
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
 
-from edgepeft_runtime.engine.engine import Step, Values
+from edgepeft_runtime.engine.engine import Step, TrainState
+from edgepeft_runtime.engine.evaluate import Evaluation
 from edgepeft_runtime.errors import StateError
 from edgepeft_runtime.files import strict_json
 from edgepeft_runtime.files.fields import Fields
-from edgepeft_runtime.train.records import Evaluation, Record, Report
+from edgepeft_runtime.train.records import EpochRecord, FitReport
 
 
 @dataclass(frozen=True)
-class Fit:
-    """One call of ``fit``: its settings and how far it is.
+class FitState:
+    """One call of ``fit``: its settings and its progress.
 
-    Args:
-        settings: what must be the same when it is resumed; plain JSON.
+    Attributes:
+        settings: what must be the same when the call is resumed, as plain JSON values.
         steps: optimizer steps taken.
-        examples: examples trained on.
-        epoch: epochs done.
-        place: batches used of the epoch under way.
-        loss_sum: Σ loss of the epoch under way, and ``loss_weight`` its Σ weight.
-        worse: epochs since the best held-out loss.
-        best: the place of the best in ``history``.
-        stopped: why it ended; ``None`` while it goes on.
+        examples: examples trained on, repeats counted.
+        epoch: epochs completed.
+        batches: batches used of the current epoch.
+        loss_sum: weighted sum of the losses of the current epoch.
+        loss_weight: sum of their weights.
+        epochs_since_best: epochs since the best held-out loss.
+        best: index of the best record in ``history``.
+        stopped: why the call ended; ``None`` while it is unfinished.
         history: one record per epoch, and one before training where there is held-out data.
     """
 
-    settings: dict[str, Any]
+    settings: Mapping[str, object]
     steps: int = 0
     examples: int = 0
     epoch: int = 0
-    place: int = 0
+    batches: int = 0
     loss_sum: float = 0.0
     loss_weight: float = 0.0
-    worse: int = 0
+    epochs_since_best: int = 0
     best: int | None = None
     stopped: str | None = None
-    history: tuple[Record, ...] = ()
+    history: tuple[EpochRecord, ...] = ()
 
-    def after_step(self, step: Step, examples: int, batches: int) -> Fit:
-        """One optimizer step further."""
+    def after_step(self, step: Step, examples: int, batches: int) -> FitState:
+        """Return the state after an optimizer step."""
         return replace(
             self,
             steps=self.steps + 1,
             examples=self.examples + examples,
-            place=self.place + batches,
+            batches=self.batches + batches,
             loss_sum=self.loss_sum + step.loss_sum,
             loss_weight=self.loss_weight + step.loss_weight,
         )
 
-    def after_epoch(self, record: Record) -> Fit:
-        """At the start of the next epoch, with a line more in the history."""
-        history = (*self.history, record)
-        return replace(self, epoch=record.epoch, place=0, loss_sum=0.0, loss_weight=0.0, history=history)
+    def after_epoch(self, epoch: int, evaluation: Evaluation | None) -> FitState:
+        """Return the state at the start of the next epoch; a better held-out loss becomes the best."""
+        held_out = (None, None) if evaluation is None else (evaluation.loss, evaluation.accuracy)
+        loss = self.loss_sum / self.loss_weight if self.loss_weight else None
+        record = EpochRecord(epoch, self.steps, loss, *held_out)
+        best, since = self.best, self.epochs_since_best
+        if evaluation is not None:
+            best, since = (len(self.history), 0) if self.is_better(evaluation) else (best, since + 1)
+        start = replace(self, epoch=epoch, batches=0, loss_sum=0.0, loss_weight=0.0)
+        return replace(start, best=best, epochs_since_best=since, history=(*self.history, record))
 
-    def report(self) -> Report:
-        """What the call did, as its caller sees it."""
+    def is_better(self, evaluation: Evaluation) -> bool:
+        """Whether a held-out loss is below the best so far."""
+        best = None if self.best is None else self.history[self.best].held_out_loss
+        return math.isfinite(evaluation.loss) and (best is None or evaluation.loss < best)
+
+    def report(self) -> FitReport:
+        """Return what the caller of ``fit`` sees."""
         best = None if self.best is None else self.history[self.best]
-        return Report(self.steps, self.examples, self.stopped or "", self.history, best)
+        return FitReport(self.steps, self.examples, self.stopped or "", self.history, best)
 
 
 @dataclass(frozen=True)
 class Run:
-    """Everything a run consists of.
+    """A run: everything that a checkpoint keeps.
 
-    Args:
-        values: parameters and optimizer state.
-        seed: of the shuffling.
-        best: the parameters with the best held-out loss of the fit under way.
+    Attributes:
+        state: parameters and optimizer state.
+        seed: seed of the shuffling.
+        best: state with the best held-out loss of the current call of ``fit``.
         step: optimizer steps taken.
         examples: examples trained on, repeats counted.
-        loss_before: training loss of the first step, and ``loss_after`` of the last step or, after an epoch, its mean.
-        held_out_before: first held-out loss, and ``held_out_after`` that of the adapter as it stands, if known.
+        loss_before: training loss of the first step.
+        loss_after: training loss of the last step or, after an epoch, the mean of the epoch.
+        held_out_before: first held-out loss.
+        held_out_after: held-out loss of the current parameters; ``None`` if unknown.
         fits: the calls of ``fit``, in order.
     """
 
-    values: Values
+    state: TrainState
     seed: int
-    best: Values | None = None
+    best: TrainState | None = None
     step: int = 0
     examples: int = 0
     loss_before: float | None = None
     loss_after: float | None = None
     held_out_before: float | None = None
     held_out_after: float | None = None
-    fits: tuple[Fit, ...] = ()
+    fits: tuple[FitState, ...] = ()
 
     def after_step(self, step: Step, examples: int) -> Run:
-        """One optimizer step further."""
+        """Return the run after an optimizer step."""
         loss = step.loss_sum / step.loss_weight
         before = loss if self.loss_before is None else self.loss_before
         return replace(
             self,
-            values=step.values,
+            state=step.state,
             step=self.step + 1,
             examples=self.examples + examples,
             loss_before=before,
@@ -105,34 +120,55 @@ class Run:
             held_out_after=None,
         )
 
-    def with_held_out(self, evaluation: Evaluation) -> Run:
-        """With a held-out loss for the adapter as it stands."""
+    def after_epoch(self, epoch: int, evaluation: Evaluation | None) -> Run:
+        """Return the run at the start of the next epoch of the current call of ``fit``."""
+        fit = self.fits[-1]
+        after = fit.after_epoch(epoch, evaluation)
+        loss = after.history[-1].loss
+        run = replace(self.with_fit(after), loss_after=self.loss_after if loss is None else loss)
+        if evaluation is None:
+            return run
+        best = self.state if fit.is_better(evaluation) else self.best
         before = evaluation.loss if self.held_out_before is None else self.held_out_before
-        return replace(self, held_out_before=before, held_out_after=evaluation.loss)
+        return replace(run, best=best, held_out_before=before, held_out_after=evaluation.loss)
 
-    def with_fit(self, fit: Fit) -> Run:
-        """With the last call of ``fit`` where it is now."""
+    def after_fit(self, stopped: str) -> Run:
+        """Return the run at the end of the current call of ``fit``, with the best parameters."""
+        fit = self.fits[-1]
+        run = self.with_fit(replace(fit, stopped=stopped))
+        if run.best is None or fit.best is None:
+            return run
+        # The optimizer's state stays that of the last step: only further training uses it.
+        state = TrainState(run.best.parameters, run.state.optimizer)
+        return replace(run, state=state, best=None, held_out_after=fit.history[fit.best].held_out_loss)
+
+    def with_fit(self, fit: FitState) -> Run:
+        """Return the run with another state of the current call of ``fit``."""
         return replace(self, fits=(*self.fits[:-1], fit))
 
     @property
-    def history(self) -> tuple[Record, ...]:
+    def history(self) -> tuple[EpochRecord, ...]:
         """The records of all calls of ``fit``."""
         return tuple(record for fit in self.fits for record in fit.history)
 
     def to_json(self) -> str:
-        """Everything but the tensors, as JSON."""
-        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("values", "best", "fits")}
-        return json.dumps(_written({**plain, "fits": [asdict(fit) for fit in self.fits]}), allow_nan=False)
+        """Return everything but the tensors as JSON."""
+        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("state", "best", "fits")}
+        return json.dumps(_to_json({**plain, "fits": [asdict(fit) for fit in self.fits]}), allow_nan=False)
 
     @classmethod
-    def from_json(cls, text: str, values: Values, best: Values | None) -> Run:
-        """Read the run that :meth:`to_json` wrote; raises :class:`StateError` for any other text."""
+    def from_json(cls, text: str, state: TrainState, best: TrainState | None) -> Run:
+        """Read what :meth:`to_json` wrote.
+
+        Raises:
+            StateError: the text is something else.
+        """
         try:
             fields = Fields(strict_json.loads(text), "run", _unknown)
         except ValueError as failure:
             raise _unknown("The run is not JSON.", str(failure)) from None
         run = cls(
-            values=values,
+            state=state,
             best=best,
             seed=fields.natural("seed"),
             step=fields.natural("step"),
@@ -147,13 +183,13 @@ class Run:
 _LOSSES = ("loss_before", "loss_after", "held_out_before", "held_out_after")
 
 
-def _written(value: Any) -> Any:
-    """Plain values as JSON has them: a held-out loss that is not finite becomes a text, which is read back."""
+def _to_json(value: object) -> object:
+    """Return plain values with each number that is not finite as a text, since JSON has none."""
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     if isinstance(value, dict):
-        return {name: _written(item) for name, item in value.items()}
-    return [_written(item) for item in value] if isinstance(value, list | tuple) else value
+        return {name: _to_json(item) for name, item in value.items()}
+    return [_to_json(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _unknown(message: str, context: str) -> StateError:
@@ -161,10 +197,10 @@ def _unknown(message: str, context: str) -> StateError:
     return StateError("unknown-checkpoint", message, context=context, hint=hint)
 
 
-def _fit(fields: Fields) -> Fit:
-    fit = Fit(
+def _fit(fields: Fields) -> FitState:
+    fit = FitState(
         settings=fields.take("settings", dict),
-        **{name: fields.natural(name) for name in ("steps", "examples", "epoch", "place", "worse")},
+        **{name: fields.natural(name) for name in ("steps", "examples", "epoch", "batches", "epochs_since_best")},
         loss_sum=fields.number("loss_sum"),
         loss_weight=fields.number("loss_weight"),
         best=fields.take("best", int, None),
@@ -172,10 +208,10 @@ def _fit(fields: Fields) -> Fit:
         history=tuple(_record(part) for part in fields.list_of("history")),
     )
     if fit.best is not None and not 0 <= fit.best < len(fit.history):
-        raise fields.wrong("best", "a place in the history", fit.best)
+        raise fields.wrong("best", "an index into the history", fit.best)
     return fit
 
 
-def _record(fields: Fields) -> Record:
+def _record(fields: Fields) -> EpochRecord:
     losses = [fields.number_or_null(name) for name in ("loss", "held_out_loss", "held_out_accuracy")]
-    return Record(fields.natural("epoch"), fields.natural("step"), *losses)
+    return EpochRecord(fields.natural("epoch"), fields.natural("step"), *losses)

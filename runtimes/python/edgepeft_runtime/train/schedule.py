@@ -14,10 +14,10 @@ NAMES = ("constant", "linear", "cosine")
 
 
 def schedule_of(name: str, warmup: int = 0) -> Schedule:
-    """A schedule that first rises from 0 over ``warmup`` steps.
+    """Return a schedule that first rises from 0 over ``warmup`` steps.
 
     Args:
-        name: ``constant``, ``linear`` (falls to 0 at the last step) or ``cosine`` (half a wave down to 0).
+        name: ``constant``, ``linear`` (falls to 0 at the last step) or ``cosine`` (to 0 along half a wave).
         warmup: steps of the rise; the factor of step k is k / warmup.
 
     Returns:
@@ -41,29 +41,29 @@ def schedule_of(name: str, warmup: int = 0) -> Schedule:
 
 
 def warmup_steps(warmup: int | float, total: int | None) -> int:
-    """Warm-up as steps: an ``int`` is that already, a ``float`` is a share of all steps, rounded up."""
-    share = isinstance(warmup, float)
-    if warmup < 0 or (share and not warmup <= 1.0):
+    """Return warm-up steps: an ``int`` is one already, a ``float`` is a fraction of ``total``, rounded up."""
+    fraction = isinstance(warmup, float)
+    if warmup < 0 or (fraction and not warmup <= 1.0):
         raise TrainingError(
             "bad-warmup",
             "The warm-up is out of range.",
-            context=f"found {warmup!r}",
-            hint="give a number of steps (int, 0 or more) or a share of all steps (float, 0.0 to 1.0).",
+            context=f"warmup: {warmup!r}",
+            hint="give a number of steps (int, 0 or more) or a fraction of all steps (float, 0.0 to 1.0).",
         )
-    if not share:
+    if not fraction:
         return int(warmup)
     if total is None:
         if warmup == 0.0:
             return 0
-        raise unknown_total("a warm-up given as a share")
+        raise unknown_total("a warm-up given as a fraction")
     return math.ceil(total * warmup)
 
 
 def unknown_total(what: str) -> TrainingError:
-    """The error of a setting that needs the number of steps where the data does not tell it."""
+    """The error of a setting that needs the number of steps, which the data does not have."""
     return TrainingError(
         "unknown-number-of-steps",
-        f"The data does not tell how many batches it gives, and {what} needs to know.",
+        f"The number of batches is unknown, but {what} depends on it.",
         context=None,
         hint="pass max_steps, or data that has a length.",
     )

@@ -27,15 +27,16 @@ VERSION = "2"
 class Update:
     """The parameters after training, and where they come from.
 
-    Args:
+    Attributes:
         parameters: arrays by name, with the bundle's shapes and dtypes.
         base_sha256: the bundle's.
         adapter_sha256: hash of the adapter file the run started from.
         provenance: the manifest's.
         num_examples: examples trained on, repeats counted.
         steps: optimizer steps.
-        loss_before: held-out loss where there was one, else training loss; ``None``: unknown. Likewise ``loss_after``.
-        runtime: names and versions of what trained.
+        loss_before: held-out loss before training, or else the first training loss; ``None`` if unknown.
+        loss_after: likewise after training.
+        runtime: names and versions of the software that trained.
     """
 
     parameters: dict[str, Array]
@@ -143,7 +144,7 @@ def check_origin(update: Update, manifest: Manifest, adapter_sha256: str) -> Non
 
 
 def changed_nothing(parameters: Mapping[str, Array], start: Mapping[str, Array]) -> bool:
-    """Whether all floats are those that training started from; a tensor that the start lacks started at 0."""
+    """Return whether all floats equal those that training started from; a tensor missing there started at 0."""
     floats = {name: array for name, array in parameters.items() if array.dtype.kind == "f"}
     return all(
         np.array_equal(array, start[name]) if name in start else not array.any() for name, array in floats.items()
@@ -151,7 +152,7 @@ def changed_nothing(parameters: Mapping[str, Array], start: Mapping[str, Array])
 
 
 def notice_unchanged(what: str) -> None:
-    """Say in one line that an update learned nothing; it is taken like any other."""
+    """Warn that an update learned nothing; it is accepted like any other."""
     notice(
         f"{what} changed nothing: every tensor is the one it started from (learning rate, labels, number of steps?)."
     )

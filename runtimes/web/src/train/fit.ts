@@ -153,9 +153,9 @@ class Loop {
 
   /** Why there is no further epoch; never within one, as an epoch cut short is closed like a whole one. */
   private stopped(): string | null {
-    const { place, worse, epoch } = this.fit;
-    if (place > 0) return null;
-    if (this.plan.patience !== null && worse >= this.plan.patience) return "patience";
+    const { batches, epochsSinceBest, epoch } = this.fit;
+    if (batches > 0) return null;
+    if (this.plan.patience !== null && epochsSinceBest >= this.plan.patience) return "patience";
     if (this.full) return "max_steps";
     return epoch >= this.plan.epochs ? "epochs" : null;
   }
@@ -167,7 +167,7 @@ class Loop {
   private async epoch(): Promise<void> {
     let group: Batch[] = [];
     if (!this.full) {
-      for await (const batch of this.source.batches(this.fit.epoch, this.fit.place)) {
+      for await (const batch of this.source.batches(this.fit.epoch, this.fit.batches)) {
         group.push(batch);
         if (group.length < this.plan.accumulate) continue;
         await this.step(group);
@@ -176,7 +176,7 @@ class Loop {
       }
       if (group.length > 0) await this.step(group);
     }
-    if (this.fit.place === 0) {
+    if (this.fit.batches === 0) {
       throw new DataError(
         "no-data",
         "The data gives no batches.",
@@ -197,7 +197,7 @@ class Loop {
       ...this.fit,
       steps: this.fit.steps + 1,
       examples: this.fit.examples + examples,
-      place: this.fit.place + group.length,
+      batches: this.fit.batches + group.length,
       lossSum: this.fit.lossSum + step.lossSum,
       lossWeight: this.fit.lossWeight + step.lossWeight,
     };
@@ -225,13 +225,15 @@ class Loop {
     const evaluation = this.heldOut === null ? null : await trainer.evaluateSource(this.heldOut);
     const heldOut = { heldOutLoss: evaluation?.loss ?? null, heldOutAccuracy: evaluation?.accuracy ?? null };
     const history = [...fit.history, { epoch, step: fit.steps, loss, ...heldOut }];
-    const after = { ...fit, epoch, place: 0, lossSum: 0, lossWeight: 0, history };
+    const after = { ...fit, epoch, batches: 0, lossSum: 0, lossWeight: 0, history };
     const run = { ...trainer.run, lossAfter: loss ?? trainer.run.lossAfter };
     if (evaluation === null) {
       trainer.run = withFit(run, after);
     } else {
       const better = this.isBetter(evaluation);
-      const noted = better ? { best: fit.history.length, worse: 0 } : { worse: fit.worse + 1 };
+      const noted = better
+        ? { best: fit.history.length, epochsSinceBest: 0 }
+        : { epochsSinceBest: fit.epochsSinceBest + 1 };
       const losses = { heldOutBefore: run.heldOutBefore ?? evaluation.loss, heldOutAfter: evaluation.loss };
       trainer.run = { ...withFit(run, { ...after, ...noted }), ...losses, best: better ? run.values : run.best };
     }

@@ -21,17 +21,17 @@ export interface Line {
 
 export type Settings = Readonly<Record<string, unknown>>;
 
-/** One call of `fit`: its settings, what it has done, and the sums and the place of the epoch under way. */
+/** One call of `fit`: its settings, what it has done, and the sums and the batches used of the current epoch. */
 export interface Fit {
   readonly settings: Settings;
   readonly steps: number;
   readonly examples: number;
   readonly epoch: number;
-  readonly place: number;
+  readonly batches: number;
   readonly lossSum: number;
   readonly lossWeight: number;
   /** Epochs since the best held-out loss, whose line of the history is `best`. */
-  readonly worse: number;
+  readonly epochsSinceBest: number;
   readonly best: number | null;
   readonly stopped: string | null;
   readonly history: readonly Line[];
@@ -52,7 +52,7 @@ export interface Run {
 }
 
 export function newFit(settings: Settings): Fit {
-  const nothing = { steps: 0, examples: 0, epoch: 0, place: 0, lossSum: 0, lossWeight: 0, worse: 0 };
+  const nothing = { steps: 0, examples: 0, epoch: 0, batches: 0, lossSum: 0, lossWeight: 0, epochsSinceBest: 0 };
   return { settings, ...nothing, best: null, stopped: null, history: [] };
 }
 
@@ -84,10 +84,10 @@ const fit = f.object({
   steps: f.natural,
   examples: f.natural,
   epoch: f.natural,
-  place: f.natural,
+  batches: f.natural,
   loss_sum: f.number,
   loss_weight: f.number,
-  worse: f.natural,
+  epochs_since_best: f.natural,
   best: f.nullable(f.natural),
   stopped: f.nullable(f.text),
   history: f.list(line),

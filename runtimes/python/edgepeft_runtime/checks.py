@@ -1,0 +1,26 @@
+"""Checks on settings that a caller passes."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from edgepeft_runtime.errors import TrainingError
+from edgepeft_runtime.shown import quoted
+
+
+def positive(name: str, value: object) -> int:
+    """Return a setting that must be a whole number of at least 1; raises :class:`TrainingError` for others."""
+    number = int(value) if isinstance(value, int | np.integer) and not isinstance(value, bool) else 0
+    require(name, value, number >= 1, "a whole number of at least 1")
+    return number
+
+
+def require(name: str, value: object, valid: bool, allowed: str) -> None:
+    """Refuse a setting that is not ``allowed``.
+
+    Raises:
+        TrainingError: ``valid`` is false.
+    """
+    if not valid:
+        message, context = f"{name} is out of range.", f"{name}: {quoted(value)}"
+        raise TrainingError("bad-setting", message, context=context, hint=f"pass {allowed}.")

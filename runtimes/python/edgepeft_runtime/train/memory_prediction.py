@@ -1,0 +1,101 @@
+"""Predicts the memory of a train step: small steps are measured, larger ones computed.
+
+What a process uses whatever the batch (Python, onnxruntime, the weights and onnxruntime's copies of them) depends on
+the machine, and so does how densely onnxruntime packs activations. Both are measured by two small steps in processes of
+their own. The activations of any other size follow from the bundle's manifest.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from edgepeft_runtime.bundle.bundle import Bundle
+from edgepeft_runtime.bundle.manifest import Manifest
+from edgepeft_runtime.errors import BundleError
+
+SMALLEST = 2
+"""Size of every symbolic dimension in the smaller step; a causal language model has nothing to predict at 1."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The peak memory of a process that trains.
+
+    Attributes:
+        bundle: the bundle that is trained.
+        resident: bytes that the process uses whatever the batch.
+        overhead: bytes of memory for each byte of activations, at least 1: onnxruntime's arena wastes some.
+    """
+
+    bundle: Bundle
+    resident: float
+    overhead: float
+
+    def peak(self, sizes: Mapping[str, int]) -> int:
+        """Return the bytes of a step at these sizes of the symbolic dimensions."""
+        memory = self.bundle.manifest.memory
+        assert memory is not None  # predict() has checked this
+        return int(self.resident + self.overhead * memory.bytes_at(sizes))
+
+
+def predict(bundle: Bundle, sizes: Mapping[str, int]) -> Prediction:
+    """Measure two steps that are smaller than ``sizes``.
+
+    Args:
+        bundle: an opened bundle.
+        sizes: size of every symbolic dimension, at least as large as those that will be asked for.
+
+    Raises:
+        BundleError: the manifest has no section ``memory``, ``sizes`` does not fit it, or a step failed.
+    """
+    memory = bundle.manifest.memory
+    if memory is None:
+        raise BundleError(
+            "no-memory-facts",
+            "The bundle does not say how much memory its activations use.",
+            context=str(bundle.path),
+            hint="prepare it again with this version of edgepeft.",
+        )
+    check_sizes(bundle.manifest, sizes)
+    small = {name: min(SMALLEST, size) for name, size in sizes.items()}
+    half = {name: max(small[name], size // 2) for name, size in sizes.items()}
+    less, more = measured_peak(bundle, small), measured_peak(bundle, half)
+    growth = memory.bytes_at(half) - memory.bytes_at(small)
+    overhead = max(1.0, (more - less) / growth) if growth > 0 else 1.0
+    return Prediction(bundle, less - overhead * memory.bytes_at(small), overhead)
+
+
+def check_sizes(manifest: Manifest, sizes: Mapping[str, int]) -> None:
+    """Refuse sizes that are not one for each symbolic dimension, within its limits."""
+    known = manifest.dimensions
+    wrong = [name for name in {*known, *sizes} if name not in known or name not in sizes]
+    for name, size in sizes.items():
+        largest = known[name].max if name in known else None
+        if size < 1 or (largest is not None and size > largest):
+            wrong.append(name)
+    if wrong:
+        limits = [f"{name} up to {dimension.max}" if dimension.max else name for name, dimension in known.items()]
+        raise BundleError(
+            "sizes",
+            f"The sizes do not fit the bundle: {', '.join(sorted(set(wrong)))}.",
+            context=f"symbolic dimensions: {', '.join(limits)}",
+            hint="give one size for each, within its limit.",
+        )
+
+
+def measured_peak(bundle: Bundle, sizes: Mapping[str, int]) -> int:
+    """Return the largest resident set, in bytes, of a new process that trains two steps on zeros."""
+    pairs = [f"{name}={size}" for name, size in sizes.items()]
+    command = [sys.executable, "-m", "edgepeft_runtime.train.memory_probe", str(bundle.path), *pairs]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise BundleError(
+            "step-failed",
+            "A step on zeros failed, so its memory cannot be measured.",
+            context=(done.stderr.strip().splitlines() or ["no message"])[-1],
+            hint="train on real data and read the peak that it prints.",
+        )
+    return int(done.stdout)

@@ -1,0 +1,205 @@
+"""A run in this process: its values, the engine that changes them, and the directory that keeps them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Self
+
+from edgepeft_runtime.bundle.adapter_source import AdapterSource, load_adapter
+from edgepeft_runtime.bundle.bundle import Bundle
+from edgepeft_runtime.checks import positive, require
+from edgepeft_runtime.data.batch import Batch, checked_batch, examples_in
+from edgepeft_runtime.data.datasets import Source
+from edgepeft_runtime.engine.engine import Engine, Step
+from edgepeft_runtime.engine.evaluate import Evaluation, evaluate
+from edgepeft_runtime.engine.registry import open_engine
+from edgepeft_runtime.errors import StateError, TrainingError
+from edgepeft_runtime.files.finite import first_not_finite
+from edgepeft_runtime.files.strict_json import LARGEST
+from edgepeft_runtime.files.tensorfile import Array
+from edgepeft_runtime.train.checkpoint import Checkpoint, StateDirectory
+from edgepeft_runtime.train.records import FitReport
+from edgepeft_runtime.train.run import FitState, Run
+from edgepeft_runtime.train.selection import pick, to_pick
+
+
+class Session:
+    """What a trainer and its training loop share.
+
+    Args:
+        bundle: an opened bundle.
+        engine: runs its graphs.
+        run: the run so far.
+        adapter_sha256: hash of the adapter file that the run started from.
+        directory: keeps checkpoints; ``None`` keeps none.
+    """
+
+    def __init__(
+        self, bundle: Bundle, engine: Engine, run: Run, adapter_sha256: str, directory: StateDirectory | None = None
+    ) -> None:
+        self.bundle = bundle
+        self.engine = engine
+        self.run = run
+        """The run so far; replaced as a whole after each step."""
+        self.adapter_sha256 = adapter_sha256
+        self._directory = directory
+        self._resumed_fits = len(run.fits)
+        self._finished_fits = 0
+
+    @classmethod
+    def open(
+        cls,
+        bundle: Bundle | str | Path,
+        state: str | Path | None,
+        adapter: AdapterSource | None,
+        seed: int,
+        threads: int | None,
+        engine: str,
+    ) -> Self:
+        """Open a bundle, and resume the run in the state directory if there is one: see ``Trainer.open``."""
+        bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+        valid = isinstance(seed, int) and 0 <= seed <= LARGEST
+        require("seed", seed, valid, f"a whole number from 0 to {LARGEST}: a checkpoint keeps it in JSON")
+        if threads is not None:
+            positive("threads", threads)
+        parameters, adapter_sha256 = load_adapter(bundle, adapter)
+        opened = open_engine(engine, bundle, threads)
+        run = Run(opened.load(parameters), seed)
+        if state is None:
+            return cls(bundle, opened, run, adapter_sha256)
+        session = cls(bundle, opened, run, adapter_sha256, StateDirectory(state, bundle, adapter_sha256))
+        try:
+            session._restore()
+        except BaseException:
+            session.close()
+            raise
+        return session
+
+    def close(self) -> None:
+        """Release the graphs and the state directory, without saving."""
+        self.engine.close()
+        if self._directory is not None:
+            self._directory.close()
+
+    def next_run(self, batches: Sequence[Batch], lr: float) -> tuple[Run, Step, int]:
+        """Compute one optimizer step, without changing :attr:`run`.
+
+        Returns:
+            The run after the step, the step, and its number of examples.
+        """
+        require("lr", lr, math.isfinite(lr) and lr >= 0, "a finite learning rate, 0 or more")
+        manifest = self.bundle.manifest
+        arrays = [checked_batch(batch, manifest) for batch in batches]
+        examples = sum(examples_in(batch, manifest) for batch in arrays)
+        self.pick(batches)
+        step = self.engine.train(self.run.state, arrays, lr=lr, step=self.run.step + 1)
+        return self.run.after_step(step, examples), step, examples
+
+    @property
+    def must_pick(self) -> bool:
+        """Whether the elements that train are still to be picked, by the gradient on the first batches."""
+        return bool(to_pick(self.engine, self.bundle.manifest, self.run.state))
+
+    def pick(self, batches: Iterable[Batch]) -> None:
+        """Pick the elements that train, unless they are picked already: see ``Trainer.pick``."""
+        if not self.must_pick:
+            return
+        manifest, state = self.bundle.manifest, self.run.state
+        picked = pick(self.engine, manifest, state, [checked_batch(batch, manifest) for batch in batches])
+        parameters = {**state.parameters, **self.engine.load(picked, {}).parameters}
+        self.run = replace(self.run, state=replace(state, parameters=parameters))
+
+    def evaluate(self, source: Source) -> Evaluation:
+        """Evaluate the current parameters: see :func:`edgepeft_runtime.engine.evaluate.evaluate`."""
+        return evaluate(self.engine, self.bundle.manifest, self.run.state, source)
+
+    def start_fit(self, settings: Mapping[str, object]) -> FitReport | None:
+        """Make a call of ``fit`` the current one: a kept call that is to be resumed, or a new one.
+
+        Returns:
+            The report, if an earlier process finished this call; the caller then returns it.
+
+        Raises:
+            StateError: the state directory holds a run with other settings.
+        """
+        fits = self.run.fits
+        if self._finished_fits < self._resumed_fits:
+            kept = fits[self._finished_fits]
+            _check_same(kept.settings, settings)
+            return None if kept.stopped is None else self.end_fit(kept)
+        unfinished = bool(fits) and fits[-1].stopped is None
+        if unfinished and fits[-1].settings == settings:
+            return None
+        # Within one process, new settings after an interrupt are intended: the interrupted call ends here.
+        if unfinished:
+            fits = (*fits[:-1], replace(fits[-1], stopped="interrupted"))
+        self.run = replace(self.run, fits=(*fits, FitState(settings)), best=None)
+        return None
+
+    def end_fit(self, fit: FitState) -> FitReport:
+        """Count a call of ``fit`` as finished and return its report."""
+        self._finished_fits += 1
+        return fit.report()
+
+    def finite_arrays(self) -> tuple[dict[str, Array], dict[str, Array]]:
+        """Return parameters and optimizer state.
+
+        Raises:
+            TrainingError: a value is not finite. It must not replace a good file.
+        """
+        parameters, optimizer = self.engine.arrays(self.run.state)
+        for name, array in (*parameters.items(), *optimizer.items()):
+            index = first_not_finite(array)
+            if index is not None:
+                raise TrainingError(
+                    "not-finite",
+                    "The run contains a value that is not finite; nothing was written.",
+                    context=f"tensor {name!r} at {list(index)}: {array[index]}",
+                    hint="go back to the last checkpoint with a smaller learning rate.",
+                )
+        return parameters, optimizer
+
+    def save(self) -> bool:
+        """Write a checkpoint to the state directory; return whether there is one."""
+        if self._directory is None:
+            return False
+        parameters, optimizer = self.finite_arrays()
+        best = None if self.run.best is None else self.engine.arrays(self.run.best)[0]
+        self._directory.save(Checkpoint(parameters, optimizer, best, self.run.to_json()))
+        return True
+
+    def resume(self) -> bool:
+        """Go back to the last checkpoint, and to the start of the calls of ``fit``; return whether there is one."""
+        resumed = self._restore()
+        self._finished_fits = 0 if resumed else self._finished_fits
+        return resumed
+
+    def _restore(self) -> bool:
+        kept = None if self._directory is None else self._directory.load()
+        if self._directory is None or kept is None:
+            return False
+        best = None if kept.best is None else self.engine.load(kept.best, {})
+        run = Run.from_json(kept.run, self.engine.load(kept.parameters, kept.optimizer), best)
+        if run.seed != self.run.seed:
+            raise StateError(
+                "other-settings",
+                f"The run in {self._directory.path} has another seed.",
+                context=f"seed: this run {self.run.seed}, the state {run.seed}",
+                hint=f"pass seed={run.seed}, or use another state directory.",
+            )
+        self.run, self._resumed_fits = run, len(run.fits)
+        return True
+
+
+def _check_same(kept: Mapping[str, object], settings: Mapping[str, object]) -> None:
+    names = [name for name in settings if kept.get(name) != settings[name]]
+    if names:
+        raise StateError(
+            "other-settings",
+            "The state directory holds a run with other settings or other data.",
+            context="\n".join(f"{name}: this run {settings[name]}, the state {kept.get(name)}" for name in names),
+            hint="use the settings and data that the run was started with, or restart it in another state directory.",
+        )
