@@ -9,8 +9,8 @@ import numpy as np
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.bundle.manifest import Manifest, TensorSpec
 from edgepeft_runtime.data.batch import Batch
-from edgepeft_runtime.data.values import first_not_finite
 from edgepeft_runtime.errors import EdgepeftError, FleetError
+from edgepeft_runtime.files.finite import first_not_finite
 from edgepeft_runtime.files.tensorfile import Array
 from edgepeft_runtime.train.trainer import Trainer
 
