@@ -1,4 +1,4 @@
-"""The end of a round: what counts of it, for :func:`edgepeft.aggregate`."""
+"""Close a round: what counts of it, for :func:`edgepeft.aggregate`."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from edgepeft_runtime.fleet.rounds import CLIP
 
 @dataclass(frozen=True)
 class Closing:
-    """What the newest round comes to.
+    """What counts of the newest round.
 
     Attributes:
-        round: its number.
-        adapter: what its devices started from.
-        updates: the newest of each device that counts, in the order of hashes, with the factor of its weight: 1, or
-            ``1 / sqrt(1 + s)`` where it started ``s`` rounds earlier (FedBuff, Nguyen et al., AISTATS 2022).
-        earlier: the adapters of the rounds that late updates have started from.
-        clip: the norm to which updates are shortened; ``None``: none is.
-        left_out: late updates that do not count.
+        round: Its number.
+        adapter: What its devices started from.
+        updates: The newest update of each device that counts, in the order of hashes, with the factor of its weight:
+            1, or ``1 / sqrt(1 + s)`` where it started ``s`` rounds earlier (FedBuff, Nguyen et al., AISTATS 2022).
+        earlier: The adapters of earlier rounds that late updates started from.
+        clip: The norm to which updates are clipped; ``None``: none is.
+        left_out: How many late updates do not count.
     """
 
     round: int
@@ -35,31 +35,31 @@ class Closing:
 
 
 def closing(workspace: str | Path | Workspace, *, alike: bool = False) -> Closing:
-    """What counts of the newest round.
+    """Return what counts of the newest round.
 
     Args:
-        workspace: the host's workspace.
-        alike: all updates are to count alike, so that late ones cannot count, nor their devices.
+        workspace: The host's workspace.
+        alike: All updates are to count alike, so late ones, and devices that have only those, do not count.
 
     Raises:
-        SyncError: nothing was published, or fewer devices have delivered than the round asks for (``too-few-devices``):
+        SyncError: Nothing was published, or fewer devices have delivered than the round needs (``too-few-devices``);
             it stays open.
     """
     workspace = Workspace.of(workspace)
     newest = workspace.round(workspace.newest().round)
-    came = accepted(workspace, newest.round)
-    found = [(entry, path) for entry, path in came if not alike or entry.round == newest.round]
-    left_out = len(came) - len(found)
-    if len(found) < max(1, newest.min_devices):
+    collected = accepted(workspace, newest.round)
+    counting = [(entry, path) for entry, path in collected if not alike or entry.round == newest.round]
+    left_out = len(collected) - len(counting)
+    if len(counting) < max(1, newest.min_devices):
         raise SyncError(
             "too-few-devices",
             f"Round {newest.round} stays open: too few devices have delivered.",
-            context=f"{len(found)} devices, and it takes {max(1, newest.min_devices)}"
+            context=f"{len(counting)} devices, and it takes {max(1, newest.min_devices)}"
             + (f"\n{left_out} more have delivered late, and late updates do not count here" if left_out else ""),
             hint="pull again when more have.",
         )
-    updates = {path: (1 + newest.round - entry.round) ** -0.5 for entry, path in found}
-    earlier = sorted({entry.round for entry, _ in found} - {newest.round})
+    updates = {path: (1 + newest.round - entry.round) ** -0.5 for entry, path in counting}
+    earlier = sorted({entry.round for entry, _ in counting} - {newest.round})
     clip = newest.max_update_norm if newest.norm_action == CLIP else None
     starts = tuple(map(workspace.adapter, earlier))
     return Closing(newest.round, workspace.adapter(newest.round), updates, starts, clip, left_out)

@@ -1,4 +1,4 @@
-"""Keys of a fleet: the host's own, and what it knows of each device. All in files that only their owner may read."""
+"""The keys of a fleet: the host's own, and those of its devices, in files that only their owner may read."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _MAX_BYTES = 2**12
 
 @dataclass(frozen=True)
 class HostKey:
-    """The host's Ed25519 key: the campaign it is for, and its seed, 32 bytes."""
+    """The host's Ed25519 key: the campaign that it is for, and its seed of 32 bytes."""
 
     campaign: str
     seed: bytes = field(repr=False)
@@ -45,13 +45,13 @@ class HostKey:
 
 @dataclass(frozen=True)
 class Device:
-    """What the host knows of a device.
+    """A registered device.
 
     Args:
-        device: its name.
-        algorithm: how it signs.
-        key: the shared key, or the device's public key.
-        token_sha256: hash of the token it shows to ``edgepeft serve``.
+        device: Its name.
+        algorithm: The algorithm of its signatures.
+        key: The shared key, or the device's public key.
+        token_sha256: Hash of the token that it sends to ``edgepeft serve``.
         state: ``active`` or ``revoked``.
     """
 
@@ -62,8 +62,8 @@ class Device:
     state: str = ACTIVE
 
     def has_token(self, token: str) -> bool:
-        """Whether the token is this device's, in time that does not depend on how much of it is right."""
-        return hmac.compare_digest(hashlib.sha256(token.encode()).hexdigest(), self.token_sha256)
+        """Return whether a token is this device's, in a time that does not depend on how much of it is correct."""
+        return hmac.compare_digest(_hashed(token), self.token_sha256)
 
 
 class Keys:
@@ -74,10 +74,10 @@ class Keys:
         self._devices = workspace.keys / "devices"
 
     def create(self, campaign: str) -> HostKey:
-        """Make the host's key. There is one per workspace, and it is never replaced.
+        """Create the host's key. A workspace has one, which is never replaced.
 
         Raises:
-            SyncError: there is one already (``key-exists``), or the name is none (``bad-name``).
+            SyncError: There is a key already (``key-exists``), or the name is not allowed (``bad-name``).
         """
         _check_name(campaign, "campaign")
         if (self._folder / HOST).exists():
@@ -95,7 +95,7 @@ class Keys:
         return key
 
     def host(self) -> HostKey:
-        """The host's key; raises :class:`SyncError` (``no-key``) where there is none."""
+        """Return the host's key; raises :class:`SyncError` (``no-key``) if there is none."""
         path = self._folder / HOST
         if not path.exists():
             raise SyncError(
@@ -107,49 +107,49 @@ class Keys:
         return key
 
     def add(self, device: str, out: str | Path, algorithm: str = signatures.HMAC) -> Identity:
-        """Register a device, and write what has to be brought to it, which the host does not keep.
+        """Register a device, and write the file that has to be brought to it, whose secret the host does not keep.
 
         The file is written first, so that no device is registered whose secret is lost. A call that was interrupted is
-        finished by the same call: the file that is there is taken for what it is.
+        finished by the same call, which accepts the file that it finds.
 
         Args:
-            device: its name.
-            out: the file to bring to the device.
-            algorithm: how it signs.
+            device: Its name.
+            out: The file to bring to the device.
+            algorithm: The algorithm of its signatures.
 
         Raises:
-            SyncError: there is a device of this name (``device-exists``), the name is none (``bad-name``), or ``out``
-                is a file that tells another device who it is, or something else (``target-exists``).
-            FleetError: the file cannot be written.
+            SyncError: There is a device of this name (``device-exists``), the name is not allowed (``bad-name``), or
+                ``out`` is the identity of another device, or something else (``target-exists``).
+            FleetError: The file cannot be written.
         """
         _check_name(device, "device")
         host = self.host()
-        told, known = self._told(Path(out), device, algorithm, host), self.device(device)
-        if known is not None and (told is None or _registered(told, known.state) != known):
+        identity, known = self._written(Path(out), device, algorithm, host), self.device(device)
+        if known is not None and (identity is None or _registered(identity, known.state) != known):
             raise SyncError(
                 "device-exists",
                 f"The device {device} is registered already.",
                 context=None,
                 hint="give the new one another name: sequence numbers are counted by name.",
             )
-        if told is None:
+        if identity is None:
             key, token = secrets.token_bytes(32), secrets.token_urlsafe(32)
-            told = Identity(host.campaign, device, host.public, algorithm, key, token)
-            told.write(out)
+            identity = Identity(host.campaign, device, host.public, algorithm, key, token)
+            identity.write(out)
         if known is None:
-            self._save(_registered(told, ACTIVE))
-        return told
+            self._save(_registered(identity, ACTIVE))
+        return identity
 
-    def _told(self, out: Path, device: str, algorithm: str, host: HostKey) -> Identity | None:
-        """What an interrupted :meth:`add` has written for this device; ``None`` where there is no file."""
+    def _written(self, out: Path, device: str, algorithm: str, host: HostKey) -> Identity | None:
+        """Return what an interrupted :meth:`add` has written for this device; ``None`` if there is no file."""
         if not os.path.lexists(out):
             return None
         if out.is_file() and not out.is_symlink():
             with suppress(FleetError):
-                found = Identity.read(out)
+                identity = Identity.read(out)
                 expected = (host.campaign, device, host.public, algorithm)
-                if (found.campaign, found.device, found.host_key, found.algorithm) == expected:
-                    return found
+                if (identity.campaign, identity.device, identity.host_key, identity.algorithm) == expected:
+                    return identity
         raise SyncError(
             "target-exists",
             f"{out} exists and is not the identity of {device}.",
@@ -158,35 +158,35 @@ class Keys:
         )
 
     def device(self, name: str) -> Device | None:
-        """What is known of a device, ``None`` where it is not registered."""
+        """Return a device, ``None`` if it is not registered."""
         path = self._path(name)
         if not is_name(name) or not path.exists():
             return None
         try:
             return _registration(path)
-        except FleetError as error:  # the host is at fault, and no update of the device
+        except FleetError as error:  # the fault is the host's, not an update's
             raise SyncError(
                 "damaged-key", f"{path} is damaged.", context=error.message, hint="restore it from a copy."
             ) from error
 
     def devices(self) -> Iterator[Device]:
-        """All registered devices, by name."""
+        """Yield all registered devices, by name."""
         for path in sorted(self._devices.glob("*.json")):
-            found = self.device(path.stem)
-            if found is not None:
-                yield found
+            device = self.device(path.stem)
+            if device is not None:
+                yield device
 
     def set_state(self, name: str, state: str) -> None:
-        """Revoke a device, or take that back; raises :class:`SyncError` (``unknown-device``)."""
-        found = self.device(name)
-        if found is None:
+        """Revoke a device, or restore it; raises :class:`SyncError` (``unknown-device``)."""
+        device = self.device(name)
+        if device is None:
             raise SyncError(
                 "unknown-device",
                 f"No device {name} is registered.",
                 context=f"in {self._devices}",
                 hint="`edgepeft status` lists them.",
             )
-        self._save(replace(found, state=state))
+        self._save(replace(device, state=state))
 
     def _path(self, device: str) -> Path:
         return self._devices / f"{device}.json"
@@ -195,15 +195,20 @@ class Keys:
         _write(self._path(device.device), "edgepeft-registration", {**vars(device), "key": device.key.hex()})
 
 
-def _registered(told: Identity, state: str) -> Device:
-    """What the host keeps of a device."""
-    known = told.key if told.algorithm == signatures.HMAC else signatures.public_key(told.key)
-    return Device(told.device, told.algorithm, known, hashlib.sha256(told.token.encode()).hexdigest(), state)
+def _registered(identity: Identity, state: str) -> Device:
+    """Return what the host keeps of a device."""
+    shared = identity.algorithm == signatures.HMAC
+    key = identity.key if shared else signatures.public_key(identity.key)
+    return Device(identity.device, identity.algorithm, key, _hashed(identity.token), state)
+
+
+def _hashed(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()
 
 
 def _registration(path: Path) -> Device:
     fields = open_fields(_read(path), "key", str(path), "edgepeft-registration")
-    found = Device(
+    device = Device(
         device=name_field(fields, "device"),
         algorithm=fields.one_of("algorithm", signatures.ALGORITHMS),
         key=key_field(fields, "key"),
@@ -211,7 +216,7 @@ def _registration(path: Path) -> Device:
         state=fields.one_of("state", (ACTIVE, REVOKED)),
     )
     fields.finish()
-    return found
+    return device
 
 
 def _write(path: Path, kind: str, fields: dict[str, str]) -> None:

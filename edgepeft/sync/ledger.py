@@ -1,4 +1,4 @@
-"""The ledger: which update of which device was accepted when. What is in it is never taken twice."""
+"""The ledger: which update of which device was accepted when. An update in it is never accepted again."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ class Entry:
     """An accepted update.
 
     Args:
-        sha256: hash of its file.
-        round: the round it started from.
-        device: who sent it.
-        sequence: the device's count; no two updates of a device have the same.
-        size: bytes of the file.
-        norm: L2 norm of what it changes, over all floats.
-        scale: what its changes are multiplied by when they are added up: below 1 where the norm was clipped.
-        staleness: how many rounds had been published since its own when it was accepted.
-        num_examples: examples trained on, as the device says. Not to be trusted.
-        steps: optimizer steps, as the device says; likewise the losses.
-        loss_before: before training, ``None``: unknown.
-        loss_after: after training, ``None``: unknown.
-        accepted: when, in seconds since 1970.
+        sha256: Hash of its file.
+        round: The round that it started from.
+        device: Who sent it.
+        sequence: The device's count; no two updates of a device have the same.
+        size: Bytes of the file.
+        norm: L2 norm of the change, over all floats.
+        scale: Factor of the change in a sum, below 1 where the norm was clipped.
+        staleness: How many rounds had been published since its own when it was accepted.
+        num_examples: Examples trained on, as the device says. Not to be trusted.
+        steps: Optimizer steps, as the device says; likewise the losses.
+        loss_before: Before training; ``None``: unknown.
+        loss_after: After training; ``None``: unknown.
+        accepted: When, in seconds since 1970.
     """
 
     sha256: str
@@ -66,7 +66,8 @@ CREATE TABLE IF NOT EXISTS refused (
 """
 
 
-_Values = tuple[Any, ...] | dict[str, Any]
+_Values = tuple[object, ...] | dict[str, object]
+_Row = tuple[Any, ...]  # a file of SQLite may contain any value in any column
 
 _RESTORE = "restore it from a copy; without it, updates that were used once could be used again."
 
@@ -91,11 +92,11 @@ class Ledger:
     """The ledger in a file; what :meth:`commit` has written outlives a power cut.
 
     Args:
-        path: of the file, made if it is missing.
-        wait: seconds for another process to let go of it.
+        path: Of the file, created if it is missing.
+        wait: Seconds to wait for another process to release it.
 
-    Every method raises :class:`SyncError`: the file is damaged (``bad-ledger``), or the disk is at fault
-    (``cannot-write-file``). What was not committed is then not there.
+    Every method raises :class:`SyncError` if the file is damaged (``bad-ledger``) or the disk is at fault
+    (``cannot-write-file``). What was not committed is then lost.
     """
 
     def __init__(self, path: Path, *, wait: float = 5.0) -> None:
@@ -113,78 +114,78 @@ class Ledger:
         self._base.close()
 
     def commit(self) -> None:
-        """Make everything since the last commit last."""
+        """Write everything since the last commit."""
         with self._errors():
             self._base.commit()
 
     def find(self, sha256: str) -> Entry | None:
-        """The entry of an update, ``None`` where it was not accepted."""
+        """Return the entry of an update, ``None`` where it was not accepted."""
         rows = self._rows(f"SELECT {_COLUMNS} FROM accepted WHERE sha256 = ?", (sha256,))
         return self._entry(rows[0]) if rows else None
 
-    def holder(self, device: str, sequence: int) -> str | None:
-        """The hash that a device has sent under a sequence number, ``None`` where it has sent none."""
-        asked = "SELECT sha256 FROM accepted WHERE device = ? AND sequence = ?"
-        rows = self._rows(asked, (device, sequence))
+    def signed(self, device: str, sequence: int) -> str | None:
+        """Return the hash that a device has signed under a sequence number, ``None`` where there is none."""
+        query = "SELECT sha256 FROM accepted WHERE device = ? AND sequence = ?"
+        rows = self._rows(query, (device, sequence))
         return str(rows[0][0]) if rows else None
 
     def add(self, entry: Entry) -> None:
         """Note an accepted update."""
-        places = ", ".join("?" * len(fields(Entry)))
-        self._change(f"INSERT OR REPLACE INTO accepted ({_COLUMNS}) VALUES ({places})", tuple(vars(entry).values()))
+        marks = ", ".join("?" * len(fields(Entry)))
+        self._change(f"INSERT OR REPLACE INTO accepted ({_COLUMNS}) VALUES ({marks})", tuple(vars(entry).values()))
 
     def counting(self, number: int, oldest: int) -> Iterator[Entry]:
-        """What counts for a round, in the order of hashes: of what came during it, the newest update of each device.
+        """Yield what counts for a round in the order of hashes: of what came during it, each device's newest update.
 
-        It may have started from an earlier round, down to ``oldest``, unless the device has counted for that one.
+        It may have started from an earlier round, down to ``oldest``, unless the device counted for that round.
         """
         came = f"SELECT {_COLUMNS} FROM accepted WHERE round >= :oldest AND round + staleness = :number"
-        asked = (
+        query = (
             f"WITH came AS ({came}) SELECT * FROM came AS a "
             "WHERE NOT EXISTS (SELECT 1 FROM came AS b WHERE b.device = a.device AND b.sequence > a.sequence) "
             "AND NOT EXISTS (SELECT 1 FROM accepted AS b "
             "WHERE b.device = a.device AND b.round = a.round AND b.round + b.staleness < :number) ORDER BY sha256"
         )
-        return (self._entry(row) for row in self._rows(asked, {"number": number, "oldest": oldest}))
+        return (self._entry(row) for row in self._rows(query, {"number": number, "oldest": oldest}))
 
     def counts(self) -> dict[int, tuple[int, int]]:
-        """For each round, how many updates were accepted, and of how many devices."""
-        asked = "SELECT round, COUNT(*), COUNT(DISTINCT device) FROM accepted GROUP BY round ORDER BY round"
-        return {number: (updates, devices) for number, updates, devices in self._rows(asked)}
+        """Return for each round how many updates were accepted, and from how many devices."""
+        query = "SELECT round, COUNT(*), COUNT(DISTINCT device) FROM accepted GROUP BY round ORDER BY round"
+        return {number: (updates, devices) for number, updates, devices in self._rows(query)}
 
     def last(self, device: str) -> tuple[int, int, int] | None:
-        """Of a device: updates accepted, the newest round, when the last one was; ``None`` where there is none."""
-        asked = "SELECT COUNT(*), MAX(round), MAX(accepted) FROM accepted WHERE device = ?"
-        ((count, number, at),) = self._rows(asked, (device,))
+        """Return a device's number of accepted updates, its newest round and its last time; ``None``: it has none."""
+        query = "SELECT COUNT(*), MAX(round), MAX(accepted) FROM accepted WHERE device = ?"
+        ((count, number, at),) = self._rows(query, (device,))
         return (count, number, at) if count else None
 
     def block(self, device: str, reason: str) -> None:
-        """Take nothing of a device any more."""
+        """Accept no more updates of a device."""
         self._change("INSERT OR IGNORE INTO blocked VALUES (?, ?)", (device, reason))
 
     def unblock(self, device: str) -> None:
-        """Take updates of a device again."""
+        """Accept updates of a device again."""
         self._change("DELETE FROM blocked WHERE device = ?", (device,))
 
     def blocked(self) -> dict[str, str]:
-        """The devices nothing is taken of, and why."""
+        """Return the blocked devices, and why each is blocked."""
         return dict(self._rows("SELECT device, reason FROM blocked ORDER BY device"))
 
     def refuse(self, key: str, code: str, reason: str, source: str, at: int) -> bool:
-        """Note a refusal; whether it is a new one."""
+        """Note a refusal; return whether it is a new one."""
         row = (key, code, reason, source, at)
         return self._change("INSERT OR IGNORE INTO refused VALUES (?, ?, ?, ?, ?)", row) > 0
 
     def was_refused(self, source: str) -> bool:
-        """Whether a file of this address was refused before."""
+        """Return whether a file of this address was refused before."""
         return bool(self._rows("SELECT 1 FROM refused WHERE source = ? LIMIT 1", (source,)))
 
     def refusals(self) -> dict[str, int]:
-        """How many different files were refused, by code."""
+        """Return how many different files were refused, by code."""
         return dict(self._rows("SELECT code, COUNT(*) FROM refused GROUP BY code ORDER BY code"))
 
-    def _entry(self, row: tuple[Any, ...]) -> Entry:
-        """The entry of a row; SQLite lets a damaged file hold anything in any column."""
+    def _entry(self, row: _Row) -> Entry:
+        """Return the entry of a row, whose types are checked."""
         for column, value in zip(fields(Entry), row, strict=True):
             if not isinstance(value, _KINDS[str(column.type)]):
                 raise SyncError(
@@ -195,24 +196,24 @@ class Ledger:
                 )
         return Entry(*row)
 
-    def _rows(self, asked: str, values: _Values = ()) -> list[tuple[Any, ...]]:
+    def _rows(self, query: str, values: _Values = ()) -> list[_Row]:
         with self._errors():
-            return self._base.execute(asked, values).fetchall()
+            return self._base.execute(query, values).fetchall()
 
     def _change(self, statement: str, values: _Values = ()) -> int:
-        """The number of rows that were changed."""
+        """Execute a statement; return the number of rows that were changed."""
         with self._errors():
             return self._base.execute(statement, values).rowcount
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        """SQLite's errors as one that says whether the disk or the file is at fault."""
+        """Turn errors of SQLite into one that says whether the disk or the file is at fault."""
         try:
             yield
-        except (sqlite3.Error, UnicodeDecodeError, OverflowError) as failure:  # the latter of what a damaged file holds
-            raise self._told(failure) from failure
+        except (sqlite3.Error, UnicodeDecodeError, OverflowError) as failure:  # of values in a damaged file
+            raise self._error(failure) from failure
 
-    def _told(self, failure: Exception) -> SyncError:
+    def _error(self, failure: Exception) -> SyncError:
         code = getattr(failure, "sqlite_errorcode", 0) & 0xFF  # without what extends it
         context = f"{failure} ({getattr(failure, 'sqlite_errorname', 'unknown')})"
         hint = _DISK.get(code)

@@ -1,15 +1,14 @@
-"""What a fleet has published and received, for people and scripts."""
+"""The status of a fleet: what was published and received."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from edgepeft.sync.keys import Keys
 from edgepeft.sync.ledger import Ledger
 from edgepeft.sync.workspace import Workspace
-from edgepeft_runtime.fleet.rounds import Latest
+from edgepeft_runtime.fleet.rounds import Latest, Round
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class DeviceStatus:
 
 @dataclass(frozen=True)
 class Status:
-    """What :func:`status` found."""
+    """The status of a fleet; ``refused`` counts files by code."""
 
     campaign: str
     host_key: str
@@ -49,16 +48,16 @@ class Status:
     devices: tuple[DeviceStatus, ...]
     refused: dict[str, int]
 
-    def to_dict(self) -> dict[str, Any]:
-        """As plain JSON values."""
+    def to_dict(self) -> dict[str, object]:
+        """Return the status as JSON values."""
         return asdict(self)
 
 
 def status(workspace: str | Path | Workspace) -> Status:
-    """Look at a host's workspace; changes nothing.
+    """Return the status of a host's workspace, which is not changed.
 
     Raises:
-        SyncError: it has no key.
+        SyncError: It has no key.
     """
     workspace = Workspace.of(workspace)
     keys, latest = Keys(workspace), workspace.latest()
@@ -69,21 +68,20 @@ def status(workspace: str | Path | Workspace) -> Status:
             _device(device.device, device.algorithm, device.state, ledger, blocked) for device in keys.devices()
         )
     numbers = range(1, latest.round + 1) if latest is not None else ()
-    found = tuple(_round(workspace, number, *counts.get(number, (0, 0))) for number in numbers)
-    return Status(host.campaign, host.public.hex(), latest, found, devices, refused)
+    rounds = tuple(_round(workspace.round(number), *counts.get(number, (0, 0))) for number in numbers)
+    return Status(host.campaign, host.public.hex(), latest, rounds, devices, refused)
 
 
-def _round(workspace: Workspace, number: int, updates: int, devices: int) -> RoundStatus:
-    found = workspace.round(number)
+def _round(round_: Round, updates: int, devices: int) -> RoundStatus:
     return RoundStatus(
-        number,
-        found.restores,
-        found.adapter.sha256,
-        found.created,
-        found.expires,
-        updates,
-        devices,
-        found.min_devices,
+        round=round_.round,
+        restores=round_.restores,
+        adapter_sha256=round_.adapter.sha256,
+        created=round_.created,
+        expires=round_.expires,
+        updates=updates,
+        devices=devices,
+        min_devices=round_.min_devices,
     )
 
 

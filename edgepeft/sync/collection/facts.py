@@ -61,7 +61,7 @@ class HostFacts:
 
     def signed(self, device: str, sequence: int) -> str | None:
         """Implement the protocol."""
-        return self._ledger.holder(device, sequence)
+        return self._ledger.signed(device, sequence)
 
     def _read_start(self, number: int) -> Mapping[str, Array]:
         return read_tensors(self._workspace.adapter(number), error=FleetError).tensors

@@ -1,4 +1,4 @@
-"""What a runtime of ONNX Runtime Training elsewhere has learned: its checkpoint becomes an update."""
+"""Convert checkpoints of ONNX Runtime Training to updates."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from edgepeft_runtime.errors import UpdateError
 from edgepeft_runtime.train.update import Update
 
 NAMES = ("checkpoint", "*.ckpt")
-"""What such files are called; the format has no suffix of its own."""
+"""Patterns of the names of such files; the format has no suffix of its own."""
 
 
 def update_of_checkpoint(path: Path, bundle: Bundle | None) -> Update:
-    """The update that a checkpoint stands for.
+    """Return the update that a checkpoint contains.
 
     Args:
-        path: written by ``CheckpointState.save_checkpoint``, on whatever device; it carries the names of base and
-            adapter that ``edgepeft export-ort-training`` put into it.
-        bundle: where it was trained from; how it was prepared is known from there.
+        path: Written by ``CheckpointState.save_checkpoint`` on any device; it carries the hashes of base and adapter
+            that ``edgepeft export-ort-training`` put into it.
+        bundle: The bundle that it was trained from, for the provenance.
 
     Raises:
-        UpdateError: it is damaged, does not say what it was trained from, or holds no values.
+        UpdateError: It is damaged, does not say what it was trained from, or has no values.
     """
     checkpoint = read_checkpoint(path)
     if bundle is None:

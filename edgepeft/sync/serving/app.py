@@ -81,7 +81,7 @@ def app(workspace: Workspace) -> Starlette:
         Route("/inbox/{folder}/{device}/{name}", inbox.get, methods=["GET"]),
         Route("/inbox/{folder}/{device}/{name}", inbox.put, methods=["PUT"]),
     ]
-    made = Starlette(routes=routes, exception_handlers={HTTPException: _told})
+    made = Starlette(routes=routes, exception_handlers={HTTPException: _response})
     made.router.redirect_slashes = False
     return made
 
@@ -271,6 +271,6 @@ def _file(path: Path, request: Request) -> Response:
         raise HTTPException(404) from None
 
 
-async def _told(_request: Request, error: Exception) -> Response:
+async def _response(_request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     return PlainTextResponse(error.detail, error.status_code, error.headers)
