@@ -12,6 +12,7 @@ import click
 from edgepeft.cli.declared import Declared
 from edgepeft.cli.options import names
 from edgepeft.methods.registry import DEFAULT, METHODS
+from edgepeft_export.losses.registry import LOSSES
 
 if TYPE_CHECKING:
     from edgepeft.methods import Method
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., object])
 
-METHOD = Declared(METHODS)
+METHOD, LOSS = Declared(METHODS), Declared(LOSSES)
 
 
 def source_options(command: F) -> F:
@@ -33,7 +34,7 @@ def source_options(command: F) -> F:
             "--max-length", type=click.IntRange(2), help="Longest text in tokens.  [default: the model's, at most 128]"
         ),
         click.option(
-            "--loss", metavar="NAME|FILE.onnx", help="cross_entropy, causal_lm, mse, l1, bce_with_logits, or a graph."
+            "--loss", metavar="NAME|FILE.onnx", help=f"{', '.join(LOSSES)}, or a graph.  [default: the source's]"
         ),
         click.option(
             "--outputs",

@@ -149,7 +149,7 @@ def prepare(
     optimizer = optimizers.by_name(optimizer) if isinstance(optimizer, str) else optimizer
     plan = _planned(memory_budget, forward, exported.loss, optimizer, recompute, log)
     compiled, text, spec = plan.compiled, text or source.text, None
-    if exported.loss_kind == "causal_lm":
+    if exported.loss.predicts_tokens:
         spec = generation_spec(compiled, source.model, text)
     wants_cache = text is not None if generation is None else generation
     if spec is not None and exported.module is not None and wants_cache:
@@ -209,11 +209,6 @@ class _Exported:
     function: Callable[..., Tensor] | None
     example_labels: Mapping[str, Tensor]
 
-    @property
-    def loss_kind(self) -> str:
-        """The loss by the name that the manifest gives it."""
-        return str(self.loss.describe()["kind"])
-
     def trial(self, rounds: bool, log: Callable[[str], None]) -> Trial:
         """Return what the loss of a bundle is compared with."""
         return Trial(self.forward, self.loss, self.function, self.example_labels, rounds, log)
@@ -230,13 +225,13 @@ def _export(
     log("exporting the forward graph, and comparing it with the model")
     attached = attach_source(source, attachment)
     loss = source.loss if loss is None else loss
-    function: Any = loss if _is_function(loss) else None
+    function = None if isinstance(loss, (str, Path, losses.Loss)) else loss
     built = _loss(loss, attached.forward, example_labels)
     exported = _Exported(attached.forward, attached.provenance, attached.module, built, function, example_labels)
     if isinstance(source.model, Path) and attachment.outputs is None:
         exported = _reading_scores(exported)
-    elif (head := probabilities(exported.forward, exported.loss_kind)) is not None:
-        first, kind = exported.forward.outputs[0], exported.loss_kind
+    elif (head := probabilities(exported.forward, exported.loss.name)) is not None:
+        first, kind = exported.forward.outputs[0], exported.loss.name
         notice(f"the output {first!r} comes from a {head.op_type}, and the loss {kind} takes scores")
     for note in exported.forward.verified.notes:
         notice(note)
@@ -246,14 +241,10 @@ def _export(
 def _reading_scores(exported: _Exported) -> _Exported:
     """The same with the scores before a file's last Softmax or Sigmoid as first output, where the loss takes scores."""
     given = exported.forward.outputs
-    forward = with_scores(exported.forward, exported.loss_kind)
+    forward = with_scores(exported.forward, exported.loss.name)
     if forward.outputs == given:
         return exported
     return replace(exported, forward=forward, provenance={**exported.provenance, "outputs": list(given)})
-
-
-def _is_function(loss: LossLike) -> bool:
-    return isinstance(loss, nn.Module) or not (isinstance(loss, (str, Path)) or hasattr(loss, "emit"))
 
 
 def _completed(trial: Trial, artifacts: Callable[[Path], object] | None) -> Callable[[Path], None]:

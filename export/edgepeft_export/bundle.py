@@ -148,7 +148,6 @@ def _manifest(
         for bucket in compiled.buckets
         for name in state_names(optimizer, bucket)
     ]
-    loss_settings = loss.describe()
     return spec.Manifest(
         min_onnxruntime=MIN_ONNXRUNTIME,
         base_sha256=base_sha256(files["infer.onnx"].sha256, files["weights.bin"].sha256),
@@ -161,7 +160,7 @@ def _manifest(
         sparse=tuple(_sparse(part) for part in compiled.sparse),
         frozen=tuple(_frozen(entry, extras.packed.get(entry.name)) for entry in weights.entries),
         buckets=tuple(spec.Bucket(b.name, b.size, b.members, b.decay) for b in compiled.buckets),
-        loss=spec.LossSpec(loss_settings.pop("kind"), _json(loss_settings)),
+        loss=spec.LossSpec(loss.name, _json(loss.values())),
         optimizer=spec.OptimizerSpec(optimizer.name, optimizer.lr, _json(settings), tuple(state)),
         classes=extras.classes,
         text=extras.text,

@@ -18,6 +18,7 @@ import edgepeft
 from edgepeft_export.forward import Forward
 from edgepeft_export.losses import L1, MSE, BCEWithLogits, CausalLM, CrossEntropy, Loss, LossError, by_name
 from edgepeft_runtime import BatchError, DataError, Trainer
+from edgepeft_runtime.settings import SettingError
 from tests.support.linear_graphs import CLASSES, FEATURES, compiled, expected_of, linear, run
 from tests.support.networks import tiny_gpt2
 
@@ -203,8 +204,8 @@ def test_a_device_refuses_a_step_in_which_no_label_counts(tmp_path: Path) -> Non
 # What does not fit
 
 
-def _refused(loss: Loss, forward: Forward) -> LossError:
-    with pytest.raises(LossError) as failure:
+def _refused(loss: Loss, forward: Forward) -> LossError | SettingError:
+    with pytest.raises((LossError, SettingError)) as failure:
         compiled(forward, loss)
     assert failure.value.hint is not None
     return failure.value
@@ -216,18 +217,30 @@ def _refused(loss: Loss, forward: Forward) -> LossError:
         (CausalLM(), "rows", "logits-rank"),
         (CausalLM(), "images", "logits-rank"),
         (CrossEntropy(class_weights=(1.0, 2.0)), "rows", "class-weights"),
-        (CrossEntropy(label_smoothing=1.0), "rows", "loss-setting"),
-        (CrossEntropy(label_smoothing=-0.1), "tokens", "loss-setting"),
-        (CausalLM(label_smoothing=1.5), "tokens", "loss-setting"),
-        (CrossEntropy(class_axis=3), "rows", "loss-setting"),
-        (CrossEntropy(class_weights=(1.0, -1.0, 1.0, 1.0, 1.0)), "rows", "loss-setting"),
-        (BCEWithLogits(pos_weight=-1.0), "rows", "loss-setting"),
+        (CrossEntropy(class_axis=3), "rows", "bad-setting"),
+        (CrossEntropy(class_weights=(0.0,) * 5), "rows", "bad-setting"),
         (CrossEntropy(), "images", "unknown-classes"),
     ],
 )
-def test_losses_refuse_outputs_and_settings_that_do_not_fit(loss: Loss, kind: str, reference: str) -> None:
-    """A wrong rank, a wrong number of weights, a setting out of range: each is named, and nothing is built."""
+def test_losses_refuse_outputs_that_do_not_fit(loss: Loss, kind: str, reference: str) -> None:
+    """A wrong rank, a wrong number of weights, an axis that is none: each is named, and nothing is built."""
     assert _refused(loss, linear(kind)).reference == reference
+
+
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [
+        ("cross_entropy", {"label_smoothing": 1.0}),
+        ("cross_entropy", {"label_smoothing": -0.1}),
+        ("causal_lm", {"label_smoothing": 1.5}),
+        ("cross_entropy", {"class_weights": (1.0, -1.0)}),
+        ("bce_with_logits", {"pos_weight": -1.0}),
+    ],
+)
+def test_settings_out_of_range_are_refused(name: str, setting: dict[str, object]) -> None:
+    """When the loss is made, before any model is looked at."""
+    with pytest.raises(SettingError, match=next(iter(setting))):
+        by_name(name, **setting)
 
 
 def test_cross_entropy_refuses_a_single_score_per_row() -> None:
@@ -239,15 +252,15 @@ def test_cross_entropy_refuses_a_single_score_per_row() -> None:
 
 def test_an_unknown_name_lists_those_that_exist() -> None:
     """A loss that does not exist is refused with the names of those that do."""
-    with pytest.raises(LossError) as failure:
+    with pytest.raises(SettingError) as failure:
         by_name("crossentropy")
-    assert failure.value.reference == "unknown-loss"
+    assert failure.value.reference == "unknown-name"
     assert "cross_entropy" in str(failure.value)
 
 
 @pytest.mark.parametrize("name", ["cross_entropy", "causal_lm", "mse", "l1", "bce_with_logits"])
 def test_losses_describe_themselves_by_their_name(name: str) -> None:
     """``kind`` in the manifest is the name, and the settings are JSON."""
-    described = by_name(name).describe()
-    assert described["kind"] == name
-    assert json.loads(json.dumps(described))["kind"] == name
+    loss = by_name(name)
+    assert loss.name == name
+    assert json.loads(json.dumps(loss.values())) == loss.values()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,7 @@ from edgepeft.cli.commands.export_ort_training import gradient_options, ort_trai
 from edgepeft.cli.compression import calibration, compression_options, quantization
 from edgepeft.cli.compression import memory_budget as budget_of
 from edgepeft.cli.declared import Declared, SectionedCommand
-from edgepeft.cli.method import METHOD, chosen_method, loaded_source, source_options
+from edgepeft.cli.method import LOSS, METHOD, chosen_method, loaded_source, source_options
 from edgepeft.cli.options import PATH, template_option
 from edgepeft.cli.show import size
 from edgepeft_export.optimizers.registry import DEFAULT, OPTIMIZERS
@@ -29,11 +28,11 @@ OPTIMIZER = Declared(OPTIMIZERS)
 @click.command("prepare", cls=SectionedCommand)
 @source_options
 @click.option("--out", type=PATH, required=True, help="Directory of the bundle.")
-@click.option("--label-smoothing", type=click.FloatRange(0.0, 1.0, max_open=True), help="Of cross-entropy.")
 @click.option(
     "--optimizer", type=click.Choice(list(OPTIMIZERS)), default=DEFAULT, show_default=True, help="Update rule."
 )
 @OPTIMIZER.settings
+@LOSS.settings
 @template_option
 @compression_options
 @click.option(
@@ -52,7 +51,6 @@ def command(
     max_length: int | None,
     template: str | None,
     seed: int,
-    label_smoothing: float | None,
     optimizer: str,
     prune: Pruning | None,
     recompute: str,
@@ -87,7 +85,7 @@ def command(
         loaded,
         out=out,
         method=chosen,
-        loss=_loss(loss or loaded.loss, label_smoothing),
+        loss=_loss(loss or loaded.loss, LOSS.given(settings)),
         optimizer=OPTIMIZER.make(optimizer, OPTIMIZER.given(settings)),
         prune=prune,
         recompute=recompute,
@@ -116,13 +114,6 @@ def _engine(name: str, gradient: str | None, training_python: Path | None) -> st
     return ort_training(gradient, training_python)
 
 
-def _loss(name: str, label_smoothing: float | None) -> str | Loss:
-    if label_smoothing is None:
-        return name
-    from edgepeft_export import losses
-
-    found: Any = losses.by_name(name)
-    if not hasattr(found, "label_smoothing"):
-        raise click.UsageError(f"--label-smoothing does not go with --loss {name}.")
-    smoothed: Loss = replace(found, label_smoothing=label_smoothing)
-    return smoothed
+def _loss(name: str, given: dict[str, object]) -> str | Loss:
+    """The loss with the settings that were given; the name of a file alone stays as it is."""
+    return LOSS.make(name, given) if given else name

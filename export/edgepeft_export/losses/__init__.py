@@ -1,12 +1,19 @@
 """Losses as ONNX nodes behind the model's outputs."""
 
 from edgepeft_export.losses.base import Labels, Loss, LossError, LossTerms, class_labels
-from edgepeft_export.losses.builtin import FIRST_LOGITS, L1, MSE, BCEWithLogits, CausalLM, CrossEntropy, by_name
+from edgepeft_export.losses.builtin.bce_with_logits import BCEWithLogits
+from edgepeft_export.losses.builtin.causal_lm import CausalLM
+from edgepeft_export.losses.builtin.cross_entropy import CrossEntropy
+from edgepeft_export.losses.builtin.l1 import L1
+from edgepeft_export.losses.builtin.mse import MSE
 from edgepeft_export.losses.custom import OnnxLoss
+from edgepeft_export.losses.emitting import FIRST_LOGITS
+from edgepeft_export.losses.registry import LOSSES, by_name
 
 __all__ = [
     "FIRST_LOGITS",
     "L1",
+    "LOSSES",
     "MSE",
     "BCEWithLogits",
     "CausalLM",

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import ClassVar, NamedTuple
 
 import onnx_ir as ir
 
 from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.graph.shapes import Dim
 from edgepeft_runtime.errors import EdgepeftError
+from edgepeft_runtime.settings import Named
 
 
 class LossError(EdgepeftError):
-    """A loss that does not fit the model's outputs, or a setting of it out of range."""
+    """A loss that does not fit the model's outputs."""
 
 
 class LossTerms(NamedTuple):
@@ -44,17 +45,23 @@ class Labels:
     ignore_index: int | None = None
 
 
-class Loss(Protocol):
-    """Emits a loss. Implementations are frozen dataclasses of their settings."""
+@dataclass(frozen=True)
+class Loss(Named):
+    """Emits a loss.
+
+    A subclass is a frozen dataclass of its settings. Its ``name`` is the ``kind`` of the manifest.
+    """
+
+    predicts_tokens: ClassVar[bool] = False
+    """Whether a model with this loss can generate text."""
 
     def labels(self, outputs: Mapping[str, ir.Value]) -> Sequence[Labels]:
         """What the loss has to be fed, given the model's outputs by name, in order."""
+        raise NotImplementedError
 
     def emit(self, emit: Emitter, outputs: Mapping[str, ir.Value], labels: Mapping[str, ir.Value]) -> LossTerms:
         """Append the loss to the graph."""
-
-    def describe(self) -> dict[str, Any]:
-        """The loss as the manifest records it: ``kind`` and settings, JSON."""
+        raise NotImplementedError
 
 
 def class_labels(shape: Sequence[Dim], classes: Dim, ignore_index: int | None) -> Labels:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 import onnx_ir as ir
 from onnx.inliner import inline_selected_functions
@@ -14,14 +14,14 @@ from onnx_ir.passes import common
 from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.graph.modelfile import load_model
 from edgepeft_export.graph.shapes import dims_of
-from edgepeft_export.losses.base import Labels, LossError, LossTerms
+from edgepeft_export.losses.base import Labels, Loss, LossError, LossTerms
 from edgepeft_export.passes import single_precision
 
 _LOSS_OPERATORS = ("SoftmaxCrossEntropyLoss", "NegativeLogLikelihoodLoss")
 
 
 @dataclass(frozen=True)
-class OnnxLoss:
+class OnnxLoss(Loss):
     """A loss of one scalar output, the mean over the batch.
 
     Inputs of the model that are named like an output of the network are wired to it; all others are labels, fed by the
@@ -32,6 +32,7 @@ class OnnxLoss:
         classes: by the name of a label, how many classes it may name; checked before each step.
     """
 
+    name: ClassVar[str] = "custom"
     model: ir.Model
     classes: Mapping[str, int] = field(default_factory=dict)
 
@@ -60,8 +61,9 @@ class OnnxLoss:
         rows = emit.op("Cast", emit.op("Squeeze", emit.dim(rows_of, 0)), to=int(ir.DataType.FLOAT))
         return LossTerms(emit.op("Mul", emit.op("Reshape", mean, emit.ints()), rows), rows)
 
-    def describe(self) -> dict[str, Any]:
-        return {"kind": "custom", "name": self.model.graph.name}
+    def values(self) -> dict[str, object]:
+        """The name of the graph."""
+        return {"name": self.model.graph.name}
 
     def _label(self, value: ir.Value) -> Labels:
         assert value.name is not None and value.dtype is not None

@@ -1,0 +1,115 @@
+"""Cross-entropy of classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import onnx_ir as ir
+
+from edgepeft_export.graph.emit import Emitter
+from edgepeft_export.graph.shapes import Dim, dims_of, rank
+from edgepeft_export.losses.base import Labels, Loss, LossError, LossTerms, class_labels
+from edgepeft_export.losses.emitting import Values, enum, first, known, text
+from edgepeft_runtime.settings import out_of_range, setting
+
+
+@dataclass(frozen=True)
+class CrossEntropy(Loss):
+    """``torch.nn.CrossEntropyLoss`` with class indices.
+
+    The classes lie on the last axis of the logits, as transformers give them; for images (N, C, H, W) on axis 1.
+    """
+
+    name: ClassVar[str] = "cross_entropy"
+    label_smoothing: float = setting(
+        0.0, "Fraction of the target that is spread evenly over all classes.", minimum=0, below=1
+    )
+    class_weights: tuple[float, ...] | None = setting(
+        None, "Weight of each class, in the order of the labels.", minimum=0
+    )
+    ignore_index: int = setting(-100, "Label that does not count, as for padding.")
+    class_axis: int = setting(-1, "Axis of the logits that the classes lie on.")
+
+    def labels(self, outputs: Values) -> Sequence[Labels]:
+        dims = dims_of(first(outputs))
+        if len(dims) < 2:
+            raise LossError(
+                "logits-rank",
+                f"Cross-entropy needs logits of shape [batch, ..., classes]; the model gives {text(dims)}.",
+                context=None,
+                hint="choose another loss, or let the model give a score per class.",
+            )
+        if not -len(dims) <= self.class_axis < len(dims):
+            raise out_of_range("class_axis", self.class_axis, f"an axis of the logits {text(dims)}")
+        axis = self.class_axis % len(dims)
+        labels = class_labels(dims[:axis] + dims[axis + 1 :], dims[axis], self.ignore_index)
+        if self.class_weights is not None:
+            _check_class_weights(self.class_weights, dims[axis])
+        return [labels]
+
+    def emit(self, emit: Emitter, outputs: Values, labels: Values) -> LossTerms:
+        logits, target = _rows(emit, first(outputs), labels["labels"], self.class_axis)
+        return cross_entropy(emit, logits, target, self)
+
+
+def cross_entropy(emit: Emitter, logits: ir.Value, target: ir.Value, settings: CrossEntropy) -> LossTerms:
+    """The loss of ``logits`` [rows, classes] and ``target`` [rows]."""
+    log_p = emit.op("LogSoftmax", logits, axis=1)
+    counts = emit.op("Not", emit.op("Equal", target, emit.scalar(settings.ignore_index, like=target)))
+    safe = emit.op("Where", counts, target, emit.scalar(0, like=target))
+    picked = emit.op("GatherElements", log_p, emit.op("Unsqueeze", safe, emit.ints(1)), axis=1)
+    counted = emit.op("Cast", counts, to=enum(logits))
+    class_weights = _class_weights(emit, settings)
+    weight = emit.op("Mul", counted, emit.op("Gather", class_weights, safe)) if class_weights is not None else counted
+    total = _weighted(emit, emit.op("Squeeze", picked, emit.ints(1)), weight)
+    if settings.label_smoothing:
+        spread = emit.op("Mul", log_p, class_weights) if class_weights is not None else log_p
+        smooth = _weighted(emit, emit.op("ReduceSum", spread, emit.ints(1), keepdims=0), counted)
+        # The mean over the classes, so that a share of 1 would be the uniform distribution.
+        share = emit.op("Div", emit.scalar(settings.label_smoothing, like=logits), _columns(emit, logits))
+        kept = emit.op("Mul", total, emit.scalar(1.0 - settings.label_smoothing, like=logits))
+        total = emit.op("Add", kept, emit.op("Mul", smooth, share))
+    return LossTerms(total, emit.op("ReduceSum", weight, keepdims=0))
+
+
+def _weighted(emit: Emitter, log_p: ir.Value, weight: ir.Value) -> ir.Value:
+    return emit.op("Neg", emit.op("ReduceSum", emit.op("Mul", log_p, weight), keepdims=0))
+
+
+def _columns(emit: Emitter, logits: ir.Value) -> ir.Value:
+    size = emit.op("Shape", logits, start=1, end=2)
+    return emit.op("Squeeze", emit.op("Cast", size, to=enum(logits)))
+
+
+def _class_weights(emit: Emitter, settings: CrossEntropy) -> ir.Value | None:
+    if settings.class_weights is None:
+        return None
+    return emit.constant(np.asarray(settings.class_weights, dtype=np.float32))
+
+
+def _rows(emit: Emitter, logits: ir.Value, target: ir.Value, class_axis: int) -> tuple[ir.Value, ir.Value]:
+    """Bring logits to [rows, classes] and labels to [rows]."""
+    size = rank(logits)
+    axis = class_axis % size
+    classes = known(logits, axis)
+    if size == 2 and axis == 1:
+        return logits, target
+    if axis != size - 1:
+        order = [i for i in range(size) if i != axis] + [axis]
+        logits = emit.op("Transpose", logits, perm=order)
+    return emit.op("Reshape", logits, emit.ints(-1, classes)), emit.op("Reshape", target, emit.ints(-1))
+
+
+def _check_class_weights(weights: Sequence[float], classes: Dim) -> None:
+    if len(weights) != classes:
+        raise LossError(
+            "class-weights",
+            f"{len(weights)} class weights for {classes} classes.",
+            context=None,
+            hint="give one weight per class.",
+        )
+    if not any(weights):
+        raise out_of_range("class_weights", weights, "weights that are not all 0")
