@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from torch import Tensor, nn
 
@@ -333,9 +333,9 @@ def _loss(loss: LossLike, forward: Forward, example_labels: Mapping[str, Tensor]
         return losses.OnnxLoss.read(loss)
     if isinstance(loss, str):
         return losses.by_name(loss)
-    if _is_function(loss):
-        return from_function(loss, forward, example_labels)  # type: ignore[arg-type]  # it is none of the others
-    return loss  # type: ignore[return-value]  # hasattr tells a Loss from a function
+    if isinstance(loss, losses.Loss):
+        return loss
+    return from_function(loss, forward, example_labels)
 
 
 def _classes(names: Sequence[str] | None, forward: Forward) -> tuple[str, ...] | None:
