@@ -6,4 +6,4 @@ from edgepeft_runtime.errors import EdgepeftError
 
 
 class SyncError(EdgepeftError):
-    """A place that cannot be read, a directory that cannot be written, a workspace that lacks something."""
+    """A remote that cannot be read, a directory that cannot be written, a workspace that lacks something."""

@@ -216,7 +216,7 @@ def write_onnx(path: Path, op: str, shape: list[int]) -> Path:
         (["merge", "b", "u", "--to", "gguf", "--out", "o"], "gguf"),
         (["merge", "b", "u", "--to", "onnx", "--out", "o.onnx", "--data", "d"], "--unpack or --requantize"),
         (["aggregate", "d", "--bundle", "b", "--out", "o.safetensors", "--gate"], "--gate needs --data"),
-        (["pull", "--into", "d"], "PLACE"),
+        (["pull", "--into", "d"], "REMOTE"),
         (["fly"], "No such command 'fly'"),
     ],
 )

@@ -12,7 +12,7 @@ from edgepeft.cli.options import PATH, workspace_option
 
 @click.command("publish")
 @click.argument("bundle", type=PATH)
-@click.argument("places", nargs=-1, metavar="[PLACE]...")
+@click.argument("remotes", nargs=-1, metavar="[REMOTE]...")
 @workspace_option
 @click.option("--adapter", type=PATH, help="What devices start from.  [default: the bundle's own adapter]")
 @click.option(
@@ -39,32 +39,32 @@ from edgepeft.cli.options import PATH, workspace_option
     "--days", type=click.FloatRange(0, min_open=True), default=30.0, show_default=True, help="Until it expires."
 )
 @click.option("--steps", type=click.IntRange(1), help="Optimizer steps a device may take.")
-@click.option("--again", is_flag=True, help="Bring the newest round to each PLACE once more, instead of making one.")
+@click.option("--again", is_flag=True, help="Bring the newest round to each REMOTE once more, instead of making one.")
 @click.option("--another", is_flag=True, help="Make a round even if the newest has this adapter and these terms.")
 def command(
     bundle: Path,
-    places: tuple[str, ...],
+    remotes: tuple[str, ...],
     workspace: Path,
     adapter: Path | None,
     again: bool,
     another: bool,
     **terms: Any,
 ) -> None:
-    """Make the next round of BUNDLE's fleet, signed, and bring it to each PLACE: a folder or a remote address.
+    """Make the next round of BUNDLE's fleet, signed, and bring it to each REMOTE: a folder or a remote address.
 
-    `edgepeft serve` gives it to devices without any PLACE. To repeat the command brings the same round again.
+    `edgepeft serve` gives it to devices without any REMOTE. To repeat the command brings the same round again.
     """
     from edgepeft.sync import Terms, Workspace, mirror, publish
 
     if again:
-        latest = mirror(workspace, places)
+        latest = mirror(workspace, remotes)
         click.echo(f"round {latest.round} of {latest.campaign} again")
     else:
         before = Workspace(workspace).latest()
-        made = publish(bundle, workspace, places, adapter=adapter, terms=Terms(**terms), another=another)
+        made = publish(bundle, workspace, remotes, adapter=adapter, terms=Terms(**terms), another=another)
         if before is not None and before.round == made.round:
             click.echo(f"round {made.round} of {made.campaign} is the same (--another makes one more)", err=True)
         else:
             click.echo(f"published round {made.round} of {made.campaign}: adapter {made.adapter.sha256}")
-    for place in places:
-        click.echo(f"brought to {place}")
+    for remote in remotes:
+        click.echo(f"brought to {remote}")

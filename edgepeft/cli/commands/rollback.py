@@ -10,15 +10,15 @@ from edgepeft.cli.options import workspace_option
 
 
 @click.command("rollback")
-@click.argument("places", nargs=-1, metavar="[PLACE]...")
+@click.argument("remotes", nargs=-1, metavar="[REMOTE]...")
 @click.option("--to", type=click.IntRange(1), required=True, help="The round to bring back.")
 @workspace_option
-def command(places: tuple[str, ...], to: int, workspace: Path) -> None:
+def command(remotes: tuple[str, ...], to: int, workspace: Path) -> None:
     """Publish an earlier round's adapter again, to the byte. It is a new round: no device ever goes backwards."""
     from edgepeft.sync import Workspace, rollback
 
     before = Workspace(workspace).latest()
-    made = rollback(workspace, to, places)
+    made = rollback(workspace, to, remotes)
     if before is not None and before.round == made.round:
         click.echo(f"round {made.round} of {made.campaign} has the adapter of round {to} already", err=True)
         return

@@ -1,9 +1,9 @@
-"""The connections of ``edgepeft serve``: half-open ones never take the place of a device that is being answered.
+"""The connections of ``edgepeft serve``: half-open ones never displace a device that is being answered.
 
 A connection is *waiting* until a request on it has shown a good token, and again after each answer. Waiting is limited
-in time and in number. Where there are too many, the oldest of the address with the most goes. No address is refused,
-since devices may share one. A connection whose request has shown a token is *answering*; these are limited for each
-device, and transfers have a minimum rate (:mod:`edgepeft.sync.serving.http_bodies`).
+in time and in number. If there are too many, the oldest connection of the address with the most is closed. No address
+is refused, since devices may share one. A connection whose request has shown a token is *answering*. These are limited
+for each device, and transfers have a minimum rate (:mod:`edgepeft.sync.serving.http_bodies`).
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 CONNECTION = "connection"
-"""Where a request finds its connection in the state of its scope."""
+"""The key of a request's connection in the state of its scope."""
 
 _SETTLE_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Of a server's connections.
+    """Limits of a server's connections.
 
     Args:
-        waiting: connections that show no token; for a moment, while they are read for the first time, twice as many.
-        seconds: how long one may wait: for a TLS handshake, the head of a request, the rest of a request that was
-            refused, the next request.
-        answering: requests with a token at a time.
-        of_a_device: and of one device.
+        waiting: Connections that show no token; twice as many for a moment, while they are read for the first time.
+        seconds: How long one may wait: for a TLS handshake, the head of a request, the rest of a request that was
+            refused, or the next request.
+        answering: Requests with a token at a time.
+        of_a_device: Requests of one device at a time.
     """
 
     waiting: int = 192
@@ -46,7 +46,7 @@ class Limits:
 
     @classmethod
     def of_files(cls, count: int) -> Limits:
-        """What a process may have that can open so many files: a connection takes one, an update another."""
+        """Return the limits of a process that can open ``count`` files: a connection takes one, an update another."""
         return cls(waiting=min(1024, count * 3 // 16), answering=min(1024, count // 4))
 
 
@@ -62,7 +62,7 @@ class Connections:
         self._trimming: asyncio.TimerHandle | None = None
 
     def wait(self, connection: Connection) -> None:
-        """A connection is new, or has had its answer. Where there are too many, room is made."""
+        """Count a connection that is new, or that was answered. If there are too many, close some."""
         self.leave(connection)
         self._waiting[connection] = connection.loop.call_later(self._limits.seconds, connection.drop)
         self._by_address.setdefault(connection.address, {})[connection] = None
@@ -82,7 +82,7 @@ class Connections:
         next(iter(crowd)).drop()
 
     def answer(self, connection: Connection, device: str) -> None:
-        """A request has shown the token of a device; raises 429 or 503 where too many are being answered."""
+        """Count a request that has shown a device's token; raises 429 or 503 if too many are being answered."""
         if self._devices[device] >= self._limits.of_a_device:
             raise HTTPException(429, f"{self._limits.of_a_device} requests of this device are being answered already")
         if len(self._answering) >= self._limits.answering:
@@ -92,7 +92,7 @@ class Connections:
         self._devices[device] += 1
 
     def leave(self, connection: Connection) -> None:
-        """A connection is gone, or about to become something else."""
+        """Forget a connection that is closed, or about to change its state."""
         timer = self._waiting.pop(connection, None)
         if timer is not None:
             timer.cancel()
@@ -108,7 +108,7 @@ class Connections:
 
 
 class Connection(H11Protocol):
-    """A connection of uvicorn's that counts from the first packet on, before any TLS handshake."""
+    """A connection of uvicorn that counts from its first packet on, before any TLS handshake."""
 
     def __init__(self, *, connections: Connections, tls: ssl.SSLContext | None, **uvicorns: Any) -> None:
         super().__init__(**uvicorns)
@@ -119,11 +119,11 @@ class Connection(H11Protocol):
         self._early = b""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
-        """A client has connected."""
+        """Handle a client that has connected."""
         self._raw = transport
         # asyncio does so only for sockets it has made itself; without it each answer waits 40 ms for the client's ACK.
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        _hold_nothing(transport)
+        _buffer_nothing(transport)
         self.address = str((transport.get_extra_info("peername") or ("",))[0])
         self._connections.wait(self)
         if self._tls is None:
@@ -141,25 +141,25 @@ class Connection(H11Protocol):
             self.drop()
             return
         super().connection_made(secured)
-        _hold_nothing(secured)
+        _buffer_nothing(secured)
         if self._early:
             super().data_received(self._early)
 
     def data_received(self, data: bytes) -> None:
-        """What has arrived; some may arrive with the end of the handshake."""
+        """Handle data, some of which may arrive with the end of the handshake."""
         if self.transport is None:
             self._early += data
         else:
             super().data_received(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The client is gone."""
+        """Handle a client that has disconnected."""
         self._connections.leave(self)
         if self.transport is not None:
             super().connection_lost(exc)
 
     def on_response_complete(self) -> None:
-        """A request has had its answer."""
+        """Handle a request that was answered."""
         self._connections.wait(self)
         super().on_response_complete()
 
@@ -168,19 +168,19 @@ class Connection(H11Protocol):
         self._connections.answer(self, device)
 
     def drop(self) -> None:
-        """Close at once, whatever is still to be sent."""
+        """Close at once, without sending what is still to be sent."""
         self._connections.leave(self)
         if self._raw is not None:
             self._raw.abort()
 
 
-def _hold_nothing(transport: asyncio.WriteTransport) -> None:
-    """Let a response count as sent when the system has all of it, so that no deadline cuts off the end of one."""
+def _buffer_nothing(transport: asyncio.WriteTransport) -> None:
+    """Let a response count as sent only when the system has all of it, so that no deadline cuts off its end."""
     transport.set_write_buffer_limits(high=1, low=0)
 
 
 def server(app: ASGIApp, limits: Limits, tls: ssl.SSLContext | None = None) -> uvicorn.Server:
-    """A server of an application; ``run(sockets=[...])`` serves until a signal ends it."""
+    """Return a server of an application; ``run(sockets=[...])`` serves until a signal ends it."""
     protocol: Any = partial(Connection, connections=Connections(limits), tls=tls)
     config = uvicorn.Config(
         app,

@@ -1,4 +1,4 @@
-"""Bodies of requests and responses: in pieces, of a bounded size, and not slower than a minimum rate."""
+"""Bodies of requests and responses: in pieces, of a bounded size, and at no less than a minimum rate."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 from edgepeft.sync.serving.connections import CONNECTION
 
 GRACE_SECONDS = 20.0
-"""How far a transfer may fall behind the minimum rate; being ahead of it earlier buys no time."""
+"""How far a transfer may fall behind the minimum rate; having been ahead of it earlier does not count."""
 
 MINIMUM_RATE = 2**12
 """Bytes per second."""
@@ -26,26 +26,26 @@ _RANGE = re.compile(r"bytes=([0-9]{1,15})-")
 
 
 class Pace:
-    """A deadline that moves on with the bytes of a transfer, and is never further away than the grace."""
+    """A deadline that is extended by each byte of a transfer, and never further away than the grace period."""
 
     def __init__(self, scope: anyio.CancelScope) -> None:
         self._scope = scope
 
     def moved(self, count: int) -> None:
-        """So many bytes more have come through."""
+        """Count bytes that were transferred."""
         furthest = anyio.current_time() + GRACE_SECONDS
         self._scope.deadline = min(self._scope.deadline + count / MINIMUM_RATE, furthest)
 
 
 @contextmanager
 def paced() -> Iterator[Pace]:
-    """A transfer; raises ``TimeoutError`` where it is too slow."""
+    """Limit the time of a transfer; raises ``TimeoutError`` if it is too slow."""
     with anyio.fail_after(GRACE_SECONDS) as scope:
         yield Pace(scope)
 
 
 async def pieces(request: Request, most: int, pace: Pace) -> AsyncIterator[bytes]:
-    """The body, as far as it is no larger than it may be, whatever the client says about its length."""
+    """Yield the body; raises 413 if it has more than ``most`` bytes, whatever length the client claims."""
     size = 0
     async for piece in request.stream():
         size += len(piece)
@@ -56,23 +56,23 @@ async def pieces(request: Request, most: int, pace: Pace) -> AsyncIterator[bytes
 
 
 class FileBody(Response):
-    """A file, from where ``Range: bytes=N-`` asks for.
+    """A file, from the byte that ``Range: bytes=N-`` asks for.
 
-    Reading is done between requests, not in threads: a piece that is in the system's cache takes microseconds, and
-    to hand it to a thread many times that.
+    It is read between requests, not in threads: reading a piece from the system's cache takes microseconds, and
+    handing it to a thread many times that.
     """
 
     def __init__(self, path: Path, request: Request) -> None:
         self._path, size = path, path.stat().st_size
-        asked = _RANGE.fullmatch(request.headers.get("range", ""))
-        self._start = int(asked[1]) if asked is not None else 0
-        if asked is not None and self._start >= size:
+        requested = _RANGE.fullmatch(request.headers.get("range", ""))
+        self._start = int(requested[1]) if requested is not None else 0
+        if requested is not None and self._start >= size:
             raise HTTPException(416, headers={"Content-Range": f"bytes */{size}"})
         self._size = size
         headers = {"content-length": str(size - self._start), "accept-ranges": "bytes"}
-        if asked is not None:
+        if requested is not None:
             headers["content-range"] = f"bytes {self._start}-{size - 1}/{size}"
-        super().__init__(status_code=200 if asked is None else 206, media_type="application/octet-stream")
+        super().__init__(status_code=200 if requested is None else 206, media_type="application/octet-stream")
         self.init_headers(headers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  # ASGI's signature
