@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 from edgepeft.merging.target import MergeError
 from edgepeft.merging.to_onnx import described, inference_model, save
 from edgepeft_export.fold.constants import load_all
-from edgepeft_export.fold.quantized_matmuls import packed_product
-from edgepeft_export.fold.requantize import fold_quantized
+from edgepeft_export.fold.requantize import fold_quantized, quantized_layers
 from edgepeft_export.graph.edit import bind_inputs
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.data.batch import Batch
@@ -56,7 +55,7 @@ def write(
 
 
 def _check(bundle: Bundle) -> None:
-    if not any(packed_product(value) for node in inference_model(bundle).graph for value in node.outputs):
+    if not quantized_layers(inference_model(bundle).graph):
         raise MergeError(
             "not-packed",
             "The bundle has no packed weight that could be unpacked or rounded again.",

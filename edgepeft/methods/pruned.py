@@ -12,9 +12,6 @@ from edgepeft_runtime.settings import setting
 if TYPE_CHECKING:
     from torch import nn
 
-MASKED = 0.04
-"""Share of zeros from which on a weight counts as masked."""
-
 
 @dataclass(frozen=True)
 class Pruned(Method):
@@ -36,6 +33,7 @@ class Pruned(Method):
         from torch.nn.utils import prune
 
         from edgepeft.compress.masks import hold_masks, maskable
+        from edgepeft_export.graph.constants import MASKED_FRACTION
 
         for module in model.modules():
             if hasattr(module, "weight_mask") and hasattr(module, "weight_orig"):
@@ -47,7 +45,7 @@ class Pruned(Method):
             raise MethodError(
                 "method-does-not-fit",
                 f"No weight of {type(model).__name__} is pruned.",
-                context=f"looked for {MASKED:.0%} zeros or more" if self.weights is None else ", ".join(self.weights),
+                context=", ".join(self.weights or [f"looked for {MASKED_FRACTION:.0%} zeros or more"]),
                 hint="prune it first: prepare(prune=...), --prune weights=0.5, or name weights=.",
             )
         train_only(model, [*chosen, *head])
@@ -57,5 +55,7 @@ class Pruned(Method):
     def _takes(self, name: str, module: nn.Module, head: Sequence[str]) -> bool:
         if self.weights is not None:
             return any(matches(f"{name}.weight", pattern) for pattern in self.weights)
+        from edgepeft_export.graph.constants import MASKED_FRACTION
+
         zeros = float((module.weight == 0).float().mean())
-        return MASKED <= zeros < 1 and not any(f"{name}.".startswith(f"{part}.") for part in head)
+        return MASKED_FRACTION <= zeros < 1 and not any(f"{name}.".startswith(f"{part}.") for part in head)

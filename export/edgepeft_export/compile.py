@@ -14,8 +14,8 @@ from edgepeft_export import memory
 from edgepeft_export.autodiff import Gap, differentiate, gaps
 from edgepeft_export.forward import Forward
 from edgepeft_export.forward.graph import Sparse
-from edgepeft_export.graph.composites import lower
-from edgepeft_export.graph.edit import bind_inputs
+from edgepeft_export.graph.custom_ops import lower
+from edgepeft_export.graph.edit import add_input, bind_inputs, input_named
 from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.graph.shapes import infer_shapes
 from edgepeft_export.losses import Labels, Loss, LossError, LossTerms
@@ -134,7 +134,7 @@ def _roles(forward: Forward, sparse: Sequence[Sparse]) -> dict[str, str]:
 def missing_rules(forward: Forward, loss: Loss) -> list[Gap]:
     """Every node between the loss and a parameter that has no gradient rule; builds nothing else."""
     model, terms, _ = _attach_loss(forward, loss)
-    return gaps(model.graph, terms.sum, [_input(model, name) for name in forward.parameters])
+    return gaps(model.graph, terms.sum, [input_named(model.graph, name) for name in forward.parameters])
 
 
 def _attach_loss(forward: Forward, loss: Loss) -> tuple[ir.Model, LossTerms, Sequence[Labels]]:
@@ -170,7 +170,7 @@ def _check_labels(labels: Sequence[str], taken: set[str]) -> None:
 def _differentiated(with_loss: ir.Model, forward: Forward) -> tuple[ir.Model, dict[str, ir.Value]]:
     """A copy with the backward behind it, and the gradient of each parameter that the loss depends on."""
     model = with_loss.clone()
-    targets = [_input(model, name) for name in forward.parameters]
+    targets = [input_named(model.graph, name) for name in forward.parameters]
     gradients = differentiate(model.graph, model.graph.outputs[0], targets)
     if not gradients.keys() - {target for target in targets if target.name in forward.adapter.non_trainable}:
         names = list(forward.parameters)
@@ -189,11 +189,9 @@ def _accumulate(train: ir.Model, gradients: Mapping[str, ir.Value], buckets: Seq
     del graph.outputs[2:]  # the model's own
     emit = Emitter(graph, scope="accumulate")
     for bucket in buckets:
-        shape = ir.Shape([bucket.size])
-        accumulator = ir.Value(name=bucket.name, shape=shape, type=ir.TensorType(ir.DataType.FLOAT))
-        graph.inputs.append(accumulator)
+        accumulator = add_input(graph, bucket.name, [bucket.size])
         total = emit.op("Add", accumulator, flatten(emit, [gradients[name] for name in bucket.members]))
-        total.name, total.shape, total.dtype = f"{bucket.name}.next", shape, ir.DataType.FLOAT
+        total.name, total.shape, total.dtype = f"{bucket.name}.next", accumulator.shape, ir.DataType.FLOAT
         graph.outputs.append(total)
     return train
 
@@ -221,7 +219,3 @@ def _assert_packed(model: ir.Model, known: Collection[str]) -> None:
                 context=f"read by {', '.join(str(use.node.name) for use in value.uses())}",
                 hint="this is a defect of a gradient rule: please report the model's operators.",
             )
-
-
-def _input(model: ir.Model, name: str) -> ir.Value:
-    return next(value for value in model.graph.inputs if value.name == name)

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from edgepeft_export.compile import Compiled, sweep
 from edgepeft_export.forward.decoding import Decoding
-from edgepeft_export.graph.composites import lower
+from edgepeft_export.graph.custom_ops import lower
 from edgepeft_export.graph.edit import bind_inputs
 from edgepeft_export.opset import assert_runs_on_devices
 from edgepeft_export.quantize import Quantization, Report, quantize

@@ -15,6 +15,7 @@ from math import prod
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from edgepeft_export.graph.edit import add_input
 from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.graph.shapes import dims_of
 from edgepeft_export.opset import IR_VERSION, OPSET
@@ -81,12 +82,12 @@ def optimizer_graph(optimizer: Optimizer, buckets: Sequence[Bucket]) -> ir.Model
     graph = ir.Graph([], [], nodes=[], opset_imports={"": OPSET}, name="optimizer")
     emit = Emitter(graph, scope="optimizer")
     parameters = {
-        name: _input(graph, name, shape) for b in buckets for name, shape in zip(b.members, b.shapes, strict=True)
+        name: add_input(graph, name, shape) for b in buckets for name, shape in zip(b.members, b.shapes, strict=True)
     }
-    gradients = [_input(graph, bucket.name, (bucket.size,)) for bucket in buckets]
-    states = [[_input(graph, name, (bucket.size,)) for name in state_names(optimizer, bucket)] for bucket in buckets]
-    lr, scale = _input(graph, "lr", ()), _input(graph, "grad_scale", ())
-    step = emit.op("Cast", _input(graph, "step", (), ir.DataType.INT64), to=int(ir.DataType.DOUBLE))
+    gradients = [add_input(graph, bucket.name, (bucket.size,)) for bucket in buckets]
+    states = [[add_input(graph, name, (bucket.size,)) for name in state_names(optimizer, bucket)] for bucket in buckets]
+    lr, scale = add_input(graph, "lr", ()), add_input(graph, "grad_scale", ())
+    step = emit.op("Cast", add_input(graph, "step", (), ir.DataType.INT64), to=int(ir.DataType.DOUBLE))
     scaled = [emit.op("Mul", gradient, scale) for gradient in gradients]
     norm, clipped = _clip(emit, scaled, optimizer.max_grad_norm)
     for bucket, gradient, state in zip(buckets, clipped, states, strict=True):
@@ -165,12 +166,6 @@ def _split(emit: Emitter, value: ir.Value, bucket: Bucket) -> list[ir.Value]:
     else:
         parts = emit.ops("Split", value, emit.ints(*bucket.sizes), outputs=len(bucket.members), axis=0)
     return [emit.op("Reshape", part, emit.ints(*shape)) for part, shape in zip(parts, bucket.shapes, strict=True)]
-
-
-def _input(graph: ir.Graph, name: str, shape: tuple[int, ...], dtype: ir.DataType = ir.DataType.FLOAT) -> ir.Value:
-    value = ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(dtype))
-    graph.inputs.append(value)
-    return value
 
 
 def _output(graph: ir.Graph, value: ir.Value, name: str, like: ir.Value) -> None:

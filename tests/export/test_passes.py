@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from edgepeft_export.forward import Forward, from_torch
-from edgepeft_export.graph.composites import lower
+from edgepeft_export.graph.custom_ops import lower
 from edgepeft_export.opset import IR_VERSION
 from edgepeft_export.passes import drop_guards, gather_scales, narrow, transpose_last_two
 from tests.support.networks import NETWORKS

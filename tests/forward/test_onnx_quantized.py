@@ -16,8 +16,8 @@ from edgepeft_export import losses, optimizers
 from edgepeft_export.compile import Compiled, compile_step
 from edgepeft_export.forward import Forward, from_onnx
 from edgepeft_export.forward.onnx_source.lora import GraphLora
-from edgepeft_export.forward.onnx_source.quantized.reading import take_place
-from edgepeft_export.graph.composites import CONTRIB, DOMAIN, FAKE_QUANTIZE
+from edgepeft_export.graph.custom_ops import CONTRIB, DOMAIN, FAKE_QUANTIZE
+from edgepeft_export.graph.edit import replace_value
 from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.quantize import Quantization, quantize
 from tests.support.onnx_networks import KINDS, arrays, batch, packed, quantized, write
@@ -133,7 +133,7 @@ def _clip_instead(graph: ir.Graph) -> None:
         step, middle = scale.const_value.numpy(), zero_point.const_value.numpy().astype(np.float32)
         limits = np.iinfo(zero_point.const_value.numpy().dtype)
         low, high = (emit.constant(np.array((edge - middle) * step, np.float32)) for edge in (limits.min, limits.max))
-        take_place(node.outputs[0], emit.op("Clip", x, low, high))
+        replace_value(node.outputs[0], emit.op("Clip", x, low, high))
         graph.remove(node, safe=True)
     graph.sort()
 

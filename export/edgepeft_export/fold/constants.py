@@ -13,7 +13,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx_ir.passes import common
 
-from edgepeft_export.fold.pairs import new_initializer
+from edgepeft_export.graph.constants import new_initializer
 
 _PACKED = (ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT4, ir.DataType.UINT4)
 

@@ -1,27 +1,29 @@
-"""Ensures that a LoRA branch beside a frozen product costs nothing: ``X W + s X A B`` becomes ``X (W + s A B)``.
+"""Ensures that a LoRA branch beside a frozen linear layer costs nothing.
 
-Read on the graph, not from names: two products with trained matrices in a row, scaled, added to a third product of the
-same input. Linear layers come as ``MatMul`` or ``Gemm``, convolutions as ``Conv`` followed by a ``Conv`` with a 1x1
-kernel. What looks different stays as it is, which is right too, only slower.
+Pattern, read on the graph and not from names: two linear layers with trained matrices in a row, scaled anywhere, added
+to a third one of the same input: ``Add(base, branch)`` with ``branch = s (x A) B`` and ``base = x W``, perhaps with a
+bias and reshaped. Of convolutions, B has a kernel of one element and A looks where W looks.
+Algebra: ``x W + s (x A) B = x (W + s A B)``.
+What looks different stays as it is, which is right too, only slower.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 from onnx_ir.passes import common
 
-from edgepeft_export.fold.matmuls import Product, base_product, flattens, pointwise, product, same_window, unscaled
+from edgepeft_export.graph.constants import MASKED_FRACTION, constant_factor, is_frozen
+from edgepeft_export.graph.edit import replace_value
+from edgepeft_export.graph.linear import LinearSite, Matrix
+from edgepeft_export.graph.match import producer_of
+from edgepeft_export.graph.shapes import Dim, dims_of, rank
 
-Matrix = NDArray[np.float64]
-
-_MASKED = 0.04
-"""Share of zeros from which on a weight is masked; a mask has 5 % or more of a whole tensor."""
+_WINDOW: dict[str, str | int] = {"auto_pad": "NOTSET", "dilations": 1, "group": 1, "pads": 0, "strides": 1}
+"""Attributes of a convolution beside the kernel's shape, and what they are where they are missing."""
 
 
 @dataclass(frozen=True)
@@ -29,32 +31,36 @@ class _Pair:
     """A LoRA branch and what it stands beside.
 
     Attributes:
-        base: the frozen product.
-        base_output: what the branch is added to: the product, perhaps with a bias, perhaps reshaped.
+        base: the frozen layer.
+        base_output: what the branch is added to: the layer's output, perhaps with a bias, perhaps reshaped.
         total: the sum.
-        delta: the branch as one matrix in the layout of ``base.matrix``.
+        delta: the branch as one matrix in the layout of ``base.matrix()``.
     """
 
-    base: Product
+    base: LinearSite
     base_output: ir.Value
     total: ir.Value
     delta: Matrix
 
 
+@dataclass(frozen=True)
+class _Branch:
+    """``s (x A) B``: the input x, the first layer (of convolutions it says where they look), and ``s A B``."""
+
+    x: ir.Value
+    first: LinearSite
+    delta: Matrix
+
+
 def fold_lora(
-    model: ir.Model,
-    trained: Collection[ir.Value],
-    read: Callable[[ir.Value], Product | None] = product,
-    put: Callable[[ir.Graph, Product, Matrix], None] | None = None,
-    spare_masks: bool = True,
+    model: ir.Model, trained: Collection[ir.Value], *, into_quantized: bool = False, spare_masks: bool = True
 ) -> int:
     """Fold every LoRA branch into the weight beside it, in place.
 
     Args:
         model: an inference graph whose trained tensors are initializers.
         trained: these initializers; only branches whose two matrices are among them are folded.
-        read: which products are folded into.
-        put: gives such a product another factor; ``None``: by replacing its float weight.
+        into_quantized: fold into quantized weights as well, which are rounded again.
         spare_masks: leave weights with many zeros alone.
 
     Returns:
@@ -62,32 +68,25 @@ def fold_lora(
     """
     folded = 0
     for node in list(model.graph):
-        pair = _pair(node, trained, read)
-        if pair is not None and not (spare_masks and _is_masked(pair.base)):
-            (put or _put)(model.graph, pair.base, pair.base.matrix() + pair.delta)
-            _take_place(pair.base_output, pair.total)
+        pair = _pair(node, trained)
+        if pair is None or (pair.base.is_quantized and not into_quantized):
+            continue
+        if not (spare_masks and not pair.base.is_quantized and _is_masked(pair.base)):
+            pair.base.with_matrix(pair.base.matrix() + pair.delta)
+            replace_value(pair.total, pair.base_output)
             folded += 1
     common.RemoveUnusedNodesPass()(model)
     return folded
 
 
-@dataclass(frozen=True)
-class _Branch:
-    """``s (X A) B``: the input X, the first product (of convolutions it says where they look), and ``s A B``."""
-
-    source: ir.Value
-    first: Product
-    delta: Matrix
-
-
-def _pair(node: ir.Node, trained: Collection[ir.Value], read: Callable[[ir.Value], Product | None]) -> _Pair | None:
+def _pair(node: ir.Node, trained: Collection[ir.Value]) -> _Pair | None:
     if node.op_type != "Add":
         return None
     left, right = node.inputs
     for base_output, branch_output in ((left, right), (right, left)):
         if base_output is None or branch_output is None:
             return None
-        base, branch = base_product(base_output, read), _branch(branch_output, trained)
+        base, branch = _base(base_output), _branch(branch_output, trained)
         if base is None or branch is None or base.weight in trained:
             continue
         if _beside(base, branch) and base.matrix().shape == branch.delta.shape:
@@ -95,66 +94,103 @@ def _pair(node: ir.Node, trained: Collection[ir.Value], read: Callable[[ir.Value
     return None
 
 
-def _is_masked(base: Product) -> bool:
-    """Whether a mask holds weights at zero, which a dense branch would fill.
+def _readable(value: ir.Value) -> LinearSite | None:
+    """The layer that gives ``value``, whose matrix can be told."""
+    linear = LinearSite.of(value.producer())
+    return linear if linear is not None and linear.storage != "other" else None
 
-    Read from the zeros: names change on the way to a graph, exact zeros do not, and dense weights have next to none.
-    """
-    return bool(np.mean(base.matrix() == 0) >= _MASKED)
+
+def _base(value: ir.Value) -> LinearSite | None:
+    """The layer that gives ``value``, perhaps with a constant bias, perhaps reshaped; nothing else may read it."""
+    before: ir.Value | None = value
+    while before is not None and len(before.uses()) == 1 and not before.is_graph_output():
+        if (linear := _readable(before)) is not None:
+            return linear
+        before = _without_bias(before) or _reshaped(before)
+    return None
 
 
 def _branch(value: ir.Value, trained: Collection[ir.Value]) -> _Branch | None:
     """The branch that gives ``value``, whose constant factor may lie anywhere on it; ``None`` where it is no branch."""
-    after, value = unscaled(value)
-    second = product(value)
-    between, value = unscaled(second.source) if second is not None else (1.0, value)
-    first = product(value)
-    if first is None or second is None or first.has_bias or second.has_bias:
+    after, value = _unscaled(value)
+    second = _readable(value)
+    between, value = _unscaled(second.x) if second is not None else (1.0, value)
+    first = _readable(value)
+    if first is None or second is None or first.bias is not None or second.bias is not None:
         return None
     if first.weight not in trained or second.weight not in trained or first.is_conv != second.is_conv:
         return None
-    if second.is_conv and not pointwise(second.node):
+    if second.is_conv and not _is_pointwise(second):
         return None
-    before, source = unscaled(first.source)
+    before, x = _unscaled(first.x)
     a, b = first.matrix(), second.matrix()
     both = np.einsum("or,ri...->oi...", b.reshape(b.shape[:2]), a) if first.is_conv else a @ b
-    return _Branch(source, first, after * between * before * both)
+    return _Branch(x, first, after * between * before * both)
 
 
-def _beside(base: Product, branch: _Branch) -> bool:
-    """Whether a product sees the branch's input in the branch's way."""
+def _unscaled(value: ir.Value) -> tuple[float, ir.Value]:
+    """``(s, x)`` of ``value = s x`` with constant numbers; ``(1, value)`` where there are none."""
+    scale = 1.0
+    while (scaled := constant_factor(value)) is not None:
+        scale, value = scale * scaled[0], scaled[1]
+    return scale, value
+
+
+def _beside(base: LinearSite, branch: _Branch) -> bool:
+    """Whether a layer sees the branch's input in the branch's way."""
     if base.is_conv or branch.first.is_conv:
-        return base.source is branch.source and same_window(base.node, branch.first.node)
-    return base.source is branch.source or flattens(base.source, branch.source)
+        same_window = _window(base.node) == _window(branch.first.node) and base.groups == 1
+        return base.x is branch.x and same_window
+    return base.x is branch.x or _flattens(base.x, branch.x)
 
 
-def new_initializer(graph: ir.Graph, stem: str, array: NDArray[Any]) -> ir.Value:
-    """An initializer named ``stem``, or ``stem.1``, ``stem.2``, ... where that name is taken."""
-    name, number = stem, 0
-    while name in graph.initializers:
-        number += 1
-        name = f"{stem}.{number}"
-    tensor = ir.tensor(np.ascontiguousarray(array), name=name)
-    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
-    graph.register_initializer(value)
-    return value
+def _is_masked(base: LinearSite) -> bool:
+    """Whether a mask keeps weights at zero, which a dense branch would fill."""
+    return bool(np.mean(base.matrix() == 0) >= MASKED_FRACTION)
 
 
-def _put(graph: ir.Graph, base: Product, matrix: Matrix) -> None:
-    weight, node = base.weight, base.node
-    assert weight.const_value is not None
-    array = base.stored(matrix).astype(weight.const_value.numpy().dtype)
-    if len(weight.uses()) > 1:  # tied weights: the others keep the old value
-        node.replace_input_with(1, new_initializer(graph, f"{weight.name}.folded", array))
-    else:
-        weight.const_value = ir.tensor(np.ascontiguousarray(array), name=weight.name)
+def _flattens(flat: ir.Value, source: ir.Value) -> bool:
+    """Whether ``flat`` is ``source`` with its leading axes made one: the same rows in the same order."""
+    node = producer_of(flat, "Reshape") or producer_of(flat, "Flatten")
+    return node is not None and node.inputs[0] is source and _width(flat) is not None and _width(flat) == _width(source)
 
 
-def _take_place(value: ir.Value, total: ir.Value) -> None:
-    """Put ``value`` where ``total`` was, also as an output of the model, whose name stays."""
-    value.shape, value.type = total.shape, total.type
-    is_output = total.is_graph_output()
-    total.replace_all_uses_with(value, replace_graph_outputs=True)
-    if is_output:
-        name, total.name = total.name, f"{total.name}.unfolded"
-        value.name = name
+def _is_pointwise(linear: LinearSite) -> bool:
+    """Whether a convolution is a matmul per position: a kernel of one element, no stride, no padding, one group."""
+    plain = {name: value for name, value in _window(linear.node).items() if name != "dilations"}
+    return all(size == 1 for size in linear.kernel) and all(value == _WINDOW[name] for name, value in plain.items())
+
+
+def _window(node: ir.Node) -> dict[str, object]:
+    """The attributes of a convolution; what is the same along all axes as one number."""
+    given = {name: node.attributes[name].value if name in node.attributes else plain for name, plain in _WINDOW.items()}
+    return {name: _one(value) for name, value in given.items()}
+
+
+def _one(value: object) -> object:
+    if not isinstance(value, (list, tuple)):
+        return value
+    return value[0] if len(set(value)) == 1 else tuple(value)
+
+
+def _without_bias(value: ir.Value) -> ir.Value | None:
+    """``x`` of ``value = x + bias`` with a constant vector."""
+    node = producer_of(value, "Add")
+    left, right = node.inputs if node is not None else (None, None)
+    for bias, other in ((right, left), (left, right)):
+        if bias is not None and is_frozen(bias) and rank(bias) <= 1:
+            return other
+    return None
+
+
+def _reshaped(value: ir.Value) -> ir.Value | None:
+    """``x`` of ``value = Reshape(x)`` where the last axis, of known size, stays."""
+    node = producer_of(value, "Reshape")
+    source = node.inputs[0] if node is not None else None
+    return source if _width(source) is not None and _width(source) == _width(value) else None
+
+
+def _width(value: ir.Value | None) -> Dim:
+    """The size of the last axis where it is known."""
+    last = dims_of(value)[-1] if value is not None and value.shape is not None and rank(value) else None
+    return last if isinstance(last, int) else None

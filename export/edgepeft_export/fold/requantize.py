@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 from onnx_ir.passes import common
 
 from edgepeft_export.fold.constants import fold_constants, load_all
-from edgepeft_export.fold.matmuls import Product
-from edgepeft_export.fold.pairs import Matrix, fold_lora
-from edgepeft_export.fold.quantized_matmuls import PackedProduct, packed_product
-from edgepeft_export.graph.edit import bind_inputs
+from edgepeft_export.fold.pairs import fold_lora
+from edgepeft_export.graph.constants import new_initializer
+from edgepeft_export.graph.edit import bind_inputs, replace_value
+from edgepeft_export.graph.emit import Emitter
+from edgepeft_export.graph.linear import LinearSite
 
 
 def fold_quantized(model: ir.Model, parameters: Mapping[str, NDArray[np.generic]], *, again: bool) -> int:
@@ -25,25 +26,29 @@ def fold_quantized(model: ir.Model, parameters: Mapping[str, NDArray[np.generic]
     load_all(model.graph)
     trained = bind_inputs(model.graph, parameters)
     trained |= fold_constants(model, trained)
-    if again:
-        folded = fold_lora(model, trained, packed_product, _pack, spare_masks=False)
-        folded += fold_lora(model, trained)  # into what was not packed
-    else:
-        _unpack(model.graph)
-        folded = fold_lora(model, trained, spare_masks=False)  # rounding has made zeros of its own
+    if not again:
+        for linear in quantized_layers(model.graph):
+            _dequantize(model.graph, linear)
+    # Rounding has made zeros of its own, so masks cannot be told; who calls has refused them.
+    folded = fold_lora(model, trained, into_quantized=again, spare_masks=again)
     model.graph.sort()
     common.RemoveUnusedNodesPass()(model)
     common.NameFixPass()(model)
     return folded
 
 
-def _unpack(graph: ir.Graph) -> None:
-    for node in list(graph):
-        found = packed_product(node.outputs[0])
-        if found is not None:
-            found.unpack(graph)
+def quantized_layers(graph: ir.Graph) -> list[LinearSite]:
+    """The linear layers whose weight can be dequantized, or rounded again."""
+    layers = [linear for node in graph if (linear := LinearSite.of(node)) is not None]
+    return [linear for linear in layers if linear.storage in ("int8", "int4")]
 
 
-def _pack(graph: ir.Graph, base: Product, matrix: Matrix) -> None:
-    assert isinstance(base, PackedProduct)
-    base.pack(graph, matrix)
+def _dequantize(graph: ir.Graph, linear: LinearSite) -> None:
+    """Make it a layer with a float32 weight; nodes are appended at the end."""
+    weight = new_initializer(graph, f"{linear.weight.name}.dequantized", linear.matrix().astype(np.float32))
+    if linear.is_conv:
+        linear.node.replace_input_with(1, weight)
+        return
+    emit = Emitter(graph, scope=str(linear.node.name))
+    result = emit.op("MatMul", linear.x, weight)
+    replace_value(linear.node.outputs[0], result if linear.bias is None else emit.op("Add", result, linear.bias))

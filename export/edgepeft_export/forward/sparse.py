@@ -15,6 +15,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgepeft_export.forward.graph import Forward, ForwardError, Sparse
+from edgepeft_export.graph.edit import add_input, input_named
 from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.graph.shapes import infer_shapes
 
@@ -65,14 +66,14 @@ def train_elements(forward: Forward, shares: Mapping[str, Share]) -> Forward:
 
 def dense_values(graph: ir.Graph, sparse: Sparse) -> tuple[ir.Value, bool]:
     """The initializer behind a sparse tensor in a graph, and whether the graph holds it transposed."""
-    node = next(use.node for use in _input(graph, sparse.values).uses() if use.node.op_type == "ScatterND")
+    node = next(use.node for use in input_named(graph, sparse.values).uses() if use.node.op_type == "ScatterND")
     assert node.inputs[0] is not None
     return node.inputs[0], node.inputs[0].name != sparse.tensor
 
 
 def _replace(graph: ir.Graph, emit: Emitter, sparse: Sparse, weight: NDArray[Any]) -> None:
     """Put the sum in the place of the input, transposed already where all its readers transpose it."""
-    source, emit.scope = _input(graph, sparse.tensor), sparse.tensor
+    source, emit.scope = input_named(graph, sparse.tensor), sparse.tensor
     graph.inputs.remove(source)
     transposes = [use.node for use in source.uses()]
     turned = weight.ndim == 2 and bool(transposes) and all(_turns(node) for node in transposes)
@@ -81,8 +82,8 @@ def _replace(graph: ir.Graph, emit: Emitter, sparse: Sparse, weight: NDArray[Any
         source.const_value = ir.tensor(weight, name=sparse.tensor)
         readers = list(source.uses())
         graph.register_initializer(source)
-    values = _new_input(graph, sparse.values, ir.DataType.FLOAT, len(sparse.initial_indices))
-    indices = _new_input(graph, sparse.indices, ir.DataType.INT32, len(sparse.initial_indices))
+    values = add_input(graph, sparse.values, [len(sparse.initial_indices)])
+    indices = add_input(graph, sparse.indices, [len(sparse.initial_indices)], ir.DataType.INT32)
     position = _position(emit, indices, weight.shape, turned)
     total = emit.op("ScatterND", stored, position, values, reduction="add")
     total.name = f"{sparse.tensor}.trained"
@@ -131,13 +132,3 @@ def _check_share(name: str, weight: NDArray[Any], share: Share) -> None:
             context=f"shape {list(weight.shape)}",
             hint="choose at least one element, and ascending indices within the tensor.",
         )
-
-
-def _new_input(graph: ir.Graph, name: str, dtype: ir.DataType, count: int) -> ir.Value:
-    value = ir.Value(name=name, shape=ir.Shape([count]), type=ir.TensorType(dtype))
-    graph.inputs.append(value)
-    return value
-
-
-def _input(graph: ir.Graph, name: str) -> ir.Value:
-    return next(value for value in graph.inputs if value.name == name)

@@ -1,12 +1,83 @@
-"""Edits of a graph in place, by the verbs of ``onnx_ir.editing`` (ONNX IR 1.2)."""
+"""Edits of a graph in place, by the verbs of ``onnx_ir.editing`` (ONNX IR 1.2): one treatment of names and outputs.
+
+A name belongs to a place in the graph: what takes the place takes the name, the shape and the type, and an output of
+the graph keeps its name whatever computes it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
+
+from edgepeft_export.graph.shapes import Dim
+
+
+def replace_value(old: ir.Value, new: ir.Value) -> None:
+    """Let all readers of ``old`` read ``new``, which gets its name, shape and type and is an output where it was."""
+    new.shape, new.type = old.shape, old.type
+    old.replace_all_uses_with(new, replace_graph_outputs=True)
+    new.name, old.name = old.name, None
+
+
+def replace_node(old: ir.Node, new: ir.Node) -> None:
+    """Put a node with one output, which is in no graph yet, in the place of another."""
+    old.prepend(new)
+    replace_value(old.outputs[0], new.outputs[0])
+    remove_node(old)
+
+
+def eliminate_node(node: ir.Node, input_index: int = 0) -> None:
+    """Remove a node; whoever read its output reads that input of it.
+
+    The input keeps its name, shape and type where it has them, unless the output was one of the graph: then the input
+    has to be computed in the graph, and be no output yet.
+    """
+    given, output = node.inputs[input_index], node.outputs[0]
+    assert given is not None
+    if given.shape is None:
+        given.shape = output.shape
+    if given.type is None:
+        given.type = output.type
+    is_output, name = output.is_graph_output(), output.name
+    output.replace_all_uses_with(given, replace_graph_outputs=True)
+    if is_output:
+        output.name, given.name = None, name
+    remove_node(node)
+
+
+def insert_on_edge(value: ir.Value, node: ir.Node) -> ir.Value:
+    """Put a node that reads ``value`` between it and all its other readers. Returns the node's output."""
+    producer, graph, result = value.producer(), value.graph, node.outputs[0]
+    assert producer is not None and graph is not None
+    result.shape, result.type = value.shape, value.type
+    if value.is_graph_output():
+        graph.outputs[:] = [result if output is value else output for output in graph.outputs]
+        result.name, value.name = value.name, f"{value.name}.before"
+    for use in [use for use in value.uses() if use.node is not node]:
+        use.node.replace_input_with(use.idx, result)
+    producer.append(node)
+    return result
+
+
+def remove_node(node: ir.Node) -> None:
+    """Remove a node whose outputs nobody reads."""
+    assert node.graph is not None
+    node.graph.remove(node, safe=True)
+
+
+def add_input(graph: ir.Graph, name: str, shape: Sequence[Dim], dtype: ir.DataType = ir.DataType.FLOAT) -> ir.Value:
+    """Append an input to a graph."""
+    value = ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(dtype))
+    graph.inputs.append(value)
+    return value
+
+
+def input_named(graph: ir.Graph, name: str) -> ir.Value:
+    """The input of that name, which the graph has."""
+    return next(value for value in graph.inputs if value.name == name)
 
 
 def bind_inputs(graph: ir.Graph, values: Mapping[str, NDArray[np.generic]]) -> set[ir.Value]:

@@ -58,3 +58,8 @@ def broadcast_dim(a: Dim, b: Dim) -> Dim:
         return b
     # A known size other than 1 wins over a name: the name must be that size or 1.
     return next((dim for dim in (a, b) if isinstance(dim, int)), None)
+
+
+def is_float(value: ir.Value) -> bool:
+    """Whether a value is known to be made of floating point numbers."""
+    return value.dtype is not None and value.dtype.is_floating_point()

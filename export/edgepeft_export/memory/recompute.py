@@ -17,14 +17,12 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from edgepeft_export.graph.emit import Emitter
+from edgepeft_export.graph.linear import MATMULS
+from edgepeft_export.graph.shapes import is_float
 from edgepeft_runtime.errors import EdgepeftError
 
 MODES = ("none", "block")
 """``none`` keeps every activation that the backward reads; ``block`` keeps one tensor per part."""
-
-PRODUCTS = frozenset(
-    {"MatMul", "Gemm", "Conv", "ConvTranspose", "MatMulIntegerToFloat", "MatMulNBits", "Einsum", "MatMulInteger"}
-)
 
 
 @dataclass(frozen=True)
@@ -90,39 +88,37 @@ def _ancestors(values: Iterable[ir.Value]) -> set[ir.Node]:
 
 
 def _spine(order: Sequence[ir.Node]) -> set[ir.Value]:
-    """Float tensors with a product before them: the stream of activations, without masks, positions and look-ups."""
+    """Float tensors with a matmul before them: the stream of activations, without masks, positions and look-ups."""
     spine: set[ir.Value] = set()
     for node in order:
-        if node.op_type in PRODUCTS or any(value in spine for value in node.inputs):
-            spine.update(output for output in node.outputs if _is_float(output))
+        if node.op_type in MATMULS or any(value in spine for value in node.inputs):
+            spine.update(output for output in node.outputs if _is_activation(output))
     return spine
 
 
-def _is_float(value: ir.Value) -> bool:
-    return (
-        value.dtype is not None and value.dtype.is_floating_point() and value.shape is not None and len(value.shape) > 0
-    )
+def _is_activation(value: ir.Value) -> bool:
+    return is_float(value) and value.shape is not None and len(value.shape) > 0
 
 
 def _parts(order: Sequence[ir.Node], spine: set[ir.Value]) -> list[_Part]:
     """The forward, cut where one tensor of the spine is all that later nodes read.
 
-    A part has two products at least: in a plain chain of layers every tensor would be a cut, and kept.
+    A part has two matmuls at least: in a plain chain of layers every tensor would be a cut, and kept.
     """
     last_use: dict[ir.Value, int] = {}
     for at, node in enumerate(order):
         for value in node.inputs:
             if value in spine:
                 last_use[value] = at
-    parts, start, products = [], 0, 0
+    parts, start, matmuls = [], 0, 0
     open_values: set[ir.Value] = set()
     for at, node in enumerate(order):
         open_values |= {output for output in node.outputs if last_use.get(output, -1) > at}
         open_values = {value for value in open_values if last_use[value] > at}
-        products += node.op_type in PRODUCTS
-        if products >= 2 and len(open_values) == 1 and next(iter(open_values)) in node.outputs:
+        matmuls += node.op_type in MATMULS
+        if matmuls >= 2 and len(open_values) == 1 and next(iter(open_values)) in node.outputs:
             parts.append(_Part(tuple(order[start : at + 1])))
-            start, products = at + 1, 0
+            start, matmuls = at + 1, 0
     return [*parts, _Part(tuple(order[start:]))]
 
 
@@ -169,7 +165,7 @@ def _arriving(backward: Sequence[ir.Node], made: set[ir.Value], spine: set[ir.Va
 
 def _open_axis(value: ir.Value) -> int | None:
     """The first axis whose size the runtime cannot know before the run, and so not fold."""
-    if value.shape is None or value.dtype is None or not value.dtype.is_floating_point():
+    if value.shape is None or not is_float(value):
         return None
     return next((axis for axis, dim in enumerate(value.shape) if not isinstance(dim, int)), None)
 
@@ -196,7 +192,7 @@ class _Copier:
     def _made(self, value: ir.Value) -> ir.Value:
         node = value.producer()
         if value in self._kept or node not in self._nodes or node is None:
-            return self._gated(value) if _is_float(value) and node is not None else value
+            return self._gated(value) if _is_activation(value) and node is not None else value
         if value not in self._spine and node.op_type != "DynamicQuantizeLinear":
             return value
         inputs = [None if given is None else self.copy(given) for given in node.inputs]

@@ -1,9 +1,11 @@
 """Spares attention two passes over its scores, which guard against what cannot happen.
 
-Exporters write ``p = Softmax(scores + mask); Where(IsNaN(p), 0, p)``, since a mask of -inf over a whole row makes
-0 / 0, and the gradient has to cross the guard as well. Where the mask is made of finite numbers (transformers masks
-with the lowest one), only scores that are infinite or NaN themselves could do that: a run that has diverged, which
-should be seen, not hidden.
+Pattern: ``p = Softmax(scores)`` with ``Where(IsNaN(p), 0, p)``. Exporters write it because a mask of -inf over a whole
+row makes 0 / 0. The gradient would have to cross the guard as well.
+Check: the scores are sums and products of matmuls and of finite constants (transformers masks with the lowest number).
+Then only scores that are infinite or NaN themselves could make a NaN: a run that has diverged, which should be seen and
+not hidden.
+Algebra: ``p`` has no NaN, so ``Where(IsNaN(p), 0, p) = p``.
 """
 
 from __future__ import annotations
@@ -11,48 +13,48 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-PASSES_ON = frozenset(
+from edgepeft_export.graph.constants import known
+from edgepeft_export.graph.edit import eliminate_node
+from edgepeft_export.graph.linear import MATMULS
+from edgepeft_export.graph.match import producer_of
+from edgepeft_export.graph.shapes import is_float
+
+_PROPAGATES_INFINITY = frozenset(
     {"Add", "Sub", "Mul", "Div", "Neg", "Where", "Expand", "Unsqueeze", "Squeeze", "Reshape", "Transpose", "Slice"}
 )
-"""Operators whose result is infinite where an operand is."""
-
-PRODUCTS = frozenset({"MatMul", "Gemm", "Einsum"})
+"""Operators whose result is infinite only where an operand is."""
 
 
 def drop_guards(model: ir.Model) -> bool:
     """Take out the guards that cannot act on a finite run, in place. Returns whether there was one."""
-    dropped = False
-    for node in list(model.graph):
-        softmax = _guarded(node)
-        if softmax is not None and softmax.inputs[0] is not None and _is_finite(softmax.inputs[0]):
-            node.outputs[0].replace_all_uses_with(softmax.outputs[0], replace_graph_outputs=True)
-            dropped = True
-    return dropped
+    guards = [node for node in model.graph if (scores := _guarded_scores(node)) is not None and _is_finite(scores)]
+    for node in guards:
+        eliminate_node(node, input_index=2)
+    return bool(guards)
 
 
-def _guarded(node: ir.Node) -> ir.Node | None:
-    """The softmax whose NaNs the node turns into zeros."""
+def _guarded_scores(node: ir.Node) -> ir.Value | None:
+    """What the softmax reads whose NaNs the node turns into zeros."""
     if node.op_type != "Where" or node.domain or node.outputs[0].is_graph_output():
         return None
     condition, zero, given = node.inputs
-    is_nan = condition.producer() if condition is not None else None
-    softmax = given.producer() if given is not None else None
-    if is_nan is None or softmax is None or is_nan.op_type != "IsNaN" or softmax.op_type != "Softmax":
+    is_nan, softmax, number = producer_of(condition, "IsNaN"), producer_of(given, "Softmax"), known(zero)
+    if is_nan is None or softmax is None or is_nan.inputs[0] is not given or number is None or np.any(number):
         return None
-    constant = ir.convenience.get_const_tensor(zero) if zero is not None else None
-    is_zero = constant is not None and not np.any(constant.numpy())
-    return softmax if is_nan.inputs[0] is given and is_zero else None
+    return softmax.inputs[0]
 
 
 def _is_finite(value: ir.Value) -> bool:
-    """Whether a tensor is finite as long as the products in it are: no constant or input of it brings an infinity."""
-    constant = ir.convenience.get_const_tensor(value)
+    """Whether a tensor is finite as long as the matmuls in it are: no constant or input of it brings an infinity."""
+    constant = known(value)
     if constant is not None:
-        return bool(np.all(np.isfinite(constant.numpy())))
+        return bool(np.all(np.isfinite(constant)))
     node = value.producer()
     if node is None:
-        return value.dtype is not None and not value.dtype.is_floating_point()
-    if node.op_type in PRODUCTS:
+        return value.dtype is not None and not is_float(value)
+    if node.op_type in MATMULS:
         return True
+    if node.op_type not in _PROPAGATES_INFINITY:
+        return False
     operands = node.inputs[1:] if node.op_type == "Where" else node.inputs
-    return node.op_type in PASSES_ON and all(_is_finite(operand) for operand in operands if operand is not None)
+    return all(_is_finite(operand) for operand in operands if operand is not None)

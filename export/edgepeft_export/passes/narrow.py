@@ -1,8 +1,9 @@
 """Ensures that nothing is computed for positions that nobody reads.
 
-A classifier that looks at one position (BERT's first token, a vision transformer's class token) needs the last block
-at that position only: the feed-forward part, the attention's output and its queries, forward and backward. The
-selection is moved up through every operator that treats positions alike, to the last place where all of them are needed
+Pattern: ``Gather(f(x), 0 or -1)`` of one position along an axis, where f is made of operators that treat positions
+alike. A classifier that looks at one position (BERT's first token, a vision transformer's class token) needs the last
+block at that position only: the feed-forward part, the attention's output and its queries, forward and backward.
+Algebra: ``Gather(f(x), i) = f(Slice(x, i))``. The selection moves up to the last place where all positions are needed
 (the attention's keys and values).
 """
 
@@ -14,8 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from edgepeft_export.graph.constants import known
+from edgepeft_export.graph.edit import remove_node, replace_value
 from edgepeft_export.graph.emit import Emitter
-from edgepeft_export.graph.shapes import Dim, dims_of
+from edgepeft_export.graph.shapes import Dim, dims_of, is_float
 
 # fmt: off
 ELEMENTWISE = frozenset({
@@ -57,18 +60,12 @@ def _selected(node: ir.Node) -> _Selection | None:
     """
     if node.op_type != "Gather" or node.inputs[0] is None or node.inputs[1] is None or node.inputs[0].shape is None:
         return None
-    index = ir.convenience.get_const_tensor(node.inputs[1])
+    index = known(node.inputs[1])
     dims = dims_of(node.inputs[0])
     axis = node.attributes["axis"].as_int() if "axis" in node.attributes else 0
-    if (
-        index is None
-        or index.numpy().ndim != 0
-        or index.numpy() not in (0, -1)
-        or len(dims) < 3
-        or not _is_float(node.inputs[0])
-    ):
+    if index is None or index.ndim != 0 or index not in (0, -1) or len(dims) < 3 or not is_float(node.inputs[0]):
         return None
-    return _Selection(axis % len(dims), int(index.numpy()))
+    return _Selection(axis % len(dims), int(index))
 
 
 def _wanted(graph: ir.Graph, end: ir.Node, source: ir.Value, selection: _Selection) -> dict[ir.Value, _Selection]:
@@ -82,14 +79,14 @@ def _wanted(graph: ir.Graph, end: ir.Node, source: ir.Value, selection: _Selecti
         uses = asked[value]
         if len({use.node for use in value.uses()} - set(uses)) or len(set(uses.values())) != 1:
             continue
-        place = next(iter(uses.values()))
-        axes = _input_axes(node, place.axis) if place is not None else None
-        if place is None or axes is None:
+        position = next(iter(uses.values()))
+        axes = _input_axes(node, position.axis) if position is not None else None
+        if position is None or axes is None:
             continue
-        wanted[value] = place
+        wanted[value] = position
         for given, axis in zip(node.inputs, axes, strict=True):
             if given is not None:
-                use = None if axis is None else _Selection(axis, place.index)
+                use = None if axis is None else _Selection(axis, position.index)
                 previous = asked.setdefault(given, {})
                 previous[node] = use if previous.get(node, use) == use else None
     return wanted
@@ -151,21 +148,22 @@ def _rebuild(graph: ir.Graph, end: ir.Node, source: ir.Value, wanted: dict[ir.Va
     new: dict[ir.Value, ir.Value] = {}
     before = len(graph)
     for node in [node for node in graph if node.outputs[0] in wanted]:
-        place = wanted[node.outputs[0]]
-        axes = _input_axes(node, place.axis)
+        position = wanted[node.outputs[0]]
+        axes = _input_axes(node, position.axis)
         assert axes is not None
-        inputs = [_narrowed(emit, value, axis, place.index, new) for value, axis in zip(node.inputs, axes, strict=True)]
+        inputs = [
+            _narrowed(emit, value, axis, position.index, new) for value, axis in zip(node.inputs, axes, strict=True)
+        ]
         if node.op_type == "Reshape":
-            inputs[1] = emit.ints(*_shape(node, place.axis))
+            inputs[1] = emit.ints(*_shape(node, position.axis))
         emit.scope = node.name or ""
-        new[node.outputs[0]] = _copy(node, inputs, place.axis, graph)
+        new[node.outputs[0]] = _copy(node, inputs, position.axis, graph)
     selected = emit.op("Squeeze", new[source], emit.ints(wanted[source].axis))
     made = list(graph)[before:]
     graph.remove(made)
     end.prepend(made)  # they were appended at the end; their place is before the node that reads them
-    selected.name = f"{end.outputs[0].name}.narrow"
-    selected.shape, selected.type = end.outputs[0].shape, end.outputs[0].type
-    end.outputs[0].replace_all_uses_with(selected, replace_graph_outputs=True)
+    replace_value(end.outputs[0], selected)
+    remove_node(end)
 
 
 def _narrowed(
@@ -189,7 +187,3 @@ def _copy(node: ir.Node, inputs: Sequence[ir.Value | None], axis: int, graph: ir
 
 def _shape(node: ir.Node, axis: int) -> list[int]:
     return [1 if i == axis else dim if isinstance(dim, int) else -1 for i, dim in enumerate(dims_of(node.outputs[0]))]
-
-
-def _is_float(value: ir.Value) -> bool:
-    return value.dtype is not None and value.dtype.is_floating_point()

@@ -1,75 +1,69 @@
 """Ensures that constant factors are applied once, and to the smallest tensor they can be applied to.
 
-LoRA's ``alpha / rank`` belongs on the few columns between its two matrices, not on the layer's output; the two square
-roots that torch's exporter puts on queries and keys are one factor on the queries. The products are the same up to
-rounding.
+Patterns, with constant numbers c and d:
+
+* ``Mul(MatMul(x, w), c)`` becomes ``MatMul(Mul(x, c), w)`` where x has fewer columns than w: LoRA's ``alpha / rank``
+  belongs on the few columns between its two matrices, not on the layer's output;
+* ``MatMul(Mul(a, c), Mul(b, d))`` becomes ``MatMul(Mul(a, c d), b)``: the two square roots that torch's exporter puts
+  on queries and keys are one factor on the queries.
+
+Algebra: ``c (x w) = (c x) w`` and ``(c a) (d b) = (c d a) b``, up to rounding.
 """
 
 from __future__ import annotations
 
-import numpy as np
 import onnx_ir as ir
 
+from edgepeft_export.graph.constants import constant_factor
+from edgepeft_export.graph.edit import eliminate_node
 from edgepeft_export.graph.emit import Emitter
+from edgepeft_export.graph.match import only_reader, producer_of
 from edgepeft_export.graph.shapes import dims_of
 
 
 def gather_scales(model: ir.Model) -> bool:
-    """Move constant factors of matrix products, in place. Returns whether there was one to move."""
+    """Move constant factors of matmuls, in place. Returns whether there was one to move."""
     emit = Emitter(model.graph)
     moved = False
     for node in list(model.graph):
         if node.op_type == "Mul":
-            moved |= _before_the_product(node, emit)
+            moved |= _before_the_matmul(node, emit)
         elif node.op_type == "MatMul":
             moved |= _on_one_side(node, emit)
     return moved
 
 
-def _before_the_product(node: ir.Node, emit: Emitter) -> bool:
-    """``Mul(MatMul(x, w), c)`` to ``MatMul(Mul(x, c), w)`` where ``x`` has fewer columns than ``w``."""
-    scaled, factor = _scaled(node)
-    product = scaled.producer() if scaled is not None else None
-    if scaled is None or factor is None or product is None or product.op_type != "MatMul" or len(scaled.uses()) != 1:
+def _before_the_matmul(node: ir.Node, emit: Emitter) -> bool:
+    factor, scaled = constant_factor(node.outputs[0]) or (1.0, None)
+    matmul = producer_of(scaled, "MatMul")
+    if matmul is None or scaled is None or only_reader(scaled, "Mul") is None:
         return False
-    left, right = product.inputs
-    if left is None or right is None or scaled.is_graph_output() or not _narrower(left, scaled):
+    if not _narrower(matmul.inputs[0], scaled):
         return False
-    _replace_left(product, left, factor, emit)
-    node.outputs[0].replace_all_uses_with(scaled, replace_graph_outputs=True)
+    _scale_left(matmul, matmul.inputs[0], factor, emit)
+    eliminate_node(node, list(node.inputs).index(scaled))
     return True
 
 
-def _on_one_side(product: ir.Node, emit: Emitter) -> bool:
-    """``MatMul(Mul(a, c), Mul(b, d))`` to ``MatMul(Mul(a, c d), b)``."""
-    sides = [_scaled(value.producer()) if value is not None else (None, None) for value in product.inputs]
-    (left, first), (right, second) = sides
-    if left is None or right is None or first is None or second is None:
+def _on_one_side(matmul: ir.Node, emit: Emitter) -> bool:
+    left, right = (constant_factor(value) if value and producer_of(value, "Mul") else None for value in matmul.inputs)
+    if left is None or right is None or left[1].shape is None:
         return False
-    _replace_left(product, left, first * second, emit)
-    product.replace_input_with(1, right)
+    _scale_left(matmul, left[1], left[0] * right[0], emit)
+    matmul.replace_input_with(1, right[1])
     return True
 
 
-def _replace_left(product: ir.Node, left: ir.Value, factor: float, emit: Emitter) -> None:
-    constant = emit.scalar(factor, like=left)
-    scale = ir.node("Mul", [left, constant], name=f"{product.name}/scale")
+def _scale_left(matmul: ir.Node, left: ir.Value | None, factor: float, emit: Emitter) -> None:
+    assert left is not None
+    scale = ir.node("Mul", [left, emit.scalar(factor, like=left)], name=f"{matmul.name}/scale")
     scale.outputs[0].shape, scale.outputs[0].type = left.shape, left.type
-    product.prepend(scale)
-    product.replace_input_with(0, scale.outputs[0])
+    matmul.prepend(scale)
+    matmul.replace_input_with(0, scale.outputs[0])
 
 
-def _scaled(node: ir.Node | None) -> tuple[ir.Value | None, float | None]:
-    """The tensor and the factor of a multiplication by a constant scalar."""
-    if node is None or node.op_type != "Mul":
-        return None, None
-    for value, other in (node.inputs, node.inputs[::-1]):
-        constant = ir.convenience.get_const_tensor(other) if other is not None else None
-        if constant is not None and constant.numpy().ndim == 0 and value is not None and value.shape is not None:
-            return value, float(np.asarray(constant.numpy()))
-    return None, None
-
-
-def _narrower(left: ir.Value, product: ir.Value) -> bool:
-    columns, wanted = dims_of(left)[-1], dims_of(product)[-1]
+def _narrower(left: ir.Value | None, result: ir.Value) -> bool:
+    if left is None or left.shape is None or result.shape is None:
+        return False
+    columns, wanted = dims_of(left)[-1], dims_of(result)[-1]
     return isinstance(columns, int) and isinstance(wanted, int) and columns < wanted

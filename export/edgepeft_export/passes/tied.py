@@ -1,7 +1,8 @@
-"""Ensures that a matrix used both ways round is stored once.
+"""Ensures that a matrix that is read both as it is and transposed is stored once.
 
-A language model's head often is its embedding, transposed. The exporter folds the transposition into a second constant;
-here the product reads the embedding itself, and the kernel transposes it.
+Pattern: ``MatMul(x, c)`` with a constant c that equals ``wᵀ`` of another initializer. A language model's head often is
+its embedding, transposed, and the exporter folds the transposition into a second constant.
+Algebra: ``x c = Gemm(rows(x), w, transB=1)``, reshaped: the kernel transposes w as it reads it.
 """
 
 from __future__ import annotations
@@ -9,12 +10,14 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from edgepeft_export.graph.constants import initializer_array
+from edgepeft_export.graph.edit import remove_node, replace_value
 from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.graph.shapes import dims_of, rank
 
 
 def share_transposed(model: ir.Model) -> bool:
-    """Let products with a transposed copy of another initializer read that one, in place. Returns whether one did."""
+    """Let matmuls with a transposed copy of another initializer read that one, in place. Returns whether one did."""
     emit = Emitter(model.graph)
     shared = False
     for copy, original in _transposed_copies(model.graph):
@@ -28,7 +31,7 @@ def share_transposed(model: ir.Model) -> bool:
 
 
 def _transposed_copies(graph: ir.Graph) -> list[tuple[ir.Value, ir.Value]]:
-    """Matrices that only products read, each with the initializer it is a transposed copy of."""
+    """Matrices that only matmuls read, each with the initializer it is a transposed copy of."""
     matrices = [value for value in graph.initializers.values() if _is_matrix(value)]
     copies: dict[ir.Value, ir.Value] = {}
     for copy in matrices:
@@ -46,23 +49,21 @@ def _is_matrix(value: ir.Value) -> bool:
     return tensor is not None and len(tensor.shape) == 2 and tensor.dtype.is_floating_point()
 
 
-def _has_rows(product: ir.Node) -> bool:
-    left = product.inputs[0]
+def _has_rows(matmul: ir.Node) -> bool:
+    left = matmul.inputs[0]
     return left is not None and left.shape is not None and rank(left) >= 2
 
 
 def _is_transposed(copy: ir.Value, original: ir.Value) -> bool:
-    assert copy.const_value is not None
-    assert original.const_value is not None
-    if copy.const_value.dtype != original.const_value.dtype or dims_of(copy) != dims_of(original)[::-1]:
+    if copy.dtype != original.dtype or dims_of(copy) != dims_of(original)[::-1]:
         return False
-    one, other = copy.const_value.numpy(), original.const_value.numpy()
+    one, other = initializer_array(copy), initializer_array(original)
     return bool(np.array_equal(one[0], other[:, 0]) and np.array_equal(one, other.T))
 
 
-def _read_transposed(product: ir.Node, original: ir.Value, emit: Emitter) -> None:
+def _read_transposed(matmul: ir.Node, original: ir.Value, emit: Emitter) -> None:
     """``MatMul(x [..., in], wT)`` to ``Gemm`` of the rows of ``x`` with ``w [out, in]``, transposed by the kernel."""
-    left, old = product.inputs[0], product.outputs[0]
+    left, old = matmul.inputs[0], matmul.outputs[0]
     assert left is not None
     leading = rank(left) - 1
     rows = left if leading == 1 else emit.op("Flatten", left, axis=leading)
@@ -70,6 +71,5 @@ def _read_transposed(product: ir.Node, original: ir.Value, emit: Emitter) -> Non
     if leading > 1:
         sizes = [emit.dim(left, axis) for axis in range(leading)]
         new = emit.op("Reshape", new, emit.op("Concat", *sizes, emit.dim(original, 0), axis=0))
-    new.shape, new.type = old.shape, old.type
-    old.replace_all_uses_with(new, replace_graph_outputs=True)
-    new.name, old.name = old.name, f"{old.name}.copy"
+    replace_value(old, new)
+    remove_node(matmul)

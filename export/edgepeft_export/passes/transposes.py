@@ -1,14 +1,18 @@
 """Ensures that a transposition of the last two axes is one Transpose node.
 
-torch's exporter writes the transposed key of scaled dot-product attention as Reshape to rank 3, Transpose and Reshape
-back, with shapes read at run time. One node says the same, is free where the kernel folds it into the product, and
-leaves its shape known.
+Pattern: ``Reshape(Transpose(Reshape(x, [-1, m, n]), perm=[0, 2, 1]), [..., n, m])``, with shapes read at run time: so
+torch's exporter writes the transposed key of scaled dot-product attention.
+Algebra: the leading axes are flattened and restored in the same order, so this is ``Transpose(x)`` of the last two
+axes. That is free where the kernel folds it into the matmul, and its shape is known.
 """
 
 from __future__ import annotations
 
 import onnx_ir as ir
 
+from edgepeft_export.graph.constants import known_ints
+from edgepeft_export.graph.edit import replace_node
+from edgepeft_export.graph.match import producer_of
 from edgepeft_export.graph.shapes import dims_of
 
 Token = int | tuple[ir.Value, int]
@@ -20,7 +24,7 @@ def transpose_last_two(model: ir.Model) -> bool:
 
     Returns whether there was one.
     """
-    found = False
+    replaced = False
     for last in list(model.graph):
         source = _swapped_source(last)
         if source is None:
@@ -28,21 +32,18 @@ def transpose_last_two(model: ir.Model) -> bool:
         axes = list(range(len(dims_of(source))))
         axes[-2:] = axes[-1], axes[-2]
         node = ir.node("Transpose", [source], {"perm": axes}, name=f"{last.name}/transpose")
-        output = node.outputs[0]
-        output.type = source.type
-        last.prepend(node)
-        output.name = f"{last.outputs[0].name}.transposed"
-        last.outputs[0].replace_all_uses_with(output)
-        found = True
-    return found
+        last.outputs[0].shape = None  # as the reshape was told it; inference names the sizes as the source does
+        replace_node(last, node)
+        replaced = True
+    return replaced
 
 
 def _swapped_source(last: ir.Node) -> ir.Value | None:
     """The tensor whose last two axes the chain ending in ``last`` swaps, or ``None`` where it is no such chain."""
     if last.op_type != "Reshape" or last.outputs[0].is_graph_output():
         return None
-    middle = _producer(last.inputs[0], "Transpose")
-    first = _producer(middle.inputs[0], "Reshape") if middle is not None else None
+    middle = producer_of(last.inputs[0], "Transpose")
+    first = producer_of(middle.inputs[0], "Reshape") if middle is not None else None
     if middle is None or first is None or list(middle.attributes["perm"].as_ints()) != [0, 2, 1]:
         return None
     source = first.inputs[0]
@@ -56,11 +57,6 @@ def _swapped_source(last: ir.Node) -> ir.Value | None:
     return source if flattened and restored else None
 
 
-def _producer(value: ir.Value | None, op_type: str) -> ir.Node | None:
-    node = value.producer() if value is not None else None
-    return node if node is not None and node.op_type == op_type else None
-
-
 def _axis(value: ir.Value, axis: int) -> Token:
     dim = dims_of(value)[axis]
     return dim if isinstance(dim, int) else (value, axis)
@@ -70,9 +66,9 @@ def _tokens(value: ir.Value | None) -> list[Token] | None:
     """What is known before the run of an int64 vector made of shapes; ``None`` where it is made otherwise."""
     if value is None:
         return None
-    constant = ir.convenience.get_const_tensor(value)
+    constant = known_ints(value)
     if constant is not None:
-        return [int(number) for number in constant.numpy().reshape(-1)]
+        return list(constant)
     node = value.producer()
     if node is None:
         return None

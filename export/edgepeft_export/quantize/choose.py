@@ -11,7 +11,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from edgepeft_export.forward import Forward
-from edgepeft_export.graph.composites import lower
+from edgepeft_export.graph.custom_ops import lower
 from edgepeft_export.quantize.settings import QuantizeError
 
 Batch = Mapping[str, NDArray[np.generic]]

@@ -6,8 +6,8 @@ import math
 
 import onnx_ir as ir
 
-from edgepeft_export.forward.onnx_source.quantized.reading import root
-from edgepeft_export.graph.composites import CONTRIB, DOMAIN, INT8_MATMUL
+from edgepeft_export.graph.constants import source_initializer
+from edgepeft_export.graph.custom_ops import CONTRIB, DOMAIN, INT8_MATMUL
 from edgepeft_export.quantize.settings import Packed
 
 _FOUR_BITS = (ir.DataType.INT4, ir.DataType.UINT4)
@@ -19,7 +19,7 @@ def packed_in(graph: ir.Graph) -> dict[str, Packed]:
     found: dict[str, Packed] = {}
     for node in graph:
         for read, packed in _read_by(node):
-            value = root(read)
+            value = source_initializer(read)
             if value is None or value.dtype not in _PACKED:
                 continue
             if node.op_type != "Gather" or value.name not in found:  # a product knows its size without padding
@@ -35,7 +35,7 @@ def _read_by(node: ir.Node) -> list[tuple[ir.Value | None, Packed]]:
         elements = node.attributes.get_int("K", 0) * node.attributes.get_int("N", 0)
         return [(node.inputs[1], Packed(f"int{node.attributes.get_int('bits', 4)}", elements))]
     if kind == ("", "DequantizeLinear"):
-        value, stored = node.inputs[0], root(node.inputs[0])
+        value, stored = node.inputs[0], source_initializer(node.inputs[0])
         four = stored is not None and stored.dtype in _FOUR_BITS
         return [(value, Packed("int4" if four else "int8", _size(value)))]
     return _looked_up(node) if kind == ("", "Gather") else []
@@ -52,6 +52,6 @@ def _looked_up(node: ir.Node) -> list[tuple[ir.Value | None, Packed]]:
 
 
 def _size(value: ir.Value | None) -> int:
-    stored = root(value)
+    stored = source_initializer(value)
     tensor = stored.const_value if stored is not None else None
     return math.prod(tensor.shape.numpy()) if tensor is not None else 0

@@ -8,10 +8,13 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgepeft_export.graph.composites import CONTRIB, int8_matmul
+from edgepeft_export.graph.custom_ops import CONTRIB, int8_matmul
+from edgepeft_export.graph.edit import replace_value
 from edgepeft_export.graph.emit import Emitter
+from edgepeft_export.graph.lookup import dequantized_rows, split_bytes
+from edgepeft_export.graph.match import added_vector
+from edgepeft_export.graph.rounding import Int4Matrix, to_int4, to_int8
 from edgepeft_export.graph.shapes import dims_of, rank
-from edgepeft_export.quantize.packing import Int4Matrix, to_int4, to_int8
 from edgepeft_export.quantize.settings import Quantization
 from edgepeft_export.quantize.weights import Weight
 
@@ -40,7 +43,7 @@ class Packer:
 
     def _kernel(self, weight: Weight) -> None:
         """Stored as int8 and unpacked when it is read: stock integer convolutions are slower than float ones."""
-        matrix = to_int8(_tensor(weight).numpy(), weight.channels)
+        matrix = to_int8(weight.array, weight.channels)
         values = self._stored(weight, "int8", matrix.values)
         scale = self._stored(weight, "scale", matrix.scale)
         unpacked = self._emit.op("DequantizeLinear", values, scale, axis=weight.channels)
@@ -48,7 +51,7 @@ class Packer:
         weight.value.replace_all_uses_with(unpacked)
 
     def _int8(self, weight: Weight) -> None:
-        matrix = to_int8(_tensor(weight).numpy(), weight.channels)
+        matrix = to_int8(weight.array, weight.channels)
         values = self._stored(weight, "int8", matrix.values)
         scale = self._stored(weight, "scale", matrix.scale)
 
@@ -66,7 +69,7 @@ class Packer:
         self._rewrite(weight, product, rows)
 
     def _int4(self, weight: Weight) -> None:
-        array = _tensor(weight).numpy()
+        array = weight.array
         matrix = to_int4(array if weight.channels == 0 else array.T, self._settings.block)
         values = self._stored(weight, "int4", matrix.values)
         scales = self._stored(weight, "scale", matrix.scales.reshape(-1))
@@ -93,22 +96,11 @@ class Packer:
 
     def _rows_of_int4(self, weight: Weight, matrix: Int4Matrix, ids: ir.Value, width: int) -> ir.Value:
         """Rows of a 4-bit table: looked up as bytes, then split into halves."""
-        emit, (_, blocks, half) = self._emit, matrix.values.shape
-        table = self._stored(weight, "int4", matrix.values)
-        found = emit.op("Gather", table, ids)
-        low = emit.op("BitwiseAnd", found, emit.constant(np.array(15, np.uint8)))
-        high = emit.op("BitShift", found, emit.constant(np.array(4, np.uint8)), direction="RIGHT")
-        parts = [emit.op("Unsqueeze", part, emit.ints(-1)) for part in (low, high)]
-        both = emit.op("Concat", *parts, axis=-1)
-        steps = emit.op("Cast", both, to=ir.DataType.FLOAT.value)
-        leading = [0] * rank(ids)
-        grouped = emit.op("Reshape", steps, emit.ints(*leading, blocks, 2 * half))
-        centred = emit.op("Sub", grouped, emit.constant(np.array(8, np.float32)))
-        scale = emit.op("Gather", self._stored(weight, "scale.blocks", matrix.scales[..., None]), ids)
-        flat = emit.op("Reshape", emit.op("Mul", centred, scale), emit.ints(*leading, blocks * 2 * half))
-        if blocks * 2 * half == width:
-            return flat
-        return emit.op("Slice", flat, emit.ints(0), emit.ints(width), emit.ints(-1))
+        emit, table = self._emit, self._stored(weight, "int4", matrix.values)
+        integers = split_bytes(emit, emit.op("Gather", table, ids))
+        scales = self._stored(weight, "scale.blocks", matrix.scales[..., None])
+        zero = emit.constant(np.array(8, np.float32))
+        return dequantized_rows(emit, integers, ids, scales, zero, matrix.block, width)
 
     def _rewrite(self, weight: Weight, product: Product, rows: Callable[[ir.Value], ir.Value]) -> None:
         for node in [use.node for use in weight.value.uses()]:
@@ -116,7 +108,7 @@ class Packer:
             if node.op_type == "Gather":
                 ids = node.inputs[1]
                 assert ids is not None
-                _take_place(node.outputs[0], rows(ids))
+                replace_value(node.outputs[0], rows(ids))
             else:
                 self._rewrite_product(node, product)
 
@@ -133,15 +125,10 @@ class Packer:
                 rest = rest if beta == 1.0 else self._emit.op("Mul", rest, self._emit.scalar(beta, like=rest))
                 y = self._emit.op("Add", y, rest)
         else:
-            added = _added_bias(result)
-            bias, result = added if added is not None else (None, result)
+            bias, total = added_vector(result, dims_of(result)[-1]) or (None, result)
+            bias, result = (bias, total) if bias is not None and bias.producer() is None else (None, result)
             y = product(x, bias, result)
-        _take_place(result, y)
-
-
-def _tensor(weight: Weight) -> ir.TensorProtocol:
-    assert weight.value.const_value is not None
-    return weight.value.const_value
+        replace_value(result, y)
 
 
 def _gemm_bias(node: ir.Node) -> ir.Value | None:
@@ -149,21 +136,3 @@ def _gemm_bias(node: ir.Node) -> ir.Value | None:
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     plain = bias is not None and rank(bias) == 1 and float(node.attributes.get_float("beta", 1.0)) == 1.0
     return bias if plain and bias is not None and dims_of(bias) == dims_of(node.outputs[0])[-1:] else None
-
-
-def _added_bias(value: ir.Value) -> tuple[ir.Value, ir.Value] | None:
-    """The vector that is added to a product by its only reader, and the sum."""
-    uses = list(value.uses())
-    if len(uses) != 1 or value.is_graph_output() or uses[0].node.op_type != "Add":
-        return None
-    add = uses[0].node
-    bias = add.inputs[1 - uses[0].idx]
-    if bias is None or bias.producer() is not None or bias.shape is None or rank(bias) != 1:
-        return None
-    return (bias, add.outputs[0]) if dims_of(bias) == dims_of(value)[-1:] else None
-
-
-def _take_place(old: ir.Value, new: ir.Value) -> None:
-    new.shape, new.type = old.shape, old.type
-    old.replace_all_uses_with(new, replace_graph_outputs=True)
-    new.name, old.name = old.name, None

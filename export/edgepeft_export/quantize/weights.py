@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
+from edgepeft_export.graph.constants import initializer_array, is_frozen
+from edgepeft_export.graph.linear import LinearSite
 from edgepeft_export.graph.shapes import dims_of, rank
-
-PRODUCTS = ("MatMul", "Gemm")
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,11 @@ class Weight:
         return str(self.value.name).removesuffix(".T")
 
     @property
+    def array(self) -> NDArray[np.float32]:
+        """Its content."""
+        return np.asarray(initializer_array(self.value), np.float32)
+
+    @property
     def is_kernel(self) -> bool:
         """Whether it is the kernel of a convolution."""
         return rank(self.value) > 2
@@ -41,14 +48,14 @@ def weights_of(graph: ir.Graph, smallest: int) -> Iterator[Weight]:
         for value in node.inputs:
             if value is not None and value not in seen:
                 seen.add(value)
-                channels = _channels(value) if _is_frozen(value, smallest) else None
+                channels = _channels(value) if _is_large(value, smallest) else None
                 if channels is not None:
                     yield Weight(value, channels)
 
 
-def _is_frozen(value: ir.Value, smallest: int) -> bool:
+def _is_large(value: ir.Value, smallest: int) -> bool:
     tensor = value.const_value
-    if tensor is None or value.is_graph_input() or value.is_graph_output() or _is_depthwise(value):
+    if tensor is None or not is_frozen(value) or value.is_graph_output() or _is_depthwise(value):
         return False
     return tensor.dtype == ir.DataType.FLOAT and tensor.size >= smallest and len(tensor.shape) >= 2
 
@@ -70,11 +77,9 @@ def _channels_of(node: ir.Node, index: int, of_rank: int) -> int | None:
         return None
     if node.op_type == "Gather" and index == 0 and of_rank == 2 and not node.attributes.get_int("axis", 0):
         return 0
-    if node.op_type == "Conv" and index == 1:
-        return 0
-    left = node.inputs[0]
-    if node.op_type not in PRODUCTS or index != 1 or of_rank != 2 or left is None or left.shape is None:
-        return None
-    if node.op_type == "Gemm":
-        return None if node.attributes.get_int("transA", 0) else 1 - int(node.attributes.get_int("transB", 0))
-    return 1 if rank(left) >= 2 else None
+    linear = LinearSite.of(node) if index == 1 else None
+    return None if linear is None or (node.op_type == "MatMul" and not _has_rows(linear.x)) else linear.channels
+
+
+def _has_rows(x: ir.Value) -> bool:
+    return x.shape is not None and rank(x) >= 2

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
 
-from edgepeft_export.graph.composites import lower
+from edgepeft_export.graph.custom_ops import lower
 from edgepeft_export.verification.compare import Array, Arrays
 
 _LARGE = 1 << 16
@@ -24,7 +24,7 @@ class GraphRun:
     """A session over a graph that is left as it is: nothing is optimized, folded or packed again.
 
     Args:
-        model: a forward graph, in which composites may stand.
+        model: a forward graph, in which operators of our own may stand.
         outputs: values to give, by name; default: the graph's outputs.
     """
 

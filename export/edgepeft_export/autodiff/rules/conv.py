@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from edgepeft_export.autodiff.registry import Gradients, NoGradientForCase, Upstream, rule
-from edgepeft_export.autodiff.rules.reading import attribute_ints, present
+from edgepeft_export.autodiff.rules.reading import attribute_ints
 from edgepeft_export.autodiff.rules.window import Window, spread_back, window_of
 from edgepeft_export.graph.emit import Emitter
+from edgepeft_export.graph.match import present
 from edgepeft_export.graph.shapes import Dim, dims_of, rank
 
 

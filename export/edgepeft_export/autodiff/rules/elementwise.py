@@ -5,17 +5,11 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from edgepeft_export.autodiff.registry import ZERO, Flat, Gradients, NoGradientForCase, Upstream, rule
-from edgepeft_export.autodiff.rules.reading import (
-    first,
-    is_float,
-    known,
-    known_number,
-    narrow,
-    present,
-    reshaped_like,
-)
+from edgepeft_export.autodiff.rules.reading import first, narrow, reshaped_like
+from edgepeft_export.graph.constants import known, known_number
 from edgepeft_export.graph.emit import Emitter
-from edgepeft_export.graph.shapes import dims_of
+from edgepeft_export.graph.match import present
+from edgepeft_export.graph.shapes import dims_of, is_float
 
 
 @rule("Add", broadcasts=True)

@@ -7,9 +7,9 @@ import onnx_ir as ir
 
 from edgepeft_export.autodiff.registry import ZERO, Gradients, Upstream, rule
 from edgepeft_export.autodiff.rules.padding import counted
-from edgepeft_export.autodiff.rules.reading import axis_of, first, is_float
+from edgepeft_export.autodiff.rules.reading import axis_of, first
 from edgepeft_export.graph.emit import Emitter
-from edgepeft_export.graph.shapes import rank
+from edgepeft_export.graph.shapes import is_float, rank
 
 
 @rule("Range")

@@ -11,7 +11,8 @@ import onnx_ir as ir
 
 from edgepeft_export.autodiff.registry import Gradients, NoGradientForCase, Upstream, rule
 from edgepeft_export.autodiff.rules.padding import Amount, add_at, counted, padded
-from edgepeft_export.autodiff.rules.reading import axis_of, first, known_ints, zeros_like
+from edgepeft_export.autodiff.rules.reading import axis_of, first, zeros_like
+from edgepeft_export.graph.constants import known_ints
 from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.graph.shapes import dims_of, rank
 

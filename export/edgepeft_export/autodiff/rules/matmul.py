@@ -9,8 +9,9 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from edgepeft_export.autodiff.registry import Gradients, Upstream, rule
-from edgepeft_export.autodiff.rules.reading import present, reshaped_like
+from edgepeft_export.autodiff.rules.reading import reshaped_like
 from edgepeft_export.graph.emit import Emitter
+from edgepeft_export.graph.match import present
 from edgepeft_export.graph.shapes import Dim, dims_of, rank
 
 

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from edgepeft_export.autodiff.registry import ZERO, Gradients, NoGradientForCase, Upstream, rule
-from edgepeft_export.autodiff.rules.reading import axis_of, channel_shape, first, present, reciprocal, reshaped_like
+from edgepeft_export.autodiff.rules.reading import axis_of, channel_shape, first, reciprocal, reshaped_like
 from edgepeft_export.graph.emit import Emitter
+from edgepeft_export.graph.match import present
 from edgepeft_export.graph.shapes import dims_of, rank
 from edgepeft_export.opset import OPSET
 

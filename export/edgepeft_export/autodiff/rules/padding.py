@@ -8,8 +8,10 @@ import numpy as np
 import onnx_ir as ir
 
 from edgepeft_export.autodiff.registry import Gradients, NoGradientForCase, Upstream, rule
-from edgepeft_export.autodiff.rules.reading import first, known_ints, present, reshaped_like
+from edgepeft_export.autodiff.rules.reading import first, reshaped_like
+from edgepeft_export.graph.constants import known_ints
 from edgepeft_export.graph.emit import Emitter
+from edgepeft_export.graph.match import present
 from edgepeft_export.graph.shapes import Dim, dims_of, rank
 
 Amount = int | ir.Value

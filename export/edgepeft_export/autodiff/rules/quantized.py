@@ -12,16 +12,18 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgepeft_export.autodiff.registry import Gradients, NoGradientForCase, Upstream, rule
-from edgepeft_export.autodiff.rules.reading import first, known, present
-from edgepeft_export.graph.composites import (
+from edgepeft_export.autodiff.rules.reading import first
+from edgepeft_export.graph.constants import known, zero_point_is_zero
+from edgepeft_export.graph.custom_ops import (
     CONTRIB,
     DOMAIN,
     FAKE_QUANTIZE,
     INT8_MATMUL,
     int8_matmul,
-    zero_point_is_zero,
 )
 from edgepeft_export.graph.emit import Emitter
+from edgepeft_export.graph.match import present
+from edgepeft_export.graph.rounding import pack_nibbles, unpack_nibbles
 from edgepeft_export.graph.shapes import dims_of
 
 
@@ -52,18 +54,18 @@ def _crossed(node: ir.Node, dy: ir.Value, emit: Emitter) -> ir.Value:
 def _times_transposed(node: ir.Node, scaled: ir.Value, emit: Emitter) -> ir.Value:
     w, zero_point = node.inputs[1], present(node, 3)
     assert w is not None
-    turned = 1 - int(node.attributes.get_int("transB", 0))
+    transposed = 1 - int(node.attributes.get_int("transB", 0))
     one = emit.scalar(1.0, like=scaled)
     if zero_point_is_zero(zero_point):
-        return int8_matmul(emit, scaled, w, one, trans_b=turned)
+        return int8_matmul(emit, scaled, w, one, trans_b=transposed)
     assert zero_point is not None
     offset = known(zero_point)
     if offset is not None and offset.size == 1:
-        return int8_matmul(emit, scaled, w, one, emit.constant(offset.reshape(())), trans_b=turned)
+        return int8_matmul(emit, scaled, w, one, emit.constant(offset.reshape(())), trans_b=transposed)
     # A zero point per output channel is one per row of the transposed matrix, which no kernel takes.
     offsets = emit.op("Mul", scaled, emit.op("Cast", zero_point, to=ir.DataType.FLOAT.value))
     excess = emit.op("ReduceSum", offsets, emit.ints(-1), keepdims=1)
-    return emit.op("Sub", int8_matmul(emit, scaled, w, one, trans_b=turned), excess)
+    return emit.op("Sub", int8_matmul(emit, scaled, w, one, trans_b=transposed), excess)
 
 
 @rule("MatMulNBits", domain=CONTRIB)
@@ -119,10 +121,8 @@ def _zero_points(emit: Emitter, stem: str, given: NDArray[np.generic] | None, sh
     if given is None:  # the middle: 8 of 4 bits in both halves of a byte, 128 of 8 bits
         given = np.full((rows, -(-blocks * bits // 8)), 0x88 if bits == 4 else 0x80, np.uint8)
     if bits == 4:  # rows of an odd number of blocks end in half a byte, which the dense layout does not have
-        packed = given.astype(np.uint8)
-        halves = np.stack([packed & 15, packed >> 4], axis=-1).reshape(rows, -1)[:, :blocks].reshape(-1)
-        halves = np.pad(halves, (0, halves.size % 2))
-        given = halves[0::2] | np.left_shift(halves[1::2], 4, dtype=np.uint8)
+        halves = unpack_nibbles(given.astype(np.uint8).reshape(rows, -1))[:, :blocks].reshape(-1)
+        given = pack_nibbles(np.pad(halves, (0, halves.size % 2)))
     return _packed(emit, f"{stem}.zeros", given, shape, bits)
 
 

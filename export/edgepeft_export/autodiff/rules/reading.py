@@ -5,17 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import prod
 
-import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
+from edgepeft_export.graph.constants import known_ints
 from edgepeft_export.graph.emit import Emitter
+from edgepeft_export.graph.match import present
 from edgepeft_export.graph.shapes import Dim, dims_of, rank
-
-
-def present(node: ir.Node, index: int) -> ir.Value | None:
-    """The input at ``index``, or ``None`` where the node leaves it out."""
-    return node.inputs[index] if len(node.inputs) > index else None
 
 
 def first(node: ir.Node) -> ir.Value:
@@ -23,29 +18,6 @@ def first(node: ir.Node) -> ir.Value:
     value = node.inputs[0]
     assert value is not None
     return value
-
-
-def is_float(value: ir.Value) -> bool:
-    return value.dtype is not None and value.dtype.is_floating_point()
-
-
-def known(value: ir.Value | None) -> NDArray[np.generic] | None:
-    """The content of a constant or a frozen initializer; ``None`` for what only the run knows."""
-    if value is None or value.is_graph_input():
-        return None
-    tensor = ir.convenience.get_const_tensor(value)
-    return None if tensor is None else tensor.numpy()
-
-
-def known_ints(value: ir.Value | None) -> list[int] | None:
-    array = known(value)
-    return None if array is None else [int(number) for number in array.reshape(-1)]
-
-
-def known_number(value: ir.Value | None) -> float | None:
-    """A constant of one element, as a number."""
-    array = known(value)
-    return float(array.reshape(-1)[0]) if array is not None and array.size == 1 else None
 
 
 def axis_of(node: ir.Node, default: int, of_rank: int) -> int:

@@ -19,8 +19,9 @@ import numpy as np
 import onnx_ir as ir
 
 from edgepeft_export.autodiff.registry import Gradients, NoGradientForCase, Upstream
-from edgepeft_export.autodiff.rules.reading import first, present
+from edgepeft_export.autodiff.rules.reading import first
 from edgepeft_export.graph.emit import Emitter
+from edgepeft_export.graph.match import present
 from edgepeft_export.graph.shapes import dims_of
 
 Step = Callable[[Emitter, Sequence[ir.Value], Sequence[ir.Value]], tuple[Sequence[ir.Value], Sequence[ir.Value]]]

@@ -6,8 +6,9 @@ import numpy as np
 import onnx_ir as ir
 
 from edgepeft_export.autodiff.registry import Gradients, NoGradientForCase, Upstream, rule
-from edgepeft_export.autodiff.rules.reading import first, known_axes, present, reciprocal, static_size
+from edgepeft_export.autodiff.rules.reading import first, known_axes, reciprocal, static_size
 from edgepeft_export.graph.emit import Emitter
+from edgepeft_export.graph.match import present
 from edgepeft_export.graph.shapes import dims_of, rank
 
 

@@ -6,8 +6,10 @@ import numpy as np
 import onnx_ir as ir
 
 from edgepeft_export.autodiff.registry import Gradients, Upstream, rule
-from edgepeft_export.autodiff.rules.reading import axis_of, first, known_axes, known_ints, present, reshaped_like
+from edgepeft_export.autodiff.rules.reading import axis_of, first, known_axes, reshaped_like
+from edgepeft_export.graph.constants import known_ints
 from edgepeft_export.graph.emit import Emitter
+from edgepeft_export.graph.match import present
 from edgepeft_export.graph.shapes import dims_of, rank
 
 

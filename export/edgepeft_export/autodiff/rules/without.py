@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edgepeft_export.autodiff.registry import no_gradient, qualified
-from edgepeft_export.graph.composites import DOMAIN, STOP_GRADIENT
+from edgepeft_export.graph.custom_ops import DOMAIN, STOP_GRADIENT
 
 no_gradient("it reads the shape, not the values", "Shape", "Size")
 no_gradient("it makes a tensor out of a shape or of nothing", "ConstantOfShape", "Constant", "EyeLike")

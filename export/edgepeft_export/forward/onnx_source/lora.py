@@ -17,8 +17,10 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgepeft_export.forward.graph import ForwardError
-from edgepeft_export.forward.onnx_source.sites import Site, find_last, find_sites
+from edgepeft_export.forward.onnx_source.sites import AdapterSite, find_last, find_sites
+from edgepeft_export.graph.edit import add_input, insert_on_edge
 from edgepeft_export.graph.emit import Emitter
+from edgepeft_export.graph.linear import LinearSite
 from edgepeft_runtime.bundle.adapter_layout import LowRankPair
 
 Floats = NDArray[np.float32]
@@ -89,7 +91,7 @@ def attach_lora(model: ir.Model, lora: GraphLora, trained: Collection[str] = ())
     pairs: list[LowRankPair] = []
     emit = Emitter(graph)
     for site in _chosen(sites, last, lora):
-        if str(site.weight.name) not in {*whole, *trained}:
+        if str(site.linear.weight.name) not in {*whole, *trained}:
             pair, values = _attach(graph, emit, site, lora)
             pairs.append(pair)
             parameters.update(values)
@@ -97,22 +99,22 @@ def attach_lora(model: ir.Model, lora: GraphLora, trained: Collection[str] = ())
     return Attached(parameters, tuple(pairs), whole)
 
 
-def _is_adapter(site: Site) -> bool:
+def _is_adapter(site: AdapterSite) -> bool:
     """Whether the file brings the product as part of an adapter of its own."""
     return any("lora_" in name.lower() for name in site.names)
 
 
-def _whole(last: Site) -> tuple[str, ...]:
+def _whole(last: AdapterSite) -> tuple[str, ...]:
     """The initializers of a head with float weights."""
-    if last.is_packed or not last.narrows:
+    if last.linear.is_quantized or not last.narrows:
         return ()
     bias = () if last.bias is None or last.bias.dtype != ir.DataType.FLOAT else (str(last.bias.name),)
-    return (str(last.weight.name), *bias)
+    return (str(last.linear.weight.name), *bias)
 
 
-def _chosen(sites: Sequence[Site], last: Site | None, lora: GraphLora) -> list[Site]:
+def _chosen(sites: Sequence[AdapterSite], last: AdapterSite | None, lora: GraphLora) -> list[AdapterSite]:
     """The products that get a pair; a packed head is one of them, unless it is not to train."""
-    packed_head = last if last is not None and last.is_packed and last.narrows and lora.train_head else None
+    packed_head = last if last is not None and last.linear.is_quantized and last.narrows and lora.train_head else None
     if lora.targets is None:
         chosen = [site for site in sites if site is not last or site is packed_head]
         missing = [] if chosen else ["any product"]
@@ -125,8 +127,8 @@ def _chosen(sites: Sequence[Site], last: Site | None, lora: GraphLora) -> list[S
     return chosen
 
 
-def _nothing_fits(missing: Sequence[str], sites: Sequence[Site]) -> ForwardError:
-    names = [f"{site.name} [{site.inputs}, {site.outputs}]" for site in sites]
+def _nothing_fits(missing: Sequence[str], sites: Sequence[AdapterSite]) -> ForwardError:
+    names = [f"{site.name} [{site.linear.inputs}, {site.linear.outputs}]" for site in sites]
     listed = f"there are: {', '.join(names[:20])}{' …' if len(names) > 20 else ''}" if names else "there is none"
     return ForwardError(
         "no-such-product",
@@ -137,57 +139,43 @@ def _nothing_fits(missing: Sequence[str], sites: Sequence[Site]) -> ForwardError
     )
 
 
-def _attach(graph: ir.Graph, emit: Emitter, site: Site, lora: GraphLora) -> tuple[LowRankPair, dict[str, Floats]]:
+def _attach(
+    graph: ir.Graph, emit: Emitter, site: AdapterSite, lora: GraphLora
+) -> tuple[LowRankPair, dict[str, Floats]]:
     stem = _fresh(graph, site.name)
-    layout = "torch" if site.kernel else "graph"
+    layout = "torch" if site.linear.kernel else "graph"
     pair = LowRankPair(stem, f"{stem}.lora_A", f"{stem}.lora_B", layout, 1, lora.rank, lora.scale)
-    parameters = dict(zip((pair.a, pair.b), _first_values(site, lora, pair.a), strict=True))
-    a, b = (_input(graph, name, array) for name, array in parameters.items())
+    parameters = dict(zip((pair.a, pair.b), _first_values(site.linear, lora, pair.a), strict=True))
+    a, b = (add_input(graph, name, array.shape) for name, array in parameters.items())
     emit.scope = stem
-    _add_beside(graph, site, stem, _branch(emit, site, a, b, lora.scale))
+    branch = _branch(emit, site.linear, a, b, lora.scale)
+    total = ir.node("Add", [site.result, branch], name=f"{stem}/lora")
+    total.outputs[0].name = f"{stem}.adapted"
+    insert_on_edge(site.result, total)
     return pair, parameters
 
 
-def _first_values(site: Site, lora: GraphLora, name: str) -> tuple[Floats, Floats]:
+def _first_values(linear: LinearSite, lora: GraphLora, name: str) -> tuple[Floats, Floats]:
     """A [in, r] and B [r, out]; of a convolution [r, in, *kernel] and [out, r, 1, ...]."""
-    if site.kernel:
-        shape: tuple[int, ...] = (lora.rank, site.inputs, *site.kernel)
-        other: tuple[int, ...] = (site.outputs, lora.rank, *[1] * len(site.kernel))
+    if linear.kernel:
+        shape: tuple[int, ...] = (lora.rank, linear.inputs, *linear.kernel)
+        other: tuple[int, ...] = (linear.outputs, lora.rank, *[1] * len(linear.kernel))
     else:
-        shape, other = (site.inputs, lora.rank), (lora.rank, site.outputs)
-    limit = 1.0 / np.sqrt(site.inputs * int(np.prod(site.kernel)))
+        shape, other = (linear.inputs, lora.rank), (lora.rank, linear.outputs)
+    limit = 1.0 / np.sqrt(linear.inputs * int(np.prod(linear.kernel)))
     draw = np.random.default_rng([lora.seed, zlib.crc32(name.encode())])  # each on its own: targets may be added
     return draw.uniform(-limit, limit, shape).astype(np.float32), np.zeros(other, np.float32)
 
 
-def _branch(emit: Emitter, site: Site, a: ir.Value, b: ir.Value, scale: float) -> ir.Value:
-    x = site.node.inputs[0]
-    assert x is not None
-    if site.kernel:
-        window = {name: attribute.value for name, attribute in site.node.attributes.items()}
-        narrow = emit.op("Conv", x, a, **window)
+def _branch(emit: Emitter, linear: LinearSite, a: ir.Value, b: ir.Value, scale: float) -> ir.Value:
+    if linear.kernel:
+        window = {name: attribute.value for name, attribute in linear.node.attributes.items()}
+        narrow = emit.op("Conv", linear.x, a, **window)
     else:
-        narrow = emit.op("MatMul", x, a)
+        narrow = emit.op("MatMul", linear.x, a)
     if scale != 1.0:
         narrow = emit.op("Mul", narrow, emit.constant(np.array(scale, np.float32)))
-    return emit.op("Conv" if site.kernel else "MatMul", narrow, b)
-
-
-def _add_beside(graph: ir.Graph, site: Site, stem: str, branch: ir.Value) -> None:
-    """Let all readers of the product read its sum with the branch."""
-    result = site.result
-    total = ir.Value(name=f"{stem}.adapted", shape=result.shape, type=result.type)
-    is_output = result.is_graph_output()
-    result.replace_all_uses_with(total, replace_graph_outputs=True)
-    if is_output:
-        total.name, result.name = result.name, f"{result.name}.base"
-    graph.append(ir.node("Add", [result, branch], outputs=[total], name=f"{stem}/lora"))
-
-
-def _input(graph: ir.Graph, name: str, array: Floats) -> ir.Value:
-    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(ir.DataType.FLOAT))
-    graph.inputs.append(value)
-    return value
+    return emit.op("Conv" if linear.kernel else "MatMul", narrow, b)
 
 
 def _fresh(graph: ir.Graph, stem: str) -> str:

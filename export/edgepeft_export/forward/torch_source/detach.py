@@ -11,7 +11,7 @@ from onnxscript.values import Op, Opset
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from edgepeft_export.graph.composites import DOMAIN, STOP_GRADIENT
+from edgepeft_export.graph.custom_ops import DOMAIN, STOP_GRADIENT
 
 
 @torch.library.custom_op("edgepeft::stop_gradient", mutates_args=())  # type: ignore[untyped-decorator]

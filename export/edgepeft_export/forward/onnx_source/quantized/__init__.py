@@ -17,7 +17,7 @@ from onnx_ir.passes import common
 
 from edgepeft_export.forward.onnx_source.quantized.activations import raise_activations
 from edgepeft_export.forward.onnx_source.quantized.integers import raise_integers
-from edgepeft_export.forward.onnx_source.quantized.shapes import infer_packed_shapes
+from edgepeft_export.forward.onnx_source.quantized.shapes import infer_quantized_shapes
 from edgepeft_export.forward.onnx_source.quantized.tables import raise_tables
 from edgepeft_export.graph.emit import Emitter
 
@@ -28,7 +28,7 @@ _4_BITS = (ir.DataType.INT4, ir.DataType.UINT4)
 
 def raise_quantized(model: ir.Model) -> None:
     """Raise what is quantized, in place, and infer shapes."""
-    infer_packed_shapes(model)
+    infer_quantized_shapes(model)
     emit = Emitter(model.graph)
     for edit in (raise_integers, raise_activations, raise_tables):
         edit(model.graph, emit)

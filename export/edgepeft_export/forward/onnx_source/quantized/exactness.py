@@ -1,9 +1,11 @@
-"""Ensures that integer products with a weight from a file come out the same on every machine.
+"""Ensures that integer matmuls with a weight from a file come out the same on every machine.
 
-Without VNNI, x86 kernels for uint8 activations and int8 weights add two products in 16 bits, and cut off what does not
-fit. A file made with ``reduce_range`` fits; of one made without, the backward product, whose activations are gradients
-around a zero point of 128, would be noise. Kernels for two uint8 matrices are exact everywhere, so such a weight is
-moved by 128, and its zero point with it, when a runtime loads the graph: the file keeps its bytes.
+Pattern: a constant int8 matrix two of whose neighbours of one sign add up to more than
+:data:`edgepeft_export.graph.rounding.LARGEST_PAIR`. Kernels for uint8 activations and int8 weights may saturate there:
+a file made with ``reduce_range`` fits, and of one made without, the backward matmul, whose activations are gradients
+around a zero point of 128, would be noise.
+Algebra: ``w - z = (w + 128) - (z + 128)``. Kernels for two uint8 matrices are exact everywhere, so weight and zero
+point move by 128 when a runtime loads the graph. The file keeps its bytes.
 """
 
 from __future__ import annotations
@@ -13,9 +15,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgepeft_export.graph.emit import Emitter
-
-_LARGEST_PAIR = 128
-"""Largest sum of two neighbours of one sign: 255 times as much still fits into 16 bits."""
+from edgepeft_export.graph.rounding import LARGEST_PAIR, pair_sums
 
 
 def exact(w: ir.Value, zero_point: ir.Value | None, emit: Emitter) -> tuple[ir.Value, ir.Value | None]:
@@ -24,9 +24,9 @@ def exact(w: ir.Value, zero_point: ir.Value | None, emit: Emitter) -> tuple[ir.V
         return w, zero_point
     if zero_point is not None and zero_point.const_value is None:
         return w, zero_point
-    turned = emit.op("BitwiseXor", w, emit.constant(np.array(-128, np.int8)))
-    turned.dtype = ir.DataType.INT8
-    moved = emit.op("Cast", turned, to=ir.DataType.UINT8.value)
+    flipped = emit.op("BitwiseXor", w, emit.constant(np.array(-128, np.int8)))
+    flipped.dtype = ir.DataType.INT8
+    moved = emit.op("Cast", flipped, to=ir.DataType.UINT8.value)
     moved.shape = w.shape
     return moved, emit.constant(_moved(zero_point))
 
@@ -41,10 +41,4 @@ def _moved(zero_point: ir.Value | None) -> NDArray[np.uint8]:
 
 def _fits(matrix: NDArray[np.int8]) -> bool:
     """Whether neighbours along both axes, which the forward and the backward product add, stay small."""
-    return all(_largest_pair(rows.astype(np.int16)) <= _LARGEST_PAIR for rows in (matrix, matrix.T))
-
-
-def _largest_pair(rows: NDArray[np.int16]) -> int:
-    pairs = rows[: len(rows) // 2 * 2].reshape(-1, 2, rows.shape[1])
-    sums = np.maximum(np.maximum(pairs, 0).sum(axis=1), -np.minimum(pairs, 0).sum(axis=1))
-    return int(sums.max(initial=0))
+    return all(pair_sums(rows.astype(np.int16)).max(initial=0) <= LARGEST_PAIR for rows in (matrix, matrix.T))

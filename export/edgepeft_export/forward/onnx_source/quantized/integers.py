@@ -12,14 +12,16 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from edgepeft_export.forward.onnx_source.quantized.exactness import exact
-from edgepeft_export.forward.onnx_source.quantized.reading import only_reader, other_input, root, take_place
-from edgepeft_export.graph.composites import int8_matmul
+from edgepeft_export.graph.constants import is_frozen, source_initializer
+from edgepeft_export.graph.custom_ops import int8_matmul
+from edgepeft_export.graph.edit import replace_value
 from edgepeft_export.graph.emit import Emitter
+from edgepeft_export.graph.match import added_vector, only_reader, other_input, producer_of
 from edgepeft_export.graph.shapes import Dim, dims_of, rank
 
 
 @dataclass(frozen=True)
-class _Product:
+class _IntegerMatmul:
     """A product of integers, and what the float result is called.
 
     Attributes:
@@ -53,31 +55,31 @@ def _raise_dynamic(node: ir.Node, emit: Emitter) -> None:
     if x is not None and scale is not None and matrix is not None:
         w, zero_point = exact(matrix[0], zero_point, emit)
         product = int8_matmul(emit, x, w, scale, zero_point, bias, trans_b=matrix[1])
-        take_place(node.outputs[0], product)
+        replace_value(node.outputs[0], product)
 
 
 def _raise_to_float(node: ir.Node, emit: Emitter) -> None:
     x, w, x_scale, scale, x_zero_point, zero_point, bias = (*node.inputs, None, None, None)[:7]
     if x is not None and w is not None and x_scale is not None and scale is not None:
-        _emit_matmul(_Product(node.outputs[0], x, x_scale, x_zero_point, w, scale, zero_point, bias), emit)
+        _emit_matmul(_IntegerMatmul(node.outputs[0], x, x_scale, x_zero_point, w, scale, zero_point, bias), emit)
 
 
 def _raise_matmul(node: ir.Node, emit: Emitter) -> None:
-    product = _scaled(node)
-    if product is not None:
-        _emit_matmul(product, emit)
+    matmul = _dequantized(node)
+    if matmul is not None:
+        _emit_matmul(matmul, emit)
 
 
 def _raise_conv(node: ir.Node, emit: Emitter) -> None:
-    product = _scaled(node)
-    if product is None or root(product.w) is None:
+    matmul = _dequantized(node)
+    if matmul is None or source_initializer(matmul.w) is None:
         return
-    if product.zero_point is not None and dims_of(product.zero_point) != dims_of(product.scale):
+    if matmul.zero_point is not None and dims_of(matmul.zero_point) != dims_of(matmul.scale):
         return
-    kernel = emit.op("DequantizeLinear", product.w, product.scale, product.zero_point, axis=0)
-    kernel.dtype, kernel.shape = ir.DataType.FLOAT, product.w.shape
+    kernel = emit.op("DequantizeLinear", matmul.w, matmul.scale, matmul.zero_point, axis=0)
+    kernel.dtype, kernel.shape = ir.DataType.FLOAT, matmul.w.shape
     settings = {name: attribute.value for name, attribute in node.attributes.items()}
-    take_place(product.result, emit.op("Conv", _float(product, emit), kernel, **settings))
+    replace_value(matmul.result, emit.op("Conv", _float(matmul, emit), kernel, **settings))
 
 
 _RAISED: dict[str, Callable[[ir.Node, Emitter], None]] = {
@@ -88,28 +90,28 @@ _RAISED: dict[str, Callable[[ir.Node, Emitter], None]] = {
 }
 
 
-def _emit_matmul(product: _Product, emit: Emitter) -> None:
-    matrix = _matrix(product.w)
+def _emit_matmul(matmul: _IntegerMatmul, emit: Emitter) -> None:
+    matrix = _matrix(matmul.w)
     if matrix is None:
         return
     columns = dims_of(matrix[0])[0 if matrix[1] else 1]
-    bias, result = (product.bias, product.result) if product.bias is not None else _with_bias(product, columns)
-    w, zero_point = exact(matrix[0], product.zero_point, emit)
-    x = _float(product, emit)
-    take_place(result, int8_matmul(emit, x, w, product.scale, zero_point, bias, trans_b=matrix[1]))
+    bias, result = (matmul.bias, matmul.result) if matmul.bias is not None else _with_bias(matmul, columns)
+    w, zero_point = exact(matrix[0], matmul.zero_point, emit)
+    x = _float(matmul, emit)
+    replace_value(result, int8_matmul(emit, x, w, matmul.scale, zero_point, bias, trans_b=matrix[1]))
 
 
-def _float(product: _Product, emit: Emitter) -> ir.Value:
+def _float(matmul: _IntegerMatmul, emit: Emitter) -> ir.Value:
     """What was rounded; where it comes as integers already, from a packed look-up table, what they stand for."""
-    before = product.x.producer()
-    if before is not None and before.op_type == "DynamicQuantizeLinear" and before.inputs[0] is not None:
-        return before.inputs[0]
-    x = emit.op("DequantizeLinear", product.x, product.x_scale, product.x_zero_point)
-    x.dtype, x.shape = ir.DataType.FLOAT, product.x.shape
+    rounding = producer_of(matmul.x, "DynamicQuantizeLinear")
+    if rounding is not None and rounding.inputs[0] is not None:
+        return rounding.inputs[0]
+    x = emit.op("DequantizeLinear", matmul.x, matmul.x_scale, matmul.x_zero_point)
+    x.dtype, x.shape = ir.DataType.FLOAT, matmul.x.shape
     return x
 
 
-def _scaled(node: ir.Node) -> _Product | None:
+def _dequantized(node: ir.Node) -> _IntegerMatmul | None:
     """The product that ``MatMulInteger`` or ``ConvInteger``, ``Cast`` and ``Mul`` by the product of scales say."""
     x, w, x_zero_point, zero_point = (*node.inputs, None, None)[:4]
     cast = only_reader(node.outputs[0], "Cast")
@@ -117,34 +119,27 @@ def _scaled(node: ir.Node) -> _Product | None:
     if x is None or w is None or cast is None or scaling is None:
         return None
     factor = other_input(scaling, cast.outputs[0])
-    scales = factor.producer() if factor is not None else None
-    if scales is None or scales.op_type != "Mul":
+    scales = producer_of(factor, "Mul")
+    if scales is None:
         return None
     x_scale, scale = scales.inputs
-    if root(scale) is None:
+    if source_initializer(scale) is None:
         x_scale, scale = scale, x_scale
-    if x_scale is None or scale is None or root(scale) is None:
+    if x_scale is None or scale is None or source_initializer(scale) is None:
         return None
-    return _Product(scaling.outputs[0], x, x_scale, x_zero_point, w, scale, zero_point)
+    return _IntegerMatmul(scaling.outputs[0], x, x_scale, x_zero_point, w, scale, zero_point)
 
 
 def _matrix(w: ir.Value | None) -> tuple[ir.Value, int] | None:
     """The constant matrix that a product reads, and whether transposed, as edgepeft's own merged files have it."""
-    if w is None:
+    transpose = producer_of(w, "Transpose")
+    stored = w if transpose is None else transpose.inputs[0]
+    if stored is None or not is_frozen(stored) or rank(stored) != 2:
         return None
-    turn = w.producer()
-    turned = turn is not None and turn.op_type == "Transpose" and not turn.domain
-    stored = turn.inputs[0] if turn is not None and turned else w
-    if stored is None or stored.const_value is None or stored.is_graph_input() or len(stored.const_value.shape) != 2:
-        return None
-    return stored, int(turned)
+    return stored, int(transpose is not None)
 
 
-def _with_bias(product: _Product, columns: Dim) -> tuple[ir.Value | None, ir.Value]:
-    """The constant vector that is added to the product by its only reader, and the sum."""
-    add = only_reader(product.result, "Add")
-    bias = other_input(add, product.result) if add is not None else None
-    if add is None or bias is None or bias.const_value is None or bias.is_graph_input() or rank(bias) != 1:
-        return None, product.result
-    fits = dims_of(bias)[-1] == columns
-    return (bias, add.outputs[0]) if fits else (None, product.result)
+def _with_bias(matmul: _IntegerMatmul, columns: Dim) -> tuple[ir.Value | None, ir.Value]:
+    """The constant vector that is added to the result by its only reader, and the sum."""
+    bias, total = added_vector(matmul.result, columns) or (None, matmul.result)
+    return (bias, total) if is_frozen(bias) else (None, matmul.result)

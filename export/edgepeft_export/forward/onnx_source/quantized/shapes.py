@@ -1,26 +1,26 @@
-"""Shapes behind operators that ONNX does not define: inferred with stand-ins of the same shape in their place."""
+"""Shapes after operators that ONNX does not define: inferred with stand-ins of the same shape in their place."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
 import onnx_ir as ir
-from onnx_ir.passes import common
 
-from edgepeft_export.graph.composites import CONTRIB
-from edgepeft_export.graph.shapes import static_dims
+from edgepeft_export.graph.custom_ops import CONTRIB
+from edgepeft_export.graph.edit import add_input, replace_node
+from edgepeft_export.graph.shapes import infer_shapes, static_dims
 
 
-def infer_packed_shapes(model: ir.Model) -> None:
-    """Infer shapes, in place, also behind products and look-ups of packed tensors."""
-    packed = [node for node in model.graph if node.domain == CONTRIB and node.op_type in _STAND_INS]
-    if not packed:
-        common.ShapeInferencePass(check_type=False, strict_mode=False)(model)
+def infer_quantized_shapes(model: ir.Model) -> None:
+    """Infer shapes, in place, also after matmuls and look-ups of quantized tensors."""
+    quantized = [node for node in model.graph if node.domain == CONTRIB and node.op_type in _STAND_INS]
+    if not quantized:
+        infer_shapes(model)
         return
     shown = model.clone()
     for node in [node for node in shown.graph if node.domain == CONTRIB and node.op_type in _STAND_INS]:
         _STAND_INS[node.op_type](node)
-    common.ShapeInferencePass(check_type=False, strict_mode=False)(shown)
+    infer_shapes(shown)
     known = {value.name: value for node in shown.graph for value in node.outputs}
     for node in model.graph:
         for value in node.outputs:
@@ -50,15 +50,9 @@ def _as_gather(node: ir.Node) -> None:
 
 def _stand_in(node: ir.Node, op_type: str, matrix: Sequence[int], reads: Sequence[int | None]) -> None:
     """Put ``op_type`` in the place of ``node``: it reads a matrix of that shape where ``reads`` says ``None``."""
-    assert node.graph is not None
-    name = f"{node.outputs[0].name}.stand_in"
-    value = ir.Value(name=name, shape=ir.Shape(matrix), type=ir.TensorType(ir.DataType.FLOAT))
-    node.graph.inputs.append(value)
-    stand_in = ir.node(op_type, [value if at is None else node.inputs[at] for at in reads])
-    node.prepend(stand_in)
-    node.outputs[0].replace_all_uses_with(stand_in.outputs[0], replace_graph_outputs=True)
-    stand_in.outputs[0].name, node.outputs[0].name = node.outputs[0].name, None
-    node.graph.remove(node, safe=True)
+    assert isinstance(node.graph, ir.Graph)
+    value = add_input(node.graph, f"{node.outputs[0].name}.stand_in", matrix)
+    replace_node(node, ir.node(op_type, [value if index is None else node.inputs[index] for index in reads]))
 
 
 _STAND_INS: dict[str, Callable[[ir.Node], None]] = {"MatMulNBits": _as_matmul, "GatherBlockQuantized": _as_gather}

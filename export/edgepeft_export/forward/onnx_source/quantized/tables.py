@@ -9,10 +9,14 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgepeft_export.forward.onnx_source.quantized.reading import take_place
 from edgepeft_export.forward.onnx_source.quantized.shapes import gather_width
-from edgepeft_export.graph.composites import CONTRIB
+from edgepeft_export.graph.constants import initializer_array
+from edgepeft_export.graph.custom_ops import CONTRIB
+from edgepeft_export.graph.edit import replace_value
 from edgepeft_export.graph.emit import Emitter
+from edgepeft_export.graph.lookup import dequantized_rows, split_bytes
+from edgepeft_export.graph.match import present
+from edgepeft_export.graph.rounding import unpack_nibbles
 from edgepeft_export.graph.shapes import rank
 
 Floats = NDArray[np.float32]
@@ -27,7 +31,7 @@ def raise_tables(graph: ir.Graph, emit: Emitter) -> None:
         width = gather_width(node)
         if width is not None and width % 2 == 0 and _is_plain(node):
             emit.scope = node.name or ""
-            take_place(node.outputs[0], _rows(node, emit, width))
+            replace_value(node.outputs[0], _rows(node, emit, width))
 
 
 def _is_plain(node: ir.Node) -> bool:
@@ -41,24 +45,15 @@ def _is_plain(node: ir.Node) -> bool:
 
 def _rows(node: ir.Node, emit: Emitter, width: int) -> ir.Value:
     table, ids, scales = node.inputs[:3]
-    assert table is not None and ids is not None and scales is not None and scales.const_value is not None
-    integers = _integers(node, emit)
-    grid = scales.const_value.numpy()
-    block, leading = node.attributes.get_int("block_size", 128), [0] * rank(ids)
-    blocks = grid.shape[1]
-    padded = blocks * block
+    assert table is not None and ids is not None and scales is not None
+    integers, grid, leading = _integers(node, emit), initializer_array(scales), [0] * rank(ids)
+    block = node.attributes.get_int("block_size", 128)
+    padded = grid.shape[1] * block
     if padded != width:  # the last block is not whole
-        pads = emit.ints(*leading, 0, *leading, padded - width)
-        integers = emit.op("Pad", integers, pads)
-    grouped = emit.op("Reshape", integers, emit.ints(*leading, blocks, block))
+        integers = emit.op("Pad", integers, emit.ints(*leading, 0, *leading, padded - width))
     column = emit.stored(f"{table.name}.zeros", _zero_points(node, grid.shape)[..., None])
-    centred = emit.op("Sub", grouped, emit.op("Gather", column, ids))
     factor = emit.stored(f"{table.name}.scale.blocks", np.asarray(grid, np.float32)[..., None])
-    scaled = emit.op("Mul", centred, emit.op("Gather", factor, ids))
-    flat = emit.op("Reshape", scaled, emit.ints(*leading, padded))
-    if padded == width:
-        return flat
-    return emit.op("Slice", flat, emit.ints(0), emit.ints(width), emit.ints(-1))
+    return dequantized_rows(emit, integers, ids, factor, emit.op("Gather", column, ids), block, width)
 
 
 def _integers(node: ir.Node, emit: Emitter) -> ir.Value:
@@ -67,17 +62,12 @@ def _integers(node: ir.Node, emit: Emitter) -> ir.Value:
     assert table is not None and ids is not None and table.const_value is not None
     tensor = table.const_value
     packed = np.frombuffer(tensor.tobytes(), np.uint8).reshape(tensor.shape.numpy()[0], -1)
-    table_of_bytes = emit.stored(f"{table.name}.bytes", packed)
-    found = emit.op("Gather", table_of_bytes, ids)
+    rows = emit.op("Gather", emit.stored(f"{table.name}.bytes", packed), ids)
     if _is_8_bits(node):
-        return emit.op("Cast", found, to=ir.DataType.FLOAT.value)
-    if tensor.dtype == ir.DataType.INT4:  # two's complement: 8 is added by turning the highest bit
-        found = emit.op("BitwiseXor", found, emit.constant(np.array(0x88, np.uint8)))
-    low = emit.op("BitwiseAnd", found, emit.constant(np.array(15, np.uint8)))
-    high = emit.op("BitShift", found, emit.constant(np.array(4, np.uint8)), direction="RIGHT")
-    parts = [emit.op("Unsqueeze", part, emit.ints(-1)) for part in (low, high)]
-    both = emit.op("Cast", emit.op("Concat", *parts, axis=-1), to=ir.DataType.FLOAT.value)
-    return emit.op("Reshape", both, emit.ints(*[0] * rank(ids), 2 * packed.shape[1]))
+        return emit.op("Cast", rows, to=ir.DataType.FLOAT.value)
+    if tensor.dtype == ir.DataType.INT4:  # two's complement: flipping the highest bit adds 8
+        rows = emit.op("BitwiseXor", rows, emit.constant(np.array(0x88, np.uint8)))
+    return emit.op("Reshape", split_bytes(emit, rows), emit.ints(*[0] * rank(ids), 2 * packed.shape[1]))
 
 
 def _is_8_bits(node: ir.Node) -> bool:
@@ -87,13 +77,12 @@ def _is_8_bits(node: ir.Node) -> bool:
 
 def _zero_points(node: ir.Node, shape: tuple[int, ...]) -> Floats:
     """One for each block, as the integers of :func:`_integers` have it."""
-    table, given = node.inputs[0], (*node.inputs, None)[3]
+    table, given = node.inputs[0], present(node, 3)
     assert table is not None
     if given is None:
         middle = {ir.DataType.INT4: 8, ir.DataType.UINT4: 0}.get(table.dtype or ir.DataType.UINT8)
         return np.full(shape, middle if middle is not None else 128 if _is_8_bits(node) else 8, np.float32)
-    assert given.const_value is not None
-    array = given.const_value.numpy()
+    array = initializer_array(given)
     if table.dtype == ir.DataType.UINT8 and not _is_8_bits(node):  # two in a byte, each row in whole bytes
-        array = np.stack([array & 15, array >> 4], axis=-1).reshape(len(array), -1)[:, : shape[1]]
+        array = unpack_nibbles(array.astype(np.uint8, copy=False))[:, : shape[1]]
     return array.astype(np.float32) + (8 if table.dtype == ir.DataType.INT4 else 0)

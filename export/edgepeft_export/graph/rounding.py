@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
+_Number = TypeVar("_Number", bound=np.number)
 
-PAIR_LIMIT = 127.0
-"""Largest sum of two neighbouring weights of one sign, in steps.
+LARGEST_PAIR = 128
+"""Largest sum of two neighbouring int8 weights of one sign with which all kernels give the same integers.
 
-Without VNNI, x86 kernels add two products of a byte and a weight in 16 bits: 255 · (a + b) has to fit. ARM,
-WebAssembly and VNNI add in 32 bits. Under this limit all of them give the same integers, and a weight keeps more of its
-8 bits than under the usual remedy, 7 bits for all.
+Without VNNI, x86 kernels add two products of a uint8 activation and an int8 weight in 16 bits and saturate:
+255 · (a + b) <= 2¹⁵ - 1 = 32767 holds up to a + b = 128. ARM, WebAssembly and VNNI add in 32 bits. Under this limit a
+weight keeps more of its 8 bits than under the usual remedy, 7 bits for all.
 """
 
+_LARGEST_PAIR_BEFORE_ROUNDING = LARGEST_PAIR - 1.0
+"""The same, in steps, of two weights that are still to be rounded: each moves by half a step at most."""
+
 SHRINKAGE = tuple(np.linspace(0.7, 1.0, 13).tolist())
-"""Shares of a block's range that are tried for 4 bits: cutting off an outlier may serve all the others."""
+"""Fractions of a block's range that are tried for 4 bits: cutting off an outlier may serve all the others."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +56,12 @@ class Int4Matrix:
 def to_int8(matrix: Floats, axis: int) -> Int8Matrix:
     """Round to int8, symmetric, with one scale for each index of ``axis``; other axes may be any number.
 
-    Of a matrix, neighbours along both axes stay within :data:`PAIR_LIMIT`, as it is multiplied both ways round.
+    Of a matrix, neighbours along both axes stay within :data:`LARGEST_PAIR`, as the backward pass multiplies by the
+    transposed matrix.
     """
     moved = np.moveaxis(matrix.astype(np.float32, copy=False), axis, -1).reshape(-1, matrix.shape[axis])
-    step = np.maximum(np.abs(moved).max(axis=0) / 127.0, _pair_sums(moved) / PAIR_LIMIT)
+    pairs = pair_sums(moved).max(axis=0, initial=0)
+    step = np.maximum(np.abs(moved).max(axis=0) / 127.0, pairs / _LARGEST_PAIR_BEFORE_ROUNDING)
     step = np.where(step > 0, step, np.float32(1.0)).astype(np.float32)
     if matrix.ndim == 2:
         step = _widened(moved, step)
@@ -62,23 +69,37 @@ def to_int8(matrix: Floats, axis: int) -> Int8Matrix:
     return Int8Matrix(np.ascontiguousarray(np.moveaxis(values, -1, axis)), step, axis)
 
 
-def _pair_sums(rows: Floats) -> Floats:
-    """For each column, the largest sum of two neighbours of one sign: what a kernel adds up in one step."""
+def pair_sums(rows: NDArray[_Number]) -> NDArray[_Number]:
+    """[rows // 2, columns]: sums of two neighbouring rows, of the sign that gives more. Kernels add so in one step."""
     pairs = rows[: len(rows) // 2 * 2].reshape(-1, 2, rows.shape[1])
-    positive, negative = np.maximum(pairs, 0).sum(axis=1), np.minimum(pairs, 0).sum(axis=1)
-    sums: Floats = np.maximum(positive.max(axis=0, initial=0), -negative.min(axis=0, initial=0))
+    sums: NDArray[_Number] = np.maximum(np.maximum(pairs, 0).sum(axis=1), -np.minimum(pairs, 0).sum(axis=1))
     return sums
 
 
 def _widened(rows: Floats, step: Floats) -> Floats:
     """Larger steps for two neighbouring columns whose integers would pass the limit when the matrix is transposed."""
-    columns = rows.shape[1] // 2 * 2
-    pairs = (rows / step)[:, :columns].reshape(-1, 2)  # a row of it is two neighbours
-    sums = np.maximum(np.maximum(pairs, 0).sum(axis=1), -np.minimum(pairs, 0).sum(axis=1))
+    sums = pair_sums((rows / step).T).max(axis=1, initial=0)
     factor = np.ones_like(step)
-    factor[:columns] = np.repeat(sums.reshape(len(rows), -1).max(axis=0, initial=0) / PAIR_LIMIT, 2)
+    factor[: 2 * len(sums)] = np.repeat(sums / _LARGEST_PAIR_BEFORE_ROUNDING, 2)
     widened: Floats = step * np.maximum(factor, 1)
     return widened
+
+
+def pack_nibbles(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Numbers of 4 bits, two to a byte along the last axis, the first in the low half."""
+    return values[..., 0::2] | np.left_shift(values[..., 1::2], 4, dtype=np.uint8)
+
+
+def unpack_nibbles(packed: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The numbers of :func:`pack_nibbles`."""
+    return np.stack([packed & 15, packed >> 4], axis=-1).reshape(*packed.shape[:-1], -1)
+
+
+def from_int4(values: NDArray[np.uint8], scales: NDArray[np.floating], width: int) -> NDArray[np.float64]:
+    """The matrix [rows, width] that blocks stand for; as :class:`Int4Matrix` has them."""
+    steps = unpack_nibbles(values).astype(np.float64) - 8
+    matrix: NDArray[np.float64] = (steps * scales[..., None]).reshape(len(values), -1)[:, :width]
+    return matrix
 
 
 def to_int4(matrix: Floats, block: int) -> Int4Matrix:
@@ -90,8 +111,7 @@ def to_int4(matrix: Floats, block: int) -> Int4Matrix:
     grouped = padded.reshape(rows, blocks, block)
     scales = _best_scales(grouped)
     steps = (np.clip(np.rint(grouped / scales[..., None]), -8, 7) + 8).astype(np.uint8)
-    halves = steps.reshape(rows, blocks, block // 2, 2)
-    return Int4Matrix(halves[..., 0] | np.left_shift(halves[..., 1], 4, dtype=np.uint8), scales)
+    return Int4Matrix(pack_nibbles(steps), scales)
 
 
 def _best_scales(grouped: Floats) -> Floats:
@@ -100,8 +120,8 @@ def _best_scales(grouped: Floats) -> Floats:
     full = -np.take_along_axis(grouped, at, axis=-1)[..., 0] / 8.0
     full = np.where(full == 0, np.float32(1.0), full).astype(np.float32)
     best, least = full, np.full(full.shape, np.inf, np.float32)
-    for share in SHRINKAGE:
-        scale = (full * np.float32(share)).astype(np.float32)
+    for fraction in SHRINKAGE:
+        scale = (full * np.float32(fraction)).astype(np.float32)
         rounded = np.clip(np.rint(grouped / scale[..., None]), -8, 7) * scale[..., None]
         error = np.square(rounded - grouped).sum(axis=-1)
         best, least = np.where(error < least, scale, best), np.minimum(error, least)

@@ -1,0 +1,103 @@
+"""What is known of a value before the graph runs: its content, the initializer it is made of, its constant factor."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+_CARRIES = frozenset({"DequantizeLinear", "QuantizeLinear", "Transpose", "Cast", "Reshape", "Identity", "BitwiseXor"})
+"""Operators between a stored weight and the node that multiplies by it."""
+
+MASKED_FRACTION = 0.04
+"""Fraction of zeros from which on a weight counts as masked: a mask has 5 % or more, dense weights have next to none.
+
+Read from the zeros: names change on the way to a graph, exact zeros do not.
+"""
+
+
+def known(value: ir.Value | None) -> NDArray[np.generic] | None:
+    """The content of a constant or a frozen initializer; ``None`` for what only the run knows."""
+    if value is None or value.is_graph_input():
+        return None
+    tensor = ir.convenience.get_const_tensor(value)
+    return None if tensor is None else tensor.numpy()
+
+
+def known_ints(value: ir.Value | None) -> list[int] | None:
+    """The content of a constant of integers, flat."""
+    array = known(value)
+    return None if array is None else [int(number) for number in array.reshape(-1)]
+
+
+def known_number(value: ir.Value | None) -> float | None:
+    """A constant of one element, as a number."""
+    array = known(value)
+    return float(array.reshape(-1)[0]) if array is not None and array.size == 1 else None
+
+
+def initializer_array(value: ir.Value) -> NDArray[np.generic]:
+    """The content of an initializer."""
+    assert value.const_value is not None
+    return value.const_value.numpy()
+
+
+def is_frozen(value: ir.Value | None) -> bool:
+    """Whether a value is an initializer, and not the default of an input."""
+    return value is not None and value.const_value is not None and not value.is_graph_input()
+
+
+def source_initializer(value: ir.Value | None) -> ir.Value | None:
+    """The initializer that a constant is made of by casts, transpositions and the like, or ``None``."""
+    if value is None or value.is_graph_input():
+        return None
+    node = value.producer()
+    if node is None:
+        return value if value.const_value is not None else None
+    if node.op_type not in _CARRIES or node.domain:
+        return None
+    sources = [source_initializer(read) for read in node.inputs if read is not None]
+    return sources[0] if sources and all(source is not None for source in sources) else None
+
+
+def same_constant(one: ir.Value | None, other: ir.Value | None) -> bool:
+    """Whether two values are one, or equal constants."""
+    if one is other:
+        return True
+    left, right = known(one), known(other)
+    return left is not None and right is not None and left.dtype == right.dtype and bool(np.array_equal(left, right))
+
+
+def zero_point_is_zero(value: ir.Value | None) -> bool:
+    """Whether a zero point is missing or a constant without effect."""
+    array = known(value)
+    return value is None or (array is not None and not np.any(array))
+
+
+def constant_factor(value: ir.Value) -> tuple[float, ir.Value] | None:
+    """``(s, x)`` where ``value`` is x · s or x / s, with a constant number ``s`` of rank 0 or 1; else ``None``."""
+    node = value.producer()
+    if node is None or node.op_type not in ("Mul", "Div") or node.domain:
+        return None
+    left, right = node.inputs
+    for constant, other in ((right, left), (left, right)):
+        number, array = known_number(constant), known(constant)
+        if number is None or other is None or array is None or array.ndim > 1:
+            continue
+        if node.op_type == "Mul":
+            return number, other
+        if constant is right and number != 0.0:
+            return 1.0 / number, other
+    return None
+
+
+def new_initializer(graph: ir.Graph, stem: str, array: NDArray[np.generic]) -> ir.Value:
+    """Add an initializer named ``stem``, or ``stem.1``, ``stem.2``, ... where that name is taken."""
+    name, number = stem, 0
+    while name in graph.initializers:
+        number += 1
+        name = f"{stem}.{number}"
+    tensor = ir.tensor(np.ascontiguousarray(array), name=name)
+    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+    graph.register_initializer(value)
+    return value

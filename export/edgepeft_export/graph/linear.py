@@ -1,0 +1,224 @@
+"""Linear layers of a graph: nodes that multiply by a matrix made of an initializer, whoever wrote them.
+
+Every question that a pass has about one is answered here: which initializer its matrix is, how that is stored, what
+the matrix is as floats, and how to put another one in its place.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from edgepeft_export.graph.constants import initializer_array, is_frozen, new_initializer, source_initializer
+from edgepeft_export.graph.custom_ops import CONTRIB, DOMAIN, INT8_MATMUL
+from edgepeft_export.graph.match import present, producer_of
+from edgepeft_export.graph.rounding import from_int4, to_int4, to_int8
+from edgepeft_export.graph.shapes import static_dims
+
+Matrix = NDArray[np.float64]
+
+_BIAS = {
+    ("", "MatMul"): None,
+    ("", "Gemm"): 2,
+    ("", "Conv"): 2,
+    (DOMAIN, INT8_MATMUL): 4,
+    (CONTRIB, "MatMulIntegerToFloat"): 6,
+    (CONTRIB, "MatMulNBits"): 5,
+}
+"""The operators of a :class:`LinearSite`, and the input that each adds to its result."""
+
+MATMULS = frozenset({op_type for _, op_type in _BIAS} | {"ConvTranspose", "Einsum", "MatMulInteger", "ConvInteger"})
+"""Every operator that sums products over an axis."""
+
+
+@dataclass(frozen=True)
+class LinearSite:
+    """A node that multiplies by a constant matrix: of a ``Conv``, by a kernel.
+
+    Attributes:
+        node: ``y = x W``, perhaps with a bias.
+        weight: the initializer that W is, or is computed from.
+        inputs, outputs: the sizes of W: columns of x and of y, or channels of a convolution.
+        kernel: sizes of a convolution's kernel along its axes.
+        transposed: whether the stored array is [outputs, inputs].
+        storage: how W is stored. ``float``: as it is; ``int8``: as integers with a scale per channel; ``int4``: as
+            blocks of half bytes; ``other``: in a way that :meth:`matrix` does not read.
+        scale: the initializer of the scales, of ``int8`` and ``int4``.
+    """
+
+    node: ir.Node
+    weight: ir.Value
+    inputs: int
+    outputs: int
+    kernel: tuple[int, ...]
+    transposed: bool
+    storage: Literal["float", "int8", "int4", "other"]
+    scale: ir.Value | None = None
+
+    @classmethod
+    def of(cls, node: ir.Node | None, *, allow_shared: bool = True) -> LinearSite | None:
+        """The linear layer that ``node`` is, ``None`` where it is none.
+
+        Args:
+            allow_shared: also where the initializer has other readers.
+        """
+        if node is None or (node.domain, node.op_type) not in _BIAS or len(node.inputs) < 2:
+            return None
+        weight = source_initializer(node.inputs[1])
+        if weight is None or source_initializer(node.inputs[0]) is not None:
+            return None
+        sizes = _sizes(node)
+        if sizes is None or node.outputs[0].dtype not in (ir.DataType.FLOAT, None):
+            return None
+        if not allow_shared and len(weight.uses()) > 1:
+            return None
+        storage, scale = _storage(node, weight)
+        return cls(node, weight, sizes[0], sizes[1], tuple(sizes[2:]), _is_transposed(node), storage, scale)
+
+    @property
+    def x(self) -> ir.Value:
+        """What is multiplied, before it is rounded."""
+        x = self.node.inputs[0]
+        if self.node.op_type == "MatMulIntegerToFloat":
+            rounded = producer_of(x, "DynamicQuantizeLinear")
+            x = rounded.inputs[0] if rounded is not None else x
+        assert x is not None
+        return x
+
+    @property
+    def bias(self) -> ir.Value | None:
+        """What the node itself adds."""
+        index = _BIAS[self.node.domain, self.node.op_type]
+        return None if index is None else present(self.node, index)
+
+    @property
+    def is_conv(self) -> bool:
+        """Whether the matrix is a kernel."""
+        return self.node.op_type == "Conv"
+
+    @property
+    def groups(self) -> int:
+        """Groups of a convolution."""
+        return int(self.node.attributes.get_int("group", 1))
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether the matrix is stored as integers."""
+        return self.storage != "float"
+
+    @property
+    def _alpha(self) -> float:
+        return float(self.node.attributes.get_float("alpha", 1.0)) if self.node.op_type == "Gemm" else 1.0
+
+    @property
+    def channels(self) -> int:
+        """The axis of the stored array along which outputs lie, and the scales of integers."""
+        return 0 if self.transposed or self.is_conv else 1
+
+    def matrix(self) -> Matrix:
+        """W as floats: [inputs, outputs], or [outputs, inputs / groups, *kernel] of a convolution."""
+        stored = initializer_array(self.weight)
+        if self.storage == "int4":
+            return from_int4(stored.astype(np.uint8), self._scales(stored.shape[:2]), self.inputs).T
+        matrix = stored.astype(np.float64)
+        if self.storage == "int8":
+            shape = [1] * matrix.ndim
+            shape[self.channels] = -1
+            matrix = matrix * self._scales(tuple(shape))
+        return self._alpha * (matrix.T if self.transposed else matrix)
+
+    def _scales(self, shape: tuple[int, ...]) -> Matrix:
+        assert self.scale is not None
+        return initializer_array(self.scale).astype(np.float64).reshape(shape)
+
+    def with_matrix(self, matrix: Matrix) -> None:
+        """Let the node multiply by another matrix of this shape, stored as this one is; other readers keep theirs."""
+        stored = np.ascontiguousarray(matrix.T if self.transposed else matrix) / self._alpha
+        if self.storage == "float":
+            self._store(self.weight, stored.astype(initializer_array(self.weight).dtype))
+        elif self.storage == "int4":
+            four = to_int4(stored.astype(np.float32), int(self.node.attributes["block_size"].as_int()))
+            self._store_quantized(four.values, four.scales)
+        else:
+            eight = to_int8(stored.astype(np.float32), self.channels)
+            self._store_quantized(eight.values, eight.scale)
+
+    def _store_quantized(self, integers: NDArray[np.generic], scales: NDArray[np.float32]) -> None:
+        assert self.scale is not None
+        self._own_operand()
+        self._store(self.weight, integers)
+        self._store(self.scale, scales.reshape(initializer_array(self.scale).shape))
+
+    def _own_operand(self) -> None:
+        """Make the node between the weight and this one, where there is one, serve this one alone."""
+        operand = self.node.inputs[1]
+        node = operand.producer() if operand is not None else None
+        if node is not None and len(node.outputs[0].uses()) > 1:
+            attributes = {name: attribute.value for name, attribute in node.attributes.items()}
+            copy = ir.node(node.op_type, list(node.inputs), attributes)
+            node.append(copy)
+            self.node.replace_input_with(1, copy.outputs[0])
+
+    def _store(self, old: ir.Value, array: NDArray[np.generic]) -> None:
+        """Let this node read other content in the place of ``old``: under its name, where nobody else reads it."""
+        if len(old.uses()) == 1:
+            old.const_value = ir.tensor(np.ascontiguousarray(array), name=old.name)
+            return
+        graph, operand = self.node.graph, self.node.inputs[1]
+        assert isinstance(graph, ir.Graph)
+        new = new_initializer(graph, f"{old.name}.merged", array)
+        for node in (self.node, operand.producer() if operand is not None else None):
+            for index, value in enumerate(node.inputs if node is not None else ()):
+                if value is old and node is not None:
+                    node.replace_input_with(index, new)
+
+
+def _sizes(node: ir.Node) -> list[int] | None:
+    """Inputs, outputs and the kernel's sizes of a matrix."""
+    if node.op_type == "MatMulNBits":
+        return [node.attributes["K"].as_int(), node.attributes["N"].as_int()]
+    dims = static_dims(node.inputs[1]) if node.inputs[1] is not None else None
+    if dims is None:
+        return None
+    if node.op_type == "Conv":
+        return [dims[1] * node.attributes.get_int("group", 1), dims[0], *dims[2:]] if len(dims) > 2 else None
+    if len(dims) != 2 or node.attributes.get_int("transA", 0) != 0:
+        return None
+    return dims[::-1] if node.attributes.get_int("transB", 0) != 0 else dims
+
+
+def _is_transposed(node: ir.Node) -> bool:
+    if node.op_type == "MatMulIntegerToFloat":
+        return producer_of(node.inputs[1], "Transpose") is not None
+    return node.op_type == "MatMulNBits" or bool(node.attributes.get_int("transB", 0))
+
+
+def _storage(node: ir.Node, weight: ir.Value) -> tuple[Literal["float", "int8", "int4", "other"], ir.Value | None]:
+    """How a matrix is stored, and its scales; of integers, only as edgepeft itself stores them, without zero points."""
+    operand, kind = node.inputs[1], node.op_type
+    if operand is weight and not node.domain and weight.dtype is not None and weight.dtype.is_floating_point():
+        zero = kind == "Gemm" and node.attributes.get_float("alpha", 1.0) == 0.0
+        return ("other" if zero else "float"), None
+    if kind == "MatMulNBits":
+        extra = any(present(node, index) is not None for index in (3, 4, 5))
+        four = node.attributes.get_int("bits", 4) == 4 and not extra
+        return _with_scale("int4", node.inputs[2], plain=four)
+    if kind == "MatMulIntegerToFloat":
+        rounded = producer_of(node.inputs[0], "DynamicQuantizeLinear") is not None
+        plain = rounded and present(node, 5) is None and weight.dtype == ir.DataType.INT8
+        return _with_scale("int8", node.inputs[3], plain=plain)
+    dequantize = producer_of(operand, "DequantizeLinear")
+    if kind == "Conv" and dequantize is not None and dequantize.inputs[0] is weight:
+        plain = weight.dtype == ir.DataType.INT8 and dequantize.attributes.get_int("axis", 1) == 0
+        return _with_scale("int8", dequantize.inputs[1], plain=plain and present(dequantize, 2) is None)
+    return "other", None
+
+
+def _with_scale(
+    storage: Literal["int8", "int4"], scale: ir.Value | None, *, plain: bool
+) -> tuple[Literal["int8", "int4", "other"], ir.Value | None]:
+    return (storage, scale) if plain and is_frozen(scale) else ("other", None)

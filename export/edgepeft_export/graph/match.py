@@ -1,0 +1,41 @@
+"""What a pass asks of the nodes around a value."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from edgepeft_export.graph.shapes import Dim, dims_of
+
+
+def present(node: ir.Node, index: int) -> ir.Value | None:
+    """The input at ``index``, or ``None`` where the node leaves it out."""
+    return node.inputs[index] if len(node.inputs) > index else None
+
+
+def producer_of(value: ir.Value | None, op_type: str) -> ir.Node | None:
+    """The node that makes ``value``, where it is of that type."""
+    node = value.producer() if value is not None else None
+    return node if node is not None and node.op_type == op_type else None
+
+
+def only_reader(value: ir.Value, op_type: str) -> ir.Node | None:
+    """The node of that type where nothing else reads ``value``."""
+    uses = list(value.uses())
+    if len(uses) != 1 or value.is_graph_output() or uses[0].node.op_type != op_type:
+        return None
+    return uses[0].node
+
+
+def other_input(node: ir.Node, value: ir.Value) -> ir.Value | None:
+    """Of a node with two inputs, the one that is not ``value``."""
+    left, right = node.inputs
+    return right if left is value else left
+
+
+def added_vector(value: ir.Value, size: Dim) -> tuple[ir.Value, ir.Value] | None:
+    """``(bias, sum)`` where all that reads ``value`` is an ``Add`` of a vector of that size."""
+    add = only_reader(value, "Add")
+    bias = other_input(add, value) if add is not None else None
+    if add is None or bias is None or bias.shape is None:
+        return None
+    return (bias, add.outputs[0]) if dims_of(bias) == [size] else None
