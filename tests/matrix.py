@@ -89,7 +89,7 @@ def try_cell(method: str, name: str, folder: Path) -> Cell:
     try:
         _check(method, ALL[name], folder)
     except EdgepeftError as error:
-        return Cell(method, name, error.reference, error.message)
+        return Cell(method, name, error.code, error.message)
     return Cell(method, name)
 
 

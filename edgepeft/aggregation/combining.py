@@ -11,15 +11,15 @@ import numpy as np
 
 from edgepeft.aggregation import robust as coordinatewise
 from edgepeft.aggregation.combiners import Combiner, Result, combiners_of
-from edgepeft.aggregation.errors import AggregationError
+from edgepeft.aggregation.errors import MeanOverflows, MixedRanks, NoUpdates, OtherModel
 from edgepeft.aggregation.incoming import Contribution, Incoming, Start, Values
 from edgepeft.aggregation.privacy import Mechanism, check_indices
 from edgepeft.aggregation.report import MergeError, Report, Spent, Taken, write_report
 from edgepeft.aggregation.settings import EXAMPLES_CAP, Privacy, Robust, Settings
 from edgepeft.aggregation.stacked import write_stack
+from edgepeft.errors import Contradiction
 from edgepeft_runtime.bundle.adapter_source import AdapterSource
 from edgepeft_runtime.bundle.bundle import Bundle
-from edgepeft_runtime.errors import UpdateError
 from edgepeft_runtime.files.tensorfile import Array, sha256_of
 from edgepeft_runtime.train.update import Update, write_update
 from edgepeft_runtime.version import VERSION
@@ -160,8 +160,7 @@ def aggregate(
 def _other(other: Start, start: Start, settings: Settings) -> Start:
     """A bundle that differs from the target in the ranks and scales of its pairs alone."""
     if settings.rule not in ("svd", "stack"):
-        raise AggregationError(
-            "mixed-ranks",
+        raise MixedRanks(
             f"The rule {settings.rule} cannot mix bundles.",
             context="A and B of different ranks have no mean; their products have.",
             hint="choose svd or stack.",
@@ -173,8 +172,7 @@ def _other(other: Start, start: Start, settings: Settings) -> Start:
         shapes[0][name] == shapes[1][name] for name in shapes[0].keys() - halves
     )
     if weights[0] != weights[1] or not same or start.bundle.manifest.sparse:
-        raise AggregationError(
-            "other-model",
+        raise OtherModel(
             f"The bundle {other.bundle.path} is of another model than {start.bundle.path}.",
             context=f"frozen weights {weights[1]} and {weights[0]}" if weights[0] != weights[1] else "other parameters",
             hint="prepare both from the same model, with the same method and targets, and other ranks.",
@@ -220,15 +218,14 @@ def _robust(incoming: Incoming, start: Start, robust: Robust) -> tuple[Result, l
 
 def _check_alike(taken: list[Taken], what: str) -> None:
     if any(update.weight != taken[0].weight for update in taken):
-        raise AggregationError("contradiction", f"{what} takes no weights.", context=None, hint="give paths alone.")
+        raise Contradiction(f"{what} takes no weights.", context=None, hint="give paths alone.")
 
 
 def _check_some(taken: list[Taken], incoming: Incoming) -> None:
     if taken:
         return
     refused = map(str, incoming.refused[:5])
-    raise AggregationError(
-        "no-updates",
+    raise NoUpdates(
         "There is no good update to aggregate.",
         context="\n".join(refused) or "none was given.",
         hint="pull updates of this bundle and this round first; --adapter names what a later round started from.",
@@ -243,8 +240,7 @@ def _parameters(result: Result, bundle: Bundle) -> dict[str, Array]:
         for spec in bundle.manifest.parameters
     }
     if not all(bool(np.isfinite(array).all()) for array in parameters.values()):
-        raise UpdateError(
-            "not-finite",
+        raise MeanOverflows(
             "The mean of the updates is too large for the adapter's dtype.",
             context=None,
             hint="clip the updates, or look at their norms.",

@@ -8,17 +8,17 @@ from pathlib import Path
 
 import numpy as np
 
-from edgepeft.aggregation.errors import bad_setting
+from edgepeft.aggregation.errors import AggregationError, ChangedFile, NoExamples, NonTrainableChanged
 from edgepeft.aggregation.pairs import Float64s, PairTensors, pairs_of
 from edgepeft.aggregation.report import Taken
 from edgepeft.aggregation.settings import Settings
 from edgepeft.aggregation.sparse import Sparse, add_sparse, read_sparse
 from edgepeft.intake.checks import parsed
-from edgepeft.intake.refusal import Refusal
+from edgepeft.intake.refusal import REFUSALS, Refusal
 from edgepeft_runtime.bundle.adapter_source import AdapterSource, load_adapter
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.bundle.manifest import Manifest
-from edgepeft_runtime.errors import UpdateError
+from edgepeft_runtime.errors import BadSetting, CannotReadFile
 from edgepeft_runtime.files.regular import read_regular
 from edgepeft_runtime.files.tensorfile import Array, sha256_of
 from edgepeft_runtime.fleet import signatures
@@ -145,7 +145,7 @@ class Incoming:
                 continue
             try:
                 yield self._contribution(file)
-            except UpdateError as error:
+            except (*REFUSALS, AggregationError) as error:
                 self._refused[file.path] = Refusal.of(file.path.name, error)
 
     def _sorted(self, factors: Mapping[Path, float]) -> list[_File]:
@@ -153,7 +153,7 @@ class Incoming:
         self._duplicates = 0
         for path, factor in factors.items():
             if not (np.isfinite(factor) and factor > 0):
-                raise bad_setting(f"weight of {path.name}", factor, "a number above 0")
+                raise BadSetting(f"weight of {path.name}", factor, "a number above 0")
             try:
                 file = _File(sha256_of(path), path, factor)
             except OSError as failure:
@@ -187,8 +187,7 @@ class Incoming:
         except OSError as failure:
             raise _unreadable(file.path, failure) from failure
         if signatures.sha256(content) != file.sha256:
-            raise UpdateError(
-                "changed-file",
+            raise ChangedFile(
                 f"{file.path.name} was changed while it was read.",
                 context=f"expected SHA-256 {file.sha256}",
                 hint="aggregate copies that nobody writes to, as pull makes them.",
@@ -199,8 +198,7 @@ class Incoming:
         if self._settings.weights == "equal":
             return file.factor
         if update.num_examples == 0:
-            raise UpdateError(
-                "no-examples",
+            raise NoExamples(
                 f"{file.path.name} was trained on no example, so it has no weight.",
                 context=None,
                 hint="weigh all updates alike.",
@@ -208,8 +206,8 @@ class Incoming:
         return file.factor * min(update.num_examples, self._settings.examples_cap)
 
 
-def _unreadable(path: Path, failure: OSError) -> UpdateError:
-    return UpdateError("cannot-read-file", f"Cannot read {path.name}.", context=failure.strerror, hint=None)
+def _unreadable(path: Path, failure: OSError) -> CannotReadFile:
+    return CannotReadFile(f"Cannot read {path.name}.", context=failure.strerror, hint=None)
 
 
 def _check_unchanged(update: Update, start: Start, names: Iterable[str]) -> None:
@@ -217,8 +215,7 @@ def _check_unchanged(update: Update, start: Start, names: Iterable[str]) -> None
     for name in names:
         off = float(np.abs(update.parameters[name] - start.adapter[name]).max())
         if off > 0:
-            raise UpdateError(
-                "held-has-changed",
+            raise NonTrainableChanged(
                 "A parameter has changed that devices have to leave as it is.",
                 context=f"{name!r} has changed by up to {off:.3g}",
                 hint="the rule ffa is for bundles of the method ffa: for others choose fedavg, svd or stack.",

@@ -7,7 +7,7 @@ from collections.abc import Collection
 import numpy as np
 
 from edgepeft.aggregation.combiners import Result
-from edgepeft.aggregation.errors import AggregationError
+from edgepeft.aggregation.errors import PrivateIndices
 from edgepeft.aggregation.incoming import Start
 from edgepeft.aggregation.report import Spent
 from edgepeft.aggregation.settings import Privacy
@@ -17,8 +17,7 @@ def check_indices(start: Start) -> None:
     """Refuse what noise on values cannot hide: which elements a device has picked by its data."""
     for spec in start.bundle.manifest.sparse:
         if start.values.sparse[spec.tensor][0].size == 0:
-            raise AggregationError(
-                "private-indices",
+            raise PrivateIndices(
                 "The indices that devices pick by their own data tell about it, whatever noise their values get.",
                 context=f"sparse tensor {spec.tensor!r} has no indices yet",
                 hint="pick them on the workstation, with proxy data (edgepeft pick), before the first round.",

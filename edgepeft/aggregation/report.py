@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from edgepeft.aggregation.errors import AggregationError
 from edgepeft.intake.refusal import Refusal
 from edgepeft_runtime.files.durable import write_atomically
 
@@ -123,4 +122,4 @@ class Report:
 
 def write_report(path: Path, text: str) -> None:
     """Write a report, whole or not at all."""
-    write_atomically(path, [text.encode()], error=AggregationError)
+    write_atomically(path, [text.encode()])

@@ -9,7 +9,7 @@ from itertools import accumulate
 import numpy as np
 
 from edgepeft.aggregation.combiners import Result, put_sparse
-from edgepeft.aggregation.errors import AggregationError
+from edgepeft.aggregation.errors import ChangedFile
 from edgepeft.aggregation.incoming import Incoming, Start, Values
 from edgepeft.aggregation.pairs import Float64s
 from edgepeft.aggregation.settings import Robust
@@ -83,8 +83,7 @@ def _columns(incoming: Incoming, devices: int, block: list[_Piece], unions: Mapp
     for found, item in enumerate(incoming, 1):
         columns[:, found - 1] = _row(item.values, block, unions)
     if found != devices:
-        raise AggregationError(
-            "changed-file",
+        raise ChangedFile(
             "An update that was good has been changed while the round was aggregated.",
             context="; ".join(map(str, incoming.refused)),
             hint="aggregate copies that nobody writes to, as pull makes them.",

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from edgepeft.aggregation.errors import AggregationError, bad_setting
+from edgepeft.aggregation.errors import NothingTrimmed
+from edgepeft.errors import Contradiction
+from edgepeft_runtime.errors import BadSetting
 
 RULES = ("fedavg", "ffa", "svd", "stack")
 WEIGHTS = ("equal", "examples")
@@ -32,9 +34,9 @@ class Robust:
 
     def __post_init__(self) -> None:
         if self.kind not in ROBUST:
-            raise bad_setting("robust", self.kind, " or ".join(ROBUST))
+            raise BadSetting("robust", self.kind, " or ".join(ROBUST))
         if self.kind == "trimmed-mean" and not 0 < self.share < 0.5:
-            raise bad_setting("share of the trimmed mean", self.share, "a number between 0 and 0.5")
+            raise BadSetting("share of the trimmed mean", self.share, "a number between 0 and 0.5")
 
     @classmethod
     def parse(cls, text: str) -> Robust:
@@ -43,7 +45,7 @@ class Robust:
         try:
             return cls(kind, float(share) if share else 0.0)
         except ValueError:
-            raise bad_setting("robust", text, "median, or trimmed-mean=0.2") from None
+            raise BadSetting("robust", text, "median, or trimmed-mean=0.2") from None
 
     def cut(self, devices: int) -> int:
         """How many values are cut off at either end.
@@ -55,8 +57,7 @@ class Robust:
             return (devices - 1) // 2
         count = math.floor(self.share * devices + 1e-9)  # 0.29 * 100 is 28.999...
         if count == 0:
-            raise AggregationError(
-                "nothing-trimmed",
+            raise NothingTrimmed(
                 f"A trimmed mean of {self.share:g} cuts off nobody of {devices}.",
                 context=f"it takes {math.ceil(1 / self.share)} devices to cut off one at either end",
                 hint="wait for more updates, choose a larger share or the median, or clip norms instead.",
@@ -86,13 +87,13 @@ class Privacy:
 
     def __post_init__(self) -> None:
         if not (self.noise > 0 and math.isfinite(self.noise)):
-            raise bad_setting("noise", self.noise, "a number above 0")
+            raise BadSetting("noise", self.noise, "a number above 0")
         if not 0 < self.delta < 1:
-            raise bad_setting("delta", self.delta, "a number between 0 and 1")
+            raise BadSetting("delta", self.delta, "a number between 0 and 1")
         if self.rounds < 1:
-            raise bad_setting("rounds", self.rounds, "1 or more")
+            raise BadSetting("rounds", self.rounds, "1 or more")
         if not 0 < self.sampling <= 1:
-            raise bad_setting("sampling", self.sampling, "a probability above 0")
+            raise BadSetting("sampling", self.sampling, "a probability above 0")
 
 
 @dataclass(frozen=True)
@@ -108,13 +109,13 @@ class Settings:
 
     def __post_init__(self) -> None:
         if self.rule not in RULES:
-            raise bad_setting("rule", self.rule, " or ".join(RULES))
+            raise BadSetting("rule", self.rule, " or ".join(RULES))
         if self.weights not in WEIGHTS:
-            raise bad_setting("weights", self.weights, " or ".join(WEIGHTS))
+            raise BadSetting("weights", self.weights, " or ".join(WEIGHTS))
         if self.examples_cap < 1:
-            raise bad_setting("examples_cap", self.examples_cap, "1 or more")
+            raise BadSetting("examples_cap", self.examples_cap, "1 or more")
         if self.clip is not None and not (self.clip > 0 and math.isfinite(self.clip)):
-            raise bad_setting("clip", self.clip, "a number above 0")
+            raise BadSetting("clip", self.clip, "a number above 0")
         self._check_robust()
         self._check_privacy()
 
@@ -143,5 +144,5 @@ class Settings:
             raise _contradiction("privacy", f"weights {self.weights}", "all devices count alike.")
 
 
-def _contradiction(one: str, other: str, hint: str) -> AggregationError:
-    return AggregationError("contradiction", f"{one} and {other} do not go together.", context=None, hint=hint)
+def _contradiction(one: str, other: str, hint: str) -> Contradiction:
+    return Contradiction(f"{one} and {other} do not go together.", context=None, hint=hint)

@@ -15,7 +15,7 @@ import numpy as np
 from edgepeft.aggregation.pairs import pairs_of
 from edgepeft_runtime.bundle.bundle import Bundle, checked_tensors
 from edgepeft_runtime.bundle.manifest import Manifest, ParameterSpec, SparseSpec
-from edgepeft_runtime.errors import UpdateError
+from edgepeft_runtime.errors import ForeignUpdate, WrongIndices
 from edgepeft_runtime.files.tensorfile import Array, read_tensors, write_tensors
 
 FORMAT = "edgepeft-stack"
@@ -25,7 +25,7 @@ VERSION = "2"
 def write_stack(path: Path, parameters: Mapping[str, Array], bundle: Bundle) -> Path:
     """Write a stack, with its digest."""
     metadata = {"format": FORMAT, "version": VERSION, "base_sha256": bundle.base_sha256}
-    write_tensors(path, parameters, metadata, digest=True, error=UpdateError)
+    write_tensors(path, parameters, metadata, digest=True)
     return path
 
 
@@ -35,7 +35,7 @@ def is_stack(path: str | Path) -> bool:
     Raises:
         UpdateError: it is damaged or has no digest.
     """
-    return read_tensors(path, require_digest=True, error=UpdateError).metadata.get("format") == FORMAT
+    return read_tensors(path, require_digest=True).metadata.get("format") == FORMAT
 
 
 def read_stack(path: str | Path, bundle: Bundle) -> dict[str, Array]:
@@ -44,17 +44,16 @@ def read_stack(path: str | Path, bundle: Bundle) -> dict[str, Array]:
     Raises:
         UpdateError: it is damaged, of another base, or does not fit.
     """
-    file = read_tensors(path, require_digest=True, error=UpdateError)
+    file = read_tensors(path, require_digest=True)
     found = file.metadata.get("base_sha256")
     if found != bundle.base_sha256:
-        raise UpdateError(
-            "foreign-update",
+        raise ForeignUpdate(
             "The stack is of another base.",
             context=f"base of the stack {found}\nbase of the bundle {bundle.base_sha256}",
             hint="merge it with the bundle it was made for.",
         )
     source = f"The stack {path}"
-    tensors = checked_tensors(file.tensors, _lengthened(bundle.manifest, file.tensors), source, UpdateError)
+    tensors = checked_tensors(file.tensors, _lengthened(bundle.manifest, file.tensors), source)
     for spec in bundle.manifest.sparse:
         _check_indices(tensors[spec.indices], spec, source)
     return tensors
@@ -76,8 +75,7 @@ def _check_indices(indices: Array, spec: SparseSpec, source: str) -> None:
     if bool((indices == -1).all()):
         return
     if not bool((indices >= 0).all() and (indices < spec.size).all() and (np.diff(indices) > 0).all()):
-        raise UpdateError(
-            "wrong-indices",
+        raise WrongIndices(
             f"{source} holds indices that are not ascending positions in their tensor.",
             context=f"tensor {spec.indices!r}, of {spec.size} elements of {spec.tensor}",
             hint="the file is damaged, or written by something else; use another one.",

@@ -12,13 +12,13 @@ import click
 
 from edgepeft import __version__
 from edgepeft.cli.notices import notices_as_lines
-from edgepeft_runtime.errors import EdgepeftError
+from edgepeft.errors import SystemFailure
+from edgepeft_runtime.errors import EdgepeftError, MissingExtra
 from edgepeft_runtime.files.durable import hint_for
 
 INTERRUPTED = 130
 """Exit code of what Ctrl-C ended, as shells give it."""
 
-SYSTEM = "system-error"
 """The reference of an error of the system that nothing more is known about."""
 
 _COMMANDS = {
@@ -116,7 +116,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:  # what no module has a better word for
-        return _fail(EdgepeftError(SYSTEM, "The system reports an error.", context=str(error), hint=hint_for(error)))
+        return _fail(SystemFailure("The system reports an error.", context=str(error), hint=hint_for(error)))
     return code if isinstance(code, int) else 0
 
 
@@ -133,8 +133,7 @@ def _missing_extra(error: ModuleNotFoundError) -> EdgepeftError | None:
     extra = _EXTRAS.get(package)
     if extra is None:
         return None
-    return EdgepeftError(
-        "missing-extra",
+    return MissingExtra(
         f"This command needs the package {package}, which is not installed.",
         context=None,
         hint=f"pip install 'edgepeft[{extra}]'",

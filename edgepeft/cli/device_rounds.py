@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgepeft_runtime.errors import BatchError, DataError, StateError
+from edgepeft_runtime.errors import BatchError, CannotWriteFile, DataError, NotFinite, StateError
 
 if TYPE_CHECKING:
     from edgepeft_runtime.fleet.device_directory import DeviceDirectory
@@ -67,7 +67,7 @@ class Part:
         """The adapter is to blame for what ends in any way but well; not for the data, the state, or the user."""
         try:
             yield
-        except (BatchError, DataError, StateError, KeyboardInterrupt):
+        except (BatchError, NotFinite, DataError, StateError, CannotWriteFile, KeyboardInterrupt):
             self._settle()
             raise
         self._settle()

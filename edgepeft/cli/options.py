@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from edgepeft.cli.declared import split_names
+from edgepeft.cli.errors import ForeignAdapter
+from edgepeft.errors import NoAdapterDirectory
 from edgepeft_runtime.engine.registry import ENGINES, PORTABLE
-from edgepeft_runtime.errors import UpdateError
 
 if TYPE_CHECKING:
     from edgepeft_runtime.bundle.adapter_source import AdapterSource
@@ -127,7 +128,7 @@ def adapter_of(path: Path | None, bundle: Bundle) -> AdapterSource | None:
 
     if path is not None and (peft := peft_adapter(path, bundle)) is not None:
         return peft
-    if path is None or read_tensors(path, error=UpdateError).metadata.get("format") != FORMAT:
+    if path is None or read_tensors(path).metadata.get("format") != FORMAT:
         return path
     update = read_update(path)
     # To look at what an earlier round has learned is no mistake: only its base must be this bundle's.
@@ -141,20 +142,18 @@ def peft_adapter(path: Path, bundle: Bundle) -> AdapterSource | None:
 
     file = path / "adapter_model.safetensors" if path.is_dir() else path
     if path.is_dir() and not file.is_file():
-        raise UpdateError(
-            "no-adapter-directory",
+        raise NoAdapterDirectory(
             f"{path} holds no adapter.",
             context=f"{file.name} is missing",
             hint="give an update, an aggregate, or an adapter directory that peft has saved as safetensors.",
         )
     keys: dict[str, str] = bundle.manifest.provenance.get("peft", {}).get("keys", {})
-    tensors = read_tensors(file, error=UpdateError).tensors
+    tensors = read_tensors(file).tensors
     if not path.is_dir() and not tensors.keys() & set(keys.values()) - keys.keys():
         return None
     missing = [key for key in keys.values() if key not in tensors]
     if missing or not keys:
-        raise UpdateError(
-            "foreign-adapter",
+        raise ForeignAdapter(
             f"The adapter {path} does not hold the bundle's parameters.",
             context=f"missing: {', '.join(missing[:3])}" if keys else "The bundle was not made of a PEFT model.",
             hint="prepare the adapter directory itself: edgepeft prepare ADAPTER --out BUNDLE.",

@@ -1,7 +1,8 @@
 """Makes a model smaller before a method is attached: pruning and masks."""
 
+from edgepeft.compress.errors import PruneError
 from edgepeft.compress.masks import fix_masks, hold_masks
 from edgepeft.compress.pruning import Change, Report, prune
-from edgepeft.compress.settings import PruneError, Pruning
+from edgepeft.compress.settings import Pruning
 
 __all__ = ["Change", "PruneError", "Pruning", "Report", "fix_masks", "hold_masks", "prune"]

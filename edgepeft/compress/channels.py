@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from edgepeft.compress.groups import Count, Group, Slices, computing, is_conv, is_matrix, reading
-from edgepeft.compress.settings import PruneError
+from edgepeft_runtime.errors import MissingExtra
 
 _NORM_TENSORS = ("weight", "bias", "running_mean", "running_var")
 
@@ -32,8 +32,7 @@ def channel_groups(model: nn.Module, example_inputs: Mapping[str, Any]) -> Itera
     try:
         import torch_pruning
     except ImportError as error:
-        raise PruneError(
-            "no-torch-pruning",
+        raise MissingExtra(
             "Pruning channels needs the package torch-pruning.",
             context=None,
             hint="pip install 'edgepeft[host]'",

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from edgepeft.compress.channels import channel_groups
 from edgepeft.compress.cut import cut
+from edgepeft.compress.errors import NoExample, NothingToPrune, PruneAll, PruneError
 from edgepeft.compress.groups import Group
 from edgepeft.compress.masks import make_mask, maskable
 from edgepeft.compress.refit import refit
 from edgepeft.compress.scores import Batch, LossOf, Scorer, evaluating, make_scorer
-from edgepeft.compress.settings import PruneError, Pruning, is_kept
+from edgepeft.compress.settings import Pruning, is_kept
 from edgepeft.compress.transformer import transformer_groups
 from edgepeft.methods.base import head_modules
 
@@ -122,8 +123,7 @@ def _cut_structure(
 def _staying(group: Group, share: float, scorer: Scorer) -> Tensor:
     gone = math.floor(group.units * share + 0.5)
     if gone >= group.units:
-        raise PruneError(
-            "prune-all",
+        raise PruneAll(
             f"{group.kind}={share} would leave nothing of {group.name}.",
             context=f"it has {group.units} units (heads, key/value groups, neurons or channels)",
             hint="choose a smaller share, or leave this module alone with keep=.",
@@ -160,8 +160,7 @@ def _example(batches: list[Batch] | None, example_inputs: Mapping[str, Any] | No
     if example_inputs is not None:
         return example_inputs
     if not batches:
-        raise PruneError(
-            "no-example",
+        raise NoExample(
             "Pruning channels needs an example of the model's inputs.",
             context=None,
             hint="give example_inputs, or calibration data.",
@@ -170,8 +169,7 @@ def _example(batches: list[Batch] | None, example_inputs: Mapping[str, Any] | No
 
 
 def _missing(model: nn.Module, kind: str) -> PruneError:
-    return PruneError(
-        "nothing-to-prune",
+    return NothingToPrune(
         f"{type(model).__name__} has nothing that '{kind}' could remove.",
         context=None,
         hint="heads and ffn know BERT, RoBERTa, ELECTRA, DistilBERT, GPT-2, ViT and Llama's relatives; channels and "

@@ -10,8 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from edgepeft.compress.errors import NoCalibrationLoss
 from edgepeft.compress.groups import Group, Slices, input_axis, is_conv, is_matrix
-from edgepeft.compress.settings import PruneError, Pruning
+from edgepeft.compress.settings import Pruning
+from edgepeft_export.errors import NoCalibration
 
 Batch = Mapping[str, Any]
 LossOf = Callable[[nn.Module, Batch], Tensor]
@@ -74,8 +76,7 @@ def make_scorer(model: nn.Module, pruning: Pruning, calibration: Iterable[Batch]
         return Scorer("magnitude")
     batches = list(calibration or ())
     if not batches:
-        raise PruneError(
-            "no-calibration",
+        raise NoCalibration(
             f"The score '{pruning.score}' needs calibration data.",
             context=None,
             hint="give some batches like those of training, or choose score=magnitude, which needs none.",
@@ -95,8 +96,7 @@ def _per_unit(part: Slices, values: Tensor) -> Tensor:
 def _own_loss(model: nn.Module, batch: Batch) -> Tensor:
     found = getattr(model(**batch), "loss", None)
     if found is None:
-        raise PruneError(
-            "no-calibration-loss",
+        raise NoCalibrationLoss(
             "The score 'taylor' needs a loss, and the model gave none for the calibration data.",
             context=f"the batch has {', '.join(batch)}",
             hint="add labels to the batches of a model of transformers, or give a loss: loss(model, batch).",

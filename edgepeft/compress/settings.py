@@ -7,15 +7,11 @@ from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
 from typing import Any
 
-from edgepeft_runtime.errors import EdgepeftError
+from edgepeft.compress.errors import BadPruneSetting, PruneError
 
 SCORES = ("magnitude", "taylor", "wanda")
 LEAST_MASK = 0.05
 """The least share of single weights a mask may remove: ``merge`` knows a masked weight by its zeros."""
-
-
-class PruneError(EdgepeftError):
-    """Pruning that was asked for and cannot be done: a setting, a missing structure, missing calibration data."""
 
 
 @dataclass(frozen=True)
@@ -110,8 +106,7 @@ def _read(key: str, value: str) -> Any:
         raise _setting(key, value, "a share is a number such as 0.25, a pattern is n:m such as 2:4.") from error
     if key == "score":
         return value
-    raise PruneError(
-        "prune-setting",
+    raise BadPruneSetting(
         f"There is no pruning setting '{key}'.",
         context=None,
         hint="there are heads, ffn, channels, weights, pattern, score and keep, such as heads=0.25,ffn=0.3.",
@@ -119,4 +114,4 @@ def _read(key: str, value: str) -> Any:
 
 
 def _setting(name: str, value: object, hint: str) -> PruneError:
-    return PruneError("prune-setting", f"{name}={value} is not a pruning setting.", context=None, hint=hint)
+    return BadPruneSetting(f"{name}={value} is not a pruning setting.", context=None, hint=hint)

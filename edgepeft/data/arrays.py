@@ -9,7 +9,7 @@ import numpy as np
 from edgepeft_runtime.bundle.manifest import Manifest
 from edgepeft_runtime.data.batch import checked_batch
 from edgepeft_runtime.data.datasets import Arrays, read_npz
-from edgepeft_runtime.errors import BatchError, DataError, EdgepeftError
+from edgepeft_runtime.errors import BatchError, DataError, EdgepeftError, NotFinite
 
 _CHUNK = 256
 """Examples checked at a time, so that checking takes no second copy of all the data."""
@@ -30,13 +30,13 @@ def read_arrays(path: Path, manifest: Manifest, *, labelled: bool) -> Arrays:
         stop = min(start + _CHUNK, len(arrays))
         try:
             checked_batch(arrays.batch(np.arange(start, stop)), manifest, labels=labelled)
-        except BatchError as error:
+        except (BatchError, NotFinite) as error:
             place = f"counted from example {start}" if start else None
             raise _at(path, error, "\n".join(filter(None, (error.context, place)))) from error
     return arrays
 
 
-def _at(path: Path, error: EdgepeftError, context: str | None) -> DataError:
+def _at(path: Path, error: EdgepeftError, context: str | None) -> EdgepeftError:
     """The error of one file: a user who gave a path looks for it in the message."""
     message = error.message if str(path) in error.message else f"{path}: {error.message}"
-    return DataError(error.reference, message, context=context, hint=error.hint)
+    return error.reworded(message, context)

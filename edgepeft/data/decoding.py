@@ -6,7 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from edgepeft_runtime.errors import DataError
+from edgepeft.data.errors import BadImage
+from edgepeft_runtime.errors import DataError, MissingExtra
 from edgepeft_runtime.files.regular import open_regular
 from edgepeft_runtime.files.unpacking import room
 
@@ -43,8 +44,7 @@ def pillow() -> tuple[Any, Any]:
     try:
         from PIL import Image, ImageOps
     except ImportError:
-        raise DataError(
-            "missing-pillow",
+        raise MissingExtra(
             "Reading images needs the package pillow, which is not installed.",
             context=None,
             hint="pip install 'edgepeft[images]'",
@@ -62,8 +62,7 @@ def _check(mode: str, size: tuple[int, int], most: int) -> None:
 
 def bad_image(path: Path, context: str) -> DataError:
     """Return the error of an image that cannot be used."""
-    return DataError(
-        "bad-image",
+    return BadImage(
         f"Cannot decode the image {path}.",
         context=context,
         hint="save it again as an 8-bit PNG or JPEG, smaller if it is very large, or leave it out.",

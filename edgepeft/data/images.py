@@ -8,10 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepeft.data.decoding import bad_image, decoded
+from edgepeft.data.errors import NoClass, NoImages, UnknownClass
 from edgepeft.data.labels import BadLabel, label_reader, only_label
 from edgepeft.data.pixels import fitted, normalized
 from edgepeft_runtime.bundle.manifest import ImageSpec, Manifest
-from edgepeft_runtime.errors import DataError
+from edgepeft_runtime.errors import NoData
 from edgepeft_runtime.files.tensorfile import Array
 from edgepeft_runtime.names import some
 from edgepeft_runtime.notices import notice
@@ -41,8 +42,7 @@ class ImageFolder:
         self._spec, self._dtype = _image_spec(folder, manifest)
         self._paths, skipped = _images(folder)
         if not self._paths:
-            raise DataError(
-                "no-data",
+            raise NoData(
                 f"{folder} holds no images.",
                 context=f"looked for {', '.join(SUFFIXES)}",
                 hint="put the images of each class in a folder named as the class.",
@@ -86,8 +86,7 @@ def _image_spec(folder: Path, manifest: Manifest) -> tuple[ImageSpec, str]:
     inputs = {spec.name: spec.dtype for spec in manifest.inputs}
     spec = manifest.image
     if spec is None or set(inputs) != {spec.input}:
-        raise DataError(
-            "no-images",
+        raise NoImages(
             f"The bundle does not take images, and {folder} is a folder.",
             context=f"its inputs: {', '.join(inputs)}",
             hint="give the data as .npz, or prepare the bundle with an image specification.",
@@ -122,8 +121,7 @@ def _labels(folder: Path, paths: list[Path], manifest: Manifest) -> Array:
     read, known = label_reader(manifest), {}
     for path in paths:
         if path.parent == folder:
-            raise DataError(
-                "no-class",
+            raise NoClass(
                 f"The image {path} lies in no folder of a class.",
                 context=None,
                 hint=f"put it in a folder of {folder} that is named as its class.",
@@ -131,8 +129,7 @@ def _labels(folder: Path, paths: list[Path], manifest: Manifest) -> Array:
         try:
             known[path.parent] = read(path.parent.name)
         except BadLabel as failure:
-            raise DataError(
-                "unknown-class",
+            raise UnknownClass(
                 f"The folder {path.parent} is not named as a class.",
                 context=str(failure),
                 hint="rename the folder, or take it out.",

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from edgepeft.data.errors import LabelPerToken, SeveralLabels
 from edgepeft_runtime.bundle.manifest import LabelSpec, Manifest
-from edgepeft_runtime.errors import DataError
 from edgepeft_runtime.files.tensorfile import Array
 from edgepeft_runtime.names import meant, some
 from edgepeft_runtime.notices import notice
@@ -38,8 +38,7 @@ def only_label(manifest: Manifest) -> LabelSpec:
     """The one label of a bundle; :class:`DataError` where there are several, which tables and folders cannot give."""
     if len(manifest.labels) != 1:
         names = ", ".join(spec.name for spec in manifest.labels)
-        raise DataError(
-            "several-labels",
+        raise SeveralLabels(
             f"The bundle's loss takes {len(manifest.labels)} labels; this kind of data gives one.",
             context=f"labels: {names or 'none'}",
             hint="give the data as .npz, with an array for each input and label.",
@@ -51,8 +50,7 @@ def label_reader(manifest: Manifest) -> LabelReader:
     """What turns the labels of one data set into what the bundle's loss takes."""
     spec = only_label(manifest)
     if any(isinstance(dim, str) for dim in spec.shape[1:]):
-        raise DataError(
-            "label-per-token",
+        raise LabelPerToken(
             f"The bundle takes labels of shape [{', '.join(map(str, spec.shape))}], not one for an example.",
             context=f"label {spec.name!r}",
             hint="give the data as .npz, with an array for each input and label.",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgepeft.data.arrays import read_arrays
+from edgepeft.data.errors import NoSuchData
 from edgepeft.data.images import ImageFolder
 from edgepeft.data.labels import label_reader, takes_several
 from edgepeft.data.numbers import read_rows, takes_rows
@@ -13,7 +14,7 @@ from edgepeft.data.text import answered, prompted, tokenized
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.bundle.manifest import Manifest
 from edgepeft_runtime.data.datasets import Dataset
-from edgepeft_runtime.errors import DataError
+from edgepeft_runtime.errors import UnknownData
 from edgepeft_runtime.notices import notice
 
 TABLES = (".csv", ".jsonl")
@@ -55,7 +56,7 @@ def load(
     """
     path, names = Path(path), (text_column, label_column)
     if not path.exists():
-        raise DataError("no-such-data", f"There is no data at {path}.", context=None, hint="check the path.")
+        raise NoSuchData(f"There is no data at {path}.", context=None, hint="check the path.")
     suffix, manifest = path.suffix.lower(), bundle.manifest
     if path.is_dir() or suffix == ".npz":
         _tell_unused(path, names, template)
@@ -70,8 +71,7 @@ def load(
                 notice(f"{path}: the text column is not used: the bundle takes numbers.")
             return read_rows(path, manifest, label_column, labelled=labelled)
         return _classified(path, bundle, names, labelled)
-    raise DataError(
-        "unknown-data",
+    raise UnknownData(
         f"Cannot tell what kind of data {path} is.",
         context=f"its suffix is {path.suffix or 'missing'!r}",
         hint="give an .npz, .csv or .jsonl file, or a folder with one folder of images per class.",

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
+from edgepeft.data.errors import WrongColumns
 from edgepeft.data.labels import BadLabel, label_reader, number, only_label
 from edgepeft.data.table import columns, line_error, read_columns
 from edgepeft_runtime.bundle.manifest import Manifest, TensorSpec
 from edgepeft_runtime.data.datasets import Arrays
-from edgepeft_runtime.errors import DataError
+from edgepeft_runtime.errors import NoData
 from edgepeft_runtime.files.tensorfile import Array
 from edgepeft_runtime.names import some
 from edgepeft_runtime.notices import notice
@@ -43,7 +44,7 @@ def read_rows(path: Path, manifest: Manifest, label: str, *, labelled: bool) -> 
                 hint = "correct the label, or leave the line out."
                 raise line_error(path, line, "The label is not known.", str(failure), hint) from None
     if not rows:
-        raise DataError("no-data", f"{path} holds no examples.", context=None, hint="give at least one line of data.")
+        raise NoData(f"{path} holds no examples.", context=None, hint="give at least one line of data.")
     arrays = {spec.name: np.stack(rows)}
     return Arrays(arrays | ({only_label(manifest).name: np.stack(labels)} if labelled else {}))
 
@@ -52,8 +53,7 @@ def _features(path: Path, spec: TensorSpec, label: str) -> list[str]:
     there, wanted = columns(path), int(spec.shape[1])
     names = [name for name in there if name != label]
     if len(names) != wanted:
-        raise DataError(
-            "wrong-columns",
+        raise WrongColumns(
             f"{path}: The bundle does not take text, but {wanted} numbers for an example.",
             context=f"columns: {some(there, 20) or 'none'}; the label is {quoted(label)}, and {len(names)} are left",
             hint=f"give a column for each number of {spec.name!r}, in its order, or arrays as .npz.",

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from edgepeft.data.errors import BadHeldOutFraction
 from edgepeft_runtime.data.batch import Batch
 from edgepeft_runtime.data.datasets import Dataset
-from edgepeft_runtime.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,7 @@ def split(dataset: Dataset, share: float, seed: int = 0) -> tuple[Rows, Rows]:
     total = len(dataset)
     held_out = round(total * share) if 0.0 < share < 1.0 else 0
     if not 0 < held_out < total:
-        raise DataError(
-            "bad-share",
+        raise BadHeldOutFraction(
             f"A share of {share} of {total} examples cannot be held out.",
             context=f"it leaves {total - held_out} to train on and {held_out} to validate with",
             hint="give a share between 0 and 1 that leaves at least one example on both sides.",

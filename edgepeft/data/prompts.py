@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgepeft.data.errors import BadTemplate, NotText
 from edgepeft.data.table import Table
 from edgepeft.data.tokenizer import tokenizer_of
 from edgepeft_runtime.bundle.bundle import Bundle
@@ -91,8 +92,7 @@ def _checked(text: str) -> str:
     """The text, if it is one that a tokenizer takes: bytes of a command line that are not UTF-8 give half pairs."""
     if is_text(text):
         return text
-    raise DataError(
-        "not-text",
+    raise NotText(
         "The text holds half of a surrogate pair.",
         context=f"found {quoted(text)}",
         hint="give it in UTF-8.",
@@ -105,8 +105,7 @@ def template_of(manifest: Manifest, template: str | None) -> str:
     if chosen is None:
         return PLACE
     if chosen.count(PLACE) != 1:
-        raise DataError(
-            "bad-template",
+        raise BadTemplate(
             "The template must say once where the prompt goes.",
             context=f"found {quoted(chosen)}",
             hint=f"write {PLACE} in its place: '### Question:\\n{PLACE}\\n### Answer:\\n'.",

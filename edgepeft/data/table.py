@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgepeft_runtime.errors import DataError
+from edgepeft.data.errors import BadLine, NotUtf8
+from edgepeft_runtime.errors import CannotReadData, DataError, NoData
 from edgepeft_runtime.files.strict_json import is_text
 from edgepeft_runtime.names import some
 from edgepeft_runtime.notices import notice
@@ -72,7 +73,7 @@ def read_table(
         if table.labels is not None:
             table.labels.append(found[0] if isinstance(label_column, str) else found)
     if not table.texts:
-        raise DataError("no-data", f"{path} holds no examples.", context=None, hint="give at least one line of data.")
+        raise NoData(f"{path} holds no examples.", context=None, hint="give at least one line of data.")
     unused = [name for name in fields if name not in (*wanted, *known)]
     if unused:
         notice(f"{path}: columns that are not used: {some(unused)}.")
@@ -97,24 +98,21 @@ def columns(path: Path) -> list[str]:
 
 def line_error(path: Path, line: int, message: str, context: str | None, hint: str) -> DataError:
     """The error of one line of a file."""
-    return DataError("bad-line", f"{path}, line {line}: {message}", context=context, hint=hint)
+    return BadLine(f"{path}, line {line}: {message}", context=context, hint=hint)
 
 
 def _decoded(path: Path) -> str:
     try:
         content = path.read_bytes()
     except OSError as failure:
-        raise DataError(
-            "cannot-read-data", f"Cannot read {path}.", context=str(failure), hint="check the permissions."
-        ) from failure
+        raise CannotReadData(f"Cannot read {path}.", context=str(failure), hint="check the permissions.") from failure
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as failure:
         # The start counts from behind a byte order mark.
         place = failure.start + (3 if content.startswith(b"\xef\xbb\xbf") else 0)
         line = content.count(b"\n", 0, place) + 1
-        raise DataError(
-            "not-utf-8",
+        raise NotUtf8(
             f"{path}, line {line}: The file is not UTF-8.",
             context=f"byte {place} is 0x{content[place]:02x}: {failure.reason}",
             hint="save it as UTF-8, for example with: iconv -f LATIN1 -t UTF-8.",
@@ -125,9 +123,7 @@ def _csv_rows(path: Path, content: str, wanted: Sequence[str], fields: dict[str,
     records = _csv_records(path, content)
     line, names = next(records, (1, []))
     if not names:
-        raise DataError(
-            "no-data", f"{path} is empty.", context=None, hint="give a header line and at least one line of data."
-        )
+        raise NoData(f"{path} is empty.", context=None, hint="give a header line and at least one line of data.")
     header = [name.strip() for name in names]
     fields.update(dict.fromkeys(header))
     places = [_column(path, line, header, name) for name in wanted]

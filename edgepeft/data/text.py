@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from edgepeft.data.errors import NoText
 from edgepeft.data.labels import BadLabel, LabelReader, only_label
 from edgepeft.data.prompts import Prompter, pairs
 from edgepeft.data.table import Table
 from edgepeft.data.tokenizer import tokenizer_of
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.bundle.manifest import LabelSpec, Manifest, TensorSpec, TextSpec
-from edgepeft_runtime.errors import DataError
 from edgepeft_runtime.files.tensorfile import Array
 from edgepeft_runtime.notices import notice
 from edgepeft_runtime.shown import quoted
@@ -137,16 +137,14 @@ def _text_spec(manifest: Manifest) -> TextSpec:
     spec = manifest.text
     inputs = [tensor.name for tensor in manifest.inputs]
     if spec is None:
-        raise DataError(
-            "no-text",
+        raise NoText(
             "The bundle does not take text.",
             context=f"its inputs: {', '.join(inputs)}",
             hint="give the data as .npz, or prepare the bundle with a text specification and a tokenizer.",
         )
     other = [name for name in inputs if name not in spec.fields]
     if other:
-        raise DataError(
-            "no-text",
+        raise NoText(
             f"The bundle has inputs that text does not give: {', '.join(other)}.",
             context=f"text gives: {', '.join(spec.fields)}",
             hint="give the data as .npz, with an array for each input and label.",

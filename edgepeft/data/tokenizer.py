@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from edgepeft.data.errors import BadTokenizer, NoTokenizer
 from edgepeft_runtime.bundle.bundle import Bundle
-from edgepeft_runtime.errors import DataError
+from edgepeft_runtime.errors import MissingExtra
 
 TOKENIZER = "tokenizer.json"
 
@@ -18,8 +19,7 @@ def tokenizer_of(bundle: Bundle) -> Any:
         DataError: the bundle carries none, it is damaged, or the package ``tokenizers`` is missing.
     """
     if TOKENIZER not in bundle.manifest.files:
-        raise DataError(
-            "no-tokenizer",
+        raise NoTokenizer(
             "The bundle carries no tokenizer.",
             context=f"{bundle.path} has no {TOKENIZER}",
             hint="prepare it from a model directory with a tokenizer.json, or give the data as .npz with token ids.",
@@ -32,8 +32,7 @@ def read_tokenizer(path: Path) -> Any:
     try:
         from tokenizers import Tokenizer
     except ImportError:
-        raise DataError(
-            "missing-tokenizers",
+        raise MissingExtra(
             "Reading text needs the package tokenizers, which is not installed.",
             context=None,
             hint="pip install 'edgepeft[text]'",
@@ -41,9 +40,7 @@ def read_tokenizer(path: Path) -> Any:
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as failure:  # tokenizers raises the bare class
-        raise DataError(
-            "bad-tokenizer", f"Cannot read {path}.", context=str(failure), hint="prepare the bundle again."
-        ) from failure
+        raise BadTokenizer(f"Cannot read {path}.", context=str(failure), hint="prepare the bundle again.") from failure
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return tokenizer

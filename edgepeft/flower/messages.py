@@ -7,7 +7,6 @@ Whoever reads them trusts nothing: neither the other side's names, dtypes and sh
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from io import BytesIO
@@ -17,11 +16,20 @@ import numpy as np
 from flwr.app import Array as FlowerArray
 from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 
+from edgepeft.flower.errors import ClientError
 from edgepeft_runtime.bundle.adapter_source import load_adapter
 from edgepeft_runtime.bundle.bundle import Bundle, checked_parameters
 from edgepeft_runtime.bundle.manifest import ParameterSpec
 from edgepeft_runtime.engine.evaluate import Evaluation
-from edgepeft_runtime.errors import EdgepeftError, FleetError, TrainingError, UpdateError
+from edgepeft_runtime.errors import (
+    BadSetting,
+    EdgepeftError,
+    ForeignRound,
+    NotAnUpdate,
+    UpdateError,
+    WrongHash,
+    WrongTensors,
+)
 from edgepeft_runtime.files.npy import read_npy
 from edgepeft_runtime.files.tensorfile import Array
 from edgepeft_runtime.shown import quoted, shortened
@@ -75,12 +83,7 @@ class Training:
         given = {name: config[_key(name)] for name in _KINDS if _key(name) in config}
         for name, value in given.items():
             if not isinstance(value, _KINDS[name]) or isinstance(value, bool):
-                raise TrainingError(
-                    "bad-setting",
-                    f"The round's setting {_key(name)} is wrong.",
-                    context=f"found {quoted(value)}",
-                    hint=None,
-                )
+                raise BadSetting(_key(name), value, "a value of the type that Training has")
         return cls(**given)
 
     def of_fit(self) -> dict[str, Any]:
@@ -123,20 +126,19 @@ def read_call(message: Message, bundle: Bundle) -> Call:
             message, or its parameters do not fit the bundle.
         TrainingError: a setting is of the wrong type.
     """
-    records, config = _single(message, FleetError), _config(message)
+    records, config = _single(message), _config(message)
     if config.get(BASE) != bundle.base_sha256:
-        raise FleetError(
-            "foreign-round",
+        raise ForeignRound(
             "The round belongs to another bundle.",
             context=f"base of the round {config.get(BASE)}\nbase of the bundle {bundle.base_sha256}",
             hint="bring the bundle of this fleet to the device.",
         )
-    tensors = read_arrays(records, bundle.manifest.parameters, "The round", FleetError)
-    adapter = checked_parameters(tensors, bundle.manifest, "The round", FleetError)
+    tensors = read_arrays(records, bundle.manifest.parameters, "The round")
+    adapter = checked_parameters(tensors, bundle.manifest, "The round")
     _, digest = load_adapter(bundle, adapter)
     if config.get(ADAPTER, digest) != digest:
         facts = f"its SHA-256 is {digest}, and it should be {config[ADAPTER]}"
-        raise FleetError("wrong-hash", "The adapter is not the one that the round names.", context=facts, hint=None)
+        raise WrongHash("The adapter is not the one that the round names.", context=facts, hint=None)
     return Call(adapter, digest, Training.from_config(config))
 
 
@@ -161,10 +163,11 @@ def read_update_reply(reply: Message, bundle: Bundle) -> Update:
     Raises:
         UpdateError: the device has refused or failed, or its answer is not of the right kind.
     """
-    content, config = _single(reply, UpdateError), _config(reply)
+    check_answered(reply)
+    content, config = _single(reply), _config(reply)
     metrics = _metrics(reply)
     return Update(
-        parameters=read_arrays(content, bundle.manifest.parameters, "The update", UpdateError),
+        parameters=read_arrays(content, bundle.manifest.parameters, "The update"),
         base_sha256=str(config.get(BASE)),
         adapter_sha256=str(config.get(ADAPTER)),
         provenance=bundle.manifest.provenance,
@@ -202,27 +205,24 @@ def to_record(parameters: Mapping[str, Array]) -> ArrayRecord:
     return ArrayRecord({name: FlowerArray(np.asarray(array, order="C")) for name, array in parameters.items()})
 
 
-def read_arrays(
-    record: ArrayRecord, specs: Sequence[ParameterSpec], source: str, error: type[EdgepeftError]
-) -> dict[str, Array]:
+def read_arrays(record: ArrayRecord, specs: Sequence[ParameterSpec], source: str) -> dict[str, Array]:
     """The arrays of a record, in the machine's byte order. Names, shapes and dtypes are still to be checked.
 
     Raises:
-        EdgepeftError: of the class ``error``: an array is larger than its parameter, or is not one of numbers.
+        WrongTensors: an array is larger than its parameter, or is not one of numbers.
     """
     sizes = {spec.name: math.prod(spec.sizes) * np.dtype(spec.dtype).itemsize for spec in specs}
-    return {name: _array(name, array, sizes.get(name, 0), source, error) for name, array in record.items()}
+    return {name: _array(name, array, sizes.get(name, 0), source) for name, array in record.items()}
 
 
-def _array(name: str, array: FlowerArray, size: int, source: str, error: type[EdgepeftError]) -> Array:
+def _array(name: str, array: FlowerArray, size: int, source: str) -> Array:
     try:
         if array.stype != "numpy.ndarray" or len(array.data) > size + _NPY_HEADER:
             raise ValueError(f"{array.stype} of {len(array.data)} bytes; at most {size + _NPY_HEADER} are taken")
         loaded = read_npy(BytesIO(array.data), len(array.data))
         return loaded.astype(loaded.dtype.newbyteorder("="), order="C", copy=False)
     except ValueError as failure:
-        raise error(
-            "wrong-tensors",
+        raise WrongTensors(
             f"{source} holds an array that cannot be read.",
             context=f"tensor {quoted(name)}: {failure}",
             hint="only arrays of numbers are taken, of the bundle's parameters.",
@@ -232,35 +232,30 @@ def _array(name: str, array: FlowerArray, size: int, source: str, error: type[Ed
 def error_reply(error: EdgepeftError, message: Message) -> Message:
     """A device's answer where it has none: an error of ours, its reference first."""
     text = error.message if error.context is None else f"{error.message} {error.context}"
-    return Message(Error(REFUSED, f"{error.reference}: {text}".replace("\n", "; ")), reply_to=message)
+    return Message(Error(REFUSED, f"{error.code}: {text}".replace("\n", "; ")), reply_to=message)
 
 
 def check_answered(reply: Message) -> None:
     """Refuse an answer that says why there is none.
 
     Raises:
-        UpdateError: with the reference that the device gives, or ``client-error``.
+        EdgepeftError: of the code that the device sends, where it is known.
+        ClientError: the device has failed, or sends another code.
     """
     if not reply.has_error():
         return
     said, _, reason = reply.error.reason.partition(": ")
-    ours = reply.error.code == REFUSED and re.fullmatch(r"[a-z0-9-]{1,40}", said) is not None
-    raise UpdateError(
-        said if ours else "client-error",
-        "The device gave no result.",
-        context=shortened(reason if ours else reply.error.reason, 500),
-        hint=None,
-    )
+    cause = EdgepeftError.catalogue.get(said) if reply.error.code == REFUSED else None
+    told = reply.error.reason if cause is None else reason
+    raise (cause or ClientError).said("The node has no result.", context=shortened(told, 500))
 
 
-def _single(message: Message, error: type[EdgepeftError]) -> ArrayRecord:
+def _single(message: Message) -> ArrayRecord:
     """The one record of arrays in a message."""
-    if error is UpdateError:
-        check_answered(message)
     records = list(message.content.array_records.values())
     if len(records) != 1:
         facts = f"it holds {len(records)} records of arrays, and it takes one"
-        raise error("not-an-update", "The message holds no adapter.", context=facts, hint=None)
+        raise NotAnUpdate("The message holds no adapter.", context=facts, hint=None)
     return records[0]
 
 
@@ -289,4 +284,4 @@ def _number(metrics: Mapping[str, Any], name: str) -> float | None:
 
 
 def _not_an_answer(context: str) -> UpdateError:
-    return UpdateError("not-an-update", "The device's answer is not of the right kind.", context=context, hint=None)
+    return NotAnUpdate("The device's answer is not of the right kind.", context=context, hint=None)

@@ -10,10 +10,11 @@ from pathlib import Path
 from flwr.app import Message
 
 from edgepeft.aggregation.incoming import Start, Values
+from edgepeft.flower.errors import SecondAnswer
 from edgepeft.flower.messages import read_update_reply
 from edgepeft.intake.checks import check_norm
 from edgepeft.intake.refusal import Refusal
-from edgepeft_runtime.errors import UpdateError
+from edgepeft_runtime.errors import EdgepeftError
 from edgepeft_runtime.train.update import Update, check_origin, write_update
 
 log = logging.getLogger("flwr")
@@ -39,14 +40,14 @@ def receive(
         path = folder / f"{reply.metadata.src_node_id}.safetensors"
         try:
             update = _checked(reply, start, path, math.inf if max_norm is None else max_norm)
-        except UpdateError as error:
+        except EdgepeftError as error:
             refused.append(refuse(reply, error))
         else:
             files.append(write_update(path, update))
     return files, refused
 
 
-def refuse(reply: Message, error: UpdateError) -> Refusal:
+def refuse(reply: Message, error: EdgepeftError) -> Refusal:
     """Log which node was refused, and why."""
     refusal = Refusal.of(reply.metadata.src_node_id, error)
     log.warning("node %s refused (%s): %s", refusal.source, refusal.code, refusal.reason)
@@ -58,6 +59,6 @@ def _checked(reply: Message, start: Start, path: Path, max_norm: float) -> Updat
     update = read_update_reply(reply, start.bundle)
     check_origin(update, start.bundle.manifest, start.adapter_sha256)
     if path.exists():
-        raise UpdateError("second-answer", "The node has answered already.", context=None, hint=None)
+        raise SecondAnswer("The node has answered already.", context=None, hint=None)
     check_norm(Values.of(update.parameters, start.bundle.manifest).distance(start.values), max_norm)
     return update

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from edgepeft.aggregation.errors import AggregationError
 from edgepeft.aggregation.report import FORMAT, write_report
 from edgepeft.intake.refusal import Refusal
 from edgepeft_runtime.errors import EdgepeftError
@@ -49,7 +48,7 @@ class Rounds:
         Raises:
             AggregationError: Another one uses it (``folder-in-use``), or it cannot be used (``cannot-write-file``).
         """
-        return locked_folder(self.path, "lock", AggregationError)
+        return locked_folder(self.path, "lock")
 
     def folder(self, number: int) -> Path:
         """Return the folder of a round."""
@@ -62,16 +61,16 @@ class Rounds:
             AggregationError: The folder cannot be written.
         """
         folder = self.folder(number)
-        with writing(folder, AggregationError):
+        with writing(folder):
             shutil.rmtree(folder, ignore_errors=True)
             make_folder(folder / UPDATES)
-        write_tensors(folder / START, start, error=AggregationError)
+        write_tensors(folder / START, start)
         return folder
 
 
 def write_kept(folder: Path, cause: EdgepeftError, refused: Iterable[Refusal], more: Mapping[str, object]) -> None:
     """Close a round that came to no adapter, so that the one it started from is kept."""
     reason = cause.message if cause.context is None else f"{cause.message}\n{cause.context}"
-    kept = {"kept": cause.reference, "reason": reason, "refused": [refusal.to_dict() for refusal in refused]}
+    kept = {"kept": cause.code, "reason": reason, "refused": [refusal.to_dict() for refusal in refused]}
     report = {"format": FORMAT, **kept, **more}
     write_report(folder / REPORT, json.dumps(report, indent=1, allow_nan=False) + "\n")

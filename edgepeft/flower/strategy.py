@@ -13,8 +13,8 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Result
 
-from edgepeft.aggregation import Aggregate, AggregationError, Settings, Verdict, aggregate, gate
-from edgepeft.aggregation.errors import bad_setting
+from edgepeft.aggregation import Aggregate, Settings, Verdict, aggregate, gate
+from edgepeft.aggregation.errors import AggregationError, TooFewUpdates
 from edgepeft.aggregation.incoming import Start
 from edgepeft.aggregation.report import write_report
 from edgepeft.flower import messages, rounds
@@ -26,7 +26,7 @@ from edgepeft_runtime.bundle.adapter_source import load_adapter
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.data.datasets import Data
 from edgepeft_runtime.engine.evaluate import Evaluation
-from edgepeft_runtime.errors import BundleError, EdgepeftError, UpdateError
+from edgepeft_runtime.errors import BadSetting, EdgepeftError, FileError, ForeignRound, TensorError, UpdateError
 from edgepeft_runtime.files.tensorfile import Array
 from edgepeft_runtime.train.update import read_update
 
@@ -94,11 +94,11 @@ class AdapterStrategy(FedAvg):  # type: ignore[misc]  # flwr is not type-checked
 
     def _check(self) -> None:
         if self._settings.rule == "stack":
-            raise bad_setting("rule", "stack", "fedavg, ffa or svd: a stack fits no bundle, so it starts no round")
+            raise BadSetting("rule", "stack", "fedavg, ffa or svd: a stack fits no bundle, so it starts no round")
         if self._min_updates < 1:
-            raise bad_setting("min_updates", self._min_updates, "1 or more")
+            raise BadSetting("min_updates", self._min_updates, "1 or more")
         if self._max_norm is not None and not self._max_norm > 0:
-            raise bad_setting("max_norm", self._max_norm, "a number above 0")
+            raise BadSetting("max_norm", self._max_norm, "a number above 0")
 
     def adapter(self) -> dict[str, Array]:
         """What the newest round in the folder came to; the bundle's own adapter before the first.
@@ -111,8 +111,7 @@ class AdapterStrategy(FedAvg):  # type: ignore[misc]  # flwr is not type-checked
             return self.bundle.adapter()
         update = read_update(path)
         if update.base_sha256 != self.bundle.base_sha256:
-            raise BundleError(
-                "foreign-round",
+            raise ForeignRound(
                 f"The rounds in {self.rounds.path} belong to another bundle.",
                 context=f"base of the rounds {update.base_sha256}\nbase of the bundle {self.bundle.base_sha256}",
                 hint="choose another folder, or the bundle that these rounds were begun with.",
@@ -192,7 +191,7 @@ class AdapterStrategy(FedAvg):  # type: ignore[misc]  # flwr is not type-checked
 
     def _start(self, arrays: ArrayRecord) -> Start:
         specs = self.bundle.manifest.parameters
-        return Start.of(self.bundle, messages.read_arrays(arrays, specs, "The adapter", BundleError))
+        return Start.of(self.bundle, messages.read_arrays(arrays, specs, "The adapter"))
 
     def _terms(self, number: int, start: Start, config: ConfigRecord) -> ConfigRecord:
         training = replace(self._training, seed=self._training.seed + number)
@@ -209,7 +208,7 @@ class AdapterStrategy(FedAvg):  # type: ignore[misc]  # flwr is not type-checked
         files, refused = receive(replies, start, folder / rounds.UPDATES, self._max_norm)
         found = self._combined(files, start, refused)
         if isinstance(found, EdgepeftError):
-            log.warning("round %d keeps its adapter (%s): %s", number, found.reference, found.message)
+            log.warning("round %d keeps its adapter (%s): %s", number, found.code, found.message)
             rounds.write_kept(folder, found, refused, {"round": number})
             return None, MetricRecord({"updates": 0, "refused": len(refused), "kept": 1})
         verdict = self._judged(found, start)
@@ -229,13 +228,13 @@ class AdapterStrategy(FedAvg):  # type: ignore[misc]  # flwr is not type-checked
         """The aggregate, or why there is none; what only it could refuse comes to the others."""
         try:
             found = aggregate(self.bundle, files, adapter=start.adapter, **vars(self._settings))
-        except (AggregationError, UpdateError) as error:
+        except (AggregationError, UpdateError, FileError, TensorError) as error:
             return error
         refused += found.report.refused
         good = len(found.report.updates)
         if good < self._min_updates:
             message = f"{good} good updates are too few: it takes {self._min_updates}."
-            return AggregationError("too-few-updates", message, context=None, hint="ask more nodes.")
+            return TooFewUpdates(message, context=None, hint="ask more nodes.")
         return replace(found, report=replace(found.report, refused=tuple(refused)))
 
     def _judged(self, found: Aggregate, start: Start) -> Verdict | None:
@@ -259,7 +258,7 @@ class AdapterStrategy(FedAvg):  # type: ignore[misc]  # flwr is not type-checked
         for reply in replies:
             try:
                 found.append(messages.read_evaluation_reply(reply))
-            except UpdateError as error:
+            except EdgepeftError as error:
                 refuse(reply, error)
                 refused += 1
         if not found:

@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import math
 
+from edgepeft.errors import NormTooLarge
 from edgepeft_runtime.bundle.manifest import Manifest
-from edgepeft_runtime.errors import UpdateError
+from edgepeft_runtime.errors import BadTensorFileHeader
 from edgepeft_runtime.train.update import Update, check_origin, parse_update
 
 MAX_HEADER_BYTES = 2**20
@@ -32,12 +33,8 @@ def parsed(content: bytes, name: object) -> Update:
     """
     length = int.from_bytes(content[:8], "little")
     if length > MAX_HEADER_BYTES:
-        raise UpdateError(
-            "tensor-file-header",
-            f"The header of {name} is too large.",
-            context=f"{length} bytes; at most {MAX_HEADER_BYTES} are accepted",
-            hint=None,
-        )
+        facts = f"its header has {length} bytes; at most {MAX_HEADER_BYTES} are accepted"
+        raise BadTensorFileHeader(facts, f"The tensor file {name}")
     return parse_update(content, name)
 
 
@@ -66,4 +63,4 @@ def check_norm(norm: float, most: float) -> None:
     """
     if not (math.isfinite(norm) and norm <= most):
         facts = f"norm {norm:.6g}; at most {most:.6g}"
-        raise UpdateError("norm-too-large", "The update changes too much.", context=facts, hint=None)
+        raise NormTooLarge("The update changes too much.", context=facts, hint=None)

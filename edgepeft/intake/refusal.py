@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgepeft_runtime.errors import EdgepeftError
+from edgepeft_runtime.errors import EdgepeftError, FileError, FleetError, RemoteError, TensorError, UpdateError
 from edgepeft_runtime.shown import printable
+
+REFUSALS = (FleetError, UpdateError, RemoteError, FileError, TensorError)
+"""Families of what can be wrong with an update."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class Refusal:
     def of(cls, source: object, error: EdgepeftError) -> Refusal:
         """Return the record of an error; whatever a stranger chose is escaped."""
         text = error.message if error.context is None else f"{error.message} {error.context}"
-        return cls(printable(str(source), keep=""), error.reference, printable(text.replace("\n", "; "), keep=""))
+        return cls(printable(str(source), keep=""), error.code, printable(text.replace("\n", "; "), keep=""))
 
     def __str__(self) -> str:
         return f"{self.source} ({self.code}): {self.reason}"

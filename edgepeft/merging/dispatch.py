@@ -7,10 +7,13 @@ from importlib import import_module
 from pathlib import Path
 
 from edgepeft.aggregation.stacked import is_stack, read_stack
-from edgepeft.merging.target import MergeError, check_target
+from edgepeft.errors import Contradiction
+from edgepeft.merging.errors import MergeError, StackDoesNotFit, UnknownFormat
+from edgepeft.merging.target import check_target
 from edgepeft_runtime.bundle.adapter_source import AdapterSource, load_adapter
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.data.batch import Batch
+from edgepeft_runtime.errors import BadSetting
 from edgepeft_runtime.files.tensorfile import Array
 from edgepeft_runtime.train.update import changed_nothing, check_update, notice_unchanged, read_update
 
@@ -71,9 +74,7 @@ def merge(
         MergeError: the format is unknown or does not fit the bundle, or ``out`` exists.
     """
     if to not in _WRITERS:
-        raise MergeError(
-            "unknown-format", f"There is no format {to!r}.", context=None, hint=f"choose one of {', '.join(_WRITERS)}."
-        )
+        raise UnknownFormat(f"There is no format {to!r}.", context=None, hint=f"choose one of {', '.join(_WRITERS)}.")
     out = Path(out)
     _check_options(to, packed, base)
     check_target(out, to, overwrite)
@@ -91,13 +92,10 @@ def merge(
 
 def _check_options(to: str, packed: str, base: str | Path | None) -> None:
     if packed not in PACKED:
-        raise MergeError(
-            "bad-setting", f"packed = {packed!r} is unknown.", context=None, hint=f"choose {', '.join(PACKED)}."
-        )
+        raise BadSetting("packed", packed, " or ".join(PACKED))
     if (packed != "keep" and to != "onnx") or (base is not None and to != "onnx-adapter"):
         option, fits = ("base", "onnx-adapter") if base is not None else (packed, "onnx")
-        raise MergeError(
-            "contradiction",
+        raise Contradiction(
             f"{option} does not go with the format {to!r}.",
             context=None,
             hint=f"it belongs to the format {fits!r}.",
@@ -123,8 +121,7 @@ def _parameters(bundle: Bundle, update: Path, to: str, adapter: AdapterSource | 
     """What a device or an aggregate holds, checked against the bundle."""
     if is_stack(update):
         if to not in _TAKE_STACKS:
-            raise MergeError(
-                "stack-does-not-fit",
+            raise StackDoesNotFit(
                 f"A stack cannot be written as {to}.",
                 context="its pairs are of a higher rank than the model has.",
                 hint=f"merge it to {' or '.join(_TAKE_STACKS)}, or aggregate by another rule.",

@@ -13,7 +13,7 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
-from edgepeft.merging.target import MergeError, publish
+from edgepeft.merging.target import publish
 from edgepeft_export.fold import fold
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.files.durable import remove
@@ -52,7 +52,7 @@ def described(model: ir.Model, folded: int, bundle: Bundle) -> str:
 def save(model: ir.Model, out: Path) -> None:
     """Write a model whose tensors are all in memory, whole or not at all."""
     size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
-    with staged(out, error=MergeError) as folder:
+    with staged(out) as folder:
         made, data = folder / out.name, _data_name(out) if size > LARGEST_FILE else None
         ir.save(model, made, external_data=data)
         onnx.checker.check_model(str(made), full_check=False)

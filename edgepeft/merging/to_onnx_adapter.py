@@ -13,7 +13,7 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 
-from edgepeft.merging.target import MergeError, publish
+from edgepeft.merging.target import publish
 from edgepeft.merging.to_onnx import inference_model, save
 from edgepeft_export.fold.constants import load_all
 from edgepeft_runtime.bundle.bundle import Bundle
@@ -30,7 +30,7 @@ def write(bundle: Bundle, parameters: Mapping[str, Array], out: Path) -> str:
     adapter.set_adapter_version(VERSION)
     adapter.set_model_version(model_version(bundle))
     adapter.set_parameters(values)
-    with staged(out, error=MergeError) as folder:
+    with staged(out) as folder:
         made = folder / out.name
         adapter.export_adapter(str(made))
         _check(made, parameters)

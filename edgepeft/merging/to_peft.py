@@ -12,8 +12,8 @@ from safetensors.numpy import load_file, save_file
 
 from edgepeft.merging.bake_prompt import KEY as PROMPT
 from edgepeft.merging.bake_prompt import baked_prompt, is_prompt, split_prompt
+from edgepeft.merging.errors import HalfAPair, NotAPeftModel, NotInAdapter, UnknownAdapterKey
 from edgepeft.merging.stacked_ranks import stacked_ranks
-from edgepeft.merging.target import MergeError
 from edgepeft.merging.to_shira import shira
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.bundle.manifest import Manifest
@@ -27,7 +27,7 @@ WEIGHTS = "adapter_model.safetensors"
 def write(bundle: Bundle, parameters: Mapping[str, Array], out: Path) -> str:
     """Write ``adapter_config.json`` and ``adapter_model.safetensors``; returns what was done, in a sentence."""
     config, tensors = (shira if bundle.manifest.sparse else _adapter)(bundle, parameters)
-    with replace_directory(out, error=MergeError) as folder:
+    with replace_directory(out) as folder:
         text = json.dumps({**config, "inference_mode": True}, indent=2, sort_keys=True)
         (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
         save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
@@ -47,8 +47,7 @@ def _adapter(bundle: Bundle, parameters: Mapping[str, Array]) -> tuple[dict[str,
         prompt = {PROMPT: baked_prompt(config, encoder)}
     missing = [name for name in parameters if name not in keys]
     if missing:
-        raise MergeError(
-            "not-in-adapter",
+        raise NotInAdapter(
             f"{len(missing)} of {len(parameters)} trained tensors are no part of a PEFT adapter.",
             context=", ".join(missing[:5]) + (" …" if len(missing) > 5 else ""),
             hint="merge to torch or onnx, or prepare the model with these tensors in modules_to_save.",
@@ -66,8 +65,7 @@ def _provenance(bundle: Bundle) -> dict[str, Any]:
     """What :func:`edgepeft.preparation.peft_format.peft_provenance` has written down."""
     provenance = bundle.manifest.provenance.get("peft")
     if not isinstance(provenance, dict) or not {"config", "keys"} <= provenance.keys():
-        raise MergeError(
-            "not-a-peft-model",
+        raise NotAPeftModel(
             "The bundle was not made of a PEFT model, so its update is no PEFT adapter.",
             context=f"method: {bundle.manifest.provenance.get('method', 'unknown')}",
             hint="merge to torch (a state dict) or onnx (a model for inference).",
@@ -80,8 +78,7 @@ def _check_halves(manifest: Manifest) -> None:
     paired = {pair.b for pair in manifest.adapter.pairs}
     alone = [spec.name for spec in manifest.parameters if spec.role == "lora_B" and spec.name not in paired]
     if alone:
-        raise MergeError(
-            "half-a-pair",
+        raise HalfAPair(
             f"{len(alone)} pairs lack their A, which did not train.",
             context=", ".join(alone[:3]) + (" …" if len(alone) > 3 else ""),
             hint="merge to onnx, or to torch, whose state dict is loaded into the model that was prepared.",
@@ -95,8 +92,7 @@ def _check(path: Path, tensors: Mapping[str, Array]) -> None:
     assert all(np.array_equal(read[key], tensors[key]) for key in tensors)
     foreign = [key for key in tensors if key != PROMPT and not key.startswith("base_model.")]
     if foreign:
-        raise MergeError(
-            "unknown-adapter-key",
+        raise UnknownAdapterKey(
             "peft would not find all tensors of the adapter.",
             context=f"{foreign[0]!r} does not begin with 'base_model.'",
             hint="prepare the bundle again with this version of edgepeft.",

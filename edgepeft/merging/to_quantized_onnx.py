@@ -15,7 +15,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from edgepeft.merging.target import MergeError
+from edgepeft.merging.errors import MaskedWeights, NotQuantized
 from edgepeft.merging.to_onnx import described, inference_model, save
 from edgepeft_export.fold.constants import load_all
 from edgepeft_export.fold.requantize import fold_quantized, quantized_layers
@@ -56,15 +56,13 @@ def write(
 
 def _check(bundle: Bundle) -> None:
     if not quantized_layers(inference_model(bundle).graph):
-        raise MergeError(
-            "not-packed",
+        raise NotQuantized(
             "The bundle has no packed weight that could be unpacked or rounded again.",
             context="what counts: products and convolutions that prepare --compute int8 or int4 has packed.",
             hint="merge without it: pairs are folded into fp32 weights.",
         )
     if bundle.manifest.adapter.masks:
-        raise MergeError(
-            "masked-weights",
+        raise MaskedWeights(
             "The zeros of pruned weights would be filled by the pairs.",
             context=f"{len(bundle.manifest.adapter.masks)} weights are masked.",
             hint="merge without it: the pairs stay beside their weights.",

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from edgepeft.merging.target import MergeError
+from edgepeft.merging.errors import MergeError, NotInAdapter
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.bundle.manifest import SparseSpec
 from edgepeft_runtime.files.tensorfile import Array
@@ -64,8 +64,7 @@ def _module(name: str) -> str:
 
 
 def _refused(names: list[str], reason: str) -> MergeError:
-    return MergeError(
-        "not-in-adapter",
+    return NotInAdapter(
         f"{len(names)} changed tensors do not fit a SHiRA adapter.",
         context=f"{reason}: {', '.join(names[:5])}{' …' if len(names) > 5 else ''}",
         hint="merge to torch or onnx.",

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from edgepeft.merging.dense import with_dense
-from edgepeft.merging.target import MergeError, publish
+from edgepeft.merging.target import publish
 from edgepeft.methods.registry import METHODS
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.files.staging import staged
@@ -21,7 +21,7 @@ from edgepeft_runtime.files.tensorfile import Array
 def write(bundle: Bundle, parameters: Mapping[str, Array], out: Path) -> str:
     """Write a file for ``model.load_state_dict(state, strict=False)``; returns what was done, and how to load it."""
     state = {name: torch.from_numpy(np.array(array)) for name, array in with_dense(bundle, parameters).items()}
-    with staged(out, error=MergeError) as folder:
+    with staged(out) as folder:
         made = folder / out.name
         if out.suffix == ".safetensors":
             from safetensors.torch import save_file

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edgepeft.methods.base import Method, MethodError
+from edgepeft.methods.base import Method
+from edgepeft.methods.errors import MethodError
 from edgepeft.methods.registry import METHODS, by_name
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
-from edgepeft_runtime.errors import EdgepeftError
+from edgepeft.methods.errors import NoSuchParameter
 from edgepeft_runtime.settings import Named
 
 if TYPE_CHECKING:
@@ -15,10 +15,6 @@ if TYPE_CHECKING:
 
     from edgepeft_export.forward import Forward
     from edgepeft_export.forward.onnx_source.lora import GraphLora
-
-
-class MethodError(EdgepeftError):
-    """A method that does not fit the model."""
 
 
 class OnnxReader(Protocol):
@@ -77,8 +73,7 @@ def check_patterns(model: nn.Module, patterns: Sequence[str]) -> None:
     names = [name for name, _ in model.named_parameters()]
     for pattern in patterns:
         if not any(matches(name, pattern) for name in names):
-            raise MethodError(
-                "no-such-parameter",
+            raise NoSuchParameter(
                 f"No parameter of {type(model).__name__} matches {pattern!r}.",
                 context=f"there are: {_some(names)}",
                 hint="give the name of a parameter or module, or a pattern such as 'encoder.layer.5.*'.",

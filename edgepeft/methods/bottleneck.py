@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from edgepeft.methods.base import Method, MethodError, matches, train_only, trained_head
+from edgepeft.methods.base import Method, matches, train_only, trained_head
+from edgepeft.methods.errors import MethodDoesNotFit
 from edgepeft.sources.architectures import Part, parts_of
 from edgepeft_runtime.settings import setting
 
@@ -57,8 +58,7 @@ class Adapter(Method):
         """Feed-forward parts, and attention too for ``houlsby``; attention alone where experts are the other part."""
         forward = [part for part in parts if part.kind == "ffn"]
         if self.placement == "parallel" and not forward:
-            raise MethodError(
-                "method-does-not-fit",
+            raise MethodDoesNotFit(
                 f"{type(model).__name__} has no feed-forward part that an adapter could stand beside.",
                 context=None,
                 hint="choose the placement pfeiffer, or name target_modules.",
@@ -75,8 +75,7 @@ class Adapter(Method):
         else:
             chosen = [name for name in fitting if not any(matches(name, part) for part in head)]
         if not chosen:
-            raise MethodError(
-                "method-does-not-fit",
+            raise MethodDoesNotFit(
                 f"{type(model).__name__} has no layer to put an adapter behind.",
                 context=f"target_modules: {', '.join(self.target_modules or ('outside the head',))}",
                 hint=f"choose target_modules among: {', '.join(fitting[:12]) or 'there is none'}.",

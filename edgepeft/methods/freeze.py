@@ -6,9 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from edgepeft.methods.base import Method, MethodError, check_patterns, head_modules, matches, train_only
+from edgepeft.methods.base import Method, check_patterns, head_modules, matches, train_only
+from edgepeft.methods.errors import BadMethodSetting
 from edgepeft.sources.architectures import blocks_of
-from edgepeft_runtime.settings import out_of_range, setting
+from edgepeft_runtime.errors import BadSetting
+from edgepeft_runtime.settings import setting
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -35,8 +37,7 @@ class Freeze(Method):
 
     def attach(self, model: nn.Module) -> nn.Module:
         if not self.train and not self.freeze and self.last_blocks is None:
-            raise MethodError(
-                "method-setting",
+            raise BadMethodSetting(
                 "Method 'freeze' needs to know what trains or what is frozen.",
                 context=None,
                 hint="give train=, freeze= or last_blocks=.",
@@ -55,7 +56,7 @@ class Freeze(Method):
         head = head_modules(model)
         blocks = [name for name in blocks_of(model) if name not in head]
         if not 1 <= self.last_blocks <= len(blocks):
-            raise out_of_range("last_blocks", self.last_blocks, f"1 to {len(blocks)}: {', '.join(blocks)}")
+            raise BadSetting("last_blocks", self.last_blocks, f"1 to {len(blocks)}: {', '.join(blocks)}")
         names = [name for name, _ in model.named_parameters()]
         wanted = [*blocks[-self.last_blocks :], *head]
         return [part for part in wanted if any(matches(name, part) for name in names)]  # a tied head has none

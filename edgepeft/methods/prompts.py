@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from edgepeft.methods.base import Method, MethodError
+from edgepeft.methods.base import Method
+from edgepeft.methods.errors import MethodDoesNotFit
 from edgepeft.methods.support.peft_methods import attach_peft
 from edgepeft_runtime.settings import setting
 
@@ -110,8 +111,7 @@ def _task(model: nn.Module, method: Method) -> str:
     embeddings = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
     kind = next((task for ending, task in _TASKS.items() if type(model).__name__.endswith(ending)), None)
     if kind is None or not isinstance(embeddings, nn.Embedding):
-        raise MethodError(
-            "method-does-not-fit",
+        raise MethodDoesNotFit(
             f"{method.name} needs a transformer that reads tokens; {type(model).__name__} is none it knows.",
             context=f"names end in {', '.join(_TASKS)}",
             hint="choose lora, adapter, bitfit, norm or sift.",

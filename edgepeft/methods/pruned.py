@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from edgepeft.methods.base import Method, MethodError, matches, train_only, trained_head
+from edgepeft.methods.base import Method, matches, train_only, trained_head
+from edgepeft.methods.errors import MethodDoesNotFit
 from edgepeft_runtime.settings import setting
 
 if TYPE_CHECKING:
@@ -42,8 +43,7 @@ class Pruned(Method):
         layers = [(name, module) for name, module in maskable(model) if self._takes(name, module, head)]
         chosen = [f"{name}.weight".lstrip(".") for name, _ in layers]
         if not chosen:
-            raise MethodError(
-                "method-does-not-fit",
+            raise MethodDoesNotFit(
                 f"No weight of {type(model).__name__} is pruned.",
                 context=", ".join(self.weights or [f"looked for {MASKED_FRACTION:.0%} zeros or more"]),
                 hint="prune it first: prepare(prune=...), --prune weights=0.5, or name weights=.",

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from edgepeft.methods.base import Method, MethodError, head_modules, train_only, trained_head
+from edgepeft.methods.base import Method, head_modules, train_only, trained_head
+from edgepeft.methods.errors import MethodDoesNotFit
 from edgepeft.methods.support.peft_methods import attach_peft, targets
 from edgepeft_runtime.settings import setting
 
@@ -94,8 +95,7 @@ class Norm(Method):
     def attach(self, model: nn.Module) -> nn.Module:
         norms = [name for name, module in model.named_modules() if _is_norm(module)]
         if not norms:
-            raise MethodError(
-                "method-does-not-fit",
+            raise MethodDoesNotFit(
                 f"{type(model).__name__} has no norm with a scale.",
                 context=None,
                 hint="choose bitfit, ia3 or lora.",

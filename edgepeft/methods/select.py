@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from edgepeft.methods.base import Method, MethodError, head_modules, train_only, trained_head
+from edgepeft.methods.base import Method, head_modules, train_only, trained_head
+from edgepeft.methods.errors import NoBiases, NoHead
 from edgepeft_runtime.settings import setting
 
 if TYPE_CHECKING:
@@ -28,8 +29,7 @@ class BitFit(Method):
     def attach(self, model: nn.Module) -> nn.Module:
         biases = [name for name, _ in model.named_parameters() if name.rpartition(".")[2].startswith("bias")]
         if not biases:
-            raise MethodError(
-                "no-biases",
+            raise NoBiases(
                 f"{type(model).__name__} has no biases to train.",
                 context=None,
                 hint="choose lora or head: models such as Llama are built without biases.",
@@ -49,8 +49,7 @@ class Head(Method):
     def attach(self, model: nn.Module) -> nn.Module:
         modules = self._found(model) if self.modules is None else list(self.modules)
         if not modules:
-            raise MethodError(
-                "no-head",
+            raise NoHead(
                 f"{type(model).__name__} has no task head with weights of its own.",
                 context=f"its modules: {', '.join(name for name, _ in model.named_children())}",
                 hint="name the head's modules.",

@@ -9,15 +9,8 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepeft.methods.base import (
-    Method,
-    MethodError,
-    check_patterns,
-    head_modules,
-    matches,
-    train_only,
-    trained_head,
-)
+from edgepeft.methods.base import Method, check_patterns, head_modules, matches, train_only, trained_head
+from edgepeft.methods.errors import MethodDoesNotFit
 from edgepeft_runtime.settings import setting
 from edgepeft_runtime.train.selection import largest
 
@@ -83,8 +76,7 @@ class Sift(Method):
             if parameter.ndim > 1 and id(parameter) not in tables and name.split(".")[0] not in head_modules(model)
         ]
         if not chosen:
-            raise MethodError(
-                "method-does-not-fit",
+            raise MethodDoesNotFit(
                 f"SIFT finds no weight in {type(model).__name__}.",
                 context="looked for parameters of two or more dimensions outside embeddings and head",
                 hint="name parameters by weights=.",

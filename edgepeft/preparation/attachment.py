@@ -19,15 +19,16 @@ from edgepeft.methods.support.declaration import declare
 from edgepeft.methods.support.existing import attach, check_not_frozen, trains_on
 from edgepeft.methods.support.peft_types import check_peft_type
 from edgepeft.methods.support.prompt_outputs import align_outputs
+from edgepeft.preparation.errors import MethodNeedsTorch, PruneNeedsTorch
 from edgepeft.preparation.peft_format import linear_weights, peft_provenance
 from edgepeft.sources.load import Source
 from edgepeft.sources.precision import in_single_precision
 from edgepeft.sources.working_copy import with_exportable_experts, working_copy
+from edgepeft_export.errors import BadExampleInputs
 from edgepeft_export.forward import Forward, from_onnx
 from edgepeft_export.forward.torch_source.module import DynamicAxes, ExampleInputs, from_torch, name_inputs
 from edgepeft_export.quantize.choose import Batch
 from edgepeft_runtime.bundle.manifest import Json
-from edgepeft_runtime.errors import EdgepeftError
 
 
 @dataclass(frozen=True)
@@ -138,8 +139,7 @@ def _pruned(inputs: Mapping[str, Tensor], module: nn.Module, attachment: Attachm
 
 def _of_file(source: Source, path: Path, attachment: Attachment) -> AttachedSource:
     if attachment.prune is not None:
-        raise EdgepeftError(
-            "prune-needs-torch",
+        raise PruneNeedsTorch(
             "Pruning needs a torch model.",
             context=str(path),
             hint="prune before the model is exported, or prepare the torch model itself.",
@@ -150,8 +150,7 @@ def _of_file(source: Source, path: Path, attachment: Attachment) -> AttachedSour
         return AttachedSource(read(trainable), {"method": "onnx", "trainable": trainable})
     if not method.supports_onnx:
         names = ", ".join(name for name, cls in METHODS.items() if cls.supports_onnx)
-        raise EdgepeftError(
-            "method-needs-torch",
+        raise MethodNeedsTorch(
             f"The method {method.name} needs a torch model.",
             context=str(path),
             hint=f"choose among {names}, or leave the method out and name the initializers to train.",
@@ -165,8 +164,7 @@ def _arrays(example: ExampleInputs | None) -> dict[str, NDArray[np.generic]] | N
     if example is None:
         return None
     if not isinstance(example, Mapping):
-        raise EdgepeftError(
-            "example-inputs",
+        raise BadExampleInputs(
             "Example inputs of an .onnx file need names.",
             context=None,
             hint="give a dict {name of the input: array}.",

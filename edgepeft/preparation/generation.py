@@ -12,12 +12,11 @@ from torch import nn
 from edgepeft.methods.base import Method
 from edgepeft.methods.support.declaration import declare
 from edgepeft_export.compile import Compiled
+from edgepeft_export.errors import ForwardError, VerificationError
 from edgepeft_export.forward.decoding import Decoding
-from edgepeft_export.forward.graph import ForwardError
 from edgepeft_export.forward.torch_source.generation import IDS, MASK, decoding_of
 from edgepeft_export.generation import with_generation
 from edgepeft_export.quantize import Quantization, Report
-from edgepeft_export.verification import VerificationError
 from edgepeft_runtime.bundle.generation_spec import GenerationSpec
 from edgepeft_runtime.bundle.manifest import TextSpec
 

@@ -10,15 +10,16 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from edgepeft.errors import MemoryBudgetTooSmall
 from edgepeft_export.bundle import write_bundle
 from edgepeft_export.compile import Compiled, compile_step
+from edgepeft_export.errors import NothingToRecompute
 from edgepeft_export.forward import Forward
 from edgepeft_export.forward.graph import freeze
 from edgepeft_export.losses import Loss
 from edgepeft_export.memory import MODES
 from edgepeft_export.optimizers import Optimizer
 from edgepeft_runtime.bundle.bundle import Bundle
-from edgepeft_runtime.errors import EdgepeftError
 from edgepeft_runtime.train.memory_prediction import Prediction, predict
 
 DEPTHS = (1.0, 0.5, 0.25)
@@ -90,8 +91,7 @@ def plan_for(
                 plans.append((time, StepPlan(compiled, mode, micro, frozen, peak)))
         if plans:
             return min(plans, key=lambda timed: timed[0])[1]
-    raise EdgepeftError(
-        "memory-budget",
+    raise MemoryBudgetTooSmall(
         f"No train step fits into {budget.bytes / 1e6:.0f} MB.",
         context=f"the least found, one example at a time: {min(least) / 1e6:.0f} MB at {dict(budget.sizes)}",
         hint="allow more, shorten the sequence, quantize the base (int8, int4), or let depth be given up.",
@@ -102,9 +102,8 @@ def _compiled(forward: Forward, loss: Loss, optimizer: Optimizer) -> Iterator[tu
     for mode in MODES:
         try:
             yield mode, compile_step(forward, loss, optimizer, mode)
-        except EdgepeftError as error:
-            if error.reference != "nothing-to-recompute":
-                raise
+        except NothingToRecompute:
+            continue
 
 
 def _predicted(compiled: Compiled, loss: Loss, optimizer: Optimizer, sizes: Mapping[str, int]) -> Prediction:
@@ -127,8 +126,7 @@ def _batch_dimension(forward: Forward) -> str:
     first = forward.input_values()[0]
     size = first.shape[0] if first.shape is not None and len(first.shape) else None
     if not isinstance(size, ir.SymbolicDim) or size.value is None:
-        raise EdgepeftError(
-            "memory-budget",
+        raise MemoryBudgetTooSmall(
             "The number of examples of a batch is fixed, so it cannot be chosen.",
             context=f"input {first.name}: {first.shape}",
             hint="leave the first dimension of the inputs free (dynamic_axes).",

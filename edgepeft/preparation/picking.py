@@ -7,11 +7,11 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
+from edgepeft.preparation.errors import NothingToPick
 from edgepeft_runtime.bundle.bundle import ADAPTER, MANIFEST, Bundle
 from edgepeft_runtime.bundle.manifest import FileEntry
 from edgepeft_runtime.data.batch import Batch
 from edgepeft_runtime.engine.engine import SELECT
-from edgepeft_runtime.errors import BundleError
 from edgepeft_runtime.files.staging import revised_directory
 from edgepeft_runtime.files.tensorfile import Array, sha256_of, write_tensors
 from edgepeft_runtime.train.trainer import Trainer
@@ -35,8 +35,7 @@ def pick(bundle: str | Path, batches: Iterable[Batch], *, threads: int | None = 
     opened = Bundle.open(bundle)
     with Trainer.open(opened, threads=threads) as trainer:
         if not trainer.must_pick:
-            raise BundleError(
-                "nothing-to-pick",
+            raise NothingToPick(
                 f"In {bundle} nothing is to be picked.",
                 context=f"method: {opened.manifest.provenance.get('method', 'unknown')}",
                 hint="prepare it with the method sift and the mask gradient or accumulated.",
@@ -50,8 +49,8 @@ def pick(bundle: str | Path, batches: Iterable[Batch], *, threads: int | None = 
 def _replace(bundle: Bundle, parameters: dict[str, Array]) -> None:
     """Put a copy with the new adapter in the place of the bundle."""
     kept = [name for name in bundle.manifest.files if name not in (ADAPTER, SELECT)]
-    with revised_directory(bundle.path, kept, error=BundleError) as folder:
-        write_tensors(folder / ADAPTER, parameters, error=BundleError)
+    with revised_directory(bundle.path, kept) as folder:
+        write_tensors(folder / ADAPTER, parameters)
         entry = FileEntry(sha256_of(folder / ADAPTER), (folder / ADAPTER).stat().st_size)
         files = {name: bundle.manifest.files[name] for name in kept} | {ADAPTER: entry}
         sparse = tuple(replace(spec, gradient=None) for spec in bundle.manifest.sparse)

@@ -12,6 +12,7 @@ from typing import TypeAlias
 from torch import Tensor, nn
 
 from edgepeft.compress import Pruning
+from edgepeft.errors import WrongClassNames
 from edgepeft.methods import Method
 from edgepeft.preparation.attachment import Attachment, attach_source
 from edgepeft.preparation.generation import generation_spec, with_cache
@@ -24,6 +25,7 @@ from edgepeft_export import losses, optimizers
 from edgepeft_export.autodiff import Gap
 from edgepeft_export.bundle import Extras, check_target, write_bundle
 from edgepeft_export.compile import compile_step, missing_rules
+from edgepeft_export.errors import BadExampleInputs
 from edgepeft_export.forward import Forward
 from edgepeft_export.forward.head import probabilities, with_scores
 from edgepeft_export.forward.torch_source.module import DynamicAxes, ExampleInputs
@@ -33,7 +35,6 @@ from edgepeft_export.quantize import Packed, Quantization, quantize
 from edgepeft_export.quantize.choose import Batch
 from edgepeft_runtime.bundle.manifest import ImageSpec, Json, TextSpec
 from edgepeft_runtime.engine.registry import ORT_TRAINING, PORTABLE, check_engine
-from edgepeft_runtime.errors import EdgepeftError
 from edgepeft_runtime.notices import notice
 
 LossLike: TypeAlias = str | losses.Loss | Callable[..., Tensor] | Path
@@ -313,8 +314,7 @@ def _source(model: Model, example_inputs: ExampleInputs | None) -> Source:
         source = load_source(model)
         return replace(source, example_inputs=example_inputs) if isinstance(source.model, Path) else source
     if example_inputs is None:
-        raise EdgepeftError(
-            "example-inputs",
+        raise BadExampleInputs(
             "A torch module cannot be prepared without example inputs.",
             context=None,
             hint="give a dict {argument of forward: tensor}; sizes may differ on the device.",
@@ -345,8 +345,7 @@ def _classes(names: Sequence[str] | None, forward: Forward) -> tuple[str, ...] |
     first = forward.model.graph.outputs[0]
     size = first.shape[-1] if first.shape is not None and len(first.shape) else None
     if isinstance(size, int) and size != len(names):
-        raise EdgepeftError(
-            "classes",
+        raise WrongClassNames(
             f"{len(names)} class names for a model that gives {size} scores.",
             context=f"names: {', '.join(names)}",
             hint="give one name per score, in the order of the labels.",

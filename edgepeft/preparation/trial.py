@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from edgepeft.preparation.reference_losses import loss_of
+from edgepeft_export.errors import StepDiffers, VerificationError
 from edgepeft_export.forward import Forward
 from edgepeft_export.losses import FIRST_LOGITS, Loss, OnnxLoss
-from edgepeft_export.verification import Example, GraphRun, VerificationError
+from edgepeft_export.verification import Example, GraphRun
 from edgepeft_runtime import Trainer
 from edgepeft_runtime.bundle.manifest import LabelSpec, Manifest
-from edgepeft_runtime.errors import BatchError, TrainingError
+from edgepeft_runtime.errors import BatchError, NotFinite, OnnxruntimeFailed, TrainingError
 from edgepeft_runtime.files.tensorfile import Array
 
 
@@ -60,10 +61,10 @@ class Trial:
         expected = self._expected(trainer.bundle.manifest, example, labels)
         try:
             found = trainer.step({**example.inputs, **labels}, lr=0.0)
-        except BatchError:
+        except (BatchError, NotFinite):
             return  # sizes that the model takes and the device is not to feed, or infinite inputs
         except TrainingError as error:
-            if error.reference == "onnxruntime-failed" or not np.isfinite(expected):
+            if isinstance(error, OnnxruntimeFailed) or not np.isfinite(expected):
                 raise
             return  # the gradient is infinite at this very point, as it may be in torch
         off = abs(found - expected) / max(abs(expected), 1e-3)
@@ -151,8 +152,7 @@ def _repeated(labels: Tensor, shape: tuple[int, ...]) -> Array:
 
 def _differs(found: float, expected: float, example: Example) -> VerificationError:
     shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in example.inputs.items())
-    return VerificationError(
-        "step-differs",
+    return StepDiffers(
         f"The loss of the compiled step is {found:.6g} on the example; the model's own is {expected:.6g}.",
         context=f"sizes: {shapes}",
         hint="the outputs agree, so the loss or an edit of the graph is at fault: please report the model's operators.",

@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import nn
 
-from edgepeft.errors import SourceError
+from edgepeft.errors import NoAdapterDirectory
+from edgepeft.sources.errors import AdapterDoesNotFit, BaseNotFound, SourceError
 
 CONFIG = "adapter_config.json"
 TASKS = {"SEQ_CLS": "text-classification", "TOKEN_CLS": "token-classification", "CAUSAL_LM": "causal-lm"}
@@ -31,8 +32,7 @@ def base_of(path: Path) -> tuple[Path, str | None]:
         config: Any = json.loads((path / CONFIG).read_text("utf-8"))
         name, task = str(config["base_model_name_or_path"]), config.get("task_type")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise SourceError(
-            "no-adapter-directory",
+        raise NoAdapterDirectory(
             f"{path} is no adapter directory of peft.",
             context=f"{CONFIG}: {type(error).__name__}: {error}",
             hint="give a directory written by PeftModel.save_pretrained.",
@@ -40,8 +40,7 @@ def base_of(path: Path) -> tuple[Path, str | None]:
     for base in (Path(name), path / name, path.parent / name):
         if base.is_dir():
             return base, TASKS.get(str(task))
-    raise SourceError(
-        "base-not-found",
+    raise BaseNotFound(
         f"The adapter {path} belongs to the model {name!r}, which is no directory here.",
         context=None,
         hint=f"download that model to a directory, and write its path to base_model_name_or_path in {CONFIG}.",
@@ -74,8 +73,7 @@ def with_adapter(base: nn.Module, path: Path) -> nn.Module:
 
 
 def _does_not_fit(path: Path, reason: str) -> SourceError:
-    return SourceError(
-        "adapter-does-not-fit",
+    return AdapterDoesNotFit(
         f"The adapter {path} cannot be put on its base.",
         context=reason,
         hint="see that base_model_name_or_path names the model it was trained on; name its classes if it has a head.",

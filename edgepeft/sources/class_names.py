@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from edgepeft.data.labels import normalized
+from edgepeft.errors import WrongClassNames
 from edgepeft_runtime.errors import EdgepeftError
 from edgepeft_runtime.names import some
 
@@ -30,8 +31,7 @@ def class_names(given: Sequence[str], where: str = "classes") -> tuple[str, ...]
 
 
 def _refused(message: str, names: Sequence[str], where: str) -> EdgepeftError:
-    return EdgepeftError(
-        "classes",
+    return WrongClassNames(
         message,
         context=f"{where}: {some(names, 20)}",
         hint="give each class a name of its own, in the order of the labels (classes=, --classes).",

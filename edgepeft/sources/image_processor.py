@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepeft.data.pixels import fitted, normalized
-from edgepeft.errors import SourceError
+from edgepeft.sources.errors import UnusableImageProcessor
 from edgepeft_runtime.bundle.manifest import RESAMPLES, ImageSpec
 from edgepeft_runtime.notices import notice
 
@@ -32,10 +32,6 @@ _FIELDS = (
 
 _PROBES = ((37, 64), (80, 41), (300, 300), (320, 560))
 """Heights and widths of the images on which the two are compared."""
-
-
-class ImageProcessorError(SourceError):
-    """An image processor that a device cannot follow."""
 
 
 def image_spec(path: Path, config: Any) -> ImageSpec:
@@ -63,8 +59,7 @@ def image_spec(path: Path, config: Any) -> ImageSpec:
 
 def _assumed(path: Path, channels: int, size: tuple[int, int] | None) -> ImageSpec:
     if size is None:
-        raise ImageProcessorError(
-            "image-processor",
+        raise UnusableImageProcessor(
             f"{path} does not say how large its images are.",
             context=f"there is no {FILE}, and config.json has no image_size",
             hint=f"save the model's image processor there: AutoImageProcessor…save_pretrained writes {FILE}.",
@@ -95,8 +90,7 @@ def _loaded(path: Path, stated: tuple[int, int] | None) -> Any:
         size = {"height": stated[0], "width": stated[1]}
         return AutoImageProcessor.from_pretrained(path, local_files_only=True, backend="pil", size=size)
     except Exception as error:  # transformers raises what it will
-        raise ImageProcessorError(
-            "image-processor",
+        raise UnusableImageProcessor(
             f"transformers cannot load the image processor of {path}.",
             context=f"{FILE}: {_first_line(error)}",
             hint="write the file anew with save_pretrained, or take it out where the model is fed values from -1 to 1.",
@@ -119,8 +113,7 @@ def _processed(processor: Any, image: Any, path: Path) -> NDArray[np.float32]:
         return np.asarray(processor(image, return_tensors="np")[INPUT][0], np.float32)
     except Exception as error:  # transformers raises what it will
         name = _name(processor)
-        raise ImageProcessorError(
-            "image-processor",
+        raise UnusableImageProcessor(
             f"The image processor of {path} does not take an image.",
             context=f"{FILE}: {name}: {_first_line(error)}\nits fields: {_fields(processor)}",
             hint=f"give the fields that {name} reads, as its save_pretrained writes them, or name another class as "
@@ -192,9 +185,8 @@ def _agree(spec: ImageSpec, image: Any, expected: NDArray[np.float32]) -> bool:
     return found.shape == expected.shape and bool(np.abs(found - expected).max() <= TOLERANCE * largest)
 
 
-def _refused(path: Path, processor: Any, why: str) -> ImageProcessorError:
-    return ImageProcessorError(
-        "image-processor",
+def _refused(path: Path, processor: Any, why: str) -> UnusableImageProcessor:
+    return UnusableImageProcessor(
         f"A device cannot do what the image processor of {path} does.",
         context=f"{FILE}: {_name(processor)}: {why}.\nits fields: {_fields(processor)}",
         hint="give it a fixed size (size with height and width, or do_center_crop with crop_size) and no padding, or "

@@ -14,10 +14,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgepeft.errors import SourceError
+from edgepeft.errors import WrongClassNames
 from edgepeft.methods.base import head_modules
 from edgepeft.sources.adapter import base_of, is_adapter, with_adapter
 from edgepeft.sources.class_names import class_names
+from edgepeft.sources.errors import (
+    BadSource,
+    NoModelDirectory,
+    NoSuchSource,
+    SourceDoesNotLoad,
+    UnknownTask,
+)
 from edgepeft.sources.image_processor import FILE as PROCESSOR
 from edgepeft.sources.image_processor import image_spec
 from edgepeft.sources.text_processor import FILE as TOKENIZER
@@ -92,9 +99,7 @@ def load_source(
     names = class_names(classes) if classes is not None else None
     if path.suffix == ".onnx":
         if not path.is_file():
-            raise SourceError(
-                "no-such-source", f"There is no file {path}.", context=None, hint="give the path of an .onnx file."
-            )
+            raise NoSuchSource(f"There is no file {path}.", context=None, hint="give the path of an .onnx file.")
         _tell_unused(path, task=task, max_length=max_length, template=template)
         return Source(path, classes=names)
     if path.is_dir() and is_adapter(path):
@@ -107,8 +112,7 @@ def load_source(
     if ":" in str(source):
         _tell_unused(path, task=task, max_length=max_length, template=template)
         return _load_function(str(source), names, seed)
-    raise SourceError(
-        "no-such-source",
+    raise NoSuchSource(
         f"{source} is no model directory, no .onnx file and no package.module:function.",
         context=None,
         hint="models are read from disk; nothing is downloaded.",
@@ -126,9 +130,7 @@ def _load_directory(
     config = _read_config(path)
     task = task or _task_of(path, config)
     if task not in TASKS:
-        raise SourceError(
-            "unknown-task", f"There is no task {task!r}.", context=f"there are: {', '.join(TASKS)}", hint="choose one."
-        )
+        raise UnknownTask(f"There is no task {task!r}.", context=f"there are: {', '.join(TASKS)}", hint="choose one.")
     auto_class, loss = TASKS[task]
     model = _load_transformers(path, auto_class, classes, seed)
     if task != "token-classification":
@@ -192,8 +194,7 @@ def _read_json(path: Path, name: str) -> dict[str, Any]:
         reason = f"it holds a {type(content).__name__} instead of an object"
     except (OSError, ValueError, RecursionError) as error:
         reason = str(error)
-    raise SourceError(
-        "no-model-directory",
+    raise NoModelDirectory(
         f"{path} is no Hugging Face model directory.",
         context=f"{name}: {reason}",
         hint="give a directory written by save_pretrained.",
@@ -205,8 +206,7 @@ def _task_of(path: Path, config: Mapping[str, Any]) -> str:
         for ending, task in _BY_ARCHITECTURE.items():
             if str(architecture).endswith(ending):
                 return task
-    raise SourceError(
-        "unknown-task",
+    raise UnknownTask(
         f"The configuration of {path} does not say what the model is for.",
         context=f"architectures: {config.get('architectures')}",
         hint=f"name the task: {', '.join(TASKS)}.",
@@ -229,8 +229,7 @@ def _load_transformers(path: Path, auto_class: str, classes: tuple[str, ...] | N
             path, local_files_only=True, dtype=torch.float32, output_loading_info=True, **settings
         )
     except Exception as error:  # transformers and safetensors each raise their own
-        raise SourceError(
-            "source-does-not-load",
+        raise SourceDoesNotLoad(
             f"transformers cannot load {path} as {auto_class}.",
             context=f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}",
             hint="check the task, and that the directory holds the weights (model.safetensors).",
@@ -243,8 +242,7 @@ def _check_mismatches(path: Path, model: nn.Module, keys: Sequence[str]) -> None
     """Only a head may have another shape than its weights on disk: everything else must be what was trained."""
     wrong = [key for key in keys if key.partition(".")[0] not in head_modules(model)]
     if wrong:
-        raise SourceError(
-            "source-does-not-load",
+        raise SourceDoesNotLoad(
             f"The weights in {path} do not fit its configuration.",
             context=f"of another shape: {', '.join(wrong[:5])}{' …' if len(wrong) > 5 else ''}",
             hint="see that config.json and the weights come from the same model.",
@@ -256,8 +254,7 @@ def _config_classes(model: Any, task: str) -> tuple[str, ...] | None:
     if task == "causal-lm" or not names:
         return None
     if set(names) != set(range(len(names))):
-        raise SourceError(
-            "classes",
+        raise WrongClassNames(
             "The classes of the model directory are not numbered from 0.",
             context=f"id2label: {some([str(index) for index in names], 20)}",
             hint="correct id2label in config.json, or name the classes (classes=, --classes).",
@@ -271,8 +268,7 @@ def _check_image(path: Path, model: Any, pixels: Tensor) -> None:
         with torch.no_grad():
             model(pixel_values=pixels[:1])
     except (ValueError, RuntimeError) as error:
-        raise SourceError(
-            "source-does-not-load",
+        raise SourceDoesNotLoad(
             f"The model in {path} does not take images of the size that its image processor gives.",
             context=f"{list(pixels.shape[1:])}: {(str(error).strip().splitlines() or [''])[0]}",
             hint=f"correct size and crop_size in {PROCESSOR}.",
@@ -284,8 +280,7 @@ def _load_function(source: str, classes: tuple[str, ...] | None, seed: int) -> S
     try:
         function = getattr(_import(module_name), function_name)
     except (ImportError, AttributeError, OSError) as error:
-        raise SourceError(
-            "no-such-source",
+        raise NoSuchSource(
             f"{source} cannot be imported.",
             context=str(error),
             hint="give package.module:function, or file.py:function.",
@@ -294,8 +289,7 @@ def _load_function(source: str, classes: tuple[str, ...] | None, seed: int) -> S
     try:
         result = function()
     except Exception as error:  # a user's function raises what it will
-        raise SourceError(
-            "bad-source",
+        raise BadSource(
             f"{source} fails.",
             context=f"{type(error).__name__}: {error}",
             hint="it is called without arguments, and returns a torch module and a dict of example tensors.",
@@ -303,8 +297,7 @@ def _load_function(source: str, classes: tuple[str, ...] | None, seed: int) -> S
     if isinstance(result, Source):
         return result if classes is None else replace(result, classes=classes)
     if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[0], nn.Module)):
-        raise SourceError(
-            "bad-source",
+        raise BadSource(
             f"{source} does not return (model, example inputs).",
             context=f"it returns {type(result).__name__}",
             hint="return a torch module and a dict of example tensors, or an edgepeft.Source.",

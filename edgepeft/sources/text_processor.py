@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from edgepeft.errors import SourceError
+from edgepeft.sources.errors import SourceError, UnknownPaddingToken, UnusableTokenizer
 from edgepeft_runtime.names import some
 from edgepeft_runtime.notices import notice
 
@@ -96,8 +96,7 @@ def read_tokenizer_file(path: Path, model: nn.Module | Path) -> dict[str, bytes]
         content = path.read_bytes()
         vocabulary = Tokenizer.from_str(content.decode("utf-8")).get_vocab(with_added_tokens=True)
     except Exception as error:  # tokenizers raises the bare class
-        raise SourceError(
-            "tokenizer",
+        raise UnusableTokenizer(
             f"The tokenizer {path} cannot be read.",
             context=(str(error).strip().splitlines() or [type(error).__name__])[0],
             hint=f"give the path of a {FILE}, as save_pretrained writes it.",
@@ -114,8 +113,7 @@ def check_embedding(size: int, model: nn.Module, where: str) -> None:
     except (AttributeError, NotImplementedError):  # no model of transformers
         return
     if size > rows:
-        raise SourceError(
-            "tokenizer",
+        raise UnusableTokenizer(
             f"The tokenizer of {where} has {size} tokens, and the model embeddings for {rows}.",
             context=f"the ids from {rows} to {size - 1} have no row",
             hint="call model.resize_token_embeddings(len(tokenizer)) and save the model, or take the tokenizer that it "
@@ -163,8 +161,7 @@ def _needs_padding(model: Any) -> bool:
 
 
 def _bad_padding(path: Path, why: str) -> SourceError:
-    return SourceError(
-        "padding-token",
+    return UnknownPaddingToken(
         f"The padding token of the model in {path} is not known.",
         context=why,
         hint="set pad_token_id in config.json to a token that no text holds (tokenizer.pad_token = …, and save both).",
@@ -218,4 +215,4 @@ def _compared(path: Path, content: str, tokenizer: Any) -> list[int]:
 
 
 def _refused(path: Path, why: str, hint: str) -> SourceError:
-    return SourceError("tokenizer", f"The tokenizer of {path} cannot go on a device.", context=why, hint=hint)
+    return UnusableTokenizer(f"The tokenizer of {path} cannot go on a device.", context=why, hint=hint)

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from edgepeft_runtime.errors import EdgepeftError
+from edgepeft.sources.errors import ModelNotCopied
 
 
 def working_copy(model: nn.Module, *, share: bool = True) -> nn.Module:
@@ -28,8 +28,7 @@ def working_copy(model: nn.Module, *, share: bool = True) -> nn.Module:
     try:
         copied: nn.Module = copy.deepcopy(model, memo)
     except Exception as error:  # whatever the objects that a module holds raise
-        raise EdgepeftError(
-            "model-not-copied",
+        raise ModelNotCopied(
             f"{type(model).__name__} cannot be copied, and prepare works on a copy.",
             context=f"{type(error).__name__}: {(str(error).strip().splitlines() or ['(no message)'])[0]}",
             hint="leave files, locks and generators out of the module, or give it a __deepcopy__.",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgepeft.sync.collection.collecting import accepted
-from edgepeft.sync.errors import SyncError
+from edgepeft.sync.errors import TooFewDevices
 from edgepeft.sync.workspace import Workspace
 from edgepeft_runtime.fleet.rounds import CLIP
 
@@ -51,8 +51,7 @@ def closing(workspace: str | Path | Workspace, *, alike: bool = False) -> Closin
     counting = [(entry, path) for entry, path in collected if not alike or entry.round == newest.round]
     left_out = len(collected) - len(counting)
     if len(counting) < max(1, newest.min_devices):
-        raise SyncError(
-            "too-few-devices",
+        raise TooFewDevices(
             f"Round {newest.round} stays open: too few devices have delivered.",
             context=f"{len(counting)} devices, and it takes {max(1, newest.min_devices)}"
             + (f"\n{left_out} more have delivered late, and late updates do not count here" if left_out else ""),

@@ -11,9 +11,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from edgepeft.sync.errors import SyncError
+from edgepeft.errors import TargetExists
+from edgepeft.sync.errors import BadName, DamagedKey, DeviceExists, KeyExists, NoKey
 from edgepeft.sync.workspace import Workspace
-from edgepeft_runtime.errors import FleetError
+from edgepeft_runtime.errors import BadKey, CannotReadFile, FleetError, UnknownDevice
 from edgepeft_runtime.files.durable import make_folder, write_atomically, writing
 from edgepeft_runtime.files.regular import read_regular
 from edgepeft_runtime.fleet import canonical, signatures
@@ -81,13 +82,12 @@ class Keys:
         """
         _check_name(campaign, "campaign")
         if (self._folder / HOST).exists():
-            raise SyncError(
-                "key-exists",
+            raise KeyExists(
                 f"There is a host key in {self._folder} already.",
                 context=None,
                 hint="devices trust this one; begin another campaign in another workspace.",
             )
-        with writing(self._folder, SyncError):
+        with writing(self._folder):
             make_folder(self._devices)
             self._folder.chmod(0o700)
         key = HostKey(campaign, secrets.token_bytes(32))
@@ -98,10 +98,8 @@ class Keys:
         """Return the host's key; raises :class:`SyncError` (``no-key``) if there is none."""
         path = self._folder / HOST
         if not path.exists():
-            raise SyncError(
-                "no-key", f"There is no host key in {self._folder}.", context=None, hint="run `edgepeft keys new`."
-            )
-        fields = open_fields(_read(path), "key", str(path), "edgepeft-host")
+            raise NoKey(f"There is no host key in {self._folder}.", context=None, hint="run `edgepeft keys new`.")
+        fields = open_fields(_read(path), BadKey, str(path), "edgepeft-host")
         key = HostKey(name_field(fields, "campaign"), key_field(fields, "seed"))
         fields.finish()
         return key
@@ -126,8 +124,7 @@ class Keys:
         host = self.host()
         identity, known = self._written(Path(out), device, algorithm, host), self.device(device)
         if known is not None and (identity is None or _registered(identity, known.state) != known):
-            raise SyncError(
-                "device-exists",
+            raise DeviceExists(
                 f"The device {device} is registered already.",
                 context=None,
                 hint="give the new one another name: sequence numbers are counted by name.",
@@ -150,8 +147,7 @@ class Keys:
                 expected = (host.campaign, device, host.public, algorithm)
                 if (identity.campaign, identity.device, identity.host_key, identity.algorithm) == expected:
                     return identity
-        raise SyncError(
-            "target-exists",
+        raise TargetExists(
             f"{out} exists and is not the identity of {device}.",
             context="it may be the only copy of another device's secret.",
             hint="choose a path that does not exist yet.",
@@ -165,9 +161,7 @@ class Keys:
         try:
             return _registration(path)
         except FleetError as error:  # the fault is the host's, not an update's
-            raise SyncError(
-                "damaged-key", f"{path} is damaged.", context=error.message, hint="restore it from a copy."
-            ) from error
+            raise DamagedKey(f"{path} is damaged.", context=error.message, hint="restore it from a copy.") from error
 
     def devices(self) -> Iterator[Device]:
         """Yield all registered devices, by name."""
@@ -180,8 +174,7 @@ class Keys:
         """Revoke a device, or restore it; raises :class:`SyncError` (``unknown-device``)."""
         device = self.device(name)
         if device is None:
-            raise SyncError(
-                "unknown-device",
+            raise UnknownDevice(
                 f"No device {name} is registered.",
                 context=f"in {self._devices}",
                 hint="`edgepeft status` lists them.",
@@ -207,7 +200,7 @@ def _hashed(token: str) -> str:
 
 
 def _registration(path: Path) -> Device:
-    fields = open_fields(_read(path), "key", str(path), "edgepeft-registration")
+    fields = open_fields(_read(path), BadKey, str(path), "edgepeft-registration")
     device = Device(
         device=name_field(fields, "device"),
         algorithm=fields.one_of("algorithm", signatures.ALGORITHMS),
@@ -221,22 +214,21 @@ def _registration(path: Path) -> Device:
 
 def _write(path: Path, kind: str, fields: dict[str, str]) -> None:
     content = canonical.dumps({"format": kind, "version": VERSION, **fields})
-    write_atomically(path, [content], error=FleetError, mode=PRIVATE)
+    write_atomically(path, [content], mode=PRIVATE)
 
 
 def _read(path: Path) -> bytes:
     try:
         return read_regular(path, _MAX_BYTES)
     except OSError as failure:
-        raise FleetError(
-            "cannot-read-file", f"Cannot read the key {path}.", context=str(failure), hint="check the permissions."
+        raise CannotReadFile(
+            f"Cannot read the key {path}.", context=str(failure), hint="check the permissions."
         ) from failure
 
 
 def _check_name(name: str, what: str) -> None:
     if not is_name(name):
-        raise SyncError(
-            "bad-name",
+        raise BadName(
             f"{name!r} cannot name a {what}.",
             context=None,
             hint="take at most 64 of a..z, 0..9, - and _, with a letter or a digit at both ends.",

@@ -10,7 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from edgepeft.sync.errors import SyncError
+from edgepeft.sync.errors import BadLedger
+from edgepeft_runtime.errors import CannotWriteFile
 from edgepeft_runtime.shown import quoted
 
 
@@ -188,8 +189,7 @@ class Ledger:
         """Return the entry of a row, whose types are checked."""
         for column, value in zip(fields(Entry), row, strict=True):
             if not isinstance(value, _KINDS[str(column.type)]):
-                raise SyncError(
-                    "bad-ledger",
+                raise BadLedger(
                     f"The ledger {self._path} is damaged.",
                     context=f"{column.name} is {quoted(value)}",
                     hint=_RESTORE,
@@ -213,14 +213,13 @@ class Ledger:
         except (sqlite3.Error, UnicodeDecodeError, OverflowError) as failure:  # of values in a damaged file
             raise self._error(failure) from failure
 
-    def _error(self, failure: Exception) -> SyncError:
+    def _error(self, failure: Exception) -> BadLedger | CannotWriteFile:
         code = getattr(failure, "sqlite_errorcode", 0) & 0xFF  # without what extends it
         context = f"{failure} ({getattr(failure, 'sqlite_errorname', 'unknown')})"
         hint = _DISK.get(code)
         if hint is not None:
-            return SyncError("cannot-write-file", f"Cannot use the ledger {self._path}.", context=context, hint=hint)
-        return SyncError(
-            "bad-ledger",
+            return CannotWriteFile(f"Cannot use the ledger {self._path}.", context=context, hint=hint)
+        return BadLedger(
             f"Cannot use the ledger {self._path}.",
             context=context,
             hint=_RESTORE,

@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgepeft.intake.checks import MAX_HEADER_BYTES
-from edgepeft.sync.errors import SyncError
+from edgepeft.sync.errors import ForeignBundle, NoSuchRound
 from edgepeft.sync.keys import HostKey, Keys
 from edgepeft.sync.transports import HostTransport, open_remote
 from edgepeft.sync.workspace import Workspace
 from edgepeft_runtime.bundle.bundle import ADAPTER, Bundle, checked_parameters
 from edgepeft_runtime.bundle.manifest import FileEntry
+from edgepeft_runtime.errors import BadSetting
 from edgepeft_runtime.files.durable import make_folder, write_atomically, writing
 from edgepeft_runtime.files.tensorfile import read_tensors
 from edgepeft_runtime.fleet import rounds, signatures
@@ -39,18 +40,18 @@ class Terms:
     steps: int | None = None
 
     def __post_init__(self) -> None:
-        wrong = {
-            "max_update_norm": self.max_update_norm is not None and not 0 < self.max_update_norm < float("inf"),
-            "norm_action": self.norm_action not in (rounds.CLIP, rounds.REFUSE),
-            "max_staleness": not 0 <= self.max_staleness <= rounds.MAX_STALENESS,
-            "min_devices": self.min_devices < 0,
-            "days": self.days is not None and not 0 < self.days < 10**6,
-            "steps": self.steps is not None and self.steps < 1,
+        above = "a number above 0"
+        checks = {
+            "max_update_norm": (self.max_update_norm is None or 0 < self.max_update_norm < float("inf"), above),
+            "norm_action": (self.norm_action in (rounds.CLIP, rounds.REFUSE), f"{rounds.CLIP} or {rounds.REFUSE}"),
+            "max_staleness": (0 <= self.max_staleness <= rounds.MAX_STALENESS, f"0 to {rounds.MAX_STALENESS}"),
+            "min_devices": (self.min_devices >= 0, "0 or more"),
+            "days": (self.days is None or 0 < self.days < 10**6, above),
+            "steps": (self.steps is None or self.steps >= 1, "1 or more"),
         }
-        for name in (name for name, is_wrong in wrong.items() if is_wrong):
-            raise SyncError(
-                "bad-setting", f"{name} is out of range.", context=f"found {getattr(self, name)!r}", hint=None
-            )
+        for name, (fits, allowed) in checks.items():
+            if not fits:
+                raise BadSetting(name, getattr(self, name), allowed)
 
 
 def publish(
@@ -84,7 +85,7 @@ def publish(
     workspace = Workspace.of(workspace)
     bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     path = bundle.file(ADAPTER) if adapter is None else Path(adapter)
-    checked_parameters(read_tensors(path, error=SyncError).tensors, bundle.manifest, f"The adapter {path}", SyncError)
+    checked_parameters(read_tensors(path).tensors, bundle.manifest, f"The adapter {path}")
     key, content = Keys(workspace).host(), path.read_bytes()
     with workspace.locked():
         _keep_manifest(workspace, bundle)
@@ -116,9 +117,7 @@ def rollback(
     with workspace.locked():
         latest, old = workspace.newest(), workspace.round(to)
         if to >= latest.round:
-            raise SyncError(
-                "no-such-round", f"Round {to} is the newest.", context=None, hint="name the one to bring back."
-            )
+            raise NoSuchRound(f"Round {to} is the newest.", context=None, hint="name the one to bring back.")
         made = workspace.round(latest.round)
         if made.adapter != old.adapter:
             lasts = _duration(old)
@@ -186,11 +185,10 @@ def _duration(number: Round) -> int | None:
 def _keep_manifest(workspace: Workspace, bundle: Bundle) -> None:
     """The bundle of the first round is the campaign's."""
     if not workspace.manifest.exists():
-        write_atomically(workspace.manifest, [bundle.manifest.to_json().encode()], error=SyncError)
+        write_atomically(workspace.manifest, [bundle.manifest.to_json().encode()])
     kept = workspace.bundle_manifest()
     if (kept.base_sha256, kept.parameters) != (bundle.base_sha256, bundle.manifest.parameters):
-        raise SyncError(
-            "foreign-bundle",
+        raise ForeignBundle(
             "This workspace belongs to another bundle.",
             context=f"base of the workspace {kept.base_sha256}, of the bundle {bundle.base_sha256}",
             hint="begin another campaign in another workspace.",
@@ -201,13 +199,13 @@ def _commit(workspace: Workspace, key: HostKey, made: Round, adapter: bytes) -> 
     """Write the round, then the signatures of the old and the new latest, then the new latest, which makes it count."""
     folder = workspace.published / rounds.folder(made.round)
     make_folder(folder)
-    write_atomically(folder / rounds.ADAPTER_FILE, [adapter], error=SyncError)
-    write_atomically(folder / rounds.ROUND_FILE, [made.to_bytes()], error=SyncError)
+    write_atomically(folder / rounds.ADAPTER_FILE, [adapter])
+    write_atomically(folder / rounds.ROUND_FILE, [made.to_bytes()])
     old, new = workspace.latest(), Latest(made.campaign, made.round, made.sha256, made.created, made.expires)
     both = [latest.to_bytes() for latest in (old, new) if latest is not None]
     signed = LatestSignatures({signatures.sha256(latest): key.sign(latest) for latest in both})
-    write_atomically(workspace.published / rounds.LATEST_SIGNATURES, [signed.to_bytes()], error=SyncError)
-    write_atomically(workspace.published / rounds.LATEST_FILE, [new.to_bytes()], error=SyncError)
+    write_atomically(workspace.published / rounds.LATEST_SIGNATURES, [signed.to_bytes()])
+    write_atomically(workspace.published / rounds.LATEST_FILE, [new.to_bytes()])
 
 
 def _bring(workspace: Workspace, number: int, places: Iterable[str | Path]) -> None:
@@ -223,6 +221,6 @@ def _made(place: str | Path) -> HostTransport:
     """Return the transport to a remote to publish to; a folder is made if it is missing."""
     folder = str(place).removeprefix("file://")
     if "://" not in folder:
-        with writing(folder, SyncError):
+        with writing(folder):
             make_folder(Path(folder))
     return open_remote(place)

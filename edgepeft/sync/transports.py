@@ -14,8 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
-from edgepeft.sync.errors import SyncError
-from edgepeft_runtime.errors import EdgepeftError
+from edgepeft_runtime.errors import CannotReadRemote, CannotWriteFile, EdgepeftError, NoSuchRemote, RemoteUnreachable
 from edgepeft_runtime.files.durable import replace_file, writing
 from edgepeft_runtime.fleet.transports.folder import FolderTransport
 from edgepeft_runtime.fleet.transports.transport import Stream, Transport, missing, not_regular
@@ -75,9 +74,9 @@ class HostFolder(FolderTransport):
         """Implement the protocol."""
         target = self.made(name)
         staged = target.with_name(f".{target.name}.partial")
-        with writing(target, SyncError):
+        with writing(target):
             shutil.copyfile(path, staged)
-        replace_file(staged, target, error=SyncError)
+        replace_file(staged, target)
 
     def _entries(self, name: str) -> list[os.DirEntry[str]]:
         path = self.path
@@ -88,8 +87,8 @@ class HostFolder(FolderTransport):
         try:
             return sorted(os.scandir(path), key=lambda entry: entry.name)
         except OSError as failure:
-            raise SyncError(
-                "cannot-read-remote", f"Cannot read {path}.", context=str(failure), hint="check the permissions."
+            raise CannotReadRemote(
+                f"Cannot read {path}.", context=str(failure), hint="check the permissions."
             ) from failure
 
 
@@ -102,8 +101,7 @@ class FsspecTransport:
         try:
             self._files, self._root = fsspec.core.url_to_fs(address)
         except (ImportError, ValueError) as failure:
-            raise SyncError(
-                "no-such-remote",
+            raise NoSuchRemote(
                 f"Cannot reach {address}.",
                 context=str(failure),
                 hint="install what fsspec needs for this address (pip install s3fs, sshfs, …).",
@@ -192,16 +190,14 @@ class FsspecTransport:
         except FileNotFoundError:
             raise missing(name, self) from None
         except Exception as failure:
-            raise SyncError(
-                "remote-unreachable",
+            raise RemoteUnreachable(
                 f"The remote {self} failed.",
                 context=f"{name}: {type(failure).__name__}: {failure}",
                 hint="try again; check the address and the credentials.",
             ) from failure
 
-    def _not_written(self, name: str, written: int, found: int) -> SyncError:
-        return SyncError(
-            "cannot-write-file",
+    def _not_written(self, name: str, written: int, found: int) -> CannotWriteFile:
+        return CannotWriteFile(
             f"{self}/{name} is not what was written.",
             context=f"{written} bytes written, {found} read back",
             hint="try again; somebody else may write there too.",

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TypeVar
 
-from edgepeft.sync.errors import SyncError
+from edgepeft.sync.errors import DamagedWorkspace, NoRound, NoSuchRound, SyncError
 from edgepeft_runtime.bundle.bundle import MAX_MANIFEST_BYTES
 from edgepeft_runtime.bundle.manifest import Manifest
 from edgepeft_runtime.errors import EdgepeftError
@@ -57,7 +57,7 @@ class Workspace:
             SyncError: another one does (``folder-in-use``), or the folder cannot be used (``cannot-write-file``), now
                 or in the middle of what is done under the lock.
         """
-        return locked_folder(self.path, "lock", SyncError)
+        return locked_folder(self.path, "lock")
 
     def latest(self) -> Latest | None:
         """The newest round that was published, ``None`` before the first."""
@@ -68,8 +68,7 @@ class Workspace:
         """:meth:`latest`; raises :class:`SyncError` (``no-round``) before the first."""
         latest = self.latest()
         if latest is None:
-            raise SyncError(
-                "no-round",
+            raise NoRound(
                 f"{self.path} has published no round.",
                 context=None,
                 hint="run `edgepeft publish` first.",
@@ -84,7 +83,7 @@ class Workspace:
         """
         path = self.published / rounds.folder(number) / ROUND_FILE
         if not path.exists():
-            raise SyncError("no-such-round", f"There is no round {number}.", context=f"in {self.published}", hint=None)
+            raise NoSuchRound(f"There is no round {number}.", context=f"in {self.published}", hint=None)
         return _own(path, Round.from_bytes)
 
     def adapter(self, number: int) -> Path:
@@ -123,4 +122,4 @@ def _own(path: Path, parse: Callable[[bytes], T]) -> T:
 
 def _damaged(path: Path, context: str) -> SyncError:
     hint = "restore it from a place that has a copy."
-    return SyncError("damaged-workspace", f"{path} is not what was published.", context=context, hint=hint)
+    return DamagedWorkspace(f"{path} is not what was published.", context=context, hint=hint)

@@ -12,6 +12,7 @@ import onnx
 import onnx_ir as ir
 
 from edgepeft_export.compile import Compiled
+from edgepeft_export.errors import BundleExists, NotABundle
 from edgepeft_export.forward.graph import Sparse
 from edgepeft_export.graph.shapes import Dim, dims_of
 from edgepeft_export.losses import Loss
@@ -26,7 +27,6 @@ from edgepeft_runtime.bundle.activation_sizes import MemorySpec
 from edgepeft_runtime.bundle.bundle import base_sha256
 from edgepeft_runtime.bundle.generation_spec import GenerationSpec
 from edgepeft_runtime.bundle.graphfile import external_locations
-from edgepeft_runtime.errors import BundleError
 from edgepeft_runtime.files.durable import writing
 from edgepeft_runtime.files.staging import check_folder, recover_directory, replace_directory
 from edgepeft_runtime.files.tensorfile import write_tensors
@@ -78,7 +78,7 @@ def write_bundle(
     """
     out = Path(out)
     check_target(out, overwrite)
-    with replace_directory(out, error=BundleError) as folder:
+    with replace_directory(out) as folder:
         _fill(folder, compiled, loss, optimizer, extras or Extras())
         if complete is not None:
             complete(folder)
@@ -87,26 +87,24 @@ def write_bundle(
 
 def check_target(out: Path, overwrite: bool) -> None:
     """Refuse a place where something else is, before any work is done."""
-    with writing(out, BundleError):
+    with writing(out):
         recover_directory(out)
     if not out.exists():
         return
     is_bundle = (out / "manifest.json").is_file()
     if not is_bundle and not (out.is_dir() and not any(out.iterdir())):
-        raise BundleError(
-            "not-a-bundle",
+        raise NotABundle(
             f"{out} exists and is no bundle.",
             context=None,
             hint="choose a path that does not exist yet.",
         )
     if is_bundle and not overwrite:
-        raise BundleError(
-            "bundle-exists",
+        raise BundleExists(
             f"There is a bundle at {out} already.",
             context=None,
             hint="choose another path, or allow overwriting (overwrite=True, --overwrite).",
         )
-    check_folder(out, BundleError)
+    check_folder(out)
 
 
 def _fill(folder: Path, compiled: Compiled, loss: Loss, optimizer: Optimizer, extras: Extras) -> None:

@@ -12,29 +12,20 @@ from onnx_ir.passes import common
 
 from edgepeft_export import memory
 from edgepeft_export.autodiff import Gap, differentiate, gaps
+from edgepeft_export.errors import DequantizedTensor, NothingReachesLoss, WrongLossInputs
 from edgepeft_export.forward import Forward
 from edgepeft_export.forward.graph import Sparse
 from edgepeft_export.graph.custom_ops import lower
 from edgepeft_export.graph.edit import add_input, bind_inputs, input_named
 from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.graph.shapes import infer_shapes
-from edgepeft_export.losses import Labels, Loss, LossError, LossTerms
+from edgepeft_export.losses import Labels, Loss, LossTerms
 from edgepeft_export.opset import IR_VERSION, OPSET, assert_runs_on_devices
 from edgepeft_export.optimizer_graph import Bucket, flatten, optimizer_graph, plan_buckets
 from edgepeft_export.optimizers import Optimizer
 from edgepeft_export.selection import selection_graph
 from edgepeft_runtime.bundle.adapter_layout import AdapterLayout
 from edgepeft_runtime.bundle.manifest import INDICES
-from edgepeft_runtime.errors import EdgepeftError
-
-
-class NothingReachesLoss(EdgepeftError):
-    """The loss depends on no trainable parameter."""
-
-
-class UnpackedTensor(EdgepeftError):
-    """A graph stores a large float tensor that the forward graph did not have: a packed one was unpacked."""
-
 
 LARGE = 4096
 """Elements; gradient rules write smaller constants of their own."""
@@ -90,7 +81,7 @@ def compile_step(forward: Forward, loss: Loss, optimizer: Optimizer, recompute: 
         NoGradientRule: an operator between the loss and a parameter has no gradient rule.
         UnsupportedOperator: a graph holds an operator that devices do not have.
         NothingReachesLoss: the loss depends on no parameter.
-        UnpackedTensor: a graph stores a float copy of a packed tensor.
+        DequantizedTensor: a graph stores a float copy of a packed tensor.
         LossError: the loss does not fit the model.
     """
     with_loss, _, labels = _attach_loss(forward, loss)
@@ -159,8 +150,7 @@ def _attach_loss(forward: Forward, loss: Loss) -> tuple[ir.Model, LossTerms, Seq
 def _check_labels(labels: Sequence[str], taken: set[str]) -> None:
     for name in labels:
         if name in taken:
-            raise LossError(
-                "loss-inputs",
+            raise WrongLossInputs(
                 f"The loss takes {name!r}, and the model has an input, output or parameter of that name.",
                 context=None,
                 hint="leave labels out of the example inputs: the loss is attached behind the model's outputs.",
@@ -175,7 +165,6 @@ def _differentiated(with_loss: ir.Model, forward: Forward) -> tuple[ir.Model, di
     if not gradients.keys() - {target for target in targets if target.name in forward.adapter.non_trainable}:
         names = list(forward.parameters)
         raise NothingReachesLoss(
-            "nothing-reaches-loss",
             "The loss depends on no trainable parameter.",
             context=f"trainable: {', '.join(names[:5])}{' …' if len(names) > 5 else ''}",
             hint="train parameters that the chosen output depends on, or choose another output for the loss.",
@@ -213,8 +202,7 @@ def _assert_packed(model: ir.Model, known: Collection[str]) -> None:
     for name, value in model.graph.initializers.items():
         tensor = value.const_value
         if tensor is not None and tensor.dtype.is_floating_point() and tensor.size > LARGE and name not in known:
-            raise UnpackedTensor(
-                "unpacked-tensor",
+            raise DequantizedTensor(
                 f"The graph would store {name}, {tensor.size:,} float elements, beside the packed base.",
                 context=f"read by {', '.join(str(use.node.name) for use in value.uses())}",
                 hint="this is a defect of a gradient rule: please report the model's operators.",

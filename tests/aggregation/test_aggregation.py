@@ -14,9 +14,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import edgepeft
-from edgepeft.aggregation import Aggregate, AggregationError, Robust, aggregate, gate
-from edgepeft_runtime import Trainer, UpdateError
+from edgepeft.aggregation import Aggregate, Robust, aggregate, gate
+from edgepeft.aggregation.errors import AggregationError
+from edgepeft_runtime import Trainer
 from edgepeft_runtime.bundle.bundle import Bundle
+from edgepeft_runtime.errors import UpdateError
 from edgepeft_runtime.files.tensorfile import sha256_of
 from edgepeft_runtime.train.update import read_update, write_update
 from tests.support.bundles import Trained
@@ -154,7 +156,7 @@ def test_bad_updates_do_not_count(fleet: tuple[Bundle, list[Path]], images: Trai
         assert not any(str(tmp_path) in refused.reason for refused in found.report.refused)
     with pytest.raises(AggregationError) as caught:
         aggregate(bundle, bad)
-    assert caught.value.reference == "no-updates"
+    assert caught.value.code == "no-updates"
     assert "cut.safetensors" in str(caught.value)
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgepeft.aggregation import AggregationError, Privacy, aggregate
+from edgepeft.aggregation import Privacy, aggregate
+from edgepeft.aggregation.errors import AggregationError
 from edgepeft.aggregation.privacy import epsilon
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.files.tensorfile import sha256_of
@@ -53,7 +54,7 @@ def test_a_trimmed_mean_that_trims_nobody_is_refused(text: Trained, tmp_path: Pa
     bundle = Bundle.open(text.bundle)
     with pytest.raises(AggregationError, match="it takes 5 devices") as caught:
         aggregate(bundle, send(bundle, drifted(bundle, 4), tmp_path), robust="trimmed-mean=0.2")
-    assert caught.value.reference == "nothing-trimmed"
+    assert caught.value.code == "nothing-trimmed"
 
 
 def test_noise_is_that_of_the_clipping_norm(text: Trained, tmp_path: Path) -> None:
@@ -155,5 +156,5 @@ def test_a_file_that_changes_between_passes_ends_the_round(
     monkeypatch.setattr(robust, "_blocks", meanwhile)
     with pytest.raises(AggregationError) as caught:
         aggregate(bundle, paths, robust="median")
-    assert caught.value.reference == "changed-file"
+    assert caught.value.code == "changed-file"
     assert paths[2].name in str(caught.value)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import edgepeft
-from edgepeft.aggregation import AggregationError, Privacy, aggregate
+from edgepeft.aggregation import Privacy, aggregate
+from edgepeft.aggregation.errors import AggregationError
 from edgepeft.methods import Sift
 from edgepeft_runtime import Trainer
 from edgepeft_runtime.bundle.bundle import Bundle
@@ -118,4 +119,4 @@ def test_indices_picked_by_data_are_not_private(sparse: Bundle, tmp_path: Path) 
     """Noise on the values does not hide which elements a device has chosen."""
     with pytest.raises(AggregationError) as caught:
         aggregate(sparse, send(sparse, [_picked(sparse, 0)], tmp_path), clip=1.0, privacy=Privacy(1.0))
-    assert caught.value.reference == "private-indices"
+    assert caught.value.code == "private-indices"

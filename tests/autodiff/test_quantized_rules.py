@@ -8,7 +8,8 @@ import onnxruntime as ort
 import pytest
 from onnx_ir.passes.common import NameFixPass
 
-from edgepeft_export.autodiff import NoGradientForCase, differentiate
+from edgepeft_export.autodiff import differentiate
+from edgepeft_export.autodiff.registry import NoGradientForCase
 from edgepeft_export.graph.custom_ops import CONTRIB, DOMAIN, FAKE_QUANTIZE, int8_matmul, lower
 from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.opset import IR_VERSION, assert_runs_on_devices

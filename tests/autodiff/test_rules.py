@@ -13,8 +13,8 @@ from onnx_ir import to_proto
 from onnx_ir.passes.common import NameFixPass
 from torch.nn import functional
 
-from edgepeft_export.autodiff import NoGradientForCase, differentiate
-from edgepeft_export.autodiff.registry import NO_GRADIENT, RULES
+from edgepeft_export.autodiff import differentiate
+from edgepeft_export.autodiff.registry import NO_GRADIENT, RULES, NoGradientForCase
 from edgepeft_export.opset import OPSET, assert_runs_on_devices
 from tests.autodiff import rule_cases
 from tests.autodiff.rule_cases.case import Array, Case, draw, forward_model, from_torch, loss_weights, to_ir, trains
@@ -135,7 +135,7 @@ def test_what_a_rule_does_not_cover_is_refused_with_a_way_out(case: Case, reason
     by_name = {value.name: value for value in (*model.graph.inputs, *model.graph.outputs)}
     with pytest.raises(NoGradientForCase) as caught:
         differentiate(model.graph, by_name["loss"], [by_name[f"i{place}"] for place in trains(case)])
-    assert caught.value.reference == "no-gradient-for-case"
+    assert caught.value.code == "no-gradient-for-case"
     assert f"op {case.op} (node node)" in caught.value.message
     assert reason in caught.value.message
     assert caught.value.hint

@@ -90,7 +90,7 @@ def test_a_small_fleet_is_warned(edgepeft: Command, text: Trained, tmp_path: Pat
         (["--out", "round.onnx"], "wrong-suffix"),
         (["--out", "updates/round.safetensors"], "target-among-updates"),
         (["--out", "round.safetensors", "--robust", "krum"], "bad-setting"),
-        (["--out", "round.safetensors", "--dp-noise", "1"], "contradiction"),
+        (["--out", "round.safetensors", "--dp-noise", "1"], "contradicting-settings"),
         (["--out", "round.safetensors", "--rule", "ffa"], "no-updates"),
         (["--out", "round.safetensors", "--rule", "stack", "--data", "x.csv"], "stack-cannot-be-evaluated"),
     ],

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 import edgepeft
-from edgepeft.compress import PruneError, Pruning, prune
+from edgepeft.compress import Pruning, prune
 from edgepeft.compress.channels import channel_groups
+from edgepeft.compress.errors import PruneError
 from edgepeft.compress.groups import Group
 from edgepeft.compress.transformer import transformer_groups
 from edgepeft.methods import Full, Lora, attach
@@ -198,7 +199,7 @@ def test_settings_out_of_range_are_refused(text: str) -> None:
     """What cannot be meant is an error that names the setting."""
     with pytest.raises(PruneError) as caught:
         Pruning.parse(text)
-    assert caught.value.reference == "prune-setting"
+    assert caught.value.code == "prune-setting"
 
 
 CASES = {
@@ -219,6 +220,6 @@ def test_what_cannot_be_pruned_is_said_and_nothing_changes(reference: str) -> No
     required = [p.requires_grad for p in model.parameters()]
     with pytest.raises(PruneError) as caught:
         prune(model, settings, calibration)
-    assert caught.value.reference == reference
+    assert caught.value.code == reference
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     assert required == [p.requires_grad for p in model.parameters()]

@@ -15,8 +15,9 @@ from torch import nn
 import edgepeft
 from edgepeft.compress import Pruning, fix_masks, hold_masks, prune
 from edgepeft.methods import Freeze, Full, Lora, attach
+from edgepeft_export.errors import QuantizeError
 from edgepeft_export.optimizers import SGD, AdamW
-from edgepeft_export.quantize import Quantization, QuantizeError
+from edgepeft_export.quantize import Quantization
 from edgepeft_export.quantize.codebook import codebook
 from edgepeft_runtime import Trainer
 from tests.support.networks import NETWORKS, to_numpy

@@ -13,7 +13,7 @@ from edgepeft.data import images as image_folder
 from edgepeft.data import load
 from edgepeft_runtime import Trainer
 from edgepeft_runtime.bundle.bundle import Bundle
-from edgepeft_runtime.errors import DataError
+from edgepeft_runtime.errors import DataError, EdgepeftError, MissingExtra
 from tests.support.bundles import Trained
 
 
@@ -57,7 +57,7 @@ def test_a_mistake_in_npz_is_named_with_the_file(
 ) -> None:
     """It is met on loading, not at the step that comes across it."""
     np.savez(tmp_path / "d.npz", **arrays)
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(EdgepeftError) as caught:
         load(tmp_path / "d.npz", bundle)
     assert "d.npz" in caught.value.message
     for word in words:
@@ -144,7 +144,7 @@ def test_missing_pillow_names_the_extra(bundle: Bundle, tmp_path: Path, monkeypa
     """A device without the package learns what to install."""
     save(tmp_path / "dark" / "a.png", np.zeros((8, 8)))
     monkeypatch.setitem(sys.modules, "PIL", None)
-    with pytest.raises(DataError, match=r"edgepeft\[images\]"):
+    with pytest.raises(MissingExtra, match=r"edgepeft\[images\]"):
         load(tmp_path, bundle)
 
 

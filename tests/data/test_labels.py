@@ -153,7 +153,7 @@ def test_classes_that_cannot_be_told_apart_are_refused(names: tuple[str, ...], w
         edgepeft.prepare(
             nn.Linear(2, len(names)), torch.zeros(2, 2), method="full", classes=names, out=tmp_path / "bundle"
         )
-    assert caught.value.reference == "classes"
+    assert caught.value.code == "wrong-class-names"
     assert not (tmp_path / "bundle").exists()
     assert class_names([f" {unicodedata.normalize('NFD', name)}" for name in ACCENTS]) == ACCENTS
 

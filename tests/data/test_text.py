@@ -17,7 +17,7 @@ from edgepeft.data.prompts import Prompter
 from edgepeft_runtime import Trainer
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.bundle.manifest import Manifest
-from edgepeft_runtime.errors import DataError
+from edgepeft_runtime.errors import DataError, MissingExtra
 from tests.support.bundles import BAD, CLS, GOOD, LONGEST, PAD, SEP, WORDS, Trained
 
 
@@ -215,7 +215,7 @@ def test_bundles_that_take_no_text_say_so(images: Trained, regression: Trained, 
 def test_missing_tokenizers_name_the_extra(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A device without the package learns what to install."""
     monkeypatch.setitem(sys.modules, "tokenizers", None)
-    with pytest.raises(DataError, match=r"edgepeft\[text\]"):
+    with pytest.raises(MissingExtra, match=r"edgepeft\[text\]"):
         load(write(tmp_path / "d.csv", "text,label\ngood,0\n"), bundle)
 
 

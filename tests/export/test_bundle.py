@@ -17,13 +17,14 @@ from torch import Tensor, nn
 
 import edgepeft
 from edgepeft.preparation.prepare import Prepared
-from edgepeft_export.autodiff import NoGradientRule
+from edgepeft_export.autodiff.walk import NoGradientRule
 from edgepeft_export.opset import IR_VERSION, OPSET, assert_runs_on_devices
 from edgepeft_export.optimizers import AdamW
 from edgepeft_export.weights import ALIGNMENT, INLINE, WeightsFile
-from edgepeft_runtime import Bundle, BundleError, EdgepeftError, Trainer
+from edgepeft_runtime import Bundle, Trainer
 from edgepeft_runtime.bundle.bundle import GRAPHS
 from edgepeft_runtime.bundle.graphfile import external_locations
+from edgepeft_runtime.errors import BundleError, EdgepeftError
 
 VOCABULARY, HIDDEN = 40, 16
 
@@ -199,7 +200,7 @@ def test_a_failure_while_writing_leaves_the_old_bundle(tmp_path: Path) -> None:
     source = edgepeft.Source(Tied(), IDS, "causal_lm", files={"no/such/folder.json": b"{}"})
     with pytest.raises(BundleError, match="folder") as failure:
         edgepeft.prepare(source, out=tmp_path / "b", overwrite=True)
-    assert failure.value.reference == "cannot-write-file"
+    assert failure.value.code == "cannot-write-file"
     assert {path.name: path.read_bytes() for path in (tmp_path / "b").iterdir()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["b"]
 
@@ -209,7 +210,7 @@ def test_a_bundle_is_not_overwritten_unasked(bundle: Path) -> None:
     before = (bundle / "manifest.json").read_bytes()
     with pytest.raises(BundleError) as failure:
         _prepare(bundle)
-    assert failure.value.reference == "bundle-exists"
+    assert failure.value.code == "bundle-exists"
     assert (bundle / "manifest.json").read_bytes() == before
 
 
@@ -221,7 +222,7 @@ def test_what_is_no_bundle_is_never_overwritten(tmp_path: Path) -> None:
     for name in ("photos", "file"):
         with pytest.raises(BundleError) as failure:
             _prepare(tmp_path / name, overwrite=True)
-        assert failure.value.reference == "not-a-bundle"
+        assert failure.value.code == "not-a-bundle"
     assert (tmp_path / "photos" / "one.jpg").read_bytes() == b"1"
 
 
@@ -230,7 +231,7 @@ def test_a_link_to_a_bundle_is_not_replaced(bundle: Path, tmp_path: Path) -> Non
     (tmp_path / "link").symlink_to(bundle)
     with pytest.raises(BundleError) as failure:
         _prepare(tmp_path / "link", overwrite=True)
-    assert failure.value.reference == "not-a-folder" and (tmp_path / "link").is_symlink()
+    assert failure.value.code == "not-a-folder" and (tmp_path / "link").is_symlink()
 
 
 def test_overwriting_replaces_all_of_it(tmp_path: Path) -> None:

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import edgepeft
+from edgepeft_export.errors import LossError
 from edgepeft_export.forward import Forward
-from edgepeft_export.losses import L1, MSE, BCEWithLogits, CausalLM, CrossEntropy, Loss, LossError, by_name
-from edgepeft_runtime import BatchError, DataError, Trainer
-from edgepeft_runtime.settings import SettingError
+from edgepeft_export.losses import L1, MSE, BCEWithLogits, CausalLM, CrossEntropy, Loss, by_name
+from edgepeft_runtime import Trainer
+from edgepeft_runtime.errors import BatchError, DataError, SettingError
 from tests.support.linear_graphs import CLASSES, FEATURES, compiled, expected_of, linear, run
 from tests.support.networks import tiny_gpt2
 
@@ -194,7 +195,7 @@ def test_a_device_refuses_a_step_in_which_no_label_counts(tmp_path: Path) -> Non
         before = trainer.parameters()
         with pytest.raises(BatchError) as failure:
             trainer.step(batch)
-        assert failure.value.reference == "no-label-counts"
+        assert failure.value.code == "no-label-counts"
         with pytest.raises(DataError):
             trainer.evaluate([batch])
         for name, array in trainer.parameters().items():
@@ -254,7 +255,7 @@ def test_an_unknown_name_lists_those_that_exist() -> None:
     """A loss that does not exist is refused with the names of those that do."""
     with pytest.raises(SettingError) as failure:
         by_name("crossentropy")
-    assert failure.value.reference == "unknown-name"
+    assert failure.value.code == "unknown-name"
     assert "cross_entropy" in str(failure.value)
 
 

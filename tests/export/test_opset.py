@@ -50,7 +50,7 @@ def test_what_it_does_not_run_is_named(body: str, domains: str, op_type: str) ->
     """Unknown operators, those of training builds and those of others' domains are refused by name."""
     with pytest.raises(UnsupportedOperator) as failure:
         assert_runs_on_devices(_model(body, domains=domains))
-    assert failure.value.reference == "unsupported-operator"
+    assert failure.value.code == "unsupported-operator"
     assert op_type in failure.value.message
     assert failure.value.hint is not None
 

@@ -21,7 +21,7 @@ from edgepeft_export.optimizers import (
     Optimizer,
     by_name,
 )
-from edgepeft_runtime.settings import SettingError
+from edgepeft_runtime.errors import SettingError
 
 SHAPES = {"a.weight": (3, 4), "a.bias": (3,), "norm.weight": (4,), "kernel": (2, 1, 3, 3), "scale": ()}
 
@@ -232,7 +232,7 @@ def test_settings_out_of_range_are_refused_when_they_are_made(
     """The error names the setting and its value, before any graph is built."""
     with pytest.raises(SettingError) as failure:
         kind(**settings)  # type: ignore[arg-type]
-    assert failure.value.reference == "bad-setting"
+    assert failure.value.code == "bad-setting"
     assert next(iter(settings)) in str(failure.value) or "momentum" in str(failure.value)
 
 
@@ -240,7 +240,7 @@ def test_an_unknown_name_lists_those_that_exist() -> None:
     """An optimizer that does not exist is refused with the names of those that do."""
     with pytest.raises(SettingError) as failure:
         by_name("adam")
-    assert failure.value.reference == "unknown-name"
+    assert failure.value.code == "unknown-name"
     assert "adamw, lion, sgd" in str(failure.value)
 
 

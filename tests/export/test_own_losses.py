@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import edgepeft
+from edgepeft_export.errors import LossError, VerificationError
 from edgepeft_export.forward import Forward, from_torch
 from edgepeft_export.forward.torch_source.own_loss import from_function
-from edgepeft_export.losses import Loss, LossError, OnnxLoss
-from edgepeft_export.verification import VerificationError
+from edgepeft_export.losses import Loss, OnnxLoss
 from edgepeft_runtime import Trainer
 from tests.support.linear_graphs import CLASSES, FEATURES, compiled, expected_of, leaves, linear, run, torch_logits
 
@@ -197,14 +197,14 @@ def test_a_loss_that_reads_no_output_is_refused(tmp_path: Path) -> None:
     """Inputs named otherwise than the model's outputs would make a loss that trains nothing."""
     loss = OnnxLoss.read(_write(tmp_path / "l.onnx", LOSS_TEXT.replace("logits", "scores")))
     error = _refused(loss, linear())
-    assert error.reference == "loss-inputs"
+    assert error.code == "loss-inputs"
     assert "scores" in str(error) and "logits" in str(error)
 
 
 def test_a_loss_of_several_outputs_is_refused(tmp_path: Path) -> None:
     """One scalar is what is minimised."""
     text = LOSS_TEXT.replace("(float mean)", "(float mean, float[batch, 5] cut)")
-    assert _refused(OnnxLoss.read(_write(tmp_path / "l.onnx", text)), linear()).reference == "loss-outputs"
+    assert _refused(OnnxLoss.read(_write(tmp_path / "l.onnx", text)), linear()).code == "loss-outputs"
 
 
 def test_a_loss_per_row_is_refused(tmp_path: Path) -> None:
@@ -212,7 +212,7 @@ def test_a_loss_per_row_is_refused(tmp_path: Path) -> None:
     text = LOSS_TEXT.replace("ReduceMean <keepdims = 0> (cut)", "Identity(cut)").replace(
         "float mean", "float[batch, 5] mean"
     )
-    assert _refused(OnnxLoss.read(_write(tmp_path / "l.onnx", text)), linear()).reference == "loss-outputs"
+    assert _refused(OnnxLoss.read(_write(tmp_path / "l.onnx", text)), linear()).code == "loss-outputs"
 
 
 def test_a_torch_loss_per_row_is_refused() -> None:
@@ -220,7 +220,7 @@ def test_a_torch_loss_per_row_is_refused() -> None:
     loss = nn.CrossEntropyLoss(reduction="none")
     with pytest.raises(LossError) as failure:
         from_function(lambda logits, labels: loss(logits, labels), linear(), {"labels": torch.zeros(2).long()})
-    assert failure.value.reference == "loss-outputs"
+    assert failure.value.code == "loss-outputs"
 
 
 def test_a_torch_loss_that_fails_shows_what_it_was_given() -> None:
@@ -229,7 +229,7 @@ def test_a_torch_loss_that_fails_shows_what_it_was_given() -> None:
         from_function(
             lambda logits, labels: functional.cross_entropy(logits, labels), linear(), {"labels": torch.zeros(2)}
         )
-    assert failure.value.reference == "loss-inputs"
+    assert failure.value.code == "loss-inputs"
     assert "labels torch.float32 [2]" in str(failure.value)
 
 
@@ -237,7 +237,7 @@ def test_an_argument_nobody_feeds_is_refused() -> None:
     """A torch loss with an argument that is no output and has no example label names both sides."""
     with pytest.raises(LossError) as failure:
         from_function(lambda logits, target: logits.sum() + target.sum(), linear(), {})
-    assert failure.value.reference == "loss-inputs"
+    assert failure.value.code == "loss-inputs"
     assert "'target'" in str(failure.value) and "logits" in str(failure.value)
 
 
@@ -247,7 +247,7 @@ def test_a_file_that_is_no_loss_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "no.onnx", tmp_path / "absent.onnx"):
         with pytest.raises(LossError) as failure:
             OnnxLoss.read(path)
-        assert failure.value.reference == "not-a-model"
+        assert failure.value.code == "not-a-model"
 
 
 def test_labels_fit_the_sizes_of_the_example() -> None:
@@ -280,7 +280,7 @@ def test_a_loss_that_cannot_be_exported_is_named() -> None:
 
     with pytest.raises(LossError, match="loss") as caught:
         from_function(ctc, linear("tokens"), {"labels": torch.ones(2, 2, dtype=torch.int64)})
-    assert caught.value.reference == "loss-export"
+    assert caught.value.code == "loss-export"
 
 
 def test_a_loss_that_is_exported_wrong_is_refused() -> None:

@@ -20,13 +20,14 @@ from edgepeft_export import losses
 from edgepeft_export.autodiff.registry import RULES, Gradients, Rule, Upstream
 from edgepeft_export.bundle import Extras, write_bundle
 from edgepeft_export.compile import UnpackedTensor, compile_step
+from edgepeft_export.errors import QuantizeError
 from edgepeft_export.forward import Forward, from_torch
 from edgepeft_export.graph.custom_ops import lower
 from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.graph.rounding import to_int4, to_int8
 from edgepeft_export.losses import CrossEntropy
 from edgepeft_export.optimizers import SGD
-from edgepeft_export.quantize import Quantization, QuantizeError, quantize
+from edgepeft_export.quantize import Quantization, quantize
 from edgepeft_runtime import Trainer
 from edgepeft_runtime.bundle.bundle import Bundle
 from tests.support.networks import NETWORKS, Network, to_numpy, torch_loss

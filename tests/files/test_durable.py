@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from edgepeft_runtime.errors import StateError, UpdateError
+from edgepeft_runtime.errors import CannotWriteFile, EdgepeftError, NotARegularFile
 from edgepeft_runtime.files import staging
 from edgepeft_runtime.files.durable import check_output, make_folder, write_atomically
 from edgepeft_runtime.files.lock import lock_directory, lock_file
@@ -35,7 +35,7 @@ def system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
 
 def replace(path: Path, text: str = "new") -> None:
     """A new folder in the place of the old one."""
-    with replace_directory(path, error=StateError) as folder:
+    with replace_directory(path) as folder:
         (folder / "file").write_text(text)
 
 
@@ -63,9 +63,9 @@ def test_only_regular_files_are_replaced(tmp_path: Path, kind: str) -> None:
         case _:
             path.symlink_to("/proc/self/fd/1")
     before = os.lstat(path)
-    with pytest.raises(UpdateError) as refused:
-        write_atomically(path, [b"new"], error=UpdateError)
-    assert refused.value.reference == "not-a-regular-file" and refused.value.context is not None
+    with pytest.raises(NotARegularFile) as refused:
+        write_atomically(path, [b"new"])
+    assert refused.value.code == "not-a-regular-file" and refused.value.context is not None
     after = os.lstat(path)
     assert (after.st_ino, after.st_mode) == (before.st_ino, before.st_mode)
 
@@ -74,8 +74,8 @@ def test_standard_output_is_not_replaced() -> None:
     """Where the system keeps it as a link to whatever is open, also to a file."""
     if not os.path.lexists("/dev/stdout"):
         pytest.skip("this system has no /dev/stdout")
-    with pytest.raises(UpdateError, match="/dev/stdout"):
-        check_output("/dev/stdout", UpdateError)
+    with pytest.raises(NotARegularFile, match="/dev/stdout"):
+        check_output("/dev/stdout")
 
 
 @pytest.mark.parametrize("dangling", [False, True])
@@ -85,7 +85,7 @@ def test_a_link_is_replaced_and_its_file_stays(tmp_path: Path, dangling: bool) -
     if not dangling:
         target.write_text("precious")
     link.symlink_to(target)
-    write_atomically(link, [b"new"], error=UpdateError)
+    write_atomically(link, [b"new"])
     assert link.read_text() == "new" and not link.is_symlink()
     assert target.exists() != dangling and (dangling or target.read_text() == "precious")
 
@@ -102,9 +102,9 @@ def test_errors_of_the_disk_say_what_to_do(
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(os, "fsync", fails)
-    with pytest.raises(UpdateError) as failure:
-        write_atomically(path, [b"new"], error=UpdateError)
-    assert failure.value.reference == "cannot-write-file" and word in str(failure.value.hint)
+    with pytest.raises(CannotWriteFile) as failure:
+        write_atomically(path, [b"new"])
+    assert failure.value.code == "cannot-write-file" and word in str(failure.value.hint)
     assert listed(tmp_path) == {"file": "old"}
 
 
@@ -136,9 +136,9 @@ def test_a_folder_is_replaced_as_a_whole(old: Path, system: str) -> None:
 
 def test_an_error_while_filling_changes_nothing(old: Path) -> None:
     """The old folder stays, and nothing else."""
-    with pytest.raises(StateError), replace_directory(old, error=StateError) as folder:
+    with pytest.raises(CannotWriteFile), replace_directory(old) as folder:
         (folder / "no" / "file").write_text("new")
-    with pytest.raises(ZeroDivisionError), replace_directory(old, error=StateError):
+    with pytest.raises(ZeroDivisionError), replace_directory(old):
         raise ZeroDivisionError
     assert listed(old) == {"inner/file": "old"} and os.listdir(old.parent) == ["bundle"]
 
@@ -157,7 +157,7 @@ def test_a_rename_that_fails_puts_the_old_folder_back(
         original(source, target)
 
     monkeypatch.setattr(os, "rename", rename)
-    with suppress(StateError):
+    with suppress(CannotWriteFile):
         replace(old)
     assert listed(old) in ({"inner/file": "old"}, {"file": "new"}), system
     monkeypatch.undo()
@@ -180,26 +180,26 @@ def test_a_folder_replaces_no_file_and_no_link(tmp_path: Path, old: Path, kind: 
     """Both are refused by name, and stay."""
     path = tmp_path / "other"
     path.symlink_to(old) if kind == "link" else path.write_text("precious")
-    with pytest.raises(StateError) as refused:
+    with pytest.raises(EdgepeftError) as refused:
         replace(path)
-    assert refused.value.reference == "not-a-folder"
+    assert refused.value.code == "not-a-folder"
     assert path.is_symlink() == (kind == "link") and listed(old) == {"inner/file": "old"}
 
 
 def test_two_processes_do_not_write_one_folder(old: Path) -> None:
     """The second one is told, and the first one's work is not touched."""
-    with replace_directory(old, error=StateError) as folder:
+    with replace_directory(old) as folder:
         (folder / "file").write_text("new")
-        with pytest.raises(StateError) as refused:
+        with pytest.raises(EdgepeftError) as refused:
             replace(old)
-        assert refused.value.reference == "path-in-use"
+        assert refused.value.code == "path-in-use"
     assert listed(old) == {"file": "new"}
 
 
 def test_a_revised_folder_keeps_what_it_is_asked_to(old: Path, tmp_path: Path) -> None:
     """Through a link too; what is kept has one name, as onnx demands."""
     (tmp_path / "link").symlink_to(old)
-    with revised_directory(tmp_path / "link", ["inner/file"], error=StateError) as folder:
+    with revised_directory(tmp_path / "link", ["inner/file"]) as folder:
         (folder / "more").write_text("new")
     assert listed(old) == {"inner/file": "old", "more": "new"}
     assert os.stat(old / "inner" / "file").st_nlink == 1 and (tmp_path / "link").is_symlink()

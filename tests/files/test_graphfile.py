@@ -123,7 +123,7 @@ def test_what_parsers_could_read_differently_is_refused(name: str) -> None:
     assert external_locations(plain()) == {"weights.bin"}
     with pytest.raises(BundleError) as error:
         external_locations(REFUSED[name]())
-    assert error.value.reference == "bad-graph"
+    assert error.value.code == "bad-graph"
     assert error.value.context
 
 
@@ -224,7 +224,7 @@ def test_loop_without_a_bound_is_refused(name: str) -> None:
     """It could keep a device busy for ever."""
     with pytest.raises(BundleError) as error:
         external_locations(UNBOUNDED[name]().SerializeToString())
-    assert error.value.reference == "unbounded-loop"
+    assert error.value.code == "unbounded-loop"
     assert "Loop" in str(error.value.hint)
 
 

@@ -13,7 +13,7 @@ import safetensors.numpy
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from edgepeft_runtime.errors import UpdateError
+from edgepeft_runtime.errors import BadDeltaIndices, EdgepeftError
 from edgepeft_runtime.files import index_coding
 from edgepeft_runtime.files.tensorfile import read_tensors, write_tensors
 from edgepeft_runtime.train.update import Update, read_update, write_update
@@ -152,9 +152,9 @@ def test_an_update_with_plain_indices_is_read(tmp_path: Path) -> None:
 def test_damaged_codes_are_refused(data: str, what: str, tmp_path: Path) -> None:
     """With what is wrong, though the digest is right."""
     path = coded_file(tmp_path / "u", bytes.fromhex(data))
-    with pytest.raises(UpdateError) as error:
+    with pytest.raises(EdgepeftError) as error:
         read_update(path)
-    assert error.value.reference == "bad-delta-indices"
+    assert error.value.code == "bad-delta-indices"
     assert what in str(error.value.context) and "'a'" in str(error.value.context)
 
 
@@ -174,15 +174,15 @@ def test_damaged_codes_are_refused(data: str, what: str, tmp_path: Path) -> None
 )
 def test_names_of_what_is_not_coded_are_refused(names: Any, what: str, tmp_path: Path) -> None:
     """Not in the file, floats, twice, or no list of names."""
-    with pytest.raises(UpdateError) as error:
+    with pytest.raises(BadDeltaIndices) as error:
         read_update(coded_file(tmp_path / "u", b"\x01\x02", names))
-    assert error.value.reference == "bad-delta-indices"
+    assert error.value.code == "bad-delta-indices"
     assert what in str(error.value.context)
 
 
 def test_codes_of_two_axes_are_refused(tmp_path: Path) -> None:
     """A vector has one."""
-    with pytest.raises(UpdateError, match="damaged or of another format"):
+    with pytest.raises(BadDeltaIndices, match="damaged or of another format"):
         read_update(coded_file(tmp_path / "u", b"\x01\x02", shape=(1, 2)))
 
 

@@ -17,7 +17,7 @@ import safetensors.numpy
 import safetensors.torch
 import torch
 
-from edgepeft_runtime.errors import EdgepeftError, UpdateError
+from edgepeft_runtime.errors import EdgepeftError, TensorFileError
 from edgepeft_runtime.files.shapes import MAX_AXES, elements
 from edgepeft_runtime.files.tensorfile import read_tensors, sha256_of, write_tensors
 from tests.support.damage import mutated
@@ -230,8 +230,8 @@ def test_damaged_files_are_refused(name: str, tmp_path: Path) -> None:
     """Whatever breaks the format gives an error that names the file and says what is wrong."""
     path = tmp_path / "a.safetensors"
     path.write_bytes(DAMAGED[name])
-    with pytest.raises(UpdateError) as error:
-        read_tensors(path, error=UpdateError)
+    with pytest.raises(TensorFileError) as error:
+        read_tensors(path)
     assert str(path) in error.value.message
     assert error.value.context
     assert error.value.hint
@@ -249,7 +249,7 @@ def test_file_without_digest_is_refused_where_one_is_needed(tmp_path: Path) -> N
     write_tensors(tmp_path / "a", {"a": np.zeros(2, np.float32)})
     with pytest.raises(EdgepeftError) as error:
         read_tensors(tmp_path / "a", require_digest=True)
-    assert error.value.reference == "no-digest"
+    assert error.value.code == "no-digest"
 
 
 def test_digest_is_the_hash_the_spec_describes(tmp_path: Path) -> None:

@@ -98,7 +98,7 @@ def code_of(call: Any, *arguments: Any, **more: Any) -> str:
     try:
         call(*arguments, **more)
     except EdgepeftError as error:
-        return error.reference
+        return error.code
     return ""
 
 

@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgepeft.aggregation import AggregationError, Privacy, aggregate
-from edgepeft.sync import SyncError, closing, collect
+from edgepeft.aggregation import Privacy, aggregate
+from edgepeft.errors import Contradiction
+from edgepeft.sync import closing, collect
+from edgepeft.sync.errors import SyncError
 from edgepeft_runtime.files.tensorfile import read_tensors
 from edgepeft_runtime.train.update import read_update
 from tests.fleet.fleets import NOW, Device, Fleet
@@ -57,7 +59,7 @@ def test_a_late_update_moves_the_next_round_with_less_weight(fleet: Fleet) -> No
         expected = starts[1][name] + (math.sqrt(0.5) * changes[0] + changes[1]) / (1 + math.sqrt(0.5))
         assert np.allclose(array, expected, atol=1e-6), name
     for settings in ({"robust": "median"}, {"privacy": Privacy(1.0), "clip": 1.0}):
-        with pytest.raises(AggregationError, match="takes no weights"):
+        with pytest.raises(Contradiction, match="takes no weights"):
             aggregate(fleet.bundle, found.updates, adapter=found.adapter, earlier=found.earlier, **settings)
 
 
@@ -114,5 +116,5 @@ def test_late_devices_do_not_make_up_for_missing_ones(fleet: Fleet) -> None:
     _pull(fleet)
     with pytest.raises(SyncError, match="1 more have delivered late") as caught:
         closing(fleet.host, alike=True)
-    assert caught.value.reference == "too-few-devices"
+    assert caught.value.code == "too-few-devices"
     assert len(closing(fleet.host).updates) == 2

@@ -15,20 +15,10 @@ import fsspec
 import numpy as np
 import pytest
 
-from edgepeft.sync import (
-    Entry,
-    Keys,
-    Ledger,
-    SyncError,
-    Workspace,
-    accepted,
-    collect,
-    mirror,
-    publish,
-    rollback,
-    status,
-)
+from edgepeft.sync import Entry, Keys, Ledger, Workspace, accepted, collect, mirror, publish, rollback, status
+from edgepeft.sync.errors import SyncError
 from edgepeft.sync.keys import ACTIVE, REVOKED
+from edgepeft_runtime.errors import BadSetting
 from edgepeft_runtime.files.tensorfile import read_tensors
 from edgepeft_runtime.fleet import signatures
 from edgepeft_runtime.fleet.delivering import deliver
@@ -286,7 +276,7 @@ def test_a_folder_that_cannot_be_read_stops_nobody_else(
         return original(path)  # type: ignore[call-overload]
 
     monkeypatch.setattr(os, "scandir", scandir)
-    assert pull(fleet) == (1, 0, 0, ["cannot-read-file"])
+    assert pull(fleet) == (1, 0, 0, ["cannot-read-remote"])
 
 
 def test_deliver_refuses_what_the_host_would_refuse(fleet: Fleet, device: Device, tmp_path: Path) -> None:
@@ -363,7 +353,7 @@ def test_a_host_without_key_round_or_the_right_bundle_is_told(fleet: Fleet, tmp_
 )
 def test_terms_that_make_no_sense_are_refused(fleet: Fleet, terms: dict[str, float]) -> None:
     """Before anything is written."""
-    with pytest.raises(SyncError, match="out of range"):
+    with pytest.raises(BadSetting, match="out of range"):
         fleet.publish(**terms)
     assert fleet.host.latest() is None
 
@@ -420,7 +410,7 @@ def test_a_damaged_ledger_is_an_error_not_an_empty_one(fleet: Fleet, device: Dev
 def test_two_pulls_at_once_are_kept_apart(fleet: Fleet) -> None:
     """The second one is told to wait."""
     with fleet.host.locked():
-        assert code_of(collect, [], fleet.host) == "folder-in-use"
+        assert code_of(collect, [], fleet.host) == "path-in-use"
 
 
 # Remote stores

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from edgepeft.sync import Keys, Ledger, SyncError, collect
+from edgepeft.sync import Keys, Ledger, collect
+from edgepeft.sync.errors import SyncError
 from edgepeft.sync.keys import Device as Registration
+from edgepeft_runtime.errors import EdgepeftError
 from edgepeft_runtime.fleet.identity import Identity
 from edgepeft_runtime.train.trainer import Trainer
 from tests.fleet.fleets import NOW, Fleet, PowerCut, code_of
@@ -142,9 +144,9 @@ def test_a_ledger_that_fails_is_an_error_not_a_crash(fleet: Fleet, lock: str) ->
         other.execute("SELECT * FROM refused").fetchone()
         asked = (ledger.counts, ledger.blocked) if lock == "BEGIN EXCLUSIVE" else (partial(blocked, ledger),)
         for call in asked:
-            with pytest.raises(SyncError) as failure:
+            with pytest.raises(EdgepeftError) as failure:
                 call()
-            assert failure.value.reference == "cannot-write-file"
+            assert failure.value.code == "cannot-write-file"
             assert str(fleet.host.ledger) in failure.value.message and failure.value.hint is not None
 
 
@@ -164,7 +166,7 @@ def test_a_damaged_ledger_is_not_taken_for_an_empty_disk(fleet: Fleet, damage: b
         return
     with pytest.raises(SyncError) as failure:
         Ledger(fleet.host.ledger)
-    assert failure.value.reference == "bad-ledger"
+    assert failure.value.code == "bad-ledger"
 
 
 def test_a_folder_in_the_place_of_an_update_is_refused(fleet: Fleet) -> None:

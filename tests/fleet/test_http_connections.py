@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from edgepeft_runtime.errors import FleetError
+from edgepeft_runtime.errors import RemoteError
 from edgepeft_runtime.fleet.transports import http_connection
 from edgepeft_runtime.fleet.transports.over_http import HttpTransport
 from edgepeft_runtime.fleet.transports.remote import connected, open_remote
@@ -116,7 +116,7 @@ def test_an_answer_that_ends_early_is_a_lost_connection() -> None:
         thread = threading.Thread(target=answer)
         thread.start()
         with _remote(f"http://127.0.0.1:{listening.getsockname()[1]}") as remote:
-            assert code_of(read, remote, "latest.json", 100) == "remote-unreachable"
+            assert code_of(read, remote, "latest.json", 100) == "incomplete-file"
         thread.join()
 
 
@@ -153,7 +153,7 @@ def test_failures_say_what_to_look_at(server: _Server, tmp_path: Path) -> None:
         (f"http://127.0.0.1:{port}", "that the host is serving"),
         ("http://host.invalid", "the name in the address"),
     ):
-        with _remote(address) as remote, pytest.raises(FleetError) as caught:
+        with _remote(address) as remote, pytest.raises(RemoteError) as caught:
             read(remote, "latest.json", 10)
         assert told in str(caught.value.hint)
     for address in ("http://host:port", "https://", "http://host:0"):

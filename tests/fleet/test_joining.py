@@ -117,6 +117,7 @@ def test_a_damaged_place_changes_nothing_on_the_device(fleet: Fleet, name: str, 
             file.symlink_to(fleet.root / "elsewhere")
     assert code_of(device.join) in {
         "bad-signature",
+        "incomplete-file",
         "wrong-hash",
         "too-large",
         "no-such-file",
@@ -147,7 +148,7 @@ def test_a_round_of_another_bundle_or_campaign_is_refused(fleet: Fleet, tmp_path
     foreign = build(tmp_path / "foreign", seed=9)
     with pytest.raises(FleetError, match="base of the bundle") as caught:
         joining.join(fleet.remote, device.directory, foreign, now=NOW)
-    assert caught.value.reference == "foreign-round"
+    assert caught.value.code == "foreign-round"
     home = Workspace(tmp_path / "host2")
     home.keys.mkdir(parents=True)
     shutil.copytree(fleet.host.keys, home.keys, dirs_exist_ok=True)
@@ -318,8 +319,8 @@ def test_only_one_process_at_a_time_changes_a_home(fleet: Fleet) -> None:
     device.join()
     device.directory.start()
     with device.directory.locked():
-        assert code_of(DeviceDirectory(device.directory.path).start) == "folder-in-use"
-        assert code_of(device.join) == "folder-in-use"
+        assert code_of(DeviceDirectory(device.directory.path).start) == "path-in-use"
+        assert code_of(device.join) == "path-in-use"
         assert not device.directory.settle()
     assert device.directory.settle()
 

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgepeft_runtime.bundle.manifest import FileEntry, ParameterSpec
-from edgepeft_runtime.errors import FleetError
+from edgepeft_runtime.errors import EdgepeftError, FleetError, MissingExtra
 from edgepeft_runtime.fleet import canonical, signatures
 from edgepeft_runtime.fleet.delivery import Delivery, digest_of
 from edgepeft_runtime.fleet.reading import is_name
@@ -90,7 +90,7 @@ def test_a_round_that_makes_no_sense_is_refused(changes: dict[str, Any]) -> None
     content = canonical.dumps({**json.loads(ROUND.to_bytes()), **changes})
     with pytest.raises(FleetError) as caught:
         Round.from_bytes(content)
-    assert caught.value.reference == "bad-round"
+    assert caught.value.code == "bad-round"
 
 
 @pytest.mark.parametrize(
@@ -193,7 +193,7 @@ def test_without_the_library_a_device_verifies_only(monkeypatch: pytest.MonkeyPa
     signed.check(LATEST.to_bytes(), host)
     with pytest.raises(FleetError, match="not signed"):
         signed.check(LATEST.to_bytes(), bytes(32))
-    with pytest.raises(FleetError, match="cryptography") as caught:
+    with pytest.raises(MissingExtra, match="cryptography") as caught:
         replace(DELIVERY, algorithm=signatures.ED25519).signed(SEED)
     assert "hmac-sha256" in str(caught.value.hint)
 
@@ -234,7 +234,7 @@ def test_random_changes_never_crash_a_reader() -> None:
                 )
             try:
                 found = type(value).from_bytes(bytes(content))
-            except FleetError:
+            except EdgepeftError:
                 continue
             assert found.to_bytes() == content
 

@@ -20,7 +20,7 @@ from edgepeft.sync import Keys, accepted, collect
 from edgepeft.sync.keys import REVOKED
 from edgepeft.sync.serving.app import MAX_PENDING
 from edgepeft.sync.serving.connections import Connection
-from edgepeft_runtime.errors import FleetError
+from edgepeft_runtime.errors import EdgepeftError, RemoteRefused
 from edgepeft_runtime.fleet.delivering import deliver
 from edgepeft_runtime.fleet.joining import join
 from edgepeft_runtime.fleet.transports.over_http import HttpTransport
@@ -89,9 +89,9 @@ def test_over_tls_the_certificate_is_checked(fleet: Fleet, tmp_path: Path) -> No
     fleet.publish(seed=1)
     with serving(fleet.host, certificate=certificate, key=key) as port:
         address = f"https://127.0.0.1:{port}"
-        with pytest.raises(FleetError, match="certificate verify failed") as caught:
+        with pytest.raises(EdgepeftError, match="certificate verify failed") as caught:
             join(address, device.directory, fleet.bundle, now=NOW)
-        assert (caught.value.reference, "--ca-file" in str(caught.value.hint)) == ("certificate-not-trusted", True)
+        assert (caught.value.code, "--ca-file" in str(caught.value.hint)) == ("certificate-not-trusted", True)
         assert join(address, device.directory, fleet.bundle, now=NOW, ca_file=certificate).switched
         assert not deliver(device.train(), address, device.directory, ca_file=certificate).repeated
     assert code_of(join, address, device.directory, fleet.bundle, ca_file=key) == "cannot-read-file"
@@ -158,13 +158,13 @@ def test_what_is_put_must_be_what_it_says(served: Served) -> None:
     update = served.device.train()
     remote = open_remote(served.address, token=served.device.directory.identity().token)
     folder, digest = "inbox/r000001/pi-1", "ab" * 32
-    with pytest.raises(FleetError, match="not what its name says") as caught:
+    with pytest.raises(RemoteRefused, match="not what its name says") as caught:
         remote.put(f"{folder}/{digest}.safetensors", b"x")
-    assert caught.value.reference == "remote-refused"
-    with pytest.raises(FleetError, match="409"):
+    assert caught.value.code == "remote-refused"
+    with pytest.raises(RemoteRefused, match="409"):
         remote.put(f"{folder}/{digest}.sig", b"{}")
     delivered = deliver(update, served.address, served.device.directory).delivery
-    with pytest.raises(FleetError, match="422"):
+    with pytest.raises(RemoteRefused, match="422"):
         remote.put(f"{folder}/{delivered.sha256}.sig", b"{}")
     assert served.ask("PUT", f"/inbox/r000002/pi-1/{digest}.safetensors", b"x")[0] == 409
     assert served.files() == sorted([f"{delivered.sha256}.sig", f"{delivered.sha256}.safetensors"])
@@ -180,7 +180,7 @@ def test_too_much_is_not_taken(served: Served) -> None:
     for seed in range(MAX_PENDING):
         deliver(served.device.train(steps=1, seed=seed), served.address, served.device.directory)
     late = served.device.train(steps=1, seed=MAX_PENDING)
-    with pytest.raises(FleetError, match="429"):
+    with pytest.raises(RemoteRefused, match="429"):
         deliver(late, served.address, served.device.directory)
     collect([served.fleet.host.received], served.fleet.host, now=NOW, remove=True)
     assert not deliver(late, served.address, served.device.directory).repeated
@@ -324,7 +324,7 @@ def test_a_download_that_gets_no_further_ends(tmp_path: Path) -> None:
         handler.reply(206 if start else 200, b"" if start else CONTENT[:500], len(CONTENT) - start)
 
     with answering(answer) as (remote, asked):
-        assert code_of(fetch, remote, "adapter", tmp_path / "partial", len(CONTENT)) == "remote-unreachable"
+        assert code_of(fetch, remote, "adapter", tmp_path / "partial", len(CONTENT)) == "incomplete-file"
     assert (tmp_path / "partial").read_bytes() == CONTENT[:500]
     assert len(asked) == 2
 
@@ -358,7 +358,7 @@ def test_a_server_that_is_not_there_or_talks_nonsense(tmp_path: Path) -> None:
         assert code_of(read, remote, "latest.json", 10) == "no-such-file"
         assert code_of(fetch, remote, "adapter", tmp_path / "partial", 10) == "no-such-file"
     broken = answering(lambda handler: handler.reply(500, b"out of order"))
-    with broken as (remote, _), pytest.raises(FleetError, match="out of order"):
+    with broken as (remote, _), pytest.raises(RemoteRefused, match="out of order"):
         read(remote, "latest.json", 10)
 
 

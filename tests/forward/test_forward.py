@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgepeft.methods import Lora, attach
-from edgepeft_export.autodiff import NoGradientRule
-from edgepeft_export.compile import NothingReachesLoss, compile_step, missing_rules
+from edgepeft_export.autodiff.walk import NoGradientRule
+from edgepeft_export.compile import compile_step, missing_rules
+from edgepeft_export.errors import ForwardError, LossError, NothingReachesLoss
 from edgepeft_export.forward import Forward, from_torch
-from edgepeft_export.forward.graph import ForwardError
-from edgepeft_export.losses import MSE, CrossEntropy, Loss, LossError
+from edgepeft_export.losses import MSE, CrossEntropy, Loss
 from edgepeft_export.optimizers import SGD
 from tests.support.networks import tiny_bert
 
@@ -112,7 +112,7 @@ def test_nothing_trainable_is_refused() -> None:
     """A frozen module names the methods."""
     with pytest.raises(ForwardError) as failure:
         from_torch(nn.Linear(2, 2).requires_grad_(False), torch.zeros(2, 2))
-    assert failure.value.reference == "nothing-trains"
+    assert failure.value.code == "nothing-trains"
     assert "lora" in str(failure.value)
 
 
@@ -120,7 +120,7 @@ def test_parameters_in_double_precision_are_refused() -> None:
     """Trainable tensors in float64 are named with their dtype; half precision is brought to float32."""
     with pytest.raises(ForwardError) as failure:
         from_torch(nn.Linear(2, 2).double(), torch.zeros(2, 2, dtype=torch.float64))
-    assert failure.value.reference == "parameter-dtype"
+    assert failure.value.code == "parameter-dtype"
     assert "weight (torch.float64)" in str(failure.value)
 
 
@@ -175,7 +175,7 @@ def test_a_dimension_that_the_model_fixes_is_named() -> None:
 
     with pytest.raises(ForwardError) as failure:
         from_torch(Fixed(), torch.zeros(4, 3))
-    assert failure.value.reference == "fixed-dimension"
+    assert failure.value.code == "fixed-dimension"
     assert "'x'" in str(failure.value) and "4" in str(failure.value)
 
 
@@ -241,7 +241,7 @@ def test_an_unknown_output_lists_those_that_exist() -> None:
     """A name that the model does not give is refused with the names it gives."""
     with pytest.raises(ForwardError) as failure:
         from_torch(TwoInputs(), _text(2, 3), outputs=["score"])
-    assert failure.value.reference == "unknown-output"
+    assert failure.value.code == "unknown-output"
     assert "mean, logits, pooled, same" in str(failure.value)
 
 
@@ -262,7 +262,7 @@ def test_examples_that_do_not_fit_are_refused(inputs: dict[str, Tensor]) -> None
     """A missing, surplus or wrong example input is one error, before the export."""
     with pytest.raises(ForwardError) as failure:
         from_torch(TwoInputs(), inputs)
-    assert failure.value.reference == "example-inputs"
+    assert failure.value.code == "bad-example-inputs"
 
 
 # The model stays as it was
@@ -340,7 +340,7 @@ def test_labels_among_the_inputs_are_refused() -> None:
 
     with pytest.raises(LossError) as failure:
         _compile(WithLabels(), {"x": torch.zeros(2, 3), "labels": torch.zeros(2, dtype=torch.int64)})
-    assert failure.value.reference == "loss-inputs"
+    assert failure.value.code == "loss-inputs"
 
 
 def test_a_loss_that_reaches_nothing_is_refused() -> None:
@@ -385,7 +385,7 @@ def test_a_missing_rule_names_operator_and_parameter() -> None:
     with pytest.raises(NoGradientRule) as failure:
         _compile(model, image)
     error = failure.value
-    assert error.reference == "no-gradient-rule"
+    assert error.code == "no-gradient-rule"
     assert error.message == "Cannot build the train step: op Resize has no gradient rule."
     assert error.context is not None and error.hint is not None
     assert error.context.startswith("Op Resize (node ") and "parameter before." in error.context
@@ -410,7 +410,7 @@ def test_models_that_torch_cannot_export_are_refused() -> None:
 
     with pytest.raises(ForwardError) as failure:
         from_torch(Branching(), torch.zeros(2, 3))
-    assert failure.value.reference == "export-failed"
+    assert failure.value.code == "export-failed"
     assert "data-dependent" in str(failure.value) and "\x1b" not in str(failure.value)
 
 

@@ -14,8 +14,8 @@ from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
 import edgepeft
+from edgepeft_export.errors import ForwardError
 from edgepeft_export.forward import from_onnx
-from edgepeft_export.forward.graph import ForwardError
 from edgepeft_export.losses.custom import OnnxLoss
 from edgepeft_export.opset import OPSET
 from edgepeft_runtime import Bundle, Trainer
@@ -151,7 +151,7 @@ def test_a_pattern_that_matches_nothing_is_refused(patterns: list[str], tmp_path
     """The error names what does not match, and what is there."""
     with pytest.raises(ForwardError) as failure:
         from_onnx(_write(tmp_path / "m.onnx", _model(17)), patterns)
-    assert failure.value.reference == "unknown-initializer"
+    assert failure.value.code == "unknown-initializer"
     assert "head.weight" in str(failure.value)
     assert not patterns or patterns[-1] in failure.value.message
 
@@ -174,7 +174,7 @@ def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "no.onnx", lacking):
         with pytest.raises(ForwardError) as failure:
             from_onnx(path, ["head.weight"])
-        assert failure.value.reference == "not-a-model"
+        assert failure.value.code == "not-a-model"
         assert str(path) in str(failure.value)
 
 
@@ -208,7 +208,7 @@ def test_a_newer_operator_is_named(op: str, opset: int, tmp_path: Path) -> None:
     """The error has the file's operator set, the one that is needed, the operator and what to do."""
     with pytest.raises(ForwardError) as caught:
         from_onnx(_newer(op, opset, tmp_path / "m.onnx"), ["k"])
-    assert caught.value.reference == "opset"
+    assert caught.value.code == "opset-not-converted"
     assert f"opset {opset} and cannot be converted to {OPSET}" in caught.value.message
     assert caught.value.context == f"onnx's converter knows no older form of {op}."
     assert f"opset {OPSET}" in str(caught.value.hint)

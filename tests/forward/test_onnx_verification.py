@@ -12,14 +12,15 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import edgepeft
-from edgepeft_export.autodiff import NoGradientRule
+from edgepeft_export.autodiff.walk import NoGradientRule
+from edgepeft_export.errors import ForwardError, VerificationError
 from edgepeft_export.forward import from_onnx
-from edgepeft_export.forward.graph import Forward, ForwardError
+from edgepeft_export.forward.graph import Forward
 from edgepeft_export.forward.onnx_source.declared_shapes import settle_shapes
 from edgepeft_export.forward.onnx_source.reference import FileReference, verified
 from edgepeft_export.graph.shapes import dims_of
 from edgepeft_export.optimizers import SGD
-from edgepeft_export.verification import HALF, VerificationError
+from edgepeft_export.verification import HALF
 from edgepeft_export.verification.invent import Runs, run_twice
 from edgepeft_runtime import Trainer
 from edgepeft_runtime.files.tensorfile import Array

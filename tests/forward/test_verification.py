@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from edgepeft_export.errors import VerificationError
 from edgepeft_export.forward import from_torch
 from edgepeft_export.forward.torch_source.module import DynamicAxes, ExampleInputs
-from edgepeft_export.verification import VerificationError
 from edgepeft_export.verification.graph import GraphRun
 
 NODES: DynamicAxes = {"x": {0: "nodes"}, "to": {0: "nodes"}}
@@ -42,7 +42,7 @@ def test_a_wrong_export_names_function_and_module() -> None:
     """The exporter drops an argument: the error says which function, and in which module."""
     with pytest.raises(VerificationError, match="'output'") as caught:
         from_torch(Graph(), _nodes(), dynamic_axes=NODES)
-    assert caught.value.reference == "export-differs"
+    assert caught.value.code == "export-differs"
     assert "scatter_reduce, in module mean" in str(caught.value.context)
 
 
@@ -83,7 +83,7 @@ def test_a_random_forward_is_refused(draw: object) -> None:
 
     with pytest.raises(VerificationError, match="random") as caught:
         from_torch(Noisy(), torch.ones(2, 3))
-    assert caught.value.reference == "random-forward"
+    assert caught.value.code == "random-forward"
 
 
 def test_dropout_that_is_off_is_not_random() -> None:

@@ -27,7 +27,6 @@ from edgepeft_runtime.bundle.manifest import FileEntry, Manifest
 from edgepeft_runtime.data.datasets import read_npz
 from edgepeft_runtime.engine.engine import TrainState
 from edgepeft_runtime.engine.ort_training_checkpoint import OrtCheckpoint, read_checkpoint, write_checkpoint
-from edgepeft_runtime.errors import UpdateError
 from edgepeft_runtime.files.tensorfile import read_tensors, write_tensors
 from edgepeft_runtime.fleet import signatures
 from edgepeft_runtime.fleet.delivery import Delivery
@@ -127,7 +126,7 @@ def update(scene: Scene) -> Target:
 
     def read(path: Path) -> None:
         found = {name: array for name, array in read_update(path).parameters.items() if name not in indices}
-        checked_parameters(found, scene.bundle.manifest, "The update", UpdateError)
+        checked_parameters(found, scene.bundle.manifest, "The update")
 
     return _target("update, with delta-coded indices", corpus, scene.by_path("u", read), mutations.of_tensors)
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 import edgepeft
-from edgepeft.sync import SyncError, pull
-from edgepeft_runtime.errors import FleetError
+from edgepeft.sync import pull
+from edgepeft_runtime.errors import CannotWriteFile, NoSuchRemote
 from tests.support.bundles import Trained
 
 
@@ -109,9 +109,9 @@ def test_without_a_bundle_any_whole_update_is_taken(
 def test_a_missing_remote_stops_before_copying(text: Trained, place: Path, tmp_path: Path) -> None:
     """A misspelt folder is a mistake of the caller, not of a device."""
     shutil.copy(text.update, place / "a.safetensors")
-    with pytest.raises(FleetError, match="nowhere"):
+    with pytest.raises(NoSuchRemote, match="nowhere"):
         pull([place, tmp_path / "nowhere"], tmp_path / "in")
     assert not (tmp_path / "in").exists()
     (tmp_path / "file").touch()
-    with pytest.raises(SyncError, match="Cannot write"):
+    with pytest.raises(CannotWriteFile, match="Cannot write"):
         pull([place], tmp_path / "file")

@@ -107,7 +107,7 @@ class Case:
         try:
             self.verify()
         except EdgepeftError as error:
-            return error.reference
+            return error.code
         return ""
 
 
@@ -188,5 +188,5 @@ def test_bytes_that_are_too_few_are_no_update() -> None:
     for content in (b"", b"\0" * 7, (9).to_bytes(8, "little"), _content()[:-1]):
         with pytest.raises(EdgepeftError) as caught:
             parsed(content, "update")
-        assert caught.value.reference in {"truncated-tensor-file", "wrong-digest", "tensor-file-layout"}
+        assert caught.value.code in {"truncated-tensor-file", "wrong-digest", "tensor-file-layout"}
     assert checked(_content(), "update", MANIFEST, ADAPTER).num_examples == 8

@@ -18,7 +18,8 @@ import torch
 
 import edgepeft
 from edgepeft.aggregation.stacked import read_stack, write_stack
-from edgepeft.merging import MergeError, merge, to_onnx
+from edgepeft.merging import merge, to_onnx
+from edgepeft.merging.errors import MergeError
 from edgepeft_export.forward import from_torch
 from edgepeft_runtime import Trainer
 from edgepeft_runtime.bundle.bundle import Bundle
@@ -160,7 +161,7 @@ def test_a_foreign_update_is_refused_with_both_sides_named(text: Trained, images
     """An update of another base never gets into a model."""
     with pytest.raises(UpdateError) as caught:
         merge(text.bundle, images.update, to="onnx", out=tmp_path / "model.onnx")
-    assert caught.value.reference == "foreign-update"
+    assert caught.value.code == "foreign-update"
     assert Bundle.open(text.bundle).base_sha256 in str(caught.value)
     assert Bundle.open(images.bundle).base_sha256 in str(caught.value)
     assert os.listdir(tmp_path) == []
@@ -172,7 +173,7 @@ def test_a_stale_update_is_refused_with_both_sides_named(text: Trained, tmp_path
     stale = write_update(tmp_path / "stale.safetensors", update)
     with pytest.raises(UpdateError) as caught:
         merge(text.bundle, stale, to="peft", out=tmp_path / "adapter")
-    assert caught.value.reference == "stale-update"
+    assert caught.value.code == "stale-update"
     assert "5" * 64 in str(caught.value)
     assert Bundle.open(text.bundle).adapter_sha256 in str(caught.value)
 
@@ -265,7 +266,7 @@ def test_a_stack_becomes_one_adapter_of_all_ranks(
         assert np.allclose(product, np.mean([own[name] for own in products], axis=0), atol=1e-6)
     with pytest.raises(MergeError) as caught:
         merge(bundle, stack, to="torch", out=tmp_path / "m.pt")
-    assert caught.value.reference == "stack-does-not-fit"
+    assert caught.value.code == "stack-does-not-fit"
     with pytest.raises(EdgepeftError):
         Trainer.open(bundle, adapter=stack)
 
@@ -373,4 +374,4 @@ def test_half_a_pair_is_no_peft_adapter(tmp_path: Path) -> None:
     assert np.abs(merged - np.mean(outputs, axis=0)).max() < 1e-5
     with pytest.raises(MergeError) as caught:
         merge(bundle, file, to="peft", out=tmp_path / "adapter")
-    assert caught.value.reference == "half-a-pair"
+    assert caught.value.code == "half-a-pair"

@@ -11,8 +11,9 @@ import pytest
 
 import edgepeft
 from edgepeft.methods import METHODS
+from edgepeft_runtime.errors import SettingError
 from edgepeft_runtime.registry import Registry
-from edgepeft_runtime.settings import Named, SettingError
+from edgepeft_runtime.settings import Named
 
 NEW = '''
 from dataclasses import dataclass

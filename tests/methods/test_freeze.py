@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from edgepeft.methods import Freeze, MethodError, attach
+from edgepeft.methods import Freeze, attach
+from edgepeft.methods.errors import MethodError
 from edgepeft.methods.support.contribution import PER_ELEMENT, best_under, contributions
-from edgepeft_runtime.settings import SettingError
+from edgepeft_runtime.errors import SettingError
 from tests.support.networks import NETWORKS, torch_loss
 
 

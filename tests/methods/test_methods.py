@@ -10,11 +10,12 @@ import pytest
 import torch
 from torch import nn
 
-from edgepeft.methods import IA3, Adapter, BitFit, Freeze, Full, Head, Lora, Method, MethodError, Sift, attach, by_name
+from edgepeft.methods import IA3, Adapter, BitFit, Freeze, Full, Head, Lora, Method, Sift, attach, by_name
 from edgepeft.methods.base import matches
+from edgepeft.methods.errors import MethodError
 from edgepeft.preparation.peft_format import peft_provenance
+from edgepeft_runtime.errors import SettingError
 from edgepeft_runtime.files.tensorfile import read_tensors
-from edgepeft_runtime.settings import SettingError
 from tests.support.networks import cnn, tiny_bert, tiny_gpt2, tiny_llama
 
 
@@ -87,7 +88,7 @@ def test_bitfit_is_refused_where_there_are_no_biases() -> None:
     """Llama has none: the error says so and names what works."""
     with pytest.raises(MethodError) as failure:
         attach(BitFit(), tiny_llama())
-    assert failure.value.reference == "no-biases"
+    assert failure.value.code == "no-biases"
     assert "lora" in str(failure.value)
 
 
@@ -103,7 +104,7 @@ def test_a_head_that_is_not_found_is_named_by_the_user() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     with pytest.raises(MethodError) as failure:
         attach(Head(), model)
-    assert failure.value.reference == "no-head"
+    assert failure.value.code == "no-head"
     assert "0, 1" in str(failure.value)
     assert _marked(attach(Head(modules=("1",)), model)) == {"1.weight", "1.bias"}
 
@@ -166,7 +167,7 @@ def test_a_name_that_means_nothing_is_refused(method: Method, near: str) -> None
     before = _marked(model)
     with pytest.raises(MethodError) as failure:
         attach(method, model)
-    assert failure.value.reference == "no-such-name"
+    assert failure.value.code == "no-such-name"
     assert near.lower() in str(failure.value).lower()
     assert _marked(model) == before
 
@@ -175,14 +176,14 @@ def test_freezing_everything_is_refused() -> None:
     """If nothing is left to train, it is an error of the method."""
     with pytest.raises(MethodError) as failure:
         attach(Freeze(freeze=("*",)), cnn())
-    assert failure.value.reference == "nothing-trains"
+    assert failure.value.code == "nothing-trains"
 
 
 def test_lora_on_missing_modules_lists_the_existing_ones() -> None:
     """The names that would work are in the message."""
     with pytest.raises(MethodError) as failure:
         attach(Lora(target_modules=("q_proj",)), tiny_bert())
-    assert failure.value.reference == "no-such-name"
+    assert failure.value.code == "no-such-name"
     assert "query" in str(failure.value)
 
 
@@ -199,7 +200,7 @@ def test_settings_that_do_not_exist_or_fit_are_refused(name: str, settings: dict
     """Unknown methods, unknown settings and settings out of range are errors with a hint."""
     with pytest.raises((MethodError, SettingError)) as failure:
         attach(by_name(name, **settings), cnn())
-    assert failure.value.reference == reference
+    assert failure.value.code == reference
     assert failure.value.hint is not None
 
 

@@ -17,8 +17,8 @@ import edgepeft
 from edgepeft_export import losses, optimizers
 from edgepeft_export.bundle import Extras, write_bundle
 from edgepeft_export.compile import compile_step
+from edgepeft_export.errors import ForwardError
 from edgepeft_export.forward import Forward, from_onnx
-from edgepeft_export.forward.graph import ForwardError
 from edgepeft_export.forward.onnx_source.lora import GraphLora
 from edgepeft_runtime import Bundle, Trainer
 from tests.support.onnx_networks import KINDS, arrays, batch, packed, quantized, scores, write
@@ -115,7 +115,7 @@ def test_a_target_that_fits_nothing_is_refused(source: Path) -> None:
     """The error names it, and what there is with its sizes."""
     with pytest.raises(ForwardError) as failure:
         from_onnx(source, (), GraphLora(targets=["dense", "query"]))
-    assert failure.value.reference == "no-such-product"
+    assert failure.value.code == "no-such-matmul"
     assert "query" in failure.value.message and "dense," not in failure.value.message
     assert "mix [16, 32]" in str(failure.value)
 

@@ -12,11 +12,12 @@ from torch.nn.utils import prune
 
 import edgepeft
 from edgepeft.compress import fix_masks
-from edgepeft.methods import Method, MethodError, attach, by_name
+from edgepeft.methods import Method, attach, by_name
+from edgepeft.methods.errors import MethodError
 from edgepeft_export.optimizers import AdamW
 from edgepeft_runtime import Trainer
+from edgepeft_runtime.errors import SettingError
 from edgepeft_runtime.files.tensorfile import read_tensors
-from edgepeft_runtime.settings import SettingError
 from tests.support.networks import NETWORKS, Network, to_numpy
 from tests.support.training import check_merged, outputs, train_both
 from tests.zoo import convolution, recurrent, transformers

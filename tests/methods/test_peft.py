@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 import edgepeft
-from edgepeft.methods import MethodError, attach, by_name
+from edgepeft.methods import attach, by_name
+from edgepeft.methods.errors import MethodError
 from edgepeft.methods.prompts import line_up
 from edgepeft_export.forward.torch_source.module import from_torch
 from tests.support.networks import NETWORKS, Network
@@ -121,7 +122,7 @@ def test_a_prefix_needs_a_cache_of_keys_and_values() -> None:
     )
     with pytest.raises(MethodError, match="keys and values") as caught:
         attach(by_name("prefix", tokens=2), AlbertForSequenceClassification(config))
-    assert caught.value.reference == "method-does-not-fit"
+    assert caught.value.code == "method-does-not-fit"
 
 
 @pytest.mark.parametrize("method", ["prefix", "prompt", "ptuning"])

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import edgepeft
-from edgepeft.methods import MethodError
+from edgepeft.methods.errors import MethodError
 from edgepeft.methods.support.peft_types import REFUSED, TRAINED
 from edgepeft.preparation.attachment import Attachment, attach_to_copy
 from edgepeft.sources.load import Source
@@ -144,7 +144,7 @@ def test_a_causal_model_s_loss_with_a_prompt_is_peft_s(kind: str, tmp_path: Path
 def _refused(model: nn.Module) -> MethodError:
     with pytest.raises(MethodError) as caught:
         attach_to_copy(Source(model, {"ids": IDS}), model, Attachment())
-    assert caught.value.reference == "peft-type" and caught.value.hint
+    assert caught.value.code == "peft-type" and caught.value.hint
     return caught.value
 
 

@@ -19,13 +19,13 @@ from torch import nn
 import edgepeft
 from benchmarks.accuracy.plan import cut
 from benchmarks.accuracy.tasks import TASKS
-from edgepeft.merging import MergeError
+from edgepeft.merging.errors import MergeError
 from edgepeft.methods import Sift, attach
 from edgepeft_export.optimizers import AdamW
-from edgepeft_runtime import BundleError, Trainer, UpdateError
+from edgepeft_runtime import Trainer
 from edgepeft_runtime.bundle.bundle import Bundle
+from edgepeft_runtime.errors import BundleError, SettingError, UpdateError
 from edgepeft_runtime.files.tensorfile import read_tensors, write_tensors
-from edgepeft_runtime.settings import SettingError
 from edgepeft_runtime.train.selection import largest
 from edgepeft_runtime.train.update import Update, check_update, read_update, write_update
 from tests.support.networks import NETWORKS, Network, to_numpy, torch_loss

@@ -106,7 +106,7 @@ def _check(point: Point, way: Way) -> Result:
     try:
         gradients = way(point.test, point.weights)
     except EdgepeftError as error:
-        return Result(REFUSED, error.reference, _reason(error))
+        return Result(REFUSED, error.code, _reason(error))
     except Exception as error:
         return Result(CRASH, type(error).__name__, str(error)[:300])
     return next(_differences(point, gradients), Result(RIGHT))
@@ -114,11 +114,11 @@ def _check(point: Point, way: Way) -> Result:
 
 def _reason(error: EdgepeftError) -> str:
     """What the error says, in a few words and without names of nodes and files."""
-    if error.reference == "no-gradient-rule":
+    if error.code == "no-gradient-rule":
         return "no rule for " + ", ".join(sorted(set(re.findall(r"Op (\S+) \(node", str(error.context)))))
-    if error.reference == "no-gradient-for-case":
+    if error.code == "no-gradient-for-case":
         return error.message.partition("has no gradient here: ")[2].rstrip(".")
-    if error.reference == "unknown-initializer":
+    if error.code == "unknown-initializer":
         return "its floats are not float32"
     return re.sub(r"\S*model\.onnx has ", "", error.message).rstrip(".")
 

@@ -22,7 +22,8 @@ import torch
 
 import edgepeft
 from edgepeft.methods import attach
-from edgepeft.methods.base import Method, MethodError, by_name
+from edgepeft.methods.base import Method, by_name
+from edgepeft.methods.errors import MethodError
 from edgepeft_export.ort_training import GRADIENTS, OrtTraining
 from edgepeft_runtime.errors import EdgepeftError
 from tests.matrix import ALL, TITLES

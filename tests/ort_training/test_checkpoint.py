@@ -14,10 +14,11 @@ from peft import PeftModel
 
 import edgepeft
 from edgepeft.cli.app import run
-from edgepeft_runtime import Trainer, UpdateError, read_update
+from edgepeft_runtime import Trainer, read_update
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.engine import ort_training_checkpoint as ort_checkpoint
 from edgepeft_runtime.engine.ort_training_checkpoint import OrtCheckpoint, read_checkpoint, write_checkpoint
+from edgepeft_runtime.errors import EdgepeftError, UpdateError
 from tests.ort_training.cases import CASES, STEPS, portable_losses, prepare
 from tests.ort_training.conftest import Side
 from tests.ort_training.plan import read_plan
@@ -101,7 +102,7 @@ def test_damage_is_told_and_never_crashes(tmp_path: Path) -> None:
         path.write_bytes(changed if trial % 2 else changed[: draw.integers(len(content))])
         try:
             read_checkpoint(path)
-        except UpdateError:
+        except EdgepeftError:
             refused += 1
     assert refused > 1000
 

@@ -11,10 +11,12 @@ import torch
 from torch import nn
 
 import edgepeft
+from edgepeft_export.errors import OrtTrainingError
 from edgepeft_export.optimizers import SGD, AdamW, Lion, Optimizer
-from edgepeft_export.ort_training import OrtTraining, OrtTrainingError, export_ort_training
-from edgepeft_runtime import BundleError, Trainer, TrainingError, read_tensors
+from edgepeft_export.ort_training import OrtTraining, export_ort_training
+from edgepeft_runtime import Trainer, read_tensors
 from edgepeft_runtime.bundle.bundle import Bundle
+from edgepeft_runtime.errors import BundleError, TrainingError
 from tests.ort_training.cases import CASES, STEPS, portable_losses, prepare
 from tests.ort_training.conftest import Side
 

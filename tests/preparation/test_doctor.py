@@ -112,7 +112,7 @@ def _says(run: Callable[[], Any]) -> str:
     try:
         found = run()
     except EdgepeftError as error:
-        return error.reference
+        return error.code
     return "no-gradient-rule" if getattr(found, "gaps", ()) else ""
 
 

@@ -17,9 +17,10 @@ from torch import nn
 import edgepeft
 from edgepeft.cli.app import run
 from edgepeft_export.optimizers import SGD
-from edgepeft_runtime import BatchError, Bundle, BundleError, Manifest, Trainer, TrainingError
+from edgepeft_runtime import Bundle, Manifest, Trainer
 from edgepeft_runtime.bundle.manifest import TextSpec
 from edgepeft_runtime.engine.generate import Sampling
+from edgepeft_runtime.errors import BatchError, BundleError, TrainingError
 from tests.support.bundles import FIELDS, PAD
 from tests.support.bundles import Trained as Made
 from tests.support.networks import NETWORKS, Network, tiny_gpt2, tiny_llama, tiny_neox

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 import edgepeft
-from edgepeft_export.losses import CrossEntropy, LossError
+from edgepeft_export.errors import LossError
+from edgepeft_export.losses import CrossEntropy
 from edgepeft_export.optimizers import SGD
-from edgepeft_runtime import Bundle, EdgepeftError, Trainer
+from edgepeft_runtime import Bundle, Trainer
 from edgepeft_runtime.bundle.manifest import Manifest
-from edgepeft_runtime.settings import SettingError
+from edgepeft_runtime.errors import EdgepeftError, SettingError
 from tests.support.networks import cnn
 
 ROWS = torch.zeros(2, 3)
@@ -170,14 +171,14 @@ def test_optimizers_may_be_names_or_carry_settings(tmp_path: Path) -> None:
 def _refused(reference: str, tmp_path: Path, *arguments: object, **settings: object) -> EdgepeftError:
     with pytest.raises(EdgepeftError) as failure:
         edgepeft.prepare(*arguments, out=tmp_path / "b", **settings)  # type: ignore[arg-type]
-    assert failure.value.reference == reference
+    assert failure.value.code == reference
     assert not (tmp_path / "b").exists()
     return failure.value
 
 
 def test_a_module_needs_example_inputs(tmp_path: Path) -> None:
     """A torch module alone does not say how it is fed."""
-    _refused("example-inputs", tmp_path, Net())
+    _refused("bad-example-inputs", tmp_path, Net())
 
 
 def test_an_onnx_file_takes_lora_and_no_other_method(tmp_path: Path) -> None:
@@ -189,13 +190,13 @@ def test_an_onnx_file_takes_lora_and_no_other_method(tmp_path: Path) -> None:
 
 def test_class_names_must_be_as_many_as_scores(tmp_path: Path) -> None:
     """Three names for two scores: both numbers are named."""
-    error = _refused("classes", tmp_path, Net(), ROWS, classes=["a", "b", "c"])
+    error = _refused("wrong-class-names", tmp_path, Net(), ROWS, classes=["a", "b", "c"])
     assert "3 class names" in str(error) and "2 scores" in str(error)
 
 
 def test_a_tokenizer_must_be_there(tmp_path: Path) -> None:
     """A path where no tokenizer is."""
-    _refused("tokenizer", tmp_path, Net(), ROWS, tokenizer=tmp_path / "absent.json")
+    _refused("unusable-tokenizer", tmp_path, Net(), ROWS, tokenizer=tmp_path / "absent.json")
 
 
 def test_an_unknown_method_is_refused(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import edgepeft
-from edgepeft_export.forward.graph import ForwardError
+from edgepeft_export.errors import ForwardError
 from edgepeft_export.forward.torch_source.shared_storage import views_of
 from edgepeft_export.optimizers import SGD
 from edgepeft_runtime import Trainer
@@ -86,7 +86,7 @@ def test_other_overlaps_are_refused() -> None:
     model = nn.ParameterList([nn.Parameter(flat), nn.Parameter(flat[::2])])
     with pytest.raises(ForwardError, match="share memory") as caught:
         views_of(model)
-    assert caught.value.reference == "shared-storage" and caught.value.hint
+    assert caught.value.code == "shared-storage" and caught.value.hint
 
 
 def _causal(out: Any, labels: Tensor) -> Tensor:

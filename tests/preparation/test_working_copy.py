@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 import edgepeft
-from edgepeft.methods import MethodError, by_name
+from edgepeft.methods import by_name
+from edgepeft.methods.errors import MethodError
 from edgepeft.methods.registry import METHODS
 from edgepeft.preparation.attachment import Attachment, attach_to_copy
 from edgepeft.sources.load import Source
@@ -112,7 +113,7 @@ def test_what_cannot_be_copied_is_refused(tmp_path: Path) -> None:
     model.log = (tmp_path / "log").open("w")
     with pytest.raises(EdgepeftError) as caught:
         edgepeft.prepare(model, ROWS, method="head", out=tmp_path / "b")
-    assert caught.value.reference == "model-not-copied" and caught.value.hint
+    assert caught.value.code == "model-not-copied" and caught.value.hint
     model.log.close()
 
 
@@ -179,7 +180,7 @@ def test_another_method_beside_an_adapter_is_refused(other: str) -> None:
     model = _adapted()
     with pytest.raises(MethodError) as caught:
         attach_to_copy(Source(model, ROWS), model, Attachment(OTHERS[other]()))
-    assert caught.value.reference == "adapter-exists"
+    assert caught.value.code == "adapter-exists"
     assert "default (LORA)" in str(caught.value.context) and "merge_and_unload" in str(caught.value.hint)
 
 
@@ -199,7 +200,7 @@ def test_pairs_of_our_own_are_adapters_too() -> None:
         attached = attach_to_copy(Source(model, ROWS), model, Attachment(method)).module
         with pytest.raises(MethodError) as caught:
             attach_to_copy(Source(attached, ROWS), attached, Attachment("lora"))
-        assert caught.value.reference == "adapter-exists"
+        assert caught.value.code == "adapter-exists"
 
 
 def test_freeze_may_name_an_adapter() -> None:

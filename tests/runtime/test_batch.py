@@ -11,7 +11,7 @@ import pytest
 
 from edgepeft_runtime.bundle.manifest import Manifest, TensorSpec
 from edgepeft_runtime.data.batch import checked_batch
-from edgepeft_runtime.errors import BatchError
+from edgepeft_runtime.errors import BatchError, EdgepeftError
 from tests.support.tiny_bundle import examples
 
 GOOD = examples(4)
@@ -59,9 +59,9 @@ BAD: dict[str, tuple[Any, str]] = {
 def test_bad_batches_are_refused(name: str, manifest: Manifest) -> None:
     """Each kind of mistake has its own reference, and facts and a hint beside it."""
     batch, reference = BAD[name]
-    with pytest.raises(BatchError) as error:
+    with pytest.raises(EdgepeftError) as error:
         checked_batch(batch, manifest)
-    assert error.value.reference == reference
+    assert error.value.code == reference
     assert error.value.context
     assert error.value.hint
 

@@ -15,7 +15,7 @@ import pytest
 
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.bundle.manifest import Bucket, ImageSpec, LabelSpec, LossSpec, Manifest, TensorSpec, TextSpec
-from edgepeft_runtime.errors import BundleError, EdgepeftError
+from edgepeft_runtime.errors import BundleError, EdgepeftError, TensorError
 from edgepeft_runtime.files.tensorfile import read_tensors, write_tensors
 from edgepeft_runtime.train.trainer import Trainer
 from tests.support.damage import Copy, mutated, resigned
@@ -29,11 +29,11 @@ def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
     (path / "manifest.json").write_text(json.dumps(value), encoding="utf-8")
 
 
-def refused(path: Path, reference: str, *, verify: bool = True) -> BundleError:
+def refused(path: Path, reference: str, *, verify: bool = True) -> EdgepeftError:
     """The error of opening the bundle."""
-    with pytest.raises(BundleError) as error:
+    with pytest.raises(EdgepeftError) as error:
         Bundle.open(path, verify=verify)
-    assert error.value.reference == reference
+    assert error.value.code == reference
     assert error.value.hint
     return error.value
 
@@ -229,7 +229,7 @@ def test_adapter_that_does_not_fit_is_refused(copy: Copy) -> None:
     for fact, change in {**cases, "nan": {"head.bias": bias * np.float32(np.nan)}}.items():
         tensors = {**whole, **change} if change else {"head.bias": bias}
         write_tensors(path / "adapter.safetensors", tensors)
-        with pytest.raises(BundleError) as error:
+        with pytest.raises(TensorError) as error:
             Bundle.open(resigned(path)).adapter()
         assert fact in str(error.value.context)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from edgepeft_runtime.data.datasets import Arrays, Source, read_npz, source_of
-from edgepeft_runtime.errors import DataError, StateError
+from edgepeft_runtime.errors import DataError, EdgepeftError, StateError
 
 
 def numbers(source: Source, epoch: int, skip: int = 0) -> list[Any]:
@@ -94,7 +94,7 @@ def test_npz_files(tmp_path: Path) -> None:
         (tmp_path / "flipped.npz").write_bytes(whole[:place] + bytes([whole[place] ^ 255]) + whole[place + 1 :])
         try:
             read_npz(tmp_path / "flipped.npz")
-        except DataError:
+        except EdgepeftError:
             continue
 
 

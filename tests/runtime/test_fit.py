@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgepeft_runtime.errors import BatchError, DataError, TrainingError
+from edgepeft_runtime.errors import BatchError, DataError, EdgepeftError, TrainingError
 from edgepeft_runtime.train.records import Progress
 from edgepeft_runtime.train.schedule import schedule_of
 from edgepeft_runtime.train.trainer import Trainer
@@ -185,6 +185,6 @@ def test_empty_data_is_refused(data: Any, bundle: Path) -> None:
 def test_impossible_settings_are_refused(settings: dict[str, Any], bundle: Path) -> None:
     """Before the first step."""
     with Trainer.open(bundle) as trainer:
-        with pytest.raises(TrainingError):
+        with pytest.raises(EdgepeftError):
             trainer.fit(DATA, **settings)
         assert trainer.steps == 0

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgepeft_runtime import FitReport, Limits, Pause, Trainer, TrainingError
+from edgepeft_runtime import FitReport, Limits, Pause, Trainer
+from edgepeft_runtime.errors import EdgepeftError, TrainingError
 from edgepeft_runtime.train.limits import OTHERS, WINDOW
 from tests.support.damage import assert_equal_bits
 from tests.support.tiny_bundle import examples
@@ -162,7 +163,7 @@ def test_what_the_limits_cannot_measure_is_an_error_of_the_run(
     sensors(None)
     with pytest.raises(TrainingError) as caught:
         run(bundle, tmp_path / "state", limits)
-    assert caught.value.reference == "no-thermometer"
+    assert caught.value.code == "no-thermometer"
 
 
 # Time
@@ -208,7 +209,7 @@ def test_sensors_that_are_switched_off_do_not_count(sensors: Callable[..., Path]
     assert Limits(temperature=75, thermal=sensors(None, 60))() is None
     with pytest.raises(TrainingError) as caught:
         Limits(temperature=75, thermal=sensors(None, None))
-    assert caught.value.reference == "no-thermometer"
+    assert caught.value.code == "no-thermometer"
     assert "thermal_zone*/temp" in str(caught.value.context)
 
 
@@ -257,9 +258,9 @@ def test_the_kernels_own_count_is_understood() -> None:
 @pytest.mark.parametrize("setting", [{"minutes": 0}, {"minutes": float("nan")}, {"temperature": -5}, {"every": 0}])
 def test_limits_out_of_range_are_refused(setting: dict[str, Any]) -> None:
     """A limit of nothing would never let a step pass."""
-    with pytest.raises(TrainingError) as caught:
+    with pytest.raises(EdgepeftError) as caught:
         Limits(**setting)
-    assert caught.value.reference == "bad-setting"
+    assert caught.value.code == "bad-setting"
 
 
 @pytest.mark.parametrize("text", ["", "cpu 1 2 3\n", "intr 1 2 3 4 5 6 7 8\n"])
@@ -268,4 +269,4 @@ def test_a_count_that_is_none_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "stat").write_text(text)
     with pytest.raises(TrainingError) as caught:
         Limits(idle=True, stat=tmp_path / "stat")
-    assert caught.value.reference == "no-processor-times"
+    assert caught.value.code == "no-processor-times"

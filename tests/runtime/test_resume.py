@@ -17,7 +17,7 @@ import pytest
 
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.engine.engine import TrainState
-from edgepeft_runtime.errors import StateError
+from edgepeft_runtime.errors import EdgepeftError, StateError
 from edgepeft_runtime.train.checkpoint import NEWEST, PREVIOUS
 from edgepeft_runtime.train.records import EpochRecord, FitReport, Progress
 from edgepeft_runtime.train.run import FitState, Run
@@ -207,7 +207,7 @@ def test_state_of_another_bundle_or_adapter_is_refused(bundle: Path, tmp_path: P
     """Both hashes are named."""
     run(bundle, tmp_path / "state", DATA, 2)
     other = build(tmp_path / "other", seed=8)
-    with pytest.raises(StateError, match=r"another bundle\.\nbase_sha256") as error:
+    with pytest.raises(StateError, match=r"another bundle\. \[foreign-state\]\nbase_sha256") as error:
         Trainer.open(other, state=tmp_path / "state")
     for path in (bundle, other):
         assert Bundle.open(path).base_sha256 in str(error.value.context)
@@ -256,7 +256,7 @@ def test_random_damage_to_the_checkpoints_never_escapes(bundle: Path, tmp_path: 
         try:
             with Trainer.open(bundle, state=tmp_path, seed=3) as trainer:
                 assert trainer.steps == 7
-        except StateError:
+        except EdgepeftError:
             continue
 
 
@@ -352,7 +352,7 @@ def test_run_that_nobody_wrote_is_refused(name: str) -> None:
     """With a good digest as well: every field is of its kind, none is missed and none is left over."""
     with pytest.raises(StateError) as error:
         Run.from_json(WRONG_RUNS[name], TrainState({}, {}), None)
-    assert error.value.reference == "unknown-checkpoint"
+    assert error.value.code == "unknown-checkpoint"
     assert error.value.context
 
 

@@ -15,7 +15,15 @@ from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.bundle.manifest import LabelSpec, LossSpec, TensorSpec
 from edgepeft_runtime.engine.engine import TrainState
 from edgepeft_runtime.engine.evaluate import count_correct
-from edgepeft_runtime.errors import BatchError, BundleError, DataError, StateError, TrainingError
+from edgepeft_runtime.errors import (
+    BadSetting,
+    BatchError,
+    DataError,
+    NotFinite,
+    StateError,
+    TrainingError,
+    WrongTensors,
+)
 from edgepeft_runtime.files.tensorfile import write_tensors
 from edgepeft_runtime.train.trainer import Trainer
 from tests.support.damage import Copy, assert_equal_bits, resigned, rows
@@ -75,7 +83,7 @@ def test_refused_batch_changes_nothing(bundle: Path) -> None:
     with Trainer.open(bundle) as trainer, Trainer.open(bundle) as other:
         before = trainer.parameters()
         for batches in ((bad,), (good, bad)):
-            with pytest.raises(BatchError):
+            with pytest.raises(NotFinite):
                 trainer.step(*batches)
         assert_equal_bits(trainer.parameters(), before)
         assert (trainer.steps, trainer.examples) == (0, 0)
@@ -88,7 +96,7 @@ def test_step_without_a_label_that_counts_is_refused(bundle: Path) -> None:
     with Trainer.open(bundle) as trainer:
         with pytest.raises(BatchError) as error:
             trainer.step(ignored, ignored)
-        assert error.value.reference == "no-label-counts"
+        assert error.value.code == "no-label-counts"
         assert np.isfinite(trainer.step(ignored, examples(4)))
         with pytest.raises(DataError):
             trainer.evaluate(ignored)
@@ -100,7 +108,7 @@ def test_diverging_run_keeps_the_last_good_parameters(sgd_bundle: Path, tmp_path
     with Trainer.open(sgd_bundle, state=tmp_path / "state") as trainer:
         while (error := failure(trainer, batch, lr=1e19)) is None:
             before, steps = trainer.parameters(), trainer.steps
-        assert error.reference == "not-finite"
+        assert error.code == "diverged"
         assert_equal_bits(trainer.parameters(), before)
         assert trainer.steps == steps
         assert all(np.isfinite(array).all() for array in trainer.parameters().values())
@@ -150,7 +158,7 @@ def overflowed(trainer: Trainer) -> TrainState:
 @pytest.mark.parametrize("lr", [-0.1, float("nan"), float("inf")])
 def test_impossible_learning_rates_are_refused(lr: float, bundle: Path) -> None:
     """Before anything is computed."""
-    with Trainer.open(bundle) as trainer, pytest.raises(TrainingError, match="learning rate"):
+    with Trainer.open(bundle) as trainer, pytest.raises(BadSetting, match="learning rate"):
         trainer.step(examples(4), lr=lr)
 
 
@@ -211,7 +219,7 @@ def test_predicting_with_another_adapter_keeps_the_own(bundle: Path, tmp_path: P
             np.testing.assert_array_equal(trainer.predict(data, adapter=adapter)["logits"], expected)
         np.testing.assert_array_equal(trainer.predict(data)["logits"], own)
         assert_equal_bits(trainer.parameters(), before)
-        with pytest.raises(BundleError):
+        with pytest.raises(WrongTensors):
             trainer.predict(data, adapter={"head.bias": np.zeros(3, np.float32)})
 
 
@@ -259,7 +267,7 @@ def test_saving_needs_a_state_directory(bundle: Path) -> None:
 
 def test_settings_of_opening_are_checked(bundle: Path) -> None:
     """A negative seed and no threads at all."""
-    with pytest.raises(TrainingError, match="seed"):
+    with pytest.raises(BadSetting, match="seed"):
         Trainer.open(bundle, seed=-1)
-    with pytest.raises(TrainingError, match="threads"):
+    with pytest.raises(BadSetting, match="threads"):
         Trainer.open(bundle, threads=0)

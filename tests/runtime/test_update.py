@@ -11,7 +11,14 @@ import pytest
 import safetensors.numpy
 
 from edgepeft_runtime.bundle.bundle import Bundle
-from edgepeft_runtime.errors import EdgepeftError, UpdateError
+from edgepeft_runtime.errors import (
+    CannotReadFile,
+    CannotWriteFile,
+    EdgepeftError,
+    TensorError,
+    TensorFileError,
+    UpdateError,
+)
 from edgepeft_runtime.files.tensorfile import read_tensors, sha256_of, write_tensors
 from edgepeft_runtime.train.trainer import Trainer
 from edgepeft_runtime.train.update import Update, check_update, read_update, write_update
@@ -64,11 +71,11 @@ def test_every_byte_counts(update: Path) -> None:
         content = bytearray(whole)
         content[place] ^= 0x10
         update.write_bytes(content)
-        with pytest.raises(UpdateError):
+        with pytest.raises(TensorFileError):
             read_update(update)
     for length in range(0, len(whole), 13):
         update.write_bytes(whole[:length])
-        with pytest.raises(UpdateError):
+        with pytest.raises(TensorFileError):
             read_update(update)
 
 
@@ -79,7 +86,7 @@ def test_random_damage_never_escapes(update: Path) -> None:
         update.write_bytes(mutated(whole, rng))
         try:
             found = read_update(update)
-        except UpdateError:
+        except EdgepeftError:
             continue
         assert_equal_bits(found.parameters, expected.parameters)
         assert replace(found, parameters={}) == replace(expected, parameters={})
@@ -90,7 +97,7 @@ def test_foreign_update_is_refused_with_both_bases(update: Path, tmp_path: Path)
     found, other = read_update(update), Bundle.open(build(tmp_path / "other", seed=9))
     with pytest.raises(UpdateError) as error:
         check_update(found, other)
-    assert error.value.reference == "foreign-update"
+    assert error.value.code == "foreign-update"
     assert found.base_sha256 in str(error.value.context)
     assert other.base_sha256 in str(error.value.context)
 
@@ -100,7 +107,7 @@ def test_stale_update_is_refused_with_both_adapters(bundle: Path, update: Path, 
     found, opened = read_update(update), Bundle.open(bundle)
     with pytest.raises(UpdateError) as error:
         check_update(found, opened, adapter_sha256="0" * 64)
-    assert error.value.reference == "stale-update"
+    assert error.value.code == "stale-update"
     assert found.adapter_sha256 in str(error.value.context)
     adapter = tmp_path / "adapter.safetensors"
     write_tensors(adapter, found.parameters)
@@ -125,7 +132,7 @@ def test_unfit_tensors_are_refused(bundle: Path, update: Path) -> None:
         "at [1]: inf": {**without, "head.bias": np.array([0, np.inf, 0], np.float32)},
     }
     for fact, parameters in cases.items():
-        with pytest.raises(UpdateError) as error:
+        with pytest.raises(TensorError) as error:
             check_update(replace(found, parameters=parameters), opened)
         assert fact in str(error.value.context)
 
@@ -154,7 +161,7 @@ def test_whole_file_that_is_no_update_is_refused(key: str, value: str | None, up
     write_tensors(update, file.tensors, {k: v for k, v in metadata.items() if v is not None}, digest=True)
     with pytest.raises(UpdateError) as error:
         read_update(update)
-    assert error.value.reference == "not-an-update"
+    assert error.value.code == "not-an-update"
 
 
 def test_losses_keep_all_their_digits(bundle: Path, tmp_path: Path) -> None:
@@ -164,9 +171,9 @@ def test_losses_keep_all_their_digits(bundle: Path, tmp_path: Path) -> None:
     assert (found.loss_before, found.loss_after) == (0.1 + 0.2, None)
 
 
-def test_missing_and_unwritable_paths_are_update_errors(bundle: Path, tmp_path: Path) -> None:
+def test_missing_and_unwritable_paths_are_refused(bundle: Path, tmp_path: Path) -> None:
     """Not a traceback."""
-    with pytest.raises(UpdateError):
+    with pytest.raises(CannotReadFile):
         read_update(tmp_path / "none")
-    with Trainer.open(bundle) as trainer, pytest.raises(EdgepeftError, match="Cannot write"):
+    with Trainer.open(bundle) as trainer, pytest.raises(CannotWriteFile, match="Cannot write"):
         trainer.save_update(tmp_path / "none" / "update")

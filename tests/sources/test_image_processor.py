@@ -15,8 +15,8 @@ import transformers
 from PIL import Image
 
 from edgepeft.data.pixels import fitted, normalized
-from edgepeft.errors import SourceError
-from edgepeft.sources.image_processor import FILE, ImageProcessorError, image_spec
+from edgepeft.sources.errors import SourceError, UnusableImageProcessor
+from edgepeft.sources.image_processor import FILE, image_spec
 from edgepeft.sources.load import load_source
 from edgepeft_runtime.bundle.manifest import ImageSpec
 from edgepeft_runtime.notices import EdgepeftWarning
@@ -100,7 +100,7 @@ def test_what_a_device_cannot_follow_is_refused(
 ) -> None:
     """With the class, its fields, and what it does that cannot be done."""
     made = importlib.import_module(f"transformers.models.{module}.image_processing_pil_{module}")
-    with pytest.raises(ImageProcessorError, match=why) as caught:
+    with pytest.raises(UnusableImageProcessor, match=why) as caught:
         _spec(getattr(made, f"{name}ImageProcessorPil")(**settings), tmp_path)
     assert f"{name}ImageProcessor: " in str(caught.value.context) and "do_resize=" in str(caught.value.context)
 
@@ -125,7 +125,7 @@ def test_every_processor_is_followed_or_refused(tmp_path: Path) -> None:
                 processor = getattr(made, name)()
                 try:
                     spec = _spec(processor, tmp_path)
-                except ImageProcessorError:
+                except UnusableImageProcessor:
                     continue
                 assert _same(spec, processor), name
                 followed.append(name)
@@ -173,7 +173,7 @@ def test_a_model_of_any_size_takes_its_processors(settings: dict[str, Any] | Non
     if settings is not None:
         (tmp_path / FILE).write_text(json.dumps(settings))
     if isinstance(found, str):
-        with pytest.raises(ImageProcessorError, match=found) as caught:
+        with pytest.raises(UnusableImageProcessor, match=found) as caught:
             load_source(tmp_path)
         assert FILE in str(caught.value)
         return

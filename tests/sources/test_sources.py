@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from edgepeft.errors import SourceError
+from edgepeft.sources.errors import SourceError
 from edgepeft.sources.load import Source, load_source
 from tests.support.bundles import write_model
 from tests.support.networks import tiny_gpt2, tiny_vit
@@ -99,7 +99,7 @@ def test_a_directory_without_architectures_needs_the_task(copy: Path) -> None:
     """An encoder as it was pretrained does not say what it is for; the user does."""
     _configure(copy, architectures=None)
     error = _refused(copy)
-    assert error.reference == "unknown-task"
+    assert error.code == "unknown-task"
     assert "text-classification" in str(error.hint)
     assert load_source(copy, task="token-classification").loss == "cross_entropy"
 
@@ -107,7 +107,7 @@ def test_a_directory_without_architectures_needs_the_task(copy: Path) -> None:
 def test_an_unknown_task_lists_those_that_exist(bert: Path) -> None:
     """A task that does not exist is refused before anything is loaded."""
     error = _refused(bert, task="summarization")
-    assert error.reference == "unknown-task"
+    assert error.code == "unknown-task"
     assert "causal-lm" in str(error)
 
 
@@ -132,14 +132,14 @@ def test_a_directory_without_a_configuration_is_refused(content: str | None, tmp
     """A missing, broken or odd config.json means: no model directory."""
     if content is not None:
         (tmp_path / "config.json").write_text(content)
-    assert _refused(tmp_path).reference == "no-model-directory"
+    assert _refused(tmp_path).code == "no-model-directory"
 
 
 def test_missing_weights_are_an_error_of_the_source(copy: Path) -> None:
     """Without model.safetensors transformers' words are shown, and nothing is looked up elsewhere."""
     (copy / "model.safetensors").unlink()
     error = _refused(copy)
-    assert error.reference == "source-does-not-load"
+    assert error.code == "source-does-not-load"
     assert "model.safetensors" in str(error)
 
 
@@ -147,22 +147,22 @@ def test_damaged_weights_are_an_error_of_the_source(copy: Path) -> None:
     """So are weights that are cut off."""
     whole = (copy / "model.safetensors").read_bytes()
     (copy / "model.safetensors").write_bytes(whole[: len(whole) // 2])
-    assert _refused(copy).reference == "source-does-not-load"
+    assert _refused(copy).code == "source-does-not-load"
 
 
 def test_weights_of_another_model_are_an_error_of_the_source(copy: Path) -> None:
     """New classes make a new head, never a new embedding: weights that do not fit the configuration are refused."""
     _configure(copy, vocab_size=50)
-    assert _refused(copy).reference == "source-does-not-load"
+    assert _refused(copy).code == "source-does-not-load"
     error = _refused(copy, classes=["a", "b", "c"])
-    assert error.reference == "source-does-not-load"
+    assert error.code == "source-does-not-load"
     assert "word_embeddings" in str(error)
 
 
 def test_a_model_of_unknown_kind_is_an_error_of_the_source(copy: Path) -> None:
     """A ``model_type`` that transformers does not know."""
     _configure(copy, model_type="from-the-future")
-    assert _refused(copy).reference == "source-does-not-load"
+    assert _refused(copy).code == "source-does-not-load"
 
 
 # Files and functions
@@ -236,7 +236,7 @@ def test_functions_that_do_not_give_a_model_are_refused(
 ) -> None:
     """Absent, failing, or with another result: the source is named."""
     error = _refused(name)
-    assert error.reference == reference
+    assert error.code == reference
     assert name in str(error)
 
 
@@ -244,7 +244,7 @@ def test_a_path_where_nothing_is_is_refused(tmp_path: Path) -> None:
     """For a directory as for an .onnx file, with the path in the message."""
     for path in (tmp_path / "absent", tmp_path / "absent.onnx", Path("bert-base-uncased")):
         error = _refused(path)
-        assert error.reference == "no-such-source"
+        assert error.code == "no-such-source"
         assert str(path) in str(error)
 
 

@@ -26,7 +26,7 @@ from transformers import (
 
 import edgepeft
 from edgepeft.data import load
-from edgepeft.errors import SourceError
+from edgepeft.sources.errors import SourceError
 from edgepeft.sources.load import load_source
 from edgepeft_runtime import Trainer
 from edgepeft_runtime.notices import EdgepeftWarning
@@ -102,7 +102,7 @@ def test_a_tokenizer_that_cannot_be_carried_is_refused(files: dict[str, str], wo
         (tmp_path / name).write_text(content)
     with pytest.raises(SourceError, match=words) as caught:
         load_source(tmp_path)
-    assert caught.value.reference == "tokenizer"
+    assert caught.value.code == "unusable-tokenizer"
 
 
 def test_files_that_disagree_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,7 +182,7 @@ def test_padding_that_is_no_token_is_refused(pad: int | None, words: str, tmp_pa
     _tokenizer(tmp_path, unk_token="[UNK]")
     with pytest.raises(SourceError, match=words) as caught:
         load_source(tmp_path, task="text-classification")
-    assert caught.value.reference in ("padding-token", "source-does-not-load")
+    assert caught.value.code in ("padding-token", "source-does-not-load")
 
 
 def test_a_language_model_needs_no_padding_token(tmp_path: Path) -> None:

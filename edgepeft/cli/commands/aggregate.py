@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgepeft.aggregation.errors import StackCannotBeEvaluated, TargetAmongUpdates, WorseThanBefore
 from edgepeft.cli.options import PATH, column_options
 from edgepeft.cli.show import number, percent, size
-from edgepeft_runtime.errors import EdgepeftError
+from edgepeft.errors import WrongSuffix
+from edgepeft_runtime.errors import NoSuchFolder
 from edgepeft_runtime.files.durable import check_output
 
 if TYPE_CHECKING:
@@ -136,18 +138,13 @@ def _round(workspace: Path, *, alike: bool) -> tuple[Mapping[Path, float], Path,
 
 def _check_out(out: Path, directory: Path | None) -> None:
     if directory is not None and not directory.is_dir():
-        raise EdgepeftError(
-            "no-such-folder", f"There is no folder {directory}.", context=None, hint="pull updates into one first."
-        )
+        raise NoSuchFolder(f"There is no folder {directory}.", context=None, hint="pull updates into one first.")
     if out.suffix != SUFFIX:
-        raise EdgepeftError(
-            "wrong-suffix", f"The adapter cannot be written to {out}.", context=None, hint=f"end its name in {SUFFIX}."
-        )
+        raise WrongSuffix(f"The adapter cannot be written to {out}.", context=None, hint=f"end its name in {SUFFIX}.")
     for path in (out, out.with_suffix(".json")):
-        check_output(path, EdgepeftError)
+        check_output(path)
     if directory is not None and out.resolve().parent == directory.resolve():
-        raise EdgepeftError(
-            "target-among-updates",
+        raise TargetAmongUpdates(
             f"{out} would lie among the updates, and count as one the next time.",
             context=None,
             hint="choose another folder for --out.",
@@ -166,8 +163,7 @@ def _verdict(bundle: Bundle, found: Aggregate, adapter: Path | None, data: Path,
     from edgepeft.data import load
 
     if found.is_stack:
-        raise EdgepeftError(
-            "stack-cannot-be-evaluated",
+        raise StackCannotBeEvaluated(
             "A stack does not fit the bundle's graphs.",
             context=None,
             hint="merge it to onnx and evaluate that, or choose another rule.",
@@ -177,7 +173,6 @@ def _verdict(bundle: Bundle, found: Aggregate, adapter: Path | None, data: Path,
 
 
 def _save(found: Aggregate, out: Path, verdict: Verdict | None, gated: bool) -> None:
-    from edgepeft.aggregation import AggregationError
     from edgepeft.aggregation.report import write_report
 
     more = {} if verdict is None else {"held_out": asdict(verdict)}
@@ -188,8 +183,7 @@ def _save(found: Aggregate, out: Path, verdict: Verdict | None, gated: bool) -> 
         )
     if verdict is not None and gated and not verdict.accepted:
         write_report(out.with_suffix(".json"), found.report.to_json(more))
-        raise AggregationError(
-            "worse-than-before",
+        raise WorseThanBefore(
             "The round makes held-out data worse, so it was not written.",
             context=f"loss {verdict.before.loss:.6g} before, {verdict.after.loss:.6g} after",
             hint=f"look at the norms in {out.with_suffix('.json')}; clip, or choose a robust statistic.",

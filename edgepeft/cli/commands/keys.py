@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from edgepeft.cli.options import PATH, workspace_option
+from edgepeft_runtime.errors import CannotWriteFile
 
 _ALGORITHMS = ("hmac-sha256", "ed25519")
 
@@ -43,11 +44,11 @@ def add(device: str, workspace: Path, out: Path, algorithm: str) -> None:
 
     A call that was interrupted is finished by the same call.
     """
-    from edgepeft.sync import Keys, SyncError, Workspace
+    from edgepeft.sync import Keys, Workspace
 
     if not out.parent.is_dir():
         context = f"{out.parent} is no folder."
-        raise SyncError("cannot-write-file", f"Cannot write {out}.", context=context, hint="make the folder.")
+        raise CannotWriteFile(f"Cannot write {out}.", context=context, hint="make the folder.")
     Keys(Workspace(workspace)).add(device, out, algorithm)
     click.echo(f"registered {device}; bring {out} to it, and delete it here.")
 

@@ -20,7 +20,7 @@ from edgepeft.cli.options import (
     run_options,
     template_option,
 )
-from edgepeft_runtime.errors import DataError
+from edgepeft_runtime.errors import DifferentLengths
 from edgepeft_runtime.files.durable import check_output
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def command(
     if out is not None and out.suffix not in (".jsonl", ".npz"):
         raise click.UsageError("--out must end in .jsonl or .npz.")
     if out is not None:
-        check_output(out, DataError)
+        check_output(out)
     opened = Bundle.open(bundle)
     chosen = adapter_of(adapter, opened)
     columns = {"text_column": text_column, "label_column": label_column}
@@ -96,7 +96,7 @@ def _lines(trainer: Trainer, batches: Batches) -> Iterator[str]:
 def _write(out: Path, lines: Iterator[str]) -> None:
     from edgepeft_runtime.files.durable import write_atomically
 
-    write_atomically(out, (f"{line}\n".encode() for line in lines), error=DataError)
+    write_atomically(out, (f"{line}\n".encode() for line in lines))
 
 
 def _write_npz(out: Path, batches: Batches) -> None:
@@ -108,12 +108,11 @@ def _write_npz(out: Path, batches: Batches) -> None:
     try:
         arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     except ValueError as failure:
-        raise DataError(
-            "different-lengths",
+        raise DifferentLengths(
             "The outputs of the batches have different shapes, so they make no one array.",
             context=str(failure),
             hint="write .jsonl, or give a --batch-size that takes all examples at once.",
         ) from None
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **arrays)
-    write_atomically(out, [buffer.getbuffer()], error=DataError)
+    write_atomically(out, [buffer.getbuffer()])

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgepeft.cli.options import PATH, workspace_option
+from edgepeft.sync.errors import BadCertificate, CannotListen
 
 if TYPE_CHECKING:
     import socket
@@ -29,7 +30,7 @@ def command(workspace: Path, address: str, port: int, certificate: Path | None, 
     """
     if (certificate is None) != (private_key is None):
         raise click.UsageError("--certificate and --private-key go together.")
-    from edgepeft.sync import Keys, SyncError, Workspace
+    from edgepeft.sync import Keys, Workspace
     from edgepeft.sync.serving.app import SERVING, app
     from edgepeft.sync.serving.connections import Limits, server
     from edgepeft_runtime.files.lock import locked_folder
@@ -37,7 +38,7 @@ def command(workspace: Path, address: str, port: int, certificate: Path | None, 
     host = Workspace(workspace)
     campaign = Keys(host).host().campaign
     tls = None if certificate is None or private_key is None else _tls(certificate, private_key)
-    with locked_folder(host.received, SERVING, SyncError), _listening(address, port) as listening:
+    with locked_folder(host.received, SERVING), _listening(address, port) as listening:
         if tls is None and address not in _LOOPBACK:
             click.echo("note: without --certificate, tokens and updates travel unencrypted.", err=True)
         where = f"{'http' if tls is None else 'https'}://{address}:{listening.getsockname()[1]}"
@@ -65,14 +66,11 @@ def _files() -> int:
 def _listening(address: str, port: int) -> socket.socket:
     import socket
 
-    from edgepeft.sync import SyncError
-
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     try:
         return socket.create_server((address, port), family=family, backlog=2048)
     except OSError as failure:
-        raise SyncError(
-            "cannot-listen",
+        raise CannotListen(
             f"Cannot listen on port {port} of {address}.",
             context=str(failure),
             hint="stop what uses the port, or choose another address or port.",
@@ -82,14 +80,11 @@ def _listening(address: str, port: int) -> socket.socket:
 def _tls(certificate: Path, private_key: Path) -> ssl.SSLContext:
     import ssl
 
-    from edgepeft.sync import SyncError
-
     try:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.load_cert_chain(certificate, private_key)
     except OSError as failure:  # of which ssl.SSLError is one
-        raise SyncError(
-            "bad-certificate",
+        raise BadCertificate(
             f"Cannot serve with the certificate {certificate} and the key {private_key}.",
             context=str(failure),
             hint="give both as PEM, the key without a password.",

@@ -26,7 +26,7 @@ from edgepeft.cli.options import (
 )
 from edgepeft.cli.progress import Counter
 from edgepeft.cli.show import number, percent, size
-from edgepeft_runtime.errors import UpdateError
+from edgepeft_runtime.errors import CannotWriteFile
 from edgepeft_runtime.files.durable import check_output
 
 if TYPE_CHECKING:
@@ -193,11 +193,10 @@ def _share(text: str) -> float | None:
 
 def _check_writable(update: Path) -> None:
     """To learn after hours that the result cannot be written would be late."""
-    check_output(update, UpdateError)
+    check_output(update)
     folder = update.parent
     if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise UpdateError(
-            "cannot-write-file",
+        raise CannotWriteFile(
             f"The update cannot be written to {update}.",
             context=f"{folder} is no folder that may be written to.",
             hint="choose another file for --update, or make the folder.",

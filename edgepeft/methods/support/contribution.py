@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from edgepeft.methods.base import MethodError
+from edgepeft.errors import MemoryBudgetTooSmall
+from edgepeft.methods.errors import NoProxyData
 
 Batch = Mapping[str, Tensor]
 Loss = Callable[[nn.Module, Batch], Tensor]
@@ -44,9 +45,7 @@ def contributions(model: nn.Module, batches: Iterable[Batch], loss: Loss) -> dic
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(marked[name])
     if not count:
-        raise MethodError(
-            "no-proxy-data", "There is no batch to measure on.", context=None, hint="give at least one batch."
-        )
+        raise NoProxyData("There is no batch to measure on.", context=None, hint="give at least one batch.")
     return {name: gain / count for name, gain in gains.items()}
 
 
@@ -68,8 +67,7 @@ def best_under(model: nn.Module, batches: Sequence[Batch], loss: Loss, budget: i
         best = max(best, _fill(above, gains, sizes, budget - kept[order[place]]), key=lambda found: found[0])
     if not best[1]:
         least = min(kept[name] + sizes[name] for name in order)
-        raise MethodError(
-            "memory-budget",
+        raise MemoryBudgetTooSmall(
             f"No parameter can train within {budget / 1e6:.2f} MB.",
             context=f"the least that one takes, activations included: {least / 1e6:.2f} MB",
             hint="allow more, or measure with smaller batches.",

@@ -8,10 +8,12 @@ from typing import Any
 
 from torch import nn
 
-from edgepeft.methods.base import Method, MethodError
+from edgepeft.methods.base import Method
+from edgepeft.methods.errors import AdapterExists, FrozenAdapter, MethodError
 from edgepeft.methods.support.around import Around
 from edgepeft.methods.support.named import check_names
 from edgepeft.methods.support.recurrent import LoraRecurrent
+from edgepeft_export.errors import NothingTrains
 
 _KINDS: dict[str, tuple[str, dict[str, str], dict[str, bool]]] = {
     "lora": ("LORA", {"rank": "r", "alpha": "lora_alpha"}, {"use_rslora": False, "use_dora": False}),
@@ -52,8 +54,7 @@ def check_not_frozen(model: nn.Module) -> None:
     """Refuse a model whose adapter is frozen, as peft loads it for inference, where nothing else trains."""
     found = adapters_of(model)
     if found and not any(parameter.requires_grad for parameter in model.parameters()):
-        raise MethodError(
-            "frozen-adapter",
+        raise FrozenAdapter(
             f"{type(model).__name__} has an adapter already, and it is frozen.",
             context=f"adapter: {', '.join(found)}",
             hint="load it with PeftModel.from_pretrained(..., is_trainable=True) to train it on, or merge it into the "
@@ -74,8 +75,7 @@ def attach(method: Method, model: nn.Module) -> nn.Module:
     check_names(method, model)
     model = method.attach(model)
     if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise MethodError(
-            "nothing-trains",
+        raise NothingTrains(
             f"Method {method.name!r} finds nothing to train in {type(model).__name__}.",
             context=None,
             hint="choose another method, or name parameters with the method 'freeze'.",
@@ -126,8 +126,7 @@ def _same(given: Any, has: Any) -> bool:
 
 
 def _other_adapter(method: Method, model: nn.Module, found: list[str]) -> MethodError:
-    return MethodError(
-        "adapter-exists",
+    return AdapterExists(
         f"{type(model).__name__} has an adapter already, and the method {method.name!r} would attach another.",
         context=f"adapter: {', '.join(found)}",
         hint="leave the method out to train that adapter on, or merge it into the model first (merge_and_unload() of "

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from edgepeft.methods.base import MethodError
+from edgepeft.methods.errors import MethodError, NoSuchName
 from edgepeft_runtime.names import meant
 
 
@@ -35,8 +35,7 @@ def _means(given: str, full: str) -> bool:
 
 def _unknown(method: str, setting: str, name: str, model: nn.Module, known: Sequence[str]) -> MethodError:
     last = list(dict.fromkeys(full.rpartition(".")[2] for full in known if not full.rpartition(".")[2].isdecimal()))
-    return MethodError(
-        "no-such-name",
+    return NoSuchName(
         f"Nothing in {type(model).__name__} is named {name!r}.",
         context=f"{method}: {setting} names it. There are: {meant(name, known if '.' in name else last)}",
         hint="correct the name, or leave it out.",

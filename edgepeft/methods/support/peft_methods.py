@@ -6,7 +6,8 @@ import warnings
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
-from edgepeft.methods.base import MethodError, head_modules
+from edgepeft.methods.base import head_modules
+from edgepeft.methods.errors import MethodDoesNotFit
 
 if TYPE_CHECKING:
     from torch import nn
@@ -34,8 +35,7 @@ def attach_peft(model: nn.Module, config: Any, what: str, kinds: Sequence[str] =
             warnings.simplefilter("ignore")
             attached: nn.Module = get_peft_model(model, config)
     except (ValueError, KeyError, AttributeError, NotImplementedError) as error:
-        raise MethodError(
-            "method-does-not-fit",
+        raise MethodDoesNotFit(
             f"{what} cannot be attached to {type(model).__name__}.",
             context=(str(error).strip().splitlines() or [type(error).__name__])[0],
             hint=_hint(model, config, kinds),
@@ -64,8 +64,7 @@ def targets(
         return None
     inner = [name for name in fitting(model, kinds) if not is_in(name, head_modules(model))]
     if not inner:
-        raise MethodError(
-            "method-does-not-fit",
+        raise MethodDoesNotFit(
             f"{type(model).__name__} has no module that the method adapts.",
             context=f"looked for {', '.join(kinds)} outside the head",
             hint="name target_modules, or choose another method.",

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from edgepeft.methods.base import MethodError
+from edgepeft.methods.errors import UnsupportedPeftType
 
 TRAINED = frozenset(
     {
@@ -81,8 +81,7 @@ def check_peft_type(model: nn.Module) -> None:
         options = (told for option, told in _LORA_OPTIONS.items() if getattr(config, option, None) is not None)
         reason = reason or next(options, None) or _layers(model)
         if reason is not None:
-            raise MethodError(
-                "peft-type",
+            raise UnsupportedPeftType(
                 f"The adapter {name!r} is of peft's kind {kind}, which cannot be trained on a device: {reason}.",
                 context=f"model: {type(model).__name__}",
                 hint="choose another kind, such as LORA, IA3, PREFIX_TUNING or PROMPT_TUNING.",

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from types import MethodType
 from typing import TYPE_CHECKING, Any
 
-from edgepeft.methods.base import MethodError
+from edgepeft.methods.errors import MethodDoesNotFit
 
 if TYPE_CHECKING:
     from torch import nn
@@ -26,8 +26,7 @@ def accept_past_key_values(model: nn.Module) -> nn.Module:
     base: Any = model.get_base_model()
     transformer = base.get_submodule(model.transformer_backbone_name)
     if not any(_arguments(module) & {_OLD, _NEW} for module in (base, transformer)):
-        raise MethodError(
-            "method-does-not-fit",
+        raise MethodDoesNotFit(
             f"A prefix cannot be put before the keys and values of {type(base).__name__}.",
             context=f"{type(transformer).__name__}.forward has neither {_OLD!r} nor {_NEW!r} as an argument.",
             hint="choose prompt, ptuning or lora.",

@@ -17,12 +17,12 @@ from edgepeft.sync.collection.facts import HostFacts
 from edgepeft.sync.collection.inbox import InboxFile, inbox_files
 from edgepeft.sync.collection.quarantine import Quarantine
 from edgepeft.sync.collection.verification import Address, Delivered, verify
-from edgepeft.sync.errors import SyncError
+from edgepeft.sync.errors import Equivocation, SyncError
 from edgepeft.sync.keys import REVOKED, Keys
 from edgepeft.sync.ledger import Entry, Ledger
 from edgepeft.sync.transports import HostTransport, open_remote
 from edgepeft.sync.workspace import Workspace
-from edgepeft_runtime.errors import EdgepeftError
+from edgepeft_runtime.errors import CannotReadRemote, CannotWriteFile, EdgepeftError, RemoteUnreachable
 from edgepeft_runtime.files.durable import make_folder, sync_directory, sync_file
 from edgepeft_runtime.fleet import rounds, signatures
 from edgepeft_runtime.fleet.delivery import MAX_SIDECAR_BYTES, SIDECAR_SUFFIX, UPDATE_SUFFIX
@@ -164,10 +164,15 @@ class _Collecting:
             content = read(remote, file.name, self.facts.newest.limits.update_bytes)
             sidecar = read(remote, file.sidecar, MAX_SIDECAR_BYTES)
             entry = verify(Delivered(address, content, sidecar), self.facts)
-        except SyncError:  # the remote or the workspace is at fault, not the update
+        except (
+            SyncError,
+            RemoteUnreachable,
+            CannotReadRemote,
+            CannotWriteFile,
+        ):  # the remote or the workspace is at fault, not the update
             raise
         except EdgepeftError as error:
-            if error.reference == "equivocation":
+            if isinstance(error, Equivocation):
                 self.ledger.block(address.device, error.context or error.message)
             self._refuse(remote, file, error, content, sidecar)
         else:

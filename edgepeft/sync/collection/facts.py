@@ -8,7 +8,6 @@ from functools import lru_cache
 from edgepeft.sync.keys import Device, Keys
 from edgepeft.sync.ledger import Entry, Ledger
 from edgepeft.sync.workspace import Workspace
-from edgepeft_runtime.errors import FleetError
 from edgepeft_runtime.files.tensorfile import Array, read_tensors
 from edgepeft_runtime.fleet.rounds import Round
 
@@ -64,4 +63,4 @@ class HostFacts:
         return self._ledger.signed(device, sequence)
 
     def _read_start(self, number: int) -> Mapping[str, Array]:
-        return read_tensors(self._workspace.adapter(number), error=FleetError).tensors
+        return read_tensors(self._workspace.adapter(number)).tensors

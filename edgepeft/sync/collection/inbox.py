@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from edgepeft.sync.collection.verification import Address
-from edgepeft.sync.errors import SyncError
+from edgepeft.sync.errors import BadName, StrayFile
 from edgepeft.sync.transports import HostTransport
-from edgepeft_runtime.errors import EdgepeftError, FleetError
+from edgepeft_runtime.errors import CannotReadRemote, EdgepeftError
 from edgepeft_runtime.fleet import rounds
 from edgepeft_runtime.fleet.delivery import SIDECAR_SUFFIX, UPDATE_SUFFIX, digest_of, inbox_folder
 from edgepeft_runtime.fleet.reading import is_name
@@ -62,11 +62,8 @@ def _readable(folder: str, files: Iterator[InboxFile]) -> Iterator[InboxFile]:
     """Yield what is in a folder. One that cannot be read is refused as a whole, and the others are still read."""
     try:
         yield from files
-    except SyncError as error:
-        if error.reference != "cannot-read-remote":
-            raise
-        unreadable = FleetError("cannot-read-file", error.message, context=error.context, hint=error.hint)
-        yield InboxFile(folder, error=unreadable)
+    except CannotReadRemote as error:
+        yield InboxFile(folder, error=error)
 
 
 def _of_device(remote: HostTransport, number: int, device: str) -> Iterator[InboxFile]:
@@ -93,11 +90,11 @@ def _strays(remote: HostTransport, folder: str) -> Iterator[InboxFile]:
 
 
 def _stray(name: str, message: str) -> InboxFile:
-    return InboxFile(name, error=FleetError("stray-file", message, context=None, hint=None))
+    return InboxFile(name, error=StrayFile(message, context=None, hint=None))
 
 
 def _bad_name(name: str, message: str) -> InboxFile:
-    return InboxFile(name, error=FleetError("bad-name", message, context=None, hint=None))
+    return InboxFile(name, error=BadName(message, context=None, hint=None))
 
 
 def _sidecar_of(name: str) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from edgepeft.sync.errors import CheckpointWithoutBundle, ForeignCheckpoint, NominalCheckpoint
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.engine.ort_training_checkpoint import OrtCheckpoint, read_checkpoint
-from edgepeft_runtime.errors import UpdateError
 from edgepeft_runtime.train.update import Update
 
 NAMES = ("checkpoint", "*.ckpt")
@@ -26,14 +26,14 @@ def update_of_checkpoint(path: Path, bundle: Bundle | None) -> Update:
     """
     checkpoint = read_checkpoint(path)
     if bundle is None:
-        raise _refused(
-            "checkpoint-without-bundle",
-            "A checkpoint of ONNX Runtime Training is only known together with its bundle.",
-            "it carries no provenance",
-            "name the bundle it was trained from (--bundle).",
+        raise CheckpointWithoutBundle(
+            "A checkpoint of ONNX Runtime Training can only be read together with its bundle.",
+            context="it has no provenance",
+            hint="name the bundle it was trained from (--bundle).",
         )
     if checkpoint.nominal:
-        raise _refused("nominal-checkpoint", "The checkpoint holds names and no values.", str(path), "send the other.")
+        message = "The checkpoint has names and no values."
+        raise NominalCheckpoint(message, context=str(path), hint="send the one with values.")
     return Update(
         parameters=dict(checkpoint.parameters),
         base_sha256=_identity(checkpoint, "base_sha256"),
@@ -46,14 +46,9 @@ def update_of_checkpoint(path: Path, bundle: Bundle | None) -> Update:
 
 def _identity(checkpoint: OrtCheckpoint, name: str) -> str:
     if name not in checkpoint.properties:
-        raise _refused(
-            "foreign-checkpoint",
+        raise ForeignCheckpoint(
             "The checkpoint does not say what it was trained from.",
-            f"it has no property {name}",
-            "train from the files that `edgepeft export-ort-training` wrote, and keep the checkpoint's properties.",
+            context=f"it has no property {name}",
+            hint="train from the files of `edgepeft export-ort-training`, and keep the properties of the checkpoint.",
         )
     return checkpoint.properties[name]
-
-
-def _refused(reference: str, message: str, context: str, hint: str) -> UpdateError:
-    return UpdateError(reference, message, context=context, hint=hint)

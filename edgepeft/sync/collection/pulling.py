@@ -8,12 +8,10 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from edgepeft.intake.checks import checked, parsed
-from edgepeft.intake.refusal import Refusal
+from edgepeft.intake.refusal import REFUSALS, Refusal
 from edgepeft.sync.collection import ort_checkpoints
-from edgepeft.sync.errors import SyncError
 from edgepeft.sync.transports import HostFolder
 from edgepeft_runtime.bundle.bundle import Bundle
-from edgepeft_runtime.errors import FleetError, UpdateError
 from edgepeft_runtime.files.durable import make_folder, replace_file, writing
 from edgepeft_runtime.files.staging import staged
 from edgepeft_runtime.files.tensorfile import sha256_of
@@ -82,15 +80,15 @@ def pull(
     accepted: list[Received] = []
     already: list[Received] = []
     refused: list[Refusal] = []
-    with writing(into, SyncError):
+    with writing(into):
         make_folder(into)
-    with staged(into / "update", error=SyncError) as folder:
+    with staged(into / "update") as folder:
         for remote in remotes:
             for name in _candidates(remote):
                 source = remote.path / name
                 try:
                     content = _checked(read(remote, name, max_bytes), source, folder / "file", opened)
-                except (FleetError, UpdateError) as error:
+                except REFUSALS as error:
                     refused.append(Refusal.of(source, error))
                     continue
                 kept = into / f"{signatures.sha256(content)}{UPDATE_SUFFIX}"
@@ -125,5 +123,5 @@ def _keep(content: bytes, kept: Path, scratch: Path) -> bool:
     if kept.is_file() and not kept.is_symlink() and sha256_of(kept) == kept.stem:
         return False
     scratch.write_bytes(content)
-    replace_file(scratch, kept, error=SyncError)
+    replace_file(scratch, kept)
     return True

@@ -8,7 +8,6 @@ from functools import cached_property
 from pathlib import Path
 
 from edgepeft.intake.refusal import Refusal
-from edgepeft.sync.errors import SyncError
 from edgepeft_runtime.files.durable import make_folder, write_atomically
 
 MAX_QUARANTINE_BYTES = 2**30
@@ -44,7 +43,7 @@ class Quarantine:
             if self._size + _on_disk(len(part)) > MAX_QUARANTINE_BYTES:
                 break
             make_folder(folder)
-            write_atomically(folder / name, [part], error=SyncError)
+            write_atomically(folder / name, [part])
             self._size += _on_disk(len(part))
 
     @cached_property

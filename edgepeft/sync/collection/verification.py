@@ -26,10 +26,25 @@ from typing import Protocol
 import numpy as np
 
 from edgepeft.intake.checks import check_norm, checked
+from edgepeft.sync.errors import (
+    BlockedDevice,
+    Equivocation,
+    ExpiredRound,
+    FutureUpdate,
+    Replayed,
+    RevokedDevice,
+    WrongAddress,
+)
 from edgepeft.sync.keys import ACTIVE, Device
 from edgepeft.sync.ledger import Entry
 from edgepeft_runtime.bundle.manifest import Manifest
-from edgepeft_runtime.errors import FleetError, UpdateError
+from edgepeft_runtime.errors import (
+    ForeignCampaign,
+    NotAnUpdate,
+    StaleUpdate,
+    UnknownDevice,
+    WrongHash,
+)
 from edgepeft_runtime.files.tensorfile import Array
 from edgepeft_runtime.fleet import signatures
 from edgepeft_runtime.fleet.canonical import LARGEST
@@ -121,24 +136,22 @@ def _delivery(delivered: Delivered, facts: Facts) -> Delivery:
     """Return the sidecar, if a registered device in good standing has signed it for this file at this address."""
     found, size = signatures.sha256(delivered.content), len(delivered.content)
     if found != delivered.address.sha256:
-        raise UpdateError(
-            "wrong-hash", "The update is not what its name says.", context=f"its SHA-256 is {found}", hint=None
-        )
+        raise WrongHash("The update is not what its name says.", context=f"its SHA-256 is {found}", hint=None)
     delivery = Delivery.from_bytes(delivered.sidecar)
     device = facts.device(delivery.device)
     if device is None:
-        raise FleetError("unknown-device", f"No device {delivery.device} is registered.", context=None, hint=None)
+        raise UnknownDevice(f"No device {delivery.device} is registered.", context=None, hint=None)
     delivery.check(device.algorithm, device.key)
     if device.state != ACTIVE:
-        raise FleetError("revoked-device", f"The device {delivery.device} is revoked.", context=None, hint=None)
+        raise RevokedDevice(f"The device {delivery.device} is revoked.", context=None, hint=None)
     reason = facts.blocked(delivery.device)
     if reason is not None:
-        raise FleetError("blocked-device", f"The device {delivery.device} is blocked.", context=reason, hint=None)
+        raise BlockedDevice(f"The device {delivery.device} is blocked.", context=reason, hint=None)
     named = Address(delivery.round, delivery.device, delivery.sha256)
     if named != delivered.address or delivery.size != size:
         context = f"the sidecar names {named}, {delivery.size} bytes\nit was found at {delivered.address}, {size} bytes"
         message = "The sidecar belongs to another update, or to another address."
-        raise FleetError("wrong-address", message, context=context, hint=None)
+        raise WrongAddress(message, context=context, hint=None)
     return delivery
 
 
@@ -146,11 +159,11 @@ def _round(delivery: Delivery, facts: Facts) -> Round:
     """Return the round of a delivery, if it is of this campaign, and published."""
     if delivery.campaign != facts.newest.campaign:
         context = f"campaign of the sidecar {delivery.campaign}, of this host {facts.newest.campaign}"
-        raise FleetError("foreign-campaign", "The update belongs to another campaign.", context=context, hint=None)
+        raise ForeignCampaign("The update belongs to another campaign.", context=context, hint=None)
     if delivery.round > facts.newest.round:
         message = "The update is of a round that was not published."
         context = f"round of the update {delivery.round}; the newest is {facts.newest.round}"
-        raise UpdateError("future-update", message, context=context, hint=None)
+        raise FutureUpdate(message, context=context, hint=None)
     return facts.round(delivery.round)
 
 
@@ -159,7 +172,7 @@ def _update(delivered: Delivered, round_: Round, manifest: Manifest) -> Update:
     update = checked(delivered.content, name, manifest, round_.adapter.sha256)
     if max(update.num_examples, update.steps) > LARGEST:
         message = "The update counts more examples or steps than there can be."
-        raise UpdateError("not-an-update", message, context=f"at most {LARGEST}", hint=None)
+        raise NotAnUpdate(message, context=f"at most {LARGEST}", hint=None)
     return update
 
 
@@ -173,8 +186,7 @@ def _scale(norm: float, round_: Round) -> float:
 def _check_ledger(delivery: Delivery, facts: Facts) -> None:
     signed = facts.signed(delivery.device, delivery.sequence)
     if signed is not None and signed != delivery.sha256:
-        raise UpdateError(
-            "equivocation",
+        raise Equivocation(
             "The device has signed two updates under one number; it is blocked.",
             context=f"update {delivery.sequence} of {delivery.device} is {signed}, and now {delivery.sha256}",
             hint=None,
@@ -182,8 +194,7 @@ def _check_ledger(delivery: Delivery, facts: Facts) -> None:
     entry = facts.accepted(delivery.sha256)
     here = (delivery.device, delivery.round, delivery.sequence)
     if entry is not None and (entry.device, entry.round, entry.sequence) != here:
-        raise UpdateError(
-            "replayed",
+        raise Replayed(
             "The same update was accepted before, under another name.",
             context=f"it is update {entry.sequence} of {entry.device}, round {entry.round}",
             hint=None,
@@ -196,10 +207,10 @@ def _staleness(round_: Round, facts: Facts) -> int:
     if staleness > most:
         message = f"The update of round {round_.round} comes too late."
         context = f"it started {staleness} rounds ago; at most {most} are accepted"
-        raise UpdateError("stale-update", message, context=context, hint=None)
+        raise StaleUpdate(message, context=context, hint=None)
     if round_.expires is not None and facts.now >= round_.expires:
         context = f"{facts.now - round_.expires:.0f} s ago"
-        raise UpdateError("expired-round", f"Round {round_.round} has expired.", context=context, hint=None)
+        raise ExpiredRound(f"Round {round_.round} has expired.", context=context, hint=None)
     return staleness
 
 

@@ -17,12 +17,11 @@ NEWEST_OPSET = 21
 """The operator set that the rules were written for. A later one may give an operator attributes and inputs."""
 
 
-class UnsupportedOpset(EdgepeftError):
+class UnsupportedOpset(EdgepeftError, code="unsupported-opset"):
     """A graph of an operator set in which its gradient cannot be written."""
 
     def __init__(self, opset: int, reason: str, way_out: str) -> None:
         super().__init__(
-            "opset",
             f"Cannot build the train step of a graph of ONNX opset {opset}.",
             context=reason,
             hint=f"convert the model to opset {way_out} (onnx.version_converter).",

@@ -48,12 +48,11 @@ class Rule:
     outputs: int | None
 
 
-class NoGradientForCase(EdgepeftError):
+class NoGradientForCase(EdgepeftError, code="no-gradient-for-case"):
     """An operator that has a gradient rule, used in a way which the rule does not cover."""
 
     def __init__(self, node: ir.Node, reason: str, way_out: str) -> None:
         super().__init__(
-            "no-gradient-for-case",
             f"Cannot build the train step: op {node.op_type} (node {node.name or '?'}) has no gradient here: {reason}.",
             context=None,
             hint=f"{way_out}, or freeze every parameter before it.",

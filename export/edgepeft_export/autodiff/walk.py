@@ -44,7 +44,7 @@ class Gap:
     target: str
 
 
-class NoGradientRule(EdgepeftError):
+class NoGradientRule(EdgepeftError, code="no-gradient-rule"):
     """An operator without a gradient rule lies between the loss and something that should train."""
 
     def __init__(self, gaps: Sequence[Gap]) -> None:
@@ -54,7 +54,6 @@ class NoGradientRule(EdgepeftError):
         ]
         lines += [f"… and {len(gaps) - 8} more"] if len(gaps) > 8 else []
         super().__init__(
-            "no-gradient-rule",
             "Cannot build the train step: "
             + (
                 f"op {first.op_type} has no gradient rule."

@@ -12,11 +12,6 @@ from numpy.typing import NDArray
 from edgepeft_export.graph.edit import bind_inputs
 from edgepeft_export.verification.compare import Verified
 from edgepeft_runtime.bundle.adapter_layout import AdapterLayout
-from edgepeft_runtime.errors import EdgepeftError
-
-
-class ForwardError(EdgepeftError):
-    """A source that cannot be turned into a forward graph with the trainable tensors asked for."""
 
 
 @dataclass(frozen=True)

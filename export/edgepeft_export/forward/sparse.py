@@ -14,7 +14,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgepeft_export.forward.graph import Forward, ForwardError, Sparse
+from edgepeft_export.errors import BadSparseSelection
+from edgepeft_export.forward.graph import Forward, Sparse
 from edgepeft_export.graph.edit import add_input, input_named
 from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.graph.shapes import infer_shapes
@@ -126,8 +127,7 @@ def _check_share(name: str, weight: NDArray[Any], share: Share) -> None:
         ascending = bool((np.diff(indices) > 0).all()) and indices.min() >= 0 and indices.max() < weight.size
         fits = fits and indices.shape == (share.count,) and ascending
     if not fits:
-        raise ForwardError(
-            "sparse-share",
+        raise BadSparseSelection(
             f"{share.count} elements of {name}, which has {weight.size:,}, cannot train.",
             context=f"shape {list(weight.shape)}",
             hint="choose at least one element, and ascending indices within the tensor.",

@@ -11,14 +11,13 @@ Dim = int | str | None
 """A size, the name of a symbolic size, or nothing known."""
 
 
-class UnknownRank(EdgepeftError):
+class UnknownRank(EdgepeftError, code="unknown-rank"):
     """A tensor of which not even the number of dimensions is known."""
 
     def __init__(self, value: ir.Value) -> None:
         producer = value.producer()
         node = f"{producer.op_type} (node {producer.name})" if producer is not None else "a graph input"
         super().__init__(
-            "unknown-rank",
             f"The number of dimensions of tensor {value.name!r} is not known.",
             context=f"It comes from {node}, and a gradient has to cross it.",
             hint="declare the shapes of the model's inputs, or run onnx.shape_inference on the model first.",

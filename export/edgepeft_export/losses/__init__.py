@@ -1,6 +1,7 @@
 """Losses as ONNX nodes behind the model's outputs."""
 
-from edgepeft_export.losses.base import Labels, Loss, LossError, LossTerms, class_labels
+from edgepeft_export.errors import LossError
+from edgepeft_export.losses.base import Labels, Loss, LossTerms, class_labels
 from edgepeft_export.losses.builtin.bce_with_logits import BCEWithLogits
 from edgepeft_export.losses.builtin.causal_lm import CausalLM
 from edgepeft_export.losses.builtin.cross_entropy import CrossEntropy

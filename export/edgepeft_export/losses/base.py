@@ -8,14 +8,10 @@ from typing import ClassVar, NamedTuple
 
 import onnx_ir as ir
 
+from edgepeft_export.errors import UnknownClassCount
 from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.graph.shapes import Dim
-from edgepeft_runtime.errors import EdgepeftError
 from edgepeft_runtime.settings import Named
-
-
-class LossError(EdgepeftError):
-    """A loss that does not fit the model's outputs."""
 
 
 class LossTerms(NamedTuple):
@@ -67,8 +63,7 @@ class Loss(Named):
 def class_labels(shape: Sequence[Dim], classes: Dim, ignore_index: int | None) -> Labels:
     """int64 labels of a classification over ``classes``, which must be known."""
     if not isinstance(classes, int):
-        raise LossError(
-            "unknown-classes",
+        raise UnknownClassCount(
             "The number of classes is not known: the last axis of the logits has no fixed size.",
             context=None,
             hint="let the model give logits with a fixed number of classes on the last axis.",

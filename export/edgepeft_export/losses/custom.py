@@ -11,10 +11,11 @@ import onnx_ir as ir
 from onnx.inliner import inline_selected_functions
 from onnx_ir.passes import common
 
+from edgepeft_export.errors import NotAModel, WrongLossInputs, WrongLossOutput
 from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.graph.modelfile import load_model
 from edgepeft_export.graph.shapes import dims_of
-from edgepeft_export.losses.base import Labels, Loss, LossError, LossTerms
+from edgepeft_export.losses.base import Labels, Loss, LossTerms
 from edgepeft_export.passes import single_precision
 
 _LOSS_OPERATORS = ("SoftmaxCrossEntropyLoss", "NegativeLogLikelihoodLoss")
@@ -42,8 +43,7 @@ class OnnxLoss(Loss):
         try:
             model = load_model(path)
         except Exception as error:  # protobuf, onnx and the file system each raise their own
-            raise LossError(
-                "not-a-model",
+            raise NotAModel(
                 f"{path} cannot be read as an ONNX model.",
                 context=f"{type(error).__name__}: {error}",
                 hint="give the path of an .onnx file that holds the loss.",
@@ -73,23 +73,20 @@ class OnnxLoss(Loss):
         graph = self.model.graph
         names = [str(value.name) for value in graph.inputs]
         if not any(name in outputs for name in names):
-            raise LossError(
-                "loss-inputs",
+            raise WrongLossInputs(
                 "The loss reads none of the model's outputs.",
                 context=f"the loss takes: {', '.join(names)}\nthe model gives: {', '.join(outputs)}",
                 hint="name an argument of the loss like the output it reads.",
             )
         if len(graph.outputs) != 1:
-            raise LossError(
-                "loss-outputs",
+            raise WrongLossOutput(
                 f"The loss gives {len(graph.outputs)} outputs instead of one scalar.",
                 context=None,
                 hint="return the mean loss of the batch, a float32 scalar.",
             )
         (result,) = graph.outputs
         if result.shape is not None and any(dim != 1 for dim in dims_of(result)):
-            raise LossError(
-                "loss-outputs",
+            raise WrongLossOutput(
                 f"The loss gives a tensor [{', '.join(map(str, dims_of(result)))}] instead of one scalar.",
                 context=None,
                 hint="return the mean over the batch, a float32 scalar.",

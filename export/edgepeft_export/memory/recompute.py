@@ -16,10 +16,10 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from edgepeft_export.errors import NothingToRecompute, UnknownRecomputeMode
 from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.graph.linear import MATMULS
 from edgepeft_export.graph.shapes import is_float
-from edgepeft_runtime.errors import EdgepeftError
 
 MODES = ("none", "block")
 """``none`` keeps every activation that the backward reads; ``block`` keeps one tensor per part."""
@@ -48,8 +48,7 @@ def recompute(model: ir.Model, losses: Sequence[ir.Value], mode: str) -> int:
         EdgepeftError: the mode is unknown, or nothing can be computed twice.
     """
     if mode not in MODES:
-        raise EdgepeftError(
-            "recompute",
+        raise UnknownRecomputeMode(
             f"There is no way of recomputing named {mode!r}.",
             context=None,
             hint=f"choose one of {', '.join(MODES)}.",
@@ -65,8 +64,7 @@ def recompute(model: ir.Model, losses: Sequence[ir.Value], mode: str) -> int:
     for part in reversed(parts[:-1]):  # the last part's backward comes at once
         copied += _again(model.graph, part, backward, spine)
     if not copied:
-        raise EdgepeftError(
-            "nothing-to-recompute",
+        raise NothingToRecompute(
             "There is no activation that could be computed a second time instead of kept.",
             context="parts between which a single tensor passes, and whose size only the run knows, are looked for",
             hint="leave recompute at none, or let the batch size be free.",

@@ -26,13 +26,12 @@ Kernel = tuple[int, int | None, Mapping[str, Sequence[str]]]
 """First and last version of an operator, and its element types by the name of the constraint."""
 
 
-class UnsupportedOperator(EdgepeftError):
+class UnsupportedOperator(EdgepeftError, code="unsupported-operator"):
     """A graph holds an operator that devices do not have, or not for its types."""
 
     def __init__(self, op_type: str, node: str, types: str = "") -> None:
         of_types = f" of {types}" if types else ""
         super().__init__(
-            "unsupported-operator",
             f"Op {op_type}{of_types} (node {node}) is not in the CPU build of onnxruntime {MIN_ONNXRUNTIME}.",
             context="Devices run stock onnxruntime, so the bundle would not load there.",
             hint=f"compute this part of the model in float32 or int64 (Op {op_type} has kernels for other types)."

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from edgepeft_export.optimizers.base import LR, Hyper, Official, Optimizer
-from edgepeft_runtime.settings import SettingError, setting
+from edgepeft_runtime.errors import BadSetting
+from edgepeft_runtime.settings import setting
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -27,12 +28,7 @@ class SGD(Optimizer):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.nesterov and not self.momentum:
-            raise SettingError(
-                "bad-setting",
-                "Nesterov momentum needs a momentum.",
-                context="momentum = 0",
-                hint="set momentum, 0.9 for one.",
-            )
+            raise BadSetting("momentum", self.momentum, "a number above 0, such as 0.9, for Nesterov momentum")
 
     def state(self) -> Sequence[str]:
         return ("momentum_buffer",) if self.momentum else ()

@@ -1,6 +1,6 @@
 """The artifacts of ONNX Runtime Training 1.19, made of a bundle."""
 
+from edgepeft_export.errors import OrtTrainingError
 from edgepeft_export.ort_training.artifacts import GRADIENTS, OrtTraining, export_ort_training
-from edgepeft_export.ort_training.errors import OrtTrainingError
 
 __all__ = ["GRADIENTS", "OrtTraining", "OrtTrainingError", "export_ort_training"]

@@ -8,7 +8,12 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
-from edgepeft_export.ort_training.errors import OrtTrainingError
+from edgepeft_export.errors import (
+    GraphTooLarge,
+    NoNonTrainableParameters,
+    NoSparseParameters,
+    UnknownGradient,
+)
 from edgepeft_export.ort_training.graphs import eval_model, training_model
 from edgepeft_export.ort_training.official import write_official
 from edgepeft_export.ort_training.optimizer import optimizer_model
@@ -16,7 +21,6 @@ from edgepeft_runtime.bundle.bundle import MANIFEST, Bundle
 from edgepeft_runtime.bundle.manifest import FileEntry, Manifest
 from edgepeft_runtime.engine.ort_training import FOLDER
 from edgepeft_runtime.engine.ort_training_checkpoint import OrtCheckpoint, write_checkpoint
-from edgepeft_runtime.errors import BundleError
 from edgepeft_runtime.files.staging import revised_directory
 from edgepeft_runtime.files.tensorfile import sha256_of
 
@@ -39,8 +43,7 @@ class OrtTraining:
 
     def __post_init__(self) -> None:
         if self.gradient not in GRADIENTS:
-            raise OrtTrainingError(
-                "unknown-gradient",
+            raise UnknownGradient(
                 f"There is no gradient named {self.gradient!r}.",
                 context=f"there are: {', '.join(GRADIENTS)}",
                 hint="choose one of them.",
@@ -71,7 +74,7 @@ def export_ort_training(bundle: str | Path | Bundle, settings: OrtTraining | Non
         bundle = Bundle.open(bundle)
     _refuse(bundle.manifest)
     kept = [name for name in bundle.manifest.files if not name.startswith(f"{FOLDER}/")]
-    with revised_directory(bundle.path, kept, error=BundleError) as staging:
+    with revised_directory(bundle.path, kept) as staging:
         folder = staging / FOLDER
         folder.mkdir()
         onnx.save(optimizer_model(bundle.manifest), folder / "optimizer_model.onnx")
@@ -96,8 +99,7 @@ def _check_size(model: ir.Model) -> None:
     tensors = (value.const_value for value in model.graph.initializers.values())
     size = sum(tensor.nbytes for tensor in tensors if tensor is not None)
     if size > LARGEST:
-        raise OrtTrainingError(
-            "too-large",
+        raise GraphTooLarge(
             "The frozen tensors do not fit into one graph.",
             context=f"{size:,} bytes; a file of this kind holds 2 GB",
             hint="pack the base (--compute int8 or int4), or train with the portable engine.",
@@ -118,15 +120,13 @@ def _entries(folder: Path) -> dict[str, FileEntry]:
 
 def _refuse(manifest: Manifest) -> None:
     if manifest.sparse:
-        raise OrtTrainingError(
-            "no-sparse-parameters",
+        raise NoSparseParameters(
             "ONNX Runtime Training trains whole tensors, and this bundle single elements of them.",
             context=f"{len(manifest.sparse)} sparse tensors, such as {manifest.sparse[0].tensor}",
             hint="train it with the portable engine, or prepare another method.",
         )
     if manifest.adapter.non_trainable:
-        raise OrtTrainingError(
-            "no-held-parameters",
+        raise NoNonTrainableParameters(
             "ONNX Runtime Training changes all parameters of a checkpoint, and in this bundle some stay as they are.",
             context=f"{len(manifest.adapter.non_trainable)} parameters, such as {manifest.adapter.non_trainable[0]}",
             hint="train it with the portable engine, or prepare another method.",

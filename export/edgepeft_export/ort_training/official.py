@@ -15,7 +15,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from edgepeft_export.compile import LARGE
-from edgepeft_export.ort_training.errors import OrtTrainingError
+from edgepeft_export.errors import NoTrainingPython, OfficialDequantizes, OfficialGradientFailed, OrtTrainingError
 from edgepeft_export.ort_training.graphs import eval_model
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.files.tensorfile import Array
@@ -32,8 +32,7 @@ def write_official(bundle: Bundle, folder: Path, training_python: str | Path | N
         OrtTrainingError: there is no environment with the tool, or the tool cannot differentiate the graph.
     """
     if training_python is None or not Path(training_python).exists():
-        raise OrtTrainingError(
-            "no-training-python",
+        raise NoTrainingPython(
             "The official gradient is built by the training wheel, which has an environment of its own.",
             context=f"interpreter: {training_python or 'not given'}",
             hint="pip install 'edgepeft[ort-training]' into a new environment (x86-64, Python up to 3.12), "
@@ -86,8 +85,7 @@ def _check_packed(path: Path, own: ir.Model) -> None:
     for name, value in ir.load(path).graph.initializers.items():
         tensor = value.const_value
         if tensor is not None and name not in before and tensor.dtype.is_floating_point() and tensor.size > LARGE:
-            raise OrtTrainingError(
-                "official-unpacks",
+            raise OfficialDequantizes(
                 "ONNX Runtime's own tool has unpacked the base.",
                 context=f"{name}: {tensor.size:,} floats that the bundle stores packed",
                 hint="take the gradient of edgepeft (--gradient own): it leaves the base packed.",
@@ -96,8 +94,7 @@ def _check_packed(path: Path, own: ir.Model) -> None:
 
 def _failed(errors: str, code: int) -> OrtTrainingError:
     lines = [line for line in errors.splitlines() if line.strip()] or [f"it ended with code {code}"]
-    return OrtTrainingError(
-        "official-gradient",
+    return OfficialGradientFailed(
         "ONNX Runtime's own tool builds no gradient for this model.",
         context=lines[-1].rpartition(" was false. ")[2].rpartition(" : FAIL : ")[2],
         hint="take the gradient of edgepeft (--gradient own).",

@@ -7,10 +7,10 @@ from dataclasses import asdict
 import onnx
 from onnx import TensorProto, helper
 
+from edgepeft_export.errors import NoOfficialOptimizer, OrtTrainingError
 from edgepeft_export.opset import IR_VERSION, OPSET
 from edgepeft_export.optimizers import Optimizer
 from edgepeft_export.optimizers.registry import of_manifest
-from edgepeft_export.ort_training.errors import OrtTrainingError
 from edgepeft_export.ort_training.graphs import MICROSOFT
 from edgepeft_runtime.bundle.manifest import Manifest
 
@@ -48,8 +48,7 @@ def optimizer_model(manifest: Manifest) -> onnx.ModelProto:
 def _no_official(optimizer: Optimizer) -> OrtTrainingError:
     changed = {name: value for name, value in asdict(optimizer).items() if value != optimizer.defaults()[name]}
     settings = ", ".join(f"{name} {value}" for name, value in changed.items())
-    return OrtTrainingError(
-        "no-official-optimizer",
+    return NoOfficialOptimizer(
         f"ONNX Runtime Training has no optimizer that computes {optimizer.name} with these settings.",
         context=f"settings: {settings or 'the defaults'}; its optimizers are AdamW and plain SGD, each with clipping",
         hint="prepare with AdamW, or train with the portable engine.",

@@ -14,12 +14,13 @@ from dataclasses import replace
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from edgepeft_export.errors import NoSuchWeight, NothingToQuantize, QuantizeError
 from edgepeft_export.forward import Forward
 from edgepeft_export.quantize.choose import Batch, most_sensitive
 from edgepeft_export.quantize.codebook import share_weights
 from edgepeft_export.quantize.packed import packed_in
 from edgepeft_export.quantize.readers import Packer
-from edgepeft_export.quantize.settings import Packed, Quantization, QuantizeError, Report
+from edgepeft_export.quantize.settings import Packed, Quantization, Report
 from edgepeft_export.quantize.weights import weights_of
 
 __all__ = ["Packed", "Quantization", "QuantizeError", "Report", "quantize"]
@@ -106,8 +107,7 @@ def _pack(model: ir.Model, settings: Quantization, names: set[str]) -> ir.Model:
 
 def _check(names: Sequence[str], settings: Quantization) -> None:
     if not names:
-        raise QuantizeError(
-            "nothing-to-pack",
+        raise NothingToQuantize(
             "The model has no frozen weight that could be packed.",
             context="what counts: products, look-up tables and convolutions with a frozen fp32 weight "
             f"of {settings.smallest:,} elements or more",
@@ -115,8 +115,7 @@ def _check(names: Sequence[str], settings: Quantization) -> None:
         )
     for pattern in settings.keep:
         if not any(replace(settings, keep=(pattern,)).keeps(name) for name in names):
-            raise QuantizeError(
-                "no-such-weight",
+            raise NoSuchWeight(
                 f"No weight that would be packed fits {pattern!r}.",
                 context=f"there are: {', '.join(names[:12])}{' …' if len(names) > 12 else ''}",
                 hint="give the name of a weight or module, or a pattern such as '*.layer.5.*'.",

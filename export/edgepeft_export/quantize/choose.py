@@ -10,9 +10,9 @@ import onnx_ir as ir
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from edgepeft_export.errors import CalibrationFailed, MissingCalibrationInput, NoCalibration
 from edgepeft_export.forward import Forward
 from edgepeft_export.graph.custom_ops import lower
-from edgepeft_export.quantize.settings import QuantizeError
 
 Batch = Mapping[str, NDArray[np.generic]]
 Outputs = list[list[NDArray[np.generic]]]
@@ -32,9 +32,7 @@ def most_sensitive(
         For each weight to spare, the relative error that packing it alone causes.
     """
     if not batches:
-        raise QuantizeError(
-            "no-calibration", "The calibration data is empty.", context=None, hint="give at least one batch."
-        )
+        raise NoCalibration("The calibration data is empty.", context=None, hint="give at least one batch.")
     fed = [_complete(forward, batch) for batch in batches]
     exact = _run(variant(()), fed)
 
@@ -59,8 +57,7 @@ def _complete(forward: Forward, batch: Batch) -> dict[str, NDArray[np.generic]]:
     """What a run is fed: inputs from the batch, first values of what trains."""
     missing = [name for name in forward.inputs if name not in batch]
     if missing:
-        raise QuantizeError(
-            "calibration-inputs",
+        raise MissingCalibrationInput(
             f"The calibration data lacks the input {missing[0]!r}.",
             context=f"inputs: {', '.join(forward.inputs)}; found: {', '.join(batch)}",
             hint="give one array for each of the model's inputs.",
@@ -77,8 +74,7 @@ def _run(model: ir.Model, batches: Sequence[Mapping[str, NDArray[np.generic]]]) 
     try:
         return [session.run(None, dict(batch)) for batch in batches]
     except Exception as failure:  # onnxruntime's exceptions have no class in common but this one
-        raise QuantizeError(
-            "calibration-run",
+        raise CalibrationFailed(
             "The model cannot be run on the calibration data.",
             context=str(failure),
             hint="check names, shapes and dtypes of the calibration batches.",

@@ -7,15 +7,11 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
-from edgepeft_runtime.errors import EdgepeftError
+from edgepeft_runtime.errors import BadSetting
 
 COMPUTE = ("fp32", "int8", "int4")
 GRADIENTS = ("tensor", "row")
 BLOCKS = (16, 32, 64, 128, 256)
-
-
-class QuantizeError(EdgepeftError):
-    """Settings out of range, or a model that cannot be packed as asked."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +47,11 @@ class Quantization:
         _check("gradient", self.gradient, GRADIENTS)
         _check("block", self.block, BLOCKS)
         if self.smallest < 1:
-            raise _out_of_range("smallest", self.smallest, "1 or more")
+            raise BadSetting("smallest", self.smallest, "1 or more")
         if not self.tolerance > 0:
-            raise _out_of_range("tolerance", self.tolerance, "a number above 0")
+            raise BadSetting("tolerance", self.tolerance, "a number above 0")
         if self.codebook is not None and not 2 <= self.codebook <= 256:
-            raise _out_of_range("codebook", self.codebook, "2 to 256")
+            raise BadSetting("codebook", self.codebook, "2 to 256")
 
     @property
     def rounds(self) -> bool:
@@ -106,10 +102,4 @@ class Report:
 
 def _check(name: str, value: object, allowed: tuple[object, ...]) -> None:
     if value not in allowed:
-        raise _out_of_range(name, value, " or ".join(map(str, allowed)))
-
-
-def _out_of_range(name: str, value: object, allowed: str) -> QuantizeError:
-    return QuantizeError(
-        "quantization-setting", f"{name} = {value!r} is out of range.", context=None, hint=f"choose {allowed}."
-    )
+        raise BadSetting(name, value, " or ".join(map(str, allowed)))

@@ -1,14 +1,7 @@
 """What is exported is run and compared with its source before anything is built on it."""
 
-from edgepeft_export.verification.compare import (
-    FLOAT32,
-    HALF,
-    QUANTIZED,
-    Example,
-    VerificationError,
-    Verified,
-    difference,
-)
+from edgepeft_export.errors import VerificationError
+from edgepeft_export.verification.compare import FLOAT32, HALF, QUANTIZED, Example, Verified, difference
 from edgepeft_export.verification.graph import GraphRun
 from edgepeft_export.verification.randomness import refuse_random
 

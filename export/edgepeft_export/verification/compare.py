@@ -8,8 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepeft_runtime.errors import EdgepeftError
-
 Array = NDArray[np.generic]
 Arrays = Mapping[str, Array]
 
@@ -27,10 +25,6 @@ _TINY = 1e-6
 
 _HUGE = 1e30
 """What stands for infinity: masks are filled with the lowest finite number or with -inf."""
-
-
-class VerificationError(EdgepeftError):
-    """An exported graph that does not give what its source gives."""
 
 
 @dataclass(frozen=True)

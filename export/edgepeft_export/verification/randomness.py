@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from edgepeft_export.verification.compare import VerificationError
+from edgepeft_export.errors import RandomForward, VerificationError
 
 _RANDOM = frozenset(
     {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
@@ -20,8 +20,7 @@ def refuse_random(model: ir.Model) -> None:
 
 def draws_random(where: list[str]) -> VerificationError:
     """The error for a source that gives two results for one input."""
-    return VerificationError(
-        "random-forward",
+    return RandomForward(
         "The model draws random numbers when it is run: two runs on the same inputs give different outputs.",
         context="\n".join(where[:5]) + ("\n…" if len(where) > 5 else ""),
         hint="draw only while self.training, or pass the random numbers in as an input.",

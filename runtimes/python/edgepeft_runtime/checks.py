@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgepeft_runtime.errors import TrainingError
-from edgepeft_runtime.shown import quoted
+from edgepeft_runtime.errors import BadSetting
 
 
 def positive(name: str, value: object) -> int:
-    """Return a setting that must be a whole number of at least 1; raises :class:`TrainingError` for others."""
+    """Return a setting that must be a whole number of at least 1; raises :class:`BadSetting` for others."""
     number = int(value) if isinstance(value, int | np.integer) and not isinstance(value, bool) else 0
     require(name, value, number >= 1, "a whole number of at least 1")
     return number
@@ -19,8 +18,7 @@ def require(name: str, value: object, valid: bool, allowed: str) -> None:
     """Refuse a setting that is not ``allowed``.
 
     Raises:
-        TrainingError: ``valid`` is false.
+        BadSetting: ``valid`` is false.
     """
     if not valid:
-        message, context = f"{name} is out of range.", f"{name}: {quoted(value)}"
-        raise TrainingError("bad-setting", message, context=context, hint=f"pass {allowed}.")
+        raise BadSetting(name, value, allowed)

@@ -8,7 +8,8 @@ from importlib import import_module
 from pkgutil import iter_modules
 from typing import Generic, TypeVar
 
-from edgepeft_runtime.settings import Named, SettingError
+from edgepeft_runtime.errors import SettingError, UnknownName, UnknownSetting
+from edgepeft_runtime.settings import Named
 
 T = TypeVar("T", bound=Named)
 
@@ -46,8 +47,7 @@ class Registry(Mapping[str, type[T]], Generic[T]):
             SettingError: there is none.
         """
         if name not in self._classes:
-            raise SettingError(
-                "unknown-name",
+            raise UnknownName(
                 f"There is no {self.what} named {name!r}.",
                 context=f"there are: {', '.join(self._classes)}",
                 hint="choose one of them.",
@@ -72,8 +72,7 @@ class Registry(Mapping[str, type[T]], Generic[T]):
 
     def _unknown_setting(self, name: str, setting: str) -> SettingError:
         having = self.having(setting)
-        return SettingError(
-            "unknown-setting",
+        return UnknownSetting(
             f"The {self.what} {name!r} has no setting {setting!r}.",
             context=f"its settings: {', '.join(self[name].declared()) or 'none'}",
             hint=f"those with this setting: {', '.join(having)}." if having else "choose one of its settings.",

@@ -12,15 +12,11 @@ from dataclasses import dataclass, field, fields, replace
 from types import NoneType, UnionType
 from typing import ClassVar, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from edgepeft_runtime.errors import EdgepeftError
+from edgepeft_runtime.errors import BadSetting
 
 T = TypeVar("T")
 
 _KEY = "setting"
-
-
-class SettingError(EdgepeftError):
-    """A setting that is unknown or out of range, or a name that nothing goes by."""
 
 
 @dataclass(frozen=True)
@@ -100,10 +96,10 @@ class Settings:
         for name, declared in self.declared().items():
             value = getattr(self, name)
             if value is not None and not declared.accepts(value):
-                raise out_of_range(name, value, declared.allowed or "a finite number")
+                raise BadSetting(name, value, declared.allowed or "a finite number")
             default = type(self).defaults()[name]
             if isinstance(default, tuple) and default and len(value) != len(default):
-                raise out_of_range(name, value, f"{len(default)} values")
+                raise BadSetting(name, value, f"{len(default)} values")
 
     def values(self) -> dict[str, object]:
         """The settings that are not ``None``, as a manifest records them."""
@@ -132,11 +128,6 @@ class Named(Settings):
     """Settings of something that users choose by its name; :class:`edgepeft_runtime.registry.Registry` finds it."""
 
     name: ClassVar[str]
-
-
-def out_of_range(name: str, value: object, allowed: str) -> SettingError:
-    """The error of a value that a setting cannot have."""
-    return SettingError("bad-setting", f"{name} = {value!r} is out of range.", context=None, hint=f"choose {allowed}.")
 
 
 def _kind(hint: object) -> tuple[type, bool]:

@@ -70,7 +70,7 @@ def test_it_evaluates_on_its_own_data(bundle: Bundle, examples: Data, app: Clien
         assert found == trainer.evaluate(examples, batch_size=8)
     with pytest.raises(UpdateError) as caught:
         messages.read_evaluation_reply(ask(app, _message(bundle, kind="evaluate")))
-    assert caught.value.reference == "client-error"
+    assert caught.value.code == "client-error"
 
 
 def _nan(adapter: dict[str, Array]) -> dict[str, Array]:
@@ -95,7 +95,7 @@ def test_it_says_why_it_refuses(bundle: Bundle, examples: Data, app: ClientApp, 
         assert reply.error.code == messages.REFUSED
         with pytest.raises(UpdateError) as caught:
             messages.read_update_reply(reply, bundle)
-        assert caught.value.reference == reference
+        assert caught.value.code == reference
 
 
 def test_it_stops_when_its_time_is_over(bundle: Bundle, examples: Data) -> None:

@@ -9,14 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgepeft.aggregation import AggregationError
+from edgepeft.aggregation.errors import AggregationError
 from edgepeft.flower import messages
 from edgepeft.flower.client import client_app
 from edgepeft.flower.messages import Training
 from edgepeft.flower.rounds import Rounds
 from edgepeft.flower.strategy import AdapterStrategy
-from edgepeft_runtime import BundleError, Trainer
+from edgepeft_runtime import Trainer
 from edgepeft_runtime.bundle.bundle import Bundle
+from edgepeft_runtime.errors import BundleError
 from tests.flower.inside.devices import Data, Devices, shares
 
 TRAINING = Training(epochs=2, batch_size=4, lr=0.01)
@@ -73,7 +74,7 @@ def test_rounds_that_are_done_are_not_run_again(bundle: Bundle, examples: Data, 
     again = _run(bundle, examples, tmp_path, 2)
     assert _files(tmp_path) == before and not again.train_metrics_clientapp
     specs = bundle.manifest.parameters
-    first, second = (messages.read_arrays(run.arrays, specs, "The run", BundleError) for run in (done, again))
+    first, second = (messages.read_arrays(run.arrays, specs, "The run") for run in (done, again))
     assert all(first[name].tobytes() == second[name].tobytes() for name in first)
 
 
@@ -110,7 +111,7 @@ def test_two_servers_do_not_share_a_folder(bundle: Bundle, examples: Data, tmp_p
     before = _files(tmp_path)
     with Rounds(tmp_path).locked(), pytest.raises(AggregationError) as caught:
         _run(bundle, examples, tmp_path, 2)
-    assert caught.value.reference == "folder-in-use" and _files(tmp_path) == before
+    assert caught.value.code == "path-in-use" and _files(tmp_path) == before
     _run(bundle, examples, tmp_path, 2)
 
 
@@ -119,7 +120,7 @@ def test_a_folder_that_cannot_be_written_is_named(bundle: Bundle, examples: Data
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(AggregationError) as caught:
         _run(bundle, examples, tmp_path / "file" / "rounds", 1)
-    assert caught.value.reference == "cannot-write-file"
+    assert caught.value.code == "cannot-write-file"
 
 
 def test_rounds_of_another_bundle_are_refused(kind: Bundle, bundle: Bundle, examples: Data, tmp_path: Path) -> None:
@@ -127,4 +128,4 @@ def test_rounds_of_another_bundle_are_refused(kind: Bundle, bundle: Bundle, exam
     _run(bundle, examples, tmp_path, 1)
     with pytest.raises(BundleError) as caught:
         _run(kind, _separable(), tmp_path, 2)
-    assert caught.value.reference == "foreign-round"
+    assert caught.value.code == "foreign-round"

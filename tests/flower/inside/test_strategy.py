@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
-from edgepeft.aggregation import AggregationError, Privacy, Robust, Settings, aggregate
+from edgepeft.aggregation import Privacy, Robust, Settings, aggregate
+from edgepeft.aggregation.errors import AggregationError
 from edgepeft.flower import messages
 from edgepeft.flower.client import client_app
 from edgepeft.flower.messages import Training
@@ -54,7 +55,7 @@ def _bits(tensors: Any) -> dict[str, bytes]:
 
 def _taken(record: ArrayRecord | None, bundle: Bundle) -> dict[str, bytes]:
     assert record is not None
-    return _bits(messages.read_arrays(record, bundle.manifest.parameters, "The round", AggregationError))
+    return _bits(messages.read_arrays(record, bundle.manifest.parameters, "The round"))
 
 
 def _report(strategy: AdapterStrategy, number: int) -> dict[str, Any]:
@@ -109,7 +110,7 @@ def test_frozen_halves_are_asked_for_under_ffa(bundle: Bundle, examples: Data, t
     strategy = AdapterStrategy(bundle, tmp_path, settings=Settings(rule="ffa"), training=TRAINING)
     arrays, _ = strategy.aggregate_train(1, _replies(strategy, bundle, examples, 2))
     report = _report(strategy, 1)
-    assert arrays is None and report["kept"] == "no-updates" and "held-has-changed" in report["reason"]
+    assert arrays is None and report["kept"] == "no-updates" and "non-trainable-changed" in report["reason"]
 
 
 def _changed(reply: Message, **changes: Any) -> Message:
@@ -280,7 +281,7 @@ def test_settings_out_of_range_are_refused_at_once(bundle: Bundle, tmp_path: Pat
     for how in wrong:
         with pytest.raises(AggregationError) as caught:
             AdapterStrategy(bundle, tmp_path, **how)
-        assert caught.value.reference == "bad-setting"
+        assert caught.value.code == "bad-setting"
 
 
 def test_a_training_seed_differs_from_round_to_round(bundle: Bundle, tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes import common
 
-from edgepeft_export.forward.graph import Forward, ForwardError
+from edgepeft_export.errors import NotAModel, OpsetNotConverted, UnknownInitializer
+from edgepeft_export.forward.graph import Forward
 from edgepeft_export.forward.onnx_source.declared_shapes import name_free_axes, settle_shapes
 from edgepeft_export.forward.onnx_source.lora import GraphLora, attach_lora
 from edgepeft_export.forward.onnx_source.quantized import needs_4_bits, raise_quantized
@@ -103,8 +104,7 @@ def _read(path: Path, outputs: Sequence[str] | None) -> ir.Model:
     try:
         model = load_model(path)
     except Exception as error:  # protobuf, onnx and the file system each raise their own
-        raise ForwardError(
-            "not-a-model",
+        raise NotAModel(
             f"{path} cannot be read as an ONNX model.",
             context=f"{type(error).__name__}: {error}",
             hint="give the path of an .onnx file; tensors kept outside it must lie beside it.",
@@ -145,8 +145,7 @@ def _convert(model: ir.Model, path: Path, opset: int, wanted: int) -> ir.Model:
         converted: ir.Model = ir.from_proto(onnx.version_converter.convert_version(proto, wanted))
         return converted
     except Exception as error:  # the converter is C++ and raises RuntimeError of many kinds
-        raise ForwardError(
-            "opset",
+        raise OpsetNotConverted(
             f"{path} has ONNX opset {opset} and cannot be converted to {wanted}.",
             context=_without_older_form(model, str(error)) or f"{type(error).__name__}: {error}",
             hint=f"export it again with opset {wanted}; an exporter writes newer operators in older ones.",
@@ -163,8 +162,7 @@ def _match(graph: ir.Graph, patterns: Sequence[str]) -> list[ir.Value]:
     floats = {str(v.name): v for v in graph.initializers.values() if v.dtype == ir.DataType.FLOAT}
     missing = [pattern for pattern in patterns if not any(fnmatchcase(name, pattern) for name in floats)]
     if missing or not patterns:
-        raise ForwardError(
-            "unknown-initializer",
+        raise UnknownInitializer(
             "No float32 initializer matches " + (", ".join(map(repr, missing)) if missing else "an empty list") + ".",
             context=f"there are: {', '.join(sorted(floats)[:20])}{' …' if len(floats) > 20 else ''}",
             hint="name the initializers to train, or a pattern such as 'classifier.*'.",

@@ -16,12 +16,13 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgepeft_export.forward.graph import ForwardError
+from edgepeft_export.errors import ForwardError, NoSuchMatmul
 from edgepeft_export.forward.onnx_source.sites import AdapterSite, find_last, find_sites
 from edgepeft_export.graph.edit import add_input, insert_on_edge
 from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.graph.linear import LinearSite
 from edgepeft_runtime.bundle.adapter_layout import LowRankPair
+from edgepeft_runtime.errors import BadSetting
 
 Floats = NDArray[np.float32]
 
@@ -80,9 +81,7 @@ def attach_lora(model: ir.Model, lora: GraphLora, trained: Collection[str] = ())
         ForwardError: the rank is out of range, or a target fits no product that can carry a pair.
     """
     if lora.rank < 1:
-        raise ForwardError(
-            "method-setting", f"rank = {lora.rank} is out of range.", context=None, hint="choose 1 or more."
-        )
+        raise BadSetting("rank", lora.rank, "1 or more")
     graph = model.graph
     sites = [site for site in find_sites(graph) if not _is_adapter(site)]
     last = find_last(graph, sites)
@@ -130,8 +129,7 @@ def _chosen(sites: Sequence[AdapterSite], last: AdapterSite | None, lora: GraphL
 def _nothing_fits(missing: Sequence[str], sites: Sequence[AdapterSite]) -> ForwardError:
     names = [f"{site.name} [{site.linear.inputs}, {site.linear.outputs}]" for site in sites]
     listed = f"there are: {', '.join(names[:20])}{' …' if len(names) > 20 else ''}" if names else "there is none"
-    return ForwardError(
-        "no-such-product",
+    return NoSuchMatmul(
         f"LoRA cannot be attached: no product with a constant float32 or packed matrix fits {', '.join(missing)}.",
         context=listed,
         hint="name products by their weight, bias or node, such as 'query' or '*.layer.5.*'; a model in QOperator "

@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx_ir as ir
 
-from edgepeft_export.forward.graph import Forward, ForwardError
+from edgepeft_export.errors import ExportDiffers, UnknownOutput, VerificationError
+from edgepeft_export.forward.graph import Forward
 from edgepeft_export.verification import (
     FLOAT32,
     HALF,
     QUANTIZED,
     Example,
     GraphRun,
-    VerificationError,
     Verified,
     difference,
     refuse_random,
@@ -100,8 +100,7 @@ _UNTRIED = (
 
 def _differs(forward: Forward, reference: FileReference, feeds: Arrays, name: str, off: float) -> VerificationError:
     far = f"they differ by {off:.2g} of the largest value" if np.isfinite(off) else "it has another shape"
-    return VerificationError(
-        "export-differs",
+    return ExportDiffers(
         f"The graph made of the file gives another {name!r} than the file: {far} (allowed: {reference.tolerance:g}).",
         context=_first(forward, reference, feeds),
         hint="export the model again with opset 20; if that does not help, please report the operator.",
@@ -136,8 +135,7 @@ def choose_outputs(model: ir.Model, outputs: Sequence[str]) -> None:
     missing = [name for name in outputs if name not in made]
     if missing or not outputs:
         inner = [name for name in made if made[name] not in graph.outputs]
-        raise ForwardError(
-            "unknown-output",
+        raise UnknownOutput(
             "The file has no tensor named " + (", ".join(map(repr, missing)) or "by an empty list") + ".",
             context=f"its outputs: {', '.join(str(value.name) for value in graph.outputs)}\n"
             f"tensors inside, the last first: {', '.join(inner[::-1][:20])}{' …' if len(inner) > 20 else ''}",

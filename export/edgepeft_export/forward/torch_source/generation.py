@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from edgepeft_export.errors import ForwardError, NoCache
 from edgepeft_export.forward.decoding import Decoding
-from edgepeft_export.forward.graph import Forward, ForwardError
+from edgepeft_export.forward.graph import Forward
 from edgepeft_export.forward.torch_source.module import from_torch
 
 IDS, MASK, LOGITS = "input_ids", "attention_mask", "logits"
@@ -86,8 +87,7 @@ def _check_kind(model: nn.Module) -> None:
 
 
 def _unsupported(model: nn.Module, reason: str) -> ForwardError:
-    return ForwardError(
-        "no-cache",
+    return NoCache(
         f"{type(model).__name__} cannot be exported with a cache of keys and values.",
         context=reason,
         hint="generate without: the whole text goes through the model for each token.",

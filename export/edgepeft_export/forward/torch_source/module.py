@@ -19,7 +19,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edgepeft_export.forward.graph import Forward, ForwardError
+from edgepeft_export.errors import (
+    BadExampleInputs,
+    ExportFailed,
+    FixedDimension,
+    ForwardError,
+    NothingTrains,
+    UnknownOutput,
+    WrongParameterDtype,
+)
+from edgepeft_export.forward.graph import Forward
 from edgepeft_export.forward.torch_source import detach as torch_detach
 from edgepeft_export.forward.torch_source import recurrent as torch_recurrent
 from edgepeft_export.forward.torch_source.detach import KeepDetach
@@ -116,8 +125,7 @@ def name_inputs(model: nn.Module, example_inputs: ExampleInputs) -> dict[str, Te
             if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
         ]
         if len(arguments) < len(values):
-            raise ForwardError(
-                "example-inputs",
+            raise BadExampleInputs(
                 f"{len(values)} example inputs do not fit {type(model).__name__}.forward({', '.join(arguments)}).",
                 context=None,
                 hint="give the example inputs as a dict: {name of the argument: tensor}.",
@@ -125,8 +133,7 @@ def name_inputs(model: nn.Module, example_inputs: ExampleInputs) -> dict[str, Te
         named = dict(zip(arguments, values, strict=False))
     wrong = [name for name, value in named.items() if not isinstance(value, Tensor)]
     if wrong or not named:
-        raise ForwardError(
-            "example-inputs",
+        raise BadExampleInputs(
             "Example inputs must be torch tensors, at least one.",
             context=f"not a tensor: {', '.join(wrong)}" if wrong else "none were given",
             hint="give a dict {name of the argument of forward: tensor}.",
@@ -181,8 +188,7 @@ def _output_names(model: nn.Module, inputs: Mapping[str, Tensor], wanted: Sequen
         with torch.no_grad():
             there = list(_named_outputs(model(**inputs)))
     except (TypeError, RuntimeError, ValueError, IndexError) as error:
-        raise ForwardError(
-            "example-inputs",
+        raise BadExampleInputs(
             f"{type(model).__name__} does not run on the example inputs.",
             context=f"inputs: {describe(inputs)}\n{type(error).__name__}: {_first_line(error)}",
             hint="give example inputs that model(**example_inputs) accepts.",
@@ -193,8 +199,7 @@ def _output_names(model: nn.Module, inputs: Mapping[str, Tensor], wanted: Sequen
         wanted = [*wanted, FIRST_LOGITS]  # which the loss needs
     missing = [name for name in wanted if name not in there]
     if missing:
-        raise ForwardError(
-            "unknown-output",
+        raise UnknownOutput(
             f"The model has no output named {', '.join(missing)}.",
             context=f"it gives: {', '.join(there)}",
             hint="choose among these.",
@@ -209,16 +214,14 @@ _TRAINS = (torch.float32, torch.float16, torch.bfloat16)
 def _trainable(model: nn.Module) -> dict[str, Tensor]:
     trainable = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
     if not trainable:
-        raise ForwardError(
-            "nothing-trains",
+        raise NothingTrains(
             f"No parameter of {type(model).__name__} has requires_grad.",
             context=None,
             hint="choose a method (lora, bitfit, head, freeze, full), or set requires_grad on what should train.",
         )
     wrong = [f"{name} ({tensor.dtype})" for name, tensor in trainable.items() if tensor.dtype not in _TRAINS]
     if wrong:
-        raise ForwardError(
-            "parameter-dtype",
+        raise WrongParameterDtype(
             "Trainable parameters must be float32, or of half precision.",
             context=", ".join(wrong[:5]) + (" …" if len(wrong) > 5 else ""),
             hint="call model.float() before preparing it.",
@@ -295,8 +298,7 @@ def export(lifted: nn.Module, inputs: dict[str, Tensor], trainable: dict[str, Te
         if fixed is not None:
             name, axis = fixed["input"], int(fixed["axis"])
             raise _fixed_dimension(name, axis, axes[name][axis], int(fixed["size"])) from error
-        raise ForwardError(
-            "export-failed",
+        raise ExportFailed(
             "torch.onnx could not export the model.",
             context=f"{type(cause).__name__}: {_first_line(cause)}",
             hint="see that torch.export.export(model, ...) takes it, or prepare an .onnx file that you exported.",
@@ -390,8 +392,7 @@ def _check_dynamic(graph: ir.Graph, axes: DynamicAxes) -> None:
 
 
 def _fixed_dimension(name: str, axis: int, symbol: str, size: int) -> ForwardError:
-    return ForwardError(
-        "fixed-dimension",
+    return FixedDimension(
         f"The model fixes axis {axis} ({symbol}) of input {name!r} to {size}.",
         context="Its forward does something that only this size allows.",
         hint=f"leave the axis out of dynamic_axes, or write the model so that {symbol} may change.",

@@ -10,12 +10,13 @@ import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
-from edgepeft_export.forward.graph import Forward, ForwardError
+from edgepeft_export.errors import ForwardError, LossNotExported, WrongLossInputs, WrongLossOutput
+from edgepeft_export.forward.graph import Forward
 from edgepeft_export.forward.torch_source.losses import PlainLosses
 from edgepeft_export.forward.torch_source.module import default_dynamic_axes, describe, distinct_sizes, export
 from edgepeft_export.forward.torch_source.reference import Reference, verified
 from edgepeft_export.graph.shapes import Dim, dims_of
-from edgepeft_export.losses import LossError, OnnxLoss
+from edgepeft_export.losses import OnnxLoss
 from edgepeft_export.losses.custom import inlined
 
 
@@ -31,8 +32,7 @@ def from_function(function: Callable[..., Tensor], forward: Forward, example_lab
     outputs = _outputs(forward)
     unknown = [name for name in names if name not in outputs and name not in example_labels]
     if unknown:
-        raise LossError(
-            "loss-inputs",
+        raise WrongLossInputs(
             f"The loss takes {', '.join(map(repr, unknown))}, which is neither an output of the model nor a label.",
             context=f"the model gives: {', '.join(outputs)}\nexample labels: {', '.join(example_labels) or 'none'}",
             hint="name the arguments of the loss like the model's outputs, and give an example of every label.",
@@ -59,8 +59,7 @@ def _exported(
     try:
         return export(_Loss(function), examples, {}, axes)
     except ForwardError as error:
-        raise LossError(
-            "loss-export",
+        raise LossNotExported(
             "torch.onnx cannot export the loss.",
             context=f"{error.message}\n{error.context}",
             hint="write the loss by operations that torch.export takes, with free sizes, or give it as an .onnx file.",
@@ -100,16 +99,14 @@ def _check_scalar(function: Callable[..., Tensor], examples: Mapping[str, Tensor
         with torch.no_grad():
             result = function(**examples)
     except Exception as error:  # a user's function raises what it will
-        raise LossError(
-            "loss-inputs",
+        raise WrongLossInputs(
             "The loss does not run on the model's outputs and the example labels.",
             context=f"inputs: {describe(examples)}\n{type(error).__name__}: {error}",
             hint="give example labels of the dtypes and shapes that the loss takes.",
         ) from error
     if not isinstance(result, Tensor) or result.numel() != 1:
         found = f"a tensor {list(result.shape)}" if isinstance(result, Tensor) else type(result).__name__
-        raise LossError(
-            "loss-outputs",
+        raise WrongLossOutput(
             f"The loss gives {found} instead of one scalar.",
             context=None,
             hint="return the mean over the batch, a float32 scalar.",

@@ -9,18 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from edgepeft_export.errors import ExportDiffers
 from edgepeft_export.forward.graph import Forward
 from edgepeft_export.forward.torch_source.trace import first_difference
-from edgepeft_export.verification import (
-    FLOAT32,
-    HALF,
-    Example,
-    GraphRun,
-    VerificationError,
-    Verified,
-    difference,
-    refuse_random,
-)
+from edgepeft_export.verification import FLOAT32, HALF, Example, GraphRun, Verified, difference, refuse_random
 from edgepeft_export.verification.compare import Array
 from edgepeft_export.verification.randomness import draws_random
 
@@ -144,8 +136,7 @@ def _refuse(
     if off <= difference(array(_values(rounded)[_place(forward, name)]), once):
         return
     suspect = first_difference(forward.model, lambda: reference.run(inputs, trainable), arrays({**inputs, **trainable}))
-    raise VerificationError(
-        "export-differs",
+    raise ExportDiffers(
         f"The exported {reference.what} gives another {name!r} than torch: "
         + (
             f"they differ by {off:.2g} of the largest value (allowed: {tolerance:g})."

@@ -8,7 +8,7 @@ from itertools import permutations
 
 from torch import Tensor, nn
 
-from edgepeft_export.forward.graph import ForwardError
+from edgepeft_export.errors import SharedStorage
 
 
 @dataclass(frozen=True)
@@ -93,8 +93,7 @@ def _view(owner: str, whole: Tensor, name: str, tensor: Tensor) -> View:
                 return View(owner, axes, None, shape, trains)
     if whole.is_contiguous() and tensor.is_contiguous() and start >= 0 and _end(tensor) <= _end(whole):
         return View(owner, (), start, shape, trains)
-    raise ForwardError(
-        "shared-storage",
+    raise SharedStorage(
         f"{owner} and {name} share memory in a way that cannot be trained as one.",
         context=f"shapes {list(whole.shape)} and {shape}, strides {whole.stride()} and {tensor.stride()}",
         hint="give one of them its own memory: parameter.data = parameter.data.clone().",

@@ -8,9 +8,10 @@ from typing import ClassVar
 
 import numpy as np
 
+from edgepeft_export.errors import WrongLogitsRank
 from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.graph.shapes import dims_of
-from edgepeft_export.losses.base import Labels, Loss, LossError, LossTerms, class_labels
+from edgepeft_export.losses.base import Labels, Loss, LossTerms, class_labels
 from edgepeft_export.losses.builtin.cross_entropy import CrossEntropy, cross_entropy
 from edgepeft_export.losses.emitting import FIRST_LOGITS, Values, first, known, text
 from edgepeft_runtime.settings import setting
@@ -34,8 +35,7 @@ class CausalLM(Loss):
     def labels(self, outputs: Values) -> Sequence[Labels]:
         dims = dims_of(first(outputs))
         if len(dims) != 3:
-            raise LossError(
-                "logits-rank",
+            raise WrongLogitsRank(
                 f"A causal language model gives logits [batch, sequence, vocabulary]; this one gives {text(dims)}.",
                 context=None,
                 hint="choose cross_entropy for a classifier.",

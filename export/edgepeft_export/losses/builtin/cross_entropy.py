@@ -9,11 +9,13 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
+from edgepeft_export.errors import WrongClassWeights, WrongLogitsRank
 from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.graph.shapes import Dim, dims_of, rank
-from edgepeft_export.losses.base import Labels, Loss, LossError, LossTerms, class_labels
+from edgepeft_export.losses.base import Labels, Loss, LossTerms, class_labels
 from edgepeft_export.losses.emitting import Values, enum, first, known, text
-from edgepeft_runtime.settings import out_of_range, setting
+from edgepeft_runtime.errors import BadSetting
+from edgepeft_runtime.settings import setting
 
 
 @dataclass(frozen=True)
@@ -36,14 +38,13 @@ class CrossEntropy(Loss):
     def labels(self, outputs: Values) -> Sequence[Labels]:
         dims = dims_of(first(outputs))
         if len(dims) < 2:
-            raise LossError(
-                "logits-rank",
+            raise WrongLogitsRank(
                 f"Cross-entropy needs logits of shape [batch, ..., classes]; the model gives {text(dims)}.",
                 context=None,
                 hint="choose another loss, or let the model give a score per class.",
             )
         if not -len(dims) <= self.class_axis < len(dims):
-            raise out_of_range("class_axis", self.class_axis, f"an axis of the logits {text(dims)}")
+            raise BadSetting("class_axis", self.class_axis, f"an axis of the logits {text(dims)}")
         axis = self.class_axis % len(dims)
         labels = class_labels(dims[:axis] + dims[axis + 1 :], dims[axis], self.ignore_index)
         if self.class_weights is not None:
@@ -105,11 +106,10 @@ def _rows(emit: Emitter, logits: ir.Value, target: ir.Value, class_axis: int) ->
 
 def _check_class_weights(weights: Sequence[float], classes: Dim) -> None:
     if len(weights) != classes:
-        raise LossError(
-            "class-weights",
+        raise WrongClassWeights(
             f"{len(weights)} class weights for {classes} classes.",
             context=None,
             hint="give one weight per class.",
         )
     if not any(weights):
-        raise out_of_range("class_weights", weights, "weights that are not all 0")
+        raise BadSetting("class_weights", weights, "weights that are not all 0")

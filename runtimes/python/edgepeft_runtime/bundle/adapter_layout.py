@@ -9,7 +9,8 @@ import math
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 
-from edgepeft_runtime.files.fields import Fields, broken
+from edgepeft_runtime.errors import BadManifest
+from edgepeft_runtime.files.fields import Fields
 from edgepeft_runtime.shown import quoted
 
 LAYOUTS = ("torch", "graph", "experts")
@@ -126,11 +127,11 @@ def check_adapter(layout: AdapterLayout, shapes: Mapping[str, tuple[str, tuple[i
         (role_a, a), (role_b, b) = shapes.get(pair.a, ("", ())), shapes.get(pair.b, ("", ()))
         roles_fit = (role_a, role_b) == ("lora_A", "lora_B") and not {pair.a, pair.b} & used
         if not (roles_fit and pair.fits(a, b) and math.isfinite(pair.scale) and pair.scale != 0):
-            raise broken("A low-rank pair does not fit its parameters.", f"layer: {quoted(pair.layer)}")
+            raise BadManifest("A low-rank pair does not fit its parameters.", f"layer: {quoted(pair.layer)}")
         used |= {pair.a, pair.b}
     odd = (shapes.keys() - trained) ^ set(layout.non_trainable)
     if odd or len(layout.non_trainable) != len(set(layout.non_trainable)):
-        raise broken(
+        raise BadManifest(
             "The non-trainable parameters must be those in no bucket, each once.",
             f"not so: {', '.join(map(quoted, sorted(odd)))}" if odd else "a name comes twice",
         )

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 
 from edgepeft_runtime.bundle.bundle import Bundle, checked_parameters
-from edgepeft_runtime.errors import BundleError
 from edgepeft_runtime.files.tensorfile import Array, read_tensors, sha256_of, tensor_chunks
 
 AdapterSource = str | Path | Mapping[str, Array]
@@ -25,8 +24,8 @@ def load_adapter(bundle: Bundle, adapter: AdapterSource | None = None) -> tuple[
         return bundle.adapter(), bundle.adapter_sha256
     if isinstance(adapter, Mapping):
         arrays = {name: np.asarray(array) for name, array in adapter.items()}
-        parameters = checked_parameters(arrays, bundle.manifest, "The adapter", BundleError)
+        parameters = checked_parameters(arrays, bundle.manifest, "The adapter")
         return parameters, tensor_chunks(parameters)[1]
-    file = read_tensors(adapter, error=BundleError, most=bundle.adapter_bytes)
-    parameters = checked_parameters(file.tensors, bundle.manifest, f"The adapter {adapter}", BundleError)
+    file = read_tensors(adapter, most=bundle.adapter_bytes)
+    parameters = checked_parameters(file.tensors, bundle.manifest, f"The adapter {adapter}")
     return parameters, sha256_of(adapter)

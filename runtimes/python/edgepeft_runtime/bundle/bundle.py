@@ -16,7 +16,20 @@ import onnxruntime
 
 from edgepeft_runtime.bundle.graphfile import external_locations
 from edgepeft_runtime.bundle.manifest import Manifest, TensorSpec
-from edgepeft_runtime.errors import BundleError, EdgepeftError
+from edgepeft_runtime.errors import (
+    BadManifest,
+    CannotReadFile,
+    DamagedFile,
+    MissingFile,
+    NoBundle,
+    NotARegularFile,
+    NotFinite,
+    OnnxruntimeTooOld,
+    PathEscape,
+    UndeclaredFile,
+    WrongIndices,
+    WrongTensors,
+)
 from edgepeft_runtime.files.finite import first_not_finite
 from edgepeft_runtime.files.regular import open_regular, read_regular
 from edgepeft_runtime.files.staging import recover_directory
@@ -83,28 +96,27 @@ class Bundle:
     def file(self, name: str) -> Path:
         """The path of a file that the manifest lists."""
         if name not in self.manifest.files:
-            raise _error(
-                "missing-file", f"The bundle {self.path} has no file {name}.", "the manifest does not list it."
+            raise MissingFile(
+                f"The bundle {self.path} has no file {name}.",
+                context="the manifest does not list it.",
+                hint=_FETCH_AGAIN,
             )
         return self.path / name
 
     def adapter(self) -> dict[str, Array]:
         """The first values of the parameters, in the manifest's order, checked against it."""
-        tensors = read_tensors(self.file(ADAPTER), error=BundleError).tensors
-        return checked_parameters(tensors, self.manifest, f"The file {ADAPTER}", BundleError)
+        tensors = read_tensors(self.file(ADAPTER)).tensors
+        return checked_parameters(tensors, self.manifest, f"The file {ADAPTER}")
 
 
-def checked_parameters(
-    tensors: Mapping[str, Array], manifest: Manifest, source: str, error: type[EdgepeftError]
-) -> dict[str, Array]:
+def checked_parameters(tensors: Mapping[str, Array], manifest: Manifest, source: str) -> dict[str, Array]:
     """:func:`checked_tensors` of the parameters; indices lie in their tensor, or are all -1: not picked yet."""
-    checked = checked_tensors(tensors, manifest.parameters, source, error)
+    checked = checked_tensors(tensors, manifest.parameters, source)
     for spec in manifest.sparse:
         indices = checked[spec.indices]
         picked = bool((indices >= 0).all() and (indices < spec.size).all() and (np.diff(indices) > 0).all())
         if not picked and (spec.gradient is None or bool((indices != -1).any())):
-            raise error(
-                "wrong-indices",
+            raise WrongIndices(
                 f"{source} holds indices that are not ascending positions in their tensor.",
                 context=f"tensor {spec.indices!r}, of {spec.size} elements of {spec.tensor}",
                 hint="the file is damaged, or written by something else; use another one.",
@@ -112,32 +124,28 @@ def checked_parameters(
     return checked
 
 
-def checked_tensors(
-    tensors: Mapping[str, Array], specs: Sequence[TensorSpec], source: str, error: type[EdgepeftError]
-) -> dict[str, Array]:
+def checked_tensors(tensors: Mapping[str, Array], specs: Sequence[TensorSpec], source: str) -> dict[str, Array]:
     """The tensors in the order of ``specs``, if they have exactly those names, shapes and dtypes, and finite values.
 
     Args:
         tensors: arrays by name.
         specs: what they must be.
         source: where they come from, as a subject for the messages.
-        error: the class of error to raise.
     """
     hint = "it belongs to another bundle, or to another preparation of this one."
     wanted = {spec.name for spec in specs}
     if wanted != set(tensors):
         facts = f"missing: {_listed(wanted - set(tensors))}; unknown: {_listed(set(tensors) - wanted)}"
-        raise error("wrong-tensors", f"{source} does not hold the bundle's parameters.", context=facts, hint=hint)
+        raise WrongTensors(f"{source} does not hold the bundle's parameters.", context=facts, hint=hint)
     for spec in specs:
         found = tensors[spec.name]
         if (found.dtype.name, found.shape) != (spec.dtype, spec.shape):
             facts = f"expected {spec.dtype} {list(spec.shape)}, found {found.dtype.name} {list(found.shape)}"
             message = f"{source} holds a tensor {spec.name!r} that does not fit the bundle."
-            raise error("wrong-tensors", message, context=facts, hint=hint)
+            raise WrongTensors(message, context=facts, hint=hint)
         place = first_not_finite(found)
         if place is not None:
-            raise error(
-                "not-finite",
+            raise NotFinite(
                 f"{source} holds a value that is not finite.",
                 context=f"tensor {spec.name!r} at {list(place)}: {found[place]}",
                 hint="the training that wrote it diverged; use an earlier one.",
@@ -155,30 +163,27 @@ def _listed(names: set[str]) -> str:
     return (", ".join(some) + (f" and {len(names) - 5} more" if len(names) > 5 else "")) or "none"
 
 
-def _error(reference: str, message: str, context: str, hint: str = _FETCH_AGAIN) -> BundleError:
-    return BundleError(reference, message, context=context, hint=hint)
-
-
 def _read_manifest(path: Path) -> bytes:
     file = path / MANIFEST
     if not path.is_dir():
-        raise _error("no-bundle", f"There is no bundle at {path}.", "a bundle is a directory.", "check the path.")
+        raise NoBundle(f"There is no bundle at {path}.", context="a bundle is a directory.", hint="check the path.")
     if file.is_symlink() or not file.is_file():
-        raise _error("no-bundle", f"{path} is not a bundle.", f"it has no regular file {MANIFEST}.", "check the path.")
+        raise NoBundle(
+            f"{path} is not a bundle.", context=f"it has no regular file {MANIFEST}.", hint="check the path."
+        )
     try:
         return read_regular(file, MAX_MANIFEST_BYTES, follow=False)
     except OSError as failure:
-        raise _error("cannot-read-file", f"Cannot read {file}.", str(failure), "check the permissions.") from failure
+        raise CannotReadFile(f"Cannot read {file}.", context=str(failure), hint="check the permissions.") from failure
 
 
 def _check_runtime(needed: str) -> None:
     found = onnxruntime.__version__
     if _version(found) < _version(needed):
-        raise _error(
-            "onnxruntime-too-old",
+        raise OnnxruntimeTooOld(
             f"The bundle needs onnxruntime {needed} or later; this machine has {found}.",
-            "manifest.json: min_onnxruntime",
-            f"pip install 'onnxruntime>={needed}', or prepare the bundle for an older onnxruntime.",
+            context="manifest.json: min_onnxruntime",
+            hint=f"pip install 'onnxruntime>={needed}', or prepare the bundle for an older onnxruntime.",
         )
 
 
@@ -186,7 +191,7 @@ def _version(text: str) -> tuple[int, ...]:
     """``1.19.2.dev3`` as (1, 19, 2)."""
     match = re.match(r"\d{1,9}(\.\d{1,9})*", text)
     if match is None:
-        raise _error("bad-manifest", "A version of onnxruntime is not a version.", f"found {text!r}")
+        raise BadManifest("A version of onnxruntime is not a version.", f"found {text!r}")
     return tuple(int(part) for part in match[0].split("."))[:3]
 
 
@@ -195,14 +200,18 @@ def _check_declared(manifest: Manifest) -> None:
     for name in manifest.files:
         plain = PurePosixPath(name)
         if str(plain) != name or plain.is_absolute() or {"..", "."} & set(plain.parts) or re.search(r"[\\:\0]", name):
-            raise _error("path-escape", "The manifest lists a file outside the bundle.", f"files: {name!r}")
+            raise PathEscape(
+                "The manifest lists a file outside the bundle.", context=f"files: {name!r}", hint=_FETCH_AGAIN
+            )
     for name in _REQUIRED:
         if name not in manifest.files:
-            raise _error("missing-file", f"The manifest does not list {name}.", "every bundle needs this file.")
+            raise MissingFile(
+                f"The manifest does not list {name}.", context="every bundle needs this file.", hint=_FETCH_AGAIN
+            )
     expected = base_sha256(manifest.files["infer.onnx"].sha256, manifest.files[WEIGHTS].sha256)
     if manifest.base_sha256 != expected:
         context = f"expected {expected}, found {manifest.base_sha256}"
-        raise _error("bad-manifest", "The manifest's base_sha256 is not that of its files.", context)
+        raise BadManifest("The manifest's base_sha256 is not that of its files.", context)
 
 
 def _check_directory(path: Path, manifest: Manifest) -> None:
@@ -210,13 +219,15 @@ def _check_directory(path: Path, manifest: Manifest) -> None:
     undeclared = set(found) - set(manifest.files) - {MANIFEST}
     if undeclared:
         message = f"The bundle {path} holds files that its manifest does not list."
-        raise _error("undeclared-file", message, f"not listed: {_listed(undeclared)}", "remove them from the bundle.")
+        raise UndeclaredFile(message, context=f"not listed: {_listed(undeclared)}", hint="remove them from the bundle.")
     for name, entry in manifest.files.items():
         if name not in found:
-            raise _error("missing-file", f"The bundle {path} lacks the file {name}.", f"expected {entry.bytes} bytes.")
+            raise MissingFile(
+                f"The bundle {path} lacks the file {name}.", context=f"expected {entry.bytes} bytes.", hint=_FETCH_AGAIN
+            )
         if found[name] != entry.bytes:
             context = f"expected {entry.bytes} bytes, found {found[name]}"
-            raise _error("damaged-file", f"The file {name} of the bundle has the wrong size.", context)
+            raise DamagedFile(f"The file {name} of the bundle has the wrong size.", context=context, hint=_FETCH_AGAIN)
 
 
 def _regular_files(root: Path, directory: Path) -> Iterator[tuple[str, int]]:
@@ -230,7 +241,7 @@ def _regular_files(root: Path, directory: Path) -> Iterator[tuple[str, int]]:
         else:
             kind = "a link" if entry.is_symlink() else "not a regular file"
             hint = "copy the file itself into the bundle (cp -L)."
-            raise _error("not-a-regular-file", f"The file {name} of the bundle is {kind}.", f"in {root}", hint)
+            raise NotARegularFile(f"The file {name} of the bundle is {kind}.", context=f"in {root}", hint=hint)
 
 
 def _check_hashes(path: Path, manifest: Manifest) -> None:
@@ -238,10 +249,12 @@ def _check_hashes(path: Path, manifest: Manifest) -> None:
         try:
             found = sha256_of(path / name)
         except OSError as failure:
-            raise _error("cannot-read-file", f"Cannot read {path / name}.", str(failure)) from failure
+            raise CannotReadFile(f"Cannot read {path / name}.", context=str(failure), hint=_FETCH_AGAIN) from failure
         if found != entry.sha256:
             context = f"expected SHA-256 {entry.sha256}, found {found}"
-            raise _error("damaged-file", f"The file {name} of the bundle is not what was prepared.", context)
+            raise DamagedFile(
+                f"The file {name} of the bundle is not what was prepared.", context=context, hint=_FETCH_AGAIN
+            )
 
 
 def _check_graphs(path: Path, manifest: Manifest) -> None:
@@ -249,7 +262,7 @@ def _check_graphs(path: Path, manifest: Manifest) -> None:
         others = graph_locations(path / name) - {WEIGHTS}
         if others:
             message = f"The graph {name} reads a file other than {WEIGHTS}."
-            raise _error("path-escape", message, f"it names {_listed(others)}", "do not use this bundle.")
+            raise PathEscape(message, context=f"it names {_listed(others)}", hint="do not use this bundle.")
 
 
 def graph_locations(path: Path) -> set[str]:
@@ -261,4 +274,4 @@ def graph_locations(path: Path) -> set[str]:
             # Mapped, since those of ``ort_training`` hold the weights; not closed here, since errors hold parts of it.
             return external_locations(memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))
     except OSError as failure:
-        raise _error("cannot-read-file", f"Cannot read {path}.", str(failure)) from failure
+        raise CannotReadFile(f"Cannot read {path}.", context=str(failure), hint=_FETCH_AGAIN) from failure

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from edgepeft_runtime.errors import BundleError
+from edgepeft_runtime.errors import BadGraph, BundleError, UnboundedLoop
 from edgepeft_runtime.files.wire import BYTES, FIXED32, FIXED64, VARINT, Bytes, Field, fields, varint
 from edgepeft_runtime.shown import printable, quoted
 
@@ -69,8 +69,7 @@ def external_locations(model: bytes | memoryview) -> set[str]:
             raise ValueError("it has no graph")
         _Graph(found, 1, 1).read(_bytes(graphs[0]), {})
     except ValueError as failure:
-        raise BundleError(
-            "bad-graph",
+        raise BadGraph(
             "A graph of the bundle is not an ONNX model as bundles have them.",
             context=str(failure),
             hint="do not use this bundle, or prepare it again.",
@@ -207,8 +206,7 @@ def _trips(parent: _Parent, scope: Scope) -> int:
 
 
 def _unbounded(what: str) -> BundleError:
-    return BundleError(
-        "unbounded-loop",
+    return UnboundedLoop(
         "A graph of the bundle holds a Loop that may never end.",
         context=what,
         hint=f"give the Loop a constant trip count of at most {MAX_TRIPS}, or use a Scan.",

@@ -12,9 +12,9 @@ from edgepeft_runtime.bundle.activation_sizes import MemorySpec
 from edgepeft_runtime.bundle.adapter_layout import AdapterLayout
 from edgepeft_runtime.bundle.generation_spec import GenerationSpec
 from edgepeft_runtime.bundle.manifest_checks import check
-from edgepeft_runtime.errors import BundleError
+from edgepeft_runtime.errors import BadManifest, UnknownBundleVersion
 from edgepeft_runtime.files import strict_json
-from edgepeft_runtime.files.fields import Fields, broken
+from edgepeft_runtime.files.fields import Fields
 from edgepeft_runtime.shown import quoted
 
 FORMAT = "edgepeft-bundle"
@@ -259,7 +259,7 @@ class Manifest:
         try:
             value = strict_json.loads(text)
         except ValueError as failure:
-            raise broken("manifest.json is not JSON.", str(failure)) from None
+            raise BadManifest("manifest.json is not JSON.", str(failure)) from None
         return cls.from_dict(value)
 
     def to_json(self) -> str:
@@ -366,7 +366,7 @@ def _memory(fields: Fields) -> MemorySpec:
 def _text(fields: Fields) -> TextSpec:
     length, pad, names = fields.natural("max_length"), fields.take("pad_id", int), fields.take("fields", dict)
     if any(kind not in TEXT_FIELDS for kind in names.values()):
-        raise broken(
+        raise BadManifest(
             "manifest.json: text.fields maps an input to something unknown.", f"{quoted(names)}; known: {TEXT_FIELDS}"
         )
     template = fields.optional("template", str)
@@ -400,11 +400,12 @@ def _resize(fields: Fields) -> tuple[int, ...] | None:
 def _check_format(fields: Fields) -> None:
     found = fields.take("format", str)
     if found != FORMAT:
-        raise broken("This directory holds no edgepeft bundle.", f"format: expected {FORMAT!r}, found {quoted(found)}")
+        raise BadManifest(
+            "This directory holds no edgepeft bundle.", f"format: expected {FORMAT!r}, found {quoted(found)}"
+        )
     version = fields.take("version", int)
     if version != VERSION:
-        raise BundleError(
-            "bundle-version",
+        raise UnknownBundleVersion(
             f"The bundle is of version {version}; this runtime knows version {VERSION}.",
             context="manifest.json: version",
             hint="update edgepeft on this machine, or prepare the bundle with the edgepeft that this machine has.",

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from edgepeft_runtime.bundle.adapter_layout import check_adapter
-from edgepeft_runtime.files.fields import broken
+from edgepeft_runtime.errors import BadManifest
 from edgepeft_runtime.files.shapes import MAX_AXES, elements
 from edgepeft_runtime.shown import quoted
 
@@ -38,14 +38,14 @@ def _check_names(manifest: Manifest) -> None:
     _unique("of the outputs", (spec.name for spec in manifest.outputs))
     for what in ("inputs", "outputs", "parameters", "buckets"):
         if not getattr(manifest, what):
-            raise broken(f"The manifest lists no {what}.", f"manifest.json: {what}")
+            raise BadManifest(f"The manifest lists no {what}.", f"manifest.json: {what}")
 
 
 def _unique(what: str, names: Iterable[str]) -> None:
     seen: set[str] = set()
     for name in names:
         if name in seen:
-            raise broken(f"Two tensors {what} have the same name.", f"name: {quoted(name)}")
+            raise BadManifest(f"Two tensors {what} have the same name.", f"name: {quoted(name)}")
         seen.add(name)
 
 
@@ -53,13 +53,15 @@ def _check_shapes(manifest: Manifest) -> None:
     for spec in (*manifest.inputs, *manifest.labels):
         for dim in spec.shape:
             if isinstance(dim, str) and dim not in manifest.dimensions:
-                raise broken(
+                raise BadManifest(
                     "A symbolic dimension is not described.",
                     f"{quoted(dim)} of {quoted(spec.name)} is not in dimensions",
                 )
     for held in (*manifest.parameters, *manifest.optimizer.state):
         if not all(isinstance(dim, int) for dim in held.shape):
-            raise broken("A tensor that is kept has a symbolic dimension.", f"{quoted(held.name)}: {list(held.shape)}")
+            raise BadManifest(
+                "A tensor that is kept has a symbolic dimension.", f"{quoted(held.name)}: {list(held.shape)}"
+            )
 
 
 def _check_sizes(manifest: Manifest) -> None:
@@ -67,12 +69,12 @@ def _check_sizes(manifest: Manifest) -> None:
     sizes = [spec.sizes for spec in (*manifest.parameters, *manifest.optimizer.state)]
     for shape in (*sizes, *(spec.shape for spec in manifest.sparse)):
         if elements(shape) is None:
-            raise broken("A tensor has too many elements.", f"shape {quoted(list(shape))}")
+            raise BadManifest("A tensor has too many elements.", f"shape {quoted(list(shape))}")
     state = sum(spec.size for spec in manifest.optimizer.state)
     trained = sum(spec.size for spec in manifest.parameters)
     if state > MAX_STATE * trained:
         facts = f"{state} elements, of {trained} that train; {MAX_STATE} for each are the most"
-        raise broken("The optimizer's state is too large.", facts)
+        raise BadManifest("The optimizer's state is too large.", facts)
 
 
 def _check_memory(manifest: Manifest) -> None:
@@ -80,7 +82,7 @@ def _check_memory(manifest: Manifest) -> None:
         for product in moment:
             unknown = [name for name in product.split("*") if product and name not in manifest.dimensions]
             if unknown or product.count("*") >= MAX_AXES:
-                raise broken("What activations grow with must be dimensions.", f"found {quoted(product)}")
+                raise BadManifest("What activations grow with must be dimensions.", f"found {quoted(product)}")
 
 
 def _check_buckets(manifest: Manifest) -> None:
@@ -89,11 +91,11 @@ def _check_buckets(manifest: Manifest) -> None:
     odd = sorted(name for name, count in Counter(members).items() if name not in sizes or count > 1)
     if odd or not members:
         what = "Each member of a bucket must be a parameter, and of no other bucket."
-        raise broken(what, f"not so: {', '.join(odd)}" if odd else "there is none")
+        raise BadManifest(what, f"not so: {', '.join(odd)}" if odd else "there is none")
     for bucket in manifest.buckets:
         total = sum(sizes[name] for name in bucket.members)
         if bucket.size != total:
-            raise broken(
+            raise BadManifest(
                 "A bucket's size is not that of its members.", f"{quoted(bucket.name)}: {bucket.size}, not {total}"
             )
 
@@ -103,11 +105,13 @@ def _check_sparse(manifest: Manifest) -> None:
     for spec in manifest.sparse:
         values, indices = shapes.get(spec.values), shapes.get(spec.indices)
         if values is None or indices is None or indices[0] != "int32" or not indices[2] or values[1] != indices[1]:
-            raise broken("A sparse tensor needs values and indices of one length.", f"tensor: {quoted(spec.tensor)}")
+            raise BadManifest(
+                "A sparse tensor needs values and indices of one length.", f"tensor: {quoted(spec.tensor)}"
+            )
     described = {spec.indices for spec in manifest.sparse}
     for parameter in manifest.parameters:
         if (parameter.role == INDICES) != (parameter.name in described):
-            raise broken("Indices must belong to a sparse tensor.", f"parameter: {quoted(parameter.name)}")
+            raise BadManifest("Indices must belong to a sparse tensor.", f"parameter: {quoted(parameter.name)}")
 
 
 def _check_layout(manifest: Manifest) -> None:
@@ -121,8 +125,10 @@ def _check_generation(manifest: Manifest) -> None:
         return
     inputs = {tensor.name for tensor in manifest.inputs}
     if {spec.ids, *filter(None, [spec.attention_mask])} != inputs or (spec.cache and spec.attention_mask is None):
-        raise broken(
+        raise BadManifest(
             "Generation must feed all inputs, with a cache also a mask.", f"inputs: {', '.join(sorted(inputs))}"
         )
     if bool(spec.cache) != ("generate.onnx" in manifest.files):
-        raise broken("A cache belongs to generate.onnx, and the other way round.", f"cache: {len(spec.cache)} tensors")
+        raise BadManifest(
+            "A cache belongs to generate.onnx, and the other way round.", f"cache: {len(spec.cache)} tensors"
+        )

@@ -8,7 +8,17 @@ from typing import Any
 import numpy as np
 
 from edgepeft_runtime.bundle.manifest import LabelSpec, Manifest, TensorSpec
-from edgepeft_runtime.errors import BatchError
+from edgepeft_runtime.errors import (
+    BatchError,
+    EmptyBatch,
+    LabelOutOfRange,
+    MissingInput,
+    NotABatch,
+    NotFinite,
+    UnknownInput,
+    WrongDtype,
+    WrongShape,
+)
 from edgepeft_runtime.files.finite import first_not_finite
 from edgepeft_runtime.files.tensorfile import Array
 
@@ -44,16 +54,14 @@ def examples_in(arrays: Mapping[str, Array], manifest: Manifest) -> int:
 
 def _check_names(batch: Batch, specs: Sequence[TensorSpec], manifest: Manifest) -> None:
     if not isinstance(batch, Mapping):
-        raise BatchError(
-            "not-a-batch",
+        raise NotABatch(
             "A batch maps names to arrays.",
             context=f"found {type(batch).__name__}",
             hint=f"pass a dict with {_names(specs)}.",
         )
     missing = [spec.name for spec in specs if spec.name not in batch]
     if missing:
-        raise BatchError(
-            "missing-input",
+        raise MissingInput(
             f"The batch lacks {', '.join(map(repr, missing))}.",
             context=f"expected {_names(specs)}; found {', '.join(map(repr, batch)) or 'nothing'}",
             hint="name the arrays as the bundle does.",
@@ -61,8 +69,7 @@ def _check_names(batch: Batch, specs: Sequence[TensorSpec], manifest: Manifest) 
     known = {spec.name for spec in (*manifest.inputs, *manifest.labels)}
     unknown = [name for name in batch if name not in known]
     if unknown:
-        raise BatchError(
-            "unknown-input",
+        raise UnknownInput(
             f"The bundle has no input or label {', '.join(map(repr, unknown))}.",
             context=f"expected {_names(specs)}",
             hint="leave it out of the batch, or name it as the bundle does.",
@@ -107,8 +114,7 @@ def _dtype_hint(array: Array, wanted: np.dtype[Any]) -> str:
 
 
 def _wrong_dtype(spec: TensorSpec, found: str, hint: str) -> BatchError:
-    return BatchError(
-        "wrong-dtype",
+    return WrongDtype(
         f"{spec.name!r} has the wrong dtype.",
         context=f"expected {spec.dtype}, found {found}",
         hint=hint,
@@ -138,8 +144,7 @@ def _check_limits(spec: TensorSpec, shape: tuple[int, ...], axis: int, manifest:
     size, name = shape[axis], str(spec.shape[axis])
     limits = manifest.dimensions[name]
     if size == 0:
-        raise BatchError(
-            "empty-batch",
+        raise EmptyBatch(
             f"{spec.name!r} is empty.",
             context=f"axis {axis} ({name}) is 0; shape {list(shape)}",
             hint="leave empty batches out.",
@@ -150,8 +155,7 @@ def _check_limits(spec: TensorSpec, shape: tuple[int, ...], axis: int, manifest:
 
 
 def _wrong_shape(spec: TensorSpec, found: tuple[int, ...], hint: str) -> BatchError:
-    return BatchError(
-        "wrong-shape",
+    return WrongShape(
         f"{spec.name!r} has the wrong shape.",
         context=f"expected [{', '.join(map(str, spec.shape))}], found {list(found)}",
         hint=hint,
@@ -161,8 +165,7 @@ def _wrong_shape(spec: TensorSpec, found: tuple[int, ...], hint: str) -> BatchEr
 def _check_values(array: Array, spec: TensorSpec) -> None:
     place = first_not_finite(array)
     if place is not None:
-        raise BatchError(
-            "not-finite",
+        raise NotFinite(
             f"{spec.name!r} holds a value that is not finite.",
             context=f"at {list(place)}: {array[place]}",
             hint="fill or leave out missing values, and keep values within the range of float32.",
@@ -178,8 +181,7 @@ def _check_labels(array: Array, spec: LabelSpec, classes: int) -> None:
     if wrong.any():
         place = tuple(int(index) for index in np.argwhere(wrong)[0])
         ignored = "" if spec.ignore_index is None else f", or {spec.ignore_index} for what does not count"
-        raise BatchError(
-            "label-out-of-range",
+        raise LabelOutOfRange(
             f"{spec.name!r} holds a label that is no class.",
             context=f"expected 0 to {classes - 1}{ignored}; found {array[place]} at {list(place)}",
             hint="number the classes from 0, as the bundle does.",

@@ -12,7 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepeft_runtime.data.batch import Batch
-from edgepeft_runtime.errors import DataError, StateError
+from edgepeft_runtime.errors import (
+    CannotReadData,
+    DataChanged,
+    DataError,
+    DataUsedUp,
+    DifferentLengths,
+    NoData,
+    UnknownData,
+)
 from edgepeft_runtime.files import npy
 from edgepeft_runtime.files.tensorfile import Array
 
@@ -43,8 +51,7 @@ class Arrays:
         self._arrays: dict[str, Array] = {name: np.asarray(array) for name, array in arrays.items()}
         lengths = {name: len(array) if array.ndim else 0 for name, array in self._arrays.items()}
         if len(set(lengths.values())) > 1:
-            raise DataError(
-                "different-lengths",
+            raise DifferentLengths(
                 "The arrays of a data set must have one length.",
                 context=", ".join(f"{name}: {length}" for name, length in lengths.items()),
                 hint="the first axis of every array counts the examples.",
@@ -79,8 +86,7 @@ def read_npz(path: str | Path) -> Arrays:
     try:
         arrays = npy.read_npz(path)
     except (OSError, ValueError, MemoryError) as failure:
-        raise DataError(
-            "cannot-read-data",
+        raise CannotReadData(
             f"Cannot read the data file {path}.",
             context=str(failure) or type(failure).__name__,
             hint="write it with numpy.savez(path, input=..., label=...), with arrays of numbers only.",
@@ -127,8 +133,7 @@ def source_of(data: Data, batch_size: int, *, shuffle_seed: int | None = None) -
         return _Rows(data, batch_size, shuffle_seed)
     if callable(data) or isinstance(data, Iterable):
         return _Stream(data)
-    raise DataError(
-        "unknown-data",
+    raise UnknownData(
         f"Cannot take batches out of a {type(data).__name__}.",
         context=None,
         hint="pass arrays by name, an .npz file, a data set (__len__ and batch), or batches.",
@@ -170,8 +175,7 @@ class _Stream:
 
     def batches(self, epoch: int, skip: int = 0) -> Iterator[Batch]:
         if self.once and epoch > 0:
-            raise DataError(
-                "data-used-up",
+            raise DataUsedUp(
                 "A generator gives its batches once; the second epoch has none.",
                 context=f"epoch {epoch + 1}",
                 hint="pass a list of batches, or a function from the epoch to its batches.",
@@ -179,8 +183,7 @@ class _Stream:
         batches = iter(self._data(epoch) if callable(self._data) else self._data)
         skipped = sum(1 for _ in islice(batches, skip))
         if skipped < skip:
-            raise StateError(
-                "data-changed",
+            raise DataChanged(
                 "The data gives fewer batches than the run has already used.",
                 context=f"epoch {epoch + 1}: {skip} used, {skipped} given",
                 hint="resume with the data the run was begun with; a generator must start anew.",
@@ -189,4 +192,4 @@ class _Stream:
 
 
 def _no_data(what: str) -> DataError:
-    return DataError("no-data", "There is nothing to work on.", context=what, hint="pass at least one example.")
+    return NoData("There is nothing to work on.", context=what, hint="pass at least one example.")

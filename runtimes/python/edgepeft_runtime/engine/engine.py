@@ -14,7 +14,7 @@ from typing import Protocol
 from onnxruntime import OrtValue
 
 from edgepeft_runtime.bundle.manifest import SparseSpec
-from edgepeft_runtime.errors import BatchError, TrainingError
+from edgepeft_runtime.errors import BatchError, Diverged, NoLabelCounts
 from edgepeft_runtime.files.tensorfile import Array
 
 LOSS_SUM, LOSS_WEIGHT, GRAD_NORM = "loss_sum", "loss_weight", "grad_norm"
@@ -104,8 +104,7 @@ class Engine(Protocol):
 def check_finite(what: str, value: float, step: int, lr: float) -> None:
     """Refuse a step whose loss or gradient is not finite."""
     if not math.isfinite(value):
-        raise TrainingError(
-            "not-finite",
+        raise Diverged(
             f"The {what} of step {step} is not finite; the parameters are those of the step before.",
             context=f"{what}: {value}; learning rate {lr:g}",
             hint="use a smaller learning rate or a warm-up, and look for extreme values in the data.",
@@ -114,8 +113,7 @@ def check_finite(what: str, value: float, step: int, lr: float) -> None:
 
 def no_label_counts() -> BatchError:
     """The error of a step whose labels are all ignored."""
-    return BatchError(
-        "no-label-counts",
+    return NoLabelCounts(
         "Every label in this step is ignored, so there is no loss to minimize.",
         context="every label equals the ignore index",
         hint="leave such batches out, or check how the labels were made.",

@@ -9,7 +9,7 @@ from edgepeft_runtime.bundle.manifest import LabelSpec, Manifest
 from edgepeft_runtime.data.batch import checked_batch, examples_in
 from edgepeft_runtime.data.datasets import Source
 from edgepeft_runtime.engine.engine import Engine, TrainState
-from edgepeft_runtime.errors import DataError
+from edgepeft_runtime.errors import NoData
 from edgepeft_runtime.files.tensorfile import Array
 
 
@@ -46,7 +46,7 @@ def evaluate(engine: Engine, manifest: Manifest, state: TrainState, source: Sour
         correct, total = correct + counts[0], total + counts[1]
     if loss_weight == 0.0:
         context = "every label is ignored." if examples else "the data has no batches."
-        raise DataError("no-data", "There is nothing to evaluate.", context=context, hint="pass labelled examples.")
+        raise NoData("There is nothing to evaluate.", context=context, hint="pass labelled examples.")
     return Evaluation(loss_sum / loss_weight, correct / total if total else None, examples)
 
 

@@ -14,7 +14,7 @@ from edgepeft_runtime.bundle.generation_spec import GenerationSpec
 from edgepeft_runtime.bundle.manifest import Manifest
 from edgepeft_runtime.checks import positive, require
 from edgepeft_runtime.engine.engine import Cache, Engine, TrainState
-from edgepeft_runtime.errors import BatchError
+from edgepeft_runtime.errors import BadPrompt, CannotGenerate, EmptyBatch, PromptTooLong
 from edgepeft_runtime.files.tensorfile import Array
 
 Prompts = Sequence[int] | Sequence[Sequence[int]] | NDArray[np.int64]
@@ -143,8 +143,7 @@ def _spec(manifest: Manifest) -> GenerationSpec:
         return manifest.generation
     fields = {} if manifest.text is None else {kind: name for name, kind in manifest.text.fields.items()}
     if manifest.loss.kind != "causal_lm" or "ids" not in fields or len(fields) != len(manifest.inputs):
-        raise BatchError(
-            "cannot-generate",
+        raise CannotGenerate(
             "The bundle does not say how to generate text with it.",
             context=f"loss: {manifest.loss.kind}; manifest.json has no 'generation'",
             hint="prepare a causal language model with the loss causal_lm.",
@@ -171,7 +170,7 @@ def _as_list(prompts: Prompts) -> list[Sequence[int]]:
     """Return one prompt, or several, as a list of prompts."""
     texts = list(prompts)
     if not texts:
-        raise BatchError("empty-batch", "There is no prompt.", context=None, hint="give at least one.")
+        raise EmptyBatch("There is no prompt.", context=None, hint="give at least one.")
     one = all(isinstance(item, int | np.integer) for item in texts)
     return [texts] if one else texts
 
@@ -181,22 +180,19 @@ def _checked(ids: Sequence[int], manifest: Manifest, limit: int | None) -> Ids:
     last = manifest.outputs[0].shape[-1]
     most = last if isinstance(last, int) else None
     if array.ndim != 1 or not array.size or array.dtype.kind not in "iu" or array.min() < 0:
-        raise BatchError(
-            "bad-prompt",
+        raise BadPrompt(
             "A prompt must be a list of token ids, at least one.",
             context=f"shape {list(array.shape)}, {array.dtype.name}",
             hint="tokenize the text first.",
         )
     if most is not None and array.max() >= most:
-        raise BatchError(
-            "bad-prompt",
+        raise BadPrompt(
             "A prompt contains an id that is not a token of the model.",
             context=f"largest id {int(array.max())}; ids are 0 to {most - 1}",
             hint="use the model's own tokenizer.",
         )
     if limit is not None and array.size >= limit:
-        raise BatchError(
-            "prompt-too-long",
+        raise PromptTooLong(
             "A prompt leaves no positions for new tokens.",
             context=f"it has {array.size} tokens; prompt and new tokens may have {limit}",
             hint="shorten it.",

@@ -27,7 +27,7 @@ from edgepeft_runtime.engine.portable import (
     onnxruntime_failed,
     session_options,
 )
-from edgepeft_runtime.errors import BundleError, TrainingError
+from edgepeft_runtime.errors import NoOfficialArtifacts, NoOrtTraining
 from edgepeft_runtime.files.tensorfile import Array
 
 FOLDER = "ort_training"
@@ -48,8 +48,7 @@ class OrtTrainingEngine(PortableEngine):
 
     def __init__(self, bundle: Bundle, *, threads: int | None = None) -> None:
         if _TRAIN not in bundle.manifest.files:
-            raise BundleError(
-                "no-official-artifacts",
+            raise NoOfficialArtifacts(
                 f"The bundle {bundle.path} has no artifacts of ONNX Runtime Training.",
                 context=f"{_TRAIN} is not in its manifest",
                 hint="run `edgepeft export-ort-training BUNDLE` on the workstation, or use the portable engine.",
@@ -131,8 +130,7 @@ def training_package() -> ModuleType:
     """
     folder = Path(ort.__file__).parent / "training"
     if not (folder / "api").is_dir():
-        raise TrainingError(
-            "no-ort-training",
+        raise NoOrtTraining(
             f"This environment has onnxruntime {ort.__version__}, which is not a training build.",
             context="onnxruntime-training-cpu ends at 1.19.2: x86-64 Linux, Python up to 3.12",
             hint="pip install 'edgepeft[ort-training]' into an environment without onnxruntime, "

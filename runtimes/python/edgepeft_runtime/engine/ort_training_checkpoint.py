@@ -18,7 +18,7 @@ import numpy as np
 from flatbuffers import encode, packer
 from flatbuffers import number_types as types
 
-from edgepeft_runtime.errors import UpdateError
+from edgepeft_runtime.errors import CannotReadFile, DamagedCheckpoint, NotACheckpoint
 from edgepeft_runtime.files.regular import open_regular, read_regular
 from edgepeft_runtime.files.shapes import MAX_AXES, elements
 from edgepeft_runtime.files.tensorfile import Array
@@ -132,13 +132,13 @@ def read_checkpoint(path: str | Path) -> OrtCheckpoint:
     try:
         content = read_regular(path, MAX_BYTES)
     except OSError as failure:
-        raise _damaged(path, "cannot-read-file", str(failure)) from failure
+        raise CannotReadFile(f"Cannot read {path}.", context=str(failure), hint="check the path.") from failure
     if content[4:8] != IDENTIFIER:
-        raise _damaged(path, "not-a-checkpoint", f"it does not carry the identifier {IDENTIFIER.decode()}")
+        raise NotACheckpoint(path, f"it does not have the identifier {IDENTIFIER.decode()}")
     try:
         return _parse(content)
     except (struct.error, IndexError, ValueError, TypeError, UnicodeDecodeError, OverflowError) as failure:
-        raise _damaged(path, "damaged-checkpoint", f"{type(failure).__name__}: {failure}") from failure
+        raise DamagedCheckpoint(path, f"{type(failure).__name__}: {failure}") from failure
 
 
 def _parse(content: bytes) -> OrtCheckpoint:
@@ -241,12 +241,3 @@ def _inside(content: bytes, place: int, size: int) -> int:
     if not 0 <= place <= len(content) - size:
         raise IndexError(f"an offset leads to byte {place} of {len(content)}")
     return place
-
-
-def _damaged(path: str | Path, reference: str, context: str) -> UpdateError:
-    return UpdateError(
-        reference,
-        f"{path} is no checkpoint of ONNX Runtime Training that can be read.",
-        context=context,
-        hint="save it again with CheckpointState.save_checkpoint on the device.",
-    )

@@ -25,7 +25,7 @@ from edgepeft_runtime.engine.engine import (
     check_finite,
     no_label_counts,
 )
-from edgepeft_runtime.errors import BundleError, TrainingError
+from edgepeft_runtime.errors import BundleError, GraphNotLoaded, OnnxruntimeFailed, TrainingError
 from edgepeft_runtime.files.tensorfile import Array
 
 
@@ -180,8 +180,7 @@ def as_ort(arrays: Mapping[str, Array]) -> dict[str, ort.OrtValue]:
 
 def onnxruntime_failed(graph: str, failure: Exception) -> TrainingError:
     """The error of a graph that ONNX Runtime could not run."""
-    return TrainingError(
-        "onnxruntime-failed",
+    return OnnxruntimeFailed(
         f"ONNX Runtime {ort.__version__} failed in {graph}.",
         context=str(failure),
         hint="the node's name in the message leads to the layer; smaller batches use less memory.",
@@ -191,7 +190,7 @@ def onnxruntime_failed(graph: str, failure: Exception) -> TrainingError:
 def graph_not_loaded(graph: str, failure: Exception, hint: str) -> BundleError:
     """The error of a graph that ONNX Runtime could not load."""
     message = f"ONNX Runtime {ort.__version__} cannot load {graph}."
-    return BundleError("graph-not-loaded", message, context=str(failure), hint=hint)
+    return GraphNotLoaded(message, context=str(failure), hint=hint)
 
 
 def _number(value: ort.OrtValue) -> float:

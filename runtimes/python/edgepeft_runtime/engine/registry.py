@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edgepeft_runtime.errors import TrainingError
+from edgepeft_runtime.errors import UnknownEngine
 
 if TYPE_CHECKING:
     from edgepeft_runtime.bundle.bundle import Bundle
@@ -17,8 +17,7 @@ ENGINES = (PORTABLE, ORT_TRAINING)
 def check_engine(name: str) -> None:
     """Refuse a name that is not an engine's."""
     if name not in ENGINES:
-        raise TrainingError(
-            "unknown-engine",
+        raise UnknownEngine(
             f"There is no engine named {name!r}.",
             context=f"there are: {', '.join(ENGINES)}",
             hint="choose one of them.",

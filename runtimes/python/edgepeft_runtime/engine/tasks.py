@@ -13,7 +13,7 @@ from edgepeft_runtime.data.batch import Batch
 from edgepeft_runtime.engine.engine import TrainState
 from edgepeft_runtime.engine.portable import PortableEngine
 from edgepeft_runtime.engine.predict import predict
-from edgepeft_runtime.errors import BatchError, BundleError
+from edgepeft_runtime.errors import NoSuchTask, TaskExists
 from edgepeft_runtime.files.tensorfile import Array
 
 
@@ -57,9 +57,7 @@ class Tasks:
             BundleError: there is a task of that name, or bundle and adapter do not fit together.
         """
         if name in self._tasks:
-            raise BundleError(
-                "task-exists", f"There is a task {name!r} already.", context=None, hint="choose another name."
-            )
+            raise TaskExists(f"There is a task {name!r} already.", context=None, hint="choose another name.")
         opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         key = str(opened.path.resolve())
         if key not in self._models:
@@ -79,8 +77,7 @@ class Tasks:
             BatchError: there is no such task, or the inputs do not fit.
         """
         if task not in self._tasks:
-            raise BatchError(
-                "unknown-task",
+            raise NoSuchTask(
                 f"There is no task {task!r}.",
                 context=f"there are: {', '.join(self._tasks) or 'none'}",
                 hint="add it first.",

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from edgepeft_runtime.errors import EdgepeftError
+from edgepeft_runtime.errors import CannotWriteFile, NotARegularFile
 
 _HINTS = {
     errno.ENOSPC: "the disk is full: make room, or choose a path on another one.",
@@ -31,7 +31,6 @@ def write_atomically(
     path: str | Path,
     chunks: Iterable[bytes | memoryview],
     *,
-    error: type[EdgepeftError],
     mode: int = 0o666,
 ) -> None:
     """Write a file so that whoever reads it, or finds it after a power cut, sees the old content or the new one.
@@ -40,14 +39,14 @@ def write_atomically(
     less what the process's umask takes.
 
     Raises:
-        EdgepeftError: of the class ``error``: ``path`` is no regular file (``not-a-regular-file``), or it cannot be
-            written (``cannot-write-file``); the old content is still there unless flushing its folder failed.
+        NotARegularFile: ``path`` is no regular file.
+        CannotWriteFile: it cannot be written; the old content is still there unless flushing its folder failed.
     """
     path = Path(path)
-    check_output(path, error)
+    check_output(path)
     partial = path.with_name(f".{path.name}.partial")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-    with writing(path, error):
+    with writing(path):
         try:
             partial.unlink(missing_ok=True)
             with os.fdopen(os.open(partial, flags, mode), "wb") as file:
@@ -62,25 +61,24 @@ def write_atomically(
             raise
 
 
-def replace_file(staged: Path, path: Path, *, error: type[EdgepeftError]) -> None:
+def replace_file(staged: Path, path: Path) -> None:
     """Put a finished file in the place of another, flushed; raises as :func:`write_atomically` does."""
-    check_output(path, error)
-    with writing(path, error):
+    check_output(path)
+    with writing(path):
         sync_file(staged)
         move(staged, path)
 
 
-def check_output(path: str | Path, error: type[EdgepeftError]) -> None:
+def check_output(path: str | Path) -> None:
     """Refuse to replace what is there and is no regular file: a device, a pipe, a folder, or a link to one.
 
     Raises:
-        EdgepeftError: of the class ``error`` (``not-a-regular-file``).
+        NotARegularFile: it is something else.
     """
     path = Path(path)
     kind = _special(path)
     if kind is not None:
-        raise error(
-            "not-a-regular-file",
+        raise NotARegularFile(
             f"Cannot write {path}.",
             context=f"it exists and is {kind}.",
             hint="give the path of a file, or one that does not exist yet.",
@@ -104,17 +102,17 @@ def _special(path: Path) -> str | None:
 
 
 @contextmanager
-def writing(path: str | Path, error: type[EdgepeftError]) -> Iterator[None]:
-    """Turn an ``OSError`` of what is done inside into an error of the class ``error`` that names ``path``."""
+def writing(path: str | Path) -> Iterator[None]:
+    """Turn an ``OSError`` of the block into :class:`CannotWriteFile`, which names ``path``."""
     try:
         yield
     except OSError as failure:
-        raise cannot_write(path, failure, error) from failure
+        raise cannot_write(path, failure) from failure
 
 
-def cannot_write(path: str | Path, failure: OSError, error: type[EdgepeftError]) -> EdgepeftError:
+def cannot_write(path: str | Path, failure: OSError) -> CannotWriteFile:
     """The error of a file or folder that cannot be written, by the system's error."""
-    return error("cannot-write-file", f"Cannot write {path}.", context=str(failure), hint=hint_for(failure))
+    return CannotWriteFile(f"Cannot write {path}.", context=str(failure), hint=hint_for(failure))
 
 
 def hint_for(failure: OSError) -> str:

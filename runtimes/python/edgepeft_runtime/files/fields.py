@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, TypeVar, overload
 
-from edgepeft_runtime.errors import BundleError, EdgepeftError
+from edgepeft_runtime.errors import BadManifest, EdgepeftError
 from edgepeft_runtime.files.shapes import MAX_AXES
 from edgepeft_runtime.shown import quoted
 
@@ -19,13 +19,6 @@ _REQUIRED = object()
 _HASH = re.compile(r"[0-9a-f]{64}")
 
 
-def broken(message: str, context: str) -> BundleError:
-    """The error of a manifest that contradicts the SPEC."""
-    return BundleError(
-        "bad-manifest", message, context=context, hint="prepare the bundle again, or copy it anew if it was edited."
-    )
-
-
 class Fields:
     """A JSON object that is being read.
 
@@ -35,7 +28,7 @@ class Fields:
         error: makes the error of a wrong field from a message and a context.
     """
 
-    def __init__(self, value: Any, where: str, error: Callable[[str, str], EdgepeftError] = broken) -> None:
+    def __init__(self, value: Any, where: str, error: Callable[[str, str], EdgepeftError] = BadManifest) -> None:
         if not isinstance(value, dict):
             raise error(f"{where} is not a JSON object.", f"found {quoted(value)}")
         self._left = dict(value)

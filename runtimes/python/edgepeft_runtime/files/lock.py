@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from edgepeft_runtime.errors import EdgepeftError
+from edgepeft_runtime.errors import CannotWriteFile, PathInUse
 from edgepeft_runtime.files.durable import hint_for, make_folder
 
 try:
@@ -56,30 +56,30 @@ def leads_to(path: Path, handle: int) -> bool:
 
 
 @contextmanager
-def locked_folder(path: Path, name: str, error: type[EdgepeftError]) -> Iterator[None]:
+def locked_folder(path: Path, name: str) -> Iterator[None]:
     """Make a folder if it is missing, and keep other processes out that do the same, by a file in it.
 
     Raises:
-        EdgepeftError: of the class ``error``: another process uses it (``folder-in-use``), or it cannot be used
-            (``cannot-write-file``), now or in the middle of what is done under the lock.
+        PathInUse: another process uses it.
+        CannotWriteFile: it cannot be used, now or in the middle of what is done under the lock.
     """
     try:
         make_folder(path)
         handle = lock_file(path / name)
     except OSError as failure:
         if not isinstance(failure, BlockingIOError):
-            raise unusable(path, failure, error) from failure
+            raise unusable(path, failure) from failure
         what = f"Another process uses {path}."
-        raise error("folder-in-use", what, context=None, hint="wait for it to end.") from failure
+        raise PathInUse(what, context=None, hint="wait for it to end.") from failure
     try:
         yield
     except OSError as failure:
-        raise unusable(path, failure, error) from failure
+        raise unusable(path, failure) from failure
     finally:
         if handle is not None:
             os.close(handle)
 
 
-def unusable(path: Path, failure: OSError, error: type[EdgepeftError]) -> EdgepeftError:
+def unusable(path: Path, failure: OSError) -> CannotWriteFile:
     """The error of a folder that cannot be worked in."""
-    return error("cannot-write-file", f"Cannot use {path}.", context=str(failure), hint=hint_for(failure))
+    return CannotWriteFile(f"Cannot use {path}.", context=str(failure), hint=hint_for(failure))

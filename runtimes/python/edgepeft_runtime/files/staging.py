@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from edgepeft_runtime.errors import EdgepeftError
+from edgepeft_runtime.errors import NotAFolder, PathInUse
 from edgepeft_runtime.files.durable import cannot_write, make_folder, sync_directory, sync_tree
 from edgepeft_runtime.files.lock import leads_to, lock_directory
 
@@ -18,34 +18,34 @@ _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
 @contextmanager
-def replace_directory(path: str | Path, *, error: type[EdgepeftError]) -> Iterator[Path]:
+def replace_directory(path: str | Path) -> Iterator[Path]:
     """Give a new folder to fill; when the block ends well, it takes the place of ``path``, flushed and as a whole.
 
     Whoever looks finds the old folder or the new one. The old one is deleted after the new one is in its place; if that
     fails, it is put back. After an error in the block nothing has changed.
 
     Raises:
-        EdgepeftError: of the class ``error``: ``path`` exists and is no folder (``not-a-folder``), cannot be written
-            (``cannot-write-file``), or another process is writing it (``path-in-use``).
+        NotAFolder: ``path`` exists and is no folder.
+        CannotWriteFile: it cannot be written.
+        PathInUse: another process is writing it.
     """
     path = Path(path)
-    check_folder(path, error)
-    with staged(path, error=error) as folder:
+    check_folder(path)
+    with staged(path) as folder:
         yield folder
         sync_tree(folder)
         _put(folder, path)
 
 
-def check_folder(path: str | Path, error: type[EdgepeftError]) -> None:
+def check_folder(path: str | Path) -> None:
     """Refuse to replace what is there and is no folder, or a link to one.
 
     Raises:
-        EdgepeftError: of the class ``error`` (``not-a-folder``).
+        NotAFolder: it is something else.
     """
     path = Path(path)
     if path.is_symlink() or (path.exists() and not path.is_dir()):
-        raise error(
-            "not-a-folder",
+        raise NotAFolder(
             f"Cannot write the folder {path}.",
             context=f"it exists and is {'a link' if path.is_symlink() else 'no folder'}.",
             hint="give the path of the folder itself, or one that does not exist yet.",
@@ -53,13 +53,13 @@ def check_folder(path: str | Path, error: type[EdgepeftError]) -> None:
 
 
 @contextmanager
-def revised_directory(path: Path, kept: Iterable[str], *, error: type[EdgepeftError]) -> Iterator[Path]:
+def revised_directory(path: Path, kept: Iterable[str]) -> Iterator[Path]:
     """:func:`replace_directory` with copies of some of the old folder's files in the new one; links are followed.
 
     Copies and no hard links: onnx refuses weights that have two names, as they have between the two folders.
     """
     home = path.resolve()
-    with replace_directory(home, error=error) as folder:
+    with replace_directory(home) as folder:
         for name in kept:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(home / name, folder / name)
@@ -67,7 +67,7 @@ def revised_directory(path: Path, kept: Iterable[str], *, error: type[EdgepeftEr
 
 
 @contextmanager
-def staged(path: Path, *, error: type[EdgepeftError]) -> Iterator[Path]:
+def staged(path: Path) -> Iterator[Path]:
     """Give an empty folder beside ``path`` for files on their way there; it is gone afterwards, whatever happened.
 
     What a process that was killed has left of its own is removed first. Raises as :func:`replace_directory` does.
@@ -80,9 +80,9 @@ def staged(path: Path, *, error: type[EdgepeftError]) -> Iterator[Path]:
             yield folder
     except BlockingIOError as failure:
         what = f"Another process is writing {path}."
-        raise error("path-in-use", what, context=None, hint="wait for it to end, or choose another path.") from failure
+        raise PathInUse(what, context=None, hint="wait for it to end, or choose another path.") from failure
     except OSError as failure:
-        raise cannot_write(path, failure, error) from failure
+        raise cannot_write(path, failure) from failure
 
 
 def recover_directory(path: str | Path) -> None:

@@ -16,7 +16,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepeft_runtime.errors import EdgepeftError
+from edgepeft_runtime.errors import (
+    BadDeltaIndices,
+    BadTensorFileHeader,
+    BadTensorFileLayout,
+    CannotReadFile,
+    NoDigest,
+    TensorFileError,
+    TruncatedTensorFile,
+    UnknownTensorDtype,
+    WrongDigest,
+)
 from edgepeft_runtime.files import index_coding, strict_json
 from edgepeft_runtime.files.durable import write_atomically
 from edgepeft_runtime.files.regular import open_regular
@@ -49,10 +59,6 @@ _CODES = {name: code for code, name in _DTYPES.items()}
 _ORDER = {name: place for place, name in enumerate(_DTYPES.values())}
 
 
-class TensorFileError(EdgepeftError):
-    """A tensor file that cannot be read or written, where no more telling class of error applies."""
-
-
 @dataclass(frozen=True)
 class TensorFile:
     """What a tensor file holds: tensors by name, in the order of the file, and strings about them."""
@@ -61,20 +67,10 @@ class TensorFile:
     metadata: dict[str, str]
 
 
-class _Damage(Exception):
-    """What is wrong with the file being read; becomes an error with the file's name at the edge."""
-
-    def __init__(self, reference: str, what: str) -> None:
-        super().__init__(what)
-        self.reference = reference
-        self.what = what
-
-
 def read_tensors(
     path: str | Path,
     *,
     require_digest: bool = False,
-    error: type[EdgepeftError] = TensorFileError,
     most: int | None = None,
 ) -> TensorFile:
     """Read a tensor file and check all of it.
@@ -82,7 +78,6 @@ def read_tensors(
     Args:
         path: the file.
         require_digest: Refuse a file without an embedded digest. One that is present is checked in any case.
-        error: the class of error to raise, so that the message belongs to the caller's room.
         most: refuse a larger file before it is read; ``None``: any that fits into memory.
 
     Returns:
@@ -92,29 +87,21 @@ def read_tensors(
     try:
         content = _content(Path(path), most)
     except (OSError, MemoryError) as failure:
-        raise error(
-            "cannot-read-file",
+        raise CannotReadFile(
             f"Cannot read the tensor file {path}.",
             context=str(failure) or "it does not fit into memory.",
             hint="check the path and the permissions, and that it is a file of this bundle.",
         ) from failure
-    return parse_tensors(content, path, require_digest=require_digest, error=error)
+    return parse_tensors(content, path, require_digest=require_digest)
 
 
-def parse_tensors(
-    content: bytes | Array, name: object, *, require_digest: bool = False, error: type[EdgepeftError] = TensorFileError
-) -> TensorFile:
+def parse_tensors(content: bytes | Array, name: object, *, require_digest: bool = False) -> TensorFile:
     """Check and return the content of a tensor file; ``name`` is what errors call it. See :func:`read_tensors`."""
     raw = np.frombuffer(content, np.uint8) if isinstance(content, bytes) else content
     try:
         return _parse(raw, require_digest)
-    except _Damage as damage:
-        raise error(
-            damage.reference,
-            f"The tensor file {name} is damaged or of another format.",
-            context=damage.what,
-            hint="fetch or write the file again; the copy was cut short or changed on the way.",
-        ) from None
+    except TensorFileError as damage:
+        raise damage.reworded(f"The tensor file {name} is damaged or of another format.", damage.context) from None
 
 
 def write_tensors(
@@ -123,7 +110,6 @@ def write_tensors(
     metadata: Mapping[str, str] | None = None,
     *,
     digest: bool = False,
-    error: type[EdgepeftError] = TensorFileError,
 ) -> str:
     """Write a tensor file under a new name, flush it, and rename it: a reader sees the old file or the new one.
 
@@ -131,7 +117,7 @@ def write_tensors(
         The SHA-256 of the file, or its embedded digest if there is one.
     """
     chunks, sha256 = tensor_chunks(tensors, metadata, digest=digest)
-    write_atomically(path, chunks, error=error)
+    write_atomically(path, chunks)
     return sha256
 
 
@@ -182,12 +168,12 @@ def _content(path: Path, most: int | None) -> Array:
 
 def _parse(raw: Array, require_digest: bool) -> TensorFile:
     if raw.size < 8:
-        raise _Damage("truncated-tensor-file", f"it has {raw.size} bytes; the length of the header alone takes 8.")
+        raise TruncatedTensorFile(f"it has {raw.size} bytes; the length of the header alone takes 8.")
     length = int.from_bytes(raw[:8].tobytes(), "little")
     if length > MAX_HEADER:
-        raise _Damage("tensor-file-header", f"its header claims {length} bytes; at most {MAX_HEADER} are allowed.")
+        raise BadTensorFileHeader(f"its header claims {length} bytes; at most {MAX_HEADER} are allowed.")
     if 8 + length > raw.size:
-        raise _Damage("truncated-tensor-file", f"its header claims {length} bytes; the file has {raw.size}.")
+        raise TruncatedTensorFile(f"its header claims {length} bytes; the file has {raw.size}.")
     text = raw[8 : 8 + length].tobytes()
     header = _header(text)
     metadata = _metadata(header.pop("__metadata__", {}))
@@ -196,37 +182,37 @@ def _parse(raw: Array, require_digest: bool) -> TensorFile:
     try:
         return TensorFile(*index_coding.delta_decoded(tensors, metadata))
     except ValueError as failure:
-        raise _Damage("bad-delta-indices", str(failure)) from None
+        raise BadDeltaIndices(str(failure)) from None
 
 
 def _header(text: bytes) -> dict[str, Any]:
     try:
         header = strict_json.loads(text)
     except ValueError as failure:
-        raise _Damage("tensor-file-header", f"its header is not JSON: {failure}") from None
+        raise BadTensorFileHeader(f"its header is not JSON: {failure}") from None
     if not isinstance(header, dict):
-        raise _Damage("tensor-file-header", "its header is not a JSON object.")
+        raise BadTensorFileHeader("its header is not a JSON object.")
     return header
 
 
 def _metadata(value: Any) -> dict[str, str]:
     if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
-        raise _Damage("tensor-file-header", "its __metadata__ is not a map of strings.")
+        raise BadTensorFileHeader("its __metadata__ is not a map of strings.")
     return value
 
 
 def _check_digest(raw: Array, text: bytes, digest: str | None, required: bool) -> None:
     if digest is None:
         if required:
-            raise _Damage("no-digest", "it carries no digest, so nobody can tell whether it is whole.")
+            raise NoDigest("it carries no digest, so nobody can tell whether it is whole.")
         return
     position = text.find(digest.encode("ascii", "replace")) if len(digest) == DIGEST_LENGTH else -1
     if position < 0:
-        raise _Damage("wrong-digest", f"its digest is not {DIGEST_LENGTH} hexadecimal digits.")
+        raise WrongDigest(f"its digest is not {DIGEST_LENGTH} hexadecimal digits.")
     start, data = 8 + position, raw.data
     found = _hash([data[:start], memoryview(b"0" * DIGEST_LENGTH), data[start + DIGEST_LENGTH :]])
     if found != digest:
-        raise _Damage("wrong-digest", f"its digest says {quoted(digest)}, its content gives {found}.")
+        raise WrongDigest(f"its digest says {quoted(digest)}, its content gives {found}.")
 
 
 def _tensors(data: Array, header: Mapping[str, Any]) -> dict[str, Array]:
@@ -235,12 +221,10 @@ def _tensors(data: Array, header: Mapping[str, Any]) -> dict[str, Array]:
     for start, stop, name in ranges:
         if start != end:
             what = "overlaps the tensor before it" if start < end else "leaves a hole before it"
-            raise _Damage(
-                "tensor-file-layout", f"tensor {quoted(name)} begins at byte {start} and {what}, which ends at {end}."
-            )
+            raise BadTensorFileLayout(f"tensor {quoted(name)} begins at byte {start} and {what}, which ends at {end}.")
         end = stop
     if end != data.size:
-        raise _Damage("truncated-tensor-file", f"its header describes {end} bytes of data; the file has {data.size}.")
+        raise TruncatedTensorFile(f"its header describes {end} bytes of data; the file has {data.size}.")
     return {name: _tensor(name, header[name], data[start:stop]) for start, stop, name in ranges}
 
 
@@ -248,19 +232,19 @@ def _range(name: str, entry: Any) -> tuple[int, int]:
     """Where a tensor's bytes begin and end, checked against its dtype and shape."""
     said = quoted(name)
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
-        raise _Damage("tensor-file-header", f"the entry of tensor {said} is not dtype, shape and data_offsets.")
+        raise BadTensorFileHeader(f"the entry of tensor {said} is not dtype, shape and data_offsets.")
     code, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if code != "BF16" and (not isinstance(code, str) or code not in _DTYPES):
         known = ", ".join(_DTYPES)
-        raise _Damage("tensor-file-dtype", f"tensor {said} has dtype {quoted(code)}; known are {known}, BF16.")
+        raise UnknownTensorDtype(f"tensor {said} has dtype {quoted(code)}; known are {known}, BF16.")
     if not _naturals(shape, MAX_AXES) or not _naturals(offsets, 2) or len(offsets) != 2:
-        raise _Damage("tensor-file-header", f"tensor {said} has shape {quoted(shape)}, offsets {quoted(offsets)}.")
+        raise BadTensorFileHeader(f"tensor {said} has shape {quoted(shape)}, offsets {quoted(offsets)}.")
     start, stop = offsets
     itemsize = 2 if code == "BF16" else np.dtype(_DTYPES[code]).itemsize
     count = elements(shape, max(stop - start, 0) // itemsize)
     if count is None or count * itemsize != stop - start:
         facts = f"dtype {code} and shape {quoted(shape)} does not take the {stop - start} bytes of its range."
-        raise _Damage("tensor-file-layout", f"tensor {said} of {facts}")
+        raise BadTensorFileLayout(f"tensor {said} of {facts}")
     return start, stop
 
 
@@ -274,7 +258,7 @@ def _naturals(value: Any, most: int) -> bool:
 def _tensor(name: str, entry: Mapping[str, Any], data: Array) -> Array:
     code = entry["dtype"]
     if code == "BOOL" and data.size and data.max() > 1:
-        raise _Damage("tensor-file-layout", f"tensor {quoted(name)} of dtype BOOL holds a byte other than 0 and 1.")
+        raise BadTensorFileLayout(f"tensor {quoted(name)} of dtype BOOL holds a byte other than 0 and 1.")
     # Arithmetic wants aligned memory; a file whose header was not padded gives a copy instead of a view.
     dtype = np.dtype("uint16" if code == "BF16" else _DTYPES[code])
     array = data.view(dtype) if data.ctypes.data % dtype.itemsize == 0 else data.copy().view(dtype)

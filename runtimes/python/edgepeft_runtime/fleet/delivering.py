@@ -5,7 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgepeft_runtime.errors import FleetError, UpdateError
+from edgepeft_runtime.errors import (
+    CannotReadFile,
+    DamagedDeviceDirectory,
+    NoSuchFile,
+    TooLarge,
+    UnknownRound,
+)
 from edgepeft_runtime.files.durable import make_folder, write_atomically
 from edgepeft_runtime.fleet import signatures
 from edgepeft_runtime.fleet.delivery import MAX_SIDECAR_BYTES, SIDECAR_SUFFIX, UPDATE_SUFFIX, Delivery
@@ -13,7 +19,7 @@ from edgepeft_runtime.fleet.device_directory import DeviceDirectory
 from edgepeft_runtime.fleet.identity import Identity
 from edgepeft_runtime.fleet.rounds import Round
 from edgepeft_runtime.fleet.transports.remote import connected
-from edgepeft_runtime.fleet.transports.transport import MISSING, Transport, read
+from edgepeft_runtime.fleet.transports.transport import Transport, read
 from edgepeft_runtime.train.update import read_update
 
 OUTBOX, SEQUENCE = "outbox", "sequence"
@@ -64,9 +70,7 @@ def deliver(
 def _is_there(transport: Transport, name: str, content: bytes) -> bool:
     try:
         return read(transport, name, MAX_SIDECAR_BYTES) == content
-    except FleetError as failure:
-        if failure.reference != MISSING:
-            raise
+    except NoSuchFile:
         return False
 
 
@@ -76,7 +80,7 @@ def _checked(path: str | Path) -> tuple[bytes, str]:
     try:
         return Path(path).read_bytes(), started_from
     except OSError as failure:
-        raise UpdateError("cannot-read-file", f"Cannot read {path}.", context=str(failure), hint=None) from failure
+        raise CannotReadFile(f"Cannot read {path}.", context=str(failure), hint=None) from failure
 
 
 def _sidecar(device: DeviceDirectory, identity: Identity, content: bytes, started_from: str) -> Delivery:
@@ -87,8 +91,7 @@ def _sidecar(device: DeviceDirectory, identity: Identity, content: bytes, starte
         return Delivery.from_bytes(kept.read_bytes())
     round_ = _round(device, started_from)
     if len(content) > round_.limits.update_bytes:
-        raise FleetError(
-            "too-large",
+        raise TooLarge(
             "The update is larger than the round allows.",
             context=f"{len(content)} bytes; at most {round_.limits.update_bytes}",
             hint="nothing on this device helps; tell the host.",
@@ -98,7 +101,7 @@ def _sidecar(device: DeviceDirectory, identity: Identity, content: bytes, starte
     )
     sidecar = bare.signed(identity.key)
     make_folder(kept.parent)
-    write_atomically(kept, [sidecar.to_bytes()], error=FleetError)
+    write_atomically(kept, [sidecar.to_bytes()])
     return sidecar
 
 
@@ -107,8 +110,7 @@ def _round(device: DeviceDirectory, started_from: str) -> Round:
     round_ = next((round_ for round_ in known if round_.adapter.sha256 == started_from), None)
     if round_ is None:
         rounds = ", ".join(f"{round_.round} ({round_.adapter.sha256})" for round_ in known) or "none"
-        raise FleetError(
-            "unknown-round",
+        raise UnknownRound(
             "The update was not trained from a round that this device has.",
             context=f"it started from the adapter {started_from}\nrounds here: {rounds}",
             hint="train with `edgepeft train --device`; an update of an older round comes too late.",
@@ -122,11 +124,10 @@ def _next(device: DeviceDirectory) -> int:
     try:
         number = int(path.read_text("ascii")) + 1 if path.exists() else 1
     except (OSError, ValueError) as failure:
-        raise FleetError(
-            "damaged-device-directory",
+        raise DamagedDeviceDirectory(
             f"{path} does not hold a number.",
             context=str(failure),
             hint="register the device anew; to count from 1 again would look like fraud to the host.",
         ) from failure
-    write_atomically(path, [str(number).encode()], error=FleetError)
+    write_atomically(path, [str(number).encode()])
     return number

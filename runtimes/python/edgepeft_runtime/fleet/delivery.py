@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
-from edgepeft_runtime.errors import FleetError
+from edgepeft_runtime.errors import BadSidecar, BadSignature
 from edgepeft_runtime.fleet import canonical, rounds, signatures
 from edgepeft_runtime.fleet.reading import VERSION, count_field, name_field, open_fields
 
@@ -48,7 +48,7 @@ class Delivery:
         Raises:
             FleetError: it is none (``bad-sidecar``).
         """
-        fields = open_fields(content, "sidecar", "the sidecar", FORMAT)
+        fields = open_fields(content, BadSidecar, "the sidecar", FORMAT)
         found = cls(
             campaign=name_field(fields, "campaign"),
             round=count_field(fields, "round", rounds.LAST_ROUND),
@@ -90,8 +90,7 @@ class Delivery:
         if self.algorithm != algorithm or not signatures.is_signed(
             signatures.UPDATE, self.signed_sha256, algorithm, key, bytes.fromhex(self.signature)
         ):
-            raise FleetError(
-                "bad-signature",
+            raise BadSignature(
                 f"The sidecar is not signed by the device {self.device}.",
                 context=f"algorithm of the sidecar {self.algorithm}, of the device {algorithm}",
                 hint="register the device anew if it has lost its key; otherwise somebody else wrote it.",

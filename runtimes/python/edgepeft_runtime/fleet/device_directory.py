@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from edgepeft_runtime.errors import EdgepeftError, FleetError
+from edgepeft_runtime.errors import EdgepeftError, NotJoined, NoWholeSlot, PathInUse
 from edgepeft_runtime.files.durable import make_folder, write_atomically
 from edgepeft_runtime.files.lock import locked_folder, unusable
 from edgepeft_runtime.files.regular import read_regular
@@ -67,7 +67,7 @@ class DeviceDirectory:
             FleetError: another one does (``folder-in-use``), or the folder cannot be used (``cannot-write-file``), now
                 or in the middle of what is done under the lock.
         """
-        return locked_folder(self.path, LOCK, FleetError)
+        return locked_folder(self.path, LOCK)
 
     def trusted(self) -> Trusted | None:
         """Return what is trusted, ``None`` before the first round; raises :class:`FleetError` for a damaged file."""
@@ -76,7 +76,7 @@ class DeviceDirectory:
         except FileNotFoundError:
             return None
         except OSError as failure:
-            raise unusable(self.path, failure, FleetError) from failure
+            raise unusable(self.path, failure) from failure
 
     def recovered(self) -> Trusted | None:
         """Return what is trusted, after falling back where the slot in use is damaged and the other is not."""
@@ -88,7 +88,7 @@ class DeviceDirectory:
 
     def trust(self, trusted: Trusted) -> None:
         """Replace what is trusted, which switches to the slot it names."""
-        write_atomically(self.path / TRUSTED, [trusted.to_bytes()], error=FleetError)
+        write_atomically(self.path / TRUSTED, [trusted.to_bytes()])
 
     def spare(self, trusted: Trusted | None) -> Path:
         """Return the slot that is not in use, made if it is missing."""
@@ -150,9 +150,7 @@ class DeviceDirectory:
                 trusted = self._trusted_now()
                 if trusted.starts:
                     self.trust(replace(trusted, starts=0))
-        except FleetError as failure:
-            if failure.reference != "folder-in-use":
-                raise
+        except PathInUse:
             return False
         return True
 
@@ -177,8 +175,7 @@ class DeviceDirectory:
     def _fall_back(self, trusted: Trusted) -> Current:
         found = self._previous(trusted)
         if trusted.previous is None or found is None:
-            raise FleetError(
-                "no-whole-slot",
+            raise NoWholeSlot(
                 f"No slot in {self.path} holds a whole round.",
                 context=f"the last one was round {trusted.round}",
                 hint="run `edgepeft join` to fetch it again.",
@@ -189,7 +186,5 @@ class DeviceDirectory:
     def _trusted_now(self) -> Trusted:
         trusted = self.trusted()
         if trusted is None:
-            raise FleetError(
-                "not-joined", f"{self.path} holds no round.", context=None, hint="run `edgepeft join` first."
-            )
+            raise NotJoined(f"{self.path} holds no round.", context=None, hint="run `edgepeft join` first.")
         return trusted

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgepeft_runtime.bundle.manifest import FileEntry
-from edgepeft_runtime.errors import FleetError
+from edgepeft_runtime.errors import FleetError, WrongHash
 from edgepeft_runtime.files.durable import sync_file
 from edgepeft_runtime.files.tensorfile import sha256_of
 from edgepeft_runtime.fleet.transports.transport import Transport, fetch
@@ -21,8 +21,8 @@ def fetch_verified(transport: Transport, name: str, into: Path, entry: FileEntry
     resumed = into.exists()
     try:
         _fetch(transport, name, into, entry)
-    except FleetError as failure:
-        if failure.reference != "wrong-hash" or not resumed:
+    except WrongHash:
+        if not resumed:
             raise
         _fetch(transport, name, into, entry)
 

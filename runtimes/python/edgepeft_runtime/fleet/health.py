@@ -9,7 +9,7 @@ import numpy as np
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.bundle.manifest import Manifest, TensorSpec
 from edgepeft_runtime.data.batch import Batch
-from edgepeft_runtime.errors import EdgepeftError, FleetError
+from edgepeft_runtime.errors import EdgepeftError, UnhealthyAdapter
 from edgepeft_runtime.files.finite import first_not_finite
 from edgepeft_runtime.files.tensorfile import Array
 from edgepeft_runtime.train.trainer import Trainer
@@ -32,8 +32,7 @@ def check_health(bundle: Bundle, adapter: Path, batch: Batch | None = None) -> N
         failure = _failure(trainer, inputs, adapter)
         if failure is None or (batch is None and _failure(trainer, inputs, None) is not None):
             return
-    raise FleetError(
-        "unhealthy-adapter",
+    raise UnhealthyAdapter(
         "The round's adapter does not work on this device.",
         context=failure,
         hint="the device keeps the adapter it has; tell the host.",

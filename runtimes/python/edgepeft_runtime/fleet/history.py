@@ -21,7 +21,7 @@ def remember(device: Path, round_: Round) -> None:
         FleetError: it cannot be written.
     """
     make_folder(device / FOLDER)
-    write_atomically(device / FOLDER / f"{rounds.folder(round_.round)}.json", [round_.to_bytes()], error=FleetError)
+    write_atomically(device / FOLDER / f"{rounds.folder(round_.round)}.json", [round_.to_bytes()])
     for old in _files(device)[MAX_STALENESS + 1 :]:
         with suppress(OSError):
             old.unlink()

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from edgepeft_runtime.errors import FleetError
+from edgepeft_runtime.errors import BadIdentity, NoIdentity
 from edgepeft_runtime.files.durable import write_atomically
 from edgepeft_runtime.files.regular import open_regular
 from edgepeft_runtime.fleet import canonical, signatures
@@ -52,13 +52,12 @@ class Identity:
             with os.fdopen(open_regular(path, follow=True), "rb") as file:
                 content = file.read(_MAX_BYTES)
         except OSError as failure:
-            raise FleetError(
-                "no-identity",
+            raise NoIdentity(
                 f"Cannot read who this device is from {path}.",
                 context=str(failure),
                 hint="bring it the file that `edgepeft keys add` wrote on the host.",
             ) from failure
-        fields = open_fields(content, "identity", str(path), FORMAT)
+        fields = open_fields(content, BadIdentity, str(path), FORMAT)
         found = cls(
             campaign=name_field(fields, "campaign"),
             device=name_field(fields, "device"),
@@ -74,4 +73,4 @@ class Identity:
         """Write ``device.json``, for its owner's eyes only."""
         value = {**vars(self), "host_key": self.host_key.hex(), "key": self.key.hex()}
         content = canonical.dumps({"format": FORMAT, "version": VERSION, **value})
-        write_atomically(path, [content], error=FleetError, mode=PRIVATE)
+        write_atomically(path, [content], mode=PRIVATE)

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.data.batch import Batch
-from edgepeft_runtime.errors import FleetError
 from edgepeft_runtime.files.durable import move, write_atomically
 from edgepeft_runtime.files.tensorfile import sha256_of
 from edgepeft_runtime.fleet import rounds
@@ -87,7 +86,7 @@ def join(
         _fetch_adapter(transport, f"{folder}/{rounds.ADAPTER_FILE}", slot, round_)
         files = {rounds.LATEST_FILE: content, rounds.LATEST_SIGNATURES: signed, rounds.ROUND_FILE: round_.to_bytes()}
         for name, value in files.items():
-            write_atomically(slot / name, [value], error=FleetError)
+            write_atomically(slot / name, [value])
         check_health(bundle, slot / rounds.ADAPTER_FILE, batch)
         remember(device.path, round_)
         _switch(device, latest, trusted, slot.name)

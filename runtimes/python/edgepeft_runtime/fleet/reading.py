@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from edgepeft_runtime.errors import FleetError
+from edgepeft_runtime.errors import EdgepeftError
 from edgepeft_runtime.files.fields import Fields
 from edgepeft_runtime.fleet import canonical
 
@@ -21,16 +21,15 @@ def is_name(text: str) -> bool:
     return _NAME.fullmatch(text) is not None
 
 
-def open_fields(content: bytes, what: str, where: str, kind: str) -> Fields:
+def open_fields(content: bytes, error: Callable[[str, str], EdgepeftError], where: str, kind: str) -> Fields:
     """The fields of a file in canonical form, of the kind and version that are known here.
 
     Args:
         content: the file.
-        what: what it should be; errors have the reference ``bad-<what>``.
+        error: makes the error of a wrong field from a message and a context.
         where: its name, for the messages.
         kind: what its field ``format`` must say.
     """
-    error = untrusted(what)
     try:
         fields = Fields(canonical.loads_canonical(content), where, error)
     except ValueError as failure:  # of which UnicodeError and JSONDecodeError are kinds
@@ -39,12 +38,6 @@ def open_fields(content: bytes, what: str, where: str, kind: str) -> Fields:
     if found != (kind, VERSION):
         raise error(f"{where} is not {kind} of version {VERSION}.", f"found {found[0][:80]!r}, version {found[1]}")
     return fields
-
-
-def untrusted(what: str) -> Callable[[str, str], FleetError]:
-    """Makes the errors of a file that contradicts the SPEC."""
-    hint = "fetch it again; if it stays so, whoever wrote it is not an edgepeft of this version."
-    return lambda message, context: FleetError(f"bad-{what}", message, context=context, hint=hint)
 
 
 def name_field(fields: Fields, name: str) -> str:

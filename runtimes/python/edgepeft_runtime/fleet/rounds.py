@@ -6,10 +6,10 @@ import re
 from dataclasses import dataclass
 
 from edgepeft_runtime.bundle.manifest import FileEntry, ParameterSpec
-from edgepeft_runtime.errors import FleetError
+from edgepeft_runtime.errors import BadLatest, BadRound, BadSignature
 from edgepeft_runtime.files.fields import Fields
 from edgepeft_runtime.fleet import canonical, signatures
-from edgepeft_runtime.fleet.reading import VERSION, count_field, name_field, natural_or_null, open_fields, untrusted
+from edgepeft_runtime.fleet.reading import VERSION, count_field, name_field, natural_or_null, open_fields
 
 LATEST_FILE, LATEST_SIGNATURES = "latest.json", "latest.sig"
 ROUND_FILE, ADAPTER_FILE = "round.json", "adapter.safetensors"
@@ -63,7 +63,7 @@ class Latest:
         Raises:
             FleetError: it has another form (``bad-latest``).
         """
-        fields = open_fields(content, "latest", LATEST_FILE, "edgepeft-latest")
+        fields = open_fields(content, BadLatest, LATEST_FILE, "edgepeft-latest")
         latest = cls(
             campaign=name_field(fields, "campaign"),
             round=count_field(fields, "round", LAST_ROUND),
@@ -92,7 +92,7 @@ class LatestSignatures:
     @classmethod
     def from_bytes(cls, content: bytes) -> LatestSignatures:
         """Read ``latest.sig``; raises :class:`FleetError` (``bad-signature``)."""
-        fields = open_fields(content, "signature", LATEST_SIGNATURES, "edgepeft-signatures")
+        fields = open_fields(content, BadSignature, LATEST_SIGNATURES, "edgepeft-signatures")
         found = fields.take("ed25519", dict)
         fields.finish()
         for digest, signature in found.items():
@@ -111,8 +111,7 @@ class LatestSignatures:
         if signature is None or not signatures.is_signed(
             signatures.LATEST, digest, signatures.ED25519, host_key, bytes.fromhex(signature)
         ):
-            raise FleetError(
-                "bad-signature",
+            raise BadSignature(
                 "latest.json is not signed by the host.",
                 context=f"it has SHA-256 {digest}; host key {host_key.hex()}",
                 hint="try again later, it may be half copied; if it stays so, do not use this remote.",
@@ -165,14 +164,14 @@ class Round:
 
     def __post_init__(self) -> None:
         if (self.previous is None) != (self.round == 1):
-            raise untrusted("round")("Every round but the first names the one before.", f"round {self.round}")
+            raise BadRound("Every round but the first names the one before.", f"round {self.round}")
         if self.restores is not None and not 1 <= self.restores < self.round:
-            raise untrusted("round")("A round restores an earlier one.", f"round {self.round}: {self.restores}")
+            raise BadRound("A round restores an earlier one.", f"round {self.round}: {self.restores}")
         if self.max_staleness > MAX_STALENESS:
-            raise untrusted("round")(f"Updates are at most {MAX_STALENESS} rounds late.", f"{self.max_staleness}")
+            raise BadRound(f"Updates are at most {MAX_STALENESS} rounds late.", f"{self.max_staleness}")
         names = [spec.name for spec in self.tensors]
         if len(set(names)) != len(names) or not names:
-            raise untrusted("round")("A round names each tensor once, and at least one.", f"{len(names)} tensors")
+            raise BadRound("A round names each tensor once, and at least one.", f"{len(names)} tensors")
 
     @classmethod
     def from_bytes(cls, content: bytes) -> Round:
@@ -181,7 +180,7 @@ class Round:
         Raises:
             FleetError: it has another form (``bad-round``).
         """
-        fields = open_fields(content, "round", ROUND_FILE, "edgepeft-round")
+        fields = open_fields(content, BadRound, ROUND_FILE, "edgepeft-round")
         found = cls(
             campaign=name_field(fields, "campaign"),
             round=count_field(fields, "round", LAST_ROUND),

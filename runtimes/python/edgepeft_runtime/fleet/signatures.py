@@ -10,7 +10,7 @@ import hashlib
 import hmac
 from importlib.util import find_spec
 
-from edgepeft_runtime.errors import FleetError
+from edgepeft_runtime.errors import MissingExtra
 from edgepeft_runtime.fleet import ed25519
 
 LATEST = "edgepeft/latest/v2"
@@ -85,8 +85,7 @@ def _is_signed_by_library(key: bytes, message: bytes, signature: bytes) -> bool:
 
 def _need_cryptography() -> None:
     if not _installed():
-        raise FleetError(
-            "missing-extra",
+        raise MissingExtra(
             "Signing with Ed25519 needs the package cryptography, which is not installed.",
             context=None,
             hint="pip install cryptography; a device can do without, if it is registered with --algorithm hmac-sha256.",

@@ -23,10 +23,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edgepeft_runtime.bundle.manifest import FileEntry, Manifest, ParameterSpec
-from edgepeft_runtime.errors import FleetError
+from edgepeft_runtime.errors import (
+    BadRound,
+    BadTrust,
+    ExpiredLatest,
+    FleetError,
+    ForeignCampaign,
+    ForeignRound,
+    RoundDiffers,
+    RoundGoesBack,
+    TooLarge,
+    WrongHash,
+)
 from edgepeft_runtime.files.fields import Fields
 from edgepeft_runtime.fleet import canonical, rounds, signatures
-from edgepeft_runtime.fleet.reading import VERSION, count_field, name_field, open_fields, untrusted
+from edgepeft_runtime.fleet.reading import VERSION, count_field, name_field, open_fields
 from edgepeft_runtime.fleet.rounds import LAST_ROUND, Latest, LatestSignatures, Round
 
 TRUSTED = "trusted.json"
@@ -67,7 +78,7 @@ class Trusted:
     @classmethod
     def from_bytes(cls, content: bytes) -> Trusted:
         """Parse ``trusted.json``; raises :class:`FleetError` (``bad-trust``)."""
-        fields = open_fields(content, "trust", TRUSTED, _FORMAT)
+        fields = open_fields(content, BadTrust, TRUSTED, _FORMAT)
         trusted = cls(
             campaign=name_field(fields, "campaign"),
             round=count_field(fields, "round", LAST_ROUND),
@@ -118,7 +129,7 @@ class Verifier:
         check_hash(rounds.ROUND_FILE, latest.round_sha256, signatures.sha256(content))
         round_ = Round.from_bytes(content)
         if (round_.campaign, round_.round) != (latest.campaign, latest.round):
-            raise untrusted("round")("round.json is of another round.", f"{round_.campaign}, round {round_.round}")
+            raise BadRound("round.json is of another round.", f"{round_.campaign}, round {round_.round}")
         before = self.trusted
         if before is not None and round_.round == before.round + 1 and round_.previous != before.round_sha256:
             raise _rewritten(before.round, before.round_sha256, str(round_.previous))
@@ -133,8 +144,7 @@ def check_bundle(round_: Round, manifest: Manifest) -> None:
         context = f"the tensors that train: {_difference(round_.tensors, manifest.parameters)}"
     else:
         return
-    raise FleetError(
-        "foreign-round",
+    raise ForeignRound(
         "The round belongs to another bundle.",
         context=context,
         hint="bring the bundle of this campaign to the device.",
@@ -145,14 +155,13 @@ def check_size(entry: FileEntry, most: int) -> None:
     """Apply rule 1.9 before anything is fetched: refuse an adapter that is larger than one of the bundle."""
     if entry.bytes > most:
         context = f"{entry.bytes} bytes; at most {most} fit this bundle"
-        raise FleetError("too-large", "The adapter is larger than one of this bundle.", context=context, hint=None)
+        raise TooLarge("The adapter is larger than one of this bundle.", context=context, hint=None)
 
 
 def check_hash(name: str, expected: str, digest: str) -> None:
     """Refuse a file whose hash is not the one that was signed (``wrong-hash``)."""
     if digest != expected:
-        raise FleetError(
-            "wrong-hash",
+        raise WrongHash(
             f"{name} is not what the host has signed.",
             context=f"expected SHA-256 {expected}, found {digest}",
             hint="try again later, it may be half copied; if it stays so, do not use this remote.",
@@ -165,8 +174,7 @@ def _check_order(latest: Latest, trusted: Trusted) -> None:
         hint = "use another device directory."
         raise _foreign_campaign("The device directory", trusted.campaign, latest.campaign, hint)
     if latest.round < trusted.round:
-        raise FleetError(
-            "round-goes-back",
+        raise RoundGoesBack(
             f"The remote is at round {latest.round}; this device was at round {trusted.round} already.",
             context=f"at {latest.round_sha256}",
             hint="the remote is out of date; a host that withdraws a round publishes a new one.",
@@ -180,8 +188,7 @@ def _check_age(latest: Latest, now: float) -> str | None:
     if now < latest.created:
         return "the clock is behind the round, so its expiry could not be checked."
     if latest.expires is not None and now >= latest.expires:
-        raise FleetError(
-            "expired-latest",
+        raise ExpiredLatest(
             f"Round {latest.round} expired: a newer one may have been kept from this device.",
             context=f"expired {now - latest.expires:.0f} s ago, by this device's clock",
             hint="check the clock; ask the host to publish again. The device keeps the adapter it has.",
@@ -191,12 +198,11 @@ def _check_age(latest: Latest, now: float) -> str | None:
 
 def _foreign_campaign(what: str, its: str, ours: str, hint: str) -> FleetError:
     context = f"its campaign {its}, expected {ours}"
-    return FleetError("foreign-campaign", f"{what} belongs to another campaign.", context=context, hint=hint)
+    return ForeignCampaign(f"{what} belongs to another campaign.", context=context, hint=hint)
 
 
 def _rewritten(number: int, ours: str, theirs: str) -> FleetError:
-    return FleetError(
-        "round-differs",
+    return RoundDiffers(
         f"The remote has another round {number} than this device was given.",
         context=f"here {ours}\nthere {theirs}",
         hint="tell the host: its history was rewritten.",

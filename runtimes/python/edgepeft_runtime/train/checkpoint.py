@@ -10,7 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgepeft_runtime.bundle.bundle import Bundle, checked_parameters, checked_tensors
-from edgepeft_runtime.errors import StateError
+from edgepeft_runtime.errors import (
+    CannotWriteState,
+    DamagedState,
+    FileError,
+    ForeignState,
+    StateInUse,
+    UnknownCheckpoint,
+)
 from edgepeft_runtime.files.durable import hint_for, make_folder, move, writing
 from edgepeft_runtime.files.lock import lock_file
 from edgepeft_runtime.files.tensorfile import Array, TensorFile, read_tensors, write_tensors
@@ -60,13 +67,11 @@ class StateDirectory:
             make_folder(self.path)
             self._lock = lock_file(self.path / LOCK)
         except OSError as failure:
-            taken = isinstance(failure, BlockingIOError)
-            raise StateError(
-                "state-in-use" if taken else "cannot-write-state",
-                f"Cannot use the state directory {self.path}.",
-                context="another process uses it." if taken else str(failure),
-                hint="end that process, or use another directory." if taken else hint_for(failure),
-            ) from failure
+            message = f"Cannot use the state directory {self.path}."
+            if isinstance(failure, BlockingIOError):
+                hint = "end that process, or use another directory."
+                raise StateInUse(message, context="another process trains in it.", hint=hint) from failure
+            raise CannotWriteState(message, context=str(failure), hint=hint_for(failure)) from failure
 
     def close(self) -> None:
         """Release the lock; calling this again does nothing."""
@@ -84,8 +89,8 @@ class StateDirectory:
         tensors = {f"{group}:{name}": array for group, arrays in groups.items() for name, array in arrays.items()}
         metadata = {"format": _FORMAT, "version": _VERSION, **self._owner, "run": checkpoint.run}
         newest, staged = self.path / NEWEST, self.path / f"{NEWEST}.next"
-        write_tensors(staged, tensors, metadata, digest=True, error=StateError)
-        with writing(newest, StateError):
+        write_tensors(staged, tensors, metadata, digest=True)
+        with writing(newest):
             # A damaged newest checkpoint must not replace a whole previous one.
             if self._keep_newest and newest.exists():
                 newest.replace(self.path / PREVIOUS)
@@ -104,8 +109,8 @@ class StateDirectory:
             if not path.exists():
                 continue
             try:
-                file = read_tensors(path, require_digest=True, error=StateError)
-            except StateError as failure:
+                file = read_tensors(path, require_digest=True)
+            except FileError as failure:
                 failures.append(failure)
                 continue
             if failures:
@@ -113,8 +118,7 @@ class StateDirectory:
                 _LOG.warning("%s is damaged; resuming from %s", self.path / NEWEST, path)
             return self._checked(path, file)
         if failures:
-            raise StateError(
-                "damaged-state",
+            raise DamagedState(
                 f"No checkpoint in {self.path} is whole.",
                 context="\n".join(str(failure.context) for failure in failures),
                 hint="use another state directory; the run has to restart.",
@@ -124,8 +128,7 @@ class StateDirectory:
     def _checked(self, path: Path, file: TensorFile) -> Checkpoint:
         kind = (file.metadata.get("format"), file.metadata.get("version"))
         if kind != (_FORMAT, _VERSION) or "run" not in file.metadata:
-            raise StateError(
-                "unknown-checkpoint",
+            raise UnknownCheckpoint(
                 f"{path} is not a checkpoint that this runtime can read.",
                 context=f"expected {_FORMAT} {_VERSION}, found {kind[0]} {kind[1]}",
                 hint="use another state directory.",
@@ -133,8 +136,7 @@ class StateDirectory:
         for key, expected in self._owner.items():
             found = file.metadata.get(key)
             if found != expected:
-                raise StateError(
-                    "foreign-state",
+                raise ForeignState(
                     f"The state in {self.path} belongs to another {'bundle' if key == 'base_sha256' else 'adapter'}.",
                     context=f"{key}: this run {expected}, the state {found}",
                     hint="use the bundle and adapter that the run was started with, or another state directory.",
@@ -142,10 +144,10 @@ class StateDirectory:
         manifest = self._bundle.manifest
         groups = {group: _group(file.tensors, group) for group in ("parameter", "state", "best")}
         source = f"The checkpoint {path}"
-        best = checked_parameters(groups["best"], manifest, source, StateError) if groups["best"] else None
+        best = checked_parameters(groups["best"], manifest, source) if groups["best"] else None
         return Checkpoint(
-            checked_parameters(groups["parameter"], manifest, source, StateError),
-            checked_tensors(groups["state"], manifest.optimizer.state, source, StateError),
+            checked_parameters(groups["parameter"], manifest, source),
+            checked_tensors(groups["state"], manifest.optimizer.state, source),
             best,
             file.metadata["run"],
         )

@@ -10,7 +10,7 @@ from itertools import islice
 from edgepeft_runtime.data.batch import Batch
 from edgepeft_runtime.data.datasets import Data, Source, source_of
 from edgepeft_runtime.engine.evaluate import Evaluation
-from edgepeft_runtime.errors import DataError
+from edgepeft_runtime.errors import DataUsedUp, NoData
 from edgepeft_runtime.train.limits import Pause
 from edgepeft_runtime.train.options import FitOptions
 from edgepeft_runtime.train.records import FitReport, Progress
@@ -121,8 +121,7 @@ class _Loop:
             self._pause()
             self._step(group)
         if self._fit.batches == 0:
-            raise DataError(
-                "no-data",
+            raise NoData(
                 "The data has no batches.",
                 context=f"epoch {self._fit.epoch + 1}",
                 hint="a generator can be read only once: pass a list, or a function from the epoch to its batches.",
@@ -172,8 +171,7 @@ class _Loop:
 
 def _held_out_source(data: Data, batch_size: int) -> Source:
     if isinstance(data, Iterator):
-        raise DataError(
-            "data-used-up",
+        raise DataUsedUp(
             "A generator can be read only once, but held-out data is evaluated after each epoch.",
             context=None,
             hint="pass a list of batches, or a function that returns them.",

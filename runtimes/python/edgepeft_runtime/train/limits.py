@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from edgepeft_runtime.checks import require
-from edgepeft_runtime.errors import TrainingError
+from edgepeft_runtime.errors import NoProcessorTimes, NoThermometer
 
 COOLER = 5.0
 """Degrees Celsius below the limit at which training resumes, so that it does not start and stop with every step."""
@@ -108,8 +108,7 @@ class _Heat:
     def _hottest(self) -> float:
         readings = [degrees for zone in self._folder.glob("thermal_zone*") if (degrees := _degrees(zone)) is not None]
         if not readings:
-            raise TrainingError(
-                "no-thermometer",
+            raise NoThermometer(
                 "The temperature of this device cannot be read.",
                 context=f"no {self._folder}/thermal_zone*/temp contains a number",
                 hint="train without a temperature limit.",
@@ -167,8 +166,7 @@ class _Others:
             first = self._stat.read_text("ascii").partition("\n")[0].removeprefix("cpu ")
             user, nice, system, idle, waiting, interrupts, soft = map(int, first.split()[:7])
         except (OSError, ValueError) as failure:
-            raise TrainingError(
-                "no-processor-times",
+            raise NoProcessorTimes(
                 "Cannot determine whether this device is idle.",
                 context=f"{self._stat}: {failure}",
                 hint="drop this limit; it needs Linux.",

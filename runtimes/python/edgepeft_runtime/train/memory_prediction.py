@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.bundle.manifest import Manifest
-from edgepeft_runtime.errors import BundleError
+from edgepeft_runtime.errors import NoMemoryFacts, StepFailed, WrongSizes
 
 SMALLEST = 2
 """Size of every symbolic dimension in the smaller step; a causal language model has nothing to predict at 1."""
@@ -53,8 +53,7 @@ def predict(bundle: Bundle, sizes: Mapping[str, int]) -> Prediction:
     """
     memory = bundle.manifest.memory
     if memory is None:
-        raise BundleError(
-            "no-memory-facts",
+        raise NoMemoryFacts(
             "The bundle does not say how much memory its activations use.",
             context=str(bundle.path),
             hint="prepare it again with this version of edgepeft.",
@@ -78,8 +77,7 @@ def check_sizes(manifest: Manifest, sizes: Mapping[str, int]) -> None:
             wrong.append(name)
     if wrong:
         limits = [f"{name} up to {dimension.max}" if dimension.max else name for name, dimension in known.items()]
-        raise BundleError(
-            "sizes",
+        raise WrongSizes(
             f"The sizes do not fit the bundle: {', '.join(sorted(set(wrong)))}.",
             context=f"symbolic dimensions: {', '.join(limits)}",
             hint="give one size for each, within its limit.",
@@ -92,8 +90,7 @@ def measured_peak(bundle: Bundle, sizes: Mapping[str, int]) -> int:
     command = [sys.executable, "-m", "edgepeft_runtime.train.memory_probe", str(bundle.path), *pairs]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise BundleError(
-            "step-failed",
+        raise StepFailed(
             "A step on zeros failed, so its memory cannot be measured.",
             context=(done.stderr.strip().splitlines() or ["no message"])[-1],
             hint="train on real data and read the peak that it prints.",

@@ -10,7 +10,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 from edgepeft_runtime.checks import positive
 from edgepeft_runtime.data.datasets import Data
-from edgepeft_runtime.errors import TrainingError
+from edgepeft_runtime.errors import BadSetting
 from edgepeft_runtime.train.limits import Pause
 from edgepeft_runtime.train.records import Progress
 
@@ -65,8 +65,7 @@ class FitOptions:
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, positive(name, getattr(self, name)))
         if self.patience is not None and self.validate is None:
-            message, context = "patience needs held-out data.", "patience without validate"
-            raise TrainingError("bad-setting", message, context=context, hint="pass validate=DATA.")
+            raise BadSetting("patience", self.patience, "None, or pass held-out data (validate=)")
 
     def identity(self) -> dict[str, object]:
         """Return the settings that a resumed call must have in common with the first one, as plain JSON values."""

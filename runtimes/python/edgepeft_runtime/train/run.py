@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, fields, replace
 
 from edgepeft_runtime.engine.engine import Step, TrainState
 from edgepeft_runtime.engine.evaluate import Evaluation
-from edgepeft_runtime.errors import StateError
+from edgepeft_runtime.errors import StateError, UnknownCheckpoint
 from edgepeft_runtime.files import strict_json
 from edgepeft_runtime.files.fields import Fields
 from edgepeft_runtime.train.records import EpochRecord, FitReport
@@ -194,7 +194,7 @@ def _to_json(value: object) -> object:
 
 def _unknown(message: str, context: str) -> StateError:
     hint = "resume it with the edgepeft that wrote it, or use another directory."
-    return StateError("unknown-checkpoint", message, context=context, hint=hint)
+    return UnknownCheckpoint(message, context=context, hint=hint)
 
 
 def _fit(fields: Fields) -> FitState:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from edgepeft_runtime.errors import TrainingError
+from edgepeft_runtime.errors import BadWarmup, TrainingError, UnknownNumberOfSteps, UnknownSchedule
 
 Schedule = Callable[[int, int], float]
 """From (step, counted from 0; all steps) to the factor of the learning rate."""
@@ -24,8 +24,7 @@ def schedule_of(name: str, warmup: int = 0) -> Schedule:
         The values of transformers' ``get_<name>_schedule_with_warmup``.
     """
     if name not in NAMES:
-        raise TrainingError(
-            "unknown-schedule",
+        raise UnknownSchedule(
             f"There is no learning rate schedule {name!r}.",
             context=None,
             hint=f"use one of {', '.join(NAMES)}.",
@@ -44,8 +43,7 @@ def warmup_steps(warmup: int | float, total: int | None) -> int:
     """Return warm-up steps: an ``int`` is one already, a ``float`` is a fraction of ``total``, rounded up."""
     fraction = isinstance(warmup, float)
     if warmup < 0 or (fraction and not warmup <= 1.0):
-        raise TrainingError(
-            "bad-warmup",
+        raise BadWarmup(
             "The warm-up is out of range.",
             context=f"warmup: {warmup!r}",
             hint="give a number of steps (int, 0 or more) or a fraction of all steps (float, 0.0 to 1.0).",
@@ -61,8 +59,7 @@ def warmup_steps(warmup: int | float, total: int | None) -> int:
 
 def unknown_total(what: str) -> TrainingError:
     """The error of a setting that needs the number of steps, which the data does not have."""
-    return TrainingError(
-        "unknown-number-of-steps",
+    return UnknownNumberOfSteps(
         f"The number of batches is unknown, but {what} depends on it.",
         context=None,
         hint="pass max_steps, or data that has a length.",

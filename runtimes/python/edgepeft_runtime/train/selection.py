@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from edgepeft_runtime.bundle.manifest import Manifest, SparseSpec
 from edgepeft_runtime.engine.engine import Engine, TrainState
-from edgepeft_runtime.errors import TrainingError
+from edgepeft_runtime.errors import Diverged
 from edgepeft_runtime.files.tensorfile import Array
 
 AT_ONCE = 1 << 22
@@ -66,8 +66,7 @@ def _groups(specs: Sequence[SparseSpec]) -> Iterator[list[SparseSpec]]:
 
 def _check_finite(spec: SparseSpec, sizes: NDArray[np.float32]) -> None:
     if not np.isfinite(sizes).all():
-        raise TrainingError(
-            "not-finite",
+        raise Diverged(
             f"The gradient of {spec.tensor} is not finite, so no elements can be picked by it.",
             context="the first batches decide which elements train",
             hint="look for extreme values in the data.",

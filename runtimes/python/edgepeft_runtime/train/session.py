@@ -16,7 +16,7 @@ from edgepeft_runtime.data.datasets import Source
 from edgepeft_runtime.engine.engine import Engine, Step
 from edgepeft_runtime.engine.evaluate import Evaluation, evaluate
 from edgepeft_runtime.engine.registry import open_engine
-from edgepeft_runtime.errors import StateError, TrainingError
+from edgepeft_runtime.errors import Diverged, OtherSettings
 from edgepeft_runtime.files.finite import first_not_finite
 from edgepeft_runtime.files.strict_json import LARGEST
 from edgepeft_runtime.files.tensorfile import Array
@@ -154,8 +154,7 @@ class Session:
         for name, array in (*parameters.items(), *optimizer.items()):
             index = first_not_finite(array)
             if index is not None:
-                raise TrainingError(
-                    "not-finite",
+                raise Diverged(
                     "The run contains a value that is not finite; nothing was written.",
                     context=f"tensor {name!r} at {list(index)}: {array[index]}",
                     hint="go back to the last checkpoint with a smaller learning rate.",
@@ -184,8 +183,7 @@ class Session:
         best = None if kept.best is None else self.engine.load(kept.best, {})
         run = Run.from_json(kept.run, self.engine.load(kept.parameters, kept.optimizer), best)
         if run.seed != self.run.seed:
-            raise StateError(
-                "other-settings",
+            raise OtherSettings(
                 f"The run in {self._directory.path} has another seed.",
                 context=f"seed: this run {self.run.seed}, the state {run.seed}",
                 hint=f"pass seed={run.seed}, or use another state directory.",
@@ -197,8 +195,7 @@ class Session:
 def _check_same(kept: Mapping[str, object], settings: Mapping[str, object]) -> None:
     names = [name for name in settings if kept.get(name) != settings[name]]
     if names:
-        raise StateError(
-            "other-settings",
+        raise OtherSettings(
             "The state directory holds a run with other settings or other data.",
             context="\n".join(f"{name}: this run {settings[name]}, the state {kept.get(name)}" for name in names),
             hint="use the settings and data that the run was started with, or restart it in another state directory.",

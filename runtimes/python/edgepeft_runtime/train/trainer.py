@@ -20,7 +20,7 @@ from edgepeft_runtime.engine.evaluate import Evaluation
 from edgepeft_runtime.engine.generate import Prompts, Sampling, generate
 from edgepeft_runtime.engine.predict import predict
 from edgepeft_runtime.engine.registry import PORTABLE
-from edgepeft_runtime.errors import StateError
+from edgepeft_runtime.errors import NoState, StateError
 from edgepeft_runtime.files.tensorfile import Array
 from edgepeft_runtime.train.fit import fit
 from edgepeft_runtime.train.options import FitOptions, keywords_of
@@ -273,4 +273,4 @@ class Trainer:
 
 
 def _no_state(message: str, hint: str) -> StateError:
-    return StateError("no-state", message, context=None, hint=hint)
+    return NoState(message, context=None, hint=hint)

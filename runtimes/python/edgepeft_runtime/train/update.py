@@ -13,7 +13,7 @@ import numpy as np
 
 from edgepeft_runtime.bundle.bundle import Bundle, checked_parameters
 from edgepeft_runtime.bundle.manifest import Manifest
-from edgepeft_runtime.errors import UpdateError
+from edgepeft_runtime.errors import ForeignUpdate, NotAnUpdate, StaleUpdate, UpdateError
 from edgepeft_runtime.files import index_coding, strict_json
 from edgepeft_runtime.files.tensorfile import Array, TensorFile, parse_tensors, read_tensors, write_tensors
 from edgepeft_runtime.notices import notice
@@ -64,7 +64,7 @@ def write_update(path: str | Path, update: Update) -> Path:
         "loss_after": _loss_text(update.loss_after),
         "runtime": update.runtime,
     }
-    write_tensors(path, *index_coding.delta_coded(update.parameters, metadata), digest=True, error=UpdateError)
+    write_tensors(path, *index_coding.delta_coded(update.parameters, metadata), digest=True)
     return Path(path)
 
 
@@ -74,12 +74,12 @@ def read_update(path: str | Path, *, most: int | None = None) -> Update:
     Raises:
         UpdateError: it is damaged, carries no digest, or is not an update.
     """
-    return _update(read_tensors(path, require_digest=True, error=UpdateError, most=most), path)
+    return _update(read_tensors(path, require_digest=True, most=most), path)
 
 
 def parse_update(content: bytes, name: object) -> Update:
     """Check and return the update in ``content``; ``name`` is what errors call it. See :func:`read_update`."""
-    return _update(parse_tensors(content, name, require_digest=True, error=UpdateError), name)
+    return _update(parse_tensors(content, name, require_digest=True), name)
 
 
 def _update(file: TensorFile, name: object) -> Update:
@@ -127,20 +127,18 @@ def check_origin(update: Update, manifest: Manifest, adapter_sha256: str) -> Non
             (``stale-update``), or its tensors are not those of the manifest, or not finite.
     """
     if update.base_sha256 != manifest.base_sha256:
-        raise UpdateError(
-            "foreign-update",
+        raise ForeignUpdate(
             "The update was trained on another base.",
             context=f"base of the update {update.base_sha256}\nbase of the bundle {manifest.base_sha256}",
             hint="use the bundle that the update was trained on.",
         )
     if update.adapter_sha256 != adapter_sha256:
-        raise UpdateError(
-            "stale-update",
+        raise StaleUpdate(
             "The update started from another adapter: it is of another round.",
             context=f"adapter of the update {update.adapter_sha256}\nadapter of this round {adapter_sha256}",
             hint="leave it out, or let the device train again from this round's adapter.",
         )
-    checked_parameters(update.parameters, manifest, "The update", UpdateError)
+    checked_parameters(update.parameters, manifest, "The update")
 
 
 def changed_nothing(parameters: Mapping[str, Array], start: Mapping[str, Array]) -> bool:
@@ -160,7 +158,7 @@ def notice_unchanged(what: str) -> None:
 
 def _not_an_update(name: object, context: str) -> UpdateError:
     hint = "pass a file that save_update wrote, by a version of edgepeft that fits this one."
-    return UpdateError("not-an-update", f"{name} is not an update.", context=context, hint=hint)
+    return NotAnUpdate(f"{name} is not an update.", context=context, hint=hint)
 
 
 def _loss_text(loss: float | None) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from edgepeft_runtime.errors import FleetError
+from edgepeft_runtime.errors import NoSuchRemote
 from edgepeft_runtime.files.durable import make_folder, write_atomically, writing
 from edgepeft_runtime.fleet.transports.transport import Stream, cannot_read, missing, not_regular
 
@@ -27,7 +27,7 @@ class FolderTransport:
         self.path = Path(path)
         if not self.path.is_dir():
             hint = "mount it, or plug it in."
-            raise FleetError("no-such-remote", f"There is no folder {path}.", context=None, hint=hint)
+            raise NoSuchRemote(f"There is no folder {path}.", context=None, hint=hint)
 
     def __str__(self) -> str:
         return str(self.path)
@@ -52,7 +52,7 @@ class FolderTransport:
 
     def put(self, name: str, content: bytes) -> None:
         """Implement the protocol."""
-        write_atomically(self.made(name), [content], error=FleetError, mode=_COMMON)
+        write_atomically(self.made(name), [content], mode=_COMMON)
 
     def close(self) -> None:
         """Implement the protocol: nothing is kept open."""
@@ -69,7 +69,7 @@ class FolderTransport:
             folder /= parent
             if folder.is_symlink():
                 raise not_regular(str(folder), "it is a link, which may lead elsewhere")
-            with writing(folder, FleetError):
+            with writing(folder):
                 make_folder(folder)
         return folder / last
 

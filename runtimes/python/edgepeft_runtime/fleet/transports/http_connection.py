@@ -13,28 +13,34 @@ from pathlib import Path
 from urllib import request
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from edgepeft_runtime.errors import FleetError
-from edgepeft_runtime.fleet.transports.transport import UNREACHABLE
+from edgepeft_runtime.errors import (
+    CannotReadFile,
+    CertificateNotTrusted,
+    NoSuchRemote,
+    NoTls,
+    RemoteError,
+    RemoteUnreachable,
+)
 
 TIMEOUT = 30.0
 """Seconds without a byte after which a connection counts as lost."""
 
 _PORTS = {"http": 80, "https": 443}
 _BROKEN = (OSError, http.client.HTTPException, ValueError)
-_HINTS: tuple[tuple[type[Exception], str, str], ...] = (
+_CAUSES: tuple[tuple[type[Exception], type[RemoteError], str], ...] = (
     (
         ssl.SSLCertVerificationError,
-        "certificate-not-trusted",
+        CertificateNotTrusted,
         "give the host's certificate with --ca-file; check the name in the address, and this device's clock.",
     ),
     (
         ssl.SSLError,
-        "no-tls",
+        NoTls,
         "check the port, and that the host serves with a certificate; without one, the address begins with http://.",
     ),
-    (socket.gaierror, UNREACHABLE, "check the name in the address, and this device's network."),
-    (ConnectionRefusedError, UNREACHABLE, "check the address and the port, and that the host is serving."),
-    (Exception, UNREACHABLE, "try again; what has arrived is kept."),
+    (socket.gaierror, RemoteUnreachable, "check the name in the address, and this device's network."),
+    (ConnectionRefusedError, RemoteUnreachable, "check the address and the port, and that the host is serving."),
+    (Exception, RemoteUnreachable, "try again; what has arrived is kept."),
 )
 
 
@@ -115,11 +121,11 @@ class Connections:
         return made
 
 
-def _unreachable(address: str, failure: Exception) -> FleetError:
+def _unreachable(address: str, failure: Exception) -> RemoteError:
     """Return the error of a connection that failed; what to do depends on how it failed."""
-    _, reference, hint = next(row for row in _HINTS if isinstance(failure, row[0]))
+    _, cause, hint = next(row for row in _CAUSES if isinstance(failure, row[0]))
     context = f"{type(failure).__name__}: {failure}"
-    return FleetError(reference, f"The connection to {address} failed.", context=context, hint=hint)
+    return cause(f"The connection to {address} failed.", context=context, hint=hint)
 
 
 def _parts(address: str) -> SplitResult:
@@ -130,9 +136,7 @@ def _parts(address: str) -> SplitResult:
             return parts
     except ValueError as failure:  # of a port that is no number
         reason = str(failure)
-    raise FleetError(
-        "no-such-remote", f"{address} is no address.", context=reason, hint="write it as https://host:port."
-    )
+    raise NoSuchRemote(f"{address} is no address.", context=reason, hint="write it as https://host:port.")
 
 
 def _proxy(parts: SplitResult) -> SplitResult | None:
@@ -158,8 +162,7 @@ def _certificates(ca_file: str | Path | None) -> str | None:
         text = Path(ca_file).read_text("ascii", "ignore")
         _context(text)
     except OSError as failure:  # of which ssl.SSLError is one
-        raise FleetError(
-            "cannot-read-file",
+        raise CannotReadFile(
             f"Cannot read certificates from {ca_file}.",
             context=str(failure),
             hint="give a file of certificates (PEM).",

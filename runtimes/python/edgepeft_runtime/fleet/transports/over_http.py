@@ -8,11 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
-from edgepeft_runtime.errors import FleetError
+from edgepeft_runtime.errors import NotAllowed, RemoteError, RemoteRefused
 from edgepeft_runtime.fleet.transports.http_connection import Connections
 from edgepeft_runtime.fleet.transports.transport import PIECE, Stream, missing
 
 _OK, _PARTIAL, _LAST_OK, _NOT_FOUND = 200, 206, 299, 404
+_FORBIDDEN = (401, 403)
 
 
 class HttpTransport:
@@ -54,20 +55,18 @@ class HttpTransport:
     def _send(
         self, method: str, name: str, headers: dict[str, str], body: bytes | None = None
     ) -> Iterator[http.client.HTTPResponse]:
-        """Give the response to a request; raises :class:`FleetError` for any that failed."""
+        """Give the response to a request; raises :class:`RemoteError` for any that failed."""
         with self._connections.send(method, quote(name), {**self._headers, **headers}, body) as response:
             if not _OK <= response.status <= _LAST_OK:
                 raise self._refused(name, response)
             yield response
 
-    def _refused(self, name: str, response: http.client.HTTPResponse) -> FleetError:
+    def _refused(self, name: str, response: http.client.HTTPResponse) -> RemoteError:
         text = response.read(500).decode("utf-8", "replace").strip()
         if response.status == _NOT_FOUND:
             return missing(name, self)
-        allowed = response.status not in (401, 403)
-        return FleetError(
-            "remote-refused" if allowed else "not-allowed",
-            f"{self} refuses {name}.",
-            context=f"{response.status} {response.reason}{': ' if text else ''}{text}",
-            hint="try again later." if allowed else "check that the device is registered and its token is current.",
-        )
+        context = f"{response.status} {response.reason}{': ' if text else ''}{text}"
+        if response.status in _FORBIDDEN:
+            hint = "check that the device is registered and its token is current."
+            return NotAllowed(f"{self} refuses {name}.", context=context, hint=hint)
+        return RemoteRefused(f"{self} refuses {name}.", context=context, hint="try again later.")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from edgepeft_runtime.errors import FleetError
+from edgepeft_runtime.errors import NoSuchRemote
 from edgepeft_runtime.fleet.transports.folder import FolderTransport
 from edgepeft_runtime.fleet.transports.over_http import HttpTransport
 from edgepeft_runtime.fleet.transports.transport import Transport
@@ -27,8 +27,7 @@ def open_remote(remote: str | Path, *, token: str = "", ca_file: str | Path | No
     if text.startswith(("http://", "https://")):
         return HttpTransport(text, token, ca_file)
     if "://" in text:
-        raise FleetError(
-            "no-such-remote",
+        raise NoSuchRemote(
             f"A device cannot reach {text}.",
             context=None,
             hint="give a folder, or an http:// or https:// address; only the host can use other addresses.",

@@ -11,13 +11,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol
 
-from edgepeft_runtime.errors import FleetError
+from edgepeft_runtime.errors import (
+    CannotReadFile,
+    IncompleteFile,
+    NoSuchFile,
+    NotARegularFile,
+    RemoteUnreachable,
+    TooLarge,
+)
 from edgepeft_runtime.files.durable import writing
 
 PIECE = 2**18
 """Bytes that are read at a time."""
 
-UNREACHABLE, MISSING = "remote-unreachable", "no-such-file"
 """Codes of the errors of a remote that does not answer, and of a file that it does not have."""
 
 
@@ -58,7 +64,8 @@ def read(transport: Transport, name: str, most: int) -> bytes:
     """Return the content of a small file.
 
     Raises:
-        FleetError: there is none (``no-such-file``), or it has more than ``most`` bytes (``too-large``).
+        NoSuchFile: there is none.
+        TooLarge: it has more than ``most`` bytes.
     """
     with transport.open(name) as stream:
         size = stream.size or 0
@@ -81,14 +88,14 @@ def fetch(transport: Transport, name: str, into: Path, size: int) -> None:
     """
     if _size(into) > size:
         into.unlink()
-    with writing(into, FleetError):
+    with writing(into):
         into.touch()
     while (start := _size(into)) < size:
         try:
             with transport.open(name, start) as stream:
                 _copy(stream, into, size, f"{transport}/{name}")
-        except FleetError as failure:
-            if failure.reference != UNREACHABLE or _size(into) <= start:
+        except RemoteUnreachable:
+            if _size(into) <= start:
                 raise
         if _size(into) <= start:
             raise _broke_off(transport, name, start, size)
@@ -96,14 +103,14 @@ def fetch(transport: Transport, name: str, into: Path, size: int) -> None:
 
 def _copy(stream: Stream, into: Path, size: int, name: str) -> None:
     left = size - stream.start
-    with writing(into, FleetError):  # a full disk is not taken for a bad remote
+    with writing(into):  # a full disk is not taken for a bad remote
         partial = into.open("ab" if stream.start else "wb")
     with partial:
         while piece := stream.file.read(min(PIECE, left + 1)):
             left -= len(piece)
             if left < 0:
                 raise too_large(name, size)
-            with writing(into, FleetError):
+            with writing(into):
                 partial.write(piece)
                 partial.flush()
 
@@ -112,38 +119,34 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def _broke_off(transport: Transport, name: str, found: int, size: int) -> FleetError:
-    return FleetError(
-        UNREACHABLE,
+def _broke_off(transport: Transport, name: str, found: int, size: int) -> IncompleteFile:
+    return IncompleteFile(
         f"{transport}/{name} ended after {found} of {size} bytes.",
         context=None,
         hint="try again: what has arrived is kept. If it stays so, the file at the remote is incomplete.",
     )
 
 
-def cannot_read(name: str, failure: Exception) -> FleetError:
+def cannot_read(name: str, failure: Exception) -> CannotReadFile:
     """The error of a file that exists and cannot be read."""
-    return FleetError("cannot-read-file", f"Cannot read {name}.", context=str(failure), hint="fetch or copy it again.")
+    return CannotReadFile(f"Cannot read {name}.", context=str(failure), hint="fetch or copy it again.")
 
 
-def missing(name: str, remote: object) -> FleetError:
+def missing(name: str, remote: object) -> NoSuchFile:
     """The error of a file that the remote does not have."""
-    return FleetError(
-        MISSING,
+    return NoSuchFile(
         f"There is no {name} at {remote}.",
         context=None,
         hint="check the address; publish a round there.",
     )
 
 
-def too_large(name: str, most: int) -> FleetError:
+def too_large(name: str, most: int) -> TooLarge:
     """The error of a file with more bytes than are accepted."""
-    return FleetError(
-        "too-large", f"{name} is larger than it may be.", context=f"at most {most} bytes are accepted", hint=None
-    )
+    return TooLarge(f"{name} is larger than it may be.", context=f"at most {most} bytes are accepted", hint=None)
 
 
-def not_regular(name: str, kind: str) -> FleetError:
+def not_regular(name: str, kind: str) -> NotARegularFile:
     """The error of what is not a regular file with one name."""
     hint = "replace it by the file itself."
-    return FleetError("not-a-regular-file", f"{name} is not a regular file.", context=kind, hint=hint)
+    return NotARegularFile(f"{name} is not a regular file.", context=kind, hint=hint)

@@ -1,0 +1,69 @@
+"""Errors of data files."""
+
+from __future__ import annotations
+
+from edgepeft_runtime.errors import DataError
+
+
+class BadImage(DataError, code="bad-image"):
+    """An image cannot be decoded. Save it again as PNG or JPEG, or leave it out."""
+
+
+class NoImages(DataError, code="no-images"):
+    """The bundle does not take images, and the data is a folder of them."""
+
+
+class NoClass(DataError, code="no-class"):
+    """An image is in no folder of a class."""
+
+
+class UnknownClass(DataError, code="unknown-class"):
+    """A folder is not named as a class of the bundle."""
+
+
+class SeveralLabels(DataError, code="several-labels"):
+    """The loss of the bundle takes several labels, and this kind of data has one. Give .npz."""
+
+
+class LabelPerToken(DataError, code="label-per-token"):
+    """The bundle takes more than one label for an example, and this kind of data has one. Give .npz."""
+
+
+class NoSuchData(DataError, code="no-such-data"):
+    """There is no data at the path."""
+
+
+class WrongColumns(DataError, code="wrong-columns"):
+    """The columns of a table are not those that the bundle takes."""
+
+
+class BadHeldOutFraction(DataError, code="bad-held-out-fraction"):
+    """The fraction of held-out examples leaves no example on one side."""
+
+
+class NotText(DataError, code="not-text"):
+    """A text is not valid Unicode. Give it in UTF-8."""
+
+
+class BadTemplate(DataError, code="bad-template"):
+    """A template does not name the prompt exactly once."""
+
+
+class BadLine(DataError, code="bad-line"):
+    """A line of a table is not as its format or the bundle has it."""
+
+
+class NotUtf8(DataError, code="not-utf-8"):
+    """A file is not encoded in UTF-8. Save it again."""
+
+
+class NoText(DataError, code="no-text"):
+    """The bundle does not take text, or takes more than text."""
+
+
+class NoTokenizer(DataError, code="no-tokenizer"):
+    """The bundle has no tokenizer. Prepare it from a model directory that has one."""
+
+
+class BadTokenizer(DataError, code="bad-tokenizer"):
+    """The tokenizer of the bundle cannot be read. Prepare the bundle again."""

@@ -1,0 +1,17 @@
+"""Errors of the preparation of a bundle."""
+
+from __future__ import annotations
+
+from edgepeft_runtime.errors import BundleError, EdgepeftError
+
+
+class PruneNeedsTorch(EdgepeftError, code="prune-needs-torch"):
+    """An .onnx file cannot be pruned. Prune before the model is exported."""
+
+
+class MethodNeedsTorch(EdgepeftError, code="method-needs-torch"):
+    """The method cannot be attached to an .onnx file. Choose one that can, or name initializers."""
+
+
+class NothingToPick(BundleError, code="nothing-to-pick"):
+    """The bundle has no sparse tensors whose elements are still to be chosen."""
