@@ -9,10 +9,6 @@ class MergeError(EdgepeftError):
     """An update that cannot be written in the format that was asked for."""
 
 
-class UnknownFormat(MergeError, code="unknown-format"):
-    """There is no target format of this name."""
-
-
 class StackDoesNotFit(MergeError, code="stack-does-not-fit"):
     """A stack of updates has a higher rank than the target format can have."""
 

@@ -28,20 +28,20 @@ Outputs = list[list[NDArray[Any]]]
 
 
 def write(
-    bundle: Bundle, parameters: Mapping[str, Array], out: Path, packed: str, calibration: Sequence[Batch] | None
+    bundle: Bundle, parameters: Mapping[str, Array], out: Path, quantized: str, calibration: Sequence[Batch] | None
 ) -> str:
     """Write ``out``; returns what was done, and with calibration data how far both ways are from the device's outputs.
 
     Args:
-        packed: ``unpack`` or ``requantize``.
+        quantized: ``dequantize`` or ``requantize``.
         calibration: batches of inputs, arrays by name.
 
     Raises:
         MergeError: the base is not packed, or its masks would be lost.
     """
     _check(bundle)
-    ways = {name: _folded(bundle, parameters, name == "requantize") for name in ("unpack", "requantize")}
-    model, folded = ways[packed]
+    ways = {name: _folded(bundle, parameters, name == "requantize") for name in ("dequantize", "requantize")}
+    model, folded = ways[quantized]
     save(model, out)
     done = described(model, folded, bundle)
     if calibration is None:
@@ -49,7 +49,7 @@ def write(
     device = _outputs(_bound(bundle, parameters), bundle, calibration)
     errors = {name: distance(_outputs(way, bundle, calibration), device) for name, (way, _) in ways.items()}
     return (
-        f"{done}; relative error to the device's outputs: {errors['unpack']:.3g} with fp32 weights, "
+        f"{done}; relative error to the device's outputs: {errors['dequantize']:.3g} with fp32 weights, "
         f"{errors['requantize']:.3g} rounded again"
     )
 

@@ -214,7 +214,7 @@ def write_onnx(path: Path, op: str, shape: list[int]) -> Path:
         (["train", "b", "--data", "d", "--state", "s", "--update", "u", "--warmup", "long"], "'long' is no number"),
         (["predict", "b", "--data", "d", "--out", "answers.txt"], "must end in .jsonl or .npz"),
         (["merge", "b", "u", "--to", "gguf", "--out", "o"], "gguf"),
-        (["merge", "b", "u", "--to", "onnx", "--out", "o.onnx", "--data", "d"], "--unpack or --requantize"),
+        (["merge", "b", "u", "--to", "torch", "--out", "o.pt", "--base", "b"], "a format that has it: onnx-adapter"),
         (["aggregate", "d", "--bundle", "b", "--out", "o.safetensors", "--gate"], "--gate needs --data"),
         (["pull", "--into", "d"], "REMOTE"),
         (["fly"], "No such command 'fly'"),

@@ -48,7 +48,7 @@ def test_a_model_is_packed_trained_merged_and_inspected(edgepeft: Command, netwo
     assert trained.code == 0
     merge = ["merge", bundle, update, "--to", "onnx", "--out"]
     assert edgepeft(*merge, tmp_path / "m.onnx").code == 0
-    unpacked = edgepeft(*merge, tmp_path / "fp32.onnx", "--unpack", "--data", data)
+    unpacked = edgepeft(*merge, tmp_path / "fp32.onnx", "--quantized", "dequantize", "--data", data)
     assert (unpacked.code, "relative error to the device's outputs: 0.0" in unpacked.out) == (0, True)
     assert (tmp_path / "fp32.onnx").stat().st_size > 4 * 64 * 96 * 2 > (tmp_path / "m.onnx").stat().st_size
 

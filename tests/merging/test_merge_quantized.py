@@ -14,7 +14,9 @@ from onnx import numpy_helper
 from peft import PeftModel
 
 import edgepeft
+from edgepeft.errors import Contradiction
 from edgepeft.merging.errors import MergeError
+from edgepeft.merging.targets.onnx import Onnx
 from edgepeft_runtime import Trainer
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.train.update import read_update, write_update
@@ -102,13 +104,18 @@ def _off(found: np.ndarray, exact: np.ndarray) -> float:
     return float(np.linalg.norm(found - exact) / np.linalg.norm(exact))
 
 
-@pytest.mark.parametrize("how", ["unpack", "requantize"])
+@pytest.mark.parametrize("how", ["dequantize", "requantize"])
 def test_pairs_are_folded_and_the_error_is_reported(made: Made, how: str, tmp_path: Path) -> None:
     """No pair is left; outputs differ from the device's by as much as is said, far less than without the adapter."""
     bundle, update = made
     said: list[str] = []
     out = edgepeft.merge(
-        bundle, update, to="onnx", out=tmp_path / "m.onnx", packed=how, calibration=[_inputs()], announce=said.append
+        bundle,
+        update,
+        to=Onnx(quantized=how),
+        out=tmp_path / "m.onnx",
+        calibration=[_inputs()],
+        on_progress=said.append,
     )
     names = [tensor.name for tensor in onnx.load(out).graph.initializer]
     assert not [name for name in names if "lora" in name and not name.endswith(".merged")]
@@ -124,7 +131,7 @@ def test_pairs_are_folded_and_the_error_is_reported(made: Made, how: str, tmp_pa
 def test_what_no_pair_changes_keeps_its_bytes(made: Made, tmp_path: Path) -> None:
     """Rounding again touches the adapted weights alone: four of all quantized ones, of the same kind and name."""
     bundle, update = made
-    out = edgepeft.merge(bundle, update, to="onnx", out=tmp_path / "m.onnx", packed="requantize")
+    out = edgepeft.merge(bundle, update, to=Onnx(quantized="requantize"), out=tmp_path / "m.onnx")
     before, after = onnx.load(bundle / "infer.onnx"), onnx.load(out)
     kinds = [[node.op_type for node in model.graph.node] for model in (before, after)]
     for kind in ("MatMulIntegerToFloat", "MatMulNBits"):
@@ -144,17 +151,17 @@ def test_an_adapter_without_effect_rounds_to_the_same_bytes(made: Made, tmp_path
     with Trainer.open(bundle) as trainer:
         still = trainer.save_update(tmp_path / "still.safetensors")
         exact = trainer.predict(_inputs())["logits"]
-    out = edgepeft.merge(bundle, still, to="onnx", out=tmp_path / "m.onnx", packed="requantize")
+    out = edgepeft.merge(bundle, still, to=Onnx(quantized="requantize"), out=tmp_path / "m.onnx")
     assert _off(_run(out), exact) < 0.02
 
 
 def test_a_float_base_has_nothing_to_round_again(text: Trained, tmp_path: Path) -> None:
     """The error says so; nor does rounding go with another format."""
     with pytest.raises(MergeError) as caught:
-        edgepeft.merge(text.bundle, text.update, to="onnx", out=tmp_path / "m.onnx", packed="requantize")
+        edgepeft.merge(text.bundle, text.update, to=Onnx(quantized="requantize"), out=tmp_path / "m.onnx")
     assert caught.value.code == "not-quantized"
-    with pytest.raises(MergeError, match="format 'onnx'"):
-        edgepeft.merge(text.bundle, text.update, to="peft", out=tmp_path / "a", packed="unpack")
+    with pytest.raises(Contradiction, match="format 'peft'"):
+        edgepeft.merge(text.bundle, text.update, to="peft", out=tmp_path / "a", calibration=[])
 
 
 def test_packed_kernels_are_folded_into(tmp_path: Path) -> None:
@@ -163,11 +170,11 @@ def test_packed_kernels_are_folded_into(tmp_path: Path) -> None:
     inputs = {"input": np.random.default_rng(1).normal(size=(3, 8, 9, 9)).astype(np.float32)}
     with Trainer.open(bundle, adapter=update) as trainer:
         exact = next(iter(trainer.predict(inputs).values()))
-    for how in ("unpack", "requantize"):
-        out = edgepeft.merge(bundle, update, to="onnx", out=tmp_path / f"{how}.onnx", packed=how)
+    for how in ("dequantize", "requantize"):
+        out = edgepeft.merge(bundle, update, to=Onnx(quantized=how), out=tmp_path / f"{how}.onnx")
         session = onnxruntime.InferenceSession(out)
         assert sum(node.op_type == "Conv" for node in onnx.load(out).graph.node) == 2
-        assert _off(np.asarray(session.run(None, inputs)[0]), exact) < (1e-5 if how == "unpack" else 0.02)
+        assert _off(np.asarray(session.run(None, inputs)[0]), exact) < (1e-5 if how == "dequantize" else 0.02)
 
 
 def _convolutions(folder: Path) -> Made:

@@ -69,7 +69,7 @@ def test_a_state_dict_is_loaded_as_the_message_says(make: Any, method: Any, tmp_
     expected = _trained(bundle, tmp_path / "u.safetensors")
     said: list[str] = []
     out = tmp_path / ("s.pt" if method == "lora" else "s.safetensors")
-    edgepeft.merge(bundle, tmp_path / "u.safetensors", to="torch", out=out, announce=said.append)
+    edgepeft.merge(bundle, tmp_path / "u.safetensors", to="torch", out=out, on_progress=said.append)
     if method == "ffa":  # its A do not train, and are drawn when it is attached
         torch.manual_seed(1)
     scope: dict[str, Any] = {"model": model}
@@ -88,7 +88,7 @@ def test_names_of_a_file_are_no_module_s(tmp_path: Path) -> None:
         trainer.step({"x": ROWS.numpy(), "labels": BATCH["labels"]}, lr=0.1)
         trainer.save_update(tmp_path / "u.safetensors")
     said: list[str] = []
-    edgepeft.merge(bundle, tmp_path / "u.safetensors", to="torch", out=tmp_path / "s.pt", announce=said.append)
+    edgepeft.merge(bundle, tmp_path / "u.safetensors", to="torch", out=tmp_path / "s.pt", on_progress=said.append)
     assert ".onnx file" in said[0] and "load_state_dict" not in said[0]
 
 

@@ -7,38 +7,28 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edgepeft.cli.declared import Declared, SectionedCommand
 from edgepeft.cli.options import PATH, bundle_argument, column_options
+from edgepeft.merging.registry import TARGETS
 
 if TYPE_CHECKING:
     from edgepeft_runtime.bundle.bundle import Bundle
     from edgepeft_runtime.data.batch import Batch
 
-_FORMATS = ["peft", "torch", "onnx", "onnx-adapter"]
+FORMAT = Declared(TARGETS)
 _EXAMPLES, _ROWS = 64, 8
 """How many examples a merged model is compared on, and how many at a time."""
 
 
-@click.command("merge")
+@click.command("merge", cls=SectionedCommand)
 @bundle_argument
 @click.argument("update", type=PATH)
-@click.option("--to", type=click.Choice(_FORMATS), required=True, help="Format to write.")
-@click.option(
-    "--out",
-    type=PATH,
-    required=True,
-    help="A directory for peft, else a .pt, .safetensors, .onnx or .onnx_adapter file.",
-)
-@click.option("--adapter", type=PATH, help="What the device started from, if not the bundle's own: an earlier round.")
-@click.option("--unpack", "packed", flag_value="unpack", help="onnx: packed weights become fp32, with pairs folded in.")
-@click.option(
-    "--requantize",
-    "packed",
-    flag_value="requantize",
-    help="onnx: packed weights are rounded again, with pairs in them.",
-)
-@click.option("--data", type=PATH, help="Data by which --unpack and --requantize are compared with the device.")
+@click.option("--to", type=click.Choice(list(TARGETS)), required=True, help="Format to write.")
+@click.option("--out", type=PATH, required=True, help="File to write, or a directory for peft.")
+@FORMAT.settings
+@click.option("--adapter", type=PATH, help="Adapter of an earlier round that the device started from.")
+@click.option("--data", type=PATH, help="Data by which changed quantized weights are compared with the device.")
 @column_options
-@click.option("--base", type=PATH, help="onnx-adapter: also write the graph it is put on, as Python wants it.")
 @click.option("--overwrite", is_flag=True, help="Replace what is there.")
 def command(
     bundle: Path,
@@ -46,12 +36,11 @@ def command(
     to: str,
     out: Path,
     adapter: Path | None,
-    packed: str | None,
     data: Path | None,
     text_column: str,
     label_column: str,
-    base: Path | None,
     overwrite: bool,
+    **settings: object,
 ) -> None:
     """Put UPDATE, which a device trained from BUNDLE or aggregate made of many, back into a model.
 
@@ -61,20 +50,17 @@ def command(
     from edgepeft.merging import merge
     from edgepeft_runtime.bundle.bundle import Bundle
 
-    if data is not None and packed is None:
-        raise click.UsageError("--data goes with --unpack or --requantize.")
+    target = FORMAT.make(to, FORMAT.given(settings))
     opened = Bundle.open(bundle)
     merge(
         opened,
         update,
-        to=to,
+        to=target,
         out=out,
         adapter=adapter,
-        packed=packed or "keep",
         calibration=None if data is None else _batches(data, opened, text_column, label_column),
-        base=base,
         overwrite=overwrite,
-        announce=lambda done: click.echo(f"{out}: {done}"),
+        on_progress=lambda done: click.echo(f"{out}: {done}"),
     )
 
 
