@@ -76,7 +76,7 @@ const verbs = {
 };
 
 function status(trainer: Trainer): Status {
-  const last = trainer.run.fits.at(-1);
+  const last = trainer.session.run.fits.at(-1);
   return {
     steps: trainer.steps,
     unfinished: last !== undefined && last.stopped === null,

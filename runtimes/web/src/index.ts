@@ -10,19 +10,21 @@
  */
 
 export type { Batch } from "./data/batch.js";
+export type { AdapterSource } from "./bundle/adapter_source.js";
 export { Bundle } from "./bundle/bundle.js";
 export { Arrays, type Data, type Dataset } from "./data/datasets.js";
 export { BatchError, BundleError, DataError, EdgepeftError, StateError, TrainingError } from "./errors.js";
 export { type BundleFiles, handleFiles, heldFiles, urlFiles } from "./bundle/files.js";
-export type { FitOptions, Progress, Report } from "./train/fit.js";
+export type { FitOptions } from "./train/options.js";
+export type { EpochRecord, FitReport, Progress } from "./train/records.js";
 export { imagesOf, type Pixels } from "./data/image.js";
 export type { ImageSpec, Manifest } from "./bundle/manifest.js";
-export type { Ort } from "./engine/ort.js";
+export type { Ort } from "./ort.js";
 export { Generator } from "./data/random.js";
-export type { Evaluation, Line } from "./train/run.js";
+export type { Evaluation } from "./engine/evaluate.js";
 export { type StateStore, databaseStore, handleStore } from "./train/store.js";
 export { type TensorFile, readTensors, tensorBytes } from "./files/tensorfile.js";
 export { type ArrayLike, Tensor, type Tensors } from "./files/tensors.js";
 export { type Texts, type Tokenizer, texts } from "./data/text.js";
-export { type Adapter, type OpenOptions, Trainer } from "./train/trainer.js";
+export { type OpenOptions, Trainer } from "./train/trainer.js";
 export { VERSION } from "./version.js";

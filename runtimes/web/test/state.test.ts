@@ -49,7 +49,7 @@ describe("a run with a state", () => {
         assert.equal(again.steps, step - (step % 2));
         assertSame(await fitted(again), wanted);
         assert.deepEqual(again.history, whole.history);
-        assert.equal(again.run.lossBefore, whole.run.lossBefore);
+        assert.equal(again.session.run.lossBefore, whole.session.run.lossBefore);
         await Promise.all([whole.close(), again.close()]);
       }));
   }

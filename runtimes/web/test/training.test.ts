@@ -28,7 +28,7 @@ describe("fit", () => {
     const [all, trainer] = [await data(), await open()];
     const rates: number[] = [];
     const progress = ({ lr }: { lr: number }): void => void rates.push(lr);
-    await trainer.fit(all, { batchSize: 8, epochs: 2, lr: 1, schedule: "linear", warmup: { share: 0.2 }, progress });
+    await trainer.fit(all, { batchSize: 8, epochs: 2, lr: 1, schedule: "linear", warmup: { fraction: 0.2 }, progress });
     assert.deepEqual(rates, [0, 0.5, 1, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8]);
     await trainer.close();
   });
@@ -62,7 +62,7 @@ describe("fit", () => {
     const stream = (): Batch[] => [cut(all, 0, 8)];
     await assert.rejects(trainer.fit(all, { epochs: 0 }), refused("bad-setting"));
     await assert.rejects(trainer.fit(all, { patience: 1 }), refused("bad-setting"));
-    await assert.rejects(trainer.fit(all, { warmup: { share: 2 } }), refused("bad-warmup"));
+    await assert.rejects(trainer.fit(all, { warmup: { fraction: 2 } }), refused("bad-warmup"));
     await assert.rejects(trainer.fit(all, { schedule: "step" as "linear" }), refused("unknown-schedule"));
     await assert.rejects(trainer.fit(stream, { schedule: "linear" }), refused("unknown-number-of-steps"));
     await assert.rejects(trainer.fit([]), refused("no-data"));

@@ -3,7 +3,7 @@
 import { BundleError, type ErrorClass } from "../errors.js";
 import type { BundleFiles } from "./files.js";
 import { externalLocations } from "./graphfile.js";
-import { type Ort, opensPaths, versionOf } from "../engine/ort.js";
+import { type Ort, opensPaths, versionOf } from "../ort.js";
 import { type Manifest, type TensorSpec, broken, readManifest, sizeOf } from "./manifest.js";
 import { sha256 } from "../files/sha256.js";
 import { readTensors } from "../files/tensorfile.js";

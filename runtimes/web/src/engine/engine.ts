@@ -1,33 +1,39 @@
 /**
- * The engine: the bundle's graphs in ONNX Runtime sessions, behind the few verbs a trainer needs.
+ * Runs a bundle's graphs in ONNX Runtime sessions.
  *
- * It keeps no parameters of its own. What trains lives in {@link Values}, which are never changed: a step takes values and
- * gives new ones, so a step that fails leaves nothing half done.
+ * An engine keeps no parameters of its own. They live in a {@link TrainState}, which is never changed: a step takes a
+ * state and returns a new one. A step that fails leaves nothing half done, and keeping the best state costs no copy.
  */
 
 import type { InferenceSession } from "onnxruntime-common";
 import { type Bundle, WEIGHTS } from "../bundle/bundle.js";
 import { BatchError, BundleError, TrainingError } from "../errors.js";
 import { type SparseSpec, trained } from "../bundle/manifest.js";
-import type { Ort, Session } from "./ort.js";
-import { Tensor, type Tensors, copyOf, numbersOf, tensorOf } from "../files/tensors.js";
+import type { Ort, Session } from "../ort.js";
+import { Tensor, type Tensors, copies, numbersOf, tensorOf } from "../files/tensors.js";
 
-/** Parameters and optimizer state by name. */
-export interface Values {
+/** What a step changes. */
+export interface TrainState {
+  /** Trainable and non-trainable parameters by name. */
   readonly parameters: Tensors;
-  readonly state: Tensors;
+  /** State of the optimizer by name, such as the moments of AdamW. */
+  readonly optimizer: Tensors;
 }
 
-/** What one optimizer step gave; the mean loss is `lossSum / lossWeight`. */
+/** The result of one optimizer step. */
 export interface Step {
-  readonly values: Values;
+  /** The state after the step. */
+  readonly state: TrainState;
+  /** Weighted sum of the losses, before the step. The mean loss is `lossSum / lossWeight`. */
   readonly lossSum: number;
+  /** Sum of the weights: the number of labels that are not ignored, or their class weights. */
   readonly lossWeight: number;
+  /** L2 norm of the gradient of the mean loss, before clipping. */
   readonly gradNorm: number;
 }
 
-/** What one evaluation gave. */
-export interface Forward {
+/** Loss of one batch, as in {@link Step}, and the model's outputs by name. */
+export interface EvalResult {
   readonly lossSum: number;
   readonly lossWeight: number;
   readonly outputs: Tensors;
@@ -43,94 +49,92 @@ export class Engine {
     private readonly options: InferenceSession.SessionOptions,
   ) {}
 
-  /** Values of tensors, copied; without `state` the optimizer starts anew. */
-  load(parameters: Tensors, state?: Tensors): Values {
-    const zeros = this.bundle.manifest.optimizer.state.map((spec) => [
-      spec.name,
-      tensorOf(spec.dtype, spec.shape as number[]),
-    ]);
-    const copied = Object.entries(parameters).map(([name, tensor]) => [name, copyOf(tensor)]);
-    return {
-      parameters: Object.fromEntries(copied) as Tensors,
-      state: state ?? (Object.fromEntries(zeros) as Tensors),
-    };
+  /** Copies tensors into a state; without `optimizer`, the optimizer starts from zeros. */
+  load(parameters: Tensors, optimizer?: Tensors): TrainState {
+    const zeros = (): Tensors =>
+      Object.fromEntries(
+        this.bundle.manifest.optimizer.state.map(({ name, dtype, shape }) => [
+          name,
+          tensorOf(dtype, shape as number[]),
+        ]),
+      );
+    return { parameters: copies(parameters), optimizer: optimizer ?? zeros() };
   }
 
   /**
-   * One optimizer step over all batches: section 3 of the SPEC.
+   * Takes one optimizer step over all batches: section 3 of the SPEC.
    *
    * @param step 1 for the first.
-   * @throws BatchError no label of any batch counts.
-   * @throws TrainingError a loss or the gradient is not finite, or ONNX Runtime failed.
+   * @throws BatchError every label of every batch is ignored.
+   * @throws TrainingError a loss or the gradient is not finite, or ONNX Runtime failed. `state` stays as it was.
    */
-  async train(values: Values, batches: readonly Tensors[], lr: number, step: number): Promise<Step> {
+  async train(state: TrainState, batches: readonly Tensors[], lr: number, step: number): Promise<Step> {
     const { buckets } = this.bundle.manifest;
     let [lossSum, lossWeight] = [0, 0];
     let gradients = Object.fromEntries(buckets.map(({ name, size }) => [name, tensorOf("float32", [size])]));
     for (const batch of batches) {
-      const wanted = ["loss_sum", "loss_weight", ...buckets.map(({ name }) => `${name}.next`)];
-      const given = await this.run("train.onnx", wanted, { ...batch, ...values.parameters, ...gradients });
-      [lossSum, lossWeight] = [lossSum + scalar(given, "loss_sum"), lossWeight + scalar(given, "loss_weight")];
+      const names = ["loss_sum", "loss_weight", ...buckets.map(({ name }) => `${name}.next`)];
+      const results = await this.run("train.onnx", names, { ...batch, ...state.parameters, ...gradients });
+      [lossSum, lossWeight] = [lossSum + scalar(results, "loss_sum"), lossWeight + scalar(results, "loss_weight")];
       checkFinite("loss", lossSum, step, lr);
-      gradients = Object.fromEntries(buckets.map(({ name }) => [name, given[`${name}.next`]!]));
+      gradients = Object.fromEntries(buckets.map(({ name }) => [name, results[`${name}.next`]!]));
     }
     if (lossWeight === 0) throw noLabelCounts();
-    const [next, gradNorm] = await this.update(values, gradients, lr, step, 1 / lossWeight);
+    const [after, gradNorm] = await this.update(state, gradients, lr, step, 1 / lossWeight);
     checkFinite("gradient", gradNorm, step, lr);
-    return { values: next, lossSum, lossWeight, gradNorm };
+    return { state: after, lossSum, lossWeight, gradNorm };
   }
 
   private async update(
-    values: Values,
+    state: TrainState,
     gradients: Tensors,
     lr: number,
     step: number,
     scale: number,
-  ): Promise<[Values, number]> {
+  ): Promise<[TrainState, number]> {
     const names = trained(this.bundle.manifest).map((spec) => spec.name);
-    const states = Object.keys(values.state);
-    const given = await this.run(
+    const moments = Object.keys(state.optimizer);
+    const results = await this.run(
       "optimizer.onnx",
-      ["grad_norm", ...[...names, ...states].map((name) => `${name}.next`)],
+      ["grad_norm", ...[...names, ...moments].map((name) => `${name}.next`)],
       {
-        ...Object.fromEntries(names.map((name) => [name, values.parameters[name]!])),
+        ...Object.fromEntries(names.map((name) => [name, state.parameters[name]!])),
         ...gradients,
-        ...values.state,
+        ...state.optimizer,
         lr: new Tensor("float32", Float32Array.of(lr), []),
         step: new Tensor("int64", BigInt64Array.of(BigInt(step)), []),
         grad_scale: new Tensor("float32", Float32Array.of(scale), []),
       },
     );
     const next = (of: readonly string[]): Tensors =>
-      Object.fromEntries(of.map((name) => [name, given[`${name}.next`]!]));
-    return [{ parameters: { ...values.parameters, ...next(names) }, state: next(states) }, scalar(given, "grad_norm")];
+      Object.fromEntries(of.map((name) => [name, results[`${name}.next`]!]));
+    const parameters = { ...state.parameters, ...next(names) };
+    return [{ parameters, optimizer: next(moments) }, scalar(results, "grad_norm")];
   }
 
-  /** The dense gradients of the summed loss of one batch, by which the elements that train are picked. */
-  async gradients(values: Values, batch: Tensors, specs: readonly SparseSpec[]): Promise<Tensor[]> {
+  /** Returns the dense gradients of `lossSum`, by which the elements that train are picked. */
+  async gradients(state: TrainState, batch: Tensors, specs: readonly SparseSpec[]): Promise<Tensor[]> {
     const names = specs.map((spec) => spec.gradient!);
-    const given = await this.run("select.onnx", names, { ...batch, ...values.parameters });
-    return names.map((name) => given[name]!);
+    const results = await this.run("select.onnx", names, { ...batch, ...state.parameters });
+    return names.map((name) => results[name]!);
   }
 
-  /** Loss and outputs of one batch. */
-  async evaluate(values: Values, batch: Tensors): Promise<Forward> {
+  /** Returns loss and outputs of one batch. */
+  async evaluate(state: TrainState, batch: Tensors): Promise<EvalResult> {
     const names = this.bundle.manifest.outputs.map((spec) => spec.name);
-    const given = await this.run("eval.onnx", ["loss_sum", "loss_weight", ...names], {
-      ...batch,
-      ...values.parameters,
-    });
-    const outputs = Object.fromEntries(names.map((name) => [name, given[name]!]));
-    return { lossSum: scalar(given, "loss_sum"), lossWeight: scalar(given, "loss_weight"), outputs };
+    const wanted = ["loss_sum", "loss_weight", ...names];
+    const results = await this.run("eval.onnx", wanted, { ...batch, ...state.parameters });
+    const outputs = Object.fromEntries(names.map((name) => [name, results[name]!]));
+    return { lossSum: scalar(results, "loss_sum"), lossWeight: scalar(results, "loss_weight"), outputs };
   }
 
-  /** Outputs of one batch without labels. */
-  async infer(values: Values, inputs: Tensors): Promise<Tensors> {
+  /** Returns the outputs of one batch without labels. */
+  async infer(state: TrainState, inputs: Tensors): Promise<Tensors> {
     const names = this.bundle.manifest.outputs.map((spec) => spec.name);
-    return this.run("infer.onnx", names, { ...inputs, ...values.parameters });
+    return this.run("infer.onnx", names, { ...inputs, ...state.parameters });
   }
 
-  /** Lets go of the sessions. */
+  /** Releases the sessions. */
   async close(): Promise<void> {
     await this.last;
     for (const session of await Promise.allSettled(this.sessions.values())) {
@@ -139,14 +143,14 @@ export class Engine {
     this.sessions.clear();
   }
 
-  /** Runs a graph, one after another: a WebAssembly module does one thing at a time. */
+  /** Runs graphs one after another: a WebAssembly module does one thing at a time. */
   private run(graph: string, outputs: readonly string[], feeds: Tensors): Promise<Tensors> {
     const turn = this.last.then(async () => {
       const session = await this.session(graph);
       try {
         return (await session.run(feeds, outputs)) as Tensors;
       } catch (failure) {
-        const hint = "the node's name in the message leads to the layer; less memory is used with smaller batches.";
+        const hint = "the node's name in the message leads to the layer; smaller batches use less memory.";
         throw new TrainingError("onnxruntime-failed", `ONNX Runtime failed in ${graph}.`, String(failure), hint);
       }
     });
@@ -163,7 +167,7 @@ export class Engine {
   private async open(graph: string): Promise<Session> {
     const { model, weights } = this.bundle.graph(graph);
     const external = weights === null ? {} : { externalData: [{ path: WEIGHTS, data: weights }] };
-    // Shapes change from batch to batch, and a plan of the memory for each takes memory.
+    // Shapes change from batch to batch, and a memory plan for each takes memory.
     const options = { logSeverityLevel: 3 as const, enableMemPattern: false, ...external, ...this.options };
     try {
       const { InferenceSession: sessions } = this.ort;
@@ -171,24 +175,24 @@ export class Engine {
     } catch (failure) {
       this.sessions.delete(graph);
       const hint = "prepare the bundle again with this version of ONNX Runtime as its minimum.";
-      throw new BundleError("graph-not-loaded", `ONNX Runtime cannot open ${graph}.`, String(failure), hint);
+      throw new BundleError("graph-not-loaded", `ONNX Runtime cannot load ${graph}.`, String(failure), hint);
     }
   }
 }
 
-function scalar(given: Tensors, name: string): number {
-  return Number(numbersOf(given[name]!)[0]);
+function scalar(results: Tensors, name: string): number {
+  return Number(numbersOf(results[name]!)[0]);
 }
 
-function checkFinite(what: string, found: number, step: number, lr: number): void {
-  if (Number.isFinite(found)) return;
+function checkFinite(what: string, value: number, step: number, lr: number): void {
+  if (Number.isFinite(value)) return;
   const message = `The ${what} of step ${step} is not finite; the parameters are those of the step before.`;
   const hint = "use a smaller learning rate or a warm-up, and look for extreme values in the data.";
-  throw new TrainingError("not-finite", message, `found ${found}; learning rate ${lr}`, hint);
+  throw new TrainingError("not-finite", message, `${what}: ${value}; learning rate ${lr}`, hint);
 }
 
 function noLabelCounts(): BatchError {
   const hint = "leave such batches out, or check how the labels were made.";
-  const message = "No label of this step counts: there is nothing to learn from.";
-  return new BatchError("no-label-counts", message, "every label is the ignored one", hint);
+  const message = "Every label in this step is ignored, so there is no loss to minimize.";
+  return new BatchError("no-label-counts", message, "every label equals the ignore index", hint);
 }

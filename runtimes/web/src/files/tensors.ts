@@ -56,8 +56,12 @@ export function bytesOf(tensor: Tensor): Uint8Array {
   return new Uint8Array(buffer as ArrayBuffer, byteOffset, byteLength);
 }
 
-export function copyOf(tensor: Tensor): Tensor {
-  return tensorOf(tensor.type, tensor.dims, bytesOf(tensor));
+/** Copies tensors, so that the originals may change. */
+export function copies(tensors: Tensors): Tensors {
+  const copied = Object.entries(tensors).map(([name, tensor]) => {
+    return [name, tensorOf(tensor.type, tensor.dims, bytesOf(tensor))] as const;
+  });
+  return Object.fromEntries(copied);
 }
 
 /**

@@ -6,15 +6,15 @@ import { NEWEST, PREVIOUS, type StateStore } from "./store.js";
 import { type TensorFile, readTensors, tensorBytes } from "../files/tensorfile.js";
 import type { Tensors } from "../files/tensors.js";
 
-/** What is kept of a run: parameters, optimizer state, the best parameters (if any), and the rest as JSON. */
+/** A run as it is kept: parameters, optimizer state, the best parameters (if any), and the rest as JSON. */
 export interface Checkpoint {
   readonly parameters: Tensors;
-  readonly state: Tensors;
+  readonly optimizer: Tensors;
   readonly best: Tensors | null;
   readonly run: string;
 }
 
-/** A locked state; make one with {@link Checkpoints.open}. */
+/** The checkpoints in a locked store; create one with {@link Checkpoints.open}. */
 export class Checkpoints {
   private keepNewest = true;
 
@@ -24,11 +24,11 @@ export class Checkpoints {
     private readonly adapterSha256: string,
   ) {}
 
-  /** @throws StateError it cannot be used, or something else trains in it. */
+  /** @throws StateError it cannot be used, or another run uses it. */
   static async open(store: StateStore, bundle: Bundle, adapterSha256: string): Promise<Checkpoints> {
     if (await attempt(store, () => store.lock())) return new Checkpoints(store, bundle, adapterSha256);
     const hint = "end the other one, or use another state.";
-    throw new StateError("state-in-use", `Cannot use ${store.name}.`, "another run trains in it.", hint);
+    throw new StateError("state-in-use", `Cannot use ${store.name}.`, "another run uses it.", hint);
   }
 
   get name(): string {
@@ -39,20 +39,22 @@ export class Checkpoints {
     return this.store.close();
   }
 
-  /** Writes a checkpoint; the newest one before it becomes the previous one. */
-  async save({ parameters, state, best, run }: Checkpoint): Promise<void> {
-    const named = Object.entries({ parameter: parameters, state, best: best ?? {} }).flatMap(([group, tensors]) => {
-      return Object.entries(tensors).map(([name, tensor]) => [`${group}:${name}`, tensor] as const);
-    });
+  /** Writes a checkpoint, and keeps the one before it as the previous one. */
+  async save({ parameters, optimizer, best, run }: Checkpoint): Promise<void> {
+    const named = Object.entries({ parameter: parameters, state: optimizer, best: best ?? {} }).flatMap(
+      ([group, tensors]) => {
+        return Object.entries(tensors).map(([name, tensor]) => [`${group}:${name}`, tensor] as const);
+      },
+    );
     const metadata = { format: "edgepeft-checkpoint", version: "2", ...this.owner(), run };
     const { bytes } = await tensorBytes(Object.fromEntries(named), metadata, true);
-    // A damaged newest one must not push out the whole previous one.
+    // A damaged newest checkpoint must not replace a whole previous one.
     await attempt(this.store, () => this.store.replace(bytes, this.keepNewest));
     this.keepNewest = true;
   }
 
   /**
-   * The newest whole checkpoint, `null` in a new state.
+   * Returns the newest whole checkpoint; `null` in a new state.
    *
    * @throws StateError all are damaged, or the newest belongs to another bundle or adapter.
    */
@@ -73,7 +75,7 @@ export class Checkpoints {
       return this.checked(file);
     }
     if (failures.length === 0) return null;
-    const hint = "use another state; the run has to begin anew.";
+    const hint = "use another state; the run has to restart.";
     throw new StateError("damaged-state", `No checkpoint in ${this.name} is whole.`, failures.join("\n"), hint);
   }
 
@@ -87,7 +89,7 @@ export class Checkpoints {
     if (kind !== "edgepeft-checkpoint 2" || run === undefined) {
       throw new StateError(
         "unknown-checkpoint",
-        `${this.name} holds no checkpoint that is known.`,
+        `${this.name} has no checkpoint that this runtime can read.`,
         `found ${kind}`,
         "use another state.",
       );
@@ -96,7 +98,7 @@ export class Checkpoints {
       if (metadata.get(key) === expected) continue;
       const what = key === "base_sha256" ? "bundle" : "adapter";
       const context = `${key}: this run ${expected}, the state ${metadata.get(key)}`;
-      const hint = "use the bundle and adapter the run was begun with, or another state.";
+      const hint = "use the bundle and adapter that the run was started with, or another state.";
       throw new StateError("foreign-state", `The state in ${this.name} belongs to another ${what}.`, context, hint);
     }
     const { manifest } = this.bundle;
@@ -104,7 +106,7 @@ export class Checkpoints {
     const best = group(tensors, "best");
     return {
       parameters: checkedParameters(group(tensors, "parameter"), manifest, source, StateError),
-      state: checkedTensors(group(tensors, "state"), manifest.optimizer.state, source, StateError),
+      optimizer: checkedTensors(group(tensors, "state"), manifest.optimizer.state, source, StateError),
       best: Object.keys(best).length === 0 ? null : checkedParameters(best, manifest, source, StateError),
       run,
     };
@@ -120,7 +122,7 @@ async function attempt<T>(store: StateStore, work: () => Promise<T>): Promise<T>
   try {
     return await work();
   } catch (failure) {
-    const hint = "check that the device has room and that the place may be written to.";
+    const hint = "check that the device has free space and that the state may be written.";
     throw new StateError("cannot-write-state", `Cannot use ${store.name}.`, String(failure), hint);
   }
 }

@@ -1,84 +1,143 @@
-/** The run so far as values: replaced as a whole after each step, so an interrupt never finds it half changed. */
+/** The state of a run as values, replaced as a whole after each step, so that an interrupt cannot tear it. */
 
-import type { Step, Values } from "../engine/engine.js";
+import type { Step, TrainState } from "../engine/engine.js";
+import type { Evaluation } from "../engine/evaluate.js";
 import * as f from "../files/fields.js";
+import type { EpochRecord, FitReport } from "./records.js";
 
-/** Loss (weighted mean over the data), accuracy (0 to 1; `null` without class labels), number of examples. */
-export interface Evaluation {
-  readonly loss: number;
-  readonly accuracy: number | null;
-  readonly examples: number;
-}
-
-/** One line of the history: after `epoch` epochs and `step` steps (0: before training); `null` where there is none. */
-export interface Line {
-  readonly epoch: number;
-  readonly step: number;
-  readonly loss: number | null;
-  readonly heldOutLoss: number | null;
-  readonly heldOutAccuracy: number | null;
-}
-
+/** What must be the same when a call of `fit` is resumed, as plain JSON values. */
 export type Settings = Readonly<Record<string, unknown>>;
 
-/** One call of `fit`: its settings, what it has done, and the sums and the batches used of the current epoch. */
-export interface Fit {
+/** One call of `fit`: its settings and its progress. */
+export interface FitState {
   readonly settings: Settings;
+  /** Optimizer steps taken. */
   readonly steps: number;
+  /** Examples trained on, repeats counted. */
   readonly examples: number;
+  /** Epochs completed. */
   readonly epoch: number;
+  /** Batches used of the current epoch. */
   readonly batches: number;
+  /** Weighted sum of the losses of the current epoch. */
   readonly lossSum: number;
+  /** Sum of their weights. */
   readonly lossWeight: number;
-  /** Epochs since the best held-out loss, whose line of the history is `best`. */
+  /** Epochs since the best held-out loss. */
   readonly epochsSinceBest: number;
+  /** Index of the best record in `history`. */
   readonly best: number | null;
+  /** Why the call ended; `null` while it is unfinished. */
   readonly stopped: string | null;
-  readonly history: readonly Line[];
+  readonly history: readonly EpochRecord[];
 }
 
-/** Everything a run consists of; losses are of the first and the last step, held-out ones where there was such data. */
+/** A run: everything that a checkpoint keeps. */
 export interface Run {
-  readonly values: Values;
-  readonly best: Values | null;
+  readonly state: TrainState;
+  /** State with the best held-out loss of the current call of `fit`. */
+  readonly best: TrainState | null;
+  /** Seed of the shuffling. */
   readonly seed: number;
+  /** Optimizer steps taken. */
   readonly step: number;
+  /** Examples trained on, repeats counted. */
   readonly examples: number;
+  /** Training loss of the first step. */
   readonly lossBefore: number | null;
+  /** Training loss of the last step or, after an epoch, the mean of the epoch. */
   readonly lossAfter: number | null;
+  /** First held-out loss. */
   readonly heldOutBefore: number | null;
+  /** Held-out loss of the current parameters; `null` if unknown. */
   readonly heldOutAfter: number | null;
-  readonly fits: readonly Fit[];
+  readonly fits: readonly FitState[];
 }
 
-export function newFit(settings: Settings): Fit {
+export function newFit(settings: Settings): FitState {
   const nothing = { steps: 0, examples: 0, epoch: 0, batches: 0, lossSum: 0, lossWeight: 0, epochsSinceBest: 0 };
   return { settings, ...nothing, best: null, stopped: null, history: [] };
 }
 
-export function newRun(values: Values, seed: number): Run {
+export function newRun(state: TrainState, seed: number): Run {
   const unknown = { lossBefore: null, lossAfter: null, heldOutBefore: null, heldOutAfter: null };
-  return { values, best: null, seed, step: 0, examples: 0, ...unknown, fits: [] };
+  return { state, best: null, seed, step: 0, examples: 0, ...unknown, fits: [] };
 }
 
-/** One optimizer step further. */
-export function afterStep(run: Run, { values, lossSum, lossWeight }: Step, examples: number): Run {
+/** Returns the run after an optimizer step. */
+export function afterStep(run: Run, { state, lossSum, lossWeight }: Step, examples: number): Run {
   const loss = lossSum / lossWeight;
   const losses = { lossBefore: run.lossBefore ?? loss, lossAfter: loss, heldOutAfter: null };
-  return { ...run, values, step: run.step + 1, examples: run.examples + examples, ...losses };
+  return { ...run, state, step: run.step + 1, examples: run.examples + examples, ...losses };
 }
 
-/** With the last call of `fit` where it is now. */
-export function withFit(run: Run, fit: Fit): Run {
+/** Returns the current call of `fit` after an optimizer step. */
+export function fitAfterStep(
+  fit: FitState,
+  { lossSum, lossWeight }: Step,
+  examples: number,
+  batches: number,
+): FitState {
+  return {
+    ...fit,
+    steps: fit.steps + 1,
+    examples: fit.examples + examples,
+    batches: fit.batches + batches,
+    lossSum: fit.lossSum + lossSum,
+    lossWeight: fit.lossWeight + lossWeight,
+  };
+}
+
+/** Returns the run at the start of the next epoch; a better held-out loss becomes the best. */
+export function afterEpoch(run: Run, epoch: number, evaluation: Evaluation | null): Run {
+  const fit = run.fits.at(-1)!;
+  const loss = fit.lossWeight > 0 ? fit.lossSum / fit.lossWeight : null;
+  const heldOut = { heldOutLoss: evaluation?.loss ?? null, heldOutAccuracy: evaluation?.accuracy ?? null };
+  const history = [...fit.history, { epoch, step: fit.steps, loss, ...heldOut }];
+  const next = { ...fit, epoch, batches: 0, lossSum: 0, lossWeight: 0, history };
+  const trained = { ...run, lossAfter: loss ?? run.lossAfter };
+  if (evaluation === null) return withFit(trained, next);
+  const better = isBetter(fit, evaluation);
+  const best = better ? fit.history.length : fit.best;
+  return {
+    ...withFit(trained, { ...next, best, epochsSinceBest: better ? 0 : fit.epochsSinceBest + 1 }),
+    best: better ? run.state : run.best,
+    heldOutBefore: run.heldOutBefore ?? evaluation.loss,
+    heldOutAfter: evaluation.loss,
+  };
+}
+
+/** Returns the run at the end of the current call of `fit`, with the best parameters. */
+export function afterFit(run: Run, stopped: string): Run {
+  const fit = run.fits.at(-1)!;
+  const ended = withFit(run, { ...fit, stopped });
+  if (ended.best === null || fit.best === null) return ended;
+  // The optimizer's state stays that of the last step: only further training uses it.
+  const state = { parameters: ended.best.parameters, optimizer: ended.state.optimizer };
+  return { ...ended, state, best: null, heldOutAfter: fit.history[fit.best]!.heldOutLoss };
+}
+
+/** Returns the run with another state of the current call of `fit`. */
+export function withFit(run: Run, fit: FitState): Run {
   return { ...run, fits: [...run.fits.slice(0, -1), fit] };
 }
 
-/** Of a loss that is not finite JSON has only the name. */
+/** Returns what the caller of `fit` sees. */
+export function reportOf({ steps, examples, stopped, history, best }: FitState): FitReport {
+  return { steps, examples, stopped: stopped ?? "", history, best: best === null ? null : history[best]! };
+}
+
+function isBetter(fit: FitState, { loss }: Evaluation): boolean {
+  const best = fit.best === null ? null : (fit.history[fit.best]?.heldOutLoss ?? null);
+  return Number.isFinite(loss) && (best === null || loss < best);
+}
+
+/** JSON has no numbers that are not finite: they are texts. */
 const NOT_FINITE = ["NaN", "Infinity", "-Infinity"];
 const loss: f.Reader<number | null> = (value, where) => {
   return NOT_FINITE.includes(value as string) ? Number(value) : f.nullable(f.number)(value, where);
 };
-const line = f.object({ epoch: f.natural, step: f.natural, loss, held_out_loss: loss, held_out_accuracy: loss });
+const record = f.object({ epoch: f.natural, step: f.natural, loss, held_out_loss: loss, held_out_accuracy: loss });
 const fit = f.object({
   settings: f.anyObject,
   steps: f.natural,
@@ -90,7 +149,7 @@ const fit = f.object({
   epochs_since_best: f.natural,
   best: f.nullable(f.natural),
   stopped: f.nullable(f.text),
-  history: f.list(line),
+  history: f.list(record),
 });
 const plain = f.object({
   seed: f.natural,
@@ -103,17 +162,17 @@ const plain = f.object({
   fits: f.list(fit),
 });
 
-/** Everything but the tensors, as JSON, with the names that the Python runtime gives them. */
+/** Returns everything but the tensors as JSON, under the names that the Python runtime uses. */
 export function runJson(run: Run): string {
-  const { values: _values, best: _best, ...rest } = run;
+  const { state: _state, best: _best, ...rest } = run;
   return JSON.stringify(renamed(rest, (name) => name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`)));
 }
 
-/** The run that {@link runJson} wrote. @throws Wrong the text is another. */
-export function runOf(json: string, values: Values, best: Values | null): Run {
+/** Reads what {@link runJson} wrote. @throws Wrong the text is something else. */
+export function runOf(json: string, state: TrainState, best: TrainState | null): Run {
   const read = plain(f.parseJson(new TextEncoder().encode(json), "run"), "run");
   const camel = renamed(read, (name) => name.replace(/_([a-z])/g, (_, letter: string) => letter.toUpperCase()));
-  return { ...(camel as Omit<Run, "values" | "best">), values, best };
+  return { ...(camel as Omit<Run, "state" | "best">), state, best };
 }
 
 function renamed(value: unknown, rename: (name: string) => string): unknown {

@@ -1,4 +1,4 @@
-/** Learning rate schedules: the factor of the learning rate, by optimizer step, as transformers' schedules give it. */
+/** Learning rate schedules: the factor of the learning rate for each optimizer step, as in transformers. */
 
 import { TrainingError } from "../errors.js";
 
@@ -23,21 +23,22 @@ export function scheduleOf(name: ScheduleName, warmup: number): Schedule {
   return (step, total) => (step < warmup ? step / Math.max(1, warmup) : AFTER[name](step, warmup, total));
 }
 
-/** Warm-up as steps: a number of them, or `{ share }` of all steps, rounded up. */
-export function warmupSteps(warmup: number | { readonly share: number }, total: number | null): number {
-  const share = typeof warmup === "number" ? null : warmup.share;
-  const fits = share === null ? Number.isSafeInteger(warmup) && (warmup as number) >= 0 : share >= 0 && share <= 1;
-  if (!fits) {
-    const hint = "give a number of steps (0 or more), or { share } of all steps (0 to 1).";
-    throw new TrainingError("bad-warmup", "The warm-up is out of range.", `found ${JSON.stringify(warmup)}`, hint);
+/** Returns warm-up steps: a number is one already, `{ fraction }` is a fraction of `total`, rounded up. */
+export function warmupSteps(warmup: number | { readonly fraction: number }, total: number | null): number {
+  const fraction = typeof warmup === "number" ? null : warmup.fraction;
+  const valid =
+    fraction === null ? Number.isSafeInteger(warmup) && Number(warmup) >= 0 : fraction >= 0 && fraction <= 1;
+  if (!valid) {
+    const hint = "give a number of steps (0 or more), or a { fraction } of all steps (0 to 1).";
+    throw new TrainingError("bad-warmup", "The warm-up is out of range.", `warmup: ${JSON.stringify(warmup)}`, hint);
   }
-  if (share === null) return warmup as number;
-  if (total === null && share > 0) throw unknownTotal("a warm-up given as a share");
-  return Math.ceil((total ?? 0) * share);
+  if (fraction === null) return warmup as number;
+  if (total === null && fraction > 0) throw unknownTotal("a warm-up given as a fraction");
+  return Math.ceil((total ?? 0) * fraction);
 }
 
-/** The error of a setting that needs the number of steps where the data does not tell it. */
+/** The error of a setting that needs the number of steps, which the data does not have. */
 export function unknownTotal(what: string): TrainingError {
-  const message = `The data does not tell how many batches it gives, and ${what} needs to know.`;
+  const message = `The number of batches is unknown, but ${what} depends on it.`;
   return new TrainingError("unknown-number-of-steps", message, null, "pass maxSteps, or data that has a length.");
 }

@@ -1,22 +1,22 @@
-/** Where the state of a run is kept in a browser: IndexedDB, or a folder of the origin's private file system. */
+/** Stores for the state of a run in a browser: IndexedDB, or a folder of the origin's private file system. */
 
 export const NEWEST = "checkpoint.safetensors";
 export const PREVIOUS = "checkpoint.previous.safetensors";
 
 /** Keeps two checkpoints; at no moment is there none. */
 export interface StateStore {
-  /** What it is, for messages. */
+  /** Its name, for messages. */
   readonly name: string;
-  /** A checkpoint, `null` where there is none. */
+  /** Returns a checkpoint; `null` if there is none. */
   read(file: typeof NEWEST | typeof PREVIOUS): Promise<Uint8Array | null>;
-  /** The bytes become the newest checkpoint; the newest so far becomes the previous one, where `keep` is set. */
+  /** Makes the bytes the newest checkpoint; with `keep`, the newest so far becomes the previous one. */
   replace(bytes: Uint8Array<ArrayBuffer>, keep: boolean): Promise<void>;
-  /** Whether nobody else uses it; held until {@link close}. */
+  /** Locks the store until {@link close}; returns whether nobody else uses it. */
   lock(): Promise<boolean>;
   close(): Promise<void>;
 }
 
-/** A state in IndexedDB: in every browser, in pages and workers; a transaction is written whole or not at all. */
+/** Keeps a state in IndexedDB, which every browser has, in pages and workers. Transactions are atomic. */
 export function databaseStore(name: string): StateStore {
   const lock = webLock(`edgepeft:${name}`);
   const transact = async <T>(mode: IDBTransactionMode, work: (store: IDBObjectStore) => IDBRequest<T>): Promise<T> => {
@@ -51,7 +51,7 @@ export function databaseStore(name: string): StateStore {
   };
 }
 
-/** A state in a folder: a file that is written takes the old one's place when it is closed, not before. */
+/** Keeps a state in a folder: a written file replaces the old one when it is closed, not before. */
 export function handleStore(folder: FileSystemDirectoryHandle): StateStore {
   const read = async (file: string): Promise<Uint8Array<ArrayBuffer> | null> => {
     try {
@@ -78,7 +78,7 @@ export function handleStore(folder: FileSystemDirectoryHandle): StateStore {
   };
 }
 
-/** One tab or worker of an origin at a time; a tab that is closed gives its lock up. */
+/** Locks a store for one tab or worker of an origin; a tab that is closed releases its lock. */
 function webLock(name: string): Pick<StateStore, "lock" | "close"> {
   let release: (() => void) | null = null;
   return {

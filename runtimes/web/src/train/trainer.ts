@@ -1,300 +1,190 @@
-/** The trainer: open a bundle, step, evaluate, predict, save; everything a device does with a model. */
+/** The trainer: everything that a device does with a model. */
 
 import type { InferenceSession } from "onnxruntime-common";
-import { countRight } from "./accuracy.js";
-import { type Batch, checkedBatch, examplesIn } from "../data/batch.js";
-import { Bundle, checkedParameters } from "../bundle/bundle.js";
-import { type Checkpoint, Checkpoints } from "./checkpoint.js";
-import { type Data, type Source, sourceOf } from "../data/datasets.js";
-import { Engine, type Step } from "../engine/engine.js";
-import { BundleError, DataError, StateError, TrainingError } from "../errors.js";
-import { Wrong } from "../files/fields.js";
+import { type AdapterSource, loadAdapter } from "../bundle/adapter_source.js";
+import { Bundle } from "../bundle/bundle.js";
 import { type BundleFiles, urlFiles } from "../bundle/files.js";
-import { type FitOptions, type Report, fit, positive } from "./fit.js";
-import { deltaCoded } from "../files/index_coding.js";
-import { type Ort, versionOf } from "../engine/ort.js";
-import { type Evaluation, type Line, type Run, afterStep, newRun, runJson, runOf } from "./run.js";
-import { pick, toPick } from "./selection.js";
-import { sha256 } from "../files/sha256.js";
+import { positive, require } from "../checks.js";
+import type { Batch } from "../data/batch.js";
+import { type Data, sourceOf } from "../data/datasets.js";
+import { Engine } from "../engine/engine.js";
+import type { Evaluation } from "../engine/evaluate.js";
+import { type Ort, versionOf } from "../ort.js";
+import { predict } from "../engine/predict.js";
+import { StateError, TrainingError } from "../errors.js";
+import { type Tensors, copies } from "../files/tensors.js";
+import { Checkpoints } from "./checkpoint.js";
+import { fit } from "./fit.js";
+import type { FitOptions } from "./options.js";
+import type { EpochRecord, FitReport } from "./records.js";
+import { Session } from "./session.js";
 import type { StateStore } from "./store.js";
-import { readTensors, tensorBytes } from "../files/tensorfile.js";
-import { type Tensors, concatenated, copyOf, notFinite } from "../files/tensors.js";
-import { VERSION } from "../version.js";
-
-/** The bytes of an adapter or an update, or its tensors by name. */
-export type Adapter = Uint8Array | Tensors;
+import { updateBytes } from "./update.js";
 
 export interface OpenOptions {
   /** The package of ONNX Runtime: `onnxruntime-web`, `onnxruntime-node` or `onnxruntime-react-native`. */
   readonly ort: Ort;
-  /** Where to keep the run. If it holds one, that goes on. */
+  /** Where to keep the run. If it holds a run, that run is resumed. */
   readonly state?: StateStore;
   /** What to start from instead of the bundle's own adapter. */
-  readonly adapter?: Adapter;
-  /** Of the shuffling; equal seeds and data give equal orders in every runtime. 0 by default. */
+  readonly adapter?: AdapterSource;
+  /** Seed of the shuffling: 0. Equal seeds and data give equal orders in every runtime. */
   readonly seed?: number;
   /** Options of all sessions: execution providers, threads. */
   readonly session?: InferenceSession.SessionOptions;
-  /** Called while the bundle is read, with the bytes so far and all bytes. */
+  /** Called while the bundle is read, with the bytes read so far and the bytes in all. */
   readonly progress?: (read: number, all: number) => void;
 }
 
-/** Trains the adapter of one bundle; make one with {@link Trainer.open}. */
+/** Trains the adapter of one bundle; create one with {@link Trainer.open}. */
 export class Trainer {
-  /** How many calls of `fit` the state held when it was opened: these are gone through again, not repeated. */
-  resumedFits: number;
-  /** How many calls of `fit` have returned since. */
-  finishedFits = 0;
   private training = false;
 
   private constructor(
-    readonly bundle: Bundle,
-    private readonly engine: Engine,
-    /** The run so far; replaced as a whole after each step. */
-    public run: Run,
-    private readonly adapterSha256: string,
-    private readonly runtime: string,
-    private readonly checkpoints: Checkpoints | null,
-  ) {
-    this.resumedFits = run.fits.length;
-  }
+    readonly session: Session,
+    private readonly ortVersion: string,
+  ) {}
 
   /**
    * Opens a bundle for training, evaluation or prediction.
    *
-   * @param source where its files are: a URL, or what `handleFiles`, `heldFiles` or `folder` of `edgepeft-runtime/node` give.
-   * @throws BundleError the bundle or the adapter is damaged or does not fit.
+   * @param source a URL, or what `handleFiles`, `heldFiles` or `folder` of `edgepeft-runtime/node` return.
+   * @throws BundleError the bundle or the adapter is damaged, or they do not fit together.
    * @throws StateError the state is damaged, in use, or belongs to another bundle or adapter.
    */
   static async open(source: BundleFiles | Bundle | string | URL, options: OpenOptions): Promise<Trainer> {
-    const { ort, state, adapter, seed = 0, session = {}, progress } = options;
-    if (!Number.isSafeInteger(seed) || seed < 0) {
-      throw new TrainingError("bad-setting", "seed must be a whole number of at least 0.", `found ${seed}`, null);
-    }
+    const { ort, state, adapter, seed = 0, session: sessionOptions = {}, progress } = options;
+    require("seed", seed, Number.isSafeInteger(seed) && seed >= 0, "a whole number of at least 0");
     const files = typeof source === "string" || source instanceof URL ? urlFiles(source) : source;
     const bundle = files instanceof Bundle ? files : await Bundle.open(files, ort, progress);
-    const first = await adapterValues(bundle, adapter);
-    const engine = new Engine(bundle, ort, session);
-    const checkpoints = state === undefined ? null : await Checkpoints.open(state, bundle, first.digest);
+    const start = await loadAdapter(bundle, adapter);
+    const engine = new Engine(bundle, ort, sessionOptions);
+    const checkpoints = state === undefined ? null : await Checkpoints.open(state, bundle, start.sha256);
+    const session = new Session(bundle, engine, start, seed, checkpoints);
     try {
-      const kept = (await checkpoints?.load()) ?? null;
-      const run =
-        kept === null ? newRun(engine.load(first.tensors), seed) : resumed(kept, engine, seed, checkpoints!.name);
-      const runtime = `edgepeft-runtime ${VERSION}, onnxruntime ${versionOf(ort) ?? "of unknown version"}`;
-      return new Trainer(bundle, engine, run, first.digest, runtime, checkpoints);
+      await session.resume();
     } catch (failure) {
-      await checkpoints?.close();
+      await session.close();
       throw failure;
     }
+    return new Trainer(session, versionOf(ort) ?? "of unknown version");
   }
 
-  /** Lets go of the graphs and of the state. Does not save. */
-  async close(): Promise<void> {
-    await this.engine.close();
-    await this.checkpoints?.close();
+  /** Releases the graphs and the state, without saving. */
+  close(): Promise<void> {
+    return this.session.close();
   }
 
-  /** Optimizer steps taken in this run, before and after a resume. */
+  get bundle(): Bundle {
+    return this.session.bundle;
+  }
+
+  /** Optimizer steps taken in this run, also before it was resumed. */
   get steps(): number {
-    return this.run.step;
+    return this.session.run.step;
   }
 
   /** Examples trained on in this run, repeats counted. */
   get examples(): number {
-    return this.run.examples;
+    return this.session.run.examples;
   }
 
+  /** The seed of the shuffling. */
   get seed(): number {
-    return this.run.seed;
+    return this.session.run.seed;
   }
 
-  /** One line per epoch of `fit`, and one before training where there was held-out data. */
-  get history(): readonly Line[] {
-    return this.run.fits.flatMap((fit) => fit.history);
+  /** One record per epoch of `fit`, and one before training where there was held-out data. */
+  get history(): readonly EpochRecord[] {
+    return this.session.run.fits.flatMap((fit) => fit.history);
   }
 
-  get keepsState(): boolean {
-    return this.checkpoints !== null;
-  }
-
-  /** The parameters as they stand, as tensors of their own. */
+  /** Returns copies of the current parameters by name. */
   parameters(): Tensors {
-    return Object.fromEntries(
-      Object.entries(this.run.values.parameters).map(([name, tensor]) => [name, copyOf(tensor)]),
-    );
+    return copies(this.session.run.state.parameters);
   }
 
   /**
-   * One optimizer step over a batch, or over several as if they were one.
+   * Takes one optimizer step over a batch, or over several as if they were one.
    *
-   * @returns the mean loss before the update, over all labels that count.
-   * @throws BatchError a batch does not fit, or no label counts.
-   * @throws TrainingError the loss or the gradient is not finite. In both cases the parameters are as before.
+   * @returns the mean loss before the update, over all labels that are not ignored.
+   * @throws BatchError a batch does not fit, or every label is ignored.
+   * @throws TrainingError the loss or the gradient is not finite. In both cases the parameters stay as they were.
    */
   step(batch: Batch | readonly Batch[], lr = this.bundle.manifest.optimizer.lr): Promise<number> {
     return this.alone(async () => {
-      const { run, step } = await this.nextRun(Array.isArray(batch) ? batch : [batch], lr);
-      this.run = run;
+      const { run, step } = await this.session.nextRun(Array.isArray(batch) ? batch : [batch], lr);
+      this.session.run = run;
       return step.lossSum / step.lossWeight;
     });
   }
 
-  /** The run one optimizer step further (without taking it over), the step, and its number of examples. */
-  async nextRun(batches: readonly Batch[], lr: number): Promise<{ run: Run; step: Step; examples: number }> {
-    if (!(Number.isFinite(lr) && lr >= 0)) {
-      throw new TrainingError(
-        "bad-setting",
-        "The learning rate is out of range.",
-        `lr: ${lr}`,
-        "give a finite number, 0 or more.",
-      );
-    }
-    const { manifest } = this.bundle;
-    const checked = batches.map((batch) => checkedBatch(batch, manifest));
-    const examples = checked.reduce((sum, batch) => sum + examplesIn(batch, manifest), 0);
-    await this.pick(batches);
-    const step = await this.engine.train(this.run.values, checked, lr, this.run.step + 1);
-    return { run: afterStep(this.run, step, examples), step, examples };
-  }
-
-  /** Whether elements that train are still to be picked, by the gradient on the first batches. */
+  /** Whether the elements that train are still to be picked, by the gradient on the first batches. */
   get mustPick(): boolean {
-    return toPick(this.bundle.manifest, this.run.values).length > 0;
+    return this.session.mustPick;
   }
 
-  /** Picks which elements of sparse tensors train; `step` and `fit` do it themselves. Once picked, they stay. */
-  async pick(batches: readonly Batch[]): Promise<void> {
-    if (!this.mustPick) return;
-    const { manifest } = this.bundle;
-    const { values } = this.run;
-    const indices = await pick(
-      this.engine,
-      manifest,
-      values,
-      batches.map((batch) => checkedBatch(batch, manifest)),
-    );
-    this.run = { ...this.run, values: { ...values, parameters: { ...values.parameters, ...indices } } };
+  /** Picks which elements of sparse tensors train, once; `step` and `fit` do it themselves. */
+  pick(batches: readonly Batch[]): Promise<void> {
+    return this.session.pick(batches);
   }
 
   /**
-   * Trains for some epochs, and goes on where an earlier process with the same settings stopped.
+   * Trains for some epochs, or resumes where an earlier process with the same settings stopped.
    *
-   * @returns the report; that of the earlier process if it had finished.
+   * @returns the report; that of the earlier process, if it finished this call.
    * @throws StateError the state holds a run with other settings.
-   * @throws BatchError, DataError, TrainingError as `step` does; the run stays where it was.
+   * @throws BatchError, DataError, TrainingError as in `step`; the run stays where it was.
    */
-  fit(data: Data, options: FitOptions = {}): Promise<Report> {
-    return this.alone(() => fit(this, data, options));
+  fit(data: Data, options: FitOptions = {}): Promise<FitReport> {
+    return this.alone(() => fit(this.session, data, options));
   }
 
-  /** Loss and, for class labels, accuracy over all of `data`; changes nothing. */
+  /** Returns the loss and, for class labels, the accuracy over all of `data`. */
   async evaluate(data: Data, batchSize = 8): Promise<Evaluation> {
-    return this.evaluateSource(sourceOf(data, positive("batchSize", batchSize)));
-  }
-
-  /** `evaluate` over batches that are cut already. */
-  async evaluateSource(source: Source): Promise<Evaluation> {
-    const { manifest } = this.bundle;
-    const sums = { loss: 0, weight: 0, examples: 0, right: 0, asked: 0 };
-    for await (const batch of source.batches(0)) {
-      const checked = checkedBatch(batch, manifest);
-      const { lossSum, lossWeight, outputs } = await this.engine.evaluate(this.run.values, checked);
-      const { right, asked } = countRight(outputs, checked, manifest);
-      sums.loss += lossSum;
-      sums.weight += lossWeight;
-      sums.examples += examplesIn(checked, manifest);
-      sums.right += right;
-      sums.asked += asked;
-    }
-    if (sums.weight === 0) {
-      const what = sums.examples > 0 ? "every label is the ignored one." : "the data gives no batch.";
-      throw new DataError("no-data", "There is nothing to evaluate.", what, "pass labelled examples.");
-    }
-    const accuracy = sums.asked > 0 ? sums.right / sums.asked : null;
-    return { loss: sums.loss / sums.weight, accuracy, examples: sums.examples };
+    return this.session.evaluate(sourceOf(data, positive("batchSize", batchSize)));
   }
 
   /**
-   * The model's outputs by name; changes nothing. Labels among the inputs are left out.
+   * Returns the model's outputs by name. Labels among the inputs are left out.
    *
-   * @param options `adapter`: another one for this call alone; `batchSize`: cuts the first axis.
+   * @param options `adapter`: another adapter for this call alone; `batchSize`: cuts the first axis into batches.
    */
   async predict(
     inputs: Batch,
-    options: { readonly adapter?: Adapter; readonly batchSize?: number } = {},
+    options: { readonly adapter?: AdapterSource; readonly batchSize?: number } = {},
   ): Promise<Tensors> {
+    const { bundle, engine, run } = this.session;
     const { adapter, batchSize } = options;
-    const other = adapter === undefined ? null : await adapterValues(this.bundle, adapter);
-    const values = other === null ? this.run.values : this.engine.load(other.tensors, {});
-    const parts: Tensors[] = [];
-    const source = sourceOf(batchSize === undefined ? [inputs] : inputs, positive("batchSize", batchSize ?? 1));
-    for await (const batch of source.batches(0)) {
-      parts.push(await this.engine.infer(values, checkedBatch(batch, this.bundle.manifest, false)));
-    }
-    const names = this.bundle.manifest.outputs.map((spec) => spec.name);
-    return Object.fromEntries(names.map((name) => [name, concatenated(parts.map((part) => part[name]!))]));
+    const state = adapter === undefined ? run.state : engine.load((await loadAdapter(bundle, adapter)).parameters, {});
+    return predict(engine, bundle.manifest, state, inputs, batchSize);
   }
 
   /** Writes a checkpoint to the state. */
   async save(): Promise<void> {
-    const { parameters, state } = this.finiteValues();
-    if (this.checkpoints === null) throw noState("This run has no state to save to.", "open the trainer with a state.");
-    await this.checkpoints.save({ parameters, state, best: this.run.best?.parameters ?? null, run: runJson(this.run) });
+    if (await this.session.save()) return;
+    throw noState("This run has no state to save to.", "open the trainer with a state.");
   }
 
-  /** Goes back to the last checkpoint, as `open` does; steps since then are lost. */
+  /** Goes back to the last checkpoint. Steps since then are lost. */
   resume(): Promise<void> {
     return this.alone(async () => {
-      const kept = (await this.checkpoints?.load()) ?? null;
-      if (kept === null)
-        throw noState("There is no checkpoint to resume from.", "open the trainer with a state, and save first.");
-      this.run = resumed(kept, this.engine, this.run.seed, this.checkpoints!.name);
-      this.resumedFits = this.run.fits.length;
-      this.finishedFits = 0;
+      if (await this.session.resume()) return;
+      throw noState("There is no checkpoint to resume from.", "open the trainer with a state, and save first.");
     });
   }
 
-  /** The file that the host merges: the parameters, and where they come from (section 5 of the SPEC). */
+  /** Returns the update that the host merges (section 5 of the SPEC). */
   async saveUpdate(): Promise<Uint8Array<ArrayBuffer>> {
-    const { run } = this;
-    const [before, after] =
-      run.heldOutBefore === null ? [run.lossBefore, run.lossAfter] : [run.heldOutBefore, run.heldOutAfter];
-    const loss = (value: number | null): string => (value === null || !Number.isFinite(value) ? "" : String(value));
-    const metadata = {
-      format: "edgepeft-update",
-      version: "2",
-      base_sha256: this.bundle.baseSha256,
-      adapter_sha256: this.adapterSha256,
-      provenance: JSON.stringify(this.bundle.manifest.provenance),
-      num_examples: String(run.examples),
-      steps: String(run.step),
-      loss_before: loss(before),
-      loss_after: loss(after),
-      runtime: this.runtime,
-    };
-    return (await tensorBytes(...deltaCoded(this.finiteValues().parameters, metadata), true)).bytes;
+    const { bundle, run, adapterSha256 } = this.session;
+    return updateBytes(bundle, run, this.session.finiteState().parameters, adapterSha256, this.ortVersion);
   }
 
-  /** Parameters and state; what has overflowed must not replace a good file. */
-  private finiteValues(): Run["values"] {
-    const { values } = this.run;
-    for (const [name, tensor] of [...Object.entries(values.parameters), ...Object.entries(values.state)]) {
-      const place = notFinite(tensor);
-      if (place === null) continue;
-      const message = "The run holds a value that is not finite; nothing was written.";
-      throw new TrainingError(
-        "not-finite",
-        message,
-        `tensor ${name} ${place}`,
-        "go back to the last checkpoint with a smaller learning rate.",
-      );
-    }
-    return values;
-  }
-
-  /** Two calls that train at once would each replace what the other did. */
+  /** Refuses a second call that trains at the same time: each would replace what the other did. */
   private async alone<T>(work: () => Promise<T>): Promise<T> {
-    if (this.training) throw new TrainingError("busy", "Another call trains already.", null, "wait for it with await.");
+    if (this.training) {
+      throw new TrainingError("busy", "Another call is training already.", null, "wait for it with await.");
+    }
     this.training = true;
     try {
       return await work();
@@ -302,38 +192,6 @@ export class Trainer {
       this.training = false;
     }
   }
-}
-
-/** The parameters of an adapter, checked, and the hash of its file. */
-async function adapterValues(
-  bundle: Bundle,
-  adapter: Adapter | undefined,
-): Promise<{ tensors: Tensors; digest: string }> {
-  if (adapter === undefined) return { tensors: await bundle.adapter(), digest: bundle.adapterSha256 };
-  const held = adapter instanceof Uint8Array;
-  const tensors = held ? (await readTensors(adapter, "The adapter", BundleError)).tensors : adapter;
-  const checked = checkedParameters(tensors, bundle.manifest, "The adapter", BundleError);
-  return { tensors: checked, digest: held ? await sha256(adapter) : (await tensorBytes(checked)).digest };
-}
-
-function resumed(kept: Checkpoint, engine: Engine, seed: number, where: string): Run {
-  let run: Run;
-  try {
-    const best = kept.best === null ? null : engine.load(kept.best, {});
-    run = runOf(kept.run, engine.load(kept.parameters, kept.state), best);
-  } catch (failure) {
-    if (!(failure instanceof Wrong)) throw failure;
-    const hint = "resume it with the runtime that wrote it, or use another state.";
-    throw new StateError(
-      "unknown-checkpoint",
-      `The state in ${where} is not one that is known.`,
-      failure.message,
-      hint,
-    );
-  }
-  if (run.seed === seed) return run;
-  const context = `seed: this run ${seed}, the state ${run.seed}`;
-  throw new StateError("other-settings", `The run in ${where} has another seed.`, context, `pass seed: ${run.seed}.`);
 }
 
 function noState(message: string, hint: string): StateError {

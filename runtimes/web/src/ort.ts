@@ -1,7 +1,7 @@
-/** What is used of a package of ONNX Runtime: onnxruntime-web, -node or -react-native, passed in by whoever has it. */
+/** The part of ONNX Runtime that is used: of onnxruntime-web, -node or -react-native, which the caller passes in. */
 
 import type { InferenceSession } from "onnxruntime-common";
-import type { Tensors } from "../files/tensors.js";
+import type { Tensors } from "./files/tensors.js";
 
 export interface Ort {
   readonly InferenceSession: {
@@ -16,12 +16,12 @@ export interface Session {
   release(): Promise<void>;
 }
 
-/** The version of ONNX Runtime that a package brings; `undefined` where it does not say. */
+/** Returns the version of a package of ONNX Runtime; `undefined` if it does not say. */
 export function versionOf({ env }: Ort): string | undefined {
   return env.versions["web"] ?? env.versions["node"] ?? env.versions["react-native"] ?? env.versions["common"];
 }
 
-/** Whether sessions open files by their paths, and map the weights beside them: not in WebAssembly. */
+/** Returns whether sessions load files by their paths and map the weights beside them: not in WebAssembly. */
 export function opensPaths({ env }: Ort): boolean {
   return env.versions["web"] === undefined;
 }
