@@ -70,7 +70,7 @@ def test_the_device_refuses_it_and_stays_where_it_is(stage: Stage, name: str) ->
     """Its code, and the adapter in use is the one it was."""
     attack, current = ON_DEVICE[name], stage.device.directory.current()
     attack.act(stage)
-    assert code_of(stage.device.join, attack.now) == attack.code
+    assert code_of(stage.device.fetch if attack.fetches else stage.device.join, attack.now) == attack.code
     assert stage.device.directory.current() == current
 
 

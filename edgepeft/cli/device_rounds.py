@@ -13,13 +13,15 @@ import click
 from edgepeft_runtime.errors import BatchError, CannotWriteFile, DataError, NotFinite, StateError
 
 if TYPE_CHECKING:
-    from edgepeft_runtime.fleet.device_directory import DeviceDirectory
+    from edgepeft_runtime.fleet.device_directory import Current, DeviceDirectory
     from edgepeft_runtime.fleet.rounds import Round
     from edgepeft_runtime.train.records import Progress
 
 
-def check_options(device: Path | None, state: Path | None, adapter: Path | None) -> None:
-    """Either ``--device`` or ``--state`` must be there, or both; raises ``click.UsageError``."""
+def check_options(bundle: Path | None, device: Path | None, state: Path | None, adapter: Path | None) -> None:
+    """Check what goes together: a bundle or a device, and a device or a state; raises ``click.UsageError``."""
+    if bundle is None and device is None:
+        raise click.UsageError("Give a BUNDLE, or --device on a device that has fetched one.")
     if device is None and state is None:
         raise click.UsageError("Give --state, or --device on a device of a fleet.")
     if device is not None and adapter is not None:
@@ -32,27 +34,30 @@ class Part:
 
     Args:
         state: where the run is kept.
+        bundle: what to train.
         adapter: what to start from, ``None``: the bundle's own.
         device: the device directory, ``None`` where the device is in no fleet.
         round: the round in use there.
     """
 
     state: Path
+    bundle: Path
     adapter: Path | None = None
     device: DeviceDirectory | None = None
     round: Round | None = None
 
     @classmethod
-    def of(cls, device: Path | None, state: Path | None, adapter: Path | None) -> Part:
+    def of(cls, bundle: Path | None, device: Path | None, state: Path | None, adapter: Path | None) -> Part:
         """Read the options of these names; counts a start in the device directory, so call it when training begins."""
         if device is None:
-            return cls(state or Path(), adapter)
+            return cls(state or Path(), bundle or Path(), adapter)
         from edgepeft_runtime.fleet.device_directory import DeviceDirectory
 
         directory = DeviceDirectory(device)
         current = directory.start()
         click.echo(f"training from round {current.round.round} of {current.round.campaign}", err=True)
-        return cls(state or directory.run(current.round.round), current.adapter, directory, current.round)
+        run = state or directory.run(current.round.round)
+        return cls(run, bundle or _fetched(current), current.adapter, directory, current.round)
 
     def limited(self, settings: dict[str, Any]) -> dict[str, Any]:
         """The settings of ``fit`` within the limits of the round."""
@@ -89,3 +94,10 @@ class Part:
     def _settle(self) -> None:
         if self.device is not None:
             self.device.settle()
+
+
+def _fetched(current: Current) -> Path:
+    """Return the bundle that was fetched with a round."""
+    if current.bundle is None:
+        raise click.UsageError("Give the BUNDLE: the round in use was joined with --bundle.")
+    return current.bundle

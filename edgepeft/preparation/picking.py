@@ -8,8 +8,8 @@ from itertools import islice
 from pathlib import Path
 
 from edgepeft.preparation.errors import NothingToPick
-from edgepeft_runtime.bundle.bundle import ADAPTER, MANIFEST, Bundle
-from edgepeft_runtime.bundle.manifest import FileEntry
+from edgepeft_runtime.bundle.bundle import ADAPTER, Bundle
+from edgepeft_runtime.bundle.manifest import MANIFEST, FileEntry
 from edgepeft_runtime.data.batch import Batch
 from edgepeft_runtime.engine.engine import SELECT
 from edgepeft_runtime.files.staging import revised_directory

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgepeft.intake.checks import MAX_HEADER_BYTES
+from edgepeft.sync.bundles import keep_bundle, send_bundle
 from edgepeft.sync.errors import ForeignBundle, NoSuchRound
 from edgepeft.sync.keys import HostKey, Keys
 from edgepeft.sync.transports import HostTransport, open_remote
@@ -57,14 +58,15 @@ class Terms:
 def publish(
     bundle: str | Path | Bundle,
     workspace: str | Path | Workspace,
-    places: Iterable[str | Path] = (),
+    remotes: Iterable[str | Path] = (),
     *,
     adapter: str | Path | None = None,
     terms: Terms | None = None,
+    with_bundle: bool = False,
     another: bool = False,
     now: float | None = None,
 ) -> Round:
-    """Make the next round, and bring it to the places where devices look.
+    """Make the next round, and bring it to the remotes that devices read.
 
     Where the newest round has this adapter and these terms and has not expired, it is that round that is brought:
     to repeat a call makes no other round.
@@ -72,14 +74,16 @@ def publish(
     Args:
         bundle: the campaign's bundle; that of the first round is that of all.
         workspace: the host's workspace, with its key.
-        places: folders and remote addresses. The files of the round go first, ``latest.json`` last.
+        remotes: folders and other addresses. The files of the round go first, ``latest.json`` last.
         adapter: what devices start from, with the bundle's parameters; ``None`` takes the bundle's own.
         terms: what is asked of updates.
+        with_bundle: let the bundle travel with the round. What a remote has of it is not sent again, and later rounds
+            name it too. Without it, devices must have been given the bundle, or have that of the round before.
         another: make a round even where the newest is the same.
         now: seconds since 1970; ``None`` asks the clock.
 
     Raises:
-        SyncError: the workspace has no key, belongs to another bundle, or a place cannot be written.
+        SyncError: the workspace has no key, belongs to another bundle, or a remote cannot be written.
         BundleError: the adapter does not fit the bundle.
     """
     workspace = Workspace.of(workspace)
@@ -89,27 +93,30 @@ def publish(
     key, content = Keys(workspace).host(), path.read_bytes()
     with workspace.locked():
         _keep_manifest(workspace, bundle)
-        made = _next(workspace, key, bundle, content, terms or Terms(), int(time.time() if now is None else now))
-        newest = workspace.round(made.round - 1) if made.previous is not None else None
+        when, latest = int(time.time() if now is None else now), workspace.latest()
+        newest = None if latest is None else workspace.round(latest.round)
+        made = _next(key, bundle, content, terms or Terms(), when, newest)
+        if with_bundle:
+            made = replace(made, bundle=keep_bundle(workspace.published, bundle))
         if newest is not None and not another and _is_same(made, newest):
             made = newest
         else:
-            _commit(workspace, key, made, content)
-        _bring(workspace, made.round, places)
+            commit(workspace, key, made, content)
+        _bring(workspace, made, remotes)
     return made
 
 
 def rollback(
-    workspace: str | Path | Workspace, to: int, places: Iterable[str | Path] = (), *, now: float | None = None
+    workspace: str | Path | Workspace, to: int, remotes: Iterable[str | Path] = (), *, now: float | None = None
 ) -> Round:
-    """Publish an earlier round's adapter again, to the byte, as a new round: no device is ever led backwards.
+    """Publish an earlier round's adapter and bundle again, to the byte, as a new round: no device ever goes back.
 
-    Where the newest round has that adapter already, it is that round that is brought.
+    Where the newest round has them already, that round is brought once more.
 
     Args:
         workspace: the host's workspace.
         to: the number of the round to bring back.
-        places: as for :func:`publish`.
+        remotes: as for :func:`publish`.
         now: seconds since 1970; ``None`` asks the clock.
     """
     workspace, when = Workspace.of(workspace), int(time.time() if now is None else now)
@@ -119,41 +126,43 @@ def rollback(
         if to >= latest.round:
             raise NoSuchRound(f"Round {to} is the newest.", context=None, hint="name the one to bring back.")
         made = workspace.round(latest.round)
-        if made.adapter != old.adapter:
+        bundle = old.bundle or made.bundle
+        if (made.adapter, made.bundle) != (old.adapter, bundle):
             lasts = _duration(old)
             made = replace(
                 old,
                 round=latest.round + 1,
                 previous=latest.round_sha256,
                 restores=to,
+                bundle=bundle,
                 created=when,
                 expires=None if lasts is None else when + lasts,
             )
-            _commit(workspace, key, made, workspace.adapter(to).read_bytes())
-        _bring(workspace, made.round, places)
+            commit(workspace, key, made, workspace.adapter(to).read_bytes())
+        _bring(workspace, made, remotes)
     return made
 
 
-def mirror(workspace: str | Path | Workspace, places: Iterable[str | Path]) -> Latest:
-    """Bring the newest round to places once more: a stick that was not plugged in, a store that was down."""
+def mirror(workspace: str | Path | Workspace, remotes: Iterable[str | Path]) -> Latest:
+    """Bring the newest round, all of it, to remotes once more: a stick that was not plugged in, a damaged copy."""
     workspace = Workspace.of(workspace)
     with workspace.locked():
         latest = workspace.newest()
-        _bring(workspace, latest.round, places)
+        _bring(workspace, workspace.round(latest.round), remotes, anew=True)
     return latest
 
 
-def _next(workspace: Workspace, key: HostKey, bundle: Bundle, adapter: bytes, terms: Terms, now: int) -> Round:
-    latest = workspace.latest()
+def _next(key: HostKey, bundle: Bundle, adapter: bytes, terms: Terms, now: int, newest: Round | None) -> Round:
     return Round(
         campaign=key.campaign,
-        round=1 if latest is None else latest.round + 1,
-        previous=None if latest is None else latest.round_sha256,
+        round=1 if newest is None else newest.round + 1,
+        previous=None if newest is None else newest.sha256,
         restores=None,
         created=now,
         expires=None if terms.days is None else now + max(1, int(terms.days * DAY)),
         base_sha256=bundle.base_sha256,
         adapter=FileEntry(signatures.sha256(adapter), len(adapter)),
+        bundle=None if newest is None else newest.bundle,
         tensors=bundle.manifest.parameters,
         max_update_norm=terms.max_update_norm,
         norm_action=terms.norm_action,
@@ -195,8 +204,8 @@ def _keep_manifest(workspace: Workspace, bundle: Bundle) -> None:
         )
 
 
-def _commit(workspace: Workspace, key: HostKey, made: Round, adapter: bytes) -> None:
-    """Write the round, then the signatures of the old and the new latest, then the new latest, which makes it count."""
+def commit(workspace: Workspace, key: HostKey, made: Round, adapter: bytes) -> None:
+    """Write the round, then the signatures of the old and the new latest.json, then that file, which makes it count."""
     folder = workspace.published / rounds.folder(made.round)
     make_folder(folder)
     write_atomically(folder / rounds.ADAPTER_FILE, [adapter])
@@ -208,19 +217,21 @@ def _commit(workspace: Workspace, key: HostKey, made: Round, adapter: bytes) -> 
     write_atomically(workspace.published / rounds.LATEST_FILE, [new.to_bytes()])
 
 
-def _bring(workspace: Workspace, number: int, places: Iterable[str | Path]) -> None:
-    folder = rounds.folder(number)
-    workspace.adapter(number)  # what was published, not what has become of it
+def _bring(workspace: Workspace, round_: Round, remotes: Iterable[str | Path], *, anew: bool = False) -> None:
+    folder = rounds.folder(round_.round)
+    workspace.adapter(round_.round)  # what was published, not what has become of it
     names = (f"{folder}/{rounds.ADAPTER_FILE}", f"{folder}/{rounds.ROUND_FILE}")
-    for remote in [_made(place) for place in places]:
+    for remote in [_transport(remote) for remote in remotes]:
+        if round_.bundle is not None:
+            send_bundle(workspace.published, round_.bundle, remote, anew=anew)
         for name in (*names, rounds.LATEST_SIGNATURES, rounds.LATEST_FILE):
             remote.put(name, (workspace.published / name).read_bytes())
 
 
-def _made(place: str | Path) -> HostTransport:
+def _transport(remote: str | Path) -> HostTransport:
     """Return the transport to a remote to publish to; a folder is made if it is missing."""
-    folder = str(place).removeprefix("file://")
+    folder = str(remote).removeprefix("file://")
     if "://" not in folder:
         with writing(folder):
             make_folder(Path(folder))
-    return open_remote(place)
+    return open_remote(remote)

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from edgepeft.sync.errors import DamagedWorkspace, NoRound, NoSuchRound, SyncError
-from edgepeft_runtime.bundle.bundle import MAX_MANIFEST_BYTES
-from edgepeft_runtime.bundle.manifest import Manifest
+from edgepeft_runtime.bundle.manifest import MAX_MANIFEST_BYTES, Manifest
 from edgepeft_runtime.errors import EdgepeftError
 from edgepeft_runtime.files.lock import locked_folder
 from edgepeft_runtime.files.regular import read_regular

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
+from edgepeft.sync import publish
+from edgepeft.sync.bundles import keep_bundle
+from edgepeft_runtime.bundle.bundle import Bundle
+from edgepeft_runtime.bundle.manifest import MANIFEST, FileEntry
+from edgepeft_runtime.fleet import signatures
 from edgepeft_runtime.fleet.rounds import Latest
 from tests.attacks.stage import Stage
 from tests.attacks.table import REMOTE, attack
 from tests.fleet.fleets import DAY, NOW, Fleet
+from tests.support.tiny_bundle import build
 
 
 def _write(stage: Stage, name: str, content: bytes) -> None:
@@ -79,3 +89,96 @@ def symlinked_adapter(stage: Stage) -> None:
 @attack("a `latest.json` without end", REMOTE, "too-large")
 def endless_latest(stage: Stage) -> None:
     _write(stage, "latest.json", b"{" * 2**20)
+
+
+# Of a bundle that travels with a round
+
+
+def _blob(stage: Stage, name: str) -> Path:
+    """Publish a round with its bundle, and return where the remote has a file of it."""
+    entry = stage.fleet.publish(seed=4, with_bundle=True).bundle
+    assert entry is not None
+    files = {**Bundle.open(stage.fleet.bundle).manifest.files, MANIFEST: entry}
+    return stage.fleet.remote / "blobs" / files[name].sha256
+
+
+def _sign_manifest(stage: Stage, change: Callable[[dict[str, Any]], None]) -> None:
+    """Let the host sign a round whose bundle has another manifest, as whoever has stolen its key could."""
+    value = json.loads(_blob(stage, MANIFEST).read_bytes())
+    change(value)
+    content = json.dumps(value).encode()
+    digest = signatures.sha256(content)
+    (stage.fleet.host.published / "blobs" / digest).write_bytes(content)
+    stage.fleet.sign(bundle=FileEntry(digest, len(content)))
+
+
+@attack("wrong bytes: one bit of the weights", REMOTE, "wrong-hash", fetches=True)
+def flipped_weights(stage: Stage) -> None:
+    path = _blob(stage, "weights.bin")
+    content = bytearray(path.read_bytes())
+    content[7] ^= 1
+    path.write_bytes(content)
+
+
+@attack("too many bytes: weights without end", REMOTE, "too-large", fetches=True)
+def endless_weights(stage: Stage) -> None:
+    with _blob(stage, "weights.bin").open("r+b") as file:
+        file.truncate(2**33)
+
+
+@attack("too few bytes: half of the weights", REMOTE, "incomplete-file", fetches=True)
+def halved_weights(stage: Stage) -> None:
+    path = _blob(stage, "weights.bin")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@attack("a foreign manifest, whole and with all its files", REMOTE, "wrong-hash", fetches=True)
+def foreign_manifest(stage: Stage) -> None:
+    path, other = _blob(stage, MANIFEST), Bundle.open(build(stage.fleet.root / "foreign", seed=8))
+    for name, entry in other.manifest.files.items():
+        shutil.copy(other.path / name, path.with_name(entry.sha256))
+    shutil.copy(other.path / MANIFEST, path)
+
+
+@attack("an older bundle of the campaign under the hash of the new one", REMOTE, "wrong-hash", fetches=True)
+def older_bundle(stage: Stage) -> None:
+    old = _blob(stage, MANIFEST).read_bytes()
+    newer = build(stage.fleet.root / "newer", provenance={"note": "x" * 200})
+    entry = publish(newer, stage.fleet.host, [stage.fleet.remote], with_bundle=True, now=NOW).bundle
+    assert entry is not None
+    (stage.fleet.remote / "blobs" / entry.sha256).write_bytes(old + b" " * (entry.bytes - len(old)))
+
+
+@attack("a file that changes between two ranges of one fetch", REMOTE, "wrong-hash", fetches=True)
+def changing_weights(stage: Stage) -> None:
+    path, incoming = _blob(stage, "weights.bin"), stage.device.directory.bundles / "incoming"
+    content = path.read_bytes()
+    incoming.mkdir(parents=True)
+    (incoming / path.name).write_bytes(content[:20])  # the first range, which was right
+    path.write_bytes(bytes(len(content)))
+
+
+@attack("symlink: weights that point to the device's own key", REMOTE, "not-a-regular-file", fetches=True)
+def symlinked_weights(stage: Stage) -> None:
+    path = _blob(stage, "weights.bin")
+    path.unlink()
+    path.symlink_to(stage.device.directory.path / "device.json")
+
+
+@attack("a manifest that leads out of the bundle, signed by the host", REMOTE, "path-escape", fetches=True)
+def escaping_manifest(stage: Stage) -> None:
+    def change(value: dict[str, Any]) -> None:
+        value["files"]["../../device.json"] = value["files"]["weights.bin"]
+
+    _sign_manifest(stage, change)
+
+
+@attack("a manifest of 8 GB, signed by the host", REMOTE, "bad-round", fetches=True)
+def endless_manifest(stage: Stage) -> None:
+    stage.fleet.sign(bundle=FileEntry("ab" * 32, 2**33))
+
+
+@attack("a bundle of another base, signed by the host", REMOTE, "foreign-round", fetches=True)
+def foreign_base(stage: Stage) -> None:
+    other = Bundle.open(build(stage.fleet.root / "foreign", seed=8))
+    stage.fleet.sign(bundle=keep_bundle(stage.fleet.host.published, other))

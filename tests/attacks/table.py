@@ -22,6 +22,8 @@ class Attack:
     code: str
     act: Callable[[Stage], object]
     now: float = NOW + 60
+    fetches: bool = False
+    """Whether the device takes the bundle from the remote, too."""
 
 
 ON_HOST: dict[str, Attack] = {}

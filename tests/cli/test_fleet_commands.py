@@ -207,7 +207,7 @@ def test_serve_runs_until_it_is_stopped(
         edgepeft("train", bundle, "--data", data, "--device", device, "--update", update)
         assert edgepeft("deliver", update, address, "--device", device).code == 0
         assert edgepeft("pull", "--workspace", host, "--remove").out.splitlines()[-1].startswith("1 accepted")
-        assert "error: folder-in-use" in edgepeft("serve", "--workspace", host, "--port", 0).err
+        assert "error: path-in-use" in edgepeft("serve", "--workspace", host, "--port", 0).err
         other = tmp_path / "other"
         edgepeft("keys", "new", "trees", "--workspace", other)
         assert "error: cannot-listen" in edgepeft("serve", "--workspace", other, "--port", port).err
@@ -229,6 +229,24 @@ def _wait(process: subprocess.Popen[str], address: str) -> None:
                 return
             time.sleep(0.05)
     raise AssertionError("the server does not answer")
+
+
+def test_a_device_gets_its_bundle_with_the_round(
+    edgepeft: Command, host: Path, bundle: Path, data: Path, tmp_path: Path
+) -> None:
+    """A device with an identity alone joins and trains; without a bundle anywhere, each command says what to give."""
+    remote, device, update = tmp_path / "remote", tmp_path / "device", tmp_path / "update.safetensors"
+    join = ["join", remote, "--device", device, "--identity", tmp_path / "pi-1.json"]
+    train = ["train", "--device", device, "--data", data, "--update", update, "--epochs", 1]
+    refused = edgepeft(*join)
+    assert refused.code == 1 and "no-bundle" in refused.err and "--with-bundle" in refused.err
+    assert edgepeft(*join, "--bundle", bundle).code == 0
+    assert "joined with --bundle" in edgepeft(*train).err
+    assert edgepeft("publish", bundle, remote, "--workspace", host, "--with-bundle").code == 0
+    joined = edgepeft(*join)
+    assert joined.code == 0 and "switched to round 2" in joined.out and "bundle: " in joined.out
+    assert edgepeft(*train).code == 0 and read_update(update).steps > 0
+    assert "Give a BUNDLE" in edgepeft("train", "--data", data, "--update", update, "--state", tmp_path / "s").err
 
 
 def test_the_pages_commands_and_options_exist() -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from edgepeft.sync import Keys, Terms, Workspace, publish
+from edgepeft.sync.publishing import commit
 from edgepeft_runtime.errors import EdgepeftError
 from edgepeft_runtime.files.tensorfile import read_tensors, write_tensors
 from edgepeft_runtime.fleet import signatures
@@ -46,10 +48,26 @@ class Fleet:
     def remote(self) -> Path:
         return self.root / "remote"
 
-    def publish(self, seed: int | None = None, *, now: float = NOW, **terms: Any) -> Round:
+    def publish(self, seed: int | None = None, *, now: float = NOW, with_bundle: bool = False, **terms: Any) -> Round:
         """The next round, of an adapter with noise by ``seed``, or the bundle's own."""
         adapter = None if seed is None else self.adapter(seed)
-        return publish(self.bundle, self.host, [self.remote], adapter=adapter, terms=Terms(**terms), now=now)
+        return publish(
+            self.bundle,
+            self.host,
+            [self.remote],
+            adapter=adapter,
+            terms=Terms(**terms),
+            with_bundle=with_bundle,
+            now=now,
+        )
+
+    def sign(self, **changes: Any) -> Round:
+        """Sign a round that differs from the newest in whatever way, and bring it to the remote."""
+        newest = self.host.round(self.host.newest().round)
+        made = replace(newest, round=newest.round + 1, previous=newest.sha256, **changes)
+        commit(self.host, Keys(self.host).host(), made, self.host.adapter(newest.round).read_bytes())
+        shutil.copytree(self.host.published, self.remote, dirs_exist_ok=True)
+        return made
 
     def adapter(self, seed: int) -> Path:
         """An adapter of the bundle with other values."""
@@ -78,6 +96,10 @@ class Device:
     def join(self, now: float = NOW + 60, **more: Any) -> Joined:
         """The newest round at the fleet's place."""
         return join(self.fleet.remote, self.directory, self.fleet.bundle, now=now, **more)
+
+    def fetch(self, now: float = NOW + 60, **more: Any) -> Joined:
+        """The newest round, with the bundle that travels with it."""
+        return join(self.fleet.remote, self.directory, now=now, **more)
 
     def train(self, steps: int = 2, seed: int = 0) -> Path:
         """An update of some steps from the round in use."""

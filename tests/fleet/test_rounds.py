@@ -33,6 +33,7 @@ ROUND = Round(
     expires=1_800_600_000,
     base_sha256=DIGEST,
     adapter=FileEntry("ef" * 32, 1234),
+    bundle=FileEntry("01" * 32, 2345),
     tensors=(
         ParameterSpec("größe.lora_A", "float32", (8, 16), "lora_A"),
         ParameterSpec("scale", "float32", (), "other"),

@@ -30,9 +30,9 @@ from edgepeft_runtime.engine.ort_training_checkpoint import OrtCheckpoint, read_
 from edgepeft_runtime.files.tensorfile import read_tensors, write_tensors
 from edgepeft_runtime.fleet import signatures
 from edgepeft_runtime.fleet.delivery import Delivery
-from edgepeft_runtime.fleet.device_directory import Slot, Trusted
 from edgepeft_runtime.fleet.identity import Identity
 from edgepeft_runtime.fleet.rounds import Latest, LatestSignatures, Limits, Round
+from edgepeft_runtime.fleet.trust import Slot, Trusted, check_bundle
 from edgepeft_runtime.shown import printable
 from edgepeft_runtime.train.checkpoint import NEWEST, Checkpoint, StateDirectory
 from edgepeft_runtime.train.records import EpochRecord
@@ -200,11 +200,11 @@ def round_(scene: Scene) -> Target:
     held = scene.bundle.manifest
     entry, limits = FileEntry("ef" * 32, 1234), Limits(2**20, 100)
     made = Round(
-        "birds", 3, "ab" * 32, None, 1, None, held.base_sha256, entry, held.parameters, 1.5, "clip", 1, 2, limits
+        "birds", 3, "ab" * 32, None, 1, None, held.base_sha256, entry, entry, held.parameters, 1.5, "clip", 1, 2, limits
     )
 
     def read(content: bytes) -> None:
-        Round.from_bytes(content).check_bundle(held)
+        check_bundle(Round.from_bytes(content), held)
 
     return _target("`round.json`", [made.to_bytes()], read, mutations.of_canonical)
 

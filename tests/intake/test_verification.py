@@ -39,6 +39,7 @@ def _round(**fields: object) -> Round:
         expires=2000,
         base_sha256=MANIFEST.base_sha256,
         adapter=FileEntry(ADAPTER, 1),
+        bundle=None,
         tensors=MANIFEST.parameters,
         max_update_norm=None,
         norm_action=REFUSE,

@@ -18,17 +18,18 @@ _EXAMPLES = 8
 
 @click.command("join")
 @click.argument("remote")
-@click.option("--bundle", type=PATH, required=True, help="The campaign's bundle.")
+@click.option("--bundle", type=PATH, help="The campaign's bundle, if it was brought here by other means.")
 @device_option
 @click.option("--identity", type=PATH, help="The file that `edgepeft keys add` wrote; needed the first time.")
 @click.option("--probe", type=PATH, help="An .npz file of inputs to try the new adapter with.  [default: zeros]")
 @ca_option
 def command(
-    remote: str, bundle: Path, device: Path, identity: Path | None, probe: Path | None, ca_file: Path | None
+    remote: str, bundle: Path | None, device: Path, identity: Path | None, probe: Path | None, ca_file: Path | None
 ) -> None:
-    """Fetch the latest round from REMOTE, a folder or an http(s):// address, and switch to its adapter if it works.
+    """Fetch the latest round from REMOTE, a folder or an http(s):// address, and switch to it if it works.
 
-    On any failure the device keeps the adapter it has. `edgepeft train --device` trains from it.
+    A round that was published --with-bundle brings its bundle; what the device has of it is not fetched again. On any
+    failure the device keeps what it has. `edgepeft train --device` trains from it.
     """
     from edgepeft_runtime.fleet.device_directory import DeviceDirectory
     from edgepeft_runtime.fleet.joining import join
@@ -41,6 +42,8 @@ def command(
         click.echo(f"note: {joined.advice}", err=True)
     what = "switched to" if joined.switched else "stays with"
     click.echo(f"{what} round {joined.round.round} of {joined.round.campaign}: {joined.adapter}")
+    if joined.bundle is not None:
+        click.echo(f"bundle: {joined.bundle}")
 
 
 def _some(probe: Path) -> Batch:

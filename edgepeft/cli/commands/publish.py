@@ -39,6 +39,9 @@ from edgepeft.cli.options import PATH, workspace_option
     "--days", type=click.FloatRange(0, min_open=True), default=30.0, show_default=True, help="Until it expires."
 )
 @click.option("--steps", type=click.IntRange(1), help="Optimizer steps a device may take.")
+@click.option(
+    "--with-bundle", is_flag=True, help="Let BUNDLE travel with this round and later ones; unchanged files once."
+)
 @click.option("--again", is_flag=True, help="Bring the newest round to each REMOTE once more, instead of making one.")
 @click.option("--another", is_flag=True, help="Make a round even if the newest has this adapter and these terms.")
 def command(
@@ -46,13 +49,14 @@ def command(
     remotes: tuple[str, ...],
     workspace: Path,
     adapter: Path | None,
+    with_bundle: bool,
     again: bool,
     another: bool,
     **terms: Any,
 ) -> None:
-    """Make the next round of BUNDLE's fleet, signed, and bring it to each REMOTE: a folder or a remote address.
+    """Make the next round of BUNDLE's fleet, signed, and bring it to each REMOTE: a folder or an address (s3://).
 
-    `edgepeft serve` gives it to devices without any REMOTE. To repeat the command brings the same round again.
+    `edgepeft serve` gives it to devices without any REMOTE. Repeating the command brings the same round again.
     """
     from edgepeft.sync import Terms, Workspace, mirror, publish
 
@@ -61,7 +65,10 @@ def command(
         click.echo(f"round {latest.round} of {latest.campaign} again")
     else:
         before = Workspace(workspace).latest()
-        made = publish(bundle, workspace, remotes, adapter=adapter, terms=Terms(**terms), another=another)
+        settled = Terms(**terms)
+        made = publish(
+            bundle, workspace, remotes, adapter=adapter, terms=settled, with_bundle=with_bundle, another=another
+        )
         if before is not None and before.round == made.round:
             click.echo(f"round {made.round} of {made.campaign} is the same (--another makes one more)", err=True)
         else:

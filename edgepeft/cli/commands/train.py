@@ -6,6 +6,7 @@ import math
 import os
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,6 @@ from edgepeft.cli.limits import UNFINISHED, Teller, Terminated, limit_options, l
 from edgepeft.cli.options import (
     PATH,
     adapter_of,
-    bundle_argument,
     data_options,
     engine_option,
     peft_adapter,
@@ -46,7 +46,7 @@ def _warmup(_context: click.Context, _option: click.Parameter, text: str) -> int
 
 
 @click.command("train")
-@bundle_argument
+@click.argument("bundle", type=PATH, required=False)
 @data_options
 @template_option
 @click.option("--adapter", type=PATH, help="Start from this instead: the adapter of a later round.")
@@ -85,6 +85,8 @@ def _warmup(_context: click.Context, _option: click.Parameter, text: str) -> int
 def command(**options: Any) -> int:
     """Train BUNDLE's adapter on your data, and write an update to send back.
 
+    On a device of a fleet BUNDLE may be left out: it is the one that `edgepeft join` has fetched.
+
     The best adapter by held-out loss is kept where there is held-out data.
 
     Ctrl-C, SIGTERM and the limits save, between two steps; the same command goes on from there. An update is written
@@ -98,7 +100,7 @@ def command(**options: Any) -> int:
 
 
 def _train(
-    bundle: Path,
+    bundle: Path | None,
     data: Path,
     text_column: str,
     label_column: str,
@@ -124,16 +126,18 @@ def _train(
     from edgepeft_runtime.train.update import changed_nothing, notice_unchanged
 
     _check_writable(update)
-    check_options(device, state, adapter)
+    check_options(bundle, device, state, adapter)
     allowed = limits(max_minutes, max_temperature, idle_only)
-    opened = Bundle.open(bundle)
-    read = partial(load, bundle=opened, text_column=text_column, label_column=label_column, template=template)
-    train, held_out = _data(read, data, validate, seed)
-    adapter_of(adapter, opened)  # an update of another base is refused by name
-    given = None if adapter is None else peft_adapter(adapter, opened)
-    part = Part.of(device, state, adapter)
-    opening = partial(Trainer.open, opened, seed=seed, threads=threads, engine=engine)
-    with part.judged(), opening(state=part.state, adapter=given or part.adapter) as trainer:
+    part = Part.of(bundle, device, state, adapter)
+    with ExitStack() as stack:
+        stack.enter_context(part.judged())
+        opened = Bundle.open(part.bundle)
+        read = partial(load, bundle=opened, text_column=text_column, label_column=label_column, template=template)
+        train, held_out = _data(read, data, validate, seed)
+        adapter_of(adapter, opened)  # an update of another base is refused by name
+        given = None if adapter is None else peft_adapter(adapter, opened)
+        opening = partial(Trainer.open, opened, seed=seed, threads=threads, engine=engine)
+        trainer = stack.enter_context(opening(state=part.state, adapter=given or part.adapter))
         start = time.monotonic()
         if trainer.steps:
             click.echo(f"going on from step {trainer.steps} in {part.state}", err=True)

@@ -59,9 +59,10 @@ def app(workspace: Workspace) -> Starlette:
     """The server of a host's workspace as an ASGI application.
 
     ========================================  ==================================================================
-    ``GET /latest.json``, ``/latest.sig``          the head and its signatures
+    ``GET /latest.json``, ``/latest.sig``      which round is the latest, and its signatures
     ``GET /r000012/round.json``                a published round
     ``GET /r000012/adapter.safetensors``       its adapter; ``Range`` is understood
+    ``GET /blobs/<hash>``                      a file of a bundle that goes with a round; likewise
     ``PUT /inbox/r000012/<device>/<name>``     an update, then its sidecar; the device's own folder alone
     ``GET /inbox/r000012/<device>/<hash>.sig``  the sidecar, if it has arrived
     ========================================  ==================================================================
@@ -116,7 +117,7 @@ class _Published:
         self._folder, self._tokens = workspace.published, tokens
 
     async def top(self, request: Request) -> Response:
-        """The head, or its signatures."""
+        """``latest.json``, or its signatures."""
         self._tokens.device(request)
         name = request.path_params["name"]
         if name not in (rounds.LATEST_FILE, rounds.LATEST_SIGNATURES):
@@ -124,10 +125,11 @@ class _Published:
         return _file(self._folder / name, request)
 
     async def of_round(self, request: Request) -> Response:
-        """A file of a round."""
+        """A file of a round, or of a bundle."""
         self._tokens.device(request)
         folder, name = request.path_params["folder"], request.path_params["name"]
-        if rounds.number_of(folder) is None or name not in (rounds.ROUND_FILE, rounds.ADAPTER_FILE):
+        is_blob = folder == rounds.BLOBS and rounds.is_digest(name)
+        if not is_blob and (rounds.number_of(folder) is None or name not in (rounds.ROUND_FILE, rounds.ADAPTER_FILE)):
             raise HTTPException(404)
         return _file(self._folder / folder / name, request)
 

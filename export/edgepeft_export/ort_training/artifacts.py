@@ -17,8 +17,8 @@ from edgepeft_export.errors import (
 from edgepeft_export.ort_training.graphs import eval_model, training_model
 from edgepeft_export.ort_training.official import write_official
 from edgepeft_export.ort_training.optimizer import optimizer_model
-from edgepeft_runtime.bundle.bundle import MANIFEST, Bundle
-from edgepeft_runtime.bundle.manifest import FileEntry, Manifest
+from edgepeft_runtime.bundle.bundle import Bundle
+from edgepeft_runtime.bundle.manifest import MANIFEST, FileEntry, Manifest
 from edgepeft_runtime.engine.ort_training import FOLDER
 from edgepeft_runtime.engine.ort_training_checkpoint import OrtCheckpoint, write_checkpoint
 from edgepeft_runtime.files.staging import revised_directory

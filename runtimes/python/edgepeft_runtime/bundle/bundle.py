@@ -15,7 +15,7 @@ import numpy as np
 import onnxruntime
 
 from edgepeft_runtime.bundle.graphfile import external_locations
-from edgepeft_runtime.bundle.manifest import Manifest, TensorSpec
+from edgepeft_runtime.bundle.manifest import MANIFEST, MAX_MANIFEST_BYTES, Manifest, TensorSpec
 from edgepeft_runtime.errors import (
     BadManifest,
     CannotReadFile,
@@ -35,8 +35,6 @@ from edgepeft_runtime.files.regular import open_regular, read_regular
 from edgepeft_runtime.files.staging import recover_directory
 from edgepeft_runtime.files.tensorfile import MAX_HEADER, Array, read_tensors, sha256_of
 
-MANIFEST = "manifest.json"
-MAX_MANIFEST_BYTES = 2**23
 WEIGHTS = "weights.bin"
 ADAPTER = "adapter.safetensors"
 GRAPHS = ("train.onnx", "optimizer.onnx", "eval.onnx", "infer.onnx")
@@ -71,7 +69,7 @@ class Bundle:
             recover_directory(path)
         manifest = Manifest.from_json(_read_manifest(path))
         _check_runtime(manifest.min_onnxruntime)
-        _check_declared(manifest)
+        check_declared(manifest)
         _check_directory(path, manifest)
         if verify:
             _check_hashes(path, manifest)
@@ -195,7 +193,7 @@ def _version(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in match[0].split("."))[:3]
 
 
-def _check_declared(manifest: Manifest) -> None:
+def check_declared(manifest: Manifest) -> None:
     """The names in ``files`` stay inside the bundle, the needed ones are there, and the base is made of them."""
     for name in manifest.files:
         plain = PurePosixPath(name)

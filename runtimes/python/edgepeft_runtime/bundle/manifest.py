@@ -17,6 +17,8 @@ from edgepeft_runtime.files import strict_json
 from edgepeft_runtime.files.fields import Fields
 from edgepeft_runtime.shown import quoted
 
+MANIFEST = "manifest.json"
+MAX_MANIFEST_BYTES = 2**23
 FORMAT = "edgepeft-bundle"
 VERSION = 2
 DTYPES = ("float32", "float16", "float64", "int64", "int32", "int8", "uint8", "bool")

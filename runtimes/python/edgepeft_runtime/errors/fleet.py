@@ -110,6 +110,10 @@ class UnhealthyAdapter(FleetError, code="unhealthy-adapter"):
     """The adapter of a round does not work on this device. The device keeps the one it has."""
 
 
+class UnhealthyBundle(FleetError, code="unhealthy-bundle"):
+    """The bundle of a round does not compute finite outputs on this device. The device keeps the one it has."""
+
+
 class RoundDiffers(FleetError, code="round-differs"):
     """A remote has another version of a round than this device was given. Its history was rewritten."""
 

@@ -116,6 +116,11 @@ class Fields:
         """A field that is an object itself."""
         return Fields(self.take(name, dict), f"{self._where}: {name}", self._error)
 
+    def part_or_null(self, name: str) -> Fields | None:
+        """Return a field that is an object itself, or ``null``; it must be there."""
+        value = self.take(name, dict, None)
+        return None if value is None else Fields(value, f"{self._where}: {name}", self._error)
+
     def list_of(self, name: str) -> Iterator[Fields]:
         """A field that is a list of objects, each read whole before the next."""
         for index, item in enumerate(self.take(name, list)):

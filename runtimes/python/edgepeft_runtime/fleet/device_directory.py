@@ -7,11 +7,13 @@ switch. It keeps the highest round it ever named, so that nobody can lead the de
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+import shutil
+from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from edgepeft_runtime.bundle.manifest import MANIFEST, MAX_MANIFEST_BYTES, Manifest
 from edgepeft_runtime.errors import EdgepeftError, NotJoined, NoWholeSlot, PathInUse
 from edgepeft_runtime.files.durable import make_folder, write_atomically
 from edgepeft_runtime.files.lock import locked_folder, unusable
@@ -23,7 +25,8 @@ from edgepeft_runtime.fleet.identity import Identity
 from edgepeft_runtime.fleet.rounds import ADAPTER_FILE, MAX_ROUND_BYTES, ROUND_FILE, Round
 from edgepeft_runtime.fleet.trust import SLOTS, TRUSTED, Slot, Trusted
 
-RUNS, LOCK = "runs", "lock"
+RUNS, BUNDLES, LOCK = "runs", "bundles", "lock"
+
 MAX_STARTS = 2
 """So often may training begin with a new adapter without one good step, before the device falls back."""
 
@@ -33,10 +36,17 @@ _MAX_BYTES = 2**12
 
 @dataclass(frozen=True)
 class Current:
-    """The adapter in use: the round it is of, and its file, whose hash has been verified."""
+    """What is in use.
+
+    Attributes:
+        round: the round.
+        adapter: the file of its adapter, whose hash has been verified.
+        bundle: the folder of its bundle, ``None`` where the device was given one by other means.
+    """
 
     round: Round
     adapter: Path
+    bundle: Path | None = None
 
 
 class DeviceDirectory:
@@ -86,6 +96,17 @@ class DeviceDirectory:
             return self.trusted()
         return trusted
 
+    @property
+    def bundles(self) -> Path:
+        """The folder of the bundles that were fetched, each named by the hash of its manifest."""
+        return self.path / BUNDLES
+
+    def remove_bundles(self, but: Collection[str | None]) -> None:
+        """Remove bundles, and files that were fetched for them, but those with a manifest of one of these hashes."""
+        for folder in self.bundles.glob("*") if self.bundles.is_dir() else ():
+            if folder.name not in but:
+                shutil.rmtree(folder, ignore_errors=True)
+
     def trust(self, trusted: Trusted) -> None:
         """Replace what is trusted, which switches to the slot it names."""
         write_atomically(self.path / TRUSTED, [trusted.to_bytes()])
@@ -107,9 +128,10 @@ class DeviceDirectory:
             found = Round.from_bytes(content)
             if sha256_of(folder / ADAPTER_FILE) != found.adapter.sha256:
                 return None
+            bundle = None if slot.bundle is None else self._bundle(slot.bundle)
         except (OSError, EdgepeftError):
             return None
-        return Current(found, folder / ADAPTER_FILE)
+        return Current(found, folder / ADAPTER_FILE, bundle)
 
     def current(self) -> Current:
         """Return the adapter in use; where its slot is damaged, fall back to the other one.
@@ -168,6 +190,21 @@ class DeviceDirectory:
     def run(self, number: int) -> Path:
         """Return where the training of a round is kept."""
         return self.path / RUNS / rounds.folder(number)
+
+    def _bundle(self, sha256: str) -> Path:
+        """Return the folder of a bundle whose files are there; opening it verifies their hashes.
+
+        Raises:
+            OSError: a file is missing, or damaged.
+        """
+        folder = self.bundles / sha256
+        content = read_regular(folder / MANIFEST, MAX_MANIFEST_BYTES, follow=False)
+        files = Manifest.from_json(content).files
+        if signatures.sha256(content) != sha256 or any(
+            (folder / n).stat().st_size != e.bytes for n, e in files.items()
+        ):
+            raise OSError(f"{folder} is damaged")
+        return folder
 
     def _previous(self, trusted: Trusted) -> Current | None:
         return None if trusted.previous is None else self.whole(trusted.previous)

@@ -1,4 +1,4 @@
-"""Whether a bundle computes finite outputs with an adapter on this device (SPEC, section 8.4, rule 1.10)."""
+"""Whether a bundle computes finite outputs with an adapter on this device (SPEC, section 8.4, rule 1.13)."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import numpy as np
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.bundle.manifest import Manifest, TensorSpec
 from edgepeft_runtime.data.batch import Batch
-from edgepeft_runtime.errors import EdgepeftError, UnhealthyAdapter
+from edgepeft_runtime.errors import EdgepeftError, UnhealthyAdapter, UnhealthyBundle
 from edgepeft_runtime.files.finite import first_not_finite
 from edgepeft_runtime.files.tensorfile import Array
 from edgepeft_runtime.train.trainer import Trainer
 
 
-def check_health(bundle: Bundle, adapter: Path, batch: Batch | None = None) -> None:
+def check_health(bundle: Bundle, adapter: Path, batch: Batch | None = None, *, is_new: bool = False) -> None:
     """Refuse an adapter that the bundle does not accept, or with which a prediction is not finite.
 
     Args:
@@ -23,19 +23,25 @@ def check_health(bundle: Bundle, adapter: Path, batch: Batch | None = None) -> N
         adapter: the file to try.
         batch: inputs to try it with. Without them zeros are fed, and an adapter is refused only if the bundle's own
             one does better on those.
+        is_new: whether the bundle has not been in use on this device: then zeros must give finite outputs, too.
 
     Raises:
-        FleetError: it does not work (``unhealthy-adapter``).
+        FleetError: the adapter does not work (``unhealthy-adapter``), or not even the bundle's own one
+            (``unhealthy-bundle``).
     """
     with Trainer.open(bundle) as trainer:
         inputs = probe(bundle.manifest) if batch is None else batch
         failure = _failure(trainer, inputs, adapter)
-        if failure is None or (batch is None and _failure(trainer, inputs, None) is not None):
+        if failure is None:
             return
-    raise UnhealthyAdapter(
-        "The round's adapter does not work on this device.",
+        bundle_works = _failure(trainer, inputs, None) is None
+    if batch is None and not bundle_works and not is_new:
+        return
+    error, part = (UnhealthyAdapter, "adapter") if bundle_works or not is_new else (UnhealthyBundle, "bundle")
+    raise error(
+        f"The round's {part} does not work on this device.",
         context=failure,
-        hint="the device keeps the adapter it has; tell the host.",
+        hint="the device keeps what it has; give --probe inputs that the model understands, or tell the host.",
     )
 
 

@@ -10,11 +10,12 @@ from pathlib import Path
 
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.data.batch import Batch
+from edgepeft_runtime.errors import BundleError, NoBundle
 from edgepeft_runtime.files.durable import move, write_atomically
 from edgepeft_runtime.files.tensorfile import sha256_of
 from edgepeft_runtime.fleet import rounds
 from edgepeft_runtime.fleet.device_directory import RUNS, DeviceDirectory
-from edgepeft_runtime.fleet.fetching import fetch_verified
+from edgepeft_runtime.fleet.fetching import fetch_bundle, fetch_manifest, fetch_verified
 from edgepeft_runtime.fleet.health import check_health
 from edgepeft_runtime.fleet.history import remember
 from edgepeft_runtime.fleet.rounds import Latest, Round
@@ -32,41 +33,45 @@ class Joined:
         round: the round whose adapter is in use now.
         adapter: its file.
         switched: whether it is another one than before.
+        bundle: the folder of the bundle that was fetched, ``None`` where it was given.
         advice: what the device could not verify, for people; ``None``: nothing.
     """
 
     round: Round
     adapter: Path
     switched: bool
+    bundle: Path | None = None
     advice: str | None = None
 
 
 def join(
     remote: str | Path | Transport,
     device: str | Path | DeviceDirectory,
-    bundle: str | Path | Bundle,
+    bundle: str | Path | Bundle | None = None,
     *,
     batch: Batch | None = None,
     now: float | None = None,
     ca_file: str | Path | None = None,
 ) -> Joined:
-    """Bring the latest round of a fleet to this device, and switch to its adapter if it works.
+    """Bring the latest round of a fleet to this device, and switch to its adapter and bundle if they work.
+
+    What is there already is not fetched again, neither files nor parts of them.
 
     Args:
         remote: a folder, or an ``http(s)://`` address.
         device: the device directory, with the device's identity and its slots.
-        bundle: the campaign's bundle.
+        bundle: the campaign's bundle, where it was brought here by other means; ``None``: the one that the round names.
         batch: inputs to try the adapter with; ``None`` takes zeros.
         now: seconds since 1970; ``None`` asks the clock.
         ca_file: certificates to trust instead of the system's, for ``https://``.
 
     Raises:
         FleetError: the round is not signed by the host, older than one that was trusted before, expired, damaged, of
-            another bundle, or its adapter does not work. The device keeps what it had.
-        BundleError: the bundle is damaged.
+            another bundle, or does not work. The device keeps what it had.
+        BundleError: the bundle is damaged, or needs another onnxruntime.
     """
     device = DeviceDirectory.of(device)
-    bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    given = Bundle.open(bundle) if isinstance(bundle, str | Path) else bundle
     identity = device.identity()
     with device.locked(), connected(remote, identity.token, ca_file) as transport:
         trusted = device.recovered()  # so that the slot to be written to is the damaged one
@@ -75,26 +80,30 @@ def join(
         content = read(transport, rounds.LATEST_FILE, rounds.MAX_LATEST_BYTES)
         signed = read(transport, rounds.LATEST_SIGNATURES, rounds.MAX_SIGNATURES_BYTES)
         latest, advice = verifier.latest(content, signed, time.time() if now is None else now)
-        unchanged = _unchanged(device, latest, trusted, advice)
+        unchanged = _unchanged(device, latest, trusted, advice, fetches=given is None)
         if unchanged is not None:
             return unchanged
         folder = rounds.folder(latest.round)
         round_ = verifier.round(read(transport, f"{folder}/{rounds.ROUND_FILE}", rounds.MAX_ROUND_BYTES), latest)
-        check_bundle(round_, bundle.manifest)
-        check_size(round_.adapter, bundle.adapter_bytes)
+        its, fetched = (given, None) if given is not None else _bundle(transport, device, round_, trusted)
+        check_bundle(round_, its.manifest)
+        check_size(round_.adapter, its.adapter_bytes)
         slot = device.spare(trusted)
         _fetch_adapter(transport, f"{folder}/{rounds.ADAPTER_FILE}", slot, round_)
         files = {rounds.LATEST_FILE: content, rounds.LATEST_SIGNATURES: signed, rounds.ROUND_FILE: round_.to_bytes()}
         for name, value in files.items():
             write_atomically(slot / name, [value])
-        check_health(bundle, slot / rounds.ADAPTER_FILE, batch)
+        is_new = fetched is not None and (trusted is None or fetched != trusted.current.bundle)
+        check_health(its, slot / rounds.ADAPTER_FILE, batch, is_new=is_new)
         remember(device.path, round_)
-        _switch(device, latest, trusted, slot.name)
-    return Joined(round_, slot / rounds.ADAPTER_FILE, True, advice)
+        _switch(device, latest, trusted, Slot(slot.name, latest.round, latest.round_sha256, fetched))
+    return Joined(round_, slot / rounds.ADAPTER_FILE, True, None if fetched is None else its.path, advice)
 
 
-def _unchanged(device: DeviceDirectory, latest: Latest, trusted: Trusted | None, advice: str | None) -> Joined | None:
-    """Return the adapter in use if it is the latest round's already, or if that round has failed here before."""
+def _unchanged(
+    device: DeviceDirectory, latest: Latest, trusted: Trusted | None, advice: str | None, *, fetches: bool
+) -> Joined | None:
+    """Return what is in use if it is the latest round's already, or if that round has failed here before."""
     if trusted is None or latest.round_sha256 not in (trusted.current.round_sha256, trusted.failed):
         return None
     current = device.whole(trusted.current)
@@ -102,7 +111,38 @@ def _unchanged(device: DeviceDirectory, latest: Latest, trusted: Trusted | None,
         return None
     if latest.round_sha256 == trusted.failed:
         advice = f"round {latest.round} failed on this device; it waits for the next one."
-    return Joined(current.round, current.adapter, False, advice)
+    elif fetches and current.bundle is None and current.round.bundle is not None:
+        return None  # it was joined with a bundle that was given then
+    return Joined(current.round, current.adapter, False, current.bundle, advice)
+
+
+def _bundle(
+    transport: Transport, device: DeviceDirectory, round_: Round, trusted: Trusted | None
+) -> tuple[Bundle, str]:
+    """Return the round's bundle, fetched if it is not here or damaged, and the hash of its manifest.
+
+    A round that names no bundle goes with the one in use.
+    """
+    entry, current = round_.bundle, None if trusted is None else trusted.current.bundle
+    sha256 = current if entry is None else entry.sha256
+    if sha256 is None:
+        raise NoBundle(
+            f"Round {round_.round} comes without a bundle, and this device has none.",
+            context=None,
+            hint="give --bundle, or publish the round --with-bundle.",
+        )
+    folder = device.bundles / sha256
+    try:
+        if folder.exists():
+            return Bundle.open(folder), sha256
+    except BundleError:
+        if entry is None:
+            raise
+    if entry is not None:
+        manifest = fetch_manifest(transport, entry, device.bundles)
+        check_bundle(round_, manifest)  # before the large files are fetched
+        fetch_bundle(transport, entry, manifest, device.bundles)
+    return Bundle.open(folder), sha256
 
 
 def _fetch_adapter(transport: Transport, name: str, slot: Path, round_: Round) -> None:
@@ -117,13 +157,15 @@ def _fetch_adapter(transport: Transport, name: str, slot: Path, round_: Round) -
     move(partial, whole)
 
 
-def _switch(device: DeviceDirectory, latest: Latest, trusted: Trusted | None, slot: str) -> None:
+def _switch(device: DeviceDirectory, latest: Latest, trusted: Trusted | None, current: Slot) -> None:
+    """Switch to a slot; then remove runs and bundles that no slot needs any more."""
     previous = None
     if trusted is not None and device.whole(trusted.current) is not None:
         previous = trusted.current
-    current = Slot(slot, latest.round, latest.round_sha256)
     device.trust(Trusted(latest.campaign, latest.round, latest.round_sha256, current, previous))
-    kept = {rounds.folder(slot_.round) for slot_ in (current, previous) if slot_ is not None}
+    slots = [slot for slot in (current, previous) if slot is not None]
+    device.remove_bundles(but={slot.bundle for slot in slots})
+    kept = {rounds.folder(slot.round) for slot in slots}
     with suppress(OSError):
         for run in (device.path / RUNS).iterdir():
             if run.name not in kept:

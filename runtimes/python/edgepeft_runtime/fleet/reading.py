@@ -64,6 +64,14 @@ def natural_or_null(fields: Fields, name: str) -> int | None:
     return value
 
 
+def digest_or_null(fields: Fields, name: str) -> str | None:
+    """A SHA-256 in lower-case hex, or ``null``; it must be there."""
+    value = fields.take(name, str, None)
+    if value is not None and not _KEY.fullmatch(value):
+        raise fields.wrong(name, "64 lower-case hexadecimal digits", value)
+    return value
+
+
 def key_field(fields: Fields, name: str) -> bytes:
     """32 bytes in hex."""
     value = fields.take(name, str)

@@ -5,15 +5,22 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from edgepeft_runtime.bundle.manifest import FileEntry, ParameterSpec
+from edgepeft_runtime.bundle.manifest import MAX_MANIFEST_BYTES, FileEntry, ParameterSpec
 from edgepeft_runtime.errors import BadLatest, BadRound, BadSignature
 from edgepeft_runtime.files.fields import Fields
 from edgepeft_runtime.fleet import canonical, signatures
-from edgepeft_runtime.fleet.reading import VERSION, count_field, name_field, natural_or_null, open_fields
+from edgepeft_runtime.fleet.reading import (
+    VERSION,
+    count_field,
+    digest_or_null,
+    name_field,
+    natural_or_null,
+    open_fields,
+)
 
 LATEST_FILE, LATEST_SIGNATURES = "latest.json", "latest.sig"
 ROUND_FILE, ADAPTER_FILE = "round.json", "adapter.safetensors"
-INBOX = "inbox"
+INBOX, BLOBS = "inbox", "blobs"
 LAST_ROUND = 999_999
 MAX_LATEST_BYTES, MAX_SIGNATURES_BYTES, MAX_ROUND_BYTES = 2**14, 2**14, 2**22
 """No file of the kind is larger; nothing more is read of one that is."""
@@ -31,6 +38,16 @@ _SIGNATURE = re.compile(r"[0-9a-f]{128}")
 def folder(number: int) -> str:
     """The folder of a round: ``r000012``."""
     return f"r{number:06d}"
+
+
+def blob(sha256: str) -> str:
+    """Return the name of a file that is kept under its hash: ``blobs/<sha256>``."""
+    return f"{BLOBS}/{sha256}"
+
+
+def is_digest(text: str) -> bool:
+    """Return whether a text is a SHA-256 in lower-case hex."""
+    return _DIGEST.fullmatch(text) is not None
 
 
 def number_of(name: str) -> int | None:
@@ -139,6 +156,7 @@ class Round:
         expires: from when on no updates of it are taken; ``None``: never.
         base_sha256: the base the adapter belongs to.
         adapter: hash and size of ``adapter.safetensors``.
+        bundle: hash and size of the ``manifest.json`` of the bundle that the remote has; ``None``: it has none.
         tensors: what every update must hold.
         max_update_norm: largest L2 norm of what an update changes, over all its floats; ``None``: any.
         norm_action: what happens to a larger one: ``clip`` it when it is added up, or ``refuse`` it.
@@ -155,6 +173,7 @@ class Round:
     expires: int | None
     base_sha256: str
     adapter: FileEntry
+    bundle: FileEntry | None
     tensors: tuple[ParameterSpec, ...]
     max_update_norm: float | None
     norm_action: str
@@ -184,12 +203,13 @@ class Round:
         found = cls(
             campaign=name_field(fields, "campaign"),
             round=count_field(fields, "round", LAST_ROUND),
-            previous=_previous(fields),
+            previous=digest_or_null(fields, "previous"),
             restores=natural_or_null(fields, "restores"),
             created=fields.natural("created"),
             expires=natural_or_null(fields, "expires"),
             base_sha256=fields.sha256("base_sha256"),
             adapter=_entry(fields.part("adapter")),
+            bundle=_bundle(fields.part_or_null("bundle")),
             tensors=tuple(_tensor(f) for f in fields.list_of("tensors")),
             max_update_norm=_norm(fields),
             norm_action=fields.one_of("norm_action", (CLIP, REFUSE)),
@@ -205,6 +225,7 @@ class Round:
         value = {
             **vars(self),
             "adapter": vars(self.adapter),
+            "bundle": None if self.bundle is None else vars(self.bundle),
             "tensors": [{**vars(spec), "shape": list(spec.shape)} for spec in self.tensors],
             "limits": vars(self.limits),
         }
@@ -229,6 +250,13 @@ def _entry(fields: Fields) -> FileEntry:
     return entry
 
 
+def _bundle(fields: Fields | None) -> FileEntry | None:
+    entry = None if fields is None else _entry(fields)
+    if entry is not None and entry.bytes > MAX_MANIFEST_BYTES:
+        raise BadRound("The manifest of its bundle is too large.", f"{entry.bytes} bytes")
+    return entry
+
+
 def _limits(fields: Fields) -> Limits:
     limits = Limits(fields.natural("update_bytes"), natural_or_null(fields, "steps"))
     fields.finish()
@@ -240,10 +268,3 @@ def _tensor(fields: Fields) -> ParameterSpec:
     if not all(isinstance(dim, int) for dim in spec.shape):
         raise fields.wrong("shape", "a list of sizes", spec.shape)
     return spec
-
-
-def _previous(fields: Fields) -> str | None:
-    value = fields.take("previous", str, None)
-    if value is not None and not _DIGEST.fullmatch(value):
-        raise fields.wrong("previous", "64 lower-case hexadecimal digits", value)
-    return value

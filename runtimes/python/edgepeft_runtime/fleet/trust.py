@@ -10,11 +10,14 @@ The rules are those of the SPEC, section 8.4, under their numbers there; the fir
 1.5   it has not expired, unless the clock is behind ``created``              ``expired-latest``
 1.6   ``round.json`` has the hash in ``latest.json``, and the right form      ``wrong-hash``, ``bad-round``
 1.7   it follows the round before, where the device has that one              ``round-differs``
-1.8   its base and tensors are those of the bundle                            ``foreign-round``
-1.9   the adapter is no larger than one of the bundle, and has its hash       ``too-large``, ``wrong-hash``
+1.8   the manifest of a bundle that is fetched has the hash in ``round.json``  ``too-large``, ``wrong-hash``
+1.9   it is one, and none of its files lies outside the bundle                ``bad-manifest``, ``path-escape``
+1.10  base and tensors of the round are those of the bundle                   ``foreign-round``
+1.11  each file of the bundle has the size and hash in the manifest           ``too-large``, ``wrong-hash``
+1.12  the adapter is no larger than one of the bundle, and has its hash       ``too-large``, ``wrong-hash``
 ====  =====================================================================  ==========================================
 
-Then the bundle must compute finite outputs with the adapter (1.10), which :mod:`edgepeft_runtime.fleet.health` checks.
+Then the bundle must compute finite outputs with the adapter (1.13), which :mod:`edgepeft_runtime.fleet.health` checks.
 """
 
 from __future__ import annotations
@@ -37,7 +40,7 @@ from edgepeft_runtime.errors import (
 )
 from edgepeft_runtime.files.fields import Fields
 from edgepeft_runtime.fleet import canonical, rounds, signatures
-from edgepeft_runtime.fleet.reading import VERSION, count_field, name_field, open_fields
+from edgepeft_runtime.fleet.reading import VERSION, count_field, digest_or_null, name_field, open_fields
 from edgepeft_runtime.fleet.rounds import LAST_ROUND, Latest, LatestSignatures, Round
 
 TRUSTED = "trusted.json"
@@ -52,6 +55,8 @@ class Slot:
     name: str
     round: int
     round_sha256: str
+    bundle: str | None = None
+    """The hash of the manifest of its bundle, where that one was fetched too."""
 
 
 @dataclass(frozen=True)
@@ -79,12 +84,13 @@ class Trusted:
     def from_bytes(cls, content: bytes) -> Trusted:
         """Parse ``trusted.json``; raises :class:`FleetError` (``bad-trust``)."""
         fields = open_fields(content, BadTrust, TRUSTED, _FORMAT)
+        previous = fields.part_or_null("previous")
         trusted = cls(
             campaign=name_field(fields, "campaign"),
             round=count_field(fields, "round", LAST_ROUND),
             round_sha256=fields.sha256("round_sha256"),
             current=_slot(fields.part("current")),
-            previous=None if fields.is_null("previous") else _slot(fields.part("previous")),
+            previous=None if previous is None else _slot(previous),
             starts=fields.natural("starts"),
             failed=fields.take("failed", str, None),
         )
@@ -137,7 +143,7 @@ class Verifier:
 
 
 def check_bundle(round_: Round, manifest: Manifest) -> None:
-    """Apply rule 1.8: refuse a round of another base or with other tensors than the bundle's."""
+    """Apply rule 1.10: refuse a round of another base or with other tensors than the bundle's."""
     if round_.base_sha256 != manifest.base_sha256:
         context = f"base of the round {round_.base_sha256}\nbase of the bundle {manifest.base_sha256}"
     elif round_.tensors != manifest.parameters:
@@ -147,12 +153,12 @@ def check_bundle(round_: Round, manifest: Manifest) -> None:
     raise ForeignRound(
         "The round belongs to another bundle.",
         context=context,
-        hint="bring the bundle of this campaign to the device.",
+        hint="give --bundle the bundle of this campaign, or let `edgepeft publish --with-bundle` send it.",
     )
 
 
 def check_size(entry: FileEntry, most: int) -> None:
-    """Apply rule 1.9 before anything is fetched: refuse an adapter that is larger than one of the bundle."""
+    """Apply rule 1.12 before the adapter is fetched: refuse one that is larger than one of the bundle."""
     if entry.bytes > most:
         context = f"{entry.bytes} bytes; at most {most} fit this bundle"
         raise TooLarge("The adapter is larger than one of this bundle.", context=context, hint=None)
@@ -215,6 +221,11 @@ def _difference(first: Sequence[ParameterSpec], second: Sequence[ParameterSpec])
 
 
 def _slot(fields: Fields) -> Slot:
-    slot = Slot(fields.one_of("name", SLOTS), count_field(fields, "round", LAST_ROUND), fields.sha256("round_sha256"))
+    slot = Slot(
+        fields.one_of("name", SLOTS),
+        count_field(fields, "round", LAST_ROUND),
+        fields.sha256("round_sha256"),
+        digest_or_null(fields, "bundle"),
+    )
     fields.finish()
     return slot

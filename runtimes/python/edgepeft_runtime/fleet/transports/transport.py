@@ -24,8 +24,6 @@ from edgepeft_runtime.files.durable import writing
 PIECE = 2**18
 """Bytes that are read at a time."""
 
-"""Codes of the errors of a remote that does not answer, and of a file that it does not have."""
-
 
 @dataclass(frozen=True)
 class Stream:
