@@ -29,7 +29,7 @@ from matplotlib.figure import Figure
 
 import edgepeft
 from edgepeft import sync
-from edgepeft.aggregation import gate
+from edgepeft.aggregation import check_acceptance
 from edgepeft.sync import Keys, Terms, Workspace
 from edgepeft_runtime import Evaluation, Trainer
 from edgepeft_runtime.fleet.device_directory import DeviceDirectory
@@ -128,7 +128,7 @@ def together(fleet: Fleet, bundle: Path, test: dict[str, np.ndarray]) -> list[Ro
         newest = sync.closing(fleet.host)
         found = edgepeft.aggregate(bundle, newest.updates, adapter=newest.adapter, weights="examples")
         assert len(found.report.updates) == DEVICES and found.report.merge_error is not None
-        verdict = gate(bundle, found.parameters, test, rounds[-1].held_out)
+        verdict = check_acceptance(bundle, found.parameters, test, rounds[-1].held_out)
         assert verdict.accepted, f"round {number} made held-out texts worse"
         adapter = found.save(fleet.host.path / f"adapter{number}.safetensors")
         rounds.append(Round(verdict.after, found.report.merge_error.relative))

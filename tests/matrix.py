@@ -94,18 +94,15 @@ def try_cell(method: str, name: str, folder: Path) -> Cell:
 
 
 def _check(method: str, network: Network, folder: Path) -> None:
-    if method == "sift":
-        _check_sift(network, folder)
-    elif method == SPARSIFIED:
-        _check_sparsified(network, folder)
-    elif method == "ffa":
-        _check_frozen_a(network, folder)
-    else:
-        model = network.model()
-        if method == "pruned":
-            model, _ = cut(model, Pruning(weights=0.5))
-        trained = train_both(attach(_method(method), model), network, folder, STEPS, LR)
-        check_merged(trained, network, folder)
+    oracles = {"sift": _check_sift, SPARSIFIED: _check_sparsified, "ffa": _check_frozen_a}
+    if method in oracles:
+        oracles[method](network, folder)
+        return
+    model = network.model()
+    if method == "pruned":
+        model, _ = cut(model, Pruning(weights=0.5))
+    trained = train_both(attach(_method(method), model), network, folder, STEPS, LR)
+    check_merged(trained, network, folder)
 
 
 def _method(name: str) -> Method:

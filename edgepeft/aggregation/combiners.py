@@ -1,4 +1,4 @@
-"""Sums that updates are added to one after another: what they hold does not grow with the number of updates.
+"""Sums to which updates are added one after another; their memory does not grow with the number of updates.
 
 Sums are weighted and divided by the sum of weights at the end, so one pass over the updates is enough; one update
 alone, at weight 1, comes back to the bit.
@@ -16,13 +16,13 @@ from edgepeft.aggregation.incoming import Contribution, Start
 from edgepeft.aggregation.pairs import Factors, Float64s, PairTensors
 from edgepeft.aggregation.products import ProductSum
 from edgepeft.aggregation.report import SparseUnion
-from edgepeft.aggregation.sparse import EMPTY, Sparse, add_sparse, largest
+from edgepeft.aggregation.sparse import EMPTY, SparseChange, add_sparse, largest
 from edgepeft_runtime.bundle.manifest import SparseSpec
 
 
 @dataclass
 class Result:
-    """What combiners make: float64 tensors by name, squared errors and changes of pairs, and facts for the report."""
+    """The result of all combiners: float64 tensors by name, errors and changes of pairs, and facts for the report."""
 
     tensors: dict[str, Float64s] = field(default_factory=dict)
     indices: dict[str, np.ndarray] = field(default_factory=dict)
@@ -36,13 +36,13 @@ EXACT = 0.0, 1.0
 
 
 class Combiner(Protocol):
-    """Takes in contributions; gives its part of the result."""
+    """Accumulates contributions, and writes its part of the result."""
 
     def add(self, item: Contribution) -> None:
-        """Take in the next one."""
+        """Add the next contribution."""
 
     def finish(self, total: float, result: Result) -> None:
-        """Put in what came of them; ``total`` is the sum of their weights."""
+        """Write the result; ``total`` is the sum of the weights."""
 
 
 class Mean:
@@ -163,7 +163,7 @@ def _scaled(pair: PairTensors, start: Start, item: Contribution) -> Factors:
     """The factors of a device's pair, with B as it would be under the target's scale."""
     if item.start is start:
         return pair.factors(item.values.whole)
-    other = next(found for found in item.start.pairs if found.a == pair.a)
+    other = next(candidate for candidate in item.start.pairs if candidate.a == pair.a)
     b, a = other.factors(item.values.whole)
     return b * (other.declared.scale / pair.declared.scale), a
 
@@ -177,7 +177,7 @@ class SparseMean:
 
     def __init__(self, spec: SparseSpec, count: int, whole: bool) -> None:
         self._spec, self._count, self._whole = spec, count, whole
-        self._sum: Sparse = EMPTY
+        self._sum: SparseChange = EMPTY
 
     def add(self, item: Contribution) -> None:
         self._sum = add_sparse(self._sum, item.values.sparse[self._spec.tensor], item.taken.weight)
@@ -186,14 +186,14 @@ class SparseMean:
         put_sparse((self._sum[0], self._sum[1] / total), self._spec, self._count, self._whole, result)
 
 
-def put_sparse(mean: Sparse, spec: SparseSpec, count: int, whole: bool, result: Result) -> None:
+def put_sparse(mean: SparseChange, spec: SparseSpec, count: int, whole: bool, result: Result) -> None:
     """Put a mean over a union of indices into the result, cut to ``count`` indices unless it is to stay ``whole``."""
     union = mean[0].size
-    (indices, values), share = (mean, 1.0) if whole else largest(mean, count)
+    (indices, values), fraction = (mean, 1.0) if whole else largest(mean, count)
     if union == 0:  # nobody has picked yet
         indices, values = np.full(count, -1, np.int64), np.zeros(count)
     result.tensors[spec.values], result.indices[spec.indices] = values, indices
-    result.sparse[spec.tensor] = SparseUnion(int(union), min(int(union), int(indices.size)), share)
+    result.sparse[spec.tensor] = SparseUnion(int(union), min(int(union), int(indices.size)), fraction)
 
 
 _PAIR_RULES: Mapping[str, Callable[[PairTensors, Start], Combiner]] = {
@@ -209,7 +209,7 @@ def combiners_of(start: Start, rule: str) -> list[Combiner]:
     manifest = start.bundle.manifest
     shapes: Mapping[str, tuple[int, ...]] = {spec.name: spec.sizes for spec in manifest.parameters}
     in_pairs = {name for pair in start.pairs for name in (pair.a, pair.b)}
-    found: list[Combiner] = [Mean(name for name in start.values.whole if name not in in_pairs)]
-    found += [_PAIR_RULES[rule](pair, start) for pair in start.pairs]
-    found += [SparseMean(spec, shapes[spec.values][0], rule == "stack") for spec in manifest.sparse]
-    return found
+    combiners: list[Combiner] = [Mean(name for name in start.values.whole if name not in in_pairs)]
+    combiners += [_PAIR_RULES[rule](pair, start) for pair in start.pairs]
+    combiners += [SparseMean(spec, shapes[spec.values][0], rule == "stack") for spec in manifest.sparse]
+    return combiners

@@ -14,7 +14,7 @@ from edgepeft.aggregation.combiners import Combiner, Result, combiners_of
 from edgepeft.aggregation.errors import MeanOverflows, MixedRanks, NoUpdates, OtherModel
 from edgepeft.aggregation.incoming import Contribution, Incoming, Start, Values
 from edgepeft.aggregation.privacy import Mechanism, check_indices
-from edgepeft.aggregation.report import MergeError, Report, Spent, Taken, write_report
+from edgepeft.aggregation.report import AggregateReport, CountedUpdate, ProductError, Spent, write_report
 from edgepeft.aggregation.settings import EXAMPLES_CAP, Privacy, Robust, Settings
 from edgepeft.aggregation.stacked import write_stack
 from edgepeft.errors import Contradiction
@@ -40,7 +40,7 @@ class Aggregate:
 
     bundle: Bundle
     parameters: dict[str, Array]
-    report: Report
+    report: AggregateReport
 
     @property
     def is_stack(self) -> bool:
@@ -182,10 +182,10 @@ def _other(other: Start, start: Start, settings: Settings) -> Start:
 
 def _combined(
     incoming: Incoming, start: Start, settings: Settings, mechanism: Mechanism | None
-) -> tuple[Result, list[Taken]]:
+) -> tuple[Result, list[CountedUpdate]]:
     if settings.robust is not None:
         return _robust(incoming, start, settings.robust)
-    combiners, taken, counted = combiners_of(start, settings.rule), list[Taken](), 0.0
+    combiners, taken, counted = combiners_of(start, settings.rule), list[CountedUpdate](), 0.0
     for item in incoming:
         taken.append(item.taken)
         if mechanism is None or mechanism.counts():
@@ -209,19 +209,19 @@ def _add(combiners: Iterable[Combiner], item: Contribution) -> None:
         combiner.add(item)
 
 
-def _robust(incoming: Incoming, start: Start, robust: Robust) -> tuple[Result, list[Taken]]:
+def _robust(incoming: Incoming, start: Start, robust: Robust) -> tuple[Result, list[CountedUpdate]]:
     taken = [item.taken for item in incoming]
     _check_some(taken, incoming)
     _check_alike(taken, "A robust statistic")
     return coordinatewise.combine(incoming, start, robust, len(taken)), taken
 
 
-def _check_alike(taken: list[Taken], what: str) -> None:
+def _check_alike(taken: list[CountedUpdate], what: str) -> None:
     if any(update.weight != taken[0].weight for update in taken):
         raise Contradiction(f"{what} takes no weights.", context=None, hint="give paths alone.")
 
 
-def _check_some(taken: list[Taken], incoming: Incoming) -> None:
+def _check_some(taken: list[CountedUpdate], incoming: Incoming) -> None:
     if taken:
         return
     refused = map(str, incoming.refused[:5])
@@ -252,14 +252,14 @@ def _report(
     start: Start,
     settings: Settings,
     incoming: Incoming,
-    taken: list[Taken],
+    taken: list[CountedUpdate],
     result: Result,
     parameters: Mapping[str, Array],
     spent: Spent | None,
-) -> Report:
+) -> AggregateReport:
     stacked = settings.rule == "stack"
     change = None if stacked else Values.of(parameters, start.bundle.manifest).distance(start.values)
-    return Report(
+    return AggregateReport(
         rule=settings.rule,
         weights=settings.weights,
         robust=None if settings.robust is None else settings.robust.kind,
@@ -277,7 +277,7 @@ def _report(
     )
 
 
-def _merge_error(result: Result, start: Start) -> MergeError | None:
+def _merge_error(result: Result, start: Start) -> ProductError | None:
     if not result.errors:
         return None
     scales = {pair.layer: pair.declared.scale for pair in start.pairs}
@@ -286,7 +286,7 @@ def _merge_error(result: Result, start: Start) -> MergeError | None:
         for side in (0, 1)
     )
     each = {name: _share(*norms) for name, norms in result.errors.items()}
-    return MergeError(_share(lost, whole), each)
+    return ProductError(_share(lost, whole), each)
 
 
 def _share(part: float, whole: float) -> float:

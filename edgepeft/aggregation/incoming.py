@@ -10,9 +10,9 @@ import numpy as np
 
 from edgepeft.aggregation.errors import AggregationError, ChangedFile, NoExamples, NonTrainableChanged
 from edgepeft.aggregation.pairs import Float64s, PairTensors, pairs_of
-from edgepeft.aggregation.report import Taken
+from edgepeft.aggregation.report import CountedUpdate
 from edgepeft.aggregation.settings import Settings
-from edgepeft.aggregation.sparse import Sparse, add_sparse, read_sparse
+from edgepeft.aggregation.sparse import SparseChange, add_sparse, read_sparse
 from edgepeft.intake.checks import parsed
 from edgepeft.intake.refusal import REFUSALS, Refusal
 from edgepeft_runtime.bundle.adapter_source import AdapterSource, load_adapter
@@ -30,7 +30,7 @@ class Values:
     """An adapter in float64, by what is averaged: whole tensors by name, sparse changes by the tensor they change."""
 
     whole: dict[str, Float64s]
-    sparse: dict[str, Sparse]
+    sparse: dict[str, SparseChange]
 
     @classmethod
     def of(cls, tensors: Mapping[str, Array], manifest: Manifest) -> Values:
@@ -85,14 +85,14 @@ class Start:
 class Contribution:
     """What one device adds to the sum: values, as if it had started from the round's ``start``."""
 
-    taken: Taken
+    taken: CountedUpdate
     start: Start
     values: Values
 
     @classmethod
     def unchanged(cls, start: Start, weight: float) -> Contribution:
         """Return the contribution of a device that changed nothing; a weight below 0 subtracts as much."""
-        return cls(Taken("", weight, 0.0, 1.0, 0, 0, None, None), start, start.values)
+        return cls(CountedUpdate("", weight, 0.0, 1.0, 0, 0, None, None), start, start.values)
 
 
 @dataclass(frozen=True)
@@ -226,8 +226,8 @@ def _order(file: _File) -> tuple[float, str]:
     return file.factor, str(file.path)
 
 
-def _taken(file: _File, update: Update, weight: float, norm: float, clipped: float) -> Taken:
-    return Taken(
+def _taken(file: _File, update: Update, weight: float, norm: float, clipped: float) -> CountedUpdate:
+    return CountedUpdate(
         sha256=file.sha256,
         weight=weight,
         norm=norm,

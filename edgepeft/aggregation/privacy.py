@@ -18,7 +18,7 @@ def check_indices(start: Start) -> None:
     for spec in start.bundle.manifest.sparse:
         if start.values.sparse[spec.tensor][0].size == 0:
             raise PrivateIndices(
-                "The indices that devices pick by their own data tell about it, whatever noise their values get.",
+                "Indices that devices pick by their own data leak information about it, whatever noise is added.",
                 context=f"sparse tensor {spec.tensor!r} has no indices yet",
                 hint="pick them on the workstation, with proxy data (edgepeft pick), before the first round.",
             )
@@ -27,8 +27,8 @@ def check_indices(start: Start) -> None:
 class Mechanism:
     """The sampled Gaussian mechanism, for one round.
 
-    Each update counts with the probability ``sampling``, whatever the others do, and nobody is told which did: that is
-    what the accounting rests on. The sum is divided by how many are expected to count, not by how many did.
+    Each update counts with the probability ``sampling``, independently of the others, and which ones counted stays
+    secret: the accounting depends on both. The sum is divided by the expected number of updates, not by the actual one.
     """
 
     def __init__(self, privacy: Privacy) -> None:

@@ -1,4 +1,4 @@
-"""Sums of many products of low rank, without keeping more than one full matrix of them."""
+"""Sums of many low-rank products, in the memory of one full matrix."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class ProductSum:
             self._factors, self._rank = [], 0
 
     def plus(self, terms: Iterable[Factors]) -> ProductSum:
-        """A sum of its own with further products in it."""
+        """Return a new sum with further products in it."""
         more = ProductSum()
         more._factors, more._rank, more._dense = list(self._factors), self._rank, self._dense
         for b, a in terms:
@@ -61,7 +61,7 @@ class ProductSum:
 
         Returns:
             U [groups, out, n], S [groups, n], V [groups, n, in] with n the smaller of ``rank`` and that of the sum, and
-            of S all there are, so that what was cut off can be told.
+            of S all there are, so that the part that was cut off is known.
         """
         if self._dense is not None:
             u, s, v = np.linalg.svd(self.dense(), full_matrices=False)

@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from edgepeft.intake.refusal import Refusal
 from edgepeft_runtime.files.durable import write_atomically
@@ -15,7 +14,7 @@ FORMAT = "edgepeft-aggregate"
 
 
 @dataclass(frozen=True)
-class Taken:
+class CountedUpdate:
     """An update that counted.
 
     Attributes:
@@ -37,8 +36,8 @@ class Taken:
 
 
 @dataclass(frozen=True)
-class MergeError:
-    """How far the adapter's products of pairs are from the mean of the devices' products.
+class ProductError:
+    """The distance of the adapter's products of pairs from the mean of the devices' products.
 
     Both are differences in the weights that the pairs change, as Frobenius norms divided by that of the round's exact
     change: 0.01 means that 1 % of what the fleet has learned was lost (or added).
@@ -54,18 +53,30 @@ class MergeError:
 
 @dataclass(frozen=True)
 class SparseUnion:
-    """Of a tensor with sparse changes: the indices that any device changed, how many of them the adapter holds, and the
-    share of the mean's squared norm that these carry."""
+    """A tensor with sparse changes.
+
+    Attributes:
+        indices: Number of elements that any device changed.
+        kept: Number of those that the adapter contains.
+        fraction: Fraction of the mean's squared norm that these make up.
+    """
 
     indices: int
     kept: int
-    share: float
+    fraction: float
 
 
 @dataclass(frozen=True)
 class Spent:
-    """Privacy that was spent: (epsilon, delta) over ``rounds``; ``deviation`` is that of the noise on a coordinate,
-    ``sampling`` the probability with which an update counted."""
+    """The privacy spent.
+
+    Attributes:
+        epsilon, delta: The guarantee over ``rounds``.
+        noise: Noise multiplier.
+        deviation: Standard deviation of the noise on a coordinate.
+        rounds: Number of rounds that are accounted for together.
+        sampling: Probability with which an update counted.
+    """
 
     epsilon: float
     delta: float
@@ -76,7 +87,7 @@ class Spent:
 
 
 @dataclass(frozen=True)
-class Report:
+class AggregateReport:
     """What :func:`edgepeft.aggregate` did.
 
     Attributes:
@@ -87,7 +98,7 @@ class Report:
         duplicates: files whose content another one had too.
         refused: files that did not count.
         change: L2 norm of the result's change since the start; ``None`` of a stack, whose matrices are longer.
-        merge_error: ``None`` where there are no pairs, or none could be told.
+        merge_error: ``None`` where there are no pairs.
         sparse: by the name of the changed tensor.
         privacy: ``None`` where no noise was added.
     """
@@ -99,24 +110,24 @@ class Report:
     clip: float | None
     base_sha256: str
     adapter_sha256: str
-    updates: tuple[Taken, ...]
+    updates: tuple[CountedUpdate, ...]
     duplicates: int
     refused: tuple[Refusal, ...]
     change: float | None
-    merge_error: MergeError | None = None
+    merge_error: ProductError | None = None
     sparse: dict[str, SparseUnion] = field(default_factory=dict)
     privacy: Spent | None = None
 
-    def to_json(self, more: Mapping[str, Any] | None = None) -> str:
-        """JSON; weights are divided by their sum. Of a private round it holds what anybody may know."""
+    def to_json(self, more: Mapping[str, object] | None = None) -> str:
+        """Return JSON, with weights divided by their sum; of a private round, only what may be public."""
         total, shown = sum(taken.weight for taken in self.updates), self if self.privacy is None else self._public()
         plain = {**asdict(shown), "refused": [refusal.to_dict() for refusal in shown.refused]}
         for taken in plain["updates"]:
             taken["weight"] /= total
         return json.dumps({"format": FORMAT, **plain, **(more or {})}, indent=1, allow_nan=False) + "\n"
 
-    def _public(self) -> Report:
-        """The report without anything that is computed from updates before the noise."""
+    def _public(self) -> AggregateReport:
+        """Leave out everything that is computed from updates before the noise."""
         return replace(self, updates=(), duplicates=0, refused=(), merge_error=None, sparse={})
 
 

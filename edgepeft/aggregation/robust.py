@@ -41,13 +41,13 @@ def combine(incoming: Incoming, start: Start, robust: Robust, devices: int) -> R
     sizes = {name: array.size for name, array in start.values.whole.items()} | {
         name: indices.size for name, indices in unions.items()
     }
-    found = {name: np.empty(size) for name, size in sizes.items()}
+    results = {name: np.empty(size) for name, size in sizes.items()}
     cut = robust.cut(devices)
     for block in _blocks(sizes, max(1, BLOCK_BYTES // (8 * devices))):
         columns = _columns(incoming, devices, block, unions)
         for piece, values in zip(block, np.split(_statistic(columns, cut), _ends(block)), strict=True):
-            found[piece.name][piece.start : piece.stop] = values
-    return _result(found, start, unions)
+            results[piece.name][piece.start : piece.stop] = values
+    return _result(results, start, unions)
 
 
 def _unions(incoming: Incoming, start: Start) -> dict[str, Indices]:
@@ -79,10 +79,10 @@ def _blocks(sizes: Mapping[str, int], most: int) -> Iterator[list[_Piece]]:
 
 def _columns(incoming: Incoming, devices: int, block: list[_Piece], unions: Mapping[str, Indices]) -> Float64s:
     """The values of a block [coordinates, devices]."""
-    columns, found = np.empty((sum(piece.stop - piece.start for piece in block), devices)), 0
-    for found, item in enumerate(incoming, 1):
-        columns[:, found - 1] = _row(item.values, block, unions)
-    if found != devices:
+    columns, count = np.empty((sum(piece.stop - piece.start for piece in block), devices)), 0
+    for count, item in enumerate(incoming, 1):
+        columns[:, count - 1] = _row(item.values, block, unions)
+    if count != devices:
         raise ChangedFile(
             "An update that was good has been changed while the round was aggregated.",
             context="; ".join(map(str, incoming.refused)),
@@ -114,9 +114,9 @@ def _ends(block: list[_Piece]) -> list[int]:
     return list(accumulate(piece.stop - piece.start for piece in block))[:-1]
 
 
-def _result(found: Mapping[str, Float64s], start: Start, unions: Mapping[str, Indices]) -> Result:
-    result = Result({name: found[name].reshape(array.shape) for name, array in start.values.whole.items()})
+def _result(results: Mapping[str, Float64s], start: Start, unions: Mapping[str, Indices]) -> Result:
+    result = Result({name: results[name].reshape(array.shape) for name, array in start.values.whole.items()})
     for spec in start.bundle.manifest.sparse:
         count = start.adapter[spec.values].size
-        put_sparse((unions[spec.tensor], found[spec.tensor]), spec, count, False, result)
+        put_sparse((unions[spec.tensor], results[spec.tensor]), spec, count, False, result)
     return result

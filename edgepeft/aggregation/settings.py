@@ -25,25 +25,25 @@ class Robust:
     and two that agree with one another look like the honest ones. Clip, and look at the norms in the report instead.
 
     Attributes:
-        kind: ``median``, or ``trimmed-mean``: the mean without the lowest and the highest share.
-        share: of devices, cut off at either end; it has to be at least the share of bad ones.
+        kind: ``median``, or ``trimmed-mean``: the mean without the lowest and the highest fraction.
+        fraction: fraction of devices cut off at either end; at least that of the bad ones.
     """
 
     kind: str
-    share: float = 0.0
+    fraction: float = 0.0
 
     def __post_init__(self) -> None:
         if self.kind not in ROBUST:
             raise BadSetting("robust", self.kind, " or ".join(ROBUST))
-        if self.kind == "trimmed-mean" and not 0 < self.share < 0.5:
-            raise BadSetting("share of the trimmed mean", self.share, "a number between 0 and 0.5")
+        if self.kind == "trimmed-mean" and not 0 < self.fraction < 0.5:
+            raise BadSetting("fraction of the trimmed mean", self.fraction, "a number between 0 and 0.5")
 
     @classmethod
     def parse(cls, text: str) -> Robust:
         """Read ``median`` or ``trimmed-mean=0.2``."""
-        kind, _, share = text.partition("=")
+        kind, _, fraction = text.partition("=")
         try:
-            return cls(kind, float(share) if share else 0.0)
+            return cls(kind, float(fraction) if fraction else 0.0)
         except ValueError:
             raise BadSetting("robust", text, "median, or trimmed-mean=0.2") from None
 
@@ -55,12 +55,12 @@ class Robust:
         """
         if self.kind == "median":
             return (devices - 1) // 2
-        count = math.floor(self.share * devices + 1e-9)  # 0.29 * 100 is 28.999...
+        count = math.floor(self.fraction * devices + 1e-9)  # 0.29 * 100 is 28.999...
         if count == 0:
             raise NothingTrimmed(
-                f"A trimmed mean of {self.share:g} cuts off nobody of {devices}.",
-                context=f"it takes {math.ceil(1 / self.share)} devices to cut off one at either end",
-                hint="wait for more updates, choose a larger share or the median, or clip norms instead.",
+                f"A trimmed mean of {self.fraction:g} cuts off nobody of {devices}.",
+                context=f"it takes {math.ceil(1 / self.fraction)} devices to cut off one at either end",
+                hint="wait for more updates, choose a larger fraction or the median, or clip norms instead.",
             )
         return count
 

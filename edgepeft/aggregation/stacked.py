@@ -1,4 +1,4 @@
-"""The file of a stack: the mean of products as one long pair per layer, which no bundle has room for.
+"""The file of a stack: the mean of products as one long pair per layer, of a higher rank than any bundle's.
 
 As an update (section 5 of the SPEC), under a name of its own, and with shapes that may be longer than the bundle's
 where pairs have their rank, and sparse tensors their indices.
@@ -45,11 +45,11 @@ def read_stack(path: str | Path, bundle: Bundle) -> dict[str, Array]:
         UpdateError: it is damaged, of another base, or does not fit.
     """
     file = read_tensors(path, require_digest=True)
-    found = file.metadata.get("base_sha256")
-    if found != bundle.base_sha256:
+    base = file.metadata.get("base_sha256")
+    if base != bundle.base_sha256:
         raise ForeignUpdate(
             "The stack is of another base.",
-            context=f"base of the stack {found}\nbase of the bundle {bundle.base_sha256}",
+            context=f"base of the stack {base}\nbase of the bundle {bundle.base_sha256}",
             hint="merge it with the bundle it was made for.",
         )
     source = f"The stack {path}"

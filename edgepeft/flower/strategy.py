@@ -13,7 +13,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Result
 
-from edgepeft.aggregation import Aggregate, Settings, Verdict, aggregate, gate
+from edgepeft.aggregation import Aggregate, Settings, Verdict, aggregate, check_acceptance
 from edgepeft.aggregation.errors import AggregationError, TooFewUpdates
 from edgepeft.aggregation.incoming import Start
 from edgepeft.aggregation.report import write_report
@@ -242,7 +242,7 @@ class AdapterStrategy(FedAvg):  # type: ignore[misc]  # flwr is not type-checked
         if self._held_out is None:
             return None
         before = self._evaluations.get(start.adapter_sha256, start.adapter)
-        verdict = gate(self.bundle, found.parameters, self._held_out, before, tolerance=self._tolerance)
+        verdict = check_acceptance(self.bundle, found.parameters, self._held_out, before, tolerance=self._tolerance)
         _, digest = load_adapter(self.bundle, found.parameters)
         self._evaluations = {start.adapter_sha256: verdict.before, digest: verdict.after}
         return verdict

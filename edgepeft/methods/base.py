@@ -34,7 +34,7 @@ class Method(Named):
     supports_onnx: ClassVar[bool] = False
     """Whether it can be attached to an ``.onnx`` file."""
     adds_parameters: ClassVar[bool] = True
-    """Whether it adds parameters; if not, what it trains has the names that the model itself gives."""
+    """Whether it adds parameters to the model. Others train parameters under the model's own names."""
 
     def attach(self, model: nn.Module) -> nn.Module:
         """Return the model with the method's parameters, and no others, set to ``requires_grad``; may change it."""
@@ -55,10 +55,10 @@ class Method(Named):
 
 
 def train_only(model: nn.Module, patterns: Sequence[str]) -> list[str]:
-    """Set ``requires_grad`` on the parameters whose names match, and on no others; returns the names.
+    """Set ``requires_grad`` on the parameters whose names match, and on no others; return their names.
 
-    A pattern with ``*`` or ``?`` is matched against the whole name; a plain one names a parameter, or a module with all
-    it holds.
+    A pattern with ``*`` or ``?`` is matched against the whole name. A plain one names a parameter, or a module with all
+    of its parameters.
     """
     check_patterns(model, patterns)
     chosen = [name for name, _ in model.named_parameters() if any(matches(name, pattern) for pattern in patterns)]
@@ -86,7 +86,7 @@ def matches(name: str, pattern: str) -> bool:
 
 
 def fits(name: str, target: str) -> bool:
-    """Whether a module is meant by a target: its name, or the end of it, as peft has it."""
+    """Whether a target names a module by its name or the end of it, as in peft."""
     return name == target or name.endswith(f".{target}")
 
 
@@ -94,7 +94,7 @@ _HEADS = ("classifier", "score", "head", "fc", "qa_outputs", "lm_head")
 
 
 def head_modules(model: nn.Module) -> list[str]:
-    """Names of the task heads at the top of the model: what transformers and torchvision call them."""
+    """Return the names of the task heads at the top of the model, as transformers and torchvision call them."""
     names = [name for name, _ in model.named_children()]
     heads = tuple(name for name in names if name in _HEADS)
     # peft trains whole what ends with such a name, as DistilBERT's pre_classifier does.
@@ -102,9 +102,9 @@ def head_modules(model: nn.Module) -> list[str]:
 
 
 def trained_head(model: nn.Module, given: Sequence[str] | None) -> list[str]:
-    """Modules that train whole beside a method's own parameters: those given, else the head of a classifier.
+    """Return the modules that train whole beside a method's own parameters: those given, else a classifier's head.
 
-    The head of a language model stays: it is tied to the embedding in many of them.
+    The head of a language model stays frozen, because many models tie it to the embedding.
     """
     return [name for name in head_modules(model) if name != "lm_head"] if given is None else list(given)
 

@@ -20,7 +20,7 @@ ACTIVATIONS = ("relu", "gelu", "silu", "tanh")
 
 @dataclass(frozen=True)
 class Adapter(Method):
-    """``h + up(f(down(h)))`` behind frozen layers; the model starts as it was, because ``up`` starts at zero.
+    """``h + up(f(down(h)))`` after frozen layers; the model starts unchanged, because ``up`` starts at zero.
 
     In a transformer's blocks the placement ``pfeiffer`` puts one after the feed-forward part (Pfeiffer et al., EACL
     2021), ``houlsby`` after attention too (Houlsby et al., ICML 2019), and ``parallel`` beside the feed-forward part,
@@ -76,7 +76,7 @@ class Adapter(Method):
             chosen = [name for name in fitting if not any(matches(name, part) for part in head)]
         if not chosen:
             raise MethodDoesNotFit(
-                f"{type(model).__name__} has no layer to put an adapter behind.",
+                f"{type(model).__name__} has no layer to put an adapter after.",
                 context=f"target_modules: {', '.join(self.target_modules or ('outside the head',))}",
                 hint=f"choose target_modules among: {', '.join(fitting[:12]) or 'there is none'}.",
             )

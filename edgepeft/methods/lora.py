@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from edgepeft.methods.base import Method, OnnxReader, fits, head_modules, train_only, trained_head
 from edgepeft.methods.support.peft_methods import PRODUCTS, attach_peft, fitting, is_in, targets
@@ -95,7 +95,7 @@ class Lora(Method):
         )
         return attach_peft(model, config, self.name)
 
-    def variant(self) -> dict[str, Any]:
+    def variant(self) -> dict[str, bool]:
         """Further arguments of ``peft.LoraConfig``."""
         return {}
 
@@ -123,7 +123,7 @@ class RsLora(Lora):
         """The factor of the pairs' products."""
         return super().scale * math.sqrt(self.rank)
 
-    def variant(self) -> dict[str, Any]:
+    def variant(self) -> dict[str, bool]:
         return {"use_rslora": True}
 
 
@@ -138,5 +138,5 @@ class Dora(Lora):
     supports_onnx: ClassVar[bool] = False
     adapts_own: ClassVar[bool] = False
 
-    def variant(self) -> dict[str, Any]:
+    def variant(self) -> dict[str, bool]:
         return {"use_dora": True}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from edgepeft.methods.base import Method
 from edgepeft.methods.errors import MethodDoesNotFit
@@ -11,6 +11,7 @@ from edgepeft.methods.support.peft_methods import attach_peft
 from edgepeft_runtime.settings import setting
 
 if TYPE_CHECKING:
+    from peft import PeftConfig
     from torch import nn
 
 _TOKENS = "Number of trained embeddings; of a prefix, in each layer."
@@ -83,7 +84,7 @@ class Prefix(Method):
         return _attach(model, config)
 
 
-def _attach(model: nn.Module, config: Any) -> nn.Module:
+def _attach(model: nn.Module, config: PeftConfig) -> nn.Module:
     from edgepeft.methods.support.prompt_outputs import align_outputs
 
     if config.peft_type != "PREFIX_TUNING":

@@ -1,4 +1,4 @@
-"""Fine-tuning of what a pruned model has left, its zeros kept."""
+"""Fine-tuning of the weights that pruning has left; zeros stay zero."""
 
 from __future__ import annotations
 

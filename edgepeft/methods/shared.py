@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class Shared(Lora):
     """LoRA whose pairs are the same in every block: one per kind of layer (query, value, …) and shape.
 
-    The update holds each pair once; peft's adapter holds it under the name of every layer.
+    The update contains each pair once. An adapter of peft contains it under the name of every layer.
     """
 
     name: ClassVar[str] = "shared"

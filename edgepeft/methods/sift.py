@@ -27,7 +27,7 @@ MASKS = ("gradient", "accumulated", "random", "magnitude")
 class Sift(Method):
     """The ``rate`` of each weight's elements with the largest gradient on the first batch train, and the task head.
 
-    What is picked stays, so that the optimizer's history is of use; only values and their indices are kept and sent.
+    The picked elements never change, so that the optimizer's state stays valid. Only their values and indices are sent.
     :func:`edgepeft.pick` picks on the workstation, by the gradient on proxy data.
 
     The mask ``gradient`` picks by the device's first batch, ``accumulated`` by the sizes of the gradients of the first
@@ -49,20 +49,20 @@ class Sift(Method):
     seed: int = setting(0, "Seed of what the method draws.", minimum=0, option="method-seed")
 
     def attach(self, model: nn.Module) -> nn.Module:
-        """Mark whole weights and the head; :meth:`on_graph` leaves the chosen elements of the weights."""
+        """Mark whole weights and the head; :meth:`on_graph` reduces the weights to the chosen elements."""
         train_only(model, [*self._targets(model), *trained_head(model, self.head)])
         return model
 
     def on_graph(self, forward: Forward, model: nn.Module | None, /) -> Forward:
-        """Let elements of the marked weights train instead of the whole; of a file, of all that is named."""
+        """Train elements of the marked weights instead of whole weights; of a file, of all named initializers."""
         from edgepeft_export.forward.sparse import train_elements
 
         targets = list(forward.parameters) if model is None else self._targets(model)
-        shares = {name: self._share(name, forward.parameters[name]) for name in targets if name in forward.parameters}
-        return train_elements(forward, shares)
+        chosen = {name: self._share(name, forward.parameters[name]) for name in targets if name in forward.parameters}
+        return train_elements(forward, chosen)
 
     def _targets(self, model: nn.Module) -> list[str]:
-        """Names of the parameters of which elements train."""
+        """Return the names of the parameters of which elements train."""
         if self.weights is not None:
             check_patterns(model, self.weights)
             patterns = self.weights

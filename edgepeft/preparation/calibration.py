@@ -35,7 +35,7 @@ def calibration_batches(
 
     Args:
         source: what will be prepared; stays as it is.
-        data: a file or folder as ``edgepeft train`` takes it.
+        data: a file or folder in a format that ``edgepeft train`` reads.
         loss: as in :func:`edgepeft.prepare`.
         trainable: of an ``.onnx`` file, what trains.
         text_column, label_column: names of the columns.
@@ -49,7 +49,7 @@ def calibration_batches(
         source, method = replace(source, model=copy.deepcopy(source.model)), Freeze(train=(last,))
     with tempfile.TemporaryDirectory() as folder:
         made = prepare(source, out=Path(folder) / "bundle", method=method, loss=loss, trainable=trainable)
-        found = load(data, Bundle.open(made.bundle), text_column=text_column, label_column=label_column)
-        count = min(BATCHES * SIZE, len(found))
-        rows = np.linspace(0, len(found) - 1, count).astype(np.int64)
-        return [found.batch(rows[start : start + SIZE]) for start in range(0, count, SIZE)]
+        examples = load(data, Bundle.open(made.bundle), text_column=text_column, label_column=label_column)
+        count = min(BATCHES * SIZE, len(examples))
+        rows = np.linspace(0, len(examples) - 1, count).astype(np.int64)
+        return [examples.batch(rows[start : start + SIZE]) for start in range(0, count, SIZE)]

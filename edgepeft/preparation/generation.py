@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
@@ -36,8 +35,8 @@ def end_tokens(model: nn.Module | Path) -> tuple[int, ...]:
     configs = [getattr(model, "generation_config", None), getattr(model, "config", None)]
     size = getattr(configs[1], "vocab_size", None)
     for config in configs:
-        end: Any = getattr(config, "eos_token_id", None)
-        tokens = [] if end is None else [end] if isinstance(end, int) else list(end)
+        end: object = getattr(config, "eos_token_id", None)
+        tokens = [end] if isinstance(end, int) else list(end) if isinstance(end, (list, tuple)) else []
         if tokens:
             return tuple(token for token in tokens if size is None or 0 <= token < size)
     return ()

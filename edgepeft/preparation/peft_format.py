@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from itertools import permutations
-from typing import Any
 
 from torch import Tensor, nn
 
 from edgepeft_export.forward.torch_source.shared_storage import views_of
+from edgepeft_runtime.bundle.manifest import Json
 
 
-def peft_provenance(model: nn.Module) -> dict[str, Any]:
+def peft_provenance(model: nn.Module) -> Json:
     """How a trained ``PeftModel`` is written as an adapter; empty for other models.
 
     ``{"peft": {"config": …, "keys": {parameter: key in adapter_model.safetensors},
@@ -33,14 +33,14 @@ def peft_provenance(model: nn.Module) -> dict[str, Any]:
     # peft names a saved tensor differently from the parameter it comes from; that they share their memory tells which
     # is which, and by its strides whether it is transposed.
     keys: dict[str, str] = {}
-    tied: dict[str, list[Any]] = {}
+    tied: dict[str, tuple[str, list[int]]] = {}
     for key, tensor in state.items():
         name = names.get(tensor.data_ptr())
         if name is None:
             continue
         axes = _axes(trained[name], tensor)
         if axes != sorted(axes) or keys.setdefault(name, key) != key:
-            tied[key] = [name, axes]
+            tied[key] = name, axes
     return {"peft": {"config": json.loads(json.dumps(config, default=_plain)), "keys": keys, "tied": tied}}
 
 
@@ -55,7 +55,7 @@ def linear_weights(model: nn.Module) -> list[str]:
     return [f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Linear)]
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     if isinstance(value, (set, frozenset, tuple)):
         return sorted(value)
     return getattr(value, "value", None) or str(value)

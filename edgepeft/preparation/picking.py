@@ -18,7 +18,7 @@ from edgepeft_runtime.train.trainer import Trainer
 
 
 def pick(bundle: str | Path, batches: Iterable[Batch], *, threads: int | None = None) -> Path:
-    """Pick by the gradient on these batches, and put what was picked in the bundle, in the place of ``select.onnx``.
+    """Pick elements by the gradient on these batches, and write their indices to the bundle instead of ``select.onnx``.
 
     Args:
         bundle: the directory of a bundle whose devices would pick for themselves.
@@ -47,7 +47,7 @@ def pick(bundle: str | Path, batches: Iterable[Batch], *, threads: int | None = 
 
 
 def _replace(bundle: Bundle, parameters: dict[str, Array]) -> None:
-    """Put a copy with the new adapter in the place of the bundle."""
+    """Replace the bundle by a copy with the new adapter."""
     kept = [name for name in bundle.manifest.files if name not in (ADAPTER, SELECT)]
     with revised_directory(bundle.path, kept) as folder:
         write_tensors(folder / ADAPTER, parameters)

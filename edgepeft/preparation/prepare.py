@@ -43,34 +43,34 @@ Model: TypeAlias = nn.Module | Source | str | Path
 
 @dataclass(frozen=True)
 class Prepared:
-    """What :func:`prepare` made.
+    """The result of :func:`prepare`.
 
     Attributes:
-        bundle: the directory.
-        trainable: number of elements that train.
-        unreached: parameters that were to train and that the loss does not depend on; they stay frozen.
-        packed: what each packed tensor stands for, by its name.
-        kept: weights that could have been packed and stayed fp32, each with the reason.
+        bundle: The directory.
+        trainable: Number of elements that train.
+        unreached: Names of trainable parameters on which the loss does not depend; they stay frozen.
+        quantized: What each quantized tensor stands for, by its name.
+        kept: Reason of each weight that could have been quantized and stayed fp32, by its name.
     """
 
     bundle: Path
     trainable: int
     unreached: tuple[str, ...]
-    packed: Mapping[str, Packed] = field(default_factory=dict)
+    quantized: Mapping[str, Packed] = field(default_factory=dict)
     kept: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What :func:`doctor` found.
+    """The result of :func:`doctor`.
 
     Attributes:
         trainable: shape by name of what would train.
-        gaps: operators on the way to it that have no gradient rule; empty where the model can be prepared.
+        missing_rules: operators on the way to it that have no gradient rule; empty where the model can be prepared.
     """
 
     trainable: Mapping[str, tuple[int, ...]]
-    gaps: tuple[Gap, ...]
+    missing_rules: tuple[Gap, ...]
 
 
 def prepare(
@@ -108,17 +108,18 @@ def prepare(
             it is compared on, where invented ones do not fit.
         out: the bundle's directory.
         method: what trains (``lora``, ``bitfit``, ``head``, ``freeze``, ``full``, or a method with settings). ``None``
-            takes the ``requires_grad`` flags as they are. To an ``.onnx`` file ``lora`` and ``ffa`` can be attached.
+            uses the ``requires_grad`` flags as they are. ``lora``, ``rslora``, ``ffa`` and ``sift`` also accept an
+            ``.onnx`` file.
         loss: a name, a loss with settings, a torch function ``(outputs and labels by name) -> mean loss``, or the path
             of an ONNX model with the same meaning. Default: the one that goes with the source, ``cross_entropy`` for a
             module.
         optimizer: ``adamw``, ``sgd``, or one with settings.
         prune: what is cut out of the model, or set to zero, before the method is attached.
         compute: ``fp32``, ``int8``, ``int4``, or a :class:`Quantization` with settings: how the frozen weights are
-            packed.
+            quantized.
         recompute: ``none``, or ``block``: activations inside a block are computed a second time in the backward instead
-            of kept, which takes less memory and more time.
-        memory_budget: bytes that training may take; chooses ``recompute`` and how many examples go through at a time.
+            of stored, which needs less memory and more time.
+        memory_budget: bytes that training may use; chooses ``recompute`` and the size of the micro-batch.
         calibration: a few batches, arrays by name, on which the effect of rounding is measured, and heads, neurons
             and weights are scored; the labels may be among them.
         trainable: for an ``.onnx`` file, names or patterns of the initializers that train.
@@ -127,12 +128,12 @@ def prepare(
         outputs: which of the model's outputs to keep, or any tensors of an ``.onnx`` file; the loss looks at the first.
             Without them, a loss over scores reads a file's scores before its last Softmax or Sigmoid.
         classes: names of the classes, by label.
-        tokenizer: path of a ``tokenizer.json`` to carry in the bundle; with ``text`` the device takes raw text.
+        tokenizer: path of a ``tokenizer.json`` to include in the bundle; with ``text`` the device accepts raw text.
         text, image: how raw data becomes inputs.
         generation: whether the bundle of a causal language model gets a graph that generates with a cache; ``None``:
-            where it takes text.
+            where its inputs are text.
         engine: ``ort-training``, or :class:`OrtTraining` with settings, adds the artifacts that ONNX Runtime Training
-            takes; the bundle's own graphs are there in any case.
+            reads; the bundle's own graphs are there in any case.
         overwrite: replace a bundle that is there.
         on_progress: Called with a message before each slow stage.
 
@@ -233,14 +234,14 @@ def _export(
         exported = _reading_scores(exported)
     elif (head := probabilities(exported.forward, exported.loss.name)) is not None:
         first, kind = exported.forward.outputs[0], exported.loss.name
-        notice(f"the output {first!r} comes from a {head.op_type}, and the loss {kind} takes scores")
+        notice(f"the output {first!r} comes from a {head.op_type}, and the loss {kind} reads scores")
     for note in exported.forward.verified.notes:
         notice(note)
     return exported
 
 
 def _reading_scores(exported: _Exported) -> _Exported:
-    """The same with the scores before a file's last Softmax or Sigmoid as first output, where the loss takes scores."""
+    """Make the scores before a file's last Softmax or Sigmoid the first output, where the loss reads scores."""
     given = exported.forward.outputs
     forward = with_scores(exported.forward, exported.loss.name)
     if forward.outputs == given:
@@ -249,7 +250,7 @@ def _reading_scores(exported: _Exported) -> _Exported:
 
 
 def _completed(trial: Trial, artifacts: Callable[[Path], object] | None) -> Callable[[Path], None]:
-    """What is done to the folder of a new bundle before it takes its place."""
+    """Return what is done to the folder of a new bundle before it is published."""
 
     def complete(folder: Path) -> None:
         trial(folder)
@@ -323,9 +324,9 @@ def _source(model: Model, example_inputs: ExampleInputs | None) -> Source:
 
 
 def _dimension_max(source: Source, forward: Forward) -> Mapping[str, int]:
-    """Largest sizes; a prompt takes learned positions from the input."""
-    taken = forward.adapter.prompt_tokens
-    return {name: size - taken if name == "sequence" else size for name, size in source.dimension_max.items()}
+    """Return the largest sizes of dimensions; a prompt uses learned positions of the input."""
+    used = forward.adapter.prompt_tokens
+    return {name: size - used if name == "sequence" else size for name, size in source.dimension_max.items()}
 
 
 def _loss(loss: LossLike, forward: Forward, example_labels: Mapping[str, Tensor]) -> losses.Loss:

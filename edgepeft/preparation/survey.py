@@ -1,4 +1,4 @@
-"""Which methods fit a model: each is attached to a copy of it."""
+"""Tries which methods fit a model, each on a copy of it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from edgepeft_runtime.errors import EdgepeftError
 
 
 @dataclass(frozen=True)
-class Fit:
+class MethodFit:
     """Whether a method, with its own choice of settings, fits a model.
 
     Attributes:
         method: its name.
-        trainable: number of elements that would train; of SIFT, before elements are picked. ``None``: it does not fit.
-        reason: why not, and what would.
+        trainable: number of elements that would train; for SIFT, before it picks. ``None`` if the method does not fit.
+        reason: why it does not fit, and which would.
     """
 
     method: str
@@ -28,12 +28,12 @@ class Fit:
     reason: str | None = None
 
 
-def survey(model: nn.Module) -> Iterator[Fit]:
-    """One line per method, in the registry's order; the model stays as it is."""
+def survey(model: nn.Module) -> Iterator[MethodFit]:
+    """Yield one result per method, in the registry's order; the model stays as it is."""
     for name, cls in METHODS.items():
         try:
             attached = attach(cls(), working_copy(model))
         except EdgepeftError as error:
-            yield Fit(name, reason=" ".join(part for part in (error.message, error.context, error.hint) if part))
+            yield MethodFit(name, reason=" ".join(part for part in (error.message, error.context, error.hint) if part))
         else:
-            yield Fit(name, sum(p.numel() for p in attached.parameters() if p.requires_grad))
+            yield MethodFit(name, sum(p.numel() for p in attached.parameters() if p.requires_grad))

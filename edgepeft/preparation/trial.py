@@ -1,11 +1,10 @@
-"""Runs the step of a new bundle on the model's example, before the bundle takes its place."""
+"""Runs the step of a new bundle on the model's example, before the bundle is published."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -60,18 +59,18 @@ class Trial:
             return
         expected = self._expected(trainer.bundle.manifest, example, labels)
         try:
-            found = trainer.step({**example.inputs, **labels}, lr=0.0)
+            loss = trainer.step({**example.inputs, **labels}, lr=0.0)
         except (BatchError, NotFinite):
-            return  # sizes that the model takes and the device is not to feed, or infinite inputs
+            return  # sizes that the model accepts and the device may not feed, or infinite inputs
         except TrainingError as error:
             if isinstance(error, OnnxruntimeFailed) or not np.isfinite(expected):
                 raise
             return  # the gradient is infinite at this very point, as it may be in torch
-        off = abs(found - expected) / max(abs(expected), 1e-3)
+        off = abs(loss - expected) / max(abs(expected), 1e-3)
         if self.rounds:
-            self.log(f"the loss on the example is {found:.5g}, in fp32 {expected:.5g}")
+            self.log(f"the loss on the example is {loss:.5g}, in fp32 {expected:.5g}")
         elif np.isfinite(expected) and not off <= self.forward.verified.tolerance:
-            raise _differs(found, expected, example)
+            raise _differs(loss, expected, example)
 
     def _labels(self, manifest: Manifest, example: Example) -> dict[str, Array] | None:
         """Labels of the example's sizes: the user's, repeated, or invented ones."""
@@ -105,7 +104,7 @@ class Trial:
 
 def _sizes(manifest: Manifest, example: Example) -> dict[str, int]:
     """The size of each named dimension."""
-    arrays: dict[str, Any] = {**example.outputs, **example.inputs}
+    arrays: dict[str, Array] = {**example.outputs, **example.inputs}
     return {
         dim: size
         for spec in (*manifest.outputs, *manifest.inputs)
@@ -133,7 +132,7 @@ def _invented(spec: LabelSpec, shape: tuple[int, ...], draw: np.random.Generator
 
 
 def _without_padding(labels: Array, spec: LabelSpec, example: Example) -> Array:
-    """Labels that do not count at padding and past it, where what a model gives has no meaning."""
+    """Set the labels at and past padding to the ignored index: outputs have no meaning there."""
     for name, mask in example.inputs.items():
         if "mask" in name and spec.ignore_index is not None and mask.shape == labels.shape:
             padding = mask == 0
@@ -150,10 +149,10 @@ def _repeated(labels: Tensor, shape: tuple[int, ...]) -> Array:
     return array
 
 
-def _differs(found: float, expected: float, example: Example) -> VerificationError:
+def _differs(loss: float, expected: float, example: Example) -> VerificationError:
     shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in example.inputs.items())
     return StepDiffers(
-        f"The loss of the compiled step is {found:.6g} on the example; the model's own is {expected:.6g}.",
+        f"The loss of the compiled step is {loss:.6g} on the example; the model's own is {expected:.6g}.",
         context=f"sizes: {shapes}",
         hint="the outputs agree, so the loss or an edit of the graph is at fault: please report the model's operators.",
     )

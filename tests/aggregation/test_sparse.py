@@ -62,7 +62,7 @@ def test_absent_indices_count_as_zero(sparse: Bundle, tmp_path: Path) -> None:
         assert np.allclose(kept[kept != 0], exact[kept != 0], atol=1e-8)
         union = cut.report.sparse[spec.tensor]
         assert (union.indices, union.kept) == (np.count_nonzero(exact), count)
-        assert union.share == pytest.approx(np.square(kept).sum() / np.square(exact).sum(), rel=1e-6)
+        assert union.fraction == pytest.approx(np.square(kept).sum() / np.square(exact).sum(), rel=1e-6)
     cut.save(tmp_path / "round.safetensors")
     with Trainer.open(sparse, adapter=tmp_path / "round.safetensors") as trainer:
         assert not trainer.must_pick
@@ -78,7 +78,7 @@ def test_picked_indices_stay_in_later_rounds(sparse: Bundle, tmp_path: Path) -> 
             assert np.array_equal(found.parameters[spec.indices], fleet[0][spec.indices])
             exact = statistic([own[spec.values].astype(np.float64) for own in fleet], axis=0)
             assert np.allclose(found.parameters[spec.values], exact, rtol=1e-6)
-            assert found.report.sparse[spec.tensor].share == 1.0
+            assert found.report.sparse[spec.tensor].fraction == 1.0
     alone = aggregate(sparse, paths[:1]).parameters
     assert all(alone[name].tobytes() == fleet[0][name].tobytes() for name in alone)
 

@@ -231,7 +231,7 @@ def test_a_branch_may_pass_an_outer_value_through(tmp_path: Path) -> None:
     ]
     weights = {"W": _draw(3, 2), "C": _draw(3, 2) * 2, "H": _draw(2, 2)}
     path = _save(tmp_path / "m.onnx", nodes, weights, {"x": ["n", 3], "flag": []}, {"out": ["n", 2]})
-    assert [gap.op_type for gap in edgepeft.doctor(path, trainable=["W"], loss="mse").gaps] == ["If"]
+    assert [gap.op_type for gap in edgepeft.doctor(path, trainable=["W"], loss="mse").missing_rules] == ["If"]
     with pytest.raises(NoGradientRule, match="If"):
         edgepeft.prepare(path, trainable=["W"], loss="mse", out=tmp_path / "b")
     edgepeft.prepare(path, trainable=["H"], loss="mse", out=tmp_path / "b")

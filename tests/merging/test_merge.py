@@ -24,6 +24,7 @@ from edgepeft.merging.errors import MergeError
 from edgepeft.merging.targets.onnx_adapter import OnnxAdapter
 from edgepeft_export.forward import from_torch
 from edgepeft_runtime import Trainer
+from edgepeft_runtime.bundle.adapter_layout import LowRankPair
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.errors import EdgepeftError, UpdateError
 from edgepeft_runtime.files.tensorfile import read_tensors
@@ -263,9 +264,10 @@ def test_a_stack_becomes_one_adapter_of_all_ranks(
     merged = merge(bundle, stack, to="onnx", out=tmp_path / "m.onnx", on_progress=said.append)
     assert said[0].startswith("4 LoRA pairs folded")
     assert np.abs(first_output(merged, TEXT) - peft_logits(text, adapter)).max() < 1e-4
-    products = [device_products(read_update(path).parameters) for path in paths]
-    for name, product in device_products(read_stack(stack, bundle)).items():
-        assert np.allclose(product, np.mean([own[name] for own in products], axis=0), atol=1e-6)
+    updates, stacked = [read_update(path).parameters for path in paths], read_stack(stack, bundle)
+    for pair in bundle.manifest.adapter.pairs:
+        exact = np.mean([device_product(own, pair) for own in updates], axis=0)
+        assert np.allclose(device_product(stacked, pair), exact, atol=1e-6)
     with pytest.raises(MergeError) as caught:
         merge(bundle, stack, to="torch", out=tmp_path / "m.pt")
     assert caught.value.code == "stack-does-not-fit"
@@ -273,9 +275,8 @@ def test_a_stack_becomes_one_adapter_of_all_ranks(
         Trainer.open(bundle, adapter=stack)
 
 
-def device_products(parameters: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    halves = [name for name in parameters if "lora_A" in name]
-    return {name: parameters[name.replace("lora_A", "lora_B")].astype(np.float64) @ parameters[name] for name in halves}
+def device_product(parameters: dict[str, np.ndarray], pair: LowRankPair) -> np.ndarray:
+    return parameters[pair.b].astype(np.float64) @ parameters[pair.a]
 
 
 def test_a_foreign_or_damaged_stack_is_refused(
@@ -287,7 +288,7 @@ def test_a_foreign_or_damaged_stack_is_refused(
     stack = found.save(tmp_path / "stack.safetensors")
     with pytest.raises(UpdateError, match="another base"):
         merge(images.bundle, stack, to="onnx", out=tmp_path / "m.onnx")
-    name = next(name for name in found.parameters if "lora_B" in name)
+    name = bundle.manifest.adapter.pairs[0].b
     write_stack(stack, {**found.parameters, name: found.parameters[name][:, :-1]}, bundle)
     with pytest.raises(UpdateError, match="does not fit"):
         merge(bundle, stack, to="onnx", out=tmp_path / "m.onnx")

@@ -112,16 +112,19 @@ def _adapted(method: Lora) -> set[str]:
     return {name for name, p in model.named_parameters() if p.requires_grad}
 
 
-def test_lora_can_leave_one_of_the_two_kinds_of_weights_alone() -> None:
-    """Pairs on the hidden-to-hidden weights only; outputs are those of the network before the first step."""
+def test_attached_pairs_change_nothing_at_first() -> None:
+    """Outputs are those of the network before the first step, and no pair is attached twice."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.GRU(5, 4, bidirectional=True))
     x = torch.randn(6, 2, 5)
     expected, _ = model(x)
     assert recurrent_modules(model) == ["0"]
-    attach_recurrent(model, ["0"], 2, 4.0, weights=("weight_hh",))
+    attach_recurrent(model, ["0"], 2, 4.0)
     assert {name for name, p in model.named_parameters() if p.requires_grad} == {
-        f"0.lora_{side}.weight_hh_l0{direction}" for side in "AB" for direction in ("", "_reverse")
+        f"0.lora_{side}.weight_{kind}_l0{direction}"
+        for side in "AB"
+        for kind in ("ih", "hh")
+        for direction in ("", "_reverse")
     }
     found, _ = model(x)
     torch.testing.assert_close(found, expected)

@@ -277,7 +277,7 @@ def test_sparse_elements_train_beside_a_packed_base(tmp_path: Path) -> None:
         compute=edgepeft.Quantization("int8", smallest=512),
         out=tmp_path / "bundle",
     )
-    assert done.packed and not [name for name in done.packed if "query" in name or "value" in name]
+    assert done.quantized and not [name for name in done.quantized if "query" in name or "value" in name]
     assert _falls(done.bundle)
 
 

@@ -113,7 +113,7 @@ def _says(run: Callable[[], Any]) -> str:
         found = run()
     except EdgepeftError as error:
         return error.code
-    return "no-gradient-rule" if getattr(found, "gaps", ()) else ""
+    return "no-gradient-rule" if getattr(found, "missing_rules", ()) else ""
 
 
 @pytest.mark.filterwarnings("ignore::edgepeft_runtime.notices.EdgepeftWarning")

@@ -212,7 +212,7 @@ def test_doctor_lists_what_would_train(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path)
     found = edgepeft.doctor(cnn(), {"image": torch.zeros(2, 1, 20, 20)}, method="head")
     assert found.trainable == {"classifier.weight": (10, 8), "classifier.bias": (10,)}
-    assert found.gaps == ()
+    assert found.missing_rules == ()
     assert not list(tmp_path.iterdir())
 
 
@@ -230,6 +230,6 @@ def test_doctor_names_what_stands_in_the_way() -> None:
             return self.classifier(grown.mean(dim=(2, 3)))
 
     found = edgepeft.doctor(Cubic(), torch.zeros(2, 1, 4, 4))
-    assert [gap.op_type for gap in found.gaps] == ["Resize"]
-    assert found.gaps[0].target.startswith("conv.")
-    assert edgepeft.doctor(Cubic(), torch.zeros(2, 1, 4, 4), method="head").gaps == ()
+    assert [gap.op_type for gap in found.missing_rules] == ["Resize"]
+    assert found.missing_rules[0].target.startswith("conv.")
+    assert edgepeft.doctor(Cubic(), torch.zeros(2, 1, 4, 4), method="head").missing_rules == ()

@@ -17,7 +17,7 @@ from edgepeft_runtime.errors import NoSuchFolder
 from edgepeft_runtime.files.durable import check_output
 
 if TYPE_CHECKING:
-    from edgepeft.aggregation import Aggregate, Privacy, Report, Verdict
+    from edgepeft.aggregation import Aggregate, AggregateReport, Privacy, Verdict
     from edgepeft_runtime.bundle.bundle import Bundle
 
 SUFFIX = ".safetensors"
@@ -159,7 +159,7 @@ def _privacy(settings: dict[str, Any], noise: float | None) -> Privacy | None:
 
 
 def _verdict(bundle: Bundle, found: Aggregate, adapter: Path | None, data: Path, names: tuple[str, str]) -> Verdict:
-    from edgepeft.aggregation import gate
+    from edgepeft.aggregation import check_acceptance
     from edgepeft.data import load
 
     if found.is_stack:
@@ -169,7 +169,7 @@ def _verdict(bundle: Bundle, found: Aggregate, adapter: Path | None, data: Path,
             hint="merge it to onnx and evaluate that, or choose another rule.",
         )
     held_out = load(data, bundle, text_column=names[0], label_column=names[1])
-    return gate(bundle, found.parameters, held_out, adapter)
+    return check_acceptance(bundle, found.parameters, held_out, adapter)
 
 
 def _save(found: Aggregate, out: Path, verdict: Verdict | None, gated: bool) -> None:
@@ -192,7 +192,7 @@ def _save(found: Aggregate, out: Path, verdict: Verdict | None, gated: bool) -> 
     click.echo(f"{out}: {size(out.stat().st_size)}; report: {out.with_suffix('.json')}")
 
 
-def _print(report: Report) -> None:
+def _print(report: AggregateReport) -> None:
     for refused in report.refused:
         click.echo(f"refused {refused}", err=True)
     clipped = sum(taken.clipped < 1 for taken in report.updates)
@@ -211,7 +211,7 @@ def _print(report: Report) -> None:
         )
     for name, union in report.sparse.items():
         click.echo(
-            f"{name}: {union.kept} of {union.indices} indices kept, {percent(union.share)} of the squared change"
+            f"{name}: {union.kept} of {union.indices} indices kept, {percent(union.fraction)} of the squared change"
         )
     if report.privacy is not None:
         spent = report.privacy

@@ -49,11 +49,11 @@ def command(
         click.echo(f"  {name} {list(shape)}")
     if len(found.trainable) > _SHOWN:
         click.echo(f"  … and {len(found.trainable) - _SHOWN} more")
-    if not found.gaps:
+    if not found.missing_rules:
         click.echo("every operator on the way to them has a gradient rule, and a step runs: it can be prepared.")
         return 0
-    click.echo(f"{len(found.gaps)} nodes on the way to them have no gradient rule:")
-    for gap in found.gaps:
+    click.echo(f"{len(found.missing_rules)} nodes on the way to them have no gradient rule:")
+    for gap in found.missing_rules:
         click.echo(f"  op {gap.op_type} (node {gap.node}) before {gap.target}")
     click.echo("freeze what lies behind them (--freeze), or express them by other operators.")
     return 1

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import nn
 
 
@@ -14,7 +12,7 @@ class Around(nn.Module):  # type: ignore[misc]  # torch is not type-checked here
         super().__init__()
         self.base = base
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         try:
             return super().__getattr__(name)
         except AttributeError:
@@ -34,14 +32,14 @@ def answer_as_base(model: nn.Module) -> nn.Module:
     return model
 
 
-def _answering(kind: Any) -> Any:
+def _answering(kind: type[nn.Module]) -> type[nn.Module]:
     """A subclass of the same name with :func:`_of_base`; itself where it is one."""
     if kind.__getattr__ is not nn.Module.__getattr__:
         return kind
     return type(kind.__name__, (kind,), {"__getattr__": _of_base, "__module__": kind.__module__})
 
 
-def _of_base(self: nn.Module, name: str) -> Any:
+def _of_base(self: nn.Module, name: str) -> object:
     try:
         return nn.Module.__getattr__(self, name)
     except AttributeError:

@@ -1,4 +1,4 @@
-"""A low-rank pair as the layer that holds it describes it; names come from the model around it."""
+"""A low-rank pair as its layer describes it; the names come from the model around it."""
 
 from __future__ import annotations
 

@@ -1,10 +1,9 @@
-"""The small networks of bottleneck adapters, and the wrappers that put them behind a layer or beside some."""
+"""The small networks of bottleneck adapters, and the wrappers that put them after a layer or beside some."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
@@ -74,13 +73,13 @@ class Bottleneck(nn.Module):  # type: ignore[misc]  # torch is not type-checked 
 
 
 class Behind(Around):
-    """A layer and an adapter behind it; of a recurrent layer, behind its sequence of states."""
+    """A layer and an adapter after it; of a recurrent layer, after its sequence of states."""
 
     def __init__(self, base: nn.Module, adapter: Bottleneck) -> None:
         super().__init__(base)
         self.adapter = adapter
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, *args: object, **kwargs: object) -> object:
         result = self.base(*args, **kwargs)
         if isinstance(result, Tensor):
             return result + self.adapter(result)
@@ -108,7 +107,7 @@ class Beside(Around):
     def __init__(self, base: nn.Module, adapter: Bottleneck, reader: Reader) -> None:
         super().__init__(base)
         self.adapter = adapter
-        self._reader = (reader,)  # in a tuple: it is a module of the model at its own place
+        self._reader = (reader,)  # in a tuple: it is a module of the model under its own name
 
     def forward(self, x: Tensor) -> Tensor:
         read, self._reader[0].input = self._reader[0].input, None
@@ -121,7 +120,7 @@ def _rank(layer: nn.Module) -> int:
 
 
 def _width(layer: nn.Module) -> int:
-    """Channels or features that a layer gives."""
+    """Return the number of channels or features of a layer's output."""
     if isinstance(layer, (nn.LSTM, nn.GRU)):
         return (getattr(layer, "proj_size", 0) or layer.hidden_size) * (2 if layer.bidirectional else 1)
     for name in ("out_features", "out_channels", "nf"):
@@ -131,5 +130,5 @@ def _width(layer: nn.Module) -> int:
 
 
 def _input_width(layer: nn.Module) -> int:
-    """Features that a linear layer reads."""
+    """Return the number of features that a linear layer reads."""
     return int(layer.in_features) if hasattr(layer, "in_features") else int(layer.weight.shape[0])

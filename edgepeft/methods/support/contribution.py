@@ -1,4 +1,4 @@
-"""What the training of each parameter promises, and what it takes: sparse update schemes (Lin et al., NeurIPS 2022).
+"""The benefit and the cost of training each parameter: sparse update schemes (Lin et al., NeurIPS 2022).
 
 A step of size s along the gradient g of a tensor lowers the loss by about s · ‖g‖²: that is measured on proxy data. It
 costs four values per element (the copy that trains, its gradient, two moments), and everything computed from there to
@@ -36,8 +36,8 @@ def contributions(model: nn.Module, batches: Iterable[Batch], loss: Loss) -> dic
         model.eval().requires_grad_(True)
         for batch in batches:
             names, parameters = zip(*model.named_parameters(), strict=True)
-            found = torch.autograd.grad(loss(model, batch), parameters, allow_unused=True)
-            for name, gradient in zip(names, found, strict=True):
+            gradients = torch.autograd.grad(loss(model, batch), parameters, allow_unused=True)
+            for name, gradient in zip(names, gradients, strict=True):
                 gains[name] += 0.0 if gradient is None else float(gradient.square().sum())
             count += 1
     finally:
@@ -56,15 +56,15 @@ def best_under(model: nn.Module, batches: Sequence[Batch], loss: Loss, budget: i
     the depth with the largest total is best.
 
     Raises:
-        MethodError: not even the parameter that takes least fits, or there is no batch.
+        MethodError: not even the cheapest parameter fits the budget, or there is no batch.
     """
     gains = contributions(model, batches, loss)
     order, kept = _depths(model, batches[0], loss)
     sizes = {name: PER_ELEMENT * parameter.numel() for name, parameter in model.named_parameters()}
     best: tuple[float, list[str]] = (0.0, [])
-    for place in range(len(order)):
-        above = [name for name in order[place:] if gains[name] > 0]
-        best = max(best, _fill(above, gains, sizes, budget - kept[order[place]]), key=lambda found: found[0])
+    for first in range(len(order)):
+        above = [name for name in order[first:] if gains[name] > 0]
+        best = max(best, _fill(above, gains, sizes, budget - kept[order[first]]), key=lambda scheme: scheme[0])
     if not best[1]:
         least = min(kept[name] + sizes[name] for name in order)
         raise MemoryBudgetTooSmall(

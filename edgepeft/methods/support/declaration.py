@@ -33,7 +33,7 @@ def layout_of(model: nn.Module, masks: Sequence[str] = ()) -> AdapterLayout:
 
 
 def _pairs(model: nn.Module) -> tuple[LowRankPair, ...]:
-    """The pairs by name; one that several layers share goes by the first of them."""
+    """Name the pairs; one that several layers share is named by the first of them."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     pairs: dict[str, LowRankPair] = {}
     for module_name, module in model.named_modules():
@@ -47,7 +47,7 @@ def _pairs(model: nn.Module) -> tuple[LowRankPair, ...]:
 
 
 def _prompt_tokens(model: nn.Module) -> int:
-    """Positions that the prompt or the prefix of a ``PeftModel`` takes."""
+    """Return the number of positions of a ``PeftModel``'s prompt or prefix."""
     config: object = getattr(model, "active_peft_config", None)
     return int(getattr(config, "num_virtual_tokens", 0)) if getattr(config, "is_prompt_learning", False) else 0
 

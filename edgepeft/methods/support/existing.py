@@ -1,10 +1,10 @@
-"""Adapters that a model brings along: trained on as they are, or refused, never replaced."""
+"""Adapters that a model already has. They are trained further or refused, never replaced."""
 
 from __future__ import annotations
 
 import sys
 from dataclasses import fields
-from typing import Any
+from typing import TYPE_CHECKING
 
 from torch import nn
 
@@ -12,7 +12,9 @@ from edgepeft.methods.base import Method
 from edgepeft.methods.errors import AdapterExists, FrozenAdapter, MethodError
 from edgepeft.methods.support.around import Around
 from edgepeft.methods.support.named import check_names
-from edgepeft.methods.support.recurrent import LoraRecurrent
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
 from edgepeft_export.errors import NothingTrains
 
 _KINDS: dict[str, tuple[str, dict[str, str], dict[str, bool]]] = {
@@ -26,49 +28,49 @@ _KINDS: dict[str, tuple[str, dict[str, str], dict[str, bool]]] = {
     "ptuning": ("P_TUNING", {"tokens": "num_virtual_tokens", "hidden": "encoder_hidden_size"}, {}),
     "prefix": ("PREFIX_TUNING", {"tokens": "num_virtual_tokens", "projection": "prefix_projection"}, {}),
 }
-"""For each method: peft's type, settings that peft calls otherwise, and switches that tell variants apart."""
+"""For each method: peft's type, settings with another name in peft, and switches that distinguish variants."""
 
 
 def trains_on(method: Method, model: nn.Module, *, by_name: bool = False) -> bool:
-    """Whether a method is that of the adapter that the model has, which then trains on as it is.
+    """Whether the model already has the method's own adapter, which is then trained further.
 
     Args:
         method: settings that are ``None`` fit any adapter.
         model: stays as it is.
-        by_name: the method was chosen by its name alone, so its other settings fit any adapter too.
+        by_name: whether the method was chosen by its name alone, so that its other settings fit any adapter too.
 
     Raises:
-        MethodError: the model has an adapter, and the method is another one, or that adapter is frozen.
+        MethodError: the model has an adapter of another method, or a frozen one.
     """
-    found = adapters_of(model)
-    if not found or method.name == "freeze":  # which names what trains, be it an adapter or not
+    adapters = adapters_of(model)
+    if not adapters or method.name == "freeze":  # which names what trains, be it an adapter or not
         return False
     config = getattr(model, "active_peft_config", None)
     if config is None or not _is_of(method, config, by_name):
-        raise _other_adapter(method, model, found)
+        raise _other_adapter(method, model, adapters)
     check_not_frozen(model)
     return True
 
 
 def check_not_frozen(model: nn.Module) -> None:
     """Refuse a model whose adapter is frozen, as peft loads it for inference, where nothing else trains."""
-    found = adapters_of(model)
-    if found and not any(parameter.requires_grad for parameter in model.parameters()):
+    adapters = adapters_of(model)
+    if adapters and not any(parameter.requires_grad for parameter in model.parameters()):
         raise FrozenAdapter(
             f"{type(model).__name__} has an adapter already, and it is frozen.",
-            context=f"adapter: {', '.join(found)}",
+            context=f"adapter: {', '.join(adapters)}",
             hint="load it with PeftModel.from_pretrained(..., is_trainable=True) to train it on, or merge it into the "
             "model with merge_and_unload() and attach a new one.",
         )
 
 
 def attach(method: Method, model: nn.Module) -> nn.Module:
-    """Apply a method and see that all it names is there, and that something trains.
+    """Apply a method, and check that everything it names exists and that something trains.
 
-    An adapter that is there and is the method's own stays as it is.
+    An adapter of the method that the model already has stays as it is.
 
     Raises:
-        MethodError: the method does not fit, or would be attached beside an adapter that is there.
+        MethodError: the method does not fit, or would be attached beside another adapter.
     """
     if trains_on(method, model):
         return model
@@ -84,12 +86,10 @@ def attach(method: Method, model: nn.Module) -> nn.Module:
 
 
 def adapters_of(model: nn.Module) -> list[str]:
-    """What a model has of adapters already: ``default (LORA)`` as peft names them, and wrappers of edgepeft's own."""
-    configs: dict[str, Any] = getattr(model, "peft_config", None) or {}
+    """List a model's adapters, such as ``default (LORA)`` of peft, or the class names of edgepeft's own layers."""
+    configs: dict[str, PeftConfig] = getattr(model, "peft_config", None) or {}
     named = [f"{name} ({_kind(config)})" for name, config in configs.items()]
-    own = {
-        type(module).__name__.strip("_") for module in model.modules() if isinstance(module, (Around, LoraRecurrent))
-    }
+    own = {type(module).__name__ for module in model.modules() if isinstance(module, Around)}
     return named or sorted(own) or _peft_layers(model)
 
 
@@ -102,11 +102,11 @@ def _peft_layers(model: nn.Module) -> list[str]:
     return sorted({type(module).__name__ for module in model.modules() if isinstance(module, BaseTunerLayer)})
 
 
-def _kind(config: Any) -> str:
+def _kind(config: PeftConfig) -> str:
     return str(getattr(config.peft_type, "value", config.peft_type))
 
 
-def _is_of(method: Method, config: Any, by_name: bool) -> bool:
+def _is_of(method: Method, config: PeftConfig, by_name: bool) -> bool:
     """Whether an adapter of this configuration is what the method would attach."""
     if method.name not in _KINDS:
         return False
@@ -119,16 +119,16 @@ def _is_of(method: Method, config: Any, by_name: bool) -> bool:
     return all(_same(value, getattr(config, name, None)) for name, value in known.items())
 
 
-def _same(given: Any, has: Any) -> bool:
-    if isinstance(given, (tuple, list)):
-        return not isinstance(has, str) and set(given) == set(has or ())
-    return bool(given == has)
+def _same(given: object, has: object) -> bool:
+    if isinstance(given, tuple):
+        return (has is None or isinstance(has, (list, set, tuple))) and set(given) == set(has or ())
+    return given == has
 
 
-def _other_adapter(method: Method, model: nn.Module, found: list[str]) -> MethodError:
+def _other_adapter(method: Method, model: nn.Module, adapters: list[str]) -> MethodError:
     return AdapterExists(
         f"{type(model).__name__} has an adapter already, and the method {method.name!r} would attach another.",
-        context=f"adapter: {', '.join(found)}",
+        context=f"adapter: {', '.join(adapters)}",
         hint="leave the method out to train that adapter on, or merge it into the model first (merge_and_unload() of "
         "peft).",
     )

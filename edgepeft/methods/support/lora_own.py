@@ -14,19 +14,19 @@ _KINDS: tuple[tuple[Callable[[nn.Module], list[str]], Callable[[nn.Module, Seque
     (own_convolutions, attach_convolutions),
     (recurrent_modules, attach_recurrent),
 )
-"""For each kind: what finds such modules, and what puts pairs beside those named, in place."""
+"""For each kind, the function that lists such modules, and the one that puts pairs beside those named, in place."""
 
 
 def own_targets(model: nn.Module, given: Sequence[str] | None, head: Sequence[str]) -> list[str]:
-    """Names of the modules that peft cannot adapt, of those that are targets; without targets all outside the head."""
-    found = [name for find, _ in _KINDS for name in find(model)]
+    """Return the names of targets that peft cannot adapt; without targets, all such modules outside the head."""
+    names = [name for find, _ in _KINDS for name in find(model)]
     if given is None:
-        return [name for name in found if not f"{name}.".startswith(tuple(f"{part}." for part in head))]
-    return [name for name in found if any(fits(name, target) for target in given)]
+        return [name for name in names if not f"{name}.".startswith(tuple(f"{part}." for part in head))]
+    return [name for name in names if any(fits(name, target) for target in given)]
 
 
 def attach_own(model: nn.Module, names: Sequence[str], rank: int, alpha: float) -> list[nn.Parameter]:
-    """Put pairs beside these modules, in place; returns what trains of them."""
+    """Put pairs beside these modules, in place; return the new parameters."""
     before = {id(parameter) for parameter in model.parameters()}
     for find, attach in _KINDS:
         chosen = [name for name in find(model) if name in names]

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import fields
 from fnmatch import fnmatchcase
-from typing import Any
 
 from torch import nn
 
+from edgepeft.methods.base import Method
 from edgepeft.methods.errors import MethodError, NoSuchName
 from edgepeft_runtime.names import meant
 
 
-def check_names(method: Any, model: nn.Module) -> None:
+def check_names(method: Method, model: nn.Module) -> None:
     """Refuse a setting that names a module or parameter which is not there: a typo would train less than was meant.
 
     Args:

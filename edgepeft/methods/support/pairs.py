@@ -1,4 +1,4 @@
-"""The low-rank pairs that a layer holds, be it of Hugging Face ``peft`` or of our own."""
+"""The low-rank pairs of a layer, be it of Hugging Face ``peft`` or of our own."""
 
 from __future__ import annotations
 

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edgepeft.methods.base import head_modules
 from edgepeft.methods.errors import MethodDoesNotFit
 
 if TYPE_CHECKING:
+    from peft import PeftConfig
     from torch import nn
 
 PRODUCTS = ("Linear", "Conv1D", "Conv1d", "Conv2d", "Conv3d")
 """Names of the classes of modules that multiply by a matrix or a kernel."""
 
 
-def attach_peft(model: nn.Module, config: Any, what: str, kinds: Sequence[str] = PRODUCTS) -> nn.Module:
+def attach_peft(model: nn.Module, config: PeftConfig, what: str, kinds: Sequence[str] = PRODUCTS) -> nn.Module:
     """``peft.get_peft_model``, whose refusals become errors that list what fits.
 
     Args:
@@ -43,7 +44,7 @@ def attach_peft(model: nn.Module, config: Any, what: str, kinds: Sequence[str] =
     return answer_as_base(attached)
 
 
-def _hint(model: nn.Module, config: Any, kinds: Sequence[str]) -> str:
+def _hint(model: nn.Module, config: PeftConfig, kinds: Sequence[str]) -> str:
     if not hasattr(config, "target_modules"):  # a prompt or a prefix
         return "choose lora, adapter, bitfit or norm."
     return f"choose target_modules among: {', '.join(_last_parts(model, kinds)) or 'there is none'}."

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING
 
 from torch import nn
 
 from edgepeft.methods.errors import UnsupportedPeftType
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
 
 TRAINED = frozenset(
     {
@@ -78,7 +81,7 @@ def check_peft_type(model: nn.Module) -> None:
     for name, config in _active(model):
         kind = str(getattr(config.peft_type, "value", config.peft_type))
         reason = REFUSED.get(kind) if kind in TRAINED | REFUSED.keys() else "edgepeft does not know it"
-        options = (told for option, told in _LORA_OPTIONS.items() if getattr(config, option, None) is not None)
+        options = (reason for option, reason in _LORA_OPTIONS.items() if getattr(config, option, None) is not None)
         reason = reason or next(options, None) or _layers(model)
         if reason is not None:
             raise UnsupportedPeftType(
@@ -88,11 +91,11 @@ def check_peft_type(model: nn.Module) -> None:
             )
 
 
-def _active(model: nn.Module) -> Iterator[tuple[str, Any]]:
-    configs: dict[str, Any] = getattr(model, "peft_config", None) or {}
+def _active(model: nn.Module) -> Iterator[tuple[str, PeftConfig]]:
+    configs: dict[str, PeftConfig] = getattr(model, "peft_config", None) or {}
     if not configs:
         return iter(())  # transformers' own models raise where they are asked for adapters and have none
-    active: Any = getattr(model, "active_adapters", None) or getattr(model, "active_adapter", None) or ()
+    active = getattr(model, "active_adapters", None) or getattr(model, "active_adapter", None) or ()
     names = active() if callable(active) else active
     chosen = {names} if isinstance(names, str) else set(names)
     return ((name, config) for name, config in configs.items() if name in chosen)

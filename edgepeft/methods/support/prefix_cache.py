@@ -6,7 +6,7 @@ import functools
 import inspect
 from collections.abc import Callable
 from types import MethodType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edgepeft.methods.errors import MethodDoesNotFit
 
@@ -23,7 +23,7 @@ def accept_past_key_values(model: nn.Module) -> nn.Module:
     Raises:
         MethodError: neither the model nor the transformer in it keeps a cache of keys and values.
     """
-    base: Any = model.get_base_model()
+    base: nn.Module = model.get_base_model()
     transformer = base.get_submodule(model.transformer_backbone_name)
     if not any(_arguments(module) & {_OLD, _NEW} for module in (base, transformer)):
         raise MethodDoesNotFit(
@@ -45,11 +45,11 @@ def _arguments(module: nn.Module) -> set[str]:
     return set(inspect.signature(module.forward).parameters)
 
 
-def _renaming(forward: Callable[..., Any]) -> Callable[..., Any]:
+def _renaming(forward: Callable[..., object]) -> Callable[..., object]:
     """The same method with ``past_key_values`` for ``cache``, also in its signature."""
 
     @functools.wraps(forward)
-    def renamed(self: nn.Module, *args: Any, past_key_values: Any = None, **kwargs: Any) -> Any:
+    def renamed(self: nn.Module, *args: object, past_key_values: object = None, **kwargs: object) -> object:
         given = {} if past_key_values is None else {_NEW: past_key_values}
         return forward(self, *args, **kwargs, **given)
 

@@ -7,80 +7,62 @@ of a GRU B [3·hidden, rank]. All steps share a weight, so it is adapted once fo
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from edgepeft.methods.support.around import Around
 from edgepeft.methods.support.attached_pair import AttachedPair
 
-WEIGHTS = ("weight_ih", "weight_hh")
+_WEIGHTS = ("weight_ih", "weight_hh")
 """Input to gates, and hidden state to gates; each layer and direction has both."""
 
 
-class LoraRecurrent(nn.Module):  # type: ignore[misc]  # torch is not type-checked here
+class LoraRecurrent(Around):
     """A frozen ``nn.LSTM`` or ``nn.GRU`` whose weight matrices have low-rank pairs; is called as the network is.
 
     Args:
-        base_layer: is frozen.
-        rank: of the pairs.
-        alpha: the pairs' scale is ``alpha / rank``.
-        weights: which matrices have pairs: of :data:`WEIGHTS`.
+        base: The network, which is frozen.
+        rank: Rank of the pairs.
+        alpha: The pairs' scale is ``alpha / rank``.
     """
 
-    def __init__(self, base_layer: nn.RNNBase, rank: int, alpha: float, weights: Sequence[str] = WEIGHTS) -> None:
-        super().__init__()
-        self.base_layer = base_layer.requires_grad_(False)
+    def __init__(self, base: nn.RNNBase, rank: int, alpha: float) -> None:
+        super().__init__(base.requires_grad_(False))
         self.scaling = alpha / rank
-        adapted = {name: w for name, w in base_layer.named_parameters() if name.startswith(tuple(weights))}
+        adapted = {name: w for name, w in base.named_parameters() if name.startswith(_WEIGHTS)}
         self.lora_A = nn.ParameterDict({name: w.new_empty(rank, w.shape[1]) for name, w in adapted.items()})
         self.lora_B = nn.ParameterDict({name: w.new_zeros(w.shape[0], rank) for name, w in adapted.items()})
         for matrix in self.lora_A.values():
             nn.init.kaiming_uniform_(matrix, a=5**0.5)
-
-    def __getattr__(self, name: str) -> Any:
-        """``batch_first``, ``hidden_size`` and what else the network has."""
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(super().__getattr__("base_layer"), name)
 
     def pairs(self) -> Iterator[AttachedPair]:
         """Yield the pair of each adapted matrix."""
         for name, matrix in self.lora_A.items():
             yield AttachedPair(matrix, self.lora_B[name], matrix.shape[0], self.scaling, weight=name)
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return torch.func.functional_call(self.base_layer, self.adapted(), args, kwargs)
+    def forward(self, *args: object, **kwargs: object) -> object:
+        return torch.func.functional_call(self.base, self.adapted(), args, kwargs)
 
     def adapted(self) -> dict[str, Tensor]:
-        """The weights with their pairs added."""
+        """Return the weights with the products of their pairs added."""
         return {
-            name: self.base_layer.get_parameter(name) + (self.lora_B[name] @ matrix) * self.scaling
+            name: self.base.get_parameter(name) + (self.lora_B[name] @ matrix) * self.scaling
             for name, matrix in self.lora_A.items()
         }
 
 
 def recurrent_modules(model: nn.Module) -> list[str]:
-    """Names of the LSTM and GRU networks in a model that can be adapted (those with projections cannot be exported)."""
+    """Return the names of the LSTM and GRU networks that can be adapted; ONNX has no projections."""
+    wrapped = {id(module.base) for module in model.modules() if isinstance(module, LoraRecurrent)}
     return [
         name
         for name, module in model.named_modules()
-        if name and isinstance(module, nn.LSTM | nn.GRU) and not module.proj_size and not name.endswith("base_layer")
+        if name and isinstance(module, nn.LSTM | nn.GRU) and not module.proj_size and id(module) not in wrapped
     ]
 
 
-def attach_recurrent(
-    model: nn.Module, names: Sequence[str], rank: int, alpha: float, weights: Sequence[str] = WEIGHTS
-) -> None:
-    """Put pairs beside the weights of the recurrent networks of these names, in place.
-
-    Args:
-        model: holds them, and is not one itself.
-        names: of modules.
-        rank, alpha, weights: of :class:`LoraRecurrent`.
-    """
+def attach_recurrent(model: nn.Module, names: Sequence[str], rank: int, alpha: float) -> None:
+    """Put pairs beside the weights of the recurrent networks of these names, in place."""
     for name in names:
-        parent, _, last = name.rpartition(".")
-        adapted = LoraRecurrent(model.get_submodule(name), rank, alpha, weights)
-        setattr(model.get_submodule(parent), last, adapted)
+        model.set_submodule(name, LoraRecurrent(model.get_submodule(name), rank, alpha))

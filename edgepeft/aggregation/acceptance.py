@@ -1,4 +1,4 @@
-"""Whether a round may go out: it must not make held-out data worse."""
+"""The acceptance check of a round: the loss on held-out data must not grow."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from edgepeft_runtime.train.trainer import Trainer
 
 @dataclass(frozen=True)
 class Verdict:
-    """What :func:`gate` found; ``accepted`` where the loss has not grown by more than the tolerance."""
+    """Whether the round is accepted, and the evaluations before and after it."""
 
     accepted: bool
     before: Evaluation
     after: Evaluation
 
 
-def gate(
+def check_acceptance(
     bundle: Bundle | str | Path,
     parameters: Mapping[str, Array],
     data: Data,
@@ -37,9 +37,9 @@ def gate(
     Args:
         bundle: what the round belongs to, or its directory.
         parameters: the round's result; not that of a stack.
-        data: held-out data, as :meth:`edgepeft_runtime.Trainer.evaluate` takes it.
+        data: held-out data in a form that :meth:`edgepeft_runtime.Trainer.evaluate` accepts.
         before: what the round started from, or its evaluation on the same data; ``None``: the bundle's own adapter.
-        tolerance: by how much the loss may grow.
+        tolerance: how much the loss may grow.
         batch_size: examples at a time.
 
     Raises:
