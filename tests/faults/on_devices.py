@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from edgepeft.data import load
-from edgepeft.sync import Workspace, accepted, collect
+from edgepeft.sync import Workspace, accepted, collect, publish
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.files.tensorfile import sha256_of
 from edgepeft_runtime.fleet.device_directory import DeviceDirectory
@@ -19,6 +19,7 @@ from edgepeft_runtime.train.trainer import Trainer
 from edgepeft_runtime.train.update import read_update
 from tests.faults.commands import Case, Stage, again, now, old_or_new, same
 from tests.fleet.fleets import Device, Fleet
+from tests.support.tiny_bundle import build as build_bundle
 
 _PLAN = ["--epochs", "2", "--batch-size", "8", "--save-every", "2", "--threads", "1"]
 
@@ -28,6 +29,8 @@ def cases(bundle: Path) -> list[Case]:
     train = ["train", f"{bundle}", "--data", "data.npz", *_PLAN, "--update", "update.safetensors"]
     join = ["join", "remote", "--bundle", f"{bundle}", "--device", "devices/pi-1"]
     first = ["join", "remote", "--bundle", f"{bundle}", "--device", "devices/pi-2", "--identity", "pi-2.json"]
+    fetch, alone = [part for part in join if part not in ("--bundle", f"{bundle}")], partial(_in_use, "pi-1")
+    fetches = partial(Case, arguments=fetch, kept=_has_round, again=partial(_joins, fetch, "pi-1"), done=alone)
     deliver = ["deliver", "update.safetensors", "remote", "--device", "devices/pi-1"]
     new, resumed, joined = (
         [*train, "--state", "state"],
@@ -41,6 +44,7 @@ def cases(bundle: Path) -> list[Case]:
         Case("train --device", joined, _joined, _has_round, partial(_trained, joined), _has_update),
         Case("join", join, _next_round, _has_round, partial(_joins, join, "pi-1"), partial(_in_use, "pi-1")),
         Case("join, first", first, _next_round, _nothing_lost, second, partial(_in_use, "pi-2")),
+        fetches("join, with its bundle", make=_next_bundle),
         Case("deliver", deliver, _trained_update, _has_update_and_round, partial(_delivers, deliver), _arrived),
     ]
 
@@ -111,8 +115,18 @@ def _next_round(fleet: Fleet) -> None:
     fleet.publish(seed=2, now=now())
 
 
+def _next_bundle(fleet: Fleet) -> None:
+    """A device in round 1 with the bundle that came with it, and a second round with another bundle."""
+    fleet.publish(seed=1, now=now(), with_bundle=True)
+    fleet.device().fetch(now())
+    other = build_bundle(fleet.root / "other", optimizer="sgd")
+    publish(other, fleet.host, [fleet.remote], with_bundle=True)
+
+
 def _current(folder: Path) -> int:
     current = DeviceDirectory(folder).current()
+    if current.bundle is not None:
+        Bundle.open(current.bundle)
     assert sha256_of(current.adapter) == current.round.adapter.sha256
     return current.round.round
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from edgepeft.sync import Keys, Ledger, Workspace, accepted, collect
 from edgepeft.sync.keys import ACTIVE, REVOKED
 from edgepeft_runtime.bundle.bundle import Bundle
+from edgepeft_runtime.bundle.manifest import Manifest
 from edgepeft_runtime.files.tensorfile import read_tensors, sha256_of
 from edgepeft_runtime.fleet import rounds, signatures
 from edgepeft_runtime.fleet.identity import Identity
@@ -28,6 +29,7 @@ def cases(bundle: Path) -> list[Case]:
     revoke, restore = ["keys", "revoke", "pi-1", *_WORKSPACE], ["keys", "restore", "pi-1", *_WORKSPACE]
     publish = ["publish", f"{bundle}", "remote", *_WORKSPACE, "--adapter", "adapter-2.safetensors"]
     first = ["publish", f"{bundle}", "remote", *_WORKSPACE]
+    bundled = [*first, "--with-bundle"]
     rollback = ["rollback", "remote", "--to", "1", *_WORKSPACE]
     collecting, pulling = ["pull", "remote", *_WORKSPACE, "--remove"], ["pull", "stick", "--into", "updates"]
     aggregate = ["aggregate", *_WORKSPACE, "--bundle", f"{bundle}", "--out", "next.safetensors"]
@@ -40,6 +42,14 @@ def cases(bundle: Path) -> list[Case]:
         Case("keys restore", restore, _blocked, _keys_kept, partial(_state, restore, ACTIVE)),
         Case("publish, first", first, _nothing_published, _keys_kept, partial(_publishes, first), _all_agree),
         Case("publish", publish, _published, partial(_latest_holds, 1), partial(_publishes, publish), _all_agree),
+        Case(
+            "publish --with-bundle",
+            bundled,
+            _published,
+            partial(_latest_holds, 1),
+            partial(_publishes, bundled),
+            _all_agree,
+        ),
         Case("rollback", rollback, _twice, partial(_latest_holds, 2), partial(_publishes, rollback), _all_agree),
         Case("pull --workspace", collecting, _delivered, _updates_kept, partial(_collects, collecting), _counted),
         Case("pull --into", pulling, _on_a_stick, _stick_kept, partial(_pulls, pulling), _pulled),
@@ -143,8 +153,19 @@ def _latest_at(remote: Path, host: Workspace) -> Latest:
     folder = remote / rounds.folder(latest.round)
     found = (folder / rounds.ROUND_FILE).read_bytes()
     assert signatures.sha256(found) == latest.round_sha256
-    assert sha256_of(folder / rounds.ADAPTER_FILE) == Round.from_bytes(found).adapter.sha256
+    round_ = Round.from_bytes(found)
+    assert sha256_of(folder / rounds.ADAPTER_FILE) == round_.adapter.sha256
+    if round_.bundle is not None:
+        for blob in _blobs(remote, round_.bundle.sha256):
+            assert sha256_of(blob) == blob.name, "a file of the bundle is broken"
     return latest
+
+
+def _blobs(remote: Path, manifest: str) -> list[Path]:
+    """The files of a bundle at a remote."""
+    folder = remote / rounds.BLOBS
+    files = Manifest.from_json((folder / manifest).read_bytes()).files.values()
+    return [folder / name for name in (manifest, *(entry.sha256 for entry in files))]
 
 
 def _publishes(arguments: list[str], stage: Stage) -> None:

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgepeft.cli.app import SYSTEM, run
+from edgepeft.cli.app import run
+from edgepeft.errors import SystemFailure
 from tests.faults import injector
 from tests.faults.commands import Case, Stage
 from tests.faults.injector import Operation
@@ -80,7 +81,7 @@ class Runner:
         status = self._forked(lambda: self._run(injector.KINDS[kind], number, -1))
         said = self._said.read_text(errors="replace")
         point = Point(self._case.name, kind, number)
-        if status not in (0, 1, -signal.SIGKILL) or "Traceback" in said or f"error: {SYSTEM}" in said:
+        if status not in (0, 1, -signal.SIGKILL) or "Traceback" in said or f"error: {SystemFailure.code}" in said:
             return Point(*_key(point), TRACEBACK, f"exit code {status}\n{said}")
         return self._checked(point, done=status == 0)
 

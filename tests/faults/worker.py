@@ -13,17 +13,15 @@ from pathlib import Path
 from tests.faults import on_devices, on_hosts
 from tests.faults.runner import Runner
 
-_COMMANDS = ("aggregate", "deliver", "export_ort_training", "fleet", "join", "keys", "limits", "progress")
+_COMMANDS = ("aggregate", "deliver", "export_ort_training", "join", "keys", "publish", "pull", "rollback", "train")
 _LATE = (
-    *(f"edgepeft.cli.{name}" for name in _COMMANDS),
+    *(f"edgepeft.cli.commands.{name}" for name in _COMMANDS),
+    "edgepeft.cli.limits",
+    "edgepeft.cli.progress",
     "cryptography.hazmat.primitives.asymmetric.ed25519",
     "edgepeft.aggregation",
     "edgepeft_export.ort_training.artifacts",
     "edgepeft_runtime.train.memory_probe",
-    "edgepeft.cli.commands.publish",
-    "edgepeft.cli.commands.pull",
-    "edgepeft.cli.commands.rollback",
-    "edgepeft.cli.commands.train",
     "numpy.random",
 )
 """What commands import when they need it; imported before the forks, so that none of them has to."""
