@@ -165,16 +165,16 @@ def _other(other: Start, start: Start, settings: Settings) -> Start:
             context="A and B of different ranks have no mean; their products have.",
             hint="choose svd or stack.",
         )
-    weights = [found.bundle.manifest.files["weights.bin"].sha256 for found in (start, other)]
+    bases = [found.bundle.base_sha256 for found in (start, other)]
     halves = {name for pair in start.pairs for name in (pair.a, pair.b)}
     shapes = [{s.name: s.sizes for s in found.bundle.manifest.parameters} for found in (start, other)]
     same = shapes[0].keys() == shapes[1].keys() and all(
         shapes[0][name] == shapes[1][name] for name in shapes[0].keys() - halves
     )
-    if weights[0] != weights[1] or not same or start.bundle.manifest.sparse:
+    if bases[0] != bases[1] or not same or start.bundle.manifest.sparse:
         raise OtherModel(
             f"The bundle {other.bundle.path} is of another model than {start.bundle.path}.",
-            context=f"frozen weights {weights[1]} and {weights[0]}" if weights[0] != weights[1] else "other parameters",
+            context=f"bases {bases[1]} and {bases[0]}" if bases[0] != bases[1] else "other parameters",
             hint="prepare both from the same model, with the same method and targets, and other ranks.",
         )
     return other

@@ -75,6 +75,11 @@ class Start:
         tensors, digest = load_adapter(opened, adapter)
         return cls(opened, tensors, digest, Values.of(tensors, opened.manifest), pairs_of(opened.manifest))
 
+    def fits(self, base_sha256: str, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+        """Return whether an adapter of this base, with parameters of these shapes by name, is one of the bundle's."""
+        own = {spec.name: spec.shape for spec in self.bundle.manifest.parameters}
+        return self.bundle.base_sha256 == base_sha256 and own == shapes
+
     def non_trainable(self, rule: str) -> list[str]:
         """Return the parameters that devices must not change: those that do not train, and under ``ffa`` all A."""
         non_trainable = self.bundle.manifest.adapter.non_trainable
@@ -120,9 +125,7 @@ class Incoming:
         earlier: Iterable[Start] = (),
     ) -> None:
         self._settings = settings
-        self._starts = {start.bundle.base_sha256: start for start in starts}
-        self._target = next(iter(self._starts.values()))
-        self._non_trainable = {base: start.non_trainable(settings.rule) for base, start in self._starts.items()}
+        self._starts = tuple(starts)
         self._earlier = {(start.bundle.base_sha256, start.adapter_sha256): start for start in earlier}
         self._refused: dict[Path, Refusal] = {}
         factors = updates if isinstance(updates, Mapping) else dict.fromkeys(updates, 1.0)
@@ -166,10 +169,10 @@ class Incoming:
 
     def _contribution(self, file: _File) -> Contribution:
         update = parsed(self._content(file), file.path.name)
-        start = self._starts.get(update.base_sha256, self._target)  # a foreign one is refused by the target's name
+        start = self._start_of(update)
         origin = self._earlier.get((update.base_sha256, update.adapter_sha256), start)
         check_origin(update, start.bundle.manifest, origin.adapter_sha256)
-        _check_unchanged(update, origin, self._non_trainable[start.bundle.base_sha256])
+        _check_unchanged(update, origin, start.non_trainable(self._settings.rule))
         values = Values.of(update.parameters, start.bundle.manifest)
         norm, factor = values.distance(origin.values), 1.0
         if self._settings.clip is not None and norm > self._settings.clip:
@@ -183,7 +186,7 @@ class Incoming:
     def _content(self, file: _File) -> bytes:
         """Return the bytes of a file, which are those that were hashed before."""
         try:
-            content = read_regular(file.path, max(start.bundle.adapter_bytes for start in self._starts.values()))
+            content = read_regular(file.path, max(start.bundle.adapter_bytes for start in self._starts))
         except OSError as failure:
             raise _unreadable(file.path, failure) from failure
         if signatures.sha256(content) != file.sha256:
@@ -193,6 +196,13 @@ class Incoming:
                 hint="aggregate copies that nobody writes to, as pull makes them.",
             )
         return content
+
+    def _start_of(self, update: Update) -> Start:
+        """Return the start whose parameters an update has, and among several the one that it names."""
+        shapes = {name: array.shape for name, array in update.parameters.items()}
+        fitting = [start for start in self._starts if start.fits(update.base_sha256, shapes)]
+        named = [start for start in fitting if start.adapter_sha256 == update.adapter_sha256]
+        return (*named, *fitting, *self._starts)[0]  # what fits none is refused by the name of the round's own
 
     def _weight(self, file: _File, update: Update) -> float:
         if self._settings.weights == "equal":

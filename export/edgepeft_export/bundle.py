@@ -24,7 +24,6 @@ from edgepeft_export.selection import gradient_name
 from edgepeft_export.weights import WeightsFile
 from edgepeft_runtime.bundle import manifest as spec
 from edgepeft_runtime.bundle.activation_sizes import MemorySpec
-from edgepeft_runtime.bundle.bundle import base_sha256
 from edgepeft_runtime.bundle.generation_spec import GenerationSpec
 from edgepeft_runtime.bundle.graphfile import external_locations
 from edgepeft_runtime.files.durable import writing
@@ -148,7 +147,7 @@ def _manifest(
     ]
     return spec.Manifest(
         min_onnxruntime=MIN_ONNXRUNTIME,
-        base_sha256=base_sha256(files["infer.onnx"].sha256, files["weights.bin"].sha256),
+        base_sha256=compiled.base_sha256,
         files=files,
         dimensions={name: spec.Dimension(1, extras.dimension_max.get(name)) for name in sorted(symbols)},
         inputs=inputs,

@@ -15,6 +15,7 @@ from edgepeft_export.autodiff import Gap, differentiate, gaps
 from edgepeft_export.errors import DequantizedTensor, NothingReachesLoss, WrongLossInputs
 from edgepeft_export.forward import Forward
 from edgepeft_export.forward.graph import Sparse
+from edgepeft_export.forward.identity import base_sha256, of_model
 from edgepeft_export.graph.custom_ops import lower
 from edgepeft_export.graph.edit import add_input, bind_inputs, input_named
 from edgepeft_export.graph.emit import Emitter
@@ -43,6 +44,7 @@ class Compiled:
         sparse: tensors of which single elements train; where the device picks them, there is a graph ``select``.
         layout: how the parameters belong together.
         roles: the role of each parameter.
+        base_sha256: the identity of the frozen tensors, as the source has them.
     """
 
     graphs: Mapping[str, ir.Model]
@@ -56,6 +58,7 @@ class Compiled:
     sparse: tuple[Sparse, ...] = ()
     layout: AdapterLayout = field(default_factory=AdapterLayout)
     roles: Mapping[str, str] = field(default_factory=dict)
+    base_sha256: str = ""
 
     @property
     def trained(self) -> int:
@@ -113,7 +116,8 @@ def compile_step(forward: Forward, loss: Loss, optimizer: Optimizer, recompute: 
     values = tuple(forward.input_values()), tuple(forward.model.graph.outputs)
     peaks = tuple(memory.activation_peaks(graphs["train"]))
     roles = _roles(forward, sparse)
-    return Compiled(graphs, kept, *values, tuple(labels), buckets, unreached, peaks, sparse, layout, roles)
+    base = base_sha256(of_model(forward.model) if forward.source is None else forward.source, forward.parameters)
+    return Compiled(graphs, kept, *values, tuple(labels), buckets, unreached, peaks, sparse, layout, roles, base)
 
 
 def _roles(forward: Forward, sparse: Sequence[Sparse]) -> dict[str, str]:

@@ -92,7 +92,6 @@ EDITS: dict[str, Callable[[dict[str, Any]], object]] = {
     "lr-as-text": lambda m: m["optimizer"].update(lr="0.1"),
     "hash": lambda m: m["files"]["weights.bin"].update(sha256="AB"),
     "size-negative": lambda m: m["files"]["weights.bin"].update(bytes=-1),
-    "base": lambda m: m.update(base_sha256="0" * 64),
     "bool-for-number": lambda m: m["files"]["weights.bin"].update(bytes=True),
     "loss-kind": lambda m: m["loss"].update(kind="magic"),
     "runtime": lambda m: m.update(min_onnxruntime="new"),

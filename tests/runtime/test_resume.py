@@ -207,10 +207,10 @@ def test_state_of_another_bundle_or_adapter_is_refused(bundle: Path, tmp_path: P
     """Both hashes are named."""
     run(bundle, tmp_path / "state", DATA, 2)
     other = build(tmp_path / "other", seed=8)
-    with pytest.raises(StateError, match=r"another bundle\. \[foreign-state\]\nbase_sha256") as error:
+    with pytest.raises(StateError, match=r"another bundle\. \[foreign-state\]\ngraphs_sha256") as error:
         Trainer.open(other, state=tmp_path / "state")
     for path in (bundle, other):
-        assert Bundle.open(path).base_sha256 in str(error.value.context)
+        assert Bundle.open(path).graphs_sha256 in str(error.value.context)
     with Trainer.open(bundle) as trainer:
         adapter = {name: array + np.float32(1) for name, array in trainer.parameters().items()}
     with pytest.raises(StateError, match="another adapter"):

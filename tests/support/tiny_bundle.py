@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from edgepeft_runtime.bundle.bundle import ADAPTER, GRAPHS, WEIGHTS, base_sha256
+from edgepeft_runtime.bundle.bundle import ADAPTER, GRAPHS, WEIGHTS
 from edgepeft_runtime.bundle.manifest import (
     Bucket,
     Dimension,
@@ -88,7 +88,7 @@ def build(path: Path, *, optimizer: str = "adamw", seed: int = 7, provenance: di
     files = {name: entry(path / name) for name in (*GRAPHS, WEIGHTS, ADAPTER)}
     manifest = Manifest(
         min_onnxruntime="1.19",
-        base_sha256=base_sha256(files["infer.onnx"].sha256, files[WEIGHTS].sha256),
+        base_sha256=files[WEIGHTS].sha256,
         files=files,
         dimensions={"batch": Dimension(1, 64)},
         inputs=INPUTS,

@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from edgepeft_export.forward.identity import SourceTensor
 from edgepeft_export.graph.edit import bind_inputs
 from edgepeft_export.verification.compare import Verified
 from edgepeft_runtime.bundle.adapter_layout import AdapterLayout
@@ -53,6 +54,8 @@ class Forward:
         adapter: how the parameters belong together, and which of them keep their first values.
         roles: the role of each parameter, ``weight`` where it is missing.
         verified: what the graph was compared on with its source.
+        source: the tensors of the source, of which those that are no parameters are the identity of the base; ``None``
+            where the graph itself is the source.
     """
 
     model: ir.Model
@@ -62,6 +65,7 @@ class Forward:
     adapter: AdapterLayout = field(default_factory=AdapterLayout)
     roles: Mapping[str, str] = field(default_factory=dict)
     verified: Verified = field(default_factory=Verified)
+    source: tuple[SourceTensor, ...] | None = None
 
     @property
     def outputs(self) -> tuple[str, ...]:

@@ -19,9 +19,10 @@ def load_model(path: str | Path) -> ir.Model:
     """
     _check_regular(path)
     model = ir.load(path)
-    for tensor in _external_tensors(model):
-        _check_regular(tensor.path)
-        tensor.numpy()
+    for _, tensor in stored_tensors(model):
+        if isinstance(tensor, ir.ExternalTensor):
+            _check_regular(tensor.path)
+            tensor.numpy()
     return model
 
 
@@ -29,11 +30,14 @@ def _check_regular(path: str | Path) -> None:
     os.close(open_regular(path, follow=True))  # nobody may ever write to a pipe
 
 
-def _external_tensors(model: ir.Model) -> Iterator[ir.ExternalTensor]:
-    """The tensors in other files, of all graphs and of attributes."""
-    graphs = {id(graph): graph for graph in (model.graph, *model.graph.subgraphs())}
-    held = [value.const_value for graph in graphs.values() for value in graph.initializers.values()]
-    for node in model.graph.all_nodes():
+def stored_tensors(model: ir.Model) -> Iterator[tuple[str, ir.TensorProtocol]]:
+    """Yield initializers by name, and tensors of attributes by their node's first output; functions are included."""
+    owners: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
+    graphs = {id(graph): graph for owner in owners for graph in owner.subgraphs()} | {id(model.graph): model.graph}
+    for value in (value for graph in graphs.values() for value in graph.initializers.values()):
+        if value.const_value is not None:
+            yield str(value.name), value.const_value
+    for node in (node for owner in owners for node in owner.all_nodes()):
         for attribute in node.attributes.values():
-            held += [attribute.value] if attribute.type == ir.AttributeType.TENSOR else []
-    yield from (tensor for tensor in held if isinstance(tensor, ir.ExternalTensor))
+            if attribute.type == ir.AttributeType.TENSOR:
+                yield str(node.outputs[0].name), attribute.as_tensor()

@@ -52,7 +52,6 @@ const MANIFESTS: readonly (readonly [string, string, (manifest: Json) => void])[
   ["with a pair of another rank", "bad-manifest", set("adapter pairs 0 rank", 3)],
   ["with a pair of another layout", "bad-manifest", set("adapter pairs 0 layout", "graph")],
   ["with a trained parameter that does not train", "bad-manifest", set("adapter non_trainable 0", "nobody")],
-  ["with a foreign base", "bad-manifest", set("base_sha256", "0".repeat(64))],
   ["without a file that is needed", "missing-file", set("files eval.onnx", undefined)],
   ["with a file outside of it", "path-escape", set("files ../x", { sha256: "0".repeat(64), bytes: 1 })],
   ["with a file of another hash", "damaged-file", set("files train.onnx sha256", "0".repeat(64))],

@@ -16,6 +16,7 @@ from onnx_ir.passes import common
 
 from edgepeft_export.errors import NotAModel, OpsetNotConverted, UnknownInitializer
 from edgepeft_export.forward.graph import Forward
+from edgepeft_export.forward.identity import of_model
 from edgepeft_export.forward.onnx_source.declared_shapes import name_free_axes, settle_shapes
 from edgepeft_export.forward.onnx_source.lora import GraphLora, attach_lora
 from edgepeft_export.forward.onnx_source.quantized import needs_4_bits, raise_quantized
@@ -82,7 +83,8 @@ def from_onnx(
         del model.graph.initializers[value.name]
         value.const_value = None
         model.graph.inputs.append(value)
-    return verified(Forward(tidy(model), inputs, parameters, adapter=adapter, roles=roles), reference)
+    forward = Forward(tidy(model), inputs, parameters, adapter=adapter, roles=roles, source=of_model(load_model(path)))
+    return verified(forward, reference)
 
 
 def _role(value: ir.Value) -> str:

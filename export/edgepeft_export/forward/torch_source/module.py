@@ -35,6 +35,7 @@ from edgepeft_export.forward.torch_source.detach import KeepDetach
 from edgepeft_export.forward.torch_source.recurrent import KeepRecurrent
 from edgepeft_export.forward.torch_source.reference import Function, Reference, Tensors, array, verified
 from edgepeft_export.forward.torch_source.shared_storage import View, views_of, with_views
+from edgepeft_export.forward.torch_source.source import Reads, source_of
 from edgepeft_export.graph.shapes import Dim, dims_of
 from edgepeft_export.losses import FIRST_LOGITS
 from edgepeft_export.opset import OPSET
@@ -72,7 +73,8 @@ def from_torch(
     axes = default_dynamic_axes(inputs) if dynamic_axes is None else dynamic_axes
     with _inference(model):
         traced = distinct_sizes(inputs, axes)
-        names = _output_names(model, traced, outputs)
+        with Reads() as reads:
+            names = _output_names(model, traced, outputs)
         program = export(_Lifted(model, names, views), traced, trainable, axes)
     called = [f"{name}.output" if name in inputs or name in trainable else name for name in names]
     graph = _rename(program, list(inputs), list(trainable), called)
@@ -82,7 +84,7 @@ def from_torch(
     _name_outputs(graph.graph, called)  # again: equal outputs may have become one
     _name_folded_weights(graph.graph, model)
     parameters = {name: array(tensor).copy() for name, tensor in trainable.items()}
-    forward = Forward(graph, tuple(inputs), parameters)
+    forward = Forward(graph, tuple(inputs), parameters, source=source_of(model, trainable, views, reads))
     with _inference(model):
         return verified(forward, Reference(_function(model, names, views), inputs, traced, trainable, axes, half))
 

@@ -39,6 +39,7 @@ WEIGHTS = "weights.bin"
 ADAPTER = "adapter.safetensors"
 GRAPHS = ("train.onnx", "optimizer.onnx", "eval.onnx", "infer.onnx")
 _REQUIRED = (*GRAPHS, WEIGHTS, ADAPTER)
+_RUN = ("train.onnx", "optimizer.onnx", "eval.onnx", WEIGHTS)
 _FETCH_AGAIN = "copy the bundle to this machine again, or prepare it again."
 
 
@@ -78,8 +79,14 @@ class Bundle:
 
     @property
     def base_sha256(self) -> str:
-        """What an adapter or an update belongs to: the hash of the model without its adapter."""
+        """The identity of the source's frozen tensors, which adapters and updates belong to (section 2 of the SPEC)."""
         return self.manifest.base_sha256
+
+    @property
+    def graphs_sha256(self) -> str:
+        """The identity of what a run computes: its graphs and frozen weights, which a checkpoint belongs to."""
+        hashes = (f"{self.manifest.files[name].sha256}\n" for name in _RUN)
+        return hashlib.sha256("".join(hashes).encode()).hexdigest()
 
     @property
     def adapter_sha256(self) -> str:
@@ -151,11 +158,6 @@ def checked_tensors(tensors: Mapping[str, Array], specs: Sequence[TensorSpec], s
     return {spec.name: tensors[spec.name] for spec in specs}
 
 
-def base_sha256(infer_sha256: str, weights_sha256: str) -> str:
-    """The hash that names a base: of the text ``<sha256 of infer.onnx>\\n<sha256 of weights.bin>\\n``."""
-    return hashlib.sha256(f"{infer_sha256}\n{weights_sha256}\n".encode()).hexdigest()
-
-
 def _listed(names: set[str]) -> str:
     some = sorted(names)[:5]
     return (", ".join(some) + (f" and {len(names) - 5} more" if len(names) > 5 else "")) or "none"
@@ -194,7 +196,7 @@ def _version(text: str) -> tuple[int, ...]:
 
 
 def check_declared(manifest: Manifest) -> None:
-    """The names in ``files`` stay inside the bundle, the needed ones are there, and the base is made of them."""
+    """The names in ``files`` stay inside the bundle, and the required ones are there."""
     for name in manifest.files:
         plain = PurePosixPath(name)
         if str(plain) != name or plain.is_absolute() or {"..", "."} & set(plain.parts) or re.search(r"[\\:\0]", name):
@@ -206,10 +208,6 @@ def check_declared(manifest: Manifest) -> None:
             raise MissingFile(
                 f"The manifest does not list {name}.", context="every bundle needs this file.", hint=_FETCH_AGAIN
             )
-    expected = base_sha256(manifest.files["infer.onnx"].sha256, manifest.files[WEIGHTS].sha256)
-    if manifest.base_sha256 != expected:
-        context = f"expected {expected}, found {manifest.base_sha256}"
-        raise BadManifest("The manifest's base_sha256 is not that of its files.", context)
 
 
 def _check_directory(path: Path, manifest: Manifest) -> None:

@@ -61,7 +61,7 @@ class StateDirectory:
     def __init__(self, path: str | Path, bundle: Bundle, adapter_sha256: str) -> None:
         self.path = Path(path)
         self._bundle = bundle
-        self._owner = {"base_sha256": bundle.base_sha256, "adapter_sha256": adapter_sha256}
+        self._owner = {"graphs_sha256": bundle.graphs_sha256, "adapter_sha256": adapter_sha256}
         self._keep_newest = True
         try:
             make_folder(self.path)
@@ -136,8 +136,9 @@ class StateDirectory:
         for key, expected in self._owner.items():
             found = file.metadata.get(key)
             if found != expected:
+                what = "adapter" if key == "adapter_sha256" else "bundle"
                 raise ForeignState(
-                    f"The state in {self.path} belongs to another {'bundle' if key == 'base_sha256' else 'adapter'}.",
+                    f"The state in {self.path} belongs to another {what}.",
                     context=f"{key}: this run {expected}, the state {found}",
                     hint="use the bundle and adapter that the run was started with, or another state directory.",
                 )

@@ -21,12 +21,13 @@ export class Checkpoints {
   private constructor(
     private readonly store: StateStore,
     private readonly bundle: Bundle,
-    private readonly adapterSha256: string,
+    private readonly owner: Readonly<Record<string, string>>,
   ) {}
 
   /** @throws StateError it cannot be used, or another run uses it. */
   static async open(store: StateStore, bundle: Bundle, adapterSha256: string): Promise<Checkpoints> {
-    if (await attempt(store, () => store.lock())) return new Checkpoints(store, bundle, adapterSha256);
+    const owner = { graphs_sha256: await bundle.graphsSha256(), adapter_sha256: adapterSha256 };
+    if (await attempt(store, () => store.lock())) return new Checkpoints(store, bundle, owner);
     const hint = "end the other one, or use another state.";
     throw new StateError("state-in-use", `Cannot use ${store.name}.`, "another run uses it.", hint);
   }
@@ -46,7 +47,7 @@ export class Checkpoints {
         return Object.entries(tensors).map(([name, tensor]) => [`${group}:${name}`, tensor] as const);
       },
     );
-    const metadata = { format: "edgepeft-checkpoint", version: "2", ...this.owner(), run };
+    const metadata = { format: "edgepeft-checkpoint", version: "2", ...this.owner, run };
     const { bytes } = await tensorBytes(Object.fromEntries(named), metadata, true);
     // A damaged newest checkpoint must not replace a whole previous one.
     await attempt(this.store, () => this.store.replace(bytes, this.keepNewest));
@@ -79,10 +80,6 @@ export class Checkpoints {
     throw new StateError("damaged-state", `No checkpoint in ${this.name} is whole.`, failures.join("\n"), hint);
   }
 
-  private owner(): Readonly<Record<string, string>> {
-    return { base_sha256: this.bundle.baseSha256, adapter_sha256: this.adapterSha256 };
-  }
-
   private checked({ tensors, metadata }: TensorFile): Checkpoint {
     const kind = `${metadata.get("format")} ${metadata.get("version")}`;
     const run = metadata.get("run");
@@ -94,9 +91,9 @@ export class Checkpoints {
         "use another state.",
       );
     }
-    for (const [key, expected] of Object.entries(this.owner())) {
+    for (const [key, expected] of Object.entries(this.owner)) {
       if (metadata.get(key) === expected) continue;
-      const what = key === "base_sha256" ? "bundle" : "adapter";
+      const what = key === "adapter_sha256" ? "adapter" : "bundle";
       const context = `${key}: this run ${expected}, the state ${metadata.get(key)}`;
       const hint = "use the bundle and adapter that the run was started with, or another state.";
       throw new StateError("foreign-state", `The state in ${this.name} belongs to another ${what}.`, context, hint);
