@@ -28,7 +28,7 @@ from edgepeft_export.errors import BadExampleInputs
 from edgepeft_export.forward import Forward, from_onnx
 from edgepeft_export.forward.torch_source.module import DynamicAxes, ExampleInputs, from_torch, name_inputs
 from edgepeft_export.quantize.choose import Batch
-from edgepeft_runtime.bundle.manifest import Json
+from edgepeft_runtime.files.schema import Json
 
 
 @dataclass(frozen=True)

@@ -33,8 +33,9 @@ from edgepeft_export.forward.torch_source.own_loss import from_function
 from edgepeft_export.ort_training import OrtTraining, export_ort_training
 from edgepeft_export.quantize import Packed, Quantization, quantize
 from edgepeft_export.quantize.choose import Batch
-from edgepeft_runtime.bundle.manifest import ImageSpec, Json, TextSpec
+from edgepeft_runtime.bundle.manifest import ImageSpec, TextSpec
 from edgepeft_runtime.engine.registry import ORT_TRAINING, PORTABLE, check_engine
+from edgepeft_runtime.files.schema import Json
 from edgepeft_runtime.notices import notice
 
 LossLike: TypeAlias = str | losses.Loss | Callable[..., Tensor] | Path

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Annotated
 
-from edgepeft_runtime.files.fields import Fields
+from edgepeft_runtime.files.schema import Mark, Natural
 
 
 @dataclass(frozen=True)
@@ -19,8 +20,8 @@ class MemorySpec:
         micro_batch: examples that go through the graph at a time, where the bundle was prepared for a budget.
     """
 
-    activations: tuple[Mapping[str, int], ...]
-    micro_batch: int | None = None
+    activations: tuple[Mapping[str, Natural], ...]
+    micro_batch: Annotated[int | None, Mark.OPTIONAL] = None
 
     def bytes_at(self, sizes: Mapping[str, int]) -> int:
         """Bytes alive at the fullest moment, for sizes of all symbolic dimensions."""
@@ -28,17 +29,6 @@ class MemorySpec:
             (sum(_term(product, sizes) * count for product, count in moment.items()) for moment in self.activations),
             default=0,
         )
-
-    @classmethod
-    def parse(cls, fields: Fields) -> MemorySpec:
-        """Read the field ``memory`` of a manifest."""
-        moments = []
-        for moment in fields.list_of("activations"):
-            numbers = moment.rest()
-            if not all(type(count) is int and count >= 0 for count in numbers.values()):
-                raise fields.wrong("activations", "numbers of bytes", numbers)
-            moments.append(numbers)
-        return cls(tuple(moments), fields.optional("micro_batch", int))
 
 
 def _term(product: str, sizes: Mapping[str, int]) -> int:

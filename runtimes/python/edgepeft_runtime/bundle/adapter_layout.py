@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from typing import Annotated
 
 from edgepeft_runtime.errors import BadManifest
-from edgepeft_runtime.files.fields import Fields
+from edgepeft_runtime.files.schema import Natural, one_of
 from edgepeft_runtime.shown import quoted
 
 LAYOUTS = ("torch", "graph", "experts")
@@ -40,22 +41,15 @@ class LowRankPair:
     layer: str
     a: str
     b: str
-    layout: str
-    groups: int
-    rank: int
+    layout: Annotated[str, one_of(LAYOUTS)]
+    groups: Natural
+    rank: Natural
     scale: float
 
     @property
     def rank_axis(self) -> int:
         """The axis of A along which the rank lies; in B it is the other one of the first two."""
         return 1 if self.layout == "graph" else 0
-
-    @classmethod
-    def parse(cls, fields: Fields) -> LowRankPair:
-        """Read the fields of a pair."""
-        names = fields.take("layer", str), fields.take("a", str), fields.take("b", str)
-        sizes = fields.one_of("layout", LAYOUTS), fields.natural("groups"), fields.natural("rank")
-        return cls(*names, *sizes, fields.number("scale"))
 
     def fits(self, a: tuple[int, ...], b: tuple[int, ...]) -> bool:
         """Whether parameters of these shapes form the pair."""
@@ -82,26 +76,8 @@ class AdapterLayout:
 
     pairs: tuple[LowRankPair, ...] = ()
     masks: tuple[str, ...] = ()
-    prompt_tokens: int = 0
+    prompt_tokens: Natural = 0
     non_trainable: tuple[str, ...] = ()
-
-    @classmethod
-    def parse(cls, fields: Fields) -> AdapterLayout:
-        """Read the section ``adapter`` of a manifest."""
-        pairs = tuple(LowRankPair.parse(f) for f in fields.list_of("pairs"))
-        masks, tokens = tuple(fields.texts("masks")), fields.natural("prompt_tokens")
-        layout = cls(pairs, masks, tokens, tuple(fields.texts("non_trainable")))
-        fields.finish()
-        return layout
-
-    def to_dict(self) -> dict[str, object]:
-        """The section as plain JSON values."""
-        return {
-            "pairs": [asdict(pair) for pair in self.pairs],
-            "masks": list(self.masks),
-            "prompt_tokens": self.prompt_tokens,
-            "non_trainable": list(self.non_trainable),
-        }
 
     def restricted_to(self, names: Collection[str]) -> AdapterLayout:
         """The layout of an adapter that has only these parameters."""

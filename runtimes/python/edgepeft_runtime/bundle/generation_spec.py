@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated
 
-from edgepeft_runtime.files.fields import Fields
+from edgepeft_runtime.files.schema import Check, Natural, Shape
 
 BATCH, PAST = "batch", "past"
+
+
+def _has_batch_and_past(shape: tuple[int | str, ...]) -> bool:
+    return [dim for dim in shape if isinstance(dim, str)] == [BATCH, PAST]
 
 
 @dataclass(frozen=True)
@@ -21,15 +25,7 @@ class CacheSpec:
 
     past: str
     present: str
-    shape: tuple[int | str, ...]
-
-    @classmethod
-    def parse(cls, fields: Fields) -> CacheSpec:
-        """Read the fields of a cache."""
-        shape = fields.shape()
-        if [dim for dim in shape if isinstance(dim, str)] != [BATCH, PAST]:
-            raise fields.wrong("shape", f"sizes, {BATCH!r} and {PAST!r}", list(shape))
-        return cls(fields.take("past", str), fields.take("present", str), shape)
+    shape: Annotated[Shape, Check(f"sizes, {BATCH!r} and {PAST!r}", _has_batch_and_past)]
 
     def empty(self, batch: int) -> tuple[int, ...]:
         """Its shape before anything was read."""
@@ -49,20 +45,5 @@ class GenerationSpec:
 
     ids: str
     attention_mask: str | None
-    end: tuple[int, ...] = ()
+    end: tuple[Natural, ...] = ()
     cache: tuple[CacheSpec, ...] = ()
-
-    @classmethod
-    def parse(cls, fields: Fields) -> GenerationSpec:
-        """Read the fields of ``generation``."""
-        ids, mask, end = fields.take("ids", str), fields.take("attention_mask", str, None), fields.take("end", list)
-        if not all(type(token) is int and token >= 0 for token in end):
-            raise fields.wrong("end", "token ids", end)
-        spec = cls(ids, mask, tuple(end), tuple(CacheSpec.parse(part) for part in fields.list_of("cache")))
-        fields.finish()
-        return spec
-
-    def to_dict(self) -> dict[str, Any]:
-        """The spec as plain JSON values."""
-        cache = [{"past": part.past, "present": part.present, "shape": list(part.shape)} for part in self.cache]
-        return {"ids": self.ids, "attention_mask": self.attention_mask, "end": list(self.end), "cache": cache}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated
 
 from edgepeft_runtime.bundle import manifest_checks
 from edgepeft_runtime.bundle.activation_sizes import MemorySpec
@@ -14,7 +14,7 @@ from edgepeft_runtime.bundle.generation_spec import GenerationSpec
 from edgepeft_runtime.bundle.manifest_checks import check
 from edgepeft_runtime.errors import BadManifest, UnknownBundleVersion
 from edgepeft_runtime.files import strict_json
-from edgepeft_runtime.files.fields import Fields
+from edgepeft_runtime.files.schema import Check, Json, Mark, Natural, Sha256, Shape, Sizes, one_of, read, write
 from edgepeft_runtime.shown import quoted
 
 MANIFEST = "manifest.json"
@@ -32,22 +32,25 @@ CHANNEL_ORDERS = ("RGB", "BGR")
 TEXT_FIELDS = ("ids", "attention_mask", "type_ids")
 
 MAX_IMAGE_SIDE = 2**14
-Json = dict[str, Any]
+_Side = Annotated[int, Check(f"pixels from 1 to {MAX_IMAGE_SIDE}", lambda side: 0 < side <= MAX_IMAGE_SIDE)]
+_Resize = Annotated[
+    tuple[int, ...], Check("at most two sizes", lambda sizes: len(sizes) <= 2 and min(sizes, default=1) > 0)
+]
 
 
 @dataclass(frozen=True)
 class FileEntry:
     """A file of the bundle: its SHA-256 and its size in bytes."""
 
-    sha256: str
-    bytes: int
+    sha256: Sha256
+    bytes: Natural
 
 
 @dataclass(frozen=True)
 class Dimension:
     """How large a symbolic dimension may be; ``max=None`` sets no limit."""
 
-    min: int = 1
+    min: Natural = 1
     max: int | None = None
 
 
@@ -56,8 +59,8 @@ class TensorSpec:
     """Name, numpy dtype and shape of a tensor; a ``str`` in the shape is a symbolic dimension."""
 
     name: str
-    dtype: str
-    shape: tuple[int | str, ...]
+    dtype: Annotated[str, one_of(DTYPES)]
+    shape: Shape
 
     @property
     def size(self) -> int:
@@ -69,49 +72,29 @@ class TensorSpec:
         """The shape; only for a tensor without symbolic dimensions."""
         return tuple(int(dim) for dim in self.shape)
 
-    @classmethod
-    def parse(cls, fields: Fields) -> TensorSpec:
-        """Read the fields of a tensor."""
-        return cls(*_tensor(fields))
-
 
 @dataclass(frozen=True)
 class LabelSpec(TensorSpec):
     """A label: class labels carry the number of ``classes`` and the label that does not count."""
 
-    classes: int | None = None
-    ignore_index: int | None = None
-
-    @classmethod
-    def parse(cls, fields: Fields) -> LabelSpec:
-        """Read the fields of a label."""
-        return cls(*_tensor(fields), fields.optional("classes", int), fields.optional("ignore_index", int))
+    classes: Annotated[int | None, Mark.OMITTED] = None
+    ignore_index: Annotated[int | None, Mark.OMITTED] = None
 
 
 @dataclass(frozen=True)
 class ParameterSpec(TensorSpec):
     """A tensor that trains, and the part it plays."""
 
-    role: str = "other"
-
-    @classmethod
-    def parse(cls, fields: Fields) -> ParameterSpec:
-        """Read the fields of a parameter."""
-        return cls(*_tensor(fields), fields.one_of("role", ROLES))
+    role: Annotated[str, one_of(ROLES)] = "other"
 
 
 @dataclass(frozen=True)
 class FrozenSpec(TensorSpec):
     """A tensor of ``weights.bin``, the bytes it takes there, and of how many numbers it is the packed form."""
 
-    bytes: int = 0
-    elements: int | None = None
-
-    @classmethod
-    def parse(cls, fields: Fields) -> FrozenSpec:
-        """Read the fields of a frozen tensor; its dtype may be one that numpy lacks, as ``int4``."""
-        tensor = fields.take("name", str), fields.take("dtype", str), fields.shape()
-        return cls(*tensor, fields.take("bytes", int), fields.optional("elements", int))
+    dtype: str  # also one that numpy lacks, such as int4
+    bytes: Natural = 0
+    elements: Annotated[int | None, Mark.OPTIONAL] = None
 
 
 @dataclass(frozen=True)
@@ -127,21 +110,11 @@ class SparseSpec:
     """
 
     tensor: str
-    shape: tuple[int, ...]
+    shape: Sizes
     values: str
     indices: str
-    gradient: str | None
-    batches: int
-
-    @classmethod
-    def parse(cls, fields: Fields) -> SparseSpec:
-        """Read the fields of a sparse tensor."""
-        shape = fields.shape()
-        sizes = tuple(dim for dim in shape if isinstance(dim, int))
-        if sizes != shape:
-            raise fields.wrong("shape", "a list of sizes", shape)
-        names = fields.take("values", str), fields.take("indices", str), fields.optional("gradient", str)
-        return cls(fields.take("tensor", str), sizes, *names, fields.natural("batches"))
+    gradient: Annotated[str | None, Mark.OPTIONAL]
+    batches: Natural
 
     @property
     def size(self) -> int:
@@ -158,19 +131,13 @@ class Bucket:
     members: tuple[str, ...]
     decay: bool
 
-    @classmethod
-    def parse(cls, fields: Fields) -> Bucket:
-        """Read the fields of a bucket."""
-        members = tuple(fields.texts("members"))
-        return cls(fields.take("name", str), fields.take("size", int), members, fields.take("decay", bool))
-
 
 @dataclass(frozen=True)
 class LossSpec:
     """The loss as prepared: its kind, and what else describes it."""
 
-    kind: str
-    settings: Json = field(default_factory=dict)
+    kind: Annotated[str, one_of(LOSSES)]
+    settings: Annotated[Json, Mark.REST] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -179,7 +146,7 @@ class OptimizerSpec:
 
     kind: str
     lr: float
-    settings: Json = field(default_factory=dict)
+    settings: Annotated[Json, Mark.REST] = field(default_factory=dict)
     state: tuple[TensorSpec, ...] = ()
 
 
@@ -190,10 +157,10 @@ class TextSpec:
     ``template`` is what a prompt of a causal language model is put into, ``{prompt}`` in its place.
     """
 
-    max_length: int
+    max_length: Natural
     pad_id: int
-    fields: dict[str, str]
-    template: str | None = None
+    fields: dict[str, Annotated[str, one_of(TEXT_FIELDS)]]
+    template: Annotated[str | None, Mark.OPTIONAL] = None
 
 
 @dataclass(frozen=True)
@@ -212,13 +179,13 @@ class ImageSpec:
     """
 
     input: str
-    size: tuple[int, int]
-    channels: int
+    size: tuple[_Side, _Side]
+    channels: Natural
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    resize: tuple[int, ...] | None = None
-    resample: str = "bilinear"
-    channel_order: str = "RGB"
+    resize: Annotated[_Resize | None, Mark.OPTIONAL] = None
+    resample: Annotated[str, one_of(RESAMPLES)] = "bilinear"
+    channel_order: Annotated[str, one_of(CHANNEL_ORDERS)] = "RGB"
 
 
 @dataclass(frozen=True)
@@ -226,7 +193,7 @@ class Manifest:
     """A whole manifest; it cannot be made with parts that contradict one another (:class:`BundleError`)."""
 
     min_onnxruntime: str
-    base_sha256: str
+    base_sha256: Sha256
     files: dict[str, FileEntry]
     dimensions: dict[str, Dimension]
     inputs: tuple[TensorSpec, ...]
@@ -237,13 +204,13 @@ class Manifest:
     buckets: tuple[Bucket, ...]
     loss: LossSpec
     optimizer: OptimizerSpec
-    classes: tuple[str, ...] | None = None
-    text: TextSpec | None = None
-    image: ImageSpec | None = None
-    memory: MemorySpec | None = None
-    sparse: tuple[SparseSpec, ...] = ()
+    classes: Annotated[tuple[str, ...] | None, Mark.OPTIONAL] = None
+    text: Annotated[TextSpec | None, Mark.OPTIONAL] = None
+    image: Annotated[ImageSpec | None, Mark.OPTIONAL] = None
+    memory: Annotated[MemorySpec | None, Mark.OPTIONAL] = None
+    sparse: Annotated[tuple[SparseSpec, ...], Mark.OPTIONAL] = ()
     adapter: AdapterLayout = field(default_factory=AdapterLayout)
-    generation: GenerationSpec | None = None
+    generation: Annotated[GenerationSpec | None, Mark.OPTIONAL] = None
     provenance: Json = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -261,7 +228,7 @@ class Manifest:
         try:
             value = strict_json.loads(text)
         except ValueError as failure:
-            raise BadManifest("manifest.json is not JSON.", str(failure)) from None
+            raise BadManifest(f"{MANIFEST} is not JSON.", str(failure)) from None
         return cls.from_dict(value)
 
     def to_json(self) -> str:
@@ -269,146 +236,31 @@ class Manifest:
         return json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
     @classmethod
-    def from_dict(cls, value: Any) -> Manifest:
+    def from_dict(cls, value: object) -> Manifest:
         """Read a manifest from plain JSON values."""
-        fields = Fields(value, "manifest.json")
-        _check_format(fields)
-        manifest = cls(
-            min_onnxruntime=fields.take("min_onnxruntime", str),
-            base_sha256=fields.sha256("base_sha256"),
-            files={name: FileEntry(f.sha256("sha256"), f.natural("bytes")) for name, f in fields.map_of("files")},
-            dimensions={
-                name: Dimension(f.natural("min"), f.take("max", int, None)) for name, f in fields.map_of("dimensions")
-            },
-            inputs=tuple(TensorSpec.parse(f) for f in fields.list_of("inputs")),
-            labels=tuple(LabelSpec.parse(f) for f in fields.list_of("labels")),
-            outputs=tuple(TensorSpec.parse(f) for f in fields.list_of("outputs")),
-            parameters=tuple(ParameterSpec.parse(f) for f in fields.list_of("parameters")),
-            frozen=tuple(FrozenSpec.parse(f) for f in fields.list_of("frozen")),
-            buckets=tuple(Bucket.parse(f) for f in fields.list_of("buckets")),
-            loss=_loss(fields.part("loss")),
-            optimizer=_optimizer(fields.part("optimizer")),
-            classes=None if fields.is_null("classes") else tuple(fields.texts("classes")),
-            text=None if fields.is_null("text") else _text(fields.part("text")),
-            image=None if fields.is_null("image") else _image(fields.part("image")),
-            memory=None if fields.is_null("memory") else _memory(fields.part("memory")),
-            sparse=() if fields.is_null("sparse") else tuple(SparseSpec.parse(f) for f in fields.list_of("sparse")),
-            adapter=AdapterLayout.parse(fields.part("adapter")),
-            generation=None if fields.is_null("generation") else GenerationSpec.parse(fields.part("generation")),
-            provenance=fields.take("provenance", dict),
-        )
-        fields.finish()
-        return manifest
+        document = read(_Document, value, MANIFEST, BadManifest)
+        _check_format(document)
+        return read(cls, document.content, MANIFEST, BadManifest)
 
     def to_dict(self) -> Json:
-        """The manifest as plain JSON values, in the order of the SPEC."""
-        return {
-            "format": FORMAT,
-            "version": VERSION,
-            "min_onnxruntime": self.min_onnxruntime,
-            "base_sha256": self.base_sha256,
-            "files": {name: vars(entry).copy() for name, entry in self.files.items()},
-            "dimensions": {name: vars(dimension).copy() for name, dimension in self.dimensions.items()},
-            "inputs": [_listed(spec) for spec in self.inputs],
-            "labels": [_label(spec) for spec in self.labels],
-            "outputs": [_listed(spec) for spec in self.outputs],
-            "parameters": [_listed(spec) for spec in self.parameters],
-            "frozen": [_listed(spec) for spec in self.frozen],
-            "buckets": [_listed(bucket) for bucket in self.buckets],
-            "loss": {"kind": self.loss.kind, **self.loss.settings},
-            "optimizer": {
-                "kind": self.optimizer.kind,
-                "lr": self.optimizer.lr,
-                **self.optimizer.settings,
-                "state": [_listed(spec) for spec in self.optimizer.state],
-            },
-            "classes": None if self.classes is None else list(self.classes),
-            "text": None if self.text is None else _listed(self.text),
-            "image": None if self.image is None else _listed(self.image),
-            "memory": None if self.memory is None else _listed(self.memory),
-            "sparse": [_listed(spec) for spec in self.sparse],
-            "adapter": self.adapter.to_dict(),
-            "generation": None if self.generation is None else self.generation.to_dict(),
-            "provenance": self.provenance,
-        }
+        """Return the manifest as plain JSON values, in the order of the SPEC."""
+        return {"format": FORMAT, "version": VERSION, **write(self)}
 
 
-def _listed(value: Any) -> Json:
-    """A flat dataclass as JSON: tuples become lists."""
-    return {name: list(item) if isinstance(item, tuple) else item for name, item in vars(value).items()}
+@dataclass(frozen=True)
+class _Document:
+    format: str
+    version: int
+    content: Annotated[Json, Mark.REST]
 
 
-def _label(spec: LabelSpec) -> Json:
-    value = _listed(spec)
-    if spec.classes is None:
-        del value["classes"], value["ignore_index"]
-    return value
-
-
-def _tensor(fields: Fields) -> tuple[str, str, tuple[int | str, ...]]:
-    return fields.take("name", str), fields.one_of("dtype", DTYPES), fields.shape()
-
-
-def _loss(fields: Fields) -> LossSpec:
-    return LossSpec(fields.one_of("kind", LOSSES), fields.rest())
-
-
-def _optimizer(fields: Fields) -> OptimizerSpec:
-    kind, lr = fields.take("kind", str), fields.number("lr")
-    state = tuple(TensorSpec.parse(f) for f in fields.list_of("state"))
-    return OptimizerSpec(kind, lr, fields.rest(), state)
-
-
-def _memory(fields: Fields) -> MemorySpec:
-    spec = MemorySpec.parse(fields)
-    fields.finish()
-    return spec
-
-
-def _text(fields: Fields) -> TextSpec:
-    length, pad, names = fields.natural("max_length"), fields.take("pad_id", int), fields.take("fields", dict)
-    if any(kind not in TEXT_FIELDS for kind in names.values()):
-        raise BadManifest(
-            "manifest.json: text.fields maps an input to something unknown.", f"{quoted(names)}; known: {TEXT_FIELDS}"
-        )
-    template = fields.optional("template", str)
-    fields.finish()
-    return TextSpec(length, pad, names, template)
-
-
-def _image(fields: Fields) -> ImageSpec:
-    sides = fields.numbers("size", 2)
-    height, width = sides
-    if not all(type(side) is int and 0 < side <= MAX_IMAGE_SIDE for side in sides):
-        raise fields.wrong("size", f"two numbers of pixels from 1 to {MAX_IMAGE_SIDE}", list(sides))
-    channels = fields.natural("channels")
-    mean, std = fields.numbers("mean", channels), fields.numbers("std", channels)
-    name = fields.take("input", str)
-    resize = _resize(fields)
-    how = fields.one_of("resample", RESAMPLES), fields.one_of("channel_order", CHANNEL_ORDERS)
-    fields.finish()
-    return ImageSpec(name, (int(height), int(width)), channels, mean, std, resize, *how)
-
-
-def _resize(fields: Fields) -> tuple[int, ...] | None:
-    if fields.is_null("resize"):
-        return None
-    found = fields.take("resize", list)
-    if len(found) > 2 or not all(type(size) is int and size > 0 for size in found):
-        raise fields.wrong("resize", "at most two sizes", found)
-    return tuple(found)
-
-
-def _check_format(fields: Fields) -> None:
-    found = fields.take("format", str)
-    if found != FORMAT:
-        raise BadManifest(
-            "This directory holds no edgepeft bundle.", f"format: expected {FORMAT!r}, found {quoted(found)}"
-        )
-    version = fields.take("version", int)
-    if version != VERSION:
+def _check_format(document: _Document) -> None:
+    if document.format != FORMAT:
+        context = f"format: expected {FORMAT!r}, found {quoted(document.format)}"
+        raise BadManifest("This directory contains no edgepeft bundle.", context)
+    if document.version != VERSION:
         raise UnknownBundleVersion(
-            f"The bundle is of version {version}; this runtime knows version {VERSION}.",
-            context="manifest.json: version",
+            f"The bundle is of version {document.version}; this runtime knows version {VERSION}.",
+            context=f"{MANIFEST}: version",
             hint="update edgepeft on this machine, or prepare the bundle with the edgepeft that this machine has.",
         )

@@ -30,6 +30,7 @@ def check(manifest: Manifest) -> None:
     _check_sparse(manifest)
     _check_layout(manifest)
     _check_generation(manifest)
+    _check_image(manifest)
 
 
 def _check_names(manifest: Manifest) -> None:
@@ -132,3 +133,9 @@ def _check_generation(manifest: Manifest) -> None:
         raise BadManifest(
             "A cache belongs to generate.onnx, and the other way round.", f"cache: {len(spec.cache)} tensors"
         )
+
+
+def _check_image(manifest: Manifest) -> None:
+    spec = manifest.image
+    if spec is not None and not len(spec.mean) == len(spec.std) == spec.channels:
+        raise BadManifest("An image needs a mean and a deviation for each channel.", f"channels: {spec.channels}")

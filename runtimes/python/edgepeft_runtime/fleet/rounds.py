@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from edgepeft_runtime.bundle.manifest import MAX_MANIFEST_BYTES, FileEntry, ParameterSpec
 from edgepeft_runtime.errors import BadLatest, BadRound, BadSignature
 from edgepeft_runtime.files.fields import Fields
+from edgepeft_runtime.files.schema import read
 from edgepeft_runtime.fleet import canonical, signatures
 from edgepeft_runtime.fleet.reading import (
     VERSION,
@@ -210,7 +211,7 @@ class Round:
             base_sha256=fields.sha256("base_sha256"),
             adapter=_entry(fields.part("adapter")),
             bundle=_bundle(fields.part_or_null("bundle")),
-            tensors=tuple(_tensor(f) for f in fields.list_of("tensors")),
+            tensors=tuple(_tensor(value, i) for i, value in enumerate(fields.take("tensors", list))),
             max_update_norm=_norm(fields),
             norm_action=fields.one_of("norm_action", (CLIP, REFUSE)),
             max_staleness=fields.natural("max_staleness"),
@@ -263,8 +264,8 @@ def _limits(fields: Fields) -> Limits:
     return limits
 
 
-def _tensor(fields: Fields) -> ParameterSpec:
-    spec = ParameterSpec.parse(fields)
+def _tensor(value: object, index: int) -> ParameterSpec:
+    spec = read(ParameterSpec, value, f"{ROUND_FILE}: tensors[{index}]", BadRound)
     if not all(isinstance(dim, int) for dim in spec.shape):
-        raise fields.wrong("shape", "a list of sizes", spec.shape)
+        raise BadRound(f"{ROUND_FILE}: the shape of a tensor has names.", f"tensors[{index}]: {spec.shape}")
     return spec

@@ -1,0 +1,206 @@
+"""JSON by the annotations of frozen dataclasses: each field is written once, and read strictly.
+
+``int``, ``float`` (an integer will do), ``str``, ``bool``, ``X | None``, ``tuple[X, ...]``, ``dict[str, X]`` and other
+dataclasses are understood. ``Annotated`` adds a :class:`Check`, or a :class:`Mark` that says where the field may be.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from enum import Enum
+from functools import cache, partial
+from itertools import islice
+from types import NoneType
+from typing import Annotated, Any, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
+
+from edgepeft_runtime.errors import EdgepeftError
+from edgepeft_runtime.files.shapes import MAX_AXES
+from edgepeft_runtime.shown import quoted
+
+T = TypeVar("T")
+Json: TypeAlias = dict[str, Any]
+MakeError: TypeAlias = Callable[[str, str], EdgepeftError]
+"""Make an error from a message and a context."""
+_Reader: TypeAlias = Callable[[object, str], object]
+
+
+class Mark(Enum):
+    """Where a field is in the JSON object of its dataclass."""
+
+    OPTIONAL = "It may be missing or null, which stands for its default."
+    OMITTED = "As OPTIONAL, and it is not written where it is None."
+    REST = "It is all fields of the object that are not named."
+
+
+@dataclass(frozen=True)
+class Check:
+    """What a value must be, beside its type: a description and a test."""
+
+    expected: str
+    accepts: Callable[[Any], object]
+
+
+def one_of(choices: Iterable[str]) -> Check:
+    """Return the check of a string among ``choices``."""
+    known = tuple(choices)
+    return Check(f"one of {', '.join(known)}", known.__contains__)
+
+
+Natural = Annotated[int, Check("an integer of at least 0", lambda value: value >= 0)]
+Sha256 = Annotated[str, Check("64 lower-case hexadecimal digits", re.compile(r"[0-9a-f]{64}").fullmatch)]
+_AXES = Check(f"a list of at most {MAX_AXES} sizes and names", lambda value: len(value) <= MAX_AXES)
+Shape = Annotated[tuple[Natural | str, ...], _AXES]
+Sizes = Annotated[tuple[Natural, ...], _AXES]
+
+
+class _Mismatch(Exception):
+    """A value is not what its field must be, which the text says."""
+
+
+class _Wrong(Exception):
+    """A message and a context."""
+
+
+def read(kind: type[T], value: object, where: str, error: MakeError) -> T:
+    """Read a dataclass from plain JSON values.
+
+    Args:
+        kind: The dataclass.
+        value: What should be its JSON object: no field may be missing, and none left over.
+        where: What is read, for the messages, such as ``manifest.json``.
+        error: Makes the error that is raised.
+    """
+    hint: Any = kind
+    try:
+        return _reader(hint)(value, where)  # type: ignore[return-value]  # the reader is made for the kind
+    except _Wrong as wrong:
+        raise error(*wrong.args) from None
+
+
+def write(value: object) -> Any:
+    """Return a dataclass as plain JSON values, of which :func:`read` makes an equal one."""
+    if isinstance(value, Mapping):
+        return {name: write(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [write(item) for item in value]
+    return _written(value) if is_dataclass(value) else value
+
+
+def _written(value: object) -> Json:
+    written: Json = {}
+    kind: Any = type(value)
+    for name, _, marks in _fields(kind):
+        item = getattr(value, name)
+        if Mark.REST in marks:
+            written |= write(item)
+        elif not (Mark.OMITTED in marks and item is None):
+            written[name] = write(item)
+    return written
+
+
+@cache
+def _fields(kind: type) -> tuple[tuple[str, Any, tuple[object, ...]], ...]:
+    """Name, annotation and marks of each field."""
+    hints = get_type_hints(kind, include_extras=True)
+    return tuple((name, hints[name], get_args(hints[name])[1:]) for name in (field.name for field in fields(kind)))
+
+
+@cache
+def _reader(hint: Any) -> _Reader:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return partial(_checked, _reader(arguments[0]), tuple(c for c in arguments[1:] if isinstance(c, Check)))
+    if is_dataclass(hint):
+        return partial(_object, hint)
+    if origin is tuple:
+        return partial(_list, _reader(arguments[0]), None if arguments[-1] is Ellipsis else len(arguments))
+    if origin in (dict, Mapping):
+        return partial(_map, _reader(arguments[1]))
+    if arguments:  # a union
+        readers = tuple(_reader(argument) for argument in arguments if argument is not NoneType)
+        return partial(_any_of, readers, NoneType in arguments)
+    return partial(_plain, hint)
+
+
+def _plain(kind: Any, value: object, _: str) -> object:
+    if kind is Any:
+        return value
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is not kind:
+        raise _Mismatch(kind.__name__)
+    return value
+
+
+def _checked(reader: _Reader, checks: tuple[Check, ...], value: object, where: str) -> object:
+    read = reader(value, where)
+    for check in checks:
+        if not check.accepts(read):
+            raise _Mismatch(check.expected)
+    return read
+
+
+def _any_of(readers: tuple[_Reader, ...], nullable: bool, value: object, where: str) -> object:
+    if value is None and nullable:
+        return None
+    expected = []
+    for reader in readers:
+        try:
+            return reader(value, where)
+        except _Mismatch as mismatch:
+            expected.append(str(mismatch))
+    raise _Mismatch(" or ".join(expected))
+
+
+def _list(item: _Reader, length: int | None, value: object, where: str) -> object:
+    if not isinstance(value, list) or length not in (None, len(value)):
+        raise _Mismatch("a list" if length is None else f"a list of {length}")
+    try:
+        return tuple(item(entry, f"{where}[{index}]") for index, entry in enumerate(value))
+    except _Mismatch as mismatch:
+        raise _Mismatch(f"a list, each {mismatch}") from None
+
+
+def _map(item: _Reader, value: object, where: str) -> object:
+    if not isinstance(value, dict):
+        raise _Mismatch("an object")
+    try:
+        return {key: item(entry, f"{where}[{quoted(key)}]") for key, entry in value.items()}
+    except _Mismatch as mismatch:
+        raise _Mismatch(f"an object, each {mismatch}") from None
+
+
+def _object(kind: Any, value: object, where: str) -> object:
+    if not isinstance(value, dict):
+        raise _Wrong(f"{where} is not a JSON object.", f"found {quoted(value)}")
+    left, read = dict(value), {}
+    rest = None
+    for name, hint, marks in _fields(kind):
+        if Mark.REST in marks:
+            rest = name
+        elif left.get(name) is None and not {Mark.OPTIONAL, Mark.OMITTED}.isdisjoint(marks):
+            left.pop(name, None)
+        elif name not in left:
+            raise _Wrong(f"{where} lacks the field {name!r}.", f"found {_listed(left)}")
+        else:
+            read[name] = _field(name, hint, left.pop(name), where)
+    if rest is not None:
+        read[rest] = left
+    elif left:
+        raise _Wrong(f"{where} has fields that are not known.", f"unknown: {_listed(left)}")
+    return kind(**read)
+
+
+def _field(name: str, hint: Any, value: object, where: str) -> object:
+    try:
+        return _reader(hint)(value, f"{where}: {name}")
+    except _Mismatch as mismatch:
+        facts = f"expected {mismatch}, found {quoted(value)}"
+        raise _Wrong(f"{where}: the field {name!r} is wrong.", facts) from None
+
+
+def _listed(names: Iterable[str]) -> str:
+    some = list(islice(names, 9))
+    return ", ".join(map(quoted, some[:8])) + (", …" if len(some) > 8 else "") or "nothing"
