@@ -86,7 +86,7 @@ def test_a_round_takes_devices_of_any_precision(bundles: dict[str, Path], tmp_pa
 def test_a_run_resumes_on_its_own_graphs_alone(bundles: dict[str, Path], tmp_path: Path) -> None:
     """A checkpoint of one precision is refused by another, though the base and the adapter are the same."""
     with Trainer.open(bundles["int8"], state=tmp_path / "state") as trainer:
-        trainer.fit(BATCH, max_steps=2, batch_size=16)
+        trainer.fit(BATCH, max_steps=2, batch_size=8)
     with pytest.raises(StateError, match="another bundle"):
         Trainer.open(bundles["fp32"], state=tmp_path / "state")
     with Trainer.open(bundles["int8"], state=tmp_path / "state") as trainer:
