@@ -8,7 +8,7 @@ from itertools import permutations
 from torch import Tensor, nn
 
 from edgepeft_export.forward.torch_source.shared_storage import views_of
-from edgepeft_runtime.bundle.manifest import Json
+from edgepeft_runtime.files.schema import Json
 
 
 def peft_provenance(model: nn.Module) -> Json:

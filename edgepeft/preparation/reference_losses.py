@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from edgepeft_runtime.bundle.manifest import Json
+from edgepeft_runtime.files.schema import Json
 
 
 def loss_of(kind: str, settings: Json, output: Tensor, labels: Tensor) -> Tensor:
