@@ -1,11 +1,10 @@
-"""A Flower ``ClientApp`` around the device runtime: numpy, onnxruntime and flwr are all it imports."""
+"""A Flower ``ClientApp`` around the device runtime, which imports nothing but numpy, onnxruntime and flwr."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
@@ -27,35 +26,46 @@ def client_app(
     held_out_for: DataOf | None = None,
     threads: int | None = None,
     pause_for: Callable[[], Callable[[], Pause | None]] | None = None,
-    mods: Sequence[Any] = (),
+    mods: Sequence[object] = (),
 ) -> ClientApp:
-    """A ``ClientApp`` that trains a bundle's adapter on a device's own data, and evaluates it there.
+    """Return a ``ClientApp`` that trains and evaluates a bundle's adapter on a device's own data.
 
-    It answers each training message of a server with the parameters it has come to, and what an update says of them.
-    A message of another base, or with parameters that do not fit, is answered with an error that says why; so is data
-    that cannot be trained on. The bundle stays where it is: only its adapter goes over the wire.
+    It answers each training message with the trained parameters and the metadata of an update. A message for another
+    base, or with parameters that do not fit, is answered with an error that says why, and so is data that cannot be
+    trained on. The bundle stays where it is: only its adapter is sent.
 
     Args:
-        bundle: its directory on the device, or where it is by the device's context (``node_config``, ``run_config``).
-        data_for: the device's own data, as :meth:`edgepeft_runtime.Trainer.fit` takes it.
-        held_out_for: data of the device to evaluate on, where a server asks for that; ``None``: it is refused.
-        threads: threads inside an operator; ``None`` leaves it to onnxruntime.
-        pause_for: makes what ``fit`` asks between steps, anew for each round: ``lambda: Limits(minutes=10)``. Training
-            that it ends early is answered as it stands.
+        bundle: Its directory on the device, or a function of the device's context (``node_config``, ``run_config``).
+        data_for: Returns the device's own data, as :meth:`edgepeft_runtime.Trainer.fit` accepts it.
+        held_out_for: Returns data of the device to evaluate on; ``None``: requests to evaluate are refused.
+        threads: Threads inside an operator; ``None`` leaves it to onnxruntime.
+        pause_for: Makes the ``pause`` of ``fit`` for each round: ``lambda: Limits(minutes=10)``. Training that it ends
+            early is answered with what was reached.
         mods: Flower's mods around the app, such as ``fixedclipping_mod`` or ``LocalDpMod``; not for bundles with
-            sparse tensors, whose indices are no floats.
+            sparse tensors, whose indices are not floats.
     """
     app = ClientApp(mods=list(mods))
 
-    def opened(context: Context) -> Bundle:
+    def load(context: Context) -> Bundle:
         return Bundle.open(bundle(context) if callable(bundle) else bundle)
 
     @app.train()  # type: ignore[untyped-decorator]  # flwr is not type-checked here
     def train(message: Message, context: Context) -> Message:
         def run() -> Message:
             pause = None if pause_for is None else pause_for()
-            with _trainer(opened(context), message, threads) as (trainer, call):
-                trainer.fit(data_for(context), **call.training.of_fit(), pause=pause)
+            with _trainer(load(context), message, threads) as (trainer, call):
+                training = call.training
+                trainer.fit(
+                    data_for(context),
+                    epochs=training.epochs,
+                    batch_size=training.batch_size,
+                    accumulate=training.accumulate,
+                    lr=training.lr,
+                    schedule=training.schedule,
+                    warmup=training.warmup,
+                    max_steps=training.max_steps,
+                    pause=pause,
+                )
                 return update_reply(trainer.update(), message)
 
         return _answer(message, run)
@@ -65,9 +75,9 @@ def client_app(
         @app.evaluate()  # type: ignore[untyped-decorator]
         def evaluate(message: Message, context: Context) -> Message:
             def run() -> Message:
-                with _trainer(opened(context), message, threads) as (trainer, call):
-                    found = trainer.evaluate(held_out_for(context), batch_size=call.training.batch_size)
-                    return evaluation_reply(found, message)
+                with _trainer(load(context), message, threads) as (trainer, call):
+                    evaluation = trainer.evaluate(held_out_for(context), batch_size=call.training.batch_size)
+                    return evaluation_reply(evaluation, message)
 
             return _answer(message, run)
 
@@ -76,14 +86,14 @@ def client_app(
 
 @contextmanager
 def _trainer(bundle: Bundle, message: Message, threads: int | None) -> Iterator[tuple[Trainer, Call]]:
-    """A trainer at the adapter that the server has sent, and what it asks for."""
+    """Give a trainer with the adapter that the server has sent, and the server's call."""
     call = read_call(message, bundle)
     with Trainer.open(bundle, adapter=call.adapter, seed=call.training.seed, threads=threads) as trainer:
         yield trainer, call
 
 
 def _answer(message: Message, run: Callable[[], Message]) -> Message:
-    """What a call gives, or an error that says why it gives nothing."""
+    """Return the result of a call as a message, or an error that says why there is none."""
     try:
         return run()
     except EdgepeftError as error:

@@ -1,7 +1,7 @@
-"""What goes over Flower's wire: an adapter and the terms of its round, and what a device makes of it.
+"""The messages of a round on Flower: an adapter with the settings of its round, and a device's answer.
 
 Parameters travel as named float arrays, so that Flower's own mods (clipping, local noise) and strategies apply to them.
-Whoever reads them trusts nothing: neither the other side's names, dtypes and shapes, nor its bytes.
+Neither side trusts the other's names, dtypes, shapes or bytes.
 """
 
 from __future__ import annotations
@@ -46,18 +46,18 @@ REFUSED = 1000
 """The code of our errors among Flower's."""
 
 _NPY_HEADER = 1024
-"""Most bytes that an array of numbers takes beyond its values, as ``.npy``."""
+"""Largest number of bytes that ``.npy`` needs beside the values of an array."""
 
 
 @dataclass(frozen=True)
 class Training:
-    """How devices train in a round: settings of :meth:`edgepeft_runtime.Trainer.fit`, sent along with the adapter.
+    """How devices train in a round: settings of :meth:`edgepeft_runtime.Trainer.fit`, sent with the adapter.
 
     Attributes:
-        epochs, batch_size, accumulate, schedule, warmup: see there.
-        lr: highest learning rate; ``None`` takes the bundle's.
-        max_steps: optimizer steps at most; ``None``: as many as there are.
-        seed: of the shuffling; the strategy adds the round's number to it.
+        epochs, batch_size, accumulate, schedule, warmup: See there.
+        lr: Highest learning rate; ``None``: the bundle's.
+        max_steps: Largest number of optimizer steps; ``None``: no limit.
+        seed: Seed of the shuffling, to which the strategy adds the round's number.
     """
 
     epochs: int = 1
@@ -70,25 +70,21 @@ class Training:
     seed: int = 0
 
     def to_config(self) -> dict[str, int | float | str]:
-        """As a :class:`ConfigRecord` takes it; what is ``None`` is left out."""
+        """Return the settings as a :class:`ConfigRecord` accepts them, without those that are ``None``."""
         return {_key(name): value for name, value in vars(self).items() if value is not None}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Training:
-        """The inverse of :meth:`to_config`; other keys are left alone, as Flower has some of its own.
+        """Return the inverse of :meth:`to_config`. Other keys are ignored, as Flower has some of its own.
 
         Raises:
-            TrainingError: a setting is of the wrong type. Whether it is in range, ``fit`` says.
+            TrainingError: A setting is of the wrong type. Ranges are checked by ``fit``.
         """
-        given = {name: config[_key(name)] for name in _KINDS if _key(name) in config}
-        for name, value in given.items():
+        settings = {name: config[_key(name)] for name in _KINDS if _key(name) in config}
+        for name, value in settings.items():
             if not isinstance(value, _KINDS[name]) or isinstance(value, bool):
                 raise BadSetting(_key(name), value, "a value of the type that Training has")
-        return cls(**given)
-
-    def of_fit(self) -> dict[str, Any]:
-        """The arguments of ``Trainer.fit``."""
-        return {name: value for name, value in vars(self).items() if name != "seed"}
+        return cls(**settings)
 
 
 _KINDS: Mapping[str, type | tuple[type, ...]] = {
@@ -104,14 +100,16 @@ def _key(name: str) -> str:
 
 
 def round_config(bundle: Bundle, training: Training) -> ConfigRecord:
-    """The terms of a round, for the ``train_config`` of any of Flower's strategies; :class:`~edgepeft.flower.strategy.
-    AdapterStrategy` sends them by itself."""
+    """Return the settings of a round for the ``train_config`` of any of Flower's strategies.
+
+    :class:`~edgepeft.flower.strategy.AdapterStrategy` sends them by itself.
+    """
     return ConfigRecord({BASE: bundle.base_sha256, **training.to_config()})
 
 
 @dataclass(frozen=True)
 class Call:
-    """What a server asks of a device: parameters to start from, their hash, and the terms."""
+    """What a server asks of a device: parameters to start from, their hash, and the settings of the round."""
 
     adapter: dict[str, Array]
     adapter_sha256: str
@@ -119,12 +117,12 @@ class Call:
 
 
 def read_call(message: Message, bundle: Bundle) -> Call:
-    """What a message asks for, if it belongs to the bundle.
+    """Return what a message asks for, if it belongs to the bundle.
 
     Raises:
-        FleetError: it is of another base (``foreign-round``), changed on the way (``wrong-hash``), or is no such
+        FleetError: It is for another base (``foreign-round``), was changed on the way (``wrong-hash``), is no such
             message, or its parameters do not fit the bundle.
-        TrainingError: a setting is of the wrong type.
+        TrainingError: A setting is of the wrong type.
     """
     records, config = _single(message), _config(message)
     if config.get(BASE) != bundle.base_sha256:
@@ -143,25 +141,23 @@ def read_call(message: Message, bundle: Bundle) -> Call:
 
 
 def update_reply(update: Update, message: Message) -> Message:
-    """A device's answer: its parameters, what it says of them, and what they started from."""
+    """Return a device's answer: its parameters, their metrics, and what they started from."""
     losses = ((LOSS_BEFORE, update.loss_before), (LOSS_AFTER, update.loss_after))
-    said = {name: loss for name, loss in losses if loss is not None and math.isfinite(loss)}
+    finite = {name: loss for name, loss in losses if loss is not None and math.isfinite(loss)}
     origin = {BASE: update.base_sha256, ADAPTER: update.adapter_sha256, RUNTIME: update.runtime}
     content = {
         ARRAYS: to_record(update.parameters),
-        METRICS: MetricRecord({EXAMPLES: update.num_examples, STEPS: update.steps, **said}),
+        METRICS: MetricRecord({EXAMPLES: update.num_examples, STEPS: update.steps, **finite}),
         CONFIG: ConfigRecord(origin),
     }
     return Message(RecordDict(content), reply_to=message)
 
 
 def read_update_reply(reply: Message, bundle: Bundle) -> Update:
-    """The update that a device's answer holds; :func:`edgepeft_runtime.check_update` says whether it may count.
-
-    How the bundle was prepared is taken from the bundle, not from the device.
+    """Return the update in a device's answer, not yet checked against the round; the provenance is the bundle's.
 
     Raises:
-        UpdateError: the device has refused or failed, or its answer is not of the right kind.
+        UpdateError: The device has refused or failed, or its answer is not of the right kind.
     """
     check_answered(reply)
     content, config = _single(reply), _config(reply)
@@ -179,18 +175,18 @@ def read_update_reply(reply: Message, bundle: Bundle) -> Update:
     )
 
 
-def evaluation_reply(found: Evaluation, message: Message) -> Message:
-    """What an adapter is worth on a device's own held-out data."""
-    accuracy = {} if found.accuracy is None else {ACCURACY: found.accuracy}
-    metrics = MetricRecord({EXAMPLES: found.examples, LOSS: found.loss, **accuracy})
+def evaluation_reply(evaluation: Evaluation, message: Message) -> Message:
+    """Return a device's answer to a request to evaluate."""
+    accuracy = {} if evaluation.accuracy is None else {ACCURACY: evaluation.accuracy}
+    metrics = MetricRecord({EXAMPLES: evaluation.examples, LOSS: evaluation.loss, **accuracy})
     return Message(RecordDict({METRICS: metrics}), reply_to=message)
 
 
 def read_evaluation_reply(reply: Message) -> Evaluation:
-    """The inverse of :func:`evaluation_reply`.
+    """Return the inverse of :func:`evaluation_reply`.
 
     Raises:
-        UpdateError: the device has refused or failed, or says nothing that can be counted.
+        UpdateError: The device has refused or failed, or its numbers are out of range.
     """
     check_answered(reply)
     metrics = _metrics(reply)
@@ -201,15 +197,15 @@ def read_evaluation_reply(reply: Message) -> Evaluation:
 
 
 def to_record(parameters: Mapping[str, Array]) -> ArrayRecord:
-    """Named arrays for the wire."""
+    """Return named arrays as Flower sends them."""
     return ArrayRecord({name: FlowerArray(np.asarray(array, order="C")) for name, array in parameters.items()})
 
 
 def read_arrays(record: ArrayRecord, specs: Sequence[ParameterSpec], source: str) -> dict[str, Array]:
-    """The arrays of a record, in the machine's byte order. Names, shapes and dtypes are still to be checked.
+    """Return the arrays of a record, in the machine's byte order; names, shapes and dtypes are not checked yet.
 
     Raises:
-        WrongTensors: an array is larger than its parameter, or is not one of numbers.
+        WrongTensors: An array is larger than its parameter, or is not one of numbers.
     """
     sizes = {spec.name: math.prod(spec.sizes) * np.dtype(spec.dtype).itemsize for spec in specs}
     return {name: _array(name, array, sizes.get(name, 0), source) for name, array in record.items()}
@@ -230,17 +226,17 @@ def _array(name: str, array: FlowerArray, size: int, source: str) -> Array:
 
 
 def error_reply(error: EdgepeftError, message: Message) -> Message:
-    """A device's answer where it has none: an error of ours, its reference first."""
+    """Return an error as a device's answer, its code first."""
     text = error.message if error.context is None else f"{error.message} {error.context}"
     return Message(Error(REFUSED, f"{error.code}: {text}".replace("\n", "; ")), reply_to=message)
 
 
 def check_answered(reply: Message) -> None:
-    """Refuse an answer that says why there is none.
+    """Check that an answer is not an error.
 
     Raises:
-        EdgepeftError: of the code that the device sends, where it is known.
-        ClientError: the device has failed, or sends another code.
+        EdgepeftError: Of the class of the code that the device sends, if it is known.
+        ClientError: The device has failed, or sends another code.
     """
     if not reply.has_error():
         return
@@ -259,22 +255,22 @@ def _single(message: Message) -> ArrayRecord:
     return records[0]
 
 
-def _config(message: Message) -> Mapping[str, Any]:
+def _config(message: Message) -> Mapping[str, object]:
     return next(iter(message.content.config_records.values()), {})
 
 
-def _metrics(reply: Message) -> Mapping[str, Any]:
+def _metrics(reply: Message) -> Mapping[str, object]:
     return next(iter(reply.content.metric_records.values()), {})
 
 
-def _natural(metrics: Mapping[str, Any], name: str) -> int:
+def _natural(metrics: Mapping[str, object], name: str) -> int:
     value = metrics.get(name)
     if not isinstance(value, int) or not 0 <= value < 2**53:
         raise _not_an_answer(f"{name} is {quoted(value)}")
     return value
 
 
-def _number(metrics: Mapping[str, Any], name: str) -> float | None:
+def _number(metrics: Mapping[str, object], name: str) -> float | None:
     value = metrics.get(name)
     if value is None:
         return None

@@ -1,4 +1,4 @@
-"""A Flower ``Strategy`` around edgepeft's aggregation: what a server does with the answers of a round."""
+"""A Flower ``Strategy`` that aggregates a round's answers as ``edgepeft aggregate`` does."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
@@ -35,36 +34,36 @@ Evaluate = Callable[[int, ArrayRecord], MetricRecord | None]
 
 
 class AdapterStrategy(FedAvg):  # type: ignore[misc]  # flwr is not type-checked here
-    """Sends an adapter round, and makes the next one of what comes back, by :func:`edgepeft.aggregate`.
+    """Sends an adapter to nodes, and combines their answers into the next one by :func:`edgepeft.aggregate`.
 
-    Flower's FedAvg chooses the nodes. Each answer is checked as a delivered file is, and written as one; the round's
-    result is to the bit that of ``edgepeft aggregate`` on these files. Answers that are of no use (an error, another
-    base or round, wrong names, dtypes or shapes, values that are not finite, a norm that is too large) are refused by
-    node, with a code and a reason, and the others count. Nothing that a node sends ends the run: where a round comes to
-    nothing, its adapter stays.
+    Flower's FedAvg chooses the nodes. Each answer is checked like a delivered file, and written as one. The result of
+    a round is bit-for-bit that of ``edgepeft aggregate`` on these files. Bad answers (an error, another base or round,
+    wrong names, dtypes or shapes, values that are not finite, a norm that is too large) are refused by node, with a
+    code and a reason, and the others count. Nothing that a node sends ends the run: a round without a result keeps its
+    adapter.
 
-    Rounds are kept in a folder (:class:`~edgepeft.flower.rounds.Rounds`), and a server that was stopped goes on behind
-    the last one: unlike those of Flower, they outlive it. Flower's own wrappers for differential privacy would add
-    their noise after a round was written: use ``Settings(privacy=...)``.
+    Rounds are kept in a folder (:class:`~edgepeft.flower.rounds.Rounds`), and a server that was stopped resumes after
+    the last one. Flower's own wrappers for differential privacy would add their noise after a round was written: use
+    ``Settings(privacy=...)`` instead.
 
     Args:
-        bundle: what the devices have, or its directory.
-        out: the folder of the rounds.
-        settings: how updates are combined; all of :func:`edgepeft.aggregate` but the rule ``stack``, which fits no
-            bundle. The ``sampling`` of ``Privacy`` is drawn among the answers: which nodes were asked is no secret,
+        bundle: The bundle that the devices have, or its directory.
+        out: The folder of the rounds.
+        settings: How updates are combined: all of :func:`edgepeft.aggregate` but the rule ``stack``, whose result fits
+            no bundle. The ``sampling`` of ``Privacy`` draws among the answers: which nodes were asked is no secret,
             whose answer counts is.
-        training: how devices train.
-        min_updates: with fewer good updates, a round keeps its adapter.
-        max_norm: largest L2 norm of a device's change, over all tensors; larger ones are refused, where
-            ``Settings(clip=...)`` shortens them.
-        held_out: data of the server's, to evaluate each round on; one that raises its loss is not taken.
-        tolerance: by how much that loss may grow; ``math.inf`` takes every round.
-        sampling: ``fraction_train``, ``min_train_nodes``, ``min_available_nodes`` and the like, as Flower's ``FedAvg``
-            has them. Devices are asked to evaluate on data of their own only with a ``fraction_evaluate``.
+        training: How devices train.
+        min_updates: A round with fewer good updates keeps its adapter.
+        max_norm: Largest L2 norm of a device's change, over all tensors. Larger changes are refused, while
+            ``Settings(clip=...)`` scales them down.
+        held_out: Data of the server to evaluate each round on; a result with a higher loss is not accepted.
+        tolerance: By how much that loss may rise; ``math.inf`` accepts every result.
+        sampling: ``fraction_train``, ``min_train_nodes``, ``min_available_nodes`` and others of Flower's ``FedAvg``.
+            Devices evaluate on data of their own only with a ``fraction_evaluate``.
 
     Raises:
-        BundleError: the bundle is damaged.
-        AggregationError: a setting is out of range.
+        BundleError: The bundle is damaged.
+        AggregationError: A setting is out of range.
     """
 
     def __init__(
@@ -78,7 +77,7 @@ class AdapterStrategy(FedAvg):  # type: ignore[misc]  # flwr is not type-checked
         max_norm: float | None = None,
         held_out: Data | None = None,
         tolerance: float = 0.0,
-        **sampling: Any,
+        **sampling: object,
     ) -> None:
         super().__init__(**{"fraction_evaluate": 0.0, **sampling})
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
@@ -89,7 +88,7 @@ class AdapterStrategy(FedAvg):  # type: ignore[misc]  # flwr is not type-checked
         self._held_out, self._tolerance = held_out, tolerance
         self._check()
         self._done = self.rounds.last
-        self._begun: Start | None = None
+        self._round_start: Start | None = None
         self._evaluations: dict[str, Evaluation] = {}
 
     def _check(self) -> None:
@@ -101,10 +100,10 @@ class AdapterStrategy(FedAvg):  # type: ignore[misc]  # flwr is not type-checked
             raise BadSetting("max_norm", self._max_norm, "a number above 0")
 
     def adapter(self) -> dict[str, Array]:
-        """What the newest round in the folder came to; the bundle's own adapter before the first.
+        """Return the adapter of the newest round in the folder; before the first, the bundle's own.
 
         Raises:
-            BundleError: the folder holds rounds of another bundle.
+            BundleError: The folder contains rounds of another bundle.
         """
         path = self.rounds.adapter()
         if path is None:
@@ -131,20 +130,20 @@ class AdapterStrategy(FedAvg):  # type: ignore[misc]  # flwr is not type-checked
         """Run the rounds up to ``num_rounds`` that the folder does not have yet.
 
         Args:
-            grid: Flower's, of the ServerApp.
-            initial_arrays: what the first round starts from, instead of the bundle's own adapter.
-            num_rounds: rounds in all, those of earlier runs included.
-            timeout: seconds to wait for the answers of a round.
-            train_config: further settings for the devices; they come before those of ``training``.
-            evaluate_config: likewise, for evaluation.
-            evaluate_fn: as Flower has it; ``held_out`` needs none.
+            grid: The ServerApp's grid.
+            initial_arrays: What the first round starts from, instead of the bundle's own adapter.
+            num_rounds: Rounds in total, those of earlier runs included.
+            timeout: Seconds to wait for the answers of a round.
+            train_config: Further settings for the devices, which take precedence over ``training``.
+            evaluate_config: Likewise, for evaluation.
+            evaluate_fn: As in Flower; ``held_out`` needs none.
 
         Returns:
             Flower's result: the last adapter, and the metrics by the number of the round.
 
         Raises:
-            AggregationError: another server is at the folder, or nothing can be written there.
-            BundleError: the folder holds rounds of another bundle.
+            AggregationError: Another server uses the folder, or it cannot be written.
+            BundleError: The folder contains rounds of another bundle.
         """
         with self.rounds.locked():
             return self._run(grid, initial_arrays, num_rounds, timeout, train_config, evaluate_config, evaluate_fn)
@@ -167,7 +166,7 @@ class AdapterStrategy(FedAvg):  # type: ignore[misc]  # flwr is not type-checked
         result = super().start(grid, arrays, left, timeout, train_config, evaluate_config, counted)
         result.arrays = result.arrays or arrays
         for name in ("train_metrics_clientapp", "evaluate_metrics_clientapp", "evaluate_metrics_serverapp"):
-            setattr(result, name, {done + number: found for number, found in getattr(result, name).items()})
+            setattr(result, name, {done + number: metrics for number, metrics in getattr(result, name).items()})
         return result
 
     def configure_train(
@@ -175,19 +174,19 @@ class AdapterStrategy(FedAvg):  # type: ignore[misc]  # flwr is not type-checked
     ) -> Iterable[Message]:
         """Ask nodes to train from ``arrays``."""
         number = self._done + server_round
-        self._begun = self._start(arrays)
-        terms = self._terms(number, self._begun, config)
-        asked: Iterable[Message] = super().configure_train(number, arrays, terms, grid)
-        return asked
+        self._round_start = self._start(arrays)
+        terms = self._terms(number, self._round_start, config)
+        calls: Iterable[Message] = super().configure_train(number, arrays, terms, grid)
+        return calls
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Ask nodes what ``arrays`` are worth on data of their own."""
+        """Ask nodes to evaluate ``arrays`` on data of their own."""
         number = self._done + server_round
         terms = self._terms(number, self._start(arrays), config)
-        asked: Iterable[Message] = super().configure_evaluate(number, arrays, terms, grid)
-        return asked
+        calls: Iterable[Message] = super().configure_evaluate(number, arrays, terms, grid)
+        return calls
 
     def _start(self, arrays: ArrayRecord) -> Start:
         specs = self.bundle.manifest.parameters
@@ -201,49 +200,49 @@ class AdapterStrategy(FedAvg):  # type: ignore[misc]  # flwr is not type-checked
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Make one adapter of a round's answers, and write it, or say why the round keeps the one it has."""
-        start, number = self._begun, self._done + server_round
+        """Combine a round's answers into one adapter and write it, or the reason why the round keeps the one it has."""
+        start, number = self._round_start, self._done + server_round
         assert start is not None, "Flower configures a round before it aggregates it"
         folder = self.rounds.open(number, start.adapter)
         files, refused = receive(replies, start, folder / rounds.UPDATES, self._max_norm)
-        found = self._combined(files, start, refused)
-        if isinstance(found, EdgepeftError):
-            log.warning("round %d keeps its adapter (%s): %s", number, found.code, found.message)
-            rounds.write_kept(folder, found, refused, {"round": number})
+        combined = self._combined(files, start, refused)
+        if isinstance(combined, EdgepeftError):
+            log.warning("round %d keeps its adapter (%s): %s", number, combined.code, combined.message)
+            rounds.write_kept(folder, combined, refused, {"round": number})
             return None, MetricRecord({"updates": 0, "refused": len(refused), "kept": 1})
-        verdict = self._judged(found, start)
-        return self._close(folder, number, found, verdict), _metrics(found, verdict)
+        verdict = self._judged(combined, start)
+        return self._close(folder, number, combined, verdict), _metrics(combined, verdict)
 
-    def _close(self, folder: Path, number: int, found: Aggregate, verdict: Verdict | None) -> ArrayRecord | None:
-        """Write what a round came to; only the report, where it makes held-out data worse."""
+    def _close(self, folder: Path, number: int, combined: Aggregate, verdict: Verdict | None) -> ArrayRecord | None:
+        """Write the result of a round; only the report, if its loss on held-out data is higher."""
         facts = {"round": number} if verdict is None else {"round": number, "held_out": _plain(verdict)}
         if verdict is None or verdict.accepted:
-            found.save(folder / rounds.ADAPTER, **facts)
-            return messages.to_record(found.parameters)
+            combined.save(folder / rounds.ADAPTER, **facts)
+            return messages.to_record(combined.parameters)
         log.warning("round %d keeps its adapter (%s)", number, _WORSE)
-        write_report(folder / rounds.REPORT, found.report.to_json({**facts, "kept": _WORSE}))
+        write_report(folder / rounds.REPORT, combined.report.to_json({**facts, "kept": _WORSE}))
         return None
 
     def _combined(self, files: list[Path], start: Start, refused: list[Refusal]) -> Aggregate | EdgepeftError:
-        """The aggregate, or why there is none; what only it could refuse comes to the others."""
+        """Return the aggregate, or why there is none. What it refused is added to ``refused``."""
         try:
-            found = aggregate(self.bundle, files, adapter=start.adapter, **vars(self._settings))
+            combined = aggregate(self.bundle, files, adapter=start.adapter, **vars(self._settings))
         except (AggregationError, UpdateError, FileError, TensorError) as error:
             return error
-        refused += found.report.refused
-        good = len(found.report.updates)
+        refused += combined.report.refused
+        good = len(combined.report.updates)
         if good < self._min_updates:
             message = f"{good} good updates are too few: it takes {self._min_updates}."
             return TooFewUpdates(message, context=None, hint="ask more nodes.")
-        return replace(found, report=replace(found.report, refused=tuple(refused)))
+        return replace(combined, report=replace(combined.report, refused=tuple(refused)))
 
-    def _judged(self, found: Aggregate, start: Start) -> Verdict | None:
-        """What held-out data says, if there is any; what is known of the start is not computed again."""
+    def _judged(self, combined: Aggregate, start: Start) -> Verdict | None:
+        """Return the verdict on held-out data, if there is any; what is known of the start is not computed again."""
         if self._held_out is None:
             return None
         before = self._evaluations.get(start.adapter_sha256, start.adapter)
-        verdict = check_acceptance(self.bundle, found.parameters, self._held_out, before, tolerance=self._tolerance)
-        _, digest = load_adapter(self.bundle, found.parameters)
+        verdict = check_acceptance(self.bundle, combined.parameters, self._held_out, before, tolerance=self._tolerance)
+        _, digest = load_adapter(self.bundle, combined.parameters)
         self._evaluations = {start.adapter_sha256: verdict.before, digest: verdict.after}
         return verdict
 
@@ -252,23 +251,23 @@ class AdapterStrategy(FedAvg):  # type: ignore[misc]  # flwr is not type-checked
         server_round: int,  # noqa: ARG002  # Flower's signature
         replies: Iterable[Message],
     ) -> MetricRecord | None:
-        """The mean over the nodes' own data, weighted by examples up to the settings' cap; ``None`` without answers."""
-        found: list[Evaluation] = []
+        """Return the mean over the nodes' own data, weighted by examples up to ``examples_cap``."""
+        evaluations: list[Evaluation] = []
         refused = 0
         for reply in replies:
             try:
-                found.append(messages.read_evaluation_reply(reply))
+                evaluations.append(messages.read_evaluation_reply(reply))
             except EdgepeftError as error:
                 refuse(reply, error)
                 refused += 1
-        if not found:
+        if not evaluations:
             return None
-        weights = [min(evaluation.examples, self._settings.examples_cap) for evaluation in found]
-        means = {"loss": _mean([evaluation.loss for evaluation in found], weights)}
-        accuracies = [evaluation.accuracy for evaluation in found if evaluation.accuracy is not None]
-        if len(accuracies) == len(found):
+        weights = [min(evaluation.examples, self._settings.examples_cap) for evaluation in evaluations]
+        means = {"loss": _mean([evaluation.loss for evaluation in evaluations], weights)}
+        accuracies = [evaluation.accuracy for evaluation in evaluations if evaluation.accuracy is not None]
+        if len(accuracies) == len(evaluations):
             means["accuracy"] = _mean(accuracies, weights)
-        return MetricRecord({**means, "nodes": len(found), "refused": refused})
+        return MetricRecord({**means, "nodes": len(evaluations), "refused": refused})
 
     def summary(self) -> None:
         """Log how nodes are chosen, and how their updates are combined."""
@@ -279,8 +278,8 @@ class AdapterStrategy(FedAvg):  # type: ignore[misc]  # flwr is not type-checked
 _WORSE = "worse-than-before"
 
 
-def _metrics(found: Aggregate, verdict: Verdict | None) -> MetricRecord:
-    report = found.report
+def _metrics(combined: Aggregate, verdict: Verdict | None) -> MetricRecord:
+    report = combined.report
     kept = verdict is not None and not verdict.accepted
     metrics: dict[str, int | float] = {
         "updates": len(report.updates),
@@ -300,13 +299,13 @@ def _metrics(found: Aggregate, verdict: Verdict | None) -> MetricRecord:
     return MetricRecord(metrics)
 
 
-def _plain(verdict: Verdict) -> dict[str, Any]:
-    """As JSON has it: a loss that is not finite is ``null``."""
-    plain = asdict(verdict)
-    for side in ("before", "after"):
-        if not math.isfinite(plain[side]["loss"]):
-            plain[side]["loss"] = None
-    return plain
+def _plain(verdict: Verdict) -> dict[str, object]:
+    """Return a verdict as JSON values; a loss that is not finite is ``null``."""
+    return {**asdict(verdict), "before": _plain_evaluation(verdict.before), "after": _plain_evaluation(verdict.after)}
+
+
+def _plain_evaluation(evaluation: Evaluation) -> dict[str, object]:
+    return {**asdict(evaluation), "loss": evaluation.loss if math.isfinite(evaluation.loss) else None}
 
 
 def _mean(values: list[float], weights: list[int]) -> float:
