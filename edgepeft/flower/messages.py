@@ -240,14 +240,14 @@ def check_answered(reply: Message) -> None:
     """
     if not reply.has_error():
         return
-    said, _, reason = reply.error.reason.partition(": ")
-    cause = EdgepeftError.catalogue.get(said) if reply.error.code == REFUSED else None
-    told = reply.error.reason if cause is None else reason
-    raise (cause or ClientError).said("The node has no result.", context=shortened(told, 500))
+    code, _, reason = reply.error.reason.partition(": ")
+    cause = EdgepeftError.catalogue.get(code) if reply.error.code == REFUSED else None
+    context = reply.error.reason if cause is None else reason
+    raise (cause or ClientError).said("The node has no result.", context=shortened(context, 500))
 
 
 def _single(message: Message) -> ArrayRecord:
-    """The one record of arrays in a message."""
+    """Return the only record of arrays in a message."""
     records = list(message.content.array_records.values())
     if len(records) != 1:
         facts = f"it holds {len(records)} records of arrays, and it takes one"

@@ -29,6 +29,9 @@ from edgepeft_runtime.fleet.delivery import MAX_SIDECAR_BYTES, SIDECAR_SUFFIX, U
 from edgepeft_runtime.fleet.transports.transport import read
 from edgepeft_runtime.shown import printable
 
+_FAULTS_OF_THE_HOST = (SyncError, RemoteUnreachable, CannotReadRemote, CannotWriteFile)
+"""Errors of a remote or of the workspace, for which no update is refused."""
+
 _SETTLE_EVERY = 64
 
 
@@ -164,12 +167,7 @@ class _Collecting:
             content = read(remote, file.name, self.facts.newest.limits.update_bytes)
             sidecar = read(remote, file.sidecar, MAX_SIDECAR_BYTES)
             entry = verify(Delivered(address, content, sidecar), self.facts)
-        except (
-            SyncError,
-            RemoteUnreachable,
-            CannotReadRemote,
-            CannotWriteFile,
-        ):  # the remote or the workspace is at fault, not the update
+        except _FAULTS_OF_THE_HOST:
             raise
         except EdgepeftError as error:
             if isinstance(error, Equivocation):

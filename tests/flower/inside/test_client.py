@@ -18,7 +18,7 @@ from edgepeft.flower.client import client_app
 from edgepeft.flower.messages import Training
 from edgepeft_runtime import Limits, Trainer
 from edgepeft_runtime.bundle.bundle import Bundle
-from edgepeft_runtime.errors import UpdateError
+from edgepeft_runtime.errors import EdgepeftError
 from edgepeft_runtime.files.tensorfile import Array
 from edgepeft_runtime.train.update import check_update
 from tests.flower.inside.devices import Data, Devices, ask, shares
@@ -68,7 +68,7 @@ def test_it_evaluates_on_its_own_data(bundle: Bundle, examples: Data, app: Clien
     found = messages.read_evaluation_reply(ask(evaluates, _message(bundle, kind="evaluate")))
     with Trainer.open(bundle, threads=1) as trainer:
         assert found == trainer.evaluate(examples, batch_size=8)
-    with pytest.raises(UpdateError) as caught:
+    with pytest.raises(EdgepeftError) as caught:
         messages.read_evaluation_reply(ask(app, _message(bundle, kind="evaluate")))
     assert caught.value.code == "client-error"
 
@@ -93,7 +93,7 @@ def test_it_says_why_it_refuses(bundle: Bundle, examples: Data, app: ClientApp, 
     for reference, (device, message) in cases.items():
         reply = ask(device, message)
         assert reply.error.code == messages.REFUSED
-        with pytest.raises(UpdateError) as caught:
+        with pytest.raises(EdgepeftError) as caught:
             messages.read_update_reply(reply, bundle)
         assert caught.value.code == reference
 
@@ -129,5 +129,6 @@ def test_a_device_loads_no_more_than_it_needs() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     loaded, other = done.stdout.splitlines()
-    assert loaded.split() == ["edgepeft", "edgepeft.flower", "edgepeft.flower.client", "edgepeft.flower.messages"]
+    names = ("", ".flower", ".flower.client", ".flower.errors", ".flower.messages")
+    assert loaded.split() == [f"edgepeft{name}" for name in names]
     assert other == "set()"

@@ -15,7 +15,7 @@ from edgepeft.flower.messages import Training
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.bundle.manifest import ParameterSpec
 from edgepeft_runtime.engine.evaluate import Evaluation
-from edgepeft_runtime.errors import EdgepeftError, FleetError, TrainingError, UpdateError
+from edgepeft_runtime.errors import EdgepeftError
 from edgepeft_runtime.train.update import Update
 from tests.flower.inside.devices import over_the_wire
 
@@ -110,7 +110,7 @@ DAMAGED: dict[str, bytes] = {
 def test_what_is_no_array_of_numbers_is_refused(damage: str) -> None:
     """Damaged, pickled, packed, claiming what is not there, or simply too large: one code, and nothing is run."""
     record = ArrayRecord({"w": Array("float32", (2, 3), "numpy.ndarray", DAMAGED[damage])})
-    with pytest.raises(UpdateError) as caught:
+    with pytest.raises(EdgepeftError) as caught:
         messages.read_arrays(record, SPECS, "The update")
     assert caught.value.code == "wrong-tensors"
 
@@ -118,7 +118,7 @@ def test_what_is_no_array_of_numbers_is_refused(damage: str) -> None:
 def test_an_array_of_another_framework_is_refused() -> None:
     """What is not numpy's is not even looked at."""
     record = ArrayRecord({"w": Array("float32", (2, 3), "torch.Tensor", GOOD)})
-    with pytest.raises(UpdateError, match="torch"):
+    with pytest.raises(EdgepeftError, match="torch"):
         messages.read_arrays(record, SPECS, "The update")
 
 
@@ -127,21 +127,21 @@ def _lone(bundle: Bundle, name: str) -> Message:
     return _call(RecordDict({name: _asked(bundle).content[name]}))
 
 
-WRONG: dict[str, tuple[Callable[[Bundle], Message], str, type[EdgepeftError]]] = {
-    "another base": (lambda bundle: _asked(bundle, **{"base-sha256": "0" * 64}), "foreign-round", FleetError),
-    "no base": (lambda bundle: _lone(bundle, "arrays"), "foreign-round", FleetError),
-    "another adapter": (lambda bundle: _asked(bundle, **{"adapter-sha256": "0" * 64}), "wrong-hash", FleetError),
-    "no adapter": (lambda bundle: _lone(bundle, "config"), "not-an-update", FleetError),
-    "text for a number": (lambda bundle: _asked(bundle, epochs="many"), "bad-setting", TrainingError),
-    "a number for text": (lambda bundle: _asked(bundle, schedule=3), "bad-setting", TrainingError),
-    "a flag for a number": (lambda bundle: _asked(bundle, epochs=True), "bad-setting", TrainingError),
+WRONG: dict[str, tuple[Callable[[Bundle], Message], str]] = {
+    "another base": (lambda bundle: _asked(bundle, **{"base-sha256": "0" * 64}), "foreign-round"),
+    "no base": (lambda bundle: _lone(bundle, "arrays"), "foreign-round"),
+    "another adapter": (lambda bundle: _asked(bundle, **{"adapter-sha256": "0" * 64}), "wrong-hash"),
+    "no adapter": (lambda bundle: _lone(bundle, "config"), "not-an-update"),
+    "text for a number": (lambda bundle: _asked(bundle, epochs="many"), "bad-setting"),
+    "a number for text": (lambda bundle: _asked(bundle, schedule=3), "bad-setting"),
+    "a flag for a number": (lambda bundle: _asked(bundle, epochs=True), "bad-setting"),
 }
 
 
 @pytest.mark.parametrize("what", WRONG)
 def test_a_wrong_call_is_refused_by_the_device(what: str, bundle: Bundle) -> None:
     """Each with a code that says what is wrong."""
-    make, reference, kind = WRONG[what]
-    with pytest.raises(kind) as caught:
+    make, code = WRONG[what]
+    with pytest.raises(EdgepeftError) as caught:
         messages.read_call(make(bundle), bundle)
-    assert caught.value.code == reference
+    assert caught.value.code == code

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgepeft.aggregation.errors import AggregationError
 from edgepeft.flower import messages
 from edgepeft.flower.client import client_app
 from edgepeft.flower.messages import Training
@@ -17,7 +16,7 @@ from edgepeft.flower.rounds import Rounds
 from edgepeft.flower.strategy import AdapterStrategy
 from edgepeft_runtime import Trainer
 from edgepeft_runtime.bundle.bundle import Bundle
-from edgepeft_runtime.errors import BundleError
+from edgepeft_runtime.errors import EdgepeftError
 from tests.flower.inside.devices import Data, Devices, shares
 
 TRAINING = Training(epochs=2, batch_size=4, lr=0.01)
@@ -109,7 +108,7 @@ def test_two_servers_do_not_share_a_folder(bundle: Bundle, examples: Data, tmp_p
     """The second is refused at once, and the first one's rounds stay as they are; a run twice submitted is enough."""
     _run(bundle, examples, tmp_path, 1)
     before = _files(tmp_path)
-    with Rounds(tmp_path).locked(), pytest.raises(AggregationError) as caught:
+    with Rounds(tmp_path).locked(), pytest.raises(EdgepeftError) as caught:
         _run(bundle, examples, tmp_path, 2)
     assert caught.value.code == "path-in-use" and _files(tmp_path) == before
     _run(bundle, examples, tmp_path, 2)
@@ -118,7 +117,7 @@ def test_two_servers_do_not_share_a_folder(bundle: Bundle, examples: Data, tmp_p
 def test_a_folder_that_cannot_be_written_is_named(bundle: Bundle, examples: Data, tmp_path: Path) -> None:
     """Before any node has worked for it."""
     (tmp_path / "file").write_text("not a folder")
-    with pytest.raises(AggregationError) as caught:
+    with pytest.raises(EdgepeftError) as caught:
         _run(bundle, examples, tmp_path / "file" / "rounds", 1)
     assert caught.value.code == "cannot-write-file"
 
@@ -126,6 +125,6 @@ def test_a_folder_that_cannot_be_written_is_named(bundle: Bundle, examples: Data
 def test_rounds_of_another_bundle_are_refused(kind: Bundle, bundle: Bundle, examples: Data, tmp_path: Path) -> None:
     """A folder belongs to one base."""
     _run(bundle, examples, tmp_path, 1)
-    with pytest.raises(BundleError) as caught:
+    with pytest.raises(EdgepeftError) as caught:
         _run(kind, _separable(), tmp_path, 2)
     assert caught.value.code == "foreign-round"

@@ -15,13 +15,13 @@ import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
 from edgepeft.aggregation import Privacy, Robust, Settings, aggregate
-from edgepeft.aggregation.errors import AggregationError
 from edgepeft.flower import messages
 from edgepeft.flower.client import client_app
 from edgepeft.flower.messages import Training
 from edgepeft.flower.strategy import AdapterStrategy
 from edgepeft_runtime import read_tensors
 from edgepeft_runtime.bundle.bundle import Bundle
+from edgepeft_runtime.errors import EdgepeftError
 from edgepeft_runtime.train.update import read_update
 from tests.flower.inside.devices import Data, Devices, ask, over_the_wire, shares
 
@@ -279,7 +279,7 @@ def test_settings_out_of_range_are_refused_at_once(bundle: Bundle, tmp_path: Pat
     """Before any node is asked."""
     wrong: list[dict[str, Any]] = [{"settings": Settings(rule="stack")}, {"min_updates": 0}, {"max_norm": 0.0}]
     for how in wrong:
-        with pytest.raises(AggregationError) as caught:
+        with pytest.raises(EdgepeftError) as caught:
             AdapterStrategy(bundle, tmp_path, **how)
         assert caught.value.code == "bad-setting"
 
