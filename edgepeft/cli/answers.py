@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import numpy as np
 
 from edgepeft_runtime.bundle.manifest import Manifest
 from edgepeft_runtime.files.tensorfile import Array
 
-Answer = dict[str, Any]
+Answer = dict[str, object]
 
 
 def answers(outputs: Mapping[str, Array], manifest: Manifest) -> Iterator[Answer]:
@@ -36,20 +35,20 @@ def _names(manifest: Manifest, count: int) -> list[str]:
 
 def _one_label(row: Array, names: list[str]) -> Answer:
     best = int(row.argmax())
-    return {"label": names[best], "probability": _short(row[best]), "probabilities": _by_name(row, names)}
+    return {"label": names[best], "probability": _rounded(row[best]), "probabilities": _by_name(row, names)}
 
 
 def _several_labels(row: Array, names: list[str]) -> Answer:
-    likely = [name for name, share in zip(names, row, strict=True) if share > 0.5]
+    likely = [name for name, value in zip(names, row, strict=True) if value > 0.5]
     return {"labels": likely, "probabilities": _by_name(row, names)}
 
 
 def _by_name(row: Array, names: list[str]) -> dict[str, float]:
-    return {name: _short(share) for name, share in zip(names, row, strict=True)}
+    return {name: _rounded(value) for name, value in zip(names, row, strict=True)}
 
 
-def _short(share: Any) -> float:
-    return round(float(share), 6)
+def _rounded(value: float) -> float:
+    return round(float(value), 6)
 
 
 def _softmax(logits: Array) -> Array:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgepeft.cli.declared import F
 from edgepeft.cli.options import PATH, byte_count, column_options, sizes
+from edgepeft_export.memory.recompute import MODES
+from edgepeft_export.quantization import BLOCKS, COMPUTE, GRADIENTS
 
 if TYPE_CHECKING:
     from edgepeft.compress import Pruning
@@ -17,10 +19,8 @@ if TYPE_CHECKING:
     from edgepeft_export.quantize import Quantization
     from edgepeft_runtime.data.batch import Batch
 
-F = TypeVar("F", bound=Callable[..., Any])
-
 _OF_COMPUTE = {"block_size": "int4", "gradient_rounding": "int8"}
-"""Options that go with one way of packing only."""
+"""Options that go with one way of quantization only."""
 
 
 def pruning(_context: click.Context, _option: click.Parameter, text: str | None) -> Pruning | None:
@@ -33,71 +33,74 @@ def pruning(_context: click.Context, _option: click.Parameter, text: str | None)
 
 
 def compression_options(command: F) -> F:
-    """How the frozen base is packed, and on what data that is decided."""
+    """Add the options of quantization, pruning and memory."""
     for option in (
         column_options,
         click.option(
-            "--allow-depth", is_flag=True, help="With --memory-budget: what lies deepest may be frozen, if it must."
+            "--allow-depth", is_flag=True, help="Allow the deepest parameters to be frozen, with --memory-budget."
         ),
         click.option(
             "--sizes",
             metavar="NAME=SIZE,…",
             callback=sizes,
-            help="With --memory-budget: what to make room for.  [default: batch=8, the longest text]",
+            help="Sizes that must fit into --memory-budget.  [default: batch=8, the longest text]",
         ),
         click.option(
             "--memory-budget",
             metavar="256MB",
             callback=byte_count,
-            help="Memory that training may take: chooses --recompute, and how many examples go through at a time.",
+            help="Memory limit of training; chooses --recompute and the number of examples per pass.",
         ),
         click.option(
             "--recompute",
-            type=click.Choice(["none", "block"]),
+            type=click.Choice(MODES),
             default="none",
             show_default=True,
             help="Compute activations inside a block twice instead of keeping them: less memory, more time.",
         ),
         click.option(
             "--prune",
-            metavar="SHARES",
+            metavar="FRACTIONS",
             callback=pruning,
-            help="Remove before a method is attached: heads=0.25,ffn=0.3, channels=0.3, weights=0.5, pattern=2:4.",
+            help="Prune before a method is attached: heads=0.25,ffn=0.3, channels=0.3, weights=0.5, pattern=2:4.",
         ),
         click.option(
             "--tolerance",
             type=click.FloatRange(0.0, min_open=True),
-            help="With --calibrate: largest relative error of the outputs.  [default: 0.25]",
+            help="Largest relative error of the outputs, with --calibrate.  [default: 0.25]",
         ),
         click.option(
             "--calibrate",
             type=PATH,
             metavar="DATA",
-            help="Data as for train: a few batches of it tell what bears rounding, and what can be pruned.",
+            help="Data as for train; a few batches decide which weights tolerate quantization and what can be pruned.",
         ),
         click.option(
             "--gradient-rounding",
-            type=click.Choice(["tensor", "row"]),
-            help="Of int8: a scale per row of a gradient, or one for all, which is a little faster.  [default: row]",
+            type=click.Choice(GRADIENTS),
+            help="Scale of gradients with int8: one per row, or one per tensor, a little faster.  [default: row]",
         ),
         click.option(
-            "--block-size", type=click.Choice(["16", "32", "64", "128", "256"]), help="Of int4.  [default: 32]"
+            "--block-size", type=click.Choice(list(map(str, BLOCKS))), help="Elements per scale of int4.  [default: 32]"
         ),
         click.option(
             "--codebook",
             metavar="N",
             type=click.IntRange(2, 256),
-            help="Store fp32 weights as indices into N shared values each: a smaller bundle, nothing else.",
+            help="Store fp32 weights as indices into N shared values each; only the bundle gets smaller.",
         ),
         click.option(
-            "--keep-fp32", metavar="PATTERN", multiple=True, help="Do not pack what matches; again for more patterns."
+            "--keep-fp32",
+            metavar="PATTERN",
+            multiple=True,
+            help="Leave weights that match in fp32. Repeat the option for more patterns.",
         ),
         click.option(
             "--compute",
-            type=click.Choice(["fp32", "int8", "int4"]),
+            type=click.Choice(COMPUTE),
             default="fp32",
             show_default=True,
-            help="Frozen weights: as they are, in 8 bits with integer arithmetic, or in 4 bits.",
+            help="Quantization of frozen weights: none, 8 bits with integer arithmetic, or 4 bits.",
         ),
     ):
         command = option(command)
@@ -108,7 +111,7 @@ def quantization(compute: str, keep_fp32: tuple[str, ...], settings: dict[str, A
     """The settings that the options come to.
 
     Raises:
-        click.UsageError: an option that does not belong to the way of packing.
+        click.UsageError: an option that does not go with the quantization.
     """
     from edgepeft_export.quantize import Quantization
 

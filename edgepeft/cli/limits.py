@@ -5,18 +5,18 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 import click
+
+from edgepeft.cli.declared import F
 
 if TYPE_CHECKING:
     from edgepeft.cli.progress import Counter
     from edgepeft_runtime.train.limits import Limits, Pause
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 UNFINISHED = 75
 """Exit code of a run that is saved and not at its end: EX_TEMPFAIL of sysexits(3), "the user is invited to retry"."""
@@ -35,10 +35,10 @@ def limit_options(command: F) -> F:
         click.option(
             "--idle-only",
             is_flag=True,
-            help="Run with the lowest priority, and wait while other programs take over a fifth of the processors.",
+            help="Run at the lowest priority and pause while other programs use over a fifth of the processors.",
         ),
-        click.option("--max-temperature", type=above_zero, help="Wait while the device is hotter than so many °C."),
-        click.option("--max-minutes", type=above_zero, help="Save and stop after so many minutes, waiting included."),
+        click.option("--max-temperature", type=above_zero, help="Pause while the device is hotter than this, in °C."),
+        click.option("--max-minutes", type=above_zero, help="Save and stop after this many minutes, pauses included."),
     ):
         command = option(command)
     return command
@@ -66,7 +66,7 @@ class Teller:
         before, self._last = self._last, self._limits()
         if self._last is None:
             if before is not None:
-                self._counter.tell("going on")
+                self._counter.tell("resuming")
         elif self.ended is None and (before is None or before.reason != self._last.reason):
             self._counter.tell(f"waiting: {self._last.detail}")
         return self._last

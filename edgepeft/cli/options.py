@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 import click
 
-from edgepeft.cli.declared import split_names
+from edgepeft.cli.declared import F, split_names
 from edgepeft.cli.errors import ForeignAdapter
 from edgepeft.errors import NoAdapterDirectory
 from edgepeft_runtime.engine.registry import ENGINES, PORTABLE
@@ -17,8 +16,6 @@ from edgepeft_runtime.engine.registry import ENGINES, PORTABLE
 if TYPE_CHECKING:
     from edgepeft_runtime.bundle.adapter_source import AdapterSource
     from edgepeft_runtime.bundle.bundle import Bundle
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 PATH = click.Path(path_type=Path)
 
@@ -53,7 +50,7 @@ bundle_argument = click.argument("bundle", type=PATH)
 
 
 def column_options(command: F) -> F:
-    """The names of the columns of a table."""
+    """Add the names of the columns of a table."""
     for option in (
         click.option(
             "--label-column", default="label", show_default=True, help="Column of the labels in .csv, .jsonl."
@@ -65,12 +62,12 @@ def column_options(command: F) -> F:
 
 
 def data_options(command: F) -> F:
-    """``--data`` and the names of its columns."""
+    """Add ``--data`` and the names of its columns."""
     return click.option(
         "--data",
         type=PATH,
         required=True,
-        help="An .npz, .csv or .jsonl file, or a folder with one folder of images per class.",
+        help="File (.npz, .csv, .jsonl), or folder with one folder of images per class.",
     )(column_options(command))
 
 
@@ -83,15 +80,15 @@ template_option = click.option(
     "--template",
     metavar="TEXT",
     callback=_template,
-    help="What a prompt is put into, {prompt} in its place; \\n ends a line.  [default: the bundle's]",
+    help="Text around a prompt, with {prompt} in its place; \\n ends a line.  [default: the bundle's]",
 )
 
 
 def run_options(command: F) -> F:
-    """``--batch-size`` and ``--threads``."""
+    """Add ``--batch-size`` and ``--threads``."""
     for option in (
         click.option("--threads", type=click.IntRange(1), help="Threads of onnxruntime.  [default: all cores]"),
-        click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True, help="Examples at a time."),
+        click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True, help="Examples per batch."),
     ):
         command = option(command)
     return command
@@ -102,19 +99,21 @@ engine_option = click.option(
     type=click.Choice(ENGINES),
     default=PORTABLE,
     show_default=True,
-    help="ort-training: the official artifacts, in an environment with edgepeft[ort-training].",
+    help="Engine; ort-training runs the official artifacts and needs edgepeft[ort-training].",
 )
 
 
 adapter_option = click.option(
-    "--adapter", type=PATH, help="An update, or an adapter.safetensors, instead of the bundle's own adapter."
+    "--adapter", type=PATH, help="Update or adapter.safetensors to use instead of the bundle's own adapter."
 )
 
 device_option = click.option(
-    "--device", type=PATH, required=True, metavar="DEVICE_DIR", help="The device's folder: identity, rounds, runs."
+    "--device", type=PATH, required=True, metavar="DEVICE_DIR", help="Device directory: identity, rounds, runs."
 )
 
-workspace_option = click.option("--workspace", type=PATH, required=True, help="The host's workspace of the fleet.")
+workspace_option = click.option(
+    "--workspace", type=PATH, required=True, metavar="WORKSPACE", help="Workspace of the fleet's host."
+)
 
 ca_option = click.option("--ca-file", type=PATH, help="Certificates (PEM) to trust instead of the system's.")
 
@@ -122,7 +121,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Write JSON t
 
 
 def adapter_of(path: Path | None, bundle: Bundle) -> AdapterSource | None:
-    """What a trainer takes for ``--adapter``; an update of another base is refused by name."""
+    """Return the adapter of ``--adapter`` for a trainer; an update of another base is refused."""
     from edgepeft_runtime.files.tensorfile import read_tensors
     from edgepeft_runtime.train.update import FORMAT, check_update, read_update
 
@@ -143,7 +142,7 @@ def peft_adapter(path: Path, bundle: Bundle) -> AdapterSource | None:
     file = path / "adapter_model.safetensors" if path.is_dir() else path
     if path.is_dir() and not file.is_file():
         raise NoAdapterDirectory(
-            f"{path} holds no adapter.",
+            f"{path} contains no adapter.",
             context=f"{file.name} is missing",
             hint="give an update, an aggregate, or an adapter directory that peft has saved as safetensors.",
         )
@@ -154,7 +153,7 @@ def peft_adapter(path: Path, bundle: Bundle) -> AdapterSource | None:
     missing = [key for key in keys.values() if key not in tensors]
     if missing or not keys:
         raise ForeignAdapter(
-            f"The adapter {path} does not hold the bundle's parameters.",
+            f"The adapter {path} does not contain the bundle's parameters.",
             context=f"missing: {', '.join(missing[:3])}" if keys else "The bundle was not made of a PEFT model.",
             hint="prepare the adapter directory itself: edgepeft prepare ADAPTER --out BUNDLE.",
         )

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from edgepeft.methods.base import Method, check_patterns, head_modules, matches, train_only, trained_head
 from edgepeft.methods.errors import MethodDoesNotFit
 from edgepeft_runtime.settings import setting
-from edgepeft_runtime.train.selection import largest
 
 if TYPE_CHECKING:
     from torch import nn
@@ -94,4 +93,6 @@ class Sift(Method):
         if self.mask == "random":
             draw = np.random.default_rng([self.seed, zlib.crc32(name.encode())])  # each on its own: names may be added
             return np.sort(draw.choice(weight.size, count, replace=False)).astype(np.int32)
+        from edgepeft_runtime.train.selection import largest
+
         return largest(np.abs(weight.reshape(-1)), count) if self.mask == "magnitude" else None

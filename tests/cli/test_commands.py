@@ -55,7 +55,7 @@ def test_training_again_after_the_end_changes_nothing(
     first, second = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
     assert edgepeft(*train, "--update", first).code == 0
     again = edgepeft(*train, "--update", second)
-    assert "going on from step 8" in again.err
+    assert "resuming from step 8" in again.err
     assert first.read_bytes() == second.read_bytes()
     other = edgepeft(*train, "--update", second, "--lr", 0.5)
     assert other.code == 1
@@ -211,7 +211,7 @@ def write_onnx(path: Path, op: str, shape: list[int]) -> Path:
             ["prepare", "m", "--out", "b", "--tokens", "4"],
             "--tokens needs --method; a method that has it: prefix, prompt",
         ),
-        (["train", "b", "--data", "d", "--state", "s", "--update", "u", "--warmup", "long"], "'long' is no number"),
+        (["train", "b", "--data", "d", "--state", "s", "--update", "u", "--warmup", "long"], "'long' is not a number"),
         (["predict", "b", "--data", "d", "--out", "answers.txt"], "must end in .jsonl or .npz"),
         (["merge", "b", "u", "--to", "gguf", "--out", "o"], "gguf"),
         (["merge", "b", "u", "--to", "torch", "--out", "o.pt", "--base", "b"], "a format that has it: onnx-adapter"),

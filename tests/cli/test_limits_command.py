@@ -69,7 +69,7 @@ def test_time_is_over(text: Trained, reviews: Path, tmp_path: Path, edgepeft: Co
     ended = edgepeft("train", text.bundle, *paths, "--max-minutes", 1e-6)
     assert ended.code == UNFINISHED == 75
     assert f"1e-06 minutes are over after step 0; it is saved in {tmp_path / 'state'}." in ended.err
-    assert "the same command goes on from there." in ended.err
+    assert "the same command resumes it." in ended.err
     assert ended.out == ""
     assert not (tmp_path / "update").exists()
     assert edgepeft("train", text.bundle, *paths, "--max-minutes", 1000).code == 0
@@ -81,7 +81,7 @@ def test_a_hot_device_is_waited_for(text: Trained, reviews: Path, tmp_path: Path
     with training(text, reviews, tmp_path, "--max-temperature", 75, thermal=heat(tmp_path, 80)) as process:
         assert next_line(process) == "waiting: 80.0 °C, resumes at 70 °C"
         heat(tmp_path, 70)
-        assert next_line(process) == "going on"
+        assert next_line(process) == "resuming"
         assert (tmp_path / "state" / "checkpoint.safetensors").exists()  # before the first step already
         out, err = process.communicate()
     assert process.returncode == 0, err
@@ -122,7 +122,7 @@ def test_a_busy_device_is_waited_for(text: Trained, reviews: Path, tmp_path: Pat
     with training(text, reviews, tmp_path, "--idle-only", stat=count(1_000_000, 1_000_000)) as process:
         assert next_line(process) == "waiting: measuring the CPU use of other processes for 2 s"
         count(1_000_000, 9_000_000)
-        assert next_line(process) == "going on"
+        assert next_line(process) == "resuming"
         out, err = process.communicate()
     assert process.returncode == 0, err
     assert out.endswith("nice 19\n")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgepeft.aggregation.errors import StackCannotBeEvaluated, TargetAmongUpdates, WorseThanBefore
+from edgepeft.aggregation.settings import EXAMPLES_CAP, RULES, WEIGHTS
 from edgepeft.cli.options import PATH, column_options
 from edgepeft.cli.show import number, percent, size
 from edgepeft.errors import WrongSuffix
@@ -33,39 +34,52 @@ def _others(
 
 @click.command("aggregate")
 @click.argument("directory", type=PATH, metavar="[DIR]", required=False)
-@click.option("--workspace", type=PATH, help="The host's workspace, instead of DIR: the newest round, and its adapter.")
-@click.option("--bundle", type=PATH, required=True, help="What the devices trained.")
 @click.option(
-    "--out", type=PATH, required=True, help="File to write the adapter to; the report goes beside it, as .json."
+    "--workspace",
+    type=PATH,
+    metavar="WORKSPACE",
+    help="Workspace of the host, instead of DIR; its latest round is aggregated.",
 )
-@click.option("--adapter", type=PATH, help="What the devices started from, if not the bundle's own: an earlier round.")
+@click.option("--bundle", type=PATH, required=True, help="Bundle that the devices trained.")
+@click.option(
+    "--out", type=PATH, required=True, help="File to write the adapter to; the report is written beside it as .json."
+)
+@click.option("--adapter", type=PATH, help="Adapter of an earlier round that the devices started from.")
 @click.option(
     "--with-bundle",
     "others",
     multiple=True,
     metavar="BUNDLE[=ADAPTER]",
     callback=_others,
-    help="A bundle of the same base with another rank whose updates are in DIR, too; for svd and stack.",
+    help="Bundle of the same base with another rank whose updates are in DIR too; for svd and stack.",
 )
 @click.option(
     "--rule",
-    type=click.Choice(["fedavg", "ffa", "svd", "stack"]),
-    default="fedavg",
+    type=click.Choice(RULES),
+    default=RULES[0],
     show_default=True,
-    help="How LoRA pairs are averaged: A and B by themselves; B alone; the nearest to the mean product; exactly, for "
-    "merge alone.",
+    help="Average of LoRA pairs: fedavg A and B separately, ffa B alone, svd the nearest to the mean product, stack "
+    "the exact mean, for merge only.",
 )
 @click.option(
     "--weights",
-    type=click.Choice(["equal", "examples"]),
-    default="equal",
+    type=click.Choice(WEIGHTS),
+    default=WEIGHTS[0],
     show_default=True,
-    help="What a device counts: as all do, or by the examples it says it has seen.",
+    help="Weight of a device: equal for all, or the number of examples it reports.",
 )
 @click.option(
-    "--examples-cap", type=click.IntRange(1), default=1000, show_default=True, help="Most that count of them."
+    "--examples-cap",
+    type=click.IntRange(1),
+    default=EXAMPLES_CAP,
+    show_default=True,
+    help="Largest number of examples that counts.",
 )
-@click.option("--robust", metavar="median|trimmed-mean=SHARE", help="Instead of the mean; for five devices or more.")
+@click.option(
+    "--robust",
+    metavar="median|trimmed-mean=FRACTION",
+    help="Robust statistic instead of the mean, for five devices or more.",
+)
 @click.option("--clip", type=float, metavar="NORM", help="Largest L2 norm of a device's change.")
 @click.option("--dp-noise", type=float, metavar="MULTIPLE", help="Noise on the mean, in clipping norms (with --clip).")
 @click.option("--dp-delta", type=float, default=1e-5, show_default=True, help="Delta that epsilon is reported for.")

@@ -9,6 +9,7 @@ import click
 
 from edgepeft.cli.declared import SectionedCommand
 from edgepeft.cli.method import METHOD, chosen_method, loaded_source, source_options
+from edgepeft.methods.registry import METHODS
 
 if TYPE_CHECKING:
     from edgepeft.sources.load import Source
@@ -18,7 +19,7 @@ _SHOWN = 10
 
 @click.command("doctor", cls=SectionedCommand)
 @source_options
-@click.option("--methods", "every_method", is_flag=True, help="Instead, tell of every method whether it fits SOURCE.")
+@click.option("--methods", "every_method", is_flag=True, help="List for every method whether it fits SOURCE.")
 def command(
     source: str,
     method: str | None,
@@ -31,10 +32,10 @@ def command(
     every_method: bool,
     **settings: object,
 ) -> int:
-    """See what would train of SOURCE, and which operators have no gradient rule, before any work.
+    """Show what would be trained of SOURCE, and which operators block it, before any work.
 
     SOURCE is a Hugging Face model directory, an .onnx file, or package.module:function (file.py:function) that returns
-    a model and example inputs. Leaves with 1 where it cannot be prepared.
+    a model and example inputs. The exit code is 1 if it cannot be prepared.
     """
     chosen, train = chosen_method(source, method, METHOD.given(settings))
     from edgepeft.preparation.prepare import doctor
@@ -55,7 +56,7 @@ def command(
     click.echo(f"{len(found.missing_rules)} nodes on the way to them have no gradient rule:")
     for gap in found.missing_rules:
         click.echo(f"  op {gap.op_type} (node {gap.node}) before {gap.target}")
-    click.echo("freeze what lies behind them (--freeze), or express them by other operators.")
+    click.echo("freeze what lies before them (--freeze), or express them by other operators.")
     return 1
 
 
@@ -64,8 +65,11 @@ def _survey(source: Source) -> int:
 
     from edgepeft.preparation.survey import survey
 
+    files = [name for name, cls in METHODS.items() if cls.supports_onnx]
     if not isinstance(source.model, nn.Module):
-        raise click.UsageError("--methods needs a torch model; an .onnx file takes lora, sift, or --train.")
+        raise click.UsageError(
+            f"--methods needs a torch model; an .onnx file takes --train, or the methods {', '.join(files)}."
+        )
     for fit in survey(source.model):
         click.echo(f"{fit.method:<10} " + (f"{fit.trainable:>12,}" if fit.reason is None else f"  {fit.reason}"))
     return 0

@@ -9,7 +9,6 @@ from pathlib import Path
 import click
 
 from edgepeft.cli.options import (
-    adapter_of,
     adapter_option,
     bundle_argument,
     data_options,
@@ -17,6 +16,7 @@ from edgepeft.cli.options import (
     run_options,
     template_option,
 )
+from edgepeft.cli.session import trainer_and_data
 from edgepeft.cli.show import number, percent
 
 
@@ -38,15 +38,17 @@ def command(
     threads: int | None,
     as_json: bool,
 ) -> None:
-    """Loss and, for classes, accuracy of BUNDLE on labelled data."""
-    from edgepeft.data import load
-    from edgepeft_runtime.bundle.bundle import Bundle
-    from edgepeft_runtime.train.trainer import Trainer
-
-    opened = Bundle.open(bundle)
-    chosen = adapter_of(adapter, opened)
-    dataset = load(data, opened, text_column=text_column, label_column=label_column, template=template)
-    with Trainer.open(opened, adapter=chosen, threads=threads) as trainer:
+    """Print the loss of BUNDLE on labelled data and, for classes, the accuracy."""
+    opening = trainer_and_data(
+        bundle,
+        data,
+        adapter,
+        text_column=text_column,
+        label_column=label_column,
+        template=template,
+        threads=threads,
+    )
+    with opening as (trainer, dataset):
         found = trainer.evaluate(dataset, batch_size=batch_size)
     if as_json:
         click.echo(json.dumps(asdict(found)))

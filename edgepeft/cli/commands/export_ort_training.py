@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgepeft.cli.options import PATH, F, bundle_argument
+from edgepeft.cli.declared import F
+from edgepeft.cli.options import PATH, bundle_argument
 from edgepeft.cli.show import size
 
 if TYPE_CHECKING:
@@ -17,11 +18,13 @@ if TYPE_CHECKING:
 def gradient_options(command: F) -> F:
     """``--gradient`` and ``--training-python``, of the official artifacts."""
     for option in (
-        click.option("--training-python", type=PATH, help="For --gradient official: where edgepeft[ort-training] is."),
+        click.option(
+            "--training-python", type=PATH, help="Python with edgepeft[ort-training], for --gradient official."
+        ),
         click.option(
             "--gradient",
             type=click.Choice(["own", "official"]),
-            help="official: built by ONNX Runtime's own tool.  [default: own]",
+            help="Source of the gradient graph; official is ONNX Runtime's own tool.  [default: own]",
         ),
     ):
         command = option(command)

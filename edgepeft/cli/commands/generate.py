@@ -12,9 +12,16 @@ from edgepeft.cli.options import PATH, adapter_of, bundle_argument, json_option,
 
 @click.command("generate")
 @bundle_argument
-@click.option("--prompt", "prompts", metavar="TEXT", required=True, multiple=True, help="Again for more prompts.")
-@click.option("--adapter", type=PATH, help="An update, or an adapter.safetensors: the answers with it and without.")
-@click.option("--no-adapter", is_flag=True, help="Only the answers without, as the bundle came.")
+@click.option(
+    "--prompt",
+    "prompts",
+    metavar="TEXT",
+    required=True,
+    multiple=True,
+    help="Prompt. Repeat the option for more prompts.",
+)
+@click.option("--adapter", type=PATH, help="Update or adapter.safetensors; answers are shown with it and without.")
+@click.option("--no-adapter", is_flag=True, help="Generate only without an adapter, as the bundle came.")
 @template_option
 @click.option("--max-new-tokens", type=click.IntRange(1), default=64, show_default=True, help="Tokens of an answer.")
 @click.option(
@@ -22,13 +29,15 @@ from edgepeft.cli.options import PATH, adapter_of, bundle_argument, json_option,
     type=click.FloatRange(0.0),
     default=0.0,
     show_default=True,
-    help="0: the likeliest token each time.",
+    help="Temperature of sampling; 0 takes the likeliest token.",
 )
-@click.option("--top-k", type=click.IntRange(1), help="Draw among so many likeliest tokens.  [default: all]")
+@click.option("--top-k", type=click.IntRange(1), help="Sample from this many likeliest tokens.  [default: all]")
 @click.option(
-    "--top-p", type=click.FloatRange(0.0, 1.0, min_open=True), help="Draw among tokens of this probability together."
+    "--top-p",
+    type=click.FloatRange(0.0, 1.0, min_open=True),
+    help="Sample from the likeliest tokens with this total probability.",
 )
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the drawing.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the sampling.")
 @click.option("--threads", type=click.IntRange(1), help="Threads of onnxruntime.  [default: all cores]")
 @json_option
 def command(
@@ -45,9 +54,9 @@ def command(
     threads: int | None,
     as_json: bool,
 ) -> None:
-    """What BUNDLE's causal language model answers to prompts, without and with an adapter.
+    """Print the answers of BUNDLE's causal language model to prompts, without and with an adapter.
 
-    Without means as the bundle came: what an adapter changes can be seen.
+    "Without" means as the bundle came, which shows what the adapter changes.
     """
     from edgepeft.data.prompts import Prompter
     from edgepeft_runtime.bundle.bundle import Bundle

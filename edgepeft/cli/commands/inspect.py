@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     help="Predict the memory of a train step at these sizes (batch=8,sequence=64), from two small steps taken here.",
 )
 def command(bundle: Path, as_json: bool, tensors: bool, wanted: dict[str, int] | None) -> None:
-    """Show what BUNDLE holds: inputs, what trains, what is frozen, sizes. Every file is verified."""
+    """Show the contents of BUNDLE: inputs, trainable and frozen tensors, sizes. Every file is verified."""
     from edgepeft_runtime.bundle.bundle import Bundle
 
     opened = Bundle.open(bundle)

@@ -20,7 +20,7 @@ _EXAMPLES = 8
 @click.argument("remote")
 @click.option("--bundle", type=PATH, help="The campaign's bundle, if it was brought here by other means.")
 @device_option
-@click.option("--identity", type=PATH, help="The file that `edgepeft keys add` wrote; needed the first time.")
+@click.option("--identity", type=PATH, help="File that `edgepeft keys add` wrote; needed the first time.")
 @click.option("--probe", type=PATH, help="An .npz file of inputs to try the new adapter with.  [default: zeros]")
 @ca_option
 def command(

@@ -16,7 +16,7 @@ from edgepeft.cli.options import bundle_argument, data_options, run_options
 def command(
     bundle: Path, data: Path, text_column: str, label_column: str, batch_size: int, threads: int | None
 ) -> None:
-    """Pick the elements that train of BUNDLE here, by the gradient on data; devices would pick for themselves."""
+    """Pick the elements of BUNDLE that train, by the gradient on data, instead of leaving it to each device."""
     from edgepeft.data import load
     from edgepeft.preparation.picking import pick
     from edgepeft_runtime.bundle.bundle import Bundle

@@ -13,13 +13,13 @@ import numpy as np
 from edgepeft.cli.answers import answers
 from edgepeft.cli.options import (
     PATH,
-    adapter_of,
     adapter_option,
     bundle_argument,
     data_options,
     run_options,
     template_option,
 )
+from edgepeft.cli.session import trainer_and_data
 from edgepeft_runtime.errors import DifferentLengths
 from edgepeft_runtime.files.durable import check_output
 
@@ -50,24 +50,26 @@ def command(
     threads: int | None,
     out: Path | None,
 ) -> None:
-    """What BUNDLE's model says to data: one JSON object per example.
+    """Run BUNDLE's model on data and print one JSON object per example.
 
-    A classifier gives the class and the probabilities, any other model its outputs. Labels are not needed. An .npz file
-    holds the raw outputs by name.
+    For a classifier these are the class and the probabilities, for any other model its outputs. Labels are not needed.
+    An .npz file contains the raw outputs by name.
     """
-    from edgepeft.data import load
-    from edgepeft_runtime.bundle.bundle import Bundle
-    from edgepeft_runtime.train.trainer import Trainer
-
     if out is not None and out.suffix not in (".jsonl", ".npz"):
         raise click.UsageError("--out must end in .jsonl or .npz.")
     if out is not None:
         check_output(out)
-    opened = Bundle.open(bundle)
-    chosen = adapter_of(adapter, opened)
-    columns = {"text_column": text_column, "label_column": label_column}
-    dataset = load(data, opened, **columns, labelled=False, template=template)
-    with Trainer.open(opened, adapter=chosen, threads=threads) as trainer:
+    opening = trainer_and_data(
+        bundle,
+        data,
+        adapter,
+        text_column=text_column,
+        label_column=label_column,
+        template=template,
+        threads=threads,
+        labelled=False,
+    )
+    with opening as (trainer, dataset):
         batches = _batches(trainer, dataset, batch_size)
         if out is not None and out.suffix == ".npz":
             _write_npz(out, batches)

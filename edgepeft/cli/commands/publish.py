@@ -14,7 +14,7 @@ from edgepeft.cli.options import PATH, workspace_option
 @click.argument("bundle", type=PATH)
 @click.argument("remotes", nargs=-1, metavar="[REMOTE]...")
 @workspace_option
-@click.option("--adapter", type=PATH, help="What devices start from.  [default: the bundle's own adapter]")
+@click.option("--adapter", type=PATH, help="Adapter that devices start from.  [default: the bundle's own]")
 @click.option(
     "--max-norm", "max_update_norm", type=click.FloatRange(0, min_open=True), help="Largest update (L2 norm)."
 )
@@ -23,7 +23,7 @@ from edgepeft.cli.options import PATH, workspace_option
     type=click.Choice(["clip", "refuse"]),
     default="clip",
     show_default=True,
-    help="What happens to larger ones.",
+    help="Treatment of larger updates.",
 )
 @click.option(
     "--max-staleness",
@@ -36,7 +36,11 @@ from edgepeft.cli.options import PATH, workspace_option
     "--min-devices", type=click.IntRange(0), default=1, show_default=True, help="Devices it takes to close the round."
 )
 @click.option(
-    "--days", type=click.FloatRange(0, min_open=True), default=30.0, show_default=True, help="Until it expires."
+    "--days",
+    type=click.FloatRange(0, min_open=True),
+    default=30.0,
+    show_default=True,
+    help="Days until the round expires.",
 )
 @click.option("--steps", type=click.IntRange(1), help="Optimizer steps a device may take.")
 @click.option(

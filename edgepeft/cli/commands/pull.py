@@ -13,7 +13,12 @@ from edgepeft.cli.options import PATH
 @click.argument("remotes", nargs=-1, metavar="REMOTE...")
 @click.option("--into", type=PATH, help="Directory to keep the updates in.")
 @click.option("--bundle", type=PATH, help="Also refuse updates that do not belong to this bundle.")
-@click.option("--workspace", type=PATH, help="The host's workspace, instead of --into: verify signed deliveries.")
+@click.option(
+    "--workspace",
+    type=PATH,
+    metavar="WORKSPACE",
+    help="Workspace of the host, instead of --into; signed deliveries are verified.",
+)
 @click.option(
     "--remove", is_flag=True, help="With --workspace: remove accepted and quarantined files from each REMOTE."
 )

@@ -11,7 +11,7 @@ from edgepeft.cli.options import workspace_option
 
 @click.command("rollback")
 @click.argument("remotes", nargs=-1, metavar="[REMOTE]...")
-@click.option("--to", type=click.IntRange(1), required=True, help="The round to bring back.")
+@click.option("--to", type=click.IntRange(1), required=True, help="Round to restore.")
 @workspace_option
 def command(remotes: tuple[str, ...], to: int, workspace: Path) -> None:
     """Publish an earlier round's adapter again, to the byte. It is a new round: no device ever goes backwards."""

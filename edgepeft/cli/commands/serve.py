@@ -22,7 +22,7 @@ _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 @click.option("--address", default="127.0.0.1", show_default=True, help="Where to listen; 0.0.0.0: everywhere.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8443, show_default=True, help="0 takes a free one.")
 @click.option("--certificate", type=PATH, help="Certificate chain (PEM), for https.")
-@click.option("--private-key", type=PATH, help="Its private key (PEM).")
+@click.option("--private-key", type=PATH, help="Private key of the certificate (PEM).")
 def command(workspace: Path, address: str, port: int, certificate: Path | None, private_key: Path | None) -> None:
     """Give the published rounds to devices, and take their updates. `edgepeft pull --workspace` judges what came in.
 

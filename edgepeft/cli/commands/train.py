@@ -28,6 +28,7 @@ from edgepeft.cli.progress import Counter
 from edgepeft.cli.show import number, percent, size
 from edgepeft_runtime.errors import CannotWriteFile
 from edgepeft_runtime.files.durable import check_output
+from edgepeft_runtime.train.schedule import NAMES
 
 if TYPE_CHECKING:
     from edgepeft_runtime.bundle.bundle import Bundle
@@ -38,49 +39,51 @@ _INTERRUPTED = 130
 
 
 def _warmup(_context: click.Context, _option: click.Parameter, text: str) -> int | float:
-    """Whole numbers are steps, others a share of all steps."""
+    """Read whole numbers as steps, others as a fraction of all steps."""
     try:
         return int(text) if text.isdecimal() else float(text)
     except ValueError:
-        raise click.BadParameter(f"{text!r} is no number.") from None
+        raise click.BadParameter(f"{text!r} is not a number.") from None
 
 
 @click.command("train")
 @click.argument("bundle", type=PATH, required=False)
 @data_options
 @template_option
-@click.option("--adapter", type=PATH, help="Start from this instead: the adapter of a later round.")
-@click.option("--state", type=PATH, help="Directory the run is kept in; if it holds one, that goes on.")
+@click.option("--adapter", type=PATH, help="Adapter of a later round to start from.")
+@click.option("--state", type=PATH, help="Directory of the run; a run that is in it is resumed.")
 @click.option(
     "--device",
     type=PATH,
     metavar="DEVICE_DIR",
-    help="Train from the round that `edgepeft join` has brought here, within its limits.",
+    help="Device directory; train from the round that `edgepeft join` has fetched, within its limits.",
 )
-@click.option("--update", type=PATH, required=True, help="File to write what was learned to.")
+@click.option("--update", type=PATH, required=True, help="File to write the update to.")
 @click.option(
-    "--validate", metavar="DATA|SHARE", help="Held-out data, or the share of --data to hold out: 0.1 for a tenth."
+    "--validate", metavar="DATA|FRACTION", help="Held-out data, or the fraction of --data to hold out: 0.1 for a tenth."
 )
 @click.option("--epochs", type=click.IntRange(1), default=3, show_default=True, help="Passes over the data.")
 @run_options
 @engine_option
 @click.option("--accumulate", type=click.IntRange(1), default=1, show_default=True, help="Batches per optimizer step.")
 @click.option("--lr", type=click.FloatRange(0.0), help="Highest learning rate.  [default: the bundle's]")
-@click.option("--schedule", type=click.Choice(["constant", "linear", "cosine"]), default="constant", show_default=True)
+@click.option(
+    "--schedule", type=click.Choice(NAMES), default=NAMES[0], show_default=True, help="Course of the learning rate."
+)
 @click.option(
     "--warmup",
-    metavar="STEPS|SHARE",
+    metavar="STEPS|FRACTION",
     callback=_warmup,
     default="0",
     show_default=True,
-    help="Rise of the learning rate.",
+    help="Steps over which the learning rate rises, or their fraction of all steps.",
 )
-@click.option("--patience", type=click.IntRange(1), help="Stop after so many epochs without a better held-out loss.")
+@click.option("--patience", type=click.IntRange(1), help="Stop after this many epochs without a better held-out loss.")
 @click.option(
-    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the shuffling and of --validate SHARE."
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of shuffling and of --validate FRACTION."
 )
 @click.option("--save-every", type=click.IntRange(1), default=50, show_default=True, help="Steps between checkpoints.")
-@click.option("--max-steps", type=click.IntRange(1), help="Stop after so many optimizer steps.")
+@click.option("--max-steps", type=click.IntRange(1), help="Stop after this many optimizer steps.")
 @limit_options
 def command(**options: Any) -> int:
     """Train BUNDLE's adapter on your data, and write an update to send back.
@@ -89,8 +92,8 @@ def command(**options: Any) -> int:
 
     The best adapter by held-out loss is kept where there is held-out data.
 
-    Ctrl-C, SIGTERM and the limits save, between two steps; the same command goes on from there. An update is written
-    when the run is at its end. If it is not, the exit code is 75, and 130 after Ctrl-C.
+    Ctrl-C, SIGTERM and the limits save the run between two steps; the same command resumes it. The update is written
+    when the run is complete. If it is not, the exit code is 75, or 130 after Ctrl-C.
     """
     with terminable():
         try:
@@ -140,7 +143,7 @@ def _train(
         trainer = stack.enter_context(opening(state=part.state, adapter=given or part.adapter))
         start = time.monotonic()
         if trainer.steps:
-            click.echo(f"going on from step {trainer.steps} in {part.state}", err=True)
+            click.echo(f"resuming from step {trainer.steps} in {part.state}", err=True)
         try:
             with Counter() as counter:
                 pause = Teller(allowed, counter)
@@ -163,7 +166,7 @@ def _train(
 
 def _tell_saved(why: str, steps: int, state: Path) -> None:
     click.echo(f"{why} after step {steps}; it is saved in {state}.", err=True)
-    click.echo("the same command goes on from there.", err=True)
+    click.echo("the same command resumes it.", err=True)
 
 
 def _in_pieces(settings: dict[str, Any], bundle: Bundle) -> dict[str, Any]:
@@ -178,17 +181,17 @@ def _in_pieces(settings: dict[str, Any], bundle: Bundle) -> dict[str, Any]:
 def _data(
     load: Callable[[str | Path], Dataset], data: Path, validate: str | None, seed: int
 ) -> tuple[Dataset, Dataset | None]:
-    """What to train on, and what is held out."""
+    """Return the data to train on and the held-out data."""
     from edgepeft.data import split
 
     dataset = load(data)
     if validate is None:
         return dataset, None
-    share = None if Path(validate).exists() else _share(validate)
-    return (dataset, load(validate)) if share is None else split(dataset, share, seed)
+    fraction = None if Path(validate).exists() else _fraction(validate)
+    return (dataset, load(validate)) if fraction is None else split(dataset, fraction, seed)
 
 
-def _share(text: str) -> float | None:
+def _fraction(text: str) -> float | None:
     try:
         return float(text)
     except ValueError:

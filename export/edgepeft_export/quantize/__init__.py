@@ -16,11 +16,11 @@ from onnx_ir.passes import common
 
 from edgepeft_export.errors import NoSuchWeight, NothingToQuantize, QuantizeError
 from edgepeft_export.forward import Forward
+from edgepeft_export.quantization import Packed, Quantization, Report
 from edgepeft_export.quantize.choose import Batch, most_sensitive
 from edgepeft_export.quantize.codebook import share_weights
 from edgepeft_export.quantize.packed import packed_in
 from edgepeft_export.quantize.readers import Packer
-from edgepeft_export.quantize.settings import Packed, Quantization, Report
 from edgepeft_export.quantize.weights import weights_of
 
 __all__ = ["Packed", "Quantization", "QuantizeError", "Report", "quantize"]

@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from edgepeft_export.graph.constants import source_initializer
 from edgepeft_export.graph.custom_ops import CONTRIB, DOMAIN, INT8_MATMUL
-from edgepeft_export.quantize.settings import Packed
+from edgepeft_export.quantization import Packed
 
 _FOUR_BITS = (ir.DataType.INT4, ir.DataType.UINT4)
 _PACKED = (ir.DataType.INT8, ir.DataType.UINT8, *_FOUR_BITS)

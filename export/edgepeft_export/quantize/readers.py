@@ -15,7 +15,7 @@ from edgepeft_export.graph.lookup import dequantized_rows, split_bytes
 from edgepeft_export.graph.match import added_vector
 from edgepeft_export.graph.rounding import Int4Matrix, to_int4, to_int8
 from edgepeft_export.graph.shapes import dims_of, rank
-from edgepeft_export.quantize.settings import Quantization
+from edgepeft_export.quantization import Quantization
 from edgepeft_export.quantize.weights import Weight
 
 Product = Callable[[ir.Value, ir.Value | None, ir.Value], ir.Value]
