@@ -17,15 +17,16 @@ HEAVY = ("torch", "onnx", "onnx_ir", "onnxscript", "transformers", "peft", "safe
 
 
 def test_help_imports_nothing_heavy() -> None:
-    """Help is quick everywhere; that of prepare and doctor lists what the compiler has, which takes onnx, not torch."""
+    """Help is quick everywhere; where it lists what the compiler or the aggregation has, it imports them, not torch."""
     names = (*HEAVY, "onnxruntime", "tokenizers", "PIL")
     code = f"""
 import sys
 from edgepeft.cli.app import _COMMANDS, run
-for command in ((), *((name,) for name in sorted(_COMMANDS, key=["doctor", "prepare"].count))):
+for command in ((), *((name,) for name in sorted(_COMMANDS, key=["aggregate", "doctor", "merge", "prepare"].count))):
     assert run([*command, "--help"]) == 0
     loaded = {{name.partition(".")[0] for name in sys.modules}} & set({names!r})
-    loaded -= {{"onnx", "onnx_ir"}} if command in (("doctor",), ("prepare",)) else set()
+    loaded -= {{"onnxruntime"}} if command in (("aggregate",), ("merge",)) else set()
+    loaded -= {{"onnx", "onnx_ir", "onnxruntime"}} if command in (("doctor",), ("prepare",)) else set()
     assert not loaded, (command, loaded)
 """
     process = start(code)
