@@ -85,7 +85,7 @@ class Keys:
             raise KeyExists(
                 f"There is a host key in {self._folder} already.",
                 context=None,
-                hint="devices trust this one; begin another campaign in another workspace.",
+                hint="devices trust this one; start another campaign in another workspace.",
             )
         with writing(self._folder):
             make_folder(self._devices)

@@ -1,4 +1,4 @@
-"""Rounds on their way out: ``publish`` a new adapter, ``rollback`` to an earlier one (section 8.2 of the SPEC)."""
+"""Publish rounds: a new adapter (``publish``), or an earlier one again (``rollback``); section 8.2 of the SPEC."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ DAY = 24 * 60 * 60
 
 @dataclass(frozen=True)
 class Terms:
-    """What a round asks of updates; see :class:`~edgepeft_runtime.fleet.rounds.Round`.
+    """The terms of a round for updates; see :class:`~edgepeft_runtime.fleet.rounds.Round`.
 
     Args:
-        days: until the round expires; ``None``: never.
-        steps: optimizer steps a device may take.
+        days: Until the round expires; ``None``: never.
+        steps: Largest number of optimizer steps of a device; ``None``: no limit.
     """
 
     max_update_norm: float | None = None
@@ -66,25 +66,25 @@ def publish(
     another: bool = False,
     now: float | None = None,
 ) -> Round:
-    """Make the next round, and bring it to the remotes that devices read.
+    """Make the next round, and write it to the remotes that devices read.
 
-    Where the newest round has this adapter and these terms and has not expired, it is that round that is brought:
-    to repeat a call makes no other round.
+    The call is idempotent: if the newest round has this adapter and these terms and has not expired, that round is
+    written again.
 
     Args:
-        bundle: the campaign's bundle; that of the first round is that of all.
-        workspace: the host's workspace, with its key.
-        remotes: folders and other addresses. The files of the round go first, ``latest.json`` last.
-        adapter: what devices start from, with the bundle's parameters; ``None`` takes the bundle's own.
-        terms: what is asked of updates.
-        with_bundle: let the bundle travel with the round. What a remote has of it is not sent again, and later rounds
+        bundle: The campaign's bundle, which is the same in all rounds.
+        workspace: The host's workspace, with its key.
+        remotes: Folders and other addresses. The files of the round are written first, ``latest.json`` last.
+        adapter: What devices start from, with the bundle's parameters; ``None``: the bundle's own.
+        terms: The terms for updates.
+        with_bundle: Let the bundle travel with the round. What a remote has of it is not sent again, and later rounds
             name it too. Without it, devices must have been given the bundle, or have that of the round before.
-        another: make a round even where the newest is the same.
-        now: seconds since 1970; ``None`` asks the clock.
+        another: Make a round even if the newest is the same.
+        now: Seconds since 1970; ``None`` asks the clock.
 
     Raises:
-        SyncError: the workspace has no key, belongs to another bundle, or a remote cannot be written.
-        BundleError: the adapter does not fit the bundle.
+        SyncError: The workspace has no key, or belongs to another bundle.
+        EdgepeftError: The adapter does not fit the bundle, or a remote cannot be written.
     """
     workspace = Workspace.of(workspace)
     bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
@@ -111,20 +111,20 @@ def rollback(
 ) -> Round:
     """Publish an earlier round's adapter and bundle again, to the byte, as a new round: no device ever goes back.
 
-    Where the newest round has them already, that round is brought once more.
+    If the newest round has them already, that round is written again.
 
     Args:
-        workspace: the host's workspace.
-        to: the number of the round to bring back.
-        remotes: as for :func:`publish`.
-        now: seconds since 1970; ``None`` asks the clock.
+        workspace: The host's workspace.
+        to: The number of the round to restore.
+        remotes: As for :func:`publish`.
+        now: Seconds since 1970; ``None`` asks the clock.
     """
     workspace, when = Workspace.of(workspace), int(time.time() if now is None else now)
     key = Keys(workspace).host()
     with workspace.locked():
         latest, old = workspace.newest(), workspace.round(to)
         if to >= latest.round:
-            raise NoSuchRound(f"Round {to} is the newest.", context=None, hint="name the one to bring back.")
+            raise NoSuchRound(f"Round {to} is the newest.", context=None, hint="name the one to restore.")
         made = workspace.round(latest.round)
         bundle = old.bundle or made.bundle
         if (made.adapter, made.bundle) != (old.adapter, bundle):
@@ -144,7 +144,7 @@ def rollback(
 
 
 def mirror(workspace: str | Path | Workspace, remotes: Iterable[str | Path]) -> Latest:
-    """Bring the newest round, all of it, to remotes once more: a stick that was not plugged in, a damaged copy."""
+    """Write all of the newest round to remotes once more: to a stick that was not plugged in, over a damaged copy."""
     workspace = Workspace.of(workspace)
     with workspace.locked():
         latest = workspace.newest()
@@ -174,7 +174,7 @@ def _next(key: HostKey, bundle: Bundle, adapter: bytes, terms: Terms, now: int, 
 
 
 def _is_same(made: Round, newest: Round) -> bool:
-    """Whether a round would say again what the newest one says, and that one has not expired."""
+    """Return whether a round would only repeat the newest one, which has not expired."""
     again = replace(
         made,
         round=newest.round,
@@ -187,12 +187,12 @@ def _is_same(made: Round, newest: Round) -> bool:
     return again == newest and _duration(made) == _duration(newest) and not expired
 
 
-def _duration(number: Round) -> int | None:
-    return None if number.expires is None else number.expires - number.created
+def _duration(round_: Round) -> int | None:
+    return None if round_.expires is None else round_.expires - round_.created
 
 
 def _keep_manifest(workspace: Workspace, bundle: Bundle) -> None:
-    """The bundle of the first round is the campaign's."""
+    """Keep the manifest of the first round's bundle, which is the campaign's, and compare later ones with it."""
     if not workspace.manifest.exists():
         write_atomically(workspace.manifest, [bundle.manifest.to_json().encode()])
     kept = workspace.bundle_manifest()
@@ -200,7 +200,7 @@ def _keep_manifest(workspace: Workspace, bundle: Bundle) -> None:
         raise ForeignBundle(
             "This workspace belongs to another bundle.",
             context=f"base of the workspace {kept.base_sha256}, of the bundle {bundle.base_sha256}",
-            hint="begin another campaign in another workspace.",
+            hint="start another campaign in another workspace.",
         )
 
 

@@ -1,4 +1,4 @@
-"""The host's workspace: keys, the published rounds, what came in, and the ledger."""
+"""The host's workspace: keys, published rounds, received and accepted updates, and the ledger."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ T = TypeVar("T")
 
 
 class Workspace:
-    """A folder on the host; what lies in ``published`` there is what the host believes, whatever remote places hold.
+    """A folder on the host. It trusts the rounds in ``published`` there, whatever remotes contain.
 
     Attributes:
-        published: ``latest.json``, ``latest.sig`` and a folder per round.
-        keys: the host's key, and what it knows of each device.
-        received: where ``edgepeft serve`` puts what devices send: a place like any other.
-        accepted: updates that were verified, ``<round>/<device>/<sha256>.safetensors`` with its sidecar.
-        quarantine: what was refused, a folder per code.
-        staging: files that are being verified.
-        ledger: what was accepted, and when.
-        manifest: the manifest of the campaign's bundle.
+        published: ``latest.json``, ``latest.sig``, a folder per round, and files of bundles.
+        keys: The host's key, and the registered devices.
+        received: What ``edgepeft serve`` has received; collected like any remote.
+        accepted: Verified updates, ``<round>/<device>/<sha256>.safetensors`` with their sidecars.
+        quarantine: What was refused, a folder per code.
+        staging: Files that are being accepted.
+        ledger: What was accepted, and when.
+        manifest: The manifest of the campaign's bundle.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -50,21 +50,21 @@ class Workspace:
         return workspace if isinstance(workspace, Workspace) else cls(workspace)
 
     def locked(self) -> AbstractContextManager[None]:
-        """Let no other process pull or publish meanwhile.
+        """Keep other processes from collecting or publishing meanwhile.
 
         Raises:
-            SyncError: another one does (``folder-in-use``), or the folder cannot be used (``cannot-write-file``), now
-                or in the middle of what is done under the lock.
+            FileError: Another one does (``path-in-use``), or the folder cannot be written (``cannot-write-file``), now
+                or while the lock is held.
         """
         return locked_folder(self.path, "lock")
 
     def latest(self) -> Latest | None:
-        """The newest round that was published, ``None`` before the first."""
+        """Return the newest round that was published, ``None`` before the first."""
         path = self.published / LATEST_FILE
         return _own(path, Latest.from_bytes) if path.exists() else None
 
     def newest(self) -> Latest:
-        """:meth:`latest`; raises :class:`SyncError` (``no-round``) before the first."""
+        """Return :meth:`latest`; raises :class:`SyncError` (``no-round``) before the first round."""
         latest = self.latest()
         if latest is None:
             raise NoRound(
@@ -75,10 +75,10 @@ class Workspace:
         return latest
 
     def round(self, number: int) -> Round:
-        """A published round.
+        """Return a published round.
 
         Raises:
-            SyncError: there is none of this number (``no-such-round``), or its file is damaged (``damaged-workspace``).
+            SyncError: There is none of this number (``no-such-round``), or its file is damaged (``damaged-workspace``).
         """
         path = self.published / rounds.folder(number) / ROUND_FILE
         if not path.exists():
@@ -86,7 +86,7 @@ class Workspace:
         return _own(path, Round.from_bytes)
 
     def adapter(self, number: int) -> Path:
-        """The adapter of a round; raises :class:`SyncError` (``damaged-workspace``) if it is not what was published."""
+        """Return the adapter file of a round; raises :class:`SyncError` (``damaged-workspace``) if it has changed."""
         path = self.published / rounds.folder(number) / ADAPTER_FILE
         expected, found = self.round(number).adapter.sha256, sha256_of(path)
         if found != expected:
@@ -94,25 +94,25 @@ class Workspace:
         return path
 
     def check_chain(self) -> None:
-        """Walk from the latest to the first round; raises :class:`SyncError` where a link does not hold."""
+        """Check the hashes from the latest to the first round; raises :class:`SyncError` if one is wrong."""
         latest = self.newest()
         number, expected = latest.round, latest.round_sha256
         while True:
-            found = self.round(number)
-            if found.sha256 != expected:
+            round_ = self.round(number)
+            if round_.sha256 != expected:
                 path = self.published / rounds.folder(number) / ROUND_FILE
-                raise _damaged(path, f"expected SHA-256 {expected}, found {found.sha256}")
-            if found.previous is None:
+                raise _damaged(path, f"expected SHA-256 {expected}, found {round_.sha256}")
+            if round_.previous is None:
                 return
-            number, expected = number - 1, found.previous
+            number, expected = number - 1, round_.previous
 
     def bundle_manifest(self) -> Manifest:
-        """The manifest of the campaign's bundle, as the first ``publish`` kept it."""
+        """Return the manifest of the campaign's bundle, which the first ``publish`` has kept."""
         return _own(self.manifest, Manifest.from_json)
 
 
 def _own(path: Path, parse: Callable[[bytes], T]) -> T:
-    """A file of the host's own: where it is damaged, the host is at fault, and no update."""
+    """Read a file of the host's own. If it is damaged, the fault is the host's, not an update's."""
     try:
         return parse(read_regular(path, MAX_MANIFEST_BYTES))
     except (EdgepeftError, OSError) as failure:
@@ -120,5 +120,5 @@ def _own(path: Path, parse: Callable[[bytes], T]) -> T:
 
 
 def _damaged(path: Path, context: str) -> SyncError:
-    hint = "restore it from a place that has a copy."
+    hint = "restore it from a remote that has a copy."
     return DamagedWorkspace(f"{path} is not what was published.", context=context, hint=hint)

@@ -375,7 +375,7 @@ def test_a_full_disk_is_not_taken_for_a_bad_remote(tmp_path: Path) -> None:
 def test_answers_say_nothing_about_the_host(served: Served) -> None:
     """No version of a server, no path; a reason in words."""
     status, body = served.ask("PUT", f"/inbox/r000009/pi-1/{'ab' * 32}.safetensors", b"x")
-    assert (status, body) == (409, b"updates of this round are not taken; the newest is 1")
+    assert (status, body) == (409, b"updates of this round are not accepted; the newest is 1")
     assert str(served.fleet.root).encode() not in body
 
 

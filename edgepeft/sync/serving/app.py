@@ -1,8 +1,8 @@
-"""``edgepeft serve``: the published rounds over HTTP, and an inbox that devices put their updates in.
+"""``edgepeft serve``: the published rounds over HTTP, and an inbox for the updates of devices.
 
-The server keeps what arrives whole, under its hash, at most so much of it. Whether an update is good is judged by
-``edgepeft pull``, which looks at what was received as at any other place. A token tells who may put files where; it is
-no proof of anything, the signatures are.
+The server keeps a limited number of files, each whole and under its hash. Updates are verified by ``edgepeft pull``,
+which treats the inbox like that of any remote. A token only says who may put files where; what is proved, is proved by
+signatures.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from edgepeft_runtime.fleet.delivery import (
 )
 
 MAX_PENDING = 16
-"""Updates of one device that may lie in the inbox, those that are arriving among them."""
+"""Largest number of updates of one device in the inbox, including those that are arriving."""
 
 SERVING = ".serving"
 """The file in ``received`` that a server locks."""
@@ -46,7 +46,7 @@ SERVING = ".serving"
 
 @dataclass(frozen=True)
 class _Slot:
-    """Where a device may put a file: its folder in the inbox, the round, the device, the name, and the hash in it."""
+    """Where a device may put a file: its folder in the inbox, the round, the device, the name, and its hash."""
 
     folder: Path
     round: int
@@ -56,22 +56,22 @@ class _Slot:
 
 
 def app(workspace: Workspace) -> Starlette:
-    """The server of a host's workspace as an ASGI application.
+    """Return the server of a host's workspace as an ASGI application.
 
     ========================================  ==================================================================
     ``GET /latest.json``, ``/latest.sig``      which round is the latest, and its signatures
     ``GET /r000012/round.json``                a published round
-    ``GET /r000012/adapter.safetensors``       its adapter; ``Range`` is understood
+    ``GET /r000012/adapter.safetensors``       its adapter; ``Range`` is supported
     ``GET /blobs/<hash>``                      a file of a bundle that goes with a round; likewise
     ``PUT /inbox/r000012/<device>/<name>``     an update, then its sidecar; the device's own folder alone
     ``GET /inbox/r000012/<device>/<hash>.sig``  the sidecar, if it has arrived
     ========================================  ==================================================================
 
-    Every request carries ``Authorization: Bearer <token>``. Answers: 401 no such token, 403 a revoked device or another
-    one's folder, 404 no such file, 408 too slow, 409 the round is not open or the update is not there yet, 413 too
+    Every request carries ``Authorization: Bearer <token>``. Answers: 401 no such token, 403 a revoked device or the
+    folder of another one, 404 no such file, 408 too slow, 409 the round is not open or the update is missing, 413 too
     large, 422 not what its name says, 429 too many updates or requests, 503 too many requests of all devices.
 
-    It runs on :func:`edgepeft.sync.connections.server`.
+    It runs on :func:`edgepeft.sync.serving.connections.server`.
     """
     tokens = _Tokens(workspace)
     published = _Published(workspace, tokens)
@@ -88,14 +88,14 @@ def app(workspace: Workspace) -> Starlette:
 
 
 class _Tokens:
-    """Devices by the hash of their token; read again when a device was registered or revoked."""
+    """Devices by the hash of their token, read again when one was registered or revoked."""
 
     def __init__(self, workspace: Workspace) -> None:
         self._keys, self._folder = Keys(workspace), workspace.keys / "devices"
         self._read_at, self._devices = -1, dict[str, Device]()
 
     def device(self, request: Request) -> Device:
-        """Who is asking, whose connection does not wait any more; raises 401, 403, 429 or 503."""
+        """Return who sends a request, and count its connection as answering; raises 401, 403, 429 or 503."""
         kind, _, token = request.headers.get("authorization", "").partition(" ")
         changed = self._folder.stat().st_mtime_ns if self._folder.exists() else 0
         if changed != self._read_at:
@@ -117,7 +117,7 @@ class _Published:
         self._folder, self._tokens = workspace.published, tokens
 
     async def top(self, request: Request) -> Response:
-        """``latest.json``, or its signatures."""
+        """Return ``latest.json`` or its signatures."""
         self._tokens.device(request)
         name = request.path_params["name"]
         if name not in (rounds.LATEST_FILE, rounds.LATEST_SIGNATURES):
@@ -125,7 +125,7 @@ class _Published:
         return _file(self._folder / name, request)
 
     async def of_round(self, request: Request) -> Response:
-        """A file of a round, or of a bundle."""
+        """Return a file of a round or of a bundle."""
         self._tokens.device(request)
         folder, name = request.path_params["folder"], request.path_params["name"]
         is_blob = folder == rounds.BLOBS and rounds.is_digest(name)
@@ -144,19 +144,19 @@ class _Inbox:
             partial.unlink(missing_ok=True)
 
     async def get(self, request: Request) -> Response:
-        """A sidecar that has arrived, so that a device need not send the update again."""
+        """Return a sidecar that has arrived, so that a device need not send the update again."""
         slot = self._slot(request)
         if not slot.name.endswith(SIDECAR_SUFFIX):
             raise HTTPException(404)
         return _file(self._kept(slot, slot.name) or slot.folder / slot.name, request)
 
     async def put(self, request: Request) -> Response:
-        """An update or a sidecar; one that is there already is taken for what it is."""
+        """Keep an update or a sidecar; one that is there already is not written again."""
         slot = self._slot(request)
         is_update = slot.name.endswith(UPDATE_SUFFIX)
         most = self._most(slot.round) if is_update else MAX_SIDECAR_BYTES
         if int(request.headers.get("content-length") or 0) > most:
-            raise HTTPException(413, f"at most {most} bytes are taken")
+            raise HTTPException(413, f"at most {most} bytes are accepted")
         keep = self._keep_update if is_update else self._keep_sidecar
         try:
             with paced() as pace:
@@ -178,17 +178,17 @@ class _Inbox:
         return _Slot(self._workspace.received / inbox_folder(number, owner), number, owner, name, digest)
 
     def _most(self, number: int) -> int:
-        """The largest update of a round, if updates of it are taken."""
+        """Return the size of the largest update of a round, if its updates are accepted."""
         try:
             newest = self._workspace.round(self._workspace.newest().round)
         except EdgepeftError as error:
             raise HTTPException(409, error.message) from None
         if not newest.round - newest.max_staleness <= number <= newest.round:
-            raise HTTPException(409, f"updates of this round are not taken; the newest is {newest.round}")
+            raise HTTPException(409, f"updates of this round are not accepted; the newest is {newest.round}")
         return newest.limits.update_bytes
 
     def _kept(self, slot: _Slot, name: str) -> Path | None:
-        """Where a file is that was delivered before: still received, or accepted."""
+        """Return the path of a file that was delivered before, received or accepted already."""
         accepted = self._workspace.accepted / slot.folder.relative_to(self._workspace.received / rounds.INBOX)
         return next((path for path in (slot.folder / name, accepted / name) if path.is_file()), None)
 
@@ -205,7 +205,7 @@ class _Inbox:
 
     @contextmanager
     def _room(self, slot: _Slot) -> Iterator[None]:
-        """A place in the device's inbox. It is taken before the update arrives: many may arrive at once."""
+        """Reserve room in the device's inbox before the update arrives: many may arrive at once."""
         waiting = {
             path.stem for path in self._workspace.received.glob(f"{rounds.INBOX}/*/{slot.device}/*{UPDATE_SUFFIX}")
         }
@@ -225,10 +225,10 @@ class _Inbox:
         if self._kept(slot, f"{slot.digest}{UPDATE_SUFFIX}") is None:
             raise HTTPException(409, "the update itself is not there")
         try:
-            said = Delivery.from_bytes(content)
+            delivery = Delivery.from_bytes(content)
         except EdgepeftError as error:
             raise HTTPException(422, error.message) from None
-        if self._workspace.received / said.folder != slot.folder or said.sha256 != slot.digest:
+        if self._workspace.received / delivery.folder != slot.folder or delivery.sha256 != slot.digest:
             raise HTTPException(422, "the sidecar belongs to another update")
         with _partial(slot.folder) as partial:
             partial.write_bytes(content)
@@ -237,7 +237,7 @@ class _Inbox:
 
 
 async def _copied(request: Request, partial: Path, most: int, pace: Pace) -> str:
-    """Write the body to a file, piece by piece: memory does not grow with what devices send. Returns its hash."""
+    """Write the body to a file piece by piece, so that memory does not grow with it; return its hash."""
     digest = hashlib.sha256()
     with partial.open("wb") as file:
         async for piece in pieces(request, most, pace):
@@ -248,7 +248,7 @@ async def _copied(request: Request, partial: Path, most: int, pace: Pace) -> str
 
 @contextmanager
 def _partial(folder: Path) -> Iterator[Path]:
-    """A file of this request alone, gone afterwards unless it was renamed."""
+    """Give a path for this request alone, which is removed afterwards unless it was renamed."""
     path = folder / f".{secrets.token_hex(8)}.partial"
     try:
         make_folder(folder)
@@ -261,7 +261,7 @@ def _partial(folder: Path) -> Iterator[Path]:
 
 
 def _commit(partial: Path, path: Path) -> None:
-    """Flush a file and give it its name; what is acknowledged outlives a power cut."""
+    """Flush a file and rename it; what is acknowledged outlives a power cut."""
     sync_file(partial)
     move(partial, path)
 

@@ -50,7 +50,7 @@ async def pieces(request: Request, most: int, pace: Pace) -> AsyncIterator[bytes
     async for piece in request.stream():
         size += len(piece)
         if size > most:
-            raise HTTPException(413, f"at most {most} bytes are taken")
+            raise HTTPException(413, f"at most {most} bytes are accepted")
         pace.moved(len(piece))
         yield piece
 
