@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import click
 
 from edgepeft.cli.options import PATH, workspace_option
-from edgepeft.sync.errors import BadCertificate, CannotListen
 
 if TYPE_CHECKING:
     import socket
@@ -66,6 +65,8 @@ def _files() -> int:
 def _listening(address: str, port: int) -> socket.socket:
     import socket
 
+    from edgepeft.sync.errors import CannotListen
+
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     try:
         return socket.create_server((address, port), family=family, backlog=2048)
@@ -79,6 +80,8 @@ def _listening(address: str, port: int) -> socket.socket:
 
 def _tls(certificate: Path, private_key: Path) -> ssl.SSLContext:
     import ssl
+
+    from edgepeft.sync.errors import BadCertificate
 
     try:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
