@@ -66,10 +66,10 @@ def _input_products(
 
 
 def _fit(layer: nn.Module, h: Tensor, stays: Tensor) -> None:
-    turned = input_axis(layer) == 0
-    weight = (layer.weight.T if turned else layer.weight).detach().double()
+    transposed = input_axis(layer) == 0
+    weight = (layer.weight.T if transposed else layer.weight).detach().double()
     ridge = RIDGE * h.diagonal().mean() * torch.eye(int(stays.sum()), dtype=h.dtype)
     solved = torch.linalg.solve(h[stays][:, stays] + ridge, h[stays][:, ~stays])  # [stay, go]
     weight[:, stays] += weight[:, ~stays] @ solved.T
     with torch.no_grad():
-        layer.weight.copy_(weight.T if turned else weight)
+        layer.weight.copy_(weight.T if transposed else weight)

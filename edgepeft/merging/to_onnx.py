@@ -1,6 +1,6 @@
 """A model for inference of its own: the trained tensors bound, LoRA pairs folded, frozen weights taken in.
 
-A pair beside a packed weight stays beside it, unless the weight is to be unpacked, or rounded again.
+A pair beside a quantized weight stays beside it, unless the weight is to be dequantized, or rounded again.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def described(model: ir.Model, folded: int, bundle: Bundle) -> str:
     """What a merged model is, in a phrase."""
     size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
     beside = sum(pair.a in model.graph.initializers for pair in bundle.manifest.adapter.pairs)
-    kept = f", {beside} kept beside packed ones" if beside else ""
+    kept = f", {beside} kept beside quantized ones" if beside else ""
     return f"{folded} LoRA pairs folded into their weights{kept}, {size / 1e6:.1f} MB of weights"
 
 

@@ -1,7 +1,7 @@
-"""A packed base merged for good: pairs folded into weights that are unpacked, or rounded again as they were.
+"""A quantized base merged for good: pairs folded into weights that are dequantized, or rounded again as they were.
 
-A pair beside its packed weight, as :mod:`edgepeft.merging.to_onnx` leaves it, has the device's outputs exactly. Without
-the pair the model is plainer and faster, and rounds differently; how much that matters is measured.
+A pair beside its quantized weight, as :mod:`edgepeft.merging.to_onnx` leaves it, gives exactly the device's outputs.
+Without the pair the model is simpler and faster, and rounds differently. How much that matters is measured.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def write(
         calibration: batches of inputs, arrays by name.
 
     Raises:
-        MergeError: the base is not packed, or its masks would be lost.
+        MergeError: the base is not quantized, or its masks would be lost.
     """
     _check(bundle)
     ways = {name: _folded(bundle, parameters, name == "requantize") for name in ("dequantize", "requantize")}
@@ -57,8 +57,8 @@ def write(
 def _check(bundle: Bundle) -> None:
     if not quantized_layers(inference_model(bundle).graph):
         raise NotQuantized(
-            "The bundle has no packed weight that could be unpacked or rounded again.",
-            context="what counts: products and convolutions that prepare --compute int8 or int4 has packed.",
+            "The bundle has no quantized weight that could be dequantized or rounded again.",
+            context="what counts: products and convolutions that prepare --compute int8 or int4 has quantized.",
             hint="merge without it: pairs are folded into fp32 weights.",
         )
     if bundle.manifest.adapter.masks:

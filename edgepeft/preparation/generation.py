@@ -15,7 +15,7 @@ from edgepeft_export.errors import ForwardError, VerificationError
 from edgepeft_export.forward.decoding import Decoding
 from edgepeft_export.forward.torch_source.generation import IDS, MASK, decoding_of
 from edgepeft_export.generation import with_generation
-from edgepeft_export.quantize import Quantization, Report
+from edgepeft_export.quantize import Quantization, QuantizationReport
 from edgepeft_runtime.bundle.generation_spec import GenerationSpec
 from edgepeft_runtime.bundle.manifest import TextSpec
 
@@ -47,7 +47,7 @@ def with_cache(
     spec: GenerationSpec,
     module: nn.Module,
     method: Method | None,
-    quantized: tuple[Quantization, Report],
+    quantized: tuple[Quantization, QuantizationReport],
     log: Callable[[str], None],
 ) -> tuple[Compiled, GenerationSpec]:
     """Add the graph ``generate`` where the model can be exported with a cache; otherwise log why not.

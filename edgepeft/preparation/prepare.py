@@ -22,7 +22,7 @@ from edgepeft.sources.class_names import class_names
 from edgepeft.sources.load import Source, load_source
 from edgepeft.sources.text_processor import read_tokenizer_file
 from edgepeft_export import losses, optimizers
-from edgepeft_export.autodiff import Gap
+from edgepeft_export.autodiff import MissingRule
 from edgepeft_export.bundle import Extras, check_target, write_bundle
 from edgepeft_export.compile import compile_step, missing_rules
 from edgepeft_export.errors import BadExampleInputs
@@ -31,7 +31,7 @@ from edgepeft_export.forward.head import probabilities, with_scores
 from edgepeft_export.forward.torch_source.module import DynamicAxes, ExampleInputs
 from edgepeft_export.forward.torch_source.own_loss import from_function
 from edgepeft_export.ort_training import OrtTraining, export_ort_training
-from edgepeft_export.quantize import Packed, Quantization, quantize
+from edgepeft_export.quantize import Quantization, QuantizedTensor, quantize
 from edgepeft_export.quantize.choose import Batch
 from edgepeft_runtime.bundle.manifest import ImageSpec, TextSpec
 from edgepeft_runtime.engine.registry import ORT_TRAINING, PORTABLE, check_engine
@@ -57,7 +57,7 @@ class Prepared:
     bundle: Path
     trainable: int
     unreached: tuple[str, ...]
-    quantized: Mapping[str, Packed] = field(default_factory=dict)
+    quantized: Mapping[str, QuantizedTensor] = field(default_factory=dict)
     kept: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -71,7 +71,7 @@ class Diagnosis:
     """
 
     trainable: Mapping[str, tuple[int, ...]]
-    missing_rules: tuple[Gap, ...]
+    missing_rules: tuple[MissingRule, ...]
 
 
 def prepare(
@@ -166,13 +166,13 @@ def prepare(
         files={**source.files, **tokenizer_files},
         micro_batch=plan.micro_batch,
         generation=spec,
-        packed=report.packed,
+        quantized=report.quantized,
         provenance={**exported.provenance, **report.provenance(quantization), **recomputed},
     )
     log("writing the bundle, and taking a step on the example")
     complete = _completed(exported.trial(quantization.rounds, log), _artifacts(engine))
     bundle = write_bundle(compiled, exported.loss, optimizer, out, extras, overwrite=overwrite, complete=complete)
-    return Prepared(bundle, compiled.trained, compiled.unreached, report.packed, report.kept)
+    return Prepared(bundle, compiled.trained, compiled.unreached, report.quantized, report.kept)
 
 
 def _planned(

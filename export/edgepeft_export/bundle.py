@@ -19,7 +19,7 @@ from edgepeft_export.losses import Loss
 from edgepeft_export.opset import MIN_ONNXRUNTIME
 from edgepeft_export.optimizer_graph import state_names
 from edgepeft_export.optimizers import Optimizer
-from edgepeft_export.quantize import Packed
+from edgepeft_export.quantize import QuantizedTensor
 from edgepeft_export.selection import gradient_name
 from edgepeft_export.weights import WeightsFile
 from edgepeft_runtime.bundle import manifest as spec
@@ -42,7 +42,7 @@ class Extras:
         micro_batch: examples that go through the graph at a time, where a budget of memory asks for it.
         generation: how a causal language model is made to go on with a text.
         files: further files to carry, by their name in the bundle.
-        packed: what a packed tensor stands for, by its name.
+        quantized: what a quantized tensor stands for, by its name.
         provenance: how it was prepared; JSON.
     """
 
@@ -53,7 +53,7 @@ class Extras:
     micro_batch: int | None = None
     generation: GenerationSpec | None = None
     files: Mapping[str, bytes] = field(default_factory=dict)
-    packed: Mapping[str, Packed] = field(default_factory=dict)
+    quantized: Mapping[str, QuantizedTensor] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -155,7 +155,7 @@ def _manifest(
         outputs=tuple(_tensor(value) for value in compiled.outputs),
         parameters=_parameters(compiled),
         sparse=tuple(_sparse(part) for part in compiled.sparse),
-        frozen=tuple(_frozen(entry, extras.packed.get(entry.name)) for entry in weights.entries),
+        frozen=tuple(_frozen(entry, extras.quantized.get(entry.name)) for entry in weights.entries),
         buckets=tuple(spec.Bucket(b.name, b.size, b.members, b.decay) for b in compiled.buckets),
         loss=spec.LossSpec(loss.name, _json(loss.values())),
         optimizer=spec.OptimizerSpec(optimizer.name, optimizer.lr, _json(settings), tuple(state)),
@@ -181,8 +181,8 @@ def _sparse(part: Sparse) -> spec.SparseSpec:
     return spec.SparseSpec(part.tensor, part.shape, part.values, part.indices, gradient, part.batches)
 
 
-def _frozen(entry: spec.FrozenSpec, packed: Packed | None) -> spec.FrozenSpec:
-    return entry if packed is None else replace(entry, elements=packed.elements)
+def _frozen(entry: spec.FrozenSpec, quantized: QuantizedTensor | None) -> spec.FrozenSpec:
+    return entry if quantized is None else replace(entry, elements=quantized.elements)
 
 
 def _tensor(value: ir.Value) -> spec.TensorSpec:

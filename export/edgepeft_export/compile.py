@@ -10,8 +10,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes import common
 
-from edgepeft_export import memory
-from edgepeft_export.autodiff import Gap, differentiate, gaps
+from edgepeft_export import autodiff, memory
+from edgepeft_export.autodiff import MissingRule, differentiate
 from edgepeft_export.errors import DequantizedTensor, NothingReachesLoss, WrongLossInputs
 from edgepeft_export.forward import Forward
 from edgepeft_export.forward.graph import Sparse
@@ -84,7 +84,7 @@ def compile_step(forward: Forward, loss: Loss, optimizer: Optimizer, recompute: 
         NoGradientRule: an operator between the loss and a parameter has no gradient rule.
         UnsupportedOperator: a graph holds an operator that devices do not have.
         NothingReachesLoss: the loss depends on no parameter.
-        DequantizedTensor: a graph stores a float copy of a packed tensor.
+        DequantizedTensor: a graph stores a float copy of a quantized tensor.
         LossError: the loss does not fit the model.
     """
     with_loss, _, labels = _attach_loss(forward, loss)
@@ -112,7 +112,7 @@ def compile_step(forward: Forward, loss: Loss, optimizer: Optimizer, recompute: 
             memory.recompute(model, model.graph.outputs[:2], recompute)
             common.NameFixPass()(model)
         assert_runs_on_devices(model)
-        _assert_packed(model, known)
+        _assert_quantized(model, known)
     values = tuple(forward.input_values()), tuple(forward.model.graph.outputs)
     peaks = tuple(memory.activation_peaks(graphs["train"]))
     roles = _roles(forward, sparse)
@@ -126,10 +126,12 @@ def _roles(forward: Forward, sparse: Sequence[Sparse]) -> dict[str, str]:
     return declared | {part.indices: INDICES for part in sparse}
 
 
-def missing_rules(forward: Forward, loss: Loss) -> list[Gap]:
+def missing_rules(forward: Forward, loss: Loss) -> list[MissingRule]:
     """Every node between the loss and a parameter that has no gradient rule; builds nothing else."""
     model, terms, _ = _attach_loss(forward, loss)
-    return gaps(model.graph, terms.sum, [input_named(model.graph, name) for name in forward.parameters])
+    return autodiff.missing_rules(
+        model.graph, terms.sum, [input_named(model.graph, name) for name in forward.parameters]
+    )
 
 
 def _attach_loss(forward: Forward, loss: Loss) -> tuple[ir.Model, LossTerms, Sequence[Labels]]:
@@ -201,13 +203,13 @@ def sweep(model: ir.Model) -> None:
     common.ClearMetadataAndDocStringPass()(model)
 
 
-def _assert_packed(model: ir.Model, known: Collection[str]) -> None:
+def _assert_quantized(model: ir.Model, known: Collection[str]) -> None:
     """See that no graph stores a large float tensor beside those that the model and its loss came with."""
     for name, value in model.graph.initializers.items():
         tensor = value.const_value
         if tensor is not None and tensor.dtype.is_floating_point() and tensor.size > LARGE and name not in known:
             raise DequantizedTensor(
-                f"The graph would store {name}, {tensor.size:,} float elements, beside the packed base.",
+                f"The graph would store {name}, {tensor.size:,} float elements, beside the quantized base.",
                 context=f"read by {', '.join(str(use.node.name) for use in value.uses())}",
                 hint="this is a defect of a gradient rule: please report the model's operators.",
             )

@@ -12,22 +12,24 @@ from edgepeft_export.forward.decoding import Decoding
 from edgepeft_export.graph.custom_ops import lower
 from edgepeft_export.graph.edit import bind_inputs
 from edgepeft_export.opset import assert_runs_on_devices
-from edgepeft_export.quantize import Quantization, Report, quantize
+from edgepeft_export.quantize import Quantization, QuantizationReport, quantize
 from edgepeft_export.quantize.weights import weights_of
 
 
-def with_generation(compiled: Compiled, decoding: Decoding, packing: Quantization, report: Report) -> Compiled:
+def with_generation(
+    compiled: Compiled, decoding: Decoding, quantization: Quantization, report: QuantizationReport
+) -> Compiled:
     """The graphs of a bundle with ``generate`` among them.
 
     Args:
         compiled: of the same model; what trains there is the input here.
         decoding: of the model, fp32.
-        packing: as the other graphs were packed.
-        report: what was packed there: weights that stay fp32 do so here.
+        quantization: as the other graphs were quantized.
+        report: what was quantized there: weights that stay fp32 do so here.
     """
-    there = {weight.name for weight in weights_of(decoding.forward.model.graph, packing.smallest)}
+    there = {weight.name for weight in weights_of(decoding.forward.model.graph, quantization.smallest)}
     kept = tuple(name for name in report.kept if name in there)
-    again = packing if packing.compute == "fp32" else replace(packing, keep=kept)
+    again = quantization if quantization.compute == "fp32" else replace(quantization, keep=kept)
     forward, _ = quantize(decoding.forward, again)
     model = forward.model.clone()
     lower(model)

@@ -1,4 +1,4 @@
-"""What to pack, and how."""
+"""What to quantize, and how."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ BLOCKS = (16, 32, 64, 128, 256)
 
 @dataclass(frozen=True)
 class Quantization:
-    """How the frozen tensors of a model are packed.
+    """How the frozen tensors of a model are quantized.
 
     Attributes:
         compute: ``int8`` rounds weights to 8 bits, with a scale per output channel, and multiplies in integer
             arithmetic, forward and backward; ``int4`` stores 4 bits, with a scale per block, and multiplies gradients
-            in fp32; ``fp32`` packs nothing.
+            in fp32; ``fp32`` quantizes nothing.
         keep: names or patterns of weights that stay fp32; ``*`` and ``?`` match, a plain name means all that begins so.
         block: elements per scale of ``int4``.
         gradient: how gradients are rounded before an integer product. ``row``: rows are brought to one size first,
@@ -64,8 +64,8 @@ class Quantization:
 
 
 @dataclass(frozen=True)
-class Packed:
-    """What a packed tensor stands for.
+class QuantizedTensor:
+    """What a quantized tensor stands for.
 
     Attributes:
         kind: ``int8``, ``int4`` or ``codebook``.
@@ -77,15 +77,15 @@ class Packed:
 
 
 @dataclass
-class Report:
+class QuantizationReport:
     """What :func:`edgepeft_export.quantize.quantize` did.
 
     Attributes:
-        packed: by the name of the initializer that holds the integers; also what came packed.
+        quantized: by the name of the initializer that holds the integers; also what came quantized.
         kept: weights that stayed float, each with the reason.
     """
 
-    packed: Mapping[str, Packed] = field(default_factory=dict)
+    quantized: Mapping[str, QuantizedTensor] = field(default_factory=dict)
     kept: dict[str, str] = field(default_factory=dict)
 
     def provenance(self, settings: Quantization) -> Mapping[str, Any]:

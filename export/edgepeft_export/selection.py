@@ -26,8 +26,8 @@ def selection_graph(with_loss: ir.Model, sparse: Sequence[Sparse]) -> ir.Model:
     del graph.outputs[:]
     emit = Emitter(graph, scope="select")
     for part in sparse:
-        value, turned = stored[part.tensor]
-        result = emit.op("Transpose" if turned else "Identity", gradients[value])
+        value, transposed = stored[part.tensor]
+        result = emit.op("Transpose" if transposed else "Identity", gradients[value])
         result.name, result.shape, result.dtype = gradient_name(part), ir.Shape(part.shape), ir.DataType.FLOAT
         graph.outputs.append(result)
     return model

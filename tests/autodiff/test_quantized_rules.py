@@ -97,7 +97,7 @@ def test_scaled_rows_of_different_size_keep_their_gradients() -> None:
 
 
 def _blocks(bits: int, width: int, block: int, with_zero_points: bool) -> tuple[Array, Array, Array | None, Array]:
-    """Packed weights, scales and zero points of 6 rows, as MatMulNBits takes them, and the matrix [6, width]."""
+    """Quantized weights, scales and zero points of 6 rows, as MatMulNBits takes them, and the matrix [6, width]."""
     count, middle = -(-width // block), 1 << (bits - 1)
     steps = RNG.integers(0, 1 << bits, (6, count, block)).astype(np.uint8)
     scales = RNG.uniform(0.01, 0.1, (6, count)).astype(np.float32)

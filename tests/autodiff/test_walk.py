@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx_ir.passes.common import NameFixPass, RemoveUnusedNodesPass
 
-from edgepeft_export.autodiff import differentiate, gaps
+from edgepeft_export.autodiff import differentiate, missing_rules
 from edgepeft_export.autodiff.checks import UnsupportedOpset
 from edgepeft_export.autodiff.registry import NoGradientForCase
 from edgepeft_export.autodiff.walk import NoGradientRule
@@ -229,14 +229,14 @@ def test_a_missing_rule_names_node_and_parameter() -> None:
 def test_an_operator_without_a_rule_off_the_way_is_no_error() -> None:
     """Only what a gradient has to cross needs a rule."""
     made = model(UNKNOWN)
-    assert gaps(made.graph, values(made)["loss"], []) == []
+    assert missing_rules(made.graph, values(made)["loss"], []) == []
 
 
 def test_an_operator_of_another_domain_is_named_with_it() -> None:
     """An operator that merely shares its name with a known one has no rule."""
     made = model("g (float[3] a) => (float loss) { y = Relu(a)\n loss = ReduceSum<keepdims=0>(y) }")
     made.graph[0].domain = "com.example"
-    (gap,) = gaps(made.graph, values(made)["loss"], [values(made)["a"]])
+    (gap,) = missing_rules(made.graph, values(made)["loss"], [values(made)["a"]])
     assert (gap.op_type, gap.node, gap.target) == ("com.example.Relu", "Relu_0", "a")
 
 

@@ -79,7 +79,7 @@ def test_the_packed_tensors_are_those_of_the_file(kind: str, files: dict[str, Pa
     forward = from_onnx(files[kind], (), LORA)
     kept = packed(files[kind])
     assert len(kept) >= (1 if "int4" in kind or "blocks" in kind else 5)
-    told = quantize(forward, Quantization())[1].packed  # what came packed is told from fp32, with its true size
+    told = quantize(forward, Quantization())[1].quantized  # what came packed is told from fp32, with its true size
     assert kept.keys() <= told.keys() and {item.kind for item in told.values()} <= {"int8", "int4"}
     train = _compiled(forward).graphs["train"]
     assert set(kept.values()) <= _stored(train)

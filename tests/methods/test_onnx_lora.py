@@ -82,7 +82,7 @@ def test_a_packed_file_trains_and_keeps_its_bytes(kind: str, source: Path, tmp_p
     assert found[-1] < found[0]
     said: list[str] = []
     merged = edgepeft.merge(bundle, update, to="onnx", out=tmp_path / "merged.onnx", on_progress=said.append)
-    assert "kept beside packed ones" in said[0]
+    assert "kept beside quantized ones" in said[0]
     before = set(packed(file).values())
     assert before and before <= set(packed(merged).values())
     for name in ("train", "eval", "infer"):

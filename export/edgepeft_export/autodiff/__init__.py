@@ -1,6 +1,6 @@
 """Reverse-mode automatic differentiation of ONNX graphs, as ordinary ONNX operators."""
 
 from edgepeft_export.autodiff.registry import NoGradientForCase
-from edgepeft_export.autodiff.walk import Gap, NoGradientRule, differentiate, gaps
+from edgepeft_export.autodiff.walk import MissingRule, NoGradientRule, differentiate, missing_rules
 
-__all__ = ["Gap", "NoGradientForCase", "NoGradientRule", "differentiate", "gaps"]
+__all__ = ["MissingRule", "NoGradientForCase", "NoGradientRule", "differentiate", "missing_rules"]

@@ -30,7 +30,7 @@ from edgepeft_runtime.errors import EdgepeftError
 
 
 @dataclass(frozen=True)
-class Gap:
+class MissingRule:
     """A node between the loss and a target that no gradient can cross.
 
     Attributes:
@@ -47,18 +47,19 @@ class Gap:
 class NoGradientRule(EdgepeftError, code="no-gradient-rule"):
     """An operator without a gradient rule lies between the loss and something that should train."""
 
-    def __init__(self, gaps: Sequence[Gap]) -> None:
-        first = gaps[0]
+    def __init__(self, missing_rules: Sequence[MissingRule]) -> None:
+        first = missing_rules[0]
         lines = [
-            f"Op {gap.op_type} (node {gap.node}) lies between the loss and parameter {gap.target}." for gap in gaps[:8]
+            f"Op {rule.op_type} (node {rule.node}) lies between the loss and parameter {rule.target}."
+            for rule in missing_rules[:8]
         ]
-        lines += [f"… and {len(gaps) - 8} more"] if len(gaps) > 8 else []
+        lines += [f"… and {len(missing_rules) - 8} more"] if len(missing_rules) > 8 else []
         super().__init__(
             "Cannot build the train step: "
             + (
                 f"op {first.op_type} has no gradient rule."
-                if len(gaps) == 1
-                else f"{len(gaps)} nodes have no gradient rule."
+                if len(missing_rules) == 1
+                else f"{len(missing_rules)} nodes have no gradient rule."
             ),
             context="\n".join(lines),
             hint=f"freeze {first.target}, express {first.op_type} by other operators, "
@@ -87,7 +88,7 @@ def differentiate(graph: ir.Graph, loss: ir.Value, targets: Sequence[ir.Value]) 
     forget_misjudged_sizes(graph)
     forward = list(graph)
     depends = _dependents(forward, targets)
-    missing = gaps(graph, loss, targets)
+    missing = missing_rules(graph, loss, targets)
     if missing:
         raise NoGradientRule(missing)
     emit = Emitter(graph, scope="loss/grad")
@@ -128,12 +129,12 @@ def _through(
         yield value, fitted
 
 
-def gaps(graph: ir.Graph, loss: ir.Value, targets: Sequence[ir.Value]) -> list[Gap]:
+def missing_rules(graph: ir.Graph, loss: ir.Value, targets: Sequence[ir.Value]) -> list[MissingRule]:
     """Every node between ``loss`` and ``targets`` that has no gradient rule, in graph order. Emits nothing."""
     nodes = list(graph)
     depends = _dependents(nodes, targets)
     reached = {loss}
-    found: list[Gap] = []
+    found: list[MissingRule] = []
     for node in reversed(nodes):
         active = [value for value in _reads(node) if value in depends]
         if not active or not any(output in reached for output in node.outputs):
@@ -141,7 +142,7 @@ def gaps(graph: ir.Graph, loss: ir.Value, targets: Sequence[ir.Value]) -> list[G
         if full_name(node) in RULES:
             reached.update(active)
         elif full_name(node) not in NO_GRADIENT:
-            found.append(Gap(full_name(node), node.name or "?", _nearest_target(active, targets)))
+            found.append(MissingRule(full_name(node), node.name or "?", _nearest_target(active, targets)))
             reached.update(active)
     return found[::-1]
 
@@ -197,4 +198,4 @@ def _scope(node: ir.Node) -> str:
     return f"{node.name or node.op_type}/grad"
 
 
-__all__ = ["Gap", "Gradients", "NoGradientRule", "differentiate", "gaps"]
+__all__ = ["Gradients", "MissingRule", "NoGradientRule", "differentiate", "missing_rules"]

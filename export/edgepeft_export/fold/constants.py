@@ -15,13 +15,13 @@ from onnx_ir.passes import common
 
 from edgepeft_export.graph.constants import new_initializer
 
-_PACKED = (ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT4, ir.DataType.UINT4)
+_QUANTIZED = (ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT4, ir.DataType.UINT4)
 
 
 def fold_constants(model: ir.Model, trained: Collection[ir.Value]) -> set[ir.Value]:
     """Replace what is computed from initializers, one of them trained, by its value, in place.
 
-    What reads a packed tensor stays: its value would be an unpacked one.
+    What reads a quantized tensor stays: its value would be a dequantized one.
 
     Returns:
         The new initializers.
@@ -42,7 +42,7 @@ def _computed(graph: ir.Graph, trained: Collection[ir.Value]) -> list[ir.Value]:
 
 
 def _plain(value: ir.Value) -> bool:
-    return value.is_initializer() and value.dtype not in _PACKED
+    return value.is_initializer() and value.dtype not in _QUANTIZED
 
 
 def _is_last(value: ir.Value, constant: Collection[ir.Value]) -> bool:

@@ -77,19 +77,19 @@ def _replace(graph: ir.Graph, emit: Emitter, sparse: Sparse, weight: NDArray[Any
     source, emit.scope = input_named(graph, sparse.tensor), sparse.tensor
     graph.inputs.remove(source)
     transposes = [use.node for use in source.uses()]
-    turned = weight.ndim == 2 and bool(transposes) and all(_turns(node) for node in transposes)
-    stored = emit.stored(f"{sparse.tensor}.T", np.ascontiguousarray(weight.T)) if turned else source
-    if not turned:
+    transposed = weight.ndim == 2 and bool(transposes) and all(_turns(node) for node in transposes)
+    stored = emit.stored(f"{sparse.tensor}.T", np.ascontiguousarray(weight.T)) if transposed else source
+    if not transposed:
         source.const_value = ir.tensor(weight, name=sparse.tensor)
         readers = list(source.uses())
         graph.register_initializer(source)
     values = add_input(graph, sparse.values, [len(sparse.initial_indices)])
     indices = add_input(graph, sparse.indices, [len(sparse.initial_indices)], ir.DataType.INT32)
-    position = _position(emit, indices, weight.shape, turned)
+    position = _position(emit, indices, weight.shape, transposed)
     total = emit.op("ScatterND", stored, position, values, reduction="add")
     total.name = f"{sparse.tensor}.trained"
-    total.shape, total.type = ir.Shape(weight.T.shape if turned else weight.shape), ir.TensorType(ir.DataType.FLOAT)
-    if turned:
+    total.shape, total.type = ir.Shape(weight.T.shape if transposed else weight.shape), ir.TensorType(ir.DataType.FLOAT)
+    if transposed:
         for node in transposes:
             node.outputs[0].replace_all_uses_with(total)
             graph.remove(node, safe=True)
@@ -102,7 +102,7 @@ def _turns(node: ir.Node) -> bool:
     return node.op_type == "Transpose" and not node.outputs[0].is_graph_output()
 
 
-def _position(emit: Emitter, indices: ir.Value, shape: tuple[int, ...], turned: bool) -> ir.Value:
+def _position(emit: Emitter, indices: ir.Value, shape: tuple[int, ...], transposed: bool) -> ir.Value:
     """Positions [count, rank] of flat indices; -1 is the last element, which nothing is added to."""
     rest, axes = emit.op("Cast", indices, to=ir.DataType.INT64), []
     for size in reversed(shape[1:]):
@@ -110,7 +110,7 @@ def _position(emit: Emitter, indices: ir.Value, shape: tuple[int, ...], turned: 
         axes.append(emit.op("Mod", rest, emit.ints(size)))
         rest = emit.op("Div", emit.op("Sub", rest, axes[-1]), emit.ints(size))
     axes.append(rest)
-    columns = [emit.op("Unsqueeze", axis, emit.ints(1)) for axis in (axes if turned else reversed(axes))]
+    columns = [emit.op("Unsqueeze", axis, emit.ints(1)) for axis in (axes if transposed else reversed(axes))]
     return columns[0] if len(columns) == 1 else emit.op("Concat", *columns, axis=1)
 
 

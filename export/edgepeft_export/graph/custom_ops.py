@@ -1,8 +1,8 @@
 """Operators of our own, which live only while a graph is compiled.
 
-A product with a packed weight takes several kernels of ONNX Runtime, through which no gradient could be followed: the
-rounded activation in the middle is an integer. So the product stays one node until its gradient is there, and
-:func:`lower` then writes the kernels, for the forward and the backward products alike.
+A matmul with a quantized weight takes several kernels of ONNX Runtime. No gradient could cross them, because the
+rounded activation in the middle is an integer. So the matmul stays one node until its gradient is there, and
+:func:`lower` then writes the kernels, for the forward and the backward matmuls alike.
 """
 
 from __future__ import annotations

@@ -71,7 +71,7 @@ class LinearSite:
         weight = source_initializer(node.inputs[1])
         if weight is None or source_initializer(node.inputs[0]) is not None:
             return None
-        sizes = _sizes(node)
+        sizes = _sizes(node, weight)
         if sizes is None or node.outputs[0].dtype not in (ir.DataType.FLOAT, None):
             return None
         if not allow_shared and len(weight.uses()) > 1:
@@ -177,11 +177,11 @@ class LinearSite:
                     node.replace_input_with(index, new)
 
 
-def _sizes(node: ir.Node) -> list[int] | None:
+def _sizes(node: ir.Node, weight: ir.Value) -> list[int] | None:
     """Inputs, outputs and the kernel's sizes of a matrix."""
     if node.op_type == "MatMulNBits":
         return [node.attributes["K"].as_int(), node.attributes["N"].as_int()]
-    dims = static_dims(node.inputs[1]) if node.inputs[1] is not None else None
+    dims = _operand_dims(node, weight)
     if dims is None:
         return None
     if node.op_type == "Conv":
@@ -189,6 +189,17 @@ def _sizes(node: ir.Node) -> list[int] | None:
     if len(dims) != 2 or node.attributes.get_int("transA", 0) != 0:
         return None
     return dims[::-1] if node.attributes.get_int("transB", 0) != 0 else dims
+
+
+def _operand_dims(node: ir.Node, weight: ir.Value) -> list[int] | None:
+    """The shape of what is multiplied by, also where nobody has inferred shapes since it was written."""
+    operand, stored = node.inputs[1], static_dims(weight)
+    inferred = static_dims(operand) if operand is not None else None
+    if inferred is not None or stored is None:
+        return inferred
+    if producer_of(operand, "Transpose") is not None:
+        return stored[::-1] if len(stored) == 2 else None
+    return stored if producer_of(operand, "DequantizeLinear") is not None else None
 
 
 def _is_transposed(node: ir.Node) -> bool:

@@ -54,8 +54,8 @@ def export_ort_training(bundle: str | Path | Bundle, settings: OrtTraining | Non
     """Add the artifacts that ``onnxruntime.training.api`` 1.19.2, and its builds for phones, train.
 
     ``training_model.onnx``, ``eval_model.onnx``, ``optimizer_model.onnx``, ``checkpoint`` (or ``nominal_checkpoint``)
-    are all that an application needs. The frozen tensors are in the graphs, packed as they are in the bundle, so that
-    the checkpoint holds the adapter alone. User inputs are the bundle's inputs and labels, in the manifest's order; the
+    are all that an application needs. The frozen tensors are in the graphs, quantized as in the bundle, so that the
+    checkpoint contains the adapter alone. User inputs are the bundle's inputs and labels, in the manifest's order; the
     first output of both models is the mean loss. Weight decay applies to all that trains if it applies to anything.
 
     Args:
@@ -102,7 +102,7 @@ def _check_size(model: ir.Model) -> None:
         raise GraphTooLarge(
             "The frozen tensors do not fit into one graph.",
             context=f"{size:,} bytes; a file of this kind holds 2 GB",
-            hint="pack the base (--compute int8 or int4), or train with the portable engine.",
+            hint="quantize the base (--compute int8 or int4), or train with the portable engine.",
         )
 
 

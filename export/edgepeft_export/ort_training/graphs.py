@@ -31,7 +31,7 @@ def training_model(bundle: Bundle) -> ir.Model:
     outputs = {str(value.name): value for value in graph.outputs}
     emit = Emitter(graph, scope="ort_training")
     weight = _weight(emit, outputs[LOSS_WEIGHT])
-    # A product, as in the portable engine's optimizer: where a base is packed, a difference in rounding would grow.
+    # A product, as in the portable engine's optimizer: where a base is quantized, a difference in rounding would grow.
     scale = emit.op("Reciprocal", weight)
     gradients: dict[str, ir.Value] = {}
     for bucket in bundle.manifest.buckets:

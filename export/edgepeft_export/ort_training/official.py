@@ -80,15 +80,15 @@ def _separate(graph: ir.Graph, node: ir.Node) -> None:
 
 
 def _check_packed(path: Path, own: ir.Model) -> None:
-    """See that the tool has folded no packed tensor to floats."""
+    """See that the tool has folded no quantized tensor to floats."""
     before = {str(name) for name in own.graph.initializers}
     for name, value in ir.load(path).graph.initializers.items():
         tensor = value.const_value
         if tensor is not None and name not in before and tensor.dtype.is_floating_point() and tensor.size > LARGE:
             raise OfficialDequantizes(
-                "ONNX Runtime's own tool has unpacked the base.",
-                context=f"{name}: {tensor.size:,} floats that the bundle stores packed",
-                hint="take the gradient of edgepeft (--gradient own): it leaves the base packed.",
+                "ONNX Runtime's own tool has dequantized the base.",
+                context=f"{name}: {tensor.size:,} floats that the bundle stores quantized",
+                hint="take the gradient of edgepeft (--gradient own): it leaves the base quantized.",
             )
 
 

@@ -1,9 +1,9 @@
-"""Packs the frozen weights of a forward graph: int8 or int4, in the bundle, in memory, forward and backward.
+"""Quantizes the frozen weights of a forward graph: int8 or int4, in the bundle, in memory, forward and backward.
 
 Or by codebooks, in the bundle alone.
 
-It comes before the gradient is taken, so the backward multiplies by the same packed bytes. What trains is a graph input
-and is never packed.
+Quantization comes before the gradient is taken, so the backward pass multiplies by the same bytes. A trainable tensor
+is a graph input and is never quantized.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from onnx_ir.passes import common
 
 from edgepeft_export.errors import NoSuchWeight, NothingToQuantize, QuantizeError
 from edgepeft_export.forward import Forward
-from edgepeft_export.quantization import Packed, Quantization, Report
+from edgepeft_export.quantization import Quantization, QuantizationReport, QuantizedTensor
 from edgepeft_export.quantize.choose import Batch, most_sensitive
 from edgepeft_export.quantize.codebook import share_weights
-from edgepeft_export.quantize.packed import packed_in
-from edgepeft_export.quantize.readers import Packer
+from edgepeft_export.quantize.rewrite import Quantizer
+from edgepeft_export.quantize.tensors import quantized_tensors
 from edgepeft_export.quantize.weights import weights_of
 
-__all__ = ["Packed", "Quantization", "QuantizeError", "Report", "quantize"]
+__all__ = ["Quantization", "QuantizationReport", "QuantizeError", "QuantizedTensor", "quantize"]
 
 INT4_OPSET = 21
 """The first operator set with 4-bit tensors; ONNX Runtime 1.19 runs it."""
@@ -33,36 +33,36 @@ def quantize(
     forward: Forward,
     settings: Quantization,
     calibration: Sequence[Batch] | None = None,
-    announce: Callable[[str], None] | None = None,
-) -> tuple[Forward, Report]:
-    """A forward graph whose frozen products, look-up tables and kernels are packed.
+    on_progress: Callable[[str], None] | None = None,
+) -> tuple[Forward, QuantizationReport]:
+    """A forward graph whose frozen products, look-up tables and kernels are quantized.
 
     Args:
         forward: stays as it is.
-        settings: what to pack, and how.
+        settings: what to quantize, and how.
         calibration: a few batches of inputs, arrays by name; with them the most sensitive weights stay fp32 until
             ``settings.tolerance`` holds.
-        announce: told what is being done.
+        on_progress: Called with a message before each slow step.
 
     Raises:
-        QuantizeError: nothing can be packed, a pattern of ``keep`` fits nothing, or the calibration data does not fit.
+        QuantizeError: nothing can be quantized, a pattern of ``keep`` fits nothing, or the calibration data does not.
     """
     if settings.compute == "fp32" and settings.codebook is None:
-        return forward, Report(packed_in(forward.model.graph))
-    report, model = Report(), forward.model
+        return forward, QuantizationReport(quantized_tensors(forward.model.graph))
+    report, model = QuantizationReport(), forward.model
     if settings.compute != "fp32":
-        model = _pack_tolerable(forward, settings, report, calibration, announce)
+        model = _quantize_tolerable(forward, settings, report, calibration, on_progress)
     if settings.codebook is not None:
         model = _share(model, settings, report.kept)
-    return replace(forward, model=model), Report(packed_in(model.graph), report.kept)
+    return replace(forward, model=model), QuantizationReport(quantized_tensors(model.graph), report.kept)
 
 
-def _pack_tolerable(
+def _quantize_tolerable(
     forward: Forward,
     settings: Quantization,
-    report: Report,
+    report: QuantizationReport,
     calibration: Sequence[Batch] | None,
-    announce: Callable[[str], None] | None,
+    on_progress: Callable[[str], None] | None,
 ) -> ir.Model:
     """A copy with integers in the place of all weights that bear it; the others are noted in ``report.kept``."""
     names = [weight.name for weight in weights_of(forward.model.graph, settings.smallest)]
@@ -70,15 +70,15 @@ def _pack_tolerable(
     report.kept.update({name: "by its name" for name in names if settings.keeps(name)})
     names = [name for name in names if name not in report.kept]
     if calibration is not None:
-        if announce is not None:
-            announce(f"measuring what rounding each of {len(names)} weights does")
+        if on_progress is not None:
+            on_progress(f"measuring what rounding each of {len(names)} weights does")
 
-        def variant(packed: Iterable[str]) -> ir.Model:
-            return _pack(forward.model, settings, set(packed))
+        def variant(quantized: Iterable[str]) -> ir.Model:
+            return _quantized(forward.model, settings, set(quantized))
 
         errors = most_sensitive(forward, names, variant, calibration, settings.tolerance)
         report.kept.update({name: f"relative error {error:.3g} alone" for name, error in errors.items()})
-    return _pack(forward.model, settings, {name for name in names if name not in report.kept})
+    return _quantized(forward.model, settings, {name for name in names if name not in report.kept})
 
 
 def _share(model: ir.Model, settings: Quantization, kept: Collection[str]) -> ir.Model:
@@ -90,13 +90,13 @@ def _share(model: ir.Model, settings: Quantization, kept: Collection[str]) -> ir
     return model
 
 
-def _pack(model: ir.Model, settings: Quantization, names: set[str]) -> ir.Model:
-    """A copy of ``model`` with the weights of these names packed."""
+def _quantized(model: ir.Model, settings: Quantization, names: set[str]) -> ir.Model:
+    """A copy of ``model`` with the weights of these names quantized."""
     model = model.clone()
-    packer = Packer(model.graph, settings)
+    quantizer = Quantizer(model.graph, settings)
     for weight in list(weights_of(model.graph, settings.smallest)):
         if weight.name in names:
-            packer.pack(weight)
+            quantizer.quantize(weight)
     model.graph.sort()  # new nodes were appended at the end
     common.RemoveUnusedNodesPass()(model)
     common.NameFixPass()(model)
@@ -108,7 +108,7 @@ def _pack(model: ir.Model, settings: Quantization, names: set[str]) -> ir.Model:
 def _check(names: Sequence[str], settings: Quantization) -> None:
     if not names:
         raise NothingToQuantize(
-            "The model has no frozen weight that could be packed.",
+            "The model has no frozen weight that could be quantized.",
             context="what counts: products, look-up tables and convolutions with a frozen fp32 weight "
             f"of {settings.smallest:,} elements or more",
             hint="leave compute at fp32, or train fewer tensors.",
@@ -116,7 +116,7 @@ def _check(names: Sequence[str], settings: Quantization) -> None:
     for pattern in settings.keep:
         if not any(replace(settings, keep=(pattern,)).keeps(name) for name in names):
             raise NoSuchWeight(
-                f"No weight that would be packed fits {pattern!r}.",
+                f"No weight that would be quantized fits {pattern!r}.",
                 context=f"there are: {', '.join(names[:12])}{' …' if len(names) > 12 else ''}",
                 hint="give the name of a weight or module, or a pattern such as '*.layer.5.*'.",
             )

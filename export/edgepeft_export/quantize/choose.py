@@ -1,4 +1,4 @@
-"""Which weights stay fp32, decided by what packing them does to the model's outputs on calibration data."""
+"""Which weights stay fp32, decided by what quantizing them does to the model's outputs on calibration data."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from edgepeft_export.graph.custom_ops import lower
 Batch = Mapping[str, NDArray[np.generic]]
 Outputs = list[list[NDArray[np.generic]]]
 Variant = Callable[[Iterable[str]], ir.Model]
-"""Names of weights that are packed, to the model in which they are."""
+"""Names of weights that are quantized, to the model in which they are."""
 
 
 def most_sensitive(
@@ -25,19 +25,19 @@ def most_sensitive(
 ) -> dict[str, float]:
     """The fewest weights that have to stay fp32 for the outputs to be within ``tolerance``.
 
-    Each weight is packed alone and the model run: that orders them. Then as many of the most sensitive are spared as it
-    takes, found by bisection.
+    Each weight is quantized alone and the model run, which ranks them. Then bisection finds how many of the most
+    sensitive have to be spared.
 
     Returns:
-        For each weight to spare, the relative error that packing it alone causes.
+        For each weight to spare, the relative error that quantizing it alone causes.
     """
     if not batches:
         raise NoCalibration("The calibration data is empty.", context=None, hint="give at least one batch.")
     fed = [_complete(forward, batch) for batch in batches]
     exact = _run(variant(()), fed)
 
-    def error(packed: Iterable[str]) -> float:
-        return _distance(_run(variant(packed), fed), exact)
+    def error(quantized: Iterable[str]) -> float:
+        return _distance(_run(variant(quantized), fed), exact)
 
     if error(names) <= tolerance:
         return {}

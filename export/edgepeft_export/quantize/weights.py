@@ -1,4 +1,4 @@
-"""The frozen weights of a graph, and how they are read: what decides how each can be packed."""
+"""The frozen weights of a graph, and how they are read: what decides how each can be quantized."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from edgepeft_export.graph.shapes import dims_of, rank
 
 @dataclass(frozen=True)
 class Weight:
-    """A frozen float tensor all of whose readers know what to do with a packed one.
+    """A frozen float tensor all of whose readers know what to do with a quantized one.
 
     Attributes:
         channels: the axis along which an output channel (of a table: a row) lies.
@@ -42,7 +42,7 @@ class Weight:
 
 
 def weights_of(graph: ir.Graph, smallest: int) -> Iterator[Weight]:
-    """Every frozen tensor of at least ``smallest`` elements that can be packed, in the order the graph reads them."""
+    """Every frozen tensor of ``smallest`` elements or more that can be quantized, in the order the graph reads them."""
     seen: set[ir.Value] = set()
     for node in graph:
         for value in node.inputs:
@@ -61,7 +61,7 @@ def _is_large(value: ir.Value, smallest: int) -> bool:
 
 
 def _is_depthwise(value: ir.Value) -> bool:
-    """Whether it is a kernel of one channel: few bytes, and its convolution is twice as slow once it is unpacked."""
+    """Whether it is a kernel of one channel: few bytes, and its convolution is twice as slow once it is dequantized."""
     return value.shape is not None and rank(value) > 2 and dims_of(value)[1] == 1
 
 

@@ -43,8 +43,8 @@ def shrink(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
 
 @rule("LeakyRelu")
 def leaky_relu(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
-    slope = emit.scalar(_float(node, "alpha", 0.01), like=first(node))
-    return (_from_slope_below_zero(node, upstream, emit, slope, 1.0),)
+    derivative = emit.scalar(_float(node, "alpha", 0.01), like=first(node))
+    return (_from_derivative_below_zero(node, upstream, emit, derivative, 1.0),)
 
 
 @rule("PRelu", broadcasts=True)
@@ -54,31 +54,33 @@ def prelu(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
     assert slope is not None
     zero = emit.scalar(0.0, like=x)
     dslope = emit.op("Mul", dy, emit.op("Min", x, zero))
-    return _from_slope_below_zero(node, upstream, emit, slope, 1.0), dslope
+    return _from_derivative_below_zero(node, upstream, emit, slope, 1.0), dslope
 
 
 @rule("Elu")
 def elu(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
-    slope = emit.op("Add", node.outputs[0], emit.scalar(_float(node, "alpha", 1.0), like=first(node)))
-    return (_from_slope_below_zero(node, upstream, emit, slope, 1.0),)
+    derivative = emit.op("Add", node.outputs[0], emit.scalar(_float(node, "alpha", 1.0), like=first(node)))
+    return (_from_derivative_below_zero(node, upstream, emit, derivative, 1.0),)
 
 
 @rule("Selu")
 def selu(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
     alpha = _float(node, "alpha", 1.67326319217681884765625)
     gamma = _float(node, "gamma", 1.05070102214813232421875)
-    slope = emit.op("Add", node.outputs[0], emit.scalar(alpha * gamma, like=first(node)))
-    return (_from_slope_below_zero(node, upstream, emit, slope, gamma),)
+    derivative = emit.op("Add", node.outputs[0], emit.scalar(alpha * gamma, like=first(node)))
+    return (_from_derivative_below_zero(node, upstream, emit, derivative, gamma),)
 
 
 @rule("Celu")
 def celu(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
     x = first(node)
     scaled = emit.op("Mul", node.outputs[0], emit.scalar(1 / _float(node, "alpha", 1.0), like=x))
-    return (_from_slope_below_zero(node, upstream, emit, emit.op("Add", scaled, emit.scalar(1.0, like=x)), 1.0),)
+    return (_from_derivative_below_zero(node, upstream, emit, emit.op("Add", scaled, emit.scalar(1.0, like=x)), 1.0),)
 
 
-def _from_slope_below_zero(node: ir.Node, upstream: Upstream, emit: Emitter, below: ir.Value, above: float) -> ir.Value:
+def _from_derivative_below_zero(
+    node: ir.Node, upstream: Upstream, emit: Emitter, below: ir.Value, above: float
+) -> ir.Value:
     """dy · (``above`` where x > 0, else ``below``)."""
     x = first(node)
     positive = emit.op("Greater", x, emit.scalar(0.0, like=x))
@@ -88,11 +90,11 @@ def _from_slope_below_zero(node: ir.Node, upstream: Upstream, emit: Emitter, bel
 @rule("Gelu")
 def gelu(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
     if node.attributes.get_string("approximate", "none") == "tanh":
-        return (emit.op("Mul", upstream[0], _gelu_tanh_slope(node, emit)),)
-    return (emit.op("Mul", upstream[0], _gelu_erf_slope(first(node), emit)),)
+        return (emit.op("Mul", upstream[0], _gelu_tanh_derivative(node, emit)),)
+    return (emit.op("Mul", upstream[0], _gelu_erf_derivative(first(node), emit)),)
 
 
-def _gelu_erf_slope(x: ir.Value, emit: Emitter) -> ir.Value:
+def _gelu_erf_derivative(x: ir.Value, emit: Emitter) -> ir.Value:
     """Φ(x) + x φ(x), with s = x / √2: ½ + ½ erf(s) + s exp(-s²) / √π."""
     s = emit.op("Mul", x, emit.scalar(sqrt(0.5), like=x))
     erf = emit.op("Erf", s)
@@ -104,7 +106,7 @@ def _gelu_erf_slope(x: ir.Value, emit: Emitter) -> ir.Value:
     return emit.op("Add", cdf, emit.op("Mul", s, bell))
 
 
-def _gelu_tanh_slope(node: ir.Node, emit: Emitter) -> ir.Value:
+def _gelu_tanh_derivative(node: ir.Node, emit: Emitter) -> ir.Value:
     """Derivative of y = x σ(z), z = x (a + b x²), which is ½ x (1 + tanh(z / 2)): σ + y z' (1 - σ), z' = a + 3 b x²."""
     x, y = first(node), node.outputs[0]
     a = 2 * sqrt(2 / pi)
@@ -125,8 +127,8 @@ def sigmoid(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
 @rule("Tanh")
 def tanh(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
     y = node.outputs[0]
-    slope = emit.op("Sub", emit.scalar(1.0, like=first(node)), emit.op("Mul", y, y))
-    return (emit.op("Mul", upstream[0], slope),)
+    derivative = emit.op("Sub", emit.scalar(1.0, like=first(node)), emit.op("Mul", y, y))
+    return (emit.op("Mul", upstream[0], derivative),)
 
 
 @rule("Softplus")
@@ -145,8 +147,8 @@ def softsign(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
 def hard_sigmoid(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
     y, zero = node.outputs[0], emit.scalar(0.0, like=first(node))
     inside = emit.op("And", emit.op("Greater", y, zero), emit.op("Less", y, emit.scalar(1.0, like=first(node))))
-    slope = emit.op("Where", inside, emit.scalar(_float(node, "alpha", 0.2), like=first(node)), zero)
-    return (emit.op("Mul", upstream[0], slope),)
+    derivative = emit.op("Where", inside, emit.scalar(_float(node, "alpha", 0.2), like=first(node)), zero)
+    return (emit.op("Mul", upstream[0], derivative),)
 
 
 @rule("HardSwish")
@@ -155,8 +157,8 @@ def hard_swish(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
     x = first(node)
     inside = emit.op("Less", emit.op("Abs", x), emit.scalar(3.0, like=x))
     ramp = emit.op("Add", emit.op("Mul", x, emit.scalar(1 / 3, like=x)), emit.scalar(0.5, like=x))
-    slope = emit.op("Where", inside, ramp, emit.op("HardSigmoid", x, alpha=1 / 6, beta=0.5))
-    return (emit.op("Mul", upstream[0], slope),)
+    derivative = emit.op("Where", inside, ramp, emit.op("HardSigmoid", x, alpha=1 / 6, beta=0.5))
+    return (emit.op("Mul", upstream[0], derivative),)
 
 
 @rule("Mish")

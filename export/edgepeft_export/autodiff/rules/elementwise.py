@@ -99,18 +99,18 @@ def _power_of_base(base: ir.Value, exponent: ir.Value, dy: ir.Value, emit: Emitt
     if exponent.dtype != base.dtype:
         assert base.dtype is not None
         factor = emit.op("Cast", exponent, to=int(base.dtype))
-    slope = emit.op("Mul", dy, emit.op("Mul", power, factor))
+    derivative = emit.op("Mul", dy, emit.op("Mul", power, factor))
     # 0 · 0^-1 would be NaN; a number to the power 0 does not move.
     flat = emit.op("Equal", exponent, emit.scalar(0, like=exponent))
-    return emit.op("Where", flat, emit.scalar(0.0, like=base), slope)
+    return emit.op("Where", flat, emit.scalar(0.0, like=base), derivative)
 
 
 def _power_of_exponent(base: ir.Value, exponent: ir.Value, y: ir.Value, dy: ir.Value, emit: Emitter) -> ir.Value | None:
     if not is_float(exponent):
         return None
-    slope = emit.op("Mul", dy, emit.op("Mul", y, emit.op("Log", base)))
+    derivative = emit.op("Mul", dy, emit.op("Mul", y, emit.op("Log", base)))
     positive = emit.op("Greater", base, emit.scalar(0.0, like=base))
-    gradient = emit.op("Where", positive, slope, emit.scalar(0.0, like=base))
+    gradient = emit.op("Where", positive, derivative, emit.scalar(0.0, like=base))
     assert exponent.dtype is not None
     return gradient if exponent.dtype == base.dtype else emit.op("Cast", gradient, to=int(exponent.dtype))
 

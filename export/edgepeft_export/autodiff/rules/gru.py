@@ -12,15 +12,15 @@ from edgepeft_export.autodiff.rules.recurrent import (
     Direction,
     DirectionGradients,
     affine,
+    derivative,
     directions,
     joined,
     loop,
     product_over_steps,
     refuse_unusual,
-    slope,
     split,
     sum_over_steps,
-    tanh_slope,
+    tanh_derivative,
     where_valid,
 )
 from edgepeft_export.graph.emit import Emitter
@@ -68,8 +68,8 @@ class _Factors(NamedTuple):
 
 def _factors(one: Direction, gates: _Gates, emit: Emitter) -> _Factors:
     z, n = gates.update, gates.new
-    new = emit.op("Mul", emit.op("Sub", emit.scalar(1.0, like=z), z), tanh_slope(n, emit))
-    update = emit.op("Mul", emit.op("Sub", one.previous, n), slope(z, emit))
+    new = emit.op("Mul", emit.op("Sub", emit.scalar(1.0, like=z), z), tanh_derivative(n, emit))
+    update = emit.op("Mul", emit.op("Sub", one.previous, n), derivative(z, emit))
     return _Factors(
         where_valid(one.valid, new, 0.0, emit),
         where_valid(one.valid, update, 0.0, emit),
@@ -84,7 +84,7 @@ def _reset_behind(one: Direction, emit: Emitter) -> DirectionGradients:
     z, r = split(emit.op("Sigmoid", emit.op("Add", of_x[0], of_h[0])), [one.units] * 2, emit)
     gates = _Gates(z, r, emit.op("Tanh", emit.op("Add", of_x[1], emit.op("Mul", r, of_h[1]))), of_h[1])
     factors = _factors(one, gates, emit)
-    reset = emit.op("Mul", emit.op("Mul", factors.new, of_h[1]), slope(r, emit))
+    reset = emit.op("Mul", emit.op("Mul", factors.new, of_h[1]), derivative(r, emit))
     of_hidden = emit.op("Concat", factors.update, reset, emit.op("Mul", factors.new, r), axis=-1)
 
     def step(
@@ -120,7 +120,7 @@ def _reset_before(one: Direction, emit: Emitter) -> DirectionGradients:
     kept = emit.op("Mul", r, one.previous)
     gates = _Gates(z, r, emit.op("Tanh", emit.op("Add", of_x[1], affine(kept, r_new, biases[1], emit))), None)
     factors = _factors(one, gates, emit)
-    reset = emit.op("Mul", one.previous, slope(r, emit))
+    reset = emit.op("Mul", one.previous, derivative(r, emit))
 
     def step(
         inside: Emitter, states: Sequence[ir.Value], slices: Sequence[ir.Value]

@@ -13,15 +13,15 @@ from edgepeft_export.autodiff.rules.recurrent import (
     DirectionGradients,
     affine,
     before,
+    derivative,
     directions,
     joined,
     loop,
     product_over_steps,
     refuse_unusual,
-    slope,
     split,
     sum_over_steps,
-    tanh_slope,
+    tanh_derivative,
     where_valid,
 )
 from edgepeft_export.graph.emit import Emitter
@@ -87,13 +87,13 @@ def _backwards(one: Direction, gates: _Gates, emit: Emitter) -> tuple[ir.Value, 
     """
     cells = _cells(one, gates, emit)
     squashed = emit.op("Tanh", cells)
-    into_cell = emit.op("Mul", gates.output, tanh_slope(squashed, emit))
+    into_cell = emit.op("Mul", gates.output, tanh_derivative(squashed, emit))
     factors = emit.op(
         "Concat",
-        emit.op("Mul", gates.cell, slope(gates.input, emit)),
-        emit.op("Mul", squashed, slope(gates.output, emit)),
-        emit.op("Mul", before(cells, one.first_c, one.reverse, emit), slope(gates.forget, emit)),
-        emit.op("Mul", gates.input, tanh_slope(gates.cell, emit)),
+        emit.op("Mul", gates.cell, derivative(gates.input, emit)),
+        emit.op("Mul", squashed, derivative(gates.output, emit)),
+        emit.op("Mul", before(cells, one.first_c, one.reverse, emit), derivative(gates.forget, emit)),
+        emit.op("Mul", gates.input, tanh_derivative(gates.cell, emit)),
         axis=-1,
     )
     slices = [

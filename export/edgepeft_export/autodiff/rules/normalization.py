@@ -71,9 +71,9 @@ def _through_statistics(
     """From the gradient g of x̂ = c / σ, c = x - mean, to that of x: (g - mean(g) - c mean(g c) / σ²) / σ."""
     over = emit.ints(*axes)
     product = emit.op("ReduceMean", emit.op("Mul", gradient, centred), over, keepdims=1)
-    slope = emit.op("Mul", product, emit.op("Mul", inverse, inverse))
+    derivative = emit.op("Mul", product, emit.op("Mul", inverse, inverse))
     level = emit.op("ReduceMean", gradient, over, keepdims=1)
-    rest = emit.op("Sub", emit.op("Sub", gradient, emit.op("Mul", centred, slope)), level)
+    rest = emit.op("Sub", emit.op("Sub", gradient, emit.op("Mul", centred, derivative)), level)
     return emit.op("Mul", rest, inverse)
 
 

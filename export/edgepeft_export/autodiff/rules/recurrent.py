@@ -209,12 +209,12 @@ def affine(x: ir.Value, w: ir.Value, bias: ir.Value | None, emit: Emitter) -> ir
     return product if bias is None else emit.op("Add", product, bias)
 
 
-def slope(sigmoid: ir.Value, emit: Emitter) -> ir.Value:
+def derivative(sigmoid: ir.Value, emit: Emitter) -> ir.Value:
     """s (1 - s), the derivative of a sigmoid whose value is s."""
     return emit.op("Mul", sigmoid, emit.op("Sub", emit.scalar(1.0, like=sigmoid), sigmoid))
 
 
-def tanh_slope(tanh: ir.Value, emit: Emitter) -> ir.Value:
+def tanh_derivative(tanh: ir.Value, emit: Emitter) -> ir.Value:
     """1 - t², the derivative of a tanh whose value is t."""
     return emit.op("Sub", emit.scalar(1.0, like=tanh), emit.op("Mul", tanh, tanh))
 

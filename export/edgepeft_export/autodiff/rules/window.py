@@ -79,10 +79,10 @@ def spread_back(
 ) -> ir.Value:
     """The gradient of a convolution for its input ``x``, given that for its output ``y``."""
     if _slides_back(window):
-        turned = _turned(weight, window, group, emit)
-        if turned is not None:
+        transposed = _turned(weight, window, group, emit)
+        if transposed is not None:
             pads = [reach - 1 - pad for reach, pad in zip(window.reach * 2, window.pads, strict=True)]
-            return emit.op("Conv", dy, turned, pads=pads, dilations=window.dilations, group=group)
+            return emit.op("Conv", dy, transposed, pads=pads, dilations=window.dilations, group=group)
     return _transposed(dy, weight, window, x, y, group, emit)
 
 
@@ -95,17 +95,17 @@ def _slides_back(window: Window) -> bool:
 def _turned(weight: ir.Value, window: Window, group: int, emit: Emitter) -> ir.Value | None:
     """The kernel from output to input channels, mirrored. Of a frozen kernel ONNX Runtime makes it when it loads.
 
-    A packed kernel is turned while it is packed; ``None`` where its scales would not lie along one axis then.
+    A quantized kernel is transposed while it is quantized; ``None`` where its scales would not lie along one axis then.
     """
-    unpack = weight.producer()
-    if unpack is None or unpack.op_type != "DequantizeLinear":
+    dequantize = weight.producer()
+    if dequantize is None or dequantize.op_type != "DequantizeLinear":
         exchanged = _exchanged(weight, group, emit)
         return None if exchanged is None else _mirrored(exchanged, window, emit)
-    packed = unpack.inputs[0]
-    exchanged = _exchanged(packed, group, emit) if group == 1 and packed is not None else None
-    if exchanged is None or int(unpack.attributes.get_int("axis", 1)) != 0:
+    quantized = dequantize.inputs[0]
+    exchanged = _exchanged(quantized, group, emit) if group == 1 and quantized is not None else None
+    if exchanged is None or int(dequantize.attributes.get_int("axis", 1)) != 0:
         return None
-    return emit.op("DequantizeLinear", _mirrored(exchanged, window, emit), *unpack.inputs[1:], axis=1)
+    return emit.op("DequantizeLinear", _mirrored(exchanged, window, emit), *dequantize.inputs[1:], axis=1)
 
 
 def _exchanged(weight: ir.Value, group: int, emit: Emitter) -> ir.Value | None:

@@ -42,7 +42,7 @@ def from_onnx(
 ) -> Forward:
     """Read a model file, which may be quantized; lift initializers to trainable inputs, and attach LoRA.
 
-    What is packed in the file stays packed, bit for bit; see :mod:`edgepeft_export.forward.onnx_source.quantized`.
+    What is quantized in the file stays as it is, bit for bit; see :mod:`edgepeft_export.forward.onnx_source.quantized`.
 
     Args:
         path: a model of opset 13 or later; external data beside it is read too.

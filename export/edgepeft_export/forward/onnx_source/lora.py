@@ -1,4 +1,4 @@
-"""Low-rank adaptation (Hu et al., ICLR 2022) attached on the graph: no torch, and the weight may be packed.
+"""Low-rank adaptation (Hu et al., ICLR 2022) attached on the graph: no torch, and the weight may be quantized.
 
 Beside each chosen product ``y = x W`` stands ``x A B · alpha / rank``; A is [in, rank] and B is [rank, out]. Beside a
 convolution stand two, as in ``peft``: one with the kernel's window to ``rank`` channels, and a pointwise one. The
@@ -36,7 +36,7 @@ class GraphLora:
         alpha: scale; ``None`` means twice the rank.
         targets: names, ends of dotted names, or patterns of products: by weight, bias, module or node. ``None`` takes
         every product but the head.
-        train_head: whether the head trains beside the others: whole, or by a pair where it is packed.
+        train_head: whether the head trains beside the others: whole, or by a pair where it is quantized.
         seed: of the first values.
     """
 
@@ -71,7 +71,7 @@ def attach_lora(model: ir.Model, lora: GraphLora, trained: Collection[str] = ())
     """Attach pairs of matrices, as further graph inputs, in place; shapes must have been inferred.
 
     Args:
-        model: as read; packed products raised.
+        model: as read; quantized products raised.
         lora: what to attach.
         trained: names of initializers that train whole, so that nothing is attached beside them.
 
@@ -112,14 +112,16 @@ def _whole(last: AdapterSite) -> tuple[str, ...]:
 
 
 def _chosen(sites: Sequence[AdapterSite], last: AdapterSite | None, lora: GraphLora) -> list[AdapterSite]:
-    """The products that get a pair; a packed head is one of them, unless it is not to train."""
-    packed_head = last if last is not None and last.linear.is_quantized and last.narrows and lora.train_head else None
+    """The products that get a pair; a quantized head is one of them, unless it is not to train."""
+    quantized_head = (
+        last if last is not None and last.linear.is_quantized and last.narrows and lora.train_head else None
+    )
     if lora.targets is None:
-        chosen = [site for site in sites if site is not last or site is packed_head]
+        chosen = [site for site in sites if site is not last or site is quantized_head]
         missing = [] if chosen else ["any product"]
     else:
         fits = [site for site in sites if any(site.fits(pattern) for pattern in lora.targets)]
-        chosen = [site for site in sites if site is packed_head or site in fits]
+        chosen = [site for site in sites if site is quantized_head or site in fits]
         missing = [pattern for pattern in lora.targets if not any(site.fits(pattern) for site in sites)]
     if missing or not chosen:
         raise _nothing_fits(missing, sites)
@@ -130,7 +132,7 @@ def _nothing_fits(missing: Sequence[str], sites: Sequence[AdapterSite]) -> Forwa
     names = [f"{site.name} [{site.linear.inputs}, {site.linear.outputs}]" for site in sites]
     listed = f"there are: {', '.join(names[:20])}{' …' if len(names) > 20 else ''}" if names else "there is none"
     return NoSuchMatmul(
-        f"LoRA cannot be attached: no product with a constant float32 or packed matrix fits {', '.join(missing)}.",
+        f"LoRA cannot be attached: no product with a constant float32 or quantized matrix fits {', '.join(missing)}.",
         context=listed,
         hint="name products by their weight, bias or node, such as 'query' or '*.layer.5.*'; a model in QOperator "
         "format (QLinearMatMul, QLinearConv) has to be quantized again in QDQ format.",

@@ -88,8 +88,8 @@ def _view(owner: str, whole: Tensor, name: str, tensor: Tensor) -> View:
     start, shape, trains = tensor.storage_offset() - whole.storage_offset(), tuple(tensor.shape), tensor.requires_grad
     if start == 0 and tensor.ndim == whole.ndim and tensor.numel() == whole.numel():
         for axes in permutations(range(whole.ndim)):
-            turned = whole.permute(axes)
-            if turned.shape == tensor.shape and turned.stride() == tensor.stride():
+            transposed = whole.permute(axes)
+            if transposed.shape == tensor.shape and transposed.stride() == tensor.stride():
                 return View(owner, axes, None, shape, trains)
     if whole.is_contiguous() and tensor.is_contiguous() and start >= 0 and _end(tensor) <= _end(whole):
         return View(owner, (), start, shape, trains)

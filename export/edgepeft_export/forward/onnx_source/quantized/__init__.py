@@ -1,11 +1,11 @@
 """What quantizers leave in an ``.onnx`` file, raised to operators that a gradient can cross.
 
-The packed tensors stay as they are, bit for bit; only the operators around them change.
+The quantized tensors stay as they are, bit for bit; only the operators around them change.
 
 * ``quantize_static`` with ``QuantFormat.QDQ``: ``QuantizeLinear`` and ``DequantizeLinear`` of an activation become one
   ``FakeQuantize``; a ``DequantizeLinear`` of a constant, weight or bias, stays.
 * ``quantize_dynamic``: the integers between ``DynamicQuantizeLinear`` and the scaled result become one ``Int8MatMul``;
-  of a convolution, a ``Conv`` with an unpacked kernel, whose input is no longer rounded.
+  of a convolution, a ``Conv`` with a dequantized kernel, whose input is no longer rounded.
 * ``MatMulNBitsQuantizer``: ``MatMulNBits`` stays, and so do its blocks in QDQ format; ``GatherBlockQuantized``, which
   ONNX Runtime has from 1.20 on, becomes a look-up of the same bytes.
 """

@@ -102,7 +102,7 @@ def _emit_matmul(matmul: _IntegerMatmul, emit: Emitter) -> None:
 
 
 def _float(matmul: _IntegerMatmul, emit: Emitter) -> ir.Value:
-    """What was rounded; where it comes as integers already, from a packed look-up table, what they stand for."""
+    """What was rounded; where it comes as integers already, from a quantized look-up table, what they stand for."""
     rounding = producer_of(matmul.x, "DynamicQuantizeLinear")
     if rounding is not None and rounding.inputs[0] is not None:
         return rounding.inputs[0]

@@ -1,4 +1,4 @@
-"""Rewrites the readers of a packed weight: products, look-ups, convolutions."""
+"""Rewrites the readers of a quantized weight: products, look-ups, convolutions."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ Product = Callable[[ir.Value, ir.Value | None, ir.Value], ir.Value]
 """``(x, bias, old)`` to the product, which has the shape of ``old``."""
 
 
-class Packer:
-    """Packs weights of one graph; new nodes are appended, so the graph has to be sorted afterwards."""
+class Quantizer:
+    """Quantizes weights of one graph; new nodes are appended, so the graph has to be sorted afterwards."""
 
     def __init__(self, graph: ir.Graph, settings: Quantization) -> None:
         self._emit = Emitter(graph)
         self._settings = settings
 
-    def pack(self, weight: Weight) -> None:
+    def quantize(self, weight: Weight) -> None:
         """Put integers in the place of a weight, and let all its readers read them."""
         if weight.is_kernel:
             self._kernel(weight)
@@ -42,13 +42,13 @@ class Packer:
         return self._emit.stored(f"{weight.name}.{suffix}", array)
 
     def _kernel(self, weight: Weight) -> None:
-        """Stored as int8 and unpacked when it is read: stock integer convolutions are slower than float ones."""
+        """Stored as int8 and dequantized when it is read: stock integer convolutions are slower than float ones."""
         matrix = to_int8(weight.array, weight.channels)
         values = self._stored(weight, "int8", matrix.values)
         scale = self._stored(weight, "scale", matrix.scale)
-        unpacked = self._emit.op("DequantizeLinear", values, scale, axis=weight.channels)
-        unpacked.shape, unpacked.name = weight.value.shape, f"{weight.name}.unpacked"
-        weight.value.replace_all_uses_with(unpacked)
+        dequantized = self._emit.op("DequantizeLinear", values, scale, axis=weight.channels)
+        dequantized.shape, dequantized.name = weight.value.shape, f"{weight.name}.dequantized"
+        weight.value.replace_all_uses_with(dequantized)
 
     def _int8(self, weight: Weight) -> None:
         matrix = to_int8(weight.array, weight.channels)
@@ -56,9 +56,9 @@ class Packer:
         scale = self._stored(weight, "scale", matrix.scale)
 
         def product(x: ir.Value, bias: ir.Value | None, _: ir.Value) -> ir.Value:
-            turned = 1 - weight.channels
+            transposed = 1 - weight.channels
             return int8_matmul(
-                self._emit, x, values, scale, None, bias, trans_b=turned, gradient=self._settings.gradient
+                self._emit, x, values, scale, None, bias, trans_b=transposed, gradient=self._settings.gradient
             )
 
         def rows(ids: ir.Value) -> ir.Value:

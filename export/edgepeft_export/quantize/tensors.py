@@ -1,4 +1,4 @@
-"""Which tensors of a graph stand for larger float ones: read off the nodes that unpack them, whoever packed them."""
+"""Which tensors of a graph stand for larger float ones: read off the nodes that dequantize them."""
 
 from __future__ import annotations
 
@@ -8,47 +8,47 @@ import onnx_ir as ir
 
 from edgepeft_export.graph.constants import source_initializer
 from edgepeft_export.graph.custom_ops import CONTRIB, DOMAIN, INT8_MATMUL
-from edgepeft_export.quantization import Packed
+from edgepeft_export.quantization import QuantizedTensor
 
 _FOUR_BITS = (ir.DataType.INT4, ir.DataType.UINT4)
-_PACKED = (ir.DataType.INT8, ir.DataType.UINT8, *_FOUR_BITS)
+_QUANTIZED = (ir.DataType.INT8, ir.DataType.UINT8, *_FOUR_BITS)
 
 
-def packed_in(graph: ir.Graph) -> dict[str, Packed]:
-    """What each packed initializer stands for, by its name; the padding of 4-bit tables is counted in."""
-    found: dict[str, Packed] = {}
+def quantized_tensors(graph: ir.Graph) -> dict[str, QuantizedTensor]:
+    """What each quantized initializer stands for, by its name; the padding of 4-bit tables is counted in."""
+    found: dict[str, QuantizedTensor] = {}
     for node in graph:
-        for read, packed in _read_by(node):
+        for read, quantized in _read_by(node):
             value = source_initializer(read)
-            if value is None or value.dtype not in _PACKED:
+            if value is None or value.dtype not in _QUANTIZED:
                 continue
             if node.op_type != "Gather" or value.name not in found:  # a product knows its size without padding
-                found[str(value.name)] = packed
+                found[str(value.name)] = quantized
     return found
 
 
-def _read_by(node: ir.Node) -> list[tuple[ir.Value | None, Packed]]:
+def _read_by(node: ir.Node) -> list[tuple[ir.Value | None, QuantizedTensor]]:
     kind = (node.domain, node.op_type)
     if kind == (DOMAIN, INT8_MATMUL):
-        return [(node.inputs[1], Packed("int8", _size(node.inputs[1])))]
+        return [(node.inputs[1], QuantizedTensor("int8", _size(node.inputs[1])))]
     if kind == (CONTRIB, "MatMulNBits"):
         elements = node.attributes.get_int("K", 0) * node.attributes.get_int("N", 0)
-        return [(node.inputs[1], Packed(f"int{node.attributes.get_int('bits', 4)}", elements))]
+        return [(node.inputs[1], QuantizedTensor(f"int{node.attributes.get_int('bits', 4)}", elements))]
     if kind == ("", "DequantizeLinear"):
         value, stored = node.inputs[0], source_initializer(node.inputs[0])
         four = stored is not None and stored.dtype in _FOUR_BITS
-        return [(value, Packed("int4" if four else "int8", _size(value)))]
+        return [(value, QuantizedTensor("int4" if four else "int8", _size(value)))]
     return _looked_up(node) if kind == ("", "Gather") else []
 
 
-def _looked_up(node: ir.Node) -> list[tuple[ir.Value | None, Packed]]:
+def _looked_up(node: ir.Node) -> list[tuple[ir.Value | None, QuantizedTensor]]:
     """A table whose rows are integers, or a codebook read by its indices."""
     table, ids = node.inputs[:2]
     halves = any(use.node.op_type in ("BitwiseAnd", "BitwiseXor") for use in node.outputs[0].uses())
-    rows = Packed("int4", 2 * _size(table)) if halves else Packed("int8", _size(table))
+    rows = QuantizedTensor("int4", 2 * _size(table)) if halves else QuantizedTensor("int8", _size(table))
     cast = ids.producer() if ids is not None else None
     stored = cast.inputs[0] if cast is not None and cast.op_type == "Cast" else None
-    return [(table, rows), (stored, Packed("codebook", _size(stored)))]
+    return [(table, rows), (stored, QuantizedTensor("codebook", _size(stored)))]
 
 
 def _size(value: ir.Value | None) -> int:
