@@ -46,7 +46,7 @@ class Rounds:
         """Keep other servers away from the folder.
 
         Raises:
-            AggregationError: Another one uses it (``folder-in-use``), or it cannot be used (``cannot-write-file``).
+            AggregationError: Another one uses it (``path-in-use``), or it cannot be used (``cannot-write-file``).
         """
         return locked_folder(self.path, "lock")
 

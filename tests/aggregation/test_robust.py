@@ -13,7 +13,9 @@ import pytest
 from edgepeft.aggregation import Privacy, aggregate
 from edgepeft.aggregation.errors import AggregationError
 from edgepeft.aggregation.privacy import epsilon
+from edgepeft.errors import Contradiction
 from edgepeft_runtime.bundle.bundle import Bundle
+from edgepeft_runtime.errors import BadSetting
 from edgepeft_runtime.files.tensorfile import sha256_of
 from edgepeft_runtime.train.update import read_update, write_update
 from tests.support.bundles import Trained
@@ -132,10 +134,10 @@ def test_privacy_is_refused_where_it_would_not_hold(text: Trained) -> None:
     wrong: list[dict[str, object]] = [{}, {"clip": 1.0, "weights": "examples"}, {"clip": 1.0, "rule": "svd"}]
     wrong += [{"clip": 1.0, "robust": "median"}]
     for how in wrong:
-        with pytest.raises(AggregationError, match="do not go together"):
+        with pytest.raises(Contradiction, match="do not go together"):
             aggregate(text.bundle, [text.update], privacy=Privacy(1.0), **how)  # type: ignore[arg-type]
     for values in ({"noise": 0.0}, {"noise": 1.0, "delta": 1.0}, {"noise": 1.0, "sampling": 0.0}):
-        with pytest.raises(AggregationError, match="out of range"):
+        with pytest.raises(BadSetting, match="out of range"):
             Privacy(**values)
 
 

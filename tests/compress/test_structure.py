@@ -18,6 +18,7 @@ from edgepeft.compress.transformer import transformer_groups
 from edgepeft.methods import Full, Lora, attach
 from edgepeft_export.optimizers import SGD
 from edgepeft_runtime import Trainer
+from edgepeft_runtime.errors import EdgepeftError
 from tests.support.networks import NETWORKS, Batch, to_numpy, torch_loss
 
 TEXT = {"input_ids": torch.tensor([[5, 9, 14, 3], [7, 4, 6, 11]]), "attention_mask": torch.ones(2, 4, dtype=torch.long)}
@@ -218,7 +219,7 @@ def test_what_cannot_be_pruned_is_said_and_nothing_changes(reference: str) -> No
     model = make()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     required = [p.requires_grad for p in model.parameters()]
-    with pytest.raises(PruneError) as caught:
+    with pytest.raises(EdgepeftError) as caught:
         prune(model, settings, calibration)
     assert caught.value.code == reference
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())

@@ -19,7 +19,7 @@ from edgepeft_export.optimizers import SGD, AdamW
 from edgepeft_export.quantize import Quantization
 from edgepeft_export.quantize.codebook import codebook
 from edgepeft_runtime import Trainer
-from edgepeft_runtime.errors import SettingError
+from edgepeft_runtime.errors import BadSetting
 from tests.support.networks import NETWORKS, to_numpy
 
 BERT = NETWORKS["bert"]
@@ -121,7 +121,7 @@ def test_a_codebook_keeps_zeros_and_values_it_has_room_for() -> None:
 @pytest.mark.parametrize("size", [0, 1, 257])
 def test_a_codebook_needs_a_size_that_uint8_can_index(size: int) -> None:
     """Sizes out of range are refused."""
-    with pytest.raises(SettingError):
+    with pytest.raises(BadSetting):
         Quantization(codebook=size)
 
 
@@ -142,7 +142,7 @@ def test_a_codebook_bundle_is_smaller_and_trains_as_torch(tmp_path: Path) -> Non
     )
     sizes = [(done.bundle / "weights.bin").stat().st_size for done in (large, small)]
     assert sizes[1] < sizes[0] / 2
-    assert {name: item.kind for name, item in small.quantized.items()} == {
+    assert {name: item.kind for name, item in small.packed.items()} == {
         "0.weight.indices": "codebook",
         "2.weight.indices": "codebook",
     }

@@ -196,7 +196,7 @@ def test_a_failure_while_writing_leaves_the_old_bundle(tmp_path: Path) -> None:
     _prepare(tmp_path / "b")
     before = {path.name: path.read_bytes() for path in (tmp_path / "b").iterdir()}
     source = edgepeft.Source(Tied(), IDS, "causal_lm", files={"no/such/folder.json": b"{}"})
-    with pytest.raises(BundleError, match="folder") as failure:
+    with pytest.raises(EdgepeftError, match="folder") as failure:
         edgepeft.prepare(source, out=tmp_path / "b", overwrite=True)
     assert failure.value.code == "cannot-write-file"
     assert {path.name: path.read_bytes() for path in (tmp_path / "b").iterdir()} == before
@@ -227,7 +227,7 @@ def test_what_is_no_bundle_is_never_overwritten(tmp_path: Path) -> None:
 def test_a_link_to_a_bundle_is_not_replaced(bundle: Path, tmp_path: Path) -> None:
     """It is refused before the model is exported: the bundle behind it, or the link, would be lost."""
     (tmp_path / "link").symlink_to(bundle)
-    with pytest.raises(BundleError) as failure:
+    with pytest.raises(EdgepeftError) as failure:
         _prepare(tmp_path / "link", overwrite=True)
     assert failure.value.code == "not-a-folder" and (tmp_path / "link").is_symlink()
 

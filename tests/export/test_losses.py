@@ -225,7 +225,7 @@ def _refused(loss: Loss, forward: Forward) -> LossError | SettingError:
 )
 def test_losses_refuse_outputs_that_do_not_fit(loss: Loss, kind: str, reference: str) -> None:
     """A wrong rank, a wrong number of weights, an axis that is none: each is named, and nothing is built."""
-    assert _refused(loss, linear(kind)).reference == reference
+    assert _refused(loss, linear(kind)).code == reference
 
 
 @pytest.mark.parametrize(
@@ -248,7 +248,7 @@ def test_cross_entropy_refuses_a_single_score_per_row() -> None:
     """A model that gives one number per row [batch] has no classes."""
     forward = linear()
     forward.model.graph.outputs[0].shape = ir.Shape(["batch"])
-    assert _refused(CrossEntropy(), forward).reference == "logits-rank"
+    assert _refused(CrossEntropy(), forward).code == "logits-rank"
 
 
 def test_an_unknown_name_lists_those_that_exist() -> None:

@@ -18,6 +18,7 @@ from edgepeft_export.forward import Forward, from_torch
 from edgepeft_export.forward.torch_source.own_loss import from_function
 from edgepeft_export.losses import Loss, OnnxLoss
 from edgepeft_runtime import Trainer
+from edgepeft_runtime.errors import EdgepeftError
 from tests.support.linear_graphs import CLASSES, FEATURES, compiled, expected_of, leaves, linear, run, torch_logits
 
 
@@ -245,7 +246,7 @@ def test_a_file_that_is_no_loss_is_refused(tmp_path: Path) -> None:
     """Bytes that are no ONNX model, and a path where nothing is, are errors of their own."""
     (tmp_path / "no.onnx").write_bytes(b"not a model")
     for path in (tmp_path / "no.onnx", tmp_path / "absent.onnx"):
-        with pytest.raises(LossError) as failure:
+        with pytest.raises(EdgepeftError) as failure:
             OnnxLoss.read(path)
         assert failure.value.code == "not-a-model"
 

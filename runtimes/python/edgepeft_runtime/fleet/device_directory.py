@@ -74,7 +74,7 @@ class DeviceDirectory:
         """Keep other processes from changing the directory meanwhile.
 
         Raises:
-            FleetError: another one does (``folder-in-use``), or the folder cannot be used (``cannot-write-file``), now
+            FleetError: another one does (``path-in-use``), or the folder cannot be used (``cannot-write-file``), now
                 or in the middle of what is done under the lock.
         """
         return locked_folder(self.path, LOCK)
