@@ -192,7 +192,7 @@ def test_random_changes_of_a_round_are_refused(stage: Stage) -> None:
 def _drop_the_old_signature(path: Path) -> None:
     """A change of the signature of the head before would do no harm, and is rightly not noticed."""
     digest = signatures.sha256(path.with_name("latest.json").read_bytes())
-    signed = LatestSignatures.from_bytes(path.read_bytes()).by_sha256
+    signed = LatestSignatures.from_bytes(path.read_bytes()).ed25519
     path.write_bytes(LatestSignatures({digest: signed[digest]}).to_bytes())
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Annotated
 
 from edgepeft.errors import TargetExists
 from edgepeft.sync.errors import BadName, DamagedKey, DeviceExists, KeyExists, NoKey
@@ -17,20 +18,24 @@ from edgepeft.sync.workspace import Workspace
 from edgepeft_runtime.errors import BadKey, CannotReadFile, FleetError, UnknownDevice
 from edgepeft_runtime.files.durable import make_folder, write_atomically, writing
 from edgepeft_runtime.files.regular import read_regular
-from edgepeft_runtime.fleet import canonical, signatures
+from edgepeft_runtime.files.schema import Sha256, one_of
+from edgepeft_runtime.fleet import signatures
 from edgepeft_runtime.fleet.identity import PRIVATE, Identity
-from edgepeft_runtime.fleet.reading import VERSION, is_name, key_field, name_field, open_fields
+from edgepeft_runtime.fleet.reading import Name, file_bytes, is_name, read_file
 
 HOST = "host.json"
 ACTIVE, REVOKED = "active", "revoked"
 _MAX_BYTES = 2**12
 
 
+_HOST, _REGISTRATION = "edgepeft-host", "edgepeft-registration"
+
+
 @dataclass(frozen=True)
 class HostKey:
     """The host's Ed25519 key: the campaign that it is for, and its seed of 32 bytes."""
 
-    campaign: str
+    campaign: Name
     seed: bytes = field(repr=False)
 
     @property
@@ -56,11 +61,11 @@ class Device:
         state: ``active`` or ``revoked``.
     """
 
-    device: str
-    algorithm: str
+    device: Name
+    algorithm: Annotated[str, one_of(signatures.ALGORITHMS)]
     key: bytes = field(repr=False)
-    token_sha256: str = field(repr=False)
-    state: str = ACTIVE
+    token_sha256: Sha256 = field(repr=False)
+    state: Annotated[str, one_of((ACTIVE, REVOKED))] = ACTIVE
 
     def has_token(self, token: str) -> bool:
         """Return whether a token is this device's, in a time that does not depend on how much of it is correct."""
@@ -91,7 +96,7 @@ class Keys:
             make_folder(self._devices)
             self._folder.chmod(0o700)
         key = HostKey(campaign, secrets.token_bytes(32))
-        _write(self._folder / HOST, "edgepeft-host", {"campaign": campaign, "seed": key.seed.hex()})
+        _write(self._folder / HOST, _HOST, key)
         return key
 
     def host(self) -> HostKey:
@@ -99,10 +104,7 @@ class Keys:
         path = self._folder / HOST
         if not path.exists():
             raise NoKey(f"There is no host key in {self._folder}.", context=None, hint="run `edgepeft keys new`.")
-        fields = open_fields(_read(path), BadKey, str(path), "edgepeft-host")
-        key = HostKey(name_field(fields, "campaign"), key_field(fields, "seed"))
-        fields.finish()
-        return key
+        return read_file(HostKey, _read(path), BadKey, str(path), _HOST)
 
     def add(self, device: str, out: str | Path, algorithm: str = signatures.HMAC) -> Identity:
         """Register a device, and write the file that has to be brought to it, whose secret the host does not keep.
@@ -185,7 +187,7 @@ class Keys:
         return self._devices / f"{device}.json"
 
     def _save(self, device: Device) -> None:
-        _write(self._path(device.device), "edgepeft-registration", {**vars(device), "key": device.key.hex()})
+        _write(self._path(device.device), _REGISTRATION, device)
 
 
 def _registered(identity: Identity, state: str) -> Device:
@@ -200,21 +202,11 @@ def _hashed(token: str) -> str:
 
 
 def _registration(path: Path) -> Device:
-    fields = open_fields(_read(path), BadKey, str(path), "edgepeft-registration")
-    device = Device(
-        device=name_field(fields, "device"),
-        algorithm=fields.one_of("algorithm", signatures.ALGORITHMS),
-        key=key_field(fields, "key"),
-        token_sha256=fields.sha256("token_sha256"),
-        state=fields.one_of("state", (ACTIVE, REVOKED)),
-    )
-    fields.finish()
-    return device
+    return read_file(Device, _read(path), BadKey, str(path), _REGISTRATION)
 
 
-def _write(path: Path, kind: str, fields: dict[str, str]) -> None:
-    content = canonical.dumps({"format": kind, "version": VERSION, **fields})
-    write_atomically(path, [content], mode=PRIVATE)
+def _write(path: Path, format_: str, value: HostKey | Device) -> None:
+    write_atomically(path, [file_bytes(value, format_)], mode=PRIVATE)
 
 
 def _read(path: Path) -> bytes:

@@ -1,7 +1,8 @@
 """JSON by the annotations of frozen dataclasses: each field is written once, and read strictly.
 
-``int``, ``float`` (an integer will do), ``str``, ``bool``, ``X | None``, ``tuple[X, ...]``, ``dict[str, X]`` and other
-dataclasses are understood. ``Annotated`` adds a :class:`Check`, or a :class:`Mark` that says where the field may be.
+Understood are ``int``, ``float`` (an integer will do), ``str``, ``bool``, ``bytes`` (32, in hex), ``X | None``,
+``tuple[X, ...]``, ``dict[str, X]`` and other dataclasses. ``Annotated`` adds a :class:`Check` of the value, or a
+:class:`Mark` that says where the field may be.
 """
 
 from __future__ import annotations
@@ -49,14 +50,20 @@ def one_of(choices: Iterable[str]) -> Check:
 
 
 Natural = Annotated[int, Check("an integer of at least 0", lambda value: value >= 0)]
-Sha256 = Annotated[str, Check("64 lower-case hexadecimal digits", re.compile(r"[0-9a-f]{64}").fullmatch)]
+HEX_64 = re.compile(r"[0-9a-f]{64}")
+_HEX = "64 lower-case hexadecimal digits"
+Sha256 = Annotated[str, Check(_HEX, HEX_64.fullmatch)]
 _AXES = Check(f"a list of at most {MAX_AXES} sizes and names", lambda value: len(value) <= MAX_AXES)
 Shape = Annotated[tuple[Natural | str, ...], _AXES]
 Sizes = Annotated[tuple[Natural, ...], _AXES]
 
 
 class _Mismatch(Exception):
-    """A value is not what its field must be, which the text says."""
+    """A value is not what its field must be, which the text says; ``found`` stands for a value that is secret."""
+
+    def __init__(self, expected: str, found: str | None = None) -> None:
+        super().__init__(expected)
+        self.found = found
 
 
 class _Wrong(Exception):
@@ -85,6 +92,8 @@ def write(value: object) -> Any:
         return {name: write(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
         return [write(item) for item in value]
+    if isinstance(value, bytes):
+        return value.hex()
     return _written(value) if is_dataclass(value) else value
 
 
@@ -127,11 +136,20 @@ def _reader(hint: Any) -> _Reader:
 def _plain(kind: Any, value: object, _: str) -> object:
     if kind is Any:
         return value
+    if kind is bytes:
+        return _key(value)
     if kind is float and type(value) is int:
         return float(value)
     if type(value) is not kind:
         raise _Mismatch(kind.__name__)
     return value
+
+
+def _key(value: object) -> bytes:
+    if not isinstance(value, str) or not HEX_64.fullmatch(value):
+        # Not what was found: it may be most of a key.
+        raise _Mismatch(_HEX, f"{len(value)} characters" if isinstance(value, str) else type(value).__name__)
+    return bytes.fromhex(value)
 
 
 def _checked(reader: _Reader, checks: tuple[Check, ...], value: object, where: str) -> object:
@@ -197,7 +215,7 @@ def _field(name: str, hint: Any, value: object, where: str) -> object:
     try:
         return _reader(hint)(value, f"{where}: {name}")
     except _Mismatch as mismatch:
-        facts = f"expected {mismatch}, found {quoted(value)}"
+        facts = f"expected {mismatch}, found {mismatch.found or quoted(value)}"
         raise _Wrong(f"{where}: the field {name!r} is wrong.", facts) from None
 
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 from edgepeft_runtime.errors import BadSidecar, BadSignature
+from edgepeft_runtime.files.schema import HEX_64, Check, Natural, Sha256, one_of
 from edgepeft_runtime.fleet import canonical, rounds, signatures
-from edgepeft_runtime.fleet.reading import VERSION, count_field, name_field, open_fields
+from edgepeft_runtime.fleet.reading import VERSION, Name, count, file_bytes, read_file
 
 FORMAT = "edgepeft-delivery"
 UPDATE_SUFFIX, SIDECAR_SUFFIX = ".safetensors", ".sig"
 MAX_SIDECAR_BYTES = 2**12
 
-_DIGEST = re.compile(r"[0-9a-f]{64}")
 _HEX = re.compile(r"(?:[0-9a-f]{2})+")
 
 
@@ -32,14 +33,14 @@ class Delivery:
         signature: hex; over everything else. Empty: not signed yet.
     """
 
-    campaign: str
-    round: int
-    device: str
-    sequence: int
-    sha256: str
-    size: int
-    algorithm: str
-    signature: str = ""
+    campaign: Name
+    round: rounds.RoundNumber
+    device: Name
+    sequence: Annotated[int, count(canonical.LARGEST)]
+    sha256: Sha256
+    size: Natural
+    algorithm: Annotated[str, one_of(signatures.ALGORITHMS)]
+    signature: Annotated[str, Check("lower-case hexadecimal digits", _HEX.fullmatch)] = ""
 
     @classmethod
     def from_bytes(cls, content: bytes) -> Delivery:
@@ -48,25 +49,14 @@ class Delivery:
         Raises:
             FleetError: it is none (``bad-sidecar``).
         """
-        fields = open_fields(content, BadSidecar, "the sidecar", FORMAT)
-        found = cls(
-            campaign=name_field(fields, "campaign"),
-            round=count_field(fields, "round", rounds.LAST_ROUND),
-            device=name_field(fields, "device"),
-            sequence=count_field(fields, "sequence", canonical.LARGEST),
-            sha256=fields.sha256("sha256"),
-            size=fields.natural("size"),
-            algorithm=fields.one_of("algorithm", signatures.ALGORITHMS),
-            signature=fields.take("signature", str),
-        )
-        fields.finish()
-        if not _HEX.fullmatch(found.signature) or len(found.signature) != 2 * signatures.LENGTHS[found.algorithm]:
-            raise fields.wrong("signature", "lower-case hexadecimal digits of the right number", found.signature)
-        return found
+        delivery = read_file(cls, content, BadSidecar, "the sidecar", FORMAT)
+        if len(delivery.signature) != 2 * signatures.LENGTHS[delivery.algorithm]:
+            raise BadSidecar("The signature of the sidecar is of another length.", f"algorithm {delivery.algorithm}")
+        return delivery
 
     def to_bytes(self) -> bytes:
         """The canonical form."""
-        return canonical.dumps({"format": FORMAT, "version": VERSION, **vars(self)})
+        return file_bytes(self, FORMAT)
 
     def signed(self, key: bytes) -> Delivery:
         """The delivery with its signature; ``key`` is the shared key, or the seed of an Ed25519 key."""
@@ -105,4 +95,4 @@ def inbox_folder(number: int, device: str) -> str:
 def digest_of(name: str, suffix: str = UPDATE_SUFFIX) -> str | None:
     """The hash that the name of an update (or a sidecar) claims, ``None`` where it is no such name."""
     stem = name.removesuffix(suffix)
-    return stem if stem != name and _DIGEST.fullmatch(stem) else None
+    return stem if stem != name and HEX_64.fullmatch(stem) else None

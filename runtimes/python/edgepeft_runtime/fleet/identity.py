@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 from edgepeft_runtime.errors import BadIdentity, NoIdentity
 from edgepeft_runtime.files.durable import write_atomically
 from edgepeft_runtime.files.regular import open_regular
-from edgepeft_runtime.fleet import canonical, signatures
-from edgepeft_runtime.fleet.reading import VERSION, key_field, name_field, open_fields
+from edgepeft_runtime.files.schema import one_of
+from edgepeft_runtime.fleet import signatures
+from edgepeft_runtime.fleet.reading import Name, file_bytes, read_file
 
 FORMAT = "edgepeft-device"
 FILE = "device.json"
@@ -34,10 +36,10 @@ class Identity:
         token: what it shows to an HTTP host.
     """
 
-    campaign: str
-    device: str
+    campaign: Name
+    device: Name
     host_key: bytes
-    algorithm: str
+    algorithm: Annotated[str, one_of(signatures.ALGORITHMS)]
     key: bytes = field(repr=False)
     token: str = field(repr=False)
 
@@ -57,20 +59,8 @@ class Identity:
                 context=str(failure),
                 hint="bring it the file that `edgepeft keys add` wrote on the host.",
             ) from failure
-        fields = open_fields(content, BadIdentity, str(path), FORMAT)
-        found = cls(
-            campaign=name_field(fields, "campaign"),
-            device=name_field(fields, "device"),
-            host_key=key_field(fields, "host_key"),
-            algorithm=fields.one_of("algorithm", signatures.ALGORITHMS),
-            key=key_field(fields, "key"),
-            token=fields.take("token", str),
-        )
-        fields.finish()
-        return found
+        return read_file(cls, content, BadIdentity, str(path), FORMAT)
 
     def write(self, path: str | Path) -> None:
         """Write ``device.json``, for its owner's eyes only."""
-        value = {**vars(self), "host_key": self.host_key.hex(), "key": self.key.hex()}
-        content = canonical.dumps({"format": FORMAT, "version": VERSION, **value})
-        write_atomically(path, [content], mode=PRIVATE)
+        write_atomically(path, [file_bytes(self, FORMAT)], mode=PRIVATE)

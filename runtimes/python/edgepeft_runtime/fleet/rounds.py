@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 from edgepeft_runtime.bundle.manifest import MAX_MANIFEST_BYTES, FileEntry, ParameterSpec
 from edgepeft_runtime.errors import BadLatest, BadRound, BadSignature
-from edgepeft_runtime.files.fields import Fields
-from edgepeft_runtime.files.schema import read
-from edgepeft_runtime.fleet import canonical, signatures
-from edgepeft_runtime.fleet.reading import (
-    VERSION,
-    count_field,
-    digest_or_null,
-    name_field,
-    natural_or_null,
-    open_fields,
-)
+from edgepeft_runtime.files.schema import HEX_64, Check, Natural, Sha256, one_of
+from edgepeft_runtime.fleet import signatures
+from edgepeft_runtime.fleet.reading import Name, count, file_bytes, read_file
 
 LATEST_FILE, LATEST_SIGNATURES = "latest.json", "latest.sig"
 ROUND_FILE, ADAPTER_FILE = "round.json", "adapter.safetensors"
@@ -32,8 +26,21 @@ MAX_STALENESS = 31
 CLIP, REFUSE = "clip", "refuse"
 """What becomes of an update that changes too much."""
 
-_DIGEST = re.compile(r"[0-9a-f]{64}")
+RoundNumber = Annotated[int, count(LAST_ROUND)]
+_LATEST, _SIGNATURES, _ROUND = "edgepeft-latest", "edgepeft-signatures", "edgepeft-round"
 _SIGNATURE = re.compile(r"[0-9a-f]{128}")
+
+
+def _are_signatures(values: Mapping[str, str]) -> bool:
+    return all(HEX_64.fullmatch(digest) and _SIGNATURE.fullmatch(value) for digest, value in values.items())
+
+
+def _is_small(manifest: FileEntry | None) -> bool:
+    return manifest is None or manifest.bytes <= MAX_MANIFEST_BYTES
+
+
+def _have_sizes(specs: Sequence[ParameterSpec]) -> bool:
+    return all(isinstance(dim, int) for spec in specs for dim in spec.shape)
 
 
 def folder(number: int) -> str:
@@ -48,7 +55,7 @@ def blob(sha256: str) -> str:
 
 def is_digest(text: str) -> bool:
     """Return whether a text is a SHA-256 in lower-case hex."""
-    return _DIGEST.fullmatch(text) is not None
+    return HEX_64.fullmatch(text) is not None
 
 
 def number_of(name: str) -> int | None:
@@ -68,11 +75,11 @@ class Latest:
         expires: from when on a device should no longer believe that it is the newest; ``None``: never.
     """
 
-    campaign: str
-    round: int
-    round_sha256: str
-    created: int
-    expires: int | None = None
+    campaign: Name
+    round: RoundNumber
+    round_sha256: Sha256
+    created: Natural
+    expires: Natural | None = None
 
     @classmethod
     def from_bytes(cls, content: bytes) -> Latest:
@@ -81,20 +88,11 @@ class Latest:
         Raises:
             FleetError: it has another form (``bad-latest``).
         """
-        fields = open_fields(content, BadLatest, LATEST_FILE, "edgepeft-latest")
-        latest = cls(
-            campaign=name_field(fields, "campaign"),
-            round=count_field(fields, "round", LAST_ROUND),
-            round_sha256=fields.sha256("round_sha256"),
-            created=fields.natural("created"),
-            expires=natural_or_null(fields, "expires"),
-        )
-        fields.finish()
-        return latest
+        return read_file(cls, content, BadLatest, LATEST_FILE, _LATEST)
 
     def to_bytes(self) -> bytes:
         """The canonical form."""
-        return canonical.dumps({"format": "edgepeft-latest", "version": VERSION, **vars(self)})
+        return file_bytes(self, _LATEST)
 
 
 @dataclass(frozen=True)
@@ -105,27 +103,21 @@ class LatestSignatures:
     reader may meet the old file with the new signatures.
     """
 
-    by_sha256: dict[str, str]
+    ed25519: Annotated[dict[str, str], Check("hashes with 128 hexadecimal digits each", _are_signatures)]
 
     @classmethod
     def from_bytes(cls, content: bytes) -> LatestSignatures:
         """Read ``latest.sig``; raises :class:`FleetError` (``bad-signature``)."""
-        fields = open_fields(content, BadSignature, LATEST_SIGNATURES, "edgepeft-signatures")
-        found = fields.take("ed25519", dict)
-        fields.finish()
-        for digest, signature in found.items():
-            if not (_DIGEST.fullmatch(digest) and isinstance(signature, str) and _SIGNATURE.fullmatch(signature)):
-                raise fields.wrong("ed25519", "hashes with 128 hexadecimal digits each", found)
-        return cls(found)
+        return read_file(cls, content, BadSignature, LATEST_SIGNATURES, _SIGNATURES)
 
     def to_bytes(self) -> bytes:
         """The canonical form."""
-        return canonical.dumps({"format": "edgepeft-signatures", "version": VERSION, "ed25519": self.by_sha256})
+        return file_bytes(self, _SIGNATURES)
 
     def check(self, latest: bytes, host_key: bytes) -> None:
         """Refuse a ``latest.json`` without a signature of the host; raises :class:`FleetError` (``bad-signature``)."""
         digest = signatures.sha256(latest)
-        signature = self.by_sha256.get(digest)
+        signature = self.ed25519.get(digest)
         if signature is None or not signatures.is_signed(
             signatures.LATEST, digest, signatures.ED25519, host_key, bytes.fromhex(signature)
         ):
@@ -140,8 +132,8 @@ class LatestSignatures:
 class Limits:
     """What a device may take for a round: bytes of an update, and optimizer steps (``None``: as many as it likes)."""
 
-    update_bytes: int
-    steps: int | None = None
+    update_bytes: Natural
+    steps: Natural | None = None
 
 
 @dataclass(frozen=True)
@@ -166,20 +158,20 @@ class Round:
         limits: what a device may take.
     """
 
-    campaign: str
-    round: int
-    previous: str | None
-    restores: int | None
-    created: int
-    expires: int | None
-    base_sha256: str
+    campaign: Name
+    round: RoundNumber
+    previous: Sha256 | None
+    restores: Natural | None
+    created: Natural
+    expires: Natural | None
+    base_sha256: Sha256
     adapter: FileEntry
-    bundle: FileEntry | None
-    tensors: tuple[ParameterSpec, ...]
-    max_update_norm: float | None
-    norm_action: str
-    max_staleness: int
-    min_devices: int
+    bundle: Annotated[FileEntry | None, Check(f"at most {MAX_MANIFEST_BYTES} bytes", _is_small)]
+    tensors: Annotated[tuple[ParameterSpec, ...], Check("tensors whose shapes are sizes", _have_sizes)]
+    max_update_norm: Annotated[float, Check("a number above 0", lambda norm: norm > 0)] | None
+    norm_action: Annotated[str, one_of((CLIP, REFUSE))]
+    max_staleness: Natural
+    min_devices: Natural
     limits: Limits
 
     def __post_init__(self) -> None:
@@ -200,72 +192,13 @@ class Round:
         Raises:
             FleetError: it has another form (``bad-round``).
         """
-        fields = open_fields(content, BadRound, ROUND_FILE, "edgepeft-round")
-        found = cls(
-            campaign=name_field(fields, "campaign"),
-            round=count_field(fields, "round", LAST_ROUND),
-            previous=digest_or_null(fields, "previous"),
-            restores=natural_or_null(fields, "restores"),
-            created=fields.natural("created"),
-            expires=natural_or_null(fields, "expires"),
-            base_sha256=fields.sha256("base_sha256"),
-            adapter=_entry(fields.part("adapter")),
-            bundle=_bundle(fields.part_or_null("bundle")),
-            tensors=tuple(_tensor(value, i) for i, value in enumerate(fields.take("tensors", list))),
-            max_update_norm=_norm(fields),
-            norm_action=fields.one_of("norm_action", (CLIP, REFUSE)),
-            max_staleness=fields.natural("max_staleness"),
-            min_devices=fields.natural("min_devices"),
-            limits=_limits(fields.part("limits")),
-        )
-        fields.finish()
-        return found
+        return read_file(cls, content, BadRound, ROUND_FILE, _ROUND)
 
     def to_bytes(self) -> bytes:
         """The canonical form."""
-        value = {
-            **vars(self),
-            "adapter": vars(self.adapter),
-            "bundle": None if self.bundle is None else vars(self.bundle),
-            "tensors": [{**vars(spec), "shape": list(spec.shape)} for spec in self.tensors],
-            "limits": vars(self.limits),
-        }
-        return canonical.dumps({"format": "edgepeft-round", "version": VERSION, **value})
+        return file_bytes(self, _ROUND)
 
     @property
     def sha256(self) -> str:
         """The hash of its ``round.json``."""
         return signatures.sha256(self.to_bytes())
-
-
-def _norm(fields: Fields) -> float | None:
-    value = fields.take("max_update_norm", float, None)
-    if value is not None and value <= 0:
-        raise fields.wrong("max_update_norm", "a number above 0", value)
-    return value
-
-
-def _entry(fields: Fields) -> FileEntry:
-    entry = FileEntry(fields.sha256("sha256"), fields.natural("bytes"))
-    fields.finish()
-    return entry
-
-
-def _bundle(fields: Fields | None) -> FileEntry | None:
-    entry = None if fields is None else _entry(fields)
-    if entry is not None and entry.bytes > MAX_MANIFEST_BYTES:
-        raise BadRound("The manifest of its bundle is too large.", f"{entry.bytes} bytes")
-    return entry
-
-
-def _limits(fields: Fields) -> Limits:
-    limits = Limits(fields.natural("update_bytes"), natural_or_null(fields, "steps"))
-    fields.finish()
-    return limits
-
-
-def _tensor(value: object, index: int) -> ParameterSpec:
-    spec = read(ParameterSpec, value, f"{ROUND_FILE}: tensors[{index}]", BadRound)
-    if not all(isinstance(dim, int) for dim in spec.shape):
-        raise BadRound(f"{ROUND_FILE}: the shape of a tensor has names.", f"tensors[{index}]: {spec.shape}")
-    return spec

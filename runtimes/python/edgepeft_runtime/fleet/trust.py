@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 from edgepeft_runtime.bundle.manifest import FileEntry, Manifest, ParameterSpec
 from edgepeft_runtime.errors import (
@@ -38,10 +39,10 @@ from edgepeft_runtime.errors import (
     TooLarge,
     WrongHash,
 )
-from edgepeft_runtime.files.fields import Fields
-from edgepeft_runtime.fleet import canonical, rounds, signatures
-from edgepeft_runtime.fleet.reading import VERSION, count_field, digest_or_null, name_field, open_fields
-from edgepeft_runtime.fleet.rounds import LAST_ROUND, Latest, LatestSignatures, Round
+from edgepeft_runtime.files.schema import Natural, Sha256, one_of
+from edgepeft_runtime.fleet import rounds, signatures
+from edgepeft_runtime.fleet.reading import Name, file_bytes, read_file
+from edgepeft_runtime.fleet.rounds import Latest, LatestSignatures, Round, RoundNumber
 
 TRUSTED = "trusted.json"
 SLOTS = ("slot-a", "slot-b")
@@ -52,10 +53,10 @@ _FORMAT = "edgepeft-trusted"
 class Slot:
     """A slot, and the round that was verified and put into it."""
 
-    name: str
-    round: int
-    round_sha256: str
-    bundle: str | None = None
+    name: Annotated[str, one_of(SLOTS)]
+    round: RoundNumber
+    round_sha256: Sha256
+    bundle: Sha256 | None = None
     """The hash of the manifest of its bundle, where that one was fetched too."""
 
 
@@ -72,35 +73,22 @@ class Trusted:
         failed: the round with which training began too often in vain; the device does not switch to it again.
     """
 
-    campaign: str
-    round: int
-    round_sha256: str
+    campaign: Name
+    round: RoundNumber
+    round_sha256: Sha256
     current: Slot
     previous: Slot | None = None
-    starts: int = 0
+    starts: Natural = 0
     failed: str | None = None
 
     @classmethod
     def from_bytes(cls, content: bytes) -> Trusted:
         """Parse ``trusted.json``; raises :class:`FleetError` (``bad-trust``)."""
-        fields = open_fields(content, BadTrust, TRUSTED, _FORMAT)
-        previous = fields.part_or_null("previous")
-        trusted = cls(
-            campaign=name_field(fields, "campaign"),
-            round=count_field(fields, "round", LAST_ROUND),
-            round_sha256=fields.sha256("round_sha256"),
-            current=_slot(fields.part("current")),
-            previous=None if previous is None else _slot(previous),
-            starts=fields.natural("starts"),
-            failed=fields.take("failed", str, None),
-        )
-        fields.finish()
-        return trusted
+        return read_file(cls, content, BadTrust, TRUSTED, _FORMAT)
 
     def to_bytes(self) -> bytes:
         """Return the canonical form."""
-        slots = {"current": vars(self.current), "previous": vars(self.previous) if self.previous else None}
-        return canonical.dumps({"format": _FORMAT, "version": VERSION, **vars(self), **slots})
+        return file_bytes(self, _FORMAT)
 
 
 @dataclass(frozen=True)
@@ -218,14 +206,3 @@ def _rewritten(number: int, ours: str, theirs: str) -> FleetError:
 def _difference(first: Sequence[ParameterSpec], second: Sequence[ParameterSpec]) -> str:
     odd = [spec.name for spec in (*first, *second) if (spec in first) != (spec in second)]
     return f"{', '.join(sorted(set(odd))[:5])} differ" if odd else "their order differs"
-
-
-def _slot(fields: Fields) -> Slot:
-    slot = Slot(
-        fields.one_of("name", SLOTS),
-        count_field(fields, "round", LAST_ROUND),
-        fields.sha256("round_sha256"),
-        digest_or_null(fields, "bundle"),
-    )
-    fields.finish()
-    return slot
