@@ -19,7 +19,7 @@ from edgepeft_runtime.errors import BadSetting
 from edgepeft_runtime.files.durable import make_folder, write_atomically, writing
 from edgepeft_runtime.files.tensorfile import read_tensors
 from edgepeft_runtime.fleet import rounds, signatures
-from edgepeft_runtime.fleet.rounds import CLIP, Latest, LatestSignatures, Limits, Round
+from edgepeft_runtime.fleet.rounds import CLIP, Latest, LatestSignatures, Round, RoundLimits
 
 DAY = 24 * 60 * 60
 
@@ -169,7 +169,7 @@ def _next(key: HostKey, bundle: Bundle, adapter: bytes, terms: Terms, now: int, 
         max_staleness=terms.max_staleness,
         min_devices=terms.min_devices,
         # Not by this adapter's size: plain indices of an update may take more bytes than those of an aggregate.
-        limits=Limits(bundle.manifest.files[ADAPTER].bytes + MAX_HEADER_BYTES, terms.steps),
+        limits=RoundLimits(bundle.manifest.files[ADAPTER].bytes + MAX_HEADER_BYTES, terms.steps),
     )
 
 

@@ -18,7 +18,7 @@ from edgepeft_runtime.errors import EdgepeftError, FleetError, MissingExtra
 from edgepeft_runtime.fleet import canonical, signatures
 from edgepeft_runtime.fleet.delivery import Delivery, digest_of
 from edgepeft_runtime.fleet.reading import is_name
-from edgepeft_runtime.fleet.rounds import Latest, LatestSignatures, Limits, Round, folder, number_of
+from edgepeft_runtime.fleet.rounds import Latest, LatestSignatures, Round, RoundLimits, folder, number_of
 from tests.support.processes import environment
 
 SEED = bytes(range(32))
@@ -42,7 +42,7 @@ ROUND = Round(
     norm_action="clip",
     max_staleness=2,
     min_devices=3,
-    limits=Limits(1 << 20, 500),
+    limits=RoundLimits(1 << 20, 500),
 )
 LATEST = Latest("birds", 12, ROUND.sha256, 1_800_000_000, 1_800_600_000)
 DELIVERY = Delivery("birds", 12, "pi-07", 3, DIGEST, 1234, signatures.HMAC).signed(SEED)

@@ -31,7 +31,7 @@ from edgepeft_runtime.files.tensorfile import read_tensors, write_tensors
 from edgepeft_runtime.fleet import signatures
 from edgepeft_runtime.fleet.delivery import Delivery
 from edgepeft_runtime.fleet.identity import Identity
-from edgepeft_runtime.fleet.rounds import Latest, LatestSignatures, Limits, Round
+from edgepeft_runtime.fleet.rounds import Latest, LatestSignatures, Round, RoundLimits
 from edgepeft_runtime.fleet.trust import Slot, Trusted, check_bundle
 from edgepeft_runtime.shown import printable
 from edgepeft_runtime.train.checkpoint import NEWEST, Checkpoint, StateDirectory
@@ -198,7 +198,7 @@ def head_signatures(scene: Scene) -> Target:
 @target
 def round_(scene: Scene) -> Target:
     held = scene.bundle.manifest
-    entry, limits = FileEntry("ef" * 32, 1234), Limits(2**20, 100)
+    entry, limits = FileEntry("ef" * 32, 1234), RoundLimits(2**20, 100)
     made = Round(
         "birds", 3, "ab" * 32, None, 1, None, held.base_sha256, entry, entry, held.parameters, 1.5, "clip", 1, 2, limits
     )

@@ -20,7 +20,7 @@ from edgepeft_runtime.errors import EdgepeftError
 from edgepeft_runtime.files.tensorfile import Array, tensor_chunks
 from edgepeft_runtime.fleet import signatures
 from edgepeft_runtime.fleet.delivery import Delivery
-from edgepeft_runtime.fleet.rounds import CLIP, REFUSE, Limits, Round
+from edgepeft_runtime.fleet.rounds import CLIP, REFUSE, Round, RoundLimits
 from edgepeft_runtime.train.update import FORMAT, VERSION
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "bundle"
@@ -45,7 +45,7 @@ def _round(**fields: object) -> Round:
         norm_action=REFUSE,
         max_staleness=1,
         min_devices=1,
-        limits=Limits(2**20),
+        limits=RoundLimits(2**20),
     )
     return replace(bare, **fields)
 

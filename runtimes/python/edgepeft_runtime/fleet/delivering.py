@@ -119,7 +119,7 @@ def _round(device: DeviceDirectory, started_from: str) -> Round:
 
 
 def _next(device: DeviceDirectory) -> int:
-    """The next sequence number. It is used up before it is signed: a crash leaves a gap, and never one number twice."""
+    """Return the next sequence number. It is recorded before it is used, so a crash never repeats a number."""
     path = device.path / SEQUENCE
     try:
         number = int(path.read_text("ascii")) + 1 if path.exists() else 1

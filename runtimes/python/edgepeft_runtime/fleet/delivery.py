@@ -1,4 +1,4 @@
-"""The sidecar of an update: which device sends it for which round, signed; written last (section 8.3 of the SPEC)."""
+"""The sidecar of an update says which device sends it for which round; it is signed, and written last (SPEC, 8.3)."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Delivery:
 
     @classmethod
     def from_bytes(cls, content: bytes) -> Delivery:
-        """Read a sidecar; whether it may be believed says :meth:`check`.
+        """Parse a sidecar. The content is untrusted until :meth:`check` has verified its signature.
 
         Raises:
             FleetError: it is none (``bad-sidecar``).
@@ -55,24 +55,24 @@ class Delivery:
         return delivery
 
     def to_bytes(self) -> bytes:
-        """The canonical form."""
+        """Return the canonical form."""
         return file_bytes(self, FORMAT)
 
     def signed(self, key: bytes) -> Delivery:
-        """The delivery with its signature; ``key`` is the shared key, or the seed of an Ed25519 key."""
+        """Return the delivery with its signature; ``key`` is the shared key, or the seed of an Ed25519 key."""
         return replace(
             self, signature=signatures.sign(signatures.UPDATE, self.signed_sha256, self.algorithm, key).hex()
         )
 
     @property
     def signed_sha256(self) -> str:
-        """The hash that is signed: of the canonical form without the signature."""
+        """The hash that is signed: that of the canonical form without the signature."""
         fields = {name: value for name, value in vars(self).items() if name != "signature"}
         return signatures.sha256(canonical.dumps({"format": FORMAT, "version": VERSION, **fields}))
 
     @property
     def folder(self) -> str:
-        """Where it lies in a place: ``inbox/r000012/<device>``."""
+        """Its folder at a remote: ``inbox/r000012/<device>``."""
         return inbox_folder(self.round, self.device)
 
     def check(self, algorithm: str, key: bytes) -> None:
@@ -88,11 +88,11 @@ class Delivery:
 
 
 def inbox_folder(number: int, device: str) -> str:
-    """Where the updates of a device for a round lie in a place."""
+    """Return the folder of a device's updates for a round, at any remote."""
     return f"{rounds.INBOX}/{rounds.folder(number)}/{device}"
 
 
 def digest_of(name: str, suffix: str = UPDATE_SUFFIX) -> str | None:
-    """The hash that the name of an update (or a sidecar) claims, ``None`` where it is no such name."""
+    """Return the hash in the name of an update (or a sidecar), ``None`` for any other name."""
     stem = name.removesuffix(suffix)
     return stem if stem != name and HEX_64.fullmatch(stem) else None

@@ -28,7 +28,7 @@ from edgepeft_runtime.fleet.trust import SLOTS, TRUSTED, Slot, Trusted
 RUNS, BUNDLES, LOCK = "runs", "bundles", "lock"
 
 MAX_STARTS = 2
-"""So often may training begin with a new adapter without one good step, before the device falls back."""
+"""Times that training may start with a new adapter without one good step, before the device falls back."""
 
 _LOG = logging.getLogger("edgepeft_runtime")
 _MAX_BYTES = 2**12
@@ -36,7 +36,7 @@ _MAX_BYTES = 2**12
 
 @dataclass(frozen=True)
 class Current:
-    """What is in use.
+    """The round in use.
 
     Attributes:
         round: the round.
@@ -71,7 +71,7 @@ class DeviceDirectory:
             given.write(self.path / identity.FILE)
 
     def locked(self) -> AbstractContextManager[None]:
-        """Keep other processes from changing the directory meanwhile.
+        """Return a context in which no other process changes the directory.
 
         Raises:
             FleetError: another one does (``path-in-use``), or the folder cannot be used (``cannot-write-file``), now
@@ -89,7 +89,7 @@ class DeviceDirectory:
             raise unusable(self.path, failure) from failure
 
     def recovered(self) -> Trusted | None:
-        """Return what is trusted, after falling back where the slot in use is damaged and the other is not."""
+        """Return what is trusted, after falling back if the slot in use is damaged and the other is not."""
         trusted = self.trusted()
         if trusted is not None and self.whole(trusted.current) is None and self._previous(trusted) is not None:
             self._fall_back(trusted)
@@ -102,7 +102,7 @@ class DeviceDirectory:
         return self.path / BUNDLES
 
     def remove_bundles(self, but: Collection[str | None]) -> None:
-        """Remove bundles, and files that were fetched for them, but those with a manifest of one of these hashes."""
+        """Remove fetched files and bundles, except the bundles whose manifests have these hashes."""
         for folder in self.bundles.glob("*") if self.bundles.is_dir() else ():
             if folder.name not in but:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -119,7 +119,7 @@ class DeviceDirectory:
         return path
 
     def whole(self, slot: Slot) -> Current | None:
-        """Return what a slot contains, ``None`` if it is not what was put there, to the byte."""
+        """Return what a slot contains, ``None`` if it is damaged."""
         folder = self.path / slot.name
         try:
             content = read_regular(folder / ROUND_FILE, MAX_ROUND_BYTES, follow=False)
@@ -134,7 +134,7 @@ class DeviceDirectory:
         return Current(found, folder / ADAPTER_FILE, bundle)
 
     def current(self) -> Current:
-        """Return the adapter in use; where its slot is damaged, fall back to the other one.
+        """Return the round in use; if its slot is damaged, fall back to the other one.
 
         Raises:
             FleetError: no round was joined yet (``not-joined``), or no slot is whole (``no-whole-slot``).
@@ -144,7 +144,7 @@ class DeviceDirectory:
             return self.current_while_locked()
 
     def current_while_locked(self) -> Current:
-        """:meth:`current` for who holds the lock."""
+        """Do what :meth:`current` does, for a caller that holds the lock."""
         trusted = self._trusted_now()
         found = self.whole(trusted.current)
         if found is not None:
@@ -153,7 +153,7 @@ class DeviceDirectory:
         return self._fall_back(trusted)
 
     def start(self) -> Current:
-        """:meth:`current` to train with: counts how often; after two starts without a good step falls back."""
+        """Return the round to train with, and count the start; after two starts without a good step, fall back."""
         self._trusted_now()
         with self.locked():
             found = self.current_while_locked()

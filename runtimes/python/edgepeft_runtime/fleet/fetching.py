@@ -23,7 +23,9 @@ def fetch_verified(transport: Transport, name: str, into: Path, entry: FileEntry
     """Bring a file to ``into``, verified and flushed; where an earlier attempt left other bytes, fetch all again.
 
     Raises:
-        FleetError: it cannot be read, or does not have the signed size and hash (``too-large``, ``wrong-hash``).
+        TooLarge: it has more bytes than were signed.
+        WrongHash: it has other bytes.
+        EdgepeftError: it cannot be read.
     """
     resumed = into.exists()
     try:
@@ -48,7 +50,8 @@ def fetch_manifest(transport: Transport, entry: FileEntry, bundles: Path) -> Man
     """Bring the manifest of a bundle, and check the names in it before anything is written under them.
 
     Raises:
-        FleetError: it cannot be read, or is not what was signed.
+        WrongHash: it is not what was signed.
+        EdgepeftError: it cannot be read.
         BundleError: it is no manifest, or names a file outside the bundle.
     """
     path = _incoming(bundles) / entry.sha256

@@ -15,7 +15,7 @@ FOLDER = "rounds"
 
 
 def remember(device: Path, round_: Round) -> None:
-    """Keep a round's ``round.json``, and those of no more rounds than an update may be late.
+    """Keep a round's ``round.json``, and remove those for which every update would be too late.
 
     Raises:
         FleetError: it cannot be written.
@@ -28,7 +28,7 @@ def remember(device: Path, round_: Round) -> None:
 
 
 def remembered(device: Path) -> Iterator[Round]:
-    """The rounds that are kept, the newest first; a file that is damaged is passed over."""
+    """Yield the rounds that are kept, the newest first; damaged files are skipped."""
     for path in _files(device):
         with suppress(OSError, FleetError), path.open("rb") as file:
             yield Round.from_bytes(file.read(MAX_ROUND_BYTES))

@@ -1,4 +1,4 @@
-"""Who a device is in a fleet: its name, its key, and the host's key that it trusts (section 8.5 of the SPEC)."""
+"""The identity of a device in a fleet: its name, its key, and the host's key that it trusts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _MAX_BYTES = 2**12
 
 @dataclass(frozen=True)
 class Identity:
-    """What the host hands to a device, once, by a way that both trust.
+    """What the host gives to a device, once, over a channel that both trust.
 
     Args:
         campaign: the fleet's name.
@@ -62,5 +62,5 @@ class Identity:
         return read_file(cls, content, BadIdentity, str(path), FORMAT)
 
     def write(self, path: str | Path) -> None:
-        """Write ``device.json``, for its owner's eyes only."""
+        """Write ``device.json``, readable by its owner alone."""
         write_atomically(path, [file_bytes(self, FORMAT)], mode=PRIVATE)

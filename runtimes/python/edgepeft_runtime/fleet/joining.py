@@ -10,7 +10,7 @@ from pathlib import Path
 
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.data.batch import Batch
-from edgepeft_runtime.errors import BundleError, NoBundle
+from edgepeft_runtime.errors import EdgepeftError, NoBundle
 from edgepeft_runtime.files.durable import move, write_atomically
 from edgepeft_runtime.files.tensorfile import sha256_of
 from edgepeft_runtime.fleet import rounds
@@ -23,6 +23,8 @@ from edgepeft_runtime.fleet.transports.remote import connected
 from edgepeft_runtime.fleet.transports.transport import Transport, read
 from edgepeft_runtime.fleet.trust import Slot, Trusted, Verifier, check_bundle, check_size
 from edgepeft_runtime.train.checkpoint import remove_state
+
+_LATEST = {rounds.LATEST_FILE: rounds.MAX_LATEST_BYTES, rounds.LATEST_SIGNATURES: rounds.MAX_SIGNATURES_BYTES}
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ def join(
     Raises:
         FleetError: the round is not signed by the host, older than one that was trusted before, expired, damaged, of
             another bundle, or does not work. The device keeps what it had.
+        RemoteError: the remote cannot be reached, or lacks a file.
         BundleError: the bundle is damaged, or needs another onnxruntime.
     """
     device = DeviceDirectory.of(device)
@@ -77,22 +80,22 @@ def join(
         trusted = device.recovered()  # so that the slot to be written to is the damaged one
         verifier = Verifier(identity.campaign, identity.host_key, trusted)
         # latest.json first: its signatures are written before it, so whoever has it finds them.
-        content = read(transport, rounds.LATEST_FILE, rounds.MAX_LATEST_BYTES)
-        signed = read(transport, rounds.LATEST_SIGNATURES, rounds.MAX_SIGNATURES_BYTES)
+        files = {name: read(transport, name, most) for name, most in _LATEST.items()}
+        content, signed = files[rounds.LATEST_FILE], files[rounds.LATEST_SIGNATURES]
         latest, advice = verifier.latest(content, signed, time.time() if now is None else now)
         unchanged = _unchanged(device, latest, trusted, advice, fetches=given is None)
         if unchanged is not None:
             return unchanged
         folder = rounds.folder(latest.round)
-        round_ = verifier.round(read(transport, f"{folder}/{rounds.ROUND_FILE}", rounds.MAX_ROUND_BYTES), latest)
+        files[rounds.ROUND_FILE] = read(transport, f"{folder}/{rounds.ROUND_FILE}", rounds.MAX_ROUND_BYTES)
+        round_ = verifier.round(files[rounds.ROUND_FILE], latest)
         its, fetched = (given, None) if given is not None else _bundle(transport, device, round_, trusted)
         check_bundle(round_, its.manifest)
         check_size(round_.adapter, its.adapter_bytes)
         slot = device.spare(trusted)
         _fetch_adapter(transport, f"{folder}/{rounds.ADAPTER_FILE}", slot, round_)
-        files = {rounds.LATEST_FILE: content, rounds.LATEST_SIGNATURES: signed, rounds.ROUND_FILE: round_.to_bytes()}
-        for name, value in files.items():
-            write_atomically(slot / name, [value])
+        for name, content in files.items():
+            write_atomically(slot / name, [content])
         is_new = fetched is not None and (trusted is None or fetched != trusted.current.bundle)
         check_health(its, slot / rounds.ADAPTER_FILE, batch, is_new=is_new)
         remember(device.path, round_)
@@ -132,17 +135,20 @@ def _bundle(
             hint="give --bundle, or publish the round --with-bundle.",
         )
     folder = device.bundles / sha256
-    try:
-        if folder.exists():
-            return Bundle.open(folder), sha256
-    except BundleError:
-        if entry is None:
-            raise
-    if entry is not None:
+    bundle = _opened(folder)
+    if bundle is None and entry is not None:
         manifest = fetch_manifest(transport, entry, device.bundles)
         check_bundle(round_, manifest)  # before the large files are fetched
         fetch_bundle(transport, entry, manifest, device.bundles)
-    return Bundle.open(folder), sha256
+    return bundle or Bundle.open(folder), sha256
+
+
+def _opened(folder: Path) -> Bundle | None:
+    """Return a bundle if it is there, to the byte."""
+    try:
+        return Bundle.open(folder)
+    except EdgepeftError:
+        return None
 
 
 def _fetch_adapter(transport: Transport, name: str, slot: Path, round_: Round) -> None:

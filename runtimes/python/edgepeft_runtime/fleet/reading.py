@@ -1,4 +1,4 @@
-"""Reads the files of a fleet: strictly, since anybody may have written them."""
+"""Parses the files of a fleet strictly, since anybody may have written them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from edgepeft_runtime.fleet import canonical
 T = TypeVar("T")
 
 VERSION = 2
-"""Of all files of a fleet."""
+"""The version of all files of a fleet."""
 
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9_-]{0,62}[a-z0-9])?")
 
 
 def is_name(text: str) -> bool:
-    """Whether it may name a campaign or a device: it is part of paths, so it is a..z, 0..9, ``-`` and ``_`` alone."""
+    """Return whether a text may name a campaign or a device. It becomes part of paths: only a..z, 0..9, - and _."""
     return _NAME.fullmatch(text) is not None
 
 

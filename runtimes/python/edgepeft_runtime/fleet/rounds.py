@@ -18,13 +18,13 @@ ROUND_FILE, ADAPTER_FILE = "round.json", "adapter.safetensors"
 INBOX, BLOBS = "inbox", "blobs"
 LAST_ROUND = 999_999
 MAX_LATEST_BYTES, MAX_SIGNATURES_BYTES, MAX_ROUND_BYTES = 2**14, 2**14, 2**22
-"""No file of the kind is larger; nothing more is read of one that is."""
+"""The largest files of each kind; no more is read."""
 
 MAX_STALENESS = 31
-"""No round takes updates that are later; a device remembers so many rounds."""
+"""The largest number of rounds that an update may be late; a device remembers so many rounds."""
 
 CLIP, REFUSE = "clip", "refuse"
-"""What becomes of an update that changes too much."""
+"""What happens to an update whose change is too large."""
 
 RoundNumber = Annotated[int, count(LAST_ROUND)]
 _LATEST, _SIGNATURES, _ROUND = "edgepeft-latest", "edgepeft-signatures", "edgepeft-round"
@@ -44,7 +44,7 @@ def _have_sizes(specs: Sequence[ParameterSpec]) -> bool:
 
 
 def folder(number: int) -> str:
-    """The folder of a round: ``r000012``."""
+    """Return the folder of a round: ``r000012``."""
     return f"r{number:06d}"
 
 
@@ -59,13 +59,13 @@ def is_digest(text: str) -> bool:
 
 
 def number_of(name: str) -> int | None:
-    """The round whose folder has this name, ``None`` where it is none."""
+    """Return the round whose folder has this name, ``None`` for any other name."""
     return int(name[1:]) if re.fullmatch(r"r[0-9]{6}", name) and int(name[1:]) > 0 else None
 
 
 @dataclass(frozen=True)
 class Latest:
-    """Which round is the latest of a fleet.
+    """The latest round of a fleet.
 
     Args:
         campaign: the fleet's name.
@@ -91,7 +91,7 @@ class Latest:
         return read_file(cls, content, BadLatest, LATEST_FILE, _LATEST)
 
     def to_bytes(self) -> bytes:
-        """The canonical form."""
+        """Return the canonical form."""
         return file_bytes(self, _LATEST)
 
 
@@ -111,7 +111,7 @@ class LatestSignatures:
         return read_file(cls, content, BadSignature, LATEST_SIGNATURES, _SIGNATURES)
 
     def to_bytes(self) -> bytes:
-        """The canonical form."""
+        """Return the canonical form."""
         return file_bytes(self, _SIGNATURES)
 
     def check(self, latest: bytes, host_key: bytes) -> None:
@@ -129,8 +129,8 @@ class LatestSignatures:
 
 
 @dataclass(frozen=True)
-class Limits:
-    """What a device may take for a round: bytes of an update, and optimizer steps (``None``: as many as it likes)."""
+class RoundLimits:
+    """The limits of a device in a round: bytes of an update, and optimizer steps (``None``: any number)."""
 
     update_bytes: Natural
     steps: Natural | None = None
@@ -172,7 +172,7 @@ class Round:
     norm_action: Annotated[str, one_of((CLIP, REFUSE))]
     max_staleness: Natural
     min_devices: Natural
-    limits: Limits
+    limits: RoundLimits
 
     def __post_init__(self) -> None:
         if (self.previous is None) != (self.round == 1):
@@ -195,7 +195,7 @@ class Round:
         return read_file(cls, content, BadRound, ROUND_FILE, _ROUND)
 
     def to_bytes(self) -> bytes:
-        """The canonical form."""
+        """Return the canonical form."""
         return file_bytes(self, _ROUND)
 
     @property

@@ -44,7 +44,7 @@ def sign(domain: str, digest: str, algorithm: str, key: bytes) -> bytes:
 
 
 def is_signed(domain: str, digest: str, algorithm: str, key: bytes, signature: bytes) -> bool:
-    """Whether the signature is that of the hash; ``key`` is the shared or the public key, 32 bytes."""
+    """Return whether the signature is that of the hash; ``key`` is the shared or the public key, 32 bytes."""
     message = _message(domain, digest)
     if algorithm == HMAC:
         return hmac.compare_digest(hmac.digest(key, message, "sha256"), signature)
@@ -52,7 +52,7 @@ def is_signed(domain: str, digest: str, algorithm: str, key: bytes, signature: b
 
 
 def public_key(seed: bytes) -> bytes:
-    """The public key, 32 bytes, of an Ed25519 seed."""
+    """Return the public key (32 bytes) of an Ed25519 seed."""
     _need_cryptography()
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -60,7 +60,7 @@ def public_key(seed: bytes) -> bytes:
 
 
 def sha256(content: bytes) -> str:
-    """SHA-256 in lower-case hex."""
+    """Return the SHA-256 in lower-case hex."""
     return hashlib.sha256(content).hexdigest()
 
 

@@ -41,14 +41,15 @@ class Stream:
 
 
 class Transport(Protocol):
-    """The files of a remote by name, ``/`` between folders. Each method raises :class:`FleetError` where it fails."""
+    """The files of a remote by name, with ``/`` between folders. Methods raise :class:`EdgepeftError`."""
 
     def open(self, name: str, start: int = 0) -> AbstractContextManager[Stream]:
         """Open a file for reading from a position on.
 
         Raises:
-            FleetError: there is no such file (``no-such-file``), it is not a regular file with one name
-                (``not-a-regular-file``), or it cannot be read.
+            NoSuchFile: the remote has no such file.
+            NotARegularFile: it is something else, or a file with several names.
+            EdgepeftError: it cannot be read.
         """
 
     def put(self, name: str, content: bytes) -> None:
@@ -82,7 +83,9 @@ def fetch(transport: Transport, name: str, into: Path, size: int) -> None:
     An attempt that got further before the connection broke is followed by another. The content is not verified.
 
     Raises:
-        FleetError: the file has more bytes (``too-large``), or fewer, or cannot be read.
+        TooLarge: the file has more bytes.
+        IncompleteFile: it has fewer.
+        EdgepeftError: it cannot be read.
     """
     if _size(into) > size:
         into.unlink()
