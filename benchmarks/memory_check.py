@@ -11,7 +11,7 @@ from pathlib import Path
 import edgepeft
 from benchmarks.cases.minilm import model_path
 from edgepeft_runtime.bundle.bundle import Bundle
-from edgepeft_runtime.train.memory_prediction import measured_peak, predict
+from edgepeft_runtime.train.memory.prediction import measured_peak, predict
 
 SIZES = ((8, 16), (8, 64), (8, 128), (32, 64), (4, 256))
 VARIANTS = (("fp32", "none"), ("int8", "none"), ("int8", "block"))

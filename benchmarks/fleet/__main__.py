@@ -27,7 +27,7 @@ import edgepeft
 from benchmarks import machine
 from benchmarks.fleet import load as fleet_load
 from edgepeft_runtime.bundle.bundle import Bundle
-from edgepeft_runtime.train.peak_memory import peak_memory
+from edgepeft_runtime.train.memory.peak import peak_memory
 from edgepeft_runtime.train.update import Update, write_update
 
 COUNTS = (100, 1000, 4000)

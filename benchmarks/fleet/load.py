@@ -54,7 +54,7 @@ VISITS: dict[str, tuple[int, Visit]] = {
 COLLECT = """
 import json, sys, time
 from edgepeft.sync import collect
-from edgepeft_runtime.train.peak_memory import peak_memory
+from edgepeft_runtime.train.memory.peak import peak_memory
 start = time.perf_counter()
 found = collect([sys.argv[2]], sys.argv[1])
 seconds = time.perf_counter() - start

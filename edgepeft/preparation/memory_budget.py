@@ -20,7 +20,7 @@ from edgepeft_export.losses import Loss
 from edgepeft_export.memory import MODES
 from edgepeft_export.optimizers import Optimizer
 from edgepeft_runtime.bundle.bundle import Bundle
-from edgepeft_runtime.train.memory_prediction import Prediction, predict
+from edgepeft_runtime.train.memory.prediction import Prediction, predict
 
 DEPTHS = (1.0, 0.5, 0.25)
 """Fractions of the parameters, counted from the output, that are tried where depth may be given up."""

@@ -25,7 +25,7 @@ from edgepeft_runtime import Trainer
 from edgepeft_runtime.bundle.activation_sizes import MemorySpec
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.errors import BundleError, EdgepeftError
-from edgepeft_runtime.train.memory_prediction import measured_peak, predict
+from edgepeft_runtime.train.memory.prediction import measured_peak, predict
 from tests.support.networks import NETWORKS, to_numpy
 
 FAMILIES = ["bert", "gpt2", "llama", "vit", "cnn"]

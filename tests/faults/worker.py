@@ -21,7 +21,7 @@ _LATE = (
     "cryptography.hazmat.primitives.asymmetric.ed25519",
     "edgepeft.aggregation",
     "edgepeft_export.ort_training.artifacts",
-    "edgepeft_runtime.train.memory_probe",
+    "edgepeft_runtime.train.memory.probe",
     "numpy.random",
 )
 """What commands import when they need it; imported before the forks, so that none of them has to."""

@@ -14,7 +14,7 @@ from edgepeft_export.optimizers import SGD
 from edgepeft_runtime import Trainer
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.errors import EdgepeftError
-from edgepeft_runtime.train.memory_prediction import measured_peak, predict
+from edgepeft_runtime.train.memory.prediction import measured_peak, predict
 
 SIZES = {"batch": 2048}
 

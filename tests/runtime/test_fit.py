@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from edgepeft_runtime.errors import BatchError, DataError, EdgepeftError, TrainingError
+from edgepeft_runtime.errors import BadSetting, BatchError, DataError, EdgepeftError, TrainingError
+from edgepeft_runtime.train.options import FitOptions
 from edgepeft_runtime.train.records import Progress
 from edgepeft_runtime.train.schedule import schedule_of
 from edgepeft_runtime.train.trainer import Trainer
@@ -27,6 +30,21 @@ def fitted(
     with Trainer.open(bundle, seed=seed) as trainer:
         trainer.fit(data, progress=seen.append, **settings)
         return seen, trainer.parameters()
+
+
+def test_fit_takes_the_fields_of_its_options() -> None:
+    """Its signature, as help() shows it, has the names and defaults that the dataclass declares, and no others."""
+    declared = {field.name: field.default for field in fields(FitOptions)}
+    _, _, *keywords = signature(Trainer.fit).parameters.values()
+    assert {keyword.name: keyword.default for keyword in keywords} == declared
+    assert FitOptions(batch_size=np.int64(4)).identity()["batch_size"] == 4
+
+
+@pytest.mark.parametrize("settings", [{"epochs": None}, {"batch_size": 2.5}, {"accumulate": True}, {"patience": 0}])
+def test_options_out_of_range_are_refused(settings: dict[str, Any]) -> None:
+    """Counts are whole numbers of at least 1, and only limits may be missing."""
+    with pytest.raises(BadSetting, match=next(iter(settings))):
+        FitOptions(validate=HELD_OUT, **settings)
 
 
 def test_a_seed_makes_a_run_repeatable_to_the_bit(bundle: Path) -> None:

@@ -46,7 +46,7 @@ def _predicted(bundle: Bundle, sizes: dict[str, int] | None) -> dict[str, Any]:
     """The peak memory of training, where sizes are given, and what of it does not grow with them."""
     if sizes is None:
         return {}
-    from edgepeft_runtime.train.memory_prediction import predict
+    from edgepeft_runtime.train.memory.prediction import predict
 
     found = predict(bundle, sizes)
     return {"sizes": sizes, "peak_bytes": found.peak(sizes), "resident_bytes": int(found.resident)}

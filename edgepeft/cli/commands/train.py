@@ -124,7 +124,7 @@ def _train(
     from edgepeft.data import load
     from edgepeft_runtime.bundle.adapter_source import load_adapter
     from edgepeft_runtime.bundle.bundle import Bundle
-    from edgepeft_runtime.train.peak_memory import peak_memory
+    from edgepeft_runtime.train.memory.peak import peak_memory
     from edgepeft_runtime.train.trainer import Trainer
     from edgepeft_runtime.train.update import changed_nothing, notice_unchanged
 

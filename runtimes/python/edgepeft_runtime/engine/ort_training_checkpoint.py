@@ -1,8 +1,8 @@
-"""The checkpoint file of ONNX Runtime Training 1.19, read and written without its wheel.
+"""Reads and writes the checkpoint file of ONNX Runtime Training 1.19, without its wheel.
 
-A flatbuffer of the schema that ONNX Runtime publishes (``ort_training_checkpoint.fbs``, ``ort.fbs``; version 2): what
-trains and what does not, optimizer state of each, and properties. The package ``flatbuffers`` comes with every wheel of
-onnxruntime.
+The file is a flatbuffer of the schema that ONNX Runtime publishes (``ort_training_checkpoint.fbs``, ``ort.fbs``;
+version 2). It contains trainable and frozen parameters, their optimizer state, and properties. The package
+``flatbuffers`` comes with every wheel of onnxruntime.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from edgepeft_runtime.shown import quoted
 IDENTIFIER = b"ODTC"
 VERSION = 2
 MAX_BYTES = 2**31 - 1
-"""A flatbuffer's offsets reach no further."""
+"""Offsets in a flatbuffer are 32-bit."""
 
 MOMENTS = ("momentum0", "momentum1")
 _GROUP = "group0"
 _DTYPES = {1: "float32", 6: "int32", 7: "int64", 11: "float64"}
 _CODES = {name: code for code, name in _DTYPES.items()}
 
-# Places of fields in their tables, as the schema counts them.
+# Indices of fields in their tables, as the schema counts them.
 _CHECKPOINT = {"version": 0, "module": 1, "optimizers": 2, "properties": 3}
 _MODULE = {"trained": 0, "frozen": 1, "nominal": 2}
 _TENSOR = {"name": 0, "dims": 2, "dtype": 3, "data": 4}
@@ -45,14 +45,14 @@ _STRINGS = 2
 
 @dataclass(frozen=True)
 class OrtCheckpoint:
-    """What a checkpoint holds.
+    """The contents of a checkpoint.
 
-    Args:
-        parameters: what trains, arrays by name.
-        properties: texts by name, as the application has set them.
-        nominal: names, dtypes and shapes alone; the values are still to come from elsewhere.
-        steps: optimizer steps taken, where the optimizer's state was saved.
-        moments: of each parameter, ``momentum0`` and ``momentum1``, where the optimizer's state was saved.
+    Attributes:
+        parameters: trainable parameters by name.
+        properties: strings by name, as the application set them.
+        nominal: whether there are only names, dtypes and shapes, and values are loaded from elsewhere.
+        steps: optimizer steps taken; ``None`` if the optimizer's state was not saved.
+        moments: ``momentum0`` and ``momentum1`` of each parameter; empty if the optimizer's state was not saved.
     """
 
     parameters: Mapping[str, Array]
@@ -63,13 +63,13 @@ class OrtCheckpoint:
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Whether a file carries the identifier of a checkpoint."""
+    """Return whether a file has the identifier of a checkpoint."""
     with os.fdopen(open_regular(path, follow=True), "rb") as file:
         return file.read(8)[4:] == IDENTIFIER
 
 
 def write_checkpoint(path: str | Path, checkpoint: OrtCheckpoint) -> Path:
-    """Write a checkpoint of float32 parameters; optimizer state is left to the runtime that trains."""
+    """Write a checkpoint of float32 parameters, without optimizer state, and return its path."""
     builder = flatbuffers.Builder(1024)
     arrays = sorted(checkpoint.parameters.items())  # the runtime sorts them too
     trained = _vector(builder, [_tensor(builder, name, array, checkpoint.nominal) for name, array in arrays])
@@ -107,8 +107,8 @@ def _properties(builder: flatbuffers.Builder, properties: Mapping[str, str]) -> 
     for pair in sorted(properties.items()):
         texts = [builder.CreateString(text) for text in pair]
         builder.StartObject(2)
-        for place, text in enumerate(texts):
-            builder.PrependUOffsetTRelativeSlot(place, text, 0)
+        for slot, text in enumerate(texts):
+            builder.PrependUOffsetTRelativeSlot(slot, text, 0)
         entries.append(int(builder.EndObject()))
     strings = _vector(builder, entries)
     builder.StartObject(3)
@@ -177,34 +177,34 @@ def _array(tensor: _Table, nominal: bool) -> tuple[str, Array]:
 
 
 class _Reading:
-    """A flatbuffer being read, and how much of it may still be: offsets can lead to the same part again and again."""
+    """A flatbuffer, and how many bytes of it may still be read: offsets can lead to the same part many times."""
 
     def __init__(self, content: bytes) -> None:
         self.content, self._left = content, 2 * len(content)
 
-    def take(self, place: int, size: int) -> int:
-        """The place, if so many bytes from there on lie in the file and have not been read often already."""
+    def take(self, offset: int, size: int) -> int:
+        """Return the offset, if ``size`` bytes from there are in the file and were not read many times before."""
         self._left -= size
         if self._left < 0:
-            raise ValueError("its parts lie over one another")
-        return _inside(self.content, place, size)
+            raise ValueError("its parts overlap")
+        return _inside(self.content, offset, size)
 
 
 class _Table:
-    """A table of a flatbuffer whose every offset is checked: what comes from a device is not to be trusted."""
+    """A table of a flatbuffer. Every offset is checked, because the file may come from a device."""
 
-    def __init__(self, reading: _Reading, place: int) -> None:
+    def __init__(self, reading: _Reading, offset: int) -> None:
         self._reading, self._content = reading, reading.content
-        self._place = reading.take(place, 4)
-        self._fields = _inside(self._content, place - encode.Get(packer.soffset, self._content, place), 4)
+        self._offset = reading.take(offset, 4)
+        self._fields = _inside(self._content, offset - encode.Get(packer.soffset, self._content, offset), 4)
 
     def _at(self, slot: int) -> int | None:
-        """Where a field lies; ``None`` where it was left out."""
-        offset = 4 + 2 * slot
-        if offset + 2 > encode.Get(packer.voffset, self._content, self._fields):
+        """Return the offset of a field; ``None`` if it was left out."""
+        entry = 4 + 2 * slot
+        if entry + 2 > encode.Get(packer.voffset, self._content, self._fields):
             return None
-        relative = encode.Get(packer.voffset, self._content, self._fields + offset)
-        return _inside(self._content, self._place + relative, 1) if relative else None
+        relative = encode.Get(packer.voffset, self._content, self._fields + entry)
+        return _inside(self._content, self._offset + relative, 1) if relative else None
 
     def number(self, slot: int, kind: type) -> int:
         at = self._at(slot)
@@ -215,8 +215,8 @@ class _Table:
         return None if at is None else _inside(self._content, at + encode.Get(packer.uoffset, self._content, at), 4)
 
     def table(self, slot: int) -> _Table | None:
-        place = self._follow(slot)
-        return None if place is None else _Table(self._reading, place)
+        offset = self._follow(slot)
+        return None if offset is None else _Table(self._reading, offset)
 
     def tables(self, slot: int) -> Iterator[_Table]:
         start = self._follow(slot)
@@ -237,7 +237,7 @@ class _Table:
         return self.array(slot, "u1").tobytes().decode()
 
 
-def _inside(content: bytes, place: int, size: int) -> int:
-    if not 0 <= place <= len(content) - size:
-        raise IndexError(f"an offset leads to byte {place} of {len(content)}")
-    return place
+def _inside(content: bytes, offset: int, size: int) -> int:
+    if not 0 <= offset <= len(content) - size:
+        raise IndexError(f"an offset leads to byte {offset} of {len(content)}")
+    return offset

@@ -56,7 +56,8 @@ class Limits:
         stat: file in which the kernel counts processor time (proc(5)).
 
     Raises:
-        TrainingError: a limit is not a number above 0, or the device cannot measure it.
+        SettingError: a limit is not a number above 0.
+        TrainingError: the device cannot measure it.
     """
 
     def __init__(

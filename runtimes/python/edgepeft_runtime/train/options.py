@@ -43,7 +43,7 @@ class FitOptions:
             training sleeps for ``pause.seconds`` or, if that is ``None``, returns. A pause does not change the results.
 
     Raises:
-        TrainingError: a setting is out of range.
+        SettingError: a setting is out of range.
     """
 
     epochs: int = 1
@@ -62,8 +62,9 @@ class FitOptions:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "accumulate", "patience", "save_every", "max_steps"):
-            if getattr(self, name) is not None:
-                object.__setattr__(self, name, positive(name, getattr(self, name)))
+            value = getattr(self, name)
+            if value is not None or name in ("epochs", "batch_size", "accumulate"):
+                object.__setattr__(self, name, positive(name, value))
         if self.patience is not None and self.validate is None:
             raise BadSetting("patience", self.patience, "None, or pass held-out data (validate=)")
 

@@ -1,4 +1,4 @@
-"""Learning rate schedules: the factor of the learning rate, by optimizer step, as transformers' schedules give it."""
+"""Learning rate schedules: the factor of the learning rate for each optimizer step, as in transformers."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def warmup_steps(warmup: int | float, total: int | None) -> int:
         raise BadWarmup(
             "The warm-up is out of range.",
             context=f"warmup: {warmup!r}",
-            hint="give a number of steps (int, 0 or more) or a fraction of all steps (float, 0.0 to 1.0).",
+            hint="pass a number of steps (int, 0 or more) or a fraction of all steps (float, 0.0 to 1.0).",
         )
     if not fraction:
         return int(warmup)

@@ -59,7 +59,8 @@ class Trainer:
 
         Raises:
             BundleError: the bundle or the adapter is damaged, or they do not fit together.
-            TrainingError: a setting is out of range, or the engine is not available here.
+            SettingError: a setting is out of range.
+            TrainingError: the engine is not available here.
             StateError: the state is damaged, in use, or belongs to another bundle or adapter.
         """
         return cls(Session.open(bundle, state, adapter, seed, threads, engine))
@@ -155,6 +156,7 @@ class Trainer:
 
         Raises:
             StateError: the state directory holds a run with other settings.
+            SettingError: a setting is out of range.
             BatchError, DataError, TrainingError: as in :meth:`step`; the run stays where it was.
             KeyboardInterrupt: after saving.
         """
@@ -216,7 +218,7 @@ class Trainer:
         Raises:
             BatchError: a prompt is empty, too long, or contains an id that is not a token; or the bundle is not a
                 causal language model.
-            TrainingError: a setting is out of range.
+            SettingError: a setting is out of range.
         """
         sampling = Sampling(max_new_tokens, temperature, top_k, top_p, seed, stop)
         return generate(self.session.engine, self.bundle.manifest, self._state(adapter), prompts, sampling)

@@ -87,7 +87,7 @@ def check_sizes(manifest: Manifest, sizes: Mapping[str, int]) -> None:
 def measured_peak(bundle: Bundle, sizes: Mapping[str, int]) -> int:
     """Return the largest resident set, in bytes, of a new process that trains two steps on zeros."""
     pairs = [f"{name}={size}" for name, size in sizes.items()]
-    command = [sys.executable, "-m", "edgepeft_runtime.train.memory_probe", str(bundle.path), *pairs]
+    command = [sys.executable, "-m", "edgepeft_runtime.train.memory.probe", str(bundle.path), *pairs]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise StepFailed(

@@ -1,6 +1,6 @@
 """Trains two steps on zeros and prints the peak memory of its process, in bytes.
 
-Run it as ``python -m edgepeft_runtime.train.memory_probe BUNDLE NAME=SIZE...``, with each symbolic dimension's size.
+Run it as ``python -m edgepeft_runtime.train.memory.probe BUNDLE NAME=SIZE...``, with each symbolic dimension's size.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.bundle.manifest import Manifest
 from edgepeft_runtime.files.tensorfile import Array
-from edgepeft_runtime.train.peak_memory import peak_memory
+from edgepeft_runtime.train.memory.peak import peak_memory
 from edgepeft_runtime.train.trainer import Trainer
 
 
