@@ -35,7 +35,13 @@ def main() -> None:
 def _bundle(folder: Path, compute: str, recompute: str) -> Bundle:
     source = edgepeft.load_source(model_path(), task="text-classification", classes=list("abcdefgh"), max_length=256)
     method = edgepeft.Lora(rank=8, alpha=16, target_modules=("query", "value"))
-    made = edgepeft.prepare(source, method=method, compute=compute, recompute=recompute, out=folder / "bundle")
+    made = edgepeft.prepare(
+        source,
+        method=method,
+        compute=compute,
+        compression=edgepeft.Compression(recompute=recompute),
+        out=folder / "bundle",
+    )
     return Bundle.open(made.bundle)
 
 

@@ -18,7 +18,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "fp32": {},
     "int8": {"compute": "int8"},
     "int4": {"compute": "int4"},
-    "int8-memory": {"compute": "int8", "recompute": "block"},
+    "int8-memory": {"compute": "int8", "compression": edgepeft.Compression(recompute="block")},
     "ort-own": {"engine": "ort-training"},
     "ort-own-int8": {"compute": "int8", "engine": "ort-training"},
     "int8-pruned": {"compute": "int8", "prune": {"heads": 0.25, "ffn": 0.3, "score": "wanda"}},
@@ -51,7 +51,7 @@ def prepare_variant(
         return edgepeft.prepare(attached, source.example_inputs, **common, **settings).bundle
     from edgepeft.compress import Pruning
 
-    settings["prune"] = Pruning(**settings["prune"])  # goes before the adapters, so prepare attaches them
-    if calibration is not None:
-        settings["calibration"] = [{key: np.asarray(array) for key, array in batch.items()} for batch in calibration]
+    pruning = Pruning(**settings.pop("prune"))  # goes before the adapters, so prepare attaches them
+    batches = [{key: np.asarray(array) for key, array in batch.items()} for batch in calibration or ()]
+    settings["compression"] = edgepeft.Compression(pruning, batches or None)
     return edgepeft.prepare(source.model, source.example_inputs, method=method, **common, **settings).bundle

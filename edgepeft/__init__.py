@@ -34,6 +34,9 @@ if TYPE_CHECKING:  # what editors and type checkers see
     from edgepeft.methods.shared import Shared as Shared
     from edgepeft.methods.sift import Sift as Sift
     from edgepeft.preparation.memory_budget import MemoryBudget as MemoryBudget
+    from edgepeft.preparation.options import Compression as Compression
+    from edgepeft.preparation.options import Interface as Interface
+    from edgepeft.preparation.options import Preprocessing as Preprocessing
     from edgepeft.preparation.picking import pick as pick
     from edgepeft.preparation.prepare import Diagnosis as Diagnosis
     from edgepeft.preparation.prepare import Prepared as Prepared
@@ -54,6 +57,7 @@ _HOMES = {
     "edgepeft.compress": "Pruning",
     "edgepeft.preparation.memory_budget": "MemoryBudget",
     "edgepeft.merging": "merge",
+    "edgepeft.preparation.options": "Compression Interface Preprocessing",
     "edgepeft.preparation.picking": "pick",
     "edgepeft.preparation.prepare": "Diagnosis Prepared doctor prepare",
     "edgepeft.sources.load": "Source load_source",

@@ -86,12 +86,12 @@ def prepare(
         source: an untouched base model; it is changed.
         calibration: batches of inputs, on which the weights to mask are scored.
     """
+    masks = Pruning(weights=entry.masked, score="wanda") if entry.masked else None
     fraction = None if entry.share == 1 else entry.share
     return edgepeft.prepare(
         source,
         method=entry.method,
         optimizer=AdamW(lr=rate, max_grad_norm=CLIP, gradient_fraction=fraction),
-        prune=Pruning(weights=entry.masked, score="wanda") if entry.masked else None,
-        calibration=calibration if entry.masked else None,
+        compression=edgepeft.Compression(masks, calibration) if masks else None,
         out=out,
     )

@@ -11,12 +11,12 @@ from typing import TypeAlias
 
 from torch import Tensor, nn
 
-from edgepeft.compress import Pruning
 from edgepeft.errors import WrongClassNames
 from edgepeft.methods import Method
 from edgepeft.preparation.attachment import Attachment, attach_source
 from edgepeft.preparation.generation import generation_spec, with_cache
-from edgepeft.preparation.memory_budget import MemoryBudget, StepPlan, plan_for
+from edgepeft.preparation.memory_budget import StepPlan, plan_for
+from edgepeft.preparation.options import Compression, Interface, Preprocessing
 from edgepeft.preparation.trial import Trial
 from edgepeft.sources.class_names import class_names
 from edgepeft.sources.load import Source, load_source
@@ -28,12 +28,10 @@ from edgepeft_export.compile import compile_step, missing_rules
 from edgepeft_export.errors import BadExampleInputs
 from edgepeft_export.forward import Forward
 from edgepeft_export.forward.head import probabilities, with_scores
-from edgepeft_export.forward.torch_source.module import DynamicAxes, ExampleInputs
+from edgepeft_export.forward.torch_source.module import ExampleInputs
 from edgepeft_export.forward.torch_source.own_loss import from_function
 from edgepeft_export.ort_training import OrtTraining, export_ort_training
 from edgepeft_export.quantize import Quantization, QuantizedTensor, quantize
-from edgepeft_export.quantize.choose import Batch
-from edgepeft_runtime.bundle.manifest import ImageSpec, TextSpec
 from edgepeft_runtime.engine.registry import ORT_TRAINING, PORTABLE, check_engine
 from edgepeft_runtime.files.schema import Json
 from edgepeft_runtime.notices import notice
@@ -82,19 +80,12 @@ def prepare(
     method: str | Method | None = None,
     loss: LossLike | None = None,
     optimizer: str | optimizers.Optimizer = "adamw",
-    prune: Pruning | None = None,
     compute: str | Quantization = "fp32",
-    recompute: str = "none",
-    memory_budget: MemoryBudget | None = None,
-    calibration: Sequence[Batch] | None = None,
     trainable: Sequence[str] = (),
-    example_labels: Mapping[str, Tensor] | None = None,
-    dynamic_axes: DynamicAxes | None = None,
-    outputs: Sequence[str] | None = None,
     classes: Sequence[str] | None = None,
-    tokenizer: str | Path | None = None,
-    text: TextSpec | None = None,
-    image: ImageSpec | None = None,
+    compression: Compression | None = None,
+    preprocessing: Preprocessing | None = None,
+    interface: Interface | None = None,
     generation: bool | None = None,
     engine: str | OrtTraining = PORTABLE,
     overwrite: bool = False,
@@ -115,22 +106,13 @@ def prepare(
             of an ONNX model with the same meaning. Default: the one that goes with the source, ``cross_entropy`` for a
             module.
         optimizer: ``adamw``, ``sgd``, or one with settings.
-        prune: what is cut out of the model, or set to zero, before the method is attached.
         compute: ``fp32``, ``int8``, ``int4``, or a :class:`Quantization` with settings: how the frozen weights are
             quantized.
-        recompute: ``none``, or ``block``: activations inside a block are computed a second time in the backward instead
-            of stored, which needs less memory and more time.
-        memory_budget: bytes that training may use; chooses ``recompute`` and the size of the micro-batch.
-        calibration: a few batches, arrays by name, on which the effect of rounding is measured, and heads, neurons
-            and weights are scored; the labels may be among them.
         trainable: for an ``.onnx`` file, names or patterns of the initializers that train.
-        example_labels: for a torch function as loss, an example of each label.
-        dynamic_axes: sizes that may change, ``{input: {axis: name}}``; see :func:`edgepeft_export.forward.from_torch`.
-        outputs: which of the model's outputs to keep, or any tensors of an ``.onnx`` file; the loss looks at the first.
-            Without them, a loss over scores reads a file's scores before its last Softmax or Sigmoid.
         classes: names of the classes, by label.
-        tokenizer: path of a ``tokenizer.json`` to include in the bundle; with ``text`` the device accepts raw text.
-        text, image: how raw data becomes inputs.
+        compression: pruning, calibration data, and how memory is saved.
+        preprocessing: how raw data becomes inputs on the device.
+        interface: sizes that may change, outputs, and labels of a torch function as loss.
         generation: whether the bundle of a causal language model gets a graph that generates with a cache; ``None``:
             where its inputs are text.
         engine: ``ort-training``, or :class:`OrtTraining` with settings, adds the artifacts that ONNX Runtime Training
@@ -144,14 +126,15 @@ def prepare(
     check_target(Path(out), overwrite)
     log = on_progress or _no_log
     source = _source(model, example_inputs)
-    tokenizer_files = {} if tokenizer is None else read_tokenizer_file(Path(tokenizer), source.model)
-    attachment = Attachment(method, prune, calibration, trainable, dynamic_axes, outputs)
-    exported = _export(source, attachment, loss, example_labels or {}, log)
+    compression, raw = compression or Compression(), preprocessing or Preprocessing()
+    tokenizer_files = {} if raw.tokenizer is None else read_tokenizer_file(Path(raw.tokenizer), source.model)
+    attachment = _attachment(method, trainable, interface, compression)
+    exported = _export(source, attachment, loss, _labels(interface), log)
     quantization = Quantization(compute) if isinstance(compute, str) else compute
-    forward, report = quantize(exported.forward, quantization, calibration, log)
+    forward, report = quantize(exported.forward, quantization, compression.calibration, log)
     optimizer = optimizers.by_name(optimizer) if isinstance(optimizer, str) else optimizer
-    plan = _planned(memory_budget, forward, exported.loss, optimizer, recompute, log)
-    compiled, text, spec = plan.compiled, text or source.text, None
+    plan = _planned(compression, forward, exported.loss, optimizer, log)
+    compiled, text, spec = plan.compiled, raw.text or source.text, None
     if exported.loss.predicts_tokens:
         spec = generation_spec(compiled, source.model, text)
     wants_cache = text is not None if generation is None else generation
@@ -162,7 +145,7 @@ def prepare(
         dimension_max=_dimension_max(source, forward),
         classes=_classes(classes if classes is not None else source.classes, forward),
         text=text,
-        image=image or source.image,
+        image=raw.image or source.image,
         files={**source.files, **tokenizer_files},
         micro_batch=plan.micro_batch,
         generation=spec,
@@ -175,19 +158,30 @@ def prepare(
     return Prepared(bundle, compiled.trained, compiled.unreached, report.quantized, report.kept)
 
 
+def _attachment(
+    method: str | Method | None, trainable: Sequence[str], interface: Interface | None, compression: Compression
+) -> Attachment:
+    graph = interface or Interface()
+    return Attachment(method, compression.prune, compression.calibration, trainable, graph.dynamic_axes, graph.outputs)
+
+
+def _labels(interface: Interface | None) -> Mapping[str, Tensor]:
+    return {} if interface is None else interface.example_labels or {}
+
+
 def _planned(
-    budget: MemoryBudget | None,
+    compression: Compression,
     forward: Forward,
     loss: losses.Loss,
     optimizer: optimizers.Optimizer,
-    recompute: str,
     log: Callable[[str], None],
 ) -> StepPlan:
     """Compile the train step, within the budget where there is one."""
     log("compiling the train step")
-    if budget is None:
-        return StepPlan(compile_step(forward, loss, optimizer, recompute), recompute)
-    plan = plan_for(budget, forward, loss, optimizer, log)
+    if compression.memory_budget is None:
+        mode = compression.recompute
+        return StepPlan(compile_step(forward, loss, optimizer, mode), mode)
+    plan = plan_for(compression.memory_budget, forward, loss, optimizer, log)
     log(str(plan))
     return plan
 
@@ -280,9 +274,7 @@ def doctor(
     method: str | Method | None = None,
     loss: LossLike | None = None,
     trainable: Sequence[str] = (),
-    example_labels: Mapping[str, Tensor] | None = None,
-    dynamic_axes: DynamicAxes | None = None,
-    outputs: Sequence[str] | None = None,
+    interface: Interface | None = None,
 ) -> Diagnosis:
     """Report what would train and which operators no gradient can cross.
 
@@ -293,8 +285,8 @@ def doctor(
         EdgepeftError: Anything but a missing gradient rule keeps the model from being prepared.
     """
     source = _source(model, example_inputs)
-    attachment = Attachment(method, None, None, trainable, dynamic_axes, outputs)
-    exported = _export(source, attachment, loss, example_labels or {}, _no_log)
+    attachment = _attachment(method, trainable, interface, Compression())
+    exported = _export(source, attachment, loss, _labels(interface), _no_log)
     missing = missing_rules(exported.forward, exported.loss)
     if not missing:
         optimizer = optimizers.by_name("sgd")

@@ -135,8 +135,9 @@ def test_an_own_loss_follows_the_names_of_dynamic_axes(tmp_path: Path) -> None:
         nn.Linear(FEATURES, CLASSES),
         torch.zeros(2, FEATURES),
         loss=lambda output, labels: functional.cross_entropy(output, labels),
-        example_labels={"labels": torch.zeros(2, dtype=torch.int64)},
-        dynamic_axes={"input": {0: "rows"}},
+        interface=edgepeft.Interface(
+            {"input": {0: "rows"}}, example_labels={"labels": torch.zeros(2, dtype=torch.int64)}
+        ),
         out=tmp_path / "b",
     )
     with Trainer.open(tmp_path / "b") as trainer:

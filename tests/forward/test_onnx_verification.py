@@ -93,15 +93,16 @@ def test_outputs_of_a_file_are_any_of_its_tensors(tmp_path: Path) -> None:
     """Outputs are chosen by name, those inside too, and what is named is what the loss reads."""
     path = _classifier(tmp_path / "m.onnx")
     assert from_onnx(path, ["W"], outputs=["t", "probs"]).outputs == ("t", "probs")
-    edgepeft.prepare(path, trainable=["W"], outputs=["probs"], out=tmp_path / "b")
+    edgepeft.prepare(path, trainable=["W"], interface=edgepeft.Interface(outputs=["probs"]), out=tmp_path / "b")
     with Trainer.open(tmp_path / "b") as trainer:
         assert [*trainer.predict({"x": _draw(2, 8)})] == ["probs"]
 
 
 def test_an_output_that_is_not_there_is_refused(tmp_path: Path) -> None:
     """The error lists what the file has."""
+    interface = edgepeft.Interface(outputs=["nonsense"])
     with pytest.raises(ForwardError, match="no tensor named 'nonsense'") as caught:
-        edgepeft.prepare(_classifier(tmp_path / "m.onnx"), method="lora", outputs=["nonsense"], out=tmp_path / "b")
+        edgepeft.prepare(_classifier(tmp_path / "m.onnx"), method="lora", interface=interface, out=tmp_path / "b")
     assert "logits, t, h" in str(caught.value.context)
 
 

@@ -66,7 +66,12 @@ def test_the_number_of_frames_may_be_free(tmp_path: Path) -> None:
     axes = {"features": {0: "batch", 1: "frames"}, "lengths": {0: "batch"}}
     optimizer = SGD(lr=0.05, momentum=0.9)
     prepared = edgepeft.prepare(
-        model, network.example(), dynamic_axes=axes, loss="cross_entropy", optimizer=optimizer, out=tmp_path / "bundle"
+        model,
+        network.example(),
+        interface=edgepeft.Interface(axes),
+        loss="cross_entropy",
+        optimizer=optimizer,
+        out=tmp_path / "bundle",
     )
     with Trainer.open(prepared.bundle) as trainer:
         losses = [trainer.step(to_numpy(inputs, labels)) for inputs, labels in _recordings(4)]

@@ -94,7 +94,9 @@ def test_another_weight_is_another_base(change: Callable[[nn.Module], nn.Module]
 def test_pruning_is_part_of_a_base(tmp_path: Path) -> None:
     """Each fraction of zeros is a base of its own, and what trains is not part of it."""
     plain, half, more = (
-        prepared(tmp_path / name, prune=None if fraction is None else Pruning(weights=fraction)).base_sha256
+        prepared(
+            tmp_path / name, compression=None if fraction is None else edgepeft.Compression(Pruning(weights=fraction))
+        ).base_sha256
         for name, fraction in (("plain", None), ("half", 0.5), ("more", 0.6))
     )
     assert len({plain, half, more}) == 3

@@ -51,7 +51,7 @@ def _resized() -> Arguments:
 
 def _mean() -> Arguments:
     inputs = {"x": torch.randn(5, 3), "to": torch.tensor([0, 0, 1, 1, 1])}
-    return (Mean(), inputs), {"method": "full", "dynamic_axes": {"x": {0: "n"}, "to": {0: "n"}}}
+    return (Mean(), inputs), {"method": "full", "interface": edgepeft.Interface({"x": {0: "n"}, "to": {0: "n"}})}
 
 
 def _noisy() -> Arguments:
@@ -80,7 +80,7 @@ def _soft_targets() -> Arguments:
     return (nn.Linear(8, 5), torch.zeros(2, 8)), {
         "method": "full",
         "loss": lambda output, labels: loss(output, labels),
-        "example_labels": labels,
+        "interface": edgepeft.Interface(example_labels=labels),
     }
 
 

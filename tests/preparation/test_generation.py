@@ -40,9 +40,9 @@ class Trained:
 
 def prepared(model: nn.Module, network: Network, folder: Path, **settings: object) -> Path:
     """A bundle with a graph that generates, of a model with LoRA attached."""
-    text = TextSpec(40, PAD, FIELDS)
+    text = edgepeft.Preprocessing(TextSpec(40, PAD, FIELDS))
     return edgepeft.prepare(
-        model, network.example(), loss="causal_lm", text=text, optimizer=SGD(lr=0.5), out=folder, **settings
+        model, network.example(), loss="causal_lm", preprocessing=text, optimizer=SGD(lr=0.5), out=folder, **settings
     ).bundle
 
 

@@ -42,7 +42,7 @@ def _prepare(out: Path, budget: edgepeft.MemoryBudget | None = None) -> tuple[Bu
         loss="mse",
         optimizer=SGD(lr=0.1),
         out=out,
-        memory_budget=budget,
+        compression=edgepeft.Compression(memory_budget=budget),
         on_progress=told.append,
     )
     return Bundle.open(made.bundle), told

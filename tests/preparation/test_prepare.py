@@ -185,7 +185,12 @@ def test_an_onnx_file_takes_lora_and_no_other_method(tmp_path: Path) -> None:
     """Other methods attach to torch modules, and so does pruning; a file's initializers are named."""
     (tmp_path / "m.onnx").write_bytes(b"")
     assert "initializers" in str(_refused("method-needs-torch", tmp_path, tmp_path / "m.onnx", method="bitfit"))
-    _refused("prune-needs-torch", tmp_path, tmp_path / "m.onnx", prune=edgepeft.Pruning(heads=0.5))
+    _refused(
+        "prune-needs-torch",
+        tmp_path,
+        tmp_path / "m.onnx",
+        compression=edgepeft.Compression(edgepeft.Pruning(heads=0.5)),
+    )
 
 
 def test_class_names_must_be_as_many_as_scores(tmp_path: Path) -> None:
@@ -196,7 +201,13 @@ def test_class_names_must_be_as_many_as_scores(tmp_path: Path) -> None:
 
 def test_a_tokenizer_must_be_there(tmp_path: Path) -> None:
     """A path where no tokenizer is."""
-    _refused("unusable-tokenizer", tmp_path, Net(), ROWS, tokenizer=tmp_path / "absent.json")
+    _refused(
+        "unusable-tokenizer",
+        tmp_path,
+        Net(),
+        ROWS,
+        preprocessing=edgepeft.Preprocessing(tokenizer=tmp_path / "absent.json"),
+    )
 
 
 def test_an_unknown_method_is_refused(tmp_path: Path) -> None:

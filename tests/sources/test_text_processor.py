@@ -133,7 +133,8 @@ def test_added_tokens_need_embeddings(tmp_path: Path) -> None:
     ):
         load_source(tmp_path / "small")
     assert load_source(tmp_path / "resized").files
-    own = {"text": edgepeft.load_source(tmp_path / "resized").text, "tokenizer": tmp_path / "small" / "tokenizer.json"}
+    text = edgepeft.load_source(tmp_path / "resized").text
+    own = edgepeft.Preprocessing(text, tmp_path / "small" / "tokenizer.json")
     ids = torch.ones(2, 4, dtype=torch.int64)
     with pytest.raises(SourceError, match="has 18 tokens"):
         edgepeft.prepare(
@@ -141,7 +142,7 @@ def test_added_tokens_need_embeddings(tmp_path: Path) -> None:
             {"input_ids": ids, "attention_mask": ids},
             method="head",
             out=tmp_path / "bundle",
-            **own,
+            preprocessing=own,
         )
 
 

@@ -118,8 +118,9 @@ def causal(base: Path) -> Trained:
             model,
             {"input_ids": ids, "attention_mask": torch.ones_like(ids)},
             loss="causal_lm",
-            tokenizer=write_tokenizer(folder / "tokenizer.json"),
-            text=TextSpec(LONGEST, PAD, FIELDS),
+            preprocessing=edgepeft.Preprocessing(
+                TextSpec(LONGEST, PAD, FIELDS), write_tokenizer(folder / "tokenizer.json")
+            ),
             out=folder / "bundle",
         ).bundle
     batch = {"input_ids": ids.numpy(), "attention_mask": np.ones((2, 6), np.int64), "labels": ids.numpy()}
@@ -135,7 +136,11 @@ def images(base: Path) -> Trained:
     folder.mkdir()
     model = get_peft_model(convolutions(), LoraConfig(r=2, lora_alpha=6, target_modules=["first", "second", "last"]))
     bundle = edgepeft.prepare(
-        model, {"image": torch.zeros(2, 1, 8, 8)}, classes=["dark", "light"], image=IMAGE, out=folder / "bundle"
+        model,
+        {"image": torch.zeros(2, 1, 8, 8)},
+        classes=["dark", "light"],
+        preprocessing=edgepeft.Preprocessing(image=IMAGE),
+        out=folder / "bundle",
     ).bundle
     draw = np.random.default_rng(0)
     batch = {"image": draw.normal(size=(8, 1, 8, 8)).astype(np.float32), "labels": np.arange(8) % 2}

@@ -38,12 +38,13 @@ def command(
     a model and example inputs. The exit code is 1 if it cannot be prepared.
     """
     chosen, train = chosen_method(source, method, METHOD.given(settings))
+    from edgepeft.preparation.options import Interface
     from edgepeft.preparation.prepare import doctor
 
     loaded = loaded_source(source, task=task, classes=classes, max_length=max_length, seed=seed)
     if every_method:
         return _survey(loaded)
-    found = doctor(loaded, method=chosen, loss=loss, trainable=train, outputs=outputs)
+    found = doctor(loaded, method=chosen, loss=loss, trainable=train, interface=Interface(outputs=outputs))
     total = sum(math.prod(shape) for shape in found.trainable.values())
     click.echo(f"would train {total:,} elements in {len(found.trainable)} tensors:")
     for name, shape in list(found.trainable.items())[:_SHOWN]:

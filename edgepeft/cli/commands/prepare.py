@@ -75,6 +75,7 @@ def command(
     """
     chosen, train = chosen_method(source, method, METHOD.given(settings))
     packing = quantization(compute, keep_fp32, settings)
+    from edgepeft.preparation.options import Compression, Interface
     from edgepeft.preparation.prepare import prepare
     from edgepeft_export.bundle import check_target
 
@@ -87,13 +88,15 @@ def command(
         method=chosen,
         loss=_loss(loss or loaded.loss, LOSS.given(settings)),
         optimizer=OPTIMIZER.make(optimizer, OPTIMIZER.given(settings)),
-        prune=prune,
-        recompute=recompute,
-        memory_budget=budget_of(loaded, memory_budget, sizes, allow_depth),
         compute=packing,
-        calibration=calibration(loaded, calibrate, loss or loaded.loss, train, columns),
         trainable=train,
-        outputs=outputs,
+        compression=Compression(
+            prune,
+            calibration(loaded, calibrate, loss or loaded.loss, train, columns),
+            recompute,
+            budget_of(loaded, memory_budget, sizes, allow_depth),
+        ),
+        interface=Interface(outputs=outputs),
         engine=_engine(engine, gradient, training_python),
         overwrite=overwrite,
         on_progress=lambda text: click.echo(f"{text} …", err=True),

@@ -1,0 +1,65 @@
+"""Groups of options of :func:`edgepeft.prepare`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from edgepeft.compress import Pruning
+from edgepeft.preparation.memory_budget import MemoryBudget
+from edgepeft_export.forward.torch_source.module import DynamicAxes
+from edgepeft_export.quantize.choose import Batch
+from edgepeft_runtime.bundle.manifest import ImageSpec, TextSpec
+
+
+@dataclass(frozen=True)
+class Compression:
+    """What makes a model and its train step smaller, beside quantization.
+
+    Attributes:
+        prune: Structures to cut out of the model, or weights to set to zero, before the method is attached.
+        calibration: A few batches, arrays by name, on which the effect of quantization is measured, and heads, neurons
+            and weights are scored; the labels may be among them.
+        recompute: ``none``, or ``block``: activations inside a block are computed a second time in the backward pass
+            instead of kept, which takes less memory and more time.
+        memory_budget: Memory that training may take; chooses ``recompute`` and the number of examples per pass.
+    """
+
+    prune: Pruning | None = None
+    calibration: Sequence[Batch] | None = None
+    recompute: str = "none"
+    memory_budget: MemoryBudget | None = None
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a device turns raw data into inputs; by default as the source says.
+
+    Attributes:
+        text: How texts become token ids.
+        tokenizer: Path of a ``tokenizer.json`` to carry in the bundle, for ``text``.
+        image: How images become arrays.
+    """
+
+    text: TextSpec | None = None
+    tokenizer: str | Path | None = None
+    image: ImageSpec | None = None
+
+
+@dataclass(frozen=True)
+class Interface:
+    """The inputs, outputs and labels of the graphs.
+
+    Attributes:
+        dynamic_axes: Sizes that may change, ``{input: {axis: name}}``; see :func:`edgepeft_export.forward.from_torch`.
+        outputs: Outputs of the model to keep, or any tensors of an ``.onnx`` file; the loss reads the first. By default
+            a loss over scores reads a file's scores before its last Softmax or Sigmoid.
+        example_labels: An example of each label, by name, for a torch function as loss.
+    """
+
+    dynamic_axes: DynamicAxes | None = None
+    outputs: Sequence[str] | None = None
+    example_labels: Mapping[str, Tensor] | None = None
