@@ -12,7 +12,7 @@ import numpy as np
 from edgepeft.aggregation import robust as coordinatewise
 from edgepeft.aggregation.combiners import Combiner, Result, combiners_of
 from edgepeft.aggregation.errors import MeanOverflows, MixedRanks, NoUpdates, OtherModel
-from edgepeft.aggregation.incoming import Contribution, Incoming, Start, Values
+from edgepeft.aggregation.incoming import AdapterValues, Contribution, Incoming, Start
 from edgepeft.aggregation.privacy import Mechanism, check_indices
 from edgepeft.aggregation.report import AggregateReport, CountedUpdate, ProductError, Spent, write_report
 from edgepeft.aggregation.settings import EXAMPLES_CAP, Privacy, Robust, Settings
@@ -258,7 +258,7 @@ def _report(
     spent: Spent | None,
 ) -> AggregateReport:
     stacked = settings.rule == "stack"
-    change = None if stacked else Values.of(parameters, start.bundle.manifest).distance(start.values)
+    change = None if stacked else AdapterValues.of(parameters, start.bundle.manifest).distance(start.values)
     return AggregateReport(
         rule=settings.rule,
         weights=settings.weights,

@@ -26,21 +26,21 @@ from edgepeft_runtime.train.update import Update, check_origin, notice_unchanged
 
 
 @dataclass(frozen=True)
-class Values:
+class AdapterValues:
     """An adapter in float64, by what is averaged: whole tensors by name, sparse changes by the tensor they change."""
 
     whole: dict[str, Float64s]
     sparse: dict[str, SparseChange]
 
     @classmethod
-    def of(cls, tensors: Mapping[str, Array], manifest: Manifest) -> Values:
+    def of(cls, tensors: Mapping[str, Array], manifest: Manifest) -> AdapterValues:
         """Return the values of a checked adapter or update."""
         parts = {name for spec in manifest.sparse for name in (spec.values, spec.indices)}
         whole = {name: array.astype(np.float64) for name, array in tensors.items() if name not in parts}
         sparse = {spec.tensor: read_sparse(tensors[spec.indices], tensors[spec.values]) for spec in manifest.sparse}
         return cls(whole, sparse)
 
-    def distance(self, start: Values) -> float:
+    def distance(self, start: AdapterValues) -> float:
         """Return the L2 norm of the change since ``start``, over all tensors together."""
         squares = [np.square(array - start.whole[name]).sum() for name, array in self.whole.items()]
         squares += [
@@ -48,14 +48,14 @@ class Values:
         ]
         return float(np.sqrt(sum(squares)))
 
-    def moved(self, origin: Values, to: Values, factor: float) -> Values:
+    def moved(self, origin: AdapterValues, to: AdapterValues, factor: float) -> AdapterValues:
         """Return ``to`` plus ``factor`` times the change since ``origin``."""
         whole = {name: to.whole[name] + factor * (array - origin.whole[name]) for name, array in self.whole.items()}
         sparse = {
             name: add_sparse(to.sparse[name], add_sparse(change, origin.sparse[name], -1.0), factor)
             for name, change in self.sparse.items()
         }
-        return Values(whole, sparse)
+        return AdapterValues(whole, sparse)
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Start:
     bundle: Bundle
     adapter: dict[str, Array]
     adapter_sha256: str
-    values: Values
+    values: AdapterValues
     pairs: tuple[PairTensors, ...]
 
     @classmethod
@@ -73,7 +73,7 @@ class Start:
         """Open a bundle and an adapter of it; raises :class:`BundleError` if one is damaged, or they do not fit."""
         opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         tensors, digest = load_adapter(opened, adapter)
-        return cls(opened, tensors, digest, Values.of(tensors, opened.manifest), pairs_of(opened.manifest))
+        return cls(opened, tensors, digest, AdapterValues.of(tensors, opened.manifest), pairs_of(opened.manifest))
 
     def fits(self, base_sha256: str, shapes: Mapping[str, tuple[int, ...]]) -> bool:
         """Return whether an adapter of this base, with parameters of these shapes by name, is one of the bundle's."""
@@ -92,7 +92,7 @@ class Contribution:
 
     taken: CountedUpdate
     start: Start
-    values: Values
+    values: AdapterValues
 
     @classmethod
     def unchanged(cls, start: Start, weight: float) -> Contribution:
@@ -173,7 +173,7 @@ class Incoming:
         origin = self._earlier.get((update.base_sha256, update.adapter_sha256), start)
         check_origin(update, start.bundle.manifest, origin.adapter_sha256)
         _check_unchanged(update, origin, start.non_trainable(self._settings.rule))
-        values = Values.of(update.parameters, start.bundle.manifest)
+        values = AdapterValues.of(update.parameters, start.bundle.manifest)
         norm, factor = values.distance(origin.values), 1.0
         if self._settings.clip is not None and norm > self._settings.clip:
             factor = self._settings.clip / norm
@@ -217,7 +217,8 @@ class Incoming:
 
 
 def _unreadable(path: Path, failure: OSError) -> CannotReadFile:
-    return CannotReadFile(f"Cannot read {path.name}.", context=failure.strerror, hint=None)
+    context = failure.strerror or str(failure).replace(str(path), path.name)
+    return CannotReadFile(f"Cannot read {path.name}.", context=context, hint=None)
 
 
 def _check_unchanged(update: Update, start: Start, names: Iterable[str]) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from edgepeft.aggregation.combiners import Result, put_sparse
 from edgepeft.aggregation.errors import ChangedFile
-from edgepeft.aggregation.incoming import Incoming, Start, Values
+from edgepeft.aggregation.incoming import AdapterValues, Incoming, Start
 from edgepeft.aggregation.pairs import Float64s
 from edgepeft.aggregation.settings import Robust
 from edgepeft.aggregation.sparse import EMPTY, Indices, add_sparse, on_indices
@@ -91,7 +91,7 @@ def _columns(incoming: Incoming, devices: int, block: list[_Piece], unions: Mapp
     return columns
 
 
-def _row(values: Values, block: list[_Piece], unions: Mapping[str, Indices]) -> Float64s:
+def _row(values: AdapterValues, block: list[_Piece], unions: Mapping[str, Indices]) -> Float64s:
     parts = [
         (
             on_indices(values.sparse[piece.name], unions[piece.name])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from flwr.app import Message
 
-from edgepeft.aggregation.incoming import Start, Values
+from edgepeft.aggregation.incoming import AdapterValues, Start
 from edgepeft.flower.errors import SecondAnswer
 from edgepeft.flower.messages import read_update_reply
 from edgepeft.intake.checks import check_norm
@@ -60,5 +60,5 @@ def _checked(reply: Message, start: Start, path: Path, max_norm: float) -> Updat
     check_origin(update, start.bundle.manifest, start.adapter_sha256)
     if path.exists():
         raise SecondAnswer("The node has answered already.", context=None, hint=None)
-    check_norm(Values.of(update.parameters, start.bundle.manifest).distance(start.values), max_norm)
+    check_norm(AdapterValues.of(update.parameters, start.bundle.manifest).distance(start.values), max_norm)
     return update

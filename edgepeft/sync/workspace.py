@@ -88,9 +88,9 @@ class Workspace:
     def adapter(self, number: int) -> Path:
         """Return the adapter file of a round; raises :class:`SyncError` (``damaged-workspace``) if it has changed."""
         path = self.published / rounds.folder(number) / ADAPTER_FILE
-        expected, found = self.round(number).adapter.sha256, sha256_of(path)
-        if found != expected:
-            raise _damaged(path, f"expected SHA-256 {expected}, found {found}")
+        expected, digest = self.round(number).adapter.sha256, sha256_of(path)
+        if digest != expected:
+            raise _damaged(path, f"expected SHA-256 {expected}, found {digest}")
         return path
 
     def check_chain(self) -> None:

@@ -18,23 +18,23 @@ def command(workspace: Path, as_json: bool) -> None:
     """Show what a fleet has published and received: rounds, devices, refusals by code."""
     from edgepeft.sync import status
 
-    found = status(workspace)
+    fleet = status(workspace)
     if as_json:
-        click.echo(json.dumps(found.to_dict(), ensure_ascii=False, indent=2))
+        click.echo(json.dumps(fleet.to_dict(), ensure_ascii=False, indent=2))
         return
-    click.echo(f"campaign {found.campaign}, host key {found.host_key}")
-    for number in found.rounds:
-        newest = "  <- newest" if found.latest is not None and number.round == found.latest.round else ""
-        back = f", the adapter of round {number.restores} again" if number.restores is not None else ""
-        ends = "" if number.expires is None else f", until {_day(number.expires)}"
+    click.echo(f"campaign {fleet.campaign}, host key {fleet.host_key}")
+    for round_ in fleet.rounds:
+        newest = "  <- newest" if fleet.latest is not None and round_.round == fleet.latest.round else ""
+        back = f", the adapter of round {round_.restores} again" if round_.restores is not None else ""
+        ends = "" if round_.expires is None else f", until {_day(round_.expires)}"
         click.echo(
-            f"round {number.round}: {number.updates} updates of {number.devices} devices"
-            f" (needs {number.min_devices}), published {_day(number.created)}{ends}{back}{newest}"
+            f"round {round_.round}: {round_.updates} updates of {round_.devices} devices"
+            f" (needs {round_.min_devices}), published {_day(round_.created)}{ends}{back}{newest}"
         )
-    for device in found.devices:
+    for device in fleet.devices:
         last = "" if device.last is None else f", last for round {device.round} on {_day(device.last)}"
         click.echo(f"device {device.device}: {device.state}, {device.updates} updates{last}")
-    for code, count in found.refused.items():
+    for code, count in fleet.refused.items():
         click.echo(f"refused {count} ({code})")
 
 

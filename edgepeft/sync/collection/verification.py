@@ -134,9 +134,9 @@ def verify(delivered: Delivered, facts: Facts) -> Entry:
 
 def _delivery(delivered: Delivered, facts: Facts) -> Delivery:
     """Return the sidecar, if a registered device in good standing has signed it for this file at this address."""
-    found, size = signatures.sha256(delivered.content), len(delivered.content)
-    if found != delivered.address.sha256:
-        raise WrongHash("The update is not what its name says.", context=f"its SHA-256 is {found}", hint=None)
+    digest, size = signatures.sha256(delivered.content), len(delivered.content)
+    if digest != delivered.address.sha256:
+        raise WrongHash("The update is not what its name says.", context=f"its SHA-256 is {digest}", hint=None)
     delivery = Delivery.from_bytes(delivered.sidecar)
     device = facts.device(delivery.device)
     if device is None:
