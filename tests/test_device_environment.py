@@ -116,7 +116,7 @@ def test_the_command_trains_on_a_device(device: Path, tmp_path: Path) -> None:
     command = [device, "-m", "edgepeft"]
     options = ["--data", "data.npz", "--batch-size", "8"]
     train = ["train", GOLDEN / "bundle", *options, "--epochs", "2", "--state", "state", "--update", "update"]
-    _run([*command, *train, "--update", "update"], tmp_path)
+    _run([*command, *train], tmp_path)
     printed = _run([*command, "evaluate", GOLDEN / "bundle", *options, "--adapter", "update", "--json"], tmp_path)
     with Trainer.open(GOLDEN / "bundle") as trainer:
         trainer.fit(data, epochs=2, batch_size=8)
@@ -132,25 +132,14 @@ def test_a_device_takes_part_in_a_round(device: Path, tmp_path: Path) -> None:
     host = Workspace(tmp_path / "host")
     Keys(host).create("golden")
     Keys(host).add("pi-1", tmp_path / "pi-1.json")
-    made = publish(GOLDEN / "bundle", host, [tmp_path / "remote"])
+    made = publish(GOLDEN / "bundle", host, [tmp_path / "remote"], with_bundle=True)
     np.savez(tmp_path / "data.npz", **read_tensors(GOLDEN / "data.safetensors").tensors)
     assert _run([device, "-c", "import importlib.util as u; print(u.find_spec('cryptography'))"], tmp_path) == "None\n"
     command = [device, "-m", "edgepeft"]
-    join = ["join", "remote", "--bundle", GOLDEN / "bundle", "--device", "fleet", "--identity", "pi-1.json"]
+    join = ["join", "remote", "--device", "fleet", "--identity", "pi-1.json"]
     assert "switched to round 1" in _run([*command, *join], tmp_path)
-    train = [
-        "train",
-        GOLDEN / "bundle",
-        "--data",
-        "data.npz",
-        "--device",
-        "fleet",
-        "--epochs",
-        "1",
-        "--update",
-        "update",
-    ]
-    _run([*command, *train, "--update", "update"], tmp_path)
+    train = ["train", "--data", "data.npz", "--device", "fleet", "--epochs", "1", "--update", "update"]
+    _run([*command, *train], tmp_path)
     assert "delivered: update 1 of pi-1" in _run(
         [*command, "deliver", "update", "remote", "--device", "fleet"], tmp_path
     )

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import edgepeft_runtime.fleet.health as health
-from edgepeft.sync import publish, rollback
+from edgepeft.sync import mirror, publish, rollback
 from edgepeft.sync.transports import HostFolder
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.errors import RemoteRefused
@@ -106,6 +106,11 @@ def test_unchanged_files_are_sent_once(fleet: Fleet, other: Path, monkeypatch: p
     first, count = len(sent), len({entry.sha256 for entry in Bundle.open(fleet.bundle).manifest.files.values()})
     assert first == 1 + count and sent[-1] == f"blobs/{made.bundle.sha256}"
     assert fleet.publish(seed=2, with_bundle=True).bundle == made.bundle and len(sent) == first
+    weights = fleet.remote / "blobs" / Bundle.open(fleet.bundle).manifest.files["weights.bin"].sha256
+    weights.write_bytes(bytes(weights.stat().st_size))
+    mirror(fleet.host, [fleet.remote])
+    assert sha256_of(weights) == weights.name and len(sent) == 2 * first
+    del sent[first:]
     changed = publish(other, fleet.host, [fleet.remote], with_bundle=True, now=NOW)
     assert changed.bundle != made.bundle and len(sent) == first + 2
     back = rollback(fleet.host, 1, [fleet.remote], now=NOW)

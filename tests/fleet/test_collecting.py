@@ -430,11 +430,12 @@ def test_a_whole_round_through_a_remote_store(fleet: Fleet, kind: str, memory: s
     """Publish, join, deliver and pull with nothing in between but what fsspec reaches."""
     remote = memory if kind == "memory" else f"file://{tmp_path / 'remote'}"
     device = fleet.device()
-    publish(fleet.bundle, fleet.host, [remote], now=NOW)
+    publish(fleet.bundle, fleet.host, [remote], with_bundle=True, now=NOW)
+    publish(fleet.bundle, fleet.host, [remote], with_bundle=True, another=True, now=NOW)
     local = tmp_path / "local"
     files, root = fsspec.core.url_to_fs(remote)
     files.get(root, str(local), recursive=True)
-    join(local, device.directory, fleet.bundle, now=NOW)
+    assert join(local, device.directory, now=NOW).bundle is not None
     deliver(device.train(), local, device.directory)
     files.put(str(local / "inbox"), f"{root}/inbox", recursive=True)
     found = collect([remote], fleet.host, now=NOW)
