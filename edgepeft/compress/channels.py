@@ -19,7 +19,7 @@ from edgepeft_runtime.errors import MissingExtra
 _NORM_TENSORS = ("weight", "bias", "running_mean", "running_var")
 
 
-def channel_groups(model: nn.Module, example_inputs: Mapping[str, Any]) -> Iterator[Group]:
+def channel_groups(model: nn.Module, example_inputs: Mapping[str, Tensor]) -> Iterator[Group]:
     """The channels of every ordinary convolution, with all that is coupled to them, each channel in one group.
 
     Left alone are the channels of the model's outputs, of grouped convolutions that are not depthwise, and those

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -62,7 +61,7 @@ def prune(
     calibration: Iterable[Batch] | None = None,
     *,
     loss: LossOf | None = None,
-    example_inputs: Mapping[str, Any] | None = None,
+    example_inputs: Mapping[str, Tensor] | None = None,
 ) -> tuple[nn.Module, Report]:
     """Prune a model in place, before a method is attached.
 
@@ -100,7 +99,7 @@ def _cut_structure(
     pruning: Pruning,
     batches: list[Batch] | None,
     loss: LossOf | None,
-    example_inputs: Mapping[str, Any] | None,
+    example_inputs: Mapping[str, Tensor] | None,
 ) -> None:
     shares = {kind: getattr(pruning, kind) for kind in ("heads", "ffn", "channels") if getattr(pruning, kind)}
     if not shares:
@@ -156,7 +155,7 @@ def _report(model: nn.Module, before: Mapping[str, tuple[int, ...]], zeros: Mapp
     return Report(tuple(changes), sizes[0], sizes[1], tuple(zeros))
 
 
-def _example(batches: list[Batch] | None, example_inputs: Mapping[str, Any] | None) -> Mapping[str, Any]:
+def _example(batches: list[Batch] | None, example_inputs: Mapping[str, Tensor] | None) -> Mapping[str, Tensor]:
     if example_inputs is not None:
         return example_inputs
     if not batches:

@@ -8,7 +8,6 @@ neurons: with H = Xᵀ X of a layer's inputs, the weights W of those that stay t
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +18,7 @@ RIDGE = 0.01
 """λ as a share of the mean of H's diagonal: where data are few, weights stay near what they were."""
 
 
-def refit(model: nn.Module, plans: Sequence[tuple[Group, Tensor]], batches: Sequence[Mapping[str, Any]]) -> None:
+def refit(model: nn.Module, plans: Sequence[tuple[Group, Tensor]], batches: Sequence[Mapping[str, Tensor]]) -> None:
     """Fit the linear layers that read the groups' units to those that stay, in place, before anything is cut.
 
     Args:
@@ -45,7 +44,7 @@ def _readers(plans: Sequence[tuple[Group, Tensor]]) -> Iterator[tuple[Slices, Te
 
 
 def _input_products(
-    model: nn.Module, layers: Sequence[nn.Module], batches: Sequence[Mapping[str, Any]]
+    model: nn.Module, layers: Sequence[nn.Module], batches: Sequence[Mapping[str, Tensor]]
 ) -> dict[int, Tensor]:
     """Xᵀ X over all batches, float64 [inputs, inputs], by the identity of the layer."""
     sums: dict[int, Tensor] = {}

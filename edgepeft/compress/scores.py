@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +14,7 @@ from edgepeft.compress.groups import Group, Slices, input_axis, is_conv, is_matr
 from edgepeft.compress.settings import Pruning
 from edgepeft_export.errors import NoCalibration
 
-Batch = Mapping[str, Any]
+Batch = Mapping[str, Tensor]
 LossOf = Callable[[nn.Module, Batch], Tensor]
 
 

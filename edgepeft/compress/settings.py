@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
 from typing import Any
 
 from edgepeft.compress.errors import BadPruneSetting, PruneError
+from edgepeft_runtime.files.schema import Json
 
 SCORES = ("magnitude", "taylor", "wanda")
 LEAST_MASK = 0.05
@@ -66,7 +66,7 @@ class Pruning:
         Raises:
             PruneError: a key is unknown or given twice, or a value cannot be read.
         """
-        given: dict[str, Any] = {}
+        given: Json = {}
         for part in filter(None, (part.strip() for part in text.split(","))):
             key, _, value = (piece.strip() for piece in part.partition("="))
             if key == "keep":
@@ -83,7 +83,7 @@ class Pruning:
         """Whether nothing is to be removed."""
         return not (self.heads or self.ffn or self.channels or self.weights or self.n_m)
 
-    def as_provenance(self) -> Mapping[str, Any]:
+    def as_provenance(self) -> Json:
         """The settings that differ from the defaults, as JSON takes them."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         changed = {name: value for name, value in values.items() if value != getattr(Pruning, name)}

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import torch
 
+from edgepeft_runtime.files.schema import Json
 from edgepeft_runtime.files.tensorfile import Array
 
 KEY = "prompt_embeddings"
 _ENCODER = "prompt_encoder.default."
 
 
-def is_prompt(config: Mapping[str, Any]) -> bool:
+def is_prompt(config: Json) -> bool:
     """Whether an adapter's configuration is of a method that trains a prompt or a prefix."""
     return config["peft_type"] in ("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING")
 
@@ -25,7 +25,7 @@ def split_prompt(parameters: Mapping[str, Array]) -> tuple[dict[str, Array], dic
     return encoder, {name: array for name, array in parameters.items() if name not in encoder}
 
 
-def baked_prompt(config: Mapping[str, Any], encoder: Mapping[str, Array]) -> Array:
+def baked_prompt(config: Json, encoder: Mapping[str, Array]) -> Array:
     """The prompt [tokens, width], or the prefix [tokens, 2 · layers · width], that the encoder gives."""
     state = {name.removeprefix(_ENCODER): torch.from_numpy(np.array(array)) for name, array in encoder.items()}
     if state.keys() == {"embedding.weight"}:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from edgepeft.aggregation.pairs import pairs_of
 from edgepeft_runtime.bundle.manifest import Manifest
+from edgepeft_runtime.files.schema import Json
 from edgepeft_runtime.files.tensorfile import Array
 
 
-def stacked_ranks(manifest: Manifest, parameters: Mapping[str, Array]) -> dict[str, Any]:
+def stacked_ranks(manifest: Manifest, parameters: Mapping[str, Array]) -> Json:
     """The fields of an adapter's configuration that differ; none where pairs have the rank they were prepared with.
 
     peft divides alpha by the rank: with ``alpha = scale · rank`` a longer pair keeps its scale.

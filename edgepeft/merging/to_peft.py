@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
@@ -17,6 +16,7 @@ from edgepeft.merging.stacked_ranks import stacked_ranks
 from edgepeft.merging.to_shira import shira
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.bundle.manifest import Manifest
+from edgepeft_runtime.files.schema import Json
 from edgepeft_runtime.files.staging import replace_directory
 from edgepeft_runtime.files.tensorfile import Array
 
@@ -37,7 +37,7 @@ def write(bundle: Bundle, parameters: Mapping[str, Array], out: Path) -> str:
     return f"{len(tensors)} tensors as a PEFT adapter: PeftModel.from_pretrained(base, {str(out)!r})"
 
 
-def _adapter(bundle: Bundle, parameters: Mapping[str, Array]) -> tuple[dict[str, Any], dict[str, Array]]:
+def _adapter(bundle: Bundle, parameters: Mapping[str, Array]) -> tuple[Json, dict[str, Array]]:
     """The adapter's configuration and its tensors by their keys."""
     provenance = _provenance(bundle)
     config, keys = dict(provenance["config"]), provenance["keys"]
@@ -61,7 +61,7 @@ def _adapter(bundle: Bundle, parameters: Mapping[str, Array]) -> tuple[dict[str,
     return {**config, **stacked_ranks(bundle.manifest, parameters)}, {**prompt, **tensors, **tied}
 
 
-def _provenance(bundle: Bundle) -> dict[str, Any]:
+def _provenance(bundle: Bundle) -> Json:
     """What :func:`edgepeft.preparation.peft_format.peft_provenance` has written down."""
     provenance = bundle.manifest.provenance.get("peft")
     if not isinstance(provenance, dict) or not {"config", "keys"} <= provenance.keys():

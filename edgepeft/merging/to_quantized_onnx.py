@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -24,7 +23,7 @@ from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.data.batch import Batch
 from edgepeft_runtime.files.tensorfile import Array
 
-Outputs = list[list[NDArray[Any]]]
+Outputs = list[list[NDArray[np.generic]]]
 
 
 def write(

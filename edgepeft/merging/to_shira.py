@@ -6,19 +6,19 @@ SHiRA counts its values as ``r (in + out)`` per matrix: what is missing is fille
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
 from edgepeft.merging.errors import MergeError, NotInAdapter
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.bundle.manifest import SparseSpec
+from edgepeft_runtime.files.schema import Json
 from edgepeft_runtime.files.tensorfile import Array
 
 PREFIX = "base_model.model."
 
 
-def shira(bundle: Bundle, parameters: Mapping[str, Array]) -> tuple[dict[str, Any], dict[str, Array]]:
+def shira(bundle: Bundle, parameters: Mapping[str, Array]) -> tuple[Json, dict[str, Array]]:
     """The adapter's configuration and its tensors by their keys.
 
     Raises:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ from edgepeft.merging.dense import with_dense
 from edgepeft.merging.target import publish
 from edgepeft.methods.registry import METHODS
 from edgepeft_runtime.bundle.bundle import Bundle
+from edgepeft_runtime.files.schema import Json
 from edgepeft_runtime.files.staging import staged
 from edgepeft_runtime.files.tensorfile import Array
 
@@ -33,7 +33,7 @@ def write(bundle: Bundle, parameters: Mapping[str, Array], out: Path) -> str:
     return f"{len(state)} tensors as a state dict. {_how_to_load(bundle.manifest.provenance, out)}"
 
 
-def _how_to_load(provenance: Mapping[str, Any], out: Path) -> str:
+def _how_to_load(provenance: Json, out: Path) -> str:
     """Code that puts the tensors into the model, and sees that each has found its place."""
     if "trainable" in provenance:  # the source was a file
         return "Its names are those of the .onnx file's initializers, and of the pairs beside them."
@@ -50,7 +50,7 @@ def _how_to_load(provenance: Mapping[str, Any], out: Path) -> str:
     return "\n".join(lines)
 
 
-def _method(provenance: Mapping[str, Any]) -> str:
+def _method(provenance: Json) -> str:
     """The call that makes the method with the settings it had; those at their defaults are left out."""
     settings = [repr(provenance["method"])]
     for field in fields(METHODS[provenance["method"]]):

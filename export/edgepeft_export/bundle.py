@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import onnx
 import onnx_ir as ir
@@ -27,6 +26,7 @@ from edgepeft_runtime.bundle.activation_sizes import MemorySpec
 from edgepeft_runtime.bundle.generation_spec import GenerationSpec
 from edgepeft_runtime.bundle.graphfile import external_locations
 from edgepeft_runtime.files.durable import writing
+from edgepeft_runtime.files.schema import Json
 from edgepeft_runtime.files.staging import check_folder, recover_directory, replace_directory
 from edgepeft_runtime.files.tensorfile import write_tensors
 
@@ -54,7 +54,7 @@ class Extras:
     generation: GenerationSpec | None = None
     files: Mapping[str, bytes] = field(default_factory=dict)
     quantized: Mapping[str, QuantizedTensor] = field(default_factory=dict)
-    provenance: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Json = field(default_factory=dict)
 
 
 def write_bundle(
@@ -200,5 +200,5 @@ def _entry(path: Path) -> spec.FileEntry:
         return spec.FileEntry(hashlib.file_digest(file, "sha256").hexdigest(), path.stat().st_size)
 
 
-def _json(settings: Mapping[str, Any]) -> dict[str, Any]:
+def _json(settings: Json) -> Json:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}

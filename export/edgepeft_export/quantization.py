@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Any
 
 from edgepeft_runtime.errors import BadSetting
+from edgepeft_runtime.files.schema import Json
 
 COMPUTE = ("fp32", "int8", "int4")
 GRADIENTS = ("tensor", "row")
@@ -88,9 +88,9 @@ class QuantizationReport:
     quantized: Mapping[str, QuantizedTensor] = field(default_factory=dict)
     kept: dict[str, str] = field(default_factory=dict)
 
-    def provenance(self, settings: Quantization) -> Mapping[str, Any]:
+    def provenance(self, settings: Quantization) -> Json:
         """For the manifest."""
-        described: dict[str, Any] = {} if settings.compute == "fp32" else {"compute": settings.compute}
+        described: Json = {} if settings.compute == "fp32" else {"compute": settings.compute}
         if settings.compute == "int4":
             described["block"] = settings.block
         if settings.compute == "int8" and settings.gradient != "row":

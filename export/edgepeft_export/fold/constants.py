@@ -6,8 +6,8 @@ Transposes of LoRA's matrices, sums of a weight and its sparse changes, the enco
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
 from numpy.typing import NDArray
@@ -50,7 +50,7 @@ def _is_last(value: ir.Value, constant: Collection[ir.Value]) -> bool:
     return goes_on and not value.is_graph_output()
 
 
-def _results(model: ir.Model, names: Sequence[str]) -> list[NDArray[Any]]:
+def _results(model: ir.Model, names: Sequence[str]) -> list[NDArray[np.generic]]:
     if not names:
         return []
     part = model.clone()
@@ -73,7 +73,7 @@ def load_all(graph: ir.Graph) -> None:
             value.const_value = ir.tensor(value.const_value.numpy(), dtype=value.const_value.dtype, name=value.name)
 
 
-def _put(graph: ir.Graph, value: ir.Value, array: NDArray[Any]) -> ir.Value:
+def _put(graph: ir.Graph, value: ir.Value, array: NDArray[np.generic]) -> ir.Value:
     node = value.producer()
     assert node is not None
     stem = f"{node.inputs[0].name}.T" if node.op_type == "Transpose" and node.inputs[0] is not None else value.name

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -72,7 +71,7 @@ def dense_values(graph: ir.Graph, sparse: Sparse) -> tuple[ir.Value, bool]:
     return node.inputs[0], node.inputs[0].name != sparse.tensor
 
 
-def _replace(graph: ir.Graph, emit: Emitter, sparse: Sparse, weight: NDArray[Any]) -> None:
+def _replace(graph: ir.Graph, emit: Emitter, sparse: Sparse, weight: NDArray[np.generic]) -> None:
     """Put the sum in the place of the input, transposed already where all its readers transpose it."""
     source, emit.scope = input_named(graph, sparse.tensor), sparse.tensor
     graph.inputs.remove(source)
@@ -120,7 +119,7 @@ def _first_indices(share: Share) -> Indices:
     return np.asarray(share.indices, np.int32)
 
 
-def _check_share(name: str, weight: NDArray[Any], share: Share) -> None:
+def _check_share(name: str, weight: NDArray[np.generic], share: Share) -> None:
     fits = 1 <= share.count <= weight.size < 2**31 and weight.ndim > 0
     if share.indices is not None:
         indices = np.asarray(share.indices)

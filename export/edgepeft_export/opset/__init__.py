@@ -16,6 +16,9 @@ from edgepeft_runtime.errors import EdgepeftError
 OPSET = 20
 """Operator set of every graph edgepeft writes: the first with Gelu; ONNX Runtime 1.19 runs up to 21."""
 
+OPSET_4_BITS = 21
+"""The first operator set with 4-bit tensors and scales of blocks; ONNX Runtime 1.19 runs it."""
+
 IR_VERSION = 10
 """ONNX IR version of every graph edgepeft writes: the newest that ONNX Runtime 1.19 reads."""
 

@@ -16,6 +16,7 @@ from onnx_ir.passes import common
 
 from edgepeft_export.errors import NoSuchWeight, NothingToQuantize, QuantizeError
 from edgepeft_export.forward import Forward
+from edgepeft_export.opset import OPSET_4_BITS
 from edgepeft_export.quantization import Quantization, QuantizationReport, QuantizedTensor
 from edgepeft_export.quantize.choose import Batch, most_sensitive
 from edgepeft_export.quantize.codebook import share_weights
@@ -24,9 +25,6 @@ from edgepeft_export.quantize.tensors import quantized_tensors
 from edgepeft_export.quantize.weights import weights_of
 
 __all__ = ["Quantization", "QuantizationReport", "QuantizeError", "QuantizedTensor", "quantize"]
-
-INT4_OPSET = 21
-"""The first operator set with 4-bit tensors; ONNX Runtime 1.19 runs it."""
 
 
 def quantize(
@@ -101,7 +99,7 @@ def _quantized(model: ir.Model, settings: Quantization, names: set[str]) -> ir.M
     common.RemoveUnusedNodesPass()(model)
     common.NameFixPass()(model)
     if settings.compute == "int4":
-        model.graph.opset_imports[""] = INT4_OPSET
+        model.graph.opset_imports[""] = OPSET_4_BITS
     return model
 
 

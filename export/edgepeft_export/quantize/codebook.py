@@ -7,7 +7,6 @@ of float weights.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -18,7 +17,7 @@ from edgepeft_export.graph.emit import Emitter
 _ROUNDS = 30
 
 
-def codebook(weight: NDArray[Any], size: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+def codebook(weight: NDArray[np.generic], size: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """1-D k-means over a tensor's values: Lloyd's algorithm on sorted values, started at quantiles.
 
     Zero keeps a value of its own where the tensor has zeros, so that masks survive.

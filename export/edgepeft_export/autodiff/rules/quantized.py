@@ -5,8 +5,6 @@ The weights are frozen, so a gradient only has to cross them: it is multiplied b
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
@@ -126,7 +124,7 @@ def _zero_points(emit: Emitter, stem: str, given: NDArray[np.generic] | None, sh
     return _packed(emit, f"{stem}.zeros", given, shape, bits)
 
 
-def _packed(emit: Emitter, name: str, array: NDArray[Any], shape: list[int], bits: int) -> ir.Value:
+def _packed(emit: Emitter, name: str, array: NDArray[np.generic], shape: list[int], bits: int) -> ir.Value:
     """An initializer over the bytes of ``array``, as a matrix of unsigned integers of 4 or 8 bits."""
     if bits == 8:
         return emit.stored(name, array.reshape(shape))

@@ -23,13 +23,10 @@ from edgepeft_export.forward.onnx_source.quantized import needs_4_bits, raise_qu
 from edgepeft_export.forward.onnx_source.reference import FileReference, choose_outputs, verified
 from edgepeft_export.graph.modelfile import load_model
 from edgepeft_export.graph.shapes import infer_shapes
-from edgepeft_export.opset import IR_VERSION, OPSET
+from edgepeft_export.opset import IR_VERSION, OPSET, OPSET_4_BITS
 from edgepeft_export.passes.pipeline import tidy, widen
 from edgepeft_export.verification.invent import run_twice
 from edgepeft_runtime.bundle.adapter_layout import AdapterLayout
-
-OPSET_4_BITS = 21
-"""The first operator set with 4-bit tensors and scales of blocks; ONNX Runtime 1.19 runs it."""
 
 
 def from_onnx(

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
+import onnx_ir as ir
 import torch
 from onnx.defs import OpSchema
 from onnxscript.values import Op, Opset
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
+from edgepeft_export.forward.torch_source.function_mode import Function, FunctionMode
 from edgepeft_export.graph.custom_ops import DOMAIN, STOP_GRADIENT
 
 
@@ -24,7 +24,7 @@ def _(x: Tensor) -> Tensor:
     return torch.empty_like(x)
 
 
-class KeepDetach(TorchFunctionMode):  # type: ignore[misc]
+class KeepDetach(FunctionMode):
     """While it is active, ``x.detach()`` leaves a node behind in what is traced.
 
     So does the row ``padding_idx`` of an embedding table that trains: torch gives that row no gradient.
@@ -37,22 +37,16 @@ class KeepDetach(TorchFunctionMode):  # type: ignore[misc]
         super().__init__()
         self._trained = trained
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        if func is Tensor.detach and args[0].is_floating_point():
+    def call(self, function: Function, args: tuple[Tensor, ...], kwargs: Mapping[str, Tensor]) -> object:
+        if function is Tensor.detach and args[0].is_floating_point():
             return _stop_gradient(args[0])
-        result = func(*args, **(kwargs or {}))
-        if func is nn.functional.embedding:
-            return self._without_padding(result, *args, **(kwargs or {}))
+        result = function(*args, **kwargs)
+        if function is nn.functional.embedding:
+            return self._without_padding(result, *args, **kwargs)
         return result
 
     def _without_padding(
-        self, rows: Tensor, ids: Tensor, weight: Tensor, padding_idx: int | None = None, *_: Any, **__: Any
+        self, rows: Tensor, ids: Tensor, weight: Tensor, padding_idx: int | None = None, *_: object, **__: object
     ) -> Tensor:
         if padding_idx is None or not any(weight is tensor for tensor in self._trained):
             return rows
@@ -70,7 +64,7 @@ _SCHEMA = OpSchema(
 )
 
 
-def _translated(x: Any) -> Any:
+def _translated(x: ir.Value) -> object:
     return Op(Opset(DOMAIN, 1), STOP_GRADIENT, _SCHEMA)(x)
 
 

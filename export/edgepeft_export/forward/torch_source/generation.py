@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -55,7 +54,7 @@ class _Decoder(nn.Module):  # type: ignore[misc]  # torch is not type-checked he
         from transformers import DynamicCache
 
         layers = [(past[key], past[value]) for key, value in zip(self._past[::2], self._past[1::2], strict=True)]
-        arguments: dict[str, Any] = {"logits_to_keep": 1} if self._one else {}
+        arguments: dict[str, object] = {"logits_to_keep": 1} if self._one else {}
         if self._positions:
             # Counted by what is attended to, so that padding on the left shifts nothing.
             counted = (attention_mask.cumsum(1) - 1).clamp(min=0)

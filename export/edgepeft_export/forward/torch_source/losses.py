@@ -6,30 +6,23 @@ no gradient rules. Here each is what torch's documentation says it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
+
+from edgepeft_export.forward.torch_source.function_mode import Function, FunctionMode
 
 
-class PlainLosses(TorchFunctionMode):  # type: ignore[misc]  # torch is not type-checked here
+class PlainLosses(FunctionMode):
     """While it is active, ``cross_entropy`` and ``nll_loss`` are computed by the functions below."""
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        plain = _PLAIN.get(func)
-        given = kwargs or {}
-        if plain is None or given.get("size_average") is not None or given.get("reduce") is not None or len(args) > 3:
-            return func(*args, **given)
-        settings = {name: value for name, value in given.items() if name not in ("size_average", "reduce")}
+    def call(self, function: Function, args: tuple[Tensor, ...], kwargs: Mapping[str, Tensor]) -> object:
+        plain = _PLAIN.get(function)
+        if plain is None or kwargs.get("size_average") is not None or kwargs.get("reduce") is not None or len(args) > 3:
+            return function(*args, **kwargs)
+        settings = {name: value for name, value in kwargs.items() if name not in ("size_average", "reduce")}
         return plain(*args, **settings)
 
 
@@ -93,4 +86,4 @@ def _along(weight: Tensor, like: Tensor, axis: int) -> Tensor:
     return weight.reshape([-1 if at == axis else 1 for at in range(like.dim())])
 
 
-_PLAIN: dict[Any, Callable[..., Tensor]] = {F.cross_entropy: cross_entropy, F.nll_loss: nll_loss}
+_PLAIN: dict[Function, Callable[..., Tensor]] = {F.cross_entropy: cross_entropy, F.nll_loss: nll_loss}

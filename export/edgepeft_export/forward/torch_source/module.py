@@ -11,7 +11,7 @@ import logging
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import onnx_ir as ir
@@ -175,7 +175,7 @@ class _Lifted(nn.Module):  # type: ignore[misc]  # torch is not type-checked her
         return tuple(named[name] for name in self.outputs)
 
 
-def _named_outputs(result: Any) -> dict[str, Tensor]:
+def _named_outputs(result: object) -> dict[str, Tensor]:
     if isinstance(result, Tensor):
         return {"output": result}
     if isinstance(result, Mapping):
@@ -235,17 +235,17 @@ def _trainable(model: nn.Module) -> dict[str, Tensor]:
 def _inference(model: nn.Module) -> Iterator[None]:
     """Evaluation mode and no key/value cache for the time of the export; everything is put back."""
     modes = {module: module.training for module in model.modules()}
-    config: Any = getattr(model, "config", None)
+    config = getattr(model, "config", None)
     had_cache = getattr(config, "use_cache", None)
     try:
         model.eval()
-        if had_cache:
+        if config is not None and had_cache:
             config.use_cache = False
         yield
     finally:
         for module, mode in modes.items():
             module.training = mode
-        if had_cache:
+        if config is not None and had_cache:
             config.use_cache = had_cache
 
 

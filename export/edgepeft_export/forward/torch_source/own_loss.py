@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import onnx_ir as ir
 import torch
@@ -87,7 +86,7 @@ class _Loss(nn.Module):  # type: ignore[misc]  # torch is not type-checked here
             return self.function(**inputs)
 
 
-def _arguments(function: Callable[..., Any]) -> list[str]:
+def _arguments(function: Callable[..., object]) -> list[str]:
     call = function.forward if isinstance(function, nn.Module) else function
     return [
         p.name for p in inspect.signature(call).parameters.values() if p.default is p.empty and p.kind != p.VAR_KEYWORD

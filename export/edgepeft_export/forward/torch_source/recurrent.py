@@ -7,18 +7,20 @@ while a model is traced, and becomes ONNX's LSTM or GRU, one per layer.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
-from typing import Any
 
+import onnx_ir as ir
 import torch
 from onnxscript.onnx_opset import opset20
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
-from torch.overrides import TorchFunctionMode
+
+from edgepeft_export.forward.torch_source.function_mode import Function, FunctionMode
+from edgepeft_export.graph.shapes import dims_of
 
 ORDER = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2)}
-"""ONNX's order of the gates (i, o, f, c and z, r, h), in places of torch's (i, f, g, o and r, z, n)."""
+"""ONNX's order of the gates (i, o, f, c and z, r, h), as positions in torch's (i, f, g, o and r, z, n)."""
 
 KINDS = {"lstm": "LSTM", "gru": "GRU"}
 
@@ -26,7 +28,7 @@ KINDS = {"lstm": "LSTM", "gru": "GRU"}
 _tracing: ContextVar[KeepRecurrent | None] = ContextVar("_tracing", default=None)
 
 
-def over_lengths(rnn: nn.Module, x: Tensor, lengths: Tensor) -> tuple[Tensor, Any]:
+def over_lengths(rnn: nn.Module, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor | tuple[Tensor, Tensor]]:
     """Run a recurrent network over rows that end before their padding; what a forward calls instead of packing.
 
     In torch this is ``pack_padded_sequence``, the network, ``pad_packed_sequence``: both directions see each row only.
@@ -66,13 +68,13 @@ torch.library.define(
 
 
 @torch.library.register_fake("edgepeft::recurrent")  # type: ignore[untyped-decorator]
-def _(x: Tensor, first: Sequence[Tensor], bidirectional: bool, *_: Any) -> list[Tensor]:
+def _(x: Tensor, first: Sequence[Tensor], bidirectional: bool, *_: object) -> list[Tensor]:
     """Shapes of the states of all steps, and of the last ones: the operator is only ever traced."""
     width = first[0].shape[2] * (2 if bidirectional else 1)
     return [x.new_empty(x.shape[0], x.shape[1], width), *(torch.empty_like(state) for state in first)]
 
 
-class KeepRecurrent(TorchFunctionMode):  # type: ignore[misc]
+class KeepRecurrent(FunctionMode):
     """While it is active, LSTM and GRU stay whole in what is traced."""
 
     def __init__(self) -> None:
@@ -84,7 +86,7 @@ class KeepRecurrent(TorchFunctionMode):  # type: ignore[misc]
         super().__enter__()
         return self
 
-    def __exit__(self, *error: Any) -> None:
+    def __exit__(self, *error: object) -> None:
         super().__exit__(*error)
         _tracing.reset(self._token)
 
@@ -97,23 +99,17 @@ class KeepRecurrent(TorchFunctionMode):  # type: ignore[misc]
         finally:
             self._lengths = None
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        kind = KINDS.get(getattr(func, "__name__", ""))
+    def call(self, function: Function, args: tuple[Tensor, ...], kwargs: Mapping[str, Tensor]) -> object:
+        kind = KINDS.get(getattr(function, "__name__", ""))
         if kind is None or not _is_plain(args):
-            return func(*args, **(kwargs or {}))
+            return function(*args, **kwargs)
         x, first, weights, _, num_layers, _, _, bidirectional, batch_first = args
         states = list(first) if kind == "LSTM" else [first]
         recurrent = torch.ops.edgepeft.recurrent
         return tuple(recurrent(x, states, bidirectional, self._lengths, weights, kind, num_layers, batch_first))
 
 
-def _is_plain(args: Sequence[Any]) -> bool:
+def _is_plain(args: Sequence[Tensor]) -> bool:
     """Whether a call of torch's lstm or gru has no packed sequence and no projections, which ONNX lacks."""
     if len(args) != 9 or not isinstance(args[3], bool):  # a packed one has its weights there
         return False
@@ -122,22 +118,23 @@ def _is_plain(args: Sequence[Any]) -> bool:
 
 
 def _translated(
-    x: Any,
-    first: Sequence[Any],
+    x: ir.Value,
+    first: Sequence[ir.Value],
     bidirectional: bool,
-    lengths: Any,
-    weights: Sequence[Any],
+    lengths: ir.Value | None,
+    weights: Sequence[ir.Value],
     kind: str,
     num_layers: int,
     batch_first: bool,
-) -> Sequence[Any]:
+) -> Sequence[ir.Value]:
     op = opset20
     directions = 2 if bidirectional else 1
-    units = int(weights[1].shape[1])
+    units = dims_of(weights[1])[1]
+    assert isinstance(units, int)
     per_direction = len(weights) // (num_layers * directions)
     ends = None if lengths is None else op.Cast(lengths, to=6)
     initial = [_split(state, num_layers, 0) for state in first]
-    last: list[list[Any]] = [[] for _ in first]
+    last: list[list[ir.Value]] = [[] for _ in first]
     if batch_first:
         x = op.Transpose(x, perm=[1, 0, 2])
     for layer in range(num_layers):
@@ -153,14 +150,19 @@ def _translated(
 
 
 def _layer(
-    x: Any, ends: Any, states: Sequence[Any], sets: Sequence[Sequence[Any]], kind: str, units: int
-) -> Sequence[Any]:
+    x: ir.Value,
+    ends: ir.Value | None,
+    states: Sequence[ir.Value],
+    sets: Sequence[Sequence[ir.Value]],
+    kind: str,
+    units: int,
+) -> Sequence[ir.Value]:
     """One operator; ``sets`` holds a direction's weights and, perhaps, biases each, as torch orders them."""
     op = opset20
     order, count = ORDER[kind], len(sets)
     w, r = (
-        _join([op.Unsqueeze(_reordered(one[place], order), op.Constant(value_ints=[0])) for one in sets])
-        for place in (0, 1)
+        _join([op.Unsqueeze(_reordered(one[index], order), op.Constant(value_ints=[0])) for one in sets])
+        for index in (0, 1)
     )
     biases = [[_reordered(bias, order) for bias in one[2:4]] for one in sets]
     b = _join([op.Unsqueeze(_join(one), op.Constant(value_ints=[0])) for one in biases]) if biases[0] else None
@@ -173,17 +175,17 @@ def _layer(
     return [op.Reshape(y, op.Constant(value_ints=[0, 0, count * units])), *after]
 
 
-def _reordered(weight: Any, order: Sequence[int]) -> Any:
+def _reordered(weight: ir.Value, order: Sequence[int]) -> ir.Value:
     """The gates of a weight or bias, which lie along axis 0, in ONNX's order."""
     gates = _split(weight, len(order), 0)
-    return _join([gates[place] for place in order])
+    return _join([gates[index] for index in order])
 
 
-def _split(value: Any, count: int, axis: int) -> Sequence[Any]:
+def _split(value: ir.Value, count: int, axis: int) -> Sequence[ir.Value]:
     return [value] if count == 1 else list(opset20.Split(value, num_outputs=count, axis=axis))
 
 
-def _join(values: Sequence[Any]) -> Any:
+def _join(values: Sequence[ir.Value]) -> ir.Value:
     return values[0] if len(values) == 1 else opset20.Concat(*values, axis=0)
 
 

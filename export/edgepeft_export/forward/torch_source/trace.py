@@ -5,16 +5,16 @@ Of every result only a sample is kept, so that the search takes no more memory t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode, resolve_name
+from torch.overrides import resolve_name
 
+from edgepeft_export.forward.torch_source.function_mode import Function, FunctionMode
 from edgepeft_export.verification.compare import Array, Arrays, difference
 from edgepeft_export.verification.graph import inner_values
 
@@ -82,7 +82,7 @@ def _equal(one: Sample, other: Sample) -> bool:
     return one[0] == other[0] and difference(one[1], other[1]) <= _SAME
 
 
-class _Recorder(TorchFunctionMode):  # type: ignore[misc]  # torch is not type-checked here
+class _Recorder(FunctionMode):
     """Keeps a sample of every float result of a function, in order."""
 
     def __init__(self) -> None:
@@ -90,15 +90,9 @@ class _Recorder(TorchFunctionMode):  # type: ignore[misc]  # torch is not type-c
         self.results: list[_Result] = []
         self.module = ""
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        result = func(*args, **(kwargs or {}))
-        name = getattr(func, "__name__", "")
+    def call(self, function: Function, args: tuple[Tensor, ...], kwargs: Mapping[str, Tensor]) -> object:
+        result = function(*args, **kwargs)
+        name = getattr(function, "__name__", "")
         if (
             isinstance(result, Tensor)
             and result.is_floating_point()
@@ -106,7 +100,7 @@ class _Recorder(TorchFunctionMode):  # type: ignore[misc]  # torch is not type-c
             and name not in ("__get__", "__set__")
         ):
             values = result.detach().float().contiguous().numpy()
-            self.results.append(_Result(resolve_name(func) or name, self.module, _sample(values)))
+            self.results.append(_Result(resolve_name(function) or name, self.module, _sample(values)))
         return result
 
 

@@ -1,0 +1,137 @@
+"""The toolbox of graph edits: verbs keep names and outputs, a linear layer gives its matrix and accepts another."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from edgepeft_export.graph.constants import constant_factor, new_initializer
+from edgepeft_export.graph.custom_ops import CONTRIB
+from edgepeft_export.graph.edit import add_input, eliminate_node, insert_on_edge, replace_node
+from edgepeft_export.graph.emit import Emitter
+from edgepeft_export.graph.linear import LinearSite
+from edgepeft_export.graph.rounding import LARGEST_PAIR, pack_nibbles, pair_sums, to_int4, to_int8, unpack_nibbles
+
+RNG = np.random.default_rng(0)
+
+
+def _graph(op_type: str = "Relu") -> tuple[ir.Graph, ir.Node]:
+    """``y = op(x)``, with y as the graph's output."""
+    graph = ir.Graph([], [], nodes=[], opset_imports={"": 20})
+    x = add_input(graph, "x", [4, 8])
+    y = Emitter(graph).op(op_type, x)
+    y.name, y.shape = "y", ir.Shape([4, 8])
+    graph.outputs.append(y)
+    node = y.producer()
+    assert node is not None
+    return graph, node
+
+
+def test_a_replaced_node_leaves_its_name_and_shape() -> None:
+    """The new node's output is the graph's output ``y``."""
+    graph, node = _graph()
+    replace_node(node, ir.node("Abs", node.inputs))
+    assert [(node.op_type, node.outputs[0].name) for node in graph] == [("Abs", "y")]
+    assert graph.outputs[0].name == "y" and graph.outputs[0].shape == [4, 8]
+
+
+def test_an_eliminated_node_leaves_the_name_of_an_output() -> None:
+    """What it read is the output ``y`` now."""
+    graph, node = _graph()
+    last = Emitter(graph).op("Identity", node.outputs[0]).producer()
+    assert last is not None
+    node.outputs[0].name, last.outputs[0].name = "inner", "y"
+    graph.outputs[:] = [last.outputs[0]]
+    eliminate_node(last)
+    assert [node.op_type for node in graph] == ["Relu"]
+    assert graph.outputs[0] is node.outputs[0] and graph.outputs[0].name == "y"
+
+
+def test_an_inserted_node_is_read_by_all_others() -> None:
+    """Readers and the graph's output move to it; the node itself reads the value."""
+    graph, node = _graph()
+    reader = Emitter(graph).op("Neg", node.outputs[0]).producer()
+    inserted = insert_on_edge(node.outputs[0], ir.node("Abs", [node.outputs[0]]))
+    assert reader is not None and reader.inputs[0] is inserted and graph.outputs[0] is inserted
+    assert inserted.name == "y" and [use.node.op_type for use in node.outputs[0].uses()] == ["Abs"]
+
+
+@pytest.mark.parametrize(("op_type", "expected"), [("Mul", 4.0), ("Div", 0.25)])
+def test_a_constant_factor_is_read(op_type: str, expected: float) -> None:
+    """x · 4 and x / 4."""
+    graph, node = _graph()
+    emit = Emitter(graph)
+    scaled = emit.op(op_type, node.outputs[0], emit.constant(np.array(4.0, np.float32)))
+    assert constant_factor(scaled) == (expected, node.outputs[0])
+    assert constant_factor(node.outputs[0]) is None
+
+
+def _layer(kind: str) -> tuple[LinearSite, np.ndarray]:
+    """A layer of 8 inputs and 6 outputs as it is stored, without inferred shapes, and its matrix."""
+    graph = ir.Graph([], [], nodes=[], opset_imports={"": 20})
+    emit, x = Emitter(graph), add_input(graph, "x", [4, 8])
+    matrix = RNG.normal(size=(8, 6)).astype(np.float32)
+    if kind == "MatMul":
+        y = emit.op("MatMul", x, new_initializer(graph, "w", matrix))
+    elif kind == "Gemm":
+        y = emit.op("Gemm", x, new_initializer(graph, "w", matrix.T), transB=1, alpha=0.5)
+        matrix = 0.5 * matrix
+    elif kind == "int8":
+        eight = to_int8(matrix.T, 0)
+        w = emit.op("Transpose", new_initializer(graph, "w", eight.values), perm=[1, 0])
+        rounded = emit.ops("DynamicQuantizeLinear", x, outputs=3)
+        scale = new_initializer(graph, "s", eight.scale)
+        y = emit.op("MatMulIntegerToFloat", rounded[0], w, rounded[1], scale, rounded[2], domain=CONTRIB)
+        matrix = (eight.values * eight.scale[:, None]).T
+    else:
+        four = to_int4(np.ascontiguousarray(matrix.T), 16)
+        w, scale = new_initializer(graph, "w", four.values), new_initializer(graph, "s", four.scales.reshape(-1))
+        y = emit.op("MatMulNBits", x, w, scale, domain=CONTRIB, K=8, N=6, bits=4, block_size=16)
+        steps = unpack_nibbles(four.values).astype(np.float32) - 8
+        matrix = (steps * four.scales[..., None]).reshape(6, -1)[:, :8].T
+    y.dtype = ir.DataType.FLOAT
+    site = LinearSite.of(y.producer())
+    assert site is not None
+    return site, matrix
+
+
+@pytest.mark.parametrize("kind", ["MatMul", "Gemm", "int8", "int4"])
+def test_a_layer_gives_its_matrix_and_accepts_another(kind: str) -> None:
+    """However it is stored; the other one comes back as near as the storage allows."""
+    site, matrix = _layer(kind)
+    assert (site.inputs, site.outputs, site.x.name) == (8, 6, "x")
+    np.testing.assert_allclose(site.matrix(), matrix, rtol=1e-6)
+    other = RNG.normal(size=(8, 6))
+    site.with_matrix(other)
+    changed = LinearSite.of(site.node)
+    assert changed is not None
+    error = float(np.abs(changed.matrix() - other).max())
+    assert error < {"MatMul": 1e-6, "Gemm": 1e-6, "int8": 0.03, "int4": 0.4}[kind]
+
+
+def test_a_shared_weight_is_changed_for_one_reader_alone() -> None:
+    """The other layer keeps the old matrix; with ``allow_shared=False`` neither is a site."""
+    site, matrix = _layer("MatMul")
+    assert isinstance(site.node.graph, ir.Graph)
+    twin = Emitter(site.node.graph).op("MatMul", *site.node.inputs).producer()
+    assert LinearSite.of(twin, allow_shared=False) is None
+    site.with_matrix(np.zeros((8, 6)))
+    one, other = LinearSite.of(site.node), LinearSite.of(twin)
+    assert one is not None and other is not None
+    assert not one.matrix().any() and np.array_equal(other.matrix(), matrix)
+
+
+def test_rounded_neighbours_never_saturate() -> None:
+    """Along both axes two int8 weights of one sign sum to the limit at most, at which 16 bits suffice."""
+    matrix = np.abs(RNG.normal(size=(64, 64))).astype(np.float32)
+    values = to_int8(matrix, 1).values.astype(np.int16)
+    assert max(pair_sums(values).max(), pair_sums(values.T).max()) <= LARGEST_PAIR
+    assert 255 * LARGEST_PAIR <= np.iinfo(np.int16).max < 255 * (LARGEST_PAIR + 1)
+
+
+def test_nibbles_come_back() -> None:
+    """Two to a byte, the first in the low half."""
+    values = RNG.integers(0, 16, (3, 8)).astype(np.uint8)
+    assert np.array_equal(unpack_nibbles(pack_nibbles(values)), values)
+    assert pack_nibbles(np.array([1, 2], np.uint8)).tolist() == [0x21]
