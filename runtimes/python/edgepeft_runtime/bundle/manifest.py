@@ -113,8 +113,8 @@ class SparseSpec:
     shape: Sizes
     values: str
     indices: str
-    gradient: Annotated[str | None, Mark.OPTIONAL]
-    batches: Natural
+    gradient: Annotated[str | None, Mark.OPTIONAL] = None
+    batches: Natural = 1
 
     @property
     def size(self) -> int:
