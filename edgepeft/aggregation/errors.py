@@ -17,10 +17,6 @@ class OtherModel(AggregationError, code="other-model"):
     """The bundles were prepared from different models or targets."""
 
 
-class UnknownScale(AggregationError, code="unknown-scale"):
-    """Pairs of different bundles cannot be combined without their scales."""
-
-
 class NoUpdates(AggregationError, code="no-updates"):
     """There is no usable update. The context says why each one was refused."""
 

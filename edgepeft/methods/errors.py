@@ -9,10 +9,6 @@ class MethodError(EdgepeftError):
     """A method that does not fit the model, or a setting of it out of range."""
 
 
-class UnknownMethod(MethodError, code="unknown-method"):
-    """There is no method of this name. The context lists them."""
-
-
 class BadMethodSetting(MethodError, code="method-setting"):
     """A method has no such setting, or its value is out of range."""
 

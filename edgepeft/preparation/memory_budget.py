@@ -10,7 +10,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from edgepeft.errors import MemoryBudgetTooSmall
+from edgepeft.errors import FixedBatchSize, MemoryBudgetTooSmall
 from edgepeft_export.bundle import write_bundle
 from edgepeft_export.compile import Compiled, compile_step
 from edgepeft_export.errors import NothingToRecompute
@@ -126,7 +126,7 @@ def _batch_dimension(forward: Forward) -> str:
     first = forward.input_values()[0]
     size = first.shape[0] if first.shape is not None and len(first.shape) else None
     if not isinstance(size, ir.SymbolicDim) or size.value is None:
-        raise MemoryBudgetTooSmall(
+        raise FixedBatchSize(
             "The number of examples of a batch is fixed, so it cannot be chosen.",
             context=f"input {first.name}: {first.shape}",
             hint="leave the first dimension of the inputs free (dynamic_axes).",

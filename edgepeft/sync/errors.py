@@ -81,10 +81,6 @@ class FutureUpdate(UpdateError, code="future-update"):
     """An update names a round that was not published."""
 
 
-class WrongRound(UpdateError, code="wrong-round"):
-    """An update did not start from the adapter of the round it names."""
-
-
 class Equivocation(UpdateError, code="equivocation"):
     """A device has signed two updates under one sequence number, so it is blocked."""
 

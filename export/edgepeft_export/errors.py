@@ -113,10 +113,6 @@ class LossNotExported(LossError, code="loss-export"):
     """torch.onnx cannot export the loss."""
 
 
-class UnknownLoss(LossError, code="unknown-loss"):
-    """There is no loss of this name. The context lists them."""
-
-
 class UnknownClassCount(LossError, code="unknown-classes"):
     """The last axis of the logits has no fixed size, so the number of classes is not known."""
 
@@ -135,10 +131,6 @@ class UnknownRecomputeMode(EdgepeftError, code="unknown-recompute-mode"):
 
 class NothingToRecompute(EdgepeftError, code="nothing-to-recompute"):
     """The graph has no activation that could be computed a second time instead of kept."""
-
-
-class UnknownOptimizer(OptimizerError, code="unknown-optimizer"):
-    """There is no optimizer of this name. The context lists them."""
 
 
 class NothingToQuantize(QuantizeError, code="nothing-to-quantize"):

@@ -9,7 +9,7 @@ export class EdgepeftError extends Error {
   readonly hint: string | null;
 
   /**
-   * @param reference kebab-case name of the kind of error; stable, so that programs may look for it.
+   * @param code kebab-case name of the cause, as docs/ERRORS.md lists it; stable, so that programs may look for it.
    * @param message one sentence: what could not be done.
    * @param context the facts of this case; `null` where the message holds them all.
    * @param hint what to do about it; `null` where nothing sensible can be said.
@@ -17,7 +17,7 @@ export class EdgepeftError extends Error {
    * Texts may quote a file that somebody else wrote: what is very long is cut, and what is not print is escaped.
    */
   constructor(
-    readonly reference: string,
+    readonly code: string,
     message: string,
     context: string | null,
     hint: string | null,
@@ -36,7 +36,7 @@ export class EdgepeftError extends Error {
     const lines = (this.context ?? "").split("\n").map((line, i) => (i === 0 ? "╰─> " : "    ") + line);
     const context = this.context === null ? [] : lines;
     const hint = this.hint === null ? [] : [`hint: ${this.hint}`];
-    return [`error: ${this.reference}`, `× ${this.message}`, ...context, ...hint].join("\n");
+    return [`error: ${this.code}`, `× ${this.message}`, ...context, ...hint].join("\n");
   }
 }
 

@@ -109,6 +109,6 @@ describe("images", () => {
 
   it("of another size are refused", () => {
     const image = { data: new Uint8ClampedArray(16), width: 2, height: 2 };
-    assert.throws(() => imagesOf([image], MANIFEST), refused("wrong-size"));
+    assert.throws(() => imagesOf([image], MANIFEST), refused("wrong-shape"));
   });
 });

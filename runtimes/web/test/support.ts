@@ -66,7 +66,7 @@ export function near(found: number, wanted: number, tolerance = 1e-5): boolean {
 /** For `assert.rejects` and `assert.throws`: an error of this reference. */
 export function refused(reference: string): (failure: unknown) => boolean {
   return (failure) => {
-    const found = (failure as EdgepeftError).reference;
+    const found = (failure as EdgepeftError).code;
     if (found !== reference) throw new Error(`expected ${reference}, found ${String(failure)}`, { cause: failure });
     return true;
   };

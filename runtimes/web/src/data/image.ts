@@ -30,7 +30,7 @@ export function imagesOf(images: readonly Pixels[], manifest: Manifest): Tensor 
     if (image.width !== width || image.height !== height) {
       const context = `expected ${width} x ${height}, found ${image.width} x ${image.height}`;
       throw new DataError(
-        "wrong-size",
+        "wrong-shape",
         "An image has not the size that the bundle takes.",
         context,
         "draw it on a canvas of that size.",

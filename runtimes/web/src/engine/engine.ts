@@ -188,7 +188,7 @@ function checkFinite(what: string, value: number, step: number, lr: number): voi
   if (Number.isFinite(value)) return;
   const message = `The ${what} of step ${step} is not finite; the parameters are those of the step before.`;
   const hint = "use a smaller learning rate or a warm-up, and look for extreme values in the data.";
-  throw new TrainingError("not-finite", message, `${what}: ${value}; learning rate ${lr}`, hint);
+  throw new TrainingError("diverged", message, `${what}: ${value}; learning rate ${lr}`, hint);
 }
 
 function noLabelCounts(): BatchError {

@@ -45,7 +45,7 @@ type Entry = f.Read<typeof entry>;
 
 class Damage extends Error {
   constructor(
-    readonly reference: string,
+    readonly code: string,
     what: string,
   ) {
     super(what);
@@ -71,7 +71,7 @@ export async function readTensors(
     const damage = failure instanceof f.Wrong ? new Damage("tensor-file-header", failure.message) : failure;
     if (!(damage instanceof Damage)) throw failure;
     const hint = "fetch or write the file again; the copy was cut short or changed on the way.";
-    throw new error(damage.reference, `${source} is damaged or of another format.`, damage.message, hint);
+    throw new error(damage.code, `${source} is damaged or of another format.`, damage.message, hint);
   }
 }
 

@@ -45,7 +45,7 @@ export async function pick(
     if (!sizes.every(Number.isFinite)) {
       const message = `The gradient of ${spec.tensor} is not finite, so no elements can be picked by it.`;
       const context = "the first batches decide which elements train";
-      throw new TrainingError("not-finite", message, context, "look for extreme values in the data.");
+      throw new TrainingError("diverged", message, context, "look for extreme values in the data.");
     }
     const count = sizeOf(manifest.parameters.find(({ name }) => name === spec.indices)!);
     indices[spec.indices] = new Tensor("int32", largest(sizes, count), [count]);

@@ -108,7 +108,7 @@ export class Session {
       if (where === null) continue;
       const message = "The run contains a value that is not finite; nothing was written.";
       const hint = "go back to the last checkpoint with a smaller learning rate.";
-      throw new TrainingError("not-finite", message, `tensor ${name} ${where}`, hint);
+      throw new TrainingError("diverged", message, `tensor ${name} ${where}`, hint);
     }
     return state;
   }

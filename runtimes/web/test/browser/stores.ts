@@ -63,7 +63,7 @@ async function stores(kind: "database" | "folder"): Promise<Stored> {
   const [whole, first] = await train(bundle, await store("whole"));
   await first.close();
   const [, second] = await train(bundle, await store("cut"), 5);
-  const refused = await train(bundle, await store("cut")).catch((failure: EdgepeftError) => failure.reference);
+  const refused = await train(bundle, await store("cut")).catch((failure: EdgepeftError) => failure.code);
   await second.close();
   const again = await Trainer.open(handleFiles(bundle), { ort, state: await store("cut") });
   const stepsFound = again.steps;
