@@ -130,12 +130,12 @@ class PairProduct:
 
     def finish(self, total: float, result: Result) -> None:
         first_b, first_a = self._pair.factors(self._start.adapter)
-        u, s, v = self._products.best(self._pair.declared.rank)
+        u, s, v = self._products.best(self._pair.rank)
         rows = first_a.shape[0] * first_a.shape[1]
         length = float(np.linalg.norm(first_a) / np.sqrt(rows)) or 1.0  # of an embedding's pair, A starts at zero
-        kept, missing = s[:, None, : u.shape[2]] / total, self._pair.declared.rank - u.shape[2]
+        kept, missing = s[:, None, : u.shape[2]] / total, self._pair.rank - u.shape[2]
         b = np.pad(u * kept / length, ((0, 0), (0, 0), (0, missing)))
-        a = np.concatenate([v * length, first_a[:, self._pair.declared.rank - missing :]], axis=1)
+        a = np.concatenate([v * length, first_a[:, self._pair.rank - missing :]], axis=1)
         result.tensors |= self._pair.tensors((b, a))
         change = self._products.plus([(-total * first_b, first_a)]).norm() / total
         result.errors[self._pair.layer] = float(np.linalg.norm(s[:, u.shape[2] :])) / total, change
@@ -165,7 +165,7 @@ def _scaled(pair: PairTensors, start: Start, item: Contribution) -> Factors:
         return pair.factors(item.values.whole)
     other = next(candidate for candidate in item.start.pairs if candidate.a == pair.a)
     b, a = other.factors(item.values.whole)
-    return b * (other.declared.scale / pair.declared.scale), a
+    return b * (other.scale / pair.scale), a
 
 
 class SparseMean:

@@ -280,14 +280,14 @@ def _report(
 def _merge_error(result: Result, start: Start) -> ProductError | None:
     if not result.errors:
         return None
-    scales = {pair.layer: pair.declared.scale for pair in start.pairs}
+    scales = {pair.layer: pair.scale for pair in start.pairs}
     lost, whole = (
         float(np.sqrt(sum((scales[name] * norms[side]) ** 2 for name, norms in result.errors.items())))
         for side in (0, 1)
     )
-    each = {name: _share(*norms) for name, norms in result.errors.items()}
-    return ProductError(_share(lost, whole), each)
+    each = {name: _fraction(*norms) for name, norms in result.errors.items()}
+    return ProductError(_fraction(lost, whole), each)
 
 
-def _share(part: float, whole: float) -> float:
+def _fraction(part: float, whole: float) -> float:
     return part / whole if whole > 0 else 0.0

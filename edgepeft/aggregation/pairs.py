@@ -18,54 +18,33 @@ Factors = tuple[Float64s, Float64s]
 
 
 @dataclass(frozen=True)
-class PairTensors:
-    """A declared pair, and the shapes that its parameters have in the bundle.
+class PairTensors(LowRankPair):
+    """A pair as the manifest declares it, and the shapes of its parameters there."""
 
-    Attributes:
-        declared: The pair as the manifest has it.
-        a_shape, b_shape: Shapes of the parameters, at the rank of the pair.
-    """
-
-    declared: LowRankPair
     a_shape: tuple[int, ...]
     b_shape: tuple[int, ...]
 
-    @property
-    def layer(self) -> str:
-        """Name of the adapted layer."""
-        return self.declared.layer
-
-    @property
-    def a(self) -> str:
-        """Name of the parameter A."""
-        return self.declared.a
-
-    @property
-    def b(self) -> str:
-        """Name of the parameter B."""
-        return self.declared.b
-
     def rank_of(self, tensors: Mapping[str, Array]) -> int:
         """Return the rank that these tensors have in each group."""
-        return int(tensors[self.a].shape[self.declared.rank_axis]) // self.declared.groups
+        return int(tensors[self.a].shape[self.rank_axis]) // self.groups
 
     def factors(self, tensors: Mapping[str, Array]) -> Factors:
         """Return the pair's matrices, float64."""
         a, b = (tensors[name].astype(np.float64) for name in (self.a, self.b))
-        if self.declared.layout == "graph":
+        if self.layout == "graph":
             return b.T[None], a.T[None]
-        rank, groups = self.rank_of(tensors), self.declared.groups
+        rank, groups = self.rank_of(tensors), self.groups
         rows = a.reshape(groups, rank, -1)
-        if self.declared.layout == "experts":
+        if self.layout == "experts":
             return b.reshape(-1, rank, groups).transpose(2, 0, 1), rows
         return b.reshape(groups, -1, rank), rows
 
     def tensors(self, factors: Factors) -> dict[str, Float64s]:
         """Return the parameters of matrices of any rank: the inverse of :meth:`factors`."""
         b, a = factors
-        if self.declared.layout == "graph":
+        if self.layout == "graph":
             return {self.a: a[0].T, self.b: b[0].T}
-        if self.declared.layout == "experts":
+        if self.layout == "experts":
             b = b.transpose(1, 2, 0)
         shapes = self.shapes(a.shape[1])
         return {self.a: a.reshape(shapes[self.a]), self.b: b.reshape(shapes[self.b])}
@@ -73,14 +52,16 @@ class PairTensors:
     def shapes(self, rank: int) -> dict[str, tuple[int, ...]]:
         """Return the parameters' shapes at another rank."""
         a, b = self.a_shape, self.b_shape
-        if self.declared.layout == "graph":
+        if self.layout == "graph":
             return {self.a: (a[0], rank), self.b: (rank, b[1])}
-        rows = self.declared.groups * rank
-        columns = rows if self.declared.layout == "experts" else rank
+        rows = self.groups * rank
+        columns = rows if self.layout == "experts" else rank
         return {self.a: (rows, *a[1:]), self.b: (b[0], columns, *b[2:])}
 
 
 def pairs_of(manifest: Manifest) -> tuple[PairTensors, ...]:
     """Return the pairs that a bundle declares."""
     sizes = {spec.name: spec.sizes for spec in manifest.parameters}
-    return tuple(PairTensors(pair, sizes[pair.a], sizes[pair.b]) for pair in manifest.adapter.pairs)
+    return tuple(
+        PairTensors(**vars(pair), a_shape=sizes[pair.a], b_shape=sizes[pair.b]) for pair in manifest.adapter.pairs
+    )

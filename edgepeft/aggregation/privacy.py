@@ -39,18 +39,18 @@ class Mechanism:
         """Whether the next update counts."""
         return self._privacy.sampling == 1.0 or bool(self._draw.random() < self._privacy.sampling)
 
-    def add_noise(self, result: Result, clip: float, devices: int, still: Collection[str]) -> Spent:
+    def add_noise(self, result: Result, clip: float, devices: int, unchanged: Collection[str]) -> Spent:
         """Add the noise, in place, and account for it.
 
         Args:
             result: means; indices stay.
             clip: the norm that updates were clipped to.
             devices: how many updates there were, those that did not count among them.
-            still: names of tensors that are the same whatever devices send, and get no noise.
+            unchanged: names of tensors that no device changes; they get no noise.
         """
         privacy = self._privacy
         deviation = privacy.noise * clip / (privacy.sampling * devices)
-        for name in sorted(result.tensors.keys() - set(still)):
+        for name in sorted(result.tensors.keys() - set(unchanged)):
             result.tensors[name] = result.tensors[name] + self._draw.normal(0.0, deviation, result.tensors[name].shape)
         return _spent(privacy, deviation)
 

@@ -17,9 +17,9 @@ def stacked_ranks(manifest: Manifest, parameters: Mapping[str, Array]) -> Json:
     """
     pairs = pairs_of(manifest)
     ranks = {pair.layer: pair.rank_of(parameters) for pair in pairs}
-    if all(ranks[pair.layer] == pair.declared.rank for pair in pairs):
+    if all(ranks[pair.layer] == pair.rank for pair in pairs):
         return {}
-    alphas = {pair.layer: pair.declared.scale * ranks[pair.layer] for pair in pairs}
+    alphas = {pair.layer: pair.scale * ranks[pair.layer] for pair in pairs}
     first = pairs[0].layer
     return {
         "r": ranks[first],

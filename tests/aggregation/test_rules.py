@@ -91,7 +91,7 @@ def test_svd_is_the_nearest_of_its_rank(text: Trained, tmp_path: Path) -> None:
         found, plain = (aggregate(bundle, paths, rule=rule) for rule in ("svd", "fedavg"))
         for pair in pairs_of(bundle.manifest):
             exact = np.mean([_products(own, pair) for own in fleet], axis=0)[0]
-            tail = np.linalg.svd(exact, compute_uv=False)[pair.declared.rank :]
+            tail = np.linalg.svd(exact, compute_uv=False)[pair.rank :]
             off = np.linalg.norm(_products(found.parameters, pair)[0] - exact)
             assert off == pytest.approx(np.linalg.norm(tail), rel=1e-4)
             assert found.report.merge_error is not None and plain.report.merge_error is not None
@@ -230,8 +230,8 @@ def test_pairs_are_found_whatever_they_adapt(text: Trained, images: Trained, lay
     """Linear, convolutions with and without groups, embeddings, recurrent layers, and products on a graph."""
     found = {name: pairs_of(bundle.manifest) for name, bundle in layouts.items()}
     for trained in (text, images):
-        assert all(pair.declared.scale in (2.0, 3.0) for pair in pairs_of(Bundle.open(trained.bundle).manifest))
-    assert [(pair.layer, pair.declared.rank) for pair in pairs_of(Bundle.open(images.bundle).manifest)] == [
+        assert all(pair.scale in (2.0, 3.0) for pair in pairs_of(Bundle.open(trained.bundle).manifest))
+    assert [(pair.layer, pair.rank) for pair in pairs_of(Bundle.open(images.bundle).manifest)] == [
         ("base_model.model.first", 2),
         ("base_model.model.second", 2),
         ("base_model.model.last", 2),
@@ -283,7 +283,7 @@ def test_a_stack_of_any_layout_is_the_mean_on_the_model(layouts: dict[str, Bundl
     bundle = layouts["convolutions"]
     draw = np.random.default_rng(0)
     inputs = {"input": draw.normal(size=(2, 4, 6, 6)).astype(np.float32)}
-    first = [pair for pair in pairs_of(bundle.manifest) if pair.declared.groups == 2]
+    first = [pair for pair in pairs_of(bundle.manifest) if pair.groups == 2]
     start = bundle.adapter()
     fleet = [  # one layer of three changes, so the network stays linear in what is averaged
         {name: own[name] if name in (first[0].a, first[0].b) else start[name] for name in own}

@@ -16,6 +16,7 @@ from torch import nn
 
 import edgepeft
 from edgepeft.aggregation import aggregate
+from edgepeft.aggregation.pairs import PairTensors
 from edgepeft.methods.lora import Lora
 from edgepeft.methods.support.existing import attach
 from edgepeft_runtime.bundle.bundle import Bundle
@@ -72,6 +73,31 @@ class Layer:
 def layer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Layer:
     """Each of the layers."""
     return Layer(tmp_path_factory.mktemp("square"), *LAYERS[request.param])
+
+
+KINDS = [
+    ("torch", 1, (2, 4), (6, 2)),
+    ("torch", 3, (6, 4, 3, 3), (9, 2, 1, 1)),
+    ("experts", 3, (6, 4), (5, 6)),
+    ("graph", 1, (4, 2), (2, 6)),
+]
+
+
+@pytest.mark.parametrize(("layout", "groups", "a_shape", "b_shape"), KINDS)
+def test_factors_go_back_to_their_tensors(
+    layout: str, groups: int, a_shape: tuple[int, ...], b_shape: tuple[int, ...]
+) -> None:
+    """In every layout, at the rank of the pair and stacked to twice of it."""
+    pair = PairTensors("layer", "a", "b", layout, groups, 2, 1.0, a_shape, b_shape)
+    draw = np.random.default_rng(0)
+    tensors = {"a": draw.normal(size=a_shape), "b": draw.normal(size=b_shape)}
+    b, a = pair.factors(tensors)
+    back = pair.tensors((b, a))
+    assert all(np.array_equal(back[name], array) for name, array in tensors.items())
+    stacked = pair.tensors((np.concatenate([b, b], axis=2), np.concatenate([a, a], axis=1)))
+    assert pair.rank_of(stacked) == 4
+    twice_b, twice_a = pair.factors(stacked)
+    assert np.allclose(twice_b @ twice_a, 2 * b @ a)
 
 
 def test_the_declared_layout_is_that_of_the_method(layer: Layer) -> None:

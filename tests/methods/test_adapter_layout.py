@@ -60,7 +60,7 @@ def test_declared_products_are_those_of_peft(kind: str) -> None:
     layer = model.get_submodule("base_model.model.0")
     (pair,) = layout_of(model).pairs
     tensors = {name: parameter.detach().numpy() for name, parameter in model.named_parameters()}
-    b, a = PairTensors(pair, tensors[pair.a].shape, tensors[pair.b].shape).factors(tensors)
+    b, a = PairTensors(**vars(pair), a_shape=tensors[pair.a].shape, b_shape=tensors[pair.b].shape).factors(tensors)
     change = pair.scale * (b @ a)
     wanted = layer.get_delta_weight("default").detach().numpy()
     wanted = wanted.T if kind == "embedding" else wanted

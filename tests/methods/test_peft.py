@@ -13,7 +13,7 @@ from torch import nn
 import edgepeft
 from edgepeft.methods import attach, by_name
 from edgepeft.methods.errors import MethodError
-from edgepeft.methods.prompts import line_up
+from edgepeft.methods.support.prompt_outputs import align_outputs
 from edgepeft_export.forward.torch_source.module import from_torch
 from tests.support.networks import NETWORKS, Network
 from tests.support.training import Trained, check_merged, outputs, torch_losses, train_both
@@ -40,7 +40,7 @@ def _check_peft(trained: Trained, network: Network, folder: Path) -> Path:
     from peft import PeftModel
 
     adapter = edgepeft.merge(trained.bundle, trained.update, to="peft", out=folder / "adapter")
-    loaded = line_up(PeftModel.from_pretrained(network.model(), adapter).eval())
+    loaded = align_outputs(PeftModel.from_pretrained(network.model(), adapter).eval())
     inputs, _ = next(network.batches(1))
     expected = outputs(trained.model, inputs)
     found = outputs(loaded, inputs)
@@ -189,11 +189,11 @@ def test_an_adapter_trained_elsewhere_goes_on_here_and_back(kind: str, tmp_path:
         "PREFIX_TUNING": PrefixTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=3),
         "PROMPT_TUNING": PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=3),
     }[kind]
-    elsewhere = line_up(get_peft_model(network.model(), config))  # peft alone cannot run BERT's prefix
+    elsewhere = align_outputs(get_peft_model(network.model(), config))  # peft alone cannot run BERT's prefix
     list(torch_losses(elsewhere, network, 3, 0.05))
     elsewhere.save_pretrained(tmp_path / "first")
     prompts = "TUNING" in kind  # peft loads these for inference only; what trains is marked by hand
-    loaded = line_up(PeftModel.from_pretrained(network.model(), tmp_path / "first", is_trainable=not prompts))
+    loaded = align_outputs(PeftModel.from_pretrained(network.model(), tmp_path / "first", is_trainable=not prompts))
     for part, parameter in loaded.named_parameters():
         if prompts and ("prompt_encoder" in part or "modules_to_save" in part):
             parameter.requires_grad_(True)
