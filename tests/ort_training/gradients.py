@@ -22,8 +22,9 @@ import torch
 
 import edgepeft
 from edgepeft.methods import attach
-from edgepeft.methods.base import Method, by_name
+from edgepeft.methods.base import Method
 from edgepeft.methods.errors import MethodError
+from edgepeft.methods.registry import by_name
 from edgepeft_export.ort_training import GRADIENTS, OrtTraining
 from edgepeft_runtime.errors import EdgepeftError
 from tests.matrix import ALL, TITLES
