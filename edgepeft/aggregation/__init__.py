@@ -4,15 +4,15 @@ from edgepeft.aggregation.acceptance import Verdict, check_acceptance
 from edgepeft.aggregation.combining import Aggregate, aggregate
 from edgepeft.aggregation.errors import AggregationError
 from edgepeft.aggregation.report import AggregateReport
-from edgepeft.aggregation.settings import Privacy, Robust, Settings
+from edgepeft.aggregation.settings import AggregationSettings, Privacy, Robust
 
 __all__ = [
     "Aggregate",
     "AggregateReport",
     "AggregationError",
+    "AggregationSettings",
     "Privacy",
     "Robust",
-    "Settings",
     "Verdict",
     "aggregate",
     "check_acceptance",

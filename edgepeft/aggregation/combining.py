@@ -15,7 +15,7 @@ from edgepeft.aggregation.errors import MeanOverflows, MixedRanks, NoUpdates, Ot
 from edgepeft.aggregation.incoming import AdapterValues, Contribution, Incoming, Start
 from edgepeft.aggregation.privacy import Mechanism, check_indices
 from edgepeft.aggregation.report import AggregateReport, CountedUpdate, ProductError, Spent, write_report
-from edgepeft.aggregation.settings import EXAMPLES_CAP, Privacy, Robust, Settings
+from edgepeft.aggregation.settings import EXAMPLES_CAP, AggregationSettings, Privacy, Robust
 from edgepeft.aggregation.stacked import write_stack
 from edgepeft.errors import Contradiction
 from edgepeft_runtime.bundle.adapter_source import AdapterSource
@@ -33,9 +33,9 @@ class Aggregate:
     """One adapter made of many updates.
 
     Attributes:
-        bundle: what it belongs to.
-        parameters: as an update has them; of a stack, pairs have the sum of all ranks.
-        report: what was done.
+        bundle: The bundle that it belongs to.
+        parameters: Values as in an update; in a stack, pairs have the sum of all ranks.
+        report: What was done.
     """
 
     bundle: Bundle
@@ -44,24 +44,24 @@ class Aggregate:
 
     @property
     def is_stack(self) -> bool:
-        """Whether it is for a merged export alone: no bundle has room for it."""
+        """Whether it is a stack, which no bundle has room for: it can only be merged."""
         return self.report.rule == "stack"
 
     def save(self, path: str | Path, **more: object) -> Path:
-        """Write it, with its digest, and the report as JSON beside it (``round.safetensors``, ``round.json``).
+        """Write the update, and the report as JSON beside it (``round.safetensors``, ``round.json``).
 
-        The file is an update of the bundle: ``merge`` takes it, and ``Trainer.open(adapter=path)`` starts a next round
-        from it. A stack is taken by ``merge`` alone.
+        The file is an update of the bundle: ``merge`` accepts it, and ``Trainer.open(adapter=path)`` starts the next
+        round from it. A stack is for ``merge`` alone.
 
         Args:
-            path: of the update.
-            more: further facts for the report; plain JSON values.
+            path: Path of the update.
+            more: Further facts for the report; plain JSON values.
 
         Returns:
             ``path``.
 
         Raises:
-            UpdateError, AggregationError: a file cannot be written.
+            UpdateError, AggregationError: A file cannot be written.
         """
         path = Path(path)
         if self.is_stack:
@@ -74,12 +74,12 @@ class Aggregate:
         return path
 
     def _update(self) -> Update:
-        # Noise on the values is worth nothing beside exact counts of what they were learned from.
+        # Exact counts of examples and steps would undo what the noise on the values protects.
         taken = () if self.report.privacy is not None else self.report.updates
         return Update(
             parameters=self.parameters,
             base_sha256=self.bundle.base_sha256,
-            # Whatever round it is of: whoever merges it has the bundle, not the adapters in between.
+            # The bundle's adapter in every round: a host that merges has the bundle, not the adapters in between.
             adapter_sha256=self.bundle.adapter_sha256,
             provenance=self.bundle.manifest.provenance,
             num_examples=sum(update.num_examples for update in taken),
@@ -104,45 +104,44 @@ def aggregate(
 ) -> Aggregate:
     """Make one adapter of the updates of a round.
 
-    It is the start plus the weighted mean of what devices changed since, in float64, summed in the order of the files'
-    hashes: the order of ``updates`` does not matter, nor does one that comes twice, and a second run on the same
-    machine gives the same bits. One update alone comes back as it is: to the bit under ``fedavg``, ``ffa`` and
-    ``stack``; under ``svd`` its products come back, to float32's rounding.
+    The result is the start plus the weighted mean of the devices' changes, in float64, summed in the order of the
+    files' hashes. So the order of ``updates`` does not matter, duplicates count once, and a second run on the same
+    machine is bit-for-bit the same. A single update is reproduced: to the bit under ``fedavg``, ``ffa`` and ``stack``;
+    under ``svd`` its products are, to float32's rounding.
 
-    Updates are read one at a time. Memory does not grow with their number, but for ``stack``, whose result does. The
-    robust statistics read them all again for every block of 128 MB.
+    Updates are read one at a time, so memory does not grow with their number, except for ``stack``, whose result does.
+    The robust statistics read all updates again for every block of 128 MB.
 
     Args:
-        bundle: what the devices trained, or its directory.
-        updates: paths of updates, or a factor for the weight of each by its path. They are read twice, and not to be
-            changed meanwhile: give those that ``pull`` has copied and verified. What is damaged, foreign, stale or not
-            finite is refused by name, and the others count.
-        adapter: what the devices started from, where that is not the bundle's own adapter: an earlier aggregate.
-        earlier: adapters of earlier rounds, from which late updates may have started: what they have changed since is
-            added to this round's adapter. Give them less weight.
-        others: further bundles of the same base with pairs of other ranks, each with what its devices started from, for
-            the rules ``svd`` and ``stack``. Scales (alpha / rank) may differ too.
-        rule: for LoRA pairs; all other tensors are averaged.
-            ``fedavg``: A and B averaged, each by itself, and the error of that reported.
-            ``ffa``: devices leave A as it is (the method ``ffa``), and the mean of B is exact; another A is refused.
-            ``svd``: the pair of the bundle's rank that is nearest to the mean of the products.
-            ``stack``: exactly the mean of the products, of the sum of all ranks, for ``merge`` alone.
-        weights: ``equal``, or ``examples``: by what devices say they have trained on, up to ``examples_cap``. A device
-            may say what it likes.
-        examples_cap: see ``weights``.
-        robust: ``median``, ``trimmed-mean=0.2``, or a :class:`Robust`: instead of the mean, for all tensors. Not to be
-            trusted with fewer than five devices.
-        clip: changes whose L2 norm, over all tensors, is larger are shortened to it.
-        privacy: noise on the mean of clipped changes, of updates that are sampled in secret. The adapter and its report
-            then carry no counts, losses, norms or hashes of updates. Without it nothing is promised: what devices send
-            can tell about their data.
+        bundle: The bundle that the devices trained, or its directory.
+        updates: Paths of updates, or a factor for the weight of each by its path. They are read twice and must not
+            change meanwhile: give those that ``pull`` has copied and verified. Updates that are damaged, foreign, stale
+            or not finite are refused by name, and the others count.
+        adapter: The adapter that the devices started from, such as an earlier aggregate; by default the bundle's own.
+        earlier: Adapters of earlier rounds, from which late updates may have started. Their changes are added to this
+            round's adapter. Give them less weight.
+        others: Further bundles of the same base whose pairs have other ranks, each with the adapter that its devices
+            started from, for the rules ``svd`` and ``stack``. Scales (alpha / rank) may differ too.
+        rule: Rule for LoRA pairs; all other tensors are averaged.
+            ``fedavg``: A and B are averaged separately, and the error of that is reported.
+            ``ffa``: Devices do not change A (the method ``ffa``), so the mean of B is exact; another A is refused.
+            ``svd``: The pair of the bundle's rank that is nearest to the mean of the products.
+            ``stack``: Exactly the mean of the products, with the sum of all ranks, for ``merge`` alone.
+        weights: ``equal``, or ``examples``: the number of examples that a device claims, up to ``examples_cap``.
+        examples_cap: Largest number of examples that counts.
+        robust: ``median``, ``trimmed-mean=0.2``, or a :class:`Robust`, in place of the mean of every coordinate. Do not
+            trust it with fewer than five devices.
+        clip: Largest L2 norm of a change over all tensors; larger changes are scaled down to it.
+        privacy: Noise on the mean of clipped changes, of updates that are sampled in secret. The adapter and its report
+            then contain no counts, losses, norms or hashes of updates. Without it, updates can leak information about
+            the devices' data.
 
     Raises:
-        AggregationError: no update is good, settings contradict one another, or the rule does not fit.
-        BundleError: a bundle or the adapter is damaged.
+        AggregationError: There is no good update, settings contradict each other, or the rule does not fit.
+        BundleError: A bundle or the adapter is damaged.
     """
     robust = Robust.parse(robust) if isinstance(robust, str) else robust
-    settings = Settings(rule, weights, examples_cap, robust, clip, privacy)
+    settings = AggregationSettings(rule, weights, examples_cap, robust, clip, privacy)
     start = Start.of(bundle, adapter)
     starts = [start, *(_other(Start.of(*other), start, settings) for other in others)]
     if privacy is not None:
@@ -157,8 +156,8 @@ def aggregate(
     return Aggregate(start.bundle, parameters, _report(start, settings, incoming, taken, result, parameters, spent))
 
 
-def _other(other: Start, start: Start, settings: Settings) -> Start:
-    """A bundle that differs from the target in the ranks and scales of its pairs alone."""
+def _other(other: Start, start: Start, settings: AggregationSettings) -> Start:
+    """Check that a bundle differs from the target only in the ranks and scales of its pairs."""
     if settings.rule not in ("svd", "stack"):
         raise MixedRanks(
             f"The rule {settings.rule} cannot mix bundles.",
@@ -181,7 +180,7 @@ def _other(other: Start, start: Start, settings: Settings) -> Start:
 
 
 def _combined(
-    incoming: Incoming, start: Start, settings: Settings, mechanism: Mechanism | None
+    incoming: Incoming, start: Start, settings: AggregationSettings, mechanism: Mechanism | None
 ) -> tuple[Result, list[CountedUpdate]]:
     if settings.robust is not None:
         return _robust(incoming, start, settings.robust)
@@ -233,7 +232,7 @@ def _check_some(taken: list[CountedUpdate], incoming: Incoming) -> None:
 
 
 def _parameters(result: Result, bundle: Bundle) -> dict[str, Array]:
-    """The result in the manifest's order and dtypes."""
+    """Return the result in the manifest's order and dtypes."""
     found: dict[str, Array] = {**result.tensors, **result.indices}
     parameters = {
         spec.name: np.ascontiguousarray(found[spec.name].astype(spec.dtype)).reshape(found[spec.name].shape)
@@ -250,7 +249,7 @@ def _parameters(result: Result, bundle: Bundle) -> dict[str, Array]:
 
 def _report(
     start: Start,
-    settings: Settings,
+    settings: AggregationSettings,
     incoming: Incoming,
     taken: list[CountedUpdate],
     result: Result,

@@ -11,7 +11,7 @@ import numpy as np
 from edgepeft.aggregation.errors import AggregationError, ChangedFile, NoExamples, NonTrainableChanged
 from edgepeft.aggregation.pairs import Float64s, PairTensors, pairs_of
 from edgepeft.aggregation.report import CountedUpdate
-from edgepeft.aggregation.settings import Settings
+from edgepeft.aggregation.settings import AggregationSettings
 from edgepeft.aggregation.sparse import SparseChange, add_sparse, read_sparse
 from edgepeft.intake.checks import parsed
 from edgepeft.intake.refusal import REFUSALS, Refusal
@@ -121,7 +121,7 @@ class Incoming:
         self,
         updates: Iterable[str | Path] | Mapping[str | Path, float] | Mapping[str, float] | Mapping[Path, float],
         starts: Iterable[Start],
-        settings: Settings,
+        settings: AggregationSettings,
         earlier: Iterable[Start] = (),
     ) -> None:
         self._settings = settings

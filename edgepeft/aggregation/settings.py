@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from edgepeft.aggregation.errors import NothingTrimmed
 from edgepeft.errors import Contradiction
 from edgepeft_runtime.errors import BadSetting
+from edgepeft_runtime.settings import Settings, setting
 
 RULES = ("fedavg", "ffa", "svd", "stack")
 WEIGHTS = ("equal", "examples")
@@ -16,7 +17,7 @@ EXAMPLES_CAP = 1000
 
 
 @dataclass(frozen=True)
-class Robust:
+class Robust(Settings):
     """A statistic per coordinate that a few bad devices cannot move far (Yin et al., ICML 2018).
 
     It needs all values of a coordinate at once, so updates are read several times, a block of coordinates at a time.
@@ -24,18 +25,15 @@ class Robust:
     With fewer than five devices no such statistic is to be trusted: one bad device of three is a third of the fleet,
     and two that agree with one another look like the honest ones. Clip, and look at the norms in the report instead.
 
-    Attributes:
-        kind: ``median``, or ``trimmed-mean``: the mean without the lowest and the highest fraction.
-        fraction: fraction of devices cut off at either end; at least that of the bad ones.
+    A trimmed mean leaves out the lowest and the highest fraction, which has to be at least that of the bad devices.
     """
 
-    kind: str
-    fraction: float = 0.0
+    kind: str = setting("median", "Statistic of each coordinate.", choices=ROBUST)
+    fraction: float = setting(0.0, "Fraction of devices that is cut off at either end.", minimum=0, below=0.5)
 
     def __post_init__(self) -> None:
-        if self.kind not in ROBUST:
-            raise BadSetting("robust", self.kind, " or ".join(ROBUST))
-        if self.kind == "trimmed-mean" and not 0 < self.fraction < 0.5:
+        super().__post_init__()
+        if self.kind == "trimmed-mean" and not self.fraction:
             raise BadSetting("fraction of the trimmed mean", self.fraction, "a number between 0 and 0.5")
 
     @classmethod
@@ -48,10 +46,10 @@ class Robust:
             raise BadSetting("robust", text, "median, or trimmed-mean=0.2") from None
 
     def cut(self, devices: int) -> int:
-        """How many values are cut off at either end.
+        """Return how many values are cut off at either end.
 
         Raises:
-            AggregationError: none would be, so that nothing would be protected.
+            AggregationError: There are too few devices to cut off any.
         """
         if self.kind == "median":
             return (devices - 1) // 2
@@ -66,56 +64,43 @@ class Robust:
 
 
 @dataclass(frozen=True)
-class Privacy:
+class Privacy(Settings):
     """Differential privacy of devices (DP-FedAvg; McMahan et al., ICLR 2018): whole updates clipped, noise on the mean.
 
     Attributes:
-        noise: standard deviation of the noise on the sum of the updates, as a multiple of the clipping norm.
-        delta: of (epsilon, delta).
-        rounds: how many rounds are accounted for together, this one among them, all with these settings.
-        sampling: probability with which each update counts (Poisson sampling), drawn when updates are aggregated. Less
-            of it spends less, as long as nobody learns whose update counted.
-        seed: ``None`` draws from the system. A seed makes a run repeatable, for tests; who knows it can take the noise
-            away again.
+        noise: Standard deviation of the noise on the sum of the updates, as a multiple of the clipping norm.
+        delta: The delta of (epsilon, delta).
+        rounds: Number of rounds that are accounted for together, with this one, all with these settings.
+        sampling: Probability with which each update counts (Poisson sampling), drawn when updates are aggregated. A
+            smaller one spends less, as long as nobody learns whose update counted.
+        seed: Seed of the noise, for tests; whoever knows it can remove the noise. ``None`` draws from the system.
     """
 
     noise: float
-    delta: float = 1e-5
-    rounds: int = 1
-    sampling: float = 1.0
+    delta: float = setting(1e-5, "Delta of (epsilon, delta).", above=0, below=1)
+    rounds: int = setting(1, "Rounds that are accounted for together.", minimum=1)
+    sampling: float = setting(1.0, "Probability with which an update counts.", above=0, maximum=1)
     seed: int | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not (self.noise > 0 and math.isfinite(self.noise)):
             raise BadSetting("noise", self.noise, "a number above 0")
-        if not 0 < self.delta < 1:
-            raise BadSetting("delta", self.delta, "a number between 0 and 1")
-        if self.rounds < 1:
-            raise BadSetting("rounds", self.rounds, "1 or more")
-        if not 0 < self.sampling <= 1:
-            raise BadSetting("sampling", self.sampling, "a probability above 0")
 
 
 @dataclass(frozen=True)
-class Settings:
-    """All of it; contradictions are refused. The fields are arguments of :func:`edgepeft.aggregate`."""
+class AggregationSettings(Settings):
+    """The settings of :func:`edgepeft.aggregate`, which describes them; contradictions are refused."""
 
-    rule: str = "fedavg"
-    weights: str = "equal"
-    examples_cap: int = EXAMPLES_CAP
+    rule: str = setting("fedavg", "Rule for LoRA pairs.", choices=RULES)
+    weights: str = setting("equal", "Weights of the updates.", choices=WEIGHTS)
+    examples_cap: int = setting(EXAMPLES_CAP, "Largest number of examples that counts.", minimum=1)
     robust: Robust | None = None
-    clip: float | None = None
+    clip: float | None = setting(None, "Largest L2 norm of a change.", above=0)
     privacy: Privacy | None = None
 
     def __post_init__(self) -> None:
-        if self.rule not in RULES:
-            raise BadSetting("rule", self.rule, " or ".join(RULES))
-        if self.weights not in WEIGHTS:
-            raise BadSetting("weights", self.weights, " or ".join(WEIGHTS))
-        if self.examples_cap < 1:
-            raise BadSetting("examples_cap", self.examples_cap, "1 or more")
-        if self.clip is not None and not (self.clip > 0 and math.isfinite(self.clip)):
-            raise BadSetting("clip", self.clip, "a number above 0")
+        super().__post_init__()
         self._check_robust()
         self._check_privacy()
 

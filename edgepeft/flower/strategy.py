@@ -12,7 +12,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Result
 
-from edgepeft.aggregation import Aggregate, Settings, Verdict, aggregate, check_acceptance
+from edgepeft.aggregation import Aggregate, AggregationSettings, Verdict, aggregate, check_acceptance
 from edgepeft.aggregation.errors import AggregationError, TooFewUpdates
 from edgepeft.aggregation.incoming import Start
 from edgepeft.aggregation.report import write_report
@@ -44,7 +44,7 @@ class AdapterStrategy(FedAvg):  # type: ignore[misc]  # flwr is not type-checked
 
     Rounds are kept in a folder (:class:`~edgepeft.flower.rounds.Rounds`), and a server that was stopped resumes after
     the last one. Flower's own wrappers for differential privacy would add their noise after a round was written: use
-    ``Settings(privacy=...)`` instead.
+    ``AggregationSettings(privacy=...)`` instead.
 
     Args:
         bundle: The bundle that the devices have, or its directory.
@@ -55,7 +55,7 @@ class AdapterStrategy(FedAvg):  # type: ignore[misc]  # flwr is not type-checked
         training: How devices train.
         min_updates: A round with fewer good updates keeps its adapter.
         max_norm: Largest L2 norm of a device's change, over all tensors. Larger changes are refused, while
-            ``Settings(clip=...)`` scales them down.
+            ``AggregationSettings(clip=...)`` scales them down.
         held_out: Data of the server to evaluate each round on; a result with a higher loss is not accepted.
         tolerance: By how much that loss may rise; ``math.inf`` accepts every result.
         sampling: ``fraction_train``, ``min_train_nodes``, ``min_available_nodes`` and others of Flower's ``FedAvg``.
@@ -71,7 +71,7 @@ class AdapterStrategy(FedAvg):  # type: ignore[misc]  # flwr is not type-checked
         bundle: Bundle | str | Path,
         out: str | Path,
         *,
-        settings: Settings | None = None,
+        settings: AggregationSettings | None = None,
         training: Training | None = None,
         min_updates: int = 1,
         max_norm: float | None = None,
@@ -82,7 +82,7 @@ class AdapterStrategy(FedAvg):  # type: ignore[misc]  # flwr is not type-checked
         super().__init__(**{"fraction_evaluate": 0.0, **sampling})
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         self.rounds = Rounds(out)
-        self._settings = Settings() if settings is None else settings
+        self._settings = AggregationSettings() if settings is None else settings
         self._training = Training() if training is None else training
         self._min_updates, self._max_norm = min_updates, max_norm
         self._held_out, self._tolerance = held_out, tolerance

@@ -5,12 +5,12 @@ from __future__ import annotations
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from edgepeft.aggregation import Settings
+from edgepeft.aggregation import AggregationSettings
 from edgepeft.flower.messages import Training
 from edgepeft.flower.strategy import AdapterStrategy
 
 TRAINING = Training(epochs=2, batch_size=8, schedule="linear", warmup=0.1)
-SETTINGS = Settings(weights="examples", clip=10.0)
+SETTINGS = AggregationSettings(weights="examples", clip=10.0)
 
 app = ServerApp()
 

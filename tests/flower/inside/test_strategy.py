@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
-from edgepeft.aggregation import Privacy, Robust, Settings, aggregate
+from edgepeft.aggregation import AggregationSettings, Privacy, Robust, aggregate
 from edgepeft.flower import messages
 from edgepeft.flower.client import client_app
 from edgepeft.flower.messages import Training
@@ -27,12 +27,12 @@ from tests.flower.inside.devices import Data, Devices, ask, over_the_wire, share
 
 TRAINING = Training(epochs=1, batch_size=4, lr=0.01)
 SETTINGS = [
-    Settings(),
-    Settings(weights="examples", examples_cap=5),
-    Settings(rule="svd", clip=0.05),
-    Settings(robust=Robust("median")),
-    Settings(robust=Robust("trimmed-mean", 0.2), clip=0.05),
-    Settings(clip=0.05, privacy=Privacy(0.1, seed=1)),
+    AggregationSettings(),
+    AggregationSettings(weights="examples", examples_cap=5),
+    AggregationSettings(rule="svd", clip=0.05),
+    AggregationSettings(robust=Robust("median")),
+    AggregationSettings(robust=Robust("trimmed-mean", 0.2), clip=0.05),
+    AggregationSettings(clip=0.05, privacy=Privacy(0.1, seed=1)),
 ]
 
 
@@ -67,7 +67,7 @@ def _report(strategy: AdapterStrategy, number: int) -> dict[str, Any]:
     "settings", SETTINGS, ids=lambda settings: f"{settings.rule}-{settings.robust}-{settings.clip}"
 )
 def test_a_round_is_what_aggregate_makes_of_its_updates(
-    settings: Settings, bundle: Bundle, examples: Data, tmp_path: Path
+    settings: AggregationSettings, bundle: Bundle, examples: Data, tmp_path: Path
 ) -> None:
     """To the bit, from the files that the round leaves; the order of the answers does not matter."""
     strategy = AdapterStrategy(bundle, tmp_path / "rounds", settings=settings, training=TRAINING)
@@ -107,7 +107,7 @@ def test_one_device_gets_its_own_adapter_back(bundle: Bundle, examples: Data, tm
 
 def test_frozen_halves_are_asked_for_under_ffa(bundle: Bundle, examples: Data, tmp_path: Path) -> None:
     """Devices that have changed A are refused; as nobody is left, the round keeps its adapter and says so."""
-    strategy = AdapterStrategy(bundle, tmp_path, settings=Settings(rule="ffa"), training=TRAINING)
+    strategy = AdapterStrategy(bundle, tmp_path, settings=AggregationSettings(rule="ffa"), training=TRAINING)
     arrays, _ = strategy.aggregate_train(1, _replies(strategy, bundle, examples, 2))
     report = _report(strategy, 1)
     assert arrays is None and report["kept"] == "no-updates" and "non-trainable-changed" in report["reason"]
@@ -256,7 +256,7 @@ def test_nodes_evaluate_on_their_own_data(bundle: Bundle, examples: Data, tmp_pa
     """The mean goes by examples up to a cap; what says nothing that can be counted is left out."""
     parts = shares(examples, 3)
     app = client_app(bundle.path, lambda _: {}, held_out_for=lambda context: parts[context.node_id], threads=1)
-    strategy = AdapterStrategy(bundle, tmp_path, fraction_evaluate=1.0, settings=Settings(examples_cap=10))
+    strategy = AdapterStrategy(bundle, tmp_path, fraction_evaluate=1.0, settings=AggregationSettings(examples_cap=10))
     devices = Devices(app, 3)
     arrays = messages.to_record(strategy.adapter())
     calls = strategy.configure_evaluate(1, arrays, ConfigRecord(), devices)  # type: ignore[arg-type]
@@ -277,7 +277,11 @@ def test_nodes_evaluate_on_their_own_data(bundle: Bundle, examples: Data, tmp_pa
 
 def test_settings_out_of_range_are_refused_at_once(bundle: Bundle, tmp_path: Path) -> None:
     """Before any node is asked."""
-    wrong: list[dict[str, Any]] = [{"settings": Settings(rule="stack")}, {"min_updates": 0}, {"max_norm": 0.0}]
+    wrong: list[dict[str, Any]] = [
+        {"settings": AggregationSettings(rule="stack")},
+        {"min_updates": 0},
+        {"max_norm": 0.0},
+    ]
     for how in wrong:
         with pytest.raises(EdgepeftError) as caught:
             AdapterStrategy(bundle, tmp_path, **how)
