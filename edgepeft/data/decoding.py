@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from edgepeft.data.errors import BadImage
 from edgepeft_runtime.errors import DataError, MissingExtra
 from edgepeft_runtime.files.regular import open_regular
 from edgepeft_runtime.files.unpacking import room
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from PIL import Image
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """Pillow's names. It knows many more, some of which run other programs."""
@@ -18,7 +23,7 @@ _PIXEL_BYTES = 4
 """What Pillow takes for a pixel of three colours."""
 
 
-def decoded(path: Path, mode: str) -> Any:
+def decoded(path: Path, mode: str) -> Image.Image:
     """Return an image as Pillow holds it, upright, in ``L`` or ``RGB``.
 
     Raises:
@@ -39,7 +44,7 @@ def decoded(path: Path, mode: str) -> Any:
         raise bad_image(path, str(failure) or type(failure).__name__) from failure
 
 
-def pillow() -> tuple[Any, Any]:
+def pillow() -> tuple[ModuleType, ModuleType]:
     """Return Pillow's modules ``Image`` and ``ImageOps``; raises :class:`DataError` where it is not installed."""
     try:
         from PIL import Image, ImageOps

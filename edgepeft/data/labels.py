@@ -22,12 +22,12 @@ from edgepeft_runtime.shown import quoted
 class BadLabel(Exception):
     """A label that means nothing; whoever knows the file and the line makes a :class:`DataError` of it."""
 
-    def __init__(self, expected: str, found: Any) -> None:
+    def __init__(self, expected: str, found: object) -> None:
         missing = " (no label)" if found is None or found == "" else ""
         super().__init__(f"expected {expected}, found {quoted(found)}{missing}")
 
 
-LabelReader = Callable[[Any], Array]
+LabelReader = Callable[[object], Array]
 """From a label as read to an array of the label's shape without the batch; raises :class:`BadLabel`.
 
 A reader is made for each data set, because the labels of one data set must all be written in one way.
@@ -86,10 +86,10 @@ class _ClassReader:
         self._classes, self._ignored = spec.classes, spec.ignore_index
         self._names = {normalized(name): index for index, name in enumerate(names or ())}
         self._numbers_are_names = any(_whole(name) not in (None, index) for name, index in self._names.items())
-        self._first: dict[str, Any] = {}
+        self._first: dict[str, object] = {}
         """The first label read as a name, and the first read as an index."""
 
-    def __call__(self, value: Any) -> int:
+    def __call__(self, value: object) -> int:
         text = _text(value)
         if text in self._names:
             named = self._names[text]
@@ -109,7 +109,7 @@ class _ClassReader:
         if _whole(text) is not None and "name" not in self._first:
             notice(f"labels are read as names of classes, not as indices: {text!r} is class {index}.")
 
-    def _check_mixture(self, kind: str, value: Any) -> None:
+    def _check_mixture(self, kind: str, value: object) -> None:
         self._first.setdefault(kind, value)
         other = self._first.get("index" if kind == "name" else "name")
         if other is not None:
@@ -138,7 +138,7 @@ class _SeveralReader:
         self._spec, self._count = spec, int(spec.shape[1])
         self._names = {normalized(name): index for index, name in enumerate(names)}
 
-    def __call__(self, value: Any) -> Array:
+    def __call__(self, value: object) -> Array:
         named = isinstance(value, str) and normalized(value) in self._names
         parts = [value] if named else _parts(value)
         if not isinstance(parts, list) or (isinstance(value, str) and not value.strip()):
@@ -151,7 +151,7 @@ class _SeveralReader:
             raise self._bad(value)
         return found.astype(self._spec.dtype)
 
-    def _by_name(self, parts: list[Any]) -> Array | None:
+    def _by_name(self, parts: list[object]) -> Array | None:
         names = [normalized(part) if isinstance(part, str) else None for part in parts]
         if not all(name in self._names for name in names):
             return None
@@ -159,18 +159,18 @@ class _SeveralReader:
         found[[self._names[name] for name in names if name is not None]] = 1.0
         return found
 
-    def _by_number(self, parts: list[Any]) -> Array | None:
+    def _by_number(self, parts: list[object]) -> Array | None:
         numbers = [number(part) for part in parts]
         if len(numbers) != self._count or not all(found is not None and 0 <= found <= 1 for found in numbers):
             return None
         return np.asarray(numbers, np.float64)
 
-    def _bad(self, value: Any) -> BadLabel:
+    def _bad(self, value: object) -> BadLabel:
         names = f"the names of those that apply: {some(list(self._names))}; [] for none"
         return BadLabel(f"{self._count} numbers from 0 to 1, one for each class, or {names}", value)
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     """A label as names are compared; what is no text and no number is the name of nothing."""
     if isinstance(value, str):
         return normalized(value)
@@ -182,7 +182,7 @@ def _whole(text: str) -> int | None:
     return int(text) if re.fullmatch(r"-?(0|[1-9][0-9]{0,17})", text, re.ASCII) else None
 
 
-def _parts(value: Any) -> Any:
+def _parts(value: object) -> object:
     """A label that is a text, as the list it stands for: JSON, or parts with commas, semicolons, bars or spaces."""
     if not isinstance(value, str):
         return value
@@ -206,14 +206,16 @@ def number(value: Any) -> float | None:
     return found if math.isfinite(found) and not isinstance(value, bool) else None
 
 
-def _numbers(value: Any, spec: LabelSpec) -> Array:
+def _numbers(value: object, spec: LabelSpec) -> Array:
     """One number, or a list of as many as the label has elements, which may be a text."""
     shape = tuple(int(dim) for dim in spec.shape[1:])
     single = math.prod(shape) == 1
     expected = "a number" if single else f"numbers of shape {list(shape)}"
     try:
         if isinstance(value, str):
-            value = number(value) if single else [number(part) for part in _parts(value) or ()]
+            parts = _parts(value)
+            parts = parts if isinstance(parts, list) else []
+            value = number(value) if single else [number(part) for part in parts]
         array = np.asarray(value)
         if array.dtype.kind not in "iuf" or array.size != math.prod(shape) or array.shape not in (shape, ()):
             raise ValueError

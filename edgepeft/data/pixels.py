@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,11 +10,14 @@ from numpy.typing import NDArray
 from edgepeft_runtime.bundle.manifest import ImageSpec
 from edgepeft_runtime.files.tensorfile import Array
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
 MOST_PIXELS = 2**24
 """Pixels of a resized image before it is cropped: the longer edge of a narrow one has no other bound."""
 
 
-def fitted(image: Any, spec: ImageSpec) -> NDArray[np.uint8]:
+def fitted(image: Image, spec: ImageSpec) -> NDArray[np.uint8]:
     """A ``PIL.Image`` in mode L or RGB, resized and cropped, as ``[height, width, channels]``.
 
     Raises:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -124,7 +123,7 @@ def pairs(table: Table, prompter: Prompter, longest: int) -> Iterator[Pair]:
 
 
 def _pair(
-    prompt: str, answer: Any, prompter: Prompter, longest: int, error: Callable[[str, str, str], DataError]
+    prompt: str, answer: object, prompter: Prompter, longest: int, error: Callable[[str, str, str], DataError]
 ) -> Pair:
     if not isinstance(answer, str) or not answer:
         raise error("The answer is not text.", f"expected a string, found {quoted(answer)}", "write it as a string.")

@@ -8,7 +8,6 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from edgepeft.data.errors import BadLine, NotUtf8
 from edgepeft_runtime.errors import CannotReadData, DataError, NoData
@@ -17,7 +16,7 @@ from edgepeft_runtime.names import some
 from edgepeft_runtime.notices import notice
 from edgepeft_runtime.shown import quoted
 
-Row = tuple[int, list[Any]]
+Row = tuple[int, list[object]]
 """Line in the file (from 1), and what the wanted columns hold."""
 
 
@@ -34,7 +33,7 @@ class Table:
 
     path: Path
     texts: list[str]
-    labels: list[Any] | None
+    labels: list[object] | None
     lines: list[int]
 
     def error(self, row: int, message: str, context: str, hint: str) -> DataError:
@@ -182,7 +181,7 @@ def _jsonl_rows(path: Path, content: str, wanted: Sequence[str], fields: dict[st
         yield line, [value[name] for name in wanted]
 
 
-def _json(path: Path, line: int, record: str) -> dict[str, Any]:
+def _json(path: Path, line: int, record: str) -> dict[str, object]:
     try:
         value = json.loads(record)
     except (ValueError, RecursionError) as failure:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from edgepeft.data.errors import BadTokenizer, NoTokenizer
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.errors import MissingExtra
 
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
 TOKENIZER = "tokenizer.json"
 
 
-def tokenizer_of(bundle: Bundle) -> Any:
+def tokenizer_of(bundle: Bundle) -> Tokenizer:
     """A ``tokenizers.Tokenizer`` that neither pads nor cuts.
 
     Raises:
@@ -27,7 +30,7 @@ def tokenizer_of(bundle: Bundle) -> Any:
     return read_tokenizer(bundle.file(TOKENIZER))
 
 
-def read_tokenizer(path: Path) -> Any:
+def read_tokenizer(path: Path) -> Tokenizer:
     """See :func:`tokenizer_of`."""
     try:
         from tokenizers import Tokenizer

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,11 @@ from edgepeft.data.pixels import fitted, normalized
 from edgepeft.sources.errors import UnusableImageProcessor
 from edgepeft_runtime.bundle.manifest import RESAMPLES, ImageSpec
 from edgepeft_runtime.notices import notice
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from transformers import PretrainedConfig
+    from transformers.image_processing_utils import BaseImageProcessor
 
 FILE = "preprocessor_config.json"
 INPUT = "pixel_values"
@@ -34,7 +39,7 @@ _PROBES = ((37, 64), (80, 41), (300, 300), (320, 560))
 """Heights and widths of the images on which the two are compared."""
 
 
-def image_spec(path: Path, config: Any) -> ImageSpec:
+def image_spec(path: Path, config: PretrainedConfig) -> ImageSpec:
     """How images become the input of the model in a directory.
 
     Args:
@@ -68,7 +73,7 @@ def _assumed(path: Path, channels: int, size: tuple[int, int] | None) -> ImageSp
     return ImageSpec(INPUT, size, channels, (0.5,) * channels, (0.5,) * channels)
 
 
-def _size_of(config: Any) -> tuple[int, int] | None:
+def _size_of(config: PretrainedConfig) -> tuple[int, int] | None:
     """Height and width that the model's configuration states."""
     size = getattr(config, "image_size", None)
     if isinstance(size, int):
@@ -76,7 +81,7 @@ def _size_of(config: Any) -> tuple[int, int] | None:
     return (int(size[0]), int(size[1])) if isinstance(size, list | tuple) and len(size) == 2 else None
 
 
-def _loaded(path: Path, stated: tuple[int, int] | None) -> Any:
+def _loaded(path: Path, stated: tuple[int, int] | None) -> BaseImageProcessor:
     """The processor, on Pillow and numpy; a size that its file does not give is the model's."""
     from transformers import AutoImageProcessor
 
@@ -97,7 +102,7 @@ def _loaded(path: Path, stated: tuple[int, int] | None) -> Any:
         ) from error
 
 
-def _probes(channels: int) -> Iterator[Any]:
+def _probes(channels: int) -> Iterator[Image]:
     """Images with edges, slopes and noise, the same each time."""
     from PIL import Image
 
@@ -107,7 +112,7 @@ def _probes(channels: int) -> Iterator[Any]:
         yield Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
 
 
-def _processed(processor: Any, image: Any, path: Path) -> NDArray[np.float32]:
+def _processed(processor: BaseImageProcessor, image: Image, path: Path) -> NDArray[np.float32]:
     """What the processor makes of an image: ``[channels, height, width]``."""
     try:
         return np.asarray(processor(image, return_tensors="np")[INPUT][0], np.float32)
@@ -121,7 +126,7 @@ def _processed(processor: Any, image: Any, path: Path) -> NDArray[np.float32]:
         ) from error
 
 
-def _common_size(processor: Any, found: list[NDArray[np.float32]], path: Path) -> tuple[int, int]:
+def _common_size(processor: BaseImageProcessor, found: list[NDArray[np.float32]], path: Path) -> tuple[int, int]:
     sizes = {image.shape[1:] for image in found if image.ndim == 3}
     if len(sizes) != 1:
         shown = ", ".join(str(image.shape) for image in found)
@@ -130,7 +135,7 @@ def _common_size(processor: Any, found: list[NDArray[np.float32]], path: Path) -
     return int(height), int(width)
 
 
-def _candidates(processor: Any, channels: int, size: tuple[int, int]) -> Iterator[ImageSpec]:
+def _candidates(processor: BaseImageProcessor, channels: int, size: tuple[int, int]) -> Iterator[ImageSpec]:
     """Descriptions of what the processor's fields may mean: some classes enlarge the edge before they crop."""
     mean, std = _normalization(processor, channels)
     order = "BGR" if getattr(processor, "do_flip_channel_order", False) else "RGB"
@@ -138,7 +143,7 @@ def _candidates(processor: Any, channels: int, size: tuple[int, int]) -> Iterato
         yield ImageSpec(INPUT, size, channels, mean, std, resize, _filter(processor), order)
 
 
-def _resizes(processor: Any) -> list[tuple[int, ...] | None]:
+def _resizes(processor: BaseImageProcessor) -> list[tuple[int, ...] | None]:
     if not getattr(processor, "do_resize", False):
         return [()]
     given = dict(getattr(processor, "size", None) or {})
@@ -149,7 +154,7 @@ def _resizes(processor: Any) -> list[tuple[int, ...] | None]:
     return [None, *(found for found in dict.fromkeys(enlarged) if found)]
 
 
-def _normalization(processor: Any, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _normalization(processor: BaseImageProcessor, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and deviation of values from 0 to 1 that come to the same as the processor's scale, offset and both."""
     rescales, normalizes = getattr(processor, "do_rescale", False), getattr(processor, "do_normalize", False)
     scale = 255.0 * (processor.rescale_factor if rescales else 1.0)
@@ -167,14 +172,14 @@ def _per_channel(value: Any, channels: int) -> tuple[float, ...]:
     return tuple(float(item) for item in (found * channels if len(found) == 1 else found))
 
 
-def _filter(processor: Any) -> str:
+def _filter(processor: BaseImageProcessor) -> str:
     from PIL import Image
 
     chosen = getattr(processor, "resample", None)
     return "bilinear" if chosen is None else Image.Resampling(int(chosen)).name.lower()
 
 
-def _agree(spec: ImageSpec, image: Any, expected: NDArray[np.float32]) -> bool:
+def _agree(spec: ImageSpec, image: Image, expected: NDArray[np.float32]) -> bool:
     if len(spec.mean) != spec.channels or len(spec.std) != spec.channels or spec.resample not in RESAMPLES:
         return False
     try:
@@ -185,7 +190,7 @@ def _agree(spec: ImageSpec, image: Any, expected: NDArray[np.float32]) -> bool:
     return found.shape == expected.shape and bool(np.abs(found - expected).max() <= TOLERANCE * largest)
 
 
-def _refused(path: Path, processor: Any, why: str) -> UnusableImageProcessor:
+def _refused(path: Path, processor: BaseImageProcessor, why: str) -> UnusableImageProcessor:
     return UnusableImageProcessor(
         f"A device cannot do what the image processor of {path} does.",
         context=f"{FILE}: {_name(processor)}: {why}.\nits fields: {_fields(processor)}",
@@ -194,11 +199,11 @@ def _refused(path: Path, processor: Any, why: str) -> UnusableImageProcessor:
     )
 
 
-def _name(processor: Any) -> str:
+def _name(processor: BaseImageProcessor) -> str:
     return type(processor).__name__.removesuffix("Pil")
 
 
-def _fields(processor: Any) -> str:
+def _fields(processor: BaseImageProcessor) -> str:
     fields = {name: getattr(processor, name) for name in _FIELDS if getattr(processor, name, None) is not None}
     return ", ".join(f"{name}={_value(value)}" for name, value in fields.items())
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -30,8 +30,12 @@ from edgepeft.sources.image_processor import image_spec
 from edgepeft.sources.text_processor import FILE as TOKENIZER
 from edgepeft.sources.text_processor import check_embedding, longest_text, padding_id, read_tokenizer
 from edgepeft_runtime.bundle.manifest import ImageSpec, TextSpec
+from edgepeft_runtime.files.schema import Json
 from edgepeft_runtime.names import some
 from edgepeft_runtime.notices import notice
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
 
 TASKS = {
     "text-classification": ("AutoModelForSequenceClassification", "cross_entropy"),
@@ -145,7 +149,7 @@ def _load_directory(
     return replace(_text_source(path, model, max_length, template), loss=loss, classes=labels)
 
 
-def _text_source(path: Path, model: Any, max_length: int | None, template: str | None) -> Source:
+def _text_source(path: Path, model: PreTrainedModel, max_length: int | None, template: str | None) -> Source:
     """A model that takes text, with its tokenizer."""
     tokenizer = read_tokenizer(path)
     if tokenizer is not None:
@@ -175,23 +179,23 @@ def _tell_unused(path: Path, **given: object) -> None:
         notice(f"{path}: not used, because they do not go with this kind of source: {', '.join(names)}.")
 
 
-def _loss_of(config: Any, usual: str) -> str:
+def _loss_of(config: PretrainedConfig, usual: str) -> str:
     """The loss that transformers would take: of a classifier, ``problem_type`` says so, or the number of scores."""
     kind = config.problem_type or ("regression" if config.num_labels == 1 else "single_label_classification")
     others = {"regression": "mse", "multi_label_classification": "bce_with_logits"}
     return others.get(kind, usual) if usual == "cross_entropy" else usual
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def _read_config(path: Path) -> Json:
     return _read_json(path, "config.json")
 
 
-def _read_json(path: Path, name: str) -> dict[str, Any]:
+def _read_json(path: Path, name: str) -> Json:
     try:
         content = json.loads((path / name).read_text("utf-8"))
         if isinstance(content, dict):
             return content
-        reason = f"it holds a {type(content).__name__} instead of an object"
+        reason = f"it contains a {type(content).__name__} instead of an object"
     except (OSError, ValueError, RecursionError) as error:
         reason = str(error)
     raise NoModelDirectory(
@@ -201,7 +205,7 @@ def _read_json(path: Path, name: str) -> dict[str, Any]:
     )
 
 
-def _task_of(path: Path, config: Mapping[str, Any]) -> str:
+def _task_of(path: Path, config: Json) -> str:
     for architecture in config.get("architectures") or ():
         for ending, task in _BY_ARCHITECTURE.items():
             if str(architecture).endswith(ending):
@@ -213,13 +217,13 @@ def _task_of(path: Path, config: Mapping[str, Any]) -> str:
     )
 
 
-def _load_transformers(path: Path, auto_class: str, classes: tuple[str, ...] | None, seed: int) -> Any:
+def _load_transformers(path: Path, auto_class: str, classes: tuple[str, ...] | None, seed: int) -> PreTrainedModel:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a directory is a directory: nothing is looked up elsewhere
     import transformers
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    settings: dict[str, Any] = {}
+    settings: dict[str, object] = {}
     if classes is not None:
         settings = {"id2label": dict(enumerate(classes)), "label2id": {name: i for i, name in enumerate(classes)}}
         settings["ignore_mismatched_sizes"] = True  # a head for other classes is made anew; see below
@@ -249,7 +253,7 @@ def _check_mismatches(path: Path, model: nn.Module, keys: Sequence[str]) -> None
         )
 
 
-def _config_classes(model: Any, task: str) -> tuple[str, ...] | None:
+def _config_classes(model: PreTrainedModel, task: str) -> tuple[str, ...] | None:
     names = getattr(model.config, "id2label", None)
     if task == "causal-lm" or not names:
         return None
@@ -262,7 +266,7 @@ def _config_classes(model: Any, task: str) -> tuple[str, ...] | None:
     return class_names([names[index] for index in range(len(names))], "id2label in config.json")
 
 
-def _check_image(path: Path, model: Any, pixels: Tensor) -> None:
+def _check_image(path: Path, model: PreTrainedModel, pixels: Tensor) -> None:
     """Run the model once: convolutions take images of any size, others do not take those of another processor."""
     try:
         with torch.no_grad():

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -17,6 +17,10 @@ from torch import nn
 from edgepeft.sources.errors import SourceError, UnknownPaddingToken, UnusableTokenizer
 from edgepeft_runtime.names import some
 from edgepeft_runtime.notices import notice
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 FILE = "tokenizer.json"
 
@@ -121,7 +125,7 @@ def check_embedding(size: int, model: nn.Module, where: str) -> None:
         )
 
 
-def padding_id(path: Path, model: Any, tokenizer: Tokenization | None) -> int:
+def padding_id(path: Path, model: PreTrainedModel, tokenizer: Tokenization | None) -> int:
     """The padding token: the model's, else the tokenizer's, of which the model is told.
 
     A causal model that classifies finds the end of a text by it; others do not look at what is masked.
@@ -141,7 +145,7 @@ def padding_id(path: Path, model: Any, tokenizer: Tokenization | None) -> int:
     return pad or 0
 
 
-def longest_text(model: Any, pad: int) -> int | None:
+def longest_text(model: PreTrainedModel, pad: int) -> int | None:
     """Tokens of the longest text that the model has positions for; ``None`` where it has no limit."""
     limit = getattr(model.config, "max_position_embeddings", None) or getattr(model.config, "n_positions", None)
     if limit and getattr(model.config, "model_type", "") in _POSITIONS_BEHIND_PADDING:
@@ -149,7 +153,7 @@ def longest_text(model: Any, pad: int) -> int | None:
     return int(limit) if limit else None
 
 
-def _needs_padding(model: Any) -> bool:
+def _needs_padding(model: PreTrainedModel) -> bool:
     """Whether a model refuses a batch of two because it does not know what is padding."""
     ids = torch.zeros(2, 2, dtype=torch.int64)
     try:
@@ -168,7 +172,7 @@ def _bad_padding(path: Path, why: str) -> SourceError:
     )
 
 
-def _loaded(path: Path) -> Any:
+def _loaded(path: Path) -> PreTrainedTokenizerBase:
     """The tokenizer as transformers has it; a bare ``tokenizer.json`` is taken as it is."""
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -185,7 +189,7 @@ def _loaded(path: Path) -> Any:
         ) from error
 
 
-def _without_padding(backend: Any) -> str:
+def _without_padding(backend: Tokenizer) -> str:
     """The text of ``tokenizer.json``: how long a text may be and how it is padded is for the device to say."""
     from tokenizers import Tokenizer
 
@@ -195,7 +199,7 @@ def _without_padding(backend: Any) -> str:
     return str(copy.to_str())
 
 
-def _compared(path: Path, content: str, tokenizer: Any) -> list[int]:
+def _compared(path: Path, content: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Compare the ids of texts, alone and in pairs; returns the kinds of all tokens of the texts alone."""
     from tokenizers import Tokenizer
 

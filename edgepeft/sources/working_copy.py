@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from types import CellType, FunctionType
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -23,7 +22,7 @@ def working_copy(model: nn.Module, *, share: bool = True) -> nn.Module:
     Raises:
         EdgepeftError: something in the module cannot be copied.
     """
-    memo: dict[int, Any] = {id(old): new for old, new in _shared(model)} if share else {}
+    memo: dict[int, object] = {id(old): new for old, new in _shared(model)} if share else {}
     memo |= {id(value): value.detach() if share else value.detach().clone() for value in _results(model)}
     try:
         copied: nn.Module = copy.deepcopy(model, memo)
@@ -44,10 +43,9 @@ def with_exportable_experts(model: nn.Module) -> nn.Module:
     Their default, a grouped matmul with sizes that depend on the data, is no graph of ONNX; the results are the same.
     """
     for module in model.modules():
-        may_choose: Any = getattr(module, "_can_set_experts_implementation", None)
+        may_choose = getattr(module, "_can_set_experts_implementation", None)
         if may_choose is not None and may_choose():
-            choose: Any = module.set_experts_implementation
-            choose("batched_mm")
+            module.set_experts_implementation("batched_mm")
     return model
 
 
@@ -68,16 +66,16 @@ def _results(model: nn.Module) -> Iterator[Tensor]:
         yield from (value for value in _tensors(vars(module)) if not value.is_leaf)
 
 
-def _tensors(held: Any) -> Iterator[Tensor]:
+def _tensors(held: object) -> Iterator[Tensor]:
     """The tensors in dictionaries, lists and tuples."""
     if isinstance(held, Tensor):
         yield held
-    elif type(held) in (dict, list, tuple):
+    elif isinstance(held, (dict, list, tuple)) and type(held) in (dict, list, tuple):
         for value in held.values() if isinstance(held, dict) else held:
             yield from _tensors(value)
 
 
-def _rebind(module: nn.Module, memo: dict[int, Any]) -> None:
+def _rebind(module: nn.Module, memo: dict[int, object]) -> None:
     """Let functions that enclose a module of the original (a hook, a replaced ``forward``) enclose its copy."""
     for name, value in list(vars(module).items()):
         if isinstance(value, FunctionType):
@@ -87,7 +85,7 @@ def _rebind(module: nn.Module, memo: dict[int, Any]) -> None:
                 value[key] = _rebound(hook, memo) if isinstance(hook, FunctionType) else hook
 
 
-def _rebound(function: FunctionType, memo: dict[int, Any]) -> FunctionType:
+def _rebound(function: FunctionType, memo: dict[int, object]) -> FunctionType:
     cells = function.__closure__ or ()
     if not any(isinstance(_content(cell), nn.Module) and id(_content(cell)) in memo for cell in cells):
         return function
@@ -98,7 +96,7 @@ def _rebound(function: FunctionType, memo: dict[int, Any]) -> FunctionType:
     return bound
 
 
-def _content(cell: CellType) -> Any:
+def _content(cell: CellType) -> object:
     try:
         return cell.cell_contents
     except ValueError:  # nothing was assigned to the variable yet
