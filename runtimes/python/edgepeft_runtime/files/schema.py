@@ -7,13 +7,14 @@ Understood are ``int``, ``float`` (an integer will do), ``str``, ``bool``, ``byt
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
 from functools import cache, partial
 from itertools import islice
-from types import NoneType
+from types import MappingProxyType, NoneType
 from typing import Annotated, Any, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
 
 from edgepeft_runtime.errors import EdgepeftError
@@ -33,6 +34,8 @@ class Mark(Enum):
     OPTIONAL = "It may be missing or null, which stands for its default."
     OMITTED = "As OPTIONAL, and it is not written where it is None."
     REST = "It is all fields of the object that are not named."
+    APART = "It is no part of the JSON; the caller of read has it."
+    NOT_FINITE = "A number that is not finite is one of the texts NaN, Infinity and -Infinity."
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ class _Wrong(Exception):
     """A message and a context."""
 
 
-def read(kind: type[T], value: object, where: str, error: MakeError) -> T:
+def read(kind: type[T], value: object, where: str, error: MakeError, **apart: object) -> T:
     """Read a dataclass from plain JSON values.
 
     Args:
@@ -78,10 +81,10 @@ def read(kind: type[T], value: object, where: str, error: MakeError) -> T:
         value: What should be its JSON object: no field may be missing, and none left over.
         where: What is read, for the messages, such as ``manifest.json``.
         error: Makes the error that is raised.
+        apart: Values of the fields that are no part of the JSON.
     """
-    hint: Any = kind
     try:
-        return _reader(hint)(value, where)  # type: ignore[return-value]  # the reader is made for the kind
+        return _object(kind, value, where, apart)  # type: ignore[no-any-return]  # it returns the kind that it is given
     except _Wrong as wrong:
         raise error(*wrong.args) from None
 
@@ -104,7 +107,9 @@ def _written(value: object) -> Json:
         item = getattr(value, name)
         if Mark.REST in marks:
             written |= write(item)
-        elif not (Mark.OMITTED in marks and item is None):
+        elif Mark.NOT_FINITE in marks and item is not None and not math.isfinite(item):
+            written[name] = str(item).replace("inf", "Infinity").replace("nan", "NaN")
+        elif Mark.APART not in marks and not (Mark.OMITTED in marks and item is None):
             written[name] = write(item)
     return written
 
@@ -120,6 +125,8 @@ def _fields(kind: type) -> tuple[tuple[str, Any, tuple[object, ...]], ...]:
 def _reader(hint: Any) -> _Reader:
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Annotated:
+        if Mark.NOT_FINITE in arguments:
+            return _number
         return partial(_checked, _reader(arguments[0]), tuple(c for c in arguments[1:] if isinstance(c, Check)))
     if is_dataclass(hint):
         return partial(_object, hint)
@@ -134,7 +141,7 @@ def _reader(hint: Any) -> _Reader:
 
 
 def _plain(kind: Any, value: object, _: str) -> object:
-    if kind is Any:
+    if kind in (Any, object):
         return value
     if kind is bytes:
         return _key(value)
@@ -143,6 +150,12 @@ def _plain(kind: Any, value: object, _: str) -> object:
     if type(value) is not kind:
         raise _Mismatch(kind.__name__)
     return value
+
+
+def _number(value: object, where: str) -> object:
+    if isinstance(value, str) and value in ("NaN", "Infinity", "-Infinity"):
+        return float(value)
+    return None if value is None else _plain(float, value, where)
 
 
 def _key(value: object) -> bytes:
@@ -190,7 +203,7 @@ def _map(item: _Reader, value: object, where: str) -> object:
         raise _Mismatch(f"an object, each {mismatch}") from None
 
 
-def _object(kind: Any, value: object, where: str) -> object:
+def _object(kind: Any, value: object, where: str, apart: Mapping[str, object] = MappingProxyType({})) -> Any:
     if not isinstance(value, dict):
         raise _Wrong(f"{where} is not a JSON object.", f"found {quoted(value)}")
     left, read = dict(value), {}
@@ -198,6 +211,8 @@ def _object(kind: Any, value: object, where: str) -> object:
     for name, hint, marks in _fields(kind):
         if Mark.REST in marks:
             rest = name
+        elif Mark.APART in marks:
+            read[name] = apart[name]
         elif left.get(name) is None and not {Mark.OPTIONAL, Mark.OMITTED}.isdisjoint(marks):
             left.pop(name, None)
         elif name not in left:

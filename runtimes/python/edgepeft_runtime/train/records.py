@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
+
+from edgepeft_runtime.files.schema import Mark, Natural
+
+Loss = Annotated[float | None, Mark.NOT_FINITE]
 
 
 @dataclass(frozen=True)
@@ -17,11 +22,11 @@ class EpochRecord:
         held_out_accuracy: fraction of correct labels, 0 to 1; ``None`` without held-out data or class labels.
     """
 
-    epoch: int
-    step: int
-    loss: float | None
-    held_out_loss: float | None
-    held_out_accuracy: float | None
+    epoch: Natural
+    step: Natural
+    loss: Loss
+    held_out_loss: Loss
+    held_out_accuracy: Loss
 
 
 @dataclass(frozen=True)

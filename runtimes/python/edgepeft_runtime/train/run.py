@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
+from typing import Annotated
 
 from edgepeft_runtime.engine.engine import Step, TrainState
 from edgepeft_runtime.engine.evaluate import Evaluation
 from edgepeft_runtime.errors import StateError, UnknownCheckpoint
 from edgepeft_runtime.files import strict_json
-from edgepeft_runtime.files.fields import Fields
-from edgepeft_runtime.train.records import EpochRecord, FitReport
+from edgepeft_runtime.files.schema import Mark, Natural, read, write
+from edgepeft_runtime.train.records import EpochRecord, FitReport, Loss
 
 
 @dataclass(frozen=True)
@@ -34,13 +35,13 @@ class FitState:
     """
 
     settings: Mapping[str, object]
-    steps: int = 0
-    examples: int = 0
-    epoch: int = 0
-    batches: int = 0
+    steps: Natural = 0
+    examples: Natural = 0
+    epoch: Natural = 0
+    batches: Natural = 0
     loss_sum: float = 0.0
     loss_weight: float = 0.0
-    epochs_since_best: int = 0
+    epochs_since_best: Natural = 0
     best: int | None = None
     stopped: str | None = None
     history: tuple[EpochRecord, ...] = ()
@@ -95,15 +96,15 @@ class Run:
         fits: the calls of ``fit``, in order.
     """
 
-    state: TrainState
-    seed: int
-    best: TrainState | None = None
-    step: int = 0
-    examples: int = 0
-    loss_before: float | None = None
-    loss_after: float | None = None
-    held_out_before: float | None = None
-    held_out_after: float | None = None
+    state: Annotated[TrainState, Mark.APART]
+    seed: Natural
+    best: Annotated[TrainState | None, Mark.APART] = None
+    step: Natural = 0
+    examples: Natural = 0
+    loss_before: Loss = None
+    loss_after: Loss = None
+    held_out_before: Loss = None
+    held_out_after: Loss = None
     fits: tuple[FitState, ...] = ()
 
     def after_step(self, step: Step, examples: int) -> Run:
@@ -153,8 +154,7 @@ class Run:
 
     def to_json(self) -> str:
         """Return everything but the tensors as JSON."""
-        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("state", "best", "fits")}
-        return json.dumps(_to_json({**plain, "fits": [asdict(fit) for fit in self.fits]}), allow_nan=False)
+        return json.dumps(write(self), allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str, state: TrainState, best: TrainState | None) -> Run:
@@ -164,54 +164,17 @@ class Run:
             StateError: the text is something else.
         """
         try:
-            fields = Fields(strict_json.loads(text), "run", _unknown)
+            run = read(cls, strict_json.loads(text), "run", _unknown, state=state, best=best)
         except ValueError as failure:
             raise _unknown("The run is not JSON.", str(failure)) from None
-        run = cls(
-            state=state,
-            best=best,
-            seed=fields.natural("seed"),
-            step=fields.natural("step"),
-            examples=fields.natural("examples"),
-            **{name: fields.number_or_null(name) for name in _LOSSES},
-            fits=tuple(_fit(part) for part in fields.list_of("fits")),
-        )
-        fields.finish()
+        for fit in run.fits:
+            if fit.best is not None and not 0 <= fit.best < len(fit.history):
+                raise _unknown(
+                    "run: the field 'best' is wrong.", f"expected an index into the history, found {fit.best}"
+                )
         return run
-
-
-_LOSSES = ("loss_before", "loss_after", "held_out_before", "held_out_after")
-
-
-def _to_json(value: object) -> object:
-    """Return plain values with each number that is not finite as a text, since JSON has none."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    if isinstance(value, dict):
-        return {name: _to_json(item) for name, item in value.items()}
-    return [_to_json(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _unknown(message: str, context: str) -> StateError:
     hint = "resume it with the edgepeft that wrote it, or use another directory."
     return UnknownCheckpoint(message, context=context, hint=hint)
-
-
-def _fit(fields: Fields) -> FitState:
-    fit = FitState(
-        settings=fields.take("settings", dict),
-        **{name: fields.natural(name) for name in ("steps", "examples", "epoch", "batches", "epochs_since_best")},
-        loss_sum=fields.number("loss_sum"),
-        loss_weight=fields.number("loss_weight"),
-        best=fields.take("best", int, None),
-        stopped=fields.take("stopped", str, None),
-        history=tuple(_record(part) for part in fields.list_of("history")),
-    )
-    if fit.best is not None and not 0 <= fit.best < len(fit.history):
-        raise fields.wrong("best", "an index into the history", fit.best)
-    return fit
-
-
-def _record(fields: Fields) -> EpochRecord:
-    losses = [fields.number_or_null(name) for name in ("loss", "held_out_loss", "held_out_accuracy")]
-    return EpochRecord(fields.natural("epoch"), fields.natural("step"), *losses)
