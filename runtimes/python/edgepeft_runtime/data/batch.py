@@ -80,7 +80,7 @@ def _names(specs: Sequence[TensorSpec]) -> str:
     return ", ".join(repr(spec.name) for spec in specs)
 
 
-def _converted(value: Any, spec: TensorSpec) -> Array:
+def _converted(value: object, spec: TensorSpec) -> Array:
     try:
         array = np.asarray(value)
     except (ValueError, TypeError) as failure:

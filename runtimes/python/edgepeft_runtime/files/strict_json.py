@@ -59,13 +59,13 @@ def _check_depth(text: str) -> None:
             raise ValueError(f"it is nested more than {MAX_DEPTH} levels deep.")
 
 
-def _check_surrogates(value: Any) -> None:
+def _check_surrogates(value: object) -> None:
     """JSON's escapes can write half of a pair, which is no text: it cannot be encoded, hashed or printed."""
     if not is_text(json.dumps(value, ensure_ascii=False)):
         raise ValueError("a text holds half of a surrogate pair.")
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     found = dict(pairs)
     if len(found) == len(pairs):
         return found

@@ -30,6 +30,7 @@ from edgepeft_runtime.errors import (
 from edgepeft_runtime.files import index_coding, strict_json
 from edgepeft_runtime.files.durable import write_atomically
 from edgepeft_runtime.files.regular import open_regular
+from edgepeft_runtime.files.schema import Json
 from edgepeft_runtime.files.shapes import MAX_AXES, elements
 from edgepeft_runtime.shown import quoted
 
@@ -127,7 +128,7 @@ def tensor_chunks(
     """The bytes of a tensor file in pieces (tensors are not copied), and their SHA-256 or, if asked for, the digest."""
     order = sorted(tensors, key=lambda name: (-_ORDER[tensors[name].dtype.name], name))
     arrays = [np.ascontiguousarray(tensors[name]) for name in order]
-    header: dict[str, Any] = {}
+    header: Json = {}
     if metadata or digest:
         header["__metadata__"] = {**(metadata or {}), **({"digest": "0" * DIGEST_LENGTH} if digest else {})}
     end = 0
@@ -185,7 +186,7 @@ def _parse(raw: Array, require_digest: bool) -> TensorFile:
         raise BadDeltaIndices(str(failure)) from None
 
 
-def _header(text: bytes) -> dict[str, Any]:
+def _header(text: bytes) -> Json:
     try:
         header = strict_json.loads(text)
     except ValueError as failure:
@@ -195,7 +196,7 @@ def _header(text: bytes) -> dict[str, Any]:
     return header
 
 
-def _metadata(value: Any) -> dict[str, str]:
+def _metadata(value: object) -> dict[str, str]:
     if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
         raise BadTensorFileHeader("its __metadata__ is not a map of strings.")
     return value
@@ -215,7 +216,7 @@ def _check_digest(raw: Array, text: bytes, digest: str | None, required: bool) -
         raise WrongDigest(f"its digest says {quoted(digest)}, its content gives {found}.")
 
 
-def _tensors(data: Array, header: Mapping[str, Any]) -> dict[str, Array]:
+def _tensors(data: Array, header: Json) -> dict[str, Array]:
     ranges = sorted(((*_range(name, entry), name) for name, entry in header.items()), key=lambda item: item[:2])
     end = 0
     for start, stop, name in ranges:
@@ -228,7 +229,7 @@ def _tensors(data: Array, header: Mapping[str, Any]) -> dict[str, Array]:
     return {name: _tensor(name, header[name], data[start:stop]) for start, stop, name in ranges}
 
 
-def _range(name: str, entry: Any) -> tuple[int, int]:
+def _range(name: str, entry: object) -> tuple[int, int]:
     """Where a tensor's bytes begin and end, checked against its dtype and shape."""
     said = quoted(name)
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
@@ -248,14 +249,14 @@ def _range(name: str, entry: Any) -> tuple[int, int]:
     return start, stop
 
 
-def _naturals(value: Any, most: int) -> bool:
+def _naturals(value: object, most: int) -> bool:
     """Whether it is a list of at most so many integers from 0 on."""
     if not isinstance(value, list) or len(value) > most:
         return False
     return all(type(item) is int and item >= 0 for item in value)
 
 
-def _tensor(name: str, entry: Mapping[str, Any], data: Array) -> Array:
+def _tensor(name: str, entry: Json, data: Array) -> Array:
     code = entry["dtype"]
     if code == "BOOL" and data.size and data.max() > 1:
         raise BadTensorFileLayout(f"tensor {quoted(name)} of dtype BOOL holds a byte other than 0 and 1.")

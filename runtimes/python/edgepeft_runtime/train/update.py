@@ -7,7 +7,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -15,6 +14,7 @@ from edgepeft_runtime.bundle.bundle import Bundle, checked_parameters
 from edgepeft_runtime.bundle.manifest import Manifest
 from edgepeft_runtime.errors import ForeignUpdate, NotAnUpdate, StaleUpdate, UpdateError
 from edgepeft_runtime.files import index_coding, strict_json
+from edgepeft_runtime.files.schema import Json
 from edgepeft_runtime.files.tensorfile import Array, TensorFile, parse_tensors, read_tensors, write_tensors
 from edgepeft_runtime.notices import notice
 from edgepeft_runtime.shown import quoted
@@ -42,7 +42,7 @@ class Update:
     parameters: dict[str, Array]
     base_sha256: str
     adapter_sha256: str
-    provenance: dict[str, Any] = field(default_factory=dict)
+    provenance: Json = field(default_factory=dict)
     num_examples: int = 0
     steps: int = 0
     loss_before: float | None = None
@@ -182,7 +182,7 @@ def _natural(text: str) -> int:
     return int(text)
 
 
-def _provenance(text: str) -> dict[str, Any]:
+def _provenance(text: str) -> Json:
     provenance = strict_json.loads(text)
     if not isinstance(provenance, dict):
         raise ValueError(f"the provenance is not a JSON object: {text[:80]}")
