@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgepeft_runtime.errors import FleetError
+from edgepeft_runtime.errors import NoSuchFile
 from edgepeft_runtime.fleet import rounds, signatures
 from edgepeft_runtime.fleet.delivery import MAX_SIDECAR_BYTES, SIDECAR_SUFFIX, UPDATE_SUFFIX, Delivery
 from edgepeft_runtime.fleet.identity import Identity
@@ -50,7 +50,7 @@ class Visitor:
         """The update, then its sidecar."""
         sidecar = self.sidecar()
         name = f"{sidecar.folder}/{sidecar.sha256}"
-        with suppress(FleetError):  # as a device asks whether it has delivered already
+        with suppress(NoSuchFile):  # as a device asks whether it has delivered already
             read(remote, f"{name}{SIDECAR_SUFFIX}", MAX_SIDECAR_BYTES)
         remote.put(f"{name}{UPDATE_SUFFIX}", self.update)
         remote.put(f"{name}{SIDECAR_SUFFIX}", sidecar.to_bytes())
