@@ -1,4 +1,4 @@
-"""Options that say what is prepared and what trains, and the method they come to."""
+"""Options of the source and of the method, and the method that is chosen by them."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def source_options(command: F) -> F:
         click.option(
             "--method",
             type=click.Choice(list(METHODS)),
-            help=f"Method that says what trains.  [default: {DEFAULT} for a model directory]",
+            help=f"Fine-tuning method.  [default: {DEFAULT} for a model directory]",
         ),
         click.argument("source"),
     ):

@@ -115,7 +115,7 @@ def test_inspect_shows_people_and_scripts_what_a_bundle_holds(edgepeft: Command,
     assert value["manifest"] == bundle.manifest.to_dict()
     assert value["trainable_elements"] == sum(spec.size for spec in bundle.manifest.parameters)
     assert value["trainable_bytes"] == 4 * value["trainable_elements"]
-    assert value["held_while_training_bytes"] == value["frozen_bytes"] + 4 * value["trainable_bytes"]
+    assert value["training_bytes"] == value["frozen_bytes"] + 4 * value["trainable_bytes"]
 
 
 def test_pull_lists_what_it_refuses(edgepeft: Command, text: Trained, tmp_path: Path) -> None:

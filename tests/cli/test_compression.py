@@ -38,10 +38,10 @@ def test_a_model_is_packed_trained_merged_and_inspected(edgepeft: Command, netwo
     made = edgepeft("prepare", network, "--train", "3", "--compute", "int8", "--out", bundle)
     assert made.code == 0
     facts = json.loads(edgepeft("inspect", bundle, "--json").out)
-    assert facts["packed_bytes"] == 64 * 96 * 2
-    assert facts["packed_bytes_as_fp32"] == 4 * facts["packed_bytes"]
+    assert facts["quantized_bytes"] == 64 * 96 * 2
+    assert facts["quantized_bytes_as_fp32"] == 4 * facts["quantized_bytes"]
     shown = edgepeft("inspect", bundle, "--tensors").out
-    assert "packed     12.3 kB, as fp32 49.2 kB" in shown
+    assert "quantized  12.3 kB, as fp32 49.2 kB" in shown
     assert "6.1 kB   24.6 kB 0.weight.int8 int8[96, 64]" in shown
     update = tmp_path / "u.safetensors"
     trained = edgepeft("train", bundle, "--data", data, "--state", tmp_path / "s", "--epochs", 1, "--update", update)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -15,6 +15,7 @@ from edgepeft.cli.show import size
 if TYPE_CHECKING:
     from edgepeft_runtime.bundle.bundle import Bundle
     from edgepeft_runtime.bundle.manifest import FrozenSpec, TensorSpec
+    from edgepeft_runtime.files.schema import Json
 
 
 @click.command("inspect")
@@ -42,7 +43,7 @@ def command(bundle: Path, as_json: bool, tensors: bool, wanted: dict[str, int] |
         _print_tensors(opened)
 
 
-def _predicted(bundle: Bundle, sizes: dict[str, int] | None) -> dict[str, Any]:
+def _predicted(bundle: Bundle, sizes: dict[str, int] | None) -> Json:
     """The peak memory of training, where sizes are given, and what of it does not grow with them."""
     if sizes is None:
         return {}
@@ -66,7 +67,7 @@ def _elements(frozen: FrozenSpec) -> int:
     return (frozen.elements or frozen.size) if frozen.bytes else 0
 
 
-def _summary(bundle: Bundle) -> dict[str, Any]:
+def _summary(bundle: Bundle) -> Json:
     """Counts and sizes, in elements and bytes."""
     import numpy as np
 
@@ -74,9 +75,9 @@ def _summary(bundle: Bundle) -> dict[str, Any]:
     trainable = sum(spec.size * np.dtype(spec.dtype).itemsize for spec in manifest.parameters)
     kept = 4 * sum(bucket.size for bucket in manifest.buckets) + 4 * sum(spec.size for spec in manifest.optimizer.state)
     frozen = sum(spec.bytes for spec in manifest.frozen)
-    packed: Counter[str] = Counter()
+    by_dtype: Counter[str] = Counter()
     for spec in manifest.frozen:
-        packed[spec.dtype] += spec.bytes
+        by_dtype[spec.dtype] += spec.bytes
     return {
         "bundle": str(bundle.path),
         "base_sha256": bundle.base_sha256,
@@ -84,15 +85,15 @@ def _summary(bundle: Bundle) -> dict[str, Any]:
         "trainable_elements": sum(spec.size for spec in manifest.parameters),
         "trainable_bytes": trainable,
         "frozen_bytes": frozen,
-        "frozen_bytes_by_dtype": dict(packed),
-        "packed_bytes": sum(spec.bytes for spec in manifest.frozen if spec.elements),
-        "packed_bytes_as_fp32": 4 * sum(spec.elements or 0 for spec in manifest.frozen),
+        "frozen_bytes_by_dtype": dict(by_dtype),
+        "quantized_bytes": sum(spec.bytes for spec in manifest.frozen if spec.elements),
+        "quantized_bytes_as_fp32": 4 * sum(spec.elements or 0 for spec in manifest.frozen),
         "bytes": sum(entry.bytes for entry in manifest.files.values()),
-        "held_while_training_bytes": frozen + trainable + kept,
+        "training_bytes": frozen + trainable + kept,
     }
 
 
-def _print(bundle: Bundle, summary: dict[str, Any]) -> None:
+def _print(bundle: Bundle, summary: Json) -> None:
     manifest = bundle.manifest
     roles = Counter(spec.role for spec in manifest.parameters)
     by_dtype = ", ".join(f"{dtype} {size(count)}" for dtype, count in summary["frozen_bytes_by_dtype"].items())
@@ -114,10 +115,10 @@ def _print(bundle: Bundle, summary: dict[str, Any]) -> None:
         "trains": f"{summary['trainable_elements']:,} elements, {size(summary['trainable_bytes'])} "
         f"({', '.join(f'{count} {role}' for role, count in roles.items())})",
         "frozen": f"{size(summary['frozen_bytes'])}{f' ({by_dtype})' if by_dtype else ''}",
-        "packed": f"{size(summary['packed_bytes'])}, as fp32 {size(summary['packed_bytes_as_fp32'])}"
-        if summary["packed_bytes"]
+        "quantized": f"{size(summary['quantized_bytes'])}, as fp32 {size(summary['quantized_bytes_as_fp32'])}"
+        if summary["quantized_bytes"]
         else "",
-        "memory": f"{size(summary['held_while_training_bytes'])} held while training, and the activations of a batch",
+        "memory": f"{size(summary['training_bytes'])} while training, plus the activations of a batch",
     }
     if "peak_bytes" in summary:
         at = ", ".join(f"{name} {count}" for name, count in summary["sizes"].items())
@@ -128,7 +129,7 @@ def _print(bundle: Bundle, summary: dict[str, Any]) -> None:
             click.echo(f"{name:10} {text}")
 
 
-def _method(provenance: dict[str, Any]) -> str:
+def _method(provenance: Json) -> str:
     settings = [f"{name} {value}" for name, value in provenance.items() if name not in ("method", "peft") and value]
     return ", ".join([str(provenance.get("method", "unknown")), *settings])
 

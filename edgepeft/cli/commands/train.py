@@ -215,7 +215,7 @@ def _print(report: FitReport, update: Path) -> None:
         held_out = ""
         if record.held_out_loss is not None:
             held_out = f"  held out {number(record.held_out_loss)}"
-            held_out += "" if record.held_out_accuracy is None else f" ({percent(record.held_out_accuracy)} right)"
+            held_out += "" if record.held_out_accuracy is None else f" ({percent(record.held_out_accuracy)} correct)"
         kept = "  <- kept" if record == report.best else ""
         click.echo(f"epoch {record.epoch}  loss {number(record.loss)}{held_out}{kept}")
     click.echo(f"{report.steps} steps, {report.examples} examples, stopped by {report.stopped}")
