@@ -2,7 +2,7 @@
 
 from edgepeft.compress.errors import PruneError
 from edgepeft.compress.masks import fix_masks, hold_masks
-from edgepeft.compress.pruning import Change, Report, prune
+from edgepeft.compress.pruning import Change, PruningReport, prune
 from edgepeft.compress.settings import Pruning
 
-__all__ = ["Change", "PruneError", "Pruning", "Report", "fix_masks", "hold_masks", "prune"]
+__all__ = ["Change", "PruneError", "Pruning", "PruningReport", "fix_masks", "hold_masks", "prune"]

@@ -1,4 +1,4 @@
-"""Masks: single weights set to zero, by share or n of m, and kept at zero where the weight trains."""
+"""Masks: single weights set to zero, by fraction or n of m, and kept at zero where the weight trains."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Report:
+class PruningReport:
     """What :func:`prune` did.
 
     Attributes:
@@ -62,10 +62,10 @@ def prune(
     *,
     loss: LossOf | None = None,
     example_inputs: Mapping[str, Tensor] | None = None,
-) -> tuple[nn.Module, Report]:
+) -> tuple[nn.Module, PruningReport]:
     """Prune a model in place, before a method is attached.
 
-    Every layer loses the same share, so the shapes follow from the settings alone: a pruned model is loaded again by
+    Every layer loses the same fraction, so the shapes follow from the settings alone: a pruned model is loaded again by
     ``prune(fresh_model, pruning with score="magnitude")`` and then ``load_state_dict``. The configuration stays that of
     the whole model, because not every architecture can say "9 heads of size 32 in a width of 384".
 
@@ -101,31 +101,31 @@ def _cut_structure(
     loss: LossOf | None,
     example_inputs: Mapping[str, Tensor] | None,
 ) -> None:
-    shares = {kind: getattr(pruning, kind) for kind in ("heads", "ffn", "channels") if getattr(pruning, kind)}
-    if not shares:
+    fractions = {kind: getattr(pruning, kind) for kind in ("heads", "ffn", "channels") if getattr(pruning, kind)}
+    if not fractions:
         return
-    groups = list(transformer_groups(model)) if shares.keys() & {"heads", "ffn"} else []
-    if "channels" in shares:
+    groups = list(transformer_groups(model)) if fractions.keys() & {"heads", "ffn"} else []
+    if "channels" in fractions:
         groups += channel_groups(model, _example(batches, example_inputs))
-    for kind in shares:
+    for kind in fractions:
         if not any(group.kind == kind for group in groups):
             raise _missing(model, kind)
     scorer = make_scorer(model, pruning, batches, loss)
-    chosen = [g for g in groups if g.kind in shares and not any(is_kept(s.name, pruning.keep) for s in g.slices)]
-    plans = [(group, _staying(group, shares[group.kind], scorer)) for group in chosen]
+    chosen = [g for g in groups if g.kind in fractions and not any(is_kept(s.name, pruning.keep) for s in g.slices)]
+    plans = [(group, _staying(group, fractions[group.kind], scorer)) for group in chosen]
     if batches:
         with evaluating(model):
             refit(model, plans, batches)
     cut(plans)
 
 
-def _staying(group: Group, share: float, scorer: Scorer) -> Tensor:
-    gone = math.floor(group.units * share + 0.5)
+def _staying(group: Group, fraction: float, scorer: Scorer) -> Tensor:
+    gone = math.floor(group.units * fraction + 0.5)
     if gone >= group.units:
         raise PruneAll(
-            f"{group.kind}={share} would leave nothing of {group.name}.",
+            f"{group.kind}={fraction} would leave nothing of {group.name}.",
             context=f"it has {group.units} units (heads, key/value groups, neurons or channels)",
-            hint="choose a smaller share, or leave this module alone with keep=.",
+            hint="choose a smaller fraction, or leave this module alone with keep=.",
         )
     return scorer.units(group).argsort(stable=True)[gone:].sort().values
 
@@ -144,7 +144,7 @@ def _mask_weights(model: nn.Module, pruning: Pruning, scorer: Scorer) -> dict[st
     return zeros
 
 
-def _report(model: nn.Module, before: Mapping[str, tuple[int, ...]], zeros: Mapping[str, int]) -> Report:
+def _report(model: nn.Module, before: Mapping[str, tuple[int, ...]], zeros: Mapping[str, int]) -> PruningReport:
     after = {name: tuple(p.shape) for name, p in model.named_parameters()}
     changes = [
         Change(name, before[name], after[name], zeros.get(name, 0))
@@ -152,7 +152,7 @@ def _report(model: nn.Module, before: Mapping[str, tuple[int, ...]], zeros: Mapp
         if before[name] != after[name] or name in zeros
     ]
     sizes = [sum(math.prod(shape) for shape in shapes.values()) for shapes in (before, after)]
-    return Report(tuple(changes), sizes[0], sizes[1], tuple(zeros))
+    return PruningReport(tuple(changes), sizes[0], sizes[1], tuple(zeros))
 
 
 def _example(batches: list[Batch] | None, example_inputs: Mapping[str, Tensor] | None) -> Mapping[str, Tensor]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from edgepeft.compress.groups import Group, Slices, input_axis, is_matrix
 
 RIDGE = 0.01
-"""λ as a share of the mean of H's diagonal: where data are few, weights stay near what they were."""
+"""λ as a fraction of the mean of H's diagonal: where data are few, weights stay near what they were."""
 
 
 def refit(model: nn.Module, plans: Sequence[tuple[Group, Tensor]], batches: Sequence[Mapping[str, Tensor]]) -> None:

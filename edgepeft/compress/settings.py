@@ -11,18 +11,18 @@ from edgepeft_runtime.files.schema import Json
 
 SCORES = ("magnitude", "taylor", "wanda")
 LEAST_MASK = 0.05
-"""The least share of single weights a mask may remove: ``merge`` knows a masked weight by its zeros."""
+"""The least fraction of single weights a mask may remove: ``merge`` knows a masked weight by its zeros."""
 
 
 @dataclass(frozen=True)
 class Pruning:
-    """What to remove. All shares lie in [0, 1) and hold for every layer alike.
+    """What to remove. All fractions lie in [0, 1) and hold for every layer alike.
 
     Attributes:
-        heads: share of attention heads; with grouped-query attention, of whole key/value groups.
-        ffn: share of feed-forward neurons.
-        channels: share of convolution channels.
-        weights: share of single weights to set to zero in each matrix or kernel: 0, or at least 0.05.
+        heads: fraction of attention heads; with grouped-query attention, of whole key/value groups.
+        ffn: fraction of feed-forward neurons.
+        channels: fraction of convolution channels.
+        weights: fraction of single weights to set to zero in each matrix or kernel: 0, or at least 0.05.
         n_m: ``(n, m)``: of every m weights in a row along the inputs, n stay; not together with ``weights``.
         score: what is least important. ``magnitude`` (L2 norm) needs no data; ``taylor`` (first order, Molchanov et
             al., CVPR 2019) and ``wanda`` (weight times norm of its input, Sun et al., ICLR 2024) need calibration data.
@@ -43,7 +43,7 @@ class Pruning:
     def __post_init__(self) -> None:
         for name in ("heads", "ffn", "channels", "weights"):
             if not 0 <= getattr(self, name) < 1:
-                raise _setting(name, getattr(self, name), "a share lies in 0 <= share < 1.")
+                raise _setting(name, getattr(self, name), "a fraction lies in 0 <= fraction < 1.")
         if 0 < self.weights < LEAST_MASK:
             raise _setting("weights", self.weights, f"choose 0, or at least {LEAST_MASK}.")
         if self.n_m is not None and not 0 < self.n_m[0] < self.n_m[1]:
@@ -103,7 +103,7 @@ def _read(key: str, value: str) -> Any:
             n, m = value.split(":")
             return int(n), int(m)
     except ValueError as error:
-        raise _setting(key, value, "a share is a number such as 0.25, a pattern is n:m such as 2:4.") from error
+        raise _setting(key, value, "a fraction is a number such as 0.25, a pattern is n:m such as 2:4.") from error
     if key == "score":
         return value
     raise BadPruneSetting(

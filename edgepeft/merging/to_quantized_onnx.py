@@ -57,7 +57,7 @@ def _check(bundle: Bundle) -> None:
     if not quantized_layers(inference_model(bundle).graph):
         raise NotQuantized(
             "The bundle has no quantized weight that could be dequantized or rounded again.",
-            context="what counts: products and convolutions that prepare --compute int8 or int4 has quantized.",
+            context="what counts: matmuls and convolutions that prepare --compute int8 or int4 has quantized.",
             hint="merge without it: pairs are folded into fp32 weights.",
         )
     if bundle.manifest.adapter.masks:

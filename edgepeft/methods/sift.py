@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from edgepeft_export.forward import Forward
-    from edgepeft_export.forward.sparse import Indices, Share
+    from edgepeft_export.forward.sparse import ElementChoice, Indices
 
 MASKS = ("gradient", "accumulated", "random", "magnitude")
 
@@ -82,12 +82,12 @@ class Sift(Method):
             )
         return chosen
 
-    def _share(self, name: str, weight: NDArray[np.generic]) -> Share:
-        from edgepeft_export.forward.sparse import Share
+    def _share(self, name: str, weight: NDArray[np.generic]) -> ElementChoice:
+        from edgepeft_export.forward.sparse import ElementChoice
 
         count = min(int(self.rate * weight.size) + 1, weight.size)
         batches = self.batches if self.mask == "accumulated" else 1
-        return Share(count, self._indices(name, weight, count), batches)
+        return ElementChoice(count, self._indices(name, weight, count), batches)
 
     def _indices(self, name: str, weight: NDArray[np.generic], count: int) -> Indices | None:
         if self.mask == "random":

@@ -24,7 +24,7 @@ class Quantization:
             in fp32; ``fp32`` quantizes nothing.
         keep: names or patterns of weights that stay fp32; ``*`` and ``?`` match, a plain name means all that begins so.
         block: elements per scale of ``int4``.
-        gradient: how gradients are rounded before an integer product. ``row``: rows are brought to one size first,
+        gradient: how gradients are rounded before an integer matmul. ``row``: rows are brought to one size first,
             because those of different tokens differ; it takes four more passes over each gradient. ``tensor``: with one
             scale for all rows, which is a little faster.
         smallest: tensors of fewer elements stay fp32.

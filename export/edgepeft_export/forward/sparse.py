@@ -23,7 +23,7 @@ Indices = NDArray[np.int32]
 
 
 @dataclass(frozen=True)
-class Share:
+class ElementChoice:
     """Which elements of a parameter are to train.
 
     Attributes:
@@ -37,12 +37,12 @@ class Share:
     batches: int = 1
 
 
-def train_elements(forward: Forward, shares: Mapping[str, Share]) -> Forward:
+def train_elements(forward: Forward, choices: Mapping[str, ElementChoice]) -> Forward:
     """A copy in which only some elements of these parameters train.
 
     Args:
         forward: has the parameters as trainable inputs of at least one dimension.
-        shares: what trains of each, by its name.
+        choices: what trains of each, by its name.
 
     Returns:
         For each parameter ``W``, ``W`` is an initializer now, ``W.values`` (float32 [count]) trains, and ``W.indices``
@@ -52,11 +52,11 @@ def train_elements(forward: Forward, shares: Mapping[str, Share]) -> Forward:
     graph, parameters = model.graph, dict(forward.parameters)
     emit = Emitter(graph)
     sparse = []
-    for name, share in shares.items():
+    for name, choice in choices.items():
         weight = parameters.pop(name)
-        _check_share(name, weight, share)
-        found = Sparse(name, weight.shape, _first_indices(share), share.batches)
-        parameters[found.values] = np.zeros(share.count, np.float32)
+        _check_choice(name, weight, choice)
+        found = Sparse(name, weight.shape, _first_indices(choice), choice.batches)
+        parameters[found.values] = np.zeros(choice.count, np.float32)
         _replace(graph, emit, found, weight)
         sparse.append(found)
     graph.sort()  # the new nodes were appended at the end
@@ -113,21 +113,21 @@ def _position(emit: Emitter, indices: ir.Value, shape: tuple[int, ...], transpos
     return columns[0] if len(columns) == 1 else emit.op("Concat", *columns, axis=1)
 
 
-def _first_indices(share: Share) -> Indices:
-    if share.indices is None:
-        return np.full(share.count, -1, np.int32)
-    return np.asarray(share.indices, np.int32)
+def _first_indices(choice: ElementChoice) -> Indices:
+    if choice.indices is None:
+        return np.full(choice.count, -1, np.int32)
+    return np.asarray(choice.indices, np.int32)
 
 
-def _check_share(name: str, weight: NDArray[np.generic], share: Share) -> None:
-    fits = 1 <= share.count <= weight.size < 2**31 and weight.ndim > 0
-    if share.indices is not None:
-        indices = np.asarray(share.indices)
+def _check_choice(name: str, weight: NDArray[np.generic], choice: ElementChoice) -> None:
+    fits = 1 <= choice.count <= weight.size < 2**31 and weight.ndim > 0
+    if choice.indices is not None:
+        indices = np.asarray(choice.indices)
         ascending = bool((np.diff(indices) > 0).all()) and indices.min() >= 0 and indices.max() < weight.size
-        fits = fits and indices.shape == (share.count,) and ascending
+        fits = fits and indices.shape == (choice.count,) and ascending
     if not fits:
         raise BadSparseSelection(
-            f"{share.count} elements of {name}, which has {weight.size:,}, cannot train.",
+            f"{choice.count} elements of {name}, which has {weight.size:,}, cannot train.",
             context=f"shape {list(weight.shape)}",
             hint="choose at least one element, and ascending indices within the tensor.",
         )

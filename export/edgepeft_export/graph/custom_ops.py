@@ -20,7 +20,7 @@ INT8_MATMUL = "Int8MatMul"
 
 ``w`` is int8 or uint8, [K, N], or [N, K] with ``transB=1``; ``scale`` and ``zero_point`` are scalars or [N]; ``bias``
 is [N]. ``x`` is rounded to 8 bits at run time, with one scale for the whole tensor. ``gradient`` says how the gradient
-of the product is computed: see :class:`edgepeft_export.quantize.Quantization`.
+of the matmul is computed: see :class:`edgepeft_export.quantize.Quantization`.
 """
 
 FAKE_QUANTIZE = "FakeQuantize"

@@ -33,7 +33,7 @@ def quantize(
     calibration: Sequence[Batch] | None = None,
     on_progress: Callable[[str], None] | None = None,
 ) -> tuple[Forward, QuantizationReport]:
-    """A forward graph whose frozen products, look-up tables and kernels are quantized.
+    """A forward graph whose frozen matmuls, look-up tables and kernels are quantized.
 
     Args:
         forward: stays as it is.
@@ -107,7 +107,7 @@ def _check(names: Sequence[str], settings: Quantization) -> None:
     if not names:
         raise NothingToQuantize(
             "The model has no frozen weight that could be quantized.",
-            context="what counts: products, look-up tables and convolutions with a frozen fp32 weight "
+            context="what counts: matmuls, look-up tables and convolutions with a frozen fp32 weight "
             f"of {settings.smallest:,} elements or more",
             hint="leave compute at fp32, or train fewer tensors.",
         )

@@ -1,4 +1,4 @@
-"""Rewrites the readers of a quantized weight: products, look-ups, convolutions."""
+"""Rewrites the readers of a quantized weight: matmuls, look-ups, convolutions."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from edgepeft_export.graph.shapes import dims_of, rank
 from edgepeft_export.quantization import Quantization
 from edgepeft_export.quantize.weights import Weight
 
-Product = Callable[[ir.Value, ir.Value | None, ir.Value], ir.Value]
-"""``(x, bias, old)`` to the product, which has the shape of ``old``."""
+Matmul = Callable[[ir.Value, ir.Value | None, ir.Value], ir.Value]
+"""``(x, bias, old)`` to the matmul, which has the shape of ``old``."""
 
 
 class Quantizer:
@@ -55,7 +55,7 @@ class Quantizer:
         values = self._stored(weight, "int8", matrix.values)
         scale = self._stored(weight, "scale", matrix.scale)
 
-        def product(x: ir.Value, bias: ir.Value | None, _: ir.Value) -> ir.Value:
+        def matmul(x: ir.Value, bias: ir.Value | None, _: ir.Value) -> ir.Value:
             transposed = 1 - weight.channels
             return int8_matmul(
                 self._emit, x, values, scale, None, bias, trans_b=transposed, gradient=self._settings.gradient
@@ -66,7 +66,7 @@ class Quantizer:
             column = self._stored(weight, "scale.column", matrix.scale[:, None])
             return self._emit.op("Mul", found, self._emit.op("Gather", column, ids))
 
-        self._rewrite(weight, product, rows)
+        self._rewrite(weight, matmul, rows)
 
     def _int4(self, weight: Weight) -> None:
         array = weight.array
@@ -76,7 +76,7 @@ class Quantizer:
         width = dims_of(weight.value)[1 - weight.channels]
         assert isinstance(width, int)
 
-        def product(x: ir.Value, bias: ir.Value | None, old: ir.Value) -> ir.Value:
+        def matmul(x: ir.Value, bias: ir.Value | None, old: ir.Value) -> ir.Value:
             y = self._emit.op(
                 "MatMulNBits",
                 x,
@@ -92,7 +92,7 @@ class Quantizer:
             y.shape = old.shape
             return y if bias is None else self._emit.op("Add", y, bias)
 
-        self._rewrite(weight, product, lambda ids: self._rows_of_int4(weight, matrix, ids, width))
+        self._rewrite(weight, matmul, lambda ids: self._rows_of_int4(weight, matrix, ids, width))
 
     def _rows_of_int4(self, weight: Weight, matrix: Int4Matrix, ids: ir.Value, width: int) -> ir.Value:
         """Rows of a 4-bit table: looked up as bytes, then split into halves."""
@@ -102,7 +102,7 @@ class Quantizer:
         zero = emit.constant(np.array(8, np.float32))
         return dequantized_rows(emit, integers, ids, scales, zero, matrix.block, width)
 
-    def _rewrite(self, weight: Weight, product: Product, rows: Callable[[ir.Value], ir.Value]) -> None:
+    def _rewrite(self, weight: Weight, matmul: Matmul, rows: Callable[[ir.Value], ir.Value]) -> None:
         for node in [use.node for use in weight.value.uses()]:
             self._emit.scope = node.name or ""
             if node.op_type == "Gather":
@@ -110,15 +110,15 @@ class Quantizer:
                 assert ids is not None
                 replace_value(node.outputs[0], rows(ids))
             else:
-                self._rewrite_product(node, product)
+                self._rewrite_matmul(node, matmul)
 
-    def _rewrite_product(self, node: ir.Node, product: Product) -> None:
+    def _rewrite_matmul(self, node: ir.Node, matmul: Matmul) -> None:
         x, bias, result = node.inputs[0], None, node.outputs[0]
         assert x is not None
         if node.op_type == "Gemm":
             bias, factor = _gemm_bias(node), float(node.attributes.get_float("alpha", 1.0))
             x = x if factor == 1.0 else self._emit.op("Mul", x, self._emit.scalar(factor, like=x))
-            y = product(x, bias, result)
+            y = matmul(x, bias, result)
             rest = node.inputs[2] if len(node.inputs) > 2 and bias is None else None
             if rest is not None:
                 beta = float(node.attributes.get_float("beta", 1.0))
@@ -127,7 +127,7 @@ class Quantizer:
         else:
             bias, total = added_vector(result, dims_of(result)[-1]) or (None, result)
             bias, result = (bias, total) if bias is not None and bias.producer() is None else (None, result)
-            y = product(x, bias, result)
+            y = matmul(x, bias, result)
         replace_value(result, y)
 
 

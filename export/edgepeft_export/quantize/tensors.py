@@ -22,7 +22,7 @@ def quantized_tensors(graph: ir.Graph) -> dict[str, QuantizedTensor]:
             value = source_initializer(read)
             if value is None or value.dtype not in _QUANTIZED:
                 continue
-            if node.op_type != "Gather" or value.name not in found:  # a product knows its size without padding
+            if node.op_type != "Gather" or value.name not in found:  # a matmul knows its size without padding
                 found[str(value.name)] = quantized
     return found
 

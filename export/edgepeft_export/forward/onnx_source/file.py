@@ -49,8 +49,8 @@ def from_onnx(
         example: inputs that the file runs on; without them, some are invented.
 
     Raises:
-        ForwardError: the file is no model, a pattern matches nothing, or what it matches is not float32; no product can
-            carry a pair; an output is not there.
+        ForwardError: the file is no model, a pattern matches nothing, or what it matches is not float32, no linear
+            layer can carry a pair, or an output is not there.
         VerificationError: the graph does not give what the file gives.
     """
     reference = _reference(Path(path), outputs, example)

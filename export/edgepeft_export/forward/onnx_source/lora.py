@@ -1,9 +1,9 @@
 """Low-rank adaptation (Hu et al., ICLR 2022) attached on the graph: no torch, and the weight may be quantized.
 
-Beside each chosen product ``y = x W`` stands ``x A B · alpha / rank``; A is [in, rank] and B is [rank, out]. Beside a
-convolution stand two, as in ``peft``: one with the kernel's window to ``rank`` channels, and a pointwise one. The
-branch reads what the product reads: of a model in QDQ format, the rounded activation. So it corrects what this layer
-does with what it gets, and could be folded into the weight.
+Beside each chosen linear layer ``y = x W`` stands ``x A B · alpha / rank``, with A [in, rank] and B [rank, out]. Beside
+a convolution stand two, as in ``peft``: one with the kernel's window to ``rank`` channels, and a pointwise one. The
+branch reads what the layer reads, which in a model in QDQ format is the rounded activation. So it corrects what this
+layer does with its input, and can be folded into the weight.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class GraphLora:
-    """Which products get a pair of matrices, and how they start.
+    """Which linear layers get a pair of matrices, and how they start.
 
     Attributes:
         rank: of the pairs.
         alpha: scale; ``None`` means twice the rank.
-        targets: names, ends of dotted names, or patterns of products: by weight, bias, module or node. ``None`` takes
-        every product but the head.
+        targets: names, ends of dotted names, or patterns of linear layers: by weight, bias, module or node. ``None``
+            chooses every layer but the head.
         train_head: whether the head trains beside the others: whole, or by a pair where it is quantized.
         seed: of the first values.
     """
@@ -71,14 +71,14 @@ def attach_lora(model: ir.Model, lora: GraphLora, trained: Collection[str] = ())
     """Attach pairs of matrices, as further graph inputs, in place; shapes must have been inferred.
 
     Args:
-        model: as read; quantized products raised.
+        model: as read; quantized linear layers raised.
         lora: what to attach.
         trained: names of initializers that train whole, so that nothing is attached beside them.
 
     A starts uniform within 1 / sqrt(inputs) (Kaiming, as ``peft`` has it), B at zero: the model starts as it was.
 
     Raises:
-        ForwardError: the rank is out of range, or a target fits no product that can carry a pair.
+        ForwardError: the rank is out of range, or a target fits no linear layer that can carry a pair.
     """
     if lora.rank < 1:
         raise BadSetting("rank", lora.rank, "1 or more")
@@ -99,7 +99,7 @@ def attach_lora(model: ir.Model, lora: GraphLora, trained: Collection[str] = ())
 
 
 def _is_adapter(site: AdapterSite) -> bool:
-    """Whether the file brings the product as part of an adapter of its own."""
+    """Whether the file brings the linear layer as part of an adapter of its own."""
     return any("lora_" in name.lower() for name in site.names)
 
 
@@ -112,13 +112,13 @@ def _whole(last: AdapterSite) -> tuple[str, ...]:
 
 
 def _chosen(sites: Sequence[AdapterSite], last: AdapterSite | None, lora: GraphLora) -> list[AdapterSite]:
-    """The products that get a pair; a quantized head is one of them, unless it is not to train."""
+    """The linear layers that get a pair; a quantized head is one of them, unless it is not to train."""
     quantized_head = (
         last if last is not None and last.linear.is_quantized and last.narrows and lora.train_head else None
     )
     if lora.targets is None:
         chosen = [site for site in sites if site is not last or site is quantized_head]
-        missing = [] if chosen else ["any product"]
+        missing = [] if chosen else ["any linear layer"]
     else:
         fits = [site for site in sites if any(site.fits(pattern) for pattern in lora.targets)]
         chosen = [site for site in sites if site is quantized_head or site in fits]
@@ -132,9 +132,9 @@ def _nothing_fits(missing: Sequence[str], sites: Sequence[AdapterSite]) -> Forwa
     names = [f"{site.name} [{site.linear.inputs}, {site.linear.outputs}]" for site in sites]
     listed = f"there are: {', '.join(names[:20])}{' …' if len(names) > 20 else ''}" if names else "there is none"
     return NoSuchMatmul(
-        f"LoRA cannot be attached: no product with a constant float32 or quantized matrix fits {', '.join(missing)}.",
+        f"LoRA cannot be attached: no layer with a constant float32 or quantized matrix fits {', '.join(missing)}.",
         context=listed,
-        hint="name products by their weight, bias or node, such as 'query' or '*.layer.5.*'; a model in QOperator "
+        hint="name linear layers by their weight, bias or node, such as 'query' or '*.layer.5.*'; a model in QOperator "
         "format (QLinearMatMul, QLinearConv) has to be quantized again in QDQ format.",
     )
 
@@ -179,7 +179,7 @@ def _branch(emit: Emitter, linear: LinearSite, a: ir.Value, b: ir.Value, scale: 
 
 
 def _fresh(graph: ir.Graph, stem: str) -> str:
-    """``stem``, or ``stem.1``, ... where a product of that name has a pair: the products of a shared weight."""
+    """``stem``, or ``stem.1``, ... where a layer of that name has a pair: the layers of a shared weight."""
     taken, name, number = {value.name for value in graph.inputs}, stem, 0
     while f"{name}.lora_A" in taken:
         number += 1

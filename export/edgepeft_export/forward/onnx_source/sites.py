@@ -1,4 +1,4 @@
-"""Where LoRA can be attached on a graph: products with a constant matrix, and what users may call them."""
+"""Where LoRA can be attached on a graph: linear layers, which have a constant matrix, and what users may call them."""
 
 from __future__ import annotations
 
@@ -52,17 +52,17 @@ class AdapterSite:
         return self.linear.outputs < self.linear.inputs
 
     def fits(self, pattern: str) -> bool:
-        """Whether a pattern, or the end of a dotted name, means this product."""
+        """Whether a pattern, or the end of a dotted name, means this linear layer."""
         return any(fnmatchcase(name, pattern) or name.endswith(f".{pattern}") for name in self.names)
 
 
 def find_sites(graph: ir.Graph) -> list[AdapterSite]:
-    """Every product that can carry an adapter, in graph order."""
+    """Every linear layer that can carry an adapter, in graph order."""
     return [site for node in graph if (site := _site(node)) is not None]
 
 
 def find_last(graph: ir.Graph, sites: Sequence[AdapterSite]) -> AdapterSite | None:
-    """The product that gives the model's first output: a task's head, or a language model's; neither is square."""
+    """The linear layer that gives the model's first output: a task's head, or a language model's; neither is square."""
     by_node = {site.linear.node: site for site in sites}
     value: ir.Value | None = graph.outputs[0]
     while value is not None and (node := value.producer()) is not None:
@@ -94,7 +94,7 @@ def _with_bias(linear: LinearSite) -> tuple[ir.Value, ir.Value | None]:
 
 
 def _names(node: ir.Node, weight: ir.Value, bias: ir.Value | None) -> Iterator[str]:
-    """What a product may be called, the best first: by its weight, its bias, the module it comes from, its node."""
+    """What a layer may be called, the best first: by its weight, its bias, the module it comes from, its node."""
     stems = [_stem(str(weight.name)), _stem(str(bias.name), "bias") if bias is not None else "", _scope(node)]
     found = [stem for stem in stems if not _ANONYMOUS.fullmatch(stem)]
     node_name = (node.name or "").strip("/")

@@ -40,5 +40,5 @@ def _moved(zero_point: ir.Value | None) -> NDArray[np.uint8]:
 
 
 def _fits(matrix: NDArray[np.int8]) -> bool:
-    """Whether neighbours along both axes, which the forward and the backward product add, stay small."""
+    """Whether neighbours along both axes, which the forward and the backward matmul add, stay small."""
     return all(pair_sums(rows.astype(np.int16)).max(initial=0) <= LARGEST_PAIR for rows in (matrix, matrix.T))

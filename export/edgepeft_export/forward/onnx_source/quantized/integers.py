@@ -1,4 +1,4 @@
-"""Ensures that a product of integers, rounded at run time, is one node between float tensors.
+"""Ensures that a matmul of integers, rounded at run time, is one node between float tensors.
 
 ``quantize_dynamic`` writes ``DynamicQuantizeLinear``, ``MatMulInteger`` or ``ConvInteger``, ``Cast``, ``Mul`` by both
 scales; ONNX Runtime's own optimizer makes ``DynamicQuantizeMatMul`` or ``MatMulIntegerToFloat`` of it.
@@ -22,7 +22,7 @@ from edgepeft_export.graph.shapes import Dim, dims_of, rank
 
 @dataclass(frozen=True)
 class _IntegerMatmul:
-    """A product of integers, and what the float result is called.
+    """A matmul of integers, and what the float result is called.
 
     Attributes:
         x, x_scale, x_zero_point: the rounded activation.
@@ -40,7 +40,7 @@ class _IntegerMatmul:
 
 
 def raise_integers(graph: ir.Graph, emit: Emitter) -> None:
-    """Raise every product of integers with a constant weight, in place."""
+    """Raise every matmul of integers with a constant weight, in place."""
     for node in list(graph):
         raised = _RAISED.get(node.op_type)
         if raised is not None:
@@ -54,8 +54,8 @@ def _raise_dynamic(node: ir.Node, emit: Emitter) -> None:
     matrix = _matrix(w)
     if x is not None and scale is not None and matrix is not None:
         w, zero_point = exact(matrix[0], zero_point, emit)
-        product = int8_matmul(emit, x, w, scale, zero_point, bias, trans_b=matrix[1])
-        replace_value(node.outputs[0], product)
+        matmul = int8_matmul(emit, x, w, scale, zero_point, bias, trans_b=matrix[1])
+        replace_value(node.outputs[0], matmul)
 
 
 def _raise_to_float(node: ir.Node, emit: Emitter) -> None:
@@ -112,7 +112,7 @@ def _float(matmul: _IntegerMatmul, emit: Emitter) -> ir.Value:
 
 
 def _dequantized(node: ir.Node) -> _IntegerMatmul | None:
-    """The product that ``MatMulInteger`` or ``ConvInteger``, ``Cast`` and ``Mul`` by the product of scales say."""
+    """The matmul that ``MatMulInteger`` or ``ConvInteger``, ``Cast`` and ``Mul`` by the scales' product say."""
     x, w, x_zero_point, zero_point = (*node.inputs, None, None)[:4]
     cast = only_reader(node.outputs[0], "Cast")
     scaling = only_reader(cast.outputs[0], "Mul") if cast is not None else None
@@ -131,7 +131,7 @@ def _dequantized(node: ir.Node) -> _IntegerMatmul | None:
 
 
 def _matrix(w: ir.Value | None) -> tuple[ir.Value, int] | None:
-    """The constant matrix that a product reads, and whether transposed, as edgepeft's own merged files have it."""
+    """The constant matrix that a matmul reads, and whether transposed, as edgepeft's own merged files have it."""
     transpose = producer_of(w, "Transpose")
     stored = w if transpose is None else transpose.inputs[0]
     if stored is None or not is_frozen(stored) or rank(stored) != 2:
