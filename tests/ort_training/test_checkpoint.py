@@ -78,7 +78,7 @@ def test_checkpoints_that_say_too_little_are_refused(tmp_path: Path) -> None:
     write_checkpoint(inbox / "other.ckpt", OrtCheckpoint(parameters, PROPERTIES))
     (inbox / "text.ckpt").write_text("no checkpoint at all", encoding="utf-8")
     found = edgepeft.pull([inbox], tmp_path / "pulled", bundle=bundle)
-    reasons = {refused.source.name: refused.code for refused in found.refused}
+    reasons = {Path(refused.source).name: refused.code for refused in found.refused}
     assert reasons == {
         "nominal.ckpt": "nominal-checkpoint",
         "nameless.ckpt": "foreign-checkpoint",

@@ -1,4 +1,4 @@
-/** Errors that a user can meet: each says what happened, where, and what to do about it. */
+/** Errors that a user can meet. Each says what happened, where, and what to do about it. */
 
 import { printable } from "./shown.js";
 
@@ -11,10 +11,10 @@ export class EdgepeftError extends Error {
   /**
    * @param code kebab-case name of the cause, as docs/ERRORS.md lists it; stable, so that programs may look for it.
    * @param message one sentence: what could not be done.
-   * @param context the facts of this case; `null` where the message holds them all.
+   * @param context the facts of this case; `null` where the message contains them all.
    * @param hint what to do about it; `null` where nothing sensible can be said.
    *
-   * Texts may quote a file that somebody else wrote: what is very long is cut, and what is not print is escaped.
+   * Texts may quote a file that somebody else wrote: long texts are cut, and unprintable characters are escaped.
    */
   constructor(
     readonly code: string,
@@ -31,7 +31,7 @@ export class EdgepeftError extends Error {
     return [this.message, this.context, this.hint && `hint: ${this.hint}`].filter(Boolean).join("\n");
   }
 
-  /** The error as the command prints it, several lines. */
+  /** Returns the error as the command prints it, several lines. */
   render(): string {
     const lines = (this.context ?? "").split("\n").map((line, i) => (i === 0 ? "╰─> " : "    ") + line);
     const context = this.context === null ? [] : lines;
@@ -40,7 +40,7 @@ export class EdgepeftError extends Error {
   }
 }
 
-/** The constructor of a class of errors: whoever reads a file says in whose name it fails. */
+/** The constructor of a class of errors: whoever has a file read says which error it raises. */
 export type ErrorClass = new (...args: ConstructorParameters<typeof EdgepeftError>) => EdgepeftError;
 
 /** A bundle that is missing, damaged, or of a format this runtime does not know. */
@@ -53,7 +53,7 @@ export class BatchError extends EdgepeftError {
   override readonly name = "BatchError";
 }
 
-/** A data set that cannot be read, or holds nothing to train on. */
+/** A data set that cannot be read, or contains nothing to train on. */
 export class DataError extends EdgepeftError {
   override readonly name = "DataError";
 }
@@ -63,7 +63,7 @@ export class StateError extends EdgepeftError {
   override readonly name = "StateError";
 }
 
-/** A run that cannot go on: a loss or a gradient that is not finite, a setting out of range. */
+/** A run that cannot continue: a loss or a gradient that is not finite, a setting out of range. */
 export class TrainingError extends EdgepeftError {
   override readonly name = "TrainingError";
 }

@@ -13,7 +13,7 @@ export function folder(path: string): BundleFiles {
     path: (name) => join(path, name),
     async read(name) {
       try {
-        // A pipe would be waited for, and a link may lead anywhere.
+        // Reading a pipe would block, and a link may lead anywhere.
         if ((await lstat(join(path, name))).isFile()) return new Uint8Array(await readFile(join(path, name)));
       } catch (failure) {
         throw missing(path, name, String(failure));
@@ -44,7 +44,7 @@ function notRegular(path: string, name: string): BundleError {
   );
 }
 
-/** A state in a folder, the same as the Python runtime's; made if it is missing. */
+/** A state in a folder, in the format of the Python runtime; created if it is missing. */
 export function stateFolder(path: string): StateStore {
   const lock = join(path, "lock.pid");
   let held = false;
@@ -65,7 +65,7 @@ export function stateFolder(path: string): StateStore {
       const owner = Number(await readFile(lock, "utf8").catch(absent));
       if (owner > 0 && alive(owner)) return false;
       await rm(lock, { force: true });
-      // Of two that find a dead owner, one makes the file.
+      // If two processes find a dead owner, only one of them creates the file.
       held = await writeFile(lock, String(process.pid), { flag: "wx" }).then(
         () => true,
         () => false,
@@ -79,7 +79,7 @@ export function stateFolder(path: string): StateStore {
   };
 }
 
-/** Writes a file so that whoever reads it, or finds it after a power cut, sees the old content or the new one. */
+/** Writes a file atomically: a reader, also after a power cut, sees the old content or the new one. */
 export async function writeAtomically(path: string, bytes: Uint8Array): Promise<void> {
   const partial = `${path}.partial`;
   const file = await open(partial, "w");

@@ -1,10 +1,10 @@
-/** Foreign values and texts as messages show them: short and printable, at a cost that does not grow with them. */
+/** Makes foreign values and texts short and printable for messages, at a cost that does not grow with them. */
 
-/** Characters of a message or a context; what is longer is cut. */
+/** Most characters of a message or a context; longer ones are cut. */
 const MAX_TEXT = 8_000;
 const MAX_QUOTED = 80;
 
-/** A value that somebody else chose, as JSON writes it, shortened. */
+/** Returns a value that somebody else chose as JSON, shortened. */
 export function quoted(value: unknown, level = 0): string {
   if (typeof value === "string")
     return JSON.stringify(value.slice(0, MAX_QUOTED)) + (value.length > MAX_QUOTED ? "..." : "");
@@ -21,7 +21,7 @@ export function quoted(value: unknown, level = 0): string {
   return Array.isArray(value) ? `[${inside}]` : `{${inside}}`;
 }
 
-/** The text, cut where it is very long, and with everything escaped that would steer a terminal. */
+/** Returns the text, cut if it is long, with everything escaped that would control a terminal. */
 export function printable(text: string): string {
   const more = text.length - MAX_TEXT;
   const cut = more > 0 ? `${text.slice(0, MAX_TEXT)} … (${more} more characters)` : text;

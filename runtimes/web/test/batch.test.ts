@@ -32,9 +32,9 @@ describe("a batch", () => {
   });
   after(() => trainer.close());
 
-  for (const [what, reference, batch] of REFUSED) {
+  for (const [what, code, batch] of REFUSED) {
     it(`with ${what} is refused`, async () => {
-      await assert.rejects(trainer.step(batch), refused(reference));
+      await assert.rejects(trainer.step(batch), refused(code));
       assert.equal(trainer.steps, 0);
     });
   }

@@ -61,12 +61,12 @@ const MANIFESTS: readonly (readonly [string, string, (manifest: Json) => void])[
 ];
 
 describe("a bundle", () => {
-  for (const [what, reference, change] of MANIFESTS) {
+  for (const [what, code, change] of MANIFESTS) {
     it(`${what} is refused`, () =>
       inFolder(async (work) => {
         const bundle = await copyOfBundle(work);
         await withManifest(bundle, change);
-        await assert.rejects(Trainer.open(folder(bundle), { ort }), refused(reference));
+        await assert.rejects(Trainer.open(folder(bundle), { ort }), refused(code));
       }));
   }
 
@@ -163,9 +163,9 @@ describe("a graph that every hash fits", () => {
     ["with a loop of unknown length", "unbounded-loop", loop(3, "x")],
     ["with a loop that hardly ends", "unbounded-loop", loop(2 ** 17)],
   ];
-  for (const [what, reference, bytes] of bad) {
+  for (const [what, code, bytes] of bad) {
     it(`${what} is refused`, async () => {
-      assert.throws(() => externalLocations(bytes), refused(reference));
+      assert.throws(() => externalLocations(bytes), refused(code));
     });
   }
 
@@ -243,8 +243,8 @@ describe("a tensor file", () => {
     ["with a header nested deep", "tensor-file-header", file(`{"a":${"[".repeat(100)}${"]".repeat(100)}}`)],
     ["with metadata that is no text", "tensor-file-header", file('{"__metadata__":{"a":1}}')],
   ];
-  for (const [what, reference, bytes] of bad) {
-    it(`${what} is refused`, () => assert.rejects(readTensors(bytes, "The file", BundleError), refused(reference)));
+  for (const [what, code, bytes] of bad) {
+    it(`${what} is refused`, () => assert.rejects(readTensors(bytes, "The file", BundleError), refused(code)));
   }
 
   it("is refused in a message that does not grow with it", async () => {

@@ -63,11 +63,11 @@ export function near(found: number, wanted: number, tolerance = 1e-5): boolean {
   return Math.abs(found - wanted) <= tolerance * Math.abs(wanted);
 }
 
-/** For `assert.rejects` and `assert.throws`: an error of this reference. */
-export function refused(reference: string): (failure: unknown) => boolean {
+/** For `assert.rejects` and `assert.throws`: an error of this code. */
+export function refused(code: string): (failure: unknown) => boolean {
   return (failure) => {
     const found = (failure as EdgepeftError).code;
-    if (found !== reference) throw new Error(`expected ${reference}, found ${String(failure)}`, { cause: failure });
+    if (found !== code) throw new Error(`expected ${code}, found ${String(failure)}`, { cause: failure });
     return true;
   };
 }

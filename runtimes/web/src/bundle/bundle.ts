@@ -1,4 +1,4 @@
-/** Opens a bundle: every file is checked against the manifest before anything in it is used. */
+/** Opens a bundle. Every file is checked against the manifest before anything in it is used. */
 
 import { BundleError, type ErrorClass } from "../errors.js";
 import type { BundleFiles } from "./files.js";
@@ -18,7 +18,7 @@ const RUN = ["train.onnx", "optimizer.onnx", "eval.onnx", WEIGHTS];
 const REQUIRED = ["train.onnx", "optimizer.onnx", "eval.onnx", "infer.onnx", WEIGHTS, ADAPTER];
 const COPY_AGAIN = "copy the bundle to this device again, or prepare it again.";
 
-/** A bundle whose files are there and are what its manifest says. */
+/** A bundle whose files match its manifest. */
 export class Bundle {
   private constructor(
     readonly manifest: Manifest,
@@ -31,8 +31,8 @@ export class Bundle {
    * Reads and checks everything.
    *
    * @param files where the files are.
-   * @param ort the package that will run it: its version is checked, and whether it maps files.
-   * @param progress called with the bytes read so far and all bytes.
+   * @param ort the package of ONNX Runtime that will run it; its version is checked.
+   * @param progress called with the bytes read so far and the bytes in all.
    * @throws BundleError what is wrong with which file, and what to do.
    */
   static async open(files: BundleFiles, ort: Ort, progress?: (read: number, all: number) => void): Promise<Bundle> {
@@ -55,7 +55,7 @@ export class Bundle {
       if (found !== expected)
         throw damaged(`The file ${name} is not what was prepared.`, `expected SHA-256 ${expected}, found ${found}`);
       if (name.endsWith(".onnx") && checkedGraph(name, bytes)) weighted.add(name);
-      // What has a path is left on the disk, where ONNX Runtime maps it.
+      // Weights that have a path are left on disk, where ONNX Runtime maps them.
       if (name !== WEIGHTS || pathOf === undefined) held.set(name, bytes);
       progress?.((read += size), all);
     }
@@ -78,7 +78,7 @@ export class Bundle {
     return this.manifest.files.get(ADAPTER)!.sha256;
   }
 
-  /** The bytes of a file that the manifest lists, checked. */
+  /** Returns the checked bytes of a file that the manifest lists. */
   file(name: string): Uint8Array {
     const bytes = this.held.get(name);
     if (bytes !== undefined) return bytes;
@@ -90,21 +90,21 @@ export class Bundle {
     );
   }
 
-  /** What a session of a graph is made of: a path, or its bytes and those of the weights. */
+  /** Returns what a session of a graph needs: a path, or the bytes of the graph and of the weights. */
   graph(name: string): { model: string | Uint8Array; weights: Uint8Array | null } {
     const bytes = this.file(name);
     if (this.pathOf !== undefined) return { model: this.pathOf(name), weights: null };
     return { model: bytes, weights: this.weighted.has(name) ? this.file(WEIGHTS) : null };
   }
 
-  /** The first values of the parameters, checked against the manifest. */
+  /** Returns the initial parameters, checked against the manifest. */
   async adapter(): Promise<Tensors> {
     const { tensors } = await readTensors(this.file(ADAPTER), `The file ${ADAPTER}`, BundleError);
     return checkedParameters(tensors, this.manifest, `The file ${ADAPTER}`, BundleError);
   }
 }
 
-/** {@link checkedTensors} of the parameters; indices lie in their tensor, or are all -1: not picked yet. */
+/** Returns parameters as {@link checkedTensors} does; indices must be inside their tensor, or all -1: not picked yet. */
 export function checkedParameters(tensors: Tensors, manifest: Manifest, source: string, error: ErrorClass): Tensors {
   const checked = checkedTensors(tensors, manifest.parameters, source, error);
   for (const { indices: name, gradient, tensor, shape } of manifest.sparse) {
@@ -125,7 +125,7 @@ export function checkedParameters(tensors: Tensors, manifest: Manifest, source: 
   return checked;
 }
 
-/** The tensors in the order of `specs`, if they have exactly those names, shapes and dtypes, and finite values. */
+/** Returns the tensors in the order of `specs`. Names, shapes and dtypes must be those, and values finite. */
 export function checkedTensors(
   tensors: Tensors,
   specs: readonly TensorSpec[],
@@ -183,7 +183,7 @@ function checkRuntime(needed: string, found: string | undefined): void {
   );
 }
 
-/** The names in `files` stay inside the bundle, and the required ones are there. */
+/** Checks that the names in `files` stay inside the bundle and include the required ones. */
 function checkDeclared(manifest: Manifest): void {
   for (const name of manifest.files.keys()) {
     if (/[\\:\0]/.test(name) || name.split("/").some((part) => ["", ".", ".."].includes(part))) {
@@ -219,7 +219,7 @@ function checkListed(manifest: Manifest, found: ReadonlyMap<string, number> | un
   }
 }
 
-/** Whether a graph reads the weights; it must read no other file. */
+/** Returns whether a graph reads the weights; it must read no other file. */
 function checkedGraph(name: string, bytes: Uint8Array): boolean {
   const locations = externalLocations(bytes);
   const others = [...locations].filter((location) => location !== WEIGHTS);

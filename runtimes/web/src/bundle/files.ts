@@ -1,16 +1,16 @@
-/** Where the files of a bundle come from: a URL, or a folder that a page was handed or keeps for itself (OPFS). */
+/** Sources of the files of a bundle: a URL, a folder that the user picked, or the origin's private folder (OPFS). */
 
 import { BundleError } from "../errors.js";
 
 /** The files of a bundle, by names with `/` between folders. */
 export interface BundleFiles {
-  /** What it is, for messages. */
+  /** Its name, for messages. */
   readonly name: string;
-  /** All bytes of a file; `size` is what the manifest says, so that a stream goes straight to its place. */
+  /** Returns all bytes of a file; `size` is what the manifest says, so that a stream needs only one buffer. */
   read(name: string, size?: number): Promise<Uint8Array>;
-  /** Names and sizes of all files, where they can be listed. */
+  /** Returns names and sizes of all files, if they can be listed. */
   list?(): Promise<ReadonlyMap<string, number>>;
-  /** The path of a file where there are paths: ONNX Runtime then maps the weights instead of copying them. */
+  /** Returns the path of a file, if there are paths: ONNX Runtime then maps the weights instead of copying them. */
   path?(name: string): string;
 }
 
@@ -45,7 +45,7 @@ export function handleFiles(folder: FileSystemDirectoryHandle): BundleFiles {
   };
 }
 
-/** A bundle of files that are held already, by name: bytes, or what a file input gives. */
+/** A bundle of files in memory, by name: bytes, or the files of a file input. */
 export function heldFiles(files: ReadonlyMap<string, Uint8Array | Blob>, name = "the bundle"): BundleFiles {
   return {
     name,
@@ -69,7 +69,7 @@ export function missing(where: string, name: string, context: string): BundleErr
   );
 }
 
-/** Memory for a file of the size that the manifest claims. */
+/** Allocates memory for a file of the size that the manifest claims. */
 function reserved(size: number, name: string): Uint8Array {
   try {
     return new Uint8Array(size);

@@ -19,9 +19,9 @@ import {
   varint,
 } from "../files/wire.js";
 
-/** How often the body of a Loop may run, with those around it. */
+/** Most runs of the body of a Loop, multiplied by those of the loops around it. */
 const MAX_TRIPS = 2n ** 16n;
-/** Graphs inside one another. */
+/** Most levels of graphs inside one another. */
 const MAX_DEPTH = 16;
 const INT64 = 7n;
 const EXTERNAL = 1n;
@@ -51,10 +51,10 @@ const SCHEMA: Schema = {
   ValueInfo: { 1: one, 2: one, 3: one, 4: many },
 };
 
-/** Values by name: the integer that a constant holds, `null` for whatever else. */
+/** Values by name: the integer of a constant, `null` for everything else. */
 type Scope = ReadonlyMap<string, bigint | null>;
 
-/** A node with graphs in it. */
+/** A node that contains graphs. */
 interface Parent {
   readonly op: string;
   readonly trips: string;
@@ -62,7 +62,7 @@ interface Parent {
 }
 
 /**
- * The `location` of every tensor that a serialised `ModelProto` keeps in another file.
+ * Returns the `location` of every tensor that a serialized `ModelProto` stores in another file.
  *
  * @throws BundleError parsers could read the bytes differently (`bad-graph`), or a loop in it has no bound.
  */
@@ -112,7 +112,7 @@ class Graph {
     }
   }
 
-  /** A name twice is no constant: which of the two counts, is the parser's choice. */
+  /** Adds a value. A name that occurs twice is not a constant, because parsers differ on which one counts. */
   private define(name: string, value: bigint | null): void {
     this.names.set(name, this.names.has(name) ? null : value);
   }
@@ -139,7 +139,7 @@ class Graph {
     this.parents.push({ op, trips: inputs[0] ?? "", graphs });
   }
 
-  /** The integer that an attribute holds for a constant, and the graphs in it. */
+  /** Returns the integer of a constant's attribute, and the graphs in it. */
   private attribute(data: Uint8Array): { value: bigint | null; graphs: readonly Uint8Array[] } {
     const [values, graphs]: [(bigint | null)[], Uint8Array[]] = [[], []];
     let name = "";
@@ -154,7 +154,7 @@ class Graph {
     return { value: values.length === 1 ? values[0]! : null, graphs };
   }
 
-  /** The name of a tensor, and its value if it holds one int64; notes the file it lies in. */
+  /** Returns the name of a tensor, and its value if it is one int64; records the file that stores it. */
   private tensor(data: Uint8Array): [string, bigint | null] {
     let [name, kind, external] = ["", 0n, 0n];
     const [entries, values]: [Uint8Array[], bigint[]] = [[], []];
@@ -177,7 +177,7 @@ class Graph {
   }
 }
 
-/** The file of a tensor; a key may come once, or parsers differ in which one counts. */
+/** Returns the file of a tensor. A key may occur once: parsers differ on which one counts. */
 function locationOf(entries: readonly Uint8Array[]): string {
   const said = new Map<string, string>();
   for (const entry of entries) {
@@ -195,7 +195,7 @@ function locationOf(entries: readonly Uint8Array[]): string {
   return said.get("location") ?? "";
 }
 
-/** How often a Loop runs at most: its first input, which must be a constant. */
+/** Returns the most runs of a Loop: its first input, which must be a constant. */
 function tripsOf(parent: Parent, scope: Scope): bigint {
   const count = parent.trips === "" ? null : (scope.get(parent.trips) ?? null);
   if (count === null) throw unbounded("its trip count is no constant");
@@ -216,13 +216,13 @@ function valueName(data: Uint8Array): string {
   return name === undefined ? "" : latin1(name[1] as Uint8Array);
 }
 
-/** A number that parsers keep in 32 bits, cutting off what is above. */
+/** Checks a number of which parsers keep the lower 32 bits only. */
 function small(content: Content): bigint {
   if ((content as bigint) >= 1n << 31n) throw new Error("a type or a kind is a number beyond 31 bits");
   return content as bigint;
 }
 
-/** The numbers of an int64 field, packed or not; of a long list the first two. */
+/** Returns the numbers of an int64 field, packed or not; of a long list, the first two. */
 function int64s(content: Content): bigint[] {
   if (typeof content === "bigint") return [BigInt.asIntN(64, content)];
   const found: bigint[] = [];
@@ -234,7 +234,7 @@ function int64s(content: Content): bigint[] {
   return found;
 }
 
-/** Bytes as one character each: names need only be compared. */
+/** Returns bytes as one character each: names are only compared. */
 function latin1(bytes: Uint8Array): string {
   return new TextDecoder("latin1").decode(bytes);
 }

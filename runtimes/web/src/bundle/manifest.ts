@@ -1,4 +1,4 @@
-/** The manifest of a bundle: everything a runtime needs to know (section 2 of the SPEC, whose names its fields have). */
+/** The manifest of a bundle: everything a runtime needs to know. Fields have the names of section 2 of the SPEC. */
 
 import { BundleError } from "../errors.js";
 import * as f from "../files/fields.js";
@@ -13,7 +13,7 @@ const RESAMPLES = ["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"
 const CHANNEL_ORDERS = ["RGB", "BGR"] as const;
 const LAYOUTS = ["torch", "graph", "experts"] as const;
 const MAX_IMAGE_SIDE = 2 ** 14;
-/** Elements of the optimizer's state, for each that trains: they are made of nothing but their shapes. */
+/** Most elements of optimizer state for each trainable element: state is allocated from the declared shapes alone. */
 const MAX_STATE = 8;
 const TEXT_FIELDS = ["ids", "attention_mask", "type_ids"] as const;
 
@@ -125,13 +125,13 @@ export function readManifest(bytes: Uint8Array): Manifest {
   }
 }
 
-/** The parameters that train: the members of buckets. */
+/** Returns the trainable parameters: the members of buckets. */
 export function trained(manifest: Manifest): readonly ParameterSpec[] {
   const members = new Set(manifest.buckets.flatMap((bucket) => bucket.members));
   return manifest.parameters.filter((spec) => members.has(spec.name));
 }
 
-/** The number of elements of a tensor without symbolic dimensions. */
+/** Returns the number of elements of a tensor without symbolic dimensions. */
 export function sizeOf(spec: { readonly shape: readonly (number | string)[] }): number {
   return spec.shape.reduce<number>((product, dim) => product * Number(dim), 1);
 }
@@ -172,13 +172,13 @@ function unique(what: string, specs: readonly { readonly name: string }[]): void
   if (twice !== undefined) throw broken(`Two tensors ${what} have the same name.`, `name: ${quoted(twice)}`);
 }
 
-/** The first name that comes twice. */
+/** Returns the first name that occurs twice. */
 function repeated(names: readonly string[]): string | undefined {
   const seen = new Set<string>();
   return names.find((name) => seen.size === seen.add(name).size);
 }
 
-/** No tensor that is kept is larger than can be counted, nor the state than what trains explains. */
+/** Checks that sizes of tensors are countable, and that the optimizer state is in proportion to the parameters. */
 function checkSizes(m: Manifest): void {
   const count = (specs: readonly { readonly shape: readonly (number | string)[] }[]): number => {
     return specs.reduce((sum, { shape }) => {
@@ -239,7 +239,7 @@ function checkSparse(m: Manifest): void {
   if (odd !== undefined) throw broken("Indices must belong to a sparse tensor.", `parameter: ${odd.name}`);
 }
 
-/** The pairs fit their parameters, and exactly those parameters train that are not declared non-trainable. */
+/** Checks that pairs fit their parameters, and that a parameter trains unless it is declared non-trainable. */
 function checkAdapter(m: Manifest): void {
   const floats = new Map(m.parameters.filter((s) => s.role !== "indices").map((spec) => [spec.name, spec]));
   const odd = m.adapter.pairs.find((pair) => !pairFits(pair, floats.get(pair.a), floats.get(pair.b)));
@@ -256,7 +256,7 @@ function checkAdapter(m: Manifest): void {
   }
 }
 
-/** Whether two parameters have the roles and shapes of a pair. */
+/** Returns whether two parameters have the roles and shapes of a pair. */
 function pairFits(pair: Pair, a: ParameterSpec | undefined, b: ParameterSpec | undefined): boolean {
   if (a?.role !== "lora_A" || b?.role !== "lora_B" || pair.rank < 1 || pair.groups < 1 || pair.scale === 0)
     return false;

@@ -1,4 +1,4 @@
-/** Checks a batch against the manifest before any graph sees it: ONNX Runtime does not notice everything. */
+/** Checks a batch against the manifest before it is run: ONNX Runtime does not detect every mistake. */
 
 import { BatchError } from "../errors.js";
 import type { LabelSpec, Manifest, TensorSpec } from "../bundle/manifest.js";
@@ -25,9 +25,9 @@ const RANGES: Readonly<Record<string, readonly [number, number]>> = {
 };
 
 /**
- * The batch as tensors of the declared dtypes: whole numbers of any kind are taken where no value is lost.
+ * Returns the batch as tensors of the declared dtypes. Whole numbers of any kind are accepted if no value is lost.
  *
- * @throws BatchError which tensor, what was expected, what was found, and what to do.
+ * @throws BatchError a tensor is missing, unknown, or has a wrong dtype, shape or value.
  */
 export function checkedBatch(batch: Batch, manifest: Manifest, labels = true): Tensors {
   const specs: readonly (TensorSpec | LabelSpec)[] = labels
@@ -42,7 +42,7 @@ export function checkedBatch(batch: Batch, manifest: Manifest, labels = true): T
   return tensors;
 }
 
-/** The number of examples of a batch: the size of the first axis of the first input. */
+/** Returns the number of examples of a batch: the size of the first axis of the first input. */
 export function examplesIn(tensors: Tensors, manifest: Manifest): number {
   return tensors[manifest.inputs[0]!.name]!.dims[0] ?? 1;
 }

@@ -1,16 +1,16 @@
-/** Where batches come from: arrays, data sets of one's own, lists of batches, and functions that give them. */
+/** Sources of batches: arrays, custom data sets, lists of batches, and functions that return batches. */
 
 import type { Batch } from "./batch.js";
 import { DataError, StateError } from "../errors.js";
 import { Generator } from "./random.js";
 import { type ArrayLike, type Tensor, asTensor, bytesOf, take } from "../files/tensors.js";
 
-/** Examples by number: what can be shuffled. */
+/** Examples by index, which can be shuffled. */
 export interface Dataset {
   readonly length: number;
-  /** The examples of the given numbers, as arrays by name. */
+  /** Returns the examples of the given indices, as arrays by name. */
   batch(rows: readonly number[]): Batch | Promise<Batch>;
-  /** Tells other data of the same length apart. */
+  /** Returns a text that differs for other data of the same length. */
   fingerprint?(): string;
 }
 
@@ -39,7 +39,7 @@ export class Arrays implements Dataset {
     return Object.fromEntries(this.tensors.map(([name, tensor]) => [name, take(tensor, rows)]));
   }
 
-  /** A checksum over dtypes, shapes and some of the rows; equal in every runtime. */
+  /** Returns a checksum over dtypes, shapes and some of the rows, equal in every runtime. */
   fingerprint(): string {
     const count = Math.min(this.length, 64);
     const step = (this.length - 1) / Math.max(count - 1, 1);
@@ -55,20 +55,20 @@ export class Arrays implements Dataset {
   }
 }
 
-/** Batches, epoch by epoch, the same whenever they are asked for; `null` stands for what is not known. */
+/** Batches, epoch by epoch, the same each time they are read; `null` stands for unknown values. */
 export interface Source {
   readonly examples: number | null;
   readonly count: number | null;
   readonly fingerprint: string | null;
-  /** The batches of an epoch (counted from 0), without the first `skip`. */
+  /** Returns the batches of an epoch (counted from 0), without the first `skip`. */
   batches(epoch: number, skip?: number): AsyncGenerator<Batch>;
 }
 
 /**
- * Batches out of any kind of data. What already comes in batches is taken as it is, in its own order.
+ * Returns batches of any kind of data. Ready-made batches keep their size and order.
  *
  * @param batchSize examples in a batch; the last one of an epoch may be smaller.
- * @param shuffleSeed shuffles a data set anew in each epoch; `null` keeps its order.
+ * @param shuffleSeed shuffles a data set in each epoch; `null` keeps its order.
  */
 export function sourceOf(data: Data, batchSize: number, shuffleSeed: number | null = null): Source {
   if (typeof data === "function") return stream(data, null);

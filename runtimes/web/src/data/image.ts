@@ -1,10 +1,10 @@
-/** Pixels to the input of a bundle that takes images. */
+/** Converts pixels to the input of a bundle that takes images. */
 
 import { DataError } from "../errors.js";
 import type { Manifest } from "../bundle/manifest.js";
 import { Tensor } from "../files/tensors.js";
 
-/** RGBA bytes in rows, as a canvas gives them: `ImageData` is one. */
+/** RGBA bytes in rows, as in the `ImageData` of a canvas. */
 export interface Pixels {
   readonly data: Uint8ClampedArray | Uint8Array;
   readonly width: number;
@@ -12,12 +12,12 @@ export interface Pixels {
 }
 
 /**
- * The input `[images, channels, height, width]`: scaled to 0..1, normalized by mean and deviation, in the bundle's order of
- * channels; one channel is luma (ITU-R 601, as Pillow has it).
+ * Returns the input `[images, channels, height, width]`: scaled to 0..1, normalized by mean and deviation, in the
+ * bundle's order of channels; one channel is luma (ITU-R 601, as in Pillow).
  *
  * @param images of the bundle's size: resize them to `manifest.image.resize` and crop them at their center to
  *   `manifest.image.size` on a canvas first. A canvas has its own filter, so values differ a little from Pillow's.
- * @throws DataError the bundle takes no images, or they have another size.
+ * @throws DataError the bundle does not take images, or they have another size.
  */
 export function imagesOf(images: readonly Pixels[], manifest: Manifest): Tensor {
   const spec = manifest.image;

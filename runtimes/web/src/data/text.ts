@@ -1,4 +1,4 @@
-/** Texts to token ids, with a tokenizer that is passed in: `@huggingface/tokenizers` or transformers.js have one. */
+/** Converts texts to token ids, with a tokenizer that the caller passes in (`@huggingface/tokenizers`). */
 
 import type { Batch } from "./batch.js";
 import type { Dataset } from "./datasets.js";
@@ -6,14 +6,14 @@ import { DataError } from "../errors.js";
 import type { Manifest, TensorSpec } from "../bundle/manifest.js";
 import { Tensor } from "../files/tensors.js";
 
-/** What is asked of a tokenizer. Segments are not: those of single texts are zeros. */
+/** The part of a tokenizer that is used. Segment ids are not: those of single texts are zeros. */
 export interface Tokenizer {
   encode(text: string, options: { add_special_tokens: boolean }): { readonly ids: readonly number[] };
 }
 
-/** A data set that has its batches at hand. */
+/** A data set whose batches are in memory. */
 export interface Texts extends Dataset {
-  /** What a user should know of the texts, a line for each kind: how many were cut. */
+  /** Messages about the texts, one of each kind: how many were cut. */
   readonly notices: readonly string[];
   batch(rows: readonly number[]): Batch;
 }
@@ -21,11 +21,11 @@ export interface Texts extends Dataset {
 type TextSpec = NonNullable<Manifest["text"]>;
 
 /**
- * A data set of texts: cut to the bundle's longest, padded per batch.
+ * Returns a data set of texts, cut to the bundle's longest and padded per batch.
  *
  * @param labels one per text, of the bundle's only label; without them the data set is for `predict`, or for a causal
  *     language model, whose labels are the ids themselves.
- * @throws DataError the bundle takes no text, or a text gives no tokens.
+ * @throws DataError the bundle does not take text, or a text has no tokens.
  */
 export function texts(
   texts: readonly string[],
@@ -86,7 +86,7 @@ function encode(text: string, tokenizer: Tokenizer): readonly number[] {
   return ids;
 }
 
-/** A text that is too long loses tokens at its end, and keeps what the tokenizer puts around it. */
+/** Cuts tokens from the end of a text that is too long, but keeps the special tokens around it. */
 function cut(ids: readonly number[], text: string, tokenizer: Tokenizer, longest: number): readonly number[] {
   const bare = tokenizer.encode(text, { add_special_tokens: false }).ids;
   const before = ids.findIndex((_, i) => bare.every((id, j) => ids[i + j] === id));

@@ -1,11 +1,11 @@
-/** Reads JSON by a description of it, and says which field is wrong: none is missed, none is left over. */
+/** Reads JSON by a schema, and says which field is wrong, missing or unknown. */
 
 import { quoted } from "../shown.js";
 
-/** Objects and lists inside one another, at most. */
+/** Most levels of objects and lists inside one another. */
 const MAX_DEPTH = 64;
 
-/** What is wrong with the JSON being read; becomes an error of the caller's room at the edge. */
+/** What is wrong with the JSON being read; callers turn it into an error of their own. */
 export class Wrong extends Error {
   constructor(
     readonly where: string,
@@ -15,7 +15,7 @@ export class Wrong extends Error {
   }
 }
 
-/** Gives the value as its type, or throws {@link Wrong}; `undefined` stands for a field that is not there. */
+/** Returns the value as its type, or throws {@link Wrong}; `undefined` stands for a missing field. */
 export type Reader<T> = (value: unknown, where: string) => T;
 export type Read<R> = R extends Reader<infer T> ? T : never;
 
@@ -99,9 +99,9 @@ export function record<S extends Readers>(readers: S): Reader<Fields<S>> {
 }
 
 /**
- * JSON that every runtime reads alike: no name twice in one object, no half of a surrogate pair, not nested too deep.
+ * Parses JSON that every runtime reads alike: no name twice in one object, no half of a surrogate pair, no deep nesting.
  *
- * @throws Wrong it is none.
+ * @throws Wrong it is something else.
  */
 export function parseJson(bytes: Uint8Array, where: string): unknown {
   try {
@@ -115,7 +115,7 @@ export function parseJson(bytes: Uint8Array, where: string): unknown {
   }
 }
 
-/** Refuses a name that one object of a JSON text holds twice, which `JSON.parse` lets pass, and deep nesting. */
+/** Refuses a name that occurs twice in one object of a JSON text, which `JSON.parse` lets pass, and deep nesting. */
 function checkNames(source: string, where: string): void {
   const open: Set<string>[] = [];
   for (const [token, key] of source.matchAll(/("[^"\\]*(?:\\.[^"\\]*)*")(?:\s*(:))?|[{}[\]]/g)) {
@@ -130,7 +130,7 @@ function checkNames(source: string, where: string): void {
   }
 }
 
-/** Whether a text in it is none that can be encoded: JSON then writes half of a pair as an escape. */
+/** Returns whether it contains a text that cannot be encoded: JSON writes half of a pair as an escape. */
 function hasHalfPair(value: unknown): boolean {
   return /\\ud[89a-f]/.test(JSON.stringify(value).replaceAll("\\\\", ""));
 }

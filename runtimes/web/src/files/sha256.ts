@@ -1,6 +1,6 @@
-/** SHA-256 (FIPS 180-4): WebCrypto's where there is one; it is missing on pages without TLS and in React Native. */
+/** SHA-256 (FIPS 180-4). WebCrypto computes it if available; it is missing on pages without TLS and in React Native. */
 
-/** The hash of all parts together, lower-case hex. */
+/** Returns the hash of all parts together in lower-case hex. */
 export async function sha256(...parts: readonly Uint8Array[]): Promise<string> {
   const whole = joined(parts);
   const subtle = globalThis.crypto?.subtle;
@@ -8,7 +8,7 @@ export async function sha256(...parts: readonly Uint8Array[]): Promise<string> {
   return hex(new Uint8Array(await subtle.digest("SHA-256", whole)));
 }
 
-/** One array of all parts; a single part is not copied. */
+/** Joins parts into one array; a single part is not copied. */
 export function joined(parts: readonly Uint8Array[]): Uint8Array<ArrayBuffer> {
   const [first] = parts;
   if (parts.length === 1 && first !== undefined) return first as Uint8Array<ArrayBuffer>;
@@ -28,7 +28,7 @@ const PRIMES = Array.from({ length: 311 }, (_, i) => i + 2).filter((n) => {
 const ROUND = Uint32Array.from(PRIMES.slice(0, 64), (prime) => fraction(Math.cbrt(prime)));
 const START = Uint32Array.from(PRIMES.slice(0, 8), (prime) => fraction(Math.sqrt(prime)));
 
-/** The hash without WebCrypto. */
+/** Computes the hash without WebCrypto. */
 export function digest(message: Uint8Array): Uint8Array {
   const padded = new Uint8Array(Math.ceil((message.length + 9) / 64) * 64);
   padded.set(message);

@@ -1,11 +1,11 @@
-/** Sizes of tensors that somebody else wrote: bounded work on any list of numbers. */
+/** Sizes of tensors in files that somebody else wrote: bounded work for any list of numbers. */
 
-/** Axes of a tensor in any file. */
+/** Most axes of a tensor in any file. */
 export const MAX_AXES = 32;
 
 /**
- * The product of the sizes, `null` where it is more than `most` or there are too many axes. It is checked as it grows;
- * axes of size 0 count as 1 in that, so that every runtime refuses the same.
+ * Returns the product of the sizes; `null` if it is more than `most`, or there are too many axes. It is checked as it
+ * grows, with axes of size 0 counted as 1, so that every runtime refuses the same shapes.
  */
 export function elements(shape: readonly number[], most = Number.MAX_SAFE_INTEGER): number | null {
   if (shape.length > MAX_AXES) return null;

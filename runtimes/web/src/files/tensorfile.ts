@@ -12,7 +12,7 @@ const MAX_HEADER = 2 ** 23;
 const DIGEST_LENGTH = 64;
 const NO_DIGEST = "0".repeat(DIGEST_LENGTH);
 
-/** In the order of the official library, which lays the widest dtype first. */
+/** In the order of the official library, which puts the widest dtype first. */
 const DTYPES: Readonly<Record<string, string>> = {
   BOOL: "bool",
   U8: "uint8",
@@ -75,7 +75,7 @@ export async function readTensors(
   }
 }
 
-/** The bytes of a tensor file, and their SHA-256 or, if asked for, the embedded digest. */
+/** Returns the bytes of a tensor file, and their SHA-256 or, if requested, the embedded digest. */
 export async function tensorBytes(
   tensors: Tensors,
   metadata: Readonly<Record<string, string>> = {},
@@ -150,9 +150,9 @@ async function checkDigest(
   if (found !== digest) throw new Damage("wrong-digest", `its digest says ${digest}, its content gives ${found}.`);
 }
 
-/** Where an ASCII text begins, in bytes; -1 where it is not. */
+/** Returns where an ASCII text begins, in bytes; -1 if it does not occur. */
 function find(bytes: Uint8Array, text: string): number {
-  // latin1 gives one character per byte, so that positions agree.
+  // latin1 has one character per byte, so that positions agree.
   return new TextDecoder("latin1").decode(bytes).indexOf(text);
 }
 

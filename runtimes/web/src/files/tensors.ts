@@ -1,4 +1,4 @@
-/** Tensors of onnxruntime-common as a trainer needs them: from what a user passes, from bytes, by rows. */
+/** Tensors of onnxruntime-common: made from arrays or bytes, cut into rows, joined. */
 
 import { Tensor } from "onnxruntime-common";
 import { BatchError } from "../errors.js";
@@ -15,7 +15,7 @@ export type ArrayLike =
 
 type Constructor = { new (buffer: ArrayBuffer): Numbers; readonly BYTES_PER_ELEMENT: number };
 
-/** Half floats are an array of their own only in newer engines; elsewhere ONNX Runtime takes their bits. */
+/** Only newer JavaScript engines have an array of half floats; elsewhere ONNX Runtime takes their bits. */
 const HALF = ((globalThis as Record<string, unknown>)["Float16Array"] ?? Uint16Array) as Constructor;
 
 export const ARRAYS: Readonly<Record<string, Constructor>> = {
@@ -33,24 +33,24 @@ export const ARRAYS: Readonly<Record<string, Constructor>> = {
   uint64: BigUint64Array,
 };
 
-/** Bytes that one element of a dtype takes. */
+/** Returns the bytes of one element of a dtype. */
 export function itemSize(dtype: string): number {
   return ARRAYS[dtype]!.BYTES_PER_ELEMENT;
 }
 
-/** A tensor over a copy of `bytes`, little-endian; `null` makes one of zeros. */
+/** Creates a tensor over a copy of `bytes`, little-endian; `null` makes one of zeros. */
 export function tensorOf(dtype: string, shape: readonly number[], bytes: Uint8Array | null = null): Tensor {
   const size = shape.reduce((product, dim) => product * dim, itemSize(dtype));
   const buffer = bytes === null ? new ArrayBuffer(size) : (bytes.slice().buffer as ArrayBuffer);
   return new Tensor(dtype as "float32", new ARRAYS[dtype]!(buffer) as Float32Array, shape);
 }
 
-/** The numbers of a tensor; none that this runtime makes holds text. */
+/** Returns the numbers of a tensor; this runtime makes no tensors of text. */
 export function numbersOf(tensor: Tensor): Numbers {
   return tensor.data as Numbers;
 }
 
-/** The memory of a tensor. */
+/** Returns the memory of a tensor. */
 export function bytesOf(tensor: Tensor): Uint8Array {
   const { buffer, byteOffset, byteLength } = numbersOf(tensor);
   return new Uint8Array(buffer as ArrayBuffer, byteOffset, byteLength);
@@ -65,9 +65,9 @@ export function copies(tensors: Tensors): Tensors {
 }
 
 /**
- * A tensor of what a user passed; plain numbers become int64 where all are whole, else float64, as in numpy.
+ * Creates a tensor from what a user passed. Plain numbers become int64 where all are whole, else float64, as in numpy.
  *
- * @throws BatchError it is no array of numbers.
+ * @throws BatchError it is not an array of numbers.
  */
 export function asTensor(value: ArrayLike, name: string): Tensor {
   try {
@@ -86,7 +86,7 @@ export function asTensor(value: ArrayLike, name: string): Tensor {
   }
 }
 
-/** The rows of the given numbers; a copy. */
+/** Copies the rows of the given indices. */
 export function take(tensor: Tensor, rows: readonly number[]): Tensor {
   const [count = 1, ...inner] = tensor.dims;
   const from = bytesOf(tensor);
@@ -96,7 +96,7 @@ export function take(tensor: Tensor, rows: readonly number[]): Tensor {
   return tensorOf(tensor.type, [rows.length, ...inner], bytes);
 }
 
-/** Tensors one behind the other along the first axis. */
+/** Concatenates tensors along the first axis. */
 export function concatenated(parts: readonly Tensor[]): Tensor {
   const [first] = parts;
   if (first === undefined || parts.length === 1) return first!;
@@ -110,18 +110,18 @@ export function concatenated(parts: readonly Tensor[]): Tensor {
   return tensorOf(first.type, [count, ...first.dims.slice(1)], bytes);
 }
 
-/** Where the first NaN or infinity is, and which; `null` where all values are finite or are whole numbers. */
+/** Returns where the first NaN or infinity is, and which; `null` if all values are finite or are whole numbers. */
 export function notFinite(tensor: Tensor): string | null {
   if (!tensor.type.startsWith("float")) return null;
   const data = numbersOf(tensor) as Float32Array;
-  // The bits of a half float say infinity or NaN by an exponent of ones.
+  // A half float is infinity or NaN if all bits of its exponent are ones.
   const bits = tensor.type === "float16" && (data as unknown) instanceof Uint16Array;
   const bad = bits ? (v: number): boolean => (v & 0x7c00) === 0x7c00 : (v: number): boolean => !Number.isFinite(v);
   const place = data.findIndex(bad);
   return place < 0 ? null : `at [${placeOf(tensor, place).join(", ")}]: ${bits ? "not finite" : data[place]}`;
 }
 
-/** The indices, one per axis, of a position in row-major order. */
+/** Returns the indices, one per axis, of a position in row-major order. */
 export function placeOf(tensor: Tensor, position: number): number[] {
   const indices: number[] = [];
   for (const dim of [...tensor.dims].reverse()) {

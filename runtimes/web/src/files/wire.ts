@@ -1,7 +1,7 @@
 /**
- * The protobuf wire format, read so strictly that no other parser can read the same bytes otherwise.
+ * Reads the protobuf wire format so strictly that no other parser can read the same bytes differently.
  *
- * https://protobuf.dev/programming-guides/encoding. Parsers differ on, or quietly mend, what is refused here: tags
+ * https://protobuf.dev/programming-guides/encoding. Parsers differ on, or silently repair, what is refused here: tags
  * beyond 32 bits, numbers in more bytes than they need, groups, fields of number 0, fields of another wire type than
  * the schema's, and a field twice that a message has once. Fields that the schema lacks are refused too, since a later
  * parser may know them.
@@ -22,7 +22,7 @@ export interface Field {
 export type Schema = Readonly<Record<string, Readonly<Record<number, Field>>>>;
 export type Content = bigint | Uint8Array;
 
-/** Number and content of every field of a message. @throws Error parsers could read the bytes differently. */
+/** Returns number and content of every field of a message. @throws Error parsers could read the bytes differently. */
 export function* fields(data: Uint8Array, message: string, schema: Schema): Generator<[number, Content]> {
   const seen = new Set<number>();
   let place = 0;
@@ -50,7 +50,7 @@ export function* fields(data: Uint8Array, message: string, schema: Schema): Gene
   }
 }
 
-/** An unsigned number of at most 64 bits, in as few bytes as hold it, and where the next one begins. */
+/** Reads an unsigned number of at most 64 bits in as few bytes as possible; returns it and where the next one begins. */
 export function varint(data: Uint8Array, start: number): [bigint, number] {
   let value = 0n;
   for (let i = 0; i < LONGEST; i++) {

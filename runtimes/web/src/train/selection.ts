@@ -24,7 +24,7 @@ export function toPick(manifest: Manifest, state: TrainState): readonly SparseSp
 }
 
 /**
- * Indices for all tensors that still need them: where the gradient's sizes, added up over the batches, are largest.
+ * Returns indices for all tensors that still need them: where the summed gradient magnitudes are largest.
  *
  * @throws TrainingError a gradient is not finite.
  */
