@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from edgepeft.methods import Lora, attach
 from edgepeft_export.autodiff.walk import NoGradientRule
 from edgepeft_export.compile import compile_step, missing_rules
-from edgepeft_export.errors import ForwardError, LossError, NothingReachesLoss
+from edgepeft_export.errors import ForwardError, LossError, NothingReachesLoss, NothingTrains
 from edgepeft_export.forward import Forward, from_torch
 from edgepeft_export.losses import MSE, CrossEntropy, Loss
 from edgepeft_export.optimizers import SGD
@@ -110,7 +110,7 @@ def test_frozen_tensors_keep_their_names() -> None:
 
 def test_nothing_trainable_is_refused() -> None:
     """A frozen module names the methods."""
-    with pytest.raises(ForwardError) as failure:
+    with pytest.raises(NothingTrains) as failure:
         from_torch(nn.Linear(2, 2).requires_grad_(False), torch.zeros(2, 2))
     assert failure.value.code == "nothing-trains"
     assert "lora" in str(failure.value)

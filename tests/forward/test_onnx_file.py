@@ -14,7 +14,7 @@ from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
 import edgepeft
-from edgepeft_export.errors import ForwardError
+from edgepeft_export.errors import ForwardError, NotAModel
 from edgepeft_export.forward import from_onnx
 from edgepeft_export.losses.custom import OnnxLoss
 from edgepeft_export.opset import OPSET
@@ -172,7 +172,7 @@ def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
     lacking = _write(tmp_path / "lacking.onnx", _model(17), external=True)
     (tmp_path / "big.data").unlink()
     for path in (tmp_path / "no.onnx", lacking):
-        with pytest.raises(ForwardError) as failure:
+        with pytest.raises(NotAModel) as failure:
             from_onnx(path, ["head.weight"])
         assert failure.value.code == "not-a-model"
         assert str(path) in str(failure.value)

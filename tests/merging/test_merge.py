@@ -18,7 +18,7 @@ import torch
 
 import edgepeft
 from edgepeft.aggregation.stacked import read_stack, write_stack
-from edgepeft.errors import TargetExists
+from edgepeft.errors import TargetExists, WrongSuffix
 from edgepeft.merging import merge, to_onnx
 from edgepeft.merging.errors import MergeError
 from edgepeft.merging.targets.onnx_adapter import OnnxAdapter
@@ -26,7 +26,7 @@ from edgepeft_export.forward import from_torch
 from edgepeft_runtime import Trainer
 from edgepeft_runtime.bundle.adapter_layout import LowRankPair
 from edgepeft_runtime.bundle.bundle import Bundle
-from edgepeft_runtime.errors import EdgepeftError, UpdateError
+from edgepeft_runtime.errors import EdgepeftError, NoDigest, TensorFileError, UpdateError, WrongTensors
 from edgepeft_runtime.files.tensorfile import read_tensors
 from edgepeft_runtime.train.update import read_update, write_update
 from tests.support.bundles import Trained, convolutions, predictions
@@ -193,9 +193,9 @@ def test_damaged_updates_are_refused(text: Trained, tmp_path: Path) -> None:
         variants.append(bytes(flipped))
     for variant in variants:
         damaged.write_bytes(variant)
-        with pytest.raises(UpdateError):
+        with pytest.raises(TensorFileError):
             merge(text.bundle, damaged, to="torch", out=tmp_path / "state.pt")
-    with pytest.raises(UpdateError, match="no digest"):
+    with pytest.raises(NoDigest, match="no digest"):
         merge(text.bundle, text.bundle / "adapter.safetensors", to="torch", out=tmp_path / "state.pt")
     assert os.listdir(tmp_path) == ["damaged.safetensors"]
 
@@ -290,10 +290,10 @@ def test_a_foreign_or_damaged_stack_is_refused(
         merge(images.bundle, stack, to="onnx", out=tmp_path / "m.onnx")
     name = bundle.manifest.adapter.pairs[0].b
     write_stack(stack, {**found.parameters, name: found.parameters[name][:, :-1]}, bundle)
-    with pytest.raises(UpdateError, match="does not fit"):
+    with pytest.raises(WrongTensors, match="does not fit"):
         merge(bundle, stack, to="onnx", out=tmp_path / "m.onnx")
     stack.write_bytes(stack.read_bytes()[:-4])
-    with pytest.raises(UpdateError, match="damaged"):
+    with pytest.raises(TensorFileError, match="damaged"):
         merge(bundle, stack, to="onnx", out=tmp_path / "m.onnx")
 
 
@@ -344,7 +344,7 @@ def test_an_adapter_names_the_base_it_fits(text: Trained, images: Trained, tmp_p
         out = merge(trained.bundle, trained.update, to="onnx-adapter", out=tmp_path / f"{name}.onnx_adapter")
         found.append(onnxruntime.AdapterFormat.read_adapter(str(out)).get_model_version())
     assert found == [int(Bundle.open(trained.bundle).base_sha256[:7], 16) for trained in (text, images)]
-    with pytest.raises(MergeError, match="suffix"):
+    with pytest.raises(WrongSuffix, match="suffix"):
         merge(text.bundle, text.update, to="onnx-adapter", out=tmp_path / "m.bin")
 
 
