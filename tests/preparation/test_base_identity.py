@@ -53,10 +53,15 @@ def sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The bundle in fp32."""
+    return prepared(tmp_path_factory.mktemp("base") / "whole")
+
+
 @pytest.mark.parametrize("compute", ["int8", "int4", Quantization(codebook=16), "rank"])
-def test_quantized_bundles_are_of_one_base(compute: Any, tmp_path: Path) -> None:
+def test_quantized_bundles_are_of_one_base(compute: Any, whole: Bundle, tmp_path: Path) -> None:
     """Of any precision and rank, though weights and graphs differ."""
-    whole = prepared(tmp_path / "whole")
     settings = {"rank": 4} if compute == "rank" else {"compute": compute}
     other = prepared(tmp_path / "other", **settings)
     assert other.base_sha256 == whole.base_sha256
@@ -86,12 +91,14 @@ def _statistics(model: nn.Module) -> nn.Module:
 
 
 @pytest.mark.parametrize("change", [_changed, _statistics])
-def test_another_weight_is_another_base(change: Callable[[nn.Module], nn.Module], tmp_path: Path) -> None:
+def test_another_weight_is_another_base(
+    change: Callable[[nn.Module], nn.Module], whole: Bundle, tmp_path: Path
+) -> None:
     """One element of a weight, or a running statistic."""
-    assert prepared(tmp_path / "a").base_sha256 != prepared(tmp_path / "b", change(network())).base_sha256
+    assert prepared(tmp_path / "other", change(network())).base_sha256 != whole.base_sha256
 
 
-def test_pruning_is_part_of_a_base(tmp_path: Path) -> None:
+def test_pruning_is_part_of_a_base(whole: Bundle, tmp_path: Path) -> None:
     """Each fraction of zeros is a base of its own, and what trains is not part of it."""
     plain, half, more = (
         prepared(
@@ -103,7 +110,7 @@ def test_pruning_is_part_of_a_base(tmp_path: Path) -> None:
     head = network()
     with torch.no_grad():
         head[3].weight += 1  # type: ignore[index, operator]
-    assert prepared(tmp_path / "head", head).base_sha256 == plain
+    assert prepared(tmp_path / "head", head).base_sha256 == whole.base_sha256
 
 
 def test_a_file_has_the_base_of_its_initializers(tmp_path: Path) -> None:
