@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from edgepeft.errors import MemoryBudgetTooSmall
 from edgepeft.methods import Freeze, attach
 from edgepeft.methods.errors import MethodError
 from edgepeft.methods.support.contribution import PER_ELEMENT, best_under, contributions
@@ -91,7 +92,7 @@ def test_activations_count() -> None:
 def test_a_budget_for_nothing_is_refused() -> None:
     """With the least that one parameter takes."""
     model, batches = _problem()
-    with pytest.raises(MethodError, match="No parameter can train"):
+    with pytest.raises(MemoryBudgetTooSmall, match="No parameter can train"):
         best_under(model, batches, _loss, 10)
     with pytest.raises(MethodError, match="no batch"):
         contributions(model, [], _loss)

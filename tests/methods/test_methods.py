@@ -14,6 +14,7 @@ from edgepeft.methods import IA3, Adapter, BitFit, Freeze, Full, Head, Lora, Met
 from edgepeft.methods.base import matches
 from edgepeft.methods.errors import MethodError
 from edgepeft.preparation.peft_format import peft_provenance
+from edgepeft_export.errors import NothingTrains
 from edgepeft_runtime.errors import SettingError
 from edgepeft_runtime.files.tensorfile import read_tensors
 from tests.support.networks import cnn, tiny_bert, tiny_gpt2, tiny_llama
@@ -174,7 +175,7 @@ def test_a_name_that_means_nothing_is_refused(method: Method, near: str) -> None
 
 def test_freezing_everything_is_refused() -> None:
     """If nothing is left to train, it is an error of the method."""
-    with pytest.raises(MethodError) as failure:
+    with pytest.raises(NothingTrains) as failure:
         attach(Freeze(freeze=("*",)), cnn())
     assert failure.value.code == "nothing-trains"
 

@@ -21,6 +21,7 @@ from edgepeft_export.errors import ForwardError
 from edgepeft_export.forward import Forward, from_onnx
 from edgepeft_export.forward.onnx_source.lora import GraphLora
 from edgepeft_runtime import Bundle, Trainer
+from edgepeft_runtime.errors import BadSetting
 from tests.support.onnx_networks import KINDS, arrays, batch, packed, quantized, scores, write
 
 
@@ -122,7 +123,7 @@ def test_a_target_that_fits_nothing_is_refused(source: Path) -> None:
 
 def test_a_rank_below_one_is_refused(source: Path) -> None:
     """It would be a matrix without columns."""
-    with pytest.raises(ForwardError, match="rank = 0"):
+    with pytest.raises(BadSetting, match="rank = 0"):
         from_onnx(source, (), GraphLora(rank=0))
 
 

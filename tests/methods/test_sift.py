@@ -24,7 +24,7 @@ from edgepeft.methods import Sift, attach
 from edgepeft_export.optimizers import AdamW
 from edgepeft_runtime import Trainer
 from edgepeft_runtime.bundle.bundle import Bundle
-from edgepeft_runtime.errors import BundleError, SettingError, UpdateError
+from edgepeft_runtime.errors import BundleError, SettingError, UpdateError, WrongIndices
 from edgepeft_runtime.files.tensorfile import read_tensors, write_tensors
 from edgepeft_runtime.train.selection import largest
 from edgepeft_runtime.train.update import Update, check_update, read_update, write_update
@@ -260,7 +260,7 @@ def test_indices_that_make_no_sense_are_refused(fault: str, tmp_path: Path) -> N
     indices[-1] = {"outside": 64, "descending": indices[0], "half": -1}[fault]
     parameters = {**update.parameters, "pointwise.weight.indices": indices}
     bad = write_update(tmp_path / "bad.safetensors", Update(**{**vars(update), "parameters": parameters}))
-    with pytest.raises(UpdateError, match="ascending positions"):
+    with pytest.raises(WrongIndices, match="ascending positions"):
         check_update(read_update(bad), Bundle.open(bundle))
     with pytest.raises(BundleError, match="ascending positions"):
         Trainer.open(bundle, adapter=parameters)
