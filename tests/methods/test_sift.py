@@ -262,7 +262,7 @@ def test_indices_that_make_no_sense_are_refused(fault: str, tmp_path: Path) -> N
     bad = write_update(tmp_path / "bad.safetensors", Update(**{**vars(update), "parameters": parameters}))
     with pytest.raises(WrongIndices, match="ascending positions"):
         check_update(read_update(bad), Bundle.open(bundle))
-    with pytest.raises(BundleError, match="ascending positions"):
+    with pytest.raises(WrongIndices, match="ascending positions"):
         Trainer.open(bundle, adapter=parameters)
 
 
