@@ -101,7 +101,7 @@ def _code(function: FunctionType) -> tuple[object, ...]:
     return marshal.dumps(code), function.__defaults__, function.__kwdefaults__, cells, seen
 
 
-_OF_EVERY_CLASS = {"__dict__", "__weakref__", "__module__", "__doc__", "__annotations__"}
+_OF_EVERY_CLASS = {"__dict__", "__weakref__", "__module__", "__doc__", "__annotations__", "_abc_impl"}
 
 
 def _body(kind: type) -> tuple[object, ...]:
