@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edgepeft.preparation.reference_losses import loss_of
+from edgepeft.preparation.reference_losses import TORCH_LOSSES, loss_alone
 from edgepeft_export.errors import StepDiffers, VerificationError
 from edgepeft_export.forward import Forward
 from edgepeft_export.losses import FIRST_LOGITS, Loss, OnnxLoss
-from edgepeft_export.verification import Example, GraphRun
+from edgepeft_export.verification import Example
 from edgepeft_runtime import Trainer
 from edgepeft_runtime.bundle.manifest import LabelSpec, Manifest
 from edgepeft_runtime.errors import BatchError, NotFinite, OnnxruntimeFailed, TrainingError
@@ -28,7 +28,7 @@ class Trial:
     Attributes:
         forward: the fp32 graph, with the examples that it was compared on.
         loss: as it was compiled.
-        function: the torch function that it was exported from.
+        function: the torch function that it was exported from, if it was.
         example_labels: of that function.
         rounds: whether weights were quantized: the difference is reported then, and allowed.
         log: called with the report.
@@ -87,16 +87,16 @@ class Trial:
         return labels
 
     def _expected(self, manifest: Manifest, example: Example, labels: Mapping[str, Array]) -> float:
-        if isinstance(self.loss, OnnxLoss) and self.function is None:
-            (value,) = GraphRun(self.loss.model)({**example.outputs, **labels}).values()
-            return float(value.reshape(-1)[0])
+        if self.function is None and manifest.loss.kind not in TORCH_LOSSES:
+            return loss_alone(self.loss, example.outputs, labels)
         tensors = {name: torch.from_numpy(np.array(array)) for name, array in {**example.outputs, **labels}.items()}
         if self.function is None:
             first, wanted = tensors[manifest.outputs[0].name], tensors["labels"]
             if manifest.loss.kind == "causal_lm" and FIRST_LOGITS in tensors:  # of a prompt: the first token counts
                 first = torch.cat([tensors[FIRST_LOGITS][:, None], first], 1)
                 wanted = torch.nn.functional.pad(wanted, (1, 0))
-            return float(loss_of(manifest.loss.kind, manifest.loss.settings, first, wanted))
+            with torch.no_grad():
+                return float(TORCH_LOSSES[manifest.loss.kind](first.float(), wanted, manifest.loss.settings))
         names = {value.name for value in self.loss.model.graph.inputs} if isinstance(self.loss, OnnxLoss) else set()
         with torch.no_grad():
             return float(self.function(**{name: tensor for name, tensor in tensors.items() if name in names}))

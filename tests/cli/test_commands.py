@@ -11,6 +11,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from edgepeft.methods.registry import METHODS
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.files.tensorfile import read_tensors
 from tests.cli.conftest import Command
@@ -204,7 +205,7 @@ def write_onnx(path: Path, op: str, shape: list[int]) -> Path:
     [
         (
             ["prepare", "m", "--out", "b", "--method", "bitfit", "--rank", "4"],
-            "--rank does not go with --method bitfit; a method that has it: dora, ffa, lora",
+            f"--rank does not go with --method bitfit; a method that has it: {', '.join(METHODS.having('rank'))}",
         ),
         (["prepare", "m", "--out", "b", "--method", "lora", "--target-modules", "a,,b"], "empty name"),
         (

@@ -93,7 +93,7 @@ EDITS: dict[str, Callable[[dict[str, Any]], object]] = {
     "hash": lambda m: m["files"]["weights.bin"].update(sha256="AB"),
     "size-negative": lambda m: m["files"]["weights.bin"].update(bytes=-1),
     "bool-for-number": lambda m: m["files"]["weights.bin"].update(bytes=True),
-    "loss-kind": lambda m: m["loss"].update(kind="magic"),
+    "loss-kind": lambda m: m["loss"].update(kind=1),
     "runtime": lambda m: m.update(min_onnxruntime="new"),
     "text": lambda m: m.update(text={"max_length": 8, "pad_id": 0, "fields": {"x": "words"}}),
     "adapter-missing": lambda m: m.pop("adapter"),

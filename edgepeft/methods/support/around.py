@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from torch import nn
+
+from edgepeft.methods.support.attached_pair import AttachedPair
 
 
 class Around(nn.Module):  # type: ignore[misc]  # torch is not type-checked here
@@ -11,6 +15,10 @@ class Around(nn.Module):  # type: ignore[misc]  # torch is not type-checked here
     def __init__(self, base: nn.Module) -> None:
         super().__init__()
         self.base = base
+
+    def pairs(self) -> Iterator[AttachedPair]:
+        """Yield the low-rank pairs that were added; without any, aggregation and merging take whole tensors."""
+        yield from ()
 
     def __getattr__(self, name: str) -> object:
         try:

@@ -7,14 +7,13 @@ from collections.abc import Iterator
 
 from torch import nn
 
+from edgepeft.methods.support.around import Around
 from edgepeft.methods.support.attached_pair import AttachedPair
-from edgepeft.methods.support.convolution import LoraConvolution
-from edgepeft.methods.support.recurrent import LoraRecurrent
 
 
 def attached_pairs(module: nn.Module) -> Iterator[AttachedPair]:
     """Yield the pairs of a layer; of any other module, none."""
-    if isinstance(module, (LoraConvolution, LoraRecurrent)):
+    if isinstance(module, Around):
         yield from module.pairs()
     elif "peft" in sys.modules:
         yield from _of_peft(module)

@@ -25,7 +25,6 @@ DTYPES = ("float32", "float16", "float64", "int64", "int32", "int8", "uint8", "b
 ROLES = ("lora_A", "lora_B", "bias", "norm", "head", "weight", "indices", "other")
 INDICES = manifest_checks.INDICES
 """The role of integers that say where a parameter's values belong: they are fed as parameters are, and do not train."""
-LOSSES = ("cross_entropy", "causal_lm", "mse", "l1", "bce_with_logits", "custom")
 RESAMPLES = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
 """Filters to resize by, as Pillow names them."""
 CHANNEL_ORDERS = ("RGB", "BGR")
@@ -136,7 +135,7 @@ class Bucket:
 class LossSpec:
     """The loss as prepared: its kind, and what else describes it."""
 
-    kind: Annotated[str, one_of(LOSSES)]
+    kind: str
     settings: Annotated[Json, Mark.REST] = field(default_factory=dict)
 
 

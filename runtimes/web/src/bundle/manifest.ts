@@ -8,7 +8,6 @@ import { quoted } from "../shown.js";
 export const DTYPES = ["float32", "float16", "float64", "int64", "int32", "int8", "uint8", "bool"] as const;
 const VERSION = 2;
 const ROLES = ["lora_A", "lora_B", "bias", "norm", "head", "weight", "indices", "other"] as const;
-const LOSSES = ["cross_entropy", "causal_lm", "mse", "l1", "bce_with_logits", "custom"] as const;
 const RESAMPLES = ["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"] as const;
 const CHANNEL_ORDERS = ["RGB", "BGR"] as const;
 const LAYOUTS = ["torch", "graph", "experts"] as const;
@@ -85,7 +84,7 @@ const manifest = f.object({
   parameters: f.list(f.object({ ...tensor, role: f.oneOf(ROLES) })),
   frozen: f.list(f.object(frozen)),
   buckets: f.list(f.object(bucket)),
-  loss: f.record({ kind: f.oneOf(LOSSES) }),
+  loss: f.record({ kind: f.text }),
   optimizer: f.record({ kind: f.text, lr: f.number, state: f.list(f.object(tensor)) }),
   classes: f.optional(f.list(f.text), null),
   text: f.optional(f.object(textSpec), null),
