@@ -85,7 +85,7 @@ class Declared(Generic[T]):
     def _option(self, setting: str, owners: list[str]) -> Callable[[F], F]:
         classes = [self.registry[name] for name in owners]
         declared = _commonest([cls.declared()[setting] for cls in classes])
-        kind, several = classes[0].kinds()[setting]
+        kind, several, *_ = classes[0].kinds()[setting]
         choices = list(dict.fromkeys(str(choice) for cls in classes for choice in cls.declared()[setting].choices))
         option = click.option(
             f"{self._prefix}{setting}",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import edgepeft
@@ -44,12 +46,28 @@ def test_every_method_declares_all_its_settings() -> None:
 
 @pytest.mark.parametrize(
     ("setting", "word"),
-    [({"rank": 0}, "1 or more"), ({"rank": "8"}, "1 or more"), ({"alpha": float("nan")}, "a finite number")],
+    [
+        ({"rank": 0}, "a whole number, 1 or more"),
+        ({"rank": "8"}, "1 or more"),
+        ({"rank": 2.5}, "a whole number"),
+        ({"rank": True}, "a whole number"),
+        ({"rank": None}, "a whole number"),
+        ({"alpha": float("nan")}, "a finite number"),
+        ({"target_modules": "query"}, "a tuple"),
+        ({"target_modules": [1]}, "a text"),
+    ],
 )
 def test_bounds_hold_for_python_too(setting: dict[str, object], word: str) -> None:
     """They are checked where the method is made, with what would be right."""
     with pytest.raises(SettingError, match=word):
         METHODS.make("shared", **setting)
+
+
+def test_numbers_of_numpy_become_plain() -> None:
+    """A manifest records settings as JSON, which knows only Python's own numbers, and lists."""
+    values = METHODS.make("shared", rank=np.int64(4), alpha=np.float32(8), target_modules=["query"]).values()
+    assert json.dumps(values) == '{"rank": 4, "alpha": 8.0, "target_modules": ["query"]}'
+    assert METHODS.make("shared", alpha=8).values()["alpha"] == 8
 
 
 def test_an_unknown_setting_names_who_has_it() -> None:

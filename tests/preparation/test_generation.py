@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from edgepeft_export.optimizers import SGD
 from edgepeft_runtime import Bundle, Manifest, Trainer
 from edgepeft_runtime.bundle.manifest import TextSpec
 from edgepeft_runtime.engine.generate import Sampling
-from edgepeft_runtime.errors import BatchError, BundleError, TrainingError
+from edgepeft_runtime.errors import BatchError, BundleError, SettingError
 from tests.support.bundles import FIELDS, PAD
 from tests.support.bundles import Trained as Made
 from tests.support.networks import NETWORKS, Network, tiny_gpt2, tiny_llama, tiny_neox
@@ -131,15 +132,16 @@ def test_drawing_follows_the_scores() -> None:
     """Shares are those of the softmax at the temperature, among the tokens that top-k and top-p leave."""
     logits, draw = np.log(np.array([0.1, 0.4, 0.2, 0.3], np.float32)), np.random.default_rng(0)
 
-    def shares(sampling: Sampling) -> np.ndarray:
+    def frequencies(**settings: Any) -> np.ndarray:
+        sampling = Sampling(max_new_tokens=1, **settings)
         return np.bincount([sampling.choose(logits, draw) for _ in range(4000)], minlength=4) / 4000
 
-    assert shares(Sampling(1, 1.0)) == pytest.approx([0.1, 0.4, 0.2, 0.3], abs=0.03)
-    assert shares(Sampling(1, 0.5)) == pytest.approx(np.array([1, 16, 4, 9]) / 30, abs=0.03)
-    assert shares(Sampling(1, 1.0, top_k=2)) == pytest.approx([0, 4 / 7, 0, 3 / 7], abs=0.03)
-    assert shares(Sampling(1, 1.0, top_p=0.65)) == pytest.approx([0, 4 / 7, 0, 3 / 7], abs=0.03)
-    assert shares(Sampling(1, 1.0, top_p=0.01)).tolist() == [0, 1, 0, 0]
-    assert shares(Sampling(1)).tolist() == [0, 1, 0, 0]
+    assert frequencies(temperature=1.0) == pytest.approx([0.1, 0.4, 0.2, 0.3], abs=0.03)
+    assert frequencies(temperature=0.5) == pytest.approx(np.array([1, 16, 4, 9]) / 30, abs=0.03)
+    assert frequencies(temperature=1.0, top_k=2) == pytest.approx([0, 4 / 7, 0, 3 / 7], abs=0.03)
+    assert frequencies(temperature=1.0, top_p=0.65) == pytest.approx([0, 4 / 7, 0, 3 / 7], abs=0.03)
+    assert frequencies(temperature=1.0, top_p=0.01).tolist() == [0, 1, 0, 0]
+    assert frequencies().tolist() == [0, 1, 0, 0]
 
 
 def test_a_text_ends_at_its_end_token_while_others_go_on(gpt2: Trained) -> None:
@@ -220,7 +222,7 @@ def test_mistakes_are_named(gpt2: Trained, text: Made) -> None:
             with pytest.raises(BatchError):
                 trainer.generate(prompts)
         for setting in ({"temperature": -1.0}, {"top_k": 0}, {"top_p": 0.0}, {"seed": -1}, {"max_new_tokens": 0}):
-            with pytest.raises(TrainingError, match=next(iter(setting))):
+            with pytest.raises(SettingError, match=next(iter(setting))):
                 trainer.generate([1], **setting)
     with Trainer.open(text.bundle) as trainer, pytest.raises(BatchError, match="does not say how to generate"):
         trainer.generate([1])

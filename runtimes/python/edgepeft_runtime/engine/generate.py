@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -10,34 +9,42 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from edgepeft_runtime.bundle.adapter_source import AdapterSource
 from edgepeft_runtime.bundle.generation_spec import GenerationSpec
 from edgepeft_runtime.bundle.manifest import Manifest
-from edgepeft_runtime.checks import positive, require
 from edgepeft_runtime.engine.engine import Cache, Engine, TrainState
 from edgepeft_runtime.errors import BadPrompt, CannotGenerate, EmptyBatch, PromptTooLong
 from edgepeft_runtime.files.tensorfile import Array
+from edgepeft_runtime.settings import Settings, setting
 
 Prompts = Sequence[int] | Sequence[Sequence[int]] | NDArray[np.int64]
 Ids = NDArray[np.int64]
 
 
-@dataclass(frozen=True)
-class Sampling:
-    """How the next token is chosen, and when a text ends: see :meth:`edgepeft_runtime.Trainer.generate`."""
+@dataclass(frozen=True, kw_only=True)
+class Sampling(Settings):
+    """How :meth:`edgepeft_runtime.Trainer.generate` chooses tokens, and when a text ends.
 
-    max_new_tokens: int
-    temperature: float = 0.0
-    top_k: int | None = None
-    top_p: float | None = None
-    seed: int = 0
+    Attributes:
+        adapter: another adapter for this call alone. The base model is not loaded again.
+        stop: tokens that end a text; ``None`` stands for the bundle's.
+    """
+
+    max_new_tokens: int = setting(
+        64, "Tokens to generate for each text; fewer if the model has no positions for more.", minimum=1
+    )
+    adapter: AdapterSource | None = None
+    temperature: float = setting(
+        0.0,
+        "Temperature of sampling; 0 takes the likeliest token, 1 keeps the model's probabilities.",
+        minimum=0,
+    )
+    top_k: int | None = setting(None, "Sample only among this many likeliest tokens.", minimum=1)
+    top_p: float | None = setting(
+        None, "Sample only among the fewest likeliest tokens with this total probability.", above=0, maximum=1
+    )
+    seed: int = setting(0, "Seed of the sampling. A prompt gets the same tokens alone and among others.", minimum=0)
     stop: Sequence[int] | None = None
-
-    def __post_init__(self) -> None:
-        positive("max_new_tokens", self.max_new_tokens)
-        require("temperature", self.temperature, math.isfinite(self.temperature) and self.temperature >= 0, "0 or more")
-        require("top_k", self.top_k, self.top_k is None or self.top_k >= 1, "1 or more")
-        require("top_p", self.top_p, self.top_p is None or 0 < self.top_p <= 1, "a number above 0, at most 1")
-        require("seed", self.seed, self.seed >= 0, "0 or more")
 
     def choose(self, logits: Array, draw: np.random.Generator) -> int:
         """Choose one token by its scores, ``[vocabulary]``."""
@@ -171,8 +178,7 @@ def _as_list(prompts: Prompts) -> list[Sequence[int]]:
     texts = list(prompts)
     if not texts:
         raise EmptyBatch("There is no prompt.", context=None, hint="give at least one.")
-    one = all(isinstance(item, int | np.integer) for item in texts)
-    return [texts] if one else texts
+    return [texts] if all(isinstance(item, int | np.integer) for item in texts) else texts
 
 
 def _checked(ids: Sequence[int], manifest: Manifest, limit: int | None) -> Ids:

@@ -8,11 +8,12 @@ from functools import wraps
 from inspect import signature
 from typing import Concatenate, ParamSpec, TypeVar
 
-from edgepeft_runtime.checks import positive
 from edgepeft_runtime.data.datasets import Data
 from edgepeft_runtime.errors import BadSetting
+from edgepeft_runtime.settings import Settings, setting
 from edgepeft_runtime.train.limits import Pause
 from edgepeft_runtime.train.records import Progress
+from edgepeft_runtime.train.schedule import NAMES
 
 P = ParamSpec("P")
 Owner = TypeVar("Owner")
@@ -22,21 +23,12 @@ Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, kw_only=True)
-class FitOptions:
+class FitOptions(Settings):
     """How :meth:`edgepeft_runtime.Trainer.fit` trains.
 
     Attributes:
-        epochs: passes over the data.
-        batch_size: examples per batch. Batches that come ready-made keep their size.
-        accumulate: batches per optimizer step.
-        lr: highest learning rate; ``None`` stands for the bundle's.
-        schedule: ``constant``, ``linear`` or ``cosine``.
-        warmup: steps over which the learning rate rises from 0 (int), or their fraction of all steps (float).
         shuffle: draw a new order in each epoch. Batches that come ready-made keep their order.
         validate: held-out data, evaluated before training and after each epoch; the best adapter is kept.
-        patience: stop after this many epochs without a better held-out loss.
-        save_every: optimizer steps between checkpoints in the state directory; ``None`` saves after epochs only.
-        max_steps: stop after this many optimizer steps.
         progress: called after each optimizer step.
         pause: called before each optimizer step and each evaluation, for example a
             :class:`~edgepeft_runtime.Limits`. If it returns a :class:`~edgepeft_runtime.Pause`, the run is saved, then
@@ -46,25 +38,22 @@ class FitOptions:
         SettingError: a setting is out of range.
     """
 
-    epochs: int = 1
-    batch_size: int = 8
-    accumulate: int = 1
-    lr: float | None = None
-    schedule: str = "constant"
-    warmup: int | float = 0
+    epochs: int = setting(1, "Passes over the data.", minimum=1)
+    batch_size: int = setting(8, "Examples per batch. Batches that come ready-made keep their size.", minimum=1)
+    accumulate: int = setting(1, "Batches per optimizer step.", minimum=1)
+    lr: float | None = setting(None, "Highest learning rate; by default the bundle's.", minimum=0)
+    schedule: str = setting("constant", "Course of the learning rate.", choices=NAMES)
+    warmup: int | float = setting(0, "Steps over which the learning rate rises from 0, or their fraction.", minimum=0)
     shuffle: bool = True
     validate: Data | None = None
-    patience: int | None = None
-    save_every: int | None = 50
-    max_steps: int | None = None
+    patience: int | None = setting(None, "Stop after this many epochs without a better held-out loss.", minimum=1)
+    save_every: int | None = setting(50, "Steps between checkpoints; None saves after epochs only.", minimum=1)
+    max_steps: int | None = setting(None, "Stop after this many optimizer steps.", minimum=1)
     progress: Callable[[Progress], None] | None = None
     pause: Callable[[], Pause | None] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "accumulate", "patience", "save_every", "max_steps"):
-            value = getattr(self, name)
-            if value is not None or name in ("epochs", "batch_size", "accumulate"):
-                object.__setattr__(self, name, positive(name, value))
+        super().__post_init__()
         if self.patience is not None and self.validate is None:
             raise BadSetting("patience", self.patience, "None, or pass held-out data (validate=)")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -187,30 +187,12 @@ class Trainer:
         """
         return predict(self.session.engine, self.bundle.manifest, self._state(adapter), inputs, batch_size)
 
-    def generate(
-        self,
-        prompts: Prompts,
-        *,
-        max_new_tokens: int = 64,
-        adapter: AdapterSource | None = None,
-        temperature: float = 0.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        seed: int = 0,
-        stop: Sequence[int] | None = None,
-    ) -> list[list[int]]:
+    @keywords_of(Sampling)
+    def generate(self, prompts: Prompts, sampling: Sampling) -> list[list[int]]:
         """Continue texts with a causal language model.
 
-        Args:
-            prompts: token ids of a text, or of several texts, which may differ in length.
-            max_new_tokens: tokens to generate for each text; fewer if the model has no positions for more.
-            adapter: another adapter for this call alone. The base model is not loaded again.
-            temperature: 0 always takes the most likely token. Above 0, tokens are sampled; 1 leaves the model's
-                probabilities as they are.
-            top_k: sample only among this many most likely tokens.
-            top_p: sample only among the fewest most likely tokens that together have this probability.
-            seed: seed of the sampling. A prompt gets the same tokens alone and among others.
-            stop: tokens that end a text; ``None`` stands for the bundle's.
+        ``prompts`` are token ids of a text, or of several texts, which may differ in length. Settings are passed by
+        name, ``trainer.generate(ids, max_new_tokens=16)``: see :class:`~edgepeft_runtime.engine.generate.Sampling`.
 
         Returns:
             The new tokens of each text, including the one that ended it.
@@ -220,8 +202,7 @@ class Trainer:
                 causal language model.
             SettingError: a setting is out of range.
         """
-        sampling = Sampling(max_new_tokens, temperature, top_k, top_p, seed, stop)
-        return generate(self.session.engine, self.bundle.manifest, self._state(adapter), prompts, sampling)
+        return generate(self.session.engine, self.bundle.manifest, self._state(sampling.adapter), prompts, sampling)
 
     def _state(self, adapter: AdapterSource | None) -> TrainState:
         """Return the current state, or that of another adapter."""
