@@ -65,10 +65,10 @@ def measure(case: str, folder: Path, options: argparse.Namespace) -> tuple[list[
         if side.failure is None:
             side.finish()
     oracle = next((side.losses for side in sides if side.name == ORACLE and side.failure is None), [])
-    told = {side.name: row_of(case, side, about, folder, oracle) for side in sides}
+    rows = {side.name: row_of(case, side, about, folder, oracle) for side in sides}
     failed = {name: {"case": case, "side": name, "error": line} for name, line in failures.items()}
     about = {"summary": about["summary"], "busy_cores": asdict(disturbance)}
-    return [(told | failed)[name] for name in options.sides], about
+    return [(rows | failed)[name] for name in options.sides], about
 
 
 def _artifacts(name: str, folder: Path, python: Path) -> dict[str, str]:

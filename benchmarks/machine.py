@@ -40,6 +40,6 @@ def versions(training_python: Path | None) -> dict[str, str]:
     found = {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}}
     if training_python is not None and training_python.exists():
         code = "import importlib.metadata as m, json; print(json.dumps(m.version('onnxruntime-training-cpu')))"
-        told = subprocess.run([training_python, "-c", code], capture_output=True, text=True, check=True).stdout
-        found["onnxruntime-training-cpu"] = json.loads(told)
+        printed = subprocess.run([training_python, "-c", code], capture_output=True, text=True, check=True).stdout
+        found["onnxruntime-training-cpu"] = json.loads(printed)
     return found

@@ -24,11 +24,12 @@ def main() -> None:
             bundle = _bundle(Path(folder), compute, recompute)
             for batch, sequence in SIZES:
                 sizes = {"batch": batch, "sequence": sequence}
-                told, found = predict(bundle, sizes).peak(sizes), measured_peak(bundle, sizes)
-                off = f"{100 * (told / found - 1):+.1f} %"
+                predicted, measured = predict(bundle, sizes).peak(sizes), measured_peak(bundle, sizes)
+                off = f"{100 * (predicted / measured - 1):+.1f} %"
                 shown = f"{batch} x {sequence}"
                 print(
-                    f"{compute:6}{recompute:10}{shown:>10}{told / 1e6:>14.1f}{found / 1e6:>13.1f}{off:>8}", flush=True
+                    f"{compute:6}{recompute:10}{shown:>10}{predicted / 1e6:>14.1f}{measured / 1e6:>13.1f}{off:>8}",
+                    flush=True,
                 )
 
 

@@ -121,13 +121,13 @@ def _largest(spent: dict[Any, float]) -> list[tuple[Any, float]]:
 def text(case: str, side: str, graphs: dict[str, Any], rows: int = 20) -> str:
     """The profile as tables."""
     lines = []
-    for graph, told in graphs.items():
-        lines.append(f"\n{case}, {side}, {graph}: {told['ms_per_run']} ms in {told['nodes']} nodes")
+    for graph, figures in graphs.items():
+        lines.append(f"\n{case}, {side}, {graph}: {figures['ms_per_run']} ms in {figures['nodes']} nodes")
         lines += [
             f"  {row['share']:>6.1%}{row['ms']:>9.3f} ms{row['nodes']:>6} x {row['operator']}"
-            for row in told["operators"][:rows]
+            for row in figures["operators"][:rows]
         ]
-        lines += [f"  {row['ms']:>9.3f} ms  {row['operator']:28}{row['node']}" for row in told["longest"]]
+        lines += [f"  {row['ms']:>9.3f} ms  {row['operator']:28}{row['node']}" for row in figures["longest"]]
     return "\n".join(lines)
 
 

@@ -52,11 +52,11 @@ def losses_go(how: str, losses: Sequence[float], oracle: Sequence[float]) -> str
         return f"does not fall: {losses[0]:.4f} to {losses[-1]:.4f}"
     if how == "fall" or not oracle:
         return "ok"
-    gaps = [abs(a - b) for a, b in zip(losses, oracle, strict=True)]
+    differences = [abs(a - b) for a, b in zip(losses, oracle, strict=True)]
     bounds = [NEAR * abs(oracle[0]) if how == "near" else SAME * abs(b) for b in oracle]
-    for step, (gap, bound) in enumerate(zip(gaps, bounds, strict=True), 1):
-        if gap > bound:
-            return f"step {step} differs by {gap:.2g}: {losses[step - 1]:.5f}, {ORACLE} {oracle[step - 1]:.5f}"
+    for step, (difference, bound) in enumerate(zip(differences, bounds, strict=True), 1):
+        if difference > bound:
+            return f"step {step} differs by {difference:.2g}: {losses[step - 1]:.5f}, {ORACLE} {oracle[step - 1]:.5f}"
     return "ok"
 
 

@@ -29,9 +29,9 @@ OUT = Path(__file__).with_name("switching.json")
 def main() -> None:
     case = minilm.LORA
     batch = {name: array[:1] for name, array in case.batch().items()}
-    with tempfile.TemporaryDirectory() as home:
-        lora, bitfit = (_bundle(method, Path(home) / method.name) for method in (case.method, BitFit()))
-        updates = [_update(lora, Path(home) / f"{seed}.safetensors", seed) for seed in range(2)]
+    with tempfile.TemporaryDirectory() as temporary:
+        lora, bitfit = (_bundle(method, Path(temporary) / method.name) for method in (case.method, BitFit()))
+        updates = [_update(lora, Path(temporary) / f"{seed}.safetensors", seed) for seed in range(2)]
         before = _resident()
         with Tasks.open(lora, {"a": updates[0], "b": updates[1]}) as tasks, Trainer.open(lora) as trainer:
             tasks.predict("a", batch)

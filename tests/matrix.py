@@ -110,7 +110,7 @@ def _method(name: str) -> Method:
 
 
 def _check_sift(network: Network, folder: Path) -> None:
-    """The oracle: whole weights, whose gradients are zero outside the places that were largest in the first batch."""
+    """The oracle: whole weights, whose gradients are zero outside the elements that were largest in the first batch."""
     method = _method("sift")
     bundle = _prepared(network, folder, method=method, optimizer=SGD(lr=LR, momentum=0.9))
     sparse = {spec.tensor for spec in Bundle.open(bundle).manifest.sparse}
@@ -122,8 +122,8 @@ def _check_sift(network: Network, folder: Path) -> None:
             gradient = model.get_parameter(name).grad
             if name not in masks:
                 count = int(SETTINGS["sift"]["rate"] * gradient.numel()) + 1
-                places = gradient.abs().flatten().topk(count).indices
-                masks[name] = torch.zeros(gradient.numel()).scatter(0, places, 1.0).view_as(gradient)
+                largest = gradient.abs().flatten().topk(count).indices
+                masks[name] = torch.zeros(gradient.numel()).scatter(0, largest, 1.0).view_as(gradient)
             gradient *= masks[name]
 
     _compare(bundle, model, network, folder, keep_largest)
@@ -222,7 +222,7 @@ def expected(method: str, name: str) -> str | None:
     return None if found == "✓" else found
 
 
-def places() -> Iterator[tuple[str, str]]:
+def grid() -> Iterator[tuple[str, str]]:
     """Every cell."""
     return ((method, name) for name in ALL for method in ROWS)
 
@@ -235,7 +235,7 @@ def main() -> None:
     logging.disable(logging.WARNING)
     cells = []
     with tempfile.TemporaryDirectory() as exports, shared(Path(exports)):
-        for method, name in places():
+        for method, name in grid():
             with tempfile.TemporaryDirectory() as folder:
                 cells.append(try_cell(method, name, Path(folder)))
             print(f"{name:13} {method:24} {cells[-1].error or 'ok'}", flush=True)

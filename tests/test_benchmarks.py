@@ -84,9 +84,9 @@ def test_the_profile_tells_each_operators_share(prepared: Path) -> None:
     """Shares add up to the whole, and both graphs of a step are there."""
     graphs = profile(prepared, "fp32", steps=2, threads=1)
     assert set(graphs) == {"train.onnx", "optimizer.onnx"}
-    for told in graphs.values():
-        assert sum(row["share"] for row in told["operators"]) == pytest.approx(1, abs=0.01)
-        assert sum(row["nodes"] for row in told["operators"]) == told["nodes"]
+    for graph in graphs.values():
+        assert sum(row["share"] for row in graph["operators"]) == pytest.approx(1, abs=0.01)
+        assert sum(row["nodes"] for row in graph["operators"]) == graph["nodes"]
 
 
 def test_the_official_graph_has_the_initial_values(tmp_path: Path) -> None:
@@ -156,9 +156,9 @@ def test_the_machine_is_described_without_its_name() -> None:
     """Cores and instructions are what figures depend on; the host's name is nobody's business."""
     import platform
 
-    told = machine.describe()
-    assert told["cores"] >= 1
-    assert platform.node() not in json.dumps(told)
+    description = machine.describe()
+    assert description["cores"] >= 1
+    assert platform.node() not in json.dumps(description)
 
 
 def test_the_schedule_rises_and_falls_to_nearly_nothing() -> None:
@@ -218,13 +218,13 @@ def test_a_served_fleet_is_measured_by_part(
     monkeypatch.setattr(fleet_load, "DEVICES", 3)
     campaign = fleet_load.Campaign(tmp_path, Bundle.open(prepared / "fp32"))
     row = fleet_load.served(campaign, *fleet_load.VISITS[name])
-    assert len([path for path in campaign.home.received.rglob("*.s*") if path.is_file()]) == 2 * 3
+    assert len([path for path in campaign.workspace.received.rglob("*.s*") if path.is_file()]) == 2 * 3
     parts = row["server ms per device"]
     assert min(parts[part] for part in ("parse", "auth", "receive and store", "respond", "CPU in all")) > 0
     assert sum(parts[part] for part in parts if part not in ("fsync (clock)", "CPU in all")) == pytest.approx(
         parts["CPU in all"], abs=0.1
     )
-    collected = fleet_load.collected(campaign.home, campaign.home.received)
+    collected = fleet_load.collected(campaign.workspace, campaign.workspace.received)
     assert collected["updates"] == 3
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.matrix import ALL, PAGE, ROWS, TITLES, expected, places, try_cell
+from tests.matrix import ALL, PAGE, ROWS, TITLES, expected, grid, try_cell
 
 
 @pytest.mark.matrix
-@pytest.mark.parametrize(("method", "network"), [pytest.param(m, n, id=f"{n}-{m}") for m, n in places()])
+@pytest.mark.parametrize(("method", "network"), [pytest.param(m, n, id=f"{n}-{m}") for m, n in grid()])
 def test_a_cell_is_what_the_page_says(method: str, network: str, tmp_path: Path) -> None:
     """Losses of five steps and merged outputs agree with torch's to 1e-4, or the error is the one on the page."""
     assert try_cell(method, network, tmp_path).error == expected(method, network)

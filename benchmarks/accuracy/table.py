@@ -34,14 +34,16 @@ def summary(cells: Sequence[Cell]) -> list[dict[str, Any]]:
 def _figures(
     task: str, column: str, values: Mapping[int, float], found: Mapping[tuple[str, str, int], float]
 ) -> dict[str, Any]:
-    gaps = [value - found[task, REFERENCE, seed] for seed, value in values.items() if (task, REFERENCE, seed) in found]
-    points = statistics.mean(gaps) if gaps else None
+    differences = [
+        value - found[task, REFERENCE, seed] for seed, value in values.items() if (task, REFERENCE, seed) in found
+    ]
+    points = statistics.mean(differences) if differences else None
     bound = POINTS.get(column)
     return {
         "mean": round(statistics.mean(values.values()), 2),
         "deviation": round(statistics.stdev(values.values()), 2) if len(values) > 1 else None,
         "points": None if points is None else round(points, 2),
-        "points_deviation": round(statistics.stdev(gaps), 2) if len(gaps) > 1 else None,
+        "points_deviation": round(statistics.stdev(differences), 2) if len(differences) > 1 else None,
         "bound": None if bound is None else -bound,
         "met": None if bound is None or points is None else points >= -bound,
     }

@@ -50,8 +50,8 @@ def main() -> None:
         rule, bundle_path, folder, count = asked.measure
         print(json.dumps(measured(rule, Path(bundle_path), Path(folder), int(count))))
         return
-    with tempfile.TemporaryDirectory(dir=fleet_load.memory()) as home:
-        bundle, updates = _bundle(Path(home) / "bundle"), Path(home) / "updates"
+    with tempfile.TemporaryDirectory(dir=fleet_load.memory()) as temporary:
+        bundle, updates = _bundle(Path(temporary) / "bundle"), Path(temporary) / "updates"
         fleet_load.measure(bundle, asked.disk)
         size = simulate(bundle, updates, max(COUNTS))
         rows = [_row("fedavg", bundle, updates, count) for count in COUNTS]

@@ -66,9 +66,9 @@ class Campaign:
     """A host with one round of the bundle, and devices."""
 
     def __init__(self, root: Path, bundle: Bundle) -> None:
-        self.home, self.root, self.bundle = Workspace(root / "host"), root, bundle
-        Keys(self.home).create("load")
-        self.number = publish(bundle, self.home)
+        self.workspace, self.root, self.bundle = Workspace(root / "host"), root, bundle
+        Keys(self.workspace).create("load")
+        self.round = publish(bundle, self.workspace)
 
     def visitor(self, name: int) -> Visitor:
         """A new device, with an update that is a little noise."""
@@ -76,12 +76,12 @@ class Campaign:
         noisy = {key: value + 1e-3 * draw.normal(size=value.shape).astype(value.dtype) for key, value in start.items()}
         manifest = self.bundle.manifest
         update = Update(
-            noisy, manifest.base_sha256, self.number.adapter.sha256, manifest.provenance, 100, 20, 1.0, 0.5, "load"
+            noisy, manifest.base_sha256, self.round.adapter.sha256, manifest.provenance, 100, 20, 1.0, 0.5, "load"
         )
         path = write_update(self.root / f"{name}.safetensors", update)
         content = path.read_bytes()
         path.unlink()
-        return Visitor(Keys(self.home).add(f"device-{name}", self.root / f"{name}.json"), self.number, content)
+        return Visitor(Keys(self.workspace).add(f"device-{name}", self.root / f"{name}.json"), self.round, content)
 
 
 def memory() -> Path | None:
@@ -104,14 +104,14 @@ def measure(bundle: Bundle, disk: Path) -> None:
 
 
 def _stored(root: Path, bundle: Bundle) -> dict[str, Any]:
-    """All figures with the host's home below ``root``."""
+    """All figures with the workspace below ``root``."""
     rows: dict[str, Any] = {}
     for number, (name, (at_once, visit)) in enumerate(VISITS.items()):
         (root / str(number)).mkdir()
         campaign = Campaign(root / str(number), bundle)
         rows[name] = served(campaign, at_once, visit)
         print(name, json.dumps(rows[name]), flush=True)
-    rows["collect"] = [collected(campaign.home, campaign.home.received), _more(root / "more", bundle)]
+    rows["collect"] = [collected(campaign.workspace, campaign.workspace.received), _more(root / "more", bundle)]
     print("collect", json.dumps(rows["collect"]), flush=True)
     return rows
 
@@ -119,7 +119,7 @@ def _stored(root: Path, bundle: Bundle) -> dict[str, Any]:
 def served(campaign: Campaign, at_once: int, visit: Visit) -> dict[str, Any]:
     """All devices visit the server, so many at a time."""
     visitors, out = [campaign.visitor(name) for name in range(DEVICES)], campaign.root / "server.json"
-    command = [sys.executable, "-m", "benchmarks.fleet.server", str(campaign.home.path), str(out)]
+    command = [sys.executable, "-m", "benchmarks.fleet.server", str(campaign.workspace.path), str(out)]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert server.stdout is not None
@@ -149,11 +149,11 @@ def served(campaign: Campaign, at_once: int, visit: Visit) -> dict[str, Any]:
     }
 
 
-def _parts(told: dict[str, Any]) -> dict[str, float]:
+def _parts(timings: dict[str, Any]) -> dict[str, float]:
     """Milliseconds of the server per device, by part; ``fsync`` waits for the disk, and takes no CPU."""
-    parts = dict(told["parts"])
-    parts["rest"] = told["cpu"] - sum(spent for part, spent in parts.items() if "clock" not in part)
-    parts["CPU in all"] = told["cpu"]
+    parts = dict(timings["parts"])
+    parts["rest"] = timings["cpu"] - sum(spent for part, spent in parts.items() if "clock" not in part)
+    parts["CPU in all"] = timings["cpu"]
     return {part: round(1000 * spent / DEVICES, 2) for part, spent in parts.items()}
 
 
@@ -164,12 +164,12 @@ def _more(root: Path, bundle: Bundle) -> dict[str, object]:
     remote = open_remote(root / "remote")
     for name in range(STORED):
         campaign.visitor(name).deliver(remote)
-    return collected(campaign.home, root / "remote")
+    return collected(campaign.workspace, root / "remote")
 
 
-def collected(home: Workspace, remote: Path) -> dict[str, object]:
+def collected(workspace: Workspace, remote: Path) -> dict[str, object]:
     """``collect`` in a process of its own."""
-    command = [sys.executable, "-c", COLLECT, str(home.path), str(remote)]
+    command = [sys.executable, "-c", COLLECT, str(workspace.path), str(remote)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     accepted, refused, seconds, memory = json.loads(done.stdout)
     assert refused == 0

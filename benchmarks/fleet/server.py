@@ -125,13 +125,13 @@ def instrument() -> None:
 
 
 def main() -> None:
-    home, out = Workspace(sys.argv[1]), Path(sys.argv[2])
+    workspace, out = Workspace(sys.argv[1]), Path(sys.argv[2])
     instrument()
     # Ctrl-C ends it; uvicorn raises that once more at its end.
     with socket.create_server(("127.0.0.1", 0), backlog=2048) as listening, suppress(KeyboardInterrupt):
         before = time.process_time()
         print(listening.getsockname()[1], flush=True)
-        connections.server(serving.app(home), connections.Limits()).run(sockets=[listening])
+        connections.server(serving.app(workspace), connections.Limits()).run(sockets=[listening])
     cpu = time.process_time() - before
     out.write_text(json.dumps({"cpu": cpu, "parts": {part: CLOCK.seconds[part] for part in PARTS}}))
 

@@ -26,7 +26,7 @@ class Visitor:
     """A device with an update to deliver."""
 
     identity: Identity
-    number: Round
+    round: Round
     update: bytes
 
     def sidecar(self) -> Delivery:
@@ -41,7 +41,7 @@ class Visitor:
             for name in (rounds.LATEST_FILE, rounds.LATEST_SIGNATURES, _ROUND):
                 assert read(remote, name, rounds.MAX_ROUND_BYTES)
             partial = folder / f"{self.identity.device}.partial"
-            fetch(remote, _ADAPTER, partial, self.number.adapter.bytes)
+            fetch(remote, _ADAPTER, partial, self.round.adapter.bytes)
             partial.unlink()
         with connected(address, self.identity.token, None) as remote:
             self.deliver(remote)

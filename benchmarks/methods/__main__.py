@@ -79,8 +79,8 @@ def tune(train: Batch, options: argparse.Namespace) -> None:
 def accuracy(name: str, rate: float, seed: int, train: Batch, test: Batch, options: argparse.Namespace) -> float:
     """The share of ``test`` that is right after a run on the device, from the base model on."""
     plan = replace(TASK.plan, learning_rate=rate)
-    with tempfile.TemporaryDirectory() as home:
-        folder = Path(home)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
         np.savez(folder / "train.npz", allow_pickle=False, **train)
         np.savez(folder / "test.npz", allow_pickle=False, **test)
         source = TASK.source(seed)

@@ -28,8 +28,8 @@ def measure(names: Iterable[str], options: Namespace) -> dict[str, dict[str, Any
     The batch is that of ``make bench``: 8 x 64 tokens.
     """
     found: dict[str, dict[str, Any]] = {}
-    with tempfile.TemporaryDirectory() as home:
-        folder, batch = Path(home), minilm.LORA.batch()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder, batch = Path(temporary), minilm.LORA.batch()
         np.savez(folder / "batch.npz", allow_pickle=False, **batch)
         sides = []
         for number, name in enumerate(names):

@@ -18,14 +18,14 @@ def main(folder: Path, name: str, threads: int) -> None:
     training_package()
     from onnxruntime.training.api import CheckpointState, Module, Optimizer
 
-    place = folder / name
+    engine = folder / name
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    state = CheckpointState.load_checkpoint(str(place / "checkpoint"))
-    module = Module(str(place / "training_model.onnx"), state, str(place / "eval_model.onnx"), "cpu", options)
-    optimizer = Optimizer(str(place / "optimizer_model.onnx"), module)
+    state = CheckpointState.load_checkpoint(str(engine / "checkpoint"))
+    module = Module(str(engine / "training_model.onnx"), state, str(engine / "eval_model.onnx"), "cpu", options)
+    optimizer = Optimizer(str(engine / "optimizer_model.onnx"), module)
     optimizer.set_learning_rate(LEARNING_RATE)
-    feeds = _feeds(folder, json.loads((place / "names.json").read_text("utf-8")))
+    feeds = _feeds(folder, json.loads((engine / "names.json").read_text("utf-8")))
 
     def step() -> float:
         module.train()

@@ -45,7 +45,7 @@ def data() -> tuple[list[Data], Data]:
     order = np.random.default_rng(0).permutation(len(labels))
     arrays = {"input": (images.reshape(-1, 1, 8, 8) / 16).astype(np.float32)[order], "labels": labels[order]}
     shares = np.array_split(np.arange(1400), DEVICES)
-    return [_rows(arrays, share) for share in shares], _rows(arrays, np.arange(1400, len(labels)))
+    return [_rows(arrays, examples) for examples in shares], _rows(arrays, np.arange(1400, len(labels)))
 
 
 def _rows(arrays: Data, rows: np.ndarray) -> Data:
@@ -58,8 +58,8 @@ def _accuracy(bundle: Bundle, data: tuple[list[Data], Data], poisoned: int, robu
     adapter: Path | None = None
     for number in range(ROUNDS):
         updates = [
-            _update(bundle, share, adapter, number, device < poisoned, folder / f"{number}-{device}.safetensors")
-            for device, share in enumerate(data[0])
+            _update(bundle, examples, adapter, number, device < poisoned, folder / f"{number}-{device}.safetensors")
+            for device, examples in enumerate(data[0])
         ]
         found = edgepeft.aggregate(bundle, updates, adapter=adapter, robust=robust)
         assert len(found.report.updates) == DEVICES
@@ -70,10 +70,10 @@ def _accuracy(bundle: Bundle, data: tuple[list[Data], Data], poisoned: int, robu
     return accuracy
 
 
-def _update(bundle: Bundle, share: Data, adapter: Path | None, seed: int, poisoned: bool, path: Path) -> Path:
+def _update(bundle: Bundle, examples: Data, adapter: Path | None, seed: int, poisoned: bool, path: Path) -> Path:
     with Trainer.open(bundle, adapter=adapter, seed=seed, threads=1) as trainer:
         start = trainer.parameters()
-        trainer.fit(share, epochs=5, batch_size=16)
+        trainer.fit(examples, epochs=5, batch_size=16)
         trainer.save_update(path)
         learned = trainer.parameters()
     if poisoned:

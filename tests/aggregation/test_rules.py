@@ -107,9 +107,9 @@ def test_devices_of_the_method_ffa_meet_exactly(tmp_path: Path) -> None:
         BERT.model(), BERT.example(), loss=BERT.loss, method=FrozenA(rank=2), optimizer=SGD(lr=0.5), out=tmp_path / "b"
     )
     bundle = Bundle.open(prepared.bundle)
-    held = set(bundle.manifest.adapter.non_trainable)
-    assert held == {spec.name for spec in bundle.manifest.parameters if spec.role == "lora_A"}
-    assert prepared.trainable == sum(spec.size for spec in bundle.manifest.parameters if spec.name not in held)
+    non_trainable = set(bundle.manifest.adapter.non_trainable)
+    assert non_trainable == {spec.name for spec in bundle.manifest.parameters if spec.role == "lora_A"}
+    assert prepared.trainable == sum(spec.size for spec in bundle.manifest.parameters if spec.name not in non_trainable)
     fleet: list[Tensors] = []
     for inputs, labels in BERT.batches(3):
         with Trainer.open(bundle) as trainer:
@@ -123,7 +123,7 @@ def test_devices_of_the_method_ffa_meet_exactly(tmp_path: Path) -> None:
             assert any(not np.array_equal(own[pair.b], fleet[0][pair.b]) for own in fleet[1:])
             exact = np.mean([_products(own, pair) for own in fleet], axis=0)
             assert np.allclose(_products(found.parameters, pair), exact, atol=1e-7)
-    name = sorted(held)[0]
+    name = sorted(non_trainable)[0]
     changed = send(bundle, [{**fleet[0], name: fleet[0][name] + 1}], tmp_path / "changed")
     with pytest.raises(AggregationError, match="non-trainable-changed"):
         aggregate(bundle, changed)

@@ -67,8 +67,8 @@ def hidden_by_its_tag(bundle: Path) -> None:
     _locate(bundle, "../secret")
     raw = (bundle / GRAPH).read_bytes()
     content = onnx.load_model_from_string(raw).graph.SerializeToString()
-    place = raw.index(content)
-    start = raw.rindex(b"\x3a", 0, place)
+    offset = raw.index(content)
+    start = raw.rindex(b"\x3a", 0, offset)
     _write(bundle, raw[:start] + b"\xba\x80\x80\x80\x10" + raw[start + 1 :])
 
 
@@ -127,7 +127,7 @@ def linked(bundle: Path) -> None:
     weights.symlink_to(bundle.parent / "secret")
 
 
-@bundle_attack("a pipe that never answers in the place of a graph", "not-a-regular-file")
+@bundle_attack("a pipe that never answers instead of a graph", "not-a-regular-file")
 def pipe(bundle: Path) -> None:
     (bundle / GRAPH).unlink()
     os.mkfifo(bundle / GRAPH)

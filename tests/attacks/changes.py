@@ -40,18 +40,18 @@ def _mutated(content: bytes, draw: random.Random) -> bytes:
     """One to three changes: a bit flipped, a piece cut out or doubled, JSON's own signs put in, the end cut off."""
     changed = bytearray(content)
     for _ in range(draw.randint(1, 3)):
-        place, length = draw.randrange(len(changed) + 1), draw.randint(1, 8)
+        offset, length = draw.randrange(len(changed) + 1), draw.randint(1, 8)
         match draw.randrange(8):
             case 0:
-                del changed[place:]
+                del changed[offset:]
             case 1:
-                del changed[place : place + length]
+                del changed[offset : offset + length]
             case 2:
-                changed[place:place] = changed[place : place + length]
+                changed[offset:offset] = changed[offset : offset + length]
             case 3 | 4:
-                changed[place : place + 1] = draw.choice(_TELLING)
-            case _ if place < len(changed):
-                changed[place] ^= 1 << draw.randrange(8)
+                changed[offset : offset + 1] = draw.choice(_TELLING)
+            case _ if offset < len(changed):
+                changed[offset] ^= 1 << draw.randrange(8)
     return bytes(changed)
 
 
@@ -77,6 +77,6 @@ def with_new_digest(content: bytes) -> bytes:
     found = re.search(rb'"digest": ?"', content)
     if found is None or len(content) < found.end() + DIGEST_LENGTH:
         return content
-    place = found.end()
-    bare = content[:place] + b"0" * DIGEST_LENGTH + content[place + DIGEST_LENGTH :]
-    return content[:place] + signatures.sha256(bare).encode() + content[place + DIGEST_LENGTH :]
+    offset = found.end()
+    bare = content[:offset] + b"0" * DIGEST_LENGTH + content[offset + DIGEST_LENGTH :]
+    return content[:offset] + signatures.sha256(bare).encode() + content[offset + DIGEST_LENGTH :]

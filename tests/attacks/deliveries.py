@@ -178,32 +178,34 @@ def foreign_campaign(stage: Stage) -> None:
     stage.leave_signed(stage.good, campaign="trees")
 
 
-@attack("wrong shapes: a tensor turned", DEVICE, "wrong-tensors")
+@attack("wrong shapes: a transposed tensor", DEVICE, "wrong-tensors")
 def wrong_shape(stage: Stage) -> None:
-    stage.leave_signed(stage.with_tensors(lambda held: held.update({"head.weight": held["head.weight"].T})))
+    stage.leave_signed(stage.with_tensors(lambda tensors: tensors.update({"head.weight": tensors["head.weight"].T})))
 
 
 @attack("wrong shapes: one dimension more, of size 1", DEVICE, "wrong-tensors")
 def one_dimension_more(stage: Stage) -> None:
-    stage.leave_signed(stage.with_tensors(lambda held: held.update({"head.bias": held["head.bias"][None]})))
+    stage.leave_signed(stage.with_tensors(lambda tensors: tensors.update({"head.bias": tensors["head.bias"][None]})))
 
 
 @attack("wrong dtype: double precision", DEVICE, "wrong-tensors")
 def wrong_dtype(stage: Stage) -> None:
-    stage.leave_signed(stage.with_tensors(lambda held: held.update({"head.bias": held["head.bias"].astype("float64")})))
+    stage.leave_signed(
+        stage.with_tensors(lambda tensors: tensors.update({"head.bias": tensors["head.bias"].astype("float64")}))
+    )
 
 
 @attack("a tensor missing", DEVICE, "wrong-tensors")
 def tensor_missing(stage: Stage) -> None:
-    stage.leave_signed(stage.with_tensors(lambda held: held.pop("head.bias")))
+    stage.leave_signed(stage.with_tensors(lambda tensors: tensors.pop("head.bias")))
 
 
 @attack("a tensor too many", DEVICE, "wrong-tensors")
 def tensor_too_many(stage: Stage) -> None:
-    stage.leave_signed(stage.with_tensors(lambda held: held.update({"../../head": np.zeros(1, np.float32)})))
+    stage.leave_signed(stage.with_tensors(lambda tensors: tensors.update({"../../head": np.zeros(1, np.float32)})))
 
 
-@attack("an adapter or a checkpoint in the place of an update", DEVICE, "not-an-update")
+@attack("an adapter or a checkpoint instead of an update", DEVICE, "not-an-update")
 def no_update(stage: Stage) -> None:
     path = stage.fleet.root / "adapter"
     write_tensors(path, read_update(stage.update).parameters, {"format": "edgepeft-checkpoint"}, digest=True)
@@ -215,23 +217,23 @@ def no_update(stage: Stage) -> None:
 
 @attack("NaN in a tensor", DEVICE, "not-finite")
 def nan(stage: Stage) -> None:
-    stage.leave_signed(stage.with_tensors(lambda held: held["head.bias"].fill(np.nan)))
+    stage.leave_signed(stage.with_tensors(lambda tensors: tensors["head.bias"].fill(np.nan)))
 
 
 @attack("infinity in a tensor", DEVICE, "not-finite")
 def infinite(stage: Stage) -> None:
-    stage.leave_signed(stage.with_tensors(lambda held: held["head.bias"].fill(-np.inf)))
+    stage.leave_signed(stage.with_tensors(lambda tensors: tensors["head.bias"].fill(-np.inf)))
 
 
 @attack("huge norm: finite values that outweigh everybody", DEVICE, "norm-too-large")
 def huge(stage: Stage) -> None:
-    stage.leave_signed(stage.with_tensors(lambda held: held["head.weight"].fill(3e38)))
+    stage.leave_signed(stage.with_tensors(lambda tensors: tensors["head.weight"].fill(3e38)))
 
 
 @attack("a norm a little too large", DEVICE, "norm-too-large")
 def a_little_too_large(stage: Stage) -> None:
-    def change(held: dict[str, Any]) -> None:
-        held["head.bias"][0] += 1.1
+    def change(tensors: dict[str, Any]) -> None:
+        tensors["head.bias"][0] += 1.1
 
     stage.leave_signed(stage.with_tensors(change))
 
@@ -279,11 +281,11 @@ def code_of_floats(stage: Stage) -> None:
     stage.leave_signed(stage.with_coded(b"\x05", '["head.weight"]'))
 
 
-@attack("100,000 brackets in the place of names of coded tensors", DEVICE, "bad-delta-indices")
+@attack("100,000 brackets instead of names of coded tensors", DEVICE, "bad-delta-indices")
 def deep_names(stage: Stage) -> None:
     stage.leave_signed(stage.with_coded(b"\x05", "[" * 100_000))
 
 
-@attack("indices, well coded, in the place of floats", DEVICE, "wrong-tensors")
+@attack("indices, well coded, instead of floats", DEVICE, "wrong-tensors")
 def code_for_floats(stage: Stage) -> None:
     stage.leave_signed(stage.with_coded(b"\x05\x00\x00"))

@@ -46,7 +46,7 @@ def unprintable_names(stage: Stage) -> None:
 
 @attack("a tensor whose name would clear a terminal", DEVICE, "wrong-tensors")
 def unprintable_tensor(stage: Stage) -> None:
-    stage.leave_signed(stage.with_tensors(lambda held: held.update({"\x1b[2J": np.zeros(1, np.float32)})))
+    stage.leave_signed(stage.with_tensors(lambda tensors: tensors.update({"\x1b[2J": np.zeros(1, np.float32)})))
 
 
 @attack("symlink: an update that points to a secret", ANYBODY, "not-a-regular-file")
@@ -63,7 +63,7 @@ def symlinked_sidecar(stage: Stage) -> None:
     path.symlink_to(stage.fleet.root / "elsewhere")
 
 
-@attack("symlink: a device's folder that points into the host's home", ANYBODY, "stray-file")
+@attack("symlink: a device's folder that points into the host's workspace", ANYBODY, "stray-file")
 def symlinked_folder(stage: Stage) -> None:
     stage.folder().rmdir()
     (stage.fleet.remote / "inbox" / "r000003" / NAME).symlink_to(stage.fleet.host.accepted / "r000003" / "pi-1")
@@ -94,9 +94,9 @@ def folder(stage: Stage) -> None:
 
 @attack("zip bomb: 50 MB of zeros in a small .npz, named as an update", DEVICE, "tensor-file-header")
 def zip_bomb(stage: Stage) -> None:
-    packed = io.BytesIO()
-    np.savez_compressed(packed, zeros=np.zeros(50_000_000, np.uint8))
-    stage.leave_signed(packed.getvalue())
+    compressed = io.BytesIO()
+    np.savez_compressed(compressed, zeros=np.zeros(50_000_000, np.uint8))
+    stage.leave_signed(compressed.getvalue())
 
 
 @attack("2 GB header: eight bytes that claim it", DEVICE, "tensor-file-header")

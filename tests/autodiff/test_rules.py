@@ -26,8 +26,8 @@ LABELS = [f"{number}-{case.label()}"[:110] for number, case in enumerate(CASES)]
 
 
 def feeds(case: Case, dtype: type, weights: list[Array], live: set[str]) -> dict[str, Array]:
-    arrays = {f"i{place}": array for place, array in enumerate(draw(case, dtype)) if array is not None}
-    arrays |= {f"w{place}": weight for place, weight in enumerate(weights)}
+    arrays = {f"i{index}": array for index, array in enumerate(draw(case, dtype)) if array is not None}
+    arrays |= {f"w{index}": weight for index, weight in enumerate(weights)}
     return {name: array for name, array in arrays.items() if name in live}
 
 
@@ -41,15 +41,15 @@ def gradients(case: Case, dtype: type, naming: str, weights: list[Array]) -> lis
     """The gradients for what trains, by differentiating the ONNX graph."""
     model = to_ir(forward_model(case, dtype, naming))
     by_name = {value.name: value for value in (*model.graph.inputs, *model.graph.outputs)}
-    targets = [by_name[f"i{place}"] for place in trains(case)]
+    targets = [by_name[f"i{index}"] for index in trains(case)]
     found = differentiate(model.graph, by_name["loss"], targets)
     if case.opset == OPSET and dtype is np.float32:
         assert_runs_on_devices(model)
     arrays = draw(case, dtype)
     results = []
-    for place, target in zip(trains(case), targets, strict=True):
+    for index, target in zip(trains(case), targets, strict=True):
         if target not in found:
-            results.append(np.zeros_like(arrays[place]))
+            results.append(np.zeros_like(arrays[index]))
             continue
         model.graph.outputs[:] = [found[target]]
         NameFixPass()(model)
@@ -73,7 +73,7 @@ def runs_in_double(op: str) -> bool:
 
 
 def test_every_rule_has_a_case_and_every_case_a_rule() -> None:
-    """A gradient rule that no case tries is not to be trusted; those of packed weights have tests of their own."""
+    """A gradient rule that no case tries is not to be trusted; those of quantized weights have tests of their own."""
     assert {case.op for case in CASES} | QUANTIZED == set(RULES)
 
 
@@ -118,14 +118,14 @@ def test_gradient_is_the_slope_of_the_loss(case: Case) -> None:
     loss = session(forward_model(case, dtype, "static"))
     live = {value.name for value in loss.get_inputs()}
     random = np.random.default_rng(3)
-    for place, gradient in zip(trains(case), gradients(case, dtype, "static", weights), strict=True):
+    for index, gradient in zip(trains(case), gradients(case, dtype, "static", weights), strict=True):
         here = feeds(case, dtype, weights, live)
         direction: Array = random.choice((-1.0, 1.0), gradient.shape).astype(dtype)
-        moved = [np.asarray(here[f"i{place}"] + direction * sign * step, dtype=dtype) for sign in (1, -1)]
-        sides = [loss.run(["loss"], here | {f"i{place}": values})[0] for values in moved]
-        slope = (float(sides[0]) - float(sides[1])) / (2 * step)
+        moved = [np.asarray(here[f"i{index}"] + direction * sign * step, dtype=dtype) for sign in (1, -1)]
+        sides = [loss.run(["loss"], here | {f"i{index}": values})[0] for values in moved]
+        derivative = (float(sides[0]) - float(sides[1])) / (2 * step)
         scale = max(float(np.abs(gradient).sum()), 1.0)
-        assert abs(slope - float((gradient * direction).sum())) <= tolerance * scale
+        assert abs(derivative - float((gradient * direction).sum())) <= tolerance * scale
 
 
 @pytest.mark.parametrize(("case", "reason"), rule_cases.REFUSED)
@@ -134,7 +134,7 @@ def test_what_a_rule_does_not_cover_is_refused_with_a_way_out(case: Case, reason
     model = to_ir(forward_model(case, np.float32, "symbolic"))
     by_name = {value.name: value for value in (*model.graph.inputs, *model.graph.outputs)}
     with pytest.raises(NoGradientForCase) as caught:
-        differentiate(model.graph, by_name["loss"], [by_name[f"i{place}"] for place in trains(case)])
+        differentiate(model.graph, by_name["loss"], [by_name[f"i{index}"] for index in trains(case)])
     assert caught.value.code == "no-gradient-for-case"
     assert f"op {case.op} (node node)" in caught.value.message
     assert reason in caught.value.message
@@ -163,7 +163,7 @@ def test_repeated_indices_are_all_added_on_several_threads() -> None:
 
 
 def test_pooling_gradients_survive_onnxruntimes_layout() -> None:
-    """Behind a convolution of 16 channels ONNX Runtime would change the layout that the indices of MaxPool count in."""
+    """After a convolution of 16 channels ONNX Runtime would change the layout that the indices of MaxPool count in."""
     random = np.random.default_rng(0)
     image = random.normal(size=(2, 16, 9, 9)).astype(np.float32)
     kernel = random.normal(size=(16, 16, 3, 3)).astype(np.float32)

@@ -93,8 +93,8 @@ def test_a_value_on_two_paths_is_complete_when_passed_on() -> None:
     (gradient,) = run(made, list(gradients(made, "a").values()), {"a": a})
     root = np.exp(a)
     one = np.tanh(root)
-    slope = (1 - np.tanh(one) ** 2) * (1 - one**2) + 1
-    np.testing.assert_allclose(gradient, slope * root, rtol=1e-5)
+    derivative = (1 - np.tanh(one) ** 2) * (1 - one**2) + 1
+    np.testing.assert_allclose(gradient, derivative * root, rtol=1e-5)
 
 
 def test_a_target_that_the_loss_does_not_depend_on_is_absent() -> None:

@@ -35,12 +35,12 @@ def data(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def host(edgepeft: Command, bundle: Path, tmp_path: Path) -> Path:
-    """A host's home with a registered device and a first round at ``remote``."""
-    home = tmp_path / "host"
-    assert edgepeft("keys", "new", "birds", "--workspace", home).code == 0
-    assert edgepeft("keys", "add", "pi-1", "--workspace", home, "--out", tmp_path / "pi-1.json").code == 0
-    assert edgepeft("publish", bundle, tmp_path / "remote", "--workspace", home, "--steps", 5).code == 0
-    return home
+    """A workspace with a registered device and a first round at ``remote``."""
+    workspace = tmp_path / "host"
+    assert edgepeft("keys", "new", "birds", "--workspace", workspace).code == 0
+    assert edgepeft("keys", "add", "pi-1", "--workspace", workspace, "--out", tmp_path / "pi-1.json").code == 0
+    assert edgepeft("publish", bundle, tmp_path / "remote", "--workspace", workspace, "--steps", 5).code == 0
+    return workspace
 
 
 def test_a_fleet_from_its_key_to_a_rollback(
@@ -147,7 +147,7 @@ def test_only_a_failing_adapter_is_given_up(
 def test_what_is_refused_is_told_with_its_code(
     edgepeft: Command, host: Path, bundle: Path, data: Path, tmp_path: Path
 ) -> None:
-    """A revoked device's update goes to quarantine, and comes back when the device is restored."""
+    """A revoked device's update goes to quarantine, and returns when the device is restored."""
     remote, device, update = tmp_path / "remote", tmp_path / "device", tmp_path / "update.safetensors"
     edgepeft("join", remote, "--bundle", bundle, "--device", device, "--identity", tmp_path / "pi-1.json")
     edgepeft("train", bundle, "--data", data, "--device", device, "--update", update)
@@ -163,7 +163,7 @@ def test_what_is_refused_is_told_with_its_code(
 def test_mistakes_end_in_messages(edgepeft: Command, host: Path, bundle: Path, data: Path, tmp_path: Path) -> None:
     """A wrong call is 2, everything else 1, and none a traceback."""
     nowhere = tmp_path / "nowhere"
-    for arguments, told in (
+    for arguments, expected in (
         (["keys", "new", "again", "--workspace", host], "key-exists"),
         (["keys", "new", "A b", "--workspace", nowhere], "bad-name"),
         (["keys", "add", "pi-1", "--workspace", host, "--out", tmp_path / "x"], "device-exists"),
@@ -179,7 +179,7 @@ def test_mistakes_end_in_messages(edgepeft: Command, host: Path, bundle: Path, d
         (["train", bundle, "--data", data, "--device", nowhere, "--update", tmp_path / "u"], "not-joined"),
     ):
         outcome = edgepeft(*arguments)
-        assert (outcome.code, f"error: {told}" in outcome.err) == (1, True), (arguments, outcome)
+        assert (outcome.code, f"error: {expected}" in outcome.err) == (1, True), (arguments, outcome)
     for arguments in (
         ["pull", nowhere],
         ["pull", nowhere, "--workspace", host, "--into", nowhere],

@@ -67,7 +67,7 @@ def test_predictions_are_written_to_files_alone(
 def test_aggregate_refuses_what_is_no_file(
     edgepeft: Command, bundle: Path, data: Path, tmp_path: Path, name: str
 ) -> None:
-    """Neither for the adapter nor for the report beside it."""
+    """Neither for the adapter nor for its report."""
     updates = tmp_path / "updates"
     updates.mkdir()
     train = ["train", bundle, "--data", data, "--state", tmp_path / "state", "--epochs", 1]
@@ -79,7 +79,7 @@ def test_aggregate_refuses_what_is_no_file(
 
 @pytest.mark.parametrize("to", ["torch", "onnx", "peft"])
 def test_merge_refuses_what_is_no_file(edgepeft: Command, text: Trained, tmp_path: Path, to: str) -> None:
-    """A pipe stays a pipe, in the place of a file and in that of a folder."""
+    """A pipe in place of a file or of a folder stays a pipe."""
     out = special(tmp_path / {"torch": "a.safetensors", "onnx": "a.onnx", "peft": "adapter"}[to], "pipe")
     failed = edgepeft("merge", text.bundle, text.update, "--to", to, "--out", out, "--overwrite")
     assert failed.code == 1 and "error: " in failed.err and out.is_fifo()
@@ -87,11 +87,11 @@ def test_merge_refuses_what_is_no_file(edgepeft: Command, text: Trained, tmp_pat
 
 def test_an_identity_is_written_to_no_pipe(edgepeft: Command, tmp_path: Path) -> None:
     """And the device is not registered."""
-    home, out = tmp_path / "host", special(tmp_path / "pi-1.json", "pipe")
-    assert edgepeft("keys", "new", "birds", "--workspace", home).code == 0
-    failed = edgepeft("keys", "add", "pi-1", "--workspace", home, "--out", out)
+    workspace, out = tmp_path / "host", special(tmp_path / "pi-1.json", "pipe")
+    assert edgepeft("keys", "new", "birds", "--workspace", workspace).code == 0
+    failed = edgepeft("keys", "add", "pi-1", "--workspace", workspace, "--out", out)
     assert (failed.code, out.is_fifo()) == (1, True)
-    assert edgepeft("keys", "add", "pi-1", "--workspace", home, "--out", tmp_path / "other.json").code == 0
+    assert edgepeft("keys", "add", "pi-1", "--workspace", workspace, "--out", tmp_path / "other.json").code == 0
 
 
 def test_a_full_standard_output_is_an_error_in_words(bundle: Path, data: Path) -> None:

@@ -62,8 +62,8 @@ def test_masks_hold_where_the_weights_train(tmp_path: Path) -> None:
     weights = [model.get_parameter(name) for name in report.masked]
     zeros = {name: model.get_parameter(name).detach() == 0 for name in report.masked}
     model = attach(Full(), model)
-    held = hold_masks(model, weights)
-    assert [f"{name}.weight" for name in held] == list(report.masked)
+    masks = hold_masks(model, weights)
+    assert [f"{name}.weight" for name in masks] == list(report.masked)
     edgepeft.prepare(
         model, BERT.example(), loss="cross_entropy", optimizer=AdamW(lr=1e-2, weight_decay=0.1), out=tmp_path / "b"
     )
@@ -75,7 +75,7 @@ def test_masks_hold_where_the_weights_train(tmp_path: Path) -> None:
     edgepeft.merge(tmp_path / "b", tmp_path / "u.safetensors", to="torch", out=tmp_path / "m.safetensors")
     from safetensors.torch import load_file
 
-    old = {name: weight.detach().clone() for name, weight in zip(held, weights, strict=True)}
+    old = {name: weight.detach().clone() for name, weight in zip(masks, weights, strict=True)}
     model.load_state_dict(load_file(tmp_path / "m.safetensors"), strict=False)
     fix_masks(model).eval()
     assert set(model.state_dict()) == set(BERT.model().state_dict())
@@ -87,7 +87,7 @@ def test_masks_hold_where_the_weights_train(tmp_path: Path) -> None:
 
 
 def test_merging_leaves_a_branch_beside_a_masked_weight(tmp_path: Path) -> None:
-    """LoRA beside masked weights is not folded: the zeros and the device's answers stay."""
+    """LoRA next to masked weights is not folded: the zeros and the device's answers stay."""
     model, report = prune(BERT.model(), Pruning(n_m=(2, 4)))
     model = attach(Lora(rank=4, target_modules=("query", "value")), model)
     edgepeft.prepare(model, BERT.example(), loss="cross_entropy", optimizer=AdamW(lr=1e-2), out=tmp_path / "b")

@@ -64,9 +64,9 @@ def test_labels_are_names_or_indices(names: tuple[str, ...] | None, values: list
 
 def test_numbers_that_are_names_are_said_to_be() -> None:
     """Of classes named 1 to 5, "1" is the first and not the second, and one line says so."""
-    with pytest.warns(EdgepeftWarning, match="names of classes, not as indices: '1' is class 0") as told:
+    with pytest.warns(EdgepeftWarning, match="names of classes, not as indices: '1' is class 0") as warned:
         assert _read(STARS, ["1", 5, "2"]) == [0, 4, 1]
-    assert len(told) == 1
+    assert len(warned) == 1
 
 
 @pytest.mark.filterwarnings("ignore::edgepeft_runtime.notices.EdgepeftWarning")

@@ -19,7 +19,7 @@ from tests.support.bundles import LONGEST, Trained
 LONG = "good " * 30
 
 
-def _told(path: Path, bundle: Path, **options: object) -> list[str]:
+def _notices(path: Path, bundle: Path, **options: object) -> list[str]:
     """The lines that loading gives."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -44,41 +44,41 @@ def test_texts_that_are_cut_are_counted(
     path = tmp_path / "d.csv"
     path.write_text("\n".join(",".join(row) for row in rows))
     expected = [] if cut is None else [f"{cut[0]} of {cut[1]} texts are cut to 12 tokens; the longest has {longest}."]
-    assert _told(path, text.bundle) == expected
+    assert _notices(path, text.bundle) == expected
 
 
 def test_prompts_that_are_cut_are_counted(causal: Trained, tmp_path: Path) -> None:
     """With their answers as without, and texts of which all is learned."""
     path = tmp_path / "d.csv"
     path.write_text(f"prompt,answer\n{LONG},bad\ngood,bad\n")
-    assert _told(path, causal.bundle) == ["1 of 2 texts are cut to 12 tokens; the longest has 32."]
-    assert _told(path, causal.bundle, labelled=False) == ["1 of 2 texts are cut to 12 tokens; the longest has 31."]
+    assert _notices(path, causal.bundle) == ["1 of 2 texts are cut to 12 tokens; the longest has 32."]
+    assert _notices(path, causal.bundle, labelled=False) == ["1 of 2 texts are cut to 12 tokens; the longest has 31."]
     path.write_text(f"text\n{LONG}\n")
-    assert _told(path, causal.bundle) == ["1 of 1 texts are cut to 12 tokens; the longest has 32."]
+    assert _notices(path, causal.bundle) == ["1 of 1 texts are cut to 12 tokens; the longest has 32."]
 
 
 def test_columns_that_are_not_used_are_named(text: Trained, tmp_path: Path) -> None:
     """Once per file; a label that is not needed is no surprise."""
     (tmp_path / "d.csv").write_text("text,text_pair,label\ngood,bad,yes\n")
     (tmp_path / "d.jsonl").write_text('{"text": "a", "label": "no"}\n{"text": "b", "label": "no", "id": 3}\n')
-    assert _told(tmp_path / "d.csv", text.bundle) == ["columns that are not used: text_pair."]
-    assert _told(tmp_path / "d.jsonl", text.bundle) == ["columns that are not used: id."]
-    assert _told(tmp_path / "d.jsonl", text.bundle, labelled=False) == ["columns that are not used: id."]
+    assert _notices(tmp_path / "d.csv", text.bundle) == ["columns that are not used: text_pair."]
+    assert _notices(tmp_path / "d.jsonl", text.bundle) == ["columns that are not used: id."]
+    assert _notices(tmp_path / "d.jsonl", text.bundle, labelled=False) == ["columns that are not used: id."]
 
 
 def test_names_of_columns_are_shown_safely(text: Trained, tmp_path: Path) -> None:
     """Short, and without what a terminal would obey or cannot print."""
     (tmp_path / "d.jsonl").write_text(f'{{"text": "a", "label": "no", "\\u001b[2J\\ud800": 1, "{"k" * 9999}": 2}}\n')
-    (line,) = _told(tmp_path / "d.jsonl", text.bundle)
+    (line,) = _notices(tmp_path / "d.jsonl", text.bundle)
     assert len(line) < 300 and line.isprintable() and line.encode()
 
 
 def test_options_of_other_data_are_named(images: Trained, text: Trained, tmp_path: Path) -> None:
     """Names of columns for arrays, and a template for a classifier."""
     np.savez(tmp_path / "d.npz", image=np.zeros((1, 1, 8, 8), np.float32), labels=np.zeros(1, int))
-    assert "names of columns" in _told(tmp_path / "d.npz", images.bundle, text_column="said")[0]
+    assert "names of columns" in _notices(tmp_path / "d.npz", images.bundle, text_column="said")[0]
     (tmp_path / "d.csv").write_text("text,label\ngood,yes\n")
-    assert "template is not used" in _told(tmp_path / "d.csv", text.bundle, template="{prompt}")[0]
+    assert "template is not used" in _notices(tmp_path / "d.csv", text.bundle, template="{prompt}")[0]
 
 
 def test_the_command_says_each_thing_in_one_line(text: Trained, tmp_path: Path, edgepeft: Command) -> None:
@@ -102,9 +102,9 @@ def test_files_that_are_no_images_are_named(images: Trained, tmp_path: Path) -> 
         Image.new("L", (8, 8)).save(folder / name)
     for name in ("dark/Thumbs.db", "notes.txt", ".hidden"):
         (folder / name).write_bytes(b"x")
-    told = _told(folder, images.bundle)
-    assert told == [
+    notices = _notices(folder, images.bundle)
+    assert notices == [
         f"what is no image is skipped (3): {Path('dark/Thumbs.db')}, {Path('dark/deeper')}, notes.txt.",
         "classes without an image: light.",
     ]
-    assert _told(folder, images.bundle, labelled=False) == told[:1]
+    assert _notices(folder, images.bundle, labelled=False) == notices[:1]

@@ -237,6 +237,6 @@ def test_split_is_the_same_each_time_and_loses_nothing(bundle: Bundle, tmp_path:
     assert sorted([*train.rows, *held_out.rows]) == list(range(20))
     assert np.array_equal(held_out.rows, again.rows)
     assert np.array_equal(held_out.batch(np.array([1]))["labels"], data.batch(held_out.rows[[1]])["labels"])
-    for share in (0.0, 1.0, 0.01, -1.0, float("nan")):
+    for fraction in (0.0, 1.0, 0.01, -1.0, float("nan")):
         with pytest.raises(DataError, match="share"):
-            split(data, share)
+            split(data, fraction)

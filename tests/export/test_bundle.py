@@ -64,7 +64,7 @@ def _initializers(bundle: Path, graph: str) -> Iterator[onnx.TensorProto]:
     yield from onnx.load(bundle / graph, load_external_data=False).graph.initializer
 
 
-def _place(tensor: onnx.TensorProto) -> tuple[int, int]:
+def _range(tensor: onnx.TensorProto) -> tuple[int, int]:
     entries = {entry.key: entry.value for entry in tensor.external_data}
     return int(entries["offset"]), int(entries["length"])
 
@@ -110,20 +110,20 @@ def test_every_graph_is_valid_and_runs_on_devices(bundle: Path) -> None:
 
 
 def test_frozen_tensors_are_stored_once(bundle: Path) -> None:
-    """The graphs refer to weights.bin alone and to the same places in it, however many of them read a tensor."""
-    places: dict[tuple[int, int], set[str]] = {}
+    """The graphs refer to weights.bin alone and to the same offsets in it, however many of them read a tensor."""
+    stored: dict[tuple[int, int], set[str]] = {}
     for name in GRAPHS:
         assert external_locations((bundle / name).read_bytes()) <= {"weights.bin"}
         for tensor in _initializers(bundle, name):
             if tensor.data_location == onnx.TensorProto.EXTERNAL:
-                places.setdefault(_place(tensor), set()).add(name)
+                stored.setdefault(_range(tensor), set()).add(name)
             else:
                 assert len(tensor.raw_data) <= INLINE
-    assert all({"train.onnx", "eval.onnx", "infer.onnx"} <= graphs for graphs in places.values())
-    assert all(offset % ALIGNMENT == 0 for offset, _ in places)
+    assert all({"train.onnx", "eval.onnx", "infer.onnx"} <= graphs for graphs in stored.values())
+    assert all(offset % ALIGNMENT == 0 for offset, _ in stored)
     # The head reads the embedding, transposed by the kernel. The bias is small enough for the graph.
     frozen = 4 * (VOCABULARY * HIDDEN + HIDDEN * HIDDEN)
-    assert sum(length for _, length in places) == frozen
+    assert sum(length for _, length in stored) == frozen
     manifest = Bundle.open(bundle).manifest
     assert sum(spec.bytes for spec in manifest.frozen) == frozen
 

@@ -163,7 +163,7 @@ def _write(path: Path, text: str) -> Path:
 
 
 def test_an_onnx_file_is_a_loss(tmp_path: Path) -> None:
-    """A hinge loss in an .onnx file is spliced behind the model, and the file's labels become the bundle's."""
+    """A hinge loss in an .onnx file is spliced after the model, and the file's labels become the bundle's."""
     loss = OnnxLoss.read(_write(tmp_path / "hinge.onnx", LOSS_TEXT))
     forward = linear()
     step = compiled(forward, loss)
@@ -289,8 +289,8 @@ def test_a_loss_that_is_exported_wrong_is_refused() -> None:
     """A loss is run as the model is: its value has to be torch's."""
 
     def spread(logits: Tensor, labels: Tensor) -> Tensor:
-        places = labels[:, None].expand(-1, logits.shape[1])
-        return torch.zeros_like(logits).scatter_reduce(0, places, logits, "mean", include_self=True).square().mean()
+        indices = labels[:, None].expand(-1, logits.shape[1])
+        return torch.zeros_like(logits).scatter_reduce(0, indices, logits, "mean", include_self=True).square().mean()
 
     with pytest.raises(VerificationError, match="exported loss") as caught:
         from_function(spread, linear("rows"), {"labels": torch.zeros(2, dtype=torch.int64)})

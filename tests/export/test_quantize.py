@@ -1,4 +1,4 @@
-"""The frozen base, packed: what is stored, what the products give, and that gradients cross the packed bytes."""
+"""The quantized frozen base: the stored tensors, the results of matmuls, and gradients across quantized weights."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_int4_is_within_a_step_and_beats_plain_rounding(block: int, width: int) 
 
 
 class Tables(nn.Module):
-    """Every reader of a packed weight: look-ups, a tied head, products with and without bias, a convolution."""
+    """Every reader of a quantized weight: look-ups, a tied head, matmuls with and without bias, a convolution."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -201,7 +201,7 @@ def test_the_most_sensitive_weight_stays_fp32() -> None:
 
 
 def _rounded_twin(model: nn.Module, compute: str, packed: list[str]) -> nn.Module:
-    """The torch model with the values that the packed weights stand for."""
+    """The torch model with the values that the quantized weights stand for."""
     state = dict(model.named_parameters(remove_duplicate=False))
     with torch.no_grad():
         for name in packed:
@@ -288,7 +288,7 @@ def test_the_bundle_shrinks_and_describes_its_tensors(tmp_path: Path) -> None:
 
 
 def test_a_rule_that_unpacks_a_weight_into_the_graph_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The compiler itself sees to it that no float copy of a packed tensor is stored."""
+    """The compiler itself sees to it that no float copy of a quantized tensor is stored."""
 
     honest = RULES["edgepeft.Int8MatMul"].function
 

@@ -81,12 +81,12 @@ def disarm() -> int:
 
 def operations(log: bytes) -> Iterator[Operation]:
     """The operations that a log holds."""
-    place = 0
-    while place < len(log):
-        op, flags, a, b, inode, offset, size = _RECORD.unpack_from(log, place)
-        place += _RECORD.size
+    position = 0
+    while position < len(log):
+        op, flags, a, b, inode, offset, size = _RECORD.unpack_from(log, position)
+        position += _RECORD.size
         name, data_size = OPERATIONS[op], size if OPERATIONS[op] == "write" else 0
-        path, target = os.fsdecode(log[place : place + a]), os.fsdecode(log[place + a : place + a + b])
-        place += a + b
-        yield Operation(name, bool(flags), path, target, inode, offset, log[place : place + data_size], size)
-        place += data_size
+        path, target = os.fsdecode(log[position : position + a]), os.fsdecode(log[position + a : position + a + b])
+        position += a + b
+        yield Operation(name, bool(flags), path, target, inode, offset, log[position : position + data_size], size)
+        position += data_size

@@ -101,8 +101,8 @@ def _identity_kept(stage: Stage) -> None:
 
 
 def _identity_fits(stage: Stage) -> None:
-    known, told = Keys(_host(stage)).device("pi-9"), Identity.read(stage.work / "pi-9.json")
-    assert known is not None and known.key == told.key and known.has_token(told.token), "the secret is another one"
+    known, issued = Keys(_host(stage)).device("pi-9"), Identity.read(stage.work / "pi-9.json")
+    assert known is not None and known.key == issued.key and known.has_token(issued.token), "the secret is another one"
 
 
 def _registers(arguments: list[str], stage: Stage) -> None:
@@ -299,9 +299,9 @@ def _aggregated(stage: Stage) -> None:
 def _own_bundle(fleet: Fleet) -> None:
     """A bundle that may be changed, and says all that the official optimizer asks for."""
     manifest = shutil.copytree(fleet.bundle, fleet.root / "bundle") / "manifest.json"
-    told = json.loads(manifest.read_text(encoding="utf-8"))
-    told["optimizer"] |= {"betas": [0.9, 0.999], "eps": 1e-8}
-    manifest.write_text(json.dumps(told), encoding="utf-8")
+    content = json.loads(manifest.read_text(encoding="utf-8"))
+    content["optimizer"] |= {"betas": [0.9, 0.999], "eps": 1e-8}
+    manifest.write_text(json.dumps(content), encoding="utf-8")
 
 
 def _bundle_is_whole(stage: Stage) -> None:

@@ -34,14 +34,14 @@ def delimited(number: int, content: bytes) -> bytes:
 
 def pieces(raw: bytes) -> Iterator[tuple[int, bytes, bytes]]:
     """The fields of a message: number, all bytes, content."""
-    place, data = 0, memoryview(raw)
-    while place < len(raw):
-        begin = place
-        tag, place = varint(data, place)
-        length, start = varint(data, place)
+    offset, data = 0, memoryview(raw)
+    while offset < len(raw):
+        first = offset
+        tag, offset = varint(data, offset)
+        length, start = varint(data, offset)
         stop = start if tag & 7 == 0 else start + length
-        yield tag >> 3, raw[begin:stop], raw[start:stop]
-        place = stop
+        yield tag >> 3, raw[first:stop], raw[start:stop]
+        offset = stop
 
 
 def model(*nodes: onnx.NodeProto, tensors: tuple[onnx.TensorProto, ...] = ()) -> onnx.ModelProto:

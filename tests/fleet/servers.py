@@ -23,14 +23,14 @@ from edgepeft.sync.serving.connections import Limits, server
 
 @contextmanager
 def serving(
-    home: Workspace, *, limits: Limits | None = None, certificate: Path | None = None, key: Path | None = None
+    workspace: Workspace, *, limits: Limits | None = None, certificate: Path | None = None, key: Path | None = None
 ) -> Iterator[int]:
-    """The server of a home; gives its port."""
+    """Serve a workspace; yields the port."""
     tls = None
     if certificate is not None:
         tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         tls.load_cert_chain(certificate, key)
-    made = server(app(home), Limits() if limits is None else limits, tls)
+    made = server(app(workspace), Limits() if limits is None else limits, tls)
     with socket.create_server(("127.0.0.1", 0), backlog=2048) as listening:
         thread = threading.Thread(target=made.run, args=([listening],))
         thread.start()

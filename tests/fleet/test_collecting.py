@@ -151,8 +151,8 @@ def test_refusals_are_kept_with_their_reasons_once(fleet: Fleet, device: Device)
     name = fleet.remote / delivered.folder / delivered.sha256
     assert (folder / "update").read_bytes() == name.with_suffix(".safetensors").read_bytes()
     assert (folder / "sidecar").read_bytes() == name.with_suffix(".sig").read_bytes()
-    told = json.loads((folder / "reason.json").read_text())
-    assert told["code"] == "revoked-device" and "pi-1" in told["reason"] and delivered.sha256 in told["source"]
+    reason = json.loads((folder / "reason.json").read_text())
+    assert reason["code"] == "revoked-device" and "pi-1" in reason["reason"] and delivered.sha256 in reason["source"]
     before = sorted(fleet.host.quarantine.rglob("*"))
     assert pull(fleet) == (0, 0, 0, ["revoked-device"])
     assert sorted(fleet.host.quarantine.rglob("*")) == before

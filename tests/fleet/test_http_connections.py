@@ -148,14 +148,14 @@ def test_failures_say_what_to_look_at(server: _Server, tmp_path: Path) -> None:
     """TLS leads to certificates and ports, names to the address; only a lost connection is to be tried again."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
-    for address, told in (
+    for address, expected in (
         (f"https://127.0.0.1:{server.server_port}", "serves with a certificate"),
         (f"http://127.0.0.1:{port}", "that the host is serving"),
         ("http://host.invalid", "the name in the address"),
     ):
         with _remote(address) as remote, pytest.raises(RemoteError) as caught:
             read(remote, "latest.json", 10)
-        assert told in str(caught.value.hint)
+        assert expected in str(caught.value.hint)
     for address in ("http://host:port", "https://", "http://host:0"):
         assert code_of(open_remote, address) == "no-such-remote"
     (tmp_path / "empty.pem").write_text("no certificate")

@@ -149,14 +149,14 @@ def test_a_round_of_another_bundle_or_campaign_is_refused(fleet: Fleet, tmp_path
     with pytest.raises(FleetError, match="base of the bundle") as caught:
         joining.join(fleet.remote, device.directory, foreign, now=NOW)
     assert caught.value.code == "foreign-round"
-    home = Workspace(tmp_path / "host2")
-    home.keys.mkdir(parents=True)
-    shutil.copytree(fleet.host.keys, home.keys, dirs_exist_ok=True)
-    key = home.keys / "host.json"
+    workspace = Workspace(tmp_path / "host2")
+    workspace.keys.mkdir(parents=True)
+    shutil.copytree(fleet.host.keys, workspace.keys, dirs_exist_ok=True)
+    key = workspace.keys / "host.json"
     key.write_bytes(key.read_bytes().replace(b"birds", b"trees"))
     head = replace(Latest.from_bytes((fleet.remote / "latest.json").read_bytes()), campaign="trees").to_bytes()
     (fleet.remote / "latest.json").write_bytes(head)
-    signed = LatestSignatures({signatures.sha256(head): Keys(home).host().sign(head)})
+    signed = LatestSignatures({signatures.sha256(head): Keys(workspace).host().sign(head)})
     (fleet.remote / "latest.sig").write_bytes(signed.to_bytes())
     assert code_of(device.join) == "foreign-campaign"
 

@@ -45,7 +45,7 @@ def coded_in(path: Path) -> str:
         return str(file.metadata().get("delta_indices", ""))
 
 
-def held(parameters: dict[str, Array], bundle: Bundle) -> dict[str, Array]:
+def indices_of(parameters: dict[str, Array], bundle: Bundle) -> dict[str, Array]:
     return {spec.indices: parameters[spec.indices] for spec in bundle.manifest.sparse}
 
 
@@ -68,7 +68,7 @@ def test_a_second_round_starts_from_coded_indices(sifted: Path, tmp_path: Path) 
     update = train(devices[0], 7)
     devices[0].deliver(update)
     assert len(collect([fleet.remote], fleet.host, now=NOW + 400).accepted) == 1
-    started, ended = (held(read_update(path).parameters, opened) for path in (mean, update))
+    started, ended = (indices_of(read_update(path).parameters, opened) for path in (mean, update))
     assert all(np.array_equal(ended[name], indices) for name, indices in started.items())
 
 

@@ -16,7 +16,7 @@ from tests.fleet.servers import serving
 
 
 def test_publishing_again_brings_the_same_round(fleet: Fleet) -> None:
-    """Also to a place that the first call did not reach; other terms, another adapter or its expiry make a new one."""
+    """Also to a remote that the first call did not reach; other terms, another adapter or its expiry make a new one."""
     first = fleet.publish(seed=1, days=2)
     other = fleet.root / "other"
     again = publish(
@@ -40,14 +40,14 @@ def test_rolling_back_again_changes_nothing(fleet: Fleet) -> None:
     fleet.publish(seed=2)
     made = rollback(fleet.host, 1, [fleet.remote], now=NOW)
     assert (made.round, made.restores) == (3, 1)
-    for place in (fleet.remote, fleet.root / "other"):
-        assert rollback(fleet.host, 1, [place], now=NOW + 60) == made
-        assert Round.from_bytes((place / "r000003" / "round.json").read_bytes()) == made
+    for remote in (fleet.remote, fleet.root / "other"):
+        assert rollback(fleet.host, 1, [remote], now=NOW + 60) == made
+        assert Round.from_bytes((remote / "r000003" / "round.json").read_bytes()) == made
     assert rollback(fleet.host, 2, now=NOW).restores == 2
 
 
 def test_what_is_brought_again_is_what_was_published(fleet: Fleet) -> None:
-    """An adapter that has rotted at home goes nowhere."""
+    """An adapter that has rotted in the workspace goes nowhere."""
     fleet.publish(seed=1)
     path = fleet.host.published / "r000001" / "adapter.safetensors"
     path.write_bytes(path.read_bytes()[:-1])

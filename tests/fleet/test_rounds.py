@@ -143,17 +143,17 @@ def test_every_byte_of_a_signed_file_counts() -> None:
     latest = LATEST.to_bytes()
     signed = LatestSignatures({signatures.sha256(latest): _signature(latest)})
     signed.check(latest, host)
-    for place in range(len(latest)):
+    for offset in range(len(latest)):
         with pytest.raises(FleetError):
-            signed.check(_flipped(latest, place), host)
+            signed.check(_flipped(latest, offset), host)
     sidecar = DELIVERY.to_bytes()
-    for place in range(len(sidecar)):
+    for offset in range(len(sidecar)):
         with pytest.raises(FleetError):
-            Delivery.from_bytes(_flipped(sidecar, place)).check(signatures.HMAC, SEED)
+            Delivery.from_bytes(_flipped(sidecar, offset)).check(signatures.HMAC, SEED)
 
 
-def _flipped(content: bytes, place: int) -> bytes:
-    return content[:place] + bytes([content[place] ^ 0x04]) + content[place + 1 :]
+def _flipped(content: bytes, offset: int) -> bytes:
+    return content[:offset] + bytes([content[offset] ^ 0x04]) + content[offset + 1 :]
 
 
 def _signature(latest: bytes) -> str:
@@ -229,9 +229,9 @@ def test_random_changes_never_crash_a_reader() -> None:
         for _ in range(2000):
             content = bytearray(value.to_bytes())
             for _ in range(draw.randrange(1, 4)):
-                place = draw.randrange(len(content))
-                content[place : place + draw.randrange(3)] = draw.choice(
-                    [b"", b'"', b"9", b"null", b"{", bytes([place % 256])]
+                offset = draw.randrange(len(content))
+                content[offset : offset + draw.randrange(3)] = draw.choice(
+                    [b"", b'"', b"9", b"null", b"{", bytes([offset % 256])]
                 )
             try:
                 found = type(value).from_bytes(bytes(content))

@@ -24,20 +24,20 @@ class Engine:
 
     Args:
         python: the interpreter of the environment with Flower.
-        home: the folder.
+        folder: The directory of its files.
         packages: where edgepeft is imported from.
     """
 
-    def __init__(self, python: Path, home: Path, packages: list[Path]) -> None:
-        self._bin, self._home = python.parent, home
+    def __init__(self, python: Path, folder: Path, packages: list[Path]) -> None:
+        self._bin, self._folder = python.parent, folder
         kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
         path = {
             "PATH": os.pathsep.join([str(self._bin), kept["PATH"]]),
             "PYTHONPATH": os.pathsep.join(map(str, packages)),
         }
-        self._environment = {**kept, **QUIET, **path, "FLWR_HOME": str(home)}
+        self._environment = {**kept, **QUIET, **path, "FLWR_HOME": str(folder)}
         self._port = _free_port()
-        (home / "config.toml").write_text(CONNECTION.format(port=self._port))
+        (folder / "config.toml").write_text(CONNECTION.format(port=self._port))
 
     @contextmanager
     def superlink(self) -> Iterator[Process]:
@@ -69,7 +69,7 @@ class Engine:
         return done.stdout + done.stderr
 
     def _log(self, name: str) -> Path:
-        return self._home / f"{name}.log"
+        return self._folder / f"{name}.log"
 
     @contextmanager
     def _running(self, name: str, *command: str) -> Iterator[Process]:

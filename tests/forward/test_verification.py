@@ -20,8 +20,8 @@ class WrongMean(nn.Module):
     """A function whose argument the exporter drops."""
 
     def forward(self, x: Tensor, to: Tensor) -> Tensor:
-        places = to[:, None].expand(-1, x.shape[1])
-        return torch.zeros_like(x).scatter_reduce(0, places, x, "mean", include_self=True)
+        indices = to[:, None].expand(-1, x.shape[1])
+        return torch.zeros_like(x).scatter_reduce(0, indices, x, "mean", include_self=True)
 
 
 class Graph(nn.Module):
@@ -114,10 +114,10 @@ def test_a_sequence_at_its_limit_is_made_shorter() -> None:
     class Positions(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.words, self.places, self.head = nn.Embedding(9, 4), nn.Embedding(6, 4), nn.Linear(4, 2)
+            self.words, self.positions, self.head = nn.Embedding(9, 4), nn.Embedding(6, 4), nn.Linear(4, 2)
 
         def forward(self, ids: Tensor) -> Tensor:
-            return self.head(self.words(ids) + self.places(torch.arange(ids.shape[1])))
+            return self.head(self.words(ids) + self.positions(torch.arange(ids.shape[1])))
 
     forward = from_torch(Positions(), torch.randint(0, 9, (2, 6)))
     assert [example.inputs["ids"].shape for example in forward.verified.examples] == [(2, 6), (1, 3)]

@@ -23,25 +23,25 @@ def of_bytes(content: bytes, draw: random.Random) -> bytes:
     """One to four changes: a bit, a piece cut out, doubled or moved, a number at the edge of its range, the end."""
     changed = bytearray(content)
     for _ in range(draw.randint(1, 4)):
-        place, length = draw.randrange(len(changed) + 1), draw.choice((1, 2, 4, 8, 64))
+        offset, length = draw.randrange(len(changed) + 1), draw.choice((1, 2, 4, 8, 64))
         match draw.randrange(9):
             case 0:
-                del changed[place:]
+                del changed[offset:]
             case 1:
-                del changed[place : place + length]
+                del changed[offset : offset + length]
             case 2:
-                changed[place:place] = changed[place : place + length] * draw.choice((1, 1, 1, 50))
+                changed[offset:offset] = changed[offset : offset + length] * draw.choice((1, 1, 1, 50))
             case 3:
-                changed[place : place + 1] = draw.choice(_TELLING)
+                changed[offset : offset + 1] = draw.choice(_TELLING)
             case 4:
                 size = draw.choice((1, 2, 4, 8))
                 edge = draw.choice(_EDGES) % 2 ** (8 * size)
-                changed[place : place + size] = edge.to_bytes(size, draw.choice(("little", "big")))
+                changed[offset : offset + size] = edge.to_bytes(size, draw.choice(("little", "big")))
             case 5:
                 start = draw.randrange(len(changed) + 1)
-                changed[place : place + length] = changed[start : start + length]
-            case _ if place < len(changed):
-                changed[place] ^= 1 << draw.randrange(8)
+                changed[offset : offset + length] = changed[start : start + length]
+            case _ if offset < len(changed):
+                changed[offset] ^= 1 << draw.randrange(8)
     return bytes(changed)
 
 
@@ -91,26 +91,26 @@ _ODD: list[Callable[[], Any]] = [
 ]
 
 
-def _places(value: Any) -> Iterator[tuple[Any, Any]]:
+def _positions(value: Any) -> Iterator[tuple[Any, Any]]:
     """Every container in a value, with every key or index of it."""
     pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, item in pairs:
         yield value, key
-        yield from _places(item)
+        yield from _positions(item)
 
 
 def changed_json(value: Any, draw: random.Random) -> Any:
-    """A value with one to three changes: something odd, missing, twice, renamed or in another's place."""
+    """A value with one to three changes: something odd, missing, twice, renamed or in another position."""
     for _ in range(draw.randint(1, 3)):
-        places = list(_places(value))
-        if not places:
+        positions = list(_positions(value))
+        if not positions:
             return _odd(draw)
-        holder, key = draw.choice(places)
+        holder, key = draw.choice(positions)
         match draw.randrange(6):
             case 0:
                 del holder[key]
             case 1:
-                other, index = draw.choice(places)
+                other, index = draw.choice(positions)
                 if index in other if isinstance(other, dict) else index < len(other):
                     holder[key] = json.loads(json.dumps(other[index]))
             case 2 if isinstance(holder, dict):
@@ -194,18 +194,18 @@ def of_protobuf(content: bytes, draw: random.Random) -> bytes:
 
 def _pieces(content: bytes) -> Iterator[tuple[int, int | bytes]]:
     """Tags and contents of the fields of a message; raises ``ValueError`` where it is none."""
-    place, data = 0, memoryview(content)
-    while place < len(content):
-        tag, place = varint(data, place)
+    offset, data = 0, memoryview(content)
+    while offset < len(content):
+        tag, offset = varint(data, offset)
         if tag & 7 == 0:
-            number, place = varint(data, place)
+            number, offset = varint(data, offset)
             yield tag, number
             continue
-        length, place = varint(data, place) if tag & 7 == 2 else ({1: 8, 5: 4}.get(tag & 7, 0), place)
-        if tag & 7 not in (1, 2, 5) or tag >> 3 == 0 or place + length > len(content):
+        length, offset = varint(data, offset) if tag & 7 == 2 else ({1: 8, 5: 4}.get(tag & 7, 0), offset)
+        if tag & 7 not in (1, 2, 5) or tag >> 3 == 0 or offset + length > len(content):
             raise ValueError("no message")
-        yield tag, content[place : place + length]
-        place += length
+        yield tag, content[offset : offset + length]
+        offset += length
 
 
 def _is_message(content: bytes) -> bool:

@@ -197,14 +197,13 @@ def head_signatures(scene: Scene) -> Target:
 
 @target
 def round_(scene: Scene) -> Target:
-    held = scene.bundle.manifest
+    manifest = scene.bundle.manifest
     entry, limits = FileEntry("ef" * 32, 1234), RoundLimits(2**20, 100)
-    made = Round(
-        "birds", 3, "ab" * 32, None, 1, None, held.base_sha256, entry, entry, held.parameters, 1.5, "clip", 1, 2, limits
-    )
+    base, parameters = manifest.base_sha256, manifest.parameters
+    made = Round("birds", 3, "ab" * 32, None, 1, None, base, entry, entry, parameters, 1.5, "clip", 1, 2, limits)
 
     def read(content: bytes) -> None:
-        check_bundle(Round.from_bytes(content), held)
+        check_bundle(Round.from_bytes(content), manifest)
 
     return _target("`round.json`", [made.to_bytes()], read, mutations.of_canonical)
 
@@ -239,11 +238,11 @@ def identity(scene: Scene) -> Target:
 
 @target
 def keys(scene: Scene) -> Target:
-    home = Keys(Workspace(scene.folder / "home"))
-    home.create("birds")
-    home.add("pi-1", scene.folder / "pi-1.json")
-    name = "home/keys/devices/pi-1.json"
-    read = scene.by_path(name, lambda _: home.device("pi-1"))
+    keys = Keys(Workspace(scene.folder / "host"))
+    keys.create("birds")
+    keys.add("pi-1", scene.folder / "pi-1.json")
+    name = "host/keys/devices/pi-1.json"
+    read = scene.by_path(name, lambda _: keys.device("pi-1"))
     return _target("a device's key on the host", [(scene.folder / name).read_bytes()], read, mutations.of_canonical)
 
 

@@ -88,8 +88,8 @@ def test_what_a_model_detaches_gets_no_gradient() -> None:
     forward = from_torch(Rounded(), torch.ones(2, 2))
     graph = forward.model.graph
     weight = next(value for value in graph.inputs if value.name == "weight")
-    behind = differentiate(graph, graph.outputs[0], [weight])[weight]
-    assert behind.producer() is not None
+    gradient = differentiate(graph, graph.outputs[0], [weight])[weight]
+    assert gradient.producer() is not None
     assert "Round" not in {node.op_type for node in graph if node.name and "grad" in node.name}
 
 

@@ -113,9 +113,9 @@ def test_the_device_picks_and_trains_what_torch_does(network: Network, tmp_path:
     bundle = _prepared(network, method, tmp_path)
     oracle = Oracle(network, method)
     update, losses = _trained(bundle, network, tmp_path)
-    held = read_tensors(update).tensors
+    tensors = read_tensors(update).tensors
     for name, indices in oracle.indices.items():
-        assert np.array_equal(held[f"{name}.indices"], indices.numpy()), name
+        assert np.array_equal(tensors[f"{name}.indices"], indices.numpy()), name
     assert losses == pytest.approx(oracle.losses(STEPS, 2e-3), rel=1e-4)
 
 
@@ -131,15 +131,15 @@ def test_minilm_picks_and_trains_on_docstrings_what_torch_does(tmp_path: Path) -
     bundle = _prepared(network, method, tmp_path)
     oracle = Oracle(network, method)
     update, losses = _trained(bundle, network, tmp_path)
-    held = read_tensors(update).tensors
-    picked = {name: set(held[f"{name}.indices"].tolist()) for name in oracle.indices}
+    tensors = read_tensors(update).tensors
+    picked = {name: set(tensors[f"{name}.indices"].tolist()) for name in oracle.indices}
     wanted = {name: set(indices.tolist()) for name, indices in oracle.indices.items()}
     count = sum(map(len, wanted.values()))
     assert 105_000 < count < 110_000
     assert sum(len(wanted[name] - picked[name]) for name in wanted) <= 1e-4 * count
     assert losses == pytest.approx(oracle.losses(STEPS, 2e-3), rel=1e-4)
     chosen = 4 * sum(spec.size for spec in Bundle.open(bundle).manifest.sparse)
-    write_tensors(tmp_path / "plain", held, read_tensors(update).metadata, digest=True)
+    write_tensors(tmp_path / "plain", tensors, read_tensors(update).metadata, digest=True)
     assert update.stat().st_size / chosen == pytest.approx(0.0136, abs=0.0001)
     assert (tmp_path / "plain").stat().st_size / chosen == pytest.approx(0.0206, abs=0.0001)
 
@@ -197,8 +197,8 @@ def test_gradients_of_several_batches_are_added_up(tmp_path: Path) -> None:
     batches = [to_numpy(*batch) for batch in CNN.batches(4)]
     with Trainer.open(bundle) as trainer:
         trainer.fit(batches, epochs=1)
-        held = trainer.parameters()
-    assert all(np.array_equal(held[f"{name}.indices"], indices.numpy()) for name, indices in oracle.indices.items())
+        tensors = trainer.parameters()
+    assert all(np.array_equal(tensors[f"{name}.indices"], indices.numpy()) for name, indices in oracle.indices.items())
 
 
 @pytest.mark.parametrize("mask", ["random", "magnitude"])
@@ -206,9 +206,9 @@ def test_indices_may_be_known_from_the_start(mask: str, tmp_path: Path) -> None:
     """Then there is no graph to pick by, and the largest weights are the largest."""
     bundle = _prepared(BERT, Sift(rate=0.02, mask=mask), tmp_path)
     assert not (bundle / "select.onnx").exists()
-    held = read_tensors(bundle / "adapter.safetensors").tensors
+    tensors = read_tensors(bundle / "adapter.safetensors").tensors
     name = "bert.encoder.layer.0.intermediate.dense.weight"
-    indices, weight = held[f"{name}.indices"], BERT.model().get_parameter(name).detach().numpy().reshape(-1)
+    indices, weight = tensors[f"{name}.indices"], BERT.model().get_parameter(name).detach().numpy().reshape(-1)
     assert (np.diff(indices) > 0).all()
     if mask == "magnitude":
         assert np.abs(weight[indices]).min() >= np.sort(np.abs(weight))[-len(indices)]
@@ -222,8 +222,8 @@ def test_the_workstation_can_pick_for_all_devices(tmp_path: Path) -> None:
     oracle = Oracle(BERT, Sift(rate=0.02))
     edgepeft.pick(bundle, [to_numpy(*batch) for batch in BERT.batches(1)])
     assert not (bundle / "select.onnx").exists()
-    held = read_tensors(bundle / "adapter.safetensors").tensors
-    assert all(np.array_equal(held[f"{name}.indices"], indices.numpy()) for name, indices in oracle.indices.items())
+    tensors = read_tensors(bundle / "adapter.safetensors").tensors
+    assert all(np.array_equal(tensors[f"{name}.indices"], indices.numpy()) for name, indices in oracle.indices.items())
     assert _trained(bundle, BERT, tmp_path / "..", steps=1)[1][0] == pytest.approx(1.597, abs=0.01)
     with pytest.raises(UpdateError, match="another adapter"):
         edgepeft.merge(bundle, old, to="torch", out=tmp_path / "state.pt")
@@ -295,11 +295,11 @@ def test_elements_of_an_onnx_file_train(tmp_path: Path) -> None:
     nn.functional.cross_entropy(twin(x), labels).backward()
     with Trainer.open(bundle) as trainer:
         trainer.step({"x": x.numpy(), "labels": labels.numpy()})
-        held = trainer.parameters()
+        tensors = trainer.parameters()
     for name in names:
         gradient = twin.get_parameter(name).grad
         expected = largest(gradient.abs().flatten().numpy(), int(0.2 * gradient.numel()) + 1)
-        assert np.array_equal(held[f"{name}.indices"], expected)
+        assert np.array_equal(tensors[f"{name}.indices"], expected)
 
 
 @pytest.mark.parametrize("settings", [{"rate": 0.0}, {"rate": 1.5}, {"mask": "best"}, {"batches": 0}])

@@ -55,7 +55,7 @@ def _is_exact(function: Function, test: NodeTest, outputs: list[Array]) -> bool:
     """
     feeds = in_double(test.feeds)
     near, far = (
-        function.outputs({name: _grown(array, share) for name, array in feeds.items()}) for share in (1e-8, 1e-5)
+        function.outputs({name: _grown(array, fraction) for name, array in feeds.items()}) for fraction in (1e-8, 1e-5)
     )
     return all(
         _is_linear(*points)
@@ -71,9 +71,9 @@ def _is_linear(start: Array, near: Array, far: Array) -> bool:
     return np.allclose(1000 * next(steps), next(steps), rtol=1e-2, atol=1e-9 * largest)
 
 
-def _grown(array: Array, share: float) -> Array:
+def _grown(array: Array, fraction: float) -> Array:
     """Floats with a little more of their own size."""
-    return array * (1 + share) if array.dtype == np.float64 else array
+    return array * (1 + fraction) if array.dtype == np.float64 else array
 
 
 def in_double(feeds: Feeds) -> dict[str, Array]:

@@ -25,7 +25,7 @@ class Result:
     Attributes:
         status: right, refused, wrong or crash.
         code: of the error that refuses it.
-        detail: what the error says; where it is wrong, the input and both slopes.
+        detail: what the error says; where it is wrong, the input and both derivatives.
     """
 
     status: str
@@ -42,20 +42,20 @@ class Point:
     weights: Mapping[int, Array]
 
     @cached_property
-    def slopes(self) -> dict[str, list[tuple[Array, float]]]:
+    def derivatives(self) -> dict[str, list[tuple[Array, float]]]:
         """For each float input, directions and how fast the weighted sum of the outputs grows along them."""
         found: dict[str, list[tuple[Array, float]]] = {name: [] for name in self.test.targets}
         for name, known in found.items():
             for direction in _directions(self.test.feeds[name], self.function.costly):
-                slope = _slope(self, name, direction)
-                if slope is not None:
-                    known.append((direction, slope))
+                derivative = _derivative(self, name, direction)
+                if derivative is not None:
+                    known.append((direction, derivative))
         return found
 
     @cached_property
     def is_blind(self) -> bool:
         """Whether differences along a float input say nothing: one step further, for example, the shape is another."""
-        return any(not known and self.test.feeds[name].size for name, known in self.slopes.items())
+        return any(not known and self.test.feeds[name].size for name, known in self.derivatives.items())
 
 
 def check(test: NodeTest) -> dict[str, Result]:
@@ -92,8 +92,8 @@ def jittered(test: NodeTest, seed: int) -> NodeTest:
     feeds = dict(test.feeds)
     for name in test.targets:
         array = feeds[name]
-        share, shift = (random.uniform(-most, most, array.shape) for most in (0.03, 0.01))
-        feeds[name] = np.asarray(array * (1 + share) + shift, array.dtype)
+        fraction, shift = (random.uniform(-most, most, array.shape) for most in (0.03, 0.01))
+        feeds[name] = np.asarray(array * (1 + fraction) + shift, array.dtype)
     return replace(test, feeds=feeds)
 
 
@@ -142,17 +142,17 @@ def _weights(test: NodeTest, function: Function) -> dict[int, Array]:
 
 def _differences(point: Point, gradients: Gradients) -> Iterator[Result]:
     """What disagrees, input by input."""
-    share, floor = _tolerance(point)
+    fraction, floor = _tolerance(point)
     for name, found in gradients.items():
         shape = point.test.feeds[name].shape
         gradient = np.zeros(shape) if found is None else found
         if gradient.shape != shape:
             yield Result(WRONG, detail=f"{name}: the gradient has shape {gradient.shape}, not {shape}")
             continue
-        for direction, slope in point.slopes[name]:
+        for direction, derivative in point.derivatives[name]:
             have, scale = float((gradient * direction).sum()), float(np.abs(gradient * direction).sum())
-            if not abs(have - slope) <= share * scale + floor:
-                yield Result(WRONG, detail=f"{name}: {have:.6g} for a slope of {slope:.6g}")
+            if not abs(have - derivative) <= fraction * scale + floor:
+                yield Result(WRONG, detail=f"{name}: {have:.6g} for a derivative of {derivative:.6g}")
 
 
 def _tolerance(point: Point) -> tuple[float, float]:
@@ -174,7 +174,7 @@ def _directions(here: Array, costly: bool) -> Iterator[Array]:
         yield random.choice((-1.0, 1.0), here.shape)
 
 
-def _slope(point: Point, name: str, direction: Array) -> float | None:
+def _derivative(point: Point, name: str, direction: Array) -> float | None:
     """The central difference of the loss along ``direction``; ``None`` where the loss has no value, or another shape.
 
     In float64 with a small step; else with two large ones, from which the error of third order is taken out.
@@ -188,13 +188,13 @@ def _slope(point: Point, name: str, direction: Array) -> float | None:
 
 def _central(point: Point, name: str, direction: Array, step: float) -> float | None:
     try:
-        ahead, behind = (_loss(point, name, direction * sign * step) for sign in (1, -1))
+        ahead, back = (_loss(point, name, direction * sign * step) for sign in (1, -1))
     except Exception:  # a size, say, that must be whole
         return None
-    if ahead is None or behind is None:
+    if ahead is None or back is None:
         return None
-    slope = (ahead - behind) / (2 * step)
-    return slope if np.isfinite(slope) else None
+    derivative = (ahead - back) / (2 * step)
+    return derivative if np.isfinite(derivative) else None
 
 
 def _loss(point: Point, name: str, change: Array) -> float | None:

@@ -34,8 +34,8 @@ from tests.support.networks import Network, to_numpy
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "ORT_TRAINING.md"
-PACKED = ("bert", "llama")
-"""Networks that are tried with packed bases too."""
+QUANTIZED = ("bert", "llama")
+"""Networks that are tried with quantized bases too."""
 
 Side = Callable[..., Any]
 
@@ -50,10 +50,10 @@ class Cell:
     error: str | None = None
 
 
-def places() -> Iterator[tuple[str, str, str]]:
+def grid() -> Iterator[tuple[str, str, str]]:
     """Every cell: network, how its base is stored, gradient."""
     for name in ALL:
-        for compute in ("fp32", "int8", "int4") if name in PACKED else ("fp32",):
+        for compute in ("fp32", "int8", "int4") if name in QUANTIZED else ("fp32",):
             for gradient in GRADIENTS:
                 yield name, compute, gradient
 
@@ -143,10 +143,10 @@ def main() -> None:
 
     cells = []
     with tempfile.TemporaryDirectory() as exports, shared(Path(exports)):
-        for place in places():
+        for cell in grid():
             with tempfile.TemporaryDirectory() as folder:
-                cells.append(try_cell(*place, Path(folder), python, side))
-            print(*place, cells[-1].error or "ok", flush=True)
+                cells.append(try_cell(*cell, Path(folder), python, side))
+            print(*cell, cells[-1].error or "ok", flush=True)
     PAGE.write_text(page(cells), encoding="utf-8")
 
 

@@ -36,11 +36,11 @@ def official(folder: Path) -> Any:
     """The plan by nothing but ``onnxruntime.training.api`` and the files in ``ort_training/``; one batch per step."""
     training_package()
     api = import_module("onnxruntime.training.api")
-    place, manifest = folder / "bundle" / "ort_training", Bundle.open(folder / "bundle").manifest
+    engine, manifest = folder / "bundle" / "ort_training", Bundle.open(folder / "bundle").manifest
     names = [spec.name for spec in (*manifest.inputs, *manifest.labels)]
-    state = api.CheckpointState.load_checkpoint(str(place / "checkpoint"))
-    module = api.Module(str(place / "training_model.onnx"), state, str(place / "eval_model.onnx"))
-    optimizer = api.Optimizer(str(place / "optimizer_model.onnx"), module)
+    state = api.CheckpointState.load_checkpoint(str(engine / "checkpoint"))
+    module = api.Module(str(engine / "training_model.onnx"), state, str(engine / "eval_model.onnx"))
+    optimizer = api.Optimizer(str(engine / "optimizer_model.onnx"), module)
     losses = []
     for lr, (batch,) in read_plan(folder):
         module.train()
@@ -62,10 +62,10 @@ def gradients(folder: Path) -> Any:
     training_package()
     api = import_module("onnxruntime.training.api")
     bundle = Bundle.open(folder / "bundle")
-    manifest, place = bundle.manifest, bundle.path / "ort_training"
+    manifest, engine = bundle.manifest, bundle.path / "ort_training"
     batch = read_plan(folder)[0][1][0]
-    state = api.CheckpointState.load_checkpoint(str(place / "checkpoint"))
-    module = api.Module(str(place / "training_model.onnx"), state)
+    state = api.CheckpointState.load_checkpoint(str(engine / "checkpoint"))
+    module = api.Module(str(engine / "training_model.onnx"), state)
     module(*(batch[spec.name] for spec in (*manifest.inputs, *manifest.labels)))
     session = onnxruntime.InferenceSession(bundle.file("train.onnx"))
     zeros = {bucket.name: np.zeros(bucket.size, np.float32) for bucket in manifest.buckets}

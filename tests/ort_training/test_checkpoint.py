@@ -97,8 +97,8 @@ def test_damage_is_told_and_never_crashes(tmp_path: Path) -> None:
     refused = 0
     for trial in range(4000):
         changed = bytearray(content)
-        for place in draw.integers(0, len(content), draw.integers(1, 5)):
-            changed[place] = draw.integers(256)
+        for offset in draw.integers(0, len(content), draw.integers(1, 5)):
+            changed[offset] = draw.integers(256)
         path.write_bytes(changed if trial % 2 else changed[: draw.integers(len(content))])
         try:
             read_checkpoint(path)

@@ -35,7 +35,7 @@ def _prepare(out: Path, budget: edgepeft.MemoryBudget | None = None) -> tuple[Bu
     model = Wide().requires_grad_(False)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name.endswith("bias"))
-    told: list[str] = []
+    messages: list[str] = []
     made = edgepeft.prepare(
         model,
         {"rows": torch.zeros(2, 768)},
@@ -43,9 +43,9 @@ def _prepare(out: Path, budget: edgepeft.MemoryBudget | None = None) -> tuple[Bu
         optimizer=SGD(lr=0.1),
         out=out,
         compression=edgepeft.Compression(memory_budget=budget),
-        on_progress=told.append,
+        on_progress=messages.append,
     )
-    return Bundle.open(made.bundle), told
+    return Bundle.open(made.bundle), messages
 
 
 @pytest.fixture(scope="module")
@@ -57,11 +57,11 @@ def needed(tmp_path_factory: pytest.TempPathFactory) -> int:
 
 def test_what_fits_is_left_as_it_is(needed: int, tmp_path: Path) -> None:
     """With room enough the whole batch goes through at once, and nothing is computed twice."""
-    bundle, told = _prepare(tmp_path / "b", edgepeft.MemoryBudget(2 * needed, SIZES))
+    bundle, messages = _prepare(tmp_path / "b", edgepeft.MemoryBudget(2 * needed, SIZES))
     assert bundle.manifest.memory is not None
     assert bundle.manifest.memory.micro_batch == 2048
     assert "recompute" not in bundle.manifest.provenance
-    assert any("2048 examples at a time, recompute none" in line for line in told)
+    assert any("2048 examples at a time, recompute none" in line for line in messages)
 
 
 def test_a_tight_budget_holds_when_it_is_measured(needed: int, tmp_path: Path) -> None:

@@ -24,10 +24,10 @@ def manifest(bundle: Path) -> Manifest:
     return Manifest.from_json((bundle / "manifest.json").read_bytes())
 
 
-def changed(array: np.ndarray, place: Any, value: Any) -> np.ndarray:
+def changed(array: np.ndarray, index: Any, value: Any) -> np.ndarray:
     """A copy with one value changed."""
     array = array.copy()
-    array[place] = value
+    array[index] = value
     return array
 
 

@@ -137,8 +137,8 @@ def test_every_flipped_bit_is_found(name: str, copy: Copy) -> None:
     """One bit anywhere in a file is enough for it to be refused."""
     path = copy()
     content = bytearray((path / name).read_bytes())
-    place = content.index(b'"bytes": 96') + 9 if name == "manifest.json" else len(content) // 2
-    content[place] ^= 1
+    offset = content.index(b'"bytes": 96') + 9 if name == "manifest.json" else len(content) // 2
+    content[offset] ^= 1
     (path / name).write_bytes(content)
     error = refused(path, "damaged-file")
     assert name in error.message or name == "manifest.json"
@@ -183,16 +183,16 @@ def test_a_pipe_does_not_hang_the_runtime(copy: Copy) -> None:
     refused(path, "not-a-regular-file")
 
 
-@pytest.mark.parametrize("place", ["initializer", "attribute", "subgraph"])
-def test_graph_that_reads_another_file_is_refused(place: str, copy: Copy) -> None:
+@pytest.mark.parametrize("site", ["initializer", "attribute", "subgraph"])
+def test_graph_that_reads_another_file_is_refused(site: str, copy: Copy) -> None:
     """Even where the hashes agree: the author of a bundle must not read the device's files."""
     path = copy()
     model = onnx.load(path / "eval.onnx", load_external_data=False)
     tensor = external_tensor("../secret")
     node = onnx.helper.make_node("Constant", [], ["c"], value=tensor)
-    if place == "initializer":
+    if site == "initializer":
         next(t for t in model.graph.initializer if t.name == "base").external_data[0].value = "../secret"
-    elif place == "attribute":
+    elif site == "attribute":
         model.graph.node.insert(0, node)
     else:
         branch = onnx.helper.make_graph([node], "branch", [], [])

@@ -90,8 +90,8 @@ def test_npz_files(tmp_path: Path) -> None:
         (tmp_path / "cut.npz").write_bytes(whole[:cut])
         with pytest.raises(DataError):
             read_npz(tmp_path / "cut.npz")
-    for place in range(0, len(whole), 7):
-        (tmp_path / "flipped.npz").write_bytes(whole[:place] + bytes([whole[place] ^ 255]) + whole[place + 1 :])
+    for offset in range(0, len(whole), 7):
+        (tmp_path / "flipped.npz").write_bytes(whole[:offset] + bytes([whole[offset] ^ 255]) + whole[offset + 1 :])
         try:
             read_npz(tmp_path / "flipped.npz")
         except EdgepeftError:

@@ -37,7 +37,7 @@ def test_factors_equal_those_of_transformers(name: str, warmup: int, total: int)
 
 
 def test_warmup_is_steps_or_a_share() -> None:
-    """An int is steps, a float a share of the whole, rounded up as transformers does."""
+    """An int is steps, a float a fraction of the whole, rounded up as transformers does."""
     assert warmup_steps(3, None) == 3
     assert warmup_steps(0.1, 25) == 3
     assert warmup_steps(0.0, None) == 0
@@ -45,7 +45,7 @@ def test_warmup_is_steps_or_a_share() -> None:
 
 @pytest.mark.parametrize(("warmup", "total"), [(-1, 10), (1.5, 10), (float("nan"), 10), (0.1, None)])
 def test_impossible_warmup_is_refused(warmup: float, total: int | None) -> None:
-    """Out of range, or a share of an unknown whole."""
+    """Out of range, or a fraction of an unknown whole."""
     with pytest.raises(TrainingError):
         warmup_steps(warmup, total)
 

@@ -19,10 +19,10 @@ BERT = NETWORKS["bert"]
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The same base, prepared by two methods."""
-    home = tmp_path_factory.mktemp("tasks")
+    folder = tmp_path_factory.mktemp("tasks")
     methods = {"lora": Lora(rank=2, target_modules=("query",)), "bitfit": BitFit()}
     return {
-        name: edgepeft.prepare(BERT.model(), BERT.example(), method=method, out=home / name).bundle
+        name: edgepeft.prepare(BERT.model(), BERT.example(), method=method, out=folder / name).bundle
         for name, method in methods.items()
     }
 

@@ -65,11 +65,11 @@ def test_update_without_training_is_possible(bundle: Path, tmp_path: Path) -> No
 
 
 def test_every_byte_counts(update: Path) -> None:
-    """A flip of any byte, and a cut at any place, is refused."""
+    """A flip of any byte, and a cut at any byte, is refused."""
     whole = update.read_bytes()
-    for place in range(len(whole)):
+    for offset in range(len(whole)):
         content = bytearray(whole)
-        content[place] ^= 0x10
+        content[offset] ^= 0x10
         update.write_bytes(content)
         with pytest.raises(TensorFileError):
             read_update(update)

@@ -16,18 +16,18 @@ def mutated(whole: bytes, rng: np.random.Generator) -> bytes:
     """The bytes with one to three changes: flipped, cut, doubled, or swapped for a character that JSON cares about."""
     content = bytearray(whole)
     for _ in range(int(rng.integers(1, 4))):
-        place = int(rng.integers(0, max(1, min(len(content), 400))))
+        offset = int(rng.integers(0, max(1, min(len(content), 400))))
         match int(rng.integers(0, 5)):
             case 0:
-                content[place : place + 1] = bytes([rng.integers(0, 256)])
+                content[offset : offset + 1] = bytes([rng.integers(0, 256)])
             case 1:
-                content[place : place + 1] = rng.choice(list(b'{}[],:"\\0129-e ')).tobytes()[:1]
+                content[offset : offset + 1] = rng.choice(list(b'{}[],:"\\0129-e ')).tobytes()[:1]
             case 2:
-                del content[place:]
+                del content[offset:]
             case 3:
-                del content[place : place + int(rng.integers(1, 5))]
+                del content[offset : offset + int(rng.integers(1, 5))]
             case _:
-                content[place:place] = content[place : place + int(rng.integers(1, 9))]
+                content[offset:offset] = content[offset : offset + int(rng.integers(1, 9))]
     return bytes(content)
 
 

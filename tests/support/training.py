@@ -76,7 +76,7 @@ def outputs(model: nn.Module, inputs: Batch) -> Tensor:
 
 
 def distance(found: np.ndarray, expected: Tensor) -> float:
-    """Largest difference, as a share of the largest value where that is above 1."""
+    """Largest difference, as a fraction of the largest value where that is above 1."""
     reference = expected.detach().numpy()
     assert found.shape == reference.shape
     return float(np.abs(found - reference).max() / max(1.0, np.abs(reference).max()))

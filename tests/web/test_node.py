@@ -167,7 +167,7 @@ def _assert_same_steps(bundle: Path, batch: dict[str, np.ndarray], folder: Path,
         losses = [trainer.step(_cut(batch, rows)) for rows in steps]
         evaluation = trainer.evaluate(batch)
         outputs = trainer.predict(batch)
-        held = trainer.parameters()
+        parameters = trainer.parameters()
     assert result["losses"] == pytest.approx(losses, rel=rel)
     assert result["evaluation"]["loss"] == pytest.approx(evaluation.loss, rel=rel)
     assert result["evaluation"]["accuracy"] == evaluation.accuracy
@@ -177,7 +177,7 @@ def _assert_same_steps(bundle: Path, batch: dict[str, np.ndarray], folder: Path,
     found = read_tensors(folder / "node.safetensors").tensors
     for spec in Bundle.open(bundle).manifest.parameters:
         if spec.role == "indices":
-            np.testing.assert_array_equal(found[spec.name], held[spec.name])
+            np.testing.assert_array_equal(found[spec.name], parameters[spec.name])
 
 
 @pytest.mark.slow

@@ -43,7 +43,7 @@ def test_it_learns_the_signs_that_are_drawn(seen: dict[str, Any]) -> None:
     before, after = zip(*seen["guesses"], strict=True)
     assert sum(guess == sign for sign, guess in enumerate(before)) <= 1
     assert after == (0, 1, 2, 3)
-    first, last = (int(share) for share in seen["accuracy"].removesuffix(" %").split(" → "))
+    first, last = (int(percent) for percent in seen["accuracy"].removesuffix(" %").split(" → "))
     assert first <= 40 and last >= 80
 
 

@@ -66,7 +66,7 @@ class Case:
         attributes: of the node.
         opset: of the graph.
         outputs: how many outputs the node has.
-        fixed: places of inputs whose shape stays known in the graphs with symbolic dimensions.
+        fixed: indices of inputs whose shape stays known in the graphs with symbolic dimensions.
         fixed_axes: axes of the first input that stay known there.
         differences: whether finite differences make sense (not at kinks and ties).
         float32_only: ONNX Runtime computes it in float32 also where it takes float64.
@@ -110,8 +110,8 @@ def draw(case: Case, dtype: type) -> list[Array | None]:
 
 
 def trains(case: Case) -> list[int]:
-    """Places of the inputs whose gradients are asked for."""
-    return [place for place, given in enumerate(case.inputs) if isinstance(given, Random | Given)]
+    """Return the indices of the inputs whose gradients are computed."""
+    return [index for index, given in enumerate(case.inputs) if isinstance(given, Random | Given)]
 
 
 def forward_model(case: Case, dtype: type, naming: str) -> onnx.ModelProto:
@@ -120,30 +120,30 @@ def forward_model(case: Case, dtype: type, naming: str) -> onnx.ModelProto:
     Dimensions are known ("static"), all of different names ("symbolic"), or named by their size ("named").
     """
     arrays = draw(case, dtype)
-    names = ["" if array is None else f"i{place}" for place, array in enumerate(arrays)]
-    outputs = [f"o{place}" for place in range(case.outputs)]
+    names = ["" if array is None else f"i{index}" for index, array in enumerate(arrays)]
+    outputs = [f"o{index}" for index in range(case.outputs)]
     inputs, initializers = [], []
-    for place, array in enumerate(arrays):
+    for index, array in enumerate(arrays):
         if array is None:
             continue
-        if isinstance(case.inputs[place], Constant):
-            initializers.append(numpy_helper.from_array(array, names[place]))
+        if isinstance(case.inputs[index], Constant):
+            initializers.append(numpy_helper.from_array(array, names[index]))
         else:
-            inputs.append(_declared(case, place, array, names[place], naming))
+            inputs.append(_declared(case, index, array, names[index], naming))
     float_type = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
     node = helper.make_node(case.op, names, outputs, name="node", **case.attributes)
     nodes, parts = [node], []
     made = _outputs(case, node, inputs, initializers, dtype)
-    for place, output in enumerate(made):
+    for index, output in enumerate(made):
         if output.type.tensor_type.elem_type != float_type:
             continue
         weight = onnx.ValueInfoProto()
         weight.CopyFrom(output)
-        weight.name = f"w{place}"
+        weight.name = f"w{index}"
         inputs.append(weight)
-        nodes.append(helper.make_node("Mul", [f"o{place}", f"w{place}"], [f"m{place}"], name=f"weigh{place}"))
-        nodes.append(helper.make_node("ReduceSum", [f"m{place}"], [f"s{place}"], name=f"sum{place}", keepdims=0))
-        parts.append(f"s{place}")
+        nodes.append(helper.make_node("Mul", [f"o{index}", f"w{index}"], [f"m{index}"], name=f"weigh{index}"))
+        nodes.append(helper.make_node("ReduceSum", [f"m{index}"], [f"s{index}"], name=f"sum{index}", keepdims=0))
+        parts.append(f"s{index}")
     nodes.append(helper.make_node("Sum", parts, ["loss"], name="loss"))
     results = [*made, helper.make_tensor_value_info("loss", float_type, [])]
     return _model(nodes, inputs, results, initializers, case.opset)
@@ -167,10 +167,10 @@ def _outputs(
     ]
 
 
-def _declared(case: Case, place: int, array: Array, name: str, naming: str) -> onnx.ValueInfoProto:
+def _declared(case: Case, index: int, array: Array, name: str, naming: str) -> onnx.ValueInfoProto:
     shape: list[int | str] = []
     for axis, size in enumerate(array.shape):
-        known = naming == "static" or place in case.fixed or (place == 0 and axis in case.fixed_axes)
+        known = naming == "static" or index in case.fixed or (index == 0 and axis in case.fixed_axes)
         shape.append(size if known else f"{name}d{axis}" if naming == "symbolic" else f"size{size}")
     return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), shape)
 
@@ -190,7 +190,7 @@ def to_ir(model: onnx.ModelProto) -> ir.Model:
 def from_torch(case: Case, dtype: type, weights: Sequence[Array] | None) -> tuple[list[Array], list[Array]]:
     """Outputs, and gradients of Σ output · weight for what trains; without weights, those of ``loss_weights``."""
     tensors = [None if array is None else torch.from_numpy(np.array(array)) for array in draw(case, dtype)]
-    wanted = [tensors[place].requires_grad_() for place in trains(case)]  # type: ignore[union-attr]
+    wanted = [tensors[index].requires_grad_() for index in trains(case)]  # type: ignore[union-attr]
     made = case.torch(*[tensor for tensor in tensors if tensor is not None])
     outputs = list(made) if isinstance(made, tuple | list) else [made]
     if weights is None:

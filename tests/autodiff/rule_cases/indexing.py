@@ -11,22 +11,22 @@ ONE = Constant(np.array(-2))
 
 
 def gather_nd(batch: int) -> Function:
-    def gather(a: Tensor, places: Tensor) -> Tensor:
+    def gather(a: Tensor, indices: Tensor) -> Tensor:
         if batch:
-            return torch.stack([gather_nd(batch - 1)(part, at) for part, at in zip(a, places, strict=True)])
-        return a[tuple(places.unbind(-1))]
+            return torch.stack([gather_nd(batch - 1)(part, at) for part, at in zip(a, indices, strict=True)])
+        return a[tuple(indices.unbind(-1))]
 
     return gather
 
 
 def scatter_nd(add: bool) -> Function:
-    return lambda a, places, new: a.index_put(tuple(places.unbind(-1)), new, accumulate=add)
+    return lambda a, indices, new: a.index_put(tuple(indices.unbind(-1)), new, accumulate=add)
 
 
 def one_hot(depth: int, axis: int = -1) -> Function:
     def apply(ids: Tensor, _: Tensor, values: Tensor) -> Tensor:
-        places = torch.arange(depth)
-        counted = torch.where(ids < 0, ids + depth, ids)[..., None] == places
+        indices = torch.arange(depth)
+        counted = torch.where(ids < 0, ids + depth, ids)[..., None] == indices
         return torch.where(counted, values[1], values[0]).movedim(-1, axis)
 
     return apply

@@ -22,22 +22,22 @@ def lstm_step(x: Tensor, states: States, w: Tensor, r: Tensor, biases: Sequence[
     return o.sigmoid() * c.tanh(), c
 
 
-def gru_step(behind: bool) -> Function:
-    """Gates in the order z, r, h; the reset gate behind the product or before it."""
+def gru_step(reset_after: bool) -> Function:
+    """Gates in the order z, r, h; the reset gate after the matmul or before it."""
 
     def step(x: Tensor, states: States, w: Tensor, r: Tensor, biases: Sequence[Tensor]) -> States:
         (h,) = states
         (xz, xr, xn), (rz, rr, rn) = (x @ w.T + biases[0]).chunk(3, dim=-1), r.chunk(3)
         bz, br, bn = biases[1].chunk(3)
         z, reset = (xz + h @ rz.T + bz).sigmoid(), (xr + h @ rr.T + br).sigmoid()
-        new = xn + (reset * (h @ rn.T + bn) if behind else (reset * h) @ rn.T + bn)
+        new = xn + (reset * (h @ rn.T + bn) if reset_after else (reset * h) @ rn.T + bn)
         return ((1 - z) * new.tanh() + z * h,)
 
     return step
 
 
 def network(step: Function, direction: str, given: Sequence[int], keep: Sequence[int] = (0, 1, 2)) -> Function:
-    """The operator as a loop in torch; ``given`` are the places of the inputs that are there."""
+    """The operator as a loop in torch; ``given`` are the indices of the inputs that are there."""
 
     def run(*tensors: Tensor) -> tuple[Tensor, ...]:
         named = dict(zip(given, tensors, strict=True))
@@ -45,7 +45,7 @@ def network(step: Function, direction: str, given: Sequence[int], keep: Sequence
         results = [one_direction(step, named, at, reverse) for at, reverse in enumerate(flags)]
         every = [torch.stack([r[0] for r in results], dim=1)]
         every += [torch.stack(last) for last in zip(*(r[1] for r in results), strict=True)]
-        return tuple(every[place] for place in keep if place < len(every))
+        return tuple(every[index] for index in keep if index < len(every))
 
     return run
 
@@ -81,16 +81,16 @@ def inputs(gates: int, both: int, given: Sequence[int]) -> list[Input]:
         state,
         state,
     ]
-    return [value if place in given else None for place, value in enumerate(every[: max(given) + 1])]
+    return [value if index in given else None for index, value in enumerate(every[: max(given) + 1])]
 
 
 def case(
-    op: str, direction: str, given: Sequence[int], keep: Sequence[int] = (0, 1, 2), behind: bool | None = None
+    op: str, direction: str, given: Sequence[int], keep: Sequence[int] = (0, 1, 2), reset_after: bool | None = None
 ) -> Case:
-    step = lstm_step if op == "LSTM" else gru_step(bool(behind))
+    step = lstm_step if op == "LSTM" else gru_step(bool(reset_after))
     attributes = {"hidden_size": HIDDEN, "direction": direction}
-    if behind is not None:
-        attributes["linear_before_reset"] = int(behind)
+    if reset_after is not None:
+        attributes["linear_before_reset"] = int(reset_after)
     return Case(
         op,
         inputs(4 if op == "LSTM" else 3, 1 + (direction == "bidirectional"), given),
@@ -109,12 +109,12 @@ CASES = [
     case("LSTM", "bidirectional", BIASED),
     case("LSTM", "bidirectional", (0, 1, 2, 3, 4, 5, 6)),
     case("LSTM", "forward", (0, 1, 2, 4)),
-    case("GRU", "forward", PLAIN, behind=True),
-    case("GRU", "reverse", STATES, behind=True),
-    case("GRU", "bidirectional", STATES, behind=True),
-    case("GRU", "bidirectional", (0, 1, 2, 3, 4, 5), behind=True),
+    case("GRU", "forward", PLAIN, reset_after=True),
+    case("GRU", "reverse", STATES, reset_after=True),
+    case("GRU", "bidirectional", STATES, reset_after=True),
+    case("GRU", "bidirectional", (0, 1, 2, 3, 4, 5), reset_after=True),
     case("GRU", "forward", BIASED),
-    case("GRU", "reverse", STATES, behind=False),
+    case("GRU", "reverse", STATES, reset_after=False),
     case("GRU", "bidirectional", (0, 1, 2, 3, 4, 5)),
     case("GRU", "bidirectional", PLAIN),
 ]
