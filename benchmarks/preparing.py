@@ -47,13 +47,13 @@ def write_case(name: str, folder: Path, sides: Iterable[str]) -> None:
 
 
 def checkpoint_bytes(model: torch.nn.Module) -> int:
-    """Bytes of the model's tensors as a checkpoint holds them, shared ones once."""
+    """Bytes of the model's tensors in a checkpoint, shared ones once."""
     tensors = {tensor.data_ptr(): tensor for tensor in model.state_dict().values()}
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 
 
 def _failure(make: Callable[[], object]) -> str | None:
-    """The first line of what went wrong, if anything did: it stands in the table in place of a number."""
+    """The first line of the error, if there was one. The table shows it instead of a number."""
     try:
         make()
     except Exception as error:

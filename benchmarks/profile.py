@@ -81,7 +81,7 @@ def _read_once(path: Path) -> list[Event]:
 
 
 def summary(events: Sequence[Event], top: int = 15) -> dict[str, Any]:
-    """Of all runs but the first: ms per run (median), share of kernel time by operator, the longest nodes."""
+    """Of all runs but the first: ms per run (median), fraction of kernel time by operator, the longest nodes."""
     runs = sorted((event for event in events if event["name"] == "model_run"), key=lambda event: int(event["ts"]))
     counted, after = runs[1:], runs[0]["ts"] + runs[0]["dur"]
     kernels = [event for event in events if event["name"].endswith("_kernel_time") and event["ts"] >= after]

@@ -1,4 +1,4 @@
-"""Settings that all sides of a comparison share."""
+"""Settings of all sides of a comparison."""
 
 from __future__ import annotations
 

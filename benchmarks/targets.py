@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 TIME, MEMORY, SIZE = "ms_per_step", "peak_rss_mb", "bundle_bytes"
 CHECKPOINT = "checkpoint"
-"""Stands for the fp32 checkpoint, in place of a side, where sizes are compared."""
+"""The fp32 checkpoint, listed instead of a side in a comparison of sizes."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 PAUSE = 0.3
-"""Seconds before each turn: longer than any thread pool goes on spinning after its work."""
+"""Seconds before each turn: longer than any thread pool spins after its work."""
 
 
 class SideError(RuntimeError):
@@ -23,7 +23,7 @@ class SideError(RuntimeError):
 
 @dataclass
 class Running:
-    """A side's process and what it has told so far.
+    """A side's process and its results so far.
 
     Attributes:
         times: ms of each step.
@@ -40,7 +40,7 @@ class Running:
     failure: str | None = None
 
     def turn(self, steps: int) -> None:
-        """Run ``steps`` steps; a side that ends here takes no more turns."""
+        """Run ``steps`` steps; a side that ends here has no more turns."""
         answer = self._ask(f"run {steps}")
         self.times += answer.get("ms", [])
         self.losses += answer.get("losses", [])

@@ -39,7 +39,7 @@ DEVICES, ROUNDS, EPOCHS = 8, 3, 1
 
 @dataclass(frozen=True)
 class Round:
-    """What a round came to: accuracy and loss on held-out texts, and what averaging A and B has lost."""
+    """The result of a round: accuracy and loss on held-out texts, and the error of averaging A and B."""
 
     held_out: Evaluation
     merge_error: float
@@ -62,7 +62,7 @@ def main() -> None:
 
 
 class Fleet:
-    """The devices: processes of another environment, two at a time, which share nothing with the host but a folder."""
+    """The devices: processes of another environment, two at a time, which share only a folder with the host."""
 
     def __init__(self, work: Path, bundle: Path, python: Path) -> None:
         self.host, self.remote = Workspace(work / "host"), work / "remote"

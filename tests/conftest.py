@@ -1,4 +1,4 @@
-"""What all tests share."""
+"""Fixtures and settings of all tests."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def pytest_collection_finish() -> None:
-    """What was imported stays: looking through it for garbage again and again is an eighth of the time of an export."""
+    """Imported objects stay. Scanning them for garbage again and again is an eighth of the time of an export."""
     gc.freeze()
     gc.set_threshold(10_000, 10, 10)
 

@@ -130,7 +130,7 @@ def _check_sift(network: Network, folder: Path) -> None:
 
 
 def _check_frozen_a(network: Network, folder: Path) -> None:
-    """The oracle: the same pairs, and an optimizer that is not told of A."""
+    """The oracle: the same pairs, and an optimizer without A."""
     bundle = _prepared(network, folder, method=_method("ffa"), optimizer=SGD(lr=LR, momentum=0.9))
     torch.manual_seed(0)
     model = attach(_method("ffa"), network.model()).eval()

@@ -56,7 +56,7 @@ def test_an_int8_base_trains_as_on_x86_64(differences: dict[str, tuple[Case, Dif
 
 
 def test_the_command_trains_from_text(board: Board, text: Trained, tmp_path: Path) -> None:
-    """``edgepeft train`` ends by its limit with exit code 75, goes on when called again, and leaves an update."""
+    """``edgepeft train`` ends by its limit with exit code 75, resumes when called again, and writes an update."""
     rows = [f"a {word} film,{label}" for word, label in (("good", "yes"), ("bad", "no"), ("fine", "yes"))] * 8
     (tmp_path / "reviews.csv").write_text("\n".join(["text,label", *rows]))
     train = ["train", str(text.bundle), "--data", "reviews.csv", "--state", "state", "--update", "update"]
@@ -69,12 +69,12 @@ def test_the_command_trains_from_text(board: Board, text: Trained, tmp_path: Pat
     assert update.steps == 6
     assert update.loss_before is not None and update.loss_after is not None
     assert update.loss_after < update.loss_before
-    with Trainer.open(text.bundle, state=tmp_path / "state") as trainer:  # what was trained there goes on here
+    with Trainer.open(text.bundle, state=tmp_path / "state") as trainer:  # the run from there resumes here
         assert trainer.steps == 6
 
 
 def test_where_it_cannot_be_installed_the_reason_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine without Debian's tools is told so, and keeps nothing that is half installed."""
+    """On a machine without Debian's tools the error says so, and nothing half installed remains."""
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(Unavailable, match="dpkg is not on this machine"):
         install("cortex-a76", tmp_path / "board")

@@ -140,7 +140,7 @@ def _judged(facts: Facts, stage: Stage, content: bytes) -> str:
 
 
 def test_random_changes_of_a_sidecar_are_refused(stage: Stage) -> None:
-    """Ten thousand changes beside a good update."""
+    """Ten thousand changes, and one good update."""
     sidecar, codes = stage.delivery(stage.good).to_bytes(), Counter[str]()
     digest = signatures.sha256(stage.good)
     with Ledger(stage.fleet.host.ledger) as ledger:

@@ -46,7 +46,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_case_has_model_method_and_batch() -> None:
-    """A case's model takes the case's batch, and its method leaves something to train."""
+    """A case's model takes the case's batch, and its method leaves parameters to train."""
     for name in MEASURED:
         case = load(name)
         source = case.source()

@@ -96,21 +96,21 @@ def _golden_batches() -> list[dict[str, np.ndarray]]:
 
 
 def test_the_device_has_no_host_library(device: Path, tmp_path: Path) -> None:
-    """torch and all it takes to prepare are not there, so nothing of them can be needed."""
+    """torch and all else that preparing needs are absent, so none of it can be needed."""
     names = ["torch", "onnx", "onnx_ir", "onnxscript", "peft", "transformers", "safetensors"]
     script = f"import importlib.util as u; print([n for n in {names} if u.find_spec(n)])"
     assert _run([device, "-c", script], tmp_path).strip() == "[]"
 
 
 def test_the_golden_bundle_trains_on_a_device(device: Path, tmp_path: Path) -> None:
-    """The losses are those of PyTorch, and beside numpy and onnxruntime only our own package is loaded."""
+    """The losses are those of PyTorch, and apart from numpy and onnxruntime only our own package is loaded."""
     result = _steps(device, GOLDEN / "bundle", _golden_batches(), tmp_path)
     assert result["losses"] == pytest.approx(EXPECTED["losses"], rel=EXPECTED["relative_tolerance"])
     assert result["loaded"] == ["edgepeft_runtime"]
 
 
 def test_the_command_trains_on_a_device(device: Path, tmp_path: Path) -> None:
-    """``edgepeft train`` and ``evaluate`` work there, and give what the library gives here."""
+    """``edgepeft train`` and ``evaluate`` work there, with the results of the library here."""
     data = dict(read_tensors(GOLDEN / "data.safetensors").tensors)
     np.savez(tmp_path / "data.npz", **data)
     command = [device, "-m", "edgepeft"]
@@ -151,7 +151,7 @@ def test_a_device_takes_part_in_a_round(device: Path, tmp_path: Path) -> None:
 
 
 def test_the_golden_bundle_trains_on_the_oldest_onnxruntime(oldest: Path, tmp_path: Path) -> None:
-    """The release that manifests name as their minimum gives the losses of PyTorch."""
+    """The release that manifests name as their minimum reproduces the losses of PyTorch."""
     result = _steps(oldest, GOLDEN / "bundle", _golden_batches(), tmp_path, path=PACKAGES)
     assert result["version"].startswith("1.19.")
     assert result["losses"] == pytest.approx(EXPECTED["losses"], rel=EXPECTED["relative_tolerance"])

@@ -34,7 +34,7 @@ def test_the_readmes_python_runs_from_top_to_bottom(
 
 @pytest.mark.parametrize(("page", "least"), [(README, 7), (ROUNDS, 5)], ids=lambda value: getattr(value, "name", None))
 def test_the_commands_and_options_that_are_shown_exist(page: Path, least: int) -> None:
-    """Every option shown behind ``edgepeft COMMAND`` is one of that command's."""
+    """Every option shown after ``edgepeft COMMAND`` is one of that command's."""
     shown = [line.partition("#")[0] for block in _blocks("sh", page) for line in block.splitlines()]
     lines = [line for line in shown if line.startswith("edgepeft ")]
     assert len(lines) >= least

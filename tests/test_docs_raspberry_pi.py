@@ -50,7 +50,7 @@ def test_every_call_is_one_that_the_command_takes(arguments: list[str]) -> None:
 
 
 def test_there_are_calls_to_look_at() -> None:
-    """A page that is written anew does not slip through."""
+    """A rewritten page is noticed."""
     assert [name for name, *_ in calls()] == ["inspect", "train", "pull", "train"]
 
 
@@ -77,7 +77,7 @@ def test_systemd_finds_nothing_wrong_with_the_units(tmp_path: Path) -> None:
 
 
 def test_the_units_belong_together() -> None:
-    """The service works where it may write, and does not begin once the file that it leaves is there."""
+    """The service works where it may write, and does not start once its final file exists."""
     service = units()["edgepeft-train.service"]
     folder = re.search(r"^WorkingDirectory=(.*)$", service, flags=re.M)
     assert folder is not None

@@ -59,7 +59,7 @@ def test_a_code_is_taken_once() -> None:
     "error", [StaleUpdate("It is old.", context="a\nb", hint=None), BadSetting("lr", -1, "0 or more")]
 )
 def test_errors_survive_copies_and_processes(error: EdgepeftError) -> None:
-    """Whatever facts the class takes, the same texts and the same code arrive."""
+    """Whatever facts the class has, the same texts and the same code arrive."""
     for other in (copy.copy(error), pickle.loads(pickle.dumps(error))):
         assert type(other) is type(error)
         assert (str(other), other.render()) == (str(error), error.render())

@@ -65,7 +65,7 @@ def act(library: Path, root: Path, what: str, kind: int = 0, number: int = 0) ->
 @pytest.mark.slow
 @needs_library
 def test_no_fault_at_any_tenth_point_loses_anything() -> None:
-    """Every command is as it was or done after a fault, says an error in words, and then does its work."""
+    """After a fault every command has done nothing or everything, prints an error, and then works."""
     from tests.faults.points import points
 
     found = points(every=10)

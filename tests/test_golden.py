@@ -1,4 +1,4 @@
-"""The golden bundle: this runtime reproduces what PyTorch made of it, and so does a bundle prepared anew."""
+"""The golden bundle: this runtime reproduces PyTorch's results, and so does a newly prepared bundle."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def test_test_names_are_shorter_than_sixty_characters(files: list[PurePosixPath]
 
 
 def test_tests_import_no_tests(files: list[PurePosixPath]) -> None:
-    """What several tests need is in ``tests/support`` or in a package beside them."""
+    """Shared helpers are in ``tests/support`` or in a package next to the tests."""
     found = []
     for file in files:
         if file.parts[0] == "tests" and file.suffix == ".py":

@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def measure(name: str, column: str, seed: int, options: argparse.Namespace) -> Cell:
-    """One cell: a run from the base model to its accuracy on what was held out."""
+    """One cell: a run from the base model to its held-out accuracy."""
     cell: Cell = {"task": name, "column": column, "seed": seed}
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
@@ -84,7 +84,7 @@ def _run(task: Task, column: str, seed: int, folder: Path, options: argparse.Nam
 
 
 def _settings(task: Task, options: argparse.Namespace) -> dict[str, Any]:
-    """What a cell's figure depends on, beside its seed."""
+    """Everything that a cell's figure depends on, apart from its seed."""
     sizes = {"texts": options.texts, "held_out": options.held_out, "length": LENGTH}
     return {**asdict(task.plan), **sizes}
 

@@ -13,7 +13,7 @@ from benchmarks.turns import ROOT
 
 
 def run(bundle: Path, data: Path, plan: Plan, seed: int, threads: int) -> float:
-    """Train a bundle on ``train.npz`` in the folder ``data`` as planned; the share of ``test.npz`` that is right."""
+    """Train a bundle on ``train.npz`` in the folder ``data`` as planned; return the accuracy on ``test.npz``."""
     settings = {"plan": asdict(plan), "seed": seed, "threads": threads}
     command = [sys.executable, "-m", "benchmarks.accuracy.device_side", str(bundle), str(data), json.dumps(settings)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)

@@ -18,7 +18,7 @@ from edgepeft_runtime import Trainer
 
 
 def main(bundle: Path, data: Path, settings: dict[str, Any]) -> float:
-    """Train as planned; the share that is right afterwards."""
+    """Train as planned; return the accuracy."""
     plan = Plan(**settings["plan"])
     train, test = (dict(np.load(data / name)) for name in ("train.npz", "test.npz"))
     steps = plan.steps(len(train["labels"]))

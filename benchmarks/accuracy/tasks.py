@@ -21,7 +21,7 @@ from docstrings import TOPICS, collect, split  # type: ignore[import-not-found] 
 from shifted_digits import Cnn, learn, load  # type: ignore[import-not-found]
 
 LENGTH = 32
-"""Longest text in tokens: it decides how long a run takes."""
+"""Longest text in tokens: it determines the duration of a run."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Task:
     """What is learned, and how.
 
     Attributes:
-        source: the base model for a seed, made anew with the same values each time.
+        source: The base model for a seed, a new object with the same values each time.
         data: training and held-out examples, at most so many of each.
         columns: sides that make sense.
     """

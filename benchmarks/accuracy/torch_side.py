@@ -13,7 +13,7 @@ from benchmarks.sides.torch_peft import adamw
 
 
 def run(model: nn.Module, data: Path, plan: Plan, seed: int, threads: int) -> float:
-    """Train ``model``, adapters attached, as planned; the share of held-out examples that is right afterwards."""
+    """Train ``model``, adapters attached, as planned; return the held-out accuracy."""
     torch.set_num_threads(threads)
     train, test = (dict(np.load(data / name)) for name in ("train.npz", "test.npz"))
     steps = plan.steps(len(train["labels"]))

@@ -20,7 +20,7 @@ class Case:
 
     Attributes:
         summary: model, method and batch in one line.
-        source: the base model, made anew with the same values each time, how it is exported, and its loss.
+        source: The base model, a new object with the same values each time, its export settings, and its loss.
         method: what trains.
         batch: inputs and ``labels``, by name.
         skipped: sides that make no sense here, each with the reason.

@@ -77,7 +77,7 @@ def tune(train: Batch, options: argparse.Namespace) -> None:
 
 
 def accuracy(name: str, rate: float, seed: int, train: Batch, test: Batch, options: argparse.Namespace) -> float:
-    """The share of ``test`` that is right after a run on the device, from the base model on."""
+    """Return the accuracy on ``test`` after a run on the device, from the base model on."""
     plan = replace(TASK.plan, learning_rate=rate)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)

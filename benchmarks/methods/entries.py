@@ -43,8 +43,8 @@ class Entry:
 
     Attributes:
         rate: learning rate of AdamW, one of ``RATES``; ``--tune`` prints how they do on texts kept back from training.
-        masked: share of single weights that Wanda sets to zero first.
-        share: of the gradient that is applied at each step; the rest is carried over.
+        masked: Fraction of single weights that Wanda sets to zero first.
+        fraction: Fraction of the gradient that is applied at each step; the rest is carried over.
     """
 
     method: Method

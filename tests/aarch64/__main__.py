@@ -2,7 +2,7 @@
 
 python -m tests.aarch64                                      the golden bundle, and a small one over an int8 base
 python -m tests.aarch64 --minilm                             MiniLM as well: minutes
-python -m tests.aarch64 --beside .venv-oldest/bin/python     another environment of this machine, to compare with
+python -m tests.aarch64 --beside .venv-oldest/bin/python     another environment of this machine, for comparison
 """
 
 from __future__ import annotations

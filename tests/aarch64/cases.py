@@ -65,7 +65,7 @@ def golden() -> Case:
 
 
 def small_int8(folder: Path) -> Case:
-    """A BERT of two layers over an int8 base, 20 steps: all its products are large enough to be packed."""
+    """A BERT of two layers over an int8 base, 20 steps: all its matmuls are large enough to be quantized."""
     import torch
     from transformers import BertConfig, BertForSequenceClassification
 

@@ -24,7 +24,7 @@ def download(packages: Sequence[str], suite: str, folder: Path) -> list[Path]:
     Raises:
         Unavailable: this machine has no apt, knows no archive of Debian, or does not reach it.
     """
-    folder = folder.resolve()  # apt has folders of its own that relative paths would begin at
+    folder = folder.resolve()  # apt resolves relative paths against its own folders
     archives = folder / "archives"
     for made in (folder / "lists" / "partial", archives / "partial", folder / "sources"):
         made.mkdir(parents=True)
@@ -86,7 +86,7 @@ def _archive() -> str:
     printed = run(["apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE)", "Created-By: Packages"])
     for line in printed.splitlines():
         address, _, release = line.rpartition(" ")
-        # Beside it there are archives of updates and of other makers.
+        # There are also archives of updates and of other vendors.
         if address.rstrip("/").endswith("/debian") and "-" not in release:
             return address
     raise Unavailable("apt knows no archive of Debian")

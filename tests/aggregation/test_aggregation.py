@@ -187,7 +187,7 @@ def test_clipping_shortens_the_whole_change(text: Trained, tmp_path: Path) -> No
 
 
 def test_an_aggregate_is_an_update_and_starts_the_next_round(text: Trained, tmp_path: Path) -> None:
-    """merge takes it; a device trains from it; what comes back belongs to that round, and to no other."""
+    """merge accepts it, a device trains from it, and the returned update belongs to that round and to no other."""
     bundle = Bundle.open(text.bundle)
     first = aggregate(bundle, send(bundle, drifted(bundle, 3), tmp_path / "r1")).save(tmp_path / "round1.safetensors")
     with Trainer.open(bundle, adapter=first) as trainer:
@@ -230,7 +230,7 @@ def test_contradictions_are_refused_before_anything_is_read(text: Trained) -> No
 
 
 def test_nothing_is_half_written(text: Trained, tmp_path: Path) -> None:
-    """Where the file cannot be written, nothing is left behind."""
+    """If the file cannot be written, nothing remains of it."""
     found = aggregate(text.bundle, [text.update])
     with pytest.raises(EdgepeftError):
         found.save(tmp_path / "no" / "round.safetensors")

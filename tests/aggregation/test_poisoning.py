@@ -40,7 +40,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 @pytest.fixture(scope="module")
 def data() -> tuple[list[Data], Data]:
-    """What each of twenty devices has, and what is held out."""
+    """Return the data of each of twenty devices, and the held-out data."""
     images, labels = load_digits(return_X_y=True)
     order = np.random.default_rng(0).permutation(len(labels))
     arrays = {"input": (images.reshape(-1, 1, 8, 8) / 16).astype(np.float32)[order], "labels": labels[order]}

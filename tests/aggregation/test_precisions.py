@@ -1,4 +1,4 @@
-"""Bundles of one source, quantized in different ways, share rounds: a device's precision is its own affair."""
+"""Bundles of one source, quantized in different ways, share rounds. Each device chooses its precision."""
 
 from __future__ import annotations
 

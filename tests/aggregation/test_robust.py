@@ -1,4 +1,4 @@
-"""What a few bad devices can do, and what a device's update may tell about it: clipping, medians, noise."""
+"""Limits on bad devices and on what an update reveals about its device: clipping, medians, noise."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def test_epsilon_is_accounted_for() -> None:
 
 
 def test_privacy_is_refused_where_it_would_not_hold(text: Trained) -> None:
-    """Without clipping, with weights that a device chooses, or beside other statistics."""
+    """Without clipping, with weights that a device chooses, or with other statistics."""
     wrong: list[dict[str, object]] = [{}, {"clip": 1.0, "weights": "examples"}, {"clip": 1.0, "rule": "svd"}]
     wrong += [{"clip": 1.0, "robust": "median"}]
     for how in wrong:

@@ -101,7 +101,7 @@ def test_svd_is_the_nearest_of_its_rank(text: Trained, tmp_path: Path) -> None:
 
 
 def test_devices_of_the_method_ffa_meet_exactly(tmp_path: Path) -> None:
-    """Trained devices of ffa share A to the bit, so the mean has the mean of their products, under both rules."""
+    """Trained devices of ffa have bit-identical A, so the mean has the mean of their products under both rules."""
     torch.manual_seed(0)
     prepared = edgepeft.prepare(
         BERT.model(), BERT.example(), loss=BERT.loss, method=FrozenA(rank=2), optimizer=SGD(lr=0.5), out=tmp_path / "b"

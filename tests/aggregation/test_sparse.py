@@ -46,7 +46,7 @@ def _dense(bundle: Bundle, tensors: Tensors) -> dict[str, np.ndarray]:
 
 
 def test_absent_indices_count_as_zero(sparse: Bundle, tmp_path: Path) -> None:
-    """A stack holds the union exactly; an update of the bundle the largest of it, and says what share that is."""
+    """A stack contains the exact union. An update contains its largest elements and reports their fraction."""
     fleet = [_picked(sparse, seed) for seed in range(3)]
     paths = send(sparse, fleet, tmp_path)
     dense = [_dense(sparse, own) for own in fleet]
@@ -69,7 +69,7 @@ def test_absent_indices_count_as_zero(sparse: Bundle, tmp_path: Path) -> None:
 
 
 def test_picked_indices_stay_in_later_rounds(sparse: Bundle, tmp_path: Path) -> None:
-    """Devices of one mask: means are exact, also robust ones, and one device alone comes back to the bit."""
+    """For devices of one mask, means are exact, also robust ones. The mean of one device is bit-identical to it."""
     fleet = [_picked(sparse, seed, 7) for seed in range(5)]
     paths = send(sparse, fleet, tmp_path)
     for how, statistic in (({}, np.mean), ({"robust": "median"}, np.median)):

@@ -37,7 +37,7 @@ def page() -> str:
         "|---|---|",
         *(f"| {one.what} | `{one.code}` |" for one in ON_DEVICE.values()),
         "",
-        "The device goes on with the adapter it has.",
+        "The device continues with the adapter it has.",
         "",
         "## In a bundle",
         "",

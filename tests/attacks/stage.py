@@ -32,7 +32,7 @@ class Stage:
     update: Path
     """A good update of round 3, not delivered yet."""
     old: Path
-    """The place as it was at round 2."""
+    """The remote at round 2."""
 
     @classmethod
     def build(cls, root: Path, bundle: Path) -> Stage:
@@ -57,7 +57,7 @@ class Stage:
 
     @property
     def device(self) -> Device:
-        """The attacker's device; where a place attacks, the victim."""
+        """The attacker's device. If the remote attacks, the victim."""
         return Device(self.fleet, DeviceDirectory(self.fleet.root / "devices" / NAME))
 
     @cached_property
@@ -89,7 +89,7 @@ class Stage:
         return replace(bare, **fields).signed(self.identity.key)
 
     def leave(self, content: bytes, sidecar: Delivery | bytes, number: int = 3, device: str = NAME) -> Path:
-        """Write an update under its hash, and a sidecar beside it."""
+        """Write an update under its hash, and its sidecar."""
         path = self.folder(number, device) / f"{signatures.sha256(content)}.safetensors"
         path.write_bytes(content)
         written = sidecar if isinstance(sidecar, bytes) else sidecar.to_bytes()
@@ -97,7 +97,7 @@ class Stage:
         return path
 
     def leave_signed(self, content: bytes, **fields: Any) -> Path:
-        """Write an update that the attacker's device has signed, at the place it says."""
+        """Write an update that the attacker's device has signed, at the path that its signature states."""
         sidecar = self.delivery(content, **fields)
         return self.leave(content, sidecar, sidecar.round, sidecar.device)
 

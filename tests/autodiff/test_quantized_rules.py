@@ -1,4 +1,4 @@
-"""Gradients across packed weights and rounded activations, against the matrix that the integers stand for."""
+"""Gradients across quantized weights and rounded activations, against the matrix that the integers represent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``edgepeft aggregate`` as a user calls it: a round and the next one, the gate, what is refused."""
+"""``edgepeft aggregate`` as a user calls it: a round and the next one, the acceptance check, refused updates."""
 
 from __future__ import annotations
 

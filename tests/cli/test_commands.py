@@ -170,7 +170,7 @@ def test_doctor_and_prepare_take_a_function_in_a_file(edgepeft: Command, tmp_pat
 
 
 def test_doctor_names_what_stands_in_the_way(edgepeft: Command, tmp_path: Path) -> None:
-    """An operator without a gradient rule is named with its node and the parameter behind it; exit code 1."""
+    """An operator without a gradient rule is named with its node and its parameter; exit code 1."""
     path = write_onnx(tmp_path / "model.onnx", "Det", [2, 2])
     seen = edgepeft("doctor", path, "--train", "weight", "--loss", "mse")
     assert seen.code == 1

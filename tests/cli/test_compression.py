@@ -1,4 +1,4 @@
-"""Packing a model's frozen weights from the command line, and what is told of it."""
+"""Quantizing a model's frozen weights from the command line, and the messages about it."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_a_model_is_packed_trained_merged_and_inspected(edgepeft: Command, netwo
 
 
 def test_calibration_keeps_the_weight_that_rounding_harms(edgepeft: Command, network: str, tmp_path: Path) -> None:
-    """--calibrate reads data as training does; what stays fp32 is told with the reason, and written into the bundle."""
+    """--calibrate reads data like training. Weights that stay fp32 are listed with the reason, also in the bundle."""
     draw = np.random.default_rng(0)
     np.savez(tmp_path / "d.npz", input=draw.normal(size=(32, 64)).astype(np.float32), labels=np.zeros(32, np.int64))
     options = ["--train", "3", "--compute", "int8", "--tolerance", 0.01, "--calibrate", tmp_path / "d.npz"]

@@ -1,4 +1,4 @@
-"""``edgepeft train`` on a device with limits: processes that wait, go on, and end with the code that tells why."""
+"""``edgepeft train`` on a device with limits: processes wait, resume, and exit with a code that states the reason."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def heat(folder: Path, degrees: float) -> Path:
 
 
 def test_time_is_over(text: Trained, reviews: Path, tmp_path: Path, edgepeft: Command) -> None:
-    """The run is saved, there is no update that somebody might deliver, and the same command goes on to one."""
+    """The run is saved without an update that could be delivered. The same command resumes it and writes one."""
     paths = ("--data", reviews, "--state", tmp_path / "state", "--update", tmp_path / "update")
     ended = edgepeft("train", text.bundle, *paths, "--max-minutes", 1e-6)
     assert ended.code == UNFINISHED == 75
@@ -77,7 +77,7 @@ def test_time_is_over(text: Trained, reviews: Path, tmp_path: Path, edgepeft: Co
 
 
 def test_a_hot_device_is_waited_for(text: Trained, reviews: Path, tmp_path: Path) -> None:
-    """It tells why it waits and when it goes on, and takes every step."""
+    """It reports why it waits and when it resumes, and runs every step."""
     with training(text, reviews, tmp_path, "--max-temperature", 75, thermal=heat(tmp_path, 80)) as process:
         assert next_line(process) == "waiting: 80.0 °C, resumes at 70 °C"
         heat(tmp_path, 70)

@@ -72,7 +72,7 @@ def test_settings_are_given_as_text(edgepeft: Command, network: str, tmp_path: P
 def test_a_wrong_setting_is_an_error(
     option: str, value: object, code: int, word: str, edgepeft: Command, network: str, tmp_path: Path
 ) -> None:
-    """With what is wrong; nothing is left behind."""
+    """The error names the problem, and no file remains."""
     done = edgepeft("prepare", network, "--method", "sift", option, value, "--out", tmp_path / "b")
     assert (done.code, word in done.err) == (code, True), done.err
     assert not (tmp_path / "b").exists()

@@ -56,7 +56,7 @@ def _logits(model: nn.Module, batch: Batch) -> Tensor:
 
 
 def _silence(group: Group, units: list[int]) -> None:
-    """Set to zero what says how much these units matter, and the norms behind channels."""
+    """Set to zero the weights that rate these units, and the norms after channels."""
     for part in group.slices:
         if (part.scored or group.kind == "channels") and part.tensor not in ("running_mean", "running_var"):
             part.value().data.index_fill_(part.axis, part.indices[units].flatten(), 0.0)
@@ -64,7 +64,7 @@ def _silence(group: Group, units: list[int]) -> None:
 
 @pytest.mark.parametrize("name", ["bert", "gpt2", "llama"])
 def test_what_stays_takes_over_what_goes(name: str) -> None:
-    """With calibration data the layers behind a cut are fitted anew: outputs stay nearer to what they were."""
+    """With calibration data the layers after a cut are refitted, so outputs stay nearer to the original ones."""
     network = NETWORKS[name]
     seen = [inputs for inputs, _ in network.batches(40)]
     other = seen[-1]

@@ -95,7 +95,7 @@ def test_images_beyond_the_memory_set_aside_are_read_again(
 
 
 def test_pictures_of_a_camera_that_was_held_upright_are_turned(bundle: Bundle, tmp_path: Path) -> None:
-    """The orientation that cameras store beside the pixels is obeyed."""
+    """The orientation in a photo's metadata is applied."""
     pixels = np.zeros((8, 8), np.uint8)
     pixels[0] = 255
     (tmp_path / "dark").mkdir()

@@ -32,7 +32,7 @@ def _read(names: tuple[str, ...] | None, values: list[Any]) -> list[int]:
 
 
 def _manifest(spec: LabelSpec, names: tuple[str, ...] | None, loss: str) -> Manifest:
-    """A manifest of which labels, classes and loss alone are looked at."""
+    """A manifest of which only labels, classes and loss are read."""
     manifest = object.__new__(Manifest)
     for name, value in {"labels": (spec,), "classes": names, "loss": LossSpec(loss)}.items():
         object.__setattr__(manifest, name, value)

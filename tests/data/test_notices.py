@@ -20,7 +20,7 @@ LONG = "good " * 30
 
 
 def _notices(path: Path, bundle: Path, **options: object) -> list[str]:
-    """The lines that loading gives."""
+    """Return the warnings of loading."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         load(path, Bundle.open(bundle), **options)

@@ -67,7 +67,7 @@ def test_byte_order_mark_and_windows_line_ends_do_not_matter(bundle: Bundle, tmp
 
 
 def test_labels_are_not_needed_for_prediction(bundle: Bundle, tmp_path: Path) -> None:
-    """With labelled=False a file without labels is read, and the labels of another are not looked at."""
+    """With labelled=False a file without labels is read, and the labels of another are ignored."""
     for content in ("text\ngood\n", "text,label\ngood,whatever\n"):
         data = load(write(tmp_path / "d.csv", content), bundle, labelled=False)
         assert set(data.batch(np.array([0]))) == {"input_ids", "attention_mask"}
@@ -102,7 +102,7 @@ def test_of_a_prompt_and_its_answer_the_answer_is_learned(causal: Trained, tmp_p
 
 
 def test_the_bundles_own_template_and_end_token_are_used(causal: Trained, tmp_path: Path) -> None:
-    """The manifest keeps the template; the first end token is learned behind each answer."""
+    """The manifest contains the template. The first end token is learned after each answer."""
     bundle = Bundle.open(causal.bundle)
     manifest = bundle.manifest
     assert manifest.text is not None and manifest.generation is not None
@@ -133,7 +133,7 @@ def test_columns_of_prompts_and_answers_can_be_named(causal: Trained, tmp_path: 
 
 
 def test_a_long_prompt_is_truncated_on_the_left(causal: Trained, tmp_path: Path) -> None:
-    """What begins a text stays; an answer that leaves no room for a prompt is refused by its line."""
+    """The beginning of a text stays. An answer that leaves no space for a prompt is refused with its line."""
     bundle = Bundle.open(causal.bundle)
     path = write(tmp_path / "d.csv", f"prompt,answer\nthe {'good ' * 30}film,bad bad\n")
     (ids,) = load(path, bundle).batch(np.array([0]))["input_ids"].tolist()

@@ -110,7 +110,7 @@ def test_every_graph_is_valid_and_runs_on_devices(bundle: Path) -> None:
 
 
 def test_frozen_tensors_are_stored_once(bundle: Path) -> None:
-    """The graphs refer to weights.bin alone and to the same offsets in it, however many of them read a tensor."""
+    """The graphs refer to weights.bin alone. Graphs that read the same tensor refer to the same offset."""
     stored: dict[tuple[int, int], set[str]] = {}
     for name in GRAPHS:
         assert external_locations((bundle / name).read_bytes()) <= {"weights.bin"}
@@ -129,7 +129,7 @@ def test_frozen_tensors_are_stored_once(bundle: Path) -> None:
 
 
 def test_equal_bytes_are_stored_once_whatever_they_stand_for(tmp_path: Path) -> None:
-    """4-bit weights are bytes to the forward product and 4-bit numbers to the gradient's: one place in the file."""
+    """4-bit weights are bytes to the forward matmul and 4-bit numbers to the gradient's, stored once in the file."""
     arrays = {
         "a": np.zeros((10, 10), np.float32),
         "b": np.zeros((10, 10), np.int32),
@@ -192,7 +192,7 @@ def test_a_failure_leaves_nothing_behind(tmp_path: Path) -> None:
 
 
 def test_a_failure_while_writing_leaves_the_old_bundle(tmp_path: Path) -> None:
-    """A file that cannot be written ends the preparation; the bundle to be replaced is as it was."""
+    """A file that cannot be written ends the preparation. The bundle to be replaced stays unchanged."""
     _prepare(tmp_path / "b")
     before = {path.name: path.read_bytes() for path in (tmp_path / "b").iterdir()}
     source = edgepeft.Source(Tied(), IDS, "causal_lm", files={"no/such/folder.json": b"{}"})
@@ -225,7 +225,7 @@ def test_what_is_no_bundle_is_never_overwritten(tmp_path: Path) -> None:
 
 
 def test_a_link_to_a_bundle_is_not_replaced(bundle: Path, tmp_path: Path) -> None:
-    """It is refused before the model is exported: the bundle behind it, or the link, would be lost."""
+    """It is refused before the model is exported. Otherwise the link or its bundle would be lost."""
     (tmp_path / "link").symlink_to(bundle)
     with pytest.raises(EdgepeftError) as failure:
         _prepare(tmp_path / "link", overwrite=True)

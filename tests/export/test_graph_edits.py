@@ -98,7 +98,7 @@ def _layer(kind: str) -> tuple[LinearSite, np.ndarray]:
 
 @pytest.mark.parametrize("kind", ["MatMul", "Gemm", "int8", "int4"])
 def test_a_layer_gives_its_matrix_and_accepts_another(kind: str) -> None:
-    """However it is stored; the other one comes back as near as the storage allows."""
+    """For every storage, the matrix that is read back is as close as the storage allows."""
     site, matrix = _layer(kind)
     assert (site.inputs, site.outputs, site.x.name) == (8, 6, "x")
     np.testing.assert_allclose(site.matrix(), matrix, rtol=1e-6)

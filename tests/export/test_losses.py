@@ -86,7 +86,7 @@ CASES = {
 
 
 def _batch(case: Case, rows: int = 4, seed: int = 0) -> dict[str, Tensor]:
-    """Inputs and labels; class labels hold ignored ones, of which one lies in the first place."""
+    """Inputs and labels. Some class labels are ignored, among them the first."""
     draw = torch.Generator().manual_seed(seed)
     sizes = {"rows": (rows,), "tokens": (rows, 6), "images": (rows, 3, 2)}[case.kind]
     shape = (rows, FEATURES, 3, 2) if case.kind == "images" else (*sizes, FEATURES)
@@ -239,7 +239,7 @@ def test_losses_refuse_outputs_that_do_not_fit(loss: Loss, kind: str, reference:
     ],
 )
 def test_settings_out_of_range_are_refused(name: str, setting: dict[str, object]) -> None:
-    """When the loss is made, before any model is looked at."""
+    """When the loss is constructed, before any model is read."""
     with pytest.raises(SettingError, match=next(iter(setting))):
         by_name(name, **setting)
 

@@ -56,7 +56,7 @@ def _trained(name: str, compute: str, mode: str, out: Path) -> tuple[list[float]
 @pytest.mark.parametrize("compute", ["fp32", "int8", "int4"])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_step_is_the_same_when_activations_are_computed_twice(name: str, compute: str, tmp_path: Path) -> None:
-    """Losses and parameters after four steps agree to 1e-5, for every family of networks, packed or not."""
+    """Losses and parameters after four steps agree to 1e-5, for every family of networks, quantized or not."""
     kept, again = (_trained(name, compute, mode, tmp_path) for mode in ("none", "block"))
     assert again[0] == pytest.approx(kept[0], rel=1e-6)
     for parameter, array in kept[1].items():

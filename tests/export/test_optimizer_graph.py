@@ -192,7 +192,7 @@ def test_parameters_can_be_spared_by_name() -> None:
 
 
 def test_the_graph_grows_with_buckets_not_with_parameters() -> None:
-    """A hundred small parameters cost two nodes each beside the arithmetic, which is done once."""
+    """A hundred small parameters add two nodes each; the arithmetic is emitted once."""
     few, many = (plan_buckets({f"p{i}": (4, 4) for i in range(count)}) for count in (2, 100))
     nodes = [len(list(optimizer_graph(AdamW(), buckets).graph)) for buckets in (few, many)]
     assert nodes[1] - nodes[0] == 2 * 98

@@ -288,7 +288,7 @@ def test_the_bundle_shrinks_and_describes_its_tensors(tmp_path: Path) -> None:
 
 
 def test_a_rule_that_unpacks_a_weight_into_the_graph_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The compiler itself sees to it that no float copy of a quantized tensor is stored."""
+    """The compiler stores no float copy of a quantized tensor."""
 
     honest = RULES["edgepeft.Int8MatMul"].function
 

@@ -21,7 +21,7 @@ from tests.support.tiny_bundle import examples
 
 @dataclass(frozen=True)
 class Stage:
-    """The folder of a command: where it works, as it was before, and as an undisturbed run leaves it."""
+    """The folder of a command: its workspace, its state before, and its state after an undisturbed run."""
 
     work: Path
     before: Path

@@ -1,6 +1,6 @@
 """What is on the disk after a power cut, as strictly as POSIX allows: what was not flushed may be gone.
 
-A file's bytes last when the file was flushed, its name when the folder was. Two disks are looked at for each operation:
+A file's bytes persist once the file was flushed, its name once the folder was. Each operation leads to two disks:
 one that has kept nothing else (``names lost``), and one that has written all names early and no bytes (``bytes lost``).
 """
 

@@ -50,7 +50,7 @@ class Runner:
         self._operations = self._recorded()
 
     def points(self, every: int = 1, first: int = 0) -> Iterator[Point]:
-        """All points, or every so many of them from the one at place ``first``."""
+        """All points, or every n-th of them from index ``first`` on."""
         planned = [*self._faults(), *self._cuts()]
         for act in planned[first::every]:
             yield act()

@@ -34,7 +34,7 @@ def system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
 
 
 def replace(path: Path, text: str = "new") -> None:
-    """A new folder in the place of the old one."""
+    """A new folder replaces the old one."""
     with replace_directory(path) as folder:
         (folder / "file").write_text(text)
 
@@ -128,7 +128,7 @@ def test_new_folders_are_flushed_into_their_parents(tmp_path: Path, monkeypatch:
 
 
 def test_a_folder_is_replaced_as_a_whole(old: Path, system: str) -> None:
-    """Nothing of the old one is left, beside the new one neither."""
+    """Nothing of the old one remains, neither inside the new one nor next to it."""
     replace(old)
     assert listed(old) == {"file": "new"}, system
     assert os.listdir(old.parent) == ["bundle"]
@@ -147,7 +147,7 @@ def test_an_error_while_filling_changes_nothing(old: Path) -> None:
 def test_a_rename_that_fails_puts_the_old_folder_back(
     old: Path, monkeypatch: pytest.MonkeyPatch, system: str, fails_at: int
 ) -> None:
-    """Whichever it is, there is a whole folder in the place, and the next try replaces it."""
+    """After any fault there is a whole folder at the path, and the next attempt replaces it."""
     original, calls = os.rename, [0]
 
     def rename(source: Path, target: Path) -> None:
@@ -166,7 +166,7 @@ def test_a_rename_that_fails_puts_the_old_folder_back(
 
 
 def test_what_a_killed_replacement_left_is_recovered(old: Path) -> None:
-    """Between the two renames the old folder is under another name: it comes back."""
+    """Between the two renames the old folder has another name. It is restored."""
     (old.parent / ".bundle.new").mkdir()
     old.rename(old.parent / ".bundle.old")
     recover_directory(old)
@@ -187,7 +187,7 @@ def test_a_folder_replaces_no_file_and_no_link(tmp_path: Path, old: Path, kind: 
 
 
 def test_two_processes_do_not_write_one_folder(old: Path) -> None:
-    """The second one is told, and the first one's work is not touched."""
+    """The second one fails with an error, and the first one's work is untouched."""
     with replace_directory(old) as folder:
         (folder / "file").write_text("new")
         with pytest.raises(EdgepeftError) as refused:

@@ -75,7 +75,7 @@ def changed_tensor(change: Callable[[onnx.TensorProto], object]) -> bytes:
 
 
 def raw_tensor(more: bytes) -> bytes:
-    """The plain model, with bytes behind its initializer that only a parser makes sense of."""
+    """The plain model, with bytes after its initializer that only a parser understands."""
     inside = b"".join(
         delimited(5, content + more) if number == 5 else piece for number, piece, content in pieces(graph_content())
     )
@@ -119,7 +119,7 @@ REFUSED: dict[str, Callable[[], bytes]] = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_parsers_could_read_differently_is_refused(name: str) -> None:
-    """Whatever the parser behind onnxruntime makes of it."""
+    """Our reader agrees with the parser of onnxruntime."""
     assert external_locations(plain()) == {"weights.bin"}
     with pytest.raises(BundleError) as error:
         external_locations(REFUSED[name]())

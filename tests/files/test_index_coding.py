@@ -1,4 +1,4 @@
-"""Delta-coded indices: every one comes back, each has one coding, and what is no coding is refused."""
+"""Delta-coded indices: each round-trips, each has one coding, and other bytes are refused."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_the_bytes_are_leb128() -> None:
 
 
 def test_an_update_at_one_per_cent_holds_little_more_than_that(tmp_path: Path) -> None:
-    """Of a layer of 384 by 1,536: four bytes for a value, and about one for its place."""
+    """For a layer of 384 by 1,536: four bytes per value, and about one per index."""
     indices = picked(384 * 1536, 384 * 1536 // 100)
     values = np.random.default_rng(1).normal(size=indices.size).astype(np.float32)
     path = write_update(tmp_path / "u", update_of({"w.values": values, "w.indices": indices}))

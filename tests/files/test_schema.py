@@ -1,4 +1,4 @@
-"""Dataclasses as JSON: what is written is read again, and what is wrong is named with its place."""
+"""Dataclasses as JSON: values round-trip, and errors name the path of the wrong value."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A small fleet for tests: a host, a place, devices, all of them real, over the tiny bundle."""
+"""A small fleet for tests: a real host, remote and devices, with the tiny bundle."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class Device:
     directory: DeviceDirectory
 
     def join(self, now: float = NOW + 60, **more: Any) -> Joined:
-        """The newest round at the fleet's place."""
+        """The newest round at the fleet's remote."""
         return join(self.fleet.remote, self.directory, self.fleet.bundle, now=now, **more)
 
     def fetch(self, now: float = NOW + 60, **more: Any) -> Joined:
@@ -111,7 +111,7 @@ class Device:
             return trainer.save_update(self.directory.path / f"update-{current.round.round}-{steps}-{seed}.safetensors")
 
     def deliver(self, update: Path | None = None) -> Delivered:
-        """Leave an update at the fleet's place."""
+        """Write an update to the fleet's remote."""
         return deliver(update or self.train(), self.fleet.remote, self.directory)
 
 

@@ -18,7 +18,7 @@ from tests.fleet.fleets import NOW, Device, Fleet
 
 
 def _close(fleet: Fleet) -> dict[str, tuple[int, float]]:
-    """Steps and factor of what counts, by the place in the order of hashes."""
+    """Steps and factor of each counted update, in the order of hashes."""
     found = closing(fleet.host)
     return {path.name: (read_update(path).steps, factor) for path, factor in found.updates.items()}
 

@@ -130,7 +130,7 @@ def test_late_updates_count_as_far_as_the_round_allows(fleet: Fleet, device: Dev
 
 
 def test_a_large_update_is_clipped_or_refused(fleet: Fleet) -> None:
-    """As the round says; what is clipped is kept as it came, with the factor beside it."""
+    """By the norm that the round sets. A clipped update is stored unchanged, with its factor."""
     for number, action in enumerate(("clip", "refuse")):
         device = fleet.device(f"pi-{action}")
         fleet.publish(seed=1, max_update_norm=0.01, norm_action=action)
@@ -265,7 +265,7 @@ def test_a_kept_update_that_rotted_is_taken_anew(fleet: Fleet, device: Device) -
 def test_a_folder_that_cannot_be_read_stops_nobody_else(
     fleet: Fleet, device: Device, monkeypatch: pytest.MonkeyPatch, locked: str
 ) -> None:
-    """Whoever takes away the permission to read a folder of its own is told of; the others' updates are taken."""
+    """A device that removes the permission to read its folder is reported. The others' updates are accepted."""
     (fleet.remote / locked).mkdir(parents=True)
     device.deliver()
     original = os.scandir
@@ -295,7 +295,7 @@ def test_deliver_refuses_what_the_host_would_refuse(fleet: Fleet, device: Device
 
 @pytest.mark.parametrize("who", ["device", "host"])
 def test_planted_links_lead_no_file_elsewhere(fleet: Fleet, device: Device, who: str) -> None:
-    """Links on a stick in the place of a folder are refused; those in the place of a file are replaced."""
+    """Links on a USB stick that replace a folder are refused. Links that replace a file are overwritten."""
     update, precious = device.train(), fleet.root / "precious"
     precious.mkdir()
     (precious / "file").write_text("precious")
@@ -317,7 +317,7 @@ def test_planted_links_lead_no_file_elsewhere(fleet: Fleet, device: Device, who:
 
 
 def test_sequence_numbers_never_repeat(fleet: Fleet, device: Device) -> None:
-    """One number per update, whatever place it goes to; a file of numbers that is damaged is not guessed."""
+    """One number per update, whichever remote receives it. A damaged file of numbers is an error."""
     other = fleet.root / "other"
     other.mkdir()
     update = device.train(seed=1)
@@ -327,7 +327,7 @@ def test_sequence_numbers_never_repeat(fleet: Fleet, device: Device) -> None:
     assert code_of(device.deliver, device.train(seed=3)) == "damaged-device-directory"
 
 
-# The host's home
+# The host's workspace
 
 
 def test_a_host_without_key_round_or_the_right_bundle_is_told(fleet: Fleet, tmp_path: Path) -> None:
@@ -408,7 +408,7 @@ def test_a_damaged_ledger_is_an_error_not_an_empty_one(fleet: Fleet, device: Dev
 
 
 def test_two_pulls_at_once_are_kept_apart(fleet: Fleet) -> None:
-    """The second one is told to wait."""
+    """The second one fails and asks the user to wait."""
     with fleet.host.locked():
         assert code_of(collect, [], fleet.host) == "path-in-use"
 

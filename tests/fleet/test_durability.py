@@ -1,4 +1,4 @@
-"""What a crash, or another process, leaves behind costs no key, no run and no update."""
+"""After a crash, or next to another process, no key, run or update is lost."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_an_update_that_cannot_be_removed_keeps_its_sidecar(fleet: Fleet, monkey
 
 
 def test_a_sidecar_of_a_refused_update_does_not_wait(fleet: Fleet) -> None:
-    """What is in quarantine was taken from its place too; a sidecar that nobody knows goes on waiting."""
+    """Quarantined updates are removed from their remote too. An unknown sidecar stays."""
     device = fleet.device()
     fleet.publish()
     device.join()

@@ -1,4 +1,4 @@
-"""Connections that ask for nothing, or never end asking: they are limited, and devices are served beside them."""
+"""Connections that send no request, or never finish one, are limited, and devices are still served."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_devices_are_served_beside_600_half_open_ones(fleet: Fleet) -> None:
 
 @pytest.mark.parametrize("half", HALVES)
 def test_who_waits_too_long_is_closed(fleet: Fleet, half: str) -> None:
-    """Whatever it has sent, and however it goes on sending; a request that was refused is no excuse."""
+    """Whatever it has sent and keeps sending, also after a refused request."""
     fleet.publish()
     with serving(fleet.host, limits=Limits(seconds=0.2)) as port, _open(port, HALVES[half]) as connection:
         connection.settimeout(0.05)
@@ -158,7 +158,7 @@ def test_a_device_holds_no_more_than_its_share(fleet: Fleet) -> None:
 
 
 def test_only_so_many_updates_arrive_at_once(fleet: Fleet) -> None:
-    """Those that are under way count: 20 that begin together are 16 in the end."""
+    """Registrations in progress count: of 20 that start together, 16 succeed."""
     fleet.device()
     fleet.publish()
     contents = [bytes([number]) * 100 for number in range(MAX_PENDING + 4)]
@@ -191,7 +191,7 @@ def test_a_body_that_comes_too_slowly_is_given_up(fleet: Fleet) -> None:
 
 @pytest.mark.usefixtures("impatient")
 def test_a_client_that_does_not_read_is_dropped(fleet: Fleet) -> None:
-    """A download that stands still takes no place for ever."""
+    """A stalled download does not occupy a slot for ever."""
     fleet.device()
     fleet.publish()
     size = 2**25
@@ -200,7 +200,7 @@ def test_a_client_that_does_not_read_is_dropped(fleet: Fleet) -> None:
     with serving(fleet.host, limits=Limits(of_a_device=1)) as port, ExitStack() as stack:
         stuck = stack.enter_context(_open(port, asked))
         poll = stack.enter_context(_open(port, b""))
-        assert _last_status(poll, _head(fleet, "GET", 0), 429) == 404  # the one that is stuck has lost its place
+        assert _last_status(poll, _head(fleet, "GET", 0), 429) == 404  # the stalled one has lost its slot
         received = _drained(stuck)
         assert received < size
 
@@ -219,7 +219,7 @@ def _drained(connection: socket.socket) -> int:
 
 
 def test_handshakes_that_never_end_count_too(fleet: Fleet, tmp_path: Path) -> None:
-    """Over TLS a connection waits from its first packet on, and devices are served beside it."""
+    """Over TLS the time limit starts with a connection's first packet, and devices are still served."""
     certificate, key = certificate_for(tmp_path)
     device = fleet.device()
     fleet.publish(seed=1)

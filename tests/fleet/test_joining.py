@@ -29,7 +29,7 @@ from tests.support.tiny_bundle import build, examples
 
 
 def test_a_device_trains_from_the_rounds_adapter(fleet: Fleet) -> None:
-    """What is in use is the published file to the byte, and the host can tell which round an update is of."""
+    """The active adapter is the published file, byte for byte, and the host can identify an update's round."""
     device, made = fleet.device(), fleet.publish(seed=1)
     joined = device.join()
     assert (joined.round, joined.switched, joined.advice) == (made, True, None)
@@ -100,7 +100,7 @@ def test_only_the_hosts_own_signature_counts(fleet: Fleet) -> None:
 @pytest.mark.parametrize("name", ["latest.json", "latest.sig", "r000001/round.json", "r000001/adapter.safetensors"])
 @pytest.mark.parametrize("damage", ["flip", "cut", "grow", "missing", "link"])
 def test_a_damaged_place_changes_nothing_on_the_device(fleet: Fleet, name: str, damage: str) -> None:
-    """Whatever is wrong with whichever file, the device says so; once the place is whole again, it joins."""
+    """The device reports any damage of any file. Once the remote is repaired, it joins."""
     device, file = fleet.device(), fleet.remote / name
     fleet.publish(seed=1)
     whole = file.read_bytes()
@@ -210,7 +210,7 @@ def test_a_damaged_slot_falls_back_and_is_fetched_again(fleet: Fleet) -> None:
 
 
 def test_a_damaged_slot_is_mended_before_the_other_is_touched(fleet: Fleet) -> None:
-    """Where the slot in use is damaged and the place is out of reach, the older adapter is still there afterwards."""
+    """If the active slot is damaged and the remote is unreachable, the older adapter remains."""
     device = fleet.device()
     for seed in (1, 2):
         fleet.publish(seed=seed)
@@ -252,7 +252,7 @@ def test_training_that_never_makes_a_step_falls_back(fleet: Fleet) -> None:
 
 
 def test_a_fetch_goes_on_where_it_was_interrupted(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What an earlier try has brought is not read again; if it is no good, the whole is fetched anew."""
+    """Bytes of an earlier attempt are not fetched again. If they are wrong, the whole file is."""
     device, made = fleet.device(), fleet.publish(seed=1)
     slot = device.directory.spare(None)
     content = fleet.adapter(1).read_bytes()
@@ -301,7 +301,7 @@ def test_a_failure_at_any_write_leaves_a_device_that_works(
 
 
 def test_an_identity_is_private_and_needed(fleet: Fleet, tmp_path: Path) -> None:
-    """Key files can be read by their owner alone; a device without one is told what to bring."""
+    """Key files are readable by their owner alone. The error of a device without one says which file it needs."""
     device = fleet.device()
     fleet.publish()
     files = [device.directory.path / "device.json", *fleet.host.keys.rglob("*.json"), fleet.root / "pi-1.json"]
@@ -313,7 +313,7 @@ def test_an_identity_is_private_and_needed(fleet: Fleet, tmp_path: Path) -> None
 
 
 def test_only_one_process_at_a_time_changes_a_home(fleet: Fleet) -> None:
-    """A second one is told to wait; a training that is under way is not stopped by it."""
+    """A second one fails and asks the user to wait. It does not stop the training in progress."""
     device = fleet.device()
     fleet.publish()
     device.join()

@@ -1,4 +1,4 @@
-"""Rounds of a method whose devices pick what trains: indices go out and come back, delta-coded."""
+"""Rounds of a method whose devices select the trained elements: delta-coded indices in both directions."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def indices_of(parameters: dict[str, Array], bundle: Bundle) -> dict[str, Array]
 
 
 def test_a_second_round_starts_from_coded_indices(sifted: Path, tmp_path: Path) -> None:
-    """Two devices pick and deliver, their mean is published as it was written, and what is trained from it is taken."""
+    """Two devices select and deliver, their mean is published unchanged, and an update trained from it is accepted."""
     fleet, opened = Fleet.begin(tmp_path, sifted), Bundle.open(sifted)
     devices = [fleet.device("pi-1"), fleet.device("pi-2")]
     fleet.publish()

@@ -102,7 +102,7 @@ def _received(fleet: Fleet) -> list[Path]:
 
 
 def test_what_was_received_goes_once_it_is_kept(fleet: Fleet) -> None:
-    """The device that repeats its delivery is told that it is there, and sends nothing again."""
+    """A device that repeats its delivery learns that it has arrived, and sends nothing again."""
     device = fleet.device()
     fleet.publish(seed=1)
     with serving(fleet.host) as port:

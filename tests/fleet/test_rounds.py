@@ -1,4 +1,4 @@
-"""The files of a round and the sidecar: come back as written, are refused when anything else is in them."""
+"""The files of a round and the sidecar round-trip, and are refused if they contain anything else."""
 
 from __future__ import annotations
 

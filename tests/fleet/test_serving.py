@@ -277,7 +277,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def answering(answer: Callable[[_Handler], None]) -> Iterator[tuple[HttpTransport, list[dict[str, str]]]]:
-    """A place whose server answers like this, and the headers of the requests it got."""
+    """A remote whose server answers with ``responses``, and the headers of the requests it got."""
     handler = type("Handler", (_Handler,), {"answer": answer, "asked": []})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever)
@@ -338,7 +338,7 @@ def test_a_server_that_sends_without_end_is_cut_off(tmp_path: Path) -> None:
 
 
 def test_a_redirect_does_not_get_the_token(tmp_path: Path) -> None:
-    """A device talks to the server it was told of, and to no other."""
+    """A device talks to the configured server, and to no other."""
     with answering(lambda handler: handler.reply(200, CONTENT)) as (other, asked):
         where = f"{other}/latest.json"
         with answering(lambda handler: handler.reply(302, b"", Location=where)) as (remote, _):

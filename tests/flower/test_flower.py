@@ -55,7 +55,7 @@ def test_cases_of_the_other_environment(part: str, fleet_python: Path, bundles: 
 
 @pytest.mark.slow
 def test_rounds_outlive_a_superlink_that_is_killed(fleet_python: Path, tmp_path: Path) -> None:
-    """Two nodes, each with a process of its own, and no simulation: Flower's daemon forgets its runs, we go on."""
+    """Two nodes, each a process, without simulation. Flower's daemon loses its runs; ours resume."""
     data = read_tensors(GOLDEN / "data.safetensors").tensors
     for number in range(2):
         np.savez(tmp_path / f"{number}.npz", **{name: array[number::2] for name, array in data.items()})

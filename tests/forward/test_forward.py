@@ -1,4 +1,4 @@
-"""Sources become graphs: what trains is an input under its own name, sizes are free, the model is left as it was."""
+"""Sources become graphs: trained parameters are inputs by name, sizes are symbolic, the model is unchanged."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _input_dims(forward: Forward) -> dict[str, str]:
 
 
 class TwoInputs(nn.Module):
-    """Embeds ids, averages what the mask keeps, and adds a bias; a pooler that nobody reads lies beside it."""
+    """Embeds ids, averages what the mask keeps, and adds a bias. A pooler is unused."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ def test_equal_frozen_and_trainable_tensors_stay_apart() -> None:
 
 
 def test_a_tensor_shared_by_two_modules_is_one_parameter() -> None:
-    """Tied weights train once: both places read the same graph input."""
+    """Tied weights train once: both readers use the same graph input."""
     tied = nn.Linear(3, 3, bias=False)
     model = nn.Sequential(tied, nn.Tanh(), tied)
     forward = from_torch(model, torch.zeros(2, 3))
@@ -265,7 +265,7 @@ def test_examples_that_do_not_fit_are_refused(inputs: dict[str, Tensor]) -> None
     assert failure.value.code == "bad-example-inputs"
 
 
-# The model stays as it was
+# The model stays unchanged
 
 
 def test_the_model_is_put_back() -> None:
@@ -305,7 +305,7 @@ def _compile(model: nn.Module, inputs: dict[str, Tensor] | Tensor, loss: Loss | 
 
 
 def test_parameters_out_of_reach_are_reported_and_stay_frozen() -> None:
-    """A pooler beside the chosen output does not train; in the graphs it is no input any more, and nobody reads it."""
+    """A pooler that the chosen output does not use is not trained, and is no input of the graphs."""
     compiled = _compile(TwoInputs(), _text(2, 3), outputs=["logits"])
     assert set(compiled.unreached) == {"pooler.weight", "pooler.bias"}
     assert set(compiled.parameters) == {"embedding.weight", "head.weight", "head.bias"}

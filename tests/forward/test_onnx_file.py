@@ -53,7 +53,7 @@ def _arrays() -> dict[str, np.ndarray]:
 def _model(opset: int, *, listed: bool = False) -> onnx.ModelProto:
     """A small network of an older operator set; with ``listed``, its initializers are inputs too, as before IR 4."""
     body = BODY[opset]
-    for name in SHAPES:  # the parser takes no dots
+    for name in SHAPES:  # the parser rejects dots
         body = body.replace(name, name.replace(".", "_"))
     declared = ", ".join(f"float[{', '.join(map(str, s))}] {n.replace('.', '_')}" for n, s in SHAPES.items())
     model = onnx.parser.parse_model(
@@ -89,7 +89,7 @@ def _torch(opset: int, x: Tensor, p: dict[str, Tensor]) -> Tensor:
 @pytest.mark.parametrize("opset", [13, 17])
 @pytest.mark.parametrize("form", ["plain", "listed", "external"])
 def test_an_older_file_trains_as_torch_does(opset: int, form: str, tmp_path: Path) -> None:
-    """Files of opset 13 and 17 are converted; initializers may be listed as inputs, or lie in a file beside."""
+    """Files of opset 13 and 17 are converted; initializers may be listed as inputs, or be stored in a second file."""
     path = _write(tmp_path / "m.onnx", _model(opset, listed=form == "listed"), external=form == "external")
     prepared = edgepeft.prepare(path, trainable=["encoder.*", "norm.scale"], optimizer="sgd", out=tmp_path / "b")
     assert prepared.trainable == 24 + 6 + 6
@@ -119,7 +119,7 @@ def test_names_and_patterns_choose_what_trains(tmp_path: Path) -> None:
 
 
 def test_the_file_is_left_as_it_was(tmp_path: Path) -> None:
-    """Preparing reads it, and writes nothing beside it."""
+    """Preparing reads it, and writes nothing next to it."""
     (tmp_path / "models").mkdir()
     path = _write(tmp_path / "models" / "m.onnx", _model(17))
     before = path.read_bytes()
@@ -191,7 +191,7 @@ def test_pipe_in_the_place_of_a_file_is_refused(name: str, tmp_path: Path) -> No
 
 
 def _newer(op: str, opset: int, path: Path) -> Path:
-    """A file of one operator of a newer operator set behind a weight."""
+    """A file with one operator of a newer operator set after a weight."""
     graph = f"m (float[2,4,6,6] x) => (float[a,b,c,d] y) <float[1] k = {{1.5}}> {{ w = Mul(x, k)\n y = {op}(w) }}"
     onnx.save(onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["": {opset}]> {graph}'), path)
     return path

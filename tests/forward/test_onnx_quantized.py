@@ -30,7 +30,7 @@ EXACT.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The network, packed in every way."""
+    """The network, quantized in every way."""
     source = write(tmp_path_factory.mktemp("onnx") / "fp32.onnx")
     return {"fp32": source, **{kind: quantized(source, kind) for kind in KINDS}}
 
@@ -75,12 +75,12 @@ def _stored(model: ir.Model) -> set[bytes]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_packed_tensors_are_those_of_the_file(kind: str, files: dict[str, Path]) -> None:
-    """Raising changes operators only: each packed weight is in the train graph with its bytes, and no fp32 copy."""
+    """Raising changes only operators: each quantized weight is in the train graph bytewise, without an fp32 copy."""
     forward = from_onnx(files[kind], (), LORA)
     kept = packed(files[kind])
     assert len(kept) >= (1 if "int4" in kind or "blocks" in kind else 5)
-    told = quantize(forward, Quantization())[1].quantized  # what came packed is told from fp32, with its true size
-    assert kept.keys() <= told.keys() and {item.kind for item in told.values()} <= {"int8", "int4"}
+    counted = quantize(forward, Quantization())[1].quantized  # with true sizes
+    assert kept.keys() <= counted.keys() and {item.kind for item in counted.values()} <= {"int8", "int4"}
     train = _compiled(forward).graphs["train"]
     assert set(kept.values()) <= _stored(train)
     assert not any("weight" in str(name) and f"{name}_quantized" in kept for name in train.graph.initializers)
@@ -183,7 +183,7 @@ def test_a_packed_look_up_table_stays_packed(symmetric: bool, tmp_path: Path) ->
 
 
 def test_adapters_that_a_file_brings_can_train(tmp_path: Path) -> None:
-    """MatMulNBits with LoRA weights as initializers beside it, Olive's layout: named, they train; no second pair."""
+    """MatMulNBits with LoRA weights as initializers, Olive's layout: named, they train, and no second pair is added."""
     source = quantized(write(tmp_path / "m.onnx"), "int4")
     model = onnx.load(source)
     product = next(node for node in model.graph.node if node.op_type == "MatMulNBits")
@@ -207,7 +207,7 @@ def test_adapters_that_a_file_brings_can_train(tmp_path: Path) -> None:
 
 
 def test_a_float_model_is_read_as_before(files: dict[str, Path]) -> None:
-    """Without LoRA and packed tensors, only what is named trains, at the operator set of every bundle."""
+    """Without LoRA and quantized tensors, only named weights train, at the operator set of every bundle."""
     forward = from_onnx(files["fp32"], ["head.*"])
     assert set(forward.parameters) == {"head.weight", "head.bias"}
     assert forward.model.graph.opset_imports[""] == 20 and DOMAIN not in forward.model.graph.opset_imports

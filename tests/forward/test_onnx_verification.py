@@ -107,7 +107,7 @@ def test_an_output_that_is_not_there_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_weight_read_twice_gets_a_pair_for_each(tmp_path: Path) -> None:
-    """Two matmuls of one weight are adapted apart, and come back apart."""
+    """Two matmuls of one weight have separate adapters, and are merged separately."""
     nodes = [
         helper.make_node("MatMul", ["x", "W"], ["a"]),
         helper.make_node("Tanh", ["a"], ["b"]),
@@ -159,7 +159,7 @@ def test_squeeze_without_axes_keeps_free_ones(tmp_path: Path) -> None:
 
 
 def test_shapes_that_cannot_be_inferred_are_read_off_a_run(tmp_path: Path) -> None:
-    """Behind an operator that ONNX infers nothing for, rank, sizes and names come from the run."""
+    """After an operator without ONNX shape inference, rank, sizes and names come from the run."""
     nodes = [
         helper.make_node("Scaler", ["x"], ["s"], domain="ai.onnx.ml", offset=[0.5] * 4, scale=[2.0] * 4),
         helper.make_node("MatMul", ["s", "W"], ["y"]),
@@ -277,7 +277,7 @@ def onnx_read(path: Path) -> FileReference:
 
 
 def test_a_file_that_runs_on_no_invented_input_takes_an_example(tmp_path: Path) -> None:
-    """Without one it is prepared, and the user is told that it could not be compared."""
+    """Without one it is prepared, with a warning that it could not be compared."""
     nodes = [
         helper.make_node("Reshape", ["x", "shape"], ["rows"]),  # the free axis has to be a multiple of 11
         helper.make_node("MatMul", ["rows", "W"], ["out"]),

@@ -47,7 +47,7 @@ def test_a_wrong_export_names_function_and_module() -> None:
 
 
 def test_an_example_of_zeros_hides_no_fault() -> None:
-    """Zeros give zeros whatever is computed: such inputs are compared with others in their place."""
+    """Zeros give zeros whatever is computed: such inputs are replaced for the comparison."""
     with pytest.raises(VerificationError):
         from_torch(Graph(), _nodes(torch.zeros(5, 3)), dynamic_axes=NODES)
 
@@ -124,7 +124,7 @@ def test_a_sequence_at_its_limit_is_made_shorter() -> None:
 
 
 def test_a_model_that_drops_an_axis_of_one_says_so() -> None:
-    """With one example, squeeze takes the batch too: the graph does not, and the user is told."""
+    """With one example, squeeze removes the batch too. The graph does not, and the user is warned."""
 
     class Squeezing(nn.Module):
         def __init__(self) -> None:

@@ -37,7 +37,7 @@ def main() -> int:
 
 
 def _keep(found: Found, folder: Path | None) -> None:
-    """Tell what escaped, and keep the inputs that led to it."""
+    """Report what escaped, and store the inputs that led to it."""
     for error, content in found.escaped.items():
         name = hashlib.sha256(content).hexdigest()[:16]
         print(f"  {error}" + ("" if folder is None else f" ({folder / name})"))

@@ -20,7 +20,7 @@ _HANGS = 60
 
 
 class Hang(BaseException):
-    """A reader that does not come back."""
+    """A reader that does not return."""
 
 
 @dataclass
@@ -32,7 +32,7 @@ class Found:
         refused: how many of them raised an error of ours.
         escaped: other errors, by their type and text, each with the first input that led to it.
         seconds: CPU time of the slowest input.
-        megabytes: what the process grew by, at most, while it read one input; 0 where the system does not tell.
+        megabytes: what the process grew by, at most, while it read one input; 0 where the system does not report it.
     """
 
     inputs: int = 0
@@ -68,7 +68,7 @@ def _read(read: Callable[[bytes], object], content: bytes, found: Found) -> None
         read(content)
     except EdgepeftError as error:
         found.refused += 1
-        str(error).encode()  # what is told can be printed
+        str(error).encode()  # the message can be printed
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # a panic of a Rust library is no Exception

@@ -1,4 +1,4 @@
-"""Makes the golden bundle anew: ``python -m tests.golden.make``, from the root of the repository.
+"""Makes the golden bundle: ``python -m tests.golden.make``, from the root of the repository.
 
 It is one tiny bundle with what every runtime must make of it:
 
@@ -10,7 +10,7 @@ It is one tiny bundle with what every runtime must make of it:
                        ``evaluation``: loss and accuracy on ``evaluate`` after the steps
                        ``outputs``: the logits for ``predict`` after the steps
 
-Make it anew only when the format or the compiler's graphs change: the files are committed, so that a change is seen.
+Make it again only when the format or the compiler's graphs change: the files are committed, so that a change is seen.
 """
 
 from __future__ import annotations

@@ -356,7 +356,7 @@ def test_infer_onnx_itself_needs_what_the_adapter_brings(text: Trained, tmp_path
 
 
 def test_half_a_pair_is_no_peft_adapter(tmp_path: Path) -> None:
-    """With A frozen by hand only B is sent: exact to average, right in ONNX, refused where A would be drawn anew."""
+    """With A frozen by hand only B is sent: exact to average, correct in ONNX, refused where A would be drawn again."""
     from peft import LoraConfig, get_peft_model
 
     model = get_peft_model(torch.nn.Sequential(torch.nn.Linear(6, 8)), LoraConfig(r=2, target_modules=["0"]))

@@ -1,4 +1,4 @@
-"""A packed base stays packed, byte for byte, through training and merging."""
+"""A quantized base stays quantized, byte for byte, through training and merging."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Made = tuple[Path, Path]
 
 @pytest.fixture(scope="module", params=["int8", "int4"])
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Made:
-    """A bundle with a packed base, and the update of a few steps."""
+    """A bundle with a quantized base, and the update of a few steps."""
     folder = tmp_path_factory.mktemp(request.param)
     edgepeft.prepare(
         NETWORK.model(),
@@ -72,7 +72,7 @@ def test_merging_to_onnx_leaves_the_packed_bytes_alone(made: Made, tmp_path: Pat
 
 
 def test_the_adapter_of_a_packed_base_fits_the_fp32_model(made: Made, tmp_path: Path) -> None:
-    """As a PEFT adapter beside the unpacked base it gives nearly the device's logits: what differs is the rounding."""
+    """As a PEFT adapter on the unquantized base it gives nearly the device's logits. The difference is the rounding."""
     bundle, update = made
     edgepeft.merge(bundle, update, to="peft", out=tmp_path / "adapter")
     model = PeftModel.from_pretrained(NETWORK.model(), tmp_path / "adapter").eval()

@@ -82,7 +82,7 @@ def test_the_best_set_fits_the_budget_and_grows_with_it() -> None:
 
 
 def test_activations_count() -> None:
-    """A deep tensor that would fit by its own size is left out where the activations behind it do not fit."""
+    """A deep tensor that would fit by its own size is left out if the activations after it do not fit."""
     model, batches = _problem()
     first = PER_ELEMENT * 20  # 0.bias
     chosen = best_under(model, batches, _loss, first + 200)

@@ -34,7 +34,7 @@ def _prepare(out: Path, method: FrozenA, **settings: object) -> Bundle:
 
 @pytest.mark.parametrize("compute", ["fp32", "int8"])
 def test_only_b_moves_and_peft_loads_both(compute: str, tmp_path: Path) -> None:
-    """A is as it was to the bit, has no state, and the adapter in peft gives the device's logits."""
+    """A stays bit-identical and has no state, and the adapter in peft gives the device's logits."""
     bundle = _prepare(tmp_path / "bundle", FrozenA(rank=2), compute=compute)
     batches = list(BERT.batches(4))
     with Trainer.open(bundle) as trainer:

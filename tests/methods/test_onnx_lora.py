@@ -1,4 +1,4 @@
-"""LoRA on the graph of an .onnx file, end to end: torch gives the same losses, packed bytes come back untouched."""
+"""LoRA on the graph of an .onnx file, end to end: torch gives the same losses, and packed bytes stay untouched."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _trained(bundle: Path, folder: Path, steps: int = 10) -> tuple[Path, list[fl
 
 
 def test_lora_on_the_graph_trains_as_in_torch(source: Path, tmp_path: Path) -> None:
-    """Convolutions, a MatMul and Gemms with pairs beside them, the head whole: ten steps of AdamW, the same losses."""
+    """Convolutions, a MatMul and Gemms with pairs, the whole head: ten steps of AdamW, the same losses."""
     forward = from_onnx(source, (), GraphLora(rank=4))
     tensors = {name: torch.from_numpy(np.array(array)) for name, array in {**arrays(), **forward.parameters}.items()}
     trained = [tensors[name].requires_grad_() for name in forward.parameters]
@@ -76,7 +76,7 @@ def test_pairs_beside_float_weights_fold_when_merged(source: Path, tmp_path: Pat
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_packed_file_trains_and_keeps_its_bytes(kind: str, source: Path, tmp_path: Path) -> None:
-    """Source, bundle and merged file hold the same packed tensors; the merged file gives the device's scores."""
+    """Source, bundle and merged file contain the same packed tensors. The merged file gives the device's scores."""
     file = quantized(source, kind)
     bundle = _bundle(from_onnx(file, (), GraphLora(rank=4)), tmp_path / "b")
     update, found, after = _trained(bundle, tmp_path, steps=15)

@@ -57,7 +57,7 @@ def test_an_adapter_starts_as_nothing_and_trains(placement: str, tmp_path: Path)
     ids=["cnn", "gru", "t5", "moe"],
 )
 def test_adapters_stand_behind_layers_of_every_kind(network: Network, tmp_path: Path) -> None:
-    """1x1 kernels behind convolutions, matrices behind recurrent layers, attention where experts are the other part."""
+    """1x1 kernels after convolutions, matrices after recurrent layers, attention in a network with experts."""
     _checked(by_name("adapter", reduction=4), network, tmp_path)
 
 
@@ -77,7 +77,7 @@ def test_one_lora_for_all_blocks(tmp_path: Path) -> None:
 
 
 def test_lora_adapts_convolutions_with_dilation_and_groups(tmp_path: Path) -> None:
-    """Where peft's crashes or refuses: pairs of our own beside its pairs."""
+    """Where peft's crashes or refuses: our own pairs next to its pairs."""
     network = convolution.NETWORKS["residual-cnn"]
     model = _checked(by_name("lora", rank=2), network, tmp_path)
     adapted = {name.split(".lora_A")[0].removeprefix("base_model.model.") for name, _ in model.named_parameters()}

@@ -155,7 +155,7 @@ def test_settings_out_of_range_are_refused(method: str, settings: dict[str, obje
 
 
 def test_a_prompt_takes_positions_from_the_input(tmp_path: Path) -> None:
-    """BERT's 40 learned positions leave 37 for the text beside a prompt of 3."""
+    """With a prompt of 3, BERT's 40 learned positions leave 37 for the text."""
     network = NETWORKS["bert"]
     source = edgepeft.Source(network.model(), network.example(), dimension_max={"sequence": 40})
     bundle = edgepeft.prepare(source, method=by_name("prompt", tokens=3), out=tmp_path / "b").bundle

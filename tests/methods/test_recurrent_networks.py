@@ -90,7 +90,7 @@ def _recordings(count: int) -> Iterator[tuple[Batch, Tensor]]:
 
 
 def test_recurrent_lora_has_a_pair_per_weight_matrix() -> None:
-    """Of every layer and direction, with the head of a classifier beside them; no model of peft is made for it."""
+    """Of every layer and direction, with the head of a classifier, without a model of peft."""
     model = attach(Lora(rank=3, target_modules=("rnn",)), NETWORKS["lstm"].model())
     marked = {name: tuple(p.shape) for name, p in model.named_parameters() if p.requires_grad}
     assert type(model).__name__ == "LstmClassifier"

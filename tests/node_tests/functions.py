@@ -123,7 +123,7 @@ def _agree(have: list[Array], want: list[Array]) -> bool:
 
 
 def double(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with float64 in place of float32 and float16."""
+    """The model with float64 instead of float32 and float16."""
     made = onnx.ModelProto()
     made.CopyFrom(model)
     _double_graph(made.graph)

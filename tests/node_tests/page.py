@@ -36,7 +36,7 @@ def write_list(rows: Sequence[Row]) -> None:
 
 
 def read_list() -> dict[str, dict[str, str]]:
-    """The result of each way as it was written, by the test's name."""
+    """The recorded result of each way, by the test's name."""
     lines = LIST.read_text("utf-8").splitlines()[1:]
     return {name: dict(zip(WAYS, results, strict=True)) for name, _, *results in (line.split("\t") for line in lines)}
 

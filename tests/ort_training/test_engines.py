@@ -1,4 +1,4 @@
-"""One bundle, two engines: the same losses, whoever trains, and whoever goes on."""
+"""One bundle, two engines: the same losses, whichever trains, and whichever resumes."""
 
 from __future__ import annotations
 

@@ -155,7 +155,7 @@ def test_a_text_ends_at_its_end_token_while_others_go_on(gpt2: Trained) -> None:
 
 
 def test_a_text_ends_where_the_model_has_no_more_positions(tmp_path: Path) -> None:
-    """The shorter one of a batch goes on until it is as long itself."""
+    """The shorter one of a batch continues until it is as long itself."""
     network = replace(NETWORKS["gpt2"], model=tiny_gpt2)
     source = edgepeft.Source(
         network.model(), network.example(), "causal_lm", TextSpec(16, PAD, FIELDS), dimension_max={"sequence": 40}
@@ -185,7 +185,7 @@ def test_a_text_ends_where_the_model_has_no_more_positions(tmp_path: Path) -> No
 def test_the_graph_that_generates_takes_no_weights_of_its_own(
     model: Callable[[], nn.Module], compute: str, tmp_path: Path
 ) -> None:
-    """weights.bin is as large without it, also packed, with a tied head, and with grouped heads; its tokens agree."""
+    """weights.bin is as large without it, also quantized, with a tied head and with grouped heads; tokens agree."""
     network = NETWORKS[model.__name__.removeprefix("tiny_")]
     packing = edgepeft.Quantization(compute, smallest=512)
     sizes = []
@@ -201,7 +201,7 @@ def test_the_graph_that_generates_takes_no_weights_of_its_own(
 
 
 def test_a_prompt_method_generates_by_the_whole_text(tmp_path: Path) -> None:
-    """A model that learns a prompt has no cache to begin with; the bundle says so, and generates all the same."""
+    """A model that learns a prompt has no initial cache. The bundle says so, and still generates."""
     from peft import PromptTuningConfig, get_peft_model
 
     model = get_peft_model(tiny_gpt2(), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3))

@@ -228,7 +228,7 @@ def test_doctor_lists_what_would_train(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_doctor_names_what_stands_in_the_way() -> None:
-    """Each operator without a gradient rule, with its node and the parameter behind it, instead of an error."""
+    """Each operator without a gradient rule, with its node and its parameter, instead of an error."""
 
     class Cubic(nn.Module):
         def __init__(self) -> None:

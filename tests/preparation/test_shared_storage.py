@@ -1,4 +1,4 @@
-"""Tensors that share memory train as one: on the device as in torch, and back in peft."""
+"""Tensors that share memory train as one, on the device as in torch, and again in peft."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Preparing leaves the user's module as it was, and an adapter that it brings is trained on or refused."""
+"""Preparing leaves the user's module unchanged. An adapter that it already has is trained further or refused."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_functions_that_enclose_the_module_see_the_copy() -> None:
 
 
 def test_what_cannot_be_copied_is_refused(tmp_path: Path) -> None:
-    """A module that holds an open file, with what to do."""
+    """A module that contains an open file is refused with a hint."""
     model = Rows()
     model.log = (tmp_path / "log").open("w")
     with pytest.raises(EdgepeftError) as caught:
@@ -194,7 +194,7 @@ def test_a_frozen_adapter_stays_frozen(method: str | None) -> None:
 
 
 def test_pairs_of_our_own_are_adapters_too() -> None:
-    """A bottleneck, and LoRA beside a grouped convolution, which peft knows nothing of."""
+    """A bottleneck, and LoRA on a grouped convolution, which peft does not support."""
     grouped = nn.Sequential(nn.Conv1d(4, 4, 3, groups=2), nn.Conv1d(4, 4, 1))
     for method, model in (("adapter", Rows()), (edgepeft.Lora(rank=1, target_modules=("0",)), grouped)):
         attached = attach_to_copy(Source(model, ROWS), model, Attachment(method)).module

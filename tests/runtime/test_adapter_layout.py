@@ -43,7 +43,7 @@ def test_declared_pairs_fit_their_shapes(layout: str, groups: int, rank: int, a:
 
 
 def test_the_layout_survives_json() -> None:
-    """Writing and reading gives an equal layout."""
+    """Writing and reading returns an equal layout."""
     layout = AdapterLayout((_pair("torch", 1, 2), _pair("graph", 1, 3, 0.5)), ("w",), 16, ("a", "c"))
     text = json.dumps(write(layout))
     assert read(AdapterLayout, json.loads(text), "adapter", BadManifest) == layout

@@ -57,7 +57,7 @@ BAD: dict[str, tuple[Any, str]] = {
 
 @pytest.mark.parametrize("name", BAD)
 def test_bad_batches_are_refused(name: str, manifest: Manifest) -> None:
-    """Each kind of mistake has its own reference, and facts and a hint beside it."""
+    """Each kind of mistake has its own code, facts and hint."""
     batch, reference = BAD[name]
     with pytest.raises(EdgepeftError) as error:
         checked_batch(batch, manifest)

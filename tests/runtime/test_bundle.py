@@ -49,7 +49,7 @@ def test_whole_bundle_opens(bundle: Path) -> None:
 
 
 def test_manifest_survives_writing_and_reading(bundle: Path) -> None:
-    """Reading what was written gives an equal manifest, and writing that gives the same text."""
+    """Reading a written manifest returns an equal one, and writing that returns the same text."""
     manifest = Manifest.from_json((bundle / "manifest.json").read_bytes())
     full = replace(
         manifest,
@@ -240,7 +240,7 @@ def test_no_bundle_at_all(tmp_path: Path) -> None:
 
 
 def test_random_damage_to_the_manifest_never_escapes(copy: Copy) -> None:
-    """A mutated manifest opens or gives an EdgepeftError, never another exception."""
+    """A mutated manifest opens or raises an EdgepeftError, never another exception."""
     path, rng = copy(), np.random.default_rng(2)
     whole = (path / "manifest.json").read_bytes()
     for _ in range(300):

@@ -35,7 +35,7 @@ def test_order_is_kept_without_shuffling() -> None:
 
 
 def test_batches_and_functions_are_taken_as_they_are() -> None:
-    """A list again in each epoch; a function is told the epoch; a generator serves one epoch."""
+    """A list is read again in each epoch, a function is called with the epoch, and a generator serves one epoch."""
     batches = [{"x": np.array([i])} for i in range(3)]
     assert numbers(source_of(batches, 9), 1, skip=1) == [[1], [2]]
     assert numbers(source_of(lambda epoch: batches[epoch:], 9), 1) == [[1], [2]]

@@ -56,7 +56,7 @@ def test_a_seed_makes_a_run_repeatable_to_the_bit(bundle: Path) -> None:
 
 
 def test_training_learns_and_reports(bundle: Path, tmp_path: Path) -> None:
-    """The report, the trainer's properties and the update tell the same story."""
+    """The report, the trainer's properties and the update agree."""
     with Trainer.open(bundle) as trainer:
         report = trainer.fit(examples(200), epochs=5, batch_size=16, validate=HELD_OUT)
         assert (report.steps, report.examples, report.stopped) == (65, 1000, "epochs")
@@ -119,7 +119,7 @@ def test_early_stopping_keeps_the_best(bundle: Path) -> None:
 
 
 def test_best_adapter_is_restored_when_later_epochs_are_worse(bundle: Path) -> None:
-    """A learning rate that is too high wanders about; the held-out loss at the end is the smallest seen."""
+    """A learning rate that is too high does not converge. The held-out loss at the end is still the smallest seen."""
     with Trainer.open(bundle) as trainer:
         report = trainer.fit(DATA, epochs=12, lr=2.0, validate=HELD_OUT)
         losses = [record.held_out_loss for record in report.history if record.held_out_loss is not None]
@@ -149,7 +149,7 @@ def test_streams_without_a_length_need_max_steps_for_a_schedule(bundle: Path) ->
 
 
 def test_calls_in_one_process_follow_one_another(bundle: Path) -> None:
-    """A second call trains on, with the same settings or others; the history holds both."""
+    """A second call trains further, with the same settings or others; the history contains both."""
     with Trainer.open(bundle) as trainer:
         for lr in (0.01, 0.01, 0.02):
             assert trainer.fit(DATA, lr=lr).steps == 6
@@ -157,7 +157,7 @@ def test_calls_in_one_process_follow_one_another(bundle: Path) -> None:
 
 
 def test_a_bad_batch_in_the_middle_leaves_the_run_before_it(bundle: Path) -> None:
-    """Who skips the bad data can go on from there."""
+    """A caller that skips the bad data can continue from there."""
     bad = [examples(4), examples(4, 1), {**examples(4), "labels": np.full(4, 9)}]
     with Trainer.open(bundle) as trainer:
         with pytest.raises(BatchError):

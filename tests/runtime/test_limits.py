@@ -205,7 +205,7 @@ def test_training_waits_until_the_device_has_cooled(sensors: Callable[..., Path]
 
 
 def test_sensors_that_are_switched_off_do_not_count(sensors: Callable[..., Path]) -> None:
-    """The others are enough; without any, the limit is refused before training begins."""
+    """The other sensors are enough. Without any, the limit is refused before training."""
     assert Limits(temperature=75, thermal=sensors(None, 60))() is None
     with pytest.raises(TrainingError) as caught:
         Limits(temperature=75, thermal=sensors(None, None))
@@ -217,7 +217,7 @@ def test_sensors_that_are_switched_off_do_not_count(sensors: Callable[..., Path]
 
 
 def test_training_waits_while_others_are_busy(processors: Processors) -> None:
-    """It looks first; then a share of the processor time above a fifth makes it wait, until it is less."""
+    """It measures first. Then it waits while others use more than a fifth of the processor time."""
     limits = Limits(idle=True, stat=processors.path)
     pause = limits()
     assert pause is not None
@@ -227,7 +227,7 @@ def test_training_waits_while_others_are_busy(processors: Processors) -> None:
     assert pause is not None
     assert pause.reason == "busy"
     assert pause.detail.startswith("other processes use 50% of the CPU")
-    processors.count(0.05 * processors.window, 0.05 * processors.window)  # too short to tell anything
+    processors.count(0.05 * processors.window, 0.05 * processors.window)  # too short to measure
     assert limits() is not None
     processors.count(0, 2 * processors.window)
     assert limits() is None

@@ -1,4 +1,4 @@
-"""A run goes on as if it had never stopped: same losses, to the bit; whatever stopped it."""
+"""A run resumes as if it had never stopped, with bit-identical losses, whatever stopped it."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_early_stopping_goes_on_counting(bundle: Path, tmp_path: Path) -> None:
 
 
 def test_generator_for_one_epoch_is_resumed_by_skipping(bundle: Path, tmp_path: Path) -> None:
-    """A fresh generator of the same batches goes on where the old one stopped."""
+    """A fresh generator of the same batches resumes where the old one stopped."""
 
     def generator() -> Iterator[dict[str, np.ndarray]]:
         yield from BATCHES
@@ -139,7 +139,7 @@ def test_finished_run_is_not_trained_again(bundle: Path, tmp_path: Path) -> None
 
 
 def test_manual_steps_are_resumed_from_the_last_save(bundle: Path, tmp_path: Path) -> None:
-    """Whoever writes the loop by hand saves by hand, and goes on with the optimizer's state."""
+    """A loop written by hand saves by hand, and resumes with the optimizer's state."""
     batches = [examples(8, seed) for seed in range(6)]
     with Trainer.open(bundle) as trainer:
         whole = [trainer.step(batch) for batch in batches]
@@ -197,7 +197,7 @@ def test_other_settings_are_refused_by_name(change: dict[str, Any], name: str, b
 
 
 def test_shorter_stream_is_refused(bundle: Path, tmp_path: Path) -> None:
-    """A stream that ends before the place the run had reached is another stream."""
+    """A stream that ends before the step that the run had reached is another stream."""
     run(bundle, tmp_path, lambda _: iter(BATCHES), 3, max_steps=8)
     with pytest.raises(StateError, match="fewer batches"):
         run(bundle, tmp_path, lambda _: iter(BATCHES[:2]), max_steps=8)
@@ -261,7 +261,7 @@ def test_random_damage_to_the_checkpoints_never_escapes(bundle: Path, tmp_path: 
 
 
 def test_two_runs_do_not_share_a_state_directory(bundle: Path, tmp_path: Path) -> None:
-    """The second one is told so; after the first is closed it may go ahead."""
+    """The second one fails with that error. After the first is closed it may start."""
     with Trainer.open(bundle, state=tmp_path), pytest.raises(StateError, match="another process"):
         Trainer.open(bundle, state=tmp_path)
     Trainer.open(bundle, state=tmp_path).close()
@@ -314,7 +314,7 @@ def trained(bundle: Path, state: str, update: Path, kill_after: int | None = Non
 
 
 def test_interrupt_signal_saves_and_ends(bundle: Path, tmp_path: Path) -> None:
-    """Ctrl-C in the middle of it all: nothing is lost, the run goes on to the bit."""
+    """Ctrl-C at any moment loses nothing, and the run resumes bit for bit."""
     command = [sys.executable, "-c", SCRIPT, str(bundle), str(tmp_path / "state"), str(tmp_path / "update")]
     env = {"PYTHONPATH": ":".join(sys.path)}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
@@ -357,7 +357,7 @@ def test_run_that_nobody_wrote_is_refused(name: str) -> None:
 
 
 def test_losses_that_are_not_finite_come_back() -> None:
-    """JSON has no word for them; a held-out loss may be one, and the run can still be continued."""
+    """JSON has no infinite numbers. A held-out loss may be infinite, and the run can still be resumed."""
     history = (EpochRecord(1, 2, 0.5, math.inf, None), EpochRecord(2, 4, 0.25, -math.inf, 0.5))
     run = Run(TrainState({}, {}), 3, held_out_before=math.nan, fits=(FitState({"lr": 0.1}, history=history),))
     text = run.to_json()

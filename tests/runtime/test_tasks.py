@@ -39,7 +39,7 @@ def _updates(bundle: Path, folder: Path, seeds: int) -> list[Path]:
 
 
 def test_each_call_picks_its_adapter(bundles: dict[str, Path], tmp_path: Path) -> None:
-    """Adapters of one method and of another give what a trainer opened with them gives, in any order of calls."""
+    """Adapters of one method and of another give the outputs of a trainer opened with them, in any order of calls."""
     loras, biases = _updates(bundles["lora"], tmp_path / "l", 2), _updates(bundles["bitfit"], tmp_path / "b", 1)
     batch = to_numpy(*next(BERT.batches(1)))
     expected = {}

@@ -77,7 +77,7 @@ def test_accumulation_equals_one_large_batch(cuts: tuple[int, ...], sgd_bundle: 
 
 
 def test_refused_batch_changes_nothing(bundle: Path) -> None:
-    """After an error the trainer stands where it stood, and goes on."""
+    """After an error the trainer is unchanged, and can continue."""
     good = examples(8)
     bad = {**good, "x": good["x"] * np.float32(np.nan)}
     with Trainer.open(bundle) as trainer, Trainer.open(bundle) as other:
@@ -163,7 +163,7 @@ def test_impossible_learning_rates_are_refused(lr: float, bundle: Path) -> None:
 
 
 def test_evaluation_does_not_depend_on_the_batch_size(bundle: Path) -> None:
-    """The last short batch weighs what it holds; ignored labels count in neither loss nor accuracy."""
+    """The last short batch weighs by its examples; ignored labels count in neither loss nor accuracy."""
     data = examples(37)
     data["labels"][::5] = -100
     with Trainer.open(bundle) as trainer:
@@ -199,7 +199,7 @@ def test_prediction_in_batches_equals_prediction_at_once(bundle: Path) -> None:
         whole = trainer.predict(data)["logits"]
         assert whole.shape == (11, 3)
         np.testing.assert_allclose(trainer.predict(data, batch_size=4)["logits"], whole, rtol=1e-6)
-        many = {"x": np.tile(data["x"], (10, 1))}  # more than the bundle takes at once
+        many = {"x": np.tile(data["x"], (10, 1))}  # more than the bundle accepts at once
         assert trainer.predict(many, batch_size=50)["logits"].shape == (110, 3)
         for refused in (many, {"x": data["x"][:0]}):
             with pytest.raises(BatchError):

@@ -78,7 +78,7 @@ PROCESSORS = [
 
 @pytest.mark.parametrize(("module", "name", "settings"), PROCESSORS)
 def test_a_device_follows_a_processor(module: str, name: str, settings: dict[str, Any], tmp_path: Path) -> None:
-    """Resized, cropped, scaled and normalized alike, on images that were not looked at to find out how."""
+    """Resized, cropped, scaled and normalized alike, on images that the search for the settings did not use."""
     made = importlib.import_module(f"transformers.models.{module}.image_processing_pil_{module}")
     processor = getattr(made, f"{name}ImageProcessorPil")(**settings)
     assert _same(_spec(processor, tmp_path), processor)
@@ -148,7 +148,7 @@ def test_a_size_that_no_file_gives_is_the_models(tmp_path: Path) -> None:
 
 
 def test_a_size_that_the_model_does_not_take_is_refused(tmp_path: Path) -> None:
-    """A transformer of 16 x 16 beside a processor for 32 x 32."""
+    """A transformer for 16 x 16 with a processor for 32 x 32."""
     tiny_vit().save_pretrained(tmp_path)
     (tmp_path / FILE).write_text(json.dumps({"image_processor_type": "ViTImageProcessor", "size": SQUARE}))
     with pytest.raises(SourceError, match=r"does not take images of the size[\s\S]*32"):

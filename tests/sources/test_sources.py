@@ -61,7 +61,7 @@ def test_a_directory_knows_its_task_and_carries_its_tokenizer(bert: Path) -> Non
 
 
 def test_new_classes_make_a_new_head(bert: Path) -> None:
-    """The head has their number, and the same seed gives the same first values."""
+    """The head has as many outputs, and the same seed gives the same initial values."""
     first, same, other = (load_source(bert, classes=["a", "b", "c"], seed=seed) for seed in (1, 1, 2))
     assert first.classes == ("a", "b", "c")
     weights = [source.model.classifier.weight for source in (first, same, other)]
@@ -71,7 +71,7 @@ def test_new_classes_make_a_new_head(bert: Path) -> None:
 
 
 def test_texts_can_be_cut_shorter(bert: Path) -> None:
-    """``max_length`` holds, but never beyond what the model can take."""
+    """``max_length`` applies, but never beyond the model's limit."""
     lengths = {given: load_source(bert, max_length=given).text for given in (7, 500)}
     assert {given: text.max_length for given, text in lengths.items() if text} == {7: 7, 500: 32}
 
@@ -96,7 +96,7 @@ def test_positions_counted_from_the_padding_on_are_fewer(tmp_path: Path) -> None
 
 
 def test_a_directory_without_architectures_needs_the_task(copy: Path) -> None:
-    """An encoder as it was pretrained does not say what it is for; the user does."""
+    """A pretrained encoder does not state its task; the user does."""
     _configure(copy, architectures=None)
     error = _refused(copy)
     assert error.code == "unknown-task"
@@ -136,7 +136,7 @@ def test_a_directory_without_a_configuration_is_refused(content: str | None, tmp
 
 
 def test_missing_weights_are_an_error_of_the_source(copy: Path) -> None:
-    """Without model.safetensors transformers' words are shown, and nothing is looked up elsewhere."""
+    """Without model.safetensors the error of transformers is shown, and nothing is downloaded."""
     (copy / "model.safetensors").unlink()
     error = _refused(copy)
     assert error.code == "source-does-not-load"

@@ -155,7 +155,7 @@ GPT2 = GPT2Config(vocab_size=16, n_embd=16, n_layer=1, n_head=2, n_positions=32,
     ("kind", "config"), [(LlamaForSequenceClassification, LLAMA), (GPT2ForSequenceClassification, GPT2)]
 )
 def test_texts_of_a_causal_classifier_end_where_they_end(kind: Any, config: Any, tmp_path: Path) -> None:
-    """The tokenizer's padding is taken where the model names none, and a batch gives what each text gives alone."""
+    """The tokenizer's padding is taken where the model names none, and a batch gives the outputs of each text alone."""
     torch.manual_seed(0)
     model = kind(config).eval()
     model.save_pretrained(tmp_path)

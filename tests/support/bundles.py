@@ -149,7 +149,7 @@ def images(base: Path) -> Trained:
 
 @functools.cache
 def regression(base: Path) -> Trained:
-    """A linear layer that gives two numbers, trained whole on the mean squared error."""
+    """A linear layer with two outputs, trained whole on the mean squared error."""
     folder = base / "regression"
     folder.mkdir()
     torch.manual_seed(0)
@@ -171,7 +171,7 @@ class _Convolutions(nn.Module):
 
 
 def convolutions() -> nn.Module:
-    """The network behind :func:`images`."""
+    """The network of :func:`images`."""
     torch.manual_seed(0)
     return _Convolutions()
 

@@ -38,7 +38,7 @@ class SharedExports:
         self._export = export
 
     def __call__(self, module: nn.Module, *positional: Any, **settings: Any) -> Any:
-        # Who gives arguments by position writes a file of their own; the library gives names.
+        # Calls with positional arguments write a file of their own; the library passes keywords.
         key = key_of(module, settings) if self.on and not positional else None
         if key is None:
             return self._export(module, *positional, **settings)
@@ -54,7 +54,7 @@ class SharedExports:
 
 
 def key_of(module: nn.Module, settings: Mapping[str, Any]) -> str | None:
-    """What an export is found by; ``None`` where the module holds something without content."""
+    """The key of an export; ``None`` if the module contains an object without content."""
     given = {name: value for name, value in settings.items() if name not in _CODE}
     try:
         return digest(module, given, torch.get_default_dtype())
@@ -68,7 +68,7 @@ def _read(path: Path) -> ir.Model:
 
 @contextmanager
 def shared(folder: Path) -> Iterator[SharedExports]:
-    """While it is open, exports are shared through a folder; torch builds its tables of operators once."""
+    """Share exports through a folder while it is open; torch builds its tables of operators once."""
     from torch._export import utils
     from torch.onnx._internal.exporter import _decomp
     from torch.onnx._internal.exporter._registration import ONNXRegistry
@@ -76,7 +76,7 @@ def shared(folder: Path) -> Iterator[SharedExports]:
     exports = SharedExports(Store(folder), torch.onnx.export)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.onnx, "export", exports)
-        # These are built anew for each export: more than half the time that a small model takes.
+        # torch builds these again for each export: more than half the time of a small model.
         patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(functools.cache(ONNXRegistry.from_torchlib)))
         patch.setattr(utils, "_materialize_cpp_cia_ops", functools.cache(utils._materialize_cpp_cia_ops))
         patch.setattr(_decomp, "create_onnx_friendly_decomposition_table", _tables_once(_decomp))
@@ -84,6 +84,6 @@ def shared(folder: Path) -> Iterator[SharedExports]:
 
 
 def _tables_once(module: Any) -> Callable[[set[Any]], dict[Any, Any]]:
-    """torch's function that lists decompositions; each caller gets a copy, because the exporter takes entries out."""
+    """torch's function that lists decompositions. Each caller gets a copy, because the exporter removes entries."""
     made = functools.cache(module.create_onnx_friendly_decomposition_table)
     return lambda registered: dict(made(frozenset(registered)))

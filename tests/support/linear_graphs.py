@@ -80,7 +80,7 @@ def leaves(forward: Forward) -> dict[str, Tensor]:
 
 
 def compiled(forward: Forward, loss: Loss) -> Compiled:
-    """All graphs, with an optimizer that is not looked at."""
+    """All graphs, with an arbitrary optimizer."""
     return compile_step(forward, loss, SGD())
 
 

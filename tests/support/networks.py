@@ -88,7 +88,7 @@ def tiny_llama() -> nn.Module:
 
 
 def tiny_neox() -> nn.Module:
-    """Rotary embedding on a part of each head; attention beside the feed-forward, so two biases share a gradient."""
+    """Rotary embedding on a part of each head; parallel attention and feed-forward, so two biases share a gradient."""
     from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
     torch.manual_seed(0)
@@ -223,5 +223,5 @@ def torch_loss(model: nn.Module, inputs: Batch, labels: Tensor, loss: str) -> Te
 
 
 def to_numpy(batch: Batch, labels: Tensor) -> dict[str, np.ndarray]:
-    """A batch as the device runtime takes it."""
+    """A batch as the device runtime expects it."""
     return {**{name: tensor.numpy() for name, tensor in batch.items()}, "labels": labels.numpy()}

@@ -69,7 +69,7 @@ def batch(rows: int = 16) -> Batch:
 
 
 def scores(image: Tensor, p: Mapping[str, Tensor]) -> Tensor:
-    """The network in torch, with a branch ``<name>.lora_A``, ``<name>.lora_B`` times 2 wherever ``p`` holds one."""
+    """The network in torch, with a branch ``<name>.lora_A``, ``<name>.lora_B`` times 2 wherever ``p`` contains one."""
 
     def conv(x: Tensor, name: str, **settings: Any) -> Tensor:
         y = nn.functional.conv2d(x, p[f"{name}.weight"], p[f"{name}.bias"], **settings)
@@ -90,7 +90,7 @@ def scores(image: Tensor, p: Mapping[str, Tensor]) -> Tensor:
 
 def write(path: Path) -> Path:
     """The network as fp32, opset 18."""
-    tokens = {name: name.replace(".", "_").replace("::", "_") for name in SHAPES}  # the parser takes no dots
+    tokens = {name: name.replace(".", "_").replace("::", "_") for name in SHAPES}  # the parser rejects dots
     body = _BODY
     for name, token in tokens.items():
         body = body.replace(name, token)
@@ -119,7 +119,7 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has n
 
 
 def quantized(path: Path, kind: str) -> Path:
-    """The file at ``path`` as ``onnxruntime.quantization`` packs it, beside it."""
+    """Quantize the file at ``path`` by ``onnxruntime.quantization`` into a file next to it."""
     out = path.with_name(f"{kind}.onnx")
     if kind.startswith("qdq"):
         weights = QuantType.QUInt8 if "uint8" in kind else QuantType.QInt8

@@ -119,7 +119,7 @@ def _local(power: int, *, add: bool = False) -> type[nn.Module]:
 
 
 def test_code_of_local_classes_counts() -> None:
-    """Classes inside functions are told by their code, their bases and what they close over, not by their names."""
+    """Classes inside functions are identified by their code, bases and closures, not by their names."""
     assert digest(_local(2)()) == digest(_local(2)())
     assert len({digest(kind()) for kind in (_local(2), _local(3), _local(2, add=True), _local(3, add=True))}) == 4
 

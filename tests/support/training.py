@@ -69,7 +69,7 @@ def check_merged(trained: Trained, network: Network, folder: Path) -> None:
 
 
 def outputs(model: nn.Module, inputs: Batch) -> Tensor:
-    """What torch gives: the logits, or the only output."""
+    """The output of torch: the logits, or the only output."""
     with torch.no_grad():
         result = model(**inputs)
     return result if isinstance(result, Tensor) else result.logits

@@ -16,7 +16,7 @@ from tests.web.toolchain import browse
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_the_golden_bundle_trains_in_chromium(threads: int, tmp_path: Path) -> None:
-    """PyTorch's losses, evaluation and outputs, on one thread and, on an isolated page, on two; the host takes it."""
+    """PyTorch's losses, evaluation and outputs, on one thread and, if isolated, on two; the host accepts the update."""
     expected = json.loads(EXPECTED.read_text("utf-8"))
     result = browse("golden", threads)
     assert result["threads"] == threads and result["size"] == [390, 844]
@@ -38,7 +38,7 @@ def test_the_golden_bundle_trains_in_chromium(threads: int, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("kind", ["database", "folder"])
 def test_a_run_goes_on_from_what_the_browser_keeps(kind: str) -> None:
-    """IndexedDB and a folder of the private file system: cut off at step 5, it goes on from 4 with the same losses.
+    """IndexedDB and the private file system: cut off at step 5, the run resumes from 4 with the same losses.
 
     A second tab is refused meanwhile, and where the newest checkpoint is damaged, the one before it is taken.
     """

@@ -218,7 +218,7 @@ def _stored(path: Path) -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_int8_losses_are_pythons(tmp_path: Path) -> None:
-    """A packed base: integer products of ONNX Runtime's native code give the same losses in Node and in Python."""
+    """A quantized base: integer matmuls of ONNX Runtime's native code give the same losses in Node and in Python."""
     bundle = _prepared(BERT, tmp_path, method=edgepeft.Lora(rank=4, target_modules=("query", "value")), compute="int8")
     _assert_same_steps(bundle, to_numpy(*next(BERT.batches(1))), tmp_path)
 

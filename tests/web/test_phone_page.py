@@ -48,7 +48,7 @@ def test_it_learns_the_signs_that_are_drawn(seen: dict[str, Any]) -> None:
 
 
 def test_the_page_stays_alive_while_it_trains(seen: dict[str, Any]) -> None:
-    """A sign drawn meanwhile is looked at before the training ends."""
+    """A sign drawn meanwhile is recognised before the training ends."""
     assert seen["alive"]
 
 
@@ -69,13 +69,13 @@ def test_the_host_merges_what_was_exported(seen: dict[str, Any], work: Path) -> 
 
 
 def test_it_works_without_a_network(seen: dict[str, Any]) -> None:
-    """After the first load it opens, holds what was drawn and learned, and knows a sign, with the server gone."""
+    """After the first load, without the server, it opens with its drawings and adapter, and recognises a sign."""
     assert seen["offline"]["steps"] > 0 and seen["offline"]["guess"] == 2
     assert seen["offline"]["status"].startswith("48 drawings")
 
 
 def test_a_killed_browser_loses_only_unsaved_steps(seen: dict[str, Any]) -> None:
-    """It is saved every ten steps and after each epoch; the training goes on from there."""
+    """It is saved every ten steps and after each epoch, and the training resumes from there."""
     kill = seen["kill"]
     assert kill["steps"] >= kill["seen"] - 10
     assert kill["button"] == f"Go on from step {kill['steps']}"

@@ -1,4 +1,4 @@
-"""Node and npm for the tests: packages are installed once per lock file, into ``node_modules`` beside it."""
+"""Node and npm for the tests: packages are installed once per lock file, into ``node_modules`` next to it."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""More networks of every kind, beside those of ``tests.support.networks``: what the table of methods is made of."""
+"""More networks of every kind, next to those of ``tests.support.networks``, for the table of methods."""

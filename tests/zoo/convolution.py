@@ -9,7 +9,7 @@ from tests.support.networks import Network, _images
 
 
 class ResidualCnn(nn.Module):
-    """Group norm, a strided stem, a dilated and a grouped convolution beside a residual."""
+    """Group norm, a strided stem, a dilated and a grouped convolution with a residual."""
 
     def __init__(self) -> None:
         super().__init__()

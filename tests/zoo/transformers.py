@@ -1,4 +1,4 @@
-"""Transformers beside those of ``tests.support.networks``: one that translates, and a mixture of experts."""
+"""More transformers than those of ``tests.support.networks``: one that translates, and a mixture of experts."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def tiny_m2m() -> nn.Module:
 
 
 class Experts(nn.Module):
-    """Four feed-forward experts, of which each token takes the two its router likes best; computed densely."""
+    """Four feed-forward experts, of which each token uses the two that its router ranks highest; computed densely."""
 
     def __init__(self, width: int = 32, hidden: int = 24, count: int = 4) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Nodes in this process: messages go to a real ``ClientApp`` as bytes, and come back as bytes."""
+"""Nodes in this process: a real ``ClientApp`` receives and returns messages as bytes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def context_of(node: int) -> Context:
 
 
 def ask(app: ClientApp, message: Message) -> Message:
-    """What a node answers; where its app fails, Flower's error in its place."""
+    """Return a node's reply, or Flower's error if its app fails."""
     try:
         reply = app(over_the_wire(message), context_of(message.metadata.dst_node_id))
     except Exception as failure:

@@ -1,4 +1,4 @@
-"""What goes over the wire arrives as it was sent, and what is not of numbers is not taken."""
+"""Messages arrive as they were sent, and anything but numbers is refused."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ DAMAGED: dict[str, bytes] = {
 
 @pytest.mark.parametrize("damage", DAMAGED)
 def test_what_is_no_array_of_numbers_is_refused(damage: str) -> None:
-    """Damaged, pickled, packed, claiming what is not there, or simply too large: one code, and nothing is run."""
+    """Damaged, pickled, compressed, incomplete or too large messages: one code, and nothing is executed."""
     record = ArrayRecord({"w": Array("float32", (2, 3), "numpy.ndarray", DAMAGED[damage])})
     with pytest.raises(EdgepeftError) as caught:
         messages.read_arrays(record, SPECS, "The update")
@@ -116,7 +116,7 @@ def test_what_is_no_array_of_numbers_is_refused(damage: str) -> None:
 
 
 def test_an_array_of_another_framework_is_refused() -> None:
-    """What is not numpy's is not even looked at."""
+    """Content that is not in numpy's format is not parsed."""
     record = ArrayRecord({"w": Array("float32", (2, 3), "torch.Tensor", GOOD)})
     with pytest.raises(EdgepeftError, match="torch"):
         messages.read_arrays(record, SPECS, "The update")

@@ -1,4 +1,4 @@
-"""Whole runs of rounds: they learn, outlive the server, and go on to the bit."""
+"""Whole runs of rounds: they learn, survive the server's end, and resume bit for bit."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _separable() -> Data:
 
 
 def test_each_kind_of_update_learns_over_rounds(kind: Bundle, tmp_path: Path) -> None:
-    """LoRA, biases and picked elements: all four nodes count in every round, and held-out loss falls."""
+    """LoRA, biases and selected elements: all four nodes count in every round, and held-out loss falls."""
     data = _separable()
     result = _run(kind, data, tmp_path, 3, held_out=data)
     found = result.train_metrics_clientapp
