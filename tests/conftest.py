@@ -40,7 +40,7 @@ def _shared_exports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared
 
 @pytest.fixture(autouse=True)
 def _alike(request: pytest.FixtureRequest, _shared_exports: SharedExports | None) -> None:
-    """Each test draws the same weights whatever ran before it, and shares exports, unless it tests or patches them.
+    """Each test draws the same weights in any order of tests, and shares exports, unless it tests or patches them.
 
     No digest sees what a test has patched.
     """

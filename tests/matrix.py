@@ -1,4 +1,4 @@
-"""Every method on every network: what the table in ``docs/METHODS.md`` is made of.
+"""Every method on every network: the table in ``docs/METHODS.md``.
 
 A cell is supported where five steps have torch's losses (1e-4) and the update merged into ONNX has torch's outputs
 (1e-4). ``python -m tests.matrix`` tries all of them and writes the page.
@@ -84,7 +84,7 @@ class Cell:
 
 
 def try_cell(method: str, name: str, folder: Path) -> Cell:
-    """Train and merge, and see that torch says the same; a refusal is a result too."""
+    """Train and merge, and compare with torch. A refusal is a result too."""
     torch.manual_seed(0)
     try:
         _check(method, ALL[name], folder)

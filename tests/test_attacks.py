@@ -41,7 +41,7 @@ def stage(built: Stage, tmp_path: Path) -> Stage:
 
 
 def _files(stage: Stage) -> dict[Path, bytes]:
-    """All files but those in quarantine and the ledger, which tells of refusals."""
+    """All files but those in quarantine and the ledger, which records refusals."""
     root, host = stage.fleet.root, stage.fleet.host
     found = (path for path in sorted(root.rglob("*")) if path.is_file() and not path.is_symlink())
     kept = (path for path in found if host.quarantine not in path.parents and path != host.ledger)
@@ -91,7 +91,7 @@ def test_the_good_update_of_the_stage_is_good(stage: Stage) -> None:
 
 
 def test_a_device_that_equivocated_is_blocked(stage: Stage) -> None:
-    """Nothing of it is taken any more, however good; what was accepted before stays."""
+    """No further update of it is accepted, however good. Accepted ones stay."""
     ON_HOST["equivocation"].act(stage)
     stage.collect()
     device = Device(stage.fleet, DeviceDirectory(stage.fleet.root / "devices" / "pi-1"))

@@ -153,7 +153,7 @@ def test_targets_speak_of_sides_and_cases_that_exist() -> None:
 
 
 def test_the_machine_is_described_without_its_name() -> None:
-    """Cores and instructions are what figures depend on; the host's name is nobody's business."""
+    """Cores and instructions determine figures. The host's name is private."""
     import platform
 
     description = machine.describe()
@@ -179,7 +179,7 @@ def test_an_epoch_has_every_example_once() -> None:
 
 
 def test_both_sides_of_the_accuracy_table_end_alike_in_fp32(prepared: Path, tmp_path: Path) -> None:
-    """The device's run and PyTorch's, from the same values over the same plan, get the same examples right."""
+    """The device's run and PyTorch's, from the same values over the same plan, classify the same examples correctly."""
     case, draw, threads = load("tiny"), np.random.default_rng(0), torch.get_num_threads()
     for name, rows in (("train.npz", 16), ("test.npz", 24)):
         ids = draw.integers(0, 211, (rows, 8))
@@ -214,7 +214,7 @@ def test_accuracy_is_compared_seed_by_seed() -> None:
 def test_a_served_fleet_is_measured_by_part(
     prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """Every device's update arrives, and the server says where its time went."""
+    """Every device's update arrives, and the server reports how its time was spent."""
     monkeypatch.setattr(fleet_load, "DEVICES", 3)
     campaign = fleet_load.Campaign(tmp_path, Bundle.open(prepared / "fp32"))
     row = fleet_load.served(campaign, *fleet_load.VISITS[name])

@@ -66,7 +66,7 @@ def oldest() -> Path:
 
 
 def _run(command: Iterable[str | Path], folder: Path, path: Iterable[Path] = ()) -> str:
-    """Run in ``folder`` without what this process has on its path; returns what was printed."""
+    """Run in ``folder`` without this process's path; return the output."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "EDGEPEFT"))}
     if path:
         environment["PYTHONPATH"] = os.pathsep.join(map(str, path))
@@ -159,7 +159,7 @@ def test_the_golden_bundle_trains_on_the_oldest_onnxruntime(oldest: Path, tmp_pa
 
 @pytest.mark.parametrize("name", ["bert", "cnn", "llama"])
 def test_networks_train_on_the_oldest_onnxruntime(name: str, oldest: Path, tmp_path: Path) -> None:
-    """A transformer and a convolutional network, freshly prepared, give the losses they give here."""
+    """A transformer and a convolutional network, freshly prepared, have the same losses as here."""
     import edgepeft
     from edgepeft.methods import Full
     from tests.support.networks import NETWORKS, to_numpy

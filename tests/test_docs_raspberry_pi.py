@@ -26,7 +26,7 @@ def blocks(language: str) -> list[str]:
 
 
 def units() -> dict[str, str]:
-    """The unit files, by the name that stands before each."""
+    """The unit files, by the name before each."""
     found = dict(re.findall(r"`/etc/systemd/system/([\w.-]+)`[^`]*```ini\n(.*?)```", PAGE, flags=re.S))
     assert set(found) == {"edgepeft-train.service", "edgepeft-train.timer"}
     return found
@@ -42,7 +42,7 @@ def calls() -> list[list[str]]:
 
 @pytest.mark.parametrize("arguments", calls(), ids=" ".join)
 def test_every_call_is_one_that_the_command_takes(arguments: list[str]) -> None:
-    """Options exist, and take the values that are shown."""
+    """Options exist, and accept the values shown."""
     name, *rest = arguments
     command = app.get_command(click.Context(app), name)
     assert command is not None

@@ -23,7 +23,7 @@ def causes() -> dict[str, type[EdgepeftError]]:
 
 
 def test_the_page_is_up_to_date() -> None:
-    """It is what the command writes now."""
+    """The page equals the command's output."""
     assert PAGE.read_text(encoding="utf-8") == page(), "run python -m tests.errors"
 
 

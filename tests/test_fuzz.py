@@ -1,4 +1,4 @@
-"""Readers take a changed file or refuse it with an error of ours; ``python -m tests.fuzz`` tries many more changes."""
+"""Readers accept a changed file or raise an error of ours; ``python -m tests.fuzz`` tries many more changes."""
 
 from __future__ import annotations
 

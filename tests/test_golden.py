@@ -68,7 +68,7 @@ def test_the_files_are_small() -> None:
 def test_a_bundle_prepared_anew_is_the_same(
     tmp_path: Path, data: dict[str, np.ndarray], expected: dict[str, Any]
 ) -> None:
-    """What is committed is what the compiler makes today: same first values, same losses, same interface."""
+    """The committed bundle equals today's: same initial values, same losses, same interface."""
     from tests.golden import make
 
     fresh = make.expected()

@@ -1,4 +1,4 @@
-"""Every method on every network does what the table in the docs says: trains and merges as torch, or is refused."""
+"""Every method on every network has the result in the docs' table: trains and merges like torch, or is refused."""
 
 from __future__ import annotations
 

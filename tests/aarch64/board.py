@@ -24,12 +24,12 @@ SUITE = "trixie"
 EMULATOR = "qemu-user"
 PACKAGES = ("python3:arm64", "libstdc++6:arm64")
 PLATFORMS = ("manylinux2014_aarch64", *(f"manylinux_2_{minor}_aarch64" for minor in range(17, 37)))
-"""What Raspberry Pi OS takes wheels for since Debian 12, whose C library is 2.36."""
+"""The platform tag of wheels for Raspberry Pi OS since Debian 12, with C library 2.36."""
 
 PACKAGES_OF_OURS = (ROOT, ROOT / "runtimes" / "python")
 
 CPUS = {"cortex-a72": "Raspberry Pi 4", "cortex-a76": "Raspberry Pi 5"}
-"""Only the second has instructions for products of 8-bit integers, so onnxruntime takes other code on it."""
+"""Only the second has instructions for dot products of 8-bit integers, so onnxruntime runs other code on it."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def python(
     command = [*map(str, interpreter), *map(str, arguments)]
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "EDGEPEFT"))}
     environment["PYTHONPATH"] = os.pathsep.join(map(str, path))
-    environment["PYTHONPYCACHEPREFIX"] = str(FOLDER / "bytecode")  # to compile takes long in an emulator
+    environment["PYTHONPYCACHEPREFIX"] = str(FOLDER / "bytecode")  # compiling is slow in an emulator
     done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(command)}: exit code {done.returncode}\n{done.stderr}")
@@ -66,7 +66,7 @@ def python(
 
 
 def install(cpu: str, folder: Path = FOLDER) -> Board:
-    """The board; what is missing of it is downloaded first, and kept for the next time.
+    """Return the board. Missing parts are downloaded first, and stored for the next time.
 
     Raises:
         Unavailable: the packages or the wheels cannot be had on this machine.

@@ -32,7 +32,7 @@ from 1.31.1 on one x86-64: 4.6e-5 and 1.8e-4.
 
 @dataclass(frozen=True)
 class Case:
-    """A bundle to train, and what must come of it.
+    """A bundle to train, and the expected results.
 
     Attributes:
         job: for ``figures``, without the ``update``.

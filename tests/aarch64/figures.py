@@ -1,4 +1,4 @@
-"""Trains bundles and prints what came of it: ``python figures.py JOBS.json``, with numpy and edgepeft_runtime alone.
+"""Train bundles and print the results: ``python figures.py JOBS.json``, with numpy and edgepeft_runtime alone.
 
 A job names a ``bundle``, a tensor file with ``data``, the first and last (exclusive) example of each step in
 ``batches``, the learning rate ``lr`` (``null``: the bundle's), and the file to write the ``update`` to.
@@ -31,7 +31,7 @@ def figures(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """All jobs, one after another: to start Python is what takes time in an emulator."""
+    """Run all jobs in one process, because starting Python is slow in an emulator."""
     import platform
 
     import onnxruntime

@@ -1,4 +1,4 @@
-"""What holds of every aggregate: order, repetition, one device, bits, refusals, files."""
+"""Properties of every aggregate: order, repetition, one device, bits, refusals, files."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def test_bad_updates_do_not_count(fleet: tuple[Bundle, list[Path]], images: Trai
 
 
 def test_an_update_without_examples_has_no_weight_by_examples(text: Trained, tmp_path: Path) -> None:
-    """It is refused where examples are the weight, and counts where all count alike."""
+    """It is refused if examples are the weight, and counts if all updates count equally."""
     bundle = Bundle.open(text.bundle)
     paths = send(bundle, drifted(bundle, 2), tmp_path, examples=[0, 5])
     assert [r.code for r in aggregate(bundle, paths, weights="examples").report.refused] == ["no-examples"]

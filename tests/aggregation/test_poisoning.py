@@ -1,4 +1,4 @@
-"""Bad devices among good ones, with real training: what a trimmed mean keeps and a mean loses."""
+"""Bad devices among good ones, with real training: a trimmed mean stays accurate, a mean does not."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def _update(bundle: Bundle, examples: Data, adapter: Path | None, seed: int, poi
 def test_a_trimmed_mean_withstands_three_of_twenty(
     bundle: Bundle, data: tuple[list[Data], Data], tmp_path: Path
 ) -> None:
-    """Within 2 points of the clean fleet; the plain mean falls, and so far that nobody could overlook it."""
+    """The accuracy is within 2 points of the clean fleet's; that of the plain mean is far lower."""
     clean = _accuracy(bundle, data, 0, None, tmp_path / "clean")
     trimmed = _accuracy(bundle, data, POISONED, "trimmed-mean=0.2", tmp_path / "trimmed")
     median = _accuracy(bundle, data, POISONED, "median", tmp_path / "median")

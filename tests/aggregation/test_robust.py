@@ -52,7 +52,7 @@ def test_robust_statistics_withstand_what_they_cut(text: Trained, tmp_path: Path
 
 
 def test_a_trimmed_mean_that_trims_nobody_is_refused(text: Trained, tmp_path: Path) -> None:
-    """Four devices at 20 %: the error says how many it takes."""
+    """Four devices at 20 %: the error says how many are needed."""
     bundle = Bundle.open(text.bundle)
     with pytest.raises(AggregationError, match="it takes 5 devices") as caught:
         aggregate(bundle, send(bundle, drifted(bundle, 4), tmp_path), robust="trimmed-mean=0.2")
@@ -144,7 +144,7 @@ def test_privacy_is_refused_where_it_would_not_hold(text: Trained) -> None:
 def test_a_file_that_changes_between_passes_ends_the_round(
     text: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Robust statistics read updates several times: what is not the same again is not mixed in."""
+    """Robust statistics read updates several times. A file that changes in between is refused."""
     from edgepeft.aggregation import robust
 
     bundle = Bundle.open(text.bundle)

@@ -1,4 +1,4 @@
-"""Sparse changes of many devices: unions of indices, absent ones as zero, cut to what a bundle holds."""
+"""Sparse changes of many devices: unions of indices, absent ones as zero, cut to the size that a bundle has."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Layers no wider than the rank of their pairs: A B and B A both exist, and the declared layout says which is meant."""
+"""Layers no wider than the rank of their pairs: A B and B A both exist, and the declared layout selects one."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Layer:
         return (b @ a).T if self.layout == "torch" else a @ b
 
     def outputs(self, product: np.ndarray) -> np.ndarray:
-        """What the layer gives with a product added to its weight."""
+        """Return the layer's outputs with a product added to its weight."""
         return self.x @ (self.weight + self.pair.scale * product)
 
 
@@ -109,7 +109,7 @@ def test_the_declared_layout_is_that_of_the_method(layer: Layer) -> None:
 
 
 def test_the_merge_error_is_that_of_the_products(layer: Layer, tmp_path: Path) -> None:
-    """``fedavg`` loses what numpy says that it loses."""
+    """The merge error of ``fedavg`` is the one that numpy computes."""
     fleet = drifted(layer.bundle, 3, 0.3)
     mean = aggregate(layer.bundle, send(layer.bundle, fleet, tmp_path))
     exact = np.mean([layer.product(own) for own in fleet], axis=0)

@@ -1,4 +1,4 @@
-"""Attacks on a device by whoever wrote a bundle; every hash in it fits."""
+"""Attacks on a device by the author of a bundle with correct hashes."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ MUTATED = {
     "a sidecar": "refused",
     "`latest.json`, `latest.sig` and `round.json`, in turn": "refused; the device stays where it is",
 }
-"""What is changed at random, and what becomes of it."""
+"""A random change, and its expected result."""
 
 _TELLING = [b'"', b"{", b"}", b"[", b"]", b",", b":", b"\\", b"0", b"9", b"-", b"e9", b"null", b"\x00", b"\xff"]
 

@@ -1,4 +1,4 @@
-"""Attacks on the host by what is delivered: damaged, forged, replayed, out of time, of another model, of bad values."""
+"""Attacks on the host by deliveries: damaged, forged, replayed, late, of another model, with bad values."""
 
 from __future__ import annotations
 

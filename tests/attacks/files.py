@@ -1,4 +1,4 @@
-"""Attacks on the host by files: where they lie, what kind they are of, how large they are."""
+"""Attacks on the host by files: their paths, types and sizes."""
 
 from __future__ import annotations
 

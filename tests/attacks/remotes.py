@@ -103,7 +103,7 @@ def _blob(stage: Stage, name: str) -> Path:
 
 
 def _sign_manifest(stage: Stage, change: Callable[[dict[str, Any]], None]) -> None:
-    """Let the host sign a round whose bundle has another manifest, as whoever has stolen its key could."""
+    """Let the host sign a round whose bundle has another manifest, as a thief of its key could."""
     value = json.loads(_blob(stage, MANIFEST).read_bytes())
     change(value)
     content = json.dumps(value).encode()
@@ -154,7 +154,7 @@ def changing_weights(stage: Stage) -> None:
     path, incoming = _blob(stage, "weights.bin"), stage.device.directory.bundles / "incoming"
     content = path.read_bytes()
     incoming.mkdir(parents=True)
-    (incoming / path.name).write_bytes(content[:20])  # the first range, which was right
+    (incoming / path.name).write_bytes(content[:20])  # the first range, which was correct
     path.write_bytes(bytes(len(content)))
 
 

@@ -26,7 +26,7 @@ NAME = "mallory"
 
 @dataclass(frozen=True)
 class Stage:
-    """A fleet at round 3 with two honest updates accepted, and what an attacker can lay hands on."""
+    """A fleet at round 3 with two honest updates accepted, and all that an attacker has access to."""
 
     fleet: Fleet
     update: Path
@@ -74,7 +74,7 @@ class Stage:
         return collect([self.fleet.remote], self.fleet.host, now=now)
 
     def kept(self) -> list[tuple[str, bytes]]:
-        """What counts for the round, to the byte."""
+        """Return the bytes of all that counts for the round."""
         return [(entry.device, path.read_bytes()) for entry, path in accepted(self.fleet.host)]
 
     def folder(self, number: int = 3, device: str = NAME) -> Path:

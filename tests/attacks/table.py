@@ -1,4 +1,4 @@
-"""The table of attacks: what, by whom, and the code it is refused with."""
+"""The table of attacks: each with its attacker and the code of its refusal."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ANYBODY, DEVICE, REMOTE = "anybody", "a device", "a remote"
 
 @dataclass(frozen=True)
 class Attack:
-    """An attack: what it does, who does it, and the code it is refused with."""
+    """An attack: its description, its attacker, and the code of its refusal."""
 
     what: str
     who: str
@@ -23,7 +23,7 @@ class Attack:
     act: Callable[[Stage], object]
     now: float = NOW + 60
     fetches: bool = False
-    """Whether the device takes the bundle from the remote, too."""
+    """Whether the device also fetches the bundle from the remote."""
 
 
 ON_HOST: dict[str, Attack] = {}
@@ -46,7 +46,7 @@ def attack(
 
 @dataclass(frozen=True)
 class BundleAttack:
-    """An attack by whoever wrote a bundle: what it does to one, and the code it is refused with."""
+    """An attack by the author of a bundle: its change of the bundle, and the code of its refusal."""
 
     what: str
     code: str
@@ -57,7 +57,7 @@ IN_BUNDLE: dict[str, BundleAttack] = {}
 
 
 def bundle_attack(what: str, code: str) -> Callable[[Callable[[Path], object]], Callable[[Path], object]]:
-    """Put a function into the table of what a bundle may hold."""
+    """Add a function to the table of attacks by bundles."""
 
     def add(act: Callable[[Path], object]) -> Callable[[Path], object]:
         assert act.__name__ not in IN_BUNDLE

@@ -1,4 +1,4 @@
-"""The node tests of ONNX's backend suite: no gradient is wrong, and none that was right is refused."""
+"""The node tests of ONNX's backend suite: no gradient is wrong, and none that was correct is refused."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.node_tests.oracle import CRASH, RIGHT, WRONG, check
 from tests.node_tests.page import LIST, PAGE, read_list
 
 SAMPLE = ("clip", "max", "onehot", "rangeop", "unique", "where")
-"""Files of the suite that take no second to make."""
+"""Files of the suite whose generation takes less than a second."""
 
 OPERATORS = {"Clip", "Max", "OneHot", "Range", "Unique", "Where"}
 
@@ -43,7 +43,7 @@ def test_a_sample_of_the_suite_is_as_listed() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("shard", range(SHARDS))
 def test_the_whole_suite_is_as_listed(shard: int) -> None:
-    """Every differentiable node test is right or refused, and none that was right is refused."""
+    """Every differentiable node test is correct or refused, and none that was correct is refused."""
     suite, written = whole_suite(), read_list()
     for name in list(written)[shard::SHARDS]:
         compare(suite[name], written[name])

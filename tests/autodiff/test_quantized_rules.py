@@ -25,7 +25,7 @@ def _input(graph: ir.Graph, name: str, shape: list[int]) -> ir.Value:
 
 
 class Bench:
-    """A graph ``loss = Σ dy · y`` around one operator; ``run`` gives y and the gradients asked for."""
+    """A graph ``loss = Σ dy · y`` around one operator; ``run`` returns y and the requested gradients."""
 
     def __init__(self, x: Array, opset: int = 20) -> None:
         self.graph = ir.Graph([], [], nodes=[], opset_imports={"": opset}, name="bench")
@@ -97,7 +97,7 @@ def test_scaled_rows_of_different_size_keep_their_gradients() -> None:
 
 
 def _blocks(bits: int, width: int, block: int, with_zero_points: bool) -> tuple[Array, Array, Array | None, Array]:
-    """Quantized weights, scales and zero points of 6 rows, as MatMulNBits takes them, and the matrix [6, width]."""
+    """Quantized weights, scales and zero points of 6 rows, in the layout of MatMulNBits, and the matrix [6, width]."""
     count, middle = -(-width // block), 1 << (bits - 1)
     steps = RNG.integers(0, 1 << bits, (6, count, block)).astype(np.uint8)
     scales = RNG.uniform(0.01, 0.1, (6, count)).astype(np.float32)

@@ -18,7 +18,7 @@ from tests.support.onnx_runs import session
 
 
 def last_state(op: str) -> ir.Model:
-    """An operator that gives nothing but its last hidden state, over which the loss is the sum."""
+    """An operator whose only output is its last hidden state; the loss is its sum."""
     gates = 4 if op == "LSTM" else 3
     shapes = {"x": ["t", "n", 3], "w": [1, 2 * gates, 3], "r": [1, 2 * gates, 2]}
     inputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()]
@@ -50,7 +50,7 @@ def test_an_operator_of_one_state_returns_all_states(op: str) -> None:
 
 
 def test_what_devices_lack_is_found_inside_a_loop() -> None:
-    """The list of operators that devices have holds for the bodies of loops too."""
+    """The list of operators that devices have also applies to the bodies of loops."""
     model = last_state("LSTM")
     differentiate(model.graph, model.graph.outputs[0], list(model.graph.inputs))
     assert_runs_on_devices(model)

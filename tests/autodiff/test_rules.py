@@ -38,7 +38,7 @@ def run(case: Case, dtype: type, weights: list[Array], model: ModelProto, names:
 
 
 def gradients(case: Case, dtype: type, naming: str, weights: list[Array]) -> list[Array]:
-    """The gradients for what trains, by differentiating the ONNX graph."""
+    """Return the gradients of the trained inputs, by differentiating the ONNX graph."""
     model = to_ir(forward_model(case, dtype, naming))
     by_name = {value.name: value for value in (*model.graph.inputs, *model.graph.outputs)}
     targets = [by_name[f"i{index}"] for index in trains(case)]

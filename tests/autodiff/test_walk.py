@@ -1,4 +1,4 @@
-"""The walk through the graph: who gets a gradient, what is visited, and what cannot be crossed."""
+"""The walk through the graph: which values get a gradient, which nodes are visited, which cannot be crossed."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_a_value_on_two_paths_is_complete_when_passed_on() -> None:
 
 
 def test_a_target_that_the_loss_does_not_depend_on_is_absent() -> None:
-    """Neither a target nobody reads, nor one read only off the loss's way or through its shape, gets a gradient."""
+    """A target that is unread, read only off the path to the loss, or only through its shape, gets no gradient."""
     made = model(
         """g (float[3] a, float[3] unread, float[3] aside, float[3] shape_only) => (float loss) {
           other = Exp(aside)
@@ -120,7 +120,7 @@ def test_nodes_off_the_path_to_the_loss_are_not_visited() -> None:
 
 
 def test_the_walk_ends_at_the_first_target() -> None:
-    """What lies before the only target is not visited, though it is float and on the way."""
+    """Nodes before the only target are not visited, though they are float and on the path."""
     text = """g (float[3] x, float[3] a) => (float loss) {
       before = Gelu(x)
       y = Mul(before, a)
@@ -188,7 +188,7 @@ def test_two_dimensions_without_a_name_are_not_taken_for_equal() -> None:
 
 
 def test_dimensions_of_one_name_are_not_summed() -> None:
-    """Equal names are equal sizes, so nothing has to be asked of the run."""
+    """Equal names are equal sizes, so no size has to be computed at run time."""
     text = "g (float[n, 3] a, float[n, 3] b) => (float loss) { y = Mul(a, b)\n loss = ReduceSum<keepdims=0>(y) }"
     assert "ReduceSum" not in added(text, "a", "b")
 
@@ -216,7 +216,7 @@ UNKNOWN = """g (float[1, 1, 4] a, float[3] scales) => (float loss) {
 
 
 def test_a_missing_rule_names_node_and_parameter() -> None:
-    """The error says op, node, parameter and what to do, and nothing is added to the graph."""
+    """The error names op, node and parameter with a hint, and the graph stays unchanged."""
     made = model(UNKNOWN)
     before = len(made.graph)
     with pytest.raises(NoGradientRule) as caught:
@@ -227,7 +227,7 @@ def test_a_missing_rule_names_node_and_parameter() -> None:
 
 
 def test_an_operator_without_a_rule_off_the_way_is_no_error() -> None:
-    """Only what a gradient has to cross needs a rule."""
+    """Only operators that a gradient crosses need a rule."""
     made = model(UNKNOWN)
     assert missing_rules(made.graph, values(made)["loss"], []) == []
 
@@ -317,7 +317,7 @@ EINSUM = """g (float[{a}, 3, 4] a, float[{b}, 4, 5] b, float[1, 3, 5] w) => (flo
 
 @pytest.mark.parametrize(("first", "second"), [("n", "m"), ("n", "2")])
 def test_an_index_that_einsum_broadcasts_is_asked_of_the_run(first: str, second: str) -> None:
-    """ONNX gives an index the size it has in the first operand; what is summed is right all the same."""
+    """ONNX gives an index the size it has in the first operand. The sums are correct all the same."""
     made = model(EINSUM.format(a=first, b=second))
     feeds = {"a": random(1, 3, 4), "b": random(2, 4, 5) / 8, "w": random(1, 3, 5) / 8}
     found = gradients(made, "a", "b", "w")
@@ -354,7 +354,7 @@ def test_a_float_input_without_a_gradient_is_refused() -> None:
 
 
 def test_a_dropout_in_training_has_the_mask_of_the_forward() -> None:
-    """What a run dropped has gradient 0, what it kept is as much larger as the outputs are."""
+    """Dropped elements have gradient 0; gradients of the others are scaled like the outputs."""
     made = model(
         """g (float[64] a, float ratio) => (float loss, float[64] y) {
           train = Constant<value = bool {1}>()

@@ -13,7 +13,7 @@ from edgepeft.cli.app import run
 
 
 class Outcome(NamedTuple):
-    """Exit code and what was written."""
+    """Exit code, output and errors."""
 
     code: int
     out: str
@@ -39,7 +39,7 @@ def reviews(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def edgepeft(capsys: pytest.CaptureFixture[str]) -> Command:
-    """The command in this process: takes its arguments, gives exit code, output and errors."""
+    """Run the command in this process and return exit code, output and errors."""
 
     def call(*arguments: object) -> Outcome:
         capsys.readouterr()

@@ -52,7 +52,7 @@ def _logits(folder: Path) -> tuple[dict[str, np.ndarray], np.ndarray]:
 
 @pytest.mark.parametrize("method", [[], ["--method", "lora"]], ids=["plain", "named"])
 def test_an_adapter_directory_trains_on(method: list[str], folders: Path, tmp_path: Path, edgepeft: Command) -> None:
-    """Prepared by its own path, it starts where it was, and peft loads what the device has made of it."""
+    """Prepared by its own path, it starts from its values, and peft loads the device's result."""
     from peft import PeftModel
     from transformers import LlamaForCausalLM
 

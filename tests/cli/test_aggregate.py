@@ -27,7 +27,7 @@ def updates(text: Trained, tmp_path: Path) -> Path:
 
 
 def test_two_rounds(edgepeft: Command, text: Trained, updates: Path, reviews: Path, tmp_path: Path) -> None:
-    """Aggregate, train from the aggregate, aggregate that: each file says what it was made of."""
+    """Aggregate, train from the aggregate, aggregate that: each file names its sources."""
     first, second = tmp_path / "round1.safetensors", tmp_path / "round2.safetensors"
     done = edgepeft("aggregate", updates, "--bundle", text.bundle, "--out", first, "--clip", 1)
     assert done.code == 0
@@ -65,7 +65,7 @@ def test_the_gate_writes_a_report_and_no_adapter(
 
 
 def test_robust_and_private_rounds(edgepeft: Command, text: Trained, updates: Path, tmp_path: Path) -> None:
-    """What was left out and what was spent is printed, and kept in the report."""
+    """Skipped updates and the privacy spent are printed and written into the report."""
     command = ["aggregate", updates, "--bundle", text.bundle, "--out", tmp_path / "round.safetensors"]
     trimmed = edgepeft(*command, "--robust", "trimmed-mean=0.2")
     assert "trimmed-mean: 1 of 6 values left out at either end" in trimmed.out
@@ -76,7 +76,7 @@ def test_robust_and_private_rounds(edgepeft: Command, text: Trained, updates: Pa
 
 
 def test_a_small_fleet_is_warned(edgepeft: Command, text: Trained, tmp_path: Path) -> None:
-    """A median of three is taken, and called what it is worth."""
+    """A median of three is accepted, with a warning about its robustness."""
     bundle = Bundle.open(text.bundle)
     send(bundle, drifted(bundle, 3), tmp_path / "updates")
     command = ["aggregate", tmp_path / "updates", "--bundle", text.bundle, "--robust", "median"]

@@ -88,7 +88,7 @@ def test_predictions_carry_class_names_and_probabilities(edgepeft: Command, text
 
 
 def test_other_models_give_their_outputs(edgepeft: Command, regression: Trained, tmp_path: Path) -> None:
-    """What is no classifier answers with its numbers."""
+    """A model that is no classifier prints its numbers."""
     np.savez(tmp_path / "d.npz", input=np.zeros((2, 3), np.float32))
     rows = [
         json.loads(line)
@@ -120,7 +120,7 @@ def test_inspect_shows_people_and_scripts_what_a_bundle_holds(edgepeft: Command,
 
 
 def test_pull_lists_what_it_refuses(edgepeft: Command, text: Trained, tmp_path: Path) -> None:
-    """A damaged file does not stop the others; it is named with what is wrong."""
+    """A damaged file does not stop the others, and is named with its error."""
     (tmp_path / "good.safetensors").write_bytes(text.update.read_bytes())
     (tmp_path / "bad.safetensors").write_bytes(text.update.read_bytes()[:-4])
     found = edgepeft("pull", tmp_path, "--into", tmp_path / "in")
@@ -147,7 +147,7 @@ def test_prepare_takes_a_model_directory(edgepeft: Command, text: Trained, tmp_p
 
 
 def test_doctor_and_prepare_take_a_function_in_a_file(edgepeft: Command, tmp_path: Path) -> None:
-    """SOURCE may be one's own file with a function that returns model and example inputs; --train says what trains."""
+    """SOURCE may be a Python file with a function that returns model and example inputs; --train names parameters."""
     source = tmp_path / "network.py"
     source.write_text(
         "import torch\n"
@@ -222,7 +222,7 @@ def write_onnx(path: Path, op: str, shape: list[int]) -> Path:
     ],
 )
 def test_wrong_usage_leaves_with_2(edgepeft: Command, arguments: list[str], word: str) -> None:
-    """What is no valid call is said before anything is read, with the usual exit code."""
+    """An invalid call fails before anything is read, with the usual exit code."""
     outcome = edgepeft(*arguments)
     assert outcome.code == 2
     assert word in outcome.err
@@ -231,7 +231,7 @@ def test_wrong_usage_leaves_with_2(edgepeft: Command, arguments: list[str], word
 def test_errors_leave_with_1_and_say_what_to_do(
     edgepeft: Command, text: Trained, images: Trained, reviews: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An error has a name, a sentence, facts and a hint on standard error; a traceback only where it is asked for."""
+    """An error has a name, a sentence, facts and a hint on standard error; a traceback only on request."""
     arguments = ("evaluate", text.bundle, "--data", reviews, "--adapter", images.update)
     foreign = edgepeft(*arguments)
     assert (foreign.code, foreign.out) == (1, "")
@@ -251,7 +251,7 @@ def test_errors_leave_with_1_and_say_what_to_do(
 def test_a_missing_extra_is_named(
     edgepeft: Command, text: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who calls a workstation's command on a device learns what to install."""
+    """The error of a workstation's command on a device says what to install."""
     for name in [name for name in sys.modules if name == "torch" or name.startswith("edgepeft.preparation.prepare")]:
         monkeypatch.delitem(sys.modules, name)
     for name in ("torch", "onnx_ir"):

@@ -31,7 +31,7 @@ def network(tmp_path: Path) -> str:
 
 
 def test_a_model_is_packed_trained_merged_and_inspected(edgepeft: Command, network: str, tmp_path: Path) -> None:
-    """int8 by one option; the bundle is smaller, trains, merges, and says what each tensor stands for."""
+    """int8 by one option: the bundle is smaller, trains, merges, and describes each tensor."""
     draw = np.random.default_rng(0)
     data, bundle = tmp_path / "d.npz", tmp_path / "b"
     np.savez(data, input=draw.normal(size=(32, 64)).astype(np.float32), labels=draw.integers(0, 3, 32))
@@ -70,7 +70,7 @@ def test_calibration_keeps_the_weight_that_rounding_harms(edgepeft: Command, net
 
 
 def test_heads_and_neurons_are_pruned_by_one_option(edgepeft: Command, text: Trained, tmp_path: Path) -> None:
-    """--prune cuts before LoRA is attached; the provenance says what was done; shares out of range are refused."""
+    """--prune cuts before LoRA is attached; the provenance records it; fractions out of range are refused."""
     options = ["prepare", text.model, "--task", "text-classification", "--classes", "no,yes", "--method", "lora"]
     assert edgepeft(*options, "--out", tmp_path / "whole").code == 0
     assert edgepeft(*options, "--prune", "heads=0.5,ffn=0.25", "--out", tmp_path / "cut").code == 0
@@ -78,7 +78,7 @@ def test_heads_and_neurons_are_pruned_by_one_option(edgepeft: Command, text: Tra
     # Of each of two layers: half of query, key, value and output, a quarter of both feed-forward matrices, biases too.
     gone = 2 * (4 * 32 * 16 + 3 * 16 + 2 * 32 * 16 + 16)
     kept = {name: found["frozen_bytes"] + found["trainable_bytes"] for name, found in (("w", whole), ("c", cut))}
-    assert 4 * 0.8 * gone < kept["w"] - kept["c"] < 4 * 1.2 * gone  # small tensors lie in the graphs
+    assert 4 * 0.8 * gone < kept["w"] - kept["c"] < 4 * 1.2 * gone  # small tensors are in the graphs
     assert cut["manifest"]["provenance"]["prune"] == {"heads": 0.5, "ffn": 0.25}
     refused = edgepeft(*options, "--prune", "heads=1.5", "--out", tmp_path / "more")
     assert refused.code == 1
@@ -86,7 +86,7 @@ def test_heads_and_neurons_are_pruned_by_one_option(edgepeft: Command, text: Tra
 
 
 def test_a_budget_decides_how_a_device_trains(edgepeft: Command, network: str, tmp_path: Path) -> None:
-    """--memory-budget is kept in the bundle, train goes by it, inspect predicts what it takes."""
+    """--memory-budget is stored in the bundle, train obeys it, and inspect predicts the memory."""
     draw = np.random.default_rng(0)
     np.savez(tmp_path / "d.npz", input=draw.normal(size=(32, 64)).astype(np.float32), labels=draw.integers(0, 3, 32))
     options = ["prepare", network, "--train", "3", "--out", tmp_path / "b"]

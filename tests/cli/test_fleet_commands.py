@@ -46,7 +46,7 @@ def host(edgepeft: Command, bundle: Path, tmp_path: Path) -> Path:
 def test_a_fleet_from_its_key_to_a_rollback(
     edgepeft: Command, host: Path, bundle: Path, data: Path, tmp_path: Path
 ) -> None:
-    """Join, train within the limits, deliver, pull, see it in the status, roll back; to repeat a step says so."""
+    """Join, train within the limits, deliver, pull, see it in the status, roll back. Each step can be repeated."""
     remote, device, update = tmp_path / "remote", tmp_path / "device", tmp_path / "update.safetensors"
     joined = edgepeft("join", remote, "--bundle", bundle, "--device", device, "--identity", tmp_path / "pi-1.json")
     assert joined.out.startswith("switched to round 1 of birds")
@@ -234,7 +234,7 @@ def _wait(process: subprocess.Popen[str], address: str) -> None:
 def test_a_device_gets_its_bundle_with_the_round(
     edgepeft: Command, host: Path, bundle: Path, data: Path, tmp_path: Path
 ) -> None:
-    """A device with an identity alone joins and trains; without a bundle anywhere, each command says what to give."""
+    """A device with only an identity joins and trains. Without any bundle, each command's error says what to pass."""
     remote, device, update = tmp_path / "remote", tmp_path / "device", tmp_path / "update.safetensors"
     join = ["join", remote, "--device", device, "--identity", tmp_path / "pi-1.json"]
     train = ["train", "--device", device, "--data", data, "--update", update, "--epochs", 1]

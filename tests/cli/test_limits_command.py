@@ -102,7 +102,7 @@ def test_a_service_that_waits_can_be_stopped(text: Trained, reviews: Path, tmp_p
 
 
 def test_a_limit_that_cannot_be_measured_is_refused(text: Trained, reviews: Path, tmp_path: Path) -> None:
-    """Without a sensor nothing is trained: whoever gives the option counts on it."""
+    """Without a sensor nothing is trained, because the option cannot be obeyed."""
     with training(text, reviews, tmp_path, "--max-temperature", 75, thermal=tmp_path) as process:
         _, err = process.communicate()
     assert process.returncode == 1

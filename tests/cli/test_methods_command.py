@@ -1,4 +1,4 @@
-"""Methods by the command: their settings as text, what fits a model, picking on the workstation."""
+"""Methods by the command: their settings as text, which fit a model, selection on the workstation."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def data(tmp_path: Path) -> Path:
 
 
 def test_every_method_is_listed_with_its_settings(edgepeft: Command) -> None:
-    """Names, what they are for, settings with their defaults."""
+    """Names, purposes, and settings with their defaults."""
     done = edgepeft("methods")
     assert done.code == 0
     assert [line.partition(":")[0] for line in done.out.splitlines() if not line.startswith(" ")] == list(METHODS)
@@ -89,7 +89,7 @@ def test_doctor_tells_which_methods_fit(edgepeft: Command, network: str) -> None
 
 
 def test_elements_are_picked_on_the_workstation(edgepeft: Command, network: str, data: Path, tmp_path: Path) -> None:
-    """Once; then devices train what was picked."""
+    """Elements are selected once; then devices train them."""
     bundle = tmp_path / "b"
     assert edgepeft("prepare", network, "--method", "sift", "--rate", 0.1, "--out", bundle).code == 0
     before = json.loads(edgepeft("evaluate", bundle, "--data", data, "--json").out)["loss"]

@@ -1,4 +1,4 @@
-"""Methods that take an ``.onnx`` file do so from the command, with their own options."""
+"""Methods for ``.onnx`` files work from the command, with their own options."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_sift_takes_the_initializers_that_are_named(edgepeft: Command, source: P
 
 @pytest.mark.parametrize("method", [name for name, cls in METHODS.items() if not cls.supports_onnx])
 def test_other_methods_are_refused_with_a_hint(edgepeft: Command, method: str, source: Path, tmp_path: Path) -> None:
-    """The hint names the methods that take a file."""
+    """The hint names the methods that support a file."""
     made = edgepeft("prepare", source, "--out", tmp_path / "b", "--method", method)
     assert made.code == 1 and "method-needs-torch" in made.err
     assert all(name in made.err for name, cls in METHODS.items() if cls.supports_onnx)

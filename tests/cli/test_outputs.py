@@ -45,7 +45,7 @@ def special(path: Path, kind: str) -> Path:
 def test_train_refuses_what_is_no_file_before_it_begins(
     edgepeft: Command, bundle: Path, data: Path, tmp_path: Path, kind: str
 ) -> None:
-    """Not after hours; what is there stays what it is, and no run was begun."""
+    """Not after hours: the path stays unchanged, and no run was started."""
     update, state = special(tmp_path / "update.safetensors", kind), tmp_path / "state"
     before = os.lstat(update)
     failed = edgepeft("train", bundle, "--data", data, "--state", state, "--update", update)
@@ -57,7 +57,7 @@ def test_train_refuses_what_is_no_file_before_it_begins(
 def test_predictions_are_written_to_files_alone(
     edgepeft: Command, bundle: Path, data: Path, tmp_path: Path, name: str
 ) -> None:
-    """A pipe that nobody reads does not make the command wait."""
+    """A pipe without a reader does not block the command."""
     out = special(tmp_path / name, "pipe")
     failed = edgepeft("predict", bundle, "--data", data, "--out", out)
     assert (failed.code, "error: not-a-regular-file" in failed.err, out.is_fifo()) == (1, True, True)

@@ -1,4 +1,4 @@
-"""The command as a process of its own: what it imports, how it ends when it is interrupted or nobody reads on."""
+"""The command as a process of its own: its imports, and its end when it is interrupted or its output is closed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HEAVY = ("torch", "onnx", "onnx_ir", "onnxscript", "transformers", "peft", "safe
 
 
 def test_help_imports_nothing_heavy() -> None:
-    """Help is quick everywhere; where it lists what the compiler or the aggregation has, it imports them, not torch."""
+    """Help is quick everywhere. It may import the compiler or the aggregation, but not torch."""
     names = (*HEAVY, "onnxruntime", "tokenizers", "PIL")
     code = f"""
 import sys
@@ -71,7 +71,7 @@ def test_a_device_needs_no_host_library(text: Trained, reviews: Path, tmp_path: 
 def test_a_signal_saves_and_the_same_command_goes_on(
     number: signal.Signals, code: int, text: Trained, reviews: Path, tmp_path: Path
 ) -> None:
-    """Ctrl-C and the stop of a service: what the run ends with is what an unbroken one ends with, to the bit."""
+    """After Ctrl-C or the stop of a service, the resumed run ends bit-identical to an uninterrupted one."""
 
     def train(name: str) -> subprocess.Popen[str]:
         paths = ("--state", tmp_path / name, "--update", tmp_path / f"{name}.safetensors")

@@ -27,7 +27,7 @@ def test_a_log_gets_a_line_per_epoch() -> None:
 
 
 def test_a_terminal_gets_one_line_that_ends_with_the_last_step() -> None:
-    """The line renews itself, covers what was longer before, and is ended at the end."""
+    """The line is rewritten, covers a longer one, and ends with a newline."""
     terminal = Terminal()
     with Counter(terminal) as counter:
         counter(step(1, 1, loss=1234567.0))

@@ -1,4 +1,4 @@
-"""Heads, neurons and channels that are pruned are really gone, and what stays computes what it did."""
+"""Pruned heads, neurons and channels are really gone, and the others compute the same."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_what_stays_takes_over_what_goes(name: str) -> None:
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("score", ["magnitude", "taylor", "wanda"])
 def test_units_that_do_nothing_are_those_removed(name: str, score: str) -> None:
-    """Half of the heads and neurons, set to zero, go without a change of the logits, whatever the score."""
+    """Half of the heads and neurons, set to zero, are removed without a change of the logits, for every score."""
     model, example = MODELS[name](), _example(name)
     for group in transformer_groups(model):
         _silence(group, list(range(1, group.units, 2)))

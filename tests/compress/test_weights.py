@@ -126,7 +126,7 @@ def test_a_codebook_needs_a_size_that_uint8_can_index(size: int) -> None:
 
 
 def test_a_codebook_bundle_is_smaller_and_trains_as_torch(tmp_path: Path) -> None:
-    """By codebooks a bundle takes less than half the bytes; its losses are those of the clustered model in torch."""
+    """With codebooks a bundle has less than half the bytes. Its losses are those of the clustered model in torch."""
     torch.manual_seed(0)
     plain = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 4)).eval()
     clustered = copy.deepcopy(plain)

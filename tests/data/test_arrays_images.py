@@ -65,7 +65,7 @@ def test_a_mistake_in_npz_is_named_with_the_file(
 
 
 def test_images_are_resized_scaled_and_normalised(bundle: Bundle, tmp_path: Path) -> None:
-    """Whatever size and colours the files have, the model is fed what it was prepared for."""
+    """For any size and colours of the files, the model's inputs have the size it was prepared for."""
     save(tmp_path / "light" / "a.png", np.full((16, 20, 3), 255))
     save(tmp_path / "dark" / "b.png", np.zeros((8, 8)))
     save(tmp_path / "dark" / "c.jpg", np.full((5, 3), 51))
@@ -141,7 +141,7 @@ def test_mistakes_in_a_folder_of_images_name_the_file(bundle: Bundle, tmp_path: 
 
 
 def test_missing_pillow_names_the_extra(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A device without the package learns what to install."""
+    """The error on a device without the package says what to install."""
     save(tmp_path / "dark" / "a.png", np.zeros((8, 8)))
     monkeypatch.setitem(sys.modules, "PIL", None)
     with pytest.raises(MissingExtra, match=r"edgepeft\[images\]"):

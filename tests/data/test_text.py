@@ -213,14 +213,14 @@ def test_bundles_that_take_no_text_say_so(images: Trained, regression: Trained, 
 
 
 def test_missing_tokenizers_name_the_extra(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A device without the package learns what to install."""
+    """The error on a device without the package says what to install."""
     monkeypatch.setitem(sys.modules, "tokenizers", None)
     with pytest.raises(MissingExtra, match=r"edgepeft\[text\]"):
         load(write(tmp_path / "d.csv", "text,label\ngood,0\n"), bundle)
 
 
 def test_numbers_to_predict_are_labels_too(regression: Trained) -> None:
-    """A regression takes as many finite numbers as the model gives."""
+    """A regression accepts as many finite numbers as the model has outputs."""
     read = label_reader(Bundle.open(regression.bundle).manifest)
     assert read([1, 2.5]).tolist() == [1.0, 2.5]
     for wrong in (1.0, [1, 2, 3], "nan", [1, float("nan")], ["a", "b"], None):
@@ -229,7 +229,7 @@ def test_numbers_to_predict_are_labels_too(regression: Trained) -> None:
 
 
 def test_split_is_the_same_each_time_and_loses_nothing(bundle: Bundle, tmp_path: Path) -> None:
-    """A resumed run holds out the examples it held out before."""
+    """A resumed run holds out the same examples as before."""
     data = load(write(tmp_path / "d.csv", "text,label\n" + "good,yes\nbad,no\n" * 10), bundle)
     train, held_out = split(data, 0.25, seed=3)
     again = split(data, 0.25, seed=3)[1]

@@ -1,4 +1,4 @@
-"""``docs/ERRORS.md``, and what it is made of: every class of error in the three packages."""
+"""``docs/ERRORS.md``, made from every class of error in the three packages."""
 
 from __future__ import annotations
 

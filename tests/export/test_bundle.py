@@ -1,4 +1,4 @@
-"""A bundle is whole, reproducible, holds every frozen tensor once, and is accepted by the device runtime."""
+"""A bundle is whole, reproducible, contains every frozen tensor once, and is accepted by the device runtime."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ VOCABULARY, HIDDEN = 40, 16
 
 
 class Tied(nn.Module):
-    """A language model of one layer whose head is its embedding; what trains is the layer and a bias."""
+    """A language model of one layer whose head is its embedding; the layer and a bias train."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ def _range(tensor: onnx.TensorProto) -> tuple[int, int]:
 
 @pytest.mark.own_exports
 def test_preparing_twice_gives_the_same_bytes(bundle: Path, tmp_path: Path) -> None:
-    """Every file of the bundle is reproducible, so that the base's hash names what it holds."""
+    """Every file of the bundle is reproducible, so that the base's hash identifies its content."""
     again = _prepare(tmp_path / "again").bundle
     assert sorted(path.name for path in again.iterdir()) == sorted(path.name for path in bundle.iterdir())
     for path in bundle.iterdir():
@@ -97,7 +97,7 @@ def test_the_manifest_lists_every_file_with_its_size_and_hash(bundle: Path) -> N
 
 
 def test_every_graph_is_valid_and_runs_on_devices(bundle: Path) -> None:
-    """All four pass the checker, hold operators of the oldest supported onnxruntime only, and carry no path or date."""
+    """All four pass the checker, have only operators of the oldest supported onnxruntime, and no path or date."""
     for name in GRAPHS:
         onnx.checker.check_model(str(bundle / name), full_check=True)
         model = ir.load(bundle / name)

@@ -1,4 +1,4 @@
-"""The toolbox of graph edits: verbs keep names and outputs, a linear layer gives its matrix and accepts another."""
+"""Graph edits preserve names and outputs, and a linear layer's matrix can be read and replaced."""
 
 from __future__ import annotations
 

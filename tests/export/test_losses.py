@@ -1,4 +1,4 @@
-"""Losses give torch's values and gradients, add up over uneven batches, and refuse what does not fit."""
+"""Losses have torch's values and gradients, add up over uneven batches, and refuse wrong inputs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Oracle = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Case:
-    """A loss, torch's function of logits and labels, and what the labels are."""
+    """A loss, torch's function of logits and labels, and the kind of labels."""
 
     loss: Loss
     oracle: Oracle
@@ -120,7 +120,7 @@ def test_values_and_gradients_are_those_of_torch(name: str) -> None:
 
 @pytest.mark.parametrize("name", CASES)
 def test_losses_of_uneven_batches_add_up_to_that_of_one(name: str) -> None:
-    """The terms of batches of 1, 4 and 2 rows, summed, give the loss of the 7 rows together."""
+    """The summed terms of batches of 1, 4 and 2 rows are the loss of the 7 rows together."""
     case = CASES[name]
     whole = _batch(case, rows=7)
     step = compiled(linear(case.kind), case.loss)
@@ -134,7 +134,7 @@ def test_losses_of_uneven_batches_add_up_to_that_of_one(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["cross-entropy", "bce", "bce-pos-weight", "mse"])
 def test_large_scores_do_not_overflow(name: str) -> None:
-    """Logits of some thousands give torch's finite loss and gradients."""
+    """Logits of some thousands have torch's finite loss and gradients."""
     case = CASES[name]
     batch = _batch(case)
     batch["x"] *= 2000
@@ -153,7 +153,7 @@ def test_a_batch_of_ignored_labels_weighs_nothing(name: str) -> None:
 
 
 def test_a_class_of_weight_zero_weighs_nothing() -> None:
-    """A batch that holds only a class of weight 0 has loss_weight 0, as a batch of ignored labels."""
+    """A batch with only a class of weight 0 has loss_weight 0, like a batch of ignored labels."""
     batch = _batch(CASES["class-weights"])
     batch["labels"].fill_(WEIGHTS.index(0.0))
     result = run(compiled(linear(), CrossEntropy(class_weights=WEIGHTS)), batch)
@@ -176,7 +176,7 @@ def test_causal_lm_is_the_loss_transformers_computes(tmp_path: Path) -> None:
     mask = torch.ones_like(ids)
     mask[0, 5:], mask[1, :2] = 0, 0
     labels = ids.masked_fill(mask == 0, -100)
-    labels[1, 2] = -100  # what follows padding is predicted from nothing
+    labels[1, 2] = -100  # the token after padding has no context
     example = {"input_ids": ids[:, :4], "attention_mask": mask[:, :4]}
     edgepeft.prepare(model, example, loss="causal_lm", out=tmp_path / "b")
     with torch.no_grad():
@@ -245,7 +245,7 @@ def test_settings_out_of_range_are_refused(name: str, setting: dict[str, object]
 
 
 def test_cross_entropy_refuses_a_single_score_per_row() -> None:
-    """A model that gives one number per row [batch] has no classes."""
+    """A model with one number per row [batch] has no classes."""
     forward = linear()
     forward.model.graph.outputs[0].shape = ir.Shape(["batch"])
     assert _refused(CrossEntropy(), forward).code == "logits-rank"

@@ -1,4 +1,4 @@
-"""Memory mode: activations computed twice give the same step in less memory, which is predicted."""
+"""Memory mode: recomputed activations give the same step in less memory, as predicted."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_a_step_is_the_same_when_activations_are_computed_twice(name: str, compu
 
 @pytest.mark.parametrize("name", ["bert", "gpt2", "llama", "vit"])
 def test_less_is_alive_at_once(name: str) -> None:
-    """By the bundle's own account, the fullest moment of a transformer's step takes less."""
+    """By the bundle's own estimate, the peak of a transformer's step is lower."""
     kept, again = (MemorySpec(_compiled(name, "fp32", mode).activations) for mode in ("none", "block"))
     assert again.bytes_at(SIZES) < 0.9 * kept.bytes_at(SIZES)
 
@@ -95,7 +95,7 @@ def test_what_cannot_be_computed_twice_is_said() -> None:
 
 
 def test_the_bytes_alive_are_counted() -> None:
-    """y = relu(a) + relu(b): both, and the sum, are alive at once; reshaping takes nothing; dims keep their names."""
+    """y = relu(a) + relu(b): both, and the sum, are alive at once. Reshaping needs no memory. Dims keep their names."""
     model = ir.from_onnx_text("""
         <ir_version: 10, opset_import: ["" : 20]>
         agraph (float[batch,4] a, float[batch,4] b) => (float[n] y)
@@ -110,7 +110,7 @@ def test_the_bytes_alive_are_counted() -> None:
 
 
 class Wide(nn.Module):
-    """Activations are what it takes: 12 layers of 1,024, on rows of free number."""
+    """Mostly activations: 12 layers of 1,024, with a symbolic number of rows."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -139,19 +139,19 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bundle]:
 
 @pytest.mark.parametrize("mode", ["none", "block"])
 def test_the_peak_of_a_step_is_predicted(wide: dict[str, Bundle], mode: str) -> None:
-    """Within 15 % of what a process that trains at that size really takes."""
+    """Within 15 % of the memory of a process that trains at that size."""
     sizes = {"batch": 2048}
     assert predict(wide[mode], sizes).peak(sizes) == pytest.approx(measured_peak(wide[mode], sizes), rel=0.15)
 
 
 def test_a_process_really_takes_less(wide: dict[str, Bundle]) -> None:
-    """Measured, not computed: a batch of 2,048 takes at least 30 MB less."""
+    """Measured, not computed: a batch of 2,048 needs at least 30 MB less."""
     kept, again = (measured_peak(wide[mode], {"batch": 2048}) for mode in ("none", "block"))
     assert again < kept - 30e6
 
 
 def test_sizes_that_do_not_fit_are_refused(wide: dict[str, Bundle]) -> None:
-    """Missing, unknown and impossible sizes are named, with what there is."""
+    """Missing, unknown and impossible sizes are named, with the known ones."""
     for sizes in ({}, {"batch": 2, "sequence": 3}, {"batch": 0}):
         with pytest.raises(BundleError, match="symbolic dimensions: batch"):
             predict(wide["none"], sizes)

@@ -1,4 +1,4 @@
-"""The allow-list: what the CPU build of the oldest supported onnxruntime runs, and nothing else."""
+"""The allow-list: the operators of the oldest supported onnxruntime's CPU build, and no others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A user's own loss, a torch function or an .onnx file, trains as in torch; what does not fit is named."""
+"""A user's own loss, a torch function or an .onnx file, trains as in torch; wrong arguments are named."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ OWN = {
 
 @pytest.mark.parametrize("name", OWN)
 def test_torch_functions_and_modules_are_losses(name: str) -> None:
-    """A focal loss, and torch's own functions, give torch's values and gradients at sizes other than the example's."""
+    """A focal loss, and torch's own functions, have torch's values and gradients at sizes other than the example's."""
     function, kind = OWN[name]
     forward = linear(kind)
     labels = torch.zeros(2 if kind == "rows" else (2, 2), dtype=torch.int64)
@@ -100,7 +100,7 @@ def test_torch_functions_and_modules_are_losses(name: str) -> None:
 
 
 def test_a_function_of_two_outputs_and_two_labels_is_a_loss() -> None:
-    """Arguments are wired by name, whatever their order; one with a default is left alone."""
+    """Arguments are wired by name, in any order. One with a default keeps it."""
 
     def both(target: Tensor, squares: Tensor, logits: Tensor, importance: Tensor, power: float = 2.0) -> Tensor:
         return (importance[:, None] * (logits - target).abs() ** power + 0.1 * squares).mean()
@@ -120,7 +120,7 @@ def test_a_function_of_two_outputs_and_two_labels_is_a_loss() -> None:
 
 
 def test_own_losses_are_weighted_by_rows() -> None:
-    """Batches of 2 and 6 rows count as such: together they give the mean over 8."""
+    """Batches of 2 and 6 rows are weighted by rows: together they give the mean over 8."""
     forward = linear()
     step = compiled(forward, from_function(Focal(1.0), forward, {"labels": torch.zeros(2, dtype=torch.int64)}))
     whole = _class_batch(8)
@@ -178,7 +178,7 @@ def test_an_onnx_file_is_a_loss(tmp_path: Path) -> None:
 
 
 def test_one_loss_serves_several_models(tmp_path: Path) -> None:
-    """Compiling does not use a loss up: the same object gives the same step again."""
+    """A loss can be compiled twice: the same object gives the same step again."""
     loss = OnnxLoss.read(_write(tmp_path / "hinge.onnx", LOSS_TEXT))
     batch = {"x": torch.randn(2, FEATURES), "sign": torch.ones(2, CLASSES)}
     first, second = (run(compiled(linear(), loss), batch) for _ in range(2))
@@ -204,7 +204,7 @@ def test_a_loss_that_reads_no_output_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_loss_of_several_outputs_is_refused(tmp_path: Path) -> None:
-    """One scalar is what is minimised."""
+    """A loss must be one scalar."""
     text = LOSS_TEXT.replace("(float mean)", "(float mean, float[batch, 5] cut)")
     assert _refused(OnnxLoss.read(_write(tmp_path / "l.onnx", text)), linear()).code == "loss-outputs"
 
@@ -244,7 +244,7 @@ def test_an_argument_nobody_feeds_is_refused() -> None:
 
 
 def test_a_file_that_is_no_loss_is_refused(tmp_path: Path) -> None:
-    """Bytes that are no ONNX model, and a path where nothing is, are errors of their own."""
+    """Bytes that are no ONNX model, and a missing path, have errors of their own."""
     (tmp_path / "no.onnx").write_bytes(b"not a model")
     for path in (tmp_path / "no.onnx", tmp_path / "absent.onnx"):
         with pytest.raises(EdgepeftError) as failure:
@@ -273,7 +273,7 @@ def test_labels_fit_the_sizes_of_the_example() -> None:
 
 
 def test_a_loss_that_cannot_be_exported_is_named() -> None:
-    """What torch.onnx does not take of a loss is an error about the loss."""
+    """A loss that torch.onnx cannot export is an error about the loss."""
 
     def ctc(logits: Tensor, labels: Tensor) -> Tensor:
         rows, steps = logits.shape[:2]

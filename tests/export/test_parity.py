@@ -1,4 +1,4 @@
-"""A run on the device gives the losses of PyTorch and peft, step by step, at sizes other than those of the export."""
+"""A run on the device has the losses of PyTorch and peft, step by step, at sizes other than those of the export."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Graph edits change what is computed, never the results."""
+"""Graph edits change the computation, never the results."""
 
 from __future__ import annotations
 
@@ -191,7 +191,7 @@ def _session(model: ir.Model) -> onnxruntime.InferenceSession:
 
 
 def test_a_tied_head_reads_the_embedding() -> None:
-    """GPT-2's logits come from the one stored embedding, and stay what they were."""
+    """GPT-2's logits come from the one stored embedding, and stay unchanged."""
     network = NETWORKS["gpt2"]
     model = network.model().eval()
     forward = from_torch(_only_positions(model), network.example())

@@ -76,7 +76,7 @@ def test_int8_keeps_zeros_and_constant_columns() -> None:
 @pytest.mark.parametrize("block", [16, 32, 128])
 @pytest.mark.parametrize("width", [128, 96, 33])
 def test_int4_is_within_a_step_and_beats_plain_rounding(block: int, width: int) -> None:
-    """The chosen scales give at most the error of scale = largest / 8; zeros stay zeros."""
+    """The chosen scales have at most the error of scale = largest / 8, and zeros stay zeros."""
     matrix = RNG.normal(size=(24, width)).astype(np.float32)
     matrix[:, ::5] = 0
     whole = _unpacked4(matrix, block)
@@ -121,7 +121,7 @@ def _run(forward: Forward, ids: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("compute", ["int8", "int4"])
 def test_every_reader_reads_the_packed_weight(compute: str) -> None:
-    """Look-ups, products, a tied head and a convolution give nearly what they gave, and no fp32 copy is left."""
+    """Outputs of look-ups, matmuls, a tied head and a convolution stay close, and no fp32 copy remains."""
     forward = _tables()
     packed, report = quantize(forward, Quantization(compute))
     ids = RNG.integers(0, 100, (3, 7))
@@ -141,7 +141,7 @@ def _size(value: ir.Value) -> int:
 
 
 def test_patterns_and_sizes_choose_what_is_packed() -> None:
-    """``keep`` takes names, modules and patterns; small tensors stay; the report says why."""
+    """``keep`` accepts names, modules and patterns. Small tensors stay. The report says why."""
     forward = _tables()
     _, report = quantize(forward, Quantization("int8", keep=("up", "*words*")))
     assert set(report.packed) == {"mix.weight.int8", "down.weight.int8"}
@@ -162,7 +162,7 @@ BAD = {
 
 @pytest.mark.parametrize("name", BAD)
 def test_settings_out_of_range_are_refused(name: str) -> None:
-    """The error names the setting, its value and what there is."""
+    """The error names the setting, its value and the choices."""
     with pytest.raises(BadSetting, match=f"{name} = {BAD[name]!r}"):
         Quantization(**{name: BAD[name]})  # type: ignore[arg-type]
 
@@ -201,7 +201,7 @@ def test_the_most_sensitive_weight_stays_fp32() -> None:
 
 
 def _rounded_twin(model: nn.Module, compute: str, packed: list[str]) -> nn.Module:
-    """The torch model with the values that the quantized weights stand for."""
+    """Return the torch model with the dequantized weights."""
     state = dict(model.named_parameters(remove_duplicate=False))
     with torch.no_grad():
         for name in packed:
@@ -258,7 +258,7 @@ def _losses(trainer: Trainer, twin: nn.Module, network: Network) -> Iterator[tup
 
 @pytest.mark.parametrize("compute", ["int8", "int4"])
 def test_weights_stay_quantized_in_onnxruntime(compute: str, tmp_path: Path) -> None:
-    """Nothing is unpacked into a constant at load: what onnxruntime runs holds no large fp32 matrix."""
+    """Nothing is dequantized into a constant at load: the session's graph has no large fp32 matrix."""
     forward, _ = quantize(_exported("bert")[1], Quantization(compute, smallest=64))
     loss = losses.by_name("cross_entropy")
     write_bundle(compile_step(forward, loss, SGD(lr=0.05)), loss, SGD(lr=0.05), tmp_path / "b")

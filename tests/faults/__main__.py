@@ -11,7 +11,7 @@ from tests.faults.points import points
 
 
 def main() -> int:
-    """Run the points, say what failed, and write the page; 1 where something is lost."""
+    """Run the points, report failures, and write the page; exit with 1 if something was lost."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--every", type=int, default=1, help="Run every so many points only.")
     parser.add_argument("--processes", type=int, default=2)

@@ -1,4 +1,4 @@
-"""The commands that faults are tried on: what is there before, and what must hold afterwards."""
+"""The commands that faults are tried on: the files before, and the conditions afterwards."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Case:
 
 
 def again(case_arguments: list[str], codes: tuple[int, ...] = (0,)) -> str:
-    """Run a command that must end with one of these codes; returns what it printed."""
+    """Run a command that must end with one of these codes; return its output."""
     said = io.StringIO()
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
         code = run(case_arguments)
@@ -73,7 +73,7 @@ def again(case_arguments: list[str], codes: tuple[int, ...] = (0,)) -> str:
 
 
 def same(stage: Stage, *names: str) -> None:
-    """Files that are, to the byte, what an undisturbed run has written."""
+    """Files that are, byte for byte, those of an undisturbed run."""
     for name in names:
         found, expected = stage.work / name, stage.expected / name
         assert found.exists(), f"{name} is not there"

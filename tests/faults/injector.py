@@ -80,7 +80,7 @@ def disarm() -> int:
 
 
 def operations(log: bytes) -> Iterator[Operation]:
-    """The operations that a log holds."""
+    """Parse the operations of a log."""
     position = 0
     while position < len(log):
         op, flags, a, b, inode, offset, size = _RECORD.unpack_from(log, position)

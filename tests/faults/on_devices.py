@@ -166,7 +166,7 @@ def _delivers(arguments: list[str], stage: Stage) -> None:
 
 
 def _arrived(stage: Stage) -> None:
-    """The host takes it, once."""
+    """The host accepts it, once."""
     host = Workspace(shutil.copytree(stage.work / "host", stage.work / "copy-of-host", dirs_exist_ok=True))
     found = collect([stage.work / "remote"], host)
     assert [len(found.accepted), found.waiting, found.refused] == [1, (), ()], f"{found}"

@@ -80,7 +80,7 @@ def _blocked(fleet: Fleet) -> None:
 
 
 def _keys_kept(stage: Stage) -> None:
-    """The host's key and those of all devices are what they were."""
+    """The host's key and those of all devices are unchanged."""
     keys, before = Keys(_host(stage)), Keys(Workspace(stage.before / "host"))
     assert keys.host() == before.host(), "the host's key is lost"
     found = {device.device: device.key for device in keys.devices()}
@@ -210,7 +210,7 @@ def _hash(path: Path) -> str:
 
 
 def _updates_kept(stage: Stage) -> None:
-    """Every update lies at the remote, is in the ledger with its file, or is in quarantine."""
+    """Every update is at the remote, in the ledger with its file, or in quarantine."""
     host, there = _host(stage), {_hash(path) for path in (stage.work / "remote").rglob("*.safetensors")}
     with Ledger(host.ledger) as ledger:
         kept = {_hash(path) for path in host.accepted.rglob("*.safetensors") if ledger.find(path.stem) is not None}
@@ -297,7 +297,7 @@ def _aggregated(stage: Stage) -> None:
 
 
 def _own_bundle(fleet: Fleet) -> None:
-    """A bundle that may be changed, and says all that the official optimizer asks for."""
+    """A bundle that may be changed, with all settings of the official optimizer."""
     manifest = shutil.copytree(fleet.bundle, fleet.root / "bundle") / "manifest.json"
     content = json.loads(manifest.read_text(encoding="utf-8"))
     content["optimizer"] |= {"betas": [0.9, 0.999], "eps": 1e-8}
@@ -305,7 +305,7 @@ def _own_bundle(fleet: Fleet) -> None:
 
 
 def _bundle_is_whole(stage: Stage) -> None:
-    """Every file is what the manifest says: the old bundle or the new one."""
+    """Every file matches the manifest of the old bundle or of the new one."""
     bundle = Bundle.open(stage.work / "bundle")
     assert bundle.adapter().keys() == read_tensors(stage.before / "bundle" / "adapter.safetensors").tensors.keys()
 

@@ -1,4 +1,4 @@
-"""What is on the disk after a power cut, as strictly as POSIX allows: what was not flushed may be gone.
+"""The disk after a power cut, as strictly as POSIX allows: unflushed data may be gone.
 
 A file's bytes persist once the file was flushed, its name once the folder was. Each operation leads to two disks:
 one that has kept nothing else (``names lost``), and one that has written all names early and no bytes (``bytes lost``).
@@ -43,7 +43,7 @@ class Disk:
         getattr(self, f"_{done.name}")(done)
 
     def write_to(self, target: Path, kind: str) -> None:
-        """Write what a power cut now would leave."""
+        """Write the files that a power cut now would leave."""
         self._write_folder(self._root, target, kind)
 
     def _read(self, path: Path) -> _Folder:
@@ -64,7 +64,7 @@ class Disk:
                 self._write_folder(node, target / name, kind)
 
     def _at(self, path: str) -> tuple[_Folder, str]:
-        """The folder that holds a name, and the name."""
+        """Return the folder of a name, and the name."""
         *folders, name = path.removeprefix(self._prefix).strip("/").split("/")
         folder = self._root
         for part in folders:

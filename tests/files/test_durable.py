@@ -49,7 +49,7 @@ def listed(folder: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("kind", ["folder", "pipe", "device", "link to a device", "link to an open file"])
 def test_only_regular_files_are_replaced(tmp_path: Path, kind: str) -> None:
-    """A device node, a pipe, a folder or a link to one stays what it is, and the error says what it is."""
+    """A device node, a pipe, a folder or a link to one stays, and the error names its type."""
     path = tmp_path / "update"
     match kind:
         case "folder":
@@ -80,7 +80,7 @@ def test_standard_output_is_not_replaced() -> None:
 
 @pytest.mark.parametrize("dangling", [False, True])
 def test_a_link_is_replaced_and_its_file_stays(tmp_path: Path, dangling: bool) -> None:
-    """What a link leads to is never written, so nobody can lead a file elsewhere."""
+    """The target of a link is never written, so a link cannot redirect a file."""
     target, link = tmp_path / "target", tmp_path / "link"
     if not dangling:
         target.write_text("precious")
@@ -197,7 +197,7 @@ def test_two_processes_do_not_write_one_folder(old: Path) -> None:
 
 
 def test_a_revised_folder_keeps_what_it_is_asked_to(old: Path, tmp_path: Path) -> None:
-    """Through a link too; what is kept has one name, as onnx demands."""
+    """Through a link too. The stored file has one name, as onnx requires."""
     (tmp_path / "link").symlink_to(old)
     with revised_directory(tmp_path / "link", ["inner/file"]) as folder:
         (folder / "more").write_text("new")
@@ -209,7 +209,7 @@ def test_a_revised_folder_keeps_what_it_is_asked_to(old: Path, tmp_path: Path) -
 
 
 def test_a_lock_on_what_was_removed_is_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever waits for a file that its holder removes holds the new one, or finds none."""
+    """A process that waits for a file that its holder removes locks the new one, or finds none."""
     fcntl = pytest.importorskip("fcntl")
     path, removed = tmp_path / "lock", []
     original = fcntl.flock

@@ -1,4 +1,4 @@
-"""Graphs that somebody else wrote: what parsers could read differently, other files, and endless loops are refused."""
+"""Untrusted graphs: ambiguous encodings, references to other files, and endless loops are refused."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def update_of(parameters: dict[str, np.ndarray]) -> Update:
 
 
 def coded_file(path: Path, data: bytes, names: Any = ("a",), shape: tuple[int, ...] = (-1,)) -> Path:
-    """An update whose bytes ``a`` are named as delta-coded; ``names`` as text goes into the metadata as it is."""
+    """An update whose bytes ``a`` are named as delta-coded; ``names`` as text goes into the metadata unchanged."""
     text = names if isinstance(names, str) else json.dumps(names)
     metadata = read_tensors(write_update(path, update_of({}))).metadata | {"delta_indices": text}
     tensors = {"a": np.frombuffer(data, np.uint8).reshape(shape), "b": np.zeros(2, np.float32)}
@@ -74,7 +74,7 @@ def test_any_bytes_are_one_coding_or_none(data: bytes) -> None:
 
 @pytest.mark.parametrize("share", [0.001, 0.01, 0.3, 1.0])
 def test_indices_of_a_large_tensor_come_back(share: float) -> None:
-    """Of five million elements: more codes than are read at a time, of whatever density."""
+    """Of five million elements, at any density: more codes than are read at a time."""
     indices = picked(5_000_000, int(5_000_000 * share))
     assert np.array_equal(index_coding.decode(index_coding.encode(indices)), indices)
 
@@ -150,7 +150,7 @@ def test_an_update_with_plain_indices_is_read(tmp_path: Path) -> None:
     ],
 )
 def test_damaged_codes_are_refused(data: str, what: str, tmp_path: Path) -> None:
-    """With what is wrong, though the digest is right."""
+    """The error names the problem, though the digest is correct."""
     path = coded_file(tmp_path / "u", bytes.fromhex(data))
     with pytest.raises(EdgepeftError) as error:
         read_update(path)

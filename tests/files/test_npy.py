@@ -1,4 +1,4 @@
-"""Archives of arrays that somebody else made: what numpy writes is read as numpy reads it, and all else is refused."""
+"""Untrusted archives of arrays: numpy's files are read as by numpy, and all others are refused."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_archive_that_numpy_does_not_write_is_refused(name: str, tmp_path: Path)
 
 
 def test_small_archive_that_unpacks_to_very_much_is_refused(tmp_path: Path) -> None:
-    """Before it is unpacked: memory stays below what the archive claims by far."""
+    """Before it is decompressed: memory stays far below the size that the archive claims."""
     np.savez_compressed(tmp_path / "a.npz", x=np.zeros(2**27, np.uint8))
     tracemalloc.start()
     try:

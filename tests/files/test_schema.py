@@ -52,7 +52,7 @@ TREE: dict[str, Any] = {
 
 
 def test_what_is_written_is_read_again() -> None:
-    """Lists become tuples, hex becomes bytes, an integer may stand for a float, what is not named is the rest."""
+    """Lists become tuples, hex becomes bytes, an integer is accepted for a float, unnamed keys are the rest."""
     tree = read(Tree, TREE, "tree", BadManifest)
     assert (tree.lr, tree.key, tree.size, tree.rest) == (1.0, bytes.fromhex("cd" * 32), (3, 4), {"further": [1, "two"]})
     assert tree.leaves == (Leaf("a", ("batch", 2)), Leaf("b", (), 3))
@@ -81,7 +81,7 @@ CHANGES: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("change", "said"), CHANGES)
 def test_what_is_wrong_is_named(change: dict[str, Any], said: str) -> None:
-    """The field, what was expected and what was found; of a key not what was found."""
+    """The error names the field, the expected and the actual value; of a key not the actual one."""
     with pytest.raises(BadManifest) as error:
         read(Tree, TREE | change, "tree", BadManifest)
     assert said in f"{error.value.message}\n{error.value.context}"

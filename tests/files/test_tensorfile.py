@@ -62,7 +62,7 @@ def raw_file(header: Any, data: bytes = b"") -> bytes:
 
 
 def test_official_library_reads_what_we_write(tmp_path: Path) -> None:
-    """A file of ours holds the same bits for the official library."""
+    """The official library reads the same bits from our file."""
     tensors = some_tensors()
     write_tensors(tmp_path / "a", tensors, {"note": "größer"}, digest=True)
     assert_same(
@@ -72,7 +72,7 @@ def test_official_library_reads_what_we_write(tmp_path: Path) -> None:
 
 
 def test_we_read_what_the_official_library_writes(tmp_path: Path) -> None:
-    """A file of the official library holds the same bits for us."""
+    """We read the same bits from a file of the official library."""
     tensors = {name: np.ascontiguousarray(array).reshape(array.shape) for name, array in some_tensors().items()}
     safetensors.numpy.save_file(tensors, tmp_path / "a", {"note": "größer"})
     read = read_tensors(tmp_path / "a")
@@ -227,7 +227,7 @@ def test_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", DAMAGED)
 def test_damaged_files_are_refused(name: str, tmp_path: Path) -> None:
-    """Whatever breaks the format gives an error that names the file and says what is wrong."""
+    """Every violation of the format is an error that names the file and the problem."""
     path = tmp_path / "a.safetensors"
     path.write_bytes(DAMAGED[name])
     with pytest.raises(TensorFileError) as error:
@@ -253,7 +253,7 @@ def test_file_without_digest_is_refused_where_one_is_needed(tmp_path: Path) -> N
 
 
 def test_digest_is_the_hash_the_spec_describes(tmp_path: Path) -> None:
-    """The hash of the file with the digest's characters replaced by zeros, whatever else the metadata holds."""
+    """The hash of the file with the digest's characters replaced by zeros, for any other metadata."""
     metadata = {"trap": f'"digest":"{"0" * 64}"', "later": "0" * 64}
     digest = write_tensors(tmp_path / "a", {"digest": np.ones(3, np.float32)}, metadata, digest=True)
     content = (tmp_path / "a").read_bytes()
@@ -264,7 +264,7 @@ def test_digest_is_the_hash_the_spec_describes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("digest", [True, False])
 def test_random_damage_never_goes_unseen_or_escapes(digest: bool, tmp_path: Path) -> None:
-    """A mutated file gives its content (without a digest: or another) or raises an EdgepeftError."""
+    """Reading a mutated file returns its content (without a digest: or another) or raises an EdgepeftError."""
     path, rng = tmp_path / "a", np.random.default_rng(1)
     tensors = {"weight": rng.normal(size=(3, 2)).astype(np.float32), "flags": np.array([True, False])}
     write_tensors(path, tensors, {"provenance": '{"rank": 8}'}, digest=digest)

@@ -62,7 +62,7 @@ class Fleet:
         )
 
     def sign(self, **changes: Any) -> Round:
-        """Sign a round that differs from the newest in whatever way, and bring it to the remote."""
+        """Sign a round with any changes of the newest, and write it to the remote."""
         newest = self.host.round(self.host.newest().round)
         made = replace(newest, round=newest.round + 1, previous=newest.sha256, **changes)
         commit(self.host, Keys(self.host).host(), made, self.host.adapter(newest.round).read_bytes())

@@ -70,7 +70,7 @@ def test_a_device_without_a_bundle_gets_it_and_trains(fleet: Fleet) -> None:
 
 
 def test_what_is_there_is_not_fetched_again(fleet: Fleet, other: Path, opened: list[tuple[str, int]]) -> None:
-    """The right bundle costs nothing, another one only the files that differ; the old one stays to fall back to."""
+    """The same bundle costs nothing, another one only the files that differ. The old one stays as a fallback."""
     device = fleet.device()
     fleet.publish(seed=1, with_bundle=True)
     device.fetch()
@@ -92,7 +92,7 @@ def test_what_is_there_is_not_fetched_again(fleet: Fleet, other: Path, opened: l
 
 
 def test_unchanged_files_are_sent_once(fleet: Fleet, other: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Publishing again sends what is new; ``mirror`` repairs a damaged copy; the host keeps what a round has named."""
+    """Publishing again sends new files, ``mirror`` repairs a damaged copy, and the host keeps each named file."""
     sent: list[str] = []
     original = HostFolder.upload
 
@@ -137,7 +137,7 @@ def test_a_fetch_of_a_bundle_resumes(fleet: Fleet, opened: list[tuple[str, int]]
 
 
 def test_a_blob_that_changes_between_ranges_is_fetched_anew(fleet: Fleet) -> None:
-    """The bytes of two versions are no version; once the remote has the right one, the device gets it."""
+    """The bytes of two versions are no version; once the remote has the correct one, the device gets it."""
     device = fleet.device()
     fleet.publish(seed=1, with_bundle=True)
     digest = Bundle.open(fleet.bundle).manifest.files["weights.bin"].sha256
@@ -152,7 +152,7 @@ def test_a_blob_that_changes_between_ranges_is_fetched_anew(fleet: Fleet) -> Non
 
 
 def test_a_damaged_bundle_is_fetched_again(fleet: Fleet, opened: list[tuple[str, int]]) -> None:
-    """Of a bundle that has lost a file or a bit, only what is damaged is fetched."""
+    """Of a bundle that has lost a file or a bit, only damaged files are fetched."""
     device = fleet.device()
     fleet.publish(seed=1, with_bundle=True)
     bundle = device.fetch().bundle
@@ -190,7 +190,7 @@ def test_a_device_falls_back_to_the_bundle_it_had(fleet: Fleet, other: Path) -> 
 
 
 def test_a_bundle_that_does_not_work_is_not_used(fleet: Fleet, other: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Outputs that are not finite are found before the switch, also where the bundle's own adapter gives them."""
+    """Outputs that are not finite are found before the switch, also with the bundle's own adapter."""
     device = fleet.device()
     fleet.publish(seed=1, with_bundle=True)
     device.fetch()

@@ -1,4 +1,4 @@
-"""The end of a round: whose update counts, once, and what a late one does to the next round."""
+"""The end of a round: which updates count, once, and the effect of a late one on the next round."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_a_late_update_moves_the_next_round_with_less_weight(fleet: Fleet) -> No
 
 
 def test_a_late_update_is_clipped_by_its_own_change(fleet: Fleet) -> None:
-    """The norm that counts is that of what the device changed, not the distance between the rounds."""
+    """The norm is that of the device's change, not of the distance between the rounds."""
     late = _late(fleet, fleet.device(), max_staleness=1)
     _pull(fleet)
     found = closing(fleet.host)

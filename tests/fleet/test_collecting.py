@@ -1,4 +1,4 @@
-"""Deliveries and the host: what is accepted once stays accepted once, and nothing gets lost on the way."""
+"""Deliveries and the host: each update is accepted once, and none is lost."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def device(fleet: Fleet) -> Device:
 
 
 def pull(fleet: Fleet, now: float = NOW + 120, **more: bool) -> tuple[int, int, int, list[str]]:
-    """Accepted, already there, waiting, and the codes of what was refused."""
+    """Numbers of accepted, known and waiting updates, and the codes of the refused."""
     found = collect([fleet.remote], fleet.host, now=now, **more)
     return len(found.accepted), found.already_there, len(found.waiting), [refused.code for refused in found.refused]
 
@@ -74,7 +74,7 @@ def test_repeating_anything_changes_nothing(fleet: Fleet, device: Device) -> Non
 
 @pytest.mark.parametrize("algorithm", signatures.ALGORITHMS)
 def test_devices_sign_by_either_algorithm(fleet: Fleet, algorithm: str) -> None:
-    """With a shared key, or with a key of their own that the host does not hold."""
+    """With a shared key, or with a key of their own that the host does not have."""
     device = fleet.device("pi-2", algorithm)
     fleet.publish()
     device.join()
@@ -100,7 +100,7 @@ def test_the_sidecar_is_the_commit_mark(fleet: Fleet, device: Device) -> None:
 
 
 def test_the_newest_update_of_a_device_counts(fleet: Fleet, device: Device) -> None:
-    """A device may train on and deliver again; in whatever order the two arrive, the later one is taken."""
+    """A device may train further and deliver again. In either order of arrival, the later update is accepted."""
     first, second = device.train(steps=1), device.train(steps=4)
     device.deliver(first)
     device.deliver(second)
@@ -114,7 +114,7 @@ def test_the_newest_update_of_a_device_counts(fleet: Fleet, device: Device) -> N
 
 
 def test_late_updates_count_as_far_as_the_round_allows(fleet: Fleet, device: Device) -> None:
-    """One round late is taken and marked; two rounds late is refused; so is what comes after the end."""
+    """One round late is accepted and marked. Two rounds late, or after the end, is refused."""
     updates = [device.train(seed=seed) for seed in range(3)]
     device.deliver(updates[0])
     fleet.publish(seed=2, max_staleness=1)
@@ -179,7 +179,7 @@ def test_quarantine_does_not_fill_the_disk(fleet: Fleet, device: Device, monkeyp
 
 
 def test_what_is_kept_may_be_removed_from_the_place(fleet: Fleet, device: Device) -> None:
-    """On request, accepted and quarantined files go; what waits stays; the published files stay."""
+    """On request, accepted and quarantined files are removed. Waiting and published files stay."""
     device.deliver()
     waiting = device.deliver(device.train(seed=9)).delivery
     (fleet.remote / waiting.folder / f"{waiting.sha256}.sig").unlink()
@@ -192,7 +192,7 @@ def test_what_is_kept_may_be_removed_from_the_place(fleet: Fleet, device: Device
 
 
 def test_a_revoked_devices_updates_do_not_count(fleet: Fleet, device: Device) -> None:
-    """Also those that were accepted before it was found out."""
+    """Also those that were accepted before the revocation."""
     device.deliver()
     pull(fleet)
     Keys(fleet.host).set_state("pi-1", REVOKED)
@@ -203,7 +203,7 @@ def test_a_revoked_devices_updates_do_not_count(fleet: Fleet, device: Device) ->
 def test_a_failed_write_in_a_pull_loses_nothing(
     fleet: Fleet, device: Device, monkeypatch: pytest.MonkeyPatch, failure: BaseException
 ) -> None:
-    """Power or the disk's room ends at each write in turn; pulling once more gives what an undisturbed pull gives."""
+    """Power or the disk's room ends at each write in turn; pulling once more has the result of an undisturbed pull."""
     for seed in range(2):
         device.deliver(device.train(seed=seed))
     undisturbed = shutil.copytree(fleet.host.path, fleet.root / "undisturbed")
@@ -252,7 +252,7 @@ def test_the_order_of_arrival_does_not_matter(fleet: Fleet, seed: int) -> None:
 
 
 def test_a_kept_update_that_rotted_is_taken_anew(fleet: Fleet, device: Device) -> None:
-    """The ledger does not stand in the way of a file that is gone."""
+    """A missing file can be accepted again, though it is in the ledger."""
     device.deliver()
     pull(fleet)
     ((_, path),) = accepted(fleet.host)
@@ -373,7 +373,7 @@ def test_rounds_are_chained_and_a_change_of_any_is_found(fleet: Fleet) -> None:
     "name", ["pub/r000001/adapter.safetensors", "pub/r000001/round.json", "keys/devices/pi-1.json"]
 )
 def test_damage_at_home_is_not_blamed_on_devices(fleet: Fleet, device: Device, name: str) -> None:
-    """The host stops and says which file; no update goes to quarantine for it."""
+    """The host stops and names the file. No update is quarantined for it."""
     device.deliver()
     path = fleet.host.path / name
     content = path.read_bytes()
@@ -400,7 +400,7 @@ def test_status_tells_rounds_and_devices(fleet: Fleet, device: Device) -> None:
 
 
 def test_a_damaged_ledger_is_an_error_not_an_empty_one(fleet: Fleet, device: Device) -> None:
-    """An empty ledger would take everything twice."""
+    """An empty ledger would accept everything twice."""
     device.deliver()
     pull(fleet)
     fleet.host.ledger.write_bytes(b"x" * 5000)
@@ -427,7 +427,7 @@ def memory() -> Iterator[str]:
 
 @pytest.mark.parametrize("kind", ["memory", "file"])
 def test_a_whole_round_through_a_remote_store(fleet: Fleet, kind: str, memory: str, tmp_path: Path) -> None:
-    """Publish, join, deliver and pull with nothing in between but what fsspec reaches."""
+    """Publish, join, deliver and pull through a remote of fsspec."""
     remote = memory if kind == "memory" else f"file://{tmp_path / 'remote'}"
     device = fleet.device()
     publish(fleet.bundle, fleet.host, [remote], with_bundle=True, now=NOW)

@@ -24,7 +24,7 @@ from tests.support.tiny_bundle import examples
 def test_a_crash_while_adding_a_device_burns_no_name(
     fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The secret is in its file before the device is registered; the same call finishes what was interrupted."""
+    """The secret is in its file before the device is registered; the same call finishes the interrupted one."""
 
     def cut(_keys: Keys, _device: Registration) -> None:
         raise PowerCut
@@ -136,7 +136,7 @@ def test_a_sidecar_of_a_refused_update_does_not_wait(fleet: Fleet) -> None:
 
 @pytest.mark.parametrize("lock", ["BEGIN EXCLUSIVE", "BEGIN"])
 def test_a_ledger_that_fails_is_an_error_not_a_crash(fleet: Fleet, lock: str) -> None:
-    """When it is asked and when it is written, SQLite's errors say which file and what to do."""
+    """In reading and in writing, SQLite's errors name the file, with a hint."""
     with Ledger(fleet.host.ledger, wait=0.01) as ledger, closing(sqlite3.connect(fleet.host.ledger)) as other:
         ledger.refuse("key", "code", "reason", "source", 0)
         ledger.commit()
@@ -170,7 +170,7 @@ def test_a_damaged_ledger_is_not_taken_for_an_empty_disk(fleet: Fleet, damage: b
 
 
 def test_a_folder_in_the_place_of_an_update_is_refused(fleet: Fleet) -> None:
-    """A device that finds one where its update goes says so, and has used up no more than a number."""
+    """A device that finds a file at its update's path reports it, and has used only a sequence number."""
     device = fleet.device()
     fleet.publish()
     device.join()

@@ -97,7 +97,7 @@ def test_keys_and_signatures_of_another_length_are_refused(length: int) -> None:
 
 
 def test_points_that_are_not_on_the_curve_are_refused() -> None:
-    """y at or above the prime, an x that no square root gives, and the sign of x = 0."""
+    """y at or above the prime, an x without a square root, and the sign of x = 0."""
     _, message, signature = (bytes.fromhex(part) for part in VECTORS[0])
     prime = 2**255 - 19
     for encoded in (prime, prime + 1, 2, 1 + 2**255):

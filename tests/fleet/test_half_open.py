@@ -55,7 +55,7 @@ def _status(connection: socket.socket) -> int:
 
 
 def _last_status(connection: socket.socket, asked: bytes, first: int) -> int:
-    """Of a request that is repeated as long as it has the status ``first``, for what another one has begun to do."""
+    """Repeat a request while its status is ``first``, until another request has finished; return the last status."""
     for _ in range(200):
         connection.sendall(asked)
         status = _status(connection)
@@ -66,7 +66,7 @@ def _last_status(connection: socket.socket, asked: bytes, first: int) -> int:
 
 
 def _is_closed(connection: socket.socket) -> bool:
-    """Waits until the server has closed it; what it says before counts for nothing."""
+    """Wait until the server has closed it, and ignore its answer."""
     try:
         while connection.recv(2**16):
             pass
@@ -120,7 +120,7 @@ def test_who_waits_too_long_is_closed(fleet: Fleet, half: str) -> None:
 
 
 def test_the_oldest_goes_where_too_many_wait(fleet: Fleet) -> None:
-    """So that whoever asks at once is always heard; those that are being answered do not count."""
+    """Clients that send at once are always served. Connections being answered do not count."""
     fleet.device()
     fleet.publish()
     with serving(fleet.host, limits=Limits(waiting=8)) as port, ExitStack() as stack:
@@ -131,7 +131,7 @@ def test_the_oldest_goes_where_too_many_wait(fleet: Fleet) -> None:
 
 
 def test_an_address_with_many_does_not_displace_others(fleet: Fleet) -> None:
-    """Whoever is alone at an address may take its time, however old it is by then."""
+    """A connection that is alone at its address may be slow, however old it is."""
     fleet.publish()
     with serving(fleet.host, limits=Limits(waiting=4)) as port, ExitStack() as stack:
         alone = stack.enter_context(_open(port, HALVES["head"], "127.0.0.2"))
@@ -181,7 +181,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("impatient")
 def test_a_body_that_comes_too_slowly_is_given_up(fleet: Fleet) -> None:
-    """A good token is no reason to wait for ever; nothing is left of it."""
+    """Also with a good token, a slow upload ends, and nothing remains of it."""
     fleet.device()
     fleet.publish()
     with serving(fleet.host) as port, _open(port, _head(fleet, "PUT", 1000) + b"half") as connection:

@@ -95,7 +95,7 @@ def test_a_connection_with_an_unread_answer_is_left(server: _Server) -> None:
 
 
 def test_a_request_is_sent_again_where_the_server_hung_up(server: _Server) -> None:
-    """A server may close what is idle at any time; a device does not notice."""
+    """A server may close idle connections at any time. A device is not affected."""
     server.hang_up_after = 2
     with _remote(server.address) as remote:
         for _ in range(5):
@@ -121,7 +121,7 @@ def test_an_answer_that_ends_early_is_a_lost_connection() -> None:
 
 
 def test_the_environments_proxy_is_asked(server: _Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As urllib would: it gets the whole address; hosts that are excepted are asked themselves."""
+    """Like urllib: the proxy gets the whole address, and excepted hosts are contacted directly."""
     monkeypatch.setenv("http_proxy", server.address)
     monkeypatch.setenv("no_proxy", "localhost")
     with _remote("http://host.invalid:81/fleet") as remote:

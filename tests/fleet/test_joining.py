@@ -131,7 +131,7 @@ def test_a_damaged_place_changes_nothing_on_the_device(fleet: Fleet, name: str, 
 
 
 def test_expiry_binds_where_the_clock_can_be_right(fleet: Fleet) -> None:
-    """After its time a head is refused; a clock from before the round was made only gives advice."""
+    """An expired ``latest.json`` is refused. A clock before the round's creation only causes a hint."""
     device = fleet.device()
     fleet.publish(seed=1, days=2)
     assert code_of(device.join, NOW + 2 * DAY) == "expired-latest"
@@ -162,7 +162,7 @@ def test_a_round_of_another_bundle_or_campaign_is_refused(fleet: Fleet, tmp_path
 
 
 def test_a_rewritten_history_is_refused(fleet: Fleet) -> None:
-    """A host that replaces a round by another of its number, or builds on one that never was, is found out."""
+    """A host that replaces a round by another of its number, or builds on one that never existed, is detected."""
     device = fleet.device()
     fleet.publish(seed=1)
     device.join()

@@ -40,7 +40,7 @@ def train(device: Device, seed: int) -> Path:
 
 
 def coded_in(path: Path) -> str:
-    """What a file says of coded indices, as the official library reads it."""
+    """The metadata of coded indices, read by the official library."""
     with safetensors.safe_open(path, "numpy") as file:
         return str(file.metadata().get("delta_indices", ""))
 

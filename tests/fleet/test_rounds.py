@@ -52,7 +52,7 @@ DELIVERY = Delivery("birds", 12, "pi-07", 3, DIGEST, 1234, signatures.HMAC).sign
     "value", [ROUND, LATEST, DELIVERY, replace(ROUND, round=1, previous=None, max_update_norm=None)]
 )
 def test_a_file_comes_back_as_it_was_written(value: Any) -> None:
-    """Reading gives an equal value, and writing that gives the same bytes."""
+    """Reading returns an equal value, and writing that returns the same bytes."""
     content = value.to_bytes()
     assert type(value).from_bytes(content) == value
     assert type(value).from_bytes(content).to_bytes() == content
@@ -223,7 +223,7 @@ def test_only_exact_names_are_those_of_rounds_and_updates() -> None:
 
 
 def test_random_changes_never_crash_a_reader() -> None:
-    """Two thousand changes of each file: refused, or read as what they then say; no other error."""
+    """Two thousand changes of each file: refused, or read as changed; no other error."""
     draw = random.Random(0)
     for value in (ROUND, LATEST, DELIVERY):
         for _ in range(2000):

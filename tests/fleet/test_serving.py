@@ -54,7 +54,7 @@ class Served:
             connection.close()
 
     def files(self) -> list[str]:
-        """What lies in the inbox."""
+        """Return the files of the inbox."""
         return sorted(path.name for path in self.fleet.host.received.rglob("*") if path.is_file())
 
 
@@ -97,7 +97,7 @@ def test_over_tls_the_certificate_is_checked(fleet: Fleet, tmp_path: Path) -> No
     assert code_of(join, address, device.directory, fleet.bundle, ca_file=key) == "cannot-read-file"
 
 
-# Who may do what
+# Permissions
 
 
 def test_without_a_good_token_there_is_nothing(served: Served) -> None:
@@ -140,7 +140,7 @@ def test_a_device_writes_to_its_own_folder_alone(served: Served) -> None:
     ],
 )
 def test_nothing_but_the_published_files_is_served(served: Served, path: str) -> None:
-    """Whatever way out of the folder is tried, there is no such file; nor can anything be put there."""
+    """No path leads out of the folder, for reading or for writing."""
     assert served.ask("GET", path)[0] == 404
     assert served.ask("PUT", path, b"x")[0] in (404, 405)
     assert served.files() == []
@@ -148,7 +148,7 @@ def test_nothing_but_the_published_files_is_served(served: Served, path: str) ->
 
 @pytest.mark.parametrize("name", ["x.safetensors", "AB" * 32 + ".safetensors", "ab" * 32, "ab" * 32 + ".pkl", ".sig"])
 def test_names_that_are_no_hashes_are_not_taken(served: Served, name: str) -> None:
-    """An inbox holds updates and sidecars, and nothing else."""
+    """An inbox contains only updates and sidecars."""
     assert served.ask("PUT", f"/inbox/r000001/pi-1/{name}", b"x")[0] == 404
     assert served.files() == []
 
@@ -171,7 +171,7 @@ def test_what_is_put_must_be_what_it_says(served: Served) -> None:
 
 
 def test_too_much_is_not_taken(served: Served) -> None:
-    """By the length that is announced, and by what comes without one; and not too many either."""
+    """By the declared length, and by the received bytes without one. The number is limited too."""
     path, most = f"/inbox/r000001/pi-1/{'ab' * 32}", served.fleet.host.round(1).limits.update_bytes
     assert served.ask("PUT", f"{path}.safetensors", b"x", **{"Content-Length": str(most + 1)})[0] == 413
     assert served.ask("PUT", f"{path}.sig", bytes(5000))[0] == 413
@@ -249,11 +249,11 @@ def test_many_devices_at_once(served: Served) -> None:
     assert (len(found.accepted), found.refused, found.waiting) == (16, (), ())
 
 
-# A device and servers that are not what they should be
+# A device and faulty servers
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """Answers GET by a function of the handler; remembers what was asked."""
+    """Answers GET by a function of the handler, and records the requests."""
 
     answer: Callable[[_Handler], None]
     asked: list[dict[str, str]]
@@ -294,7 +294,7 @@ CONTENT = bytes(range(256)) * 40
 
 
 def test_a_download_goes_on_where_the_connection_broke(tmp_path: Path) -> None:
-    """A server that drops each connection after 3,000 bytes is asked for the rest, and again for the rest of that."""
+    """A server that drops each connection after 3,000 bytes is asked for the rest, again and again."""
 
     def answer(handler: _Handler) -> None:
         start = int(handler.headers.get("Range", "bytes=0-")[6:-1])
@@ -330,7 +330,7 @@ def test_a_download_that_gets_no_further_ends(tmp_path: Path) -> None:
 
 
 def test_a_server_that_sends_without_end_is_cut_off(tmp_path: Path) -> None:
-    """No more than was asked for comes to the disk or into memory."""
+    """No more than the requested bytes reach the disk or memory."""
     with answering(lambda handler: handler.reply(200, CONTENT)) as (remote, _):
         assert code_of(fetch, remote, "adapter", tmp_path / "partial", 1000) == "too-large"
         assert (tmp_path / "partial").stat().st_size <= 1000

@@ -20,7 +20,7 @@ CONNECTION = '[superlink]\ndefault = "there"\n[superlink.there]\naddress = "127.
 
 
 class Engine:
-    """Starts what Flower consists of, each with its log in a folder.
+    """Starts the processes of Flower, each with its log in a folder.
 
     Args:
         python: the interpreter of the environment with Flower.

@@ -141,7 +141,7 @@ def test_any_example_gives_a_graph_of_any_size(rows: int, length: int) -> None:
 
 
 def test_dynamic_axes_can_be_named() -> None:
-    """The caller says which axes change and what they are called; all others are fixed."""
+    """The caller names the dynamic axes; all others are fixed."""
     axes = {"image": {0: "images", 2: "height", 3: "width"}}
     forward = from_torch(nn_image(), {"image": torch.zeros(1, 3, 6, 6)}, dynamic_axes=axes)
     assert _input_dims(forward) == {"image": "[images,3,height,width]"}
@@ -163,7 +163,7 @@ def nn_image() -> nn.Module:
 
 
 def test_a_dimension_that_the_model_fixes_is_named() -> None:
-    """A forward that only works for one batch size is refused with the input and the axis, whoever finds it."""
+    """A forward that only works for one batch size is refused with the input and the axis, by every check."""
 
     class Fixed(nn.Module):
         def __init__(self) -> None:
@@ -204,7 +204,7 @@ def test_outputs_are_chosen_by_name_and_in_order() -> None:
 
 
 def test_an_output_that_is_an_input_has_a_node_of_its_own() -> None:
-    """A model that hands an input through gives valid graphs."""
+    """A model that returns an input has valid graphs."""
 
     class Through(nn.Module):
         def __init__(self) -> None:
@@ -238,7 +238,7 @@ def test_outputs_named_like_inputs_are_told_apart() -> None:
 
 
 def test_an_unknown_output_lists_those_that_exist() -> None:
-    """A name that the model does not give is refused with the names it gives."""
+    """A name that is no output is refused with the names of the outputs."""
     with pytest.raises(ForwardError) as failure:
         from_torch(TwoInputs(), _text(2, 3), outputs=["score"])
     assert failure.value.code == "unknown-output"
@@ -297,7 +297,7 @@ def test_dropout_is_off_in_the_graph() -> None:
         np.testing.assert_allclose(_outputs(forward, {"input": x})["output"], model[0](x), rtol=1e-5)
 
 
-# What trains and what the loss reaches
+# Trained parameters and the loss
 
 
 def _compile(model: nn.Module, inputs: dict[str, Tensor] | Tensor, loss: Loss | None = None, **settings: object):
@@ -315,7 +315,7 @@ def test_parameters_out_of_reach_are_reported_and_stay_frozen() -> None:
 
 
 def test_an_unreached_parameter_of_an_output_is_frozen() -> None:
-    """The second output reads the pooler: inference still gives it, from the values it had."""
+    """The second output reads the pooler: inference still computes it, from its initial values."""
     model = TwoInputs().eval()
     compiled = _compile(model, _text(2, 3), outputs=["logits", "pooled"])
     assert set(compiled.unreached) == {"pooler.weight", "pooler.bias"}
@@ -353,7 +353,7 @@ def test_a_loss_that_reaches_nothing_is_refused() -> None:
 
 
 def test_frozen_parts_are_not_differentiated() -> None:
-    """Of four layers the step holds the backward products of those that train, and of no other."""
+    """Of four layers, the step contains the backward matmuls of the trained ones only."""
     torch.manual_seed(0)
     layers = [nn.Sequential(nn.Linear(4, 4), nn.Tanh()) for _ in range(3)]
     model = nn.Sequential(*layers, nn.Linear(4, 4)).requires_grad_(False)
@@ -380,7 +380,7 @@ class Cubic(nn.Module):
 
 
 def test_a_missing_rule_names_operator_and_parameter() -> None:
-    """The error gives operator, node, parameter and a way out; with that parameter frozen the model trains."""
+    """The error names operator, node and parameter with a hint; with that parameter frozen the model trains."""
     model, image = Cubic(), torch.zeros(2, 1, 4, 4)
     with pytest.raises(NoGradientRule) as failure:
         _compile(model, image)
@@ -398,7 +398,7 @@ def test_a_missing_rule_names_operator_and_parameter() -> None:
 
 
 def test_models_that_torch_cannot_export_are_refused() -> None:
-    """What the exporter says goes into one error with a way out."""
+    """The exporter's message is the context of one error with a hint."""
 
     class Branching(nn.Module):
         def __init__(self) -> None:

@@ -24,7 +24,7 @@ from edgepeft_runtime.errors import EdgepeftError
 SHAPES = {"encoder.weight": (4, 6), "encoder.bias": (6,), "norm.scale": (6,), "norm.bias": (6,), "head.weight": (6, 3)}
 
 BODY = {
-    # ReduceMean takes its axes as an attribute here, from opset 18 on as an input.
+    # ReduceMean has its axes as an attribute here, from opset 18 on as an input.
     13: """
         h = MatMul(x, encoder.weight)
         a = Add(h, encoder.bias)
@@ -148,7 +148,7 @@ def test_the_bundle_does_not_need_the_file_any_more(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("patterns", [["head.bias"], ["encoder.*", "decoder.*"], []])
 def test_a_pattern_that_matches_nothing_is_refused(patterns: list[str], tmp_path: Path) -> None:
-    """The error names what does not match, and what is there."""
+    """The error names the patterns without a match, and the existing names."""
     with pytest.raises(ForwardError) as failure:
         from_onnx(_write(tmp_path / "m.onnx", _model(17)), patterns)
     assert failure.value.code == "unknown-initializer"
@@ -157,7 +157,7 @@ def test_a_pattern_that_matches_nothing_is_refused(patterns: list[str], tmp_path
 
 
 def test_initializers_of_other_types_do_not_train(tmp_path: Path) -> None:
-    """A float16 matrix is not a parameter, whatever the pattern."""
+    """A float16 matrix is not a parameter, for any pattern."""
     model = _model(17)
     model.graph.initializer.append(numpy_helper.from_array(np.zeros((2, 2), np.float16), "half.weight"))
     path = _write(tmp_path / "m.onnx", model)
@@ -181,7 +181,7 @@ def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes in its files")
 @pytest.mark.parametrize("name", ["big.data", "m.onnx"])
 def test_pipe_in_the_place_of_a_file_is_refused(name: str, tmp_path: Path) -> None:
-    """The model itself, or what its tensors lie in: nobody waits for somebody to write to it."""
+    """The model itself, or its tensor file, is refused without waiting for a writer."""
     path = _write(tmp_path / "m.onnx", _model(17), external=True)
     (tmp_path / name).unlink()
     os.mkfifo(tmp_path / name)
@@ -199,13 +199,13 @@ def _newer(op: str, opset: int, path: Path) -> Path:
 
 @pytest.mark.parametrize(("op", "opset"), [("Relu", 23), ("Gelu", 22), ("Softmax", 24)])
 def test_a_newer_file_is_read_where_it_has_an_older_form(op: str, opset: int, tmp_path: Path) -> None:
-    """Operators to which later operator sets only added types are what they were."""
+    """Operators to which later operator sets only added types stay the same."""
     assert from_onnx(_newer(op, opset, tmp_path / "m.onnx"), ["k"]).model.graph.opset_imports[""] == OPSET
 
 
 @pytest.mark.parametrize(("op", "opset"), [("GlobalMaxPool", 22), ("Swish", 24)])
 def test_a_newer_operator_is_named(op: str, opset: int, tmp_path: Path) -> None:
-    """The error has the file's operator set, the one that is needed, the operator and what to do."""
+    """The error names the file's operator set, the required one and the operator, with a hint."""
     with pytest.raises(ForwardError) as caught:
         from_onnx(_newer(op, opset, tmp_path / "m.onnx"), ["k"])
     assert caught.value.code == "opset-not-converted"

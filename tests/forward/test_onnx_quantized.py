@@ -25,7 +25,7 @@ from tests.support.onnx_networks import KINDS, arrays, batch, packed, quantized,
 LORA = GraphLora(rank=4)
 EXACT = onnxruntime.SessionOptions()
 EXACT.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-"""As the file says: fused integer kernels of x86 without VNNI would cut off what passes 16 bits."""
+"""As in the file: fused integer kernels of x86 without VNNI saturate sums at 16 bits."""
 
 
 @pytest.fixture(scope="module")

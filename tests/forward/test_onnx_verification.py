@@ -90,7 +90,7 @@ def test_losses_over_scores_read_what_is_before_the_head(tmp_path: Path, head: s
 
 
 def test_outputs_of_a_file_are_any_of_its_tensors(tmp_path: Path) -> None:
-    """Outputs are chosen by name, those inside too, and what is named is what the loss reads."""
+    """Outputs are chosen by name, also inner ones, and the loss reads the named one."""
     path = _classifier(tmp_path / "m.onnx")
     assert from_onnx(path, ["W"], outputs=["t", "probs"]).outputs == ("t", "probs")
     edgepeft.prepare(path, trainable=["W"], interface=edgepeft.Interface(outputs=["probs"]), out=tmp_path / "b")
@@ -99,7 +99,7 @@ def test_outputs_of_a_file_are_any_of_its_tensors(tmp_path: Path) -> None:
 
 
 def test_an_output_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    """The error lists what the file has."""
+    """The error lists the names of the file."""
     interface = edgepeft.Interface(outputs=["nonsense"])
     with pytest.raises(ForwardError, match="no tensor named 'nonsense'") as caught:
         edgepeft.prepare(_classifier(tmp_path / "m.onnx"), method="lora", interface=interface, out=tmp_path / "b")
@@ -139,7 +139,7 @@ def test_axes_without_a_name_are_free(tmp_path: Path, free: int | None) -> None:
 
 
 def test_squeeze_without_axes_keeps_free_ones(tmp_path: Path) -> None:
-    """What is squeezed is what always has size 1, so the rank is known and a gradient crosses it."""
+    """Only axes that always have size 1 are squeezed, so the rank is known and a gradient crosses it."""
     nodes = [
         helper.make_node("MatMul", ["x", "W"], ["y"]),
         helper.make_node("Squeeze", ["y"], ["s"]),
@@ -192,7 +192,7 @@ def test_declared_names_do_not_join_inferred_ones(tmp_path: Path) -> None:
     values = {value.name: value for node in model.graph for value in node.outputs}
     values["folded"].shape = ir.Shape(["unk__0", "unk__1"])
     settle_shapes(model, [])
-    assert set(dims_of(values["cut"])) & {"unk__0", "unk__1"}  # what this inference calls them
+    assert set(dims_of(values["cut"])) & {"unk__0", "unk__1"}  # the names of this inference
     assert not set(dims_of(values["folded"])) & set(dims_of(values["cut"]))
 
 
@@ -210,7 +210,7 @@ def test_casts_to_half_precision_inside_a_file_round(tmp_path: Path) -> None:
 
 
 def test_a_wrong_declared_shape_is_not_believed(tmp_path: Path) -> None:
-    """The file says 7 classes, the run gives 3: the run is right."""
+    """The file declares 7 classes, the run has 3: the run is correct."""
     nodes = [helper.make_node("MatMul", ["x", "W"], ["y"]), helper.make_node("Relu", ["y"], ["out"])]
     path = _save(tmp_path / "m.onnx", nodes, {"W": _draw(4, 3)}, {"x": ["n", 4]}, {"out": ["n", 7]})
     assert dims_of(from_onnx(path, ["W"]).model.graph.outputs[0]) == ["n", 3]

@@ -84,7 +84,7 @@ MODELS: dict[str, Any] = {
 
 @pytest.mark.parametrize("name", MODELS)
 def test_a_module_in_half_precision_trains_in_float32(name: str, tmp_path: Path) -> None:
-    """Three losses as torch has them, up to its rounding; one line says what was done; the module keeps its types."""
+    """Three losses equal torch's up to rounding. One line reports the change. The module keeps its types."""
     model = MODELS[name]()
     dtypes = {name: tensor.dtype for name, tensor in model.state_dict().items()}
     with pytest.warns(EdgepeftWarning, match="float32"):

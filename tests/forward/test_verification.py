@@ -71,7 +71,7 @@ def test_a_branch_that_starts_as_zero_is_compared() -> None:
 
 @pytest.mark.parametrize("draw", [torch.rand_like, torch.randn_like, lambda x: nn.functional.dropout(x, 0.5, True)])
 def test_a_random_forward_is_refused(draw: object) -> None:
-    """Two runs would give two results, so none can be compared with torch's."""
+    """Two runs have two results, so none can be compared with torch's."""
 
     class Noisy(nn.Module):
         def __init__(self) -> None:
@@ -93,7 +93,7 @@ def test_dropout_that_is_off_is_not_random() -> None:
 
 
 def test_infinite_and_missing_outputs_are_compared() -> None:
-    """-inf has to be -inf; where torch gives NaN, nothing is compared."""
+    """-inf has to be -inf. Where torch has NaN, nothing is compared."""
 
     class Masked(nn.Module):
         def __init__(self) -> None:
@@ -109,7 +109,7 @@ def test_infinite_and_missing_outputs_are_compared() -> None:
 
 
 def test_a_sequence_at_its_limit_is_made_shorter() -> None:
-    """The second size is half where the model does not take twice the example's."""
+    """The second size is half if the model does not accept twice the example's."""
 
     class Positions(nn.Module):
         def __init__(self) -> None:

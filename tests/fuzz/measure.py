@@ -1,4 +1,4 @@
-"""What a reader makes of many inputs: errors that are not ours, and what the worst input takes."""
+"""Measure a reader over many inputs: foreign errors, and time and memory of the worst input."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def _quiet() -> Iterator[None]:
 
 @contextmanager
 def _peaks() -> Iterator[Callable[[], float]]:
-    """Gives a function that tells the largest resident size, in kB, since it was called last."""
+    """Return a function that returns the largest resident size, in kB, since its last call."""
     if not sys.platform.startswith("linux"):
         yield lambda: 0.0
         return

@@ -1,4 +1,4 @@
-"""Changes of files: of their bytes, and of the structure that a format gives them."""
+"""Mutations of files: of their bytes, and of the structure of their format."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One target from its name to what came of it, so that a process of its own can do it."""
+"""Run one target by its name, in a process of its own."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MEMORY = Path("/dev/shm")
 
 
 def run(name: str, count: int, seed: int) -> tuple[str, Found]:
-    """Try one target in a folder of its own; returns what it reads, and what came of it."""
+    """Run one target in a folder of its own; return its title and its results."""
     with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as folder:
         target = TARGETS[name](Scene.set_up(Path(folder)))
         return target.what, tried(target.read, inputs(target.corpus, target.mutate, count, seed))

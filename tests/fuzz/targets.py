@@ -161,7 +161,7 @@ def graph(scene: Scene) -> Target:
 
 
 def _same_locations(content: bytes) -> None:
-    """A graph that is taken names the files that Google's parser finds in it, if that one takes it too."""
+    """An accepted graph names the files that Google's parser finds in it, if that parser accepts it too."""
     found = external_locations(content)
     try:
         parsed = onnx.load_model_from_string(content)

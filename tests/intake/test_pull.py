@@ -1,4 +1,4 @@
-"""Updates out of folders: what is taken, what is refused, and that nothing is taken twice."""
+"""Updates from folders: which are accepted, which are refused, and none twice."""
 
 from __future__ import annotations
 

@@ -142,7 +142,7 @@ RULES: list[tuple[str, dict[str, object]]] = [  # in order
 
 
 def test_a_good_delivery_becomes_an_entry() -> None:
-    """The entry says who delivered what, how much it changes, and when."""
+    """The entry records the device, the update, its norm and the time."""
     case = Case()
     expected = (signatures.sha256(case.content), 5, "pi-1", 3, len(case.content), 0.5, 1.0, 0, 8, 2, None, 1.0, 1500)
     assert case.verify() == Entry(*expected)
@@ -185,7 +185,7 @@ def test_a_norm_that_overflows_is_too_large() -> None:
 
 
 def test_bytes_that_are_too_few_are_no_update() -> None:
-    """Nothing is read past the end, whatever the header claims."""
+    """Nothing is read past the end, for any header."""
     for content in (b"", b"\0" * 7, (9).to_bytes(8, "little"), _content()[:-1]):
         with pytest.raises(EdgepeftError) as caught:
             parsed(content, "update")

@@ -128,7 +128,7 @@ def test_what_cannot_be_folded_is_bound_and_still_right(tmp_path: Path) -> None:
 def test_large_models_keep_their_weights_beside_them(
     text: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Beyond what protobuf can hold, weights go to <name>.data; a later, smaller model takes that file away."""
+    """Beyond what protobuf can hold, weights go to <name>.data; a later, smaller model removes that file."""
     monkeypatch.setattr(to_onnx, "LARGEST_FILE", 10_000)
     out = merge(text.bundle, text.update, to="onnx", out=tmp_path / "model.onnx")
     assert sorted(os.listdir(tmp_path)) == ["model.onnx", "model.onnx.data"]
@@ -141,7 +141,7 @@ def test_large_models_keep_their_weights_beside_them(
 
 @pytest.mark.parametrize("name", ["state.pt", "state.safetensors"])
 def test_torch_state_loads_into_the_model(regression: Trained, tmp_path: Path, name: str) -> None:
-    """The state dict carries the model's own names, so load_state_dict takes it."""
+    """The state dict carries the model's own names, so load_state_dict accepts it."""
     from safetensors.torch import load_file
 
     out = merge(regression.bundle, regression.update, to="torch", out=tmp_path / name)
@@ -182,7 +182,7 @@ def test_a_stale_update_is_refused_with_both_sides_named(text: Trained, tmp_path
 
 
 def test_damaged_updates_are_refused(text: Trained, tmp_path: Path) -> None:
-    """Cut short, or with one bit changed anywhere, an update is recognised as damaged; an adapter is no update."""
+    """A truncated update, or one with any bit changed, is damaged. An adapter is no update."""
     content = text.update.read_bytes()
     damaged = tmp_path / "damaged.safetensors"
     bits = np.random.default_rng(0).integers(0, 8 * len(content), 40)
@@ -201,7 +201,7 @@ def test_damaged_updates_are_refused(text: Trained, tmp_path: Path) -> None:
 
 
 def test_targets_are_not_overwritten_unasked(text: Trained, tmp_path: Path) -> None:
-    """What is there is replaced only where that is asked for and it is of the same kind."""
+    """An existing output is replaced only on request, and only if it is of the same kind."""
     out = merge(text.bundle, text.update, to="peft", out=tmp_path / "adapter")
     with pytest.raises(TargetExists):
         merge(text.bundle, text.update, to="peft", out=out)
@@ -228,7 +228,7 @@ def fleet(text: Trained, tmp_path_factory: pytest.TempPathFactory) -> tuple[Bund
 def test_an_aggregate_becomes_whatever_an_update_becomes(
     text: Trained, fleet: tuple[Bundle, list[Path]], tmp_path: Path
 ) -> None:
-    """PEFT, torch and ONNX of a mean give what a device that loads it gives."""
+    """PEFT, torch and ONNX of a mean have the outputs of a device that loads it."""
     bundle, paths = fleet
     mean = edgepeft.aggregate(bundle, paths).save(tmp_path / "mean.safetensors")
     expected = predictions(Trained(text.bundle, mean, None), TEXT)
@@ -282,7 +282,7 @@ def device_product(parameters: dict[str, np.ndarray], pair: LowRankPair) -> np.n
 def test_a_foreign_or_damaged_stack_is_refused(
     fleet: tuple[Bundle, list[Path]], images: Trained, tmp_path: Path
 ) -> None:
-    """By its base, by the shapes of what is not a pair, and by its digest."""
+    """By its base, by the shapes of its other tensors, and by its digest."""
     bundle, paths = fleet
     found = edgepeft.aggregate(bundle, paths, rule="stack")
     stack = found.save(tmp_path / "stack.safetensors")
@@ -311,7 +311,7 @@ def test_a_later_rounds_update_merges_with_its_start(text: Trained, tmp_path: Pa
 
 
 def on_call(graph: Path, adapter: Path, inputs: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """What a stock session says without and with an adapter."""
+    """Return the outputs of a stock session without and with an adapter."""
     loaded, options = onnxruntime.LoraAdapter(), onnxruntime.RunOptions()
     loaded.Load(str(adapter))
     options.add_active_adapter(loaded)

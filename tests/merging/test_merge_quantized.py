@@ -45,7 +45,7 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def _packed_bytes(model: onnx.ModelProto) -> dict[str, bytes]:
-    """Content of the initializers that hold integers of 4 or 8 bits, by name."""
+    """Content of the initializers with integers of 4 or 8 bits, by name."""
     return {
         tensor.name: numpy_helper.to_array(tensor).tobytes()
         for tensor in model.graph.initializer
@@ -84,7 +84,7 @@ def test_the_adapter_of_a_packed_base_fits_the_fp32_model(made: Made, tmp_path: 
 
 
 def test_the_bundle_is_the_same_after_training(made: Made) -> None:
-    """Nothing of the base was written to: every hash of the manifest still holds."""
+    """The base is unchanged: every hash of the manifest still matches."""
     Bundle.open(made[0], verify=True)
 
 
@@ -146,7 +146,7 @@ def test_what_no_pair_changes_keeps_its_bytes(made: Made, tmp_path: Path) -> Non
 
 
 def test_an_adapter_without_effect_rounds_to_the_same_bytes(made: Made, tmp_path: Path) -> None:
-    """Merging the bundle's own adapter, whose B is zero, gives the integers of the bundle again, and its outputs."""
+    """Merging the bundle's own adapter, whose B is zero, reproduces the integers of the bundle, and its outputs."""
     bundle, _ = made
     with Trainer.open(bundle) as trainer:
         still = trainer.save_update(tmp_path / "still.safetensors")
@@ -156,7 +156,7 @@ def test_an_adapter_without_effect_rounds_to_the_same_bytes(made: Made, tmp_path
 
 
 def test_a_float_base_has_nothing_to_round_again(text: Trained, tmp_path: Path) -> None:
-    """The error says so; nor does rounding go with another format."""
+    """The error says so. Rounding is refused for other formats too."""
     with pytest.raises(MergeError) as caught:
         edgepeft.merge(text.bundle, text.update, to=Onnx(quantized="requantize"), out=tmp_path / "m.onnx")
     assert caught.value.code == "not-quantized"

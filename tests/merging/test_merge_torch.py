@@ -1,4 +1,4 @@
-"""State dicts that merge writes are loaded as its message says; updates that learned nothing are named."""
+"""Merged state dicts load by the code of merge's message. Updates without training are named."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_a_state_dict_is_loaded_as_the_message_says(make: Any, method: Any, tmp_
 
 
 def test_names_of_a_file_are_no_module_s(tmp_path: Path) -> None:
-    """An .onnx source has initializers, and the message says so instead of advising a load that finds nothing."""
+    """An .onnx source has initializers, and the message says so instead of advising a useless load."""
     path = tmp_path / "m.onnx"
     program = torch.onnx.export(Rows().eval(), kwargs={"x": ROWS}, dynamo=True, verbose=False)
     program.save(path)

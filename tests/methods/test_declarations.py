@@ -58,7 +58,7 @@ def test_every_method_declares_all_its_settings() -> None:
     ],
 )
 def test_bounds_hold_for_python_too(setting: dict[str, object], word: str) -> None:
-    """They are checked where the method is made, with what would be right."""
+    """They are checked in the method's constructor, and the error names the valid values."""
     with pytest.raises(SettingError, match=word):
         METHODS.make("shared", **setting)
 

@@ -1,4 +1,4 @@
-"""Freezing by depth, and by what pays most under a budget of memory."""
+"""Freezing by depth, and by the best gain under a budget of memory."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _problem() -> tuple[nn.Module, list[dict[str, Tensor]]]:
 
 
 def test_contributions_are_squared_gradients() -> None:
-    """As autograd gives them, averaged over the batches; flags and mode of the model stay."""
+    """Like autograd's, averaged over the batches. Flags and mode of the model stay."""
     model, batches = _problem()
     model[0].requires_grad_(False)
     found = contributions(model, batches, _loss)
@@ -90,7 +90,7 @@ def test_activations_count() -> None:
 
 
 def test_a_budget_for_nothing_is_refused() -> None:
-    """With the least that one parameter takes."""
+    """The error names the memory of the smallest parameter."""
     model, batches = _problem()
     with pytest.raises(MemoryBudgetTooSmall, match="No parameter can train"):
         best_under(model, batches, _loss, 10)

@@ -1,4 +1,4 @@
-"""LoRA with A frozen: half of what LoRA trains, and everything else as LoRA has it; losses are in the matrix."""
+"""LoRA with A frozen: half of LoRA's parameters, and otherwise like LoRA; losses are in the matrix."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_a_graph_has_its_a_frozen_too(tmp_path: Path) -> None:
 
 
 def test_the_official_layout_refuses_parameters_that_stay(tmp_path: Path) -> None:
-    """Its optimizer changes whatever is in the checkpoint."""
+    """Its optimizer changes everything in the checkpoint."""
     bundle = _prepare(tmp_path / "bundle", FrozenA(rank=2))
     with pytest.raises(EdgepeftError, match="stay as they are"):
         edgepeft.export_ort_training(bundle.path)

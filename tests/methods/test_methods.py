@@ -1,4 +1,4 @@
-"""Methods mark exactly what they say, and peft's own files are what an update becomes."""
+"""Methods mark exactly the documented parameters, and an update becomes peft's own files."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_bitfit_without_a_head_trains_biases_alone() -> None:
 
 
 def test_bitfit_is_refused_where_there_are_no_biases() -> None:
-    """Llama has none: the error says so and names what works."""
+    """Llama has none: the error says so and names working methods."""
     with pytest.raises(MethodError) as failure:
         attach(BitFit(), tiny_llama())
     assert failure.value.code == "no-biases"
@@ -111,7 +111,7 @@ def test_a_head_that_is_not_found_is_named_by_the_user() -> None:
 
 
 def test_freeze_chooses_by_pattern() -> None:
-    """Patterns match whole names, plain names a parameter or a module with all it holds; ``freeze`` wins."""
+    """Patterns match whole names, plain names a parameter or a module with all its parameters; ``freeze`` wins."""
     train = ("bert.encoder.layer.1", "*.LayerNorm.*", "classifier.bias")
     model = attach(Freeze(train=train, freeze=("*.1.attention.*",)), tiny_bert())
     expected = {
@@ -163,7 +163,7 @@ def test_methods_forget_what_was_marked_before(method: Method) -> None:
     ],
 )
 def test_a_name_that_means_nothing_is_refused(method: Method, near: str) -> None:
-    """A typing error is named with what was probably meant, even where other names match, and marks nothing."""
+    """A misspelt name is an error with a suggestion, even if other names match, and marks nothing."""
     model = tiny_bert()
     before = _marked(model)
     with pytest.raises(MethodError) as failure:
@@ -207,7 +207,7 @@ def test_settings_that_do_not_exist_or_fit_are_refused(name: str, settings: dict
 
 @pytest.mark.parametrize("name", ["lora", "bitfit", "head", "freeze", "full"])
 def test_methods_know_their_name(name: str) -> None:
-    """The provenance of an update calls a method what the command calls it."""
+    """The provenance of an update names a method like the command."""
     assert by_name(name).name == name
 
 

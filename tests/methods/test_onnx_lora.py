@@ -113,7 +113,7 @@ def test_targets_are_names_of_weights_modules_or_nodes(targets: list[str], expec
 
 
 def test_a_target_that_fits_nothing_is_refused(source: Path) -> None:
-    """The error names it, and what there is with its sizes."""
+    """The error names it, and the existing layers with their sizes."""
     with pytest.raises(ForwardError) as failure:
         from_onnx(source, (), GraphLora(targets=["dense", "query"]))
     assert failure.value.code == "no-such-matmul"
@@ -158,7 +158,7 @@ def test_products_of_a_shared_weight_get_a_pair_each(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_merged_int8_file_is_a_base_again(tmp_path: Path, bias: bool) -> None:
-    """Its matrices are stored transposed: they are found, adapted, and compute what the file does."""
+    """Its matrices are stored transposed: they are found, adapted, and compute the same as the file."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(32, 64, bias=bias), nn.ReLU(), nn.Linear(64, 64, bias=bias), nn.Linear(64, 3))
     lora = edgepeft.Lora(rank=2, target_modules=("0",))

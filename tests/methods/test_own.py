@@ -62,7 +62,7 @@ def test_adapters_stand_behind_layers_of_every_kind(network: Network, tmp_path: 
 
 
 def test_one_lora_for_all_blocks(tmp_path: Path) -> None:
-    """Two layers of two blocks have two pairs; peft has each under both names, and gives the same logits."""
+    """Two layers of two blocks have two pairs; peft has each under both names, and the same logits."""
     from peft import PeftModel
 
     torch.manual_seed(0)
@@ -94,7 +94,7 @@ def _masked() -> nn.Module:
 
 
 def test_what_pruning_left_trains_and_zeros_stay(tmp_path: Path) -> None:
-    """Masks of torch's pruning hold through AdamW with weight decay and through merging; half of each weight moves."""
+    """Masks of torch's pruning persist through AdamW with weight decay and merging. Half of each weight changes."""
     model = attach(by_name("pruned"), _masked())
     before = {name: getattr(model, name).weight.detach().clone() for name in ("0", "2")}
     bundle = edgepeft.prepare(
@@ -137,7 +137,7 @@ def test_pruned_models_train_as_in_torch(name: str, tmp_path: Path) -> None:
     ],
 )
 def test_what_does_not_fit_is_refused(method: str, settings: dict[str, object], word: str) -> None:
-    """With what would."""
+    """The error names what would fit."""
     with pytest.raises((MethodError, SettingError), match=word):
         attach(by_name(method, **settings), BERT.model())
 
@@ -149,7 +149,7 @@ def test_parallel_needs_a_feed_forward_part() -> None:
 
 
 def test_the_row_of_padding_gets_no_gradient(tmp_path: Path) -> None:
-    """A table that trains has a row for padding, which torch leaves alone; batches here hold it."""
+    """A table that trains has a row for padding, which torch leaves unchanged. Batches here contain it."""
 
     class Words(nn.Module):
         def __init__(self) -> None:

@@ -36,7 +36,7 @@ def _attached(method: str, network: Network, **settings: object) -> nn.Module:
 
 
 def _check_peft(trained: Trained, network: Network, folder: Path) -> Path:
-    """The update as a PEFT adapter gives the logits of the model torch trained."""
+    """The update as a PEFT adapter has the logits of the model torch trained."""
     from peft import PeftModel
 
     adapter = edgepeft.merge(trained.bundle, trained.update, to="peft", out=folder / "adapter")
@@ -128,7 +128,7 @@ def test_a_prefix_needs_a_cache_of_keys_and_values() -> None:
 @pytest.mark.parametrize("method", ["prefix", "prompt", "ptuning"])
 @pytest.mark.parametrize("name", ["vit", "cnn"])
 def test_a_prompt_needs_tokens(method: str, name: str) -> None:
-    """A model that reads images is refused, with what would fit."""
+    """A model that reads images is refused, and the error names what would fit."""
     with pytest.raises(MethodError, match="reads tokens"):
         _attached(method, NETWORKS[name])
 
@@ -149,7 +149,7 @@ def test_a_norm_that_is_not_there_is_refused() -> None:
     ],
 )
 def test_settings_out_of_range_are_refused(method: str, settings: dict[str, object]) -> None:
-    """With what would be right."""
+    """The error names the valid values."""
     with pytest.raises(MethodError, match="out of range"):
         _attached(method, NETWORKS["bert"], **settings)
 

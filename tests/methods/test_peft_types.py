@@ -116,7 +116,7 @@ def test_the_losses_of_a_kind_are_torch_s(kind: str, tmp_path: Path) -> None:
     ],
 )
 def test_a_causal_model_s_loss_with_a_prompt_is_peft_s(kind: str, tmp_path: Path) -> None:
-    """The first token counts where embeddings stand before it; labels that do not count may be anywhere."""
+    """The first token is scored if embeddings precede it. Ignored labels may be anywhere."""
     from peft import get_peft_model
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 

@@ -1,4 +1,4 @@
-"""Recurrent networks train on the device as in torch, whatever trains of them."""
+"""Recurrent networks train on the device as in torch, with any trained parameters."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def test_attached_pairs_change_nothing_at_first() -> None:
 
 
 def test_pairs_change_the_network_as_weights_of_that_sum_would() -> None:
-    """W + alpha / rank · B A in every matrix; what the network says of itself stays readable."""
+    """W + alpha / rank · B A in every matrix; the network's attributes stay readable."""
     torch.manual_seed(0)
     plain = nn.LSTM(5, 4, num_layers=2, batch_first=True)
     adapted = LoraRecurrent(plain, 2, 6.0)
@@ -170,7 +170,7 @@ class _BothEnds(nn.Module):
 
 
 def test_over_lengths_is_what_packing_is() -> None:
-    """In torch a row gives what it would give alone, without its padding; in a graph it is an input of the operator."""
+    """In torch a row has the outputs of that row alone, unpadded. In a graph the lengths are an operator's input."""
     torch.manual_seed(0)
     model = _BothEnds()
     x, lengths = torch.randn(5, 3, 3), torch.tensor([2, 5, 3])

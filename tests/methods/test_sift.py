@@ -1,4 +1,4 @@
-"""SIFT: the device picks what torch picks, follows torch's losses, and sends values and indices alone."""
+"""SIFT: the device selects the elements that torch selects, has torch's losses, and sends only values and indices."""
 
 from __future__ import annotations
 
@@ -203,7 +203,7 @@ def test_gradients_of_several_batches_are_added_up(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mask", ["random", "magnitude"])
 def test_indices_may_be_known_from_the_start(mask: str, tmp_path: Path) -> None:
-    """Then there is no graph to pick by, and the largest weights are the largest."""
+    """Then there is no selection graph, and the largest weights are the largest."""
     bundle = _prepared(BERT, Sift(rate=0.02, mask=mask), tmp_path)
     assert not (bundle / "select.onnx").exists()
     tensors = read_tensors(bundle / "adapter.safetensors").tensors
@@ -304,7 +304,7 @@ def test_elements_of_an_onnx_file_train(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("settings", [{"rate": 0.0}, {"rate": 1.5}, {"mask": "best"}, {"batches": 0}])
 def test_settings_out_of_range_are_refused(settings: dict[str, object]) -> None:
-    """With what would be right."""
+    """The error names the valid values."""
     with pytest.raises(SettingError, match="out of range"):
         Sift(**settings)  # type: ignore[arg-type]
 

@@ -1,4 +1,4 @@
-"""Run all node tests of ONNX's backend suite, and write what they came to.
+"""Run all node tests of ONNX's backend suite, and write the results.
 
 ``python -m tests.node_tests --page docs/OPERATORS.md`` takes about two minutes. It fails where a gradient is wrong or
 building it crashes.

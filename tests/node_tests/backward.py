@@ -48,7 +48,7 @@ def of_free_sizes(test: NodeTest, weights: Mapping[int, Array]) -> Gradients:
 
 
 def of_file(test: NodeTest, weights: Mapping[int, Array]) -> Gradients:
-    """Differentiate what the compiler reads from a file in which the float inputs are weights that train."""
+    """Differentiate the graph of a file whose float inputs are trained weights."""
     stored = onnx.ModelProto()
     stored.CopyFrom(test.model)
     del stored.graph.input[:]

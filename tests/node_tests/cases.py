@@ -1,4 +1,4 @@
-"""The node tests that come with the package ``onnx``, and which of them a gradient can be asked of."""
+"""The node tests that come with the package ``onnx``, and which of them are differentiable."""
 
 from __future__ import annotations
 

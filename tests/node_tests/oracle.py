@@ -1,4 +1,4 @@
-"""Whether a gradient is the one that finite differences give."""
+"""Check gradients against finite differences."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def _again(nearby: Callable[[int], Point], seed: int, way: Way) -> Result | None
         result = _check(nearby(seed), way)
     except Exception:  # the operator has no value there
         return None
-    # A large step in float32 may reach over a jump from one side, which says nothing.
+    # A large step in float32 may cross a jump from one side, which proves nothing.
     exact = result.status == WRONG and nearby(seed).function.dtype is np.float64
     return result if result.status == RIGHT or exact else None
 
@@ -113,7 +113,7 @@ def _check(point: Point, way: Way) -> Result:
 
 
 def _reason(error: EdgepeftError) -> str:
-    """What the error says, in a few words and without names of nodes and files."""
+    """Summarise the error, without names of nodes and files."""
     if error.code == "no-gradient-rule":
         return "no rule for " + ", ".join(sorted(set(re.findall(r"Op (\S+) \(node", str(error.context)))))
     if error.code == "no-gradient-for-case":
@@ -124,7 +124,7 @@ def _reason(error: EdgepeftError) -> str:
 
 
 def verdict(results: Mapping[str, Result]) -> Result:
-    """The worst of what is no answer, else right where any way leads to the gradient, else the first refusal."""
+    """The worst failure, else correct if any way computes the gradient, else the first refusal."""
     order = (CRASH, WRONG, RIGHT, REFUSED)
     return min(results.values(), key=lambda result: order.index(result.status))
 
@@ -156,7 +156,7 @@ def _differences(point: Point, gradients: Gradients) -> Iterator[Result]:
 
 
 def _tolerance(point: Point) -> tuple[float, float]:
-    """Relative to the gradient, and absolute: what rounding in the model's type explains."""
+    """The tolerance, relative to the gradient and absolute, for rounding in the model's type."""
     if any(array.dtype == np.float16 for array in point.test.feeds.values()):
         return 5e-2, 5e-2
     return (2e-3, 2e-4) if point.function.dtype is np.float64 else (2e-2, 5e-3)

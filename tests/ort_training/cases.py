@@ -28,7 +28,7 @@ Arrays = dict[str, NDArray[np.generic]]
 
 @dataclass(frozen=True)
 class Case:
-    """A model to prepare, and what it is fed.
+    """A model to prepare, and its inputs.
 
     Attributes:
         batches: of changing sizes, without end.

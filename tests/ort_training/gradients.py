@@ -1,4 +1,4 @@
-"""Which gradients ONNX Runtime Training takes, network by network: what ``docs/ORT_TRAINING.md`` is made of.
+"""Which gradients ONNX Runtime Training supports, network by network: the table in ``docs/ORT_TRAINING.md``.
 
 ``own`` is the bundle's train graph in the official layout, ``official`` what ONNX Runtime's own tool builds of the same
 forward graph. A cell is supported where the official module gives the gradient of the bundle's train graph (1e-4).

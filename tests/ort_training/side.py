@@ -79,7 +79,7 @@ def gradients(folder: Path) -> Any:
 
 
 def checkpoint(folder: Path) -> Any:
-    """Load ``own.ckpt``, save it as ``official.ckpt``; what the wheel sees in it."""
+    """Load ``own.ckpt``, save it as ``official.ckpt``; return its content as the wheel reads it."""
     training_package()
     api = import_module("onnxruntime.training.api")
     state = api.CheckpointState.load_checkpoint(str(folder / "own.ckpt"))

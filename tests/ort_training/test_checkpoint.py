@@ -137,7 +137,7 @@ def test_the_command_adds_artifacts(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_command_trains_with_either_engine(training_python: Path, tmp_path: Path) -> None:
-    """`edgepeft train --engine ort-training` in the environment of the wheel writes an update that the host takes."""
+    """`edgepeft train --engine ort-training` in the environment of the wheel writes an update that the host accepts."""
     bundle = prepare(CASES["bert-lora"], tmp_path)
     batches = [batches[0] for _, batches in read_plan(tmp_path)]
     np.savez(tmp_path / "data.npz", **max(batches, key=lambda batch: len(batch["labels"])))
@@ -158,4 +158,4 @@ def test_the_command_prepares_with_artifacts(tmp_path: Path) -> None:
     assert run([*prepare_it, "--engine", "ort-training"]) == 0
     assert "ort_training/training_model.onnx" in Bundle.open(tmp_path / "bundle").manifest.files
     assert run([*prepare_it, "--overwrite", "--engine", "ort-training", "--gradient", "official"]) == 1
-    assert Bundle.open(tmp_path / "bundle").manifest.files  # what was there stands
+    assert Bundle.open(tmp_path / "bundle").manifest.files  # the old bundle stays

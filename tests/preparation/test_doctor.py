@@ -1,4 +1,4 @@
-"""What doctor says and what prepare does agree, source by source."""
+"""The report of doctor agrees with prepare, source by source."""
 
 from __future__ import annotations
 

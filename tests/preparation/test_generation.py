@@ -117,7 +117,7 @@ def test_an_adapter_of_one_call_leaves_the_base_as_it_is(gpt2: Trained) -> None:
 
 
 def test_a_seed_repeats_what_is_drawn(gpt2: Trained, tmp_path: Path) -> None:
-    """In a batch as alone, with a cache as without; another seed gives another text."""
+    """The text is the same in a batch and alone, with and without a cache. Another seed gives another text."""
     settings = {"max_new_tokens": NEW, "temperature": 1.5, "top_k": 50, "top_p": 0.95}
     with Trainer.open(gpt2.bundle) as trainer:
         drawn = trainer.generate(PROMPTS, seed=3, **settings)

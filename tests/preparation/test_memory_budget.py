@@ -1,4 +1,4 @@
-"""A budget of memory: what is chosen holds when it is measured, and costs nothing in accuracy."""
+"""A budget of memory: the chosen settings stay within it when measured, at the same accuracy."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SIZES = {"batch": 2048}
 
 
 class Wide(nn.Module):
-    """Activations are what it takes."""
+    """Its memory is mostly activations."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,13 +50,13 @@ def _prepare(out: Path, budget: edgepeft.MemoryBudget | None = None) -> tuple[Bu
 
 @pytest.fixture(scope="module")
 def needed(tmp_path_factory: pytest.TempPathFactory) -> int:
-    """What a step takes where nothing is asked for."""
+    """The memory of a step without a budget."""
     bundle, _ = _prepare(tmp_path_factory.mktemp("free") / "b")
     return predict(bundle, SIZES).peak(SIZES)
 
 
 def test_what_fits_is_left_as_it_is(needed: int, tmp_path: Path) -> None:
-    """With room enough the whole batch goes through at once, and nothing is computed twice."""
+    """With enough memory the whole batch runs at once, and nothing is computed twice."""
     bundle, messages = _prepare(tmp_path / "b", edgepeft.MemoryBudget(2 * needed, SIZES))
     assert bundle.manifest.memory is not None
     assert bundle.manifest.memory.micro_batch == 2048
@@ -75,7 +75,7 @@ def test_a_tight_budget_holds_when_it_is_measured(needed: int, tmp_path: Path) -
 
 
 def test_what_never_fits_is_said(tmp_path: Path) -> None:
-    """The error names the least that would do; with depth given up the lower half is frozen before it gives up."""
+    """The error names the least sufficient budget. If freezing is allowed, the lower half is frozen first."""
     with pytest.raises(EdgepeftError, match="No train step fits into 10 MB") as refused:
         _prepare(tmp_path / "b", edgepeft.MemoryBudget(10_000_000, SIZES, may_freeze=True))
     assert "one example at a time" in str(refused.value)
@@ -83,7 +83,7 @@ def test_what_never_fits_is_said(tmp_path: Path) -> None:
 
 
 def test_pieces_make_the_step_of_the_whole_batch(tmp_path: Path) -> None:
-    """Four micro-batches of 8 give the parameters that one batch of 32 gives."""
+    """Four micro-batches of 8 give the parameters of one batch of 32."""
     bundle, _ = _prepare(tmp_path / "b")
     draw = np.random.default_rng(0)
     batch = {name: draw.normal(size=(32, 768)).astype(np.float32) for name in ("rows", "labels")}

@@ -1,4 +1,4 @@
-"""``edgepeft.prepare`` and ``doctor``: every kind of model, method and loss they take, and what they refuse."""
+"""``edgepeft.prepare`` and ``doctor``: every kind of model, method and loss, and the refused ones."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _step(bundle: Path, labels: np.ndarray, name: str = "x") -> float:
 
 
 def test_flags_are_taken_as_they_are(tmp_path: Path) -> None:
-    """Without a method, what has ``requires_grad`` trains; the result counts its elements."""
+    """Without a method, parameters with ``requires_grad`` train. The result counts their elements."""
     model = Net()
     model.base.requires_grad_(False)
     prepared = edgepeft.prepare(model, ROWS, out=tmp_path / "b")

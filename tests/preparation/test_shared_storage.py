@@ -62,7 +62,7 @@ def _losses(model: nn.Module, inputs: dict[str, Tensor], labels: Tensor, loss: A
 
 @pytest.mark.parametrize("kind", ["same", "transposed", "slice", "frozen", "buffer"])
 def test_one_memory_trains_once(kind: str, tmp_path: Path) -> None:
-    """Three losses as torch has them; a frozen view moves with its owner and gives no gradient."""
+    """Three losses equal torch's. A frozen view changes with its owner and has no gradient."""
     model = Tied(kind)
     (view,) = views_of(model)
     assert view == ("table.weight" if kind == "same" else "head")
@@ -74,7 +74,7 @@ def test_one_memory_trains_once(kind: str, tmp_path: Path) -> None:
 
 
 def test_neighbours_in_one_memory_are_apart() -> None:
-    """Parameters that lie side by side in a flat tensor have nothing in common."""
+    """Adjacent parameters of a flat tensor share no memory."""
     flat = torch.randn(12)
     model = nn.ParameterList([nn.Parameter(flat[:6].view(2, 3)), nn.Parameter(flat[6:])])
     assert views_of(model) == {}

@@ -92,7 +92,7 @@ def test_a_second_call_gives_the_same_bundle(tmp_path: Path) -> None:
 
 
 def test_functions_that_enclose_the_module_see_the_copy() -> None:
-    """A replaced forward and a hook compute with the copy's layers; what an earlier call left is copied."""
+    """A replaced forward and a hook compute with the copy's layers. State of earlier calls is copied."""
     model = Rows()
     model.forward = lambda x: model.inner(x)  # type: ignore[method-assign]
     model.outer.register_forward_hook(lambda _module, _inputs, output: output + model.inner.bias.sum())
@@ -227,7 +227,7 @@ class Reader(nn.Module):
 
 @pytest.mark.parametrize("groups", [1, 2])
 def test_adapted_layers_answer_for_those_inside(groups: int, tmp_path: Path) -> None:
-    """Also deep copies of them; what neither has is an AttributeError."""
+    """Also deep copies of them. A missing attribute is an AttributeError."""
     model = Reader(groups)
     edgepeft.prepare(model, torch.zeros(2, 4, 8), method=edgepeft.Lora(rank=1), out=tmp_path / "b")
     attached = copy.deepcopy(edgepeft.methods.attach(edgepeft.Lora(rank=1), Reader(groups)))

@@ -74,7 +74,7 @@ SHAPES = {"a": ("lora_A", (2, 4)), "b": ("lora_B", (6, 2)), "w": ("weight", (3,)
     ],
 )
 def test_contradictory_layouts_are_refused(layout: AdapterLayout) -> None:
-    """Roles, names, ranks, scales and what trains have to agree with the parameters."""
+    """Roles, names, ranks, scales and trained elements have to agree with the parameters."""
     with pytest.raises(BundleError, match=r"low-rank pair|non-trainable"):
         check_adapter(layout, SHAPES, set(SHAPES))
 

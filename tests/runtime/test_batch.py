@@ -1,4 +1,4 @@
-"""A batch is checked before any graph sees it, and the error says what to do."""
+"""A batch is checked before any graph runs, and the error has a hint."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_error_names_the_place_of_the_value(manifest: Manifest) -> None:
 
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int32", "uint64"])
 def test_any_integer_kind_is_taken_where_no_value_is_lost(dtype: str, manifest: Manifest) -> None:
-    """Labels come as whatever the data had."""
+    """Labels have the type of the data."""
     labels = checked_batch({"x": X, "labels": Y.astype(dtype)}, manifest)["labels"]
     assert labels.dtype == np.int64
     np.testing.assert_array_equal(labels, Y)
@@ -90,7 +90,7 @@ def test_float64_lists_and_strided_arrays_are_taken(manifest: Manifest) -> None:
 
 
 def test_ignored_label_is_taken(manifest: Manifest) -> None:
-    """The ignore_index is no class, and yet no mistake."""
+    """The ignore_index is no class, but valid."""
     labels = changed(Y, 0, -100)
     np.testing.assert_array_equal(checked_batch({"x": X, "labels": labels}, manifest)["labels"], labels)
 

@@ -1,4 +1,4 @@
-"""A bundle is opened only if every file is what the manifest says, and nothing else is there."""
+"""A bundle is opened only if every file matches the manifest, and there are no others."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def test_undeclared_files_are_refused(copy: Copy) -> None:
 
 
 def test_links_are_refused(copy: Copy, tmp_path: Path) -> None:
-    """A link can lead out of the bundle, whatever it points to now."""
+    """A link can lead out of the bundle, so each is refused."""
     path = copy()
     (tmp_path / "elsewhere").write_bytes((path / "weights.bin").read_bytes())
     (path / "weights.bin").unlink()
@@ -210,7 +210,7 @@ def test_graph_that_is_no_graph_is_refused(copy: Copy) -> None:
 
 
 def test_graph_that_onnxruntime_refuses_is_a_bundle_error(copy: Copy) -> None:
-    """What onnxruntime says is handed on as context."""
+    """The message of onnxruntime is the error's context."""
     path = copy()
     model = onnx.load(path / "infer.onnx", load_external_data=False)
     model.graph.node[0].op_type = "NoSuchOperator"

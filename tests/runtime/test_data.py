@@ -1,4 +1,4 @@
-"""Where batches come from, and what is refused there."""
+"""Sources of batches, and refused ones."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_batches_and_functions_are_taken_as_they_are() -> None:
 
 
 def test_a_data_set_of_ones_own_is_enough() -> None:
-    """Length and batch are all that is asked for."""
+    """Length and batch are all that is needed."""
 
     class Squares:
         def __len__(self) -> int:

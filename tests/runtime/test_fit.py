@@ -48,7 +48,7 @@ def test_options_out_of_range_are_refused(settings: dict[str, Any]) -> None:
 
 
 def test_a_seed_makes_a_run_repeatable_to_the_bit(bundle: Path) -> None:
-    """Equal seeds give equal losses and parameters; another seed another order."""
+    """Equal seeds give equal losses and parameters, another seed another order."""
     one, two, other = (fitted(bundle, seed, epochs=3) for seed in (4, 4, 5))
     assert [p.loss for p in one[0]] == [p.loss for p in two[0]]
     assert_equal_bits(one[1], two[1])
@@ -138,7 +138,7 @@ def test_max_steps_ends_within_an_epoch(bundle: Path) -> None:
 
 
 def test_streams_without_a_length_need_max_steps_for_a_schedule(bundle: Path) -> None:
-    """Where the end is unknown there is no way down to it."""
+    """Without a known end the learning rate cannot decay to it."""
     endless = lambda _: (examples(4, seed) for seed in range(10**9))  # noqa: E731
     with Trainer.open(bundle) as trainer:
         for settings in ({"schedule": "linear"}, {"warmup": 0.1}):

@@ -49,7 +49,7 @@ def run(
 
 @pytest.fixture
 def sensors(tmp_path: Path) -> Callable[..., Path]:
-    """Writes a folder of sensors as the kernel has it, of so many °C; ``None`` stands for one that is switched off."""
+    """Write a folder of sensors like the kernel's, in °C; ``None`` is one that is switched off."""
 
     def write(*degrees: float | None) -> Path:
         for number, value in enumerate(degrees):
@@ -129,13 +129,13 @@ def test_a_run_without_a_state_directory_goes_on_in_its_trainer(bundle: Path) ->
 
 
 def test_it_is_saved_before_it_waits(bundle: Path, tmp_path: Path, sensors: Callable[..., Path]) -> None:
-    """A device that is switched off while it cools loses no step; after cooling, the run is what it would have been."""
+    """A device that is switched off while it cools loses no step. Afterwards the run equals an undisturbed one."""
     limits = Limits(temperature=75, every=0.001, thermal=sensors(50, 60))
     losses: list[float] = []
     heats, kept = [0, 3, 4, 12], list[int]()
 
     def device() -> Pause | None:
-        """Hot after these steps; it cools once it has been seen what is saved."""
+        """Hot after these steps. It cools once the saved state has been read."""
         if len(losses) in heats[len(kept) :]:
             sensors(50, 80)
             assert limits() is not None
@@ -158,7 +158,7 @@ def test_it_is_saved_before_it_waits(bundle: Path, tmp_path: Path, sensors: Call
 def test_what_the_limits_cannot_measure_is_an_error_of_the_run(
     bundle: Path, tmp_path: Path, sensors: Callable[..., Path]
 ) -> None:
-    """A sensor that goes away is not taken for a cool device."""
+    """A sensor that disappears does not count as a cool device."""
     limits = Limits(temperature=75, thermal=sensors(50))
     sensors(None)
     with pytest.raises(TrainingError) as caught:
@@ -193,7 +193,7 @@ def test_nothing_waits_longer_than_the_time_that_is_left(sensors: Callable[..., 
 
 
 def test_training_waits_until_the_device_has_cooled(sensors: Callable[..., Path]) -> None:
-    """The hottest sensor counts; above the limit it waits, until it is 5 °C below."""
+    """The hottest sensor counts. Above the limit it waits until 5 °C below."""
     limits = Limits(temperature=75, every=3, thermal=sensors(40, 75))
     waits = []
     for degrees in (75, 75.1, 74, 70.1, 70, 74, 76):
@@ -246,7 +246,7 @@ def test_what_training_takes_itself_does_not_count(processors: Processors) -> No
 
 @pytest.mark.skipif(not Path("/proc/stat").exists(), reason="This system has no /proc/stat.")
 def test_the_kernels_own_count_is_understood() -> None:
-    """This machine is busy or idle; at first nobody knows."""
+    """This machine is busy or idle; at first it is unknown."""
     pause = Limits(idle=True)()
     assert pause is not None
     assert pause.reason == "busy"
@@ -265,7 +265,7 @@ def test_limits_out_of_range_are_refused(setting: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("text", ["", "cpu 1 2 3\n", "intr 1 2 3 4 5 6 7 8\n"])
 def test_a_count_that_is_none_is_refused(text: str, tmp_path: Path) -> None:
-    """Where the kernel says nothing, ``idle`` cannot be kept."""
+    """Without the kernel's statistics, ``idle`` cannot be obeyed."""
     (tmp_path / "stat").write_text(text)
     with pytest.raises(TrainingError) as caught:
         Limits(idle=True, stat=tmp_path / "stat")

@@ -247,7 +247,7 @@ def test_no_whole_checkpoint_is_an_error_not_a_new_run(bundle: Path, tmp_path: P
 
 
 def test_random_damage_to_the_checkpoints_never_escapes(bundle: Path, tmp_path: Path) -> None:
-    """Any mutation of both files gives the old run or a StateError."""
+    """Any mutation of both files resumes the old run or raises a StateError."""
     run(bundle, tmp_path, DATA, 7, save_every=7)
     (tmp_path / PREVIOUS).unlink(missing_ok=True)
     whole, rng = (tmp_path / NEWEST).read_bytes(), np.random.default_rng(3)
@@ -281,7 +281,7 @@ print("done", flush=True)
 
 
 def test_a_kill_loses_only_steps_since_the_last_save(bundle: Path, tmp_path: Path) -> None:
-    """kill -9 at random moments, again and again: the losses are those of a run nobody killed, and so is the update."""
+    """kill -9 at random moments, again and again: losses and update are those of an uninterrupted run."""
     losses = dict(trained(bundle, "", tmp_path / "whole"))
     rng, last, state = np.random.default_rng(6), 0, str(tmp_path / "state")
     for _ in range(6):

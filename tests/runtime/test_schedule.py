@@ -27,7 +27,7 @@ THEIRS: dict[str, Callable[..., Any]] = {
 @pytest.mark.parametrize("warmup", [0, 1, 5, 60])
 @pytest.mark.parametrize("name", THEIRS)
 def test_factors_equal_those_of_transformers(name: str, warmup: int, total: int) -> None:
-    """The k-th step's factor is what LambdaLR has set before that step."""
+    """The k-th step's factor is LambdaLR's before that step."""
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     theirs, ours = THEIRS[name](optimizer, warmup, total), schedule_of(name, warmup)
     for step in range(total + 3):
@@ -51,7 +51,7 @@ def test_impossible_warmup_is_refused(warmup: float, total: int | None) -> None:
 
 
 def test_unknown_schedule_is_refused_with_the_known_ones() -> None:
-    """The hint lists what there is."""
+    """The hint lists the choices."""
     with pytest.raises(TrainingError) as error:
         schedule_of("cosinus")
     assert "constant, linear, cosine" in str(error.value.hint)

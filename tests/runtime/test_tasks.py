@@ -60,7 +60,7 @@ def test_each_call_picks_its_adapter(bundles: dict[str, Path], tmp_path: Path) -
 
 
 def test_what_does_not_fit_is_refused(bundles: dict[str, Path], tmp_path: Path) -> None:
-    """A task twice, an adapter of another method, a task nobody added."""
+    """A task twice, an adapter of another method, an unknown task."""
     (update,) = _updates(bundles["bitfit"], tmp_path / "b", 1)
     with Tasks.open(bundles["lora"], {"a": None}) as tasks:
         with pytest.raises(BundleError, match="There is a task 'a'"):

@@ -224,7 +224,7 @@ def test_predicting_with_another_adapter_keeps_the_own(bundle: Path, tmp_path: P
 
 
 def test_parameters_are_copies(bundle: Path) -> None:
-    """Writing into what was handed out changes nothing, neither does writing into what was handed in."""
+    """Writing into returned or passed arrays changes nothing."""
     data, given = examples(4), Bundle.open(bundle).adapter()
     with Trainer.open(bundle, adapter=given) as trainer:
         before = trainer.predict(data)["logits"]

@@ -80,7 +80,7 @@ def test_every_byte_counts(update: Path) -> None:
 
 
 def test_random_damage_never_escapes(update: Path) -> None:
-    """Mutations give the same update or an UpdateError."""
+    """Reading a mutation returns the same update or raises an UpdateError."""
     whole, expected, rng = update.read_bytes(), read_update(update), np.random.default_rng(4)
     for _ in range(300):
         update.write_bytes(mutated(whole, rng))
@@ -154,7 +154,7 @@ def test_unfit_tensors_are_refused(bundle: Path, update: Path) -> None:
     ],
 )
 def test_whole_file_that_is_no_update_is_refused(key: str, value: str | None, update: Path) -> None:
-    """The digest says that the file is whole, not that it makes sense."""
+    """The digest proves that the file is whole, not that it is valid."""
     file = read_tensors(update)
     metadata = {**file.metadata, key: value}
     del metadata["digest"]

@@ -1,4 +1,4 @@
-"""What a device makes of an image is what the model directory's own processor makes of it."""
+"""A device processes an image like the model directory's own processor."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ REFUSED = [
 def test_what_a_device_cannot_follow_is_refused(
     module: str, name: str, settings: dict[str, Any], why: str, tmp_path: Path
 ) -> None:
-    """With the class, its fields, and what it does that cannot be done."""
+    """The error names the class, its fields, and the unsupported operation."""
     made = importlib.import_module(f"transformers.models.{module}.image_processing_pil_{module}")
     with pytest.raises(UnusableImageProcessor, match=why) as caught:
         _spec(getattr(made, f"{name}ImageProcessorPil")(**settings), tmp_path)
@@ -115,7 +115,7 @@ def test_images_of_one_channel_have_one_mean(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_every_processor_is_followed_or_refused(tmp_path: Path) -> None:
-    """Of all classes that transformers has for Pillow; at least the twenty-five that give a classifier its images."""
+    """Of all classes that transformers has for Pillow, at least the twenty-five of classifiers."""
     followed = []
     for module in pkgutil.iter_modules(transformers.models.__path__):
         folder = Path(str(transformers.models.__path__[0])) / module.name
@@ -165,7 +165,7 @@ def test_a_size_that_the_model_does_not_take_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_a_model_of_any_size_takes_its_processors(settings: dict[str, Any] | None, found: Any, tmp_path: Path) -> None:
-    """A ResNet's configuration says nothing of sizes: its processor must, in fields that it reads."""
+    """A ResNet's configuration has no sizes: its processor must, in fields that it reads."""
     from transformers import ResNetConfig, ResNetForImageClassification
 
     config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 8], depths=[1, 1], layer_type="basic")

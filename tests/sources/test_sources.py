@@ -1,4 +1,4 @@
-"""What a user names becomes a model with its inputs, or an error that says what was expected."""
+"""A source becomes a model with its inputs, or an error that says what was expected."""
 
 from __future__ import annotations
 
@@ -249,6 +249,6 @@ def test_a_path_where_nothing_is_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_onnx_file_is_taken_as_it_is(tmp_path: Path) -> None:
-    """It is read later, with the names of what trains."""
+    """It is read later, with the names of the trained parameters."""
     (tmp_path / "model.onnx").write_bytes(b"")
     assert load_source(tmp_path / "model.onnx").model == tmp_path / "model.onnx"

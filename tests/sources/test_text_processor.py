@@ -1,4 +1,4 @@
-"""What a model directory says of its texts: tokenizer, padding, embeddings, and what kind of problem it is for."""
+"""The text settings of a model directory: tokenizer, padding, embeddings, and task."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def _pieces_of_bert(folder: Path) -> None:
 
 @pytest.mark.parametrize("write", [_bytes_of_gpt2, _pieces_of_bert])
 def test_a_tokenizer_of_another_format_is_converted(write: Callable[[Path], None], tmp_path: Path) -> None:
-    """Vocabulary and merges, or a list of pieces with its configuration, give what transformers makes of them."""
+    """Vocabulary and merges, or a list of pieces with its configuration, give the tokenizer of transformers."""
     _bert(tmp_path, 260)
     write(tmp_path)
     carried = Tokenizer.from_str(load_source(tmp_path).files["tokenizer.json"].decode())
@@ -81,7 +81,7 @@ def test_a_tokenizer_of_another_format_is_converted(write: Callable[[Path], None
 
 
 def test_a_directory_without_tokenizer_says_so(tmp_path: Path) -> None:
-    """It is no mistake: token ids can be given as arrays."""
+    """It is no error: token ids can be passed as arrays."""
     _bert(tmp_path)
     with pytest.warns(EdgepeftWarning, match="has no tokenizer"):
         assert load_source(tmp_path).files == {}
@@ -106,7 +106,7 @@ def test_a_tokenizer_that_cannot_be_carried_is_refused(files: dict[str, str], wo
 
 
 def test_files_that_disagree_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a device would make of a text is compared with what transformers makes of it."""
+    """The device's tokens of a text are compared with those of transformers."""
     _bert(tmp_path)
     _tokenizer(tmp_path, pad_token="[PAD]", unk_token="[UNK]")
     other = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
@@ -155,7 +155,7 @@ GPT2 = GPT2Config(vocab_size=16, n_embd=16, n_layer=1, n_head=2, n_positions=32,
     ("kind", "config"), [(LlamaForSequenceClassification, LLAMA), (GPT2ForSequenceClassification, GPT2)]
 )
 def test_texts_of_a_causal_classifier_end_where_they_end(kind: Any, config: Any, tmp_path: Path) -> None:
-    """The tokenizer's padding is taken where the model names none, and a batch gives the outputs of each text alone."""
+    """The tokenizer's padding is used if the model names none, and a batch gives the outputs of each text alone."""
     torch.manual_seed(0)
     model = kind(config).eval()
     model.save_pretrained(tmp_path)

@@ -1,1 +1,1 @@
-"""What the tests themselves stand on, and tests of it."""
+"""Helpers of the tests, and tests of them."""

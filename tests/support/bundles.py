@@ -177,7 +177,7 @@ def convolutions() -> nn.Module:
 
 
 def predictions(trained: Trained, inputs: dict[str, np.ndarray]) -> np.ndarray:
-    """What the device says after its training."""
+    """Return the device's outputs after its training."""
     with Trainer.open(trained.bundle) as trainer:
         return trainer.predict(inputs, adapter=trained.update)[Bundle.open(trained.bundle).manifest.outputs[0].name]
 

@@ -1,4 +1,4 @@
-"""A digest of what a computation is given: modules, their tensors and settings, and the code of local functions.
+"""A digest of a computation's inputs: modules, their tensors and settings, and the code of local functions.
 
 It is a pickle that nobody reads, with the parts that pickle cannot write, or not twice alike, written by content.
 """
@@ -28,7 +28,7 @@ def digest(*values: object) -> str:
     into = _Hash()
     try:
         _Writer(into).dump(values)
-    except Exception as error:  # objects raise what they like when they are pickled
+    except Exception as error:  # pickling an object may raise any exception
         raise Undigested(f"{type(error).__name__}: {error}") from error
     return into.hash.hexdigest()
 
@@ -62,7 +62,7 @@ class _Writer(pickle._Pickler):  # type: ignore[misc,name-defined]  # the C one 
             return copyreg.__newobj__, (type(obj),), vars(obj)
         if isinstance(obj, property):
             return tuple, ((obj.fget, obj.fset, obj.fdel),)
-        if isinstance(obj, weakref.ref):  # recurrent layers hold their weights so, once more
+        if isinstance(obj, weakref.ref):  # recurrent layers reference their weights so, too
             return tuple, ((obj(),),)
         if isinstance(obj, set | frozenset):
             return tuple, (sorted(obj, key=repr),)
@@ -80,7 +80,7 @@ class _Writer(pickle._Pickler):  # type: ignore[misc,name-defined]  # the C one 
         return tuple, ((type(tensor).__qualname__, layout, tensor.requires_grad, values),)
 
     def _definition(self, obj: FunctionType | type) -> Reduced:
-        """A function or a class that is no module's own: its code, and what that sees."""
+        """A function or a class that cannot be imported: its code, and the objects that the code refers to."""
         if id(obj) in self._defined:
             return str, (f"definition {self._defined[id(obj)]}",)
         self._defined[id(obj)] = len(self._defined)

@@ -1,4 +1,4 @@
-"""Forward graphs of one linear layer, and their train step run by onnxruntime: what losses are tested on."""
+"""Forward graphs of one linear layer, and their train step run by onnxruntime, for tests of losses."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def _unflatten(
 def expected_of(
     forward: Forward, kind: str, oracle: Callable[[Tensor, Tensor], Tensor], batch: Mapping[str, Tensor]
 ) -> tuple[float, dict[str, NDArray[np.float32]]]:
-    """What torch says: the loss of logits and labels, and its gradient by parameter."""
+    """Return torch's loss of logits and labels, and its gradient by parameter."""
     parameters = leaves(forward)
     loss = oracle(torch_logits(batch["x"], parameters, kind), batch["labels"])
     loss.backward()

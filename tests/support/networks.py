@@ -211,7 +211,7 @@ NETWORKS: dict[str, Network] = {
 
 
 def torch_loss(model: nn.Module, inputs: Batch, labels: Tensor, loss: str) -> Tensor:
-    """The oracle's loss: what transformers' own heads compute."""
+    """The oracle's loss, as computed by transformers' own heads."""
     result = model(**inputs)
     logits = result if isinstance(result, Tensor) else result.logits
     if loss == "causal_lm":

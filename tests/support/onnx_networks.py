@@ -1,4 +1,4 @@
-"""A small network written as an .onnx file by hand, as quantizers of ONNX Runtime take it, and the same in torch."""
+"""A small network written as an .onnx file by hand, for quantizers of ONNX Runtime, and the same in torch."""
 
 from __future__ import annotations
 

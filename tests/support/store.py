@@ -1,4 +1,4 @@
-"""Files made once per run and shared by its processes, by a digest of what they are made of."""
+"""Files made once per run and shared by its processes, by a digest of their inputs."""
 
 from __future__ import annotations
 

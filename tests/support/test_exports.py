@@ -89,7 +89,7 @@ def test_what_a_layer_computes_its_weight_by_counts() -> None:
 
 
 def test_recurrent_layers_have_a_digest() -> None:
-    """They hold weak references to their weights."""
+    """They have weak references to their weights."""
     first, second = nn.GRU(2, 3), nn.GRU(2, 3)
     assert digest(first) != digest(second)
     second.load_state_dict(first.state_dict())
@@ -226,7 +226,7 @@ def test_another_model_is_another_export(change: Callable[[], nn.Module], export
 
 
 def test_copies_are_independent(exports: SharedExports) -> None:
-    """A test that changes its graph and its values changes nobody else's."""
+    """A test that changes its graph and its values changes no other test's."""
     _export(with_frozen())
     mine = _export(with_frozen())
     expected = _run(mine)
@@ -245,7 +245,7 @@ def test_a_file_of_its_own_is_torch_s(exports: SharedExports, tmp_path: Path) ->
 
 
 def test_exports_can_be_ones_own(exports: SharedExports) -> None:
-    """Tests of the export itself take none that is there, and leave none."""
+    """Tests of the export itself use no shared one, and leave none."""
     exports.on = False
     _export(Scaled())
     _export(Scaled())

@@ -127,7 +127,7 @@ def _forward(graph: Graph) -> tuple[str, str]:
 
 
 def _loss(graph: Graph) -> tuple[str, str]:
-    """Writes loss_sum and loss_weight; returns the targets as one-hot rows and the mask [batch, 1] of what counts."""
+    """Write loss_sum and loss_weight; return the targets as one-hot rows and the mask [batch, 1] of counted rows."""
     counts = graph("Not", graph("Equal", "labels", graph.constant(-100, "int64")))
     mask = graph("Unsqueeze", graph("Cast", counts, to=TensorProto.FLOAT), graph.constant([1], "int64"))
     classes = graph("Where", counts, "labels", graph.constant(0, "int64"))
@@ -230,7 +230,7 @@ def _infos(specs: Sequence[TensorSpec]) -> list[onnx.ValueInfoProto]:
 
 
 def external_tensor(location: str = WEIGHTS) -> onnx.TensorProto:
-    """The frozen matrix as a tensor whose bytes lie in another file."""
+    """The frozen matrix as a tensor whose bytes are in another file."""
     tensor = TensorProto(name="base", data_type=TensorProto.FLOAT, dims=(4, 6))
     tensor.data_location = TensorProto.EXTERNAL
     for key, value in (("location", location), ("offset", "0"), ("length", "96")):

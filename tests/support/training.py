@@ -56,7 +56,7 @@ def torch_losses(model: nn.Module, network: Network, steps: int, lr: float) -> I
 
 
 def check_merged(trained: Trained, network: Network, folder: Path) -> None:
-    """The update merged into an ``.onnx`` model, and on the device, gives the outputs of the model torch trained."""
+    """The update merged into an ``.onnx`` model, and on the device, has the outputs of the model torch trained."""
     merged = edgepeft.merge(trained.bundle, trained.update, to="onnx", out=folder / "merged.onnx")
     session = onnxruntime.InferenceSession(merged)
     fed = {value.name for value in session.get_inputs()}

@@ -1,4 +1,4 @@
-"""The TypeScript runtime in Node: its own tests, and that it does to the digit what the Python runtime does."""
+"""The TypeScript runtime in Node: its own tests, and results that equal the Python runtime's digit for digit."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_its_own_tests_pass() -> None:
 
 
 def test_the_lock_file_names_no_registry() -> None:
-    """Packages come from whatever registry npm is set up for."""
+    """Packages come from the registry that npm is configured for."""
     lock = (runtime() / "package-lock.json").read_text("utf-8")
     assert '"integrity"' in lock and '"resolved"' not in lock
 
@@ -235,7 +235,7 @@ def test_a_language_model_trains_and_is_scored_as_in_python(causal: Trained, tmp
 
 @pytest.mark.slow
 def test_a_regression_trains_as_in_python(regression: Trained, tmp_path: Path) -> None:
-    """Labels that are no classes; there is no accuracy."""
+    """Labels are no classes, so there is no accuracy."""
     draw = np.random.default_rng(2)
     batch = {"input": draw.normal(size=(5, 3)).astype("f4"), "labels": draw.normal(size=(5, 2)).astype("f4")}
     _assert_same_steps(regression.bundle, batch, tmp_path)

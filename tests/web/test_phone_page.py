@@ -39,7 +39,7 @@ def test_it_is_formatted_and_typed() -> None:
 
 
 def test_it_learns_the_signs_that_are_drawn(seen: dict[str, Any]) -> None:
-    """Of four new signs, drawn by finger, the model knew one or none; afterwards it knows all, and the page says so."""
+    """The model recognises at most one of four new signs, drawn by finger; afterwards all, as the page says."""
     before, after = zip(*seen["guesses"], strict=True)
     assert sum(guess == sign for sign, guess in enumerate(before)) <= 1
     assert after == (0, 1, 2, 3)
@@ -53,7 +53,7 @@ def test_the_page_stays_alive_while_it_trains(seen: dict[str, Any]) -> None:
 
 
 def test_the_host_merges_what_was_exported(seen: dict[str, Any], work: Path) -> None:
-    """The update is whole, belongs to the bundle, says how much was learned, and becomes an ``.onnx`` model."""
+    """The update is whole, belongs to the bundle, records the training, and becomes an ``.onnx`` model."""
     pulled = edgepeft.pull([work], work / "updates", BUNDLE)
     assert len(pulled.accepted) == 1 and not pulled.refused
     path = pulled.accepted[0].path

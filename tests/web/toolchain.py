@@ -48,7 +48,7 @@ def chromium() -> Path:
 
 @functools.cache
 def installed(folder: Path) -> Path:
-    """A folder with its packages installed as its lock file says; nothing is done where they are already."""
+    """Install the packages of a folder's lock file, unless they are installed."""
     require_node()
     lock = hashlib.sha256((folder / "package-lock.json").read_bytes()).hexdigest()
     stamp = folder / "node_modules" / ".edgepeft-lock"

@@ -29,7 +29,7 @@ class LstmClassifier(nn.Module):
 
 
 class GruClassifier(nn.Module):
-    """Two layers in both directions over whole rows, padding and all; what is no padding is pooled for the head."""
+    """Two layers in both directions over whole rows, including padding; the rest is pooled for the head."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class GruClassifier(nn.Module):
         states, _ = self.rnn(self.embedding(input_ids))
         mask = attention_mask[:, :, None].to(states.dtype)
         mean = (states * mask).sum(1) / mask.sum(1)
-        highest = (states + (mask - 1) * 2).amax(1)  # states lie between -1 and 1
+        highest = (states + (mask - 1) * 2).amax(1)  # states are between -1 and 1
         return self.classifier(torch.cat([mean, highest], dim=-1))
 
 

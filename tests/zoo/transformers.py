@@ -78,7 +78,7 @@ def _translation() -> Batch:
 
 
 def _pairs(count: int) -> Iterator[tuple[Batch, Tensor]]:
-    """Sources with padding, targets shifted by one token as decoder inputs; what is padded does not count."""
+    """Sources with padding, targets shifted by one token as decoder inputs; padding is ignored."""
     draw = torch.Generator().manual_seed(6)
     for step in range(count):
         rows, length = SIZES[step % len(SIZES)]

@@ -17,7 +17,7 @@ from onnx import helper, numpy_helper
 Array = NDArray[Any]
 
 Function = Callable[..., Any]
-"""A function of torch tensors that gives one or several."""
+"""A function of torch tensors that returns one or several."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Given:
 
 @dataclass(frozen=True)
 class Constant:
-    """An initializer: what exporters fold into the graph. A gradient is not asked for."""
+    """An initializer, as exporters fold into the graph. It needs no gradient."""
 
     values: Array
 
@@ -152,7 +152,7 @@ def forward_model(case: Case, dtype: type, naming: str) -> onnx.ModelProto:
 def _outputs(
     case: Case, node: onnx.NodeProto, inputs: list[Any], initializers: list[Any], dtype: type
 ) -> list[onnx.ValueInfoProto]:
-    """The outputs of the node, with what shape inference knows of their types."""
+    """Return the outputs of the node, with their types by shape inference."""
     model = _model([node], inputs, [], initializers, case.opset)
     inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
     made = {info.name: info for info in inferred.graph.value_info}
@@ -183,12 +183,12 @@ def _model(
 
 
 def to_ir(model: onnx.ModelProto) -> ir.Model:
-    """The model with what shape inference knows."""
+    """Return the model with inferred shapes."""
     return ir.serde.deserialize_model(onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True))
 
 
 def from_torch(case: Case, dtype: type, weights: Sequence[Array] | None) -> tuple[list[Array], list[Array]]:
-    """Outputs, and gradients of Σ output · weight for what trains; without weights, those of ``loss_weights``."""
+    """Return outputs, and gradients of Σ output · weight for the trained inputs, by default with ``loss_weights``."""
     tensors = [None if array is None else torch.from_numpy(np.array(array)) for array in draw(case, dtype)]
     wanted = [tensors[index].requires_grad_() for index in trains(case)]  # type: ignore[union-attr]
     made = case.torch(*[tensor for tensor in tensors if tensor is not None])

@@ -1,4 +1,4 @@
-"""A device on Flower does what a device does without, and says why where it cannot."""
+"""A device on Flower works like one without Flower, and reports why if it cannot."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def app(bundle: Bundle, examples: Data) -> ClientApp:
 
 
 def test_it_trains_as_a_trainer_does(bundle: Bundle, examples: Data, app: ClientApp) -> None:
-    """Parameters to the bit, and all that an update says, from an adapter that is not the bundle's own."""
+    """Bit-identical parameters and the metadata of an update, from an adapter other than the bundle's."""
     start = {name: array + np.float32(0.01) for name, array in bundle.adapter().items()}
     found = messages.read_update_reply(ask(app, _message(bundle, start)), bundle)
     with Trainer.open(bundle, adapter=start, seed=3, threads=1) as trainer:
@@ -63,7 +63,7 @@ def test_each_kind_of_update_comes_back(kind: Bundle) -> None:
 
 
 def test_it_evaluates_on_its_own_data(bundle: Bundle, examples: Data, app: ClientApp) -> None:
-    """As a trainer does; a device without such data is not asked twice: Flower's error says so."""
+    """Like a trainer. A device without such data is not asked twice, as Flower's error says."""
     evaluates = client_app(bundle.path, lambda _: {}, held_out_for=lambda _: examples, threads=1)
     found = messages.read_evaluation_reply(ask(evaluates, _message(bundle, kind="evaluate")))
     with Trainer.open(bundle, threads=1) as trainer:
@@ -106,7 +106,7 @@ def test_it_stops_when_its_time_is_over(bundle: Bundle, examples: Data) -> None:
 
 
 def test_flowers_mods_and_strategies_go_with_it(bundle: Bundle, examples: Data, app: ClientApp) -> None:
-    """Local noise changes what is sent, and it is still an update; Flower's own FedAvg can take answers in."""
+    """Local noise changes what is sent, and it is still an update; Flower's own FedAvg accepts the replies."""
     noisy = client_app(bundle.path, lambda _: examples, threads=1, mods=[LocalDpMod(1.0, 1e-3, 1.0, 1e-5)])
     plain, noised = (messages.read_update_reply(ask(one, _message(bundle)), bundle) for one in (app, noisy))
     check_update(noised, bundle)

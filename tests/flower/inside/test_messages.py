@@ -140,7 +140,7 @@ WRONG: dict[str, tuple[Callable[[Bundle], Message], str]] = {
 
 @pytest.mark.parametrize("what", WRONG)
 def test_a_wrong_call_is_refused_by_the_device(what: str, bundle: Bundle) -> None:
-    """Each with a code that says what is wrong."""
+    """Each has the code of its problem."""
     make, code = WRONG[what]
     with pytest.raises(EdgepeftError) as caught:
         messages.read_call(make(bundle), bundle)

@@ -1,4 +1,4 @@
-"""The server's strategy gives what `edgepeft aggregate` gives, and no node can end a round."""
+"""The server's strategy has the results of `edgepeft aggregate`, and no node can end a round."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_one_device_gets_its_own_adapter_back(bundle: Bundle, examples: Data, tm
 
 
 def test_frozen_halves_are_asked_for_under_ffa(bundle: Bundle, examples: Data, tmp_path: Path) -> None:
-    """Devices that have changed A are refused; as nobody is left, the round keeps its adapter and says so."""
+    """Devices that have changed A are refused; as none remains, the round keeps its adapter and reports it."""
     strategy = AdapterStrategy(bundle, tmp_path, settings=AggregationSettings(rule="ffa"), training=TRAINING)
     arrays, _ = strategy.aggregate_train(1, _replies(strategy, bundle, examples, 2))
     report = _report(strategy, 1)
@@ -177,7 +177,7 @@ BAD: dict[str, tuple[Callable[[Message], Message], str]] = {
 def four(
     bundle: Bundle, examples: Data, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[list[Message], dict[str, bytes]]:
-    """The answers of four nodes, and what the first three come to."""
+    """The replies of four nodes, and the result of the first three."""
     strategy = AdapterStrategy(bundle, tmp_path_factory.mktemp("three"), training=TRAINING)
     replies = _replies(strategy, bundle, examples, 4)
     return replies, _taken(strategy.aggregate_train(1, replies[:3])[0], bundle)
@@ -235,7 +235,7 @@ def test_too_few_answers_keep_the_adapter(answers: int, bundle: Bundle, examples
 
 
 def test_a_round_that_makes_held_out_data_worse_is_not_taken(bundle: Bundle, examples: Data, tmp_path: Path) -> None:
-    """Also where the loss is no number any more; its report stays, with all who took part."""
+    """Also if the loss is NaN. Its report stays, with all participants."""
     for name, factor in (("worse", -200.0), ("overflow", 1e18)):
         strategy = AdapterStrategy(bundle, tmp_path / name, training=TRAINING, held_out=examples)
         start = strategy.adapter()
@@ -253,7 +253,7 @@ def test_a_round_that_makes_held_out_data_worse_is_not_taken(bundle: Bundle, exa
 
 
 def test_nodes_evaluate_on_their_own_data(bundle: Bundle, examples: Data, tmp_path: Path) -> None:
-    """The mean goes by examples up to a cap; what says nothing that can be counted is left out."""
+    """The mean is weighted by examples up to a cap. Replies without valid metrics are left out."""
     parts = shares(examples, 3)
     app = client_app(bundle.path, lambda _: {}, held_out_for=lambda context: parts[context.node_id], threads=1)
     strategy = AdapterStrategy(bundle, tmp_path, fraction_evaluate=1.0, settings=AggregationSettings(examples_cap=10))
