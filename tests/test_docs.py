@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from edgepeft.cli.app import app
+from edgepeft_runtime.bundle.manifest import ROLES
+from edgepeft_runtime.engine.registry import ENGINES
 
 README = Path(__file__).parent.parent / "README.md"
 ROUNDS = README.parent / "docs" / "AGGREGATION.md"
@@ -49,3 +51,13 @@ def test_the_commands_and_options_that_are_shown_exist(page: Path, least: int) -
 def test_the_readme_stays_short() -> None:
     """A reader gets the whole of it in two screens."""
     assert len(README.read_text("utf-8").splitlines()) <= 100
+
+
+def test_the_glossary_is_short_and_true() -> None:
+    """At most forty terms in alphabetical order; the roles and engines are those of the runtime."""
+    rows = re.findall(r"^\| (.+?) \| (.+) \|$", (README.parent / "docs" / "GLOSSARY.md").read_text("utf-8"), flags=re.M)
+    terms = dict(rows[1:])
+    assert len(terms) == len(rows) - 1 <= 40
+    assert list(terms) == sorted(terms)
+    assert tuple(re.findall("`(.+?)`", terms["role"])) == ROLES
+    assert tuple(re.findall("`(.+?)`", terms["engine"])) == ENGINES
