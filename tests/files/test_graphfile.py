@@ -137,7 +137,7 @@ def test_external_kind_beyond_32_bits_is_refused() -> None:
     raw = inside.replace(delimited(GRAPH, graph), delimited(GRAPH, graph + delimited(5, tensor + entry + hidden)))
     read = onnx.load_model_from_string(raw).graph.initializer[1]
     assert read.external_data[0].value == "../secret"
-    with pytest.raises(BundleError, match="beyond 31 bits"):
+    with pytest.raises(BundleError, match="more than 31 bits"):
         external_locations(raw)
 
 
@@ -231,7 +231,7 @@ def test_loop_without_a_bound_is_refused(name: str) -> None:
 def test_graph_inside_an_unknown_operator_is_refused() -> None:
     """How often it would run is not known."""
     body = helper.make_graph([], "body", [], [])
-    with pytest.raises(BundleError, match="none that may"):
+    with pytest.raises(BundleError, match="must not contain graphs"):
         external_locations(model(helper.make_node("While", ["x"], ["y"], body=body)).SerializeToString())
 
 
@@ -240,5 +240,5 @@ def test_graphs_deep_inside_one_another_are_refused() -> None:
     node = helper.make_node("Neg", ["x"], ["y"])
     for _ in range(20):
         node = helper.make_node("Scan", ["x"], ["y"], body=helper.make_graph([node], "g", [], []), num_scan_inputs=1)
-    with pytest.raises(BundleError, match="inside one another"):
+    with pytest.raises(BundleError, match="nested more than"):
         external_locations(model(node).SerializeToString())

@@ -63,7 +63,7 @@ def test_a_data_set_of_ones_own_is_enough() -> None:
 @pytest.mark.parametrize("arrays", [{}, {"x": np.zeros((0, 4))}, {"x": np.asarray(1.0)}])
 def test_nothing_to_train_on_is_refused(arrays: dict[str, np.ndarray]) -> None:
     """No arrays, empty arrays, and a number that is no array."""
-    with pytest.raises(DataError, match="nothing to work on"):
+    with pytest.raises(DataError, match="data set is empty"):
         Arrays(arrays)
 
 

@@ -65,7 +65,7 @@ def test_what_does_not_fit_is_refused(bundles: dict[str, Path], tmp_path: Path) 
     with Tasks.open(bundles["lora"], {"a": None}) as tasks:
         with pytest.raises(BundleError, match="There is a task 'a'"):
             tasks.add("a", bundles["lora"])
-        with pytest.raises(WrongTensors, match="does not hold the bundle's parameters"):
+        with pytest.raises(WrongTensors, match="does not contain the bundle's parameters"):
             tasks.add("b", bundles["lora"], update)
         with pytest.raises(NoSuchTask, match="There is no task 'b'"):
             tasks.predict("b", to_numpy(*next(BERT.batches(1))))

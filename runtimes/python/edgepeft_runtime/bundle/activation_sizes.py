@@ -1,4 +1,4 @@
-"""What a bundle says of the memory that a train step's activations take."""
+"""Memory of a train step's activations as a function of the batch (``memory`` in section 2 of the SPEC)."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from edgepeft_runtime.files.schema import Mark, Natural
 
 @dataclass(frozen=True)
 class MemorySpec:
-    """Activations of a train step.
+    """Memory of the activations of a train step.
 
     Attributes:
-        activations: for each moment that may be the fullest, bytes by the product of dimensions they grow with:
+        activations: a polynomial for each moment that may be the peak: bytes by product of dimensions, such as
             ``{"batch*sequence": 1536, "": 64}``.
-        micro_batch: examples that go through the graph at a time, where the bundle was prepared for a budget.
+        micro_batch: largest batch that fits the memory budget that the bundle was prepared for, if any.
     """
 
     activations: tuple[Mapping[str, Natural], ...]
     micro_batch: Annotated[int | None, Mark.OPTIONAL] = None
 
     def bytes_at(self, sizes: Mapping[str, int]) -> int:
-        """Bytes alive at the fullest moment, for sizes of all symbolic dimensions."""
+        """Return the peak number of bytes for these sizes of all symbolic dimensions."""
         return max(
             (sum(_term(product, sizes) * count for product, count in moment.items()) for moment in self.activations),
             default=0,

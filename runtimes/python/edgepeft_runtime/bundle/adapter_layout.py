@@ -1,6 +1,6 @@
-"""How a bundle's adapter is built, as its method declared it (``adapter`` in section 2 of the SPEC).
+"""The structure of a bundle's adapter, as its method declared it (``adapter`` in section 2 of the SPEC).
 
-Nothing else says it: neither names nor shapes nor the provenance.
+Readers rely on this declaration alone, never on names, shapes or the provenance.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ class LowRankPair:
     """Two parameters whose product, times ``scale``, is added to one weight.
 
     With the layout ``torch`` the change is ``scale · B A``: A is ``[groups * rank, in, *kernel]`` and B is
-    ``[out, rank, *ones]``. A grouped convolution has a product in each group; all other layers have one group. The
+    ``[out, rank, *ones]``. A grouped convolution has one product per group; all other layers have one group. The
     matrices of a recurrent layer are ``[rank, in]`` and ``[gates * hidden, rank]``, those of an embedding
-    ``[rank, rows]`` and ``[width, rank]``, of which the table gets the transposed product.
+    ``[rank, rows]`` and ``[width, rank]``, whose transposed product is added to the table.
     The layout ``experts`` is that of a mixture of experts, whose experts are the groups. A is as with ``torch``, and B
     is ``[out, rank * groups]``, with the expert as the faster index of its columns.
     With the layout ``graph`` the change is ``scale · A B``, as in ``x A B``: A is ``[in, rank]``, B is ``[rank, out]``.
@@ -65,13 +65,13 @@ class LowRankPair:
 
 @dataclass(frozen=True)
 class AdapterLayout:
-    """What a method declared of the parameters it attached.
+    """The structure of the parameters that a method attached.
 
     Attributes:
         pairs: The low-rank pairs; each parameter is in one of them at most.
-        masks: Names of pruned weights of the source, whose zeros stay zero.
-        prompt_tokens: Positions that a trained prompt takes in front of the input.
-        non_trainable: Names of parameters that keep their first values.
+        masks: Names of the source's pruned weights, whose zeros stay zero.
+        prompt_tokens: Number of positions of a trained prompt in front of the input.
+        non_trainable: Names of parameters that keep their initial values.
     """
 
     pairs: tuple[LowRankPair, ...] = ()
@@ -80,7 +80,7 @@ class AdapterLayout:
     non_trainable: tuple[str, ...] = ()
 
     def restricted_to(self, names: Collection[str]) -> AdapterLayout:
-        """The layout of an adapter that has only these parameters."""
+        """Return the layout of an adapter that has only these parameters."""
         pairs = tuple(pair for pair in self.pairs if pair.a in names and pair.b in names)
         non_trainable = tuple(name for name in self.non_trainable if name in names)
         return AdapterLayout(pairs, self.masks, self.prompt_tokens, non_trainable)
@@ -95,7 +95,7 @@ def check_adapter(layout: AdapterLayout, shapes: Mapping[str, tuple[str, tuple[i
         trained: Names of the parameters that train.
 
     Raises:
-        BundleError: A pair names no two parameters of its roles and shapes, or the non-trainable parameters are not
+        BundleError: The parameters of a pair do not have its roles and shapes, or the non-trainable parameters are not
             exactly those that do not train (``bad-manifest``).
     """
     used: set[str] = set()
@@ -108,6 +108,6 @@ def check_adapter(layout: AdapterLayout, shapes: Mapping[str, tuple[str, tuple[i
     odd = (shapes.keys() - trained) ^ set(layout.non_trainable)
     if odd or len(layout.non_trainable) != len(set(layout.non_trainable)):
         raise BadManifest(
-            "The non-trainable parameters must be those in no bucket, each once.",
-            f"not so: {', '.join(map(quoted, sorted(odd)))}" if odd else "a name comes twice",
+            "The non-trainable parameters must be exactly the parameters in no bucket.",
+            f"wrong: {', '.join(map(quoted, sorted(odd)))}" if odd else "a name is listed twice",
         )

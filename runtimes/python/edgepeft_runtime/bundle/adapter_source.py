@@ -1,4 +1,4 @@
-"""An adapter to start from: the bundle's own, a file, or arrays."""
+"""Load an adapter: the bundle's own, a file, or arrays."""
 
 from __future__ import annotations
 

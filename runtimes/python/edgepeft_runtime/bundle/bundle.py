@@ -1,4 +1,4 @@
-"""Opens a bundle: a directory that is checked against its manifest before anything in it is used."""
+"""Open a bundle: a directory that is checked against its manifest before any of its files is used."""
 
 from __future__ import annotations
 
@@ -45,10 +45,7 @@ _FETCH_AGAIN = "copy the bundle to this machine again, or prepare it again."
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle whose files are there and are what its manifest says.
-
-    Make one with :meth:`open`.
-    """
+    """A bundle whose files were checked against its manifest; create one with :meth:`open`."""
 
     path: Path
     manifest: Manifest
@@ -59,14 +56,14 @@ class Bundle:
 
         Args:
             path: the directory.
-            verify: check the hash of every file too, and that the graphs name no file but ``weights.bin``. Without it
-                only names, kinds and sizes are checked, which suits a bundle that was verified on this machine before.
+            verify: also check the hash of every file, and that the graphs read no file but ``weights.bin``. If false,
+                only names, types and sizes are checked, for a bundle that this machine has verified before.
 
         Raises:
-            BundleError: what is wrong with which file, and what to do.
+            BundleError: a file is missing, damaged or not allowed, or the manifest is wrong.
         """
         path = Path(path)
-        with suppress(OSError):  # what cannot be read is told below
+        with suppress(OSError):  # unreadable files are reported below
             recover_directory(path)
         manifest = Manifest.from_json(_read_manifest(path))
         _check_runtime(manifest.min_onnxruntime)
@@ -79,27 +76,27 @@ class Bundle:
 
     @property
     def base_sha256(self) -> str:
-        """The identity of the source's frozen tensors, which adapters and updates belong to (section 2 of the SPEC)."""
+        """The hash of the source's frozen tensors, to which adapters and updates belong (section 2 of the SPEC)."""
         return self.manifest.base_sha256
 
     @property
     def graphs_sha256(self) -> str:
-        """The identity of what a run computes: its graphs and frozen weights, which a checkpoint belongs to."""
+        """The hash of the graphs and frozen weights of a run, to which a checkpoint belongs."""
         hashes = (f"{self.manifest.files[name].sha256}\n" for name in _RUN)
         return hashlib.sha256("".join(hashes).encode()).hexdigest()
 
     @property
     def adapter_sha256(self) -> str:
-        """The hash of the adapter the bundle came with: it names the round."""
+        """The hash of the bundle's own adapter, which identifies the round."""
         return self.manifest.files[ADAPTER].sha256
 
     @property
     def adapter_bytes(self) -> int:
-        """The bytes that an adapter or an update of the bundle has at most."""
+        """The largest size of an adapter or an update of the bundle, in bytes."""
         return self.manifest.files[ADAPTER].bytes + MAX_HEADER
 
     def file(self, name: str) -> Path:
-        """The path of a file that the manifest lists."""
+        """Return the path of a file that the manifest lists."""
         if name not in self.manifest.files:
             raise MissingFile(
                 f"The bundle {self.path} has no file {name}.",
@@ -109,20 +106,20 @@ class Bundle:
         return self.path / name
 
     def adapter(self) -> dict[str, Array]:
-        """The first values of the parameters, in the manifest's order, checked against it."""
+        """Return the initial parameters in the manifest's order, checked against it."""
         tensors = read_tensors(self.file(ADAPTER)).tensors
         return checked_parameters(tensors, self.manifest, f"The file {ADAPTER}")
 
 
 def checked_parameters(tensors: Mapping[str, Array], manifest: Manifest, source: str) -> dict[str, Array]:
-    """:func:`checked_tensors` of the parameters; indices lie in their tensor, or are all -1: not picked yet."""
+    """Return :func:`checked_tensors` of the parameters; indices lie in their tensor or are all -1 (not picked yet)."""
     checked = checked_tensors(tensors, manifest.parameters, source)
     for spec in manifest.sparse:
         indices = checked[spec.indices]
         picked = bool((indices >= 0).all() and (indices < spec.size).all() and (np.diff(indices) > 0).all())
         if not picked and (spec.gradient is None or bool((indices != -1).any())):
             raise WrongIndices(
-                f"{source} holds indices that are not ascending positions in their tensor.",
+                f"{source} contains indices that are not ascending positions in their tensor.",
                 context=f"tensor {spec.indices!r}, of {spec.size} elements of {spec.tensor}",
                 hint="the file is damaged, or written by something else; use another one.",
             )
@@ -130,29 +127,29 @@ def checked_parameters(tensors: Mapping[str, Array], manifest: Manifest, source:
 
 
 def checked_tensors(tensors: Mapping[str, Array], specs: Sequence[TensorSpec], source: str) -> dict[str, Array]:
-    """The tensors in the order of ``specs``, if they have exactly those names, shapes and dtypes, and finite values.
+    """Return the tensors in the order of ``specs``, which give their names, dtypes and shapes; values are finite.
 
     Args:
         tensors: arrays by name.
-        specs: what they must be.
-        source: where they come from, as a subject for the messages.
+        specs: their names, dtypes and shapes.
+        source: origin of the tensors, as the subject of messages.
     """
     hint = "it belongs to another bundle, or to another preparation of this one."
     wanted = {spec.name for spec in specs}
     if wanted != set(tensors):
         facts = f"missing: {_listed(wanted - set(tensors))}; unknown: {_listed(set(tensors) - wanted)}"
-        raise WrongTensors(f"{source} does not hold the bundle's parameters.", context=facts, hint=hint)
+        raise WrongTensors(f"{source} does not contain the bundle's parameters.", context=facts, hint=hint)
     for spec in specs:
-        found = tensors[spec.name]
-        if (found.dtype.name, found.shape) != (spec.dtype, spec.shape):
-            facts = f"expected {spec.dtype} {list(spec.shape)}, found {found.dtype.name} {list(found.shape)}"
-            message = f"{source} holds a tensor {spec.name!r} that does not fit the bundle."
+        array = tensors[spec.name]
+        if (array.dtype.name, array.shape) != (spec.dtype, spec.shape):
+            facts = f"expected {spec.dtype} {list(spec.shape)}, found {array.dtype.name} {list(array.shape)}"
+            message = f"{source} contains a tensor {spec.name!r} that does not fit the bundle."
             raise WrongTensors(message, context=facts, hint=hint)
-        place = first_not_finite(found)
-        if place is not None:
+        index = first_not_finite(array)
+        if index is not None:
             raise NotFinite(
-                f"{source} holds a value that is not finite.",
-                context=f"tensor {spec.name!r} at {list(place)}: {found[place]}",
+                f"{source} contains a value that is not finite.",
+                context=f"tensor {spec.name!r} at {list(index)}: {array[index]}",
                 hint="the training that wrote it diverged; use an earlier one.",
             )
     return {spec.name: tensors[spec.name] for spec in specs}
@@ -178,25 +175,25 @@ def _read_manifest(path: Path) -> bytes:
 
 
 def _check_runtime(needed: str) -> None:
-    found = onnxruntime.__version__
-    if _version(found) < _version(needed):
+    installed = onnxruntime.__version__
+    if _version(installed) < _version(needed):
         raise OnnxruntimeTooOld(
-            f"The bundle needs onnxruntime {needed} or later; this machine has {found}.",
+            f"The bundle needs onnxruntime {needed} or later; this machine has {installed}.",
             context="manifest.json: min_onnxruntime",
             hint=f"pip install 'onnxruntime>={needed}', or prepare the bundle for an older onnxruntime.",
         )
 
 
 def _version(text: str) -> tuple[int, ...]:
-    """``1.19.2.dev3`` as (1, 19, 2)."""
+    """Parse ``1.19.2.dev3`` as (1, 19, 2)."""
     match = re.match(r"\d{1,9}(\.\d{1,9})*", text)
     if match is None:
-        raise BadManifest("A version of onnxruntime is not a version.", f"found {text!r}")
+        raise BadManifest("The version of onnxruntime is malformed.", f"found {text!r}")
     return tuple(int(part) for part in match[0].split("."))[:3]
 
 
 def check_declared(manifest: Manifest) -> None:
-    """The names in ``files`` stay inside the bundle, and the required ones are there."""
+    """Check that the names in ``files`` stay inside the bundle and include the required ones."""
     for name in manifest.files:
         plain = PurePosixPath(name)
         if str(plain) != name or plain.is_absolute() or {"..", "."} & set(plain.parts) or re.search(r"[\\:\0]", name):
@@ -211,23 +208,23 @@ def check_declared(manifest: Manifest) -> None:
 
 
 def _check_directory(path: Path, manifest: Manifest) -> None:
-    found = dict(_regular_files(path, path))
-    undeclared = set(found) - set(manifest.files) - {MANIFEST}
+    sizes = dict(_regular_files(path, path))
+    undeclared = set(sizes) - set(manifest.files) - {MANIFEST}
     if undeclared:
-        message = f"The bundle {path} holds files that its manifest does not list."
+        message = f"The bundle {path} contains files that its manifest does not list."
         raise UndeclaredFile(message, context=f"not listed: {_listed(undeclared)}", hint="remove them from the bundle.")
     for name, entry in manifest.files.items():
-        if name not in found:
+        if name not in sizes:
             raise MissingFile(
                 f"The bundle {path} lacks the file {name}.", context=f"expected {entry.bytes} bytes.", hint=_FETCH_AGAIN
             )
-        if found[name] != entry.bytes:
-            context = f"expected {entry.bytes} bytes, found {found[name]}"
+        if sizes[name] != entry.bytes:
+            context = f"expected {entry.bytes} bytes, found {sizes[name]}"
             raise DamagedFile(f"The file {name} of the bundle has the wrong size.", context=context, hint=_FETCH_AGAIN)
 
 
 def _regular_files(root: Path, directory: Path) -> Iterator[tuple[str, int]]:
-    """Names and sizes of all files below ``directory``; links and devices are refused."""
+    """Yield names and sizes of all files below ``directory``; links and devices are refused."""
     for entry in os.scandir(directory):
         name = Path(entry.path).relative_to(root).as_posix()
         if entry.is_dir(follow_symlinks=False):
@@ -243,13 +240,13 @@ def _regular_files(root: Path, directory: Path) -> Iterator[tuple[str, int]]:
 def _check_hashes(path: Path, manifest: Manifest) -> None:
     for name, entry in manifest.files.items():
         try:
-            found = sha256_of(path / name)
+            digest = sha256_of(path / name)
         except OSError as failure:
             raise CannotReadFile(f"Cannot read {path / name}.", context=str(failure), hint=_FETCH_AGAIN) from failure
-        if found != entry.sha256:
-            context = f"expected SHA-256 {entry.sha256}, found {found}"
+        if digest != entry.sha256:
+            context = f"expected SHA-256 {entry.sha256}, found {digest}"
             raise DamagedFile(
-                f"The file {name} of the bundle is not what was prepared.", context=context, hint=_FETCH_AGAIN
+                f"The file {name} of the bundle has changed since it was prepared.", context=context, hint=_FETCH_AGAIN
             )
 
 
@@ -262,12 +259,12 @@ def _check_graphs(path: Path, manifest: Manifest) -> None:
 
 
 def graph_locations(path: Path) -> set[str]:
-    """Return the files that a graph reads, itself checked as :func:`external_locations` does; raises BundleError."""
+    """Check a graph and return the files that it reads: see :func:`external_locations`; raises BundleError."""
     try:
         with os.fdopen(open_regular(path), "rb") as file:
             if os.fstat(file.fileno()).st_size == 0:
                 return external_locations(b"")
-            # Mapped, since those of ``ort_training`` hold the weights; not closed here, since errors hold parts of it.
+            # Mapped, since those of ``ort_training`` contain the weights; not closed, since errors quote parts of it.
             return external_locations(memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))
     except OSError as failure:
         raise CannotReadFile(f"Cannot read {path}.", context=str(failure), hint=_FETCH_AGAIN) from failure

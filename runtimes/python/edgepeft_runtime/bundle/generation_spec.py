@@ -1,4 +1,4 @@
-"""What a manifest says of generating text: section 7 of the SPEC."""
+"""How to generate text with a bundle: ``generation`` in its manifest (section 7 of the SPEC)."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ def _has_batch_and_past(shape: tuple[int | str, ...]) -> bool:
 
 @dataclass(frozen=True)
 class CacheSpec:
-    """A tensor of keys or values that one step leaves for the next; float32.
+    """A float32 tensor of keys or values that one step passes to the next.
 
     Args:
-        past: the input of ``generate.onnx``, and ``present`` the output that is the next step's ``past``.
-        shape: of ``past``; one size is called ``batch``, one ``past``: as long as what was read before.
+        past: the input of ``generate.onnx``.
+        present: the output that is the next step's ``past``.
+        shape: shape of ``past``. One size is ``batch``, another ``past``, the number of tokens read before.
     """
 
     past: str
@@ -28,19 +29,20 @@ class CacheSpec:
     shape: Annotated[Shape, Check(f"sizes, {BATCH!r} and {PAST!r}", _has_batch_and_past)]
 
     def empty(self, batch: int) -> tuple[int, ...]:
-        """Its shape before anything was read."""
+        """Return the shape of ``past`` before the first step."""
         sizes = {BATCH: batch, PAST: 0}
         return tuple(dim if isinstance(dim, int) else sizes[dim] for dim in self.shape)
 
 
 @dataclass(frozen=True)
 class GenerationSpec:
-    """How a causal language model is made to go on with a text.
+    """How a causal language model continues a text.
 
     Args:
-        ids: the input that takes token ids, and ``attention_mask`` the one that says which are there, if any.
-        end: tokens that end a text; the first one is learned behind an answer.
-        cache: what ``generate.onnx`` keeps; empty where the bundle has no such graph.
+        ids: the input of token ids.
+        attention_mask: the input that is 1 for tokens and 0 for padding, if there is one.
+        end: tokens that end a text; the first one is learned after an answer.
+        cache: tensors that ``generate.onnx`` passes on; empty where the bundle has no such graph.
     """
 
     ids: str

@@ -1,4 +1,4 @@
-"""Checks an ONNX graph that somebody else wrote, without the onnx package: the files it reads, and that its loops end.
+"""Check an untrusted ONNX graph without the onnx package: which files it reads, and that its loops end.
 
 Field numbers: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto. A bundle's graphs have no functions, no sparse
 tensors and no training information (section 1 of the SPEC), so the schema here has none.
@@ -14,10 +14,10 @@ from edgepeft_runtime.files.wire import BYTES, FIXED32, FIXED64, VARINT, Bytes, 
 from edgepeft_runtime.shown import printable, quoted
 
 MAX_TRIPS = 2**16
-"""How often the body of a Loop may run, with those around it."""
+"""Largest number of runs of a Loop's body, multiplied by those of the loops around it."""
 
 MAX_DEPTH = 16
-"""Graphs inside one another."""
+"""Largest depth of nested graphs."""
 
 _ORT_FORMAT = b"ORTM"
 _INT64, _EXTERNAL = 7, 1
@@ -49,37 +49,37 @@ _SCHEMA: dict[str, dict[int, Field]] = {
 
 Name = bytes
 Scope = Mapping[Name, int | None]
-"""Values by name: the integer that a constant holds, ``None`` for whatever else."""
+"""Values by name: the integer of a constant, ``None`` for anything else."""
 
 
 def external_locations(model: bytes | memoryview) -> set[str]:
-    """Return the ``location`` of every tensor that a serialised ``ModelProto`` keeps in another file.
+    """Return the ``location`` of every tensor that a serialized ``ModelProto`` stores in another file.
 
     Raises:
-        BundleError: the bytes are no such message, or parsers could read them differently (``bad-graph``); or a loop in
-            it has no bound (``unbounded-loop``).
+        BundleError: the bytes are not such a message, or parsers could read them differently (``bad-graph``), or a loop
+            has no bound (``unbounded-loop``).
     """
     data = memoryview(model)
     try:
         if bytes(data[4:8]) == _ORT_FORMAT:
-            raise ValueError("it could be taken for a model in ONNX Runtime's own format")
-        found: set[str] = set()
+            raise ValueError("it could be mistaken for a model in ONNX Runtime's own format")
+        locations: set[str] = set()
         graphs = [content for number, content in fields(data, "Model", _SCHEMA) if number == 7]
         if not graphs:
             raise ValueError("it has no graph")
-        _Graph(found, 1, 1).read(_bytes(graphs[0]), {})
+        _Graph(locations, 1, 1).read(_bytes(graphs[0]), {})
     except ValueError as failure:
         raise BadGraph(
-            "A graph of the bundle is not an ONNX model as bundles have them.",
+            "A graph of the bundle is not an ONNX model of the form that bundles allow.",
             context=str(failure),
             hint="do not use this bundle, or prepare it again.",
         ) from None
-    return found
+    return locations
 
 
 @dataclass(frozen=True)
 class _Parent:
-    """A node with graphs in it: its operator, its first input, and the graphs."""
+    """A node that contains graphs: its operator, its first input, and the graphs."""
 
     op_type: str
     trips: Name
@@ -91,9 +91,9 @@ class _Graph:
     """A walk over one graph.
 
     Args:
-        locations: where other files are noted.
-        trips: how often it runs, because of the loops around it.
-        depth: how many graphs it lies in, with itself.
+        locations: collects the files that tensors are stored in.
+        trips: largest number of runs, given the loops around it.
+        depth: depth of nesting; 1 for the outermost graph.
     """
 
     locations: set[str]
@@ -103,9 +103,9 @@ class _Graph:
     _parents: list[_Parent] = field(default_factory=list)
 
     def read(self, data: Bytes, outer: Scope) -> None:
-        """Check a graph, then those inside it, which see its names."""
+        """Check a graph, then the graphs inside it, which can refer to its names."""
         if self.depth > MAX_DEPTH:
-            raise ValueError(f"more than {MAX_DEPTH} graphs lie inside one another")
+            raise ValueError(f"graphs are nested more than {MAX_DEPTH} levels deep")
         for number, content in fields(data, "Graph", _SCHEMA):
             if number == 1:
                 self._node(_bytes(content))
@@ -117,12 +117,12 @@ class _Graph:
         for parent in self._parents:
             trips = self.trips * (_trips(parent, scope) if parent.op_type == "Loop" else 1)
             if trips > MAX_TRIPS:
-                raise _unbounded(f"it runs {trips} times; at most {MAX_TRIPS} are taken")
+                raise _unbounded(f"it runs {trips} times; at most {MAX_TRIPS} are allowed")
             for graph in parent.graphs:
                 _Graph(self.locations, trips, self.depth + 1).read(graph, scope)
 
     def _define(self, name: Name, value: int | None) -> None:
-        # A name twice is no constant: which of the two counts, is the parser's choice.
+        # A name that is defined twice is not a constant, since parsers differ in which definition counts.
         self._names[name] = None if name in self._names else value
 
     def _node(self, data: Bytes) -> None:
@@ -143,11 +143,11 @@ class _Graph:
         graphs = tuple(graph for _, inside in read for graph in inside)
         if graphs:
             if not own or texts[4] not in (b"If", b"Loop", b"Scan", b"SequenceMap"):
-                raise ValueError(f"the operator {quoted(texts[4])} has graphs in it, and is none that may")
+                raise ValueError(f"the operator {quoted(texts[4])} must not contain graphs")
             self._parents.append(_Parent(texts[4].decode(), inputs[0] if inputs else b"", graphs))
 
     def _attribute(self, data: Bytes) -> tuple[int | None, list[Bytes]]:
-        """The integer that the attribute holds for a constant, and the graphs in it."""
+        """Return the integer of a constant's attribute, if it is one, and the graphs in the attribute."""
         values, graphs, name = list[int | None](), list[Bytes](), b""
         for number, content in fields(data, "Attribute", _SCHEMA):
             if number == 1:
@@ -162,7 +162,7 @@ class _Graph:
         return values[0] if len(values) == 1 else None, graphs
 
     def _tensor(self, data: Bytes) -> tuple[Name, int | None]:
-        """The name of a tensor, and its value if it holds one int64; notes the file it lies in."""
+        """Return the name of a tensor, and its value if it is a single int64; collect the file it is stored in."""
         name, kind, external, entries, values = b"", 0, 0, list[Bytes](), list[int]()
         for number, content in fields(data, "Tensor", _SCHEMA):
             if number == 8:
@@ -176,39 +176,39 @@ class _Graph:
             elif number == 9 and len(_bytes(content)) == 8:
                 values.append(int.from_bytes(_bytes(content), "little", signed=True))
         if (external == _EXTERNAL) != bool(entries) or external > _EXTERNAL:
-            raise ValueError(f"the tensor {quoted(name)} says both that it is in another file and that it is not")
+            raise ValueError(f"the tensor {quoted(name)} is declared both as stored in another file and as not")
         if entries:
             self.locations.add(_location(entries))
         return name, values[0] if kind == _INT64 and len(values) == 1 and not entries else None
 
 
 def _location(entries: list[Bytes]) -> str:
-    """The file of a tensor; a key may come once, or parsers differ in which one counts."""
-    said: dict[bytes, bytes] = {}
+    """Return the file of a tensor. Repeated keys are refused, since parsers differ in which one counts."""
+    entry_of: dict[bytes, bytes] = {}
     for entry in entries:
         pair = {number: bytes(_bytes(content)) for number, content in fields(entry, "Entry", _SCHEMA)}
         key = pair.get(1, b"")
-        if key in said or key not in (b"location", b"offset", b"length"):
-            raise ValueError(f"a tensor says twice, or of something unknown, where it lies: {quoted(key)}")
-        said[key] = pair.get(2, b"")
+        if key in entry_of or key not in (b"location", b"offset", b"length"):
+            raise ValueError(f"the location of a tensor has a key that is repeated or unknown: {quoted(key)}")
+        entry_of[key] = pair.get(2, b"")
     for key in (b"offset", b"length"):
-        if not (said.get(key, b"0").isdigit() and len(said.get(key, b"0")) <= 16):
-            raise ValueError(f"the {key.decode()} of a tensor is {quoted(said[key])}")
-    return printable(said.get(b"location", b"").decode("utf-8", "replace"), keep="")
+        if not (entry_of.get(key, b"0").isdigit() and len(entry_of.get(key, b"0")) <= 16):
+            raise ValueError(f"the {key.decode()} of a tensor is {quoted(entry_of[key])}")
+    return printable(entry_of.get(b"location", b"").decode("utf-8", "replace"), keep="")
 
 
 def _trips(parent: _Parent, scope: Scope) -> int:
-    """How often a Loop runs at most: its first input, which must be a constant."""
+    """Return the largest number of runs of a Loop: its first input, which must be a constant."""
     count = scope.get(parent.trips) if parent.trips else None
     if count is None:
-        raise _unbounded("its trip count is no constant")
+        raise _unbounded("its trip count is not a constant")
     return max(0, count)
 
 
-def _unbounded(what: str) -> BundleError:
+def _unbounded(context: str) -> BundleError:
     return UnboundedLoop(
-        "A graph of the bundle holds a Loop that may never end.",
-        context=what,
+        "A graph of the bundle contains a Loop that may never end.",
+        context=context,
         hint=f"give the Loop a constant trip count of at most {MAX_TRIPS}, or use a Scan.",
     )
 
@@ -224,10 +224,10 @@ def _bytes(content: int | Bytes) -> Bytes:
 
 
 def _small(content: int | Bytes) -> int:
-    """A number that parsers keep in 32 bits, cutting off what is above."""
+    """Return a number that parsers truncate to 32 bits."""
     assert isinstance(content, int)
     if content >= 2**31:
-        raise ValueError("a type or a kind is a number beyond 31 bits")
+        raise ValueError("a data type or location has more than 31 bits")
     return content
 
 
@@ -237,12 +237,12 @@ def _signed(content: int | Bytes) -> int:
 
 
 def _int64s(content: int | Bytes) -> Iterator[int]:
-    """The numbers of an int64 field, packed or not; of a long list the first two."""
+    """Yield the first two numbers of an int64 field, packed or not."""
     if isinstance(content, int):
         yield _signed(content)
         return
-    place = count = 0
-    while place < len(content) and count < 2:
-        value, place = varint(content, place)
+    position = count = 0
+    while position < len(content) and count < 2:
+        value, position = varint(content, position)
         count += 1
         yield _signed(value)

@@ -24,7 +24,7 @@ VERSION = 2
 DTYPES = ("float32", "float16", "float64", "int64", "int32", "int8", "uint8", "bool")
 ROLES = ("lora_A", "lora_B", "bias", "norm", "head", "weight", "indices", "other")
 INDICES = manifest_checks.INDICES
-"""The role of integers that say where a parameter's values belong: they are fed as parameters are, and do not train."""
+"""The role of the indices of a sparse parameter's values: they are fed like parameters, but do not train."""
 RESAMPLES = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
 """Filters to resize by, as Pillow names them."""
 CHANNEL_ORDERS = ("RGB", "BGR")
@@ -47,7 +47,7 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class Dimension:
-    """How large a symbolic dimension may be; ``max=None`` sets no limit."""
+    """Limits of a symbolic dimension; ``max=None`` sets no upper one."""
 
     min: Natural = 1
     max: int | None = None
@@ -74,7 +74,7 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class LabelSpec(TensorSpec):
-    """A label: class labels carry the number of ``classes`` and the label that does not count."""
+    """A label; for class labels also the number of ``classes`` and the label that is ignored."""
 
     classes: Annotated[int | None, Mark.OMITTED] = None
     ignore_index: Annotated[int | None, Mark.OMITTED] = None
@@ -82,14 +82,14 @@ class LabelSpec(TensorSpec):
 
 @dataclass(frozen=True)
 class ParameterSpec(TensorSpec):
-    """A tensor that trains, and the part it plays."""
+    """A parameter of the adapter and its role."""
 
     role: Annotated[str, one_of(ROLES)] = "other"
 
 
 @dataclass(frozen=True)
 class FrozenSpec(TensorSpec):
-    """A tensor of ``weights.bin``, the bytes it takes there, and of how many numbers it is the packed form."""
+    """A tensor of ``weights.bin``: its size there in bytes and, if quantized, the number of weights it encodes."""
 
     dtype: str  # also one that numpy lacks, such as int4
     bytes: Natural = 0
@@ -98,14 +98,15 @@ class FrozenSpec(TensorSpec):
 
 @dataclass(frozen=True)
 class SparseSpec:
-    """A frozen tensor some of whose elements train.
+    """A frozen tensor of which some elements train.
 
     Args:
-        tensor: its name, and ``shape`` its shape.
+        tensor: its name.
+        shape: its shape.
         values: the parameter that is added to the elements.
         indices: the parameter with their positions in row-major order, ascending; -1 before they are picked.
-        gradient: the output of ``select.onnx`` by which the device picks; ``None``: they are picked already.
-        batches: over how many batches the sizes of the gradient are added up.
+        gradient: the output of ``select.onnx`` by which the device picks elements; ``None`` if they are picked already.
+        batches: number of batches over which gradient magnitudes are summed.
     """
 
     tensor: str
@@ -123,7 +124,7 @@ class SparseSpec:
 
 @dataclass(frozen=True)
 class Bucket:
-    """A flat gradient: its members lie in it one after another, each in row-major order."""
+    """A flat gradient: the concatenation of its members' gradients, each in row-major order."""
 
     name: str
     size: int
@@ -133,7 +134,7 @@ class Bucket:
 
 @dataclass(frozen=True)
 class LossSpec:
-    """The loss as prepared: its kind, and what else describes it."""
+    """The loss as prepared: its kind and its settings."""
 
     kind: str
     settings: Annotated[Json, Mark.REST] = field(default_factory=dict)
@@ -141,7 +142,7 @@ class LossSpec:
 
 @dataclass(frozen=True)
 class OptimizerSpec:
-    """The optimizer: its kind, default learning rate, further settings, and the state it keeps (starts as zeros)."""
+    """The optimizer: its kind, default learning rate, further settings, and its state, which starts as zeros."""
 
     kind: str
     lr: float
@@ -153,7 +154,7 @@ class OptimizerSpec:
 class TextSpec:
     """How raw text becomes inputs: ``fields`` maps an input to ``ids``, ``attention_mask`` or ``type_ids``.
 
-    ``template`` is what a prompt of a causal language model is put into, ``{prompt}`` in its place.
+    ``template`` is the text around a prompt of a causal language model, with ``{prompt}`` for the prompt.
     """
 
     max_length: Natural
@@ -167,14 +168,14 @@ class ImageSpec:
     """How an image becomes an input: resized, cropped at its center to ``size``, scaled to 0..1 and normalized.
 
     Args:
-        input: the input that takes it, ``[batch, channels, height, width]``.
+        input: the input that is the image, ``[batch, channels, height, width]``.
         size: height and width of the input.
         channels: 1 or 3.
-        mean, std: one value per channel, in ``channel_order``, of values from 0 to 1.
-        resize: height and width, or one number for the shorter edge (the shape stays); ``()`` does not resize, ``None``
-            means ``size``. What is smaller than ``size`` then gets a border of zeros.
+        mean, std: one value per channel, in ``channel_order``, for pixels from 0 to 1.
+        resize: height and width, or one number for the shorter edge, which preserves the aspect ratio; ``()`` does not
+            resize, ``None`` means ``size``. Smaller images are then padded to ``size`` with zeros.
         resample: the filter, by Pillow's name.
-        channel_order: of three channels.
+        channel_order: order of three channels.
     """
 
     input: str
@@ -189,7 +190,7 @@ class ImageSpec:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A whole manifest; it cannot be made with parts that contradict one another (:class:`BundleError`)."""
+    """A whole manifest. Creating one with inconsistent parts raises :class:`BundleError`."""
 
     min_onnxruntime: str
     base_sha256: Sha256
@@ -223,7 +224,7 @@ class Manifest:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Manifest:
-        """Read the text of a ``manifest.json``."""
+        """Read a manifest from the text of ``manifest.json``."""
         try:
             value = strict_json.loads(text)
         except ValueError as failure:
@@ -231,7 +232,7 @@ class Manifest:
         return cls.from_dict(value)
 
     def to_json(self) -> str:
-        """The text of ``manifest.json``; :meth:`from_json` gives an equal manifest back."""
+        """Return the text of ``manifest.json``, from which :meth:`from_json` reads an equal manifest."""
         return json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
     @classmethod

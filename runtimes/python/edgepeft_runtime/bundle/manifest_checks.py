@@ -1,4 +1,4 @@
-"""What the parts of a manifest must agree on (section 2 of the SPEC)."""
+"""Check that the parts of a manifest are consistent (section 2 of the SPEC)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 INDICES = "indices"
 
 MAX_STATE = 8
-"""Elements of the optimizer's state, for each that trains: they are made of nothing but their shapes."""
+"""Largest ratio of elements of the optimizer's state to trainable ones: state is allocated from its shapes alone."""
 
 
 def check(manifest: Manifest) -> None:
@@ -55,18 +55,18 @@ def _check_shapes(manifest: Manifest) -> None:
         for dim in spec.shape:
             if isinstance(dim, str) and dim not in manifest.dimensions:
                 raise BadManifest(
-                    "A symbolic dimension is not described.",
+                    "A symbolic dimension is not declared.",
                     f"{quoted(dim)} of {quoted(spec.name)} is not in dimensions",
                 )
-    for held in (*manifest.parameters, *manifest.optimizer.state):
-        if not all(isinstance(dim, int) for dim in held.shape):
+    for tensor in (*manifest.parameters, *manifest.optimizer.state):
+        if not all(isinstance(dim, int) for dim in tensor.shape):
             raise BadManifest(
-                "A tensor that is kept has a symbolic dimension.", f"{quoted(held.name)}: {list(held.shape)}"
+                "A parameter or state has a symbolic dimension.", f"{quoted(tensor.name)}: {list(tensor.shape)}"
             )
 
 
 def _check_sizes(manifest: Manifest) -> None:
-    """No tensor that is kept is larger than can be counted, nor the state than what trains explains."""
+    """Refuse tensors with more elements than can be counted, and more optimizer state than the parameters need."""
     sizes = [spec.sizes for spec in (*manifest.parameters, *manifest.optimizer.state)]
     for shape in (*sizes, *(spec.shape for spec in manifest.sparse)):
         if elements(shape) is None:
@@ -74,7 +74,7 @@ def _check_sizes(manifest: Manifest) -> None:
     state = sum(spec.size for spec in manifest.optimizer.state)
     trained = sum(spec.size for spec in manifest.parameters)
     if state > MAX_STATE * trained:
-        facts = f"{state} elements, of {trained} that train; {MAX_STATE} for each are the most"
+        facts = f"{state} elements for {trained} that train; at most {MAX_STATE} for each are allowed"
         raise BadManifest("The optimizer's state is too large.", facts)
 
 
@@ -83,7 +83,9 @@ def _check_memory(manifest: Manifest) -> None:
         for product in moment:
             unknown = [name for name in product.split("*") if product and name not in manifest.dimensions]
             if unknown or product.count("*") >= MAX_AXES:
-                raise BadManifest("What activations grow with must be dimensions.", f"found {quoted(product)}")
+                raise BadManifest(
+                    "The sizes of activations must be products of dimensions.", f"found {quoted(product)}"
+                )
 
 
 def _check_buckets(manifest: Manifest) -> None:
@@ -91,13 +93,14 @@ def _check_buckets(manifest: Manifest) -> None:
     members = [name for bucket in manifest.buckets for name in bucket.members]
     odd = sorted(name for name, count in Counter(members).items() if name not in sizes or count > 1)
     if odd or not members:
-        what = "Each member of a bucket must be a parameter, and of no other bucket."
-        raise BadManifest(what, f"not so: {', '.join(odd)}" if odd else "there is none")
+        message = "Each member of a bucket must be a parameter that is in no other bucket."
+        raise BadManifest(message, f"wrong: {', '.join(odd)}" if odd else "no bucket has a member")
     for bucket in manifest.buckets:
         total = sum(sizes[name] for name in bucket.members)
         if bucket.size != total:
             raise BadManifest(
-                "A bucket's size is not that of its members.", f"{quoted(bucket.name)}: {bucket.size}, not {total}"
+                "The size of a bucket is not the sum of its members' sizes.",
+                f"{quoted(bucket.name)}: {bucket.size}, not {total}",
             )
 
 
@@ -107,7 +110,7 @@ def _check_sparse(manifest: Manifest) -> None:
         values, indices = shapes.get(spec.values), shapes.get(spec.indices)
         if values is None or indices is None or indices[0] != "int32" or not indices[2] or values[1] != indices[1]:
             raise BadManifest(
-                "A sparse tensor needs values and indices of one length.", f"tensor: {quoted(spec.tensor)}"
+                "A sparse tensor needs values and indices of equal length.", f"tensor: {quoted(spec.tensor)}"
             )
     described = {spec.indices for spec in manifest.sparse}
     for parameter in manifest.parameters:
@@ -127,15 +130,18 @@ def _check_generation(manifest: Manifest) -> None:
     inputs = {tensor.name for tensor in manifest.inputs}
     if {spec.ids, *filter(None, [spec.attention_mask])} != inputs or (spec.cache and spec.attention_mask is None):
         raise BadManifest(
-            "Generation must feed all inputs, with a cache also a mask.", f"inputs: {', '.join(sorted(inputs))}"
+            "Generation must feed all inputs, and a cache needs an attention mask.",
+            f"inputs: {', '.join(sorted(inputs))}",
         )
     if bool(spec.cache) != ("generate.onnx" in manifest.files):
         raise BadManifest(
-            "A cache belongs to generate.onnx, and the other way round.", f"cache: {len(spec.cache)} tensors"
+            "A bundle must have both a cache and generate.onnx, or neither.", f"cache: {len(spec.cache)} tensors"
         )
 
 
 def _check_image(manifest: Manifest) -> None:
     spec = manifest.image
     if spec is not None and not len(spec.mean) == len(spec.std) == spec.channels:
-        raise BadManifest("An image needs a mean and a deviation for each channel.", f"channels: {spec.channels}")
+        raise BadManifest(
+            "An image needs a mean and a standard deviation for each channel.", f"channels: {spec.channels}"
+        )

@@ -1,4 +1,4 @@
-"""Checks a batch against the manifest before any graph sees it: ONNX Runtime does not notice everything."""
+"""Check a batch against the manifest before it is fed to a graph, since ONNX Runtime does not notice all mistakes."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from edgepeft_runtime.files.finite import first_not_finite
 from edgepeft_runtime.files.tensorfile import Array
 
 Batch = Mapping[str, Any]
-"""Arrays, or what numpy makes arrays of, by the name of an input or a label."""
+"""Arrays, or values that numpy can convert to arrays, by the name of an input or a label."""
 
 
 def checked_batch(batch: Batch, manifest: Manifest, *, labels: bool = True) -> dict[str, Array]:
-    """The batch as contiguous arrays of the declared dtypes.
+    """Return the batch as contiguous arrays of the declared dtypes.
 
     Args:
-        batch: arrays by name. Integers of any kind are taken where no value is lost, ``float64`` is narrowed.
-        manifest: says what the inputs and labels must be.
-        labels: whether the labels are needed; where they are not, labels in the batch are left out.
+        batch: arrays by name. Integers of any dtype are converted if no value is lost; ``float64`` is narrowed.
+        manifest: describes the inputs and labels.
+        labels: whether labels are required. If not, labels in the batch are dropped.
 
     Raises:
-        BatchError: which tensor, what was expected, what was found, and what to do.
+        BatchError: the batch does not fit. The error names the tensor and the expected and actual value.
     """
     specs: Sequence[TensorSpec] = (*manifest.inputs, *manifest.labels) if labels else manifest.inputs
     _check_names(batch, specs, manifest)
@@ -47,7 +47,7 @@ def checked_batch(batch: Batch, manifest: Manifest, *, labels: bool = True) -> d
 
 
 def examples_in(arrays: Mapping[str, Array], manifest: Manifest) -> int:
-    """The number of examples of a batch: the size of the first axis of the first input."""
+    """Return the number of examples of a batch: the size of the first axis of the first input."""
     first = arrays[manifest.inputs[0].name]
     return int(first.shape[0]) if first.ndim else 1
 
@@ -84,10 +84,10 @@ def _converted(value: object, spec: TensorSpec) -> Array:
     try:
         array = np.asarray(value)
     except (ValueError, TypeError) as failure:
-        raise _wrong_dtype(spec, "no array", f"numpy cannot read it: {failure}") from None
+        raise _wrong_dtype(spec, "a value that is not an array", f"numpy cannot read it: {failure}") from None
     wanted = np.dtype(spec.dtype)
     if array.dtype.kind == wanted.kind == "f":
-        with np.errstate(over="ignore"):  # what overflows becomes an infinity, which is refused by name
+        with np.errstate(over="ignore"):  # an overflow becomes an infinity, which is refused below
             return np.array(array, dtype=wanted, order="C", copy=None)
     if array.dtype.kind in "iub" and wanted.kind in "iub":
         return _lossless(array, wanted, spec)
@@ -95,7 +95,7 @@ def _converted(value: object, spec: TensorSpec) -> Array:
 
 
 def _lossless(array: Array, wanted: np.dtype[Any], spec: TensorSpec) -> Array:
-    """Integers and booleans in the wanted dtype, if every value has a place there."""
+    """Convert integers and booleans to the wanted dtype if it can represent every value."""
     low, high = (0, 1) if wanted.kind == "b" else (np.iinfo(wanted).min, np.iinfo(wanted).max)
     if array.dtype != wanted and array.dtype.kind != "b" and array.size:
         smallest, largest = int(array.min()), int(array.max())
@@ -110,7 +110,9 @@ def _dtype_hint(array: Array, wanted: np.dtype[Any]) -> str:
         return "pass numbers; tokenize text and decode images first."
     if wanted.kind == "f":
         return f"scale the values as in training, then .astype({wanted.name!r})."
-    return f"this input takes whole numbers, as token ids or class labels: .astype({wanted.name!r}) if it holds such."
+    return (
+        f"this input must be integers, such as token ids or class labels; convert them with .astype({wanted.name!r})."
+    )
 
 
 def _wrong_dtype(spec: TensorSpec, found: str, hint: str) -> BatchError:
@@ -163,11 +165,11 @@ def _wrong_shape(spec: TensorSpec, found: tuple[int, ...], hint: str) -> BatchEr
 
 
 def _check_values(array: Array, spec: TensorSpec) -> None:
-    place = first_not_finite(array)
-    if place is not None:
+    index = first_not_finite(array)
+    if index is not None:
         raise NotFinite(
-            f"{spec.name!r} holds a value that is not finite.",
-            context=f"at {list(place)}: {array[place]}",
+            f"{spec.name!r} contains a value that is not finite.",
+            context=f"at {list(index)}: {array[index]}",
             hint="fill or leave out missing values, and keep values within the range of float32.",
         )
     if isinstance(spec, LabelSpec) and spec.classes is not None:
@@ -179,10 +181,10 @@ def _check_labels(array: Array, spec: LabelSpec, classes: int) -> None:
     if spec.ignore_index is not None:
         wrong &= array != spec.ignore_index
     if wrong.any():
-        place = tuple(int(index) for index in np.argwhere(wrong)[0])
-        ignored = "" if spec.ignore_index is None else f", or {spec.ignore_index} for what does not count"
+        index = tuple(map(int, np.argwhere(wrong)[0]))
+        ignored = "" if spec.ignore_index is None else f", or {spec.ignore_index} to ignore a label"
         raise LabelOutOfRange(
-            f"{spec.name!r} holds a label that is no class.",
-            context=f"expected 0 to {classes - 1}{ignored}; found {array[place]} at {list(place)}",
+            f"{spec.name!r} contains a class index that is out of range.",
+            context=f"expected 0 to {classes - 1}{ignored}; found {array[index]} at {list(index)}",
             hint="number the classes from 0, as the bundle does.",
         )

@@ -1,4 +1,4 @@
-"""Where batches come from: arrays, ``.npz`` files, data sets of one's own, lists and streams of batches."""
+"""Sources of batches: arrays, ``.npz`` files, custom data sets, lists and streams of batches."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from edgepeft_runtime.files.tensorfile import Array
 
 @runtime_checkable
 class Dataset(Protocol):
-    """Examples by number: what can be shuffled."""
+    """Examples by index, so that they can be shuffled."""
 
     def __len__(self) -> int:
         """The number of examples."""
 
     def batch(self, rows: NDArray[np.int64]) -> Batch:
-        """The examples of the given numbers, as arrays by name."""
+        """Return the examples at these indices as arrays by name."""
 
 
 Data = Dataset | Mapping[str, Any] | str | Path | Iterable[Batch] | Callable[[int], Iterable[Batch]]
@@ -41,10 +41,10 @@ Data = Dataset | Mapping[str, Any] | str | Path | Iterable[Batch] | Callable[[in
 
 
 class Arrays:
-    """A data set of arrays whose first axis counts the examples.
+    """A data set of arrays. The first axis of each array is that of the examples.
 
     Raises:
-        DataError: no arrays, no examples, or arrays of different lengths.
+        DataError: there are no arrays or no examples, or the arrays differ in length.
     """
 
     def __init__(self, arrays: Mapping[str, Any]) -> None:
@@ -52,23 +52,23 @@ class Arrays:
         lengths = {name: len(array) if array.ndim else 0 for name, array in self._arrays.items()}
         if len(set(lengths.values())) > 1:
             raise DifferentLengths(
-                "The arrays of a data set must have one length.",
+                "The arrays of a data set must have the same length.",
                 context=", ".join(f"{name}: {length}" for name, length in lengths.items()),
-                hint="the first axis of every array counts the examples.",
+                hint="the first axis of every array must be that of the examples.",
             )
         self._length = max(lengths.values(), default=0)
         if self._length == 0:
-            raise _no_data("the arrays hold no examples." if lengths else "there are no arrays.")
+            raise _no_data("the arrays contain no examples." if lengths else "there are no arrays.")
 
     def __len__(self) -> int:
         return self._length
 
     def batch(self, rows: NDArray[np.int64]) -> dict[str, Array]:
-        """The examples of the given numbers; copies."""
+        """Return copies of the examples at these indices."""
         return {name: array[rows] for name, array in self._arrays.items()}
 
     def fingerprint(self) -> str:
-        """Tells other data of the same length apart: a checksum over dtypes, shapes and some of the rows."""
+        """Return a checksum over dtypes, shapes and some of the rows, which differs for most other data."""
         rows = np.linspace(0, len(self) - 1, min(len(self), 64)).astype(np.int64)
         checksum = 0
         for name, array in sorted(self._arrays.items()):
@@ -78,10 +78,10 @@ class Arrays:
 
 
 def read_npz(path: str | Path) -> Arrays:
-    """The arrays of an ``.npz`` file, as ``numpy.savez`` writes it. Pickled objects are never loaded.
+    """Read the arrays of an ``.npz`` file, as ``numpy.savez`` writes it. Pickled objects are never loaded.
 
     Raises:
-        DataError: the file is missing, damaged, of another kind, or holds Python objects.
+        DataError: the file is missing, damaged, of another format, or contains Python objects.
     """
     try:
         arrays = npy.read_npz(path)
@@ -95,7 +95,7 @@ def read_npz(path: str | Path) -> Arrays:
 
 
 class Source(Protocol):
-    """Batches, epoch by epoch, the same whenever they are asked for."""
+    """Batches by epoch. The same epoch always yields the same batches."""
 
     @property
     def examples(self) -> int | None:
@@ -107,23 +107,23 @@ class Source(Protocol):
 
     @property
     def fingerprint(self) -> str | None:
-        """Tells other data apart, if known."""
+        """A checksum that differs for other data, if known."""
 
     @property
     def once(self) -> bool:
-        """Whether batches can be asked for only once."""
+        """Whether the batches can be read only once."""
 
     def batches(self, epoch: int, skip: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch (counted from 0), without the first ``skip``."""
+        """Yield the batches of an epoch (counted from 0), without the first ``skip``."""
 
 
 def source_of(data: Data, batch_size: int, *, shuffle_seed: int | None = None) -> Source:
-    """Batches out of any kind of data.
+    """Return the source of any kind of data.
 
     Args:
-        data: see :data:`Data`. What already comes in batches is taken as it is, in its own order.
+        data: see :data:`Data`. Batches that come ready-made keep their size and order.
         batch_size: examples in a batch; the last one of an epoch may be smaller.
-        shuffle_seed: shuffles a data set anew in each epoch; ``None`` keeps its order.
+        shuffle_seed: seed by which each epoch shuffles a data set; ``None`` keeps its order.
     """
     if isinstance(data, str | Path):
         data = read_npz(data)
@@ -134,14 +134,14 @@ def source_of(data: Data, batch_size: int, *, shuffle_seed: int | None = None) -
     if callable(data) or isinstance(data, Iterable):
         return _Stream(data)
     raise UnknownData(
-        f"Cannot take batches out of a {type(data).__name__}.",
+        f"Cannot read batches from a {type(data).__name__}.",
         context=None,
         hint="pass arrays by name, an .npz file, a data set (__len__ and batch), or batches.",
     )
 
 
 class _Rows:
-    """Mini-batches of a data set, in an order that depends on the seed and the epoch alone."""
+    """Mini-batches of a data set, in an order that depends only on the seed and the epoch."""
 
     def __init__(self, dataset: Dataset, batch_size: int, shuffle_seed: int | None) -> None:
         self._dataset = dataset
@@ -163,7 +163,7 @@ class _Rows:
 
 
 class _Stream:
-    """Batches that come ready-made; a function is called anew in each epoch, anything else is iterated anew."""
+    """Batches that come ready-made. Each epoch calls the function, or iterates over the data, again."""
 
     examples = None
     fingerprint = None
@@ -176,7 +176,7 @@ class _Stream:
     def batches(self, epoch: int, skip: int = 0) -> Iterator[Batch]:
         if self.once and epoch > 0:
             raise DataUsedUp(
-                "A generator gives its batches once; the second epoch has none.",
+                "A generator can be read only once, so the second epoch has no batches.",
                 context=f"epoch {epoch + 1}",
                 hint="pass a list of batches, or a function from the epoch to its batches.",
             )
@@ -184,12 +184,12 @@ class _Stream:
         skipped = sum(1 for _ in islice(batches, skip))
         if skipped < skip:
             raise DataChanged(
-                "The data gives fewer batches than the run has already used.",
-                context=f"epoch {epoch + 1}: {skip} used, {skipped} given",
-                hint="resume with the data the run was begun with; a generator must start anew.",
+                "The data has fewer batches than the run has already used.",
+                context=f"epoch {epoch + 1}: {skip} used, {skipped} in the data",
+                hint="resume with the data that the run was started with; pass a new generator, not a partly read one.",
             )
         return batches
 
 
-def _no_data(what: str) -> DataError:
-    return NoData("There is nothing to work on.", context=what, hint="pass at least one example.")
+def _no_data(context: str) -> DataError:
+    return NoData("The data set is empty.", context=context, hint="pass at least one example.")
