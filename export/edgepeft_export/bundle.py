@@ -13,7 +13,7 @@ import onnx_ir as ir
 from edgepeft_export.compile import Compiled
 from edgepeft_export.errors import BundleExists, NotABundle
 from edgepeft_export.forward.graph import Sparse
-from edgepeft_export.graph.shapes import Dim, dims_of
+from edgepeft_export.graph.shapes import Dim, dims_of, dtype_of
 from edgepeft_export.losses import Loss
 from edgepeft_export.opset import MIN_ONNXRUNTIME
 from edgepeft_export.optimizer_graph import state_names
@@ -186,8 +186,8 @@ def _frozen(entry: spec.FrozenSpec, quantized: QuantizedTensor | None) -> spec.F
 
 
 def _tensor(value: ir.Value) -> spec.TensorSpec:
-    assert value.name is not None and value.dtype is not None
-    return spec.TensorSpec(value.name, value.dtype.numpy().name, _shape(dims_of(value), value.name))
+    name = str(value.name)
+    return spec.TensorSpec(name, dtype_of(value).numpy().name, _shape(dims_of(value), name))
 
 
 def _shape(dims: list[Dim] | tuple[Dim, ...], name: str) -> tuple[int | str, ...]:

@@ -1,4 +1,4 @@
-"""What a gradient rule may take for granted of the node it is given, and a graph of the nodes that rules emit."""
+"""Check what gradient rules assume: the operator set, the node they differentiate and the nodes they emit."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from edgepeft_export.autodiff.registry import NoGradientForCase, Rule, Upstream
 from edgepeft_runtime.errors import EdgepeftError
 
 OLDEST_OPSET = 13
-"""Softmax, BatchNormalization, Clip, Pad and others meant something else, or were written otherwise, before."""
+"""Before it, Softmax, BatchNormalization, Clip, Pad and others had other semantics or another form."""
 
 NEWEST_OPSET = 21
-"""The operator set that the rules were written for. A later one may give an operator attributes and inputs."""
+"""The operator set that the rules were written for. A later one may add attributes and inputs to an operator."""
 
 
 class UnsupportedOpset(EdgepeftError, code="unsupported-opset"):
@@ -61,7 +61,7 @@ def _unknown(node: ir.Node) -> Iterator[str]:
 
 
 def check_emitted(graph: ir.Graph, forward: Collection[ir.Node]) -> None:
-    """Refuse a graph whose operator set has no such operators as were added to it."""
+    """Refuse a graph whose operator set lacks operators that were added to it."""
     opset = graph.opset_imports.get("", NEWEST_OPSET)
     if opset >= 18:
         return

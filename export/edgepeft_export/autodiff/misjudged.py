@@ -1,4 +1,4 @@
-"""Sizes that ONNX's shape inference may have wrong are forgotten, so that rules ask the run for them."""
+"""Drop sizes that ONNX's shape inference may have wrong, so that rules read them at run time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from edgepeft_export.graph.shapes import rank
 
 
 def forget_misjudged_sizes(graph: ir.Graph) -> None:
-    """Forget the sizes of what is computed from an Einsum that may broadcast, on the way of a gradient or not."""
+    """Forget the sizes of every value computed from an Einsum that may broadcast, also off the gradient's way."""
     computed: set[ir.Value] = set()
     for node in graph:
         if any(value in computed for value in node.inputs) or (full_name(node) == "Einsum" and is_misjudged(node)):

@@ -1,4 +1,4 @@
-"""The table of gradient rules: one entry per ONNX operator, in one of two lists."""
+"""The table of gradient rules. Each ONNX operator has one entry, in one of two lists."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Upstream = Sequence[ir.Value | None]
 
 
 class Flat(Enum):
-    """What a rule gives for a float input that the outputs do not depend on, or only by jumps."""
+    """What a rule returns for a float input that the outputs do not depend on, or only by jumps."""
 
     ZERO = 0
 
@@ -26,10 +26,13 @@ ZERO = Flat.ZERO
 Gradients = Sequence[ir.Value | Flat | None]
 """The gradient with respect to each input. May be shorter than the inputs.
 
-``None`` says that the rule knows no gradient: right for integers, and an error where a float input needs one.
+``None`` means that the rule knows no gradient, which is an error where a float input needs one.
 """
 
 RuleFunction = Callable[[ir.Node, Upstream, Emitter], Gradients]
+
+FirstOutputRule = Callable[[ir.Node, ir.Value, Emitter], Gradients]
+"""A rule for operators of which only the first output may be used; it gets that output's gradient."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +41,9 @@ class Rule:
 
     Attributes:
         function: emits the gradient nodes.
-        broadcasts: whether the gradients have the shape of the output, to which the operator broadcasts its inputs; the
+        broadcasts: whether the gradients have the shape of the output, to which the operator broadcasts its inputs. The
             walk then sums each back to its input's shape. Otherwise each gradient already has that shape.
-        outputs: how many outputs the rule takes gradients of, from the first; ``None`` for all.
+        outputs: number of outputs, from the first, whose gradients the rule uses; ``None`` for all.
     """
 
     function: RuleFunction
@@ -75,23 +78,44 @@ def qualified(op_type: str, domain: str) -> str:
     return f"{domain}.{op_type}" if domain else op_type
 
 
-def rule(
-    *op_types: str, broadcasts: bool = False, outputs: int | None = 1, domain: str = ""
-) -> Callable[[RuleFunction], RuleFunction]:
-    """Register a function as the gradient rule of operators of a domain.
+def rule(*op_types: str, broadcasts: bool = False, domain: str = "") -> Callable[[FirstOutputRule], FirstOutputRule]:
+    """Register a function as the gradient rule of operators of a domain, for the gradient of their first output.
 
-    A rule emits a gradient for *every* input that can have one; the walk takes what it needs and sweeps the rest.
-    Inputs of integer type get ``None``, float inputs without influence ``ZERO``. The walk refuses a node of which an
-    output beyond ``outputs`` is used, or whose rule has ``None`` where a gradient is needed.
+    A rule emits a gradient for *every* input that can have one. The walk uses the ones it needs and sweeps the rest.
+    Inputs of integer type get ``None``, float inputs without influence ``ZERO``. The walk refuses a node of which
+    another output is used, or whose rule returns ``None`` where a gradient is needed.
     """
 
-    def register(function: RuleFunction) -> RuleFunction:
-        for op_type in op_types:
-            _refuse_duplicate(qualified(op_type, domain))
-            RULES[qualified(op_type, domain)] = Rule(function, broadcasts, outputs)
+    def register(function: FirstOutputRule) -> FirstOutputRule:
+        def from_first(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
+            return function(node, only(upstream), emit)
+
+        _register(Rule(from_first, broadcasts, outputs=1), op_types, domain)
         return function
 
     return register
+
+
+def rule_of_outputs(op_type: str, outputs: int | None = None) -> Callable[[RuleFunction], RuleFunction]:
+    """Register a function as the gradient rule of an operator of which several outputs may be used."""
+
+    def register(function: RuleFunction) -> RuleFunction:
+        _register(Rule(function, False, outputs), [op_type], "")
+        return function
+
+    return register
+
+
+def only(upstream: Upstream) -> ir.Value:
+    """The gradient of the one output that the loss depends on."""
+    (dy,) = [gradient for gradient in upstream if gradient is not None]
+    return dy
+
+
+def _register(entry: Rule, op_types: Sequence[str], domain: str) -> None:
+    for op_type in op_types:
+        _refuse_duplicate(qualified(op_type, domain))
+        RULES[qualified(op_type, domain)] = entry
 
 
 def no_gradient(reason: str, *op_types: str) -> None:

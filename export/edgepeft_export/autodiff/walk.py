@@ -1,7 +1,7 @@
-"""Reverse-mode differentiation of an ONNX graph: emits the backward nodes behind the forward ones.
+"""Reverse-mode differentiation of an ONNX graph: emits the backward nodes after the forward ones.
 
-The walk visits only nodes that lie between a target and the loss. Two things are done here, once, for all rules:
-gradients of a value with several readers are added, and gradients of a broadcast input are summed back to its shape.
+The walk visits only nodes between a target and the loss. It does two things once for all rules: it adds the gradients
+of a value with several readers, and sums the gradients of a broadcast input back to its shape.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class MissingRule:
     Attributes:
         op_type: the operator.
         node: the node's name.
-        target: name of the nearest target behind the node.
+        target: name of the nearest target before the node.
     """
 
     op_type: str
@@ -76,13 +76,13 @@ def differentiate(graph: ir.Graph, loss: ir.Value, targets: Sequence[ir.Value]) 
         targets: float values of the graph: inputs, initializers or results of nodes.
 
     Returns:
-        For each target that the loss depends on, its gradient: same shape and dtype. Targets the loss does not depend
-            on are absent.
+        For each target that the loss depends on, its gradient, of the same shape and dtype. Targets that the loss does
+            not depend on are absent.
 
     Raises:
-        NoGradientRule: an operator on the way has no rule; every such node is named.
-        NoGradientForCase: an operator on the way has a rule that does not cover how it is used here.
-        UnsupportedOpset: the graph's operator set lacks what the gradient is made of.
+        NoGradientRule: operators between the loss and a target have no rule. The error names each such node.
+        NoGradientForCase: an operator there has a rule that does not cover how it is used.
+        UnsupportedOpset: the graph's operator set lacks operators that the gradient needs.
     """
     check_opset(graph)
     forget_misjudged_sizes(graph)
@@ -105,24 +105,24 @@ def differentiate(graph: ir.Graph, loss: ir.Value, targets: Sequence[ir.Value]) 
         for value, fitted in _through(node, rule, upstream, depends, emit):
             parts.setdefault(value, []).append(fitted)
     emit.scope = "parameters/grad"
-    found = {target: emit.add(parts[target]) for target in targets if target in parts}
+    gradients = {target: emit.add(parts[target]) for target in targets if target in parts}
     check_emitted(graph, set(forward))
-    return found
+    return gradients
 
 
 def _through(
     node: ir.Node, rule: Rule, upstream: Upstream, depends: set[ir.Value], emit: Emitter
 ) -> Iterator[tuple[ir.Value, ir.Value]]:
-    """The inputs of a node that need a gradient, each with its gradient in its own shape."""
+    """Yield each input of a node that needs a gradient, with its gradient in its own shape."""
     gradients = rule.function(node, upstream, emit)
-    for at, value in enumerate(node.inputs):
+    for index, value in enumerate(node.inputs):
         if value is None or value not in depends:
             continue
-        gradient = gradients[at] if at < len(gradients) else None
+        gradient = gradients[index] if index < len(gradients) else None
         if gradient is ZERO:
             continue
         if gradient is None:
-            raise NoGradientForCase(node, f"none is known for its input {at}", f"make {value.name} a constant")
+            raise NoGradientForCase(node, f"none is known for its input {index}", f"make {value.name} a constant")
         fitted = emit.sum_to(gradient, dims_of(node.outputs[0]), value) if rule.broadcasts else gradient
         if fitted.shape is None and value.shape is not None:
             fitted.shape = value.shape.copy()
@@ -134,17 +134,17 @@ def missing_rules(graph: ir.Graph, loss: ir.Value, targets: Sequence[ir.Value]) 
     nodes = list(graph)
     depends = _dependents(nodes, targets)
     reached = {loss}
-    found: list[MissingRule] = []
+    missing: list[MissingRule] = []
     for node in reversed(nodes):
         active = [value for value in _reads(node) if value in depends]
         if not active or not any(output in reached for output in node.outputs):
             continue
-        if full_name(node) in RULES:
-            reached.update(active)
-        elif full_name(node) not in NO_GRADIENT:
-            found.append(MissingRule(full_name(node), node.name or "?", _nearest_target(active, targets)))
-            reached.update(active)
-    return found[::-1]
+        if full_name(node) in NO_GRADIENT:
+            continue
+        reached.update(active)
+        if full_name(node) not in RULES:
+            missing.append(MissingRule(full_name(node), node.name or "?", _nearest_target(active, targets)))
+    return missing[::-1]
 
 
 def _dependents(nodes: Iterable[ir.Node], targets: Sequence[ir.Value]) -> set[ir.Value]:
@@ -161,7 +161,7 @@ def _dependents(nodes: Iterable[ir.Node], targets: Sequence[ir.Value]) -> set[ir
 
 
 def _reads(node: ir.Node) -> list[ir.Value]:
-    """The inputs of a node, and what its subgraphs (If, Loop, Scan) read, of which some come from outside."""
+    """The inputs of a node, and every value that its subgraphs (If, Loop, Scan) read."""
     values = [value for value in node.inputs if value is not None]
     for attribute in node.attributes.values():
         if attribute.type == ir.AttributeType.GRAPH:
@@ -171,7 +171,7 @@ def _reads(node: ir.Node) -> list[ir.Value]:
 
 
 def _total(parts: dict[ir.Value, list[ir.Value]], value: ir.Value, emit: Emitter, node: ir.Node) -> ir.Value | None:
-    """The whole gradient of ``value``: all its readers come later in the graph and have been visited."""
+    """The whole gradient of ``value``. All its readers come later in the graph and have been visited."""
     if value not in parts:
         return None
     emit.scope = _scope(node)
@@ -187,10 +187,10 @@ def _nearest_target(values: Sequence[ir.Value], targets: Sequence[ir.Value]) -> 
         if value in wanted:
             return value.name or "?"
         producer = value.producer()
-        for behind in _reads(producer) if producer is not None else ():
-            if behind not in seen:
-                seen.add(behind)
-                queue.append(behind)
+        for read in _reads(producer) if producer is not None else ():
+            if read not in seen:
+                seen.add(read)
+                queue.append(read)
     return "?"
 
 

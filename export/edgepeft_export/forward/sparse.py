@@ -17,6 +17,7 @@ from edgepeft_export.errors import BadSparseSelection
 from edgepeft_export.forward.graph import Forward, Sparse
 from edgepeft_export.graph.edit import add_input, input_named
 from edgepeft_export.graph.emit import Emitter
+from edgepeft_export.graph.match import operand
 from edgepeft_export.graph.shapes import infer_shapes
 
 Indices = NDArray[np.int32]
@@ -67,8 +68,8 @@ def train_elements(forward: Forward, choices: Mapping[str, ElementChoice]) -> Fo
 def dense_values(graph: ir.Graph, sparse: Sparse) -> tuple[ir.Value, bool]:
     """The initializer behind a sparse tensor in a graph, and whether the graph holds it transposed."""
     node = next(use.node for use in input_named(graph, sparse.values).uses() if use.node.op_type == "ScatterND")
-    assert node.inputs[0] is not None
-    return node.inputs[0], node.inputs[0].name != sparse.tensor
+    dense = operand(node)
+    return dense, dense.name != sparse.tensor
 
 
 def _replace(graph: ir.Graph, emit: Emitter, sparse: Sparse, weight: NDArray[np.generic]) -> None:

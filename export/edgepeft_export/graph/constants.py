@@ -38,8 +38,13 @@ def known_number(value: ir.Value | None) -> float | None:
 
 def initializer_array(value: ir.Value) -> NDArray[np.generic]:
     """The content of an initializer."""
-    assert value.const_value is not None
-    return value.const_value.numpy()
+    return initializer_tensor(value).numpy()
+
+
+def initializer_tensor(value: ir.Value) -> ir.TensorProtocol:
+    """The content of an initializer, perhaps on the disk or with two numbers in a byte."""
+    assert value.const_value is not None, f"{value.name!r} is no initializer"
+    return value.const_value
 
 
 def is_frozen(value: ir.Value | None) -> bool:

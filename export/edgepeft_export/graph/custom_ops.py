@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from edgepeft_export.graph.edit import replace_node
 from edgepeft_export.graph.emit import Emitter
+from edgepeft_export.graph.match import operands, present
 
 DOMAIN = "edgepeft"
 CONTRIB = "com.microsoft"
@@ -64,8 +65,7 @@ def lower(model: ir.Model) -> None:
 def _lower_int8_matmul(
     node: ir.Node, rounded: dict[ir.Value, tuple[ir.Value, ...]], transposed: dict[ir.Value, ir.Value]
 ) -> None:
-    x, w, scale, zero_point, bias = (*node.inputs, None, None)[:5]
-    assert x is not None and w is not None
+    (x, w, scale), zero_point, bias = operands(node, 3), present(node, 3), present(node, 4)
     if x not in rounded:  # once for all matmuls of one tensor: queries, keys and values read the same
         rounded[x] = _before(node, _node(node, "DynamicQuantizeLinear", [x], outputs=3))
     quantized, x_scale, x_zero_point = rounded[x]

@@ -12,6 +12,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from edgepeft_export.graph.match import operand
 from edgepeft_export.graph.shapes import Dim
 
 
@@ -35,8 +36,7 @@ def eliminate_node(node: ir.Node, input_index: int = 0) -> None:
     The input keeps its name, shape and type where it has them, unless the output was one of the graph: then the input
     has to be computed in the graph, and be no output yet.
     """
-    given, output = node.inputs[input_index], node.outputs[0]
-    assert given is not None
+    given, output = operand(node, input_index), node.outputs[0]
     if given.shape is None:
         given.shape = output.shape
     if given.type is None:

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgepeft_export.graph.shapes import Dim, dims_of, static_dims
+from edgepeft_export.graph.shapes import Dim, dims_of, dtype_of, static_dims
 
 Attribute = int | float | str | Sequence[int] | Sequence[float] | ir.TensorProtocol | ir.Graph
 
@@ -76,8 +76,7 @@ class Emitter:
 
     def scalar(self, number: float, like: ir.Value) -> ir.Value:
         """A constant of rank 0 with the dtype of ``like``."""
-        assert like.dtype is not None
-        return self.constant(np.asarray(number, dtype=like.dtype.numpy()))
+        return self.constant(np.asarray(number, dtype=dtype_of(like).numpy()))
 
     def ints(self, *numbers: int) -> ir.Value:
         """A constant int64 vector, as axes, shapes and pads are given."""
@@ -121,11 +120,14 @@ class Emitter:
 
     def zeros(self, shape: ir.Value, like: ir.Value) -> ir.Value:
         """Zeros of a runtime ``shape`` (int64 vector) with the dtype of ``like``."""
-        assert like.dtype is not None
-        fill = ir.tensor(np.zeros(1, dtype=like.dtype.numpy()))
+        fill = ir.tensor(np.zeros(1, dtype=dtype_of(like).numpy()))
         zeros = self.op("ConstantOfShape", shape, value=fill)
-        zeros.dtype = like.dtype
+        zeros.dtype = dtype_of(like)
         return zeros
+
+    def cast(self, value: ir.Value, dtype: ir.DataType) -> ir.Value:
+        """``value`` with another dtype; itself where it has that dtype."""
+        return value if value.dtype == dtype else self.op("Cast", value, to=int(dtype))
 
     def add(self, values: Sequence[ir.Value]) -> ir.Value:
         """The sum of values of one shape."""

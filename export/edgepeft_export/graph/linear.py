@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from edgepeft_export.graph.constants import initializer_array, is_frozen, new_initializer, source_initializer
 from edgepeft_export.graph.custom_ops import CONTRIB, DOMAIN, INT8_MATMUL
-from edgepeft_export.graph.match import present, producer_of
+from edgepeft_export.graph.match import operand, present, producer_of
 from edgepeft_export.graph.rounding import from_int4, to_int4, to_int8
 from edgepeft_export.graph.shapes import static_dims
 
@@ -82,12 +82,9 @@ class LinearSite:
     @property
     def x(self) -> ir.Value:
         """What is multiplied, before it is rounded."""
-        x = self.node.inputs[0]
-        if self.node.op_type == "MatMulIntegerToFloat":
-            rounded = producer_of(x, "DynamicQuantizeLinear")
-            x = rounded.inputs[0] if rounded is not None else x
-        assert x is not None
-        return x
+        x = operand(self.node)
+        rounded = producer_of(x, "DynamicQuantizeLinear") if self.node.op_type == "MatMulIntegerToFloat" else None
+        return x if rounded is None else operand(rounded)
 
     @property
     def bias(self) -> ir.Value | None:

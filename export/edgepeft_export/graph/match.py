@@ -12,6 +12,18 @@ def present(node: ir.Node, index: int) -> ir.Value | None:
     return node.inputs[index] if len(node.inputs) > index else None
 
 
+def operand(node: ir.Node, index: int = 0) -> ir.Value:
+    """The input at ``index``, which every node of this type has."""
+    value = present(node, index)
+    assert value is not None, f"{node.op_type} (node {node.name}) has no input {index}"
+    return value
+
+
+def operands(node: ir.Node, count: int | None = None) -> list[ir.Value]:
+    """The first ``count`` inputs, or all of them, where every node of this type has these."""
+    return [operand(node, index) for index in range(len(node.inputs) if count is None else count)]
+
+
 def producer_of(value: ir.Value | None, op_type: str) -> ir.Node | None:
     """The node that makes ``value``, where it is of that type."""
     node = value.producer() if value is not None else None

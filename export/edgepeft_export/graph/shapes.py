@@ -59,6 +59,12 @@ def broadcast_dim(a: Dim, b: Dim) -> Dim:
     return next((dim for dim in (a, b) if isinstance(dim, int)), None)
 
 
+def dtype_of(value: ir.Value) -> ir.DataType:
+    """The dtype of a value of which it is known."""
+    assert value.dtype is not None, f"the dtype of tensor {value.name!r} is not known"
+    return value.dtype
+
+
 def is_float(value: ir.Value) -> bool:
     """Whether a value is known to be made of floating point numbers."""
     return value.dtype is not None and value.dtype.is_floating_point()

@@ -14,7 +14,7 @@ from onnx_ir.passes import common
 from edgepeft_export.errors import NotAModel, WrongLossInputs, WrongLossOutput
 from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.graph.modelfile import load_model
-from edgepeft_export.graph.shapes import dims_of
+from edgepeft_export.graph.shapes import dims_of, dtype_of
 from edgepeft_export.losses.base import Labels, Loss, LossTerms
 from edgepeft_export.passes import single_precision
 
@@ -66,8 +66,8 @@ class OnnxLoss(Loss):
         return {"name": self.model.graph.name}
 
     def _label(self, value: ir.Value) -> Labels:
-        assert value.name is not None and value.dtype is not None
-        return Labels(value.name, value.dtype, tuple(dims_of(value)), self.classes.get(value.name))
+        name = str(value.name)
+        return Labels(name, dtype_of(value), tuple(dims_of(value)), self.classes.get(name))
 
     def _check(self, outputs: Mapping[str, ir.Value]) -> None:
         graph = self.model.graph

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import onnx_ir as ir
 
 from edgepeft_export.graph.emit import Emitter
-from edgepeft_export.graph.shapes import Dim, dims_of
+from edgepeft_export.graph.shapes import Dim, dims_of, dtype_of
 from edgepeft_export.losses.base import Labels, LossTerms
 
 Values = Mapping[str, ir.Value]
@@ -41,8 +41,7 @@ def known(value: ir.Value, axis: int) -> int:
 
 def enum(like: ir.Value) -> int:
     """The number of a value's element type, as ``Cast`` reads it."""
-    assert like.dtype is not None
-    return int(like.dtype)
+    return int(dtype_of(like))
 
 
 def text(dims: Sequence[Dim]) -> str:

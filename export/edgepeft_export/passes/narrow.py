@@ -18,6 +18,7 @@ import onnx_ir as ir
 from edgepeft_export.graph.constants import known
 from edgepeft_export.graph.edit import remove_node, replace_value
 from edgepeft_export.graph.emit import Emitter
+from edgepeft_export.graph.match import operand
 from edgepeft_export.graph.shapes import Dim, dims_of, is_float
 
 # fmt: off
@@ -134,8 +135,7 @@ def _aligned(value: ir.Value | None, axis: int, size: int) -> int | None:
 
 
 def _keeps_axis(node: ir.Node, axis: int) -> bool:
-    assert node.inputs[0] is not None
-    before, after = dims_of(node.inputs[0]), dims_of(node.outputs[0])
+    before, after = dims_of(operand(node)), dims_of(node.outputs[0])
     unsure = any(dim is None for dim in before[: axis + 1]) or len(before) <= axis
     # With one position left at most one size may still be open, so that the new shape can be written down.
     rest: list[Dim] = [dim for i, dim in enumerate(after) if i != axis]

@@ -17,7 +17,7 @@ import onnx_ir as ir
 from edgepeft_export.graph.constants import constant_factor
 from edgepeft_export.graph.edit import eliminate_node
 from edgepeft_export.graph.emit import Emitter
-from edgepeft_export.graph.match import only_reader, producer_of
+from edgepeft_export.graph.match import only_reader, operand, producer_of
 from edgepeft_export.graph.shapes import dims_of
 
 
@@ -38,9 +38,9 @@ def _before_the_matmul(node: ir.Node, emit: Emitter) -> bool:
     matmul = producer_of(scaled, "MatMul")
     if matmul is None or scaled is None or only_reader(scaled, "Mul") is None:
         return False
-    if not _narrower(matmul.inputs[0], scaled):
+    if not _narrower(operand(matmul), scaled):
         return False
-    _scale_left(matmul, matmul.inputs[0], factor, emit)
+    _scale_left(matmul, operand(matmul), factor, emit)
     eliminate_node(node, list(node.inputs).index(scaled))
     return True
 
@@ -54,16 +54,15 @@ def _on_one_side(matmul: ir.Node, emit: Emitter) -> bool:
     return True
 
 
-def _scale_left(matmul: ir.Node, left: ir.Value | None, factor: float, emit: Emitter) -> None:
-    assert left is not None
+def _scale_left(matmul: ir.Node, left: ir.Value, factor: float, emit: Emitter) -> None:
     scale = ir.node("Mul", [left, emit.scalar(factor, like=left)], name=f"{matmul.name}/scale")
     scale.outputs[0].shape, scale.outputs[0].type = left.shape, left.type
     matmul.prepend(scale)
     matmul.replace_input_with(0, scale.outputs[0])
 
 
-def _narrower(left: ir.Value | None, result: ir.Value) -> bool:
-    if left is None or left.shape is None or result.shape is None:
+def _narrower(left: ir.Value, result: ir.Value) -> bool:
+    if left.shape is None or result.shape is None:
         return False
     columns, wanted = dims_of(left)[-1], dims_of(result)[-1]
     return isinstance(columns, int) and isinstance(wanted, int) and columns < wanted

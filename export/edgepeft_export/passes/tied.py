@@ -13,6 +13,7 @@ import onnx_ir as ir
 from edgepeft_export.graph.constants import initializer_array
 from edgepeft_export.graph.edit import remove_node, replace_value
 from edgepeft_export.graph.emit import Emitter
+from edgepeft_export.graph.match import operand
 from edgepeft_export.graph.shapes import dims_of, rank
 
 
@@ -63,8 +64,7 @@ def _is_transposed(copy: ir.Value, original: ir.Value) -> bool:
 
 def _read_transposed(matmul: ir.Node, original: ir.Value, emit: Emitter) -> None:
     """``MatMul(x [..., in], wT)`` to ``Gemm`` of the rows of ``x`` with ``w [out, in]``, transposed by the kernel."""
-    left, old = matmul.inputs[0], matmul.outputs[0]
-    assert left is not None
+    left, old = operand(matmul), matmul.outputs[0]
     leading = rank(left) - 1
     rows = left if leading == 1 else emit.op("Flatten", left, axis=leading)
     new = emit.op("Gemm", rows, original, transB=1)

@@ -12,7 +12,7 @@ from edgepeft_export.graph.custom_ops import CONTRIB, int8_matmul
 from edgepeft_export.graph.edit import replace_value
 from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.graph.lookup import dequantized_rows, split_bytes
-from edgepeft_export.graph.match import added_vector
+from edgepeft_export.graph.match import added_vector, operand
 from edgepeft_export.graph.rounding import Int4Matrix, to_int4, to_int8
 from edgepeft_export.graph.shapes import dims_of, rank
 from edgepeft_export.quantization import Quantization
@@ -106,15 +106,12 @@ class Quantizer:
         for node in [use.node for use in weight.value.uses()]:
             self._emit.scope = node.name or ""
             if node.op_type == "Gather":
-                ids = node.inputs[1]
-                assert ids is not None
-                replace_value(node.outputs[0], rows(ids))
+                replace_value(node.outputs[0], rows(operand(node, 1)))
             else:
                 self._rewrite_matmul(node, matmul)
 
     def _rewrite_matmul(self, node: ir.Node, matmul: Matmul) -> None:
-        x, bias, result = node.inputs[0], None, node.outputs[0]
-        assert x is not None
+        x, bias, result = operand(node), None, node.outputs[0]
         if node.op_type == "Gemm":
             bias, factor = _gemm_bias(node), float(node.attributes.get_float("alpha", 1.0))
             x = x if factor == 1.0 else self._emit.op("Mul", x, self._emit.scalar(factor, like=x))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from edgepeft_export.graph.shapes import dims_of
+from edgepeft_export.graph.shapes import dims_of, dtype_of
 from edgepeft_export.verification.compare import Array, Arrays
 from edgepeft_export.verification.graph import GraphRun
 
@@ -96,8 +96,7 @@ def _sizes(symbols: tuple[list[str], list[str]]) -> Iterator[Sizes]:
 
 def _drawn(value: ir.Value, sizes: Sizes, ones: bool) -> Array:
     shape = [sizes[dim] if isinstance(dim, str) else int(dim or 1) for dim in dims_of(value)]
-    assert value.dtype is not None
-    dtype, draw = value.dtype.numpy(), np.random.default_rng(len(shape))
+    dtype, draw = dtype_of(value).numpy(), np.random.default_rng(len(shape))
     if np.issubdtype(dtype, np.integer) or dtype == np.bool_:  # every table has a second row
         return np.asarray(np.ones(shape) if ones else draw.integers(0, 2, shape)).astype(dtype)
     return np.asarray(draw.normal(size=shape)).astype(dtype)

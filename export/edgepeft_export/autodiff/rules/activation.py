@@ -6,9 +6,10 @@ from math import log, pi, sqrt
 
 import onnx_ir as ir
 
-from edgepeft_export.autodiff.registry import Gradients, Upstream, rule
-from edgepeft_export.autodiff.rules.reading import first, narrow
+from edgepeft_export.autodiff.registry import Gradients, rule
+from edgepeft_export.autodiff.rules.reading import narrow
 from edgepeft_export.graph.emit import Emitter
+from edgepeft_export.graph.match import operand, operands
 
 
 def _float(node: ir.Node, name: str, default: float) -> float:
@@ -16,82 +17,77 @@ def _float(node: ir.Node, name: str, default: float) -> float:
 
 
 @rule("Relu")
-def relu(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
+def relu(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
     """dy · (1 where y > 0, else 0)."""
     y = node.outputs[0]
     if y.dtype == ir.DataType.FLOAT:
         # clip(y · largest float, 0, 1) is that step in one pass: a third faster than comparing and selecting.
         step = emit.op("HardSigmoid", y, alpha=3.4e38, beta=0.0)
-        return (emit.op("Mul", narrow(upstream[0]), step),)
+        return (emit.op("Mul", narrow(dy), step),)
     zero = emit.scalar(0.0, like=y)
-    return (emit.op("Where", emit.op("Greater", y, zero), upstream[0], zero),)
+    return (emit.op("Where", emit.op("Greater", y, zero), dy, zero),)
 
 
 @rule("ThresholdedRelu")
-def thresholded_relu(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
-    x = first(node)
+def thresholded_relu(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
+    x = operand(node)
     passes = emit.op("Greater", x, emit.scalar(_float(node, "alpha", 1.0), like=x))
-    return (emit.op("Where", passes, upstream[0], emit.scalar(0.0, like=x)),)
+    return (emit.op("Where", passes, dy, emit.scalar(0.0, like=x)),)
 
 
 @rule("Shrink")
-def shrink(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
-    x = first(node)
+def shrink(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
+    x = operand(node)
     passes = emit.op("Greater", emit.op("Abs", x), emit.scalar(_float(node, "lambd", 0.5), like=x))
-    return (emit.op("Where", passes, upstream[0], emit.scalar(0.0, like=x)),)
+    return (emit.op("Where", passes, dy, emit.scalar(0.0, like=x)),)
 
 
 @rule("LeakyRelu")
-def leaky_relu(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
-    derivative = emit.scalar(_float(node, "alpha", 0.01), like=first(node))
-    return (_from_derivative_below_zero(node, upstream, emit, derivative, 1.0),)
+def leaky_relu(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
+    derivative = emit.scalar(_float(node, "alpha", 0.01), like=operand(node))
+    return (_from_derivative_below_zero(node, dy, emit, derivative, 1.0),)
 
 
 @rule("PRelu", broadcasts=True)
-def prelu(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
-    (dy,), (x, slope) = upstream, node.inputs
-    assert x is not None
-    assert slope is not None
-    zero = emit.scalar(0.0, like=x)
-    dslope = emit.op("Mul", dy, emit.op("Min", x, zero))
-    return _from_derivative_below_zero(node, upstream, emit, slope, 1.0), dslope
+def prelu(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
+    x, derivative = operands(node)
+    dderivative = emit.op("Mul", dy, emit.op("Min", x, emit.scalar(0.0, like=x)))
+    return _from_derivative_below_zero(node, dy, emit, derivative, 1.0), dderivative
 
 
 @rule("Elu")
-def elu(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
-    derivative = emit.op("Add", node.outputs[0], emit.scalar(_float(node, "alpha", 1.0), like=first(node)))
-    return (_from_derivative_below_zero(node, upstream, emit, derivative, 1.0),)
+def elu(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
+    derivative = emit.op("Add", node.outputs[0], emit.scalar(_float(node, "alpha", 1.0), like=operand(node)))
+    return (_from_derivative_below_zero(node, dy, emit, derivative, 1.0),)
 
 
 @rule("Selu")
-def selu(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
+def selu(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
     alpha = _float(node, "alpha", 1.67326319217681884765625)
     gamma = _float(node, "gamma", 1.05070102214813232421875)
-    derivative = emit.op("Add", node.outputs[0], emit.scalar(alpha * gamma, like=first(node)))
-    return (_from_derivative_below_zero(node, upstream, emit, derivative, gamma),)
+    derivative = emit.op("Add", node.outputs[0], emit.scalar(alpha * gamma, like=operand(node)))
+    return (_from_derivative_below_zero(node, dy, emit, derivative, gamma),)
 
 
 @rule("Celu")
-def celu(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
-    x = first(node)
+def celu(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
+    x = operand(node)
     scaled = emit.op("Mul", node.outputs[0], emit.scalar(1 / _float(node, "alpha", 1.0), like=x))
-    return (_from_derivative_below_zero(node, upstream, emit, emit.op("Add", scaled, emit.scalar(1.0, like=x)), 1.0),)
+    return (_from_derivative_below_zero(node, dy, emit, emit.op("Add", scaled, emit.scalar(1.0, like=x)), 1.0),)
 
 
-def _from_derivative_below_zero(
-    node: ir.Node, upstream: Upstream, emit: Emitter, below: ir.Value, above: float
-) -> ir.Value:
+def _from_derivative_below_zero(node: ir.Node, dy: ir.Value, emit: Emitter, below: ir.Value, above: float) -> ir.Value:
     """dy · (``above`` where x > 0, else ``below``)."""
-    x = first(node)
+    x = operand(node)
     positive = emit.op("Greater", x, emit.scalar(0.0, like=x))
-    return emit.op("Mul", upstream[0], emit.op("Where", positive, emit.scalar(above, like=x), below))
+    return emit.op("Mul", dy, emit.op("Where", positive, emit.scalar(above, like=x), below))
 
 
 @rule("Gelu")
-def gelu(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
+def gelu(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
     if node.attributes.get_string("approximate", "none") == "tanh":
-        return (emit.op("Mul", upstream[0], _gelu_tanh_derivative(node, emit)),)
-    return (emit.op("Mul", upstream[0], _gelu_erf_derivative(first(node), emit)),)
+        return (emit.op("Mul", dy, _gelu_tanh_derivative(node, emit)),)
+    return (emit.op("Mul", dy, _gelu_erf_derivative(operand(node), emit)),)
 
 
 def _gelu_erf_derivative(x: ir.Value, emit: Emitter) -> ir.Value:
@@ -108,7 +104,7 @@ def _gelu_erf_derivative(x: ir.Value, emit: Emitter) -> ir.Value:
 
 def _gelu_tanh_derivative(node: ir.Node, emit: Emitter) -> ir.Value:
     """Derivative of y = x σ(z), z = x (a + b x²), which is ½ x (1 + tanh(z / 2)): σ + y z' (1 - σ), z' = a + 3 b x²."""
-    x, y = first(node), node.outputs[0]
+    x, y = operand(node), node.outputs[0]
     a = 2 * sqrt(2 / pi)
     cubic = emit.op("Mul", emit.op("Mul", x, x), emit.scalar(0.044715 * a, like=x))
     z = emit.op("Mul", x, emit.op("Add", cubic, emit.scalar(a, like=x)))
@@ -119,61 +115,61 @@ def _gelu_tanh_derivative(node: ir.Node, emit: Emitter) -> ir.Value:
 
 
 @rule("Sigmoid")
-def sigmoid(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
+def sigmoid(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
     y = node.outputs[0]
-    return (emit.op("Mul", upstream[0], emit.op("Sub", y, emit.op("Mul", y, y))),)
+    return (emit.op("Mul", dy, emit.op("Sub", y, emit.op("Mul", y, y))),)
 
 
 @rule("Tanh")
-def tanh(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
+def tanh(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
     y = node.outputs[0]
-    derivative = emit.op("Sub", emit.scalar(1.0, like=first(node)), emit.op("Mul", y, y))
-    return (emit.op("Mul", upstream[0], derivative),)
+    derivative = emit.op("Sub", emit.scalar(1.0, like=operand(node)), emit.op("Mul", y, y))
+    return (emit.op("Mul", dy, derivative),)
 
 
 @rule("Softplus")
-def softplus(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
-    return (emit.op("Mul", upstream[0], emit.op("Sigmoid", node.inputs[0])),)
+def softplus(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
+    return (emit.op("Mul", dy, emit.op("Sigmoid", node.inputs[0])),)
 
 
 @rule("Softsign")
-def softsign(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
+def softsign(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
     """y = x / (1 + |x|), so y' = (1 - |y|)²."""
-    root = emit.op("Sub", emit.scalar(1.0, like=first(node)), emit.op("Abs", node.outputs[0]))
-    return (emit.op("Mul", upstream[0], emit.op("Mul", root, root)),)
+    root = emit.op("Sub", emit.scalar(1.0, like=operand(node)), emit.op("Abs", node.outputs[0]))
+    return (emit.op("Mul", dy, emit.op("Mul", root, root)),)
 
 
 @rule("HardSigmoid")
-def hard_sigmoid(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
-    y, zero = node.outputs[0], emit.scalar(0.0, like=first(node))
-    inside = emit.op("And", emit.op("Greater", y, zero), emit.op("Less", y, emit.scalar(1.0, like=first(node))))
-    derivative = emit.op("Where", inside, emit.scalar(_float(node, "alpha", 0.2), like=first(node)), zero)
-    return (emit.op("Mul", upstream[0], derivative),)
+def hard_sigmoid(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
+    y, zero = node.outputs[0], emit.scalar(0.0, like=operand(node))
+    inside = emit.op("And", emit.op("Greater", y, zero), emit.op("Less", y, emit.scalar(1.0, like=operand(node))))
+    derivative = emit.op("Where", inside, emit.scalar(_float(node, "alpha", 0.2), like=operand(node)), zero)
+    return (emit.op("Mul", dy, derivative),)
 
 
 @rule("HardSwish")
-def hard_swish(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
+def hard_swish(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
     """x · clip(x/6 + ½, 0, 1): x/3 + ½ where |x| < 3, else 0 below and 1 above."""
-    x = first(node)
+    x = operand(node)
     inside = emit.op("Less", emit.op("Abs", x), emit.scalar(3.0, like=x))
     ramp = emit.op("Add", emit.op("Mul", x, emit.scalar(1 / 3, like=x)), emit.scalar(0.5, like=x))
     derivative = emit.op("Where", inside, ramp, emit.op("HardSigmoid", x, alpha=1 / 6, beta=0.5))
-    return (emit.op("Mul", upstream[0], derivative),)
+    return (emit.op("Mul", dy, derivative),)
 
 
 @rule("Mish")
-def mish(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
+def mish(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
     """x t with t = tanh(softplus(x)): t + x σ(x) (1 - t²)."""
-    x = first(node)
+    x = operand(node)
     t = emit.op("Tanh", emit.op("Softplus", x))
     bend = emit.op("Sub", emit.scalar(1.0, like=x), emit.op("Mul", t, t))
     tail = emit.op("Mul", emit.op("Mul", x, emit.op("Sigmoid", x)), bend)
-    return (emit.op("Mul", upstream[0], emit.op("Add", t, tail)),)
+    return (emit.op("Mul", dy, emit.op("Add", t, tail)),)
 
 
 @rule("Erf")
-def erf(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
-    """2/√π exp(-x²), the factor taken into the exponent."""
-    x = first(node)
+def erf(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
+    """2/√π exp(-x²), with the factor moved into the exponent."""
+    x = operand(node)
     exponent = emit.op("Sub", emit.scalar(log(2 / sqrt(pi)), like=x), emit.op("Mul", x, x))
-    return (emit.op("Mul", upstream[0], emit.op("Exp", exponent)),)
+    return (emit.op("Mul", dy, emit.op("Exp", exponent)),)

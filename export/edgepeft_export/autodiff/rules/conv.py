@@ -6,20 +6,17 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from edgepeft_export.autodiff.registry import Gradients, NoGradientForCase, Upstream, rule
+from edgepeft_export.autodiff.registry import Gradients, NoGradientForCase, rule
 from edgepeft_export.autodiff.rules.reading import attribute_ints
 from edgepeft_export.autodiff.rules.window import Window, spread_back, window_of
 from edgepeft_export.graph.emit import Emitter
-from edgepeft_export.graph.match import present
+from edgepeft_export.graph.match import operands, present
 from edgepeft_export.graph.shapes import Dim, dims_of, rank
 
 
 @rule("Conv")
-def conv(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
-    (dy,), (x, weight) = upstream, node.inputs[:2]
-    assert dy is not None
-    assert x is not None
-    assert weight is not None
+def conv(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
+    x, weight = operands(node, 2)
     group = int(node.attributes.get_int("group", 1))
     window = window_of(node, x, _kernel(node, weight))
     dx = spread_back(dy, weight, window, x, node.outputs[0], group, emit)
@@ -28,12 +25,9 @@ def conv(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
 
 
 @rule("ConvTranspose")
-def conv_transpose(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
+def conv_transpose(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
     """The transpose of a convolution from y to x: its gradients are that convolution and its weight gradient."""
-    (dy,), (x, weight) = upstream, node.inputs[:2]
-    assert dy is not None
-    assert x is not None
-    assert weight is not None
+    x, weight = operands(node, 2)
     auto_pad = str(node.attributes.get_string("auto_pad", "NOTSET"))
     if "output_shape" in node.attributes or auto_pad.startswith("SAME"):
         raise NoGradientForCase(node, "its padding follows from its output's size", "export it with explicit pads")

@@ -7,15 +7,13 @@ from string import ascii_letters
 
 import onnx_ir as ir
 
-from edgepeft_export.autodiff.registry import Gradients, NoGradientForCase, Upstream, rule
+from edgepeft_export.autodiff.registry import Gradients, NoGradientForCase, rule
 from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.graph.shapes import Dim, broadcast_dim, dims_of, rank
 
 
 @rule("Einsum")
-def einsum(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
-    (dy,) = upstream
-    assert dy is not None
+def einsum(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
     operands = [value for value in node.inputs if value is not None]
     terms, output = _letters(node, operands)
     if any(len(set(term)) < len(term) for term in terms):
@@ -26,7 +24,7 @@ def einsum(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
         )
     sizes = _sizes(terms, operands)
     if not output:
-        # ONNX Runtime has no scalar operands: a letter of its own for one element.
+        # ONNX Runtime has no scalar operands, so one element gets an index of its own.
         output = next(letter for letter in ascii_letters if letter not in sizes)
         dy = emit.op("Reshape", dy, emit.ints(1))
     return [_gradient(node, at, dy, output, terms, operands, sizes, emit) for at in range(len(operands))]
@@ -42,13 +40,13 @@ def _gradient(
     sizes: dict[str, Dim],
     emit: Emitter,
 ) -> ir.Value:
-    others = [term for place, term in enumerate(terms) if place != at]
-    found = [letter for letter in terms[at] if any(letter in term for term in (output, *others))]
-    equation = f"{','.join((output, *others))}->{''.join(found)}"
-    inputs = [value for place, value in enumerate(operands) if place != at]
-    _refuse_broadcast(node, others, inputs, set(found) - set(output))
+    others = [term for index, term in enumerate(terms) if index != at]
+    kept = [letter for letter in terms[at] if any(letter in term for term in (output, *others))]
+    equation = f"{','.join((output, *others))}->{''.join(kept)}"
+    inputs = [value for index, value in enumerate(operands) if index != at]
+    _refuse_broadcast(node, others, inputs, set(kept) - set(output))
     gradient = dy if equation == f"{output}->{output}" else emit.op("Einsum", dy, *inputs, equation=equation)
-    alone = [axis for axis, letter in enumerate(terms[at]) if letter not in found]
+    alone = [axis for axis, letter in enumerate(terms[at]) if letter not in kept]
     if alone:
         gradient = emit.op("Unsqueeze", gradient, emit.ints(*alone))
     if alone or _summed_broadcast(at, output, terms, operands):
@@ -62,7 +60,7 @@ def _gradient(
 def _refuse_broadcast(
     node: ir.Node, terms: Sequence[str], operands: Sequence[ir.Value], indices: Collection[str]
 ) -> None:
-    """Refuse an index that the gradient keeps and its operands broadcast from 1: ONNX Runtime, too, takes it for 1."""
+    """Refuse an index that the gradient keeps and its operands broadcast from 1: ONNX Runtime would infer 1."""
     for letter in indices:
         sizes = [
             dims_of(value)[term.index(letter)] for term, value in zip(terms, operands, strict=True) if letter in term
@@ -100,16 +98,16 @@ def _letters(node: ir.Node, operands: Sequence[ir.Value]) -> tuple[list[str], st
 def is_misjudged(node: ir.Node) -> bool:
     """Whether an index of the output may be broadcast to another size than shape inference says.
 
-    ONNX's inference takes the size from the first operand that has the index; ONNX Runtime and torch broadcast.
+    ONNX's inference uses the size of the first operand that has the index. ONNX Runtime and torch broadcast.
 
     Raises:
-        NoGradientForCase: that size is 1, and ONNX Runtime, too, would take it for known.
+        NoGradientForCase: that size is 1, and ONNX Runtime would rely on it too.
     """
     operands = [value for value in node.inputs if value is not None]
     if any(value.shape is None for value in (*operands, node.outputs[0])):
         return False
     terms, output = _letters(node, operands)
-    equation, found = node.attributes["equation"].as_string(), False
+    equation, misjudged = node.attributes["equation"].as_string(), False
     for letter, recorded, sizes in _output_sizes(node, terms, output, operands):
         judged = sizes[0] if letter in equation else recorded  # an ellipsis is broadcast where its sizes are known
         if judged == 1 and any(size != 1 for size in sizes):
@@ -118,8 +116,8 @@ def is_misjudged(node: ir.Node) -> bool:
                 f"its index {letter!r} is broadcast from size 1, which ONNX's shape inference does not see",
                 "expand the operand to the size of the others before it",
             )
-        found = found or (isinstance(judged, str) and any(size not in (judged, 1) for size in sizes))
-    return found
+        misjudged = misjudged or (isinstance(judged, str) and any(size not in (judged, 1) for size in sizes))
+    return misjudged
 
 
 def _output_sizes(

@@ -1,6 +1,6 @@
-"""Operators that read or write at positions computed at run time: their gradients write where they read.
+"""Operators that read or write at positions computed at run time. Their gradients write where they read.
 
-Positions may repeat, so what is written is added. That is always ``ScatterElements``: ``ScatterND`` with
+Positions may repeat, so gradients are added. That is always ``ScatterElements``: ``ScatterND`` with
 ``reduction="add"`` loses updates of repeated positions on ONNX Runtime's CPU when it runs on several threads (seen with
 1.31).
 """
@@ -9,34 +9,32 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from edgepeft_export.autodiff.registry import Gradients, NoGradientForCase, Upstream, rule
+from edgepeft_export.autodiff.registry import Gradients, NoGradientForCase, rule
 from edgepeft_export.autodiff.rules.padding import Amount, add_at, counted, padded
-from edgepeft_export.autodiff.rules.reading import axis_of, first, zeros_like
+from edgepeft_export.autodiff.rules.reading import axis_of, zeros_like
 from edgepeft_export.graph.constants import known_ints
 from edgepeft_export.graph.emit import Emitter
+from edgepeft_export.graph.match import operand, operands
 from edgepeft_export.graph.shapes import dims_of, rank
 
 
 @rule("Gather")
-def gather(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
-    (dy,), (data, indices) = upstream, node.inputs
-    assert dy is not None
-    assert data is not None
-    assert indices is not None
+def gather(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
+    data, indices = operands(node)
     axis = axis_of(node, 0, rank(data))
     positions = known_ints(indices)
     if positions is not None and len(positions) == 1 and rank(indices) < 2:
         return (_one_slice(dy, data, axis, positions[0], rank(indices) == 0, emit),)
-    behind = rank(data) - axis - 1
+    trailing = rank(data) - axis - 1
     if rank(indices) != 1:
         if 0 in dims_of(data):
             return (zeros_like(data, emit),)
         dy = emit.op("Reshape", dy, _with_one_axis(data, axis, emit))
-    return (add_at(zeros_like(data, emit), indices, dy, axis, behind, emit),)
+    return (add_at(zeros_like(data, emit), indices, dy, axis, trailing, emit),)
 
 
 def _one_slice(dy: ir.Value, data: ir.Value, axis: int, position: int, dropped: bool, emit: Emitter) -> ir.Value:
-    """A single known position is put back by padding."""
+    """Put a single known position back by padding."""
     if dropped:
         dy = emit.op("Unsqueeze", dy, emit.ints(axis))
     size = dims_of(data)[axis]
@@ -50,30 +48,27 @@ def _one_slice(dy: ir.Value, data: ir.Value, axis: int, position: int, dropped: 
 
 
 def _with_one_axis(data: ir.Value, axis: int, emit: Emitter) -> ir.Value:
-    """The shape of a gradient of Gather with all axes of the indices made into one."""
-    behind = dims_of(data)[axis + 1 :]
-    sizes = [size for size in behind if isinstance(size, int)]
-    if len(sizes) == len(behind):
+    """The shape of a gradient of Gather with all axes of the indices flattened into one."""
+    trailing = dims_of(data)[axis + 1 :]
+    sizes = [size for size in trailing if isinstance(size, int)]
+    if len(sizes) == len(trailing):
         return emit.ints(*[0] * axis, -1, *sizes)
-    tail = [emit.dim(data, at) for at in range(axis + 1, rank(data))]
+    tail = [emit.dim(data, trailing_axis) for trailing_axis in range(axis + 1, rank(data))]
     return emit.op("Concat", emit.ints(*[0] * axis, -1), *tail, axis=0)
 
 
 @rule("GatherElements")
-def gather_elements(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
-    data = first(node)
+def gather_elements(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
+    data = operand(node)
     axis = axis_of(node, 0, rank(data))
     zeros = zeros_like(data, emit)
-    return (emit.op("ScatterElements", zeros, node.inputs[1], upstream[0], axis=axis, reduction="add"),)
+    return (emit.op("ScatterElements", zeros, node.inputs[1], dy, axis=axis, reduction="add"),)
 
 
 @rule("GatherND")
-def gather_nd(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
-    """Flatten what is indexed into rows, number the rows, and add into them."""
-    (dy,), (data, indices) = upstream, node.inputs
-    assert dy is not None
-    assert data is not None
-    assert indices is not None
+def gather_nd(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
+    """Flatten the indexed axes into rows, number the rows, and add into them."""
+    data, indices = operands(node)
     batch = int(node.attributes.get_int("batch_dims", 0))
     depth = dims_of(indices)[-1]
     if not isinstance(depth, int):
@@ -85,14 +80,13 @@ def gather_nd(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
 
 
 def _row_numbers(data: ir.Value, indices: ir.Value, batch: int, depth: int, emit: Emitter) -> ir.Value:
-    """The index tuples as numbers of rows, where the indexed axes (and the batch axes before) are laid end to end."""
-    sizes = [emit.dim(data, batch + at) for at in range(depth)]
+    """The index tuples as row numbers, where the indexed axes (and the batch axes before them) are flattened."""
+    sizes = [emit.dim(data, axis) for axis in range(batch, batch + depth)]
     strides = [emit.ints(1)]
     for size in reversed(sizes):
         strides.insert(0, emit.op("Mul", strides[0], size))
     whole, steps = strides[0], strides[1:]
-    if indices.dtype != ir.DataType.INT64:
-        indices = emit.op("Cast", indices, to=int(ir.DataType.INT64))
+    indices = emit.cast(indices, ir.DataType.INT64)
     extent = emit.op("Concat", *sizes, axis=0)
     wrapped = emit.op("Where", emit.op("Less", indices, emit.ints(0)), emit.op("Add", indices, extent), indices)
     numbered = emit.op("Mul", wrapped, emit.op("Concat", *steps, axis=0))
@@ -106,11 +100,8 @@ def _row_numbers(data: ir.Value, indices: ir.Value, batch: int, depth: int, emit
 
 
 @rule("ScatterElements")
-def scatter_elements(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
-    (dy,), (data, indices, updates) = upstream, node.inputs
-    assert dy is not None
-    assert data is not None
-    assert updates is not None
+def scatter_elements(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
+    data, indices, updates = operands(node)
     axis = axis_of(node, 0, rank(data))
     dupdates = emit.op("GatherElements", dy, indices, axis=axis)
     if _adds(node):
@@ -119,10 +110,8 @@ def scatter_elements(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradie
 
 
 @rule("ScatterND")
-def scatter_nd(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
-    (dy,), (_, indices, updates) = upstream, node.inputs
-    assert dy is not None
-    assert updates is not None
+def scatter_nd(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
+    _, indices, updates = operands(node)
     dupdates = emit.op("GatherND", dy, indices)
     if _adds(node):
         return dy, None, dupdates
@@ -137,23 +126,22 @@ def _adds(node: ir.Node) -> bool:
 
 
 @rule("TopK")
-def top_k(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
-    x = first(node)
+def top_k(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
+    x = operand(node)
     axis = axis_of(node, -1, rank(x))
-    return (emit.op("ScatterElements", zeros_like(x, emit), node.outputs[1], upstream[0], axis=axis),)
+    return (emit.op("ScatterElements", zeros_like(x, emit), node.outputs[1], dy, axis=axis),)
 
 
 @rule("Unique")
-def unique(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
-    """Each value is that of its first occurrence, whose position the second output gives."""
-    x, axis = first(node), node.attributes.get_int("axis", None)
+def unique(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
+    """Each value is that of its first occurrence, whose position is the second output."""
+    x, axis = operand(node), node.attributes.get_int("axis", None)
     if len(node.outputs) < 2:
         node.resize_outputs(2)
     positions = node.outputs[1]
     positions.name = positions.name or f"{node.outputs[0].name}.indices"
     positions.dtype = ir.DataType.INT64
-    dy, zeros = upstream[0], zeros_like(x, emit)
-    assert dy is not None
+    zeros = zeros_like(x, emit)
     if axis is None:
         flat = emit.op("Reshape", zeros, emit.ints(-1))
         added = emit.op("ScatterElements", flat, positions, dy, axis=0)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import onnx_ir as ir
 
-from edgepeft_export.autodiff.registry import Gradients, Upstream, rule
+from edgepeft_export.autodiff.registry import Gradients, Upstream, rule_of_outputs
 from edgepeft_export.autodiff.rules.recurrent import (
     Direction,
     DirectionGradients,
@@ -36,21 +36,21 @@ class _Gates(NamedTuple):
     cell: ir.Value
 
 
-@rule("LSTM", outputs=None)
+@rule_of_outputs("LSTM")
 def lstm(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
     """c = f c₋ + i g, h = o tanh(c), where i, o, f = σ(W x + R h₋ + b) and g = tanh(W x + R h₋ + b)."""
     refuse_unusual(node, ["sigmoid", "tanh", "tanh"])
-    return joined([_through(one, emit) for one in directions(node, upstream, emit)], emit)
+    return joined([_through(direction, emit) for direction in directions(node, upstream, emit)], emit)
 
 
-def _through(one: Direction, emit: Emitter) -> DirectionGradients:
-    gates = _gates(one, emit)
-    dgates, dh, dc = _backwards(one, gates, emit)
+def _through(direction: Direction, emit: Emitter) -> DirectionGradients:
+    gates = _gates(direction, emit)
+    dgates, dh, dc = _backwards(direction, gates, emit)
     dbias = sum_over_steps(dgates, emit)
     return DirectionGradients(
-        x=emit.op("MatMul", dgates, one.w),
-        w=product_over_steps(dgates, 4 * one.units, one.x, one.inputs, emit),
-        r=product_over_steps(dgates, 4 * one.units, one.previous, emit.ints(one.units), emit),
+        x=emit.op("MatMul", dgates, direction.w),
+        w=product_over_steps(dgates, 4 * direction.units, direction.x, direction.inputs, emit),
+        r=product_over_steps(dgates, 4 * direction.units, direction.previous, emit.ints(direction.units), emit),
         w_bias=dbias,
         r_bias=dbias,
         first_h=dh,
@@ -58,17 +58,19 @@ def _through(one: Direction, emit: Emitter) -> DirectionGradients:
     )
 
 
-def _gates(one: Direction, emit: Emitter) -> _Gates:
-    of_x = affine(one.x, one.w, one.w_bias, emit)
-    total = emit.op("Add", of_x, affine(one.previous, one.r, one.r_bias, emit))
-    smooth, cell = split(total, [3 * one.units, one.units], emit)
-    i, o, f = split(emit.op("Sigmoid", smooth), [one.units] * 3, emit)
-    # Behind its end a row's cell stays what it is.
-    return _Gates(where_valid(one.valid, i, 0.0, emit), o, where_valid(one.valid, f, 1.0, emit), emit.op("Tanh", cell))
+def _gates(direction: Direction, emit: Emitter) -> _Gates:
+    of_x = affine(direction.x, direction.w, direction.w_bias, emit)
+    total = emit.op("Add", of_x, affine(direction.previous, direction.r, direction.r_bias, emit))
+    smooth, cell = split(total, [3 * direction.units, direction.units], emit)
+    i, o, f = split(emit.op("Sigmoid", smooth), [direction.units] * 3, emit)
+    # Past its end a row's cell does not change.
+    return _Gates(
+        where_valid(direction.valid, i, 0.0, emit), o, where_valid(direction.valid, f, 1.0, emit), emit.op("Tanh", cell)
+    )
 
 
-def _cells(one: Direction, gates: _Gates, emit: Emitter) -> ir.Value:
-    """The cell after each step, [T, N, H]: ONNX's LSTM gives only the last."""
+def _cells(direction: Direction, gates: _Gates, emit: Emitter) -> ir.Value:
+    """The cell after each step, [T, N, H]: ONNX's LSTM returns only the last."""
 
     def step(
         inside: Emitter, states: Sequence[ir.Value], slices: Sequence[ir.Value]
@@ -77,47 +79,47 @@ def _cells(one: Direction, gates: _Gates, emit: Emitter) -> ir.Value:
         return [cell], [cell]
 
     new = emit.op("Mul", gates.input, gates.cell)
-    return loop(emit, [one.first_c], [gates.forget, new], step, backwards=one.reverse)[1]
+    return loop(emit, [direction.first_c], [gates.forget, new], step, backwards=direction.reverse)[1]
 
 
-def _backwards(one: Direction, gates: _Gates, emit: Emitter) -> tuple[ir.Value, ir.Value, ir.Value]:
+def _backwards(direction: Direction, gates: _Gates, emit: Emitter) -> tuple[ir.Value, ir.Value, ir.Value]:
     """The gradients of the gates before their activations, [T, N, 4·H], and of the first states.
 
-    With dh and dc of a step, the gates' gradients are (dc, dh, dc, dc) times factors that are known beforehand.
+    With dh and dc of a step, the gates' gradients are (dc, dh, dc, dc) times factors computed before the loop.
     """
-    cells = _cells(one, gates, emit)
+    cells = _cells(direction, gates, emit)
     squashed = emit.op("Tanh", cells)
     into_cell = emit.op("Mul", gates.output, tanh_derivative(squashed, emit))
     factors = emit.op(
         "Concat",
         emit.op("Mul", gates.cell, derivative(gates.input, emit)),
         emit.op("Mul", squashed, derivative(gates.output, emit)),
-        emit.op("Mul", before(cells, one.first_c, one.reverse, emit), derivative(gates.forget, emit)),
+        emit.op("Mul", before(cells, direction.first_c, direction.reverse, emit), derivative(gates.forget, emit)),
         emit.op("Mul", gates.input, tanh_derivative(gates.cell, emit)),
         axis=-1,
     )
     slices = [
-        where_valid(one.valid, into_cell, 0.0, emit),
-        where_valid(one.valid, factors, 0.0, emit),
+        where_valid(direction.valid, into_cell, 0.0, emit),
+        where_valid(direction.valid, factors, 0.0, emit),
         gates.forget,
-        *([] if one.dy is None else [one.dy]),
+        *([] if direction.dy is None else [direction.dy]),
     ]
-    if one.valid is not None:
-        ended = emit.op("Cast", emit.op("Not", one.valid), to=int(one.x.dtype or ir.DataType.FLOAT))
+    if direction.valid is not None:
+        ended = emit.op("Cast", emit.op("Not", direction.valid), to=int(direction.x.dtype or ir.DataType.FLOAT))
         slices.append(ended)
 
     def step(
         inside: Emitter, states: Sequence[ir.Value], slices: Sequence[ir.Value]
     ) -> tuple[Sequence[ir.Value], Sequence[ir.Value]]:
         (dh, dc), (into_cell, factors, forget) = states, slices[:3]
-        if one.dy is not None:
+        if direction.dy is not None:
             dh = inside.op("Add", dh, slices[3])
         dc = inside.op("Add", dc, inside.op("Mul", dh, into_cell))
         dgates = inside.op("Mul", inside.op("Concat", dc, dh, dc, dc, axis=-1), factors)
-        earlier = inside.op("MatMul", dgates, one.r)
-        if one.valid is not None:
+        earlier = inside.op("MatMul", dgates, direction.r)
+        if direction.valid is not None:
             earlier = inside.op("Add", earlier, inside.op("Mul", dh, slices[-1]))
         return [earlier, inside.op("Mul", dc, forget)], [dgates]
 
-    dh, dc, dgates = loop(emit, [one.dh, one.dc], slices, step, backwards=not one.reverse)
+    dh, dc, dgates = loop(emit, [direction.dh, direction.dc], slices, step, backwards=not direction.reverse)
     return dgates, dh, dc

@@ -1,26 +1,23 @@
-"""Matrix products.
+"""Matmuls.
 
-A product with a matrix (rank 2) on the right is the bulk of every network. Its gradients are single ``Gemm`` nodes over
-flattened tensors: they read the weight where it lies, transposed by the kernel, so no transposed copy is stored.
+A matmul with a matrix (rank 2) on the right is the bulk of every network. Its gradients are single ``Gemm`` nodes over
+flattened tensors. They read the weight in place, transposed by the kernel, so no transposed copy is stored.
 """
 
 from __future__ import annotations
 
 import onnx_ir as ir
 
-from edgepeft_export.autodiff.registry import Gradients, Upstream, rule
+from edgepeft_export.autodiff.registry import Gradients, rule
 from edgepeft_export.autodiff.rules.reading import reshaped_like
 from edgepeft_export.graph.emit import Emitter
-from edgepeft_export.graph.match import present
+from edgepeft_export.graph.match import operands, present
 from edgepeft_export.graph.shapes import Dim, dims_of, rank
 
 
 @rule("MatMul")
-def matmul(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
-    (dy,), (a, b) = upstream, node.inputs
-    assert dy is not None
-    assert a is not None
-    assert b is not None
+def matmul(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
+    a, b = operands(node)
     if rank(b) == 2 and rank(a) >= 2:
         return _times_matrix(a, b, dy, emit)
     if 1 in (rank(a), rank(b)):
@@ -42,7 +39,7 @@ def _times_matrix(a: ir.Value, b: ir.Value, dy: ir.Value, emit: Emitter) -> Grad
 
 
 def _times_vector(node: ir.Node, a: ir.Value, b: ir.Value, dy: ir.Value, emit: Emitter) -> Gradients:
-    """A vector on the left counts as one row, one on the right as one column, and so do their gradients."""
+    """Treat a vector on the left as one row, one on the right as one column, and their gradients likewise."""
     row, column = rank(a) == 1, rank(b) == 1
     matrix_a = emit.op("Unsqueeze", a, emit.ints(0)) if row else a
     matrix_b = emit.op("Unsqueeze", b, emit.ints(1)) if column else b
@@ -68,10 +65,9 @@ def _transposed(value: ir.Value, of_rank: int, emit: Emitter) -> ir.Value:
 
 
 @rule("Gemm")
-def gemm(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
-    """Y = α op(A) op(B) + β C, each gradient one Gemm whatever is transposed."""
-    (dy,), (a, b) = upstream, node.inputs[:2]
-    assert dy is not None
+def gemm(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
+    """Y = α op(A) op(B) + β C, each gradient one Gemm whichever operands are transposed."""
+    a, b = node.inputs[:2]
     alpha = float(node.attributes.get_float("alpha", 1.0))
     trans_a, trans_b = (int(node.attributes.get_int(name, 0)) for name in ("transA", "transB"))
     da = (

@@ -6,21 +6,19 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from edgepeft_export.autodiff.registry import ZERO, Gradients, NoGradientForCase, Upstream, rule
-from edgepeft_export.autodiff.rules.reading import axis_of, channel_shape, first, reciprocal, reshaped_like
+from edgepeft_export.autodiff.registry import ZERO, Gradients, NoGradientForCase, Upstream, only, rule, rule_of_outputs
+from edgepeft_export.autodiff.rules.reading import axis_of, channel_shape, reciprocal, reshaped_like
 from edgepeft_export.graph.emit import Emitter
-from edgepeft_export.graph.match import present
-from edgepeft_export.graph.shapes import dims_of, rank
+from edgepeft_export.graph.match import operand, operands, present
+from edgepeft_export.graph.shapes import dims_of, dtype_of, rank
 from edgepeft_export.opset import OPSET
 
 
-@rule("LayerNormalization", outputs=3)
+@rule_of_outputs("LayerNormalization", 3)
 def layer_normalization(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
     """The second and third outputs, mean and 1/σ, may be read too."""
-    (dy, *of_statistics), (x, scale) = upstream, node.inputs[:2]
+    (dy, *of_statistics), (x, scale) = upstream, operands(node, 2)
     bias = present(node, 2)
-    assert x is not None
-    assert scale is not None
     dims = dims_of(x)
     axes = list(range(axis_of(node, -1, len(dims)), len(dims)))
     mean, inverse = _statistics(node, x, emit)
@@ -38,10 +36,8 @@ def _from_statistics(
     upstream: Upstream, x: ir.Value, centred: ir.Value, inverse: ir.Value, axes: Sequence[int], emit: Emitter
 ) -> ir.Value | None:
     """From the gradients of mean m and s = 1/σ to that of x: (dm - s³ c ds) / D, of D elements with c = x - m."""
-    assert centred.dtype is not None
     dmean, dinverse = (
-        None if value is None else emit.op("Cast", value, to=int(centred.dtype))
-        for value in (*upstream, None, None)[:2]
+        None if value is None else emit.cast(value, dtype_of(centred)) for value in (*upstream, None, None)[:2]
     )
     if dmean is None and dinverse is None:
         return None
@@ -55,14 +51,12 @@ def _from_statistics(
 
 def _statistics(node: ir.Node, x: ir.Value, emit: Emitter) -> list[ir.Value]:
     """Mean and 1/σ, as outputs of the forward node itself."""
-    assert x.dtype is not None
     if len(node.outputs) < 3:
         node.resize_outputs(3)
     for output, name in zip(node.outputs[1:], ("mean", "inv_std_dev"), strict=True):
         output.name = output.name or f"{node.outputs[0].name}.{name}"
         output.dtype = ir.DataType(int(node.attributes.get_int("stash_type", 1)))
-    statistics = node.outputs[1:]
-    return [value if value.dtype == x.dtype else emit.op("Cast", value, to=int(x.dtype)) for value in statistics]
+    return [emit.cast(value, dtype_of(x)) for value in node.outputs[1:]]
 
 
 def _through_statistics(
@@ -87,10 +81,8 @@ def _recomputed(x: ir.Value, axes: Sequence[int], epsilon: float, emit: Emitter)
 
 
 @rule("InstanceNormalization")
-def instance_normalization(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
-    (dy,), (x, scale, _) = upstream, node.inputs
-    assert dy is not None
-    assert x is not None
+def instance_normalization(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
+    x, scale, _ = operands(node)
     spatial = list(range(2, rank(x)))
     centred, inverse = _recomputed(x, spatial, float(node.attributes.get_float("epsilon", 1e-5)), emit)
     gradient = emit.op("Mul", dy, emit.op("Reshape", scale, emit.ints(*channel_shape(x))))
@@ -105,16 +97,12 @@ def _per_channel(value: ir.Value, x: ir.Value, emit: Emitter) -> ir.Value:
 
 
 @rule("GroupNormalization")
-def group_normalization(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
+def group_normalization(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
     """Each group of channels, flattened, is normalized on its own.
 
     Scale and bias are per group in opset 18 and per channel since 21.
     """
-    (dy,), (x, scale, bias) = upstream, node.inputs
-    assert dy is not None
-    assert x is not None
-    assert scale is not None
-    assert bias is not None
+    x, scale = operands(node, 2)
     groups = int(node.attributes["num_groups"].as_int())
     epsilon = float(node.attributes.get_float("epsilon", 1e-5))
     per_group = emit.graph.opset_imports.get("", OPSET) < 21
@@ -139,16 +127,13 @@ def _channels(node: ir.Node, x: ir.Value) -> int:
     return channels
 
 
-@rule("BatchNormalization", outputs=None)
+@rule_of_outputs("BatchNormalization")
 def batch_normalization(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
     if node.attributes.get_int("training_mode", 0) or any(output.name for output in node.outputs[1:]):
         raise NoGradientForCase(
             node, "stock ONNX Runtime has no BatchNormalization in training mode", "export the model in eval mode"
         )
-    dy, (x, scale, _, mean, variance) = upstream[0], node.inputs
-    assert dy is not None
-    assert x is not None
-    assert mean is not None
+    dy, (x, scale, _, mean, variance) = only(upstream), operands(node)
     epsilon = emit.scalar(float(node.attributes.get_float("epsilon", 1e-5)), like=mean)
     inverse = emit.op("Reciprocal", emit.op("Sqrt", emit.op("Add", variance, epsilon)))
     factor = emit.op("Mul", scale, inverse)
@@ -163,14 +148,14 @@ def batch_normalization(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gra
 
 
 @rule("LpNormalization")
-def lp_normalization(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
+def lp_normalization(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
     """y = x / |x|: (dy - s Σ dy y) / |x| with s = y (p = 2) or sign(x) (p = 1); 0 where the norm is 0."""
-    x, y = first(node), node.outputs[0]
+    x, y = operand(node), node.outputs[0]
     axis = emit.ints(axis_of(node, -1, rank(x)))
     power = int(node.attributes.get_int("p", 2))
     norm = emit.op(f"ReduceL{power}", x, axis, keepdims=1)
     along = y if power == 2 else emit.op("Sign", x)
-    total = emit.op("ReduceSum", emit.op("Mul", upstream[0], y), axis, keepdims=1)
+    total = emit.op("ReduceSum", emit.op("Mul", dy, y), axis, keepdims=1)
     zero = emit.scalar(0.0, like=x)
     inverse = emit.op("Where", emit.op("Equal", norm, zero), zero, emit.op("Reciprocal", norm))
-    return (emit.op("Mul", emit.op("Sub", upstream[0], emit.op("Mul", along, total)), inverse),)
+    return (emit.op("Mul", emit.op("Sub", dy, emit.op("Mul", along, total)), inverse),)

@@ -1,4 +1,4 @@
-"""Cutting and padding, each the other's gradient."""
+"""Slice and Pad, each the other's gradient."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from collections.abc import Mapping
 import numpy as np
 import onnx_ir as ir
 
-from edgepeft_export.autodiff.registry import Gradients, NoGradientForCase, Upstream, rule
-from edgepeft_export.autodiff.rules.reading import first, reshaped_like
+from edgepeft_export.autodiff.registry import Gradients, NoGradientForCase, rule
+from edgepeft_export.autodiff.rules.reading import reshaped_like
 from edgepeft_export.graph.constants import known_ints
 from edgepeft_export.graph.emit import Emitter
-from edgepeft_export.graph.match import present
+from edgepeft_export.graph.match import operand, present
 from edgepeft_export.graph.shapes import Dim, dims_of, rank
 
 Amount = int | ir.Value
-"""How many elements to pad by: a number, or an int64 vector of length 1."""
+"""The number of elements to pad by: an integer, or an int64 vector of length 1."""
 
 _TO_THE_END = 2**31 - 1
-"""What exporters write for "to the end", or more than that."""
+"""Exporters write this bound, or a larger one, for "to the end"."""
 
 
 def padded(value: ir.Value, of_rank: int, amounts: Mapping[int, tuple[Amount, Amount]], emit: Emitter) -> ir.Value:
@@ -39,9 +39,8 @@ def padded(value: ir.Value, of_rank: int, amounts: Mapping[int, tuple[Amount, Am
 
 
 @rule("Slice")
-def slice_(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
-    (dy,), x = upstream, first(node)
-    assert dy is not None
+def slice_(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
+    x = operand(node)
     cut: dict[int, tuple[Amount, Amount]] = {}
     for entry, (axis, step) in enumerate(_axes_and_steps(node, rank(x))):
         if step == 1:
@@ -52,9 +51,7 @@ def slice_(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
 
 
 def _axes_and_steps(node: ir.Node, of_rank: int) -> list[tuple[int, int]]:
-    starts, axes, steps = present(node, 1), present(node, 3), present(node, 4)
-    assert starts is not None
-    count = dims_of(starts)[0]
+    axes, steps, count = present(node, 3), present(node, 4), dims_of(operand(node, 1))[0]
     if axes is None and not isinstance(count, int):
         raise NoGradientForCase(node, "it is not known which axes it cuts", "give its axes as a constant")
     axes_known = list(range(count if isinstance(count, int) else 0)) if axes is None else known_ints(axes)
@@ -65,8 +62,8 @@ def _axes_and_steps(node: ir.Node, of_rank: int) -> list[tuple[int, int]]:
 
 
 def _cut_off(node: ir.Node, entry: int, axis: int, emit: Emitter) -> tuple[Amount, Amount]:
-    """How much a slice with step 1 leaves out before and after."""
-    x = first(node)
+    """The numbers of elements that a slice with step 1 leaves out before and after."""
+    x = operand(node)
     starts, ends = known_ints(node.inputs[1]), known_ints(node.inputs[2])
     size = dims_of(x)[axis]
     if starts is not None and ends is not None:
@@ -75,20 +72,20 @@ def _cut_off(node: ir.Node, entry: int, axis: int, emit: Emitter) -> tuple[Amoun
             return first_taken, size - max(first_taken, end)
         return _cut_of_unknown_size(x, axis, starts[entry], ends[entry], emit)
     whole = emit.dim(x, axis)
-    begin = starts[entry] if starts is not None else None
+    start = starts[entry] if starts is not None else None
     before: Amount
-    if begin is not None and begin >= 0:
-        before = _at_most(begin, whole, emit)
+    if start is not None and start >= 0:
+        before = _at_most(start, whole, emit)
     else:
         before = _from_front(_entry(node.inputs[1], entry, emit), whole, emit)
     taken = emit.op("Add", _vector(before, emit), emit.dim(node.outputs[0], axis))
     return before, emit.op("Sub", whole, taken)
 
 
-def _cut_of_unknown_size(x: ir.Value, axis: int, begin: int, end: int, emit: Emitter) -> tuple[Amount, Amount]:
-    """Both are held inside the axis, which may turn out shorter than the slice: then nothing is taken."""
+def _cut_of_unknown_size(x: ir.Value, axis: int, start: int, end: int, emit: Emitter) -> tuple[Amount, Amount]:
+    """Clamp both ends to the axis. It may be shorter than the slice starts, and the slice then is empty."""
     size = emit.dim(x, axis)
-    before = _at_most(begin, size, emit) if begin >= 0 else _rest(size, min(-begin, _TO_THE_END), emit)
+    before = _at_most(start, size, emit) if start >= 0 else _rest(size, min(-start, _TO_THE_END), emit)
     if end >= _TO_THE_END:
         return before, 0
     if end < 0:
@@ -105,7 +102,7 @@ def _at_most(position: int, size: ir.Value, emit: Emitter) -> Amount:
 
 
 def _rest(size: ir.Value, count: int, emit: Emitter) -> ir.Value:
-    """How many of ``size`` elements are left without the last ``count``."""
+    """The number of ``size`` elements that are left without the last ``count``."""
     return emit.op("Max", emit.op("Sub", size, emit.ints(count)), emit.ints(0))
 
 
@@ -116,7 +113,7 @@ def _entry(vector: ir.Value | None, entry: int, emit: Emitter) -> ir.Value:
 
 
 def _from_front(position: ir.Value, size: ir.Value, emit: Emitter) -> ir.Value:
-    """A start given at run time, counted from the front and held inside the axis."""
+    """A start computed at run time, counted from the front and clamped to the axis."""
     wrapped = emit.op("Where", emit.op("Less", position, emit.ints(0)), emit.op("Add", position, size), position)
     return emit.op("Min", emit.op("Max", wrapped, emit.ints(0)), size)
 
@@ -126,8 +123,8 @@ def _vector(amount: Amount, emit: Emitter) -> ir.Value:
 
 
 def _spread(dy: ir.Value, node: ir.Node, entry: int, axis: int, step: int, emit: Emitter) -> ir.Value:
-    """Undo a slice with steps: each place of the axis takes its slice of ``dy``, or the zeros appended to it."""
-    size = dims_of(first(node))[axis]
+    """Undo a slice with steps: each position of the axis reads its slice of ``dy``, or the zeros appended to it."""
+    size = dims_of(operand(node))[axis]
     starts, ends = known_ints(node.inputs[1]), known_ints(node.inputs[2])
     if step < 0 and ends is not None and ends[entry] >= _TO_THE_END:
         raise NoGradientForCase(
@@ -137,14 +134,14 @@ def _spread(dy: ir.Value, node: ir.Node, entry: int, axis: int, step: int, emit:
         taken = np.asarray(_taken(size, starts[entry], ends[entry], step), dtype=np.int64)
         sources = np.full(size, len(taken), dtype=np.int64)
         sources[taken] = np.arange(len(taken))
-        places = emit.constant(sources)
+        indices = emit.constant(sources)
     else:
-        places = _sources(node, entry, axis, step, emit)
-    return emit.op("Gather", padded(dy, rank(first(node)), {axis: (0, 1)}, emit), places, axis=axis)
+        indices = _sources(node, entry, axis, step, emit)
+    return emit.op("Gather", padded(dy, rank(operand(node)), {axis: (0, 1)}, emit), indices, axis=axis)
 
 
 def _taken(size: int, start: int, end: int, step: int) -> range:
-    """The positions that a slice takes, held inside the axis as ONNX does it (numpy drops a start before the first)."""
+    """The positions that a slice reads, clamped to the axis as ONNX does (numpy drops a start before the first)."""
     start, end = (bound + size if bound < 0 else bound for bound in (start, end))
     if step > 0:
         return range(min(max(start, 0), size), min(max(end, 0), size), step)
@@ -152,9 +149,9 @@ def _taken(size: int, start: int, end: int, step: int) -> range:
 
 
 def _sources(node: ir.Node, entry: int, axis: int, step: int, emit: Emitter) -> ir.Value:
-    """For each place of the sliced axis, where in the slice it went; one past the end if nowhere."""
-    size = emit.dim(first(node), axis)
-    bounds = [_entry(node.inputs[at], entry, emit) for at in (1, 2)]
+    """For each position of the sliced axis, its index in the slice; one past the end where it has none."""
+    size = emit.dim(operand(node), axis)
+    bounds = [_entry(bound, entry, emit) for bound in node.inputs[1:3]]
     taken = emit.op("Slice", counted(size, emit), *bounds, emit.ints(0), emit.ints(step))
     count = emit.op("Shape", taken)
     return emit.op("ScatterElements", emit.op("Expand", count, size), taken, counted(count, emit), axis=0)
@@ -166,37 +163,34 @@ def counted(size: ir.Value, emit: Emitter) -> ir.Value:
     return emit.op("Range", zero, emit.op("Squeeze", size), one)
 
 
-def add_at(zeros: ir.Value, positions: ir.Value, dy: ir.Value, axis: int, behind: int, emit: Emitter) -> ir.Value:
-    """Add the slices of ``dy`` along ``axis``, with ``behind`` axes behind it, into ``zeros`` at ``positions``."""
-    lined_up = behind == 0 and positions.shape is not None and rank(positions) == 1
-    column = positions if lined_up else emit.op("Reshape", positions, emit.ints(-1, *[1] * behind))
+def add_at(zeros: ir.Value, positions: ir.Value, dy: ir.Value, axis: int, trailing: int, emit: Emitter) -> ir.Value:
+    """Add the slices of ``dy`` along ``axis``, with ``trailing`` axes after it, into ``zeros`` at ``positions``."""
+    lined_up = trailing == 0 and positions.shape is not None and rank(positions) == 1
+    column = positions if lined_up else emit.op("Reshape", positions, emit.ints(-1, *[1] * trailing))
     everywhere = emit.op("Expand", column, emit.op("Shape", dy))
     return emit.op("ScatterElements", zeros, everywhere, dy, axis=axis, reduction="add")
 
 
 @rule("Pad")
-def pad(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
-    (dy,), pads = upstream, present(node, 1)
-    assert dy is not None
+def pad(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
+    pads = present(node, 1)
     if node.attributes.get_string("mode", "constant") != "constant":
         return (_folded(dy, node, emit),)
-    amounts = _amounts(node, rank(first(node)))
+    amounts = _amounts(node, rank(operand(node)))
     if amounts is None:
         dx = emit.op("Pad", dy, emit.op("Neg", pads), None, present(node, 3))
     else:
         back = {axis: (-before, -after) for axis, (before, after) in amounts.items()}
-        dx = padded(dy, rank(first(node)), back, emit)
+        dx = padded(dy, rank(operand(node)), back, emit)
     if present(node, 2) is None:
         return (dx,)
     sums = [emit.op("ReduceSum", value, keepdims=0) for value in (dy, dx)]
-    value = node.inputs[2]
-    assert value is not None
-    return dx, None, reshaped_like(emit.op("Sub", *sums), [], value, emit)
+    return dx, None, reshaped_like(emit.op("Sub", *sums), [], operand(node, 2), emit)
 
 
 def _folded(dy: ir.Value, node: ir.Node, emit: Emitter) -> ir.Value:
-    """Add what reflect, edge and wrap copied back to where it was copied from, one axis after the other."""
-    x, y = first(node), node.outputs[0]
+    """Add the elements that reflect, edge and wrap copied to those they were copied from, axis by axis."""
+    x, y = operand(node), node.outputs[0]
     sizes: list[Dim] = dims_of(y)
     vectors = {axis: emit.dim(y, axis) for axis in range(len(sizes))}
     for axis, before, after in _padding(node, rank(x)):
@@ -209,12 +203,12 @@ def _folded(dy: ir.Value, node: ir.Node, emit: Emitter) -> ir.Value:
 
 
 def _amounts(node: ir.Node, of_rank: int) -> dict[int, tuple[int, int]] | None:
-    """How much a Pad adds before and after each axis, where that is known."""
+    """The numbers of elements that a Pad adds before and after each axis, where they are known."""
     pads = known_ints(present(node, 1))
     axes = list(range(of_rank)) if present(node, 3) is None else known_ints(present(node, 3))
     if pads is None or axes is None:
         return None
-    return {axis % of_rank: (pads[at], pads[at + len(axes)]) for at, axis in enumerate(axes)}
+    return {axis % of_rank: (before, after) for axis, before, after in zip(axes, pads, pads[len(axes) :], strict=False)}
 
 
 def _padding(node: ir.Node, of_rank: int) -> list[tuple[int, int, int]]:

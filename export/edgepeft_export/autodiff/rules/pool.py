@@ -8,10 +8,9 @@ from math import prod
 import numpy as np
 import onnx_ir as ir
 
-from edgepeft_export.autodiff.registry import Gradients, NoGradientForCase, Upstream, rule
+from edgepeft_export.autodiff.registry import Gradients, NoGradientForCase, rule
 from edgepeft_export.autodiff.rules.reading import (
     attribute_ints,
-    first,
     reciprocal,
     reshaped_like,
     static_size,
@@ -19,33 +18,32 @@ from edgepeft_export.autodiff.rules.reading import (
 )
 from edgepeft_export.autodiff.rules.window import Window, spread_back, window_of
 from edgepeft_export.graph.emit import Emitter
-from edgepeft_export.graph.shapes import dims_of, rank
+from edgepeft_export.graph.match import operand
+from edgepeft_export.graph.shapes import dims_of, dtype_of, rank
 
 
 @rule("MaxPool")
-def max_pool(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
-    """Add each gradient where the maximum was: the forward node's second output counts places over the whole tensor."""
+def max_pool(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
+    """Add each gradient at its maximum. The forward node's second output has its index in the flattened tensor."""
     if node.attributes.get_int("storage_order", 0):
         raise NoGradientForCase(node, "it counts its indices in columns", "leave storage_order at 0")
-    x = first(node)
+    x = operand(node)
     _refuse_disputed_sizes(node, x)
     if len(node.outputs) < 2:
         node.resize_outputs(2)
         node.outputs[1].name = f"{node.outputs[0].name}.indices"
     node.outputs[1].dtype = ir.DataType.INT64
     flat = emit.ints(-1)
-    positions, values = (emit.op("Reshape", value, flat) for value in (node.outputs[1], upstream[0]))
+    positions, values = (emit.op("Reshape", value, flat) for value in (node.outputs[1], dy))
     zeros = emit.op("Reshape", zeros_like(x, emit), flat)
     added = emit.op("ScatterElements", zeros, positions, values, axis=0, reduction="add")
     return (emit.op("Reshape", added, emit.shape_of(x), allowzero=1),)
 
 
 @rule("AveragePool")
-def average_pool(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
-    """Each gradient is shared out evenly over its window: a transposed convolution of every channel with ones."""
-    dy, x, y = upstream[0], first(node), node.outputs[0]
-    assert dy is not None
-    assert x.dtype is not None
+def average_pool(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
+    """Spread each gradient evenly over its window, by a transposed convolution of every channel with ones."""
+    x, y = operand(node), node.outputs[0]
     _refuse_disputed_sizes(node, x)
     window = window_of(node, x, node.attributes["kernel_shape"].as_ints())
     whole_windows = node.attributes.get_int("count_include_pad", 0) or not any(window.pads)
@@ -53,14 +51,14 @@ def average_pool(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
         window = _ceiled(node, window, x, y, bool(node.attributes.get_int("count_include_pad", 0)))
         whole_windows = not any(window.pads)
     tap = 1 / prod(window.kernel) if whole_windows else 1.0
-    weight = emit.constant(np.full((1, 1, *window.kernel), tap, dtype=x.dtype.numpy()))
+    weight = emit.constant(np.full((1, 1, *window.kernel), tap, dtype=dtype_of(x).numpy()))
     if not whole_windows:
         dy = emit.op("Div", dy, _counts(x, weight, window, emit))
     return (_per_channel(dy, weight, window, x, y, emit),)
 
 
 def _refuse_disputed_sizes(node: ir.Node, x: ir.Value) -> None:
-    """Refuse where ONNX's shape inference gives another size than ONNX Runtime computes."""
+    """Refuse a window for which ONNX's shape inference and ONNX Runtime disagree on the output's size."""
     same = str(node.attributes.get_string("auto_pad", "NOTSET")).startswith("SAME")
     if same and any(step > 1 for step in attribute_ints(node, "dilations", [])):
         raise NoGradientForCase(
@@ -104,7 +102,7 @@ def _ceiled(node: ir.Node, window: Window, x: ir.Value, y: ir.Value, counts_padd
 
 
 def _counts(x: ir.Value, ones: ir.Value, window: Window, emit: Emitter) -> ir.Value:
-    """How many elements each window position covers, padding not counted."""
+    """The number of elements that each window position covers, without padding."""
     sizes = [emit.dim(x, axis) for axis in window.axes]
     shape = emit.op("Concat", emit.ints(1, 1), *sizes, axis=0)
     image = emit.op("Expand", emit.scalar(1.0, like=x), shape)
@@ -112,7 +110,7 @@ def _counts(x: ir.Value, ones: ir.Value, window: Window, emit: Emitter) -> ir.Va
 
 
 def _per_channel(dy: ir.Value, weight: ir.Value, window: Window, x: ir.Value, y: ir.Value, emit: Emitter) -> ir.Value:
-    """Every channel as an image of its own, so that their number need not be known."""
+    """Treat every channel as an image of its own, so that the number of channels need not be known."""
     sizes = [emit.dim(y, axis) for axis in window.axes]
     images = emit.op("Reshape", dy, emit.op("Concat", emit.ints(-1, 1), *sizes, axis=0))
     spread = spread_back(images, weight, window, x, y, 1, emit)
@@ -120,23 +118,21 @@ def _per_channel(dy: ir.Value, weight: ir.Value, window: Window, x: ir.Value, y:
 
 
 @rule("GlobalAveragePool")
-def global_average_pool(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
-    x = first(node)
-    assert x.dtype is not None
+def global_average_pool(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
+    x = operand(node)
     area = static_size(dims_of(x)[2:])
     if area is not None:
-        share = emit.op("Mul", upstream[0], emit.scalar(1 / area, like=x))
+        fraction = emit.scalar(1 / area, like=x)
     else:
         sizes = emit.op("Concat", *[emit.dim(x, axis) for axis in range(2, rank(x))], axis=0)
-        share = emit.op("Mul", upstream[0], reciprocal(emit.op("ReduceProd", sizes, keepdims=0), x, emit))
-    return (emit.op("Expand", share, emit.shape_of(x)),)
+        fraction = reciprocal(emit.op("ReduceProd", sizes, keepdims=0), x, emit)
+    return (emit.op("Expand", emit.op("Mul", dy, fraction), emit.shape_of(x)),)
 
 
 @rule("GlobalMaxPool")
-def global_max_pool(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
-    """Elements that share the maximum share the gradient evenly."""
-    x = first(node)
-    assert x.dtype is not None
-    attains = emit.op("Cast", emit.op("Equal", x, node.outputs[0]), to=int(x.dtype))
+def global_max_pool(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
+    """Elements that tie for the maximum split the gradient evenly."""
+    x = operand(node)
+    attains = emit.cast(emit.op("Equal", x, node.outputs[0]), dtype_of(x))
     count = emit.op("ReduceSum", attains, emit.ints(*range(2, rank(x))), keepdims=1)
-    return (emit.op("Mul", attains, emit.op("Div", upstream[0], count)),)
+    return (emit.op("Mul", attains, emit.op("Div", dy, count)),)

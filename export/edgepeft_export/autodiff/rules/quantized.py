@@ -1,6 +1,6 @@
-"""Products with packed weights, and rounded activations.
+"""Matmuls with quantized weights, and rounded activations.
 
-The weights are frozen, so a gradient only has to cross them: it is multiplied by the same packed bytes.
+The weights are frozen, so a gradient only has to cross them: it is multiplied by the same quantized bytes.
 """
 
 from __future__ import annotations
@@ -9,8 +9,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgepeft_export.autodiff.registry import Gradients, NoGradientForCase, Upstream, rule
-from edgepeft_export.autodiff.rules.reading import first
+from edgepeft_export.autodiff.registry import Gradients, NoGradientForCase, rule
 from edgepeft_export.graph.constants import known, zero_point_is_zero
 from edgepeft_export.graph.custom_ops import (
     CONTRIB,
@@ -20,18 +19,15 @@ from edgepeft_export.graph.custom_ops import (
     int8_matmul,
 )
 from edgepeft_export.graph.emit import Emitter
-from edgepeft_export.graph.match import present
+from edgepeft_export.graph.match import operand, present
 from edgepeft_export.graph.rounding import pack_nibbles, unpack_nibbles
 from edgepeft_export.graph.shapes import dims_of
 
 
 @rule(INT8_MATMUL, domain=DOMAIN)
-def int8_product(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
-    """dx = (dy · scale) Wᵀ, where W are the integers. The scales lie along what is summed over, so they go first."""
-    (dy,), (w, scale) = upstream, node.inputs[1:3]
-    assert dy is not None and w is not None and scale is not None
-    bias = present(node, 4)
-    return _crossed(node, dy, emit), None, None, None, _bias_gradient(node, dy, bias, emit)
+def int8_matmul_rule(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
+    """dx = (dy · scale) Wᵀ, where W are the integers. The scales lie along the summed axis, so they come first."""
+    return _crossed(node, dy, emit), None, None, None, _bias_gradient(node, dy, present(node, 4), emit)
 
 
 def _bias_gradient(node: ir.Node, dy: ir.Value, bias: ir.Value | None, emit: Emitter) -> ir.Value | None:
@@ -39,24 +35,21 @@ def _bias_gradient(node: ir.Node, dy: ir.Value, bias: ir.Value | None, emit: Emi
 
 
 def _crossed(node: ir.Node, dy: ir.Value, emit: Emitter) -> ir.Value:
-    how = node.attributes.get_string("gradient", "row")
     scaled = emit.op("Mul", dy, node.inputs[2])
-    if how == "tensor":
+    if node.attributes.get_string("gradient", "row") == "tensor":
         return _times_transposed(node, scaled, emit)
-    # Rows of very different size would share one scale, and the small ones be rounded away: bring them to one size.
+    # Rows of very different size would share one scale and the small ones would round to 0, so normalize them first.
     largest = emit.op("ReduceMax", emit.op("Abs", scaled), emit.ints(-1), keepdims=1)
     size = emit.op("Max", largest, emit.scalar(float(np.finfo(np.float32).tiny), like=dy))
     return emit.op("Mul", _times_transposed(node, emit.op("Div", scaled, size), emit), size)
 
 
 def _times_transposed(node: ir.Node, scaled: ir.Value, emit: Emitter) -> ir.Value:
-    w, zero_point = node.inputs[1], present(node, 3)
-    assert w is not None
+    w, zero_point = operand(node, 1), present(node, 3)
     transposed = 1 - int(node.attributes.get_int("transB", 0))
     one = emit.scalar(1.0, like=scaled)
-    if zero_point_is_zero(zero_point):
+    if zero_point is None or zero_point_is_zero(zero_point):
         return int8_matmul(emit, scaled, w, one, trans_b=transposed)
-    assert zero_point is not None
     offset = known(zero_point)
     if offset is not None and offset.size == 1:
         return int8_matmul(emit, scaled, w, one, emit.constant(offset.reshape(())), trans_b=transposed)
@@ -67,17 +60,15 @@ def _times_transposed(node: ir.Node, scaled: ir.Value, emit: Emitter) -> ir.Valu
 
 
 @rule("MatMulNBits", domain=CONTRIB)
-def blocks_product(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
-    """dx = dy W, with W [N, K] unpacked here from the bytes the forward product reads; nothing else reads it."""
-    (dy,), bias = upstream, present(node, 5)
-    assert dy is not None
+def matmul_nbits(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
+    """dx = dy W, with W [N, K] dequantized here from the bytes that the forward matmul reads."""
     rows, width = node.attributes["N"].as_int(), node.attributes["K"].as_int()
-    unpacked = emit.op("DequantizeLinear", *_blocks(node, emit), axis=1, block_size=_block_size(node))
-    unpacked.shape = ir.Shape([rows, _padded(node)])
-    dx = emit.op("MatMul", dy, unpacked)
+    weight = emit.op("DequantizeLinear", *_blocks(node, emit), axis=1, block_size=_block_size(node))
+    weight.shape = ir.Shape([rows, _padded(node)])
+    dx = emit.op("MatMul", dy, weight)
     if _padded(node) != width:
         dx = emit.op("Slice", dx, emit.ints(0), emit.ints(width), emit.ints(-1))
-    return dx, None, None, None, None, _bias_gradient(node, dy, bias, emit)
+    return dx, None, None, None, None, _bias_gradient(node, dy, present(node, 5), emit)
 
 
 def _block_size(node: ir.Node) -> int:
@@ -85,33 +76,27 @@ def _block_size(node: ir.Node) -> int:
 
 
 def _padded(node: ir.Node) -> int:
-    """The width of the packed matrix: K in whole blocks."""
+    """The width of the quantized matrix: K rounded up to whole blocks."""
     return -(-node.attributes["K"].as_int() // _block_size(node)) * _block_size(node)
 
 
 def _blocks(node: ir.Node, emit: Emitter) -> tuple[ir.Value, ir.Value, ir.Value]:
-    """Weight, scales and zero points as ``DequantizeLinear`` takes them; the weight's bytes stay the same."""
-    packed, scales, zero_points = known(node.inputs[1]), known(node.inputs[2]), known(present(node, 3))
+    """Weight, scales and zero points as ``DequantizeLinear`` reads them. The weight's bytes stay the same."""
+    quantized, scales, zero_points = known(node.inputs[1]), known(node.inputs[2]), known(present(node, 3))
     bits = node.attributes.get_int("bits", 4)
     whole = zero_points is None or zero_points.dtype == np.uint8
-    if packed is None or scales is None or bits not in (4, 8) or present(node, 4) is not None or not whole:
+    if quantized is None or scales is None or bits not in (4, 8) or present(node, 4) is not None or not whole:
         raise NoGradientForCase(
             node,
             "only constant weights of 4 or 8 bits with integer zero points, whose columns were not reordered (g_idx), "
-            "can be unpacked",
+            "can be dequantized",
             "quantize the model again with 4 or 8 bits, integer zero points and no reordering",
         )
     rows, blocks = node.attributes["N"].as_int(), _padded(node) // _block_size(node)
-    stem = str(first_name(node))
-    weight = _packed(emit, f"{stem}.rows", packed, [rows, _padded(node)], bits)
+    stem = str(operand(node, 1).name)
+    weight = _integers(emit, f"{stem}.rows", quantized, [rows, _padded(node)], bits)
     grid = emit.op("Reshape", node.inputs[2], emit.ints(rows, blocks))
     return weight, grid, _zero_points(emit, stem, zero_points, [rows, blocks], bits)
-
-
-def first_name(node: ir.Node) -> str | None:
-    """The name of the packed weight."""
-    weight = node.inputs[1]
-    return weight.name if weight is not None else node.name
 
 
 def _zero_points(emit: Emitter, stem: str, given: NDArray[np.generic] | None, shape: list[int], bits: int) -> ir.Value:
@@ -121,10 +106,10 @@ def _zero_points(emit: Emitter, stem: str, given: NDArray[np.generic] | None, sh
     if bits == 4:  # rows of an odd number of blocks end in half a byte, which the dense layout does not have
         halves = unpack_nibbles(given.astype(np.uint8).reshape(rows, -1))[:, :blocks].reshape(-1)
         given = pack_nibbles(np.pad(halves, (0, halves.size % 2)))
-    return _packed(emit, f"{stem}.zeros", given, shape, bits)
+    return _integers(emit, f"{stem}.zeros", given, shape, bits)
 
 
-def _packed(emit: Emitter, name: str, array: NDArray[np.generic], shape: list[int], bits: int) -> ir.Value:
+def _integers(emit: Emitter, name: str, array: NDArray[np.generic], shape: list[int], bits: int) -> ir.Value:
     """An initializer over the bytes of ``array``, as a matrix of unsigned integers of 4 or 8 bits."""
     if bits == 8:
         return emit.stored(name, array.reshape(shape))
@@ -132,10 +117,9 @@ def _packed(emit: Emitter, name: str, array: NDArray[np.generic], shape: list[in
 
 
 @rule(FAKE_QUANTIZE, domain=DOMAIN)
-def fake_quantize(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
-    """The straight-through estimator (Bengio et al., 2013): dy where x could be said, 0 where it was clipped."""
-    x, (scale, zero_point) = first(node), (known(value) for value in node.inputs[1:3])
-    assert upstream[0] is not None
+def fake_quantize(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
+    """The straight-through estimator (Bengio et al., 2013): dy where x is in range, 0 where it was clipped."""
+    x, (scale, zero_point) = operand(node), (known(value) for value in node.inputs[1:3])
     if scale is None or zero_point is None:
         raise NoGradientForCase(node, "its scale is only known at run time", "quantize with constant scales")
     limits = np.iinfo(str(zero_point.dtype))
@@ -145,4 +129,4 @@ def fake_quantize(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients
     step, middle = scale.astype(np.float32).reshape(shape), zero_point.astype(np.float32).reshape(shape)
     low, high = (emit.constant((edge - middle) * step) for edge in (np.float32(limits.min), np.float32(limits.max)))
     inside = emit.op("And", emit.op("GreaterOrEqual", x, low), emit.op("LessOrEqual", x, high))
-    return (emit.op("Where", inside, upstream[0], emit.scalar(0.0, like=x)), None, None)
+    return (emit.op("Where", inside, dy, emit.scalar(0.0, like=x)), None, None)

@@ -1,4 +1,4 @@
-"""What rules read from a node and how they lay out shapes: constant inputs, axes, sizes known before the run."""
+"""Helpers of rules: constant inputs, axes and static sizes of a node, and reshapes between them."""
 
 from __future__ import annotations
 
@@ -10,14 +10,7 @@ import onnx_ir as ir
 from edgepeft_export.graph.constants import known_ints
 from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.graph.match import present
-from edgepeft_export.graph.shapes import Dim, dims_of, rank
-
-
-def first(node: ir.Node) -> ir.Value:
-    """The first input, which every operator here has."""
-    value = node.inputs[0]
-    assert value is not None
-    return value
+from edgepeft_export.graph.shapes import Dim, dims_of, dtype_of, rank
 
 
 def axis_of(node: ir.Node, default: int, of_rank: int) -> int:
@@ -26,9 +19,9 @@ def axis_of(node: ir.Node, default: int, of_rank: int) -> int:
 
 
 def known_axes(node: ir.Node, of_rank: int) -> list[int] | None:
-    """The axes of a node that takes them as an attribute (older opsets) or as its second input.
+    """The axes of a node, from its attribute (older opsets) or its second input.
 
-    ``[]`` where none are given; ``None`` where only the run knows them.
+    ``[]`` where it has none; ``None`` where they are computed at run time.
     """
     given = node.attributes.get_ints("axes", None)
     if given is None:
@@ -46,8 +39,8 @@ def static_size(dims: Sequence[Dim]) -> int | None:
 def reshaped_like(value: ir.Value, have: Sequence[Dim] | None, target: ir.Value, emit: Emitter) -> ir.Value:
     """Reshape ``value``, whose dimensions are ``have``, to the shape of ``target``.
 
-    Prefers a constant shape (0 copies a dimension, -1 is the one left over) to asking ``target`` at run time. A size of
-    0 can neither be written so nor leave anything over.
+    Prefers a constant shape (0 copies a dimension, -1 is inferred) to reading that of ``target`` at run time. A
+    constant cannot express a size of 0, nor can -1 be inferred next to one.
     """
     have = have or []
     template: list[int] = []
@@ -60,17 +53,15 @@ def reshaped_like(value: ir.Value, have: Sequence[Dim] | None, target: ir.Value,
 
 
 def reciprocal(count: ir.Value, like: ir.Value, emit: Emitter) -> ir.Value:
-    """1 / ``count``, an integer, with the dtype of ``like``: computed in float32, which float16 would not hold."""
-    assert like.dtype is not None
-    whole = emit.op("Reciprocal", emit.op("Cast", count, to=int(ir.DataType.FLOAT)))
-    return whole if like.dtype == ir.DataType.FLOAT else emit.op("Cast", whole, to=int(like.dtype))
+    """1 / ``count``, an integer, with the dtype of ``like``: computed in float32, since float16 would overflow."""
+    return emit.cast(emit.op("Reciprocal", emit.cast(count, ir.DataType.FLOAT)), dtype_of(like))
 
 
 def zeros_like(value: ir.Value, emit: Emitter) -> ir.Value:
     """Zeros to scatter into, of the shape of ``value``.
 
-    Of a shape that is known, ONNX Runtime would fold the zeros into a constant that stays in memory for good: as much
-    as an embedding. So zeros of a parameter are computed from it.
+    ONNX Runtime would fold zeros of a known shape into a constant that stays in memory, as large as an embedding. So
+    zeros of a parameter are computed from it.
     """
     producer = value.producer()
     if producer is None and all(isinstance(dim, int) for dim in dims_of(value)):
@@ -79,7 +70,7 @@ def zeros_like(value: ir.Value, emit: Emitter) -> ir.Value:
 
 
 def narrow(gradient: ir.Value | None) -> ir.Value | None:
-    """What a gradient was expanded from, where it was: beside an operand of full shape it broadcasts by itself."""
+    """The value that a gradient was expanded from, if it was: against an operand of full shape it broadcasts."""
     producer = gradient.producer() if gradient is not None else None
     return producer.inputs[0] if producer is not None and producer.op_type == "Expand" else gradient
 
@@ -91,4 +82,4 @@ def channel_shape(value: ir.Value) -> list[int]:
 
 def attribute_ints(node: ir.Node, name: str, default: Sequence[int]) -> list[int]:
     given = node.attributes.get_ints(name, None)
-    return list(default) if given is None else [int(number) for number in given]
+    return list(default) if given is None else [int(entry) for entry in given]

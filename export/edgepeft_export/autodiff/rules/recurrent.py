@@ -1,10 +1,9 @@
-"""What the gradient rules of recurrent networks (LSTM, GRU) share.
+"""Shared parts of the gradient rules of recurrent networks (LSTM, GRU).
 
-The forward stays the fused operator of ONNX Runtime. It gives the hidden states of all steps, so the backward computes
-the gates of *all* steps again in one product, and only what truly goes from step to step is a loop: a few elementwise
-nodes and one product in the body of a Scan. The gradients of weights, biases and inputs are products over all steps at
-once, behind the loop. The number of steps stays free; unrolled, the graph would have a length of its own, and grow
-with it.
+The forward stays the fused operator of ONNX Runtime. It returns the hidden states of all steps, so the backward
+recomputes the gates of *all* steps in one matmul. Only the recurrence itself is a loop: a few elementwise nodes and one
+matmul in the body of a Scan. The gradients of weights, biases and inputs are matmuls over all steps at once, after the
+loop. The number of steps stays free. An unrolled graph would have a fixed length, and grow with it.
 
 Shapes: T steps, N rows, H hidden units, G gates, I inputs; a direction at a time.
 """
@@ -19,13 +18,12 @@ import numpy as np
 import onnx_ir as ir
 
 from edgepeft_export.autodiff.registry import Gradients, NoGradientForCase, Upstream
-from edgepeft_export.autodiff.rules.reading import first
 from edgepeft_export.graph.emit import Emitter
-from edgepeft_export.graph.match import present
+from edgepeft_export.graph.match import operand, present
 from edgepeft_export.graph.shapes import dims_of
 
 Step = Callable[[Emitter, Sequence[ir.Value], Sequence[ir.Value]], tuple[Sequence[ir.Value], Sequence[ir.Value]]]
-"""The body of a loop: states before a step and the step's slices, to states after it and what is kept of it."""
+"""The body of a loop: states before a step and the step's slices, to states after it and outputs of the step."""
 
 GATES = {"LSTM": 4, "GRU": 3}
 
@@ -44,7 +42,7 @@ class Direction:
         previous: hidden states before each step, [T, N, H].
         first_h, first_c: states before the first step, [N, H].
         valid: [T, N, 1], where rows have lengths of their own.
-        dy: gradient of the hidden states, [T, N, H], 0 behind a row's end.
+        dy: gradient of the hidden states, [T, N, H], 0 past a row's end.
         dh, dc: gradients of the states after the last step, [N, H].
     """
 
@@ -78,11 +76,11 @@ class DirectionGradients(NamedTuple):
 
 
 def refuse_unusual(node: ir.Node, activations: Sequence[str]) -> None:
-    """Refuse what the equations here do not cover."""
+    """Refuse a node that the equations here do not cover."""
     given = [name.lower() for name in node.attributes.get_strings("activations", None) or ()]
     unusual = {
         "its activations are not the usual ones": any(
-            name != activations[place % len(activations)] for place, name in enumerate(given)
+            name != activations[index % len(activations)] for index, name in enumerate(given)
         ),
         "it clips its gates": "clip" in node.attributes,
         "it has peepholes": present(node, 7) is not None,
@@ -105,24 +103,22 @@ def directions(node: ir.Node, upstream: Upstream, emit: Emitter) -> list[Directi
 def _direction(
     node: ir.Node, upstream: Upstream, emit: Emitter, valid: ir.Value | None, at: int, count: int, reverse: bool
 ) -> Direction:
-    x, units = first(node), _units(node)
+    x, units = operand(node), _units(node)
     none = emit.zeros(emit.op("Concat", emit.dim(x, 1), emit.ints(units), axis=0), like=x)
     dy, dh, dc = (
         _part(value, axis, at, count, emit) for value, axis in zip((*upstream, None, None)[:3], (1, 0, 0), strict=True)
     )
-    w, r = (_part(present(node, place), 0, at, count, emit) for place in (1, 2))
-    first_h, first_c = (_part(present(node, place), 0, at, count, emit) or none for place in (5, 6))
-    hidden = _part(_hidden(node), 1, at, count, emit)
-    assert w is not None and r is not None and hidden is not None
+    first_h, first_c = (_part(present(node, index), 0, at, count, emit) or none for index in (5, 6))
+    hidden = _part_of(_hidden(node), 1, at, count, emit)
     if valid is not None and reverse:
-        hidden = emit.op("Where", valid, hidden, first_h)  # 0 behind a row's end, where this direction begins
+        hidden = emit.op("Where", valid, hidden, first_h)  # 0 past a row's end, where this direction starts
     return Direction(
         reverse,
         units,
-        _inputs(node, emit),
+        emit.dim(operand(node, 1), 2),
         x,
-        w,
-        r,
+        _part_of(operand(node, 1), 0, at, count, emit),
+        _part_of(operand(node, 2), 0, at, count, emit),
         *_biases(_part(present(node, 3), 0, at, count, emit), GATES[node.op_type] * units, emit),
         previous=before(hidden, first_h, reverse, emit),
         first_h=first_h,
@@ -135,26 +131,18 @@ def _direction(
 
 
 def _units(node: ir.Node) -> int:
-    r = present(node, 2)
-    assert r is not None
-    units = node.attributes.get_int("hidden_size", None) or dims_of(r)[2]
+    units = node.attributes.get_int("hidden_size", None) or dims_of(operand(node, 2))[2]
     if not isinstance(units, int):
         raise NoGradientForCase(node, "the number of hidden units is not known", "give it the attribute hidden_size")
     return units
 
 
-def _inputs(node: ir.Node, emit: Emitter) -> ir.Value:
-    w = present(node, 1)
-    assert w is not None
-    return emit.dim(w, 2)
-
-
 def _hidden(node: ir.Node) -> ir.Value:
-    """The hidden states of all steps, which the node gives from now on if it did not."""
+    """The hidden states of all steps. The node gets this output if it did not have it."""
     value = node.outputs[0]
     if not value.name:
         value.name = f"{node.name or node.op_type}.states"
-    value.type = first(node).type
+    value.type = operand(node).type
     return value
 
 
@@ -163,16 +151,18 @@ def _valid(node: ir.Node, emit: Emitter) -> ir.Value | None:
     lengths = present(node, 4)
     if lengths is None:
         return None
-    end = emit.op("Squeeze", emit.dim(first(node), 0), emit.ints(0))
+    end = emit.op("Squeeze", emit.dim(operand(node), 0), emit.ints(0))
     zero, one = (emit.constant(np.asarray(number, dtype=np.int64)) for number in (0, 1))
     steps = emit.op("Unsqueeze", emit.op("Range", zero, end, one), emit.ints(1, 2))
     return emit.op("Less", steps, emit.op("Unsqueeze", emit.op("Cast", lengths, to=7), emit.ints(1)))
 
 
 def _part(value: ir.Value | None, axis: int, at: int, count: int, emit: Emitter) -> ir.Value | None:
-    """The share of one of ``count`` directions, which lie along ``axis``."""
-    if value is None:
-        return None
+    """The part of one of ``count`` directions, which lie along ``axis``."""
+    return None if value is None else _part_of(value, axis, at, count, emit)
+
+
+def _part_of(value: ir.Value, axis: int, at: int, count: int, emit: Emitter) -> ir.Value:
     if count == 1:
         return emit.op("Squeeze", value, emit.ints(axis))
     return emit.op("Gather", value, emit.constant(np.asarray(at, dtype=np.int64)), axis=axis)
@@ -194,7 +184,7 @@ def before(states: ir.Value, initial: ir.Value, reverse: bool, emit: Emitter) ->
 
 
 def where_valid(valid: ir.Value | None, value: ir.Value, otherwise: float, emit: Emitter) -> ir.Value:
-    """``value``, and a number behind the ends of rows."""
+    """``value``, and the number ``otherwise`` past the ends of rows."""
     return value if valid is None else emit.op("Where", valid, value, emit.scalar(otherwise, like=value))
 
 
@@ -222,27 +212,27 @@ def tanh_derivative(tanh: ir.Value, emit: Emitter) -> ir.Value:
 def loop(
     emit: Emitter, states: Sequence[ir.Value], steps: Sequence[ir.Value], body: Step, *, backwards: bool
 ) -> Sequence[ir.Value]:
-    """Append a Scan over axis 0 of ``steps``; gives the states after the last step, then what the body keeps, stacked.
+    """Append a Scan over axis 0 of ``steps``. Returns the states after the last step, then the stacked step outputs.
 
     The body may read values of the graph around it.
     """
     graph = ir.Graph([], [], nodes=[], name="step", opset_imports=emit.graph.opset_imports)
     inside = Emitter(graph, emit.scope)
-    inner = [ir.Value(name=f"in.{place}", type=value.type) for place, value in enumerate((*states, *steps))]
+    inner = [ir.Value(name=f"in.{index}", type=value.type) for index, value in enumerate((*states, *steps))]
     graph.inputs.extend(inner)
-    after, kept = body(inside, inner[: len(states)], inner[len(states) :])
-    for value in (*after, *kept):
+    after, made = body(inside, inner[: len(states)], inner[len(states) :])
+    for value in (*after, *made):
         own = value.producer() is not None and not value.is_graph_output()
         graph.outputs.append(value if own else inside.op("Identity", value))
     return emit.ops(
         "Scan",
         *states,
         *steps,
-        outputs=len(after) + len(kept),
+        outputs=len(after) + len(made),
         body=graph,
         num_scan_inputs=len(steps),
         scan_input_directions=[int(backwards)] * len(steps),
-        scan_output_directions=[int(backwards)] * len(kept),
+        scan_output_directions=[int(backwards)] * len(made),
     )
 
 

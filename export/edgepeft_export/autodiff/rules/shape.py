@@ -1,55 +1,54 @@
-"""Operators that only move elements: their gradients move them back."""
+"""Operators that only move elements. Their gradients move them back."""
 
 from __future__ import annotations
 
 import numpy as np
 import onnx_ir as ir
 
-from edgepeft_export.autodiff.registry import Gradients, Upstream, rule
-from edgepeft_export.autodiff.rules.reading import axis_of, first, known_axes, reshaped_like
+from edgepeft_export.autodiff.registry import Gradients, Upstream, rule, rule_of_outputs
+from edgepeft_export.autodiff.rules.reading import axis_of, known_axes, reshaped_like
 from edgepeft_export.graph.constants import known_ints
 from edgepeft_export.graph.emit import Emitter
-from edgepeft_export.graph.match import present
+from edgepeft_export.graph.match import operand, present
 from edgepeft_export.graph.shapes import dims_of, rank
 
 
 @rule("Reshape", "Flatten")
-def reshape(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
-    assert upstream[0] is not None
-    return (reshaped_like(upstream[0], dims_of(node.outputs[0]), first(node), emit),)
+def reshape(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
+    return (reshaped_like(dy, dims_of(node.outputs[0]), operand(node), emit),)
 
 
 @rule("Squeeze")
-def squeeze(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
-    axes = known_axes(node, rank(first(node)))
+def squeeze(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
+    axes = known_axes(node, rank(operand(node)))
     if not axes:
-        return reshape(node, upstream, emit)
-    return (emit.op("Unsqueeze", upstream[0], emit.ints(*axes)),)
+        return reshape(node, dy, emit)
+    return (emit.op("Unsqueeze", dy, emit.ints(*axes)),)
 
 
 @rule("Unsqueeze")
-def unsqueeze(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
+def unsqueeze(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
     axes = known_axes(node, rank(node.outputs[0]))
-    return (emit.op("Squeeze", upstream[0], present(node, 1) if axes is None else emit.ints(*axes)),)
+    return (emit.op("Squeeze", dy, present(node, 1) if axes is None else emit.ints(*axes)),)
 
 
 @rule("Transpose")
-def transpose(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
+def transpose(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
     order = node.attributes.get_ints("perm", None)
     if order is None:
-        return (emit.op("Transpose", upstream[0]),)
-    return (emit.op("Transpose", upstream[0], perm=[int(axis) for axis in np.argsort(order)]),)
+        return (emit.op("Transpose", dy),)
+    return (emit.op("Transpose", dy, perm=[int(axis) for axis in np.argsort(order)]),)
 
 
 @rule("Expand", broadcasts=True)
-def expand(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
-    return (upstream[0],)
+def expand(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
+    return (dy,)
 
 
 @rule("Concat")
-def concat(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
+def concat(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
     if len(node.inputs) == 1:
-        return upstream
+        return (dy,)
     axis = axis_of(node, 0, rank(node.outputs[0]))
     parts = [value for value in node.inputs if value is not None]
     sizes = [dims_of(value)[axis] for value in parts]
@@ -58,12 +57,12 @@ def concat(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
         lengths = emit.ints(*known)
     else:
         lengths = emit.op("Concat", *[emit.dim(value, axis) for value in parts], axis=0)
-    return emit.ops("Split", upstream[0], lengths, outputs=len(parts), axis=axis)
+    return emit.ops("Split", dy, lengths, outputs=len(parts), axis=axis)
 
 
-@rule("Split", outputs=None)
+@rule_of_outputs("Split")
 def split(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
-    x = first(node)
+    x = operand(node)
     parts = [
         emit.zeros(emit.shape_of(output), like=x) if gradient is None else gradient
         for output, gradient in zip(node.outputs, upstream, strict=True)
@@ -72,9 +71,9 @@ def split(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
 
 
 @rule("Tile")
-def tile(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
-    """Lay the copies out along axes of their own, and sum over those."""
-    x, repeats = first(node), known_ints(present(node, 1))
+def tile(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
+    """Reshape so that the copies lie along axes of their own, and sum over those."""
+    x, repeats = operand(node), known_ints(present(node, 1))
     dims = dims_of(x)
     copies = emit.ints(*range(0, 2 * len(dims), 2))
     if repeats is not None and all(isinstance(dim, int) for dim in dims):
@@ -82,23 +81,23 @@ def tile(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
     else:
         columns = [emit.op("Unsqueeze", vector, emit.ints(1)) for vector in (present(node, 1), emit.shape_of(x))]
         layout = emit.op("Reshape", emit.op("Concat", *columns, axis=1), emit.ints(-1))
-    return (emit.op("ReduceSum", emit.op("Reshape", upstream[0], layout, allowzero=1), copies, keepdims=0),)
+    return (emit.op("ReduceSum", emit.op("Reshape", dy, layout, allowzero=1), copies, keepdims=0),)
 
 
 @rule("Trilu")
-def trilu(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
+def trilu(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
     upper = int(node.attributes.get_int("upper", 1))
-    return (emit.op("Trilu", upstream[0], present(node, 1), upper=upper),)
+    return (emit.op("Trilu", dy, present(node, 1), upper=upper),)
 
 
 @rule("DepthToSpace")
-def depth_to_space(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
+def depth_to_space(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
     block = int(node.attributes["blocksize"].as_int())
-    folded = emit.op("SpaceToDepth", upstream[0], blocksize=block)
+    folded = emit.op("SpaceToDepth", dy, blocksize=block)
     if node.attributes.get_string("mode", "DCR") == "DCR":
         return (folded,)
-    # SpaceToDepth lays the blocks before the channels, mode CRD behind them.
-    x = first(node)
+    # SpaceToDepth puts the blocks before the channels, mode CRD after them.
+    x = operand(node)
     height, width = emit.dim(x, 2), emit.dim(x, 3)
     apart = emit.op("Concat", emit.ints(0, block * block, -1), height, width, axis=0)
     swapped = emit.op("Transpose", emit.op("Reshape", folded, apart), perm=[0, 2, 1, 3, 4])
@@ -106,11 +105,11 @@ def depth_to_space(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradient
 
 
 @rule("SpaceToDepth")
-def space_to_depth(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
-    return (emit.op("DepthToSpace", upstream[0], blocksize=int(node.attributes["blocksize"].as_int())),)
+def space_to_depth(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
+    return (emit.op("DepthToSpace", dy, blocksize=int(node.attributes["blocksize"].as_int())),)
 
 
 @rule("ReverseSequence")
-def reverse_sequence(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
-    batch, time = (int(node.attributes.get_int(name, at)) for name, at in (("batch_axis", 1), ("time_axis", 0)))
-    return (emit.op("ReverseSequence", upstream[0], node.inputs[1], batch_axis=batch, time_axis=time),)
+def reverse_sequence(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
+    batch, time = (int(node.attributes.get_int(name, axis)) for name, axis in (("batch_axis", 1), ("time_axis", 0)))
+    return (emit.op("ReverseSequence", dy, node.inputs[1], batch_axis=batch, time_axis=time),)

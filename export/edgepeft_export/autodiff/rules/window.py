@@ -1,4 +1,4 @@
-"""How a window (of a convolution or a pooling) slides over the spatial axes."""
+"""Windows of convolutions and pooling: how they slide over the spatial axes, and the way back."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Window:
 
     @property
     def reach(self) -> tuple[int, ...]:
-        """How many elements a window spans, its holes included."""
+        """The number of elements that a window spans, with its dilation."""
         return tuple((size - 1) * step + 1 for size, step in zip(self.kernel, self.dilations, strict=True))
 
 
@@ -57,7 +57,7 @@ def window_of(node: ir.Node, x: ir.Value, kernel: Sequence[int]) -> Window:
 
 
 def _same(node: ir.Node, window: Window, sizes: Sequence[Dim], mode: str) -> Window:
-    """The window with as much padding as gives ⌈size / stride⌉ positions."""
+    """The window with the padding that yields ⌈size / stride⌉ positions."""
     before, after = [], []
     for size, stride, reach in zip(sizes, window.strides, window.reach, strict=True):
         if stride != 1 and not isinstance(size, int):
@@ -79,7 +79,7 @@ def spread_back(
 ) -> ir.Value:
     """The gradient of a convolution for its input ``x``, given that for its output ``y``."""
     if _slides_back(window):
-        transposed = _turned(weight, window, group, emit)
+        transposed = _flipped(weight, window, group, emit)
         if transposed is not None:
             pads = [reach - 1 - pad for reach, pad in zip(window.reach * 2, window.pads, strict=True)]
             return emit.op("Conv", dy, transposed, pads=pads, dilations=window.dilations, group=group)
@@ -87,15 +87,15 @@ def spread_back(
 
 
 def _slides_back(window: Window) -> bool:
-    """Whether the gradient is a convolution itself, which takes ONNX Runtime a fraction of a transposed one's time."""
+    """Whether the gradient is a convolution itself. ONNX Runtime runs it several times faster than a transposed one."""
     fits = all(pad < reach for pad, reach in zip(window.pads, window.reach * 2, strict=True))
     return fits and all(stride == 1 for stride in window.strides)
 
 
-def _turned(weight: ir.Value, window: Window, group: int, emit: Emitter) -> ir.Value | None:
-    """The kernel from output to input channels, mirrored. Of a frozen kernel ONNX Runtime makes it when it loads.
+def _flipped(weight: ir.Value, window: Window, group: int, emit: Emitter) -> ir.Value | None:
+    """The kernel from output to input channels, mirrored. ONNX Runtime folds that of a frozen kernel when it loads.
 
-    A quantized kernel is transposed while it is quantized; ``None`` where its scales would not lie along one axis then.
+    A quantized kernel is transposed as integers. ``None`` where its scales would not lie along one axis then.
     """
     dequantize = weight.producer()
     if dequantize is None or dequantize.op_type != "DequantizeLinear":
@@ -109,7 +109,7 @@ def _turned(weight: ir.Value, window: Window, group: int, emit: Emitter) -> ir.V
 
 
 def _exchanged(weight: ir.Value, group: int, emit: Emitter) -> ir.Value | None:
-    """[M, C / G, …] as [C, M / G, …]; ``None`` where groups have to be told apart and the sizes are not known."""
+    """[M, C / G, …] as [C, M / G, …]; ``None`` with several groups of unknown size."""
     dims = dims_of(weight)
     spatial = range(2, len(dims))
     if group == 1:
@@ -138,21 +138,21 @@ def _transposed(
 ) -> ir.Value:
     """A transposed convolution.
 
-    Several input sizes give one output size. ``output_padding`` tells them apart where the sizes are known (or the
-    stride is 1); otherwise as much as can be is made, and cut to the size of ``x``.
+    Several input sizes have the same output size. ``output_padding`` selects one where the sizes are known (or the
+    stride is 1). Otherwise the largest result is computed and cut to the size of ``x``.
     """
-    gap = _left_over(window, dims_of(x)[2:], dims_of(y)[2:])
+    left_over = _left_over(window, dims_of(x)[2:], dims_of(y)[2:])
     whole = emit.op(
         "ConvTranspose",
         dy,
         weight,
-        pads=window.pads if gap is not None else [*window.before, *[0] * len(window.kernel)],
-        output_padding=gap if gap is not None else [stride - 1 for stride in window.strides],
+        pads=window.pads if left_over is not None else [*window.before, *[0] * len(window.kernel)],
+        output_padding=left_over if left_over is not None else [stride - 1 for stride in window.strides],
         strides=window.strides,
         dilations=window.dilations,
         group=group,
     )
-    if gap is not None:
+    if left_over is not None:
         return whole
     starts = emit.ints(*[0] * len(window.kernel))
     ends = emit.op("Concat", *[emit.dim(x, axis) for axis in window.axes], axis=0)
@@ -160,14 +160,14 @@ def _transposed(
 
 
 def _left_over(window: Window, inputs: Sequence[Dim], outputs: Sequence[Dim]) -> list[int] | None:
-    """How many elements at the end of each axis no window reaches; ``None`` where unknown or less than none."""
-    gaps = []
+    """The number of elements at the end of each axis that no window reaches; ``None`` where unknown or negative."""
+    left_over = []
     for axis, (have, made) in enumerate(zip(inputs, outputs, strict=True)):
         if isinstance(have, int) and isinstance(made, int):
             padding = window.before[axis] + window.after[axis]
-            gaps.append(have + padding - (made - 1) * window.strides[axis] - window.reach[axis])
+            left_over.append(have + padding - (made - 1) * window.strides[axis] - window.reach[axis])
         elif window.strides[axis] == 1:
-            gaps.append(0)
+            left_over.append(0)
         else:
             return None
-    return gaps if min(gaps) >= 0 else None
+    return left_over if min(left_over) >= 0 else None

@@ -6,7 +6,7 @@ from edgepeft_export.autodiff.registry import no_gradient, qualified
 from edgepeft_export.graph.custom_ops import DOMAIN, STOP_GRADIENT
 
 no_gradient("it reads the shape, not the values", "Shape", "Size")
-no_gradient("it makes a tensor out of a shape or of nothing", "ConstantOfShape", "Constant", "EyeLike")
+no_gradient("it reads a shape or nothing", "ConstantOfShape", "Constant", "EyeLike")
 no_gradient(
     "it draws at random",
     "RandomNormal",
@@ -16,9 +16,11 @@ no_gradient(
     "Bernoulli",
     "Multinomial",
 )
-no_gradient("it answers true or false", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "IsNaN", "IsInf")
+no_gradient(
+    "its result is true or false", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "IsNaN", "IsInf"
+)
 no_gradient("it works on true and false", "And", "Or", "Xor", "Not")
 no_gradient("it works on the bits of integers", "BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "BitwiseNot")
-no_gradient("it gives positions", "ArgMax", "ArgMin", "NonZero", "NonMaxSuppression")
+no_gradient("its results are positions", "ArgMax", "ArgMin", "NonZero", "NonMaxSuppression")
 no_gradient("it is flat almost everywhere", "Floor", "Ceil", "Round", "Sign", "Hardmax")
 no_gradient("the model detaches it", qualified(STOP_GRADIENT, DOMAIN))

@@ -21,6 +21,7 @@ from edgepeft_export.forward.onnx_source.declared_shapes import name_free_axes, 
 from edgepeft_export.forward.onnx_source.lora import GraphLora, attach_lora
 from edgepeft_export.forward.onnx_source.quantized import needs_4_bits, raise_quantized
 from edgepeft_export.forward.onnx_source.reference import FileReference, choose_outputs, verified
+from edgepeft_export.graph.constants import initializer_array
 from edgepeft_export.graph.modelfile import load_model
 from edgepeft_export.graph.shapes import infer_shapes
 from edgepeft_export.opset import IR_VERSION, OPSET, OPSET_4_BITS
@@ -75,9 +76,8 @@ def from_onnx(
             roles |= {pair.a: "lora_A", pair.b: "lora_B"}
         chosen += [value for name in attached.head if (value := model.graph.initializers[name]) not in chosen]
     for value in chosen:
-        assert value.const_value is not None and value.name is not None
-        parameters[value.name] = value.const_value.numpy().copy()
-        del model.graph.initializers[value.name]
+        parameters[str(value.name)] = initializer_array(value).copy()
+        del model.graph.initializers[str(value.name)]
         value.const_value = None
         model.graph.inputs.append(value)
     forward = Forward(tidy(model), inputs, parameters, adapter=adapter, roles=roles, source=of_model(load_model(path)))

@@ -14,7 +14,7 @@ from edgepeft_export.forward.graph import Forward
 from edgepeft_export.forward.torch_source.losses import PlainLosses
 from edgepeft_export.forward.torch_source.module import default_dynamic_axes, describe, distinct_sizes, export
 from edgepeft_export.forward.torch_source.reference import Reference, verified
-from edgepeft_export.graph.shapes import Dim, dims_of
+from edgepeft_export.graph.shapes import Dim, dims_of, dtype_of
 from edgepeft_export.losses import OnnxLoss
 from edgepeft_export.losses.custom import inlined
 
@@ -129,6 +129,5 @@ def _label_axes(labels: Mapping[str, Tensor], dims: Sequence[Dim]) -> dict[str, 
 
 
 def _example(value: ir.Value) -> Tensor:
-    assert value.dtype is not None
     sizes = [dim if isinstance(dim, int) else 2 for dim in dims_of(value)]
-    return torch.rand(sizes).to(torch.from_numpy(value.dtype.numpy().type(0).reshape(1)).dtype)
+    return torch.rand(sizes).to(torch.from_numpy(dtype_of(value).numpy().type(0).reshape(1)).dtype)

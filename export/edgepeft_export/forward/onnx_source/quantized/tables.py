@@ -10,12 +10,12 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgepeft_export.forward.onnx_source.quantized.shapes import gather_width
-from edgepeft_export.graph.constants import initializer_array
+from edgepeft_export.graph.constants import initializer_array, initializer_tensor
 from edgepeft_export.graph.custom_ops import CONTRIB
 from edgepeft_export.graph.edit import replace_value
 from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.graph.lookup import dequantized_rows, split_bytes
-from edgepeft_export.graph.match import present
+from edgepeft_export.graph.match import operand, operands, present
 from edgepeft_export.graph.rounding import unpack_nibbles
 from edgepeft_export.graph.shapes import rank
 
@@ -44,8 +44,7 @@ def _is_plain(node: ir.Node) -> bool:
 
 
 def _rows(node: ir.Node, emit: Emitter, width: int) -> ir.Value:
-    table, ids, scales = node.inputs[:3]
-    assert table is not None and ids is not None and scales is not None
+    table, ids, scales = operands(node, 3)
     integers, grid, leading = _integers(node, emit), initializer_array(scales), [0] * rank(ids)
     block = node.attributes.get_int("block_size", 128)
     padded = grid.shape[1] * block
@@ -58,9 +57,8 @@ def _rows(node: ir.Node, emit: Emitter, width: int) -> ir.Value:
 
 def _integers(node: ir.Node, emit: Emitter) -> ir.Value:
     """The rows' integers as floats, two of each byte where they have 4 bits; of INT4, 8 is added to each."""
-    table, ids = node.inputs[:2]
-    assert table is not None and ids is not None and table.const_value is not None
-    tensor = table.const_value
+    table, ids = operands(node, 2)
+    tensor = initializer_tensor(table)
     packed = np.frombuffer(tensor.tobytes(), np.uint8).reshape(tensor.shape.numpy()[0], -1)
     rows = emit.op("Gather", emit.stored(f"{table.name}.bytes", packed), ids)
     if _is_8_bits(node):
@@ -77,8 +75,7 @@ def _is_8_bits(node: ir.Node) -> bool:
 
 def _zero_points(node: ir.Node, shape: tuple[int, ...]) -> Floats:
     """One for each block, as the integers of :func:`_integers` have it."""
-    table, given = node.inputs[0], present(node, 3)
-    assert table is not None
+    table, given = operand(node), present(node, 3)
     if given is None:
         middle = {ir.DataType.INT4: 8, ir.DataType.UINT4: 0}.get(table.dtype or ir.DataType.UINT8)
         return np.full(shape, middle if middle is not None else 128 if _is_8_bits(node) else 8, np.float32)
