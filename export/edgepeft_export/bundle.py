@@ -33,16 +33,16 @@ from edgepeft_runtime.files.tensorfile import write_tensors
 
 @dataclass(frozen=True)
 class Extras:
-    """What a bundle says beside its graphs.
+    """The parts of a bundle other than its graphs.
 
     Attributes:
         dimension_max: largest size of a symbolic dimension, such as the number of learned positions.
         classes: names of the classes, by label.
-        text, image: how raw data is turned into inputs.
-        micro_batch: examples that go through the graph at a time, where a budget of memory asks for it.
-        generation: how a causal language model is made to go on with a text.
+        text, image: how raw data is converted to inputs.
+        micro_batch: examples that the graph processes at a time, to stay within a memory budget.
+        generation: how a causal language model continues a text.
         files: further files to carry, by their name in the bundle.
-        quantized: what a quantized tensor stands for, by its name.
+        quantized: the float tensors that quantized tensors represent, by name.
         provenance: how it was prepared; JSON.
     """
 
@@ -70,7 +70,7 @@ def write_bundle(
     """Write a bundle at ``out``, whole or not at all.
 
     Args:
-        complete: called with the folder of the new bundle before it takes its place: may add to it, or refuse it.
+        complete: called with the folder of the new bundle before it is published. It may add files or raise.
 
     Raises:
         BundleError: ``out`` exists and ``overwrite`` is not given, is no bundle, or cannot be written.
@@ -85,7 +85,7 @@ def write_bundle(
 
 
 def check_target(out: Path, overwrite: bool) -> None:
-    """Refuse a place where something else is, before any work is done."""
+    """Refuse a path where something else exists, before any work is done."""
     with writing(out):
         recover_directory(out)
     if not out.exists():
@@ -120,7 +120,7 @@ def _fill(folder: Path, compiled: Compiled, loss: Loss, optimizer: Optimizer, ex
 
 def _write_graph(model: ir.Model, path: Path) -> None:
     content = ir.to_proto(model).SerializeToString(deterministic=True)
-    external_locations(content)  # devices refuse more than the checker does: a Loop without a bound
+    external_locations(content)  # devices also refuse graphs that the checker accepts, such as a Loop without a bound
     path.write_bytes(content)
     onnx.checker.check_model(str(path), full_check=False)
 
@@ -191,7 +191,7 @@ def _tensor(value: ir.Value) -> spec.TensorSpec:
 
 
 def _shape(dims: list[Dim] | tuple[Dim, ...], name: str) -> tuple[int | str, ...]:
-    """Dimensions for the manifest: one that nobody named gets a name of its own."""
+    """Dimensions for the manifest. One without a name gets its own."""
     return tuple(f"{name}_{axis}" if dim is None else dim for axis, dim in enumerate(dims))
 
 

@@ -1,4 +1,4 @@
-"""A forward graph, a loss and an optimizer to the four graphs that a device runs."""
+"""Compiles a forward graph, a loss and an optimizer to the graphs that a device runs."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ from edgepeft_runtime.bundle.adapter_layout import AdapterLayout
 from edgepeft_runtime.bundle.manifest import INDICES
 
 LARGE = 4096
-"""Elements; gradient rules write smaller constants of their own."""
+"""Elements. Constants that gradient rules emit are smaller."""
 
 
 @dataclass(frozen=True)
 class Compiled:
-    """The graphs of a bundle, and what its manifest says of them.
+    """The graphs of a bundle, and the facts about them for its manifest.
 
     Attributes:
         graphs: ``train``, ``optimizer``, ``eval``, ``infer``, and perhaps ``select``.
-        parameters: first values of what trains, and of what does not; what trains is in ``buckets``.
-        unreached: parameters that were asked to train and that the loss does not depend on; they stay frozen.
-        activations: bytes alive in a train step at the moments that may be the fullest.
-        sparse: tensors of which single elements train; where the device picks them, there is a graph ``select``.
+        parameters: initial values of trainable and non-trainable parameters; the trainable ones are in ``buckets``.
+        unreached: parameters that should train but that the loss does not depend on; they stay frozen.
+        activations: bytes alive in a train step at the moments that may be its peak.
+        sparse: tensors of which single elements train; ``select`` exists where the device picks them.
         layout: how the parameters belong together.
         roles: the role of each parameter.
         base_sha256: the identity of the frozen tensors, as the source has them.
@@ -75,14 +75,14 @@ def compile_step(forward: Forward, loss: Loss, optimizer: Optimizer, recompute: 
     """Build the graphs ``train``, ``optimizer``, ``eval``, ``infer``, and perhaps ``select``, of the specification.
 
     Args:
-        forward: what trains is its inputs.
+        forward: has the trainable parameters as inputs.
         loss: attached to its outputs.
-        optimizer: of what trains.
+        optimizer: updates the trainable parameters.
         recompute: which activations the train step computes twice; see :data:`edgepeft_export.memory.MODES`.
 
     Raises:
         NoGradientRule: an operator between the loss and a parameter has no gradient rule.
-        UnsupportedOperator: a graph holds an operator that devices do not have.
+        UnsupportedOperator: a graph contains an operator that devices do not have.
         NothingReachesLoss: the loss depends on no parameter.
         DequantizedTensor: a graph stores a float copy of a quantized tensor.
         LossError: the loss does not fit the model.
@@ -102,7 +102,7 @@ def compile_step(forward: Forward, loss: Loss, optimizer: Optimizer, recompute: 
         "eval": with_loss,
         "infer": forward.model.clone(),
     }
-    known = {*with_loss.graph.initializers, *forward.parameters}
+    names = {*with_loss.graph.initializers, *forward.parameters}
     for name, model in graphs.items():
         lower(model)
         if name != "optimizer":
@@ -112,7 +112,7 @@ def compile_step(forward: Forward, loss: Loss, optimizer: Optimizer, recompute: 
             memory.recompute(model, model.graph.outputs[:2], recompute)
             common.NameFixPass()(model)
         assert_runs_on_devices(model)
-        _assert_quantized(model, known)
+        _assert_quantized(model, names)
     values = tuple(forward.input_values()), tuple(forward.model.graph.outputs)
     peaks = tuple(memory.activation_peaks(graphs["train"]))
     roles = _roles(forward, sparse)
@@ -153,18 +153,18 @@ def _attach_loss(forward: Forward, loss: Loss) -> tuple[ir.Model, LossTerms, Seq
     return model, terms, specs
 
 
-def _check_labels(labels: Sequence[str], taken: set[str]) -> None:
+def _check_labels(labels: Sequence[str], existing: set[str]) -> None:
     for name in labels:
-        if name in taken:
+        if name in existing:
             raise WrongLossInputs(
-                f"The loss takes {name!r}, and the model has an input, output or parameter of that name.",
+                f"The loss reads {name!r}, and the model has an input, output or parameter of that name.",
                 context=None,
-                hint="leave labels out of the example inputs: the loss is attached behind the model's outputs.",
+                hint="leave labels out of the example inputs: the loss is attached after the model's outputs.",
             )
 
 
 def _differentiated(with_loss: ir.Model, forward: Forward) -> tuple[ir.Model, dict[str, ir.Value]]:
-    """A copy with the backward behind it, and the gradient of each parameter that the loss depends on."""
+    """A copy with the backward after it, and the gradient of each parameter that the loss depends on."""
     model = with_loss.clone()
     targets = [input_named(model.graph, name) for name in forward.parameters]
     gradients = differentiate(model.graph, model.graph.outputs[0], targets)
@@ -179,7 +179,7 @@ def _differentiated(with_loss: ir.Model, forward: Forward) -> tuple[ir.Model, di
 
 
 def _accumulate(train: ir.Model, gradients: Mapping[str, ir.Value], buckets: Sequence[Bucket]) -> ir.Model:
-    """Give the loss, and accumulators: a flat vector per bucket comes in, and goes out with its gradients added."""
+    """Return the loss, and add the gradients to accumulators: flat vectors, one per bucket, from inputs to outputs."""
     graph = train.graph
     del graph.outputs[2:]  # the model's own
     emit = Emitter(graph, scope="accumulate")
@@ -192,7 +192,7 @@ def _accumulate(train: ir.Model, gradients: Mapping[str, ir.Value], buckets: Seq
 
 
 def sweep(model: ir.Model) -> None:
-    """Remove what nobody reads, put the same work done twice together, and give every node a name of its own."""
+    """Remove unused nodes, merge equal ones, and name every node uniquely."""
     common.RemoveUnusedNodesPass()(model)
     common.CommonSubexpressionEliminationPass()(model)
     common.RemoveUnusedNodesPass()(model)
@@ -204,12 +204,12 @@ def sweep(model: ir.Model) -> None:
 
 
 def _assert_quantized(model: ir.Model, known: Collection[str]) -> None:
-    """See that no graph stores a large float tensor beside those that the model and its loss came with."""
+    """Check that a graph stores no large float tensors other than those of the model and its loss."""
     for name, value in model.graph.initializers.items():
         tensor = value.const_value
         if tensor is not None and tensor.dtype.is_floating_point() and tensor.size > LARGE and name not in known:
             raise DequantizedTensor(
-                f"The graph would store {name}, {tensor.size:,} float elements, beside the quantized base.",
+                f"The graph would store {name}, {tensor.size:,} float elements, besides the quantized base.",
                 context=f"read by {', '.join(str(use.node.name) for use in value.uses())}",
                 hint="this is a defect of a gradient rule: please report the model's operators.",
             )

@@ -22,10 +22,10 @@ def with_generation(
     """The graphs of a bundle with ``generate`` among them.
 
     Args:
-        compiled: of the same model; what trains there is the input here.
+        compiled: of the same model. Its parameters are the inputs here.
         decoding: of the model, fp32.
-        quantization: as the other graphs were quantized.
-        report: what was quantized there: weights that stay fp32 do so here.
+        quantization: that of the other graphs.
+        report: of the other graphs. Weights that stay fp32 there stay fp32 here.
     """
     there = {weight.name for weight in weights_of(decoding.forward.model.graph, quantization.smallest)}
     kept = tuple(name for name in report.kept if name in there)

@@ -2,8 +2,8 @@
 
 Parameters, gradients, state, ``lr``, ``step`` and ``grad_scale`` go in; parameters, state and ``grad_norm`` come out.
 
-Node count, not arithmetic, is what an optimizer costs on small tensors: so they are updated together, as few flat
-vectors ("buckets").
+On small tensors an optimizer's cost is its number of nodes, not its arithmetic. So they are updated together, as few
+flat vectors ("buckets").
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from edgepeft_export.opset import IR_VERSION, OPSET
 from edgepeft_export.optimizers.base import Hyper, Optimizer
 
 ALONE = 1 << 20
-"""Elements from which on a parameter is a bucket of its own: copying it would cost more than its nodes."""
+"""Parameters with at least this many elements get their own bucket: copying them would cost more than extra nodes."""
 
 RESIDUAL = "residual"
-"""State vector of the parts of gradients that were not applied yet."""
+"""State vector of the parts of gradients that have not been applied yet."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Bucket:
 def plan_buckets(shapes: Mapping[str, tuple[int, ...]], no_decay: Sequence[str] = ()) -> tuple[Bucket, ...]:
     """Divide parameters into buckets.
 
-    Weight decay spares what ``no_decay`` names, and everything of rank 0 or 1: biases, and scales of norms.
+    Weight decay does not apply to the names in ``no_decay`` and to ranks 0 and 1: biases, and scales of norms.
     """
     shared: dict[bool, list[str]] = {}
     groups: list[tuple[list[str], bool]] = []
@@ -106,8 +106,8 @@ def optimizer_graph(optimizer: Optimizer, buckets: Sequence[Bucket]) -> ir.Model
 def state_names(optimizer: Optimizer, bucket: Bucket) -> list[str]:
     """Names of the state vectors of a bucket: ``exp_avg.0`` for the bucket ``gradients.0``."""
     suffix = bucket.name.rpartition(".")[2]
-    kept = [] if optimizer.gradient_fraction is None else [RESIDUAL]
-    return [f"{name}.{suffix}" for name in (*optimizer.state(), *kept)]
+    residual = [] if optimizer.gradient_fraction is None else [RESIDUAL]
+    return [f"{name}.{suffix}" for name in (*optimizer.state(), *residual)]
 
 
 def _updated(
@@ -119,7 +119,7 @@ def _updated(
     hyper: Hyper,
     decay: bool,
 ) -> tuple[ir.Value, Sequence[ir.Value]]:
-    """One update; where a fraction of the gradient is applied, the last state vector is what was held back so far."""
+    """One update; where a fraction of the gradient is applied, the last state vector is the part not applied so far."""
     if optimizer.gradient_fraction is None:
         return optimizer.update(emit, parameter, gradient, state, hyper, decay)
     total = emit.op("Add", gradient, state[-1])
@@ -130,7 +130,7 @@ def _updated(
 
 
 def _largest(emit: Emitter, total: ir.Value, fraction: float) -> ir.Value:
-    """The largest elements, zeros elsewhere; of several equally large ones at the bound, all.
+    """The largest elements, zeros elsewhere. Elements equal to the bound are all included.
 
     Top-k sparsification with memory (Stich et al., NeurIPS 2018; Lin et al., ICLR 2018), per bucket: large tensors
     alone, small ones together.
@@ -155,7 +155,7 @@ def _clip(emit: Emitter, gradients: Sequence[ir.Value], max_norm: float | None) 
 
 
 def flatten(emit: Emitter, values: Sequence[ir.Value]) -> ir.Value:
-    """Tensors as one vector, as the members of a bucket lie in it."""
+    """Concatenate tensors to one vector, in the order of a bucket's members."""
     flat = [emit.op("Reshape", value, emit.ints(-1)) for value in values]
     return flat[0] if len(flat) == 1 else emit.op("Concat", *flat, axis=0)
 

@@ -1,4 +1,4 @@
-"""What to quantize, and how."""
+"""Settings of quantization, and its report."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ class Quantization:
         compute: ``int8`` rounds weights to 8 bits, with a scale per output channel, and multiplies in integer
             arithmetic, forward and backward; ``int4`` stores 4 bits, with a scale per block, and multiplies gradients
             in fp32; ``fp32`` quantizes nothing.
-        keep: names or patterns of weights that stay fp32; ``*`` and ``?`` match, a plain name means all that begins so.
+        keep: names or patterns of weights that stay fp32; ``*`` and ``?`` match, a plain name means its submodules too.
         block: elements per scale of ``int4``.
-        gradient: how gradients are rounded before an integer matmul. ``row``: rows are brought to one size first,
-            because those of different tokens differ; it takes four more passes over each gradient. ``tensor``: with one
+        gradient: how gradients are rounded before an integer matmul. ``row``: rows are normalized first, because
+            those of different tokens differ in size; it costs four more passes over each gradient. ``tensor``: with one
             scale for all rows, which is a little faster.
         smallest: tensors of fewer elements stay fp32.
         tolerance: with calibration data, largest relative error of the model's outputs (L2); the most sensitive
-            weights stay fp32 until it holds.
-        codebook: values that the elements of each remaining fp32 weight share (Han et al., ICLR 2016), 2 to 256: its
-            indices are stored, and looked up when the graph is loaded, so the bundle alone gets smaller.
+            weights stay fp32 until it is met.
+        codebook: values that the elements of each remaining fp32 weight share (Han et al., ICLR 2016), 2 to 256. Its
+            indices are stored and looked up when the graph is loaded, so only the bundle gets smaller.
     """
 
     compute: str = "fp32"
@@ -59,17 +59,17 @@ class Quantization:
         return self.compute != "fp32" or self.codebook is not None
 
     def keeps(self, name: str) -> bool:
-        """Whether the weight of that name stays as it is."""
+        """Whether the weight of that name stays fp32."""
         return any(fnmatchcase(name, pattern) or name.startswith(f"{pattern}.") for pattern in self.keep)
 
 
 @dataclass(frozen=True)
 class QuantizedTensor:
-    """What a quantized tensor stands for.
+    """The float tensor that a quantized tensor represents.
 
     Attributes:
         kind: ``int8``, ``int4`` or ``codebook``.
-        elements: number of elements of the float tensor in its place.
+        elements: number of elements of the float tensor.
     """
 
     kind: str
@@ -78,10 +78,10 @@ class QuantizedTensor:
 
 @dataclass
 class QuantizationReport:
-    """What :func:`edgepeft_export.quantize.quantize` did.
+    """The result of :func:`edgepeft_export.quantize.quantize`.
 
     Attributes:
-        quantized: by the name of the initializer that holds the integers; also what came quantized.
+        quantized: by the name of the initializer with the integers; includes tensors that were quantized in the source.
         kept: weights that stayed float, each with the reason.
     """
 

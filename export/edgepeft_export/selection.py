@@ -18,7 +18,7 @@ def gradient_name(sparse: Sparse) -> str:
 
 
 def selection_graph(with_loss: ir.Model, sparse: Sequence[Sparse]) -> ir.Model:
-    """A copy of a graph with its loss as first output, that gives the gradients of these tensors and nothing else."""
+    """A copy of a graph with its loss as first output. It returns only the gradients of these tensors."""
     model = with_loss.clone()
     graph = model.graph
     stored = {part.tensor: dense_values(graph, part) for part in sparse}

@@ -18,12 +18,12 @@ INLINE = 256
 
 
 class WeightsFile:
-    """Collects the large initializers of several models in one file, in the order they come; equal ones once."""
+    """Collects the large initializers of several models in one file, in order. Equal ones are stored once."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._file = path.open("wb")
-        self._places: dict[str, tuple[int, int]] = {}
+        self._ranges: dict[str, tuple[int, int]] = {}
         self._entries: dict[tuple[int, str], FrozenSpec] = {}
 
     def __enter__(self) -> WeightsFile:
@@ -36,7 +36,7 @@ class WeightsFile:
 
     @property
     def entries(self) -> tuple[FrozenSpec, ...]:
-        """What the file holds; a tensor that several names share appears under each, with its bytes under the first."""
+        """The tensors of the file. One that several names share appears under each, with its bytes under the first."""
         return tuple(self._entries.values())
 
     def externalize(self, model: ir.Model) -> ir.Model:
@@ -49,14 +49,12 @@ class WeightsFile:
 
     def _store(self, name: str, tensor: ir.TensorProtocol) -> ir.ExternalTensor:
         data = tensor.tobytes()
-        key = hashlib.sha256(
-            data
-        ).hexdigest()  # whatever they stand for: 4-bit weights are bytes to one of their readers
-        new = key not in self._places
+        key = hashlib.sha256(data).hexdigest()  # by the bytes alone, as 4-bit weights are bytes to some readers
+        new = key not in self._ranges
         if new:
-            self._places[key] = (self._pad(), len(data))
+            self._ranges[key] = (self._pad(), len(data))
             self._file.write(data)
-        offset, length = self._places[key]
+        offset, length = self._ranges[key]
         shape = tuple(tensor.shape.numpy())
         entry = FrozenSpec(name, _dtype_name(tensor.dtype), shape, len(data) if new else 0)
         self._entries.setdefault((offset, name), entry)
@@ -73,7 +71,7 @@ class WeightsFile:
 def _is_large(tensor: ir.TensorProtocol) -> bool:
     if tensor.dtype == ir.DataType.STRING:
         return False
-    # Vectors of integers are shapes, axes and sizes of parts: the runtime wants to read them while it loads.
+    # Vectors of integers are shapes, axes and sizes of parts, which the runtime reads while it loads.
     return tensor.nbytes > INLINE and not (len(tensor.shape) <= 1 and not tensor.dtype.is_floating_point())
 
 

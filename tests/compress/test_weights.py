@@ -142,7 +142,7 @@ def test_a_codebook_bundle_is_smaller_and_trains_as_torch(tmp_path: Path) -> Non
     )
     sizes = [(done.bundle / "weights.bin").stat().st_size for done in (large, small)]
     assert sizes[1] < sizes[0] / 2
-    assert {name: item.kind for name, item in small.packed.items()} == {
+    assert {name: item.kind for name, item in small.quantized.items()} == {
         "0.weight.indices": "codebook",
         "2.weight.indices": "codebook",
     }

@@ -128,7 +128,7 @@ def test_every_reader_reads_the_packed_weight(compute: str) -> None:
     exact, rounded = _run(forward, ids), _run(packed, ids)
     error = np.linalg.norm(exact - rounded) / np.linalg.norm(exact)
     assert 0 < error < (0.03 if compute == "int8" else 0.15)
-    assert sorted(item.elements for item in report.packed.values()) == [48 * 80, 48 * 80, 100 * 48, 80 * 40 * 3]
+    assert sorted(item.elements for item in report.quantized.values()) == [48 * 80, 48 * 80, 100 * 48, 80 * 40 * 3]
     assert not [
         v.name for v in packed.model.graph.initializers.values() if v.dtype == ir.DataType.FLOAT and _size(v) > 2000
     ]
@@ -144,10 +144,10 @@ def test_patterns_and_sizes_choose_what_is_packed() -> None:
     """``keep`` accepts names, modules and patterns. Small tensors stay. The report says why."""
     forward = _tables()
     _, report = quantize(forward, Quantization("int8", keep=("up", "*words*")))
-    assert set(report.packed) == {"mix.weight.int8", "down.weight.int8"}
+    assert set(report.quantized) == {"mix.weight.int8", "down.weight.int8"}
     assert set(report.kept) == {"up.weight", "words.weight"}
     _, report = quantize(forward, Quantization("int8", smallest=4000))
-    assert set(report.packed) == {"mix.weight.int8", "words.weight.int8"}
+    assert set(report.quantized) == {"mix.weight.int8", "words.weight.int8"}
     assert quantize(forward, Quantization("fp32"))[0] is forward
 
 
@@ -170,7 +170,7 @@ def test_settings_out_of_range_are_refused(name: str) -> None:
 def test_what_cannot_be_packed_is_said() -> None:
     """A pattern that fits nothing, a model without frozen weights, calibration data that does not fit."""
     forward = _tables()
-    with pytest.raises(QuantizeError, match="No weight that would be packed fits 'decoder'"):
+    with pytest.raises(QuantizeError, match="No weight that would be quantized fits 'decoder'"):
         quantize(forward, Quantization("int8", keep=("decoder",)))
     with pytest.raises(QuantizeError, match="no frozen weight"):
         quantize(from_torch(nn.Linear(4, 4), torch.zeros(1, 4)), Quantization("int8"))
@@ -232,10 +232,10 @@ def test_training_on_a_quantized_base_follows_torch(name: str, compute: str, tmp
     kind, _, gradient = compute.partition("-")
     model, exported = _exported(name)
     forward, report = quantize(exported, Quantization(kind, smallest=64, gradient=gradient or "tensor"))
-    assert report.packed
+    assert report.quantized
     loss = losses.by_name(NETWORKS[name].loss)
     bundle = write_bundle(compile_step(forward, loss, SGD(lr=0.05)), loss, SGD(lr=0.05), tmp_path / "b")
-    twin = _rounded_twin(copy.deepcopy(model), kind, [name.rpartition(".")[0] for name in report.packed]).eval()
+    twin = _rounded_twin(copy.deepcopy(model), kind, [name.rpartition(".")[0] for name in report.quantized]).eval()
     with Trainer.open(bundle) as trainer:
         for ours, theirs in _losses(trainer, twin, NETWORKS[name]):
             assert ours == pytest.approx(theirs, rel=2e-2)
@@ -279,7 +279,9 @@ def test_the_bundle_shrinks_and_describes_its_tensors(tmp_path: Path) -> None:
     for compute in ("fp32", "int8", "int4"):
         forward, report = quantize(_tables(), Quantization(compute))
         compiled = compile_step(forward, CrossEntropy(), SGD(lr=0.1))
-        bundle = write_bundle(compiled, CrossEntropy(), SGD(lr=0.1), tmp_path / compute, Extras(packed=report.packed))
+        bundle = write_bundle(
+            compiled, CrossEntropy(), SGD(lr=0.1), tmp_path / compute, Extras(quantized=report.quantized)
+        )
         frozen = Bundle.open(bundle).manifest.frozen
         sizes[compute] = sum(entry.bytes for entry in frozen)
         assert sum(entry.elements or 0 for entry in frozen) == (0 if compute == "fp32" else 4800 + 2 * 3840 + 9600)

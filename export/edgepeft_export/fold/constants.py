@@ -1,6 +1,6 @@
-"""Ensures that what depends on trained tensors alone is computed now rather than at each run.
+"""Ensures that values which depend on trained tensors alone are computed now rather than at each run.
 
-Transposes of LoRA's matrices, sums of a weight and its sparse changes, the encoder of a prompt.
+Such are transposes of LoRA's matrices, sums of a weight and its sparse changes, and the encoder of a prompt.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ _QUANTIZED = (ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT4, ir.DataType
 
 
 def fold_constants(model: ir.Model, trained: Collection[ir.Value]) -> set[ir.Value]:
-    """Replace what is computed from initializers, one of them trained, by its value, in place.
+    """Replace values computed from initializers, one of them trained, by their content, in place.
 
-    What reads a quantized tensor stays: its value would be a dequantized one.
+    Nodes that read a quantized tensor stay, because their result would be a dequantized one.
 
     Returns:
         The new initializers.
     """
-    found = _computed(model.graph, trained)
-    results = _results(model, [str(value.name) for value in found])
-    return {_put(model.graph, value, array) for value, array in zip(found, results, strict=True)}
+    values = _computed(model.graph, trained)
+    results = _results(model, [str(value.name) for value in values])
+    return {_put(model.graph, value, array) for value, array in zip(values, results, strict=True)}
 
 
 def _computed(graph: ir.Graph, trained: Collection[ir.Value]) -> list[ir.Value]:
-    """The last values of each chain of nodes that need nothing but initializers."""
+    """The last values of each chain of nodes that depend on initializers alone."""
     constant = set(trained)
     for node in graph:
         inputs = [value for value in node.inputs if value is not None]
@@ -46,8 +46,7 @@ def _plain(value: ir.Value) -> bool:
 
 
 def _is_last(value: ir.Value, constant: Collection[ir.Value]) -> bool:
-    goes_on = any(use.node.outputs[0] not in constant for use in value.uses())
-    return goes_on and not value.is_graph_output()
+    return not value.is_graph_output() and any(use.node.outputs[0] not in constant for use in value.uses())
 
 
 def _results(model: ir.Model, names: Sequence[str]) -> list[NDArray[np.generic]]:
@@ -67,7 +66,7 @@ def _results(model: ir.Model, names: Sequence[str]) -> list[NDArray[np.generic]]
 
 
 def load_all(graph: ir.Graph) -> None:
-    """Read what is still in ``weights.bin``: the model must not name a file of the bundle."""
+    """Read the tensors still in ``weights.bin``, so that the model does not refer to a file of the bundle."""
     for value in graph.initializers.values():
         if isinstance(value.const_value, ir.ExternalTensor):
             value.const_value = ir.tensor(value.const_value.numpy(), dtype=value.const_value.dtype, name=value.name)

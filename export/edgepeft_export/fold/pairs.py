@@ -1,10 +1,10 @@
-"""Ensures that a LoRA branch beside a frozen linear layer costs nothing.
+"""Ensures that a LoRA branch of a frozen linear layer costs nothing.
 
-Pattern, read on the graph and not from names: two linear layers with trained matrices in a row, scaled anywhere, added
-to a third one of the same input: ``Add(base, branch)`` with ``branch = s (x A) B`` and ``base = x W``, perhaps with a
-bias and reshaped. Of convolutions, B has a kernel of one element and A looks where W looks.
+Pattern, matched on the graph and not by names: two consecutive linear layers with trained matrices, scaled anywhere,
+added to a third one with the same input: ``Add(base, branch)`` with ``branch = s (x A) B`` and ``base = x W``, perhaps
+with a bias and reshaped. Of convolutions, B has a kernel of one element and A has the window of W.
 Algebra: ``x W + s (x A) B = x (W + s A B)``.
-What looks different stays as it is, which is right too, only slower.
+Branches of another form are left alone, which is correct but slower.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from edgepeft_export.graph.match import producer_of
 from edgepeft_export.graph.shapes import Dim, dims_of, rank
 
 _WINDOW: dict[str, str | int] = {"auto_pad": "NOTSET", "dilations": 1, "group": 1, "pads": 0, "strides": 1}
-"""Attributes of a convolution beside the kernel's shape, and what they are where they are missing."""
+"""Attributes of a convolution other than the kernel's shape, with their defaults."""
 
 
 @dataclass(frozen=True)
 class _Pair:
-    """A LoRA branch and what it stands beside.
+    """A LoRA branch and the layer that it is added to.
 
     Attributes:
         base: the frozen layer.
-        base_output: what the branch is added to: the layer's output, perhaps with a bias, perhaps reshaped.
+        base_output: the other operand of the sum: the layer's output, perhaps with a bias, perhaps reshaped.
         total: the sum.
         delta: the branch as one matrix in the layout of ``base.matrix()``.
     """
@@ -45,7 +45,7 @@ class _Pair:
 
 @dataclass(frozen=True)
 class _Branch:
-    """``s (x A) B``: the input x, the first layer (of convolutions it says where they look), and ``s A B``."""
+    """``s (x A) B``: the input x, the first layer (which has the window of convolutions), and ``s A B``."""
 
     x: ir.Value
     first: LinearSite
@@ -55,12 +55,12 @@ class _Branch:
 def fold_lora(
     model: ir.Model, trained: Collection[ir.Value], *, into_quantized: bool = False, spare_masks: bool = True
 ) -> int:
-    """Fold every LoRA branch into the weight beside it, in place.
+    """Fold every LoRA branch into the weight of its layer, in place.
 
     Args:
         model: an inference graph whose trained tensors are initializers.
         trained: these initializers; only branches whose two matrices are among them are folded.
-        into_quantized: fold into quantized weights as well, which are rounded again.
+        into_quantized: fold into quantized weights as well, and round them again.
         spare_masks: leave weights with many zeros alone.
 
     Returns:
@@ -89,19 +89,19 @@ def _pair(node: ir.Node, trained: Collection[ir.Value]) -> _Pair | None:
         base, branch = _base(base_output), _branch(branch_output, trained)
         if base is None or branch is None or base.weight in trained:
             continue
-        if _beside(base, branch) and base.matrix().shape == branch.delta.shape:
+        if _reads_alike(base, branch) and base.matrix().shape == branch.delta.shape:
             return _Pair(base, base_output, node.outputs[0], branch.delta)
     return None
 
 
 def _readable(value: ir.Value) -> LinearSite | None:
-    """The layer that gives ``value``, whose matrix can be told."""
+    """The layer that computes ``value``, where its matrix can be read."""
     linear = LinearSite.of(value.producer())
     return linear if linear is not None and linear.storage != "other" else None
 
 
 def _base(value: ir.Value) -> LinearSite | None:
-    """The layer that gives ``value``, perhaps with a constant bias, perhaps reshaped; nothing else may read it."""
+    """The layer that computes ``value``, perhaps with a constant bias, perhaps reshaped. Nothing else may read it."""
     before: ir.Value | None = value
     while before is not None and len(before.uses()) == 1 and not before.is_graph_output():
         if (linear := _readable(before)) is not None:
@@ -111,7 +111,7 @@ def _base(value: ir.Value) -> LinearSite | None:
 
 
 def _branch(value: ir.Value, trained: Collection[ir.Value]) -> _Branch | None:
-    """The branch that gives ``value``, whose constant factor may lie anywhere on it; ``None`` where it is no branch."""
+    """The branch that computes ``value``, with its constant factor anywhere; ``None`` where ``value`` is no branch."""
     after, value = _unscaled(value)
     second = _readable(value)
     between, value = _unscaled(second.x) if second is not None else (1.0, value)
@@ -136,8 +136,8 @@ def _unscaled(value: ir.Value) -> tuple[float, ir.Value]:
     return scale, value
 
 
-def _beside(base: LinearSite, branch: _Branch) -> bool:
-    """Whether a layer sees the branch's input in the branch's way."""
+def _reads_alike(base: LinearSite, branch: _Branch) -> bool:
+    """Whether a layer reads the branch's input, through the same window."""
     if base.is_conv or branch.first.is_conv:
         same_window = _window(base.node) == _window(branch.first.node) and base.groups == 1
         return base.x is branch.x and same_window
@@ -145,12 +145,12 @@ def _beside(base: LinearSite, branch: _Branch) -> bool:
 
 
 def _is_masked(base: LinearSite) -> bool:
-    """Whether a mask keeps weights at zero, which a dense branch would fill."""
+    """Whether a mask keeps weights at zero. A dense branch would fill them."""
     return bool(np.mean(base.matrix() == 0) >= MASKED_FRACTION)
 
 
 def _flattens(flat: ir.Value, source: ir.Value) -> bool:
-    """Whether ``flat`` is ``source`` with its leading axes made one: the same rows in the same order."""
+    """Whether ``flat`` is ``source`` with its leading axes flattened: the same rows in the same order."""
     node = producer_of(flat, "Reshape") or producer_of(flat, "Flatten")
     return node is not None and node.inputs[0] is source and _width(flat) is not None and _width(flat) == _width(source)
 
@@ -162,12 +162,12 @@ def _is_pointwise(linear: LinearSite) -> bool:
 
 
 def _window(node: ir.Node) -> dict[str, object]:
-    """The attributes of a convolution; what is the same along all axes as one number."""
+    """The attributes of a convolution, each as one number where it is the same along all axes."""
     given = {name: node.attributes[name].value if name in node.attributes else plain for name, plain in _WINDOW.items()}
-    return {name: _one(value) for name, value in given.items()}
+    return {name: _uniform(value) for name, value in given.items()}
 
 
-def _one(value: object) -> object:
+def _uniform(value: object) -> object:
     if not isinstance(value, (list, tuple)):
         return value
     return value[0] if len(set(value)) == 1 else tuple(value)

@@ -1,4 +1,4 @@
-"""Folds pairs into quantized weights for good: the weights are dequantized, or rounded again as they were."""
+"""Folds pairs into quantized weights. The weights are dequantized, or rounded again as before."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def fold_quantized(model: ir.Model, parameters: Mapping[str, NDArray[np.generic]
     """Make the parameters of an inference graph part of it, in place. Returns the number of LoRA pairs folded.
 
     Args:
-        again: round the weights again as they were; else they become float32.
+        again: round the weights again as before; else they become float32.
     """
     load_all(model.graph)
     trained = bind_inputs(model.graph, parameters)
@@ -29,7 +29,7 @@ def fold_quantized(model: ir.Model, parameters: Mapping[str, NDArray[np.generic]
     if not again:
         for linear in quantized_layers(model.graph):
             _dequantize(model.graph, linear)
-    # Rounding has made zeros of its own, so masks cannot be told; who calls has refused them.
+    # Rounding makes zeros of its own, so masks cannot be recognized. The caller has refused them.
     folded = fold_lora(model, trained, into_quantized=again, spare_masks=again)
     model.graph.sort()
     common.RemoveUnusedNodesPass()(model)
@@ -44,7 +44,7 @@ def quantized_layers(graph: ir.Graph) -> list[LinearSite]:
 
 
 def _dequantize(graph: ir.Graph, linear: LinearSite) -> None:
-    """Make it a layer with a float32 weight; nodes are appended at the end."""
+    """Replace the weight by a float32 one. New nodes are appended at the end."""
     weight = new_initializer(graph, f"{linear.weight.name}.dequantized", linear.matrix().astype(np.float32))
     if linear.is_conv:
         linear.node.replace_input_with(1, weight)

@@ -1,4 +1,4 @@
-"""What is known of a value before the graph runs: its content, the initializer it is made of, its constant factor."""
+"""Static facts about values: their content, the initializer they are computed from, their constant factor."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _CARRIES = frozenset({"DequantizeLinear", "QuantizeLinear", "Transpose", "Cast",
 MASKED_FRACTION = 0.04
 """Fraction of zeros from which on a weight counts as masked: a mask has 5 % or more, dense weights have next to none.
 
-Read from the zeros: names change on the way to a graph, exact zeros do not.
+The zeros are counted because names change on the way to a graph and exact zeros do not.
 """
 
 
 def known(value: ir.Value | None) -> NDArray[np.generic] | None:
-    """The content of a constant or a frozen initializer; ``None`` for what only the run knows."""
+    """The content of a constant or a frozen initializer; ``None`` where it is computed at run time."""
     if value is None or value.is_graph_input():
         return None
     tensor = ir.convenience.get_const_tensor(value)
@@ -53,7 +53,7 @@ def is_frozen(value: ir.Value | None) -> bool:
 
 
 def source_initializer(value: ir.Value | None) -> ir.Value | None:
-    """The initializer that a constant is made of by casts, transpositions and the like, or ``None``."""
+    """The initializer that a constant is computed from by casts, transpositions and the like, or ``None``."""
     if value is None or value.is_graph_input():
         return None
     node = value.producer()
@@ -65,11 +65,11 @@ def source_initializer(value: ir.Value | None) -> ir.Value | None:
     return sources[0] if sources and all(source is not None for source in sources) else None
 
 
-def same_constant(one: ir.Value | None, other: ir.Value | None) -> bool:
-    """Whether two values are one, or equal constants."""
-    if one is other:
+def same_constant(first: ir.Value | None, second: ir.Value | None) -> bool:
+    """Whether two values are identical, or equal constants."""
+    if first is second:
         return True
-    left, right = known(one), known(other)
+    left, right = known(first), known(second)
     return left is not None and right is not None and left.dtype == right.dtype and bool(np.array_equal(left, right))
 
 

@@ -25,7 +25,7 @@ of the matmul is computed: see :class:`edgepeft_export.quantize.Quantization`.
 """
 
 FAKE_QUANTIZE = "FakeQuantize"
-"""``(x, scale, zero_point)``, attribute ``axis``: x rounded to what the integer type of ``zero_point`` can say."""
+"""``(x, scale, zero_point)``, attribute ``axis``: x rounded to the grid of ``zero_point``'s dtype."""
 
 STOP_GRADIENT = "StopGradient"
 """``(x) -> x``, through which no gradient passes."""
@@ -47,7 +47,7 @@ def int8_matmul(
 
 
 def lower(model: ir.Model) -> None:
-    """Write every operator of our own as kernels that stock ONNX Runtime has, in place."""
+    """Lower every operator of our own to kernels of stock ONNX Runtime, in place."""
     rounded: dict[ir.Value, tuple[ir.Value, ...]] = {}
     transposed: dict[ir.Value, ir.Value] = {}
     for node in [node for node in model.graph if node.domain == DOMAIN]:

@@ -1,7 +1,7 @@
 """Edits of a graph in place, by the verbs of ``onnx_ir.editing`` (ONNX IR 1.2): one treatment of names and outputs.
 
-A name belongs to a place in the graph: what takes the place takes the name, the shape and the type, and an output of
-the graph keeps its name whatever computes it.
+A name belongs to a position in the graph. A replacement gets the name, the shape and the type, and an output of the
+graph keeps its name whichever node computes it.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ def replace_value(old: ir.Value, new: ir.Value) -> None:
 
 
 def replace_node(old: ir.Node, new: ir.Node) -> None:
-    """Put a node with one output, which is in no graph yet, in the place of another."""
+    """Replace a node by another with one output, which is in no graph yet."""
     old.prepend(new)
     replace_value(old.outputs[0], new.outputs[0])
     remove_node(old)
 
 
 def eliminate_node(node: ir.Node, input_index: int = 0) -> None:
-    """Remove a node; whoever read its output reads that input of it.
+    """Remove a node. Readers of its output read that input of it.
 
-    The input keeps its name, shape and type where it has them, unless the output was one of the graph: then the input
-    has to be computed in the graph, and be no output yet.
+    The input keeps its name, shape and type where it has them. If the output is one of the graph, the input gets its
+    name, has to be computed in the graph, and must be no output yet.
     """
     given, output = operand(node, input_index), node.outputs[0]
     if given.shape is None:
@@ -63,7 +63,7 @@ def insert_on_edge(value: ir.Value, node: ir.Node) -> ir.Value:
 
 
 def remove_node(node: ir.Node) -> None:
-    """Remove a node whose outputs nobody reads."""
+    """Remove a node whose outputs have no readers."""
     assert node.graph is not None
     node.graph.remove(node, safe=True)
 
@@ -83,8 +83,8 @@ def input_named(graph: ir.Graph, name: str) -> ir.Value:
 def bind_inputs(graph: ir.Graph, values: Mapping[str, NDArray[np.generic]]) -> set[ir.Value]:
     """Turn the graph inputs named in ``values`` into initializers, and return them.
 
-    A value may have another shape than its input, as the pairs of a stack do: then shapes between the nodes are
-    dropped, for onnxruntime to infer.
+    A value may have another shape than its input, as the pairs of a stack do. Shapes between the nodes are then
+    dropped, and onnxruntime infers them.
     """
     inputs = [value for value in graph.inputs if value.name in values]
     if any(value.shape != values[str(value.name)].shape for value in inputs):

@@ -1,4 +1,4 @@
-"""Writes ONNX nodes into a graph: the one place where nodes, constants and runtime shapes are made."""
+"""The emitter: appends nodes, constants and runtime shapes to an ONNX graph."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ Attribute = int | float | str | Sequence[int] | Sequence[float] | ir.TensorProto
 
 
 class Emitter:
-    """Appends nodes at the end of a graph, and shares the constants and shapes they ask for.
+    """Appends nodes at the end of a graph, and shares their constants and shapes.
 
     Args:
         graph: the graph to write into.
-        scope: prefix of the names of new nodes; gradient nodes carry the forward node's name there, so that an error of
-            the runtime leads back to a layer.
+        scope: prefix of the names of new nodes. Gradient nodes have the forward node's name there, so that a runtime
+            error leads back to a layer.
     """
 
     def __init__(self, graph: ir.Graph, scope: str = "") -> None:
@@ -32,7 +32,7 @@ class Emitter:
         self._names = _names(graph)
 
     def op(self, op_type: str, *inputs: ir.Value | None, domain: str = "", **attributes: Attribute) -> ir.Value:
-        """Append a node with one output and return it. Its dtype is that of its operands, unless ONNX says another."""
+        """Append a node and return its one output. Its dtype is that of its operands, unless ONNX defines another."""
         return self.ops(op_type, *inputs, outputs=1, domain=domain, **attributes)[0]
 
     def ops(
@@ -50,43 +50,41 @@ class Emitter:
         return node.outputs
 
     def constant(self, array: NDArray[np.generic]) -> ir.Value:
-        """An initializer holding ``array``; equal constants are shared. Not for tensors that train or are large."""
+        """An initializer with the content ``array``. Equal ones are shared. Not for tensors that train or are large."""
         array = np.asarray(array, order="C")  # (ascontiguousarray would give a scalar a dimension)
         key = (array.dtype.str, array.shape, array.tobytes())
         if key not in self._constants:
             name = self._fresh_name("constant")
-            tensor = ir.tensor(array, name=name)
-            value = ir.Value(
-                name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
-            )
-            self.graph.register_initializer(value)
-            self._constants[key] = value
+            self._constants[key] = self._register(name, ir.tensor(array, name=name))
         return self._constants[key]
 
+    def _register(self, name: str, tensor: ir.TensorProtocol) -> ir.Value:
+        shape, dtype = ir.Shape(tensor.shape.numpy()), ir.TensorType(tensor.dtype)
+        value = ir.Value(name=name, shape=shape, type=dtype, const_value=tensor)
+        self.graph.register_initializer(value)
+        self._names.add(name)
+        return value
+
     def stored(self, name: str, content: NDArray[np.generic] | ir.TensorProtocol) -> ir.Value:
-        """The initializer of that name, made of ``content`` where there is none yet: for what is large and frozen."""
-        found = self.graph.initializers.get(name)
-        if found is None:
+        """The initializer of that name, created from ``content`` where there is none yet. For large frozen tensors."""
+        if name not in self.graph.initializers:
             tensor = ir.tensor(content, name=name) if isinstance(content, np.ndarray) else content
-            found = ir.Value(name=name, shape=ir.Shape(tensor.shape.numpy()), type=ir.TensorType(tensor.dtype))
-            found.const_value = tensor
-            self.graph.register_initializer(found)
-            self._names.add(name)
-        return found
+            self._register(name, tensor)
+        return self.graph.initializers[name]
 
     def scalar(self, number: float, like: ir.Value) -> ir.Value:
         """A constant of rank 0 with the dtype of ``like``."""
         return self.constant(np.asarray(number, dtype=dtype_of(like).numpy()))
 
     def ints(self, *numbers: int) -> ir.Value:
-        """A constant int64 vector, as axes, shapes and pads are given."""
+        """A constant int64 vector, for axes, shapes and pads."""
         return self.constant(np.asarray(numbers, dtype=np.int64))
 
     def shape_of(self, value: ir.Value) -> ir.Value:
         """The shape of ``value`` as an int64 vector: a constant where it is known, else read at run time.
 
-        Tensors whose dimensions have the same names share one vector, taken from the graph's inputs where they have
-        those names: reading the shape of a tensor would keep it in memory until then.
+        Tensors whose dimensions have the same names share one vector, read from the graph's inputs where they have
+        those names. Reading the shape of a tensor would keep it in memory until then.
         """
         static = static_dims(value)
         if static is not None:
@@ -106,8 +104,8 @@ class Emitter:
         if size is None:
             return self.op("Shape", value, start=axis, end=axis + 1)
         if size not in self._sizes:
-            source, at = self._inputs_by_size.get(size, (value, axis))
-            self._sizes[size] = self.op("Shape", source, start=at, end=at + 1)
+            source, axis = self._inputs_by_size.get(size, (value, axis))
+            self._sizes[size] = self.op("Shape", source, start=axis, end=axis + 1)
         return self._sizes[size]
 
     def _once(self, key: ir.Value | tuple[Dim, ...], make: Callable[[], ir.Value]) -> ir.Value:
@@ -139,8 +137,8 @@ class Emitter:
     def sum_to(self, value: ir.Value, shape: Sequence[Dim], target: ir.Value) -> ir.Value:
         """Sum ``value``, whose dimensions are ``shape``, over what broadcasting added, down to the shape of ``target``.
 
-        Where the names of two symbolic dimensions leave open whether one of them was broadcast, the axes are found at
-        run time.
+        Where the names of two symbolic dimensions leave open whether one was broadcast, the axes are determined at run
+        time.
         """
         wanted = dims_of(target)
         added = len(shape) - len(wanted)
@@ -167,25 +165,23 @@ class Emitter:
         number = len(self._names)
         while f"{stem}.{number}" in self._names:
             number += 1
-        name = f"{stem}.{number}"
-        self._names.add(name)
-        return name
+        return f"{stem}.{number}"
 
 
 def _may_broadcast(have: Dim, want: Dim) -> bool:
-    """Whether only the run can tell if a dimension ``have`` came of stretching ``want``."""
+    """Whether it is open until run time if a dimension ``have`` was broadcast from ``want``."""
     differs = have != want or want is None
     return want != 1 and differs and not (isinstance(want, int) and want > 1)
 
 
 def _inputs_by_size(graph: ir.Graph) -> dict[str, tuple[ir.Value, int]]:
-    """For the name of each symbolic dimension, the first input of the graph that has it, and where."""
-    found: dict[str, tuple[ir.Value, int]] = {}
+    """For the name of each symbolic dimension, the first input of the graph that has it, and its axis."""
+    axes: dict[str, tuple[ir.Value, int]] = {}
     for value in graph.inputs:
         for axis, size in enumerate(dims_of(value) if value.shape is not None else ()):
             if isinstance(size, str):
-                found.setdefault(size, (value, axis))
-    return found
+                axes.setdefault(size, (value, axis))
+    return axes
 
 
 def _names(graph: ir.Graph) -> set[str | None]:

@@ -1,7 +1,7 @@
-"""Linear layers of a graph: nodes that multiply by a matrix made of an initializer, whoever wrote them.
+"""Linear layers of a graph: nodes that multiply by a matrix computed from an initializer.
 
-Every question that a pass has about one is answered here: which initializer its matrix is, how that is stored, what
-the matrix is as floats, and how to put another one in its place.
+A :class:`LinearSite` knows which initializer the matrix is, how it is stored, the matrix as floats, and how to replace
+it.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class LinearSite:
         inputs, outputs: the sizes of W: columns of x and of y, or channels of a convolution.
         kernel: sizes of a convolution's kernel along its axes.
         transposed: whether the stored array is [outputs, inputs].
-        storage: how W is stored. ``float``: as it is; ``int8``: as integers with a scale per channel; ``int4``: as
+        storage: how W is stored. ``float``: as floats; ``int8``: as integers with a scale per channel; ``int4``: as
             blocks of half bytes; ``other``: in a way that :meth:`matrix` does not read.
         scale: the initializer of the scales, of ``int8`` and ``int4``.
     """
@@ -81,14 +81,14 @@ class LinearSite:
 
     @property
     def x(self) -> ir.Value:
-        """What is multiplied, before it is rounded."""
+        """The input, before it is rounded."""
         x = operand(self.node)
         rounded = producer_of(x, "DynamicQuantizeLinear") if self.node.op_type == "MatMulIntegerToFloat" else None
         return x if rounded is None else operand(rounded)
 
     @property
     def bias(self) -> ir.Value | None:
-        """What the node itself adds."""
+        """The bias that the node itself adds."""
         index = _BIAS[self.node.domain, self.node.op_type]
         return None if index is None else present(self.node, index)
 
@@ -133,7 +133,7 @@ class LinearSite:
         return initializer_array(self.scale).astype(np.float64).reshape(shape)
 
     def with_matrix(self, matrix: Matrix) -> None:
-        """Let the node multiply by another matrix of this shape, stored as this one is; other readers keep theirs."""
+        """Let the node multiply by another matrix of this shape, stored like this one. Other readers keep theirs."""
         stored = np.ascontiguousarray(matrix.T if self.transposed else matrix) / self._alpha
         if self.storage == "float":
             self._store(self.weight, stored.astype(initializer_array(self.weight).dtype))
@@ -151,7 +151,7 @@ class LinearSite:
         self._store(self.scale, scales.reshape(initializer_array(self.scale).shape))
 
     def _own_operand(self) -> None:
-        """Make the node between the weight and this one, where there is one, serve this one alone."""
+        """Give this node its own copy of the node between the weight and it, where there is a shared one."""
         operand = self.node.inputs[1]
         node = operand.producer() if operand is not None else None
         if node is not None and len(node.outputs[0].uses()) > 1:
@@ -161,7 +161,7 @@ class LinearSite:
             self.node.replace_input_with(1, copy.outputs[0])
 
     def _store(self, old: ir.Value, array: NDArray[np.generic]) -> None:
-        """Let this node read other content in the place of ``old``: under its name, where nobody else reads it."""
+        """Let this node read other content instead of ``old``, under its name where that has no other reader."""
         if len(old.uses()) == 1:
             old.const_value = ir.tensor(np.ascontiguousarray(array), name=old.name)
             return
@@ -189,7 +189,7 @@ def _sizes(node: ir.Node, weight: ir.Value) -> list[int] | None:
 
 
 def _operand_dims(node: ir.Node, weight: ir.Value) -> list[int] | None:
-    """The shape of what is multiplied by, also where nobody has inferred shapes since it was written."""
+    """The shape of the matrix operand, also where shapes have not been inferred since it was written."""
     operand, stored = node.inputs[1], static_dims(weight)
     inferred = static_dims(operand) if operand is not None else None
     if inferred is not None or stored is None:
@@ -206,7 +206,7 @@ def _is_transposed(node: ir.Node) -> bool:
 
 
 def _storage(node: ir.Node, weight: ir.Value) -> tuple[Literal["float", "int8", "int4", "other"], ir.Value | None]:
-    """How a matrix is stored, and its scales; of integers, only as edgepeft itself stores them, without zero points."""
+    """How a matrix is stored, and its scales. Integers only as edgepeft itself stores them, without zero points."""
     operand, kind = node.inputs[1], node.op_type
     if operand is weight and not node.domain and weight.dtype is not None and weight.dtype.is_floating_point():
         zero = kind == "Gemm" and node.attributes.get_float("alpha", 1.0) == 0.0

@@ -23,10 +23,10 @@ def dequantized_rows(
     """``(integers - zero_points) · scales[ids]`` in blocks, without the padding of the last one.
 
     Args:
-        integers: as floats, [*ids, ...] with whole blocks behind the axes of ``ids``.
-        ids: which rows were looked up.
+        integers: as floats, [*ids, ...] with whole blocks after the axes of ``ids``.
+        ids: the rows that were looked up.
         scales: [rows, blocks, 1].
-        zero_points: what broadcasts to [*ids, blocks, block].
+        zero_points: broadcast to [*ids, blocks, block].
         block: elements per scale.
         width: elements of a row.
     """

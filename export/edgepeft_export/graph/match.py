@@ -1,4 +1,4 @@
-"""What a pass asks of the nodes around a value."""
+"""Queries of passes and rules about the nodes around a value."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def operands(node: ir.Node, count: int | None = None) -> list[ir.Value]:
 
 
 def producer_of(value: ir.Value | None, op_type: str) -> ir.Node | None:
-    """The node that makes ``value``, where it is of that type."""
+    """The node that computes ``value``, where it is of that type."""
     node = value.producer() if value is not None else None
     return node if node is not None and node.op_type == op_type else None
 
 
 def only_reader(value: ir.Value, op_type: str) -> ir.Node | None:
-    """The node of that type where nothing else reads ``value``."""
+    """The node of that type that alone reads ``value``, or ``None``."""
     uses = list(value.uses())
     if len(uses) != 1 or value.is_graph_output() or uses[0].node.op_type != op_type:
         return None
@@ -45,7 +45,7 @@ def other_input(node: ir.Node, value: ir.Value) -> ir.Value | None:
 
 
 def added_vector(value: ir.Value, size: Dim) -> tuple[ir.Value, ir.Value] | None:
-    """``(bias, sum)`` where all that reads ``value`` is an ``Add`` of a vector of that size."""
+    """``(bias, sum)`` where the only reader of ``value`` is an ``Add`` of a vector of that size."""
     add = only_reader(value, "Add")
     bias = other_input(add, value) if add is not None else None
     if add is None or bias is None or bias.shape is None:

@@ -12,7 +12,7 @@ from edgepeft_runtime.files.regular import open_regular
 
 
 def load_model(path: str | Path) -> ir.Model:
-    """Load a model and open the files that hold its tensors: a missing one is an error now, not of a later step.
+    """Load a model and open the files of its tensors, so that a missing one is an error now and not later.
 
     Raises:
         Exception: protobuf, onnx and the file system each raise their own; also where a file is not a regular one.

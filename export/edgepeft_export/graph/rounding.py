@@ -8,11 +8,11 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float32]
+Float32Array = NDArray[np.float32]
 _Number = TypeVar("_Number", bound=np.number)
 
 LARGEST_PAIR = 128
-"""Largest sum of two neighbouring int8 weights of one sign with which all kernels give the same integers.
+"""Largest sum of two neighbouring int8 weights of one sign with which all kernels compute the same integers.
 
 Without VNNI, x86 kernels add two products of a uint8 activation and an int8 weight in 16 bits and saturate:
 255 · (a + b) <= 2¹⁵ - 1 = 32767 holds up to a + b = 128. ARM, WebAssembly and VNNI add in 32 bits. Under this limit a
@@ -31,7 +31,7 @@ class Int8Matrix:
     """``values · scale`` is the matrix; ``axis`` is the axis of ``values`` along which ``scale`` lies."""
 
     values: NDArray[np.int8]
-    scale: Floats
+    scale: Float32Array
     axis: int
 
 
@@ -45,7 +45,7 @@ class Int4Matrix:
     """
 
     values: NDArray[np.uint8]
-    scales: Floats
+    scales: Float32Array
 
     @property
     def block(self) -> int:
@@ -53,8 +53,8 @@ class Int4Matrix:
         return 2 * int(self.values.shape[2])
 
 
-def to_int8(matrix: Floats, axis: int) -> Int8Matrix:
-    """Round to int8, symmetric, with one scale for each index of ``axis``; other axes may be any number.
+def to_int8(matrix: Float32Array, axis: int) -> Int8Matrix:
+    """Round to int8, symmetric, with one scale for each index of ``axis``; other axes are free.
 
     Of a matrix, neighbours along both axes stay within :data:`LARGEST_PAIR`, as the backward pass multiplies by the
     transposed matrix.
@@ -70,18 +70,18 @@ def to_int8(matrix: Floats, axis: int) -> Int8Matrix:
 
 
 def pair_sums(rows: NDArray[_Number]) -> NDArray[_Number]:
-    """[rows // 2, columns]: sums of two neighbouring rows, of the sign that gives more. Kernels add so in one step."""
+    """[rows // 2, columns]: sums of two neighbouring rows, of the sign with the larger one. Kernels add such pairs."""
     pairs = rows[: len(rows) // 2 * 2].reshape(-1, 2, rows.shape[1])
     sums: NDArray[_Number] = np.maximum(np.maximum(pairs, 0).sum(axis=1), -np.minimum(pairs, 0).sum(axis=1))
     return sums
 
 
-def _widened(rows: Floats, step: Floats) -> Floats:
+def _widened(rows: Float32Array, step: Float32Array) -> Float32Array:
     """Larger steps for two neighbouring columns whose integers would pass the limit when the matrix is transposed."""
     sums = pair_sums((rows / step).T).max(axis=1, initial=0)
     factor = np.ones_like(step)
     factor[: 2 * len(sums)] = np.repeat(sums / _LARGEST_PAIR_BEFORE_ROUNDING, 2)
-    widened: Floats = step * np.maximum(factor, 1)
+    widened: Float32Array = step * np.maximum(factor, 1)
     return widened
 
 
@@ -102,7 +102,7 @@ def from_int4(values: NDArray[np.uint8], scales: NDArray[np.floating], width: in
     return matrix
 
 
-def to_int4(matrix: Floats, block: int) -> Int4Matrix:
+def to_int4(matrix: Float32Array, block: int) -> Int4Matrix:
     """Round the rows of ``matrix`` to 4 bits, with a scale for every ``block`` elements, chosen for the least error."""
     rows, width = matrix.shape
     blocks = -(-width // block)
@@ -114,7 +114,7 @@ def to_int4(matrix: Floats, block: int) -> Int4Matrix:
     return Int4Matrix(pack_nibbles(steps), scales)
 
 
-def _best_scales(grouped: Floats) -> Floats:
+def _best_scales(grouped: Float32Array) -> Float32Array:
     """Per block, of some scales up to largest / 8, that of the least squared error; its sign makes the largest a -8."""
     at = np.abs(grouped).argmax(axis=-1)[..., None]
     full = -np.take_along_axis(grouped, at, axis=-1)[..., 0] / 8.0

@@ -1,4 +1,4 @@
-"""What is known of a value's shape before the graph runs."""
+"""Static shapes and dtypes of values."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from onnx_ir.passes import common
 from edgepeft_runtime.errors import EdgepeftError
 
 Dim = int | str | None
-"""A size, the name of a symbolic size, or nothing known."""
+"""A size, the name of a symbolic size, or ``None`` for an unknown one."""
 
 
 class UnknownRank(EdgepeftError, code="unknown-rank"):
@@ -50,7 +50,7 @@ def static_dims(value: ir.Value) -> list[int] | None:
 
 
 def broadcast_dim(a: Dim, b: Dim) -> Dim:
-    """The size two sizes broadcast to; ``None`` where nothing is certain."""
+    """The size that two sizes broadcast to; ``None`` where it is uncertain."""
     if a == b or b == 1:
         return a
     if a == 1:
@@ -60,7 +60,7 @@ def broadcast_dim(a: Dim, b: Dim) -> Dim:
 
 
 def dtype_of(value: ir.Value) -> ir.DataType:
-    """The dtype of a value of which it is known."""
+    """The dtype of a value, which must be known."""
     assert value.dtype is not None, f"the dtype of tensor {value.name!r} is not known"
     return value.dtype
 

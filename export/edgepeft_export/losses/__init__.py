@@ -1,4 +1,4 @@
-"""Losses as ONNX nodes behind the model's outputs."""
+"""Losses as ONNX nodes after the model's outputs."""
 
 from edgepeft_export.errors import LossError
 from edgepeft_export.losses.base import Labels, Loss, LossTerms, class_labels

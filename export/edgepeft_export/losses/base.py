@@ -1,4 +1,4 @@
-"""What a loss is: labels it is fed beside the model's outputs, and two scalars it gives."""
+"""The interface of a loss: it reads labels and the model's outputs, and returns two scalars."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from edgepeft_runtime.settings import Named
 class LossTerms(NamedTuple):
     """The loss of a batch is ``sum / weight``: two float32 scalars.
 
-    Kept apart, so that batches of different size (a last short one, micro-batches of one step, sequences of different
-    length) add up to exactly what one large batch would give.
+    They are separate so that batches of different size (a last short one, micro-batches of one step, sequences of
+    different length) add up to exactly the loss of one large batch.
     """
 
     sum: ir.Value
@@ -27,11 +27,11 @@ class LossTerms(NamedTuple):
 
 @dataclass(frozen=True)
 class Labels:
-    """A tensor the loss is fed beside the model's outputs.
+    """A tensor that the loss reads in addition to the model's outputs.
 
     Attributes:
         classes: valid labels are ``0 <= label < classes``; ``None`` where the labels are no classes.
-        ignore_index: the label that does not count.
+        ignore_index: the label that is ignored.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Loss(Named):
     """Whether a model with this loss can generate text."""
 
     def labels(self, outputs: Mapping[str, ir.Value]) -> Sequence[Labels]:
-        """What the loss has to be fed, given the model's outputs by name, in order."""
+        """The labels that the loss reads, in order, for the model's outputs by name."""
         raise NotImplementedError
 
     def emit(self, emit: Emitter, outputs: Mapping[str, ir.Value], labels: Mapping[str, ir.Value]) -> LossTerms:

@@ -30,7 +30,7 @@ class OnnxLoss(Loss):
 
     Attributes:
         model: opset 20. Its labels have known dtypes and ranks.
-        classes: by the name of a label, how many classes it may name; checked before each step.
+        classes: the number of classes of a label, by its name; checked before each step.
     """
 
     name: ClassVar[str] = "custom"
@@ -46,7 +46,7 @@ class OnnxLoss(Loss):
             raise NotAModel(
                 f"{path} cannot be read as an ONNX model.",
                 context=f"{type(error).__name__}: {error}",
-                hint="give the path of an .onnx file that holds the loss.",
+                hint="give the path of an .onnx file that contains the loss.",
             ) from error
         return cls(inlined(model))
 
@@ -75,26 +75,26 @@ class OnnxLoss(Loss):
         if not any(name in outputs for name in names):
             raise WrongLossInputs(
                 "The loss reads none of the model's outputs.",
-                context=f"the loss takes: {', '.join(names)}\nthe model gives: {', '.join(outputs)}",
+                context=f"the loss reads: {', '.join(names)}\nthe model returns: {', '.join(outputs)}",
                 hint="name an argument of the loss like the output it reads.",
             )
         if len(graph.outputs) != 1:
             raise WrongLossOutput(
-                f"The loss gives {len(graph.outputs)} outputs instead of one scalar.",
+                f"The loss returns {len(graph.outputs)} outputs instead of one scalar.",
                 context=None,
                 hint="return the mean loss of the batch, a float32 scalar.",
             )
         (result,) = graph.outputs
         if result.shape is not None and any(dim != 1 for dim in dims_of(result)):
             raise WrongLossOutput(
-                f"The loss gives a tensor [{', '.join(map(str, dims_of(result)))}] instead of one scalar.",
+                f"The loss returns a tensor [{', '.join(map(str, dims_of(result)))}] instead of one scalar.",
                 context=None,
                 hint="return the mean over the batch, a float32 scalar.",
             )
 
 
 def _splice(graph: ir.Graph, emit: Emitter, values: Mapping[str, ir.Value]) -> ir.Value:
-    """Move the nodes of ``graph`` behind the emitter's, reading ``values`` for its inputs; returns its output."""
+    """Move the nodes of ``graph`` after the emitter's, with ``values`` as its inputs. Returns its output."""
     for value in graph.inputs:
         value.replace_all_uses_with(values[str(value.name)])
     (result,) = graph.outputs
@@ -115,7 +115,7 @@ def _splice(graph: ir.Graph, emit: Emitter, values: Mapping[str, ir.Value]) -> i
 def inlined(model: ir.Model) -> ir.Model:
     """The loss model without functions and with its constants as initializers, ready to be spliced.
 
-    ONNX's own loss operators, as torch exports its loss functions, are expanded to operators that have gradient rules.
+    ONNX's own loss operators, to which torch exports its loss functions, are expanded to operators with gradient rules.
     """
     if any(node.op_type in _LOSS_OPERATORS for node in model.graph):
         expanded = inline_selected_functions(

@@ -1,4 +1,4 @@
-"""Nodes that several losses emit, and what they read from the model's outputs."""
+"""Nodes that several losses emit, and readers of the model's outputs."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ from edgepeft_export.losses.base import Labels, LossTerms
 Values = Mapping[str, ir.Value]
 
 FIRST_LOGITS = "first_logits"
-"""Output of a causal model with a prompt: what the prompt's last position predicts, the input's first token."""
+"""Output of a causal model with a prompt: the prompt's last logits, which predict the input's first token."""
 
 
 def mean_of_all(emit: Emitter, values: ir.Value) -> LossTerms:
     """The mean over all elements, as a sum and their number."""
-    weight = emit.op("Cast", emit.op("Size", values), to=enum(values))
-    return LossTerms(emit.op("ReduceSum", values, keepdims=0), weight)
+    return LossTerms(emit.op("ReduceSum", values, keepdims=0), emit.cast(emit.op("Size", values), dtype_of(values)))
 
 
 def targets(outputs: Values) -> Labels:
@@ -33,15 +32,10 @@ def first(outputs: Values) -> ir.Value:
 
 
 def known(value: ir.Value, axis: int) -> int:
-    """A dimension that ``labels`` has found to be known."""
+    """A dimension, which ``labels`` has checked to be known."""
     dim = dims_of(value)[axis]
     assert isinstance(dim, int)  # labels() has refused anything else
     return dim
-
-
-def enum(like: ir.Value) -> int:
-    """The number of a value's element type, as ``Cast`` reads it."""
-    return int(dtype_of(like))
 
 
 def text(dims: Sequence[Dim]) -> str:

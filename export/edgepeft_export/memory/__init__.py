@@ -1,4 +1,4 @@
-"""The memory of a train step: what its activations take, and how to take less by computing them a second time."""
+"""The memory of a train step: the size of its activations, and recomputation that reduces it."""
 
 from edgepeft_export.memory.liveness import Polynomial, activation_peaks
 from edgepeft_export.memory.recompute import MODES, recompute

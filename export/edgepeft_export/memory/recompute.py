@@ -1,18 +1,18 @@
-"""Computes activations a second time in the backward, instead of keeping them from the forward on.
+"""Recomputes activations in the backward, instead of keeping them from the forward on.
 
 Checkpointing of Chen et al. (2016), on the graph: the forward is cut where a single large tensor passes from one part
-to the next (the residual stream between two halves of a block). That tensor is kept; what lies inside a part, and is
-read by the backward, is computed again from it when the backward has come there.
+to the next (the residual stream between two halves of a block). That tensor is kept. Values inside a part that
+the backward reads are recomputed from it when the backward reaches the part.
 
-A runtime merges equal nodes, and orders nodes by what they read. So a part is computed again from a *gated* copy of its
-input: reshaped to its own shape plus 0 · the shape of a gradient that only exists when the backward has come there. To
-the runtime that is another tensor, it costs nothing (the bytes are not copied), and it cannot be had too early.
+A runtime merges equal nodes, and orders nodes by what they read. So a part is recomputed from a copy of its
+input with a *control dependency*: reshaped to its own shape plus 0 · the shape of a gradient that only exists when the
+backward reaches the part. To the runtime that is another tensor, it costs nothing (the bytes are not copied), and it
+cannot be computed too early.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 import onnx_ir as ir
 
@@ -25,20 +25,16 @@ MODES = ("none", "block")
 """``none`` keeps every activation that the backward reads; ``block`` keeps one tensor per part."""
 
 
-@dataclass(frozen=True)
-class _Part:
-    """Forward nodes between two cuts, in order; the last one makes the tensor of the second cut."""
-
-    nodes: tuple[ir.Node, ...]
+Segment = Sequence[ir.Node]
+"""Forward nodes between two cuts, in order. The last one computes the tensor of the second cut."""
 
 
 def recompute(model: ir.Model, losses: Sequence[ir.Value], mode: str) -> int:
-    """Edit a train graph in place; losses and gradients stay the same.
+    """Let a train graph recompute activations, in place. Losses and gradients stay the same.
 
     Args:
-        model: forward and backward, in topological order, as it will be written: nothing that merges equal nodes may
-            come after.
-        losses: the outputs that are the forward's: what they are computed from is the forward.
+        model: forward and backward, in topological order and final: no pass that merges equal nodes may follow.
+        losses: the outputs of the forward, which consists of the nodes that they are computed from.
         mode: one of :data:`MODES`.
 
     Returns:
@@ -49,7 +45,7 @@ def recompute(model: ir.Model, losses: Sequence[ir.Value], mode: str) -> int:
     """
     if mode not in MODES:
         raise UnknownRecomputeMode(
-            f"There is no way of recomputing named {mode!r}.",
+            f"There is no recompute mode {mode!r}.",
             context=None,
             hint=f"choose one of {', '.join(MODES)}.",
         )
@@ -61,12 +57,12 @@ def recompute(model: ir.Model, losses: Sequence[ir.Value], mode: str) -> int:
     spine = _spine(order)
     parts = _parts(order, spine)
     copied = 0
-    for part in reversed(parts[:-1]):  # the last part's backward comes at once
+    for part in reversed(parts[:-1]):  # the last part's backward comes right after it
         copied += _again(model.graph, part, backward, spine)
     if not copied:
         raise NothingToRecompute(
-            "There is no activation that could be computed a second time instead of kept.",
-            context="parts between which a single tensor passes, and whose size only the run knows, are looked for",
+            "There is no activation that could be recomputed instead of kept.",
+            context="the graph has no parts that only a single tensor of free size connects",
             hint="leave recompute at none, or let the batch size be free.",
         )
     model.graph.sort()
@@ -75,14 +71,14 @@ def recompute(model: ir.Model, losses: Sequence[ir.Value], mode: str) -> int:
 
 def _ancestors(values: Iterable[ir.Value]) -> set[ir.Node]:
     """All nodes that the values are computed from."""
-    found: set[ir.Node] = set()
-    left = [value.producer() for value in values]
-    while left:
-        node = left.pop()
-        if node is not None and node not in found:
-            found.add(node)
-            left += [value.producer() for value in node.inputs if value is not None]
-    return found
+    nodes: set[ir.Node] = set()
+    queue = [value.producer() for value in values]
+    while queue:
+        node = queue.pop()
+        if node is not None and node not in nodes:
+            nodes.add(node)
+            queue += [value.producer() for value in node.inputs if value is not None]
+    return nodes
 
 
 def _spine(order: Sequence[ir.Node]) -> set[ir.Value]:
@@ -98,10 +94,10 @@ def _is_activation(value: ir.Value) -> bool:
     return is_float(value) and value.shape is not None and len(value.shape) > 0
 
 
-def _parts(order: Sequence[ir.Node], spine: set[ir.Value]) -> list[_Part]:
-    """The forward, cut where one tensor of the spine is all that later nodes read.
+def _parts(order: Sequence[ir.Node], spine: set[ir.Value]) -> list[Segment]:
+    """The forward, cut where later nodes read a single tensor of the spine.
 
-    A part has two matmuls at least: in a plain chain of layers every tensor would be a cut, and kept.
+    A part has at least two matmuls. In a plain chain of layers every tensor would otherwise be a cut, and kept.
     """
     last_use: dict[ir.Value, int] = {}
     for at, node in enumerate(order):
@@ -115,15 +111,15 @@ def _parts(order: Sequence[ir.Node], spine: set[ir.Value]) -> list[_Part]:
         open_values = {value for value in open_values if last_use[value] > at}
         matmuls += node.op_type in MATMULS
         if matmuls >= 2 and len(open_values) == 1 and next(iter(open_values)) in node.outputs:
-            parts.append(_Part(tuple(order[start : at + 1])))
+            parts.append(order[start : at + 1])
             start, matmuls = at + 1, 0
-    return [*parts, _Part(tuple(order[start:]))]
+    return [*parts, order[start:]]
 
 
-def _again(graph: ir.Graph, part: _Part, backward: Sequence[ir.Node], spine: set[ir.Value]) -> int:
-    """Let the backward read second copies of what a part computed; returns the number of nodes copied."""
-    kept = set(part.nodes[-1].outputs)  # the next part's input
-    made = {output for node in part.nodes for output in node.outputs} & _worth(part, spine)
+def _again(graph: ir.Graph, part: Segment, backward: Sequence[ir.Node], spine: set[ir.Value]) -> int:
+    """Let the backward read second copies of a part's values. Returns the number of nodes copied."""
+    kept = set(part[-1].outputs)  # the next part's input
+    made = {output for node in part for output in node.outputs} & _worth(part, spine)
     readers = [node for node in backward if any(value in made - kept for value in node.inputs)]
     gradient = _arriving(backward, made - kept, spine)
     if gradient is None:
@@ -136,18 +132,16 @@ def _again(graph: ir.Graph, part: _Part, backward: Sequence[ir.Node], spine: set
     return copier.count
 
 
-def _worth(part: _Part, spine: set[ir.Value]) -> set[ir.Value]:
-    """What is large: the spine, and integers made of it (rounded activations)."""
-    rounded = {
-        node.outputs[0] for node in part.nodes if node.op_type == "DynamicQuantizeLinear" and node.inputs[0] in spine
-    }
+def _worth(part: Segment, spine: set[ir.Value]) -> set[ir.Value]:
+    """The large values: the spine, and integers computed from it (rounded activations)."""
+    rounded = {node.outputs[0] for node in part if node.op_type == "DynamicQuantizeLinear" and node.inputs[0] in spine}
     return spine | rounded
 
 
 def _arriving(backward: Sequence[ir.Node], made: set[ir.Value], spine: set[ir.Value]) -> ir.Value | None:
-    """A gradient that comes before all that depends on the part, and whose size only the run knows.
+    """A gradient of free size that comes before everything in the backward that depends on the part.
 
-    What the backward computes from other parts of the spine is a gradient, or comes as late as one.
+    A value that the backward computes from other parts of the spine is a gradient, or comes as late as one.
     """
     depends, gradients = set(made), set[ir.Value]()
     for node in backward:
@@ -162,27 +156,27 @@ def _arriving(backward: Sequence[ir.Node], made: set[ir.Value], spine: set[ir.Va
 
 
 def _open_axis(value: ir.Value) -> int | None:
-    """The first axis whose size the runtime cannot know before the run, and so not fold."""
+    """The first axis of free size, which the runtime cannot fold."""
     if value.shape is None or not is_float(value):
         return None
     return next((axis for axis, dim in enumerate(value.shape) if not isinstance(dim, int)), None)
 
 
 class _Copier:
-    """Writes nodes of a part a second time, from gated inputs."""
+    """Emits nodes of a part a second time, from inputs with a control dependency."""
 
     def __init__(
-        self, graph: ir.Graph, part: _Part, kept: set[ir.Value], spine: set[ir.Value], gradient: ir.Value
+        self, graph: ir.Graph, part: Segment, kept: set[ir.Value], spine: set[ir.Value], gradient: ir.Value
     ) -> None:
         self._emit = Emitter(graph)
-        self._nodes = set(part.nodes)
+        self._nodes = set(part)
         self._kept, self._spine, self._gradient = kept, spine, gradient
         self._copies: dict[ir.Value, ir.Value] = {}
         self._zero: ir.Value | None = None
         self.count = 0
 
     def copy(self, value: ir.Value) -> ir.Value:
-        """The second copy of a tensor; what is cheap and small is read where it is."""
+        """The second copy of a tensor. Cheap and small values are read from the forward."""
         if value not in self._copies:
             self._copies[value] = self._made(value)
         return self._copies[value]
@@ -190,7 +184,7 @@ class _Copier:
     def _made(self, value: ir.Value) -> ir.Value:
         node = value.producer()
         if value in self._kept or node not in self._nodes or node is None:
-            return self._gated(value) if _is_activation(value) and node is not None else value
+            return self._with_dependency(value) if _is_activation(value) and node is not None else value
         if value not in self._spine and node.op_type != "DynamicQuantizeLinear":
             return value
         inputs = [None if given is None else self.copy(given) for given in node.inputs]
@@ -209,11 +203,11 @@ class _Copier:
             self._copies[old] = new
         return self._copies[value]
 
-    def _gated(self, value: ir.Value) -> ir.Value:
+    def _with_dependency(self, value: ir.Value) -> ir.Value:
         emit = self._emit
         if self._zero is None:
             axis = _open_axis(self._gradient)
-            assert axis is not None  # _arriving() has chosen it so
+            assert axis is not None  # _arriving() has chosen such a gradient
             size = emit.op("Shape", self._gradient, start=axis, end=axis + 1)
             self._zero = emit.op("Sub", size, size)
         same = emit.op("Reshape", value, emit.op("Add", emit.op("Shape", value), self._zero), allowzero=1)

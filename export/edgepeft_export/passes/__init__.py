@@ -1,4 +1,4 @@
-"""Graph edits: a model in, the same model edited in place, each with one purpose. None of them imports torch."""
+"""Graph passes. Each edits a model in place, for one purpose. None of them imports torch."""
 
 from edgepeft_export.passes.guards import drop_guards
 from edgepeft_export.passes.identities import drop_identities

@@ -1,10 +1,9 @@
-"""Spares attention two passes over its scores, which guard against what cannot happen.
+"""Ensures that attention has no guards against NaN that cannot act, which cost two passes over its scores.
 
 Pattern: ``p = Softmax(scores)`` with ``Where(IsNaN(p), 0, p)``. Exporters write it because a mask of -inf over a whole
 row makes 0 / 0. The gradient would have to cross the guard as well.
 Check: the scores are sums and products of matmuls and of finite constants (transformers masks with the lowest number).
-Then only scores that are infinite or NaN themselves could make a NaN: a run that has diverged, which should be seen and
-not hidden.
+Then only infinite or NaN scores could make a NaN, which means that the run has diverged. That should show.
 Algebra: ``p`` has no NaN, so ``Where(IsNaN(p), 0, p) = p``.
 """
 
@@ -26,7 +25,7 @@ _PROPAGATES_INFINITY = frozenset(
 
 
 def drop_guards(model: ir.Model) -> bool:
-    """Take out the guards that cannot act on a finite run, in place. Returns whether there was one."""
+    """Remove the guards that cannot act on a finite run, in place. Returns whether there was one."""
     guards = [node for node in model.graph if (scores := _guarded_scores(node)) is not None and _is_finite(scores)]
     for node in guards:
         eliminate_node(node, input_index=2)
@@ -34,7 +33,7 @@ def drop_guards(model: ir.Model) -> bool:
 
 
 def _guarded_scores(node: ir.Node) -> ir.Value | None:
-    """What the softmax reads whose NaNs the node turns into zeros."""
+    """The scores of the softmax whose NaNs the node turns into zeros."""
     if node.op_type != "Where" or node.domain or node.outputs[0].is_graph_output():
         return None
     condition, zero, given = node.inputs
@@ -45,7 +44,7 @@ def _guarded_scores(node: ir.Node) -> ir.Value | None:
 
 
 def _is_finite(value: ir.Value) -> bool:
-    """Whether a tensor is finite as long as the matmuls in it are: no constant or input of it brings an infinity."""
+    """Whether a tensor is finite as long as the matmuls in it are: no constant or input of it is infinite."""
     constant = known(value)
     if constant is not None:
         return bool(np.all(np.isfinite(constant)))

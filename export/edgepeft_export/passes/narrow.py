@@ -1,10 +1,10 @@
-"""Ensures that nothing is computed for positions that nobody reads.
+"""Ensures that no position is computed whose result is not read.
 
 Pattern: ``Gather(f(x), 0 or -1)`` of one position along an axis, where f is made of operators that treat positions
-alike. A classifier that looks at one position (BERT's first token, a vision transformer's class token) needs the last
+alike. A classifier that reads one position (BERT's first token, a vision transformer's class token) needs the last
 block at that position only: the feed-forward part, the attention's output and its queries, forward and backward.
-Algebra: ``Gather(f(x), i) = f(Slice(x, i))``. The selection moves up to the last place where all positions are needed
-(the attention's keys and values).
+Algebra: ``Gather(f(x), i) = f(Slice(x, i))``. The selection moves up to the last values that are needed at all
+positions (the attention's keys and values).
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ def narrow(model: ir.Model) -> bool:
 
 
 def _selected(node: ir.Node) -> _Selection | None:
-    """The first or last position, where that is what a ``Gather`` picks.
+    """The first or last position, where a ``Gather`` picks that.
 
-    These two exist in every operand, also in one that is broadcast over positions; another index may not.
+    These two exist in every operand, also in one that is broadcast over positions. Another index may not.
     """
     if node.op_type != "Gather" or node.inputs[0] is None or node.inputs[1] is None or node.inputs[0].shape is None:
         return None
@@ -70,14 +70,14 @@ def _selected(node: ir.Node) -> _Selection | None:
 
 
 def _wanted(graph: ir.Graph, end: ir.Node, source: ir.Value, selection: _Selection) -> dict[ir.Value, _Selection]:
-    """The values of which only one position is read, each with where it lies; the selected one is the first."""
+    """The values of which only one position is read, each with that position. The selected value comes first."""
     wanted: dict[ir.Value, _Selection] = {}
-    asked: dict[ir.Value, dict[ir.Node, _Selection | None]] = {source: {end: selection}}
+    requested: dict[ir.Value, dict[ir.Node, _Selection | None]] = {source: {end: selection}}
     for node in reversed(list(graph)):
         value = node.outputs[0] if len(node.outputs) == 1 else None
-        if value is None or value not in asked or value.is_graph_output():
+        if value is None or value not in requested or value.is_graph_output():
             continue
-        uses = asked[value]
+        uses = requested[value]
         if len({use.node for use in value.uses()} - set(uses)) or len(set(uses.values())) != 1:
             continue
         position = next(iter(uses.values()))
@@ -88,15 +88,15 @@ def _wanted(graph: ir.Graph, end: ir.Node, source: ir.Value, selection: _Selecti
         for given, axis in zip(node.inputs, axes, strict=True):
             if given is not None:
                 use = None if axis is None else _Selection(axis, position.index)
-                previous = asked.setdefault(given, {})
+                previous = requested.setdefault(given, {})
                 previous[node] = use if previous.get(node, use) == use else None
     return wanted
 
 
 def _input_axes(node: ir.Node, axis: int) -> list[int | None] | None:
-    """Which axis of each input a position of the output's ``axis`` comes from.
+    """The axis of each input that corresponds to the output's ``axis``.
 
-    ``None`` for an input that is read whole; ``None`` instead of a list where the operator mixes positions.
+    ``None`` for an input that is read whole. ``None`` instead of a list where the operator mixes positions.
     """
     output = node.outputs[0]
     if output.shape is None or any(value is not None and value.shape is None for value in node.inputs):
@@ -127,7 +127,7 @@ def _matmul_axes(node: ir.Node, axis: int, size: int) -> list[int | None] | None
 
 
 def _aligned(value: ir.Value | None, axis: int, size: int) -> int | None:
-    """The axis of a broadcast operand, or ``None`` where it is the same for all positions."""
+    """The axis of a broadcast operand, or ``None`` where the operand is the same for all positions."""
     if value is None:
         return None
     own = axis - (size - len(dims_of(value)))
@@ -161,7 +161,7 @@ def _rebuild(graph: ir.Graph, end: ir.Node, source: ir.Value, wanted: dict[ir.Va
     selected = emit.op("Squeeze", new[source], emit.ints(wanted[source].axis))
     made = list(graph)[before:]
     graph.remove(made)
-    end.prepend(made)  # they were appended at the end; their place is before the node that reads them
+    end.prepend(made)  # they were appended at the end, and belong before the node that reads them
     replace_value(end.outputs[0], selected)
     remove_node(end)
 

@@ -1,4 +1,4 @@
-"""Brings a forward graph into the form that the gradient rules handle best."""
+"""Runs the passes that bring a forward graph into the form that the gradient rules handle best."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def widen(model: ir.Model) -> bool:
 
 
 def tidy(model: ir.Model) -> ir.Model:
-    """Run the passes in place, with shapes inferred between them. The model computes the same, up to rounding."""
+    """Run the passes in place, and infer shapes between them. The model computes the same, up to rounding."""
     common.RemoveUnusedNodesPass()(model)
     drop_identities(model)
     infer_shapes(model)

@@ -1,7 +1,9 @@
-"""Ensures that a graph computes in float32 what it computed in half precision.
+"""Ensures that a graph computes in float32 where it computed in half precision.
 
-Devices have next to no kernels for float16 and none for bfloat16, and gradients are accumulated in float32. Every value
-of half precision becomes float32: inputs, initializers, constants, what is cast; ``Cast`` between the two falls away.
+Devices have next to no kernels for float16 and none for bfloat16, and gradients are accumulated in float32.
+
+Pattern: values, initializers, constants and ``Cast`` nodes of float16 or bfloat16, in the graph and its subgraphs.
+Algebra: each becomes float32, which represents every half number exactly. ``Cast(x) = x`` between the two.
 """
 
 from __future__ import annotations
@@ -14,18 +16,18 @@ _TYPE_ATTRIBUTES = ("to", "dtype", "output_datatype", "output_dtype")
 
 
 def single_precision(model: ir.Model) -> tuple[str, ...]:
-    """Bring a graph to float32, in place; returns the names of the half types that it had."""
-    found: set[ir.DataType] = set()
+    """Convert a graph to float32, in place. Returns the names of the half types that it had."""
+    halves: set[ir.DataType] = set()
     graphs: list[ir.Graph | ir.Function] = [model.graph, *model.graph.subgraphs(), *model.functions.values()]
     for graph in graphs:
         for value in _values(graph):
-            _widen(value, found)
+            _widen(value, halves)
         for node in graph:
             for attribute in list(node.attributes.values()):
-                _widen_attribute(node, attribute, found)
-    if found:
+                _widen_attribute(node, attribute, halves)
+    if halves:
         _drop_casts(model)
-    return tuple(sorted(dtype.name.lower() for dtype in found))
+    return tuple(sorted(dtype.name.lower() for dtype in halves))
 
 
 def _values(graph: ir.Graph | ir.Function) -> list[ir.Value]:
@@ -33,25 +35,23 @@ def _values(graph: ir.Graph | ir.Function) -> list[ir.Value]:
     return [*graph.inputs, *initializers, *(value for node in graph for value in node.outputs)]
 
 
-def _widen(value: ir.Value, found: set[ir.DataType]) -> None:
+def _widen(value: ir.Value, halves: set[ir.DataType]) -> None:
     tensor = value.const_value
     if tensor is not None and tensor.dtype in HALF:
-        found.add(tensor.dtype)
-        value.const_value = _single(tensor)
-        value.dtype = ir.DataType.FLOAT
+        value.dtype, value.const_value = tensor.dtype, _single(tensor)
     if value.dtype in HALF:
-        found.add(value.dtype)
+        halves.add(value.dtype)
         value.dtype = ir.DataType.FLOAT
 
 
-def _widen_attribute(node: ir.Node, attribute: ir.Attr, found: set[ir.DataType]) -> None:
+def _widen_attribute(node: ir.Node, attribute: ir.Attr, halves: set[ir.DataType]) -> None:
     if attribute.type == ir.AttributeType.INT and attribute.name in _TYPE_ATTRIBUTES:
         dtype = ir.DataType(attribute.as_int())
         if dtype in HALF:
-            found.add(dtype)
+            halves.add(dtype)
             node.attributes[attribute.name] = ir.AttrInt64(attribute.name, ir.DataType.FLOAT.value)
     elif attribute.type == ir.AttributeType.TENSOR and attribute.as_tensor().dtype in HALF:
-        found.add(attribute.as_tensor().dtype)
+        halves.add(attribute.as_tensor().dtype)
         node.attributes[attribute.name] = ir.AttrTensor(attribute.name, _single(attribute.as_tensor()))
 
 

@@ -1,7 +1,8 @@
-"""Ensures that a Squeeze says which axes it removes.
+"""Ensures that a Squeeze has explicit axes, so that the rank of its result is known before it runs.
 
-``Squeeze(x)`` removes every axis of size 1, so nobody knows the rank of its result before it runs. Named are the axes
-that always have size 1; a free axis is kept, also where a batch happens to have one example.
+Pattern: ``Squeeze(x)`` without axes, which removes every axis that has size 1 at run time.
+Algebra: ``Squeeze(x) = Squeeze(x, axes)`` with the axes whose size is 1 in the graph. A free axis stays, also where a
+batch happens to have one example.
 """
 
 from __future__ import annotations
@@ -9,30 +10,26 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from edgepeft_export.graph.constants import new_initializer
+from edgepeft_export.graph.match import operand, present
 from edgepeft_export.graph.shapes import dims_of
 
 
 def name_squeezed_axes(model: ir.Model) -> bool:
-    """Name the axes of every Squeeze that has none, in place; shapes must have been inferred."""
-    nodes = [node for node in model.graph if node.op_type == "Squeeze" and not node.domain and _names_none(node)]
-    changed = [node for node in nodes if _name(node, model.graph)]
-    return bool(changed)
+    """Write down the axes of every Squeeze that has none, in place. Shapes must have been inferred.
 
-
-def _names_none(node: ir.Node) -> bool:
-    return len(node.inputs) < 2 or node.inputs[1] is None
+    Returns whether there was one.
+    """
+    nodes = [n for n in model.graph if n.op_type == "Squeeze" and not n.domain and present(n, 1) is None]
+    return bool([node for node in nodes if _name(node, model.graph)])
 
 
 def _name(node: ir.Node, graph: ir.Graph) -> bool:
-    read = node.inputs[0]
-    if read is None or read.shape is None:
+    read = operand(node)
+    if read.shape is None:
         return False
     axes = np.array([axis for axis, dim in enumerate(dims_of(read)) if dim == 1], np.int64)
-    name = f"{node.outputs[0].name}.axes"
-    value = ir.Value(name=name, shape=ir.Shape(axes.shape), type=ir.TensorType(ir.DataType.INT64))
-    value.const_value = ir.tensor(axes, name=name)
-    graph.register_initializer(value)
     node.resize_inputs(2)
-    node.replace_input_with(1, value)
+    node.replace_input_with(1, new_initializer(graph, f"{node.outputs[0].name}.axes", axes))
     node.outputs[0].shape = None
     return True

@@ -1,4 +1,4 @@
-"""Ensures that a matrix that is read both as it is and transposed is stored once.
+"""Ensures that a matrix that is read both directly and transposed is stored once.
 
 Pattern: ``MatMul(x, c)`` with a constant c that equals ``wᵀ`` of another initializer. A language model's head often is
 its embedding, transposed, and the exporter folds the transposition into a second constant.
@@ -58,8 +58,8 @@ def _has_rows(matmul: ir.Node) -> bool:
 def _is_transposed(copy: ir.Value, original: ir.Value) -> bool:
     if copy.dtype != original.dtype or dims_of(copy) != dims_of(original)[::-1]:
         return False
-    one, other = initializer_array(copy), initializer_array(original)
-    return bool(np.array_equal(one[0], other[:, 0]) and np.array_equal(one, other.T))
+    left, right = initializer_array(copy), initializer_array(original).T
+    return bool(np.array_equal(left[0], right[0]) and np.array_equal(left, right))
 
 
 def _read_transposed(matmul: ir.Node, original: ir.Value, emit: Emitter) -> None:

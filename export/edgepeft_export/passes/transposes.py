@@ -1,7 +1,7 @@
 """Ensures that a transposition of the last two axes is one Transpose node.
 
-Pattern: ``Reshape(Transpose(Reshape(x, [-1, m, n]), perm=[0, 2, 1]), [..., n, m])``, with shapes read at run time: so
-torch's exporter writes the transposed key of scaled dot-product attention.
+Pattern: ``Reshape(Transpose(Reshape(x, [-1, m, n]), perm=[0, 2, 1]), [..., n, m])``, with shapes read at run time.
+That is how torch's exporter writes the transposed key of scaled dot-product attention.
 Algebra: the leading axes are flattened and restored in the same order, so this is ``Transpose(x)`` of the last two
 axes. That is free where the kernel folds it into the matmul, and its shape is known.
 """
@@ -32,7 +32,7 @@ def transpose_last_two(model: ir.Model) -> bool:
         axes = list(range(len(dims_of(source))))
         axes[-2:] = axes[-1], axes[-2]
         node = ir.node("Transpose", [source], {"perm": axes}, name=f"{last.name}/transpose")
-        last.outputs[0].shape = None  # as the reshape was told it; inference names the sizes as the source does
+        last.outputs[0].shape = None  # the reshape's; inference names the sizes as the source does
         replace_node(last, node)
         replaced = True
     return replaced
@@ -63,7 +63,7 @@ def _axis(value: ir.Value, axis: int) -> Token:
 
 
 def _tokens(value: ir.Value | None) -> list[Token] | None:
-    """What is known before the run of an int64 vector made of shapes; ``None`` where it is made otherwise."""
+    """The entries of an int64 vector that is computed from shapes; ``None`` where it is computed otherwise."""
     if value is None:
         return None
     constant = known_ints(value)

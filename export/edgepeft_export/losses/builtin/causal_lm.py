@@ -21,13 +21,13 @@ from edgepeft_runtime.settings import setting
 class CausalLM(Loss):
     """Cross-entropy of each token given those before it, as transformers' ``ForCausalLMLoss``.
 
-    ``labels`` are the input ids as they are; they are shifted here. Where the model learns a prompt, it has an output
+    ``labels`` are the unshifted input ids. They are shifted here. Where the model learns a prompt, it has an output
     ``first_logits`` [batch, vocabulary], and the first token counts too, given the prompt.
     """
 
     name: ClassVar[str] = "causal_lm"
     predicts_tokens: ClassVar[bool] = True
-    ignore_index: int = setting(-100, "Label that does not count, as for padding.")
+    ignore_index: int = setting(-100, "Label that is ignored, for example padding.")
     label_smoothing: float = setting(
         0.0, "Fraction of the target that is spread evenly over all classes.", minimum=0, below=1
     )
@@ -36,7 +36,7 @@ class CausalLM(Loss):
         dims = dims_of(first(outputs))
         if len(dims) != 3:
             raise WrongLogitsRank(
-                f"A causal language model gives logits [batch, sequence, vocabulary]; this one gives {text(dims)}.",
+                f"A causal language model returns logits [batch, sequence, vocabulary]; this one returns {text(dims)}.",
                 context=None,
                 hint="choose cross_entropy for a classifier.",
             )
@@ -44,7 +44,7 @@ class CausalLM(Loss):
 
     def emit(self, emit: Emitter, outputs: Values, labels: Values) -> LossTerms:
         logits, target = first(outputs), labels["labels"]
-        # The last token predicts nothing: its label is made one that does not count, which spares a copy of the logits.
+        # The last token predicts nothing. Its label becomes an ignored one, which saves a copy of the logits.
         following = emit.op("Slice", target, emit.ints(1), emit.ints(np.iinfo(np.int64).max), emit.ints(1))
         padded = emit.op("Pad", following, emit.ints(0, 0, 0, 1), emit.scalar(self.ignore_index, like=target))
         flat = emit.op("Reshape", logits, emit.ints(-1, known(logits, 2)))

@@ -11,9 +11,9 @@ import onnx_ir as ir
 
 from edgepeft_export.errors import WrongClassWeights, WrongLogitsRank
 from edgepeft_export.graph.emit import Emitter
-from edgepeft_export.graph.shapes import Dim, dims_of, rank
+from edgepeft_export.graph.shapes import Dim, dims_of, dtype_of, rank
 from edgepeft_export.losses.base import Labels, Loss, LossTerms, class_labels
-from edgepeft_export.losses.emitting import Values, enum, first, known, text
+from edgepeft_export.losses.emitting import Values, first, known, text
 from edgepeft_runtime.errors import BadSetting
 from edgepeft_runtime.settings import setting
 
@@ -22,7 +22,7 @@ from edgepeft_runtime.settings import setting
 class CrossEntropy(Loss):
     """``torch.nn.CrossEntropyLoss`` with class indices.
 
-    The classes lie on the last axis of the logits, as transformers give them; for images (N, C, H, W) on axis 1.
+    The classes lie on the last axis of the logits, as in transformers. For images (N, C, H, W) they lie on axis 1.
     """
 
     name: ClassVar[str] = "cross_entropy"
@@ -32,16 +32,16 @@ class CrossEntropy(Loss):
     class_weights: tuple[float, ...] | None = setting(
         None, "Weight of each class, in the order of the labels.", minimum=0
     )
-    ignore_index: int = setting(-100, "Label that does not count, as for padding.")
+    ignore_index: int = setting(-100, "Label that is ignored, for example padding.")
     class_axis: int = setting(-1, "Axis of the logits that the classes lie on.")
 
     def labels(self, outputs: Values) -> Sequence[Labels]:
         dims = dims_of(first(outputs))
         if len(dims) < 2:
             raise WrongLogitsRank(
-                f"Cross-entropy needs logits of shape [batch, ..., classes]; the model gives {text(dims)}.",
+                f"Cross-entropy needs logits of shape [batch, ..., classes]; the model returns {text(dims)}.",
                 context=None,
-                hint="choose another loss, or let the model give a score per class.",
+                hint="choose another loss, or let the model return a score per class.",
             )
         if not -len(dims) <= self.class_axis < len(dims):
             raise BadSetting("class_axis", self.class_axis, f"an axis of the logits {text(dims)}")
@@ -62,17 +62,17 @@ def cross_entropy(emit: Emitter, logits: ir.Value, target: ir.Value, settings: C
     counts = emit.op("Not", emit.op("Equal", target, emit.scalar(settings.ignore_index, like=target)))
     safe = emit.op("Where", counts, target, emit.scalar(0, like=target))
     picked = emit.op("GatherElements", log_p, emit.op("Unsqueeze", safe, emit.ints(1)), axis=1)
-    counted = emit.op("Cast", counts, to=enum(logits))
+    counted = emit.cast(counts, dtype_of(logits))
     class_weights = _class_weights(emit, settings)
     weight = emit.op("Mul", counted, emit.op("Gather", class_weights, safe)) if class_weights is not None else counted
     total = _weighted(emit, emit.op("Squeeze", picked, emit.ints(1)), weight)
     if settings.label_smoothing:
         spread = emit.op("Mul", log_p, class_weights) if class_weights is not None else log_p
         smooth = _weighted(emit, emit.op("ReduceSum", spread, emit.ints(1), keepdims=0), counted)
-        # The mean over the classes, so that a share of 1 would be the uniform distribution.
-        share = emit.op("Div", emit.scalar(settings.label_smoothing, like=logits), _columns(emit, logits))
-        kept = emit.op("Mul", total, emit.scalar(1.0 - settings.label_smoothing, like=logits))
-        total = emit.op("Add", kept, emit.op("Mul", smooth, share))
+        # The mean over the classes, so that smoothing by 1 would be the uniform distribution.
+        fraction = emit.op("Div", emit.scalar(settings.label_smoothing, like=logits), _columns(emit, logits))
+        sharp = emit.op("Mul", total, emit.scalar(1.0 - settings.label_smoothing, like=logits))
+        total = emit.op("Add", sharp, emit.op("Mul", smooth, fraction))
     return LossTerms(total, emit.op("ReduceSum", weight, keepdims=0))
 
 
@@ -82,7 +82,7 @@ def _weighted(emit: Emitter, log_p: ir.Value, weight: ir.Value) -> ir.Value:
 
 def _columns(emit: Emitter, logits: ir.Value) -> ir.Value:
     size = emit.op("Shape", logits, start=1, end=2)
-    return emit.op("Squeeze", emit.op("Cast", size, to=enum(logits)))
+    return emit.op("Squeeze", emit.cast(size, dtype_of(logits)))
 
 
 def _class_weights(emit: Emitter, settings: CrossEntropy) -> ir.Value | None:
