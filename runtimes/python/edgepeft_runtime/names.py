@@ -1,4 +1,4 @@
-"""Names in messages: what was probably meant, and the first of many."""
+"""Names in messages: suggest the one that was probably meant, or list the first of many."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from edgepeft_runtime.shown import quoted, shortened
 
 
 def meant(text: str, names: Sequence[str], limit: int = 20) -> str:
-    """The name that was probably meant, or the first names there are."""
+    """Return the known name that was probably meant, or the first of the known names."""
     folded = {" ".join(name.split()).casefold(): name for name in reversed(names)}
     same = folded.get(" ".join(text.split()).casefold())
     near = [same] if same is not None else difflib.get_close_matches(text[:200], names, n=1)
@@ -17,7 +17,7 @@ def meant(text: str, names: Sequence[str], limit: int = 20) -> str:
 
 
 def some(names: Sequence[str], limit: int = 5) -> str:
-    """The first of the names, for a line that must stay short."""
+    """Return the first of the names, for a line that must stay short."""
     return ", ".join(shortened(name, 80) for name in names[:limit]) + (
         f" and {len(names) - limit} more" if len(names) > limit else ""
     )

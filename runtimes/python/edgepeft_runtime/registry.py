@@ -1,4 +1,4 @@
-"""Classes by name, found in the files of a package: a new one is a new file, and nothing else has to know of it."""
+"""Registries of classes by name, collected from the modules of a package, so that a new class is only a new file."""
 
 from __future__ import annotations
 
@@ -15,15 +15,14 @@ T = TypeVar("T", bound=Named)
 
 
 class Registry(Mapping[str, type[T]], Generic[T]):
-    """The subclasses of a base that the modules of a package define, by their ``name``; in the order of the names.
+    """The subclasses of a base class that the modules of a package define, by ``name`` and sorted by it.
 
-    The modules are imported when a name is first asked for, so they must be cheap to import. Packages inside the
-    package are not looked at.
+    The modules are imported on first use, so they must be cheap to import. Subpackages are ignored.
 
     Args:
-        base: has no ``name`` itself; of a class without one, no entry is made.
+        base: the base class. Classes without a ``name`` of their own, such as the base, are not registered.
         package: the full name of the package.
-        what: the noun of messages: ``method``.
+        what: the noun for messages, such as ``method``.
     """
 
     def __init__(self, base: type[T], package: str, what: str) -> None:
@@ -41,7 +40,7 @@ class Registry(Mapping[str, type[T]], Generic[T]):
         return len(self._classes)
 
     def find(self, name: str) -> type[T]:
-        """The class of that name.
+        """Return the class of that name.
 
         Raises:
             SettingError: there is none.
@@ -55,7 +54,7 @@ class Registry(Mapping[str, type[T]], Generic[T]):
         return self._classes[name]
 
     def make(self, name: str, **settings: object) -> T:
-        """The one of that name with these settings.
+        """Return an instance of the class of that name with these settings.
 
         Raises:
             SettingError: the name or a setting is unknown, or a value is out of range.
@@ -67,7 +66,7 @@ class Registry(Mapping[str, type[T]], Generic[T]):
         return cls(**settings)
 
     def having(self, setting: str) -> list[str]:
-        """Names of those that have a setting."""
+        """Return the names of the classes that have a setting."""
         return [name for name, cls in self.items() if setting in cls.declared()]
 
     def _unknown_setting(self, name: str, setting: str) -> SettingError:
@@ -82,14 +81,14 @@ class Registry(Mapping[str, type[T]], Generic[T]):
     def _classes(self) -> dict[str, type[T]]:
         package = import_module(self._package)
         modules = [f"{self._package}.{module.name}" for module in iter_modules(package.__path__) if not module.ispkg]
-        found: dict[str, type[T]] = {}
+        classes: dict[str, type[T]] = {}
         for cls in (cls for module in modules for cls in self._defined_in(module)):
-            if found.setdefault(cls.name, cls) is not cls:
-                raise AssertionError(f"{cls} and {found[cls.name]} have one name")
-        return dict(sorted(found.items()))
+            if classes.setdefault(cls.name, cls) is not cls:
+                raise AssertionError(f"{cls} and {classes[cls.name]} have the same name")
+        return dict(sorted(classes.items()))
 
     def _defined_in(self, module: str) -> list[type[T]]:
-        """The classes with a name of their own that a module defines."""
+        """Return the classes with a name of their own that a module defines."""
         return [
             value
             for value in vars(import_module(module)).values()

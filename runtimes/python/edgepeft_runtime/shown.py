@@ -1,11 +1,11 @@
-"""Foreign values and texts as messages show them: short and printable, at a cost that does not grow with them."""
+"""Format untrusted values and texts for messages: short and printable, at a cost that does not grow with their size."""
 
 from __future__ import annotations
 
 import reprlib
 
 MAX_TEXT = 8_000
-"""Characters of a message or a context; what is longer is cut."""
+"""Largest number of characters of a message or a context; longer ones are truncated."""
 
 
 class _Short(reprlib.Repr):
@@ -28,17 +28,17 @@ _SHORT = _Short()
 
 
 def quoted(value: object) -> str:
-    """Return the ``repr`` of a value that somebody else chose, shortened."""
+    """Return the shortened ``repr`` of an untrusted value."""
     return _SHORT.repr(value)
 
 
 def shortened(text: str, most: int = MAX_TEXT) -> str:
-    """Return a text of at most ``most`` characters, and how many were left out."""
+    """Return a text truncated to ``most`` characters, with the number of characters left out."""
     return text if len(text) <= most else f"{text[:most]} … ({len(text) - most} more characters)"
 
 
 def printable(text: str, keep: str = "\n\t") -> str:
-    """Return the text with everything that is not print escaped, but for ``keep``."""
+    """Return the text with all characters escaped that are not printable, except those of ``keep``."""
     if text.isprintable():
         return text
     return "".join(sign if sign.isprintable() or sign in keep else repr(sign)[1:-1] for sign in text)

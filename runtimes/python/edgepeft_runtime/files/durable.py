@@ -1,6 +1,6 @@
-"""Files that outlive a crash: written beside the old one, flushed, and renamed; parent folders are flushed in order.
+"""Write files that survive a crash: each is written under another name, flushed and renamed, then its folder flushed.
 
-:mod:`edgepeft_runtime.files.staging` does the same for folders.
+:mod:`edgepeft_runtime.files.staging` does this for folders.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ def write_atomically(
     *,
     mode: int = 0o666,
 ) -> None:
-    """Write a file so that whoever reads it, or finds it after a power cut, sees the old content or the new one.
+    """Write a file atomically: readers see the old content or the new one, also after a power cut.
 
-    A link to a file is replaced, never written through; the file has its permissions from the first byte on: ``mode``,
-    less what the process's umask takes.
+    A link to a file is replaced, never written through. The file is created with its final permissions, ``mode``
+    without the bits of the process's umask.
 
     Raises:
-        NotARegularFile: ``path`` is no regular file.
-        CannotWriteFile: it cannot be written; the old content is still there unless flushing its folder failed.
+        NotARegularFile: ``path`` exists and is not a regular file.
+        CannotWriteFile: it cannot be written. The old content remains unless flushing the folder failed.
     """
     path = Path(path)
     check_output(path)
@@ -62,7 +62,7 @@ def write_atomically(
 
 
 def replace_file(staged: Path, path: Path) -> None:
-    """Put a finished file in the place of another, flushed; raises as :func:`write_atomically` does."""
+    """Replace a file atomically by a finished one; raises as :func:`write_atomically` does."""
     check_output(path)
     with writing(path):
         sync_file(staged)
@@ -70,10 +70,10 @@ def replace_file(staged: Path, path: Path) -> None:
 
 
 def check_output(path: str | Path) -> None:
-    """Refuse to replace what is there and is no regular file: a device, a pipe, a folder, or a link to one.
+    """Refuse a path that exists and is not a regular file: a device, a pipe, a folder, or a link to one.
 
     Raises:
-        NotARegularFile: it is something else.
+        NotARegularFile: it is such a path.
     """
     path = Path(path)
     kind = _special(path)
@@ -86,14 +86,14 @@ def check_output(path: str | Path) -> None:
 
 
 def _special(path: Path) -> str | None:
-    """What a path is, if it exists and is no regular file."""
+    """Describe what a path leads to, if it exists and is not a regular file."""
     with suppress(OSError):
-        # Links of /dev and shells lead to open files of this process; to replace them would break the system.
+        # Links of /dev and shells lead to open files of this process; replacing them would break the system.
         if path.is_symlink() and os.readlink(path).startswith(("/proc/", "/dev/")):
             return "a link to an open file or a device"
     try:
         mode = os.stat(path).st_mode
-    except OSError:  # there is nothing, or the write itself tells what is wrong
+    except OSError:  # it does not exist, or the write itself will report the error
         return None
     if stat.S_ISREG(mode):
         return None
@@ -111,12 +111,12 @@ def writing(path: str | Path) -> Iterator[None]:
 
 
 def cannot_write(path: str | Path, failure: OSError) -> CannotWriteFile:
-    """The error of a file or folder that cannot be written, by the system's error."""
+    """Return the error of a file or folder that cannot be written, from the system's error."""
     return CannotWriteFile(f"Cannot write {path}.", context=str(failure), hint=hint_for(failure))
 
 
 def hint_for(failure: OSError) -> str:
-    """What to do about an error of the file system."""
+    """Return the hint for an error of the file system."""
     unknown = "check that the folder exists, that it may be written to, and that the disk has room."
     return _HINTS.get(failure.errno or 0, unknown)
 
@@ -125,20 +125,20 @@ def hint_for(failure: OSError) -> str:
 
 
 def move(source: Path, target: Path) -> None:
-    """Rename a file over another; it is under its new name after a power cut too."""
+    """Rename a file over another; the new name survives a power cut."""
     os.replace(source, target)
     sync_directory(target.parent)
 
 
 def remove(path: Path) -> None:
-    """Remove a file if it is there; it does not come back after a power cut."""
+    """Remove a file if it exists; it stays removed after a power cut."""
     if os.path.lexists(path):
         path.unlink(missing_ok=True)
         sync_directory(path.parent)
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and those above it; they are there after a power cut too."""
+    """Create a folder and its parents; they survive a power cut."""
     missing = []
     while not path.is_dir():
         missing.append(path)
@@ -155,7 +155,7 @@ def sync_file(path: Path) -> None:
 
 
 def sync_directory(path: Path) -> None:
-    """Flush a directory's entries, so that a rename outlives a power cut; where the system cannot, do nothing."""
+    """Flush a directory's entries, so that a rename survives a power cut; does nothing where the system cannot."""
     if os.name != "posix":
         return
     handle = os.open(path, os.O_RDONLY)
@@ -166,7 +166,7 @@ def sync_directory(path: Path) -> None:
 
 
 def sync_tree(folder: Path) -> None:
-    """Flush everything in a folder, and the folder."""
+    """Flush all files and folders below a folder, and the folder itself."""
     for root, _, names in os.walk(folder):
         for name in names:
             sync_file(Path(root) / name)

@@ -1,4 +1,4 @@
-"""Finds values that are not finite."""
+"""Find values that are not finite."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Delta-coded indices in a tensor file: little more than a byte each at 1 % (section 4 of the SPEC).
+"""Delta-coded indices of tensor files: little more than a byte each at a density of 1 % (section 4 of the SPEC).
 
-For each of the ascending indices the file contains how many positions lie between it and the one before, as unsigned
-LEB128 (DWARF 5, section 7.6): seven bits in a byte, the lowest first, the eighth set where another byte follows.
+Each of the ascending indices is stored as the number of positions between it and the previous one, as unsigned
+LEB128 (DWARF 5, section 7.6): seven bits per byte, the lowest first, with the eighth bit set if another byte follows.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from edgepeft_runtime.shown import quoted
 Array = NDArray[Any]
 
 KEY = "delta_indices"
-"""Under it the metadata of a file name the tensors that are coded: a JSON list."""
+"""The key of a file's metadata whose value is the JSON list of the coded tensors' names."""
 
 _MORE = 0x80
 _LONGEST = 5
 _LARGEST = int(np.iinfo(np.int32).max)
 
 _BLOCK = 2**16
-"""Bytes that are decoded at a time: apart from the indices (at most four times the bytes) memory is constant."""
+"""Bytes that are decoded at a time. Memory is constant apart from the indices, at most four times the bytes."""
 
 
 def delta_coded(
@@ -43,7 +43,7 @@ def delta_coded(
 
 
 def delta_decoded(tensors: dict[str, Array], metadata: dict[str, str]) -> tuple[dict[str, Array], dict[str, str]]:
-    """Return what :func:`delta_coded` was given.
+    """Return the arguments of :func:`delta_coded`.
 
     Raises:
         ValueError: The metadata name something that is not delta-coded, or a code is damaged.
@@ -53,8 +53,8 @@ def delta_decoded(tensors: dict[str, Array], metadata: dict[str, str]) -> tuple[
     decoded = dict(tensors)
     for name in _names(metadata[KEY]):
         data = decoded.get(name)
-        if data is None or data.dtype != np.uint8 or data.ndim != 1:  # int32 already, where a name comes twice
-            raise ValueError(f"{quoted(name)} is named in {KEY}, and is not a vector of bytes.")
+        if data is None or data.dtype != np.uint8 or data.ndim != 1:  # int32 already if a name is listed twice
+            raise ValueError(f"{quoted(name)} is named in {KEY} but is not a vector of bytes.")
         try:
             decoded[name] = decode(data)
         except ValueError as damage:
@@ -79,10 +79,10 @@ def encode(indices: NDArray[np.int32]) -> NDArray[np.uint8]:
 
 
 def decode(data: NDArray[np.uint8]) -> NDArray[np.int32]:
-    """Return the indices whose :func:`encode` returns these bytes.
+    """Return the indices that :func:`encode` encodes as these bytes.
 
     Raises:
-        ValueError: There are none.
+        ValueError: The bytes are not such an encoding.
     """
     if data.size and data[-1] >= _MORE:
         raise ValueError("the last one is cut short.")

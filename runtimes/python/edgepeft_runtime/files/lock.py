@@ -1,4 +1,4 @@
-"""Files and folders that one process at a time holds."""
+"""Lock files and folders, each for one process at a time."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from edgepeft_runtime.files.durable import hint_for, make_folder
 
 try:
     import fcntl
-except ImportError:  # not on Windows: there nothing keeps two processes apart
+except ImportError:  # Windows, where nothing is locked
     fcntl = None  # type: ignore[assignment]
 
 
 def lock_file(path: Path) -> int | None:
-    """Make the file if it is missing, and hold it until the handle that is returned is closed, or the process ends.
+    """Create the file if it is missing, and lock it until the returned handle is closed or the process ends.
 
     Raises:
-        BlockingIOError: another process holds it.
-        OSError: it cannot be made.
+        BlockingIOError: another process has locked it.
+        OSError: it cannot be created.
     """
     return _lock(path, os.O_RDWR | os.O_CREAT)
 
 
 def lock_directory(path: Path) -> int | None:
-    """Hold a folder that exists, as :func:`lock_file` does a file; the lock stays with it when it is renamed."""
+    """Lock an existing folder, as :func:`lock_file` does a file; the lock follows it through a rename."""
     return None if fcntl is None else _lock(path, os.O_RDONLY)
 
 
@@ -44,11 +44,11 @@ def _lock(path: Path, flags: int) -> int | None:
         except OSError:
             os.close(handle)
             raise
-        os.close(handle)  # whoever held it has removed or renamed it meanwhile
+        os.close(handle)  # the process that had the lock removed or renamed it meanwhile
 
 
 def leads_to(path: Path, handle: int) -> bool:
-    """Whether a path still leads to the open file."""
+    """Return whether a path still leads to the open file."""
     try:
         return os.path.samestat(os.stat(path), os.fstat(handle))
     except FileNotFoundError:
@@ -57,11 +57,11 @@ def leads_to(path: Path, handle: int) -> bool:
 
 @contextmanager
 def locked_folder(path: Path, name: str) -> Iterator[None]:
-    """Make a folder if it is missing, and keep other processes out that do the same, by a file in it.
+    """Create a folder if it is missing, and lock it by a file in it while the block runs.
 
     Raises:
         PathInUse: another process uses it.
-        CannotWriteFile: it cannot be used, now or in the middle of what is done under the lock.
+        CannotWriteFile: it cannot be used, or the block fails with an ``OSError``.
     """
     try:
         make_folder(path)
@@ -69,8 +69,8 @@ def locked_folder(path: Path, name: str) -> Iterator[None]:
     except OSError as failure:
         if not isinstance(failure, BlockingIOError):
             raise unusable(path, failure) from failure
-        what = f"Another process uses {path}."
-        raise PathInUse(what, context=None, hint="wait for it to end.") from failure
+        message = f"Another process uses {path}."
+        raise PathInUse(message, context=None, hint="wait for it to end.") from failure
     try:
         yield
     except OSError as failure:
@@ -81,5 +81,5 @@ def locked_folder(path: Path, name: str) -> Iterator[None]:
 
 
 def unusable(path: Path, failure: OSError) -> CannotWriteFile:
-    """The error of a folder that cannot be worked in."""
+    """Return the error of a folder that cannot be used."""
     return CannotWriteFile(f"Cannot use {path}.", context=str(failure), hint=hint_for(failure))

@@ -1,4 +1,4 @@
-"""Opens files that somebody else may have put there: regular ones alone, and without waiting."""
+"""Open untrusted paths: regular files only, and without blocking."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 
 
 def open_regular(path: str | Path, *, follow: bool = False) -> int:
-    """Return a handle to read a regular file by; a pipe or a device is refused, and never waited for.
+    """Open a regular file for reading and return the handle. Pipes and devices are refused without blocking.
 
     Args:
         path: the file.
-        follow: whether it may be a link, as what a user names may be.
+        follow: whether it may be a link, as a path that the user names may.
 
     Raises:
-        OSError: it cannot be read, or is something else.
+        OSError: it cannot be read, or is not a regular file.
     """
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     handle = os.open(path, flags | (0 if follow else getattr(os, "O_NOFOLLOW", 0)))
@@ -26,7 +26,7 @@ def open_regular(path: str | Path, *, follow: bool = False) -> int:
 
 
 def read_regular(path: str | Path, most: int, *, follow: bool = True) -> bytes:
-    """Return the content of a regular file; raises ``OSError``, also where it has more than ``most`` bytes."""
+    """Return the content of a regular file; raises ``OSError``, also if it has more than ``most`` bytes."""
     with os.fdopen(open_regular(path, follow=follow), "rb") as file:
         content = file.read(most + 1)
     if len(content) > most:

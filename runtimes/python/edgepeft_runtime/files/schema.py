@@ -1,8 +1,8 @@
-"""JSON by the annotations of frozen dataclasses: each field is written once, and read strictly.
+"""Read and write frozen dataclasses as JSON, strictly, by the annotations of their fields.
 
-Understood are ``int``, ``float`` (an integer will do), ``str``, ``bool``, ``bytes`` (32, in hex), ``X | None``,
+Fields may be ``int``, ``float`` (which accepts integers), ``str``, ``bool``, ``bytes`` (32, in hex), ``X | None``,
 ``tuple[X, ...]``, ``dict[str, X]`` and other dataclasses. ``Annotated`` adds a :class:`Check` of the value, or a
-:class:`Mark` that says where the field may be.
+:class:`Mark` of how the field is represented.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ _Reader: TypeAlias = Callable[[object, str], object]
 
 
 class Mark(Enum):
-    """Where a field is in the JSON object of its dataclass."""
+    """How a field is represented in the JSON object of its dataclass."""
 
-    OPTIONAL = "It may be missing or null, which stands for its default."
-    OMITTED = "As OPTIONAL, and it is not written where it is None."
-    REST = "It is all fields of the object that are not named."
-    APART = "It is no part of the JSON; the caller of read has it."
-    NOT_FINITE = "A number that is not finite is one of the texts NaN, Infinity and -Infinity."
+    OPTIONAL = "It may be missing or null, which means its default."
+    OMITTED = "Like OPTIONAL, and it is not written if it is None."
+    REST = "It collects all fields of the object that are not declared."
+    APART = "It is not part of the JSON; the caller of read passes it."
+    NOT_FINITE = "A number that is not finite is written as NaN, Infinity or -Infinity in quotes."
 
 
 @dataclass(frozen=True)
 class Check:
-    """What a value must be, beside its type: a description and a test."""
+    """A condition on a value beyond its type: a description and a predicate."""
 
     expected: str
     accepts: Callable[[Any], object]
@@ -62,7 +62,7 @@ Sizes = Annotated[tuple[Natural, ...], _AXES]
 
 
 class _Mismatch(Exception):
-    """A value is not what its field must be, which the text says; ``found`` stands for a value that is secret."""
+    """A value does not match its field. The text describes the expected value; ``found`` replaces a secret value."""
 
     def __init__(self, expected: str, found: str | None = None) -> None:
         super().__init__(expected)
@@ -78,19 +78,19 @@ def read(kind: type[T], value: object, where: str, error: MakeError, **apart: ob
 
     Args:
         kind: The dataclass.
-        value: What should be its JSON object: no field may be missing, and none left over.
-        where: What is read, for the messages, such as ``manifest.json``.
+        value: Its JSON object, without missing or unknown fields.
+        where: Name of the document for messages, such as ``manifest.json``.
         error: Makes the error that is raised.
-        apart: Values of the fields that are no part of the JSON.
+        apart: Values of the fields that are not part of the JSON.
     """
     try:
-        return _object(kind, value, where, apart)  # type: ignore[no-any-return]  # it returns the kind that it is given
+        return _object(kind, value, where, apart)  # type: ignore[no-any-return]  # an instance of kind
     except _Wrong as wrong:
         raise error(*wrong.args) from None
 
 
 def write(value: object) -> Any:
-    """Return a dataclass as plain JSON values, of which :func:`read` makes an equal one."""
+    """Return a dataclass as plain JSON values, from which :func:`read` makes an equal one."""
     if isinstance(value, Mapping):
         return {name: write(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
@@ -160,7 +160,7 @@ def _number(value: object, where: str) -> object:
 
 def _key(value: object) -> bytes:
     if not isinstance(value, str) or not HEX_64.fullmatch(value):
-        # Not what was found: it may be most of a key.
+        # The value itself is not quoted: it may be most of a secret key.
         raise _Mismatch(_HEX, f"{len(value)} characters" if isinstance(value, str) else type(value).__name__)
     return bytes.fromhex(value)
 
@@ -222,7 +222,7 @@ def _object(kind: Any, value: object, where: str, apart: Mapping[str, object] = 
     if rest is not None:
         read[rest] = left
     elif left:
-        raise _Wrong(f"{where} has fields that are not known.", f"unknown: {_listed(left)}")
+        raise _Wrong(f"{where} has unknown fields.", f"unknown: {_listed(left)}")
     return kind(**read)
 
 

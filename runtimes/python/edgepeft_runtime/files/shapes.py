@@ -1,21 +1,21 @@
-"""Sizes of tensors that somebody else wrote: bounded work on any list of numbers."""
+"""Count the elements of untrusted shapes with bounded work."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 MAX_AXES = 32
-"""Axes of a tensor in any file: as many as every release of numpy takes."""
+"""Largest number of axes of a tensor in any file: the limit of the oldest supported numpy."""
 
 MAX_ELEMENTS = 2**53 - 1
-"""Elements of a tensor, not counting axes of size 0: what all runtimes count exactly."""
+"""Largest number of elements of a tensor, not counting axes of size 0: all runtimes represent it exactly."""
 
 
 def elements(shape: Sequence[int], most: int = MAX_ELEMENTS) -> int | None:
-    """Return the product of the sizes, ``None`` where it is more than ``most`` or there are too many axes.
+    """Return the product of the sizes; ``None`` if it exceeds ``most`` or there are too many axes.
 
-    The product is checked as it grows: at most ``MAX_AXES`` sizes are read, and no number gets longer than
-    ``most`` times one size.
+    The product is checked as it grows: at most ``MAX_AXES`` sizes are read, and no number exceeds ``most`` times one
+    size.
     """
     if len(shape) > MAX_AXES:
         return None

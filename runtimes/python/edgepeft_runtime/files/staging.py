@@ -1,4 +1,4 @@
-"""Folders that outlive a crash: made beside the old one, flushed, and put in its place; the old one goes last."""
+"""Write folders that survive a crash: a new folder is filled, flushed, swapped with the old one, which goes last."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 @contextmanager
 def replace_directory(path: str | Path) -> Iterator[Path]:
-    """Give a new folder to fill; when the block ends well, it takes the place of ``path``, flushed and as a whole.
+    """Yield a new folder to fill. If the block succeeds, the folder is flushed and replaces ``path`` as a whole.
 
-    Whoever looks finds the old folder or the new one. The old one is deleted after the new one is in its place; if that
-    fails, it is put back. After an error in the block nothing has changed.
+    Readers see the old folder or the new one. The old one is deleted after it was replaced, and restored if that fails.
+    After an error in the block nothing has changed.
 
     Raises:
-        NotAFolder: ``path`` exists and is no folder.
+        NotAFolder: ``path`` exists and is not a folder.
         CannotWriteFile: it cannot be written.
         PathInUse: another process is writing it.
     """
@@ -38,16 +38,16 @@ def replace_directory(path: str | Path) -> Iterator[Path]:
 
 
 def check_folder(path: str | Path) -> None:
-    """Refuse to replace what is there and is no folder, or a link to one.
+    """Refuse a path that exists and is not a folder, or is a link to one.
 
     Raises:
-        NotAFolder: it is something else.
+        NotAFolder: it is such a path.
     """
     path = Path(path)
     if path.is_symlink() or (path.exists() and not path.is_dir()):
         raise NotAFolder(
             f"Cannot write the folder {path}.",
-            context=f"it exists and is {'a link' if path.is_symlink() else 'no folder'}.",
+            context=f"it exists and is {'a link' if path.is_symlink() else 'not a folder'}.",
             hint="give the path of the folder itself, or one that does not exist yet.",
         )
 
@@ -56,21 +56,21 @@ def check_folder(path: str | Path) -> None:
 def revised_directory(path: Path, kept: Iterable[str]) -> Iterator[Path]:
     """:func:`replace_directory` with copies of some of the old folder's files in the new one; links are followed.
 
-    Copies and no hard links: onnx refuses weights that have two names, as they have between the two folders.
+    Copies and no hard links: onnx refuses weights that have two names, as they would have between the two folders.
     """
-    home = path.resolve()
-    with replace_directory(home) as folder:
+    old = path.resolve()
+    with replace_directory(old) as folder:
         for name in kept:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(home / name, folder / name)
+            shutil.copyfile(old / name, folder / name)
         yield folder
 
 
 @contextmanager
 def staged(path: Path) -> Iterator[Path]:
-    """Give an empty folder beside ``path`` for files on their way there; it is gone afterwards, whatever happened.
+    """Yield an empty folder next to ``path`` for files that will move there. It is removed afterwards in any case.
 
-    What a process that was killed has left of its own is removed first. Raises as :func:`replace_directory` does.
+    The remains of a process that was killed are removed first. Raises as :func:`replace_directory` does.
     """
     folder = _beside(path, "new")
     try:
@@ -79,14 +79,14 @@ def staged(path: Path) -> Iterator[Path]:
             recover_directory(path)
             yield folder
     except BlockingIOError as failure:
-        what = f"Another process is writing {path}."
-        raise PathInUse(what, context=None, hint="wait for it to end, or choose another path.") from failure
+        message = f"Another process is writing {path}."
+        raise PathInUse(message, context=None, hint="wait for it to end, or choose another path.") from failure
     except OSError as failure:
         raise cannot_write(path, failure) from failure
 
 
 def recover_directory(path: str | Path) -> None:
-    """Finish or take back what a killed :func:`replace_directory` has left beside ``path``; raises ``OSError``."""
+    """Finish or undo a :func:`replace_directory` of ``path`` that was killed; raises ``OSError``."""
     path = Path(path)
     old = _beside(path, "old")
     if not old.is_dir():
@@ -104,7 +104,7 @@ def _beside(path: Path, what: str) -> Path:
 
 @contextmanager
 def _claimed(folder: Path) -> Iterator[None]:
-    """Make a folder, empty, for this process alone; remove it afterwards where it has not been renamed."""
+    """Create an empty folder for this process alone; remove it afterwards unless it was renamed."""
     folder.mkdir(exist_ok=True)
     handle = lock_directory(folder)
     try:
@@ -126,7 +126,7 @@ def _empty(folder: Path) -> None:
 
 
 def _put(folder: Path, path: Path) -> None:
-    """Put a finished folder in the place of another, or of nothing."""
+    """Move a finished folder to ``path``, replacing an old one."""
     if not os.path.lexists(path):
         _rename(folder, path)
         return
@@ -140,7 +140,7 @@ def _put(folder: Path, path: Path) -> None:
 
 
 def _swap(folder: Path, path: Path, old: Path) -> None:
-    """Two renames, where the system cannot do both at once; :func:`recover_directory` knows the time between them."""
+    """Replace a folder by two renames; :func:`recover_directory` recovers from a crash between them."""
     _rename(path, old)
     try:
         _rename(folder, path)
@@ -150,13 +150,13 @@ def _swap(folder: Path, path: Path, old: Path) -> None:
         raise
 
 
-def _exchange(one: Path, other: Path) -> bool:
-    """Let two folders change places in one step (renameat2(2)); whether the system can."""
+def _exchange(first: Path, second: Path) -> bool:
+    """Swap two folders atomically (renameat2(2)); return whether the system can."""
     if sys.platform != "linux":
         return False
     with suppress(OSError, AttributeError):
         system = ctypes.CDLL(None)
-        names = os.fsencode(one), os.fsencode(other)
+        names = os.fsencode(first), os.fsencode(second)
         return bool(system.renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0)
     return False
 

@@ -1,4 +1,4 @@
-"""JSON that every reader reads alike: what parsers differ on, or what takes unbounded work, is refused."""
+"""Parse JSON strictly: input that parsers interpret differently, or that takes unbounded work, is refused."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any, NoReturn
 from edgepeft_runtime.shown import quoted
 
 LARGEST = 2**53 - 1
-"""The largest integer that every JSON reader keeps exact."""
+"""The largest integer that every JSON parser represents exactly."""
 
 MAX_DEPTH = 64
-"""Objects and lists inside one another."""
+"""Largest depth of nested objects and lists."""
 
 _MAX_DIGITS = 64
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
@@ -24,8 +24,8 @@ def loads(content: bytes | str) -> Any:
     """Read JSON strictly.
 
     Raises:
-        ValueError: it is not UTF-8 or not JSON, is nested too deep, has a key twice, holds a number that not every
-            reader keeps, or a text with half of a surrogate pair.
+        ValueError: it is not UTF-8 or not JSON, is nested too deeply, repeats a key, or contains a number that not
+            every parser represents exactly, or half of a surrogate pair.
     """
     text = content if isinstance(content, str) else content.decode()
     _check_depth(text)
@@ -34,7 +34,7 @@ def loads(content: bytes | str) -> Any:
             text, object_pairs_hook=_unique, parse_constant=_no_number, parse_float=_finite, parse_int=_exact
         )
     except RecursionError:
-        raise ValueError("it is nested too deep.") from None
+        raise ValueError("it is nested too deeply.") from None
     if _SURROGATE.search(text):
         _check_surrogates(value)
     return value
@@ -60,25 +60,25 @@ def _check_depth(text: str) -> None:
 
 
 def _check_surrogates(value: object) -> None:
-    """JSON's escapes can write half of a pair, which is no text: it cannot be encoded, hashed or printed."""
+    """Refuse half of a surrogate pair, which JSON's escapes can produce but which cannot be encoded or printed."""
     if not is_text(json.dumps(value, ensure_ascii=False)):
-        raise ValueError("a text holds half of a surrogate pair.")
+        raise ValueError("a text contains half of a surrogate pair.")
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found = dict(pairs)
-    if len(found) == len(pairs):
-        return found
+    unique = dict(pairs)
+    if len(unique) == len(pairs):
+        return unique
     seen: set[str] = set()
     for name, _ in pairs:
         if name in seen:
-            raise ValueError(f"the key {quoted(name)} is there twice.")
+            raise ValueError(f"the key {quoted(name)} appears twice.")
         seen.add(name)
-    return found
+    return unique
 
 
 def _no_number(text: str) -> NoReturn:
-    raise ValueError(f"{text[:_MAX_DIGITS]} is not a number of JSON.")
+    raise ValueError(f"{text[:_MAX_DIGITS]} is not a JSON number.")
 
 
 def _finite(text: str) -> float:
@@ -87,7 +87,7 @@ def _finite(text: str) -> float:
 
 
 def _exact(text: str) -> int:
-    # The length first: to read a number of a million digits takes time.
+    # The length is checked first, since parsing a number of a million digits takes time.
     if len(text) > 17 or abs(int(text)) > LARGEST:
         raise ValueError(f"the number {text[:20]} is too large.")
     return int(text)

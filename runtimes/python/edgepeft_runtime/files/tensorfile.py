@@ -1,6 +1,6 @@
-"""Tensor files: safetensors in numpy, with an optional digest, checked on reading, written atomically.
+"""Read and write tensor files: safetensors with an optional digest, checked on reading and written atomically.
 
-The format: https://github.com/huggingface/safetensors#format, with the checks and the digest of section 4 of the SPEC.
+The format is https://github.com/huggingface/safetensors#format, with the checks and digest of section 4 of the SPEC.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ from edgepeft_runtime.shown import quoted
 Array = NDArray[Any]
 
 MAX_HEADER = 2**23
-"""Bytes of a header: names of some 70,000 tensors. Parsed, it takes twenty times as many at most."""
+"""Largest header in bytes: enough for about 70,000 tensors. Parsed, it takes at most twenty times as much memory."""
 
 DIGEST_LENGTH = 64
 
-# In the order of the official library, which lays the widest dtype first: its files and ours are equal to the byte.
+# In the order of the official library, which stores the widest dtype first, so that its files and ours are identical.
 _DTYPES = {
     "BOOL": "bool",
     "U8": "uint8",
@@ -57,12 +57,12 @@ _DTYPES = {
     "U64": "uint64",
 }
 _CODES = {name: code for code, name in _DTYPES.items()}
-_ORDER = {name: place for place, name in enumerate(_DTYPES.values())}
+_ORDER = {name: rank for rank, name in enumerate(_DTYPES.values())}
 
 
 @dataclass(frozen=True)
 class TensorFile:
-    """What a tensor file holds: tensors by name, in the order of the file, and strings about them."""
+    """The contents of a tensor file: tensors by name, in the file's order, and metadata."""
 
     tensors: dict[str, Array]
     metadata: dict[str, str]
@@ -79,7 +79,7 @@ def read_tensors(
     Args:
         path: the file.
         require_digest: Refuse a file without an embedded digest. One that is present is checked in any case.
-        most: refuse a larger file before it is read; ``None``: any that fits into memory.
+        most: refuse a file of more bytes before it is read; ``None`` sets no limit.
 
     Returns:
         The tensors, arrays of the stored dtype (``bfloat16`` becomes ``float32``, without loss; delta-coded
@@ -97,7 +97,7 @@ def read_tensors(
 
 
 def parse_tensors(content: bytes | Array, name: object, *, require_digest: bool = False) -> TensorFile:
-    """Check and return the content of a tensor file; ``name`` is what errors call it. See :func:`read_tensors`."""
+    """Parse the content of a tensor file, which errors call ``name``: see :func:`read_tensors`."""
     raw = np.frombuffer(content, np.uint8) if isinstance(content, bytes) else content
     try:
         return _parse(raw, require_digest)
@@ -112,7 +112,7 @@ def write_tensors(
     *,
     digest: bool = False,
 ) -> str:
-    """Write a tensor file under a new name, flush it, and rename it: a reader sees the old file or the new one.
+    """Write a tensor file atomically: a reader sees the old file or the new one.
 
     Returns:
         The SHA-256 of the file, or its embedded digest if there is one.
@@ -125,7 +125,7 @@ def write_tensors(
 def tensor_chunks(
     tensors: Mapping[str, Array], metadata: Mapping[str, str] | None = None, *, digest: bool = False
 ) -> tuple[list[memoryview], str]:
-    """The bytes of a tensor file in pieces (tensors are not copied), and their SHA-256 or, if asked for, the digest."""
+    """Return the bytes of a tensor file in chunks, without copying tensors, and their SHA-256 or digest."""
     order = sorted(tensors, key=lambda name: (-_ORDER[tensors[name].dtype.name], name))
     arrays = [np.ascontiguousarray(tensors[name]) for name in order]
     header: Json = {}
@@ -134,7 +134,7 @@ def tensor_chunks(
     end = 0
     for name, array in zip(order, arrays, strict=True):
         start, end = end, end + array.nbytes
-        shape = list(tensors[name].shape)  # not the array's: making it contiguous turns a scalar into a vector
+        shape = list(tensors[name].shape)  # not the array's: ascontiguousarray makes a vector of a scalar
         header[name] = {"dtype": _CODES[array.dtype.name], "shape": shape, "data_offsets": [start, end]}
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
@@ -147,7 +147,7 @@ def tensor_chunks(
 
 
 def sha256_of(path: str | Path) -> str:
-    """The SHA-256 of a regular file, lower-case hex; raises ``OSError``."""
+    """Return the SHA-256 of a regular file in lower-case hex; raises ``OSError``."""
     with os.fdopen(open_regular(path, follow=True), "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -163,7 +163,7 @@ def _content(path: Path, most: int | None) -> Array:
     with os.fdopen(open_regular(path, follow=True), "rb") as file:
         size = os.fstat(file.fileno()).st_size
         if most is not None and size > most:
-            raise OSError(f"it has {size} bytes; at most {most} are taken")
+            raise OSError(f"it has {size} bytes; at most {most} are allowed")
         return np.fromfile(file, dtype=np.uint8)
 
 
@@ -205,15 +205,15 @@ def _metadata(value: object) -> dict[str, str]:
 def _check_digest(raw: Array, text: bytes, digest: str | None, required: bool) -> None:
     if digest is None:
         if required:
-            raise NoDigest("it carries no digest, so nobody can tell whether it is whole.")
+            raise NoDigest("it has no digest, so it is unknown whether it is complete.")
         return
     position = text.find(digest.encode("ascii", "replace")) if len(digest) == DIGEST_LENGTH else -1
     if position < 0:
         raise WrongDigest(f"its digest is not {DIGEST_LENGTH} hexadecimal digits.")
     start, data = 8 + position, raw.data
-    found = _hash([data[:start], memoryview(b"0" * DIGEST_LENGTH), data[start + DIGEST_LENGTH :]])
-    if found != digest:
-        raise WrongDigest(f"its digest says {quoted(digest)}, its content gives {found}.")
+    computed = _hash([data[:start], memoryview(b"0" * DIGEST_LENGTH), data[start + DIGEST_LENGTH :]])
+    if computed != digest:
+        raise WrongDigest(f"its digest is {quoted(digest)}, but that of its content is {computed}.")
 
 
 def _tensors(data: Array, header: Json) -> dict[str, Array]:
@@ -221,8 +221,8 @@ def _tensors(data: Array, header: Json) -> dict[str, Array]:
     end = 0
     for start, stop, name in ranges:
         if start != end:
-            what = "overlaps the tensor before it" if start < end else "leaves a hole before it"
-            raise BadTensorFileLayout(f"tensor {quoted(name)} begins at byte {start} and {what}, which ends at {end}.")
+            problem = "overlaps the previous tensor" if start < end else "leaves a gap after the previous tensor"
+            raise BadTensorFileLayout(f"tensor {quoted(name)} at byte {start} {problem}, which ends at {end}.")
         end = stop
     if end != data.size:
         raise TruncatedTensorFile(f"its header describes {end} bytes of data; the file has {data.size}.")
@@ -230,27 +230,27 @@ def _tensors(data: Array, header: Json) -> dict[str, Array]:
 
 
 def _range(name: str, entry: object) -> tuple[int, int]:
-    """Where a tensor's bytes begin and end, checked against its dtype and shape."""
-    said = quoted(name)
+    """Return the range of a tensor's bytes, checked against its dtype and shape."""
+    shown = quoted(name)
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
-        raise BadTensorFileHeader(f"the entry of tensor {said} is not dtype, shape and data_offsets.")
+        raise BadTensorFileHeader(f"the entry of tensor {shown} is not dtype, shape and data_offsets.")
     code, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if code != "BF16" and (not isinstance(code, str) or code not in _DTYPES):
         known = ", ".join(_DTYPES)
-        raise UnknownTensorDtype(f"tensor {said} has dtype {quoted(code)}; known are {known}, BF16.")
+        raise UnknownTensorDtype(f"tensor {shown} has dtype {quoted(code)}; known are {known}, BF16.")
     if not _naturals(shape, MAX_AXES) or not _naturals(offsets, 2) or len(offsets) != 2:
-        raise BadTensorFileHeader(f"tensor {said} has shape {quoted(shape)}, offsets {quoted(offsets)}.")
+        raise BadTensorFileHeader(f"tensor {shown} has shape {quoted(shape)}, offsets {quoted(offsets)}.")
     start, stop = offsets
     itemsize = 2 if code == "BF16" else np.dtype(_DTYPES[code]).itemsize
     count = elements(shape, max(stop - start, 0) // itemsize)
     if count is None or count * itemsize != stop - start:
-        facts = f"dtype {code} and shape {quoted(shape)} does not take the {stop - start} bytes of its range."
-        raise BadTensorFileLayout(f"tensor {said} of {facts}")
+        facts = f"dtype {code} and shape {quoted(shape)} does not fill the {stop - start} bytes of its range."
+        raise BadTensorFileLayout(f"tensor {shown} of {facts}")
     return start, stop
 
 
 def _naturals(value: object, most: int) -> bool:
-    """Whether it is a list of at most so many integers from 0 on."""
+    """Return whether a value is a list of at most ``most`` natural numbers."""
     if not isinstance(value, list) or len(value) > most:
         return False
     return all(type(item) is int and item >= 0 for item in value)
@@ -259,8 +259,8 @@ def _naturals(value: object, most: int) -> bool:
 def _tensor(name: str, entry: Json, data: Array) -> Array:
     code = entry["dtype"]
     if code == "BOOL" and data.size and data.max() > 1:
-        raise BadTensorFileLayout(f"tensor {quoted(name)} of dtype BOOL holds a byte other than 0 and 1.")
-    # Arithmetic wants aligned memory; a file whose header was not padded gives a copy instead of a view.
+        raise BadTensorFileLayout(f"tensor {quoted(name)} of dtype BOOL contains a byte other than 0 and 1.")
+    # Arithmetic needs aligned memory; a file whose header is not padded is copied instead of viewed.
     dtype = np.dtype("uint16" if code == "BF16" else _DTYPES[code])
     array = data.view(dtype) if data.ctypes.data % dtype.itemsize == 0 else data.copy().view(dtype)
     if code == "BF16":

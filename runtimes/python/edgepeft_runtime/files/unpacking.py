@@ -1,14 +1,14 @@
-"""How much memory a compressed file may take: a bound for archives and images that somebody else made."""
+"""Limit the memory that an untrusted compressed file, such as an archive or image, may take."""
 
 from __future__ import annotations
 
 ALWAYS = 2**26
-"""Bytes that a small file may unpack to."""
+"""Bytes that a file of any size may decompress to."""
 
 RATIO = 100
-"""A larger one may unpack to so many times its bytes."""
+"""A file may decompress to this many times its size."""
 
 
-def room(packed: int) -> int:
-    """Return the bytes that a file of ``packed`` bytes may unpack to."""
-    return max(ALWAYS, RATIO * packed)
+def room(compressed: int) -> int:
+    """Return the number of bytes that a file of ``compressed`` bytes may decompress to."""
+    return max(ALWAYS, RATIO * compressed)

@@ -1,9 +1,9 @@
-"""The protobuf wire format, read so strictly that no other parser can read the same bytes otherwise.
+"""Parse the protobuf wire format so strictly that no other parser can interpret the same bytes differently.
 
-https://protobuf.dev/programming-guides/encoding. Parsers differ on, or quietly mend, what is refused here: tags beyond
-32 bits, numbers in more bytes than they need, groups, fields of number 0, fields of another wire type than the
-schema's, and a field twice that a message has once: some take the last, some merge the two. Fields that the schema
-lacks are refused too, since a later parser may know them.
+See https://protobuf.dev/programming-guides/encoding. Parsers differ on, or silently repair, everything that is refused
+here: tags beyond 32 bits, numbers in more bytes than necessary, groups, fields of number 0, fields with another wire
+type than the schema's, and repetitions of a field that is not repeated, of which some use the last and some merge all.
+Fields that the schema lacks are refused too, since a later parser may know them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Field:
     Args:
         wire: its wire type.
         repeated: whether a message may have it more than once; numbers may then be packed into bytes.
-        message: the message in it, as the schema calls it; ``None`` where the bytes are taken as they are.
+        message: the type of the message in it; ``None`` if its bytes are not a message.
     """
 
     wire: int
@@ -37,14 +37,14 @@ Schema = Mapping[str, Mapping[int, Field]]
 
 
 def fields(data: Bytes, message: str, schema: Schema) -> Iterator[tuple[int, int | Bytes]]:
-    """Yield number and content of every field of a message: an integer, or bytes.
+    """Yield the number and the content, an integer or bytes, of every field of a message.
 
     Raises:
-        ValueError: the bytes are no such message, or parsers could read them differently.
+        ValueError: the bytes are not such a message, or parsers could read them differently.
     """
-    known, seen, place = schema[message], set[int](), 0
-    while place < len(data):
-        tag, place = varint(data, place)
+    known, seen, position = schema[message], set[int](), 0
+    while position < len(data):
+        tag, position = varint(data, position)
         number, wire = tag >> 3, tag & 7
         field = known.get(number)
         if tag >= 2**32 or field is None:
@@ -56,27 +56,27 @@ def fields(data: Bytes, message: str, schema: Schema) -> Iterator[tuple[int, int
         seen.add(number)
         content: int | Bytes
         if wire == VARINT:
-            content, place = varint(data, place)
+            content, position = varint(data, position)
         else:
-            length, place = varint(data, place) if wire == BYTES else (_SIZES[wire], place)
-            if length > len(data) - place:
+            length, position = varint(data, position) if wire == BYTES else (_SIZES[wire], position)
+            if length > len(data) - position:
                 raise ValueError(f"the field {number} of a {message} ends beyond it")
-            content, place = data[place : place + length], place + length
+            content, position = data[position : position + length], position + length
         yield number, content
 
 
-def varint(data: Bytes, place: int) -> tuple[int, int]:
-    """Return an unsigned number of at most 64 bits, in as few bytes as hold it, and where the next one begins."""
+def varint(data: Bytes, start: int) -> tuple[int, int]:
+    """Return an unsigned number of at most 64 bits, in the fewest bytes possible, and the position after it."""
     value = 0
     for index in range(_LONGEST):
-        if place + index >= len(data):
+        if start + index >= len(data):
             raise ValueError("a number ends beyond its message")
-        byte = data[place + index]
+        byte = data[start + index]
         value |= (byte & 0x7F) << 7 * index
         if byte < 0x80:
             if byte == 0 and index:
                 raise ValueError("a number takes more bytes than it needs")
             if value >= 2**64:
                 break
-            return value, place + index + 1
+            return value, start + index + 1
     raise ValueError("a number is longer than 64 bits")
