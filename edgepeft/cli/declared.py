@@ -121,6 +121,11 @@ def _commonest(declared: Sequence[Setting]) -> Setting:
     return max(declared, key=list(declared).count)
 
 
+def summary(cls: type) -> str:
+    """The first paragraph of a class's docstring, in a line."""
+    return " ".join((cls.__doc__ or "").partition("\n\n")[0].replace("``", "").split())
+
+
 def shown(default: object) -> str:
     """A default as it would be given; empty where there is none."""
     if isinstance(default, tuple):

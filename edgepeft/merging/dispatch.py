@@ -33,8 +33,7 @@ def merge(
     Args:
         bundle: The bundle the device trained, or its directory.
         update: Path of the update, or of an aggregate of many.
-        to: The format, ``peft``, ``torch``, ``onnx`` or ``onnx-adapter``, or one of :mod:`edgepeft.merging.targets`
-            with settings.
+        to: The name of a format, such as ``peft`` or ``onnx``, or one of :mod:`edgepeft.merging.targets` with settings.
         out: File or directory to write; whole or not at all.
         adapter: What the device started from, where that is not the bundle's own adapter: an earlier aggregate.
         calibration: Batches of inputs by which a format that changes outputs is compared with the device.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgepeft.cli.declared import Declared, SectionedCommand
+from edgepeft.cli.declared import Declared, SectionedCommand, summary
 from edgepeft.cli.options import PATH, bundle_argument, column_options
 from edgepeft.merging.registry import TARGETS
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from edgepeft_runtime.data.batch import Batch
 
 FORMAT = Declared(TARGETS)
+_FORMATS = "Format to write. " + " ".join(f"{name}: {summary(cls)}" for name, cls in TARGETS.items())
 _EXAMPLES, _ROWS = 64, 8
 """How many examples a merged model is compared on, and how many at a time."""
 
@@ -23,8 +24,8 @@ _EXAMPLES, _ROWS = 64, 8
 @click.command("merge", cls=SectionedCommand)
 @bundle_argument
 @click.argument("update", type=PATH)
-@click.option("--to", type=click.Choice(list(TARGETS)), required=True, help="Format to write.")
-@click.option("--out", type=PATH, required=True, help="File to write, or a directory for peft.")
+@click.option("--to", type=click.Choice(list(TARGETS)), required=True, help=_FORMATS)
+@click.option("--out", type=PATH, required=True, help="File or directory to write.")
 @FORMAT.settings
 @click.option("--adapter", type=PATH, help="Adapter of an earlier round that the device started from.")
 @click.option("--data", type=PATH, help="Data by which changed quantized weights are compared with the device.")
@@ -42,11 +43,7 @@ def command(
     overwrite: bool,
     **settings: object,
 ) -> None:
-    """Put UPDATE, which a device trained from BUNDLE or aggregate made of many, back into a model.
-
-    peft: an adapter directory for PeftModel.from_pretrained. torch: a state dict of what trained. onnx: a model for
-    inference. onnx-adapter: a file that onnxruntime.LoraAdapter puts on infer.onnx.
-    """
+    """Put UPDATE, which a device trained from BUNDLE or aggregate made of many, back into a model."""
     from edgepeft.merging import merge
     from edgepeft_runtime.bundle.bundle import Bundle
 
