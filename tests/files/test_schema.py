@@ -70,7 +70,7 @@ CHANGES: list[tuple[dict[str, Any], str]] = [
     ({"size": [3, -1]}, "expected a list, each an integer of at least 0"),
     ({"leaves": [TREE["leaves"][0], {"name": "c"}]}, "tree: leaves[1] lacks the field 'shape'."),
     ({"leaves": [{"name": "c", "shape": [-1]}]}, "tree: leaves[0]: the field 'shape' is wrong."),
-    ({"leaves": [{"name": "c", "shape": [], "clases": 1}]}, "tree: leaves[0] has fields that are not known."),
+    ({"leaves": [{"name": "c", "shape": [], "clases": 1}]}, "tree: leaves[0] has unknown fields."),
     ({"leaves": [1]}, "tree: leaves[0] is not a JSON object."),
     ({"counts": {"x": 1.5}}, "expected an object, each int"),
     ({"parent": "x"}, "tree: the field 'parent' is wrong."),

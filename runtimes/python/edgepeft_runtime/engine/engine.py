@@ -1,7 +1,7 @@
-"""What a trainer needs of the engine that runs a bundle's graphs.
+"""The interface of the engines, which run a bundle's graphs.
 
 An engine keeps no parameters of its own. They live in a :class:`TrainState`, which is never changed: a step takes a
-state and returns a new one. A step that fails leaves nothing half done, and keeping the best state costs no copy.
+state and returns a new one. A failed step therefore changes nothing, and keeping the best state costs no copy.
 """
 
 from __future__ import annotations

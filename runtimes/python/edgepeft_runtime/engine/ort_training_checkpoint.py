@@ -127,7 +127,7 @@ def read_checkpoint(path: str | Path) -> OrtCheckpoint:
     """Read a checkpoint.
 
     Raises:
-        UpdateError: it is damaged, or none.
+        UpdateError: it is damaged, or not a checkpoint.
     """
     try:
         content = read_regular(path, MAX_BYTES)
@@ -145,10 +145,10 @@ def _parse(content: bytes) -> OrtCheckpoint:
     root = _Table(_Reading(content), encode.Get(packer.uoffset, content, 0))
     version = root.number(_CHECKPOINT["version"], types.Int32Flags)
     if version != VERSION:
-        raise ValueError(f"version {version}, and {VERSION} is known")
+        raise ValueError(f"version {version}; this runtime knows {VERSION}")
     module = root.table(_CHECKPOINT["module"])
     if module is None:
-        raise ValueError("it holds no parameters")
+        raise ValueError("it contains no parameters")
     nominal = bool(module.number(_MODULE["nominal"], types.BoolFlags))
     parameters = dict(_array(part, nominal) for part in module.tables(_MODULE["trained"]))
     bag = root.table(_CHECKPOINT["properties"])
@@ -172,7 +172,7 @@ def _array(tensor: _Table, nominal: bool) -> tuple[str, Array]:
     if nominal:
         return name, np.zeros(0, dtype)
     if count is None or data.size != count * dtype.itemsize:
-        raise ValueError(f"tensor {quoted(name)} of shape {quoted(sizes)} holds {data.size} bytes")
+        raise ValueError(f"tensor {quoted(name)} of shape {quoted(sizes)} has {data.size} bytes")
     return name, np.frombuffer(data.tobytes(), dtype).reshape(sizes).copy()
 
 

@@ -174,7 +174,7 @@ def session_options(threads: int | None) -> ort.SessionOptions:
 
 
 def as_ort(arrays: Mapping[str, Array]) -> dict[str, ort.OrtValue]:
-    """Wrap arrays, without a copy, as what a session takes; their memory must not change from now on."""
+    """Wrap arrays, without a copy, as inputs of a session; their memory must not change from now on."""
     return {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in arrays.items()}
 
 

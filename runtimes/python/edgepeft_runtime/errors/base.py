@@ -13,25 +13,25 @@ _CODE = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
 
 class EdgepeftError(Exception):
-    """A mistake in what edgepeft was given, never one in edgepeft itself.
+    """A mistake in the input of edgepeft, never one in edgepeft itself.
 
     A cause is a class with a code: ``class StaleUpdate(UpdateError, code="stale-update")``. A class without a code is a
     family, for ``except`` alone.
 
     Args:
-        message: one sentence: what could not be done.
-        context: the facts of this case: which file, tensor, node, value; ``None`` where the message holds them all.
-        hint: what to do about it; ``None`` where nothing sensible can be said.
+        message: one sentence that says what failed.
+        context: the facts of this case, such as file, tensor, node or value; ``None`` if the message has them all.
+        hint: how to fix it; ``None`` if there is no sensible advice.
 
-    ``context`` and ``hint`` have no default on purpose: whoever raises must decide. Texts may quote a file that
-    somebody else wrote: what is very long is cut, and what is not print is escaped.
+    ``context`` and ``hint`` have no default on purpose, so that whoever raises must decide. Texts may quote untrusted
+    files: long texts are truncated, and characters that are not printable are escaped.
     """
 
     code: ClassVar[str]
-    """Kebab-case name of the cause. It is stable, so that scripts may look for it."""
+    """Kebab-case name of the cause. It is stable, so that scripts can rely on it."""
 
     catalogue: ClassVar[dict[str, type[EdgepeftError]]] = {}
-    """The class of each code, of all modules that are imported."""
+    """The class of each code, from all modules that are imported."""
 
     def __init_subclass__(cls, code: str | None = None) -> None:
         if code is None:
@@ -49,13 +49,13 @@ class EdgepeftError(Exception):
 
     @classmethod
     def said(cls, message: str, *, context: str | None) -> Self:
-        """Return the error that somebody else's message names, whatever facts the class takes."""
+        """Return an error with this message, as received from elsewhere, without the facts that the class takes."""
         error = cls.__new__(cls, message)
         EdgepeftError.__init__(error, message, context=context, hint=None)
         return error
 
     def reworded(self, message: str, context: str | None) -> Self:
-        """Return the same error in other words, as for whoever knows the file by another name."""
+        """Return the same error with another message and context, for a caller that knows the file by another name."""
         other = copy.copy(self)
         EdgepeftError.__init__(other, message, context=context, hint=self.hint)
         return other
@@ -68,7 +68,7 @@ class EdgepeftError(Exception):
         return "\n".join(filter(None, details))
 
     def render(self) -> str:
-        """The error as the command prints it, several lines without a final newline."""
+        """Return the error as the command prints it: several lines without a final newline."""
         lines = [f"error: {self.code}", f"× {self.message}"]  # noqa: RUF001  (the sign is meant)
         if self.context is not None:
             lines += [("╰─> " if i == 0 else "    ") + line for i, line in enumerate(self.context.splitlines())]
@@ -86,7 +86,7 @@ class BatchError(EdgepeftError):
 
 
 class DataError(EdgepeftError):
-    """A data set that cannot be read, or holds nothing to train on."""
+    """A data set that cannot be read, or is empty."""
 
 
 class StateError(EdgepeftError):
@@ -98,8 +98,8 @@ class UpdateError(EdgepeftError):
 
 
 class TrainingError(EdgepeftError):
-    """A run that cannot go on: a loss or a gradient that is not finite, a setting out of range."""
+    """A run that cannot continue: a loss or a gradient that is not finite, a setting out of range."""
 
 
 class FleetError(EdgepeftError):
-    """A round, a signature, a key or a place of a fleet that cannot be trusted or reached."""
+    """A round, a signature or a key of a fleet that cannot be trusted, or a remote that cannot be reached."""

@@ -10,7 +10,7 @@ class NoBundle(BundleError, code="no-bundle"):
 
 
 class BadManifest(BundleError, code="bad-manifest"):
-    """manifest.json is not as the SPEC has it. Prepare the bundle again, or copy it again if it was edited."""
+    """manifest.json does not conform to the SPEC. Prepare the bundle again, or copy it again if it was edited."""
 
     def __init__(self, message: str, context: str) -> None:
         hint = "prepare the bundle again, or copy it again if it was edited."

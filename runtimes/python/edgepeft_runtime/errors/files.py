@@ -41,13 +41,13 @@ class TensorFileError(FileError):
     """A tensor file that is damaged or not in the safetensors format.
 
     Args:
-        what: what is wrong with it.
-        source: the file, as a subject.
+        problem: the defect, as a sentence.
+        source: the file, as the subject of the message.
     """
 
-    def __init__(self, what: str, source: str = "The tensor file") -> None:
+    def __init__(self, problem: str, source: str = "The tensor file") -> None:
         hint = "fetch or write the file again; the copy was cut short or changed on the way."
-        super().__init__(f"{source} is damaged or of another format.", context=what, hint=hint)
+        super().__init__(f"{source} is damaged or of another format.", context=problem, hint=hint)
 
 
 class TruncatedTensorFile(TensorFileError, code="truncated-tensor-file"):
@@ -67,11 +67,11 @@ class BadTensorFileLayout(TensorFileError, code="tensor-file-layout"):
 
 
 class NoDigest(TensorFileError, code="no-digest"):
-    """The file has no digest, so it cannot be told whether it is whole. Fetch or write it again."""
+    """The file has no digest, so it is unknown whether it is complete. Fetch or write it again."""
 
 
 class WrongDigest(TensorFileError, code="wrong-digest"):
-    """The digest in the header is not that of the content. Fetch or write the file again."""
+    """The digest in the header does not match the content. Fetch or write the file again."""
 
 
 class BadDeltaIndices(TensorFileError, code="bad-delta-indices"):
@@ -79,7 +79,7 @@ class BadDeltaIndices(TensorFileError, code="bad-delta-indices"):
 
 
 class TensorError(EdgepeftError):
-    """Tensors that do not fit the bundle, or hold values that cannot be used."""
+    """Tensors that do not fit the bundle, or contain values that cannot be used."""
 
 
 class WrongTensors(TensorError, code="wrong-tensors"):

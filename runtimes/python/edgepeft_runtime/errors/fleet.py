@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from edgepeft_runtime.errors.base import EdgepeftError, FleetError
 
-_HINT = "fetch it again; if it stays so, whoever wrote it is not an edgepeft of this version."
+_HINT = "fetch it again; if the error persists, it was written by another version of edgepeft."
 
 
 class RemoteError(EdgepeftError):
-    """A remote that cannot be reached, or refuses what is asked of it."""
+    """A remote that cannot be reached, or refuses a request."""
 
 
 class NoSuchRemote(RemoteError, code="no-such-remote"):

@@ -15,7 +15,7 @@ class UnknownName(SettingError, code="unknown-name"):
 
 
 class UnknownSetting(SettingError, code="unknown-setting"):
-    """What was chosen has no setting of this name. The context lists its settings."""
+    """The chosen method, optimizer or loss has no setting of this name. The context lists its settings."""
 
 
 class BadSetting(SettingError, code="bad-setting"):
@@ -66,11 +66,11 @@ class StateInUse(StateError, code="state-in-use"):
 
 
 class CannotWriteState(StateError, code="cannot-write-state"):
-    """The state directory cannot be created or written. Check the permissions and the room."""
+    """The state directory cannot be created or written. Check the permissions and the free space."""
 
 
 class DamagedState(StateError, code="damaged-state"):
-    """No checkpoint in the state directory is whole. Restart the run in another directory."""
+    """No checkpoint in the state directory is intact. Restart the run in another directory."""
 
 
 class UnknownCheckpoint(StateError, code="unknown-checkpoint"):
@@ -111,9 +111,9 @@ class StaleUpdate(UpdateError, code="stale-update"):
 class CheckpointError(UpdateError):
     """A file that is not a checkpoint of ONNX Runtime Training that can be read."""
 
-    def __init__(self, path: object, what: str) -> None:
+    def __init__(self, path: object, problem: str) -> None:
         hint = "save it again with CheckpointState.save_checkpoint on the device."
-        super().__init__(f"{path} is not a checkpoint of ONNX Runtime Training.", context=what, hint=hint)
+        super().__init__(f"{path} is not a checkpoint of ONNX Runtime Training.", context=problem, hint=hint)
 
 
 class NotACheckpoint(CheckpointError, code="not-a-checkpoint"):

@@ -1,4 +1,4 @@
-"""Canonical JSON: what is signed or hashed has exactly one form (SPEC, section 8.1)."""
+"""Canonical JSON: signed or hashed content has exactly one form (SPEC, section 8.1)."""
 
 from __future__ import annotations
 

@@ -86,22 +86,22 @@ def _checked(path: str | Path) -> tuple[bytes, str]:
 def _sidecar(device: DeviceDirectory, identity: Identity, content: bytes, started_from: str) -> Delivery:
     """Return the sidecar of an update: the one of an earlier attempt, or a new one with the next sequence number."""
     digest = signatures.sha256(content)
-    kept = device.path / OUTBOX / f"{digest}{SIDECAR_SUFFIX}"
-    if kept.exists():
-        return Delivery.from_bytes(kept.read_bytes())
+    file = device.path / OUTBOX / f"{digest}{SIDECAR_SUFFIX}"
+    if file.exists():
+        return Delivery.from_bytes(file.read_bytes())
     round_ = _round(device, started_from)
     if len(content) > round_.limits.update_bytes:
         raise TooLarge(
             "The update is larger than the round allows.",
             context=f"{len(content)} bytes; at most {round_.limits.update_bytes}",
-            hint="nothing on this device helps; tell the host.",
+            hint="this device cannot fix it; inform the host.",
         )
     bare = Delivery(
         identity.campaign, round_.round, identity.device, _next(device), digest, len(content), identity.algorithm
     )
     sidecar = bare.signed(identity.key)
-    make_folder(kept.parent)
-    write_atomically(kept, [sidecar.to_bytes()])
+    make_folder(file.parent)
+    write_atomically(file, [sidecar.to_bytes()])
     return sidecar
 
 
@@ -127,7 +127,7 @@ def _next(device: DeviceDirectory) -> int:
         raise DamagedDeviceDirectory(
             f"{path} does not hold a number.",
             context=str(failure),
-            hint="register the device anew; to count from 1 again would look like fraud to the host.",
+            hint="register the device again; restarting the count at 1 would look like fraud to the host.",
         ) from failure
     write_atomically(path, [str(number).encode()])
     return number

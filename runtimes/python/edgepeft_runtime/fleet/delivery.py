@@ -83,7 +83,7 @@ class Delivery:
             raise BadSignature(
                 f"The sidecar is not signed by the device {self.device}.",
                 context=f"algorithm of the sidecar {self.algorithm}, of the device {algorithm}",
-                hint="register the device anew if it has lost its key; otherwise somebody else wrote it.",
+                hint="register the device again if it has lost its key; otherwise somebody else wrote it.",
             )
 
 

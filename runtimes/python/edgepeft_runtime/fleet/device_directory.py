@@ -1,4 +1,4 @@
-"""The device directory: two slots for adapters, and what is trusted (SPEC, section 8.4).
+"""The device directory: two slots for adapters, and the trusted rounds (SPEC, section 8.4).
 
 A round is fetched into the slot that is not in use. One file, ``trusted.json``, says which slot is: replacing it is the
 switch. It keeps the highest round it ever named, so that nobody can lead the device back.
@@ -75,12 +75,12 @@ class DeviceDirectory:
 
         Raises:
             FleetError: another one does (``path-in-use``), or the folder cannot be used (``cannot-write-file``), now
-                or in the middle of what is done under the lock.
+                or in the middle of an operation under the lock.
         """
         return locked_folder(self.path, LOCK)
 
     def trusted(self) -> Trusted | None:
-        """Return what is trusted, ``None`` before the first round; raises :class:`FleetError` for a damaged file."""
+        """Return the trusted rounds, ``None`` before the first round; raises :class:`FleetError` for a damaged file."""
         try:
             return Trusted.from_bytes(read_regular(self.path / TRUSTED, _MAX_BYTES, follow=False))
         except FileNotFoundError:
@@ -89,7 +89,7 @@ class DeviceDirectory:
             raise unusable(self.path, failure) from failure
 
     def recovered(self) -> Trusted | None:
-        """Return what is trusted, after falling back if the slot in use is damaged and the other is not."""
+        """Return the trusted rounds, after falling back if the slot in use is damaged and the other is not."""
         trusted = self.trusted()
         if trusted is not None and self.whole(trusted.current) is None and self._previous(trusted) is not None:
             self._fall_back(trusted)
@@ -108,7 +108,7 @@ class DeviceDirectory:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def trust(self, trusted: Trusted) -> None:
-        """Replace what is trusted, which switches to the slot it names."""
+        """Replace the record of trusted rounds, which switches to the slot it names."""
         write_atomically(self.path / TRUSTED, [trusted.to_bytes()])
 
     def spare(self, trusted: Trusted | None) -> Path:
@@ -125,13 +125,13 @@ class DeviceDirectory:
             content = read_regular(folder / ROUND_FILE, MAX_ROUND_BYTES, follow=False)
             if signatures.sha256(content) != slot.round_sha256:
                 return None
-            found = Round.from_bytes(content)
-            if sha256_of(folder / ADAPTER_FILE) != found.adapter.sha256:
+            round_ = Round.from_bytes(content)
+            if sha256_of(folder / ADAPTER_FILE) != round_.adapter.sha256:
                 return None
             bundle = None if slot.bundle is None else self._bundle(slot.bundle)
         except (OSError, EdgepeftError):
             return None
-        return Current(found, folder / ADAPTER_FILE, bundle)
+        return Current(round_, folder / ADAPTER_FILE, bundle)
 
     def current(self) -> Current:
         """Return the round in use; if its slot is damaged, fall back to the other one.
@@ -144,11 +144,11 @@ class DeviceDirectory:
             return self.current_while_locked()
 
     def current_while_locked(self) -> Current:
-        """Do what :meth:`current` does, for a caller that holds the lock."""
+        """Do what :meth:`current` does, for a caller that has the lock."""
         trusted = self._trusted_now()
-        found = self.whole(trusted.current)
-        if found is not None:
-            return found
+        current = self.whole(trusted.current)
+        if current is not None:
+            return current
         _LOG.warning("the slot of round %d is damaged; falling back", trusted.current.round)
         return self._fall_back(trusted)
 
@@ -156,14 +156,14 @@ class DeviceDirectory:
         """Return the round to train with, and count the start; after two starts without a good step, fall back."""
         self._trusted_now()
         with self.locked():
-            found = self.current_while_locked()
+            current = self.current_while_locked()
             trusted = self._trusted_now()
             if trusted.starts >= MAX_STARTS and self._previous(trusted) is not None:
                 _LOG.warning("training failed %d times with round %d; falling back", MAX_STARTS, trusted.current.round)
-                found = self._fall_back(replace(trusted, failed=trusted.current.round_sha256))
+                current = self._fall_back(replace(trusted, failed=trusted.current.round_sha256))
                 trusted = self._trusted_now()
             self.trust(replace(trusted, starts=trusted.starts + 1))
-            return found
+            return current
 
     def settle(self) -> bool:
         """Record that a good step was made with the adapter in use; return ``False`` if the directory is locked."""
@@ -181,14 +181,14 @@ class DeviceDirectory:
         trusted = self.trusted()
         inside = set[int]()
         for slot in (trusted.current, trusted.previous) if trusted is not None else ():
-            found = self.whole(slot) if slot is not None else None
-            if found is not None:
-                inside.add(found.round.round)
-                yield found.round
+            whole = self.whole(slot) if slot is not None else None
+            if whole is not None:
+                inside.add(whole.round.round)
+                yield whole.round
         yield from (round_ for round_ in remembered(self.path) if round_.round not in inside)
 
     def run(self, number: int) -> Path:
-        """Return where the training of a round is kept."""
+        """Return the state directory of the training of a round."""
         return self.path / RUNS / rounds.folder(number)
 
     def _bundle(self, sha256: str) -> Path:
@@ -210,18 +210,18 @@ class DeviceDirectory:
         return None if trusted.previous is None else self.whole(trusted.previous)
 
     def _fall_back(self, trusted: Trusted) -> Current:
-        found = self._previous(trusted)
-        if trusted.previous is None or found is None:
+        previous = self._previous(trusted)
+        if trusted.previous is None or previous is None:
             raise NoWholeSlot(
-                f"No slot in {self.path} holds a whole round.",
+                f"No slot in {self.path} contains a whole round.",
                 context=f"the last one was round {trusted.round}",
                 hint="run `edgepeft join` to fetch it again.",
             )
         self.trust(replace(trusted, current=trusted.previous, previous=None, starts=0))
-        return found
+        return previous
 
     def _trusted_now(self) -> Trusted:
         trusted = self.trusted()
         if trusted is None:
-            raise NotJoined(f"{self.path} holds no round.", context=None, hint="run `edgepeft join` first.")
+            raise NotJoined(f"{self.path} contains no round.", context=None, hint="run `edgepeft join` first.")
         return trusted

@@ -38,7 +38,7 @@ def _decoded(encoded: bytes) -> Point | None:
 
 
 def _x_of(y: int, odd: int) -> int | None:
-    """The x with x^2 = (y^2 - 1) / (d y^2 + 1) and the lowest bit asked for."""
+    """The x with x^2 = (y^2 - 1) / (d y^2 + 1) and the requested lowest bit."""
     square = (y * y - 1) * pow(_D * y * y + 1, _P - 2, _P) % _P
     x = pow(square, (_P + 3) // 8, _P)
     if (x * x - square) % _P:

@@ -105,7 +105,7 @@ def _reuse(bundles: Path, wanted: FileEntry, path: Path) -> None:
 
 
 def _link(source: Path, target: Path) -> None:
-    """Give a file a second name, or copy it where the file system cannot do that. It is never changed in place."""
+    """Link a file under a second name, or copy it where the file system cannot. Neither is ever changed in place."""
     try:
         os.link(source, target)
     except OSError:

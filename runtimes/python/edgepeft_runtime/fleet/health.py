@@ -41,7 +41,7 @@ def check_health(bundle: Bundle, adapter: Path, batch: Batch | None = None, *, i
     raise error(
         f"The round's {part} does not work on this device.",
         context=failure,
-        hint="the device keeps what it has; give --probe inputs that the model understands, or tell the host.",
+        hint="the device keeps its current round; pass --probe inputs that the model understands, or inform the host.",
     )
 
 

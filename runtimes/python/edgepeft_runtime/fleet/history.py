@@ -28,12 +28,12 @@ def remember(device: Path, round_: Round) -> None:
 
 
 def remembered(device: Path) -> Iterator[Round]:
-    """Yield the rounds that are kept, the newest first; damaged files are skipped."""
+    """Yield the stored rounds, newest first; damaged files are skipped."""
     for path in _files(device):
         with suppress(OSError, FleetError), path.open("rb") as file:
             yield Round.from_bytes(file.read(MAX_ROUND_BYTES))
 
 
 def _files(device: Path) -> list[Path]:
-    found = (path for path in (device / FOLDER).glob("r*.json") if rounds.number_of(path.stem) is not None)
-    return sorted(found, reverse=True)
+    paths = (path for path in (device / FOLDER).glob("r*.json") if rounds.number_of(path.stem) is not None)
+    return sorted(paths, reverse=True)

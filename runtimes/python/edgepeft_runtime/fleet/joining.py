@@ -57,13 +57,13 @@ def join(
 ) -> Joined:
     """Bring the latest round of a fleet to this device, and switch to its adapter and bundle if they work.
 
-    What is there already is not fetched again, neither files nor parts of them.
+    Files, and parts of files, that are there already are not fetched again.
 
     Args:
         remote: a folder, or an ``http(s)://`` address.
         device: the device directory, with the device's identity and its slots.
         bundle: the campaign's bundle, where it was brought here by other means; ``None``: the one that the round names.
-        batch: inputs to try the adapter with; ``None`` takes zeros.
+        batch: inputs to try the adapter with; ``None`` uses zeros.
         now: seconds since 1970; ``None`` asks the clock.
         ca_file: certificates to trust instead of the system's, for ``https://``.
 
@@ -106,7 +106,7 @@ def join(
 def _unchanged(
     device: DeviceDirectory, latest: Latest, trusted: Trusted | None, advice: str | None, *, fetches: bool
 ) -> Joined | None:
-    """Return what is in use if it is the latest round's already, or if that round has failed here before."""
+    """Return the round in use if it is the latest one, or if the latest one has failed here before."""
     if trusted is None or latest.round_sha256 not in (trusted.current.round_sha256, trusted.failed):
         return None
     current = device.whole(trusted.current)
@@ -171,8 +171,8 @@ def _switch(device: DeviceDirectory, latest: Latest, trusted: Trusted | None, cu
     device.trust(Trusted(latest.campaign, latest.round, latest.round_sha256, current, previous))
     slots = [slot for slot in (current, previous) if slot is not None]
     device.remove_bundles(but={slot.bundle for slot in slots})
-    kept = {rounds.folder(slot.round) for slot in slots}
+    in_use = {rounds.folder(slot.round) for slot in slots}
     with suppress(OSError):
         for run in (device.path / RUNS).iterdir():
-            if run.name not in kept:
+            if run.name not in in_use:
                 remove_state(run)

@@ -49,7 +49,7 @@ def folder(number: int) -> str:
 
 
 def blob(sha256: str) -> str:
-    """Return the name of a file that is kept under its hash: ``blobs/<sha256>``."""
+    """Return the name of a file that is stored under its hash: ``blobs/<sha256>``."""
     return f"{BLOBS}/{sha256}"
 
 
@@ -99,8 +99,8 @@ class Latest:
 class LatestSignatures:
     """Ed25519 signatures (hex) of versions of ``latest.json``, by the hash of the file.
 
-    It contains two: that of the version in place and that of the one before. Two files cannot be replaced at once, so a
-    reader may meet the old file with the new signatures.
+    It contains two: those of the current and of the previous version. Two files cannot be replaced at once, so a reader
+    may see the old file with the new signatures.
     """
 
     ed25519: Annotated[dict[str, str], Check("hashes with 128 hexadecimal digits each", _are_signatures)]
@@ -146,7 +146,7 @@ class Round:
         previous: hash of the ``round.json`` before, ``None`` for the first.
         restores: the round whose adapter this one brings back, ``None`` where it is a new one.
         created: when it was made, in seconds since 1970 (UTC).
-        expires: from when on no updates of it are taken; ``None``: never.
+        expires: time from which on its updates are refused; ``None`` if never.
         base_sha256: the base the adapter belongs to.
         adapter: hash and size of ``adapter.safetensors``.
         bundle: hash and size of the ``manifest.json`` of the bundle that the remote has; ``None``: it has none.
@@ -154,7 +154,7 @@ class Round:
         max_update_norm: largest L2 norm of what an update changes, over all its floats; ``None``: any.
         norm_action: what happens to a larger one: ``clip`` it when it is added up, or ``refuse`` it.
         max_staleness: how many rounds ago an update may have started when it arrives while this round is the newest.
-        min_devices: how many devices it takes to close the round.
+        min_devices: number of devices required to close the round.
         limits: what a device may take.
     """
 

@@ -1,6 +1,6 @@
 """Signatures over hashes, each for one purpose: a signature of a round never passes for one of an update.
 
-What is signed is the text ``<domain>\\n<SHA-256 in hex>\\n``. The host signs with Ed25519. A device signs with
+The signed text is ``<domain>\\n<SHA-256 in hex>\\n``. The host signs with Ed25519. A device signs with
 HMAC-SHA256 under a key that it shares with the host, or with Ed25519, where it has ``cryptography``.
 """
 
@@ -27,12 +27,12 @@ def sign(domain: str, digest: str, algorithm: str, key: bytes) -> bytes:
 
     Args:
         domain: what the signature is good for, :data:`LATEST` or :data:`UPDATE`.
-        digest: SHA-256 of what is signed, lower-case hex.
+        digest: SHA-256 of the signed content, lower-case hex.
         algorithm: one of :data:`ALGORITHMS`.
         key: 32 bytes: the shared key, or the seed of an Ed25519 key (RFC 8032, section 5.1.5).
 
     Raises:
-        FleetError: Ed25519 is asked for, and ``cryptography`` is not installed.
+        FleetError: Ed25519 is requested, but ``cryptography`` is not installed.
     """
     message = _message(domain, digest)
     if algorithm == HMAC:

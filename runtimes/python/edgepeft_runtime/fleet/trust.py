@@ -7,7 +7,7 @@ The rules are those of the SPEC, section 8.4, under their numbers there; the fir
 1.2   it has the right form, and belongs to the campaign                      ``bad-latest``, ``foreign-campaign``
 1.3   its round is not older than any that was switched to                    ``round-goes-back``
 1.4   no other round has had its number                                       ``round-differs``
-1.5   it has not expired, unless the clock is behind ``created``              ``expired-latest``
+1.5   it has not expired, unless the clock is before ``created``              ``expired-latest``
 1.6   ``round.json`` has the hash in ``latest.json``, and the right form      ``wrong-hash``, ``bad-round``
 1.7   it follows the round before, where the device has that one              ``round-differs``
 1.8   the manifest of a bundle that is fetched has the hash in ``round.json``  ``too-large``, ``wrong-hash``
@@ -181,10 +181,10 @@ def _check_order(latest: Latest, trusted: Trusted) -> None:
 def _check_age(latest: Latest, now: float) -> str | None:
     """Apply rule 1.5; where the clock cannot be right, say so instead."""
     if now < latest.created:
-        return "the clock is behind the round, so its expiry could not be checked."
+        return "the clock is earlier than the round, so its expiry could not be checked."
     if latest.expires is not None and now >= latest.expires:
         raise ExpiredLatest(
-            f"Round {latest.round} expired: a newer one may have been kept from this device.",
+            f"Round {latest.round} expired: a newer one may have been withheld from this device.",
             context=f"expired {now - latest.expires:.0f} s ago, by this device's clock",
             hint="check the clock; ask the host to publish again. The device keeps the adapter it has.",
         )
@@ -200,7 +200,7 @@ def _rewritten(number: int, ours: str, theirs: str) -> FleetError:
     return RoundDiffers(
         f"The remote has another round {number} than this device was given.",
         context=f"here {ours}\nthere {theirs}",
-        hint="tell the host: its history was rewritten.",
+        hint="inform the host that its history was rewritten.",
     )
 
 

@@ -31,7 +31,7 @@ _LOG = logging.getLogger("edgepeft_runtime")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A run as it is kept.
+    """A saved run.
 
     Attributes:
         parameters: arrays by name.
@@ -119,7 +119,7 @@ class StateDirectory:
             return self._checked(path, file)
         if failures:
             raise DamagedState(
-                f"No checkpoint in {self.path} is whole.",
+                f"No checkpoint in {self.path} is intact.",
                 context="\n".join(str(failure.context) for failure in failures),
                 hint="use another state directory; the run has to restart.",
             )
@@ -134,12 +134,12 @@ class StateDirectory:
                 hint="use another state directory.",
             )
         for key, expected in self._owner.items():
-            found = file.metadata.get(key)
-            if found != expected:
+            actual = file.metadata.get(key)
+            if actual != expected:
                 what = "adapter" if key == "adapter_sha256" else "bundle"
                 raise ForeignState(
                     f"The state in {self.path} belongs to another {what}.",
-                    context=f"{key}: this run {expected}, the state {found}",
+                    context=f"{key}: this run {expected}, the state {actual}",
                     hint="use the bundle and adapter that the run was started with, or another state directory.",
                 )
         manifest = self._bundle.manifest

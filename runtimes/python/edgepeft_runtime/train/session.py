@@ -117,13 +117,13 @@ class Session:
         return evaluate(self.engine, self.bundle.manifest, self.run.state, source)
 
     def start_fit(self, settings: Mapping[str, object]) -> FitReport | None:
-        """Make a call of ``fit`` the current one: a kept call that is to be resumed, or a new one.
+        """Make a call of ``fit`` the current one: a saved call to resume, or a new one.
 
         Returns:
             The report, if an earlier process finished this call; the caller then returns it.
 
         Raises:
-            StateError: the state directory holds a run with other settings.
+            StateError: the state directory contains a run with other settings.
         """
         fits = self.run.fits
         if self._finished_fits < self._resumed_fits:
@@ -196,7 +196,7 @@ def _check_same(kept: Mapping[str, object], settings: Mapping[str, object]) -> N
     names = [name for name in settings if kept.get(name) != settings[name]]
     if names:
         raise OtherSettings(
-            "The state directory holds a run with other settings or other data.",
+            "The state directory contains a run with other settings or other data.",
             context="\n".join(f"{name}: this run {settings[name]}, the state {kept.get(name)}" for name in names),
             hint="use the settings and data that the run was started with, or restart it in another state directory.",
         )

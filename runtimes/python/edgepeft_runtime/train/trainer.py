@@ -50,7 +50,7 @@ class Trainer:
 
         Args:
             bundle: the directory, or an opened bundle.
-            state: directory that keeps the run. If it holds a run, that run is resumed.
+            state: directory that keeps the run. If it contains a run, that run is resumed.
             adapter: what to start from instead of the bundle's own adapter.
             seed: seed of the shuffling. Runs with equal seeds, data and threads are bit-for-bit equal.
             threads: threads inside an operator; ``None`` leaves it to onnxruntime.
@@ -155,7 +155,7 @@ class Trainer:
             state directory.
 
         Raises:
-            StateError: the state directory holds a run with other settings.
+            StateError: the state directory contains a run with other settings.
             SettingError: a setting is out of range.
             BatchError, DataError, TrainingError: as in :meth:`step`; the run stays where it was.
             KeyboardInterrupt: after saving.

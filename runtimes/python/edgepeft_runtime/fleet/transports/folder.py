@@ -34,17 +34,17 @@ class FolderTransport:
 
     @contextmanager
     def open(self, name: str, start: int = 0) -> Iterator[Stream]:
-        """Implement the protocol. The open file is what is checked, so nobody can exchange it meanwhile."""
+        """Implement the protocol. The open file is checked, so that nobody can exchange it meanwhile."""
         path = self.path / name
         try:
             with os.fdopen(self._handle(name), "rb") as file:
-                found = os.fstat(file.fileno())
-                if not stat.S_ISREG(found.st_mode):
+                status = os.fstat(file.fileno())
+                if not stat.S_ISREG(status.st_mode):
                     raise not_regular(str(path), "it is a pipe or a device")
-                if found.st_nlink != 1:
-                    raise not_regular(str(path), f"the file has {found.st_nlink} names")
+                if status.st_nlink != 1:
+                    raise not_regular(str(path), f"the file has {status.st_nlink} names")
                 file.seek(start)
-                yield Stream(file, start, found.st_size)
+                yield Stream(file, start, status.st_size)
         except IsADirectoryError as failure:
             raise not_regular(str(path), "it is a folder") from failure
         except OSError as failure:
@@ -55,7 +55,7 @@ class FolderTransport:
         write_atomically(self.made(name), [content], mode=_COMMON)
 
     def close(self) -> None:
-        """Implement the protocol: nothing is kept open."""
+        """Implement the protocol; nothing stays open."""
 
     def made(self, name: str) -> Path:
         """Return the path of a file, whose folders are made if they are missing.

@@ -1,4 +1,4 @@
-"""Connections to an HTTP server, kept open between requests; errors say what to do about them."""
+"""Connections to an HTTP server that stay open between requests; errors have hints."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ _CAUSES: tuple[tuple[type[Exception], type[RemoteError], str], ...] = (
     (
         ssl.SSLError,
         NoTls,
-        "check the port, and that the host serves with a certificate; without one, the address begins with http://.",
+        "check the port, and that the host serves with a certificate; without one, the address starts with http://.",
     ),
     (socket.gaierror, RemoteUnreachable, "check the name in the address, and this device's network."),
     (ConnectionRefusedError, RemoteUnreachable, "check the address and the port, and that the host is serving."),
-    (Exception, RemoteUnreachable, "try again; what has arrived is kept."),
+    (Exception, RemoteUnreachable, "try again; the received part is kept."),
 )
 
 
@@ -72,7 +72,7 @@ class Connections:
             raise _unreachable(self._address, failure) from failure
 
     def close(self) -> None:
-        """Close what is kept open."""
+        """Close the connection."""
         while self._idle:
             self._idle.pop().close()
 
@@ -106,7 +106,7 @@ class Connections:
                     raise
 
     def _target(self, path: str) -> str:
-        """What is asked for; a proxy that sees the request is told the whole address."""
+        """Return the target of a request, which is the whole address for a proxy that sees it."""
         target = f"{self._parts.path.rstrip('/')}/{path}"
         return f"http://{self._parts.netloc}{target}" if self._seen_by_proxy else target
 
@@ -141,10 +141,10 @@ def _parts(address: str) -> SplitResult:
 
 def _proxy(parts: SplitResult) -> SplitResult | None:
     """The proxy that the environment names for a server, if it does."""
-    found = request.getproxies().get(parts.scheme)
-    if not found or request.proxy_bypass(parts.netloc):
+    proxy = request.getproxies().get(parts.scheme)
+    if not proxy or request.proxy_bypass(parts.netloc):
         return None
-    return _parts(found if "://" in found else f"http://{found}")
+    return _parts(proxy if "://" in proxy else f"http://{proxy}")
 
 
 def _credentials(proxy: SplitResult) -> dict[str, str]:
@@ -172,5 +172,5 @@ def _certificates(ca_file: str | Path | None) -> str | None:
 
 @lru_cache(maxsize=4)
 def _context(trusted: str | None) -> ssl.SSLContext:
-    """What TLS needs to know. It takes 19 ms to make, so it is made once."""
+    """Return the TLS context. Creating one takes 19 ms, so it is created once."""
     return ssl.create_default_context(cadata=trusted)

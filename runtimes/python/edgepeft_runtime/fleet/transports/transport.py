@@ -30,8 +30,8 @@ class Stream:
     """A file of a remote that is open for reading.
 
     Args:
-        file: gives the bytes from position ``start`` on.
-        start: the position that was asked for, or 0 where the remote can only send whole files.
+        file: yields the bytes from position ``start`` on.
+        start: the requested position, or 0 if the remote can only send whole files.
         size: the bytes of the whole file, ``None`` where the remote does not say.
     """
 
@@ -53,10 +53,10 @@ class Transport(Protocol):
         """
 
     def put(self, name: str, content: bytes) -> None:
-        """Write a small file as a whole, in place of an older one."""
+        """Write a small file as a whole, replacing an older one."""
 
     def close(self) -> None:
-        """Close what is kept open between calls."""
+        """Close connections that stay open between calls."""
 
 
 def read(transport: Transport, name: str, most: int) -> bytes:
@@ -68,7 +68,7 @@ def read(transport: Transport, name: str, most: int) -> bytes:
     """
     with transport.open(name) as stream:
         size = stream.size or 0
-        # One byte more than there may be. Memory is reserved for what is asked for, so no more than the file has.
+        # One byte more than allowed shows an excess. Memory is allocated for the size that is passed to read().
         content = b"" if size > most else stream.file.read((most if stream.size is None else size) + 1)
     if max(size, len(content)) > most:
         raise too_large(f"{transport}/{name}", most)
@@ -104,7 +104,7 @@ def fetch(transport: Transport, name: str, into: Path, size: int) -> None:
 
 def _copy(stream: Stream, into: Path, size: int, name: str) -> None:
     left = size - stream.start
-    with writing(into):  # a full disk is not taken for a bad remote
+    with writing(into):  # a full disk is not mistaken for a bad remote
         partial = into.open("ab" if stream.start else "wb")
     with partial:
         while piece := stream.file.read(min(PIECE, left + 1)):
@@ -120,11 +120,11 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def _broke_off(transport: Transport, name: str, found: int, size: int) -> IncompleteFile:
+def _broke_off(transport: Transport, name: str, received: int, size: int) -> IncompleteFile:
     return IncompleteFile(
-        f"{transport}/{name} ended after {found} of {size} bytes.",
+        f"{transport}/{name} ended after {received} of {size} bytes.",
         context=None,
-        hint="try again: what has arrived is kept. If it stays so, the file at the remote is incomplete.",
+        hint="try again; the received part is kept. If the error persists, the file at the remote is incomplete.",
     )
 
 
@@ -148,6 +148,6 @@ def too_large(name: str, most: int) -> TooLarge:
 
 
 def not_regular(name: str, kind: str) -> NotARegularFile:
-    """The error of what is not a regular file with one name."""
+    """Return the error of a path that is not a regular file with one name."""
     hint = "replace it by the file itself."
     return NotARegularFile(f"{name} is not a regular file.", context=kind, hint=hint)

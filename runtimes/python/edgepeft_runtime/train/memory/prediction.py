@@ -46,7 +46,7 @@ def predict(bundle: Bundle, sizes: Mapping[str, int]) -> Prediction:
 
     Args:
         bundle: an opened bundle.
-        sizes: size of every symbolic dimension, at least as large as those that will be asked for.
+        sizes: size of every symbolic dimension, at least as large as those that will be predicted.
 
     Raises:
         BundleError: the manifest has no section ``memory``, ``sizes`` does not fit it, or a step failed.
