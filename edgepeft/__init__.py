@@ -1,6 +1,6 @@
 """edgepeft: fine-tune a model on any device that runs stock ONNX Runtime, and bring back only the adapter.
 
-A device installs this package without torch: each name is imported when it is first used.
+A device installs this package without torch: each name is imported on first use.
 """
 
 from edgepeft_runtime.lazy import names_of

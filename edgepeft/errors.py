@@ -14,11 +14,11 @@ class Contradiction(EdgepeftError, code="contradicting-settings"):
 
 
 class MemoryBudgetTooSmall(EdgepeftError, code="memory-budget"):
-    """Nothing that can train fits into the memory budget. Allow more memory, or use smaller batches."""
+    """No trainable configuration fits into the memory budget. Allow more memory, or use smaller batches."""
 
 
 class FixedBatchSize(EdgepeftError, code="fixed-batch-size"):
-    """The number of examples of a batch is fixed in the model, so it cannot be chosen. Leave it free."""
+    """The number of examples of a batch is fixed in the model, so it cannot be chosen. Export it as a dynamic axis."""
 
 
 class NoAdapterDirectory(EdgepeftError, code="no-adapter-directory"):
@@ -26,7 +26,7 @@ class NoAdapterDirectory(EdgepeftError, code="no-adapter-directory"):
 
 
 class NormTooLarge(UpdateError, code="norm-too-large"):
-    """An update changes the adapter by more than is allowed."""
+    """The norm of an update exceeds the limit."""
 
 
 class SystemFailure(EdgepeftError, code="system-error"):
@@ -34,7 +34,7 @@ class SystemFailure(EdgepeftError, code="system-error"):
 
 
 class TargetExists(FileError, code="target-exists"):
-    """The output path exists and must not be replaced. Choose another path, or allow overwriting."""
+    """The output path exists. Choose another path, or allow overwriting."""
 
 
 class WrongSuffix(EdgepeftError, code="wrong-suffix"):

@@ -56,7 +56,7 @@ def _n_of_m(score: Tensor, axis: int, n: int, m: int) -> Tensor | None:
     return mask.reshape(along.shape).movedim(-1, axis)
 
 
-def hold_masks(model: nn.Module, weights: Iterable[nn.Parameter]) -> list[str]:
+def keep_masks(model: nn.Module, weights: Iterable[nn.Parameter]) -> list[str]:
     """Keep the zeros of those weights that train at zero through training, in place.
 
     Call it once a method has decided what trains. Frozen weights stay as they are anyway.
@@ -78,7 +78,7 @@ def hold_masks(model: nn.Module, weights: Iterable[nn.Parameter]) -> list[str]:
 
 
 def masked_weights(model: nn.Module) -> list[str]:
-    """Names of the weights, as they were before, that :func:`hold_masks` keeps at zero."""
+    """Names of the weights, as they were before, that :func:`keep_masks` keeps at zero."""
     return [f"{name}.weight".lstrip(".") for name, module in model.named_modules() if _is_masked(module)]
 
 
@@ -87,7 +87,7 @@ def _is_masked(module: nn.Module) -> bool:
 
 
 def fix_masks(model: nn.Module) -> nn.Module:
-    """Put masked weights that trained back in their plain place, zeros and all, in place; undoes :func:`hold_masks`."""
+    """Put masked weights that trained back in their plain place, zeros and all, in place; undoes :func:`keep_masks`."""
     for module in list(model.modules()):
         if _is_masked(module):
             parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)

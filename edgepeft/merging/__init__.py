@@ -1,4 +1,4 @@
-"""An update back into the model it came from: a PEFT adapter, a torch state dict, or a merged ``.onnx``."""
+"""Write an update as a PEFT adapter, a torch state dict, an ONNX adapter, or a merged ``.onnx`` model."""
 
 from edgepeft.merging.dispatch import merge
 from edgepeft.merging.errors import MergeError

@@ -1,4 +1,4 @@
-"""What ``peft`` stores of a prompt: the embeddings as its encoder computes them, without the encoder."""
+"""Compute the embeddings that ``peft`` stores for a prompt in place of its encoder."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ _ENCODER = "prompt_encoder.default."
 
 
 def is_prompt(config: Json) -> bool:
-    """Whether an adapter's configuration is of a method that trains a prompt or a prefix."""
+    """Whether an adapter's configuration belongs to a method that trains a prompt or a prefix."""
     return config["peft_type"] in ("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING")
 
 
 def split_prompt(parameters: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
-    """The encoder's parameters, and the others."""
+    """Return the encoder's parameters, and the others."""
     encoder = {name: array for name, array in parameters.items() if name.startswith(_ENCODER)}
     return encoder, {name: array for name, array in parameters.items() if name not in encoder}
 
 
 def baked_prompt(config: Json, encoder: Mapping[str, Array]) -> Array:
-    """The prompt [tokens, width], or the prefix [tokens, 2 · layers · width], that the encoder gives."""
+    """Return the prompt [tokens, width], or the prefix [tokens, 2 · layers · width], that the encoder computes."""
     state = {name.removeprefix(_ENCODER): torch.from_numpy(np.array(array)) for name, array in encoder.items()}
     if state.keys() == {"embedding.weight"}:
         return np.asarray(state["embedding.weight"].numpy())
@@ -34,8 +34,10 @@ def baked_prompt(config: Json, encoder: Mapping[str, Array]) -> Array:
 
     prefix = config["peft_type"] == "PREFIX_TUNING"
     settings = {**config, "inference_mode": False}
-    kind, described = (PrefixEncoder, PrefixTuningConfig) if prefix else (PromptEncoder, PromptEncoderConfig)
-    module = kind(described(**settings)).eval()
+    encoder_class, config_class = (
+        (PrefixEncoder, PrefixTuningConfig) if prefix else (PromptEncoder, PromptEncoderConfig)
+    )
+    module = encoder_class(config_class(**settings)).eval()
     module.load_state_dict(state)
     with torch.no_grad():
         baked: Array = module(torch.arange(len(state["embedding.weight"]))[None])[0].numpy()

@@ -1,4 +1,4 @@
-"""Sparse changes added to the tensors they belong to."""
+"""Add sparse changes to the tensors they belong to."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from edgepeft_runtime.files.tensorfile import Array
 
 
 def with_dense(bundle: Bundle, parameters: Mapping[str, Array]) -> dict[str, Array]:
-    """The parameters of an update; instead of values and indices the whole changed tensors, by their own names."""
+    """Return the parameters of an update, with whole changed tensors by name in place of values and indices."""
     changed = dict(parameters)
     if bundle.manifest.sparse:
         frozen = ir.load(bundle.file("infer.onnx")).graph.initializers
@@ -24,14 +24,14 @@ def with_dense(bundle: Bundle, parameters: Mapping[str, Array]) -> dict[str, Arr
 
 
 def _base(frozen: Mapping[str, ir.Value], spec: SparseSpec) -> Array:
-    """The tensor as it came; the graph may hold it transposed."""
-    turned = spec.tensor not in frozen
-    tensor = frozen[f"{spec.tensor}.T" if turned else spec.tensor].const_value
+    """Return the tensor in the source's layout; the graph may store it transposed."""
+    transposed = spec.tensor not in frozen
+    tensor = frozen[f"{spec.tensor}.T" if transposed else spec.tensor].const_value
     assert tensor is not None
-    return np.array(tensor.numpy().T if turned else tensor.numpy(), order="C")
+    return np.array(tensor.numpy().T if transposed else tensor.numpy(), order="C")
 
 
 def _sum(base: Array, indices: Array, values: Array) -> Array:
-    if indices[0] >= 0:  # else nothing was picked yet
+    if indices[0] >= 0:  # otherwise nothing was picked yet
         base.reshape(-1)[indices] += values
     return base

@@ -1,4 +1,4 @@
-"""Checks an update against its bundle and hands it to the format asked for."""
+"""Check an update against its bundle and write it in the requested format."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ def merge(
     overwrite: bool = False,
     on_progress: Callable[[str], None] | None = None,
 ) -> Path:
-    """Turn what a device sent back into what the workstation's tools read.
+    """Write the update of a device, or the aggregate of many, in a format that other tools read.
 
     Args:
         bundle: The bundle the device trained, or its directory.
         update: Path of the update, or of an aggregate of many.
         to: The name of a format, such as ``peft`` or ``onnx``, or one of :mod:`edgepeft.merging.targets` with settings.
-        out: File or directory to write; whole or not at all.
-        adapter: What the device started from, where that is not the bundle's own adapter: an earlier aggregate.
+        out: File or directory to write, atomically.
+        adapter: The adapter that the device started from, such as an earlier aggregate; by default the bundle's own.
         calibration: Batches of inputs by which a format that changes outputs is compared with the device.
-        overwrite: Replace what is there, if it is of the same kind.
-        on_progress: Called with a sentence that says what was done.
+        overwrite: Replace an existing output of the same kind.
+        on_progress: Called with a summary of the result.
 
     Returns:
         ``out``.
@@ -53,32 +53,32 @@ def merge(
     if calibration is not None and not target.changes_outputs:
         raise Contradiction(
             f"Calibration data does not go with the format {target.name!r}.",
-            context="the merged model has the device's outputs exactly.",
-            hint="leave the data out, or dequantize or requantize the weights.",
+            context="the merged model reproduces the device's outputs exactly.",
+            hint="omit the data, or dequantize or requantize the weights.",
         )
     target.check(out, overwrite)
     bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     parameters = _parameters(bundle, Path(update), target, adapter)
-    done = target.write(Merging(bundle, parameters, calibration), out)
+    summary = target.write(Merging(bundle, parameters, calibration), out)
     if on_progress is not None:
-        on_progress(done)
+        on_progress(summary)
     return out
 
 
-def _parameters(bundle: Bundle, update: Path, target: Target, adapter: AdapterSource | None) -> dict[str, Array]:
-    """What a device or an aggregate holds, checked against the bundle."""
-    if is_stack(update):
+def _parameters(bundle: Bundle, path: Path, target: Target, adapter: AdapterSource | None) -> dict[str, Array]:
+    """Return the parameters of an update or an aggregate, checked against the bundle."""
+    if is_stack(path):
         if not target.accepts_stacks:
             stacks = [name for name, cls in TARGETS.items() if cls.accepts_stacks]
             raise StackDoesNotFit(
                 f"A stack cannot be written as {target.name}.",
-                context="its pairs are of a higher rank than the model has.",
+                context="its pairs have a higher rank than the model's.",
                 hint=f"merge it to {' or '.join(stacks)}, or aggregate by another rule.",
             )
-        return read_stack(update, bundle)
-    found = read_update(update)
+        return read_stack(path, bundle)
+    update = read_update(path)
     start, digest = load_adapter(bundle, adapter)
-    check_update(found, bundle, adapter_sha256=digest)
-    if changed_nothing(found.parameters, start):
-        notice_unchanged(f"The update {update}")
-    return found.parameters
+    check_update(update, bundle, adapter_sha256=digest)
+    if changed_nothing(update.parameters, start):
+        notice_unchanged(f"The update {path}")
+    return update.parameters

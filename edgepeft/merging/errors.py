@@ -6,7 +6,7 @@ from edgepeft_runtime.errors import EdgepeftError
 
 
 class MergeError(EdgepeftError):
-    """An update that cannot be written in the format that was asked for."""
+    """An update cannot be written in the requested format."""
 
 
 class StackDoesNotFit(MergeError, code="stack-does-not-fit"):
@@ -14,7 +14,7 @@ class StackDoesNotFit(MergeError, code="stack-does-not-fit"):
 
 
 class NotQuantized(MergeError, code="not-quantized"):
-    """The bundle has no quantized weight that could be quantized again."""
+    """The bundle has no quantized weight."""
 
 
 class MaskedWeights(MergeError, code="masked-weights"):
@@ -26,7 +26,7 @@ class NotInAdapter(MergeError, code="not-in-adapter"):
 
 
 class NotAPeftModel(MergeError, code="not-a-peft-model"):
-    """The bundle was not made from a PEFT model, so its update is no PEFT adapter."""
+    """The bundle was not made from a PEFT model, so its update cannot become a PEFT adapter."""
 
 
 class HalfAPair(MergeError, code="half-a-pair"):

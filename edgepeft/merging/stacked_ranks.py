@@ -1,4 +1,4 @@
-"""What a PEFT configuration says of a stack: its pairs have the sum of all devices' ranks, and the scale of one."""
+"""Write the ranks of a stack into a PEFT configuration. A stack's pairs have the sum of all devices' ranks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from edgepeft_runtime.files.tensorfile import Array
 
 
 def stacked_ranks(manifest: Manifest, parameters: Mapping[str, Array]) -> Json:
-    """The fields of an adapter's configuration that differ; none where pairs have the rank they were prepared with.
+    """Return the fields of the configuration that differ; none where pairs have the rank they were prepared with.
 
     peft divides alpha by the rank: with ``alpha = scale · rank`` a longer pair keeps its scale.
     """
@@ -31,5 +31,5 @@ def stacked_ranks(manifest: Manifest, parameters: Mapping[str, Array]) -> Json:
 
 
 def _module(name: str) -> str:
-    """As peft's patterns have it: without what a PeftModel puts in front."""
+    """Return the name that peft's patterns use, without the prefix of a ``PeftModel``."""
     return name.removeprefix("base_model.model.")

@@ -1,4 +1,4 @@
-"""What a target format is, and where a merged model goes: never half-written, never over something else."""
+"""The interface of target formats, and the atomic publication of merged models."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from edgepeft_runtime.settings import Named
 
 @dataclass(frozen=True)
 class Merging:
-    """What is written.
+    """The input of a target format.
 
     Attributes:
-        bundle: that the update was trained from.
-        parameters: of the update, by name.
-        calibration: batches of inputs by which the result is compared with the device's outputs.
+        bundle: The bundle from which the update was trained.
+        parameters: Parameters of the update, by name.
+        calibration: Batches of inputs by which the result is compared with the device's outputs.
     """
 
     bundle: Bundle
@@ -35,33 +35,33 @@ class Merging:
 class Target(Named):
     """A format that updates are merged to.
 
-    A subclass is a frozen dataclass of its settings. Its file imports the libraries of the format inside ``write``: a
-    workstation needs those of the formats it writes only.
+    A subclass is a frozen dataclass of its settings. Its file imports the libraries of the format inside ``write``, so
+    that a workstation only needs the libraries of the formats it writes.
     """
 
     suffixes: ClassVar[tuple[str, ...]] = ()
-    """What the name of the file may end in; of a directory empty."""
+    """Allowed suffixes of the file; empty for a directory."""
     marker: ClassVar[str | None] = None
-    """The file by which a directory of this format is known; of a file ``None``."""
+    """The file that identifies a directory of this format; ``None`` if the format is a file."""
     accepts_stacks: ClassVar[bool] = False
     """Whether pairs may have a higher rank than the bundle's."""
 
     @property
     def changes_outputs(self) -> bool:
-        """Whether the result may differ from the device's outputs, so that calibration data is of use."""
+        """Whether the result may differ from the device's outputs, so that calibration data is useful."""
         return False
 
     def check(self, out: Path, overwrite: bool) -> None:
-        """Refuse a target that cannot be written, before any work is done."""
+        """Refuse an output that cannot be written, before any work is done."""
         check_target(out, self, overwrite)
 
     def write(self, merging: Merging, out: Path) -> str:
-        """Write ``out``; returns what was done, in a sentence."""
+        """Write ``out``, and return a summary in one sentence."""
         raise NotImplementedError
 
 
 def check_target(out: Path, target: Target, overwrite: bool) -> None:
-    """Refuse a path of the wrong kind, or one that is there and must not be replaced."""
+    """Refuse a path of the wrong kind, or one that exists and must not be replaced."""
     if target.suffixes and out.suffix not in target.suffixes:
         raise WrongSuffix(
             f"Cannot write the format {target.name!r} to {out}.",
@@ -92,6 +92,6 @@ def check_target(out: Path, target: Target, overwrite: bool) -> None:
 
 
 def publish(staged: Path, out: Path) -> None:
-    """Rename a finished file to its place, readable for all."""
-    staged.chmod(0o644)  # some libraries' files are for their owner only
+    """Rename a finished file to its final path, readable by all users."""
+    staged.chmod(0o644)  # some libraries write files that only their owner can read
     replace_file(staged, out)

@@ -1,7 +1,7 @@
-"""An ``.onnx_adapter`` file, which stock ONNX Runtime (1.20 and later) puts on a loaded model per call.
+"""Write an ``.onnx_adapter`` file, which stock ONNX Runtime (1.20 and later) applies to a loaded model per call.
 
-``LoraAdapter().Load(file)``, ``RunOptions().add_active_adapter(adapter)``. Whatever trained is in it, LoRA or not: its
-tensors are fed by the names of the graph's inputs.
+``LoraAdapter().Load(file)``, ``RunOptions().add_active_adapter(adapter)``. The file contains every
+trained tensor, LoRA or not, by the name of the graph's input.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ VERSION = 1
 
 
 def write(bundle: Bundle, parameters: Mapping[str, Array], out: Path) -> str:
-    """Write ``out``; returns what was done, in a sentence."""
+    """Write ``out``, and return a summary in one sentence."""
     values = {name: onnxruntime.OrtValue.ortvalue_from_numpy(array) for name, array in parameters.items()}
     adapter = onnxruntime.AdapterFormat()
     adapter.set_adapter_version(VERSION)
@@ -39,10 +39,10 @@ def write(bundle: Bundle, parameters: Mapping[str, Array], out: Path) -> str:
 
 
 def write_base(bundle: Bundle, out: Path) -> None:
-    """Write the inference graph with the bundle's own adapter as defaults, for adapters to be put on.
+    """Write the inference graph with the bundle's own adapter as defaults, to which adapters are applied.
 
-    In ``infer.onnx`` parameters are inputs that have to be fed. ONNX Runtime takes them from an active adapter, but the
-    ``run`` of its Python package looks for required inputs before that, and refuses. With defaults they are optional.
+    In ``infer.onnx`` parameters are required inputs. ONNX Runtime reads them from an active adapter, but ``run`` of its
+    Python package checks required inputs before that, and fails. With defaults they are optional.
     """
     model = inference_model(bundle)
     first = bundle.adapter()
@@ -56,12 +56,12 @@ def write_base(bundle: Bundle, out: Path) -> None:
 
 
 def model_version(bundle: Bundle) -> int:
-    """The number that names the base in an adapter file: the first 28 bits of its hash."""
+    """Return the number that identifies the base in an adapter file: the first 28 bits of its hash."""
     return int(bundle.base_sha256[:7], 16)
 
 
 def _check(path: Path, parameters: Mapping[str, Array]) -> None:
-    """Read back what was written."""
+    """Read the file back and compare it."""
     read = onnxruntime.AdapterFormat.read_adapter(str(path)).get_parameters()
     assert read.keys() == parameters.keys()
     assert all(read[name].numpy().tobytes() == array.tobytes() for name, array in parameters.items())

@@ -1,4 +1,4 @@
-"""An adapter directory as Hugging Face ``peft`` reads it."""
+"""Write an adapter directory that Hugging Face ``peft`` reads."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WEIGHTS = "adapter_model.safetensors"
 
 
 def write(bundle: Bundle, parameters: Mapping[str, Array], out: Path) -> str:
-    """Write ``adapter_config.json`` and ``adapter_model.safetensors``; returns what was done, in a sentence."""
+    """Write ``adapter_config.json`` and ``adapter_model.safetensors``, and return a summary."""
     config, tensors = (shira if bundle.manifest.sparse else _adapter)(bundle, parameters)
     with replace_directory(out) as folder:
         text = json.dumps({**config, "inference_mode": True}, indent=2, sort_keys=True)
@@ -33,12 +33,12 @@ def write(bundle: Bundle, parameters: Mapping[str, Array], out: Path) -> str:
         save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
         _check(folder / WEIGHTS, tensors)
         for file in folder.iterdir():
-            file.chmod(0o644)  # some libraries' files are for their owner only
+            file.chmod(0o644)  # some libraries write files that only their owner can read
     return f"{len(tensors)} tensors as a PEFT adapter: PeftModel.from_pretrained(base, {str(out)!r})"
 
 
 def _adapter(bundle: Bundle, parameters: Mapping[str, Array]) -> tuple[Json, dict[str, Array]]:
-    """The adapter's configuration and its tensors by their keys."""
+    """Return the adapter's configuration and its tensors by key."""
     provenance = _provenance(bundle)
     config, keys = dict(provenance["config"]), provenance["keys"]
     prompt: dict[str, Array] = {}
@@ -48,7 +48,7 @@ def _adapter(bundle: Bundle, parameters: Mapping[str, Array]) -> tuple[Json, dic
     missing = [name for name in parameters if name not in keys]
     if missing:
         raise NotInAdapter(
-            f"{len(missing)} of {len(parameters)} trained tensors are no part of a PEFT adapter.",
+            f"{len(missing)} of {len(parameters)} trained tensors are not part of a PEFT adapter.",
             context=", ".join(missing[:5]) + (" …" if len(missing) > 5 else ""),
             hint="merge to torch or onnx, or prepare the model with these tensors in modules_to_save.",
         )
@@ -62,11 +62,11 @@ def _adapter(bundle: Bundle, parameters: Mapping[str, Array]) -> tuple[Json, dic
 
 
 def _provenance(bundle: Bundle) -> Json:
-    """What :func:`edgepeft.preparation.peft_format.peft_provenance` has written down."""
+    """Return the record of :func:`edgepeft.preparation.peft_format.peft_provenance`."""
     provenance = bundle.manifest.provenance.get("peft")
     if not isinstance(provenance, dict) or not {"config", "keys"} <= provenance.keys():
         raise NotAPeftModel(
-            "The bundle was not made of a PEFT model, so its update is no PEFT adapter.",
+            "The bundle was not made from a PEFT model, so its update cannot become a PEFT adapter.",
             context=f"method: {bundle.manifest.provenance.get('method', 'unknown')}",
             hint="merge to torch (a state dict) or onnx (a model for inference).",
         )
@@ -74,19 +74,19 @@ def _provenance(bundle: Bundle) -> Json:
 
 
 def _check_halves(manifest: Manifest) -> None:
-    """Refuse a pair whose A was frozen: peft draws a missing half at random, and says nothing."""
+    """Refuse a pair whose A was frozen, because peft silently draws a missing half at random."""
     paired = {pair.b for pair in manifest.adapter.pairs}
     alone = [spec.name for spec in manifest.parameters if spec.role == "lora_B" and spec.name not in paired]
     if alone:
         raise HalfAPair(
-            f"{len(alone)} pairs lack their A, which did not train.",
+            f"{len(alone)} pairs lack A, which did not train.",
             context=", ".join(alone[:3]) + (" …" if len(alone) > 3 else ""),
-            hint="merge to onnx, or to torch, whose state dict is loaded into the model that was prepared.",
+            hint="merge to onnx, or to torch, and load the state dict into the prepared model.",
         )
 
 
 def _check(path: Path, tensors: Mapping[str, Array]) -> None:
-    """Read back what was written: an adapter whose keys peft does not know it loads without an error, and ignores."""
+    """Read the file back and compare it. Refuse unknown keys, because peft ignores them without an error."""
     read = load_file(path)
     assert read.keys() == tensors.keys()
     assert all(np.array_equal(read[key], tensors[key]) for key in tensors)

@@ -1,7 +1,7 @@
-"""A quantized base merged for good: pairs folded into weights that are dequantized, or rounded again as they were.
+"""Fold pairs into the weights of a quantized base, which are dequantized, or requantized as they were.
 
-A pair beside its quantized weight, as :mod:`edgepeft.merging.to_onnx` leaves it, gives exactly the device's outputs.
-Without the pair the model is simpler and faster, and rounds differently. How much that matters is measured.
+A separate pair, as :mod:`edgepeft.merging.to_onnx` writes it, reproduces the device's outputs exactly. Without the pair
+the model is simpler and faster, and rounds differently. Calibration data measures the difference.
 """
 
 from __future__ import annotations
@@ -29,53 +29,53 @@ Outputs = list[list[NDArray[np.generic]]]
 def write(
     bundle: Bundle, parameters: Mapping[str, Array], out: Path, quantized: str, calibration: Sequence[Batch] | None
 ) -> str:
-    """Write ``out``; returns what was done, and with calibration data how far both ways are from the device's outputs.
+    """Write ``out``, and return a summary, which with calibration data includes the error of both ways.
 
     Args:
         quantized: ``dequantize`` or ``requantize``.
-        calibration: batches of inputs, arrays by name.
+        calibration: Batches of inputs, arrays by name.
 
     Raises:
-        MergeError: the base is not quantized, or its masks would be lost.
+        MergeError: The base is not quantized, or its masks would be lost.
     """
     _check(bundle)
     ways = {name: _folded(bundle, parameters, name == "requantize") for name in ("dequantize", "requantize")}
     model, folded = ways[quantized]
     save(model, out)
-    done = described(model, folded, bundle)
+    summary = described(model, folded, bundle)
     if calibration is None:
-        return done
+        return summary
     device = _outputs(_bound(bundle, parameters), bundle, calibration)
     errors = {name: distance(_outputs(way, bundle, calibration), device) for name, (way, _) in ways.items()}
     return (
-        f"{done}; relative error to the device's outputs: {errors['dequantize']:.3g} with fp32 weights, "
-        f"{errors['requantize']:.3g} rounded again"
+        f"{summary}; relative error to the device's outputs: {errors['dequantize']:.3g} with fp32 weights, "
+        f"{errors['requantize']:.3g} requantized"
     )
 
 
 def _check(bundle: Bundle) -> None:
     if not quantized_layers(inference_model(bundle).graph):
         raise NotQuantized(
-            "The bundle has no quantized weight that could be dequantized or rounded again.",
-            context="what counts: matmuls and convolutions that prepare --compute int8 or int4 has quantized.",
-            hint="merge without it: pairs are folded into fp32 weights.",
+            "The bundle has no quantized weight to dequantize or requantize.",
+            context="prepare --compute int8 or int4 quantizes the weights of matmuls and convolutions.",
+            hint="merge without this setting: pairs are folded into fp32 weights.",
         )
     if bundle.manifest.adapter.masks:
         raise MaskedWeights(
-            "The zeros of pruned weights would be filled by the pairs.",
+            "Folding the pairs would fill the zeros of pruned weights.",
             context=f"{len(bundle.manifest.adapter.masks)} weights are masked.",
-            hint="merge without it: the pairs stay beside their weights.",
+            hint="merge without this setting: the pairs stay separate.",
         )
 
 
 def _folded(bundle: Bundle, parameters: Mapping[str, Array], again: bool) -> tuple[ir.Model, int]:
-    """The merged model, and the number of pairs folded."""
+    """Return the merged model, and the number of folded pairs."""
     model = inference_model(bundle)
     return model, fold_quantized(model, parameters, again=again)
 
 
 def _bound(bundle: Bundle, parameters: Mapping[str, Array]) -> ir.Model:
-    """The device's graph with its adapter in it."""
+    """Return the device's graph with its adapter bound."""
     model = inference_model(bundle)
     load_all(model.graph)
     bind_inputs(model.graph, parameters)
@@ -91,13 +91,13 @@ def _outputs(model: ir.Model, bundle: Bundle, batches: Sequence[Batch]) -> Outpu
     return [session.run(None, {name: np.asarray(batch[name]) for name in names}) for batch in batches]
 
 
-def distance(found: Outputs, exact: Outputs) -> float:
-    """Relative L2 distance over all outputs of all batches."""
+def distance(outputs: Outputs, exact: Outputs) -> float:
+    """Return the relative L2 distance over all outputs of all batches."""
     pairs = [
-        (one.astype(np.float64), other.astype(np.float64))
-        for ours, theirs in zip(found, exact, strict=True)
-        for one, other in zip(ours, theirs, strict=True)
+        (array.astype(np.float64), reference.astype(np.float64))
+        for arrays, references in zip(outputs, exact, strict=True)
+        for array, reference in zip(arrays, references, strict=True)
     ]
-    off = sum(float(np.square(one - other).sum()) for one, other in pairs)
-    whole = sum(float(np.square(other).sum()) for _, other in pairs)
-    return float(np.sqrt(off / whole if whole else off))
+    error = sum(float(np.square(array - reference).sum()) for array, reference in pairs)
+    total = sum(float(np.square(reference).sum()) for _, reference in pairs)
+    return float(np.sqrt(error / total if total else error))

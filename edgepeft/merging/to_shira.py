@@ -1,6 +1,6 @@
-"""Sparse changes as a SHiRA adapter (Bhardwaj et al., NeurIPS 2024), which Hugging Face ``peft`` loads.
+"""Write sparse changes as a SHiRA adapter (Bhardwaj et al., NeurIPS 2024), which Hugging Face ``peft`` loads.
 
-SHiRA counts its values as ``r (in + out)`` per matrix: what is missing is filled up with zeros at one place.
+SHiRA stores ``r (in + out)`` values per matrix, so the values are padded with zeros at index 0.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ PREFIX = "base_model.model."
 
 
 def shira(bundle: Bundle, parameters: Mapping[str, Array]) -> tuple[Json, dict[str, Array]]:
-    """The adapter's configuration and its tensors by their keys.
+    """Return the adapter's configuration and its tensors by key.
 
     Raises:
-        MergeError: a changed tensor is no weight of a linear layer, or so small that ``r`` does not fit it.
+        MergeError: A changed tensor is not the weight of a linear layer, or is so small that ``r`` does not fit it.
     """
     linear = bundle.manifest.provenance.get("linear", [])
     specs = bundle.manifest.sparse
     if foreign := [spec.tensor for spec in specs if spec.tensor not in linear]:
-        raise _refused(foreign, "SHiRA changes weights of linear layers only")
+        raise _refused(foreign, "SHiRA only changes the weights of linear layers")
     rank = max(-(-len(parameters[spec.values]) // sum(spec.shape)) for spec in specs)
     if small := [spec.tensor for spec in specs if rank * sum(spec.shape) > spec.size]:
         raise _refused(small, f"with r = {rank} SHiRA would have more values than they have elements")

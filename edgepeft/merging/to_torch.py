@@ -1,4 +1,4 @@
-"""A state dict of what trained."""
+"""Write a state dict of the trained tensors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from edgepeft_runtime.files.tensorfile import Array
 
 
 def write(bundle: Bundle, parameters: Mapping[str, Array], out: Path) -> str:
-    """Write a file for ``model.load_state_dict(state, strict=False)``; returns what was done, and how to load it."""
+    """Write a file for ``model.load_state_dict(state, strict=False)``, and return the code that loads it."""
     state = {name: torch.from_numpy(np.array(array)) for name, array in with_dense(bundle, parameters).items()}
     with staged(out) as folder:
         made = folder / out.name
@@ -34,12 +34,12 @@ def write(bundle: Bundle, parameters: Mapping[str, Array], out: Path) -> str:
 
 
 def _how_to_load(provenance: Json, out: Path) -> str:
-    """Code that puts the tensors into the model, and sees that each has found its place."""
+    """Return code that loads the tensors into the model, and asserts that the model has all of them."""
     if "trainable" in provenance:  # the source was a file
-        return "Its names are those of the .onnx file's initializers, and of the pairs beside them."
+        return "Its names are those of the .onnx file's initializers, and of the added pairs."
     lines = ["Load it into the model that was prepared:"]
     if provenance.get("prune"):
-        lines[0] = "Load it into the model that was prepared, pruned as it was then:"
+        lines[0] = "Load it into the model that was prepared, pruned with the same settings:"
     if provenance.get("method") in METHODS and METHODS[provenance["method"]].adds_parameters:
         lines += ["from edgepeft.methods import attach, by_name", f"model = attach({_method(provenance)}, model)"]
     if out.suffix == ".safetensors":
@@ -51,7 +51,7 @@ def _how_to_load(provenance: Json, out: Path) -> str:
 
 
 def _method(provenance: Json) -> str:
-    """The call that makes the method with the settings it had; those at their defaults are left out."""
+    """Return the call that makes the method with its settings, without those at their defaults."""
     settings = [repr(provenance["method"])]
     for field in fields(METHODS[provenance["method"]]):
         value = provenance.get(field.name)

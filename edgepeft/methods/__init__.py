@@ -1,4 +1,4 @@
-"""Methods: each marks or adds what may train. One small file per family.
+"""Methods, which mark or add the parameters that train. One small file per family.
 
 A file that defines a :class:`Method` with a name adds it: its class to the names here and in ``edgepeft``, its name and
 its settings to the command.
@@ -19,7 +19,7 @@ __all__ = ["METHODS", "Method", "MethodError", "attach", "by_name"]
 
 
 def __getattr__(name: str) -> object:
-    """The class of that name, such as ``Lora``; and ``attach``, which needs torch."""
+    """Return the class of a method, such as ``Lora``, or ``attach``, which needs torch."""
     if name == "attach":
         from edgepeft.methods.support.existing import attach
 

@@ -1,4 +1,4 @@
-"""What a method is."""
+"""The interface of methods, and functions to mark parameters by name."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 
 
 class OnnxReader(Protocol):
-    """Reads an ``.onnx`` file with what is to train: initializers by name or pattern, and pairs to attach."""
+    """Reads an ``.onnx`` file, given the initializers that train, by name or pattern, and pairs to attach."""
 
     def __call__(self, trainable: Sequence[str], lora: GraphLora | None = None) -> Forward: ...
 
 
 @dataclass(frozen=True)
 class Method(Named):
-    """Marks or adds what may train.
+    """Marks or adds the parameters that train.
 
-    A subclass is a frozen dataclass of its settings. It is found by its ``name`` in the files of this package, which
-    import torch inside functions only: the command lists methods without torch.
+    A subclass is a frozen dataclass of its settings. It is found by its ``name`` in the files of this package. They
+    import torch only inside functions, because the command lists methods without torch.
     """
 
     supports_onnx: ClassVar[bool] = False
@@ -37,7 +37,7 @@ class Method(Named):
     """Whether it adds parameters to the model. Others train parameters under the model's own names."""
 
     def attach(self, model: nn.Module) -> nn.Module:
-        """Return the model with the method's parameters, and no others, set to ``requires_grad``; may change it."""
+        """Set ``requires_grad`` on the method's parameters alone, and return the model, or a wrapper around it."""
         raise NotImplementedError
 
     def read_onnx(self, read: OnnxReader, trainable: Sequence[str]) -> Forward:
@@ -50,7 +50,7 @@ class Method(Named):
         return read(trainable)
 
     def on_graph(self, forward: Forward, _model: nn.Module | None, /) -> Forward:
-        """Return the graph with what trains as the method wants it; of a file, the model is ``None``."""
+        """Return the graph with the parameters that the method trains; for a file, the model is ``None``."""
         return forward
 
 
@@ -75,18 +75,18 @@ def check_patterns(model: nn.Module, patterns: Sequence[str]) -> None:
         if not any(matches(name, pattern) for name in names):
             raise NoSuchParameter(
                 f"No parameter of {type(model).__name__} matches {pattern!r}.",
-                context=f"there are: {_some(names)}",
+                context=f"parameters: {_some(names)}",
                 hint="give the name of a parameter or module, or a pattern such as 'encoder.layer.5.*'.",
             )
 
 
 def matches(name: str, pattern: str) -> bool:
-    """Whether a parameter's name fits a pattern, or lies in the module it names."""
+    """Whether a parameter's name fits a pattern, or is in the module that the pattern names."""
     return fnmatchcase(name, pattern) or name.startswith(f"{pattern}.")
 
 
 def fits(name: str, target: str) -> bool:
-    """Whether a target names a module by its name or the end of it, as in peft."""
+    """Whether a target is a module's name or its last parts, as in peft."""
     return name == target or name.endswith(f".{target}")
 
 
@@ -97,12 +97,12 @@ def head_modules(model: nn.Module) -> list[str]:
     """Return the names of the task heads at the top of the model, as transformers and torchvision call them."""
     names = [name for name, _ in model.named_children()]
     heads = tuple(name for name in names if name in _HEADS)
-    # peft trains whole what ends with such a name, as DistilBERT's pre_classifier does.
+    # peft trains every module that ends with such a name, like DistilBERT's pre_classifier.
     return [name for name in names if name.endswith(heads)]
 
 
 def trained_head(model: nn.Module, given: Sequence[str] | None) -> list[str]:
-    """Return the modules that train whole beside a method's own parameters: those given, else a classifier's head.
+    """Return the modules that train in full besides a method's own parameters: those given, else a classifier's head.
 
     The head of a language model stays frozen, because many models tie it to the embedding.
     """

@@ -6,7 +6,7 @@ from edgepeft_runtime.errors import EdgepeftError
 
 
 class MethodError(EdgepeftError):
-    """A method that does not fit the model, or a setting of it out of range."""
+    """A method does not fit the model, or one of its settings is out of range."""
 
 
 class BadMethodSetting(MethodError, code="method-setting"):
@@ -22,7 +22,7 @@ class NoSuchParameter(MethodError, code="no-such-parameter"):
 
 
 class NoSuchName(MethodError, code="no-such-name"):
-    """Nothing in the model has a name that a setting of the method gives."""
+    """A setting of the method names a module or parameter that the model does not have."""
 
 
 class NoProxyData(MethodError, code="no-proxy-data"):

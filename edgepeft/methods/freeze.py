@@ -1,4 +1,4 @@
-"""Selective freezing: by name, by depth, or by what pays most under a budget of memory."""
+"""Selective freezing: by name, by depth, or by the largest gain within a memory budget."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Freeze(Method):
-    """Which of the model's own parameters train; patterns with ``*``, or names of parameters or modules.
+    """Trains some of the model's own parameters, given by pattern with ``*`` or by the name of a parameter or module.
 
     :meth:`best` chooses them by measurement.
     """
@@ -26,7 +26,7 @@ class Freeze(Method):
     name: ClassVar[str] = "freeze"
     adds_parameters: ClassVar[bool] = False
     train: tuple[str, ...] = setting(
-        (), "Parameters or modules that train, by name or pattern; of an .onnx file, initializers, with any method."
+        (), "Parameters or modules that train, by name or pattern; for an .onnx file, initializers, with any method."
     )
     freeze: tuple[str, ...] = setting((), "Parameters or modules that stay frozen, by name or pattern.")
     last_blocks: int | None = setting(
@@ -38,19 +38,19 @@ class Freeze(Method):
     def attach(self, model: nn.Module) -> nn.Module:
         if not self.train and not self.freeze and self.last_blocks is None:
             raise BadMethodSetting(
-                "Method 'freeze' needs to know what trains or what is frozen.",
+                "Method 'freeze' needs the parameters that train or those that are frozen.",
                 context=None,
-                hint="give train=, freeze= or last_blocks=.",
+                hint="set train, freeze or last_blocks.",
             )
         check_patterns(model, self.freeze)
         chosen = train_only(model, [*self.train, *self._last(model)] or ["*"])
-        kept = {name for name in chosen if not any(matches(name, pattern) for pattern in self.freeze)}
+        trained = {name for name in chosen if not any(matches(name, pattern) for pattern in self.freeze)}
         for name, parameter in model.named_parameters():
-            parameter.requires_grad_(name in kept)
+            parameter.requires_grad_(name in trained)
         return model
 
     def _last(self, model: nn.Module) -> list[str]:
-        """Names of the last blocks and of the head."""
+        """Return the names of the last blocks and of the head."""
         if self.last_blocks is None:
             return []
         head = head_modules(model)
@@ -59,7 +59,9 @@ class Freeze(Method):
             raise BadSetting("last_blocks", self.last_blocks, f"1 to {len(blocks)}: {', '.join(blocks)}")
         names = [name for name, _ in model.named_parameters()]
         wanted = [*blocks[-self.last_blocks :], *head]
-        return [part for part in wanted if any(matches(name, part) for name in names)]  # a tied head has none
+        return [
+            part for part in wanted if any(matches(name, part) for name in names)
+        ]  # a tied head has no parameters of its own
 
     @classmethod
     def best(
@@ -69,17 +71,17 @@ class Freeze(Method):
         loss: Callable[[nn.Module, Mapping[str, Tensor]], Tensor],
         budget: int,
     ) -> Freeze:
-        """The parameters whose training promises most on proxy data, of those that fit a budget of memory.
+        """Choose the parameters with the largest gain on proxy data that fit a memory budget.
 
         Args:
-            model: stays as it is.
-            batches: proxy data, as ``loss`` takes it; activations are counted for a batch of the first one's size.
-            loss: ``(model, batch)`` to the mean loss.
-            budget: bytes for what training adds to inference, as
+            model: The model. It does not change.
+            batches: Proxy data for ``loss``. Activations are counted for the size of the first batch.
+            loss: Function from ``(model, batch)`` to the mean loss.
+            budget: Bytes that training may add to inference, as
                 :func:`edgepeft.methods.support.contribution.best_under` counts it.
 
         Raises:
-            MethodError: nothing fits.
+            MethodError: No parameter fits.
         """
         from edgepeft.methods.support.contribution import best_under
 

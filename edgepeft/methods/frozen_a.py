@@ -1,4 +1,4 @@
-"""LoRA with its random half frozen: what a fleet can average without loss."""
+"""LoRA with its random half frozen, which a fleet can average without error."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ class FrozenA(Lora):
 
         attached = super().attach(model)
         for pair in (pair for module in attached.modules() for pair in attached_pairs(module)):
-            if not pair.a.any():  # of an embedding, peft has the zeros in A, and the random values in B
+            if not pair.a.any():  # for an embedding, peft starts with zeros in A and random values in B
                 nn.init.normal_(pair.a.data)
                 nn.init.zeros_(pair.b.data)
         return attached
 
     def on_graph(self, forward: Forward, _model: nn.Module | None, /) -> Forward:
-        """Return the graph whose A are inputs that do not train."""
+        """Return the graph in which every A is a non-trainable input."""
         from edgepeft_export.forward import without_training
 
         return without_training(forward, [name for name in forward.parameters if forward.roles[name] == "lora_A"])

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from edgepeft.methods.base import Method, OnnxReader, fits, head_modules, train_only, trained_head
-from edgepeft.methods.support.peft_methods import PRODUCTS, attach_peft, fitting, is_in, targets
+from edgepeft.methods.support.peft_methods import MATMULS, attach_peft, fitting, is_in, targets
 from edgepeft_runtime.settings import setting
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class Lora(Method):
     """Pairs of matrices beside frozen ones: ``y = W x + (alpha / rank) B A x``; names as in ``peft.LoraConfig``.
 
-    In an architecture that peft does not know, all matmuls outside the head get a pair.
+    In an architecture that peft does not know, every matmul outside the head gets a pair.
     """
 
     name: ClassVar[str] = "lora"
@@ -31,10 +31,10 @@ class Lora(Method):
     rank: int = setting(8, "Rank of the pairs.", minimum=1)
     alpha: float | None = setting(None, "Numerator of the scale alpha / rank; by default twice the rank.")
     target_modules: tuple[str, ...] | None = setting(
-        None, "Names, or endings of names, of the modules to adapt; by default peft's choice for the architecture."
+        None, "Names of the modules to adapt, or their last parts; by default peft's choice for the architecture."
     )
     modules_to_save: tuple[str, ...] | None = setting(
-        None, "Modules trained whole; by default the task head of a classifier."
+        None, "Modules that train in full; by default the task head of a classifier."
     )
 
     def attach(self, model: nn.Module) -> nn.Module:
@@ -61,21 +61,21 @@ class Lora(Method):
 
     @property
     def scale(self) -> float:
-        """The factor of the pairs' products."""
+        """The scale of the pairs."""
         return (2 * self.rank if self.alpha is None else self.alpha) / self.rank
 
     def _known(self, model: nn.Module) -> bool:
-        """Whether the targets are left to peft, which knows the architecture."""
+        """Whether peft chooses the targets, because it knows the architecture."""
         return self.target_modules is None and _model_type(model) in _peft_choices()
 
     def _targets(self, model: nn.Module, own: Sequence[str]) -> list[str] | None:
-        """Target modules for peft; an empty list leaves nothing to it."""
+        """Return the target modules for peft; an empty list if there are none."""
         if self._known(model):
-            # By name: left to peft, mixtures of experts find no target with transformers 5.
+            # By name, because peft finds no target in mixtures of experts with transformers 5.
             return list(_peft_choices()[str(_model_type(model))])
         if not own:
-            return targets(model, self.target_modules, PRODUCTS)
-        return [name for name in fitting(model, PRODUCTS) if name not in own and self._wants(name, model)]
+            return targets(model, self.target_modules, MATMULS)
+        return [name for name in fitting(model, MATMULS) if name not in own and self._wants(name, model)]
 
     def _wants(self, name: str, model: nn.Module) -> bool:
         if self.target_modules is not None:
@@ -96,7 +96,7 @@ class Lora(Method):
         return attach_peft(model, config, self.name)
 
     def variant(self) -> dict[str, bool]:
-        """Further arguments of ``peft.LoraConfig``."""
+        """Return further arguments of ``peft.LoraConfig``."""
         return {}
 
 
@@ -105,7 +105,7 @@ def _model_type(model: nn.Module) -> str | None:
 
 
 def _peft_choices() -> Mapping[str, Sequence[str]]:
-    """The modules that peft adapts by default, by the model's type."""
+    """Return the modules that peft adapts by default, by the model's type."""
     from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 
     choices: Mapping[str, Sequence[str]] = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
@@ -114,13 +114,13 @@ def _peft_choices() -> Mapping[str, Sequence[str]]:
 
 @dataclass(frozen=True)
 class RsLora(Lora):
-    """LoRA whose scale is ``alpha / sqrt(rank)`` (Kalajdzievski, 2023): learning keeps its pace as ranks grow."""
+    """LoRA whose scale is ``alpha / sqrt(rank)`` (Kalajdzievski, 2023), so that ranks learn at one speed."""
 
     name: ClassVar[str] = "rslora"
 
     @property
     def scale(self) -> float:
-        """The factor of the pairs' products."""
+        """The scale of the pairs."""
         return super().scale * math.sqrt(self.rank)
 
     def variant(self) -> dict[str, bool]:
@@ -129,9 +129,9 @@ class RsLora(Lora):
 
 @dataclass(frozen=True)
 class Dora(Lora):
-    """LoRA on the direction of each weight, and its magnitude trained beside it (Liu et al., ICML 2024).
+    """LoRA on the direction of each weight, whose magnitude also trains (Liu et al., ICML 2024).
 
-    As in the paper, the norm of the adapted weight takes part in no gradient.
+    As in the paper, no gradient flows through the norm of the adapted weight.
     """
 
     name: ClassVar[str] = "dora"

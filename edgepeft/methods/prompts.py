@@ -1,4 +1,4 @@
-"""Methods that train what a transformer reads before its input: prompts and prefixes. By Hugging Face ``peft``."""
+"""Prompts and prefixes, which a transformer reads before its input. Attached by Hugging Face ``peft``."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from peft import PeftConfig
     from torch import nn
 
-_TOKENS = "Number of trained embeddings; of a prefix, in each layer."
+_TOKENS = "Number of trained embeddings; for a prefix, in each layer."
 
 
 @dataclass(frozen=True)
 class Prompt(Method):
     """Embeddings put before the input's (prompt tuning: Lester et al., EMNLP 2021), and the head of a classifier.
 
-    Learned positions leave so many fewer for the input.
+    The tokens of the prompt occupy learned positions, so the longest input is shorter.
     """
 
     name: ClassVar[str] = "prompt"
@@ -35,10 +35,10 @@ class Prompt(Method):
 
 @dataclass(frozen=True)
 class PTuning(Method):
-    """A prompt that a small network computes while it trains (P-tuning: Liu et al., 2021), and the head.
+    """A prompt that a small network computes during training (P-tuning: Liu et al., 2021), and the head.
 
-    A merge to peft writes the computed prompt and leaves the network out. Learned positions leave so many fewer for the
-    input.
+    A merge to peft writes the computed prompt without the network. The tokens of the prompt occupy learned positions,
+    so the longest input is shorter.
     """
 
     name: ClassVar[str] = "ptuning"
@@ -63,13 +63,13 @@ class PTuning(Method):
 class Prefix(Method):
     """Keys and values put before those of every layer (prefix tuning: Li and Liang, ACL 2021), and the head.
 
-    For a classifier this is what P-tuning v2 does (Liu et al., ACL 2022). A merge to peft writes the result of the
+    For a classifier this is P-tuning v2 (Liu et al., ACL 2022). A merge to peft writes the result of the
     projection.
     """
 
     name: ClassVar[str] = "prefix"
     tokens: int = setting(16, _TOKENS, minimum=1)
-    projection: bool = setting(False, "Compute the prefix by a small network while it trains.")
+    projection: bool = setting(False, "Compute the prefix by a small network during training.")
     hidden: int | None = setting(None, "Width of that network; by default the model's.", minimum=1)
 
     def attach(self, model: nn.Module) -> nn.Module:
@@ -88,7 +88,7 @@ def _attach(model: nn.Module, config: PeftConfig) -> nn.Module:
     from edgepeft.methods.support.prompt_outputs import align_outputs
 
     if config.peft_type != "PREFIX_TUNING":
-        config.num_transformer_submodules = 1  # of an encoder and decoder, the encoder alone reads a prompt
+        config.num_transformer_submodules = 1  # in an encoder-decoder model, only the encoder reads a prompt
     return align_outputs(attach_peft(model, config, config.peft_type.value.replace("_", " ").lower()))
 
 
@@ -102,10 +102,10 @@ _TASKS = {
 
 
 def _task(model: nn.Module, method: Method) -> str:
-    """The kind of model as peft names it.
+    """Return peft's name of a model's task.
 
     Raises:
-        MethodError: it is no transformer that reads tokens, or has a task that peft knows no prompts for.
+        MethodError: The model is not a transformer that reads tokens, or peft has no prompts for its task.
     """
     from torch import nn
 
@@ -113,8 +113,8 @@ def _task(model: nn.Module, method: Method) -> str:
     kind = next((task for ending, task in _TASKS.items() if type(model).__name__.endswith(ending)), None)
     if kind is None or not isinstance(embeddings, nn.Embedding):
         raise MethodDoesNotFit(
-            f"{method.name} needs a transformer that reads tokens; {type(model).__name__} is none it knows.",
-            context=f"names end in {', '.join(_TASKS)}",
+            f"{method.name} needs a transformer that reads tokens, and {type(model).__name__} is not supported.",
+            context=f"names of supported classes end in {', '.join(_TASKS)}",
             hint="choose lora, adapter, bitfit, norm or sift.",
         )
     return kind

@@ -12,9 +12,9 @@ DEFAULT = "lora"
 
 
 def by_name(name: str, **settings: object) -> Method:
-    """The method of that name with these settings.
+    """Return the method of that name with these settings.
 
     Raises:
-        SettingError: the name or a setting is unknown, or a value is out of range.
+        SettingError: The name or a setting is unknown, or a value is out of range.
     """
     return METHODS.make(name, **settings)

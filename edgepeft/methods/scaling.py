@@ -1,4 +1,4 @@
-"""Methods that train vectors: scales of activations, of shared random matrices, of norms. By Hugging Face ``peft``."""
+"""Methods that train vectors: scales of activations, of shared random matrices and of norms, attached by ``peft``."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ _LINEAR = ("Linear", "Conv1D")
 class IA3(Method):
     """One trained scale per channel of keys, values and feed-forward activations (Liu et al., NeurIPS 2022).
 
-    In an architecture that peft does not know, all matmuls outside the head are scaled.
+    In an architecture that peft does not know, every matmul outside the head is scaled.
     """
 
     name: ClassVar[str] = "ia3"
     target_modules: tuple[str, ...] | None = setting(
-        None, "Names, or endings of names, of the modules to adapt; by default peft's choice for the architecture."
+        None, "Names of the modules to adapt, or their last parts; by default peft's choice for the architecture."
     )
     feedforward_modules: tuple[str, ...] | None = setting(
-        None, "Those of them whose input is scaled instead of the output; by default peft's choice."
+        None, "Target modules whose input is scaled instead of the output; by default peft's choice."
     )
     modules_to_save: tuple[str, ...] | None = setting(
-        None, "Modules trained whole; by default the task head of a classifier."
+        None, "Modules that train in full; by default the task head of a classifier."
     )
 
     def attach(self, model: nn.Module) -> nn.Module:
@@ -53,18 +53,19 @@ class IA3(Method):
 class Vera(Method):
     """A pair of frozen random matrices for all layers, with trained vectors between (Kopiczko et al., ICLR 2024).
 
-    The rank is large, as only vectors train. An adapter file does not contain the random matrices, but their seed.
+    The rank can be large, because only vectors train. An adapter file contains the seed of the random matrices instead
+    of the matrices.
     """
 
     name: ClassVar[str] = "vera"
     rank: int = setting(64, "Rank of the random matrices.", minimum=1)
     target_modules: tuple[str, ...] | None = setting(
-        None, "Names, or endings of names, of the modules to adapt; by default peft's choice for the architecture."
+        None, "Names of the modules to adapt, or their last parts; by default peft's choice for the architecture."
     )
     modules_to_save: tuple[str, ...] | None = setting(
-        None, "Modules trained whole; by default the task head of a classifier."
+        None, "Modules that train in full; by default the task head of a classifier."
     )
-    seed: int = setting(0, "Seed of what the method draws.", minimum=0, option="method-seed")
+    seed: int = setting(0, "Seed of the method's random values.", minimum=0, option="method-seed")
 
     def attach(self, model: nn.Module) -> nn.Module:
         from peft import VeraConfig
@@ -84,12 +85,13 @@ class Vera(Method):
 class Norm(Method):
     """Scales and shifts of the norms (Zhao et al., ICLR 2024), and the task head.
 
-    Of transformers' models by peft's LN tuning; of others by marking them. Running statistics of batch norms stay.
+    Models of transformers use peft's LN tuning; other models train their own norms. Running statistics of batch norms
+    do not change.
     """
 
     name: ClassVar[str] = "norm"
     modules_to_save: tuple[str, ...] | None = setting(
-        None, "Modules trained whole; by default the task head of a classifier."
+        None, "Modules that train in full; by default the task head of a classifier."
     )
 
     def attach(self, model: nn.Module) -> nn.Module:
@@ -111,5 +113,5 @@ class Norm(Method):
 
 
 def _is_norm(module: nn.Module) -> bool:
-    """By the class's name: transformers' models bring norms of their own."""
+    """Recognize a norm by its class's name, because models of transformers have norms of their own."""
     return "Norm" in type(module).__name__ and getattr(module, "weight", None) is not None

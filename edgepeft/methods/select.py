@@ -1,4 +1,4 @@
-"""Methods that add nothing: they choose which of the model's own parameters train."""
+"""Methods that train some of the model's own parameters, and add none."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 class BitFit(Method):
     """All biases and the task head (Ben Zaken et al., ACL 2022).
 
-    With ``head=()`` biases alone train.
+    With ``head=()`` only biases train.
     """
 
     name: ClassVar[str] = "bitfit"
     adds_parameters: ClassVar[bool] = False
     head: tuple[str, ...] | None = setting(
-        None, "Names of the modules that train whole; by default the head of a classifier."
+        None, "Names of the modules that train in full; by default the head of a classifier."
     )
 
     def attach(self, model: nn.Module) -> nn.Module:
@@ -44,10 +44,10 @@ class Head(Method):
 
     name: ClassVar[str] = "head"
     adds_parameters: ClassVar[bool] = False
-    modules: tuple[str, ...] | None = setting(None, "Names of the head's modules; by default those found.")
+    modules: tuple[str, ...] | None = setting(None, "Names of the head's modules; by default found by name.")
 
     def attach(self, model: nn.Module) -> nn.Module:
-        modules = self._found(model) if self.modules is None else list(self.modules)
+        modules = self._modules(model) if self.modules is None else list(self.modules)
         if not modules:
             raise NoHead(
                 f"{type(model).__name__} has no task head with weights of its own.",
@@ -57,8 +57,8 @@ class Head(Method):
         train_only(model, modules)
         return model
 
-    def _found(self, model: nn.Module) -> list[str]:
-        names = [name for name, _ in model.named_parameters()]  # a tied weight goes by the embedding's name
+    def _modules(self, model: nn.Module) -> list[str]:
+        names = [name for name, _ in model.named_parameters()]  # a tied weight has the embedding's name
         return [head for head in head_modules(model) if any(name.startswith(f"{head}.") for name in names)]
 
 

@@ -1,4 +1,4 @@
-"""One LoRA for all blocks: weight sharing across layers."""
+"""LoRA whose weights are shared across blocks."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Shared(Lora):
-    """LoRA whose pairs are the same in every block: one per kind of layer (query, value, …) and shape.
+    """LoRA whose pairs are the same in every block: one pair per kind of layer (query, value, …) and shape.
 
-    The update contains each pair once. An adapter of peft contains it under the name of every layer.
+    The update contains each pair once. An adapter of peft contains it under each layer's name.
     """
 
     name: ClassVar[str] = "shared"

@@ -26,11 +26,11 @@ MASKS = ("gradient", "accumulated", "random", "magnitude")
 class Sift(Method):
     """The ``rate`` of each weight's elements with the largest gradient on the first batch train, and the task head.
 
-    The picked elements never change, so that the optimizer's state stays valid. Only their values and indices are sent.
+    The choice of elements is final, so the optimizer's state stays valid. Updates contain only values and indices.
     :func:`edgepeft.pick` picks on the workstation, by the gradient on proxy data.
 
     The mask ``gradient`` picks by the device's first batch, ``accumulated`` by the sizes of the gradients of the first
-    ``batches``, ``random`` by drawing, and ``magnitude`` takes the largest weights (as SHiRA-WM).
+    ``batches``, ``random`` at random, and ``magnitude`` picks the largest weights (like SHiRA-WM).
     """
 
     name: ClassVar[str] = "sift"
@@ -38,14 +38,14 @@ class Sift(Method):
     adds_parameters: ClassVar[bool] = False
     rate: float = setting(0.01, "Fraction of the elements of each weight that trains.", above=0, maximum=1)
     mask: str = setting("gradient", "Criterion that picks the elements.", choices=MASKS)
-    batches: int = setting(8, "Batches that the mask 'accumulated' adds up.", minimum=1)
+    batches: int = setting(8, "Batches whose gradients the mask 'accumulated' adds up.", minimum=1)
     weights: tuple[str, ...] | None = setting(
         None, "Parameters or modules, by name or pattern; by default all weights outside embeddings and the head."
     )
     head: tuple[str, ...] | None = setting(
-        None, "Names of the modules that train whole; by default the head of a classifier."
+        None, "Names of the modules that train in full; by default the head of a classifier."
     )
-    seed: int = setting(0, "Seed of what the method draws.", minimum=0, option="method-seed")
+    seed: int = setting(0, "Seed of the method's random values.", minimum=0, option="method-seed")
 
     def attach(self, model: nn.Module) -> nn.Module:
         """Mark whole weights and the head; :meth:`on_graph` reduces the weights to the chosen elements."""
@@ -53,11 +53,11 @@ class Sift(Method):
         return model
 
     def on_graph(self, forward: Forward, model: nn.Module | None, /) -> Forward:
-        """Train elements of the marked weights instead of whole weights; of a file, of all named initializers."""
+        """Train elements of the marked weights instead of whole weights; for a file, of all named initializers."""
         from edgepeft_export.forward.sparse import train_elements
 
         targets = list(forward.parameters) if model is None else self._targets(model)
-        chosen = {name: self._share(name, forward.parameters[name]) for name in targets if name in forward.parameters}
+        chosen = {name: self._choice(name, forward.parameters[name]) for name in targets if name in forward.parameters}
         return train_elements(forward, chosen)
 
     def _targets(self, model: nn.Module) -> list[str]:
@@ -76,13 +76,13 @@ class Sift(Method):
         ]
         if not chosen:
             raise MethodDoesNotFit(
-                f"SIFT finds no weight in {type(model).__name__}.",
-                context="looked for parameters of two or more dimensions outside embeddings and head",
-                hint="name parameters by weights=.",
+                f"{type(model).__name__} has no weight for SIFT to train.",
+                context="searched for parameters of two or more dimensions outside embeddings and head",
+                hint="name the parameters (weights).",
             )
         return chosen
 
-    def _share(self, name: str, weight: NDArray[np.generic]) -> ElementChoice:
+    def _choice(self, name: str, weight: NDArray[np.generic]) -> ElementChoice:
         from edgepeft_export.forward.sparse import ElementChoice
 
         count = min(int(self.rate * weight.size) + 1, weight.size)
@@ -91,7 +91,9 @@ class Sift(Method):
 
     def _indices(self, name: str, weight: NDArray[np.generic], count: int) -> Indices | None:
         if self.mask == "random":
-            draw = np.random.default_rng([self.seed, zlib.crc32(name.encode())])  # each on its own: names may be added
+            draw = np.random.default_rng(
+                [self.seed, zlib.crc32(name.encode())]
+            )  # a seed per name, so that further names change nothing
             return np.sort(draw.choice(weight.size, count, replace=False)).astype(np.int32)
         from edgepeft_runtime.train.selection import largest
 

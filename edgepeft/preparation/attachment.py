@@ -1,4 +1,4 @@
-"""A source, pruned and with its method attached, as a forward graph that declares what trains."""
+"""Export a source, pruned and with its method attached, as a forward graph that declares the trained parameters."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from edgepeft_runtime.files.schema import Json
 
 @dataclass(frozen=True)
 class Attachment:
-    """What is done to a model before it is a graph; the fields are arguments of :func:`edgepeft.prepare`."""
+    """How a model is changed before its export. The fields are arguments of :func:`edgepeft.prepare`."""
 
     method: str | Method | None = None
     prune: compress.Pruning | None = None
@@ -50,13 +50,13 @@ class Attachment:
 
 @dataclass(frozen=True)
 class AttachedModule:
-    """A copy of a torch module that trains what the method wants.
+    """A copy of a torch module in which the parameters of the method train.
 
     Attributes:
         module: The copy, pruned and with the method attached.
         inputs: Its example inputs, by the argument's name.
         masks: Names of the pruned weights, in the module before the method was attached.
-        provenance: What was done.
+        provenance: Method, settings and pruning, for the manifest.
     """
 
     module: nn.Module
@@ -71,8 +71,8 @@ class AttachedSource:
 
     Attributes:
         forward: The graph, with its parameters' roles and the layout of the adapter.
-        provenance: What the bundle says of how it was made.
-        module: What it was exported from, of which further graphs can be made; ``None`` for an ``.onnx`` file.
+        provenance: How the graph was made, for the manifest.
+        module: The exported module, from which further graphs can be made; ``None`` for an ``.onnx`` file.
     """
 
     forward: Forward
@@ -81,7 +81,7 @@ class AttachedSource:
 
 
 def attach_source(source: Source, attachment: Attachment) -> AttachedSource:
-    """Export the forward graph of a source with its method attached; the source's own model stays as it was."""
+    """Export the forward graph of a source with its method attached. The source's own model does not change."""
     if isinstance(source.model, Path):
         return _of_file(source, source.model, attachment)
     return _of_module(source, source.model, attachment)
@@ -102,22 +102,22 @@ def _of_module(source: Source, model: nn.Module, attachment: Attachment) -> Atta
 
 
 def attach_to_copy(source: Source, model: nn.Module, attachment: Attachment) -> AttachedModule:
-    """Copy the model, prune the copy, and attach the method to it; torch's random state stays as it was."""
+    """Copy the model, prune the copy, and attach the method to it. Torch's random state does not change."""
     assert source.example_inputs is not None
     with torch.random.fork_rng(devices=()):
-        # Pruning writes into weights.
+        # Pruning writes into weights, so a pruned copy must not share them.
         module = with_exportable_experts(working_copy(model, share=attachment.prune is None))
         module, inputs = in_single_precision(module, name_inputs(module, source.example_inputs))
         masks, pruned = _pruned(inputs, module, attachment)
         masked = [module.get_parameter(name) for name in masks]
         module, provenance = _with_method(module, attachment)
         check_peft_type(module)
-        compress.hold_masks(module, masked)
+        compress.keep_masks(module, masked)
         return AttachedModule(align_outputs(module), inputs, masks, {**provenance, **pruned})
 
 
 def _with_method(module: nn.Module, attachment: Attachment) -> tuple[nn.Module, Json]:
-    """The module with the method attached, unless it brings the method's own adapter, and what was done."""
+    """Attach the method, unless the module already has its adapter. Return the module and its provenance."""
     method = attachment.chosen
     if method is None:
         check_not_frozen(module)
@@ -127,7 +127,7 @@ def _with_method(module: nn.Module, attachment: Attachment) -> tuple[nn.Module, 
 
 
 def _pruned(inputs: Mapping[str, Tensor], module: nn.Module, attachment: Attachment) -> tuple[Sequence[str], Json]:
-    """Prune the module in place; returns the names of the weights whose zeros stay zero, and what was done."""
+    """Prune the module in place. Return the names of the weights whose zeros stay zero, and the provenance."""
     if attachment.prune is None:
         return (), {}
     batches = None
@@ -142,7 +142,7 @@ def _of_file(source: Source, path: Path, attachment: Attachment) -> AttachedSour
         raise PruneNeedsTorch(
             "Pruning needs a torch model.",
             context=str(path),
-            hint="prune before the model is exported, or prepare the torch model itself.",
+            hint="prune the model before its export, or prepare the torch model itself.",
         )
     read = partial(from_onnx, path, outputs=attachment.outputs, example=_arrays(source.example_inputs))
     method, trainable = attachment.chosen, list(attachment.trainable)
@@ -153,26 +153,26 @@ def _of_file(source: Source, path: Path, attachment: Attachment) -> AttachedSour
         raise MethodNeedsTorch(
             f"The method {method.name} needs a torch model.",
             context=str(path),
-            hint=f"choose among {names}, or leave the method out and name the initializers to train.",
+            hint=f"choose one of {names}, or omit the method and name the initializers to train.",
         )
     forward = method.on_graph(method.read_onnx(read, trainable), None)
     return AttachedSource(forward, {**_settings(method), "trainable": trainable})
 
 
 def _arrays(example: ExampleInputs | None) -> dict[str, NDArray[np.generic]] | None:
-    """Inputs of an ``.onnx`` file, by name."""
+    """Return inputs of an ``.onnx`` file by name, as arrays."""
     if example is None:
         return None
     if not isinstance(example, Mapping):
         raise BadExampleInputs(
             "Example inputs of an .onnx file need names.",
             context=None,
-            hint="give a dict {name of the input: array}.",
+            hint="pass a dict {name of the input: array}.",
         )
     return {name: np.asarray(value) for name, value in example.items()}
 
 
 def _settings(method: Method) -> Json:
-    """The method's name and settings."""
+    """Return the method's name and settings."""
     settings = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(method).items()}
     return {"method": method.name, **settings}

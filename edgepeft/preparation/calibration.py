@@ -1,4 +1,4 @@
-"""A few batches of a user's data, for what is decided by measuring on the workstation: rounding, pruning."""
+"""Load a few batches of a user's data, on which quantization and pruning are measured on the workstation."""
 
 from __future__ import annotations
 
@@ -29,19 +29,20 @@ def calibration_batches(
     text_column: str = "text",
     label_column: str = "label",
 ) -> list[Batch]:
-    """Batches of ``data`` as the model is fed them, labels included, taken evenly from all of it.
+    """Return batches of ``data`` as the model is fed them, labels included, spread evenly over all examples.
 
-    Data is read by way of a bundle, as a device does; it is made of a copy of the model in which one tensor trains.
+    A device reads data by the manifest of a bundle. So a bundle is made here of a copy of the model with one trained
+    tensor.
 
     Args:
-        source: what will be prepared; stays as it is.
-        data: a file or folder in a format that ``edgepeft train`` reads.
-        loss: as in :func:`edgepeft.prepare`.
-        trainable: of an ``.onnx`` file, what trains.
-        text_column, label_column: names of the columns.
+        source: The source to prepare. It does not change.
+        data: A file or folder in a format that ``edgepeft train`` reads.
+        loss: As in :func:`edgepeft.prepare`.
+        trainable: Names or patterns of the initializers that train, for an ``.onnx`` file.
+        text_column, label_column: Names of the columns.
 
     Raises:
-        DataError: the data cannot be read, or does not fit the model.
+        DataError: The data cannot be read, or does not fit the model.
     """
     method = None
     if isinstance(source.model, nn.Module):

@@ -10,7 +10,7 @@ class PruneNeedsTorch(EdgepeftError, code="prune-needs-torch"):
 
 
 class MethodNeedsTorch(EdgepeftError, code="method-needs-torch"):
-    """The method cannot be attached to an .onnx file. Choose one that can, or name initializers."""
+    """The method cannot be attached to an .onnx file. Choose one that can, or name the initializers to train."""
 
 
 class NothingToPick(BundleError, code="nothing-to-pick"):

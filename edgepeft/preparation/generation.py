@@ -1,4 +1,4 @@
-"""What a bundle needs to generate text: a graph with a cache, the tokens that end a text."""
+"""Add to a bundle a graph with a cache that generates text, and the tokens that end a text."""
 
 from __future__ import annotations
 
@@ -55,14 +55,14 @@ def with_cache(
     Args:
         compiled: The graphs so far.
         spec: How the model is fed.
-        module: The module with its method attached, of which the other graphs were made.
+        module: The module with its method attached, from which the other graphs were exported.
         method: The method.
-        quantized: The settings by which the other graphs were quantized, and what came of it.
+        quantized: The settings and the report of the other graphs' quantization.
         log: Called with messages about progress.
     """
     if (spec.ids, spec.attention_mask) != (IDS, MASK):
         return compiled, spec
-    log("exporting the graph that generates")
+    log("exporting the graph with a cache")
     try:
         decoding = decoding_of(module)
     except (ForwardError, VerificationError) as error:

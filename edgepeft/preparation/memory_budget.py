@@ -1,4 +1,4 @@
-"""Fits a train step into a budget of memory: micro-batch, recomputation, and how deep it trains."""
+"""Fit a train step into a memory budget by its micro-batch, recomputation and training depth."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.train.memory.prediction import Prediction, predict
 
 DEPTHS = (1.0, 0.5, 0.25)
-"""Fractions of the parameters, counted from the output, that are tried where depth may be given up."""
+"""Fractions of the parameters, counted from the output, to try where part of them may be frozen."""
 
 TIME = {"none": 1.0, "block": 1.2}
-"""Relative duration of a step with each way of recomputing; halving the micro-batch adds a tenth each time."""
+"""Relative duration of a step for each mode of recomputation. Each halving of the micro-batch adds a tenth."""
 
 
 @dataclass(frozen=True)
 class MemoryBudget:
-    """Memory that a process may take while it trains.
+    """Memory that a process may use while it trains.
 
     Attributes:
         bytes: Largest resident set.
-        sizes: Size of every symbolic dimension, with the wanted batch among them.
+        sizes: Size of every symbolic dimension, including the batch size to train with.
         may_freeze: Whether the lower part of the parameters may be frozen, so that the backward pass stops earlier.
     """
 
@@ -50,9 +50,9 @@ class StepPlan:
 
     Attributes:
         compiled: The graphs.
-        recompute: The way of recomputing; see :data:`edgepeft_export.memory.MODES`.
+        recompute: The mode of recomputation; see :data:`edgepeft_export.memory.MODES`.
         micro_batch: Examples that go through the graph at a time; ``None`` leaves it to the device.
-        frozen: Names of parameters that do not train, to save memory.
+        frozen: Names of parameters that are frozen to save memory.
         peak: Predicted peak of memory in bytes; 0 where no budget was given.
     """
 
@@ -73,15 +73,15 @@ def plan_for(
     """Return the fastest plan within the budget, among those in which the most parameters train.
 
     Raises:
-        EdgepeftError: No plan stays within the budget; the error names the least memory that was found.
+        EdgepeftError: No plan stays within the budget; the error names the smallest memory that any plan needs.
     """
     batch = _batch_dimension(forward)
     least: list[int] = []
     for fraction in DEPTHS if budget.may_freeze else DEPTHS[:1]:
-        kept, frozen = _upper(forward, fraction)
+        upper, frozen = _upper(forward, fraction)
         plans = []
-        for mode, compiled in _compiled(kept, loss, optimizer):
-            log(f"measuring small steps, recompute {mode}, {len(kept.parameters)} tensors that train")
+        for mode, compiled in _compiled(upper, loss, optimizer):
+            log(f"measuring small steps, recompute {mode}, {len(upper.parameters)} trained tensors")
             prediction = _predicted(compiled, loss, optimizer, budget.sizes)
             least.append(prediction.peak({**budget.sizes, batch: 1}))
             micro = _largest(prediction, budget, batch)
@@ -93,8 +93,8 @@ def plan_for(
             return min(plans, key=lambda timed: timed[0])[1]
     raise MemoryBudgetTooSmall(
         f"No train step fits into {budget.bytes / 1e6:.0f} MB.",
-        context=f"the least found, one example at a time: {min(least) / 1e6:.0f} MB at {dict(budget.sizes)}",
-        hint="allow more, shorten the sequence, quantize the base (int8, int4), or let depth be given up.",
+        context=f"smallest plan, one example at a time: {min(least) / 1e6:.0f} MB at {dict(budget.sizes)}",
+        hint="allow more memory, shorten the sequence, quantize the base (int8, int4), or set may_freeze.",
     )
 
 
@@ -115,7 +115,7 @@ def _predicted(compiled: Compiled, loss: Loss, optimizer: Optimizer, sizes: Mapp
 
 
 def _largest(prediction: Prediction, budget: MemoryBudget, batch: str) -> int:
-    """Return the largest micro-batch within the budget, halving from the wanted one; 0 where there is none."""
+    """Return the largest micro-batch within the budget, found by halving the full batch; 0 where there is none."""
     micro = budget.sizes[batch]
     while micro and prediction.peak({**budget.sizes, batch: micro}) > budget.bytes:
         micro //= 2
@@ -129,13 +129,13 @@ def _batch_dimension(forward: Forward) -> str:
         raise FixedBatchSize(
             "The number of examples of a batch is fixed, so it cannot be chosen.",
             context=f"input {first.name}: {first.shape}",
-            hint="leave the first dimension of the inputs free (dynamic_axes).",
+            hint="make the first dimension of the inputs dynamic (dynamic_axes).",
         )
     return size.value
 
 
 def _upper(forward: Forward, fraction: float) -> tuple[Forward, tuple[str, ...]]:
-    """Return the graph in which that fraction of the parameters trains, those that are read last, and the others."""
+    """Return the graph in which only the last-read fraction of the parameters trains, and the names of the others."""
     read = list(dict.fromkeys(_read(forward)))
     ordered = [*(name for name in forward.parameters if name not in read), *read]
     frozen = tuple(ordered[: len(ordered) - max(1, round(fraction * len(ordered)))])

@@ -17,15 +17,15 @@ from edgepeft_runtime.bundle.manifest import ImageSpec, TextSpec
 
 @dataclass(frozen=True)
 class Compression:
-    """What makes a model and its train step smaller, beside quantization.
+    """How a model and its train step are made smaller, apart from quantization.
 
     Attributes:
-        prune: Structures to cut out of the model, or weights to set to zero, before the method is attached.
+        prune: Structures to remove from the model, or weights to set to zero, before the method is attached.
         calibration: A few batches, arrays by name, on which the effect of quantization is measured, and heads, neurons
-            and weights are scored; the labels may be among them.
+            and weights are scored. They may include labels.
         recompute: ``none``, or ``block``: activations inside a block are computed a second time in the backward pass
-            instead of kept, which takes less memory and more time.
-        memory_budget: Memory that training may take; chooses ``recompute`` and the number of examples per pass.
+            instead of stored, which uses less memory and more time.
+        memory_budget: Memory that training may use; determines ``recompute`` and the number of examples per pass.
     """
 
     prune: Pruning | None = None

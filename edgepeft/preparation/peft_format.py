@@ -1,4 +1,4 @@
-"""What a bundle must remember to become a PEFT adapter again."""
+"""Record in a bundle's provenance how its parameters become a PEFT adapter again."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from edgepeft_runtime.files.schema import Json
 
 
 def peft_provenance(model: nn.Module) -> Json:
-    """How a trained ``PeftModel`` is written as an adapter; empty for other models.
+    """Return how a trained ``PeftModel`` is written as an adapter; empty for other models.
 
     ``{"peft": {"config": …, "keys": {parameter: key in adapter_model.safetensors},
     "tied": {further key: [parameter, its axes in the key's order]}}}``
@@ -25,13 +25,15 @@ def peft_provenance(model: nn.Module) -> Json:
         return {}
     config = model.peft_config[model.active_adapter].to_dict()
     if config.get("save_projection"):
-        config["save_projection"] = False  # of VeRA's random matrices, which do not train: peft draws them again
+        config["save_projection"] = (
+            False  # VeRA's random matrices do not train, and peft draws them again from their seed
+        )
     views = views_of(model)
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad and name not in views}
     names = {parameter.data_ptr(): name for name, parameter in trained.items()}
     state = get_peft_model_state_dict(model, adapter_name=model.active_adapter)
-    # peft names a saved tensor differently from the parameter it comes from; that they share their memory tells which
-    # is which, and by its strides whether it is transposed.
+    # peft names a saved tensor differently from its parameter. Both share their memory, which identifies the parameter,
+    # and the strides show whether the tensor is transposed.
     keys: dict[str, str] = {}
     tied: dict[str, tuple[str, list[int]]] = {}
     for key, tensor in state.items():
@@ -45,13 +47,13 @@ def peft_provenance(model: nn.Module) -> Json:
 
 
 def _axes(owner: Tensor, view: Tensor) -> list[int]:
-    """The owner's axes in the order of the view's."""
+    """Return the owner's axes in the order of the view's."""
     orders = (list(axes) for axes in permutations(range(owner.ndim)))
     return next(axes for axes in orders if owner.permute(axes).stride() == view.stride())
 
 
 def linear_weights(model: nn.Module) -> list[str]:
-    """Names of the weights of linear layers, which are all that peft's SHiRA can change."""
+    """Return the names of the weights of linear layers, the only ones that peft's SHiRA can change."""
     return [f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Linear)]
 
 

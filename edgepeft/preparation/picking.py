@@ -1,4 +1,4 @@
-"""Picks the elements that train on the workstation, by proxy data, so that all devices train the same ones."""
+"""Pick the elements that train on the workstation, by proxy data, so that all devices train the same ones."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from edgepeft_runtime.train.trainer import Trainer
 
 
 def pick(bundle: str | Path, batches: Iterable[Batch], *, threads: int | None = None) -> Path:
-    """Pick elements by the gradient on these batches, and write their indices to the bundle instead of ``select.onnx``.
+    """Pick elements by the gradient on these batches, and replace the bundle's ``select.onnx`` by their indices.
 
     Args:
-        bundle: the directory of a bundle whose devices would pick for themselves.
-        batches: arrays by name, inputs and labels; as many as the method asks for are taken.
-        threads: threads inside an operator; ``None`` leaves it to onnxruntime.
+        bundle: Directory of a bundle whose devices would pick for themselves.
+        batches: Arrays by name, inputs and labels. As many are read as the method needs.
+        threads: Threads inside an operator; ``None`` leaves the choice to onnxruntime.
 
     Returns:
-        ``bundle``, whose adapter is a new one: updates of the old one are stale.
+        ``bundle``, which has a new adapter: updates of the old one are stale.
 
     Raises:
-        BundleError: nothing is to be picked.
-        BatchError, TrainingError: see :meth:`edgepeft_runtime.Trainer.pick`; the bundle is as before.
+        BundleError: The bundle has no elements to pick.
+        BatchError, TrainingError: see :meth:`edgepeft_runtime.Trainer.pick`; the bundle does not change.
     """
     opened = Bundle.open(bundle)
     with Trainer.open(opened, threads=threads) as trainer:
         if not trainer.must_pick:
             raise NothingToPick(
-                f"In {bundle} nothing is to be picked.",
+                f"{bundle} has no elements to pick.",
                 context=f"method: {opened.manifest.provenance.get('method', 'unknown')}",
                 hint="prepare it with the method sift and the mask gradient or accumulated.",
             )
@@ -47,7 +47,7 @@ def pick(bundle: str | Path, batches: Iterable[Batch], *, threads: int | None = 
 
 
 def _replace(bundle: Bundle, parameters: dict[str, Array]) -> None:
-    """Replace the bundle by a copy with the new adapter."""
+    """Replace the bundle by a copy that has the new adapter."""
     kept = [name for name in bundle.manifest.files if name not in (ADAPTER, SELECT)]
     with revised_directory(bundle.path, kept) as folder:
         write_tensors(folder / ADAPTER, parameters)

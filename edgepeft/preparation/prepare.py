@@ -1,4 +1,4 @@
-"""From a model to a bundle: method, forward graph, loss, backward pass, optimizer, files."""
+"""Prepare a bundle from a model: method, forward graph, loss, backward pass, optimizer, files."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ class Prepared:
         bundle: The directory.
         trainable: Number of elements that train.
         unreached: Names of trainable parameters on which the loss does not depend; they stay frozen.
-        quantized: What each quantized tensor stands for, by its name.
-        kept: Reason of each weight that could have been quantized and stayed fp32, by its name.
+        quantized: The source of each quantized tensor, by its name.
+        kept: Why each weight that could have been quantized stayed fp32, by its name.
     """
 
     bundle: Path
@@ -64,8 +64,8 @@ class Diagnosis:
     """The result of :func:`doctor`.
 
     Attributes:
-        trainable: shape by name of what would train.
-        missing_rules: operators on the way to it that have no gradient rule; empty where the model can be prepared.
+        trainable: Shapes of the parameters that would train, by name.
+        missing_rules: Operators before the loss without a gradient rule; empty if the model can be prepared.
     """
 
     trainable: Mapping[str, tuple[int, ...]]
@@ -94,34 +94,33 @@ def prepare(
     """Prepare a model for fine-tuning on a device.
 
     Args:
-        model: a torch module, a ``peft.PeftModel``, a Hugging Face model directory, an ``.onnx`` file, or a
+        model: A torch module, a ``peft.PeftModel``, a Hugging Face model directory, an ``.onnx`` file, or a
             :class:`Source`.
-        example_inputs: arguments of ``forward``; needed for a torch module. Of an ``.onnx`` file, inputs by name that
-            it is compared on, where invented ones do not fit.
-        out: the bundle's directory.
-        method: what trains (``lora``, ``bitfit``, ``head``, ``freeze``, ``full``, or a method with settings). ``None``
-            uses the ``requires_grad`` flags as they are. ``lora``, ``rslora``, ``ffa`` and ``sift`` also accept an
-            ``.onnx`` file.
-        loss: a name, a loss with settings, a torch function ``(outputs and labels by name) -> mean loss``, or the path
-            of an ONNX model with the same meaning. Default: the one that goes with the source, ``cross_entropy`` for a
-            module.
-        optimizer: ``adamw``, ``sgd``, or one with settings.
+        example_inputs: Arguments of ``forward``; needed for a torch module. For an ``.onnx`` file, inputs by name on
+            which it is compared, where generated ones do not fit.
+        out: The bundle's directory.
+        method: Which parameters train: ``lora``, ``bitfit``, ``head``, ``freeze``, ``full``, or a method with settings.
+            ``None`` uses the ``requires_grad`` flags as they are. ``lora``, ``rslora``, ``ffa`` and ``sift`` also
+            accept an ``.onnx`` file.
+        loss: A name, a loss with settings, a torch function ``(outputs and labels by name) -> mean loss``, or the path
+            of an ONNX model with the same meaning. By default the loss of the source; ``cross_entropy`` for a module.
+        optimizer: ``adamw``, ``sgd``, or an optimizer with settings.
         compute: ``fp32``, ``int8``, ``int4``, or a :class:`Quantization` with settings: how the frozen weights are
             quantized.
-        trainable: for an ``.onnx`` file, names or patterns of the initializers that train.
-        classes: names of the classes, by label.
-        compression: pruning, calibration data, and how memory is saved.
-        preprocessing: how raw data becomes inputs on the device.
-        interface: sizes that may change, outputs, and labels of a torch function as loss.
-        generation: whether the bundle of a causal language model gets a graph that generates with a cache; ``None``:
-            where its inputs are text.
+        trainable: For an ``.onnx`` file, names or patterns of the initializers that train.
+        classes: Names of the classes, by label.
+        compression: Pruning, calibration data, and how memory is saved.
+        preprocessing: How raw data becomes inputs on the device.
+        interface: Sizes that may change, outputs, and labels of a torch function as loss.
+        generation: Whether the bundle of a causal language model contains a graph that generates with a cache. By
+            default only if its inputs are text.
         engine: ``ort-training``, or :class:`OrtTraining` with settings, adds the artifacts that ONNX Runtime Training
-            reads; the bundle's own graphs are there in any case.
-        overwrite: replace a bundle that is there.
+            reads. The bundle's own graphs are always written.
+        overwrite: Replace an existing bundle.
         on_progress: Called with a message before each slow stage.
 
     Raises:
-        EdgepeftError: whatever does not fit, with what to do about it; nothing is left at ``out`` then.
+        EdgepeftError: A part does not fit; the error says what to do about it. ``out`` is not written then.
     """
     check_target(Path(out), overwrite)
     log = on_progress or _no_log
@@ -188,12 +187,12 @@ def _planned(
 
 @dataclass(frozen=True)
 class _Exported:
-    """A forward graph that was compared with its source, and the loss of its outputs.
+    """A forward graph that was compared with its source, and the loss on its outputs.
 
     Attributes:
         forward: The graph, in fp32.
-        provenance: What the bundle says of how it was made.
-        module: What it was exported from; ``None`` for an ``.onnx`` file.
+        provenance: How the graph was made, for the manifest.
+        module: The exported module; ``None`` for an ``.onnx`` file.
         loss: The loss.
         function: The torch function that the loss was exported from, where there is one.
         example_labels: Labels for that function.
@@ -207,7 +206,7 @@ class _Exported:
     example_labels: Mapping[str, Tensor]
 
     def trial(self, rounds: bool, log: Callable[[str], None]) -> Trial:
-        """Return what the loss of a bundle is compared with."""
+        """Return the trial that compares the loss of a bundle."""
         return Trial(self.forward, self.loss, self.function, self.example_labels, rounds, log)
 
 
@@ -218,7 +217,7 @@ def _export(
     example_labels: Mapping[str, Tensor],
     log: Callable[[str], None],
 ) -> _Exported:
-    """Export the forward graph and the loss, and compare them; what the user should know of them is a notice."""
+    """Export the forward graph and the loss, and compare them. Facts that concern the user become notices."""
     log("exporting the forward graph, and comparing it with the model")
     attached = attach_source(source, attachment)
     loss = source.loss if loss is None else loss
@@ -237,15 +236,15 @@ def _export(
 
 def _reading_scores(exported: _Exported) -> _Exported:
     """Make the scores before a file's last Softmax or Sigmoid the first output, where the loss reads scores."""
-    given = exported.forward.outputs
+    outputs = exported.forward.outputs
     forward = with_scores(exported.forward, exported.loss.name)
-    if forward.outputs == given:
+    if forward.outputs == outputs:
         return exported
-    return replace(exported, forward=forward, provenance={**exported.provenance, "outputs": list(given)})
+    return replace(exported, forward=forward, provenance={**exported.provenance, "outputs": list(outputs)})
 
 
 def _completed(trial: Trial, artifacts: Callable[[Path], object] | None) -> Callable[[Path], None]:
-    """Return what is done to the folder of a new bundle before it is published."""
+    """Return the function that tries the folder of a new bundle, and completes it, before it is published."""
 
     def complete(folder: Path) -> None:
         trial(folder)
@@ -256,7 +255,7 @@ def _completed(trial: Trial, artifacts: Callable[[Path], object] | None) -> Call
 
 
 def _artifacts(engine: str | OrtTraining) -> Callable[[Path], object] | None:
-    """What adds the official artifacts to a bundle, where they are asked for."""
+    """Return the function that adds the artifacts of ONNX Runtime Training, if the engine needs them."""
     if isinstance(engine, OrtTraining):
         return partial(export_ort_training, settings=engine)
     check_engine(engine)
@@ -276,13 +275,13 @@ def doctor(
     trainable: Sequence[str] = (),
     interface: Interface | None = None,
 ) -> Diagnosis:
-    """Report what would train and which operators no gradient can cross.
+    """Report which parameters would train and which operators have no gradient rule.
 
-    Where every operator has a rule, a bundle is made, tried and deleted, so whatever :func:`prepare` would refuse is
-    refused here. The arguments are those of :func:`prepare`.
+    If every operator has a rule, a bundle is made, tried and deleted, so this raises every error that :func:`prepare`
+    would. The arguments are those of :func:`prepare`.
 
     Raises:
-        EdgepeftError: Anything but a missing gradient rule keeps the model from being prepared.
+        EdgepeftError: The model cannot be prepared for a reason other than a missing gradient rule.
     """
     source = _source(model, example_inputs)
     attachment = _attachment(method, trainable, interface, Compression())
@@ -296,8 +295,8 @@ def doctor(
             out, trial = Path(folder) / "bundle", exported.trial(False, _no_log)
             write_bundle(compiled, exported.loss, optimizer, out, extras, complete=trial)
     forward = exported.forward
-    fixed = forward.adapter.non_trainable
-    trained = {name: array.shape for name, array in forward.parameters.items() if name not in fixed}
+    non_trainable = forward.adapter.non_trainable
+    trained = {name: array.shape for name, array in forward.parameters.items() if name not in non_trainable}
     return Diagnosis(trained, tuple(missing))
 
 
@@ -311,15 +310,15 @@ def _source(model: Model, example_inputs: ExampleInputs | None) -> Source:
         raise BadExampleInputs(
             "A torch module cannot be prepared without example inputs.",
             context=None,
-            hint="give a dict {argument of forward: tensor}; sizes may differ on the device.",
+            hint="pass a dict {argument of forward: tensor}; sizes may differ on the device.",
         )
     return Source(model, example_inputs)
 
 
 def _dimension_max(source: Source, forward: Forward) -> Mapping[str, int]:
-    """Return the largest sizes of dimensions; a prompt uses learned positions of the input."""
-    used = forward.adapter.prompt_tokens
-    return {name: size - used if name == "sequence" else size for name, size in source.dimension_max.items()}
+    """Return the largest sizes of dimensions. The tokens of a prompt occupy positions of the input."""
+    prompt = forward.adapter.prompt_tokens
+    return {name: size - prompt if name == "sequence" else size for name, size in source.dimension_max.items()}
 
 
 def _loss(loss: LossLike, forward: Forward, example_labels: Mapping[str, Tensor]) -> losses.Loss:
@@ -340,7 +339,7 @@ def _classes(names: Sequence[str] | None, forward: Forward) -> tuple[str, ...] |
     size = first.shape[-1] if first.shape is not None and len(first.shape) else None
     if isinstance(size, int) and size != len(names):
         raise WrongClassNames(
-            f"{len(names)} class names for a model that gives {size} scores.",
+            f"{len(names)} class names for a model with {size} scores.",
             context=f"names: {', '.join(names)}",
             hint="give one name per score, in the order of the labels.",
         )

@@ -1,4 +1,4 @@
-"""What a compiled loss is compared with: torch's function of that name, else the loss's own nodes, run alone."""
+"""Compute a reference for a compiled loss: by torch's function of that name, else by the loss's own nodes alone."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ TORCH_LOSSES: Mapping[str, Callable[[Tensor, Tensor, Json], Tensor]] = {
 
 
 def loss_alone(loss: Loss, outputs: Mapping[str, Array], labels: Mapping[str, Array]) -> float:
-    """Run the nodes that a loss emits on a model's outputs, which torch has confirmed, and on labels."""
+    """Run the nodes that a loss emits on labels and on a model's outputs, which were compared with torch."""
     values = {name: _input(name, array) for name, array in {**outputs, **labels}.items()}
     graph = ir.Graph(list(values.values()), [], nodes=[], opset_imports={"": OPSET}, name="loss")
     terms = loss.emit(Emitter(graph), *({name: values[name] for name in part} for part in (outputs, labels)))

@@ -1,4 +1,4 @@
-"""Tries which methods fit a model, each on a copy of it."""
+"""Try which methods fit a model, each on a copy of it."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from edgepeft_runtime.errors import EdgepeftError
 
 @dataclass(frozen=True)
 class MethodFit:
-    """Whether a method, with its own choice of settings, fits a model.
+    """Whether a method, with its default settings, fits a model.
 
     Attributes:
-        method: its name.
-        trainable: number of elements that would train; for SIFT, before it picks. ``None`` if the method does not fit.
-        reason: why it does not fit, and which would.
+        method: Name of the method.
+        trainable: Number of elements that would train; for SIFT, before it picks. ``None`` if the method does not fit.
+        reason: Why the method does not fit, and which one would.
     """
 
     method: str
@@ -29,7 +29,7 @@ class MethodFit:
 
 
 def survey(model: nn.Module) -> Iterator[MethodFit]:
-    """Yield one result per method, in the registry's order; the model stays as it is."""
+    """Yield one result per method, in the registry's order. The model does not change."""
     for name, cls in METHODS.items():
         try:
             attached = attach(cls(), working_copy(model))

@@ -1,4 +1,4 @@
-"""Runs the step of a new bundle on the model's example, before the bundle is published."""
+"""Run the step of a new bundle on the model's example, before the bundle is published."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from edgepeft_runtime.files.tensorfile import Array
 
 @dataclass(frozen=True)
 class Trial:
-    """What the loss of a new bundle is compared with.
+    """Compares the loss of a new bundle with the model's own.
 
     Attributes:
-        forward: the fp32 graph, with the examples that it was compared on.
-        loss: as it was compiled.
-        function: the torch function that it was exported from, if it was.
-        example_labels: of that function.
-        rounds: whether weights were quantized: the difference is reported then, and allowed.
-        log: called with the report.
+        forward: The fp32 graph, with the examples on which it was compared.
+        loss: The loss that was compiled.
+        function: The torch function from which the loss was exported.
+        example_labels: Labels for that function.
+        rounds: Whether weights were quantized. The difference is reported then, and accepted.
+        log: Called with the report.
     """
 
     forward: Forward
@@ -45,9 +45,9 @@ class Trial:
         """Open the bundle in ``folder`` and take a step with a learning rate of 0 on each example.
 
         Raises:
-            BundleError: the bundle does not open.
-            VerificationError: its loss is not that of the model.
-            TrainingError: onnxruntime does not run the step.
+            BundleError: The bundle cannot be opened.
+            VerificationError: Its loss differs from the model's.
+            TrainingError: onnxruntime cannot run the step.
         """
         with Trainer.open(folder) as trainer:
             for example in self.forward.verified.examples:
@@ -61,11 +61,11 @@ class Trial:
         try:
             loss = trainer.step({**example.inputs, **labels}, lr=0.0)
         except (BatchError, NotFinite):
-            return  # sizes that the model accepts and the device may not feed, or infinite inputs
+            return  # a device must not feed these sizes, although the model accepts them, or an input is infinite
         except TrainingError as error:
             if isinstance(error, OnnxruntimeFailed) or not np.isfinite(expected):
                 raise
-            return  # the gradient is infinite at this very point, as it may be in torch
+            return  # the gradient is infinite at this point, as it may be in torch
         off = abs(loss - expected) / max(abs(expected), 1e-3)
         if self.rounds:
             self.log(f"the loss on the example is {loss:.5g}, in fp32 {expected:.5g}")
@@ -73,7 +73,7 @@ class Trial:
             raise _differs(loss, expected, example)
 
     def _labels(self, manifest: Manifest, example: Example) -> dict[str, Array] | None:
-        """Labels of the example's sizes: the user's, repeated, or invented ones."""
+        """Return labels of the example's sizes: the user's, repeated, or generated ones."""
         sizes = _sizes(manifest, example)
         draw = np.random.default_rng(0)
         labels = {}
@@ -81,9 +81,9 @@ class Trial:
             shape = _shape(spec, manifest, sizes, example)
             if shape is None:
                 return None
-            given = self.example_labels.get(spec.name)
-            made = _invented(spec, shape, draw) if given is None else _repeated(given, shape)
-            labels[spec.name] = _without_padding(made, spec, example)
+            example_labels = self.example_labels.get(spec.name)
+            array = _generated(spec, shape, draw) if example_labels is None else _repeated(example_labels, shape)
+            labels[spec.name] = _without_padding(array, spec, example)
         return labels
 
     def _expected(self, manifest: Manifest, example: Example, labels: Mapping[str, Array]) -> float:
@@ -91,19 +91,19 @@ class Trial:
             return loss_alone(self.loss, example.outputs, labels)
         tensors = {name: torch.from_numpy(np.array(array)) for name, array in {**example.outputs, **labels}.items()}
         if self.function is None:
-            first, wanted = tensors[manifest.outputs[0].name], tensors["labels"]
-            if manifest.loss.kind == "causal_lm" and FIRST_LOGITS in tensors:  # of a prompt: the first token counts
+            first, targets = tensors[manifest.outputs[0].name], tensors["labels"]
+            if manifest.loss.kind == "causal_lm" and FIRST_LOGITS in tensors:  # with a prompt, the first token counts
                 first = torch.cat([tensors[FIRST_LOGITS][:, None], first], 1)
-                wanted = torch.nn.functional.pad(wanted, (1, 0))
+                targets = torch.nn.functional.pad(targets, (1, 0))
             with torch.no_grad():
-                return float(TORCH_LOSSES[manifest.loss.kind](first.float(), wanted, manifest.loss.settings))
+                return float(TORCH_LOSSES[manifest.loss.kind](first.float(), targets, manifest.loss.settings))
         names = {value.name for value in self.loss.model.graph.inputs} if isinstance(self.loss, OnnxLoss) else set()
         with torch.no_grad():
             return float(self.function(**{name: tensor for name, tensor in tensors.items() if name in names}))
 
 
 def _sizes(manifest: Manifest, example: Example) -> dict[str, int]:
-    """The size of each named dimension."""
+    """Return the size of each named dimension."""
     arrays: dict[str, Array] = {**example.outputs, **example.inputs}
     return {
         dim: size
@@ -115,16 +115,16 @@ def _sizes(manifest: Manifest, example: Example) -> dict[str, int]:
 
 def _shape(spec: LabelSpec, manifest: Manifest, sizes: Mapping[str, int], example: Example) -> tuple[int, ...] | None:
     first = example.outputs[manifest.outputs[0].name].shape
-    found = []
+    shape = []
     for axis, dim in enumerate(spec.shape):
         size = sizes.get(dim, first[axis] if axis < len(first) else None) if isinstance(dim, str) else dim
         if size is None:
             return None
-        found.append(size)
-    return tuple(found)
+        shape.append(size)
+    return tuple(shape)
 
 
-def _invented(spec: LabelSpec, shape: tuple[int, ...], draw: np.random.Generator) -> Array:
+def _generated(spec: LabelSpec, shape: tuple[int, ...], draw: np.random.Generator) -> Array:
     dtype = np.dtype(spec.dtype)
     if np.issubdtype(dtype, np.floating):
         return np.asarray(draw.random(shape)).astype(dtype)
@@ -154,5 +154,5 @@ def _differs(loss: float, expected: float, example: Example) -> VerificationErro
     return StepDiffers(
         f"The loss of the compiled step is {loss:.6g} on the example; the model's own is {expected:.6g}.",
         context=f"sizes: {shapes}",
-        hint="the outputs agree, so the loss or an edit of the graph is at fault: please report the model's operators.",
+        hint="the outputs agree, so the loss or a graph pass is wrong: please report the model's operators.",
     )

@@ -48,12 +48,12 @@ def test_two_rounds(edgepeft: Command, text: Trained, updates: Path, reviews: Pa
     assert "4 LoRA pairs folded" in found.out
 
 
-def test_the_gate_writes_a_report_and_no_adapter(
+def test_a_failed_acceptance_check_writes_a_report_and_no_adapter(
     edgepeft: Command, text: Trained, updates: Path, reviews: Path, tmp_path: Path
 ) -> None:
-    """A round that raises held-out loss leaves with 1; without --gate it is written, and the loss is shown."""
+    """A round that raises held-out loss exits with 1; without --acceptance-check it is written."""
     with_data = ["aggregate", updates, "--bundle", text.bundle, "--data", reviews, "--out"]
-    refused = edgepeft(*with_data, tmp_path / "a.safetensors", "--gate")
+    refused = edgepeft(*with_data, tmp_path / "a.safetensors", "--acceptance-check")
     assert (refused.code, "worse-than-before" in refused.err) == (1, True)
     assert not (tmp_path / "a.safetensors").exists()
     report = json.loads((tmp_path / "a.json").read_text("utf-8"))

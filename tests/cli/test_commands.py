@@ -216,7 +216,10 @@ def write_onnx(path: Path, op: str, shape: list[int]) -> Path:
         (["predict", "b", "--data", "d", "--out", "answers.txt"], "must end in .jsonl or .npz"),
         (["merge", "b", "u", "--to", "gguf", "--out", "o"], "gguf"),
         (["merge", "b", "u", "--to", "torch", "--out", "o.pt", "--base", "b"], "a format that has it: onnx-adapter"),
-        (["aggregate", "d", "--bundle", "b", "--out", "o.safetensors", "--gate"], "--gate needs --data"),
+        (
+            ["aggregate", "d", "--bundle", "b", "--out", "o.safetensors", "--acceptance-check"],
+            "--acceptance-check needs --data",
+        ),
         (["pull", "--into", "d"], "REMOTE"),
         (["fly"], "No such command 'fly'"),
     ],

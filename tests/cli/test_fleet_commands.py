@@ -89,7 +89,18 @@ def test_a_round_is_closed_and_the_next_one_begins_from_it(
     remote, mean = tmp_path / "remote", tmp_path / "mean.safetensors"
     edgepeft("keys", "add", "pi-2", "--workspace", host, "--out", tmp_path / "pi-2.json")
     edgepeft("publish", bundle, remote, "--workspace", host, "--min-devices", 2, "--max-norm", 100)
-    aggregate = ["aggregate", "--workspace", host, "--bundle", bundle, "--out", mean, "--data", data, "--gate"]
+    aggregate = [
+        "aggregate",
+        "--workspace",
+        host,
+        "--bundle",
+        bundle,
+        "--out",
+        mean,
+        "--data",
+        data,
+        "--acceptance-check",
+    ]
     for name in ("pi-1", "pi-2"):
         early = edgepeft(*aggregate)
         assert (early.code, "too-few-devices" in early.err) == (1, True)

@@ -96,7 +96,7 @@ def test_elements_are_picked_on_the_workstation(edgepeft: Command, network: str,
     assert edgepeft("pick", bundle, "--data", data).code == 0
     assert Bundle.open(bundle).manifest.sparse[0].gradient is None
     again = edgepeft("pick", bundle, "--data", data)
-    assert (again.code, "nothing is to be picked" in again.err) == (1, True)
+    assert (again.code, "has no elements to pick" in again.err) == (1, True)
     update = tmp_path / "u.safetensors"
     train = ["train", bundle, "--data", data, "--state", tmp_path / "state", "--epochs", 3, "--update", update]
     assert edgepeft(*train, "--lr", 0.05).code == 0

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 import edgepeft
-from edgepeft.compress import Pruning, fix_masks, hold_masks, prune
+from edgepeft.compress import Pruning, fix_masks, keep_masks, prune
 from edgepeft.methods import Freeze, Full, Lora, attach
 from edgepeft_export.optimizers import SGD, AdamW
 from edgepeft_export.quantize import Quantization
@@ -62,7 +62,7 @@ def test_masks_hold_where_the_weights_train(tmp_path: Path) -> None:
     weights = [model.get_parameter(name) for name in report.masked]
     zeros = {name: model.get_parameter(name).detach() == 0 for name in report.masked}
     model = attach(Full(), model)
-    masks = hold_masks(model, weights)
+    masks = keep_masks(model, weights)
     assert [f"{name}.weight" for name in masks] == list(report.masked)
     edgepeft.prepare(
         model, BERT.example(), loss="cross_entropy", optimizer=AdamW(lr=1e-2, weight_decay=0.1), out=tmp_path / "b"

@@ -153,7 +153,7 @@ def test_methods_forget_what_was_marked_before(method: Method) -> None:
     [
         (Freeze(train=("encoder.layer.7",)), "bert.encoder.layer.1"),
         (Freeze(train=("classifier",), freeze=("bert.pooler.wieght",)), "bert.pooler"),
-        (Head(modules=("score",)), "There are: bert"),
+        (Head(modules=("score",)), "Known names: bert"),
         (BitFit(head=("clasifier",)), "'classifier'"),
         (Lora(target_modules=("query", "vlaue")), "'value'"),
         (Lora(target_modules=("query",), modules_to_save=("Classifier",)), "'classifier'"),

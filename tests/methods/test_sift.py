@@ -227,7 +227,7 @@ def test_the_workstation_can_pick_for_all_devices(tmp_path: Path) -> None:
     assert _trained(bundle, BERT, tmp_path / "..", steps=1)[1][0] == pytest.approx(1.597, abs=0.01)
     with pytest.raises(UpdateError, match="another adapter"):
         edgepeft.merge(bundle, old, to="torch", out=tmp_path / "state.pt")
-    with pytest.raises(BundleError, match="nothing is to be picked"):
+    with pytest.raises(BundleError, match="has no elements to pick"):
         edgepeft.pick(bundle, [])
 
 

@@ -95,7 +95,7 @@ def _others(
 )
 @click.option("--data", type=PATH, help="Held-out data to evaluate the round on, before and after.")
 @column_options
-@click.option("--gate", "gated", is_flag=True, help="Write nothing but the report if --data's loss has grown.")
+@click.option("--acceptance-check", is_flag=True, help="Write only the report if the loss on --data has grown.")
 def command(
     directory: Path | None,
     workspace: Path | None,
@@ -106,7 +106,7 @@ def command(
     data: Path | None,
     text_column: str,
     label_column: str,
-    gated: bool,
+    acceptance_check: bool,
     dp_noise: float | None,
     **settings: Any,
 ) -> None:
@@ -118,8 +118,8 @@ def command(
     from edgepeft.aggregation import aggregate
     from edgepeft_runtime.bundle.bundle import Bundle
 
-    if gated and data is None:
-        raise click.UsageError("--gate needs --data.")
+    if acceptance_check and data is None:
+        raise click.UsageError("--acceptance-check needs --data.")
     if (directory is None) == (workspace is None) or (workspace is not None and adapter is not None):
         raise click.UsageError(
             "Give either DIR, perhaps with --adapter, or --workspace, which knows the round's adapter."
@@ -135,7 +135,7 @@ def command(
     found = aggregate(opened, updates, adapter=adapter, robust=robust, privacy=privacy, **settings)
     _print(found.report)
     verdict = None if data is None else _verdict(opened, found, adapter, data, (text_column, label_column))
-    _save(found, out, verdict, gated)
+    _save(found, out, verdict, acceptance_check)
 
 
 def _round(workspace: Path, *, alike: bool) -> tuple[Mapping[Path, float], Path, dict[str, Any]]:
@@ -186,7 +186,7 @@ def _verdict(bundle: Bundle, found: Aggregate, adapter: Path | None, data: Path,
     return check_acceptance(bundle, found.parameters, held_out, adapter)
 
 
-def _save(found: Aggregate, out: Path, verdict: Verdict | None, gated: bool) -> None:
+def _save(found: Aggregate, out: Path, verdict: Verdict | None, acceptance_check: bool) -> None:
     from edgepeft.aggregation.report import write_report
 
     more = {} if verdict is None else {"held_out": asdict(verdict)}
@@ -195,7 +195,7 @@ def _save(found: Aggregate, out: Path, verdict: Verdict | None, gated: bool) -> 
             f"held out: loss {number(verdict.before.loss)} -> {number(verdict.after.loss)}, accuracy "
             f"{percent(verdict.before.accuracy)} -> {percent(verdict.after.accuracy)}"
         )
-    if verdict is not None and gated and not verdict.accepted:
+    if verdict is not None and acceptance_check and not verdict.accepted:
         write_report(out.with_suffix(".json"), found.report.to_json(more))
         raise WorseThanBefore(
             "The round makes held-out data worse, so it was not written.",

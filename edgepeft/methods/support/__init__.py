@@ -1,1 +1,1 @@
-"""What methods are made of: layers, and what is asked of a model. Unlike the methods themselves, it imports torch."""
+"""Layers and queries on models that methods use. Unlike the methods themselves, these modules import torch."""

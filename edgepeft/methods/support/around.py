@@ -1,4 +1,4 @@
-"""Wrappers around a layer that answer as the layer does: models ask their layers for sizes, strides and weights."""
+"""Wrappers around a layer that have the layer's attributes, because models read its sizes, strides and weights."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from edgepeft.methods.support.attached_pair import AttachedPair
 
 
 class Around(nn.Module):  # type: ignore[misc]  # torch is not type-checked here
-    """A layer with something added; what the wrapper does not have, it asks the layer for."""
+    """A layer with something added. Missing attributes are those of the layer."""
 
     def __init__(self, base: nn.Module) -> None:
         super().__init__()
@@ -28,9 +28,9 @@ class Around(nn.Module):  # type: ignore[misc]  # torch is not type-checked here
 
 
 def answer_as_base(model: nn.Module) -> nn.Module:
-    """Let the layers that peft has wrapped answer for the layers inside them, in place.
+    """Give peft's wrappers the attributes of the layers inside them, in place.
 
-    peft's wrappers have ``weight`` and ``bias``, and neither ``stride`` nor what else the model's code may read.
+    They have ``weight`` and ``bias``, but not ``stride`` or other attributes that the model's code may read.
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -41,7 +41,7 @@ def answer_as_base(model: nn.Module) -> nn.Module:
 
 
 def _answering(kind: type[nn.Module]) -> type[nn.Module]:
-    """A subclass of the same name with :func:`_of_base`; itself where it is one."""
+    """Return a subclass of the same name with :func:`_of_base`, or the class itself if it is one already."""
     if kind.__getattr__ is not nn.Module.__getattr__:
         return kind
     return type(kind.__name__, (kind,), {"__getattr__": _of_base, "__module__": kind.__module__})

@@ -1,4 +1,4 @@
-"""A low-rank pair as its layer describes it; the names come from the model around it."""
+"""A low-rank pair of a layer. The model around it determines the names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The small networks of bottleneck adapters, and the wrappers that put them after a layer or beside some."""
+"""The small networks of bottleneck adapters, and the wrappers that put them after a layer or parallel to several."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _PARALLEL_SCALE = 4.0
 
 @dataclass(frozen=True)
 class Shape:
-    """How wide a bottleneck is, and the name of its activation."""
+    """The reduction of a bottleneck's width, and the name of its activation."""
 
     reduction: float
     activation: str
 
     def made(self, inputs: int, outputs: int, kernel: int = 0) -> Bottleneck:
-        """A bottleneck; ``kernel`` is the number of dimensions of a convolution's kernel."""
+        """Return a bottleneck; ``kernel`` is the number of dimensions of a convolution's kernel."""
         hidden = max(1, round(inputs / self.reduction))
         return Bottleneck(inputs, hidden, outputs, _ACTIVATIONS[self.activation], kernel)
 
@@ -31,19 +31,19 @@ def put_after(model: nn.Module, name: str, shape: Shape) -> None:
     """Put a bottleneck after the layer of that name, in place."""
     layer = model.get_submodule(name)
     width = _width(layer)
-    model.set_submodule(name, Behind(layer, shape.made(width, width, _rank(layer))))
+    model.set_submodule(name, After(layer, shape.made(width, width, _rank(layer))))
 
 
-def put_beside(model: nn.Module, first: str, last: str, shape: Shape) -> None:
-    """Put a bottleneck beside a part of a block, from the input of its first layer to the output of its last."""
+def put_parallel(model: nn.Module, first: str, last: str, shape: Shape) -> None:
+    """Put a bottleneck parallel to a part of a block, from the input of its first layer to the output of its last."""
     reader = Reader(model.get_submodule(first))
     model.set_submodule(first, reader)
     layer = model.get_submodule(last)
-    model.set_submodule(last, Beside(layer, shape.made(_input_width(reader.base), _width(layer)), reader))
+    model.set_submodule(last, Parallel(layer, shape.made(_input_width(reader.base), _width(layer)), reader))
 
 
 def added_to(model: nn.Module) -> list[str]:
-    """Names of the bottlenecks in a model."""
+    """Return the names of the bottlenecks in a model."""
     return [name for name, module in model.named_modules() if isinstance(module, Bottleneck)]
 
 
@@ -72,8 +72,8 @@ class Bottleneck(nn.Module):  # type: ignore[misc]  # torch is not type-checked 
         return self.up(self.activation(self.down(x)))
 
 
-class Behind(Around):
-    """A layer and an adapter after it; of a recurrent layer, after its sequence of states."""
+class After(Around):
+    """A layer and an adapter after it; for a recurrent layer, after its sequence of states."""
 
     def __init__(self, base: nn.Module, adapter: Bottleneck) -> None:
         super().__init__(base)
@@ -90,7 +90,7 @@ class Behind(Around):
 
 
 class Reader(Around):
-    """A layer whose last input can be read."""
+    """A layer that stores its last input."""
 
     def __init__(self, base: nn.Module) -> None:
         super().__init__(base)
@@ -101,13 +101,13 @@ class Reader(Around):
         return self.base(x)
 
 
-class Beside(Around):
-    """The last layer of a part, and an adapter of what the part's first layer read."""
+class Parallel(Around):
+    """The last layer of a part, and an adapter that reads the input of the part's first layer."""
 
     def __init__(self, base: nn.Module, adapter: Bottleneck, reader: Reader) -> None:
         super().__init__(base)
         self.adapter = adapter
-        self._reader = (reader,)  # in a tuple: it is a module of the model under its own name
+        self._reader = (reader,)  # in a tuple, because it is a module of the model under its own name
 
     def forward(self, x: Tensor) -> Tensor:
         read, self._reader[0].input = self._reader[0].input, None
@@ -115,7 +115,7 @@ class Beside(Around):
 
 
 def _rank(layer: nn.Module) -> int:
-    """Dimensions of the kernel; 0 of a layer over the last axis."""
+    """Return the number of the kernel's dimensions; 0 for a layer over the last axis."""
     return len(layer.kernel_size) if hasattr(layer, "kernel_size") else 0
 
 

@@ -1,8 +1,8 @@
 """The benefit and the cost of training each parameter: sparse update schemes (Lin et al., NeurIPS 2022).
 
-A step of size s along the gradient g of a tensor lowers the loss by about s · ‖g‖²: that is measured on proxy data. It
-costs four values per element (the copy that trains, its gradient, two moments), and everything computed from there to
-the loss has to be kept for the backward: the deeper a tensor lies, the more.
+A step of size s along the gradient g of a tensor lowers the loss by about s · ‖g‖², which is measured on proxy data. It
+costs four values per element: the trained copy, its gradient and two moments. In addition, all activations between the
+tensor and the loss are stored for the backward pass, so deeper tensors cost more.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ PER_ELEMENT = 16
 
 
 def contributions(model: nn.Module, batches: Iterable[Batch], loss: Loss) -> dict[str, float]:
-    """Mean squared norm of each parameter's gradient; the model stays as it is.
+    """Return the mean squared norm of each parameter's gradient. The model does not change.
 
     Raises:
-        MethodError: there is no batch.
+        MethodError: There is no batch.
     """
     marked = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     training = model.training
@@ -50,59 +50,59 @@ def contributions(model: nn.Module, batches: Iterable[Batch], loss: Loss) -> dic
 
 
 def best_under(model: nn.Module, batches: Sequence[Batch], loss: Loss, budget: int) -> list[str]:
-    """Names of the parameters with the largest gain that fit.
+    """Return the names of the parameters with the largest total gain that fit.
 
-    For each depth at which the backward may end, what lies above is taken by gain per byte until the budget is full;
-    the depth with the largest total is best.
+    For each depth at which the backward pass may end, parameters above it are added by gain per byte until the budget
+    is used up. The depth with the largest total is best.
 
     Raises:
-        MethodError: not even the cheapest parameter fits the budget, or there is no batch.
+        MethodError: Not even the cheapest parameter fits the budget, or there is no batch.
     """
     gains = contributions(model, batches, loss)
-    order, kept = _depths(model, batches[0], loss)
+    order, stored = _depths(model, batches[0], loss)
     sizes = {name: PER_ELEMENT * parameter.numel() for name, parameter in model.named_parameters()}
     best: tuple[float, list[str]] = (0.0, [])
     for first in range(len(order)):
         above = [name for name in order[first:] if gains[name] > 0]
-        best = max(best, _fill(above, gains, sizes, budget - kept[order[first]]), key=lambda scheme: scheme[0])
+        best = max(best, _fill(above, gains, sizes, budget - stored[order[first]]), key=lambda scheme: scheme[0])
     if not best[1]:
-        least = min(kept[name] + sizes[name] for name in order)
+        least = min(stored[name] + sizes[name] for name in order)
         raise MemoryBudgetTooSmall(
             f"No parameter can train within {budget / 1e6:.2f} MB.",
-            context=f"the least that one takes, activations included: {least / 1e6:.2f} MB",
+            context=f"smallest need of a parameter, with activations: {least / 1e6:.2f} MB",
             hint="allow more, or measure with smaller batches.",
         )
     return best[1]
 
 
 def _fill(
-    names: Sequence[str], gains: Mapping[str, float], sizes: Mapping[str, int], room: int
+    names: Sequence[str], gains: Mapping[str, float], sizes: Mapping[str, int], budget: int
 ) -> tuple[float, list[str]]:
-    """The names that fit, by gain per byte, and their total gain."""
+    """Return the names that fit, by gain per byte, and their total gain."""
     chosen, total = [], 0.0
     for name in sorted(names, key=lambda name: -gains[name] / sizes[name]):
-        if sizes[name] <= room:
-            room -= sizes[name]
+        if sizes[name] <= budget:
+            budget -= sizes[name]
             total += gains[name]
             chosen.append(name)
     return total, [name for name in names if name in chosen]
 
 
 def _depths(model: nn.Module, batch: Batch, loss: Loss) -> tuple[list[str], dict[str, int]]:
-    """Parameters in the order their modules run, and the bytes that modules give from there to the loss."""
+    """Return the parameters in the order in which their modules run, and the output bytes from there to the loss."""
     owners = {id(p): name for name, p in model.named_parameters()}
     order: list[str] = []
-    given: dict[str, int] = {}
+    stored: dict[str, int] = {}
 
     def note(module: nn.Module, _inputs: object, output: object) -> None:
         size = output.nbytes if isinstance(output, Tensor) else 0
-        for name in given:
-            given[name] += size
+        for name in stored:
+            stored[name] += size
         for parameter in module.parameters(recurse=False):
             owner = owners.get(id(parameter))
-            if owner is not None and owner not in given:
+            if owner is not None and owner not in stored:
                 order.append(owner)
-                given[owner] = size
+                stored[owner] = size
 
     leaves = [module for module in model.modules() if not list(module.children()) or list(module.parameters(False))]
     hooks = [module.register_forward_hook(note) for module in leaves]
@@ -112,4 +112,4 @@ def _depths(model: nn.Module, batch: Batch, loss: Loss) -> tuple[list[str], dict
     finally:
         for hook in hooks:
             hook.remove()
-    return order, given
+    return order, stored

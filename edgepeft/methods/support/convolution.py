@@ -1,4 +1,4 @@
-"""LoRA on convolutions with dilation or groups, where ``peft``'s does not work."""
+"""LoRA on convolutions with dilation or groups, which ``peft`` cannot adapt."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _KINDS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 def own_convolutions(model: nn.Module) -> list[str]:
-    """Names of the convolutions that peft cannot adapt."""
+    """Return the names of the convolutions that peft cannot adapt."""
     return [
         name
         for name, module in model.named_modules()
@@ -23,10 +23,10 @@ def own_convolutions(model: nn.Module) -> list[str]:
 
 
 def attach_convolutions(model: nn.Module, names: Sequence[str], rank: int, alpha: float) -> None:
-    """Put a pair of convolutions beside each of these, in place; nothing else is frozen or marked.
+    """Add a pair of convolutions to each of these, in place. No other parameter is frozen or marked.
 
-    The first of a pair has the window, dilation and groups of the frozen one, the second is 1x1. With groups there is a
-    pair within each group, of the given rank or, where a group is smaller than that, of the group's.
+    The first of a pair has the window, dilation and groups of the frozen one; the second is 1x1. Each group has its own
+    pair, of the given rank or of the group's size if that is smaller.
     """
     for name in names:
         model.set_submodule(name, LoraConvolution(model.get_submodule(name), rank, alpha / rank))

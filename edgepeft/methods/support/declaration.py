@@ -1,4 +1,4 @@
-"""What the layers of a model declare of its adapter: pairs, masks, a prompt, and the role of each parameter."""
+"""Declare a model's adapter: its pairs, masks and prompt, and the role of each parameter."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from edgepeft_runtime.bundle.adapter_layout import AdapterLayout, LowRankPair
 
 
 def declare(forward: Forward, model: nn.Module, masks: Sequence[str] = ()) -> Forward:
-    """Return the graph with the adapter's layout and the parameters' roles, as the layers of its model have them.
+    """Return the graph with the adapter's layout and the parameters' roles, as its model's layers define them.
 
     Args:
-        forward: The graph; its parameters have the names they have in the model.
-        model: The model that it was exported from, with its method attached.
-        masks: Names of further weights whose zeros stay zero, because they do not train.
+        forward: The graph, with the model's names of parameters.
+        model: The exported model, with its method attached.
+        masks: Names of further pruned weights, which do not train.
     """
     layout = layout_of(model, masks).restricted_to(forward.parameters)
     return replace(forward, adapter=layout, roles=roles_of(model))
 
 
 def layout_of(model: nn.Module, masks: Sequence[str] = ()) -> AdapterLayout:
-    """Return the layout of a model's adapter, with the pairs that do not train among them."""
+    """Return the layout of a model's adapter, including pairs that do not train."""
     masked = dict.fromkeys([*masks, *masked_weights(model)])
     return AdapterLayout(_pairs(model), tuple(masked), _prompt_tokens(model))
 
 
 def _pairs(model: nn.Module) -> tuple[LowRankPair, ...]:
-    """Name the pairs; one that several layers share is named by the first of them."""
+    """Name the pairs. A pair that several layers share has the name of the first one."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     pairs: dict[str, LowRankPair] = {}
     for module_name, module in model.named_modules():
@@ -53,7 +53,7 @@ def _prompt_tokens(model: nn.Module) -> int:
 
 
 def roles_of(model: nn.Module) -> dict[str, str]:
-    """Return the role of each parameter: a half of a pair, else of the head, of a norm, a bias or a weight."""
+    """Return the role of each parameter: half of a pair, head, norm, bias or weight."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     head = {id(module) for name in head_modules(base) for module in base.get_submodule(name).modules()}
     halves: dict[int, str] = {}

@@ -1,4 +1,4 @@
-"""Adapters that a model already has. They are trained further or refused, never replaced."""
+"""Detect adapters that a model already has. They are trained further or refused, never replaced."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ def trains_on(method: Method, model: nn.Module, *, by_name: bool = False) -> boo
     """Whether the model already has the method's own adapter, which is then trained further.
 
     Args:
-        method: settings that are ``None`` fit any adapter.
-        model: stays as it is.
-        by_name: whether the method was chosen by its name alone, so that its other settings fit any adapter too.
+        method: The method. Settings that are ``None`` fit any adapter.
+        model: The model. It does not change.
+        by_name: Whether the method was chosen by its name alone, so that all its settings fit any adapter.
 
     Raises:
-        MethodError: the model has an adapter of another method, or a frozen one.
+        MethodError: The model has an adapter of another method, or a frozen one.
     """
     adapters = adapters_of(model)
-    if not adapters or method.name == "freeze":  # which names what trains, be it an adapter or not
+    if not adapters or method.name == "freeze":  # freeze names the trained parameters, in an adapter or not
         return False
     config = getattr(model, "active_peft_config", None)
     if config is None or not _is_of(method, config, by_name):
@@ -53,24 +53,24 @@ def trains_on(method: Method, model: nn.Module, *, by_name: bool = False) -> boo
 
 
 def check_not_frozen(model: nn.Module) -> None:
-    """Refuse a model whose adapter is frozen, as peft loads it for inference, where nothing else trains."""
+    """Refuse a model without trainable parameters whose adapter is frozen, as peft loads it for inference."""
     adapters = adapters_of(model)
     if adapters and not any(parameter.requires_grad for parameter in model.parameters()):
         raise FrozenAdapter(
-            f"{type(model).__name__} has an adapter already, and it is frozen.",
+            f"The adapter of {type(model).__name__} is frozen.",
             context=f"adapter: {', '.join(adapters)}",
-            hint="load it with PeftModel.from_pretrained(..., is_trainable=True) to train it on, or merge it into the "
-            "model with merge_and_unload() and attach a new one.",
+            hint="load it with PeftModel.from_pretrained(..., is_trainable=True) to train it further, or merge it "
+            "into the model with merge_and_unload() and attach a new one.",
         )
 
 
 def attach(method: Method, model: nn.Module) -> nn.Module:
-    """Apply a method, and check that everything it names exists and that something trains.
+    """Attach a method, and check that everything it names exists and that some parameter trains.
 
-    An adapter of the method that the model already has stays as it is.
+    If the model already has the method's adapter, it is returned unchanged.
 
     Raises:
-        MethodError: the method does not fit, or would be attached beside another adapter.
+        MethodError: The method does not fit, or the model has another adapter.
     """
     if trains_on(method, model):
         return model
@@ -78,7 +78,7 @@ def attach(method: Method, model: nn.Module) -> nn.Module:
     model = method.attach(model)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise NothingTrains(
-            f"Method {method.name!r} finds nothing to train in {type(model).__name__}.",
+            f"Method {method.name!r} trains no parameter of {type(model).__name__}.",
             context=None,
             hint="choose another method, or name parameters with the method 'freeze'.",
         )
@@ -94,7 +94,7 @@ def adapters_of(model: nn.Module) -> list[str]:
 
 
 def _peft_layers(model: nn.Module) -> list[str]:
-    """peft's layers in a model that is no ``PeftModel``, as ``inject_adapter_in_model`` leaves them."""
+    """Return the classes of peft's layers in a model that ``inject_adapter_in_model`` has changed."""
     if "peft" not in sys.modules:
         return []
     from peft.tuners.tuners_utils import BaseTunerLayer
@@ -107,7 +107,7 @@ def _kind(config: PeftConfig) -> str:
 
 
 def _is_of(method: Method, config: PeftConfig, by_name: bool) -> bool:
-    """Whether an adapter of this configuration is what the method would attach."""
+    """Whether the method would attach an adapter of this configuration."""
     if method.name not in _KINDS:
         return False
     kind, other_names, switches = _KINDS[method.name]
@@ -119,16 +119,16 @@ def _is_of(method: Method, config: PeftConfig, by_name: bool) -> bool:
     return all(_same(value, getattr(config, name, None)) for name, value in known.items())
 
 
-def _same(given: object, has: object) -> bool:
-    if isinstance(given, tuple):
-        return (has is None or isinstance(has, (list, set, tuple))) and set(given) == set(has or ())
-    return given == has
+def _same(setting: object, actual: object) -> bool:
+    if isinstance(setting, tuple):
+        return (actual is None or isinstance(actual, (list, set, tuple))) and set(setting) == set(actual or ())
+    return setting == actual
 
 
 def _other_adapter(method: Method, model: nn.Module, adapters: list[str]) -> MethodError:
     return AdapterExists(
-        f"{type(model).__name__} has an adapter already, and the method {method.name!r} would attach another.",
+        f"{type(model).__name__} already has an adapter, and the method {method.name!r} would attach another one.",
         context=f"adapter: {', '.join(adapters)}",
-        hint="leave the method out to train that adapter on, or merge it into the model first (merge_and_unload() of "
-        "peft).",
+        hint="omit the method to train that adapter further, or merge it into the model first (peft's "
+        "merge_and_unload()).",
     )

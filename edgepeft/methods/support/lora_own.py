@@ -1,4 +1,4 @@
-"""LoRA on what ``peft`` cannot adapt: convolutions with groups or dilation, recurrent layers."""
+"""LoRA on layers that ``peft`` cannot adapt: convolutions with groups or dilation, recurrent layers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _KINDS: tuple[tuple[Callable[[nn.Module], list[str]], Callable[[nn.Module, Seque
     (own_convolutions, attach_convolutions),
     (recurrent_modules, attach_recurrent),
 )
-"""For each kind, the function that lists such modules, and the one that puts pairs beside those named, in place."""
+"""For each kind, the function that lists such modules, and the one that adds pairs to named ones, in place."""
 
 
 def own_targets(model: nn.Module, given: Sequence[str] | None, head: Sequence[str]) -> list[str]:
@@ -26,7 +26,7 @@ def own_targets(model: nn.Module, given: Sequence[str] | None, head: Sequence[st
 
 
 def attach_own(model: nn.Module, names: Sequence[str], rank: int, alpha: float) -> list[nn.Parameter]:
-    """Put pairs beside these modules, in place; return the new parameters."""
+    """Add pairs to these modules, in place, and return the new parameters."""
     before = {id(parameter) for parameter in model.parameters()}
     for find, attach in _KINDS:
         chosen = [name for name in find(model) if name in names]

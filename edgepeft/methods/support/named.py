@@ -1,4 +1,4 @@
-"""Names that a method's settings give: each must mean something of the model."""
+"""Check that the names in a method's settings exist in the model."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from edgepeft_runtime.names import meant
 
 
 def check_names(method: Method, model: nn.Module) -> None:
-    """Refuse a setting that names a module or parameter which is not there: a typo would train less than was meant.
+    """Refuse a setting that names no module or parameter, because a typo would train fewer parameters than intended.
 
     Args:
-        method: a dataclass of settings; its tuples of strings are names, endings of names, or patterns.
-        model: what the method is going to be attached to.
+        method: A dataclass of settings; its tuples of strings are names, their last parts, or patterns.
+        model: The model to which the method is going to be attached.
     """
     known = [name for name, _ in model.named_modules() if name] + [name for name, _ in model.named_parameters()]
     for field in fields(method):
         given = getattr(method, field.name)
         for name in given if isinstance(given, tuple) else ():
-            if isinstance(name, str) and not any(_means(name, full) for full in known):
+            if isinstance(name, str) and not any(_matches(name, full) for full in known):
                 raise _unknown(type(method).name, field.name, name, model, known)
 
 
-def _means(given: str, full: str) -> bool:
-    """Whether a name, the end of one or a pattern means this module or parameter."""
-    return full == given or full.endswith(f".{given}") or fnmatchcase(full, given)
+def _matches(name: str, full: str) -> bool:
+    """Whether a name, its last parts or a pattern matches this module or parameter."""
+    return full == name or full.endswith(f".{name}") or fnmatchcase(full, name)
 
 
 def _unknown(method: str, setting: str, name: str, model: nn.Module, known: Sequence[str]) -> MethodError:
     last = list(dict.fromkeys(full.rpartition(".")[2] for full in known if not full.rpartition(".")[2].isdecimal()))
     return NoSuchName(
         f"Nothing in {type(model).__name__} is named {name!r}.",
-        context=f"{method}: {setting} names it. There are: {meant(name, known if '.' in name else last)}",
-        hint="correct the name, or leave it out.",
+        context=f"{method}: {setting} names it. Known names: {meant(name, known if '.' in name else last)}",
+        hint="correct the name, or omit it.",
     )

@@ -1,4 +1,4 @@
-"""The low-rank pairs of a layer, be it of Hugging Face ``peft`` or of our own."""
+"""Yield the low-rank pairs of a layer, either Hugging Face ``peft``'s or our own."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from edgepeft.methods.support.attached_pair import AttachedPair
 
 
 def attached_pairs(module: nn.Module) -> Iterator[AttachedPair]:
-    """Yield the pairs of a layer; of any other module, none."""
+    """Yield the pairs of a layer; none for any other module."""
     if isinstance(module, Around):
         yield from module.pairs()
     elif "peft" in sys.modules:

@@ -1,4 +1,4 @@
-"""What all methods that Hugging Face ``peft`` attaches have in common."""
+"""Attach methods of Hugging Face ``peft``, and choose their targets."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ if TYPE_CHECKING:
     from peft import PeftConfig
     from torch import nn
 
-PRODUCTS = ("Linear", "Conv1D", "Conv1d", "Conv2d", "Conv3d")
+MATMULS = ("Linear", "Conv1D", "Conv1d", "Conv2d", "Conv3d")
 """Names of the classes of modules that multiply by a matrix or a kernel."""
 
 
-def attach_peft(model: nn.Module, config: PeftConfig, what: str, kinds: Sequence[str] = PRODUCTS) -> nn.Module:
-    """``peft.get_peft_model``, whose refusals become errors that list what fits.
+def attach_peft(model: nn.Module, config: PeftConfig, what: str, kinds: Sequence[str] = MATMULS) -> nn.Module:
+    """Call ``peft.get_peft_model``, and turn its exceptions into errors that list the modules that fit.
 
     Args:
-        model: is changed.
-        config: a ``peft.PeftConfig``.
-        what: the method, for the message.
-        kinds: names of the classes of modules it can adapt.
+        model: The model, which changes in place.
+        config: A ``peft.PeftConfig``.
+        what: The method, for the message.
+        kinds: Names of the classes of modules that it can adapt.
     """
     from peft import get_peft_model
 
@@ -32,7 +32,7 @@ def attach_peft(model: nn.Module, config: PeftConfig, what: str, kinds: Sequence
 
     try:
         with warnings.catch_warnings():
-            # of peft about its own use of transformers, and of layouts it sets right
+            # peft warns about its own use of transformers, and about layouts that it corrects
             warnings.simplefilter("ignore")
             attached: nn.Module = get_peft_model(model, config)
     except (ValueError, KeyError, AttributeError, NotImplementedError) as error:
@@ -47,17 +47,19 @@ def attach_peft(model: nn.Module, config: PeftConfig, what: str, kinds: Sequence
 def _hint(model: nn.Module, config: PeftConfig, kinds: Sequence[str]) -> str:
     if not hasattr(config, "target_modules"):  # a prompt or a prefix
         return "choose lora, adapter, bitfit or norm."
-    return f"choose target_modules among: {', '.join(_last_parts(model, kinds)) or 'there is none'}."
+    return f"choose target_modules among: {', '.join(_last_parts(model, kinds)) or 'no module fits'}."
 
 
 def targets(
     model: nn.Module, given: Sequence[str] | None, kinds: Sequence[str], known: Collection[str] = ()
 ) -> list[str] | None:
-    """Target modules for a config: what is given, ``None`` where peft knows the architecture, else all that fit.
+    """Return the target modules: those given, ``None`` if peft knows the architecture, else all that fit.
 
     Args:
-        kinds: names of the classes of modules that the method can adapt.
-        known: architectures for which peft has a choice of its own.
+        model: The model.
+        given: Target modules that the user has named.
+        kinds: Names of the classes of modules that the method can adapt.
+        known: Architectures for which peft has a default.
     """
     if given is not None:
         return list(given)
@@ -67,19 +69,19 @@ def targets(
     if not inner:
         raise MethodDoesNotFit(
             f"{type(model).__name__} has no module that the method adapts.",
-            context=f"looked for {', '.join(kinds)} outside the head",
+            context=f"searched for {', '.join(kinds)} outside the head",
             hint="name target_modules, or choose another method.",
         )
     return inner
 
 
 def fitting(model: nn.Module, kinds: Sequence[str]) -> list[str]:
-    """Names of the modules of these classes, convolutions with groups or dilation left out: peft cannot adapt them."""
+    """Return the modules of these classes that peft can adapt, without convolutions with groups or dilation."""
     return [name for name, module in model.named_modules() if type(module).__name__ in kinds and _is_plain(module)]
 
 
 def is_in(name: str, modules: Sequence[str]) -> bool:
-    """Whether a module is one of these, or lies in one."""
+    """Whether a module is one of these, or inside one of them."""
     return any(f"{name}.".startswith(f"{module}.") for module in modules)
 
 
@@ -88,6 +90,6 @@ def _is_plain(module: nn.Module) -> bool:
 
 
 def _last_parts(model: nn.Module, kinds: Sequence[str], limit: int = 12) -> list[str]:
-    """Last parts of the names of the modules of these classes."""
+    """Return the last parts of the names of the modules of these classes."""
     names = (name.rpartition(".")[2] for name, module in model.named_modules() if type(module).__name__ in kinds)
     return list(dict.fromkeys(names))[:limit]

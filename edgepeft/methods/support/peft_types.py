@@ -1,4 +1,4 @@
-"""Which kinds of adapters of Hugging Face ``peft`` can be trained on a device, and why the others cannot."""
+"""The kinds of ``peft`` adapters that can be trained on a device, and the reasons why others cannot."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ REFUSED = {
     "POLY": "it needs the number of a task with every batch",
     "PSOFT": "it solves linear systems, for which ONNX has no operator",
     "SHADOW": "it adds the loss of a network of its own",
-    "SHIRA": "torch.export does not trace its sparse weights; the method sift trains such",
+    "SHIRA": "torch.export does not trace its sparse weights; use the method sift",
     "XLORA": "it chooses among adapters by hooks, which are no part of a graph",
 }
 """Kinds that would train differently on the device, each with the reason."""
@@ -76,7 +76,7 @@ def check_peft_type(model: nn.Module) -> None:
     """Refuse a ``PeftModel`` whose adapter would not train on a device as it does in torch.
 
     Raises:
-        MethodError: its kind is among :data:`REFUSED`, or unknown, or a part of it cannot be exported.
+        MethodError: Its kind is among :data:`REFUSED`, or unknown, or a part of it cannot be exported.
     """
     for name, config in _active(model):
         kind = str(getattr(config.peft_type, "value", config.peft_type))
@@ -94,7 +94,7 @@ def check_peft_type(model: nn.Module) -> None:
 def _active(model: nn.Module) -> Iterator[tuple[str, PeftConfig]]:
     configs: dict[str, PeftConfig] = getattr(model, "peft_config", None) or {}
     if not configs:
-        return iter(())  # transformers' own models raise where they are asked for adapters and have none
+        return iter(())  # models of transformers raise an error if they have no adapters
     active = getattr(model, "active_adapters", None) or getattr(model, "active_adapter", None) or ()
     names = active() if callable(active) else active
     chosen = {names} if isinstance(names, str) else set(names)

@@ -1,4 +1,4 @@
-"""Prefixes on models whose ``forward`` calls the cache of keys and values ``cache``."""
+"""Support prefixes on models whose ``forward`` calls the cache of keys and values ``cache``."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 def accept_past_key_values(model: nn.Module) -> nn.Module:
     """Let the model inside a ``PeftModel`` with a prefix accept ``past_key_values``, in place.
 
-    peft feeds a prefix as ``past_key_values`` and looks for an argument of that name; transformers calls it ``cache``
-    since 5.24, so peft up to 0.21 refuses encoders. Modules with the old name stay as they are.
+    peft feeds a prefix as ``past_key_values`` and searches for an argument of that name. transformers calls it
+    ``cache`` since 5.24, so peft up to 0.21 refuses encoders. Modules with the old name do not change.
 
     Raises:
-        MethodError: neither the model nor the transformer in it keeps a cache of keys and values.
+        MethodError: Neither the model nor the transformer in it has a cache of keys and values.
     """
     base: nn.Module = model.get_base_model()
     transformer = base.get_submodule(model.transformer_backbone_name)
@@ -46,7 +46,7 @@ def _arguments(module: nn.Module) -> set[str]:
 
 
 def _renaming(forward: Callable[..., object]) -> Callable[..., object]:
-    """The same method with ``past_key_values`` for ``cache``, also in its signature."""
+    """Return the method with ``past_key_values`` for ``cache``, also in its signature."""
 
     @functools.wraps(forward)
     def renamed(self: nn.Module, *args: object, past_key_values: object = None, **kwargs: object) -> object:

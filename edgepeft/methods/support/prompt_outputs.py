@@ -1,4 +1,4 @@
-"""Reduces the outputs of a model with a trained prompt to those of its input."""
+"""Reduce the outputs of a model with a trained prompt to those of its input."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def align_outputs(model: nn.Module) -> nn.Module:
 class _Trim:
     """Drops the logits at the positions of the prompt, which has no labels.
 
-    The last of them predict the input's first token, which peft trains too, so they become an output of their own.
+    The last of them predict the input's first token, which peft trains too, so they become a separate output.
     """
 
     tokens: int

@@ -1,7 +1,7 @@
-"""Low-rank adaptation of recurrent networks, which Hugging Face ``peft`` does not have.
+"""Low-rank adaptation of recurrent networks, which Hugging Face ``peft`` lacks.
 
-A pair per weight matrix, all gates in one: of an LSTM ``W + (alpha / rank) B A`` with A [rank, in], B [4·hidden, rank],
-of a GRU B [3·hidden, rank]. All steps share a weight, so it is adapted once for all of them.
+Each weight matrix has one pair for all gates: for an LSTM ``W + (alpha / rank) B A`` with A [rank, in] and
+B [4·hidden, rank], for a GRU B [3·hidden, rank]. All steps share a weight, so it is adapted once.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _WEIGHTS = ("weight_ih", "weight_hh")
 
 
 class LoraRecurrent(Around):
-    """A frozen ``nn.LSTM`` or ``nn.GRU`` whose weight matrices have low-rank pairs; is called as the network is.
+    """A frozen ``nn.LSTM`` or ``nn.GRU`` whose weight matrices have low-rank pairs, called like the network.
 
     Args:
         base: The network, which is frozen.
@@ -63,6 +63,6 @@ def recurrent_modules(model: nn.Module) -> list[str]:
 
 
 def attach_recurrent(model: nn.Module, names: Sequence[str], rank: int, alpha: float) -> None:
-    """Put pairs beside the weights of the recurrent networks of these names, in place."""
+    """Add pairs to the weights of the recurrent networks of these names, in place."""
     for name in names:
         model.set_submodule(name, LoraRecurrent(model.get_submodule(name), rank, alpha))
