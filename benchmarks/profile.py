@@ -17,6 +17,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
+from unittest import mock
 
 import numpy as np
 import onnxruntime
@@ -26,7 +27,8 @@ from benchmarks.cases import CASES
 from benchmarks.sides import SIDES
 from benchmarks.turns import ROOT
 from edgepeft_runtime.bundle.bundle import Bundle
-from edgepeft_runtime.engine.portable import PortableEngine
+from edgepeft_runtime.engine import portable
+from edgepeft_runtime.engine.portable import PortableEngine, session_options
 from edgepeft_runtime.files.tensorfile import read_tensors
 
 Event: TypeAlias = dict[str, Any]
@@ -54,23 +56,29 @@ def profile(folder: Path, name: str, steps: int, threads: int) -> dict[str, Any]
     bundle = Bundle.open(folder / name)
     engine = _ProfiledEngine(bundle, threads=threads)
     batch = dict(np.load(folder / "batch.npz"))
-    values = engine.load(read_tensors(bundle.file("adapter.safetensors")).tensors)
+    state = engine.load(read_tensors(bundle.file("adapter.safetensors")).tensors)
     for step in range(1, steps + 2):  # the first lays out memory and packs weights: it is not counted
-        values = engine.train(values, [batch], lr=bundle.manifest.optimizer.lr, step=step).values
+        state = engine.train(state, [batch], lr=bundle.manifest.optimizer.lr, step=step).state
     return {graph: summary(events) for graph, events in engine.events().items()}
 
 
-class _ProfiledEngine(PortableEngine):
-    """The engine with onnxruntime's profiler on; all else as on the device."""
+def _profiling_options(threads: int | None) -> onnxruntime.SessionOptions:
+    """Return the device's session options, with onnxruntime's profiler on."""
+    options = session_options(threads)
+    options.enable_profiling = True
+    options.profile_file_prefix = str(Path(tempfile.gettempdir()) / "edgepeft-profile")
+    return options
 
-    def _options(self) -> onnxruntime.SessionOptions:
-        options = super()._options()
-        options.enable_profiling = True
-        options.profile_file_prefix = str(Path(tempfile.gettempdir()) / "edgepeft-profile")
-        return options
+
+class _ProfiledEngine(PortableEngine):
+    """The engine of the device, whose sessions are profiled."""
+
+    def _session(self, graph: str) -> onnxruntime.InferenceSession:
+        with mock.patch.object(portable, "session_options", _profiling_options):
+            return super()._session(graph)
 
     def events(self) -> dict[str, list[Event]]:
-        """Stop profiling; the events of each graph."""
+        """Stop profiling; return the events of each graph."""
         return {graph: _read_once(Path(session.end_profiling())) for graph, session in self._sessions.items()}
 
 

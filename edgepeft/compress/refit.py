@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from edgepeft.compress.groups import Group, Slices, input_axis, is_matrix
+from edgepeft.compress.scores import run_observed
 
 RIDGE = 0.01
 """λ as a fraction of the mean of H's diagonal: where data are few, weights stay near what they were."""
@@ -53,14 +54,7 @@ def _input_products(
         x = inputs[0].detach().flatten(0, -2).double()
         sums[id(module)] = sums.get(id(module), torch.zeros(())) + x.T @ x
 
-    hooks = [layer.register_forward_pre_hook(look) for layer in layers]
-    try:
-        with torch.no_grad():
-            for batch in batches:
-                model(**batch)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    run_observed(model, layers, batches, look)
     return sums
 
 

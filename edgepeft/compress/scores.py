@@ -130,6 +130,17 @@ def _input_norms(model: nn.Module, batches: Sequence[Batch]) -> dict[int, Tensor
     layers = [m for m in model.modules() if is_matrix(m) or is_conv(m)]
     for layer in layers:
         sums[id(layer)] = torch.zeros(layer.weight.shape[input_axis(layer)])
+    run_observed(model, layers, batches, look)
+    return {key: value.sqrt() for key, value in sums.items()}
+
+
+def run_observed(
+    model: nn.Module,
+    layers: Iterable[nn.Module],
+    batches: Iterable[Batch],
+    look: Callable[[nn.Module, tuple[Tensor, ...]], None],
+) -> None:
+    """Run the model on all batches, without gradients, and call ``look`` with each layer and its inputs."""
     hooks = [layer.register_forward_pre_hook(look) for layer in layers]
     try:
         with torch.no_grad():
@@ -138,7 +149,6 @@ def _input_norms(model: nn.Module, batches: Sequence[Batch]) -> dict[int, Tensor
     finally:
         for hook in hooks:
             hook.remove()
-    return {key: value.sqrt() for key, value in sums.items()}
 
 
 @contextmanager

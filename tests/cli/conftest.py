@@ -7,9 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 
 from edgepeft.cli.app import run
+from tests.support.tiny_bundle import build, examples
 
 
 class Outcome(NamedTuple):
@@ -34,6 +36,20 @@ def reviews(tmp_path_factory: pytest.TempPathFactory) -> Path:
         lines.append(f"the film was a {word}{' and its story' * draw.randint(0, 2)},{label}")
     path = tmp_path_factory.mktemp("data") / "reviews.csv"
     path.write_text("\n".join(lines))
+    return path
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny bundle."""
+    return build(tmp_path_factory.mktemp("bundles") / "tiny")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Examples for the tiny bundle."""
+    path = tmp_path / "data.npz"
+    np.savez(path, **examples(64))
     return path
 
 

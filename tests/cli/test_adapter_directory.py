@@ -12,25 +12,16 @@ import torch
 
 from edgepeft_runtime import Trainer
 from tests.cli.conftest import Command
+from tests.support.networks import one_layer_llama
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A base, an adapter of it trained elsewhere, and a batch."""
     from peft import LoraConfig, get_peft_model
-    from transformers import LlamaConfig, LlamaForCausalLM
 
     folder = tmp_path_factory.mktemp("adapters")
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=40,
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        max_position_embeddings=32,
-    )
-    base = LlamaForCausalLM(config).eval()
+    base = one_layer_llama()
     base.save_pretrained(folder / "base")
     lora = LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
     model = get_peft_model(base, lora)

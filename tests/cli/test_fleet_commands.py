@@ -18,19 +18,6 @@ from edgepeft.cli.app import app
 from edgepeft_runtime.train.update import read_update
 from tests.cli.conftest import Command
 from tests.support.processes import CALL, start
-from tests.support.tiny_bundle import build, examples
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build(tmp_path_factory.mktemp("bundles") / "fleet")
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    path = tmp_path / "data.npz"
-    np.savez(path, **examples(64))
-    return path
 
 
 @pytest.fixture

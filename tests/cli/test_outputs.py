@@ -7,24 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from tests.cli.conftest import Command
 from tests.support.bundles import Trained
-from tests.support.tiny_bundle import build, examples
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build(tmp_path_factory.mktemp("bundles") / "outputs")
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    path = tmp_path / "data.npz"
-    np.savez(path, **examples(16))
-    return path
 
 
 def special(path: Path, kind: str) -> Path:

@@ -15,6 +15,7 @@ from edgepeft_export.errors import ForwardError
 from edgepeft_export.forward.torch_source.shared_storage import views_of
 from edgepeft_export.optimizers import SGD
 from edgepeft_runtime import Trainer
+from tests.support.networks import one_layer_llama
 
 
 class Tied(nn.Module):
@@ -103,23 +104,9 @@ TIED: dict[str, dict[str, Any]] = {
 def test_weights_that_peft_ties_come_back(kind: str, tmp_path: Path) -> None:
     """``ensure_weight_tying``: torch's losses, and an adapter that gives peft the device's logits."""
     from peft import LoraConfig, PeftModel, get_peft_model
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    def base() -> nn.Module:
-        torch.manual_seed(0)
-        config = LlamaConfig(
-            vocab_size=40,
-            hidden_size=16,
-            intermediate_size=24,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            max_position_embeddings=32,
-            tie_word_embeddings=True,
-        )
-        return LlamaForCausalLM(config).eval()
 
     lora = LoraConfig(r=2, task_type="CAUSAL_LM", ensure_weight_tying=True, **TIED[kind])
-    model = get_peft_model(base(), lora).eval()
+    model = get_peft_model(one_layer_llama(tie_word_embeddings=True), lora).eval()
     ids = torch.randint(0, 10, (2, 6), generator=torch.Generator().manual_seed(1))
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     fed = {name: tensor.numpy() for name, tensor in inputs.items()}
@@ -137,5 +124,5 @@ def test_weights_that_peft_ties_come_back(kind: str, tmp_path: Path) -> None:
     )
     assert losses == pytest.approx(expected, rel=1e-5)
     adapter = edgepeft.merge(bundle, update, to="peft", out=tmp_path / "adapter")
-    loaded = PeftModel.from_pretrained(base(), adapter).eval()
+    loaded = PeftModel.from_pretrained(one_layer_llama(tie_word_embeddings=True), adapter).eval()
     np.testing.assert_allclose(loaded(**inputs).logits.detach().numpy(), logits, atol=1e-5)

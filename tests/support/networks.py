@@ -87,6 +87,23 @@ def tiny_llama() -> nn.Module:
     return LlamaForCausalLM(config)
 
 
+def one_layer_llama(*, tie_word_embeddings: bool = False) -> nn.Module:
+    """A Llama of one layer, for adapters of peft."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=40,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=32,
+        tie_word_embeddings=tie_word_embeddings,
+    )
+    return LlamaForCausalLM(config).eval()
+
+
 def tiny_neox() -> nn.Module:
     """Rotary embedding on a part of each head; parallel attention and feed-forward, so two biases share a gradient."""
     from transformers import GPTNeoXConfig, GPTNeoXForCausalLM

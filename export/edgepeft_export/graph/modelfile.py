@@ -1,4 +1,4 @@
-"""Reads ``.onnx`` files that somebody else wrote, with the files their tensors lie in."""
+"""Read untrusted ``.onnx`` files, with the files of their tensors."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from edgepeft_export.errors import NotAModel
 from edgepeft_runtime.files.regular import open_regular
 
 
@@ -15,14 +16,21 @@ def load_model(path: str | Path) -> ir.Model:
     """Load a model and open the files of its tensors, so that a missing one is an error now and not later.
 
     Raises:
-        Exception: protobuf, onnx and the file system each raise their own; also where a file is not a regular one.
+        NotAModel: it cannot be read, or a file is not a regular one.
     """
-    _check_regular(path)
-    model = ir.load(path)
-    for _, tensor in stored_tensors(model):
-        if isinstance(tensor, ir.ExternalTensor):
-            _check_regular(tensor.path)
-            tensor.numpy()
+    try:
+        _check_regular(path)
+        model = ir.load(path)
+        for _, tensor in stored_tensors(model):
+            if isinstance(tensor, ir.ExternalTensor):
+                _check_regular(tensor.path)
+                tensor.numpy()
+    except Exception as error:  # protobuf, onnx and the file system each raise their own
+        raise NotAModel(
+            f"{path} cannot be read as an ONNX model.",
+            context=f"{type(error).__name__}: {error}",
+            hint="give the path of an .onnx file; files with its tensors must be next to it.",
+        ) from error
     return model
 
 

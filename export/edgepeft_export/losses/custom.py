@@ -11,7 +11,7 @@ import onnx_ir as ir
 from onnx.inliner import inline_selected_functions
 from onnx_ir.passes import common
 
-from edgepeft_export.errors import NotAModel, WrongLossInputs, WrongLossOutput
+from edgepeft_export.errors import WrongLossInputs, WrongLossOutput
 from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.graph.modelfile import load_model
 from edgepeft_export.graph.shapes import dims_of, dtype_of
@@ -40,15 +40,7 @@ class OnnxLoss(Loss):
     @classmethod
     def read(cls, path: str | Path) -> OnnxLoss:
         """Read a loss from an ``.onnx`` file."""
-        try:
-            model = load_model(path)
-        except Exception as error:  # protobuf, onnx and the file system each raise their own
-            raise NotAModel(
-                f"{path} cannot be read as an ONNX model.",
-                context=f"{type(error).__name__}: {error}",
-                hint="give the path of an .onnx file that contains the loss.",
-            ) from error
-        return cls(inlined(model))
+        return cls(inlined(load_model(path)))
 
     def labels(self, outputs: Mapping[str, ir.Value]) -> Sequence[Labels]:
         self._check(outputs)

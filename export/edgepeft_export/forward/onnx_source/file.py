@@ -14,7 +14,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes import common
 
-from edgepeft_export.errors import NotAModel, OpsetNotConverted, UnknownInitializer
+from edgepeft_export.errors import OpsetNotConverted, UnknownInitializer
 from edgepeft_export.forward.graph import Forward
 from edgepeft_export.forward.identity import of_model
 from edgepeft_export.forward.onnx_source.declared_shapes import name_free_axes, settle_shapes
@@ -100,14 +100,7 @@ def _reference(
 
 
 def _read(path: Path, outputs: Sequence[str] | None) -> ir.Model:
-    try:
-        model = load_model(path)
-    except Exception as error:  # protobuf, onnx and the file system each raise their own
-        raise NotAModel(
-            f"{path} cannot be read as an ONNX model.",
-            context=f"{type(error).__name__}: {error}",
-            hint="give the path of an .onnx file; tensors kept outside it must lie beside it.",
-        ) from error
+    model = load_model(path)
     name_free_axes(model.graph)
     if outputs is not None:
         infer_shapes(model)
