@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from edgepeft_export.compile import Compiled
 from edgepeft_export.errors import BundleExists, NotABundle
-from edgepeft_export.forward.graph import Sparse
+from edgepeft_export.forward.graph import SparseTensor
 from edgepeft_export.graph.shapes import Dim, dims_of, dtype_of
 from edgepeft_export.losses import Loss
 from edgepeft_export.opset import MIN_ONNXRUNTIME
@@ -176,7 +176,7 @@ def _parameters(compiled: Compiled) -> tuple[spec.ParameterSpec, ...]:
     )
 
 
-def _sparse(part: Sparse) -> spec.SparseSpec:
+def _sparse(part: SparseTensor) -> spec.SparseSpec:
     gradient = gradient_name(part) if part.initial_indices[0] < 0 else None
     return spec.SparseSpec(part.tensor, part.shape, part.values, part.indices, gradient, part.batches)
 

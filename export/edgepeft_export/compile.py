@@ -14,7 +14,7 @@ from edgepeft_export import autodiff, memory
 from edgepeft_export.autodiff import MissingRule, differentiate
 from edgepeft_export.errors import DequantizedTensor, NothingReachesLoss, WrongLossInputs
 from edgepeft_export.forward import Forward
-from edgepeft_export.forward.graph import Sparse
+from edgepeft_export.forward.graph import SparseTensor
 from edgepeft_export.forward.identity import base_sha256, of_model
 from edgepeft_export.graph.custom_ops import lower
 from edgepeft_export.graph.edit import add_input, bind_inputs, input_named
@@ -55,7 +55,7 @@ class Compiled:
     buckets: tuple[Bucket, ...]
     unreached: tuple[str, ...]
     activations: tuple[memory.Polynomial, ...]
-    sparse: tuple[Sparse, ...] = ()
+    sparse: tuple[SparseTensor, ...] = ()
     layout: AdapterLayout = field(default_factory=AdapterLayout)
     roles: Mapping[str, str] = field(default_factory=dict)
     base_sha256: str = ""
@@ -120,7 +120,7 @@ def compile_step(forward: Forward, loss: Loss, optimizer: Optimizer, recompute: 
     return Compiled(graphs, kept, *values, tuple(labels), buckets, unreached, peaks, sparse, layout, roles, base)
 
 
-def _roles(forward: Forward, sparse: Sequence[Sparse]) -> dict[str, str]:
+def _roles(forward: Forward, sparse: Sequence[SparseTensor]) -> dict[str, str]:
     """The role of each parameter of the bundle."""
     declared = {name: forward.roles.get(name, "weight") for name in forward.parameters}
     return declared | {part.indices: INDICES for part in sparse}

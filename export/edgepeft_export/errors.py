@@ -14,7 +14,7 @@ class LossError(EdgepeftError):
 
 
 class QuantizeError(EdgepeftError):
-    """A model that cannot be quantized as asked."""
+    """A model that cannot be quantized with these settings."""
 
 
 class OptimizerError(EdgepeftError):
@@ -54,7 +54,7 @@ class NothingReachesLoss(EdgepeftError, code="nothing-reaches-loss"):
 
 
 class DequantizedTensor(EdgepeftError, code="dequantized-tensor"):
-    """A graph stores a large float tensor beside the quantized base. Please report the model's operators."""
+    """A graph stores a large float tensor besides the quantized base. Please report the model's operators."""
 
 
 class BadExampleInputs(ForwardError, code="bad-example-inputs"):
@@ -94,7 +94,7 @@ class ExportFailed(ForwardError, code="export-failed"):
 
 
 class FixedDimension(ForwardError, code="fixed-dimension"):
-    """The model fixes the size of a dimension that is to be free."""
+    """The model fixes the size of a dimension that should be free."""
 
 
 class SharedStorage(ForwardError, code="shared-storage"):
@@ -102,7 +102,7 @@ class SharedStorage(ForwardError, code="shared-storage"):
 
 
 class WrongLossInputs(LossError, code="loss-inputs"):
-    """The loss takes something that is neither an output of the model nor a label, or does not run on them."""
+    """The loss reads an input that is neither an output of the model nor a label, or does not run on them."""
 
 
 class WrongLossOutput(LossError, code="loss-outputs"):
@@ -126,11 +126,11 @@ class WrongClassWeights(LossError, code="class-weights"):
 
 
 class UnknownRecomputeMode(EdgepeftError, code="unknown-recompute-mode"):
-    """There is no way of recomputing activations of this name."""
+    """There is no recompute mode of this name."""
 
 
 class NothingToRecompute(EdgepeftError, code="nothing-to-recompute"):
-    """The graph has no activation that could be computed a second time instead of kept."""
+    """The graph has no activation that could be recomputed instead of kept."""
 
 
 class NothingToQuantize(QuantizeError, code="nothing-to-quantize"):
@@ -150,7 +150,7 @@ class CalibrationFailed(QuantizeError, code="calibration-run"):
 
 
 class ExportDiffers(VerificationError, code="export-differs"):
-    """The exported graph computes something else than its source."""
+    """The outputs of the exported graph differ from those of its source."""
 
 
 class StepDiffers(VerificationError, code="step-differs"):

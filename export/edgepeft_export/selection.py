@@ -7,17 +7,17 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from edgepeft_export.autodiff import differentiate
-from edgepeft_export.forward.graph import Sparse
+from edgepeft_export.forward.graph import SparseTensor
 from edgepeft_export.forward.sparse import dense_values
 from edgepeft_export.graph.emit import Emitter
 
 
-def gradient_name(sparse: Sparse) -> str:
-    """Name of the output with the gradient of a whole tensor, in the shape of :attr:`Sparse.shape`."""
+def gradient_name(sparse: SparseTensor) -> str:
+    """Name of the output with the gradient of a whole tensor, in the shape of :attr:`SparseTensor.shape`."""
     return f"{sparse.tensor}.gradient"
 
 
-def selection_graph(with_loss: ir.Model, sparse: Sequence[Sparse]) -> ir.Model:
+def selection_graph(with_loss: ir.Model, sparse: Sequence[SparseTensor]) -> ir.Model:
     """A copy of a graph with its loss as first output. It returns only the gradients of these tensors."""
     model = with_loss.clone()
     graph = model.graph

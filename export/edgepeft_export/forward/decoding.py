@@ -1,4 +1,4 @@
-"""A forward graph that generates: one step of decoding with a cache of keys and values."""
+"""The forward graph of one decoding step, with a cache of keys and values."""
 
 from __future__ import annotations
 

@@ -16,14 +16,14 @@ from edgepeft_runtime.bundle.adapter_layout import AdapterLayout
 
 
 @dataclass(frozen=True)
-class Sparse:
+class SparseTensor:
     """A frozen tensor some of whose elements train; see :mod:`edgepeft_export.forward.sparse`.
 
     Attributes:
-        tensor: its name; the initializer is called so, or ``<tensor>.T`` where the graph has it transposed.
+        tensor: its name. The initializer has this name, or ``<tensor>.T`` where the graph stores it transposed.
         shape: of the tensor, not transposed.
-        initial_indices: first positions in it, in row-major order; -1 where the device has yet to pick.
-        batches: over how many batches the device adds up the gradient's sizes before it picks.
+        initial_indices: initial flat indices into it, in row-major order; -1 where the device has yet to pick.
+        batches: number of batches over which the device sums the gradient's magnitudes before it picks.
     """
 
     tensor: str
@@ -48,12 +48,12 @@ class Forward:
 
     Attributes:
         model: opset 20, shapes inferred. Its inputs are ``inputs``, then ``parameters``, and the indices of ``sparse``.
-        inputs: names of what the model is fed.
-        parameters: first values of what trains, by the name of the graph input.
+        inputs: names of the model's inputs.
+        parameters: initial values of the parameters, by the name of the graph input.
         sparse: frozen tensors of which single elements train, by parameters of their own.
-        adapter: how the parameters belong together, and which of them keep their first values.
+        adapter: the layout of the parameters, and which of them do not train.
         roles: the role of each parameter, ``weight`` where it is missing.
-        verified: what the graph was compared on with its source.
+        verified: the runs on which the graph was compared with its source.
         source: the tensors of the source, of which those that are no parameters are the identity of the base; ``None``
             where the graph itself is the source.
     """
@@ -61,7 +61,7 @@ class Forward:
     model: ir.Model
     inputs: tuple[str, ...]
     parameters: Mapping[str, NDArray[np.generic]]
-    sparse: tuple[Sparse, ...] = ()
+    sparse: tuple[SparseTensor, ...] = ()
     adapter: AdapterLayout = field(default_factory=AdapterLayout)
     roles: Mapping[str, str] = field(default_factory=dict)
     verified: Verified = field(default_factory=Verified)
@@ -69,11 +69,11 @@ class Forward:
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """Names of what the model gives."""
+        """Names of the model's outputs."""
         return tuple(str(value.name) for value in self.model.graph.outputs)
 
     def input_values(self) -> list[ir.Value]:
-        """The graph inputs the model is fed."""
+        """The graph inputs that are the model's inputs."""
         return [value for value in self.model.graph.inputs if value.name in self.inputs]
 
     def fixed(self, names: Collection[str]) -> dict[str, NDArray[np.generic]]:

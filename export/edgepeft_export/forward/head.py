@@ -7,14 +7,15 @@ from dataclasses import replace
 import onnx_ir as ir
 
 from edgepeft_export.forward.graph import Forward
+from edgepeft_export.graph.match import operand
 from edgepeft_export.graph.shapes import rank
 from edgepeft_export.verification import Example, GraphRun
 
 _HEADS = frozenset({"Softmax", "LogSoftmax", "Sigmoid"})
-"""What turns scores into probabilities."""
+"""Operators that turn scores into probabilities."""
 
 _OF_SCORES = frozenset({"cross_entropy", "causal_lm", "bce_with_logits"})
-"""Losses that do this themselves."""
+"""Losses that do so themselves."""
 
 
 def probabilities(forward: Forward, loss: str) -> ir.Node | None:
@@ -31,22 +32,20 @@ def probabilities(forward: Forward, loss: str) -> ir.Node | None:
 
 
 def with_scores(forward: Forward, loss: str) -> Forward:
-    """A copy that gives the scores before its last Softmax or Sigmoid as well, and first, so that the loss reads them.
+    """A copy whose first output is the scores before its last Softmax or Sigmoid, so that the loss reads them.
 
-    Where there is no such node, or the loss is no loss over scores, the same graph.
+    The same graph where there is no such node, or the loss does not read scores.
     """
-    found = probabilities(forward, loss)
-    if found is None:
+    node = probabilities(forward, loss)
+    if node is None:
         return forward
     model = forward.model.clone()
-    given = [str(value.name) for value in model.graph.outputs]
-    node = model.graph.outputs[0].producer()
-    assert node is not None and node.inputs[0] is not None
-    scores = node.inputs[0]
+    first, scores_name = str(model.graph.outputs[0].name), operand(node).name
+    scores = next(value for each in model.graph for value in each.outputs if value.name == scores_name)
     model.graph.outputs[:] = [scores, *(value for value in model.graph.outputs if value is not scores)]
     note = (
-        f"the file's output {given[0]!r} comes from a {node.op_type}: the loss {loss} reads {scores.name!r} before it, "
-        f"and the model predicts both; name outputs to have it otherwise"
+        f"the file's output {first!r} comes from a {node.op_type}: the loss {loss} reads {scores.name!r} before it, "
+        f"and the model predicts both; name the outputs to choose others"
     )
     return _compared(replace(forward, model=model), str(scores.name), note)
 

@@ -1,7 +1,7 @@
-"""Lets chosen elements of a frozen tensor train, as values beside their indices: ``W + scatter(indices, values)``.
+"""Trains chosen elements of a frozen tensor, as values with their indices: ``W + scatter(indices, values)``.
 
-SIFT (Song et al., ICML 2024), and the sparse fine-tuning methods that differ from it in how indices are picked. The sum
-is one ``ScatterND``, whose gradient gathers: no dense gradient outlives its use.
+SIFT (Song et al., ICML 2024), and sparse fine-tuning methods that pick indices in other ways. The sum is one
+``ScatterND``, whose gradient is a gather, so no dense gradient is kept.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgepeft_export.errors import BadSparseSelection
-from edgepeft_export.forward.graph import Forward, Sparse
+from edgepeft_export.forward.graph import Forward, SparseTensor
 from edgepeft_export.graph.edit import add_input, input_named
 from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.graph.match import operand
@@ -25,12 +25,12 @@ Indices = NDArray[np.int32]
 
 @dataclass(frozen=True)
 class ElementChoice:
-    """Which elements of a parameter are to train.
+    """The elements of a parameter that will train.
 
     Attributes:
-        count: how many.
-        indices: which, as ascending positions in row-major order; ``None`` leaves it to the device, by the gradient.
-        batches: over how many batches the device adds up the gradient's sizes before it picks.
+        count: the number of elements.
+        indices: their flat indices, ascending, in row-major order. ``None`` lets the device pick by the gradient.
+        batches: number of batches over which the device sums the gradient's magnitudes before it picks.
     """
 
     count: int
@@ -43,11 +43,11 @@ def train_elements(forward: Forward, choices: Mapping[str, ElementChoice]) -> Fo
 
     Args:
         forward: has the parameters as trainable inputs of at least one dimension.
-        choices: what trains of each, by its name.
+        choices: the elements that train, by the parameter's name.
 
     Returns:
-        For each parameter ``W``, ``W`` is an initializer now, ``W.values`` (float32 [count]) trains, and ``W.indices``
-            (int32 [count], -1 where the device has yet to pick) says where it belongs.
+        For each parameter ``W``: ``W`` is an initializer, ``W.values`` (float32 [count]) trains, and ``W.indices``
+            (int32 [count], -1 where the device has yet to pick) are the flat indices of the values.
     """
     model = forward.model.clone()
     graph, parameters = model.graph, dict(forward.parameters)
@@ -56,28 +56,28 @@ def train_elements(forward: Forward, choices: Mapping[str, ElementChoice]) -> Fo
     for name, choice in choices.items():
         weight = parameters.pop(name)
         _check_choice(name, weight, choice)
-        found = Sparse(name, weight.shape, _first_indices(choice), choice.batches)
-        parameters[found.values] = np.zeros(choice.count, np.float32)
-        _replace(graph, emit, found, weight)
-        sparse.append(found)
+        entry = SparseTensor(name, weight.shape, _first_indices(choice), choice.batches)
+        parameters[entry.values] = np.zeros(choice.count, np.float32)
+        _replace(graph, emit, entry, weight)
+        sparse.append(entry)
     graph.sort()  # the new nodes were appended at the end
     infer_shapes(model)
     return replace(forward, model=model, parameters=parameters, sparse=(*forward.sparse, *sparse))
 
 
-def dense_values(graph: ir.Graph, sparse: Sparse) -> tuple[ir.Value, bool]:
-    """The initializer behind a sparse tensor in a graph, and whether the graph holds it transposed."""
+def dense_values(graph: ir.Graph, sparse: SparseTensor) -> tuple[ir.Value, bool]:
+    """The initializer of a sparse tensor in a graph, and whether it is stored transposed."""
     node = next(use.node for use in input_named(graph, sparse.values).uses() if use.node.op_type == "ScatterND")
     dense = operand(node)
     return dense, dense.name != sparse.tensor
 
 
-def _replace(graph: ir.Graph, emit: Emitter, sparse: Sparse, weight: NDArray[np.generic]) -> None:
-    """Put the sum in the place of the input, transposed already where all its readers transpose it."""
+def _replace(graph: ir.Graph, emit: Emitter, sparse: SparseTensor, weight: NDArray[np.generic]) -> None:
+    """Replace the input by the sum, already transposed where all its readers transpose it."""
     source, emit.scope = input_named(graph, sparse.tensor), sparse.tensor
     graph.inputs.remove(source)
     transposes = [use.node for use in source.uses()]
-    transposed = weight.ndim == 2 and bool(transposes) and all(_turns(node) for node in transposes)
+    transposed = weight.ndim == 2 and bool(transposes) and all(_transposes(node) for node in transposes)
     stored = emit.stored(f"{sparse.tensor}.T", np.ascontiguousarray(weight.T)) if transposed else source
     if not transposed:
         source.const_value = ir.tensor(weight, name=sparse.tensor)
@@ -98,12 +98,12 @@ def _replace(graph: ir.Graph, emit: Emitter, sparse: Sparse, weight: NDArray[np.
             use.node.replace_input_with(use.idx, total)
 
 
-def _turns(node: ir.Node) -> bool:
+def _transposes(node: ir.Node) -> bool:
     return node.op_type == "Transpose" and not node.outputs[0].is_graph_output()
 
 
 def _position(emit: Emitter, indices: ir.Value, shape: tuple[int, ...], transposed: bool) -> ir.Value:
-    """Positions [count, rank] of flat indices; -1 is the last element, which nothing is added to."""
+    """Positions [count, rank] of flat indices; -1 is the last element, to which 0 is added."""
     rest, axes = emit.op("Cast", indices, to=ir.DataType.INT64), []
     for size in reversed(shape[1:]):
         # a non-negative remainder, as integer division in ONNX truncates and Mod follows the divisor's sign

@@ -45,7 +45,7 @@ def recompute(model: ir.Model, losses: Sequence[ir.Value], mode: str) -> int:
     """
     if mode not in MODES:
         raise UnknownRecomputeMode(
-            f"There is no recompute mode {mode!r}.",
+            f"There is no recompute mode named {mode!r}.",
             context=None,
             hint=f"choose one of {', '.join(MODES)}.",
         )

@@ -30,7 +30,7 @@ Kernel = tuple[int, int | None, Mapping[str, Sequence[str]]]
 
 
 class UnsupportedOperator(EdgepeftError, code="unsupported-operator"):
-    """A graph holds an operator that devices do not have, or not for its types."""
+    """A graph contains an operator that devices do not have, or not for its types."""
 
     def __init__(self, op_type: str, node: str, types: str = "") -> None:
         of_types = f" of {types}" if types else ""
@@ -50,16 +50,15 @@ def assert_runs_on_devices(model: ir.Model) -> None:
     for node in ir.traversal.RecursiveGraphIterator(model.graph):
         opset = model.graph.opset_imports.get(node.domain, 1)
         name = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
-        found = [kernel for kernel in kernels.get(name, []) if _is_for(node, opset, kernel)]
+        candidates = [kernel for kernel in kernels.get(name, []) if _is_for(node, opset, kernel)]
         if _needs_no_kernel(node, opset):
             continue
-        if not found:
+        if not candidates:
             raise UnsupportedOperator(name, node.name or "?")
         signature = signature_of(node, opset, signatures)
         bound = types.bindings(node, signature) if signature is not None else {}
-        if not any(_takes(kernel, bound) for kernel in found):
-            told = ", ".join(dict.fromkeys(bound.values()))
-            raise UnsupportedOperator(name, node.name or "?", told)
+        if not any(_takes(kernel, bound) for kernel in candidates):
+            raise UnsupportedOperator(name, node.name or "?", ", ".join(dict.fromkeys(bound.values())))
 
 
 def _is_for(node: ir.Node, opset: int, kernel: Kernel) -> bool:
@@ -73,7 +72,7 @@ def _is_for(node: ir.Node, opset: int, kernel: Kernel) -> bool:
 
 
 def _needs_no_kernel(node: ir.Node, opset: int) -> bool:
-    """A constant is an initializer to onnxruntime, and what ONNX defines by other operators it may expand."""
+    """Whether onnxruntime folds the node (a constant) or may expand it, since ONNX defines it by other operators."""
     if node.domain or not onnx.defs.has(node.op_type, max_inclusive_version=opset):
         return False
     schema = onnx.defs.get_schema(node.op_type, max_inclusive_version=opset)
@@ -81,8 +80,8 @@ def _needs_no_kernel(node: ir.Node, opset: int) -> bool:
 
 
 def _takes(kernel: Kernel, bound: Mapping[str, str]) -> bool:
-    """Whether a kernel has all types of a node; a constraint that the kernel does not name is free."""
-    return all(found in kernel[2].get(kind, (found,)) for kind, found in bound.items())
+    """Whether a kernel supports all types of a node. A constraint that the kernel does not name is free."""
+    return all(dtype in kernel[2].get(kind, (dtype,)) for kind, dtype in bound.items())
 
 
 @cache

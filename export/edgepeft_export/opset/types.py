@@ -18,7 +18,7 @@ _ONLY_OUTPUT = {"Constant": "value", "ConstantOfShape": "value"}
 
 @dataclass(frozen=True)
 class Types:
-    """Element types by value, as far as they can be told."""
+    """Element types by value, as far as they are known."""
 
     known: Mapping[ir.Value | None, str]
 
@@ -34,7 +34,7 @@ class Types:
 
 
 def types_of(model: ir.Model, contrib: Mapping[str, Signature]) -> Types:
-    """Follow the types from inputs and initializers through all nodes, those of branches and loops among them."""
+    """Propagate the types from inputs and initializers through all nodes, including those of branches and loops."""
     known: dict[ir.Value | None, str] = {
         value: _word(value.dtype) for value in _given(model.graph) if value.dtype is not None
     }
@@ -48,10 +48,10 @@ def types_of(model: ir.Model, contrib: Mapping[str, Signature]) -> Types:
         bound = types.bindings(node, signature) if signature is not None else {}
         kinds = _repeated(signature[1], len(node.outputs)) if signature is not None else [""] * len(node.outputs)
         for value, kind in zip(node.outputs, kinds, strict=True):
-            found = _by_attribute(node) or _concrete(kind) or bound.get(kind)
-            found = found or (_word(value.dtype) if value.dtype is not None else None)
-            if found is not None:
-                known[value] = found
+            dtype = _by_attribute(node) or _concrete(kind) or bound.get(kind)
+            dtype = dtype or (_word(value.dtype) if value.dtype is not None else None)
+            if dtype is not None:
+                known[value] = dtype
     return types
 
 
@@ -69,7 +69,7 @@ def _onnx_signature(op_type: str, opset: int) -> Signature | None:
     schema = onnx.defs.get_schema(op_type, max_inclusive_version=opset)
     sides = []
     for formals in (schema.inputs, schema.outputs):
-        # Variables of loops and branches may have a type each: the name of the constraint says nothing then.
+        # Variables of loops and branches may each have a type, so the name of the constraint says nothing.
         sides.append([formal.type_str if formal.is_homogeneous else "" for formal in formals])
     return sides[0], sides[1]
 
@@ -98,5 +98,5 @@ def _concrete(kind: str) -> str | None:
 
 
 def _word(dtype: ir.DataType) -> str:
-    """``float16`` for ``FLOAT16``: as onnxruntime writes it."""
+    """``float16`` for ``FLOAT16``: as onnxruntime spells it."""
     return dtype.name.lower()

@@ -61,7 +61,7 @@ class AdamW(Optimizer):
 
 
 def _correction(emit: Emitter, beta: float, hyper: Hyper) -> ir.Value:
-    """``1 - beta ** step`` in float64, as torch has it: float32 would lose half of its digits at the first steps."""
+    """``1 - beta ** step`` in float64, as in torch, because float32 loses half of its digits in the first steps."""
     import onnx_ir as ir
 
     power = emit.op("Pow", emit.scalar(beta, like=hyper.step), hyper.step)

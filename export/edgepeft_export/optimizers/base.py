@@ -1,4 +1,4 @@
-"""What an optimizer is: its settings, its state, and the nodes of one update."""
+"""The interface of an optimizer: its settings, its state, and the nodes of one update."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from edgepeft_export.graph.emit import Emitter
 
 LR = "Default learning rate; training may set another."
-DECAY = "Weight decay; biases and norms are spared."
+DECAY = "Weight decay; biases and norms are excluded."
 
 
 class Hyper(NamedTuple):
@@ -29,7 +29,7 @@ class Official(NamedTuple):
 
     Attributes:
         op_type: of the domain ``com.microsoft``.
-        inputs: names of what its node reads, in order.
+        inputs: names of its inputs, in order.
         attributes: of its node.
     """
 
@@ -50,11 +50,11 @@ class Optimizer(Named):
     weight_decay: float = setting(0.0, DECAY, minimum=0)
     max_grad_norm: float | None = setting(None, "Clip gradients to this global L2 norm.", above=0)
     gradient_fraction: float | None = setting(
-        None, "Apply this fraction of each gradient, the largest part; the rest is carried over.", above=0, maximum=1
+        None, "Apply this fraction of each gradient, the largest part; carry the rest over.", above=0, maximum=1
     )
 
     def state(self) -> Sequence[str]:
-        """Names of the state vectors; each has the bucket's size and starts as zeros."""
+        """Names of the state vectors. Each has the bucket's size and is initialized with zeros."""
         raise NotImplementedError
 
     def update(
@@ -70,10 +70,10 @@ class Optimizer(Named):
         raise NotImplementedError
 
     def official(self, decay: bool) -> Official | None:  # noqa: ARG002  (for optimizers that have one)
-        """ONNX Runtime Training's own operator; ``None`` where it has none that computes the same.
+        """ONNX Runtime Training's operator for the same update; ``None`` where it has none.
 
         Args:
-            decay: whether weight decay applies to anything that trains.
+            decay: whether weight decay applies to any parameter.
         """
         return None
 
@@ -86,5 +86,5 @@ def decayed(emit: Emitter, parameter: ir.Value, weight_decay: float, hyper: Hype
 
 def mix(emit: Emitter, old: ir.Value, new: ir.Value, beta: float) -> ir.Value:
     """``beta * old + (1 - beta) * new``."""
-    kept = emit.op("Mul", old, emit.scalar(beta, like=old))
-    return emit.op("Add", kept, emit.op("Mul", new, emit.scalar(1.0 - beta, like=new)))
+    decayed = emit.op("Mul", old, emit.scalar(beta, like=old))
+    return emit.op("Add", decayed, emit.op("Mul", new, emit.scalar(1.0 - beta, like=new)))

@@ -26,7 +26,7 @@ class Lion(Optimizer):
     name: ClassVar[str] = "lion"
     lr: float = setting(1e-4, LR, minimum=0)
     betas: tuple[float, float] = setting(
-        (0.9, 0.99), "Decay of the momentum in the update, and of the momentum that is kept.", minimum=0, below=1
+        (0.9, 0.99), "Decay of the momentum in the update, and of the stored momentum.", minimum=0, below=1
     )
 
     def state(self) -> Sequence[str]:

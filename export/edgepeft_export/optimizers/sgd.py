@@ -22,8 +22,8 @@ class SGD(Optimizer):
 
     name: ClassVar[str] = "sgd"
     lr: float = setting(1e-2, LR, minimum=0)
-    momentum: float = setting(0.0, "Fraction of the last change that is kept.", minimum=0, below=1)
-    nesterov: bool = setting(False, "Look ahead by the momentum.")
+    momentum: float = setting(0.0, "Fraction of the previous change that is added.", minimum=0, below=1)
+    nesterov: bool = setting(False, "Use Nesterov momentum.")
 
     def __post_init__(self) -> None:
         super().__post_init__()

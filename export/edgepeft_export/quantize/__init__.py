@@ -36,14 +36,14 @@ def quantize(
     """A forward graph whose frozen matmuls, look-up tables and kernels are quantized.
 
     Args:
-        forward: stays as it is.
-        settings: what to quantize, and how.
+        forward: is not changed.
+        settings: of the quantization.
         calibration: a few batches of inputs, arrays by name; with them the most sensitive weights stay fp32 until
             ``settings.tolerance`` holds.
         on_progress: Called with a message before each slow step.
 
     Raises:
-        QuantizeError: nothing can be quantized, a pattern of ``keep`` fits nothing, or the calibration data does not.
+        QuantizeError: nothing can be quantized, a pattern of ``keep`` or the calibration data does not fit.
     """
     if settings.compute == "fp32" and settings.codebook is None:
         return forward, QuantizationReport(quantized_tensors(forward.model.graph))
@@ -51,7 +51,7 @@ def quantize(
     if settings.compute != "fp32":
         model = _quantize_tolerable(forward, settings, report, calibration, on_progress)
     if settings.codebook is not None:
-        model = _share(model, settings, report.kept)
+        model = _with_codebooks(model, settings, report.kept)
     return replace(forward, model=model), QuantizationReport(quantized_tensors(model.graph), report.kept)
 
 
@@ -62,14 +62,14 @@ def _quantize_tolerable(
     calibration: Sequence[Batch] | None,
     on_progress: Callable[[str], None] | None,
 ) -> ir.Model:
-    """A copy with integers in the place of all weights that bear it; the others are noted in ``report.kept``."""
+    """A copy in which all weights that tolerate it are integers. The others are listed in ``report.kept``."""
     names = [weight.name for weight in weights_of(forward.model.graph, settings.smallest)]
     _check(names, settings)
     report.kept.update({name: "by its name" for name in names if settings.keeps(name)})
     names = [name for name in names if name not in report.kept]
     if calibration is not None:
         if on_progress is not None:
-            on_progress(f"measuring what rounding each of {len(names)} weights does")
+            on_progress(f"measuring the error of rounding each of {len(names)} weights")
 
         def variant(quantized: Iterable[str]) -> ir.Model:
             return _quantized(forward.model, settings, set(quantized))
@@ -79,7 +79,7 @@ def _quantize_tolerable(
     return _quantized(forward.model, settings, {name for name in names if name not in report.kept})
 
 
-def _share(model: ir.Model, settings: Quantization, kept: Collection[str]) -> ir.Model:
+def _with_codebooks(model: ir.Model, settings: Quantization, kept: Collection[str]) -> ir.Model:
     """A copy whose remaining float weights are stored by codebooks."""
     assert settings.codebook is not None
     model = model.clone()
@@ -107,7 +107,7 @@ def _check(names: Sequence[str], settings: Quantization) -> None:
     if not names:
         raise NothingToQuantize(
             "The model has no frozen weight that could be quantized.",
-            context="what counts: matmuls, look-up tables and convolutions with a frozen fp32 weight "
+            context="it would need matmuls, look-up tables and convolutions with a frozen fp32 weight "
             f"of {settings.smallest:,} elements or more",
             hint="leave compute at fp32, or train fewer tensors.",
         )

@@ -1,4 +1,4 @@
-"""Which weights stay fp32, decided by what quantizing them does to the model's outputs on calibration data."""
+"""Choose the weights that stay fp32, by the effect of their quantization on the outputs for calibration data."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from edgepeft_export.graph.custom_ops import lower
 Batch = Mapping[str, NDArray[np.generic]]
 Outputs = list[list[NDArray[np.generic]]]
 Variant = Callable[[Iterable[str]], ir.Model]
-"""Names of weights that are quantized, to the model in which they are."""
+"""From the names of quantized weights to the model with these quantized."""
 
 
 def most_sensitive(
@@ -26,10 +26,10 @@ def most_sensitive(
     """The fewest weights that have to stay fp32 for the outputs to be within ``tolerance``.
 
     Each weight is quantized alone and the model run, which ranks them. Then bisection finds how many of the most
-    sensitive have to be spared.
+    sensitive have to stay fp32.
 
     Returns:
-        For each weight to spare, the relative error that quantizing it alone causes.
+        For each weight that stays fp32, the relative error that quantizing it alone causes.
     """
     if not batches:
         raise NoCalibration("The calibration data is empty.", context=None, hint="give at least one batch.")
@@ -54,12 +54,12 @@ def most_sensitive(
 
 
 def _complete(forward: Forward, batch: Batch) -> dict[str, NDArray[np.generic]]:
-    """What a run is fed: inputs from the batch, first values of what trains."""
+    """The inputs of a run: those of the batch, and the initial values of the parameters."""
     missing = [name for name in forward.inputs if name not in batch]
     if missing:
         raise MissingCalibrationInput(
             f"The calibration data lacks the input {missing[0]!r}.",
-            context=f"inputs: {', '.join(forward.inputs)}; found: {', '.join(batch)}",
+            context=f"inputs: {', '.join(forward.inputs)}; given: {', '.join(batch)}",
             hint="give one array for each of the model's inputs.",
         )
     return {**{name: np.asarray(batch[name]) for name in forward.inputs}, **forward.parameters}
@@ -84,11 +84,11 @@ def _run(model: ir.Model, batches: Sequence[Mapping[str, NDArray[np.generic]]]) 
 def _distance(outputs: Outputs, exact: Outputs) -> float:
     """Relative L2 distance over all float outputs of all batches."""
     pairs = [
-        (one.astype(np.float64), other.astype(np.float64))
+        (mine.astype(np.float64), other.astype(np.float64))
         for ours, theirs in zip(outputs, exact, strict=True)
-        for one, other in zip(ours, theirs, strict=True)
+        for mine, other in zip(ours, theirs, strict=True)
         if np.issubdtype(other.dtype, np.floating)
     ]
-    off = sum(float(np.square(one - other).sum()) for one, other in pairs)
+    off = sum(float(np.square(mine - other).sum()) for mine, other in pairs)
     size = sum(float(np.square(other).sum()) for _, other in pairs)
     return math.sqrt(off / size if size else off)

@@ -61,8 +61,8 @@ def share_weights(model: ir.Model, size: int, smallest: int, keeps: Callable[[st
     Args:
         model: a graph whose trained tensors are inputs.
         size: values per tensor, 2 to 256.
-        smallest: tensors of fewer elements stay as they are.
-        keeps: whether the tensor of a name stays as it is.
+        smallest: tensors of fewer elements stay float32.
+        keeps: whether the tensor of a name stays float32.
     """
     graph, emit = model.graph, Emitter(model.graph)
     for value in list(graph.initializers.values()):

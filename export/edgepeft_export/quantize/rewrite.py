@@ -23,14 +23,14 @@ Matmul = Callable[[ir.Value, ir.Value | None, ir.Value], ir.Value]
 
 
 class Quantizer:
-    """Quantizes weights of one graph; new nodes are appended, so the graph has to be sorted afterwards."""
+    """Quantizes weights of one graph. New nodes are appended, so the graph has to be sorted afterwards."""
 
     def __init__(self, graph: ir.Graph, settings: Quantization) -> None:
         self._emit = Emitter(graph)
         self._settings = settings
 
     def quantize(self, weight: Weight) -> None:
-        """Put integers in the place of a weight, and let all its readers read them."""
+        """Replace a weight by integers, for all its readers."""
         if weight.is_kernel:
             self._kernel(weight)
         elif self._settings.compute == "int8":
@@ -42,7 +42,7 @@ class Quantizer:
         return self._emit.stored(f"{weight.name}.{suffix}", array)
 
     def _kernel(self, weight: Weight) -> None:
-        """Stored as int8 and dequantized when it is read: stock integer convolutions are slower than float ones."""
+        """Store a kernel as int8 and dequantize it when read: stock integer convolutions are slower than float ones."""
         matrix = to_int8(weight.array, weight.channels)
         values = self._stored(weight, "int8", matrix.values)
         scale = self._stored(weight, "scale", matrix.scale)
@@ -62,9 +62,9 @@ class Quantizer:
             )
 
         def rows(ids: ir.Value) -> ir.Value:
-            found = self._emit.op("Cast", self._emit.op("Gather", values, ids), to=ir.DataType.FLOAT.value)
+            integers = self._emit.op("Cast", self._emit.op("Gather", values, ids), to=ir.DataType.FLOAT.value)
             column = self._stored(weight, "scale.column", matrix.scale[:, None])
-            return self._emit.op("Mul", found, self._emit.op("Gather", column, ids))
+            return self._emit.op("Mul", integers, self._emit.op("Gather", column, ids))
 
         self._rewrite(weight, matmul, rows)
 
@@ -87,7 +87,7 @@ class Quantizer:
                 N=matrix.values.shape[0],
                 bits=4,
                 block_size=matrix.block,
-                accuracy_level=4,  # activations rounded to 8 bits: without it, 8-bit weights are 100 times slower
+                accuracy_level=4,  # rounds activations to 8 bits; otherwise 8-bit weights are 100 times slower
             )
             y.shape = old.shape
             return y if bias is None else self._emit.op("Add", y, bias)
@@ -95,7 +95,7 @@ class Quantizer:
         self._rewrite(weight, matmul, lambda ids: self._rows_of_int4(weight, matrix, ids, width))
 
     def _rows_of_int4(self, weight: Weight, matrix: Int4Matrix, ids: ir.Value, width: int) -> ir.Value:
-        """Rows of a 4-bit table: looked up as bytes, then split into halves."""
+        """Rows of a 4-bit table, looked up as bytes and then split into halves."""
         emit, table = self._emit, self._stored(weight, "int4", matrix.values)
         integers = split_bytes(emit, emit.op("Gather", table, ids))
         scales = self._stored(weight, "scale.blocks", matrix.scales[..., None])
@@ -129,7 +129,7 @@ class Quantizer:
 
 
 def _gemm_bias(node: ir.Node) -> ir.Value | None:
-    """The third input where it is a plain vector: kernels add that themselves."""
+    """The third input where it is a plain vector, which kernels add themselves."""
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     plain = bias is not None and rank(bias) == 1 and float(node.attributes.get_float("beta", 1.0)) == 1.0
     return bias if plain and bias is not None and dims_of(bias) == dims_of(node.outputs[0])[-1:] else None

@@ -1,4 +1,4 @@
-"""Which tensors of a graph stand for larger float ones: read off the nodes that dequantize them."""
+"""The quantized tensors of a graph, with the float tensors they represent, by the nodes that dequantize them."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ _QUANTIZED = (ir.DataType.INT8, ir.DataType.UINT8, *_FOUR_BITS)
 
 
 def quantized_tensors(graph: ir.Graph) -> dict[str, QuantizedTensor]:
-    """What each quantized initializer stands for, by its name; the padding of 4-bit tables is counted in."""
-    found: dict[str, QuantizedTensor] = {}
+    """The float tensor of each quantized initializer, by its name, with the padding of 4-bit tables."""
+    tensors: dict[str, QuantizedTensor] = {}
     for node in graph:
         for read, quantized in _read_by(node):
             value = source_initializer(read)
             if value is None or value.dtype not in _QUANTIZED:
                 continue
-            if node.op_type != "Gather" or value.name not in found:  # a matmul knows its size without padding
-                found[str(value.name)] = quantized
-    return found
+            if node.op_type != "Gather" or value.name not in tensors:  # a matmul knows its size without padding
+                tensors[str(value.name)] = quantized
+    return tensors
 
 
 def _read_by(node: ir.Node) -> list[tuple[ir.Value | None, QuantizedTensor]]:

@@ -1,4 +1,4 @@
-"""The frozen weights of a graph, and how they are read: what decides how each can be quantized."""
+"""The frozen weights of a graph, and how they are read, which decides how each can be quantized."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from edgepeft_export.graph.shapes import dims_of, rank
 
 @dataclass(frozen=True)
 class Weight:
-    """A frozen float tensor all of whose readers know what to do with a quantized one.
+    """A frozen float tensor all of whose readers can read a quantized one.
 
     Attributes:
         channels: the axis along which an output channel (of a table: a row) lies.
@@ -27,7 +27,7 @@ class Weight:
 
     @property
     def name(self) -> str:
-        """Name of the initializer, without the mark of the exporter's transposition."""
+        """Name of the initializer, without the suffix of the exporter's transposition."""
         return str(self.value.name).removesuffix(".T")
 
     @property
@@ -61,7 +61,7 @@ def _is_large(value: ir.Value, smallest: int) -> bool:
 
 
 def _is_depthwise(value: ir.Value) -> bool:
-    """Whether it is a kernel of one channel: few bytes, and its convolution is twice as slow once it is dequantized."""
+    """Whether it is a kernel of one channel, which has few bytes and is twice as slow when dequantized."""
     return value.shape is not None and rank(value) > 2 and dims_of(value)[1] == 1
 
 

@@ -1,4 +1,4 @@
-"""What is exported is run and compared with its source before anything is built on it."""
+"""Runs an exported graph and compares it with its source, before anything is built on it."""
 
 from edgepeft_export.errors import VerificationError
 from edgepeft_export.verification.compare import FLOAT32, HALF, QUANTIZED, Example, Verified, difference

@@ -1,4 +1,4 @@
-"""How far a graph's tensors are from those of its source, and how far they may be."""
+"""The difference between a graph's tensors and those of its source, and its tolerances."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _TINY = 1e-6
 """References below this size are compared as if they were this large."""
 
 _HUGE = 1e30
-"""What stands for infinity: masks are filled with the lowest finite number or with -inf."""
+"""Counts as infinity, because masks are filled with the lowest finite number or with -inf."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """Inputs that a source was run on, and the outputs it gave, by name."""
+    """Inputs of a run of a source, and its outputs, by name."""
 
     inputs: Arrays
     outputs: Arrays
@@ -42,7 +42,7 @@ class Verified:
     Attributes:
         examples: at two sizes where the source runs at two; none where it could not be run.
         tolerance: largest relative difference that counts as equal.
-        notes: what the user should know about the source.
+        notes: facts about the source for the user.
     """
 
     examples: tuple[Example, ...] = ()
@@ -51,9 +51,9 @@ class Verified:
 
 
 def difference(ours: Array, reference: Array) -> float:
-    """max|ours - reference| / max|reference| over what is finite in the reference; infinite where shapes differ.
+    """max|ours - reference| / max|reference| over the finite elements of the reference; infinite where shapes differ.
 
-    Of integers and booleans, the fraction that differs.
+    For integers and booleans, the fraction of elements that differ.
     """
     if ours.shape != reference.shape:
         return np.inf
@@ -62,7 +62,7 @@ def difference(ours: Array, reference: Array) -> float:
     if not _is_float(reference):
         return float(np.mean(ours != reference))
     a, b = ours.astype(np.float64), reference.astype(np.float64)
-    finite = np.abs(b) < _HUGE  # NaN is not: what the source does not know, is not compared
+    finite = np.abs(b) < _HUGE  # false for NaN: undefined values of the source are not compared
     if bool((np.isinf(b) & ~(np.abs(a) >= _HUGE)).any()) or not bool(np.isfinite(a[finite]).all()):
         return np.inf
     largest = float(np.abs(b[finite]).max(initial=0.0))

@@ -1,4 +1,4 @@
-"""Runs a forward graph as it is, without a copy of its weights."""
+"""Runs a forward graph unoptimized, without a copy of its weights."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from edgepeft_export.graph.custom_ops import lower
 from edgepeft_export.verification.compare import Array, Arrays
 
 _LARGE = 1 << 16
-"""Bytes from which on a tensor is lent to the session instead of written into the model."""
+"""Tensors of more bytes are lent to the session instead of written into the model."""
 
 _LENT = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE, ir.DataType.INT8, ir.DataType.UINT8)
 
@@ -21,17 +21,17 @@ _AT_ONCE = 64
 
 
 class GraphRun:
-    """A session over a graph that is left as it is: nothing is optimized, folded or packed again.
+    """A session over a graph in which nothing is optimized, folded or prepacked.
 
     Args:
-        model: a forward graph, in which operators of our own may stand.
-        outputs: values to give, by name; default: the graph's outputs.
+        model: a forward graph, which may have operators of our own.
+        outputs: names of the values to return; default: the graph's outputs.
     """
 
     def __init__(self, model: ir.Model, outputs: Sequence[str] | None = None) -> None:
         copy = model.clone()
         if outputs is not None:
-            _give(copy.graph, outputs)
+            _return(copy.graph, outputs)
         lower(copy)
         self._lent = _lend(copy.graph)
         options = plain_options()
@@ -43,13 +43,13 @@ class GraphRun:
         self._inputs = {value.name for value in self._session.get_inputs()}
 
     def __call__(self, feeds: Arrays) -> dict[str, Array]:
-        """The outputs by name."""
+        """Return the outputs by name."""
         given = {name: array for name, array in feeds.items() if name in self._inputs}
         return dict(zip(self.outputs, self._session.run(None, given), strict=True))
 
 
 def plain_options() -> ort.SessionOptions:
-    """Options under which a session computes what the file says, and says nothing itself."""
+    """Options of a session that runs the graph unoptimized and logs nothing."""
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -58,26 +58,26 @@ def plain_options() -> ort.SessionOptions:
 
 
 def inner_values(model: ir.Model, feeds: Arrays, names: Iterable[str]) -> Iterator[tuple[str, Array]]:
-    """Values of a graph by name, a few at a time, so that they are never held all at once."""
+    """Values of a graph by name, a few at a time, so that they are never all in memory."""
     wanted = list(names)
     for start in range(0, len(wanted), _AT_ONCE):
         yield from GraphRun(model, wanted[start : start + _AT_ONCE])(feeds).items()
 
 
-def _give(graph: ir.Graph, names: Sequence[str]) -> None:
+def _return(graph: ir.Graph, names: Sequence[str]) -> None:
     made = {value.name: value for node in graph for value in node.outputs}
     graph.outputs[:] = [made[name] for name in names]
 
 
 def _lend(graph: ir.Graph) -> dict[str, ort.OrtValue]:
-    """Put a reference in the place of each large tensor; the tensors by name. Small ones are taken in."""
+    """Replace each large tensor by a reference, and return them by name. Small ones are copied into the model."""
     lent = {}
     for name, value in graph.initializers.items():
         tensor = value.const_value
         if tensor is None:
             continue
         if tensor.nbytes > _LARGE and tensor.dtype in _LENT:
-            # Contiguous: onnxruntime copies what is not, and does not take its own copy for lent.
+            # Contiguous, because onnxruntime copies other arrays and then does not use the lent one.
             lent[name] = ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(tensor.numpy()))
             value.const_value = ir.ExternalTensor(
                 "lent", 0, tensor.nbytes, tensor.dtype, shape=ir.Shape(tensor.shape.numpy()), name=name, base_dir=""

@@ -1,4 +1,4 @@
-"""Inputs for a file that comes without any: of several sizes, until two are found that the file runs on."""
+"""Generates inputs for a file without examples, of several sizes, until the file has run on two."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from edgepeft_export.verification.graph import GraphRun
 Sizes = Mapping[str, int]
 
 _LONG = (16, 32, 64, 224)
-"""Sizes of free axes behind the first that convolutions and windows may ask for."""
+"""Sizes of free axes after the first that convolutions and windows may need."""
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,8 @@ class Runs:
     """Runs of a file at different sizes.
 
     Attributes:
-        pairs: what was fed and what came out, of up to two runs.
-        failure: why the last run that failed did.
+        pairs: inputs and outputs of up to two runs.
+        failure: the reason of the last run that failed.
     """
 
     pairs: tuple[tuple[Arrays, Arrays], ...] = ()
@@ -32,29 +32,29 @@ class Runs:
 
 
 def run_twice(model: ir.Model, given: Arrays | None) -> Runs:
-    """Run a model as read at two sizes; at fewer where it does not run on more.
+    """Run a model as read at two sizes, or at fewer where it does not run at two.
 
     Args:
         model: every free axis of its inputs has a name.
-        given: an example of the user's, which is the first.
+        given: an example of the user, which is run first.
     """
     inputs = [value for value in model.graph.inputs if value.name not in model.graph.initializers]
-    found: list[tuple[Arrays, Arrays]] = []
+    runs: list[tuple[Arrays, Arrays]] = []
     failure = None
     try:
         run = GraphRun(model)
     except Exception as error:  # onnxruntime's exceptions have no class in common but this one
         return Runs((), _first_line(error))
     for feeds in _attempts(inputs, given):
-        if any(_shapes(feeds) == _shapes(other) for other, _ in found):
+        if any(_shapes(feeds) == _shapes(other) for other, _ in runs):
             continue
         try:
-            found.append((feeds, run(feeds)))
+            runs.append((feeds, run(feeds)))
         except Exception as error:  # as above
             failure = _first_line(error)
-        if len(found) == 2:
+        if len(runs) == 2:
             break
-    return Runs(tuple(found), failure)
+    return Runs(tuple(runs), failure)
 
 
 def _first_line(error: Exception) -> str:
@@ -82,14 +82,14 @@ def _symbols(inputs: Sequence[ir.Value]) -> tuple[list[str], list[str]]:
 
 
 def _sizes(symbols: tuple[list[str], list[str]]) -> Iterator[Sizes]:
-    """Small sizes that all differ first; then one batch with axes as long as a network may need; then ones."""
+    """Yield small sizes that all differ, then long axes as a network may need them, then ones."""
     first, rest = symbols
     names = [*first, *rest]
-    yield {name: 2 + at for at, name in enumerate(names)}
-    yield {name: 3 + 2 * at for at, name in enumerate(names)}
+    yield {name: 2 + i for i, name in enumerate(names)}
+    yield {name: 3 + 2 * i for i, name in enumerate(names)}
     for batch in (2, 1):
         for long in _LONG:
-            yield {**dict.fromkeys(first, batch), **{name: long + 32 * at for at, name in enumerate(rest)}}
+            yield {**dict.fromkeys(first, batch), **{name: long + 32 * i for i, name in enumerate(rest)}}
             yield {**dict.fromkeys(first, batch), **dict.fromkeys(rest, long)}
     yield dict.fromkeys(names, 1)
 

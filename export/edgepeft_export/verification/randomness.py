@@ -1,4 +1,4 @@
-"""Finds what draws random numbers: such a graph gives other results at every run, and no gradient can be checked."""
+"""Refuses graphs that draw random numbers, because their results differ between runs and cannot be verified."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _RANDOM = frozenset(
 
 def refuse_random(model: ir.Model) -> None:
     """Raise :class:`VerificationError` where a node of the graph, or of a graph within it, draws random numbers."""
-    found = [node for node in ir.traversal.RecursiveGraphIterator(model.graph) if _draws(node)]
-    if found:
-        raise draws_random([f"op {node.op_type} (node {node.name or '?'})" for node in found])
+    drawing = [node for node in ir.traversal.RecursiveGraphIterator(model.graph) if _draws(node)]
+    if drawing:
+        raise draws_random([f"op {node.op_type} (node {node.name or '?'})" for node in drawing])
 
 
 def draws_random(where: list[str]) -> VerificationError:
@@ -32,7 +32,7 @@ def _draws(node: ir.Node) -> bool:
 
 
 def _trains(dropout: ir.Node) -> bool:
-    """Whether a Dropout drops something: its third input is true, or only known when it runs."""
+    """Whether a Dropout drops elements: its third input is true, or computed at run time."""
     mode = dropout.inputs[2] if len(dropout.inputs) > 2 else None
     if mode is None:
         return False

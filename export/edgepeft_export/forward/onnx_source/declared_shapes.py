@@ -1,4 +1,4 @@
-"""What a file declares of shapes is checked by running it, and what cannot be inferred is read off the run."""
+"""Shapes of a file's values: declared ones are checked by a run, and ones that cannot be inferred are read from it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from edgepeft_export.graph.shapes import Dim, dims_of, infer_shapes
 from edgepeft_export.verification.compare import Arrays
 from edgepeft_export.verification.graph import inner_values
 
-Shape = tuple[int, ...]
+RunShape = tuple[int, ...]
 
 _SIZES_FROM_DATA = frozenset({"NonZero", "Unique", "NonMaxSuppression", "Compress", "Loop", "SplitToSequence"})
 """Operators whose results may have one size in two runs by chance."""
@@ -19,7 +19,7 @@ _SIZES_FROM_DATA = frozenset({"NonZero", "Unique", "NonMaxSuppression", "Compres
 def name_free_axes(graph: ir.Graph) -> None:
     """Give every free axis of an input a name, in place: ``batch`` where it is the first.
 
-    An axis of size -1 is free: converters write it for an unknown one.
+    An axis of size -1 is free, because converters write -1 for an unknown size.
     """
     for value in graph.inputs:
         if value.shape is not None and str(value.name) not in graph.initializers:
@@ -33,13 +33,13 @@ def _named(dim: Dim, name: str, axis: int) -> Dim:
 
 
 def settle_shapes(model: ir.Model, feeds: Sequence[Arrays]) -> None:
-    """Infer shapes anew, and read off a run those that cannot be inferred, in place.
+    """Infer shapes again, and read those that cannot be inferred from a run, in place.
 
-    Shapes that the file declares are only believed where the run has them too.
+    Shapes that the file declares are only trusted where the run has them too.
 
     Args:
         model: as read.
-        feeds: inputs that it runs on, at up to two sizes.
+        feeds: inputs for runs, of up to two sizes.
     """
     values = [value for node in model.graph for value in node.outputs if value.name]
     declared = {value: value.shape for value in values if value.shape is not None}
@@ -61,7 +61,7 @@ def settle_shapes(model: ir.Model, feeds: Sequence[Arrays]) -> None:
     infer_shapes(model)
 
 
-def _runs(model: ir.Model, feeds: Sequence[Arrays], names: list[str]) -> list[dict[str, tuple[Shape, ir.DataType]]]:
+def _runs(model: ir.Model, feeds: Sequence[Arrays], names: list[str]) -> list[dict[str, tuple[RunShape, ir.DataType]]]:
     return [
         {name: (array.shape, ir.DataType.from_numpy(array.dtype)) for name, array in inner_values(model, fed, names)}
         for fed in feeds
@@ -69,37 +69,37 @@ def _runs(model: ir.Model, feeds: Sequence[Arrays], names: list[str]) -> list[di
     ]
 
 
-def _symbols(graph: ir.Graph, feeds: Sequence[Arrays]) -> dict[Shape, str]:
-    """The name of a free axis by its sizes in the runs; of two that agree in all runs, neither."""
-    found: dict[Shape, set[str]] = {}
+def _symbols(graph: ir.Graph, feeds: Sequence[Arrays]) -> dict[RunShape, str]:
+    """The name of a free axis by its sizes in the runs; names that agree in all runs are left out."""
+    by_sizes: dict[RunShape, set[str]] = {}
     for value in graph.inputs:
         for axis, dim in enumerate(dims_of(value) if value.shape is not None else ()):
             if isinstance(dim, str) and all(str(value.name) in fed for fed in feeds):
-                found.setdefault(tuple(fed[str(value.name)].shape[axis] for fed in feeds), set()).add(dim)
-    return {sizes: next(iter(names)) for sizes, names in found.items() if len(names) == 1 and len(set(sizes)) > 1}
+                by_sizes.setdefault(tuple(fed[str(value.name)].shape[axis] for fed in feeds), set()).add(dim)
+    return {sizes: next(iter(names)) for sizes, names in by_sizes.items() if len(names) == 1 and len(set(sizes)) > 1}
 
 
 def _with_names(shape: ir.Shape | None, names: Collection[Dim]) -> ir.Shape | None:
-    """A declared shape without the names that an earlier inference gave: the one here gives them to other axes."""
+    """A declared shape without the names of an earlier inference, because this one assigns them to other axes."""
     if shape is None:
         return None
     dims = [dim if isinstance(dim, int) else dim.value for dim in shape]
     return ir.Shape([dim if isinstance(dim, int) or dim in names else None for dim in dims])
 
 
-def _fits(shape: ir.Shape | None, shapes: Sequence[Shape]) -> bool:
+def _fits(shape: ir.Shape | None, shapes: Sequence[RunShape]) -> bool:
     """Whether a declared shape can be that of the runs."""
     if shape is None:
         return not shapes
     return all(
-        len(found) == len(shape)
-        and all(not isinstance(dim, int) or dim == size for dim, size in zip(shape, found, strict=True))
-        for found in shapes
+        len(sizes) == len(shape)
+        and all(not isinstance(dim, int) or dim == size for dim, size in zip(shape, sizes, strict=True))
+        for sizes in shapes
     )
 
 
-def _learned(shapes: Sequence[Shape], symbols: dict[Shape, str], constant: bool) -> ir.Shape | None:
-    """The shape that these runs tell of; an axis of which they leave the size open is free."""
+def _learned(shapes: Sequence[RunShape], symbols: dict[RunShape, str], constant: bool) -> ir.Shape | None:
+    """The shape that fits these runs. An axis whose size they leave open is free."""
     if not shapes or len({len(shape) for shape in shapes}) > 1:
         return None
     dims: list[Dim] = []

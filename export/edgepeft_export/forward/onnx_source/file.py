@@ -1,4 +1,4 @@
-"""An existing ``.onnx`` file to a forward graph: the caller names the initializers that train."""
+"""Converts an ``.onnx`` file to a forward graph, whose caller names the initializers that train."""
 
 from __future__ import annotations
 
@@ -40,19 +40,19 @@ def from_onnx(
 ) -> Forward:
     """Read a model file, which may be quantized; lift initializers to trainable inputs, and attach LoRA.
 
-    What is quantized in the file stays as it is, bit for bit; see :mod:`edgepeft_export.forward.onnx_source.quantized`.
+    Quantized tensors of the file are kept bit for bit; see :mod:`edgepeft_export.forward.onnx_source.quantized`.
 
     Args:
-        path: a model of opset 13 or later; external data beside it is read too.
+        path: a model of opset 13 or later; external data next to it is read too.
         trainable: names of initializers, or patterns with ``*`` and ``?``, each of which must match.
         lora: pairs of matrices to attach; then ``trainable`` may be empty.
-        outputs: tensors of the file that the graph gives, by name, the one for the loss first. Default: its outputs.
-        example: inputs that the file runs on; without them, some are invented.
+        outputs: names of tensors of the file that become the outputs, the one for the loss first. Default: its outputs.
+        example: inputs that the file runs on. Without them, some are generated.
 
     Raises:
-        ForwardError: the file is no model, a pattern matches nothing, or what it matches is not float32, no linear
-            layer can carry a pair, or an output is not there.
-        VerificationError: the graph does not give what the file gives.
+        ForwardError: the file is no model, a pattern matches no float32 initializer, no linear layer can have a pair,
+            or an output does not exist.
+        VerificationError: the outputs of the graph differ from those of the file.
     """
     reference = _reference(Path(path), outputs, example)
     model = _load(Path(path), outputs)
@@ -94,7 +94,7 @@ def _role(value: ir.Value) -> str:
 def _reference(
     path: Path, outputs: Sequence[str] | None, example: Mapping[str, NDArray[np.generic]] | None
 ) -> FileReference:
-    """The file as it is, run at two sizes where it runs at two."""
+    """The unchanged file, with runs at two sizes where it runs at two."""
     model = _read(path, outputs)
     return FileReference(model, run_twice(model, example))
 
@@ -133,7 +133,7 @@ def _at_opset(model: ir.Model, path: Path) -> ir.Model:
 
 def _convert(model: ir.Model, path: Path, opset: int, wanted: int) -> ir.Model:
     try:
-        proto = ir.to_proto(ir.external_data.load_to_model(model))  # the converter knows no place to read them from
+        proto = ir.to_proto(ir.external_data.load_to_model(model))  # the converter cannot read external tensors
         converted: ir.Model = ir.from_proto(onnx.version_converter.convert_version(proto, wanted))
         return converted
     except Exception as error:  # the converter is C++ and raises RuntimeError of many kinds

@@ -1,9 +1,9 @@
-"""Low-rank adaptation (Hu et al., ICLR 2022) attached on the graph: no torch, and the weight may be quantized.
+"""Low-rank adaptation (Hu et al., ICLR 2022) attached on the graph, without torch. The weight may be quantized.
 
-Beside each chosen linear layer ``y = x W`` stands ``x A B · alpha / rank``, with A [in, rank] and B [rank, out]. Beside
-a convolution stand two, as in ``peft``: one with the kernel's window to ``rank`` channels, and a pointwise one. The
-branch reads what the layer reads, which in a model in QDQ format is the rounded activation. So it corrects what this
-layer does with its input, and can be folded into the weight.
+To each chosen linear layer ``y = x W`` a branch ``x A B · alpha / rank`` is added, with A [in, rank] and B [rank, out].
+To a convolution two are added, as in ``peft``: one with the kernel's window to ``rank`` channels, and a pointwise one.
+The branch has the layer's input, which in a model in QDQ format is the rounded activation. So it can be folded into the
+weight.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from edgepeft_export.graph.linear import LinearSite
 from edgepeft_runtime.bundle.adapter_layout import LowRankPair
 from edgepeft_runtime.errors import BadSetting
 
-Floats = NDArray[np.float32]
+Float32Array = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ class GraphLora:
         alpha: scale; ``None`` means twice the rank.
         targets: names, ends of dotted names, or patterns of linear layers: by weight, bias, module or node. ``None``
             chooses every layer but the head.
-        train_head: whether the head trains beside the others: whole, or by a pair where it is quantized.
-        seed: of the first values.
+        train_head: whether the head trains too: as a whole, or by a pair where it is quantized.
+        seed: of the initial values.
     """
 
     rank: int = 8
@@ -54,31 +54,32 @@ class GraphLora:
 
 @dataclass(frozen=True)
 class Attached:
-    """What :func:`attach_lora` did.
+    """The result of :func:`attach_lora`.
 
     Attributes:
-        parameters: first values of the pairs, by the name of the new graph input.
+        parameters: initial values of the pairs, by the name of the new graph input.
         pairs: which of them belong together.
-        head: names of the initializers of the head that is to train whole.
+        head: names of the initializers of the head, where it trains as a whole.
     """
 
-    parameters: Mapping[str, Floats]
+    parameters: Mapping[str, Float32Array]
     pairs: tuple[LowRankPair, ...]
     head: tuple[str, ...]
 
 
 def attach_lora(model: ir.Model, lora: GraphLora, trained: Collection[str] = ()) -> Attached:
-    """Attach pairs of matrices, as further graph inputs, in place; shapes must have been inferred.
+    """Attach pairs of matrices, as further graph inputs, in place. Shapes must have been inferred.
 
     Args:
         model: as read; quantized linear layers raised.
-        lora: what to attach.
-        trained: names of initializers that train whole, so that nothing is attached beside them.
+        lora: settings of the pairs.
+        trained: names of initializers that train as a whole. Their layers get no pair.
 
-    A starts uniform within 1 / sqrt(inputs) (Kaiming, as ``peft`` has it), B at zero: the model starts as it was.
+    A is initialized uniformly within 1 / sqrt(inputs) (Kaiming, as in ``peft``) and B with zeros, so that the model's
+    outputs do not change.
 
     Raises:
-        ForwardError: the rank is out of range, or a target fits no linear layer that can carry a pair.
+        ForwardError: the rank is out of range, or a target matches no linear layer that can have a pair.
     """
     if lora.rank < 1:
         raise BadSetting("rank", lora.rank, "1 or more")
@@ -86,7 +87,7 @@ def attach_lora(model: ir.Model, lora: GraphLora, trained: Collection[str] = ())
     sites = [site for site in find_sites(graph) if not _is_adapter(site)]
     last = find_last(graph, sites)
     whole = _whole(last) if lora.train_head and last is not None else ()
-    parameters: dict[str, Floats] = {}
+    parameters: dict[str, Float32Array] = {}
     pairs: list[LowRankPair] = []
     emit = Emitter(graph)
     for site in _chosen(sites, last, lora):
@@ -99,7 +100,7 @@ def attach_lora(model: ir.Model, lora: GraphLora, trained: Collection[str] = ())
 
 
 def _is_adapter(site: AdapterSite) -> bool:
-    """Whether the file brings the linear layer as part of an adapter of its own."""
+    """Whether the linear layer is part of an adapter of the file."""
     return any("lora_" in name.lower() for name in site.names)
 
 
@@ -112,7 +113,7 @@ def _whole(last: AdapterSite) -> tuple[str, ...]:
 
 
 def _chosen(sites: Sequence[AdapterSite], last: AdapterSite | None, lora: GraphLora) -> list[AdapterSite]:
-    """The linear layers that get a pair; a quantized head is one of them, unless it is not to train."""
+    """The linear layers that get a pair. A quantized head is one of them, unless it should not train."""
     quantized_head = (
         last if last is not None and last.linear.is_quantized and last.narrows and lora.train_head else None
     )
@@ -141,7 +142,7 @@ def _nothing_fits(missing: Sequence[str], sites: Sequence[AdapterSite]) -> Forwa
 
 def _attach(
     graph: ir.Graph, emit: Emitter, site: AdapterSite, lora: GraphLora
-) -> tuple[LowRankPair, dict[str, Floats]]:
+) -> tuple[LowRankPair, dict[str, Float32Array]]:
     stem = _fresh(graph, site.name)
     layout = "torch" if site.linear.kernel else "graph"
     pair = LowRankPair(stem, f"{stem}.lora_A", f"{stem}.lora_B", layout, 1, lora.rank, lora.scale)
@@ -155,7 +156,7 @@ def _attach(
     return pair, parameters
 
 
-def _first_values(linear: LinearSite, lora: GraphLora, name: str) -> tuple[Floats, Floats]:
+def _first_values(linear: LinearSite, lora: GraphLora, name: str) -> tuple[Float32Array, Float32Array]:
     """A [in, r] and B [r, out]; of a convolution [r, in, *kernel] and [out, r, 1, ...]."""
     if linear.kernel:
         shape: tuple[int, ...] = (lora.rank, linear.inputs, *linear.kernel)
@@ -163,7 +164,7 @@ def _first_values(linear: LinearSite, lora: GraphLora, name: str) -> tuple[Float
     else:
         shape, other = (linear.inputs, lora.rank), (lora.rank, linear.outputs)
     limit = 1.0 / np.sqrt(linear.inputs * int(np.prod(linear.kernel)))
-    draw = np.random.default_rng([lora.seed, zlib.crc32(name.encode())])  # each on its own: targets may be added
+    draw = np.random.default_rng([lora.seed, zlib.crc32(name.encode())])  # independent of the other pairs
     return draw.uniform(-limit, limit, shape).astype(np.float32), np.zeros(other, np.float32)
 
 
@@ -179,9 +180,9 @@ def _branch(emit: Emitter, linear: LinearSite, a: ir.Value, b: ir.Value, scale: 
 
 
 def _fresh(graph: ir.Graph, stem: str) -> str:
-    """``stem``, or ``stem.1``, ... where a layer of that name has a pair: the layers of a shared weight."""
-    taken, name, number = {value.name for value in graph.inputs}, stem, 0
-    while f"{name}.lora_A" in taken:
+    """``stem``, or ``stem.1``, ... where a layer of that name has a pair, as layers with a shared weight."""
+    names, name, number = {value.name for value in graph.inputs}, stem, 0
+    while f"{name}.lora_A" in names:
         number += 1
         name = f"{stem}.{number}"
     return name

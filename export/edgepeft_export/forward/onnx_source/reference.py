@@ -1,4 +1,4 @@
-"""Compares a forward graph with the ``.onnx`` file it was made of, at two sizes, and names what differs."""
+"""Compares a forward graph with the ``.onnx`` file it was made from, at two sizes, and names what differs."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ _ROUNDED = frozenset(
         "DynamicQuantizeLSTM",
     }
 )
-"""Operators whose presence makes a file a quantized one."""
+"""Operators of quantized files."""
 
 
 @dataclass(frozen=True)
 class FileReference:
-    """A file as it was read, and what it gives.
+    """A file as read, and its runs.
 
     Attributes:
-        model: as read, nothing changed.
-        runs: what it was fed and gave.
+        model: as read, unchanged.
+        runs: its inputs and outputs.
         half: whether it computes in half precision anywhere.
     """
 
@@ -53,7 +53,7 @@ class FileReference:
 
     @property
     def tolerance(self) -> float:
-        """How far a graph made of it may be from it."""
+        """The largest relative difference between the file and a graph made from it."""
         nodes = list(self.model.graph)
         if any(node.op_type in _ROUNDED for node in nodes):
             return QUANTIZED
@@ -61,10 +61,10 @@ class FileReference:
 
 
 def verified(forward: Forward, reference: FileReference) -> Forward:
-    """The same graph, with the examples it was compared on.
+    """The same graph, with the examples on which it was compared.
 
     Raises:
-        VerificationError: the graph gives other outputs than the file, or draws random numbers.
+        VerificationError: the graph's outputs differ from the file's, or it draws random numbers.
     """
     refuse_random(forward.model)
     if not reference.runs.pairs:
@@ -84,7 +84,7 @@ def verified(forward: Forward, reference: FileReference) -> Forward:
 
 
 def _in_own_types(forward: Forward, feeds: Arrays) -> dict[str, Array]:
-    """What the graph is fed: a file in half precision was brought to float32."""
+    """The graph's inputs, in float32 where the file computes in half precision."""
     dtypes = {str(value.name): value.dtype for value in forward.input_values()}
     return {
         name: array if (dtype := dtypes.get(name)) is None else array.astype(dtype.numpy())
@@ -101,7 +101,7 @@ _UNTRIED = (
 def _differs(forward: Forward, reference: FileReference, feeds: Arrays, name: str, off: float) -> VerificationError:
     far = f"they differ by {off:.2g} of the largest value" if np.isfinite(off) else "it has another shape"
     return ExportDiffers(
-        f"The graph made of the file gives another {name!r} than the file: {far} (allowed: {reference.tolerance:g}).",
+        f"The graph made from the file computes another {name!r}: {far} (allowed: {reference.tolerance:g}).",
         context=_first(forward, reference, feeds),
         hint="export the model again with opset 20; if that does not help, please report the operator.",
     )
@@ -125,7 +125,7 @@ def _made_by(model: ir.Model, name: str) -> str:
 
 
 def choose_outputs(model: ir.Model, outputs: Sequence[str]) -> None:
-    """Let a model as read give these tensors instead of its own outputs, in place.
+    """Make these tensors the outputs of a model as read, in place.
 
     Raises:
         ForwardError: there is no tensor of a name.

@@ -1,4 +1,4 @@
-"""Where LoRA can be attached on a graph: linear layers, which have a constant matrix, and what users may call them."""
+"""Linear layers of a graph to which LoRA can be attached, and the names by which users may choose them."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class AdapterSite:
 
     Attributes:
         linear: the layer.
-        result: what a branch is added to: the layer's output, with its bias where that is added next.
-        bias: the initializer that is added to it, where there is one.
-        names: what it may be called; adapters are named by the first.
+        result: the layer's output, with its bias where that is added next. A branch is added to it.
+        bias: the initializer that is added to the output, if any.
+        names: the names it is matched by. Adapters are named by the first.
     """
 
     linear: LinearSite
@@ -43,12 +43,12 @@ class AdapterSite:
 
     @property
     def name(self) -> str:
-        """What its adapters are named by."""
+        """The name of its adapters."""
         return self.names[0]
 
     @property
     def narrows(self) -> bool:
-        """Whether it gives less than it takes, as heads do, save those over a vocabulary."""
+        """Whether it has fewer outputs than inputs, like heads other than those over a vocabulary."""
         return self.linear.outputs < self.linear.inputs
 
     def fits(self, pattern: str) -> bool:
@@ -62,7 +62,7 @@ def find_sites(graph: ir.Graph) -> list[AdapterSite]:
 
 
 def find_last(graph: ir.Graph, sites: Sequence[AdapterSite]) -> AdapterSite | None:
-    """The linear layer that gives the model's first output: a task's head, or a language model's; neither is square."""
+    """The linear layer that computes the model's first output: a task's or a language model's head, neither square."""
     by_node = {site.linear.node: site for site in sites}
     value: ir.Value | None = graph.outputs[0]
     while value is not None and (node := value.producer()) is not None:
@@ -94,16 +94,16 @@ def _with_bias(linear: LinearSite) -> tuple[ir.Value, ir.Value | None]:
 
 
 def _names(node: ir.Node, weight: ir.Value, bias: ir.Value | None) -> Iterator[str]:
-    """What a layer may be called, the best first: by its weight, its bias, the module it comes from, its node."""
+    """The names of a layer, the best first: by its weight, its bias, the module it comes from, its node."""
     stems = [_stem(str(weight.name)), _stem(str(bias.name), "bias") if bias is not None else "", _scope(node)]
-    found = [stem for stem in stems if not _ANONYMOUS.fullmatch(stem)]
+    names = [stem for stem in stems if not _ANONYMOUS.fullmatch(stem)]
     node_name = (node.name or "").strip("/")
-    found += [_stem(node_name).replace("/", "."), node_name, str(weight.name)]
-    yield from dict.fromkeys(name for name in found if name)
+    names += [_stem(node_name).replace("/", "."), node_name, str(weight.name)]
+    yield from dict.fromkeys(name for name in names if name)
 
 
 def _stem(name: str, ending: str | None = None) -> str:
-    """A tensor's name without what exporters and quantizers append."""
+    """A tensor's name without the suffixes of exporters and quantizers."""
     while (short := _ENDINGS.sub("", name)) and short != name:
         name = short
     return name if ending is None else re.sub(rf"[._]{ending}$", "", name)

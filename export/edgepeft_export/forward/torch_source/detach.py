@@ -1,4 +1,4 @@
-"""Keeps through an export where a gradient stops: ONNX has no word for ``Tensor.detach``, nor for ``padding_idx``."""
+"""Preserves in an export where gradients stop, because ONNX cannot express ``Tensor.detach`` and ``padding_idx``."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def _(x: Tensor) -> Tensor:
 
 
 class KeepDetach(FunctionMode):
-    """While it is active, ``x.detach()`` leaves a node behind in what is traced.
+    """While active, ``x.detach()`` adds a node to the traced graph.
 
-    So does the row ``padding_idx`` of an embedding table that trains: torch gives that row no gradient.
+    So does the row ``padding_idx`` of a trainable embedding table, because that row gets no gradient in torch.
 
     Args:
         trained: tensors that train.

@@ -1,4 +1,4 @@
-"""Lets the export step in when a model calls a function of torch."""
+"""A mode in which the export intercepts calls of torch functions."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ Function = Callable[..., object]
 
 
 class FunctionMode(TorchFunctionMode):  # type: ignore[misc]  # torch is not type-checked here
-    """While it is active, every call of a function of torch goes to :meth:`call`."""
+    """While active, every call of a torch function goes to :meth:`call`."""
 
     def call(self, function: Function, args: tuple[Tensor, ...], kwargs: Mapping[str, Tensor]) -> object:
-        """Return what the call is to return. Arguments that are no tensors are passed as they are."""
+        """Return the result of the call. Arguments that are no tensors are passed unchanged."""
         raise NotImplementedError
 
     def __torch_function__(

@@ -1,4 +1,4 @@
-"""A causal language model to a graph that goes on from a cache of keys and values: new positions in, one step out."""
+"""Exports a causal language model as a decoding step, which extends a cache of keys and values by new positions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _INNER = "decoder"
 def decoding_of(model: nn.Module) -> Decoding:
     """Export a causal language model of ``transformers``, or a ``PeftModel`` of one, with a cache.
 
-    Parameters and frozen tensors have the names that :func:`edgepeft_export.forward.from_torch` gives them, so both
+    Parameters and frozen tensors have the names of :func:`edgepeft_export.forward.from_torch`, so both
     graphs are fed and stored alike.
 
     Raises:
@@ -56,7 +56,7 @@ class _Decoder(nn.Module):  # type: ignore[misc]  # torch is not type-checked he
         layers = [(past[key], past[value]) for key, value in zip(self._past[::2], self._past[1::2], strict=True)]
         arguments: dict[str, object] = {"logits_to_keep": 1} if self._one else {}
         if self._positions:
-            # Counted by what is attended to, so that padding on the left shifts nothing.
+            # Positions count attended tokens only, so that padding on the left shifts nothing.
             counted = (attention_mask.cumsum(1) - 1).clamp(min=0)
             arguments["position_ids"] = counted[:, layers[0][0].shape[2] :]
         result = getattr(self, _INNER)(
@@ -66,8 +66,8 @@ class _Decoder(nn.Module):  # type: ignore[misc]  # torch is not type-checked he
             use_cache=True,
             **arguments,
         )
-        kept = [part for layer in result.past_key_values.layers for part in (layer.keys, layer.values)]
-        after = {_present(name): part for name, part in zip(self._past, kept, strict=True)}
+        cache = [part for layer in result.past_key_values.layers for part in (layer.keys, layer.values)]
+        after = {_present(name): part for name, part in zip(self._past, cache, strict=True)}
         return {LOGITS: result.logits[:, -1], **after}
 
 
@@ -89,7 +89,7 @@ def _unsupported(model: nn.Module, reason: str) -> ForwardError:
     return NoCache(
         f"{type(model).__name__} cannot be exported with a cache of keys and values.",
         context=reason,
-        hint="generate without: the whole text goes through the model for each token.",
+        hint="generate without a cache: the model then reads the whole text for each token.",
     )
 
 
@@ -115,7 +115,7 @@ def _cache_shapes(model: nn.Module) -> list[tuple[int, int]]:
 
 
 def _distinct(shapes: list[tuple[int, int]]) -> tuple[int, int, int]:
-    """Batch, past and sequence, so that no two sizes of the example are equal: torch.export would tie them."""
+    """Batch, past and sequence, with sizes that all differ, because torch.export would tie equal ones."""
     fixed = {size for shape in shapes for size in shape}
     free = (size for size in range(2, 1000) if size not in fixed)
     batch, past = next(free), next(free)
@@ -138,7 +138,7 @@ def _example(
 
 
 def _own_names(forward: Forward) -> Forward:
-    """Parameters and frozen tensors under the names they have in the model itself."""
+    """Parameters and frozen tensors under their names in the model itself."""
     prefix = f"{_INNER}."
     graph = forward.model.graph
     for value in [*graph.inputs, *list(graph.initializers.values())]:

@@ -1,4 +1,4 @@
-"""Writes torch's classification losses in plain operators, for the time a loss is exported.
+"""Computes torch's classification losses by plain operators while a loss is exported.
 
 torch.onnx drops ``label_smoothing``, takes probabilities for indices, and writes ONNX's own loss operators, which have
 no gradient rules. Here each is what torch's documentation says it is.
@@ -16,7 +16,7 @@ from edgepeft_export.forward.torch_source.function_mode import Function, Functio
 
 
 class PlainLosses(FunctionMode):
-    """While it is active, ``cross_entropy`` and ``nll_loss`` are computed by the functions below."""
+    """While active, ``cross_entropy`` and ``nll_loss`` are computed by the functions below."""
 
     def call(self, function: Function, args: tuple[Tensor, ...], kwargs: Mapping[str, Tensor]) -> object:
         plain = _PLAIN.get(function)
@@ -63,7 +63,7 @@ def nll_loss(
 
 
 def _picked(log_p: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int) -> tuple[Tensor, Tensor]:
-    """The loss of each label, 0 for those that are ignored, and what each counts in a mean."""
+    """The loss of each label, 0 for ignored ones, and the weight of each in a mean."""
     axis = _class_axis(log_p)
     counts = target != ignore_index
     safe = torch.where(counts, target, torch.zeros_like(target))

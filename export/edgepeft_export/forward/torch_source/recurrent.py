@@ -29,10 +29,10 @@ _tracing: ContextVar[KeepRecurrent | None] = ContextVar("_tracing", default=None
 
 
 def over_lengths(rnn: nn.Module, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor | tuple[Tensor, Tensor]]:
-    """Run a recurrent network over rows that end before their padding; what a forward calls instead of packing.
+    """Run a recurrent network over padded rows. A forward calls it instead of packing.
 
     In torch this is ``pack_padded_sequence``, the network, ``pad_packed_sequence``: both directions see each row only.
-    The packing cannot be exported; this can, with free sizes.
+    The packing cannot be exported. This function can, with free sizes.
 
     Args:
         rnn: an ``nn.LSTM`` or ``nn.GRU``, adapted or not.
@@ -40,7 +40,7 @@ def over_lengths(rnn: nn.Module, x: Tensor, lengths: Tensor) -> tuple[Tensor, Te
         lengths: int [batch], each from 1 to the number of steps.
 
     Returns:
-        What ``rnn`` returns: the states of all steps, 0 behind the end of a row, and the last states of each row.
+        The result of ``rnn``: the states of all steps, 0 past the end of a row, and the last states of each row.
     """
     mode = _tracing.get()
     if mode is not None:
@@ -54,7 +54,7 @@ def over_lengths(rnn: nn.Module, x: Tensor, lengths: Tensor) -> tuple[Tensor, Te
 
 
 def _cut(states: Tensor, lengths: Tensor, rows: int) -> Tensor:
-    """States with 0 behind the ends of rows, whatever an adapter has added there."""
+    """States with 0 past the ends of rows, even if an adapter added something there."""
     steps = torch.arange(states.shape[1 - rows])
     valid = steps[None] < lengths[:, None]
     return states * (valid if rows == 0 else valid.T)[..., None].to(states.dtype)
@@ -75,7 +75,7 @@ def _(x: Tensor, first: Sequence[Tensor], bidirectional: bool, *_: object) -> li
 
 
 class KeepRecurrent(FunctionMode):
-    """While it is active, LSTM and GRU stay whole in what is traced."""
+    """While active, LSTM and GRU are one operator each in the traced graph."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ class KeepRecurrent(FunctionMode):
 
     @contextlib.contextmanager
     def ending(self, lengths: Tensor) -> Iterator[None]:
-        """For what is traced meanwhile, rows have these lengths."""
+        """Use these lengths of rows for calls that are traced in the context."""
         self._lengths = lengths
         try:
             yield
@@ -142,8 +142,8 @@ def _translated(
         sets = [weights[start + at * per_direction :][:per_direction] for at in range(directions)]
         states = [part[layer] for part in initial]
         x, *after = _layer(x, ends, states, sets, kind, units)
-        for kept, state in zip(last, after, strict=True):
-            kept.append(state)
+        for states_of, state in zip(last, after, strict=True):
+            states_of.append(state)
     if batch_first:
         x = op.Transpose(x, perm=[1, 0, 2])
     return [x, *(_join(states) for states in last)]
@@ -157,15 +157,15 @@ def _layer(
     kind: str,
     units: int,
 ) -> Sequence[ir.Value]:
-    """One operator; ``sets`` holds a direction's weights and, perhaps, biases each, as torch orders them."""
+    """One operator. Each of ``sets`` has a direction's weights and optional biases, in torch's order."""
     op = opset20
     order, count = ORDER[kind], len(sets)
     w, r = (
         _join([op.Unsqueeze(_reordered(one[index], order), op.Constant(value_ints=[0])) for one in sets])
         for index in (0, 1)
     )
-    biases = [[_reordered(bias, order) for bias in one[2:4]] for one in sets]
-    b = _join([op.Unsqueeze(_join(one), op.Constant(value_ints=[0])) for one in biases]) if biases[0] else None
+    biases = [[_reordered(bias, order) for bias in tensors[2:4]] for tensors in sets]
+    b = _join([op.Unsqueeze(_join(pair), op.Constant(value_ints=[0])) for pair in biases]) if biases[0] else None
     attributes = {"hidden_size": units, "direction": "bidirectional" if count == 2 else "forward"}
     if kind == "LSTM":
         y, *after = op.LSTM(x, w, r, b, ends, *states, **attributes)

@@ -1,4 +1,4 @@
-"""Tensors of a module that are views of one storage: in torch they train as one, and so they do in the graph."""
+"""Tensors of a module that are views of one storage. They train as one tensor, in the graph as in torch."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class View:
 
 
 def views_of(model: nn.Module) -> dict[str, View]:
-    """The views among a module's parameters and buffers, by name; what owns a storage is not among them.
+    """The views among a module's parameters and buffers, by name, without the owners of storages.
 
     Raises:
         ForwardError: two tensors overlap in a way that is no transposition and no slice.
@@ -62,7 +62,7 @@ def views_of(model: nn.Module) -> dict[str, View]:
 
 
 def with_views(values: Mapping[str, Tensor], views: Mapping[str, View]) -> dict[str, Tensor]:
-    """The values of owners, and those of the views of them."""
+    """The values of owners and of their views."""
     return {**values, **{name: view.of(values[view.owner]) for name, view in views.items() if view.owner in values}}
 
 
@@ -74,9 +74,9 @@ def _views(owner: str, whole: Tensor, others: Mapping[str, Tensor]) -> dict[str,
     return views
 
 
-def _overlap(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors of one storage have an element in common, as far as their spans tell."""
-    return bool(one.storage_offset() < _end(other) and other.storage_offset() < _end(one))
+def _overlap(first: Tensor, second: Tensor) -> bool:
+    """Whether the spans of two tensors in one storage overlap."""
+    return bool(first.storage_offset() < _end(second) and second.storage_offset() < _end(first))
 
 
 def _end(tensor: Tensor) -> int:

@@ -1,4 +1,4 @@
-"""The frozen tensors of a torch module: what its forward reads of its state, and does not train."""
+"""The frozen tensors of a torch module: the state that its forward reads and does not train."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ def source_of(model: nn.Module, trainable: Tensors, views: Collection[str], read
 
     Args:
         model: The module, with its adapter attached.
-        trainable: What trains, by name. It is described too, but no second name of it.
-        views: Names of views of what trains, which are left out.
-        reads: Recorded over a forward pass. What a method keeps of a module that it replaced is not read.
+        trainable: The trainable tensors, by name. They are described too, but under one name each.
+        views: Names of views of trainable tensors, which are left out.
+        reads: Recorded over a forward pass. Tensors of a module that a method has replaced are not read.
     """
     trained = {tensor.data_ptr(): name for name, tensor in trainable.items()}
     return tuple(

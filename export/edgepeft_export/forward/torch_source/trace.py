@@ -1,6 +1,6 @@
-"""Names the torch function behind a difference: the first whose result the exported graph has nowhere.
+"""Names the torch function that causes a difference: the first whose result is missing from the exported graph.
 
-Of every result only a sample is kept, so that the search takes no more memory than the model does.
+Only a sample of every result is kept, so that the search needs no more memory than the model.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from edgepeft_export.verification.compare import Array, Arrays, difference
 from edgepeft_export.verification.graph import inner_values
 
 _SAMPLED = 1024
-"""Elements that are kept of a result."""
+"""Number of sampled elements of a result."""
 
 _SAME = 1e-3
-"""Largest relative difference of two results that are taken for one."""
+"""Largest relative difference of two results that count as equal."""
 
 Sample = tuple[int, NDArray[np.float32]]
 """Number of elements, and some of them."""
@@ -36,12 +36,12 @@ class _Result:
 
 
 def first_difference(model: ir.Model, run: Callable[[], object], feeds: Arrays) -> str:
-    """Say which torch function in which module gives the first result that is not in the graph.
+    """Name the torch function, and its module, with the first result that is not in the graph.
 
     Args:
         model: the exported graph.
         run: runs the torch function.
-        feeds: what the graph is fed for the same results.
+        feeds: the graph's inputs for the same results.
     """
     with _Recorder() as recorder, _Modules(recorder):
         run()
@@ -64,13 +64,13 @@ def _graph_samples(model: ir.Model, feeds: Arrays) -> dict[int, list[Sample]]:
         for value in node.outputs
         if value.dtype == ir.DataType.FLOAT and value.name
     ]
-    found: dict[int, list[Sample]] = {}
+    samples: dict[int, list[Sample]] = {}
     try:
         for _, array in inner_values(model, feeds, floats):
-            found.setdefault(array.size, []).append(_sample(array))
+            samples.setdefault(array.size, []).append(_sample(array))
     except Exception:
         pass
-    return found
+    return samples
 
 
 def _sample(array: Array) -> Sample:
@@ -105,7 +105,7 @@ class _Recorder(FunctionMode):
 
 
 class _Modules:
-    """Tells a recorder the module that runs."""
+    """Pass the running module to a recorder."""
 
     def __init__(self, recorder: _Recorder) -> None:
         self._recorder = recorder

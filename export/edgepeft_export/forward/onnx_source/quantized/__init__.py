@@ -1,6 +1,6 @@
-"""What quantizers leave in an ``.onnx`` file, raised to operators that a gradient can cross.
+"""Raises the operators that quantizers write in an ``.onnx`` file to operators that a gradient can cross.
 
-The quantized tensors stay as they are, bit for bit; only the operators around them change.
+The quantized tensors are kept bit for bit. Only the operators around them change.
 
 * ``quantize_static`` with ``QuantFormat.QDQ``: ``QuantizeLinear`` and ``DequantizeLinear`` of an activation become one
   ``FakeQuantize``; a ``DequantizeLinear`` of a constant, weight or bias, stays.
@@ -27,7 +27,7 @@ _4_BITS = (ir.DataType.INT4, ir.DataType.UINT4)
 
 
 def raise_quantized(model: ir.Model) -> None:
-    """Raise what is quantized, in place, and infer shapes."""
+    """Raise all quantized operators, in place, and infer shapes."""
     infer_quantized_shapes(model)
     emit = Emitter(model.graph)
     for edit in (raise_integers, raise_activations, raise_tables):
@@ -37,7 +37,7 @@ def raise_quantized(model: ir.Model) -> None:
 
 
 def needs_4_bits(model: ir.Model) -> bool:
-    """Whether the graphs made of a model hold tensors that ONNX has from opset 21 on: 4 bits, or scales of blocks."""
+    """Whether the graphs of a model need opset 21, for tensors of 4 bits or scales per block."""
     if any(value.dtype in _4_BITS for value in model.graph.initializers.values()):
         return True
     return any(node.op_type == "MatMulNBits" or "block_size" in node.attributes for node in model.graph)

@@ -1,7 +1,8 @@
 """Ensures that an activation rounded by ``QuantizeLinear`` and ``DequantizeLinear`` is rounded by one ``FakeQuantize``.
 
-Between the two the activation is an integer, and no gradient crosses that; what the two say together has one: the
-straight-through estimator.
+Pattern: ``DequantizeLinear(QuantizeLinear(x, s, z), s, z)``. Between the two the activation is an integer, which no
+gradient crosses.
+Algebra: together they are ``FakeQuantize(x, s, z)``, whose gradient is the straight-through estimator.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from edgepeft_export.graph.match import producer_of
 
 
 def raise_activations(graph: ir.Graph, emit: Emitter) -> None:
-    """Raise every such pair, in place; a ``QuantizeLinear`` may have several readers."""
+    """Raise every such pair, in place. A ``QuantizeLinear`` may have several readers."""
     for dequantize in [node for node in graph if node.op_type == "DequantizeLinear"]:
         quantize = _quantize(dequantize)
         if quantize is None:
@@ -31,12 +32,12 @@ def raise_activations(graph: ir.Graph, emit: Emitter) -> None:
 
 
 def _quantize(dequantize: ir.Node) -> ir.Node | None:
-    """The node that rounds what ``dequantize`` reads, with the same scale; ``None`` where it is a weight."""
+    """The node that rounds the input of ``dequantize``, with the same scale; ``None`` for a weight."""
     quantize = producer_of(dequantize.inputs[0], "QuantizeLinear")
     if quantize is None or source_initializer(quantize.inputs[0]) is not None:
         return None
     ours, theirs = ((*node.inputs, None)[1:3] for node in (dequantize, quantize))
-    if not all(same_constant(one, other) for one, other in zip(ours, theirs, strict=True)):
+    if not all(same_constant(mine, other) for mine, other in zip(ours, theirs, strict=True)):
         return None
     given = (quantize.attributes.get(name) for name in ("block_size", "output_dtype"))
     return None if any(attribute is not None and attribute.value for attribute in given) else quantize

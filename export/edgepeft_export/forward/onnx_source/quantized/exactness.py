@@ -1,11 +1,11 @@
-"""Ensures that integer matmuls with a weight from a file come out the same on every machine.
+"""Ensures that integer matmuls with a weight from a file have the same result on every machine.
 
 Pattern: a constant int8 matrix two of whose neighbours of one sign add up to more than
 :data:`edgepeft_export.graph.rounding.LARGEST_PAIR`. Kernels for uint8 activations and int8 weights may saturate there:
-a file made with ``reduce_range`` fits, and of one made without, the backward matmul, whose activations are gradients
-around a zero point of 128, would be noise.
+a file made with ``reduce_range`` fits. Of one made without, the backward matmul, whose activations are gradients around
+a zero point of 128, would be noise.
 Algebra: ``w - z = (w + 128) - (z + 128)``. Kernels for two uint8 matrices are exact everywhere, so weight and zero
-point move by 128 when a runtime loads the graph. The file keeps its bytes.
+point move by 128 when a runtime loads the graph. The bytes in the file stay the same.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def exact(w: ir.Value, zero_point: ir.Value | None, emit: Emitter) -> tuple[ir.V
 
 
 def _moved(zero_point: ir.Value | None) -> NDArray[np.uint8]:
-    """The zero point, 128 larger; one number where all channels have the same."""
+    """The zero point plus 128, as one number where all channels have the same."""
     if zero_point is None or zero_point.const_value is None:
         return np.array(128, np.uint8)
     numbers = (zero_point.const_value.numpy().astype(np.int16) + 128).astype(np.uint8)

@@ -1,7 +1,8 @@
 """Ensures that a matmul of integers, rounded at run time, is one node between float tensors.
 
-``quantize_dynamic`` writes ``DynamicQuantizeLinear``, ``MatMulInteger`` or ``ConvInteger``, ``Cast``, ``Mul`` by both
-scales; ONNX Runtime's own optimizer makes ``DynamicQuantizeMatMul`` or ``MatMulIntegerToFloat`` of it.
+Pattern: ``quantize_dynamic`` writes ``DynamicQuantizeLinear``, ``MatMulInteger`` or ``ConvInteger``, ``Cast``, ``Mul``
+by both scales. ONNX Runtime's own optimizer fuses them to ``DynamicQuantizeMatMul`` or ``MatMulIntegerToFloat``.
+Algebra: ``Cast(MatMulInteger(q, w)) · x_scale · scale = Int8MatMul(x, w, scale)`` with ``q`` the rounded x.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from edgepeft_export.graph.shapes import Dim, dims_of, rank
 
 @dataclass(frozen=True)
 class _IntegerMatmul:
-    """A matmul of integers, and what the float result is called.
+    """A matmul of integers, and its float result.
 
     Attributes:
         x, x_scale, x_zero_point: the rounded activation.
@@ -49,7 +50,7 @@ def raise_integers(graph: ir.Graph, emit: Emitter) -> None:
 
 
 def _raise_dynamic(node: ir.Node, emit: Emitter) -> None:
-    """``DynamicQuantizeMatMul(x, w, scale, zero_point, bias)`` says what the composite says."""
+    """``DynamicQuantizeMatMul(x, w, scale, zero_point, bias)`` is the fused form."""
     x, w, scale, zero_point, bias = (*node.inputs, None, None)[:5]
     matrix = _matrix(w)
     if x is not None and scale is not None and matrix is not None:
@@ -102,7 +103,7 @@ def _emit_matmul(matmul: _IntegerMatmul, emit: Emitter) -> None:
 
 
 def _float(matmul: _IntegerMatmul, emit: Emitter) -> ir.Value:
-    """What was rounded; where it comes as integers already, from a quantized look-up table, what they stand for."""
+    """The input before rounding, or the dequantized input where integers come from a quantized look-up table."""
     rounding = producer_of(matmul.x, "DynamicQuantizeLinear")
     if rounding is not None and rounding.inputs[0] is not None:
         return rounding.inputs[0]
@@ -112,7 +113,7 @@ def _float(matmul: _IntegerMatmul, emit: Emitter) -> ir.Value:
 
 
 def _dequantized(node: ir.Node) -> _IntegerMatmul | None:
-    """The matmul that ``MatMulInteger`` or ``ConvInteger``, ``Cast`` and ``Mul`` by the scales' product say."""
+    """The matmul that ``MatMulInteger`` or ``ConvInteger``, ``Cast`` and ``Mul`` by the scales' product form."""
     x, w, x_zero_point, zero_point = (*node.inputs, None, None)[:4]
     cast = only_reader(node.outputs[0], "Cast")
     scaling = only_reader(cast.outputs[0], "Mul") if cast is not None else None
@@ -131,7 +132,7 @@ def _dequantized(node: ir.Node) -> _IntegerMatmul | None:
 
 
 def _matrix(w: ir.Value | None) -> tuple[ir.Value, int] | None:
-    """The constant matrix that a matmul reads, and whether transposed, as edgepeft's own merged files have it."""
+    """The constant matrix that a matmul reads, and whether it is transposed, as in edgepeft's own merged files."""
     transpose = producer_of(w, "Transpose")
     stored = w if transpose is None else transpose.inputs[0]
     if stored is None or not is_frozen(stored) or rank(stored) != 2:

@@ -1,4 +1,4 @@
-"""Shapes after operators that ONNX does not define: inferred with stand-ins of the same shape in their place."""
+"""Shapes after operators that ONNX does not define, inferred with stand-ins of the same output shape."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def infer_quantized_shapes(model: ir.Model) -> None:
 
 
 def gather_width(node: ir.Node) -> int | None:
-    """How many numbers a row of a ``GatherBlockQuantized`` has."""
+    """The number of elements in a row of a ``GatherBlockQuantized``."""
     table = node.inputs[0]
     dims = None if table is None else static_dims(table)
     if table is None or dims is None or len(dims) != 2:
@@ -49,7 +49,7 @@ def _as_gather(node: ir.Node) -> None:
 
 
 def _stand_in(node: ir.Node, op_type: str, matrix: Sequence[int], reads: Sequence[int | None]) -> None:
-    """Put ``op_type`` in the place of ``node``: it reads a matrix of that shape where ``reads`` says ``None``."""
+    """Replace ``node`` by an ``op_type`` that reads a matrix of that shape where ``reads`` has ``None``."""
     assert isinstance(node.graph, ir.Graph)
     value = add_input(node.graph, f"{node.outputs[0].name}.stand_in", matrix)
     replace_node(node, ir.node(op_type, [value if index is None else node.inputs[index] for index in reads]))

@@ -1,6 +1,7 @@
-"""Ensures that rows of a packed look-up table are read by operators that every supported ONNX Runtime has.
+"""Ensures that rows of a quantized look-up table are read by operators that every supported ONNX Runtime has.
 
-``GatherBlockQuantized`` came with ONNX Runtime 1.20. The same bytes are looked up here as bytes and then split.
+Pattern: ``GatherBlockQuantized(table, ids, scales)``, which came with ONNX Runtime 1.20.
+Algebra: ``(Gather(bytes, ids), split into integers, - zero_points) · Gather(scales, ids)``, on the same bytes.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ from edgepeft_export.graph.match import operand, operands, present
 from edgepeft_export.graph.rounding import unpack_nibbles
 from edgepeft_export.graph.shapes import rank
 
-Floats = NDArray[np.float32]
+Float32Array = NDArray[np.float32]
 
 _PLAIN = {"gather_axis": 0, "quantize_axis": 1}
-"""The attributes this is for, which are the defaults."""
+"""The supported attributes, which are the defaults."""
 
 
 def raise_tables(graph: ir.Graph, emit: Emitter) -> None:
-    """Raise look-ups of whole rows, packed along the row, in place."""
+    """Raise look-ups of whole rows, quantized along the row, in place."""
     for node in [node for node in graph if node.op_type == "GatherBlockQuantized" and node.domain == CONTRIB]:
         width = gather_width(node)
         if width is not None and width % 2 == 0 and _is_plain(node):
@@ -56,7 +57,7 @@ def _rows(node: ir.Node, emit: Emitter, width: int) -> ir.Value:
 
 
 def _integers(node: ir.Node, emit: Emitter) -> ir.Value:
-    """The rows' integers as floats, two of each byte where they have 4 bits; of INT4, 8 is added to each."""
+    """The rows' integers as floats, two per byte where they have 4 bits. INT4 ones are offset by 8."""
     table, ids = operands(node, 2)
     tensor = initializer_tensor(table)
     packed = np.frombuffer(tensor.tobytes(), np.uint8).reshape(tensor.shape.numpy()[0], -1)
@@ -73,8 +74,8 @@ def _is_8_bits(node: ir.Node) -> bool:
     return table is not None and table.dtype == ir.DataType.UINT8 and node.attributes.get_int("bits", 4) == 8
 
 
-def _zero_points(node: ir.Node, shape: tuple[int, ...]) -> Floats:
-    """One for each block, as the integers of :func:`_integers` have it."""
+def _zero_points(node: ir.Node, shape: tuple[int, ...]) -> Float32Array:
+    """The zero point of each block, with the offset of :func:`_integers`."""
     table, given = operand(node), present(node, 3)
     if given is None:
         middle = {ir.DataType.INT4: 8, ir.DataType.UINT4: 0}.get(table.dtype or ir.DataType.UINT8)
