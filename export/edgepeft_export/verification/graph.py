@@ -31,7 +31,7 @@ class GraphRun:
     def __init__(self, model: ir.Model, outputs: Sequence[str] | None = None) -> None:
         copy = model.clone()
         if outputs is not None:
-            _return(copy.graph, outputs)
+            _set_outputs(copy.graph, outputs)
         lower(copy)
         self._lent = _lend(copy.graph)
         options = plain_options()
@@ -64,7 +64,7 @@ def inner_values(model: ir.Model, feeds: Arrays, names: Iterable[str]) -> Iterat
         yield from GraphRun(model, wanted[start : start + _AT_ONCE])(feeds).items()
 
 
-def _return(graph: ir.Graph, names: Sequence[str]) -> None:
+def _set_outputs(graph: ir.Graph, names: Sequence[str]) -> None:
     made = {value.name: value for node in graph for value in node.outputs}
     graph.outputs[:] = [made[name] for name in names]
 
