@@ -26,12 +26,12 @@ from edgepeft_runtime.files.tensorfile import sha256_of
 
 GRADIENTS = ("own", "official")
 LARGEST = 2**31 - 2**20
-"""Bytes of a graph that protobuf can hold with its weights."""
+"""Largest size in bytes of a protobuf graph with its weights."""
 
 
 @dataclass(frozen=True)
 class OrtTraining:
-    """How the official artifacts are made.
+    """Settings of the official artifacts.
 
     Attributes:
         gradient: ``own``: the bundle's train graph; ``official``: the gradient that ONNX Runtime's own tool builds.
@@ -56,11 +56,11 @@ def export_ort_training(bundle: str | Path | Bundle, settings: OrtTraining | Non
     ``training_model.onnx``, ``eval_model.onnx``, ``optimizer_model.onnx``, ``checkpoint`` (or ``nominal_checkpoint``)
     are all that an application needs. The frozen tensors are in the graphs, quantized as in the bundle, so that the
     checkpoint contains the adapter alone. User inputs are the bundle's inputs and labels, in the manifest's order; the
-    first output of both models is the mean loss. Weight decay applies to all that trains if it applies to anything.
+    first output of both models is the mean loss. Weight decay applies to all parameters or to none.
 
     Args:
-        bundle: an existing bundle; what is in its ``ort_training`` is replaced.
-        settings: how; by default with the gradient of the bundle's train graph.
+        bundle: an existing bundle. Its folder ``ort_training`` is replaced.
+        settings: by default with the gradient of the bundle's train graph.
 
     Returns:
         The folder.
@@ -101,7 +101,7 @@ def _check_size(model: ir.Model) -> None:
     if size > LARGEST:
         raise GraphTooLarge(
             "The frozen tensors do not fit into one graph.",
-            context=f"{size:,} bytes; a file of this kind holds 2 GB",
+            context=f"{size:,} bytes; the limit of such a file is 2 GB",
             hint="quantize the base (--compute int8 or int4), or train with the portable engine.",
         )
 
@@ -113,7 +113,7 @@ def _write_checkpoints(bundle: Bundle, folder: Path) -> None:
 
 
 def _entries(folder: Path) -> dict[str, FileEntry]:
-    """The artifacts as the manifest lists them."""
+    """The artifacts, as entries of the manifest."""
     files = sorted(folder.iterdir())
     return {f"{FOLDER}/{file.name}": FileEntry(sha256_of(file), file.stat().st_size) for file in files}
 
@@ -127,7 +127,7 @@ def _refuse(manifest: Manifest) -> None:
         )
     if manifest.adapter.non_trainable:
         raise NoNonTrainableParameters(
-            "ONNX Runtime Training changes all parameters of a checkpoint, and in this bundle some stay as they are.",
+            "ONNX Runtime Training changes all parameters of a checkpoint, and in this bundle some do not train.",
             context=f"{len(manifest.adapter.non_trainable)} parameters, such as {manifest.adapter.non_trainable[0]}",
             hint="train it with the portable engine, or prepare another method.",
         )

@@ -21,17 +21,17 @@ from edgepeft_runtime.engine.engine import LOSS_SUM, LOSS_WEIGHT
 MICROSOFT = "com.microsoft"
 LOSS, RESET = "loss", "lazy_reset_grad"
 _SMALLEST = float(np.finfo(np.float32).tiny)
-"""Stands for a weight of 0: without a label that counts, loss and gradient are 0 and not NaN."""
+"""Replaces a weight of 0. Where every label is ignored, loss and gradient are then 0 and not NaN."""
 
 
 def training_model(bundle: Bundle) -> ir.Model:
-    """``training_model.onnx``: gives ``loss``, ``loss_weight``, and whether each gradient was added."""
+    """``training_model.onnx``: returns ``loss``, ``loss_weight``, and whether each gradient was added."""
     model = loaded(bundle, "train.onnx")
     graph = model.graph
     outputs = {str(value.name): value for value in graph.outputs}
     emit = Emitter(graph, scope="ort_training")
     weight = _weight(emit, outputs[LOSS_WEIGHT])
-    # A product, as in the portable engine's optimizer: where a base is quantized, a difference in rounding would grow.
+    # Multiplied, as in the portable engine's optimizer. On a quantized base a difference in rounding would grow.
     scale = emit.op("Reciprocal", weight)
     gradients: dict[str, ir.Value] = {}
     for bucket in bundle.manifest.buckets:
@@ -44,7 +44,7 @@ def training_model(bundle: Bundle) -> ir.Model:
 
 
 def eval_model(bundle: Bundle) -> ir.Model:
-    """``eval_model.onnx``: gives ``loss``, ``loss_weight`` and the model's outputs."""
+    """``eval_model.onnx``: returns ``loss``, ``loss_weight`` and the model's outputs."""
     model = loaded(bundle, "eval.onnx")
     outputs = {str(value.name): value for value in model.graph.outputs}
     emit = Emitter(model.graph, scope="ort_training")
@@ -53,7 +53,7 @@ def eval_model(bundle: Bundle) -> ir.Model:
 
 
 def loaded(bundle: Bundle, name: str) -> ir.Model:
-    """A graph of the bundle with its frozen tensors in it, so that it is one file."""
+    """A graph of the bundle that contains its frozen tensors, as one file."""
     return ir.external_data.load_to_model(ir.load(bundle.file(name)))
 
 
@@ -81,7 +81,7 @@ def _parts(emit: Emitter, flat: ir.Value, bucket: Bucket, bundle: Bundle) -> dic
 
 
 def _mean_loss(emit: Emitter, graph: ir.Graph, outputs: dict[str, ir.Value], weight: ir.Value) -> None:
-    """Put the mean loss in the place of its sum, the first output."""
+    """Replace the sum of the loss, the first output, by its mean."""
     loss = emit.op("Div", outputs[LOSS_SUM], weight)
     loss.name, loss.shape, loss.dtype = LOSS, ir.Shape([]), ir.DataType.FLOAT
     graph.outputs[0] = loss
@@ -105,10 +105,9 @@ def _accumulate(emit: Emitter, gradients: dict[str, ir.Value]) -> None:
 
 
 def _cleaned(model: ir.Model, accumulators: set[str]) -> ir.Model:
-    """Without what nobody reads any more, and without the accumulators of the portable engine."""
+    """Remove unused nodes, and the accumulators of the portable engine."""
     common.RemoveUnusedNodesPass()(model)
-    kept = [value for value in model.graph.inputs if value.name not in accumulators]
-    model.graph.inputs[:] = kept
+    model.graph.inputs[:] = [value for value in model.graph.inputs if value.name not in accumulators]
     common.NameFixPass()(model)
     common.RemoveUnusedOpsetsPass()(model)
     model.graph.opset_imports.setdefault(MICROSOFT, 1)

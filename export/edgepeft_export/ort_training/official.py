@@ -1,4 +1,4 @@
-"""The gradient as ONNX Runtime's own tool builds it: the oracle beside ours.
+"""The gradient as ONNX Runtime's own tool builds it, as an oracle for ours.
 
 The tool runs in the environment of the training wheel. Its graphs come from the bundle's eval graph, in a form that it
 accepts: parameters are initializers, and layer norms give the statistics that their gradient reads, each from a scale
@@ -51,7 +51,7 @@ def write_official(bundle: Bundle, folder: Path, training_python: str | Path | N
 
 
 def acceptable(model: ir.Model, parameters: Mapping[str, Array]) -> ir.Model:
-    """The eval graph as the tool takes it; it gives ``loss`` and ``loss_weight`` alone."""
+    """The eval graph in the form that the tool reads. It returns only ``loss`` and ``loss_weight``."""
     model = model.clone()
     graph = model.graph
     graph.outputs[2:] = []
@@ -69,18 +69,18 @@ def acceptable(model: ir.Model, parameters: Mapping[str, Array]) -> ir.Model:
 
 
 def _separate(graph: ir.Graph, node: ir.Node) -> None:
-    """Give a layer norm a scale and a bias that no other node reads: the tool would name their gradients alike."""
-    for place, value in enumerate(node.inputs):
+    """Give a layer norm its own scale and bias, because the tool would name gradients of shared ones alike."""
+    for index, value in enumerate(node.inputs):
         if value is None or value.const_value is None or len(value.uses()) < 2:
             continue
         name = f"{node.name}.{value.name}"
         copy = ir.Value(name=name, shape=value.shape, type=value.type, const_value=ir.tensor(value.const_value.numpy()))
         graph.register_initializer(copy)
-        node.replace_input_with(place, copy)
+        node.replace_input_with(index, copy)
 
 
 def _check_packed(path: Path, own: ir.Model) -> None:
-    """See that the tool has folded no quantized tensor to floats."""
+    """Check that the tool has folded no quantized tensor to floats."""
     before = {str(name) for name in own.graph.initializers}
     for name, value in ir.load(path).graph.initializers.items():
         tensor = value.const_value

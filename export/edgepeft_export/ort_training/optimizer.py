@@ -19,7 +19,7 @@ _SEQUENCES = ("params", "gradients", "first_order_moments")
 
 
 def optimizer_model(manifest: Manifest) -> onnx.ModelProto:
-    """The bundle's optimizer; weight decay applies to all that trains if it applies to anything.
+    """The bundle's optimizer; weight decay applies to all parameters or to none.
 
     Raises:
         OrtTrainingError: ONNX Runtime Training has no such optimizer.
