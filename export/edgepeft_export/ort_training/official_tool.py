@@ -20,10 +20,10 @@ from edgepeft_runtime.engine.ort_training import training_package
 def main(forward: Path, folder: Path, parameters: Sequence[str]) -> None:
     training_package()
     artifacts, api = import_module("onnxruntime.training.artifacts"), import_module("onnxruntime.training.api")
-    with tempfile.TemporaryDirectory() as folder:
-        artifacts.generate_artifacts(onnx.load(forward), requires_grad=list(parameters), artifact_directory=folder)
-        made = Path(folder) / "training_model.onnx"
-        api.Module(str(made), api.CheckpointState.load_checkpoint(str(Path(folder) / "checkpoint")))
+    with tempfile.TemporaryDirectory() as staging:
+        artifacts.generate_artifacts(onnx.load(forward), requires_grad=list(parameters), artifact_directory=staging)
+        made = Path(staging) / "training_model.onnx"
+        api.Module(str(made), api.CheckpointState.load_checkpoint(str(Path(staging) / "checkpoint")))
         (folder / made.name).write_bytes(made.read_bytes())
 
 
