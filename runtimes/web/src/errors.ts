@@ -1,8 +1,8 @@
-/** Errors that a user can meet. Each says what happened, where, and what to do about it. */
+/** Errors that a user can meet. Each says what failed, where, and how to fix it. */
 
 import { printable } from "./shown.js";
 
-/** A mistake in what edgepeft was given, never one in edgepeft itself. */
+/** A mistake in the input of edgepeft, never one in edgepeft itself. */
 export class EdgepeftError extends Error {
   override readonly name: string = "EdgepeftError";
   readonly context: string | null;
@@ -10,11 +10,11 @@ export class EdgepeftError extends Error {
 
   /**
    * @param code kebab-case name of the cause, as docs/ERRORS.md lists it; stable, so that programs may look for it.
-   * @param message one sentence: what could not be done.
+   * @param message one sentence that says what failed.
    * @param context the facts of this case; `null` where the message contains them all.
-   * @param hint what to do about it; `null` where nothing sensible can be said.
+   * @param hint how to fix it; `null` if there is no sensible advice.
    *
-   * Texts may quote a file that somebody else wrote: long texts are cut, and unprintable characters are escaped.
+   * Texts may quote untrusted files: long texts are truncated, and unprintable characters are escaped.
    */
   constructor(
     readonly code: string,

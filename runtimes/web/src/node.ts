@@ -21,9 +21,9 @@ export function folder(path: string): BundleFiles {
       throw notRegular(path, name);
     },
     async list() {
-      const found = await readdir(path, { withFileTypes: true, recursive: true });
+      const entries = await readdir(path, { withFileTypes: true, recursive: true });
       const files = new Map<string, number>();
-      for (const entry of found.filter((entry) => !entry.isDirectory())) {
+      for (const entry of entries.filter((entry) => !entry.isDirectory())) {
         const whole = join(entry.parentPath ?? entry.path, entry.name);
         const name = whole.slice(join(path, "/").length).replaceAll("\\", "/");
         if (!entry.isFile()) throw notRegular(path, name);
@@ -47,7 +47,7 @@ function notRegular(path: string, name: string): BundleError {
 /** A state in a folder, in the format of the Python runtime; created if it is missing. */
 export function stateFolder(path: string): StateStore {
   const lock = join(path, "lock.pid");
-  let held = false;
+  let locked = false;
   return {
     name: path,
     async read(file) {
@@ -66,15 +66,15 @@ export function stateFolder(path: string): StateStore {
       if (owner > 0 && alive(owner)) return false;
       await rm(lock, { force: true });
       // If two processes find a dead owner, only one of them creates the file.
-      held = await writeFile(lock, String(process.pid), { flag: "wx" }).then(
+      locked = await writeFile(lock, String(process.pid), { flag: "wx" }).then(
         () => true,
         () => false,
       );
-      return held;
+      return locked;
     },
     async close() {
-      if (held) await rm(lock, { force: true });
-      held = false;
+      if (locked) await rm(lock, { force: true });
+      locked = false;
     },
   };
 }

@@ -21,7 +21,7 @@ export function versionOf({ env }: Ort): string | undefined {
   return env.versions["web"] ?? env.versions["node"] ?? env.versions["react-native"] ?? env.versions["common"];
 }
 
-/** Returns whether sessions load files by their paths and map the weights beside them: not in WebAssembly. */
+/** Returns whether sessions load files by their paths and map the weights next to them: not in WebAssembly. */
 export function opensPaths({ env }: Ort): boolean {
   return env.versions["web"] === undefined;
 }

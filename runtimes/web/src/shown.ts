@@ -4,7 +4,7 @@
 const MAX_TEXT = 8_000;
 const MAX_QUOTED = 80;
 
-/** Returns a value that somebody else chose as JSON, shortened. */
+/** Returns an untrusted value as shortened JSON. */
 export function quoted(value: unknown, level = 0): string {
   if (typeof value === "string")
     return JSON.stringify(value.slice(0, MAX_QUOTED)) + (value.length > MAX_QUOTED ? "..." : "");

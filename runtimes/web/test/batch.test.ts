@@ -54,7 +54,7 @@ describe("a batch", () => {
       assert.equal(
         failure.render(),
         "error: label-out-of-range\n× labels holds a label that is no class.\n" +
-          "╰─> expected 0 to 2, or -100 for what does not count; found 3 at [1]\n" +
+          "╰─> expected 0 to 2, or -100 to ignore a label; found 3 at [1]\n" +
           "hint: number the classes from 0, as the bundle does.",
       );
       return true;

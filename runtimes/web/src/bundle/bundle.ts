@@ -13,7 +13,7 @@ const MANIFEST = "manifest.json";
 const MAX_MANIFEST = 2 ** 23;
 export const WEIGHTS = "weights.bin";
 const ADAPTER = "adapter.safetensors";
-/** What a run computes with. */
+/** The files that a run computes with. */
 const RUN = ["train.onnx", "optimizer.onnx", "eval.onnx", WEIGHTS];
 const REQUIRED = ["train.onnx", "optimizer.onnx", "eval.onnx", "infer.onnx", WEIGHTS, ADAPTER];
 const COPY_AGAIN = "copy the bundle to this device again, or prepare it again.";
@@ -22,7 +22,7 @@ const COPY_AGAIN = "copy the bundle to this device again, or prepare it again.";
 export class Bundle {
   private constructor(
     readonly manifest: Manifest,
-    private readonly held: ReadonlyMap<string, Uint8Array>,
+    private readonly contents: ReadonlyMap<string, Uint8Array>,
     private readonly weighted: ReadonlySet<string>,
     private readonly pathOf: ((name: string) => string) | undefined,
   ) {}
@@ -33,7 +33,7 @@ export class Bundle {
    * @param files where the files are.
    * @param ort the package of ONNX Runtime that will run it; its version is checked.
    * @param progress called with the bytes read so far and the bytes in all.
-   * @throws BundleError what is wrong with which file, and what to do.
+   * @throws BundleError a file is missing, damaged or not allowed, or the manifest is wrong.
    */
   static async open(files: BundleFiles, ort: Ort, progress?: (read: number, all: number) => void): Promise<Bundle> {
     const text = await files.read(MANIFEST);
@@ -43,7 +43,7 @@ export class Bundle {
     checkDeclared(manifest);
     checkListed(manifest, await files.list?.());
     const all = [...manifest.files.values()].reduce((sum, file) => sum + file.bytes, 0);
-    const held = new Map<string, Uint8Array>();
+    const contents = new Map<string, Uint8Array>();
     const weighted = new Set<string>();
     const pathOf = opensPaths(ort) ? files.path : undefined;
     let read = 0;
@@ -51,15 +51,15 @@ export class Bundle {
       const bytes = await files.read(name, size);
       if (bytes.length !== size)
         throw damaged(`The file ${name} has the wrong size.`, `expected ${size} bytes, found ${bytes.length}`);
-      const found = await sha256(bytes);
-      if (found !== expected)
-        throw damaged(`The file ${name} is not what was prepared.`, `expected SHA-256 ${expected}, found ${found}`);
+      const digest = await sha256(bytes);
+      if (digest !== expected)
+        throw damaged(`The file ${name} has changed since it was prepared.`, `expected SHA-256 ${expected}, found ${digest}`);
       if (name.endsWith(".onnx") && checkedGraph(name, bytes)) weighted.add(name);
       // Weights that have a path are left on disk, where ONNX Runtime maps them.
-      if (name !== WEIGHTS || pathOf === undefined) held.set(name, bytes);
+      if (name !== WEIGHTS || pathOf === undefined) contents.set(name, bytes);
       progress?.((read += size), all);
     }
-    return new Bundle(manifest, held, weighted, pathOf);
+    return new Bundle(manifest, contents, weighted, pathOf);
   }
 
   /** The identity of the source's frozen tensors, which an adapter or an update belongs to (section 2 of the SPEC). */
@@ -67,7 +67,7 @@ export class Bundle {
     return this.manifest.base_sha256;
   }
 
-  /** The identity of what a run computes: its graphs and frozen weights, which a checkpoint belongs to. */
+  /** The hash of the graphs and frozen weights of a run, to which a checkpoint belongs. */
   graphsSha256(): Promise<string> {
     const hashes = RUN.map((name) => `${this.manifest.files.get(name)!.sha256}\n`);
     return sha256(new TextEncoder().encode(hashes.join("")));
@@ -80,7 +80,7 @@ export class Bundle {
 
   /** Returns the checked bytes of a file that the manifest lists. */
   file(name: string): Uint8Array {
-    const bytes = this.held.get(name);
+    const bytes = this.contents.get(name);
     if (bytes !== undefined) return bytes;
     throw new BundleError(
       "missing-file",
@@ -90,7 +90,7 @@ export class Bundle {
     );
   }
 
-  /** Returns what a session of a graph needs: a path, or the bytes of the graph and of the weights. */
+  /** Returns the files of a session of a graph: a path, or the bytes of the graph and of the weights. */
   graph(name: string): { model: string | Uint8Array; weights: Uint8Array | null } {
     const bytes = this.file(name);
     if (this.pathOf !== undefined) return { model: this.pathOf(name), weights: null };
@@ -116,7 +116,7 @@ export function checkedParameters(tensors: Tensors, manifest: Manifest, source: 
       const hint = "the file is damaged, or written by something else; use another one.";
       throw new error(
         "wrong-indices",
-        `${source} holds indices that are not ascending positions in their tensor.`,
+        `${source} contains indices that are not ascending positions in their tensor.`,
         context,
         hint,
       );
@@ -146,18 +146,18 @@ export function checkedTensors(
       const context = `expected ${spec.dtype} [${spec.shape.join(", ")}], found ${type} [${dims.join(", ")}]`;
       throw new error(
         "wrong-tensors",
-        `${source} holds a tensor ${spec.name} that does not fit the bundle.`,
+        `${source} contains a tensor ${spec.name} that does not fit the bundle.`,
         context,
         hint,
       );
     }
-    const place = notFinite(tensors[spec.name]!);
-    if (place !== null) {
+    const position = notFinite(tensors[spec.name]!);
+    if (position !== null) {
       const hint = "the training that wrote it diverged; use an earlier one.";
       throw new error(
         "not-finite",
-        `${source} holds a value that is not finite.`,
-        `tensor ${spec.name} ${place}`,
+        `${source} contains a value that is not finite.`,
+        `tensor ${spec.name} ${position}`,
         hint,
       );
     }
@@ -165,16 +165,16 @@ export function checkedTensors(
   return Object.fromEntries(specs.map(({ name }) => [name, tensors[name]!]));
 }
 
-function checkRuntime(needed: string, found: string | undefined): void {
+function checkRuntime(needed: string, installed: string | undefined): void {
   const parts = (version: string): number[] => {
     const match = /^\d{1,9}(\.\d{1,9})*/.exec(version);
     if (match === null) throw broken("A version of onnxruntime is not a version.", `found ${version}`);
     return match[0].split(".").map(Number);
   };
-  const [least, have] = [parts(needed), parts(found ?? needed)];
+  const [least, have] = [parts(needed), parts(installed ?? needed)];
   const older = [0, 1, 2].map((i) => (have[i] ?? 0) - (least[i] ?? 0)).find((difference) => difference !== 0) ?? 0;
   if (older >= 0) return;
-  const message = `The bundle needs onnxruntime ${needed} or later; here is ${found}.`;
+  const message = `The bundle needs onnxruntime ${needed} or later; this page has ${installed}.`;
   throw new BundleError(
     "onnxruntime-too-old",
     message,
@@ -206,10 +206,10 @@ function checkDeclared(manifest: Manifest): void {
   }
 }
 
-function checkListed(manifest: Manifest, found: ReadonlyMap<string, number> | undefined): void {
-  const undeclared = [...(found?.keys() ?? [])].filter((name) => name !== MANIFEST && !manifest.files.has(name));
+function checkListed(manifest: Manifest, sizes: ReadonlyMap<string, number> | undefined): void {
+  const undeclared = [...(sizes?.keys() ?? [])].filter((name) => name !== MANIFEST && !manifest.files.has(name));
   if (undeclared.length > 0) {
-    const message = "The bundle holds files that its manifest does not list.";
+    const message = "The bundle contains files that its manifest does not list.";
     throw new BundleError(
       "undeclared-file",
       message,

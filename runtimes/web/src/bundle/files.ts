@@ -34,9 +34,9 @@ export function handleFiles(folder: FileSystemDirectoryHandle): BundleFiles {
     async read(name) {
       const parts = name.split("/");
       try {
-        let place = folder;
-        for (const part of parts.slice(0, -1)) place = await place.getDirectoryHandle(part);
-        const file = await (await place.getFileHandle(parts.at(-1)!)).getFile();
+        let parent = folder;
+        for (const part of parts.slice(0, -1)) parent = await parent.getDirectoryHandle(part);
+        const file = await (await parent.getFileHandle(parts.at(-1)!)).getFile();
         return new Uint8Array(await file.arrayBuffer());
       } catch (failure) {
         throw missing(folder.name, name, String(failure));
@@ -50,12 +50,12 @@ export function heldFiles(files: ReadonlyMap<string, Uint8Array | Blob>, name = 
   return {
     name,
     async read(file) {
-      const held = files.get(file);
-      if (held === undefined) throw missing(name, file, "it was not given.");
-      return held instanceof Uint8Array ? held : new Uint8Array(await held.arrayBuffer());
+      const content = files.get(file);
+      if (content === undefined) throw missing(name, file, "it is not among the files passed.");
+      return content instanceof Uint8Array ? content : new Uint8Array(await content.arrayBuffer());
     },
     async list() {
-      return new Map([...files].map(([file, held]) => [file, held instanceof Uint8Array ? held.length : held.size]));
+      return new Map([...files].map(([file, it]) => [file, it instanceof Uint8Array ? it.length : it.size]));
     },
   };
 }
@@ -65,7 +65,7 @@ export function missing(where: string, name: string, context: string): BundleErr
     "missing-file",
     `Cannot read the file ${name} of ${where}.`,
     context,
-    "check the place of the bundle.",
+    "check the address of the bundle.",
   );
 }
 
@@ -82,11 +82,11 @@ function reserved(size: number, name: string): Uint8Array {
 async function streamed(body: ReadableStream<Uint8Array>, size: number, name: string): Promise<Uint8Array> {
   const whole = reserved(size, name);
   const reader = body.getReader();
-  let place = 0;
+  let length = 0;
   for (;;) {
     const { done, value } = await reader.read();
-    if (done) return whole.subarray(0, place);
-    if (place + value.length > size) {
+    if (done) return whole.subarray(0, length);
+    if (length + value.length > size) {
       await reader.cancel();
       const hint = "copy the bundle to the server again.";
       throw new BundleError(
@@ -96,7 +96,7 @@ async function streamed(body: ReadableStream<Uint8Array>, size: number, name: st
         hint,
       );
     }
-    whole.set(value, place);
-    place += value.length;
+    whole.set(value, length);
+    length += value.length;
   }
 }

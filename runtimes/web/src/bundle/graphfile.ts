@@ -1,5 +1,5 @@
 /**
- * Checks an ONNX graph that somebody else wrote: the files it reads, and that its loops end.
+ * Checks an untrusted ONNX graph: which files it reads, and that its loops end.
  *
  * Field numbers: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto. A bundle's graphs have no functions, no sparse
  * tensors and no training information (section 1 of the SPEC), so the schema here has none.
@@ -68,7 +68,7 @@ interface Parent {
  */
 export function externalLocations(model: Uint8Array): Set<string> {
   try {
-    if (latin1(model.subarray(4, 8)) === "ORTM") throw new Error("it could be taken for ONNX Runtime's own format");
+    if (latin1(model.subarray(4, 8)) === "ORTM") throw new Error("it could be mistaken for ONNX Runtime's own format");
     const graph = [...fields(model, "Model", SCHEMA)].find(([number]) => number === 7);
     if (graph === undefined) throw new Error("it has no graph");
     const locations = new Set<string>();
@@ -107,7 +107,7 @@ class Graph {
     const scope = new Map([...outer, ...this.names]);
     for (const parent of this.parents) {
       const trips = this.trips * (parent.op === "Loop" ? tripsOf(parent, scope) : 1n);
-      if (trips > MAX_TRIPS) throw unbounded(`it runs ${trips} times; at most ${MAX_TRIPS} are taken`);
+      if (trips > MAX_TRIPS) throw unbounded(`it runs ${trips} times; at most ${MAX_TRIPS} are allowed`);
       for (const graph of parent.graphs) new Graph(this.locations, trips, this.depth + 1).read(graph, scope);
     }
   }
@@ -184,7 +184,7 @@ function locationOf(entries: readonly Uint8Array[]): string {
     const pair = new Map([...fields(entry, "Entry", SCHEMA)].map(([number, text]) => [number, text as Uint8Array]));
     const key = latin1(pair.get(1) ?? new Uint8Array());
     if (said.has(key) || !["location", "offset", "length"].includes(key)) {
-      throw new Error(`a tensor says twice, or of something unknown, where it lies: ${quoted(key)}`);
+      throw new Error(`the location of a tensor has a key that is repeated or unknown: ${quoted(key)}`);
     }
     said.set(key, latin1(pair.get(2) ?? new Uint8Array()));
   }
@@ -202,11 +202,11 @@ function tripsOf(parent: Parent, scope: Scope): bigint {
   return count > 0n ? count : 0n;
 }
 
-function unbounded(what: string): BundleError {
+function unbounded(context: string): BundleError {
   return new BundleError(
     "unbounded-loop",
-    "A graph of the bundle holds a Loop that may never end.",
-    what,
+    "A graph of the bundle contains a Loop that may never end.",
+    context,
     `give the Loop a constant trip count of at most ${MAX_TRIPS}, or use a Scan.`,
   );
 }
@@ -222,16 +222,16 @@ function small(content: Content): bigint {
   return content as bigint;
 }
 
-/** Returns the numbers of an int64 field, packed or not; of a long list, the first two. */
+/** Returns the first two numbers of an int64 field, packed or not. */
 function int64s(content: Content): bigint[] {
   if (typeof content === "bigint") return [BigInt.asIntN(64, content)];
-  const found: bigint[] = [];
-  for (let place = 0; place < content.length && found.length < 2;) {
+  const numbers: bigint[] = [];
+  for (let position = 0; position < content.length && numbers.length < 2;) {
     let value: bigint;
-    [value, place] = varint(content, place);
-    found.push(BigInt.asIntN(64, value));
+    [value, position] = varint(content, position);
+    numbers.push(BigInt.asIntN(64, value));
   }
-  return found;
+  return numbers;
 }
 
 /** Returns bytes as one character each: names are only compared. */

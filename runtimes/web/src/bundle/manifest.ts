@@ -120,7 +120,7 @@ export function readManifest(bytes: Uint8Array): Manifest {
     checkGeneration(read);
     return read;
   } catch (failure) {
-    throw failure instanceof f.Wrong ? broken("The manifest is not what the SPEC says.", failure.message) : failure;
+    throw failure instanceof f.Wrong ? broken("The manifest does not conform to the SPEC.", failure.message) : failure;
   }
 }
 
@@ -140,7 +140,7 @@ export function broken(message: string, context: string): BundleError {
     "bad-manifest",
     message,
     context,
-    "prepare the bundle again, or copy it anew if it was edited.",
+    "prepare the bundle again, or copy it again if it was edited.",
   );
 }
 
@@ -201,7 +201,7 @@ function checkShapes(m: Manifest): void {
   }
   for (const spec of [...m.parameters, ...m.optimizer.state]) {
     if (spec.shape.some((dim) => typeof dim === "string")) {
-      throw broken("A tensor that is kept has a symbolic dimension.", `${spec.name}: [${spec.shape.join(", ")}]`);
+      throw broken("A parameter or state has a symbolic dimension.", `${spec.name}: [${spec.shape.join(", ")}]`);
     }
   }
   if (m.image && (m.image.mean.length !== m.image.channels || m.image.std.length !== m.image.channels)) {

@@ -11,7 +11,7 @@ import {
   asTensor,
   notFinite,
   numbersOf,
-  placeOf,
+  positionOf,
 } from "../files/tensors.js";
 
 /** Arrays by the name of an input or a label. */
@@ -72,7 +72,7 @@ function converted(tensor: Tensor, spec: TensorSpec): Tensor {
   if (floats !== wanted || tensor.type === "string" || tensor.type === "float16" || spec.dtype === "float16") {
     const hint = wanted
       ? `scale the values as in training, and pass them as ${spec.dtype}.`
-      : "this input takes whole numbers, as token ids or class labels.";
+      : "this input must be integers, such as token ids or class labels.";
     throw wrongDtype(spec, tensor.type, hint);
   }
   const from = numbersOf(tensor);
@@ -142,10 +142,10 @@ function wrongShape(spec: TensorSpec, found: readonly number[], hint: string): B
 }
 
 function checkValues(tensor: Tensor, spec: TensorSpec | LabelSpec): void {
-  const place = notFinite(tensor);
-  if (place !== null) {
+  const position = notFinite(tensor);
+  if (position !== null) {
     const hint = "fill or leave out missing values, and keep values within the range of float32.";
-    throw new BatchError("not-finite", `${spec.name} holds a value that is not finite.`, place, hint);
+    throw new BatchError("not-finite", `${spec.name} contains a value that is not finite.`, position, hint);
   }
   if (!("classes" in spec) || spec.classes === null) return;
   const { classes, ignore_index: ignored } = spec;
@@ -155,10 +155,15 @@ function checkValues(tensor: Tensor, spec: TensorSpec | LabelSpec): void {
     (y: number | bigint) => (y < 0 || y >= classes) && Number(y) !== ignored,
   );
   if (wrong >= 0) {
-    const besides = ignored === null ? "" : `, or ${ignored} for what does not count`;
-    const found = `found ${labels[wrong]} at [${placeOf(tensor, wrong).join(", ")}]`;
-    const context = `expected 0 to ${classes - 1}${besides}; ${found}`;
+    const others = ignored === null ? "" : `, or ${ignored} to ignore a label`;
+    const found = `found ${labels[wrong]} at [${positionOf(tensor, wrong).join(", ")}]`;
+    const context = `expected 0 to ${classes - 1}${others}; ${found}`;
     const hint = "number the classes from 0, as the bundle does.";
-    throw new BatchError("label-out-of-range", `${spec.name} holds a label that is no class.`, context, hint);
+    throw new BatchError(
+      "label-out-of-range",
+      `${spec.name} contains a class index that is out of range.`,
+      context,
+      hint,
+    );
   }
 }

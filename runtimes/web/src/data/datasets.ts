@@ -85,7 +85,7 @@ export function sourceOf(data: Data, batchSize: number, shuffleSeed: number | nu
 function rows(dataset: Dataset, batchSize: number, seed: number | null): Source {
   const { length } = dataset;
   if (length === 0)
-    throw new DataError("no-data", "There is nothing to work on.", "the data holds no examples.", "pass at least one.");
+    throw new DataError("no-data", "The data set is empty.", "the data contains no examples.", "pass at least one.");
   return {
     examples: length,
     count: Math.ceil(length / batchSize),
@@ -106,14 +106,14 @@ function stream(data: (epoch: number) => Batches, count: number | null): Source 
     count,
     fingerprint: null,
     async *batches(epoch, skip = 0) {
-      let place = 0;
-      for await (const batch of data(epoch)) if (place++ >= skip) yield batch;
-      if (place < skip) {
-        const context = `epoch ${epoch + 1}: ${skip} used, ${place} given`;
-        const hint = "resume with the data the run was begun with.";
+      let count = 0;
+      for await (const batch of data(epoch)) if (count++ >= skip) yield batch;
+      if (count < skip) {
+        const context = `epoch ${epoch + 1}: ${skip} used, ${count} in the data`;
+        const hint = "resume with the data that the run was started with.";
         throw new StateError(
           "data-changed",
-          "The data gives fewer batches than the run has already used.",
+          "The data has fewer batches than the run has already used.",
           context,
           hint,
         );

@@ -1,4 +1,4 @@
-/** Converts pixels to the input of a bundle that takes images. */
+/** Converts pixels to the image input of a bundle. */
 
 import { DataError } from "../errors.js";
 import type { Manifest } from "../bundle/manifest.js";
@@ -25,13 +25,13 @@ export function imagesOf(images: readonly Pixels[], manifest: Manifest): Tensor 
     throw new DataError("no-images", "The bundle does not take images.", null, "give the data as arrays.");
   const [height, width] = spec.size as [number, number];
   const values = new Float32Array(images.length * spec.channels * height * width);
-  let place = 0;
+  let next = 0;
   for (const image of images) {
     if (image.width !== width || image.height !== height) {
       const context = `expected ${width} x ${height}, found ${image.width} x ${image.height}`;
       throw new DataError(
         "wrong-shape",
-        "An image has not the size that the bundle takes.",
+        "An image does not have the size that the bundle requires.",
         context,
         "draw it on a canvas of that size.",
       );
@@ -40,7 +40,7 @@ export function imagesOf(images: readonly Pixels[], manifest: Manifest): Tensor 
       const [mean, std] = [spec.mean[channel]!, spec.std[channel]!];
       const source = spec.channel_order === "BGR" ? spec.channels - 1 - channel : channel;
       for (let pixel = 0; pixel < width * height; pixel++) {
-        values[place++] = (level(image.data, 4 * pixel, spec.channels, source) / 255 - mean) / std;
+        values[next++] = (level(image.data, 4 * pixel, spec.channels, source) / 255 - mean) / std;
       }
     }
   }

@@ -43,9 +43,9 @@ export class Generator {
   /** The lower half of 64 bits first, then the upper. */
   private next32(): number {
     if (this.half !== null) {
-      const kept = this.half;
+      const second = this.half;
       this.half = null;
-      return kept;
+      return second;
     }
     const bits = this.next64();
     this.half = Number(bits >> 32n);

@@ -82,7 +82,7 @@ function column(spec: TextSpec, name: string, filled: (fill: number, value: (id:
 
 function encode(text: string, tokenizer: Tokenizer): readonly number[] {
   const { ids } = tokenizer.encode(text, { add_special_tokens: true });
-  if (ids.length === 0) throw new DataError("no-tokens", "A text gives no tokens.", text.slice(0, 60), "leave it out.");
+  if (ids.length === 0) throw new DataError("no-tokens", "A text has no tokens.", text.slice(0, 60), "leave it out.");
   return ids;
 }
 
@@ -90,8 +90,8 @@ function encode(text: string, tokenizer: Tokenizer): readonly number[] {
 function cut(ids: readonly number[], text: string, tokenizer: Tokenizer, longest: number): readonly number[] {
   const bare = tokenizer.encode(text, { add_special_tokens: false }).ids;
   const before = ids.findIndex((_, i) => bare.every((id, j) => ids[i + j] === id));
-  const kept = longest - (ids.length - bare.length);
-  return [...ids.slice(0, before), ...bare.slice(0, kept), ...ids.slice(before + bare.length)];
+  const room = longest - (ids.length - bare.length);
+  return [...ids.slice(0, before), ...bare.slice(0, room), ...ids.slice(before + bare.length)];
 }
 
 function cutNotice(lengths: readonly number[], longest: number): readonly string[] {

@@ -12,7 +12,7 @@ import { type SparseSpec, trained } from "../bundle/manifest.js";
 import type { Ort, Session } from "../ort.js";
 import { Tensor, type Tensors, copies, numbersOf, tensorOf } from "../files/tensors.js";
 
-/** What a step changes. */
+/** The values that a step changes. */
 export interface TrainState {
   /** Trainable and non-trainable parameters by name. */
   readonly parameters: Tensors;

@@ -5,13 +5,13 @@ import { quoted } from "../shown.js";
 /** Most levels of objects and lists inside one another. */
 const MAX_DEPTH = 64;
 
-/** What is wrong with the JSON being read; callers turn it into an error of their own. */
+/** A defect of the JSON being read, which callers turn into an error of their own. */
 export class Wrong extends Error {
   constructor(
     readonly where: string,
-    readonly what: string,
+    readonly problem: string,
   ) {
-    super(`${where}: ${what}`);
+    super(`${where}: ${problem}`);
   }
 }
 
@@ -82,7 +82,7 @@ type Fields<S extends Readers> = { readonly [K in keyof S]: Read<S[K]> };
 export function object<S extends Readers>(readers: S): Reader<Fields<S>> {
   return (value, where) => {
     const unknown = Object.keys(anyObject(value, where)).filter((name) => !Object.hasOwn(readers, name));
-    if (unknown.length > 0) throw new Wrong(where, `fields that are not known: ${quoted(unknown)}`);
+    if (unknown.length > 0) throw new Wrong(where, `unknown fields: ${quoted(unknown)}`);
     return record(readers)(value, where);
   };
 }
@@ -99,7 +99,7 @@ export function record<S extends Readers>(readers: S): Reader<Fields<S>> {
 }
 
 /**
- * Parses JSON that every runtime reads alike: no name twice in one object, no half of a surrogate pair, no deep nesting.
+ * Parses JSON strictly, as every runtime does: no repeated key, no half of a surrogate pair, no deep nesting.
  *
  * @throws Wrong it is something else.
  */
@@ -108,14 +108,15 @@ export function parseJson(bytes: Uint8Array, where: string): unknown {
     const source = new TextDecoder("utf-8", { fatal: true }).decode(bytes);
     const value: unknown = JSON.parse(source);
     checkNames(source, where);
-    if (/\\u[dD][89a-fA-F]/.test(source) && hasHalfPair(value)) throw new Wrong(where, "a text holds half of a pair.");
+    if (/\\u[dD][89a-fA-F]/.test(source) && hasHalfPair(value))
+      throw new Wrong(where, "a text contains half of a surrogate pair.");
     return value;
   } catch (failure) {
     throw failure instanceof Wrong ? failure : new Wrong(where, `it is not JSON: ${String(failure)}`);
   }
 }
 
-/** Refuses a name that occurs twice in one object of a JSON text, which `JSON.parse` lets pass, and deep nesting. */
+/** Refuses repeated keys of a JSON object, which `JSON.parse` accepts, and deep nesting. */
 function checkNames(source: string, where: string): void {
   const open: Set<string>[] = [];
   for (const [token, key] of source.matchAll(/("[^"\\]*(?:\\.[^"\\]*)*")(?:\s*(:))?|[{}[\]]/g)) {

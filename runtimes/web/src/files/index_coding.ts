@@ -33,7 +33,7 @@ export function deltaCoded(tensors: Tensors, metadata: Strings): [Tensors, Strin
 }
 
 /**
- * Returns what {@link deltaCoded} was given.
+ * Returns the arguments of {@link deltaCoded}.
  *
  * @throws Wrong the metadata name something that is not delta-coded, or a code is damaged.
  */
@@ -45,7 +45,7 @@ export function deltaDecoded(
   if (text === undefined) return { tensors, metadata };
   const decoded = new Map(Object.entries(tensors));
   for (const name of f.list(f.text)(f.parseJson(new TextEncoder().encode(text), KEY), KEY)) {
-    const tensor = decoded.get(name); // int32 already, where a name comes twice
+    const tensor = decoded.get(name); // int32 already if a name is listed twice
     if (tensor?.type !== "uint8" || tensor.dims.length !== 1)
       throw new f.Wrong(KEY, `${quoted(name)} is not a vector of bytes.`);
     const indices = decode(numbersOf(tensor) as Uint8Array, name);

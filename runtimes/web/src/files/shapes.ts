@@ -1,4 +1,4 @@
-/** Sizes of tensors in files that somebody else wrote: bounded work for any list of numbers. */
+/** Counts the elements of untrusted shapes with bounded work. */
 
 /** Most axes of a tensor in any file. */
 export const MAX_AXES = 32;

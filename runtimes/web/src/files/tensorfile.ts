@@ -56,7 +56,7 @@ class Damage extends Error {
  * Reads a tensor file and checks all of it. `bfloat16` becomes `float32`, without loss; delta-coded indices
  * become `int32`.
  *
- * @param source what it is, for the message: "The checkpoint ...".
+ * @param source the file, as the subject of the message: "The checkpoint ...".
  * @param requireDigest whether to refuse a file without a digest; one that is present is checked in any case.
  */
 export async function readTensors(
@@ -136,21 +136,22 @@ async function checkDigest(
   required: boolean,
 ): Promise<void> {
   if (digest === undefined) {
-    if (required) throw new Damage("no-digest", "it carries no digest, so nobody can tell whether it is whole.");
+    if (required) throw new Damage("no-digest", "it has no digest, so it is unknown whether it is complete.");
     return;
   }
   const position = /^[0-9a-f]{64}$/.test(digest) ? find(head, digest) : -1;
   if (position < 0) throw new Damage("wrong-digest", `its digest is not ${DIGEST_LENGTH} hexadecimal digits.`);
   const start = 8 + position;
-  const found = await sha256(
+  const computed = await sha256(
     bytes.subarray(0, start),
     new TextEncoder().encode(NO_DIGEST),
     bytes.subarray(start + DIGEST_LENGTH),
   );
-  if (found !== digest) throw new Damage("wrong-digest", `its digest says ${digest}, its content gives ${found}.`);
+  if (computed !== digest)
+    throw new Damage("wrong-digest", `its digest is ${digest}, but that of its content is ${computed}.`);
 }
 
-/** Returns where an ASCII text begins, in bytes; -1 if it does not occur. */
+/** Returns the offset of an ASCII text in bytes; -1 if it does not occur. */
 function find(bytes: Uint8Array, text: string): number {
   // latin1 has one character per byte, so that positions agree.
   return new TextDecoder("latin1").decode(bytes).indexOf(text);
@@ -163,10 +164,10 @@ function parts(data: Uint8Array, header: ReadonlyMap<string, unknown>): Tensors 
   for (const { name, dtype, shape, data_offsets } of entries) {
     const [start, stop] = data_offsets as [number, number];
     if (start !== end) {
-      const what = start < end ? "overlaps the tensor before it" : "leaves a hole before it";
+      const problem = start < end ? "overlaps the previous tensor" : "leaves a gap after the previous tensor";
       throw new Damage(
         "tensor-file-layout",
-        `tensor ${quoted(name)} begins at byte ${start} and ${what}, which ends at ${end}.`,
+        `tensor ${quoted(name)} at byte ${start} ${problem}, which ends at ${end}.`,
       );
     }
     const itemsize = dtype === "BF16" ? 2 : itemSize(DTYPES[dtype]!);
@@ -187,7 +188,7 @@ function parts(data: Uint8Array, header: ReadonlyMap<string, unknown>): Tensors 
 
 function read({ name, dtype, shape }: Entry & { name: string }, bytes: Uint8Array): Tensor {
   if (dtype === "BOOL" && bytes.some((byte) => byte > 1)) {
-    throw new Damage("tensor-file-layout", `tensor ${quoted(name)} of dtype BOOL holds a byte other than 0 and 1.`);
+    throw new Damage("tensor-file-layout", `tensor ${quoted(name)} of dtype BOOL contains a byte other than 0 and 1.`);
   }
   if (dtype !== "BF16") return tensorOf(DTYPES[dtype]!, shape, bytes);
   // The bits of a bfloat16 are the upper half of a float32's.

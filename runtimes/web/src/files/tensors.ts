@@ -15,7 +15,7 @@ export type ArrayLike =
 
 type Constructor = { new (buffer: ArrayBuffer): Numbers; readonly BYTES_PER_ELEMENT: number };
 
-/** Only newer JavaScript engines have an array of half floats; elsewhere ONNX Runtime takes their bits. */
+/** Only newer JavaScript engines have an array of half floats; elsewhere ONNX Runtime accepts their bits. */
 const HALF = ((globalThis as Record<string, unknown>)["Float16Array"] ?? Uint16Array) as Constructor;
 
 export const ARRAYS: Readonly<Record<string, Constructor>> = {
@@ -65,7 +65,7 @@ export function copies(tensors: Tensors): Tensors {
 }
 
 /**
- * Creates a tensor from what a user passed. Plain numbers become int64 where all are whole, else float64, as in numpy.
+ * Creates a tensor from a value that a user passed. Plain numbers become int64 where all are whole, else float64, as in numpy.
  *
  * @throws BatchError it is not an array of numbers.
  */
@@ -101,10 +101,10 @@ export function concatenated(parts: readonly Tensor[]): Tensor {
   const [first] = parts;
   if (first === undefined || parts.length === 1) return first!;
   const bytes = new Uint8Array(parts.reduce((sum, part) => sum + bytesOf(part).length, 0));
-  let place = 0;
+  let length = 0;
   for (const part of parts) {
-    bytes.set(bytesOf(part), place);
-    place += bytesOf(part).length;
+    bytes.set(bytesOf(part), length);
+    length += bytesOf(part).length;
   }
   const count = parts.reduce((sum, part) => sum + (part.dims[0] ?? 1), 0);
   return tensorOf(first.type, [count, ...first.dims.slice(1)], bytes);
@@ -117,12 +117,12 @@ export function notFinite(tensor: Tensor): string | null {
   // A half float is infinity or NaN if all bits of its exponent are ones.
   const bits = tensor.type === "float16" && (data as unknown) instanceof Uint16Array;
   const bad = bits ? (v: number): boolean => (v & 0x7c00) === 0x7c00 : (v: number): boolean => !Number.isFinite(v);
-  const place = data.findIndex(bad);
-  return place < 0 ? null : `at [${placeOf(tensor, place).join(", ")}]: ${bits ? "not finite" : data[place]}`;
+  const index = data.findIndex(bad);
+  return index < 0 ? null : `at [${positionOf(tensor, index).join(", ")}]: ${bits ? "not finite" : data[index]}`;
 }
 
 /** Returns the indices, one per axis, of a position in row-major order. */
-export function placeOf(tensor: Tensor, position: number): number[] {
+export function positionOf(tensor: Tensor, position: number): number[] {
   const indices: number[] = [];
   for (const dim of [...tensor.dims].reverse()) {
     indices.unshift(position % dim);

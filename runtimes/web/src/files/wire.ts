@@ -25,10 +25,10 @@ export type Content = bigint | Uint8Array;
 /** Returns number and content of every field of a message. @throws Error parsers could read the bytes differently. */
 export function* fields(data: Uint8Array, message: string, schema: Schema): Generator<[number, Content]> {
   const seen = new Set<number>();
-  let place = 0;
-  while (place < data.length) {
+  let position = 0;
+  while (position < data.length) {
     let tag: bigint;
-    [tag, place] = varint(data, place);
+    [tag, position] = varint(data, position);
     const [number, wire] = [Number(tag >> 3n), Number(tag & 7n)];
     const field = schema[message]![number];
     if (tag >= 1n << 32n || field === undefined)
@@ -39,12 +39,13 @@ export function* fields(data: Uint8Array, message: string, schema: Schema): Gene
     if (seen.has(number) && !field.repeated) throw new Error(`a ${message} has the field ${number} twice`);
     seen.add(number);
     let content: Content;
-    if (wire === VARINT) [content, place] = varint(data, place);
+    if (wire === VARINT) [content, position] = varint(data, position);
     else {
       let length = SIZES[wire]!;
-      if (wire === BYTES) [length, place] = varint(data, place);
-      if (length > BigInt(data.length - place)) throw new Error(`the field ${number} of a ${message} ends beyond it`);
-      content = data.subarray(place, (place += Number(length)));
+      if (wire === BYTES) [length, position] = varint(data, position);
+      if (length > BigInt(data.length - position))
+        throw new Error(`the field ${number} of a ${message} ends beyond it`);
+      content = data.subarray(position, (position += Number(length)));
     }
     yield [number, content];
   }

@@ -6,7 +6,7 @@ import { NEWEST, PREVIOUS, type StateStore } from "./store.js";
 import { type TensorFile, readTensors, tensorBytes } from "../files/tensorfile.js";
 import type { Tensors } from "../files/tensors.js";
 
-/** A run as it is kept: parameters, optimizer state, the best parameters (if any), and the rest as JSON. */
+/** A saved run: parameters, optimizer state, the best parameters (if any), and the rest as JSON. */
 export interface Checkpoint {
   readonly parameters: Tensors;
   readonly optimizer: Tensors;

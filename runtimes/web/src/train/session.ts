@@ -72,10 +72,10 @@ export class Session {
   }
 
   /**
-   * Makes a call of `fit` the current one: a kept call that is to be resumed, or a new one.
+   * Makes a call of `fit` the current one: a saved call to resume, or a new one.
    *
    * @returns the report, if an earlier process finished this call.
-   * @throws StateError the state holds a run with other settings.
+   * @throws StateError the state contains a run with other settings.
    */
   startFit(settings: Settings): FitReport | null {
     let { fits } = this.run;
@@ -161,5 +161,5 @@ function checkSame(kept: Settings, settings: Settings): void {
   if (names.length === 0) return;
   const context = names.map((name) => `${name}: this run ${settings[name]}, the state ${kept[name]}`).join("\n");
   const hint = "use the settings and data that the run was started with, or restart it in another state.";
-  throw new StateError("other-settings", "The state holds a run with other settings or other data.", context, hint);
+  throw new StateError("other-settings", "The state contains a run with other settings or other data.", context, hint);
 }

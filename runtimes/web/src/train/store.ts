@@ -84,11 +84,11 @@ function webLock(name: string): Pick<StateStore, "lock" | "close"> {
   return {
     lock: () =>
       new Promise((resolve, reject) => {
-        const held = (lock: Lock | null): Promise<void> | undefined => {
+        const granted = (lock: Lock | null): Promise<void> | undefined => {
           resolve(lock !== null);
           return lock === null ? undefined : new Promise((end) => (release = end));
         };
-        navigator.locks.request(name, { ifAvailable: true }, held).catch(reject);
+        navigator.locks.request(name, { ifAvailable: true }, granted).catch(reject);
       }),
     async close() {
       release?.();

@@ -24,7 +24,7 @@ import { updateBytes } from "./update.js";
 export interface OpenOptions {
   /** The package of ONNX Runtime: `onnxruntime-web`, `onnxruntime-node` or `onnxruntime-react-native`. */
   readonly ort: Ort;
-  /** Where to keep the run. If it holds a run, that run is resumed. */
+  /** Storage of the run. If it contains a run, that run is resumed. */
   readonly state?: StateStore;
   /** What to start from instead of the bundle's own adapter. */
   readonly adapter?: AdapterSource;
@@ -133,7 +133,7 @@ export class Trainer {
    * Trains for some epochs, or resumes where an earlier process with the same settings stopped.
    *
    * @returns the report; that of the earlier process, if it finished this call.
-   * @throws StateError the state holds a run with other settings.
+   * @throws StateError the state contains a run with other settings.
    * @throws BatchError, DataError, TrainingError as in `step`; the run stays where it was.
    */
   fit(data: Data, options: FitOptions = {}): Promise<FitReport> {
