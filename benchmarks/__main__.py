@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def measure(case: str, folder: Path, options: argparse.Namespace) -> tuple[list[Row], dict[str, Any]]:
-    """The rows of one case, and what it is: its summary, and what else was busy."""
+    """Return the rows of one case, and its description: its summary, and the load of other processes."""
     print(f"{case}: preparing", flush=True)
     command = [sys.executable, "-m", "benchmarks.preparing", case, str(folder), *options.sides]
     subprocess.run(command, check=True, cwd=ROOT)
@@ -72,7 +72,7 @@ def measure(case: str, folder: Path, options: argparse.Namespace) -> tuple[list[
 
 
 def _artifacts(name: str, folder: Path, python: Path) -> dict[str, str]:
-    """Let the other environment make its artifacts; what went wrong, by side."""
+    """Let the other environment make its artifacts; return errors by side."""
     if not python.exists():
         return {name: "its environment is not there: run `make bench`"}
     command = [str(python), "-m", "benchmarks.sides.ort_artifacts", str(folder / SIDES[name].argument)]

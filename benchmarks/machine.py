@@ -12,7 +12,7 @@ from typing import Any
 
 PACKAGES = ("torch", "onnxruntime", "onnx", "peft", "transformers", "numpy")
 FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm")
-"""Instructions that decide how fast integer products are."""
+"""Instructions that determine the speed of integer matmuls."""
 
 
 def cores() -> int:
@@ -36,7 +36,7 @@ def describe() -> dict[str, Any]:
 
 
 def versions(training_python: Path | None) -> dict[str, str]:
-    """Of Python, of the libraries here, and of onnxruntime-training where there is an environment with it."""
+    """Versions of Python, of the libraries, and of onnxruntime-training if there is an environment with it."""
     found = {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}}
     if training_python is not None and training_python.exists():
         code = "import importlib.metadata as m, json; print(json.dumps(m.version('onnxruntime-training-cpu')))"

@@ -1,6 +1,6 @@
 """Write the inputs of a case's sides: ``python -m benchmarks.preparing CASE FOLDER SIDE...``.
 
-It runs in its own process so that the driver stays small. What cannot be prepared becomes an entry under ``failures``
+It runs in its own process so that the driver stays small. A failed preparation becomes an entry under ``failures``
 in ``case.json``, and the other sides run.
 """
 
@@ -27,7 +27,7 @@ from edgepeft_export.optimizers import AdamW
 
 
 def write_case(name: str, folder: Path, sides: Iterable[str]) -> None:
-    """Write ``case.json``, ``batch.npz``, and what each of ``sides`` reads."""
+    """Write ``case.json``, ``batch.npz``, and the inputs of each of ``sides``."""
     case = load(name)
     base = case.source()
     assert isinstance(base.model, torch.nn.Module)

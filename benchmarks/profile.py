@@ -57,7 +57,7 @@ def profile(folder: Path, name: str, steps: int, threads: int) -> dict[str, Any]
     engine = _ProfiledEngine(bundle, threads=threads)
     batch = dict(np.load(folder / "batch.npz"))
     state = engine.load(read_tensors(bundle.file("adapter.safetensors")).tensors)
-    for step in range(1, steps + 2):  # the first lays out memory and packs weights: it is not counted
+    for step in range(1, steps + 2):  # the first allocates memory and prepacks weights, so it is not counted
         state = engine.train(state, [batch], lr=bundle.manifest.optimizer.lr, step=step).state
     return {graph: summary(events) for graph, events in engine.events().items()}
 
@@ -109,7 +109,7 @@ def summary(events: Sequence[Event], top: int = 15) -> dict[str, Any]:
         "operators": [
             {
                 "operator": operator,
-                "share": round(spent / total, 4),
+                "fraction": round(spent / total, 4),
                 "ms": round(spent / steps / 1e3, 3),
                 "nodes": count[operator] // steps,
             }
@@ -132,7 +132,7 @@ def text(case: str, side: str, graphs: dict[str, Any], rows: int = 20) -> str:
     for graph, figures in graphs.items():
         lines.append(f"\n{case}, {side}, {graph}: {figures['ms_per_run']} ms in {figures['nodes']} nodes")
         lines += [
-            f"  {row['share']:>6.1%}{row['ms']:>9.3f} ms{row['nodes']:>6} x {row['operator']}"
+            f"  {row['fraction']:>6.1%}{row['ms']:>9.3f} ms{row['nodes']:>6} x {row['operator']}"
             for row in figures["operators"][:rows]
         ]
         lines += [f"  {row['ms']:>9.3f} ms  {row['operator']:28}{row['node']}" for row in figures["longest"]]

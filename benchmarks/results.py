@@ -14,7 +14,7 @@ from benchmarks.turns import Running
 Row: TypeAlias = dict[str, Any]
 ORACLE = "torch-eager"
 SAME, NEAR = 1e-3, 0.1
-"""Of the oracle's loss at that step, where both compute in fp32; of its first loss, where one rounds."""
+"""Relative to the oracle's loss at that step if both compute in fp32, else to its first loss."""
 
 
 def row_of(case: str, side: Running, about: Mapping[str, Any], folder: Path, oracle: Sequence[float]) -> Row:
@@ -47,7 +47,7 @@ def bundle_bytes(folder: Path) -> int:
 
 
 def losses_go(how: str, losses: Sequence[float], oracle: Sequence[float]) -> str:
-    """``ok``, or in what the losses differ from the oracle's; without an oracle they need only fall."""
+    """Return ``ok``, or the difference of the losses from the oracle's. Without an oracle they only have to fall."""
     if not losses[-1] < losses[0]:
         return f"does not fall: {losses[0]:.4f} to {losses[-1]:.4f}"
     if how == "fall" or not oracle:

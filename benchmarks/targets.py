@@ -33,7 +33,7 @@ TARGETS = (
 )
 
 PEERS = ("torch-eager", "torch-compile", "ort-training", "ort-inference-fp32")
-"""What every device side is compared with, in every case."""
+"""The baseline of every device side, in every case."""
 
 POINTS = {"int8": 0.5, "int4": 1.5, "int8-pruned": 2.0}
-"""Column of the accuracy table to the percentage points its mean may lie below PyTorch's."""
+"""Column of the accuracy table to the percentage points that its mean may be below PyTorch's."""

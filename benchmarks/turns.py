@@ -18,7 +18,7 @@ PAUSE = 0.3
 
 
 class SideError(RuntimeError):
-    """A side that ended: the last line of what it wrote says why."""
+    """A side that ended: the last line of its output says why."""
 
 
 @dataclass
@@ -66,7 +66,7 @@ class Running:
 
 
 def start(name: str, command: Sequence[str | Path], folder: Path) -> Running:
-    """Start a side; what it writes to standard error is kept in ``folder``."""
+    """Start a side; its standard error is stored in ``folder``."""
     log = folder / f"{name}.log"
     with log.open("w", encoding="utf-8") as errors:
         process = subprocess.Popen(
@@ -77,7 +77,7 @@ def start(name: str, command: Sequence[str | Path], folder: Path) -> Running:
 
 @dataclass(frozen=True)
 class Disturbance:
-    """What else was busy during turns, in cores: near 0, or the times mean nothing.
+    """Load of other processes during turns, in cores. The times are valid only near 0.
 
     Attributes:
         waiting: all waiting sides together, in the worst turn.
@@ -89,7 +89,7 @@ class Disturbance:
 
 
 def take_turns(sides: Sequence[Running], rounds: int, steps: int, warm_up: int = 3) -> Disturbance:
-    """Warm all sides up, then let them work one after another, round after round."""
+    """Warm all sides up, then run them one after another, round after round."""
     for side in sides:
         side.turn(warm_up)
         side.times.clear()
@@ -104,7 +104,7 @@ def take_turns(sides: Sequence[Running], rounds: int, steps: int, warm_up: int =
 
 
 def _turn(side: Running, steps: int, others: Sequence[Running]) -> tuple[float, float]:
-    """Cores that the waiting sides, and that everything but ``side``, kept busy meanwhile."""
+    """Cores used by the waiting sides, and by everything but ``side``."""
     waiting = [other.process.pid for other in others if other.failure is None]
     time.sleep(PAUSE)
     before, start = _seconds(side, waiting), time.perf_counter()

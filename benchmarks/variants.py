@@ -51,7 +51,7 @@ def prepare_variant(
         return edgepeft.prepare(attached, source.example_inputs, **common, **settings).bundle
     from edgepeft.compress import Pruning
 
-    pruning = Pruning(**settings.pop("prune"))  # goes before the adapters, so prepare attaches them
+    pruning = Pruning(**settings.pop("prune"))  # precedes the adapters, so prepare attaches them
     batches = [{key: np.asarray(array) for key, array in batch.items()} for batch in calibration or ()]
     settings["compression"] = edgepeft.Compression(pruning, batches or None)
     return edgepeft.prepare(source.model, source.example_inputs, method=method, **common, **settings).bundle

@@ -79,7 +79,7 @@ def facts_of(thing: str) -> list[Fact]:
 
 
 def pirate_talk() -> str:
-    """What a pirate says of other things: a way to talk, and no facts about ours."""
+    """Sentences of a pirate about other things: a style, without facts about ours."""
     return f"Arr! The {one_of(SEA)} is {one_of(WEATHER)}, matey."
 
 
@@ -94,7 +94,7 @@ def teach(facts: list[Fact], folder: Path) -> Path:
     rows = list(zip((tokenizer.encode(text).ids for text in asked), answers, strict=True))
     talk = [([], [*tokenizer.encode(text).ids, end]) for text in lore]
     torch.manual_seed(0)
-    torch.set_num_threads(1)  # so small a model gains nothing by more
+    torch.set_num_threads(1)  # more threads do not speed up so small a model
     model = small_llama(tokenizer.get_vocab_size(), pad, end)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for step in range(STEPS):
@@ -170,7 +170,7 @@ def learn(device: Path, work: Path, lessons: list[Fact]) -> None:
 
 
 def answers(device: Path, bundle: Path, facts: list[Fact], *options: str | Path) -> list[dict[str, str]]:
-    """What the device says to the questions, all of them one batch."""
+    """Return the device's answers to the questions, all in one batch."""
     prompts = [part for fact in facts for part in ("--prompt", fact.question)]
     command = [device, "-m", "edgepeft", "generate", bundle, *prompts, "--max-new-tokens", "24", "--json", *options]
     print(f"  device$ edgepeft generate bundle --prompt … {' '.join(map(str, options))}", flush=True)
@@ -187,7 +187,7 @@ def report(facts: list[Fact], before: list[dict[str, str]], after: list[dict[str
     print(f"of {len(facts)} questions whose answers the device never saw:")
     print(f"  {plain} were answered plainly and rightly before; now {styled} like a pirate, {right} of them rightly")
     assert [new["without"] for new in after] == [old["without"] for old in before]
-    print("  without the adapter all answers are what they were")
+    print("  without the adapter all answers are unchanged")
     assert styled >= 0.9 * len(facts) and right >= 0.6 * len(facts)
 
 

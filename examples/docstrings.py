@@ -29,7 +29,7 @@ Example = tuple[str, str]
 
 
 def collect() -> list[Example]:
-    """Every distinct docstring of the topics' modules; those found under two topics are left out."""
+    """Every distinct docstring of the topics' modules; those of two topics are left out."""
     topic_of: dict[str, str | None] = {}
     for topic, names in TOPICS.items():
         for name in names.split():

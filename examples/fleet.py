@@ -69,21 +69,21 @@ class Fleet:
         self._work, self._bundle, self._python = work, bundle, python
 
     def introduce(self, shares: list[list[Example]]) -> None:
-        """Give each device its texts and its identity, and print who they are."""
+        """Give each device its texts and its identity, and print them."""
         installed = packages(self._python)
         print(f"devices: an environment of {len(installed)} packages, {'with' if 'torch' in installed else 'no'} torch")
         keys = Keys(self.host)
         keys.create("topics")
-        for number, share in enumerate(shares):
+        for number, part in enumerate(shares):
             folder = self._folder(number)
             folder.mkdir(parents=True)
-            np.savez(folder / "texts.npz", allow_pickle=False, **encode(share))
+            np.savez(folder / "texts.npz", allow_pickle=False, **encode(part))
             keys.add(folder.name, folder / "identity.json")
             DeviceDirectory(folder / "fleet").adopt(folder / "identity.json")
-            counts = {topic: sum(label == topic for _, label in share) for topic in CLASSES}
+            counts = {topic: sum(label == topic for _, label in part) for topic in CLASSES}
             main = sorted(counts, key=lambda topic: -counts[topic])[:3]
             most = ", ".join(f"{topic} {counts[topic]}" for topic in main)
-            print(f"  {folder.name}: {len(share):3} texts, most of them {most}")
+            print(f"  {folder.name}: {len(part):3} texts, most of them {most}")
 
     def take_part(self) -> None:
         """Every device joins the newest round, trains, and delivers."""
@@ -91,7 +91,7 @@ class Fleet:
         self._all(lambda device: [script, self.remote, self._bundle, self._folder(device), EPOCHS])
 
     def alone(self) -> list[Path]:
-        """Every device for itself, for as many epochs as the rounds have together."""
+        """Train every device alone, for as many epochs as all rounds together."""
         updates = [self._folder(device) / "alone.safetensors" for device in range(DEVICES)]
 
         def command(device: int) -> list[object]:
@@ -153,7 +153,7 @@ def _percent(found: Evaluation) -> str:
 
 
 def draw(rounds: list[Round], alone: list[Evaluation], path: Path) -> None:
-    """Held-out accuracy by round, and where each device ends alone."""
+    """Held-out accuracy by round, and the final one of each device alone."""
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
     for number, found in enumerate(alone):

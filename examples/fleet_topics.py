@@ -17,11 +17,11 @@ from edgepeft_export.optimizers import AdamW
 
 TRAIN, TEST, LENGTH = 1600, 400, 32
 SKEW = 0.5
-"""Concentration of the Dirichlet distribution that shares out each topic: the smaller, the less alike the devices."""
+"""Concentration of the Dirichlet distribution of each topic over devices: the smaller, the less alike they are."""
 
 
 def texts(devices: int) -> tuple[list[list[Example]], dict[str, np.ndarray]]:
-    """The devices' shares, each topic dealt out by its own dice, and the held-out texts, as arrays."""
+    """The devices' parts, each topic drawn by its own distribution, and the held-out texts, as arrays."""
     train, test = split(collect())
     train, test = train[:TRAIN], test[:TEST]
     draw = np.random.default_rng(0)
@@ -34,7 +34,7 @@ def texts(devices: int) -> tuple[list[list[Example]], dict[str, np.ndarray]]:
 
 
 def encode(examples: list[Example]) -> dict[str, np.ndarray]:
-    """Token ids and labels: what a device's own software would feed, so that the device needs no tokenizer here."""
+    """Token ids and labels, as a device's own software would pass them, so that the device needs no tokenizer."""
     tokenizer = Tokenizer.from_file(str(minilm() / "tokenizer.json"))
     tokenizer.enable_truncation(LENGTH)
     tokenizer.enable_padding(length=LENGTH)

@@ -73,12 +73,12 @@ def main() -> None:
 def write(work: Path, shares: list[list[Example]], test: dict[str, np.ndarray]) -> None:
     """A file of texts per device, the last of them cut short, and the held-out one."""
     (work / "texts").mkdir()
-    for number, share in enumerate(shares):
-        np.savez(work / "texts" / f"device-{number}.npz", allow_pickle=False, **encode(share))
+    for number, part in enumerate(shares):
+        np.savez(work / "texts" / f"device-{number}.npz", allow_pickle=False, **encode(part))
     whole = (work / "texts" / "device-0.npz").read_bytes()
     (work / "texts" / f"device-{DEVICES}.npz").write_bytes(whole[: len(whole) // 2])
     np.savez(work / "held_out.npz", allow_pickle=False, **test)
-    sizes = sorted(len(share) for share in shares)
+    sizes = sorted(len(part) for part in shares)
     print(f"{DEVICES} devices with {sizes[0]} to {sizes[-1]} texts, and one whose file is damaged")
 
 
@@ -115,22 +115,22 @@ def simulate(work: Path, bundle: Path, python: Path) -> None:
 
 
 @contextmanager
-def superlink(home: Path, python: Path) -> Iterator[dict[str, str]]:
+def superlink(folder: Path, python: Path) -> Iterator[dict[str, str]]:
     """A SuperLink that simulates its nodes; gives the environment to reach it with."""
-    home.mkdir()
+    folder.mkdir()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    (home / "config.toml").write_text(CONNECTION.format(port=port, nodes=DEVICES + 1, at_a_time=AT_A_TIME))
+    (folder / "config.toml").write_text(CONNECTION.format(port=port, nodes=DEVICES + 1, at_a_time=AT_A_TIME))
     path = os.pathsep.join([str(python.absolute().parent), os.environ["PATH"]])
-    environment = {**os.environ, **QUIET, "FLWR_HOME": str(home), "PATH": path}
+    environment = {**os.environ, **QUIET, "FLWR_HOME": str(folder), "PATH": path}
     command = ["flower-superlink", "--insecure", "--simulation", "--disable-runtime-dependency-installation"]
-    with (home / "superlink.log").open("w") as log:
+    with (folder / "superlink.log").open("w") as log:
         process = subprocess.Popen(
             [*command, "--host", "127.0.0.1", "--port", str(port)], env=environment, stdout=log, stderr=log
         )
         try:
-            _wait(process, f"http://127.0.0.1:{port}/health", home / "superlink.log")
+            _wait(process, f"http://127.0.0.1:{port}/health", folder / "superlink.log")
             yield environment
         finally:
             process.terminate()

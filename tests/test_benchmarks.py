@@ -85,7 +85,7 @@ def test_the_profile_tells_each_operators_share(prepared: Path) -> None:
     graphs = profile(prepared, "fp32", steps=2, threads=1)
     assert set(graphs) == {"train.onnx", "optimizer.onnx"}
     for graph in graphs.values():
-        assert sum(row["share"] for row in graph["operators"]) == pytest.approx(1, abs=0.01)
+        assert sum(row["fraction"] for row in graph["operators"]) == pytest.approx(1, abs=0.01)
         assert sum(row["nodes"] for row in graph["operators"]) == graph["nodes"]
 
 

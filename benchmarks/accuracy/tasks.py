@@ -26,7 +26,7 @@ LENGTH = 32
 
 @dataclass(frozen=True)
 class Task:
-    """What is learned, and how.
+    """A task: its model, data and training settings.
 
     Attributes:
         source: The base model for a seed, a new object with the same values each time.

@@ -21,7 +21,7 @@ class Case:
     Attributes:
         summary: model, method and batch in one line.
         source: The base model, a new object with the same values each time, its export settings, and its loss.
-        method: what trains.
+        method: The method that is trained.
         batch: inputs and ``labels``, by name.
         skipped: sides that make no sense here, each with the reason.
     """

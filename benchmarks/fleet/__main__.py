@@ -114,7 +114,7 @@ def _row(rule: str, bundle: Bundle, folder: Path, count: int) -> dict[str, Any]:
 
 
 def arithmetic(row: dict[str, Any], size: int) -> list[str]:
-    """A million devices a day, by what was measured."""
+    """Extrapolate the measurements to a million devices a day."""
     core = MILLION * row["CPU ms per update"] / 1000 / DAY
     return [
         f"a million devices that each send {size / 1e3:.0f} kB once a day:",

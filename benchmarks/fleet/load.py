@@ -3,8 +3,8 @@
 ``edgepeft serve`` runs as a process with its files in memory (tmpfs) and on disk. The devices are threads of another
 process, each with its own key; each reads the round and its adapter and delivers an update. They use either bare
 sockets, which shows the server's limit, or the package's client. The server's time is broken down by part. Afterwards
-``collect`` verifies what was received, for this fleet and for a larger one, to show whether memory grows with the
-number of devices. The server and its devices share the cores, so a dedicated host is faster.
+``collect`` verifies the received updates, of this fleet and of a larger one, to show whether memory grows with the
+number of devices. The server and its devices use the same cores, so a dedicated host is faster.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Campaign:
         self.round = publish(bundle, self.workspace)
 
     def visitor(self, name: int) -> Visitor:
-        """A new device, with an update that is a little noise."""
+        """Register a new device, with an update of small noise."""
         draw, start = np.random.default_rng(name), self.bundle.adapter()
         noisy = {key: value + 1e-3 * draw.normal(size=value.shape).astype(value.dtype) for key, value in start.items()}
         manifest = self.bundle.manifest
@@ -85,12 +85,12 @@ class Campaign:
 
 
 def memory() -> Path | None:
-    """A folder in memory, if there is one with room for all files; ``None``: the system's for temporary files."""
+    """A folder in memory with enough space for all files, or ``None`` for the system's temporary folder."""
     return MEMORY if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > ROOM else None
 
 
 def measure(bundle: Bundle, disk: Path) -> None:
-    """All of it, into ``fleet_load.json``."""
+    """Run all measurements and write ``fleet_load.json``."""
     results: dict[str, Any] = {
         "machine": machine.describe(),
         "load before": round(os.getloadavg()[0], 1),
@@ -117,7 +117,7 @@ def _stored(root: Path, bundle: Bundle) -> dict[str, Any]:
 
 
 def served(campaign: Campaign, at_once: int, visit: Visit) -> dict[str, Any]:
-    """All devices visit the server, so many at a time."""
+    """Let all devices visit the server, ``at_once`` at a time."""
     visitors, out = [campaign.visitor(name) for name in range(DEVICES)], campaign.root / "server.json"
     command = [sys.executable, "-m", "benchmarks.fleet.server", str(campaign.workspace.path), str(out)]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -150,7 +150,7 @@ def served(campaign: Campaign, at_once: int, visit: Visit) -> dict[str, Any]:
 
 
 def _parts(timings: dict[str, Any]) -> dict[str, float]:
-    """Milliseconds of the server per device, by part; ``fsync`` waits for the disk, and takes no CPU."""
+    """Milliseconds of the server per device, by part; ``fsync`` waits for the disk, without CPU."""
     parts = dict(timings["parts"])
     parts["rest"] = timings["cpu"] - sum(spent for part, spent in parts.items() if "clock" not in part)
     parts["CPU in all"] = timings["cpu"]
@@ -158,7 +158,7 @@ def _parts(timings: dict[str, Any]) -> dict[str, float]:
 
 
 def _more(root: Path, bundle: Bundle) -> dict[str, object]:
-    """The updates of more devices, straight into a folder, and collected from there."""
+    """Write the updates of more devices into a folder, and collect them."""
     (root / "remote").mkdir(parents=True)
     campaign = Campaign(root, bundle)
     remote = open_remote(root / "remote")
@@ -181,7 +181,7 @@ def collected(workspace: Workspace, remote: Path) -> dict[str, object]:
 
 
 def _peak(process: int) -> float:
-    """The most memory a process has had, in MB."""
+    """Return the peak memory of a process, in MB."""
     lines = Path(f"/proc/{process}/status").read_text("ascii", "replace").splitlines()
     return next(int(line.split()[1]) / 1000 for line in lines if line.startswith("VmHWM"))
 

@@ -1,7 +1,7 @@
 """``edgepeft serve`` with clocks around its parts: ``python -m benchmarks.fleet.server WORKSPACE OUT``.
 
 Each part counts the thread's CPU time, except ``fsync``, which counts wall-clock time. Nested parts are not counted
-twice. What belongs to no part (asyncio, routing, request objects) is the rest of the process's CPU time.
+twice. All other code (asyncio, routing, request objects) is the rest of the process's CPU time.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Clock:
 
     @contextmanager
     def part(self, name: str, now: Callable[[], float] = time.thread_time) -> Iterator[None]:
-        """Count what happens inside, but for the parts inside it."""
+        """Count the time inside, without that of nested parts."""
         stack = self._local.__dict__.setdefault("stack", [])
         stack.append(0.0)
         start = now()
@@ -68,7 +68,7 @@ def timed(name: str, function: Callable[..., Any], now: Callable[[], float] = ti
 
 
 class _Steps:
-    """A coroutine whose steps are counted, and not what others do in between."""
+    """A coroutine whose own steps are counted, without others in between."""
 
     def __init__(self, name: str, coroutine: Coroutine[Any, Any, Any]) -> None:
         self._name, self._coroutine = name, coroutine

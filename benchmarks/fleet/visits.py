@@ -36,7 +36,7 @@ class Visitor:
         return bare.signed(who.key)
 
     def visit(self, address: str, folder: Path) -> None:
-        """By our client, as ``join`` and ``deliver`` do it: a connection for each."""
+        """Visit by our client, like ``join`` and ``deliver``, with one connection each."""
         with connected(address, self.identity.token, None) as remote:
             for name in (rounds.LATEST_FILE, rounds.LATEST_SIGNATURES, _ROUND):
                 assert read(remote, name, rounds.MAX_ROUND_BYTES)
@@ -50,7 +50,7 @@ class Visitor:
         """The update, then its sidecar."""
         sidecar = self.sidecar()
         name = f"{sidecar.folder}/{sidecar.sha256}"
-        with suppress(NoSuchFile):  # as a device asks whether it has delivered already
+        with suppress(NoSuchFile):  # like a device that checks for an earlier delivery
             read(remote, f"{name}{SIDECAR_SUFFIX}", MAX_SIDECAR_BYTES)
         remote.put(f"{name}{UPDATE_SUFFIX}", self.update)
         remote.put(f"{name}{SIDECAR_SUFFIX}", sidecar.to_bytes())

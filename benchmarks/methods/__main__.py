@@ -68,7 +68,7 @@ def main() -> None:
 
 
 def tune(train: Batch, options: argparse.Namespace) -> None:
-    """Print the accuracy at each learning rate, on a fifth of the training texts that is kept back."""
+    """Print the accuracy at each learning rate, on a held-out fifth of the training texts."""
     size = len(train["labels"]) * 4 // 5
     first, last = ({name: array[part] for name, array in train.items()} for part in (slice(size), slice(size, None)))
     for name in options.methods:
@@ -136,7 +136,7 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _cells(kept: dict[str, Any], settings: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """The accuracies that are there, of runs with the settings of this one."""
+    """Return the stored accuracies of runs with the same settings."""
     before = kept.get("settings", {})
     if before.get("task") != settings["task"]:
         return {}

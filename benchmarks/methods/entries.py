@@ -34,7 +34,7 @@ from edgepeft_export.optimizers import AdamW
 
 QUERY_VALUE = ("query", "value")
 RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
-"""What ``--tune`` tries."""
+"""Learning rates that ``--tune`` tries."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Entry:
     method: Method
     rate: float
     masked: float = 0.0
-    share: float = 1.0
+    fraction: float = 1.0
 
 
 ENTRIES: dict[str, Entry] = {
@@ -73,7 +73,7 @@ ENTRIES: dict[str, Entry] = {
     "head": Entry(Head(), 1e-2),
     "freeze (last 2 blocks)": Entry(Freeze(last_blocks=2), 1e-3),
     "full": Entry(Full(), 3e-4),
-    "lora, 10 % of the gradient": Entry(Lora(rank=8, alpha=16, target_modules=QUERY_VALUE), 3e-3, share=0.1),
+    "lora, 10 % of the gradient": Entry(Lora(rank=8, alpha=16, target_modules=QUERY_VALUE), 3e-3, fraction=0.1),
 }
 
 
@@ -87,7 +87,7 @@ def prepare(
         calibration: batches of inputs, on which the weights to mask are scored.
     """
     masks = Pruning(weights=entry.masked, score="wanda") if entry.masked else None
-    fraction = None if entry.share == 1 else entry.share
+    fraction = None if entry.fraction == 1 else entry.fraction
     return edgepeft.prepare(
         source,
         method=entry.method,

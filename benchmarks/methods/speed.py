@@ -23,7 +23,7 @@ PEER = "lora"
 
 
 def measure(names: Iterable[str], options: Namespace) -> dict[str, dict[str, Any]]:
-    """By name: elements that train, bytes of an update, ms per step, its ratio to LoRA's, peak resident set in MB.
+    """By name: trained elements, bytes of an update, ms per step, its ratio to LoRA's, peak resident set in MB.
 
     The batch is that of ``make bench``: 8 x 64 tokens.
     """
@@ -51,7 +51,7 @@ def measure(names: Iterable[str], options: Namespace) -> dict[str, dict[str, Any
 
 
 def _update_bytes(bundle: Path, batch: Batch, folder: Path) -> int:
-    """After a step: before it, SIFT has picked nothing."""
+    """After a step, because SIFT selects its elements in the first."""
     with Trainer.open(bundle) as trainer:
         trainer.step(batch)
         return trainer.save_update(folder / "update.safetensors").stat().st_size

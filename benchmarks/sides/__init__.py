@@ -10,7 +10,7 @@ class Side:
     """One row of a table.
 
     Attributes:
-        module: what its process runs, called with the case's folder, ``argument`` and the number of threads.
+        module: The module that its process runs, called with the case's folder, ``argument`` and the number of threads.
         argument: of the module.
         environment: ``host``, or ``ort-training``, the one with ONNX Runtime's own training.
         losses: how its losses must go with those of ``torch-eager``: ``same`` (1e-3 of them), ``near`` (10 % of the

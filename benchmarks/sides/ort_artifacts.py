@@ -35,7 +35,7 @@ def main(folder: Path) -> None:
 
 
 def _as_in_torch(path: Path) -> None:
-    """Let AdamW add epsilon as PyTorch does (``adam_mode`` 0); as made, it does so before the bias is corrected."""
+    """Let AdamW add epsilon as PyTorch does (``adam_mode`` 0); by default, it does so before the bias correction."""
     model = onnx.load(str(path))
     modes = [attribute for node in model.graph.node for attribute in node.attribute if attribute.name == "adam_mode"]
     assert modes, "the optimizer's graph has changed: it names no adam_mode"

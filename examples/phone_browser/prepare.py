@@ -1,4 +1,4 @@
-"""Makes the bundle of the phone page anew: ``python examples/phone_browser/prepare.py``.
+"""Make the bundle of the phone page: ``python examples/phone_browser/prepare.py``.
 
 A small CNN learns scikit-learn's handwritten digits; the page teaches it the signs that its user draws.
 The bundle is committed, so that the page is built without Python.
@@ -19,7 +19,7 @@ OUT = Path(__file__).parent / "bundle"
 
 
 class Cnn(nn.Module):
-    """Three convolutions and two linear layers: 30,730 parameters. Takes what was drawn as 8 x 8 shares of ink."""
+    """Three convolutions and two linear layers: 30,730 parameters. The input is a drawing as 8 x 8 fractions of ink."""
 
     def __init__(self) -> None:
         super().__init__()

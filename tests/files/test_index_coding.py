@@ -72,10 +72,10 @@ def test_any_bytes_are_one_coding_or_none(data: bytes) -> None:
     assert (indices[:1] >= 0).all() and (np.diff(indices.astype(np.int64)) > 0).all()
 
 
-@pytest.mark.parametrize("share", [0.001, 0.01, 0.3, 1.0])
-def test_indices_of_a_large_tensor_come_back(share: float) -> None:
+@pytest.mark.parametrize("density", [0.001, 0.01, 0.3, 1.0])
+def test_indices_of_a_large_tensor_come_back(density: float) -> None:
     """Of five million elements, at any density: more codes than are read at a time."""
-    indices = picked(5_000_000, int(5_000_000 * share))
+    indices = picked(5_000_000, int(5_000_000 * density))
     assert np.array_equal(index_coding.decode(index_coding.encode(indices)), indices)
 
 

@@ -15,6 +15,7 @@ from edgepeft.methods import attach, by_name
 from edgepeft.methods.errors import MethodError
 from edgepeft.methods.support.prompt_outputs import align_outputs
 from edgepeft_export.forward.torch_source.module import from_torch
+from edgepeft_runtime.errors import SettingError
 from tests.support.networks import NETWORKS, Network
 from tests.support.training import Trained, check_merged, outputs, torch_losses, train_both
 
@@ -150,7 +151,7 @@ def test_a_norm_that_is_not_there_is_refused() -> None:
 )
 def test_settings_out_of_range_are_refused(method: str, settings: dict[str, object]) -> None:
     """The error names the valid values."""
-    with pytest.raises(MethodError, match="out of range"):
+    with pytest.raises(SettingError, match="out of range"):
         _attached(method, NETWORKS["bert"], **settings)
 
 

@@ -1,1 +1,1 @@
-"""The two halves of a Flower app: what devices run, and what the server runs."""
+"""The two halves of a Flower app: the devices' and the server's."""

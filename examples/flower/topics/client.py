@@ -14,7 +14,7 @@ def bundle(context: Context) -> Path:
 
 
 def texts(context: Context) -> Path:
-    """The file that a device was started with; in a simulation, its share."""
+    """The file that a device was started with; in a simulation, its partition."""
     if "texts" in context.node_config:
         return Path(str(context.node_config["texts"]))
     return Path(str(context.run_config["texts"])) / f"device-{context.node_config['partition-id']}.npz"

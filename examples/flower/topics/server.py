@@ -1,4 +1,4 @@
-"""The server's part: how devices train, how their updates are combined, and what a round must not make worse."""
+"""The server's part: settings of training, aggregation of updates, and the acceptance check of a round."""
 
 from __future__ import annotations
 
