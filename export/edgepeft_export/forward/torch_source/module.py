@@ -1,4 +1,4 @@
-"""A torch module to a forward graph: the trainable parameters become inputs *before* the export.
+"""Exports a torch module as a forward graph. The trainable parameters become inputs *before* the export.
 
 Lifted that early, no optimizer of the exporter can fold them into constants, merge equal ones, or rename them.
 """
@@ -52,7 +52,7 @@ def from_torch(
     dynamic_axes: DynamicAxes | None = None,
     outputs: Sequence[str] | None = None,
 ) -> Forward:
-    """Export a module; what has ``requires_grad`` becomes a graph input with the parameter's own name.
+    """Export a module. Parameters with ``requires_grad`` become graph inputs with their own names.
 
     Dropout is off and BatchNorm uses its running statistics, as in ``model.eval()``.
 
@@ -62,7 +62,7 @@ def from_torch(
         dynamic_axes: ``{input: {axis: name}}`` of the sizes that may change from call to call. Default: axis 0 is
             ``batch``, and axis 1 of an integer tensor of rank 2 (token ids, masks) is ``sequence``, of an input
             ``decoder_…`` it is ``decoder_sequence``.
-        outputs: which outputs to keep, by name. Default: ``logits`` where the model gives it, else all.
+        outputs: names of the outputs to keep. Default: ``logits`` where the model has it, else all.
 
     Raises:
         ForwardError: nothing trains, an input does not fit ``forward``, or torch cannot export the model.
@@ -90,7 +90,7 @@ def from_torch(
 
 
 def _function(model: nn.Module, names: Sequence[str], views: Mapping[str, View]) -> Function:
-    """What the module gives, by name."""
+    """The module as a function that returns its outputs by name."""
 
     def function(inputs: Tensors, trainable: Tensors) -> dict[str, Tensor]:
         with _set(model, with_views(trainable, views)):
@@ -102,7 +102,7 @@ def _function(model: nn.Module, names: Sequence[str], views: Mapping[str, View])
 
 @contextlib.contextmanager
 def _set(model: nn.Module, trainable: Tensors) -> Iterator[None]:
-    """Let parameters have other values for a while, and buffers that are views of them."""
+    """Set parameters, and buffers that are views of them, to other values in a context."""
     named = (*model.named_parameters(), *model.named_buffers())
     parameters = {name: tensor for name, tensor in named if name in trainable}
     before = {name: p.data for name, p in parameters.items()}
@@ -116,7 +116,7 @@ def _set(model: nn.Module, trainable: Tensors) -> Iterator[None]:
 
 
 def name_inputs(model: nn.Module, example_inputs: ExampleInputs) -> dict[str, Tensor]:
-    """Example inputs by the name of the argument of ``forward`` they go to."""
+    """Example inputs by the names of the arguments of ``forward``."""
     if isinstance(example_inputs, Mapping):
         named: dict[str, Tensor] = dict(example_inputs)
     else:
@@ -144,7 +144,7 @@ def name_inputs(model: nn.Module, example_inputs: ExampleInputs) -> dict[str, Te
 
 
 def _called(model: nn.Module) -> nn.Module:
-    """The module whose ``forward`` names the arguments: a PeftModel passes its own on, unnamed."""
+    """The module whose ``forward`` names the arguments. A PeftModel's own arguments have no names."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
@@ -203,14 +203,14 @@ def _output_names(model: nn.Module, inputs: Mapping[str, Tensor], wanted: Sequen
     if missing:
         raise UnknownOutput(
             f"The model has no output named {', '.join(missing)}.",
-            context=f"it gives: {', '.join(there)}",
+            context=f"its outputs: {', '.join(there)}",
             hint="choose among these.",
         )
     return list(wanted)
 
 
 _TRAINS = (torch.float32, torch.float16, torch.bfloat16)
-"""What may train: half precision is brought to float32 with the graph."""
+"""Dtypes that may train. Half precision becomes float32 with the graph."""
 
 
 def _trainable(model: nn.Module) -> dict[str, Tensor]:
@@ -233,7 +233,7 @@ def _trainable(model: nn.Module) -> dict[str, Tensor]:
 
 @contextlib.contextmanager
 def _inference(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode and no key/value cache for the time of the export; everything is put back."""
+    """Evaluation mode without a key/value cache during the export. Everything is restored."""
     modes = {module: module.training for module in model.modules()}
     config = getattr(model, "config", None)
     had_cache = getattr(config, "use_cache", None)
@@ -252,18 +252,18 @@ def _inference(model: nn.Module) -> Iterator[None]:
 def distinct_sizes(inputs: Mapping[str, Tensor], axes: DynamicAxes) -> dict[str, Tensor]:
     """Repeat the example along dynamic axes until each has a size of its own, and none has size 1.
 
-    torch.export takes sizes 0 and 1 for constants, and may take two axes of one size for the same.
+    torch.export treats sizes 0 and 1 as constants, and may treat two axes of one size as the same.
     """
     sizes: dict[str, int] = {}
     fixed = {size for name, t in inputs.items() for axis, size in enumerate(t.shape) if axis not in axes.get(name, {})}
     for name, tensor in inputs.items():
         for axis, symbol in axes.get(name, {}).items():
             sizes[symbol] = max(2, sizes.get(symbol, 0), tensor.shape[axis])
-    taken = set(fixed)
+    used = set(fixed)
     for symbol in sorted(sizes, key=lambda s: -sizes[s]):
-        while sizes[symbol] in taken:
+        while sizes[symbol] in used:
             sizes[symbol] += 1
-        taken.add(sizes[symbol])
+        used.add(sizes[symbol])
     grown = {}
     for name, tensor in inputs.items():
         for axis, symbol in axes.get(name, {}).items():
@@ -273,7 +273,7 @@ def distinct_sizes(inputs: Mapping[str, Tensor], axes: DynamicAxes) -> dict[str,
 
 
 def export(lifted: nn.Module, inputs: dict[str, Tensor], trainable: dict[str, Tensor], axes: DynamicAxes) -> ir.Model:
-    """Export ``lifted(inputs, trainable)``; the graph's inputs come in that order."""
+    """Export ``lifted(inputs, trainable)``. The graph's inputs have that order."""
     dynamic = {
         "inputs": {name: dict(axes.get(name, {})) for name in inputs},
         "trainable": {name: {} for name in trainable},
@@ -303,7 +303,7 @@ def export(lifted: nn.Module, inputs: dict[str, Tensor], trainable: dict[str, Te
         raise ExportFailed(
             "torch.onnx could not export the model.",
             context=f"{type(cause).__name__}: {_first_line(cause)}",
-            hint="see that torch.export.export(model, ...) takes it, or prepare an .onnx file that you exported.",
+            hint="check that torch.export.export(model, ...) accepts it, or prepare an .onnx file that you exported.",
         ) from error
     finally:
         for logger, level in zip(loggers, levels, strict=True):
@@ -315,9 +315,9 @@ def export(lifted: nn.Module, inputs: dict[str, Tensor], trainable: dict[str, Te
 
 
 def _name_dimensions(graph: ir.Graph, inputs: Mapping[str, Tensor], axes: DynamicAxes) -> None:
-    """Call symbolic dimensions what the caller calls them: the exporter invents names where inputs share one."""
+    """Name symbolic dimensions as the caller does. The exporter invents names where inputs share one."""
     names: dict[Dim, Dim] = {}
-    for value, name in zip(graph.inputs, inputs, strict=False):  # the trainable inputs come behind, and are fixed
+    for value, name in zip(graph.inputs, inputs, strict=False):  # the trainable inputs come after, with fixed shapes
         for axis, symbol in axes.get(name, {}).items():
             dim = dims_of(value)[axis]
             if isinstance(dim, str):
@@ -328,16 +328,16 @@ def _name_dimensions(graph: ir.Graph, inputs: Mapping[str, Tensor], axes: Dynami
 
 
 def _rename(model: ir.Model, inputs: Sequence[str], trainable: Sequence[str], outputs: Sequence[str]) -> ir.Model:
-    """Give inputs, parameters and outputs their own names back, and frozen tensors the names of the module's state."""
+    """Restore the names of inputs, parameters and outputs, and name frozen tensors as in the module's state."""
     graph = model.graph
     assert len(graph.inputs) == len(inputs) + len(trainable)
     for value in list(graph.initializers.values()):
         if value.name is not None and value.name.startswith("model."):
             _rename_initializer(graph, value, value.name.removeprefix("model."))
-    taken = {*inputs, *trainable, *outputs}
+    reserved = {*inputs, *trainable, *outputs}
     for node in graph:
         for value in node.outputs:
-            if value.name in taken:
+            if value.name in reserved:
                 value.name = f"{value.name}.inner"
     for value, name in zip(graph.inputs, [*inputs, *trainable], strict=True):
         value.name = name
@@ -346,7 +346,7 @@ def _rename(model: ir.Model, inputs: Sequence[str], trainable: Sequence[str], ou
 
 
 def _name_outputs(graph: ir.Graph, names: Sequence[str]) -> None:
-    """Name the outputs; one that is also an input, or is given twice, gets a node of its own."""
+    """Name the outputs. One that is also an input, or is returned twice, gets a node of its own."""
     seen: set[ir.Value] = set()
     for index, (value, name) in enumerate(zip(list(graph.outputs), names, strict=True)):
         if value in seen or value.producer() is None:
@@ -372,16 +372,16 @@ def _name_folded_weights(graph: ir.Graph, model: nn.Module) -> None:
     for value in list(graph.initializers.values()):
         if value.name in state or value.const_value is None or len(value.const_value.shape) != 2:
             continue
-        found = value.const_value.numpy()
-        for name in by_shape.get(found.shape, ()):
-            if _is_transposed(found, state[name]):
+        folded = value.const_value.numpy()
+        for name in by_shape.get(folded.shape, ()):
+            if _is_transposed(folded, state[name]):
                 _rename_initializer(graph, value, f"{name}.T")
                 break
 
 
-def _is_transposed(found: NDArray[np.generic], tensor: Tensor) -> bool:
+def _is_transposed(matrix: NDArray[np.generic], tensor: Tensor) -> bool:
     other = array(tensor).T
-    return found.dtype == other.dtype and bool(np.array_equal(found[0], other[0]) and np.array_equal(found, other))
+    return matrix.dtype == other.dtype and bool(np.array_equal(matrix[0], other[0]) and np.array_equal(matrix, other))
 
 
 def _check_dynamic(graph: ir.Graph, axes: DynamicAxes) -> None:
@@ -409,11 +409,11 @@ def describe(inputs: Mapping[str, Tensor]) -> str:
 _FIXED = re.compile(
     r"static shape of (?P<size>\d+) for dimension inputs\['inputs'\]\['(?P<input>[^']+)'\]\.shape\[(?P<axis>\d+)\]"
 )
-"""How torch.export says that an axis which should be free is not."""
+"""torch.export's message for an axis that should be free and is not."""
 
 
 def _root_cause(error: BaseException) -> BaseException:
-    """What the exporter's own error, of many lines about itself, was raised from."""
+    """The cause of the exporter's own error, which has many lines about itself."""
     while error.__cause__ is not None:
         error = error.__cause__
     return error

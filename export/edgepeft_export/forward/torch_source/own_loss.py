@@ -1,4 +1,4 @@
-"""A torch function as a loss: exported to an ONNX graph, like the model before it."""
+"""Exports a torch function as a loss, to an ONNX graph, like a model."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def from_function(function: Callable[..., Tensor], forward: Forward, example_lab
     unknown = [name for name in names if name not in outputs and name not in example_labels]
     if unknown:
         raise WrongLossInputs(
-            f"The loss takes {', '.join(map(repr, unknown))}, which is neither an output of the model nor a label.",
-            context=f"the model gives: {', '.join(outputs)}\nexample labels: {', '.join(example_labels) or 'none'}",
+            f"The loss reads {', '.join(map(repr, unknown))}, which is neither an output of the model nor a label.",
+            context=f"the model returns: {', '.join(outputs)}\nexample labels: {', '.join(example_labels) or 'none'}",
             hint="name the arguments of the loss like the model's outputs, and give an example of every label.",
         )
     axes = {name: _symbols(outputs[name]) for name in names if name in outputs}
@@ -61,14 +61,14 @@ def _exported(
         raise LossNotExported(
             "torch.onnx cannot export the loss.",
             context=f"{error.message}\n{error.context}",
-            hint="write the loss by operations that torch.export takes, with free sizes, or give it as an .onnx file.",
+            hint="write the loss with operations that torch.export supports and free sizes, or give an .onnx file.",
         ) from error
 
 
 def _example_outputs(forward: Forward) -> dict[str, Tensor]:
-    """What the model gives for its example, so that labels which fit the example fit the outputs too."""
-    found = forward.verified.examples
-    made = {name: torch.from_numpy(array) for name, array in found[0].outputs.items()} if found else {}
+    """The model's outputs for its example, so that labels which fit the example fit the outputs too."""
+    examples = forward.verified.examples
+    made = {name: torch.from_numpy(array) for name, array in examples[0].outputs.items()} if examples else {}
     return {name: made[name] if name in made else _example(value) for name, value in _outputs(forward).items()}
 
 
@@ -97,16 +97,16 @@ def _check_scalar(function: Callable[..., Tensor], examples: Mapping[str, Tensor
     try:
         with torch.no_grad():
             result = function(**examples)
-    except Exception as error:  # a user's function raises what it will
+    except Exception as error:  # a user's function may raise anything
         raise WrongLossInputs(
             "The loss does not run on the model's outputs and the example labels.",
             context=f"inputs: {describe(examples)}\n{type(error).__name__}: {error}",
-            hint="give example labels of the dtypes and shapes that the loss takes.",
+            hint="give example labels of the dtypes and shapes that the loss expects.",
         ) from error
     if not isinstance(result, Tensor) or result.numel() != 1:
-        found = f"a tensor {list(result.shape)}" if isinstance(result, Tensor) else type(result).__name__
+        returned = f"a tensor {list(result.shape)}" if isinstance(result, Tensor) else type(result).__name__
         raise WrongLossOutput(
-            f"The loss gives {found} instead of one scalar.",
+            f"The loss returns {returned} instead of one scalar.",
             context=None,
             hint="return the mean over the batch, a float32 scalar.",
         )
@@ -117,7 +117,7 @@ def _symbols(value: ir.Value) -> dict[int, str]:
 
 
 def _label_axes(labels: Mapping[str, Tensor], dims: Sequence[Dim]) -> dict[str, dict[int, str]]:
-    """The axes of labels that may change, called as those of the model's output are; one fixed there is fixed."""
+    """The free axes of labels, named like those of the model's output. An axis that is fixed there is fixed."""
     return {
         name: {
             axis: str(dims[axis]) if axis < len(dims) and dims[axis] else symbol

@@ -1,4 +1,4 @@
-"""Compares an exported graph with the torch module it was made of, at two sizes, and names what differs."""
+"""Compares an exported graph with the torch module it was exported from, at two sizes, and names what differs."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ Function = Callable[[Tensors, Tensors], Mapping[str, Tensor]]
 Axes = Mapping[str, Mapping[int, str]]
 
 _MANY = 4096
-"""Elements of the free axes from which on the second size is half the first instead of twice."""
+"""With more elements than this in the free axes, the second size is half the first instead of twice."""
 
 _ROUNDING = 1e-6
 """Relative change of inputs and parameters that must not change the outputs more than the export did."""
 
 _HALF_ROUNDING = 2.0**-8
-"""The same of a function that computes in half precision: what bfloat16 rounds by."""
+"""The same for a function that computes in half precision: the rounding of bfloat16."""
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,12 @@ class Reference:
 
     Attributes:
         function: ``(inputs, trainable) -> outputs``, each by name.
-        inputs: an example, as the user gave it.
-        traced: the example that was exported, whose free sizes all differ.
-        trainable: first values of what trains.
+        inputs: the user's example.
+        traced: the example of the export, whose free sizes all differ.
+        trainable: initial values of the trainable parameters.
         axes: the free axes.
         half: whether the function computes in half precision.
-        what: ``graph``, or ``loss``, as messages call it.
+        what: ``graph`` or ``loss``, for messages.
     """
 
     function: Function
@@ -59,13 +59,13 @@ class Reference:
 
 
 def verified(forward: Forward, reference: Reference) -> Forward:
-    """The same graph, with the examples it was compared on.
+    """The same graph, with the examples on which it was compared.
 
     Compared are the example itself; inputs of another size; and these again with every trainable tensor that is
-    constant, such as LoRA's B, set to other values: a branch that starts as zero shows nothing.
+    constant, such as LoRA's B, set to other values: a branch that is zero shows nothing.
 
     Raises:
-        VerificationError: the graph gives other outputs, or draws random numbers.
+        VerificationError: the graph's outputs differ, or it draws random numbers.
     """
     refuse_random(forward.model)
     graph = GraphRun(forward.model)
@@ -93,7 +93,7 @@ def verified(forward: Forward, reference: Reference) -> Forward:
 def _wrong(
     graph: GraphRun, inputs: Tensors, trainable: Tensors, expected: Tensors, tolerance: float
 ) -> tuple[str, float] | None:
-    """Name and relative difference of the first output of the graph that is not as expected."""
+    """Name and relative difference of the first output of the graph that differs."""
     try:
         got = graph(arrays({**inputs, **trainable}))
     except Exception:  # onnxruntime's exceptions have no class in common but this one
@@ -108,7 +108,7 @@ def _wrong(
 
 
 def _attended(inputs: Tensors, ours: Array, reference: Array) -> tuple[Array, Array]:
-    """Both with zeros where the inputs' mask says padding: what attends to nothing has no defined value there."""
+    """Both with zeros where the inputs' mask marks padding, because outputs at padding are undefined."""
     for name, tensor in inputs.items():
         if "mask" in name and not tensor.is_floating_point() and ours.shape == reference.shape:
             masked = tensor.numpy() == 0
@@ -128,20 +128,20 @@ def _refuse(
 ) -> None:
     """Raise, unless the function itself changes as much where its inputs are rounded."""
     name, off = wrong
-    again, once = (array(_values(reference.run(inputs, trainable))[_place(forward, name)]) for _ in range(2))
+    again, once = (array(_values(reference.run(inputs, trainable))[_index(forward, name)]) for _ in range(2))
     if difference(again, once) > tolerance:
         raise draws_random([f"output {name}"])
     size = _HALF_ROUNDING if reference.half else _ROUNDING
     rounded = reference.run(_rounded(inputs, size), _rounded(trainable, size))
-    if off <= difference(array(_values(rounded)[_place(forward, name)]), once):
+    if off <= difference(array(_values(rounded)[_index(forward, name)]), once):
         return
     suspect = first_difference(forward.model, lambda: reference.run(inputs, trainable), arrays({**inputs, **trainable}))
     raise ExportDiffers(
-        f"The exported {reference.what} gives another {name!r} than torch: "
+        f"The exported {reference.what} computes another {name!r} than torch: "
         + (
             f"they differ by {off:.2g} of the largest value (allowed: {tolerance:g})."
             if np.isfinite(off)
-            else "it fails, or gives another shape."
+            else "it fails, or returns another shape."
         ),
         context=f"{suspect}\nsizes: {_described(inputs)}",
         hint="torch.onnx exports this wrong: write it by other operations, or prepare an .onnx file of the model.",
@@ -149,7 +149,7 @@ def _refuse(
 
 
 def _sizes(reference: Reference) -> Iterator[Tensors]:
-    """The example, and inputs of another size where the function takes them."""
+    """Yield the example, and inputs of another size where the function accepts them."""
     yield reference.inputs
     if not any(reference.axes.get(name) for name in reference.inputs):
         yield _spread(reference.inputs)
@@ -171,9 +171,9 @@ def _factors(reference: Reference) -> Sequence[float]:
 
 
 def resized(inputs: Tensors, axes: Axes, factor: float) -> dict[str, Tensor]:
-    """Inputs with every free axis that much longer, by repetition, or shorter.
+    """Inputs with every free axis longer by this factor, by repetition, or shorter.
 
-    All by one factor: a size that is the sum of others stays their sum.
+    The factor is the same for all, so that a size that is the sum of others stays their sum.
     """
     result = {}
     for name, tensor in inputs.items():
@@ -185,7 +185,7 @@ def resized(inputs: Tensors, axes: Axes, factor: float) -> dict[str, Tensor]:
 
 
 def _spread(inputs: Tensors) -> dict[str, Tensor]:
-    """Inputs in which float tensors of one number only are random, of the same sign and size."""
+    """Inputs in which constant float tensors become random, of the same sign and size."""
     generator = torch.Generator().manual_seed(0)
     return {name: _vary(tensor, generator) for name, tensor in inputs.items()}
 
@@ -196,12 +196,12 @@ def _changed(trainable: Tensors) -> dict[str, Tensor]:
 
 
 def _vary(tensor: Tensor, generator: torch.Generator, zero: float = 1.0) -> Tensor:
-    """The tensor itself, or random numbers where it has one number only: around 0 for 0, else between half and it."""
+    """The tensor, or random numbers where it is constant: around 0 for 0, else between half of it and it."""
     if not tensor.is_floating_point() or not tensor.numel() or bool((tensor != tensor.reshape(-1)[0]).any()):
         return tensor
     first = float(tensor.reshape(-1)[0])
     if not np.isfinite(first) or abs(first) > 1e4:
-        return tensor  # a mask's lowest number
+        return tensor  # the lowest number, of a mask
     draw = torch.rand(tensor.shape, generator=generator)
     return (zero * (2 * draw - 1) if first == 0.0 else first * (0.5 + 0.5 * draw)).to(tensor.dtype)
 
@@ -222,14 +222,14 @@ def _has_size_one(inputs: Tensors, axes: Axes) -> bool:
 
 
 def _only_larger(name: str) -> str:
-    return f"with a free size of 1 the model gives {name!r} another shape: batches on the device must be larger than 1"
+    return f"with a free size of 1 the shape of {name!r} differs: batches on the device must be larger than 1"
 
 
 def _values(outputs: Mapping[str, Tensor]) -> list[Tensor]:
     return list(outputs.values())
 
 
-def _place(forward: Forward, name: str) -> int:
+def _index(forward: Forward, name: str) -> int:
     return forward.outputs.index(name)
 
 
@@ -239,7 +239,7 @@ def arrays(tensors: Tensors) -> dict[str, Array]:
 
 
 def array(tensor: Tensor) -> Array:
-    """A tensor as numpy array; half precision as float32, as graphs have it."""
+    """A tensor as numpy array, in float32 where it is of half precision, as in graphs."""
     tensor = tensor.detach()
     half = tensor.dtype in (torch.bfloat16, torch.float16)
     return np.asarray((tensor.float() if half else tensor).contiguous().numpy())
