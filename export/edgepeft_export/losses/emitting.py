@@ -31,7 +31,7 @@ def first(outputs: Values) -> ir.Value:
     return next(iter(outputs.values()))
 
 
-def known(value: ir.Value, axis: int) -> int:
+def known_dim(value: ir.Value, axis: int) -> int:
     """A dimension, which ``labels`` has checked to be known."""
     dim = dims_of(value)[axis]
     assert isinstance(dim, int)  # labels() has refused anything else

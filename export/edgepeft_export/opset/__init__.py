@@ -88,5 +88,7 @@ def _takes(kernel: Kernel, bound: Mapping[str, str]) -> bool:
 def _registry() -> tuple[dict[str, list[Kernel]], dict[str, Signature]]:
     """The CPU kernels of onnxruntime 1.19.2, as its registry lists them, and the signatures of its own operators."""
     read = json.loads(files(__package__).joinpath("onnxruntime_1_19_cpu.json").read_text("utf-8"))
-    kernels = {name: [(first, last, types) for first, last, types in found] for name, found in read["kernels"].items()}
+    kernels = {
+        name: [(first, last, types) for first, last, types in entries] for name, entries in read["kernels"].items()
+    }
     return kernels, {name: (inputs, outputs) for name, (inputs, outputs) in read["signatures"].items()}

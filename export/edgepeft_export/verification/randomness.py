@@ -19,7 +19,7 @@ def refuse_random(model: ir.Model) -> None:
 
 
 def draws_random(where: list[str]) -> VerificationError:
-    """The error for a source that gives two results for one input."""
+    """The error for a source with two results for one input."""
     return RandomForward(
         "The model draws random numbers when it is run: two runs on the same inputs give different outputs.",
         context="\n".join(where[:5]) + ("\n…" if len(where) > 5 else ""),

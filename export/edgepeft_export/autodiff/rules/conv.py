@@ -64,13 +64,15 @@ def _weight_gradient(
     spatial = list(window.axes)
     images = _images(x, dims, group, emit)
     kernels = emit.op("Transpose", dy, perm=[1, 0, *spatial])
-    found = emit.op(
+    kernel = emit.op(
         "Conv", images, kernels, pads=window.pads, strides=window.dilations, dilations=window.strides, group=group
     )
     if any(stride > 1 for stride in window.strides):
         # Elements of x that no window reached make it a little larger than the kernel.
-        found = emit.op("Slice", found, emit.ints(*[0] * len(spatial)), emit.ints(*window.kernel), emit.ints(*spatial))
-    return emit.op("Transpose", found, perm=[1, 0, *spatial])
+        kernel = emit.op(
+            "Slice", kernel, emit.ints(*[0] * len(spatial)), emit.ints(*window.kernel), emit.ints(*spatial)
+        )
+    return emit.op("Transpose", kernel, perm=[1, 0, *spatial])
 
 
 def _images(x: ir.Value, dims: Sequence[Dim], group: int, emit: Emitter) -> ir.Value:

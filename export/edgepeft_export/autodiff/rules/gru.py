@@ -26,7 +26,7 @@ from edgepeft_export.autodiff.rules.recurrent import (
 from edgepeft_export.graph.emit import Emitter
 
 
-class _Gates(NamedTuple):
+class _GruGates(NamedTuple):
     """Values of a direction, [T, N, H].
 
     Attributes:
@@ -65,7 +65,7 @@ class _Factors(NamedTuple):
     carry: ir.Value
 
 
-def _factors(direction: Direction, gates: _Gates, emit: Emitter) -> _Factors:
+def _factors(direction: Direction, gates: _GruGates, emit: Emitter) -> _Factors:
     z, n = gates.update, gates.new
     new = emit.op("Mul", emit.op("Sub", emit.scalar(1.0, like=z), z), tanh_derivative(n, emit))
     update = emit.op("Mul", emit.op("Sub", direction.previous, n), derivative(z, emit))
@@ -81,7 +81,7 @@ def _reset_after(direction: Direction, emit: Emitter) -> DirectionGradients:
     of_x = split(affine(direction.x, direction.w, direction.w_bias, emit), smooth_size, emit)
     of_h = split(affine(direction.previous, direction.r, direction.r_bias, emit), smooth_size, emit)
     z, r = split(emit.op("Sigmoid", emit.op("Add", of_x[0], of_h[0])), [direction.units] * 2, emit)
-    gates = _Gates(z, r, emit.op("Tanh", emit.op("Add", of_x[1], emit.op("Mul", r, of_h[1]))), of_h[1])
+    gates = _GruGates(z, r, emit.op("Tanh", emit.op("Add", of_x[1], emit.op("Mul", r, of_h[1]))), of_h[1])
     factors = _factors(direction, gates, emit)
     reset = emit.op("Mul", emit.op("Mul", factors.new, of_h[1]), derivative(r, emit))
     of_hidden = emit.op("Concat", factors.update, reset, emit.op("Mul", factors.new, r), axis=-1)
@@ -117,7 +117,7 @@ def _reset_before(direction: Direction, emit: Emitter) -> DirectionGradients:
     smooth = emit.op("Add", of_x[0], affine(direction.previous, r_smooth, biases[0], emit))
     z, r = split(emit.op("Sigmoid", smooth), [direction.units] * 2, emit)
     reset_state = emit.op("Mul", r, direction.previous)
-    gates = _Gates(z, r, emit.op("Tanh", emit.op("Add", of_x[1], affine(reset_state, r_new, biases[1], emit))), None)
+    gates = _GruGates(z, r, emit.op("Tanh", emit.op("Add", of_x[1], affine(reset_state, r_new, biases[1], emit))), None)
     factors = _factors(direction, gates, emit)
     reset = emit.op("Mul", direction.previous, derivative(r, emit))
 

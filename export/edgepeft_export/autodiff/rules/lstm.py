@@ -25,9 +25,10 @@ from edgepeft_export.autodiff.rules.recurrent import (
     where_valid,
 )
 from edgepeft_export.graph.emit import Emitter
+from edgepeft_export.graph.shapes import dtype_of
 
 
-class _Gates(NamedTuple):
+class _LstmGates(NamedTuple):
     """Values of the gates, [T, N, H]."""
 
     input: ir.Value
@@ -58,18 +59,18 @@ def _through(direction: Direction, emit: Emitter) -> DirectionGradients:
     )
 
 
-def _gates(direction: Direction, emit: Emitter) -> _Gates:
+def _gates(direction: Direction, emit: Emitter) -> _LstmGates:
     of_x = affine(direction.x, direction.w, direction.w_bias, emit)
     total = emit.op("Add", of_x, affine(direction.previous, direction.r, direction.r_bias, emit))
     smooth, cell = split(total, [3 * direction.units, direction.units], emit)
     i, o, f = split(emit.op("Sigmoid", smooth), [direction.units] * 3, emit)
     # Past its end a row's cell does not change.
-    return _Gates(
+    return _LstmGates(
         where_valid(direction.valid, i, 0.0, emit), o, where_valid(direction.valid, f, 1.0, emit), emit.op("Tanh", cell)
     )
 
 
-def _cells(direction: Direction, gates: _Gates, emit: Emitter) -> ir.Value:
+def _cells(direction: Direction, gates: _LstmGates, emit: Emitter) -> ir.Value:
     """The cell after each step, [T, N, H]: ONNX's LSTM returns only the last."""
 
     def step(
@@ -82,7 +83,7 @@ def _cells(direction: Direction, gates: _Gates, emit: Emitter) -> ir.Value:
     return loop(emit, [direction.first_c], [gates.forget, new], step, backwards=direction.reverse)[1]
 
 
-def _backwards(direction: Direction, gates: _Gates, emit: Emitter) -> tuple[ir.Value, ir.Value, ir.Value]:
+def _backwards(direction: Direction, gates: _LstmGates, emit: Emitter) -> tuple[ir.Value, ir.Value, ir.Value]:
     """The gradients of the gates before their activations, [T, N, 4·H], and of the first states.
 
     With dh and dc of a step, the gates' gradients are (dc, dh, dc, dc) times factors computed before the loop.
@@ -105,8 +106,7 @@ def _backwards(direction: Direction, gates: _Gates, emit: Emitter) -> tuple[ir.V
         *([] if direction.dy is None else [direction.dy]),
     ]
     if direction.valid is not None:
-        ended = emit.op("Cast", emit.op("Not", direction.valid), to=int(direction.x.dtype or ir.DataType.FLOAT))
-        slices.append(ended)
+        slices.append(emit.cast(emit.op("Not", direction.valid), dtype_of(direction.x)))
 
     def step(
         inside: Emitter, states: Sequence[ir.Value], slices: Sequence[ir.Value]

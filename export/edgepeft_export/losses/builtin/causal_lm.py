@@ -13,7 +13,7 @@ from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.graph.shapes import dims_of
 from edgepeft_export.losses.base import Labels, Loss, LossTerms, class_labels
 from edgepeft_export.losses.builtin.cross_entropy import CrossEntropy, cross_entropy
-from edgepeft_export.losses.emitting import FIRST_LOGITS, Values, first, known, text
+from edgepeft_export.losses.emitting import FIRST_LOGITS, Values, first, known_dim, text
 from edgepeft_runtime.settings import setting
 
 
@@ -47,7 +47,7 @@ class CausalLM(Loss):
         # The last token predicts nothing. Its label becomes an ignored one, which saves a copy of the logits.
         following = emit.op("Slice", target, emit.ints(1), emit.ints(np.iinfo(np.int64).max), emit.ints(1))
         padded = emit.op("Pad", following, emit.ints(0, 0, 0, 1), emit.scalar(self.ignore_index, like=target))
-        flat = emit.op("Reshape", logits, emit.ints(-1, known(logits, 2)))
+        flat = emit.op("Reshape", logits, emit.ints(-1, known_dim(logits, 2)))
         settings = CrossEntropy(self.label_smoothing, None, self.ignore_index)
         terms = cross_entropy(emit, flat, emit.op("Reshape", padded, emit.ints(-1)), settings)
         if FIRST_LOGITS not in outputs:

@@ -13,7 +13,7 @@ from edgepeft_export.errors import WrongClassWeights, WrongLogitsRank
 from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.graph.shapes import Dim, dims_of, dtype_of, rank
 from edgepeft_export.losses.base import Labels, Loss, LossTerms, class_labels
-from edgepeft_export.losses.emitting import Values, first, known, text
+from edgepeft_export.losses.emitting import Values, first, known_dim, text
 from edgepeft_runtime.errors import BadSetting
 from edgepeft_runtime.settings import setting
 
@@ -95,7 +95,7 @@ def _rows(emit: Emitter, logits: ir.Value, target: ir.Value, class_axis: int) ->
     """Bring logits to [rows, classes] and labels to [rows]."""
     size = rank(logits)
     axis = class_axis % size
-    classes = known(logits, axis)
+    classes = known_dim(logits, axis)
     if size == 2 and axis == 1:
         return logits, target
     if axis != size - 1:
