@@ -31,7 +31,7 @@ Cache = OrtTensors
 
 @dataclass(frozen=True)
 class TrainState:
-    """What a step changes.
+    """The values that a step changes.
 
     Attributes:
         parameters: trainable and non-trainable parameters by name.

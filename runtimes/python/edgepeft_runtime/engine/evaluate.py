@@ -1,4 +1,4 @@
-"""Loss and accuracy of a model on a data set."""
+"""Evaluate the loss and accuracy of a model on a data set."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ class OrtTrainingEngine(PortableEngine):
     def _accumulate(
         self, state: TrainState, batch: Mapping[str, Array], gradients: OrtTensors, weight: float
     ) -> tuple[float, float, OrtTensors]:
-        """As in the portable engine, but gradients are those of the mean loss: that is what the module computes."""
+        """Accumulate as in the portable engine, but gradients of the mean loss, which the module computes."""
         self._copy_in(state.parameters)
         self._module.train()
         self._module.lazy_reset_grad()

@@ -1,4 +1,4 @@
-"""A model's outputs for inputs of any number of examples."""
+"""Predict a model's outputs for any number of examples."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ class Tasks:
     """Predicts with one of several adapters, which stay in memory; create one with :meth:`open`.
 
     Adapters of one bundle share its model. An adapter of another method belongs to another bundle, whose model is
-    loaded beside the first.
+    loaded in addition.
     """
 
     def __init__(self, threads: int | None = None) -> None:

@@ -53,14 +53,14 @@ def check_folder(path: str | Path) -> None:
 
 
 @contextmanager
-def revised_directory(path: Path, kept: Iterable[str]) -> Iterator[Path]:
+def revised_directory(path: Path, unchanged: Iterable[str]) -> Iterator[Path]:
     """:func:`replace_directory` with copies of some of the old folder's files in the new one; links are followed.
 
     Copies and no hard links: onnx refuses weights that have two names, as they would have between the two folders.
     """
     old = path.resolve()
     with replace_directory(old) as folder:
-        for name in kept:
+        for name in unchanged:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(old / name, folder / name)
         yield folder

@@ -20,13 +20,13 @@ _HEX = re.compile(r"(?:[0-9a-f]{2})+")
 
 @dataclass(frozen=True)
 class Delivery:
-    """What a device says about an update.
+    """A device's signed statement about an update.
 
     Args:
         campaign: the fleet's name.
         round: the round whose adapter the update started from.
         device: the device's name.
-        sequence: counts what the device delivers, from 1; no two updates of a device have the same.
+        sequence: number of the delivery, from 1; it is unique among the updates of a device.
         sha256: hash of the update's file.
         size: its bytes.
         algorithm: how it is signed.
@@ -83,7 +83,7 @@ class Delivery:
             raise BadSignature(
                 f"The sidecar is not signed by the device {self.device}.",
                 context=f"algorithm of the sidecar {self.algorithm}, of the device {algorithm}",
-                hint="register the device again if it has lost its key; otherwise somebody else wrote it.",
+                hint="register the device again if it has lost its key; otherwise another party wrote it.",
             )
 
 

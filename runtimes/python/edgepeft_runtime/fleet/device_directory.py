@@ -119,7 +119,7 @@ class DeviceDirectory:
         return path
 
     def whole(self, slot: Slot) -> Current | None:
-        """Return what a slot contains, ``None`` if it is damaged."""
+        """Return the contents of a slot, ``None`` if it is damaged."""
         folder = self.path / slot.name
         try:
             content = read_regular(folder / ROUND_FILE, MAX_ROUND_BYTES, follow=False)

@@ -50,7 +50,7 @@ def fetch_manifest(transport: Transport, entry: FileEntry, bundles: Path) -> Man
     """Bring the manifest of a bundle, and check the names in it before anything is written under them.
 
     Raises:
-        WrongHash: it is not what was signed.
+        WrongHash: it does not have the signed hash.
         EdgepeftError: it cannot be read.
         BundleError: it is no manifest, or names a file outside the bundle.
     """

@@ -33,7 +33,7 @@ class Identity:
         host_key: the host's public Ed25519 key, 32 bytes.
         algorithm: how the device signs.
         key: the shared key, or the seed of the device's Ed25519 key, 32 bytes.
-        token: what it shows to an HTTP host.
+        token: its credential for an HTTP host.
     """
 
     campaign: Name

@@ -36,7 +36,7 @@ class Joined:
         adapter: its file.
         switched: whether it is another one than before.
         bundle: the folder of the bundle that was fetched, ``None`` where it was given.
-        advice: what the device could not verify, for people; ``None``: nothing.
+        advice: message about a check that the device could not make; ``None`` if there was none.
     """
 
     round: Round
@@ -64,12 +64,12 @@ def join(
         device: the device directory, with the device's identity and its slots.
         bundle: the campaign's bundle, where it was brought here by other means; ``None``: the one that the round names.
         batch: inputs to try the adapter with; ``None`` uses zeros.
-        now: seconds since 1970; ``None`` asks the clock.
+        now: seconds since 1970; ``None`` reads the clock.
         ca_file: certificates to trust instead of the system's, for ``https://``.
 
     Raises:
         FleetError: the round is not signed by the host, older than one that was trusted before, expired, damaged, of
-            another bundle, or does not work. The device keeps what it had.
+            another bundle, or does not work. The device keeps its round.
         RemoteError: the remote cannot be reached, or lacks a file.
         BundleError: the bundle is damaged, or needs another onnxruntime.
     """
@@ -79,7 +79,7 @@ def join(
     with device.locked(), connected(remote, identity.token, ca_file) as transport:
         trusted = device.recovered()  # so that the slot to be written to is the damaged one
         verifier = Verifier(identity.campaign, identity.host_key, trusted)
-        # latest.json first: its signatures are written before it, so whoever has it finds them.
+        # latest.json is read first: its signatures are written before it, so they exist when it does.
         files = {name: read(transport, name, most) for name, most in _LATEST.items()}
         content, signed = files[rounds.LATEST_FILE], files[rounds.LATEST_SIGNATURES]
         latest, advice = verifier.latest(content, signed, time.time() if now is None else now)
@@ -152,7 +152,7 @@ def _opened(folder: Path) -> Bundle | None:
 
 
 def _fetch_adapter(transport: Transport, name: str, slot: Path, round_: Round) -> None:
-    """Bring the adapter into a slot, without fetching again what an earlier attempt has left there."""
+    """Fetch the adapter into a slot, resuming an earlier attempt."""
     partial, whole = slot / f"{round_.adapter.sha256}.partial", slot / rounds.ADAPTER_FILE
     if whole.exists() and sha256_of(whole) == round_.adapter.sha256:  # it was fetched, and then did not come into use
         os.replace(whole, partial)

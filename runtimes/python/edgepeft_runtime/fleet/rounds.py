@@ -151,11 +151,11 @@ class Round:
         adapter: hash and size of ``adapter.safetensors``.
         bundle: hash and size of the ``manifest.json`` of the bundle that the remote has; ``None``: it has none.
         tensors: what every update must hold.
-        max_update_norm: largest L2 norm of what an update changes, over all its floats; ``None``: any.
+        max_update_norm: largest L2 norm of an update's change, over all its floats; ``None`` sets no limit.
         norm_action: what happens to a larger one: ``clip`` it when it is added up, or ``refuse`` it.
         max_staleness: how many rounds ago an update may have started when it arrives while this round is the newest.
         min_devices: number of devices required to close the round.
-        limits: what a device may take.
+        limits: limits of training on a device.
     """
 
     campaign: Name

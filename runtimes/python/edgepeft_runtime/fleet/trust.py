@@ -1,6 +1,6 @@
-"""What a device accepts from a remote: bytes in, rules in order, verdict out. No files and no network.
+"""Verify what a remote offers: bytes in, rules in order, verdict out, without files and network.
 
-The rules are those of the SPEC, section 8.4, under their numbers there; the first that fails gives the code.
+The rules are those of the SPEC, section 8.4, under their numbers there; the first that fails determines the code.
 
 ====  =====================================================================  ==========================================
 1.1   ``latest.json`` is signed by the host's key                             ``bad-signature``
@@ -63,7 +63,7 @@ class Slot:
 
 @dataclass(frozen=True)
 class Trusted:
-    """What a device has verified so far, as ``trusted.json`` says it.
+    """The rounds that a device has verified so far, as ``trusted.json`` records them.
 
     Args:
         campaign: the fleet's name.
@@ -157,7 +157,7 @@ def check_hash(name: str, expected: str, digest: str) -> None:
     """Refuse a file whose hash is not the one that was signed (``wrong-hash``)."""
     if digest != expected:
         raise WrongHash(
-            f"{name} is not what the host has signed.",
+            f"{name} does not have the hash that the host signed.",
             context=f"expected SHA-256 {expected}, found {digest}",
             hint="try again later, it may be half copied; if it stays so, do not use this remote.",
         )
@@ -186,7 +186,7 @@ def _check_age(latest: Latest, now: float) -> str | None:
         raise ExpiredLatest(
             f"Round {latest.round} expired: a newer one may have been withheld from this device.",
             context=f"expired {now - latest.expires:.0f} s ago, by this device's clock",
-            hint="check the clock; ask the host to publish again. The device keeps the adapter it has.",
+            hint="check the clock, or publish again on the host. The device keeps its current adapter.",
         )
     return None
 

@@ -83,7 +83,7 @@ class StateDirectory:
         """Write a checkpoint, and keep the one before it as the previous one. There is a whole checkpoint at all times.
 
         Raises:
-            StateError: it cannot be written (``cannot-write-file``); the one before is kept.
+            StateError: it cannot be written (``cannot-write-file``); the previous one remains.
         """
         groups = {"parameter": checkpoint.parameters, "state": checkpoint.optimizer, "best": checkpoint.best or {}}
         tensors = {f"{group}:{name}": array for group, arrays in groups.items() for name, array in arrays.items()}

@@ -65,7 +65,7 @@ class _Loop:
         return self._session.run.fits[-1]
 
     def _identity(self) -> dict[str, object]:
-        """Return what must be the same when this call is resumed; it is kept in the checkpoint."""
+        """Return the settings that must be equal when this call is resumed; the checkpoint records them."""
         return {
             **self._options.identity(),
             "total_steps": self._total,
@@ -129,7 +129,7 @@ class _Loop:
         self._close_epoch(self._fit.epoch + 1)
 
     def _pause(self) -> None:
-        """Save and sleep for as long as ``pause`` asks for it, or end the call if it asks for that."""
+        """Save and sleep for as long as ``pause`` requests it, or end the call if it requests that."""
         saved = False
         while self._options.pause is not None and (pause := self._options.pause()) is not None:
             if not saved:  # before anything else: a device that is hot or busy may be switched off

@@ -136,7 +136,7 @@ class _Times(NamedTuple):
 class _Others:
     """Measures the processor time of all other processes.
 
-    The load average is not used: it counts this run's own threads, and what was running a minute ago.
+    The load average is not used: it counts this run's own threads, and processes of a minute ago.
     """
 
     def __init__(self, stat: Path) -> None:

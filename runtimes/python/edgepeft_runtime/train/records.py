@@ -1,4 +1,4 @@
-"""What a caller of ``fit`` sees: progress, history and report."""
+"""Progress, history and report of ``fit``."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ class FitState:
     """One call of ``fit``: its settings and its progress.
 
     Attributes:
-        settings: what must be the same when the call is resumed, as plain JSON values.
+        settings: the settings that must be equal when the call is resumed, as plain JSON values.
         steps: optimizer steps taken.
         examples: examples trained on, repeats counted.
         epoch: epochs completed.
@@ -74,7 +74,7 @@ class FitState:
         return math.isfinite(evaluation.loss) and (best is None or evaluation.loss < best)
 
     def report(self) -> FitReport:
-        """Return what the caller of ``fit`` sees."""
+        """Return the report for the caller of ``fit``."""
         best = None if self.best is None else self.history[self.best]
         return FitReport(self.steps, self.examples, self.stopped or "", self.history, best)
 

@@ -27,7 +27,7 @@ from edgepeft_runtime.train.selection import pick, to_pick
 
 
 class Session:
-    """What a trainer and its training loop share.
+    """The state that a trainer and its training loop share.
 
     Args:
         bundle: an opened bundle.
@@ -127,9 +127,9 @@ class Session:
         """
         fits = self.run.fits
         if self._finished_fits < self._resumed_fits:
-            kept = fits[self._finished_fits]
-            _check_same(kept.settings, settings)
-            return None if kept.stopped is None else self.end_fit(kept)
+            saved = fits[self._finished_fits]
+            _check_same(saved.settings, settings)
+            return None if saved.stopped is None else self.end_fit(saved)
         unfinished = bool(fits) and fits[-1].stopped is None
         if unfinished and fits[-1].settings == settings:
             return None
@@ -177,11 +177,11 @@ class Session:
         return resumed
 
     def _restore(self) -> bool:
-        kept = None if self._directory is None else self._directory.load()
-        if self._directory is None or kept is None:
+        saved = None if self._directory is None else self._directory.load()
+        if self._directory is None or saved is None:
             return False
-        best = None if kept.best is None else self.engine.load(kept.best, {})
-        run = Run.from_json(kept.run, self.engine.load(kept.parameters, kept.optimizer), best)
+        best = None if saved.best is None else self.engine.load(saved.best, {})
+        run = Run.from_json(saved.run, self.engine.load(saved.parameters, saved.optimizer), best)
         if run.seed != self.run.seed:
             raise OtherSettings(
                 f"The run in {self._directory.path} has another seed.",
@@ -192,11 +192,11 @@ class Session:
         return True
 
 
-def _check_same(kept: Mapping[str, object], settings: Mapping[str, object]) -> None:
-    names = [name for name in settings if kept.get(name) != settings[name]]
+def _check_same(saved: Mapping[str, object], settings: Mapping[str, object]) -> None:
+    names = [name for name in settings if saved.get(name) != settings[name]]
     if names:
         raise OtherSettings(
             "The state directory contains a run with other settings or other data.",
-            context="\n".join(f"{name}: this run {settings[name]}, the state {kept.get(name)}" for name in names),
+            context="\n".join(f"{name}: this run {settings[name]}, the state {saved.get(name)}" for name in names),
             hint="use the settings and data that the run was started with, or restart it in another state directory.",
         )

@@ -1,4 +1,4 @@
-"""Updates: what a device sends back, kilobytes, with a digest (section 5 of the SPEC)."""
+"""Read, write and check updates: the trained parameters that a device returns (section 5 of the SPEC)."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def check_update(update: Update, bundle: Bundle, *, adapter_sha256: str | None =
     """Check that an update belongs to a bundle.
 
     Args:
-        update: As it was read.
+        update: The update.
         bundle: The bundle that it should belong to.
         adapter_sha256: Hash of the adapter file that the round started from, where that is not the bundle's own.
 

@@ -53,7 +53,7 @@ export class Bundle {
         throw damaged(`The file ${name} has the wrong size.`, `expected ${size} bytes, found ${bytes.length}`);
       const digest = await sha256(bytes);
       if (digest !== expected)
-        throw damaged(`The file ${name} has changed since it was prepared.`, `expected SHA-256 ${expected}, found ${digest}`);
+        throw damaged(`The file ${name} is not the prepared one.`, `expected SHA-256 ${expected}, found ${digest}`);
       if (name.endsWith(".onnx") && checkedGraph(name, bytes)) weighted.add(name);
       // Weights that have a path are left on disk, where ONNX Runtime maps them.
       if (name !== WEIGHTS || pathOf === undefined) contents.set(name, bytes);

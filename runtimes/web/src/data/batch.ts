@@ -159,11 +159,7 @@ function checkValues(tensor: Tensor, spec: TensorSpec | LabelSpec): void {
     const found = `found ${labels[wrong]} at [${positionOf(tensor, wrong).join(", ")}]`;
     const context = `expected 0 to ${classes - 1}${others}; ${found}`;
     const hint = "number the classes from 0, as the bundle does.";
-    throw new BatchError(
-      "label-out-of-range",
-      `${spec.name} contains a class index that is out of range.`,
-      context,
-      hint,
-    );
+    const message = `${spec.name} contains a class index that is out of range.`;
+    throw new BatchError("label-out-of-range", message, context, hint);
   }
 }

@@ -41,7 +41,7 @@ class Loop {
     return this.session.run.fits.at(-1)!;
   }
 
-  /** What must be the same when this call is resumed; it is saved in the checkpoint. */
+  /** The settings that must be equal when this call is resumed; the checkpoint records them. */
   private identity(): Settings {
     const { epochs, batchSize, accumulate, schedule, shuffle, patience, maxSteps } = this.options;
     return {

@@ -1,4 +1,4 @@
-/** What a caller of `fit` sees: progress, history and report. */
+/** Progress, history and report of `fit`. */
 
 /** The state of a run after an epoch, or before training where there is held-out data. */
 export interface EpochRecord {

@@ -5,7 +5,7 @@ import type { Evaluation } from "../engine/evaluate.js";
 import * as f from "../files/fields.js";
 import type { EpochRecord, FitReport } from "./records.js";
 
-/** What must be the same when a call of `fit` is resumed, as plain JSON values. */
+/** The settings that must be equal when a call of `fit` is resumed, as plain JSON values. */
 export type Settings = Readonly<Record<string, unknown>>;
 
 /** One call of `fit`: its settings and its progress. */
@@ -122,7 +122,7 @@ export function withFit(run: Run, fit: FitState): Run {
   return { ...run, fits: [...run.fits.slice(0, -1), fit] };
 }
 
-/** Returns what the caller of `fit` sees. */
+/** Returns the report for the caller of `fit`. */
 export function reportOf({ steps, examples, stopped, history, best }: FitState): FitReport {
   return { steps, examples, stopped: stopped ?? "", history, best: best === null ? null : history[best]! };
 }

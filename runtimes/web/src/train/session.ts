@@ -15,7 +15,7 @@ import type { FitReport } from "./records.js";
 import { type FitState, type Run, type Settings, afterStep, newFit, newRun, reportOf, runJson, runOf } from "./run.js";
 import { pick, toPick } from "./selection.js";
 
-/** What a trainer and its training loop share. */
+/** The state that a trainer and its training loop share. */
 export class Session {
   /** The run so far; replaced as a whole after each step. */
   run: Run;
@@ -79,10 +79,10 @@ export class Session {
    */
   startFit(settings: Settings): FitReport | null {
     let { fits } = this.run;
-    const kept = this.finishedFits < this.resumedFits ? fits[this.finishedFits] : undefined;
-    if (kept !== undefined) {
-      checkSame(kept.settings, settings);
-      return kept.stopped === null ? null : this.endFit(kept);
+    const saved = this.finishedFits < this.resumedFits ? fits[this.finishedFits] : undefined;
+    if (saved !== undefined) {
+      checkSame(saved.settings, settings);
+      return saved.stopped === null ? null : this.endFit(saved);
     }
     const last = fits.at(-1);
     if (last !== undefined && last.stopped === null) {
@@ -124,11 +124,11 @@ export class Session {
 
   /** Goes back to the last checkpoint, and to the start of the calls of `fit`; returns whether there is one. */
   async resume(): Promise<boolean> {
-    const kept = (await this.checkpoints?.load()) ?? null;
-    if (kept === null) return false;
+    const saved = (await this.checkpoints?.load()) ?? null;
+    if (saved === null) return false;
     const name = this.checkpoints!.name;
-    const best = kept.best === null ? null : this.engine.load(kept.best, {});
-    const run = readRun(name, kept.run, this.engine.load(kept.parameters, kept.optimizer), best);
+    const best = saved.best === null ? null : this.engine.load(saved.best, {});
+    const run = readRun(name, saved.run, this.engine.load(saved.parameters, saved.optimizer), best);
     if (run.seed !== this.run.seed) {
       const context = `seed: this run ${this.run.seed}, the state ${run.seed}`;
       const hint = `pass seed: ${run.seed}, or use another state.`;
@@ -152,14 +152,14 @@ function readRun(name: string, json: string, state: TrainState, best: TrainState
   }
 }
 
-function differing(kept: Settings, settings: Settings): string[] {
-  return Object.keys(settings).filter((name) => kept[name] !== settings[name]);
+function differing(saved: Settings, settings: Settings): string[] {
+  return Object.keys(settings).filter((name) => saved[name] !== settings[name]);
 }
 
-function checkSame(kept: Settings, settings: Settings): void {
-  const names = differing(kept, settings);
+function checkSame(saved: Settings, settings: Settings): void {
+  const names = differing(saved, settings);
   if (names.length === 0) return;
-  const context = names.map((name) => `${name}: this run ${settings[name]}, the state ${kept[name]}`).join("\n");
+  const context = names.map((name) => `${name}: this run ${settings[name]}, the state ${saved[name]}`).join("\n");
   const hint = "use the settings and data that the run was started with, or restart it in another state.";
   throw new StateError("other-settings", "The state contains a run with other settings or other data.", context, hint);
 }

@@ -26,7 +26,7 @@ export interface OpenOptions {
   readonly ort: Ort;
   /** Storage of the run. If it contains a run, that run is resumed. */
   readonly state?: StateStore;
-  /** What to start from instead of the bundle's own adapter. */
+  /** Adapter to start from instead of the bundle's own. */
   readonly adapter?: AdapterSource;
   /** Seed of the shuffling: 0. Equal seeds and data give equal orders in every runtime. */
   readonly seed?: number;
@@ -180,7 +180,7 @@ export class Trainer {
     return updateBytes(bundle, run, this.session.finiteState().parameters, adapterSha256, this.ortVersion);
   }
 
-  /** Refuses a second call that trains at the same time: each would replace what the other did. */
+  /** Refuses a second call that trains at the same time: each would overwrite the other's result. */
   private async alone<T>(work: () => Promise<T>): Promise<T> {
     if (this.training) {
       throw new TrainingError("busy", "Another call is training already.", null, "wait for it with await.");

@@ -1,4 +1,4 @@
-/** Updates: what a device sends back, kilobytes, with a digest (section 5 of the SPEC). */
+/** Updates: the trained parameters that a device returns (section 5 of the SPEC). */
 
 import type { Bundle } from "../bundle/bundle.js";
 import { deltaCoded } from "../files/index_coding.js";

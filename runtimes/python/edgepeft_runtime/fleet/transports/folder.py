@@ -13,7 +13,7 @@ from edgepeft_runtime.files.durable import make_folder, write_atomically, writin
 from edgepeft_runtime.fleet.transports.transport import Stream, cannot_read, missing, not_regular
 
 _COMMON = 0o644
-"""Permissions of files that devices and the host read alike."""
+"""Permissions of files that both devices and the host read."""
 
 
 class FolderTransport:

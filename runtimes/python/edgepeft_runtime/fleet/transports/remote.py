@@ -17,7 +17,7 @@ def open_remote(remote: str | Path, *, token: str = "", ca_file: str | Path | No
 
     Args:
         remote: a folder, or an ``http://`` or ``https://`` address.
-        token: what an HTTP server demands of this device.
+        token: credential that an HTTP server requires of this device.
         ca_file: certificates (PEM) to trust instead of the system's.
 
     Raises:

@@ -78,7 +78,7 @@ def read(transport: Transport, name: str, most: int) -> bytes:
 
 
 def fetch(transport: Transport, name: str, into: Path, size: int) -> None:
-    """Bring a file of ``size`` bytes to ``into``, without fetching again what an earlier attempt left there.
+    """Fetch a file of ``size`` bytes to ``into``, resuming an earlier attempt.
 
     An attempt that got further before the connection broke is followed by another. The content is not verified.
 

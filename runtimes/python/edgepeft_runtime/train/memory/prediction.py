@@ -1,8 +1,8 @@
 """Predicts the memory of a train step: small steps are measured, larger ones computed.
 
-What a process uses whatever the batch (Python, onnxruntime, the weights and onnxruntime's copies of them) depends on
-the machine, and so does how densely onnxruntime packs activations. Both are measured by two small steps in processes of
-their own. The activations of any other size follow from the bundle's manifest.
+The memory that does not depend on the batch (Python, onnxruntime, the weights and onnxruntime's copies of them) varies
+with the machine, and so does how densely onnxruntime packs activations. Both are measured by two small steps in
+processes of their own. The activations of any other size follow from the bundle's manifest.
 """
 
 from __future__ import annotations
