@@ -80,7 +80,7 @@ def test_sides_take_turns_and_survive_one_that_ends(prepared: Path) -> None:
     assert rows[1]["error"] == broken.failure
 
 
-def test_the_profile_tells_each_operators_share(prepared: Path) -> None:
+def test_the_profile_reports_each_operators_fraction(prepared: Path) -> None:
     """Shares add up to the whole, and both graphs of a step are there."""
     graphs = profile(prepared, "fp32", steps=2, threads=1)
     assert set(graphs) == {"train.onnx", "optimizer.onnx"}
@@ -109,7 +109,7 @@ def test_the_official_graph_has_the_initial_values(tmp_path: Path) -> None:
     assert not {node.op_type for node in graph.node} & {"LayerNormalization"}
 
 
-def test_losses_are_held_to_what_the_side_promises() -> None:
+def test_losses_are_compared_with_what_the_side_promises() -> None:
     """An fp32 side must agree closely, a rounded one roughly, a pruned one need only fall."""
     oracle = [2.0, 1.5, 1.0]
     assert losses_go("same", [2.0, 1.5005, 1.0], oracle) == "ok"
@@ -126,7 +126,7 @@ def _running(name: str, ms: float, memory: float) -> Running:
     return side
 
 
-def test_targets_tell_met_from_missed_from_not_measured() -> None:
+def test_targets_distinguish_met_from_missed_from_not_measured() -> None:
     """A ratio above its bound is reported as missed, and one without figures as not measured."""
     sides = [_running("torch-eager", 100, 600), _running("ort-inference-fp32", 20, 100)]
     rows = [row_of("minilm", side, {"checkpoint_bytes": 1000}, Path(), []) for side in sides]

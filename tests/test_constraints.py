@@ -50,7 +50,7 @@ def test_workstation_and_device_are_tested_in_one_version(name: str) -> None:
     assert _pins("workstation")[name] == _pins("device")[name]
 
 
-def test_the_oldest_environment_holds_the_oldest_onnxruntime() -> None:
+def test_the_oldest_environment_contains_the_oldest_onnxruntime() -> None:
     """The least version in the range is the one that is tested."""
     (least,) = next(r for r in _requirements(("device",)) if r.name == "onnxruntime").specifier
     assert _pins("oldest")["onnxruntime"].startswith(f"{least.version}.")

@@ -49,7 +49,7 @@ def test_each_cause_is_raised_and_no_family_is(causes: dict[str, type[EdgepeftEr
     assert calls == []
 
 
-def test_a_code_is_taken_once() -> None:
+def test_a_code_is_registered_once() -> None:
     """A second class with a code that exists is a mistake of ours."""
     with pytest.raises(AssertionError, match="stale-update"):
         type("Other", (EdgepeftError,), {}, code="stale-update")  # type: ignore[call-overload]

@@ -43,7 +43,7 @@ def _assert_reproduces(bundle: Path, data: dict[str, np.ndarray], expected: dict
         np.testing.assert_allclose(outputs[name], values, rtol=1e-4, atol=1e-5)
 
 
-def test_ten_steps_give_the_losses_of_torch(data: dict[str, np.ndarray], expected: dict[str, Any]) -> None:
+def test_ten_steps_have_the_losses_of_torch(data: dict[str, np.ndarray], expected: dict[str, Any]) -> None:
     """Losses of uneven batches, evaluation and outputs after them are those that were written down."""
     assert len(expected["losses"]) == 10
     assert expected["evaluation"]["loss"] < np.mean(expected["losses"][:4])
@@ -65,7 +65,7 @@ def test_the_files_are_small() -> None:
     assert sum(path.stat().st_size for path in GOLDEN.rglob("*") if path.is_file() and path.suffix != ".pyc") < 100_000
 
 
-def test_a_bundle_prepared_anew_is_the_same(
+def test_a_bundle_prepared_again_is_the_same(
     tmp_path: Path, data: dict[str, np.ndarray], expected: dict[str, Any]
 ) -> None:
     """The committed bundle equals today's: same initial values, same losses, same interface."""

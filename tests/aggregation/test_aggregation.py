@@ -104,7 +104,7 @@ def test_a_stack_is_the_mean_of_the_products(
 
 
 @pytest.mark.parametrize("how", SETTINGS, ids=str)
-def test_a_second_run_gives_the_same_file(
+def test_a_second_run_writes_the_same_file(
     fleet: tuple[Bundle, list[Path]], how: dict[str, object], tmp_path: Path
 ) -> None:
     """Adapter and report, to the byte."""
@@ -237,7 +237,7 @@ def test_nothing_is_half_written(text: Trained, tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
-def test_the_gate_compares_with_what_came_before(text: Trained) -> None:
+def test_the_acceptance_check_compares_with_the_start(text: Trained) -> None:
     """A round that lowers held-out loss is accepted, one that raises it is not, unless within the tolerance."""
     data = {**TEXT, "labels": np.array([0, 1, 0])}
     with Trainer.open(text.bundle) as trainer:

@@ -68,7 +68,7 @@ def test_an_update_of_another_precision_is_merged(bundles: dict[str, Path], tmp_
         assert np.allclose(output, expected, atol=1e-4)
 
 
-def test_a_round_takes_devices_of_any_precision(bundles: dict[str, Path], tmp_path: Path) -> None:
+def test_a_round_accepts_devices_of_any_precision(bundles: dict[str, Path], tmp_path: Path) -> None:
     """An int8 and an int4 device join, train and deliver to a host that knows the fp32 bundle."""
     fleet = Fleet.begin(tmp_path, bundles["fp32"])
     fleet.publish(seed=1)

@@ -51,7 +51,7 @@ def test_robust_statistics_withstand_what_they_cut(text: Trained, tmp_path: Path
     assert norm is not None and norm > 1e3
 
 
-def test_a_trimmed_mean_that_trims_nobody_is_refused(text: Trained, tmp_path: Path) -> None:
+def test_a_trimmed_mean_that_trims_none_is_refused(text: Trained, tmp_path: Path) -> None:
     """Four devices at 20 %: the error says how many are needed."""
     bundle = Bundle.open(text.bundle)
     with pytest.raises(AggregationError, match="it takes 5 devices") as caught:
@@ -101,7 +101,7 @@ def _flat(parameters: Mapping[str, np.ndarray]) -> np.ndarray:
     return np.concatenate([parameters[name].ravel().astype(np.float64) for name in sorted(parameters)])
 
 
-def test_what_leaves_the_host_tells_no_counts(text: Trained, tmp_path: Path) -> None:
+def test_what_leaves_the_host_reveals_no_counts(text: Trained, tmp_path: Path) -> None:
     """Adapter and report of a private round are the same bytes whatever devices say they have trained on."""
     bundle, written = Bundle.open(text.bundle), []
     for claim in (3, 1000):

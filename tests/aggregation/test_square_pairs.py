@@ -120,7 +120,7 @@ def test_the_merge_error_is_that_of_the_products(layer: Layer, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("rule", ["svd", "stack"])
-def test_product_rules_give_the_mean_product(layer: Layer, rule: str, tmp_path: Path) -> None:
+def test_product_rules_compute_the_mean_product(layer: Layer, rule: str, tmp_path: Path) -> None:
     """A pair of full rank has room for every mean, and so has a stack."""
     fleet = drifted(layer.bundle, 3, 0.3)
     found = aggregate(layer.bundle, send(layer.bundle, fleet, tmp_path), rule=rule)

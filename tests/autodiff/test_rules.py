@@ -109,7 +109,7 @@ def test_operator_is_torchs_function(case: Case) -> None:
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.differences], ids=Case.label)
-def test_gradient_is_the_slope_of_the_loss(case: Case) -> None:
+def test_gradient_is_the_derivative_of_the_loss(case: Case) -> None:
     """Central differences of the loss along random directions agree, in float64 where there are kernels for it."""
     double = not case.float32_only and runs_in_double(case.op)
     dtype, step, tolerance = (np.float64, 1e-6, 1e-6) if double else (np.float32, 2e-3, 2e-2)

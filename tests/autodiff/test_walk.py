@@ -179,7 +179,7 @@ def test_dimensions_of_other_names_are_summed_at_run_time(rows: int) -> None:
     np.testing.assert_allclose(db, a.sum(0, keepdims=True) if rows == 1 else a, rtol=1e-5)
 
 
-def test_two_dimensions_without_a_name_are_not_taken_for_equal() -> None:
+def test_two_dimensions_without_a_name_are_not_assumed_equal() -> None:
     """Of two unnamed sizes either may be 1."""
     made = model("g (float[?, 3] a, float[?, 3] b) => (float loss) { y = Mul(a, b)\n loss = ReduceSum<keepdims=0>(y) }")
     found = gradients(made, "b")
@@ -333,7 +333,7 @@ def test_an_index_that_einsum_broadcasts_is_asked_of_the_run(first: str, second:
         np.testing.assert_allclose(results[name], array, rtol=1e-4)
 
 
-def test_an_einsum_beside_the_way_has_no_wrong_size_either() -> None:
+def test_an_einsum_off_the_path_has_no_wrong_size_either() -> None:
     """What is frozen is broadcast too: a parameter that is multiplied by it would get a gradient of another shape."""
     made = model(EINSUM.format(a="1", b="2"))
     with pytest.raises(NoGradientForCase, match="broadcast from size 1"):

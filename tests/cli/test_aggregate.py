@@ -48,7 +48,7 @@ def test_two_rounds(edgepeft: Command, text: Trained, updates: Path, reviews: Pa
     assert "4 LoRA pairs folded" in found.out
 
 
-def test_a_failed_acceptance_check_writes_a_report_and_no_adapter(
+def test_a_failed_acceptance_check_writes_only_a_report(
     edgepeft: Command, text: Trained, updates: Path, reviews: Path, tmp_path: Path
 ) -> None:
     """A round that raises held-out loss exits with 1; without --acceptance-check it is written."""

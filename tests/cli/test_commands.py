@@ -87,7 +87,7 @@ def test_predictions_carry_class_names_and_probabilities(edgepeft: Command, text
     assert [int(row["label"] == "yes") for row in rows] == logits.argmax(axis=1).tolist()
 
 
-def test_other_models_give_their_outputs(edgepeft: Command, regression: Trained, tmp_path: Path) -> None:
+def test_other_models_print_their_outputs(edgepeft: Command, regression: Trained, tmp_path: Path) -> None:
     """A model that is no classifier prints its numbers."""
     np.savez(tmp_path / "d.npz", input=np.zeros((2, 3), np.float32))
     rows = [
@@ -130,7 +130,7 @@ def test_pull_lists_what_it_refuses(edgepeft: Command, text: Trained, tmp_path: 
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_prepare_takes_a_model_directory(edgepeft: Command, text: Trained, tmp_path: Path) -> None:
+def test_prepare_accepts_a_model_directory(edgepeft: Command, text: Trained, tmp_path: Path) -> None:
     """Classes, loss and optimizer settings of the command line are those of the bundle."""
     options = ["--method", "bitfit", "--classes", "rain, sun", "--label-smoothing", 0.1, "--max-length", 7]
     options += ["--optimizer", "sgd", "--lr", 0.25, "--momentum", 0.5, "--max-grad-norm", 2]
@@ -178,7 +178,7 @@ def test_doctor_names_what_stands_in_the_way(edgepeft: Command, tmp_path: Path) 
     assert "before weight" in seen.out
 
 
-def test_prepare_takes_an_onnx_file(edgepeft: Command, tmp_path: Path) -> None:
+def test_prepare_accepts_an_onnx_file(edgepeft: Command, tmp_path: Path) -> None:
     """--train names the initializers that train; of the methods, only LoRA is attached on a graph."""
     path = write_onnx(tmp_path / "model.onnx", "Tanh", [2, 2])
     made = edgepeft("prepare", path, "--train", "w*", "--loss", "mse", "--out", tmp_path / "bundle")

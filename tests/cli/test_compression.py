@@ -30,7 +30,7 @@ def network(tmp_path: Path) -> str:
     return f"{tmp_path / 'network.py'}:make"
 
 
-def test_a_model_is_packed_trained_merged_and_inspected(edgepeft: Command, network: str, tmp_path: Path) -> None:
+def test_a_model_is_quantized_trained_merged_and_inspected(edgepeft: Command, network: str, tmp_path: Path) -> None:
     """int8 by one option: the bundle is smaller, trains, merges, and describes each tensor."""
     draw = np.random.default_rng(0)
     data, bundle = tmp_path / "d.npz", tmp_path / "b"

@@ -69,7 +69,7 @@ def test_a_fleet_from_its_key_to_a_rollback(
     assert [(number["round"], number["restores"]) for number in found["rounds"]] == [(1, None), (2, None), (3, 1)]
 
 
-def test_a_round_is_closed_and_the_next_one_begins_from_it(
+def test_a_round_is_closed_and_the_next_one_starts_from_it(
     edgepeft: Command, host: Path, bundle: Path, data: Path, tmp_path: Path
 ) -> None:
     """Two devices learn, their mean is the next round's adapter; before enough have delivered, the round stays open."""
@@ -142,7 +142,7 @@ def test_only_a_failing_adapter_is_given_up(
     assert "round 2 of birds" in edgepeft("train", bundle, "--data", data, "--device", device, "--update", update).err
 
 
-def test_what_is_refused_is_told_with_its_code(
+def test_what_is_refused_is_reported_with_its_code(
     edgepeft: Command, host: Path, bundle: Path, data: Path, tmp_path: Path
 ) -> None:
     """A revoked device's update goes to quarantine, and returns when the device is restored."""

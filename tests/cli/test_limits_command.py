@@ -129,7 +129,7 @@ def test_a_busy_device_is_waited_for(text: Trained, reviews: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize("option", ["--max-minutes", "--max-temperature"])
-def test_limits_above_zero_alone_are_taken(option: str, text: Trained, tmp_path: Path, edgepeft: Command) -> None:
+def test_limits_above_zero_alone_are_accepted(option: str, text: Trained, tmp_path: Path, edgepeft: Command) -> None:
     """A limit of 0 is a wrong call."""
     paths = ("--data", "d.csv", "--state", tmp_path / "state", "--update", tmp_path / "update")
     outcome = edgepeft("train", text.bundle, *paths, option, 0)

@@ -78,7 +78,7 @@ def test_a_wrong_setting_is_an_error(
     assert not (tmp_path / "b").exists()
 
 
-def test_doctor_tells_which_methods_fit(edgepeft: Command, network: str) -> None:
+def test_doctor_lists_which_methods_fit(edgepeft: Command, network: str) -> None:
     """A line per method: how much would train, or why it does not fit."""
     done = edgepeft("doctor", network, "--methods")
     assert done.code == 0

@@ -32,7 +32,7 @@ def test_low_rank_methods_take_rank_and_alpha(
     assert layout.non_trainable == (("dense.lora_A",) if method == "ffa" else ())
 
 
-def test_sift_takes_the_initializers_that_are_named(edgepeft: Command, source: Path, tmp_path: Path) -> None:
+def test_sift_accepts_the_initializers_that_are_named(edgepeft: Command, source: Path, tmp_path: Path) -> None:
     """A file has no modules, so its weights are named."""
     options = ("--method", "sift", "--train", "dense.weight", "--rate", "0.05")
     made = edgepeft("prepare", source, "--out", tmp_path / "b", *options)

@@ -28,7 +28,7 @@ def special(path: Path, kind: str) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["pipe", "folder", "link", "device"])
-def test_train_refuses_what_is_no_file_before_it_begins(
+def test_train_refuses_what_is_no_file_before_it_starts(
     edgepeft: Command, bundle: Path, data: Path, tmp_path: Path, kind: str
 ) -> None:
     """Not after hours: the path stays unchanged, and no run was started."""

@@ -68,7 +68,7 @@ def test_a_device_needs_no_host_library(text: Trained, reviews: Path, tmp_path: 
 
 @pytest.mark.skipif(os.name != "posix", reason="there are no such signals")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)], ids=["SIGINT", "SIGTERM"])
-def test_a_signal_saves_and_the_same_command_goes_on(
+def test_a_signal_saves_and_the_same_command_resumes(
     number: signal.Signals, code: int, text: Trained, reviews: Path, tmp_path: Path
 ) -> None:
     """After Ctrl-C or the stop of a service, the resumed run ends bit-identical to an uninterrupted one."""

@@ -63,7 +63,7 @@ def _silence(group: Group, units: list[int]) -> None:
 
 
 @pytest.mark.parametrize("name", ["bert", "gpt2", "llama"])
-def test_what_stays_takes_over_what_goes(name: str) -> None:
+def test_kept_units_replace_removed_ones(name: str) -> None:
     """With calibration data the layers after a cut are refitted, so outputs stay nearer to the original ones."""
     network = NETWORKS[name]
     seen = [inputs for inputs, _ in network.batches(40)]
@@ -168,7 +168,7 @@ def test_a_pruned_model_is_loaded_into_one_pruned_alike() -> None:
     assert torch.equal(_logits(again, TEXT), _logits(model, TEXT))
 
 
-def test_a_share_of_zero_changes_nothing() -> None:
+def test_a_fraction_of_zero_changes_nothing() -> None:
     """The default settings leave every tensor as it is."""
     model, report = prune(MODELS["bert"](), Pruning())
     for mine, other in zip(model.parameters(), MODELS["bert"]().parameters(), strict=True):
@@ -183,7 +183,7 @@ def test_modules_to_keep_are_left_alone() -> None:
     assert model.bert.encoder.layer[0].intermediate.dense.out_features == 64
 
 
-def test_the_command_line_s_text_gives_the_settings() -> None:
+def test_the_command_line_s_text_becomes_settings() -> None:
     """Every key can be written, spaces do not matter, and keep may be given again."""
     text = "heads=0.25, ffn=0.3,channels=0.1,pattern=2:4,score=wanda,keep=a.*,keep=b"
     expected = Pruning(heads=0.25, ffn=0.3, channels=0.1, n_m=(2, 4), score="wanda", keep=("a.*", "b"))

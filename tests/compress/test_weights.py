@@ -44,7 +44,7 @@ def test_two_of_four_weights_stay(name: str, score: str) -> None:
 
 
 @pytest.mark.parametrize("score", ["magnitude", "taylor", "wanda"])
-def test_a_share_of_single_weights_is_zero(score: str) -> None:
+def test_a_fraction_of_single_weights_is_zero(score: str) -> None:
     """30 % of each matrix are zero, and what is left is untouched."""
     plain = BERT.model()
     batch = {**BERT.example(), "labels": torch.tensor([0, 1])}
@@ -86,7 +86,7 @@ def test_masks_hold_where_the_weights_train(tmp_path: Path) -> None:
         assert np.abs(model(**BERT.example()).logits.numpy() - predicted).max() < 1e-4
 
 
-def test_merging_leaves_a_branch_beside_a_masked_weight(tmp_path: Path) -> None:
+def test_merging_leaves_a_branch_with_a_masked_weight(tmp_path: Path) -> None:
     """LoRA next to masked weights is not folded: the zeros and the device's answers stay."""
     model, report = prune(BERT.model(), Pruning(n_m=(2, 4)))
     model = attach(Lora(rank=4, target_modules=("query", "value")), model)

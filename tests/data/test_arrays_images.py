@@ -28,7 +28,7 @@ def save(path: Path, pixels: np.ndarray) -> Path:
     return path
 
 
-def test_npz_is_taken_by_name(bundle: Bundle, tmp_path: Path) -> None:
+def test_npz_is_accepted_by_name(bundle: Bundle, tmp_path: Path) -> None:
     """Arrays named as inputs and labels are a data set; labels are not needed for prediction."""
     pixels = np.random.default_rng(0).normal(size=(5, 1, 8, 8)).astype(np.float32)
     np.savez(tmp_path / "d.npz", image=pixels, labels=np.array([0, 1, 1, 0, 1]))
@@ -94,7 +94,7 @@ def test_images_beyond_the_memory_set_aside_are_read_again(
     assert np.array_equal(kept["image"], again["image"])
 
 
-def test_pictures_of_a_camera_that_was_held_upright_are_turned(bundle: Bundle, tmp_path: Path) -> None:
+def test_pictures_of_a_camera_that_was_upright_are_rotated(bundle: Bundle, tmp_path: Path) -> None:
     """The orientation in a photo's metadata is applied."""
     pixels = np.zeros((8, 8), np.uint8)
     pixels[0] = 255

@@ -147,7 +147,7 @@ def test_names_that_are_numbers_too_are_refused_as_several() -> None:
 
 
 @pytest.mark.parametrize(("names", "word"), [(("a", "a "), "0 and 1"), (("a", ""), "Class 1"), (ACCENTS[:1] * 2, "é")])
-def test_classes_that_cannot_be_told_apart_are_refused(names: tuple[str, ...], word: str, tmp_path: Path) -> None:
+def test_classes_that_cannot_be_distinguished_are_refused(names: tuple[str, ...], word: str, tmp_path: Path) -> None:
     """Two of one name, or one without: before any work, and nothing is written."""
     with pytest.raises(EdgepeftError, match=word) as caught:
         edgepeft.prepare(

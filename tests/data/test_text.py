@@ -42,7 +42,7 @@ def test_csv_gives_padded_ids_masks_and_labels(bundle: Bundle, tmp_path: Path) -
     assert data.batch(np.array([2]))["input_ids"].shape == (1, 5)
 
 
-def test_jsonl_gives_what_csv_gives(bundle: Bundle, tmp_path: Path) -> None:
+def test_jsonl_is_read_like_csv(bundle: Bundle, tmp_path: Path) -> None:
     """The format of the file makes no difference, other column names can be chosen, blank lines do not count."""
     lines = [{"said": "good film", "is": "yes"}, {"said": "awful\u2028end", "is": "no"}]
     jsonl = write(tmp_path / "d.jsonl", "\n\n".join(json.dumps(line, ensure_ascii=False) for line in lines))

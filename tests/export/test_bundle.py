@@ -70,7 +70,7 @@ def _range(tensor: onnx.TensorProto) -> tuple[int, int]:
 
 
 @pytest.mark.own_exports
-def test_preparing_twice_gives_the_same_bytes(bundle: Path, tmp_path: Path) -> None:
+def test_preparing_twice_writes_the_same_bytes(bundle: Path, tmp_path: Path) -> None:
     """Every file of the bundle is reproducible, so that the base's hash identifies its content."""
     again = _prepare(tmp_path / "again").bundle
     assert sorted(path.name for path in again.iterdir()) == sorted(path.name for path in bundle.iterdir())
@@ -148,7 +148,7 @@ def test_equal_bytes_are_stored_once_whatever_they_stand_for(tmp_path: Path) -> 
     ]
 
 
-def test_the_adapter_holds_the_first_values(bundle: Path) -> None:
+def test_the_adapter_contains_the_first_values(bundle: Path) -> None:
     """What trains is in adapter.safetensors under the module's own names, to the bit."""
     torch.manual_seed(0)
     state = {name: p.detach().numpy() for name, p in Tied().named_parameters() if p.requires_grad}
@@ -182,7 +182,7 @@ class NoRule(nn.Module):
         return nn.functional.interpolate(self.conv(x), scale_factor=2, mode="bicubic").mean(dim=(2, 3))
 
 
-def test_a_failure_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
     """Neither the bundle nor a staging directory nor a parent is there after an error, early or late."""
     with pytest.raises(NoGradientRule):
         edgepeft.prepare(NoRule(), torch.zeros(2, 1, 4, 4), out=tmp_path / "new" / "b")

@@ -130,7 +130,7 @@ def test_rounded_neighbours_never_saturate() -> None:
     assert 255 * LARGEST_PAIR <= np.iinfo(np.int16).max < 255 * (LARGEST_PAIR + 1)
 
 
-def test_nibbles_come_back() -> None:
+def test_nibbles_round_trip() -> None:
     """Two to a byte, the first in the low half."""
     values = RNG.integers(0, 16, (3, 8)).astype(np.uint8)
     assert np.array_equal(unpack_nibbles(pack_nibbles(values)), values)

@@ -144,7 +144,7 @@ def test_the_peak_of_a_step_is_predicted(wide: dict[str, Bundle], mode: str) -> 
     assert predict(wide[mode], sizes).peak(sizes) == pytest.approx(measured_peak(wide[mode], sizes), rel=0.15)
 
 
-def test_a_process_really_takes_less(wide: dict[str, Bundle]) -> None:
+def test_a_process_really_needs_less(wide: dict[str, Bundle]) -> None:
     """Measured, not computed: a batch of 2,048 needs at least 30 MB less."""
     kept, again = (measured_peak(wide[mode], {"batch": 2048}) for mode in ("none", "block"))
     assert again < kept - 30e6

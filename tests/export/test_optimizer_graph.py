@@ -82,7 +82,7 @@ def _assert_same(machine: Machine, tensors: Mapping[str, torch.Tensor], rtol: fl
 
 
 @pytest.mark.parametrize("scale", [0.0, 1e-30, 1e-10, 1e-4, 1.0, 1e6])
-def test_the_first_step_of_adamw_takes_gradients_of_any_size(scale: float) -> None:
+def test_the_first_step_of_adamw_handles_gradients_of_any_size(scale: float) -> None:
     """Zero and tiny gradients neither divide by zero nor move a parameter further than torch's eps allows."""
     optimizer = AdamW(lr=0.1, weight_decay=0.2)
     parameters, gradients = _draw(0), _draw(1, scale)
@@ -285,7 +285,7 @@ def test_a_fraction_out_of_range_is_refused() -> None:
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.1])
-def test_lion_takes_the_paper_s_steps(decay: float) -> None:
+def test_lion_does_the_paper_s_steps(decay: float) -> None:
     """Ten updates agree with algorithm 2 of arXiv:2302.06675; biases and scales are spared weight decay."""
     draw = np.random.default_rng(1)
     parameters = {name: draw.normal(size=shape).astype(np.float32) for name, shape in SHAPES.items()}

@@ -235,7 +235,7 @@ def test_a_torch_loss_that_fails_shows_what_it_was_given() -> None:
     assert "labels torch.float32 [2]" in str(failure.value)
 
 
-def test_an_argument_nobody_feeds_is_refused() -> None:
+def test_an_argument_without_a_value_is_refused() -> None:
     """A torch loss with an argument that is no output and has no example label names both sides."""
     with pytest.raises(LossError) as failure:
         from_function(lambda logits, target: logits.sum() + target.sum(), linear(), {})

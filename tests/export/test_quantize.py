@@ -120,7 +120,7 @@ def _run(forward: Forward, ids: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("compute", ["int8", "int4"])
-def test_every_reader_reads_the_packed_weight(compute: str) -> None:
+def test_every_reader_reads_the_quantized_weight(compute: str) -> None:
     """Outputs of look-ups, matmuls, a tied head and a convolution stay close, and no fp32 copy remains."""
     forward = _tables()
     packed, report = quantize(forward, Quantization(compute))
@@ -140,7 +140,7 @@ def _size(value: ir.Value) -> int:
     return int(value.const_value.size)
 
 
-def test_patterns_and_sizes_choose_what_is_packed() -> None:
+def test_patterns_and_sizes_choose_what_is_quantized() -> None:
     """``keep`` accepts names, modules and patterns. Small tensors stay. The report says why."""
     forward = _tables()
     _, report = quantize(forward, Quantization("int8", keep=("up", "*words*")))
@@ -167,7 +167,7 @@ def test_settings_out_of_range_are_refused(name: str) -> None:
         Quantization(**{name: BAD[name]})  # type: ignore[arg-type]
 
 
-def test_what_cannot_be_packed_is_said() -> None:
+def test_what_cannot_be_quantized_is_said() -> None:
     """A pattern that fits nothing, a model without frozen weights, calibration data that does not fit."""
     forward = _tables()
     with pytest.raises(QuantizeError, match="No weight that would be quantized fits 'decoder'"):

@@ -144,7 +144,7 @@ def test_external_kind_beyond_32_bits_is_refused() -> None:
 @pytest.mark.parametrize(
     "location", ["../secret", "/etc/passwd", "*/_ORT_MEM_ADDR_/*", "weights.bin\0", "a/weights.bin"]
 )
-def test_every_other_location_is_told(location: str) -> None:
+def test_every_other_location_is_reported(location: str) -> None:
     """So that the bundle can be refused by it."""
     found = external_locations(model(tensors=(external_tensor(location),)).SerializeToString())
     assert found != {"weights.bin"} and len(found) == 1
@@ -187,7 +187,7 @@ BOUNDED = {
 
 
 @pytest.mark.parametrize("name", BOUNDED)
-def test_loop_of_constant_length_is_taken(name: str) -> None:
+def test_loop_of_constant_length_is_accepted(name: str) -> None:
     """And it is one that onnxruntime runs to its end."""
     raw = BOUNDED[name]().SerializeToString()
     assert external_locations(raw) == set()

@@ -52,7 +52,7 @@ def coded_file(path: Path, data: bytes, names: Any = ("a",), shape: tuple[int, .
 @example(list(range(1000)))
 @example([2**bits - 1 for bits in range(32)])
 @example([2**bits for bits in range(31)])
-def test_ascending_indices_come_back(indices: list[int]) -> None:
+def test_ascending_indices_round_trip(indices: list[int]) -> None:
     """None, one, all in a row, the last that int32 holds, and every length of a code; never 8 bytes longer."""
     data = index_coding.encode(np.array(indices, np.int32))
     found = index_coding.decode(data)
@@ -73,7 +73,7 @@ def test_any_bytes_are_one_coding_or_none(data: bytes) -> None:
 
 
 @pytest.mark.parametrize("density", [0.001, 0.01, 0.3, 1.0])
-def test_indices_of_a_large_tensor_come_back(density: float) -> None:
+def test_indices_of_a_large_tensor_round_trip(density: float) -> None:
     """Of five million elements, at any density: more codes than are read at a time."""
     indices = picked(5_000_000, int(5_000_000 * density))
     assert np.array_equal(index_coding.decode(index_coding.encode(indices)), indices)
@@ -187,7 +187,7 @@ def test_codes_of_two_axes_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("code", [b"\x00", b"\x80\x01"])
-def test_reading_takes_memory_by_the_bytes(code: bytes) -> None:
+def test_reading_needs_memory_by_the_bytes(code: bytes) -> None:
     """A few times the bytes of the file, however they are chosen."""
     data = np.frombuffer(code * (4_000_000 // len(code)), np.uint8)
     tracemalloc.start()

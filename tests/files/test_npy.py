@@ -32,7 +32,7 @@ ARRAYS = {
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
-def test_arrays_come_back_as_numpy_reads_them(save: Callable[..., None], tmp_path: Path) -> None:
+def test_arrays_are_read_as_numpy_reads_them(save: Callable[..., None], tmp_path: Path) -> None:
     """Of every kind and order, to the byte."""
     save(tmp_path / "a.npz", **ARRAYS)
     found = npy.read_npz(tmp_path / "a.npz")
@@ -107,7 +107,7 @@ def test_small_archive_that_unpacks_to_very_much_is_refused(tmp_path: Path) -> N
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes in its files")
-def test_pipe_in_the_place_of_an_archive_is_refused(tmp_path: Path) -> None:
+def test_pipe_in_place_of_an_archive_is_refused(tmp_path: Path) -> None:
     """Nobody ever writes to it."""
     os.mkfifo(tmp_path / "a.npz")
     with pytest.raises(DataError, match="not a regular file"):

@@ -209,7 +209,7 @@ def test_work_grows_no_faster_than_the_header(name: str, tmp_path: Path) -> None
         assert len(str(error.value)) < 1000
 
 
-def test_file_larger_than_its_reader_takes_is_refused(tmp_path: Path) -> None:
+def test_file_larger_than_its_reader_accepts_is_refused(tmp_path: Path) -> None:
     """By its size on the disk, before it is read: this one has 8 GB of zeros."""
     write_tensors(tmp_path / "a", {"a": np.zeros(2, np.float32)})
     os.truncate(tmp_path / "a", 2**33)

@@ -136,7 +136,7 @@ def test_a_fetch_of_a_bundle_resumes(fleet: Fleet, opened: list[tuple[str, int]]
     assert [start for name, start in opened if name == made.bundle.sha256] == [20, 0]
 
 
-def test_a_blob_that_changes_between_ranges_is_fetched_anew(fleet: Fleet) -> None:
+def test_a_blob_that_changes_between_ranges_is_fetched_again(fleet: Fleet) -> None:
     """The bytes of two versions are no version; once the remote has the correct one, the device gets it."""
     device = fleet.device()
     fleet.publish(seed=1, with_bundle=True)

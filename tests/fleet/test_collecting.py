@@ -178,7 +178,7 @@ def test_quarantine_does_not_fill_the_disk(fleet: Fleet, device: Device, monkeyp
     assert (fleet.remote / delivered.folder / f"{delivered.sha256}.safetensors").exists()
 
 
-def test_what_is_kept_may_be_removed_from_the_place(fleet: Fleet, device: Device) -> None:
+def test_what_is_kept_may_be_removed_from_the_remote(fleet: Fleet, device: Device) -> None:
     """On request, accepted and quarantined files are removed. Waiting and published files stay."""
     device.deliver()
     waiting = device.deliver(device.train(seed=9)).delivery
@@ -251,7 +251,7 @@ def test_the_order_of_arrival_does_not_matter(fleet: Fleet, seed: int) -> None:
     assert len(accepted(host)) == 4
 
 
-def test_a_kept_update_that_rotted_is_taken_anew(fleet: Fleet, device: Device) -> None:
+def test_a_kept_update_that_rotted_is_accepted_again(fleet: Fleet, device: Device) -> None:
     """A missing file can be accepted again, though it is in the ledger."""
     device.deliver()
     pull(fleet)
@@ -262,7 +262,7 @@ def test_a_kept_update_that_rotted_is_taken_anew(fleet: Fleet, device: Device) -
 
 
 @pytest.mark.parametrize("locked", ["inbox/r000001/pi-2", "inbox/r000002"])
-def test_a_folder_that_cannot_be_read_stops_nobody_else(
+def test_a_folder_that_cannot_be_read_stops_no_other(
     fleet: Fleet, device: Device, monkeypatch: pytest.MonkeyPatch, locked: str
 ) -> None:
     """A device that removes the permission to read its folder is reported. The others' updates are accepted."""
@@ -372,7 +372,7 @@ def test_rounds_are_chained_and_a_change_of_any_is_found(fleet: Fleet) -> None:
 @pytest.mark.parametrize(
     "name", ["pub/r000001/adapter.safetensors", "pub/r000001/round.json", "keys/devices/pi-1.json"]
 )
-def test_damage_at_home_is_not_blamed_on_devices(fleet: Fleet, device: Device, name: str) -> None:
+def test_damage_in_the_workspace_is_not_blamed_on_devices(fleet: Fleet, device: Device, name: str) -> None:
     """The host stops and names the file. No update is quarantined for it."""
     device.deliver()
     path = fleet.host.path / name
@@ -384,7 +384,7 @@ def test_damage_at_home_is_not_blamed_on_devices(fleet: Fleet, device: Device, n
     assert pull(fleet) == (1, 0, 0, [])
 
 
-def test_status_tells_rounds_and_devices(fleet: Fleet, device: Device) -> None:
+def test_status_reports_rounds_and_devices(fleet: Fleet, device: Device) -> None:
     """Counts by round, state by device."""
     fleet.device("pi-2")
     device.deliver()
@@ -458,7 +458,7 @@ def test_a_store_that_loses_files_is_detected(fleet: Fleet, memory: str, monkeyp
     assert fsspec.filesystem("memory").cat("/fleet/latest.json") == (fleet.host.published / "latest.json").read_bytes()
 
 
-def test_an_address_nobody_knows_is_an_error(fleet: Fleet) -> None:
+def test_an_unknown_address_is_an_error(fleet: Fleet) -> None:
     """Without a traceback."""
     fleet.publish()
     assert code_of(collect, ["nothing://x"], fleet.host) == "no-such-remote"

@@ -79,7 +79,7 @@ def test_joins_leave_a_run_that_is_training_alone(fleet: Fleet) -> None:
     assert not run.exists()
 
 
-def test_a_sidecar_whose_update_was_taken_does_not_wait(fleet: Fleet) -> None:
+def test_a_sidecar_whose_update_was_accepted_does_not_wait(fleet: Fleet) -> None:
     """A pull that was killed between removing the two leaves it; the next one knows it, and removes it."""
     device = fleet.device()
     fleet.publish()
@@ -157,7 +157,7 @@ def blocked(ledger: Ledger) -> None:
 
 
 @pytest.mark.parametrize("damage", [b"", b"no database" * 500])
-def test_a_damaged_ledger_is_not_taken_for_an_empty_disk(fleet: Fleet, damage: bytes) -> None:
+def test_a_damaged_ledger_is_not_mistaken_for_an_empty_disk(fleet: Fleet, damage: bytes) -> None:
     """An empty file is a new ledger; any other is to be restored."""
     fleet.host.ledger.write_bytes(damage)
     if not damage:
@@ -169,7 +169,7 @@ def test_a_damaged_ledger_is_not_taken_for_an_empty_disk(fleet: Fleet, damage: b
     assert failure.value.code == "bad-ledger"
 
 
-def test_a_folder_in_the_place_of_an_update_is_refused(fleet: Fleet) -> None:
+def test_a_folder_in_place_of_an_update_is_refused(fleet: Fleet) -> None:
     """A device that finds a file at its update's path reports it, and has used only a sequence number."""
     device = fleet.device()
     fleet.publish()

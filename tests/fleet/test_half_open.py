@@ -80,7 +80,7 @@ def _is_open(connection: socket.socket) -> bool:
     return not readable
 
 
-def test_devices_are_served_beside_600_half_open_ones(fleet: Fleet) -> None:
+def test_devices_are_served_next_to_600_half_open_ones(fleet: Fleet) -> None:
     """A third is idle, a third has sent half a head, a third half a body; a device joins, trains and delivers."""
     device = fleet.device()
     fleet.publish(seed=1)
@@ -140,7 +140,7 @@ def test_an_address_with_many_does_not_displace_others(fleet: Fleet) -> None:
         assert all(_is_open(connection) for connection in [alone, *waiting[3:]])
 
 
-def test_a_device_holds_no_more_than_its_share(fleet: Fleet) -> None:
+def test_a_device_uses_no_more_than_its_part(fleet: Fleet) -> None:
     """Half-sent updates of one device leave room for another; where there is none for anybody, that is said."""
     for name in ("pi-1", "pi-2", "pi-3"):
         fleet.device(name)

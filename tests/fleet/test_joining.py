@@ -52,7 +52,7 @@ def test_joining_again_changes_nothing(fleet: Fleet) -> None:
     assert [number.round for number in device.directory.known()] == [2, 1]
 
 
-def test_a_place_that_was_set_back_is_refused(fleet: Fleet) -> None:
+def test_a_remote_that_was_set_back_is_refused(fleet: Fleet) -> None:
     """An old stick, or an attacker with old signed files, cannot lead a device to an older round; it keeps its own."""
     device = fleet.device()
     fleet.publish(seed=1)
@@ -99,7 +99,7 @@ def test_only_the_hosts_own_signature_counts(fleet: Fleet) -> None:
 
 @pytest.mark.parametrize("name", ["latest.json", "latest.sig", "r000001/round.json", "r000001/adapter.safetensors"])
 @pytest.mark.parametrize("damage", ["flip", "cut", "grow", "missing", "link"])
-def test_a_damaged_place_changes_nothing_on_the_device(fleet: Fleet, name: str, damage: str) -> None:
+def test_a_damaged_remote_changes_nothing_on_the_device(fleet: Fleet, name: str, damage: str) -> None:
     """The device reports any damage of any file. Once the remote is repaired, it joins."""
     device, file = fleet.device(), fleet.remote / name
     fleet.publish(seed=1)
@@ -251,7 +251,7 @@ def test_training_that_never_makes_a_step_falls_back(fleet: Fleet) -> None:
         assert device.directory.settle()
 
 
-def test_a_fetch_goes_on_where_it_was_interrupted(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fetch_resumes_where_it_was_interrupted(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     """Bytes of an earlier attempt are not fetched again. If they are wrong, the whole file is."""
     device, made = fleet.device(), fleet.publish(seed=1)
     slot = device.directory.spare(None)
@@ -312,7 +312,7 @@ def test_an_identity_is_private_and_needed(fleet: Fleet, tmp_path: Path) -> None
     assert code_of(joining.join, fleet.remote, tmp_path / "nobody", fleet.bundle) == "no-identity"
 
 
-def test_only_one_process_at_a_time_changes_a_home(fleet: Fleet) -> None:
+def test_only_one_process_at_a_time_changes_a_workspace(fleet: Fleet) -> None:
     """A second one fails and asks the user to wait. It does not stop the training in progress."""
     device = fleet.device()
     fleet.publish()

@@ -86,7 +86,7 @@ def test_only_so_many_rounds_are_remembered(fleet: Fleet, monkeypatch: pytest.Mo
     assert [number.round for number in device.directory.known()] == [5, 4]
 
 
-def test_no_round_takes_updates_later_than_devices_remember(fleet: Fleet) -> None:
+def test_no_round_accepts_updates_later_than_devices_remember(fleet: Fleet) -> None:
     """Neither is one published nor is one believed."""
     assert code_of(fleet.publish, max_staleness=MAX_STALENESS + 1) == "bad-setting"
     content = fleet.publish(max_staleness=MAX_STALENESS).to_bytes()
@@ -101,7 +101,7 @@ def _received(fleet: Fleet) -> list[Path]:
     return [path for path in (fleet.host.received / "inbox").rglob("*") if path.is_file()]
 
 
-def test_what_was_received_goes_once_it_is_kept(fleet: Fleet) -> None:
+def test_received_files_are_removed_once_they_are_kept(fleet: Fleet) -> None:
     """A device that repeats its delivery learns that it has arrived, and sends nothing again."""
     device = fleet.device()
     fleet.publish(seed=1)

@@ -51,7 +51,7 @@ DELIVERY = Delivery("birds", 12, "pi-07", 3, DIGEST, 1234, signatures.HMAC).sign
 @pytest.mark.parametrize(
     "value", [ROUND, LATEST, DELIVERY, replace(ROUND, round=1, previous=None, max_update_norm=None)]
 )
-def test_a_file_comes_back_as_it_was_written(value: Any) -> None:
+def test_a_file_is_read_as_it_was_written(value: Any) -> None:
     """Reading returns an equal value, and writing that returns the same bytes."""
     content = value.to_bytes()
     assert type(value).from_bytes(content) == value

@@ -147,7 +147,7 @@ def test_nothing_but_the_published_files_is_served(served: Served, path: str) ->
 
 
 @pytest.mark.parametrize("name", ["x.safetensors", "AB" * 32 + ".safetensors", "ab" * 32, "ab" * 32 + ".pkl", ".sig"])
-def test_names_that_are_no_hashes_are_not_taken(served: Served, name: str) -> None:
+def test_names_that_are_no_hashes_are_not_accepted(served: Served, name: str) -> None:
     """An inbox contains only updates and sidecars."""
     assert served.ask("PUT", f"/inbox/r000001/pi-1/{name}", b"x")[0] == 404
     assert served.files() == []
@@ -170,7 +170,7 @@ def test_what_is_put_must_be_what_it_says(served: Served) -> None:
     assert served.files() == sorted([f"{delivered.sha256}.sig", f"{delivered.sha256}.safetensors"])
 
 
-def test_too_much_is_not_taken(served: Served) -> None:
+def test_too_much_is_not_accepted(served: Served) -> None:
     """By the declared length, and by the received bytes without one. The number is limited too."""
     path, most = f"/inbox/r000001/pi-1/{'ab' * 32}", served.fleet.host.round(1).limits.update_bytes
     assert served.ask("PUT", f"{path}.safetensors", b"x", **{"Content-Length": str(most + 1)})[0] == 413
@@ -293,7 +293,7 @@ def answering(answer: Callable[[_Handler], None]) -> Iterator[tuple[HttpTranspor
 CONTENT = bytes(range(256)) * 40
 
 
-def test_a_download_goes_on_where_the_connection_broke(tmp_path: Path) -> None:
+def test_a_download_resumes_where_the_connection_broke(tmp_path: Path) -> None:
     """A server that drops each connection after 3,000 bytes is asked for the rest, again and again."""
 
     def answer(handler: _Handler) -> None:
@@ -362,7 +362,7 @@ def test_a_server_that_is_not_there_or_talks_nonsense(tmp_path: Path) -> None:
         read(remote, "latest.json", 10)
 
 
-def test_a_full_disk_is_not_taken_for_a_bad_remote(tmp_path: Path) -> None:
+def test_a_full_disk_is_not_mistaken_for_a_bad_remote(tmp_path: Path) -> None:
     """Neither of a folder nor of a server; otherwise the device would fetch for ever."""
     (tmp_path / "adapter").write_bytes(CONTENT)
     full = Path("/dev/full")
@@ -379,7 +379,7 @@ def test_answers_say_nothing_about_the_host(served: Served) -> None:
     assert str(served.fleet.root).encode() not in body
 
 
-def test_answers_are_not_held_back(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_answers_are_not_delayed(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     """Small packets go out at once on every connection: head and body of an answer are two of them."""
     options, original = [], Connection.connection_made
 

@@ -219,7 +219,7 @@ def test_an_output_that_is_an_input_has_a_node_of_its_own() -> None:
     np.testing.assert_array_equal(_outputs(forward, {"x": torch.ones(3, 2)})["output_1"], np.ones((3, 2)))
 
 
-def test_outputs_named_like_inputs_are_told_apart() -> None:
+def test_outputs_named_like_inputs_are_distinguished() -> None:
     """An output called as a parameter or an input of the model does not shadow it."""
 
     class Echo(nn.Module):
@@ -420,7 +420,7 @@ def test_regression_on_several_outputs_looks_at_the_first() -> None:
     assert [label.shape for label in compiled.labels] == [("batch", 4)]
 
 
-def test_writing_leaves_no_file_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_writing_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The exporter writes no report into the working directory, also when it fails."""
     monkeypatch.chdir(tmp_path)
     from_torch(nn.Linear(2, 2), torch.zeros(2, 2))

@@ -180,7 +180,7 @@ def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes in its files")
 @pytest.mark.parametrize("name", ["big.data", "m.onnx"])
-def test_pipe_in_the_place_of_a_file_is_refused(name: str, tmp_path: Path) -> None:
+def test_pipe_in_place_of_a_file_is_refused(name: str, tmp_path: Path) -> None:
     """The model itself, or its tensor file, is refused without waiting for a writer."""
     path = _write(tmp_path / "m.onnx", _model(17), external=True)
     (tmp_path / name).unlink()

@@ -58,7 +58,7 @@ def _gradients(forward: Forward, parameters: dict[str, np.ndarray]) -> dict[str,
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_raised_graph_gives_the_scores_of_the_file(kind: str, files: dict[str, Path]) -> None:
+def test_a_raised_graph_has_the_scores_of_the_file(kind: str, files: dict[str, Path]) -> None:
     """Within one step of rounding; LoRA starts at zero, so attaching it changes nothing."""
     session = onnxruntime.InferenceSession(files[kind], EXACT)
     (expected,) = session.run(None, {"image": batch()["image"]})
@@ -74,7 +74,7 @@ def _stored(model: ir.Model) -> set[bytes]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_packed_tensors_are_those_of_the_file(kind: str, files: dict[str, Path]) -> None:
+def test_the_quantized_tensors_are_those_of_the_file(kind: str, files: dict[str, Path]) -> None:
     """Raising changes only operators: each quantized weight is in the train graph bytewise, without an fp32 copy."""
     forward = from_onnx(files[kind], (), LORA)
     kept = packed(files[kind])
@@ -107,7 +107,7 @@ def _cosines(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> dict[s
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if not kind.startswith("qdq")])
-def test_the_gradient_crosses_packed_products(kind: str, files: dict[str, Path]) -> None:
+def test_the_gradient_crosses_quantized_matmuls(kind: str, files: dict[str, Path]) -> None:
     """It points where the fp32 network's does."""
     exact = from_onnx(files["fp32"], (), ALL)
     parameters = _started(exact, 0.02)
@@ -138,7 +138,7 @@ def _clip_instead(graph: ir.Graph) -> None:
     graph.sort()
 
 
-def test_names_are_the_same_however_a_file_is_packed(files: dict[str, Path]) -> None:
+def test_names_are_the_same_however_a_file_is_quantized(files: dict[str, Path]) -> None:
     """An adapter's name comes from the weight, or, where that is anonymous, from the bias."""
     names = {f"{name}.lora_{letter}" for name in ("stem", "block", "mix", "dense") for letter in "AB"}
     for kind, path in files.items():
@@ -148,7 +148,7 @@ def test_names_are_the_same_however_a_file_is_packed(files: dict[str, Path]) -> 
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
-def test_a_packed_look_up_table_stays_packed(symmetric: bool, tmp_path: Path) -> None:
+def test_a_quantized_look_up_table_stays_quantized(symmetric: bool, tmp_path: Path) -> None:
     """GatherBlockQuantized, which older ONNX Runtimes lack, becomes a look-up of the same bytes."""
     draw = np.random.default_rng(0)
     weights = {"table": draw.normal(size=(20, 48)), "w": draw.normal(size=(48, 32)), "v": draw.normal(size=(32, 5))}

@@ -93,7 +93,7 @@ def test_what_is_no_good_is_listed_and_left(text: Trained, images: Trained, remo
     assert len(os.listdir(tmp_path / "in")) == 1
 
 
-def test_without_a_bundle_any_whole_update_is_taken(
+def test_without_a_bundle_any_whole_update_is_accepted(
     text: Trained, images: Trained, remote: Path, tmp_path: Path
 ) -> None:
     """A workstation may collect first and sort later; folders inside a remote are ignored."""

@@ -125,7 +125,7 @@ def test_what_cannot_be_folded_is_bound_and_still_right(tmp_path: Path) -> None:
     assert np.abs(first_output(out, inputs) - expected).max() < 1e-4
 
 
-def test_large_models_keep_their_weights_beside_them(
+def test_large_models_keep_their_weights_next_to_them(
     text: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Beyond what protobuf can hold, weights go to <name>.data; a later, smaller model removes that file."""

@@ -58,7 +58,7 @@ def _inputs() -> dict[str, np.ndarray]:
     return {name: tensor.numpy() for name, tensor in inputs.items()}
 
 
-def test_merging_to_onnx_leaves_the_packed_bytes_alone(made: Made, tmp_path: Path) -> None:
+def test_merging_to_onnx_leaves_the_quantized_bytes_alone(made: Made, tmp_path: Path) -> None:
     """The merged model has the integers of the bundle, and the logits that the device has."""
     bundle, update = made
     out = edgepeft.merge(bundle, update, to="onnx", out=tmp_path / "m.onnx")
@@ -71,7 +71,7 @@ def test_merging_to_onnx_leaves_the_packed_bytes_alone(made: Made, tmp_path: Pat
     np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_the_adapter_of_a_packed_base_fits_the_fp32_model(made: Made, tmp_path: Path) -> None:
+def test_the_adapter_of_a_quantized_base_fits_the_fp32_model(made: Made, tmp_path: Path) -> None:
     """As a PEFT adapter on the unquantized base it gives nearly the device's logits. The difference is the rounding."""
     bundle, update = made
     edgepeft.merge(bundle, update, to="peft", out=tmp_path / "adapter")
@@ -164,7 +164,7 @@ def test_a_float_base_has_nothing_to_round_again(text: Trained, tmp_path: Path) 
         edgepeft.merge(text.bundle, text.update, to="peft", out=tmp_path / "a", calibration=[])
 
 
-def test_packed_kernels_are_folded_into(tmp_path: Path) -> None:
+def test_quantized_kernels_are_folded_into(tmp_path: Path) -> None:
     """Convolutions whose kernels are stored as int8, one of them pointwise."""
     bundle, update = _convolutions(tmp_path)
     inputs = {"input": np.random.default_rng(1).normal(size=(3, 8, 9, 9)).astype(np.float32)}

@@ -96,7 +96,7 @@ def test_a_shared_pair_is_declared_once() -> None:
 
 
 @pytest.mark.parametrize("method", [Prompt(tokens=5), Prefix(tokens=5)])
-def test_prompts_declare_the_positions_that_they_take(method: Prompt | Prefix) -> None:
+def test_prompts_declare_the_positions_that_they_use(method: Prompt | Prefix) -> None:
     """Also where the model brings its prompt."""
     assert layout_of(attach(method, NETWORKS["bert"].model())).prompt_tokens == 5
     assert layout_of(NETWORKS["bert"].model()).prompt_tokens == 0

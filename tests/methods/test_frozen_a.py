@@ -52,7 +52,7 @@ def test_only_b_moves_and_peft_loads_both(compute: str, tmp_path: Path) -> None:
     assert distance(predicted, outputs(loaded, batches[0][0])) < (1e-4 if compute == "fp32" else 0.1)
 
 
-def test_a_table_learns_although_peft_begins_with_zeros_in_a(tmp_path: Path) -> None:
+def test_a_table_learns_although_peft_starts_with_zeros_in_a(tmp_path: Path) -> None:
     """Frozen zeros would let nothing through: a table's pair starts the other way round."""
     bundle = _prepare(tmp_path / "bundle", FrozenA(rank=2, target_modules=("word_embeddings",)))
     (name,) = bundle.manifest.adapter.non_trainable

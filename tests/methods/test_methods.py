@@ -60,7 +60,7 @@ def test_lora_of_a_language_model_leaves_its_head_frozen() -> None:
     assert all("lora_" in name for name in _marked(attach(Lora(target_modules=("c_attn",)), tiny_gpt2())))
 
 
-def test_lora_takes_alpha_as_twice_the_rank() -> None:
+def test_lora_sets_alpha_as_twice_the_rank() -> None:
     """Unless it is given."""
     for alpha, expected in ((None, 6), (1.5, 1.5)):
         model = attach(Lora(rank=3, alpha=alpha, target_modules=("q_proj",)), tiny_llama())
@@ -124,7 +124,7 @@ def test_freeze_chooses_by_pattern() -> None:
     assert "bert.encoder.layer.0.output.LayerNorm.bias" in expected
 
 
-def test_freeze_without_train_takes_all_the_rest() -> None:
+def test_freeze_without_train_trains_all_the_rest() -> None:
     """Only ``freeze`` given: everything else trains."""
     model = attach(Freeze(freeze=("stem", "norm*")), cnn())
     assert _marked(model) == {name for name in _all(model) if not name.startswith(("stem.", "norm"))}

@@ -63,7 +63,7 @@ def test_lora_on_the_graph_trains_as_in_torch(source: Path, tmp_path: Path) -> N
     assert expected[-1] < 0.9 * expected[0]
 
 
-def test_pairs_beside_float_weights_fold_when_merged(source: Path, tmp_path: Path) -> None:
+def test_pairs_with_float_weights_fold_when_merged(source: Path, tmp_path: Path) -> None:
     """Nothing of the branches is left, of the convolutions neither, and the scores are the device's."""
     bundle = _bundle(from_onnx(source, (), GraphLora(rank=4)), tmp_path / "b")
     update, _, after = _trained(bundle, tmp_path)
@@ -75,7 +75,7 @@ def test_pairs_beside_float_weights_fold_when_merged(source: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_packed_file_trains_and_keeps_its_bytes(kind: str, source: Path, tmp_path: Path) -> None:
+def test_a_quantized_file_trains_and_keeps_its_bytes(kind: str, source: Path, tmp_path: Path) -> None:
     """Source, bundle and merged file contain the same packed tensors. The merged file gives the device's scores."""
     file = quantized(source, kind)
     bundle = _bundle(from_onnx(file, (), GraphLora(rank=4)), tmp_path / "b")

@@ -56,7 +56,7 @@ def test_an_adapter_starts_as_nothing_and_trains(placement: str, tmp_path: Path)
     ],
     ids=["cnn", "gru", "t5", "moe"],
 )
-def test_adapters_stand_behind_layers_of_every_kind(network: Network, tmp_path: Path) -> None:
+def test_adapters_are_after_layers_of_every_kind(network: Network, tmp_path: Path) -> None:
     """1x1 kernels after convolutions, matrices after recurrent layers, attention in a network with experts."""
     _checked(by_name("adapter", reduction=4), network, tmp_path)
 

@@ -155,7 +155,7 @@ def test_settings_out_of_range_are_refused(method: str, settings: dict[str, obje
         _attached(method, NETWORKS["bert"], **settings)
 
 
-def test_a_prompt_takes_positions_from_the_input(tmp_path: Path) -> None:
+def test_a_prompt_uses_positions_from_the_input(tmp_path: Path) -> None:
     """With a prompt of 3, BERT's 40 learned positions leave 37 for the text."""
     network = NETWORKS["bert"]
     source = edgepeft.Source(network.model(), network.example(), dimension_max={"sequence": 40})
@@ -173,7 +173,7 @@ def test_a_prompt_takes_positions_from_the_input(tmp_path: Path) -> None:
         pytest.param("PREFIX_TUNING", marks=pytest.mark.slow),
     ],
 )
-def test_an_adapter_trained_elsewhere_goes_on_here_and_back(kind: str, tmp_path: Path) -> None:
+def test_an_adapter_trained_elsewhere_resumes_here_and_back(kind: str, tmp_path: Path) -> None:
     """peft trains and saves; the device trains on; peft loads it with the logits torch would have, settings kept."""
     from peft import IA3Config, LoraConfig, PeftModel, PrefixTuningConfig, PromptTuningConfig, get_peft_model
 

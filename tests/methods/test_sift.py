@@ -180,7 +180,7 @@ def test_what_shira_cannot_hold_is_refused(tmp_path: Path) -> None:
         edgepeft.merge(bundle, update, to="peft", out=tmp_path / "adapter")
 
 
-def test_an_update_holds_the_share_that_trains(tmp_path: Path) -> None:
+def test_an_update_contains_the_fraction_that_trains(tmp_path: Path) -> None:
     """Four bytes per value and little more than one per index, of 2 % of the elements."""
     bundle = _prepared(BERT, Sift(rate=0.02, head=()), tmp_path)
     update, _ = _trained(bundle, BERT, tmp_path, steps=1)
@@ -231,7 +231,7 @@ def test_the_workstation_can_pick_for_all_devices(tmp_path: Path) -> None:
         edgepeft.pick(bundle, [])
 
 
-def test_a_run_goes_on_with_the_indices_it_picked(tmp_path: Path) -> None:
+def test_a_run_resumes_with_the_indices_it_picked(tmp_path: Path) -> None:
     """A stopped run ends like one that was never stopped, though its second half starts with other batches."""
     bundle = _prepared(CNN, Sift(rate=0.1), tmp_path)
     batches = [to_numpy(*batch) for batch in CNN.batches(6)]
@@ -266,7 +266,7 @@ def test_indices_that_make_no_sense_are_refused(fault: str, tmp_path: Path) -> N
         Trainer.open(bundle, adapter=parameters)
 
 
-def test_sparse_elements_train_beside_a_packed_base(tmp_path: Path) -> None:
+def test_sparse_elements_train_with_a_quantized_base(tmp_path: Path) -> None:
     """With int8, weights with trained elements stay float, and all others are quantized."""
     method = Sift(rate=0.05, weights=("*.query.weight", "*.value.weight"))
     done = edgepeft.prepare(

@@ -47,7 +47,7 @@ def test_the_wheel_reads_what_we_write_and_we_what_it_writes(side: Side, tmp_pat
             assert np.array_equal(found.parameters[name], array) and found.parameters[name].shape == array.shape
 
 
-def test_what_was_trained_elsewhere_comes_back(side: Side, tmp_path: Path) -> None:
+def test_what_was_trained_elsewhere_is_merged(side: Side, tmp_path: Path) -> None:
     """Trained by the official API alone, pulled, and merged into PEFT: the device's logits (1e-4)."""
     bundle = prepare(CASES["bert-lora"], tmp_path)
     # Its AdamW decays the one bias of the head too; ours spares it. In 20 steps that is not to be seen.
@@ -90,7 +90,7 @@ def test_checkpoints_that_say_too_little_are_refused(tmp_path: Path) -> None:
     assert not list((tmp_path / "pulled").iterdir())
 
 
-def test_damage_is_told_and_never_crashes(tmp_path: Path) -> None:
+def test_damage_is_reported_and_never_crashes(tmp_path: Path) -> None:
     """Cut anywhere, or with any bytes changed, a file is read as some checkpoint or refused."""
     path = write_checkpoint(tmp_path / "whole.ckpt", OrtCheckpoint(PARAMETERS, PROPERTIES))
     content, draw = path.read_bytes(), np.random.default_rng(0)

@@ -40,7 +40,7 @@ def test_both_engines_have_the_same_losses_and_updates(name: str, side: Side, tm
 
 @slow
 @pytest.mark.parametrize("name", ["bert-lora-int8", "minilm-lora-int8"])
-def test_a_packed_base_has_the_same_losses(name: str, side: Side, tmp_path: Path) -> None:
+def test_a_quantized_base_has_the_same_losses(name: str, side: Side, tmp_path: Path) -> None:
     """Rounding to integers makes any difference grow: so there is none to grow, on one build of onnxruntime."""
     prepare(CASES[name], tmp_path)
     official = side("train", tmp_path, "ort-training", "0", str(STEPS))
@@ -53,7 +53,7 @@ def test_a_packed_base_has_the_same_losses(name: str, side: Side, tmp_path: Path
 
 
 @slow
-def test_a_run_goes_on_with_the_other_engine(side: Side, tmp_path: Path) -> None:
+def test_a_run_resumes_with_the_other_engine(side: Side, tmp_path: Path) -> None:
     """The state directory is the same one: half by one engine, half by the other."""
     prepare(CASES["bert-lora"], tmp_path)
     expected = portable_losses(tmp_path)

@@ -144,7 +144,7 @@ def test_drawing_follows_the_scores() -> None:
     assert frequencies().tolist() == [0, 1, 0, 0]
 
 
-def test_a_text_ends_at_its_end_token_while_others_go_on(gpt2: Trained) -> None:
+def test_a_text_ends_at_its_end_token_while_others_continue(gpt2: Trained) -> None:
     """The token that ends it is the last; the others are as without it."""
     with Trainer.open(gpt2.bundle, adapter=gpt2.update) as trainer:
         whole = trainer.generate(PROMPTS, max_new_tokens=NEW)
@@ -182,7 +182,7 @@ def test_a_text_ends_where_the_model_has_no_more_positions(tmp_path: Path) -> No
         ),
     ],
 )
-def test_the_graph_that_generates_takes_no_weights_of_its_own(
+def test_the_graph_that_generates_needs_no_weights_of_its_own(
     model: Callable[[], nn.Module], compute: str, tmp_path: Path
 ) -> None:
     """weights.bin is as large without it, also quantized, with a tied head and with grouped heads; tokens agree."""

@@ -64,7 +64,7 @@ def test_what_fits_is_left_as_it_is(needed: int, tmp_path: Path) -> None:
     assert any("2048 examples at a time, recompute none" in line for line in messages)
 
 
-def test_a_tight_budget_holds_when_it_is_measured(needed: int, tmp_path: Path) -> None:
+def test_a_tight_budget_is_kept_when_it_is_measured(needed: int, tmp_path: Path) -> None:
     """Fewer examples at a time, or activations computed twice: the measured peak is within the budget."""
     budget = int(0.75 * needed)
     bundle, _ = _prepare(tmp_path / "b", edgepeft.MemoryBudget(budget, SIZES))

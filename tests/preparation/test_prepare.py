@@ -47,7 +47,7 @@ def _step(bundle: Path, labels: np.ndarray, name: str = "x") -> float:
 # Models and methods
 
 
-def test_flags_are_taken_as_they_are(tmp_path: Path) -> None:
+def test_flags_are_accepted_as_they_are(tmp_path: Path) -> None:
     """Without a method, parameters with ``requires_grad`` train. The result counts their elements."""
     model = Net()
     model.base.requires_grad_(False)
@@ -72,7 +72,7 @@ def test_a_method_may_be_a_name_or_carry_settings(tmp_path: Path) -> None:
     }
 
 
-def test_a_peft_model_is_taken_as_it_is(tmp_path: Path) -> None:
+def test_a_peft_model_is_accepted_as_it_is(tmp_path: Path) -> None:
     """A model that peft has wrapped already needs no method, and can become an adapter of peft again."""
     from peft import LoraConfig, get_peft_model
 
@@ -181,7 +181,7 @@ def test_a_module_needs_example_inputs(tmp_path: Path) -> None:
     _refused("bad-example-inputs", tmp_path, Net())
 
 
-def test_an_onnx_file_takes_lora_and_no_other_method(tmp_path: Path) -> None:
+def test_an_onnx_file_accepts_lora_and_no_other_method(tmp_path: Path) -> None:
     """Other methods attach to torch modules, and so does pruning; a file's initializers are named."""
     (tmp_path / "m.onnx").write_bytes(b"")
     assert "initializers" in str(_refused("method-needs-torch", tmp_path, tmp_path / "m.onnx", method="bitfit"))

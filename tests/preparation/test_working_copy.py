@@ -80,7 +80,7 @@ class Rows(nn.Module):
 ROWS = torch.randn(2, 4, generator=torch.Generator().manual_seed(0))
 
 
-def test_a_second_call_gives_the_same_bundle(tmp_path: Path) -> None:
+def test_a_second_call_writes_the_same_bundle(tmp_path: Path) -> None:
     """Nothing is left of the first one, and the random values of the adapter are drawn again."""
     model = Rows().train()
     before = _snapshot(model)
@@ -175,7 +175,7 @@ OTHERS: dict[str, Callable[[], Any]] = {
 
 
 @pytest.mark.parametrize("other", OTHERS)
-def test_another_method_beside_an_adapter_is_refused(other: str) -> None:
+def test_another_method_with_an_adapter_is_refused(other: str) -> None:
     """Neither thrown away nor set free: the error names the adapter and both ways out."""
     model = _adapted()
     with pytest.raises(MethodError) as caught:

@@ -66,21 +66,21 @@ def test_bad_batches_are_refused(name: str, manifest: Manifest) -> None:
     assert error.value.hint
 
 
-def test_error_names_the_place_of_the_value(manifest: Manifest) -> None:
+def test_error_names_the_path_of_the_value(manifest: Manifest) -> None:
     """Who has a thousand rows must not search for the one that is wrong."""
     with pytest.raises(BatchError, match=r"found 7 at \[2\]"):
         checked_batch({"x": X, "labels": changed(Y, 2, 7)}, manifest)
 
 
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int32", "uint64"])
-def test_any_integer_kind_is_taken_where_no_value_is_lost(dtype: str, manifest: Manifest) -> None:
+def test_any_integer_kind_is_accepted_where_no_value_is_lost(dtype: str, manifest: Manifest) -> None:
     """Labels have the type of the data."""
     labels = checked_batch({"x": X, "labels": Y.astype(dtype)}, manifest)["labels"]
     assert labels.dtype == np.int64
     np.testing.assert_array_equal(labels, Y)
 
 
-def test_float64_lists_and_strided_arrays_are_taken(manifest: Manifest) -> None:
+def test_float64_lists_and_strided_arrays_are_accepted(manifest: Manifest) -> None:
     """What numpy makes of Python's numbers is float64; the graphs get contiguous float32."""
     for x in (X.astype(np.float64), X.tolist(), np.repeat(X, 2, axis=1)[:, ::2], np.asfortranarray(X)):
         array = checked_batch({"x": x, "labels": Y}, manifest)["x"]
@@ -89,7 +89,7 @@ def test_float64_lists_and_strided_arrays_are_taken(manifest: Manifest) -> None:
         np.testing.assert_array_equal(array, X)
 
 
-def test_ignored_label_is_taken(manifest: Manifest) -> None:
+def test_ignored_label_is_accepted(manifest: Manifest) -> None:
     """The ignore_index is no class, but valid."""
     labels = changed(Y, 0, -100)
     np.testing.assert_array_equal(checked_batch({"x": X, "labels": labels}, manifest)["labels"], labels)

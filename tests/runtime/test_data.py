@@ -34,7 +34,7 @@ def test_order_is_kept_without_shuffling() -> None:
     assert numbers(source_of({"x": np.arange(5)}, 2), 3) == [[0, 1], [2, 3], [4]]
 
 
-def test_batches_and_functions_are_taken_as_they_are() -> None:
+def test_batches_and_functions_are_accepted_as_they_are() -> None:
     """A list is read again in each epoch, a function is called with the epoch, and a generator serves one epoch."""
     batches = [{"x": np.array([i])} for i in range(3)]
     assert numbers(source_of(batches, 9), 1, skip=1) == [[1], [2]]

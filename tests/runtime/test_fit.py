@@ -32,7 +32,7 @@ def fitted(
         return seen, trainer.parameters()
 
 
-def test_fit_takes_the_fields_of_its_options() -> None:
+def test_fit_accepts_the_fields_of_its_options() -> None:
     """Its signature, as help() shows it, has the names and defaults that the dataclass declares, and no others."""
     declared = {field.name: field.default for field in fields(FitOptions)}
     _, _, *keywords = signature(Trainer.fit).parameters.values()
@@ -97,7 +97,7 @@ def test_losses_are_those_of_manual_steps(bundle: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["list", "function", "generator", "npz"])
-def test_sources_of_the_same_batches_give_the_same_run(kind: str, bundle: Path, tmp_path: Path) -> None:
+def test_sources_of_the_same_batches_lead_to_the_same_run(kind: str, bundle: Path, tmp_path: Path) -> None:
     """Arrays in order, a list, a function of the epoch, a generator and a file are one and the same."""
     batches = [rows(DATA, at, at + 8) for at in range(0, 45, 8)]
     np.savez(tmp_path / "data.npz", x=DATA["x"], labels=DATA["labels"])

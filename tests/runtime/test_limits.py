@@ -92,7 +92,7 @@ def processors(tmp_path: Path) -> Processors:
 
 
 @pytest.mark.parametrize("steps", [0, 1, 3, 4, 5, 12])
-def test_a_run_that_was_ended_goes_on_to_the_bit(steps: int, bundle: Path, tmp_path: Path) -> None:
+def test_a_run_that_was_ended_resumes_bit_for_bit(steps: int, bundle: Path, tmp_path: Path) -> None:
     """Before the first evaluation, within an epoch, at its end: the next call does the rest, with the same losses."""
     whole = run(bundle, None)
     first = run(bundle, tmp_path / "state", steps=steps)
@@ -114,7 +114,7 @@ def test_a_run_of_one_step_at_a_time_comes_to_its_end(bundle: Path, tmp_path: Pa
     assert_equal_bits(seen[-1][2], whole[2])
 
 
-def test_a_run_without_a_state_directory_goes_on_in_its_trainer(bundle: Path) -> None:
+def test_a_run_without_a_state_directory_resumes_in_its_trainer(bundle: Path) -> None:
     """In one process nothing has to be written for a run to be ended and called again."""
     whole = run(bundle, None)
     end = Pause("enough", "that is enough")
@@ -233,7 +233,7 @@ def test_training_waits_while_others_are_busy(processors: Processors) -> None:
     assert limits() is None
 
 
-def test_what_training_takes_itself_does_not_count(processors: Processors) -> None:
+def test_what_training_itself_uses_does_not_count(processors: Processors) -> None:
     """A device is idle though this process works: its own time is taken off."""
     limits = Limits(idle=True, stat=processors.path)
     before = time.process_time()

@@ -70,7 +70,7 @@ STOPS = [("arrays", stop) for stop in range(1, 13)] + [(kind, stop) for kind in 
 
 
 @pytest.mark.parametrize(("kind", "stop"), STOPS)
-def test_interrupted_run_goes_on_to_the_bit(kind: str, stop: int, bundle: Path, tmp_path: Path) -> None:
+def test_interrupted_run_resumes_bit_for_bit(kind: str, stop: int, bundle: Path, tmp_path: Path) -> None:
     """At any step, at the end of an epoch too: steps, losses, learning rates, report and parameters are the same."""
     data = SOURCES[kind]
     settings: dict[str, Any] = {"validate": HELD_OUT} | ({"max_steps": 12} if kind == "function" else {})
@@ -93,7 +93,7 @@ def test_interrupt_after_interrupt(bundle: Path, tmp_path: Path) -> None:
     assert_equal_bits(parameters, whole[2])
 
 
-def test_early_stopping_goes_on_counting(bundle: Path, tmp_path: Path) -> None:
+def test_early_stopping_continues_counting(bundle: Path, tmp_path: Path) -> None:
     """Patience and the best adapter survive: the resumed run stops after the same epoch with the same adapter."""
     settings: dict[str, Any] = {"epochs": 9, "validate": WRONG, "patience": 3, "schedule": "constant", "warmup": 0}
     whole = run(bundle, None, DATA, **settings)
@@ -348,7 +348,7 @@ WRONG_RUNS = {
 
 
 @pytest.mark.parametrize("name", WRONG_RUNS)
-def test_run_that_nobody_wrote_is_refused(name: str) -> None:
+def test_invalid_run_is_refused(name: str) -> None:
     """With a good digest as well: every field is of its kind, none is missed and none is left over."""
     with pytest.raises(StateError) as error:
         Run.from_json(WRONG_RUNS[name], TrainState({}, {}), None)
@@ -356,7 +356,7 @@ def test_run_that_nobody_wrote_is_refused(name: str) -> None:
     assert error.value.context
 
 
-def test_losses_that_are_not_finite_come_back() -> None:
+def test_losses_that_are_not_finite_round_trip() -> None:
     """JSON has no infinite numbers. A held-out loss may be infinite, and the run can still be resumed."""
     history = (EpochRecord(1, 2, 0.5, math.inf, None), EpochRecord(2, 4, 0.25, -math.inf, 0.5))
     run = Run(TrainState({}, {}), 3, held_out_before=math.nan, fits=(FitState({"lr": 0.1}, history=history),))

@@ -36,7 +36,7 @@ def test_factors_equal_those_of_transformers(name: str, warmup: int, total: int)
         theirs.step()
 
 
-def test_warmup_is_steps_or_a_share() -> None:
+def test_warmup_is_steps_or_a_fraction() -> None:
     """An int is steps, a float a fraction of the whole, rounded up as transformers does."""
     assert warmup_steps(3, None) == 3
     assert warmup_steps(0.1, 25) == 3

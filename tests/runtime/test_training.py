@@ -233,7 +233,7 @@ def test_parameters_are_copies(bundle: Path) -> None:
         np.testing.assert_array_equal(trainer.predict(data)["logits"], before)
 
 
-def test_read_only_batches_are_taken(bundle: Path) -> None:
+def test_read_only_batches_are_accepted(bundle: Path) -> None:
     """Mapped and broadcast arrays are often read-only."""
     data = examples(4)
     for array in data.values():

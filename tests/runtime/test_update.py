@@ -35,7 +35,7 @@ def update(bundle: Path, tmp_path: Path) -> Path:
         return trainer.save_update(tmp_path / "update.safetensors")
 
 
-def test_update_comes_back_as_it_was_sent(bundle: Path, tmp_path: Path) -> None:
+def test_update_arrives_as_it_was_sent(bundle: Path, tmp_path: Path) -> None:
     """Parameters to the bit, and everything about them."""
     with Trainer.open(bundle) as trainer:
         losses = [trainer.step(examples(8, seed)) for seed in range(3)]

@@ -164,7 +164,7 @@ def test_a_size_that_the_model_does_not_take_is_refused(tmp_path: Path) -> None:
         ({"size": {"shortest_edge": 64}}, (64, 64)),
     ],
 )
-def test_a_model_of_any_size_takes_its_processors(settings: dict[str, Any] | None, found: Any, tmp_path: Path) -> None:
+def test_a_model_of_any_size_uses_its_processors(settings: dict[str, Any] | None, found: Any, tmp_path: Path) -> None:
     """A ResNet's configuration has no sizes: its processor must, in fields that it reads."""
     from transformers import ResNetConfig, ResNetForImageClassification
 

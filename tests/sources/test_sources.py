@@ -248,7 +248,7 @@ def test_a_path_where_nothing_is_is_refused(tmp_path: Path) -> None:
         assert str(path) in str(error)
 
 
-def test_an_onnx_file_is_taken_as_it_is(tmp_path: Path) -> None:
+def test_an_onnx_file_is_accepted_as_it_is(tmp_path: Path) -> None:
     """It is read later, with the names of the trained parameters."""
     (tmp_path / "model.onnx").write_bytes(b"")
     assert load_source(tmp_path / "model.onnx").model == tmp_path / "model.onnx"

@@ -77,7 +77,7 @@ def with_hook() -> nn.Module:
 
 
 @pytest.mark.parametrize("change", [with_weight, with_setting, with_frozen, with_mask, with_hook, lambda: Scaled(3.0)])
-def test_whatever_differs_gives_another_digest(change: Callable[[], nn.Module]) -> None:
+def test_whatever_differs_has_another_digest(change: Callable[[], nn.Module]) -> None:
     """One element of a weight, a flag, a setting, a hook."""
     assert digest(Scaled()) == digest(Scaled())
     assert digest(change()) != digest(Scaled())

@@ -37,7 +37,7 @@ def test_the_golden_bundle_trains_in_chromium(threads: int, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("kind", ["database", "folder"])
-def test_a_run_goes_on_from_what_the_browser_keeps(kind: str) -> None:
+def test_a_run_resumes_from_what_the_browser_keeps(kind: str) -> None:
     """IndexedDB and the private file system: cut off at step 5, the run resumes from 4 with the same losses.
 
     A second tab is refused meanwhile, and where the newest checkpoint is damaged, the one before it is taken.

@@ -90,7 +90,7 @@ def test_the_lock_file_names_no_registry() -> None:
     assert '"integrity"' in lock and '"resolved"' not in lock
 
 
-def test_the_host_takes_its_update(data: dict[str, np.ndarray], tmp_path: Path) -> None:
+def test_the_host_accepts_its_update(data: dict[str, np.ndarray], tmp_path: Path) -> None:
     """After ten golden steps: Python's parameters and figures; it is pulled, and merged it gives Node's outputs."""
     expected = json.loads(EXPECTED.read_text("utf-8"))
     (tmp_path / "inbox").mkdir()
@@ -132,7 +132,7 @@ def test_a_fit_repeats_across_runtimes(ort: str, data: dict[str, np.ndarray], tm
 
 
 @pytest.mark.parametrize("first", ["python", "node"])
-def test_a_run_goes_on_in_the_other_runtime(first: str, data: dict[str, np.ndarray], tmp_path: Path) -> None:
+def test_a_run_resumes_in_the_other_runtime(first: str, data: dict[str, np.ndarray], tmp_path: Path) -> None:
     """Begun in one, cut off at step 5, ended in the other from the checkpoint of step 4: the uninterrupted losses."""
     with Trainer.open(BUNDLE, seed=SEED) as trainer:
         whole = _fit(trainer, data)

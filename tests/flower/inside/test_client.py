@@ -51,7 +51,7 @@ def test_it_trains_as_a_trainer_does(bundle: Bundle, examples: Data, app: Client
     assert [getattr(found, name) for name in facts] == [getattr(expected, name) for name in facts]
 
 
-def test_each_kind_of_update_comes_back(kind: Bundle) -> None:
+def test_each_kind_of_update_round_trips(kind: Bundle) -> None:
     """LoRA, biases and elements that the device has picked: the answer fits the bundle."""
     draw = np.random.default_rng(0)
     data = {"input": draw.normal(size=(24, 16)).astype(np.float32), "labels": draw.integers(0, 3, 24)}

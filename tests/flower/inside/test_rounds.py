@@ -53,7 +53,7 @@ def test_each_kind_of_update_learns_over_rounds(kind: Bundle, tmp_path: Path) ->
         assert trainer.evaluate(data, batch_size=32).loss == losses[-1]
 
 
-def test_a_stopped_server_goes_on_to_the_bit(bundle: Bundle, examples: Data, tmp_path: Path) -> None:
+def test_a_stopped_server_resumes_bit_for_bit(bundle: Bundle, examples: Data, tmp_path: Path) -> None:
     """Two rounds, a third that broke off, and two more in another process: the files of four rounds at once."""
     _run(bundle, examples, tmp_path / "whole", 4, held_out=examples)
     _run(bundle, examples, tmp_path / "parts", 2, held_out=examples)

@@ -86,7 +86,7 @@ def test_a_round_is_what_aggregate_makes_of_its_updates(
     assert metrics is not None and (metrics["updates"], metrics["refused"], metrics["kept"]) == (6, 0, 0)
 
 
-def test_the_command_takes_a_round_up(bundle: Bundle, examples: Data, tmp_path: Path) -> None:
+def test_the_command_resumes_a_round(bundle: Bundle, examples: Data, tmp_path: Path) -> None:
     """`edgepeft aggregate` on the folder gives the same adapter once more."""
     strategy = AdapterStrategy(bundle, tmp_path / "rounds", training=TRAINING)
     strategy.aggregate_train(1, _replies(strategy, bundle, examples, 3))
@@ -234,7 +234,7 @@ def test_too_few_answers_keep_the_adapter(answers: int, bundle: Bundle, examples
     assert _bits(AdapterStrategy(bundle, tmp_path).adapter()) == _bits(bundle.adapter())
 
 
-def test_a_round_that_makes_held_out_data_worse_is_not_taken(bundle: Bundle, examples: Data, tmp_path: Path) -> None:
+def test_a_round_that_makes_held_out_data_worse_is_not_accepted(bundle: Bundle, examples: Data, tmp_path: Path) -> None:
     """Also if the loss is NaN. Its report stays, with all participants."""
     for name, factor in (("worse", -200.0), ("overflow", 1e18)):
         strategy = AdapterStrategy(bundle, tmp_path / name, training=TRAINING, held_out=examples)
