@@ -53,7 +53,7 @@ describe("a batch", () => {
     await assert.rejects(trainer.step({ image: IMAGE, labels: [0, 3] }), (failure: EdgepeftError) => {
       assert.equal(
         failure.render(),
-        "error: label-out-of-range\n× labels holds a label that is no class.\n" +
+        "error: label-out-of-range\n× labels contains a class index that is out of range.\n" +
           "╰─> expected 0 to 2, or -100 to ignore a label; found 3 at [1]\n" +
           "hint: number the classes from 0, as the bundle does.",
       );

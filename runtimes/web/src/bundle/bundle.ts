@@ -114,12 +114,8 @@ export function checkedParameters(tensors: Tensors, manifest: Manifest, source: 
     if (!picked && (gradient === null || indices.some((index) => index !== -1))) {
       const context = `tensor ${name}, of ${size} elements of ${tensor}`;
       const hint = "the file is damaged, or written by something else; use another one.";
-      throw new error(
-        "wrong-indices",
-        `${source} contains indices that are not ascending positions in their tensor.`,
-        context,
-        hint,
-      );
+      const message = `${source} contains indices that are not ascending positions in their tensor.`;
+      throw new error("wrong-indices", message, context, hint);
     }
   }
   return checked;
@@ -138,7 +134,7 @@ export function checkedTensors(
   const unknown = Object.keys(tensors).filter((name) => !wanted.has(name));
   if (absent.length + unknown.length > 0) {
     const context = `missing: ${listed(absent)}; unknown: ${listed(unknown)}`;
-    throw new error("wrong-tensors", `${source} does not hold the bundle's parameters.`, context, hint);
+    throw new error("wrong-tensors", `${source} does not contain the bundle's parameters.`, context, hint);
   }
   for (const spec of specs) {
     const { type, dims } = tensors[spec.name]!;
@@ -210,12 +206,8 @@ function checkListed(manifest: Manifest, sizes: ReadonlyMap<string, number> | un
   const undeclared = [...(sizes?.keys() ?? [])].filter((name) => name !== MANIFEST && !manifest.files.has(name));
   if (undeclared.length > 0) {
     const message = "The bundle contains files that its manifest does not list.";
-    throw new BundleError(
-      "undeclared-file",
-      message,
-      `not listed: ${listed(undeclared)}`,
-      "remove them from the bundle.",
-    );
+    const context = `not listed: ${listed(undeclared)}`;
+    throw new BundleError("undeclared-file", message, context, "remove them from the bundle.");
   }
 }
 

@@ -61,12 +61,8 @@ export function heldFiles(files: ReadonlyMap<string, Uint8Array | Blob>, name = 
 }
 
 export function missing(where: string, name: string, context: string): BundleError {
-  return new BundleError(
-    "missing-file",
-    `Cannot read the file ${name} of ${where}.`,
-    context,
-    "check the address of the bundle.",
-  );
+  const hint = "check the address of the bundle.";
+  return new BundleError("missing-file", `Cannot read the file ${name} of ${where}.`, context, hint);
 }
 
 /** Allocates memory for a file of the size that the manifest claims. */
