@@ -10,7 +10,7 @@ from edgepeft_export.graph.shapes import rank
 
 
 def forget_misjudged_sizes(graph: ir.Graph) -> None:
-    """Forget the sizes of every value computed from an Einsum that may broadcast, also off the gradient's way."""
+    """Forget the sizes of all values computed from an Einsum that may broadcast, with or without a gradient."""
     computed: set[ir.Value] = set()
     for node in graph:
         if any(value in computed for value in node.inputs) or (full_name(node) == "Einsum" and is_misjudged(node)):
