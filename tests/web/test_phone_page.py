@@ -78,5 +78,5 @@ def test_a_killed_browser_loses_only_unsaved_steps(seen: dict[str, Any]) -> None
     """It is saved every ten steps and after each epoch, and the training resumes from there."""
     kill = seen["kill"]
     assert kill["steps"] >= kill["seen"] - 10
-    assert kill["button"] == f"Go on from step {kill['steps']}"
+    assert kill["button"] == f"Resume from step {kill['steps']}"
     assert kill["next"] > kill["steps"]

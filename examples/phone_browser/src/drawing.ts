@@ -1,4 +1,4 @@
-/** What was drawn: strokes, their pixels as the model takes them, and where they are kept. */
+/** Drawings: strokes, their pixels as the model reads them, and their storage. */
 
 export type Point = readonly [number, number];
 export type Stroke = readonly Point[];
@@ -8,12 +8,12 @@ export interface Drawing {
   readonly label: number;
 }
 
-/** Pixels along a side of what the model takes, and of the picture that they are counted in. */
+/** Pixels along a side of the model's input, and of the picture that they are counted in. */
 export const SIDE = 8;
 const FINE = 32;
 const KEY = "drawings";
 
-/** Every fourth drawing of a sign is held back, to test the model on what it has not trained on. */
+/** Every fourth drawing of a sign is held out, to test the model on drawings it was not trained on. */
 export function heldBack(drawings: readonly Drawing[]): boolean[] {
   const seen = new Map<number, number>();
   return drawings.map(({ label }) => {
@@ -71,7 +71,7 @@ export function drawStrokes(pen: Pen, strokes: readonly Stroke[], width: number,
   }
 }
 
-/** Drawings are kept in IndexedDB: what a browser writes there outlives its being killed. */
+/** Drawings are stored in IndexedDB, which survives the end of the browser. */
 export async function load(): Promise<Drawing[]> {
   return (await kept("readonly", (files) => files.get(KEY) as IDBRequest<Drawing[] | undefined>)) ?? [];
 }

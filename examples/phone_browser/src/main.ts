@@ -147,7 +147,7 @@ function showAccuracy(accuracies: readonly number[]): void {
 }
 
 function showStatus({ steps, unfinished, accuracies }: Status): void {
-  button("train").textContent = unfinished ? `Go on from step ${steps}` : "Train";
+  button("train").textContent = unfinished ? `Resume from step ${steps}` : "Train";
   button("export").disabled = steps === 0;
   document.body.dataset["steps"] = String(steps);
   document.body.dataset["unfinished"] = String(unfinished);
@@ -180,7 +180,7 @@ function say(text: string, error = false): void {
   element("status").className = error ? "error" : "";
 }
 
-/** What goes wrong is told, wherever it happens. */
+/** Show every error, wherever it happens. */
 function run(work: () => Promise<void>): void {
   work().catch((failure: Error) => say(failure.message, true));
 }

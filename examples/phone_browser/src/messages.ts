@@ -1,4 +1,4 @@
-/** What the page and its worker say to one another. */
+/** The messages between the page and its worker. */
 
 export interface Examples {
   /** Shares of ink, `[drawings, 1, 8, 8]`. */
@@ -22,7 +22,7 @@ export interface Progress {
   readonly accuracies: readonly number[];
 }
 
-/** Where the run stands; `unfinished`: it was cut off, and goes on with the same drawings. */
+/** Where the run stands; `unfinished`: it was interrupted, and resumes with the same drawings. */
 export interface Status {
   readonly steps: number;
   readonly unfinished: boolean;

@@ -42,7 +42,7 @@ const verbs = {
     return status(await trainerOf((await kept())[0] ?? "signs-none"));
   },
 
-  /** Trains on the drawings; other drawings begin anew, the same ones go on where they were cut off. */
+  /** Trains on the drawings; other drawings start a new run, the same ones resume the interrupted one. */
   async train({ train, test, epochs }: Request & { verb: "train" }): Promise<Status> {
     const name = `signs-${new Arrays(arrays(train)).fingerprint()}`;
     const trainer = await trainerOf(name);
@@ -55,7 +55,7 @@ const verbs = {
     return status(trainer);
   },
 
-  /** What the model says with the adapter it came with, and with the trained one. */
+  /** The model's outputs with its first adapter, and with the trained one. */
   async predict({ image }: Request & { verb: "predict" }): Promise<Guesses> {
     const { trainer } = open!;
     const inputs = { image: { data: image, dims: [1, 1, 8, 8] } };
