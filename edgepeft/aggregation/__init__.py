@@ -1,4 +1,4 @@
-"""Many updates of a round to one adapter: means, what they cost LoRA, and what protects against bad devices."""
+"""Aggregate the updates of a round into one adapter: means, their error for LoRA, and robust statistics."""
 
 from edgepeft.aggregation.acceptance import Verdict, check_acceptance
 from edgepeft.aggregation.combining import Aggregate, aggregate

@@ -32,19 +32,19 @@ def check_acceptance(
     tolerance: float = 0.0,
     batch_size: int = 32,
 ) -> Verdict:
-    """Evaluate a round on held-out data, as a device would, and compare it with what came before.
+    """Evaluate a round on held-out data, as a device would, and compare it with its start.
 
     Args:
-        bundle: what the round belongs to, or its directory.
-        parameters: the round's result; not that of a stack.
-        data: held-out data in a form that :meth:`edgepeft_runtime.Trainer.evaluate` accepts.
-        before: what the round started from, or its evaluation on the same data; ``None``: the bundle's own adapter.
-        tolerance: how much the loss may grow.
-        batch_size: examples at a time.
+        bundle: The round's bundle, or its directory.
+        parameters: The round's result, which is not a stack.
+        data: Held-out data in a form that :meth:`edgepeft_runtime.Trainer.evaluate` accepts.
+        before: The adapter that the round started from, or its evaluation on the same data; by default the bundle's.
+        tolerance: Largest accepted increase of the loss.
+        batch_size: Examples per batch.
 
     Raises:
-        BundleError: the parameters do not fit the bundle.
-        DataError: there is nothing to evaluate.
+        BundleError: The parameters do not fit the bundle.
+        DataError: There are no examples to evaluate.
     """
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     old = before if isinstance(before, Evaluation) else _evaluated(opened, before, data, batch_size)

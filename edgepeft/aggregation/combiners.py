@@ -1,7 +1,7 @@
-"""Sums to which updates are added one after another; their memory does not grow with the number of updates.
+"""Combine updates one at a time, in memory that does not grow with their number.
 
-Sums are weighted and divided by the sum of weights at the end, so one pass over the updates is enough; one update
-alone, at weight 1, comes back to the bit.
+Sums are weighted and divided by the sum of weights at the end, so one pass over the updates is enough. A single update
+of weight 1 is reproduced bit for bit.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ class Result:
     tensors: dict[str, Float64s] = field(default_factory=dict)
     indices: dict[str, np.ndarray] = field(default_factory=dict)
     errors: dict[str, tuple[float, float]] = field(default_factory=dict)
-    """By layer: the norm of what was lost, and of the exact change."""
+    """By layer: the norm of the error, and of the exact change."""
     sparse: dict[str, SparseUnion] = field(default_factory=dict)
 
 
 EXACT = 0.0, 1.0
-"""Nothing lost, of whatever change."""
+"""No error, for any change."""
 
 
 class Combiner(Protocol):
@@ -46,7 +46,7 @@ class Combiner(Protocol):
 
 
 class Mean:
-    """The weighted mean of tensors: exact for what enters the model linearly."""
+    """The weighted mean of tensors, which is exact for parameters that enter the model linearly."""
 
     def __init__(self, names: Iterable[str]) -> None:
         self._names = tuple(names)
@@ -54,7 +54,7 @@ class Mean:
 
     def add(self, item: Contribution) -> None:
         for name in self._names:
-            term = item.taken.weight * item.values.whole[name]
+            term = item.update.weight * item.values.whole[name]
             self.sums[name] = self.sums[name] + term if name in self.sums else term
 
     def finish(self, total: float, result: Result) -> None:
@@ -62,10 +62,10 @@ class Mean:
 
 
 class PairMean:
-    """``fedavg``: A and B averaged, each by itself.
+    """``fedavg``: A and B, averaged separately.
 
-    That is not the mean of the products: what is missing is exactly ``Σ pᵢ (Bᵢ - mean B)(Aᵢ - mean A)``, which is
-    measured here. The differences are taken from the common start, so that nothing cancels.
+    That is not the mean of the products. The error is exactly ``Σ pᵢ (Bᵢ - mean B)(Aᵢ - mean A)``, measured here.
+    Differences are computed from the common start, so that there is no cancellation.
     """
 
     def __init__(self, pair: PairTensors, start: Start) -> None:
@@ -77,27 +77,27 @@ class PairMean:
     def add(self, item: Contribution) -> None:
         self._mean.add(item)
         b, a = _difference(self._pair.factors(item.values.whole), self._start)
-        self._products.add(item.taken.weight * b, a)
+        self._products.add(item.update.weight * b, a)
 
     def finish(self, total: float, result: Result) -> None:
         self._mean.finish(total, result)
         b, a = _difference(self._pair.factors(result.tensors), self._start)
-        lost = self._products.plus([(-total * b, a)]).norm() / total
+        error = self._products.plus([(-total * b, a)]).norm() / total
         change = self._products.plus(_first_order(self._start, b, a, total)).norm() / total
-        result.errors[self._pair.layer] = lost, change
+        result.errors[self._pair.layer] = error, change
 
 
-def _difference(one: Factors, other: Factors) -> Factors:
-    return one[0] - other[0], one[1] - other[1]
+def _difference(factors: Factors, start: Factors) -> Factors:
+    return factors[0] - start[0], factors[1] - start[1]
 
 
 def _first_order(start: Factors, b: Float64s, a: Float64s, total: float) -> list[Factors]:
-    """``B₀ΔA + ΔB A₀``: with the sum of ``ΔBᵢΔAᵢ`` it is the exact change of the product."""
+    """Return ``B₀ΔA + ΔB A₀``: with the sum of ``ΔBᵢΔAᵢ`` it is the exact change of the product."""
     return [(total * start[0], a), (total * b, start[1])]
 
 
 class PairFrozenA:
-    """``ffa``: A stayed where it was (others are refused), so the mean of B is exact (Sun et al., ICLR 2024)."""
+    """``ffa``: A did not change (other updates are refused), so the mean of B is exact (Sun et al., ICLR 2024)."""
 
     def __init__(self, pair: PairTensors, start: Start) -> None:
         self._pair = pair
@@ -114,10 +114,10 @@ class PairFrozenA:
 
 
 class PairProduct:
-    """``svd``: the nearest pair of the bundle's rank to the mean of the products, also of other ranks.
+    """``svd``: the nearest pair of the bundle's rank to the mean of the products, also for updates of other ranks.
 
-    A keeps the size of the start's, with orthogonal rows; B takes the singular values. A row that the mean does not
-    need is left as a direction in which a next round can learn, with zeros in B.
+    A has the norm of the start's A and orthogonal rows; B contains the singular values. A row that the mean does not
+    need keeps the start's direction, with zeros in B, so that the next round can learn in it.
     """
 
     def __init__(self, pair: PairTensors, start: Start) -> None:
@@ -126,13 +126,13 @@ class PairProduct:
 
     def add(self, item: Contribution) -> None:
         b, a = _scaled(self._pair, self._start, item)
-        self._products.add(item.taken.weight * b, a)
+        self._products.add(item.update.weight * b, a)
 
     def finish(self, total: float, result: Result) -> None:
         first_b, first_a = self._pair.factors(self._start.adapter)
         u, s, v = self._products.best(self._pair.rank)
         rows = first_a.shape[0] * first_a.shape[1]
-        length = float(np.linalg.norm(first_a) / np.sqrt(rows)) or 1.0  # of an embedding's pair, A starts at zero
+        length = float(np.linalg.norm(first_a) / np.sqrt(rows)) or 1.0  # A of an embedding's pair starts at zero
         kept, missing = s[:, None, : u.shape[2]] / total, self._pair.rank - u.shape[2]
         b = np.pad(u * kept / length, ((0, 0), (0, 0), (0, missing)))
         a = np.concatenate([v * length, first_a[:, self._pair.rank - missing :]], axis=1)
@@ -143,7 +143,7 @@ class PairProduct:
 
 class PairStack:
     """``stack``: B = [B₁ … B_N], A = [p₁A₁; …; p_N A_N], whose product is the mean of the products (FLoRA; Wang et al.,
-    NeurIPS 2024). It grows with the number of updates, and fits no bundle: it is for a merged export."""
+    NeurIPS 2024). It grows with the number of updates and fits no bundle, so it is only for merged exports."""
 
     def __init__(self, pair: PairTensors, start: Start) -> None:
         self._pair, self._start = pair, start
@@ -151,7 +151,7 @@ class PairStack:
 
     def add(self, item: Contribution) -> None:
         b, a = _scaled(self._pair, self._start, item)
-        self._factors.append((b, item.taken.weight * a))
+        self._factors.append((b, item.update.weight * a))
 
     def finish(self, total: float, result: Result) -> None:
         b, a = zip(*self._factors, strict=True)
@@ -160,7 +160,7 @@ class PairStack:
 
 
 def _scaled(pair: PairTensors, start: Start, item: Contribution) -> Factors:
-    """The factors of a device's pair, with B as it would be under the target's scale."""
+    """Return the factors of a device's pair, with B rescaled to the target's scale."""
     if item.start is start:
         return pair.factors(item.values.whole)
     other = next(candidate for candidate in item.start.pairs if candidate.a == pair.a)
@@ -169,10 +169,10 @@ def _scaled(pair: PairTensors, start: Start, item: Contribution) -> Factors:
 
 
 class SparseMean:
-    """The mean of sparse changes over the union of their indices: where a device has nothing, it counts as zero.
+    """The mean of sparse changes over the union of their indices. Missing values count as zero.
 
-    A bundle holds a fixed number of indices. Where devices picked different ones, the largest of the mean are kept, or
-    with ``whole`` all of them, for a merged export.
+    A bundle has a fixed number of indices. If devices picked different ones, the largest elements of the mean are kept,
+    or with ``whole`` all of them, for a merged export.
     """
 
     def __init__(self, spec: SparseSpec, count: int, whole: bool) -> None:
@@ -180,14 +180,14 @@ class SparseMean:
         self._sum: SparseChange = EMPTY
 
     def add(self, item: Contribution) -> None:
-        self._sum = add_sparse(self._sum, item.values.sparse[self._spec.tensor], item.taken.weight)
+        self._sum = add_sparse(self._sum, item.values.sparse[self._spec.tensor], item.update.weight)
 
     def finish(self, total: float, result: Result) -> None:
         put_sparse((self._sum[0], self._sum[1] / total), self._spec, self._count, self._whole, result)
 
 
 def put_sparse(mean: SparseChange, spec: SparseSpec, count: int, whole: bool, result: Result) -> None:
-    """Put a mean over a union of indices into the result, cut to ``count`` indices unless it is to stay ``whole``."""
+    """Put a mean over a union of indices into the result, cut to ``count`` indices unless ``whole`` is set."""
     union = mean[0].size
     (indices, values), fraction = (mean, 1.0) if whole else largest(mean, count)
     if union == 0:  # nobody has picked yet
@@ -205,7 +205,7 @@ _PAIR_RULES: Mapping[str, Callable[[PairTensors, Start], Combiner]] = {
 
 
 def combiners_of(start: Start, rule: str) -> list[Combiner]:
-    """One combiner for each pair, for each sparse tensor, and for all the rest."""
+    """Return a combiner for each pair, for each sparse tensor, and for all other tensors."""
     manifest = start.bundle.manifest
     shapes: Mapping[str, tuple[int, ...]] = {spec.name: spec.sizes for spec in manifest.parameters}
     in_pairs = {name for pair in start.pairs for name in (pair.a, pair.b)}

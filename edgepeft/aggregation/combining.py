@@ -1,4 +1,4 @@
-"""Many updates of one round to one adapter."""
+"""Aggregate the updates of a round into one adapter."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Aggregate:
     Attributes:
         bundle: The bundle that it belongs to.
         parameters: Values as in an update; in a stack, pairs have the sum of all ranks.
-        report: What was done.
+        report: The report of the aggregation.
     """
 
     bundle: Bundle
@@ -44,7 +44,7 @@ class Aggregate:
 
     @property
     def is_stack(self) -> bool:
-        """Whether it is a stack, which no bundle has room for: it can only be merged."""
+        """Whether it is a stack, which fits no bundle and can only be merged."""
         return self.report.rule == "stack"
 
     def save(self, path: str | Path, **more: object) -> Path:
@@ -74,16 +74,16 @@ class Aggregate:
         return path
 
     def _update(self) -> Update:
-        # Exact counts of examples and steps would undo what the noise on the values protects.
-        taken = () if self.report.privacy is not None else self.report.updates
+        # Exact counts of examples and steps would reveal what the noise on the values protects.
+        updates = () if self.report.privacy is not None else self.report.updates
         return Update(
             parameters=self.parameters,
             base_sha256=self.bundle.base_sha256,
             # The bundle's adapter in every round: a host that merges has the bundle, not the adapters in between.
             adapter_sha256=self.bundle.adapter_sha256,
             provenance=self.bundle.manifest.provenance,
-            num_examples=sum(update.num_examples for update in taken),
-            steps=max((update.steps for update in taken), default=0),
+            num_examples=sum(update.num_examples for update in updates),
+            steps=max((update.steps for update in updates), default=0),
             runtime=f"edgepeft {VERSION} aggregate, numpy {np.__version__}",
         )
 
@@ -106,8 +106,8 @@ def aggregate(
 
     The result is the start plus the weighted mean of the devices' changes, in float64, summed in the order of the
     files' hashes. So the order of ``updates`` does not matter, duplicates count once, and a second run on the same
-    machine is bit-for-bit the same. A single update is reproduced: to the bit under ``fedavg``, ``ffa`` and ``stack``;
-    under ``svd`` its products are, to float32's rounding.
+    machine is bit-for-bit the same. A single update is reproduced bit for bit under ``fedavg``, ``ffa`` and ``stack``;
+    under ``svd`` its products are reproduced up to float32 rounding.
 
     Updates are read one at a time, so memory does not grow with their number, except for ``stack``, whose result does.
     The robust statistics read all updates again for every block of 128 MB.
@@ -137,7 +137,7 @@ def aggregate(
             the devices' data.
 
     Raises:
-        AggregationError: There is no good update, settings contradict each other, or the rule does not fit.
+        AggregationError: There is no valid update, settings contradict each other, or the rule does not fit.
         BundleError: A bundle or the adapter is damaged.
     """
     robust = Robust.parse(robust) if isinstance(robust, str) else robust
@@ -148,12 +148,12 @@ def aggregate(
         check_indices(start)
     incoming = Incoming(updates, starts, settings, [Start.of(start.bundle, before) for before in earlier])
     mechanism = None if privacy is None else Mechanism(privacy)
-    result, taken = _combined(incoming, start, settings, mechanism)
+    result, counted = _combined(incoming, start, settings, mechanism)
     spent = None
     if mechanism is not None and clip is not None:
-        spent = mechanism.add_noise(result, clip, len(taken), start.non_trainable(rule))
+        spent = mechanism.add_noise(result, clip, len(counted), start.non_trainable(rule))
     parameters = _parameters(result, start.bundle)
-    return Aggregate(start.bundle, parameters, _report(start, settings, incoming, taken, result, parameters, spent))
+    return Aggregate(start.bundle, parameters, _report(start, settings, incoming, counted, result, parameters, spent))
 
 
 def _other(other: Start, start: Start, settings: AggregationSettings) -> Start:
@@ -164,15 +164,15 @@ def _other(other: Start, start: Start, settings: AggregationSettings) -> Start:
             context="A and B of different ranks have no mean; their products have.",
             hint="choose svd or stack.",
         )
-    bases = [found.bundle.base_sha256 for found in (start, other)]
+    bases = [side.bundle.base_sha256 for side in (start, other)]
     halves = {name for pair in start.pairs for name in (pair.a, pair.b)}
-    shapes = [{s.name: s.sizes for s in found.bundle.manifest.parameters} for found in (start, other)]
+    shapes = [{s.name: s.sizes for s in side.bundle.manifest.parameters} for side in (start, other)]
     same = shapes[0].keys() == shapes[1].keys() and all(
         shapes[0][name] == shapes[1][name] for name in shapes[0].keys() - halves
     )
     if bases[0] != bases[1] or not same or start.bundle.manifest.sparse:
         raise OtherModel(
-            f"The bundle {other.bundle.path} is of another model than {start.bundle.path}.",
+            f"The bundles {other.bundle.path} and {start.bundle.path} are made from different models.",
             context=f"bases {bases[1]} and {bases[0]}" if bases[0] != bases[1] else "other parameters",
             hint="prepare both from the same model, with the same method and targets, and other ranks.",
         )
@@ -184,23 +184,23 @@ def _combined(
 ) -> tuple[Result, list[CountedUpdate]]:
     if settings.robust is not None:
         return _robust(incoming, start, settings.robust)
-    combiners, taken, counted = combiners_of(start, settings.rule), list[CountedUpdate](), 0.0
+    combiners, updates, counted = combiners_of(start, settings.rule), list[CountedUpdate](), 0.0
     for item in incoming:
-        taken.append(item.taken)
+        updates.append(item.update)
         if mechanism is None or mechanism.counts():
             _add(combiners, item)
-            counted += item.taken.weight
-    _check_some(taken, incoming)
-    total = sum(update.weight for update in taken)
+            counted += item.update.weight
+    _check_some(updates, incoming)
+    total = sum(update.weight for update in updates)
     if settings.privacy is not None:
-        _check_alike(taken, "Noise against what one device can change")
+        _check_alike(updates, "Noise against what one device can change")
         if settings.privacy.sampling < 1.0:
             total *= settings.privacy.sampling
             _add(combiners, Contribution.unchanged(start, total - counted))
     result = Result()
     for combiner in combiners:
         combiner.finish(total, result)
-    return result, taken
+    return result, updates
 
 
 def _add(combiners: Iterable[Combiner], item: Contribution) -> None:
@@ -209,40 +209,40 @@ def _add(combiners: Iterable[Combiner], item: Contribution) -> None:
 
 
 def _robust(incoming: Incoming, start: Start, robust: Robust) -> tuple[Result, list[CountedUpdate]]:
-    taken = [item.taken for item in incoming]
-    _check_some(taken, incoming)
-    _check_alike(taken, "A robust statistic")
-    return coordinatewise.combine(incoming, start, robust, len(taken)), taken
+    updates = [item.update for item in incoming]
+    _check_some(updates, incoming)
+    _check_alike(updates, "A robust statistic")
+    return coordinatewise.combine(incoming, start, robust, len(updates)), updates
 
 
-def _check_alike(taken: list[CountedUpdate], what: str) -> None:
-    if any(update.weight != taken[0].weight for update in taken):
-        raise Contradiction(f"{what} takes no weights.", context=None, hint="give paths alone.")
+def _check_alike(updates: list[CountedUpdate], what: str) -> None:
+    if any(update.weight != updates[0].weight for update in updates):
+        raise Contradiction(f"{what} needs equal weights.", context=None, hint="pass paths without factors.")
 
 
-def _check_some(taken: list[CountedUpdate], incoming: Incoming) -> None:
-    if taken:
+def _check_some(updates: list[CountedUpdate], incoming: Incoming) -> None:
+    if updates:
         return
     refused = map(str, incoming.refused[:5])
     raise NoUpdates(
-        "There is no good update to aggregate.",
-        context="\n".join(refused) or "none was given.",
-        hint="pull updates of this bundle and this round first; --adapter names what a later round started from.",
+        "There is no valid update to aggregate.",
+        context="\n".join(refused) or "there are no files.",
+        hint="pull updates of this bundle and this round first; --adapter names a later round's start.",
     )
 
 
 def _parameters(result: Result, bundle: Bundle) -> dict[str, Array]:
     """Return the result in the manifest's order and dtypes."""
-    found: dict[str, Array] = {**result.tensors, **result.indices}
+    arrays: dict[str, Array] = {**result.tensors, **result.indices}
     parameters = {
-        spec.name: np.ascontiguousarray(found[spec.name].astype(spec.dtype)).reshape(found[spec.name].shape)
+        spec.name: np.ascontiguousarray(arrays[spec.name].astype(spec.dtype)).reshape(arrays[spec.name].shape)
         for spec in bundle.manifest.parameters
     }
     if not all(bool(np.isfinite(array).all()) for array in parameters.values()):
         raise MeanOverflows(
             "The mean of the updates is too large for the adapter's dtype.",
             context=None,
-            hint="clip the updates, or look at their norms.",
+            hint="clip the updates, or inspect their norms.",
         )
     return parameters
 
@@ -251,7 +251,7 @@ def _report(
     start: Start,
     settings: AggregationSettings,
     incoming: Incoming,
-    taken: list[CountedUpdate],
+    updates: list[CountedUpdate],
     result: Result,
     parameters: Mapping[str, Array],
     spent: Spent | None,
@@ -262,11 +262,11 @@ def _report(
         rule=settings.rule,
         weights=settings.weights,
         robust=None if settings.robust is None else settings.robust.kind,
-        cut=None if settings.robust is None else settings.robust.cut(len(taken)),
+        cut=None if settings.robust is None else settings.robust.cut(len(updates)),
         clip=settings.clip,
         base_sha256=start.bundle.base_sha256,
         adapter_sha256=start.adapter_sha256,
-        updates=tuple(taken),
+        updates=tuple(updates),
         duplicates=incoming.duplicates,
         refused=incoming.refused,
         change=change,
@@ -280,12 +280,12 @@ def _merge_error(result: Result, start: Start) -> ProductError | None:
     if not result.errors:
         return None
     scales = {pair.layer: pair.scale for pair in start.pairs}
-    lost, whole = (
+    error, total = (
         float(np.sqrt(sum((scales[name] * norms[side]) ** 2 for name, norms in result.errors.items())))
         for side in (0, 1)
     )
     each = {name: _fraction(*norms) for name, norms in result.errors.items()}
-    return ProductError(_fraction(lost, whole), each)
+    return ProductError(_fraction(error, total), each)
 
 
 def _fraction(part: float, whole: float) -> float:

@@ -6,7 +6,7 @@ from edgepeft_runtime.errors import EdgepeftError
 
 
 class AggregationError(EdgepeftError):
-    """Updates that cannot be combined into one adapter."""
+    """Updates cannot be combined into one adapter."""
 
 
 class MixedRanks(AggregationError, code="mixed-ranks"):
@@ -46,7 +46,7 @@ class PrivateIndices(AggregationError, code="private-indices"):
 
 
 class NothingTrimmed(AggregationError, code="nothing-trimmed"):
-    """A trimmed mean of so few updates leaves out none. Wait for more, or choose the median."""
+    """A trimmed mean of so few updates cuts off no value. Wait for more, or choose the median."""
 
 
 class WorseThanBefore(AggregationError, code="worse-than-before"):
@@ -54,7 +54,7 @@ class WorseThanBefore(AggregationError, code="worse-than-before"):
 
 
 class TargetAmongUpdates(AggregationError, code="target-among-updates"):
-    """The output would be in the folder of the updates, and count as one the next time."""
+    """The output would be in the folder of the updates, and count as an update the next time."""
 
 
 class StackCannotBeEvaluated(AggregationError, code="stack-cannot-be-evaluated"):

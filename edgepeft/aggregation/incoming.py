@@ -1,4 +1,4 @@
-"""Read the updates of a round in the order of their hashes, each once; check, weigh and clip them one at a time."""
+"""Read the updates of a round once each, in the order of their hashes, and check, weigh and clip them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from edgepeft_runtime.train.update import Update, check_origin, notice_unchanged
 
 @dataclass(frozen=True)
 class AdapterValues:
-    """An adapter in float64, by what is averaged: whole tensors by name, sparse changes by the tensor they change."""
+    """An adapter in float64, as averaged: whole tensors by name, sparse changes by the tensor that they change."""
 
     whole: dict[str, Float64s]
     sparse: dict[str, SparseChange]
@@ -60,7 +60,7 @@ class AdapterValues:
 
 @dataclass(frozen=True)
 class Start:
-    """What devices started from: a bundle, an adapter of it, and that adapter's hash."""
+    """The common start of devices: a bundle, an adapter of it, and that adapter's hash."""
 
     bundle: Bundle
     adapter: dict[str, Array]
@@ -88,15 +88,15 @@ class Start:
 
 @dataclass(frozen=True)
 class Contribution:
-    """What one device adds to the sum: values, as if it had started from the round's ``start``."""
+    """The contribution of a device to the sum: its values, as if it had started from the round's ``start``."""
 
-    taken: CountedUpdate
+    update: CountedUpdate
     start: Start
     values: AdapterValues
 
     @classmethod
     def unchanged(cls, start: Start, weight: float) -> Contribution:
-        """Return the contribution of a device that changed nothing; a weight below 0 subtracts as much."""
+        """Return the contribution of a device that changed nothing; a negative weight subtracts."""
         return cls(CountedUpdate("", weight, 0.0, 1.0, 0, 0, None, None), start, start.values)
 
 
@@ -112,9 +112,9 @@ class Incoming:
 
     Args:
         updates: Paths, or factors for the weights by path.
-        starts: What the devices may have started from, the round's own start first.
+        starts: Possible starts of the devices, the round's own first.
         settings: How updates are weighed and clipped.
-        earlier: What late devices may have started from, of the same bundles.
+        earlier: Possible starts of late devices, of the same bundles.
     """
 
     def __init__(
@@ -133,16 +133,16 @@ class Incoming:
 
     @property
     def refused(self) -> tuple[Refusal, ...]:
-        """What was left out so far, by the names of the files."""
+        """The updates refused so far, by the names of their files."""
         return tuple(sorted(self._refused.values(), key=lambda refusal: (refusal.source, refusal.code)))
 
     @property
     def duplicates(self) -> int:
-        """How many files have the same content as another one."""
+        """The number of files with the same content as another file."""
         return self._duplicates
 
     def __iter__(self) -> Iterator[Contribution]:
-        """Yield all good updates in the order of their hashes, read one at a time."""
+        """Yield all valid updates in the order of their hashes, read one at a time."""
         for file in self._files:
             if file.path in self._refused:
                 continue
@@ -163,7 +163,7 @@ class Incoming:
                 self._refused[path] = Refusal.of(path.name, _unreadable(path, failure))
                 continue
             self._duplicates += file.sha256 in files
-            # Independent of the order: the same content with two weights counts with the smaller one.
+            # Content that occurs with two weights counts with the smaller one, whatever the order.
             files[file.sha256] = min(file, files.get(file.sha256, file), key=_order)
         return [files[digest] for digest in sorted(files)]
 
@@ -181,10 +181,10 @@ class Incoming:
             values = values.moved(origin.values, start.values, factor)
         if norm == 0.0:
             notice_unchanged(str(file.path))
-        return Contribution(_taken(file, update, self._weight(file, update), norm, factor), start, values)
+        return Contribution(_counted(file, update, self._weight(file, update), norm, factor), start, values)
 
     def _content(self, file: _File) -> bytes:
-        """Return the bytes of a file, which are those that were hashed before."""
+        """Return the bytes of a file, and verify that they match its hash."""
         try:
             content = read_regular(file.path, max(start.bundle.adapter_bytes for start in self._starts))
         except OSError as failure:
@@ -202,7 +202,9 @@ class Incoming:
         shapes = {name: array.shape for name, array in update.parameters.items()}
         fitting = [start for start in self._starts if start.fits(update.base_sha256, shapes)]
         named = [start for start in fitting if start.adapter_sha256 == update.adapter_sha256]
-        return (*named, *fitting, *self._starts)[0]  # what fits none is refused by the name of the round's own
+        return (*named, *fitting, *self._starts)[
+            0
+        ]  # without a match, the round's own start names the reason of the refusal
 
     def _weight(self, file: _File, update: Update) -> float:
         if self._settings.weights == "equal":
@@ -227,9 +229,9 @@ def _check_unchanged(update: Update, start: Start, names: Iterable[str]) -> None
         off = float(np.abs(update.parameters[name] - start.adapter[name]).max())
         if off > 0:
             raise NonTrainableChanged(
-                "A parameter has changed that devices have to leave as it is.",
+                "A non-trainable parameter has changed.",
                 context=f"{name!r} has changed by up to {off:.3g}",
-                hint="the rule ffa is for bundles of the method ffa: for others choose fedavg, svd or stack.",
+                hint="the rule ffa is for bundles of the method ffa; for others choose fedavg, svd or stack.",
             )
 
 
@@ -237,7 +239,7 @@ def _order(file: _File) -> tuple[float, str]:
     return file.factor, str(file.path)
 
 
-def _taken(file: _File, update: Update, weight: float, norm: float, clipped: float) -> CountedUpdate:
+def _counted(file: _File, update: Update, weight: float, norm: float, clipped: float) -> CountedUpdate:
     return CountedUpdate(
         sha256=file.sha256,
         weight=weight,

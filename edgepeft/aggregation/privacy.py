@@ -1,4 +1,4 @@
-"""Differential privacy: sampled devices, noise on the mean of clipped updates, and what that is worth."""
+"""Differential privacy: sampled devices, noise on the mean of clipped updates, and the resulting epsilon."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from edgepeft.aggregation.settings import Privacy
 
 
 def check_indices(start: Start) -> None:
-    """Refuse what noise on values cannot hide: which elements a device has picked by its data."""
+    """Refuse elements that devices pick by their own data, because noise on values cannot hide the choice."""
     for spec in start.bundle.manifest.sparse:
         if start.values.sparse[spec.tensor][0].size == 0:
             raise PrivateIndices(
-                "Indices that devices pick by their own data leak information about it, whatever noise is added.",
+                "Indices that devices pick by their own data leak information about it, whatever the noise.",
                 context=f"sparse tensor {spec.tensor!r} has no indices yet",
                 hint="pick them on the workstation, with proxy data (edgepeft pick), before the first round.",
             )
@@ -27,8 +27,8 @@ def check_indices(start: Start) -> None:
 class Mechanism:
     """The sampled Gaussian mechanism, for one round.
 
-    Each update counts with the probability ``sampling``, independently of the others, and which ones counted stays
-    secret: the accounting depends on both. The sum is divided by the expected number of updates, not by the actual one.
+    Each update counts with the probability ``sampling``, independently of the others, and the choice stays
+    secret. The accounting depends on both. The sum is divided by the expected number of updates, not by the actual one.
     """
 
     def __init__(self, privacy: Privacy) -> None:
@@ -43,10 +43,10 @@ class Mechanism:
         """Add the noise, in place, and account for it.
 
         Args:
-            result: means; indices stay.
-            clip: the norm that updates were clipped to.
-            devices: how many updates there were, those that did not count among them.
-            unchanged: names of tensors that no device changes; they get no noise.
+            result: The means. Indices do not change.
+            clip: The norm to which updates were clipped.
+            devices: Number of updates, including those that did not count.
+            unchanged: Names of tensors that no device changes, which get no noise.
         """
         privacy = self._privacy
         deviation = privacy.noise * clip / (privacy.sampling * devices)
@@ -56,14 +56,13 @@ class Mechanism:
 
 
 def _spent(privacy: Privacy, deviation: float) -> Spent:
-    spent = epsilon(privacy)
-    return Spent(spent, privacy.delta, privacy.noise, deviation, privacy.rounds, privacy.sampling)
+    return Spent(epsilon(privacy), privacy.delta, privacy.noise, deviation, privacy.rounds, privacy.sampling)
 
 
 def epsilon(privacy: Privacy) -> float:
-    """The epsilon that goes with ``privacy.delta``, by Rényi accounting (``dp-accounting``).
+    """Return the epsilon for ``privacy.delta``, by Rényi accounting (``dp-accounting``).
 
-    Neighbouring fleets differ in one device's update, there or replaced by no change.
+    Neighbouring fleets differ in one device's update, which is present or replaced by no change.
     """
     from dp_accounting import dp_event
     from dp_accounting.rdp import RdpAccountant

@@ -1,4 +1,4 @@
-"""Sums of many low-rank products, in the memory of one full matrix."""
+"""Sum many low-rank products in the memory of one full matrix."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from edgepeft.aggregation.pairs import Factors, Float64s
 
 
 class ProductSum:
-    """``Σ Bᵢ Aᵢ``, exact but for float64's rounding.
+    """``Σ Bᵢ Aᵢ``, exact up to float64 rounding.
 
-    Factors are kept side by side while that is smaller than the sum itself, and then added up: the memory is at most
-    that of the sum and of as many numbers in factors, however many products come.
+    Factors are stored as long as they are smaller than the sum itself, and then added up. So the memory is at
+    most a few times that of the sum, whatever the number of products.
 
     B is [groups, out, rank], A is [groups, rank, in].
     """
@@ -40,7 +40,7 @@ class ProductSum:
         return more
 
     def dense(self) -> Float64s:
-        """The sum, [groups, out, in]."""
+        """Return the sum, [groups, out, in]."""
         if not self._factors:
             assert self._dense is not None  # something was added
             return self._dense
@@ -54,14 +54,14 @@ class ProductSum:
         return float(np.linalg.norm(self._core()[1]))
 
     def best(self, rank: int) -> tuple[Float64s, Float64s, Float64s]:
-        """The nearest sum of that rank (Eckart and Young, 1936): ``(U, S, V)``.
+        """Return the nearest matrix of that rank (Eckart and Young, 1936): ``(U, S, V)``.
 
-        By a QR decomposition of the factors where they are smaller than the sum: 12 to 18 ms where the singular values
-        of the sum itself take 0.5 to 1.3 s.
+        If the factors are smaller than the sum, their QR decomposition is used: it takes 12 to 18 ms, the singular
+        values of the sum itself 0.5 to 1.3 s.
 
         Returns:
             U [groups, out, n], S [groups, n], V [groups, n, in] with n the smaller of ``rank`` and that of the sum, and
-            of S all there are, so that the part that was cut off is known.
+            all values of S, so that the part that was cut off is known.
         """
         if self._dense is not None:
             u, s, v = np.linalg.svd(self.dense(), full_matrices=False)
@@ -76,7 +76,7 @@ class ProductSum:
         return np.concatenate(b, axis=2), np.concatenate(a, axis=1)
 
     def _core(self) -> tuple[Float64s, Float64s, Float64s]:
-        """``Q R P`` with orthonormal columns and rows at the sides; R has the sum's singular values."""
+        """Return ``Q R P`` with orthonormal columns and rows at the sides; R has the sum's singular values."""
         b, a = self._stacked()
         left, upper = np.linalg.qr(b)
         right, lower = np.linalg.qr(np.swapaxes(a, 1, 2))

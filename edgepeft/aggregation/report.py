@@ -1,4 +1,4 @@
-"""What was done to a round's updates, as plain values and as JSON."""
+"""The report of an aggregation, as plain values and as JSON."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class CountedUpdate:
     """An update that counted.
 
     Attributes:
-        sha256: of its file.
-        weight: before weights were divided by their sum.
+        sha256: Hash of its file.
+        weight: Its weight, before the division by the sum of weights.
         norm: L2 norm of its change since the start, over all tensors, before clipping.
-        clipped: what its change was multiplied by; 1 where it was short enough.
-        num_examples, steps, loss_before, loss_after: as the device says.
+        clipped: Factor that clipping applied to its change; 1 without clipping.
+        num_examples, steps, loss_before, loss_after: Claims of the device.
     """
 
     sha256: str
@@ -43,8 +43,8 @@ class ProductError:
     change: 0.01 means that 1 % of what the fleet has learned was lost (or added).
 
     Attributes:
-        relative: all pairs together, scaled as they are in the model.
-        pairs: each alone, by the name of its layer.
+        relative: The error of all pairs together, with the scales of the model.
+        pairs: The error of each pair, by the name of its layer.
     """
 
     relative: float
@@ -91,16 +91,16 @@ class AggregateReport:
     """What :func:`edgepeft.aggregate` did.
 
     Attributes:
-        rule, weights, robust, clip: as asked for.
-        cut: values that a robust statistic leaves out at either end of each coordinate.
-        base_sha256, adapter_sha256: the bundle's base, and the adapter that the round started from.
-        updates: what counted, in the order of the hashes; where updates are sampled, what could have counted.
-        duplicates: files whose content another one had too.
-        refused: files that did not count.
-        change: L2 norm of the result's change since the start; ``None`` of a stack, whose matrices are longer.
-        merge_error: ``None`` where there are no pairs.
-        sparse: by the name of the changed tensor.
-        privacy: ``None`` where no noise was added.
+        rule, weights, robust, clip: The settings.
+        cut: Number of values that a robust statistic leaves out at either end of each coordinate.
+        base_sha256, adapter_sha256: The bundle's base, and the adapter that the round started from.
+        updates: The updates that counted, in the order of the hashes; if updates are sampled, those that could count.
+        duplicates: Number of files with the same content as another file.
+        refused: Files that did not count.
+        change: L2 norm of the result's change since the start; ``None`` for a stack, whose matrices are longer.
+        merge_error: The error of averaging LoRA pairs; ``None`` without pairs.
+        sparse: Sparse changes, by the name of the changed tensor.
+        privacy: The privacy spent; ``None`` without noise.
     """
 
     rule: str
@@ -119,18 +119,18 @@ class AggregateReport:
     privacy: Spent | None = None
 
     def to_json(self, more: Mapping[str, object] | None = None) -> str:
-        """Return JSON, with weights divided by their sum; of a private round, only what may be public."""
-        total, shown = sum(taken.weight for taken in self.updates), self if self.privacy is None else self._public()
+        """Return JSON, with weights divided by their sum; for a private round, only public facts."""
+        total, shown = sum(update.weight for update in self.updates), self if self.privacy is None else self._public()
         plain = {**asdict(shown), "refused": [refusal.to_dict() for refusal in shown.refused]}
-        for taken in plain["updates"]:
-            taken["weight"] /= total
+        for update in plain["updates"]:
+            update["weight"] /= total
         return json.dumps({"format": FORMAT, **plain, **(more or {})}, indent=1, allow_nan=False) + "\n"
 
     def _public(self) -> AggregateReport:
-        """Leave out everything that is computed from updates before the noise."""
+        """Omit everything that is computed from updates before the noise."""
         return replace(self, updates=(), duplicates=0, refused=(), merge_error=None, sparse={})
 
 
 def write_report(path: Path, text: str) -> None:
-    """Write a report, whole or not at all."""
+    """Write a report atomically."""
     write_atomically(path, [text.encode()])

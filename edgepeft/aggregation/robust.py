@@ -1,4 +1,4 @@
-"""Medians and trimmed means per coordinate: they need all updates' values at once, a block of coordinates at a time."""
+"""Compute medians and trimmed means per coordinate, from all updates at once, a block of coordinates at a time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from edgepeft.aggregation.settings import Robust
 from edgepeft.aggregation.sparse import EMPTY, Indices, add_sparse, on_indices
 
 BLOCK_BYTES = 2**27
-"""Memory for the values of one block of coordinates, of all updates: more updates mean smaller blocks, more passes."""
+"""Memory for the values of a block of coordinates. More updates mean smaller blocks and more passes."""
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,13 @@ class _Piece:
 
 
 def combine(incoming: Incoming, start: Start, robust: Robust, devices: int) -> Result:
-    """The statistic of every coordinate; the updates are read once for each block of coordinates.
+    """Return the statistic of every coordinate. The updates are read once for each block of coordinates.
 
     Args:
-        incoming: all of them good, as an earlier pass has seen.
-        start: of the round.
-        robust: the statistic.
-        devices: how many updates there are.
+        incoming: Updates, all valid by an earlier pass.
+        start: The start of the round.
+        robust: The statistic.
+        devices: Number of updates.
     """
     unions = _unions(incoming, start)
     sizes = {name: array.size for name, array in start.values.whole.items()} | {
@@ -51,7 +51,7 @@ def combine(incoming: Incoming, start: Start, robust: Robust, devices: int) -> R
 
 
 def _unions(incoming: Incoming, start: Start) -> dict[str, Indices]:
-    """Of each sparse tensor all indices that any device changed."""
+    """Return all indices that any device changed, by sparse tensor."""
     if not start.values.sparse:
         return {}
     unions = dict.fromkeys(start.values.sparse, EMPTY)
@@ -61,7 +61,7 @@ def _unions(incoming: Incoming, start: Start) -> dict[str, Indices]:
 
 
 def _blocks(sizes: Mapping[str, int], most: int) -> Iterator[list[_Piece]]:
-    """All coordinates in blocks of at most ``most``."""
+    """Yield all coordinates in blocks of at most ``most``."""
     block: list[_Piece] = []
     room = most
     for name, size in sizes.items():
@@ -78,13 +78,13 @@ def _blocks(sizes: Mapping[str, int], most: int) -> Iterator[list[_Piece]]:
 
 
 def _columns(incoming: Incoming, devices: int, block: list[_Piece], unions: Mapping[str, Indices]) -> Float64s:
-    """The values of a block [coordinates, devices]."""
+    """Return the values of a block [coordinates, devices]."""
     columns, count = np.empty((sum(piece.stop - piece.start for piece in block), devices)), 0
     for count, item in enumerate(incoming, 1):
         columns[:, count - 1] = _row(item.values, block, unions)
     if count != devices:
         raise ChangedFile(
-            "An update that was good has been changed while the round was aggregated.",
+            "A valid update was changed during the aggregation.",
             context="; ".join(map(str, incoming.refused)),
             hint="aggregate copies that nobody writes to, as pull makes them.",
         )
@@ -104,7 +104,7 @@ def _row(values: AdapterValues, block: list[_Piece], unions: Mapping[str, Indice
 
 
 def _statistic(columns: Float64s, cut: int) -> Float64s:
-    """The mean of what is left when the ``cut`` smallest and largest of each coordinate are taken away."""
+    """Return the mean of each coordinate without the ``cut`` smallest and largest values."""
     columns.sort(axis=1)
     middle: Float64s = columns[:, cut : columns.shape[1] - cut].mean(axis=1)
     return middle

@@ -1,4 +1,4 @@
-"""How updates are combined: the rule, the weights, what protects against bad devices, and privacy."""
+"""Settings of an aggregation: the rule, the weights, robust statistics, and privacy."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class Robust(Settings):
 
     It needs all values of a coordinate at once, so updates are read several times, a block of coordinates at a time.
 
-    With fewer than five devices no such statistic is to be trusted: one bad device of three is a third of the fleet,
-    and two that agree with one another look like the honest ones. Clip, and look at the norms in the report instead.
+    Do not trust such a statistic with fewer than five devices: one bad device of three is a third of the fleet, and two
+    that agree with each other look honest. Clip and check the norms in the report instead.
 
-    A trimmed mean leaves out the lowest and the highest fraction, which has to be at least that of the bad devices.
+    A trimmed mean cuts off the lowest and the highest fraction, which must be at least the fraction of bad devices.
     """
 
     kind: str = setting("median", "Statistic of each coordinate.", choices=ROBUST)
@@ -56,8 +56,8 @@ class Robust(Settings):
         count = math.floor(self.fraction * devices + 1e-9)  # 0.29 * 100 is 28.999...
         if count == 0:
             raise NothingTrimmed(
-                f"A trimmed mean of {self.fraction:g} cuts off nobody of {devices}.",
-                context=f"it takes {math.ceil(1 / self.fraction)} devices to cut off one at either end",
+                f"A trimmed mean of {self.fraction:g} cuts off none of {devices} devices.",
+                context=f"at least {math.ceil(1 / self.fraction)} devices are needed to cut off one at either end",
                 hint="wait for more updates, choose a larger fraction or the median, or clip norms instead.",
             )
         return count
@@ -111,7 +111,7 @@ class AggregationSettings(Settings):
             raise _contradiction(
                 f"robust {self.robust.kind}",
                 f"rule {self.rule}",
-                "it is taken per coordinate of A and B: choose fedavg.",
+                "it applies to each coordinate of A and B: choose fedavg.",
             )
         if self.weights != "equal":
             raise _contradiction(f"robust {self.robust.kind}", f"weights {self.weights}", "all devices count alike.")
@@ -120,7 +120,7 @@ class AggregationSettings(Settings):
         if self.privacy is None:
             return
         if self.clip is None:
-            raise _contradiction("privacy", "no clip", "the noise is measured in clipping norms: give one.")
+            raise _contradiction("privacy", "no clip", "the noise is a multiple of the clipping norm: set clip.")
         if self.rule in ("svd", "stack"):
             raise _contradiction("privacy", f"rule {self.rule}", "noise belongs on a mean: choose fedavg or ffa.")
         if self.robust is not None:
@@ -129,5 +129,5 @@ class AggregationSettings(Settings):
             raise _contradiction("privacy", f"weights {self.weights}", "all devices count alike.")
 
 
-def _contradiction(one: str, other: str, hint: str) -> Contradiction:
-    return Contradiction(f"{one} and {other} do not go together.", context=None, hint=hint)
+def _contradiction(first: str, second: str, hint: str) -> Contradiction:
+    return Contradiction(f"{first} and {second} do not go together.", context=None, hint=hint)

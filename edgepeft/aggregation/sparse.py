@@ -9,13 +9,13 @@ from edgepeft.aggregation.pairs import Float64s
 
 Indices = NDArray[np.int64]
 SparseChange = tuple[Indices, Float64s]
-"""Ascending positions in a tensor, and what is added there."""
+"""Ascending positions in a tensor, and the values added there."""
 
 EMPTY: SparseChange = np.zeros(0, np.int64), np.zeros(0, np.float64)
 
 
 def read_sparse(indices: NDArray[np.int32], values: NDArray[np.float32]) -> SparseChange:
-    """Convert a change from a file; indices of -1 are not picked yet, and change nothing."""
+    """Convert a change from a file. Indices of -1 are not picked yet and change nothing."""
     if indices.size == 0 or indices[0] < 0:
         return EMPTY
     return indices.astype(np.int64), values.astype(np.float64)

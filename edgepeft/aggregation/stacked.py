@@ -1,7 +1,7 @@
-"""The file of a stack: the mean of products as one long pair per layer, of a higher rank than any bundle's.
+"""Read and write stacks: the mean of products as one long pair per layer, of a higher rank than any bundle's.
 
-As an update (section 5 of the SPEC), under a name of its own, and with shapes that may be longer than the bundle's
-where pairs have their rank, and sparse tensors their indices.
+The format is that of an update (section 5 of the SPEC) with another name. The ranks of pairs and the numbers of sparse
+indices may be larger than the bundle's.
 """
 
 from __future__ import annotations
@@ -33,24 +33,24 @@ def is_stack(path: str | Path) -> bool:
     """Whether a file with a digest claims to be a stack.
 
     Raises:
-        UpdateError: it is damaged or has no digest.
+        UpdateError: The file is damaged or has no digest.
     """
     return read_tensors(path, require_digest=True).metadata.get("format") == FORMAT
 
 
 def read_stack(path: str | Path, bundle: Bundle) -> dict[str, Array]:
-    """The parameters of a stack, checked against the bundle but for their lengths.
+    """Return the parameters of a stack, checked against the bundle except for their lengths.
 
     Raises:
-        UpdateError: it is damaged, of another base, or does not fit.
+        UpdateError: The file is damaged, has another base, or does not fit.
     """
     file = read_tensors(path, require_digest=True)
     base = file.metadata.get("base_sha256")
     if base != bundle.base_sha256:
         raise ForeignUpdate(
-            "The stack is of another base.",
+            "The stack has another base.",
             context=f"base of the stack {base}\nbase of the bundle {bundle.base_sha256}",
-            hint="merge it with the bundle it was made for.",
+            hint="merge it with the bundle from which it was aggregated.",
         )
     source = f"The stack {path}"
     tensors = checked_tensors(file.tensors, _lengthened(bundle.manifest, file.tensors), source)
@@ -60,7 +60,7 @@ def read_stack(path: str | Path, bundle: Bundle) -> dict[str, Array]:
 
 
 def _lengthened(manifest: Manifest, tensors: Mapping[str, Array]) -> list[ParameterSpec]:
-    """The parameters with the ranks of pairs, and the numbers of indices, that the tensors have."""
+    """Return the parameters with the tensors' ranks of pairs and numbers of indices."""
     shapes: dict[str, tuple[int, ...]] = {}
     for pair in pairs_of(manifest):
         if pair.a in tensors and tensors[pair.a].ndim == len(pair.a_shape):
@@ -76,7 +76,7 @@ def _check_indices(indices: Array, spec: SparseSpec, source: str) -> None:
         return
     if not bool((indices >= 0).all() and (indices < spec.size).all() and (np.diff(indices) > 0).all()):
         raise WrongIndices(
-            f"{source} holds indices that are not ascending positions in their tensor.",
+            f"{source} contains indices that are not ascending positions in their tensor.",
             context=f"tensor {spec.indices!r}, of {spec.size} elements of {spec.tensor}",
-            hint="the file is damaged, or written by something else; use another one.",
+            hint="the file is damaged, or another program wrote it; use another one.",
         )

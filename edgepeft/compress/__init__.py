@@ -1,4 +1,4 @@
-"""Makes a model smaller before a method is attached: pruning and masks."""
+"""Make a model smaller before a method is attached: pruning and masks."""
 
 from edgepeft.compress.errors import PruneError
 from edgepeft.compress.masks import fix_masks, keep_masks

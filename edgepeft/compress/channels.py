@@ -1,7 +1,7 @@
-"""Finds the channels of convolutional networks that have to go together, with Torch-Pruning's dependency graph.
+"""Find the coupled channels of convolutional networks, with Torch-Pruning's dependency graph.
 
-The library (Fang et al., CVPR 2023) follows autograd's graph through residuals, concatenations and flattening. Only
-the coupling is taken from it; scoring and cutting are the same as for heads and neurons.
+The library (Fang et al., CVPR 2023) follows autograd's graph through residuals, concatenations and flattening. It only
+finds the coupling; scoring and cutting are the same as for heads and neurons.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ _NORM_TENSORS = ("weight", "bias", "running_mean", "running_var")
 
 
 def channel_groups(model: nn.Module, example_inputs: Mapping[str, Tensor]) -> Iterator[Group]:
-    """The channels of every ordinary convolution, with all that is coupled to them, each channel in one group.
+    """Yield the channels of every ordinary convolution, with all coupled slices, each channel in one group.
 
-    Left alone are the channels of the model's outputs, of grouped convolutions that are not depthwise, and those
-    coupled to layers other than linear ones, convolutions, batch and group norms. Where a group norm is among
-    them, a unit is one of its groups of channels, so that the statistics of the others stay what they were.
+    Not included are the channels of the model's outputs, of grouped convolutions that are not depthwise, and those
+    coupled to layers other than linear ones, convolutions, batch and group norms. If a group norm is among them, a unit
+    is one of its groups of channels, so that the statistics of the others do not change.
 
     Raises:
         PruneError: Torch-Pruning is not installed.
@@ -38,21 +38,21 @@ def channel_groups(model: nn.Module, example_inputs: Mapping[str, Tensor]) -> It
             hint="pip install 'edgepeft[host]'",
         ) from error
     names = {id(module): name for name, module in model.named_modules()}
-    was = [(p, p.requires_grad) for p in model.parameters()]
-    for parameter, _ in was:
+    flags = [(p, p.requires_grad) for p in model.parameters()]
+    for parameter, _ in flags:
         parameter.requires_grad_(True)  # the library reads the graph autograd records
     graph = torch_pruning.DependencyGraph().build_dependency(model, dict(example_inputs))
-    for parameter, required in was:
+    for parameter, required in flags:
         parameter.requires_grad_(required)
     seen: set[int] = set()
     for module in list(model.modules()):
         if not is_conv(module) or module.groups > 1 or id(module) in seen:
             continue
         every = list(range(module.out_channels))
-        found = graph.get_pruning_group(module, torch_pruning.prune_conv_out_channels, idxs=every)
+        pruned = graph.get_pruning_group(module, torch_pruning.prune_conv_out_channels, idxs=every)
         coupled = [
             (item.dep.target.module, bool(graph.is_out_channel_pruning_fn(item.dep.handler)), item.idxs, item.root_idxs)
-            for item in found.items
+            for item in pruned.items
         ]
         seen |= {id(target) for target, out, _, _ in coupled if out}
         group = _group(names, module, coupled)
@@ -66,12 +66,12 @@ def _group(
     norms = {id(target): target for target, *_ in coupled if isinstance(target, nn.GroupNorm)}
     units = math.gcd(*(norm.num_groups for norm in norms.values())) if norms else int(root.out_channels)
     slices: dict[tuple[int, bool], list[Slices]] = {}
-    for target, out, places, channels in coupled:
+    for target, out, positions, channels in coupled:
         if not isinstance(target, nn.Module) or id(target) not in names:
             if isinstance(target, nn.Parameter):
                 return None
-            continue  # an operation of the library's own graph, which holds nothing
-        indices = _by_unit(places, channels, units, int(root.out_channels))
+            continue  # an operation of the library's own graph, without tensors
+        indices = _by_unit(positions, channels, units, int(root.out_channels))
         parts = None if indices is None else _slices(names[id(target)], target, out, indices)
         if parts is None:
             return None
@@ -84,14 +84,14 @@ def _group(
     return Group(names[id(root)], "channels", units, everything, counts)
 
 
-def _by_unit(places: list[int], channels: list[int], units: int, total: int) -> Tensor | None:
-    """Places [units, width], or ``None`` where not every channel has as many as the others."""
+def _by_unit(positions: list[int], channels: list[int], units: int, total: int) -> Tensor | None:
+    """Return positions [units, width], or ``None`` if channels have different numbers of them."""
     order = torch.argsort(torch.tensor(channels), stable=True)
-    if len(places) % total or not torch.equal(
-        torch.bincount(torch.tensor(channels)).unique(), torch.tensor([len(places) // total])
+    if len(positions) % total or not torch.equal(
+        torch.bincount(torch.tensor(channels)).unique(), torch.tensor([len(positions) // total])
     ):
         return None
-    return torch.tensor(places)[order].reshape(units, -1)
+    return torch.tensor(positions)[order].reshape(units, -1)
 
 
 def _slices(name: str, module: nn.Module, out: bool, indices: Tensor) -> list[Slices] | None:
@@ -104,6 +104,6 @@ def _slices(name: str, module: nn.Module, out: bool, indices: Tensor) -> list[Sl
     if is_conv(module) or is_matrix(module):
         return list(computing(name, module, indices)) if out else [reading(name, module, indices)]
     if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.GroupNorm):
-        held = [tensor for tensor in _NORM_TENSORS if getattr(module, tensor, None) is not None]
-        return [Slices(name, module, tensor, 0, indices, scored=False) for tensor in held]
+        tensors = [tensor for tensor in _NORM_TENSORS if getattr(module, tensor, None) is not None]
+        return [Slices(name, module, tensor, 0, indices, scored=False) for tensor in tensors]
     return [] if not list(module.parameters()) and not list(module.buffers()) else None

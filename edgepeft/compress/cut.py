@@ -1,4 +1,4 @@
-"""The cutter: keeps some units of each group and shrinks every tensor the groups own a part of."""
+"""Cut units from groups, and shrink every tensor of which a group owns a part."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from edgepeft.compress.groups import Group, Slices, input_axis, is_conv, is_conv
 def cut(plans: Sequence[tuple[Group, Tensor]]) -> None:
     """Keep these units (int64) of each group, in place.
 
-    All groups are cut at once: of a concatenation several own parts of one axis, and their indices are those before
-    any cut.
+    All groups are cut at once, because several groups may own parts of one axis of a concatenation, and their indices
+    refer to the tensors before any cut.
     """
     stays: dict[tuple[int, str, int], tuple[Slices, Tensor]] = {}
     for group, keep in plans:
@@ -30,7 +30,7 @@ def cut(plans: Sequence[tuple[Group, Tensor]]) -> None:
 
 
 def _mark(part: Slices, keep: Tensor, stays: dict[tuple[int, str, int], tuple[Slices, Tensor]]) -> None:
-    """What no unit owns stays too, and what stays keeps its order."""
+    """Mark the removed indices. Indices that no unit owns stay, and the order does not change."""
     everything = torch.ones(part.value().shape[part.axis], dtype=torch.bool)
     _, mask = stays.setdefault((id(part.module), part.tensor, part.axis), (part, everything))
     gone = torch.ones(len(part.indices), dtype=torch.bool)
@@ -47,7 +47,7 @@ def _cut_tensor(part: Slices, mask: Tensor) -> None:
 
 
 def _refresh(module: nn.Module) -> None:
-    """Bring a layer's own account of its sizes in line with its tensors."""
+    """Update a layer's size attributes from its tensors."""
     if isinstance(module, nn.Linear):
         module.out_features, module.in_features = module.weight.shape
     elif is_conv1d(module):

@@ -6,7 +6,7 @@ from edgepeft_runtime.errors import EdgepeftError
 
 
 class PruneError(EdgepeftError):
-    """A model that cannot be pruned as asked, or a pruning setting that is wrong."""
+    """A model cannot be pruned with these settings, or a setting is wrong."""
 
 
 class BadPruneSetting(PruneError, code="prune-setting"):
@@ -14,7 +14,7 @@ class BadPruneSetting(PruneError, code="prune-setting"):
 
 
 class PruneAll(PruneError, code="prune-all"):
-    """Pruning would leave nothing of a module. Choose a smaller fraction, or keep the module."""
+    """Pruning would remove all units of a module. Choose a smaller fraction, or keep the module."""
 
 
 class NoExample(PruneError, code="no-example"):

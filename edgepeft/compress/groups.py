@@ -1,4 +1,4 @@
-"""Groups of coupled slices: which rows and columns of which tensors have to go together."""
+"""Groups of coupled slices: rows and columns of tensors that must be removed together."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ class Slices:
     """The part of one tensor that a group's units own.
 
     Attributes:
-        name: of the module.
-        module: that holds the tensor.
-        tensor: name of the parameter or buffer in the module.
-        axis: along which it is cut.
-        indices: int64 [units, width], the places along ``axis`` that each unit owns.
-        reads: whether these are weights that multiply what the unit computed (columns of the next layer).
-        scored: whether the norm of these weights says how much the unit matters.
+        name: Name of the module.
+        module: The module with the tensor.
+        tensor: Name of the parameter or buffer in the module.
+        axis: The axis along which it is cut.
+        indices: int64 [units, width], the positions along ``axis`` that each unit owns.
+        reads: Whether these weights multiply the unit's output (columns of the next layer).
+        scored: Whether the norm of these weights measures the importance of the unit.
     """
 
     name: str
@@ -32,14 +32,14 @@ class Slices:
     scored: bool = True
 
     def value(self) -> Tensor:
-        """The whole tensor."""
-        found: Tensor = getattr(self.module, self.tensor)
-        return found
+        """Return the whole tensor."""
+        value: Tensor = getattr(self.module, self.tensor)
+        return value
 
 
 @dataclass(frozen=True)
 class Count:
-    """An attribute of a module that says how many there are: ``per_unit`` for each unit that stays."""
+    """An attribute of a module that counts units: ``per_unit`` for each unit that stays."""
 
     module: nn.Module
     attribute: str
@@ -51,11 +51,11 @@ class Group:
     """Units (heads, neurons, channels) that can be removed one by one.
 
     Attributes:
-        name: of the module they belong to.
+        name: Name of the module that the units belong to.
         kind: ``heads``, ``ffn`` or ``channels``, as in the settings.
-        units: how many there are.
-        slices: everything that belongs to them.
-        counts: attributes to keep in step.
+        units: Number of units.
+        slices: All slices that belong to the units.
+        counts: Attributes that count the units.
     """
 
     name: str
@@ -66,12 +66,12 @@ class Group:
 
 
 def is_conv1d(module: nn.Module) -> bool:
-    """Whether it is transformers' ``Conv1D``: a linear layer with its weight stored [inputs, outputs]."""
+    """Whether it is transformers' ``Conv1D``: a linear layer whose weight is [inputs, outputs]."""
     return type(module).__name__ == "Conv1D" and hasattr(module, "nf")
 
 
 def is_matrix(module: nn.Module) -> bool:
-    """Whether it is a linear layer, stored either way."""
+    """Whether it is a linear layer, in either layout."""
     return isinstance(module, nn.Linear) or is_conv1d(module)
 
 
@@ -81,22 +81,22 @@ def is_conv(module: nn.Module) -> bool:
 
 
 def input_axis(module: nn.Module) -> int:
-    """The axis of a layer's weight along which its inputs lie."""
+    """Return the axis of a layer's weight for its inputs."""
     return 0 if is_conv1d(module) else 1
 
 
 def blocks(units: int, width: int, start: int = 0) -> Tensor:
-    """Indices [units, width] of units that lie one after the other from ``start`` on."""
+    """Return the indices [units, width] of consecutive units from ``start`` on."""
     return torch.arange(start, start + units * width).reshape(units, width)
 
 
 def computing(name: str, module: nn.Module, indices: Tensor, scored: bool = True) -> Iterator[Slices]:
-    """The rows of a linear layer or convolution that compute the units."""
+    """Yield the rows of a linear layer or convolution that compute the units."""
     yield Slices(name, module, "weight", 1 - input_axis(module), indices, scored=scored)
     if module.bias is not None:
         yield Slices(name, module, "bias", 0, indices, scored=scored)
 
 
 def reading(name: str, module: nn.Module, indices: Tensor) -> Slices:
-    """The columns of a linear layer or convolution that read the units."""
+    """Return the columns of a linear layer or convolution that read the units."""
     return Slices(name, module, "weight", input_axis(module), indices, reads=True)

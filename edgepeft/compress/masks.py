@@ -1,4 +1,4 @@
-"""Masks: single weights set to zero, by fraction or n of m, and kept at zero where the weight trains."""
+"""Masks: single weights set to zero, by fraction or n of m, which stay zero if the weight trains."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from edgepeft.compress.settings import Pruning
 
 
 class _Masked(nn.Module):  # type: ignore[misc]  # torch is not type-checked here
-    """``weight * mask``: zeros get no gradient and no value, whatever an optimizer does to the tensor behind.
+    """``weight * mask``: zeros get no gradient and stay zero, whatever an optimizer does to the weight.
 
     The mask is a buffer of uint8, a quarter of the weight in the bundle.
     """
@@ -28,16 +28,16 @@ class _Masked(nn.Module):  # type: ignore[misc]  # torch is not type-checked her
 
 
 def maskable(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Linear layers and convolutions, whose weights are matrices and kernels."""
+    """Yield the linear layers and convolutions, whose weights are matrices and kernels."""
     return ((name, module) for name, module in model.named_modules() if is_matrix(module) or is_conv(module))
 
 
 def make_mask(module: nn.Module, pruning: Pruning, scorer: Scorer) -> Tensor | None:
-    """Which weights stay (bool, of the weight's shape); ``None`` where m does not divide the number of inputs."""
+    """Return the weights that stay (bool, of the weight's shape); ``None`` if m does not divide the inputs."""
     score, axis = scorer.single(module), input_axis(module)
     if pruning.n_m is not None:
         return _n_of_m(score, axis, *pruning.n_m)
-    # Wanda compares the weights of one output among each other, the others those of the whole tensor
+    # Wanda compares the weights of each output; the other scores compare those of the whole tensor
     rows = score.transpose(0, axis) if axis == 0 else score
     rows = rows.flatten(1) if pruning.score == "wanda" else rows.reshape(1, -1)
     gone = round(rows.shape[1] * pruning.weights)
@@ -57,28 +57,28 @@ def _n_of_m(score: Tensor, axis: int, n: int, m: int) -> Tensor | None:
 
 
 def keep_masks(model: nn.Module, weights: Iterable[nn.Parameter]) -> list[str]:
-    """Keep the zeros of those weights that train at zero through training, in place.
+    """Keep the zeros of trained weights at zero during training, in place.
 
-    Call it once a method has decided what trains. Frozen weights stay as they are anyway.
+    Call it after a method is attached. Frozen weights do not change anyway.
 
     Args:
-        model: with its method attached; weights are found by identity, because a method renames them.
-        weights: the masked parameters, as ``[model.get_parameter(name) for name in report.masked]`` gave them.
+        model: The model, with its method attached. Weights are found by identity, because a method renames them.
+        weights: The masked parameters: ``[model.get_parameter(name) for name in report.masked]``.
 
     Returns:
         The names of the layers whose weight is now ``parametrizations.weight.original`` times a mask;
         :func:`fix_masks` undoes that and leaves plain weights.
     """
     wanted = {id(weight) for weight in weights if weight.requires_grad}
-    held = [(name, module) for name, module in maskable(model) if id(module.weight) in wanted]
-    for _, module in held:
+    masked = [(name, module) for name, module in maskable(model) if id(module.weight) in wanted]
+    for _, module in masked:
         # unsafe only skips a trial run: shape and dtype stay the same
         parametrize.register_parametrization(module, "weight", _Masked(module.weight.detach() != 0), unsafe=True)
-    return [name for name, _ in held]
+    return [name for name, _ in masked]
 
 
 def masked_weights(model: nn.Module) -> list[str]:
-    """Names of the weights, as they were before, that :func:`keep_masks` keeps at zero."""
+    """Return the original names of the weights that :func:`keep_masks` keeps at zero."""
     return [f"{name}.weight".lstrip(".") for name, module in model.named_modules() if _is_masked(module)]
 
 
@@ -87,7 +87,7 @@ def _is_masked(module: nn.Module) -> bool:
 
 
 def fix_masks(model: nn.Module) -> nn.Module:
-    """Put masked weights that trained back in their plain place, zeros and all, in place; undoes :func:`keep_masks`."""
+    """Replace parametrized masked weights by plain ones with their zeros, in place. Undoes :func:`keep_masks`."""
     for module in list(model.modules()):
         if _is_masked(module):
             parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)

@@ -1,4 +1,4 @@
-"""Pruning a module: find groups, score their units, cut; then mask single weights."""
+"""Prune a module: find groups, score their units, cut, then mask single weights."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class Change:
     """One tensor that pruning changed.
 
     Attributes:
-        name: of the parameter.
-        before: its shape.
-        after: its shape now.
-        zeros: elements set to zero by a mask.
+        name: Name of the parameter.
+        before: Shape before pruning.
+        after: Shape after pruning.
+        zeros: Number of elements that a mask sets to zero.
     """
 
     name: str
@@ -43,10 +43,10 @@ class PruningReport:
     """What :func:`prune` did.
 
     Attributes:
-        changes: of each tensor that is smaller or masked now.
-        parameters_before: elements of all parameters.
-        parameters_after: the same, after pruning.
-        masked: names of the weights that carry a mask.
+        changes: Tensors that are smaller or masked now.
+        parameters_before: Number of elements of all parameters before pruning.
+        parameters_after: Number of elements of all parameters after pruning.
+        masked: Names of the weights with a mask.
     """
 
     changes: tuple[Change, ...]
@@ -67,21 +67,21 @@ def prune(
 
     Every layer loses the same fraction, so the shapes follow from the settings alone: a pruned model is loaded again by
     ``prune(fresh_model, pruning with score="magnitude")`` and then ``load_state_dict``. The configuration stays that of
-    the whole model, because not every architecture can say "9 heads of size 32 in a width of 384".
+    the whole model, because not every configuration can express "9 heads of size 32 in a width of 384".
 
     Args:
-        model: float32, with plain linear layers and convolutions.
-        pruning: what to remove.
-        calibration: batches, each the arguments of ``forward`` by name; ``taylor`` needs ``labels`` in them, or
-            ``loss``. With them, the layers that read what is cut are fitted anew, whatever the score.
-        loss: ``loss(model, batch)`` -> scalar; default: the ``.loss`` of the model's result.
-        example_inputs: arguments of ``forward``, to follow channels through the network; default: the first batch.
+        model: A float32 model with plain linear layers and convolutions.
+        pruning: The settings.
+        calibration: Batches, each the arguments of ``forward`` by name; ``taylor`` needs ``labels`` in them, or
+            ``loss``. With calibration data, the layers that read removed units are refitted, whatever the score.
+        loss: Function ``loss(model, batch)`` to a scalar; by default the ``.loss`` of the model's result.
+        example_inputs: Arguments of ``forward``, to follow channels through the network; by default the first batch.
 
     Returns:
-        The same model, and what was done.
+        The same model, and a report.
 
     Raises:
-        PruneError: calibration data are missing, a structure is not in the model, or nothing would be left of a layer.
+        PruneError: Calibration data are missing, the model lacks a structure, or a layer would lose all its units.
     """
     batches = None if calibration is None else list(calibration)
     before = {name: tuple(p.shape) for name, p in model.named_parameters()}
@@ -89,7 +89,7 @@ def prune(
         return model, _report(model, before, {})
     _cut_structure(model, pruning, batches, loss, example_inputs)
     zeros: dict[str, int] = {}
-    if pruning.weights or pruning.n_m is not None:  # seen again: after the cut inputs and gradients are others
+    if pruning.weights or pruning.n_m is not None:  # a new scorer, because the cut changes inputs and gradients
         zeros = _mask_weights(model, pruning, make_scorer(model, pruning, batches, loss))
     return model, _report(model, before, zeros)
 
@@ -123,9 +123,9 @@ def _staying(group: Group, fraction: float, scorer: Scorer) -> Tensor:
     gone = math.floor(group.units * fraction + 0.5)
     if gone >= group.units:
         raise PruneAll(
-            f"{group.kind}={fraction} would leave nothing of {group.name}.",
+            f"{group.kind}={fraction} would remove all units of {group.name}.",
             context=f"it has {group.units} units (heads, key/value groups, neurons or channels)",
-            hint="choose a smaller fraction, or leave this module alone with keep=.",
+            hint="choose a smaller fraction, or exclude this module with keep.",
         )
     return scorer.units(group).argsort(stable=True)[gone:].sort().values
 

@@ -1,4 +1,4 @@
-"""How much each unit of a group, or each single weight, matters. One scorer for all architectures."""
+"""Score the importance of units and of single weights, for all architectures."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ LossOf = Callable[[nn.Module, Batch], Tensor]
 
 @dataclass(frozen=True)
 class Scorer:
-    """Importance from weights, and from what calibration data showed.
+    """Computes importance from weights and from statistics of calibration data.
 
     Attributes:
         score: ``magnitude``, ``taylor`` or ``wanda``.
-        gradients: of each batch's loss, by the identity of the weight (``taylor``).
+        gradients: Gradients of each batch's loss, by the identity of the weight (``taylor``).
         norms: L2 norm of each input of a layer over all calibration data, by the identity of the layer (``wanda``).
     """
 
@@ -33,7 +33,7 @@ class Scorer:
     norms: Mapping[int, Tensor] = field(default_factory=dict)
 
     def units(self, group: Group) -> Tensor:
-        """Importance of each unit, float64 [units]."""
+        """Return the importance of each unit, float64 [units]."""
         total = torch.zeros(group.units, dtype=torch.float64)
         for part in group.slices:
             if self.score == "magnitude" and part.scored:
@@ -43,7 +43,7 @@ class Scorer:
         return self._taylor(group) if self.score == "taylor" else total
 
     def _taylor(self, group: Group) -> Tensor:
-        """|sum of w dL/dw| over the weights that read a unit: the first-order change of the loss without it."""
+        """Return |sum of w dL/dw| over the weights that read a unit: the first-order change of the loss without it."""
         readers = [part for part in group.slices if part.reads]
         batches = max((len(self.gradients.get(id(part.value()), ())) for part in readers), default=0)
         total = torch.zeros(group.units, dtype=torch.float64)
@@ -53,7 +53,7 @@ class Scorer:
         return total
 
     def single(self, module: nn.Module) -> Tensor:
-        """Importance of each single weight of a layer, of the weight's shape."""
+        """Return the importance of each single weight of a layer, of the weight's shape."""
         weight = module.weight.detach()
         if self.score == "taylor":
             return sum((weight * g).abs() for g in self.gradients[id(module.weight)])
@@ -66,10 +66,10 @@ class Scorer:
 
 
 def make_scorer(model: nn.Module, pruning: Pruning, calibration: Iterable[Batch] | None, loss: LossOf | None) -> Scorer:
-    """A scorer that has seen the calibration data, where its score needs any.
+    """Return a scorer, with statistics of the calibration data if its score needs them.
 
     Raises:
-        PruneError: data are needed and there are none, or no loss can be computed from them.
+        PruneError: Data are needed and there are none, or no loss can be computed from them.
     """
     if pruning.score == "magnitude":
         return Scorer("magnitude")
@@ -78,7 +78,7 @@ def make_scorer(model: nn.Module, pruning: Pruning, calibration: Iterable[Batch]
         raise NoCalibration(
             f"The score '{pruning.score}' needs calibration data.",
             context=None,
-            hint="give some batches like those of training, or choose score=magnitude, which needs none.",
+            hint="pass some batches like those of training, or choose score=magnitude, which needs none.",
         )
     with evaluating(model):
         if pruning.score == "taylor":
@@ -87,20 +87,20 @@ def make_scorer(model: nn.Module, pruning: Pruning, calibration: Iterable[Batch]
 
 
 def _per_unit(part: Slices, values: Tensor) -> Tensor:
-    """Sums [units] of a tensor's elements that belong to each unit."""
+    """Return the sums [units] of a tensor's elements that belong to each unit."""
     along = values.transpose(0, part.axis).flatten(1).sum(1) if values.dim() > 1 else values
     return along.cpu()[part.indices].sum(1)
 
 
 def _own_loss(model: nn.Module, batch: Batch) -> Tensor:
-    found = getattr(model(**batch), "loss", None)
-    if found is None:
+    loss = getattr(model(**batch), "loss", None)
+    if loss is None:
         raise NoCalibrationLoss(
-            "The score 'taylor' needs a loss, and the model gave none for the calibration data.",
+            "The score 'taylor' needs a loss, and the model returns none for the calibration data.",
             context=f"the batch has {', '.join(batch)}",
             hint="add labels to the batches of a model of transformers, or give a loss: loss(model, batch).",
         )
-    return found
+    return loss
 
 
 def _gradients(model: nn.Module, batches: Sequence[Batch], loss: LossOf) -> dict[int, list[Tensor]]:
@@ -111,8 +111,8 @@ def _gradients(model: nn.Module, batches: Sequence[Batch], loss: LossOf) -> dict
         weight.requires_grad_(True)
     seen: dict[int, list[Tensor]] = {id(w): [] for w in weights}
     for batch in batches:
-        found = torch.autograd.grad(loss(model, batch), weights, allow_unused=True)
-        for weight, gradient in zip(weights, found, strict=True):
+        gradients = torch.autograd.grad(loss(model, batch), weights, allow_unused=True)
+        for weight, gradient in zip(weights, gradients, strict=True):
             seen[id(weight)].append(torch.zeros_like(weight) if gradient is None else gradient)
     for weight, needed in zip(weights, required, strict=True):
         weight.requires_grad_(needed)
@@ -122,7 +122,7 @@ def _gradients(model: nn.Module, batches: Sequence[Batch], loss: LossOf) -> dict
 def _input_norms(model: nn.Module, batches: Sequence[Batch]) -> dict[int, Tensor]:
     sums: dict[int, Tensor] = {}
 
-    def look(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def observe(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         x = inputs[0].detach()
         x = x.movedim(1, -1) if is_conv(module) else x
         sums[id(module)] = sums.get(id(module), torch.zeros(())) + (x.flatten(0, -2) ** 2).sum(0)
@@ -130,7 +130,7 @@ def _input_norms(model: nn.Module, batches: Sequence[Batch]) -> dict[int, Tensor
     layers = [m for m in model.modules() if is_matrix(m) or is_conv(m)]
     for layer in layers:
         sums[id(layer)] = torch.zeros(layer.weight.shape[input_axis(layer)])
-    run_observed(model, layers, batches, look)
+    run_observed(model, layers, batches, observe)
     return {key: value.sqrt() for key, value in sums.items()}
 
 
@@ -138,10 +138,10 @@ def run_observed(
     model: nn.Module,
     layers: Iterable[nn.Module],
     batches: Iterable[Batch],
-    look: Callable[[nn.Module, tuple[Tensor, ...]], None],
+    observe: Callable[[nn.Module, tuple[Tensor, ...]], None],
 ) -> None:
-    """Run the model on all batches, without gradients, and call ``look`` with each layer and its inputs."""
-    hooks = [layer.register_forward_pre_hook(look) for layer in layers]
+    """Run the model on all batches, without gradients, and call ``observe`` with each layer and its inputs."""
+    hooks = [layer.register_forward_pre_hook(observe) for layer in layers]
     try:
         with torch.no_grad():
             for batch in batches:
@@ -153,10 +153,10 @@ def run_observed(
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """No dropout and no update of running statistics while data are looked at."""
-    was = model.training
+    """Disable dropout and updates of running statistics."""
+    training = model.training
     model.eval()
     try:
         yield
     finally:
-        model.train(was)
+        model.train(training)

@@ -1,4 +1,4 @@
-"""What to prune and how much of it: one value, and the command line's text for it."""
+"""Settings of pruning, and their text on the command line."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from edgepeft_runtime.files.schema import Json
 
 SCORES = ("magnitude", "taylor", "wanda")
 LEAST_MASK = 0.05
-"""The least fraction of single weights a mask may remove: ``merge`` knows a masked weight by its zeros."""
+"""Smallest fraction of single weights that a mask may remove, because ``merge`` recognizes masked weights by zeros."""
 
 
 @dataclass(frozen=True)
 class Pruning:
-    """What to remove. All fractions lie in [0, 1) and hold for every layer alike.
+    """The structures and weights to remove. All fractions are in [0, 1) and apply to every layer.
 
     Attributes:
-        heads: fraction of attention heads; with grouped-query attention, of whole key/value groups.
-        ffn: fraction of feed-forward neurons.
-        channels: fraction of convolution channels.
-        weights: fraction of single weights to set to zero in each matrix or kernel: 0, or at least 0.05.
-        n_m: ``(n, m)``: of every m weights in a row along the inputs, n stay; not together with ``weights``.
-        score: what is least important. ``magnitude`` (L2 norm) needs no data; ``taylor`` (first order, Molchanov et
+        heads: Fraction of attention heads; with grouped-query attention, of whole key/value groups.
+        ffn: Fraction of feed-forward neurons.
+        channels: Fraction of convolution channels.
+        weights: Fraction of single weights to set to zero in each matrix or kernel: 0, or at least 0.05.
+        n_m: ``(n, m)``: n of every m consecutive weights along the inputs stay; excludes ``weights``.
+        score: The measure of importance. ``magnitude`` (L2 norm) needs no data; ``taylor`` (first order, Molchanov et
             al., CVPR 2019) and ``wanda`` (weight times norm of its input, Sun et al., ICLR 2024) need calibration data.
-        keep: names of modules, or patterns of them, that are left alone with all that is coupled to them.
+        keep: Names or patterns of modules that are not pruned, nor anything coupled to them.
 
     Raises:
-        PruneError: a value is out of range.
+        PruneError: A value is out of range.
     """
 
     heads: float = 0.0
@@ -43,7 +43,7 @@ class Pruning:
     def __post_init__(self) -> None:
         for name in ("heads", "ffn", "channels", "weights"):
             if not 0 <= getattr(self, name) < 1:
-                raise _setting(name, getattr(self, name), "a fraction lies in 0 <= fraction < 1.")
+                raise _setting(name, getattr(self, name), "choose a fraction with 0 <= fraction < 1.")
         if 0 < self.weights < LEAST_MASK:
             raise _setting("weights", self.weights, f"choose 0, or at least {LEAST_MASK}.")
         if self.n_m is not None and not 0 < self.n_m[0] < self.n_m[1]:
@@ -59,12 +59,12 @@ class Pruning:
 
     @classmethod
     def parse(cls, text: str) -> Pruning:
-        """Settings from ``heads=0.25,ffn=0.3,channels=0.3,weights=0.5,pattern=2:4,score=wanda,keep=*.0.*``.
+        """Parse ``heads=0.25,ffn=0.3,channels=0.3,weights=0.5,pattern=2:4,score=wanda,keep=*.0.*``.
 
         ``keep`` may be given several times.
 
         Raises:
-            PruneError: a key is unknown or given twice, or a value cannot be read.
+            PruneError: A key is unknown or given twice, or a value cannot be read.
         """
         given: Json = {}
         for part in filter(None, (part.strip() for part in text.split(","))):
@@ -80,18 +80,18 @@ class Pruning:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing is to be removed."""
+        """Whether the settings remove nothing."""
         return not (self.heads or self.ffn or self.channels or self.weights or self.n_m)
 
     def as_provenance(self) -> Json:
-        """The settings that differ from the defaults, as JSON takes them."""
+        """Return the settings that differ from the defaults, as JSON."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         changed = {name: value for name, value in values.items() if value != getattr(Pruning, name)}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in changed.items()}
 
 
 def is_kept(name: str, keep: tuple[str, ...]) -> bool:
-    """Whether a module is left alone: by its name, an ancestor's name, or a pattern."""
+    """Whether a module is excluded by its name, an ancestor's name, or a pattern."""
     return any(name == p or name.startswith(f"{p}.") or fnmatchcase(name, p) for p in keep)
 
 

@@ -1,7 +1,7 @@
-"""Finds the heads and feed-forward neurons of transformers' models.
+"""Find the heads and feed-forward neurons of transformers' models.
 
-These modules take the number of heads from the width of their projections and only the size of a head from the
-configuration, so they run with fewer heads as they are.
+These modules compute the number of heads from the width of their projections, and read only the size of a head from the
+configuration, so they run with fewer heads without changes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _HEAD_COUNTS = ("num_attention_heads", "num_heads", "n_heads")
 
 
 def transformer_groups(model: nn.Module) -> Iterator[Group]:
-    """Every attention block's heads and every feed-forward block's neurons."""
+    """Yield the heads of every attention block and the neurons of every feed-forward block."""
     for name, block in model.named_modules():
         for attention in ATTENTIONS:
             paths = (attention.query, attention.key, attention.value, attention.output)
@@ -46,29 +46,29 @@ def _head_size(owner: nn.Module) -> int:
 def _counts(owner: nn.Module, heads: int, key_heads: int, size: int) -> tuple[Count, ...]:
     wanted = dict.fromkeys(_HEAD_COUNTS, heads)
     wanted |= {"num_key_value_heads": key_heads, "all_head_size": heads * size, "split_size": heads * size}
-    return tuple(Count(owner, name, number) for name, number in wanted.items() if hasattr(owner, name))
+    return tuple(Count(owner, name, count) for name, count in wanted.items() if hasattr(owner, name))
 
 
-def _heads(name: str, block: nn.Module, at: Attention, layers: list[nn.Module]) -> Group:
-    """A unit is a key/value head with all query heads that share it, so that the repeat factor stays whole."""
+def _heads(name: str, block: nn.Module, attention: Attention, layers: list[nn.Module]) -> Group:
+    """Return groups whose units are a key/value head with all its query heads, to keep the repeat factor."""
     query, key, value, output = layers
-    owner = block.get_submodule(at.owner)
+    owner = block.get_submodule(attention.owner)
     size = _head_size(owner)
     units = _outputs(key) // size
     repeats = _outputs(query) // _outputs(key)
     wide, narrow = blocks(units, repeats * size), blocks(units, size)
     slices = (
-        # what is asked and where to look scales no output: only value and output weights say what a head adds
-        *computing(join(name, at.query), query, wide, scored=False),
-        *computing(join(name, at.key), key, narrow, scored=False),
-        *computing(join(name, at.value), value, narrow),
-        reading(join(name, at.output), output, wide),
+        # queries and keys do not scale an output, so only value and output weights measure a head's contribution
+        *computing(join(name, attention.query), query, wide, scored=False),
+        *computing(join(name, attention.key), key, narrow, scored=False),
+        *computing(join(name, attention.value), value, narrow),
+        reading(join(name, attention.output), output, wide),
     )
     return Group(name, "heads", units, slices, _counts(owner, repeats, 1, size))
 
 
 def _fused_heads(name: str, block: nn.Module, into: nn.Module, out: nn.Module) -> Group:
-    """Query, key and value side by side in one layer."""
+    """Return the heads of a block with query, key and value in one layer."""
     size = _head_size(block)
     width = _outputs(into) // 3
     units = width // size

@@ -288,7 +288,7 @@ def _metrics(combined: Aggregate, verdict: Verdict | None) -> MetricRecord:
         "change": report.change or 0.0,
     }
     if report.privacy is None:
-        metrics["clipped"] = sum(taken.clipped < 1 for taken in report.updates)
+        metrics["clipped"] = sum(update.clipped < 1 for update in report.updates)
         if report.merge_error is not None:
             metrics["merge-error"] = report.merge_error.relative
     if verdict is not None:

@@ -59,7 +59,7 @@ def test_a_late_update_moves_the_next_round_with_less_weight(fleet: Fleet) -> No
         expected = starts[1][name] + (math.sqrt(0.5) * changes[0] + changes[1]) / (1 + math.sqrt(0.5))
         assert np.allclose(array, expected, atol=1e-6), name
     for settings in ({"robust": "median"}, {"privacy": Privacy(1.0), "clip": 1.0}):
-        with pytest.raises(Contradiction, match="takes no weights"):
+        with pytest.raises(Contradiction, match="needs equal weights"):
             aggregate(fleet.bundle, found.updates, adapter=found.adapter, earlier=found.earlier, **settings)
 
 

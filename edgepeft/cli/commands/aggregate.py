@@ -209,10 +209,10 @@ def _save(found: Aggregate, out: Path, verdict: Verdict | None, acceptance_check
 def _print(report: AggregateReport) -> None:
     for refused in report.refused:
         click.echo(f"refused {refused}", err=True)
-    clipped = sum(taken.clipped < 1 for taken in report.updates)
+    clipped = sum(update.clipped < 1 for update in report.updates)
     counts = (len(report.updates), "updates"), (report.duplicates, "duplicates"), (len(report.refused), "refused")
     click.echo(", ".join(f"{count} {what}" for count, what in (*counts, (clipped, "clipped"))))
-    norms = sorted(taken.norm for taken in report.updates)
+    norms = sorted(update.norm for update in report.updates)
     click.echo(f"norms of the changes: {norms[0]:.3g} to {norms[-1]:.3g}, median {norms[len(norms) // 2]:.3g}")
     if report.cut is not None:
         click.echo(f"{report.robust}: {report.cut} of {len(norms)} values left out at either end")
