@@ -1,4 +1,4 @@
-"""Raw data to batches, on a device: ``.npz``, ``.csv`` and ``.jsonl`` with text or numbers, folders of images by class.
+"""Load raw data, on a device: ``.npz``, ``.csv`` and ``.jsonl`` with text or numbers, folders of images by class.
 
 Needs numpy; ``tokenizers`` only for text (``edgepeft[text]``), ``PIL`` only for images (``edgepeft[images]``).
 """

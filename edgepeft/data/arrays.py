@@ -1,4 +1,4 @@
-"""Arrays in an ``.npz`` file, by the name of an input or a label."""
+"""Read arrays from an ``.npz`` file, by the name of an input or a label."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from edgepeft_runtime.data.datasets import Arrays, read_npz
 from edgepeft_runtime.errors import BatchError, DataError, EdgepeftError, NotFinite
 
 _CHUNK = 256
-"""Examples checked at a time, so that checking takes no second copy of all the data."""
+"""Examples checked at a time, so that checking needs no second copy of all data."""
 
 
 def read_arrays(path: Path, manifest: Manifest, *, labelled: bool) -> Arrays:
-    """The arrays the bundle asks for; the first axis of each counts the examples.
+    """Return the arrays that the bundle needs; the first axis of each counts the examples.
 
     Raises:
-        DataError: the file is damaged; an array is missing, unknown or of the wrong shape; arrays are of different
+        DataError: The file is damaged; an array is missing, unknown or of the wrong shape; arrays are of different
             lengths; a value or a label is out of range.
     """
     try:
@@ -31,12 +31,12 @@ def read_arrays(path: Path, manifest: Manifest, *, labelled: bool) -> Arrays:
         try:
             checked_batch(arrays.batch(np.arange(start, stop)), manifest, labels=labelled)
         except (BatchError, NotFinite) as error:
-            place = f"counted from example {start}" if start else None
-            raise _at(path, error, "\n".join(filter(None, (error.context, place)))) from error
+            offset = f"counted from example {start}" if start else None
+            raise _at(path, error, "\n".join(filter(None, (error.context, offset)))) from error
     return arrays
 
 
 def _at(path: Path, error: EdgepeftError, context: str | None) -> EdgepeftError:
-    """The error of one file: a user who gave a path looks for it in the message."""
+    """Return the error with the path of the file in its message."""
     message = error.message if str(path) in error.message else f"{path}: {error.message}"
     return error.reworded(message, context)

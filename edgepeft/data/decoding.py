@@ -1,4 +1,4 @@
-"""Image files to pixels: of known formats alone, and none that takes far more memory than its file."""
+"""Decode image files of known formats, except those that need far more memory than their file."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
     from PIL import Image
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-"""Pillow's names. It knows many more, some of which run other programs."""
+"""Pillow's names. It supports many more, some of which run other programs."""
 
 _PIXEL_BYTES = 4
-"""What Pillow takes for a pixel of three colours."""
+"""Bytes that Pillow uses for a pixel of three colours."""
 
 
 def decoded(path: Path, mode: str) -> Image.Image:
-    """Return an image as Pillow holds it, upright, in ``L`` or ``RGB``.
+    """Return a Pillow image, upright, in ``L`` or ``RGB``.
 
     Raises:
-        DataError: it cannot be decoded, has more than 8 bits, or far more pixels than bytes.
+        DataError: The image cannot be decoded, has more than 8 bits, or far more pixels than bytes.
     """
     image, ops = pillow()
     try:
@@ -35,12 +35,12 @@ def decoded(path: Path, mode: str) -> Image.Image:
             most = room(os.fstat(content.fileno()).st_size)
             with image.open(content, formats=FORMATS) as file:
                 _check(file.mode, file.size, most)
-                ops.exif_transpose(file, in_place=True)  # cameras store how they were held beside the pixels
+                ops.exif_transpose(file, in_place=True)  # cameras store their orientation as metadata
                 file.load()
                 return file.convert(mode)
     except MemoryError as failure:
         raise bad_image(path, "it does not fit into memory.") from failure
-    except Exception as failure:  # a decoder raises what a file leads it to, from struct.error to SyntaxError
+    except Exception as failure:  # decoders raise various exceptions, from struct.error to SyntaxError
         raise bad_image(path, str(failure) or type(failure).__name__) from failure
 
 

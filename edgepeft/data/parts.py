@@ -1,4 +1,4 @@
-"""Parts of a data set."""
+"""Split a data set, and select examples of it."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class Rows:
     """Some examples of a data set, as a data set.
 
     Attributes:
-        dataset: the whole.
-        rows: numbers of the examples, int64 ``[examples]``.
+        dataset: The whole data set.
+        rows: Indices of the examples, int64 ``[examples]``.
     """
 
     dataset: Dataset
@@ -28,22 +28,22 @@ class Rows:
         return len(self.rows)
 
     def batch(self, rows: NDArray[np.int64]) -> Batch:
-        """The examples of the given numbers, counted within the part."""
+        """Return the examples of these indices, counted within the part."""
         return self.dataset.batch(self.rows[rows])
 
 
-def split(dataset: Dataset, share: float, seed: int = 0) -> tuple[Rows, Rows]:
-    """Cut a data set in two at random: what is left to train on, and a ``share`` (0 to 1, exclusive) held out.
+def split(dataset: Dataset, fraction: float, seed: int = 0) -> tuple[Rows, Rows]:
+    """Split a data set at random into examples to train on and a ``fraction`` (0 to 1, exclusive) of held-out ones.
 
-    The same data set, share and seed give the same parts, so that a run that is resumed holds out the same examples.
+    The same data set, fraction and seed result in the same parts, so a resumed run has the same held-out examples.
     """
     total = len(dataset)
-    held_out = round(total * share) if 0.0 < share < 1.0 else 0
+    held_out = round(total * fraction) if 0.0 < fraction < 1.0 else 0
     if not 0 < held_out < total:
         raise BadHeldOutFraction(
-            f"A share of {share} of {total} examples cannot be held out.",
+            f"A fraction of {fraction} of {total} examples cannot be held out.",
             context=f"it leaves {total - held_out} to train on and {held_out} to validate with",
-            hint="give a share between 0 and 1 that leaves at least one example on both sides.",
+            hint="choose a fraction between 0 and 1 that leaves at least one example on both sides.",
         )
     order = np.random.default_rng(seed).permutation(total)
     return Rows(dataset, np.sort(order[held_out:])), Rows(dataset, np.sort(order[:held_out]))

@@ -1,4 +1,4 @@
-"""From a decoded image to the numbers a model is fed, as transformers' processors compute them with Pillow."""
+"""Convert decoded images to a model's input, as transformers' processors do with Pillow."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 MOST_PIXELS = 2**24
-"""Pixels of a resized image before it is cropped: the longer edge of a narrow one has no other bound."""
+"""Largest number of pixels of a resized image before the crop, which bounds the longer edge of narrow images."""
 
 
 def fitted(image: Image, spec: ImageSpec) -> NDArray[np.uint8]:
-    """A ``PIL.Image`` in mode L or RGB, resized and cropped, as ``[height, width, channels]``.
+    """Return a ``PIL.Image`` in mode L or RGB, resized and cropped, as ``[height, width, channels]``.
 
     Raises:
-        ValueError: it is so narrow that its resized form would have too many pixels.
+        ValueError: The image is so narrow that, resized, it would have too many pixels.
     """
     from PIL import Image
 
@@ -34,7 +34,7 @@ def fitted(image: Image, spec: ImageSpec) -> NDArray[np.uint8]:
 
 
 def resized_size(height: int, width: int, spec: ImageSpec) -> tuple[int, int]:
-    """Height and width of an image after it is resized, before it is cropped."""
+    """Return the height and width of an image after the resize and before the crop."""
     to = spec.size if spec.resize is None else spec.resize
     if not to:
         return height, width
@@ -46,7 +46,7 @@ def resized_size(height: int, width: int, spec: ImageSpec) -> tuple[int, int]:
 
 
 def normalized(pixels: NDArray[np.uint8], spec: ImageSpec) -> Array:
-    """Pixels ``[..., height, width, channels]`` as the model's input ``[..., channels, height, width]``, float32."""
+    """Convert ``[..., height, width, channels]`` to the model's input ``[..., channels, height, width]``, float32."""
     values = pixels.astype(np.float32) / np.float32(255)
     if spec.channel_order == "BGR":
         values = values[..., ::-1]
@@ -55,7 +55,7 @@ def normalized(pixels: NDArray[np.uint8], spec: ImageSpec) -> Array:
 
 
 def _centered(pixels: NDArray[np.uint8], size: int, axis: int) -> NDArray[np.uint8]:
-    """The middle of an axis, or all of it with zeros around."""
+    """Return the middle of an axis, or all of it padded with zeros."""
     excess = pixels.shape[axis] - size
     if excess >= 0:
         return pixels.take(range(excess // 2, excess // 2 + size), axis=axis)

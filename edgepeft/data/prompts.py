@@ -1,4 +1,4 @@
-"""Prompts and answers of causal language models: templates, tokens, and which of them are learned.
+"""Prompts and answers of causal language models: templates, tokens, and the tokens that are learned.
 
 The loss is on the answer alone. The template a model is tuned with need not be the one it is used with: a safety prompt
 that is left out of the tuning and put in for use keeps more of what alignment gave ("pure tuning, safe testing": Lyu et
@@ -33,8 +33,8 @@ class Pair:
 
     Attributes:
         ids: int32 ``[tokens]``.
-        answer: how many at the end are the answer's.
-        tokens: how many there were before the prompt was cut.
+        answer: Number of tokens at the end that belong to the answer.
+        tokens: Number of tokens before the prompt was cut.
     """
 
     ids: NDArray[np.int32]

@@ -1,4 +1,4 @@
-"""The tokenizer that a bundle carries."""
+"""Load the tokenizer of a bundle."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ TOKENIZER = "tokenizer.json"
 
 
 def tokenizer_of(bundle: Bundle) -> Tokenizer:
-    """A ``tokenizers.Tokenizer`` that neither pads nor cuts.
+    """Return a ``tokenizers.Tokenizer`` that neither pads nor truncates.
 
     Raises:
-        DataError: the bundle carries none, it is damaged, or the package ``tokenizers`` is missing.
+        DataError: The bundle has none, it is damaged, or the package ``tokenizers`` is missing.
     """
     if TOKENIZER not in bundle.manifest.files:
         raise NoTokenizer(
-            "The bundle carries no tokenizer.",
+            "The bundle has no tokenizer.",
             context=f"{bundle.path} has no {TOKENIZER}",
             hint="prepare it from a model directory with a tokenizer.json, or give the data as .npz with token ids.",
         )

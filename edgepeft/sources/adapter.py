@@ -1,4 +1,4 @@
-"""An adapter directory of Hugging Face ``peft`` as a source: the base it names, and the adapter to train on."""
+"""Load an adapter directory of Hugging Face ``peft`` as a source: its base, and the adapter to train further."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ TASKS = {"SEQ_CLS": "text-classification", "TOKEN_CLS": "token-classification", 
 
 
 def is_adapter(path: Path) -> bool:
-    """Whether a directory holds an adapter, and no model of its own."""
+    """Whether a directory contains an adapter, and no model."""
     return (path / CONFIG).is_file() and not (path / "config.json").is_file()
 
 
 def base_of(path: Path) -> tuple[Path, str | None]:
-    """The model directory that an adapter was trained on, and its task where the adapter says so.
+    """Return the model directory that an adapter was trained on, and its task if the adapter names it.
 
     Raises:
-        SourceError: the configuration cannot be read, or the base is not on disk.
+        SourceError: The configuration cannot be read, or the base is not on disk.
     """
     try:
         config: Any = json.loads((path / CONFIG).read_text("utf-8"))
         name, task = str(config["base_model_name_or_path"]), config.get("task_type")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise NoAdapterDirectory(
-            f"{path} is no adapter directory of peft.",
+            f"{path} is not an adapter directory of peft.",
             context=f"{CONFIG}: {type(error).__name__}: {error}",
             hint="give a directory written by PeftModel.save_pretrained.",
         ) from error
@@ -41,29 +41,29 @@ def base_of(path: Path) -> tuple[Path, str | None]:
         if base.is_dir():
             return base, TASKS.get(str(task))
     raise BaseNotFound(
-        f"The adapter {path} belongs to the model {name!r}, which is no directory here.",
+        f"The adapter {path} belongs to the model {name!r}, which is not a directory here.",
         context=None,
         hint=f"download that model to a directory, and write its path to base_model_name_or_path in {CONFIG}.",
     )
 
 
 def with_adapter(base: nn.Module, path: Path) -> nn.Module:
-    """The base with the adapter on it, set to train.
+    """Attach the adapter to the base, and set it to train.
 
     Raises:
-        SourceError: the adapter does not fit the base.
+        SourceError: The adapter does not fit the base.
     """
     from peft import PeftConfig, PeftModel
 
     try:
         prompt = PeftConfig.from_pretrained(path).is_prompt_learning
-        with warnings.catch_warnings(record=True) as said:
+        with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
-            # peft loads prompts for inference only; what trains of them is marked below.
+            # peft loads prompts for inference only, so their trainable parameters are marked below.
             model: nn.Module = PeftModel.from_pretrained(base, path, is_trainable=not prompt)
     except Exception as error:  # peft, safetensors and torch each raise their own
         raise _does_not_fit(path, f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}") from error
-    missing = [str(one.message) for one in said if "missing adapter keys" in str(one.message).lower()]
+    missing = [str(w.message) for w in warned if "missing adapter keys" in str(w.message).lower()]
     if missing:
         raise _does_not_fit(path, missing[0].splitlines()[0][:400])
     if prompt:
@@ -74,7 +74,7 @@ def with_adapter(base: nn.Module, path: Path) -> nn.Module:
 
 def _does_not_fit(path: Path, reason: str) -> SourceError:
     return AdapterDoesNotFit(
-        f"The adapter {path} cannot be put on its base.",
+        f"The adapter {path} cannot be attached to its base.",
         context=reason,
-        hint="see that base_model_name_or_path names the model it was trained on; name its classes if it has a head.",
+        hint="check that base_model_name_or_path names the model it was trained on; name its classes if it has a head.",
     )

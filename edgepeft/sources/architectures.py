@@ -1,4 +1,4 @@
-"""Where transformers' models keep attention and feed-forward layers, by the names these have.
+"""Find attention and feed-forward layers in models of transformers by their names.
 
 A family is a row of a table: BERT, RoBERTa, ELECTRA (``self.query``), DistilBERT (``q_lin``), GPT-2 (fused ``c_attn``),
 GPT-NeoX (fused ``query_key_value``), Llama, Mistral, Qwen and ViT (``q_proj`` to ``o_proj``), BART and M2M100
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Attention:
-    """Paths from a block to its layers; ``owner`` holds the size of a head."""
+    """Paths from a block to its layers; ``owner`` has the size of a head."""
 
     query: str
     key: str
@@ -31,7 +31,7 @@ ATTENTIONS = (
     Attention("q_lin", "k_lin", "v_lin", "out_lin"),
     Attention("q_proj", "k_proj", "v_proj", "o_proj"),
 )
-"""With query, key and value apart, and the sizes of heads where pruning knows them."""
+"""Separate query, key and value, with sizes of heads that pruning knows."""
 
 FUSED = ("c_attn", "c_proj")
 """Query, key and value in one layer, and the output."""
@@ -43,7 +43,7 @@ FEED_FORWARDS: tuple[tuple[tuple[str, ...], str], ...] = (
     (("lin1",), "lin2"),
     (("c_fc",), "c_proj"),
 )
-"""Layers that read what a block is given, and the one that writes its result."""
+"""Layers that read a block's input, and the layer that writes its output."""
 
 _OTHER_ATTENTIONS = (
     ("q_proj", "k_proj", "v_proj", "out_proj"),
@@ -60,8 +60,8 @@ class Part:
 
     Attributes:
         kind: ``attention`` or ``ffn``.
-        first: name of the layer that reads the part's input.
-        last: name of the layer whose result is added to the residual stream.
+        first: Name of the layer that reads the part's input.
+        last: Name of the layer whose result is added to the residual stream.
     """
 
     kind: str
@@ -70,11 +70,11 @@ class Part:
 
 
 def parts_of(model: nn.Module) -> Iterator[Part]:
-    """Every attention and feed-forward part, in the order of the model's modules; none where no table fits."""
+    """Yield every attention and feed-forward part, in the order of the model's modules; none if no table fits."""
     attentions = [(a.query, a.key, a.value, a.output) for a in ATTENTIONS] + list(_OTHER_ATTENTIONS)
     for name, block in model.named_modules():
         if not name:
-            continue  # what a small CNN calls fc1 and fc2 at its top is its head
+            continue  # fc1 and fc2 at the top of a small CNN are its head
         for paths in attentions:
             if layers_at(block, paths) is not None:
                 yield Part("attention", join(name, paths[0]), join(name, paths[-1]))
@@ -84,10 +84,10 @@ def parts_of(model: nn.Module) -> Iterator[Part]:
 
 
 def layers_at(block: nn.Module, paths: tuple[str, ...]) -> list[nn.Module] | None:
-    """The layers with a matrix at these paths, or ``None`` where one is missing."""
+    """Return the layers with a matrix at these paths, or ``None`` if one is missing."""
     from torch import nn
 
-    found: list[nn.Module] = []
+    layers: list[nn.Module] = []
     for path in paths:
         try:
             layer = block.get_submodule(path)
@@ -95,12 +95,12 @@ def layers_at(block: nn.Module, paths: tuple[str, ...]) -> list[nn.Module] | Non
             return None
         if getattr(getattr(layer, "weight", None), "ndim", 0) != 2 or isinstance(layer, nn.Embedding):
             return None
-        found.append(layer)
-    return found
+        layers.append(layer)
+    return layers
 
 
 def blocks_of(model: nn.Module) -> list[str]:
-    """Names of the blocks that follow one another: the longest list of modules, else the stages at the top."""
+    """Return the names of consecutive blocks: the longest list of modules, else the stages at the top."""
     from torch import nn
 
     lists = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.ModuleList)]
@@ -111,5 +111,5 @@ def blocks_of(model: nn.Module) -> list[str]:
 
 
 def join(name: str, path: str) -> str:
-    """The name of what lies at a path in the module of a name."""
+    """Return the name of the module at a path inside a named module."""
     return f"{name}.{path}" if name else path

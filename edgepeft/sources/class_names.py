@@ -1,4 +1,4 @@
-"""Names of classes, as a bundle keeps them."""
+"""Check and normalize the names of classes for a bundle."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from edgepeft_runtime.names import some
 
 
 def class_names(given: Sequence[str], where: str = "classes") -> tuple[str, ...]:
-    """The names in the form in which labels are compared with them.
+    """Return the names in the form in which labels are compared with them.
 
     Args:
-        given: one name per class, in the order of their indices.
-        where: what gave the names, for the message.
+        given: One name per class, in the order of their indices.
+        where: Origin of the names, for the message.
 
     Raises:
-        EdgepeftError: a name is empty, or two are the same: a label could not be told.
+        EdgepeftError: A name is empty, or two are equal, so that a label would be ambiguous.
     """
     names = tuple(normalized(str(name)) for name in given)
     if "" in names:
@@ -34,5 +34,5 @@ def _refused(message: str, names: Sequence[str], where: str) -> EdgepeftError:
     return WrongClassNames(
         message,
         context=f"{where}: {some(names, 20)}",
-        hint="give each class a name of its own, in the order of the labels (classes=, --classes).",
+        hint="give each class a different name, in the order of the labels (classes=, --classes).",
     )

@@ -6,11 +6,11 @@ from edgepeft_runtime.errors import EdgepeftError
 
 
 class SourceError(EdgepeftError):
-    """A source that cannot be loaded."""
+    """A source cannot be loaded."""
 
 
 class NoSuchSource(SourceError, code="no-such-source"):
-    """The source is no model directory, .onnx file or function that can be imported."""
+    """The source is neither a model directory nor an .onnx file nor a function that can be imported."""
 
 
 class NoModelDirectory(SourceError, code="no-model-directory"):
@@ -46,7 +46,7 @@ class UnknownPaddingToken(SourceError, code="padding-token"):
 
 
 class UnusableImageProcessor(SourceError, code="unusable-image-processor"):
-    """The image processor cannot be loaded, or does what a device cannot do."""
+    """The image processor cannot be loaded, or has steps that a device cannot run."""
 
 
 class ModelNotCopied(SourceError, code="model-not-copied"):

@@ -1,7 +1,7 @@
-"""The image processor of a model directory, in the words of a bundle.
+"""Describe the image processor of a model directory by the fields of a manifest.
 
-What a device computes with Pillow and numpy must be what the directory's own processor computes. So the processor is
-described by its fields, and then both are run on a few images: what differs is refused.
+A device must compute with Pillow and numpy what the directory's own processor computes. So both are run on a few
+images, and a difference is refused.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ _PROBES = ((37, 64), (80, 41), (300, 300), (320, 560))
 
 
 def image_spec(path: Path, config: PretrainedConfig) -> ImageSpec:
-    """How images become the input of the model in a directory.
+    """Return how images become the input of the model in a directory.
 
     Args:
-        path: the directory; its ``preprocessor_config.json`` says what is done to an image.
-        config: the model's configuration: channels, and the size where there is no such file.
+        path: The directory. Its ``preprocessor_config.json`` describes the processing of an image.
+        config: The model's configuration, with the channels, and the size if there is no such file.
 
     Raises:
-        ImageProcessorError: the processor cannot be read, or does what a device cannot do.
+        ImageProcessorError: The processor cannot be read, or a device cannot reproduce it.
     """
     channels = int(getattr(config, "num_channels", 3))
     stated = _size_of(config)
@@ -57,9 +57,9 @@ def image_spec(path: Path, config: PretrainedConfig) -> ImageSpec:
     reference = [_processed(processor, probe, path) for probe in _probes(channels)]
     size = _common_size(processor, reference, path)
     for spec in _candidates(processor, channels, size):
-        if all(_agree(spec, probe, found) for probe, found in zip(_probes(channels), reference, strict=True)):
+        if all(_agree(spec, probe, expected) for probe, expected in zip(_probes(channels), reference, strict=True)):
             return spec
-    raise _refused(path, processor, "its fields do not describe what it does to an image")
+    raise _refused(path, processor, "its fields do not describe its results")
 
 
 def _assumed(path: Path, channels: int, size: tuple[int, int] | None) -> ImageSpec:
@@ -74,7 +74,7 @@ def _assumed(path: Path, channels: int, size: tuple[int, int] | None) -> ImageSp
 
 
 def _size_of(config: PretrainedConfig) -> tuple[int, int] | None:
-    """Height and width that the model's configuration states."""
+    """Return the height and width in the model's configuration."""
     size = getattr(config, "image_size", None)
     if isinstance(size, int):
         return size, size
@@ -82,28 +82,28 @@ def _size_of(config: PretrainedConfig) -> tuple[int, int] | None:
 
 
 def _loaded(path: Path, stated: tuple[int, int] | None) -> BaseImageProcessor:
-    """The processor, on Pillow and numpy; a size that its file does not give is the model's."""
+    """Load the processor, on Pillow and numpy. A size that its file lacks is the model's."""
     from transformers import AutoImageProcessor
 
     try:
         settings = json.loads((path / FILE).read_text("utf-8"))
         if not isinstance(settings, dict):
-            raise ValueError(f"it holds a {type(settings).__name__} instead of an object")
-        found = AutoImageProcessor.from_pretrained(path, local_files_only=True, backend="pil")
-        if stated is None or "size" in settings or "height" not in dict(found.size or {}):
-            return found
+            raise ValueError(f"it contains a {type(settings).__name__} instead of an object")
+        processor = AutoImageProcessor.from_pretrained(path, local_files_only=True, backend="pil")
+        if stated is None or "size" in settings or "height" not in dict(processor.size or {}):
+            return processor
         size = {"height": stated[0], "width": stated[1]}
         return AutoImageProcessor.from_pretrained(path, local_files_only=True, backend="pil", size=size)
-    except Exception as error:  # transformers raises what it will
+    except Exception as error:  # transformers raises any exception
         raise UnusableImageProcessor(
             f"transformers cannot load the image processor of {path}.",
             context=f"{FILE}: {_first_line(error)}",
-            hint="write the file anew with save_pretrained, or take it out where the model is fed values from -1 to 1.",
+            hint="write the file again with save_pretrained, or remove it if the model reads values from -1 to 1.",
         ) from error
 
 
 def _probes(channels: int) -> Iterator[Image]:
-    """Images with edges, slopes and noise, the same each time."""
+    """Yield images with edges, gradients and noise, the same each time."""
     from PIL import Image
 
     for number, (height, width) in enumerate(_PROBES):
@@ -113,30 +113,30 @@ def _probes(channels: int) -> Iterator[Image]:
 
 
 def _processed(processor: BaseImageProcessor, image: Image, path: Path) -> NDArray[np.float32]:
-    """What the processor makes of an image: ``[channels, height, width]``."""
+    """Return the processor's result for an image: ``[channels, height, width]``."""
     try:
         return np.asarray(processor(image, return_tensors="np")[INPUT][0], np.float32)
-    except Exception as error:  # transformers raises what it will
+    except Exception as error:  # transformers raises any exception
         name = _name(processor)
         raise UnusableImageProcessor(
-            f"The image processor of {path} does not take an image.",
+            f"The image processor of {path} cannot process an image.",
             context=f"{FILE}: {name}: {_first_line(error)}\nits fields: {_fields(processor)}",
             hint=f"give the fields that {name} reads, as its save_pretrained writes them, or name another class as "
             "image_processor_type.",
         ) from error
 
 
-def _common_size(processor: BaseImageProcessor, found: list[NDArray[np.float32]], path: Path) -> tuple[int, int]:
-    sizes = {image.shape[1:] for image in found if image.ndim == 3}
+def _common_size(processor: BaseImageProcessor, images: list[NDArray[np.float32]], path: Path) -> tuple[int, int]:
+    sizes = {image.shape[1:] for image in images if image.ndim == 3}
     if len(sizes) != 1:
-        shown = ", ".join(str(image.shape) for image in found)
-        raise _refused(path, processor, f"it gives images of different sizes: {shown}")
+        shown = ", ".join(str(image.shape) for image in images)
+        raise _refused(path, processor, f"it returns images of different sizes: {shown}")
     height, width = sizes.pop()
     return int(height), int(width)
 
 
 def _candidates(processor: BaseImageProcessor, channels: int, size: tuple[int, int]) -> Iterator[ImageSpec]:
-    """Descriptions of what the processor's fields may mean: some classes enlarge the edge before they crop."""
+    """Yield possible meanings of the processor's fields. Some classes enlarge the edge before they crop."""
     mean, std = _normalization(processor, channels)
     order = "BGR" if getattr(processor, "do_flip_channel_order", False) else "RGB"
     for resize in _resizes(processor):
@@ -151,11 +151,11 @@ def _resizes(processor: BaseImageProcessor) -> list[tuple[int, ...] | None]:
     lengths = (height, width) if height and width else (edge,) if edge else ()
     part = getattr(processor, "crop_pct", None) or 1.0  # of ConvNeXT and PoolFormer; LeViT's is fixed
     enlarged = (lengths, tuple(int(n / part) for n in lengths), tuple(int(256 / 224 * n) for n in lengths))
-    return [None, *(found for found in dict.fromkeys(enlarged) if found)]
+    return [None, *filter(None, dict.fromkeys(enlarged))]
 
 
 def _normalization(processor: BaseImageProcessor, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and deviation of values from 0 to 1 that come to the same as the processor's scale, offset and both."""
+    """Return mean and deviation of values from 0 to 1 that are equivalent to the processor's scale, offset and both."""
     rescales, normalizes = getattr(processor, "do_rescale", False), getattr(processor, "do_normalize", False)
     scale = 255.0 * (processor.rescale_factor if rescales else 1.0)
     scale = 1.0 if abs(scale - 1) < 1e-9 else scale
@@ -168,8 +168,8 @@ def _normalization(processor: BaseImageProcessor, channels: int) -> tuple[tuple[
 
 
 def _per_channel(value: Any, channels: int) -> tuple[float, ...]:
-    found = tuple(value) if isinstance(value, list | tuple) else (value,)
-    return tuple(float(item) for item in (found * channels if len(found) == 1 else found))
+    values = tuple(value) if isinstance(value, list | tuple) else (value,)
+    return tuple(float(item) for item in (values * channels if len(values) == 1 else values))
 
 
 def _filter(processor: BaseImageProcessor) -> str:
@@ -183,16 +183,16 @@ def _agree(spec: ImageSpec, image: Image, expected: NDArray[np.float32]) -> bool
     if len(spec.mean) != spec.channels or len(spec.std) != spec.channels or spec.resample not in RESAMPLES:
         return False
     try:
-        found = normalized(fitted(image, spec), spec)
+        actual = normalized(fitted(image, spec), spec)
     except ValueError:  # resized, it would be too large
         return False
     largest = max(1.0, float(np.abs(expected).max()))
-    return found.shape == expected.shape and bool(np.abs(found - expected).max() <= TOLERANCE * largest)
+    return actual.shape == expected.shape and bool(np.abs(actual - expected).max() <= TOLERANCE * largest)
 
 
 def _refused(path: Path, processor: BaseImageProcessor, why: str) -> UnusableImageProcessor:
     return UnusableImageProcessor(
-        f"A device cannot do what the image processor of {path} does.",
+        f"A device cannot reproduce the image processor of {path}.",
         context=f"{FILE}: {_name(processor)}: {why}.\nits fields: {_fields(processor)}",
         hint="give it a fixed size (size with height and width, or do_center_crop with crop_size) and no padding, or "
         "prepare the model by a function (file.py:function) and give the data as .npz.",

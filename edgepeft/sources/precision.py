@@ -1,4 +1,4 @@
-"""A module in half or double precision, brought to float32 before it is exported."""
+"""Convert a module in half or double precision to float32 before its export."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _OTHERS = (torch.float16, torch.bfloat16, torch.float64)
 
 
 def in_single_precision(model: nn.Module, inputs: Mapping[str, Tensor]) -> tuple[nn.Module, dict[str, Tensor]]:
-    """Bring a module's tensors and its inputs to float32, where it runs so; else return both as they are.
+    """Convert a module's tensors and its inputs to float32, if it runs so; else return both unchanged.
 
-    A module that casts to half precision by itself may run with its own weights only: its graph is brought to float32
-    instead. What changes is said in one line.
+    A module that casts to half precision by itself may only run with its own weights. Its graph is converted to float32
+    instead. A notice says what changes.
 
     Args:
-        model: stays as it is.
-        inputs: an example.
+        model: The model. It does not change.
+        inputs: An example.
     """
     dtypes = {tensor.dtype for tensor in (*model.parameters(), *model.buffers())} & set(_OTHERS)
     single = {name: tensor.float() if tensor.dtype in _OTHERS else tensor for name, tensor in inputs.items()}
@@ -31,7 +31,7 @@ def in_single_precision(model: nn.Module, inputs: Mapping[str, Tensor]) -> tuple
     if not _runs(single_model, single):
         return model, dict(inputs)
     kinds = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
-    notice(f"{type(model).__name__} has {kinds} tensors: they are brought to float32, in which devices compute.")
+    notice(f"{type(model).__name__} has {kinds} tensors: they are converted to float32, in which devices compute.")
     return single_model, single
 
 

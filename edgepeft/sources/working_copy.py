@@ -1,4 +1,4 @@
-"""A copy of a user's module to work on, so that the module stays as it was."""
+"""Copy a user's module, so that the original does not change."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from edgepeft.sources.errors import ModelNotCopied
 
 
 def working_copy(model: nn.Module, *, share: bool = True) -> nn.Module:
-    """Copy a module with all it holds.
+    """Copy a module with all its contents.
 
     Args:
-        model: stays as it is.
-        share: let the copies of parameters share the originals' storage, so that memory does not double. Flags and
-            modules are the copy's own; only what writes into the values of parameters needs ``share=False``.
+        model: The module. It does not change.
+        share: Whether the copies of parameters share the originals' storage, so that memory does not double. Flags and
+            modules are the copy's own; only code that writes into the values of parameters needs ``share=False``.
 
     Raises:
-        EdgepeftError: something in the module cannot be copied.
+        EdgepeftError: An object in the module cannot be copied.
     """
     memo: dict[int, object] = {id(old): new for old, new in _shared(model)} if share else {}
     memo |= {id(value): value.detach() if share else value.detach().clone() for value in _results(model)}
@@ -40,7 +40,7 @@ def working_copy(model: nn.Module, *, share: bool = True) -> nn.Module:
 def with_exportable_experts(model: nn.Module) -> nn.Module:
     """Let mixtures of experts of transformers multiply all experts as one batch, in place.
 
-    Their default, a grouped matmul with sizes that depend on the data, is no graph of ONNX; the results are the same.
+    Their default, a grouped matmul with sizes that depend on the data, has no ONNX graph. The results are the same.
     """
     for module in model.modules():
         may_choose = getattr(module, "_can_set_experts_implementation", None)
@@ -66,12 +66,12 @@ def _results(model: nn.Module) -> Iterator[Tensor]:
         yield from (value for value in _tensors(vars(module)) if not value.is_leaf)
 
 
-def _tensors(held: object) -> Iterator[Tensor]:
-    """The tensors in dictionaries, lists and tuples."""
-    if isinstance(held, Tensor):
-        yield held
-    elif isinstance(held, (dict, list, tuple)) and type(held) in (dict, list, tuple):
-        for value in held.values() if isinstance(held, dict) else held:
+def _tensors(content: object) -> Iterator[Tensor]:
+    """Yield the tensors in dictionaries, lists and tuples."""
+    if isinstance(content, Tensor):
+        yield content
+    elif isinstance(content, (dict, list, tuple)) and type(content) in (dict, list, tuple):
+        for value in content.values() if isinstance(content, dict) else content:
             yield from _tensors(value)
 
 

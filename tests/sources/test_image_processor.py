@@ -88,7 +88,7 @@ REFUSED = [
     ("mobilenet_v2", "MobileNetV2", {"size": EDGE, "do_center_crop": False}, "different sizes"),
     ("vit", "ViT", {"do_resize": False}, "different sizes"),
     ("vit", "ViT", {"size": {"shortest_edge": 20, "longest_edge": 40}}, "different sizes"),
-    ("vit", "ViT", {"size": SQUARE, "image_mean": [0.5]}, "does not take an image"),
+    ("vit", "ViT", {"size": SQUARE, "image_mean": [0.5]}, "cannot process an image"),
     ("perceiver", "Perceiver", {"size": SQUARE, "crop_size": CROP}, "do not describe"),
     ("superpoint", "SuperPoint", {"size": SQUARE, "do_grayscale": True}, "do not describe"),
 ]
