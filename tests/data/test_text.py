@@ -238,5 +238,5 @@ def test_split_is_the_same_each_time_and_loses_nothing(bundle: Bundle, tmp_path:
     assert np.array_equal(held_out.rows, again.rows)
     assert np.array_equal(held_out.batch(np.array([1]))["labels"], data.batch(held_out.rows[[1]])["labels"])
     for fraction in (0.0, 1.0, 0.01, -1.0, float("nan")):
-        with pytest.raises(DataError, match="share"):
+        with pytest.raises(DataError, match="fraction"):
             split(data, fraction)
