@@ -50,7 +50,7 @@ class Board:
 def python(
     interpreter: Iterable[object], arguments: Iterable[object], cwd: Path, path: Iterable[Path] = PACKAGES_OF_OURS
 ) -> str:
-    """What another Python prints, which sees nothing of this one's packages.
+    """Return the output of another Python, without this one's packages.
 
     Raises:
         RuntimeError: it failed; the message is what it wrote to standard error.
@@ -109,7 +109,7 @@ def _install_wheels(folder: Path) -> None:
 
 
 def _wheels() -> list[str]:
-    """What ``edgepeft[device,text]`` installs on a device, in the versions that are tested here."""
+    """The packages of ``edgepeft[device,text]`` on a device, in the versions that are tested here."""
     return CONSTRAINTS.read_text("utf-8").split()
 
 

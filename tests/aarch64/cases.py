@@ -1,4 +1,4 @@
-"""What is trained on both sides, and how far aarch64 may be from x86-64."""
+"""The runs of both sides, and the tolerance of aarch64 to x86-64."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def architecture() -> str:
 
 
 def run(command: Sequence[str | Path]) -> str:
-    """What a tool prints; if it is not there or fails, there is nothing to be had."""
+    """Return a tool's output; if it is missing or fails, the installation is impossible."""
     if shutil.which(str(command[0])) is None:
         raise Unavailable(f"{command[0]} is not on this machine")
     done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)

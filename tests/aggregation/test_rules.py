@@ -1,4 +1,4 @@
-"""What each rule does to pairs, sparse tensors and everything else, against numpy and against the model itself."""
+"""Each rule on pairs, sparse tensors and all other tensors, against numpy and against the model itself."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_equal_devices_lose_nothing(text: Trained, tmp_path: Path) -> None:
 
 
 def test_svd_is_the_nearest_of_its_rank(text: Trained, tmp_path: Path) -> None:
-    """What it loses is the tail of the singular values, less than fedavg loses, whether stacked or summed up."""
+    """Its error is the tail of the singular values, less than fedavg's, whether stacked or summed."""
     bundle = Bundle.open(text.bundle)
     for count in (3, 20):  # 12 and 80 of 32 dimensions
         fleet = drifted(bundle, count, 0.3, count)

@@ -101,7 +101,7 @@ def test_factors_go_back_to_their_tensors(
 
 
 def test_the_declared_layout_is_that_of_the_method(layer: Layer) -> None:
-    """What the method attached, although shapes allow a smaller rank."""
+    """Layout and rank are those of the attached pair, although shapes allow a smaller rank."""
     width = len(layer.weight)
     shapes = [array.shape for array in layer.bundle.adapter().values()]
     assert (layer.pair.layout, layer.pair.groups, layer.pair.rank) == (layer.layout, 1, RANK)

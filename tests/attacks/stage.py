@@ -62,7 +62,7 @@ class Stage:
 
     @cached_property
     def identity(self) -> Identity:
-        """What the attacker's device was given."""
+        """The identity that the attacker's device was given."""
         return Identity.read(self.fleet.root / f"{NAME}.json")
 
     @property
@@ -70,7 +70,7 @@ class Stage:
         return self.update.read_bytes()
 
     def collect(self, now: float = NOW + 60) -> Collected:
-        """What the host makes of it."""
+        """Collect as the host, and return its report."""
         return collect([self.fleet.remote], self.fleet.host, now=now)
 
     def kept(self) -> list[tuple[str, bytes]]:

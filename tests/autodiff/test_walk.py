@@ -334,7 +334,7 @@ def test_an_index_that_einsum_broadcasts_is_asked_of_the_run(first: str, second:
 
 
 def test_an_einsum_off_the_path_has_no_wrong_size_either() -> None:
-    """What is frozen is broadcast too: a parameter that is multiplied by it would get a gradient of another shape."""
+    """A frozen factor is broadcast too. Otherwise the parameter's gradient would have another shape."""
     made = model(EINSUM.format(a="1", b="2"))
     with pytest.raises(NoGradientForCase, match="broadcast from size 1"):
         gradients(made, "w")

@@ -1,4 +1,4 @@
-"""What a command writes replaces files, and never a pipe, a device or a folder."""
+"""Outputs of commands replace files, and never a pipe, a device or a folder."""
 
 from __future__ import annotations
 

@@ -197,7 +197,7 @@ def test_the_command_line_s_text_becomes_settings() -> None:
      "weights=0.01", "pattern=99:100", "weights=0.5,pattern=2:4", "ffn=0.1,ffn=0.2"],
 )  # fmt: skip
 def test_settings_out_of_range_are_refused(text: str) -> None:
-    """What cannot be meant is an error that names the setting."""
+    """An impossible value is an error that names the setting."""
     with pytest.raises(PruneError) as caught:
         Pruning.parse(text)
     assert caught.value.code == "prune-setting"

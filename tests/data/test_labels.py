@@ -96,7 +96,7 @@ def test_numbers_that_are_names_are_said_to_be() -> None:
 def test_a_label_that_could_be_mistaken_is_refused(
     names: tuple[str, ...] | None, values: list[Any], words: list[str]
 ) -> None:
-    """What is no class, or a class only by another reading than before, is named with what was expected."""
+    """The error names a label that is no class, or only by another reading than before, and the expected ones."""
     with pytest.raises(BadLabel) as caught:
         _read(names, values)
     for word in words:

@@ -176,7 +176,7 @@ MISTAKES = [
 def test_a_mistake_is_named_with_file_and_line(
     bundle: Bundle, tmp_path: Path, name: str, content: str | bytes, line: int, words: list[str]
 ) -> None:
-    """Whatever is wrong in a file, the message says where, what was expected and what was found, and what to do."""
+    """The error of any wrong file names the position, the expected and the actual value, and has a hint."""
     with pytest.raises(DataError) as caught:
         load(write(tmp_path / name, content), bundle)
     assert f"{name}, line {line}:" in caught.value.message

@@ -149,7 +149,7 @@ def test_equal_bytes_are_stored_once_whatever_they_stand_for(tmp_path: Path) -> 
 
 
 def test_the_adapter_contains_the_first_values(bundle: Path) -> None:
-    """What trains is in adapter.safetensors under the module's own names, to the bit."""
+    """Trained parameters are in adapter.safetensors, bit-identical, under the module's own names."""
     torch.manual_seed(0)
     state = {name: p.detach().numpy() for name, p in Tied().named_parameters() if p.requires_grad}
     adapter = Bundle.open(bundle).adapter()

@@ -37,7 +37,7 @@ def test_a_replaced_node_leaves_its_name_and_shape() -> None:
 
 
 def test_an_eliminated_node_leaves_the_name_of_an_output() -> None:
-    """What it read is the output ``y`` now."""
+    """Its input is the output ``y`` now."""
     graph, node = _graph()
     last = Emitter(graph).op("Identity", node.outputs[0]).producer()
     assert last is not None

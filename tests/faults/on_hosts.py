@@ -174,7 +174,7 @@ def _publishes(arguments: list[str], stage: Stage) -> None:
 
 
 def _all_agree(stage: Stage) -> None:
-    """What the remote has is the host's newest round, a new one."""
+    """The remote has the host's newest round, which is new."""
     host = _host(stage)
     host.check_chain()
     before = Workspace(stage.before / "host").latest()

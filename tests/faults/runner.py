@@ -25,7 +25,7 @@ _SECONDS = 60
 
 @dataclass(frozen=True)
 class Point:
-    """What came of one fault: ``failure`` is ``""`` where all is well, else ``lost`` or ``traceback``."""
+    """The result of one fault: ``failure`` is ``""`` without one, else ``lost`` or ``traceback``."""
 
     command: str
     kind: str

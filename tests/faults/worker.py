@@ -24,7 +24,7 @@ _LATE = (
     "edgepeft_runtime.train.memory.probe",
     "numpy.random",
 )
-"""What commands import when they need it; imported before the forks, so that none of them has to."""
+"""Lazy imports of commands, done before the forks, so that no fork has to."""
 
 
 def main() -> None:

@@ -62,7 +62,7 @@ def test_ascending_indices_round_trip(indices: list[int]) -> None:
 
 @given(st.binary(max_size=40))
 def test_any_bytes_are_one_coding_or_none(data: bytes) -> None:
-    """What can be read is written the same again, so that one update has one hash."""
+    """Readable bytes are written identically again, so that one update has one hash."""
     raw = np.frombuffer(data, np.uint8)
     try:
         indices = index_coding.decode(raw)

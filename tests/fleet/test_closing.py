@@ -38,7 +38,7 @@ def _late(fleet: Fleet, device: Device, max_staleness: int) -> Path:
 
 
 def test_a_late_update_moves_the_next_round_with_less_weight(fleet: Fleet) -> None:
-    """What it has changed since its own round's adapter is added to this round's, by 1 / sqrt(1 + rounds late)."""
+    """Its change since its own round's adapter is added to this round's, by 1 / sqrt(1 + rounds late)."""
     late, quick = _late(fleet, fleet.device("slow"), max_staleness=1), fleet.device("quick")
     quick.join()
     in_time = quick.train(seed=1)
@@ -79,7 +79,7 @@ def test_a_late_update_is_clipped_by_its_own_change(fleet: Fleet) -> None:
 
 
 def test_no_device_counts_twice_for_a_round(fleet: Fleet) -> None:
-    """What came in time belongs to its own round; a second update from there, come late, is left out."""
+    """An update in time belongs to its own round. A second, late update of that device is left out."""
     device = fleet.device()
     fleet.publish(seed=1)
     device.join()

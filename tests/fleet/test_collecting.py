@@ -44,7 +44,7 @@ def pull(fleet: Fleet, now: float = NOW + 120, **more: bool) -> tuple[int, int, 
 
 
 def test_a_delivery_arrives_whole(fleet: Fleet, device: Device) -> None:
-    """What the host keeps is the device's file to the byte, and the ledger knows where it comes from."""
+    """The host stores the device's file byte for byte, and the ledger records its source."""
     update = device.train(steps=3)
     delivered = device.deliver(update)
     assert pull(fleet) == (1, 0, 0, [])
@@ -446,7 +446,7 @@ def test_a_whole_round_through_a_remote_store(fleet: Fleet, kind: str, memory: s
 
 
 def test_a_store_that_loses_files_is_detected(fleet: Fleet, memory: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was written is read back, and the head is not written over a round that is not there."""
+    """Written files are read back, and ``latest.json`` is not written for a missing round."""
     from fsspec.implementations.memory import MemoryFileSystem
 
     original = MemoryFileSystem.pipe_file

@@ -44,7 +44,7 @@ ORDER = 2**252 + 27742317777372353535851937790883648493
 
 @pytest.mark.parametrize(("key", "message", "signature"), VECTORS)
 def test_the_rfcs_signatures_are_good(key: str, message: str, signature: str) -> None:
-    """What the RFC prints as signed is signed, here and for the library; one bit less is not."""
+    """The RFC's signatures are valid, here and for the library. With one bit changed they are not."""
     parts = bytes.fromhex(key), bytes.fromhex(message), bytes.fromhex(signature)
     assert ed25519.verify(*parts)
     assert by_library(*parts)

@@ -129,7 +129,7 @@ def test_what_is_not_canonical_is_refused(content: bytes) -> None:
     )
 )
 def test_canonical_json_has_one_form(value: Any) -> None:
-    """Whatever is written is read back, and is written alike."""
+    """Written values are read back, and written identically."""
     try:
         content = canonical.dumps(value)
     except UnicodeEncodeError:  # half a surrogate pair is no text
@@ -161,7 +161,7 @@ def _signature(latest: bytes) -> str:
 
 
 def test_the_signatures_file_serves_both_latest_files() -> None:
-    """Whoever reads while the latest is replaced finds the signature of the one it has."""
+    """A reader during the replacement of the latest round finds the signature of the file it has."""
     old, new = (replace(LATEST, round=number).to_bytes() for number in (12, 13))
     both = LatestSignatures({signatures.sha256(latest): _signature(latest) for latest in (old, new)})
     for latest in (old, new):
@@ -241,7 +241,7 @@ def test_random_changes_never_crash_a_reader() -> None:
 
 
 def test_the_data_and_the_transport_need_numpy_alone() -> None:
-    """What reads, signs, fetches and keeps a round loads neither onnxruntime nor cryptography."""
+    """Reading, signing, fetching and storing a round loads neither onnxruntime nor cryptography."""
     code = """
 import sys
 import numpy

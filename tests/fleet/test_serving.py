@@ -308,7 +308,7 @@ def test_a_download_resumes_where_the_connection_broke(tmp_path: Path) -> None:
 
 
 def test_a_server_without_ranges_sends_the_whole_again(tmp_path: Path) -> None:
-    """What an earlier try has left is then written over, not added to."""
+    """The bytes of an earlier attempt are then overwritten, not appended to."""
     (tmp_path / "partial").write_bytes(b"x" * 100)
     with answering(lambda handler: handler.reply(200, CONTENT)) as (remote, asked):
         fetch(remote, "adapter", tmp_path / "partial", len(CONTENT))

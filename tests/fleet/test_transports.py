@@ -1,4 +1,4 @@
-"""What every transport does, whatever is behind it; and connections to a server: kept, lost, and through a proxy."""
+"""The behaviour of every transport; and connections to a server: kept, lost, and through a proxy."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_one_connection_serves_all_requests(server: _Server) -> None:
 
 
 def test_a_connection_with_an_unread_answer_is_left(server: _Server) -> None:
-    """What is too large is not read to its end, and the next request is not mistaken for it."""
+    """An oversized body is not read to its end, and the next request is not mistaken for it."""
     with _remote(server.address) as remote:
         assert code_of(read, remote, "latest.json", 2) == "too-large"
         assert read(remote, "latest.json", 5) == b"hello"

@@ -100,7 +100,7 @@ def test_a_tensor_shared_by_two_modules_is_one_parameter() -> None:
 
 
 def test_frozen_tensors_keep_their_names() -> None:
-    """What is frozen is an initializer called as in the module's state, or with ``.T`` where it was transposed."""
+    """A frozen parameter is an initializer with its name in the module's state, with ``.T`` if transposed."""
     model = nn.Sequential(OrderedDict(a=nn.Linear(3, 4), b=nn.Linear(4, 2)))
     model.a.requires_grad_(False)
     forward = from_torch(model, torch.zeros(2, 3))

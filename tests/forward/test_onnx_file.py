@@ -108,7 +108,7 @@ def test_an_older_file_trains_as_torch_does(opset: int, form: str, tmp_path: Pat
 
 
 def test_names_and_patterns_choose_what_trains(tmp_path: Path) -> None:
-    """What matches is an input with its first value; all else stays an initializer."""
+    """Matching initializers become inputs with their initial values; all others stay initializers."""
     forward = from_onnx(_write(tmp_path / "m.onnx", _model(17)), ["*.bias", "head.weight"])
     assert set(forward.parameters) == {"encoder.bias", "norm.bias", "head.weight"}
     assert forward.inputs == ("x",)

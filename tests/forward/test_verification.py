@@ -1,4 +1,4 @@
-"""What is exported is run, and compared with its source."""
+"""Exported graphs are run, and compared with their source."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_an_example_of_zeros_hides_no_fault() -> None:
 
 
 def test_a_branch_that_starts_as_zero_is_compared() -> None:
-    """What trains is set to other values where it is constant, as LoRA's B is."""
+    """Constant trained parameters, such as LoRA's B, are set to other values."""
 
     class Branch(Graph):
         def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""What a case of a gradient rule is, and how its ONNX graph is made."""
+"""Cases of gradient rules, and their ONNX graphs."""
 
 from __future__ import annotations
 

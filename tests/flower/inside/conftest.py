@@ -1,4 +1,4 @@
-"""What a process of Flower has before any code of an app runs."""
+"""The environment of a Flower process before any code of an app runs."""
 
 from __future__ import annotations
 

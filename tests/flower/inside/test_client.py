@@ -99,7 +99,7 @@ def test_it_says_why_it_refuses(bundle: Bundle, examples: Data, app: ClientApp, 
 
 
 def test_it_stops_when_its_time_is_over(bundle: Bundle, examples: Data) -> None:
-    """What it has learned until then is its answer."""
+    """It replies with the training until then."""
     app = client_app(bundle.path, lambda _: examples, pause_for=lambda: Limits(minutes=1e-9))
     found = messages.read_update_reply(ask(app, _message(bundle)), bundle)
     assert found.steps == 0

@@ -42,7 +42,7 @@ def _app(bundle: Bundle, examples: Data, count: int) -> Any:
 
 
 def _replies(strategy: AdapterStrategy, bundle: Bundle, examples: Data, count: int) -> list[Message]:
-    """What devices answer to the strategy's call, by their numbers: Flower asks them in any order."""
+    """The devices' replies to the strategy's call, by their numbers, as Flower calls them in any order."""
     devices = Devices(_app(bundle, examples, count), count)
     arrays = messages.to_record(strategy.adapter())
     calls = strategy.configure_train(1, arrays, ConfigRecord(), devices)  # type: ignore[arg-type]
