@@ -17,11 +17,11 @@ from edgepeft.methods.pruned import Pruned as Pruned
 from edgepeft.methods.scaling import IA3 as IA3
 from edgepeft.methods.scaling import Norm as Norm
 from edgepeft.methods.scaling import Vera as Vera
-from edgepeft.methods.select import BitFit as BitFit
-from edgepeft.methods.select import Full as Full
-from edgepeft.methods.select import Head as Head
 from edgepeft.methods.shared import Shared as Shared
 from edgepeft.methods.sift import Sift as Sift
+from edgepeft.methods.subsets import BitFit as BitFit
+from edgepeft.methods.subsets import Full as Full
+from edgepeft.methods.subsets import Head as Head
 from edgepeft.preparation.memory_budget import MemoryBudget as MemoryBudget
 from edgepeft.preparation.options import Compression as Compression
 from edgepeft.preparation.options import Interface as Interface

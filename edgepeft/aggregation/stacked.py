@@ -16,7 +16,7 @@ from edgepeft.aggregation.pairs import pairs_of
 from edgepeft_runtime.bundle.bundle import Bundle, checked_tensors
 from edgepeft_runtime.bundle.manifest import Manifest, ParameterSpec, SparseSpec
 from edgepeft_runtime.errors import ForeignUpdate, WrongIndices
-from edgepeft_runtime.files.tensorfile import Array, read_tensors, write_tensors
+from edgepeft_runtime.files.tensorfile import Array, TensorFile, read_tensors, write_tensors
 
 FORMAT = "edgepeft-stack"
 VERSION = "2"
@@ -29,22 +29,22 @@ def write_stack(path: Path, parameters: Mapping[str, Array], bundle: Bundle) -> 
     return path
 
 
-def is_stack(path: str | Path) -> bool:
-    """Whether a file with a digest claims to be a stack.
-
-    Raises:
-        UpdateError: The file is damaged or has no digest.
-    """
-    return read_tensors(path, require_digest=True).metadata.get("format") == FORMAT
+def is_stack(file: TensorFile) -> bool:
+    """Whether a tensor file claims to be a stack."""
+    return file.metadata.get("format") == FORMAT
 
 
 def read_stack(path: str | Path, bundle: Bundle) -> dict[str, Array]:
+    """Read a stack; see :func:`stack_in`."""
+    return stack_in(read_tensors(path, require_digest=True), path, bundle)
+
+
+def stack_in(file: TensorFile, path: str | Path, bundle: Bundle) -> dict[str, Array]:
     """Return the parameters of a stack, checked against the bundle except for their lengths.
 
     Raises:
-        UpdateError: The file is damaged, has another base, or does not fit.
+        UpdateError: The stack has another base, or does not fit.
     """
-    file = read_tensors(path, require_digest=True)
     base = file.metadata.get("base_sha256")
     if base != bundle.base_sha256:
         raise ForeignUpdate(

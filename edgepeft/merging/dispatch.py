@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from edgepeft.aggregation.stacked import is_stack, read_stack
+from edgepeft.aggregation.stacked import is_stack, stack_in
 from edgepeft.errors import Contradiction
 from edgepeft.merging.errors import StackDoesNotFit
 from edgepeft.merging.registry import TARGETS
@@ -13,8 +13,8 @@ from edgepeft.merging.target import Merging, Target
 from edgepeft_runtime.bundle.adapter_source import AdapterSource, load_adapter
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.data.batch import Batch
-from edgepeft_runtime.files.tensorfile import Array
-from edgepeft_runtime.train.update import changed_nothing, check_update, notice_unchanged, read_update
+from edgepeft_runtime.files.tensorfile import Array, read_tensors
+from edgepeft_runtime.train.update import changed_nothing, check_update, notice_unchanged, update_in
 
 
 def merge(
@@ -67,7 +67,8 @@ def merge(
 
 def _parameters(bundle: Bundle, path: Path, target: Target, adapter: AdapterSource | None) -> dict[str, Array]:
     """Return the parameters of an update or an aggregate, checked against the bundle."""
-    if is_stack(path):
+    file = read_tensors(path, require_digest=True)
+    if is_stack(file):
         if not target.accepts_stacks:
             stacks = [name for name, cls in TARGETS.items() if cls.accepts_stacks]
             raise StackDoesNotFit(
@@ -75,8 +76,8 @@ def _parameters(bundle: Bundle, path: Path, target: Target, adapter: AdapterSour
                 context="its pairs have a higher rank than the model's.",
                 hint=f"merge it to {' or '.join(stacks)}, or aggregate by another rule.",
             )
-        return read_stack(path, bundle)
-    update = read_update(path)
+        return stack_in(file, path, bundle)
+    update = update_in(file, path)
     start, digest = load_adapter(bundle, adapter)
     check_update(update, bundle, adapter_sha256=digest)
     if changed_nothing(update.parameters, start):

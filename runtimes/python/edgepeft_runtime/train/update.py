@@ -74,15 +74,16 @@ def read_update(path: str | Path, *, most: int | None = None) -> Update:
     Raises:
         UpdateError: it is damaged, carries no digest, or is not an update.
     """
-    return _update(read_tensors(path, require_digest=True, most=most), path)
+    return update_in(read_tensors(path, require_digest=True, most=most), path)
 
 
 def parse_update(content: bytes, name: object) -> Update:
     """Check and return the update in ``content``; ``name`` is what errors call it. See :func:`read_update`."""
-    return _update(parse_tensors(content, name, require_digest=True), name)
+    return update_in(parse_tensors(content, name, require_digest=True), name)
 
 
-def _update(file: TensorFile, name: object) -> Update:
+def update_in(file: TensorFile, name: object) -> Update:
+    """Return the update in a tensor file; ``name`` is what errors call it. See :func:`read_update`."""
     metadata = file.metadata
     if (metadata.get("format"), metadata.get("version")) != (FORMAT, VERSION):
         found = f"{quoted(metadata.get('format'))} {quoted(metadata.get('version'))}"
