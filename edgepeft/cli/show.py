@@ -14,7 +14,7 @@ def size(count: int) -> str:
 
 
 def percent(share: float | None) -> str:
-    """A share of 0 to 1 in percent; a dash where it is not known."""
+    """Return a fraction of 0 to 1 in percent; a dash if it is unknown."""
     return "-" if share is None else f"{100 * share:.1f} %"
 
 

@@ -49,9 +49,9 @@ class ImageFolder:
             )
         self._label = only_label(manifest).name if labelled else ""
         self._labels = _labels(folder, self._paths, manifest) if labelled else None
-        _tell_skipped(folder, skipped)
+        _notice_skipped(folder, skipped)
         if self._labels is not None:
-            _tell_missing(folder, self._labels, manifest)
+            _notice_missing(folder, self._labels, manifest)
         self._kept: dict[int, NDArray[np.uint8]] = {}
         for row in range(len(self._paths)):
             self._keep(row, _decoded(self._paths[row], self._spec))
@@ -104,13 +104,13 @@ def _images(folder: Path) -> tuple[list[Path], list[Path]]:
     return sorted(images), sorted(set(inside) - set(images))
 
 
-def _tell_skipped(folder: Path, skipped: list[Path]) -> None:
+def _notice_skipped(folder: Path, skipped: list[Path]) -> None:
     if skipped:
         names = some([str(path.relative_to(folder)) for path in skipped])
         notice(f"{folder}: what is no image is skipped ({len(skipped)}): {names}.")
 
 
-def _tell_missing(folder: Path, labels: Array, manifest: Manifest) -> None:
+def _notice_missing(folder: Path, labels: Array, manifest: Manifest) -> None:
     there = set(labels.tolist())
     missing = [name for index, name in enumerate(manifest.classes or ()) if index not in there]
     if missing:

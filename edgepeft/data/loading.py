@@ -59,13 +59,13 @@ def load(
         raise NoSuchData(f"There is no data at {path}.", context=None, hint="check the path.")
     suffix, manifest = path.suffix.lower(), bundle.manifest
     if path.is_dir() or suffix == ".npz":
-        _tell_unused(path, names, template)
+        _notice_unused(path, names, template)
         read = ImageFolder if path.is_dir() else read_arrays
         return read(path, manifest, labelled=labelled)
     if suffix in TABLES:
         if manifest.loss.kind == "causal_lm":
             return _causal(path, bundle, names, labelled, template)
-        _tell_unused(path, (TEXT, LABEL), template)
+        _notice_unused(path, (TEXT, LABEL), template)
         if takes_rows(manifest):
             if text_column != TEXT:
                 notice(f"{path}: the text column is not used: the bundle takes numbers.")
@@ -78,7 +78,7 @@ def load(
     )
 
 
-def _tell_unused(path: Path, names: tuple[str, str], template: str | None) -> None:
+def _notice_unused(path: Path, names: tuple[str, str], template: str | None) -> None:
     """Say which options do not go with this kind of data."""
     if names != (TEXT, LABEL):
         notice(f"{path}: names of columns are not used: they go with .csv and .jsonl.")

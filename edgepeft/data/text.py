@@ -58,13 +58,13 @@ class Texts:
         lengths = self.starts[rows + 1] - self.starts[rows]
         width = max(int(lengths.max(initial=0)), *(_least(spec, self.manifest) for spec in self.manifest.inputs))
         mask = np.arange(width) < lengths[:, None]
-        place = np.where(mask, self.starts[rows, None] + np.arange(width), 0)
-        ids = np.where(mask, self.ids[place], text.pad_id)
-        values = {"ids": ids, "attention_mask": mask, "type_ids": np.where(mask, self.type_ids[place], 0)}
+        position = np.where(mask, self.starts[rows, None] + np.arange(width), 0)
+        ids = np.where(mask, self.ids[position], text.pad_id)
+        values = {"ids": ids, "attention_mask": mask, "type_ids": np.where(mask, self.type_ids[position], 0)}
         arrays = {spec.name: values[text.fields[spec.name]].astype(spec.dtype) for spec in self.manifest.inputs}
         if self.next_token is not None:
             ignored = _IGNORED if self.next_token.ignore_index is None else self.next_token.ignore_index
-            learned = mask if self.learned is None else mask & self.learned[place]
+            learned = mask if self.learned is None else mask & self.learned[position]
             arrays[self.next_token.name] = np.where(learned, ids, ignored).astype(self.next_token.dtype)
         if self.labels is not None:
             arrays[self.manifest.labels[0].name] = self.labels[rows]
@@ -109,7 +109,7 @@ def answered(table: Table, bundle: Bundle, template: str | None = None) -> Texts
     spec = _text_spec(manifest)
     longest = _longest(manifest, spec)
     found = list(pairs(table, Prompter(bundle, template), longest))
-    _tell_cut(table, [pair.tokens for pair in found], longest)
+    _notice_cut(table, [pair.tokens for pair in found], longest)
     ids = np.concatenate([pair.ids for pair in found])
     starts = np.cumsum([0, *(len(pair.ids) for pair in found)])
     learned = np.concatenate([np.arange(len(pair.ids)) >= len(pair.ids) - pair.answer for pair in found])
@@ -121,7 +121,7 @@ def prompted(table: Table, bundle: Bundle, template: str | None = None) -> Texts
     manifest = bundle.manifest
     longest, prompter = _longest(manifest, _text_spec(manifest)), Prompter(bundle, template)
     whole = [prompter.prompt(text) for text in table.texts]
-    _tell_cut(table, [len(ids) for ids in whole], longest)
+    _notice_cut(table, [len(ids) for ids in whole], longest)
     encoded = [np.asarray(ids[-longest:], np.int32) for ids in whole]
     _check_lengths(table, np.asarray([len(ids) for ids in encoded]), 1)
     ids, starts = np.concatenate(encoded), np.cumsum([0, *map(len, encoded)])
@@ -162,11 +162,11 @@ def _encode(table: Table, bundle: Bundle, longest: int) -> list[tuple[NDArray[np
             encoded.append((np.asarray(encoding.ids, np.int32), np.asarray(encoding.type_ids, np.uint8)))
             # Each piece that was cut off has the special tokens of a text around it.
             tokens.append(len(encoding.ids) + sum(len(piece.ids) - own for piece in encoding.overflowing))
-    _tell_cut(table, tokens, longest)
+    _notice_cut(table, tokens, longest)
     return encoded
 
 
-def _tell_cut(table: Table, tokens: Sequence[int], longest: int) -> None:
+def _notice_cut(table: Table, tokens: Sequence[int], longest: int) -> None:
     """Say in one line how many texts are longer than the model takes."""
     cut = [count for count in tokens if count > longest]
     if cut:

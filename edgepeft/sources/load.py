@@ -104,7 +104,7 @@ def load_source(
     if path.suffix == ".onnx":
         if not path.is_file():
             raise NoSuchSource(f"There is no file {path}.", context=None, hint="give the path of an .onnx file.")
-        _tell_unused(path, task=task, max_length=max_length, template=template)
+        _notice_unused(path, task=task, max_length=max_length, template=template)
         return Source(path, classes=names)
     if path.is_dir() and is_adapter(path):
         base, usual = base_of(path)
@@ -114,7 +114,7 @@ def load_source(
     if path.is_dir():
         return _load_directory(path, task, names, max_length, template, seed)
     if ":" in str(source):
-        _tell_unused(path, task=task, max_length=max_length, template=template)
+        _notice_unused(path, task=task, max_length=max_length, template=template)
         return _load_function(str(source), names, seed)
     raise NoSuchSource(
         f"{source} is no model directory, no .onnx file and no package.module:function.",
@@ -141,7 +141,7 @@ def _load_directory(
         loss = _loss_of(model.config, loss)
     labels = classes or (None if loss == "mse" else _config_classes(model, task))
     if task == "image-classification":
-        _tell_unused(path, max_length=max_length, template=template)
+        _notice_unused(path, max_length=max_length, template=template)
         image = image_spec(path, model.config)
         pixels = torch.rand(2, image.channels, *image.size)
         _check_image(path, model, pixels)
@@ -172,7 +172,7 @@ def _text_source(path: Path, model: PreTrainedModel, max_length: int | None, tem
     )
 
 
-def _tell_unused(path: Path, **given: object) -> None:
+def _notice_unused(path: Path, **given: object) -> None:
     """Say which arguments do not go with this kind of source."""
     names = [name for name, value in given.items() if value is not None]
     if names:

@@ -27,7 +27,7 @@ FILE = "tokenizer.json"
 _VOCABULARIES = (FILE, "vocab.*", "*.model", "*.spm", "*.tiktoken", "*.bpe", "bpe.codes", "merges.txt")
 """Patterns of the files that hold a vocabulary."""
 
-_POSITIONS_BEHIND_PADDING = {"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "data2vec-text", "mpnet"}
+_POSITIONS_AFTER_PADDING = {"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "data2vec-text", "mpnet"}
 """Architectures that count positions from the padding's id on, and so have fewer than their table has rows."""
 
 _PROBES = (
@@ -148,7 +148,7 @@ def padding_id(path: Path, model: PreTrainedModel, tokenizer: Tokenization | Non
 def longest_text(model: PreTrainedModel, pad: int) -> int | None:
     """Tokens of the longest text that the model has positions for; ``None`` where it has no limit."""
     limit = getattr(model.config, "max_position_embeddings", None) or getattr(model.config, "n_positions", None)
-    if limit and getattr(model.config, "model_type", "") in _POSITIONS_BEHIND_PADDING:
+    if limit and getattr(model.config, "model_type", "") in _POSITIONS_AFTER_PADDING:
         limit -= pad + 1
     return int(limit) if limit else None
 
