@@ -18,7 +18,7 @@ from edgepeft.compress.refit import refit
 from edgepeft.compress.scores import Batch, LossOf, Scorer, evaluating, make_scorer
 from edgepeft.compress.settings import Pruning, is_kept
 from edgepeft.compress.transformer import transformer_groups
-from edgepeft.methods.base import head_modules
+from edgepeft.sources.architectures import head_modules
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from edgepeft.methods.errors import NoSuchParameter
+from edgepeft.sources.architectures import head_modules
 from edgepeft_runtime.settings import Named
 
 if TYPE_CHECKING:
@@ -88,17 +89,6 @@ def matches(name: str, pattern: str) -> bool:
 def fits(name: str, target: str) -> bool:
     """Whether a target is a module's name or its last parts, as in peft."""
     return name == target or name.endswith(f".{target}")
-
-
-_HEADS = ("classifier", "score", "head", "fc", "qa_outputs", "lm_head")
-
-
-def head_modules(model: nn.Module) -> list[str]:
-    """Return the names of the task heads at the top of the model, as transformers and torchvision call them."""
-    names = [name for name, _ in model.named_children()]
-    heads = tuple(name for name in names if name in _HEADS)
-    # peft trains every module that ends with such a name, like DistilBERT's pre_classifier.
-    return [name for name in names if name.endswith(heads)]
 
 
 def trained_head(model: nn.Module, given: Sequence[str] | None) -> list[str]:

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from edgepeft.methods.base import Method, check_patterns, head_modules, matches, train_only
+from edgepeft.methods.base import Method, check_patterns, matches, train_only
 from edgepeft.methods.errors import BadMethodSetting
-from edgepeft.sources.architectures import blocks_of
+from edgepeft.sources.architectures import blocks_of, head_modules
 from edgepeft_runtime.errors import BadSetting
 from edgepeft_runtime.settings import setting
 

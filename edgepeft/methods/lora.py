@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from edgepeft.methods.base import Method, OnnxReader, fits, head_modules, train_only, trained_head
+from edgepeft.methods.base import Method, OnnxReader, fits, train_only, trained_head
 from edgepeft.methods.support.peft_methods import MATMULS, attach_peft, fitting, is_in, targets
+from edgepeft.sources.architectures import head_modules
 from edgepeft_runtime.settings import setting
 
 if TYPE_CHECKING:

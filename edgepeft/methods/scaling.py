@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from edgepeft.methods.base import Method, head_modules, train_only, trained_head
+from edgepeft.methods.base import Method, train_only, trained_head
 from edgepeft.methods.errors import MethodDoesNotFit
 from edgepeft.methods.support.peft_methods import attach_peft, targets
+from edgepeft.sources.architectures import head_modules
 from edgepeft_runtime.settings import setting
 
 if TYPE_CHECKING:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepeft.methods.base import Method, check_patterns, head_modules, matches, train_only, trained_head
+from edgepeft.methods.base import Method, check_patterns, matches, train_only, trained_head
 from edgepeft.methods.errors import MethodDoesNotFit
+from edgepeft.sources.architectures import head_modules
 from edgepeft_runtime.settings import setting
 
 if TYPE_CHECKING:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from edgepeft.methods.base import Method, head_modules, train_only, trained_head
+from edgepeft.methods.base import Method, train_only, trained_head
 from edgepeft.methods.errors import NoBiases, NoHead
+from edgepeft.sources.architectures import head_modules
 from edgepeft_runtime.settings import setting
 
 if TYPE_CHECKING:

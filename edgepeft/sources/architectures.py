@@ -113,3 +113,14 @@ def blocks_of(model: nn.Module) -> list[str]:
 def join(name: str, path: str) -> str:
     """Return the name of the module at a path inside a named module."""
     return f"{name}.{path}" if name else path
+
+
+_HEADS = ("classifier", "score", "head", "fc", "qa_outputs", "lm_head")
+
+
+def head_modules(model: nn.Module) -> list[str]:
+    """Return the names of the task heads at the top of the model, as transformers and torchvision call them."""
+    names = [name for name, _ in model.named_children()]
+    heads = tuple(name for name in names if name in _HEADS)
+    # peft trains every module that ends with such a name, like DistilBERT's pre_classifier.
+    return [name for name in names if name.endswith(heads)]

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from edgepeft.errors import WrongClassNames
-from edgepeft.methods.base import head_modules
 from edgepeft.sources.adapter import base_of, is_adapter, with_adapter
+from edgepeft.sources.architectures import head_modules
 from edgepeft.sources.class_names import class_names
 from edgepeft.sources.errors import (
     BadSource,

@@ -173,7 +173,7 @@ class NoSparseParameters(OrtTrainingError, code="no-sparse-parameters"):
     """ONNX Runtime Training cannot train single elements of a tensor. Use the portable engine."""
 
 
-class NoNonTrainableParameters(OrtTrainingError, code="no-non-trainable-parameters"):
+class UntrainedParameters(OrtTrainingError, code="untrained-parameters"):
     """ONNX Runtime Training cannot leave parameters of a checkpoint unchanged. Use the portable engine."""
 
 

@@ -85,7 +85,7 @@ def test_doctor_lists_which_methods_fit(edgepeft: Command, network: str) -> None
     lines = {line.split()[0]: line for line in done.out.splitlines()}
     assert lines.keys() == METHODS.keys()
     assert lines["bitfit"].split()[1] == "35"
-    assert "needs to know what trains" in lines["freeze"]
+    assert "needs the parameters that train" in lines["freeze"]
 
 
 def test_elements_are_picked_on_the_workstation(edgepeft: Command, network: str, data: Path, tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ from dataclasses import replace
 from torch import nn
 
 from edgepeft.compress.masks import masked_weights
-from edgepeft.methods.base import head_modules
 from edgepeft.methods.support.pairs import attached_pairs
+from edgepeft.sources.architectures import head_modules
 from edgepeft_export.forward import Forward
 from edgepeft_runtime.bundle.adapter_layout import AdapterLayout, LowRankPair
 

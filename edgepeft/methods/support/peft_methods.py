@@ -6,8 +6,8 @@ import warnings
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
-from edgepeft.methods.base import head_modules
 from edgepeft.methods.errors import MethodDoesNotFit
+from edgepeft.sources.architectures import head_modules
 
 if TYPE_CHECKING:
     from peft import PeftConfig

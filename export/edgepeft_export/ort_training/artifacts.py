@@ -10,9 +10,9 @@ import onnx_ir as ir
 
 from edgepeft_export.errors import (
     GraphTooLarge,
-    NoNonTrainableParameters,
     NoSparseParameters,
     UnknownGradient,
+    UntrainedParameters,
 )
 from edgepeft_export.ort_training.graphs import eval_model, training_model
 from edgepeft_export.ort_training.official import write_official
@@ -126,7 +126,7 @@ def _refuse(manifest: Manifest) -> None:
             hint="train it with the portable engine, or prepare another method.",
         )
     if manifest.adapter.non_trainable:
-        raise NoNonTrainableParameters(
+        raise UntrainedParameters(
             "ONNX Runtime Training changes all parameters of a checkpoint, and in this bundle some do not train.",
             context=f"{len(manifest.adapter.non_trainable)} parameters, such as {manifest.adapter.non_trainable[0]}",
             hint="train it with the portable engine, or prepare another method.",
