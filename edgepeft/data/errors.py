@@ -10,23 +10,23 @@ class BadImage(DataError, code="bad-image"):
 
 
 class NoImages(DataError, code="no-images"):
-    """The bundle does not take images, and the data is a folder of them."""
+    """The data is a folder of images, but the bundle does not take images."""
 
 
 class NoClass(DataError, code="no-class"):
-    """An image is in no folder of a class."""
+    """An image is not in the folder of a class."""
 
 
 class UnknownClass(DataError, code="unknown-class"):
-    """A folder is not named as a class of the bundle."""
+    """The name of a folder is not a class of the bundle."""
 
 
 class SeveralLabels(DataError, code="several-labels"):
-    """The loss of the bundle takes several labels, and this kind of data has one. Give .npz."""
+    """The loss of the bundle takes several labels, but this kind of data has one. Use an .npz file."""
 
 
 class LabelPerToken(DataError, code="label-per-token"):
-    """The bundle takes more than one label for an example, and this kind of data has one. Give .npz."""
+    """The bundle takes more than one label per example, but this kind of data has one. Use an .npz file."""
 
 
 class NoSuchData(DataError, code="no-such-data"):
@@ -46,11 +46,11 @@ class NotText(DataError, code="not-text"):
 
 
 class BadTemplate(DataError, code="bad-template"):
-    """A template does not name the prompt exactly once."""
+    """A template does not contain the placeholder of the prompt exactly once."""
 
 
 class BadLine(DataError, code="bad-line"):
-    """A line of a table is not as its format or the bundle has it."""
+    """A line of a table does not follow its format, or does not fit the bundle."""
 
 
 class NotUtf8(DataError, code="not-utf-8"):

@@ -1,4 +1,4 @@
-"""A folder of images by class: ``folder/<class>/*.png``."""
+"""Read a folder of images by class: ``folder/<class>/*.png``."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from edgepeft_runtime.notices import notice
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
 
 KEPT_BYTES = 64 * 2**20
-"""Decoded images kept in memory; what goes beyond is decoded again for each batch."""
+"""Largest size of the decoded images kept in memory; further ones are decoded again for each batch."""
 
 
 class ImageFolder:
-    """Images as ``[batch, channels, height, width]``: resized, cropped and normalized as the bundle says.
+    """Images as ``[batch, channels, height, width]``, resized, cropped and normalized by the bundle's specification.
 
-    Every image is decoded once on opening, so that a broken one is met now and not hours into the training.
+    Every image is decoded once at the start, so that a broken one fails then and not hours into the training.
 
     Args:
-        folder: holds a folder for each class, named as the class or by its number. Without labels, images
-            may lie in it directly.
-        manifest: of a bundle that takes images.
-        labelled: whether labels are needed.
+        folder: A folder with a folder for each class, whose name is the class or its index. Without labels, images
+            may also be in the folder itself.
+        manifest: The manifest of a bundle that takes images.
+        labelled: Whether labels are needed.
 
     Raises:
-        DataError: no images, an unknown class, or a file that cannot be decoded.
+        DataError: There are no images, a class is unknown, or a file cannot be decoded.
     """
 
     def __init__(self, folder: Path, manifest: Manifest, *, labelled: bool) -> None:
@@ -43,29 +43,29 @@ class ImageFolder:
         self._paths, skipped = _images(folder)
         if not self._paths:
             raise NoData(
-                f"{folder} holds no images.",
-                context=f"looked for {', '.join(SUFFIXES)}",
-                hint="put the images of each class in a folder named as the class.",
+                f"{folder} contains no images.",
+                context=f"suffixes of images: {', '.join(SUFFIXES)}",
+                hint="put the images of each class in a folder with the name of the class.",
             )
         self._label = only_label(manifest).name if labelled else ""
         self._labels = _labels(folder, self._paths, manifest) if labelled else None
         _notice_skipped(folder, skipped)
         if self._labels is not None:
             _notice_missing(folder, self._labels, manifest)
-        self._kept: dict[int, NDArray[np.uint8]] = {}
+        self._cache: dict[int, NDArray[np.uint8]] = {}
         for row in range(len(self._paths)):
             self._keep(row, _decoded(self._paths[row], self._spec))
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        """The images, in the order of their numbers."""
+        """The paths of the images, in the order of their indices."""
         return tuple(self._paths)
 
     def __len__(self) -> int:
         return len(self._paths)
 
     def batch(self, rows: NDArray[np.int64]) -> dict[str, Array]:
-        """The images of the given numbers, and their labels."""
+        """Return the images at the given indices, and their labels."""
         spec = self._spec
         normal = normalized(np.stack([self._pixels(int(row)) for row in rows]), spec)
         arrays: dict[str, Array] = {spec.input: np.ascontiguousarray(normal, dtype=self._dtype)}
@@ -74,12 +74,12 @@ class ImageFolder:
         return arrays
 
     def _pixels(self, row: int) -> NDArray[np.uint8]:
-        kept = self._kept.get(row)
-        return _decoded(self._paths[row], self._spec) if kept is None else kept
+        cached = self._cache.get(row)
+        return _decoded(self._paths[row], self._spec) if cached is None else cached
 
     def _keep(self, row: int, pixels: NDArray[np.uint8]) -> None:
-        if (len(self._kept) + 1) * pixels.nbytes <= KEPT_BYTES:
-            self._kept[row] = pixels
+        if (len(self._cache) + 1) * pixels.nbytes <= KEPT_BYTES:
+            self._cache[row] = pixels
 
 
 def _image_spec(folder: Path, manifest: Manifest) -> tuple[ImageSpec, str]:
@@ -95,24 +95,24 @@ def _image_spec(folder: Path, manifest: Manifest) -> tuple[ImageSpec, str]:
 
 
 def _images(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Images in the folder and in the folders in it, and what else is there; hidden files are neither."""
-    inside = [path for path in folder.iterdir() if not path.name.startswith(".")]
-    for place in [path for path in inside if path.is_dir()]:
-        inside.remove(place)
-        inside += [path for path in place.iterdir() if not path.name.startswith(".")]
-    images = [path for path in inside if path.suffix.lower() in SUFFIXES and not path.is_dir()]
-    return sorted(images), sorted(set(inside) - set(images))
+    """Return the images in the folder and its folders, and all other entries. Hidden files are not included."""
+    entries = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    for inner in [path for path in entries if path.is_dir()]:
+        entries.remove(inner)
+        entries += [path for path in inner.iterdir() if not path.name.startswith(".")]
+    images = [path for path in entries if path.suffix.lower() in SUFFIXES and not path.is_dir()]
+    return sorted(images), sorted(set(entries) - set(images))
 
 
 def _notice_skipped(folder: Path, skipped: list[Path]) -> None:
     if skipped:
         names = some([str(path.relative_to(folder)) for path in skipped])
-        notice(f"{folder}: what is no image is skipped ({len(skipped)}): {names}.")
+        notice(f"{folder}: entries that are not images are skipped ({len(skipped)}): {names}.")
 
 
 def _notice_missing(folder: Path, labels: Array, manifest: Manifest) -> None:
-    there = set(labels.tolist())
-    missing = [name for index, name in enumerate(manifest.classes or ()) if index not in there]
+    present = set(labels.tolist())
+    missing = [name for index, name in enumerate(manifest.classes or ()) if index not in present]
     if missing:
         notice(f"{folder}: classes without an image: {some(missing)}.")
 
@@ -122,23 +122,23 @@ def _labels(folder: Path, paths: list[Path], manifest: Manifest) -> Array:
     for path in paths:
         if path.parent == folder:
             raise NoClass(
-                f"The image {path} lies in no folder of a class.",
+                f"The image {path} is not in the folder of a class.",
                 context=None,
-                hint=f"put it in a folder of {folder} that is named as its class.",
+                hint=f"put it in a folder of {folder} whose name is its class.",
             )
         try:
             known[path.parent] = read(path.parent.name)
         except BadLabel as failure:
             raise UnknownClass(
-                f"The folder {path.parent} is not named as a class.",
+                f"The name of the folder {path.parent} is not a class.",
                 context=str(failure),
-                hint="rename the folder, or take it out.",
+                hint="rename the folder, or move it elsewhere.",
             ) from None
     return np.stack([known[path.parent] for path in paths])
 
 
 def _decoded(path: Path, spec: ImageSpec) -> NDArray[np.uint8]:
-    """An image as ``[height, width, channels]``."""
+    """Return an image as ``[height, width, channels]``."""
     upright = decoded(path, "L" if spec.channels == 1 else "RGB")
     try:
         return fitted(upright, spec)

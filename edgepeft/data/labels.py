@@ -1,4 +1,4 @@
-"""Labels as people write them: names of classes, indices of classes, numbers to predict."""
+"""Parse labels as people write them: names of classes, indices of classes, or numbers to predict."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ from edgepeft_runtime.shown import quoted
 
 
 class BadLabel(Exception):
-    """A label that means nothing; whoever knows the file and the line makes a :class:`DataError` of it."""
+    """A label has no meaning. Callers, who know the file and the line, convert this to a :class:`DataError`."""
 
-    def __init__(self, expected: str, found: object) -> None:
-        missing = " (no label)" if found is None or found == "" else ""
-        super().__init__(f"expected {expected}, found {quoted(found)}{missing}")
+    def __init__(self, expected: str, value: object) -> None:
+        missing = " (no label)" if value is None or value == "" else ""
+        super().__init__(f"expected {expected}, found {quoted(value)}{missing}")
 
 
 LabelReader = Callable[[object], Array]
-"""From a label as read to an array of the label's shape without the batch; raises :class:`BadLabel`.
+"""Converts a label from a file to an array of the label's shape without the batch; raises :class:`BadLabel`.
 
-A reader is made for each data set, because the labels of one data set must all be written in one way.
+Each data set needs its own reader, because all labels of a data set must be written in the same way.
 """
 
 
 def only_label(manifest: Manifest) -> LabelSpec:
-    """The one label of a bundle; :class:`DataError` where there are several, which tables and folders cannot give."""
+    """Return the only label of a bundle; raises :class:`DataError` if tables and folders cannot provide its labels."""
     if len(manifest.labels) != 1:
         names = ", ".join(spec.name for spec in manifest.labels)
         raise SeveralLabels(
-            f"The bundle's loss takes {len(manifest.labels)} labels; this kind of data gives one.",
+            f"The bundle's loss takes {len(manifest.labels)} labels; this kind of data has one.",
             context=f"labels: {names or 'none'}",
             hint="give the data as .npz, with an array for each input and label.",
         )
@@ -47,11 +47,11 @@ def only_label(manifest: Manifest) -> LabelSpec:
 
 
 def label_reader(manifest: Manifest) -> LabelReader:
-    """What turns the labels of one data set into what the bundle's loss takes."""
+    """Return a reader that converts the labels of one data set to arrays for the bundle's loss."""
     spec = only_label(manifest)
     if any(isinstance(dim, str) for dim in spec.shape[1:]):
         raise LabelPerToken(
-            f"The bundle takes labels of shape [{', '.join(map(str, spec.shape))}], not one for an example.",
+            f"The bundle takes labels of shape [{', '.join(map(str, spec.shape))}], not one per example.",
             context=f"label {spec.name!r}",
             hint="give the data as .npz, with an array for each input and label.",
         )
@@ -64,21 +64,21 @@ def label_reader(manifest: Manifest) -> LabelReader:
 
 
 def takes_several(manifest: Manifest) -> bool:
-    """Whether an example may have several classes at once: a probability for each class."""
+    """Whether an example may have several classes at once, so that its label is a probability for each class."""
     shape = only_label(manifest).shape
     return manifest.loss.kind == "bce_with_logits" and len(shape) == 2 and shape[1:] != (1,)
 
 
 def normalized(name: str) -> str:
-    """A name of a class as names are compared: without space around it, and é always one character (NFC)."""
+    """Return the name of a class in the form for comparison: without surrounding space, in Unicode's composed form."""
     return unicodedata.normalize("NFC", name.strip())
 
 
 class _ClassReader:
     """Reads labels as names of classes or as their indices, but not both in one data set.
 
-    Where names are numbers other than their own index ("1" to "5"), every number is a name: "0" is then no class, and
-    "1" is not the second one.
+    If some names are numbers that differ from their index ("1" to "5"), every number is a name: "0" is then not a
+    class, and "1" is not the second class.
     """
 
     def __init__(self, spec: LabelSpec, names: Sequence[str] | None) -> None:
@@ -94,7 +94,7 @@ class _ClassReader:
         if text in self._names:
             named = self._names[text]
             if text != str(named):
-                self._note(text, named)
+                self._notice_names(text, named)
                 self._check_mixture("name", value)
             return named
         index = _whole(text)
@@ -105,7 +105,7 @@ class _ClassReader:
         self._check_mixture("index", value)
         return index
 
-    def _note(self, text: str, index: int) -> None:
+    def _notice_names(self, text: str, index: int) -> None:
         if _whole(text) is not None and "name" not in self._first:
             notice(f"labels are read as names of classes, not as indices: {text!r} is class {index}.")
 
@@ -131,7 +131,7 @@ class _ClassReader:
 class _SeveralReader:
     """Reads several classes at once: a number from 0 to 1 for each class, or the names of those that apply.
 
-    Both may be a list, or a text with commas, semicolons, bars or spaces between them.
+    Both may be a list, or a text separated by commas, semicolons, bars or spaces.
     """
 
     def __init__(self, spec: LabelSpec, names: Sequence[str]) -> None:
@@ -145,23 +145,23 @@ class _SeveralReader:
             raise self._bad(value)
         by_name, by_number = self._by_name(parts), self._by_number(parts)
         if by_name is not None and by_number is not None and not np.array_equal(by_name, by_number):
-            raise BadLabel("names or numbers that cannot be taken for one another, as a JSON list of numbers", value)
-        found = by_name if by_number is None else by_number
-        if found is None:
+            raise BadLabel("names or numbers that cannot be confused, such as a JSON list of numbers", value)
+        label = by_name if by_number is None else by_number
+        if label is None:
             raise self._bad(value)
-        return found.astype(self._spec.dtype)
+        return label.astype(self._spec.dtype)
 
     def _by_name(self, parts: list[object]) -> Array | None:
         names = [normalized(part) if isinstance(part, str) else None for part in parts]
         if not all(name in self._names for name in names):
             return None
-        found = np.zeros(self._count)
-        found[[self._names[name] for name in names if name is not None]] = 1.0
-        return found
+        label = np.zeros(self._count)
+        label[[self._names[name] for name in names if name is not None]] = 1.0
+        return label
 
     def _by_number(self, parts: list[object]) -> Array | None:
         numbers = [number(part) for part in parts]
-        if len(numbers) != self._count or not all(found is not None and 0 <= found <= 1 for found in numbers):
+        if len(numbers) != self._count or not all(part is not None and 0 <= part <= 1 for part in numbers):
             return None
         return np.asarray(numbers, np.float64)
 
@@ -171,19 +171,19 @@ class _SeveralReader:
 
 
 def _text(value: object) -> str:
-    """A label as names are compared; what is no text and no number is the name of nothing."""
+    """Return a label in the form for comparison with names; other types than text and numbers match no name."""
     if isinstance(value, str):
         return normalized(value)
     return str(value) if isinstance(value, int | float) else ""
 
 
 def _whole(text: str) -> int | None:
-    """A whole number as it is normally written: no sign but minus, no zeros before it."""
+    """Parse an integer in its usual form, without a plus sign or leading zeros; ``None`` for any other text."""
     return int(text) if re.fullmatch(r"-?(0|[1-9][0-9]{0,17})", text, re.ASCII) else None
 
 
 def _parts(value: object) -> object:
-    """A label that is a text, as the list it stands for: JSON, or parts with commas, semicolons, bars or spaces."""
+    """Convert a text to the list that it represents: JSON, or separated by commas, semicolons, bars or spaces."""
     if not isinstance(value, str):
         return value
     if value.lstrip().startswith("["):
@@ -196,18 +196,18 @@ def _parts(value: object) -> object:
 
 
 def number(value: Any) -> float | None:
-    """A finite number; Python also reads 1_0 and digits of other scripts, which nobody means."""
+    """Parse a finite number; ``None`` for anything else, also for 1_0 and digits of other scripts."""
     if isinstance(value, str) and not re.fullmatch(r"\s*[-+]?[0-9.]+([eE][-+]?[0-9]+)?\s*", value, re.ASCII):
         return None
     try:
-        found = float(value)
+        parsed = float(value)
     except (ValueError, TypeError, OverflowError):
         return None
-    return found if math.isfinite(found) and not isinstance(value, bool) else None
+    return parsed if math.isfinite(parsed) and not isinstance(value, bool) else None
 
 
 def _numbers(value: object, spec: LabelSpec) -> Array:
-    """One number, or a list of as many as the label has elements, which may be a text."""
+    """Convert one number, or a list (or its text) with as many numbers as the label has elements."""
     shape = tuple(int(dim) for dim in spec.shape[1:])
     single = math.prod(shape) == 1
     expected = "a number" if single else f"numbers of shape {list(shape)}"

@@ -1,4 +1,4 @@
-"""One entrance for every kind of data: the suffix of the path decides."""
+"""Load data of any kind, which the suffix of the path decides."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from edgepeft_runtime.notices import notice
 TABLES = (".csv", ".jsonl")
 TEXT, LABEL = "text", "label"
 PAIR = ("prompt", "answer")
-"""Columns of a causal language model's data that are found by themselves."""
+"""Columns that data of a causal language model may have instead of the default ones."""
 
 
 def load(
@@ -32,27 +32,26 @@ def load(
     labelled: bool = True,
     template: str | None = None,
 ) -> Dataset:
-    """Data as the bundle's model is fed it.
+    """Load data in the form in which the bundle's model takes it.
 
     Args:
         path: ``.npz`` (arrays by the name of an input or label), ``.csv`` or ``.jsonl`` (UTF-8, with a text and a label
             column; for a model that takes a vector, a column for each number), or a folder with a folder of images for
             each class.
-        bundle: says which inputs and labels there are, and carries the tokenizer.
-        text_column, label_column: names of the columns; labels are names or indices of classes, or numbers to predict.
-            Where an example may have several classes, there may be a column for each instead, named as the class.
-            For a causal language model the text is a prompt where there is a label column, and the label its answer;
-            ``prompt`` and ``answer`` need not be named.
-        labelled: whether labels are needed. Without, those that are there do not matter, and images may lie in the
-            folder itself.
-        template: what prompts are put into, ``{prompt}`` in their place; ``None`` takes the bundle's.
+        bundle: The bundle, which describes the inputs and labels and contains the tokenizer.
+        text_column, label_column: Names of the columns. Labels are names or indices of classes, or numbers to predict.
+            If an example may have several classes, each class may have its own column with its name instead.
+            For a causal language model with a label column, the text is a prompt, and the label is its answer. The
+            columns ``prompt`` and ``answer`` are used without being named.
+        labelled: Whether labels are needed. If not, labels are ignored, and images may be in the folder itself.
+        template: Template of the prompts, with the placeholder ``{prompt}``; ``None`` means the bundle's.
 
     Returns:
-        A data set whose ``batch(rows)`` gives arrays by name, of the dtypes and shapes of the manifest: token ids
+        A data set whose ``batch(rows)`` returns arrays by name, with the manifest's dtypes and shapes: token ids
         padded to the longest text of the batch, images as ``[batch, channels, height, width]``.
 
     Raises:
-        DataError: what is wrong, in which file and line, and what to do.
+        DataError: The data cannot be read, or does not fit the bundle. The message names the file and the line.
     """
     path, names = Path(path), (text_column, label_column)
     if not path.exists():
@@ -72,22 +71,22 @@ def load(
             return read_rows(path, manifest, label_column, labelled=labelled)
         return _classified(path, bundle, names, labelled)
     raise UnknownData(
-        f"Cannot tell what kind of data {path} is.",
+        f"The kind of the data {path} is unknown.",
         context=f"its suffix is {path.suffix or 'missing'!r}",
         hint="give an .npz, .csv or .jsonl file, or a folder with one folder of images per class.",
     )
 
 
 def _notice_unused(path: Path, names: tuple[str, str], template: str | None) -> None:
-    """Say which options do not go with this kind of data."""
+    """Report the options that do not apply to this kind of data."""
     if names != (TEXT, LABEL):
-        notice(f"{path}: names of columns are not used: they go with .csv and .jsonl.")
+        notice(f"{path}: names of columns are not used: they apply to .csv and .jsonl.")
     if template is not None:
-        notice(f"{path}: the template is not used: it goes with prompts of a causal language model in .csv and .jsonl.")
+        notice(f"{path}: the template is not used: it applies to prompts of causal language models in .csv and .jsonl.")
 
 
 def _classified(path: Path, bundle: Bundle, names: tuple[str, str], labelled: bool) -> Dataset:
-    """Texts with a label for each, or without."""
+    """Load texts, with a label for each if labels are needed."""
     text, label = names
     read = label_reader(bundle.manifest) if labelled else None
     labels = _label_columns(path, label, bundle.manifest) if labelled else None
@@ -95,20 +94,20 @@ def _classified(path: Path, bundle: Bundle, names: tuple[str, str], labelled: bo
 
 
 def _label_columns(path: Path, label: str, manifest: Manifest) -> str | list[str]:
-    """The label column; where there is none and an example may have several classes, a column for each class."""
+    """Return the label column, or one column per class if there is none and an example may have several classes."""
     classes = list(manifest.classes or ())
     if not takes_several(manifest) or not classes:
         return label
-    there = columns(path)
-    return classes if label not in there and set(classes) <= set(there) else label
+    present = columns(path)
+    return classes if label not in present and set(classes) <= set(present) else label
 
 
 def _causal(path: Path, bundle: Bundle, names: tuple[str, str], labelled: bool, template: str | None) -> Dataset:
-    """Prompts with answers, or texts of which every token is learned."""
-    there = columns(path)
-    if names == (TEXT, LABEL) and TEXT not in there and PAIR[0] in there:
+    """Load prompts with answers, or texts of which a model learns every token."""
+    present = columns(path)
+    if names == (TEXT, LABEL) and TEXT not in present and PAIR[0] in present:
         names = PAIR
-    if names[1] not in there and names[1] == LABEL:
+    if names[1] not in present and names[1] == LABEL:
         return tokenized(read_table(path, names[0], None), bundle, None, labelled=labelled)
     if labelled:
         return answered(read_table(path, *names), bundle, template)

@@ -1,4 +1,4 @@
-"""Rows of numbers in ``.csv`` and ``.jsonl`` files, for models that take a vector."""
+"""Read rows of numbers from ``.csv`` and ``.jsonl`` files, for models whose input is a vector."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def takes_rows(manifest: Manifest) -> bool:
 
 
 def read_rows(path: Path, manifest: Manifest, label: str, *, labelled: bool) -> Arrays:
-    """The columns of a table as one input, in the order of the file, and the label column.
+    """Read the columns of a table as one input, in the order of the file, and the label column.
 
     Raises:
-        DataError: another number of columns than the input takes, a cell that is no finite number, or a label that
-            means nothing; by file and line.
+        DataError: The number of columns differs from the input's, a cell is not a finite number, or a label has no
+            meaning. The message names the file and the line.
     """
     spec = manifest.inputs[0]
     names = _features(path, spec, label)
@@ -44,21 +44,21 @@ def read_rows(path: Path, manifest: Manifest, label: str, *, labelled: bool) -> 
                 hint = "correct the label, or leave the line out."
                 raise line_error(path, line, "The label is not known.", str(failure), hint) from None
     if not rows:
-        raise NoData(f"{path} holds no examples.", context=None, hint="give at least one line of data.")
+        raise NoData(f"{path} contains no examples.", context=None, hint="give at least one line of data.")
     arrays = {spec.name: np.stack(rows)}
     return Arrays(arrays | ({only_label(manifest).name: np.stack(labels)} if labelled else {}))
 
 
 def _features(path: Path, spec: TensorSpec, label: str) -> list[str]:
-    there, wanted = columns(path), int(spec.shape[1])
-    names = [name for name in there if name != label]
+    present, wanted = columns(path), int(spec.shape[1])
+    names = [name for name in present if name != label]
     if len(names) != wanted:
         raise WrongColumns(
-            f"{path}: The bundle does not take text, but {wanted} numbers for an example.",
-            context=f"columns: {some(there, 20) or 'none'}; the label is {quoted(label)}, and {len(names)} are left",
+            f"{path}: The bundle does not take text, but {wanted} numbers per example.",
+            context=f"columns: {some(present, 20) or 'none'}; the label is {quoted(label)}, and {len(names)} are left",
             hint=f"give a column for each number of {spec.name!r}, in its order, or arrays as .npz.",
         )
-    notice(f"{path}: the input {spec.name!r} is made of the columns {some(names)}, in this order.")
+    notice(f"{path}: the input {spec.name!r} consists of the columns {some(names)}, in this order.")
     return names
 
 
@@ -68,9 +68,9 @@ def _row(path: Path, line: int, names: list[str], cells: list[object], spec: Ten
             raise line_error(
                 path,
                 line,
-                "A cell is no number.",
+                "A cell is not a number.",
                 f"column {quoted(name)}: expected a finite number, found {quoted(cell)}",
-                "write the number with a point, fill what is missing, or leave the line out.",
+                "write it with a decimal point, fill in missing values, or leave the line out.",
             )
-    with np.errstate(over="ignore"):  # an infinity is refused with the batch that holds it
+    with np.errstate(over="ignore"):  # the check of its batch refuses an infinite value
         return np.asarray([number(cell) for cell in cells[: len(names)]], dtype=spec.dtype)

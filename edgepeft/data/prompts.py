@@ -1,8 +1,7 @@
-"""Prompts and answers of causal language models: templates, tokens, and the tokens that are learned.
+"""Convert prompts and answers of causal language models to token ids, with templates.
 
-The loss is on the answer alone. The template a model is tuned with need not be the one it is used with: a safety prompt
-that is left out of the tuning and put in for use keeps more of what alignment gave ("pure tuning, safe testing": Lyu et
-al., NeurIPS 2024).
+Only the tokens of the answer are learned. A model may be tuned with one template and used with another: a safety prompt
+that is used only for inference preserves more of the alignment ("pure tuning, safe testing": Lyu et al., NeurIPS 2024).
 """
 
 from __future__ import annotations
@@ -23,8 +22,8 @@ from edgepeft_runtime.errors import DataError
 from edgepeft_runtime.files.strict_json import is_text
 from edgepeft_runtime.shown import quoted
 
-PLACE = "{prompt}"
-"""Where the prompt goes in a template."""
+PLACEHOLDER = "{prompt}"
+"""The placeholder of the prompt in a template."""
 
 
 @dataclass(frozen=True)
@@ -43,14 +42,14 @@ class Pair:
 
 
 class Prompter:
-    """Turns prompts and answers into token ids.
+    """Converts prompts and answers to token ids.
 
     Args:
-        bundle: carries the tokenizer, and a template perhaps.
-        template: text with ``{prompt}`` in it; ``None`` takes the bundle's own, or the bare prompt.
+        bundle: The bundle with the tokenizer, and possibly a template.
+        template: A text with ``{prompt}`` in it; ``None`` means the bundle's own, or else the bare prompt.
 
     Raises:
-        DataError: the bundle takes no text, or the template has no place for the prompt.
+        DataError: The bundle does not take text, or the template does not contain the placeholder exactly once.
     """
 
     def __init__(self, bundle: Bundle, template: str | None = None) -> None:
@@ -60,63 +59,63 @@ class Prompter:
         self._end = generation.end[:1] if generation is not None else ()
 
     def text(self, prompt: str) -> str:
-        """The prompt in its template."""
-        return _checked(self._template.replace(PLACE, prompt))
+        """Return the prompt in its template."""
+        return _checked(self._template.replace(PLACEHOLDER, prompt))
 
     def prompt(self, prompt: str) -> list[int]:
-        """Token ids of the prompt in its template; without what the tokenizer closes a text with."""
+        """Return the ids of the prompt in its template, without the special tokens with which a text ends."""
         encoding = self._tokenizer.encode(self.text(prompt))
         ids, special = list(encoding.ids), list(encoding.special_tokens_mask)
         while ids and special[len(ids) - 1]:
             if all(special[: len(ids)]):
-                break  # an empty prompt still has what a text begins with
+                break  # an empty prompt keeps the special tokens with which a text begins
             ids.pop()
         return ids
 
     def answer(self, answer: str) -> list[int]:
-        """Token ids of an answer, and the end token where the model has one."""
+        """Return the ids of an answer, and the end token if the model has one."""
         return [*self._tokenizer.encode(_checked(answer), add_special_tokens=False).ids, *self._end]
 
     def decoded(self, ids: Sequence[int]) -> str:
-        """The text of generated tokens, without the end token."""
+        """Return the text of generated tokens, without the end token."""
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
 
     def first(self, prompt: str) -> int:
-        """How many tokens at the beginning are the tokenizer's own: these stay when a prompt is cut."""
+        """Return how many special tokens a prompt begins with. They remain when it is cut."""
         special = self._tokenizer.encode(self.text(prompt)).special_tokens_mask
-        return next((place for place, own in enumerate(special) if not own), 0)
+        return next((index for index, own in enumerate(special) if not own), 0)
 
 
 def _checked(text: str) -> str:
-    """The text, if it is one that a tokenizer takes: bytes of a command line that are not UTF-8 give half pairs."""
+    """Return the text if a tokenizer accepts it. Arguments of a command that are not UTF-8 contain half pairs."""
     if is_text(text):
         return text
     raise NotText(
-        "The text holds half of a surrogate pair.",
+        "The text contains half of a surrogate pair.",
         context=f"found {quoted(text)}",
         hint="give it in UTF-8.",
     )
 
 
 def template_of(manifest: Manifest, template: str | None) -> str:
-    """The template to use, checked."""
+    """Return the given template or the bundle's, and check it."""
     chosen = template if template is not None else (manifest.text.template if manifest.text is not None else None)
     if chosen is None:
-        return PLACE
-    if chosen.count(PLACE) != 1:
+        return PLACEHOLDER
+    if chosen.count(PLACEHOLDER) != 1:
         raise BadTemplate(
-            "The template must say once where the prompt goes.",
+            "The template must contain the placeholder of the prompt exactly once.",
             context=f"found {quoted(chosen)}",
-            hint=f"write {PLACE} in its place: '### Question:\\n{PLACE}\\n### Answer:\\n'.",
+            hint=f"write {PLACEHOLDER} where the prompt belongs: '### Question:\\n{PLACEHOLDER}\\n### Answer:\\n'.",
         )
     return chosen
 
 
 def pairs(table: Table, prompter: Prompter, longest: int) -> Iterator[Pair]:
-    """Prompts (the table's texts) with their answers (its labels), cut on the left to ``longest`` tokens.
+    """Yield prompts (the table's texts) with their answers (its labels), cut on the left to ``longest`` tokens.
 
     Raises:
-        DataError: an answer is no text, is empty, or does not fit; by file and line.
+        DataError: An answer is not text, is empty, or does not fit. The message names the file and the line.
     """
     for row, (prompt, answer) in enumerate(zip(table.texts, table.labels or (), strict=True)):
         yield _pair(prompt, answer, prompter, longest, partial(table.error, row))
@@ -129,10 +128,10 @@ def _pair(
         raise error("The answer is not text.", f"expected a string, found {quoted(answer)}", "write it as a string.")
     before, after = prompter.prompt(prompt), prompter.answer(answer)
     if len(after) + 1 > longest:
-        facts = f"it has {len(after)} tokens with its end; {longest} are the most, one of them for the prompt"
+        facts = f"it has {len(after)} tokens with its end; at most {longest} fit, one of them for the prompt"
         raise error("The answer does not fit.", facts, "shorten it, or prepare the bundle with a greater max_length.")
     if len(before) + len(after) < 2:
-        raise error("The text is too short.", "prompt and answer are one token", "leave the line out.")
+        raise error("The text is too short.", "prompt and answer have one token in total", "leave the line out.")
     tokens = len(before) + len(after)
     excess = tokens - longest
     if excess > 0:

@@ -1,4 +1,4 @@
-"""Text and labels in ``.csv`` and ``.jsonl`` files, with the line each comes from."""
+"""Read texts and labels from ``.csv`` and ``.jsonl`` files, with their line numbers."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from edgepeft_runtime.notices import notice
 from edgepeft_runtime.shown import quoted
 
 Row = tuple[int, list[object]]
-"""Line in the file (from 1), and what the wanted columns hold."""
+"""Line in the file, from 1, and the values of the requested columns."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """What was read of a file.
+    """The content of a file.
 
     Attributes:
-        path: the file.
-        texts: one text per example.
-        labels: one label per example as the file has it; ``None`` where none was asked for.
-        lines: line of each example, from 1; for a cell of several lines the one it begins on.
+        path: The file.
+        texts: One text per example.
+        labels: One label per example, as it is in the file; ``None`` if no label column was requested.
+        lines: Line of each example, from 1; its first line if it has several.
     """
 
     path: Path
@@ -37,42 +37,43 @@ class Table:
     lines: list[int]
 
     def error(self, row: int, message: str, context: str, hint: str) -> DataError:
-        """The error of one example."""
+        """Return an error that names the line of an example."""
         return line_error(self.path, self.lines[row], message, context, hint)
 
 
 def read_table(
     path: Path, text_column: str, label_column: str | Sequence[str] | None, known: Sequence[str] = ()
 ) -> Table:
-    """Read a UTF-8 file (a byte order mark is no matter); ``label_column=None`` reads the text only.
+    """Read a UTF-8 file, with or without a byte order mark; ``label_column=None`` reads only the texts.
 
     Args:
-        path: a ``.csv`` or ``.jsonl`` file.
-        text_column, label_column: names of the columns; of several label columns an example's label is a list.
-        known: columns that may be there and are not needed; of all others a notice says that they are not used.
+        path: A ``.csv`` or ``.jsonl`` file.
+        text_column, label_column: Names of the columns. With several label columns, the label of an example is a list.
+        known: Further columns that the file may have. A notice names all others, which are not used.
 
     Raises:
-        DataError: it is not UTF-8, not well-formed, lacks a column, or holds no example.
+        DataError: The file is not UTF-8, is malformed, lacks a column, or has no examples.
     """
     labels = [label_column] if isinstance(label_column, str) else list(label_column or ())
     wanted, fields = [text_column, *labels], dict[str, None]()
     rows = read_columns(path, wanted, fields)
     table = Table(path, [], None if label_column is None else [], [])
-    for line, (text, *found) in rows:
+    for line, (text, *cells) in rows:
         if not isinstance(text, str):
             raise line_error(
                 path, line, "The text is not text.", f"expected a string, found {quoted(text)}", "write it as a string."
             )
-        for value in (text, *found):
+        for value in (text, *cells):
             if isinstance(value, str) and not is_text(value):
-                hint = "write the character as it is, in UTF-8, or as both halves (\\ud83d\\ude00)."
-                raise line_error(path, line, "A text holds half of a surrogate pair.", f"found {quoted(value)}", hint)
+                message = "A text contains half of a surrogate pair."
+                hint = "write the character itself, in UTF-8, or both halves (\\ud83d\\ude00)."
+                raise line_error(path, line, message, f"found {quoted(value)}", hint)
         table.texts.append(text)
         table.lines.append(line)
         if table.labels is not None:
-            table.labels.append(found[0] if isinstance(label_column, str) else found)
+            table.labels.append(cells[0] if isinstance(label_column, str) else cells)
     if not table.texts:
-        raise NoData(f"{path} holds no examples.", context=None, hint="give at least one line of data.")
+        raise NoData(f"{path} contains no examples.", context=None, hint="give at least one line of data.")
     unused = [name for name in fields if name not in (*wanted, *known)]
     if unused:
         notice(f"{path}: columns that are not used: {some(unused)}.")
@@ -80,13 +81,13 @@ def read_table(
 
 
 def read_columns(path: Path, wanted: Sequence[str], fields: dict[str, None] | None = None) -> Iterator[Row]:
-    """The wanted columns of a UTF-8 file, line by line; ``fields`` gathers the names of all that are there."""
+    """Yield the requested columns of a UTF-8 file line by line, and add the names of all its columns to ``fields``."""
     read = _csv_rows if path.suffix.lower() == ".csv" else _jsonl_rows
     return read(path, _decoded(path), wanted, {} if fields is None else fields)
 
 
 def columns(path: Path) -> list[str]:
-    """Names of the columns: the header of a ``.csv`` file, the fields of the first line of a ``.jsonl`` file."""
+    """Return the names of the columns: the header of a ``.csv`` file, the fields of a ``.jsonl`` file's first line."""
     content = _decoded(path)
     if path.suffix.lower() == ".csv":
         return [name.strip() for name in next(_csv_records(path, content), (1, []))[1]]
@@ -96,7 +97,7 @@ def columns(path: Path) -> list[str]:
 
 
 def line_error(path: Path, line: int, message: str, context: str | None, hint: str) -> DataError:
-    """The error of one line of a file."""
+    """Return the error of one line of a file."""
     return BadLine(f"{path}, line {line}: {message}", context=context, hint=hint)
 
 
@@ -108,12 +109,12 @@ def _decoded(path: Path) -> str:
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as failure:
-        # The start counts from behind a byte order mark.
-        place = failure.start + (3 if content.startswith(b"\xef\xbb\xbf") else 0)
-        line = content.count(b"\n", 0, place) + 1
+        # The decoder counts bytes after the byte order mark.
+        position = failure.start + (3 if content.startswith(b"\xef\xbb\xbf") else 0)
+        line = content.count(b"\n", 0, position) + 1
         raise NotUtf8(
             f"{path}, line {line}: The file is not UTF-8.",
-            context=f"byte {place} is 0x{content[place]:02x}: {failure.reason}",
+            context=f"byte {position} is 0x{content[position]:02x}: {failure.reason}",
             hint="save it as UTF-8, for example with: iconv -f LATIN1 -t UTF-8.",
         ) from None
 
@@ -125,7 +126,7 @@ def _csv_rows(path: Path, content: str, wanted: Sequence[str], fields: dict[str,
         raise NoData(f"{path} is empty.", context=None, hint="give a header line and at least one line of data.")
     header = [name.strip() for name in names]
     fields.update(dict.fromkeys(header))
-    places = [_column(path, line, header, name) for name in wanted]
+    indices = [_column(path, line, header, name) for name in wanted]
     for line, cells in records:
         if len(cells) != len(header):
             raise line_error(
@@ -133,13 +134,13 @@ def _csv_rows(path: Path, content: str, wanted: Sequence[str], fields: dict[str,
                 line,
                 f"The line has {len(cells)} cells where the header has {len(header)}.",
                 f"header: {', '.join(header)}",
-                'put text that holds a comma or a line break in double quotes, and write a quote in it as "".',
+                'put text with a comma or a line break in double quotes, and write a quote in it as "".',
             )
-        yield line, [cells[place] for place in places]
+        yield line, [cells[index] for index in indices]
 
 
 def _csv_records(path: Path, content: str) -> Iterator[tuple[int, list[str]]]:
-    """The records that are not blank, with the line each begins on."""
+    """Yield the records that are not blank, with the first line of each."""
     limit = csv.field_size_limit(max(csv.field_size_limit(), len(content)))
     reader = csv.reader(io.StringIO(content, newline=""), strict=True)
     try:
@@ -152,7 +153,7 @@ def _csv_records(path: Path, content: str) -> Iterator[tuple[int, list[str]]]:
         hint = 'put cells with line breaks or quotes in double quotes, and write a quote in them as "".'
         raise line_error(path, start, "The record is not well-formed CSV.", str(failure), hint) from None
     finally:
-        csv.field_size_limit(limit)  # the limit is the whole process's
+        csv.field_size_limit(limit)  # the limit applies to the whole process
 
 
 def _column(path: Path, line: int, header: Sequence[str], name: str) -> int:
@@ -167,7 +168,7 @@ def _column_hint(name: str) -> str:
 
 
 def _jsonl_rows(path: Path, content: str, wanted: Sequence[str], fields: dict[str, None]) -> Iterator[Row]:
-    # Not splitlines: it would also cut at the Unicode line separators that JSON allows inside strings.
+    # splitlines would also split at the Unicode line separators that JSON allows inside strings.
     for line, record in enumerate(content.split("\n"), start=1):
         if not record.strip():
             continue

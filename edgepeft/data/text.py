@@ -1,4 +1,4 @@
-"""Texts to token ids, with the tokenizer that the bundle carries."""
+"""Convert texts to token ids, with the tokenizer in the bundle."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ _CHUNK = 1024
 """Texts tokenized at a time: an encoding takes many times the memory of its ids."""
 
 _IGNORED = -100
-"""What torch and transformers give a label that does not count."""
+"""Label of ignored positions in torch and transformers."""
 
 
 @dataclass(frozen=True)
 class Texts:
-    """Tokenized texts, padded per batch to the longest.
+    """Tokenized texts, padded to the longest of each batch.
 
     Attributes:
-        ids: token ids of all texts, one after another, int32 ``[tokens]``.
-        type_ids: segment of each token, uint8 ``[tokens]``.
-        starts: where each text begins in them, int64 ``[examples + 1]``.
-        labels: ``[examples, ...]``; ``None`` where there are none, or where the ids themselves are the labels.
-        manifest: says which input takes what.
-        next_token: the label that takes the ids themselves, ``ignore_index`` on padding; ``None`` where there is none.
-        learned: whether a token's id is a label, bool ``[tokens]``: not those of a prompt; ``None`` means all.
+        ids: Token ids of all texts, concatenated, int32 ``[tokens]``.
+        type_ids: Segment of each token, uint8 ``[tokens]``.
+        starts: Index of each text's first token, int64 ``[examples + 1]``.
+        labels: ``[examples, ...]``; ``None`` if there are none, or if the ids themselves are the labels.
+        manifest: Describes the inputs.
+        next_token: The label whose values are the ids, with ``ignore_index`` on padding; ``None`` if there is none.
+        learned: Whether a token's id is a label, bool ``[tokens]``: false for prompts; ``None`` means all tokens.
     """
 
     ids: NDArray[np.int32]
@@ -52,9 +52,9 @@ class Texts:
         return len(self.starts) - 1
 
     def batch(self, rows: NDArray[np.int64]) -> dict[str, Array]:
-        """The examples of the given numbers; ids, mask and segments are ``[rows, longest]``."""
+        """Return the examples at the given indices; ids, mask and segments are ``[rows, longest]``."""
         text = self.manifest.text
-        assert text is not None  # tokenized() has seen to it
+        assert text is not None  # checked by _text_spec
         lengths = self.starts[rows + 1] - self.starts[rows]
         width = max(int(lengths.max(initial=0)), *(_least(spec, self.manifest) for spec in self.manifest.inputs))
         mask = np.arange(width) < lengths[:, None]
@@ -72,13 +72,13 @@ class Texts:
 
 
 def tokenized(table: Table, bundle: Bundle, read_label: LabelReader | None, *, labelled: bool) -> Texts:
-    """Tokenize the texts of a table once, cut to the bundle's longest.
+    """Tokenize the texts of a table once, cut to the bundle's maximum length.
 
     Args:
-        table: texts and labels.
-        bundle: carries ``tokenizer.json`` and says which input takes ids, mask and segments.
-        read_label: what makes arrays of the labels; ``None`` where the table has none.
-        labelled: whether a causal language model's ids become its labels.
+        table: Texts and labels.
+        bundle: Contains ``tokenizer.json``; its manifest names the inputs for ids, mask and segments.
+        read_label: Converts the labels to arrays; ``None`` if the table has none.
+        labelled: Whether the ids of a causal language model are also its labels.
     """
     manifest = bundle.manifest
     spec = _text_spec(manifest)
@@ -98,26 +98,26 @@ def tokenized(table: Table, bundle: Bundle, read_label: LabelReader | None, *, l
 
 
 def answered(table: Table, bundle: Bundle, template: str | None = None) -> Texts:
-    """Tokenize prompts (the table's texts) with their answers (its labels), of which alone a causal model learns.
+    """Tokenize prompts (the table's texts) and answers (its labels). A causal model learns only the answers.
 
     Args:
-        table: texts and labels.
-        bundle: of a causal language model; carries ``tokenizer.json``.
-        template: what a prompt is put into, instead of the bundle's own.
+        table: Texts and labels.
+        bundle: The bundle of a causal language model, with ``tokenizer.json``.
+        template: Template of the prompts, instead of the bundle's own.
     """
     manifest = bundle.manifest
     spec = _text_spec(manifest)
     longest = _longest(manifest, spec)
-    found = list(pairs(table, Prompter(bundle, template), longest))
-    _notice_cut(table, [pair.tokens for pair in found], longest)
-    ids = np.concatenate([pair.ids for pair in found])
-    starts = np.cumsum([0, *(len(pair.ids) for pair in found)])
-    learned = np.concatenate([np.arange(len(pair.ids)) >= len(pair.ids) - pair.answer for pair in found])
+    tokenized_pairs = list(pairs(table, Prompter(bundle, template), longest))
+    _notice_cut(table, [pair.tokens for pair in tokenized_pairs], longest)
+    ids = np.concatenate([pair.ids for pair in tokenized_pairs])
+    starts = np.cumsum([0, *(len(pair.ids) for pair in tokenized_pairs)])
+    learned = np.concatenate([np.arange(len(pair.ids)) >= len(pair.ids) - pair.answer for pair in tokenized_pairs])
     return Texts(ids, np.zeros(len(ids), np.uint8), starts, None, manifest, only_label(manifest), learned)
 
 
 def prompted(table: Table, bundle: Bundle, template: str | None = None) -> Texts:
-    """Tokenize prompts alone, cut on the left to the bundle's longest."""
+    """Tokenize prompts without answers, cut on the left to the bundle's maximum length."""
     manifest = bundle.manifest
     longest, prompter = _longest(manifest, _text_spec(manifest)), Prompter(bundle, template)
     whole = [prompter.prompt(text) for text in table.texts]
@@ -129,7 +129,7 @@ def prompted(table: Table, bundle: Bundle, template: str | None = None) -> Texts
 
 
 def _longest(manifest: Manifest, text: TextSpec) -> int:
-    """Tokens of the longest text."""
+    """Return the largest number of tokens that a text may have."""
     return min(text.max_length, *(_most(spec, manifest, text) for spec in manifest.inputs))
 
 
@@ -145,8 +145,8 @@ def _text_spec(manifest: Manifest) -> TextSpec:
     other = [name for name in inputs if name not in spec.fields]
     if other:
         raise NoText(
-            f"The bundle has inputs that text does not give: {', '.join(other)}.",
-            context=f"text gives: {', '.join(spec.fields)}",
+            f"The bundle has inputs that text does not provide: {', '.join(other)}.",
+            context=f"text provides: {', '.join(spec.fields)}",
             hint="give the data as .npz, with an array for each input and label.",
         )
     return spec
@@ -160,14 +160,14 @@ def _encode(table: Table, bundle: Bundle, longest: int) -> list[tuple[NDArray[np
     for start in range(0, len(table.texts), _CHUNK):
         for encoding in tokenizer.encode_batch(table.texts[start : start + _CHUNK]):
             encoded.append((np.asarray(encoding.ids, np.int32), np.asarray(encoding.type_ids, np.uint8)))
-            # Each piece that was cut off has the special tokens of a text around it.
+            # The tokenizer adds the special tokens of a text to each piece that it cut off.
             tokens.append(len(encoding.ids) + sum(len(piece.ids) - own for piece in encoding.overflowing))
     _notice_cut(table, tokens, longest)
     return encoded
 
 
 def _notice_cut(table: Table, tokens: Sequence[int], longest: int) -> None:
-    """Say in one line how many texts are longer than the model takes."""
+    """Report how many texts are longer than the model accepts."""
     cut = [count for count in tokens if count > longest]
     if cut:
         notice(
@@ -200,19 +200,19 @@ def _check_lengths(table: Table, lengths: NDArray[np.int64], least: int) -> None
         raise table.error(
             row,
             "The text is too short.",
-            f"it gives {int(lengths[row])} tokens; {least} are needed: {quoted(table.texts[row])}",
+            f"it has {int(lengths[row])} tokens; at least {least} are needed: {quoted(table.texts[row])}",
             "leave the line out.",
         )
 
 
 def _least(spec: TensorSpec, manifest: Manifest) -> int:
-    """The narrowest an input may be."""
+    """Return the smallest width of an input."""
     dim = spec.shape[1]
     return dim if isinstance(dim, int) else manifest.dimensions[dim].min
 
 
 def _most(spec: TensorSpec, manifest: Manifest, text: TextSpec) -> int:
-    """The widest an input may be."""
+    """Return the largest width of an input."""
     dim = spec.shape[1]
     most = dim if isinstance(dim, int) else manifest.dimensions[dim].max
     return text.max_length if most is None else most

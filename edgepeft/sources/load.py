@@ -1,4 +1,4 @@
-"""What can be prepared, by name: an HF model directory, an ``.onnx`` file, or ``package.module:function``."""
+"""Load a model by name: a Hugging Face model directory, an ``.onnx`` file, or ``package.module:function``."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ TASKS = {
     "causal-lm": ("AutoModelForCausalLM", "causal_lm"),
     "image-classification": ("AutoModelForImageClassification", "cross_entropy"),
 }
-"""Task to transformers' class and to the loss that goes with it."""
+"""Transformers' class and the loss of each task."""
 
 _BY_ARCHITECTURE = {
     "ForSequenceClassification": "text-classification",
@@ -56,14 +56,16 @@ _BY_ARCHITECTURE = {
 
 @dataclass(frozen=True)
 class Source:
-    """A model to prepare, and what is known about feeding it.
+    """A model to prepare, and the description of its inputs.
 
     Attributes:
-        model: a torch module, or the path of an ``.onnx`` file.
-        example_inputs: arguments of ``forward`` by name; ``None`` for an ``.onnx`` file.
-        loss: name of the loss that goes with the task.
-        files: further files for the bundle, such as ``tokenizer.json``.
-        dimension_max: largest sizes of symbolic dimensions.
+        model: A torch module, or the path of an ``.onnx`` file.
+        example_inputs: Arguments of ``forward`` by name; ``None`` for an ``.onnx`` file.
+        loss: Name of the loss of the task.
+        text, image: How texts or images become inputs; ``None`` if the model takes none.
+        classes: Names of the classes, in the order of their indices.
+        files: Further files for the bundle, such as ``tokenizer.json``.
+        dimension_max: Largest sizes of symbolic dimensions.
     """
 
     model: nn.Module | Path
@@ -85,19 +87,19 @@ def load_source(
     template: str | None = None,
     seed: int = 0,
 ) -> Source:
-    """Load what a user names on the command line.
+    """Load the model that a user names on the command line.
 
     Args:
-        source: a Hugging Face model directory, an adapter directory of ``peft`` whose base is on disk, an ``.onnx``
+        source: A Hugging Face model directory, an adapter directory of ``peft`` whose base is on disk, an ``.onnx``
             file, or ``package.module:function`` (or ``file.py:function``) that returns ``(model, example_inputs)``.
-        task: one of ``TASKS``; read from the model's configuration where it says so.
-        classes: names of the classes; a new head of that size is made where the model has none.
-        max_length: longest text in tokens; default is the model's own limit, at most 128.
-        template: what prompts of a causal language model are put into, ``{prompt}`` in their place.
-        seed: of a new head's first values.
+        task: One of ``TASKS``; by default the task that the model's configuration names.
+        classes: Names of the classes. The model gets a new head if it has none of that size.
+        max_length: Largest number of tokens of a text; by default the model's own limit, at most 128.
+        template: Template of the prompts of a causal language model, with the placeholder ``{prompt}``.
+        seed: Seed of a new head's initial values.
 
     Raises:
-        SourceError: nothing of these kinds is there, or it cannot be loaded.
+        SourceError: The source is none of these, or cannot be loaded.
     """
     path = Path(source)
     names = class_names(classes) if classes is not None else None
@@ -117,9 +119,9 @@ def load_source(
         _notice_unused(path, task=task, max_length=max_length, template=template)
         return _load_function(str(source), names, seed)
     raise NoSuchSource(
-        f"{source} is no model directory, no .onnx file and no package.module:function.",
+        f"{source} is not a model directory, an .onnx file or package.module:function.",
         context=None,
-        hint="models are read from disk; nothing is downloaded.",
+        hint="models are read from disk, nothing is downloaded: check the path.",
     )
 
 
@@ -150,7 +152,7 @@ def _load_directory(
 
 
 def _text_source(path: Path, model: PreTrainedModel, max_length: int | None, template: str | None) -> Source:
-    """A model that takes text, with its tokenizer."""
+    """Describe a model that takes text, with its tokenizer."""
     tokenizer = read_tokenizer(path)
     if tokenizer is not None:
         check_embedding(tokenizer.size, model, str(path))
@@ -173,14 +175,14 @@ def _text_source(path: Path, model: PreTrainedModel, max_length: int | None, tem
 
 
 def _notice_unused(path: Path, **given: object) -> None:
-    """Say which arguments do not go with this kind of source."""
+    """Report the arguments that do not apply to this kind of source."""
     names = [name for name, value in given.items() if value is not None]
     if names:
-        notice(f"{path}: not used, because they do not go with this kind of source: {', '.join(names)}.")
+        notice(f"{path}: not used, because they do not apply to this kind of source: {', '.join(names)}.")
 
 
 def _loss_of(config: PretrainedConfig, usual: str) -> str:
-    """The loss that transformers would take: of a classifier, ``problem_type`` says so, or the number of scores."""
+    """Return the loss that transformers uses. A classifier's depends on ``problem_type`` or its number of scores."""
     kind = config.problem_type or ("regression" if config.num_labels == 1 else "single_label_classification")
     others = {"regression": "mse", "multi_label_classification": "bce_with_logits"}
     return others.get(kind, usual) if usual == "cross_entropy" else usual
@@ -199,7 +201,7 @@ def _read_json(path: Path, name: str) -> Json:
     except (OSError, ValueError, RecursionError) as error:
         reason = str(error)
     raise NoModelDirectory(
-        f"{path} is no Hugging Face model directory.",
+        f"{path} is not a Hugging Face model directory.",
         context=f"{name}: {reason}",
         hint="give a directory written by save_pretrained.",
     )
@@ -211,14 +213,14 @@ def _task_of(path: Path, config: Json) -> str:
             if str(architecture).endswith(ending):
                 return task
     raise UnknownTask(
-        f"The configuration of {path} does not say what the model is for.",
+        f"The configuration of {path} does not name the task of the model.",
         context=f"architectures: {config.get('architectures')}",
         hint=f"name the task: {', '.join(TASKS)}.",
     )
 
 
 def _load_transformers(path: Path, auto_class: str, classes: tuple[str, ...] | None, seed: int) -> PreTrainedModel:
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a directory is a directory: nothing is looked up elsewhere
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a directory is never looked up on the Hub
     import transformers
 
     transformers.utils.logging.set_verbosity_error()
@@ -226,7 +228,7 @@ def _load_transformers(path: Path, auto_class: str, classes: tuple[str, ...] | N
     settings: dict[str, object] = {}
     if classes is not None:
         settings = {"id2label": dict(enumerate(classes)), "label2id": {name: i for i, name in enumerate(classes)}}
-        settings["ignore_mismatched_sizes"] = True  # a head for other classes is made anew; see below
+        settings["ignore_mismatched_sizes"] = True  # a head for other classes is initialized again; see below
     torch.manual_seed(seed)
     try:
         model, report = getattr(transformers, auto_class).from_pretrained(
@@ -236,20 +238,20 @@ def _load_transformers(path: Path, auto_class: str, classes: tuple[str, ...] | N
         raise SourceDoesNotLoad(
             f"transformers cannot load {path} as {auto_class}.",
             context=f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}",
-            hint="check the task, and that the directory holds the weights (model.safetensors).",
+            hint="check the task, and that the directory contains the weights (model.safetensors).",
         ) from error
     _check_mismatches(path, model, [str(entry[0]) for entry in report["mismatched_keys"]])
     return model
 
 
 def _check_mismatches(path: Path, model: nn.Module, keys: Sequence[str]) -> None:
-    """Only a head may have another shape than its weights on disk: everything else must be what was trained."""
+    """Refuse weights whose shape differs from the model's, except in a head, which may be new."""
     wrong = [key for key in keys if key.partition(".")[0] not in head_modules(model)]
     if wrong:
         raise SourceDoesNotLoad(
             f"The weights in {path} do not fit its configuration.",
             context=f"of another shape: {', '.join(wrong[:5])}{' …' if len(wrong) > 5 else ''}",
-            hint="see that config.json and the weights come from the same model.",
+            hint="check that config.json and the weights belong to the same model.",
         )
 
 
@@ -267,13 +269,13 @@ def _config_classes(model: PreTrainedModel, task: str) -> tuple[str, ...] | None
 
 
 def _check_image(path: Path, model: PreTrainedModel, pixels: Tensor) -> None:
-    """Run the model once: convolutions take images of any size, others do not take those of another processor."""
+    """Run the model once. Not every model accepts images of any size, as convolutions do."""
     try:
         with torch.no_grad():
             model(pixel_values=pixels[:1])
     except (ValueError, RuntimeError) as error:
         raise SourceDoesNotLoad(
-            f"The model in {path} does not take images of the size that its image processor gives.",
+            f"The model in {path} does not accept images of the size that its image processor returns.",
             context=f"{list(pixels.shape[1:])}: {(str(error).strip().splitlines() or [''])[0]}",
             hint=f"correct size and crop_size in {PROCESSOR}.",
         ) from error
@@ -292,7 +294,7 @@ def _load_function(source: str, classes: tuple[str, ...] | None, seed: int) -> S
     torch.manual_seed(seed)
     try:
         result = function()
-    except Exception as error:  # a user's function raises what it will
+    except Exception as error:  # a user's function raises any exception
         raise BadSource(
             f"{source} fails.",
             context=f"{type(error).__name__}: {error}",

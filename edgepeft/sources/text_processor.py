@@ -1,8 +1,8 @@
-"""The tokenizer of a model directory, as a ``tokenizer.json`` that gives the ids transformers gives.
+"""Convert the tokenizer of a model directory to a ``tokenizer.json`` with the same token ids.
 
-A device reads ``tokenizer.json`` with the package ``tokenizers`` alone, so whatever a directory's other files say
-(special tokens, lower case, a vocabulary in an older format) must be in it. Both are run on a few texts: what differs
-is refused.
+A device reads only ``tokenizer.json``, with the package ``tokenizers``. So it must contain the settings of all other
+files (special tokens, lower case, a vocabulary in an older format). Both are run on a few texts, and a difference is
+refused.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 FILE = "tokenizer.json"
 
 _VOCABULARIES = (FILE, "vocab.*", "*.model", "*.spm", "*.tiktoken", "*.bpe", "bpe.codes", "merges.txt")
-"""Patterns of the files that hold a vocabulary."""
+"""Patterns of the files that contain a vocabulary."""
 
 _POSITIONS_AFTER_PADDING = {"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "data2vec-text", "mpnet"}
-"""Architectures that count positions from the padding's id on, and so have fewer than their table has rows."""
+"""Architectures that count positions from the padding's id on, so they have fewer than their table has rows."""
 
 _PROBES = (
     "",
@@ -47,11 +47,11 @@ class Tokenization:
     """A tokenizer for devices.
 
     Attributes:
-        content: of ``tokenizer.json``.
-        size: one more than the largest id.
-        pad_id: the padding token; ``None`` where there is none.
-        longest: tokens of the longest text that the tokenizer is meant for; ``None`` where it does not say.
-        typed: whether the second kind of token ids (segments) is anything but zero for a text.
+        content: Content of ``tokenizer.json``.
+        size: The largest id plus one.
+        pad_id: The padding token; ``None`` if there is none.
+        longest: Largest number of tokens of a text; ``None`` if the tokenizer does not specify it.
+        typed: Whether a single text has segments (token type ids) other than zero.
     """
 
     content: bytes
@@ -62,12 +62,12 @@ class Tokenization:
 
 
 def read_tokenizer(path: Path) -> Tokenization | None:
-    """The tokenizer of a model directory; ``None``, with a notice, where it holds no vocabulary.
+    """Read the tokenizer of a model directory; ``None``, with a notice, if there is no vocabulary.
 
     Raises:
-        SourceError: it cannot be read, or cannot be expressed as a ``tokenizer.json``.
+        SourceError: The tokenizer cannot be read, or cannot be expressed as a ``tokenizer.json``.
     """
-    if not any(found for pattern in _VOCABULARIES for found in path.glob(pattern)):
+    if not any(file for pattern in _VOCABULARIES for file in path.glob(pattern)):
         notice(f"{path} has no tokenizer: the bundle takes token ids, not texts.")
         return None
     tokenizer = _loaded(path)
@@ -76,7 +76,7 @@ def read_tokenizer(path: Path) -> Tokenization | None:
         raise _refused(
             path,
             f"{type(tokenizer).__name__} runs in Python: there is no {FILE} for it.",
-            "choose a model with a fast tokenizer, or take the tokenizer's files out and give token ids as .npz.",
+            "choose a model with a fast tokenizer, or remove the tokenizer's files and give token ids as .npz.",
         )
     content = _without_padding(backend)
     kinds = _compared(path, content, tokenizer)
@@ -93,7 +93,7 @@ def read_tokenizer(path: Path) -> Tokenization | None:
 
 
 def read_tokenizer_file(path: Path, model: nn.Module | Path) -> dict[str, bytes]:
-    """A ``tokenizer.json`` beside a model that came without a directory, for the bundle."""
+    """Read a ``tokenizer.json`` for the bundle of a model without a directory; return it by its name."""
     from tokenizers import Tokenizer
 
     try:
@@ -111,42 +111,41 @@ def read_tokenizer_file(path: Path, model: nn.Module | Path) -> dict[str, bytes]
 
 
 def check_embedding(size: int, model: nn.Module, where: str) -> None:
-    """Refuse a tokenizer with more tokens than the model has embeddings: such a token fails on the device only."""
+    """Refuse a tokenizer with more tokens than the model has embeddings, which would fail only on the device."""
     try:
         rows = int(model.get_input_embeddings().weight.shape[0])
-    except (AttributeError, NotImplementedError):  # no model of transformers
+    except (AttributeError, NotImplementedError):  # not a model of transformers
         return
     if size > rows:
         raise UnusableTokenizer(
-            f"The tokenizer of {where} has {size} tokens, and the model embeddings for {rows}.",
+            f"The tokenizer of {where} has {size} tokens, but the model has embeddings for {rows}.",
             context=f"the ids from {rows} to {size - 1} have no row",
-            hint="call model.resize_token_embeddings(len(tokenizer)) and save the model, or take the tokenizer that it "
-            "came with.",
+            hint="call model.resize_token_embeddings(len(tokenizer)) and save the model, or use its own tokenizer.",
         )
 
 
 def padding_id(path: Path, model: PreTrainedModel, tokenizer: Tokenization | None) -> int:
-    """The padding token: the model's, else the tokenizer's, of which the model is told.
+    """Return the model's padding token, or else the tokenizer's, which is then set in the model's configuration.
 
-    A causal model that classifies finds the end of a text by it; others do not look at what is masked.
+    A causal model that classifies finds the end of a text by it. Others ignore masked tokens.
 
     Raises:
-        SourceError: it is no token of the vocabulary, or the model needs one and there is none.
+        SourceError: It is not a token of the vocabulary, or the model needs one and there is none.
     """
     config = model.config.get_text_config()
     pad, size = config.pad_token_id, getattr(config, "vocab_size", None)
     if pad is None and tokenizer is not None and tokenizer.pad_id is not None:
         pad = config.pad_token_id = tokenizer.pad_id
-        notice(f"{path}: config.json names no padding token; the tokenizer's ({pad}) is taken.")
+        notice(f"{path}: config.json names no padding token; the tokenizer's ({pad}) is used.")
     if pad is None and _needs_padding(model):
         raise _bad_padding(path, "the model finds the end of a text by it; config.json and tokenizer name none")
     if pad is not None and size is not None and not 0 <= pad < size:
-        raise _bad_padding(path, f"pad_token_id is {pad}, and the vocabulary goes from 0 to {size - 1}")
+        raise _bad_padding(path, f"pad_token_id is {pad}, and the vocabulary has ids from 0 to {size - 1}")
     return pad or 0
 
 
 def longest_text(model: PreTrainedModel, pad: int) -> int | None:
-    """Tokens of the longest text that the model has positions for; ``None`` where it has no limit."""
+    """Return the largest number of tokens for which the model has positions; ``None`` if it has no limit."""
     limit = getattr(model.config, "max_position_embeddings", None) or getattr(model.config, "n_positions", None)
     if limit and getattr(model.config, "model_type", "") in _POSITIONS_AFTER_PADDING:
         limit -= pad + 1
@@ -154,12 +153,12 @@ def longest_text(model: PreTrainedModel, pad: int) -> int | None:
 
 
 def _needs_padding(model: PreTrainedModel) -> bool:
-    """Whether a model refuses a batch of two because it does not know what is padding."""
+    """Whether a model refuses a batch of two because it does not know the padding token."""
     ids = torch.zeros(2, 2, dtype=torch.int64)
     try:
         with torch.no_grad():
             model(input_ids=ids, attention_mask=torch.ones_like(ids))
-    except Exception as error:  # what else is wrong shows when the model is exported
+    except Exception as error:  # other problems appear when the model is exported
         return isinstance(error, ValueError) and "pad" in str(error)
     return False
 
@@ -168,19 +167,19 @@ def _bad_padding(path: Path, why: str) -> SourceError:
     return UnknownPaddingToken(
         f"The padding token of the model in {path} is not known.",
         context=why,
-        hint="set pad_token_id in config.json to a token that no text holds (tokenizer.pad_token = …, and save both).",
+        hint="set pad_token_id in config.json and tokenizer.pad_token to a token that no text contains, and save both.",
     )
 
 
 def _loaded(path: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer as transformers has it; a bare ``tokenizer.json`` is taken as it is."""
+    """Load the tokenizer with transformers; a ``tokenizer.json`` without a configuration is loaded directly."""
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     try:
         if (path / FILE).is_file() and not (path / "tokenizer_config.json").is_file():
             return PreTrainedTokenizerFast(tokenizer_file=str(path / FILE))
         return AutoTokenizer.from_pretrained(path, local_files_only=True)
-    except Exception as error:  # transformers and tokenizers raise what they will
+    except Exception as error:  # transformers and tokenizers raise any exception
         raise _refused(
             path,
             f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}",
@@ -190,7 +189,7 @@ def _loaded(path: Path) -> PreTrainedTokenizerBase:
 
 
 def _without_padding(backend: Tokenizer) -> str:
-    """The text of ``tokenizer.json``: how long a text may be and how it is padded is for the device to say."""
+    """Return the text of ``tokenizer.json`` without padding and truncation, which the device sets."""
     from tokenizers import Tokenizer
 
     copy = Tokenizer.from_str(backend.to_str())
@@ -200,23 +199,23 @@ def _without_padding(backend: Tokenizer) -> str:
 
 
 def _compared(path: Path, content: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Compare the ids of texts, alone and in pairs; returns the kinds of all tokens of the texts alone."""
+    """Compare the ids of texts, alone and in pairs. Return the segments of all tokens of the single texts."""
     from tokenizers import Tokenizer
 
     device, kinds = Tokenizer.from_str(content), list[int]()
     for text in _PROBES:
         for pair in (None, "a second text"):
-            found, expected = device.encode(text, pair), tokenizer(text, pair, padding=False, truncation=False)
-            if found.ids != list(expected["input_ids"]):
+            actual, expected = device.encode(text, pair), tokenizer(text, pair, padding=False, truncation=False)
+            if actual.ids != list(expected["input_ids"]):
                 raise _refused(
                     path,
-                    f"{text[:40]!r} gives {some([str(number) for number in found.ids], 12)} by {FILE}, "
-                    f"and {some([str(number) for number in expected['input_ids']], 12)} by {type(tokenizer).__name__}.",
-                    "save the tokenizer anew with save_pretrained, so that its files agree.",
+                    f"{text[:40]!r} gives {some([str(id_) for id_ in actual.ids], 12)} by {FILE}, "
+                    f"and {some([str(id_) for id_ in expected['input_ids']], 12)} by {type(tokenizer).__name__}.",
+                    "save the tokenizer again with save_pretrained, so that its files agree.",
                 )
             kinds += expected.get("token_type_ids", []) if pair is None else []
     return kinds
 
 
 def _refused(path: Path, why: str, hint: str) -> SourceError:
-    return UnusableTokenizer(f"The tokenizer of {path} cannot go on a device.", context=why, hint=hint)
+    return UnusableTokenizer(f"The tokenizer of {path} cannot run on a device.", context=why, hint=hint)

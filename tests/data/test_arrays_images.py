@@ -124,7 +124,7 @@ def test_mistakes_in_a_folder_of_images_name_the_file(bundle: Bundle, tmp_path: 
     with pytest.raises(DataError, match="does not take images"):
         load(tmp_path, Bundle.open(text.bundle))
     stray = save(tmp_path / "b.png", np.zeros((8, 8)))
-    with pytest.raises(DataError, match=r"b\.png lies in no folder"):
+    with pytest.raises(DataError, match=r"b\.png is not in the folder"):
         load(tmp_path, bundle)
     stray.unlink()
     unknown = save(tmp_path / "darkk" / "a.png", np.zeros((8, 8)))

@@ -141,7 +141,7 @@ def test_what_is_not_several_classes_is_refused(value: Any) -> None:
 def test_names_that_are_numbers_too_are_refused_as_several() -> None:
     """Of classes named 0, 1 and 2, "0 1 1" could be their names or their values."""
     read = label_reader(_manifest(SEVERAL, ("0", "1", "2"), "bce_with_logits"))
-    with pytest.raises(BadLabel, match="cannot be taken for one another"):
+    with pytest.raises(BadLabel, match="cannot be confused"):
         read("0 1 1")
     assert read([1, 0, 1]).tolist() == [1, 0, 1]
 

@@ -104,7 +104,7 @@ def test_files_that_are_no_images_are_named(images: Trained, tmp_path: Path) -> 
         (folder / name).write_bytes(b"x")
     notices = _notices(folder, images.bundle)
     assert notices == [
-        f"what is no image is skipped (3): {Path('dark/Thumbs.db')}, {Path('dark/deeper')}, notes.txt.",
+        f"entries that are not images are skipped (3): {Path('dark/Thumbs.db')}, {Path('dark/deeper')}, notes.txt.",
         "classes without an image: light.",
     ]
     assert _notices(folder, images.bundle, labelled=False) == notices[:1]

@@ -24,7 +24,7 @@ ROWS = {
 def test_columns_are_the_numbers_of_an_input(regression: Trained, tmp_path: Path, name: str) -> None:
     """In the order of the file, which one line says; the label column may stand anywhere."""
     (tmp_path / name).write_text(ROWS[name])
-    with pytest.warns(EdgepeftWarning, match="'input' is made of the columns a, b, c, in this order"):
+    with pytest.warns(EdgepeftWarning, match="'input' consists of the columns a, b, c, in this order"):
         data = load(tmp_path / name, Bundle.open(regression.bundle))
     batch = data.batch(np.array([1, 0]))
     assert np.array_equal(batch["input"], np.array([[0, 1, 1], [1, 2.5, -0.03]], np.float32))

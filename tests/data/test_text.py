@@ -97,7 +97,7 @@ def test_of_a_prompt_and_its_answer_the_answer_is_learned(causal: Trained, tmp_p
     assert batch["labels"].tolist() == [[*[-100] * 4, BAD, BAD], [*[-100] * 5, GOOD]]
     asked = load(path, bundle, labelled=False, template="was {prompt}").batch(np.array([1, 0]))
     assert asked["input_ids"].tolist() == [[CLS, was, a, PAD], [CLS, was, the, film]]
-    with pytest.raises(DataError, match="where the prompt goes"):
+    with pytest.raises(DataError, match="placeholder of the prompt"):
         load(path, bundle, template="no place")
 
 

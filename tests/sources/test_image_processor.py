@@ -151,7 +151,7 @@ def test_a_size_that_the_model_does_not_take_is_refused(tmp_path: Path) -> None:
     """A transformer for 16 x 16 with a processor for 32 x 32."""
     tiny_vit().save_pretrained(tmp_path)
     (tmp_path / FILE).write_text(json.dumps({"image_processor_type": "ViTImageProcessor", "size": SQUARE}))
-    with pytest.raises(SourceError, match=r"does not take images of the size[\s\S]*32"):
+    with pytest.raises(SourceError, match=r"does not accept images of the size[\s\S]*32"):
         load_source(tmp_path)
 
 

@@ -129,7 +129,7 @@ def test_added_tokens_need_embeddings(tmp_path: Path) -> None:
         model.resize_token_embeddings(rows)
         model.save_pretrained(tmp_path / kind)
     with pytest.raises(
-        SourceError, match=r"has 18 tokens, and the model embeddings for 16[\s\S]*resize_token_embeddings"
+        SourceError, match=r"has 18 tokens, but the model has embeddings for 16[\s\S]*resize_token_embeddings"
     ):
         load_source(tmp_path / "small")
     assert load_source(tmp_path / "resized").files
