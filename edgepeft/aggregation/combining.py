@@ -193,7 +193,7 @@ def _combined(
     _check_some(updates, incoming)
     total = sum(update.weight for update in updates)
     if settings.privacy is not None:
-        _check_alike(updates, "Noise against what one device can change")
+        _check_alike(updates, "Noise that hides the change of a single device")
         if settings.privacy.sampling < 1.0:
             total *= settings.privacy.sampling
             _add(combiners, Contribution.unchanged(start, total - counted))
@@ -215,9 +215,9 @@ def _robust(incoming: Incoming, start: Start, robust: Robust) -> tuple[Result, l
     return coordinatewise.combine(incoming, start, robust, len(updates)), updates
 
 
-def _check_alike(updates: list[CountedUpdate], what: str) -> None:
+def _check_alike(updates: list[CountedUpdate], purpose: str) -> None:
     if any(update.weight != updates[0].weight for update in updates):
-        raise Contradiction(f"{what} needs equal weights.", context=None, hint="pass paths without factors.")
+        raise Contradiction(f"{purpose} needs equal weights.", context=None, hint="pass paths without factors.")
 
 
 def _check_some(updates: list[CountedUpdate], incoming: Incoming) -> None:

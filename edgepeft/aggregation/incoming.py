@@ -202,9 +202,8 @@ class Incoming:
         shapes = {name: array.shape for name, array in update.parameters.items()}
         fitting = [start for start in self._starts if start.fits(update.base_sha256, shapes)]
         named = [start for start in fitting if start.adapter_sha256 == update.adapter_sha256]
-        return (*named, *fitting, *self._starts)[
-            0
-        ]  # without a match, the round's own start names the reason of the refusal
+        # Without a match, the comparison with the round's own start produces the reason of the refusal.
+        return (*named, *fitting, *self._starts)[0]
 
     def _weight(self, file: _File, update: Update) -> float:
         if self._settings.weights == "equal":

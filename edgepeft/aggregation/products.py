@@ -48,7 +48,7 @@ class ProductSum:
         return b @ a if self._dense is None else self._dense + b @ a
 
     def norm(self) -> float:
-        """The Frobenius norm."""
+        """Return the Frobenius norm of the sum."""
         if self._dense is not None:
             return float(np.linalg.norm(self.dense()))
         return float(np.linalg.norm(self._core()[1]))

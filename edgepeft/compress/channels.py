@@ -96,11 +96,8 @@ def _by_unit(positions: list[int], channels: list[int], units: int, total: int) 
 
 def _slices(name: str, module: nn.Module, out: bool, indices: Tensor) -> list[Slices] | None:
     if is_conv(module) and module.groups > 1:
-        return (
-            list(computing(name, module, indices))
-            if module.groups == module.out_channels == module.in_channels
-            else None
-        )
+        depthwise = module.groups == module.out_channels == module.in_channels
+        return list(computing(name, module, indices)) if depthwise else None
     if is_conv(module) or is_matrix(module):
         return list(computing(name, module, indices)) if out else [reading(name, module, indices)]
     if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.GroupNorm):

@@ -45,7 +45,7 @@ def decoded(path: Path, mode: str) -> Image.Image:
 
 
 def pillow() -> tuple[ModuleType, ModuleType]:
-    """Return Pillow's modules ``Image`` and ``ImageOps``; raises :class:`DataError` where it is not installed."""
+    """Return Pillow's modules ``Image`` and ``ImageOps``; raises :class:`DataError` if it is not installed."""
     try:
         from PIL import Image, ImageOps
     except ImportError:

@@ -135,6 +135,6 @@ def _pair(
     tokens = len(before) + len(after)
     excess = tokens - longest
     if excess > 0:
-        kept = min(prompter.first(prompt), longest - len(after))
-        before = [*before[:kept], *before[kept + excess :]]
+        first = min(prompter.first(prompt), longest - len(after))
+        before = [*before[:first], *before[first + excess :]]
     return Pair(np.asarray([*before, *after], np.int32), len(after), tokens)

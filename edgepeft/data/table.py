@@ -132,7 +132,7 @@ def _csv_rows(path: Path, content: str, wanted: Sequence[str], fields: dict[str,
             raise line_error(
                 path,
                 line,
-                f"The line has {len(cells)} cells where the header has {len(header)}.",
+                f"The line has {len(cells)} cells, but the header has {len(header)}.",
                 f"header: {', '.join(header)}",
                 'put text with a comma or a line break in double quotes, and write a quote in it as "".',
             )

@@ -21,7 +21,7 @@ from edgepeft_runtime.bundle.manifest import TextSpec
 
 
 def generation_spec(compiled: Compiled, model: nn.Module | Path, text: TextSpec | None) -> GenerationSpec | None:
-    """Describe how a causal language model is fed; ``None`` where it has other inputs than ids and a mask."""
+    """Describe how a causal language model is fed; ``None`` if it has other inputs than ids and a mask."""
     names = {value.name for value in compiled.inputs}
     fields: Mapping[str, str] = {IDS: "ids", MASK: "attention_mask"} if text is None else text.fields
     inputs = {kind: name for name, kind in fields.items() if name in names}
@@ -50,7 +50,7 @@ def with_cache(
     quantized: tuple[Quantization, QuantizationReport],
     log: Callable[[str], None],
 ) -> tuple[Compiled, GenerationSpec]:
-    """Add the graph ``generate`` where the model can be exported with a cache; otherwise log why not.
+    """Add the graph ``generate`` if the model can be exported with a cache. Otherwise log the reason.
 
     Args:
         compiled: The graphs so far.

@@ -23,7 +23,7 @@ from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.train.memory.prediction import Prediction, predict
 
 DEPTHS = (1.0, 0.5, 0.25)
-"""Fractions of the parameters, counted from the output, to try where part of them may be frozen."""
+"""Fractions of the parameters, counted from the output, to try if part of them may be frozen."""
 
 TIME = {"none": 1.0, "block": 1.2}
 """Relative duration of a step for each mode of recomputation. Each halving of the micro-batch adds a tenth."""
@@ -53,7 +53,7 @@ class StepPlan:
         recompute: The mode of recomputation; see :data:`edgepeft_export.memory.MODES`.
         micro_batch: Examples that go through the graph at a time; ``None`` leaves it to the device.
         frozen: Names of parameters that are frozen to save memory.
-        peak: Predicted peak of memory in bytes; 0 where no budget was given.
+        peak: Predicted peak of memory in bytes; 0 without a budget.
     """
 
     compiled: Compiled
@@ -115,7 +115,7 @@ def _predicted(compiled: Compiled, loss: Loss, optimizer: Optimizer, sizes: Mapp
 
 
 def _largest(prediction: Prediction, budget: MemoryBudget, batch: str) -> int:
-    """Return the largest micro-batch within the budget, found by halving the full batch; 0 where there is none."""
+    """Return the largest micro-batch within the budget, by halving the full batch; 0 if none fits."""
     micro = budget.sizes[batch]
     while micro and prediction.peak({**budget.sizes, batch: micro}) > budget.bytes:
         micro //= 2

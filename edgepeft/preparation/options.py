@@ -40,7 +40,7 @@ class Preprocessing:
 
     Attributes:
         text: How texts become token ids.
-        tokenizer: Path of a ``tokenizer.json`` to carry in the bundle, for ``text``.
+        tokenizer: Path of a ``tokenizer.json`` to include in the bundle, for ``text``.
         image: How images become arrays.
     """
 

@@ -25,9 +25,8 @@ def peft_provenance(model: nn.Module) -> Json:
         return {}
     config = model.peft_config[model.active_adapter].to_dict()
     if config.get("save_projection"):
-        config["save_projection"] = (
-            False  # VeRA's random matrices do not train, and peft draws them again from their seed
-        )
+        # VeRA's random matrices do not train, and peft draws them again from their seed.
+        config["save_projection"] = False
     views = views_of(model)
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad and name not in views}
     names = {parameter.data_ptr(): name for name, parameter in trained.items()}

@@ -96,8 +96,8 @@ def prepare(
     Args:
         model: A torch module, a ``peft.PeftModel``, a Hugging Face model directory, an ``.onnx`` file, or a
             :class:`Source`.
-        example_inputs: Arguments of ``forward``; needed for a torch module. For an ``.onnx`` file, inputs by name on
-            which it is compared, where generated ones do not fit.
+        example_inputs: Arguments of ``forward``; needed for a torch module. For an ``.onnx`` file, inputs by name for
+            its comparison, if generated ones do not fit.
         out: The bundle's directory.
         method: Which parameters train: ``lora``, ``bitfit``, ``head``, ``freeze``, ``full``, or a method with settings.
             ``None`` uses the ``requires_grad`` flags as they are. ``lora``, ``rslora``, ``ffa`` and ``sift`` also
@@ -175,7 +175,7 @@ def _planned(
     optimizer: optimizers.Optimizer,
     log: Callable[[str], None],
 ) -> StepPlan:
-    """Compile the train step, within the budget where there is one."""
+    """Compile the train step, within the budget if there is one."""
     log("compiling the train step")
     if compression.memory_budget is None:
         mode = compression.recompute
@@ -194,7 +194,7 @@ class _Exported:
         provenance: How the graph was made, for the manifest.
         module: The exported module; ``None`` for an ``.onnx`` file.
         loss: The loss.
-        function: The torch function that the loss was exported from, where there is one.
+        function: The torch function from which the loss was exported, if there is one.
         example_labels: Labels for that function.
     """
 
@@ -235,7 +235,7 @@ def _export(
 
 
 def _reading_scores(exported: _Exported) -> _Exported:
-    """Make the scores before a file's last Softmax or Sigmoid the first output, where the loss reads scores."""
+    """Make the scores before a file's last Softmax or Sigmoid the first output if the loss reads scores."""
     outputs = exported.forward.outputs
     forward = with_scores(exported.forward, exported.loss.name)
     if forward.outputs == outputs:

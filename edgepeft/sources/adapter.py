@@ -14,7 +14,7 @@ from edgepeft.sources.errors import AdapterDoesNotFit, BaseNotFound, SourceError
 
 CONFIG = "adapter_config.json"
 TASKS = {"SEQ_CLS": "text-classification", "TOKEN_CLS": "token-classification", "CAUSAL_LM": "causal-lm"}
-"""peft's names of tasks, and ours."""
+"""Our names of tasks, by those of peft."""
 
 
 def is_adapter(path: Path) -> bool:
@@ -61,7 +61,7 @@ def with_adapter(base: nn.Module, path: Path) -> nn.Module:
             warnings.simplefilter("always")
             # peft loads prompts for inference only, so their trainable parameters are marked below.
             model: nn.Module = PeftModel.from_pretrained(base, path, is_trainable=not prompt)
-    except Exception as error:  # peft, safetensors and torch each raise their own
+    except Exception as error:  # peft, safetensors and torch each raise their own exceptions
         raise _does_not_fit(path, f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}") from error
     missing = [str(w.message) for w in warned if "missing adapter keys" in str(w.message).lower()]
     if missing:

@@ -1,7 +1,7 @@
 """Describe the image processor of a model directory by the fields of a manifest.
 
-A device must compute with Pillow and numpy what the directory's own processor computes. So both are run on a few
-images, and a difference is refused.
+A device must reproduce the directory's own processor with Pillow and numpy. So both are run on a few images, and a
+difference is refused.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def image_spec(path: Path, config: PretrainedConfig) -> ImageSpec:
         config: The model's configuration, with the channels, and the size if there is no such file.
 
     Raises:
-        ImageProcessorError: The processor cannot be read, or a device cannot reproduce it.
+        UnusableImageProcessor: The processor cannot be read, or a device cannot reproduce it.
     """
     channels = int(getattr(config, "num_channels", 3))
     stated = _size_of(config)
@@ -106,8 +106,8 @@ def _probes(channels: int) -> Iterator[Image]:
     """Yield images with edges, gradients and noise, the same each time."""
     from PIL import Image
 
-    for number, (height, width) in enumerate(_PROBES):
-        pixels = np.random.default_rng(number).integers(0, 256, (height, width, channels), dtype=np.uint8)
+    for seed, (height, width) in enumerate(_PROBES):
+        pixels = np.random.default_rng(seed).integers(0, 256, (height, width, channels), dtype=np.uint8)
         pixels[: height // 2] = np.linspace(0, 255, width, dtype=np.uint8)[:, None]
         yield Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
 

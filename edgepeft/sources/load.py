@@ -234,7 +234,7 @@ def _load_transformers(path: Path, auto_class: str, classes: tuple[str, ...] | N
         model, report = getattr(transformers, auto_class).from_pretrained(
             path, local_files_only=True, dtype=torch.float32, output_loading_info=True, **settings
         )
-    except Exception as error:  # transformers and safetensors each raise their own
+    except Exception as error:  # transformers and safetensors each raise their own exceptions
         raise SourceDoesNotLoad(
             f"transformers cannot load {path} as {auto_class}.",
             context=f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}",

@@ -26,7 +26,7 @@ def working_copy(model: nn.Module, *, share: bool = True) -> nn.Module:
     memo |= {id(value): value.detach() if share else value.detach().clone() for value in _results(model)}
     try:
         copied: nn.Module = copy.deepcopy(model, memo)
-    except Exception as error:  # whatever the objects that a module holds raise
+    except Exception as error:  # the objects in a module raise any exception
         raise ModelNotCopied(
             f"{type(model).__name__} cannot be copied, and prepare works on a copy.",
             context=f"{type(error).__name__}: {(str(error).strip().splitlines() or ['(no message)'])[0]}",
@@ -50,7 +50,7 @@ def with_exportable_experts(model: nn.Module) -> nn.Module:
 
 
 def _shared(model: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
-    """Copies of the parameters that share their storage, and of the buffers that are views of parameters."""
+    """Yield parameters, and buffers that are views of parameters, each with a copy that shares its storage."""
     for parameter in model.parameters():
         if type(parameter) is nn.Parameter:
             yield parameter, nn.Parameter(parameter.detach(), requires_grad=parameter.requires_grad)
@@ -61,7 +61,7 @@ def _shared(model: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def _results(model: nn.Module) -> Iterator[Tensor]:
-    """Tensors that torch does not copy: results that an earlier forward left in the module, views of parameters."""
+    """Yield tensors that torch does not copy: results of an earlier forward in the module, views of parameters."""
     for module in model.modules():
         yield from (value for value in _tensors(vars(module)) if not value.is_leaf)
 
