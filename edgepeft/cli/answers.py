@@ -1,4 +1,4 @@
-"""A model's outputs as a person reads them."""
+"""Convert a model's outputs to readable JSON objects."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ Answer = dict[str, object]
 
 
 def answers(outputs: Mapping[str, Array], manifest: Manifest) -> Iterator[Answer]:
-    """One JSON object per example.
+    """Yield one JSON object per example.
 
-    A classifier (cross-entropy over ``[batch, classes]``) gives ``label``, ``probability`` and ``probabilities``;
-    several labels at once (``bce_with_logits`` over ``[batch, classes]``) give ``labels`` and ``probabilities``; all
-    others their outputs.
+    A classifier (cross-entropy over ``[batch, classes]``) has ``label``, ``probability`` and ``probabilities``. A
+    multi-label classifier (``bce_with_logits`` over ``[batch, classes]``) has ``labels`` and ``probabilities``. Any
+    other model has its outputs by name.
     """
     logits = outputs[manifest.outputs[0].name]
     if logits.ndim == 2 and manifest.loss.kind == "cross_entropy":
@@ -30,7 +30,7 @@ def answers(outputs: Mapping[str, Array], manifest: Manifest) -> Iterator[Answer
 
 
 def _names(manifest: Manifest, count: int) -> list[str]:
-    return list(manifest.classes) if manifest.classes is not None else [str(number) for number in range(count)]
+    return list(manifest.classes) if manifest.classes is not None else list(map(str, range(count)))
 
 
 def _one_label(row: Array, names: list[str]) -> Answer:

@@ -1,4 +1,4 @@
-"""The table of commands, and the edge where errors become messages and exit codes."""
+"""The table of commands, and the conversion of errors to messages and exit codes."""
 
 from __future__ import annotations
 
@@ -17,33 +17,31 @@ from edgepeft_runtime.errors import EdgepeftError, MissingExtra
 from edgepeft_runtime.files.durable import hint_for
 
 INTERRUPTED = 130
-"""Exit code of what Ctrl-C ended, as shells give it."""
-
-"""The reference of an error of the system that nothing more is known about."""
+"""Exit code after Ctrl-C, as in shells."""
 
 _COMMANDS = {
     "doctor": "Show what would be trained, and which operators block it.",
     "methods": "List the methods and their settings.",
-    "prepare": "Compile a model to a bundle.",
+    "prepare": "Compile a model into a bundle.",
     "export-ort-training": "Add the artifacts of ONNX Runtime Training to a bundle.",
-    "pick": "Pick the elements that train by proxy data.",
+    "pick": "Choose the trainable elements by proxy data.",
     "inspect": "Show the contents of a bundle.",
     "train": "Train a bundle's adapter on data, or resume a run.",
     "evaluate": "Print loss and accuracy on labelled data.",
     "predict": "Run the model on data.",
     "generate": "Generate text with a causal language model.",
-    "keys": "Make a fleet's key, register and revoke devices.",
-    "publish": "Make the next round of a fleet.",
-    "serve": "Give rounds to devices over HTTP, and take their updates.",
+    "keys": "Create a fleet's key, register and revoke devices.",
+    "publish": "Publish the next round of a fleet.",
+    "serve": "Serve rounds to devices over HTTP, and accept their updates.",
     "join": "Fetch the newest round of a fleet, on the device.",
-    "deliver": "Leave an update for the host, on the device.",
+    "deliver": "Deliver an update to the host, on the device.",
     "pull": "Fetch and verify updates.",
     "status": "Show the rounds, devices and refusals of a fleet.",
     "rollback": "Publish an earlier round's adapter again.",
-    "aggregate": "Make one adapter of many updates.",
-    "merge": "Put an update back into a model.",
+    "aggregate": "Aggregate many updates into one adapter.",
+    "merge": "Merge an update into a model.",
 }
-"""In the order of their use; each is ``command`` in the module of its name, imported when it is called."""
+"""Commands in the order of their use. Each is ``command`` in the module of its name, imported when it is called."""
 
 _EXTRAS = {
     "onnxruntime": "device",
@@ -58,7 +56,7 @@ _EXTRAS = {
 
 
 class _Commands(click.Group):
-    """Commands that are imported only when they run: ``--help`` is quick, and a device needs no host library."""
+    """Commands that are imported only when they run, so ``--help`` is fast and a device needs no host library."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  (the signature is click's)
         return list(_COMMANDS)
@@ -77,7 +75,7 @@ class _Commands(click.Group):
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, message="%(prog)s %(version)s")
 def app() -> None:
-    """Fine-tune a model on any device that runs stock ONNX Runtime, and bring back only the adapter.
+    """Fine-tune a model on any device that runs stock ONNX Runtime, and send back only the adapter.
 
     \b
     on a workstation   edgepeft prepare MODEL --method lora --out BUNDLE
@@ -89,12 +87,12 @@ def app() -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command and leave with its exit code: 0, 1 for an error, 2 for wrong usage, 130 after Ctrl-C."""
+    """Run the command and exit with its code: 0, 1 for an error, 2 for wrong usage, 130 after Ctrl-C."""
     sys.exit(run(arguments))
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code."""
+    """Run the command and return its exit code."""
     try:
         with notices_as_lines():
             code = app.main(
@@ -112,10 +110,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     except click.Abort:
         return INTERRUPTED
-    except BrokenPipeError:  # whoever read the output has gone; let Python not say so when it flushes
+    except BrokenPipeError:  # the reader of the output has exited; keep Python from reporting it when it flushes
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except OSError as error:  # what no module has a better word for
+    except OSError as error:  # no module has turned it into an error of its own
         return _fail(SystemFailure("The system reports an error.", context=str(error), hint=hint_for(error)))
     return code if isinstance(code, int) else 0
 
@@ -128,7 +126,7 @@ def _fail(error: EdgepeftError) -> int:
 
 
 def _missing_extra(error: ModuleNotFoundError) -> EdgepeftError | None:
-    """A library that an extra brings; ``None`` where the import is a mistake of our own."""
+    """Return the error for a package of an extra; ``None`` if the import is a mistake of our own."""
     package = (error.name or "").partition(".")[0]
     extra = _EXTRAS.get(package)
     if extra is None:

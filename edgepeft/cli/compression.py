@@ -1,4 +1,4 @@
-"""Options that make a model smaller, and the settings they come to."""
+"""Options of quantization, pruning and memory, and the settings they make."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from edgepeft_export.quantize import Quantization
     from edgepeft_runtime.data.batch import Batch
 
-_OF_COMPUTE = {"block_size": "int4", "gradient_rounding": "int8"}
-"""Options that go with one way of quantization only."""
+_COMPUTE_OF = {"block_size": "int4", "gradient_rounding": "int8"}
+"""Options that need a certain ``--compute``."""
 
 
 def pruning(_context: click.Context, _option: click.Parameter, text: str | None) -> Pruning | None:
-    """The callback of ``--prune``."""
+    """Parse ``--prune``."""
     if text is None:
         return None
     from edgepeft.compress import Pruning
@@ -108,14 +108,14 @@ def compression_options(command: F) -> F:
 
 
 def quantization(compute: str, keep_fp32: tuple[str, ...], settings: dict[str, Any]) -> Quantization:
-    """The settings that the options come to.
+    """Return the quantization that the options describe.
 
     Raises:
-        click.UsageError: an option that does not go with the quantization.
+        click.UsageError: An option does not go with the quantization.
     """
     from edgepeft_export.quantize import Quantization
 
-    for option, owner in _OF_COMPUTE.items():
+    for option, owner in _COMPUTE_OF.items():
         if settings[option] is not None and compute != owner:
             raise click.UsageError(f"--{option.replace('_', '-')} does not go with --compute {compute}.")
     if keep_fp32 and compute == "fp32" and settings["codebook"] is None:
@@ -133,10 +133,10 @@ def quantization(compute: str, keep_fp32: tuple[str, ...], settings: dict[str, A
 def memory_budget(
     source: Source, limit: int | None, given: dict[str, int] | None, allow_depth: bool
 ) -> MemoryBudget | None:
-    """The budget that the options come to.
+    """Return the budget that the options describe, if there is one.
 
     Raises:
-        click.UsageError: an option that goes with ``--memory-budget`` without it.
+        click.UsageError: An option needs ``--memory-budget``, which is missing.
     """
     from edgepeft.preparation.memory_budget import MemoryBudget
 
@@ -153,7 +153,7 @@ def memory_budget(
 def calibration(
     source: Source, calibrate: Path | None, loss: str, trainable: tuple[str, ...], columns: dict[str, str]
 ) -> list[Batch] | None:
-    """Batches of the data named by ``--calibrate``."""
+    """Return batches of the data of ``--calibrate``."""
     if calibrate is None:
         return None
     from edgepeft.preparation.calibration import calibration_batches

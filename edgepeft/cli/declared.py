@@ -1,4 +1,4 @@
-"""Options made of what methods, optimizers and losses declare: one for the name, and one for each setting."""
+"""Options for the settings that methods, optimizers, losses and target formats declare."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ class _SettingOption(click.Option):
 
 
 class Declared(Generic[T]):
-    """The options of a registry: ``--method`` and what its classes declare.
+    """The options of a registry: one for each setting that its classes declare.
 
     Args:
-        registry: names its options by its ``what``.
+        registry: The registry; its ``what`` prefixes the names of the parameters.
     """
 
     def __init__(self, registry: Registry[T]) -> None:
@@ -58,17 +58,17 @@ class Declared(Generic[T]):
         return command
 
     def given(self, options: dict[str, object]) -> dict[str, object]:
-        """Take the settings that were given out of a command's options."""
+        """Remove the settings from a command's options, and return those that were given."""
         names = [name for name in options if name.startswith(self._prefix)]
         values = {name.removeprefix(self._prefix): options.pop(name) for name in names}
         return {name: value for name, value in values.items() if value is not None}
 
     def make(self, name: str, given: Mapping[str, object]) -> T:
-        """The chosen one with the settings that were given.
+        """Return an instance of a name, with the settings that were given.
 
         Raises:
-            click.UsageError: it has no such setting.
-            SettingError: the name is unknown, or a value is out of range.
+            click.UsageError: It has no such setting.
+            SettingError: The name is unknown, or a value is out of range.
         """
         declared = self.registry.find(name).declared()
         for setting in given:
@@ -77,14 +77,14 @@ class Declared(Generic[T]):
         return self.registry.make(name, **given)
 
     def refuse(self, setting: str, why: str) -> None:
-        """Raise the usage error of a setting, which lists those that have it."""
+        """Raise a usage error for a setting, which lists the names that have it."""
         owners = self.registry.having(setting)
         option = self.registry[owners[0]].declared()[setting].option
         raise click.UsageError(f"--{option} {why}; a {self.registry.what} that has it: {', '.join(owners)}.")
 
     def _option(self, setting: str, owners: list[str]) -> Callable[[F], F]:
         classes = [self.registry[name] for name in owners]
-        declared = _commonest([cls.declared()[setting] for cls in classes])
+        declared = _most_common([cls.declared()[setting] for cls in classes])
         kind, several, *_ = classes[0].kinds()[setting]
         choices = list(dict.fromkeys(str(choice) for cls in classes for choice in cls.declared()[setting].choices))
         option = click.option(
@@ -93,7 +93,7 @@ class Declared(Generic[T]):
             cls=_SettingOption,
             type=click.Choice(choices) if choices else None if kind is bool else click.STRING if several else kind,
             multiple=several,
-            callback=_parts(kind) if several else None,
+            callback=_list_parser(kind) if several else None,
             default=None,
             metavar="A,B" if several else None,
             help=f"{declared.help}  [{'; '.join(self._notes(setting, owners, declared))}]",
@@ -107,7 +107,7 @@ class Declared(Generic[T]):
         return add
 
     def _notes(self, setting: str, owners: list[str], declared: Setting) -> list[str]:
-        """Bounds, defaults, and whose setting it is."""
+        """Return bounds, defaults, and the names that have the setting."""
         notes = [declared.allowed] if declared.allowed and not declared.choices else []
         defaults = {name: shown(self.registry[name].defaults()[setting]) for name in owners}
         first = next(iter(defaults.values()))
@@ -116,24 +116,24 @@ class Declared(Generic[T]):
         return [*notes, ", ".join(owners)] if len(owners) < len(self.registry) else notes or ["all"]
 
 
-def _commonest(declared: Sequence[Setting]) -> Setting:
-    """The declaration that most classes share, to speak for them all."""
+def _most_common(declared: Sequence[Setting]) -> Setting:
+    """Return the declaration that most classes share, which describes the option for all."""
     return max(declared, key=list(declared).count)
 
 
 def summary(cls: type) -> str:
-    """The first paragraph of a class's docstring, in a line."""
+    """Return the first paragraph of a class's docstring as one line."""
     return " ".join((cls.__doc__ or "").partition("\n\n")[0].replace("``", "").split())
 
 
 def shown(default: object) -> str:
-    """A default as it would be given; empty where there is none."""
+    """Return a default as it is typed on the command line; empty if there is none."""
     if isinstance(default, tuple):
         return ",".join(map(str, default))
     return "" if default is None else str(default).lower() if isinstance(default, bool) else str(default)
 
 
-def _parts(kind: type) -> Callable[[click.Context, click.Parameter, tuple[str, ...]], tuple[object, ...] | None]:
+def _list_parser(kind: type) -> Callable[[click.Context, click.Parameter, tuple[str, ...]], tuple[object, ...] | None]:
     def read(_context: click.Context, _option: click.Parameter, texts: tuple[str, ...]) -> tuple[object, ...] | None:
         try:
             return tuple(kind(part) for text in texts for part in split_names(text)) or None
@@ -144,10 +144,10 @@ def _parts(kind: type) -> Callable[[click.Context, click.Parameter, tuple[str, .
 
 
 def split_names(text: str) -> tuple[str, ...]:
-    """Names with commas between them; a name with a comma stands in double quotes.
+    """Split names at commas; a name with a comma is put in double quotes.
 
     Raises:
-        click.BadParameter: a name is empty, or a quote is open.
+        click.BadParameter: A name is empty, or a quote is not closed.
     """
     try:
         parts = tuple(part.strip() for part in next(csv.reader([text], skipinitialspace=True, strict=True), []))

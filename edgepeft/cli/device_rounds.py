@@ -1,4 +1,4 @@
-"""What it changes for ``edgepeft train`` that a device is part of a fleet."""
+"""Where ``edgepeft train`` starts: alone, or from the round of a fleet's device."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def check_options(bundle: Path | None, device: Path | None, state: Path | None, adapter: Path | None) -> None:
-    """Check what goes together: a bundle or a device, and a device or a state; raises ``click.UsageError``."""
+    """Check that a bundle or a device, and a device or a state, are given; raises ``click.UsageError``."""
     if bundle is None and device is None:
         raise click.UsageError("Give a BUNDLE, or --device on a device that has fetched one.")
     if device is None and state is None:
@@ -29,15 +29,15 @@ def check_options(bundle: Path | None, device: Path | None, state: Path | None, 
 
 
 @dataclass(frozen=True)
-class Part:
+class TrainingStart:
     """The adapter to start from and where to keep the run; alone, or as part of a fleet.
 
     Args:
-        state: where the run is kept.
-        bundle: what to train.
-        adapter: what to start from, ``None``: the bundle's own.
-        device: the device directory, ``None`` where the device is in no fleet.
-        round: the round in use there.
+        state: Directory of the run.
+        bundle: The bundle to train.
+        adapter: The adapter to start from; ``None``: the bundle's own.
+        device: The device directory; ``None`` outside a fleet.
+        round: The round in use there.
     """
 
     state: Path
@@ -47,8 +47,8 @@ class Part:
     round: Round | None = None
 
     @classmethod
-    def of(cls, bundle: Path | None, device: Path | None, state: Path | None, adapter: Path | None) -> Part:
-        """Read the options of these names; counts a start in the device directory, so call it when training begins."""
+    def of(cls, bundle: Path | None, device: Path | None, state: Path | None, adapter: Path | None) -> TrainingStart:
+        """Read the options of these names. It counts a start in the device directory, so call it as training starts."""
         if device is None:
             return cls(state or Path(), bundle or Path(), adapter)
         from edgepeft_runtime.fleet.device_directory import DeviceDirectory
@@ -60,7 +60,7 @@ class Part:
         return cls(run, bundle or _fetched(current), current.adapter, directory, current.round)
 
     def limited(self, settings: dict[str, Any]) -> dict[str, Any]:
-        """The settings of ``fit`` within the limits of the round."""
+        """Return the settings of ``fit`` within the limits of the round."""
         most = None if self.round is None else self.round.limits.steps
         wanted = settings["max_steps"]
         if most is None:
@@ -68,8 +68,8 @@ class Part:
         return {**settings, "max_steps": most if wanted is None else min(most, wanted)}
 
     @contextmanager
-    def judged(self) -> Iterator[None]:
-        """The adapter is to blame for what ends in any way but well; not for the data, the state, or the user."""
+    def settling(self) -> Iterator[None]:
+        """Count the start as good, unless it fails for another reason than data, state or the user."""
         try:
             yield
         except (BatchError, NotFinite, DataError, StateError, CannotWriteFile, KeyboardInterrupt):
@@ -78,7 +78,7 @@ class Part:
         self._settle()
 
     def watched(self, progress: Callable[[Progress], None]) -> Callable[[Progress], None]:
-        """``progress``, which also records in the device directory that the adapter makes good steps."""
+        """Return ``progress``, which then also records in the device directory that the adapter makes good steps."""
         device = self.device
         if device is None:
             return progress

@@ -1,4 +1,4 @@
-"""What ends a training before its end, or makes it wait: limits of the device, and SIGTERM."""
+"""Stop or pause training early: limits of the device, and SIGTERM."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
     from edgepeft_runtime.train.limits import Limits, Pause
 
 UNFINISHED = 75
-"""Exit code of a run that is saved and not at its end: EX_TEMPFAIL of sysexits(3), "the user is invited to retry"."""
+"""Exit code of a run that is saved but not complete: EX_TEMPFAIL of sysexits(3), "the user is invited to retry"."""
 
 _LOWEST = 19
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, as a service gets it when it is stopped; it saves as Ctrl-C does."""
+    """SIGTERM, which stops a service. The run is saved, as after Ctrl-C."""
 
 
 def limit_options(command: F) -> F:
-    """``--max-minutes``, ``--max-temperature`` and ``--idle-only``."""
+    """Add ``--max-minutes``, ``--max-temperature`` and ``--idle-only``."""
     above_zero = click.FloatRange(0.0, min_open=True)
     for option in (
         click.option(
@@ -45,7 +45,7 @@ def limit_options(command: F) -> F:
 
 
 def limits(max_minutes: float | None, max_temperature: float | None, idle_only: bool) -> Limits:
-    """The limits, from now on; to be made before the threads of onnxruntime, which inherit the priority."""
+    """Return the limits, counted from now on. Call it before onnxruntime starts threads: they inherit the priority."""
     from edgepeft_runtime.train.limits import Limits
 
     if idle_only and hasattr(os, "nice"):
@@ -53,8 +53,8 @@ def limits(max_minutes: float | None, max_temperature: float | None, idle_only: 
     return Limits(minutes=max_minutes, temperature=max_temperature, idle=idle_only)
 
 
-class Teller:
-    """Asks the limits for ``fit``, and tells when training begins to wait and when it goes on."""
+class LimitReporter:
+    """The ``pause`` of ``fit``: checks the limits and shows when training pauses and resumes."""
 
     def __init__(self, limits: Limits, counter: Counter) -> None:
         self._limits = limits
@@ -62,25 +62,25 @@ class Teller:
         self._last: Pause | None = None
 
     def __call__(self) -> Pause | None:
-        """What the limits say."""
+        """Return the pause that the limits require; ``None`` if they allow training."""
         before, self._last = self._last, self._limits()
         if self._last is None:
             if before is not None:
-                self._counter.tell("resuming")
+                self._counter.show("resuming")
         elif self.ended is None and (before is None or before.reason != self._last.reason):
-            self._counter.tell(f"waiting: {self._last.detail}")
+            self._counter.show(f"waiting: {self._last.detail}")
         return self._last
 
     @property
     def ended(self) -> str | None:
-        """Why training ended before its end, if it did."""
+        """The reason why the limits stopped training; ``None`` if they did not."""
         return self._last.detail if self._last is not None and self._last.seconds is None else None
 
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Let SIGTERM raise :class:`Terminated`, once: what follows on it must not be cut short by a second."""
-    if threading.current_thread() is not threading.main_thread():  # where Python does not allow it
+    """Let SIGTERM raise :class:`Terminated`, once: a second signal must not interrupt the cleanup."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set signal handlers
         yield
         return
 

@@ -1,4 +1,4 @@
-"""Options of the source and of the method, and the method that is chosen by them."""
+"""Options of the source and of the method, and the method that they choose."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ METHOD, LOSS = Declared(METHODS), Declared(LOSSES)
 
 
 def source_options(command: F) -> F:
-    """What is prepared, and what of it trains."""
+    """Add the source, the method with its settings, and the options of the loss and the outputs."""
     for option in (
         METHOD.settings,
         click.option(
-            "--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of new tensors' first values."
+            "--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of new tensors' initial values."
         ),
         click.option(
             "--max-length", type=click.IntRange(2), help="Longest text in tokens.  [default: the model's, at most 128]"
@@ -58,18 +58,18 @@ def source_options(command: F) -> F:
 def chosen_method(
     source: str, method: str | None, given: dict[str, object]
 ) -> tuple[Method | str | None, tuple[str, ...]]:
-    """The method that the options come to, and the initializers of an ``.onnx`` file that train.
+    """Return the method that the options choose, and patterns of the initializers of an ``.onnx`` file to train.
 
-    ``None`` takes what the source itself marks as trainable. A name alone is that of the adapter which the source is:
-    it trains on with the settings it has.
+    The method ``None`` trains what the source itself marks as trainable. If the source is an adapter directory, only
+    the name is returned: the adapter keeps its settings.
 
     Args:
-        source: as on the command line.
-        method: as on the command line.
-        given: settings of methods, by name.
+        source: As on the command line.
+        method: As on the command line.
+        given: Settings of methods, by name.
 
     Raises:
-        click.UsageError: a setting that the method does not have, or that leaves the method open.
+        click.UsageError: The method does not have a setting, or the settings do not determine the method.
     """
     patterns = given.pop("train", ()) if source.endswith(".onnx") else ()
     assert isinstance(patterns, tuple)
@@ -80,7 +80,7 @@ def chosen_method(
 
 
 def _default(source: str, given: Mapping[str, object]) -> str | None:
-    """The method where none is named: the one that has all the settings that were given."""
+    """Return the method to use if none is named: the one that has all the settings that were given."""
     if not given:
         return DEFAULT if Path(source).is_dir() else None
     fitting = [name for name, cls in METHODS.items() if given.keys() <= cls.declared().keys()]
@@ -90,7 +90,7 @@ def _default(source: str, given: Mapping[str, object]) -> str | None:
 
 
 def is_adapter_directory(source: str) -> bool:
-    """Whether the source is an adapter of peft, without importing torch."""
+    """Return whether the source is an adapter directory of peft, without importing torch."""
     path = Path(source)
     return (path / "adapter_config.json").is_file() and not (path / "config.json").is_file()
 
@@ -104,7 +104,7 @@ def loaded_source(
     seed: int,
     template: str | None = None,
 ) -> Source:
-    """``edgepeft.load_source`` without the warnings that libraries address to their programmers."""
+    """Call ``edgepeft.load_source`` without the warnings that libraries address to developers."""
     from edgepeft.sources.load import load_source
 
     warnings.filterwarnings("ignore", category=FutureWarning)

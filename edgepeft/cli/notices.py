@@ -14,7 +14,7 @@ from edgepeft_runtime.notices import EdgepeftWarning
 
 @contextmanager
 def notices_as_lines() -> Iterator[None]:
-    """Print each notice once, as one line on standard error; other warnings are shown as ever."""
+    """Print each notice once, as one line on standard error; other warnings are shown as usual."""
     with warnings.catch_warnings():
         warnings.simplefilter("always", EdgepeftWarning)
         others, seen = warnings.showwarning, set[str]()

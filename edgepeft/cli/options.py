@@ -21,12 +21,12 @@ PATH = click.Path(path_type=Path)
 
 
 def names(_context: click.Context, _option: click.Parameter, text: str | None) -> tuple[str, ...] | None:
-    """The callback of an option that accepts names with commas between them."""
+    """Parse an option of names, separated by commas."""
     return None if text is None else split_names(text)
 
 
 def sizes(_context: click.Context, _option: click.Parameter, text: str | None) -> dict[str, int] | None:
-    """The callback of an option that takes sizes of dimensions: ``batch=8,sequence=64``."""
+    """Parse an option of sizes of dimensions: ``batch=8,sequence=64``."""
     if text is None:
         return None
     pairs = [part.partition("=") for part in text.split(",")]
@@ -36,13 +36,13 @@ def sizes(_context: click.Context, _option: click.Parameter, text: str | None) -
 
 
 def byte_count(_context: click.Context, _option: click.Parameter, text: str | None) -> int | None:
-    """The callback of an option that takes bytes: ``256MB``, ``1.5GB``, ``200MiB``."""
+    """Parse an option of bytes: ``256MB``, ``1.5GB``, ``200MiB``."""
     if text is None:
         return None
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kMG]?)(i?)B?", text.strip())
-    if found is None:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kMG]?)(i?)B?", text.strip())
+    if match is None:
         raise click.BadParameter(f"{text!r} is not like 256MB.")
-    number, prefix, binary = found.groups()
+    number, prefix, binary = match.groups()
     return int(float(number) * (1024 if binary else 1000) ** " kMG".index(prefix or " "))
 
 
@@ -72,7 +72,7 @@ def data_options(command: F) -> F:
 
 
 def _template(_context: click.Context, _option: click.Parameter, text: str | None) -> str | None:
-    """A template as it is typed in a shell: ``\\n`` is the end of a line."""
+    """Parse a template as it is typed in a shell: ``\\n`` ends a line."""
     return None if text is None else text.replace("\\n", "\n")
 
 
@@ -80,7 +80,7 @@ template_option = click.option(
     "--template",
     metavar="TEXT",
     callback=_template,
-    help="Text around a prompt, with {prompt} in its place; \\n ends a line.  [default: the bundle's]",
+    help="Text around a prompt, which replaces {prompt}; \\n ends a line.  [default: the bundle's]",
 )
 
 
@@ -130,13 +130,13 @@ def adapter_of(path: Path | None, bundle: Bundle) -> AdapterSource | None:
     if path is None or read_tensors(path).metadata.get("format") != FORMAT:
         return path
     update = read_update(path)
-    # To look at what an earlier round has learned is no mistake: only its base must be this bundle's.
+    # An adapter of an earlier round may be inspected too: only its base must be this bundle's.
     check_update(update, bundle, adapter_sha256=update.adapter_sha256)
     return update.parameters
 
 
 def peft_adapter(path: Path, bundle: Bundle) -> AdapterSource | None:
-    """The bundle's parameters out of an adapter of peft, a directory or its safetensors; ``None`` for other files."""
+    """Return the bundle's parameters from a peft adapter (directory or safetensors); ``None`` for other files."""
     from edgepeft_runtime.files.tensorfile import read_tensors
 
     file = path / "adapter_model.safetensors" if path.is_dir() else path
@@ -144,7 +144,7 @@ def peft_adapter(path: Path, bundle: Bundle) -> AdapterSource | None:
         raise NoAdapterDirectory(
             f"{path} contains no adapter.",
             context=f"{file.name} is missing",
-            hint="give an update, an aggregate, or an adapter directory that peft has saved as safetensors.",
+            hint="pass an update, an aggregate, or an adapter directory that peft has saved as safetensors.",
         )
     keys: dict[str, str] = bundle.manifest.provenance.get("peft", {}).get("keys", {})
     tensors = read_tensors(file).tensors
@@ -154,7 +154,7 @@ def peft_adapter(path: Path, bundle: Bundle) -> AdapterSource | None:
     if missing or not keys:
         raise ForeignAdapter(
             f"The adapter {path} does not contain the bundle's parameters.",
-            context=f"missing: {', '.join(missing[:3])}" if keys else "The bundle was not made of a PEFT model.",
+            context=f"missing: {', '.join(missing[:3])}" if keys else "The bundle was not prepared from a PEFT model.",
             hint="prepare the adapter directory itself: edgepeft prepare ADAPTER --out BUNDLE.",
         )
     return {name: tensors[key] for name, key in keys.items()}

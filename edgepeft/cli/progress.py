@@ -1,4 +1,4 @@
-"""How far a run is: one line that renews itself on a terminal, a line per epoch in a log."""
+"""The progress of a run: one line that is updated on a terminal, a line per epoch in a log."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ if TYPE_CHECKING:
     from edgepeft_runtime.train.records import Progress
 
 _PAUSE = 0.1
-"""Seconds between two renewals of the line: a terminal over a slow connection must not hold up the training."""
+"""Seconds between two updates of the line, so that a slow terminal does not delay training."""
 
 
 class Counter:
-    """Called after each step; use as a context, so that the line is ended before anything else is printed."""
+    """Shows progress when called after each step. Use it as a context, which ends the line before other output."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = sys.stderr if stream is None else stream
@@ -24,18 +24,18 @@ class Counter:
         self._last: Progress | None = None
 
     def __call__(self, progress: Progress) -> None:
-        """Show a step, if it is time to."""
+        """Show a step, if the last update is long enough ago."""
         before, self._last = self._last, progress
         if self._terminal:
             now = time.monotonic()
             if now - self._shown >= _PAUSE:
                 self._shown = now
-                self._renew(progress)
+                self._update(progress)
         elif before is not None and before.epoch != progress.epoch:
             self._stream.write(_line(before) + "\n")
 
-    def tell(self, text: str) -> None:
-        """A line of its own, between two steps."""
+    def show(self, text: str) -> None:
+        """Print a line of its own, between two steps."""
         end = "\n" if self._terminal and self._width else ""
         self._stream.write(f"{end}{text}\n")
         self._stream.flush()
@@ -47,13 +47,13 @@ class Counter:
     def __exit__(self, *_: object) -> None:
         if self._last is not None:
             if self._terminal:
-                self._renew(self._last)
+                self._update(self._last)
                 self._stream.write("\n")
             else:
                 self._stream.write(_line(self._last) + "\n")
             self._stream.flush()
 
-    def _renew(self, progress: Progress) -> None:
+    def _update(self, progress: Progress) -> None:
         line = _line(progress)
         self._stream.write("\r" + line.ljust(self._width))
         self._stream.flush()

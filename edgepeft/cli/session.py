@@ -1,4 +1,4 @@
-"""A bundle with an adapter and data, loaded as several commands need them."""
+"""Load a bundle with an adapter and data, for several commands."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def trainer_and_data(
     threads: int | None,
     labelled: bool = True,
 ) -> Iterator[tuple[Trainer, Dataset]]:
-    """Open a bundle with the adapter that is named, and load the data."""
+    """Yield a trainer of a bundle with the given adapter, and the data."""
     from edgepeft.data import load
     from edgepeft_runtime.bundle.bundle import Bundle
     from edgepeft_runtime.train.trainer import Trainer

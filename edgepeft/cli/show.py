@@ -1,23 +1,23 @@
-"""Numbers for people."""
+"""Format numbers for people."""
 
 from __future__ import annotations
 
 
 def size(count: int) -> str:
-    """Bytes: ``999 B``, ``12.3 kB``, ``4.5 MB``."""
+    """Return a number of bytes with its unit: ``999 B``, ``12.3 kB``, ``4.5 MB``."""
     value = float(count)
     for unit in ("B", "kB", "MB", "GB"):
         if value < 1000 or unit == "GB":
             return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
         value /= 1000
-    raise AssertionError  # the last unit takes everything
+    raise AssertionError  # GB has no upper limit
 
 
-def percent(share: float | None) -> str:
-    """Return a fraction of 0 to 1 in percent; a dash if it is unknown."""
-    return "-" if share is None else f"{100 * share:.1f} %"
+def percent(fraction: float | None) -> str:
+    """Return a fraction (0 to 1) in percent; a dash if it is unknown."""
+    return "-" if fraction is None else f"{100 * fraction:.1f} %"
 
 
 def number(value: float | None) -> str:
-    """A loss with four digits; a dash where it is not known."""
+    """Return a number with four digits; a dash if it is unknown."""
     return "-" if value is None else f"{value:.4g}"

@@ -1,4 +1,4 @@
-"""A Flower ``ClientApp`` around the device runtime, which imports nothing but numpy, onnxruntime and flwr."""
+"""A Flower ``ClientApp`` around the device runtime. It needs only numpy, onnxruntime and flwr."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ def client_app(
     """Return a ``ClientApp`` that trains and evaluates a bundle's adapter on a device's own data.
 
     It answers each training message with the trained parameters and the metadata of an update. A message for another
-    base, or with parameters that do not fit, is answered with an error that says why, and so is data that cannot be
-    trained on. The bundle stays where it is: only its adapter is sent.
+    base, or with parameters that do not fit, is answered with an error that names the reason, and so is data that
+    cannot be trained on. The bundle stays on the device: only its adapter is sent.
 
     Args:
         bundle: Its directory on the device, or a function of the device's context (``node_config``, ``run_config``).
         data_for: Returns the device's own data, as :meth:`edgepeft_runtime.Trainer.fit` accepts it.
         held_out_for: Returns data of the device to evaluate on; ``None``: requests to evaluate are refused.
         threads: Threads inside an operator; ``None`` leaves it to onnxruntime.
-        pause_for: Makes the ``pause`` of ``fit`` for each round: ``lambda: Limits(minutes=10)``. Training that it ends
-            early is answered with what was reached.
+        pause_for: Makes the ``pause`` of ``fit`` for each round: ``lambda: Limits(minutes=10)``. If it ends training
+            early, the answer is the adapter so far.
         mods: Flower's mods around the app, such as ``fixedclipping_mod`` or ``LocalDpMod``; not for bundles with
             sparse tensors, whose indices are not floats.
     """
@@ -86,14 +86,14 @@ def client_app(
 
 @contextmanager
 def _trainer(bundle: Bundle, message: Message, threads: int | None) -> Iterator[tuple[Trainer, Call]]:
-    """Give a trainer with the adapter that the server has sent, and the server's call."""
+    """Yield a trainer with the adapter that the server has sent, and the server's call."""
     call = read_call(message, bundle)
     with Trainer.open(bundle, adapter=call.adapter, seed=call.training.seed, threads=threads) as trainer:
         yield trainer, call
 
 
 def _answer(message: Message, run: Callable[[], Message]) -> Message:
-    """Return the result of a call as a message, or an error that says why there is none."""
+    """Return the result of a call as a message, or an error with the reason for its failure."""
     try:
         return run()
     except EdgepeftError as error:

@@ -36,7 +36,7 @@ from edgepeft_runtime.shown import quoted, shortened
 from edgepeft_runtime.train.update import Update
 
 ARRAYS, CONFIG, METRICS = "arrays", "config", "metrics"
-"""The records of a message, by the names that Flower's strategies look for."""
+"""The names of a message's records that Flower's strategies expect."""
 
 BASE, ADAPTER, RUNTIME = "base-sha256", "adapter-sha256", "runtime"
 EXAMPLES, STEPS, LOSS_BEFORE, LOSS_AFTER = "num-examples", "steps", "loss-before", "loss-after"
@@ -46,7 +46,7 @@ REFUSED = 1000
 """The code of our errors among Flower's."""
 
 _NPY_HEADER = 1024
-"""Largest number of bytes that ``.npy`` needs beside the values of an array."""
+"""Largest number of bytes that ``.npy`` needs in addition to the values of an array."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Training:
     """How devices train in a round: settings of :meth:`edgepeft_runtime.Trainer.fit`, sent with the adapter.
 
     Attributes:
-        epochs, batch_size, accumulate, schedule, warmup: See there.
+        epochs, batch_size, accumulate, schedule, warmup: As for ``fit``.
         lr: Highest learning rate; ``None``: the bundle's.
         max_steps: Largest number of optimizer steps; ``None``: no limit.
         seed: Seed of the shuffling, to which the strategy adds the round's number.
@@ -75,7 +75,7 @@ class Training:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Training:
-        """Return the inverse of :meth:`to_config`. Other keys are ignored, as Flower has some of its own.
+        """Return the inverse of :meth:`to_config`. Other keys are ignored, since Flower has some of its own.
 
         Raises:
             TrainingError: A setting is of the wrong type. Ranges are checked by ``fit``.
@@ -109,7 +109,7 @@ def round_config(bundle: Bundle, training: Training) -> ConfigRecord:
 
 @dataclass(frozen=True)
 class Call:
-    """What a server asks of a device: parameters to start from, their hash, and the settings of the round."""
+    """A server's request: parameters to start from, their hash, and the settings of the round."""
 
     adapter: dict[str, Array]
     adapter_sha256: str
@@ -117,11 +117,11 @@ class Call:
 
 
 def read_call(message: Message, bundle: Bundle) -> Call:
-    """Return what a message asks for, if it belongs to the bundle.
+    """Parse a server's request, and check that it belongs to the bundle.
 
     Raises:
-        FleetError: It is for another base (``foreign-round``), was changed on the way (``wrong-hash``), is no such
-            message, or its parameters do not fit the bundle.
+        FleetError: It is for another base (``foreign-round``), was changed in transit (``wrong-hash``), is not a
+            request, or its parameters do not fit the bundle.
         TrainingError: A setting is of the wrong type.
     """
     records, config = _single(message), _config(message)
@@ -129,7 +129,7 @@ def read_call(message: Message, bundle: Bundle) -> Call:
         raise ForeignRound(
             "The round belongs to another bundle.",
             context=f"base of the round {config.get(BASE)}\nbase of the bundle {bundle.base_sha256}",
-            hint="bring the bundle of this fleet to the device.",
+            hint="copy the bundle of this fleet to the device.",
         )
     tensors = read_arrays(records, bundle.manifest.parameters, "The round")
     adapter = checked_parameters(tensors, bundle.manifest, "The round")
@@ -141,7 +141,7 @@ def read_call(message: Message, bundle: Bundle) -> Call:
 
 
 def update_reply(update: Update, message: Message) -> Message:
-    """Return a device's answer: its parameters, their metrics, and what they started from."""
+    """Return a device's answer: its parameters, their metrics, and the hashes of the base and adapter."""
     losses = ((LOSS_BEFORE, update.loss_before), (LOSS_AFTER, update.loss_after))
     finite = {name: loss for name, loss in losses if loss is not None and math.isfinite(loss)}
     origin = {BASE: update.base_sha256, ADAPTER: update.adapter_sha256, RUNTIME: update.runtime}
@@ -205,7 +205,7 @@ def read_arrays(record: ArrayRecord, specs: Sequence[ParameterSpec], source: str
     """Return the arrays of a record, in the machine's byte order; names, shapes and dtypes are not checked yet.
 
     Raises:
-        WrongTensors: An array is larger than its parameter, or is not one of numbers.
+        WrongTensors: An array is larger than its parameter, or is not numeric.
     """
     sizes = {spec.name: math.prod(spec.sizes) * np.dtype(spec.dtype).itemsize for spec in specs}
     return {name: _array(name, array, sizes.get(name, 0), source) for name, array in record.items()}
@@ -214,14 +214,14 @@ def read_arrays(record: ArrayRecord, specs: Sequence[ParameterSpec], source: str
 def _array(name: str, array: FlowerArray, size: int, source: str) -> Array:
     try:
         if array.stype != "numpy.ndarray" or len(array.data) > size + _NPY_HEADER:
-            raise ValueError(f"{array.stype} of {len(array.data)} bytes; at most {size + _NPY_HEADER} are taken")
+            raise ValueError(f"{array.stype} of {len(array.data)} bytes; at most {size + _NPY_HEADER} are accepted")
         loaded = read_npy(BytesIO(array.data), len(array.data))
         return loaded.astype(loaded.dtype.newbyteorder("="), order="C", copy=False)
     except ValueError as failure:
         raise WrongTensors(
-            f"{source} holds an array that cannot be read.",
+            f"{source} contains an array that cannot be read.",
             context=f"tensor {quoted(name)}: {failure}",
-            hint="only arrays of numbers are taken, of the bundle's parameters.",
+            hint="send only numeric arrays, of the bundle's parameters.",
         ) from None
 
 
@@ -235,7 +235,7 @@ def check_answered(reply: Message) -> None:
     """Check that an answer is not an error.
 
     Raises:
-        EdgepeftError: Of the class of the code that the device sends, if it is known.
+        EdgepeftError: The device has sent a known code; the error is of its class.
         ClientError: The device has failed, or sends another code.
     """
     if not reply.has_error():
@@ -250,8 +250,8 @@ def _single(message: Message) -> ArrayRecord:
     """Return the only record of arrays in a message."""
     records = list(message.content.array_records.values())
     if len(records) != 1:
-        facts = f"it holds {len(records)} records of arrays, and it takes one"
-        raise NotAnUpdate("The message holds no adapter.", context=facts, hint=None)
+        facts = f"it contains {len(records)} records of arrays instead of one"
+        raise NotAnUpdate("The message contains no adapter.", context=facts, hint=None)
     return records[0]
 
 

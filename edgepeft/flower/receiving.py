@@ -23,12 +23,12 @@ log = logging.getLogger("flwr")
 def receive(
     replies: Iterable[Message], start: Start, folder: Path, max_norm: float | None
 ) -> tuple[list[Path], list[Refusal]]:
-    """Write each good answer to a folder, as an update file that has the name of its node.
+    """Write each good answer to a folder, as an update file named after its node.
 
     Args:
         replies: The answers of the nodes, or Flower's errors in their place.
-        start: What the nodes were asked to start from.
-        folder: Where to write the files.
+        start: The adapter that the nodes were asked to start from.
+        folder: Folder to write the files to.
         max_norm: Largest L2 norm of a change; ``None``: any.
 
     Raises:
@@ -48,7 +48,7 @@ def receive(
 
 
 def refuse(reply: Message, error: EdgepeftError) -> Refusal:
-    """Log which node was refused, and why."""
+    """Log and return the refusal of a node."""
     refusal = Refusal.of(reply.metadata.src_node_id, error)
     log.warning("node %s refused (%s): %s", refusal.source, refusal.code, refusal.reason)
     return refusal

@@ -23,9 +23,9 @@ _NAME = re.compile(r"r(\d{6})")
 class Rounds:
     """Rounds in a folder.
 
-    ``r000001/start.safetensors`` is what devices started from, ``updates/<node>.safetensors`` what they sent,
-    ``adapter.safetensors`` the result (there is none if the round kept its adapter) and ``adapter.json`` the report.
-    The report is written last: a round without it never happened.
+    ``r000001/start.safetensors`` is the adapter that devices started from, ``updates/<node>.safetensors`` are their
+    updates, ``adapter.safetensors`` is the result (missing if the round kept its adapter) and ``adapter.json`` the
+    report. The report is written last: a round without it does not count.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -38,12 +38,12 @@ class Rounds:
         return max((int(name[1]) for name in names if name), default=0)
 
     def adapter(self) -> Path | None:
-        """Return the newest adapter of a closed round; ``None``: it is still the bundle's own."""
+        """Return the newest adapter of a closed round; ``None`` if it is still the bundle's own."""
         paths = (self.folder(number) / ADAPTER for number in range(self.last, 0, -1))
         return next((path for path in paths if path.is_file() and path.with_suffix(".json").is_file()), None)
 
     def locked(self) -> AbstractContextManager[None]:
-        """Keep other servers away from the folder.
+        """Lock the folder against other servers.
 
         Raises:
             AggregationError: Another one uses it (``path-in-use``), or it cannot be used (``cannot-write-file``).
@@ -55,7 +55,7 @@ class Rounds:
         return self.path / f"r{number:06}"
 
     def open(self, number: int, start: Mapping[str, Array]) -> Path:
-        """Start a round in an empty folder; what a server that was killed has left of it is removed.
+        """Start a round in an empty folder, and remove the remains of an interrupted one.
 
         Raises:
             AggregationError: The folder cannot be written.
@@ -69,7 +69,7 @@ class Rounds:
 
 
 def write_kept(folder: Path, cause: EdgepeftError, refused: Iterable[Refusal], more: Mapping[str, object]) -> None:
-    """Close a round that came to no adapter, so that the one it started from is kept."""
+    """Close a round without a result, which keeps the adapter that it started from."""
     reason = cause.message if cause.context is None else f"{cause.message}\n{cause.context}"
     kept = {"kept": cause.code, "reason": reason, "refused": [refusal.to_dict() for refusal in refused]}
     report = {"format": FORMAT, **kept, **more}

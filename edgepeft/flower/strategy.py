@@ -1,4 +1,4 @@
-"""A Flower ``Strategy`` that aggregates a round's answers as ``edgepeft aggregate`` does."""
+"""A Flower ``Strategy`` that aggregates a round's answers like ``edgepeft aggregate``."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class AdapterStrategy(FedAvg):  # type: ignore[misc]  # flwr is not type-checked
     Flower's FedAvg chooses the nodes. Each answer is checked like a delivered file, and written as one. The result of
     a round is bit-for-bit that of ``edgepeft aggregate`` on these files. Bad answers (an error, another base or round,
     wrong names, dtypes or shapes, values that are not finite, a norm that is too large) are refused by node, with a
-    code and a reason, and the others count. Nothing that a node sends ends the run: a round without a result keeps its
+    code and a reason, and the others count. No message of a node can end the run: a round without a result keeps its
     adapter.
 
     Rounds are kept in a folder (:class:`~edgepeft.flower.rounds.Rounds`), and a server that was stopped resumes after
@@ -50,8 +50,8 @@ class AdapterStrategy(FedAvg):  # type: ignore[misc]  # flwr is not type-checked
         bundle: The bundle that the devices have, or its directory.
         out: The folder of the rounds.
         settings: How updates are combined: all of :func:`edgepeft.aggregate` but the rule ``stack``, whose result fits
-            no bundle. The ``sampling`` of ``Privacy`` draws among the answers: which nodes were asked is no secret,
-            whose answer counts is.
+            no bundle. The ``sampling`` of ``Privacy`` draws among the answers: the nodes that were asked are not
+            secret, but whose answers count is.
         training: How devices train.
         min_updates: A round with fewer good updates keeps its adapter.
         max_norm: Largest L2 norm of a device's change, over all tensors. Larger changes are refused, while
@@ -113,7 +113,7 @@ class AdapterStrategy(FedAvg):  # type: ignore[misc]  # flwr is not type-checked
             raise ForeignRound(
                 f"The rounds in {self.rounds.path} belong to another bundle.",
                 context=f"base of the rounds {update.base_sha256}\nbase of the bundle {self.bundle.base_sha256}",
-                hint="choose another folder, or the bundle that these rounds were begun with.",
+                hint="choose another folder, or the bundle that these rounds started with.",
             )
         return load_adapter(self.bundle, update.parameters)[0]
 
@@ -131,7 +131,7 @@ class AdapterStrategy(FedAvg):  # type: ignore[misc]  # flwr is not type-checked
 
         Args:
             grid: The ServerApp's grid.
-            initial_arrays: What the first round starts from, instead of the bundle's own adapter.
+            initial_arrays: The adapter that the first round starts from, instead of the bundle's own.
             num_rounds: Rounds in total, those of earlier runs included.
             timeout: Seconds to wait for the answers of a round.
             train_config: Further settings for the devices, which take precedence over ``training``.
@@ -200,7 +200,7 @@ class AdapterStrategy(FedAvg):  # type: ignore[misc]  # flwr is not type-checked
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Combine a round's answers into one adapter and write it, or the reason why the round keeps the one it has."""
+        """Combine a round's answers into one adapter and write it, or write why the round keeps its adapter."""
         start, number = self._round_start, self._done + server_round
         assert start is not None, "Flower configures a round before it aggregates it"
         folder = self.rounds.open(number, start.adapter)
@@ -224,7 +224,7 @@ class AdapterStrategy(FedAvg):  # type: ignore[misc]  # flwr is not type-checked
         return None
 
     def _combined(self, files: list[Path], start: Start, refused: list[Refusal]) -> Aggregate | EdgepeftError:
-        """Return the aggregate, or why there is none. What it refused is added to ``refused``."""
+        """Return the aggregate, or the error that prevents it. Its refusals are added to ``refused``."""
         try:
             combined = aggregate(self.bundle, files, adapter=start.adapter, **vars(self._settings))
         except (AggregationError, UpdateError, FileError, TensorError) as error:
@@ -232,12 +232,12 @@ class AdapterStrategy(FedAvg):  # type: ignore[misc]  # flwr is not type-checked
         refused += combined.report.refused
         good = len(combined.report.updates)
         if good < self._min_updates:
-            message = f"{good} good updates are too few: it takes {self._min_updates}."
+            message = f"{good} good updates are too few: {self._min_updates} are needed."
             return TooFewUpdates(message, context=None, hint="ask more nodes.")
         return replace(combined, report=replace(combined.report, refused=tuple(refused)))
 
     def _judged(self, combined: Aggregate, start: Start) -> Verdict | None:
-        """Return the verdict on held-out data, if there is any; what is known of the start is not computed again."""
+        """Return the verdict on held-out data, if there is any; the known evaluation of the start is reused."""
         if self._held_out is None:
             return None
         before = self._evaluations.get(start.adapter_sha256, start.adapter)
@@ -292,10 +292,10 @@ def _metrics(combined: Aggregate, verdict: Verdict | None) -> MetricRecord:
         if report.merge_error is not None:
             metrics["merge-error"] = report.merge_error.relative
     if verdict is not None:
-        stands = verdict.before if kept else verdict.after
-        metrics["held-out-loss"] = stands.loss
-        if stands.accuracy is not None:
-            metrics["held-out-accuracy"] = stands.accuracy
+        current = verdict.before if kept else verdict.after
+        metrics["held-out-loss"] = current.loss
+        if current.accuracy is not None:
+            metrics["held-out-accuracy"] = current.accuracy
     return MetricRecord(metrics)
 
 

@@ -1,1 +1,1 @@
-"""What all ways of receiving updates share: the checks, in one order and without I/O, and the record of a refusal."""
+"""Shared by all ways of receiving updates: the checks, in one order and without I/O, and the record of a refusal."""

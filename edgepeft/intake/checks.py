@@ -1,15 +1,15 @@
-"""The checks that every update passes, however it arrived. They take bytes and values, and do no I/O.
+"""The checks of every update, however it arrived. They operate on bytes and values, and do no I/O.
 
-In this order, each with its codes (sections 5 and 8.3 of the SPEC):
+They run in this order, each with its codes (sections 5 and 8.3 of the SPEC):
 
 1. A header of at most 1 MB (``tensor-file-header``).
 2. The form of a tensor file, its digest, and the metadata of an update: see
    :func:`~edgepeft_runtime.train.update.parse_update`.
 3. The base (``foreign-update``), the adapter that it started from (``stale-update``), and names, dtypes, shapes and
    finite values of the tensors: see :func:`~edgepeft_runtime.train.update.check_origin`.
-4. The norm of the change, where it is limited (``norm-too-large``).
+4. The norm of the change, if it is limited (``norm-too-large``).
 
-What only one way of receiving updates asks for (signatures, ledger, weights) comes before or after these.
+Checks of a single way of receiving updates (signatures, ledger, weights) run before or after these.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MAX_HEADER_BYTES = 2**20
 
 
 def parsed(content: bytes, name: object) -> Update:
-    """Return the update that ``content`` is (checks 1 and 2); ``name`` is what errors call it.
+    """Parse the update in ``content`` (checks 1 and 2); errors refer to it as ``name``.
 
     Raises:
         UpdateError: The first check that fails.
@@ -39,13 +39,13 @@ def parsed(content: bytes, name: object) -> Update:
 
 
 def checked(content: bytes, name: object, manifest: Manifest, adapter_sha256: str) -> Update:
-    """Return the update that ``content`` is, if it started from an adapter of a bundle (checks 1 to 3).
+    """Parse the update in ``content``, and check that it started from an adapter of a bundle (checks 1 to 3).
 
     Args:
         content: The bytes of the file.
-        name: What errors call it.
-        manifest: The bundle's.
-        adapter_sha256: Hash of the adapter file that it has to have started from.
+        name: Name of the file in errors.
+        manifest: Manifest of the bundle.
+        adapter_sha256: Hash of the adapter file that it must have started from.
 
     Raises:
         UpdateError: The first check that fails.
@@ -56,7 +56,7 @@ def checked(content: bytes, name: object, manifest: Manifest, adapter_sha256: st
 
 
 def check_norm(norm: float, most: float) -> None:
-    """Check the L2 norm of what an update changes; one that is not finite is always too large.
+    """Check the L2 norm of an update's change; a norm that is not finite is always too large.
 
     Raises:
         UpdateError: It is larger than ``most`` (``norm-too-large``).

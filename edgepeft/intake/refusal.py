@@ -9,7 +9,7 @@ from edgepeft_runtime.errors import EdgepeftError, FileError, FleetError, Remote
 from edgepeft_runtime.shown import printable
 
 REFUSALS = (FleetError, UpdateError, RemoteError, FileError, TensorError)
-"""Families of what can be wrong with an update."""
+"""Families of errors for which an update is refused."""
 
 
 @dataclass(frozen=True)
@@ -17,10 +17,10 @@ class Refusal:
     """An update that was refused.
 
     Attributes:
-        source: Where it came from: a path, a file of a remote, a node.
+        source: Its origin: a path, a file of a remote, or a node.
         code: The code of the first check that it failed.
-        reason: What is wrong, in one printable line.
-        kept: Its folder in the quarantine, ``None`` if it is not kept.
+        reason: The reason, as one printable line.
+        kept: Its folder in the quarantine; ``None`` if the update was not kept.
     """
 
     source: str
@@ -30,7 +30,7 @@ class Refusal:
 
     @classmethod
     def of(cls, source: object, error: EdgepeftError) -> Refusal:
-        """Return the record of an error; whatever a stranger chose is escaped."""
+        """Return the record of an error; text from untrusted sources is escaped."""
         text = error.message if error.context is None else f"{error.message} {error.context}"
         return cls(printable(str(source), keep=""), error.code, printable(text.replace("\n", "; "), keep=""))
 
@@ -38,5 +38,5 @@ class Refusal:
         return f"{self.source} ({self.code}): {self.reason}"
 
     def to_dict(self) -> dict[str, str]:
-        """Return the record as JSON values, without the place where it is kept."""
+        """Return the record as JSON values, without the folder in the quarantine."""
         return {"source": self.source, "code": self.code, "reason": self.reason}

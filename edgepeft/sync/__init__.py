@@ -1,4 +1,4 @@
-"""Updates on their way from devices to the workstation, and rounds on their way out."""
+"""Exchange between the host and its devices: publish rounds, and collect and verify updates."""
 
 from edgepeft.intake.refusal import Refusal
 from edgepeft.sync.closing import Closing, closing

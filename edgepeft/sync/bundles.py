@@ -1,4 +1,4 @@
-"""Bundles on their way out: each file is kept and sent under its hash, so what has not changed is sent once."""
+"""Publish bundles: each file is stored and sent under its hash, so an unchanged file is sent once."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _PIECE = 2**20
 def keep_bundle(published: Path, bundle: Bundle) -> FileEntry:
     """Copy the files of a bundle to ``blobs/<sha256>``, and return hash and size of its manifest.
 
-    Files that are there already are not written again; none is ever removed, since a published round may name it.
+    Existing files are not written again. No file is ever removed, since a published round may name it.
 
     Raises:
-        EdgepeftError: a file cannot be written, or is not what the manifest says any more (``damaged-file``).
+        EdgepeftError: A file cannot be written, or no longer matches the manifest (``damaged-file``).
     """
     content = (bundle.path / MANIFEST).read_bytes()
     entry = FileEntry(hashlib.sha256(content).hexdigest(), len(content))
@@ -36,22 +36,22 @@ def keep_bundle(published: Path, bundle: Bundle) -> FileEntry:
     return entry
 
 
-def send_bundle(published: Path, entry: FileEntry, remote: HostTransport, *, anew: bool) -> None:
+def send_bundle(published: Path, entry: FileEntry, remote: HostTransport, *, resend: bool) -> None:
     """Send the files of a bundle that a remote lacks, its manifest last.
 
     Args:
-        published: has them under their hashes.
-        entry: hash and size of the manifest.
-        remote: where they go.
-        anew: send files, too, that the remote has already.
+        published: The folder that contains them under their hashes.
+        entry: Hash and size of the manifest.
+        remote: The remote to send them to.
+        resend: Also send files that the remote has already.
 
     Raises:
-        EdgepeftError: the remote cannot be written, or a file here is damaged (``damaged-workspace``).
+        EdgepeftError: The remote cannot be written, or a file here is damaged (``damaged-workspace``).
     """
     files = Manifest.from_json((published / blob(entry.sha256)).read_bytes()).files.values()
     for wanted in dict.fromkeys((*files, entry)):
         name = blob(wanted.sha256)
-        if not anew and remote.size(name) == wanted.bytes:
+        if not resend and remote.size(name) == wanted.bytes:
             continue
         if sha256_of(published / name) != wanted.sha256:
             hint = "publish the bundle again, with --with-bundle."
@@ -60,7 +60,7 @@ def send_bundle(published: Path, entry: FileEntry, remote: HostTransport, *, ane
 
 
 def _verified(path: Path, entry: FileEntry) -> Iterator[bytes]:
-    """Yield the pieces of a file; raises ``DamagedFile`` at its end if it has changed since it was verified."""
+    """Yield the pieces of a file; raises ``DamagedFile`` at the end if it has changed since it was verified."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while piece := file.read(_PIECE):
@@ -68,4 +68,4 @@ def _verified(path: Path, entry: FileEntry) -> Iterator[bytes]:
             yield piece
     if digest.hexdigest() != entry.sha256:
         what = f"{path} has changed while it was read."
-        raise DamagedFile(what, context=None, hint="publish when nothing else writes the bundle.")
+        raise DamagedFile(what, context=None, hint="publish again while no other program writes the bundle.")

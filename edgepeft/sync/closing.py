@@ -1,4 +1,4 @@
-"""Close a round: what counts of it, for :func:`edgepeft.aggregate`."""
+"""Close a round: choose the updates that count, for :func:`edgepeft.aggregate`."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from edgepeft_runtime.fleet.rounds import CLIP
 
 @dataclass(frozen=True)
 class Closing:
-    """What counts of the newest round.
+    """The updates of the newest round that count.
 
     Attributes:
         round: Its number.
-        adapter: What its devices started from.
+        adapter: The adapter that its devices started from.
         updates: The newest update of each device that counts, in the order of hashes, with the factor of its weight:
             1, or ``1 / sqrt(1 + s)`` where it started ``s`` rounds earlier (FedBuff, Nguyen et al., AISTATS 2022).
         earlier: The adapters of earlier rounds that late updates started from.
-        clip: The norm to which updates are clipped; ``None``: none is.
+        clip: The norm to which updates are clipped; ``None``: updates are not clipped.
         left_out: How many late updates do not count.
     """
 
@@ -35,11 +35,11 @@ class Closing:
 
 
 def closing(workspace: str | Path | Workspace, *, alike: bool = False) -> Closing:
-    """Return what counts of the newest round.
+    """Return the updates of the newest round that count.
 
     Args:
         workspace: The host's workspace.
-        alike: All updates are to count alike, so late ones, and devices that have only those, do not count.
+        alike: Weight all updates alike, so late ones, and devices that have only those, do not count.
 
     Raises:
         SyncError: Nothing was published, or fewer devices have delivered than the round needs (``too-few-devices``);
@@ -53,7 +53,7 @@ def closing(workspace: str | Path | Workspace, *, alike: bool = False) -> Closin
     if len(counting) < max(1, newest.min_devices):
         raise TooFewDevices(
             f"Round {newest.round} stays open: too few devices have delivered.",
-            context=f"{len(counting)} devices, and it takes {max(1, newest.min_devices)}"
+            context=f"{len(counting)} devices, and {max(1, newest.min_devices)} are needed"
             + (f"\n{left_out} more have delivered late, and late updates do not count here" if left_out else ""),
             hint="pull again when more have.",
         )

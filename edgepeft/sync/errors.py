@@ -1,4 +1,4 @@
-"""Errors of the host's side of a sync."""
+"""Errors of the host's side of a fleet."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from edgepeft_runtime.errors import EdgepeftError, FleetError, UpdateError
 
 
 class SyncError(EdgepeftError):
-    """A workspace that lacks something, or is not as it was left."""
+    """A workspace is incomplete, or was changed from outside."""
 
 
 class NoRound(SyncError, code="no-round"):
@@ -14,7 +14,7 @@ class NoRound(SyncError, code="no-round"):
 
 
 class NoSuchRound(SyncError, code="no-such-round"):
-    """There is no such round to use."""
+    """The round does not exist, or cannot be used."""
 
 
 class DamagedWorkspace(SyncError, code="damaged-workspace"):
@@ -50,19 +50,19 @@ class TooFewDevices(SyncError, code="too-few-devices"):
 
 
 class CannotListen(SyncError, code="cannot-listen"):
-    """The address or port cannot be served on. Choose another one."""
+    """The server cannot listen on the address or port. Choose another one."""
 
 
 class BadCertificate(SyncError, code="bad-certificate"):
-    """The certificate or its key cannot be used. Give both as PEM, without a password."""
+    """The certificate or its key cannot be used. Pass both as PEM, without a password."""
 
 
 class BadName(FleetError, code="bad-name"):
-    """A name of a device, campaign, folder or file is not of the form that the SPEC has."""
+    """A name of a device, campaign, folder or file does not have the form that the SPEC requires."""
 
 
 class StrayFile(FleetError, code="stray-file"):
-    """A file or folder is where the layout of an inbox has none."""
+    """A file or folder does not belong to the layout of an inbox."""
 
 
 class RevokedDevice(FleetError, code="revoked-device"):
@@ -74,7 +74,7 @@ class BlockedDevice(FleetError, code="blocked-device"):
 
 
 class WrongAddress(FleetError, code="wrong-address"):
-    """A sidecar names another round, device or file than the one it was found with."""
+    """A sidecar names another round, device or file than the one it came with."""
 
 
 class FutureUpdate(UpdateError, code="future-update"):

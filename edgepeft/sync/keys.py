@@ -1,4 +1,4 @@
-"""The keys of a fleet: the host's own, and those of its devices, in files that only their owner may read."""
+"""The keys of a fleet: those of the host and of its devices, in files that only their owner can read."""
 
 from __future__ import annotations
 
@@ -27,25 +27,24 @@ HOST = "host.json"
 ACTIVE, REVOKED = "active", "revoked"
 _MAX_BYTES = 2**12
 
-
 _HOST, _REGISTRATION = "edgepeft-host", "edgepeft-registration"
 
 
 @dataclass(frozen=True)
 class HostKey:
-    """The host's Ed25519 key: the campaign that it is for, and its seed of 32 bytes."""
+    """The host's Ed25519 key: its campaign, and its seed of 32 bytes."""
 
     campaign: Name
     seed: bytes = field(repr=False)
 
     @property
     def public(self) -> bytes:
-        """The key that devices check signatures by, 32 bytes."""
+        """The public key by which devices check signatures, 32 bytes."""
         return signatures.public_key(self.seed)
 
-    def sign(self, head: bytes) -> str:
-        """The signature of a ``latest.json``, hex."""
-        digest = signatures.sha256(head)
+    def sign(self, latest: bytes) -> str:
+        """Return the signature of a ``latest.json``, hex."""
+        digest = signatures.sha256(latest)
         return signatures.sign(signatures.LATEST, digest, signatures.ED25519, self.seed).hex()
 
 
@@ -107,14 +106,14 @@ class Keys:
         return read_file(HostKey, _read(path), BadKey, str(path), _HOST)
 
     def add(self, device: str, out: str | Path, algorithm: str = signatures.HMAC) -> Identity:
-        """Register a device, and write the file that has to be brought to it, whose secret the host does not keep.
+        """Register a device, and write its identity file, whose secret the host does not keep.
 
-        The file is written first, so that no device is registered whose secret is lost. A call that was interrupted is
-        finished by the same call, which accepts the file that it finds.
+        The file is written first, so that no device is registered whose secret is lost. If a call was interrupted, the
+        same call completes it, and accepts the file that the first one has written.
 
         Args:
             device: Its name.
-            out: The file to bring to the device.
+            out: The file to copy to the device.
             algorithm: The algorithm of its signatures.
 
         Raises:
@@ -129,7 +128,7 @@ class Keys:
             raise DeviceExists(
                 f"The device {device} is registered already.",
                 context=None,
-                hint="give the new one another name: sequence numbers are counted by name.",
+                hint="choose another name for the new one: sequence numbers are counted by name.",
             )
         if identity is None:
             key, token = secrets.token_bytes(32), secrets.token_urlsafe(32)
@@ -140,7 +139,7 @@ class Keys:
         return identity
 
     def _written(self, out: Path, device: str, algorithm: str, host: HostKey) -> Identity | None:
-        """Return what an interrupted :meth:`add` has written for this device; ``None`` if there is no file."""
+        """Return the identity that an interrupted :meth:`add` has written; ``None`` if there is no file."""
         if not os.path.lexists(out):
             return None
         if out.is_file() and not out.is_symlink():
@@ -191,7 +190,7 @@ class Keys:
 
 
 def _registered(identity: Identity, state: str) -> Device:
-    """Return what the host keeps of a device."""
+    """Return the host's record of a device."""
     shared = identity.algorithm == signatures.HMAC
     key = identity.key if shared else signatures.public_key(identity.key)
     return Device(identity.device, identity.algorithm, key, _hashed(identity.token), state)
@@ -223,5 +222,5 @@ def _check_name(name: str, what: str) -> None:
         raise BadName(
             f"{name!r} cannot name a {what}.",
             context=None,
-            hint="take at most 64 of a..z, 0..9, - and _, with a letter or a digit at both ends.",
+            hint="use at most 64 of a..z, 0..9, - and _, with a letter or a digit at both ends.",
         )

@@ -1,4 +1,4 @@
-"""The ledger: which update of which device was accepted when. An update in it is never accepted again."""
+"""The ledger of accepted updates, with their device and time. An update in it is never accepted again."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ class Entry:
     Args:
         sha256: Hash of its file.
         round: The round that it started from.
-        device: Who sent it.
+        device: The device that sent it.
         sequence: The device's count; no two updates of a device have the same.
         size: Bytes of the file.
         norm: L2 norm of the change, over all floats.
         scale: Factor of the change in a sum, below 1 where the norm was clipped.
         staleness: How many rounds had been published since its own when it was accepted.
-        num_examples: Examples trained on, as the device says. Not to be trusted.
-        steps: Optimizer steps, as the device says; likewise the losses.
+        num_examples: Examples trained on, as reported by the device. Untrusted.
+        steps: Optimizer steps, as reported by the device; likewise the losses.
         loss_before: Before training; ``None``: unknown.
         loss_after: After training; ``None``: unknown.
-        accepted: When, in seconds since 1970.
+        accepted: Time of acceptance, in seconds since 1970.
     """
 
     sha256: str
@@ -52,7 +52,7 @@ class Entry:
 
 _COLUMNS = ", ".join(field.name for field in fields(Entry))
 _SCHEMA = """
-PRAGMA synchronous = EXTRA; -- a commit outlives a power cut: the folder is flushed after the journal is removed
+PRAGMA synchronous = EXTRA; -- a commit survives a power cut: the folder is flushed after the journal is removed
 CREATE TABLE IF NOT EXISTS accepted (
     sha256 TEXT PRIMARY KEY, round INTEGER NOT NULL, device TEXT NOT NULL, sequence INTEGER NOT NULL,
     size INTEGER NOT NULL, norm REAL NOT NULL, scale REAL NOT NULL, staleness INTEGER NOT NULL,
@@ -90,14 +90,14 @@ _DISK = {
 
 
 class Ledger:
-    """The ledger in a file; what :meth:`commit` has written outlives a power cut.
+    """The ledger in a file. Whatever :meth:`commit` has written survives a power cut.
 
     Args:
-        path: Of the file, created if it is missing.
+        path: Path of the file, which is created if it is missing.
         wait: Seconds to wait for another process to release it.
 
     Every method raises :class:`SyncError` if the file is damaged (``bad-ledger``) or the disk is at fault
-    (``cannot-write-file``). What was not committed is then lost.
+    (``cannot-write-file``). Uncommitted changes are then lost.
     """
 
     def __init__(self, path: Path, *, wait: float = 5.0) -> None:
@@ -120,12 +120,12 @@ class Ledger:
             self._base.commit()
 
     def find(self, sha256: str) -> Entry | None:
-        """Return the entry of an update, ``None`` where it was not accepted."""
+        """Return the entry of an update, ``None`` if it was not accepted."""
         rows = self._rows(f"SELECT {_COLUMNS} FROM accepted WHERE sha256 = ?", (sha256,))
         return self._entry(rows[0]) if rows else None
 
     def signed(self, device: str, sequence: int) -> str | None:
-        """Return the hash that a device has signed under a sequence number, ``None`` where there is none."""
+        """Return the hash that a device has signed under a sequence number, ``None`` if there is none."""
         query = "SELECT sha256 FROM accepted WHERE device = ? AND sequence = ?"
         rows = self._rows(query, (device, sequence))
         return str(rows[0][0]) if rows else None
@@ -135,33 +135,33 @@ class Ledger:
         marks = ", ".join("?" * len(fields(Entry)))
         self._change(f"INSERT OR REPLACE INTO accepted ({_COLUMNS}) VALUES ({marks})", tuple(vars(entry).values()))
 
-    def counting(self, number: int, oldest: int) -> Iterator[Entry]:
-        """Yield what counts for a round in the order of hashes: of what came during it, each device's newest update.
+    def counting(self, round_: int, oldest: int) -> Iterator[Entry]:
+        """Yield the updates that count for a round, in the order of hashes: the newest that each device sent during it.
 
-        It may have started from an earlier round, down to ``oldest``, unless the device counted for that round.
+        An update may have started from an earlier round, down to ``oldest``, unless the device counted for that round.
         """
-        came = f"SELECT {_COLUMNS} FROM accepted WHERE round >= :oldest AND round + staleness = :number"
+        came = f"SELECT {_COLUMNS} FROM accepted WHERE round >= :oldest AND round + staleness = :round"
         query = (
             f"WITH came AS ({came}) SELECT * FROM came AS a "
             "WHERE NOT EXISTS (SELECT 1 FROM came AS b WHERE b.device = a.device AND b.sequence > a.sequence) "
             "AND NOT EXISTS (SELECT 1 FROM accepted AS b "
-            "WHERE b.device = a.device AND b.round = a.round AND b.round + b.staleness < :number) ORDER BY sha256"
+            "WHERE b.device = a.device AND b.round = a.round AND b.round + b.staleness < :round) ORDER BY sha256"
         )
-        return (self._entry(row) for row in self._rows(query, {"number": number, "oldest": oldest}))
+        return (self._entry(row) for row in self._rows(query, {"round": round_, "oldest": oldest}))
 
     def counts(self) -> dict[int, tuple[int, int]]:
-        """Return for each round how many updates were accepted, and from how many devices."""
+        """Return the number of accepted updates and of their devices for each round."""
         query = "SELECT round, COUNT(*), COUNT(DISTINCT device) FROM accepted GROUP BY round ORDER BY round"
-        return {number: (updates, devices) for number, updates, devices in self._rows(query)}
+        return {round_: (updates, devices) for round_, updates, devices in self._rows(query)}
 
     def last(self, device: str) -> tuple[int, int, int] | None:
-        """Return a device's number of accepted updates, its newest round and its last time; ``None``: it has none."""
+        """Return a device's number of accepted updates, newest round and latest time; ``None`` if it has none."""
         query = "SELECT COUNT(*), MAX(round), MAX(accepted) FROM accepted WHERE device = ?"
-        ((count, number, at),) = self._rows(query, (device,))
-        return (count, number, at) if count else None
+        ((count, newest, at),) = self._rows(query, (device,))
+        return (count, newest, at) if count else None
 
     def block(self, device: str, reason: str) -> None:
-        """Accept no more updates of a device."""
+        """Stop accepting updates of a device."""
         self._change("INSERT OR IGNORE INTO blocked VALUES (?, ?)", (device, reason))
 
     def unblock(self, device: str) -> None:
@@ -186,7 +186,7 @@ class Ledger:
         return dict(self._rows("SELECT code, COUNT(*) FROM refused GROUP BY code ORDER BY code"))
 
     def _entry(self, row: _Row) -> Entry:
-        """Return the entry of a row, whose types are checked."""
+        """Check the types of a row, and return its entry."""
         for column, value in zip(fields(Entry), row, strict=True):
             if not isinstance(value, _KINDS[str(column.type)]):
                 raise BadLedger(
@@ -214,7 +214,7 @@ class Ledger:
             raise self._error(failure) from failure
 
     def _error(self, failure: Exception) -> BadLedger | CannotWriteFile:
-        code = getattr(failure, "sqlite_errorcode", 0) & 0xFF  # without what extends it
+        code = getattr(failure, "sqlite_errorcode", 0) & 0xFF  # the primary code, without its extension
         context = f"{failure} ({getattr(failure, 'sqlite_errorname', 'unknown')})"
         hint = _DISK.get(code)
         if hint is not None:

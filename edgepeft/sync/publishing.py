@@ -66,7 +66,7 @@ def publish(
     another: bool = False,
     now: float | None = None,
 ) -> Round:
-    """Make the next round, and write it to the remotes that devices read.
+    """Publish the next round, and write it to the remotes that devices read.
 
     The call is idempotent: if the newest round has this adapter and these terms and has not expired, that round is
     written again.
@@ -77,10 +77,10 @@ def publish(
         remotes: Folders and other addresses. The files of the round are written first, ``latest.json`` last.
         adapter: What devices start from, with the bundle's parameters; ``None``: the bundle's own.
         terms: The terms for updates.
-        with_bundle: Let the bundle travel with the round. What a remote has of it is not sent again, and later rounds
-            name it too. Without it, devices must have been given the bundle, or have that of the round before.
+        with_bundle: Send the bundle with the round. Files that a remote has are not sent again, and later rounds name
+            the bundle too. Without it, devices must have the bundle already, by hand or from the round before.
         another: Make a round even if the newest is the same.
-        now: Seconds since 1970; ``None`` asks the clock.
+        now: Seconds since 1970; ``None``: the present time.
 
     Raises:
         SyncError: The workspace has no key, or belongs to another bundle.
@@ -102,14 +102,14 @@ def publish(
             made = newest
         else:
             commit(workspace, key, made, content)
-        _bring(workspace, made, remotes)
+        _send(workspace, made, remotes)
     return made
 
 
 def rollback(
     workspace: str | Path | Workspace, to: int, remotes: Iterable[str | Path] = (), *, now: float | None = None
 ) -> Round:
-    """Publish an earlier round's adapter and bundle again, to the byte, as a new round: no device ever goes back.
+    """Publish an earlier round's adapter and bundle again, bit for bit, as a new round: devices never go back.
 
     If the newest round has them already, that round is written again.
 
@@ -117,7 +117,7 @@ def rollback(
         workspace: The host's workspace.
         to: The number of the round to restore.
         remotes: As for :func:`publish`.
-        now: Seconds since 1970; ``None`` asks the clock.
+        now: Seconds since 1970; ``None``: the present time.
     """
     workspace, when = Workspace.of(workspace), int(time.time() if now is None else now)
     key = Keys(workspace).host()
@@ -139,16 +139,16 @@ def rollback(
                 expires=None if lasts is None else when + lasts,
             )
             commit(workspace, key, made, workspace.adapter(to).read_bytes())
-        _bring(workspace, made, remotes)
+        _send(workspace, made, remotes)
     return made
 
 
 def mirror(workspace: str | Path | Workspace, remotes: Iterable[str | Path]) -> Latest:
-    """Write all of the newest round to remotes once more: to a stick that was not plugged in, over a damaged copy."""
+    """Write all of the newest round to remotes again, for a stick that was not plugged in or a damaged copy."""
     workspace = Workspace.of(workspace)
     with workspace.locked():
         latest = workspace.newest()
-        _bring(workspace, workspace.round(latest.round), remotes, anew=True)
+        _send(workspace, workspace.round(latest.round), remotes, resend=True)
     return latest
 
 
@@ -168,7 +168,7 @@ def _next(key: HostKey, bundle: Bundle, adapter: bytes, terms: Terms, now: int, 
         norm_action=terms.norm_action,
         max_staleness=terms.max_staleness,
         min_devices=terms.min_devices,
-        # Not by this adapter's size: plain indices of an update may take more bytes than those of an aggregate.
+        # Not this adapter's size: the plain indices of an update may need more bytes than those of an aggregate.
         limits=RoundLimits(bundle.manifest.files[ADAPTER].bytes + MAX_HEADER_BYTES, terms.steps),
     )
 
@@ -192,7 +192,7 @@ def _duration(round_: Round) -> int | None:
 
 
 def _keep_manifest(workspace: Workspace, bundle: Bundle) -> None:
-    """Keep the manifest of the first round's bundle, which is the campaign's, and compare later ones with it."""
+    """Store the manifest of the first round's bundle, which is the campaign's, and compare later ones with it."""
     if not workspace.manifest.exists():
         write_atomically(workspace.manifest, [bundle.manifest.to_json().encode()])
     kept = workspace.bundle_manifest()
@@ -205,7 +205,7 @@ def _keep_manifest(workspace: Workspace, bundle: Bundle) -> None:
 
 
 def commit(workspace: Workspace, key: HostKey, made: Round, adapter: bytes) -> None:
-    """Write the round, then the signatures of the old and the new latest.json, then that file, which makes it count."""
+    """Write the round, the signatures of the old and the new latest.json, then that file, which publishes the round."""
     folder = workspace.published / rounds.folder(made.round)
     make_folder(folder)
     write_atomically(folder / rounds.ADAPTER_FILE, [adapter])
@@ -217,19 +217,19 @@ def commit(workspace: Workspace, key: HostKey, made: Round, adapter: bytes) -> N
     write_atomically(workspace.published / rounds.LATEST_FILE, [new.to_bytes()])
 
 
-def _bring(workspace: Workspace, round_: Round, remotes: Iterable[str | Path], *, anew: bool = False) -> None:
+def _send(workspace: Workspace, round_: Round, remotes: Iterable[str | Path], *, resend: bool = False) -> None:
     folder = rounds.folder(round_.round)
-    workspace.adapter(round_.round)  # what was published, not what has become of it
+    workspace.adapter(round_.round)  # what was published, not its present content
     names = (f"{folder}/{rounds.ADAPTER_FILE}", f"{folder}/{rounds.ROUND_FILE}")
     for remote in [_transport(remote) for remote in remotes]:
         if round_.bundle is not None:
-            send_bundle(workspace.published, round_.bundle, remote, anew=anew)
+            send_bundle(workspace.published, round_.bundle, remote, resend=resend)
         for name in (*names, rounds.LATEST_SIGNATURES, rounds.LATEST_FILE):
             remote.put(name, (workspace.published / name).read_bytes())
 
 
 def _transport(remote: str | Path) -> HostTransport:
-    """Return the transport to a remote to publish to; a folder is made if it is missing."""
+    """Return the transport to a remote to publish to; a missing folder is created."""
     folder = str(remote).removeprefix("file://")
     if "://" not in folder:
         with writing(folder):

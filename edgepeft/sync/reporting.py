@@ -13,7 +13,7 @@ from edgepeft_runtime.fleet.rounds import Latest, Round
 
 @dataclass(frozen=True)
 class RoundStatus:
-    """A round, and how much has come in for it."""
+    """A round, and how many updates have arrived for it."""
 
     round: int
     restores: int | None
@@ -27,7 +27,7 @@ class RoundStatus:
 
 @dataclass(frozen=True)
 class DeviceStatus:
-    """A device: ``state`` is ``active``, ``revoked`` or ``blocked``, ``last`` when its newest update was accepted."""
+    """A device: ``state`` is ``active``, ``revoked`` or ``blocked``, ``last`` its latest acceptance."""
 
     device: str
     algorithm: str
@@ -54,7 +54,7 @@ class Status:
 
 
 def status(workspace: str | Path | Workspace) -> Status:
-    """Return the status of a host's workspace, which is not changed.
+    """Return the status of a host's workspace, without changing it.
 
     Raises:
         SyncError: It has no key.
@@ -67,8 +67,8 @@ def status(workspace: str | Path | Workspace) -> Status:
         devices = tuple(
             _device(device.device, device.algorithm, device.state, ledger, blocked) for device in keys.devices()
         )
-    numbers = range(1, latest.round + 1) if latest is not None else ()
-    rounds = tuple(_round(workspace.round(number), *counts.get(number, (0, 0))) for number in numbers)
+    last = 0 if latest is None else latest.round
+    rounds = tuple(_round(workspace.round(i), *counts.get(i, (0, 0))) for i in range(1, last + 1))
     return Status(host.campaign, host.public.hex(), latest, rounds, devices, refused)
 
 
@@ -86,5 +86,5 @@ def _round(round_: Round, updates: int, devices: int) -> RoundStatus:
 
 
 def _device(name: str, algorithm: str, state: str, ledger: Ledger, blocked: dict[str, str]) -> DeviceStatus:
-    updates, number, last = ledger.last(name) or (0, None, None)
-    return DeviceStatus(name, algorithm, "blocked" if name in blocked else state, updates, number, last)
+    updates, newest, last = ledger.last(name) or (0, None, None)
+    return DeviceStatus(name, algorithm, "blocked" if name in blocked else state, updates, newest, last)

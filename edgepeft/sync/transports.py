@@ -1,7 +1,7 @@
-"""What the host needs of a remote beside reading and writing: listing, removing and uploading.
+"""The host's transports: besides reading and writing, they list, remove and upload files.
 
-A remote is a folder, or what ``fsspec`` reaches (``edgepeft[remote]``). Nothing there is trusted: files are listed,
-copied and removed here, and verified elsewhere.
+A remote is a folder, or an address that ``fsspec`` supports (``edgepeft[remote]``). Its content is untrusted: files are
+listed, copied and removed here, and verified elsewhere.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ class HostTransport(Transport, Protocol):
     """A transport to a remote that the host publishes to and collects from."""
 
     def folders(self, name: str) -> Iterator[str]:
-        """The folders in a folder, in order; none where there is no such folder."""
+        """The folders in a folder, in order; none if there is no such folder."""
 
     def others(self, name: str) -> Iterator[str]:
-        """Everything in a folder that is not a folder, in order, links and pipes too."""
+        """Everything in a folder that is not a folder, links and pipes included, in order."""
 
     def remove(self, name: str) -> None:
         """Remove a file, if it exists."""
 
     def size(self, name: str) -> int | None:
-        """The bytes of a file, ``None`` where there is none."""
+        """The bytes of a file, ``None`` if there is none."""
 
     def upload(self, name: str, path: Path) -> None:
-        """Write a large file as a whole, in place of an older one."""
+        """Write a large file atomically, and replace an older one."""
 
 
 def open_remote(remote: str | Path) -> HostTransport:
-    """Return the transport to a remote: a folder, or an address that ``fsspec`` knows (``s3://``, ``ssh://``).
+    """Return the transport to a remote: a folder, or an address that ``fsspec`` supports (``s3://``, ``ssh://``).
 
     Raises:
-        EdgepeftError: there is no such folder, or no library for such an address is installed (``no-such-remote``).
+        EdgepeftError: There is no such folder, or no library for such an address is installed (``no-such-remote``).
     """
     text = str(remote).removeprefix("file://")
     return FsspecTransport(text) if "://" in text else HostFolder(text)
@@ -93,7 +93,7 @@ class HostFolder(FolderTransport):
 
 
 class FsspecTransport:
-    """A remote that ``fsspec`` reaches."""
+    """A remote at an address that ``fsspec`` supports."""
 
     def __init__(self, address: str) -> None:
         import fsspec
@@ -115,31 +115,31 @@ class FsspecTransport:
     def open(self, name: str, start: int = 0) -> Iterator[Stream]:
         """Implement the protocol."""
         with self._errors(name):
-            found = self._files.info(self._path(name))
-            if found["type"] != "file" or found.get("islink") or found.get("nlink", 1) != 1:
-                raise not_regular(f"{self}/{name}", f"it is a {found['type']}, or has several names")
+            info = self._files.info(self._path(name))
+            if info["type"] != "file" or info.get("islink") or info.get("nlink", 1) != 1:
+                raise not_regular(f"{self}/{name}", f"it is a {info['type']}, or has several names")
             with self._files.open(self._path(name), "rb") as file:
                 file.seek(start)
-                yield Stream(file, start, found.get("size"))
+                yield Stream(file, start, info.get("size"))
 
     def put(self, name: str, content: bytes) -> None:
-        """Implement the protocol. What the remote then contains is read back: it is not believed."""
+        """Implement the protocol. The file is read back from the remote and compared."""
         with self._errors(name):
             self._make_parent(name)
             self._files.pipe_file(self._path(name), content)
             self._files.invalidate_cache()
-            found = self._files.cat_file(self._path(name))
-        if found != content:
-            raise self._not_written(name, len(content), len(found))
+            stored = self._files.cat_file(self._path(name))
+        if stored != content:
+            raise self._not_written(name, len(content), len(stored))
 
     def upload(self, name: str, path: Path) -> None:
-        """Implement the protocol. Of what the remote then contains, the size is compared."""
+        """Implement the protocol. The size of the file at the remote is compared."""
         with self._errors(name):
             self._make_parent(name)
             self._files.put_file(str(path), self._path(name))
-        found, expected = self.size(name), path.stat().st_size
-        if found != expected:
-            raise self._not_written(name, expected, found or 0)
+        size, expected = self.size(name), path.stat().st_size
+        if size != expected:
+            raise self._not_written(name, expected, size or 0)
 
     def size(self, name: str) -> int | None:
         """Implement the protocol."""
@@ -182,7 +182,7 @@ class FsspecTransport:
 
     @contextmanager
     def _errors(self, name: str) -> Iterator[None]:
-        """Turn whatever a remote raises into an error that names it; each has exception classes of its own."""
+        """Turn any exception of a remote into an error that names it, since each file system has its own classes."""
         try:
             yield
         except EdgepeftError:
@@ -196,9 +196,9 @@ class FsspecTransport:
                 hint="try again; check the address and the credentials.",
             ) from failure
 
-    def _not_written(self, name: str, written: int, found: int) -> CannotWriteFile:
+    def _not_written(self, name: str, written: int, stored: int) -> CannotWriteFile:
         return CannotWriteFile(
             f"{self}/{name} is not what was written.",
-            context=f"{written} bytes written, {found} read back",
-            hint="try again; somebody else may write there too.",
+            context=f"{written} bytes written, {stored} read back",
+            hint="try again; another program may be writing there too.",
         )

@@ -20,16 +20,16 @@ T = TypeVar("T")
 
 
 class Workspace:
-    """A folder on the host. It trusts the rounds in ``published`` there, whatever remotes contain.
+    """A folder on the host. The host trusts the rounds in its ``published`` alone, whatever remotes contain.
 
     Attributes:
         published: ``latest.json``, ``latest.sig``, a folder per round, and files of bundles.
         keys: The host's key, and the registered devices.
-        received: What ``edgepeft serve`` has received; collected like any remote.
+        received: Files that ``edgepeft serve`` has received, collected like those of any remote.
         accepted: Verified updates, ``<round>/<device>/<sha256>.safetensors`` with their sidecars.
-        quarantine: What was refused, a folder per code.
+        quarantine: Refused files, a folder per code.
         staging: Files that are being accepted.
-        ledger: What was accepted, and when.
+        ledger: The ledger of accepted updates.
         manifest: The manifest of the campaign's bundle.
     """
 
@@ -46,15 +46,15 @@ class Workspace:
 
     @classmethod
     def of(cls, workspace: str | Path | Workspace) -> Workspace:
-        """Return a workspace by its path, or the one that is given."""
+        """Return the workspace at a path; a workspace is returned unchanged."""
         return workspace if isinstance(workspace, Workspace) else cls(workspace)
 
     def locked(self) -> AbstractContextManager[None]:
-        """Keep other processes from collecting or publishing meanwhile.
+        """Lock the workspace against other processes that collect or publish.
 
         Raises:
-            FileError: Another one does (``path-in-use``), or the folder cannot be written (``cannot-write-file``), now
-                or while the lock is held.
+            FileError: Another process has the lock (``path-in-use``), or the folder cannot be written
+                (``cannot-write-file``), now or while the lock is held.
         """
         return locked_folder(self.path, "lock")
 
@@ -107,12 +107,12 @@ class Workspace:
             number, expected = number - 1, round_.previous
 
     def bundle_manifest(self) -> Manifest:
-        """Return the manifest of the campaign's bundle, which the first ``publish`` has kept."""
+        """Return the manifest of the campaign's bundle, which the first ``publish`` has stored."""
         return _own(self.manifest, Manifest.from_json)
 
 
 def _own(path: Path, parse: Callable[[bytes], T]) -> T:
-    """Read a file of the host's own. If it is damaged, the fault is the host's, not an update's."""
+    """Read a file of the host. If it is damaged, the error blames the workspace, not an update."""
     try:
         return parse(read_regular(path, MAX_MANIFEST_BYTES))
     except (EdgepeftError, OSError) as failure:

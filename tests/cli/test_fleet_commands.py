@@ -55,10 +55,10 @@ def test_a_fleet_from_its_key_to_a_rollback(
     assert "round 1: 1 updates of 1 devices" in edgepeft("status", "--workspace", host).out
     assert edgepeft("publish", bundle, remote, "--workspace", host, "--adapter", _adapter(bundle, tmp_path)).code == 0
     again = edgepeft("publish", bundle, tmp_path / "stick", "--workspace", host, "--again")
-    assert again.out == f"round 2 of birds again\nbrought to {tmp_path / 'stick'}\n"
+    assert again.out == f"round 2 of birds again\nsent to {tmp_path / 'stick'}\n"
     assert (tmp_path / "stick" / "latest.json").read_bytes() == (remote / "latest.json").read_bytes()
     repeated = edgepeft("publish", bundle, remote, "--workspace", host, "--adapter", _adapter(bundle, tmp_path))
-    assert (repeated.code, repeated.out) == (0, f"brought to {remote}\n") and "--another makes one more" in repeated.err
+    assert (repeated.code, repeated.out) == (0, f"sent to {remote}\n") and "--another makes one more" in repeated.err
     assert (
         "round 3 of birds with the adapter of round 1"
         in edgepeft("rollback", remote, "--to", 1, "--workspace", host).out

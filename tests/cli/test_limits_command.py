@@ -68,7 +68,7 @@ def test_time_is_over(text: Trained, reviews: Path, tmp_path: Path, edgepeft: Co
     paths = ("--data", reviews, "--state", tmp_path / "state", "--update", tmp_path / "update")
     ended = edgepeft("train", text.bundle, *paths, "--max-minutes", 1e-6)
     assert ended.code == UNFINISHED == 75
-    assert f"1e-06 minutes are over after step 0; it is saved in {tmp_path / 'state'}." in ended.err
+    assert f"1e-06 minutes are over after step 0; the run is saved in {tmp_path / 'state'}." in ended.err
     assert "the same command resumes it." in ended.err
     assert ended.out == ""
     assert not (tmp_path / "update").exists()
@@ -96,7 +96,7 @@ def test_a_service_that_waits_can_be_stopped(text: Trained, reviews: Path, tmp_p
         process.send_signal(signal.SIGTERM)
         _, err = process.communicate()
     assert process.returncode == UNFINISHED
-    assert "terminated after step 0; it is saved" in err
+    assert "terminated after step 0; the run is saved" in err
     assert "Traceback" not in err
     assert (tmp_path / "state" / "checkpoint.safetensors").is_file()
 

@@ -84,7 +84,7 @@ def test_a_signal_saves_and_the_same_command_resumes(
     process.send_signal(number)
     _, err = process.communicate()
     assert process.returncode == code
-    assert "it is saved" in err
+    assert "the run is saved" in err
     assert "Traceback" not in err
     assert not (tmp_path / "cut.safetensors").exists()
     for process in (train("cut"), train("whole")):

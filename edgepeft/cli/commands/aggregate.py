@@ -27,7 +27,7 @@ SUFFIX = ".safetensors"
 def _others(
     _context: click.Context, _option: click.Parameter, given: tuple[str, ...]
 ) -> tuple[tuple[str, str | None], ...]:
-    """``BUNDLE`` or ``BUNDLE=ADAPTER``."""
+    """Parse ``BUNDLE`` or ``BUNDLE=ADAPTER``."""
     pairs = (text.partition("=") for text in given)
     return tuple((bundle, adapter or None) for bundle, _, adapter in pairs)
 
@@ -42,7 +42,7 @@ def _others(
 )
 @click.option("--bundle", type=PATH, required=True, help="Bundle that the devices trained.")
 @click.option(
-    "--out", type=PATH, required=True, help="File to write the adapter to; the report is written beside it as .json."
+    "--out", type=PATH, required=True, help="File to write the adapter to; the report is written next to it as .json."
 )
 @click.option("--adapter", type=PATH, help="Adapter of an earlier round that the devices started from.")
 @click.option(
@@ -110,10 +110,10 @@ def command(
     dp_noise: float | None,
     **settings: Any,
 ) -> None:
-    """Make one adapter of the updates in DIR, as pull has put them there, or of a fleet's newest round.
+    """Aggregate the updates that pull has collected in DIR, or a fleet's newest round, into one adapter.
 
-    The order of the files does not matter, nor does one that is there twice. What is damaged, foreign or stale does not
-    count, and is listed. The adapter is an update of the bundle: merge takes it, and train --adapter starts from it.
+    The order of the files and duplicates do not matter. Damaged, foreign and stale updates are listed, and do not
+    count. The adapter is an update of the bundle: merge accepts it, and train --adapter starts from it.
     """
     from edgepeft.aggregation import aggregate
     from edgepeft_runtime.bundle.bundle import Bundle
@@ -127,27 +127,27 @@ def command(
     opened, privacy = Bundle.open(bundle), _privacy(settings, dp_noise)
     _check_out(out, directory)
     if workspace is not None:
-        updates, adapter, asked = _round(workspace, alike=robust is not None or privacy is not None)
-        settings = asked | {name: value for name, value in settings.items() if value is not None}
+        updates, adapter, terms = _round(workspace, alike=robust is not None or privacy is not None)
+        settings = terms | {name: value for name, value in settings.items() if value is not None}
     elif directory is not None:
         paths = [path for path in sorted(directory.glob(f"*{SUFFIX}")) if not path.name.startswith(".")]
         updates = dict.fromkeys(paths, 1.0)
-    found = aggregate(opened, updates, adapter=adapter, robust=robust, privacy=privacy, **settings)
-    _print(found.report)
-    verdict = None if data is None else _verdict(opened, found, adapter, data, (text_column, label_column))
-    _save(found, out, verdict, acceptance_check)
+    combined = aggregate(opened, updates, adapter=adapter, robust=robust, privacy=privacy, **settings)
+    _print(combined.report)
+    verdict = None if data is None else _verdict(opened, combined, adapter, data, (text_column, label_column))
+    _save(combined, out, verdict, acceptance_check)
 
 
 def _round(workspace: Path, *, alike: bool) -> tuple[Mapping[Path, float], Path, dict[str, Any]]:
-    """Updates, adapter and settings of the fleet's newest round; where all count alike, late ones do not count."""
+    """Return updates, adapter and settings of the fleet's newest round. If all count alike, late ones do not count."""
     from edgepeft.sync import closing
 
-    found = closing(workspace, alike=alike)
-    late = sum(factor < 1 for factor in found.updates.values())
-    told = f", {late} of earlier rounds, with less weight" if late else ""
-    told += f", {found.left_out} of earlier rounds left out" if found.left_out else ""
-    click.echo(f"round {found.round}: {len(found.updates)} devices{told}", err=True)
-    return found.updates, found.adapter, {"clip": found.clip, "earlier": found.earlier}
+    newest = closing(workspace, alike=alike)
+    late = sum(factor < 1 for factor in newest.updates.values())
+    details = f", {late} of earlier rounds, with less weight" if late else ""
+    details += f", {newest.left_out} of earlier rounds left out" if newest.left_out else ""
+    click.echo(f"round {newest.round}: {len(newest.updates)} devices{details}", err=True)
+    return newest.updates, newest.adapter, {"clip": newest.clip, "earlier": newest.earlier}
 
 
 def _check_out(out: Path, directory: Path | None) -> None:
@@ -159,7 +159,7 @@ def _check_out(out: Path, directory: Path | None) -> None:
         check_output(path)
     if directory is not None and out.resolve().parent == directory.resolve():
         raise TargetAmongUpdates(
-            f"{out} would lie among the updates, and count as one the next time.",
+            f"{out} would be among the updates, and count as one next time.",
             context=None,
             hint="choose another folder for --out.",
         )
@@ -172,21 +172,21 @@ def _privacy(settings: dict[str, Any], noise: float | None) -> Privacy | None:
     return None if noise is None else Privacy(noise, **given)
 
 
-def _verdict(bundle: Bundle, found: Aggregate, adapter: Path | None, data: Path, names: tuple[str, str]) -> Verdict:
+def _verdict(bundle: Bundle, combined: Aggregate, adapter: Path | None, data: Path, names: tuple[str, str]) -> Verdict:
     from edgepeft.aggregation import check_acceptance
     from edgepeft.data import load
 
-    if found.is_stack:
+    if combined.is_stack:
         raise StackCannotBeEvaluated(
             "A stack does not fit the bundle's graphs.",
             context=None,
             hint="merge it to onnx and evaluate that, or choose another rule.",
         )
     held_out = load(data, bundle, text_column=names[0], label_column=names[1])
-    return check_acceptance(bundle, found.parameters, held_out, adapter)
+    return check_acceptance(bundle, combined.parameters, held_out, adapter)
 
 
-def _save(found: Aggregate, out: Path, verdict: Verdict | None, acceptance_check: bool) -> None:
+def _save(combined: Aggregate, out: Path, verdict: Verdict | None, acceptance_check: bool) -> None:
     from edgepeft.aggregation.report import write_report
 
     more = {} if verdict is None else {"held_out": asdict(verdict)}
@@ -196,13 +196,13 @@ def _save(found: Aggregate, out: Path, verdict: Verdict | None, acceptance_check
             f"{percent(verdict.before.accuracy)} -> {percent(verdict.after.accuracy)}"
         )
     if verdict is not None and acceptance_check and not verdict.accepted:
-        write_report(out.with_suffix(".json"), found.report.to_json(more))
+        write_report(out.with_suffix(".json"), combined.report.to_json(more))
         raise WorseThanBefore(
-            "The round makes held-out data worse, so it was not written.",
+            "The round raises the loss on held-out data, so it was not written.",
             context=f"loss {verdict.before.loss:.6g} before, {verdict.after.loss:.6g} after",
-            hint=f"look at the norms in {out.with_suffix('.json')}; clip, or choose a robust statistic.",
+            hint=f"check the norms in {out.with_suffix('.json')}; clip, or choose a robust statistic.",
         )
-    found.save(out, **more)
+    combined.save(out, **more)
     click.echo(f"{out}: {size(out.stat().st_size)}; report: {out.with_suffix('.json')}")
 
 
@@ -217,7 +217,7 @@ def _print(report: AggregateReport) -> None:
     if report.cut is not None:
         click.echo(f"{report.robust}: {report.cut} of {len(norms)} values left out at either end")
         if len(norms) < 5:
-            click.echo("with fewer than five devices a robust statistic protects from nothing certain", err=True)
+            click.echo("with fewer than five devices a robust statistic guarantees no protection", err=True)
     if report.merge_error is not None:
         worst = max(report.merge_error.pairs.values())
         click.echo(

@@ -15,10 +15,10 @@ from edgepeft.cli.options import PATH, ca_option, device_option
 @device_option
 @ca_option
 def command(update: Path, remote: str, device: Path, ca_file: Path | None) -> None:
-    """Leave UPDATE, signed, at REMOTE: a folder or an http(s):// address. Repeating it does nothing."""
+    """Sign UPDATE and deliver it to REMOTE, a folder or an http(s):// address. The command is idempotent."""
     from edgepeft_runtime.fleet.delivering import deliver
 
-    done = deliver(update, remote, device, ca_file=ca_file)
-    delivery = done.delivery
-    what = "was there already" if done.repeated else "delivered"
+    result = deliver(update, remote, device, ca_file=ca_file)
+    delivery = result.delivery
+    what = "was there already" if result.repeated else "delivered"
     click.echo(f"{what}: update {delivery.sequence} of {delivery.device}, round {delivery.round}, {delivery.sha256}")

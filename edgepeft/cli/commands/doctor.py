@@ -44,20 +44,20 @@ def command(
     loaded = loaded_source(source, task=task, classes=classes, max_length=max_length, seed=seed)
     if every_method:
         return _survey(loaded)
-    found = doctor(loaded, method=chosen, loss=loss, trainable=train, interface=Interface(outputs=outputs))
-    total = sum(math.prod(shape) for shape in found.trainable.values())
-    click.echo(f"would train {total:,} elements in {len(found.trainable)} tensors:")
-    for name, shape in list(found.trainable.items())[:_SHOWN]:
+    diagnosis = doctor(loaded, method=chosen, loss=loss, trainable=train, interface=Interface(outputs=outputs))
+    total = sum(math.prod(shape) for shape in diagnosis.trainable.values())
+    click.echo(f"would train {total:,} elements in {len(diagnosis.trainable)} tensors:")
+    for name, shape in list(diagnosis.trainable.items())[:_SHOWN]:
         click.echo(f"  {name} {list(shape)}")
-    if len(found.trainable) > _SHOWN:
-        click.echo(f"  … and {len(found.trainable) - _SHOWN} more")
-    if not found.missing_rules:
-        click.echo("every operator on the way to them has a gradient rule, and a step runs: it can be prepared.")
+    if len(diagnosis.trainable) > _SHOWN:
+        click.echo(f"  … and {len(diagnosis.trainable) - _SHOWN} more")
+    if not diagnosis.missing_rules:
+        click.echo("every operator between them and the loss has a gradient rule, and a step runs: it can be prepared.")
         return 0
-    click.echo(f"{len(found.missing_rules)} nodes on the way to them have no gradient rule:")
-    for gap in found.missing_rules:
-        click.echo(f"  op {gap.op_type} (node {gap.node}) before {gap.target}")
-    click.echo("freeze what lies before them (--freeze), or express them by other operators.")
+    click.echo(f"{len(diagnosis.missing_rules)} nodes between them and the loss have no gradient rule:")
+    for missing in diagnosis.missing_rules:
+        click.echo(f"  op {missing.op_type} (node {missing.node}) before {missing.target}")
+    click.echo("freeze the parameters before them (--freeze), or express them by other operators.")
     return 1
 
 
@@ -69,7 +69,7 @@ def _survey(source: Source) -> int:
     files = [name for name, cls in METHODS.items() if cls.supports_onnx]
     if not isinstance(source.model, nn.Module):
         raise click.UsageError(
-            f"--methods needs a torch model; an .onnx file takes --train, or the methods {', '.join(files)}."
+            f"--methods needs a torch model; an .onnx file supports --train, or the methods {', '.join(files)}."
         )
     for fit in survey(source.model):
         click.echo(f"{fit.method:<10} " + (f"{fit.trainable:>12,}" if fit.reason is None else f"  {fit.reason}"))

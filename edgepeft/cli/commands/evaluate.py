@@ -49,9 +49,9 @@ def command(
         threads=threads,
     )
     with opening as (trainer, dataset):
-        found = trainer.evaluate(dataset, batch_size=batch_size)
+        evaluation = trainer.evaluate(dataset, batch_size=batch_size)
     if as_json:
-        click.echo(json.dumps(asdict(found)))
+        click.echo(json.dumps(asdict(evaluation)))
         return
-    accuracy = "" if found.accuracy is None else f"  accuracy {percent(found.accuracy)}"
-    click.echo(f"loss {number(found.loss)}{accuracy}  examples {found.examples}")
+    accuracy = "" if evaluation.accuracy is None else f"  accuracy {percent(evaluation.accuracy)}"
+    click.echo(f"loss {number(evaluation.loss)}{accuracy}  examples {evaluation.examples}")

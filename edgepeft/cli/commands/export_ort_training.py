@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def gradient_options(command: F) -> F:
-    """``--gradient`` and ``--training-python``, of the official artifacts."""
+    """Add ``--gradient`` and ``--training-python``, for the official artifacts."""
     for option in (
         click.option(
             "--training-python", type=PATH, help="Python with edgepeft[ort-training], for --gradient official."
@@ -32,7 +32,7 @@ def gradient_options(command: F) -> F:
 
 
 def ort_training(gradient: str | None, training_python: Path | None) -> OrtTraining:
-    """How the official artifacts are made."""
+    """Return the settings of the official artifacts."""
     from edgepeft_export.ort_training import OrtTraining
 
     return OrtTraining(gradient or "own", training_python)
@@ -42,9 +42,9 @@ def ort_training(gradient: str | None, training_python: Path | None) -> OrtTrain
 @bundle_argument
 @gradient_options
 def command(bundle: Path, gradient: str | None, training_python: Path | None) -> None:
-    """Add to BUNDLE what the training builds of ONNX Runtime 1.19 take, on phones too.
+    """Add to BUNDLE the artifacts for the training builds of ONNX Runtime 1.19, which also run on phones.
 
-    They are in BUNDLE/ort_training. A checkpoint that comes back is taken by `edgepeft pull`.
+    They are written to BUNDLE/ort_training. `edgepeft pull` accepts the checkpoints that devices send back.
     """
     from edgepeft_export.ort_training import export_ort_training
 

@@ -21,7 +21,7 @@ from edgepeft.cli.options import PATH, adapter_of, bundle_argument, json_option,
     help="Prompt. Repeat the option for more prompts.",
 )
 @click.option("--adapter", type=PATH, help="Update or adapter.safetensors; answers are shown with it and without.")
-@click.option("--no-adapter", is_flag=True, help="Generate only without an adapter, as the bundle came.")
+@click.option("--no-adapter", is_flag=True, help="Generate only without an adapter, from the bundle as prepared.")
 @template_option
 @click.option("--max-new-tokens", type=click.IntRange(1), default=64, show_default=True, help="Tokens of an answer.")
 @click.option(
@@ -29,7 +29,7 @@ from edgepeft.cli.options import PATH, adapter_of, bundle_argument, json_option,
     type=click.FloatRange(0.0),
     default=0.0,
     show_default=True,
-    help="Temperature of sampling; 0 takes the likeliest token.",
+    help="Temperature of sampling; 0 chooses the likeliest token.",
 )
 @click.option("--top-k", type=click.IntRange(1), help="Sample from this many likeliest tokens.  [default: all]")
 @click.option(
@@ -56,7 +56,7 @@ def command(
 ) -> None:
     """Print the answers of BUNDLE's causal language model to prompts, without and with an adapter.
 
-    "Without" means as the bundle came, which shows what the adapter changes.
+    "Without" is the bundle as prepared, which shows what the adapter changes.
     """
     from edgepeft.data.prompts import Prompter
     from edgepeft_runtime.bundle.bundle import Bundle
@@ -81,11 +81,11 @@ def command(
             for name, values in wanted.items()
         }
     for row, prompt in enumerate(prompts):
-        said = {name: prompter.decoded(tokens[row]) for name, tokens in answers.items()}
-        click.echo(json.dumps({"prompt": prompt, **said}, ensure_ascii=False) if as_json else _shown(prompt, said))
+        texts = {name: prompter.decoded(tokens[row]) for name, tokens in answers.items()}
+        click.echo(json.dumps({"prompt": prompt, **texts}, ensure_ascii=False) if as_json else _shown(prompt, texts))
 
 
-def _shown(prompt: str, said: dict[str, str]) -> str:
-    width = max(map(len, said)) + len(" the adapter")
-    answers = [f"  {f'{name} the adapter':{width}}  {text.strip()}" for name, text in said.items()]
+def _shown(prompt: str, texts: dict[str, str]) -> str:
+    width = max(map(len, texts)) + len(" the adapter")
+    answers = [f"  {f'{name} the adapter':{width}}  {text.strip()}" for name, text in texts.items()]
     return "\n".join([prompt, *answers])

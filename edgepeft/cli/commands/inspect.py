@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     "wanted",
     metavar="NAME=SIZE,…",
     callback=sizes,
-    help="Predict the memory of a train step at these sizes (batch=8,sequence=64), from two small steps taken here.",
+    help="Predict the memory of a train step at these sizes (batch=8,sequence=64), from two small steps run here.",
 )
 def command(bundle: Path, as_json: bool, tensors: bool, wanted: dict[str, int] | None) -> None:
     """Show the contents of BUNDLE: inputs, trainable and frozen tensors, sizes. Every file is verified."""
@@ -44,31 +44,31 @@ def command(bundle: Path, as_json: bool, tensors: bool, wanted: dict[str, int] |
 
 
 def _predicted(bundle: Bundle, sizes: dict[str, int] | None) -> Json:
-    """The peak memory of training, where sizes are given, and what of it does not grow with them."""
+    """Return the peak memory of training, if sizes are given, and the part that does not grow with them."""
     if sizes is None:
         return {}
     from edgepeft_runtime.train.memory.prediction import predict
 
-    found = predict(bundle, sizes)
-    return {"sizes": sizes, "peak_bytes": found.peak(sizes), "resident_bytes": int(found.resident)}
+    prediction = predict(bundle, sizes)
+    return {"sizes": sizes, "peak_bytes": prediction.peak(sizes), "resident_bytes": int(prediction.resident)}
 
 
 def _print_tensors(bundle: Bundle) -> None:
-    click.echo("tensors that train:")
+    click.echo("trainable tensors:")
     for spec in bundle.manifest.parameters:
         click.echo(f"  {spec.role:7} {_tensor(spec)}")
-    click.echo("frozen tensors: bytes as stored (0: under another name), bytes as fp32, name")
+    click.echo("frozen tensors: stored bytes (0: stored under another name), bytes as fp32, name")
     for frozen in bundle.manifest.frozen:
         click.echo(f"  {size(frozen.bytes):>9} {size(4 * _elements(frozen)):>9} {_tensor(frozen)}")
 
 
 def _elements(frozen: FrozenSpec) -> int:
-    """The number of elements of the float tensor in the place of a frozen one; 0 where another name has its bytes."""
+    """Return the elements of a frozen tensor before quantization; 0 if its bytes are stored under another name."""
     return (frozen.elements or frozen.size) if frozen.bytes else 0
 
 
 def _summary(bundle: Bundle) -> Json:
-    """Counts and sizes, in elements and bytes."""
+    """Return counts and sizes, in elements and bytes."""
     import numpy as np
 
     manifest = bundle.manifest
@@ -122,8 +122,8 @@ def _print(bundle: Bundle, summary: Json) -> None:
     }
     if "peak_bytes" in summary:
         at = ", ".join(f"{name} {count}" for name, count in summary["sizes"].items())
-        peak, whatever = size(summary["peak_bytes"]), size(summary["resident_bytes"])
-        rows["training"] = f"{peak} at its peak, at {at}; {whatever} of it whatever the sizes"
+        peak, resident = size(summary["peak_bytes"]), size(summary["resident_bytes"])
+        rows["training"] = f"{peak} at its peak, at {at}; {resident} of it for any sizes"
     for name, text in rows.items():
         if text:
             click.echo(f"{name:10} {text}")

@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from edgepeft_runtime.data.batch import Batch
 
 _EXAMPLES = 8
-"""How many of the probe's examples are predicted."""
+"""Number of the probe's examples to predict."""
 
 
 @click.command("join")
 @click.argument("remote")
-@click.option("--bundle", type=PATH, help="The campaign's bundle, if it was brought here by other means.")
+@click.option("--bundle", type=PATH, help="The campaign's bundle, if it was copied here by other means.")
 @device_option
 @click.option("--identity", type=PATH, help="File that `edgepeft keys add` wrote; needed the first time.")
 @click.option("--probe", type=PATH, help="An .npz file of inputs to try the new adapter with.  [default: zeros]")
@@ -28,8 +28,8 @@ def command(
 ) -> None:
     """Fetch the latest round from REMOTE, a folder or an http(s):// address, and switch to it if it works.
 
-    A round that was published --with-bundle brings its bundle; what the device has of it is not fetched again. On any
-    failure the device keeps what it has. `edgepeft train --device` trains from it.
+    A round that was published --with-bundle includes its bundle; files that the device has are not fetched again. On
+    any failure the device keeps its adapter. `edgepeft train --device` trains from it.
     """
     from edgepeft_runtime.fleet.device_directory import DeviceDirectory
     from edgepeft_runtime.fleet.joining import join
@@ -37,7 +37,7 @@ def command(
     directory = DeviceDirectory(device)
     if identity is not None:
         directory.adopt(identity)
-    joined = join(remote, directory, bundle, batch=None if probe is None else _some(probe), ca_file=ca_file)
+    joined = join(remote, directory, bundle, batch=None if probe is None else _probe_batch(probe), ca_file=ca_file)
     if joined.advice is not None:
         click.echo(f"note: {joined.advice}", err=True)
     what = "switched to" if joined.switched else "stays with"
@@ -46,7 +46,7 @@ def command(
         click.echo(f"bundle: {joined.bundle}")
 
 
-def _some(probe: Path) -> Batch:
+def _probe_batch(probe: Path) -> Batch:
     import numpy as np
 
     from edgepeft_runtime.data.datasets import read_npz

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 FORMAT = Declared(TARGETS)
 _FORMATS = "Format to write. " + " ".join(f"{name}: {summary(cls)}" for name, cls in TARGETS.items())
 _EXAMPLES, _ROWS = 64, 8
-"""How many examples a merged model is compared on, and how many at a time."""
+"""Number of examples to compare a merged model on, and batch size."""
 
 
 @click.command("merge", cls=SectionedCommand)
@@ -28,9 +28,9 @@ _EXAMPLES, _ROWS = 64, 8
 @click.option("--out", type=PATH, required=True, help="File or directory to write.")
 @FORMAT.settings
 @click.option("--adapter", type=PATH, help="Adapter of an earlier round that the device started from.")
-@click.option("--data", type=PATH, help="Data by which changed quantized weights are compared with the device.")
+@click.option("--data", type=PATH, help="Data on which changed quantized weights are compared with the device.")
 @column_options
-@click.option("--overwrite", is_flag=True, help="Replace what is there.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing target.")
 def command(
     bundle: Path,
     update: Path,
@@ -43,7 +43,7 @@ def command(
     overwrite: bool,
     **settings: object,
 ) -> None:
-    """Put UPDATE, which a device trained from BUNDLE or aggregate made of many, back into a model."""
+    """Merge UPDATE, which a device trained from BUNDLE or `edgepeft aggregate` wrote, into a model."""
     from edgepeft.merging import merge
     from edgepeft_runtime.bundle.bundle import Bundle
 
@@ -57,16 +57,16 @@ def command(
         adapter=adapter,
         calibration=None if data is None else _batches(data, opened, text_column, label_column),
         overwrite=overwrite,
-        on_progress=lambda done: click.echo(f"{out}: {done}"),
+        on_progress=lambda text: click.echo(f"{out}: {text}"),
     )
 
 
 def _batches(data: Path, bundle: Bundle, text_column: str, label_column: str) -> list[Batch]:
-    """Batches of inputs, taken evenly from all of the data."""
+    """Return batches of inputs, sampled evenly from all of the data."""
     import numpy as np
 
     from edgepeft.data import load
 
-    found = load(data, bundle, text_column=text_column, label_column=label_column, labelled=False)
-    chosen = np.linspace(0, len(found) - 1, min(_EXAMPLES, len(found))).astype(np.int64)
-    return [found.batch(rows) for rows in np.array_split(chosen, -(-len(chosen) // _ROWS))]
+    dataset = load(data, bundle, text_column=text_column, label_column=label_column, labelled=False)
+    chosen = np.linspace(0, len(dataset) - 1, min(_EXAMPLES, len(dataset))).astype(np.int64)
+    return [dataset.batch(rows) for rows in np.array_split(chosen, -(-len(chosen) // _ROWS))]

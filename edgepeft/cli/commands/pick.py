@@ -16,7 +16,7 @@ from edgepeft.cli.options import bundle_argument, data_options, run_options
 def command(
     bundle: Path, data: Path, text_column: str, label_column: str, batch_size: int, threads: int | None
 ) -> None:
-    """Pick the elements of BUNDLE that train, by the gradient on data, instead of leaving it to each device."""
+    """Choose the trainable elements of BUNDLE by the gradient on data, instead of leaving it to each device."""
     from edgepeft.data import load
     from edgepeft.preparation.picking import pick
     from edgepeft_runtime.bundle.bundle import Bundle
@@ -24,4 +24,4 @@ def command(
 
     dataset = load(data, Bundle.open(bundle), text_column=text_column, label_column=label_column)
     pick(bundle, source_of(dataset, batch_size).batches(0), threads=threads)
-    click.echo(f"{bundle}: picked; what was trained from it before is stale now")
+    click.echo(f"{bundle}: picked; updates trained from it before are stale now")

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from edgepeft_runtime.train.trainer import Trainer
 
 Batches = Iterator[tuple[int, dict[str, "Array"]]]
-"""Number of the first example, and the model's outputs."""
+"""Index of the first example, and the model's outputs."""
 
 
 @click.command("predict")
@@ -111,9 +111,9 @@ def _write_npz(out: Path, batches: Batches) -> None:
         arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     except ValueError as failure:
         raise DifferentLengths(
-            "The outputs of the batches have different shapes, so they make no one array.",
+            "The outputs of the batches have different shapes, so they do not fit into one array.",
             context=str(failure),
-            hint="write .jsonl, or give a --batch-size that takes all examples at once.",
+            hint="write .jsonl, or set a --batch-size that covers all examples.",
         ) from None
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **arrays)

@@ -35,11 +35,9 @@ OPTIMIZER = Declared(OPTIMIZERS)
 @LOSS.settings
 @template_option
 @compression_options
-@click.option(
-    "--engine", type=click.Choice(ENGINES), default=PORTABLE, help="ort-training: add the artifacts that it takes."
-)
+@click.option("--engine", type=click.Choice(ENGINES), default=PORTABLE, help="Engine; ort-training adds its artifacts.")
 @gradient_options
-@click.option("--overwrite", is_flag=True, help="Replace a bundle that is there.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing bundle.")
 def command(
     source: str,
     out: Path,
@@ -68,13 +66,13 @@ def command(
     overwrite: bool,
     **settings: Any,
 ) -> None:
-    """Compile SOURCE to a bundle that a device trains with onnxruntime alone.
+    """Compile SOURCE into a bundle that a device trains with onnxruntime alone.
 
     SOURCE is a Hugging Face model directory, an .onnx file, or package.module:function (file.py:function) that returns
     a model and example inputs.
     """
     chosen, train = chosen_method(source, method, METHOD.given(settings))
-    packing = quantization(compute, keep_fp32, settings)
+    quantized = quantization(compute, keep_fp32, settings)
     from edgepeft.preparation.options import Compression, Interface
     from edgepeft.preparation.prepare import prepare
     from edgepeft_export.bundle import check_target
@@ -82,13 +80,13 @@ def command(
     check_target(out, overwrite)
     loaded = loaded_source(source, task=task, classes=classes, max_length=max_length, template=template, seed=seed)
     columns = {"text_column": text_column, "label_column": label_column}
-    done = prepare(
+    prepared = prepare(
         loaded,
         out=out,
         method=chosen,
         loss=_loss(loss or loaded.loss, LOSS.given(settings)),
         optimizer=OPTIMIZER.make(optimizer, OPTIMIZER.given(settings)),
-        compute=packing,
+        compute=quantized,
         trainable=train,
         compression=Compression(
             prune,
@@ -101,11 +99,11 @@ def command(
         overwrite=overwrite,
         on_progress=lambda text: click.echo(f"{text} …", err=True),
     )
-    files = [file for file in done.bundle.rglob("*") if file.is_file()]
-    click.echo(f"{done.bundle}: {done.trainable:,} elements train; {size(sum(f.stat().st_size for f in files))}")
-    for name, reason in done.kept.items():
+    total = sum(file.stat().st_size for file in prepared.bundle.rglob("*") if file.is_file())
+    click.echo(f"{prepared.bundle}: {prepared.trainable:,} trainable elements; {size(total)}")
+    for name, reason in prepared.kept.items():
         click.echo(f"{name} stays fp32: {reason}", err=True)
-    for name in done.unreached:
+    for name in prepared.unreached:
         click.echo(f"the loss does not depend on {name}: it stays frozen", err=True)
 
 
@@ -118,5 +116,5 @@ def _engine(name: str, gradient: str | None, training_python: Path | None) -> st
 
 
 def _loss(name: str, given: dict[str, object]) -> str | Loss:
-    """The loss with the settings that were given; the name of a file alone stays as it is."""
+    """Return the loss with the settings that were given; without any, the name or file is returned unchanged."""
     return LOSS.make(name, given) if given else name

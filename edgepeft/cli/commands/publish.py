@@ -33,7 +33,7 @@ from edgepeft.cli.options import PATH, workspace_option
     help="Rounds that an update may be late while this one is the newest.",
 )
 @click.option(
-    "--min-devices", type=click.IntRange(0), default=1, show_default=True, help="Devices it takes to close the round."
+    "--min-devices", type=click.IntRange(0), default=1, show_default=True, help="Devices needed to close the round."
 )
 @click.option(
     "--days",
@@ -44,9 +44,9 @@ from edgepeft.cli.options import PATH, workspace_option
 )
 @click.option("--steps", type=click.IntRange(1), help="Optimizer steps a device may take.")
 @click.option(
-    "--with-bundle", is_flag=True, help="Let BUNDLE travel with this round and later ones; unchanged files once."
+    "--with-bundle", is_flag=True, help="Send BUNDLE with this round and later ones; unchanged files are sent once."
 )
-@click.option("--again", is_flag=True, help="Bring the newest round to each REMOTE once more, instead of making one.")
+@click.option("--again", is_flag=True, help="Send the newest round to each REMOTE again, instead of making one.")
 @click.option("--another", is_flag=True, help="Make a round even if the newest has this adapter and these terms.")
 def command(
     bundle: Path,
@@ -58,9 +58,9 @@ def command(
     another: bool,
     **terms: Any,
 ) -> None:
-    """Make the next round of BUNDLE's fleet, signed, and bring it to each REMOTE: a folder or an address (s3://).
+    """Sign the next round of BUNDLE's fleet, and send it to each REMOTE: a folder or an address (s3://).
 
-    `edgepeft serve` gives it to devices without any REMOTE. Repeating the command brings the same round again.
+    `edgepeft serve` serves it to devices without any REMOTE. Repeating the command sends the same round again.
     """
     from edgepeft.sync import Terms, Workspace, mirror, publish
 
@@ -69,13 +69,18 @@ def command(
         click.echo(f"round {latest.round} of {latest.campaign} again")
     else:
         before = Workspace(workspace).latest()
-        settled = Terms(**terms)
         made = publish(
-            bundle, workspace, remotes, adapter=adapter, terms=settled, with_bundle=with_bundle, another=another
+            bundle,
+            workspace,
+            remotes,
+            adapter=adapter,
+            terms=Terms(**terms),
+            with_bundle=with_bundle,
+            another=another,
         )
         if before is not None and before.round == made.round:
             click.echo(f"round {made.round} of {made.campaign} is the same (--another makes one more)", err=True)
         else:
             click.echo(f"published round {made.round} of {made.campaign}: adapter {made.adapter.sha256}")
     for remote in remotes:
-        click.echo(f"brought to {remote}")
+        click.echo(f"sent to {remote}")

@@ -14,7 +14,7 @@ from edgepeft.cli.options import workspace_option
 @click.option("--to", type=click.IntRange(1), required=True, help="Round to restore.")
 @workspace_option
 def command(remotes: tuple[str, ...], to: int, workspace: Path) -> None:
-    """Publish an earlier round's adapter again, to the byte. It is a new round: no device ever goes backwards."""
+    """Publish an earlier round's adapter again, bit for bit, as a new round: devices never go back."""
     from edgepeft.sync import Workspace, rollback
 
     before = Workspace(workspace).latest()

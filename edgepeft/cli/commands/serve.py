@@ -18,14 +18,16 @@ _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 @click.command("serve")
 @workspace_option
-@click.option("--address", default="127.0.0.1", show_default=True, help="Where to listen; 0.0.0.0: everywhere.")
-@click.option("--port", type=click.IntRange(0, 65535), default=8443, show_default=True, help="0 takes a free one.")
+@click.option("--address", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 for all.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8443, show_default=True, help="Port; 0 for any free one."
+)
 @click.option("--certificate", type=PATH, help="Certificate chain (PEM), for https.")
 @click.option("--private-key", type=PATH, help="Private key of the certificate (PEM).")
 def command(workspace: Path, address: str, port: int, certificate: Path | None, private_key: Path | None) -> None:
-    """Give the published rounds to devices, and take their updates. `edgepeft pull --workspace` judges what came in.
+    """Serve the published rounds to devices, and accept their updates. `edgepeft pull --workspace` verifies them.
 
-    Each device shows its token, which `edgepeft keys add` made. Ctrl-C ends it.
+    Each device authenticates by the token that `edgepeft keys add` made. Ctrl-C stops the server.
     """
     if (certificate is None) != (private_key is None):
         raise click.UsageError("--certificate and --private-key go together.")
@@ -46,7 +48,7 @@ def command(workspace: Path, address: str, port: int, certificate: Path | None, 
 
 
 def _files() -> int:
-    """How many files this process may open, as many as the system allows."""
+    """Raise the number of files that this process may open, as far as the system allows, and return it."""
     try:
         import resource
     except ImportError:  # on Windows
@@ -57,7 +59,7 @@ def _files() -> int:
         return wanted
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
-    except (OSError, ValueError):  # some systems allow less than they say
+    except (OSError, ValueError):  # some systems allow less than they report
         return now
     return wanted
 
@@ -90,6 +92,6 @@ def _tls(certificate: Path, private_key: Path) -> ssl.SSLContext:
         raise BadCertificate(
             f"Cannot serve with the certificate {certificate} and the key {private_key}.",
             context=str(failure),
-            hint="give both as PEM, the key without a password.",
+            hint="pass both as PEM, the key without a password.",
         ) from failure
     return context

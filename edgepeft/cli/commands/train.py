@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgepeft.cli.device_rounds import Part, check_options
-from edgepeft.cli.limits import UNFINISHED, Teller, Terminated, limit_options, limits, terminable
+from edgepeft.cli.device_rounds import TrainingStart, check_options
+from edgepeft.cli.limits import UNFINISHED, LimitReporter, Terminated, limit_options, limits, terminable
 from edgepeft.cli.options import (
     PATH,
     adapter_of,
@@ -39,7 +39,7 @@ _INTERRUPTED = 130
 
 
 def _warmup(_context: click.Context, _option: click.Parameter, text: str) -> int | float:
-    """Read whole numbers as steps, others as a fraction of all steps."""
+    """Parse a whole number as steps, and any other number as a fraction of all steps."""
     try:
         return int(text) if text.isdecimal() else float(text)
     except ValueError:
@@ -51,7 +51,7 @@ def _warmup(_context: click.Context, _option: click.Parameter, text: str) -> int
 @data_options
 @template_option
 @click.option("--adapter", type=PATH, help="Adapter of a later round to start from.")
-@click.option("--state", type=PATH, help="Directory of the run; a run that is in it is resumed.")
+@click.option("--state", type=PATH, help="Directory of the run; an existing run is resumed.")
 @click.option(
     "--device",
     type=PATH,
@@ -88,9 +88,9 @@ def _warmup(_context: click.Context, _option: click.Parameter, text: str) -> int
 def command(**options: Any) -> int:
     """Train BUNDLE's adapter on your data, and write an update to send back.
 
-    On a device of a fleet BUNDLE may be left out: it is the one that `edgepeft join` has fetched.
+    On a device of a fleet, omit BUNDLE to train the one that `edgepeft join` has fetched.
 
-    The best adapter by held-out loss is kept where there is held-out data.
+    With held-out data, the adapter with the lowest held-out loss is kept.
 
     Ctrl-C, SIGTERM and the limits save the run between two steps; the same command resumes it. The update is written
     when the run is complete. If it is not, the exit code is 75, or 130 after Ctrl-C.
@@ -98,7 +98,7 @@ def command(**options: Any) -> int:
     with terminable():
         try:
             return _train(**options)
-        except Terminated:  # before or after the training itself: there is nothing to lose
+        except Terminated:  # before or after the training itself: there is nothing to save
             return UNFINISHED
 
 
@@ -130,47 +130,47 @@ def _train(
 
     _check_writable(update)
     check_options(bundle, device, state, adapter)
-    allowed = limits(max_minutes, max_temperature, idle_only)
-    part = Part.of(bundle, device, state, adapter)
+    device_limits = limits(max_minutes, max_temperature, idle_only)
+    origin = TrainingStart.of(bundle, device, state, adapter)
     with ExitStack() as stack:
-        stack.enter_context(part.judged())
-        opened = Bundle.open(part.bundle)
+        stack.enter_context(origin.settling())
+        opened = Bundle.open(origin.bundle)
         read = partial(load, bundle=opened, text_column=text_column, label_column=label_column, template=template)
         train, held_out = _data(read, data, validate, seed)
         adapter_of(adapter, opened)  # an update of another base is refused by name
         given = None if adapter is None else peft_adapter(adapter, opened)
         opening = partial(Trainer.open, opened, seed=seed, threads=threads, engine=engine)
-        trainer = stack.enter_context(opening(state=part.state, adapter=given or part.adapter))
+        trainer = stack.enter_context(opening(state=origin.state, adapter=given or origin.adapter))
         start = time.monotonic()
         if trainer.steps:
-            click.echo(f"resuming from step {trainer.steps} in {part.state}", err=True)
+            click.echo(f"resuming from step {trainer.steps} in {origin.state}", err=True)
         try:
             with Counter() as counter:
-                pause = Teller(allowed, counter)
-                pieces = part.limited(_in_pieces(settings, opened))
-                report = trainer.fit(train, validate=held_out, progress=part.watched(counter), pause=pause, **pieces)
+                pause = LimitReporter(device_limits, counter)
+                chosen = origin.limited(_in_micro_batches(settings, opened))
+                report = trainer.fit(train, validate=held_out, progress=origin.watched(counter), pause=pause, **chosen)
         except KeyboardInterrupt as interrupt:
             terminated = isinstance(interrupt, Terminated)
-            _tell_saved("terminated" if terminated else "\ninterrupted", trainer.steps, part.state)
+            _show_saved("terminated" if terminated else "\ninterrupted", trainer.steps, origin.state)
             return UNFINISHED if terminated else _INTERRUPTED
         if pause.ended is not None:
-            _tell_saved(pause.ended, trainer.steps, part.state)
+            _show_saved(pause.ended, trainer.steps, origin.state)
             return UNFINISHED
         trainer.save_update(update)
-        if changed_nothing(trainer.parameters(), load_adapter(opened, given or part.adapter)[0]):
+        if changed_nothing(trainer.parameters(), load_adapter(opened, given or origin.adapter)[0]):
             notice_unchanged(f"The update {update}")
     _print(report, update)
     click.echo(f"{time.monotonic() - start:.1f} s, at most {size(peak_memory())} of memory")
     return 0
 
 
-def _tell_saved(why: str, steps: int, state: Path) -> None:
-    click.echo(f"{why} after step {steps}; it is saved in {state}.", err=True)
+def _show_saved(why: str, steps: int, state: Path) -> None:
+    click.echo(f"{why} after step {steps}; the run is saved in {state}.", err=True)
     click.echo("the same command resumes it.", err=True)
 
 
-def _in_pieces(settings: dict[str, Any], bundle: Bundle) -> dict[str, Any]:
-    """The settings with batches no larger than the bundle was prepared for; as many more of them make a step."""
+def _in_micro_batches(settings: dict[str, Any], bundle: Bundle) -> dict[str, Any]:
+    """Return settings whose batches are no larger than the bundle allows, and accumulate more of them per step."""
     memory = bundle.manifest.memory
     micro, wanted = memory.micro_batch if memory is not None else None, settings["batch_size"]
     if micro is None or micro >= wanted:
@@ -199,14 +199,14 @@ def _fraction(text: str) -> float | None:
 
 
 def _check_writable(update: Path) -> None:
-    """To learn after hours that the result cannot be written would be late."""
+    """Check before hours of training that the result can be written."""
     check_output(update)
     folder = update.parent
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise CannotWriteFile(
             f"The update cannot be written to {update}.",
-            context=f"{folder} is no folder that may be written to.",
-            hint="choose another file for --update, or make the folder.",
+            context=f"{folder} is not a writable folder.",
+            hint="choose another file for --update, or create the folder.",
         )
 
 

@@ -1,1 +1,1 @@
-"""Collection of updates: out of plain folders (``pull``), or of a fleet's inboxes (``collect``)."""
+"""Collection of updates from plain folders (``pull``) or from a fleet's inboxes (``collect``)."""

@@ -1,6 +1,6 @@
-"""Collect what devices have delivered: read it, verify it, keep it as accepted or in quarantine, note it in the ledger.
+"""Collect deliveries: read and verify each, store it as accepted or in quarantine, and record it in the ledger.
 
-All I/O is here; what makes an update good is decided by :mod:`edgepeft.sync.collection.verification`.
+All I/O is here. The rules for a good update are in :mod:`edgepeft.sync.collection.verification`.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ class Collected:
 
     Attributes:
         accepted: Updates that are new.
-        already_there: How many updates an earlier call, or another remote, had brought.
+        already_there: Number of updates that an earlier call or another remote had delivered.
         waiting: Files whose sidecar, or whose update, has not arrived yet.
-        refused: What was refused.
+        refused: Files that were refused.
     """
 
     accepted: tuple[Entry, ...]
@@ -59,17 +59,17 @@ def collect(
     remove: bool = False,
     now: float | None = None,
 ) -> Collected:
-    """Verify what devices have delivered, and keep what is good. The call is idempotent.
+    """Verify the deliveries of devices, and keep the good ones. The call is idempotent.
 
-    Every file is read once; what is verified, and kept, are the bytes that were read. An update is accepted when it is
-    in the ledger. If the process ends before that, the next call collects it again.
+    Every file is read once, and the bytes that were read are verified and kept. An update is accepted once it is in the
+    ledger. If the process ends before that, the next call collects it again.
 
     Args:
         remotes: Folders and addresses that devices deliver to.
         workspace: The host's workspace.
-        remove: Remove from the remotes what was accepted or is in quarantine, and what waits for a round that is
-            closed. The workspace's own ``received`` is always emptied so.
-        now: Seconds since 1970; ``None`` asks the clock.
+        remove: Remove from the remotes files that were accepted or are in quarantine, and files that wait for a closed
+            round. They are always removed from the workspace's own ``received``.
+        now: Seconds since 1970; ``None``: the present time.
 
     Raises:
         SyncError: A remote cannot be read, no round was published, or the workspace cannot be written.
@@ -86,19 +86,19 @@ def collect(
             for remote, transport in zip(remotes, transports, strict=True):
                 collecting.remove = remove or _is_received(remote, workspace)
                 for file in inbox_files(transport):
-                    collecting.take(transport, file)
+                    collecting.collect(transport, file)
             collecting.settle()
             _remove_empty(workspace, facts.oldest_open)
-        finally:  # what is not settled is not in the ledger, and is collected again next time
+        finally:  # unsettled files are not in the ledger, and are collected again next time
             shutil.rmtree(workspace.staging, ignore_errors=True)
     return collecting.result()
 
 
 def accepted(workspace: str | Path | Workspace, number: int | None = None) -> list[tuple[Entry, Path]]:
-    """Return what counts for the end of a round: the newest update of each device that is not revoked.
+    """Return the updates that count for a round: the newest of each device that is not revoked.
 
-    Updates of earlier rounds are among them where they came while this one was open and it allows them so late:
-    ``entry.round`` says so. No device counts twice for a round.
+    They include updates of earlier rounds (see ``entry.round``) that arrived while this one was open, if it accepts
+    updates so late. No device counts twice for a round.
 
     Args:
         workspace: The host's workspace.
@@ -133,7 +133,7 @@ class _Collecting:
     def result(self) -> Collected:
         return Collected(tuple(self.entries), self.already, tuple(self.waiting), tuple(self.refusals))
 
-    def take(self, remote: HostTransport, file: InboxFile) -> None:
+    def collect(self, remote: HostTransport, file: InboxFile) -> None:
         """Accept, skip, wait for or refuse a file of an inbox."""
         if self._is_leftover(remote, file):
             self._clear(remote, file)
@@ -145,10 +145,10 @@ class _Collecting:
         elif file.address is None or not file.complete:
             self.waiting.append(f"{remote}/{file.name}")
         else:
-            self._take_new(remote, file, file.address)
+            self._collect_new(remote, file, file.address)
 
     def _is_leftover(self, remote: HostTransport, file: InboxFile) -> bool:
-        """Return whether it is half of a delivery whose other half is gone, or will not be accepted any more."""
+        """Return whether it is half of a delivery whose other half is gone or no longer accepted."""
         if file.update is not None and self._is_done_with(remote, file.update):
             return True
         return not file.complete and self.remove and self._is_closed(file.update or file)
@@ -157,11 +157,11 @@ class _Collecting:
         return update.address is not None and update.address.round < self.facts.oldest_open
 
     def _is_done_with(self, remote: HostTransport, update: InboxFile) -> bool:
-        """Return whether an update that is gone was collected before, so that its sidecar is of no more use."""
+        """Return whether an update that is gone was collected before, so that its sidecar is obsolete."""
         assert update.address is not None
         return self._has(update.address) or self.ledger.was_refused(_source(remote, update))
 
-    def _take_new(self, remote: HostTransport, file: InboxFile, address: Address) -> None:
+    def _collect_new(self, remote: HostTransport, file: InboxFile, address: Address) -> None:
         content = sidecar = None
         try:
             content = read(remote, file.name, self.facts.newest.limits.update_bytes)
@@ -197,9 +197,9 @@ class _Collecting:
             self.settle()
 
     def settle(self) -> None:
-        """Flush the files, then the ledger, which names only files that are there; then remove from the remotes.
+        """Flush the files, then the ledger, so that it names only stored files. Then remove them from the remotes.
 
-        This is done for many files at a time: the first flush of a few costs nearly as much as all of them.
+        Many files are flushed together, since the first flush costs nearly as much as all of them.
         """
         for kept in self.unsettled:
             for path in (kept, kept.with_suffix(SIDECAR_SUFFIX)):
@@ -208,7 +208,7 @@ class _Collecting:
             sync_directory(folder)
         self.ledger.commit()
         for remote, file in self.done_with:
-            # The sidecar last: alone it is known for what it is, and an update alone may still be on its way.
+            # The sidecar last: alone it is recognized as a leftover, while an update alone may still await its sidecar.
             with suppress(EdgepeftError, OSError):
                 remote.remove(file.name)
                 remote.remove(file.sidecar)
@@ -234,7 +234,7 @@ class _Collecting:
             self._clear(remote, file)
 
     def _clear(self, remote: HostTransport, file: InboxFile) -> None:
-        """Note that a file is kept here, and may be removed from its remote."""
+        """Mark a file that is kept here, so that it is removed from its remote."""
         if self.remove:
             self.done_with.append((remote, file))
 
@@ -253,7 +253,7 @@ def _is_received(remote: str | Path, workspace: Workspace) -> bool:
 
 
 def _remove_empty(workspace: Workspace, oldest_open: int) -> None:
-    """Remove the empty folders of closed rounds; in those of open ones a device may be writing."""
+    """Remove the empty folders of closed rounds; a device may be writing to those of open ones."""
     for folder in sorted(workspace.received.glob(f"{rounds.INBOX}/*")):
         if (rounds.number_of(folder.name) or oldest_open) < oldest_open:
             for empty in (*folder.iterdir(), folder):

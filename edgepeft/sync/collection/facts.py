@@ -1,4 +1,4 @@
-"""What a host knows, read from its workspace when a rule of :mod:`edgepeft.sync.collection.verification` asks."""
+"""The host's facts for :mod:`edgepeft.sync.collection.verification`, read from its workspace on demand."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from edgepeft_runtime.fleet.rounds import Round
 
 
 class HostFacts:
-    """Implements :class:`~edgepeft.sync.collection.verification.Facts`.
+    """Implement :class:`~edgepeft.sync.collection.verification.Facts`.
 
     Args:
         workspace: The host's workspace, with at least one round.
-        ledger: What was accepted before.
+        ledger: The updates that were accepted before.
         now: Seconds since 1970.
 
     Raises:
-        SyncError: From the constructor and from look-ups: a file of the workspace is damaged, which is no update's
-            fault.
+        SyncError: From the constructor and from look-ups: a file of the workspace is damaged, which no update has
+            caused.
     """
 
     def __init__(self, workspace: Workspace, ledger: Ledger, now: float) -> None:

@@ -1,4 +1,4 @@
-"""The files in the inbox of a remote, and what each of them should be (section 8 of the SPEC)."""
+"""List the files in the inbox of a remote, each with its expected content (section 8 of the SPEC)."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class InboxFile:
 
     Attributes:
         name: Its name in the remote.
-        address: What it should be; ``None``: it cannot be part of a delivery.
-        error: Why not.
+        address: The round, device and hash that its path names; ``None`` if it cannot be part of a delivery.
+        error: The reason why it cannot.
         complete: Whether both the update and its sidecar are there.
-        update: Of a sidecar without its update: the update that it belongs to.
+        update: For a sidecar without its update, the update that it belongs to.
     """
 
     name: str
@@ -39,7 +39,7 @@ class InboxFile:
 
 
 def inbox_files(remote: HostTransport) -> Iterator[InboxFile]:
-    """Yield everything in the inbox of a remote, but for what is still being written."""
+    """Yield everything in the inbox of a remote, except files that are still being written."""
     yield from _strays(remote, rounds.INBOX)
     for name in remote.folders(rounds.INBOX):
         folder, number = f"{rounds.INBOX}/{name}", rounds.number_of(name)
@@ -59,7 +59,7 @@ def _of_round(remote: HostTransport, number: int, folder: str) -> Iterator[Inbox
 
 
 def _readable(folder: str, files: Iterator[InboxFile]) -> Iterator[InboxFile]:
-    """Yield what is in a folder. One that cannot be read is refused as a whole, and the others are still read."""
+    """Yield the files of a folder. If it cannot be read, it is refused as a whole, and other folders are still read."""
     try:
         yield from files
     except CannotReadRemote as error:

@@ -17,12 +17,12 @@ def update_of_checkpoint(path: Path, bundle: Bundle | None) -> Update:
     """Return the update that a checkpoint contains.
 
     Args:
-        path: Written by ``CheckpointState.save_checkpoint`` on any device; it carries the hashes of base and adapter
-            that ``edgepeft export-ort-training`` put into it.
+        path: File that ``CheckpointState.save_checkpoint`` has written on any device. It contains the hashes of base
+            and adapter that ``edgepeft export-ort-training`` has put into it.
         bundle: The bundle that it was trained from, for the provenance.
 
     Raises:
-        UpdateError: It is damaged, does not say what it was trained from, or has no values.
+        UpdateError: It is damaged, does not name its base and adapter, or has no values.
     """
     checkpoint = read_checkpoint(path)
     if bundle is None:

@@ -29,7 +29,7 @@ _TENSORS_OF_A_CHECKPOINT = 3
 
 @dataclass(frozen=True)
 class Received:
-    """An update: where it was found, and where it is kept."""
+    """An update: the file it was read from, and the file it is kept in."""
 
     source: Path
     path: Path
@@ -41,8 +41,8 @@ class Pulled:
 
     Attributes:
         accepted: Updates that are new.
-        already_there: Updates that an earlier pull, or an earlier file of this one, had brought.
-        refused: Files that were refused, and left where they are.
+        already_there: Updates that an earlier pull, or an earlier file of this one, had delivered.
+        refused: Files that were refused. They are left in their folders.
     """
 
     accepted: tuple[Received, ...]
@@ -59,13 +59,13 @@ def pull(
 ) -> Pulled:
     """Copy the updates in some folders to ``into``, each as ``<sha256>.safetensors``.
 
-    Pulling the same update again, under whatever name, changes nothing. Every file is read once; what is checked, and
-    kept, are the bytes that were read.
+    Pulling the same update again, under whatever name, changes nothing. Every file is read once, and the
+    bytes that were read are checked and kept.
 
     Args:
         folders: Folders with ``*.safetensors``, and with checkpoints of ONNX Runtime Training (``checkpoint``,
             ``*.ckpt``), which are kept as updates. Folders in them are not searched.
-        into: Created if it is missing.
+        into: Folder to keep the updates in, created if it is missing.
         bundle: Also refuse updates that do not belong to this bundle.
         max_bytes: Refuse larger files.
 
@@ -97,7 +97,7 @@ def pull(
 
 
 def _candidates(remote: HostFolder) -> Iterator[str]:
-    """Yield the names that updates have; one that begins with a dot is still being written."""
+    """Yield the names of possible updates. A file whose name starts with a dot is still being written."""
     patterns = (f"*{UPDATE_SUFFIX}", *ort_checkpoints.NAMES)
     for name in sorted([*remote.folders(""), *remote.others("")]):
         if not name.startswith(".") and any(fnmatchcase(name, pattern) for pattern in patterns):
@@ -119,7 +119,7 @@ def _checked(content: bytes, source: Path, scratch: Path, bundle: Bundle | None)
 
 
 def _keep(content: bytes, kept: Path, scratch: Path) -> bool:
-    """Write an update under its hash, flushed; return whether it was not there already, whole."""
+    """Write an update under its hash, flushed; return ``False`` if it was there already, undamaged."""
     if kept.is_file() and not kept.is_symlink() and sha256_of(kept) == kept.stem:
         return False
     scratch.write_bytes(content)

@@ -1,4 +1,4 @@
-"""The quarantine: what was refused, with the reason, as far as there is room."""
+"""The quarantine: refused files with their reasons, up to a maximum size."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from edgepeft.intake.refusal import Refusal
 from edgepeft_runtime.files.durable import make_folder, write_atomically
 
 MAX_QUARANTINE_BYTES = 2**30
-"""Largest size of the quarantine, reasons included; what is refused beyond that is only counted in the ledger."""
+"""Largest size of the quarantine, reasons included. Beyond that, refusals are only recorded in the ledger."""
 
 _BLOCK = 2**12
 
@@ -20,14 +20,14 @@ class Quarantine:
     """A folder per code, and in it a folder per refused file: ``reason.json``, ``update`` and ``sidecar``.
 
     Args:
-        path: Its folder.
+        path: Folder of the quarantine.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def folder(self, refusal: Refusal, key: str) -> Path:
-        """Return where a refused file is kept; ``key`` tells it from others that were refused for the same reason."""
+        """Return the folder of a refused file; ``key`` distinguishes files with the same reason."""
         return self._path / refusal.code / key[:16]
 
     def keep(self, folder: Path, refusal: Refusal, at: int, content: bytes | None, sidecar: bytes | None) -> None:
@@ -48,11 +48,11 @@ class Quarantine:
 
     @cached_property
     def _size(self) -> int:
-        """Bytes of all files; counted once, then kept up to date."""
+        """Bytes of all files, counted once and then updated."""
         files = (Path(root) / name for root, _, names in os.walk(self._path) for name in names)
         return sum(_on_disk(os.path.getsize(path)) for path in files)
 
 
 def _on_disk(size: int) -> int:
-    """Return the bytes that a file takes on the disk: many small ones fill it, too."""
+    """Return the bytes that a file uses on the disk, rounded up to whole blocks."""
     return -(-size // _BLOCK) * _BLOCK

@@ -1,6 +1,6 @@
-"""The rules by which a delivered update is accepted or refused, in order and without I/O (section 8.3 of the SPEC).
+"""The rules that decide whether a delivered update is accepted, in order and without I/O (section 8.3 of the SPEC).
 
-Each rule has codes; the first one that fails decides. Point 4 of the section lists them all:
+Each rule has codes, and the first failing rule decides. Point 4 of the section lists them all:
 
 1. The hash of the content is its name: ``wrong-hash``.
 2. The sidecar is in canonical form, signed by a registered device in good standing, and belongs to this file and this
@@ -9,11 +9,11 @@ Each rule has codes; the first one that fails decides. Point 4 of the section li
 3. It is of this campaign and of a published round: ``foreign-campaign``, ``future-update``.
 4. The content is an update that started from that round's adapter: the checks of :mod:`edgepeft.intake.checks`.
 5. The change is no larger than allowed, unless larger ones are clipped: ``norm-too-large``.
-6. The ledger has neither this content under another name, nor another content under this number: ``replayed``,
+6. The ledger has neither this content under another name nor another content under this sequence number: ``replayed``,
    ``equivocation``.
 7. It is not too late: ``stale-update``, ``expired-round``.
 
-What comes before (names, folders, kinds and sizes of files) is checked where files are opened.
+Names, folders, kinds and sizes of files are checked earlier, where files are opened.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ from edgepeft_runtime.train.update import Update
 
 @dataclass(frozen=True)
 class Address:
-    """Where an update was found in a remote, which says what it should be: round, device, hash."""
+    """The address of an update in a remote, which names its round, device and hash."""
 
     round: int
     device: str
@@ -64,7 +64,7 @@ class Address:
 
 @dataclass(frozen=True)
 class Delivered:
-    """An update as it was found: its address, the bytes of the file, and those of its sidecar."""
+    """An update as delivered: its address, the bytes of the file, and those of its sidecar."""
 
     address: Address
     content: bytes
@@ -72,7 +72,7 @@ class Delivered:
 
 
 class Facts(Protocol):
-    """What the host knows. A look-up may read a file of the host's; the rules see only what it returns.
+    """The host's knowledge. A look-up may read a file of the host, but the rules see only its result.
 
     Attributes:
         now: Seconds since 1970.
@@ -88,7 +88,7 @@ class Facts(Protocol):
         """Return a registered device."""
 
     def blocked(self, device: str) -> str | None:
-        """Return why nothing is accepted from a device any more."""
+        """Return the reason why a device is blocked, if it is."""
 
     def round(self, number: int) -> Round:
         """Return a published round."""
@@ -107,7 +107,7 @@ def verify(delivered: Delivered, facts: Facts) -> Entry:
     """Return the ledger's entry for a good update.
 
     Raises:
-        UpdateError, FleetError: The first rule that it breaks; see the top of this module.
+        UpdateError, FleetError: The first rule that it breaks; see the docstring of this module.
     """
     delivery = _delivery(delivered, facts)
     round_ = _round(delivery, facts)
@@ -136,7 +136,7 @@ def _delivery(delivered: Delivered, facts: Facts) -> Delivery:
     """Return the sidecar, if a registered device in good standing has signed it for this file at this address."""
     digest, size = signatures.sha256(delivered.content), len(delivered.content)
     if digest != delivered.address.sha256:
-        raise WrongHash("The update is not what its name says.", context=f"its SHA-256 is {digest}", hint=None)
+        raise WrongHash("The update does not match its name.", context=f"its SHA-256 is {digest}", hint=None)
     delivery = Delivery.from_bytes(delivered.sidecar)
     device = facts.device(delivery.device)
     if device is None:
@@ -149,7 +149,7 @@ def _delivery(delivered: Delivered, facts: Facts) -> Delivery:
         raise BlockedDevice(f"The device {delivery.device} is blocked.", context=reason, hint=None)
     named = Address(delivery.round, delivery.device, delivery.sha256)
     if named != delivered.address or delivery.size != size:
-        context = f"the sidecar names {named}, {delivery.size} bytes\nit was found at {delivered.address}, {size} bytes"
+        context = f"the sidecar names {named}, {delivery.size} bytes\nit came at {delivered.address}, {size} bytes"
         message = "The sidecar belongs to another update, or to another address."
         raise WrongAddress(message, context=context, hint=None)
     return delivery
@@ -177,7 +177,7 @@ def _update(delivered: Delivered, round_: Round, manifest: Manifest) -> Update:
 
 
 def _scale(norm: float, round_: Round) -> float:
-    """Return the factor that brings a change to the norm that is allowed; 1 where it is small enough."""
+    """Return the factor that scales a change down to the allowed norm; 1 if it is small enough."""
     most = math.inf if round_.max_update_norm is None else round_.max_update_norm
     check_norm(norm, math.inf if round_.norm_action == CLIP else most)
     return min(1.0, most / norm) if norm else 1.0
@@ -187,7 +187,7 @@ def _check_ledger(delivery: Delivery, facts: Facts) -> None:
     signed = facts.signed(delivery.device, delivery.sequence)
     if signed is not None and signed != delivery.sha256:
         raise Equivocation(
-            "The device has signed two updates under one number; it is blocked.",
+            "The device has signed two updates under one sequence number; it is blocked.",
             context=f"update {delivery.sequence} of {delivery.device} is {signed}, and now {delivery.sha256}",
             hint=None,
         )
@@ -202,7 +202,7 @@ def _check_ledger(delivery: Delivery, facts: Facts) -> None:
 
 
 def _staleness(round_: Round, facts: Facts) -> int:
-    """Return how many rounds have been published since an update's own, if it is not too late."""
+    """Return the number of rounds since an update's own, if it is not too late."""
     staleness, most = facts.newest.round - round_.round, facts.newest.max_staleness
     if staleness > most:
         message = f"The update of round {round_.round} comes too late."
@@ -215,7 +215,7 @@ def _staleness(round_: Round, facts: Facts) -> int:
 
 
 def change_norm(parameters: Mapping[str, Array], start: Mapping[str, Array]) -> float:
-    """Return the L2 norm of the changes of all floats together, in float64; infinite where it overflows."""
+    """Return the L2 norm of the changes of all floats together, in float64; infinite if it overflows."""
     total = 0.0
     with np.errstate(over="ignore"):
         for name, value in parameters.items():

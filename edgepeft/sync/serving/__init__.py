@@ -1,1 +1,1 @@
-"""``edgepeft serve``: rounds over HTTP, and an inbox for updates."""
+"""``edgepeft serve``: published rounds and an inbox for updates over HTTP."""

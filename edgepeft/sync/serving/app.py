@@ -1,8 +1,8 @@
-"""``edgepeft serve``: the published rounds over HTTP, and an inbox for the updates of devices.
+"""The server of ``edgepeft serve``: the published rounds, and an inbox for the updates of devices.
 
-The server keeps a limited number of files, each whole and under its hash. Updates are verified by ``edgepeft pull``,
-which treats the inbox like that of any remote. A token only says who may put files where; what is proved, is proved by
-signatures.
+The server stores a limited number of files, each complete and under its hash. ``edgepeft pull`` verifies the updates,
+and treats the inbox like that of any remote. A token only authorizes a device to write to its folder, while signatures
+prove the origin of an update.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ SERVING = ".serving"
 
 @dataclass(frozen=True)
 class _Slot:
-    """Where a device may put a file: its folder in the inbox, the round, the device, the name, and its hash."""
+    """A file that a device may write: its folder in the inbox, the round, the device, its name and hash."""
 
     folder: Path
     round: int
@@ -59,7 +59,7 @@ def app(workspace: Workspace) -> Starlette:
     """Return the server of a host's workspace as an ASGI application.
 
     ========================================  ==================================================================
-    ``GET /latest.json``, ``/latest.sig``      which round is the latest, and its signatures
+    ``GET /latest.json``, ``/latest.sig``      the latest round's number and hash, and its signatures
     ``GET /r000012/round.json``                a published round
     ``GET /r000012/adapter.safetensors``       its adapter; ``Range`` is supported
     ``GET /blobs/<hash>``                      a file of a bundle that goes with a round; likewise
@@ -67,11 +67,11 @@ def app(workspace: Workspace) -> Starlette:
     ``GET /inbox/r000012/<device>/<hash>.sig``  the sidecar, if it has arrived
     ========================================  ==================================================================
 
-    Every request carries ``Authorization: Bearer <token>``. Answers: 401 no such token, 403 a revoked device or the
-    folder of another one, 404 no such file, 408 too slow, 409 the round is not open or the update is missing, 413 too
-    large, 422 not what its name says, 429 too many updates or requests, 503 too many requests of all devices.
+    Every request carries ``Authorization: Bearer <token>``. Status codes: 401 no such token, 403 a revoked device or
+    the folder of another one, 404 no such file, 408 too slow, 409 the round is not open or the update is missing, 413
+    too large, 422 content and name differ, 429 too many updates or requests, 503 too many requests of all devices.
 
-    It runs on :func:`edgepeft.sync.serving.connections.server`.
+    Run it on :func:`edgepeft.sync.serving.connections.server`.
     """
     tokens = _Tokens(workspace)
     published = _Published(workspace, tokens)
@@ -88,14 +88,14 @@ def app(workspace: Workspace) -> Starlette:
 
 
 class _Tokens:
-    """Devices by the hash of their token, read again when one was registered or revoked."""
+    """Devices by the hash of their token, read again after one was registered or revoked."""
 
     def __init__(self, workspace: Workspace) -> None:
         self._keys, self._folder = Keys(workspace), workspace.keys / "devices"
         self._read_at, self._devices = -1, dict[str, Device]()
 
     def device(self, request: Request) -> Device:
-        """Return who sends a request, and count its connection as answering; raises 401, 403, 429 or 503."""
+        """Return the device of a request, and count its connection as answering; raises 401, 403, 429 or 503."""
         kind, _, token = request.headers.get("authorization", "").partition(" ")
         changed = self._folder.stat().st_mtime_ns if self._folder.exists() else 0
         if changed != self._read_at:
@@ -111,7 +111,7 @@ class _Tokens:
 
 
 class _Published:
-    """The files of ``published``, by exact name."""
+    """Serves the files of ``published``, by exact name."""
 
     def __init__(self, workspace: Workspace, tokens: _Tokens) -> None:
         self._folder, self._tokens = workspace.published, tokens
@@ -135,12 +135,12 @@ class _Published:
 
 
 class _Inbox:
-    """Files from devices, into ``received``."""
+    """Stores files from devices in ``received``."""
 
     def __init__(self, workspace: Workspace, tokens: _Tokens) -> None:
         self._workspace, self._tokens = workspace, tokens
         self._arriving: set[tuple[str, str]] = set()
-        for partial in workspace.received.rglob(".*.partial"):  # what an earlier process was in the middle of
+        for partial in workspace.received.rglob(".*.partial"):  # unfinished files of an earlier process
             partial.unlink(missing_ok=True)
 
     async def get(self, request: Request) -> Response:
@@ -151,7 +151,7 @@ class _Inbox:
         return _file(self._kept(slot, slot.name) or slot.folder / slot.name, request)
 
     async def put(self, request: Request) -> Response:
-        """Keep an update or a sidecar; one that is there already is not written again."""
+        """Store an update or a sidecar, unless it is there already."""
         slot = self._slot(request)
         is_update = slot.name.endswith(UPDATE_SUFFIX)
         most = self._most(slot.round) if is_update else MAX_SIDECAR_BYTES
@@ -195,7 +195,7 @@ class _Inbox:
     async def _keep_update(self, request: Request, slot: _Slot, most: int, pace: Pace) -> Response:
         if self._kept(slot, slot.name) is not None:
             async for _ in pieces(request, most, pace):
-                pass  # to answer before the device has sent all would look like a lost connection to it
+                pass  # an answer before the device has sent all would look like a lost connection to it
             return Response(status_code=200)
         with self._room(slot), _partial(slot.folder) as partial:
             if await _copied(request, partial, most, pace) != slot.digest:
@@ -248,7 +248,7 @@ async def _copied(request: Request, partial: Path, most: int, pace: Pace) -> str
 
 @contextmanager
 def _partial(folder: Path) -> Iterator[Path]:
-    """Give a path for this request alone, which is removed afterwards unless it was renamed."""
+    """Yield a path for this request alone. The file is removed afterwards unless it was renamed."""
     path = folder / f".{secrets.token_hex(8)}.partial"
     try:
         make_folder(folder)
@@ -261,7 +261,7 @@ def _partial(folder: Path) -> Iterator[Path]:
 
 
 def _commit(partial: Path, path: Path) -> None:
-    """Flush a file and rename it; what is acknowledged outlives a power cut."""
+    """Flush a file and rename it, so that an acknowledged file survives a power cut."""
     sync_file(partial)
     move(partial, path)
 

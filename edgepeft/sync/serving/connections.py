@@ -1,6 +1,6 @@
 """The connections of ``edgepeft serve``: half-open ones never displace a device that is being answered.
 
-A connection is *waiting* until a request on it has shown a good token, and again after each answer. Waiting is limited
+A connection is *waiting* until a request on it has shown a valid token, and again after each answer. Waiting is limited
 in time and in number. If there are too many, the oldest connection of the address with the most is closed. No address
 is refused, since devices may share one. A connection whose request has shown a token is *answering*. These are limited
 for each device, and transfers have a minimum rate (:mod:`edgepeft.sync.serving.http_bodies`).
@@ -32,9 +32,9 @@ class Limits:
     """Limits of a server's connections.
 
     Args:
-        waiting: Connections that show no token; twice as many for a moment, while they are read for the first time.
-        seconds: How long one may wait: for a TLS handshake, the head of a request, the rest of a request that was
-            refused, or the next request.
+        waiting: Connections without a token. Twice as many are allowed briefly, while their first data is read.
+        seconds: Longest wait for a TLS handshake, the head of a request, the rest of a request that was refused, or the
+            next request.
         answering: Requests with a token at a time.
         of_a_device: Requests of one device at a time.
     """
@@ -46,7 +46,7 @@ class Limits:
 
     @classmethod
     def of_files(cls, count: int) -> Limits:
-        """Return the limits of a process that can open ``count`` files: a connection takes one, an update another."""
+        """Return the limits of a process that can open ``count`` files: a connection uses one, an update another."""
         return cls(waiting=min(1024, count * 3 // 16), answering=min(1024, count // 4))
 
 
@@ -69,7 +69,7 @@ class Connections:
         if len(self._waiting) > 2 * self._limits.waiting:
             self._drop_one()
         elif len(self._waiting) > self._limits.waiting and self._trimming is None:
-            # Not at once: of many that come together, those that ask for something are to be heard first.
+            # Not at once: of many that connect together, those that send a request should be read first.
             self._trimming = connection.loop.call_later(_SETTLE_SECONDS, self._trim)
 
     def _trim(self) -> None:
@@ -121,7 +121,7 @@ class Connection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         """Handle a client that has connected."""
         self._raw = transport
-        # asyncio does so only for sockets it has made itself; without it each answer waits 40 ms for the client's ACK.
+        # asyncio sets it only on sockets of its own. Without it each answer waits 40 ms for the client's ACK.
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         _buffer_nothing(transport)
         self.address = str((transport.get_extra_info("peername") or ("",))[0])
@@ -168,7 +168,7 @@ class Connection(H11Protocol):
         self._connections.answer(self, device)
 
     def drop(self) -> None:
-        """Close at once, without sending what is still to be sent."""
+        """Close at once, and discard unsent data."""
         self._connections.leave(self)
         if self._raw is not None:
             self._raw.abort()

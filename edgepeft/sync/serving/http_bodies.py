@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 from edgepeft.sync.serving.connections import CONNECTION
 
 GRACE_SECONDS = 20.0
-"""How far a transfer may fall behind the minimum rate; having been ahead of it earlier does not count."""
+"""Seconds by which a transfer may lag the minimum rate. An earlier lead does not count."""
 
 MINIMUM_RATE = 2**12
 """Bytes per second."""
@@ -76,7 +76,7 @@ class FileBody(Response):
         self.init_headers(headers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  # ASGI's signature
-        """Send it; a client that reads too slowly is dropped."""
+        """Send the file, and drop a client that reads too slowly."""
         try:
             with paced() as pace:
                 await self._send(send, pace)
