@@ -43,7 +43,7 @@ def source_options(command: F) -> F:
             help="Outputs to keep, or any tensors of an .onnx; the loss reads the first.  [default: the model's]",
         ),
         click.option("--classes", metavar="A,B,C", callback=names, help="Names of the classes, by label."),
-        click.option("--task", help="Task such as text-classification.  [default: what the model directory says]"),
+        click.option("--task", help="Task such as text-classification.  [default: the model directory's]"),
         click.option(
             "--method",
             type=click.Choice(list(METHODS)),

@@ -157,7 +157,7 @@ def read_update_reply(reply: Message, bundle: Bundle) -> Update:
     """Return the update in a device's answer, not yet checked against the round; the provenance is the bundle's.
 
     Raises:
-        UpdateError: The device has refused or failed, or its answer is not of the right kind.
+        UpdateError: The device has refused or failed, or its answer is invalid.
     """
     check_answered(reply)
     content, config = _single(reply), _config(reply)
@@ -280,4 +280,4 @@ def _number(metrics: Mapping[str, object], name: str) -> float | None:
 
 
 def _not_an_answer(context: str) -> UpdateError:
-    return NotAnUpdate("The device's answer is not of the right kind.", context=context, hint=None)
+    return NotAnUpdate("The device's answer is invalid.", context=context, hint=None)

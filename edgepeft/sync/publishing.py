@@ -75,7 +75,7 @@ def publish(
         bundle: The campaign's bundle, which is the same in all rounds.
         workspace: The host's workspace, with its key.
         remotes: Folders and other addresses. The files of the round are written first, ``latest.json`` last.
-        adapter: What devices start from, with the bundle's parameters; ``None``: the bundle's own.
+        adapter: The adapter that devices start from, with the bundle's parameters; ``None``: the bundle's own.
         terms: The terms for updates.
         with_bundle: Send the bundle with the round. Files that a remote has are not sent again, and later rounds name
             the bundle too. Without it, devices must have the bundle already, by hand or from the round before.
@@ -219,7 +219,7 @@ def commit(workspace: Workspace, key: HostKey, made: Round, adapter: bytes) -> N
 
 def _send(workspace: Workspace, round_: Round, remotes: Iterable[str | Path], *, resend: bool = False) -> None:
     folder = rounds.folder(round_.round)
-    workspace.adapter(round_.round)  # what was published, not its present content
+    workspace.adapter(round_.round)  # raises if the published file has changed
     names = (f"{folder}/{rounds.ADAPTER_FILE}", f"{folder}/{rounds.ROUND_FILE}")
     for remote in [_transport(remote) for remote in remotes]:
         if round_.bundle is not None:

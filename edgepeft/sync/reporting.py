@@ -1,4 +1,4 @@
-"""The status of a fleet: what was published and received."""
+"""The status of a fleet: its rounds, devices and refusals."""
 
 from __future__ import annotations
 

@@ -198,7 +198,7 @@ class FsspecTransport:
 
     def _not_written(self, name: str, written: int, stored: int) -> CannotWriteFile:
         return CannotWriteFile(
-            f"{self}/{name} is not what was written.",
+            f"{self}/{name} differs from what was written.",
             context=f"{written} bytes written, {stored} read back",
             hint="try again; another program may be writing there too.",
         )

@@ -30,7 +30,7 @@ def command(
     With --into, a REMOTE is a folder of updates. Refused files stay where they are.
 
     With --workspace, a REMOTE is a folder or an address (s3://, ssh://, memory://) that the devices of a fleet deliver
-    to. What `edgepeft serve` has received is always collected, and removed once it is stored. An update must be signed
+    to. Files that `edgepeft serve` has received are always collected, and removed once stored. An update must be signed
     and belong to a published round. Refused updates are kept in quarantine.
 
     The command is idempotent.

@@ -15,7 +15,7 @@ from edgepeft.cli.options import json_option, workspace_option
 @workspace_option
 @json_option
 def command(workspace: Path, as_json: bool) -> None:
-    """Show what a fleet has published and received: rounds, devices, refusals by code."""
+    """Show the rounds, the devices and the refusals (by code) of a fleet."""
     from edgepeft.sync import status
 
     fleet = status(workspace)

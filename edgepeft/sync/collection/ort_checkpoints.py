@@ -47,7 +47,7 @@ def update_of_checkpoint(path: Path, bundle: Bundle | None) -> Update:
 def _identity(checkpoint: OrtCheckpoint, name: str) -> str:
     if name not in checkpoint.properties:
         raise ForeignCheckpoint(
-            "The checkpoint does not say what it was trained from.",
+            "The checkpoint does not name its base and adapter.",
             context=f"it has no property {name}",
             hint="train from the files of `edgepeft export-ort-training`, and keep the properties of the checkpoint.",
         )

@@ -24,7 +24,7 @@ MAX_BYTES = 2**30
 """Largest update that is accepted, in bytes."""
 
 _TENSORS_OF_A_CHECKPOINT = 3
-"""A checkpoint of ONNX Runtime Training may contain two moments of each parameter beside it."""
+"""A checkpoint of ONNX Runtime Training may contain two moments in addition to each parameter."""
 
 
 @dataclass(frozen=True)
