@@ -29,7 +29,7 @@ class Terms:
     """The terms of a round for updates; see :class:`~edgepeft_runtime.fleet.rounds.Round`.
 
     Args:
-        days: Until the round expires; ``None``: never.
+        days: Days until the round expires; ``None``: never.
         steps: Largest number of optimizer steps of a device; ``None``: no limit.
     """
 

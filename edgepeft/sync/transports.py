@@ -36,7 +36,7 @@ class HostTransport(Transport, Protocol):
         """The bytes of a file, ``None`` if there is none."""
 
     def upload(self, name: str, path: Path) -> None:
-        """Write a large file atomically, and replace an older one."""
+        """Write a large file as a whole, and replace an older one."""
 
 
 def open_remote(remote: str | Path) -> HostTransport:

@@ -72,7 +72,7 @@ def command(
     a model and example inputs.
     """
     chosen, train = chosen_method(source, method, METHOD.given(settings))
-    quantized = quantization(compute, keep_fp32, settings)
+    weights = quantization(compute, keep_fp32, settings)
     from edgepeft.preparation.options import Compression, Interface
     from edgepeft.preparation.prepare import prepare
     from edgepeft_export.bundle import check_target
@@ -86,7 +86,7 @@ def command(
         method=chosen,
         loss=_loss(loss or loaded.loss, LOSS.given(settings)),
         optimizer=OPTIMIZER.make(optimizer, OPTIMIZER.given(settings)),
-        compute=quantized,
+        compute=weights,
         trainable=train,
         compression=Compression(
             prune,
