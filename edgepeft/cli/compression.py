@@ -117,9 +117,9 @@ def quantization(compute: str, keep_fp32: tuple[str, ...], settings: dict[str, A
 
     for option, owner in _COMPUTE_OF.items():
         if settings[option] is not None and compute != owner:
-            raise click.UsageError(f"--{option.replace('_', '-')} does not go with --compute {compute}.")
+            raise click.UsageError(f"--{option.replace('_', '-')} cannot be used with --compute {compute}.")
     if keep_fp32 and compute == "fp32" and settings["codebook"] is None:
-        raise click.UsageError("--keep-fp32 goes with --compute int8, --compute int4 or --codebook.")
+        raise click.UsageError("--keep-fp32 requires --compute int8, --compute int4 or --codebook.")
     return Quantization(
         compute,
         keep=keep_fp32,
@@ -142,7 +142,7 @@ def memory_budget(
 
     if limit is None:
         if given is not None or allow_depth:
-            raise click.UsageError("--sizes and --allow-depth go with --memory-budget.")
+            raise click.UsageError("--sizes and --allow-depth require --memory-budget.")
         return None
     longest = {name: size for name, size in source.dimension_max.items() if size is not None}
     if source.text is not None:

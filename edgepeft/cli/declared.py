@@ -73,7 +73,7 @@ class Declared(Generic[T]):
         declared = self.registry.find(name).declared()
         for setting in given:
             if setting not in declared:
-                self.refuse(setting, f"does not go with --{self.registry.what} {name}")
+                self.refuse(setting, f"cannot be used with --{self.registry.what} {name}")
         return self.registry.make(name, **given)
 
     def refuse(self, setting: str, why: str) -> None:

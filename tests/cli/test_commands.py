@@ -137,7 +137,7 @@ def test_prepare_accepts_a_model_directory(edgepeft: Command, text: Trained, tmp
     made = edgepeft("prepare", text.model, *options, "--out", tmp_path / "bundle")
     assert made.code == 0
     manifest = Bundle.open(tmp_path / "bundle").manifest
-    assert f"{sum(spec.size for spec in manifest.parameters):,} elements train" in made.out
+    assert f"{sum(spec.size for spec in manifest.parameters):,} trainable elements" in made.out
     assert manifest.classes == ("rain", "sun")
     assert manifest.text is not None
     assert manifest.text.max_length == 7
@@ -205,7 +205,7 @@ def write_onnx(path: Path, op: str, shape: list[int]) -> Path:
     [
         (
             ["prepare", "m", "--out", "b", "--method", "bitfit", "--rank", "4"],
-            f"--rank does not go with --method bitfit; a method that has it: {', '.join(METHODS.having('rank'))}",
+            f"--rank cannot be used with --method bitfit; a method that has it: {', '.join(METHODS.having('rank'))}",
         ),
         (["prepare", "m", "--out", "b", "--method", "lora", "--target-modules", "a,,b"], "empty name"),
         (

@@ -110,7 +110,7 @@ def command(
 def _engine(name: str, gradient: str | None, training_python: Path | None) -> str | OrtTraining:
     if name == PORTABLE:
         if gradient is not None or training_python is not None:
-            raise click.UsageError("--gradient and --training-python go with --engine ort-training.")
+            raise click.UsageError("--gradient and --training-python require --engine ort-training.")
         return name
     return ort_training(gradient, training_python)
 

@@ -39,11 +39,11 @@ def command(
         raise click.UsageError("Give either --into or --workspace.")
     if workspace is not None:
         if bundle is not None:
-            raise click.UsageError("--bundle goes with --into; a fleet's workspace knows its bundle.")
+            raise click.UsageError("--bundle requires --into; a fleet's workspace knows its bundle.")
         _collect(remotes, workspace, remove)
         return
     if not remotes or remove:
-        raise click.UsageError("--into needs a REMOTE." if not remotes else "--remove goes with --workspace.")
+        raise click.UsageError("--into needs a REMOTE." if not remotes else "--remove requires --workspace.")
     _pull(remotes, into or Path(), bundle)
 
 

@@ -30,7 +30,7 @@ def command(workspace: Path, address: str, port: int, certificate: Path | None, 
     Each device authenticates by the token that `edgepeft keys add` made. Ctrl-C stops the server.
     """
     if (certificate is None) != (private_key is None):
-        raise click.UsageError("--certificate and --private-key go together.")
+        raise click.UsageError("--certificate and --private-key require each other.")
     from edgepeft.sync import Keys, Workspace
     from edgepeft.sync.serving.app import SERVING, app
     from edgepeft.sync.serving.connections import Limits, server
