@@ -49,13 +49,13 @@ demo-flower: .venv/.demo .venv-fleet/.done
 	$(HOST)/python examples/flower_fleet.py --fleet-python $(FLEET)/python
 
 # Two at a time, but for a browser, whose pages are to have the machine for themselves. Both parts run; either one may fail.
-TWO := -n 2 --dist worksteal -rs --ignore tests/web --durations 20
+TWO := -n 2 --dist worksteal -rfEs --ignore tests/web --durations 20
 test: $(ENVIRONMENTS) lint
-	$(HOST)/python -m pytest $(TWO); found=$$?; $(HOST)/python -m pytest -rs tests/web && exit $$found
+	$(HOST)/python -m pytest $(TWO); found=$$?; $(HOST)/python -m pytest -rfEs tests/web && exit $$found
 
 # End-to-end cases of many seconds, and every method on every network, as docs/METHODS.md has it.
 slow: $(ENVIRONMENTS)
-	$(HOST)/python -m pytest $(TWO) -m 'slow or matrix'; found=$$?; $(HOST)/python -m pytest -rs -m slow tests/web && exit $$found
+	$(HOST)/python -m pytest $(TWO) -m 'slow or matrix'; found=$$?; $(HOST)/python -m pytest -rfEs -m slow tests/web && exit $$found
 
 # The device runtime on an emulated Raspberry Pi: 160 MB the first time, into .aarch64. Skipped with a reason where it cannot be had.
 aarch64: .venv/.test

@@ -160,7 +160,7 @@ def test_texts_of_a_causal_classifier_end_where_they_end(kind: Any, config: Any,
     model = kind(config).eval()
     model.save_pretrained(tmp_path)
     tokenizer = _tokenizer(tmp_path, pad_token="[PAD]", unk_token="[UNK]")
-    with pytest.warns(EdgepeftWarning, match=r"tokenizer's \(0\) is taken"):
+    with pytest.warns(EdgepeftWarning, match=r"tokenizer's \(0\) is used"):
         source = load_source(tmp_path, task="text-classification")
     bundle = edgepeft.prepare(source, method="head", out=tmp_path / "bundle").bundle
     lines = ["good film", "bad", "the story and its end was fine"]
