@@ -32,6 +32,8 @@ class Quantization:
             weights stay fp32 until it is met.
         codebook: values that the elements of each remaining fp32 weight share (Han et al., ICLR 2016), 2 to 256. Its
             indices are stored and looked up when the graph is loaded, so only the bundle gets smaller.
+        large: bytes of a model's quantized weights from which on each int8 matrix is stored in the layouts of both
+            passes. Below, onnxruntime transposes it once, into its own memory, when it loads a graph.
     """
 
     compute: str = "fp32"
@@ -41,6 +43,7 @@ class Quantization:
     smallest: int = 2048
     tolerance: float = 0.25
     codebook: int | None = None
+    large: int = 100_000_000
 
     def __post_init__(self) -> None:
         _check("compute", self.compute, COMPUTE)
@@ -52,6 +55,8 @@ class Quantization:
             raise BadSetting("tolerance", self.tolerance, "a number above 0")
         if self.codebook is not None and not 2 <= self.codebook <= 256:
             raise BadSetting("codebook", self.codebook, "2 to 256")
+        if self.large < 0:
+            raise BadSetting("large", self.large, "0 or more")
 
     @property
     def rounds(self) -> bool:

@@ -81,6 +81,25 @@ def test_a_gradient_crosses_an_integer_product(gradient: str, dtype: type, trans
     np.testing.assert_allclose(db, dy.sum(axis=(0, 1)), rtol=1e-5)
 
 
+@pytest.mark.parametrize("zero_point", ["none", "scalar", "channel"])
+@pytest.mark.parametrize("trans_b", [0, 1])
+def test_a_stored_transposed_matrix_is_read_instead_of_a_transposition(trans_b: int, zero_point: str) -> None:
+    """With both layouts there is no Transpose, and y and dx are equal bit for bit."""
+    draw = np.random.default_rng(2)
+    values, scale = draw.integers(-60, 60, (24, 40)).astype(np.int8), draw.uniform(0.5, 1.5, 40).astype(np.float32)
+    offset = {"none": None, "scalar": np.array(3, np.int8), "channel": draw.integers(-4, 4, 40).astype(np.int8)}
+    x, dy = draw.normal(size=(3, 5, 24)).astype(np.float32), draw.normal(size=(3, 5, 40)).astype(np.float32)
+    stored, found = np.ascontiguousarray(values.T) if trans_b else values, []
+    for layouts in (1, 2):
+        bench = Bench(x)
+        w, s = bench.emit.stored("w", stored), bench.emit.stored("s", scale)
+        z = None if zero_point == "none" else bench.emit.stored("z", offset[zero_point])
+        t = bench.emit.stored("t", np.ascontiguousarray(stored.T)) if layouts == 2 else None
+        found.append(bench.run(int8_matmul(bench.emit, bench.x, w, s, z, None, t, trans_b=trans_b), dy))
+        assert sum(node.op_type == "Transpose" for node in bench.graph) == 2 - layouts
+    assert all(np.array_equal(one, other) for one, other in zip(*found, strict=True))
+
+
 def test_scaled_rows_of_different_size_keep_their_gradients() -> None:
     """A row a millionth the size of another is rounded away by one scale for all, and kept by one of its own."""
     values, scale = RNG.integers(-60, 60, (16, 32)).astype(np.int8), np.ones(32, np.float32)

@@ -148,7 +148,7 @@ def test_patterns_and_sizes_choose_what_is_quantized() -> None:
     assert set(report.kept) == {"up.weight", "words.weight"}
     _, report = quantize(forward, Quantization("int8", smallest=4000))
     assert set(report.quantized) == {"mix.weight.int8", "words.weight.int8"}
-    assert quantize(forward, Quantization("fp32"))[0] is forward
+    assert quantize(forward, Quantization("fp32"))[0] == forward
 
 
 BAD = {

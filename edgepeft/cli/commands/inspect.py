@@ -78,6 +78,8 @@ def _summary(bundle: Bundle) -> Json:
     by_dtype: Counter[str] = Counter()
     for spec in manifest.frozen:
         by_dtype[spec.dtype] += spec.bytes
+    # A matrix that is stored in two layouts is one tensor.
+    quantized = {spec.name.removesuffix(".transposed"): spec.elements for spec in manifest.frozen if spec.elements}
     return {
         "bundle": str(bundle.path),
         "base_sha256": bundle.base_sha256,
@@ -87,7 +89,7 @@ def _summary(bundle: Bundle) -> Json:
         "frozen_bytes": frozen,
         "frozen_bytes_by_dtype": dict(by_dtype),
         "quantized_bytes": sum(spec.bytes for spec in manifest.frozen if spec.elements),
-        "quantized_bytes_as_fp32": 4 * sum(spec.elements or 0 for spec in manifest.frozen),
+        "quantized_bytes_as_fp32": 4 * sum(quantized.values()),
         "bytes": sum(entry.bytes for entry in manifest.files.values()),
         "training_bytes": frozen + trainable + kept,
     }

@@ -17,12 +17,16 @@ DOMAIN = "edgepeft"
 CONTRIB = "com.microsoft"
 
 INT8_MATMUL = "Int8MatMul"
-"""``(x [..., K], w, scale, zero_point?, bias?) -> [..., N]``: x (w - zero_point) · scale + bias, in integer arithmetic.
+"""``(x [..., K], w, scale, zero_point?, bias?, transposed?) -> [..., N]``: x (w - zero_point) · scale + bias.
 
-``w`` is int8 or uint8, [K, N], or [N, K] with ``transB=1``; ``scale`` and ``zero_point`` are scalars or [N]; ``bias``
-is [N]. ``x`` is rounded to 8 bits at run time, with one scale for the whole tensor. ``gradient`` says how the gradient
-of the matmul is computed: see :class:`edgepeft_export.quantize.Quantization`.
+In integer arithmetic. ``w`` is int8 or uint8, [K, N], or [N, K] with ``transB=1``; ``scale`` and ``zero_point`` are
+scalars or [N]; ``bias`` is [N]; ``transposed`` is wᵀ, where it is stored as well. ``x`` is rounded to 8 bits at run
+time, with one scale for the whole tensor. ``gradient`` says how the gradient of the matmul is computed: see
+:class:`edgepeft_export.quantize.Quantization`.
 """
+
+TRANSPOSED = 5
+"""The input of an :data:`INT8_MATMUL` that is the transposed matrix."""
 
 FAKE_QUANTIZE = "FakeQuantize"
 """``(x, scale, zero_point)``, attribute ``axis``: x rounded to the grid of ``zero_point``'s dtype."""
@@ -38,12 +42,14 @@ def int8_matmul(
     scale: ir.Value,
     zero_point: ir.Value | None = None,
     bias: ir.Value | None = None,
+    transposed: ir.Value | None = None,
     *,
     trans_b: int = 0,
     gradient: str = "row",
 ) -> ir.Value:
     """Append an :data:`INT8_MATMUL`."""
-    return emit.op(INT8_MATMUL, x, w, scale, zero_point, bias, domain=DOMAIN, transB=trans_b, gradient=gradient)
+    inputs = (x, w, scale, zero_point, bias, transposed)
+    return emit.op(INT8_MATMUL, *inputs, domain=DOMAIN, transB=trans_b, gradient=gradient)
 
 
 def lower(model: ir.Model) -> None:
@@ -70,9 +76,10 @@ def _lower_int8_matmul(
         rounded[x] = _before(node, _node(node, "DynamicQuantizeLinear", [x], outputs=3))
     quantized, x_scale, x_zero_point = rounded[x]
     if node.attributes.get_int("transB", 0):
-        if w not in transposed:  # onnxruntime does it once, when it loads the graph
+        stored = present(node, TRANSPOSED)
+        if stored is None and w not in transposed:  # onnxruntime does it once, when it loads the graph
             transposed[w] = _before(node, _node(node, "Transpose", [w], perm=[1, 0]))[0]
-        w = transposed[w]
+        w = transposed[w] if stored is None else stored
     inputs = [quantized, w, x_scale, scale, x_zero_point, zero_point, bias]
     replace_node(node, _node(node, "MatMulIntegerToFloat", inputs, domain=CONTRIB))
 

@@ -20,6 +20,7 @@ from edgepeft_export.opset import OPSET_4_BITS
 from edgepeft_export.quantization import Quantization, QuantizationReport, QuantizedTensor
 from edgepeft_export.quantize.choose import Batch, most_sensitive
 from edgepeft_export.quantize.codebook import share_weights
+from edgepeft_export.quantize.layouts import is_large, store_transposed
 from edgepeft_export.quantize.rewrite import Quantizer
 from edgepeft_export.quantize.tensors import quantized_tensors
 from edgepeft_export.quantize.weights import weights_of
@@ -45,14 +46,17 @@ def quantize(
     Raises:
         QuantizeError: nothing can be quantized, a pattern of ``keep`` or the calibration data does not fit.
     """
-    if settings.compute == "fp32" and settings.codebook is None:
-        return forward, QuantizationReport(quantized_tensors(forward.model.graph))
     report, model = QuantizationReport(), forward.model
     if settings.compute != "fp32":
         model = _quantize_tolerable(forward, settings, report, calibration, on_progress)
     if settings.codebook is not None:
         model = _with_codebooks(model, settings, report.kept)
-    return replace(forward, model=model), QuantizationReport(quantized_tensors(model.graph), report.kept)
+    quantized = quantized_tensors(model.graph)
+    if is_large(model.graph, quantized, settings.large):
+        model = model.clone()
+        store_transposed(model.graph)
+        quantized = quantized_tensors(model.graph)
+    return replace(forward, model=model), QuantizationReport(quantized, report.kept)
 
 
 def _quantize_tolerable(

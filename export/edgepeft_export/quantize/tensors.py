@@ -7,7 +7,8 @@ import math
 import onnx_ir as ir
 
 from edgepeft_export.graph.constants import source_initializer
-from edgepeft_export.graph.custom_ops import CONTRIB, DOMAIN, INT8_MATMUL
+from edgepeft_export.graph.custom_ops import CONTRIB, DOMAIN, INT8_MATMUL, TRANSPOSED
+from edgepeft_export.graph.match import present
 from edgepeft_export.quantization import QuantizedTensor
 
 _FOUR_BITS = (ir.DataType.INT4, ir.DataType.UINT4)
@@ -30,7 +31,8 @@ def quantized_tensors(graph: ir.Graph) -> dict[str, QuantizedTensor]:
 def _read_by(node: ir.Node) -> list[tuple[ir.Value | None, QuantizedTensor]]:
     kind = (node.domain, node.op_type)
     if kind == (DOMAIN, INT8_MATMUL):
-        return [(node.inputs[1], QuantizedTensor("int8", _size(node.inputs[1])))]
+        matrix = QuantizedTensor("int8", _size(node.inputs[1]))
+        return [(node.inputs[1], matrix), (present(node, TRANSPOSED), matrix)]
     if kind == (CONTRIB, "MatMulNBits"):
         elements = node.attributes.get_int("K", 0) * node.attributes.get_int("N", 0)
         return [(node.inputs[1], QuantizedTensor(f"int{node.attributes.get_int('bits', 4)}", elements))]

@@ -16,6 +16,7 @@ from edgepeft_export.graph.custom_ops import (
     DOMAIN,
     FAKE_QUANTIZE,
     INT8_MATMUL,
+    TRANSPOSED,
     int8_matmul,
 )
 from edgepeft_export.graph.emit import Emitter
@@ -27,7 +28,7 @@ from edgepeft_export.graph.shapes import dims_of
 @rule(INT8_MATMUL, domain=DOMAIN)
 def int8_matmul_rule(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
     """dx = (dy · scale) Wᵀ, where W are the integers. The scales lie along the summed axis, so they come first."""
-    return _crossed(node, dy, emit), None, None, None, _bias_gradient(node, dy, present(node, 4), emit)
+    return _crossed(node, dy, emit), None, None, None, _bias_gradient(node, dy, present(node, 4), emit), None
 
 
 def _bias_gradient(node: ir.Node, dy: ir.Value, bias: ir.Value | None, emit: Emitter) -> ir.Value | None:
@@ -45,18 +46,25 @@ def _crossed(node: ir.Node, dy: ir.Value, emit: Emitter) -> ir.Value:
 
 
 def _times_transposed(node: ir.Node, scaled: ir.Value, emit: Emitter) -> ir.Value:
-    w, zero_point = operand(node, 1), present(node, 3)
-    transposed = 1 - int(node.attributes.get_int("transB", 0))
-    one = emit.scalar(1.0, like=scaled)
+    zero_point, one = present(node, 3), emit.scalar(1.0, like=scaled)
     if zero_point is None or zero_point_is_zero(zero_point):
-        return int8_matmul(emit, scaled, w, one, trans_b=transposed)
+        return _integer_product(node, scaled, one, None, emit)
     offset = known(zero_point)
     if offset is not None and offset.size == 1:
-        return int8_matmul(emit, scaled, w, one, emit.constant(offset.reshape(())), trans_b=transposed)
+        return _integer_product(node, scaled, one, emit.constant(offset.reshape(())), emit)
     # A zero point per output channel is one per row of the transposed matrix, which no kernel takes.
     offsets = emit.op("Mul", scaled, emit.op("Cast", zero_point, to=ir.DataType.FLOAT.value))
     excess = emit.op("ReduceSum", offsets, emit.ints(-1), keepdims=1)
-    return emit.op("Sub", int8_matmul(emit, scaled, w, one, trans_b=transposed), excess)
+    return emit.op("Sub", _integer_product(node, scaled, one, None, emit), excess)
+
+
+def _integer_product(
+    node: ir.Node, scaled: ir.Value, one: ir.Value, zero_point: ir.Value | None, emit: Emitter
+) -> ir.Value:
+    """The same matrix, transposed if it was not and the other way round, in both layouts where both are stored."""
+    w, transposed = operand(node, 1), present(node, TRANSPOSED)
+    trans_b = 1 - int(node.attributes.get_int("transB", 0))
+    return int8_matmul(emit, scaled, w, one, zero_point, None, transposed, trans_b=trans_b)
 
 
 @rule("MatMulNBits", domain=CONTRIB)
