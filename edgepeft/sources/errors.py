@@ -10,11 +10,15 @@ class SourceError(EdgepeftError):
 
 
 class NoSuchSource(SourceError, code="no-such-source"):
-    """The source is neither a model directory nor an .onnx file nor a function that can be imported."""
+    """The source is neither a model directory nor a .gguf or .onnx file nor a function that can be imported."""
 
 
 class NoModelDirectory(SourceError, code="no-model-directory"):
     """A path is not a model directory of Hugging Face. Give one written by save_pretrained."""
+
+
+class UnreadableGguf(SourceError, code="unreadable-gguf"):
+    """The .gguf file is damaged, or transformers does not read it. Give the model directory it was converted from."""
 
 
 class UnknownTask(SourceError, code="unknown-task"):

@@ -1,8 +1,13 @@
-"""Load a model by name: a Hugging Face model directory, an ``.onnx`` file, or ``package.module:function``."""
+"""Load a model by name.
+
+A name is a Hugging Face model directory, a ``.gguf`` file, an ``.onnx`` file, or ``package.module:function``.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import io
 import json
 import os
 import sys
@@ -27,8 +32,9 @@ from edgepeft.sources.errors import (
 )
 from edgepeft.sources.image_processor import FILE as PROCESSOR
 from edgepeft.sources.image_processor import image_spec
+from edgepeft.sources.model_files import SUFFIX, ModelFiles, files_in, read_gguf_config
 from edgepeft.sources.text_processor import FILE as TOKENIZER
-from edgepeft.sources.text_processor import check_embedding, longest_text, padding_id, read_tokenizer
+from edgepeft.sources.text_processor import Tokenization, check_embedding, longest_text, padding_id, read_tokenizer
 from edgepeft_runtime.bundle.manifest import ImageSpec, TextSpec
 from edgepeft_runtime.files.schema import Json
 from edgepeft_runtime.names import some
@@ -44,6 +50,9 @@ TASKS = {
     "image-classification": ("AutoModelForImageClassification", "cross_entropy"),
 }
 """Transformers' class and the loss of each task."""
+
+GGUF_TASK = "causal-lm"
+"""The task of a ``.gguf`` file, which names none."""
 
 _BY_ARCHITECTURE = {
     "ForSequenceClassification": "text-classification",
@@ -90,12 +99,14 @@ def load_source(
     """Load the model that a user names on the command line.
 
     Args:
-        source: A Hugging Face model directory, an adapter directory of ``peft`` whose base is on disk, an ``.onnx``
-            file, or ``package.module:function`` (or ``file.py:function``) that returns ``(model, example_inputs)``.
+        source: A Hugging Face model directory, a ``.gguf`` file, an adapter directory of ``peft`` whose base is on
+            disk, an ``.onnx`` file, or ``package.module:function`` (or ``file.py:function``) that returns
+            ``(model, example_inputs)``.
         task: One of ``TASKS``; by default the task that the model's configuration names.
         classes: Names of the classes. The model gets a new head if it has none of that size.
         max_length: Largest number of tokens of a text; by default the model's own limit, at most 128.
-        template: Template of the prompts of a causal language model, with the placeholder ``{prompt}``.
+        template: Template of the prompts of a causal language model, with the placeholder ``{prompt}``; by default
+            the chat template of its tokenizer, if there is one.
         seed: Seed of a new head's initial values.
 
     Raises:
@@ -103,60 +114,74 @@ def load_source(
     """
     path = Path(source)
     names = class_names(classes) if classes is not None else None
-    if path.suffix == ".onnx":
-        if not path.is_file():
-            raise NoSuchSource(f"There is no file {path}.", context=None, hint="give the path of an .onnx file.")
-        _notice_unused(path, task=task, max_length=max_length, template=template)
-        return Source(path, classes=names)
     if path.is_dir() and is_adapter(path):
         base, usual = base_of(path)
-        loaded = _load_directory(base, task or usual, names, max_length, template, seed)
+        loaded = _load_files(files_in(base), task or usual, names, max_length, template, seed)
         assert isinstance(loaded.model, nn.Module)
         return replace(loaded, model=with_adapter(loaded.model, path))
     if path.is_dir():
-        return _load_directory(path, task, names, max_length, template, seed)
+        return _load_files(files_in(path), task, names, max_length, template, seed)
+    if path.suffix in (".onnx", SUFFIX) and not path.is_file():
+        raise NoSuchSource(
+            f"There is no file {path}.", context=None, hint=f"give the path of a file that ends in {path.suffix}."
+        )
+    if path.suffix == SUFFIX:
+        return _load_files(ModelFiles(path.parent, path.name), task, names, max_length, template, seed)
+    if path.suffix == ".onnx":
+        _notice_unused(path, task=task, max_length=max_length, template=template)
+        return Source(path, classes=names)
     if ":" in str(source):
         _notice_unused(path, task=task, max_length=max_length, template=template)
         return _load_function(str(source), names, seed)
     raise NoSuchSource(
-        f"{source} is not a model directory, an .onnx file or package.module:function.",
+        f"{source} is not a model directory, a .gguf or .onnx file, or package.module:function.",
         context=None,
         hint="models are read from disk, nothing is downloaded: check the path.",
     )
 
 
-def _load_directory(
-    path: Path,
+def _load_files(
+    files: ModelFiles,
     task: str | None,
     classes: tuple[str, ...] | None,
     max_length: int | None,
     template: str | None,
     seed: int,
 ) -> Source:
-    config = _read_config(path)
-    task = task or _task_of(path, config)
+    config = None if files.gguf is None else read_gguf_config(files)
+    if config is None:
+        task = task or _task_of(files.folder, _read_config(files.folder))
+    task = task or GGUF_TASK
     if task not in TASKS:
         raise UnknownTask(f"There is no task {task!r}.", context=f"there are: {', '.join(TASKS)}", hint="choose one.")
     auto_class, loss = TASKS[task]
-    model = _load_transformers(path, auto_class, classes, seed)
+    model = _load_transformers(files, auto_class, classes, seed, config)
     if task != "token-classification":
         loss = _loss_of(model.config, loss)
     labels = classes or (None if loss == "mse" else _config_classes(model, task))
     if task == "image-classification":
-        _notice_unused(path, max_length=max_length, template=template)
-        image = image_spec(path, model.config)
+        _notice_unused(files.folder, max_length=max_length, template=template)
+        image = image_spec(files.folder, model.config)
         pixels = torch.rand(2, image.channels, *image.size)
-        _check_image(path, model, pixels)
+        _check_image(files.folder, model, pixels)
         return Source(model, {image.input: pixels}, loss, image=image, classes=labels)
-    return replace(_text_source(path, model, max_length, template), loss=loss, classes=labels)
+    tokenizer = read_tokenizer(files)
+    if task == "causal-lm" and template is None and tokenizer is not None:
+        template = tokenizer.template()
+    return replace(_text_source(files, model, tokenizer, max_length, template), loss=loss, classes=labels)
 
 
-def _text_source(path: Path, model: PreTrainedModel, max_length: int | None, template: str | None) -> Source:
+def _text_source(
+    files: ModelFiles,
+    model: PreTrainedModel,
+    tokenizer: Tokenization | None,
+    max_length: int | None,
+    template: str | None,
+) -> Source:
     """Describe a model that takes text, with its tokenizer."""
-    tokenizer = read_tokenizer(path)
     if tokenizer is not None:
-        check_embedding(tokenizer.size, model, str(path))
-    pad = padding_id(path, model, tokenizer)
+        check_embedding(tokenizer.size, model, str(files))
+    pad = padding_id(str(files), model, tokenizer)
     limit = longest_text(model, pad)
     usual = 128 if tokenizer is None or tokenizer.longest is None else min(128, tokenizer.longest)
     length = min(max_length or usual, limit or sys.maxsize)
@@ -219,37 +244,48 @@ def _task_of(path: Path, config: Json) -> str:
     )
 
 
-def _load_transformers(path: Path, auto_class: str, classes: tuple[str, ...] | None, seed: int) -> PreTrainedModel:
+def _load_transformers(
+    files: ModelFiles,
+    auto_class: str,
+    classes: tuple[str, ...] | None,
+    seed: int,
+    config: PretrainedConfig | None,
+) -> PreTrainedModel:
+    """Load the model; ``config`` is that of a ``.gguf`` file, so that the file is not read once more for it."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a directory is never looked up on the Hub
     import transformers
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    settings: dict[str, object] = {}
+    settings: dict[str, object] = {**files.arguments}
     if classes is not None:
-        settings = {"id2label": dict(enumerate(classes)), "label2id": {name: i for i, name in enumerate(classes)}}
-        settings["ignore_mismatched_sizes"] = True  # a head for other classes is initialized again; see below
+        labels = {"id2label": dict(enumerate(classes)), "label2id": {name: i for i, name in enumerate(classes)}}
+        settings |= labels | {"ignore_mismatched_sizes": True}  # a head for other classes is initialized again
+    if config is not None:
+        config.update({name: settings.pop(name) for name in ("id2label", "label2id") if name in settings})
+        settings["config"] = config
     torch.manual_seed(seed)
     try:
-        model, report = getattr(transformers, auto_class).from_pretrained(
-            path, local_files_only=True, dtype=torch.float32, output_loading_info=True, **settings
-        )
+        with contextlib.redirect_stderr(io.StringIO()):  # transformers shows a bar for a .gguf, set or not
+            model, report = getattr(transformers, auto_class).from_pretrained(
+                files.folder, local_files_only=True, dtype=torch.float32, output_loading_info=True, **settings
+            )
     except Exception as error:  # transformers and safetensors each raise their own exceptions
         raise SourceDoesNotLoad(
-            f"transformers cannot load {path} as {auto_class}.",
+            f"transformers cannot load {files} as {auto_class}.",
             context=f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}",
-            hint="check the task, and that the directory contains the weights (model.safetensors).",
+            hint="check the task, and that the weights (model.safetensors, or the .gguf) are complete.",
         ) from error
-    _check_mismatches(path, model, [str(entry[0]) for entry in report["mismatched_keys"]])
+    _check_mismatches(files, model, [str(entry[0]) for entry in report["mismatched_keys"]])
     return model
 
 
-def _check_mismatches(path: Path, model: nn.Module, keys: Sequence[str]) -> None:
+def _check_mismatches(files: ModelFiles, model: nn.Module, keys: Sequence[str]) -> None:
     """Refuse weights whose shape differs from the model's, except in a head, which may be new."""
     wrong = [key for key in keys if key.partition(".")[0] not in head_modules(model)]
     if wrong:
         raise SourceDoesNotLoad(
-            f"The weights in {path} do not fit its configuration.",
+            f"The weights in {files} do not fit its configuration.",
             context=f"of another shape: {', '.join(wrong[:5])}{' …' if len(wrong) > 5 else ''}",
             hint="check that config.json and the weights belong to the same model.",
         )

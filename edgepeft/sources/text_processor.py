@@ -7,14 +7,19 @@ refused.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
+from edgepeft.sources.chat_template import prompt_template
 from edgepeft.sources.errors import SourceError, UnknownPaddingToken, UnusableTokenizer
+from edgepeft.sources.gguf_tokenizer import gguf_tokenizer
+from edgepeft.sources.model_files import ModelFiles
 from edgepeft_runtime.names import some
 from edgepeft_runtime.notices import notice
 
@@ -52,6 +57,7 @@ class Tokenization:
         pad_id: The padding token; ``None`` if there is none.
         longest: Largest number of tokens of a text; ``None`` if the tokenizer does not specify it.
         typed: Whether a single text has segments (token type ids) other than zero.
+        template: Returns the chat template as a template of prompts, with a notice; ``None`` if there is none.
     """
 
     content: bytes
@@ -59,18 +65,22 @@ class Tokenization:
     pad_id: int | None
     longest: int | None
     typed: bool
+    template: Callable[[], str | None]
 
 
-def read_tokenizer(path: Path) -> Tokenization | None:
-    """Read the tokenizer of a model directory; ``None``, with a notice, if there is no vocabulary.
+def read_tokenizer(files: ModelFiles) -> Tokenization | None:
+    """Read the tokenizer of a model; ``None``, with a notice, if there is no vocabulary.
+
+    A ``.gguf`` file contains one; a vocabulary beside the file comes first.
 
     Raises:
         SourceError: The tokenizer cannot be read, or cannot be expressed as a ``tokenizer.json``.
     """
-    if not any(file for pattern in _VOCABULARIES for file in path.glob(pattern)):
+    path, beside = str(files), any(file for pattern in _VOCABULARIES for file in files.folder.glob(pattern))
+    if not beside and files.gguf is None:
         notice(f"{path} has no tokenizer: the bundle takes token ids, not texts.")
         return None
-    tokenizer = _loaded(path)
+    tokenizer = _loaded(files, beside)
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise _refused(
@@ -89,6 +99,7 @@ def read_tokenizer(path: Path) -> Tokenization | None:
         tokenizer.pad_token_id,
         longest if 0 < longest < 2**31 else None,
         any(kinds) and "token_type_ids" in tokenizer.model_input_names,
+        partial(prompt_template, tokenizer, path),
     )
 
 
@@ -124,7 +135,7 @@ def check_embedding(size: int, model: nn.Module, where: str) -> None:
         )
 
 
-def padding_id(path: Path, model: PreTrainedModel, tokenizer: Tokenization | None) -> int:
+def padding_id(path: str, model: PreTrainedModel, tokenizer: Tokenization | None) -> int:
     """Return the model's padding token, or else the tokenizer's, which is then set in the model's configuration.
 
     A causal model that classifies finds the end of a text by it. Others ignore masked tokens.
@@ -163,7 +174,7 @@ def _needs_padding(model: PreTrainedModel) -> bool:
     return False
 
 
-def _bad_padding(path: Path, why: str) -> SourceError:
+def _bad_padding(path: str, why: str) -> SourceError:
     return UnknownPaddingToken(
         f"The padding token of the model in {path} is not known.",
         context=why,
@@ -171,17 +182,20 @@ def _bad_padding(path: Path, why: str) -> SourceError:
     )
 
 
-def _loaded(path: Path) -> PreTrainedTokenizerBase:
+def _loaded(files: ModelFiles, beside: bool) -> PreTrainedTokenizerBase:
     """Load the tokenizer with transformers; a ``tokenizer.json`` without a configuration is loaded directly."""
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+    folder = files.folder
     try:
-        if (path / FILE).is_file() and not (path / "tokenizer_config.json").is_file():
-            return PreTrainedTokenizerFast(tokenizer_file=str(path / FILE))
-        return AutoTokenizer.from_pretrained(path, local_files_only=True)
+        if not beside:
+            return gguf_tokenizer(files)
+        if (folder / FILE).is_file() and not (folder / "tokenizer_config.json").is_file():
+            return PreTrainedTokenizerFast(tokenizer_file=str(folder / FILE))
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # transformers and tokenizers raise any exception
         raise _refused(
-            path,
+            str(files),
             f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}",
             f"install what its format needs (sentencepiece, protobuf, tiktoken), or write {FILE} with "
             "AutoTokenizer.from_pretrained(…).save_pretrained(…).",
@@ -198,7 +212,7 @@ def _without_padding(backend: Tokenizer) -> str:
     return str(copy.to_str())
 
 
-def _compared(path: Path, content: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def _compared(path: str, content: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Compare the ids of texts, alone and in pairs. Return the segments of all tokens of the single texts."""
     from tokenizers import Tokenizer
 
@@ -217,5 +231,5 @@ def _compared(path: Path, content: str, tokenizer: PreTrainedTokenizerBase) -> l
     return kinds
 
 
-def _refused(path: Path, why: str, hint: str) -> SourceError:
+def _refused(path: str, why: str, hint: str) -> SourceError:
     return UnusableTokenizer(f"The tokenizer of {path} cannot run on a device.", context=why, hint=hint)

@@ -34,8 +34,8 @@ def command(
 ) -> int:
     """Show what would be trained of SOURCE, and which operators block it, before any work.
 
-    SOURCE is a Hugging Face model directory, an .onnx file, or package.module:function (file.py:function) that returns
-    a model and example inputs. The exit code is 1 if it cannot be prepared.
+    SOURCE is a Hugging Face model directory, a .gguf file, an .onnx file, or package.module:function (file.py:function)
+    that returns a model and example inputs. The exit code is 1 if it cannot be prepared.
     """
     chosen, train = chosen_method(source, method, METHOD.given(settings))
     from edgepeft.preparation.options import Interface

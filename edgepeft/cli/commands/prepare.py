@@ -68,8 +68,8 @@ def command(
 ) -> None:
     """Compile SOURCE into a bundle that a device trains with onnxruntime alone.
 
-    SOURCE is a Hugging Face model directory, an .onnx file, or package.module:function (file.py:function) that returns
-    a model and example inputs.
+    SOURCE is a Hugging Face model directory, a .gguf file, an .onnx file, or package.module:function (file.py:function)
+    that returns a model and example inputs.
     """
     chosen, train = chosen_method(source, method, METHOD.given(settings))
     weights = quantization(compute, keep_fp32, settings)
