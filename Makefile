@@ -34,7 +34,7 @@ freeze = $(1)/bin/pip freeze --disable-pip-version-check --exclude-editable | se
 # Browsers that the web runtime is tested in, by their names on the path.
 BROWSERS := chromium-headless-shell chromium google-chrome chromium-browser
 
-.PHONY: demo demo-flower test lint slow aarch64 nightly newest pins bench bench-fleet bench-methods bench-accuracy clean
+.PHONY: demo demo-flower test lint slow aarch64 nightly newest pins bench bench-fleet bench-llm bench-methods bench-accuracy clean
 
 # The workstation prepares, a separate environment without torch fine-tunes, the workstation merges.
 demo: .venv/.demo .venv-device/.done
@@ -105,6 +105,12 @@ bench: .venv/.demo .venv-ort-training/.done
 # Devices that a host serves, its files in memory and on disk; updates that it verifies and aggregates, per second; its memory.
 bench-fleet: .venv/.test
 	$(HOST)/python -m benchmarks.fleet
+
+# Language models of 0.1 to 1.5 billion parameters, with random weights at their true shapes: about an hour, 24 GB of memory and 30
+# GB of disk. BASELINE=/path/to/another/checkout adds its step. It writes docs/LLM.md.
+bench-llm: .venv/.demo
+	$(HOST)/python -m benchmarks.llm $(if $(BASELINE),--baseline $(BASELINE))
+	$(HOST)/python -m benchmarks.llm.perplexity
 
 # All methods side by side on one task: most of an hour. A run that was stopped goes on with --resume.
 bench-methods: .venv/.demo

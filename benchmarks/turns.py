@@ -7,7 +7,7 @@ import os
 import statistics
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ class Running:
     Attributes:
         times: ms of each step.
         losses: of all steps, those of the warm-up too.
+        figures: what the side reports of itself, by name.
         failure: why it ended before its time, if it did.
     """
 
@@ -36,21 +37,24 @@ class Running:
     log: Path
     times: list[float] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
+    figures: dict[str, Any] = field(default_factory=dict)
     peak_rss_mb: float = 0.0
     failure: str | None = None
 
     def turn(self, steps: int) -> None:
         """Run ``steps`` steps; a side that ends here has no more turns."""
-        answer = self._ask(f"run {steps}")
+        answer = self.ask(f"run {steps}")
         self.times += answer.get("ms", [])
         self.losses += answer.get("losses", [])
 
     def finish(self) -> None:
-        """End the process and keep its largest resident set."""
-        self.peak_rss_mb = self._ask("end").get("peak_rss_mb", 0.0)
+        """End the process and keep what it reports of itself, such as its largest resident set."""
+        self.figures |= self.ask("end")
+        self.peak_rss_mb = self.figures.get("peak_rss_mb", 0.0)
         self.process.wait()
 
-    def _ask(self, command: str) -> dict[str, Any]:
+    def ask(self, command: str) -> dict[str, Any]:
+        """Send a command and return the answer; empty, with ``failure`` set, if the side has ended."""
         assert self.process.stdin is not None and self.process.stdout is not None
         try:
             print(command, file=self.process.stdin, flush=True)
@@ -65,12 +69,20 @@ class Running:
         return {}
 
 
-def start(name: str, command: Sequence[str | Path], folder: Path) -> Running:
-    """Start a side; its standard error is stored in ``folder``."""
+def start(
+    name: str, command: Sequence[str | Path], folder: Path, environment: Mapping[str, str] | None = None
+) -> Running:
+    """Start a side, with further variables of the environment; its standard error is stored in ``folder``."""
     log = folder / f"{name}.log"
     with log.open("w", encoding="utf-8") as errors:
         process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=ROOT
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            cwd=ROOT,
+            env={**os.environ, **(environment or {})},
         )
     return Running(name, process, log)
 
