@@ -26,7 +26,8 @@ from edgepeft.sources.precision import in_single_precision
 from edgepeft.sources.working_copy import with_exportable_experts, working_copy
 from edgepeft_export.errors import BadExampleInputs
 from edgepeft_export.forward import Forward, from_onnx
-from edgepeft_export.forward.torch_source.module import DynamicAxes, ExampleInputs, from_torch, name_inputs
+from edgepeft_export.forward.torch_source.export import DynamicAxes, ExampleInputs
+from edgepeft_export.forward.torch_source.module import from_torch, name_inputs
 from edgepeft_export.quantize.choose import Batch
 from edgepeft_runtime.files.schema import Json
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from edgepeft.compress import Pruning
 from edgepeft.preparation.memory_budget import MemoryBudget
-from edgepeft_export.forward.torch_source.module import DynamicAxes
+from edgepeft_export.forward.torch_source.export import DynamicAxes
 from edgepeft_export.quantize.choose import Batch
 from edgepeft_runtime.bundle.manifest import ImageSpec, TextSpec
 

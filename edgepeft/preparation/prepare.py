@@ -28,7 +28,7 @@ from edgepeft_export.compile import compile_step, missing_rules
 from edgepeft_export.errors import BadExampleInputs
 from edgepeft_export.forward import Forward
 from edgepeft_export.forward.head import probabilities, with_scores
-from edgepeft_export.forward.torch_source.module import ExampleInputs
+from edgepeft_export.forward.torch_source.export import ExampleInputs
 from edgepeft_export.forward.torch_source.own_loss import from_function
 from edgepeft_export.ort_training import OrtTraining, export_ort_training
 from edgepeft_export.quantize import Quantization, QuantizedTensor, quantize

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from edgepeft_export.errors import VerificationError
 from edgepeft_export.forward import from_torch
-from edgepeft_export.forward.torch_source.module import DynamicAxes, ExampleInputs
+from edgepeft_export.forward.torch_source.export import DynamicAxes, ExampleInputs
 from edgepeft_export.verification.graph import GraphRun
 
 NODES: DynamicAxes = {"x": {0: "nodes"}, "to": {0: "nodes"}}

@@ -53,7 +53,9 @@ class _Decoder(nn.Module):  # type: ignore[misc]  # torch is not type-checked he
     def forward(self, input_ids: Tensor, attention_mask: Tensor, **past: Tensor) -> dict[str, Tensor]:
         from transformers import DynamicCache
 
-        layers = [(past[key], past[value]) for key, value in zip(self._past[::2], self._past[1::2], strict=True)]
+        first = next(iter(past.values()))  # stands for what a block that is not traced would read
+        given = [past.get(name, first) for name in self._past]
+        layers = list(zip(given[::2], given[1::2], strict=True))
         arguments: dict[str, object] = {"logits_to_keep": 1} if self._one else {}
         if self._positions:
             # Positions count attended tokens only, so that padding on the left shifts nothing.

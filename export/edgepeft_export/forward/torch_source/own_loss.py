@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from edgepeft_export.errors import ForwardError, LossNotExported, WrongLossInputs, WrongLossOutput
 from edgepeft_export.forward.graph import Forward
+from edgepeft_export.forward.torch_source.export import export
 from edgepeft_export.forward.torch_source.losses import PlainLosses
-from edgepeft_export.forward.torch_source.module import default_dynamic_axes, describe, distinct_sizes, export
+from edgepeft_export.forward.torch_source.module import default_dynamic_axes, describe, distinct_sizes
 from edgepeft_export.forward.torch_source.reference import Reference, verified
 from edgepeft_export.graph.shapes import Dim, dims_of, dtype_of
 from edgepeft_export.losses import OnnxLoss
@@ -56,7 +57,7 @@ def _exported(
     function: Callable[..., Tensor], examples: dict[str, Tensor], axes: Mapping[str, Mapping[int, str]]
 ) -> ir.Model:
     try:
-        return export(_Loss(function), examples, {}, axes)
+        return export(_Loss(function), {"inputs": examples}, axes)
     except ForwardError as error:
         raise LossNotExported(
             "torch.onnx cannot export the loss.",
@@ -81,7 +82,7 @@ class _Loss(nn.Module):  # type: ignore[misc]  # torch is not type-checked here
         super().__init__()
         self.function = function
 
-    def forward(self, inputs: dict[str, Tensor], trainable: dict[str, Tensor]) -> Tensor:  # noqa: ARG002  (as models are exported)
+    def forward(self, inputs: dict[str, Tensor]) -> Tensor:
         with PlainLosses():
             return self.function(**inputs)
 

@@ -1,0 +1,123 @@
+"""Calls torch's exporter, and names its failures."""
+
+from __future__ import annotations
+
+import logging
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
+
+import onnx_ir as ir
+import torch
+from torch import Tensor, nn
+
+from edgepeft_export.errors import ExportFailed, FixedDimension, ForwardError
+from edgepeft_export.forward.torch_source import detach as torch_detach
+from edgepeft_export.forward.torch_source import recurrent as torch_recurrent
+from edgepeft_export.forward.torch_source.blocks import trace
+from edgepeft_export.graph.shapes import Dim, dims_of
+from edgepeft_export.opset import OPSET
+
+ExampleInputs: TypeAlias = Mapping[str, Tensor] | Sequence[Tensor] | Tensor
+DynamicAxes: TypeAlias = Mapping[str, Mapping[int, str]]
+
+_TRANSLATION = {**torch_detach.TRANSLATION, **torch_recurrent.TRANSLATION, **trace.TRANSLATION}
+
+
+def export(lifted: nn.Module, arguments: Mapping[str, Mapping[str, Tensor]], axes: DynamicAxes) -> ir.Model:
+    """Export a module. The graph's inputs have the order of the arguments.
+
+    Args:
+        lifted: its arguments are dictionaries of tensors.
+        arguments: examples; those of ``inputs`` have free sizes.
+        axes: the free axes of ``inputs``.
+    """
+    inputs = arguments["inputs"]
+    dynamic = {
+        argument: {name: dict(axes.get(name, {})) if argument == "inputs" else {} for name in tensors}
+        for argument, tensors in arguments.items()
+    }
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                lifted,
+                kwargs={argument: dict(tensors) for argument, tensors in arguments.items()},
+                dynamic_shapes=dynamic,
+                dynamo=True,
+                custom_translation_table=_TRANSLATION,
+                opset_version=OPSET,
+                verbose=False,
+            )
+    except Exception as error:  # the exporter raises whatever the traced model raises
+        cause = _root_cause(error)
+        fixed = _FIXED.search(str(cause))
+        if fixed is not None:
+            name, axis = fixed["input"], int(fixed["axis"])
+            raise _fixed_dimension(name, axis, axes[name][axis], int(fixed["size"])) from error
+        raise ExportFailed(
+            "torch.onnx could not export the model.",
+            context=f"{type(cause).__name__}: {first_line(cause)}",
+            hint="check that torch.export.export(model, ...) accepts it, or prepare an .onnx file that you exported.",
+        ) from error
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+    assert program is not None
+    model: ir.Model = program.model
+    _name_dimensions(model.graph, inputs, axes)
+    return model
+
+
+def _name_dimensions(graph: ir.Graph, inputs: Mapping[str, Tensor], axes: DynamicAxes) -> None:
+    """Name symbolic dimensions as the caller does. The exporter invents names where inputs share one."""
+    names: dict[Dim, Dim] = {}
+    for value, name in zip(graph.inputs, inputs, strict=False):  # the trainable inputs come after, with fixed shapes
+        for axis, symbol in axes.get(name, {}).items():
+            dim = dims_of(value)[axis]
+            if isinstance(dim, str):
+                names[dim] = symbol
+    for value in ir.convenience.create_value_mapping(graph).values():
+        if value.shape is not None:
+            value.shape = ir.Shape([names.get(dim, dim) for dim in dims_of(value)])
+
+
+def check_dynamic(graph: ir.Graph, axes: DynamicAxes) -> None:
+    """Raise where an axis that should be free has a fixed size in the graph."""
+    for value in graph.inputs:
+        for axis, symbol in axes.get(str(value.name), {}).items():
+            assert value.shape is not None
+            size = value.shape[axis]
+            if isinstance(size, int):
+                raise _fixed_dimension(str(value.name), axis, symbol, size)
+
+
+def _fixed_dimension(name: str, axis: int, symbol: str, size: int) -> ForwardError:
+    return FixedDimension(
+        f"The model fixes axis {axis} ({symbol}) of input {name!r} to {size}.",
+        context="Its forward does something that only this size allows.",
+        hint=f"leave the axis out of dynamic_axes, or write the model so that {symbol} may change.",
+    )
+
+
+_FIXED = re.compile(
+    r"static shape of (?P<size>\d+) for dimension inputs\['inputs'\]\['(?P<input>[^']+)'\]\.shape\[(?P<axis>\d+)\]"
+)
+"""torch.export's message for an axis that should be free and is not."""
+
+
+def _root_cause(error: BaseException) -> BaseException:
+    """The cause of the exporter's own error, which has many lines about itself."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message."""
+    return (str(error).strip().splitlines() or ["(no message)"])[0]
