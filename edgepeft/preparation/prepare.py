@@ -49,7 +49,7 @@ class Prepared:
         trainable: Number of elements that train.
         unreached: Names of trainable parameters on which the loss does not depend; they stay frozen.
         quantized: The source of each quantized tensor, by its name.
-        kept: Why each weight that could have been quantized stayed fp32, by its name.
+        kept: Why each frozen tensor of the smallest size or more stayed fp32, by its name.
     """
 
     bundle: Path
@@ -131,6 +131,8 @@ def prepare(
     exported = _export(source, attachment, loss, _labels(interface), log)
     quantization = Quantization(compute) if isinstance(compute, str) else compute
     forward, report = quantize(exported.forward, quantization, compression.calibration, log)
+    for line in report.lines():
+        notice(line)
     optimizer = optimizers.by_name(optimizer) if isinstance(optimizer, str) else optimizer
     plan = _planned(compression, forward, exported.loss, optimizer, log)
     compiled, text, spec = plan.compiled, raw.text or source.text, None

@@ -14,6 +14,7 @@ from edgepeft_export.graph.edit import bind_inputs
 from edgepeft_export.opset import assert_runs_on_devices
 from edgepeft_export.quantize import Quantization, QuantizationReport, quantize
 from edgepeft_export.quantize.weights import weights_of
+from edgepeft_runtime.notices import notice
 
 
 def with_generation(
@@ -30,7 +31,10 @@ def with_generation(
     there = {weight.name for weight in weights_of(decoding.forward.model.graph, quantization.smallest)}
     kept = tuple(name for name in report.kept if name in there)
     again = quantization if quantization.compute == "fp32" else replace(quantization, keep=kept)
-    forward, _ = quantize(decoding.forward, again)
+    forward, own = quantize(decoding.forward, again)
+    only_here = {name: reason for name, reason in own.kept.items() if name not in report.kept}
+    for line in QuantizationReport(kept=only_here).lines():
+        notice(f"In the graph that generates, {line}")
     model = forward.model.clone()
     lower(model)
     bind_inputs(model.graph, forward.fixed([name for name in forward.parameters if name not in compiled.parameters]))

@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 
 from edgepeft_runtime.errors import BadSetting
 from edgepeft_runtime.files.schema import Json
+from edgepeft_runtime.names import some
 
 COMPUTE = ("fp32", "int8", "int4")
 GRADIENTS = ("tensor", "row")
@@ -87,11 +88,21 @@ class QuantizationReport:
 
     Attributes:
         quantized: by the name of the initializer with the integers; includes tensors that were quantized in the source.
-        kept: weights that stayed float, each with the reason.
+        kept: frozen float tensors of the smallest size or more that stayed float, each with the reason.
     """
 
     quantized: Mapping[str, QuantizedTensor] = field(default_factory=dict)
     kept: dict[str, str] = field(default_factory=dict)
+
+    def lines(self) -> list[str]:
+        """What stayed float, one line for each reason."""
+        by_reason: dict[str, list[str]] = {}
+        for name, reason in self.kept.items():
+            by_reason.setdefault(reason, []).append(name)
+        return [
+            f"{some(names)} {'stays' if len(names) == 1 else 'stay'} fp32: {reason}"
+            for reason, names in by_reason.items()
+        ]
 
     def provenance(self, settings: Quantization) -> Json:
         """For the manifest."""

@@ -151,6 +151,58 @@ def test_patterns_and_sizes_choose_what_is_quantized() -> None:
     assert quantize(forward, Quantization("fp32"))[0] == forward
 
 
+class Readers(nn.Module):
+    """Frozen tensors that no integer kernel reads, beside one that is quantized."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.line = nn.Linear(40, 60)
+        self.scale = nn.Parameter(torch.randn(60))
+        self.other = nn.Parameter(torch.randn(1, 5, 60))
+        self.depthwise = nn.Conv1d(60, 60, 3, padding=1, groups=60, bias=False)
+        self.bias = nn.Parameter(torch.zeros(60))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = torch.where(x.sum(-1, keepdim=True) > 0, self.line(x) * self.scale, self.other)
+        return self.depthwise(y.transpose(1, 2)).transpose(1, 2) + self.bias
+
+
+def test_every_large_float_tensor_is_quantized_or_kept_with_a_reason() -> None:
+    """Nothing stays float in silence: of each frozen tensor the report knows either the integers or the reason."""
+    torch.manual_seed(0)
+    model = Readers().requires_grad_(False)
+    model.bias.requires_grad_(True)
+    forward = from_torch(model, torch.zeros(2, 5, 40))
+    _, report = quantize(forward, Quantization("int8", smallest=50))
+    large = {
+        str(value.name).removesuffix(".T") for value in forward.model.graph.initializers.values() if _size(value) >= 50
+    }
+    assert {*report.kept, *(name.removesuffix(".int8") for name in report.quantized)} == large
+    assert report.kept["other"] == "read by Where, which has no integer form"
+    assert report.kept["depthwise.weight"].startswith("a kernel of one channel")
+    assert report.kept["scale"] == report.kept["line.bias"] == "a vector"
+    assert "line.bias, scale stay fp32: a vector" in report.lines()
+
+
+@pytest.mark.parametrize("compute", ["int8", "int4"])
+@pytest.mark.parametrize("name", ["bert", "gpt2", "llama", "vit", "cnn"])
+def test_the_tensors_of_a_network_are_quantized_or_kept(name: str, compute: str) -> None:
+    """All large float tensors of each network are in the report, once, and in the graph only where it says so."""
+    forward = _exported(name)[1]
+    packed, report = quantize(forward, Quantization(compute, smallest=64))
+    large = [v for v in forward.model.graph.initializers.values() if v.dtype == ir.DataType.FLOAT and _size(v) >= 64]
+    names = {str(value.name).removesuffix(".T") for value in large}
+    quantized = {tensor.removesuffix(".int8").removesuffix(".int4") for tensor in report.quantized}
+    assert names == quantized | set(report.kept) and not quantized & set(report.kept)
+    assert not [
+        value for value in large if packed.model.graph.initializers.get(str(value.name)) and _base(value) in quantized
+    ]
+
+
+def _base(value: ir.Value) -> str:
+    return str(value.name).removesuffix(".T")
+
+
 BAD = {
     "compute": "int3",
     "gradient": "none",

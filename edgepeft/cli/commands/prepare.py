@@ -101,8 +101,6 @@ def command(
     )
     total = sum(file.stat().st_size for file in prepared.bundle.rglob("*") if file.is_file())
     click.echo(f"{prepared.bundle}: {prepared.trainable:,} trainable elements; {size(total)}")
-    for name, reason in prepared.kept.items():
-        click.echo(f"{name} stays fp32: {reason}", err=True)
     for name in prepared.unreached:
         click.echo(f"the loss does not depend on {name}: it stays frozen", err=True)
 

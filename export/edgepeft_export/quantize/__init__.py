@@ -23,7 +23,7 @@ from edgepeft_export.quantize.codebook import share_weights
 from edgepeft_export.quantize.layouts import is_large, store_transposed
 from edgepeft_export.quantize.rewrite import Quantizer
 from edgepeft_export.quantize.tensors import quantized_tensors
-from edgepeft_export.quantize.weights import weights_of
+from edgepeft_export.quantize.weights import reasons, weights_of
 
 __all__ = ["Quantization", "QuantizationReport", "QuantizeError", "QuantizedTensor", "quantize"]
 
@@ -51,6 +51,8 @@ def quantize(
         model = _quantize_tolerable(forward, settings, report, calibration, on_progress)
     if settings.codebook is not None:
         model = _with_codebooks(model, settings, report.kept)
+    elif settings.compute != "fp32":
+        report.kept.update(reasons(forward.model.graph, settings.smallest))
     quantized = quantized_tensors(model.graph)
     if is_large(model.graph, quantized, settings.large):
         model = model.clone()

@@ -28,7 +28,7 @@ class Weight:
     @property
     def name(self) -> str:
         """Name of the initializer, without the suffix of the exporter's transposition."""
-        return str(self.value.name).removesuffix(".T")
+        return _name(self.value)
 
     @property
     def array(self) -> NDArray[np.float32]:
@@ -43,32 +43,58 @@ class Weight:
 
 def weights_of(graph: ir.Graph, smallest: int) -> Iterator[Weight]:
     """Every frozen tensor of ``smallest`` elements or more that can be quantized, in the order the graph reads them."""
-    seen: set[ir.Value] = set()
-    for node in graph:
-        for value in node.inputs:
-            if value is not None and value not in seen:
-                seen.add(value)
-                channels = _channels(value) if _is_large(value, smallest) else None
-                if channels is not None:
-                    yield Weight(value, channels)
+    for value in _read_tensors(graph, smallest):
+        if why_not(value) is None:
+            (channels,) = _axes(value)
+            assert channels is not None
+            yield Weight(value, channels)
+
+
+def reasons(graph: ir.Graph, smallest: int) -> dict[str, str]:
+    """Why each frozen tensor of ``smallest`` elements or more that :func:`weights_of` leaves out stays float."""
+    found = ((value, why_not(value)) for value in _read_tensors(graph, smallest))
+    return {_name(value): reason for value, reason in found if reason is not None}
+
+
+def why_not(value: ir.Value) -> str | None:
+    """Why a frozen tensor cannot be quantized; ``None`` where it can."""
+    if value.is_graph_output():
+        return "an output of the model"
+    if value.dtype != ir.DataType.FLOAT:
+        return f"its numbers are {value.dtype}"
+    if rank(value) < 2:
+        return "a vector"
+    if rank(value) > 2 and dims_of(value)[1] == 1 and all(use.node.op_type == "Conv" for use in value.uses()):
+        return "a kernel of one channel, which has few bytes and is twice as slow when dequantized"
+    unread = {use.node.op_type for use in value.uses() if _channels_of(use.node, use.idx, rank(value)) is None}
+    if unread:
+        without = unread - _READERS
+        names = " and ".join(sorted(without or unread))
+        if not without:
+            return f"read by {names} in a way that has no integer form"
+        return f"read by {names}, which {'has' if len(without) == 1 else 'have'} no integer form"
+    return None if len(_axes(value)) == 1 else "its readers need scales along different axes"
+
+
+_READERS = frozenset({"Gather", "MatMul", "Gemm", "Conv"})
+"""Operators that have an integer form."""
+
+
+def _read_tensors(graph: ir.Graph, smallest: int) -> list[ir.Value]:
+    """The large frozen float tensors, in the order the graph reads them."""
+    read = dict.fromkeys(value for node in graph for value in node.inputs if value is not None)
+    inner = dict.fromkeys(value for value in graph.initializers.values() if value.uses() or value.is_graph_output())
+    return [value for value in read | inner if _is_large(value, smallest)]
 
 
 def _is_large(value: ir.Value, smallest: int) -> bool:
     tensor = value.const_value
-    if tensor is None or not is_frozen(value) or value.is_graph_output() or _is_depthwise(value):
-        return False
-    return tensor.dtype == ir.DataType.FLOAT and tensor.size >= smallest and len(tensor.shape) >= 2
+    return is_frozen(value) and tensor is not None and tensor.dtype.is_floating_point() and tensor.size >= smallest
 
 
-def _is_depthwise(value: ir.Value) -> bool:
-    """Whether it is a kernel of one channel, which has few bytes and is twice as slow when dequantized."""
-    return value.shape is not None and rank(value) > 2 and dims_of(value)[1] == 1
-
-
-def _channels(value: ir.Value) -> int | None:
-    """The axis that all readers of a weight agree on."""
-    axes = {_channels_of(use.node, use.idx, rank(value)) for use in value.uses()}
-    return axes.pop() if len(axes) == 1 else None
+def _axes(value: ir.Value) -> set[int | None]:
+    """The axes of output channels that the readers of a weight need."""
+    return {_channels_of(use.node, use.idx, rank(value)) for use in value.uses()}
 
 
 def _channels_of(node: ir.Node, index: int, of_rank: int) -> int | None:
@@ -79,6 +105,10 @@ def _channels_of(node: ir.Node, index: int, of_rank: int) -> int | None:
         return 0
     linear = LinearSite.of(node) if index == 1 else None
     return None if linear is None or (node.op_type == "MatMul" and not _has_rows(linear.x)) else linear.channels
+
+
+def _name(value: ir.Value) -> str:
+    return str(value.name).removesuffix(".T")
 
 
 def _has_rows(x: ir.Value) -> bool:
