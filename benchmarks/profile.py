@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 from unittest import mock
@@ -27,9 +27,11 @@ from benchmarks.cases import CASES
 from benchmarks.sides import SIDES
 from benchmarks.turns import ROOT
 from edgepeft_runtime.bundle.bundle import Bundle
-from edgepeft_runtime.engine import portable
-from edgepeft_runtime.engine.portable import PortableEngine, session_options
-from edgepeft_runtime.files.tensorfile import read_tensors
+from edgepeft_runtime.engine import sessions
+from edgepeft_runtime.engine.engine import Step, TrainState
+from edgepeft_runtime.engine.portable import PortableEngine
+from edgepeft_runtime.engine.sessions import session_options
+from edgepeft_runtime.files.tensorfile import Array, read_tensors
 
 Event: TypeAlias = dict[str, Any]
 OUT = Path(__file__).with_name("profile.json")
@@ -73,13 +75,13 @@ def _profiling_options(threads: int | None) -> onnxruntime.SessionOptions:
 class _ProfiledEngine(PortableEngine):
     """The engine of the device, whose sessions are profiled."""
 
-    def _session(self, graph: str) -> onnxruntime.InferenceSession:
-        with mock.patch.object(portable, "session_options", _profiling_options):
-            return super()._session(graph)
+    def train(self, state: TrainState, batches: Sequence[Mapping[str, Array]], *, lr: float, step: int) -> Step:
+        with mock.patch.object(sessions, "session_options", _profiling_options):
+            return super().train(state, batches, lr=lr, step=step)
 
     def events(self) -> dict[str, list[Event]]:
         """Stop profiling; return the events of each graph."""
-        return {graph: _read_once(Path(session.end_profiling())) for graph, session in self._sessions.items()}
+        return {graph: _read_once(Path(session.end_profiling())) for graph, session in self._sessions.opened.items()}
 
 
 def _read_once(path: Path) -> list[Event]:

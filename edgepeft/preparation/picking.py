@@ -11,14 +11,13 @@ from edgepeft.preparation.errors import NothingToPick
 from edgepeft_runtime.bundle.bundle import ADAPTER, Bundle
 from edgepeft_runtime.bundle.manifest import MANIFEST, FileEntry
 from edgepeft_runtime.data.batch import Batch
-from edgepeft_runtime.engine.engine import SELECT
 from edgepeft_runtime.files.staging import revised_directory
 from edgepeft_runtime.files.tensorfile import Array, sha256_of, write_tensors
 from edgepeft_runtime.train.trainer import Trainer
 
 
 def pick(bundle: str | Path, batches: Iterable[Batch], *, threads: int | None = None) -> Path:
-    """Pick elements by the gradient on these batches, and replace the bundle's ``select.onnx`` by their indices.
+    """Pick elements by the gradient on these batches, and replace the bundle's program ``select`` by their indices.
 
     Args:
         bundle: Directory of a bundle whose devices would pick for themselves.
@@ -48,11 +47,13 @@ def pick(bundle: str | Path, batches: Iterable[Batch], *, threads: int | None = 
 
 def _replace(bundle: Bundle, parameters: dict[str, Array]) -> None:
     """Replace the bundle by a copy that has the new adapter."""
-    kept = [name for name in bundle.manifest.files if name not in (ADAPTER, SELECT)]
+    programs = replace(bundle.manifest.programs, select=None)
+    unused = set(bundle.manifest.programs.graphs()) - set(programs.graphs())
+    kept = [name for name in bundle.manifest.files if name not in (ADAPTER, *unused)]
     with revised_directory(bundle.path, kept) as folder:
         write_tensors(folder / ADAPTER, parameters)
         entry = FileEntry(sha256_of(folder / ADAPTER), (folder / ADAPTER).stat().st_size)
         files = {name: bundle.manifest.files[name] for name in kept} | {ADAPTER: entry}
         sparse = tuple(replace(spec, gradient=None) for spec in bundle.manifest.sparse)
-        manifest = replace(bundle.manifest, files=files, sparse=sparse)
+        manifest = replace(bundle.manifest, files=files, sparse=sparse, programs=programs)
         (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")

@@ -24,7 +24,8 @@ from edgepeft_export.weights import WeightsFile
 from edgepeft_runtime.bundle import manifest as spec
 from edgepeft_runtime.bundle.activation_sizes import MemorySpec
 from edgepeft_runtime.bundle.generation_spec import GenerationSpec
-from edgepeft_runtime.bundle.graphfile import external_locations
+from edgepeft_runtime.bundle.graphfile import checked_graph
+from edgepeft_runtime.bundle.programs import Accumulation, Call, Programs
 from edgepeft_runtime.files.durable import writing
 from edgepeft_runtime.files.schema import Json
 from edgepeft_runtime.files.staging import check_folder, recover_directory, replace_directory
@@ -120,7 +121,7 @@ def _fill(folder: Path, compiled: Compiled, loss: Loss, optimizer: Optimizer, ex
 
 def _write_graph(model: ir.Model, path: Path) -> None:
     content = ir.to_proto(model).SerializeToString(deterministic=True)
-    external_locations(content)  # devices also refuse graphs that the checker accepts, such as a Loop without a bound
+    checked_graph(content)  # devices also refuse graphs that the checker accepts, such as a Loop without a bound
     path.write_bytes(content)
     onnx.checker.check_model(str(path), full_check=False)
 
@@ -159,6 +160,7 @@ def _manifest(
         buckets=tuple(spec.Bucket(b.name, b.size, b.members, b.decay) for b in compiled.buckets),
         loss=spec.LossSpec(loss.name, _json(loss.values())),
         optimizer=spec.OptimizerSpec(optimizer.name, optimizer.lr, _json(settings), tuple(state)),
+        programs=_programs(compiled),
         classes=extras.classes,
         text=extras.text,
         image=extras.image,
@@ -167,6 +169,13 @@ def _manifest(
         generation=extras.generation,
         provenance=dict(extras.provenance),
     )
+
+
+def _programs(compiled: Compiled) -> Programs:
+    """One call for each graph of a whole model."""
+    gradients = tuple(Accumulation(bucket.gradient, bucket.name) for bucket in compiled.buckets)
+    calls = {name: (Call(f"{name}.onnx"),) for name in compiled.graphs if name not in ("train", "optimizer")}
+    return Programs(train=(Call("train.onnx", accumulate=gradients),), **calls)
 
 
 def _parameters(compiled: Compiled) -> tuple[spec.ParameterSpec, ...]:

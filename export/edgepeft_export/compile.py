@@ -17,7 +17,7 @@ from edgepeft_export.forward import Forward
 from edgepeft_export.forward.graph import SparseTensor
 from edgepeft_export.forward.identity import base_sha256, of_model
 from edgepeft_export.graph.custom_ops import lower
-from edgepeft_export.graph.edit import add_input, bind_inputs, input_named
+from edgepeft_export.graph.edit import bind_inputs, input_named
 from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.graph.shapes import infer_shapes
 from edgepeft_export.losses import Labels, Loss, LossTerms
@@ -96,7 +96,7 @@ def compile_step(forward: Forward, loss: Loss, optimizer: Optimizer, recompute: 
     sparse = tuple(part for part in forward.sparse if part.values in kept)
     to_pick = [part for part in sparse if part.initial_indices[0] < 0]
     graphs = {
-        "train": _accumulate(train, gradients, buckets),
+        "train": _flat_gradients(train, gradients, buckets),
         "optimizer": optimizer_graph(optimizer, buckets),
         **({"select": selection_graph(with_loss, to_pick)} if to_pick else {}),
         "eval": with_loss,
@@ -178,16 +178,15 @@ def _differentiated(with_loss: ir.Model, forward: Forward) -> tuple[ir.Model, di
     return model, {str(target.name): gradient for target, gradient in gradients.items()}
 
 
-def _accumulate(train: ir.Model, gradients: Mapping[str, ir.Value], buckets: Sequence[Bucket]) -> ir.Model:
-    """Return the loss, and add the gradients to accumulators: flat vectors, one per bucket, from inputs to outputs."""
+def _flat_gradients(train: ir.Model, gradients: Mapping[str, ir.Value], buckets: Sequence[Bucket]) -> ir.Model:
+    """Return the loss and the gradients: flat vectors, one per bucket."""
     graph = train.graph
     del graph.outputs[2:]  # the model's own
-    emit = Emitter(graph, scope="accumulate")
+    emit = Emitter(graph, scope="gradients")
     for bucket in buckets:
-        accumulator = add_input(graph, bucket.name, [bucket.size])
-        total = emit.op("Add", accumulator, flatten(emit, [gradients[name] for name in bucket.members]))
-        total.name, total.shape, total.dtype = f"{bucket.name}.next", accumulator.shape, ir.DataType.FLOAT
-        graph.outputs.append(total)
+        flat = flatten(emit, [gradients[name] for name in bucket.members])
+        flat.name, flat.shape, flat.dtype = bucket.gradient, ir.Shape([bucket.size]), ir.DataType.FLOAT
+        graph.outputs.append(flat)
     return train
 
 

@@ -54,6 +54,11 @@ class Bucket:
         """Elements of the vector."""
         return sum(self.sizes)
 
+    @property
+    def gradient(self) -> str:
+        """Name of the flat gradient, an output of a train graph."""
+        return f"{self.name}.gradient"
+
 
 def plan_buckets(shapes: Mapping[str, tuple[int, ...]], no_decay: Sequence[str] = ()) -> tuple[Bucket, ...]:
     """Divide parameters into buckets.

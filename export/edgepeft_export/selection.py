@@ -1,4 +1,4 @@
-"""``select.onnx``: the dense gradients by which a device picks the elements that will train. It runs once."""
+"""The program ``select``: the dense gradients by which a device picks the elements that will train. It runs once."""
 
 from __future__ import annotations
 

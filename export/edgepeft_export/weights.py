@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
 import onnx_ir as ir
 
 from edgepeft_runtime.bundle.manifest import FrozenSpec
-
-ALIGNMENT = 4096
-"""Offsets are multiples of a page, so that a tensor can be mapped."""
+from edgepeft_runtime.bundle.program_checks import ALIGNMENT
 
 INLINE = 256
 """Tensors of at most this many bytes stay in the graph."""
@@ -24,7 +23,7 @@ class WeightsFile:
         self._path = path
         self._file = path.open("wb")
         self._ranges: dict[str, tuple[int, int]] = {}
-        self._entries: dict[tuple[int, str], FrozenSpec] = {}
+        self._entries: dict[str, FrozenSpec] = {}
 
     def __enter__(self) -> WeightsFile:
         return self
@@ -36,7 +35,10 @@ class WeightsFile:
 
     @property
     def entries(self) -> tuple[FrozenSpec, ...]:
-        """The tensors of the file. One that several names share appears under each, with its bytes under the first."""
+        """The tensors of the file. One that several names share appears under each.
+
+        Where graphs have different tensors of one name, the later ones have numbers here.
+        """
         return tuple(self._entries.values())
 
     def externalize(self, model: ir.Model) -> ir.Model:
@@ -50,17 +52,20 @@ class WeightsFile:
     def _store(self, name: str, tensor: ir.TensorProtocol) -> ir.ExternalTensor:
         data = tensor.tobytes()
         key = hashlib.sha256(data).hexdigest()  # by the bytes alone, as 4-bit weights are bytes to some readers
-        new = key not in self._ranges
-        if new:
+        if key not in self._ranges:
             self._ranges[key] = (self._pad(), len(data))
             self._file.write(data)
         offset, length = self._ranges[key]
         shape = tuple(tensor.shape.numpy())
-        entry = FrozenSpec(name, _dtype_name(tensor.dtype), shape, len(data) if new else 0)
-        self._entries.setdefault((offset, name), entry)
+        self._list(FrozenSpec(name, _dtype_name(tensor.dtype), shape, length, offset))
         return ir.ExternalTensor(
             self._path.name, offset, length, tensor.dtype, shape=ir.Shape(shape), name=name, base_dir=self._path.parent
         )
+
+    def _list(self, entry: FrozenSpec) -> None:
+        listed, number = entry, 2
+        while self._entries.setdefault(listed.name, listed).offset != entry.offset:
+            listed, number = replace(entry, name=f"{entry.name}.{number}"), number + 1
 
     def _pad(self) -> int:
         missing = -self._file.tell() % ALIGNMENT

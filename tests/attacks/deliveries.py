@@ -10,8 +10,9 @@ import numpy as np
 
 from edgepeft.sync import Keys
 from edgepeft.sync.keys import REVOKED
+from edgepeft_runtime.files import canonical
 from edgepeft_runtime.files.tensorfile import write_tensors
-from edgepeft_runtime.fleet import canonical, signatures
+from edgepeft_runtime.fleet import signatures
 from edgepeft_runtime.fleet.delivery import Delivery
 from edgepeft_runtime.fleet.identity import Identity
 from edgepeft_runtime.train.update import read_update

@@ -10,7 +10,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgepeft_runtime.bundle.graphfile import MAX_TRIPS, external_locations
+from edgepeft_runtime.bundle.graphfile import MAX_TRIPS, checked_graph
 from edgepeft_runtime.errors import BundleError
 from edgepeft_runtime.files.wire import varint
 from tests.support.tiny_bundle import external_tensor
@@ -120,9 +120,9 @@ REFUSED: dict[str, Callable[[], bytes]] = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_parsers_could_read_differently_is_refused(name: str) -> None:
     """Our reader agrees with the parser of onnxruntime."""
-    assert external_locations(plain()) == {"weights.bin"}
+    assert checked_graph(plain()).locations == {"weights.bin"}
     with pytest.raises(BundleError) as error:
-        external_locations(REFUSED[name]())
+        checked_graph(REFUSED[name]())
     assert error.value.code == "bad-graph"
     assert error.value.context
 
@@ -138,7 +138,7 @@ def test_external_kind_beyond_32_bits_is_refused() -> None:
     read = onnx.load_model_from_string(raw).graph.initializer[1]
     assert read.external_data[0].value == "../secret"
     with pytest.raises(BundleError, match="more than 31 bits"):
-        external_locations(raw)
+        checked_graph(raw)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_external_kind_beyond_32_bits_is_refused() -> None:
 )
 def test_every_other_location_is_reported(location: str) -> None:
     """So that the bundle can be refused by it."""
-    found = external_locations(model(tensors=(external_tensor(location),)).SerializeToString())
+    found = checked_graph(model(tensors=(external_tensor(location),)).SerializeToString()).locations
     assert found != {"weights.bin"} and len(found) == 1
 
 
@@ -190,7 +190,7 @@ BOUNDED = {
 def test_loop_of_constant_length_is_accepted(name: str) -> None:
     """And it is one that onnxruntime runs to its end."""
     raw = BOUNDED[name]().SerializeToString()
-    assert external_locations(raw) == set()
+    assert checked_graph(raw).locations == set()
     session = onnxruntime.InferenceSession(raw, providers=["CPUExecutionProvider"])
     (found,) = session.run(["y"], {"x": np.ones(2, np.float32), "n": np.asarray(1, np.int64)})
     assert found.tolist() == [4.0, 4.0] if name != "nested" else np.isfinite(found).all()
@@ -223,7 +223,7 @@ UNBOUNDED = {
 def test_loop_without_a_bound_is_refused(name: str) -> None:
     """It could keep a device busy for ever."""
     with pytest.raises(BundleError) as error:
-        external_locations(UNBOUNDED[name]().SerializeToString())
+        checked_graph(UNBOUNDED[name]().SerializeToString())
     assert error.value.code == "unbounded-loop"
     assert "Loop" in str(error.value.hint)
 
@@ -232,7 +232,7 @@ def test_graph_inside_an_unknown_operator_is_refused() -> None:
     """How often it would run is not known."""
     body = helper.make_graph([], "body", [], [])
     with pytest.raises(BundleError, match="must not contain graphs"):
-        external_locations(model(helper.make_node("While", ["x"], ["y"], body=body)).SerializeToString())
+        checked_graph(model(helper.make_node("While", ["x"], ["y"], body=body)).SerializeToString())
 
 
 def test_graphs_deep_inside_one_another_are_refused() -> None:
@@ -241,4 +241,4 @@ def test_graphs_deep_inside_one_another_are_refused() -> None:
     for _ in range(20):
         node = helper.make_node("Scan", ["x"], ["y"], body=helper.make_graph([node], "g", [], []), num_scan_inputs=1)
     with pytest.raises(BundleError, match="nested more than"):
-        external_locations(model(node).SerializeToString())
+        checked_graph(model(node).SerializeToString())

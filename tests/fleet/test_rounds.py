@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from edgepeft_runtime.bundle.manifest import FileEntry, ParameterSpec
 from edgepeft_runtime.errors import EdgepeftError, FleetError, MissingExtra
-from edgepeft_runtime.fleet import canonical, signatures
+from edgepeft_runtime.files import canonical
+from edgepeft_runtime.fleet import signatures
 from edgepeft_runtime.fleet.delivery import Delivery, digest_of
 from edgepeft_runtime.fleet.reading import is_name
 from edgepeft_runtime.fleet.rounds import Latest, LatestSignatures, Round, RoundLimits, folder, number_of

@@ -48,12 +48,11 @@ def _run(model: ir.Model, feed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def _gradients(forward: Forward, parameters: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     compiled = _compiled(forward)
-    zeros = {bucket.name: np.zeros(bucket.size, np.float32) for bucket in compiled.buckets}
-    found = _run(compiled.graphs["train"], {**batch(), **zeros, **parameters})
+    found = _run(compiled.graphs["train"], {**batch(), **parameters})
     gradients: dict[str, np.ndarray] = {}
     for bucket in compiled.buckets:
         ends = np.cumsum([parameters[name].size for name in bucket.members])
-        gradients.update(zip(bucket.members, np.split(found[f"{bucket.name}.next"], ends[:-1]), strict=True))
+        gradients.update(zip(bucket.members, np.split(found[bucket.gradient], ends[:-1]), strict=True))
     return gradients
 
 

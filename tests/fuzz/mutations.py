@@ -9,8 +9,8 @@ import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from edgepeft_runtime.files import canonical
 from edgepeft_runtime.files.wire import varint
-from edgepeft_runtime.fleet import canonical
 from tests.attacks.changes import joined, split, with_new_digest
 
 Mutator = Callable[[bytes, random.Random], bytes]

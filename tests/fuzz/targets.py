@@ -22,7 +22,7 @@ from edgepeft.sync.keys import Keys
 from edgepeft.sync.ledger import Entry
 from edgepeft.sync.workspace import Workspace
 from edgepeft_runtime.bundle.bundle import Bundle, checked_parameters
-from edgepeft_runtime.bundle.graphfile import external_locations
+from edgepeft_runtime.bundle.graphfile import checked_graph
 from edgepeft_runtime.bundle.manifest import FileEntry, Manifest
 from edgepeft_runtime.data.datasets import read_npz
 from edgepeft_runtime.engine.engine import TrainState
@@ -162,7 +162,7 @@ def graph(scene: Scene) -> Target:
 
 def _same_locations(content: bytes) -> None:
     """An accepted graph names the files that Google's parser finds in it, if that parser accepts it too."""
-    found = external_locations(content)
+    found = checked_graph(content).locations
     try:
         parsed = onnx.load_model_from_string(content)
     except DecodeError:

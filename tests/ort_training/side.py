@@ -68,10 +68,9 @@ def gradients(folder: Path) -> Any:
     module = api.Module(str(engine / "training_model.onnx"), state)
     module(*(batch[spec.name] for spec in (*manifest.inputs, *manifest.labels)))
     session = onnxruntime.InferenceSession(bundle.file("train.onnx"))
-    zeros = {bucket.name: np.zeros(bucket.size, np.float32) for bucket in manifest.buckets}
-    found = session.run(None, {**batch, **bundle.adapter(), **zeros})
+    found = session.run(None, {**batch, **bundle.adapter()})
     by_name = dict(zip((value.name for value in session.get_outputs()), found, strict=True))
-    own = np.concatenate([by_name[f"{bucket.name}.next"] for bucket in manifest.buckets]) / by_name["loss_weight"]
+    own = np.concatenate([by_name[f"{bucket.name}.gradient"] for bucket in manifest.buckets]) / by_name["loss_weight"]
     official = np.concatenate(
         [state.parameters[name].grad.reshape(-1) for bucket in manifest.buckets for name in bucket.members]
     )

@@ -87,11 +87,11 @@ def of_transformers(model: nn.Module, prompt: list[int]) -> list[int]:
 
 
 def without_cache(bundle: Path, folder: Path) -> Path:
-    """The bundle as it would be without ``generate.onnx``, as bundles of before are."""
+    """The bundle as it would be without the program ``generate``."""
     shutil.copytree(bundle, folder)
     (folder / "generate.onnx").unlink()
     manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
-    del manifest["files"]["generate.onnx"], manifest["generation"]
+    del manifest["files"]["generate.onnx"], manifest["programs"]["generate"], manifest["generation"]
     (folder / "manifest.json").write_text(json.dumps(manifest), "utf-8")
     return folder
 

@@ -85,17 +85,16 @@ def compiled(forward: Forward, loss: Loss) -> Compiled:
 
 
 def run(step: Compiled, batch: Mapping[str, Tensor]) -> Result:
-    """Run ``train.onnx`` on a batch, from empty accumulators."""
+    """Run ``train.onnx`` on a batch."""
     graph = step.graphs["train"]
     session = onnxruntime.InferenceSession(ir.to_proto(graph).SerializeToString())
-    zeros = {bucket.name: np.zeros(bucket.size, np.float32) for bucket in step.buckets}
-    fed = {**{name: tensor.numpy() for name, tensor in batch.items()}, **step.parameters, **zeros}
+    fed = {**{name: tensor.numpy() for name, tensor in batch.items()}, **step.parameters}
     names = [output.name for output in session.get_outputs()]
     values = dict(zip(names, session.run(names, fed), strict=True))
     total, weight = float(values["loss_sum"]), float(values["loss_weight"])
     gradients: dict[str, NDArray[np.float32]] = {}
     for bucket in step.buckets:
-        gradients |= _unflatten(values[f"{bucket.name}.next"], bucket.members, bucket.shapes)
+        gradients |= _unflatten(values[bucket.gradient], bucket.members, bucket.shapes)
     scale = weight or 1.0
     return Result(total, weight, {name: array / scale for name, array in gradients.items()})
 

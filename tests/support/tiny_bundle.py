@@ -7,13 +7,14 @@ labels int64 [batch] with -100 for what does not count. ``base`` lies in weights
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from edgepeft_runtime.bundle.bundle import ADAPTER, GRAPHS, WEIGHTS
+from edgepeft_runtime.bundle.bundle import ADAPTER
 from edgepeft_runtime.bundle.manifest import (
     Bucket,
     Dimension,
@@ -26,6 +27,8 @@ from edgepeft_runtime.bundle.manifest import (
     ParameterSpec,
     TensorSpec,
 )
+from edgepeft_runtime.bundle.program_checks import WEIGHTS
+from edgepeft_runtime.bundle.programs import Accumulation, Call, Programs
 from edgepeft_runtime.files.tensorfile import sha256_of, write_tensors
 
 INPUTS = (TensorSpec("x", "float32", ("batch", 4)),)
@@ -41,6 +44,12 @@ ACCUMULATORS = tuple(TensorSpec(bucket.name, "float32", (bucket.size,)) for buck
 LOSS = (TensorSpec("loss_sum", "float32", ()), TensorSpec("loss_weight", "float32", ()))
 SCALARS = tuple(TensorSpec(n, d, ()) for n, d in (("lr", "float32"), ("step", "int64"), ("grad_scale", "float32")))
 NORM = TensorSpec("grad_norm", "float32", ())
+GRAPHS = ("train.onnx", "optimizer.onnx", "eval.onnx", "infer.onnx")
+PROGRAMS = Programs(
+    (Call("train.onnx", accumulate=tuple(Accumulation(f"{b.name}.gradient", b.name) for b in BUCKETS)),),
+    (Call("eval.onnx"),),
+    (Call("infer.onnx"),),
+)
 CLASSES = ("low", "middle", "high")
 
 
@@ -95,10 +104,11 @@ def build(path: Path, *, optimizer: str = "adamw", seed: int = 7, provenance: di
         labels=LABELS,
         outputs=OUTPUTS,
         parameters=PARAMETERS,
-        frozen=(FrozenSpec("base", "float32", (4, 6), 96),),
+        frozen=(FrozenSpec("base", "float32", (4, 6), 96, 0),),
         buckets=BUCKETS,
         loss=LossSpec("cross_entropy", {"label_smoothing": 0.0}),
         optimizer=OptimizerSpec(optimizer, 0.05, {"weight_decay": 0.01}, tuple(state)),
+        programs=PROGRAMS,
         classes=CLASSES,
         provenance=provenance if provenance is not None else {"method": "head", "rate": 0.1, "note": "größer"},
     )
@@ -159,10 +169,10 @@ def _train(path: Path) -> None:
     scale = graph("ReduceSum", graph("Mul", upstream, product), keepdims=0)
     bias = graph("ReduceSum", upstream, graph.constant([0], "int64"), keepdims=0)
     flat = graph.constant([-1], "int64")
-    plain = graph("Concat", graph("Reshape", scale, flat), bias, axis=0)
-    graph("Add", "decay", graph("Reshape", weight, flat), called="decay.next")
-    graph("Add", "plain", plain, called="plain.next")
-    graph.save(path, [*INPUTS, *LABELS, *PARAMETERS, *ACCUMULATORS], [*LOSS, *_next(ACCUMULATORS)])
+    graph("Reshape", weight, flat, called="decay.gradient")
+    graph("Concat", graph("Reshape", scale, flat), bias, axis=0, called="plain.gradient")
+    gradients = [replace(spec, name=f"{spec.name}.gradient") for spec in ACCUMULATORS]
+    graph.save(path, [*INPUTS, *LABELS, *PARAMETERS], [*LOSS, *gradients])
 
 
 def _scaled_gradients(graph: Graph) -> dict[str, str]:

@@ -14,7 +14,7 @@ from edgepeft.cli.show import size
 
 if TYPE_CHECKING:
     from edgepeft_runtime.bundle.bundle import Bundle
-    from edgepeft_runtime.bundle.manifest import FrozenSpec, TensorSpec
+    from edgepeft_runtime.bundle.manifest import TensorSpec
     from edgepeft_runtime.files.schema import Json
 
 
@@ -57,14 +57,12 @@ def _print_tensors(bundle: Bundle) -> None:
     click.echo("trainable tensors:")
     for spec in bundle.manifest.parameters:
         click.echo(f"  {spec.role:7} {_tensor(spec)}")
-    click.echo("frozen tensors: stored bytes (0: stored under another name), bytes as fp32, name")
+    click.echo("frozen tensors: stored bytes, bytes as fp32, name, and the name under which its bytes are listed first")
+    first = {spec.offset: spec.name for spec in bundle.manifest.stored}
     for frozen in bundle.manifest.frozen:
-        click.echo(f"  {size(frozen.bytes):>9} {size(4 * _elements(frozen)):>9} {_tensor(frozen)}")
-
-
-def _elements(frozen: FrozenSpec) -> int:
-    """Return the elements of a frozen tensor before quantization; 0 if its bytes are stored under another name."""
-    return (frozen.elements or frozen.size) if frozen.bytes else 0
+        shared = "" if first[frozen.offset] == frozen.name else f" = {first[frozen.offset]}"
+        as_fp32 = 4 * (frozen.elements or frozen.size)
+        click.echo(f"  {size(frozen.bytes):>9} {size(as_fp32):>9} {_tensor(frozen)}{shared}")
 
 
 def _summary(bundle: Bundle) -> Json:
@@ -74,12 +72,12 @@ def _summary(bundle: Bundle) -> Json:
     manifest = bundle.manifest
     trainable = sum(spec.size * np.dtype(spec.dtype).itemsize for spec in manifest.parameters)
     kept = 4 * sum(bucket.size for bucket in manifest.buckets) + 4 * sum(spec.size for spec in manifest.optimizer.state)
-    frozen = sum(spec.bytes for spec in manifest.frozen)
+    frozen = sum(spec.bytes for spec in manifest.stored)
     by_dtype: Counter[str] = Counter()
-    for spec in manifest.frozen:
+    for spec in manifest.stored:
         by_dtype[spec.dtype] += spec.bytes
     # A matrix that is stored in two layouts is one tensor.
-    quantized = {spec.name.removesuffix(".transposed"): spec.elements for spec in manifest.frozen if spec.elements}
+    quantized = {spec.name.removesuffix(".transposed"): spec.elements for spec in manifest.stored if spec.elements}
     return {
         "bundle": str(bundle.path),
         "base_sha256": bundle.base_sha256,
@@ -88,7 +86,7 @@ def _summary(bundle: Bundle) -> Json:
         "trainable_bytes": trainable,
         "frozen_bytes": frozen,
         "frozen_bytes_by_dtype": dict(by_dtype),
-        "quantized_bytes": sum(spec.bytes for spec in manifest.frozen if spec.elements),
+        "quantized_bytes": sum(spec.bytes for spec in manifest.stored if spec.elements),
         "quantized_bytes_as_fp32": 4 * sum(quantized.values()),
         "bytes": sum(entry.bytes for entry in manifest.files.values()),
         "training_bytes": frozen + trainable + kept,

@@ -45,9 +45,9 @@ from edgepeft_runtime.errors import (
     UnknownDevice,
     WrongHash,
 )
+from edgepeft_runtime.files.canonical import LARGEST
 from edgepeft_runtime.files.tensorfile import Array
 from edgepeft_runtime.fleet import signatures
-from edgepeft_runtime.fleet.canonical import LARGEST
 from edgepeft_runtime.fleet.delivery import UPDATE_SUFFIX, Delivery
 from edgepeft_runtime.fleet.rounds import CLIP, Round
 from edgepeft_runtime.train.update import Update

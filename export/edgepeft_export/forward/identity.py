@@ -15,7 +15,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgepeft_export.graph.modelfile import stored_tensors
-from edgepeft_runtime.fleet import canonical
+from edgepeft_runtime.files import canonical
 
 
 class SourceTensor(NamedTuple):

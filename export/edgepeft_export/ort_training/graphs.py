@@ -13,10 +13,12 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from edgepeft_export.errors import SegmentedBundle
 from edgepeft_export.graph.emit import Emitter
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.bundle.manifest import Bucket
-from edgepeft_runtime.engine.engine import LOSS_SUM, LOSS_WEIGHT
+from edgepeft_runtime.bundle.plan import LOSS_SUM, LOSS_WEIGHT
+from edgepeft_runtime.bundle.programs import EVAL, TRAIN, Call
 
 MICROSOFT = "com.microsoft"
 LOSS, RESET = "loss", "lazy_reset_grad"
@@ -26,7 +28,8 @@ _SMALLEST = float(np.finfo(np.float32).tiny)
 
 def training_model(bundle: Bundle) -> ir.Model:
     """``training_model.onnx``: returns ``loss``, ``loss_weight``, and whether each gradient was added."""
-    model = loaded(bundle, "train.onnx")
+    call = whole(bundle, TRAIN)
+    model = loaded(bundle, call.graph)
     graph = model.graph
     outputs = {str(value.name): value for value in graph.outputs}
     emit = Emitter(graph, scope="ort_training")
@@ -35,21 +38,21 @@ def training_model(bundle: Bundle) -> ir.Model:
     scale = emit.op("Reciprocal", weight)
     gradients: dict[str, ir.Value] = {}
     for bucket in bundle.manifest.buckets:
-        flat = _gradient(outputs[f"{bucket.name}.next"], bucket.name)
-        gradients |= _parts(emit, emit.op("Mul", flat, scale), bucket, bundle)
+        (flat,) = (item.output for item in call.accumulate if item.bucket == bucket.name)
+        gradients |= _parts(emit, emit.op("Mul", outputs[flat], scale), bucket, bundle)
     _mean_loss(emit, graph, outputs, weight)
     graph.outputs[2:] = []
     _accumulate(emit, gradients)
-    return _cleaned(model, {bucket.name for bucket in bundle.manifest.buckets})
+    return _cleaned(model)
 
 
 def eval_model(bundle: Bundle) -> ir.Model:
     """``eval_model.onnx``: returns ``loss``, ``loss_weight`` and the model's outputs."""
-    model = loaded(bundle, "eval.onnx")
+    model = loaded(bundle, whole(bundle, EVAL).graph)
     outputs = {str(value.name): value for value in model.graph.outputs}
     emit = Emitter(model.graph, scope="ort_training")
     _mean_loss(emit, model.graph, outputs, _weight(emit, outputs[LOSS_WEIGHT]))
-    return _cleaned(model, set())
+    return _cleaned(model)
 
 
 def loaded(bundle: Bundle, name: str) -> ir.Model:
@@ -57,16 +60,24 @@ def loaded(bundle: Bundle, name: str) -> ir.Model:
     return ir.external_data.load_to_model(ir.load(bundle.file(name)))
 
 
+def whole(bundle: Bundle, program: str) -> Call:
+    """The only call of a program.
+
+    Raises:
+        OrtTrainingError: the program has several calls, and the official module runs one graph.
+    """
+    call, *others = bundle.manifest.programs.by_name()[program]
+    if others:
+        raise SegmentedBundle(
+            "ONNX Runtime Training runs one graph, and this bundle trains by several.",
+            context=f"the program {program} has {len(others) + 1} calls",
+            hint="train it with the portable engine, or prepare it as one graph.",
+        )
+    return call
+
+
 def _weight(emit: Emitter, weight: ir.Value) -> ir.Value:
     return emit.op("Max", weight, emit.scalar(_SMALLEST, like=weight))
-
-
-def _gradient(total: ir.Value, accumulator: str) -> ir.Value:
-    """The flat gradient that the train graph adds to its accumulator."""
-    node = total.producer()
-    assert node is not None and node.op_type == "Add"
-    (gradient,) = (value for value in node.inputs if value is not None and value.name != accumulator)
-    return gradient
 
 
 def _parts(emit: Emitter, flat: ir.Value, bucket: Bucket, bundle: Bundle) -> dict[str, ir.Value]:
@@ -104,10 +115,9 @@ def _accumulate(emit: Emitter, gradients: dict[str, ir.Value]) -> None:
     graph.inputs.append(reset)
 
 
-def _cleaned(model: ir.Model, accumulators: set[str]) -> ir.Model:
-    """Remove unused nodes, and the accumulators of the portable engine."""
+def _cleaned(model: ir.Model) -> ir.Model:
+    """Remove unused nodes."""
     common.RemoveUnusedNodesPass()(model)
-    model.graph.inputs[:] = [value for value in model.graph.inputs if value.name not in accumulators]
     common.NameFixPass()(model)
     common.RemoveUnusedOpsetsPass()(model)
     model.graph.opset_imports.setdefault(MICROSOFT, 1)

@@ -14,8 +14,11 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import onnxruntime
 
-from edgepeft_runtime.bundle.graphfile import external_locations
+from edgepeft_runtime.bundle.graphfile import GraphFacts, checked_graph
 from edgepeft_runtime.bundle.manifest import MANIFEST, MAX_MANIFEST_BYTES, Manifest, TensorSpec
+from edgepeft_runtime.bundle.plan import plan
+from edgepeft_runtime.bundle.program_checks import WEIGHTS
+from edgepeft_runtime.bundle.programs import EVAL, TRAIN
 from edgepeft_runtime.errors import (
     BadManifest,
     CannotReadFile,
@@ -30,16 +33,14 @@ from edgepeft_runtime.errors import (
     WrongIndices,
     WrongTensors,
 )
+from edgepeft_runtime.files import canonical
 from edgepeft_runtime.files.finite import first_not_finite
 from edgepeft_runtime.files.regular import open_regular, read_regular
 from edgepeft_runtime.files.staging import recover_directory
 from edgepeft_runtime.files.tensorfile import MAX_HEADER, Array, read_tensors, sha256_of
 
-WEIGHTS = "weights.bin"
-ADAPTER = "adapter.safetensors"
-GRAPHS = ("train.onnx", "optimizer.onnx", "eval.onnx", "infer.onnx")
-_REQUIRED = (*GRAPHS, WEIGHTS, ADAPTER)
-_RUN = ("train.onnx", "optimizer.onnx", "eval.onnx", WEIGHTS)
+ADAPTER, OPTIMIZER = "adapter.safetensors", "optimizer.onnx"
+_REQUIRED = (OPTIMIZER, WEIGHTS, ADAPTER)
 _FETCH_AGAIN = "copy the bundle to this machine again, or prepare it again."
 
 
@@ -56,8 +57,9 @@ class Bundle:
 
         Args:
             path: the directory.
-            verify: also check the hash of every file, and that the graphs read no file but ``weights.bin``. If false,
-                only names, types and sizes are checked, for a bundle that this machine has verified before.
+            verify: also check the hash of every file, that the graphs read no file but ``weights.bin``, and that the
+                programs fit them. If false, only names, types and sizes are checked, for a bundle that this machine has
+                verified before.
 
         Raises:
             BundleError: a file is missing, damaged or not allowed, or the manifest is wrong.
@@ -81,9 +83,11 @@ class Bundle:
 
     @property
     def graphs_sha256(self) -> str:
-        """The hash of the graphs and frozen weights of a run, to which a checkpoint belongs."""
-        hashes = (f"{self.manifest.files[name].sha256}\n" for name in _RUN)
-        return hashlib.sha256("".join(hashes).encode()).hexdigest()
+        """The hash of the graphs, programs and frozen weights of a run, to which a checkpoint belongs."""
+        programs = self.manifest.programs
+        names = (*programs.graphs(TRAIN, EVAL), OPTIMIZER, WEIGHTS)
+        hashes = "".join(f"{self.manifest.files[name].sha256}\n" for name in names)
+        return hashlib.sha256(hashes.encode() + canonical.dumps(programs.of_a_run())).hexdigest()
 
     @property
     def adapter_sha256(self) -> str:
@@ -251,20 +255,25 @@ def _check_hashes(path: Path, manifest: Manifest) -> None:
 
 
 def _check_graphs(path: Path, manifest: Manifest) -> None:
+    interfaces = {}
     for name in (name for name in manifest.files if name.endswith(".onnx")):
-        others = graph_locations(path / name) - {WEIGHTS}
+        facts = graph_facts(path / name)
+        interfaces[name] = facts.interface
+        others = set(facts.locations) - {WEIGHTS}
         if others:
             message = f"The graph {name} reads a file other than {WEIGHTS}."
             raise PathEscape(message, context=f"it names {_listed(others)}", hint="do not use this bundle.")
+    for program in manifest.programs.by_name():
+        plan(manifest, program, interfaces.__getitem__)
 
 
-def graph_locations(path: Path) -> set[str]:
-    """Check a graph and return the files that it reads: see :func:`external_locations`; raises BundleError."""
+def graph_facts(path: Path) -> GraphFacts:
+    """Check a graph and return the facts about it: see :func:`checked_graph`; raises BundleError."""
     try:
         with os.fdopen(open_regular(path), "rb") as file:
             if os.fstat(file.fileno()).st_size == 0:
-                return external_locations(b"")
+                return checked_graph(b"")
             # Mapped, since those of ``ort_training`` contain the weights; not closed, since errors quote parts of it.
-            return external_locations(memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))
+            return checked_graph(memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))
     except OSError as failure:
         raise CannotReadFile(f"Cannot read {path}.", context=str(failure), hint=_FETCH_AGAIN) from failure

@@ -19,8 +19,8 @@ class CacheSpec:
     """A float32 tensor of keys or values that one step passes to the next.
 
     Args:
-        past: the input of ``generate.onnx``.
-        present: the output that is the next step's ``past``.
+        past: the value that the program ``generate`` reads.
+        present: the result that is the next step's ``past``.
         shape: shape of ``past``. One size is ``batch``, another ``past``, the number of tokens read before.
     """
 
@@ -42,7 +42,7 @@ class GenerationSpec:
         ids: the input of token ids.
         attention_mask: the input that is 1 for tokens and 0 for padding, if there is one.
         end: tokens that end a text; the first one is learned after an answer.
-        cache: tensors that ``generate.onnx`` passes on; empty where the bundle has no such graph.
+        cache: tensors that the program ``generate`` passes on; empty where the bundle has no such program.
     """
 
     ids: str

@@ -1,4 +1,4 @@
-"""Check an untrusted ONNX graph without the onnx package: which files it reads, and that its loops end.
+"""Check an untrusted ONNX graph without the onnx package: which files it reads, its interface, that its loops end.
 
 Field numbers: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto. A bundle's graphs have no functions, no sparse
 tensors and no training information (section 1 of the SPEC), so the schema here has none.
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from edgepeft_runtime.bundle.plan import Interface
 from edgepeft_runtime.errors import BadGraph, BundleError, UnboundedLoop
 from edgepeft_runtime.files.wire import BYTES, FIXED32, FIXED64, VARINT, Bytes, Field, fields, varint
 from edgepeft_runtime.shown import printable, quoted
@@ -36,7 +37,8 @@ def _many(message: str) -> Field:
 _SCHEMA: dict[str, dict[int, Field]] = {
     "Model": {1: _INT, 2: _TEXT, 3: _TEXT, 4: _TEXT, 5: _INT, 6: _TEXT, 7: _one("Graph"), 8: _TEXTS, 14: _TEXTS},
     "Graph": {1: _many("Node"), 2: _TEXT, 5: _many("Tensor"), 10: _TEXT, 11: _many("ValueInfo")}
-    | dict.fromkeys((12, 13, 14, 16), _TEXTS),
+    | {12: _many("ValueInfo")}
+    | dict.fromkeys((13, 14, 16), _TEXTS),
     "Node": {1: _TEXTS, 2: _TEXTS, 3: _TEXT, 4: _TEXT, 5: _many("Attribute"), 6: _TEXT, 7: _TEXT, 8: _TEXT, 9: _TEXTS},
     "Attribute": {1: _TEXT, 2: Field(FIXED32), 3: _INT, 4: _TEXT, 5: _one("Tensor"), 6: _one("Graph")}
     | {7: Field(FIXED32, repeated=True), 8: _INTS, 9: _TEXTS, 10: _many("Tensor"), 11: _many("Graph")}
@@ -52,8 +54,21 @@ Scope = Mapping[Name, int | None]
 """Values by name: the integer of a constant, ``None`` for anything else."""
 
 
-def external_locations(model: bytes | memoryview) -> set[str]:
-    """Return the ``location`` of every tensor that a serialized ``ModelProto`` stores in another file.
+@dataclass(frozen=True)
+class GraphFacts:
+    """What a bundle needs to know of a graph.
+
+    Attributes:
+        locations: the files in which tensors are stored.
+        interface: the names of its inputs, without those that have a default value, and of its outputs.
+    """
+
+    locations: frozenset[str]
+    interface: Interface
+
+
+def checked_graph(model: bytes | memoryview) -> GraphFacts:
+    """Return the facts about a serialized ``ModelProto``.
 
     Raises:
         BundleError: the bytes are not such a message, or parsers could read them differently (``bad-graph``), or a loop
@@ -67,14 +82,15 @@ def external_locations(model: bytes | memoryview) -> set[str]:
         graphs = [content for number, content in fields(data, "Model", _SCHEMA) if number == 7]
         if not graphs:
             raise ValueError("it has no graph")
-        _Graph(locations, 1, 1).read(_bytes(graphs[0]), {})
+        graph = _Graph(locations, 1, 1)
+        graph.read(_bytes(graphs[0]), {})
+        return GraphFacts(frozenset(locations), graph.interface())
     except ValueError as failure:
         raise BadGraph(
             "A graph of the bundle is not an ONNX model of the form that bundles allow.",
             context=str(failure),
             hint="do not use this bundle, or prepare it again.",
         ) from None
-    return locations
 
 
 @dataclass(frozen=True)
@@ -101,6 +117,9 @@ class _Graph:
     depth: int
     _names: dict[Name, int | None] = field(default_factory=dict)
     _parents: list[_Parent] = field(default_factory=list)
+    _inputs: list[Name] = field(default_factory=list)
+    _outputs: list[Name] = field(default_factory=list)
+    _stored: set[Name] = field(default_factory=set)
 
     def read(self, data: Bytes, outer: Scope) -> None:
         """Check a graph, then the graphs inside it, which can refer to its names."""
@@ -110,9 +129,14 @@ class _Graph:
             if number == 1:
                 self._node(_bytes(content))
             elif number == 5:
-                self._define(*self._tensor(_bytes(content)))
+                name, value = self._tensor(_bytes(content))
+                self._define(name, value)
+                self._stored.add(name)
             elif number == 11:
-                self._define(_value_name(_bytes(content)), None)
+                self._inputs.append(_value_name(_bytes(content)))
+                self._define(self._inputs[-1], None)
+            elif number == 12:
+                self._outputs.append(_value_name(_bytes(content)))
         scope = {**outer, **self._names}
         for parent in self._parents:
             trips = self.trips * (_trips(parent, scope) if parent.op_type == "Loop" else 1)
@@ -120,6 +144,11 @@ class _Graph:
                 raise _unbounded(f"it runs {trips} times; at most {MAX_TRIPS} are allowed")
             for graph in parent.graphs:
                 _Graph(self.locations, trips, self.depth + 1).read(graph, scope)
+
+    def interface(self) -> Interface:
+        """Return the names of inputs and outputs."""
+        inputs = tuple(_text(name) for name in self._inputs if name not in self._stored)
+        return Interface(inputs, tuple(map(_text, self._outputs)))
 
     def _define(self, name: Name, value: int | None) -> None:
         # A name that is defined twice is not a constant, since parsers differ in which definition counts.
@@ -211,6 +240,13 @@ def _unbounded(context: str) -> BundleError:
         context=context,
         hint=f"give the Loop a constant trip count of at most {MAX_TRIPS}, or use a Scan.",
     )
+
+
+def _text(name: Name) -> str:
+    try:
+        return name.decode()
+    except UnicodeDecodeError:
+        raise ValueError(f"the name {quoted(name)} is not UTF-8") from None
 
 
 def _value_name(data: Bytes) -> Name:

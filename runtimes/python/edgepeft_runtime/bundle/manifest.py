@@ -7,11 +7,14 @@ import math
 from dataclasses import dataclass, field
 from typing import Annotated
 
+import numpy as np
+
 from edgepeft_runtime.bundle import manifest_checks
 from edgepeft_runtime.bundle.activation_sizes import MemorySpec
 from edgepeft_runtime.bundle.adapter_layout import AdapterLayout
 from edgepeft_runtime.bundle.generation_spec import GenerationSpec
 from edgepeft_runtime.bundle.manifest_checks import check
+from edgepeft_runtime.bundle.programs import CacheEntry, Programs
 from edgepeft_runtime.errors import BadManifest, UnknownBundleVersion
 from edgepeft_runtime.files import strict_json
 from edgepeft_runtime.files.schema import Check, Json, Mark, Natural, Sha256, Shape, Sizes, one_of, read, write
@@ -89,11 +92,23 @@ class ParameterSpec(TensorSpec):
 
 @dataclass(frozen=True)
 class FrozenSpec(TensorSpec):
-    """A tensor of ``weights.bin``: its size there in bytes and, if quantized, the number of weights it encodes."""
+    """A tensor of ``weights.bin``, in row-major order and little-endian. Equal ones may share their bytes.
+
+    Attributes:
+        bytes, offset: its range there.
+        elements: number of weights that it encodes, if it is quantized.
+    """
 
     dtype: str  # also one that numpy lacks, such as int4
-    bytes: Natural = 0
+    shape: Sizes
+    bytes: Natural
+    offset: Natural
     elements: Annotated[int | None, Mark.OPTIONAL] = None
+
+    @property
+    def numpy_dtype(self) -> np.dtype[np.generic] | None:
+        """The dtype in numpy; ``None`` for one that numpy lacks."""
+        return np.dtype(self.dtype) if self.dtype in DTYPES else None
 
 
 @dataclass(frozen=True)
@@ -105,7 +120,7 @@ class SparseSpec:
         shape: its shape.
         values: the parameter that is added to the elements.
         indices: the parameter with their positions in row-major order, ascending; -1 before they are picked.
-        gradient: the output of ``select.onnx`` by which the device picks elements; ``None`` if they are picked already.
+        gradient: the result of ``select`` by which the device picks elements; ``None`` if they are picked already.
         batches: number of batches over which gradient magnitudes are summed.
     """
 
@@ -204,6 +219,8 @@ class Manifest:
     buckets: tuple[Bucket, ...]
     loss: LossSpec
     optimizer: OptimizerSpec
+    programs: Programs
+    cache: Annotated[CacheEntry | None, Mark.OPTIONAL] = None
     classes: Annotated[tuple[str, ...] | None, Mark.OPTIONAL] = None
     text: Annotated[TextSpec | None, Mark.OPTIONAL] = None
     image: Annotated[ImageSpec | None, Mark.OPTIONAL] = None
@@ -221,6 +238,12 @@ class Manifest:
         """The parameters that train: the members of buckets."""
         members = {name for bucket in self.buckets for name in bucket.members}
         return tuple(spec for spec in self.parameters if spec.name in members)
+
+    @property
+    def stored(self) -> tuple[FrozenSpec, ...]:
+        """The frozen tensors without those whose bytes are stored under an earlier name."""
+        first = {spec.offset: spec for spec in reversed(self.frozen)}
+        return tuple(spec for spec in self.frozen if first[spec.offset] is spec)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Manifest:

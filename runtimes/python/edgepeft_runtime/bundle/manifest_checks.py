@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from edgepeft_runtime.bundle.adapter_layout import check_adapter
+from edgepeft_runtime.bundle.program_checks import check_frozen, check_programs
 from edgepeft_runtime.errors import BadManifest
 from edgepeft_runtime.files.shapes import MAX_AXES, elements
 from edgepeft_runtime.shown import quoted
@@ -30,11 +31,13 @@ def check(manifest: Manifest) -> None:
     _check_sparse(manifest)
     _check_layout(manifest)
     _check_generation(manifest)
+    check_frozen(manifest)
+    check_programs(manifest)
     _check_image(manifest)
 
 
 def _check_names(manifest: Manifest) -> None:
-    fed = [*manifest.inputs, *manifest.labels, *manifest.parameters, *manifest.optimizer.state]
+    fed = [*manifest.inputs, *manifest.labels, *manifest.parameters, *manifest.frozen, *manifest.optimizer.state]
     _unique("fed to the graphs", [spec.name for spec in fed] + [bucket.name for bucket in manifest.buckets])
     _unique("of the outputs", (spec.name for spec in manifest.outputs))
     for what in ("inputs", "outputs", "parameters", "buckets"):
@@ -132,10 +135,6 @@ def _check_generation(manifest: Manifest) -> None:
         raise BadManifest(
             "Generation must feed all inputs, and a cache needs an attention mask.",
             f"inputs: {', '.join(sorted(inputs))}",
-        )
-    if bool(spec.cache) != ("generate.onnx" in manifest.files):
-        raise BadManifest(
-            "A bundle must have both a cache and generate.onnx, or neither.", f"cache: {len(spec.cache)} tensors"
         )
 
 

@@ -11,22 +11,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from onnxruntime import OrtValue
-
 from edgepeft_runtime.bundle.manifest import SparseSpec
+from edgepeft_runtime.engine.sessions import OrtTensors
 from edgepeft_runtime.errors import BatchError, Diverged, NoLabelCounts
 from edgepeft_runtime.files.tensorfile import Array
 
-LOSS_SUM, LOSS_WEIGHT, GRAD_NORM = "loss_sum", "loss_weight", "grad_norm"
-OPTIMIZER, SELECT, GENERATE = "optimizer.onnx", "select.onnx", "generate.onnx"
-LOGITS = "logits"
-"""The output of ``generate.onnx`` with the scores of the next token, ``[batch, vocabulary]``."""
-
-OrtTensors = Mapping[str, OrtValue]
-"""ONNX Runtime's own tensors by name."""
+GRAD_NORM = "grad_norm"
 
 Cache = OrtTensors
-"""Keys and values of the tokens read so far, by the names of the inputs of ``generate.onnx`` that take them."""
+"""Keys and values of the tokens read so far, by the ``past`` names of the manifest."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +62,7 @@ class EvalResult:
 
 
 class Engine(Protocol):
-    """Runs the graphs of one bundle. Batches are checked before they are passed to it."""
+    """Runs the programs of one bundle. Batches are checked before they are passed to it."""
 
     def load(self, parameters: Mapping[str, Array], optimizer: Mapping[str, Array] | None = None) -> TrainState:
         """Copy arrays into a state; without ``optimizer``, the optimizer starts from zeros."""

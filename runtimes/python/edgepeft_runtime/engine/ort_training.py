@@ -19,14 +19,10 @@ import numpy as np
 import onnxruntime as ort
 
 from edgepeft_runtime.bundle.bundle import Bundle
-from edgepeft_runtime.engine.engine import EvalResult, OrtTensors, TrainState
-from edgepeft_runtime.engine.portable import (
-    PortableEngine,
-    as_ort,
-    graph_not_loaded,
-    onnxruntime_failed,
-    session_options,
-)
+from edgepeft_runtime.engine.accumulators import Accumulators
+from edgepeft_runtime.engine.engine import EvalResult, TrainState
+from edgepeft_runtime.engine.portable import PortableEngine
+from edgepeft_runtime.engine.sessions import OrtTensors, graph_not_loaded, onnxruntime_failed, session_options
 from edgepeft_runtime.errors import NoOfficialArtifacts, NoOrtTraining
 from edgepeft_runtime.files.tensorfile import Array
 
@@ -68,25 +64,24 @@ class OrtTrainingEngine(PortableEngine):
         self._loaded: OrtTensors | None = None
 
     def _accumulate(
-        self, state: TrainState, batch: Mapping[str, Array], gradients: OrtTensors, weight: float
-    ) -> tuple[float, float, OrtTensors]:
+        self, state: TrainState, batch: Mapping[str, Array], sums: Accumulators, weight: float
+    ) -> tuple[float, float]:
         """Accumulate as in the portable engine, but gradients of the mean loss, which the module computes."""
         self._copy_in(state.parameters)
         self._module.train()
         self._module.lazy_reset_grad()
         mean_loss, loss_weight = (float(value) for value in self._forward(batch)[:2])
         fraction = loss_weight / (weight + loss_weight) if loss_weight else 0.0
-        return mean_loss * loss_weight, loss_weight, as_ort(self._moved(gradients, fraction))
+        self._move(sums, fraction)
+        return mean_loss * loss_weight, loss_weight
 
-    def _moved(self, means: OrtTensors, fraction: float) -> dict[str, Array]:
-        """Return the mean gradients after a batch that has this fraction of the weight of all batches so far."""
-        after = {}
+    def _move(self, means: Accumulators, fraction: float) -> None:
+        """Change mean gradients by a batch that has this fraction of the weight of all batches so far."""
         for bucket in self._bundle.manifest.buckets:
-            mean = means[bucket.name].numpy()
+            mean = means.array(bucket.name)
             parts = [self._checkpoint.parameters[name].grad.reshape(-1) for name in bucket.members]
             with np.errstate(invalid="ignore", over="ignore"):  # a gradient that is not finite is refused later
-                after[bucket.name] = mean + (np.concatenate(parts) - mean) * np.float32(fraction)
-        return after
+                means.replace(bucket.name, mean + (np.concatenate(parts) - mean) * np.float32(fraction))
 
     def _scale(self, weight: float) -> float:  # noqa: ARG002  (the gradients are means already)
         return 1.0

@@ -45,6 +45,14 @@ class BadGraph(BundleError, code="bad-graph"):
     """A graph is not an ONNX model of the form that bundles have. Prepare the bundle again."""
 
 
+class BadProgram(BundleError, code="bad-program"):
+    """A program of the bundle does not fit its graphs. Prepare the bundle again, or copy it again if it was edited."""
+
+    def __init__(self, message: str, context: str) -> None:
+        hint = "prepare the bundle again, or copy it again if it was edited."
+        super().__init__(message, context=context, hint=hint)
+
+
 class UnboundedLoop(BundleError, code="unbounded-loop"):
     """A graph has a Loop without a limit, so it may never end. Give it a constant trip count."""
 

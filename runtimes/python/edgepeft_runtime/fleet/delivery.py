@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Annotated
 
 from edgepeft_runtime.errors import BadSidecar, BadSignature
+from edgepeft_runtime.files import canonical
 from edgepeft_runtime.files.schema import HEX_64, Check, Natural, Sha256, one_of
-from edgepeft_runtime.fleet import canonical, rounds, signatures
+from edgepeft_runtime.fleet import rounds, signatures
 from edgepeft_runtime.fleet.reading import VERSION, Name, count, file_bytes, read_file
 
 FORMAT = "edgepeft-delivery"

@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, TypeVar
 
+from edgepeft_runtime.files import canonical
 from edgepeft_runtime.files.schema import Check, Json, MakeError, Mark, read, write
-from edgepeft_runtime.fleet import canonical
 
 T = TypeVar("T")
 

@@ -1,0 +1,102 @@
+"""The sessions of a bundle's graphs: one per file, created on first use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import onnxruntime as ort
+
+from edgepeft_runtime.bundle.bundle import OPTIMIZER, Bundle
+from edgepeft_runtime.bundle.plan import Interface
+from edgepeft_runtime.errors import BundleError, GraphNotLoaded, OnnxruntimeFailed, TrainingError
+from edgepeft_runtime.files.tensorfile import Array
+
+OrtTensors = Mapping[str, ort.OrtValue]
+"""ONNX Runtime's own tensors by name."""
+
+
+class Sessions:
+    """Runs the graphs of a bundle.
+
+    Args:
+        bundle: an opened bundle.
+        threads: threads inside an operator; ``None`` leaves it to onnxruntime.
+    """
+
+    def __init__(self, bundle: Bundle, threads: int | None) -> None:
+        self._bundle = bundle
+        self._threads = threads
+        self._sessions: dict[str, ort.InferenceSession] = {}
+
+    def run(self, graph: str, outputs: Sequence[str], inputs: OrtTensors) -> dict[str, ort.OrtValue]:
+        """Return these outputs of a graph by name.
+
+        Raises:
+            TrainingError: ONNX Runtime failed.
+            BundleError: it cannot load the graph.
+        """
+        session = self._session(graph)
+        try:
+            found = session.run_with_ort_values(list(outputs), dict(inputs))
+        except Exception as failure:  # onnxruntime's exceptions have no class in common but this one
+            raise onnxruntime_failed(graph, failure) from failure
+        return dict(zip(outputs, found, strict=True))
+
+    def interface(self, graph: str) -> Interface:
+        """Return the names of a graph's inputs and outputs."""
+        session = self._session(graph)
+        inputs, outputs = session.get_inputs(), session.get_outputs()
+        return Interface(tuple(value.name for value in inputs), tuple(value.name for value in outputs))
+
+    @property
+    def opened(self) -> Mapping[str, ort.InferenceSession]:
+        """The sessions so far, by the graph's file."""
+        return self._sessions
+
+    def close(self) -> None:
+        """Release the sessions and the memory they map."""
+        self._sessions.clear()
+
+    def _session(self, graph: str) -> ort.InferenceSession:
+        if graph not in self._sessions:
+            path = str(self._bundle.file(graph))
+            options = session_options(self._threads)
+            if graph == OPTIMIZER:
+                # Its threads would spin for a while after the run, and take a core from the next step's forward pass.
+                options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+            try:
+                self._sessions[graph] = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+            except Exception as failure:  # as above
+                hint = "prepare the bundle again with this version of onnxruntime as its minimum."
+                raise graph_not_loaded(graph, failure, hint) from failure
+        return self._sessions[graph]
+
+
+def session_options(threads: int | None) -> ort.SessionOptions:
+    """Return the options of a session that logs errors only, with so many threads inside an operator."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.enable_mem_pattern = False  # shapes change from batch to batch, and a plan for each takes memory
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    return options
+
+
+def as_ort(arrays: Mapping[str, Array]) -> dict[str, ort.OrtValue]:
+    """Wrap arrays, without a copy, as inputs of a session; their memory must not change from now on."""
+    return {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in arrays.items()}
+
+
+def onnxruntime_failed(graph: str, failure: Exception) -> TrainingError:
+    """The error of a graph that ONNX Runtime could not run."""
+    return OnnxruntimeFailed(
+        f"ONNX Runtime {ort.__version__} failed in {graph}.",
+        context=str(failure),
+        hint="the node's name in the message leads to the layer; smaller batches use less memory.",
+    )
+
+
+def graph_not_loaded(graph: str, failure: Exception, hint: str) -> BundleError:
+    """The error of a graph that ONNX Runtime could not load."""
+    message = f"ONNX Runtime {ort.__version__} cannot load {graph}."
+    return GraphNotLoaded(message, context=str(failure), hint=hint)
