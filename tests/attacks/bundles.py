@@ -138,6 +138,31 @@ def huge_state(bundle: Path) -> None:
     _manifest(bundle, lambda m: m["optimizer"]["state"][0].update(shape=[2**50]))
 
 
+@bundle_attack("a program that runs the weights as a graph, which nobody checked", "bad-manifest")
+def unchecked_graph(bundle: Path) -> None:
+    _manifest(bundle, lambda m: m["programs"]["infer"][0].update(graph="weights.bin"))
+
+
+@bundle_attack("a frozen tensor of 2^50 bytes behind the end of the weights", "bad-manifest")
+def beyond_the_weights(bundle: Path) -> None:
+    _manifest(bundle, lambda m: m["frozen"][0].update(offset=2**40, bytes=2**50, shape=[2**48]))
+
+
+@bundle_attack("a program that reads a value before it is computed", "bad-program")
+def too_early(bundle: Path) -> None:
+    _manifest(bundle, lambda m: m["programs"]["infer"][0].update(inputs={"x": "logits"}))
+
+
+@bundle_attack("a program that replaces a parameter by an output", "bad-program")
+def replaced_parameter(bundle: Path) -> None:
+    _manifest(bundle, lambda m: m["programs"]["infer"][0].update(outputs={"logits": "head.bias"}))
+
+
+@bundle_attack("a gradient of one bucket at the end of another", "bad-manifest")
+def stray_gradient(bundle: Path) -> None:
+    _manifest(bundle, lambda m: m["programs"]["train"][0]["accumulate"][0].update(offset=2**40))
+
+
 @bundle_attack("a manifest nested 100,000 levels deep", "bad-manifest")
 def deep_manifest(bundle: Path) -> None:
     (bundle / "manifest.json").write_text('{"a":' + "[" * 100_000, encoding="utf-8")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -95,25 +96,33 @@ def build(path: Path, *, optimizer: str = "adamw", seed: int = 7, provenance: di
     _eval(path / "infer.onnx", loss=False)
     state = _adamw(path / "optimizer.onnx") if optimizer == "adamw" else _sgd(path / "optimizer.onnx")
     files = {name: entry(path / name) for name in (*GRAPHS, WEIGHTS, ADAPTER)}
-    manifest = Manifest(
-        min_onnxruntime="1.19",
-        base_sha256=files[WEIGHTS].sha256,
-        files=files,
-        dimensions={"batch": Dimension(1, 64)},
-        inputs=INPUTS,
-        labels=LABELS,
-        outputs=OUTPUTS,
-        parameters=PARAMETERS,
-        frozen=(FrozenSpec("base", "float32", (4, 6), 96, 0),),
-        buckets=BUCKETS,
-        loss=LossSpec("cross_entropy", {"label_smoothing": 0.0}),
+    made = manifest(
+        files,
         optimizer=OptimizerSpec(optimizer, 0.05, {"weight_decay": 0.01}, tuple(state)),
-        programs=PROGRAMS,
-        classes=CLASSES,
         provenance=provenance if provenance is not None else {"method": "head", "rate": 0.1, "note": "größer"},
     )
-    path.joinpath("manifest.json").write_text(manifest.to_json(), encoding="utf-8")
+    path.joinpath("manifest.json").write_text(made.to_json(), encoding="utf-8")
     return path
+
+
+def manifest(files: dict[str, FileEntry], **parts: Any) -> Manifest:
+    """The manifest of a bundle with these files, and other parts than those of :func:`build`."""
+    own = {
+        "min_onnxruntime": "1.19",
+        "base_sha256": files[WEIGHTS].sha256,
+        "files": files,
+        "dimensions": {"batch": Dimension(1, 64)},
+        "inputs": INPUTS,
+        "labels": LABELS,
+        "outputs": OUTPUTS,
+        "parameters": PARAMETERS,
+        "frozen": (FrozenSpec("base", "float32", (4, 6), 96, 0),),
+        "buckets": BUCKETS,
+        "loss": LossSpec("cross_entropy", {"label_smoothing": 0.0}),
+        "programs": PROGRAMS,
+        "classes": CLASSES,
+    }
+    return Manifest(**{**own, **parts})
 
 
 def entry(path: Path) -> FileEntry:
@@ -131,12 +140,17 @@ def examples(count: int, seed: int = 0) -> dict[str, np.ndarray]:
 def _forward(graph: Graph) -> tuple[str, str]:
     """Writes logits; returns the hidden layer and its product with the weight, before the scale."""
     hidden = graph("Tanh", graph("MatMul", "x", "base"))
+    return hidden, head(graph, hidden)
+
+
+def head(graph: Graph, hidden: str) -> str:
+    """Writes logits; returns the product of the hidden layer with the weight, before the scale."""
     product = graph("MatMul", hidden, "head.weight")
     graph("Add", graph("Mul", product, "head.scale"), "head.bias", called="logits")
-    return hidden, product
+    return product
 
 
-def _loss(graph: Graph) -> tuple[str, str]:
+def loss_terms(graph: Graph) -> tuple[str, str]:
     """Write loss_sum and loss_weight; return the targets as one-hot rows and the mask [batch, 1] of counted rows."""
     counts = graph("Not", graph("Equal", "labels", graph.constant(-100, "int64")))
     mask = graph("Unsqueeze", graph("Cast", counts, to=TensorProto.FLOAT), graph.constant([1], "int64"))
@@ -155,24 +169,29 @@ def _eval(path: Path, loss: bool) -> None:
     if not loss:
         graph.save(path, [*INPUTS, *PARAMETERS], [*OUTPUTS])
         return
-    _loss(graph)
+    loss_terms(graph)
     graph.save(path, [*INPUTS, *LABELS, *PARAMETERS], [*LOSS, *OUTPUTS])
 
 
 def _train(path: Path) -> None:
     graph = Graph()
-    hidden, product = _forward(graph)
-    target, mask = _loss(graph)
+    head_gradients(graph, *_forward(graph), "decay.gradient", "plain.gradient")
+    gradients = [replace(spec, name=f"{spec.name}.gradient") for spec in ACCUMULATORS]
+    graph.save(path, [*INPUTS, *LABELS, *PARAMETERS], [*LOSS, *gradients])
+
+
+def head_gradients(graph: Graph, hidden: str, product: str, of_weight: str, of_rest: str) -> str:
+    """Writes the loss and two flat gradients; returns the gradient of the product."""
+    target, mask = loss_terms(graph)
     upstream = graph("Sub", graph("Mul", graph("Softmax", "logits", axis=-1), mask), target)
     scaled = graph("Mul", upstream, "head.scale")
     weight = graph("MatMul", graph("Transpose", hidden, perm=[1, 0]), scaled)
     scale = graph("ReduceSum", graph("Mul", upstream, product), keepdims=0)
     bias = graph("ReduceSum", upstream, graph.constant([0], "int64"), keepdims=0)
     flat = graph.constant([-1], "int64")
-    graph("Reshape", weight, flat, called="decay.gradient")
-    graph("Concat", graph("Reshape", scale, flat), bias, axis=0, called="plain.gradient")
-    gradients = [replace(spec, name=f"{spec.name}.gradient") for spec in ACCUMULATORS]
-    graph.save(path, [*INPUTS, *LABELS, *PARAMETERS], [*LOSS, *gradients])
+    graph("Reshape", weight, flat, called=of_weight)
+    graph("Concat", graph("Reshape", scale, flat), bias, axis=0, called=of_rest)
+    return scaled
 
 
 def _scaled_gradients(graph: Graph) -> dict[str, str]:

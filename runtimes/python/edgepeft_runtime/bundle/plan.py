@@ -77,6 +77,8 @@ def plan(
     steps = [_resolved(program, index, call, interface_of(call.graph)) for index, call in enumerate(calls)]
     wanted = results_of(manifest, program) if results is None else results
     _check_order(program, steps, given, wanted)
+    if program == TRAIN:
+        _check_cache(manifest, steps)
     return tuple(_with_frees(list(_needed(steps, {*given, *known}, wanted)), {*wanted, *given}))
 
 
@@ -115,9 +117,8 @@ def _resolved(program: str, index: int, call: Call, interface: Interface) -> Ste
     ):
         unknown = sorted(names.difference(existing))
         if unknown:
-            raise BadProgram(
-                f"A program names an {kind} that its graph does not have.", _at(program, index, call, unknown[0])
-            )
+            message = f"A program names an {kind} that its graph does not have."
+            raise BadProgram(message, _at(program, index, call, unknown[0]))
     reads = {name: call.inputs.get(name, name) for name in interface.inputs}
     outputs = [name for name in interface.outputs if name in call.outputs or name not in added]
     writes = {name: call.outputs.get(name, name) for name in outputs}
@@ -144,6 +145,22 @@ def _check_order(program: str, steps: Sequence[Step], given: Collection[str], re
     missing = sorted(set(results) - existing)
     if missing:
         raise BadProgram("No call of a program writes one of its results.", f"{program}: {quoted(missing[0])}")
+
+
+def _check_cache(manifest: Manifest, steps: Sequence[Step]) -> None:
+    """Refuse a cached value that no call writes, or that may change from step to step."""
+    if manifest.cache is None:
+        return
+    changing = {spec.name for spec in manifest.parameters if spec.name not in manifest.adapter.non_trainable}
+    written = set[str]()
+    for step in steps:
+        if changing.intersection(step.reads.values()):
+            changing.update(step.writes.values())
+        written.update(step.writes.values())
+    value = manifest.cache.value
+    if value not in written or value in changing:
+        message = "The value to cache is not one that a call computes from the batch and frozen tensors alone."
+        raise BadProgram(message, f"cache: {quoted(value)}")
 
 
 def _needed(steps: Sequence[Step], existing: set[str], results: Collection[str]) -> Iterator[Step]:
