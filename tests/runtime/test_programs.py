@@ -88,7 +88,7 @@ def test_a_run_resumes_to_the_bit(segmented: Path, tmp_path: Path) -> None:
     assert_equal_bits(resumed, straight)
 
 
-def test_values_are_freed_after_the_last_call_that_reads_them(segmented: Path) -> None:
+def test_values_are_freed_after_their_last_use(segmented: Path) -> None:
     """A plan runs each graph in order, leaves out what nobody needs, and keeps no activation longer than needed."""
     bundle = Bundle.open(segmented)
     sessions = Sessions(bundle, None)
@@ -146,7 +146,7 @@ AGAINST_GRAPHS: dict[str, Callable[[dict[str, Any]], object]] = {
 
 
 @pytest.mark.parametrize("name", STATIC)
-def test_programs_that_contradict_the_manifest_are_refused(name: str, changed: Any) -> None:
+def test_a_contradiction_to_the_manifest_is_refused(name: str, changed: Any) -> None:
     """Without a look at the graphs."""
     with pytest.raises(BundleError) as error:
         Bundle.open(changed(STATIC[name]), verify=False)
@@ -162,7 +162,7 @@ def _use(path: Path, verify: bool) -> None:
 
 @pytest.mark.parametrize("verify", [True, False])
 @pytest.mark.parametrize("name", AGAINST_GRAPHS)
-def test_programs_that_contradict_their_graphs_are_refused(name: str, verify: bool, changed: Any) -> None:
+def test_a_contradiction_to_the_graphs_is_refused(name: str, verify: bool, changed: Any) -> None:
     """When the bundle is verified; otherwise before the program runs."""
     path = changed(AGAINST_GRAPHS[name])
     with pytest.raises(EdgepeftError) as error:
@@ -170,7 +170,7 @@ def test_programs_that_contradict_their_graphs_are_refused(name: str, verify: bo
     assert error.value.code == "bad-program" and error.value.context
 
 
-def test_a_gradient_beyond_its_bucket_is_refused_when_it_is_computed(changed: Any) -> None:
+def test_a_gradient_beyond_its_bucket_is_refused(changed: Any) -> None:
     """Its size is known only then. The parameters stay as they were."""
     path = changed(lambda m: m["programs"]["train"][3]["accumulate"][1].update(offset=13))
     with Trainer.open(path) as trainer:
