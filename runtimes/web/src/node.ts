@@ -6,15 +6,20 @@ import { BundleError } from "./errors.js";
 import { type BundleFiles, missing } from "./bundle/files.js";
 import { NEWEST, PREVIOUS, type StateStore } from "./train/store.js";
 
+/** Most bytes that are read at once: the system's own limit is 2 GiB. */
+const MOST = 2 ** 30;
+
 /** A bundle in a folder; ONNX Runtime maps its weights. */
 export function folder(path: string): BundleFiles {
   return {
     name: path,
     path: (name) => join(path, name),
-    async read(name) {
+    async open(name) {
+      const file = join(path, name);
       try {
         // Reading a pipe would block, and a link may lead anywhere.
-        if ((await lstat(join(path, name))).isFile()) return new Uint8Array(await readFile(join(path, name)));
+        const found = await lstat(file);
+        if (found.isFile()) return { size: found.size, read: (offset, length) => readPart(file, offset, length) };
       } catch (failure) {
         throw missing(path, name, String(failure));
       }
@@ -32,6 +37,23 @@ export function folder(path: string): BundleFiles {
       return files;
     },
   };
+}
+
+/** Reads a part of a file; what is returned is shorter if the file is. */
+async function readPart(path: string, offset: number, length: number): Promise<Uint8Array> {
+  const file = await open(path, "r");
+  try {
+    const bytes = new Uint8Array(length);
+    let read = 0;
+    while (read < length) {
+      const { bytesRead } = await file.read(bytes, read, Math.min(length - read, MOST), offset + read);
+      if (bytesRead === 0) break;
+      read += bytesRead;
+    }
+    return bytes.subarray(0, read);
+  } finally {
+    await file.close();
+  }
 }
 
 function notRegular(path: string, name: string): BundleError {

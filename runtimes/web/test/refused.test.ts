@@ -7,12 +7,12 @@ import { join } from "node:path";
 import { describe, it } from "node:test";
 import { BundleError, Tensor, Trainer, readTensors, tensorBytes } from "edgepeft-runtime";
 import { folder } from "edgepeft-runtime/node";
-import { BUNDLE, copyOfBundle, inFolder, ort, refused } from "./support.js";
+import { BUNDLE, copyOfBundle, cut, data, inFolder, ort, refused } from "./support.js";
 
 interface Graphs {
-  externalLocations(model: Uint8Array): Set<string>;
+  checkedGraph(model: Uint8Array): { readonly locations: Set<string> };
 }
-const { externalLocations } = (await import(new URL("../../dist/bundle/graphfile.js", import.meta.url).href)) as Graphs;
+const { checkedGraph } = (await import(new URL("../../dist/bundle/graphfile.js", import.meta.url).href)) as Graphs;
 
 interface Json {
   [name: string]: Json;
@@ -35,6 +35,7 @@ const set = (path: string, value: unknown): ((manifest: Json) => void) => {
   };
 };
 
+const GRADIENT = { output: "gradients.0.gradient", bucket: "gradients.0", offset: 0 };
 const MANIFESTS: readonly (readonly [string, string, (manifest: Json) => void])[] = [
   ["of a later version", "bundle-version", set("version", 3)],
   ["of another format", "bad-manifest", set("format", "zip")],
@@ -52,7 +53,23 @@ const MANIFESTS: readonly (readonly [string, string, (manifest: Json) => void])[
   ["with a pair of another rank", "bad-manifest", set("adapter pairs 0 rank", 3)],
   ["with a pair of another layout", "bad-manifest", set("adapter pairs 0 layout", "graph")],
   ["with a trained parameter that does not train", "bad-manifest", set("adapter non_trainable 0", "nobody")],
-  ["without a file that is needed", "missing-file", set("files eval.onnx", undefined)],
+  ["without programs", "bad-manifest", set("programs", undefined)],
+  ["with a program of a graph that it does not list", "bad-manifest", set("programs eval 0 graph", "other.onnx")],
+  ["with a program of a file that is no graph", "bad-manifest", set("programs eval 0 graph", "weights.bin")],
+  ["with a gradient of no bucket", "bad-manifest", set("programs train 0 accumulate 0 bucket", "nobody")],
+  ["with a gradient beyond its bucket", "bad-manifest", set("programs train 0 accumulate 0 offset", 192)],
+  ["with gradients where nothing trains", "bad-manifest", set("programs eval 0 accumulate", [GRADIENT])],
+  ["with a bucket that gets no gradient", "bad-manifest", set("programs train 0 accumulate", [GRADIENT])],
+  ["with a program that nothing asks for", "bad-manifest", set("programs generate", [])],
+  ["with a frozen tensor beyond the weights", "bad-manifest", set("frozen 0 offset", 2 ** 40)],
+  ["with a frozen tensor of another size", "bad-manifest", set("frozen 0 bytes", 4)],
+  ["that reads a value that does not exist", "bad-program", set("programs eval 0 inputs", { image: "picture" })],
+  ["that writes a value that exists", "bad-program", set("programs eval 0 outputs", { output: "image" })],
+  ["that writes a value twice", "bad-program", set("programs eval 0 outputs", { output: "loss_sum" })],
+  ["that names an input that is none", "bad-program", set("programs eval 0 inputs", { nothing: "image" })],
+  ["that adds an output that is none", "bad-program", set("programs train 0 accumulate 0 output", "nothing")],
+  ["without a call that writes a result", "bad-program", set("programs infer", [])],
+  ["without a file that is needed", "missing-file", set("files optimizer.onnx", undefined)],
   ["with a file outside of it", "path-escape", set("files ../x", { sha256: "0".repeat(64), bytes: 1 })],
   ["with a file of another hash", "damaged-file", set("files train.onnx sha256", "0".repeat(64))],
   ["with a file of another size", "damaged-file", set("files train.onnx bytes", 7)],
@@ -69,6 +86,16 @@ describe("a bundle", () => {
         await assert.rejects(Trainer.open(folder(bundle), { ort }), refused(code));
       }));
   }
+
+  it("whose gradient does not fit is refused when it is computed, and the run stays as it was", () =>
+    inFolder(async (work) => {
+      const bundle = await copyOfBundle(work);
+      await withManifest(bundle, set("programs train 0 accumulate 0 offset", 1));
+      const trainer = await Trainer.open(folder(bundle), { ort });
+      await assert.rejects(trainer.step(cut(await data(), 0, 4)), refused("bad-program"));
+      assert.equal(trainer.steps, 0);
+      await trainer.close();
+    }));
 
   it("with one bit changed in any of its files is refused", () =>
     inFolder(async (work) => {
@@ -165,13 +192,13 @@ describe("a graph that every hash fits", () => {
   ];
   for (const [what, code, bytes] of bad) {
     it(`${what} is refused`, async () => {
-      assert.throws(() => externalLocations(bytes), refused(code));
+      assert.throws(() => checkedGraph(bytes), refused(code));
     });
   }
 
   it("with a loop of constant length is taken, and its files are told", () => {
-    assert.deepEqual([...externalLocations(model())], ["weights.bin"]);
-    assert.deepEqual([...externalLocations(loop(3))], []);
+    assert.deepEqual([...checkedGraph(model()).locations], ["weights.bin"]);
+    assert.deepEqual([...checkedGraph(loop(3)).locations], []);
   });
 });
 
@@ -291,10 +318,12 @@ describe("a tensor file", () => {
   it("is hashed the same without WebCrypto", async () => {
     const message = await readFile(join(BUNDLE, "train.onnx"));
     const home = new URL("../../dist/files/sha256.js", import.meta.url).href;
-    const { digest } = (await import(home)) as { digest(message: Uint8Array): Uint8Array };
+    const { Hasher } = (await import(home)) as { Hasher: new () => { update(part: Uint8Array): void; hex(): string } };
     for (const length of [0, 1, 55, 56, 63, 64, 65, message.length]) {
       const part = message.subarray(0, length);
-      assert.equal(Buffer.from(digest(part)).toString("hex"), createHash("sha256").update(part).digest("hex"));
+      const hasher = new Hasher();
+      for (let start = 0; start < length; start += 7) hasher.update(part.subarray(start, start + 7));
+      assert.equal(hasher.hex(), createHash("sha256").update(part).digest("hex"));
     }
   });
 });

@@ -5,7 +5,7 @@ import { spawn } from "node:child_process";
 import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, it } from "node:test";
-import { type FitOptions, type Tensors, StateError, Trainer, readTensors } from "edgepeft-runtime";
+import { type CallProgress, type FitOptions, type Tensors, StateError, Trainer, readTensors } from "edgepeft-runtime";
 import { folder, stateFolder } from "edgepeft-runtime/node";
 import { BUNDLE, copyOfBundle, cut, data, inFolder, ort, refused } from "./support.js";
 
@@ -66,6 +66,30 @@ describe("a run with a state", () => {
       const again = await open(work);
       assert.equal(again.steps, 3);
       await again.close();
+    }));
+
+  it("ends within a step when it is aborted, saves the steps before, and resumes to the bit", () =>
+    inFolder(async (work) => {
+      const whole = await open(join(work, "whole"));
+      const wanted = await fitted(whole);
+      const controller = new AbortController();
+      const trainer = await open(join(work, "cut"));
+      const seen: string[] = [];
+      const callProgress = ({ step, done, calls }: CallProgress): void => {
+        seen.push(`${step}: ${done} of ${calls}`);
+        if (step === 2 && done === 1) controller.abort();
+      };
+      const cut = fitted(trainer, { saveEvery: null, callProgress, signal: controller.signal });
+      // The second half of step 2 is not computed: a step has one call for each of its two batches.
+      await assert.rejects(fitted(trainer), refused("busy"));
+      await assert.rejects(cut, { name: "AbortError" });
+      assert.deepEqual(seen.slice(-2), ["2: 0 of 2", "2: 1 of 2"]);
+      assert.equal(trainer.steps, 1);
+      await trainer.close();
+      const again = await open(join(work, "cut"));
+      assert.equal(again.steps, 1);
+      assertSame(await fitted(again), wanted);
+      await Promise.all([whole.close(), again.close()]);
     }));
 
   it("gives the earlier report when it had finished, and refuses other settings", () =>

@@ -1,65 +1,70 @@
 /** Opens a bundle. Every file is checked against the manifest before anything in it is used. */
 
 import { BundleError, type ErrorClass } from "../errors.js";
-import type { BundleFiles } from "./files.js";
-import { externalLocations } from "./graphfile.js";
-import { type Ort, opensPaths, versionOf } from "../ort.js";
-import { type Manifest, type TensorSpec, broken, readManifest, sizeOf } from "./manifest.js";
+import { type ByteSource, sha256Of } from "../files/source.js";
 import { sha256 } from "../files/sha256.js";
 import { readTensors } from "../files/tensorfile.js";
-import { type Tensors, notFinite, numbersOf } from "../files/tensors.js";
+import { type Tensor, type Tensors, notFinite, numbersOf, tensorOver } from "../files/tensors.js";
+import { type Ort, opensPaths, versionOf } from "../ort.js";
+import type { BundleFiles } from "./files.js";
+import { checkedGraph } from "./graphfile.js";
+import { type FrozenSpec, type Manifest, type TensorSpec, broken, sizeOf } from "./manifest.js";
+import { readManifest } from "./manifest_checks.js";
+import { type Interface, type Plan, plan } from "./plan.js";
+import { WEIGHTS } from "./program_checks.js";
+import { type ProgramName, byName, graphsOfRun, programsOfRun } from "./programs.js";
 
 const MANIFEST = "manifest.json";
 const MAX_MANIFEST = 2 ** 23;
-export const WEIGHTS = "weights.bin";
 const ADAPTER = "adapter.safetensors";
-/** The files that a run computes with. */
-const RUN = ["train.onnx", "optimizer.onnx", "eval.onnx", WEIGHTS];
-const REQUIRED = ["train.onnx", "optimizer.onnx", "eval.onnx", "infer.onnx", WEIGHTS, ADAPTER];
+export const OPTIMIZER = "optimizer.onnx";
+const REQUIRED = [OPTIMIZER, WEIGHTS, ADAPTER];
+/** Files for another runtime, which contain the weights once more: checked, but not held. */
+const FOREIGN = "ort_training/";
 const COPY_AGAIN = "copy the bundle to this device again, or prepare it again.";
+
+/** The content of a bundle after its checks. */
+interface Contents {
+  /** The bytes of all files but the weights. */
+  readonly files: ReadonlyMap<string, Uint8Array>;
+  readonly weights: ByteSource;
+  /** Inputs and outputs of the graphs. */
+  readonly interfaces: ReadonlyMap<string, Interface>;
+  /** Graphs that store tensors in `weights.bin`. */
+  readonly weighted: ReadonlySet<string>;
+}
 
 /** A bundle whose files match its manifest. */
 export class Bundle {
+  private readonly frozenSpecs: ReadonlyMap<string, FrozenSpec>;
+
   private constructor(
     readonly manifest: Manifest,
-    private readonly contents: ReadonlyMap<string, Uint8Array>,
-    private readonly weighted: ReadonlySet<string>,
+    private readonly contents: Contents,
     private readonly pathOf: ((name: string) => string) | undefined,
-  ) {}
+  ) {
+    this.frozenSpecs = new Map(manifest.frozen.map((spec) => [spec.name, spec]));
+  }
 
   /**
-   * Reads and checks everything.
+   * Reads and checks everything. The weights are read in parts, and not held.
    *
    * @param files where the files are.
    * @param ort the package of ONNX Runtime that will run it; its version is checked.
-   * @param progress called with the bytes read so far and the bytes in all.
+   * @param progress called with the bytes checked so far and the bytes in all.
    * @throws BundleError a file is missing, damaged or not allowed, or the manifest is wrong.
    */
   static async open(files: BundleFiles, ort: Ort, progress?: (read: number, all: number) => void): Promise<Bundle> {
-    const text = await files.read(MANIFEST);
-    if (text.length > MAX_MANIFEST) throw broken("The manifest is too large.", `it has ${text.length} bytes`);
-    const manifest = readManifest(text);
+    const source = await files.open(MANIFEST, MAX_MANIFEST);
+    if (source.size > MAX_MANIFEST) throw broken("The manifest is too large.", `it has ${source.size} bytes`);
+    const manifest = readManifest(await read(source, MANIFEST));
     checkRuntime(manifest.min_onnxruntime, versionOf(ort));
     checkDeclared(manifest);
     checkListed(manifest, await files.list?.());
-    const all = [...manifest.files.values()].reduce((sum, file) => sum + file.bytes, 0);
-    const contents = new Map<string, Uint8Array>();
-    const weighted = new Set<string>();
-    const pathOf = opensPaths(ort) ? files.path : undefined;
-    let read = 0;
-    for (const [name, { bytes: size, sha256: expected }] of manifest.files) {
-      const bytes = await files.read(name, size);
-      if (bytes.length !== size)
-        throw damaged(`The file ${name} has the wrong size.`, `expected ${size} bytes, found ${bytes.length}`);
-      const digest = await sha256(bytes);
-      if (digest !== expected)
-        throw damaged(`The file ${name} is not the prepared one.`, `expected SHA-256 ${expected}, found ${digest}`);
-      if (name.endsWith(".onnx") && checkedGraph(name, bytes)) weighted.add(name);
-      // Weights that have a path are left on disk, where ONNX Runtime maps them.
-      if (name !== WEIGHTS || pathOf === undefined) contents.set(name, bytes);
-      progress?.((read += size), all);
-    }
-    return new Bundle(manifest, contents, weighted, pathOf);
+    const contents = await checkedContents(files, manifest, progress);
+    const bundle = new Bundle(manifest, contents, opensPaths(ort) ? files.path : undefined);
+    for (const [program] of byName(manifest.programs)) bundle.plan(program);
+    return bundle;
   }
 
   /** The identity of the source's frozen tensors, which an adapter or an update belongs to (section 2 of the SPEC). */
@@ -67,10 +72,11 @@ export class Bundle {
     return this.manifest.base_sha256;
   }
 
-  /** The hash of the graphs and frozen weights of a run, to which a checkpoint belongs. */
+  /** The hash of the graphs, programs and frozen weights of a run, to which a checkpoint belongs. */
   graphsSha256(): Promise<string> {
-    const hashes = RUN.map((name) => `${this.manifest.files.get(name)!.sha256}\n`);
-    return sha256(new TextEncoder().encode(hashes.join("")));
+    const { files, programs } = this.manifest;
+    const hashes = [...graphsOfRun(programs), OPTIMIZER, WEIGHTS].map((name) => `${files.get(name)!.sha256}\n`);
+    return sha256(new TextEncoder().encode(hashes.join("") + programsOfRun(programs)));
   }
 
   /** The hash of the adapter the bundle came with: it names the round. */
@@ -78,9 +84,9 @@ export class Bundle {
     return this.manifest.files.get(ADAPTER)!.sha256;
   }
 
-  /** Returns the checked bytes of a file that the manifest lists. */
+  /** Returns the checked bytes of a file that the manifest lists; `weights.bin` is read in parts only. */
   file(name: string): Uint8Array {
-    const bytes = this.contents.get(name);
+    const bytes = this.contents.files.get(name);
     if (bytes !== undefined) return bytes;
     throw new BundleError(
       "missing-file",
@@ -90,17 +96,86 @@ export class Bundle {
     );
   }
 
-  /** Returns the files of a session of a graph: a path, or the bytes of the graph and of the weights. */
-  graph(name: string): { model: string | Uint8Array; weights: Uint8Array | null } {
-    const bytes = this.file(name);
+  /**
+   * Returns the calls of a program with all names resolved.
+   *
+   * @param results the values to compute; by default all results of the program.
+   */
+  plan(program: ProgramName, results?: readonly string[]): Plan {
+    return plan(this.manifest, program, (graph) => this.contents.interfaces.get(graph)!, results);
+  }
+
+  /** Returns the files of a session of a graph: a path, or the bytes of the graph and, if it reads them, of the weights. */
+  async graph(name: string): Promise<{ model: string | Uint8Array; weights: Uint8Array | null }> {
     if (this.pathOf !== undefined) return { model: this.pathOf(name), weights: null };
-    return { model: bytes, weights: this.weighted.has(name) ? this.file(WEIGHTS) : null };
+    const { weights, weighted } = this.contents;
+    return { model: this.file(name), weights: weighted.has(name) ? await read(weights, WEIGHTS) : null };
+  }
+
+  /** Returns whether a value of a program is a tensor of `weights.bin`. */
+  isFrozen(value: string): boolean {
+    return this.frozenSpecs.has(value);
+  }
+
+  /** Reads a frozen tensor: a part of `weights.bin`, which the caller should not keep longer than necessary. */
+  async frozen(value: string): Promise<Tensor> {
+    const { dtype, shape, offset, bytes } = this.frozenSpecs.get(value)!;
+    return tensorOver(dtype, shape.map(Number), await read(this.contents.weights, WEIGHTS, offset, bytes));
   }
 
   /** Returns the initial parameters, checked against the manifest. */
   async adapter(): Promise<Tensors> {
     const { tensors } = await readTensors(this.file(ADAPTER), `The file ${ADAPTER}`, BundleError);
     return checkedParameters(tensors, this.manifest, `The file ${ADAPTER}`, BundleError);
+  }
+
+  /** Releases the weights. */
+  async close(): Promise<void> {
+    await this.contents.weights.close?.();
+  }
+}
+
+/** Reads all files and compares them with the manifest. */
+async function checkedContents(
+  files: BundleFiles,
+  manifest: Manifest,
+  progress?: (read: number, all: number) => void,
+): Promise<Contents> {
+  const all = [...manifest.files.values()].reduce((sum, file) => sum + file.bytes, 0);
+  const [held, interfaces] = [new Map<string, Uint8Array>(), new Map<string, Interface>()];
+  const weighted = new Set<string>();
+  let [checked, weights]: [number, ByteSource | null] = [0, null];
+  const advance = (bytes: number): void => progress?.((checked += bytes), all);
+  for (const [name, { bytes: size, sha256: expected }] of manifest.files) {
+    const source = await files.open(name, size);
+    if (source.size !== size)
+      throw damaged(`The file ${name} has the wrong size.`, `expected ${size} bytes, found ${source.size}`);
+    const foreign = name.startsWith(FOREIGN);
+    const bytes = name === WEIGHTS || (foreign && !name.endsWith(".onnx")) ? null : await read(source, name);
+    const digest = bytes === null ? await sha256Of(source, advance) : await sha256(bytes);
+    if (bytes !== null) advance(size);
+    if (digest !== expected)
+      throw damaged(`The file ${name} is not the prepared one.`, `expected SHA-256 ${expected}, found ${digest}`);
+    if (name === WEIGHTS) weights = source;
+    else await source.close?.();
+    if (bytes !== null && !foreign) held.set(name, bytes);
+    if (bytes === null || !name.endsWith(".onnx")) continue;
+    const { locations, interface: found } = checkedGraph(bytes);
+    checkLocations(name, locations);
+    interfaces.set(name, found);
+    if (locations.size > 0) weighted.add(name);
+  }
+  return { files: held, weights: weights!, interfaces, weighted };
+}
+
+/** Reads a part of a file, by default the whole. @throws BundleError it became shorter, or cannot be read. */
+async function read(source: ByteSource, name: string, offset = 0, length = source.size): Promise<Uint8Array> {
+  try {
+    const bytes = await source.read(offset, length);
+    if (bytes.length === length) return bytes;
+    throw new Error(`expected ${length} bytes at ${offset}, found ${bytes.length}`);
+  } catch (failure) {
+    throw damaged(`Cannot read ${length} bytes of the file ${name}.`, String(failure));
   }
 }
 
@@ -211,11 +286,10 @@ function checkListed(manifest: Manifest, sizes: ReadonlyMap<string, number> | un
   }
 }
 
-/** Returns whether a graph reads the weights; it must read no other file. */
-function checkedGraph(name: string, bytes: Uint8Array): boolean {
-  const locations = externalLocations(bytes);
+/** Refuses a graph that reads a file other than the weights. */
+function checkLocations(name: string, locations: ReadonlySet<string>): void {
   const others = [...locations].filter((location) => location !== WEIGHTS);
-  if (others.length === 0) return locations.size > 0;
+  if (others.length === 0) return;
   const message = `The graph ${name} reads a file other than ${WEIGHTS}.`;
   throw new BundleError("path-escape", message, `it names ${listed(others)}`, "do not use this bundle.");
 }

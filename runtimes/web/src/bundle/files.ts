@@ -1,28 +1,35 @@
 /** Sources of the files of a bundle: a URL, a folder that the user picked, or the origin's private folder (OPFS). */
 
 import { BundleError } from "../errors.js";
+import { type ByteSource, type SyncHandle, blobSource, heldSource, syncSource } from "../files/source.js";
+
+/** Bytes of a download that are held before they are handed to the browser. */
+const PIECE = 2 ** 22;
 
 /** The files of a bundle, by names with `/` between folders. */
 export interface BundleFiles {
   /** Its name, for messages. */
   readonly name: string;
-  /** Returns all bytes of a file; `size` is what the manifest says, so that a stream needs only one buffer. */
-  read(name: string, size?: number): Promise<Uint8Array>;
+  /** Opens a file; one of more than `most` bytes need not be read to its end. */
+  open(name: string, most: number): Promise<ByteSource>;
   /** Returns names and sizes of all files, if they can be listed. */
   list?(): Promise<ReadonlyMap<string, number>>;
   /** Returns the path of a file, if there are paths: ONNX Runtime then maps the weights instead of copying them. */
   path?(name: string): string;
 }
 
-/** A bundle below a URL, streamed. */
+/**
+ * A bundle below a URL. A file is downloaded once, when it is opened, and then held by the browser as a `Blob`: outside
+ * of the page's memory, and on disk if it is large. What is read later is therefore what was verified.
+ */
 export function urlFiles(url: string | URL): BundleFiles {
   const base = String(url).replace(/\/?$/, "/");
   return {
     name: base,
-    async read(name, size) {
+    async open(name, most) {
       const response = await fetch(base + name.split("/").map(encodeURIComponent).join("/"));
       if (!response.ok || response.body === null) throw missing(base, name, `HTTP status ${response.status}`);
-      return size === undefined ? new Uint8Array(await response.arrayBuffer()) : streamed(response.body, size, name);
+      return blobSource(await downloaded(response.body, most, name));
     },
   };
 }
@@ -31,13 +38,13 @@ export function urlFiles(url: string | URL): BundleFiles {
 export function handleFiles(folder: FileSystemDirectoryHandle): BundleFiles {
   return {
     name: folder.name,
-    async read(name) {
+    async open(name) {
       const parts = name.split("/");
       try {
         let parent = folder;
         for (const part of parts.slice(0, -1)) parent = await parent.getDirectoryHandle(part);
-        const file = await (await parent.getFileHandle(parts.at(-1)!)).getFile();
-        return new Uint8Array(await file.arrayBuffer());
+        const file = await parent.getFileHandle(parts.at(-1)!);
+        return (await openedForSync(file)) ?? blobSource(await file.getFile());
       } catch (failure) {
         throw missing(folder.name, name, String(failure));
       }
@@ -49,10 +56,10 @@ export function handleFiles(folder: FileSystemDirectoryHandle): BundleFiles {
 export function heldFiles(files: ReadonlyMap<string, Uint8Array | Blob>, name = "the bundle"): BundleFiles {
   return {
     name,
-    async read(file) {
+    async open(file) {
       const content = files.get(file);
       if (content === undefined) throw missing(name, file, "it is not among the files passed.");
-      return content instanceof Uint8Array ? content : new Uint8Array(await content.arrayBuffer());
+      return content instanceof Uint8Array ? heldSource(content) : blobSource(content);
     },
     async list() {
       return new Map([...files].map(([file, it]) => [file, it instanceof Uint8Array ? it.length : it.size]));
@@ -65,34 +72,34 @@ export function missing(where: string, name: string, context: string): BundleErr
   return new BundleError("missing-file", `Cannot read the file ${name} of ${where}.`, context, hint);
 }
 
-/** Allocates memory for a file of the size that the manifest claims. */
-function reserved(size: number, name: string): Uint8Array {
-  try {
-    return new Uint8Array(size);
-  } catch (failure) {
-    const hint = "use a smaller bundle, or another device.";
-    throw new BundleError("damaged-file", `There is no room for the file ${name}.`, String(failure), hint);
-  }
+/** Opens a file for synchronous reading; `null` on pages, for folders that the user picked, and where it is locked. */
+async function openedForSync(file: FileSystemFileHandle): Promise<ByteSource | null> {
+  const open = (file as { createSyncAccessHandle?(options: object): Promise<SyncHandle> }).createSyncAccessHandle;
+  if (open === undefined) return null;
+  return open.call(file, { mode: "read-only" }).then(syncSource, () => null);
 }
 
-async function streamed(body: ReadableStream<Uint8Array>, size: number, name: string): Promise<Uint8Array> {
-  const whole = reserved(size, name);
-  const reader = body.getReader();
-  let length = 0;
+/** Passes a download on to the browser, piece by piece, so that it is never in the page's memory as a whole. */
+async function downloaded(body: ReadableStream<Uint8Array>, most: number, name: string): Promise<Blob> {
+  const [pieces, reader]: [Blob[], ReturnType<typeof body.getReader>] = [[], body.getReader()];
+  let [held, count, length]: [Uint8Array<ArrayBuffer>[], number, number] = [[], 0, 0];
+  const hand = (): void => {
+    pieces.push(new Blob(held));
+    [held, count] = [[], 0];
+  };
   for (;;) {
     const { done, value } = await reader.read();
-    if (done) return whole.subarray(0, length);
-    if (length + value.length > size) {
-      await reader.cancel();
-      const hint = "copy the bundle to the server again.";
-      throw new BundleError(
-        "damaged-file",
-        `The file ${name} has the wrong size.`,
-        `expected ${size} bytes, found more`,
-        hint,
-      );
-    }
-    whole.set(value, length);
+    if (done) break;
     length += value.length;
+    if (length > most) {
+      await reader.cancel();
+      const [context, hint] = [`expected ${most} bytes, found more`, "copy the bundle to the server again."];
+      throw new BundleError("damaged-file", `The file ${name} has the wrong size.`, context, hint);
+    }
+    held.push(value as Uint8Array<ArrayBuffer>);
+    count += value.length;
+    if (count >= PIECE) hand();
   }
+  hand();
+  return new Blob(pieces);
 }

@@ -1,5 +1,5 @@
 /**
- * Checks an untrusted ONNX graph: which files it reads, and that its loops end.
+ * Checks an untrusted ONNX graph: which files it reads, its inputs and outputs, and that its loops end.
  *
  * Field numbers: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto. A bundle's graphs have no functions, no sparse
  * tensors and no training information (section 1 of the SPEC), so the schema here has none.
@@ -7,6 +7,7 @@
 
 import { BundleError } from "../errors.js";
 import { quoted } from "../shown.js";
+import type { Interface } from "./plan.js";
 import {
   BYTES,
   type Content,
@@ -61,19 +62,28 @@ interface Parent {
   readonly graphs: readonly Uint8Array[];
 }
 
+/** What a bundle needs to know of a graph. */
+export interface GraphFacts {
+  /** The files in which tensors are stored. */
+  readonly locations: ReadonlySet<string>;
+  /** The names of its inputs, without those that have a default value, and of its outputs. */
+  readonly interface: Interface;
+}
+
 /**
- * Returns the `location` of every tensor that a serialized `ModelProto` stores in another file.
+ * Returns the facts about a serialized `ModelProto`.
  *
  * @throws BundleError parsers could read the bytes differently (`bad-graph`), or a loop in it has no bound.
  */
-export function externalLocations(model: Uint8Array): Set<string> {
+export function checkedGraph(model: Uint8Array): GraphFacts {
   try {
     if (latin1(model.subarray(4, 8)) === "ORTM") throw new Error("it could be mistaken for ONNX Runtime's own format");
-    const graph = [...fields(model, "Model", SCHEMA)].find(([number]) => number === 7);
-    if (graph === undefined) throw new Error("it has no graph");
+    const found = [...fields(model, "Model", SCHEMA)].find(([number]) => number === 7);
+    if (found === undefined) throw new Error("it has no graph");
     const locations = new Set<string>();
-    new Graph(locations, 1n, 1).read(graph[1] as Uint8Array, new Map());
-    return locations;
+    const graph = new Graph(locations, 1n, 1);
+    graph.read(found[1] as Uint8Array, new Map());
+    return { locations, interface: graph.interface() };
   } catch (failure) {
     if (failure instanceof BundleError) throw failure;
     throw new BundleError(
@@ -89,6 +99,9 @@ export function externalLocations(model: Uint8Array): Set<string> {
 class Graph {
   private readonly names = new Map<string, bigint | null>();
   private readonly parents: Parent[] = [];
+  private readonly inputs: Uint8Array[] = [];
+  private readonly outputs: Uint8Array[] = [];
+  private readonly stored = new Set<string>();
 
   constructor(
     private readonly locations: Set<string>,
@@ -101,8 +114,15 @@ class Graph {
     if (this.depth > MAX_DEPTH) throw new Error(`more than ${MAX_DEPTH} graphs lie inside one another`);
     for (const [number, content] of fields(data, "Graph", SCHEMA)) {
       if (number === 1) this.node(content as Uint8Array);
-      else if (number === 5) this.define(...this.tensor(content as Uint8Array));
-      else if (number === 11) this.define(valueName(content as Uint8Array), null);
+      else if (number === 5) {
+        const [name, value] = this.tensor(content as Uint8Array);
+        this.define(name, value);
+        this.stored.add(name);
+      } else if (number === 11) {
+        const name = valueName(content as Uint8Array);
+        this.define(latin1(name), null);
+        this.inputs.push(name);
+      } else if (number === 12) this.outputs.push(valueName(content as Uint8Array));
     }
     const scope = new Map([...outer, ...this.names]);
     for (const parent of this.parents) {
@@ -110,6 +130,12 @@ class Graph {
       if (trips > MAX_TRIPS) throw unbounded(`it runs ${trips} times; at most ${MAX_TRIPS} are allowed`);
       for (const graph of parent.graphs) new Graph(this.locations, trips, this.depth + 1).read(graph, scope);
     }
+  }
+
+  /** Returns the names of inputs and outputs. */
+  interface(): Interface {
+    const inputs = this.inputs.filter((name) => !this.stored.has(latin1(name)));
+    return { inputs: inputs.map(utf8), outputs: this.outputs.map(utf8) };
   }
 
   /** Adds a value. A name that occurs twice is not a constant, because parsers differ on which one counts. */
@@ -211,9 +237,9 @@ function unbounded(context: string): BundleError {
   );
 }
 
-function valueName(data: Uint8Array): string {
+function valueName(data: Uint8Array): Uint8Array {
   const name = [...fields(data, "ValueInfo", SCHEMA)].find(([number]) => number === 1);
-  return name === undefined ? "" : latin1(name[1] as Uint8Array);
+  return (name?.[1] as Uint8Array | undefined) ?? new Uint8Array();
 }
 
 /** Checks a number of which parsers keep the lower 32 bits only. */
@@ -234,7 +260,16 @@ function int64s(content: Content): bigint[] {
   return numbers;
 }
 
-/** Returns bytes as one character each: names are only compared. */
+/** Returns a name as the text that it encodes. */
+function utf8(name: Uint8Array): string {
+  try {
+    return new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(name);
+  } catch {
+    throw new Error(`the name ${quoted(latin1(name))} is not UTF-8`);
+  }
+}
+
+/** Returns bytes as one character each: most names are only compared. */
 function latin1(bytes: Uint8Array): string {
   return new TextDecoder("latin1").decode(bytes);
 }

@@ -31,6 +31,11 @@ export class Generator {
     return order;
   }
 
+  /** A number from 0 to 1, 1 excluded: `Generator.random()`. */
+  random(): number {
+    return Number(this.next64() >> 11n) * 2 ** -53;
+  }
+
   /** A whole number from 0 to `bound`, both included, below 2^32: bits are drawn until they are one. */
   private atMost(bound: number): number {
     const mask = 2 ** (32 - Math.clz32(bound)) - 1;

@@ -1,16 +1,20 @@
 /**
- * Runs a bundle's graphs in ONNX Runtime sessions.
+ * Runs a bundle's programs in ONNX Runtime sessions.
  *
  * An engine keeps no parameters of its own. They live in a {@link TrainState}, which is never changed: a step takes a
  * state and returns a new one. A step that fails leaves nothing half done, and keeping the best state costs no copy.
  */
 
 import type { InferenceSession } from "onnxruntime-common";
-import { type Bundle, WEIGHTS } from "../bundle/bundle.js";
-import { BatchError, BundleError, TrainingError } from "../errors.js";
+import { type Bundle, OPTIMIZER } from "../bundle/bundle.js";
 import { type SparseSpec, trained } from "../bundle/manifest.js";
-import type { Ort, Session } from "../ort.js";
+import { LOGITS, LOSS_SUM, LOSS_WEIGHT } from "../bundle/plan.js";
+import { BatchError, TrainingError } from "../errors.js";
 import { Tensor, type Tensors, copies, numbersOf, tensorOf } from "../files/tensors.js";
+import type { Ort } from "../ort.js";
+import { Accumulators } from "./accumulators.js";
+import { type BetweenCalls, ProgramRunner } from "./program.js";
+import { Sessions } from "./sessions.js";
 
 /** The values that a step changes. */
 export interface TrainState {
@@ -39,15 +43,21 @@ export interface EvalResult {
   readonly outputs: Tensors;
 }
 
+/** Keys and values of the tokens read so far, by the names of the values that the program `generate` reads. */
+export type Cache = Tensors;
+
 export class Engine {
-  private readonly sessions = new Map<string, Promise<Session>>();
-  private last: Promise<unknown> = Promise.resolve();
+  private readonly sessions: Sessions;
+  private readonly programs: ProgramRunner;
 
   constructor(
     private readonly bundle: Bundle,
-    private readonly ort: Ort,
-    private readonly options: InferenceSession.SessionOptions,
-  ) {}
+    ort: Ort,
+    options: InferenceSession.SessionOptions,
+  ) {
+    this.sessions = new Sessions(bundle, ort, options);
+    this.programs = new ProgramRunner(bundle, this.sessions);
+  }
 
   /** Copies tensors into a state; without `optimizer`, the optimizer starts from zeros. */
   load(parameters: Tensors, optimizer?: Tensors): TrainState {
@@ -65,22 +75,28 @@ export class Engine {
    * Takes one optimizer step over all batches: section 3 of the SPEC.
    *
    * @param step 1 for the first.
+   * @param between called before each call of the program, for all batches together.
    * @throws BatchError every label of every batch is ignored.
    * @throws TrainingError a loss or the gradient is not finite, or ONNX Runtime failed. `state` stays as it was.
    */
-  async train(state: TrainState, batches: readonly Tensors[], lr: number, step: number): Promise<Step> {
-    const { buckets } = this.bundle.manifest;
+  async train(
+    state: TrainState,
+    batches: readonly Tensors[],
+    lr: number,
+    step: number,
+    between?: BetweenCalls,
+  ): Promise<Step> {
     let [lossSum, lossWeight] = [0, 0];
-    let gradients = Object.fromEntries(buckets.map(({ name, size }) => [name, tensorOf("float32", [size])]));
-    for (const batch of batches) {
-      const names = ["loss_sum", "loss_weight", ...buckets.map(({ name }) => `${name}.next`)];
-      const results = await this.run("train.onnx", names, { ...batch, ...state.parameters, ...gradients });
-      [lossSum, lossWeight] = [lossSum + scalar(results, "loss_sum"), lossWeight + scalar(results, "loss_weight")];
+    const sums = new Accumulators(this.bundle.manifest.buckets);
+    for (const [i, batch] of batches.entries()) {
+      const counted = between && ((done: number, calls: number) => between(i * calls + done, batches.length * calls));
+      const given = { ...batch, ...state.parameters };
+      const found = await this.programs.run("train", given, { sums, between: counted });
+      [lossSum, lossWeight] = [lossSum + scalar(found, LOSS_SUM), lossWeight + scalar(found, LOSS_WEIGHT)];
       checkFinite("loss", lossSum, step, lr);
-      gradients = Object.fromEntries(buckets.map(({ name }) => [name, results[`${name}.next`]!]));
     }
     if (lossWeight === 0) throw noLabelCounts();
-    const [after, gradNorm] = await this.update(state, gradients, lr, step, 1 / lossWeight);
+    const [after, gradNorm] = await this.update(state, sums.tensors(), lr, step, 1 / lossWeight);
     checkFinite("gradient", gradNorm, step, lr);
     return { state: after, lossSum, lossWeight, gradNorm };
   }
@@ -94,8 +110,8 @@ export class Engine {
   ): Promise<[TrainState, number]> {
     const names = trained(this.bundle.manifest).map((spec) => spec.name);
     const moments = Object.keys(state.optimizer);
-    const results = await this.run(
-      "optimizer.onnx",
+    const results = await this.sessions.run(
+      OPTIMIZER,
       ["grad_norm", ...[...names, ...moments].map((name) => `${name}.next`)],
       {
         ...Object.fromEntries(names.map((name) => [name, state.parameters[name]!])),
@@ -114,70 +130,54 @@ export class Engine {
 
   /** Returns the dense gradients of `lossSum`, by which the elements that train are picked. */
   async gradients(state: TrainState, batch: Tensors, specs: readonly SparseSpec[]): Promise<Tensor[]> {
-    const names = specs.map((spec) => spec.gradient!);
-    const results = await this.run("select.onnx", names, { ...batch, ...state.parameters });
-    return names.map((name) => results[name]!);
+    const results = specs.map((spec) => spec.gradient!);
+    const found = await this.programs.run("select", { ...batch, ...state.parameters }, { results });
+    return results.map((name) => found[name]!);
   }
 
   /** Returns loss and outputs of one batch. */
-  async evaluate(state: TrainState, batch: Tensors): Promise<EvalResult> {
-    const names = this.bundle.manifest.outputs.map((spec) => spec.name);
-    const wanted = ["loss_sum", "loss_weight", ...names];
-    const results = await this.run("eval.onnx", wanted, { ...batch, ...state.parameters });
-    const outputs = Object.fromEntries(names.map((name) => [name, results[name]!]));
-    return { lossSum: scalar(results, "loss_sum"), lossWeight: scalar(results, "loss_weight"), outputs };
+  async evaluate(state: TrainState, batch: Tensors, between?: BetweenCalls): Promise<EvalResult> {
+    const found = await this.programs.run("eval", { ...batch, ...state.parameters }, { between });
+    return { lossSum: scalar(found, LOSS_SUM), lossWeight: scalar(found, LOSS_WEIGHT), outputs: this.outputs(found) };
   }
 
   /** Returns the outputs of one batch without labels. */
-  async infer(state: TrainState, inputs: Tensors): Promise<Tensors> {
-    const names = this.bundle.manifest.outputs.map((spec) => spec.name);
-    return this.run("infer.onnx", names, { ...inputs, ...state.parameters });
+  async infer(state: TrainState, inputs: Tensors, between?: BetweenCalls): Promise<Tensors> {
+    return this.outputs(await this.programs.run("infer", { ...inputs, ...state.parameters }, { between }));
+  }
+
+  /** Runs the program `generate` once: the logits of the last position, and the cache with the new positions. */
+  async decode(
+    state: TrainState,
+    inputs: Tensors,
+    cache: Cache | null,
+    between?: BetweenCalls,
+  ): Promise<{ logits: Tensor; cache: Cache }> {
+    const { generation } = this.bundle.manifest;
+    const parts = generation!.cache;
+    const batch = inputs[generation!.ids]!.dims[0]!;
+    const past = cache ?? Object.fromEntries(parts.map((part) => [part.past, emptyCache(part.shape, batch)]));
+    const found = await this.programs.run("generate", { ...inputs, ...past, ...state.parameters }, { between });
+    const next = parts.map((part) => [part.past, found[part.present]!]);
+    return { logits: found[LOGITS]!, cache: Object.fromEntries(next) as Cache };
+  }
+
+  private outputs(found: Tensors): Tensors {
+    return Object.fromEntries(this.bundle.manifest.outputs.map(({ name }) => [name, found[name]!]));
   }
 
   /** Releases the sessions. */
-  async close(): Promise<void> {
-    await this.last;
-    for (const session of await Promise.allSettled(this.sessions.values())) {
-      if (session.status === "fulfilled") await session.value.release();
-    }
-    this.sessions.clear();
+  close(): Promise<void> {
+    return this.sessions.close();
   }
+}
 
-  /** Runs graphs one after another: a WebAssembly module does one thing at a time. */
-  private run(graph: string, outputs: readonly string[], feeds: Tensors): Promise<Tensors> {
-    const turn = this.last.then(async () => {
-      const session = await this.session(graph);
-      try {
-        return (await session.run(feeds, outputs)) as Tensors;
-      } catch (failure) {
-        const hint = "the node's name in the message leads to the layer; smaller batches use less memory.";
-        throw new TrainingError("onnxruntime-failed", `ONNX Runtime failed in ${graph}.`, String(failure), hint);
-      }
-    });
-    this.last = turn.catch(() => undefined);
-    return turn;
-  }
-
-  private session(graph: string): Promise<Session> {
-    const open = this.sessions.get(graph) ?? this.open(graph);
-    this.sessions.set(graph, open);
-    return open;
-  }
-
-  private async open(graph: string): Promise<Session> {
-    const { model, weights } = this.bundle.graph(graph);
-    const external = weights === null ? {} : { externalData: [{ path: WEIGHTS, data: weights }] };
-    // Shapes change from batch to batch, and a memory plan for each takes memory.
-    const options = { logSeverityLevel: 3 as const, enableMemPattern: false, ...external, ...this.options };
-    try {
-      const { InferenceSession: sessions } = this.ort;
-      return await (typeof model === "string" ? sessions.create(model, options) : sessions.create(model, options));
-    } catch (failure) {
-      this.sessions.delete(graph);
-      const hint = "prepare the bundle again with this version of ONNX Runtime as its minimum.";
-      throw new BundleError("graph-not-loaded", `ONNX Runtime cannot load ${graph}.`, String(failure), hint);
-    }
-  }
+/** Returns keys or values of no positions. */
+function emptyCache(shape: readonly (number | string)[], batch: number): Tensor {
+  return tensorOf(
+    "float32",
+    shape.map((dim) => (dim === "batch" ? batch : dim === "past" ? 0 : Number(dim))),
+  );
 }
 
 function scalar(results: Tensors, name: string): number {

@@ -6,6 +6,7 @@ import type { Source } from "../data/datasets.js";
 import { DataError } from "../errors.js";
 import { type Tensors, numbersOf } from "../files/tensors.js";
 import type { Engine, TrainState } from "./engine.js";
+import type { BetweenCalls } from "./program.js";
 
 /** Loss and accuracy on a data set. */
 export interface Evaluation {
@@ -20,6 +21,7 @@ export interface Evaluation {
 /**
  * Evaluates a state on all batches of a source.
  *
+ * @param between called before each call of a graph.
  * @throws BatchError a batch does not fit the bundle.
  * @throws DataError there are no batches, or every label is ignored.
  */
@@ -28,11 +30,12 @@ export async function evaluate(
   manifest: Manifest,
   state: TrainState,
   source: Source,
+  between?: BetweenCalls,
 ): Promise<Evaluation> {
   const sums = { loss: 0, weight: 0, examples: 0, correct: 0, total: 0 };
   for await (const batch of source.batches(0)) {
     const tensors = checkedBatch(batch, manifest);
-    const { lossSum, lossWeight, outputs } = await engine.evaluate(state, tensors);
+    const { lossSum, lossWeight, outputs } = await engine.evaluate(state, tensors, between);
     const { correct, total } = countCorrect(outputs, tensors, manifest);
     sums.loss += lossSum;
     sums.weight += lossWeight;

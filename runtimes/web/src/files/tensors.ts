@@ -13,7 +13,10 @@ export type ArrayLike =
   | Numbers
   | { readonly data: readonly number[] | Tensor.DataType; readonly dims: readonly number[]; readonly type?: string };
 
-type Constructor = { new (buffer: ArrayBuffer): Numbers; readonly BYTES_PER_ELEMENT: number };
+type Constructor = {
+  new (buffer: ArrayBuffer, offset?: number, length?: number): Numbers;
+  readonly BYTES_PER_ELEMENT: number;
+};
 
 /** Only newer JavaScript engines have an array of half floats; elsewhere ONNX Runtime accepts their bits. */
 const HALF = ((globalThis as Record<string, unknown>)["Float16Array"] ?? Uint16Array) as Constructor;
@@ -43,6 +46,15 @@ export function tensorOf(dtype: string, shape: readonly number[], bytes: Uint8Ar
   const size = shape.reduce((product, dim) => product * dim, itemSize(dtype));
   const buffer = bytes === null ? new ArrayBuffer(size) : (bytes.slice().buffer as ArrayBuffer);
   return new Tensor(dtype as "float32", new ARRAYS[dtype]!(buffer) as Float32Array, shape);
+}
+
+/** Creates a tensor over `bytes` themselves, which must not change; they are copied only if they are not aligned. */
+export function tensorOver(dtype: string, shape: readonly number[], bytes: Uint8Array): Tensor {
+  const { buffer, byteOffset, byteLength } = bytes;
+  const [array, width] = [ARRAYS[dtype]!, itemSize(dtype)];
+  if (byteOffset % width !== 0) return tensorOf(dtype, shape, bytes);
+  const numbers = new array(buffer as ArrayBuffer, byteOffset, byteLength / width);
+  return new Tensor(dtype as "float32", numbers as Float32Array, shape);
 }
 
 /** Returns the numbers of a tensor; this runtime makes no tensors of text. */

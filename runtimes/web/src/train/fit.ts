@@ -56,8 +56,17 @@ class Loop {
     };
   }
 
-  /** Starts or resumes, and trains to the end. */
+  /** Starts or resumes, and trains to the end. A run that is aborted is saved as it is. */
   async run(): Promise<FitReport> {
+    try {
+      return await this.train();
+    } catch (failure) {
+      if (this.options.signal?.aborted) await this.session.save();
+      throw failure;
+    }
+  }
+
+  private async train(): Promise<FitReport> {
     const finished = this.session.startFit(this.identity());
     if (finished !== null) return finished;
     if (this.heldOut !== null && this.fit.history.length === 0) await this.closeEpoch(0);
@@ -113,12 +122,16 @@ class Loop {
   private async step(group: readonly Batch[]): Promise<void> {
     const lr = this.lr * this.factor(this.fit.steps, this.total ?? 0);
     const start = performance.now();
-    const { run, step, examples } = await this.session.nextRun(group, lr);
+    const { saveEvery, progress, callProgress, signal } = this.options;
+    const between = async (done: number, calls: number): Promise<void> => {
+      await callProgress?.({ step: this.fit.steps + 1, done, calls });
+      signal?.throwIfAborted();
+    };
+    const { run, step, examples } = await this.session.nextRun(group, lr, between);
     this.speed.examples += examples;
     this.speed.seconds += (performance.now() - start) / 1000;
     const fit = fitAfterStep(this.fit, step, examples, group.length);
     this.session.run = withFit(run, fit);
-    const { saveEvery, progress, signal } = this.options;
     if (saveEvery !== null && fit.steps % saveEvery === 0) await this.session.save();
     await progress?.({
       step: fit.steps,
@@ -128,15 +141,15 @@ class Loop {
       lr,
       examplesPerSecond: this.speed.examples / Math.max(this.speed.seconds, 1e-9),
     });
-    if (signal?.aborted) {
-      await this.session.save();
-      signal.throwIfAborted();
-    }
+    signal?.throwIfAborted();
   }
 
   /** Evaluates, then adds the record and keeps the best parameters in one change of the run. */
   private async closeEpoch(epoch: number): Promise<void> {
-    const evaluation = this.heldOut === null ? null : await this.session.evaluate(this.heldOut);
+    const evaluation =
+      this.heldOut === null
+        ? null
+        : await this.session.evaluate(this.heldOut, () => this.options.signal?.throwIfAborted());
     this.session.run = afterEpoch(this.session.run, epoch, evaluation);
     await this.session.save();
   }

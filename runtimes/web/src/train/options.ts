@@ -3,7 +3,7 @@
 import { positive } from "../checks.js";
 import type { Data } from "../data/datasets.js";
 import { TrainingError } from "../errors.js";
-import type { Progress } from "./records.js";
+import type { CallProgress, Progress } from "./records.js";
 import type { ScheduleName } from "./schedule.js";
 
 /** Settings of `fit`, with the defaults of the Python runtime. */
@@ -32,7 +32,9 @@ export interface FitOptions {
   readonly maxSteps?: number | null;
   /** Called after each optimizer step, and awaited. */
   readonly progress?: (progress: Progress) => void | Promise<void>;
-  /** Ends the call after the current step: the run is saved, and the signal's reason is thrown. */
+  /** Called within a step, before each of its calls of a graph, and awaited: a step of a large model takes seconds. */
+  readonly callProgress?: (progress: CallProgress) => void | Promise<void>;
+  /** Ends `fit` before the next call of a graph: the completed steps are saved, and the signal's reason is thrown. */
   readonly signal?: AbortSignal;
 }
 

@@ -30,6 +30,16 @@ export interface Progress {
   readonly examplesPerSecond: number;
 }
 
+/** Passed to `callProgress` before each call of a graph. */
+export interface CallProgress {
+  /** The current optimizer step, counted from 1 in this call of `fit`. */
+  readonly step: number;
+  /** Calls of graphs that this step has completed. */
+  readonly done: number;
+  /** Calls that it consists of. */
+  readonly calls: number;
+}
+
 /** Returned by `fit`. */
 export interface FitReport {
   /** Optimizer steps taken. */

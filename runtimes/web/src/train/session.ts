@@ -7,6 +7,7 @@ import { type Batch, checkedBatch, examplesIn } from "../data/batch.js";
 import type { Source } from "../data/datasets.js";
 import type { Engine, Step, TrainState } from "../engine/engine.js";
 import { type Evaluation, evaluate } from "../engine/evaluate.js";
+import type { BetweenCalls } from "../engine/program.js";
 import { StateError, TrainingError } from "../errors.js";
 import { Wrong } from "../files/fields.js";
 import { notFinite } from "../files/tensors.js";
@@ -41,13 +42,17 @@ export class Session {
   }
 
   /** Computes one optimizer step, without changing `run`: the run after it, the step, and its number of examples. */
-  async nextRun(batches: readonly Batch[], lr: number): Promise<{ run: Run; step: Step; examples: number }> {
+  async nextRun(
+    batches: readonly Batch[],
+    lr: number,
+    between?: BetweenCalls,
+  ): Promise<{ run: Run; step: Step; examples: number }> {
     require("lr", lr, Number.isFinite(lr) && lr >= 0, "a finite learning rate, 0 or more");
     const { manifest } = this.bundle;
     const checked = batches.map((batch) => checkedBatch(batch, manifest));
     const examples = checked.reduce((sum, batch) => sum + examplesIn(batch, manifest), 0);
     await this.pick(batches);
-    const step = await this.engine.train(this.run.state, checked, lr, this.run.step + 1);
+    const step = await this.engine.train(this.run.state, checked, lr, this.run.step + 1, between);
     return { run: afterStep(this.run, step, examples), step, examples };
   }
 
@@ -67,8 +72,8 @@ export class Session {
   }
 
   /** Evaluates the current parameters. */
-  evaluate(source: Source): Promise<Evaluation> {
-    return evaluate(this.engine, this.bundle.manifest, this.run.state, source);
+  evaluate(source: Source, between?: BetweenCalls): Promise<Evaluation> {
+    return evaluate(this.engine, this.bundle.manifest, this.run.state, source, between);
   }
 
   /**

@@ -7,8 +7,9 @@ import { type BundleFiles, urlFiles } from "../bundle/files.js";
 import { positive, require } from "../checks.js";
 import type { Batch } from "../data/batch.js";
 import { type Data, sourceOf } from "../data/datasets.js";
-import { Engine } from "../engine/engine.js";
+import { Engine, type TrainState } from "../engine/engine.js";
 import type { Evaluation } from "../engine/evaluate.js";
+import { type Sampling, generate } from "../engine/generate.js";
 import { type Ort, versionOf } from "../ort.js";
 import { predict } from "../engine/predict.js";
 import { StateError, TrainingError } from "../errors.js";
@@ -154,10 +155,25 @@ export class Trainer {
     inputs: Batch,
     options: { readonly adapter?: AdapterSource; readonly batchSize?: number } = {},
   ): Promise<Tensors> {
-    const { bundle, engine, run } = this.session;
     const { adapter, batchSize } = options;
-    const state = adapter === undefined ? run.state : engine.load((await loadAdapter(bundle, adapter)).parameters, {});
-    return predict(engine, bundle.manifest, state, inputs, batchSize);
+    return predict(this.session.engine, this.bundle.manifest, await this.stateOf(adapter), inputs, batchSize);
+  }
+
+  /**
+   * Generates a continuation of a prompt, greedily or by sampling (section 7 of the SPEC).
+   *
+   * @param prompt token ids, which a `Prompter` makes of a text.
+   * @returns the new token ids; the last one may end the text.
+   * @throws BatchError the prompt does not fit the model, or the bundle is not of a language model that generates.
+   */
+  async generate(prompt: readonly number[], sampling: Sampling = {}): Promise<number[]> {
+    return generate(this.session.engine, this.bundle.manifest, await this.stateOf(sampling.adapter), prompt, sampling);
+  }
+
+  /** Returns the current state, or that of another adapter. */
+  private async stateOf(adapter?: AdapterSource): Promise<TrainState> {
+    const { bundle, engine, run } = this.session;
+    return adapter === undefined ? run.state : engine.load((await loadAdapter(bundle, adapter)).parameters, {});
   }
 
   /** Writes a checkpoint to the state. */
