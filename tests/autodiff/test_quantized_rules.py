@@ -83,7 +83,7 @@ def test_a_gradient_crosses_an_integer_product(gradient: str, dtype: type, trans
 
 @pytest.mark.parametrize("zero_point", ["none", "scalar", "channel"])
 @pytest.mark.parametrize("trans_b", [0, 1])
-def test_a_stored_transposed_matrix_is_read_instead_of_a_transposition(trans_b: int, zero_point: str) -> None:
+def test_a_stored_transposed_matrix_is_read(trans_b: int, zero_point: str) -> None:
     """With both layouts there is no Transpose, and y and dx are equal bit for bit."""
     draw = np.random.default_rng(2)
     values, scale = draw.integers(-60, 60, (24, 40)).astype(np.int8), draw.uniform(0.5, 1.5, 40).astype(np.float32)

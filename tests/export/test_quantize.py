@@ -167,7 +167,7 @@ class Readers(nn.Module):
         return self.depthwise(y.transpose(1, 2)).transpose(1, 2) + self.bias
 
 
-def test_every_large_float_tensor_is_quantized_or_kept_with_a_reason() -> None:
+def test_a_large_float_tensor_is_quantized_or_has_a_reason() -> None:
     """Nothing stays float in silence: of each frozen tensor the report knows either the integers or the reason."""
     torch.manual_seed(0)
     model = Readers().requires_grad_(False)
