@@ -19,6 +19,7 @@ import numpy as np
 import onnxruntime as ort
 
 from edgepeft_runtime.bundle.bundle import Bundle
+from edgepeft_runtime.bundle.program_checks import WEIGHTS
 from edgepeft_runtime.engine.accumulators import Accumulators
 from edgepeft_runtime.engine.engine import EvalResult, TrainState
 from edgepeft_runtime.engine.portable import PortableEngine
@@ -55,7 +56,8 @@ class OrtTrainingEngine(PortableEngine):
         train, checkpoint, evaluate = (str(bundle.file(name)) for name in (_TRAIN, _CHECKPOINT, _EVAL))
         try:
             self._checkpoint = api.CheckpointState.load_checkpoint(checkpoint)
-            self._module = api.Module(train, self._checkpoint, evaluate, "cpu", session_options(threads))
+            options = session_options(threads, bundle.manifest.files[WEIGHTS].bytes)
+            self._module = api.Module(train, self._checkpoint, evaluate, "cpu", options)
         except Exception as failure:  # onnxruntime's exceptions have no class in common but this one
             hint = "make the artifacts again with `edgepeft export-ort-training`, or use the portable engine."
             raise graph_not_loaded(FOLDER, failure, hint) from failure

@@ -8,8 +8,12 @@ import onnxruntime as ort
 
 from edgepeft_runtime.bundle.bundle import OPTIMIZER, Bundle
 from edgepeft_runtime.bundle.plan import Interface
+from edgepeft_runtime.bundle.program_checks import WEIGHTS
 from edgepeft_runtime.errors import BundleError, GraphNotLoaded, OnnxruntimeFailed, TrainingError
 from edgepeft_runtime.files.tensorfile import Array
+
+LARGE_WEIGHTS = 100_000_000
+"""Bytes of frozen tensors from which on they have to stay clean file pages."""
 
 OrtTensors = Mapping[str, ort.OrtValue]
 """ONNX Runtime's own tensors by name."""
@@ -60,7 +64,7 @@ class Sessions:
     def _session(self, graph: str) -> ort.InferenceSession:
         if graph not in self._sessions:
             path = str(self._bundle.file(graph))
-            options = session_options(self._threads)
+            options = session_options(self._threads, self._bundle.manifest.files[WEIGHTS].bytes)
             if graph == OPTIMIZER:
                 # Its threads would spin for a while after the run, and take a core from the next step's forward pass.
                 options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -72,11 +76,18 @@ class Sessions:
         return self._sessions[graph]
 
 
-def session_options(threads: int | None) -> ort.SessionOptions:
-    """Return the options of a session that logs errors only, with so many threads inside an operator."""
+def session_options(threads: int | None, weights: int = 0) -> ort.SessionOptions:
+    """Return the options of a session that logs errors only, with so many threads inside an operator.
+
+    Args:
+        threads: threads inside an operator; ``None`` leaves it to onnxruntime.
+        weights: bytes of frozen tensors. Large ones are not pre-packed: onnxruntime would copy each to the heap.
+    """
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.enable_mem_pattern = False  # shapes change from batch to batch, and a plan for each takes memory
+    if weights >= LARGE_WEIGHTS:
+        options.add_session_config_entry("session.disable_prepacking", "1")
     if threads is not None:
         options.intra_op_num_threads = threads
     return options
