@@ -9,10 +9,11 @@ from pathlib import Path
 
 from edgepeft.preparation.errors import NothingToPick
 from edgepeft_runtime.bundle.bundle import ADAPTER, Bundle
-from edgepeft_runtime.bundle.manifest import MANIFEST, FileEntry
+from edgepeft_runtime.bundle.folder import listed
+from edgepeft_runtime.bundle.manifest import MANIFEST
 from edgepeft_runtime.data.batch import Batch
 from edgepeft_runtime.files.staging import revised_directory
-from edgepeft_runtime.files.tensorfile import Array, sha256_of, write_tensors
+from edgepeft_runtime.files.tensorfile import Array, write_tensors
 from edgepeft_runtime.train.trainer import Trainer
 
 
@@ -52,8 +53,7 @@ def _replace(bundle: Bundle, parameters: dict[str, Array]) -> None:
     kept = [name for name in bundle.manifest.files if name not in (ADAPTER, *unused)]
     with revised_directory(bundle.path, kept) as folder:
         write_tensors(folder / ADAPTER, parameters)
-        entry = FileEntry(sha256_of(folder / ADAPTER), (folder / ADAPTER).stat().st_size)
-        files = {name: bundle.manifest.files[name] for name in kept} | {ADAPTER: entry}
+        files = {name: bundle.manifest.files[name] for name in kept} | {ADAPTER: listed(folder / ADAPTER)}
         sparse = tuple(replace(spec, gradient=None) for spec in bundle.manifest.sparse)
         manifest = replace(bundle.manifest, files=files, sparse=sparse, programs=programs)
         (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")

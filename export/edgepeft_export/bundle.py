@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from edgepeft_export.selection import gradient_name
 from edgepeft_export.weights import WeightsFile
 from edgepeft_runtime.bundle import manifest as spec
 from edgepeft_runtime.bundle.activation_sizes import MemorySpec
+from edgepeft_runtime.bundle.folder import listed_files
 from edgepeft_runtime.bundle.generation_spec import GenerationSpec
 from edgepeft_runtime.bundle.graphfile import checked_graph
 from edgepeft_runtime.bundle.programs import Accumulation, Call, Programs
@@ -114,8 +114,7 @@ def _fill(folder: Path, compiled: Compiled, loss: Loss, optimizer: Optimizer, ex
     write_tensors(folder / "adapter.safetensors", compiled.adapter)
     for name, content in extras.files.items():
         (folder / name).write_bytes(content)
-    files = {path.name: _entry(path) for path in sorted(folder.iterdir())}
-    manifest = _manifest(compiled, loss, optimizer, extras, files, weights)
+    manifest = _manifest(compiled, loss, optimizer, extras, listed_files(folder), weights)
     (folder / "manifest.json").write_text(manifest.to_json(), encoding="utf-8")
 
 
@@ -131,7 +130,7 @@ def _manifest(
     loss: Loss,
     optimizer: Optimizer,
     extras: Extras,
-    files: dict[str, spec.FileEntry],
+    files: dict[str, spec.ListedFile],
     weights: WeightsFile,
 ) -> spec.Manifest:
     inputs = tuple(_tensor(value) for value in compiled.inputs)
@@ -202,11 +201,6 @@ def _tensor(value: ir.Value) -> spec.TensorSpec:
 def _shape(dims: list[Dim] | tuple[Dim, ...], name: str) -> tuple[int | str, ...]:
     """Dimensions for the manifest. One without a name gets its own."""
     return tuple(f"{name}_{axis}" if dim is None else dim for axis, dim in enumerate(dims))
-
-
-def _entry(path: Path) -> spec.FileEntry:
-    with path.open("rb") as file:
-        return spec.FileEntry(hashlib.file_digest(file, "sha256").hexdigest(), path.stat().st_size)
 
 
 def _json(settings: Json) -> Json:

@@ -12,8 +12,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from edgepeft_runtime.bundle.folder import listed
+from edgepeft_runtime.files.schema import write
 from tests.attacks.table import bundle_attack
-from tests.support.tiny_bundle import entry
 
 GRAPH = "infer.onnx"
 
@@ -22,7 +23,7 @@ def resigned(bundle: Path) -> None:
     """Make the manifest's hashes those of the files."""
     path = bundle / "manifest.json"
     manifest = json.loads(path.read_bytes())
-    manifest["files"] = {name: vars(entry(bundle / name)) for name in manifest["files"]}
+    manifest["files"] = {name: write(listed(bundle / name)) for name in manifest["files"]}
     path.write_text(json.dumps(manifest), encoding="utf-8")
 
 

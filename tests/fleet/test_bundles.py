@@ -13,8 +13,11 @@ import edgepeft_runtime.fleet.health as health
 from edgepeft.sync import mirror, publish, rollback
 from edgepeft.sync.transports import HostFolder
 from edgepeft_runtime.bundle.bundle import Bundle
+from edgepeft_runtime.bundle.folder import listed
 from edgepeft_runtime.errors import RemoteRefused
+from edgepeft_runtime.files.hashing import PART
 from edgepeft_runtime.files.tensorfile import sha256_of
+from edgepeft_runtime.fleet.fetching import fetch_verified
 from edgepeft_runtime.fleet.joining import join
 from edgepeft_runtime.fleet.transports.folder import FolderTransport
 from edgepeft_runtime.fleet.transports.over_http import HttpTransport
@@ -149,6 +152,18 @@ def test_a_blob_that_changes_between_ranges_is_fetched_again(fleet: Fleet) -> No
     assert code_of(device.fetch) == "wrong-hash" and not (incoming / digest).exists()
     blob.write_bytes(whole)
     assert device.fetch().switched
+
+
+def test_the_good_parts_of_a_large_file_are_kept(tmp_path: Path, opened: list[tuple[str, int]]) -> None:
+    """If an earlier attempt left a wrong byte in the second part, the file is fetched from there on."""
+    whole = bytes(2 * PART) + b"the end"
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "blobs" / "large").write_bytes(whole)
+    entry = listed(tmp_path / "blobs" / "large")
+    (tmp_path / "into").write_bytes(whole[:PART] + b"x" + whole[PART + 1 :])
+    fetch_verified(FolderTransport(tmp_path), "blobs/large", tmp_path / "into", entry)
+    assert (tmp_path / "into").read_bytes() == whole
+    assert opened == [("large", PART)]
 
 
 def test_a_damaged_bundle_is_fetched_again(fleet: Fleet, opened: list[tuple[str, int]]) -> None:

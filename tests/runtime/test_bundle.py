@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -16,6 +17,7 @@ import pytest
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.bundle.manifest import Bucket, ImageSpec, LabelSpec, LossSpec, Manifest, TensorSpec, TextSpec
 from edgepeft_runtime.errors import BundleError, EdgepeftError, TensorError
+from edgepeft_runtime.files.hashing import PART
 from edgepeft_runtime.files.tensorfile import read_tensors, write_tensors
 from edgepeft_runtime.train.trainer import Trainer
 from tests.support.damage import Copy, mutated, resigned
@@ -144,6 +146,23 @@ def test_every_flipped_bit_is_found(name: str, copy: Copy) -> None:
     assert name in error.message or name == "manifest.json"
     assert "expected" in str(error.context)
     assert "found" in str(error.context)
+
+
+def test_a_large_file_is_checked_by_its_parts(copy: Copy) -> None:
+    """The manifest lists a hash for each 16 MiB; the error says which part has changed. Their number must be right."""
+    path = copy()
+    with (path / "weights.bin").open("r+b") as weights:
+        weights.truncate(2 * PART + 5)
+    entry = Bundle.open(resigned(path)).manifest.files["weights.bin"]
+    zeros = hashlib.sha256(bytes(PART)).hexdigest()
+    assert entry.parts is not None
+    assert entry.parts[1:] == (zeros, hashlib.sha256(bytes(5)).hexdigest())
+    with (path / "weights.bin").open("r+b") as weights:
+        weights.seek(2 * PART - 1)
+        weights.write(b"x")
+    assert f"from {PART} on" in str(refused(path, "damaged-file").context)
+    edit(path, lambda m: m["files"]["weights.bin"]["parts"].pop())
+    refused(path, "bad-manifest", verify=False)
 
 
 @pytest.mark.parametrize("name", ["weights.bin", "infer.onnx", "adapter.safetensors"])

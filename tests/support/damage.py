@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from edgepeft_runtime.bundle.folder import listed
 from edgepeft_runtime.bundle.manifest import Manifest
-from tests.support.tiny_bundle import entry
 
 
 def mutated(whole: bytes, rng: np.random.Generator) -> bytes:
@@ -47,6 +47,6 @@ Copy = Callable[[], Path]
 def resigned(path: Path) -> Path:
     """Make the manifest agree with the files again, as a malicious author would."""
     manifest = Manifest.from_json((path / "manifest.json").read_bytes())
-    files = {name: entry(path / name) for name in manifest.files}
+    files = {name: listed(path / name) for name in manifest.files}
     (path / "manifest.json").write_text(replace(manifest, files=files).to_json(), encoding="utf-8")
     return path

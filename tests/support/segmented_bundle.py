@@ -18,13 +18,14 @@ import torch
 from edgepeft_export.optimizer_graph import Bucket, optimizer_graph, state_names
 from edgepeft_export.optimizers import AdamW
 from edgepeft_runtime.bundle.bundle import ADAPTER
+from edgepeft_runtime.bundle.folder import listed
 from edgepeft_runtime.bundle.manifest import Bucket as BucketSpec
 from edgepeft_runtime.bundle.manifest import FrozenSpec, Manifest, OptimizerSpec, ParameterSpec, TensorSpec
 from edgepeft_runtime.bundle.program_checks import ALIGNMENT, WEIGHTS
 from edgepeft_runtime.bundle.programs import Accumulation, CacheEntry, Call, Programs
 from edgepeft_runtime.files.tensorfile import read_tensors, write_tensors
 from tests.support import tiny_bundle
-from tests.support.tiny_bundle import INPUTS, LABELS, LOSS, OUTPUTS, Graph, entry
+from tests.support.tiny_bundle import INPUTS, LABELS, LOSS, OUTPUTS, Graph
 
 BLOCKS = ("block.0", "block.1")
 FROZEN = {"base": (4, 6), **{f"{name}.weight": (6, 6) for name in BLOCKS}}
@@ -147,7 +148,7 @@ def _write_blocks(path: Path, matrix: TensorSpec, bias: TensorSpec) -> None:
 def _manifest(path: Path, frozen: Mapping[str, np.ndarray]) -> Manifest:
     state = [TensorSpec(name, "float32", (b.size,)) for b in BUCKETS for name in state_names(OPTIMIZER, b)]
     graphs = programs().graphs()
-    files = {name: entry(path / name) for name in (*graphs, "optimizer.onnx", WEIGHTS, ADAPTER)}
+    files = {name: listed(path / name) for name in (*graphs, "optimizer.onnx", WEIGHTS, ADAPTER)}
     return tiny_bundle.manifest(
         files,
         parameters=PARAMETERS,

@@ -16,12 +16,13 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from edgepeft_runtime.bundle.bundle import ADAPTER
+from edgepeft_runtime.bundle.folder import listed
 from edgepeft_runtime.bundle.manifest import (
     Bucket,
     Dimension,
-    FileEntry,
     FrozenSpec,
     LabelSpec,
+    ListedFile,
     LossSpec,
     Manifest,
     OptimizerSpec,
@@ -30,7 +31,7 @@ from edgepeft_runtime.bundle.manifest import (
 )
 from edgepeft_runtime.bundle.program_checks import WEIGHTS
 from edgepeft_runtime.bundle.programs import Accumulation, Call, Programs
-from edgepeft_runtime.files.tensorfile import sha256_of, write_tensors
+from edgepeft_runtime.files.tensorfile import write_tensors
 
 INPUTS = (TensorSpec("x", "float32", ("batch", 4)),)
 LABELS = (LabelSpec("labels", "int64", ("batch",), 3, -100),)
@@ -95,7 +96,7 @@ def build(path: Path, *, optimizer: str = "adamw", seed: int = 7, provenance: di
     _eval(path / "eval.onnx", loss=True)
     _eval(path / "infer.onnx", loss=False)
     state = _adamw(path / "optimizer.onnx") if optimizer == "adamw" else _sgd(path / "optimizer.onnx")
-    files = {name: entry(path / name) for name in (*GRAPHS, WEIGHTS, ADAPTER)}
+    files = {name: listed(path / name) for name in (*GRAPHS, WEIGHTS, ADAPTER)}
     made = manifest(
         files,
         optimizer=OptimizerSpec(optimizer, 0.05, {"weight_decay": 0.01}, tuple(state)),
@@ -105,7 +106,7 @@ def build(path: Path, *, optimizer: str = "adamw", seed: int = 7, provenance: di
     return path
 
 
-def manifest(files: dict[str, FileEntry], **parts: Any) -> Manifest:
+def manifest(files: dict[str, ListedFile], **parts: Any) -> Manifest:
     """The manifest of a bundle with these files, and other parts than those of :func:`build`."""
     own = {
         "min_onnxruntime": "1.19",
@@ -123,11 +124,6 @@ def manifest(files: dict[str, FileEntry], **parts: Any) -> Manifest:
         "classes": CLASSES,
     }
     return Manifest(**{**own, **parts})
-
-
-def entry(path: Path) -> FileEntry:
-    """Hash and size of a file, as the manifest lists them."""
-    return FileEntry(sha256_of(path), path.stat().st_size)
 
 
 def examples(count: int, seed: int = 0) -> dict[str, np.ndarray]:

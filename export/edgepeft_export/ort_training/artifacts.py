@@ -18,11 +18,11 @@ from edgepeft_export.ort_training.graphs import eval_model, training_model
 from edgepeft_export.ort_training.official import write_official
 from edgepeft_export.ort_training.optimizer import optimizer_model
 from edgepeft_runtime.bundle.bundle import Bundle
-from edgepeft_runtime.bundle.manifest import MANIFEST, FileEntry, Manifest
+from edgepeft_runtime.bundle.folder import listed_files
+from edgepeft_runtime.bundle.manifest import MANIFEST, Manifest
 from edgepeft_runtime.engine.ort_training import FOLDER
 from edgepeft_runtime.engine.ort_training_checkpoint import OrtCheckpoint, write_checkpoint
 from edgepeft_runtime.files.staging import revised_directory
-from edgepeft_runtime.files.tensorfile import sha256_of
 
 GRADIENTS = ("own", "official")
 LARGEST = 2**31 - 2**20
@@ -83,7 +83,8 @@ def export_ort_training(bundle: str | Path | Bundle, settings: OrtTraining | Non
             _write_own(bundle, folder)
         else:
             write_official(bundle, folder, settings.training_python)
-        files = {name: bundle.manifest.files[name] for name in kept} | _entries(folder)
+        artifacts = {f"{FOLDER}/{name}": entry for name, entry in listed_files(folder).items()}
+        files = {name: bundle.manifest.files[name] for name in kept} | artifacts
         manifest = replace(bundle.manifest, files=files)
         (staging / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
     return bundle.path / FOLDER
@@ -110,12 +111,6 @@ def _write_checkpoints(bundle: Bundle, folder: Path) -> None:
     identity = {"base_sha256": bundle.base_sha256, "adapter_sha256": bundle.adapter_sha256}
     for name, nominal in (("checkpoint", False), ("nominal_checkpoint", True)):
         write_checkpoint(folder / name, OrtCheckpoint(bundle.adapter(), identity, nominal))
-
-
-def _entries(folder: Path) -> dict[str, FileEntry]:
-    """The artifacts, as entries of the manifest."""
-    files = sorted(folder.iterdir())
-    return {f"{FOLDER}/{file.name}": FileEntry(sha256_of(file), file.stat().st_size) for file in files}
 
 
 def _refuse(manifest: Manifest) -> None:

@@ -72,6 +72,8 @@ const MANIFESTS: readonly (readonly [string, string, (manifest: Json) => void])[
   ["without a file that is needed", "missing-file", set("files optimizer.onnx", undefined)],
   ["with a file outside of it", "path-escape", set("files ../x", { sha256: "0".repeat(64), bytes: 1 })],
   ["with a file of another hash", "damaged-file", set("files train.onnx sha256", "0".repeat(64))],
+  ["with a file of another number of parts", "bad-manifest", set("files weights.bin parts", [])],
+  ["with a file with another part", "damaged-file", set("files weights.bin parts", ["0".repeat(64)])],
   ["with a file of another size", "damaged-file", set("files train.onnx bytes", 7)],
   ["for a later ONNX Runtime", "onnxruntime-too-old", set("min_onnxruntime", "9.1")],
   ["for something that is no version", "bad-manifest", set("min_onnxruntime", "new")],

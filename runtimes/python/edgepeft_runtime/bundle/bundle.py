@@ -6,7 +6,7 @@ import hashlib
 import mmap
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import onnxruntime
 
+from edgepeft_runtime.bundle.folder import FETCH_AGAIN, check_directory, check_hashes, some_of
 from edgepeft_runtime.bundle.graphfile import GraphFacts, checked_graph
 from edgepeft_runtime.bundle.manifest import MANIFEST, MAX_MANIFEST_BYTES, Manifest, TensorSpec
 from edgepeft_runtime.bundle.plan import plan
@@ -22,14 +23,11 @@ from edgepeft_runtime.bundle.programs import EVAL, TRAIN
 from edgepeft_runtime.errors import (
     BadManifest,
     CannotReadFile,
-    DamagedFile,
     MissingFile,
     NoBundle,
-    NotARegularFile,
     NotFinite,
     OnnxruntimeTooOld,
     PathEscape,
-    UndeclaredFile,
     WrongIndices,
     WrongTensors,
 )
@@ -37,11 +35,10 @@ from edgepeft_runtime.files import canonical
 from edgepeft_runtime.files.finite import first_not_finite
 from edgepeft_runtime.files.regular import open_regular, read_regular
 from edgepeft_runtime.files.staging import recover_directory
-from edgepeft_runtime.files.tensorfile import MAX_HEADER, Array, read_tensors, sha256_of
+from edgepeft_runtime.files.tensorfile import MAX_HEADER, Array, read_tensors
 
 ADAPTER, OPTIMIZER = "adapter.safetensors", "optimizer.onnx"
 _REQUIRED = (OPTIMIZER, WEIGHTS, ADAPTER)
-_FETCH_AGAIN = "copy the bundle to this machine again, or prepare it again."
 
 
 @dataclass(frozen=True)
@@ -70,9 +67,9 @@ class Bundle:
         manifest = Manifest.from_json(_read_manifest(path))
         _check_runtime(manifest.min_onnxruntime)
         check_declared(manifest)
-        _check_directory(path, manifest)
+        check_directory(path, manifest)
         if verify:
-            _check_hashes(path, manifest)
+            check_hashes(path, manifest)
             _check_graphs(path, manifest)
         return cls(path, manifest)
 
@@ -105,7 +102,7 @@ class Bundle:
             raise MissingFile(
                 f"The bundle {self.path} has no file {name}.",
                 context="the manifest does not list it.",
-                hint=_FETCH_AGAIN,
+                hint=FETCH_AGAIN,
             )
         return self.path / name
 
@@ -141,7 +138,7 @@ def checked_tensors(tensors: Mapping[str, Array], specs: Sequence[TensorSpec], s
     hint = "it belongs to another bundle, or to another preparation of this one."
     wanted = {spec.name for spec in specs}
     if wanted != set(tensors):
-        facts = f"missing: {_listed(wanted - set(tensors))}; unknown: {_listed(set(tensors) - wanted)}"
+        facts = f"missing: {some_of(wanted - set(tensors))}; unknown: {some_of(set(tensors) - wanted)}"
         raise WrongTensors(f"{source} does not contain the bundle's parameters.", context=facts, hint=hint)
     for spec in specs:
         array = tensors[spec.name]
@@ -157,11 +154,6 @@ def checked_tensors(tensors: Mapping[str, Array], specs: Sequence[TensorSpec], s
                 hint="the training that wrote it diverged; use an earlier one.",
             )
     return {spec.name: tensors[spec.name] for spec in specs}
-
-
-def _listed(names: set[str]) -> str:
-    some = sorted(names)[:5]
-    return (", ".join(some) + (f" and {len(names) - 5} more" if len(names) > 5 else "")) or "none"
 
 
 def _read_manifest(path: Path) -> bytes:
@@ -202,55 +194,12 @@ def check_declared(manifest: Manifest) -> None:
         plain = PurePosixPath(name)
         if str(plain) != name or plain.is_absolute() or {"..", "."} & set(plain.parts) or re.search(r"[\\:\0]", name):
             raise PathEscape(
-                "The manifest lists a file outside the bundle.", context=f"files: {name!r}", hint=_FETCH_AGAIN
+                "The manifest lists a file outside the bundle.", context=f"files: {name!r}", hint=FETCH_AGAIN
             )
     for name in _REQUIRED:
         if name not in manifest.files:
             raise MissingFile(
-                f"The manifest does not list {name}.", context="every bundle needs this file.", hint=_FETCH_AGAIN
-            )
-
-
-def _check_directory(path: Path, manifest: Manifest) -> None:
-    sizes = dict(_regular_files(path, path))
-    undeclared = set(sizes) - set(manifest.files) - {MANIFEST}
-    if undeclared:
-        message = f"The bundle {path} contains files that its manifest does not list."
-        raise UndeclaredFile(message, context=f"not listed: {_listed(undeclared)}", hint="remove them from the bundle.")
-    for name, entry in manifest.files.items():
-        if name not in sizes:
-            raise MissingFile(
-                f"The bundle {path} lacks the file {name}.", context=f"expected {entry.bytes} bytes.", hint=_FETCH_AGAIN
-            )
-        if sizes[name] != entry.bytes:
-            context = f"expected {entry.bytes} bytes, found {sizes[name]}"
-            raise DamagedFile(f"The file {name} of the bundle has the wrong size.", context=context, hint=_FETCH_AGAIN)
-
-
-def _regular_files(root: Path, directory: Path) -> Iterator[tuple[str, int]]:
-    """Yield names and sizes of all files below ``directory``; links and devices are refused."""
-    for entry in os.scandir(directory):
-        name = Path(entry.path).relative_to(root).as_posix()
-        if entry.is_dir(follow_symlinks=False):
-            yield from _regular_files(root, Path(entry.path))
-        elif entry.is_file(follow_symlinks=False):
-            yield name, entry.stat(follow_symlinks=False).st_size
-        else:
-            kind = "a link" if entry.is_symlink() else "not a regular file"
-            hint = "copy the file itself into the bundle (cp -L)."
-            raise NotARegularFile(f"The file {name} of the bundle is {kind}.", context=f"in {root}", hint=hint)
-
-
-def _check_hashes(path: Path, manifest: Manifest) -> None:
-    for name, entry in manifest.files.items():
-        try:
-            digest = sha256_of(path / name)
-        except OSError as failure:
-            raise CannotReadFile(f"Cannot read {path / name}.", context=str(failure), hint=_FETCH_AGAIN) from failure
-        if digest != entry.sha256:
-            context = f"expected SHA-256 {entry.sha256}, found {digest}"
-            raise DamagedFile(
-                f"The file {name} of the bundle has changed since it was prepared.", context=context, hint=_FETCH_AGAIN
+                f"The manifest does not list {name}.", context="every bundle needs this file.", hint=FETCH_AGAIN
             )
 
 
@@ -262,7 +211,7 @@ def _check_graphs(path: Path, manifest: Manifest) -> None:
         others = set(facts.locations) - {WEIGHTS}
         if others:
             message = f"The graph {name} reads a file other than {WEIGHTS}."
-            raise PathEscape(message, context=f"it names {_listed(others)}", hint="do not use this bundle.")
+            raise PathEscape(message, context=f"it names {some_of(others)}", hint="do not use this bundle.")
     for program in manifest.programs.by_name():
         plan(manifest, program, interfaces.__getitem__)
 
@@ -276,4 +225,4 @@ def graph_facts(path: Path) -> GraphFacts:
             # Mapped, since those of ``ort_training`` contain the weights; not closed, since errors quote parts of it.
             return checked_graph(memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))
     except OSError as failure:
-        raise CannotReadFile(f"Cannot read {path}.", context=str(failure), hint=_FETCH_AGAIN) from failure
+        raise CannotReadFile(f"Cannot read {path}.", context=str(failure), hint=FETCH_AGAIN) from failure

@@ -49,6 +49,13 @@ class FileEntry:
 
 
 @dataclass(frozen=True)
+class ListedFile(FileEntry):
+    """A file in the manifest; a large one also has the hashes of its parts of 16 MiB."""
+
+    parts: Annotated[tuple[Sha256, ...] | None, Mark.OMITTED] = None
+
+
+@dataclass(frozen=True)
 class Dimension:
     """Limits of a symbolic dimension; ``max=None`` sets no upper one."""
 
@@ -209,7 +216,7 @@ class Manifest:
 
     min_onnxruntime: str
     base_sha256: Sha256
-    files: dict[str, FileEntry]
+    files: dict[str, ListedFile]
     dimensions: dict[str, Dimension]
     inputs: tuple[TensorSpec, ...]
     labels: tuple[LabelSpec, ...]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from edgepeft_runtime.bundle.adapter_layout import check_adapter
 from edgepeft_runtime.bundle.program_checks import check_frozen, check_programs
 from edgepeft_runtime.errors import BadManifest
+from edgepeft_runtime.files.hashing import PART
 from edgepeft_runtime.files.shapes import MAX_AXES, elements
 from edgepeft_runtime.shown import quoted
 
@@ -31,6 +32,7 @@ def check(manifest: Manifest) -> None:
     _check_sparse(manifest)
     _check_layout(manifest)
     _check_generation(manifest)
+    _check_parts(manifest)
     check_frozen(manifest)
     check_programs(manifest)
     _check_image(manifest)
@@ -43,6 +45,14 @@ def _check_names(manifest: Manifest) -> None:
     for what in ("inputs", "outputs", "parameters", "buckets"):
         if not getattr(manifest, what):
             raise BadManifest(f"The manifest lists no {what}.", f"manifest.json: {what}")
+
+
+def _check_parts(manifest: Manifest) -> None:
+    for name, entry in manifest.files.items():
+        count = -(-entry.bytes // PART)
+        if entry.parts is not None and len(entry.parts) != count:
+            facts = f"{quoted(name)}: {len(entry.parts)} hashes for {count} parts"
+            raise BadManifest(f"A file must have one hash for each part of {PART} bytes.", facts)
 
 
 def _unique(what: str, names: Iterable[str]) -> None:

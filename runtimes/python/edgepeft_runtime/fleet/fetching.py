@@ -8,9 +8,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from edgepeft_runtime.bundle.bundle import check_declared
-from edgepeft_runtime.bundle.manifest import MANIFEST, MAX_MANIFEST_BYTES, FileEntry, Manifest
+from edgepeft_runtime.bundle.manifest import MANIFEST, MAX_MANIFEST_BYTES, FileEntry, ListedFile, Manifest
 from edgepeft_runtime.errors import EdgepeftError, WrongHash
 from edgepeft_runtime.files.durable import make_folder, sync_file
+from edgepeft_runtime.files.hashing import PART, part_hashes
 from edgepeft_runtime.files.regular import read_regular
 from edgepeft_runtime.files.staging import replace_directory
 from edgepeft_runtime.files.tensorfile import sha256_of
@@ -20,7 +21,7 @@ from edgepeft_runtime.fleet.trust import check_hash
 
 
 def fetch_verified(transport: Transport, name: str, into: Path, entry: FileEntry) -> None:
-    """Bring a file to ``into``, verified and flushed; where an earlier attempt left other bytes, fetch all again.
+    """Bring a file to ``into``, verified and flushed; where an earlier attempt left other bytes, fetch those again.
 
     Raises:
         TooLarge: it has more bytes than were signed.
@@ -41,9 +42,20 @@ def _fetch(transport: Transport, name: str, into: Path, entry: FileEntry) -> Non
     try:
         check_hash(name, entry.sha256, sha256_of(into))
     except WrongHash:
-        into.unlink()
+        _keep_good_parts(into, entry)
         raise
     sync_file(into)
+
+
+def _keep_good_parts(file: Path, entry: FileEntry) -> None:
+    """Cut a file off at its first wrong part; without hashes of parts, delete it."""
+    expected = entry.parts if isinstance(entry, ListedFile) and entry.parts is not None else ()
+    found = part_hashes(file, entry.bytes) if expected else ()
+    good = next((index for index, pair in enumerate(zip(expected, found, strict=True)) if pair[0] != pair[1]), 0)
+    if good == 0:
+        file.unlink()
+    else:
+        os.truncate(file, PART * good)
 
 
 def fetch_manifest(transport: Transport, entry: FileEntry, bundles: Path) -> Manifest:
@@ -73,16 +85,17 @@ def fetch_bundle(transport: Transport, entry: FileEntry, manifest: Manifest, bun
     Returns:
         The folder of the bundle, in ``bundles``.
     """
-    incoming, files = _incoming(bundles), {**manifest.files, MANIFEST: entry}
+    incoming = _incoming(bundles)
+    files: dict[str, FileEntry] = {**manifest.files, MANIFEST: entry}
     for wanted in manifest.files.values():
         path = incoming / wanted.sha256
         if not path.exists():
             _reuse(bundles, wanted, path)
         fetch_verified(transport, blob(wanted.sha256), path, wanted)
     with replace_directory(bundles / entry.sha256) as folder:
-        for name, wanted in files.items():
+        for name, fetched in files.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            _link(incoming / wanted.sha256, folder / name)
+            _link(incoming / fetched.sha256, folder / name)
     return bundles / entry.sha256
 
 

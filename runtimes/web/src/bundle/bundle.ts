@@ -1,14 +1,14 @@
 /** Opens a bundle. Every file is checked against the manifest before anything in it is used. */
 
 import { BundleError, type ErrorClass } from "../errors.js";
-import { type ByteSource, sha256Of } from "../files/source.js";
+import { type ByteSource, partHashes, sha256Of } from "../files/source.js";
 import { sha256 } from "../files/sha256.js";
 import { readTensors } from "../files/tensorfile.js";
 import { type Tensor, type Tensors, notFinite, numbersOf, tensorOver } from "../files/tensors.js";
 import { type Ort, opensPaths, versionOf } from "../ort.js";
 import type { BundleFiles } from "./files.js";
 import { checkedGraph } from "./graphfile.js";
-import { type FrozenSpec, type Manifest, type TensorSpec, broken, sizeOf } from "./manifest.js";
+import { type FrozenSpec, type ListedFile, type Manifest, type TensorSpec, broken, sizeOf } from "./manifest.js";
 import { readManifest } from "./manifest_checks.js";
 import { type Interface, type Plan, plan } from "./plan.js";
 import { WEIGHTS } from "./program_checks.js";
@@ -146,14 +146,14 @@ async function checkedContents(
   const weighted = new Set<string>();
   let [checked, weights]: [number, ByteSource | null] = [0, null];
   const advance = (bytes: number): void => progress?.((checked += bytes), all);
-  for (const [name, { bytes: size, sha256: expected }] of manifest.files) {
+  for (const [name, entry] of manifest.files) {
+    const size = entry.bytes;
     const source = await files.open(name, size);
     if (source.size !== size)
       throw damaged(`The file ${name} has the wrong size.`, `expected ${size} bytes, found ${source.size}`);
     const foreign = name.startsWith(FOREIGN);
     const bytes = name === WEIGHTS || (foreign && !name.endsWith(".onnx")) ? null : await read(source, name);
-    const digest = bytes === null ? await sha256Of(source, advance) : await sha256(bytes);
-    if (bytes !== null) advance(size);
+    const [expected, digest] = await hashes(source, bytes, entry, advance);
     if (digest !== expected)
       throw damaged(`The file ${name} is not the prepared one.`, `expected SHA-256 ${expected}, found ${digest}`);
     if (name === WEIGHTS) weights = source;
@@ -166,6 +166,27 @@ async function checkedContents(
     if (locations.size > 0) weighted.add(name);
   }
   return { files: held, weights: weights!, interfaces, weighted };
+}
+
+/** Returns the expected hash of a file and its own; of a file that is not in memory, the first that differs of its parts. */
+async function hashes(
+  source: ByteSource,
+  bytes: Uint8Array | null,
+  { sha256: expected, parts }: ListedFile,
+  advance: (bytes: number) => void,
+): Promise<[string, string]> {
+  if (bytes !== null) {
+    const digest = await sha256(bytes);
+    advance(source.size);
+    return [expected, digest];
+  }
+  if (parts === null) return [expected, await sha256Of(source, advance)];
+  const found = await partHashes(source, advance);
+  const wrong = Math.max(
+    0,
+    found.findIndex((hash, i) => hash !== parts[i]),
+  );
+  return [parts[wrong]!, found[wrong]!];
 }
 
 /** Reads a part of a file, by default the whole. @throws BundleError it became shorter, or cannot be read. */

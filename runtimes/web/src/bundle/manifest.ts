@@ -68,13 +68,15 @@ const generation = {
 };
 const memory = { activations: f.list(f.mapOf(f.natural)), micro_batch: f.optional(f.integer, null) };
 
+const listedFile = { sha256: f.sha256Text, bytes: f.natural, parts: f.optional(f.list(f.sha256Text), null) };
+
 /** Reads the fields of a manifest; whether they fit one another is checked in `manifest_checks.ts`. */
 export const manifest = f.object({
   format: f.text,
   version: f.integer,
   min_onnxruntime: f.text,
   base_sha256: f.sha256Text,
-  files: f.mapOf(f.object({ sha256: f.sha256Text, bytes: f.natural })),
+  files: f.mapOf(f.object(listedFile)),
   dimensions: f.mapOf(f.object({ min: f.natural, max: f.nullable(f.integer) })),
   inputs: f.list(f.object(tensor)),
   labels: f.list(f.object(label)),
@@ -97,6 +99,7 @@ export const manifest = f.object({
 });
 
 export type Manifest = f.Read<typeof manifest>;
+export type ListedFile = Manifest["files"] extends ReadonlyMap<string, infer File> ? File : never;
 export type TensorSpec = Manifest["inputs"][number];
 export type LabelSpec = Manifest["labels"][number];
 export type ParameterSpec = Manifest["parameters"][number];

@@ -3,6 +3,7 @@
 import { BundleError } from "../errors.js";
 import * as f from "../files/fields.js";
 import { elements } from "../files/shapes.js";
+import { PART } from "../files/source.js";
 import { quoted } from "../shown.js";
 import { type Manifest, type PairSpec, type ParameterSpec, broken, manifest, sizeOf } from "./manifest.js";
 import { checkFrozen, checkPrograms } from "./program_checks.js";
@@ -24,6 +25,7 @@ export function readManifest(bytes: Uint8Array): Manifest {
     checkSparse(read);
     checkAdapter(read);
     checkGeneration(read);
+    checkParts(read);
     checkFrozen(read);
     checkPrograms(read);
     return read;
@@ -52,6 +54,15 @@ function checkNames(m: Manifest): void {
   unique("of the outputs", m.outputs);
   for (const what of ["inputs", "outputs", "parameters", "buckets"] as const) {
     if (m[what].length === 0) throw broken(`The manifest lists no ${what}.`, `manifest.json: ${what}`);
+  }
+}
+
+function checkParts(m: Manifest): void {
+  for (const [name, { bytes, parts }] of m.files) {
+    const count = Math.ceil(bytes / PART);
+    if (parts === null || parts.length === count) continue;
+    const context = `${quoted(name)}: ${parts.length} hashes for ${count} parts`;
+    throw broken(`A file must have one hash for each part of ${PART} bytes.`, context);
   }
 }
 

@@ -2,6 +2,9 @@
 
 import { Hasher, sha256 } from "./sha256.js";
 
+/** Bytes of each part of a file, but the last, whose hash a manifest may list: WebCrypto hashes one at a time. */
+export const PART = 2 ** 24;
+
 /** Bytes of a file that are read at once to hash it. */
 const CHUNK = 2 ** 22;
 /** Largest file that is hashed in memory: WebCrypto is ten times as fast as {@link Hasher}, but hashes no stream. */
@@ -48,6 +51,17 @@ export function syncSource(handle: SyncHandle): ByteSource {
     },
     close: () => handle.close(),
   };
+}
+
+/** Returns the SHA-256 of each part of a file; `progress` is called with the bytes of each. */
+export async function partHashes(source: ByteSource, progress?: (bytes: number) => void): Promise<string[]> {
+  const hashes: string[] = [];
+  for (let offset = 0; offset < source.size; offset += PART) {
+    const length = Math.min(PART, source.size - offset);
+    hashes.push(await sha256(await source.read(offset, length)));
+    progress?.(length);
+  }
+  return hashes;
 }
 
 /** Returns the SHA-256 of a whole file. A large one is read in parts; `progress` is called with the bytes of each. */
