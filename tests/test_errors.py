@@ -12,7 +12,7 @@ import pytest
 from edgepeft_runtime.errors import BadSetting, EdgepeftError, StaleUpdate
 from tests.errors.page import PAGE, ROOT, catalogue, page, sources
 
-ONLY_TYPESCRIPT = {"busy", "no-tokens"}
+ONLY_TYPESCRIPT = {"answer-too-long", "busy", "no-tokens"}
 """Codes of causes that Python does not have."""
 
 
