@@ -3,7 +3,16 @@
  */
 
 import { readFile } from "node:fs/promises";
-import { type FitOptions, type Tensors, EdgepeftError, Trainer } from "edgepeft-runtime";
+import { Tokenizer } from "@huggingface/tokenizers";
+import {
+  type Example,
+  type FitOptions,
+  type Sampling,
+  type Tensors,
+  EdgepeftError,
+  Prompter,
+  Trainer,
+} from "edgepeft-runtime";
 import { folder, stateFolder, writeAtomically } from "edgepeft-runtime/node";
 import { PACKAGES, cut, tensorsIn } from "./support.js";
 
@@ -25,6 +34,11 @@ interface Plan {
   readonly evaluate?: readonly [number, number];
   readonly predict?: readonly [number, number];
   readonly update?: string;
+  /** Token ids of prompts, each of which is continued. */
+  readonly prompts?: readonly (readonly number[])[];
+  readonly sampling?: Sampling;
+  /** Prompts and answers to tokenize. */
+  readonly examples?: readonly Example[];
 }
 
 async function follow(plan: Plan, ort: (typeof PACKAGES)[number][1]): Promise<unknown> {
@@ -38,9 +52,26 @@ async function follow(plan: Plan, ort: (typeof PACKAGES)[number][1]): Promise<un
   if (plan.fit !== undefined) await fitted(trainer, data, plan, losses);
   const evaluation = plan.evaluate && (await trainer.evaluate(cut(data, ...plan.evaluate)));
   const outputs = plan.predict && (await trainer.predict(cut(data, ...plan.predict)));
+  const texts: number[][] = [];
+  for (const prompt of plan.prompts ?? []) texts.push(await trainer.generate(prompt, plan.sampling));
+  const batch = plan.examples && tokenized(trainer, plan.examples);
   if (plan.update !== undefined) await writeAtomically(plan.update, await trainer.saveUpdate());
   await trainer.close();
-  return { losses, steps: trainer.steps, history: trainer.history, evaluation, outputs: outputs && listed(outputs) };
+  const { steps, history } = trainer;
+  return { losses, steps, history, evaluation, outputs: outputs && listed(outputs), texts, batch };
+}
+
+/** One batch of all examples, as numbers. */
+function tokenized(trainer: Trainer, examples: readonly Example[]): unknown {
+  const { bundle } = trainer;
+  const description = JSON.parse(new TextDecoder().decode(bundle.file("tokenizer.json"))) as object;
+  const texts = Prompter.of(bundle.manifest, new Tokenizer(description, {})).answered(examples);
+  const batch = texts.batch([...examples.keys()]) as Tensors;
+  const numbers = Object.entries(batch).map(([name, tensor]) => [
+    name,
+    Array.from(tensor.data as BigInt64Array, Number),
+  ]);
+  return { ...Object.fromEntries(numbers), notices: texts.notices };
 }
 
 async function fitted(trainer: Trainer, data: Tensors, plan: Plan, losses: number[]): Promise<void> {

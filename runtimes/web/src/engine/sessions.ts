@@ -7,6 +7,9 @@ import { BundleError, TrainingError } from "../errors.js";
 import type { Tensors } from "../files/tensors.js";
 import type { Ort, Session } from "../ort.js";
 
+/** Bytes of frozen tensors from which on ONNX Runtime must not copy them once more, re-arranged, to the heap. */
+const LARGE_WEIGHTS = 1e8;
+
 /** Runs the graphs of a bundle. */
 export class Sessions {
   private readonly sessions = new Map<string, Promise<Session>>();
@@ -58,7 +61,10 @@ export class Sessions {
       const { model, weights } = await this.bundle.graph(graph);
       const external = weights === null ? {} : { externalData: [{ path: WEIGHTS, data: weights }] };
       // Shapes change from batch to batch, and a memory plan for each takes memory.
-      const options = { logSeverityLevel: 3 as const, enableMemPattern: false, ...external, ...this.options };
+      const fixed = { logSeverityLevel: 3 as const, enableMemPattern: false, ...external };
+      const large = this.bundle.manifest.files.get(WEIGHTS)!.bytes >= LARGE_WEIGHTS;
+      const extra = large ? { extra: { session: { disable_prepacking: "1" } } } : {};
+      const options = { ...fixed, ...extra, ...this.options };
       const { InferenceSession: sessions } = this.ort;
       return await (typeof model === "string" ? sessions.create(model, options) : sessions.create(model, options));
     } catch (failure) {
