@@ -59,8 +59,8 @@ def _off(have: Array, want: Array) -> float:
 @pytest.mark.parametrize("zero_point", ["none", "scalar", "channel"])
 @pytest.mark.parametrize("trans_b", [0, 1])
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8])
-@pytest.mark.parametrize("gradient", ["tensor", "row"])
-def test_a_gradient_crosses_an_integer_product(gradient: str, dtype: type, trans_b: int, zero_point: str) -> None:
+@pytest.mark.parametrize("rounding", ["tensor", "row"])
+def test_a_gradient_crosses_an_integer_product(rounding: str, dtype: type, trans_b: int, zero_point: str) -> None:
     """y and dx are those of the float matrix, to the precision of 8-bit activations; the bias gets its own gradient."""
     values = RNG.integers(0, 64, (24, 40)).astype(dtype)  # two of them never pass 128: see PAIR_LIMIT
     offset = {"none": None, "scalar": np.array(30, dtype), "channel": RNG.integers(20, 40, 40).astype(dtype)}[
@@ -72,7 +72,7 @@ def test_a_gradient_crosses_an_integer_product(gradient: str, dtype: type, trans
     w, s = bench.emit.stored("w", stored), bench.emit.stored("s", scale)
     z = None if offset is None else bench.emit.stored("z", offset)
     b = bench.add("b", bias)
-    y = int8_matmul(bench.emit, bench.x, w, s, z, b, trans_b=trans_b, gradient=gradient)
+    y = int8_matmul(bench.emit, bench.x, w, s, z, b, trans_b=trans_b, rounding=rounding, gradient=rounding)
     dy = RNG.normal(size=(3, 5, 40)).astype(np.float32)
     matrix = (values.astype(np.float32) - (0 if offset is None else offset.astype(np.float32))) * scale
     have_y, dx, db = bench.run(y, dy, bench.x, b)
@@ -113,6 +113,35 @@ def test_scaled_rows_of_different_size_keep_their_gradients() -> None:
     assert _off(found["tensor"][2], wanted[2]) > 0.9
     assert all(_off(found["row"][row], wanted[row]) < 0.02 for row in range(3))
     assert not np.any(found["row"][3])
+
+
+def test_a_massive_token_does_not_round_the_others_away() -> None:
+    """With a scale per row, a first token 3000 times as large as the others leaves them exact to 8 bits."""
+    values, scale = RNG.integers(-60, 60, (32, 16)).astype(np.int8), np.ones(16, np.float32)
+    x = RNG.normal(size=(2, 6, 32)).astype(np.float32)
+    x[:, 0, 5] = 3000
+    x[1, 5] = 0
+    found, wanted = {}, x @ values.astype(np.float32)
+    for rounding in ("tensor", "row"):
+        bench = Bench(x)
+        w, s = bench.emit.stored("w", values), bench.emit.stored("s", scale)
+        y = int8_matmul(bench.emit, bench.x, w, s, rounding=rounding)
+        found[rounding] = bench.run(y, np.ones((2, 6, 16), np.float32))[0]
+    assert _off(found["tensor"][:, 1:], wanted[:, 1:]) > 0.9
+    assert all(_off(found["row"][0, token], wanted[0, token]) < 0.02 for token in range(6))
+    assert not np.any(found["row"][1, 5])
+
+
+def test_rounded_rows_of_extremes_do_not_saturate() -> None:
+    """The largest activations times the largest pairs of weights: the integers are those of exact arithmetic."""
+    values = np.tile(np.array([[64], [64], [-64], [-64]], np.int8), (8, 16))
+    x = np.concatenate([np.ones((1, 32)), -np.ones((1, 32)), np.where(values[:, :1].T > 0, 1.0, -1.0)]).astype(
+        np.float32
+    )
+    bench = Bench(x)
+    w, s = bench.emit.stored("w", values), bench.emit.stored("s", np.ones(16, np.float32))
+    have = bench.run(int8_matmul(bench.emit, bench.x, w, s, rounding="row"), np.ones((3, 16), np.float32))[0]
+    np.testing.assert_allclose(have, x @ values.astype(np.float32), rtol=1e-6, atol=1e-3)
 
 
 def _blocks(bits: int, width: int, block: int, with_zero_points: bool) -> tuple[Array, Array, Array | None, Array]:

@@ -7,7 +7,7 @@ import onnx_ir as ir
 import pytest
 
 from edgepeft_export.graph.constants import constant_factor, new_initializer
-from edgepeft_export.graph.custom_ops import CONTRIB
+from edgepeft_export.graph.custom_ops import CONTRIB, int8_matmul, lower
 from edgepeft_export.graph.edit import add_input, eliminate_node, insert_on_edge, replace_node
 from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.graph.linear import LinearSite
@@ -77,6 +77,15 @@ def _layer(kind: str) -> tuple[LinearSite, np.ndarray]:
     elif kind == "Gemm":
         y = emit.op("Gemm", x, new_initializer(graph, "w", matrix.T), transB=1, alpha=0.5)
         matrix = 0.5 * matrix
+    elif kind == "int8 by row":
+        eight = to_int8(matrix, 1)
+        w, scale = new_initializer(graph, "w", eight.values), new_initializer(graph, "s", eight.scale)
+        y = int8_matmul(emit, x, w, scale, rounding="row")
+        y.shape, y.name = ir.Shape([4, 6]), "y"
+        graph.outputs.append(y)
+        lower(ir.Model(graph, ir_version=10))
+        y = graph.outputs[0].producer().inputs[0]
+        matrix = eight.values * eight.scale
     elif kind == "int8":
         eight = to_int8(matrix.T, 0)
         w = emit.op("Transpose", new_initializer(graph, "w", eight.values), perm=[1, 0])
@@ -96,7 +105,7 @@ def _layer(kind: str) -> tuple[LinearSite, np.ndarray]:
     return site, matrix
 
 
-@pytest.mark.parametrize("kind", ["MatMul", "Gemm", "int8", "int4"])
+@pytest.mark.parametrize("kind", ["MatMul", "Gemm", "int8", "int8 by row", "int4"])
 def test_a_layer_gives_its_matrix_and_accepts_another(kind: str) -> None:
     """For every storage, the matrix that is read back is as close as the storage allows."""
     site, matrix = _layer(kind)
@@ -107,7 +116,7 @@ def test_a_layer_gives_its_matrix_and_accepts_another(kind: str) -> None:
     changed = LinearSite.of(site.node)
     assert changed is not None
     error = float(np.abs(changed.matrix() - other).max())
-    assert error < {"MatMul": 1e-6, "Gemm": 1e-6, "int8": 0.03, "int4": 0.4}[kind]
+    assert error < {"MatMul": 1e-6, "Gemm": 1e-6, "int8": 0.03, "int8 by row": 0.03, "int4": 0.4}[kind]
 
 
 def test_a_shared_weight_is_changed_for_one_reader_alone() -> None:

@@ -96,8 +96,15 @@ def _pair(node: ir.Node, trained: Collection[ir.Value]) -> _Pair | None:
 
 def _readable(value: ir.Value) -> LinearSite | None:
     """The layer that computes ``value``, where its matrix can be read."""
-    linear = LinearSite.of(value.producer())
-    return linear if linear is not None and linear.storage != "other" else None
+    linear = LinearSite.of(_without_steps(value).producer())
+    return linear if linear is not None and linear.storage != "other" and linear.result is value else None
+
+
+def _without_steps(value: ir.Value) -> ir.Value:
+    """The product of integers of which ``value`` is a multiple by row, or ``value``."""
+    node = producer_of(value, "Mul")
+    product = None if node is None else node.inputs[0]
+    return product if product is not None and producer_of(product, "MatMulIntegerToFloat") is not None else value
 
 
 def _base(value: ir.Value) -> LinearSite | None:

@@ -51,4 +51,4 @@ def _dequantize(graph: ir.Graph, linear: LinearSite) -> None:
         return
     emit = Emitter(graph, scope=str(linear.node.name))
     result = emit.op("MatMul", linear.x, weight)
-    replace_value(linear.node.outputs[0], result if linear.bias is None else emit.op("Add", result, linear.bias))
+    replace_value(linear.result, result if linear.bias is None else emit.op("Add", result, linear.bias))

@@ -11,7 +11,8 @@ import onnx_ir as ir
 
 from edgepeft_export.graph.edit import replace_node
 from edgepeft_export.graph.emit import Emitter
-from edgepeft_export.graph.match import operands, present
+from edgepeft_export.graph.match import operand, operands, present
+from edgepeft_export.graph.row_rounding import RoundedRows, grid, round_rows
 
 DOMAIN = "edgepeft"
 CONTRIB = "com.microsoft"
@@ -21,8 +22,8 @@ INT8_MATMUL = "Int8MatMul"
 
 In integer arithmetic. ``w`` is int8 or uint8, [K, N], or [N, K] with ``transB=1``; ``scale`` and ``zero_point`` are
 scalars or [N]; ``bias`` is [N]; ``transposed`` is wᵀ, where it is stored as well. ``x`` is rounded to 8 bits at run
-time, with one scale for the whole tensor. ``gradient`` says how the gradient of the matmul is computed: see
-:class:`edgepeft_export.quantize.Quantization`.
+time: ``rounding`` is ``tensor``, with one scale for the whole tensor, or ``row``, with one per row. ``gradient`` says
+how the gradient of the matmul is rounded: see :class:`edgepeft_export.quantize.Quantization`.
 """
 
 TRANSPOSED = 5
@@ -45,43 +46,81 @@ def int8_matmul(
     transposed: ir.Value | None = None,
     *,
     trans_b: int = 0,
+    rounding: str = "tensor",
     gradient: str = "row",
 ) -> ir.Value:
     """Append an :data:`INT8_MATMUL`."""
     inputs = (x, w, scale, zero_point, bias, transposed)
-    return emit.op(INT8_MATMUL, *inputs, domain=DOMAIN, transB=trans_b, gradient=gradient)
+    return emit.op(INT8_MATMUL, *inputs, domain=DOMAIN, transB=trans_b, rounding=rounding, gradient=gradient)
 
 
 def lower(model: ir.Model) -> None:
     """Lower every operator of our own to kernels of stock ONNX Runtime, in place."""
-    rounded: dict[ir.Value, tuple[ir.Value, ...]] = {}
-    transposed: dict[ir.Value, ir.Value] = {}
+    lowering = _Lowering(Emitter(model.graph))
     for node in [node for node in model.graph if node.domain == DOMAIN]:
         if node.op_type == INT8_MATMUL:
-            _lower_int8_matmul(node, rounded, transposed)
+            lowering.int8_matmul(node)
         elif node.op_type == FAKE_QUANTIZE:
             _lower_fake_quantize(node)
         elif node.op_type == STOP_GRADIENT:
             replace_node(node, _node(node, "Identity", list(node.inputs)))
     model.graph.opset_imports.pop(DOMAIN, None)
-    if rounded:
+    if lowering.used:
         model.graph.opset_imports.setdefault(CONTRIB, 1)
 
 
-def _lower_int8_matmul(
-    node: ir.Node, rounded: dict[ir.Value, tuple[ir.Value, ...]], transposed: dict[ir.Value, ir.Value]
-) -> None:
-    (x, w, scale), zero_point, bias = operands(node, 3), present(node, 3), present(node, 4)
-    if x not in rounded:  # once for all matmuls of one tensor: queries, keys and values read the same
-        rounded[x] = _before(node, _node(node, "DynamicQuantizeLinear", [x], outputs=3))
-    quantized, x_scale, x_zero_point = rounded[x]
-    if node.attributes.get_int("transB", 0):
-        stored = present(node, TRANSPOSED)
-        if stored is None and w not in transposed:  # onnxruntime does it once, when it loads the graph
-            transposed[w] = _before(node, _node(node, "Transpose", [w], perm=[1, 0]))[0]
-        w = transposed[w] if stored is None else stored
-    inputs = [quantized, w, x_scale, scale, x_zero_point, zero_point, bias]
-    replace_node(node, _node(node, "MatMulIntegerToFloat", inputs, domain=CONTRIB))
+class _Lowering:
+    """Lowers matmuls. Those of one tensor share its integers: queries, keys and values read the same."""
+
+    def __init__(self, constants: Emitter) -> None:
+        self._constants = constants
+        self._tensors: dict[ir.Value, tuple[ir.Value, ...]] = {}
+        self._rows: dict[ir.Value, RoundedRows] = {}
+        self._transposed: dict[ir.Value, ir.Value] = {}
+
+    @property
+    def used(self) -> bool:
+        """Whether there was any."""
+        return bool(self._tensors or self._rows)
+
+    def int8_matmul(self, node: ir.Node) -> None:
+        """Replace an :data:`INT8_MATMUL`."""
+        if node.attributes.get_string("rounding", "tensor") == "row":
+            self._by_row(node)
+        else:
+            self._by_tensor(node)
+
+    def _by_tensor(self, node: ir.Node) -> None:
+        (x, _, scale), zero_point, bias = operands(node, 3), present(node, 3), present(node, 4)
+        if x not in self._tensors:
+            self._tensors[x] = _before(node, _node(node, "DynamicQuantizeLinear", [x], outputs=3))
+        integers, x_scale, x_zero_point = self._tensors[x]
+        inputs = [integers, self._matrix(node), x_scale, scale, x_zero_point, zero_point, bias]
+        replace_node(node, _node(node, "MatMulIntegerToFloat", inputs, domain=CONTRIB))
+
+    def _by_row(self, node: ir.Node) -> None:
+        (x, _, scale), zero_point, bias = operands(node, 3), present(node, 3), present(node, 4)
+        if x not in self._rows:
+            self._rows[x] = round_rows(x, node, self._constants)
+        rows, (one, middle) = self._rows[x], grid(self._constants, x)
+        inputs = [rows.integers, self._matrix(node), one, scale, middle, zero_point, None]
+        (product,) = _before(node, _node(node, "MatMulIntegerToFloat", inputs, domain=CONTRIB))
+        product.shape, product.type = node.outputs[0].shape, node.outputs[0].type
+        last = _node(node, "Mul", [product, rows.step])
+        if bias is not None:
+            (scaled,) = _before(node, last)
+            scaled.shape, scaled.type = product.shape, product.type
+            last = _node(node, "Add", [scaled, bias])
+        replace_node(node, last)
+
+    def _matrix(self, node: ir.Node) -> ir.Value:
+        """The matrix as the kernel reads it, [K, N]."""
+        w, stored = operand(node, 1), present(node, TRANSPOSED)
+        if not node.attributes.get_int("transB", 0):
+            return w
+        if stored is None and w not in self._transposed:  # onnxruntime does it once, when it loads the graph
+            (self._transposed[w],) = _before(node, _node(node, "Transpose", [w], perm=[1, 0]))
+        return self._transposed[w] if stored is None else stored
 
 
 def _lower_fake_quantize(node: ir.Node) -> None:

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from edgepeft_export.graph.constants import initializer_array, is_frozen, new_initializer, source_initializer
 from edgepeft_export.graph.custom_ops import CONTRIB, DOMAIN, INT8_MATMUL
-from edgepeft_export.graph.match import operand, present, producer_of
+from edgepeft_export.graph.match import only_reader, operand, present, producer_of
 from edgepeft_export.graph.rounding import from_int4, to_int4, to_int8
+from edgepeft_export.graph.row_rounding import before_rounding, rows_of
 from edgepeft_export.graph.shapes import static_dims
 
 Matrix = NDArray[np.float64]
@@ -68,6 +69,8 @@ class LinearSite:
         """
         if node is None or (node.domain, node.op_type) not in _BIAS or len(node.inputs) < 2:
             return None
+        if rows_of(node.inputs[0]) is not None and _scaled_by_row(node) is None:
+            return None
         weight = source_initializer(node.inputs[1])
         if weight is None or source_initializer(node.inputs[0]) is not None:
             return None
@@ -83,8 +86,17 @@ class LinearSite:
     def x(self) -> ir.Value:
         """The input, before it is rounded."""
         x = operand(self.node)
-        rounded = producer_of(x, "DynamicQuantizeLinear") if self.node.op_type == "MatMulIntegerToFloat" else None
+        if self.node.op_type != "MatMulIntegerToFloat":
+            return x
+        if (rows := rows_of(x)) is not None:
+            return before_rounding(rows)
+        rounded = producer_of(x, "DynamicQuantizeLinear")
         return x if rounded is None else operand(rounded)
+
+    @property
+    def result(self) -> ir.Value:
+        """``x W``, with the bias that the node adds. Where rows of x were rounded, the product times their steps."""
+        return _scaled_by_row(self.node) or self.node.outputs[0]
 
     @property
     def bias(self) -> ir.Value | None:
@@ -205,6 +217,12 @@ def _is_transposed(node: ir.Node) -> bool:
     return node.op_type == "MatMulNBits" or bool(node.attributes.get_int("transB", 0))
 
 
+def _scaled_by_row(node: ir.Node) -> ir.Value | None:
+    """The product times the steps of the rows of its input."""
+    rows, scaled = rows_of(node.inputs[0]), only_reader(node.outputs[0], "Mul")
+    return scaled.outputs[0] if rows is not None and scaled is not None and rows.step in scaled.inputs else None
+
+
 def _storage(node: ir.Node, weight: ir.Value) -> tuple[Literal["float", "int8", "int4", "other"], ir.Value | None]:
     """How a matrix is stored, and its scales. Integers only as edgepeft itself stores them, without zero points."""
     operand, kind = node.inputs[1], node.op_type
@@ -216,8 +234,8 @@ def _storage(node: ir.Node, weight: ir.Value) -> tuple[Literal["float", "int8", 
         four = node.attributes.get_int("bits", 4) == 4 and not extra
         return _with_scale("int4", node.inputs[2], plain=four)
     if kind == "MatMulIntegerToFloat":
-        rounded = producer_of(node.inputs[0], "DynamicQuantizeLinear") is not None
-        plain = rounded and present(node, 5) is None and weight.dtype == ir.DataType.INT8
+        rounded = producer_of(node.inputs[0], "DynamicQuantizeLinear") or rows_of(node.inputs[0])
+        plain = rounded is not None and present(node, 5) is None and weight.dtype == ir.DataType.INT8
         return _with_scale("int8", node.inputs[3], plain=plain)
     dequantize = producer_of(operand, "DequantizeLinear")
     if kind == "Conv" and dequantize is not None and dequantize.inputs[0] is weight:

@@ -24,6 +24,8 @@ from edgepeft_export.graph.shapes import is_float
 MODES = ("none", "block")
 """``none`` keeps every activation that the backward reads; ``block`` keeps one tensor per part."""
 
+_ROUNDS = ("DynamicQuantizeLinear", "QuantizeLinear")
+"""Operators that round activations."""
 
 Segment = Sequence[ir.Node]
 """Forward nodes between two cuts, in order. The last one computes the tensor of the second cut."""
@@ -134,7 +136,7 @@ def _again(graph: ir.Graph, part: Segment, backward: Sequence[ir.Node], spine: s
 
 def _worth(part: Segment, spine: set[ir.Value]) -> set[ir.Value]:
     """The large values: the spine, and integers computed from it (rounded activations)."""
-    rounded = {node.outputs[0] for node in part if node.op_type == "DynamicQuantizeLinear" and node.inputs[0] in spine}
+    rounded = {node.outputs[0] for node in part if node.op_type in _ROUNDS and node.inputs[0] in spine}
     return spine | rounded
 
 
@@ -185,7 +187,7 @@ class _Copier:
         node = value.producer()
         if value in self._kept or node not in self._nodes or node is None:
             return self._with_dependency(value) if _is_activation(value) and node is not None else value
-        if value not in self._spine and node.op_type != "DynamicQuantizeLinear":
+        if value not in self._spine and node.op_type not in _ROUNDS:
             return value
         inputs = [None if given is None else self.copy(given) for given in node.inputs]
         again = ir.Node(

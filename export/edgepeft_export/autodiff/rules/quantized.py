@@ -37,15 +37,6 @@ def _bias_gradient(node: ir.Node, dy: ir.Value, bias: ir.Value | None, emit: Emi
 
 def _crossed(node: ir.Node, dy: ir.Value, emit: Emitter) -> ir.Value:
     scaled = emit.op("Mul", dy, node.inputs[2])
-    if node.attributes.get_string("gradient", "row") == "tensor":
-        return _times_transposed(node, scaled, emit)
-    # Rows of very different size would share one scale and the small ones would round to 0, so normalize them first.
-    largest = emit.op("ReduceMax", emit.op("Abs", scaled), emit.ints(-1), keepdims=1)
-    size = emit.op("Max", largest, emit.scalar(float(np.finfo(np.float32).tiny), like=dy))
-    return emit.op("Mul", _times_transposed(node, emit.op("Div", scaled, size), emit), size)
-
-
-def _times_transposed(node: ir.Node, scaled: ir.Value, emit: Emitter) -> ir.Value:
     zero_point, one = present(node, 3), emit.scalar(1.0, like=scaled)
     if zero_point is None or zero_point_is_zero(zero_point):
         return _integer_product(node, scaled, one, None, emit)
@@ -64,7 +55,9 @@ def _integer_product(
     """The same matrix, transposed if it was not and the other way round, in both layouts where both are stored."""
     w, transposed = operand(node, 1), present(node, TRANSPOSED)
     trans_b = 1 - int(node.attributes.get_int("transB", 0))
-    return int8_matmul(emit, scaled, w, one, zero_point, None, transposed, trans_b=trans_b)
+    # Rows of very different size would share one scale, and the small ones would round to 0.
+    rounding = node.attributes.get_string("gradient", "row")
+    return int8_matmul(emit, scaled, w, one, zero_point, None, transposed, trans_b=trans_b, rounding=rounding)
 
 
 @rule("MatMulNBits", domain=CONTRIB)
