@@ -15,7 +15,7 @@ from edgepeft.data.text import answered
 from edgepeft_runtime import Bundle, Trainer, read_tensors, write_tensors
 from tests.support import segmented_bundle
 from tests.support.bundles import Trained
-from tests.web.toolchain import drive
+from tests.web.toolchain import browse, drive
 
 ROWS = [(0, 8), (8, 12), (12, 20), (20, 24)]
 FIT = {"epochs": 2, "batch_size": 5, "accumulate": 2, "save_every": 1}
@@ -60,6 +60,19 @@ def test_segments_train_as_in_pytorch(ort: str, plan: dict[str, Any], tmp_path: 
     with Trainer.open(plan["bundle"], adapter=tmp_path / "update") as trainer:
         (outputs,) = trainer.predict({"x": data["x"]}).values()
     np.testing.assert_allclose(result["outputs"]["logits"]["data"], outputs.reshape(-1), rtol=1e-4, atol=1e-5)
+
+
+def test_segments_train_in_chromium(plan: dict[str, Any], tmp_path: Path) -> None:
+    """The parts of weights.bin come from a Blob, on two threads."""
+    expected = {"batches": ROWS, "evaluate": (0, 24), "predict": (0, 4)}
+    (tmp_path / "expected.json").write_text(json.dumps(expected), "utf-8")
+    result, data = browse("golden", 2, tmp_path), _data(plan)
+    with Trainer.open(plan["bundle"]) as trainer:
+        losses = [trainer.step(_cut(data, rows)) for rows in ROWS]
+        (outputs,) = trainer.predict(_cut(data, (0, 4))).values()
+        assert result["evaluation"]["loss"] == pytest.approx(trainer.evaluate(data).loss, rel=1e-5)
+    assert result["losses"] == pytest.approx(losses, rel=1e-5)
+    np.testing.assert_allclose(result["outputs"], outputs.reshape(-1), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("first", ["python", "node"])

@@ -12,6 +12,7 @@
 export type { Batch } from "./data/batch.js";
 export type { AdapterSource } from "./bundle/adapter_source.js";
 export { Bundle } from "./bundle/bundle.js";
+export { downloaded } from "./bundle/downloads.js";
 export { Arrays, type Data, type Dataset } from "./data/datasets.js";
 export { BatchError, BundleError, DataError, EdgepeftError, StateError, TrainingError } from "./errors.js";
 export { type BundleFiles, handleFiles, heldFiles, urlFiles } from "./bundle/files.js";

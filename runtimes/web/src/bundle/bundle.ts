@@ -11,17 +11,12 @@ import { checkedGraph } from "./graphfile.js";
 import { type FrozenSpec, type ListedFile, type Manifest, type TensorSpec, broken, sizeOf } from "./manifest.js";
 import { readManifest } from "./manifest_checks.js";
 import { type Interface, type Plan, plan } from "./plan.js";
+import { ADAPTER, COPY_AGAIN, MANIFEST, MAX_MANIFEST, OPTIMIZER, checkDeclared } from "./declared.js";
 import { WEIGHTS } from "./program_checks.js";
 import { type ProgramName, byName, graphsOfRun, programsOfRun } from "./programs.js";
 
-const MANIFEST = "manifest.json";
-const MAX_MANIFEST = 2 ** 23;
-const ADAPTER = "adapter.safetensors";
-export const OPTIMIZER = "optimizer.onnx";
-const REQUIRED = [OPTIMIZER, WEIGHTS, ADAPTER];
 /** Files for another runtime, which contain the weights once more: checked, but not held. */
 const FOREIGN = "ort_training/";
-const COPY_AGAIN = "copy the bundle to this device again, or prepare it again.";
 
 /** The content of a bundle after its checks. */
 interface Contents {
@@ -273,29 +268,6 @@ function checkRuntime(needed: string, installed: string | undefined): void {
     "manifest.json: min_onnxruntime",
     `npm install onnxruntime-*@^${needed}.0`,
   );
-}
-
-/** Checks that the names in `files` stay inside the bundle and include the required ones. */
-function checkDeclared(manifest: Manifest): void {
-  for (const name of manifest.files.keys()) {
-    if (/[\\:\0]/.test(name) || name.split("/").some((part) => ["", ".", ".."].includes(part))) {
-      throw new BundleError(
-        "path-escape",
-        "The manifest lists a file outside the bundle.",
-        `files: ${name}`,
-        COPY_AGAIN,
-      );
-    }
-  }
-  const absent = REQUIRED.find((name) => !manifest.files.has(name));
-  if (absent !== undefined) {
-    throw new BundleError(
-      "missing-file",
-      `The manifest does not list ${absent}.`,
-      "every bundle needs this file.",
-      COPY_AGAIN,
-    );
-  }
 }
 
 function checkListed(manifest: Manifest, sizes: ReadonlyMap<string, number> | undefined): void {

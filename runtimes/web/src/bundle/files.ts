@@ -29,7 +29,7 @@ export function urlFiles(url: string | URL): BundleFiles {
     async open(name, most) {
       const response = await fetch(base + name.split("/").map(encodeURIComponent).join("/"));
       if (!response.ok || response.body === null) throw missing(base, name, `HTTP status ${response.status}`);
-      return blobSource(await downloaded(response.body, most, name));
+      return blobSource(await passedOn(response.body, most, name));
     },
   };
 }
@@ -39,17 +39,26 @@ export function handleFiles(folder: FileSystemDirectoryHandle): BundleFiles {
   return {
     name: folder.name,
     async open(name) {
-      const parts = name.split("/");
       try {
-        let parent = folder;
-        for (const part of parts.slice(0, -1)) parent = await parent.getDirectoryHandle(part);
-        const file = await parent.getFileHandle(parts.at(-1)!);
+        const file = await fileHandle(folder, name);
         return (await openedForSync(file)) ?? blobSource(await file.getFile());
       } catch (failure) {
         throw missing(folder.name, name, String(failure));
       }
     },
   };
+}
+
+/** Returns a file of a folder, or of a folder in it. */
+export async function fileHandle(
+  folder: FileSystemDirectoryHandle,
+  name: string,
+  options: { readonly create: boolean } = { create: false },
+): Promise<FileSystemFileHandle> {
+  const parts = name.split("/");
+  let parent = folder;
+  for (const part of parts.slice(0, -1)) parent = await parent.getDirectoryHandle(part, options);
+  return parent.getFileHandle(parts.at(-1)!, options);
 }
 
 /** A bundle of files in memory, by name: bytes, or the files of a file input. */
@@ -80,7 +89,7 @@ async function openedForSync(file: FileSystemFileHandle): Promise<ByteSource | n
 }
 
 /** Passes a download on to the browser, piece by piece, so that it is never in the page's memory as a whole. */
-async function downloaded(body: ReadableStream<Uint8Array>, most: number, name: string): Promise<Blob> {
+async function passedOn(body: ReadableStream<Uint8Array>, most: number, name: string): Promise<Blob> {
   const [pieces, reader]: [Blob[], ReturnType<typeof body.getReader>] = [[], body.getReader()];
   let [held, count, length]: [Uint8Array<ArrayBuffer>[], number, number] = [[], 0, 0];
   const hand = (): void => {

@@ -6,7 +6,8 @@
  */
 
 import type { InferenceSession } from "onnxruntime-common";
-import { type Bundle, OPTIMIZER } from "../bundle/bundle.js";
+import type { Bundle } from "../bundle/bundle.js";
+import { OPTIMIZER } from "../bundle/declared.js";
 import { type SparseSpec, trained } from "../bundle/manifest.js";
 import { LOGITS, LOSS_SUM, LOSS_WEIGHT } from "../bundle/plan.js";
 import { BatchError, TrainingError } from "../errors.js";

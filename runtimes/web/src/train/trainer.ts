@@ -44,6 +44,7 @@ export class Trainer {
   private constructor(
     readonly session: Session,
     private readonly ortVersion: string,
+    private readonly own: Bundle | null,
   ) {}
 
   /**
@@ -58,22 +59,26 @@ export class Trainer {
     require("seed", seed, Number.isSafeInteger(seed) && seed >= 0, "a whole number of at least 0");
     const files = typeof source === "string" || source instanceof URL ? urlFiles(source) : source;
     const bundle = files instanceof Bundle ? files : await Bundle.open(files, ort, progress);
-    const start = await loadAdapter(bundle, adapter);
-    const engine = new Engine(bundle, ort, sessionOptions);
-    const checkpoints = state === undefined ? null : await Checkpoints.open(state, bundle, start.sha256);
-    const session = new Session(bundle, engine, start, seed, checkpoints);
+    const own = bundle === files ? null : bundle;
     try {
-      await session.resume();
+      const start = await loadAdapter(bundle, adapter);
+      const checkpoints = state === undefined ? null : await Checkpoints.open(state, bundle, start.sha256);
+      const session = new Session(bundle, new Engine(bundle, ort, sessionOptions), start, seed, checkpoints);
+      await session.resume().catch(async (failure: unknown) => {
+        await session.close();
+        throw failure;
+      });
+      return new Trainer(session, versionOf(ort) ?? "of unknown version", own);
     } catch (failure) {
-      await session.close();
+      await own?.close();
       throw failure;
     }
-    return new Trainer(session, versionOf(ort) ?? "of unknown version");
   }
 
-  /** Releases the graphs and the state, without saving. */
-  close(): Promise<void> {
-    return this.session.close();
+  /** Releases the graphs, the state and, unless it was passed in, the bundle, without saving. */
+  async close(): Promise<void> {
+    await this.session.close();
+    await this.own?.close();
   }
 
   get bundle(): Bundle {

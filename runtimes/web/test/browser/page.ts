@@ -13,7 +13,7 @@ export interface Golden {
 
 type Rows = readonly [number, number];
 
-/** Goes through the golden steps with so many threads. */
+/** Goes through the steps of the folder at `/golden/` with so many threads. */
 async function golden(threads: number): Promise<Golden> {
   ort.env.wasm.numThreads = threads;
   ort.env.wasm.wasmPaths = "/ort/";
@@ -25,22 +25,28 @@ async function golden(threads: number): Promise<Golden> {
   const bytes = new Uint8Array(await (await fetch("/golden/data.safetensors")).arrayBuffer());
   const { tensors } = await readTensors(bytes, "The data", DataError);
   const cut = ([start, stop]: Rows): Batch => {
-    const { image, labels } = tensors as { image: ort.Tensor; labels: ort.Tensor };
-    const pixels = (image.data as Float32Array).slice(64 * start, 64 * stop);
-    return {
-      image: { data: pixels, dims: [stop - start, 1, 8, 8] },
-      labels: (labels.data as BigInt64Array).slice(start, stop),
-    };
+    const rows = Object.entries(tensors).map(([name, { data, dims, size, type }]) => {
+      const width = size / dims[0]!;
+      const part = (data as Float32Array).slice(start * width, stop * width);
+      return [name, { data: part, dims: [stop - start, ...dims.slice(1)], type }];
+    });
+    return Object.fromEntries(rows) as Batch;
   };
   const trainer = await Trainer.open("/golden/bundle", { ort });
   const losses: number[] = [];
   for (const rows of expected.batches) losses.push(await trainer.step(cut(rows)));
   const evaluation = await trainer.evaluate(cut(expected.evaluate));
-  const { output } = await trainer.predict(cut(expected.predict));
+  const outputs = Object.values(await trainer.predict(cut(expected.predict)));
   const update = btoa(String.fromCharCode(...(await trainer.saveUpdate())));
   await trainer.close();
-  const outputs = Array.from(output!.data as Float32Array);
-  return { losses, evaluation, outputs, threads: self.crossOriginIsolated ? ort.env.wasm.numThreads : 1, update };
+  const logits = Array.from(outputs[0]!.data as Float32Array);
+  return {
+    losses,
+    evaluation,
+    outputs: logits,
+    threads: self.crossOriginIsolated ? ort.env.wasm.numThreads : 1,
+    update,
+  };
 }
 
 Object.assign(window, { golden });

@@ -2,11 +2,12 @@
 
 import * as ort from "onnxruntime-web";
 import {
+  type BundleFiles,
   type EdgepeftError,
   type StateStore,
   Trainer,
   databaseStore,
-  handleFiles,
+  downloaded,
   handleStore,
 } from "edgepeft-runtime";
 
@@ -24,21 +25,14 @@ const DATA = {
   labels: Array.from({ length: 24 }, (_, i) => i % 3),
 };
 
-/** A bundle copied into the origin's private file system. */
-async function copied(root: FileSystemDirectoryHandle): Promise<FileSystemDirectoryHandle> {
-  const folder = await root.getDirectoryHandle("bundle", { create: true });
-  const manifest = (await (await fetch("/golden/bundle/manifest.json")).json()) as { files: object };
-  for (const name of ["manifest.json", ...Object.keys(manifest.files)]) {
-    const file = await (await folder.getFileHandle(name, { create: true })).createWritable();
-    await file.write(await (await fetch(`/golden/bundle/${name}`)).arrayBuffer());
-    await file.close();
-  }
-  return folder;
+/** Opens the golden bundle in the origin's private file system, into which it is downloaded by the first call. */
+function stored(bundle: FileSystemDirectoryHandle): Promise<BundleFiles> {
+  return downloaded("/golden/bundle", bundle);
 }
 
 /** Trains six steps, saved every second one; `die` ends it as a closed tab would. */
 async function train(bundle: FileSystemDirectoryHandle, state: StateStore, die?: number): Promise<[number[], Trainer]> {
-  const trainer = await Trainer.open(handleFiles(bundle), { ort, state });
+  const trainer = await Trainer.open(await stored(bundle), { ort, state });
   const losses: number[] = [];
   const progress = ({ step, loss }: { step: number; loss: number }): void => {
     losses.push(loss);
@@ -54,7 +48,7 @@ async function stores(kind: "database" | "folder"): Promise<Stored> {
   ort.env.wasm.numThreads = 1;
   ort.env.wasm.wasmPaths = "/ort/";
   const root = await navigator.storage.getDirectory();
-  const bundle = await copied(root);
+  const bundle = await root.getDirectoryHandle("bundle", { create: true });
   const store = async (name: string): Promise<StateStore> => {
     return kind === "database"
       ? databaseStore(name)
@@ -65,7 +59,7 @@ async function stores(kind: "database" | "folder"): Promise<Stored> {
   const [, second] = await train(bundle, await store("cut"), 5);
   const refused = await train(bundle, await store("cut")).catch((failure: EdgepeftError) => failure.code);
   await second.close();
-  const again = await Trainer.open(handleFiles(bundle), { ort, state: await store("cut") });
+  const again = await Trainer.open(await stored(bundle), { ort, state: await store("cut") });
   const stepsFound = again.steps;
   await again.close();
   const [resumed, third] = await train(bundle, await store("cut"));
@@ -73,7 +67,7 @@ async function stores(kind: "database" | "folder"): Promise<Stored> {
   // What is newest is damaged: the one before is taken.
   const damaged = await store("cut");
   await damaged.replace(new Uint8Array(100), true);
-  const last = await Trainer.open(handleFiles(bundle), { ort, state: damaged });
+  const last = await Trainer.open(await stored(bundle), { ort, state: damaged });
   const previousFound = last.steps;
   await last.close();
   return { whole, resumed, stepsFound, secondTab: String(refused), previousFound };
