@@ -12,15 +12,17 @@ from onnx_ir.passes import common
 
 from edgepeft_export import autodiff, memory
 from edgepeft_export.autodiff import MissingRule, differentiate
+from edgepeft_export.chunks import chunk_losses
 from edgepeft_export.errors import DequantizedTensor, NothingReachesLoss, WrongLossInputs
 from edgepeft_export.forward import Forward
 from edgepeft_export.forward.graph import SparseTensor
 from edgepeft_export.forward.identity import base_sha256, of_model
 from edgepeft_export.graph.custom_ops import lower
-from edgepeft_export.graph.edit import bind_inputs, input_named
+from edgepeft_export.graph.edit import bind_inputs, fix_names, input_named
 from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.graph.shapes import infer_shapes
 from edgepeft_export.losses import Labels, Loss, LossTerms
+from edgepeft_export.losses.entropy import write_cross_entropies
 from edgepeft_export.opset import IR_VERSION, OPSET, assert_runs_on_devices
 from edgepeft_export.optimizer_graph import Bucket, flatten, optimizer_graph, plan_buckets
 from edgepeft_export.optimizers import Optimizer
@@ -88,7 +90,7 @@ def compile_step(forward: Forward, loss: Loss, optimizer: Optimizer, recompute: 
         LossError: the loss does not fit the model.
     """
     with_loss, _, labels = _attach_loss(forward, loss)
-    train, gradients = _differentiated(with_loss, forward)
+    train, gradients = _differentiated(_training_graph(forward, loss), forward)
     kept = {name: value for name, value in forward.parameters.items() if name in gradients}
     unreached = tuple(name for name in forward.parameters if name not in gradients)
     layout = forward.adapter.restricted_to(kept)
@@ -110,7 +112,7 @@ def compile_step(forward: Forward, loss: Loss, optimizer: Optimizer, recompute: 
         sweep(model)
         if name == "train":
             memory.recompute(model, model.graph.outputs[:2], recompute)
-            common.NameFixPass()(model)
+            fix_names(model)
         assert_runs_on_devices(model)
         _assert_quantized(model, names)
     values = tuple(forward.input_values()), tuple(forward.model.graph.outputs)
@@ -136,6 +138,20 @@ def missing_rules(forward: Forward, loss: Loss) -> list[MissingRule]:
 
 def _attach_loss(forward: Forward, loss: Loss) -> tuple[ir.Model, LossTerms, Sequence[Labels]]:
     """A copy of the forward graph with labels as further inputs and the loss's two terms as first outputs."""
+    model, specs = _attach_nodes(forward, loss)
+    write_cross_entropies(model)
+    return model, LossTerms(*model.graph.outputs[: len(LossTerms._fields)]), specs
+
+
+def _training_graph(forward: Forward, loss: Loss) -> ir.Model:
+    """The same without the model's own outputs, and with the loss in chunks where its logits would be large."""
+    model, _ = _attach_nodes(forward, loss)
+    model.graph.outputs[len(LossTerms._fields) :] = []
+    return chunk_losses(model, forward.parameters)
+
+
+def _attach_nodes(forward: Forward, loss: Loss) -> tuple[ir.Model, Sequence[Labels]]:
+    """A copy with labels and loss, in which cross-entropies are single nodes."""
     model = forward.model.clone()
     graph = model.graph
     outputs = {str(value.name): value for value in graph.outputs}
@@ -150,7 +166,7 @@ def _attach_loss(forward: Forward, loss: Loss) -> tuple[ir.Model, LossTerms, Seq
         value.name, value.shape, value.dtype = f"loss_{name}", ir.Shape([]), ir.DataType.FLOAT
     graph.outputs[:0] = terms
     infer_shapes(model)
-    return model, terms, specs
+    return model, specs
 
 
 def _check_labels(labels: Sequence[str], existing: set[str]) -> None:
@@ -163,9 +179,8 @@ def _check_labels(labels: Sequence[str], existing: set[str]) -> None:
             )
 
 
-def _differentiated(with_loss: ir.Model, forward: Forward) -> tuple[ir.Model, dict[str, ir.Value]]:
-    """A copy with the backward after it, and the gradient of each parameter that the loss depends on."""
-    model = with_loss.clone()
+def _differentiated(model: ir.Model, forward: Forward) -> tuple[ir.Model, dict[str, ir.Value]]:
+    """The graph with the backward after it, and the gradient of each parameter that the loss depends on."""
     targets = [input_named(model.graph, name) for name in forward.parameters]
     gradients = differentiate(model.graph, model.graph.outputs[0], targets)
     if not gradients.keys() - {target for target in targets if target.name in forward.adapter.non_trainable}:
@@ -195,7 +210,7 @@ def sweep(model: ir.Model) -> None:
     common.RemoveUnusedNodesPass()(model)
     common.CommonSubexpressionEliminationPass()(model)
     common.RemoveUnusedNodesPass()(model)
-    common.NameFixPass()(model)
+    fix_names(model)
     common.RemoveUnusedOpsetsPass()(model)
     model.graph.opset_imports.setdefault("", OPSET)
     model.ir_version, model.producer_name = IR_VERSION, "edgepeft"

@@ -23,7 +23,7 @@ def selection_graph(with_loss: ir.Model, sparse: Sequence[SparseTensor]) -> ir.M
     graph = model.graph
     stored = {part.tensor: dense_values(graph, part) for part in sparse}
     gradients = differentiate(graph, graph.outputs[0], [value for value, _ in stored.values()])
-    del graph.outputs[:]
+    graph.outputs[:] = []
     emit = Emitter(graph, scope="select")
     for part in sparse:
         value, transposed = stored[part.tensor]

@@ -87,7 +87,7 @@ def differentiate(graph: ir.Graph, loss: ir.Value, targets: Sequence[ir.Value]) 
     check_opset(graph)
     forget_misjudged_sizes(graph)
     forward = list(graph)
-    depends = _dependents(forward, targets)
+    depends = dependents(forward, targets)
     missing = missing_rules(graph, loss, targets)
     if missing:
         raise NoGradientRule(missing)
@@ -132,7 +132,7 @@ def _through(
 def missing_rules(graph: ir.Graph, loss: ir.Value, targets: Sequence[ir.Value]) -> list[MissingRule]:
     """Every node between ``loss`` and ``targets`` that has no gradient rule, in graph order. Emits nothing."""
     nodes = list(graph)
-    depends = _dependents(nodes, targets)
+    depends = dependents(nodes, targets)
     reached = {loss}
     missing: list[MissingRule] = []
     for node in reversed(nodes):
@@ -147,7 +147,7 @@ def missing_rules(graph: ir.Graph, loss: ir.Value, targets: Sequence[ir.Value]) 
     return missing[::-1]
 
 
-def _dependents(nodes: Iterable[ir.Node], targets: Sequence[ir.Value]) -> set[ir.Value]:
+def dependents(nodes: Iterable[ir.Node], targets: Sequence[ir.Value]) -> set[ir.Value]:
     """The targets, and every float value computed from one of them by way of operators that a gradient may cross."""
     depends = set(targets)
     for node in nodes:
@@ -198,4 +198,4 @@ def _scope(node: ir.Node) -> str:
     return f"{node.name or node.op_type}/grad"
 
 
-__all__ = ["Gradients", "MissingRule", "NoGradientRule", "differentiate", "missing_rules"]
+__all__ = ["Gradients", "MissingRule", "NoGradientRule", "dependents", "differentiate", "missing_rules"]

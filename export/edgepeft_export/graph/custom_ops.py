@@ -35,6 +35,16 @@ FAKE_QUANTIZE = "FakeQuantize"
 STOP_GRADIENT = "StopGradient"
 """``(x) -> x``, through which no gradient passes."""
 
+WITH_GRADIENT = "WithGradient"
+"""``(y, x₁ ... xₙ, g₁ ... gₙ) -> y``, a scalar whose gradient with respect to xᵢ is gᵢ."""
+
+CROSS_ENTROPY = "CrossEntropy"
+"""``(logits [rows, classes], target [rows], class_weights?) -> loss_sum, loss_weight``.
+
+Attributes: ``label_smoothing``, ``ignore_index``. :mod:`edgepeft_export.losses.entropy` writes it as operators, and
+:mod:`edgepeft_export.chunks` together with what computes the logits.
+"""
+
 
 def int8_matmul(
     emit: Emitter,
@@ -55,33 +65,32 @@ def int8_matmul(
 
 
 def lower(model: ir.Model) -> None:
-    """Lower every operator of our own to kernels of stock ONNX Runtime, in place."""
-    lowering = _Lowering(Emitter(model.graph))
-    for node in [node for node in model.graph if node.domain == DOMAIN]:
+    """Lower every operator of our own to kernels of stock ONNX Runtime, in place, also within loops."""
+    constants, transposed = Emitter(model.graph), dict[ir.Value, ir.Value]()
+    for graph in list(model.graphs()):
+        _lower_graph(graph, _Lowering(constants, transposed))
+        graph.opset_imports.pop(DOMAIN, None)
+    if any(node.domain == CONTRIB for node in ir.traversal.RecursiveGraphIterator(model.graph)):
+        model.graph.opset_imports.setdefault(CONTRIB, 1)
+
+
+def _lower_graph(graph: ir.Graph, lowering: _Lowering) -> None:
+    for node in [node for node in graph if node.domain == DOMAIN]:
         if node.op_type == INT8_MATMUL:
             lowering.int8_matmul(node)
         elif node.op_type == FAKE_QUANTIZE:
             _lower_fake_quantize(node)
-        elif node.op_type == STOP_GRADIENT:
-            replace_node(node, _node(node, "Identity", list(node.inputs)))
-    model.graph.opset_imports.pop(DOMAIN, None)
-    if lowering.used:
-        model.graph.opset_imports.setdefault(CONTRIB, 1)
+        elif node.op_type in (STOP_GRADIENT, WITH_GRADIENT):
+            replace_node(node, _node(node, "Identity", [node.inputs[0]]))
 
 
 class _Lowering:
-    """Lowers matmuls. Those of one tensor share its integers: queries, keys and values read the same."""
+    """Lowers the matmuls of a graph. Those of one tensor share its integers: queries, keys and values read the same."""
 
-    def __init__(self, constants: Emitter) -> None:
-        self._constants = constants
+    def __init__(self, constants: Emitter, transposed: dict[ir.Value, ir.Value]) -> None:
+        self._constants, self._transposed = constants, transposed
         self._tensors: dict[ir.Value, tuple[ir.Value, ...]] = {}
         self._rows: dict[ir.Value, RoundedRows] = {}
-        self._transposed: dict[ir.Value, ir.Value] = {}
-
-    @property
-    def used(self) -> bool:
-        """Whether there was any."""
-        return bool(self._tensors or self._rows)
 
     def int8_matmul(self, node: ir.Node) -> None:
         """Replace an :data:`INT8_MATMUL`."""
@@ -119,7 +128,7 @@ class _Lowering:
         if not node.attributes.get_int("transB", 0):
             return w
         if stored is None and w not in self._transposed:  # onnxruntime does it once, when it loads the graph
-            (self._transposed[w],) = _before(node, _node(node, "Transpose", [w], perm=[1, 0]))
+            self._transposed[w] = _beside(w, _node(node, "Transpose", [w], perm=[1, 0]))
         return self._transposed[w] if stored is None else stored
 
 
@@ -134,6 +143,17 @@ def _before(node: ir.Node, new: ir.Node) -> tuple[ir.Value, ...]:
     """Put a node in front of ``node``; returns its outputs."""
     node.prepend(new)
     return tuple(new.outputs)
+
+
+def _beside(value: ir.Value, new: ir.Node) -> ir.Value:
+    """Put a node that reads ``value`` in the graph that has it, so that loops within it do not repeat the node."""
+    producer = value.producer()
+    if producer is not None:
+        producer.append(new)
+    else:
+        assert value.graph is not None
+        value.graph.insert_before(value.graph[0], new)
+    return new.outputs[0]
 
 
 def _node(

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
+from onnx_ir.passes import common
 
 from edgepeft_export.graph.match import operand
 from edgepeft_export.graph.shapes import Dim
@@ -78,6 +79,28 @@ def add_input(graph: ir.Graph, name: str, shape: Sequence[Dim], dtype: ir.DataTy
 def input_named(graph: ir.Graph, name: str) -> ir.Value:
     """The input of that name, which the graph has."""
     return next(value for value in graph.inputs if value.name == name)
+
+
+def fix_names(model: ir.Model) -> None:
+    """Name every node and value uniquely, a value also among those of all subgraphs, in place.
+
+    ONNX allows a name to be used in a loop and, after it, around it. onnxruntime refuses it.
+    """
+    common.NameFixPass()(model)
+    taken = {value.name for value in _defined(model.graph)}
+    for graph in model.graph.subgraphs():
+        for value in _defined(graph):
+            if value.name in taken:
+                number = len(taken)
+                while f"{value.name}.{number}" in taken:
+                    number += 1
+                value.name = f"{value.name}.{number}"
+            taken.add(value.name)
+
+
+def _defined(graph: ir.Graph) -> list[ir.Value]:
+    made = [output for node in graph for output in node.outputs]
+    return list(dict.fromkeys([*graph.inputs, *graph.initializers.values(), *made]))
 
 
 def bind_inputs(graph: ir.Graph, values: Mapping[str, NDArray[np.generic]]) -> set[ir.Value]:

@@ -11,6 +11,10 @@ Dim = int | str | None
 """A size, the name of a symbolic size, or ``None`` for an unknown one."""
 
 
+AT_MOST = "at_most_"
+"""Prefix of the name of a symbolic size, before the largest value that it can have."""
+
+
 class UnknownRank(EdgepeftError, code="unknown-rank"):
     """A tensor of which not even the number of dimensions is known."""
 

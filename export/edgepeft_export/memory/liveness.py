@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
 
-from edgepeft_export.graph.shapes import infer_shapes
+from edgepeft_export.graph.shapes import AT_MOST, infer_shapes
 
 Polynomial = Mapping[str, int]
 """Bytes by the product of dimensions they grow with: ``{"batch*sequence": 1536, "": 64}``."""
@@ -21,7 +21,7 @@ def activation_peaks(model: ir.Model) -> list[Polynomial]:
     """The sizes of all live activations at the moments that may be the peak.
 
     Nodes run in the order of the graph. A tensor is alive from the node that computes it to the last one that reads it.
-    Weights and inputs are not counted.
+    Weights and inputs are not counted. A loop has the tensors of one iteration besides its own inputs and outputs.
 
     Args:
         model: is not changed.
@@ -31,10 +31,13 @@ def activation_peaks(model: ir.Model) -> list[Polynomial]:
     """
     model = model.clone()
     infer_shapes(model)
-    order = list(model.graph)
+    return _undominated(_peaks(model.graph, _symbols(model.graph)))
+
+
+def _peaks(graph: ir.Graph, symbols: Sequence[str]) -> list[Counter[str]]:
+    order = list(graph)
     buffer = _buffers(order)
-    last = _last_use(model.graph, order, buffer)
-    symbols = _symbols(model.graph)
+    last = _last_use(graph, order, buffer)
     alive: Counter[str] = Counter()
     peaks: list[Counter[str]] = []
     ends: dict[int, list[ir.Value]] = {}
@@ -43,10 +46,17 @@ def activation_peaks(model: ir.Model) -> list[Polynomial]:
             if buffer[value] is value:
                 alive.update(_size(value, symbols))
                 ends.setdefault(last.get(value, step), []).append(value)
-        peaks.append(Counter({name: count for name, count in alive.items() if count > 0}))
+        now = Counter({name: count for name, count in alive.items() if count > 0})
+        peaks += [now, *(now + inside for inside in _in_an_iteration(node, symbols))]
         for value in ends.pop(step, ()):
             alive.subtract(_size(value, symbols))
-    return _undominated(peaks)
+    return peaks
+
+
+def _in_an_iteration(node: ir.Node, symbols: Sequence[str]) -> list[Counter[str]]:
+    """The peaks of the graphs of a loop or a branch."""
+    graphs = [each.as_graph() for each in node.attributes.values() if each.type == ir.AttributeType.GRAPH]
+    return [peak for graph in graphs for peak in _peaks(graph, symbols)]
 
 
 def _buffers(order: Sequence[ir.Node]) -> dict[ir.Value, ir.Value]:
@@ -80,14 +90,15 @@ def _symbols(graph: ir.Graph) -> list[str]:
 def _size(value: ir.Value, symbols: Sequence[str]) -> Counter[str]:
     """Bytes of a tensor; 0 where its shape or dtype is unknown.
 
-    A dimension without a name of its own counts as the symbols in its formula, else as those that the tensor lacks.
+    A dimension with a largest size counts as that. One without a name of its own counts as the symbols in its formula,
+    else as those that the tensor lacks.
     """
     if value.shape is None or value.dtype is None:
         return Counter()
     count, names, unknown = max(1, value.dtype.bitwidth // 8), [], False
     for dim in value.shape:
-        if isinstance(dim, int):
-            count *= dim
+        if isinstance(dim, int) or str(dim.value).startswith(AT_MOST):
+            count *= dim if isinstance(dim, int) else int(str(dim.value).removeprefix(AT_MOST))
             continue
         formula = [symbol for symbol in symbols if symbol in re.findall(r"\w+", str(dim.value))]
         names += formula

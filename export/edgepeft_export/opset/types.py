@@ -29,7 +29,7 @@ class Types:
             kind: self.known[value]
             for side, kinds in zip(values, signature, strict=True)
             for value, kind in zip(side, _repeated(kinds, len(side)), strict=True)
-            if value in self.known
+            if kind and value in self.known
         }
 
 

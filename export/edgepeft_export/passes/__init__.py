@@ -4,6 +4,7 @@ from edgepeft_export.passes.guards import drop_guards
 from edgepeft_export.passes.identities import drop_identities
 from edgepeft_export.passes.narrow import narrow
 from edgepeft_export.passes.scales import gather_scales
+from edgepeft_export.passes.scatters import scatter_into_sums
 from edgepeft_export.passes.single_precision import single_precision
 from edgepeft_export.passes.squeezes import name_squeezed_axes
 from edgepeft_export.passes.tied import share_transposed
@@ -15,6 +16,7 @@ __all__ = [
     "gather_scales",
     "name_squeezed_axes",
     "narrow",
+    "scatter_into_sums",
     "share_transposed",
     "single_precision",
     "transpose_last_two",

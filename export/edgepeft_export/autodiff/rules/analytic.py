@@ -5,13 +5,14 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from edgepeft_export.autodiff.registry import Gradients, rule
+from edgepeft_export.autodiff.rules.reading import narrow
 from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.graph.match import operand
 
 
 @rule("Exp")
 def exp(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
-    return (emit.op("Mul", dy, node.outputs[0]),)
+    return (emit.op("Mul", narrow(dy), node.outputs[0]),)
 
 
 @rule("Log")

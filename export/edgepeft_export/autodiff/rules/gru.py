@@ -15,7 +15,6 @@ from edgepeft_export.autodiff.rules.recurrent import (
     derivative,
     directions,
     joined,
-    loop,
     product_over_steps,
     refuse_unusual,
     split,
@@ -24,6 +23,7 @@ from edgepeft_export.autodiff.rules.recurrent import (
     where_valid,
 )
 from edgepeft_export.graph.emit import Emitter
+from edgepeft_export.graph.loops import loop
 
 
 class _GruGates(NamedTuple):

@@ -16,7 +16,6 @@ from edgepeft_export.autodiff.rules.recurrent import (
     derivative,
     directions,
     joined,
-    loop,
     product_over_steps,
     refuse_unusual,
     split,
@@ -25,6 +24,7 @@ from edgepeft_export.autodiff.rules.recurrent import (
     where_valid,
 )
 from edgepeft_export.graph.emit import Emitter
+from edgepeft_export.graph.loops import loop
 from edgepeft_export.graph.shapes import dtype_of
 
 

@@ -10,7 +10,7 @@ Shapes: T steps, N rows, H hidden units, G gates, I inputs; a direction at a tim
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -21,9 +21,6 @@ from edgepeft_export.autodiff.registry import Gradients, NoGradientForCase, Upst
 from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.graph.match import operand, present
 from edgepeft_export.graph.shapes import dims_of
-
-Step = Callable[[Emitter, Sequence[ir.Value], Sequence[ir.Value]], tuple[Sequence[ir.Value], Sequence[ir.Value]]]
-"""The body of a loop: states before a step and the step's slices, to states after it and outputs of the step."""
 
 GATES = {"LSTM": 4, "GRU": 3}
 
@@ -207,33 +204,6 @@ def derivative(sigmoid: ir.Value, emit: Emitter) -> ir.Value:
 def tanh_derivative(tanh: ir.Value, emit: Emitter) -> ir.Value:
     """1 - t², the derivative of a tanh whose value is t."""
     return emit.op("Sub", emit.scalar(1.0, like=tanh), emit.op("Mul", tanh, tanh))
-
-
-def loop(
-    emit: Emitter, states: Sequence[ir.Value], steps: Sequence[ir.Value], body: Step, *, backwards: bool
-) -> Sequence[ir.Value]:
-    """Append a Scan over axis 0 of ``steps``. Returns the states after the last step, then the stacked step outputs.
-
-    The body may read values of the graph around it.
-    """
-    graph = ir.Graph([], [], nodes=[], name="step", opset_imports=emit.graph.opset_imports)
-    inside = Emitter(graph, emit.scope)
-    inner = [ir.Value(name=f"in.{index}", type=value.type) for index, value in enumerate((*states, *steps))]
-    graph.inputs.extend(inner)
-    after, made = body(inside, inner[: len(states)], inner[len(states) :])
-    for value in (*after, *made):
-        own = value.producer() is not None and not value.is_graph_output()
-        graph.outputs.append(value if own else inside.op("Identity", value))
-    return emit.ops(
-        "Scan",
-        *states,
-        *steps,
-        outputs=len(after) + len(made),
-        body=graph,
-        num_scan_inputs=len(steps),
-        scan_input_directions=[int(backwards)] * len(steps),
-        scan_output_directions=[int(backwards)] * len(made),
-    )
 
 
 def product_over_steps(gates: ir.Value, width: int, read: ir.Value, columns: ir.Value, emit: Emitter) -> ir.Value:

@@ -10,8 +10,9 @@ import numpy as np
 import onnx_ir as ir
 
 from edgepeft_export.errors import WrongClassWeights, WrongLogitsRank
+from edgepeft_export.graph.custom_ops import CROSS_ENTROPY, DOMAIN
 from edgepeft_export.graph.emit import Emitter
-from edgepeft_export.graph.shapes import Dim, dims_of, dtype_of, rank
+from edgepeft_export.graph.shapes import Dim, dims_of, rank
 from edgepeft_export.losses.base import Labels, Loss, LossTerms, class_labels
 from edgepeft_export.losses.emitting import Values, first, known_dim, text
 from edgepeft_runtime.errors import BadSetting
@@ -57,32 +58,20 @@ class CrossEntropy(Loss):
 
 
 def cross_entropy(emit: Emitter, logits: ir.Value, target: ir.Value, settings: CrossEntropy) -> LossTerms:
-    """The loss of ``logits`` [rows, classes] and ``target`` [rows]."""
-    log_p = emit.op("LogSoftmax", logits, axis=1)
-    counts = emit.op("Not", emit.op("Equal", target, emit.scalar(settings.ignore_index, like=target)))
-    safe = emit.op("Where", counts, target, emit.scalar(0, like=target))
-    picked = emit.op("GatherElements", log_p, emit.op("Unsqueeze", safe, emit.ints(1)), axis=1)
-    counted = emit.cast(counts, dtype_of(logits))
-    class_weights = _class_weights(emit, settings)
-    weight = emit.op("Mul", counted, emit.op("Gather", class_weights, safe)) if class_weights is not None else counted
-    total = _weighted(emit, emit.op("Squeeze", picked, emit.ints(1)), weight)
-    if settings.label_smoothing:
-        spread = emit.op("Mul", log_p, class_weights) if class_weights is not None else log_p
-        smooth = _weighted(emit, emit.op("ReduceSum", spread, emit.ints(1), keepdims=0), counted)
-        # The mean over the classes, so that smoothing by 1 would be the uniform distribution.
-        fraction = emit.op("Div", emit.scalar(settings.label_smoothing, like=logits), _columns(emit, logits))
-        sharp = emit.op("Mul", total, emit.scalar(1.0 - settings.label_smoothing, like=logits))
-        total = emit.op("Add", sharp, emit.op("Mul", smooth, fraction))
-    return LossTerms(total, emit.op("ReduceSum", weight, keepdims=0))
-
-
-def _weighted(emit: Emitter, log_p: ir.Value, weight: ir.Value) -> ir.Value:
-    return emit.op("Neg", emit.op("ReduceSum", emit.op("Mul", log_p, weight), keepdims=0))
-
-
-def _columns(emit: Emitter, logits: ir.Value) -> ir.Value:
-    size = emit.op("Shape", logits, start=1, end=2)
-    return emit.op("Squeeze", emit.cast(size, dtype_of(logits)))
+    """The loss of ``logits`` [rows, classes] and ``target`` [rows], as one node."""
+    terms = emit.ops(
+        CROSS_ENTROPY,
+        logits,
+        target,
+        _class_weights(emit, settings),
+        outputs=2,
+        domain=DOMAIN,
+        label_smoothing=float(settings.label_smoothing),
+        ignore_index=settings.ignore_index,
+    )
+    for term in terms:
+        term.shape = ir.Shape([])
+    return LossTerms(*terms)
 
 
 def _class_weights(emit: Emitter, settings: CrossEntropy) -> ir.Value | None:

@@ -1,0 +1,129 @@
+"""The body of a loop over chunks: the loss of a chunk of rows, and its gradient, by :func:`differentiate`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from edgepeft_export.autodiff import differentiate
+from edgepeft_export.chunks.region import ELEMENTWISE, RESHAPES, RowWise
+from edgepeft_export.graph.emit import Emitter
+from edgepeft_export.graph.match import operand, present
+from edgepeft_export.graph.shapes import Dim, dims_of, dtype_of, infer_shapes, rank
+from edgepeft_export.losses.entropy import Entropy, lean_scores, terms_of
+from edgepeft_export.opset import IR_VERSION
+from edgepeft_export.passes import scatter_into_sums
+
+HOISTED = 64
+"""Elements. Larger constants of a body belong to the graph around it, where they are stored once."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The values of a region whose gradients are needed, as in :class:`RowWise`."""
+
+    rows: Sequence[ir.Value]
+    shared: Sequence[ir.Value]
+
+
+def loss_body(loss: ir.Node, region: RowWise, wanted: Wanted, chunk: str) -> ir.Graph:
+    """The body of a ``Scan``. It reads the shared tensors of the region from the graph around it.
+
+    Args:
+        loss: a ``CrossEntropy``.
+        region: computes its logits.
+        wanted: gradients that the body computes.
+        chunk: name of the number of rows in a chunk.
+
+    Returns:
+        A graph from sums (loss, its weight, gradients of ``wanted.shared``) and slices (of ``region.rows``, of the
+        labels) to the sums with this chunk and the gradients of the slices of ``wanted.rows``.
+    """
+    assert loss.graph is not None
+    body = ir.Graph([], [], nodes=[], name="chunk", opset_imports=dict(loss.graph.opset_imports))
+    sums = [_input(body, [], ir.DataType.FLOAT) for _ in range(2)]
+    sums += [_input(body, dims_of(value), dtype_of(value)) for value in wanted.shared]
+    slices = {value: _input(body, [chunk, dims_of(value)[-1]], dtype_of(value)) for value in region.rows}
+    labels = _input(body, [chunk], dtype_of(operand(loss, 1)))
+    outer = [*region.shared, *(value for value in loss.inputs[2:] if value is not None)]
+    shared = {value: _stand_in(body, value) for value in dict.fromkeys(outer)}
+    own_inputs = len(sums) + len(slices) + 1
+    model = ir.Model(body, ir_version=IR_VERSION)
+
+    inner = dict[ir.Value | None, ir.Value]([*slices.items(), *shared.items()])
+    logits = _copied(region, inner, body, [chunk, dims_of(operand(loss))[-1]])
+    emit = Emitter(body, scope=loss.name or "loss")
+    weights = inner.get(present(loss, 2))
+    terms = terms_of(emit, Entropy.of(loss), lean_scores(emit, logits), labels, weights)
+    common.NameFixPass()(model)  # names of the graph around it are among those of the body until the end
+    infer_shapes(model)
+    gradients = differentiate(body, terms.sum, [inner[value] for value in (*wanted.rows, *wanted.shared)])
+    emit = Emitter(body, scope=loss.name or "loss")
+    added = [*terms, *(gradients[inner[value]] for value in wanted.shared)]
+    body.outputs.extend(emit.op("Add", total, part) for total, part in zip(sums, added, strict=True))
+    body.outputs.extend(gradients[inner[value]] for value in wanted.rows)
+    scatter_into_sums(body)
+    common.RemoveUnusedNodesPass()(model)
+    common.NameFixPass()(model)
+    infer_shapes(model)
+    body.inputs[own_inputs:] = []
+    _read_outer(body, shared, loss.graph)
+    return body
+
+
+def _input(body: ir.Graph, dims: Sequence[Dim], dtype: ir.DataType) -> ir.Value:
+    value = ir.Value(name=f"chunk.{len(body.inputs)}", shape=ir.Shape(dims), type=ir.TensorType(dtype))
+    body.inputs.append(value)
+    return value
+
+
+def _stand_in(body: ir.Graph, value: ir.Value) -> ir.Value:
+    """A value of the body for one of the graph around it: with its content, where gradient rules may read that."""
+    twin = ir.Value(name=value.name, shape=value.shape, type=value.type, const_value=value.const_value)
+    if value.is_initializer() and not value.is_graph_input():
+        body.register_initializer(twin)
+    else:
+        twin.const_value = None
+        body.inputs.append(twin)
+    return twin
+
+
+def _copied(region: RowWise, inner: dict[ir.Value | None, ir.Value], body: ir.Graph, dims: Sequence[Dim]) -> ir.Value:
+    """Append the region's operators for the rows of one chunk. Returns their result, of the shape ``dims``."""
+    result = None
+    for node in region.nodes:
+        if node.op_type in RESHAPES and not node.domain:
+            result = inner[node.inputs[0]]
+        else:
+            inputs = [None if value is None else inner[value] for value in node.inputs]
+            if node.op_type in ELEMENTWISE:
+                inputs = [_aligned(value, body) for value in inputs]
+            copy = ir.Node(node.domain, node.op_type, inputs, node.attributes.values(), num_outputs=1, name=node.name)
+            body.append(copy)
+            result = copy.outputs[0]
+            result.type, result.shape = node.outputs[0].type, ir.Shape(dims)
+        inner[node.outputs[0]] = result
+    assert result is not None
+    return result
+
+
+def _aligned(value: ir.Value | None, body: ir.Graph) -> ir.Value | None:
+    """An operand that is broadcast over rows, without the axes of 1 that the rows had before they were flattened."""
+    if value is None or rank(value) <= 2:
+        return value
+    return Emitter(body).op("Reshape", value, Emitter(body).ints(-1))
+
+
+def _read_outer(body: ir.Graph, shared: Mapping[ir.Value, ir.Value], graph: ir.Graph) -> None:
+    """Let the body read the values of the graph around it, and keep its large constants there."""
+    for outer, twin in shared.items():
+        body.initializers.pop(str(twin.name), None)
+        twin.replace_all_uses_with(outer)
+    for value in list(body.initializers.values()):
+        tensor = value.const_value
+        if tensor is not None and tensor.size > HOISTED:
+            del body.initializers[str(value.name)]
+            value.replace_all_uses_with(Emitter(graph).stored(f"{value.name}", tensor))
