@@ -28,8 +28,8 @@ def _forward(name: str) -> Forward:
     return from_torch(model, network.example())
 
 
-def _compiled(forward: Forward, name: str, large: int) -> Compiled:
-    quantized, _ = quantize(forward, Quantization("int8", smallest=64, large=large))
+def _compiled(forward: Forward, name: str, large: int, compute: str = "int8") -> Compiled:
+    quantized, _ = quantize(forward, Quantization(compute, smallest=64, large=large))
     return compile_step(quantized, losses.by_name(NETWORKS[name].loss), SGD(lr=0.05))
 
 
@@ -54,9 +54,11 @@ def test_both_layouts_are_stored_and_give_the_same_integers(name: str, tmp_path:
     assert all(np.array_equal(array, found[1][1][name]) for name, array in found[0][1].items())
 
 
-def test_onnxruntime_adds_no_large_constant(tmp_path: Path) -> None:
+@pytest.mark.parametrize("compute", ["fp32", "int8", "int4"])
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_onnxruntime_adds_no_large_constant(name: str, compute: str, tmp_path: Path) -> None:
     """After onnxruntime's own optimization, each large constant is one of the bundle's, with its bytes."""
-    compiled, loss = _compiled(_forward("llama"), "llama", 0), losses.by_name(NETWORKS["llama"].loss)
+    compiled, loss = _compiled(_forward(name), name, 0, compute), losses.by_name(NETWORKS[name].loss)
     bundle = write_bundle(compiled, loss, SGD(lr=0.05), tmp_path / "b")
     for graph in ("train", "eval", "infer"):
         options = ort.SessionOptions()
