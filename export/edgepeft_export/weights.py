@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
+import numpy as np
 import onnx_ir as ir
 
 from edgepeft_runtime.bundle.manifest import FrozenSpec
@@ -23,6 +25,7 @@ class WeightsFile:
         self._path = path
         self._file = path.open("wb")
         self._ranges: dict[str, tuple[int, int]] = {}
+        self._keys: dict[int, tuple[ir.TensorProtocol, str]] = {}
         self._entries: dict[str, FrozenSpec] = {}
 
     def __enter__(self) -> WeightsFile:
@@ -50,11 +53,7 @@ class WeightsFile:
         return model
 
     def _store(self, name: str, tensor: ir.TensorProtocol) -> ir.ExternalTensor:
-        data = tensor.tobytes()
-        key = hashlib.sha256(data).hexdigest()  # by the bytes alone, as 4-bit weights are bytes to some readers
-        if key not in self._ranges:
-            self._ranges[key] = (self._pad(), len(data))
-            self._file.write(data)
+        key = self._written(tensor)
         offset, length = self._ranges[key]
         shape = tuple(tensor.shape.numpy())
         self._list(FrozenSpec(name, _dtype_name(tensor.dtype), shape, length, offset))
@@ -67,10 +66,30 @@ class WeightsFile:
         while self._entries.setdefault(listed.name, listed).offset != entry.offset:
             listed, number = replace(entry, name=f"{entry.name}.{number}"), number + 1
 
+    def _written(self, tensor: ir.TensorProtocol) -> str:
+        """Write a tensor whose bytes are new, and return their hash. One that several graphs share is read once."""
+        known = self._keys.get(id(tensor))
+        if known is not None:
+            return known[1]
+        data = _bytes_of(tensor)
+        key = hashlib.sha256(data).hexdigest()  # by the bytes alone, as 4-bit weights are bytes to some readers
+        if key not in self._ranges:
+            self._ranges[key] = (self._pad(), data.nbytes)
+            self._file.write(data)
+        self._keys[id(tensor)] = (tensor, key)
+        return key
+
     def _pad(self) -> int:
         missing = -self._file.tell() % ALIGNMENT
         self._file.write(bytes(missing))
         return self._file.tell()
+
+
+def _bytes_of(tensor: ir.TensorProtocol) -> memoryview:
+    """A tensor's bytes: its memory where it is contiguous, else a copy."""
+    if tensor.dtype.bitwidth % 8 or sys.byteorder != "little":
+        return memoryview(tensor.tobytes())
+    return np.ascontiguousarray(tensor.numpy()).reshape(-1).view(np.uint8).data
 
 
 def _is_large(tensor: ir.TensorProtocol) -> bool:

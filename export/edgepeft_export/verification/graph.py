@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
 
-from edgepeft_export.graph.custom_ops import lower
+from edgepeft_export.graph.custom_ops import CONTRIB, lower
 from edgepeft_export.verification.compare import Array, Arrays
 
 _LARGE = 1 << 16
@@ -33,7 +33,7 @@ class GraphRun:
         if outputs is not None:
             _set_outputs(copy.graph, outputs)
         lower(copy)
-        self._lent = _lend(copy.graph)
+        self._lent = _lend(copy)
         options = plain_options()
         if self._lent:
             options.add_external_initializers(list(self._lent), list(self._lent.values()))
@@ -69,19 +69,45 @@ def _set_outputs(graph: ir.Graph, names: Sequence[str]) -> None:
     graph.outputs[:] = [made[name] for name in names]
 
 
-def _lend(graph: ir.Graph) -> dict[str, ort.OrtValue]:
+def _lend(model: ir.Model) -> dict[str, ort.OrtValue]:
     """Replace each large tensor by a reference, and return them by name. Small ones are copied into the model."""
     lent = {}
-    for name, value in graph.initializers.items():
+    for value in list(model.graph.initializers.values()):
         tensor = value.const_value
         if tensor is None:
             continue
         if tensor.nbytes > _LARGE and tensor.dtype in _LENT:
+            array = tensor.numpy()
+            if _is_transposed(array) and _only_multiplied(value):
+                value, array = _read_transposed(model, value), array.T
             # Contiguous, because onnxruntime copies other arrays and then does not use the lent one.
-            lent[name] = ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(tensor.numpy()))
+            lent[str(value.name)] = ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array))
             value.const_value = ir.ExternalTensor(
-                "lent", 0, tensor.nbytes, tensor.dtype, shape=ir.Shape(tensor.shape.numpy()), name=name, base_dir=""
+                "lent", 0, tensor.nbytes, tensor.dtype, shape=ir.Shape(array.shape), name=str(value.name), base_dir=""
             )
-        elif isinstance(tensor, ir.ExternalTensor):
-            value.const_value = ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=name)
+        elif isinstance(tensor, (ir.ExternalTensor, ir.LazyTensor)):
+            value.const_value = ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=value.name)
     return lent
+
+
+def _is_transposed(array: Array) -> bool:
+    """Whether an array is the transposed view of a matrix in memory, and no matrix itself."""
+    return array.ndim == 2 and array.T.flags.c_contiguous and not array.flags.c_contiguous
+
+
+def _only_multiplied(value: ir.Value) -> bool:
+    return all(use.node.op_type == "MatMul" and not use.node.domain and use.idx == 1 for use in value.uses())
+
+
+def _read_transposed(model: ir.Model, value: ir.Value) -> ir.Value:
+    """Let the matmuls with a matrix read the transposed one instead, and return that."""
+    shape = ir.Shape(list(value.shape or ())[::-1])
+    other = ir.Value(name=f"{value.name}.lent", shape=shape, type=value.type, const_value=value.const_value)
+    for use in list(value.uses()):
+        use.node.replace_input_with(1, other)
+        use.node.domain, use.node.op_type = CONTRIB, "FusedMatMul"
+        use.node.attributes["transB"] = ir.AttrInt64("transB", 1)
+    model.graph.initializers.pop(str(value.name))
+    model.graph.register_initializer(other)
+    model.opset_imports.setdefault(CONTRIB, 1)
+    return other
