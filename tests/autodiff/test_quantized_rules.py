@@ -10,7 +10,7 @@ from onnx_ir.passes.common import NameFixPass
 
 from edgepeft_export.autodiff import differentiate
 from edgepeft_export.autodiff.registry import NoGradientForCase
-from edgepeft_export.graph.custom_ops import CONTRIB, DOMAIN, FAKE_QUANTIZE, int8_matmul, lower
+from edgepeft_export.graph.custom_ops import CONTRIB, DOMAIN, FAKE_QUANTIZE, SCORES, int8_matmul, lower
 from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.opset import IR_VERSION, assert_runs_on_devices
 
@@ -142,6 +142,21 @@ def test_rounded_rows_of_extremes_do_not_saturate() -> None:
     w, s = bench.emit.stored("w", values), bench.emit.stored("s", np.ones(16, np.float32))
     have = bench.run(int8_matmul(bench.emit, bench.x, w, s, rounding="row"), np.ones((3, 16), np.float32))[0]
     np.testing.assert_allclose(have, x @ values.astype(np.float32), rtol=1e-6, atol=1e-3)
+
+
+def test_small_probabilities_count_in_a_gradient_of_scores() -> None:
+    """A row of one label and many small probabilities: their sum is lost in 8 bits, and kept in two products."""
+    draw = np.random.default_rng(3)
+    values, scale = draw.integers(-60, 60, (16, 2000)).astype(np.int8), draw.uniform(0.5, 1.5, 2000).astype(np.float32)
+    dy = draw.dirichlet(np.full(2000, 0.5), 6).astype(np.float32)
+    dy[np.arange(6), draw.integers(0, 2000, 6)] -= 1
+    wanted = dy @ (values * scale).T
+    found = {}
+    for gradient in ("row", SCORES):
+        bench = Bench(draw.normal(size=(6, 16)).astype(np.float32))
+        w, s = bench.emit.stored("w", values), bench.emit.stored("s", scale)
+        found[gradient] = bench.run(int8_matmul(bench.emit, bench.x, w, s, gradient=gradient), dy)[1]
+    assert _off(found["row"], wanted) > 0.02 > 0.005 > _off(found[SCORES], wanted)
 
 
 def _blocks(bits: int, width: int, block: int, with_zero_points: bool) -> tuple[Array, Array, Array | None, Array]:

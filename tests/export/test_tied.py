@@ -131,9 +131,7 @@ def test_a_tied_table_is_quantized_once_and_trains_like_torch(name: str, compute
         after = trainer.parameters()
     ours = np.concatenate([(after[n] - start[n]).ravel() for n in trained])
     theirs = np.concatenate([(p.detach().numpy() - start[n]).ravel() for n, p in trained.items()])
-    # int8 rounds the gradient of the logits too: one large entry in a row of small ones.
-    cosine = ours @ theirs / np.linalg.norm(ours) / np.linalg.norm(theirs)
-    assert cosine > (0.9 if compute == "int8" else 0.998)
+    assert np.linalg.norm(ours - theirs) < 0.05 * np.linalg.norm(theirs)
 
 
 ROWS = "rows = Flatten<axis=2>(hidden)"

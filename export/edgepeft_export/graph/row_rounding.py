@@ -23,7 +23,7 @@ LARGEST = 127
 MIDDLE = 128
 """The zero point."""
 
-_SMALLEST = float(2.0**-100)
+SMALLEST = float(2.0**-100)
 """Rows whose largest element is smaller round to zero. A step of zero would divide 0 by 0."""
 
 
@@ -46,7 +46,7 @@ def round_rows(x: ir.Value, node: ir.Node, emit: Emitter) -> RoundedRows:
     last = emit.ints(-1)
     largest = _add(node, "ReduceMax", [x, last], column, keepdims=1)
     smallest = _add(node, "ReduceMin", [x, last], column, keepdims=1)
-    size = [largest, _add(node, "Neg", [smallest], column), emit.scalar(_SMALLEST, like=x)]
+    size = [largest, _add(node, "Neg", [smallest], column), emit.scalar(SMALLEST, like=x)]
     step = _add(node, "Mul", [_add(node, "Max", size, column), emit.scalar(1 / LARGEST, like=x)], column)
     scaled = _add(node, "Div", [x, step], None if x.shape is None else dims_of(x))
     integers = _add(node, "QuantizeLinear", [scaled, *grid(emit, x)], None if x.shape is None else dims_of(x))

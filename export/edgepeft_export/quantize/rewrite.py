@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgepeft_export.graph.custom_ops import CONTRIB, int8_matmul
+from edgepeft_export.graph.custom_ops import CONTRIB, SCORES, int8_matmul
 from edgepeft_export.graph.edit import replace_value
 from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.graph.lookup import dequantized_rows, split_bytes
@@ -16,6 +16,7 @@ from edgepeft_export.graph.match import added_vector, operand
 from edgepeft_export.graph.rounding import Int4Matrix, to_int4, to_int8
 from edgepeft_export.graph.shapes import dims_of, rank
 from edgepeft_export.quantization import Quantization
+from edgepeft_export.quantize.scores import is_score
 from edgepeft_export.quantize.weights import Weight
 
 Matmul = Callable[[ir.Value, ir.Value | None, ir.Value], ir.Value]
@@ -55,11 +56,9 @@ class Quantizer:
         values = self._stored(weight, "int8", matrix.values)
         scale = self._stored(weight, "scale", matrix.scale)
 
-        def matmul(x: ir.Value, bias: ir.Value | None, _: ir.Value) -> ir.Value:
-            transposed = 1 - weight.channels
-            return int8_matmul(
-                self._emit, x, values, scale, None, bias, trans_b=transposed, gradient=self._settings.gradient
-            )
+        def matmul(x: ir.Value, bias: ir.Value | None, old: ir.Value) -> ir.Value:
+            transposed, gradient = 1 - weight.channels, SCORES if is_score(old) else self._settings.gradient
+            return int8_matmul(self._emit, x, values, scale, None, bias, trans_b=transposed, gradient=gradient)
 
         def rows(ids: ir.Value) -> ir.Value:
             integers = self._emit.op("Cast", self._emit.op("Gather", values, ids), to=ir.DataType.FLOAT.value)

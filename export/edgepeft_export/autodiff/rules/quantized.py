@@ -16,12 +16,14 @@ from edgepeft_export.graph.custom_ops import (
     DOMAIN,
     FAKE_QUANTIZE,
     INT8_MATMUL,
+    SCORES,
     TRANSPOSED,
     int8_matmul,
 )
 from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.graph.match import operand, present
 from edgepeft_export.graph.rounding import pack_nibbles, unpack_nibbles
+from edgepeft_export.graph.row_rounding import LARGEST, SMALLEST
 from edgepeft_export.graph.shapes import dims_of
 
 
@@ -55,9 +57,26 @@ def _integer_product(
     """The same matrix, transposed if it was not and the other way round, in both layouts where both are stored."""
     w, transposed = operand(node, 1), present(node, TRANSPOSED)
     trans_b = 1 - int(node.attributes.get_int("transB", 0))
+
+    def product(rows: ir.Value, rounding: str) -> ir.Value:
+        return int8_matmul(emit, rows, w, one, zero_point, None, transposed, trans_b=trans_b, rounding=rounding)
+
     # Rows of very different size would share one scale, and the small ones would round to 0.
-    rounding = node.attributes.get_string("gradient", "row")
-    return int8_matmul(emit, scaled, w, one, zero_point, None, transposed, trans_b=trans_b, rounding=rounding)
+    gradient = node.attributes.get_string("gradient", "row")
+    if gradient != SCORES:
+        return product(scaled, gradient)
+    step, coarse, rest = _two_parts(scaled, emit)
+    return emit.op("Mul", emit.op("Add", product(coarse, "row"), product(rest, "row")), step)
+
+
+def _two_parts(rows: ir.Value, emit: Emitter) -> tuple[ir.Value, ir.Value, ir.Value]:
+    """``step · (coarse + rest)`` with whole numbers up to 127 and a rest up to a half, which is rounded by itself."""
+    largest = emit.op("ReduceMax", emit.op("Abs", rows), emit.ints(-1), keepdims=1)
+    size = emit.op("Max", largest, emit.scalar(SMALLEST, like=rows))
+    step = emit.op("Mul", size, emit.scalar(1 / LARGEST, like=rows))
+    units = emit.op("Div", rows, step)
+    coarse = emit.op("Round", units)
+    return step, coarse, emit.op("Sub", units, coarse)
 
 
 @rule("MatMulNBits", domain=CONTRIB)
