@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from itertools import permutations
 
 from torch import Tensor, nn
@@ -30,7 +31,9 @@ def peft_provenance(model: nn.Module) -> Json:
     views = views_of(model)
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad and name not in views}
     names = {parameter.data_ptr(): name for name, parameter in trained.items()}
-    state = get_peft_model_state_dict(model, adapter_name=model.active_adapter)
+    with warnings.catch_warnings():  # a base without config.json, such as a .gguf file, has the vocabulary it was given
+        warnings.filterwarnings("ignore", message="Could not find a config file")
+        state = get_peft_model_state_dict(model, adapter_name=model.active_adapter)
     # peft names a saved tensor differently from its parameter. Both share their memory, which identifies the parameter,
     # and the strides show whether the tensor is transposed.
     keys: dict[str, str] = {}

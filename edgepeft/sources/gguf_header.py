@@ -51,9 +51,12 @@ class GgufHeader:
 
     @property
     def quantized(self) -> str | None:
-        """The types that round weights, with their numbers of tensors; ``None`` if there are none."""
+        """How many tensors have which type that rounds weights: ``15 in Q8_0 of 20 tensors``; ``None`` if none has."""
         kinds = Counter(tensor.kind for tensor in self.tensors.values() if tensor.kind not in _FLOATS)
-        return ", ".join(f"{count} tensors in {kind}" for kind, count in kinds.most_common()) or None
+        if not kinds:
+            return None
+        counts = ", ".join(f"{count} in {kind}" for kind, count in kinds.most_common())
+        return f"{counts} of {len(self.tensors)} tensors"
 
 
 def read_header(path: Path) -> GgufHeader:

