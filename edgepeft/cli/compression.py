@@ -10,6 +10,7 @@ import click
 from edgepeft.cli.declared import F
 from edgepeft.cli.options import PATH, byte_count, column_options, sizes
 from edgepeft_export.memory.recompute import MODES
+from edgepeft_export.program.structure import WEIGHTS
 from edgepeft_export.quantization import BLOCKS, COMPUTE, GRADIENTS
 
 if TYPE_CHECKING:
@@ -57,6 +58,13 @@ def compression_options(command: F) -> F:
             default="none",
             show_default=True,
             help="Compute activations inside a block twice instead of keeping them: less memory, more time.",
+        ),
+        click.option(
+            "--weights",
+            type=click.Choice(WEIGHTS),
+            default="constant",
+            show_default=True,
+            help="Frozen weights as constants of whole graphs, or as inputs of segments: less memory, more time.",
         ),
         click.option(
             "--prune",

@@ -25,12 +25,16 @@ class Compression:
             and weights are scored. They may include labels.
         recompute: ``none``, or ``block``: activations inside a block are computed a second time in the backward pass
             instead of stored, which uses less memory and more time.
+        weights: How graphs read frozen weights. ``constant``: as parts of whole graphs, which onnxruntime optimizes.
+            ``input``: by segments of the model, of which equal ones share a graph; no weight is copied, and activations
+            inside a segment are computed a second time in the backward pass.
         memory_budget: Memory that training may use; determines ``recompute`` and the number of examples per pass.
     """
 
     prune: Pruning | None = None
     calibration: Sequence[Batch] | None = None
     recompute: str = "none"
+    weights: str = "constant"
     memory_budget: MemoryBudget | None = None
 
 

@@ -181,7 +181,7 @@ def _planned(
     log("compiling the train step")
     if compression.memory_budget is None:
         mode = compression.recompute
-        return StepPlan(compile_step(forward, loss, optimizer, mode), mode)
+        return StepPlan(compile_step(forward, loss, optimizer, mode, compression.weights), mode)
     plan = plan_for(compression.memory_budget, forward, loss, optimizer, log)
     log(str(plan))
     return plan

@@ -25,7 +25,7 @@ from edgepeft_runtime.bundle.activation_sizes import MemorySpec
 from edgepeft_runtime.bundle.folder import listed_files
 from edgepeft_runtime.bundle.generation_spec import GenerationSpec
 from edgepeft_runtime.bundle.graphfile import checked_graph
-from edgepeft_runtime.bundle.programs import Accumulation, Call, Programs
+from edgepeft_runtime.bundle.programs import CacheEntry, Programs
 from edgepeft_runtime.files.durable import writing
 from edgepeft_runtime.files.schema import Json
 from edgepeft_runtime.files.staging import check_folder, recover_directory, replace_directory
@@ -109,6 +109,8 @@ def check_target(out: Path, overwrite: bool) -> None:
 
 def _fill(folder: Path, compiled: Compiled, loss: Loss, optimizer: Optimizer, extras: Extras) -> None:
     with WeightsFile(folder / "weights.bin") as weights:
+        for name, tensor in compiled.bound.items():
+            weights.store(name, tensor)
         for name, model in compiled.graphs.items():
             _write_graph(weights.externalize(model), folder / f"{name}.onnx")
     write_tensors(folder / "adapter.safetensors", compiled.adapter)
@@ -121,6 +123,7 @@ def _fill(folder: Path, compiled: Compiled, loss: Loss, optimizer: Optimizer, ex
 def _write_graph(model: ir.Model, path: Path) -> None:
     content = ir.to_proto(model).SerializeToString(deterministic=True)
     checked_graph(content)  # devices also refuse graphs that the checker accepts, such as a Loop without a bound
+    path.parent.mkdir(exist_ok=True)
     path.write_bytes(content)
     onnx.checker.check_model(str(path), full_check=False)
 
@@ -159,7 +162,8 @@ def _manifest(
         buckets=tuple(spec.Bucket(b.name, b.size, b.members, b.decay) for b in compiled.buckets),
         loss=spec.LossSpec(loss.name, _json(loss.values())),
         optimizer=spec.OptimizerSpec(optimizer.name, optimizer.lr, _json(settings), tuple(state)),
-        programs=_programs(compiled),
+        programs=Programs(**compiled.programs),
+        cache=None if compiled.cache is None else CacheEntry(compiled.cache),
         classes=extras.classes,
         text=extras.text,
         image=extras.image,
@@ -168,13 +172,6 @@ def _manifest(
         generation=extras.generation,
         provenance=dict(extras.provenance),
     )
-
-
-def _programs(compiled: Compiled) -> Programs:
-    """One call for each graph of a whole model."""
-    gradients = tuple(Accumulation(bucket.gradient, bucket.name) for bucket in compiled.buckets)
-    calls = {name: (Call(f"{name}.onnx"),) for name in compiled.graphs if name not in ("train", "optimizer")}
-    return Programs(train=(Call("train.onnx", accumulate=gradients),), **calls)
 
 
 def _parameters(compiled: Compiled) -> tuple[spec.ParameterSpec, ...]:

@@ -2,36 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
-from onnx_ir.passes import common
 
 from edgepeft_export import autodiff, memory
 from edgepeft_export.autodiff import MissingRule, differentiate
 from edgepeft_export.chunks import chunk_losses
-from edgepeft_export.errors import DequantizedTensor, NothingReachesLoss, WrongLossInputs
+from edgepeft_export.errors import NothingReachesLoss, WrongLossInputs
+from edgepeft_export.finish import finish
 from edgepeft_export.forward import Forward
-from edgepeft_export.forward.graph import SparseTensor
+from edgepeft_export.forward.graph import SparseTensor, freeze
 from edgepeft_export.forward.identity import base_sha256, of_model
-from edgepeft_export.graph.custom_ops import lower
 from edgepeft_export.graph.edit import bind_inputs, fix_names, input_named
 from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.graph.shapes import infer_shapes
 from edgepeft_export.losses import Labels, Loss, LossTerms
 from edgepeft_export.losses.entropy import write_cross_entropies
-from edgepeft_export.opset import IR_VERSION, OPSET, assert_runs_on_devices
 from edgepeft_export.optimizer_graph import Bucket, flatten, optimizer_graph, plan_buckets
 from edgepeft_export.optimizers import Optimizer
+from edgepeft_export.program import Segmented, as_inputs, segmented
+from edgepeft_export.program.reads import ancestors
 from edgepeft_export.selection import selection_graph
 from edgepeft_runtime.bundle.adapter_layout import AdapterLayout
 from edgepeft_runtime.bundle.manifest import INDICES
-
-LARGE = 4096
-"""Elements. Constants that gradient rules emit are smaller."""
+from edgepeft_runtime.bundle.programs import Accumulation, Call
+from edgepeft_runtime.notices import notice
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,8 @@ class Compiled:
     """The graphs of a bundle, and the facts about them for its manifest.
 
     Attributes:
-        graphs: ``train``, ``optimizer``, ``eval``, ``infer``, and perhaps ``select``.
+        graphs: by the name of their file, without its extension.
+        programs: the calls of ``train``, ``eval``, ``infer``, and perhaps ``select``.
         parameters: initial values of trainable and non-trainable parameters; the trainable ones are in ``buckets``.
         unreached: parameters that should train but that the loss does not depend on; they stay frozen.
         activations: bytes alive in a train step at the moments that may be its peak.
@@ -47,9 +48,11 @@ class Compiled:
         layout: how the parameters belong together.
         roles: the role of each parameter.
         base_sha256: the identity of the frozen tensors, as the source has them.
+        segments: where calls run segments of the model and bind their weights.
     """
 
     graphs: Mapping[str, ir.Model]
+    programs: Mapping[str, tuple[Call, ...]]
     parameters: Mapping[str, NDArray[np.generic]]
     inputs: tuple[ir.Value, ...]
     outputs: tuple[ir.Value, ...]
@@ -61,6 +64,18 @@ class Compiled:
     layout: AdapterLayout = field(default_factory=AdapterLayout)
     roles: Mapping[str, str] = field(default_factory=dict)
     base_sha256: str = ""
+    segments: Segmented | None = None
+
+    @property
+    def cache(self) -> str | None:
+        """The one value below which nothing trains, if there is one."""
+        start = None if self.segments is None else self.segments.plan.start
+        return None if start is None else start.name
+
+    @property
+    def bound(self) -> Mapping[str, ir.TensorProtocol]:
+        """The frozen tensors that calls bind to inputs of graphs, by name."""
+        return {} if self.segments is None else self.segments.library.frozen
 
     @property
     def trained(self) -> int:
@@ -73,14 +88,32 @@ class Compiled:
         return {**self.parameters, **{part.indices: part.initial_indices for part in self.sparse}}
 
 
-def compile_step(forward: Forward, loss: Loss, optimizer: Optimizer, recompute: str = "none") -> Compiled:
-    """Build the graphs ``train``, ``optimizer``, ``eval``, ``infer``, and perhaps ``select``, of the specification.
+@dataclass(frozen=True)
+class _Attached:
+    """A forward graph with its loss.
+
+    Attributes:
+        model: has labels as further inputs, and the two terms of the loss as first outputs.
+        terms: of the loss.
+        labels: their description.
+    """
+
+    model: ir.Model
+    terms: LossTerms
+    labels: tuple[Labels, ...]
+
+
+def compile_step(
+    forward: Forward, loss: Loss, optimizer: Optimizer, recompute: str = "none", weights: str = "constant"
+) -> Compiled:
+    """Build the graphs and programs of the specification.
 
     Args:
         forward: has the trainable parameters as inputs.
         loss: attached to its outputs.
         optimizer: updates the trainable parameters.
         recompute: which activations the train step computes twice; see :data:`edgepeft_export.memory.MODES`.
+        weights: how graphs read frozen weights; see :data:`edgepeft_export.program.structure.WEIGHTS`.
 
     Raises:
         NoGradientRule: an operator between the loss and a parameter has no gradient rule.
@@ -89,37 +122,110 @@ def compile_step(forward: Forward, loss: Loss, optimizer: Optimizer, recompute: 
         DequantizedTensor: a graph stores a float copy of a quantized tensor.
         LossError: the loss does not fit the model.
     """
-    with_loss, _, labels = _attach_loss(forward, loss)
+    if weights == "input":
+        compiled = _in_segments(forward, loss, optimizer)
+        if compiled is not None:
+            return compiled
+        notice("the model's graph cannot be cut into segments, so its weights stay constants of one graph")
+    return _whole(forward, loss, optimizer, recompute)
+
+
+def _whole(forward: Forward, loss: Loss, optimizer: Optimizer, recompute: str) -> Compiled:
+    """Programs of one call each."""
+    attached = _attach_loss(forward, loss)
     train, gradients = _differentiated(_training_graph(forward, loss), forward)
-    kept = {name: value for name, value in forward.parameters.items() if name in gradients}
     unreached = tuple(name for name in forward.parameters if name not in gradients)
-    layout = forward.adapter.restricted_to(kept)
-    buckets = plan_buckets({name: value.shape for name, value in kept.items() if name not in layout.non_trainable})
-    sparse = tuple(part for part in forward.sparse if part.values in kept)
-    to_pick = [part for part in sparse if part.initial_indices[0] < 0]
+    compiled = _compiled(forward, attached, unreached, list(gradients), optimizer)
     graphs = {
-        "train": _flat_gradients(train, gradients, buckets),
-        "optimizer": optimizer_graph(optimizer, buckets),
-        **({"select": selection_graph(with_loss, to_pick)} if to_pick else {}),
-        "eval": with_loss,
+        "train": _flat_gradients(train, gradients, compiled.buckets),
+        **compiled.graphs,
+        "eval": attached.model,
         "infer": forward.model.clone(),
     }
-    names = {*with_loss.graph.initializers, *forward.parameters}
-    for name, model in graphs.items():
-        lower(model)
-        if name != "optimizer":
-            bind_inputs(model.graph, forward.fixed(unreached))
-        sweep(model)
-        if name == "train":
-            memory.recompute(model, model.graph.outputs[:2], recompute)
-            fix_names(model)
-        assert_runs_on_devices(model)
-        _assert_quantized(model, names)
-    values = tuple(forward.input_values()), tuple(forward.model.graph.outputs)
+    known = {*attached.model.graph.initializers, *forward.parameters}
+    for name in ("train", "eval", "infer"):
+        bind_inputs(graphs[name].graph, forward.fixed(unreached))
+        finish(graphs[name], known)
+    memory.recompute(graphs["train"], graphs["train"].graph.outputs[:2], recompute)
+    fix_names(graphs["train"])
+    added = tuple(Accumulation(bucket.gradient, bucket.name) for bucket in compiled.buckets)
+    calls = {
+        "train": (Call("train.onnx", accumulate=added),),
+        **compiled.programs,
+        **{name: (Call(f"{name}.onnx"),) for name in ("eval", "infer")},
+    }
     peaks = tuple(memory.activation_peaks(graphs["train"]))
-    roles = _roles(forward, sparse)
-    base = base_sha256(of_model(forward.model) if forward.source is None else forward.source, forward.parameters)
-    return Compiled(graphs, kept, *values, tuple(labels), buckets, unreached, peaks, sparse, layout, roles, base)
+    return replace(compiled, graphs=graphs, programs=calls, activations=peaks)
+
+
+def _in_segments(forward: Forward, loss: Loss, optimizer: Optimizer) -> Compiled | None:
+    """Programs of segments, whose calls bind the weights; ``None`` where the graph has no cuts."""
+    attached = _attach_loss(forward, loss)
+    known = {*attached.model.graph.initializers, *forward.parameters}
+    inputs = [*forward.parameters, *(part.indices for part in forward.sparse)]
+    trainable = [name for name in forward.parameters if name not in forward.adapter.non_trainable]
+    models = _training_graph(forward, loss), attached.model, forward.model
+    found = segmented(models, inputs, trainable, as_inputs, partial(finish, known=known))
+    if found is None:
+        return None
+    read = {value.name for value in ancestors(attached.model.graph, attached.model.graph.outputs[:1])}
+    reached = {*found.plan.reached, *(name for name in forward.adapter.non_trainable if name in read)}
+    unreached = tuple(name for name in forward.parameters if name not in reached)
+    if unreached:
+        frozen = _in_segments(freeze(forward, unreached), loss, optimizer)
+        return None if frozen is None else replace(frozen, unreached=unreached)
+    compiled = _compiled(forward, attached, (), found.plan.reached, optimizer)
+    programs = {"train": found.train(compiled.buckets), **compiled.programs, "eval": found.eval, "infer": found.infer}
+    return replace(
+        compiled,
+        graphs={**found.library.graphs, **compiled.graphs},
+        programs=programs,
+        segments=found,
+        activations=tuple(found.activation_peaks(programs["train"])),
+    )
+
+
+def _compiled(
+    forward: Forward, attached: _Attached, unreached: Sequence[str], order: Sequence[str], optimizer: Optimizer
+) -> Compiled:
+    """Everything that does not depend on how a step is divided into calls.
+
+    Args:
+        forward: the graph.
+        attached: the graph with its loss.
+        unreached: parameters that the loss does not depend on.
+        order: the order of the parameters in the buckets.
+        optimizer: updates the parameters.
+    """
+    kept = {name: value for name, value in forward.parameters.items() if name not in unreached}
+    layout = forward.adapter.restricted_to(kept)
+    trained = [name for name in order if name in kept and name not in layout.non_trainable]
+    if not trained:
+        raise _nothing_reaches_loss(forward)
+    buckets = plan_buckets({name: kept[name].shape for name in trained})
+    sparse = tuple(part for part in forward.sparse if part.values in kept)
+    graphs = {"optimizer": optimizer_graph(optimizer, buckets)}
+    to_pick = [part for part in sparse if part.initial_indices[0] < 0]
+    if to_pick:
+        graphs["select"] = selection_graph(attached.model, to_pick)
+        bind_inputs(graphs["select"].graph, forward.fixed(unreached))
+    for model in graphs.values():
+        finish(model, {*attached.model.graph.initializers, *forward.parameters})
+    return Compiled(
+        graphs,
+        {"select": (Call("select.onnx"),)} if to_pick else dict[str, tuple[Call, ...]](),
+        kept,
+        tuple(forward.input_values()),
+        tuple(forward.model.graph.outputs),
+        attached.labels,
+        buckets,
+        tuple(unreached),
+        (),
+        sparse,
+        layout,
+        _roles(forward, sparse),
+        base_sha256(of_model(forward.model) if forward.source is None else forward.source, forward.parameters),
+    )
 
 
 def _roles(forward: Forward, sparse: Sequence[SparseTensor]) -> dict[str, str]:
@@ -130,17 +236,16 @@ def _roles(forward: Forward, sparse: Sequence[SparseTensor]) -> dict[str, str]:
 
 def missing_rules(forward: Forward, loss: Loss) -> list[MissingRule]:
     """Every node between the loss and a parameter that has no gradient rule; builds nothing else."""
-    model, terms, _ = _attach_loss(forward, loss)
-    return autodiff.missing_rules(
-        model.graph, terms.sum, [input_named(model.graph, name) for name in forward.parameters]
-    )
+    attached = _attach_loss(forward, loss)
+    graph = attached.model.graph
+    return autodiff.missing_rules(graph, attached.terms.sum, [input_named(graph, name) for name in forward.parameters])
 
 
-def _attach_loss(forward: Forward, loss: Loss) -> tuple[ir.Model, LossTerms, Sequence[Labels]]:
+def _attach_loss(forward: Forward, loss: Loss) -> _Attached:
     """A copy of the forward graph with labels as further inputs and the loss's two terms as first outputs."""
     model, specs = _attach_nodes(forward, loss)
     write_cross_entropies(model)
-    return model, LossTerms(*model.graph.outputs[: len(LossTerms._fields)]), specs
+    return _Attached(model, LossTerms(*model.graph.outputs[: len(LossTerms._fields)]), tuple(specs))
 
 
 def _training_graph(forward: Forward, loss: Loss) -> ir.Model:
@@ -183,14 +288,16 @@ def _differentiated(model: ir.Model, forward: Forward) -> tuple[ir.Model, dict[s
     """The graph with the backward after it, and the gradient of each parameter that the loss depends on."""
     targets = [input_named(model.graph, name) for name in forward.parameters]
     gradients = differentiate(model.graph, model.graph.outputs[0], targets)
-    if not gradients.keys() - {target for target in targets if target.name in forward.adapter.non_trainable}:
-        names = list(forward.parameters)
-        raise NothingReachesLoss(
-            "The loss depends on no trainable parameter.",
-            context=f"trainable: {', '.join(names[:5])}{' …' if len(names) > 5 else ''}",
-            hint="train parameters that the chosen output depends on, or choose another output for the loss.",
-        )
     return model, {str(target.name): gradient for target, gradient in gradients.items()}
+
+
+def _nothing_reaches_loss(forward: Forward) -> NothingReachesLoss:
+    names = list(forward.parameters)
+    return NothingReachesLoss(
+        "The loss depends on no trainable parameter.",
+        context=f"trainable: {', '.join(names[:5])}{' …' if len(names) > 5 else ''}",
+        hint="train parameters that the chosen output depends on, or choose another output for the loss.",
+    )
 
 
 def _flat_gradients(train: ir.Model, gradients: Mapping[str, ir.Value], buckets: Sequence[Bucket]) -> ir.Model:
@@ -203,27 +310,3 @@ def _flat_gradients(train: ir.Model, gradients: Mapping[str, ir.Value], buckets:
         flat.name, flat.shape, flat.dtype = bucket.gradient, ir.Shape([bucket.size]), ir.DataType.FLOAT
         graph.outputs.append(flat)
     return train
-
-
-def sweep(model: ir.Model) -> None:
-    """Remove unused nodes, merge equal ones, and name every node uniquely."""
-    common.RemoveUnusedNodesPass()(model)
-    common.CommonSubexpressionEliminationPass()(model)
-    common.RemoveUnusedNodesPass()(model)
-    fix_names(model)
-    common.RemoveUnusedOpsetsPass()(model)
-    model.graph.opset_imports.setdefault("", OPSET)
-    model.ir_version, model.producer_name = IR_VERSION, "edgepeft"
-    common.ClearMetadataAndDocStringPass()(model)
-
-
-def _assert_quantized(model: ir.Model, known: Collection[str]) -> None:
-    """Check that a graph stores no large float tensors other than those of the model and its loss."""
-    for name, value in model.graph.initializers.items():
-        tensor = value.const_value
-        if tensor is not None and tensor.dtype.is_floating_point() and tensor.size > LARGE and name not in known:
-            raise DequantizedTensor(
-                f"The graph would store {name}, {tensor.size:,} float elements, besides the quantized base.",
-                context=f"read by {', '.join(str(use.node.name) for use in value.uses())}",
-                hint="this is a defect of a gradient rule: please report the model's operators.",
-            )

@@ -1,19 +1,19 @@
-"""``generate.onnx``: the model as a step of generation, on the same parameters and frozen bytes as the other graphs."""
+"""The program ``generate``: the model as a step of generation, on the parameters and frozen bytes of the others."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import onnx_ir as ir
 
-from edgepeft_export.compile import Compiled, sweep
+from edgepeft_export.compile import Compiled
+from edgepeft_export.finish import finish
 from edgepeft_export.forward.decoding import Decoding
-from edgepeft_export.graph.custom_ops import lower
 from edgepeft_export.graph.edit import bind_inputs
-from edgepeft_export.opset import assert_runs_on_devices
 from edgepeft_export.quantize import Quantization, QuantizationReport, quantize
 from edgepeft_export.quantize.weights import weights_of
+from edgepeft_runtime.bundle.programs import Call
 from edgepeft_runtime.notices import notice
 
 
@@ -36,12 +36,18 @@ def with_generation(
     for line in QuantizationReport(kept=only_here).lines():
         notice(f"In the graph that generates, {line}")
     model = forward.model.clone()
-    lower(model)
     bind_inputs(model.graph, forward.fixed([name for name in forward.parameters if name not in compiled.parameters]))
-    sweep(model)
+    if compiled.segments is not None:
+        calls = compiled.segments.forward(model, "head.generate")
+        return _with_program(compiled, compiled.segments.library.graphs, calls)
+    finish(model, set(model.graph.initializers))
     _in_order(model.graph, [*forward.inputs, *compiled.adapter])
-    assert_runs_on_devices(model)
-    return replace(compiled, graphs={**compiled.graphs, "generate": model})
+    return _with_program(compiled, {"generate": model}, (Call("generate.onnx"),))
+
+
+def _with_program(compiled: Compiled, graphs: Mapping[str, ir.Model], calls: tuple[Call, ...]) -> Compiled:
+    programs = {**compiled.programs, "generate": calls}
+    return replace(compiled, graphs={**compiled.graphs, **graphs}, programs=programs)
 
 
 def _in_order(graph: ir.Graph, names: Sequence[str]) -> None:

@@ -49,10 +49,11 @@ class WeightsFile:
         for value in model.graph.initializers.values():
             tensor = value.const_value
             if tensor is not None and _is_large(tensor):
-                value.const_value = self._store(str(value.name), tensor)
+                value.const_value = self.store(str(value.name), tensor)
         return model
 
-    def _store(self, name: str, tensor: ir.TensorProtocol) -> ir.ExternalTensor:
+    def store(self, name: str, tensor: ir.TensorProtocol) -> ir.ExternalTensor:
+        """Write a tensor, once for all equal ones, and list it under its name."""
         key = self._written(tensor)
         offset, length = self._ranges[key]
         shape = tuple(tensor.shape.numpy())

@@ -52,6 +52,7 @@ def command(
     optimizer: str,
     prune: Pruning | None,
     recompute: str,
+    weights: str,
     memory_budget: int | None,
     sizes: dict[str, int] | None,
     allow_depth: bool,
@@ -72,7 +73,7 @@ def command(
     that returns a model and example inputs.
     """
     chosen, train = chosen_method(source, method, METHOD.given(settings))
-    weights = quantization(compute, keep_fp32, settings)
+    quantized = quantization(compute, keep_fp32, settings)
     from edgepeft.preparation.options import Compression, Interface
     from edgepeft.preparation.prepare import prepare
     from edgepeft_export.bundle import check_target
@@ -86,12 +87,13 @@ def command(
         method=chosen,
         loss=_loss(loss or loaded.loss, LOSS.given(settings)),
         optimizer=OPTIMIZER.make(optimizer, OPTIMIZER.given(settings)),
-        compute=weights,
+        compute=quantized,
         trainable=train,
         compression=Compression(
             prune,
             calibration(loaded, calibrate, loss or loaded.loss, train, columns),
             recompute,
+            weights,
             budget_of(loaded, memory_budget, sizes, allow_depth),
         ),
         interface=Interface(outputs=outputs),

@@ -6,7 +6,7 @@ of a value with several readers, and sums the gradients of a broadcast input bac
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -71,8 +71,24 @@ def differentiate(graph: ir.Graph, loss: ir.Value, targets: Sequence[ir.Value]) 
     """Append to ``graph`` the nodes that compute the gradient of ``loss`` with respect to ``targets``.
 
     Args:
-        graph: in topological order, of opset 13 or later, with ranks and dtypes of its values known.
+        graph: as in :func:`differentiate_from`.
         loss: a float scalar of the graph.
+        targets: float values of the graph.
+
+    Returns:
+        As :func:`differentiate_from`.
+    """
+    return differentiate_from(graph, {loss: Emitter(graph).scalar(1.0, like=loss)}, targets)
+
+
+def differentiate_from(
+    graph: ir.Graph, upstream: Mapping[ir.Value, ir.Value], targets: Sequence[ir.Value]
+) -> dict[ir.Value, ir.Value]:
+    """Append to ``graph`` the nodes that compute the gradient of ``sum(y · dy)`` over pairs of values and gradients.
+
+    Args:
+        graph: in topological order, of opset 13 or later, with ranks and dtypes of its values known.
+        upstream: for values of the graph, the gradients of a loss with respect to them, of the same shape and dtype.
         targets: float values of the graph: inputs, initializers or results of nodes.
 
     Returns:
@@ -88,21 +104,21 @@ def differentiate(graph: ir.Graph, loss: ir.Value, targets: Sequence[ir.Value]) 
     forget_misjudged_sizes(graph)
     forward = list(graph)
     depends = dependents(forward, targets)
-    missing = missing_rules(graph, loss, targets)
+    missing = _missing_rules(graph, upstream, targets)
     if missing:
         raise NoGradientRule(missing)
     emit = Emitter(graph, scope="loss/grad")
-    parts: dict[ir.Value, list[ir.Value]] = {loss: [emit.scalar(1.0, like=loss)]}
+    parts: dict[ir.Value, list[ir.Value]] = {value: [gradient] for value, gradient in upstream.items()}
     for node in reversed(forward):
-        upstream = [_total(parts, output, emit, node) for output in node.outputs]
-        if all(gradient is None for gradient in upstream) or not any(i in depends for i in node.inputs):
+        arriving = [_total(parts, output, emit, node) for output in node.outputs]
+        if all(gradient is None for gradient in arriving) or not any(i in depends for i in node.inputs):
             continue
         if full_name(node) in NO_GRADIENT:
             continue  # its output is a target itself
         emit.scope = _scope(node)
         rule = RULES[full_name(node)]
-        check_node(node, upstream, rule)
-        for value, fitted in _through(node, rule, upstream, depends, emit):
+        check_node(node, arriving, rule)
+        for value, fitted in _through(node, rule, arriving, depends, emit):
             parts.setdefault(value, []).append(fitted)
     emit.scope = "parameters/grad"
     gradients = {target: emit.add(parts[target]) for target in targets if target in parts}
@@ -131,9 +147,13 @@ def _through(
 
 def missing_rules(graph: ir.Graph, loss: ir.Value, targets: Sequence[ir.Value]) -> list[MissingRule]:
     """Every node between ``loss`` and ``targets`` that has no gradient rule, in graph order. Emits nothing."""
+    return _missing_rules(graph, {loss}, targets)
+
+
+def _missing_rules(graph: ir.Graph, ends: Iterable[ir.Value], targets: Sequence[ir.Value]) -> list[MissingRule]:
     nodes = list(graph)
     depends = dependents(nodes, targets)
-    reached = {loss}
+    reached = set(ends)
     missing: list[MissingRule] = []
     for node in reversed(nodes):
         active = [value for value in _reads(node) if value in depends]
@@ -198,4 +218,12 @@ def _scope(node: ir.Node) -> str:
     return f"{node.name or node.op_type}/grad"
 
 
-__all__ = ["Gradients", "MissingRule", "NoGradientRule", "dependents", "differentiate", "missing_rules"]
+__all__ = [
+    "Gradients",
+    "MissingRule",
+    "NoGradientRule",
+    "dependents",
+    "differentiate",
+    "differentiate_from",
+    "missing_rules",
+]

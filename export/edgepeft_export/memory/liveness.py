@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import onnx_ir as ir
 
@@ -17,7 +17,7 @@ ALIASES = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity"})
 """Operators that onnxruntime runs in place, without copying."""
 
 
-def activation_peaks(model: ir.Model) -> list[Polynomial]:
+def activation_peaks(model: ir.Model, symbols: Collection[str] | None = None) -> list[Polynomial]:
     """The sizes of all live activations at the moments that may be the peak.
 
     Nodes run in the order of the graph. A tensor is alive from the node that computes it to the last one that reads it.
@@ -25,13 +25,14 @@ def activation_peaks(model: ir.Model) -> list[Polynomial]:
 
     Args:
         model: is not changed.
+        symbols: names of the symbolic dimensions of the batch; by default those of the inputs.
 
     Returns:
         A polynomial for each moment that no other one exceeds in every coefficient.
     """
     model = model.clone()
     infer_shapes(model)
-    return _undominated(_peaks(model.graph, _symbols(model.graph)))
+    return undominated(_peaks(model.graph, _symbols(model.graph) if symbols is None else sorted(symbols)))
 
 
 def _peaks(graph: ir.Graph, symbols: Sequence[str]) -> list[Counter[str]]:
@@ -44,12 +45,12 @@ def _peaks(graph: ir.Graph, symbols: Sequence[str]) -> list[Counter[str]]:
     for step, node in enumerate(order):
         for value in node.outputs:
             if buffer[value] is value:
-                alive.update(_size(value, symbols))
+                alive.update(size_of(value, symbols))
                 ends.setdefault(last.get(value, step), []).append(value)
         now = Counter({name: count for name, count in alive.items() if count > 0})
         peaks += [now, *(now + inside for inside in _in_an_iteration(node, symbols))]
         for value in ends.pop(step, ()):
-            alive.subtract(_size(value, symbols))
+            alive.subtract(size_of(value, symbols))
     return peaks
 
 
@@ -87,8 +88,8 @@ def _symbols(graph: ir.Graph) -> list[str]:
     return sorted(dims - {"None"})
 
 
-def _size(value: ir.Value, symbols: Sequence[str]) -> Counter[str]:
-    """Bytes of a tensor; 0 where its shape or dtype is unknown.
+def size_of(value: ir.Value, symbols: Sequence[str]) -> Counter[str]:
+    """Bytes of a tensor, by products of symbols; 0 where its shape or dtype is unknown.
 
     A dimension with a largest size counts as that. One without a name of its own counts as the symbols in its formula,
     else as those that the tensor lacks.
@@ -107,7 +108,7 @@ def _size(value: ir.Value, symbols: Sequence[str]) -> Counter[str]:
     return Counter({"*".join(sorted(names)): count})
 
 
-def _undominated(peaks: Sequence[Counter[str]]) -> list[Polynomial]:
+def undominated(peaks: Iterable[Counter[str]]) -> list[Polynomial]:
     """The polynomials that may be the largest for some sizes."""
     largest: list[Counter[str]] = []
     for peak in peaks:

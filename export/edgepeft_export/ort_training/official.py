@@ -14,8 +14,8 @@ from pathlib import Path
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from edgepeft_export.compile import LARGE
 from edgepeft_export.errors import NoTrainingPython, OfficialDequantizes, OfficialGradientFailed, OrtTrainingError
+from edgepeft_export.finish import LARGE
 from edgepeft_export.ort_training.graphs import eval_model
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.files.tensorfile import Array

@@ -1,0 +1,7 @@
+"""Programs of segments: the forward graph is cut, and equal segments share one forward and one backward graph."""
+
+from edgepeft_export.program.library import Library
+from edgepeft_export.program.step import Segmented, segmented
+from edgepeft_export.program.structure import as_constants, as_inputs
+
+__all__ = ["Library", "Segmented", "as_constants", "as_inputs", "segmented"]

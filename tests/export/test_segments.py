@@ -1,0 +1,174 @@
+"""Programs of segments give the step, the outputs and the checkpoints of whole graphs."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+import torch
+from torch import nn
+
+import edgepeft
+from edgepeft.methods import Lora, attach, by_name
+from edgepeft_export import losses
+from edgepeft_export.bundle import write_bundle
+from edgepeft_export.compile import compile_step
+from edgepeft_export.forward import Forward, from_torch
+from edgepeft_export.graph.shapes import infer_shapes
+from edgepeft_export.optimizers import SGD
+from edgepeft_export.program.cuts import find_cuts
+from edgepeft_export.program.periods import grouped
+from edgepeft_export.quantize import Quantization, quantize
+from edgepeft_runtime import Trainer
+from edgepeft_runtime.bundle.bundle import Bundle
+from tests.support.networks import NETWORKS, Network, to_numpy
+from tests.support.training import torch_losses
+from tests.zoo import convolution, transformers
+
+ALL = {**NETWORKS, **transformers.NETWORKS, **convolution.NETWORKS}
+STEPS, LR = 20, 0.05
+OPTIMIZER = SGD(lr=LR, momentum=0.9)
+
+
+@cache
+def _forward(name: str, method: str, compute: str) -> Forward:
+    network = ALL[name]
+    settings = {"rank": 2} if method in ("lora", "shared") else {}
+    forward = from_torch(attach(by_name(method, **settings), network.model()), network.example())
+    return quantize(forward, Quantization(compute, smallest=64))[0]
+
+
+def _bundle(name: str, method: str, compute: str, weights: str, folder: Path) -> Path:
+    loss = losses.by_name(ALL[name].loss)
+    compiled = compile_step(_forward(name, method, compute), loss, OPTIMIZER, weights=weights)
+    return write_bundle(compiled, loss, OPTIMIZER, folder / weights)
+
+
+def _trained(bundle: Path, network: Network, steps: int) -> tuple[list[float], dict[str, np.ndarray]]:
+    with Trainer.open(bundle, threads=1) as trainer:
+        found = [trainer.step(to_numpy(*batch)) for batch in network.batches(steps)]
+        return found, trainer.parameters()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["llama", "bert", "t5", *(pytest.param(n, marks=pytest.mark.slow) for n in ("gpt2", "neox", "vit", "m2m", "moe"))],
+)
+def test_a_step_in_segments_is_pytorch_s(name: str, tmp_path: Path) -> None:
+    """Twenty losses agree with PyTorch's to 1e-5, for every family of networks with cuts."""
+    network, method = ALL[name], by_name("lora", rank=2)
+    model = attach(method, network.model())
+    bundle = edgepeft.prepare(
+        model,
+        network.example(),
+        loss=network.loss,
+        optimizer=OPTIMIZER,
+        compression=edgepeft.Compression(weights="input"),
+        out=tmp_path / "bundle",
+    ).bundle
+    assert len(Bundle.open(bundle).manifest.programs.train) > 3
+    found, _ = _trained(bundle, network, STEPS)
+    assert found == pytest.approx(list(torch_losses(model, network, STEPS, LR)), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "method", "compute", "tolerance"),
+    [
+        ("llama", "lora", "int8", 3e-3),
+        ("t5", "full", "fp32", 1e-5),
+        ("gpt2", "shared", "fp32", 1e-5),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (
+                ("gpt2", "lora", "int8", 3e-3),
+                ("llama", "lora", "int4", 1e-5),
+                ("llama", "sift", "fp32", 1e-5),
+                ("llama", "ffa", "fp32", 1e-5),
+                ("t5", "prefix", "fp32", 1e-5),
+                ("residual-cnn", "lora", "fp32", 1e-5),
+            )
+        ),
+    ],
+)
+def test_a_step_in_segments_is_that_of_the_whole_graph(
+    name: str, method: str, compute: str, tolerance: float, tmp_path: Path
+) -> None:
+    """Quantized weights, values that several segments read and that have gradients, parameters that many share."""
+    bundles = [_bundle(name, method, compute, weights, tmp_path) for weights in ("constant", "input")]
+    (whole, expected), (parts, found) = (_trained(bundle, ALL[name], 8) for bundle in bundles)
+    assert parts == pytest.approx(whole, rel=tolerance)
+    for parameter, array in expected.items():
+        np.testing.assert_allclose(found[parameter], array, rtol=tolerance, atol=tolerance, err_msg=parameter)
+
+
+def test_equal_blocks_share_a_graph() -> None:
+    """The number of graphs does not depend on the number of blocks."""
+    counts = {}
+    for blocks in (2, 4):
+        config = NETWORKS["llama"].model().config
+        config.num_hidden_layers = blocks
+        model = type(NETWORKS["llama"].model())(config)
+        forward = from_torch(attach(Lora(rank=2, target_modules=("q_proj",)), model), NETWORKS["llama"].example())
+        loss = losses.by_name("causal_lm")
+        compiled = compile_step(forward, loss, OPTIMIZER, weights="input")
+        counts[blocks] = set(compiled.graphs), len(compiled.programs["train"])
+    assert counts[2][0] == counts[4][0]
+    assert counts[4][1] == counts[2][1] + 4
+
+
+def test_what_lies_below_the_trained_blocks_runs_forward_only(tmp_path: Path) -> None:
+    """With the last of the blocks trained, one segment runs backward, and the value before it is the cache."""
+    model = NETWORKS["gpt2"].model().requires_grad_(False)
+    model.transformer.h[1].requires_grad_(True)
+    forward = from_torch(model, NETWORKS["gpt2"].example())
+    compiled = compile_step(forward, losses.by_name("causal_lm"), OPTIMIZER, weights="input")
+    calls = compiled.programs["train"]
+    head = next(index for index, call in enumerate(calls) if call.graph == "head.train.onnx")
+    bundle = Bundle.open(write_bundle(compiled, losses.by_name("causal_lm"), OPTIMIZER, tmp_path / "bundle"))
+    assert bundle.manifest.cache is not None
+    below = next(index for index, call in enumerate(calls) if bundle.manifest.cache.value in call.outputs.values())
+    trains = [any(name.startswith("parameter") for name in call.inputs) for call in calls]
+    assert trains == [index > below and index != head for index in range(len(calls))]
+    assert 0 < below < head
+    assert len(calls) - head == head - below  # one backward for each forward above
+
+
+def test_a_graph_without_cuts_stays_whole() -> None:
+    """A model of one layer, with a notice."""
+    forward = from_torch(nn.Linear(3, 2), {"input": torch.zeros(2, 3)})
+    with pytest.warns(UserWarning, match="cannot be cut"):
+        compiled = compile_step(forward, losses.by_name("mse"), OPTIMIZER, weights="input")
+    assert set(compiled.graphs) == {"train", "optimizer", "eval", "infer"}
+
+
+def test_pieces_are_grouped_by_their_largest_repeated_pattern() -> None:
+    """Two pieces per block; encoder and decoder; pieces that do not repeat."""
+    assert grouped("sabababh", [0, 9, 2, 9, 2, 9, 2, 1]) == [
+        range(1), range(1, 3), range(3, 5), range(5, 7), range(7, 8)
+    ]  # fmt: skip
+    assert grouped("sababeacbacbh", [1] * 13) == [
+        range(1), range(1, 3), range(3, 5), range(5, 6), range(6, 9), range(9, 12), range(12, 13)
+    ]  # fmt: skip
+    assert grouped("sabcd", [3, 1, 1, 3, 1]) == [range(1), range(1, 3), range(3, 4), range(4, 5)]
+
+
+def test_cuts_are_the_values_that_everything_passes() -> None:
+    """Sums of a residual stream are cuts; what runs beside it is not, and neither is a bias by position."""
+    model = ir.from_onnx_text("""
+        <ir_version: 10, opset_import: ["" : 20]>
+        agraph (int64[n] ids, float[8,4] table, float[4,4] w, float[8,4] bias) => (float[n,4] y) {
+            x = Gather(table, ids)
+            b = Gather(bias, ids)
+            f = MatMul(x, w)
+            fb = Add(f, b)
+            s = Add(x, fb)
+            g = MatMul(s, w)
+            gb = Add(g, b)
+            t = Add(s, gb)
+            y = MatMul(t, w)
+        }""")
+    infer_shapes(model)
+    assert [value.name for value in find_cuts(model.graph, ["table", "w", "bias"])] == ["x", "s", "t"]
