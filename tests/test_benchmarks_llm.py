@@ -19,6 +19,7 @@ from benchmarks.llm.perplexity import measured, write_texts
 from benchmarks.llm.results import compared, machine_kind, merged, ratio
 from benchmarks.llm.shapes import DESCRIPTION, SHAPES, matmul_parameters, operations
 from benchmarks.llm.sides import INFERENCE, TORCH
+from benchmarks.llm.targets import targets_of
 from tests.support.gguf_files import tiny_llama, write_gguf
 
 PARAMETERS = {
@@ -111,6 +112,24 @@ def test_ratios_are_of_one_run() -> None:
         {**case, "side": "edgepeft-int4", "run": "2", "s_per_step": 1.0},
     ]
     assert [ratio(row, rows, TORCH) for row in rows] == [None, 0.25, None]
+
+
+def test_bounds_are_met_missed_or_not_measured() -> None:
+    """A time is compared with that of the same run alone; a missing figure is neither met nor missed."""
+    case = {"shape": "qwen2.5-0.5b", "method": "qv", "length": 256, "run": "2"}
+    rows = [
+        {**case, "side": "edgepeft-int8", "s_per_step": 1.0, "first_s": 3.0, "anon_mb": 200.0, "disk_mb": 800.0},
+        {**case, "side": "edgepeft-int4", "s_per_step": 1.4, "disk_mb": 400.0, "run": "1"},
+        {**case, "side": TORCH, "s_per_step": 4.0},
+        {**case, "side": TORCH, "s_per_step": 1.0, "run": "1"},
+    ]
+    found = {(row["target"].partition(": ")[2], row["bound"]): (row["value"], row["met"]) for row in targets_of(rows)}
+    assert found["anon_mb", 250] == (200.0, True)
+    assert found["s_per_step to that of torch-peft", 0.38] == (0.25, True)
+    assert found["first_s to that s_per_step", 2] == (3.0, False)
+    assert found["disk_mb to that of edgepeft-int8", 0.6] == (0.5, True)
+    assert found["s_per_step to that of edgepeft-int8", 1.5] == (None, None)
+    assert found["open_s", 0.5] == (None, None)
 
 
 def test_losses_start_where_those_of_pytorch_do() -> None:

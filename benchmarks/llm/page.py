@@ -8,6 +8,7 @@ from typing import Any
 from benchmarks.llm.results import Row, ratio
 from benchmarks.llm.shapes import METHODS, RANK
 from benchmarks.llm.sides import BASELINE, TORCH
+from benchmarks.llm.targets import targets_of
 
 _HEAD = f"""# Language models: time and memory of a training step
 
@@ -43,6 +44,7 @@ def page(results: dict[str, Any]) -> str:
         parts += _tables([row for row in rows if row["shape"] == shape])
     if perplexity := results.get("perplexity"):
         parts.append(perplexity_table(perplexity))
+    parts.append(_targets(rows))
     machines = {row["machine"]: results["machines"][row["machine"]] for row in rows}
     lines = [
         f"- {kind}: {found['processor']}, {found['cores']} cores, {found['memory_gb']} GB; onnxruntime"
@@ -111,6 +113,15 @@ def perplexity_table(found: dict[str, Any]) -> str:
     for row in found["rows"]:
         figures = (row["before"], row.get("before_ratio"), row.get("after"), row.get("after_ratio"))
         lines.append(f"| {row['side']} | {' | '.join(map(_shown, figures))} | {row['machine']} |")
+    return "\n".join([*lines, ""])
+
+
+def _targets(rows: Sequence[Row]) -> str:
+    shown = {True: "met", False: "NOT met", None: "not measured"}
+    lines = ["## Bounds\n", "| figure | measured | at most | |", "|---|---:|---:|---|"]
+    lines += [
+        f"| {t['target']} | {_shown(t['value'])} | {t['bound']:g} | {shown[t['met']]} |" for t in targets_of(rows)
+    ]
     return "\n".join([*lines, ""])
 
 
