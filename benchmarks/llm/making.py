@@ -1,6 +1,6 @@
 """Write what a side reads, in a process of its own: ``python -m benchmarks.llm.making KIND SHAPE METHOD MODEL OUT``.
 
-``KIND`` is ``model``, ``inference``, or how a bundle computes (``fp32``, ``int8``, ``int4``). The last line of the
+``KIND`` is ``model``, ``inference``, or one of ``VARIANTS`` of a bundle. The last line of the
 output is JSON: seconds and the largest memory of the process.
 """
 
@@ -12,10 +12,10 @@ import sys
 import time
 import warnings
 from pathlib import Path
-from typing import Any
 
 from benchmarks.llm.memory import MB, Sampler
 from benchmarks.llm.shapes import METHODS, RANK, write_model
+from benchmarks.llm.sides import VARIANTS
 from benchmarks.settings import LEARNING_RATE
 
 
@@ -34,20 +34,20 @@ def made(kind: str, shape: str, method: str, model: Path, out: Path) -> dict[str
     return {"make_s": seconds, "make_mb": peak, "make_anon_mb": sampler.end()["anon_mb"], "bytes": size}
 
 
-def _prepare(compute: str, method: str, model: Path, out: Path) -> None:
+def _prepare(variant: str, method: str, model: Path, out: Path) -> None:
     import edgepeft
     from edgepeft_export.optimizers import AdamW
 
-    settings: dict[str, Any] = {"compression": edgepeft.Compression(recompute="block")}
+    compute, settings = VARIANTS[variant]
     edgepeft.prepare(
         edgepeft.load_source(model),
         method=edgepeft.Lora(rank=RANK, target_modules=METHODS[method]),
         optimizer=AdamW(lr=LEARNING_RATE),
         compute=compute,
+        compression=edgepeft.Compression(**settings),
         out=out,
         generation=False,
         on_progress=lambda line: print(f"  {line}", file=sys.stderr, flush=True),
-        **settings,
     )
 
 

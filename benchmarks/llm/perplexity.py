@@ -110,7 +110,7 @@ def _prepare(model: Path, calibration: Sequence[Batch] | None, compute: str, out
         method=edgepeft.Lora(rank=RANK, target_modules=METHODS["all"]),
         optimizer=AdamW(lr=RATE, max_grad_norm=1.0),
         compute=compute,
-        compression=edgepeft.Compression(calibration=calibration, recompute="block"),
+        compression=edgepeft.Compression(calibration=calibration, weights="input"),
         generation=False,
         out=out,
     ).bundle

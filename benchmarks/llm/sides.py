@@ -12,6 +12,14 @@ from benchmarks.turns import ROOT
 
 TORCH, INFERENCE, BASELINE = "torch-peft", "ort-inference", "edgepeft-before"
 
+VARIANTS: dict[str, tuple[str, dict[str, str]]] = {
+    "fp32": ("fp32", {"weights": "input"}),
+    "int8": ("int8", {"weights": "input"}),
+    "int4": ("int4", {"weights": "input"}),
+    "int8-whole": ("int8", {"recompute": "block"}),
+}
+"""How bundles compute, and settings of :class:`edgepeft.Compression`; ``int8-whole`` has one graph per program."""
+
 
 @dataclass(frozen=True)
 class Side:
@@ -32,7 +40,7 @@ class Side:
     @property
     def bundle(self) -> bool:
         """Whether it reads a bundle."""
-        return self.kind in ("fp32", "int8", "int4")
+        return self.kind in VARIANTS
 
 
 SIDES = {
@@ -41,7 +49,8 @@ SIDES = {
     "edgepeft-fp32": Side("benchmarks.llm.device_side", "fp32"),
     "edgepeft-int8": Side("benchmarks.llm.device_side", "int8"),
     "edgepeft-int4": Side("benchmarks.llm.device_side", "int4"),
-    BASELINE: Side("benchmarks.llm.device_side", "int8", baseline=True),
+    "edgepeft-int8-whole": Side("benchmarks.llm.device_side", "int8-whole"),
+    BASELINE: Side("benchmarks.llm.device_side", "int8-whole", baseline=True),
 }
 
 
