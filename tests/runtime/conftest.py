@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import segmented_bundle
 from tests.support.tiny_bundle import build
 
 
@@ -21,6 +22,12 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def sgd_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle with SGD; not to be changed."""
     return build(tmp_path_factory.mktemp("bundles") / "sgd", optimizer="sgd")
+
+
+@pytest.fixture(scope="session")
+def segmented(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle whose programs have several calls; not to be changed."""
+    return segmented_bundle.build(tmp_path_factory.mktemp("bundles") / "segmented")
 
 
 @pytest.fixture

@@ -22,12 +22,6 @@ from tests.support.segmented_bundle import BACKWARD, FORWARD, HEADS, START
 from tests.support.tiny_bundle import examples
 
 
-@pytest.fixture(scope="module")
-def segmented(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle whose programs have several calls; not to be changed."""
-    return segmented_bundle.build(tmp_path_factory.mktemp("bundles") / "segmented")
-
-
 @pytest.fixture
 def changed(segmented: Path, tmp_path: Path) -> Callable[[Callable[[dict[str, Any]], object]], Path]:
     """Makes a copy with another manifest."""

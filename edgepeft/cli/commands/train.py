@@ -18,6 +18,7 @@ from edgepeft.cli.limits import UNFINISHED, LimitReporter, Terminated, limit_opt
 from edgepeft.cli.options import (
     PATH,
     adapter_of,
+    byte_count,
     data_options,
     engine_option,
     peft_adapter,
@@ -26,6 +27,7 @@ from edgepeft.cli.options import (
 )
 from edgepeft.cli.progress import Counter
 from edgepeft.cli.show import number, percent, size
+from edgepeft_runtime.engine.registry import CACHES, NO_CACHE
 from edgepeft_runtime.errors import CannotWriteFile
 from edgepeft_runtime.files.durable import check_output
 from edgepeft_runtime.train.schedule import NAMES
@@ -83,6 +85,22 @@ def _warmup(_context: click.Context, _option: click.Parameter, text: str) -> int
     "--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of shuffling and of --validate FRACTION."
 )
 @click.option("--save-every", type=click.IntRange(1), default=50, show_default=True, help="Steps between checkpoints.")
+@click.option(
+    "--cache",
+    type=click.Choice(CACHES),
+    default=NO_CACHE,
+    show_default=True,
+    help="Keep the activations of what is frozen in the state directory; later epochs start from them.",
+)
+@click.option(
+    "--cache-size",
+    "cache_bytes",
+    metavar="2GB",
+    callback=byte_count,
+    default="2GiB",
+    show_default=True,
+    help="Largest size of the cache.",
+)
 @click.option("--max-steps", type=click.IntRange(1), help="Stop after this many optimizer steps.")
 @limit_options
 def command(**options: Any) -> int:

@@ -58,6 +58,7 @@ def plan(
     *,
     results: Collection[str] | None = None,
     known: Collection[str] = (),
+    gradients: bool = True,
 ) -> tuple[Step, ...]:
     """Return the calls of a program that are needed for some results.
 
@@ -67,6 +68,7 @@ def plan(
         interface_of: reads a graph's inputs and outputs.
         results: the values to compute; by default all results of the program.
         known: values of an earlier run, which are not computed again.
+        gradients: whether to add gradients to accumulators, too.
 
     Raises:
         BadProgram: a call reads a value that does not exist, or writes one that exists; no call writes a result; a name
@@ -79,6 +81,8 @@ def plan(
     _check_order(program, steps, given, wanted)
     if program == TRAIN:
         _check_cache(manifest, steps)
+    if not gradients:
+        steps = [replace(step, accumulate=()) for step in steps]
     return tuple(_with_frees(list(_needed(steps, {*given, *known}, wanted)), {*wanted, *given}))
 
 
@@ -151,7 +155,8 @@ def _check_cache(manifest: Manifest, steps: Sequence[Step]) -> None:
     """Refuse a cached value that no call writes, or that may change from step to step."""
     if manifest.cache is None:
         return
-    changing = {spec.name for spec in manifest.parameters if spec.name not in manifest.adapter.non_trainable}
+    parameters = (spec.name for spec in manifest.parameters if spec.name not in manifest.adapter.non_trainable)
+    changing = {*parameters, *(spec.name for spec in manifest.labels)}
     written = set[str]()
     for step in steps:
         if changing.intersection(step.reads.values()):
@@ -159,7 +164,7 @@ def _check_cache(manifest: Manifest, steps: Sequence[Step]) -> None:
         written.update(step.writes.values())
     value = manifest.cache.value
     if value not in written or value in changing:
-        message = "The value to cache is not one that a call computes from the batch and frozen tensors alone."
+        message = "The value to cache is not one that calls compute from the inputs and frozen tensors alone."
         raise BadProgram(message, f"cache: {quoted(value)}")
 
 

@@ -7,13 +7,14 @@ state and returns a new one. A failed step therefore changes nothing, and keepin
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from edgepeft_runtime.bundle.manifest import SparseSpec
 from edgepeft_runtime.engine.sessions import OrtTensors
 from edgepeft_runtime.errors import BatchError, Diverged, NoLabelCounts
+from edgepeft_runtime.files.row_store import RowStore
 from edgepeft_runtime.files.tensorfile import Array
 
 GRAD_NORM = "grad_norm"
@@ -89,6 +90,16 @@ class Engine(Protocol):
 
     def decode(self, state: TrainState, inputs: Mapping[str, Array], cache: Cache | None) -> tuple[Array, Cache]:
         """Return the logits of the last position, and the cache with the new positions; ``None`` starts a cache."""
+
+    def keep_activations(self, rows: RowStore | None) -> None:
+        """Start ``train`` from the value that the manifest's ``cache`` names, kept there; ``None`` stops that.
+
+        Raises:
+            TrainingError: the engine cannot start a step from a value.
+        """
+
+    def watch(self, between: Callable[[], None] | None) -> None:
+        """Call ``between`` between two calls of a program; what it raises ends the program. ``None`` stops that."""
 
     def close(self) -> None:
         """Release the sessions and the memory they map."""

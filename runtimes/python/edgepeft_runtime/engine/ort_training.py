@@ -24,7 +24,8 @@ from edgepeft_runtime.engine.accumulators import Accumulators
 from edgepeft_runtime.engine.engine import EvalResult, TrainState
 from edgepeft_runtime.engine.portable import PortableEngine
 from edgepeft_runtime.engine.sessions import OrtTensors, graph_not_loaded, onnxruntime_failed, session_options
-from edgepeft_runtime.errors import NoOfficialArtifacts, NoOrtTraining
+from edgepeft_runtime.errors import NoOfficialArtifacts, NoOrtTraining, NothingToCache
+from edgepeft_runtime.files.row_store import RowStore
 from edgepeft_runtime.files.tensorfile import Array
 
 FOLDER = "ort_training"
@@ -94,6 +95,15 @@ class OrtTrainingEngine(PortableEngine):
         self._module.eval()
         loss, weight, *outputs = self._forward(batch)
         return EvalResult(float(loss) * float(weight), float(weight), dict(zip(self._outputs, outputs, strict=True)))
+
+    def keep_activations(self, rows: RowStore | None) -> None:
+        """Refuse to keep activations: the official module runs a whole step."""
+        if rows is not None:
+            raise NothingToCache(
+                "The engine ort-training cannot start a step from kept activations.",
+                context="the official module runs the whole graph",
+                hint="use the portable engine.",
+            )
 
     def close(self) -> None:
         """Release the sessions and the memory they map."""

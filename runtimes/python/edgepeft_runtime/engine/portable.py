@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import onnxruntime as ort
@@ -12,6 +12,7 @@ from edgepeft_runtime.bundle.manifest import SparseSpec
 from edgepeft_runtime.bundle.plan import LOGITS, LOSS_SUM, LOSS_WEIGHT
 from edgepeft_runtime.bundle.programs import EVAL, GENERATE, INFER, SELECT, TRAIN
 from edgepeft_runtime.engine.accumulators import Accumulators
+from edgepeft_runtime.engine.activations import Activations
 from edgepeft_runtime.engine.engine import (
     GRAD_NORM,
     Cache,
@@ -23,6 +24,7 @@ from edgepeft_runtime.engine.engine import (
 )
 from edgepeft_runtime.engine.program import ProgramRunner
 from edgepeft_runtime.engine.sessions import Sessions, as_ort
+from edgepeft_runtime.files.row_store import RowStore
 from edgepeft_runtime.files.tensorfile import Array
 
 
@@ -39,6 +41,7 @@ class PortableEngine:
         self._bundle = bundle
         self._sessions = Sessions(bundle, threads)
         self._programs = ProgramRunner(bundle, self._sessions)
+        self._activations: Activations | None = None
         manifest = bundle.manifest
         self._outputs = [spec.name for spec in manifest.outputs]
         self._trained = [spec.name for spec in manifest.trained]
@@ -81,7 +84,8 @@ class PortableEngine:
 
         ``weight`` is the sum of ``loss_weight`` of the batches before.
         """
-        found = self._programs.run(TRAIN, as_ort(batch), state.parameters, sums=sums)
+        known = None if self._activations is None else self._activations.known(batch, state.parameters)
+        found = self._programs.run(TRAIN, as_ort(batch), state.parameters, known=known, sums=sums)
         return _number(found[LOSS_SUM]), _number(found[LOSS_WEIGHT])
 
     def _scale(self, weight: float) -> float:
@@ -129,6 +133,14 @@ class PortableEngine:
             cache = as_ort({part.past: np.zeros(part.empty(batch), np.float32) for part in spec.cache})
         found = self._programs.run(GENERATE, as_ort(inputs), cache, state.parameters)
         return found[LOGITS].numpy(), {part.past: found[part.present] for part in spec.cache}
+
+    def keep_activations(self, rows: RowStore | None) -> None:
+        """Start ``train`` from the value that the manifest's ``cache`` names, kept there; ``None`` stops that."""
+        self._activations = None if rows is None else Activations(self._bundle, self._programs, rows)
+
+    def watch(self, between: Callable[[], None] | None) -> None:
+        """Call ``between`` between two calls of a program; what it raises ends the program. ``None`` stops that."""
+        self._programs.between = between
 
     def close(self) -> None:
         """Release the sessions and the memory they map."""

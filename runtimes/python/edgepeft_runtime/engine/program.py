@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
 import onnxruntime as ort
@@ -30,7 +30,9 @@ class ProgramRunner:
         self._bundle = bundle
         self._sessions = sessions
         self._frozen = FrozenTensors(bundle)
-        self._plans: dict[tuple[str, frozenset[str], frozenset[str]], tuple[Step, ...]] = {}
+        self._plans: dict[tuple[str, frozenset[str], frozenset[str], bool], tuple[Step, ...]] = {}
+        self.between: Callable[[], None] | None = None
+        """Called between two calls of a program. If it raises, the program ends there."""
 
     def run(
         self,
@@ -47,7 +49,7 @@ class ProgramRunner:
             given: the batch and the parameters.
             results: the values to return; by default all results of the program.
             known: values of an earlier run: what they are computed from is not run again.
-            sums: to which gradients are added; needed for ``train``.
+            sums: to which gradients are added; ``None`` computes none.
 
         Raises:
             BundleError: the program does not fit its graphs, or a graph cannot be loaded.
@@ -55,7 +57,10 @@ class ProgramRunner:
         """
         wanted = results_of(self._bundle.manifest, program) if results is None else results
         values = {name: value for group in (*given, known or {}) for name, value in group.items()}
-        for step in self._plan(program, wanted, known or {}):
+        steps = self._plan(program, wanted, known or {}, sums is not None)
+        for index, step in enumerate(steps):
+            if index and self.between is not None:
+                self.between()
             self._call(step, values, sums)
             for name in step.frees:
                 del values[name]
@@ -65,11 +70,12 @@ class ProgramRunner:
         """Release the memory that is mapped."""
         self._frozen.close()
 
-    def _plan(self, program: str, wanted: Collection[str], known: Collection[str]) -> tuple[Step, ...]:
-        key = program, frozenset(wanted), frozenset(known)
+    def _plan(self, program: str, wanted: Collection[str], known: Collection[str], gradients: bool) -> tuple[Step, ...]:
+        key = program, frozenset(wanted), frozenset(known), gradients
         if key not in self._plans:
             manifest, interface_of = self._bundle.manifest, self._sessions.interface
-            self._plans[key] = plan(manifest, program, interface_of, results=wanted, known=key[2])
+            chosen = plan(manifest, program, interface_of, results=wanted, known=key[2], gradients=gradients)
+            self._plans[key] = chosen
         return self._plans[key]
 
     def _call(self, step: Step, values: dict[str, ort.OrtValue], sums: Accumulators | None) -> None:

@@ -1,4 +1,4 @@
-"""Names of the engines. Importing this does not import onnxruntime, so that the command's help is fast."""
+"""Names of the engines and of what they keep. Importing this does not import onnxruntime: the help stays fast."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 PORTABLE, ORT_TRAINING = "portable", "ort-training"
 ENGINES = (PORTABLE, ORT_TRAINING)
+NO_CACHE, ACTIVATIONS = CACHES = ("none", "activations")
+"""What an engine keeps between epochs."""
 
 
 def check_engine(name: str) -> None:

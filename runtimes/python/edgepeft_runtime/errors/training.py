@@ -61,6 +61,10 @@ class UnknownNumberOfSteps(TrainingError, code="unknown-number-of-steps"):
     """The number of batches is not known, and a setting needs it. Pass max_steps."""
 
 
+class NothingToCache(TrainingError, code="nothing-to-cache"):
+    """The bundle or the engine has no activations that can be kept between epochs. Train without a cache."""
+
+
 class StateInUse(StateError, code="state-in-use"):
     """Another process trains in the state directory. End it, or use another directory."""
 

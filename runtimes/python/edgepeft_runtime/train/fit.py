@@ -18,6 +18,9 @@ from edgepeft_runtime.train.run import FitState
 from edgepeft_runtime.train.schedule import schedule_of, unknown_total, warmup_steps
 from edgepeft_runtime.train.session import Session
 
+EVERY_SECOND = 1.0
+"""Seconds between two calls of ``pause`` within a step of several graphs."""
+
 
 def fit(session: Session, data: Data, options: FitOptions) -> FitReport:
     """Train for some epochs, or resume: see :meth:`edgepeft_runtime.Trainer.fit`."""
@@ -59,6 +62,7 @@ class _Loop:
         self._total = total
         self._factor = schedule_of(options.schedule, int(options.warmup))
         self._speed = (0, 0.0)  # examples and seconds of the steps taken here
+        self._asked = 0.0  # when ``pause`` was called last
 
     @property
     def _fit(self) -> FitState:
@@ -77,6 +81,14 @@ class _Loop:
 
     def run(self) -> FitReport:
         """Start or resume, and train to the end."""
+        self._session.engine.watch(self._between_calls)
+        try:
+            with self._session.keeping(self._options):
+                return self._run()
+        finally:
+            self._session.engine.watch(None)
+
+    def _run(self) -> FitReport:
         finished = self._session.start_fit(self._identity())
         if finished is not None:
             return finished
@@ -128,9 +140,15 @@ class _Loop:
             )
         self._close_epoch(self._fit.epoch + 1)
 
+    def _between_calls(self) -> None:
+        """Pause also within a long step, which starts again when the run is resumed. States never change in place."""
+        if time.monotonic() - self._asked >= EVERY_SECOND:
+            self._pause()
+
     def _pause(self) -> None:
         """Save and sleep for as long as ``pause`` requests it, or end the call if it requests that."""
         saved = False
+        self._asked = time.monotonic()
         while self._options.pause is not None and (pause := self._options.pause()) is not None:
             if not saved:  # before anything else: a device that is hot or busy may be switched off
                 saved = True

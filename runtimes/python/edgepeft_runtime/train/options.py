@@ -9,6 +9,7 @@ from inspect import signature
 from typing import Concatenate, ParamSpec, TypeVar
 
 from edgepeft_runtime.data.datasets import Data
+from edgepeft_runtime.engine.registry import CACHES, NO_CACHE
 from edgepeft_runtime.errors import BadSetting
 from edgepeft_runtime.settings import Settings, setting
 from edgepeft_runtime.train.limits import Pause
@@ -29,8 +30,10 @@ class FitOptions(Settings):
     Attributes:
         shuffle: draw a new order in each epoch. Batches that come ready-made keep their order.
         validate: held-out data, evaluated before training and after each epoch; the best adapter is kept.
+        cache: ``activations`` keeps, for each example, the value below which nothing trains, in float16 in the state
+            directory. Later epochs run only what comes after it. It needs a bundle whose manifest names such a value.
         progress: called after each optimizer step.
-        pause: called before each optimizer step and each evaluation, for example a
+        pause: called before each optimizer step and each evaluation, and within a long one, for example a
             :class:`~edgepeft_runtime.Limits`. If it returns a :class:`~edgepeft_runtime.Pause`, the run is saved, then
             training sleeps for ``pause.seconds`` or, if that is ``None``, returns. A pause does not change the results.
 
@@ -49,6 +52,8 @@ class FitOptions(Settings):
     patience: int | None = setting(None, "Stop after this many epochs without a better held-out loss.", minimum=1)
     save_every: int | None = setting(50, "Steps between checkpoints; None saves after epochs only.", minimum=1)
     max_steps: int | None = setting(None, "Stop after this many optimizer steps.", minimum=1)
+    cache: str = setting("none", "What to keep for later epochs: the activations of what is frozen.", choices=CACHES)
+    cache_bytes: int = setting(2**31, "Largest size of the cache in bytes.", minimum=0)
     progress: Callable[[Progress], None] | None = None
     pause: Callable[[], Pause | None] | None = None
 
@@ -59,7 +64,9 @@ class FitOptions(Settings):
 
     def identity(self) -> dict[str, object]:
         """Return the settings that a resumed call must have in common with the first one, as plain JSON values."""
-        others = ("validate", "save_every", "progress", "pause")
+        others = {"validate", "save_every", "cache_bytes", "progress", "pause"}
+        if self.cache == NO_CACHE:  # also the runs of runtimes that have no cache
+            others.add("cache")
         return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in others}
 
 

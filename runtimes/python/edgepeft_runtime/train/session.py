@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Self
@@ -13,17 +14,23 @@ from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.checks import positive, require
 from edgepeft_runtime.data.batch import Batch, checked_batch, examples_in
 from edgepeft_runtime.data.datasets import Source
+from edgepeft_runtime.engine.activations import owner_of
 from edgepeft_runtime.engine.engine import Engine, Step
 from edgepeft_runtime.engine.evaluate import Evaluation, evaluate
-from edgepeft_runtime.engine.registry import open_engine
-from edgepeft_runtime.errors import Diverged, OtherSettings
+from edgepeft_runtime.engine.registry import NO_CACHE, open_engine
+from edgepeft_runtime.errors import BadSetting, Diverged, OtherSettings
+from edgepeft_runtime.files.durable import writing
 from edgepeft_runtime.files.finite import first_not_finite
+from edgepeft_runtime.files.row_store import RowStore
 from edgepeft_runtime.files.strict_json import LARGEST
 from edgepeft_runtime.files.tensorfile import Array
 from edgepeft_runtime.train.checkpoint import Checkpoint, StateDirectory
+from edgepeft_runtime.train.options import FitOptions
 from edgepeft_runtime.train.records import FitReport
 from edgepeft_runtime.train.run import FitState, Run
 from edgepeft_runtime.train.selection import pick, to_pick
+
+_ACTIVATIONS = "activations.bin"
 
 
 class Session:
@@ -48,6 +55,7 @@ class Session:
         self._directory = directory
         self._resumed_fits = len(run.fits)
         self._finished_fits = 0
+        self._rows: RowStore | None = None
 
     @classmethod
     def open(
@@ -161,11 +169,36 @@ class Session:
                 )
         return parameters, optimizer
 
+    @contextmanager
+    def keeping(self, options: FitOptions) -> Iterator[None]:
+        """Keep in the state directory what ``options.cache`` names, while this context lasts.
+
+        Raises:
+            SettingError: there is no state directory.
+            TrainingError: the bundle or the engine has nothing that can be kept.
+        """
+        if options.cache == NO_CACHE:
+            yield
+            return
+        if self._directory is None:
+            raise BadSetting("cache", options.cache, f"{NO_CACHE}, or open the trainer with a state directory")
+        owner = owner_of(self.bundle, self.engine.arrays(self.run.state)[0])
+        with closing(RowStore(self._directory.path / _ACTIVATIONS, owner, options.cache_bytes)) as self._rows:
+            try:
+                self.engine.keep_activations(self._rows)
+                yield
+            finally:
+                self.engine.keep_activations(None)
+                self._rows = None
+
     def save(self) -> bool:
         """Write a checkpoint to the state directory; return whether there is one."""
         if self._directory is None:
             return False
         parameters, optimizer = self.finite_arrays()
+        if self._rows is not None:
+            with writing(self._directory.path / _ACTIVATIONS):
+                self._rows.sync()
         best = None if self.run.best is None else self.engine.arrays(self.run.best)[0]
         self._directory.save(Checkpoint(parameters, optimizer, best, self.run.to_json()))
         return True
