@@ -1,12 +1,16 @@
-/** Builds the page into `dist`; `node build.mjs serve` then serves it on this machine. */
+/** Builds the pages into `dist`. */
 
 import { createHash } from "node:crypto";
-import { cp, readFile, readdir, rm } from "node:fs/promises";
+import { cp, readFile, readdir, rm, symlink } from "node:fs/promises";
 import { join, relative } from "node:path";
-import { build, context } from "esbuild";
+import { build } from "esbuild";
 
 const OUT = "dist";
-const WASM = "node_modules/onnxruntime-web/dist/ort-wasm-simd-threaded.wasm";
+const ORT = "node_modules/onnxruntime-web/dist";
+/** The module for one thread, and the JavaScript that further threads load. */
+const MODULE = ["ort-wasm-simd-threaded.wasm", "ort-wasm-simd-threaded.mjs"];
+/** The language model is too large to be copied, and it is there only once it was prepared. */
+const MANNER = "manner_bundle";
 
 const options = {
   bundle: true,
@@ -24,20 +28,17 @@ async function files(folder) {
   return found.filter((entry) => entry.isFile()).map((entry) => relative(OUT, join(entry.parentPath, entry.name)));
 }
 
-if (process.argv[2] === "serve") {
-  const { port } = await (await context({ ...options, entryPoints: [] })).serve({ servedir: OUT, port: 8080 });
-  console.log(`http://localhost:${port}/`);
-} else {
-  await rm(OUT, { recursive: true, force: true });
-  await cp("public", OUT, { recursive: true });
-  await cp("bundle", join(OUT, "bundle"), { recursive: true });
-  await cp(WASM, join(OUT, "ort-wasm-simd-threaded.wasm"));
-  await build({ ...options, entryPoints: ["src/main.ts", "src/worker.ts"] });
-  // The service worker knows what to keep for the time without a network, and is another one when any of it changes.
-  const names = (await files(OUT)).sort();
-  const hash = createHash("sha256");
-  for (const name of names) hash.update(name).update(await readFile(join(OUT, name)));
-  const define = { FILES: JSON.stringify(["./", ...names]), VERSION: JSON.stringify(hash.digest("hex").slice(0, 16)) };
-  await build({ ...options, entryPoints: ["src/service.ts"], define });
-  console.log(`built ${names.length} files`);
-}
+await rm(OUT, { recursive: true, force: true });
+await cp("public", OUT, { recursive: true });
+await cp("bundle", join(OUT, "bundle"), { recursive: true });
+for (const name of MODULE) await cp(join(ORT, name), join(OUT, name));
+const entries = ["src/main.ts", "src/worker.ts", "src/manner/page.ts", "src/manner/worker.ts"];
+await build({ ...options, entryPoints: entries, outbase: "src" });
+// The service worker knows what to keep for the time without a network, and is another one when any of it changes.
+const names = (await files(OUT)).sort();
+const hash = createHash("sha256");
+for (const name of names) hash.update(name).update(await readFile(join(OUT, name)));
+const define = { FILES: JSON.stringify(["./", ...names]), VERSION: JSON.stringify(hash.digest("hex").slice(0, 16)) };
+await build({ ...options, entryPoints: ["src/service.ts"], define });
+await symlink(join("..", MANNER), join(OUT, MANNER));
+console.log(`built ${names.length} files`);

@@ -1,6 +1,6 @@
 /** Bundles and states in folders of the app, by react-native-fs. */
 
-import { exists, mkdir, moveFile, readFile, unlink, writeFile } from "react-native-fs";
+import { exists, mkdir, moveFile, read, readFile, stat, unlink, writeFile } from "react-native-fs";
 import type { BundleFiles, StateStore } from "edgepeft-runtime";
 
 const NEWEST = "checkpoint.safetensors";
@@ -11,7 +11,11 @@ export function folder(path: string): BundleFiles {
   return {
     name: path,
     path: (name) => `${path}/${name}`,
-    read: async (name) => bytesOf(await readFile(`${path}/${name}`, "base64")),
+    async open(name) {
+      const file = `${path}/${name}`;
+      const { size } = await stat(file);
+      return { size, read: async (offset, length) => bytesOf(await read(file, length, offset, "base64")) };
+    },
   };
 }
 

@@ -90,7 +90,8 @@ async function openedForSync(file: FileSystemFileHandle): Promise<ByteSource | n
 
 /** Passes a download on to the browser, piece by piece, so that it is never in the page's memory as a whole. */
 async function passedOn(body: ReadableStream<Uint8Array>, most: number, name: string): Promise<Blob> {
-  const [pieces, reader]: [Blob[], ReturnType<typeof body.getReader>] = [[], body.getReader()];
+  const pieces: Blob[] = [];
+  const reader: ReadableStreamDefaultReader<Uint8Array> = body.getReader();
   let [held, count, length]: [Uint8Array<ArrayBuffer>[], number, number] = [[], 0, 0];
   const hand = (): void => {
     pieces.push(new Blob(held));
