@@ -7,8 +7,10 @@ from collections.abc import Mapping
 import numpy as np
 import onnx_ir as ir
 
+from edgepeft_export.program.link import link
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.bundle.manifest import SparseSpec
+from edgepeft_runtime.bundle.programs import INFER
 from edgepeft_runtime.files.tensorfile import Array
 
 
@@ -16,7 +18,7 @@ def with_dense(bundle: Bundle, parameters: Mapping[str, Array]) -> dict[str, Arr
     """Return the parameters of an update, with whole changed tensors by name in place of values and indices."""
     changed = dict(parameters)
     if bundle.manifest.sparse:
-        frozen = ir.load(bundle.file("infer.onnx")).graph.initializers
+        frozen = link(bundle, INFER).graph.initializers
         for spec in bundle.manifest.sparse:
             values, indices = changed.pop(spec.values), changed.pop(spec.indices)
             changed[spec.tensor] = _sum(_base(frozen, spec), indices, values)

@@ -15,7 +15,9 @@ import onnx_ir as ir
 
 from edgepeft.merging.target import publish
 from edgepeft_export.fold import fold
+from edgepeft_export.program.link import link
 from edgepeft_runtime.bundle.bundle import Bundle
+from edgepeft_runtime.bundle.programs import INFER
 from edgepeft_runtime.files.durable import remove
 from edgepeft_runtime.files.staging import staged
 from edgepeft_runtime.files.tensorfile import Array
@@ -34,7 +36,7 @@ def write(bundle: Bundle, parameters: Mapping[str, Array], out: Path) -> str:
 
 def inference_model(bundle: Bundle) -> ir.Model:
     """Return the inference graph with the source's outputs, without scores that only the loss reads."""
-    model = ir.load(bundle.file("infer.onnx"))
+    model = link(bundle, INFER)
     outputs = bundle.manifest.provenance.get("outputs")
     if outputs is not None:
         model.graph.outputs[:] = [value for value in model.graph.outputs if value.name in outputs]

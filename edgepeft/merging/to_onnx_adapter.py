@@ -35,13 +35,13 @@ def write(bundle: Bundle, parameters: Mapping[str, Array], out: Path) -> str:
         adapter.export_adapter(str(made))
         _check(made, parameters)
         publish(made, out)
-    return f"{len(parameters)} tensors as an adapter for the graph infer.onnx, of model version {model_version(bundle)}"
+    return f"{len(parameters)} tensors as an adapter for the program infer, of model version {model_version(bundle)}"
 
 
 def write_base(bundle: Bundle, out: Path) -> None:
     """Write the inference graph with the bundle's own adapter as defaults, to which adapters are applied.
 
-    In ``infer.onnx`` parameters are required inputs. ONNX Runtime reads them from an active adapter, but ``run`` of its
+    There parameters are required inputs. ONNX Runtime reads them from an active adapter, but ``run`` of its
     Python package checks required inputs before that, and fails. With defaults they are optional.
     """
     model = inference_model(bundle)

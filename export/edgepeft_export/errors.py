@@ -177,10 +177,6 @@ class UntrainedParameters(OrtTrainingError, code="untrained-parameters"):
     """ONNX Runtime Training cannot leave parameters of a checkpoint unchanged. Use the portable engine."""
 
 
-class SegmentedBundle(OrtTrainingError, code="segmented-bundle"):
-    """ONNX Runtime Training runs one graph, and the bundle trains by several. Use the portable engine."""
-
-
 class NoTrainingPython(OrtTrainingError, code="no-training-python"):
     """The interpreter of an environment with the training wheel is needed. Give it with --training-python."""
 

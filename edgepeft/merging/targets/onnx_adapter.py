@@ -13,7 +13,7 @@ from edgepeft_runtime.settings import setting
 
 @dataclass(frozen=True)
 class OnnxAdapter(Target):
-    """An ``.onnx_adapter`` for ``onnxruntime.LoraAdapter``, put on ``infer.onnx`` per call.
+    """An ``.onnx_adapter`` for ``onnxruntime.LoraAdapter``, put on the model per call.
 
     The Python package of ONNX Runtime needs the ``base`` graph: there, inputs that an adapter provides have to be
     optional.

@@ -13,12 +13,12 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from edgepeft_export.errors import SegmentedBundle
 from edgepeft_export.graph.emit import Emitter
+from edgepeft_export.program.link import link
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.bundle.manifest import Bucket
 from edgepeft_runtime.bundle.plan import LOSS_SUM, LOSS_WEIGHT
-from edgepeft_runtime.bundle.programs import EVAL, TRAIN, Call
+from edgepeft_runtime.bundle.programs import EVAL, TRAIN
 
 MICROSOFT = "com.microsoft"
 LOSS, RESET = "loss", "lazy_reset_grad"
@@ -28,8 +28,7 @@ _SMALLEST = float(np.finfo(np.float32).tiny)
 
 def training_model(bundle: Bundle) -> ir.Model:
     """``training_model.onnx``: returns ``loss``, ``loss_weight``, and whether each gradient was added."""
-    call = whole(bundle, TRAIN)
-    model = loaded(bundle, call.graph)
+    model = loaded(bundle, TRAIN)
     graph = model.graph
     outputs = {str(value.name): value for value in graph.outputs}
     emit = Emitter(graph, scope="ort_training")
@@ -38,8 +37,8 @@ def training_model(bundle: Bundle) -> ir.Model:
     scale = emit.op("Reciprocal", weight)
     gradients: dict[str, ir.Value] = {}
     for bucket in bundle.manifest.buckets:
-        (flat,) = (item.output for item in call.accumulate if item.bucket == bucket.name)
-        gradients |= _parts(emit, emit.op("Mul", outputs[flat], scale), bucket, bundle)
+        flat = outputs[f"{bucket.name}.gradient"]
+        gradients |= _parts(emit, emit.op("Mul", flat, scale), bucket, bundle)
     _mean_loss(emit, graph, outputs, weight)
     graph.outputs[2:] = []
     _accumulate(emit, gradients)
@@ -48,32 +47,16 @@ def training_model(bundle: Bundle) -> ir.Model:
 
 def eval_model(bundle: Bundle) -> ir.Model:
     """``eval_model.onnx``: returns ``loss``, ``loss_weight`` and the model's outputs."""
-    model = loaded(bundle, whole(bundle, EVAL).graph)
+    model = loaded(bundle, EVAL)
     outputs = {str(value.name): value for value in model.graph.outputs}
     emit = Emitter(model.graph, scope="ort_training")
     _mean_loss(emit, model.graph, outputs, _weight(emit, outputs[LOSS_WEIGHT]))
     return _cleaned(model)
 
 
-def loaded(bundle: Bundle, name: str) -> ir.Model:
-    """A graph of the bundle that contains its frozen tensors, as one file."""
-    return ir.external_data.load_to_model(ir.load(bundle.file(name)))
-
-
-def whole(bundle: Bundle, program: str) -> Call:
-    """The only call of a program.
-
-    Raises:
-        OrtTrainingError: the program has several calls, and the official module runs one graph.
-    """
-    call, *others = bundle.manifest.programs.by_name()[program]
-    if others:
-        raise SegmentedBundle(
-            "ONNX Runtime Training runs one graph, and this bundle trains by several.",
-            context=f"the program {program} has {len(others) + 1} calls",
-            hint="train it with the portable engine, or prepare it as one graph.",
-        )
-    return call
+def loaded(bundle: Bundle, program: str) -> ir.Model:
+    """A program of the bundle as one graph that contains its frozen tensors."""
+    return ir.external_data.load_to_model(link(bundle, program))
 
 
 def _weight(emit: Emitter, weight: ir.Value) -> ir.Value:
