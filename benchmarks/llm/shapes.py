@@ -79,8 +79,14 @@ SHAPES = {
 DESCRIPTION = "about.json"
 
 
-def write_model(name: str, folder: Path) -> None:
-    """Write the model in bfloat16, as such models are published, and ``about.json`` with its counts of parameters."""
+def write_model(name: str, folder: Path, *, shard: str = "50GB") -> None:
+    """Write the model in bfloat16, as such models are published, and ``about.json`` with its counts of parameters.
+
+    Args:
+        name: Of the shape.
+        folder: For the files.
+        shard: Largest size of a file of weights.
+    """
     import torch
     import transformers
 
@@ -88,7 +94,7 @@ def write_model(name: str, folder: Path) -> None:
     torch.manual_seed(0)
     config = getattr(transformers, shape.config)(**shape.sizes)
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, max_shard_size=shard)
     about = {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "matmul_parameters": matmul_parameters(model),

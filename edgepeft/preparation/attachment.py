@@ -27,6 +27,7 @@ from edgepeft.sources.working_copy import with_exportable_experts, working_copy
 from edgepeft_export.errors import BadExampleInputs
 from edgepeft_export.forward import Forward, from_onnx
 from edgepeft_export.forward.torch_source.export import DynamicAxes, ExampleInputs
+from edgepeft_export.forward.torch_source.half import computing, keeps_half, widen_trainable
 from edgepeft_export.forward.torch_source.module import from_torch, name_inputs
 from edgepeft_export.quantize.choose import Batch
 from edgepeft_runtime.files.schema import Json
@@ -108,10 +109,16 @@ def attach_to_copy(source: Source, model: nn.Module, attachment: Attachment) -> 
     with torch.random.fork_rng(devices=()):
         # Pruning writes into weights, so a pruned copy must not share them.
         module = with_exportable_experts(working_copy(model, share=attachment.prune is None))
-        module, inputs = in_single_precision(module, name_inputs(module, source.example_inputs))
+        module, inputs = in_single_precision(
+            module, name_inputs(module, source.example_inputs), whole=attachment.prune is not None
+        )
         masks, pruned = _pruned(inputs, module, attachment)
         masked = [module.get_parameter(name) for name in masks]
-        module, provenance = _with_method(module, attachment)
+        half = keeps_half(module)
+        with computing(module):
+            module, provenance = _with_method(module, attachment)
+        if half:
+            widen_trainable(module)
         check_peft_type(module)
         compress.keep_masks(module, masked)
         return AttachedModule(align_outputs(module), inputs, masks, {**provenance, **pruned})

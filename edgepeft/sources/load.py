@@ -264,11 +264,13 @@ def _load_transformers(
     if config is not None:
         config.update({name: settings.pop(name) for name in ("id2label", "label2id") if name in settings})
         settings["config"] = config
+    # A text model stays in the checkpoint's precision: its large matrices are converted when they are read.
+    dtype = torch.float32 if "gguf_file" in settings or auto_class == TASKS["image-classification"][0] else "auto"
     torch.manual_seed(seed)
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # transformers shows a bar for a .gguf, set or not
             model, report = getattr(transformers, auto_class).from_pretrained(
-                files.folder, local_files_only=True, dtype=torch.float32, output_loading_info=True, **settings
+                files.folder, local_files_only=True, dtype=dtype, output_loading_info=True, **settings
             )
     except Exception as error:  # transformers and safetensors each raise their own exceptions
         raise SourceDoesNotLoad(

@@ -12,9 +12,10 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from edgepeft_export.graph.constants import initializer_array, is_frozen
+from edgepeft_export.graph.constants import initializer_tensor, is_frozen
 from edgepeft_export.graph.edit import remove_node, replace_value
 from edgepeft_export.graph.emit import Emitter
+from edgepeft_export.graph.half import stored_array
 from edgepeft_export.graph.match import added_vector, operand
 from edgepeft_export.graph.shapes import dims_of, rank
 
@@ -82,8 +83,8 @@ def _is_matrix(value: ir.Value) -> bool:
 def _is_transposed(copy: ir.Value, original: ir.Value) -> bool:
     if copy.dtype != original.dtype:
         return False
-    left, right = initializer_array(copy), initializer_array(original).T
-    return bool(np.array_equal(left[0], right[0]) and np.array_equal(left, right))
+    left, right = stored_array(initializer_tensor(copy)), stored_array(initializer_tensor(original)).T
+    return left.dtype == right.dtype and bool(np.array_equal(left[0], right[0]) and np.array_equal(left, right))
 
 
 def _flip(gemm: ir.Node, original: ir.Value, _: Emitter) -> None:

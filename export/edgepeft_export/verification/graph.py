@@ -9,6 +9,8 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 from edgepeft_export.graph.custom_ops import CONTRIB, lower
+from edgepeft_export.graph.edit import insert_on_edge
+from edgepeft_export.graph.half import Widened
 from edgepeft_export.verification.compare import Array, Arrays
 
 _LARGE = 1 << 16
@@ -36,6 +38,9 @@ class GraphRun:
         self._lent = _lend(copy)
         options = plain_options()
         if self._lent:
+            # In the order of the nodes: onnxruntime's own order would convert all half tensors before it reads one.
+            options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
+            options.enable_cpu_mem_arena = options.enable_mem_pattern = False
             options.add_external_initializers(list(self._lent), list(self._lent.values()))
         content = ir.to_proto(copy).SerializeToString()
         self._session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
@@ -77,17 +82,30 @@ def _lend(model: ir.Model) -> dict[str, ort.OrtValue]:
         if tensor is None:
             continue
         if tensor.nbytes > _LARGE and tensor.dtype in _LENT:
-            array = tensor.numpy()
-            if _is_transposed(array) and _only_multiplied(value):
-                value, array = _read_transposed(model, value), array.T
-            # Contiguous, because onnxruntime copies other arrays and then does not use the lent one.
-            lent[str(value.name)] = ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array))
-            value.const_value = ir.ExternalTensor(
-                "lent", 0, tensor.nbytes, tensor.dtype, shape=ir.Shape(array.shape), name=str(value.name), base_dir=""
-            )
+            name, array = _lend_one(model, value, tensor)
+            lent[name] = array
         elif isinstance(tensor, (ir.ExternalTensor, ir.LazyTensor)):
             value.const_value = ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=value.name)
     return lent
+
+
+def _lend_one(model: ir.Model, value: ir.Value, tensor: ir.TensorProtocol) -> tuple[str, ort.OrtValue]:
+    """Let the graph read a tensor as the host has it in memory: transposed, or in half precision."""
+    stored = tensor.narrow if isinstance(tensor, Widened) else tensor
+    array = stored.numpy()
+    if _is_transposed(array) and _only_multiplied(value):
+        value, array = _read_transposed(model, value), array.T
+    if isinstance(tensor, Widened):
+        value = _read_narrow(model, value, stored.dtype)
+    name = str(value.name)
+    value.const_value = ir.ExternalTensor(
+        "lent", 0, stored.nbytes, stored.dtype, shape=ir.Shape(array.shape), name=name, base_dir=""
+    )
+    array = np.ascontiguousarray(array)  # onnxruntime copies other arrays and then does not use the lent one
+    if stored.dtype == ir.DataType.BFLOAT16:
+        narrow = ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array.view(np.uint16), stored.dtype.value)
+        return name, narrow
+    return name, ort.OrtValue.ortvalue_from_numpy(array)
 
 
 def _is_transposed(array: Array) -> bool:
@@ -101,13 +119,35 @@ def _only_multiplied(value: ir.Value) -> bool:
 
 def _read_transposed(model: ir.Model, value: ir.Value) -> ir.Value:
     """Let the matmuls with a matrix read the transposed one instead, and return that."""
-    shape = ir.Shape(list(value.shape or ())[::-1])
-    other = ir.Value(name=f"{value.name}.lent", shape=shape, type=value.type, const_value=value.const_value)
+    other = _in_place_of(model, value, list(value.shape or ())[::-1], ir.DataType.FLOAT)
     for use in list(value.uses()):
         use.node.replace_input_with(1, other)
         use.node.domain, use.node.op_type = CONTRIB, "FusedMatMul"
         use.node.attributes["transB"] = ir.AttrInt64("transB", 1)
-    model.graph.initializers.pop(str(value.name))
-    model.graph.register_initializer(other)
     model.opset_imports.setdefault(CONTRIB, 1)
+    return other
+
+
+def _read_narrow(model: ir.Model, value: ir.Value, dtype: ir.DataType) -> ir.Value:
+    """Let each reader of a tensor convert it from half precision just before it reads it, and return the tensor."""
+    other = _in_place_of(model, value, list(value.shape or ()), dtype)
+    for use in list(value.uses()):
+        if use.node.op_type == "Gather" and use.idx == 0:  # converts the rows that it reads
+            rows = use.node.outputs[0]
+            use.node.replace_input_with(0, other)
+            insert_on_edge(rows, ir.node("Cast", [rows], {"to": ir.DataType.FLOAT}))
+            rows.type = ir.TensorType(dtype)
+        else:
+            cast = ir.node("Cast", [other], {"to": ir.DataType.FLOAT})
+            use.node.prepend(cast)
+            use.node.replace_input_with(use.idx, cast.outputs[0])
+    return other
+
+
+def _in_place_of(model: ir.Model, value: ir.Value, shape: list[int | ir.SymbolicDim], dtype: ir.DataType) -> ir.Value:
+    """A new initializer instead of another, whose readers have yet to read it."""
+    tensor = value.const_value
+    model.graph.initializers.pop(str(value.name))
+    other = ir.Value(name=f"{value.name}.lent", shape=ir.Shape(shape), type=ir.TensorType(dtype), const_value=tensor)
+    model.graph.register_initializer(other)
     return other

@@ -1,18 +1,18 @@
 """Makes frozen tensors that were inputs of an export initializers, which refer to torch's memory.
 
-Nothing is copied: a tensor becomes an array when it is read, and a transposed one is a view.
+Nothing is copied: a transposed tensor is a view, and half precision becomes float32 when it is read.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
 import onnx_ir as ir
 import torch
-from numpy.typing import NDArray
 from onnxscript.optimizer import fold_constants
 from torch import Tensor
+
+from edgepeft_export.graph.half import Widened
 
 
 def bind_frozen(model: ir.Model, frozen: Mapping[str, Tensor]) -> None:
@@ -38,24 +38,27 @@ def bind_frozen(model: ir.Model, frozen: Mapping[str, Tensor]) -> None:
             stored = _initializer(graph, str(value.name), tensor, value.type)
             value.name = f"{value.name}.before"
             value.replace_all_uses_with(stored, replace_graph_outputs=True)
-    fold_constants(model)
+    if frozen:
+        fold_constants(model)
 
 
 def _transposes(node: ir.Node) -> bool:
     return node.op_type == "Transpose" and not node.domain and not node.outputs[0].is_graph_output()
 
 
-def _view(tensor: Tensor) -> NDArray[np.generic]:
-    """The tensor's memory as an array, transposed where it is; half precision becomes float32, in new memory."""
-    return np.asarray((tensor if tensor.dtype == torch.float32 else tensor.float()).numpy())
+def _stored(tensor: Tensor, name: str) -> ir.TensorProtocol:
+    """The tensor's own memory, transposed where it is a transposed view."""
+    if tensor.dtype == torch.bfloat16:
+        narrow = tensor.view(torch.uint16).numpy().view(ir.DataType.BFLOAT16.numpy())
+        return Widened(ir.Tensor(narrow, dtype=ir.DataType.BFLOAT16, name=name))
+    array = tensor.numpy()
+    return Widened(ir.Tensor(array, name=name)) if tensor.dtype == torch.float16 else ir.Tensor(array, name=name)
 
 
 def _initializer(graph: ir.Graph, name: str, tensor: Tensor, kind: ir.TypeProtocol | None) -> ir.Value:
     if name in graph.initializers:
         graph.initializers[name].name = f"{name}.other"
-    lazy = ir.LazyTensor(
-        lambda: ir.Tensor(_view(tensor), name=name), ir.DataType.FLOAT, ir.Shape(tensor.shape), name=name
-    )
-    value = ir.Value(name=name, shape=ir.Shape(tensor.shape), type=kind, const_value=lazy)
+    stored = _stored(tensor, name)
+    value = ir.Value(name=name, shape=ir.Shape(tensor.shape), type=kind, const_value=stored)
     graph.register_initializer(value)
     return value

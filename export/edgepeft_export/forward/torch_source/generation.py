@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from edgepeft_export.errors import ForwardError, NoCache
 from edgepeft_export.forward.decoding import Decoding
 from edgepeft_export.forward.graph import Forward
+from edgepeft_export.forward.torch_source.half import computing
 from edgepeft_export.forward.torch_source.module import from_torch
 
 IDS, MASK, LOGITS = "input_ids", "attention_mask", "logits"
@@ -108,7 +109,7 @@ def _cache_shapes(model: nn.Module) -> list[tuple[int, int]]:
         raise _unsupported(model, f"its layers keep something else: {', '.join(sorted(kinds))}")
     mode = model.training
     ids = torch.zeros(1, 2, dtype=torch.int64)
-    with torch.no_grad():
+    with torch.no_grad(), computing(model):
         cache = model.eval()(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=True).past_key_values
     model.train(mode)
     if type(cache) is not DynamicCache:

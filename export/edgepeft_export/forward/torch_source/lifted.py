@@ -17,12 +17,10 @@ from edgepeft_export.forward.torch_source.blocks.trace import Traced
 from edgepeft_export.forward.torch_source.detach import KeepDetach
 from edgepeft_export.forward.torch_source.export import DynamicAxes, export
 from edgepeft_export.forward.torch_source.frozen import bind_frozen
+from edgepeft_export.forward.torch_source.half import HALF, LARGE, keeps_half, traced
 from edgepeft_export.forward.torch_source.naming import name_outputs, rename
 from edgepeft_export.forward.torch_source.recurrent import KeepRecurrent
 from edgepeft_export.forward.torch_source.shared_storage import View, with_views
-
-_LARGE = 1 << 16
-"""Frozen tensors of more elements become inputs of a trace, so that the exporter cannot copy them."""
 
 
 class Lifted(nn.Module):  # type: ignore[misc]  # torch is not type-checked here
@@ -105,27 +103,41 @@ def graph_of(module: Module, stacks: Sequence[Stack]) -> ir.Model:
             return _from_few_blocks(module, stacks)
         except (BlocksDiffer, ExportFailed):
             pass
-    lifted = Lifted(module.model, module.outputs, module.views)
-    graph = export(lifted, {"inputs": module.inputs, "trainable": module.trainable}, module.axes)
-    return rename(graph, [*module.inputs, *module.trainable], module.called)
+    frozen = _frozen(module, ())
+    arguments = {"inputs": module.inputs, "trainable": module.trainable}
+    if frozen:
+        arguments["frozen"] = {name: traced(tensor) for name, tensor in frozen.items()}
+    graph = export(Lifted(module.model, module.outputs, module.views), arguments, module.axes)
+    rename(graph, [name for tensors in arguments.values() for name in tensors], module.called)
+    bind_frozen(graph, frozen)
+    return graph
+
+
+def _frozen(module: Module, stacks: Sequence[Stack]) -> dict[str, Tensor]:
+    """The frozen tensors that are inputs of a trace: those of blocks, large ones beside them, and half precision."""
+    half = keeps_half(module.model)
+    return {
+        name: tensor.detach()
+        for name, tensor in lifted_tensors(module.model).items()
+        if name not in module.trainable
+        and name not in module.views
+        and (
+            (half and tensor.dtype in HALF)
+            or (stacks and tensor.numel() > LARGE)
+            or any(stack.owner(name) is not None for stack in stacks)
+        )
+    }
 
 
 def _from_few_blocks(module: Module, stacks: Sequence[Stack]) -> ir.Model:
     """Trace a few blocks, and write the others as copies. All tensors of blocks are inputs of the trace."""
     inputs, trainable = traced_only(module.inputs, stacks), traced_only(module.trainable, stacks)
     outputs = list(traced_only({name: name for name in module.outputs}, stacks))
-    lifted = lifted_tensors(module.model)
-    frozen = {
-        name: tensor.detach()
-        for name, tensor in lifted.items()
-        if name not in module.trainable
-        and name not in module.views
-        and (tensor.numel() > _LARGE or any(stack.owner(name) is not None for stack in stacks))
-    }
-    traced = traced_only(frozen, stacks)
+    frozen = _frozen(module, stacks)
+    read = {name: traced(tensor) for name, tensor in traced_only(frozen, stacks).items()}
     program = Lifted(module.model, outputs, module.views, stacks)
-    graph = export(program, {"inputs": inputs, "trainable": trainable, "frozen": traced}, module.axes)
-    rename(graph, [*inputs, *trainable, *traced], outputs)
+    graph = export(program, {"inputs": inputs, "trainable": trainable, "frozen": read}, module.axes)
+    rename(graph, [*inputs, *trainable, *read], outputs)
     stamp(graph, stacks)
     bind_frozen(graph, frozen)
     _in_order(graph.graph, [*module.inputs, *module.trainable], module.outputs)

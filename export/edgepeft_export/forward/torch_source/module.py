@@ -21,6 +21,7 @@ from edgepeft_export.errors import (
 from edgepeft_export.forward.graph import Forward
 from edgepeft_export.forward.torch_source.blocks.record import Recorder
 from edgepeft_export.forward.torch_source.export import DynamicAxes, ExampleInputs, check_dynamic, first_line
+from edgepeft_export.forward.torch_source.half import computing
 from edgepeft_export.forward.torch_source.lifted import Module, graph_of, named_outputs
 from edgepeft_export.forward.torch_source.naming import name_folded_weights, name_outputs
 from edgepeft_export.forward.torch_source.reference import Function, Reference, Tensors, array, verified
@@ -58,7 +59,7 @@ def from_torch(
     axes = default_dynamic_axes(inputs) if dynamic_axes is None else dynamic_axes
     with _inference(model):
         traced = distinct_sizes(inputs, axes)
-        with Reads() as reads, Recorder(model, traced, _sharing(views)) as recorder:
+        with computing(model), Reads() as reads, Recorder(model, traced, _sharing(views)) as recorder:
             names = _output_names(model, traced, outputs)
         exported = Module(model, traced, trainable, views, names, axes)
         graph = graph_of(exported, recorder.stacks())
@@ -82,7 +83,7 @@ def _function(model: nn.Module, names: Sequence[str], views: Mapping[str, View])
     """The module as a function that returns its outputs by name."""
 
     def function(inputs: Tensors, trainable: Tensors) -> dict[str, Tensor]:
-        with _set(model, with_views(trainable, views)):
+        with computing(model), _set(model, with_views(trainable, views)):
             named = named_outputs(model(**inputs))
         return {name: named[name] for name in names}
 

@@ -55,7 +55,8 @@ def name_folded_weights(graph: ir.Graph, model: nn.Module) -> None:
     for name, tensor in state.items():
         by_shape.setdefault(tuple(reversed(tensor.shape)), []).append(name)
     for value in list(graph.initializers.values()):
-        if value.name in state or value.const_value is None or len(value.const_value.shape) != 2:
+        named = str(value.name).removesuffix(".T") in state
+        if named or value.const_value is None or len(value.const_value.shape) != 2:
             continue
         folded = value.const_value.numpy()
         for name in by_shape.get(folded.shape, ()):
