@@ -1,4 +1,4 @@
-"""Compare the predicted with the measured peak memory of a train step: ``python -m benchmarks.memory_check``.
+"""Compare the predicted with the measured anonymous memory of a train step: ``python -m benchmarks.memory_check``.
 
 The cases are MiniLM with LoRA in fp32 and int8, with and without recomputation, at sizes from 8 x 16 to 32 x 64.
 """
@@ -24,7 +24,8 @@ def main() -> None:
             bundle = _bundle(Path(folder), compute, recompute)
             for batch, sequence in SIZES:
                 sizes = {"batch": batch, "sequence": sequence}
-                predicted, measured = predict(bundle, sizes).peak(sizes), measured_peak(bundle, sizes)
+                predicted = predict(bundle, sizes).peak(sizes).anonymous
+                measured = measured_peak(bundle, sizes).anonymous
                 off = f"{100 * (predicted / measured - 1):+.1f} %"
                 shown = f"{batch} x {sequence}"
                 print(

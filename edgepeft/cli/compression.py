@@ -50,7 +50,7 @@ def compression_options(command: F) -> F:
             "--memory-budget",
             metavar="256MB",
             callback=byte_count,
-            help="Memory limit of training; chooses --recompute and the number of examples per pass.",
+            help="Limit of the anonymous memory of training; chooses --recompute and the number of examples per pass.",
         ),
         click.option(
             "--recompute",

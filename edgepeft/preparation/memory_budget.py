@@ -34,7 +34,7 @@ class MemoryBudget:
     """Memory that a process may use while it trains.
 
     Attributes:
-        bytes: Largest resident set.
+        bytes: Largest anonymous memory. File pages, such as mapped weights, are not counted: the system can drop them.
         sizes: Size of every symbolic dimension, including the batch size to train with.
         may_freeze: Whether the lower part of the parameters may be frozen, so that the backward pass stops earlier.
     """
@@ -53,7 +53,7 @@ class StepPlan:
         recompute: The mode of recomputation; see :data:`edgepeft_export.memory.MODES`.
         micro_batch: Examples that go through the graph at a time; ``None`` leaves it to the device.
         frozen: Names of parameters that are frozen to save memory.
-        peak: Predicted peak of memory in bytes; 0 without a budget.
+        peak: Predicted peak of anonymous memory in bytes; 0 without a budget.
     """
 
     compiled: Compiled
@@ -83,10 +83,10 @@ def plan_for(
         for mode, compiled in _compiled(upper, loss, optimizer):
             log(f"measuring small steps, recompute {mode}, {len(upper.parameters)} trained tensors")
             prediction = _predicted(compiled, loss, optimizer, budget.sizes)
-            least.append(prediction.peak({**budget.sizes, batch: 1}))
+            least.append(prediction.peak({**budget.sizes, batch: 1}).anonymous)
             micro = _largest(prediction, budget, batch)
             if micro:
-                peak = prediction.peak({**budget.sizes, batch: micro})
+                peak = prediction.peak({**budget.sizes, batch: micro}).anonymous
                 time = TIME[mode] * (1 + 0.1 * math.log2(budget.sizes[batch] / micro))
                 plans.append((time, StepPlan(compiled, mode, micro, frozen, peak)))
         if plans:
@@ -117,7 +117,7 @@ def _predicted(compiled: Compiled, loss: Loss, optimizer: Optimizer, sizes: Mapp
 def _largest(prediction: Prediction, budget: MemoryBudget, batch: str) -> int:
     """Return the largest micro-batch within the budget, by halving the full batch; 0 if none fits."""
     micro = budget.sizes[batch]
-    while micro and prediction.peak({**budget.sizes, batch: micro}) > budget.bytes:
+    while micro and prediction.peak({**budget.sizes, batch: micro}).anonymous > budget.bytes:
         micro //= 2
     return micro
 

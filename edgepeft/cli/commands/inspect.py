@@ -50,7 +50,9 @@ def _predicted(bundle: Bundle, sizes: dict[str, int] | None) -> Json:
     from edgepeft_runtime.train.memory.prediction import predict
 
     prediction = predict(bundle, sizes)
-    return {"sizes": sizes, "peak_bytes": prediction.peak(sizes), "resident_bytes": int(prediction.resident)}
+    peak = prediction.peak(sizes)
+    of_any_size = {"resident_bytes": int(prediction.resident)}
+    return {"sizes": sizes, "anonymous_bytes": peak.anonymous, "file_bytes": peak.file, **of_any_size}
 
 
 def _print_tensors(bundle: Bundle) -> None:
@@ -120,10 +122,13 @@ def _print(bundle: Bundle, summary: Json) -> None:
         else "",
         "memory": f"{size(summary['training_bytes'])} while training, plus the activations of a batch",
     }
-    if "peak_bytes" in summary:
+    if "sizes" in summary:
         at = ", ".join(f"{name} {count}" for name, count in summary["sizes"].items())
-        peak, resident = size(summary["peak_bytes"]), size(summary["resident_bytes"])
-        rows["training"] = f"{peak} at its peak, at {at}; {resident} of it for any sizes"
+        peak, file, resident = (size(summary[f"{kind}_bytes"]) for kind in ("anonymous", "file", "resident"))
+        rows["training"] = (
+            f"{peak} of anonymous memory at its peak, at {at} ({resident} of it for any sizes), and {file} of file "
+            "pages, which the system can drop and read again"
+        )
     for name, text in rows.items():
         if text:
             click.echo(f"{name:10} {text}")

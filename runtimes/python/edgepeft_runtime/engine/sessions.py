@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 
 import onnxruntime as ort
 
@@ -14,6 +15,9 @@ from edgepeft_runtime.files.tensorfile import Array
 
 LARGE_WEIGHTS = 100_000_000
 """Bytes of frozen tensors from which on they have to stay clean file pages."""
+
+_SAME_AS_REQUESTED = 1
+"""How an arena grows, in the C API's numbers."""
 
 OrtTensors = Mapping[str, ort.OrtValue]
 """ONNX Runtime's own tensors by name."""
@@ -31,6 +35,7 @@ class Sessions:
         self._bundle = bundle
         self._threads = threads
         self._sessions: dict[str, ort.InferenceSession] = {}
+        self._shared = any(len(calls) > 1 for calls in bundle.manifest.programs.by_name().values())
 
     def run(self, graph: str, outputs: Sequence[str], inputs: OrtTensors) -> dict[str, ort.OrtValue]:
         """Return these outputs of a graph by name.
@@ -68,12 +73,31 @@ class Sessions:
             if graph == OPTIMIZER:
                 # Its threads would spin for a while after the run, and take a core from the next step's forward pass.
                 options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+            if self._shared and _has_shared_arena():
+                options.add_session_config_entry("session.use_env_allocators", "1")
             try:
                 self._sessions[graph] = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
             except Exception as failure:  # as above
                 hint = "prepare the bundle again with this version of onnxruntime as its minimum."
                 raise graph_not_loaded(graph, failure, hint) from failure
         return self._sessions[graph]
+
+
+@cache
+def _has_shared_arena() -> bool:
+    """Let the sessions of a program share one arena; return whether they can.
+
+    An arena keeps what it has allocated. If each graph of a program had its own, the process would need the sum of
+    their peaks, although they run one after another. The arena grows by what is requested, not to powers of two.
+    """
+    try:
+        kind = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+        ort.create_and_register_allocator(kind, ort.OrtArenaCfg(0, _SAME_AS_REQUESTED, -1, -1))
+    except AttributeError:  # a build without them
+        return False
+    except RuntimeError:  # the application has registered its own
+        return True
+    return True
 
 
 def session_options(threads: int | None, weights: int = 0) -> ort.SessionOptions:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.bundle.manifest import Manifest
 from edgepeft_runtime.errors import NoMemoryFacts, StepFailed, WrongSizes
+from edgepeft_runtime.train.memory.peak import Memory
 
 SMALLEST = 2
 """Size of every symbolic dimension in the smaller step; a causal language model has nothing to predict at 1."""
@@ -26,19 +27,21 @@ class Prediction:
 
     Attributes:
         bundle: the bundle that is trained.
-        resident: bytes that the process uses whatever the batch.
+        resident: bytes of anonymous memory that the process uses whatever the batch.
+        file: bytes of file pages: the mapped weights and libraries.
         overhead: bytes of memory for each byte of activations, at least 1: onnxruntime's arena wastes some.
     """
 
     bundle: Bundle
     resident: float
+    file: int
     overhead: float
 
-    def peak(self, sizes: Mapping[str, int]) -> int:
-        """Return the bytes of a step at these sizes of the symbolic dimensions."""
+    def peak(self, sizes: Mapping[str, int]) -> Memory:
+        """Return the memory of a step at these sizes of the symbolic dimensions."""
         memory = self.bundle.manifest.memory
         assert memory is not None  # predict() has checked this
-        return int(self.resident + self.overhead * memory.bytes_at(sizes))
+        return Memory(int(self.resident + self.overhead * memory.bytes_at(sizes)), self.file)
 
 
 def predict(bundle: Bundle, sizes: Mapping[str, int]) -> Prediction:
@@ -63,8 +66,9 @@ def predict(bundle: Bundle, sizes: Mapping[str, int]) -> Prediction:
     half = {name: max(small[name], size // 2) for name, size in sizes.items()}
     less, more = measured_peak(bundle, small), measured_peak(bundle, half)
     growth = memory.bytes_at(half) - memory.bytes_at(small)
-    overhead = max(1.0, (more - less) / growth) if growth > 0 else 1.0
-    return Prediction(bundle, less - overhead * memory.bytes_at(small), overhead)
+    overhead = max(1.0, (more.anonymous - less.anonymous) / growth) if growth > 0 else 1.0
+    resident = less.anonymous - overhead * memory.bytes_at(small)
+    return Prediction(bundle, resident, max(less.file, more.file), overhead)
 
 
 def check_sizes(manifest: Manifest, sizes: Mapping[str, int]) -> None:
@@ -84,8 +88,8 @@ def check_sizes(manifest: Manifest, sizes: Mapping[str, int]) -> None:
         )
 
 
-def measured_peak(bundle: Bundle, sizes: Mapping[str, int]) -> int:
-    """Return the largest resident set, in bytes, of a new process that trains two steps on zeros."""
+def measured_peak(bundle: Bundle, sizes: Mapping[str, int]) -> Memory:
+    """Return the largest memory of a new process that trains two steps on zeros."""
     pairs = [f"{name}={size}" for name, size in sizes.items()]
     command = [sys.executable, "-m", "edgepeft_runtime.train.memory.probe", str(bundle.path), *pairs]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -95,4 +99,4 @@ def measured_peak(bundle: Bundle, sizes: Mapping[str, int]) -> int:
             context=(done.stderr.strip().splitlines() or ["no message"])[-1],
             hint="train on real data and read the peak that it prints.",
         )
-    return int(done.stdout)
+    return Memory(*map(int, done.stdout.split()))

@@ -1,4 +1,4 @@
-"""Trains two steps on zeros and prints the peak memory of its process, in bytes.
+"""Trains two steps on zeros and prints the peak memory of its process, in bytes: anonymous and of files.
 
 Run it as ``python -m edgepeft_runtime.train.memory.probe BUNDLE NAME=SIZE...``, with each symbolic dimension's size.
 """
@@ -13,7 +13,7 @@ import numpy as np
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.bundle.manifest import Manifest
 from edgepeft_runtime.files.tensorfile import Array
-from edgepeft_runtime.train.memory.peak import peak_memory
+from edgepeft_runtime.train.memory.peak import PeakSampler
 from edgepeft_runtime.train.trainer import Trainer
 
 
@@ -31,10 +31,10 @@ def main() -> None:
     bundle = Bundle.open(sys.argv[1], verify=False)
     pairs = (argument.split("=") for argument in sys.argv[2:])
     batch = zeros(bundle.manifest, {name: int(size) for name, size in pairs})
-    with Trainer.open(bundle) as trainer:
+    with PeakSampler() as sampler, Trainer.open(bundle) as trainer:
         for _ in range(2):
             trainer.step(batch)
-    print(peak_memory())
+    print(*sampler.peak)
 
 
 if __name__ == "__main__":
