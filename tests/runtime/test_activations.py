@@ -11,9 +11,9 @@ import onnxruntime as ort
 import pytest
 
 from edgepeft_runtime.engine.activations import Activations
+from edgepeft_runtime.engine.row_store import RowStore
 from edgepeft_runtime.engine.sessions import OrtTensors, Sessions
 from edgepeft_runtime.errors import BadSetting, NothingToCache
-from edgepeft_runtime.files.row_store import RowStore
 from edgepeft_runtime.notices import EdgepeftWarning
 from edgepeft_runtime.train.limits import Pause
 from edgepeft_runtime.train.records import FitReport

@@ -17,9 +17,9 @@ import onnxruntime as ort
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.bundle.programs import TRAIN
 from edgepeft_runtime.engine.program import ProgramRunner
+from edgepeft_runtime.engine.row_store import KEY_BYTES, RowStore
 from edgepeft_runtime.engine.sessions import OrtTensors, as_ort
 from edgepeft_runtime.errors import NothingToCache
-from edgepeft_runtime.files.row_store import KEY_BYTES, RowStore
 from edgepeft_runtime.files.tensorfile import Array
 from edgepeft_runtime.notices import notice
 

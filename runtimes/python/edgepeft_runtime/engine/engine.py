@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from edgepeft_runtime.bundle.manifest import SparseSpec
+from edgepeft_runtime.engine.row_store import RowStore
 from edgepeft_runtime.engine.sessions import OrtTensors
 from edgepeft_runtime.errors import BatchError, Diverged, NoLabelCounts
-from edgepeft_runtime.files.row_store import RowStore
 from edgepeft_runtime.files.tensorfile import Array
 
 GRAD_NORM = "grad_norm"

@@ -23,9 +23,9 @@ from edgepeft_runtime.bundle.program_checks import WEIGHTS
 from edgepeft_runtime.engine.accumulators import Accumulators
 from edgepeft_runtime.engine.engine import EvalResult, TrainState
 from edgepeft_runtime.engine.portable import PortableEngine
+from edgepeft_runtime.engine.row_store import RowStore
 from edgepeft_runtime.engine.sessions import OrtTensors, graph_not_loaded, onnxruntime_failed, session_options
 from edgepeft_runtime.errors import NoOfficialArtifacts, NoOrtTraining, NothingToCache
-from edgepeft_runtime.files.row_store import RowStore
 from edgepeft_runtime.files.tensorfile import Array
 
 FOLDER = "ort_training"

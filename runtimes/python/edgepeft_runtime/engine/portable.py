@@ -23,8 +23,8 @@ from edgepeft_runtime.engine.engine import (
     no_label_counts,
 )
 from edgepeft_runtime.engine.program import ProgramRunner
+from edgepeft_runtime.engine.row_store import RowStore
 from edgepeft_runtime.engine.sessions import Sessions, as_ort
-from edgepeft_runtime.files.row_store import RowStore
 from edgepeft_runtime.files.tensorfile import Array
 
 

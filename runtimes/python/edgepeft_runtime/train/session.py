@@ -18,10 +18,10 @@ from edgepeft_runtime.engine.activations import owner_of
 from edgepeft_runtime.engine.engine import Engine, Step
 from edgepeft_runtime.engine.evaluate import Evaluation, evaluate
 from edgepeft_runtime.engine.registry import NO_CACHE, open_engine
+from edgepeft_runtime.engine.row_store import RowStore
 from edgepeft_runtime.errors import BadSetting, Diverged, OtherSettings
 from edgepeft_runtime.files.durable import writing
 from edgepeft_runtime.files.finite import first_not_finite
-from edgepeft_runtime.files.row_store import RowStore
 from edgepeft_runtime.files.strict_json import LARGEST
 from edgepeft_runtime.files.tensorfile import Array
 from edgepeft_runtime.train.checkpoint import Checkpoint, StateDirectory
