@@ -46,8 +46,8 @@ class Lifted(nn.Module):  # type: ignore[misc]  # torch is not type-checked here
     def forward(
         self, inputs: dict[str, Tensor], trainable: dict[str, Tensor], frozen: dict[str, Tensor] | None = None
     ) -> tuple[Tensor, ...]:
-        tensors = {**with_views(trainable, self.views), **(frozen or {})}
         with KeepDetach(list(trainable.values())), KeepRecurrent(), Traced(self.model, self.stacks):
+            tensors = {**with_views(trainable, self.views), **(frozen or {})}
             result = torch.func.functional_call(self.model, tensors, kwargs=inputs)
         named = named_outputs(result)
         return tuple(named[name] for name in self.outputs)
