@@ -24,7 +24,9 @@ class Pruned(Method):
     name: ClassVar[str] = "pruned"
     adds_parameters: ClassVar[bool] = False
     weights: tuple[str, ...] | None = setting(
-        None, "Parameters or modules, by name or pattern; by default all weights with at least 4 % zeros."
+        None,
+        "Parameters or modules, by name or pattern; by default all weights with at least 4 % zeros.",
+        option="weight-names",
     )
     head: tuple[str, ...] | None = setting(
         None, "Names of the modules that train in full; by default the head of a classifier."

@@ -41,7 +41,9 @@ class Sift(Method):
     mask: str = setting("gradient", "Criterion that picks the elements.", choices=MASKS)
     batches: int = setting(8, "Batches whose gradients the mask 'accumulated' adds up.", minimum=1)
     weights: tuple[str, ...] | None = setting(
-        None, "Parameters or modules, by name or pattern; by default all weights outside embeddings and the head."
+        None,
+        "Parameters or modules, by name or pattern; by default all weights outside embeddings and the head.",
+        option="weight-names",
     )
     head: tuple[str, ...] | None = setting(
         None, "Names of the modules that train in full; by default the head of a classifier."

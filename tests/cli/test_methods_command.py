@@ -51,7 +51,7 @@ def test_every_method_is_listed_with_its_settings(edgepeft: Command) -> None:
 
 def test_settings_are_given_as_text(edgepeft: Command, network: str, tmp_path: Path) -> None:
     """A rate and patterns reach the method; the bundle's provenance says so."""
-    options = ["--rate", 0.1, "--weights", "0,2", "--gradient-fraction", 0.5]
+    options = ["--rate", 0.1, "--weight-names", "0,2", "--gradient-fraction", 0.5]
     done = edgepeft("prepare", network, "--method", "sift", *options, "--out", tmp_path / "b")
     assert done.code == 0, done.err
     manifest = Bundle.open(tmp_path / "b").manifest
