@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -24,6 +25,10 @@ _LARGEST_PAIR_BEFORE_ROUNDING = LARGEST_PAIR - 1.0
 
 SHRINKAGE = tuple(np.linspace(0.7, 1.0, 13).tolist())
 """Fractions of a block's range that are tried for 4 bits: cutting off an outlier may serve all the others."""
+
+
+_AT_ONCE = 1 << 20
+"""Numbers that are rounded at a time."""
 
 
 @dataclass(frozen=True)
@@ -59,14 +64,32 @@ def to_int8(matrix: Float32Array, axis: int) -> Int8Matrix:
     Of a matrix, neighbours along both axes stay within :data:`LARGEST_PAIR`, as the backward pass multiplies by the
     transposed matrix.
     """
-    moved = np.moveaxis(matrix.astype(np.float32, copy=False), axis, -1).reshape(-1, matrix.shape[axis])
-    pairs = pair_sums(moved).max(axis=0, initial=0)
-    step = np.maximum(np.abs(moved).max(axis=0) / 127.0, pairs / _LARGEST_PAIR_BEFORE_ROUNDING)
+    channels = matrix.shape[axis]
+    moved = np.moveaxis(matrix.astype(np.float32, copy=False), axis, -1).reshape(-1, channels)
+    step, values = np.empty(channels, np.float32), np.empty(moved.shape, np.int8)
+    for part in _parts(channels, len(moved)):
+        step[part] = _steps(moved[:, part], pairs=matrix.ndim == 2)
+        values[:, part] = np.rint(moved[:, part] / step[part])
+    shaped = values.reshape(*np.delete(matrix.shape, axis), channels)
+    return Int8Matrix(np.ascontiguousarray(np.moveaxis(shaped, -1, axis)), step, axis)
+
+
+def _parts(count: int, size: int) -> Iterator[slice]:
+    """Parts of ``count`` columns, or rows, of ``size`` numbers, so that arrays beside a large matrix are small.
+
+    Each begins at an even one: neighbours that the kernels add stay together.
+    """
+    length = max(2, _AT_ONCE // max(1, size) // 2 * 2)
+    for start in range(0, count, length):
+        yield slice(start, start + length)
+
+
+def _steps(columns: Float32Array, *, pairs: bool) -> Float32Array:
+    """The scale of each column."""
+    sums = pair_sums(columns).max(axis=0, initial=0)
+    step = np.maximum(np.abs(columns).max(axis=0) / 127.0, sums / _LARGEST_PAIR_BEFORE_ROUNDING)
     step = np.where(step > 0, step, np.float32(1.0)).astype(np.float32)
-    if matrix.ndim == 2:
-        step = _widened(moved, step)
-    values = np.rint(moved / step).astype(np.int8).reshape(*np.delete(matrix.shape, axis), matrix.shape[axis])
-    return Int8Matrix(np.ascontiguousarray(np.moveaxis(values, -1, axis)), step, axis)
+    return _widened(columns, step) if pairs else step
 
 
 def pair_sums(rows: NDArray[_Number]) -> NDArray[_Number]:
@@ -104,6 +127,11 @@ def from_int4(values: NDArray[np.uint8], scales: NDArray[np.floating], width: in
 
 def to_int4(matrix: Float32Array, block: int) -> Int4Matrix:
     """Round the rows of ``matrix`` to 4 bits, with a scale for every ``block`` elements, chosen for the least error."""
+    parts = [_rows_to_int4(matrix[part], block) for part in _parts(*matrix.shape)]
+    return Int4Matrix(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+
+
+def _rows_to_int4(matrix: Float32Array, block: int) -> tuple[NDArray[np.uint8], Float32Array]:
     rows, width = matrix.shape
     blocks = -(-width // block)
     padded = np.zeros((rows, blocks * block), np.float32)
@@ -111,7 +139,7 @@ def to_int4(matrix: Float32Array, block: int) -> Int4Matrix:
     grouped = padded.reshape(rows, blocks, block)
     scales = _best_scales(grouped)
     steps = (np.clip(np.rint(grouped / scales[..., None]), -8, 7) + 8).astype(np.uint8)
-    return Int4Matrix(pack_nibbles(steps), scales)
+    return pack_nibbles(steps), scales
 
 
 def _best_scales(grouped: Float32Array) -> Float32Array:
