@@ -32,6 +32,7 @@ from edgepeft_export.forward.torch_source.export import ExampleInputs
 from edgepeft_export.forward.torch_source.own_loss import from_function
 from edgepeft_export.ort_training import OrtTraining, export_ort_training
 from edgepeft_export.quantize import Quantization, QuantizedTensor, quantize
+from edgepeft_runtime.bundle.manifest import TextSpec
 from edgepeft_runtime.engine.registry import ORT_TRAINING, PORTABLE, check_engine
 from edgepeft_runtime.files.schema import Json
 from edgepeft_runtime.notices import notice
@@ -130,12 +131,14 @@ def prepare(
     attachment = _attachment(method, trainable, interface, compression)
     exported = _export(source, attachment, loss, _labels(interface), log)
     quantization = Quantization(compute) if isinstance(compute, str) else compute
-    forward, report = quantize(exported.forward, quantization, compression.calibration, log)
+    text = raw.text or source.text
+    forward = replace(exported.forward, longest=_longest(source, text))
+    forward, report = quantize(forward, quantization, compression.calibration, log)
     for line in report.lines():
         notice(line)
     optimizer = optimizers.by_name(optimizer) if isinstance(optimizer, str) else optimizer
     plan = _planned(compression, forward, exported.loss, optimizer, log)
-    compiled, text, spec = plan.compiled, raw.text or source.text, None
+    compiled, spec = plan.compiled, None
     if exported.loss.predicts_tokens:
         spec = generation_spec(compiled, source.model, text)
     wants_cache = text is not None if generation is None else generation
@@ -321,6 +324,11 @@ def _dimension_max(source: Source, forward: Forward) -> Mapping[str, int]:
     """Return the largest sizes of dimensions. The tokens of a prompt occupy positions of the input."""
     prompt = forward.adapter.prompt_tokens
     return {name: size - prompt if name == "sequence" else size for name, size in source.dimension_max.items()}
+
+
+def _longest(source: Source, text: TextSpec | None) -> int | None:
+    """Return the most tokens of an input, where that is known."""
+    return source.dimension_max.get("sequence") if text is None else text.max_length
 
 
 def _loss(loss: LossLike, forward: Forward, example_labels: Mapping[str, Tensor]) -> losses.Loss:

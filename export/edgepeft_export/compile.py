@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from edgepeft_export import autodiff, memory
 from edgepeft_export.autodiff import MissingRule, differentiate
-from edgepeft_export.chunks import chunk_losses
+from edgepeft_export.chunks import LONG, attend_by_head, chunk_losses
 from edgepeft_export.errors import NothingReachesLoss, WrongLossInputs
 from edgepeft_export.finish import finish
 from edgepeft_export.forward import Forward
@@ -249,10 +249,13 @@ def _attach_loss(forward: Forward, loss: Loss) -> _Attached:
 
 
 def _training_graph(forward: Forward, loss: Loss) -> ir.Model:
-    """The same without the model's own outputs, and with the loss in chunks where its logits would be large."""
+    """The same without the model's own outputs. Where they would be large, logits and attention scores are divided."""
     model, _ = _attach_nodes(forward, loss)
     model.graph.outputs[len(LossTerms._fields) :] = []
-    return chunk_losses(model, forward.parameters)
+    chunk_losses(model, forward.parameters)
+    if forward.longest is not None and forward.longest > LONG:
+        attend_by_head(model, forward.parameters)
+    return model
 
 
 def _attach_nodes(forward: Forward, loss: Loss) -> tuple[ir.Model, Sequence[Labels]]:

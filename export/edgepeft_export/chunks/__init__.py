@@ -1,5 +1,6 @@
-"""Parts of a train step that run over chunks of rows, so that tensors as large as a vocabulary never exist whole."""
+"""Parts of a train step that run in chunks: logits and attention scores, its largest tensors, never exist whole."""
 
+from edgepeft_export.chunks.attention import LONG, attend_by_head
 from edgepeft_export.chunks.loss import CHUNK, LARGE, chunk_losses
 
-__all__ = ["CHUNK", "LARGE", "chunk_losses"]
+__all__ = ["CHUNK", "LARGE", "LONG", "attend_by_head", "chunk_losses"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -10,15 +10,13 @@ from onnx_ir.passes import common
 
 from edgepeft_export.autodiff import differentiate
 from edgepeft_export.chunks.region import ELEMENTWISE, RESHAPES, RowWise
+from edgepeft_export.graph.bodies import rejoin, stand_in
 from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.graph.match import operand, present
 from edgepeft_export.graph.shapes import Dim, dims_of, dtype_of, infer_shapes, rank
 from edgepeft_export.losses.entropy import Entropy, lean_scores, terms_of
 from edgepeft_export.opset import IR_VERSION
 from edgepeft_export.passes import scatter_into_sums
-
-HOISTED = 64
-"""Elements. Larger constants of a body belong to the graph around it, where they are stored once."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +47,7 @@ def loss_body(loss: ir.Node, region: RowWise, wanted: Wanted, chunk: str) -> ir.
     slices = {value: _input(body, [chunk, dims_of(value)[-1]], dtype_of(value)) for value in region.rows}
     labels = _input(body, [chunk], dtype_of(operand(loss, 1)))
     outer = [*region.shared, *(value for value in loss.inputs[2:] if value is not None)]
-    shared = {value: _stand_in(body, value) for value in dict.fromkeys(outer)}
-    own_inputs = len(sums) + len(slices) + 1
+    shared = {value: stand_in(body, value) for value in dict.fromkeys(outer)}
     model = ir.Model(body, ir_version=IR_VERSION)
 
     inner = dict[ir.Value | None, ir.Value]([*slices.items(), *shared.items()])
@@ -69,8 +66,7 @@ def loss_body(loss: ir.Node, region: RowWise, wanted: Wanted, chunk: str) -> ir.
     common.RemoveUnusedNodesPass()(model)
     common.NameFixPass()(model)
     infer_shapes(model)
-    body.inputs[own_inputs:] = []
-    _read_outer(body, shared, loss.graph)
+    rejoin(body, shared, loss.graph)
     return body
 
 
@@ -78,17 +74,6 @@ def _input(body: ir.Graph, dims: Sequence[Dim], dtype: ir.DataType) -> ir.Value:
     value = ir.Value(name=f"chunk.{len(body.inputs)}", shape=ir.Shape(dims), type=ir.TensorType(dtype))
     body.inputs.append(value)
     return value
-
-
-def _stand_in(body: ir.Graph, value: ir.Value) -> ir.Value:
-    """A value of the body for one of the graph around it: with its content, where gradient rules may read that."""
-    twin = ir.Value(name=value.name, shape=value.shape, type=value.type, const_value=value.const_value)
-    if value.is_initializer() and not value.is_graph_input():
-        body.register_initializer(twin)
-    else:
-        twin.const_value = None
-        body.inputs.append(twin)
-    return twin
 
 
 def _copied(region: RowWise, inner: dict[ir.Value | None, ir.Value], body: ir.Graph, dims: Sequence[Dim]) -> ir.Value:
@@ -115,15 +100,3 @@ def _aligned(value: ir.Value | None, body: ir.Graph) -> ir.Value | None:
     if value is None or rank(value) <= 2:
         return value
     return Emitter(body).op("Reshape", value, Emitter(body).ints(-1))
-
-
-def _read_outer(body: ir.Graph, shared: Mapping[ir.Value, ir.Value], graph: ir.Graph) -> None:
-    """Let the body read the values of the graph around it, and keep its large constants there."""
-    for outer, twin in shared.items():
-        body.initializers.pop(str(twin.name), None)
-        twin.replace_all_uses_with(outer)
-    for value in list(body.initializers.values()):
-        tensor = value.const_value
-        if tensor is not None and tensor.size > HOISTED:
-            del body.initializers[str(value.name)]
-            value.replace_all_uses_with(Emitter(graph).stored(f"{value.name}", tensor))

@@ -25,7 +25,7 @@ from edgepeft_export.graph.custom_ops import DOMAIN, STOP_GRADIENT, WITH_GRADIEN
 from edgepeft_export.graph.edit import input_named
 from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.graph.match import operand
-from edgepeft_export.graph.shapes import AT_MOST, Dim, dims_of, rank, static_dims
+from edgepeft_export.graph.shapes import Dim, at_most, dims_of, rank, static_dims
 from edgepeft_export.losses import LossTerms
 from edgepeft_export.losses.entropy import Entropy, cross_entropies, replace_terms, write_cross_entropies
 from edgepeft_runtime.notices import notice
@@ -106,7 +106,7 @@ def _in_chunks(loss: ir.Node, region: RowWise, wanted: Wanted, chunk: int) -> Lo
         *slices,
         _sliced(emit, chunks, target, None, ignored),
         outputs=len(sums) + len(wanted.rows),
-        body=loss_body(loss, region, wanted, f"{AT_MOST}{chunk}"),
+        body=loss_body(loss, region, wanted, at_most(chunk, str(loss.outputs[0].name or loss.name))),
         num_scan_inputs=len(slices) + 1,
     )
     total.shape, weight.shape = ir.Shape([]), ir.Shape([])

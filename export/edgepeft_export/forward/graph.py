@@ -56,6 +56,7 @@ class Forward:
         verified: the runs on which the graph was compared with its source.
         source: the tensors of the source, of which those that are no parameters are the identity of the base; ``None``
             where the graph itself is the source.
+        longest: the most positions of an input, where that is known.
     """
 
     model: ir.Model
@@ -66,6 +67,7 @@ class Forward:
     roles: Mapping[str, str] = field(default_factory=dict)
     verified: Verified = field(default_factory=Verified)
     source: tuple[SourceTensor, ...] | None = None
+    longest: int | None = None
 
     @property
     def outputs(self) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from edgepeft_export.graph.edit import replace_node
 from edgepeft_export.graph.emit import Emitter
+from edgepeft_export.graph.groups import scan_groups
 from edgepeft_export.graph.match import operand, operands, present
 from edgepeft_export.graph.row_rounding import RoundedRows, grid, round_rows
 
@@ -52,6 +53,13 @@ Attributes: ``label_smoothing``, ``ignore_index``. :mod:`edgepeft_export.losses.
 :mod:`edgepeft_export.chunks` together with what computes the logits.
 """
 
+MAP = "Map"
+"""``(size, tensors [a, n, ...]) -> tensors [a, n, ...]``: the graph ``body`` for each ``size`` indices of axis 1.
+
+``size`` is an int64 vector of length 1 that divides n. ``wanted`` are the indices of the tensors whose gradient may be
+needed. No value of the graph around it that the body reads depends on one of these.
+"""
+
 
 def int8_matmul(
     emit: Emitter,
@@ -89,6 +97,8 @@ def _lower_graph(graph: ir.Graph, lowering: _Lowering) -> None:
             _lower_fake_quantize(node)
         elif node.op_type in (STOP_GRADIENT, WITH_GRADIENT):
             replace_node(node, _node(node, "Identity", [node.inputs[0]]))
+        elif node.op_type == MAP:
+            scan_groups(node)
 
 
 class _Lowering:

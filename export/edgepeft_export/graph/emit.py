@@ -194,7 +194,7 @@ _INT_OUTPUT = {"Shape": ir.DataType.INT64, "Size": ir.DataType.INT64, "NonZero":
 _BOOL_OUTPUT = {"Equal", "Not", "Greater", "Less", "GreaterOrEqual", "LessOrEqual", "And", "Or", "IsNaN", "IsInf"}
 
 
-_TYPED_BY = {"Where": 1, "DequantizeLinear": 1, "OneHot": 2}
+_TYPED_BY = {"Map": 1, "Where": 1, "DequantizeLinear": 1, "OneHot": 2}
 """The input that has the output's dtype, where that is not the first."""
 
 

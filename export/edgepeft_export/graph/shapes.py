@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import onnx_ir as ir
 from onnx_ir.passes import common
 
@@ -9,10 +11,6 @@ from edgepeft_runtime.errors import EdgepeftError
 
 Dim = int | str | None
 """A size, the name of a symbolic size, or ``None`` for an unknown one."""
-
-
-AT_MOST = "at_most_"
-"""Prefix of the name of a symbolic size, before the largest value that it can have."""
 
 
 class UnknownRank(EdgepeftError, code="unknown-rank"):
@@ -72,3 +70,14 @@ def dtype_of(value: ir.Value) -> ir.DataType:
 def is_float(value: ir.Value) -> bool:
     """Whether a value is known to be made of floating point numbers."""
     return value.dtype is not None and value.dtype.is_floating_point()
+
+
+def at_most(size: int, of: str) -> str:
+    """The name of a symbolic size that is at most ``size``. Sizes of different things have different names."""
+    return f"at_most_{size}_of_{re.sub(r'[^A-Za-z0-9]+', '_', of)}"
+
+
+def largest_size(dim: object) -> int | None:
+    """The bound in a name of :func:`at_most`; ``None`` for other names."""
+    bound = re.match(r"at_most_(\d+)_of_", str(dim))
+    return None if bound is None else int(bound[1])

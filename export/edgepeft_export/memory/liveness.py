@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import onnx_ir as ir
 
-from edgepeft_export.graph.shapes import AT_MOST, infer_shapes
+from edgepeft_export.graph.shapes import infer_shapes, largest_size
 
 Polynomial = Mapping[str, int]
 """Bytes by the product of dimensions they grow with: ``{"batch*sequence": 1536, "": 64}``."""
@@ -98,10 +98,11 @@ def size_of(value: ir.Value, symbols: Sequence[str]) -> Counter[str]:
         return Counter()
     count, names, unknown = max(1, value.dtype.bitwidth // 8), [], False
     for dim in value.shape:
-        if isinstance(dim, int) or str(dim.value).startswith(AT_MOST):
-            count *= dim if isinstance(dim, int) else int(str(dim.value).removeprefix(AT_MOST))
+        bound = dim if isinstance(dim, int) else largest_size(dim.value)
+        if bound is not None:
+            count *= bound
             continue
-        formula = [symbol for symbol in symbols if symbol in re.findall(r"\w+", str(dim.value))]
+        formula = [symbol for symbol in symbols if symbol in re.findall(r"\w+", str(dim))]
         names += formula
         unknown |= not formula
     names += [symbol for symbol in symbols if unknown and symbol not in names]

@@ -1,0 +1,53 @@
+"""Graphs within a graph: they are edited alone, with stand-ins for the values of the graph around them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import onnx_ir as ir
+
+from edgepeft_export.graph.emit import Emitter
+
+HOISTED = 64
+"""Elements. Larger constants of a body belong to the graph around it, where they are stored once."""
+
+
+def captured(body: ir.Graph) -> list[ir.Value]:
+    """The values of the graph around a body that it reads, in order. The body has no graphs of its own."""
+    own = {*body.inputs, *body.initializers.values()} | {output for node in body for output in node.outputs}
+    read = dict.fromkeys(value for node in body for value in node.inputs if value is not None)
+    return [value for value in read if value not in own]
+
+
+def isolate(body: ir.Graph) -> dict[ir.Value, ir.Value]:
+    """Let a body read stand-ins, in place, so that it is a graph by itself. Returns them by what they stand for."""
+    twins = {value: stand_in(body, value) for value in captured(body)}
+    for node in body:
+        for index, value in enumerate(node.inputs):
+            if value in twins:
+                node.replace_input_with(index, twins[value])
+    return twins
+
+
+def stand_in(body: ir.Graph, value: ir.Value) -> ir.Value:
+    """A value of the body for one of the graph around it: with its content, where gradient rules may read that."""
+    twin = ir.Value(name=value.name, shape=value.shape, type=value.type, const_value=value.const_value)
+    if value.is_initializer() and not value.is_graph_input():
+        body.register_initializer(twin)
+    else:
+        twin.const_value = None
+        body.inputs.append(twin)
+    return twin
+
+
+def rejoin(body: ir.Graph, twins: Mapping[ir.Value, ir.Value], graph: ir.Graph) -> None:
+    """Let a body read the values of the graph around it again, in place, and store its large constants there."""
+    for outer, twin in twins.items():
+        body.initializers.pop(str(twin.name), None)
+        twin.replace_all_uses_with(outer)
+    body.inputs[:] = [value for value in body.inputs if value not in set(twins.values())]
+    for value in list(body.initializers.values()):
+        tensor = value.const_value
+        if tensor is not None and tensor.size > HOISTED:
+            del body.initializers[str(value.name)]
+            value.replace_all_uses_with(Emitter(graph).stored(f"{value.name}", tensor))
