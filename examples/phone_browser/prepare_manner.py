@@ -18,10 +18,17 @@ LONGEST = 96
 
 
 def prepare(model: Path, out: Path = OUT) -> Path:
-    """Write an int8 bundle with LoRA on query and value."""
+    """Write an int8 bundle of segments, with LoRA on query and value."""
     source = edgepeft.load_source(model, max_length=LONGEST)
     method = edgepeft.Lora(rank=8, alpha=16, target_modules=("q_proj", "v_proj"))
-    return edgepeft.prepare(source, method=method, compute="int8", out=out, overwrite=True).bundle
+    return edgepeft.prepare(
+        source,
+        method=method,
+        compute="int8",
+        compression=edgepeft.Compression(weights="input"),
+        out=out,
+        overwrite=True,
+    ).bundle
 
 
 def main() -> None:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+import edgepeft
 from edgepeft.data.prompts import Prompter
 from edgepeft_runtime import Bundle, Trainer, check_update, read_update
-from tests.support.bundles import LONGEST, Trained
+from edgepeft_runtime.bundle.manifest import TextSpec
+from tests.support.bundles import FIELDS, LONGEST, PAD, write_tokenizer
+from tests.support.networks import tiny_llama
 from tests.web.test_phone_page import PAGE
 from tests.web.toolchain import browse, installed, run
 
@@ -20,29 +26,55 @@ QUESTION = "the film was"
 
 
 @pytest.fixture(scope="module")
-def seen(causal: Trained, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("manner")
+
+
+@pytest.fixture(scope="module")
+def bundle(work: Path) -> Path:
+    """A small Llama in segments, whose weights the page's worker reads from its private file system."""
+    ids = torch.randint(0, 100, (2, 6), generator=torch.Generator().manual_seed(0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return edgepeft.prepare(
+            tiny_llama(),
+            {"input_ids": ids, "attention_mask": torch.ones_like(ids)},
+            loss="causal_lm",
+            method=edgepeft.Lora(rank=8, target_modules=("q_proj", "v_proj", "lm_head")),
+            compression=edgepeft.Compression(weights="input"),
+            preprocessing=edgepeft.Preprocessing(
+                TextSpec(LONGEST, PAD, FIELDS), write_tokenizer(work / "tokenizer.json")
+            ),
+            out=work / "bundle",
+        ).bundle
+
+
+@pytest.fixture(scope="module")
+def seen(bundle: Path, work: Path) -> dict[str, Any]:
     """What happened on the page, on two threads; ``update`` is the exported file."""
-    work = tmp_path_factory.mktemp("manner")
     installed(PAGE)
     run("node", "build.mjs", cwd=PAGE)
     examples = [{"prompt": prompt, "answer": answer} for prompt, answer in EXAMPLES]
-    plan = {"bundle": str(causal.bundle), "threads": 2, "epochs": 30, "examples": examples, "question": QUESTION}
+    plan = {"bundle": str(bundle), "threads": 2, "epochs": 30, "examples": examples, "question": QUESTION}
     (work / "plan.json").write_text(json.dumps(plan | {"stop": 4}), "utf-8")
     return browse("manner", PAGE / "dist", work, work / "plan.json") | {"update": work / "update.safetensors"}
 
 
-def test_it_answers_as_python_does_before_and_after(seen: dict[str, Any], causal: Trained) -> None:
+def test_it_answers_as_python_does_before_and_after(seen: dict[str, Any], bundle: Path) -> None:
     """Greedy answers with the bundle's adapter and with the exported one, which the host accepts."""
-    bundle = Bundle.open(causal.bundle)
-    check_update(read_update(seen["update"]), bundle)
-    prompter = Prompter(bundle)
-    with Trainer.open(bundle.path) as trainer:
+    update = read_update(seen["update"])
+    check_update(update, Bundle.open(bundle))
+    assert update.loss_before is not None and update.loss_after is not None and update.loss_after < update.loss_before
+    prompter = Prompter(Bundle.open(bundle))
+    with Trainer.open(bundle) as trainer:
         for adapter, found in ((None, seen["taught"]["before"]), (seen["update"], seen["taught"]["after"])):
             settings = {} if adapter is None else {"adapter": adapter}
             (tokens,) = trainer.generate(prompter.prompt(QUESTION), max_new_tokens=LONGEST, **settings)
-            assert found == prompter.decoded(tokens).strip()
+            # Ids beyond the tokenizer's few words are empty texts, which Python's decoder leaves out.
+            assert found.split() == prompter.decoded(tokens).split()
     assert seen["untrained"]["before"] == seen["untrained"]["after"] == seen["taught"]["before"]
-    assert seen["taught"]["after"].startswith("good")
+    assert seen["taught"]["after"] != seen["taught"]["before"]
+    assert any(name.startswith("block") for name in Bundle.open(bundle).manifest.files)
 
 
 def test_it_is_stopped_within_a_step_and_resumes(seen: dict[str, Any]) -> None:
