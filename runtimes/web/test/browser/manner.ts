@@ -25,9 +25,14 @@ interface Memory {
   readonly peak: number;
 }
 
+const LONGEST = { timeout: 1_800_000 };
 const text = (page: Page, id: string): Promise<string> => page.$eval(`#${id}`, (element) => element.textContent ?? "");
 const steps = (page: Page): Promise<number> => page.$eval("body", (body) => Number(body.dataset["steps"]));
-const LONGEST = { timeout: 1_800_000 };
+/** Clicks a button that is enabled. A pointer's click would wait for frames, which a busy machine draws late. */
+async function click(page: Page, button: string): Promise<void> {
+  await page.waitForSelector(`${button}:enabled`, LONGEST);
+  await page.$eval(button, (element) => (element as HTMLButtonElement).click());
+}
 
 /** Does something that starts a task of the page, and waits for the task to end. */
 async function task(page: Page, start: () => Promise<void>): Promise<void> {
@@ -39,21 +44,21 @@ async function task(page: Page, start: () => Promise<void>): Promise<void> {
 
 async function answers(page: Page, question: string): Promise<{ before: string; after: string }> {
   await page.$eval("#question", (field, value) => ((field as HTMLInputElement).value = value), question);
-  await task(page, () => page.locator("#ask:enabled").click());
+  await task(page, () => click(page, "#ask"));
   return { before: await text(page, "before"), after: await text(page, "after") };
 }
 
 async function trained(page: Page): Promise<string> {
-  await task(page, () => page.locator("#train:enabled").click());
+  await task(page, () => click(page, "#train"));
   return text(page, "status");
 }
 
 async function stopped(page: Page, step: number): Promise<object> {
   await task(page, async () => {
-    await page.locator("#train:enabled").click();
+    await click(page, "#train");
     const reached = (least: number): boolean => parseInt(document.querySelector("#step")!.textContent) >= least;
     await page.waitForFunction(reached, LONGEST, step);
-    await page.locator("#stop").click();
+    await click(page, "#stop");
   });
   return { status: await text(page, "status"), step: parseInt(await text(page, "step")) };
 }
@@ -80,10 +85,12 @@ try {
   };
   await page.waitForFunction("document.body.dataset.tasks === '1'", LONGEST);
   const opening = (performance.now() - start) / 1000;
+  const found = await page.$eval("#status", ({ className, textContent }) => [className, textContent]);
+  if (found[0] === "error") throw new Error(`The page cannot open the model: ${found[1]}`);
   for (const { prompt, answer } of plan.examples) {
     await page.type("#prompt", prompt);
     await page.type("#answer", answer);
-    await page.locator("#add .secondary").click();
+    await click(page, "#add .secondary");
   }
   const untrained = await answers(page, plan.question);
   const [threads, opened_] = [await text(page, "threads"), await renderer()];
@@ -96,7 +103,7 @@ try {
   await page.evaluate("scrollTo(0, 0)");
   await page.screenshot({ path: join(work, "manner.png"), fullPage: true });
   await session.send("Browser.setDownloadBehavior", { behavior: "allow", downloadPath: work });
-  await page.locator("#export:enabled").click();
+  await click(page, "#export");
   while (!existsSync(join(work, "update.safetensors"))) await new Promise((resolve) => setTimeout(resolve, 50));
   const losses = { last: Number(await text(page, "loss")) };
   const count = { steps: await steps(page), shown: await text(page, "step") };
