@@ -334,7 +334,7 @@ def test_the_bundle_shrinks_and_describes_its_tensors(tmp_path: Path) -> None:
         bundle = write_bundle(
             compiled, CrossEntropy(), SGD(lr=0.1), tmp_path / compute, Extras(quantized=report.quantized)
         )
-        frozen = Bundle.open(bundle).manifest.frozen
+        frozen = Bundle.open(bundle).manifest.stored
         sizes[compute] = sum(entry.bytes for entry in frozen)
         assert sum(entry.elements or 0 for entry in frozen) == (0 if compute == "fp32" else 4800 + 2 * 3840 + 9600)
     assert sizes["int8"] < 0.3 * sizes["fp32"]
