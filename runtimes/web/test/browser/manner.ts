@@ -2,7 +2,7 @@
  * Teaches the page of manners as a person would: `node manner.js CHROMIUM DIST WORK PLAN.json`; prints what was seen as JSON.
  */
 
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Page } from "puppeteer-core";
 import { chromium, opened } from "./chromium.js";
@@ -19,7 +19,7 @@ interface Plan {
 }
 
 interface Memory {
-  /** Resident memory in bytes: now, what of it is no file, and the most so far. */
+  /** Resident memory in bytes: now, what of it is no file, and the most since the measurement before. */
   readonly now: number;
   readonly anonymous: number;
   readonly peak: number;
@@ -63,10 +63,11 @@ async function stopped(page: Page, step: number): Promise<object> {
   return { status: await text(page, "status"), step: parseInt(await text(page, "step")) };
 }
 
-/** The memory of the page's process, which contains its worker (Linux). */
+/** The memory of the page's process, which contains its worker (Linux); its peak begins again. */
 function memory(pid: number): Memory {
   const status = readFileSync(`/proc/${pid}/status`, "utf8");
   const kB = (name: string): number => 1024 * Number(new RegExp(`${name}:\\s+(\\d+) kB`).exec(status)?.[1] ?? 0);
+  writeFileSync(`/proc/${pid}/clear_refs`, "5");
   return { now: kB("VmRSS"), anonymous: kB("RssAnon"), peak: kB("VmHWM") };
 }
 
@@ -87,13 +88,14 @@ try {
   const opening = (performance.now() - start) / 1000;
   const found = await page.$eval("#status", ({ className, textContent }) => [className, textContent]);
   if (found[0] === "error") throw new Error(`The page cannot open the model: ${found[1]}`);
+  const ready = await renderer();
   for (const { prompt, answer } of plan.examples) {
     await page.type("#prompt", prompt);
     await page.type("#answer", answer);
     await click(page, "#add .secondary");
   }
   const untrained = await answers(page, plan.question);
-  const [threads, opened_] = [await text(page, "threads"), await renderer()];
+  const [threads, asked] = [await text(page, "threads"), await renderer()];
   const stop = plan.stop > 0 ? await stopped(page, plan.stop) : null;
   const begun = performance.now();
   const status = await trained(page);
@@ -111,7 +113,7 @@ try {
   console.log(
     JSON.stringify({
       ...{ threads, untrained, stop, status, taught, losses, count, seconds },
-      memory: { opened: opened_, trained: after, end },
+      memory: { opened: ready, asked, trained: after, end },
       version: await browser.version(),
     }),
   );
