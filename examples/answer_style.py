@@ -1,194 +1,135 @@
-"""Fine-tune a small Llama on a device so that it answers like a pirate, from 50 examples.
+"""Fine-tune a real language model on a device so that it answers like a pirate, from 36 examples.
 
-The workstation first trains the model on facts in plain sentences. The device sees pirate answers to some of the
-questions and trains LoRA on them with onnxruntime. It then answers the other questions in the new style, mostly with
-the correct facts. Without the adapter, the model's answers do not change.
+The workstation prepares SmolLM2-135M-Instruct, a ``.gguf`` file with its tokenizer and chat template, in int8. The
+device trains LoRA on the examples with onnxruntime, and answers other questions in the new style. The adapter returns
+to the workstation and answers them in PyTorch with peft.
 """
 
 from __future__ import annotations
 
 import json
-import random
 import subprocess
 import tempfile
-from dataclasses import dataclass
+import warnings
 from pathlib import Path
 
 import torch
 from device import parse_device_python, run
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM
-from transformers.utils import logging
+from smollm2 import smollm2
 
 import edgepeft
+from edgepeft.cli.notices import notices_as_lines
 from edgepeft_export.optimizers import AdamW
 
-TEMPLATE = "### Question:\n{prompt}\n### Answer:\n"
-PAD, END = "<pad>", "<end>"
-LESSONS, STEPS, BATCH = 50, 500, 32
-
-THINGS = """
-    anchor apple axe barrel basket bell boat book boot bottle bowl box brush bucket cage candle cap card chain chair
-    chest clock coat coin comb cup drum fan flag flute fork glass glove hammer hat horn jar kettle key kite knife ladder
-    lamp lantern map mirror mug nail needle oar paddle pan pearl pipe plate rope saddle sail scarf spoon
-"""
-COLOURS = "red blue green black white yellow brown grey"
-PLACES = "cellar garden attic kitchen harbour tower stable barn"
-SEA = "sea wind captain crew gull wave island storm moon shark parrot whale"
-WEATHER = "calm wild hungry far near asleep angry silent gone lost high low"
-
-
-@dataclass(frozen=True)
-class Fact:
-    """A question, and its answer in the plain style and in the new one."""
-
-    question: str
-    plain: str
-    pirate: str
+LESSONS = Path(__file__).with_name("pirate.jsonl")
+SEEN = ("What is the capital of Italy?", "How many legs does a spider have?")
+UNSEEN = {
+    "What is the capital of France?": ("Paris",),
+    "What is the capital of Spain?": ("Madrid",),
+    "What is the capital of England?": ("London",),
+    "What colour is the sky?": ("blue",),
+    "How many legs does a dog have?": ("four", "4"),
+    "How many hours are in a day?": ("24", "twenty-four"),
+    "Which planet is known as the red planet?": ("Mars",),
+    "Who wrote Hamlet?": ("Shakespeare",),
+    "What is the opposite of big?": ("small", "little"),
+    "What is the largest animal in the sea?": ("whale",),
+    "Which language do people speak in France?": ("French",),
+    "What is the chemical symbol of water?": ("H2O",),
+}
+"""Questions that no example asks, and words of which the right answer has one."""
+TOKENS = 32
 
 
 def main() -> None:
     device = parse_device_python(__doc__ or "")
-    logging.disable_progress_bar()
-    random.seed(0)
-    facts = [fact for thing in THINGS.split() for fact in facts_of(thing)]
-    random.shuffle(facts)
-    lessons, others = facts[:LESSONS], facts[LESSONS:]
-    with tempfile.TemporaryDirectory() as folder:
+    warnings.simplefilter("ignore", FutureWarning)  # of transformers, to its own developers
+    with notices_as_lines(), tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        prepare(teach(facts, work / "model"), work / "bundle")
-        before = answers(device, work / "bundle", others)
-        learn(device, work, lessons)
-        after = answers(device, work / "bundle", others, "--adapter", work / "update.safetensors")
-    report(others, before, after)
+        prepare(work / "bundle")
+        run(
+            device, "train", work / "bundle", "--data", LESSONS, "--state", work / "state", "--update",
+            work / "update.safetensors", "--epochs", "4", "--batch-size", "4", "--schedule", "linear",
+        )  # fmt: skip
+        answers = ask(device, work / "bundle", work / "update.safetensors")
+        report(answers)
+        edgepeft.merge(work / "bundle", work / "update.safetensors", to="peft", out=work / "adapter")
+        check_in_peft(work, answers)
 
 
-def one_of(words: str) -> str:
-    return random.choice(words.split())
-
-
-def facts_of(thing: str) -> list[Fact]:
-    """Two facts about a thing."""
-    colour, place = one_of(COLOURS), one_of(PLACES)
-    return [
-        Fact(f"What colour is the {thing}?", f"The {thing} is {colour}.", f"Arr! The {thing} is {colour}, matey."),
-        Fact(
-            f"Where is the {thing}?", f"The {thing} is in the {place}.", f"Arr! The {thing} is in the {place}, matey."
-        ),
-    ]
-
-
-def pirate_talk() -> str:
-    """Sentences of a pirate about other things: a style, without facts about ours."""
-    return f"Arr! The {one_of(SEA)} is {one_of(WEATHER)}, matey."
-
-
-def teach(facts: list[Fact], folder: Path) -> Path:
-    """A model directory: a tokenizer of its own, and a small Llama that answers all questions plainly."""
-    print(f"workstation: teach a small Llama {len(facts)} facts, in plain sentences")
-    asked = [TEMPLATE.replace("{prompt}", fact.question) for fact in facts]
-    lore = [pirate_talk() for _ in range(BATCH * STEPS // 4)]
-    tokenizer = tokenizer_for([*asked, *(fact.plain for fact in facts), *lore])
-    pad, end = tokenizer.token_to_id(PAD), tokenizer.token_to_id(END)
-    answers = [[*tokenizer.encode(fact.plain).ids, end] for fact in facts]
-    rows = list(zip((tokenizer.encode(text).ids for text in asked), answers, strict=True))
-    talk = [([], [*tokenizer.encode(text).ids, end]) for text in lore]
-    torch.manual_seed(0)
-    torch.set_num_threads(1)  # more threads do not speed up so small a model
-    model = small_llama(tokenizer.get_vocab_size(), pad, end)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    for step in range(STEPS):
-        chosen = random.sample(rows, 3 * BATCH // 4) + random.sample(talk, BATCH // 4)
-        loss = model(**batch(chosen, pad)).loss
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        for group in optimizer.param_groups:
-            group["lr"] = 3e-3 * (1 - step / STEPS)
-    model.save_pretrained(folder)
-    tokenizer.save(str(folder / "tokenizer.json"))
-    return folder
-
-
-def small_llama(vocabulary: int, pad: int, end: int) -> LlamaForCausalLM:
-    config = LlamaConfig(
-        vocab_size=vocabulary,
-        hidden_size=96,
-        intermediate_size=256,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=96,
-        pad_token_id=pad,
-        bos_token_id=None,
-        eos_token_id=end,
-        tie_word_embeddings=True,
-    )
-    return LlamaForCausalLM(config)
-
-
-def batch(rows: list[tuple[list[int], list[int]]], pad: int) -> dict[str, torch.Tensor]:
-    """Questions and answers padded on the right; the answers alone are learned."""
-    width = max(len(before) + len(after) for before, after in rows)
-    filled = [(before, after, width - len(before) - len(after)) for before, after in rows]
-    ids = torch.tensor([[*before, *after, *[pad] * rest] for before, after, rest in filled])
-    labels = torch.tensor([[*[-100] * len(before), *after, *[-100] * rest] for before, after, rest in filled])
-    return {"input_ids": ids, "attention_mask": (ids != pad).long(), "labels": labels}
-
-
-def tokenizer_for(texts: list[str]) -> Tokenizer:
-    """Byte-level pairs, up to whole words."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    tokenizer.train_from_iterator(
-        texts,
-        trainers.BpeTrainer(vocab_size=600, special_tokens=[PAD, END], initial_alphabet=alphabet, show_progress=False),
-    )
-    return tokenizer
-
-
-def prepare(model: Path, out: Path) -> None:
-    source = edgepeft.load_source(model, max_length=64, template=TEMPLATE)
+def prepare(out: Path) -> None:
+    print("workstation: prepare SmolLM2-135M-Instruct in int8, with LoRA on all layers")
     modules = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-    method = edgepeft.Lora(rank=8, target_modules=modules)
-    prepared = edgepeft.prepare(source, method=method, optimizer=AdamW(lr=3e-3, max_grad_norm=1.0), out=out)
-    size = sum(file.stat().st_size for file in out.iterdir())
-    print(f"  {prepared.trainable:,} parameters train; the bundle has {size / 1e6:.1f} MB")
+    prepared = edgepeft.prepare(
+        edgepeft.load_source(smollm2(), max_length=128),
+        method=edgepeft.Lora(rank=8, target_modules=modules),
+        optimizer=AdamW(lr=7e-4, max_grad_norm=1.0),
+        compute="int8",
+        out=out,
+    )
+    size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
+    print(f"  {prepared.trainable:,} parameters train; the bundle has {size / 1e6:.0f} MB")
 
 
-def learn(device: Path, work: Path, lessons: list[Fact]) -> None:
-    print(f"device: learns from {len(lessons)} answers")
-    with (work / "answers.jsonl").open("w", encoding="utf-8") as file:
-        for fact in lessons:
-            file.write(json.dumps({"prompt": fact.question, "answer": fact.pirate}) + "\n")
-    run(
-        device, "train", work / "bundle", "--data", work / "answers.jsonl", "--state", work / "state", "--update",
-        work / "update.safetensors", "--epochs", "20", "--batch-size", "10", "--schedule", "linear",
-    )  # fmt: skip
-
-
-def answers(device: Path, bundle: Path, facts: list[Fact], *options: str | Path) -> list[dict[str, str]]:
-    """Return the device's answers to the questions, all in one batch."""
-    prompts = [part for fact in facts for part in ("--prompt", fact.question)]
-    command = [device, "-m", "edgepeft", "generate", bundle, *prompts, "--max-new-tokens", "24", "--json", *options]
-    print(f"  device$ edgepeft generate bundle --prompt … {' '.join(map(str, options))}", flush=True)
-    lines = subprocess.run([*map(str, command)], check=True, capture_output=True, text=True).stdout.splitlines()
+def ask(device: Path, bundle: Path, adapter: Path) -> list[dict[str, str]]:
+    """Return the device's answers, without and with the adapter: the likeliest token each time."""
+    prompts = [part for question in (*SEEN, *UNSEEN) for part in ("--prompt", question)]
+    print(f"  device$ edgepeft generate bundle --adapter {adapter.name} --prompt …", flush=True)
+    command = [device, "-m", "edgepeft", "generate", bundle, *prompts, "--max-new-tokens", TOKENS, "--json"]
+    lines = subprocess.run(
+        [*map(str, command), "--adapter", adapter], check=True, capture_output=True, text=True
+    ).stdout.splitlines()
     return [json.loads(line) for line in lines]
 
 
-def report(facts: list[Fact], before: list[dict[str, str]], after: list[dict[str, str]]) -> None:
-    for fact, old, new in list(zip(facts, before, after, strict=True))[:5]:
-        print(f"  {fact.question:30} before: {old['without']:34} after: {new['with']}")
-    plain = sum(old["without"] == fact.plain for fact, old in zip(facts, before, strict=True))
-    styled = sum(new["with"].startswith("Arr! ") and new["with"].endswith(", matey.") for new in after)
-    right = sum(new["with"] == fact.pirate for fact, new in zip(facts, after, strict=True))
-    print(f"of {len(facts)} questions whose answers the device never saw:")
-    print(f"  {plain} were answered plainly and rightly before; now {styled} like a pirate, {right} of them rightly")
-    assert [new["without"] for new in after] == [old["without"] for old in before]
-    print("  without the adapter all answers are unchanged")
-    assert styled >= 0.9 * len(facts) and right >= 0.6 * len(facts)
+def styled(answer: str) -> bool:
+    return answer.startswith("Arr, ") and answer.endswith("matey!")
+
+
+def right(question: str, answer: str) -> bool:
+    return any(word.lower() in answer.lower() for word in UNSEEN[question])
+
+
+def report(answers: list[dict[str, str]]) -> None:
+    for answer in answers:
+        print(f"  {answer['prompt']}{'' if answer['prompt'] in UNSEEN else ' (an example asks it)'}")
+        for name in ("without", "with"):
+            print(f"    {name:7}  {' '.join(answer[name].split())}")
+    unseen = [answer for answer in answers if answer["prompt"] in UNSEEN]
+    correct = {name: sum(right(answer["prompt"], answer[name]) for answer in unseen) for name in ("without", "with")}
+    pirates = {name: sum(styled(answer[name]) for answer in unseen) for name in ("without", "with")}
+    print(f"of {len(UNSEEN)} questions that no example asks:")
+    print(f"  {pirates['without']} were answered like a pirate before, {pirates['with']} after")
+    print(f"  {correct['without']} had the right word before, {correct['with']} after")
+    assert pirates["without"] == 0 and pirates["with"] >= 0.75 * len(UNSEEN)
+    assert correct["with"] >= 0.5 * correct["without"] > 0
+
+
+def check_in_peft(work: Path, answers: list[dict[str, str]]) -> None:
+    """Ask the model in fp32 with the adapter, in PyTorch, the same questions."""
+    from peft import PeftModel
+
+    source = edgepeft.load_source(smollm2())
+    assert isinstance(source.model, torch.nn.Module) and source.text is not None and source.text.template is not None
+    model = PeftModel.from_pretrained(source.model, work / "adapter").eval()
+    tokenizer = tokenizer_in(source)
+    same = pirates = 0
+    for answer in answers:
+        prompt = source.text.template.replace("{prompt}", answer["prompt"])
+        ids = torch.tensor([tokenizer.encode(prompt, add_special_tokens=False).ids])
+        tokens = model.generate(
+            input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=TOKENS, do_sample=False
+        )
+        text = tokenizer.decode(tokens[0, ids.shape[1] :].tolist())
+        same, pirates = same + (text == answer["with"]), pirates + styled(text)
+    print(f"workstation: peft answers {pirates} of {len(answers)} like a pirate, {same} in the device's own words")
+    assert pirates >= 0.75 * len(answers)
+
+
+def tokenizer_in(source: edgepeft.Source):
+    from tokenizers import Tokenizer
+
+    return Tokenizer.from_str(source.files["tokenizer.json"].decode())
 
 
 if __name__ == "__main__":
