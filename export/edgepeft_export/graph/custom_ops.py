@@ -23,8 +23,9 @@ INT8_MATMUL = "Int8MatMul"
 
 In integer arithmetic. ``w`` is int8 or uint8, [K, N], or [N, K] with ``transB=1``; ``scale`` and ``zero_point`` are
 scalars or [N]; ``bias`` is [N]; ``transposed`` is wᵀ, where it is stored as well. ``x`` is rounded to 8 bits at run
-time: ``rounding`` is ``tensor``, with one scale for the whole tensor, or ``row``, with one per row. ``gradient`` says
-how the gradient of the matmul is rounded: see :class:`edgepeft_export.quantize.Quantization`, and :data:`SCORES`.
+time: ``rounding`` is ``tensor``, with one scale for the whole tensor, ``row``, with one per row, or ``whole``, to whole
+numbers up to 127. ``gradient`` says how the gradient of the matmul is rounded: see
+:class:`edgepeft_export.quantize.Quantization`, and :data:`SCORES`.
 """
 
 SCORES = "scores"
@@ -111,10 +112,8 @@ class _Lowering:
 
     def int8_matmul(self, node: ir.Node) -> None:
         """Replace an :data:`INT8_MATMUL`."""
-        if node.attributes.get_string("rounding", "tensor") == "row":
-            self._by_row(node)
-        else:
-            self._by_tensor(node)
+        lower_one = {"row": self._by_row, "tensor": self._by_tensor, "whole": self._by_whole_numbers}
+        lower_one[node.attributes.get_string("rounding", "tensor") or "tensor"](node)
 
     def _by_tensor(self, node: ir.Node) -> None:
         (x, _, scale), zero_point, bias = operands(node, 3), present(node, 3), present(node, 4)
@@ -138,6 +137,13 @@ class _Lowering:
             scaled.shape, scaled.type = product.shape, product.type
             last = _node(node, "Add", [scaled, bias])
         replace_node(node, last)
+
+    def _by_whole_numbers(self, node: ir.Node) -> None:
+        (x, _, scale), zero_point, bias = operands(node, 3), present(node, 3), present(node, 4)
+        one, middle = grid(self._constants, x)
+        (integers,) = _before(node, _node(node, "QuantizeLinear", [x, one, middle]))
+        inputs = [integers, self._matrix(node), one, scale, middle, zero_point, bias]
+        replace_node(node, _node(node, "MatMulIntegerToFloat", inputs, domain=CONTRIB))
 
     def _matrix(self, node: ir.Node) -> ir.Value:
         """The matrix as the kernel reads it, [K, N]."""

@@ -65,18 +65,19 @@ def _integer_product(
     gradient = node.attributes.get_string("gradient", "row")
     if gradient != SCORES:
         return product(scaled, gradient)
-    step, coarse, rest = _two_parts(scaled, emit)
-    return emit.op("Mul", emit.op("Add", product(coarse, "row"), product(rest, "row")), step)
+    # In steps of its row, an entry is a whole number up to 127 and a rest up to a half, which is rounded by itself.
+    step = _row_step(scaled, emit)
+    units = emit.op("Div", scaled, step)
+    rest = emit.op("Sub", units, emit.op("Round", units))
+    return emit.op("Mul", emit.op("Add", product(units, "whole"), product(rest, "row")), step)
 
 
-def _two_parts(rows: ir.Value, emit: Emitter) -> tuple[ir.Value, ir.Value, ir.Value]:
-    """``step · (coarse + rest)`` with whole numbers up to 127 and a rest up to a half, which is rounded by itself."""
-    largest = emit.op("ReduceMax", emit.op("Abs", rows), emit.ints(-1), keepdims=1)
-    size = emit.op("Max", largest, emit.scalar(SMALLEST, like=rows))
-    step = emit.op("Mul", size, emit.scalar(1 / LARGEST, like=rows))
-    units = emit.op("Div", rows, step)
-    coarse = emit.op("Round", units)
-    return step, coarse, emit.op("Sub", units, coarse)
+def _row_step(rows: ir.Value, emit: Emitter) -> ir.Value:
+    """The largest size of each row's entries, as 127 steps. Two reductions need no tensor of absolute values."""
+    largest = emit.op("ReduceMax", rows, emit.ints(-1), keepdims=1)
+    smallest = emit.op("ReduceMin", rows, emit.ints(-1), keepdims=1)
+    size = emit.op("Max", largest, emit.op("Neg", smallest), emit.scalar(SMALLEST, like=rows))
+    return emit.op("Mul", size, emit.scalar(1 / LARGEST, like=rows))
 
 
 @rule("MatMulNBits", domain=CONTRIB)
