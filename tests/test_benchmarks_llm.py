@@ -20,7 +20,7 @@ from benchmarks.llm.results import compared, machine_kind, merged, ratio
 from benchmarks.llm.shapes import DESCRIPTION, SHAPES, matmul_parameters, operations
 from benchmarks.llm.sides import INFERENCE, TORCH
 from benchmarks.llm.targets import targets_of
-from tests.support.gguf_files import tiny_llama, write_gguf
+from tests.support.llamas.gguf_files import tiny_llama, write_gguf
 
 PARAMETERS = {
     "smollm2-135m": 134_515_008,

@@ -13,8 +13,8 @@ import torch
 
 import edgepeft
 from edgepeft_export.optimizers import AdamW
+from tests.support.llamas.small_llama import TEMPLATE, THINGS, Fact, facts_of, teach
 from tests.support.processes import CALL, environment
-from tests.support.small_llama import TEMPLATE, THINGS, Fact, facts_of, teach
 
 pytestmark = pytest.mark.slow
 LESSONS = 50

@@ -21,7 +21,7 @@ from edgepeft.sources.gguf_header import read_header
 from edgepeft.sources.load import Source, load_source
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.errors import MissingExtra
-from tests.support.gguf_files import TOKENS, tiny_llama, write_gguf
+from tests.support.llamas.gguf_files import TOKENS, tiny_llama, write_gguf
 
 IDS = torch.arange(24).reshape(2, 12)
 
