@@ -62,9 +62,8 @@ def compression_options(command: F) -> F:
         click.option(
             "--weights",
             type=click.Choice(WEIGHTS),
-            default="constant",
-            show_default=True,
-            help="Frozen weights as constants of whole graphs, or as inputs of segments: less memory, more time.",
+            help="Frozen weights as constants of whole graphs, or as inputs of segments: less memory.  "
+            "[default: input above 100 MB]",
         ),
         click.option(
             "--prune",

@@ -27,14 +27,15 @@ class Compression:
             instead of stored, which uses less memory and more time.
         weights: How graphs read frozen weights. ``constant``: as parts of whole graphs, which onnxruntime optimizes.
             ``input``: by segments of the model, of which equal ones share a graph; no weight is copied, and activations
-            inside a segment are computed a second time in the backward pass.
+            inside a segment are computed a second time in the backward pass. By default ``input`` if the frozen weights
+            take more than 100 MB.
         memory_budget: Memory that training may use; determines ``recompute`` and the number of examples per pass.
     """
 
     prune: Pruning | None = None
     calibration: Sequence[Batch] | None = None
     recompute: str = "none"
-    weights: str = "constant"
+    weights: str | None = None
     memory_budget: MemoryBudget | None = None
 
 

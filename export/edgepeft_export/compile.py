@@ -18,6 +18,7 @@ from edgepeft_export.finish import finish
 from edgepeft_export.forward import Forward
 from edgepeft_export.forward.graph import SparseTensor, freeze
 from edgepeft_export.forward.identity import base_sha256, of_model
+from edgepeft_export.graph.constants import initializer_tensor
 from edgepeft_export.graph.edit import bind_inputs, fix_names, input_named
 from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.graph.shapes import infer_shapes
@@ -25,13 +26,16 @@ from edgepeft_export.losses import Labels, Loss, LossTerms
 from edgepeft_export.losses.entropy import write_cross_entropies
 from edgepeft_export.optimizer_graph import Bucket, flatten, optimizer_graph, plan_buckets
 from edgepeft_export.optimizers import Optimizer
-from edgepeft_export.program import Segmented, as_inputs, segmented
+from edgepeft_export.program import Segmented, as_inputs, checked_weights, segmented
 from edgepeft_export.program.reads import ancestors
 from edgepeft_export.selection import selection_graph
 from edgepeft_runtime.bundle.adapter_layout import AdapterLayout
 from edgepeft_runtime.bundle.manifest import INDICES
 from edgepeft_runtime.bundle.programs import Accumulation, Call
 from edgepeft_runtime.notices import notice
+
+MANY_BYTES = 100_000_000
+"""Frozen weights of more bytes are inputs of segments: in memory each would exist up to three times as a constant."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,7 @@ class _Attached:
 
 
 def compile_step(
-    forward: Forward, loss: Loss, optimizer: Optimizer, recompute: str = "none", weights: str = "constant"
+    forward: Forward, loss: Loss, optimizer: Optimizer, recompute: str = "none", weights: str | None = None
 ) -> Compiled:
     """Build the graphs and programs of the specification.
 
@@ -113,7 +117,8 @@ def compile_step(
         loss: attached to its outputs.
         optimizer: updates the trainable parameters.
         recompute: which activations the train step computes twice; see :data:`edgepeft_export.memory.MODES`.
-        weights: how graphs read frozen weights; see :data:`edgepeft_export.program.structure.WEIGHTS`.
+        weights: how graphs read frozen weights; see :data:`edgepeft_export.program.structure.WEIGHTS`. By default by
+            their size, and as constants where ``recompute`` is given.
 
     Raises:
         NoGradientRule: an operator between the loss and a parameter has no gradient rule.
@@ -122,12 +127,22 @@ def compile_step(
         DequantizedTensor: a graph stores a float copy of a quantized tensor.
         LossError: the loss does not fit the model.
     """
-    if weights == "input":
+    if weights is None:
+        weights = "constant" if recompute != "none" else _chosen_weights(forward)
+    if checked_weights(weights) == "input":
         compiled = _in_segments(forward, loss, optimizer)
         if compiled is not None:
             return compiled
-        notice("the model's graph cannot be cut into segments, so its weights stay constants of one graph")
+        notice("The model's graph cannot be cut into segments: its weights stay constants of one graph.")
     return _whole(forward, loss, optimizer, recompute)
+
+
+def _chosen_weights(forward: Forward) -> str:
+    """Inputs where the weights that can be inputs have more than :data:`MANY_BYTES`, and more than the others."""
+    initializers = [value for value in forward.model.graph.initializers.values() if value.const_value is not None]
+    sizes = {value: initializer_tensor(value).nbytes for value in initializers}
+    bindable = sum(size for value, size in sizes.items() if as_inputs(value))
+    return "input" if bindable > max(MANY_BYTES, sum(sizes.values()) - bindable) else "constant"
 
 
 def _whole(forward: Forward, loss: Loss, optimizer: Optimizer, recompute: str) -> Compiled:
@@ -159,7 +174,7 @@ def _whole(forward: Forward, loss: Loss, optimizer: Optimizer, recompute: str) -
 
 
 def _in_segments(forward: Forward, loss: Loss, optimizer: Optimizer) -> Compiled | None:
-    """Programs of segments, whose calls bind the weights; ``None`` where the graph has no cuts."""
+    """Programs of segments; ``None`` where the graph has no cuts."""
     attached = _attach_loss(forward, loss)
     known = {*attached.model.graph.initializers, *forward.parameters}
     inputs = [*forward.parameters, *(part.indices for part in forward.sparse)]

@@ -52,7 +52,7 @@ def command(
     optimizer: str,
     prune: Pruning | None,
     recompute: str,
-    weights: str,
+    weights: str | None,
     memory_budget: int | None,
     sizes: dict[str, int] | None,
     allow_depth: bool,

@@ -2,6 +2,6 @@
 
 from edgepeft_export.program.library import Library
 from edgepeft_export.program.step import Segmented, segmented
-from edgepeft_export.program.structure import as_constants, as_inputs
+from edgepeft_export.program.structure import WEIGHTS, as_inputs, checked_weights
 
-__all__ = ["Library", "Segmented", "as_constants", "as_inputs", "segmented"]
+__all__ = ["WEIGHTS", "Library", "Segmented", "as_inputs", "checked_weights", "segmented"]

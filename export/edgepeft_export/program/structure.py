@@ -12,6 +12,7 @@ from edgepeft_export.graph.constants import initializer_tensor
 from edgepeft_export.graph.shapes import dims_of
 from edgepeft_export.program.reads import reads
 from edgepeft_export.program.segments import Segment
+from edgepeft_runtime.errors import BadSetting
 
 Bound = Callable[[ir.Value], bool]
 """Whether a frozen tensor becomes an input of the graph."""
@@ -37,9 +38,11 @@ def as_inputs(value: ir.Value) -> bool:
     return is_weight and not any(use.node.op_type in _READS_CONSTANTS for use in value.uses())
 
 
-def as_constants(_value: ir.Value) -> bool:
-    """Bind no weight by the call."""
-    return False
+def checked_weights(weights: str) -> str:
+    """The way to read weights; raises :class:`BadSetting` for an unknown one."""
+    if weights not in WEIGHTS:
+        raise BadSetting("weights", weights, " or ".join(WEIGHTS))
+    return weights
 
 
 @dataclass(frozen=True)
