@@ -14,12 +14,16 @@ from torch import Tensor, nn
 
 from edgepeft_export.errors import (
     BadExampleInputs,
+    ForwardError,
     NothingTrains,
     UnknownOutput,
+    VerificationError,
     WrongParameterDtype,
 )
 from edgepeft_export.forward.graph import Forward
+from edgepeft_export.forward.identity import SourceTensor
 from edgepeft_export.forward.torch_source.blocks.record import Recorder
+from edgepeft_export.forward.torch_source.blocks.stack import Stack
 from edgepeft_export.forward.torch_source.export import DynamicAxes, ExampleInputs, check_dynamic, first_line
 from edgepeft_export.forward.torch_source.half import computing
 from edgepeft_export.forward.torch_source.lifted import Module, graph_of, named_outputs
@@ -62,16 +66,30 @@ def from_torch(
         with computing(model), Reads() as reads, Recorder(model, traced, _sharing(views)) as recorder:
             names = _output_names(model, traced, outputs)
         exported = Module(model, traced, trainable, views, names, axes)
-        graph = graph_of(exported, recorder.stacks())
-    check_dynamic(graph.graph, axes)
+    source = source_of(model, trainable, views, reads)
+    stacks = recorder.stacks()
+    if stacks:
+        # What differs from the module once its blocks are copied is traced whole, and the error is that of the whole.
+        with contextlib.suppress(ForwardError, VerificationError):
+            return _verified(exported, stacks, inputs, source)
+    return _verified(exported, (), inputs, source)
+
+
+def _verified(exported: Module, stacks: Sequence[Stack], inputs: Tensors, source: tuple[SourceTensor, ...]) -> Forward:
+    """Export a module, tidy the graph, and compare it with the module on ``inputs``."""
+    model, views, trainable = exported.model, exported.views, exported.trainable
+    with _inference(model):
+        graph = graph_of(exported, stacks)
+    check_dynamic(graph.graph, exported.axes)
     half = widen(graph)
     tidy(graph)
     name_outputs(graph.graph, exported.called)  # again: equal outputs may have become one
     name_folded_weights(graph.graph, model)
     parameters = {name: array(tensor).copy() for name, tensor in trainable.items()}
-    forward = Forward(graph, tuple(inputs), parameters, source=source_of(model, trainable, views, reads))
+    forward = Forward(graph, tuple(inputs), parameters, source=source)
+    function = _function(model, exported.outputs, views)
     with _inference(model):
-        return verified(forward, Reference(_function(model, names, views), inputs, traced, trainable, axes, half))
+        return verified(forward, Reference(function, inputs, exported.inputs, trainable, exported.axes, half))
 
 
 def _sharing(views: Mapping[str, View]) -> list[str]:

@@ -46,7 +46,8 @@ def stamp(model: ir.Model, stacks: Sequence[Stack]) -> None:
         assert x is not None
         y.replace_all_uses_with(x, replace_graph_outputs=True)
         model.graph.remove(node, safe=True)
-    model.graph.opset_imports.pop(DOMAIN, None)
+    if not any(node.domain == DOMAIN for node in model.graph):
+        model.graph.opset_imports.pop(DOMAIN, None)
     model.graph.sort()
 
 
