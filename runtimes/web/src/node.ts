@@ -19,7 +19,7 @@ export function folder(path: string): BundleFiles {
       try {
         // Reading a pipe would block, and a link may lead anywhere.
         const found = await lstat(file);
-        if (found.isFile()) return { size: found.size, read: (offset, length) => readPart(file, offset, length) };
+        if (found.isFile()) return { size: found.size, read: (...part) => readPart(file, ...part) };
       } catch (failure) {
         throw missing(path, name, String(failure));
       }
@@ -40,10 +40,10 @@ export function folder(path: string): BundleFiles {
 }
 
 /** Reads a part of a file; what is returned is shorter if the file is. */
-async function readPart(path: string, offset: number, length: number): Promise<Uint8Array> {
+async function readPart(path: string, offset: number, length: number, into?: Uint8Array): Promise<Uint8Array> {
   const file = await open(path, "r");
   try {
-    const bytes = new Uint8Array(length);
+    const bytes = into ?? new Uint8Array(length);
     let read = 0;
     while (read < length) {
       const { bytesRead } = await file.read(bytes, read, Math.min(length - read, MOST), offset + read);

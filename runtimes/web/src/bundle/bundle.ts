@@ -107,15 +107,15 @@ export class Bundle {
     return { model: this.file(name), weights: weighted.has(name) ? await read(weights, WEIGHTS) : null };
   }
 
-  /** Returns whether a value of a program is a tensor of `weights.bin`. */
-  isFrozen(value: string): boolean {
-    return this.frozenSpecs.has(value);
+  /** Returns the bytes that a value of a program takes in `weights.bin`; `null` if it is no frozen tensor. */
+  frozenBytes(value: string): number | null {
+    return this.frozenSpecs.get(value)?.bytes ?? null;
   }
 
-  /** Reads a frozen tensor: a part of `weights.bin`, which the caller should not keep longer than necessary. */
-  async frozen(value: string): Promise<Tensor> {
+  /** Reads a frozen tensor: a part of `weights.bin`, if possible into the given memory. */
+  async frozen(value: string, into?: Uint8Array): Promise<Tensor> {
     const { dtype, shape, offset, bytes } = this.frozenSpecs.get(value)!;
-    return tensorOver(dtype, shape.map(Number), await read(this.contents.weights, WEIGHTS, offset, bytes));
+    return tensorOver(dtype, shape.map(Number), await read(this.contents.weights, WEIGHTS, offset, bytes, into));
   }
 
   /** Returns the initial parameters, checked against the manifest. */
@@ -185,9 +185,15 @@ async function hashes(
 }
 
 /** Reads a part of a file, by default the whole. @throws BundleError it became shorter, or cannot be read. */
-async function read(source: ByteSource, name: string, offset = 0, length = source.size): Promise<Uint8Array> {
+async function read(
+  source: ByteSource,
+  name: string,
+  offset = 0,
+  length = source.size,
+  into?: Uint8Array,
+): Promise<Uint8Array> {
   try {
-    const bytes = await source.read(offset, length);
+    const bytes = await source.read(offset, length, into);
     if (bytes.length === length) return bytes;
     throw new Error(`expected ${length} bytes at ${offset}, found ${bytes.length}`);
   } catch (failure) {

@@ -7,6 +7,7 @@ import type { Tensor, Tensors } from "../files/tensors.js";
 import type { Accumulators } from "./accumulators.js";
 import { nextTask } from "./next_task.js";
 import type { Sessions } from "./sessions.js";
+import { Slot } from "./slots.js";
 
 /** Called before each call of a program, with the calls done and those in all; what it throws ends the program. */
 export type BetweenCalls = (done: number, calls: number) => void | Promise<void>;
@@ -21,6 +22,8 @@ export interface RunOptions {
 
 export class ProgramRunner {
   private readonly plans = new Map<string, Plan>();
+  /** Slots that no run uses at present. */
+  private readonly spare: [Slot, Slot][] = [];
 
   constructor(
     private readonly bundle: Bundle,
@@ -38,19 +41,25 @@ export class ProgramRunner {
     const wanted = results ?? resultsOf(this.bundle.manifest, program);
     const plan = this.plan(program, wanted);
     const values = new Map(Object.entries(given));
-    let coming = this.frozen(plan[0]);
-    for (const [index, call] of plan.entries()) {
-      // The weights of the next call are read while this one runs: those of two calls at most are in memory.
-      const weights = await coming;
-      coming = this.frozen(plan[index + 1]);
-      coming.catch(() => undefined);
-      await nextTask();
-      await between?.(index, plan.length);
-      await this.call(call, values, weights, sums);
-      for (const name of call.frees) {
-        values.get(name)?.dispose();
-        values.delete(name);
+    const slots = this.spare.pop() ?? [new Slot(), new Slot()];
+    let coming = this.frozen(plan[0], slots[0]);
+    try {
+      for (const [index, call] of plan.entries()) {
+        // The weights of the next call are read while this one runs: those of two calls at most are in memory.
+        const weights = await coming;
+        coming = this.frozen(plan[index + 1], slots[(index + 1) % 2]!);
+        coming.catch(() => undefined);
+        await nextTask();
+        await between?.(index, plan.length);
+        await this.call(call, values, weights, sums);
+        for (const name of call.frees) {
+          values.get(name)?.dispose();
+          values.delete(name);
+        }
       }
+    } finally {
+      await coming.catch(() => undefined);
+      this.spare.push(slots);
     }
     return Object.fromEntries(wanted.map((name) => [name, values.get(name)!]));
   }
@@ -62,10 +71,12 @@ export class ProgramRunner {
     return plan;
   }
 
-  /** Reads the frozen tensors of a call, by the names of their values. */
-  private async frozen(call: PlannedCall | undefined): Promise<ReadonlyMap<string, Tensor>> {
-    const values = [...new Set(call?.reads.values())].filter((value) => this.bundle.isFrozen(value));
-    return new Map(await Promise.all(values.map(async (value) => [value, await this.bundle.frozen(value)] as const)));
+  /** Reads the frozen tensors of a call into a slot, by the names of their values. */
+  private async frozen(call: PlannedCall | undefined, slot: Slot): Promise<ReadonlyMap<string, Tensor>> {
+    const values = [...new Set(call?.reads.values())].filter((value) => this.bundle.frozenBytes(value) !== null);
+    const parts = slot.parts(values.map((value) => this.bundle.frozenBytes(value)!));
+    const read = values.map(async (value, i) => [value, await this.bundle.frozen(value, parts[i])] as const);
+    return new Map(await Promise.all(read));
   }
 
   private async call(

@@ -13,8 +13,8 @@ const WHOLE = 2 ** 25;
 /** The bytes of a file. Offsets and sizes are below 2^53, so files may be larger than any array. */
 export interface ByteSource {
   readonly size: number;
-  /** Returns `length` bytes from `offset`, which lie inside the file; the caller may keep them. */
-  read(offset: number, length: number): Promise<Uint8Array>;
+  /** Returns `length` bytes from `offset`, which lie inside the file: in `into`, of that length, or in other memory. */
+  read(offset: number, length: number, into?: Uint8Array): Promise<Uint8Array>;
   /** Releases the file. */
   close?(): void | Promise<void>;
 }
@@ -43,8 +43,8 @@ export interface SyncHandle {
 export function syncSource(handle: SyncHandle): ByteSource {
   return {
     size: handle.getSize(),
-    async read(offset, length) {
-      const bytes = new Uint8Array(length);
+    async read(offset, length, into) {
+      const bytes = into ?? new Uint8Array(length);
       const read = handle.read(bytes, { at: offset });
       if (read !== length) throw new Error(`expected ${length} bytes at ${offset}, found ${read}`);
       return bytes;
