@@ -129,15 +129,13 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bundle]:
     forward, loss = from_torch(model, {"rows": torch.zeros(2, 1024)}), losses.by_name("mse")
     forward, _ = quantize(forward, Quantization("int8"))
     folder = tmp_path_factory.mktemp("wide")
-    return {
-        mode: Bundle.open(
-            write_bundle(compile_step(forward, loss, SGD(lr=0.1), mode), loss, SGD(lr=0.1), folder / mode)
-        )
-        for mode in ("none", "block")
-    }
+    settings = {"none": ("none",), "block": ("block",), "segments": ("none", "input")}
+    compiled = {name: compile_step(forward, loss, SGD(lr=0.1), *chosen) for name, chosen in settings.items()}
+    written = {name: write_bundle(made, loss, SGD(lr=0.1), folder / name) for name, made in compiled.items()}
+    return {name: Bundle.open(path) for name, path in written.items()}
 
 
-@pytest.mark.parametrize("mode", ["none", "block"])
+@pytest.mark.parametrize("mode", ["none", "block", "segments"])
 def test_the_peak_of_a_step_is_predicted(wide: dict[str, Bundle], mode: str) -> None:
     """Within 15 % of the memory of a process that trains at that size."""
     sizes = {"batch": 2048}

@@ -18,7 +18,10 @@ from edgepeft_runtime.errors import NoMemoryFacts, StepFailed, WrongSizes
 from edgepeft_runtime.train.memory.peak import Memory
 
 SMALLEST = 2
-"""Size of every symbolic dimension in the smaller step; a causal language model has nothing to predict at 1."""
+"""Smallest size of a symbolic dimension in a step; a causal language model has nothing to predict at 1."""
+
+LIMITS = (0.8, 2.0)
+"""Limits of the overhead, for steps so small that other memory hides their growth."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,8 @@ class Prediction:
         bundle: the bundle that is trained.
         resident: bytes of anonymous memory that the process uses whatever the batch.
         file: bytes of file pages: the mapped weights and libraries.
-        overhead: bytes of memory for each byte of activations, at least 1: onnxruntime's arena wastes some.
+        overhead: bytes of memory for each byte of activations: onnxruntime's arena wastes some, and nodes that
+            compute in place save some.
     """
 
     bundle: Bundle
@@ -62,12 +66,12 @@ def predict(bundle: Bundle, sizes: Mapping[str, int]) -> Prediction:
             hint="prepare it again with this version of edgepeft.",
         )
     check_sizes(bundle.manifest, sizes)
-    small = {name: min(SMALLEST, size) for name, size in sizes.items()}
-    half = {name: max(small[name], size // 2) for name, size in sizes.items()}
-    less, more = measured_peak(bundle, small), measured_peak(bundle, half)
-    growth = memory.bytes_at(half) - memory.bytes_at(small)
-    overhead = max(1.0, (more.anonymous - less.anonymous) / growth) if growth > 0 else 1.0
-    resident = less.anonymous - overhead * memory.bytes_at(small)
+    quarter, half = ({name: min(size, max(SMALLEST, size // part)) for name, size in sizes.items()} for part in (4, 2))
+    less, more = measured_peak(bundle, quarter), measured_peak(bundle, half)
+    growth = memory.bytes_at(half) - memory.bytes_at(quarter)
+    overhead = (more.anonymous - less.anonymous) / growth if growth > 0 else 1.0
+    overhead = min(max(overhead, LIMITS[0]), LIMITS[1])
+    resident = more.anonymous - overhead * memory.bytes_at(half)
     return Prediction(bundle, resident, max(less.file, more.file), overhead)
 
 
