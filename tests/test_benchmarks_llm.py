@@ -20,7 +20,6 @@ from benchmarks.llm.results import compared, machine_kind, merged, ratio
 from benchmarks.llm.shapes import DESCRIPTION, SHAPES, matmul_parameters, operations
 from benchmarks.llm.sides import INFERENCE, TORCH
 from benchmarks.llm.targets import targets_of
-from tests.support.llamas.gguf_files import tiny_llama, write_gguf
 
 PARAMETERS = {
     "smollm2-135m": 134_515_008,
@@ -191,6 +190,8 @@ def test_a_process_within_a_limit_ends_when_it_needs_more(tmp_path: Path) -> Non
 @pytest.mark.slow
 def test_perplexity_in_fp32_is_that_of_pytorch(tmp_path: Path) -> None:
     """On texts that are cut and padded, from a .gguf file; learning others lowers it."""
+    from tests.support.llamas.gguf_files import tiny_llama, write_gguf
+
     texts = write_texts(tmp_path, train=12, test=6)
     model = write_gguf(tiny_llama(), tmp_path / "model.gguf")
     oracle, row = measured(model, texts, ["fp32"], tmp_path)
