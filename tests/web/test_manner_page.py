@@ -16,8 +16,7 @@ from edgepeft_runtime import Bundle, Trainer, check_update, read_update
 from edgepeft_runtime.bundle.manifest import TextSpec
 from tests.support.bundles import FIELDS, LONGEST, PAD, write_tokenizer
 from tests.support.networks import tiny_llama
-from tests.web.test_phone_page import PAGE
-from tests.web.toolchain import browse, installed, run
+from tests.web.toolchain import PAGE, browse, installed, run
 
 pytestmark = pytest.mark.slow
 

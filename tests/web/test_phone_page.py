@@ -11,11 +11,10 @@ import pytest
 
 import edgepeft
 from edgepeft_runtime import Trainer, read_update
-from tests.web.toolchain import ROOT, browse, installed, run
+from tests.web.toolchain import PAGE, browse, installed, run
 
 pytestmark = pytest.mark.slow
 
-PAGE = ROOT / "examples" / "phone_browser"
 BUNDLE = PAGE / "bundle"
 
 

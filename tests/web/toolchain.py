@@ -16,6 +16,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent.parent
 WEB = ROOT / "runtimes" / "web"
+PAGE = ROOT / "examples" / "phone_browser"
 LEAST_NODE = 20
 BROWSERS = ("chromium-headless-shell", "chromium", "google-chrome", "chromium-browser")
 

@@ -10,7 +10,7 @@ from onnx.defs import OpSchema
 from onnxscript.values import Op, Opset
 from torch import Tensor, nn
 
-from edgepeft_export.forward.torch_source.function_mode import Function, FunctionMode
+from edgepeft_export.forward.function_mode import Function, FunctionMode
 from edgepeft_export.graph.custom_ops import DOMAIN, STOP_GRADIENT
 
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from edgepeft_export.forward.torch_source.function_mode import Function, FunctionMode
+from edgepeft_export.forward.function_mode import Function, FunctionMode
 
 
 class PlainLosses(FunctionMode):

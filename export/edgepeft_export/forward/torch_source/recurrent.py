@@ -16,7 +16,7 @@ from onnxscript.onnx_opset import opset20
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from edgepeft_export.forward.torch_source.function_mode import Function, FunctionMode
+from edgepeft_export.forward.function_mode import Function, FunctionMode
 from edgepeft_export.graph.shapes import dims_of
 
 ORDER = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2)}

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.overrides import resolve_name
 
-from edgepeft_export.forward.torch_source.function_mode import Function, FunctionMode
+from edgepeft_export.forward.function_mode import Function, FunctionMode
 from edgepeft_export.verification.compare import Array, Arrays, difference
 from edgepeft_export.verification.graph import inner_values
 
