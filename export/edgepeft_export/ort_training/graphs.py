@@ -13,6 +13,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from edgepeft_export.graph.edit import fix_names
 from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.program.link import link
 from edgepeft_runtime.bundle.bundle import Bundle
@@ -101,7 +102,7 @@ def _accumulate(emit: Emitter, gradients: dict[str, ir.Value]) -> None:
 def _cleaned(model: ir.Model) -> ir.Model:
     """Remove unused nodes."""
     common.RemoveUnusedNodesPass()(model)
-    common.NameFixPass()(model)
+    fix_names(model)
     common.RemoveUnusedOpsetsPass()(model)
     model.graph.opset_imports.setdefault(MICROSOFT, 1)
     return model
