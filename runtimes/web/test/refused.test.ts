@@ -68,6 +68,8 @@ const MANIFESTS: readonly (readonly [string, string, (manifest: Json) => void])[
   ["that writes a value twice", "bad-program", set("programs eval 0 outputs", { output: "loss_sum" })],
   ["that names an input that is none", "bad-program", set("programs eval 0 inputs", { nothing: "image" })],
   ["that adds an output that is none", "bad-program", set("programs train 0 accumulate 0 output", "nothing")],
+  ["that caches what trained parameters change", "bad-program", set("cache", { value: "loss_sum" })],
+  ["that caches what no call writes", "bad-program", set("cache", { value: "image" })],
   ["without a call that writes a result", "bad-program", set("programs infer", [])],
   ["without a file that is needed", "missing-file", set("files optimizer.onnx", undefined)],
   ["with a file outside of it", "path-escape", set("files ../x", { sha256: "0".repeat(64), bytes: 1 })],

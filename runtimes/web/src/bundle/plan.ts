@@ -55,6 +55,7 @@ export function plan(
     return resolved(`${program}[${index}]`, call, interfaceOf(call.graph));
   });
   checkOrder(program, calls, given, results);
+  if (program === "train") checkCache(manifest, calls);
   return withFrees(needed(calls, given, results), new Set([...results, ...given]));
 }
 
@@ -119,6 +120,21 @@ function checkOrder(program: string, calls: Plan, given: ReadonlySet<string>, re
   const missing = results.find((result) => !existing.has(result));
   if (missing === undefined) return;
   throw badProgram("No call of a program writes one of its results.", `${program}: ${quoted(missing)}`);
+}
+
+/** Refuses a value to cache that no call writes, or that may change from step to step. */
+function checkCache({ cache, parameters, labels, adapter }: Manifest, calls: Plan): void {
+  if (cache === null) return;
+  const training = parameters.filter(({ name }) => !adapter.non_trainable.includes(name));
+  const changing = new Set([...training, ...labels].map(({ name }) => name));
+  const written = new Set<string>();
+  for (const { reads, writes } of calls) {
+    const changes = [...reads.values()].some((value) => changing.has(value));
+    for (const value of writes.values()) (changes ? changing : written).add(value);
+  }
+  if (written.has(cache.value)) return;
+  const message = "The value to cache is not one that calls compute from the inputs and frozen tensors alone.";
+  throw badProgram(message, `cache: ${quoted(cache.value)}`);
 }
 
 /** Returns, in order, the calls without which a result or a gradient would be missing, with the outputs they need. */
