@@ -72,6 +72,11 @@ def compression_options(command: F) -> F:
             help="Prune before a method is attached: heads=0.25,ffn=0.3, channels=0.3, weights=0.5, pattern=2:4.",
         ),
         click.option(
+            "--allow-accuracy-loss",
+            is_flag=True,
+            help="Accept a quantized model that loses more than 10 % of its perplexity or 5 % of its classes.",
+        ),
+        click.option(
             "--tolerance",
             type=click.FloatRange(0.0, min_open=True),
             help="Largest relative error of the outputs, with --calibrate.  [default: 0.25]",

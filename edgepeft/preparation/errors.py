@@ -13,5 +13,9 @@ class MethodNeedsTorch(EdgepeftError, code="method-needs-torch"):
     """The method cannot be attached to an .onnx file. Choose one that can, or name the initializers to train."""
 
 
+class AccuracyLost(EdgepeftError, code="accuracy-lost"):
+    """The quantized model is too far from the fp32 one. Keep sensitive weights, or accept the loss."""
+
+
 class NothingToPick(BundleError, code="nothing-to-pick"):
     """The bundle has no sparse tensors whose elements are still to be chosen."""

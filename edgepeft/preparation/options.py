@@ -30,6 +30,7 @@ class Compression:
             inside a segment are computed a second time in the backward pass. By default ``input`` if the frozen weights
             take more than 100 MB.
         memory_budget: Memory that training may use; determines ``recompute`` and the number of examples per pass.
+        allow_accuracy_loss: Accept a quantized model that is far from the fp32 one.
     """
 
     prune: Pruning | None = None
@@ -37,6 +38,7 @@ class Compression:
     recompute: str = "none"
     weights: str | None = None
     memory_budget: MemoryBudget | None = None
+    allow_accuracy_loss: bool = False
 
 
 @dataclass(frozen=True)

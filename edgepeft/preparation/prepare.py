@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from edgepeft.errors import WrongClassNames
 from edgepeft.methods import Method
+from edgepeft.preparation.accuracy import check, measure
 from edgepeft.preparation.attachment import Attachment, attach_source
 from edgepeft.preparation.generation import generation_spec, with_cache
 from edgepeft.preparation.memory_budget import StepPlan, plan_for
@@ -130,10 +131,12 @@ def prepare(
     tokenizer_files = {} if raw.tokenizer is None else read_tokenizer_file(Path(raw.tokenizer), source.model)
     attachment = _attachment(method, trainable, interface, compression)
     exported = _export(source, attachment, loss, _labels(interface), log)
-    quantization = Quantization(compute) if isinstance(compute, str) else compute
+    quantization = _quantization(compute, exported.loss)
     text = raw.text or source.text
     forward = replace(exported.forward, longest=_longest(source, text))
     forward, report = quantize(forward, quantization, compression.calibration, log)
+    if quantization.rounds:
+        _compare(exported, forward, quantization.compute, compression, log)
     for line in report.lines():
         notice(line)
     optimizer = optimizers.by_name(optimizer) if isinstance(optimizer, str) else optimizer
@@ -160,6 +163,23 @@ def prepare(
     complete = _completed(exported.trial(quantization.rounds, log), _artifacts(engine))
     bundle = write_bundle(compiled, exported.loss, optimizer, out, extras, overwrite=overwrite, complete=complete)
     return Prepared(bundle, compiled.trained, compiled.unreached, report.quantized, report.kept)
+
+
+def _quantization(compute: str | Quantization, loss: losses.Loss) -> Quantization:
+    """Return the settings. In a language model, one scale for all rows of an activation loses too much."""
+    settings = Quantization(compute) if isinstance(compute, str) else compute
+    return replace(settings, rounding="row") if loss.predicts_tokens else settings
+
+
+def _compare(
+    exported: _Exported, quantized: Forward, compute: str, compression: Compression, log: Callable[[str], None]
+) -> None:
+    """Report how far the quantized model is from the fp32 one, and refuse it if that is too far."""
+    accuracy = measure(exported.forward, quantized, exported.loss, compression.calibration)
+    if accuracy is not None:
+        log(f"{compute}: {accuracy}")
+        if not compression.allow_accuracy_loss:
+            check(accuracy, compute)
 
 
 def _attachment(

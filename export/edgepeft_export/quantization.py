@@ -12,6 +12,7 @@ from edgepeft_runtime.names import some
 
 COMPUTE = ("fp32", "int8", "int4")
 GRADIENTS = ("tensor", "row")
+ROUNDINGS = ("auto", "row")
 BLOCKS = (16, 32, 64, 128, 256)
 
 
@@ -26,8 +27,9 @@ class Quantization:
         keep: names or patterns of weights that stay fp32; ``*`` and ``?`` match, a plain name means its submodules too.
         block: elements per scale of ``int4``.
         gradient: how gradients are rounded before an integer matmul. ``row``: rows are normalized first, because
-            those of different tokens differ in size; it costs four more passes over each gradient. ``tensor``: with one
-            scale for all rows, which is a little faster.
+            those of different tokens differ in size. ``tensor``: with one scale for all rows, which is a little faster.
+        rounding: how inputs of an integer matmul are rounded. ``row``: with a scale per row; ``auto``: so in a language
+            model (which ``prepare`` knows by its loss) and where the data shows that one scale for all rows loses too much.
         smallest: tensors of fewer elements stay fp32.
         tolerance: with calibration data, largest relative error of the model's outputs (L2); the most sensitive
             weights stay fp32 until it is met.
@@ -41,6 +43,7 @@ class Quantization:
     keep: tuple[str, ...] = ()
     block: int = 32
     gradient: str = "row"
+    rounding: str = "auto"
     smallest: int = 2048
     tolerance: float = 0.25
     codebook: int | None = None
@@ -49,6 +52,7 @@ class Quantization:
     def __post_init__(self) -> None:
         _check("compute", self.compute, COMPUTE)
         _check("gradient", self.gradient, GRADIENTS)
+        _check("rounding", self.rounding, ROUNDINGS)
         _check("block", self.block, BLOCKS)
         if self.smallest < 1:
             raise BadSetting("smallest", self.smallest, "1 or more")
@@ -89,10 +93,12 @@ class QuantizationReport:
     Attributes:
         quantized: by the name of the initializer with the integers; includes tensors that were quantized in the source.
         kept: frozen float tensors of the smallest size or more that stayed float, each with the reason.
+        rows: names of the weights before whose int8 matmuls activations are rounded with a scale per row.
     """
 
     quantized: Mapping[str, QuantizedTensor] = field(default_factory=dict)
     kept: dict[str, str] = field(default_factory=dict)
+    rows: frozenset[str] = frozenset()
 
     def lines(self) -> list[str]:
         """What stayed float, one line for each reason."""

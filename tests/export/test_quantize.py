@@ -355,3 +355,8 @@ def test_a_rule_that_unpacks_a_weight_into_the_graph_is_caught(monkeypatch: pyte
     monkeypatch.setitem(RULES, "edgepeft.Int8MatMul", Rule(unpacking, broadcasts=False, outputs=None))
     with pytest.raises(DequantizedTensor, match="copy, 6,400 float elements"):
         compile_step(forward, CrossEntropy(), SGD(lr=0.1))
+
+
+def test_an_encoder_keeps_one_scale_per_tensor() -> None:
+    """No activation of a small BERT needs a scale per row, so its graphs stay as fast as they can be."""
+    assert quantize(_exported("bert")[1], Quantization("int8", smallest=64))[1].rows == frozenset()

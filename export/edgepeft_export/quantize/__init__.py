@@ -18,7 +18,8 @@ from edgepeft_export.errors import NoSuchWeight, NothingToQuantize, QuantizeErro
 from edgepeft_export.forward import Forward
 from edgepeft_export.opset import OPSET_4_BITS
 from edgepeft_export.quantization import Quantization, QuantizationReport, QuantizedTensor
-from edgepeft_export.quantize.choose import Batch, most_sensitive
+from edgepeft_export.quantize.activations import rounded_by_row
+from edgepeft_export.quantize.choose import Batch, complete, most_sensitive
 from edgepeft_export.quantize.codebook import share_weights
 from edgepeft_export.quantize.layouts import is_large, store_transposed
 from edgepeft_export.quantize.rewrite import Quantizer
@@ -33,6 +34,8 @@ def quantize(
     settings: Quantization,
     calibration: Sequence[Batch] | None = None,
     on_progress: Callable[[str], None] | None = None,
+    *,
+    rows: Collection[str] | None = None,
 ) -> tuple[Forward, QuantizationReport]:
     """A forward graph whose frozen matmuls, look-up tables and kernels are quantized.
 
@@ -42,13 +45,14 @@ def quantize(
         calibration: a few batches of inputs, arrays by name; with them the most sensitive weights stay fp32 until
             ``settings.tolerance`` holds.
         on_progress: Called with a message before each slow step.
+        rows: weights whose inputs are rounded by row, where another graph of the model has decided it.
 
     Raises:
         QuantizeError: nothing can be quantized, a pattern of ``keep`` or the calibration data does not fit.
     """
-    report, model = QuantizationReport(), forward.model
+    report, model = QuantizationReport(rows=frozenset(rows or ())), forward.model
     if settings.compute != "fp32":
-        model = _quantize_tolerable(forward, settings, report, calibration, on_progress)
+        model = _quantize_tolerable(forward, settings, report, calibration, on_progress, decided=rows is not None)
     if settings.codebook is not None:
         model = _with_codebooks(model, settings, report.kept)
     elif settings.compute != "fp32":
@@ -58,7 +62,7 @@ def quantize(
         model = model.clone()
         store_transposed(model.graph)
         quantized = quantized_tensors(model.graph)
-    return replace(forward, model=model), QuantizationReport(quantized, report.kept)
+    return replace(forward, model=model), QuantizationReport(quantized, report.kept, report.rows)
 
 
 def _quantize_tolerable(
@@ -67,22 +71,37 @@ def _quantize_tolerable(
     report: QuantizationReport,
     calibration: Sequence[Batch] | None,
     on_progress: Callable[[str], None] | None,
+    *,
+    decided: bool,
 ) -> ir.Model:
     """A copy in which all weights that tolerate it are integers. The others are listed in ``report.kept``."""
     names = [weight.name for weight in weights_of(forward.model.graph, settings.smallest)]
     _check(names, settings)
     report.kept.update({name: "by its name" for name in names if settings.keeps(name)})
     names = [name for name in names if name not in report.kept]
+    if settings.compute == "int8" and not decided:
+        report.rows = _by_row(forward, settings, names, calibration)
     if calibration is not None:
         if on_progress is not None:
             on_progress(f"measuring the error of rounding each of {len(names)} weights")
 
         def variant(quantized: Iterable[str]) -> ir.Model:
-            return _quantized(forward.model, settings, set(quantized))
+            return _quantized(forward.model, settings, set(quantized), report.rows)
 
         errors = most_sensitive(forward, names, variant, calibration, settings.tolerance)
         report.kept.update({name: f"relative error {error:.3g} alone" for name, error in errors.items()})
-    return _quantized(forward.model, settings, {name for name in names if name not in report.kept})
+    return _quantized(forward.model, settings, {name for name in names if name not in report.kept}, report.rows)
+
+
+def _by_row(
+    forward: Forward, settings: Quantization, names: Sequence[str], calibration: Sequence[Batch] | None
+) -> frozenset[str]:
+    """The weights whose inputs are rounded by row: by the calibration data, or by the inputs of the verification."""
+    if settings.rounding == "row":
+        return frozenset(names)
+    given = [example.inputs for example in forward.verified.examples] if calibration is None else calibration
+    batches = [complete(forward, batch) for batch in given]
+    return frozenset(rounded_by_row(forward.model, names, batches, settings.smallest))
 
 
 def _with_codebooks(model: ir.Model, settings: Quantization, kept: Collection[str]) -> ir.Model:
@@ -94,10 +113,10 @@ def _with_codebooks(model: ir.Model, settings: Quantization, kept: Collection[st
     return model
 
 
-def _quantized(model: ir.Model, settings: Quantization, names: set[str]) -> ir.Model:
-    """A copy of ``model`` with the weights of these names quantized."""
+def _quantized(model: ir.Model, settings: Quantization, names: set[str], rows: Collection[str]) -> ir.Model:
+    """A copy of ``model`` with the weights of these names quantized. Inputs of those in ``rows`` are rounded by row."""
     model = model.clone()
-    quantizer = Quantizer(model.graph, settings)
+    quantizer = Quantizer(model.graph, settings, rows)
     for weight in list(weights_of(model.graph, settings.smallest)):
         if weight.name in names:
             quantizer.quantize(weight)

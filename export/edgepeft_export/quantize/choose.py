@@ -33,7 +33,7 @@ def most_sensitive(
     """
     if not batches:
         raise NoCalibration("The calibration data is empty.", context=None, hint="give at least one batch.")
-    fed = [_complete(forward, batch) for batch in batches]
+    fed = [complete(forward, batch) for batch in batches]
     exact = _run(variant(()), fed)
 
     def error(quantized: Iterable[str]) -> float:
@@ -53,7 +53,7 @@ def most_sensitive(
     return {name: alone[name] for name in ranked[:enough]}
 
 
-def _complete(forward: Forward, batch: Batch) -> dict[str, NDArray[np.generic]]:
+def complete(forward: Forward, batch: Batch) -> dict[str, NDArray[np.generic]]:
     """The inputs of a run: those of the batch, and the initial values of the parameters."""
     missing = [name for name in forward.inputs if name not in batch]
     if missing:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import numpy as np
 import onnx_ir as ir
@@ -24,11 +24,18 @@ Matmul = Callable[[ir.Value, ir.Value | None, ir.Value], ir.Value]
 
 
 class Quantizer:
-    """Quantizes weights of one graph. New nodes are appended, so the graph has to be sorted afterwards."""
+    """Quantizes weights of one graph. New nodes are appended, so the graph has to be sorted afterwards.
 
-    def __init__(self, graph: ir.Graph, settings: Quantization) -> None:
+    Args:
+        graph: the graph.
+        settings: of the quantization.
+        rows: names of the weights before whose matmuls activations are rounded with a scale per row.
+    """
+
+    def __init__(self, graph: ir.Graph, settings: Quantization, rows: Collection[str] = ()) -> None:
         self._emit = Emitter(graph)
         self._settings = settings
+        self._rows = rows
 
     def quantize(self, weight: Weight) -> None:
         """Replace a weight by integers, for all its readers."""
@@ -58,7 +65,9 @@ class Quantizer:
 
         def matmul(x: ir.Value, bias: ir.Value | None, old: ir.Value) -> ir.Value:
             transposed, gradient = 1 - weight.channels, SCORES if is_score(old) else self._settings.gradient
-            return int8_matmul(self._emit, x, values, scale, None, bias, trans_b=transposed, gradient=gradient)
+            rounding = "row" if weight.name in self._rows else "tensor"
+            inputs = (x, values, scale, None, bias)
+            return int8_matmul(self._emit, *inputs, trans_b=transposed, rounding=rounding, gradient=gradient)
 
         def rows(ids: ir.Value) -> ir.Value:
             integers = self._emit.op("Cast", self._emit.op("Gather", values, ids), to=ir.DataType.FLOAT.value)
