@@ -28,8 +28,9 @@ class Quantization:
         block: elements per scale of ``int4``.
         gradient: how gradients are rounded before an integer matmul. ``row``: rows are normalized first, because
             those of different tokens differ in size. ``tensor``: with one scale for all rows, which is a little faster.
-        rounding: how inputs of an integer matmul are rounded. ``row``: with a scale per row; ``auto``: so in a language
-            model (which ``prepare`` knows by its loss) and where the data shows that one scale for all rows loses too much.
+        rounding: how inputs of an integer matmul are rounded. ``row``: with a scale per row; ``auto``: so in language
+            models, which ``edgepeft.prepare`` knows by their loss, and where the data shows that one scale for all
+            rows loses too much.
         smallest: tensors of fewer elements stay fp32.
         tolerance: with calibration data, largest relative error of the model's outputs (L2); the most sensitive
             weights stay fp32 until it is met.

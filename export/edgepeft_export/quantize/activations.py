@@ -22,6 +22,7 @@ from onnx_ir.passes import common
 
 from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.graph.linear import LinearSite
+from edgepeft_export.quantize.choose import running
 from edgepeft_export.quantize.weights import weights_of
 from edgepeft_export.verification.graph import GraphRun
 
@@ -92,8 +93,11 @@ def _errors(
                     probes[site.x] = _probe(emit, site.x)
     probed.graph.outputs[:] = [output for output in probed.graph.outputs if output.name in _flat(probes)]
     common.RemoveUnusedNodesPass()(probed)
+    if not probes:
+        return {}
     run = GraphRun(probed)
-    results = [run(batch) for batch in batches]
+    with running():
+        results = [run(batch) for batch in batches]
     return {
         name: max(_Rows.of(*(result[output] for output in probes[x])).error() for x in values for result in results)
         for name, values in read.items()

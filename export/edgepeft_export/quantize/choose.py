@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import onnx_ir as ir
@@ -71,8 +72,15 @@ def _run(model: ir.Model, batches: Sequence[Mapping[str, NDArray[np.generic]]]) 
     options.log_severity_level = 3
     content = ir.to_proto(model).SerializeToString()
     session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    try:
+    with running():
         return [session.run(None, dict(batch)) for batch in batches]
+
+
+@contextmanager
+def running() -> Iterator[None]:
+    """Report that a graph does not run on the calibration data."""
+    try:
+        yield
     except Exception as failure:  # onnxruntime's exceptions have no class in common but this one
         raise CalibrationFailed(
             "The model cannot be run on the calibration data.",
