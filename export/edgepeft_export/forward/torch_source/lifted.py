@@ -30,23 +30,19 @@ class Lifted(nn.Module):  # type: ignore[misc]  # torch is not type-checked here
         model: the model.
         outputs: names of the outputs to return.
         views: tensors that are views of trainable ones.
-        stacks: of equal blocks, of which a few run.
     """
 
-    def __init__(
-        self, model: nn.Module, outputs: Sequence[str], views: Mapping[str, View], stacks: Sequence[Stack] = ()
-    ) -> None:
+    def __init__(self, model: nn.Module, outputs: Sequence[str], views: Mapping[str, View]) -> None:
         super().__init__()
         self.model = model
         self.outputs = tuple(outputs)
         self.views = dict(views)
-        self.stacks = tuple(stacks)
         self.train(model.training)
 
     def forward(
         self, inputs: dict[str, Tensor], trainable: dict[str, Tensor], frozen: dict[str, Tensor] | None = None
     ) -> tuple[Tensor, ...]:
-        with KeepDetach(list(trainable.values())), KeepRecurrent(), Traced(self.model, self.stacks):
+        with KeepDetach(list(trainable.values())), KeepRecurrent():
             tensors = {**with_views(trainable, self.views), **(frozen or {})}
             result = torch.func.functional_call(self.model, tensors, kwargs=inputs)
         named = named_outputs(result)
@@ -135,8 +131,10 @@ def _from_few_blocks(module: Module, stacks: Sequence[Stack]) -> ir.Model:
     outputs = list(traced_only({name: name for name in module.outputs}, stacks))
     frozen = _frozen(module, stacks)
     read = {name: traced(tensor) for name, tensor in traced_only(frozen, stacks).items()}
-    program = Lifted(module.model, outputs, module.views, stacks)
-    graph = export(program, {"inputs": inputs, "trainable": trainable, "frozen": read}, module.axes)
+    program = Lifted(module.model, outputs, module.views)
+    # The exporter must not see tensors of other blocks: it would merge equal ones under a name of theirs.
+    with Traced(module.model, stacks):
+        graph = export(program, {"inputs": inputs, "trainable": trainable, "frozen": read}, module.axes)
     rename(graph, [*inputs, *trainable, *read], outputs)
     stamp(graph, stacks)
     bind_frozen(graph, frozen)
