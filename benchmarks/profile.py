@@ -64,9 +64,9 @@ def profile(folder: Path, name: str, steps: int, threads: int) -> dict[str, Any]
     return {graph: summary(events) for graph, events in engine.events().items()}
 
 
-def _profiling_options(threads: int | None) -> onnxruntime.SessionOptions:
+def _profiling_options(threads: int | None, weights: int = 0) -> onnxruntime.SessionOptions:
     """Return the device's session options, with onnxruntime's profiler on."""
-    options = session_options(threads)
+    options = session_options(threads, weights)
     options.enable_profiling = True
     options.profile_file_prefix = str(Path(tempfile.gettempdir()) / "edgepeft-profile")
     return options

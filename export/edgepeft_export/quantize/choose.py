@@ -63,7 +63,7 @@ def complete(forward: Forward, batch: Batch) -> dict[str, NDArray[np.generic]]:
             context=f"inputs: {', '.join(forward.inputs)}; given: {', '.join(batch)}",
             hint="give one array for each of the model's inputs.",
         )
-    return {**{name: np.asarray(batch[name]) for name in forward.inputs}, **forward.parameters}
+    return {**{name: np.asarray(batch[name]) for name in forward.inputs}, **forward.fixed(forward.parameters)}
 
 
 def _run(model: ir.Model, batches: Sequence[Mapping[str, NDArray[np.generic]]]) -> Outputs:
