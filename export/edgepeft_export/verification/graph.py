@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
+from onnx_ir.passes import common
 
 from edgepeft_export.graph.custom_ops import CONTRIB, lower
 from edgepeft_export.graph.edit import insert_on_edge
@@ -35,6 +36,7 @@ class GraphRun:
         if outputs is not None:
             _set_outputs(copy.graph, outputs)
         lower(copy)
+        common.NameFixPass()(copy)  # onnxruntime refuses two nodes of one name
         self._lent = _lend(copy)
         options = plain_options()
         if self._lent:
