@@ -36,6 +36,7 @@ class GraphRun:
         if outputs is not None:
             _set_outputs(copy.graph, outputs)
         lower(copy)
+        common.RemoveUnusedNodesPass()(copy)  # onnxruntime refuses values for initializers that nothing reads
         common.NameFixPass()(copy)  # onnxruntime refuses two nodes of one name
         self._lent = _lend(copy)
         options = plain_options()
