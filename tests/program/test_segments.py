@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ import edgepeft
 from edgepeft.methods import Lora, attach, by_name
 from edgepeft_export import losses
 from edgepeft_export.bundle import write_bundle
+from edgepeft_export.chunks import chunk_losses
 from edgepeft_export.compile import compile_step
 from edgepeft_export.forward import Forward, from_torch
 from edgepeft_export.graph.shapes import infer_shapes
@@ -117,6 +118,16 @@ def test_equal_blocks_share_a_graph() -> None:
         counts[blocks] = set(compiled.graphs), len(compiled.programs["train"])
     assert counts[2][0] == counts[4][0]
     assert counts[4][1] == counts[2][1] + 4
+
+
+@pytest.mark.parametrize("classes", [1, 10**6])
+def test_a_loss_in_chunks_is_a_segment_without_a_block(classes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last block is one like the others, whether or not the head multiplies in a loop."""
+    monkeypatch.setattr("edgepeft_export.compile.chunk_losses", partial(chunk_losses, large=classes))
+    compiled = compile_step(_forward("llama", "lora", "fp32"), losses.by_name("causal_lm"), OPTIMIZER, weights="input")
+    head = {node.op_type for node in compiled.graphs["head.train"].graph}
+    assert ("Scan" in head) == (classes == 1)
+    assert not {"Softmax", "Sigmoid"} & head  # of the last block
 
 
 def test_what_lies_below_the_trained_blocks_runs_forward_only(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from edgepeft_export.graph.linear import MATMULS
 from edgepeft_export.graph.shapes import is_float
-from edgepeft_export.program.reads import depending_on, reads
+from edgepeft_export.program.reads import depending_on, matmuls, reads
 
 _SIZES = frozenset({"Shape", "Size"})
 
@@ -61,7 +61,7 @@ class _Stream:
         for at, node in enumerate(order):
             if node.outputs[0] not in batch:
                 continue
-            count += node.op_type in MATMULS
+            count += matmuls(node)
             continues = any(value in made for value in reads(node))
             if node.op_type not in _SIZES and (continues or _reads_weight(node, batch)):
                 made.update((output, at) for output in node.outputs)

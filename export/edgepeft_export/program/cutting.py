@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from edgepeft_export.graph.linear import MATMULS
 from edgepeft_export.program.cuts import find_cuts
 from edgepeft_export.program.library import BLOCK, START
 from edgepeft_export.program.periods import grouped
+from edgepeft_export.program.reads import matmuls
 from edgepeft_export.program.segments import Segment, numbers_of, segments_of
 from edgepeft_export.program.structure import Bound, Structure, structure_of
 
@@ -68,4 +68,4 @@ def cut(model: ir.Model, parameters: Collection[str], bound: Bound) -> Cut:
 
 
 def _matmuls(segment: Segment) -> int:
-    return sum(node.op_type in MATMULS for node in segment.nodes)
+    return sum(matmuls(node) for node in segment.nodes)

@@ -6,16 +6,28 @@ from collections.abc import Collection, Sequence
 
 import onnx_ir as ir
 
+from edgepeft_export.graph.linear import MATMULS
+
 
 def reads(node: ir.Node) -> list[ir.Value]:
     """The inputs of a node, and the values of outer scopes that its subgraphs read."""
     values = [value for value in node.inputs if value is not None]
+    return values + [value for graph in _graphs(node) for value in _captured(graph)]
+
+
+def matmuls(node: ir.Node) -> int:
+    """The number of matmuls of a node and its subgraphs: a loss in chunks multiplies by the head in a loop."""
+    return (node.op_type in MATMULS) + sum(matmuls(inner) for graph in _graphs(node) for inner in graph)
+
+
+def _graphs(node: ir.Node) -> list[ir.Graph]:
+    graphs: list[ir.Graph] = []
     for attribute in node.attributes.values():
         if attribute.type == ir.AttributeType.GRAPH:
-            values += _captured(attribute.as_graph())
+            graphs.append(attribute.as_graph())
         elif attribute.type == ir.AttributeType.GRAPHS:
-            values += [value for graph in attribute.as_graphs() for value in _captured(graph)]
-    return values
+            graphs += attribute.as_graphs()
+    return graphs
 
 
 def _captured(graph: ir.Graph) -> list[ir.Value]:
