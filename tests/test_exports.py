@@ -141,7 +141,7 @@ def of_several() -> str:
 @pytest.mark.parametrize("seed", ["1", "2"])
 def test_other_processes_find_the_same_digest(seed: str) -> None:
     """Whatever order sets have there."""
-    code = "from tests.support import test_exports; print(test_exports.of_several())"
+    code = "from tests import test_exports; print(test_exports.of_several())"
     found = subprocess.run(
         [sys.executable, "-c", code],
         env=os.environ | {"PYTHONHASHSEED": seed},

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import re
 import subprocess
 import tempfile
 import warnings
@@ -73,7 +74,7 @@ def try_cell(name: str, compute: str, gradient: str, folder: Path, python: Path,
         )
     except EdgepeftError as error:
         # without the node's name: another release of the exporter may give it another one
-        return Cell(name, compute, gradient, str(error.context).partition(" for node ")[0])
+        return Cell(name, compute, gradient, re.split(" for node |[.] Actual: ", str(error.context))[0])
     write_plan(folder, [(0.1, [to_numpy(*batch)]) for batch in network.batches(1)])
     found = side("gradients", folder)
     assert found["largest"] > 0

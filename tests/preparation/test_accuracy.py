@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -152,6 +153,17 @@ def test_what_loses_too_much_is_refused_unless_it_is_allowed(tmp_path: Path) -> 
     assert edgepeft.prepare(_damaged(), x, out=tmp_path / "b", compute=compute, compression=allowed).bundle.exists()
     kept = replace(compute, keep=("2",))
     assert edgepeft.prepare(_damaged(), x, out=tmp_path / "c", compute=kept).bundle.exists()
+
+
+@pytest.mark.parametrize(
+    ("same", "rows", "tolerable"), [(30, 34, True), (27, 34, False), (930, 1000, False), (940, 1000, True)]
+)
+def test_a_few_examples_that_differ_by_chance_refuse_nothing(same: int, rows: int, tolerable: bool) -> None:
+    """The bounds are those of a binomial test at 99 %."""
+    accuracy = Accuracy("agreement", same / rows, rows, calibrated=False)
+    differ = rows - same
+    chance = 1 - sum(math.comb(rows, k) * 0.05**k * 0.95 ** (rows - k) for k in range(differ))
+    assert accuracy.tolerable == tolerable == (chance > 0.01)
 
 
 def test_the_kind_of_measure_follows_the_loss() -> None:
