@@ -152,12 +152,12 @@ def test_peaks_are_split_into_anonymous_memory_and_files(tmp_path: Path) -> None
     path = tmp_path / "mapped"
     path.write_bytes(bytes(size))
     code = f"""
-import mmap, time
+import mmap
 from benchmarks.llm.memory import Sampler
-sampler = Sampler(); time.sleep(0.05); before = (sampler.anon, sampler.file)
-array = bytearray(b"x") * {size}; time.sleep(0.05); del array; time.sleep(0.05)
+sampler = Sampler(); before = (sampler.anon, sampler.file)
+array = bytearray(b"x") * {size}; sampler.sample(); del array; sampler.sample()
 with open({str(path)!r}, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-    sum(mapped[:: 4096]); time.sleep(0.05)
+    sum(mapped[:: 4096]); sampler.sample()
 print(sampler.anon - before[0], sampler.file - before[1])
 """
     printed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout

@@ -23,24 +23,27 @@ class Sampler:
 
     def __init__(self) -> None:
         self.anon = self.file = 0
+        self.sample()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
+    def sample(self) -> None:
+        """Take one sample now."""
+        lines = (line.split() for line in Path("/proc/self/status").read_text("ascii").splitlines() if "Rss" in line)
+        sizes = {name.rstrip(":"): int(kilobytes) * 1024 for name, kilobytes, _ in lines}
+        anon, file = (sizes[name] for name in _FIELDS)
+        self.anon, self.file = max(self.anon, anon), max(self.file, file)
+
     def _run(self) -> None:
-        with Path("/proc/self/status").open("rb", buffering=0) as status:
-            while not self._ended.is_set():
-                status.seek(0)
-                lines = (line.split() for line in status.read().decode("ascii").splitlines() if line.startswith("Rss"))
-                found = {name.rstrip(":"): int(kilobytes) * 1024 for name, kilobytes, _ in lines}
-                anon, file = (found[name] for name in _FIELDS)
-                self.anon, self.file = max(self.anon, anon), max(self.file, file)
-                time.sleep(_INTERVAL)
+        while not self._ended.wait(_INTERVAL):
+            self.sample()
 
     def end(self) -> dict[str, float]:
         """Stop, and return both peaks in MB (2**20 bytes)."""
         self._ended.set()
         self._thread.join()
+        self.sample()
         return {"anon_mb": round(self.anon / MB, 1), "file_mb": round(self.file / MB, 1)}
 
 
