@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.llm.memory import MB, Sampler, read_bytes
+from benchmarks.sides.turns import timed
 
 GROUP = "EDGEPEFT_BENCH_GROUP"
 """Environment variable: the file of a control group to which the process adds itself."""
@@ -42,14 +43,9 @@ def serve(open_: Callable[[], Step]) -> None:
             print(json.dumps({"open_s": round(time.perf_counter() - start, 3)}), flush=True)
             continue
         assert step is not None
-        times, losses = [], []
-        for _ in range(int(arguments[0])):
-            start = time.perf_counter()
-            loss = step()
-            times.append((time.perf_counter() - start) * 1e3)
-            losses += [] if loss is None else [loss]
+        results = timed(step, int(arguments[0]))
         if before == 0:  # from the second step on
             before = read_bytes()
         else:
-            steps += len(times)
-        print(json.dumps({"ms": times, "losses": losses}), flush=True)
+            steps += len(results["ms"])
+        print(json.dumps(results), flush=True)

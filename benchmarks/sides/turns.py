@@ -19,13 +19,18 @@ def serve(step: Callable[[], float | None]) -> None:
         if command == "end":
             print(json.dumps({"peak_rss_mb": peak_rss_mb()}), flush=True)
             return
-        times, losses = [], []
-        for _ in range(int(arguments[0])):
-            start = time.perf_counter()
-            loss = step()
-            times.append((time.perf_counter() - start) * 1e3)
-            losses += [] if loss is None else [loss]
-        print(json.dumps({"ms": times, "losses": losses}), flush=True)
+        print(json.dumps(timed(step, int(arguments[0]))), flush=True)
+
+
+def timed(step: Callable[[], float | None], count: int) -> dict[str, list[float]]:
+    """Run a step ``count`` times. Returns the milliseconds of each under ``ms``, and their ``losses``."""
+    times, losses = [], []
+    for _ in range(count):
+        start = time.perf_counter()
+        loss = step()
+        times.append((time.perf_counter() - start) * 1e3)
+        losses += [] if loss is None else [loss]
+    return {"ms": times, "losses": losses}
 
 
 def peak_rss_mb() -> float:
