@@ -18,12 +18,10 @@ if TYPE_CHECKING:
     from edgepeft_runtime.train.records import Progress
 
 
-def check_options(bundle: Path | None, device: Path | None, state: Path | None, adapter: Path | None) -> None:
-    """Check that a bundle or a device, and a device or a state, are given; raises ``click.UsageError``."""
+def check_options(bundle: Path | None, device: Path | None, adapter: Path | None) -> None:
+    """Check that a bundle or a device, and at most one adapter, are given; raises ``click.UsageError``."""
     if bundle is None and device is None:
         raise click.UsageError("Give a BUNDLE, or --device on a device that has fetched one.")
-    if device is None and state is None:
-        raise click.UsageError("Give --state, or --device on a device of a fleet.")
     if device is not None and adapter is not None:
         raise click.UsageError("Give either --adapter or --device, which has an adapter of its own.")
 
@@ -47,10 +45,12 @@ class TrainingStart:
     round: Round | None = None
 
     @classmethod
-    def of(cls, bundle: Path | None, device: Path | None, state: Path | None, adapter: Path | None) -> TrainingStart:
+    def of(
+        cls, bundle: Path | None, device: Path | None, state: Path | None, adapter: Path | None, update: Path
+    ) -> TrainingStart:
         """Read the options of these names. It counts a start in the device directory, so call it as training starts."""
         if device is None:
-            return cls(state or Path(), bundle or Path(), adapter)
+            return cls(state or update.with_suffix(".state"), bundle or Path(), adapter)
         from edgepeft_runtime.fleet.device_directory import DeviceDirectory
 
         directory = DeviceDirectory(device)

@@ -48,6 +48,21 @@ def test_the_whole_way_from_data_to_merged_models(
     assert "4 LoRA pairs folded" in merged.out
 
 
+def test_run_beside_the_update_takes_more_epochs(
+    edgepeft: Command, text: Trained, reviews: Path, tmp_path: Path
+) -> None:
+    """Without --state, the run is kept beside the update, and the same command with more epochs continues it."""
+    train = ["train", text.bundle, "--data", reviews, "--update", tmp_path / "a.safetensors"]
+    first = edgepeft(*train, "--epochs", 1)
+    assert f"the run is saved in {tmp_path / 'a.state'}" in first.err
+    more = edgepeft(*train, "--epochs", 3)
+    assert "3 epochs now instead of 1" in more.err
+    assert "24 steps" in more.out
+    whole = tmp_path / "b.safetensors"
+    assert edgepeft(*train[:-1], whole, "--epochs", 3).code == 0
+    assert (tmp_path / "a.safetensors").read_bytes() == whole.read_bytes()
+
+
 def test_training_again_after_the_end_changes_nothing(
     edgepeft: Command, text: Trained, reviews: Path, tmp_path: Path
 ) -> None:
@@ -222,6 +237,7 @@ def write_onnx(path: Path, op: str, shape: list[int]) -> Path:
         ),
         (["pull", "--into", "d"], "REMOTE"),
         (["fly"], "No such command 'fly'"),
+        (["trian"], "Did you mean train?"),
     ],
 )
 def test_wrong_usage_leaves_with_2(edgepeft: Command, arguments: list[str], word: str) -> None:

@@ -183,7 +183,6 @@ def test_mistakes_end_in_messages(edgepeft: Command, host: Path, bundle: Path, d
         ["pull", nowhere, "--workspace", host, "--into", nowhere],
         ["pull", "--into", nowhere],
         ["pull", "--workspace", host, "--bundle", bundle],
-        ["train", bundle, "--data", "x.npz", "--update", tmp_path / "u"],
         ["serve", "--workspace", host, "--certificate", "x"],
     ):
         assert edgepeft(*arguments).code == 2, arguments

@@ -18,6 +18,7 @@ import pytest
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.engine.engine import TrainState
 from edgepeft_runtime.errors import EdgepeftError, StateError
+from edgepeft_runtime.notices import EdgepeftWarning
 from edgepeft_runtime.train.checkpoint import NEWEST, PREVIOUS
 from edgepeft_runtime.train.records import EpochRecord, FitReport, Progress
 from edgepeft_runtime.train.run import FitState, Run
@@ -138,6 +139,32 @@ def test_finished_run_is_not_trained_again(bundle: Path, tmp_path: Path) -> None
             assert (len(seen), trainer.steps) == (0 if attempt else 24, 24)
 
 
+@pytest.mark.parametrize("stop", [None, 9])
+def test_more_epochs_are_those_of_a_longer_run(stop: int | None, bundle: Path, tmp_path: Path) -> None:
+    """Finished or interrupted, a run with more epochs takes the steps of one that had them from the start."""
+    settings: dict[str, Any] = {"schedule": "constant", "warmup": 2}
+    whole = run(bundle, None, DATA, epochs=5, **settings)
+    first = run(bundle, tmp_path / "state", DATA, stop, epochs=3, **settings)
+    with pytest.warns(EdgepeftWarning, match="5 epochs now instead of 3"):
+        second = run(bundle, tmp_path / "state", DATA, 15, epochs=5, **settings)
+    third = run(bundle, tmp_path / "state", DATA, epochs=5, **settings)
+    assert first[0] + second[0] + third[0] == whole[0]
+    assert third[1] == whole[1]
+    assert_equal_bits(third[2], whole[2])
+
+
+def test_more_epochs_continue_from_the_kept_adapter(bundle: Path, tmp_path: Path) -> None:
+    """With held-out data, the adapter that the finished run kept is the start and remains the best so far."""
+    settings: dict[str, Any] = {"validate": WRONG, "schedule": "cosine"}
+    kept = run(bundle, tmp_path / "state", DATA, epochs=3, **settings)
+    assert kept[1].best is not None and kept[1].best.epoch == 0
+    with pytest.warns(EdgepeftWarning, match=r"adapter of epoch 0, which was kept; .* cosine schedule"):
+        _, report, parameters = run(bundle, tmp_path / "state", DATA, epochs=4, **settings)
+    assert [record.epoch for record in report.history] == [0, 1, 2, 3, 4]
+    assert report.best == kept[1].best
+    assert_equal_bits(parameters, kept[2])
+
+
 def test_manual_steps_are_resumed_from_the_last_save(bundle: Path, tmp_path: Path) -> None:
     """A loop written by hand saves by hand, and resumes with the optimizer's state."""
     batches = [examples(8, seed) for seed in range(6)]
@@ -177,7 +204,8 @@ def test_resume_without_a_checkpoint_says_so(bundle: Path, tmp_path: Path) -> No
     [
         ({"batch_size": 5}, "batch_size"),
         ({"lr": 0.5}, "lr"),
-        ({"epochs": 4}, "epochs"),
+        ({"epochs": 2}, "epochs"),
+        ({"epochs": 4, "lr": 0.5}, "epochs"),
         ({"shuffle": False}, "shuffle"),
     ],
 )

@@ -53,7 +53,11 @@ def _warmup(_context: click.Context, _option: click.Parameter, text: str) -> int
 @data_options
 @template_option
 @click.option("--adapter", type=PATH, help="Adapter of a later round to start from.")
-@click.option("--state", type=PATH, help="Directory of the run; an existing run is resumed.")
+@click.option(
+    "--state",
+    type=PATH,
+    help="Directory of the run; an existing run is resumed.  [default: UPDATE.state beside the update]",
+)
 @click.option(
     "--device",
     type=PATH,
@@ -110,8 +114,9 @@ def command(**options: Any) -> int:
 
     With held-out data, the adapter with the lowest held-out loss is kept.
 
-    Ctrl-C, SIGTERM and the limits save the run between two steps; the same command resumes it. The update is written
-    when the run is complete. If it is not, the exit code is 75, or 130 after Ctrl-C.
+    Ctrl-C, SIGTERM and the limits save the run between two steps; the same command resumes it, and with more --epochs
+    it trains a complete run further. The update is written when the run is complete. If it is not, the exit code is 75,
+    or 130 after Ctrl-C.
     """
     with terminable():
         try:
@@ -147,9 +152,9 @@ def _train(
     from edgepeft_runtime.train.update import changed_nothing, notice_unchanged
 
     _check_writable(update)
-    check_options(bundle, device, state, adapter)
+    check_options(bundle, device, adapter)
     device_limits = limits(max_minutes, max_temperature, idle_only)
-    origin = TrainingStart.of(bundle, device, state, adapter)
+    origin = TrainingStart.of(bundle, device, state, adapter, update)
     with ExitStack() as stack:
         stack.enter_context(origin.settling())
         opened = Bundle.open(origin.bundle)
@@ -162,6 +167,8 @@ def _train(
         start = time.monotonic()
         if trainer.steps:
             click.echo(f"resuming from step {trainer.steps} in {origin.state}", err=True)
+        elif state is None:
+            click.echo(f"the run is saved in {origin.state}; the same command resumes it", err=True)
         try:
             with Counter() as counter:
                 pause = LimitReporter(device_limits, counter)

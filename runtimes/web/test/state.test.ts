@@ -103,8 +103,23 @@ describe("a run with a state", () => {
       assert.equal(again.steps, steps);
       await again.close();
       const other = await open(work);
-      await assert.rejects(fitted(other, { epochs: 4 }), refused("other-settings"));
+      await assert.rejects(fitted(other, { epochs: 2 }), refused("other-settings"));
       await other.close();
+    }));
+
+  it("takes more epochs, whose steps are those of a longer run", () =>
+    inFolder(async (work) => {
+      const rows = cut(await data(), 0, 30);
+      const train = async (state: string, epochs: number): Promise<Trainer> => {
+        const trainer = await open(join(work, state));
+        await trainer.fit(rows, { ...SETTINGS, schedule: "constant", epochs });
+        await trainer.close();
+        return trainer;
+      };
+      await train("extended", 3);
+      const [extended, whole] = [await train("extended", 5), await train("whole", 5)];
+      assertSame(extended.parameters(), whole.parameters());
+      assert.deepEqual(extended.history, whole.history);
     }));
 
   it("goes on from the checkpoint before, where the newest is damaged, and keeps it", () =>

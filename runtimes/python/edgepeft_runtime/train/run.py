@@ -143,6 +143,16 @@ class Run:
         state = TrainState(run.best.parameters, run.state.optimizer)
         return replace(run, state=state, best=None, held_out_after=fit.history[fit.best].held_out_loss)
 
+    def with_more_epochs(self, settings: Mapping[str, object]) -> Run:
+        """Return the run with the last call of ``fit`` unfinished again, under settings of more epochs.
+
+        If that call had finished with held-out data, training continues from the adapter that it kept.
+        """
+        fit = self.fits[-1]
+        kept = fit.stopped is not None and fit.best is not None
+        run = replace(self, best=self.state) if kept else self
+        return run.with_fit(replace(fit, settings=settings, stopped=None))
+
     def with_fit(self, fit: FitState) -> Run:
         """Return the run with another state of the current call of ``fit``."""
         return replace(self, fits=(*self.fits[:-1], fit))

@@ -24,6 +24,7 @@ from edgepeft_runtime.files.durable import writing
 from edgepeft_runtime.files.finite import first_not_finite
 from edgepeft_runtime.files.strict_json import LARGEST
 from edgepeft_runtime.files.tensorfile import Array
+from edgepeft_runtime.notices import notice
 from edgepeft_runtime.train.checkpoint import Checkpoint, StateDirectory
 from edgepeft_runtime.train.options import FitOptions
 from edgepeft_runtime.train.records import FitReport
@@ -125,7 +126,7 @@ class Session:
         return evaluate(self.engine, self.bundle.manifest, self.run.state, source)
 
     def start_fit(self, settings: Mapping[str, object]) -> FitReport | None:
-        """Make a call of ``fit`` the current one: a saved call to resume, or a new one.
+        """Make a call of ``fit`` the current one: a saved call to resume or to extend, or a new one.
 
         Returns:
             The report, if an earlier process finished this call; the caller then returns it.
@@ -136,6 +137,10 @@ class Session:
         fits = self.run.fits
         if self._finished_fits < self._resumed_fits:
             saved = fits[self._finished_fits]
+            if saved is fits[-1] and _adds_epochs(saved, settings):
+                _notice_more_epochs(saved, settings)
+                self.run = self.run.with_more_epochs(settings)
+                return None
             _check_same(saved.settings, settings)
             return None if saved.stopped is None else self.end_fit(saved)
         unfinished = bool(fits) and fits[-1].stopped is None
@@ -225,8 +230,28 @@ class Session:
         return True
 
 
+def _adds_epochs(saved: FitState, settings: Mapping[str, object]) -> bool:
+    """Return whether the settings are those of a saved call but for more epochs, and what follows from their number."""
+    before, after = saved.settings.get("epochs"), settings["epochs"]
+    more = isinstance(before, int) and isinstance(after, int) and after > before
+    return more and set(_differing(saved.settings, settings)) <= {"epochs", "total_steps", "warmup"}
+
+
+def _notice_more_epochs(saved: FitState, settings: Mapping[str, object]) -> None:
+    text = f"the run has {settings['epochs']} epochs now instead of {saved.settings['epochs']}"
+    if saved.stopped is not None and saved.best is not None:
+        text += f"; it continues from the adapter of epoch {saved.history[saved.best].epoch}, which was kept"
+    if settings["schedule"] != "constant":
+        text += f"; the learning rate continues on the {settings['schedule']} schedule of the longer run"
+    notice(f"{text}. Resume it with the new number.")
+
+
+def _differing(saved: Mapping[str, object], settings: Mapping[str, object]) -> list[str]:
+    return [name for name in settings if saved.get(name) != settings[name]]
+
+
 def _check_same(saved: Mapping[str, object], settings: Mapping[str, object]) -> None:
-    names = [name for name in settings if saved.get(name) != settings[name]]
+    names = _differing(saved, settings)
     if names:
         raise OtherSettings(
             "The state directory contains a run with other settings or other data.",

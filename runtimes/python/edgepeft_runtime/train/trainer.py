@@ -146,13 +146,15 @@ class Trainer:
     def fit(self, data: Data, options: FitOptions) -> FitReport:
         """Train for some epochs, or resume where an earlier process with the same settings stopped.
 
+        With more ``epochs`` than before and all else equal, a saved run continues with its optimizer state. With a
+        constant learning rate and without held-out data, the results are those of one run with that many epochs.
+
         Settings are passed by name, ``trainer.fit(data, epochs=3, lr=1e-3)``: see
         :class:`edgepeft_runtime.FitOptions`. Data is arrays by name, the path of an ``.npz`` file, a data set, batches,
         or a function from the epoch to its batches.
 
         Returns:
-            The report. If an earlier process finished this call, it is that report: to train further, use another
-            state directory.
+            The report. If an earlier process finished this call, it is that report.
 
         Raises:
             StateError: the state directory contains a run with other settings.

@@ -117,6 +117,16 @@ export function afterFit(run: Run, stopped: string): Run {
   return { ...ended, state, best: null, heldOutAfter: fit.history[fit.best]!.heldOutLoss };
 }
 
+/**
+ * Returns the run with the last call of `fit` unfinished again, under settings of more epochs. If that call had
+ * finished with held-out data, training continues from the adapter that it kept.
+ */
+export function withMoreEpochs(run: Run, settings: Settings): Run {
+  const fit = run.fits.at(-1)!;
+  const kept = fit.stopped !== null && fit.best !== null;
+  return withFit(kept ? { ...run, best: run.state } : run, { ...fit, settings, stopped: null });
+}
+
 /** Returns the run with another state of the current call of `fit`. */
 export function withFit(run: Run, fit: FitState): Run {
   return { ...run, fits: [...run.fits.slice(0, -1), fit] };

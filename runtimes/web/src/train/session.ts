@@ -13,7 +13,18 @@ import { Wrong } from "../files/fields.js";
 import { notFinite } from "../files/tensors.js";
 import type { Checkpoints } from "./checkpoint.js";
 import type { FitReport } from "./records.js";
-import { type FitState, type Run, type Settings, afterStep, newFit, newRun, reportOf, runJson, runOf } from "./run.js";
+import {
+  type FitState,
+  type Run,
+  type Settings,
+  afterStep,
+  newFit,
+  newRun,
+  reportOf,
+  runJson,
+  runOf,
+  withMoreEpochs,
+} from "./run.js";
 import { pick, toPick } from "./selection.js";
 
 /** The state that a trainer and its training loop share. */
@@ -77,7 +88,7 @@ export class Session {
   }
 
   /**
-   * Makes a call of `fit` the current one: a saved call to resume, or a new one.
+   * Makes a call of `fit` the current one: a saved call to resume or to extend, or a new one.
    *
    * @returns the report, if an earlier process finished this call.
    * @throws StateError the state contains a run with other settings.
@@ -86,6 +97,10 @@ export class Session {
     let { fits } = this.run;
     const saved = this.finishedFits < this.resumedFits ? fits[this.finishedFits] : undefined;
     if (saved !== undefined) {
+      if (saved === fits.at(-1) && addsEpochs(saved.settings, settings)) {
+        this.run = withMoreEpochs(this.run, settings);
+        return null;
+      }
       checkSame(saved.settings, settings);
       return saved.stopped === null ? null : this.endFit(saved);
     }
@@ -159,6 +174,14 @@ function readRun(name: string, json: string, state: TrainState, best: TrainState
 
 function differing(saved: Settings, settings: Settings): string[] {
   return Object.keys(settings).filter((name) => saved[name] !== settings[name]);
+}
+
+/** Returns whether the settings are the saved ones but for more epochs, and what follows from their number. */
+function addsEpochs(saved: Settings, settings: Settings): boolean {
+  const before = saved["epochs"];
+  const after = settings["epochs"];
+  const more = typeof before === "number" && typeof after === "number" && after > before;
+  return more && differing(saved, settings).every((name) => ["epochs", "totalSteps", "warmup"].includes(name));
 }
 
 function checkSame(saved: Settings, settings: Settings): void {

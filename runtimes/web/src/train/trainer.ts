@@ -136,7 +136,8 @@ export class Trainer {
   }
 
   /**
-   * Trains for some epochs, or resumes where an earlier process with the same settings stopped.
+   * Trains for some epochs, or resumes where an earlier process with the same settings stopped. With more `epochs`
+   * than before and all else equal, a saved run continues with its optimizer state.
    *
    * @returns the report; that of the earlier process, if it finished this call.
    * @throws StateError the state contains a run with other settings.
