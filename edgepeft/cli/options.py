@@ -117,8 +117,6 @@ workspace_option = click.option(
 
 ca_option = click.option("--ca-file", type=PATH, help="Certificates (PEM) to trust instead of the system's.")
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Write JSON to standard output.")
-
 
 def adapter_of(path: Path | None, bundle: Bundle) -> AdapterSource | None:
     """Return the adapter of ``--adapter`` for a trainer; an update of another base is refused."""

@@ -12,6 +12,7 @@ import click
 from edgepeft.aggregation.errors import StackCannotBeEvaluated, TargetAmongUpdates, WorseThanBefore
 from edgepeft.aggregation.settings import EXAMPLES_CAP, RULES, WEIGHTS
 from edgepeft.cli.options import PATH, column_options
+from edgepeft.cli.output import json_option
 from edgepeft.cli.show import number, percent, size
 from edgepeft.errors import WrongSuffix
 from edgepeft_runtime.errors import NoSuchFolder
@@ -96,6 +97,7 @@ def _others(
 @click.option("--data", type=PATH, help="Held-out data to evaluate the round on, before and after.")
 @column_options
 @click.option("--acceptance-check", is_flag=True, help="Write only the report if the loss on --data has grown.")
+@json_option
 def command(
     directory: Path | None,
     workspace: Path | None,
@@ -108,6 +110,7 @@ def command(
     label_column: str,
     acceptance_check: bool,
     dp_noise: float | None,
+    as_json: bool,
     **settings: Any,
 ) -> None:
     """Aggregate the updates that pull has collected in DIR, or a fleet's newest round, into one adapter.
@@ -133,9 +136,19 @@ def command(
         paths = [path for path in sorted(directory.glob(f"*{SUFFIX}")) if not path.name.startswith(".")]
         updates = dict.fromkeys(paths, 1.0)
     combined = aggregate(opened, updates, adapter=adapter, robust=robust, privacy=privacy, **settings)
-    _print(combined.report)
+    if not as_json:
+        _print(combined.report)
     verdict = None if data is None else _verdict(opened, combined, adapter, data, (text_column, label_column))
     _save(combined, out, verdict, acceptance_check)
+    if as_json:
+        click.echo(out.with_suffix(".json").read_text("utf-8"), nl=False)
+        return
+    if verdict is not None:
+        click.echo(
+            f"held out: loss {number(verdict.before.loss)} -> {number(verdict.after.loss)}, accuracy "
+            f"{percent(verdict.before.accuracy)} -> {percent(verdict.after.accuracy)}"
+        )
+    click.echo(f"{out}: {size(out.stat().st_size)}; report: {out.with_suffix('.json')}")
 
 
 def _round(workspace: Path, *, alike: bool) -> tuple[Mapping[Path, float], Path, dict[str, Any]]:
@@ -190,11 +203,6 @@ def _save(combined: Aggregate, out: Path, verdict: Verdict | None, acceptance_ch
     from edgepeft.aggregation.report import write_report
 
     more = {} if verdict is None else {"held_out": asdict(verdict)}
-    if verdict is not None:
-        click.echo(
-            f"held out: loss {number(verdict.before.loss)} -> {number(verdict.after.loss)}, accuracy "
-            f"{percent(verdict.before.accuracy)} -> {percent(verdict.after.accuracy)}"
-        )
     if verdict is not None and acceptance_check and not verdict.accepted:
         write_report(out.with_suffix(".json"), combined.report.to_json(more))
         raise WorseThanBefore(
@@ -203,7 +211,6 @@ def _save(combined: Aggregate, out: Path, verdict: Verdict | None, acceptance_ch
             hint=f"check the norms in {out.with_suffix('.json')}; clip, or choose a robust statistic.",
         )
     combined.save(out, **more)
-    click.echo(f"{out}: {size(out.stat().st_size)}; report: {out.with_suffix('.json')}")
 
 
 def _print(report: AggregateReport) -> None:

@@ -9,6 +9,7 @@ import click
 
 from edgepeft.cli.declared import SectionedCommand
 from edgepeft.cli.method import METHOD, chosen_method, loaded_source, source_options
+from edgepeft.cli.output import json_option, write_json
 from edgepeft.methods.registry import METHODS
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ _SHOWN = 10
 @click.command("doctor", cls=SectionedCommand)
 @source_options
 @click.option("--methods", "every_method", is_flag=True, help="List for every method whether it fits SOURCE.")
+@json_option
 def command(
     source: str,
     method: str | None,
@@ -30,6 +32,7 @@ def command(
     max_length: int | None,
     seed: int,
     every_method: bool,
+    as_json: bool,
     **settings: object,
 ) -> int:
     """Show what would be trained of SOURCE, and which operators block it, before any work.
@@ -43,8 +46,11 @@ def command(
 
     loaded = loaded_source(source, task=task, classes=classes, max_length=max_length, seed=seed)
     if every_method:
-        return _survey(loaded)
+        return _survey(loaded, as_json)
     diagnosis = doctor(loaded, method=chosen, loss=loss, trainable=train, interface=Interface(outputs=outputs))
+    if as_json:
+        write_json(diagnosis)
+        return int(bool(diagnosis.missing_rules))
     total = sum(math.prod(shape) for shape in diagnosis.trainable.values())
     click.echo(f"would train {total:,} elements in {len(diagnosis.trainable)} tensors:")
     for name, shape in list(diagnosis.trainable.items())[:_SHOWN]:
@@ -61,7 +67,7 @@ def command(
     return 1
 
 
-def _survey(source: Source) -> int:
+def _survey(source: Source, as_json: bool) -> int:
     from torch import nn
 
     from edgepeft.preparation.survey import survey
@@ -71,6 +77,10 @@ def _survey(source: Source) -> int:
         raise click.UsageError(
             f"--methods needs a torch model; an .onnx file supports --train, or the methods {', '.join(files)}."
         )
-    for fit in survey(source.model):
+    fits = list(survey(source.model))
+    if as_json:
+        write_json(fits)
+        return 0
+    for fit in fits:
         click.echo(f"{fit.method:<10} " + (f"{fit.trainable:>12,}" if fit.reason is None else f"  {fit.reason}"))
     return 0

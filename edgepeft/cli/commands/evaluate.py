@@ -12,10 +12,10 @@ from edgepeft.cli.options import (
     adapter_option,
     bundle_argument,
     data_options,
-    json_option,
     run_options,
     template_option,
 )
+from edgepeft.cli.output import json_option
 from edgepeft.cli.session import trainer_and_data
 from edgepeft.cli.show import number, percent
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from edgepeft.cli.options import PATH, adapter_of, bundle_argument, json_option, template_option
+from edgepeft.cli.options import PATH, adapter_of, bundle_argument, template_option
+from edgepeft.cli.output import json_option
 
 
 @click.command("generate")

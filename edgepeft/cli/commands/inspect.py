@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgepeft.cli.options import bundle_argument, json_option, sizes
+from edgepeft.cli.options import bundle_argument, sizes
+from edgepeft.cli.output import json_option
 from edgepeft.cli.show import size
 
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ import click
 
 from edgepeft.cli.declared import Declared, SectionedCommand, summary
 from edgepeft.cli.options import PATH, bundle_argument, column_options
+from edgepeft.cli.output import json_option, write_json
 from edgepeft.merging.registry import TARGETS
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ _EXAMPLES, _ROWS = 64, 8
 @click.option("--data", type=PATH, help="Data on which changed quantized weights are compared with the device.")
 @column_options
 @click.option("--overwrite", is_flag=True, help="Replace an existing target.")
+@json_option
 def command(
     bundle: Path,
     update: Path,
@@ -41,6 +43,7 @@ def command(
     text_column: str,
     label_column: str,
     overwrite: bool,
+    as_json: bool,
     **settings: object,
 ) -> None:
     """Merge UPDATE, which a device trained from BUNDLE or `edgepeft aggregate` wrote, into a model."""
@@ -48,7 +51,7 @@ def command(
     from edgepeft_runtime.bundle.bundle import Bundle
 
     target = FORMAT.make(to, FORMAT.given(settings))
-    opened = Bundle.open(bundle)
+    opened, notes = Bundle.open(bundle), list[str]()
     merge(
         opened,
         update,
@@ -57,8 +60,10 @@ def command(
         adapter=adapter,
         calibration=None if data is None else _batches(data, opened, text_column, label_column),
         overwrite=overwrite,
-        on_progress=lambda text: click.echo(f"{out}: {text}"),
+        on_progress=notes.append if as_json else lambda text: click.echo(f"{out}: {text}"),
     )
+    if as_json:
+        write_json({"format": to, "out": out, "notes": notes})
 
 
 def _batches(data: Path, bundle: Bundle, text_column: str, label_column: str) -> list[Batch]:

@@ -13,6 +13,7 @@ from edgepeft.cli.compression import memory_budget as budget_of
 from edgepeft.cli.declared import Declared, SectionedCommand
 from edgepeft.cli.method import LOSS, METHOD, chosen_method, loaded_source, source_options
 from edgepeft.cli.options import PATH, template_option
+from edgepeft.cli.output import json_option, write_json
 from edgepeft.cli.show import size
 from edgepeft_export.optimizers.registry import DEFAULT, OPTIMIZERS
 from edgepeft_runtime.engine.registry import ENGINES, PORTABLE
@@ -38,6 +39,7 @@ OPTIMIZER = Declared(OPTIMIZERS)
 @click.option("--engine", type=click.Choice(ENGINES), default=PORTABLE, help="Engine; ort-training adds its artifacts.")
 @gradient_options
 @click.option("--overwrite", is_flag=True, help="Replace an existing bundle.")
+@json_option
 def command(
     source: str,
     out: Path,
@@ -66,6 +68,7 @@ def command(
     gradient: str | None,
     training_python: Path | None,
     overwrite: bool,
+    as_json: bool,
     **settings: Any,
 ) -> None:
     """Compile SOURCE into a bundle that a device trains with onnxruntime alone.
@@ -104,6 +107,9 @@ def command(
         on_progress=lambda text: click.echo(f"{text} …", err=True),
     )
     total = sum(file.stat().st_size for file in prepared.bundle.rglob("*") if file.is_file())
+    if as_json:
+        write_json({"bytes": total, **vars(prepared)})
+        return
     click.echo(f"{prepared.bundle}: {prepared.trainable:,} trainable elements; {size(total)}")
     for name in prepared.unreached:
         click.echo(f"the loss does not depend on {name}: it stays frozen", err=True)

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from edgepeft.cli.options import PATH, workspace_option
+from edgepeft.cli.output import json_option, write_json
 
 
 @click.command("publish")
@@ -48,6 +49,7 @@ from edgepeft.cli.options import PATH, workspace_option
 )
 @click.option("--again", is_flag=True, help="Send the newest round to each REMOTE again, instead of making one.")
 @click.option("--another", is_flag=True, help="Make a round even if the newest has this adapter and these terms.")
+@json_option
 def command(
     bundle: Path,
     remotes: tuple[str, ...],
@@ -56,6 +58,7 @@ def command(
     with_bundle: bool,
     again: bool,
     another: bool,
+    as_json: bool,
     **terms: Any,
 ) -> None:
     """Sign the next round of BUNDLE's fleet, and send it to each REMOTE: a folder or an address (s3://).
@@ -64,11 +67,11 @@ def command(
     """
     from edgepeft.sync import Terms, Workspace, mirror, publish
 
+    before = Workspace(workspace).latest()
     if again:
         latest = mirror(workspace, remotes)
-        click.echo(f"round {latest.round} of {latest.campaign} again")
+        number, campaign = latest.round, latest.campaign
     else:
-        before = Workspace(workspace).latest()
         made = publish(
             bundle,
             workspace,
@@ -78,9 +81,16 @@ def command(
             with_bundle=with_bundle,
             another=another,
         )
-        if before is not None and before.round == made.round:
-            click.echo(f"round {made.round} of {made.campaign} is the same (--another makes one more)", err=True)
-        else:
-            click.echo(f"published round {made.round} of {made.campaign}: adapter {made.adapter.sha256}")
+        number, campaign = made.round, made.campaign
+    new = before is None or before.round != number
+    if as_json:
+        write_json({"campaign": campaign, "round": number, "new": new, "sent_to": remotes})
+        return
+    if again:
+        click.echo(f"round {number} of {campaign} again")
+    elif new:
+        click.echo(f"published round {number} of {campaign}: adapter {made.adapter.sha256}")
+    else:
+        click.echo(f"round {number} of {campaign} is the same (--another makes one more)", err=True)
     for remote in remotes:
         click.echo(f"sent to {remote}")

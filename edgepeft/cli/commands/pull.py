@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from edgepeft.cli.options import PATH
+from edgepeft.cli.output import json_option, write_json
 
 
 @click.command("pull")
@@ -22,8 +23,14 @@ from edgepeft.cli.options import PATH
 @click.option(
     "--remove", is_flag=True, help="With --workspace: remove accepted and quarantined files from each REMOTE."
 )
+@json_option
 def command(
-    remotes: tuple[str, ...], into: Path | None, bundle: Path | None, workspace: Path | None, remove: bool
+    remotes: tuple[str, ...],
+    into: Path | None,
+    bundle: Path | None,
+    workspace: Path | None,
+    remove: bool,
+    as_json: bool,
 ) -> None:
     """Collect the updates at each REMOTE, and keep each under its hash.
 
@@ -40,17 +47,20 @@ def command(
     if workspace is not None:
         if bundle is not None:
             raise click.UsageError("--bundle requires --into; a fleet's workspace knows its bundle.")
-        _collect(remotes, workspace, remove)
+        _collect(remotes, workspace, remove, as_json)
         return
     if not remotes or remove:
         raise click.UsageError("--into needs a REMOTE." if not remotes else "--remove requires --workspace.")
-    _pull(remotes, into or Path(), bundle)
+    _pull(remotes, into or Path(), bundle, as_json)
 
 
-def _pull(remotes: tuple[str, ...], into: Path, bundle: Path | None) -> None:
+def _pull(remotes: tuple[str, ...], into: Path, bundle: Path | None, as_json: bool) -> None:
     from edgepeft.sync import pull
 
     pulled = pull(remotes, into, bundle)
+    if as_json:
+        write_json(pulled)
+        return
     for received in pulled.accepted:
         click.echo(f"accepted {received.source} as {received.path.name}")
     for received in pulled.already_there:
@@ -62,13 +72,16 @@ def _pull(remotes: tuple[str, ...], into: Path, bundle: Path | None) -> None:
     )
 
 
-def _collect(remotes: tuple[str, ...], workspace: Path, remove: bool) -> None:
+def _collect(remotes: tuple[str, ...], workspace: Path, remove: bool, as_json: bool) -> None:
     from edgepeft.sync import Workspace, collect
     from edgepeft_runtime.train.update import notice_unchanged
 
     host = Workspace(workspace)
     received = [host.received] if host.received.is_dir() else []
     collected = collect([*received, *remotes], host, remove=remove)
+    if as_json:
+        write_json(collected)
+        return
     for entry in collected.accepted:
         clipped = "" if entry.scale == 1.0 else f", clipped to {entry.scale:.3g} of it"
         click.echo(

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import click
 
-from edgepeft.cli.options import json_option, workspace_option
+from edgepeft.cli.options import workspace_option
+from edgepeft.cli.output import json_option
 
 
 @click.command("status")

@@ -25,6 +25,7 @@ from edgepeft.cli.options import (
     run_options,
     template_option,
 )
+from edgepeft.cli.output import json_option, write_json
 from edgepeft.cli.progress import Counter
 from edgepeft.cli.show import number, percent, size
 from edgepeft_runtime.engine.registry import CACHES, NO_CACHE
@@ -106,6 +107,7 @@ def _warmup(_context: click.Context, _option: click.Parameter, text: str) -> int
     help="Largest size of the cache.",
 )
 @click.option("--max-steps", type=click.IntRange(1), help="Stop after this many optimizer steps.")
+@json_option
 @limit_options
 def command(**options: Any) -> int:
     """Train BUNDLE's adapter on your data, and write an update to send back.
@@ -142,6 +144,7 @@ def _train(
     max_minutes: float | None,
     max_temperature: float | None,
     idle_only: bool,
+    as_json: bool,
     **settings: Any,
 ) -> int:
     from edgepeft.data import load
@@ -184,8 +187,12 @@ def _train(
         trainer.save_update(update)
         if changed_nothing(trainer.parameters(), load_adapter(opened, given or origin.adapter)[0]):
             notice_unchanged(f"The update {update}")
+    seconds, peak = time.monotonic() - start, peak_memory()
+    if as_json:
+        write_json({"update": update, "state": origin.state, "seconds": seconds, "peak_bytes": peak, **vars(report)})
+        return 0
     _print(report, update)
-    click.echo(f"{time.monotonic() - start:.1f} s, at most {size(peak_memory())} of memory")
+    click.echo(f"{seconds:.1f} s, at most {size(peak)} of memory")
     return 0
 
 
