@@ -11,10 +11,10 @@ from tests.node_tests.cases import NodeTest, collect
 from tests.node_tests.oracle import CRASH, RIGHT, WRONG, check
 from tests.node_tests.page import LIST, PAGE, read_list
 
-SAMPLE = ("clip", "max", "onehot", "rangeop", "unique", "where")
+SAMPLE = ("affinegrid", "clip", "max", "onehot", "rangeop", "swish", "unique", "where")
 """Files of the suite whose generation takes less than a second."""
 
-OPERATORS = {"Clip", "Max", "OneHot", "Range", "Unique", "Where"}
+OPERATORS = {"AffineGrid", "Clip", "Max", "OneHot", "Range", "Swish", "Unique", "Where"}
 
 SHARDS = 8
 

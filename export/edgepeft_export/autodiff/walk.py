@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from edgepeft_export.autodiff import rules  # noqa: F401  (registers the rules)
 from edgepeft_export.autodiff.checks import check_emitted, check_node, check_opset
+from edgepeft_export.autodiff.expansion import expand
 from edgepeft_export.autodiff.misjudged import forget_misjudged_sizes
 from edgepeft_export.autodiff.registry import (
     NO_GRADIENT,
@@ -101,14 +102,15 @@ def differentiate_from(
         UnsupportedOpset: the graph's operator set lacks operators that the gradient needs.
     """
     check_opset(graph)
+    expanded = _expand(graph, upstream, targets)
+    missing = _missing_rules(graph, [expanded.get(value, value) for value in upstream], targets)
+    if missing:
+        raise NoGradientRule(missing)
     forget_misjudged_sizes(graph)
     forward = list(graph)
     depends = dependents(forward, targets)
-    missing = _missing_rules(graph, upstream, targets)
-    if missing:
-        raise NoGradientRule(missing)
     emit = Emitter(graph, scope="loss/grad")
-    parts: dict[ir.Value, list[ir.Value]] = {value: [gradient] for value, gradient in upstream.items()}
+    parts = {expanded.get(value, value): [gradient] for value, gradient in upstream.items()}
     for node in reversed(forward):
         arriving = [_total(parts, output, emit, node) for output in node.outputs]
         if all(gradient is None for gradient in arriving) or not any(i in depends for i in node.inputs):
@@ -146,15 +148,41 @@ def _through(
 
 
 def missing_rules(graph: ir.Graph, loss: ir.Value, targets: Sequence[ir.Value]) -> list[MissingRule]:
-    """Every node between ``loss`` and ``targets`` that has no gradient rule, in graph order. Emits nothing."""
-    return _missing_rules(graph, {loss}, targets)
+    """Every node between ``loss`` and ``targets`` that has no gradient rule, in graph order.
+
+    Emits no gradient. Nodes that other operators can express are replaced by these, in place.
+    """
+    return _missing_rules(graph, [_expand(graph, [loss], targets).get(loss, loss)], targets)
+
+
+def _expand(graph: ir.Graph, ends: Iterable[ir.Value], targets: Sequence[ir.Value]) -> dict[ir.Value, ir.Value]:
+    """Replace nodes without a rule by others, in place, until there is a rule for each or none can be replaced.
+
+    Returns:
+        The new value for each of ``ends`` that was replaced.
+    """
+    current = {value: value for value in ends}
+    while replaced := expand(graph, [node for node, _ in _without_rule(graph, current.values(), targets)]):
+        for end, value in current.items():
+            while value in replaced:
+                value = replaced[value]
+            current[end] = value
+    return {end: value for end, value in current.items() if value is not end}
 
 
 def _missing_rules(graph: ir.Graph, ends: Iterable[ir.Value], targets: Sequence[ir.Value]) -> list[MissingRule]:
+    found = _without_rule(graph, ends, targets)
+    return [MissingRule(full_name(node), node.name or "?", _nearest_target(active, targets)) for node, active in found]
+
+
+def _without_rule(
+    graph: ir.Graph, ends: Iterable[ir.Value], targets: Sequence[ir.Value]
+) -> list[tuple[ir.Node, list[ir.Value]]]:
+    """The nodes on a way from targets to ends that have no rule, with the values that reach them, in graph order."""
     nodes = list(graph)
     depends = dependents(nodes, targets)
     reached = set(ends)
-    missing: list[MissingRule] = []
+    found: list[tuple[ir.Node, list[ir.Value]]] = []
     for node in reversed(nodes):
         active = [value for value in _reads(node) if value in depends]
         if not active or not any(output in reached for output in node.outputs):
@@ -163,8 +191,8 @@ def _missing_rules(graph: ir.Graph, ends: Iterable[ir.Value], targets: Sequence[
             continue
         reached.update(active)
         if full_name(node) not in RULES:
-            missing.append(MissingRule(full_name(node), node.name or "?", _nearest_target(active, targets)))
-    return missing[::-1]
+            found.append((node, active))
+    return found[::-1]
 
 
 def dependents(nodes: Iterable[ir.Node], targets: Sequence[ir.Value]) -> set[ir.Value]:

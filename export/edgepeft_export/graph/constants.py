@@ -102,7 +102,7 @@ def new_initializer(graph: ir.Graph, stem: str, array: NDArray[np.generic]) -> i
     while name in graph.initializers:
         number += 1
         name = f"{stem}.{number}"
-    tensor = ir.tensor(np.ascontiguousarray(array), name=name)
+    tensor = ir.tensor(np.asarray(array, order="C"), name=name)  # (ascontiguousarray would give a scalar a dimension)
     value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
     graph.register_initializer(value)
     return value

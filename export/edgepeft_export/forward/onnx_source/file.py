@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes import common
 
-from edgepeft_export.errors import OpsetNotConverted, UnknownInitializer
+from edgepeft_export.errors import UnknownInitializer
 from edgepeft_export.forward.graph import Forward
 from edgepeft_export.forward.identity import of_model
 from edgepeft_export.forward.onnx_source.declared_shapes import name_free_axes, settle_shapes
 from edgepeft_export.forward.onnx_source.lora import GraphLora, attach_lora
-from edgepeft_export.forward.onnx_source.quantized import needs_4_bits, raise_quantized
+from edgepeft_export.forward.onnx_source.opsets import at_opset
+from edgepeft_export.forward.onnx_source.quantized import raise_quantized
 from edgepeft_export.forward.onnx_source.reference import FileReference, choose_outputs, verified
 from edgepeft_export.graph.constants import initializer_array
 from edgepeft_export.graph.modelfile import load_model
 from edgepeft_export.graph.shapes import infer_shapes
-from edgepeft_export.opset import IR_VERSION, OPSET, OPSET_4_BITS
+from edgepeft_export.opset import IR_VERSION
 from edgepeft_export.passes.pipeline import tidy, widen
 from edgepeft_export.verification.invent import run_twice
 from edgepeft_runtime.bundle.adapter_layout import AdapterLayout
@@ -112,42 +111,10 @@ def _read(path: Path, outputs: Sequence[str] | None) -> ir.Model:
 def _load(path: Path, outputs: Sequence[str] | None) -> ir.Model:
     model = _read(path, outputs)
     common.InlinePass()(model)
-    model = _at_opset(model, path)
+    model = at_opset(model, path)
     common.LiftConstantsToInitializersPass(lift_all_constants=False, size_limit=0)(model)
     model.ir_version = IR_VERSION
     return model
-
-
-def _at_opset(model: ir.Model, path: Path) -> ir.Model:
-    """The model at the operator set of every bundle; where tensors have 4 bits, at the first that knows them.
-
-    Between the two only types were added to the operators, and ``GroupNormalization`` changed, which 20 does not run.
-    """
-    opset, needs_21 = model.graph.opset_imports.get("", OPSET), needs_4_bits(model)
-    if opset != OPSET and not (needs_21 and opset == OPSET_4_BITS):
-        model = _convert(model, path, opset, OPSET_4_BITS if needs_21 and opset > OPSET else OPSET)
-    if needs_21:
-        model.graph.opset_imports[""] = OPSET_4_BITS
-    return model
-
-
-def _convert(model: ir.Model, path: Path, opset: int, wanted: int) -> ir.Model:
-    try:
-        proto = ir.to_proto(ir.external_data.load_to_model(model))  # the converter cannot read external tensors
-        converted: ir.Model = ir.from_proto(onnx.version_converter.convert_version(proto, wanted))
-        return converted
-    except Exception as error:  # the converter is C++ and raises RuntimeError of many kinds
-        raise OpsetNotConverted(
-            f"{path} has ONNX opset {opset} and cannot be converted to {wanted}.",
-            context=_without_older_form(model, str(error)) or f"{type(error).__name__}: {error}",
-            hint=f"export it again with opset {wanted}; an exporter writes newer operators in older ones.",
-        ) from error
-
-
-def _without_older_form(model: ir.Model, reason: str) -> str:
-    """The operators that the converter's reason names, as a sentence; empty where it names none."""
-    named = sorted({node.op_type for node in model.graph} & set(re.findall(r"\w+", reason)))
-    return f"onnx's converter knows no older form of {', '.join(named)}." if named else ""
 
 
 def _match(graph: ir.Graph, patterns: Sequence[str]) -> list[ir.Value]:
