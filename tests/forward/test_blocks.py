@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
@@ -115,11 +116,16 @@ def _gradients(forward: Forward) -> dict[str, np.ndarray]:
     return GraphRun(model)({**inputs, **{name: array.astype(np.float32) for name, array in values.items()}})
 
 
+def _nodes(forward: Forward) -> Counter[tuple[str, str]]:
+    """Numbers of nodes by module and operator."""
+    return Counter((str(node.name).partition("/")[0], node.op_type) for node in forward.model.graph)
+
+
 def _check_same(copied: Forward, whole: Forward) -> None:
     assert list(copied.parameters) == list(whole.parameters)
     assert (copied.inputs, copied.outputs, copied.source) == (whole.inputs, whole.outputs, whole.source)
     assert [str(value) for value in copied.model.graph.inputs] == [str(value) for value in whole.model.graph.inputs]
-    assert len(copied.model.graph) == len(whole.model.graph)
+    assert _nodes(copied) == _nodes(whole)
     ours, reference = _gradients(copied), _gradients(whole)
     assert ours.keys() == reference.keys() and len(ours) > len(copied.outputs)
     for name, array in reference.items():
@@ -135,6 +141,8 @@ def test_copied_blocks_give_the_graph_of_a_whole_trace(monkeypatch: pytest.Monke
     names = set(copied.model.graph.initializers)
     assert {f"blocks.{index}.out.weight.T" for index in range(10)} <= names
     assert {f"blocks.{index}.linear.bias" for index in (1, 3, 5, 7, 9)} <= names
+    modules = {module for module, _ in _nodes(copied)}
+    assert {f"blocks.{index}.out" for index in range(10)} <= modules <= {name for name, _ in model.named_modules()}
 
 
 def test_frozen_tensors_of_copied_blocks_are_views() -> None:

@@ -1,7 +1,8 @@
-"""Names the values of an exported graph as the module does."""
+"""Names the values and nodes of an exported graph as the module does."""
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,14 +12,22 @@ from torch import Tensor, nn
 
 from edgepeft_export.forward.torch_source.reference import array
 
+_ROOT = "model."
+"""Prefix of all names in a trace: the module that is exported is an attribute of the one that is traced."""
+
+_SCOPES = "pkg.torch.onnx.name_scopes"
+"""Metadata in which the exporter lists the modules around a node, the innermost before the node's own name."""
+
 
 def rename(model: ir.Model, inputs: Sequence[str], outputs: Sequence[str]) -> ir.Model:
-    """Name inputs and outputs, in place, and frozen tensors as in the module's state."""
+    """Name inputs and outputs, in place, frozen tensors as in the module's state, and nodes after their modules."""
     graph = model.graph
     assert len(graph.inputs) == len(inputs)
     for value in list(graph.initializers.values()):
-        if value.name is not None and value.name.startswith("model."):
-            _rename_initializer(graph, value, value.name.removeprefix("model."))
+        if value.name is not None and value.name.startswith(_ROOT):
+            _rename_initializer(graph, value, value.name.removeprefix(_ROOT))
+    for node in graph:
+        _name_node(node)
     reserved = {*inputs, *outputs}
     for node in graph:
         for value in node.outputs:
@@ -28,6 +37,14 @@ def rename(model: ir.Model, inputs: Sequence[str], outputs: Sequence[str]) -> ir
         value.name = name
     name_outputs(graph, outputs)
     return model
+
+
+def _name_node(node: ir.Node) -> None:
+    """Put the name of its module before that of a node: ``layers.0.mlp/linear_3``. All later names begin with it."""
+    scopes = ast.literal_eval(node.metadata_props.get(_SCOPES, "[]"))
+    module = next((scope for scope in reversed(scopes[:-1]) if scope.startswith(_ROOT)), "")
+    if module and node.name is not None:
+        node.name = f"{module.removeprefix(_ROOT)}/{node.name.removeprefix('node_')}"
 
 
 def name_outputs(graph: ir.Graph, names: Sequence[str]) -> None:

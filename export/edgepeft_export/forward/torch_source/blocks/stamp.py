@@ -222,7 +222,7 @@ def _copy(graph: ir.Graph, stack: Stack, block: _Block, index: int, x: ir.Value)
             list(node.attributes.values()),
             overload=node.overload,
             num_outputs=len(node.outputs),
-            name=f"{node.name}.{index}",
+            name=_node_name(stack, str(node.name), index),
         )
         for old, made in zip(node.outputs, copied.outputs, strict=True):
             made.name, made.shape, made.type = f"{old.name}.{index}", _shape(old), old.type
@@ -233,6 +233,14 @@ def _copy(graph: ir.Graph, stack: Stack, block: _Block, index: int, x: ir.Value)
             new[result].name = stack.renamed(str(result.name), index)
             graph.outputs.append(new[result])
     return new[block.results[""]]
+
+
+def _node_name(stack: Stack, name: str, index: int) -> str:
+    """The name of a copied node: that of another block's module where its module is one of the block's."""
+    module, slash, rest = name.partition("/")
+    if not slash or stack.owner(f"{module}.") is None:
+        return f"{name}.{index}"
+    return f"{stack.renamed(f'{module}.', index).removesuffix('.')}/{rest}"
 
 
 def _shape(value: ir.Value) -> ir.Shape | None:
