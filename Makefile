@@ -34,7 +34,7 @@ freeze = $(1)/bin/pip freeze --disable-pip-version-check --exclude-editable | se
 # Browsers that the web runtime is tested in, by their names on the path.
 BROWSERS := chromium-headless-shell chromium google-chrome chromium-browser
 
-.PHONY: demo demo-flower test lint slow aarch64 nightly newest pins bench bench-fleet bench-llm bench-methods bench-accuracy clean
+.PHONY: demo demo-flower test lint slow aarch64 nightly newest pins bench bench-fleet bench-llm bench-methods bench-accuracy dist clean
 
 # The workstation prepares, a separate environment without torch fine-tunes, the workstation merges.
 demo: .venv/.demo .venv-device/.done
@@ -120,6 +120,27 @@ bench-methods: .venv/.demo
 bench-accuracy: .venv/.demo
 	$(HOST)/python -m benchmarks.accuracy
 
+# What a release uploads, in dist/: wheel, source, npm package, a lock file with hashes and a bill of materials. Each package is
+# installed in an empty environment, where the README's Python runs.
+dist: .venv-dist/.done .venv/.test
+	rm -rf dist .venv-wheel .venv-sdist
+	.venv-dist/bin/python -m build --outdir dist .
+	.venv-dist/bin/twine check --strict dist/*
+	cd runtimes/web && npm ci --ignore-scripts --no-audit --no-fund && npm pack --pack-destination $(CURDIR)/dist
+	$(call environment,.venv-wheel,$(python))
+	$(call install,.venv-wheel,workstation) "$$(ls $(CURDIR)/dist/*.whl)[host]" scikit-learn
+	$(call environment,.venv-sdist,$(python))
+	$(call install,.venv-sdist,device) "$$(ls $(CURDIR)/dist/*.tar.gz)[device,text]"
+	for folder in .venv-wheel .venv-sdist; do $$folder/bin/pip check && $$folder/bin/edgepeft --version || exit 1; done
+	$(HOST)/python -m tests.dist dist .venv-wheel/bin/python .venv-sdist/bin/python
+	.venv-dist/bin/cyclonedx-py environment .venv-wheel --output-file dist/edgepeft.cdx.json
+	.venv-dist/bin/pip lock --quiet --constraint constraints/workstation.txt --output dist/pylock.toml "$$(ls $(CURDIR)/dist/*.whl)[host]"
+
+.venv-dist/.done: constraints/dist.txt
+	$(call environment,.venv-dist,$(python))
+	$(call install,.venv-dist,dist) build twine cyclonedx-bom pip
+	touch $@
+
 .venv/.demo: pyproject.toml constraints/workstation.txt
 	$(call environment,.venv,$(python))
 	$(call install,.venv,workstation) -e '.[examples]'
@@ -162,5 +183,5 @@ bench-accuracy: .venv/.demo
 	touch $@
 
 clean:
-	rm -rf .venv .venv-device .venv-oldest .venv-ort-training .venv-fleet .venv-newest .venv-fleet-newest .aarch64 .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-device .venv-oldest .venv-ort-training .venv-fleet .venv-newest .venv-fleet-newest .venv-dist .venv-wheel .venv-sdist dist .aarch64 .mypy_cache .pytest_cache .ruff_cache
 	rm -rf runtimes/web/node_modules runtimes/web/dist runtimes/web/build examples/*/node_modules examples/*/dist
