@@ -8,7 +8,7 @@ from pathlib import Path
 
 from edgepeft_runtime.bundle.adapter_source import AdapterSource
 from edgepeft_runtime.bundle.bundle import Bundle
-from edgepeft_runtime.data.datasets import Data
+from edgepeft_runtime.data.sources import Data
 from edgepeft_runtime.engine.evaluate import Evaluation
 from edgepeft_runtime.files.tensorfile import Array
 from edgepeft_runtime.train.trainer import Trainer

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from edgepeft.preparation.memory_budget import MemoryBudget
     from edgepeft.sources.load import Source
     from edgepeft_export.quantize import Quantization
-    from edgepeft_runtime.data.batch import Batch
+    from edgepeft_runtime.data.batch import NamedBatch
 
 _COMPUTE_OF = {"block_size": "int4", "gradient_rounding": "int8"}
 """Options that need a certain ``--compute``."""
@@ -164,7 +164,7 @@ def memory_budget(
 
 def calibration(
     source: Source, calibrate: Path | None, loss: str, trainable: tuple[str, ...], columns: dict[str, str]
-) -> list[Batch] | None:
+) -> list[NamedBatch] | None:
     """Return batches of the data of ``--calibrate``."""
     if calibrate is None:
         return None

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepeft.data.errors import BadHeldOutFraction
-from edgepeft_runtime.data.batch import Batch
+from edgepeft_runtime.data.batch import NamedBatch
 from edgepeft_runtime.data.datasets import Dataset
 
 
@@ -27,7 +27,7 @@ class Rows:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def batch(self, rows: NDArray[np.int64]) -> Batch:
+    def batch(self, rows: NDArray[np.int64]) -> NamedBatch:
         """Return the examples of these indices, counted within the part."""
         return self.dataset.batch(self.rows[rows])
 

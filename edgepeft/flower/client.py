@@ -11,7 +11,7 @@ from flwr.clientapp import ClientApp
 
 from edgepeft.flower.messages import Call, error_reply, evaluation_reply, read_call, update_reply
 from edgepeft_runtime.bundle.bundle import Bundle
-from edgepeft_runtime.data.datasets import Data
+from edgepeft_runtime.data.sources import Data
 from edgepeft_runtime.errors import EdgepeftError
 from edgepeft_runtime.train.limits import Pause
 from edgepeft_runtime.train.trainer import Trainer

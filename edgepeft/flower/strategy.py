@@ -23,7 +23,7 @@ from edgepeft.flower.rounds import Rounds
 from edgepeft.intake.refusal import Refusal
 from edgepeft_runtime.bundle.adapter_source import load_adapter
 from edgepeft_runtime.bundle.bundle import Bundle
-from edgepeft_runtime.data.datasets import Data
+from edgepeft_runtime.data.sources import Data
 from edgepeft_runtime.engine.evaluate import Evaluation
 from edgepeft_runtime.errors import BadSetting, EdgepeftError, FileError, ForeignRound, TensorError, UpdateError
 from edgepeft_runtime.files.tensorfile import Array

@@ -21,6 +21,7 @@ from edgepeft_export.fold.requantize import fold_quantized, quantized_layers
 from edgepeft_export.graph.edit import bind_inputs
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.data.batch import Batch
+from edgepeft_runtime.data.named import array_of, by_name
 from edgepeft_runtime.files.tensorfile import Array
 
 Outputs = list[list[NDArray[np.generic]]]
@@ -88,7 +89,8 @@ def _outputs(model: ir.Model, bundle: Bundle, batches: Sequence[Batch]) -> Outpu
     content = ir.to_proto(model).SerializeToString()
     session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     names = [spec.name for spec in bundle.manifest.inputs]
-    return [session.run(None, {name: np.asarray(batch[name]) for name in names}) for batch in batches]
+    named = [by_name(batch, bundle.manifest, labels=False) for batch in batches]
+    return [session.run(None, {name: array_of(batch[name]) for name in names}) for batch in named]
 
 
 def distance(outputs: Outputs, exact: Outputs) -> float:

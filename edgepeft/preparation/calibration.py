@@ -15,7 +15,7 @@ from edgepeft.methods.freeze import Freeze
 from edgepeft.preparation.prepare import LossLike, prepare
 from edgepeft.sources.load import Source
 from edgepeft_runtime.bundle.bundle import Bundle
-from edgepeft_runtime.data.batch import Batch
+from edgepeft_runtime.data.batch import NamedBatch
 
 BATCHES, SIZE = 4, 4
 
@@ -28,7 +28,7 @@ def calibration_batches(
     trainable: tuple[str, ...] = (),
     text_column: str = "text",
     label_column: str = "label",
-) -> list[Batch]:
+) -> list[NamedBatch]:
     """Return batches of ``data`` as the model is fed them, labels included, spread evenly over all examples.
 
     A device reads data by the manifest of a bundle. So a bundle is made here of a copy of the model with one trained

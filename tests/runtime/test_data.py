@@ -8,8 +8,25 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgepeft_runtime.data.datasets import Arrays, Source, read_npz, source_of
+from edgepeft_runtime.bundle.manifest import ListedFile, OptimizerSpec, TensorSpec
+from edgepeft_runtime.data.datasets import Arrays, read_npz
+from edgepeft_runtime.data.sources import Data, Source
+from edgepeft_runtime.data.sources import source_of as source_for
 from edgepeft_runtime.errors import DataError, EdgepeftError, StateError
+from tests.support import tiny_bundle
+
+NUMBER = tiny_bundle.manifest(
+    dict.fromkeys((*tiny_bundle.GRAPHS, "weights.bin"), ListedFile("0" * 64, 96)),
+    inputs=(TensorSpec("x", "int64", ("batch",)),),
+    labels=(),
+    optimizer=OptimizerSpec("sgd", 0.1),
+)
+"""A bundle whose only input is one number per example."""
+
+
+def source_of(data: Data, batch_size: int, shuffle_seed: int | None = None) -> Source:
+    """The source of data for that bundle."""
+    return source_for(data, NUMBER, batch_size, shuffle_seed=shuffle_seed)
 
 
 def numbers(source: Source, epoch: int, skip: int = 0) -> list[Any]:

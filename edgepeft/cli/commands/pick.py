@@ -20,8 +20,9 @@ def command(
     from edgepeft.data import load
     from edgepeft.preparation.picking import pick
     from edgepeft_runtime.bundle.bundle import Bundle
-    from edgepeft_runtime.data.datasets import source_of
+    from edgepeft_runtime.data.sources import source_of
 
-    dataset = load(data, Bundle.open(bundle), text_column=text_column, label_column=label_column)
-    pick(bundle, source_of(dataset, batch_size).batches(0), threads=threads)
+    opened = Bundle.open(bundle)
+    dataset = load(data, opened, text_column=text_column, label_column=label_column)
+    pick(bundle, source_of(dataset, opened.manifest, batch_size).batches(0), threads=threads)
     click.echo(f"{bundle}: picked; updates trained from it before are stale now")

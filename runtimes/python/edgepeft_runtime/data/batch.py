@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from edgepeft_runtime.bundle.manifest import LabelSpec, Manifest, TensorSpec
+from edgepeft_runtime.data.named import Ordered, array_of, by_name, names_of
 from edgepeft_runtime.errors import (
     BatchError,
     EmptyBatch,
     LabelOutOfRange,
     MissingInput,
-    NotABatch,
     NotFinite,
     UnknownInput,
     WrongDtype,
@@ -22,15 +22,19 @@ from edgepeft_runtime.errors import (
 from edgepeft_runtime.files.finite import first_not_finite
 from edgepeft_runtime.files.tensorfile import Array
 
-Batch = Mapping[str, Any]
+NamedBatch = Mapping[str, Any]
 """Arrays, or values that numpy can convert to arrays, by the name of an input or a label."""
+
+Batch = NamedBatch | Ordered
+"""A batch by name, or as values in the manifest's order."""
 
 
 def checked_batch(batch: Batch, manifest: Manifest, *, labels: bool = True) -> dict[str, Array]:
     """Return the batch as contiguous arrays of the declared dtypes.
 
     Args:
-        batch: arrays by name. Integers of any dtype are converted if no value is lost; ``float64`` is narrowed.
+        batch: arrays by name, or in the manifest's order, inputs before labels. Integers of any dtype are converted if
+            no value is lost; ``float64`` is narrowed.
         manifest: describes the inputs and labels.
         labels: whether labels are required. If not, labels in the batch are dropped.
 
@@ -38,8 +42,9 @@ def checked_batch(batch: Batch, manifest: Manifest, *, labels: bool = True) -> d
         BatchError: the batch does not fit. The error names the tensor and the expected and actual value.
     """
     specs: Sequence[TensorSpec] = (*manifest.inputs, *manifest.labels) if labels else manifest.inputs
-    _check_names(batch, specs, manifest)
-    arrays = {spec.name: _converted(batch[spec.name], spec) for spec in specs}
+    named = by_name(batch, manifest, labels=labels)
+    _check_names(named, specs, manifest)
+    arrays = {spec.name: _converted(named[spec.name], spec) for spec in specs}
     _check_shapes(arrays, specs, manifest)
     for spec in specs:
         _check_values(arrays[spec.name], spec)
@@ -52,18 +57,12 @@ def examples_in(arrays: Mapping[str, Array], manifest: Manifest) -> int:
     return int(first.shape[0]) if first.ndim else 1
 
 
-def _check_names(batch: Batch, specs: Sequence[TensorSpec], manifest: Manifest) -> None:
-    if not isinstance(batch, Mapping):
-        raise NotABatch(
-            "A batch maps names to arrays.",
-            context=f"found {type(batch).__name__}",
-            hint=f"pass a dict with {_names(specs)}.",
-        )
+def _check_names(batch: Mapping[str, Any], specs: Sequence[TensorSpec], manifest: Manifest) -> None:
     missing = [spec.name for spec in specs if spec.name not in batch]
     if missing:
         raise MissingInput(
             f"The batch lacks {', '.join(map(repr, missing))}.",
-            context=f"expected {_names(specs)}; found {', '.join(map(repr, batch)) or 'nothing'}",
+            context=f"expected {names_of(specs)}; found {', '.join(map(repr, batch)) or 'nothing'}",
             hint="name the arrays as the bundle does.",
         )
     known = {spec.name for spec in (*manifest.inputs, *manifest.labels)}
@@ -71,18 +70,14 @@ def _check_names(batch: Batch, specs: Sequence[TensorSpec], manifest: Manifest) 
     if unknown:
         raise UnknownInput(
             f"The bundle has no input or label {', '.join(map(repr, unknown))}.",
-            context=f"expected {_names(specs)}",
+            context=f"expected {names_of(specs)}",
             hint="leave it out of the batch, or name it as the bundle does.",
         )
 
 
-def _names(specs: Sequence[TensorSpec]) -> str:
-    return ", ".join(repr(spec.name) for spec in specs)
-
-
 def _converted(value: object, spec: TensorSpec) -> Array:
     try:
-        array = np.asarray(value)
+        array = array_of(value)
     except (ValueError, TypeError) as failure:
         raise _wrong_dtype(spec, "a value that is not an array", f"numpy cannot read it: {failure}") from None
     wanted = np.dtype(spec.dtype)

@@ -1,26 +1,18 @@
-"""Sources of batches: arrays, ``.npz`` files, custom data sets, lists and streams of batches."""
+"""Data sets: examples by index. Arrays, ``.npz`` files, and classes of one's own."""
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
-from itertools import islice
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepeft_runtime.data.batch import Batch
-from edgepeft_runtime.errors import (
-    CannotReadData,
-    DataChanged,
-    DataError,
-    DataUsedUp,
-    DifferentLengths,
-    NoData,
-    UnknownData,
-)
+from edgepeft_runtime.data.batch import NamedBatch
+from edgepeft_runtime.data.named import array_of
+from edgepeft_runtime.errors import CannotReadData, DifferentLengths, NoData
 from edgepeft_runtime.files import npy
 from edgepeft_runtime.files.tensorfile import Array
 
@@ -32,12 +24,8 @@ class Dataset(Protocol):
     def __len__(self) -> int:
         """The number of examples."""
 
-    def batch(self, rows: NDArray[np.int64]) -> Batch:
+    def batch(self, rows: NDArray[np.int64]) -> NamedBatch:
         """Return the examples at these indices as arrays by name."""
-
-
-Data = Dataset | Mapping[str, Any] | str | Path | Iterable[Batch] | Callable[[int], Iterable[Batch]]
-"""A data set, arrays by name, an ``.npz`` file, batches, or a function from the epoch (0, 1, …) to batches."""
 
 
 class Arrays:
@@ -48,7 +36,7 @@ class Arrays:
     """
 
     def __init__(self, arrays: Mapping[str, Any]) -> None:
-        self._arrays: dict[str, Array] = {name: np.asarray(array) for name, array in arrays.items()}
+        self._arrays: dict[str, Array] = {name: array_of(array) for name, array in arrays.items()}
         lengths = {name: len(array) if array.ndim else 0 for name, array in self._arrays.items()}
         if len(set(lengths.values())) > 1:
             raise DifferentLengths(
@@ -58,7 +46,7 @@ class Arrays:
             )
         self._length = max(lengths.values(), default=0)
         if self._length == 0:
-            raise _no_data("the arrays contain no examples." if lengths else "there are no arrays.")
+            raise no_data("the arrays contain no examples." if lengths else "there are no arrays.")
 
     def __len__(self) -> int:
         return self._length
@@ -94,102 +82,6 @@ def read_npz(path: str | Path) -> Arrays:
     return Arrays(arrays)
 
 
-class Source(Protocol):
-    """Batches by epoch. The same epoch always yields the same batches."""
-
-    @property
-    def examples(self) -> int | None:
-        """Examples in an epoch, if known."""
-
-    @property
-    def count(self) -> int | None:
-        """Batches in an epoch, if known."""
-
-    @property
-    def fingerprint(self) -> str | None:
-        """A checksum that differs for other data, if known."""
-
-    @property
-    def once(self) -> bool:
-        """Whether the batches can be read only once."""
-
-    def batches(self, epoch: int, skip: int = 0) -> Iterator[Batch]:
-        """Yield the batches of an epoch (counted from 0), without the first ``skip``."""
-
-
-def source_of(data: Data, batch_size: int, *, shuffle_seed: int | None = None) -> Source:
-    """Return the source of any kind of data.
-
-    Args:
-        data: see :data:`Data`. Batches that come ready-made keep their size and order.
-        batch_size: examples in a batch; the last one of an epoch may be smaller.
-        shuffle_seed: seed by which each epoch shuffles a data set; ``None`` keeps its order.
-    """
-    if isinstance(data, str | Path):
-        data = read_npz(data)
-    elif isinstance(data, Mapping):
-        data = Arrays(data)
-    if isinstance(data, Dataset):
-        return _Rows(data, batch_size, shuffle_seed)
-    if callable(data) or isinstance(data, Iterable):
-        return _Stream(data)
-    raise UnknownData(
-        f"Cannot read batches from a {type(data).__name__}.",
-        context=None,
-        hint="pass arrays by name, an .npz file, a data set (__len__ and batch), or batches.",
-    )
-
-
-class _Rows:
-    """Mini-batches of a data set, in an order that depends only on the seed and the epoch."""
-
-    def __init__(self, dataset: Dataset, batch_size: int, shuffle_seed: int | None) -> None:
-        self._dataset = dataset
-        self._batch_size = batch_size
-        self._seed = shuffle_seed
-        self.once = False
-        self.examples = len(dataset)
-        self.count = -(-self.examples // batch_size)
-        self.fingerprint = dataset.fingerprint() if isinstance(dataset, Arrays) else None
-        if self.examples == 0:
-            raise _no_data("the data set has length 0.")
-
-    def batches(self, epoch: int, skip: int = 0) -> Iterator[Batch]:
-        order = np.arange(self.examples)
-        if self._seed is not None:
-            order = np.random.default_rng([self._seed, epoch]).permutation(self.examples)
-        for start in range(skip * self._batch_size, self.examples, self._batch_size):
-            yield self._dataset.batch(order[start : start + self._batch_size])
-
-
-class _Stream:
-    """Batches that come ready-made. Each epoch calls the function, or iterates over the data, again."""
-
-    examples = None
-    fingerprint = None
-
-    def __init__(self, data: Iterable[Batch] | Callable[[int], Iterable[Batch]]) -> None:
-        self._data = data
-        self.count = len(data) if isinstance(data, Sized) else None
-        self.once = isinstance(data, Iterator)
-
-    def batches(self, epoch: int, skip: int = 0) -> Iterator[Batch]:
-        if self.once and epoch > 0:
-            raise DataUsedUp(
-                "A generator can be read only once, so the second epoch has no batches.",
-                context=f"epoch {epoch + 1}",
-                hint="pass a list of batches, or a function from the epoch to its batches.",
-            )
-        batches = iter(self._data(epoch) if callable(self._data) else self._data)
-        skipped = sum(1 for _ in islice(batches, skip))
-        if skipped < skip:
-            raise DataChanged(
-                "The data has fewer batches than the run has already used.",
-                context=f"epoch {epoch + 1}: {skip} used, {skipped} in the data",
-                hint="resume with the data that the run was started with; pass a new generator, not a partly read one.",
-            )
-        return batches
-
-
-def _no_data(context: str) -> DataError:
+def no_data(context: str) -> NoData:
+    """Return the error of a data set without examples."""
     return NoData("The data set is empty.", context=context, hint="pass at least one example.")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from edgepeft_runtime.bundle.manifest import LabelSpec, Manifest
 from edgepeft_runtime.data.batch import checked_batch, examples_in
-from edgepeft_runtime.data.datasets import Source
+from edgepeft_runtime.data.sources import Source
 from edgepeft_runtime.engine.engine import Engine, TrainState
 from edgepeft_runtime.errors import NoData
 from edgepeft_runtime.files.tensorfile import Array

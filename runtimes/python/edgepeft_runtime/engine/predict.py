@@ -7,7 +7,7 @@ import numpy as np
 from edgepeft_runtime.bundle.manifest import Manifest
 from edgepeft_runtime.checks import positive
 from edgepeft_runtime.data.batch import Batch, checked_batch
-from edgepeft_runtime.data.datasets import source_of
+from edgepeft_runtime.data.sources import source_of
 from edgepeft_runtime.engine.engine import Engine, TrainState
 from edgepeft_runtime.files.tensorfile import Array
 
@@ -27,6 +27,6 @@ def predict(
     Raises:
         BatchError: the inputs do not fit the bundle.
     """
-    cut = [inputs] if batch_size is None else source_of(inputs, positive("batch_size", batch_size)).batches(0)
+    cut = [inputs] if batch_size is None else source_of(inputs, manifest, positive("batch_size", batch_size)).batches(0)
     parts = [engine.infer(state, checked_batch(batch, manifest, labels=False)) for batch in cut]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts[1:] else parts[0]

@@ -9,6 +9,10 @@ class NotABatch(BatchError, code="not-a-batch"):
     """A batch is not a mapping of names to arrays."""
 
 
+class TextInBatch(BatchError, code="text-in-batch"):
+    """A batch or a data set contains text where arrays are needed. Load it with ``edgepeft.data.load``."""
+
+
 class MissingInput(BatchError, code="missing-input"):
     """A batch lacks an input or a label of the bundle. Name the arrays as the bundle does."""
 
@@ -55,6 +59,10 @@ class NoData(DataError, code="no-data"):
 
 class DifferentLengths(DataError, code="different-lengths"):
     """Arrays that belong together have different lengths or shapes."""
+
+
+class MissingColumn(DataError, code="missing-column"):
+    """A frame or a data set lacks a column for an input or a label. Name the columns as the bundle does."""
 
 
 class CannotReadData(DataError, code="cannot-read-data"):

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
 
+from edgepeft_runtime.bundle.manifest import Manifest
 from edgepeft_runtime.data.batch import Batch
-from edgepeft_runtime.data.datasets import Data, Source, source_of
+from edgepeft_runtime.data.sources import Data, Source, source_of
 from edgepeft_runtime.engine.evaluate import Evaluation
 from edgepeft_runtime.errors import DataUsedUp, NoData
 from edgepeft_runtime.train.limits import Pause
@@ -24,8 +25,9 @@ EVERY_SECOND = 1.0
 
 def fit(session: Session, data: Data, options: FitOptions) -> FitReport:
     """Train for some epochs, or resume: see :meth:`edgepeft_runtime.Trainer.fit`."""
-    source = source_of(data, options.batch_size, shuffle_seed=session.run.seed if options.shuffle else None)
-    held_out = None if options.validate is None else _held_out_source(options.validate, options.batch_size)
+    manifest, size = session.bundle.manifest, options.batch_size
+    source = source_of(data, manifest, size, shuffle_seed=session.run.seed if options.shuffle else None)
+    held_out = None if options.validate is None else _held_out_source(options.validate, manifest, size)
     total = _total_steps(source, options)
     if total is None and options.schedule != "constant":
         raise unknown_total(f"the schedule {options.schedule!r}")
@@ -187,14 +189,14 @@ class _Loop:
         return self._session.evaluate(self._held_out)
 
 
-def _held_out_source(data: Data, batch_size: int) -> Source:
+def _held_out_source(data: Data, manifest: Manifest, batch_size: int) -> Source:
     if isinstance(data, Iterator):
         raise DataUsedUp(
             "A generator can be read only once, but held-out data is evaluated after each epoch.",
             context=None,
             hint="pass a list of batches, or a function that returns them.",
         )
-    return source_of(data, batch_size)
+    return source_of(data, manifest, batch_size)
 
 
 def _total_steps(source: Source, options: FitOptions) -> int | None:

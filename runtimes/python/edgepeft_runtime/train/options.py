@@ -8,7 +8,7 @@ from functools import wraps
 from inspect import signature
 from typing import Concatenate, ParamSpec, TypeVar
 
-from edgepeft_runtime.data.datasets import Data
+from edgepeft_runtime.data.sources import Data
 from edgepeft_runtime.engine.registry import CACHES, NO_CACHE
 from edgepeft_runtime.errors import BadSetting
 from edgepeft_runtime.settings import Settings, setting

@@ -13,7 +13,7 @@ from edgepeft_runtime.bundle.adapter_source import AdapterSource, load_adapter
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.checks import positive, require
 from edgepeft_runtime.data.batch import Batch, checked_batch, examples_in
-from edgepeft_runtime.data.datasets import Source
+from edgepeft_runtime.data.sources import Source
 from edgepeft_runtime.engine.activations import owner_of
 from edgepeft_runtime.engine.engine import Engine, Step
 from edgepeft_runtime.engine.evaluate import Evaluation, evaluate

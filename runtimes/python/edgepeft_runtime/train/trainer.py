@@ -14,7 +14,7 @@ from edgepeft_runtime.bundle.adapter_source import AdapterSource, load_adapter
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.checks import positive
 from edgepeft_runtime.data.batch import Batch
-from edgepeft_runtime.data.datasets import Data, source_of
+from edgepeft_runtime.data.sources import Data, source_of
 from edgepeft_runtime.engine.engine import TrainState
 from edgepeft_runtime.engine.evaluate import Evaluation
 from edgepeft_runtime.engine.generate import Prompts, Sampling, generate
@@ -110,7 +110,7 @@ class Trainer:
         """Take one optimizer step.
 
         Args:
-            batch: arrays by name, inputs and labels.
+            batch: arrays by name, inputs and labels; or a tuple of them in the manifest's order.
             more: further batches of the same step. The update is that of one large batch.
             lr: learning rate; ``None`` stands for the bundle's.
 
@@ -150,8 +150,21 @@ class Trainer:
         constant learning rate and without held-out data, the results are those of one run with that many epochs.
 
         Settings are passed by name, ``trainer.fit(data, epochs=3, lr=1e-3)``: see
-        :class:`edgepeft_runtime.FitOptions`. Data is arrays by name, the path of an ``.npz`` file, a data set, batches,
-        or a function from the epoch to its batches.
+        :class:`edgepeft_runtime.FitOptions`.
+
+        Data is one of these. Values have the manifest's names, or come in its order, inputs before labels.
+
+        - arrays by name, a tuple of arrays, or the path of an ``.npz`` file;
+        - a data frame (pandas, polars), or a ``datasets.Dataset``, by the names of columns;
+        - examples: a map-style data set of torch, or a list of tuples or dicts; sequences of tokens are padded;
+        - batches: a ``DataLoader``, a list, or a function from the epoch to its batches, in their own size and order;
+        - a stream of examples: an ``IterableDataset``, or a function from the epoch to its examples, of which each
+          batch draws among the next 1,024;
+        - an object with ``__len__`` and ``batch(rows)``, such as those of ``edgepeft.data.load``, which reads tables,
+          texts and images.
+
+        Only data whose examples have an index, and functions of the epoch, make resumed runs bit-for-bit equal: a
+        shuffling ``DataLoader`` draws another order.
 
         Returns:
             The report. If an earlier process finished this call, it is that report.
@@ -171,7 +184,7 @@ class Trainer:
             BatchError: a batch does not fit.
             DataError: there are no batches, or every label is ignored.
         """
-        return self.session.evaluate(source_of(data, positive("batch_size", batch_size)))
+        return self.session.evaluate(source_of(data, self.bundle.manifest, positive("batch_size", batch_size)))
 
     def predict(
         self, inputs: Batch, adapter: AdapterSource | None = None, batch_size: int | None = None
