@@ -366,32 +366,31 @@ def test_frozen_parts_are_not_differentiated() -> None:
     assert products == [4 + 1, 4 + 3 + 2]
 
 
-class Cubic(nn.Module):
-    """Bicubic upsampling, of which ONNX's operator Resize has no gradient rule, between two convolutions."""
+class Volume(nn.Module):
+    """A determinant, of which ONNX's operator Det has no gradient rule, between two linear layers."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.before = nn.Conv2d(1, 2, 1)
-        self.after = nn.Conv2d(2, 2, 1)
+        self.before = nn.Linear(4, 9)
+        self.after = nn.Linear(1, 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        grown = nn.functional.interpolate(self.before(x), scale_factor=2, mode="bicubic")
-        return self.after(grown).mean(dim=(2, 3))
+        return self.after(torch.linalg.det(self.before(x).reshape(-1, 3, 3)).unsqueeze(1))
 
 
 def test_a_missing_rule_names_operator_and_parameter() -> None:
     """The error names operator, node and parameter with a hint; with that parameter frozen the model trains."""
-    model, image = Cubic(), torch.zeros(2, 1, 4, 4)
+    model, image = Volume(), torch.zeros(2, 4)
     with pytest.raises(NoGradientRule) as failure:
         _compile(model, image)
     error = failure.value
     assert error.code == "no-gradient-rule"
-    assert error.message == "Cannot build the train step: op Resize has no gradient rule."
+    assert error.message == "Cannot build the train step: op Det has no gradient rule."
     assert error.context is not None and error.hint is not None
-    assert error.context.startswith("Op Resize (node ") and "parameter before." in error.context
+    assert error.context.startswith("Op Det (node ") and "parameter before." in error.context
     assert "freeze before." in error.hint
     gaps = missing_rules(from_torch(model, image), CrossEntropy())
-    assert [(gap.op_type, gap.target.partition(".")[0]) for gap in gaps] == [("Resize", "before")]
+    assert [(gap.op_type, gap.target.partition(".")[0]) for gap in gaps] == [("Det", "before")]
     model.before.requires_grad_(False)
     assert set(_compile(model, image).parameters) == {"after.weight", "after.bias"}
     assert missing_rules(from_torch(model, image), CrossEntropy()) == []

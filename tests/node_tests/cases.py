@@ -19,6 +19,10 @@ Array = NDArray[Any]
 FLOATS = (np.float16, np.float32, np.float64)
 
 
+SIZES = {"Resize": ("roi", "scales", "sizes"), "Upsample": ("scales",)}
+"""Inputs that say how many elements an operator reads and writes. They do not train, and have a known length."""
+
+
 @dataclass(frozen=True)
 class NodeTest:
     """One model of the suite with its inputs.
@@ -37,6 +41,11 @@ class NodeTest:
 
     @property
     def targets(self) -> list[str]:
+        """Names of the float inputs that are numbers to compute with."""
+        return [name for name in self.floats if name not in SIZES.get(self.op, ())]
+
+    @property
+    def floats(self) -> list[str]:
         """Names of the float inputs."""
         return [name for name, array in self.feeds.items() if array.dtype.type in FLOATS]
 

@@ -13,6 +13,7 @@ import onnxruntime as ort
 
 from edgepeft_export.opset import OPSET
 from tests.node_tests.backward import WAYS
+from tests.node_tests.cases import SIZES
 from tests.node_tests.oracle import CRASH, REFUSED, RIGHT, WRONG, Result, verdict
 
 LIST = Path(__file__).parent / "results.tsv"
@@ -63,6 +64,7 @@ def _head(rows: Sequence[Row], of_all: int) -> Iterator[str]:
         "projection of all float outputs with respect to all float inputs. The command compares it with central finite",
         "differences, in float64 where ONNX Runtime or ONNX's reference implementation supports it. Where they differ,",
         "it repeats the comparison at inputs nearby, because the suite's inputs may lie on a kink or a tie.",
+        f"{_constants()} are constants, because they set the output's size.",
         "",
         f"**{verdicts[RIGHT]} right, {verdicts[REFUSED]} refused with an error, {verdicts[WRONG]} wrong, "
         f"{verdicts[CRASH]} crashes.** A test is right if one of these is right and none is wrong:",
@@ -74,6 +76,10 @@ def _head(rows: Sequence[Row], of_all: int) -> Iterator[str]:
         counts = Counter(row.results[way].status for row in rows)
         yield f"| {title} | {' | '.join(str(counts[status]) for status in (RIGHT, REFUSED, WRONG, CRASH))} |"
     yield ""
+
+
+def _constants() -> str:
+    return ", ".join(f"`{name}` of {op}" for op, names in SIZES.items() for name in names)
 
 
 TITLES = {

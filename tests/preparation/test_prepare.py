@@ -230,17 +230,16 @@ def test_doctor_lists_what_would_train(tmp_path: Path, monkeypatch: pytest.Monke
 def test_doctor_names_what_stands_in_the_way() -> None:
     """Each operator without a gradient rule, with its node and its parameter, instead of an error."""
 
-    class Cubic(nn.Module):
+    class Volume(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.conv = nn.Conv2d(1, 2, 1)
-            self.classifier = nn.Linear(2, 3)
+            self.linear = nn.Linear(4, 9)
+            self.classifier = nn.Linear(1, 3)
 
         def forward(self, x: Tensor) -> Tensor:
-            grown = nn.functional.interpolate(self.conv(x), scale_factor=2, mode="bicubic")
-            return self.classifier(grown.mean(dim=(2, 3)))
+            return self.classifier(torch.linalg.det(self.linear(x).reshape(-1, 3, 3)).unsqueeze(1))
 
-    found = edgepeft.doctor(Cubic(), torch.zeros(2, 1, 4, 4))
-    assert [gap.op_type for gap in found.missing_rules] == ["Resize"]
-    assert found.missing_rules[0].target.startswith("conv.")
-    assert edgepeft.doctor(Cubic(), torch.zeros(2, 1, 4, 4), method="head").missing_rules == ()
+    found = edgepeft.doctor(Volume(), torch.zeros(2, 4))
+    assert [gap.op_type for gap in found.missing_rules] == ["Det"]
+    assert found.missing_rules[0].target.startswith("linear.")
+    assert edgepeft.doctor(Volume(), torch.zeros(2, 4), method="head").missing_rules == ()

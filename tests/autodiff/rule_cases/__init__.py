@@ -1,7 +1,17 @@
 """One or several cases for every gradient rule, a file per family of operators."""
 
-from tests.autodiff.rule_cases import arithmetic, functions, images, indexing, products, recurrent, shapes, statistics
+from tests.autodiff.rule_cases import (
+    arithmetic,
+    functions,
+    images,
+    indexing,
+    products,
+    recurrent,
+    resampling,
+    shapes,
+    statistics,
+)
 
-FAMILIES = (arithmetic, functions, images, indexing, products, recurrent, shapes, statistics)
+FAMILIES = (arithmetic, functions, images, indexing, products, recurrent, resampling, shapes, statistics)
 CASES = [case for family in FAMILIES for case in family.CASES]
 REFUSED = [case for family in FAMILIES for case in getattr(family, "REFUSED", [])]
