@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from edgepeft_export.autodiff.registry import Gradients, rule
 from edgepeft_export.autodiff.rules.reading import narrow
+from edgepeft_export.autodiff.rules.steps import between, masked, step
 from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.graph.match import operand, operands
 
@@ -20,67 +21,70 @@ def _float(node: ir.Node, name: str, default: float) -> float:
 def relu(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
     """dy · (1 where y > 0, else 0)."""
     y = node.outputs[0]
-    if y.dtype == ir.DataType.FLOAT:
-        # clip(y · largest float, 0, 1) is that step in one pass: a third faster than comparing and selecting.
-        step = emit.op("HardSigmoid", y, alpha=3.4e38, beta=0.0)
-        return (emit.op("Mul", narrow(dy), step),)
-    zero = emit.scalar(0.0, like=y)
-    return (emit.op("Where", emit.op("Greater", y, zero), dy, zero),)
+    return (emit.op("Mul", narrow(dy), step(y, emit)),)
 
 
 @rule("ThresholdedRelu")
 def thresholded_relu(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
     x = operand(node)
-    passes = emit.op("Greater", x, emit.scalar(_float(node, "alpha", 1.0), like=x))
-    return (emit.op("Where", passes, dy, emit.scalar(0.0, like=x)),)
+    return (masked(dy, emit.op("Greater", x, emit.scalar(_float(node, "alpha", 1.0), like=x)), emit),)
 
 
 @rule("Shrink")
 def shrink(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
     x = operand(node)
     passes = emit.op("Greater", emit.op("Abs", x), emit.scalar(_float(node, "lambd", 0.5), like=x))
-    return (emit.op("Where", passes, dy, emit.scalar(0.0, like=x)),)
+    return (masked(dy, passes, emit),)
 
 
 @rule("LeakyRelu")
 def leaky_relu(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
-    derivative = emit.scalar(_float(node, "alpha", 0.01), like=operand(node))
-    return (_from_derivative_below_zero(node, dy, emit, derivative, 1.0),)
+    return (emit.op("Mul", dy, _bent(operand(node), _float(node, "alpha", 0.01), 1.0, emit)),)
 
 
 @rule("PRelu", broadcasts=True)
 def prelu(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
-    x, derivative = operands(node)
-    dderivative = emit.op("Mul", dy, emit.op("Min", x, emit.scalar(0.0, like=x)))
-    return _from_derivative_below_zero(node, dy, emit, derivative, 1.0), dderivative
+    """The derivative is w + (1 - w) · (1 where x > 0, else 0), with the trained factor w below 0."""
+    x, below = operands(node)
+    rest = emit.op("Sub", emit.scalar(1.0, like=below), below)
+    derivative = emit.op("Add", emit.op("Mul", step(x, emit), rest), below)
+    return emit.op("Mul", dy, derivative), emit.op("Mul", dy, emit.op("Min", x, emit.scalar(0.0, like=x)))
 
 
 @rule("Elu")
 def elu(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
-    derivative = emit.op("Add", node.outputs[0], emit.scalar(_float(node, "alpha", 1.0), like=operand(node)))
-    return (_from_derivative_below_zero(node, dy, emit, derivative, 1.0),)
+    return (emit.op("Mul", dy, _exponential_below(node, _float(node, "alpha", 1.0), 1.0, emit)),)
 
 
 @rule("Selu")
 def selu(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
     alpha = _float(node, "alpha", 1.67326319217681884765625)
     gamma = _float(node, "gamma", 1.05070102214813232421875)
-    derivative = emit.op("Add", node.outputs[0], emit.scalar(alpha * gamma, like=operand(node)))
-    return (_from_derivative_below_zero(node, dy, emit, derivative, gamma),)
+    return (emit.op("Mul", dy, _exponential_below(node, alpha * gamma, gamma, emit)),)
 
 
 @rule("Celu")
 def celu(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
-    x = operand(node)
-    scaled = emit.op("Mul", node.outputs[0], emit.scalar(1 / _float(node, "alpha", 1.0), like=x))
-    return (_from_derivative_below_zero(node, dy, emit, emit.op("Add", scaled, emit.scalar(1.0, like=x)), 1.0),)
+    """1 + min(y, 0) / α."""
+    scaled = emit.op("Mul", _negative_part(node, emit), emit.scalar(1 / _float(node, "alpha", 1.0), like=operand(node)))
+    return (emit.op("Mul", dy, emit.op("Add", scaled, emit.scalar(1.0, like=operand(node)))),)
 
 
-def _from_derivative_below_zero(node: ir.Node, dy: ir.Value, emit: Emitter, below: ir.Value, above: float) -> ir.Value:
-    """dy · (``above`` where x > 0, else ``below``)."""
-    x = operand(node)
-    positive = emit.op("Greater", x, emit.scalar(0.0, like=x))
-    return emit.op("Mul", dy, emit.op("Where", positive, emit.scalar(above, like=x), below))
+def _exponential_below(node: ir.Node, scale: float, above: float, emit: Emitter) -> ir.Value:
+    """``above`` where x > 0, else the derivative of y = scale (exp(x) - 1), which is y + scale."""
+    x, below = operand(node), _negative_part(node, emit)
+    return emit.op("Add", below, emit.scalar(scale, like=x) if scale == above else _bent(x, scale, above, emit))
+
+
+def _negative_part(node: ir.Node, emit: Emitter) -> ir.Value:
+    """min(y, 0)."""
+    return emit.op("Min", node.outputs[0], emit.scalar(0.0, like=operand(node)))
+
+
+def _bent(x: ir.Value, below: float, above: float, emit: Emitter) -> ir.Value:
+    """``above`` where x > 0, else ``below``."""
+    raised = emit.op("Mul", step(x, emit), emit.scalar(above - below, like=x))
+    return emit.op("Add", raised, emit.scalar(below, like=x))
 
 
 @rule("Gelu")
@@ -141,20 +145,17 @@ def softsign(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
 
 @rule("HardSigmoid")
 def hard_sigmoid(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
-    y, zero = node.outputs[0], emit.scalar(0.0, like=operand(node))
-    inside = emit.op("And", emit.op("Greater", y, zero), emit.op("Less", y, emit.scalar(1.0, like=operand(node))))
-    derivative = emit.op("Where", inside, emit.scalar(_float(node, "alpha", 0.2), like=operand(node)), zero)
-    return (emit.op("Mul", dy, derivative),)
+    y = node.outputs[0]
+    scaled = emit.op("Mul", dy, emit.scalar(_float(node, "alpha", 0.2), like=operand(node)))
+    return (emit.op("Mul", scaled, between(y, 0.0, 1.0, emit)),)
 
 
 @rule("HardSwish")
 def hard_swish(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
-    """x · clip(x/6 + ½, 0, 1): x/3 + ½ where |x| < 3, else 0 below and 1 above."""
+    """y = x h with h = clip(x/6 + ½, 0, 1): h, and x/6 more where |x| < 3."""
     x = operand(node)
-    inside = emit.op("Less", emit.op("Abs", x), emit.scalar(3.0, like=x))
-    ramp = emit.op("Add", emit.op("Mul", x, emit.scalar(1 / 3, like=x)), emit.scalar(0.5, like=x))
-    derivative = emit.op("Where", inside, ramp, emit.op("HardSigmoid", x, alpha=1 / 6, beta=0.5))
-    return (emit.op("Mul", dy, derivative),)
+    more = emit.op("Mul", between(x, -3.0, 3.0, emit), emit.op("Mul", x, emit.scalar(1 / 6, like=x)))
+    return (emit.op("Mul", dy, emit.op("Add", emit.op("HardSigmoid", x, alpha=1 / 6, beta=0.5), more)),)
 
 
 @rule("Mish")

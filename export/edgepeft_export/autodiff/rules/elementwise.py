@@ -6,6 +6,7 @@ import onnx_ir as ir
 
 from edgepeft_export.autodiff.registry import ZERO, Flat, Gradients, NoGradientForCase, rule
 from edgepeft_export.autodiff.rules.reading import narrow, reshaped_like
+from edgepeft_export.autodiff.rules.steps import between, masked, sign
 from edgepeft_export.graph.constants import known, known_number
 from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.graph.match import operand, operands, present
@@ -107,7 +108,7 @@ def neg(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
 
 @rule("Abs")
 def abs_(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
-    return (emit.op("Mul", dy, emit.op("Sign", node.inputs[0])),)
+    return (emit.op("Mul", dy, sign(operand(node), emit)),)
 
 
 @rule("Max", "Min", broadcasts=True)
@@ -144,6 +145,9 @@ def where(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
 def clip(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
     """dy goes to x within the bounds, else to the bound. Where the bounds cross, the upper one gets all of it."""
     x, low, high = operand(node), present(node, 1), present(node, 2)
+    numbers = known_number(low), known_number(high)
+    if numbers[0] is not None and numbers[1] is not None and numbers[0] < numbers[1] and _is_convolved(x):
+        return (emit.op("Mul", dy, between(node.outputs[0], numbers[0], numbers[1], emit)),)
     inside = emit.op("Equal", x, node.outputs[0])
     below = None if low is None else emit.op("Less", x, low)
     above = None if high is None else emit.op("Greater", x, high)
@@ -151,9 +155,25 @@ def clip(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
         ordered = emit.op("LessOrEqual", low, high)
         inside, below = emit.op("And", inside, ordered), emit.op("And", below, ordered)
         above = emit.op("Or", above, emit.op("Not", ordered))
-    zero = emit.scalar(0.0, like=x)
-    dx, dlow, dhigh = (None if mask is None else emit.op("Where", mask, dy, zero) for mask in (inside, below, above))
+    dx, dlow, dhigh = (None if mask is None else masked(dy, mask, emit) for mask in (inside, below, above))
     return dx, _whole(dlow, low, emit), _whole(dhigh, high, emit)
+
+
+def _is_convolved(x: ir.Value) -> bool:
+    """Whether ``x`` is the result of a convolution, perhaps normalized or with something added.
+
+    Then the derivative is read from the output, and is 0 on the bounds as well, as that of torch's ``relu6``. ONNX
+    Runtime can clip within the convolution, and nothing keeps ``x``. Elsewhere x on a bound has the derivative 1, as in
+    ``clamp``: a parameter that starts there has to train.
+    """
+    values = [x]
+    for _ in range(3):
+        producers = [producer for value in values if (producer := value.producer()) is not None]
+        if any(producer.op_type == "Conv" for producer in producers):
+            return True
+        through = [producer for producer in producers if producer.op_type in ("Add", "Sum", "BatchNormalization")]
+        values = [value for producer in through for value in producer.inputs if value is not None]
+    return False
 
 
 def _may_cross(low: ir.Value | None, high: ir.Value | None) -> bool:
@@ -181,7 +201,7 @@ def dropout(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
         node.outputs[1].name = f"{node.outputs[0].name}.mask"
     node.outputs[1].dtype = ir.DataType.BOOL
     scaled = emit.op("Div", dy, _kept(node, emit))
-    return (emit.op("Where", node.outputs[1], scaled, emit.scalar(0.0, like=operand(node))),)
+    return (masked(scaled, node.outputs[1], emit),)
 
 
 def _kept(node: ir.Node, emit: Emitter) -> ir.Value:

@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from edgepeft_export.autodiff.registry import ZERO, Gradients, NoGradientForCase, Upstream, only, rule, rule_of_outputs
 from edgepeft_export.autodiff.rules.reading import axis_of, channel_shape, reciprocal, reshaped_like
+from edgepeft_export.autodiff.rules.steps import sign
 from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.graph.match import operand, operands, present
 from edgepeft_export.graph.shapes import dims_of, dtype_of, rank
@@ -154,7 +155,7 @@ def lp_normalization(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
     axis = emit.ints(axis_of(node, -1, rank(x)))
     power = int(node.attributes.get_int("p", 2))
     norm = emit.op(f"ReduceL{power}", x, axis, keepdims=1)
-    along = y if power == 2 else emit.op("Sign", x)
+    along = y if power == 2 else sign(x, emit)
     total = emit.op("ReduceSum", emit.op("Mul", dy, y), axis, keepdims=1)
     zero = emit.scalar(0.0, like=x)
     inverse = emit.op("Where", emit.op("Equal", norm, zero), zero, emit.op("Reciprocal", norm))

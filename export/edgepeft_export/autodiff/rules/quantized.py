@@ -10,6 +10,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgepeft_export.autodiff.registry import Gradients, NoGradientForCase, rule
+from edgepeft_export.autodiff.rules.steps import masked
 from edgepeft_export.graph.constants import known, zero_point_is_zero
 from edgepeft_export.graph.custom_ops import (
     CONTRIB,
@@ -150,4 +151,4 @@ def fake_quantize(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
     step, middle = scale.astype(np.float32).reshape(shape), zero_point.astype(np.float32).reshape(shape)
     low, high = (emit.constant((edge - middle) * step) for edge in (np.float32(limits.min), np.float32(limits.max)))
     inside = emit.op("And", emit.op("GreaterOrEqual", x, low), emit.op("LessOrEqual", x, high))
-    return (emit.op("Where", inside, dy, emit.scalar(0.0, like=x)), None, None)
+    return masked(dy, inside, emit), None, None

@@ -7,6 +7,7 @@ import onnx_ir as ir
 
 from edgepeft_export.autodiff.registry import Gradients, NoGradientForCase, rule
 from edgepeft_export.autodiff.rules.reading import known_axes, reciprocal, static_size
+from edgepeft_export.autodiff.rules.steps import sign
 from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.graph.match import operand, present
 from edgepeft_export.graph.shapes import dims_of, dtype_of, rank
@@ -116,7 +117,7 @@ def reduce_prod(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
 @rule("ReduceL1")
 def reduce_l1(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
     _, dy = _pair_along_input(node, dy, emit)
-    return (emit.op("Mul", dy, emit.op("Sign", node.inputs[0])),)
+    return (emit.op("Mul", dy, sign(operand(node), emit)),)
 
 
 @rule("ReduceL2")
