@@ -6,7 +6,9 @@ from collections.abc import Iterable
 
 import onnx_ir as ir
 
+from edgepeft_export.autodiff.registry import NoGradientForCase
 from edgepeft_export.graph.control_flow import expand_control_flow
+from edgepeft_export.graph.definitions import NotDefined, expand_definition
 from edgepeft_export.graph.edit import fix_names
 from edgepeft_export.graph.functions import expand_function
 from edgepeft_export.graph.shape_folding import fold_shapes
@@ -27,11 +29,18 @@ def expand(graph: ir.Graph, nodes: Iterable[ir.Node]) -> dict[ir.Value, ir.Value
     replaced = _settle(graph)
     for node in nodes:
         if node.graph is graph:  # and has not been replaced already
-            replaced |= expand_control_flow(node) or expand_function(node, opset)
+            replaced |= expand_control_flow(node) or _defined(node) or expand_function(node, opset)
     if replaced:
         fix_names(ir.Model(graph, ir_version=IR_VERSION))
         replaced |= _settle(graph)
     return replaced
+
+
+def _defined(node: ir.Node) -> dict[ir.Value, ir.Value]:
+    try:
+        return expand_definition(node)
+    except NotDefined as error:
+        raise NoGradientForCase(node, error.reason, error.way_out) from error
 
 
 def _settle(graph: ir.Graph) -> dict[ir.Value, ir.Value]:

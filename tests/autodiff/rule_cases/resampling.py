@@ -1,4 +1,4 @@
-"""Resampling."""
+"""Resampling, and norms over windows."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -44,4 +44,38 @@ def resizes() -> Iterator[Case]:
     yield case([x(1, 2, 3, 4, 3), None, scales(1, 1, 2, 1, 2)], volume, {"mode": "linear"} | half)
 
 
-CASES = [*resizes()]
+def sampled(**options: Any) -> Function:
+    return lambda a, grid: functional.grid_sample(a, grid, **options)
+
+
+def samples() -> Iterator[Case]:
+    """Points inside the image and far outside of it."""
+    image, points = x(2, 3, 4, 5), x(2, 3, 2, 2, low=-1.9, high=1.9)
+    for mode, padding, aligned in (
+        ("linear", "zeros", False),
+        ("linear", "border", True),
+        ("linear", "reflection", False),
+        ("cubic", "reflection", True),
+    ):
+        options: dict[str, Any] = {"mode": mode, "padding_mode": padding, "align_corners": int(aligned)}
+        function = sampled(mode=f"bi{mode}", padding_mode=padding, align_corners=aligned)
+        yield Case("GridSample", [image, points], function, options, float32_only=True, differences=False)
+    volume = [x(2, 2, 3, 4, 2), x(2, 2, 3, 1, 3, low=-1.2, high=1.2)]
+    yield Case(
+        "GridSample", volume, sampled(mode="bilinear", align_corners=False), float32_only=True, differences=False
+    )
+    nearest = sampled(mode="nearest", align_corners=False)
+    yield Case("GridSample", [image, points], nearest, {"mode": "nearest"}, float32_only=True, differences=False)
+
+
+def norms() -> Iterator[Case]:
+    """Norms over windows and over channels."""
+    window = {"kernel_shape": [3, 2], "strides": [2, 1]}
+    yield Case("LpPool", [x(2, 3, 5, 6)], lambda a: functional.lp_pool2d(a, 2, (3, 2), (2, 1)), window)
+    cubes: Function = lambda a: functional.lp_pool2d(a.abs(), 3, (3, 2), (2, 1))  # noqa: E731
+    yield Case("LpPool", [x(2, 3, 5, 6)], cubes, {"p": 3} | window)
+    neighbours = {"size": 3, "alpha": 0.5, "beta": 0.6, "bias": 1.5}
+    yield Case("LRN", [x(2, 5, 4, 3)], lambda a: functional.local_response_norm(a, 3, 0.5, 0.6, 1.5), neighbours)
+
+
+CASES = [*resizes(), *samples(), *norms()]
