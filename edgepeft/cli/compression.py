@@ -163,11 +163,17 @@ def memory_budget(
 
 
 def calibration(
-    source: Source, calibrate: Path | None, loss: str, trainable: tuple[str, ...], columns: dict[str, str]
+    source: Source,
+    calibrate: Path | None,
+    loss: str,
+    trainable: tuple[str, ...],
+    columns: tuple[tuple[str, ...], str],
 ) -> list[NamedBatch] | None:
     """Return batches of the data of ``--calibrate``."""
     if calibrate is None:
         return None
     from edgepeft.preparation.calibration import calibration_batches
 
-    return calibration_batches(source, calibrate, loss=loss, trainable=trainable, **columns)
+    return calibration_batches(
+        source, calibrate, loss=loss, trainable=trainable, text_column=columns[0], label_column=columns[1]
+    )

@@ -52,10 +52,15 @@ bundle_argument = click.argument("bundle", type=PATH)
 def column_options(command: F) -> F:
     """Add the names of the columns of a table."""
     for option in (
+        click.option("--label-column", default="label", show_default=True, help="Column of the labels in a table."),
         click.option(
-            "--label-column", default="label", show_default=True, help="Column of the labels in .csv, .jsonl."
+            "--text-column",
+            metavar="A[,B]",
+            default="text",
+            show_default=True,
+            callback=names,
+            help="Column of the texts in a table; two columns for pairs of texts.",
         ),
-        click.option("--text-column", default="text", show_default=True, help="Column of the texts in .csv, .jsonl."),
     ):
         command = option(command)
     return command
@@ -67,7 +72,7 @@ def data_options(command: F) -> F:
         "--data",
         type=PATH,
         required=True,
-        help="File (.npz, .csv, .jsonl), or folder with one folder of images per class.",
+        help="File (.npz, .csv, .tsv, .jsonl, .json), or folder with one folder of images per class.",
     )(column_options(command))
 
 

@@ -20,7 +20,7 @@ def trainer_and_data(
     data: Path,
     adapter: Path | None,
     *,
-    text_column: str,
+    text_column: tuple[str, ...],
     label_column: str,
     template: str | None,
     threads: int | None,
@@ -33,7 +33,8 @@ def trainer_and_data(
 
     opened = Bundle.open(bundle)
     chosen = adapter_of(adapter, opened)
-    columns = {"text_column": text_column, "label_column": label_column}
-    dataset = load(data, opened, **columns, labelled=labelled, template=template)
+    dataset = load(
+        data, opened, text_column=text_column, label_column=label_column, labelled=labelled, template=template
+    )
     with Trainer.open(opened, adapter=chosen, threads=threads) as trainer:
         yield trainer, dataset

@@ -1,4 +1,4 @@
-"""Load raw data, on a device: ``.npz``, ``.csv`` and ``.jsonl`` with text or numbers, folders of images by class.
+"""Load raw data, on a device: ``.npz``, tables of texts or numbers, folders of images by class, rows in memory.
 
 Needs numpy; ``tokenizers`` only for text (``edgepeft[text]``), ``PIL`` only for images (``edgepeft[images]``).
 """

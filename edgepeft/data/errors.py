@@ -53,6 +53,10 @@ class BadLine(DataError, code="bad-line"):
     """A line of a table does not follow its format, or does not fit the bundle."""
 
 
+class MixedRows(DataError, code="mixed-rows"):
+    """A row of a list is neither a text, nor a tuple of texts and a label, nor a dict."""
+
+
 class NotUtf8(DataError, code="not-utf-8"):
     """A file is not encoded in UTF-8. Save it again."""
 

@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepeft.data.errors import BadTemplate, NotText
+from edgepeft.data.errors import BadTemplate, NotText, WrongColumns
 from edgepeft.data.table import Table
 from edgepeft.data.tokenizer import tokenizer_of
 from edgepeft_runtime.bundle.bundle import Bundle
@@ -117,8 +117,20 @@ def pairs(table: Table, prompter: Prompter, longest: int) -> Iterator[Pair]:
     Raises:
         DataError: An answer is not text, is empty, or does not fit. The message names the file and the line.
     """
-    for row, (prompt, answer) in enumerate(zip(table.texts, table.labels or (), strict=True)):
+    for row, (prompt, answer) in enumerate(zip(single(table), table.labels or (), strict=True)):
         yield _pair(prompt, answer, prompter, longest, partial(table.error, row))
+
+
+def single(table: Table) -> list[str]:
+    """Return the texts of a table that has no pairs; raises :class:`DataError` for others."""
+    texts = [text for text in table.texts if isinstance(text, str)]
+    if len(texts) < len(table.texts):
+        raise WrongColumns(
+            f"{table.source}: A causal language model takes one text per example, not a pair.",
+            context=None,
+            hint="name one text column, or give the columns prompt and answer.",
+        )
+    return texts
 
 
 def _pair(

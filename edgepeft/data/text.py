@@ -4,20 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgepeft.data.errors import NoText
 from edgepeft.data.labels import BadLabel, LabelReader, only_label
-from edgepeft.data.prompts import Prompter, pairs
-from edgepeft.data.table import Table
+from edgepeft.data.prompts import Prompter, pairs, single
+from edgepeft.data.table import Table, Text
 from edgepeft.data.tokenizer import tokenizer_of
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.bundle.manifest import LabelSpec, Manifest, TensorSpec, TextSpec
 from edgepeft_runtime.files.tensorfile import Array
 from edgepeft_runtime.notices import notice
 from edgepeft_runtime.shown import quoted
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 _CHUNK = 1024
 """Texts tokenized at a time: an encoding takes many times the memory of its ids."""
@@ -120,7 +125,7 @@ def prompted(table: Table, bundle: Bundle, template: str | None = None) -> Texts
     """Tokenize prompts without answers, cut on the left to the bundle's maximum length."""
     manifest = bundle.manifest
     longest, prompter = _longest(manifest, _text_spec(manifest)), Prompter(bundle, template)
-    whole = [prompter.prompt(text) for text in table.texts]
+    whole = [prompter.prompt(text) for text in single(table)]
     _notice_cut(table, [len(ids) for ids in whole], longest)
     encoded = [np.asarray(ids[-longest:], np.int32) for ids in whole]
     _check_lengths(table, np.asarray([len(ids) for ids in encoded]), 1)
@@ -153,17 +158,30 @@ def _text_spec(manifest: Manifest) -> TextSpec:
 
 
 def _encode(table: Table, bundle: Bundle, longest: int) -> list[tuple[NDArray[np.int32], NDArray[np.uint8]]]:
-    tokenizer = tokenizer_of(bundle)
+    tokenizer, whole = tokenizer_of(bundle), _Whole(bundle)
     tokenizer.enable_truncation(longest)
-    own = tokenizer.num_special_tokens_to_add(False)
     encoded, tokens = [], []
     for start in range(0, len(table.texts), _CHUNK):
-        for encoding in tokenizer.encode_batch(table.texts[start : start + _CHUNK]):
+        texts = table.texts[start : start + _CHUNK]
+        for text, encoding in zip(texts, tokenizer.encode_batch(texts), strict=True):
             encoded.append((np.asarray(encoding.ids, np.int32), np.asarray(encoding.type_ids, np.uint8)))
-            # The tokenizer adds the special tokens of a text to each piece that it cut off.
-            tokens.append(len(encoding.ids) + sum(len(piece.ids) - own for piece in encoding.overflowing))
+            tokens.append(whole.count(text) if encoding.overflowing else len(encoding.ids))
     _notice_cut(table, tokens, longest)
     return encoded
+
+
+class _Whole:
+    """Counts the tokens of texts that are cut."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._bundle = bundle
+
+    @cached_property
+    def _tokenizer(self) -> Tokenizer:
+        return tokenizer_of(self._bundle)
+
+    def count(self, text: Text) -> int:
+        return len(self._tokenizer.encode(*((text,) if isinstance(text, str) else text)).ids)
 
 
 def _notice_cut(table: Table, tokens: Sequence[int], longest: int) -> None:
@@ -171,7 +189,8 @@ def _notice_cut(table: Table, tokens: Sequence[int], longest: int) -> None:
     cut = [count for count in tokens if count > longest]
     if cut:
         notice(
-            f"{table.path}: {len(cut)} of {len(tokens)} texts are cut to {longest} tokens; the longest has {max(cut)}."
+            f"{table.source}: {len(cut)} of {len(tokens)} texts are cut to {longest} tokens; "
+            f"the longest has {max(cut)}."
         )
 
 
@@ -188,7 +207,7 @@ def _labels(table: Table, read: LabelReader, manifest: Manifest) -> Array:
     ignored = 0 if spec.ignore_index is None else sum(bool((array == spec.ignore_index).all()) for array in arrays)
     if ignored and spec.classes is not None:
         notice(
-            f"{table.path}: {ignored} of {len(arrays)} examples have the label {spec.ignore_index} and do not count."
+            f"{table.source}: {ignored} of {len(arrays)} examples have the label {spec.ignore_index} and do not count."
         )
     return np.stack(arrays)
 

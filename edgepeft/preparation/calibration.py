@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,7 +27,7 @@ def calibration_batches(
     *,
     loss: LossLike | None = None,
     trainable: tuple[str, ...] = (),
-    text_column: str = "text",
+    text_column: str | Sequence[str] = "text",
     label_column: str = "label",
 ) -> list[NamedBatch]:
     """Return batches of ``data`` as the model is fed them, labels included, spread evenly over all examples.

@@ -59,9 +59,9 @@ def test_prompts_that_are_cut_are_counted(causal: Trained, tmp_path: Path) -> No
 
 def test_columns_that_are_not_used_are_named(text: Trained, tmp_path: Path) -> None:
     """Once per file; a label that is not needed is no surprise."""
-    (tmp_path / "d.csv").write_text("text,text_pair,label\ngood,bad,yes\n")
+    (tmp_path / "d.csv").write_text("text,source,label\ngood,bad,yes\n")
     (tmp_path / "d.jsonl").write_text('{"text": "a", "label": "no"}\n{"text": "b", "label": "no", "id": 3}\n')
-    assert _notices(tmp_path / "d.csv", text.bundle) == ["columns that are not used: text_pair."]
+    assert _notices(tmp_path / "d.csv", text.bundle) == ["columns that are not used: source."]
     assert _notices(tmp_path / "d.jsonl", text.bundle) == ["columns that are not used: id."]
     assert _notices(tmp_path / "d.jsonl", text.bundle, labelled=False) == ["columns that are not used: id."]
 

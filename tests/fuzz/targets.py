@@ -15,7 +15,8 @@ from google.protobuf.message import DecodeError
 from PIL import Image
 
 from edgepeft.data.decoding import FORMATS, decoded
-from edgepeft.data.table import columns, read_table
+from edgepeft.data.records import read_records
+from edgepeft.data.table import read_table
 from edgepeft.data.tokenizer import read_tokenizer
 from edgepeft.sync import Ledger
 from edgepeft.sync.keys import Keys
@@ -286,8 +287,7 @@ def archive(scene: Scene) -> Target:
 
 
 def _table(path: Path) -> None:
-    columns(path)
-    read_table(path, "text", "label")
+    read_table(read_records(path), "text", "label")
 
 
 @target

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgepeft.data.records import read_records
 from edgepeft.data.table import read_table
 from edgepeft.data.text import answered
 from edgepeft_runtime import Bundle, Trainer, read_tensors, write_tensors
@@ -118,8 +119,9 @@ def test_prompts_and_answers_are_the_tokens_of_python(causal: Trained, plan: dic
     rows = [{"prompt": prompt, "answer": answer} for prompt, answer in examples]
     path = tmp_path / "examples.jsonl"
     path.write_text("".join(f"{json.dumps(row)}\n" for row in rows), "utf-8")
+    table, bundle = read_table(read_records(path), "prompt", "answer"), Bundle.open(causal.bundle)
     with pytest.warns(UserWarning, match="1 of 2 texts are cut"):
-        expected = answered(read_table(path, "prompt", "answer"), Bundle.open(causal.bundle)).batch(np.arange(2))
+        expected = answered(table, bundle).batch(np.arange(2))
     found = drive(plan | {"bundle": causal.bundle, "examples": rows}, tmp_path)["batch"]
     assert found.pop("notices") == ["1 of 2 texts are cut to 12 tokens; the longest has 27."]
     assert found == {name: array.reshape(-1).tolist() for name, array in expected.items()}

@@ -106,7 +106,7 @@ def command(
     adapter: Path | None,
     robust: str | None,
     data: Path | None,
-    text_column: str,
+    text_column: tuple[str, ...],
     label_column: str,
     acceptance_check: bool,
     dp_noise: float | None,
@@ -185,7 +185,9 @@ def _privacy(settings: dict[str, Any], noise: float | None) -> Privacy | None:
     return None if noise is None else Privacy(noise, **given)
 
 
-def _verdict(bundle: Bundle, combined: Aggregate, adapter: Path | None, data: Path, names: tuple[str, str]) -> Verdict:
+def _verdict(
+    bundle: Bundle, combined: Aggregate, adapter: Path | None, data: Path, names: tuple[tuple[str, ...], str]
+) -> Verdict:
     from edgepeft.aggregation import check_acceptance
     from edgepeft.data import load
 

@@ -30,7 +30,7 @@ from edgepeft.cli.show import number, percent
 def command(
     bundle: Path,
     data: Path,
-    text_column: str,
+    text_column: tuple[str, ...],
     label_column: str,
     template: str | None,
     adapter: Path | None,

@@ -40,7 +40,7 @@ def command(
     out: Path,
     adapter: Path | None,
     data: Path | None,
-    text_column: str,
+    text_column: tuple[str, ...],
     label_column: str,
     overwrite: bool,
     as_json: bool,
@@ -66,7 +66,7 @@ def command(
         write_json({"format": to, "out": out, "notes": notes})
 
 
-def _batches(data: Path, bundle: Bundle, text_column: str, label_column: str) -> list[Batch]:
+def _batches(data: Path, bundle: Bundle, text_column: tuple[str, ...], label_column: str) -> list[Batch]:
     """Return batches of inputs, sampled evenly from all of the data."""
     import numpy as np
 

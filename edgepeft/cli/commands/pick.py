@@ -14,7 +14,7 @@ from edgepeft.cli.options import bundle_argument, data_options, run_options
 @data_options
 @run_options
 def command(
-    bundle: Path, data: Path, text_column: str, label_column: str, batch_size: int, threads: int | None
+    bundle: Path, data: Path, text_column: tuple[str, ...], label_column: str, batch_size: int, threads: int | None
 ) -> None:
     """Choose the trainable elements of BUNDLE by the gradient on data, instead of leaving it to each device."""
     from edgepeft.data import load

@@ -42,7 +42,7 @@ Batches = Iterator[tuple[int, dict[str, "Array"]]]
 def command(
     bundle: Path,
     data: Path,
-    text_column: str,
+    text_column: tuple[str, ...],
     label_column: str,
     template: str | None,
     adapter: Path | None,

@@ -62,7 +62,7 @@ def command(
     compute: str,
     keep_fp32: tuple[str, ...],
     calibrate: Path | None,
-    text_column: str,
+    text_column: tuple[str, ...],
     label_column: str,
     engine: str,
     gradient: str | None,
@@ -84,7 +84,7 @@ def command(
 
     check_target(out, overwrite)
     loaded = loaded_source(source, task=task, classes=classes, max_length=max_length, template=template, seed=seed)
-    columns = {"text_column": text_column, "label_column": label_column}
+    columns = (text_column, label_column)
     prepared = prepare(
         loaded,
         out=out,

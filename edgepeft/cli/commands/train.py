@@ -130,7 +130,7 @@ def command(**options: Any) -> int:
 def _train(
     bundle: Path | None,
     data: Path,
-    text_column: str,
+    text_column: tuple[str, ...],
     label_column: str,
     template: str | None,
     adapter: Path | None,
