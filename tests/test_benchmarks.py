@@ -80,13 +80,11 @@ def test_sides_take_turns_and_survive_one_that_ends(prepared: Path) -> None:
     assert rows[1]["error"] == broken.failure
 
 
-def test_the_profile_reports_each_operators_fraction(prepared: Path) -> None:
-    """Shares add up to the whole, and both graphs of a step are there."""
-    graphs = profile(prepared, "fp32", steps=2, threads=1)
-    assert set(graphs) == {"train.onnx", "optimizer.onnx"}
-    for graph in graphs.values():
-        assert sum(row["fraction"] for row in graph["operators"]) == pytest.approx(1, abs=0.01)
-        assert sum(row["nodes"] for row in graph["operators"]) == graph["nodes"]
+def test_the_profile_is_of_the_cases_step(prepared: Path) -> None:
+    """Both graphs of a step are there, with the case's batch."""
+    found = profile(prepared, "fp32", steps=2, threads=1)
+    assert [call.detail for call in found.summary.calls] == ["train.onnx", "optimizer.onnx"]
+    assert found.summary.sizes["batch"] == len(load("tiny").batch()["labels"])
 
 
 def test_the_official_graph_has_the_initial_values(tmp_path: Path) -> None:

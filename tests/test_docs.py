@@ -13,6 +13,7 @@ from edgepeft_runtime.engine.registry import ENGINES
 
 README = Path(__file__).parent.parent / "README.md"
 ROUNDS = README.parent / "docs" / "AGGREGATION.md"
+PROFILE = README.parent / "docs" / "PROFILE.md"
 
 
 def _blocks(language: str, page: Path = README) -> list[str]:
@@ -35,7 +36,20 @@ def test_the_readmes_python_runs_from_top_to_bottom(
     assert [value.name for value in session.get_inputs()] == ["input"]
 
 
-@pytest.mark.parametrize(("page", "least"), [(README, 7), (ROUNDS, 5)], ids=lambda value: getattr(value, "name", None))
+def test_the_profiles_python_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The tables name the model's layers, and the page is written."""
+    monkeypatch.chdir(tmp_path)
+    (block,) = _blocks("python", PROFILE)
+    exec(compile(block, str(PROFILE), "exec"), {})
+    assert "a step takes" in capsys.readouterr().out
+    assert "</html>" in (tmp_path / "profile.html").read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("page", "least"), [(README, 7), (ROUNDS, 5), (PROFILE, 2)], ids=lambda value: getattr(value, "name", None)
+)
 def test_the_commands_and_options_that_are_shown_exist(page: Path, least: int) -> None:
     """Every option shown after ``edgepeft COMMAND`` is one of that command's."""
     shown = [line.partition("#")[0] for block in _blocks("sh", page) for line in block.splitlines()]

@@ -27,6 +27,7 @@ _COMMANDS = {
     "export-ort-training": "Add the artifacts of ONNX Runtime Training to a bundle.",
     "pick": "Choose the trainable elements by proxy data.",
     "inspect": "Show the contents of a bundle.",
+    "profile": "Show where the time and memory of a training step go.",
     "train": "Train a bundle's adapter on data, or resume a run.",
     "evaluate": "Print loss and accuracy on labelled data.",
     "predict": "Run the model on data.",

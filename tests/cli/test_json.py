@@ -43,6 +43,20 @@ def test_a_refused_update_is_in_the_document(edgepeft: Command, text: Trained, i
     assert {refusal["code"] for refusal in pulled["refused"]} == {"foreign-update"}
 
 
+def test_a_profile_as_document_table_and_page(edgepeft: Command, text: Trained, reviews: Path, tmp_path: Path) -> None:
+    """The same profile in three forms; the page is written before the answer."""
+    page = tmp_path / "profile.html"
+    arguments = ("profile", text.bundle, "--data", reviews, "--steps", 2, "--batch-size", 2)
+    found = answer(edgepeft, *arguments, "--html", page)
+    assert found["sizes"]["batch"] == 2 and found["steps"] == 2
+    assert any(row["name"].startswith("bert.encoder.layer.0.attention") for row in found["modules"])
+    assert page.read_text("utf-8").startswith("<!doctype html>")
+    outcome = edgepeft(*arguments, "--html", page)
+    assert "a step takes" in outcome.out and f"page: {page}" in outcome.out
+    refused = edgepeft(*arguments, "--html", tmp_path)
+    assert refused.code == 1 and "not-a-regular-file" in refused.err
+
+
 def test_methods_with_their_settings(edgepeft: Command) -> None:
     """Every method is listed, with the default of each setting."""
     methods = answer(edgepeft, "methods")

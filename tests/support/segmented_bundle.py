@@ -132,11 +132,12 @@ def _write_graphs(path: Path) -> None:
 def _write_blocks(path: Path, matrix: TensorSpec, bias: TensorSpec) -> None:
     """``y = tanh(h @ weight + bias)``, and from ``dy`` the gradients of ``h`` and ``bias``."""
     inputs, y = [HIDDEN, matrix, bias], replace(HIDDEN, name="y")
-    graph = Graph()
+    graph = Graph("block.0")
     graph("Tanh", graph("Add", graph("MatMul", "h", "weight"), "bias"), called="y")
     graph.save(path / FORWARD, inputs, [y], external=False)
-    graph = Graph()
+    graph = Graph("block.0")
     again = graph("Tanh", graph("Add", graph("MatMul", "h", "weight"), "bias"))
+    graph.scope = "block.0/grad"
     derivative = graph("Sub", graph.constant(1.0), graph("Mul", again, again))
     inner = graph("Mul", "dy", derivative)
     graph("MatMul", inner, graph("Transpose", "weight", perm=[1, 0]), called="dx")

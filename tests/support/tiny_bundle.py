@@ -56,15 +56,19 @@ CLASSES = ("low", "middle", "high")
 
 
 class Graph:
-    """An ONNX graph under construction: each call appends a node and returns the name of its output."""
+    """An ONNX graph under construction: each call appends a node and returns the name of its output.
 
-    def __init__(self) -> None:
+    Nodes are named after ``scope``, which may change.
+    """
+
+    def __init__(self, scope: str = "node") -> None:
+        self.scope = scope
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[onnx.TensorProto] = []
 
     def __call__(self, op: str, *inputs: str, called: str | None = None, **attributes: object) -> str:
         output = called or f"{op}_{len(self.nodes)}"
-        self.nodes.append(helper.make_node(op, list(inputs), [output], name=f"node/{output}", **attributes))
+        self.nodes.append(helper.make_node(op, list(inputs), [output], name=f"{self.scope}/{output}", **attributes))
         return output
 
     def constant(self, value: object, dtype: str = "float32") -> str:

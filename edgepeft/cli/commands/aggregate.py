@@ -13,9 +13,9 @@ from edgepeft.aggregation.errors import StackCannotBeEvaluated, TargetAmongUpdat
 from edgepeft.aggregation.settings import EXAMPLES_CAP, RULES, WEIGHTS
 from edgepeft.cli.options import PATH, column_options
 from edgepeft.cli.output import json_option
-from edgepeft.cli.show import number, percent, size
 from edgepeft.errors import WrongSuffix
 from edgepeft_runtime.errors import NoSuchFolder
+from edgepeft_runtime.figures import number, percent, size
 from edgepeft_runtime.files.durable import check_output
 
 if TYPE_CHECKING:

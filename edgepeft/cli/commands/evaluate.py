@@ -17,7 +17,7 @@ from edgepeft.cli.options import (
 )
 from edgepeft.cli.output import json_option
 from edgepeft.cli.session import trainer_and_data
-from edgepeft.cli.show import number, percent
+from edgepeft_runtime.figures import number, percent
 
 
 @click.command("evaluate")

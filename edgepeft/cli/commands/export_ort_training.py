@@ -9,7 +9,7 @@ import click
 
 from edgepeft.cli.declared import F
 from edgepeft.cli.options import PATH, bundle_argument
-from edgepeft.cli.show import size
+from edgepeft_runtime.figures import size
 
 if TYPE_CHECKING:
     from edgepeft_export.ort_training import OrtTraining

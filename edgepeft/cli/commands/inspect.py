@@ -11,7 +11,7 @@ import click
 
 from edgepeft.cli.options import bundle_argument, sizes
 from edgepeft.cli.output import json_option
-from edgepeft.cli.show import size
+from edgepeft_runtime.figures import size
 
 if TYPE_CHECKING:
     from edgepeft_runtime.bundle.bundle import Bundle

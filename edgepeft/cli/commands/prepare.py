@@ -14,9 +14,9 @@ from edgepeft.cli.declared import Declared, SectionedCommand
 from edgepeft.cli.method import LOSS, METHOD, chosen_method, loaded_source, source_options
 from edgepeft.cli.options import PATH, template_option
 from edgepeft.cli.output import json_option, write_json
-from edgepeft.cli.show import size
 from edgepeft_export.optimizers.registry import DEFAULT, OPTIMIZERS
 from edgepeft_runtime.engine.registry import ENGINES, PORTABLE
+from edgepeft_runtime.figures import size
 
 if TYPE_CHECKING:
     from edgepeft.compress import Pruning

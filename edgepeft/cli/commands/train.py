@@ -27,9 +27,9 @@ from edgepeft.cli.options import (
 )
 from edgepeft.cli.output import json_option, write_json
 from edgepeft.cli.progress import Counter
-from edgepeft.cli.show import number, percent, size
 from edgepeft_runtime.engine.registry import CACHES, NO_CACHE
 from edgepeft_runtime.errors import CannotWriteFile
+from edgepeft_runtime.figures import number, percent, size
 from edgepeft_runtime.files.durable import check_output
 from edgepeft_runtime.train.schedule import NAMES
 

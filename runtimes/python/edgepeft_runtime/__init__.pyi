@@ -33,6 +33,8 @@ from edgepeft_runtime.errors import (
 )
 from edgepeft_runtime.files.tensorfile import read_tensors as read_tensors
 from edgepeft_runtime.files.tensorfile import write_tensors as write_tensors
+from edgepeft_runtime.profiling.profile import Profile as Profile
+from edgepeft_runtime.profiling.profile import profile as profile
 from edgepeft_runtime.train.limits import Limits as Limits
 from edgepeft_runtime.train.limits import Pause as Pause
 from edgepeft_runtime.train.options import FitOptions as FitOptions

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
 
 from edgepeft_runtime.bundle.bundle import OPTIMIZER, Bundle
 from edgepeft_runtime.bundle.manifest import SparseSpec
-from edgepeft_runtime.bundle.plan import LOGITS, LOSS_SUM, LOSS_WEIGHT
+from edgepeft_runtime.bundle.plan import LOGITS, LOSS_SUM, LOSS_WEIGHT, Interface
 from edgepeft_runtime.bundle.programs import EVAL, GENERATE, INFER, SELECT, TRAIN
 from edgepeft_runtime.engine.accumulators import Accumulators
 from edgepeft_runtime.engine.activations import Activations
@@ -35,11 +36,12 @@ class PortableEngine:
         bundle: an opened bundle.
         threads: threads inside an operator; ``None`` leaves it to onnxruntime. Runs are bit-for-bit equal only with
             equal numbers of threads.
+        profile: folder for the files of onnxruntime's profiler; ``None`` does not profile.
     """
 
-    def __init__(self, bundle: Bundle, *, threads: int | None = None) -> None:
+    def __init__(self, bundle: Bundle, *, threads: int | None = None, profile: Path | None = None) -> None:
         self._bundle = bundle
-        self._sessions = Sessions(bundle, threads)
+        self._sessions = Sessions(bundle, threads, profile)
         self._programs = ProgramRunner(bundle, self._sessions)
         self._activations: Activations | None = None
         manifest = bundle.manifest
@@ -141,6 +143,14 @@ class PortableEngine:
     def watch(self, between: Callable[[], None] | None) -> None:
         """Call ``between`` between two calls of a program; what it raises ends the program. ``None`` stops that."""
         self._programs.between = between
+
+    def end_profiling(self) -> dict[str, Path]:
+        """Write the profiler's file of each graph that has run, and return them by the graph's file."""
+        return self._sessions.end_profiling()
+
+    def interface(self, graph: str) -> Interface:
+        """Return the names of a graph's inputs and outputs."""
+        return self._sessions.interface(graph)
 
     def close(self) -> None:
         """Release the sessions and the memory they map."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache
+from pathlib import Path
 
 import onnxruntime as ort
 
@@ -29,11 +30,13 @@ class Sessions:
     Args:
         bundle: an opened bundle.
         threads: threads inside an operator; ``None`` leaves it to onnxruntime.
+        profile: folder for the files of onnxruntime's profiler; ``None`` does not profile.
     """
 
-    def __init__(self, bundle: Bundle, threads: int | None) -> None:
+    def __init__(self, bundle: Bundle, threads: int | None, profile: Path | None = None) -> None:
         self._bundle = bundle
         self._threads = threads
+        self._profile = profile
         self._sessions: dict[str, ort.InferenceSession] = {}
         self._shared = any(len(calls) > 1 for calls in bundle.manifest.programs.by_name().values())
 
@@ -57,10 +60,9 @@ class Sessions:
         inputs, outputs = session.get_inputs(), session.get_outputs()
         return Interface(tuple(value.name for value in inputs), tuple(value.name for value in outputs))
 
-    @property
-    def opened(self) -> Mapping[str, ort.InferenceSession]:
-        """The sessions so far, by the graph's file."""
-        return self._sessions
+    def end_profiling(self) -> dict[str, Path]:
+        """Write the profiler's file of each session so far, and return them by the graph's file."""
+        return {graph: Path(session.end_profiling()) for graph, session in self._sessions.items()}
 
     def close(self) -> None:
         """Release the sessions and the memory they map."""
@@ -73,6 +75,9 @@ class Sessions:
             if graph == OPTIMIZER:
                 # Its threads would spin for a while after the run, and take a core from the next step's forward pass.
                 options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+            if self._profile is not None:
+                options.enable_profiling = True
+                options.profile_file_prefix = str(self._profile / str(len(self._sessions)))
             if self._shared and _has_shared_arena():
                 options.add_session_config_entry("session.use_env_allocators", "1")
             try:
