@@ -16,6 +16,7 @@ from onnx_ir.passes import common
 
 from edgepeft_export.autodiff import differentiate
 from edgepeft_export.forward.onnx_source.file import from_onnx
+from edgepeft_export.graph.shapes import infer_shapes
 from edgepeft_export.opset import OPSET
 from edgepeft_runtime.notices import EdgepeftWarning
 from tests.node_tests.cases import FLOATS, SIZES, Array, NodeTest
@@ -74,7 +75,7 @@ def _free(value: onnx.ValueInfoProto, name: Callable[[int], str] | None) -> None
 
 
 def _differentiated(model: ir.Model, test: NodeTest, weights: Mapping[int, Array]) -> Gradients:
-    common.ShapeInferencePass(check_type=False, strict_mode=False)(model)
+    infer_shapes(model)
     graph = model.graph
     loss, extra = _loss(graph, weights)
     inputs = {value.name: value for value in graph.inputs}

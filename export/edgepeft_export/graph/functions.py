@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import onnx
 import onnx_ir as ir
 
+from edgepeft_export.graph.definitions import NotDefined, expand_definition
 from edgepeft_export.graph.edit import fix_names
 from edgepeft_export.graph.inlining import place, replace_by
 from edgepeft_export.graph.shapes import infer_shapes
@@ -26,13 +27,20 @@ def write_older(model: ir.Model, older: int) -> list[str]:
     """
     opset = model.graph.opset_imports.get("", 1)
     infer_shapes(model)
-    while [made for node in _newer(model, opset, older) if (made := expand_function(node, opset))]:
+    while [made for node in _newer(model, opset, older) if (made := _expanded(node, opset))]:
         fix_names(model)
         infer_shapes(model)
     unknown = sorted({node.op_type for node in _newer(model, opset, older)})
     if not unknown:
         model.graph.opset_imports[""] = older
     return unknown
+
+
+def _expanded(node: ir.Node, opset: int) -> dict[ir.Value, ir.Value]:
+    try:
+        return expand_function(node, opset) or expand_definition(node)
+    except NotDefined:
+        return {}
 
 
 def _newer(model: ir.Model, opset: int, older: int) -> list[ir.Node]:

@@ -28,6 +28,9 @@ class UnknownRank(EdgepeftError, code="unknown-rank"):
 
 def infer_shapes(model: ir.Model) -> None:
     """Fill in the shapes and dtypes that ONNX can infer, in place."""
+    for node in model.graph:
+        if node.op_type == "STFT" and "onesided" not in node.attributes and not node.domain:
+            node.attributes["onesided"] = ir.AttrInt64("onesided", 1)  # the default, which ONNX's inference has as 0
     common.ShapeInferencePass(check_type=False, strict_mode=False)(model)
 
 

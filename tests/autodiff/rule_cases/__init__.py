@@ -9,9 +9,10 @@ from tests.autodiff.rule_cases import (
     recurrent,
     resampling,
     shapes,
+    signals,
     statistics,
 )
 
-FAMILIES = (arithmetic, functions, images, indexing, products, recurrent, resampling, shapes, statistics)
+FAMILIES = (arithmetic, functions, images, indexing, products, recurrent, resampling, shapes, signals, statistics)
 CASES = [case for family in FAMILIES for case in family.CASES]
 REFUSED = [case for family in FAMILIES for case in getattr(family, "REFUSED", [])]

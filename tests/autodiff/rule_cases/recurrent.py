@@ -1,4 +1,4 @@
-"""LSTM and GRU: all directions, first states, rows of their own lengths, any subset of the outputs."""
+"""LSTM, GRU and RNN: all directions, first states, rows of their own lengths, any subset of the outputs."""
 
 from __future__ import annotations
 
@@ -34,6 +34,11 @@ def gru_step(reset_after: bool) -> Function:
         return ((1 - z) * new.tanh() + z * h,)
 
     return step
+
+
+def rnn_step(x: Tensor, states: States, w: Tensor, r: Tensor, biases: Sequence[Tensor]) -> States:
+    (h,) = states
+    return ((x @ w.T + h @ r.T + biases[0] + biases[1]).tanh(),)
 
 
 def network(step: Function, direction: str, given: Sequence[int], keep: Sequence[int] = (0, 1, 2)) -> Function:
@@ -87,13 +92,13 @@ def inputs(gates: int, both: int, given: Sequence[int]) -> list[Input]:
 def case(
     op: str, direction: str, given: Sequence[int], keep: Sequence[int] = (0, 1, 2), reset_after: bool | None = None
 ) -> Case:
-    step = lstm_step if op == "LSTM" else gru_step(bool(reset_after))
+    step = {"LSTM": lstm_step, "RNN": rnn_step}.get(op) or gru_step(bool(reset_after))
     attributes = {"hidden_size": HIDDEN, "direction": direction}
     if reset_after is not None:
         attributes["linear_before_reset"] = int(reset_after)
     return Case(
         op,
-        inputs(4 if op == "LSTM" else 3, 1 + (direction == "bidirectional"), given),
+        inputs(GATES[op], 1 + (direction == "bidirectional"), given),
         network(step, direction, given, keep),
         attributes,
         outputs=3 if op == "LSTM" else 2,
@@ -101,6 +106,7 @@ def case(
     )
 
 
+GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 PLAIN, BIASED, STATES = (0, 1, 2), (0, 1, 2, 3), (0, 1, 2, 3, 5)
 CASES = [
     case("LSTM", "forward", PLAIN),
@@ -117,6 +123,8 @@ CASES = [
     case("GRU", "reverse", STATES, reset_after=False),
     case("GRU", "bidirectional", (0, 1, 2, 3, 4, 5)),
     case("GRU", "bidirectional", PLAIN),
+    case("RNN", "reverse", STATES),
+    case("RNN", "bidirectional", (0, 1, 2, 3, 4, 5)),
 ]
 
 
@@ -125,8 +133,8 @@ def nothing(a: Tensor, *_: Tensor) -> tuple[Tensor, ...]:
 
 
 def refused(op: str, attributes: dict[str, object], reason: str) -> tuple[Case, str]:
-    gates, outputs = (4, 3) if op == "LSTM" else (3, 2)
-    made = Case(op, inputs(gates, 1, BIASED), nothing, {"hidden_size": HIDDEN, **attributes}, outputs=outputs)
+    outputs = 3 if op == "LSTM" else 2
+    made = Case(op, inputs(GATES[op], 1, BIASED), nothing, {"hidden_size": HIDDEN, **attributes}, outputs=outputs)
     return made, reason
 
 
@@ -137,6 +145,7 @@ REFUSED = [
     refused("LSTM", {"layout": 1}, "batch comes first"),
     refused("GRU", {"activations": ["HardSigmoid", "Tanh"]}, "activations"),
     refused("GRU", {"clip": 0.5}, "clips"),
+    refused("RNN", {"activations": ["Softsign"]}, "its activation is Softsign"),
     (
         Case(
             "LSTM",

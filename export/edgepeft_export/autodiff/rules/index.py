@@ -1,4 +1,4 @@
-"""Operators that read or write at positions computed at run time. Their gradients write where they read.
+"""Operators that read at positions computed at run time. Their gradients write where they read.
 
 Positions may repeat, so gradients are added. That is always ``ScatterElements``: ``ScatterND`` with
 ``reduction="add"`` loses updates of repeated positions on ONNX Runtime's CPU when it runs on several threads (seen with
@@ -73,13 +73,13 @@ def gather_nd(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
     depth = dims_of(indices)[-1]
     if not isinstance(depth, int):
         raise NoGradientForCase(node, "the length of its index tuples is not known", "declare the shape of its indices")
-    rows = _row_numbers(data, indices, batch, depth, emit)
+    rows = row_numbers(data, indices, batch, depth, emit)
     flat_dy = emit.op("Flatten", dy, axis=rank(indices) - 1)
     flat = emit.op("Flatten", zeros_like(data, emit), axis=batch + depth)
     return (emit.op("Reshape", add_at(flat, rows, flat_dy, 0, 1, emit), emit.shape_of(data), allowzero=1),)
 
 
-def _row_numbers(data: ir.Value, indices: ir.Value, batch: int, depth: int, emit: Emitter) -> ir.Value:
+def row_numbers(data: ir.Value, indices: ir.Value, batch: int, depth: int, emit: Emitter) -> ir.Value:
     """The index tuples as row numbers, where the indexed axes (and the batch axes before them) are flattened."""
     sizes = [emit.dim(data, axis) for axis in range(batch, batch + depth)]
     strides = [emit.ints(1)]
@@ -97,32 +97,6 @@ def _row_numbers(data: ir.Value, indices: ir.Value, batch: int, depth: int, emit
     count = emit.op("Shape", per_batch, start=0, end=1)
     offsets = emit.op("Mul", counted(count, emit), whole)
     return emit.op("Add", per_batch, emit.op("Unsqueeze", offsets, emit.ints(1)))
-
-
-@rule("ScatterElements")
-def scatter_elements(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
-    data, indices, updates = operands(node)
-    axis = axis_of(node, 0, rank(data))
-    dupdates = emit.op("GatherElements", dy, indices, axis=axis)
-    if _adds(node):
-        return dy, None, dupdates
-    return emit.op("ScatterElements", dy, indices, zeros_like(updates, emit), axis=axis), None, dupdates
-
-
-@rule("ScatterND")
-def scatter_nd(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
-    _, indices, updates = operands(node)
-    dupdates = emit.op("GatherND", dy, indices)
-    if _adds(node):
-        return dy, None, dupdates
-    return emit.op("ScatterND", dy, indices, zeros_like(updates, emit)), None, dupdates
-
-
-def _adds(node: ir.Node) -> bool:
-    reduction = node.attributes.get_string("reduction", "none")
-    if reduction not in ("none", "add"):
-        raise NoGradientForCase(node, f"its reduction is {reduction!r}", "scatter with reduction none or add")
-    return reduction == "add"
 
 
 @rule("TopK")

@@ -1,4 +1,4 @@
-"""Shared parts of the gradient rules of recurrent networks (LSTM, GRU).
+"""Shared parts of the gradient rules of recurrent networks (LSTM, GRU, RNN).
 
 The forward stays the fused operator of ONNX Runtime. It returns the hidden states of all steps, so the backward
 recomputes the gates of *all* steps in one matmul. Only the recurrence itself is a loop: a few elementwise nodes and one
@@ -22,7 +22,7 @@ from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.graph.match import operand, present
 from edgepeft_export.graph.shapes import dims_of
 
-GATES = {"LSTM": 4, "GRU": 3}
+GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 
 
 @dataclass(frozen=True)
