@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from edgepeft_runtime.bundle.adapter_source import AdapterSource
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.checks import positive
-from edgepeft_runtime.data.datasets import Data
+from edgepeft_runtime.data.sources import Data
 from edgepeft_runtime.files.schema import Json
 from edgepeft_runtime.profiling.advice import Advice, advices
 from edgepeft_runtime.profiling.page import page

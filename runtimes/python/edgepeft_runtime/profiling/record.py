@@ -20,7 +20,7 @@ from edgepeft_runtime.bundle.manifest import Manifest
 from edgepeft_runtime.bundle.plan import Step, plan
 from edgepeft_runtime.bundle.programs import TRAIN
 from edgepeft_runtime.data.batch import Batch, checked_batch
-from edgepeft_runtime.data.datasets import Data, source_of
+from edgepeft_runtime.data.sources import Data, source_of
 from edgepeft_runtime.engine.engine import Engine
 from edgepeft_runtime.engine.portable import PortableEngine
 from edgepeft_runtime.errors import NoData
@@ -89,7 +89,7 @@ def record(
     bundle: Bundle, data: Data, *, adapter: AdapterSource | None, batch_size: int, steps: int, threads: int | None
 ) -> Recording:
     """Take ``steps`` steps of each kind after a first one, which allocates memory. No parameter changes."""
-    batches = _batches(data, batch_size, steps + 1)
+    batches = _batches(bundle.manifest, data, batch_size, steps + 1)
     with PeakSampler() as now:
         pass
     with PeakSampler() as sampler, Trainer.open(bundle, adapter=adapter, threads=threads) as trainer:
@@ -120,9 +120,9 @@ def record(
     )
 
 
-def _batches(data: Data, batch_size: int, count: int) -> list[Batch]:
+def _batches(manifest: Manifest, data: Data, batch_size: int, count: int) -> list[Batch]:
     """Return the first batches of the data, shuffled as ``fit`` does."""
-    batches = list(islice(source_of(data, batch_size, shuffle_seed=0).batches(0), count))
+    batches = list(islice(source_of(data, manifest, batch_size, shuffle_seed=0).batches(0), count))
     if not batches:
         raise NoData("The data has no batches.", context=None, hint="pass at least one example.")
     return batches

@@ -23,6 +23,7 @@ from edgepeft_runtime.profiling.categories import KINDS, kind_of
 from edgepeft_runtime.profiling.events import read_runs
 from edgepeft_runtime.profiling.layers import BACKWARD, FORWARD, block_of, common_prefix, module_of, renaming
 from edgepeft_runtime.profiling.summary import Summary
+from tests.support import segmented_bundle, tiny_bundle
 from tests.support.tiny_bundle import examples
 
 STEPS = 3
@@ -30,6 +31,18 @@ STEPS = 3
 
 def _profile(path: Path, rows: int = 12, batch_size: int = 4) -> Profile:
     return edgepeft_runtime.profile(Bundle.open(path), examples(rows), batch_size=batch_size, steps=STEPS, threads=1)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle whose step is one graph."""
+    return tiny_bundle.build(tmp_path_factory.mktemp("bundles") / "whole")
+
+
+@pytest.fixture(scope="module")
+def segmented(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle whose programs have several calls."""
+    return segmented_bundle.build(tmp_path_factory.mktemp("bundles") / "segmented")
 
 
 @pytest.fixture(scope="module")
