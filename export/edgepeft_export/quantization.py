@@ -22,10 +22,10 @@ class Quantization:
 
     Attributes:
         compute: ``int8`` rounds weights to 8 bits, with a scale per output channel, and multiplies in integer
-            arithmetic, forward and backward; ``int4`` stores 4 bits, with a scale per block, and multiplies gradients
-            in fp32; ``fp32`` quantizes nothing.
+            arithmetic, forward and backward; ``int4`` stores 4 bits, with a step per block, which the graphs expand to
+            int8, heads and kernels in 8 bits; ``fp32`` quantizes nothing.
         keep: names or patterns of weights that stay fp32; ``*`` and ``?`` match, a plain name means its submodules too.
-        block: elements per scale of ``int4``.
+        block: elements per step of ``int4``.
         gradient: how gradients are rounded before an integer matmul. ``row``: rows are normalized first, because
             those of different tokens differ in size. ``tensor``: with one scale for all rows, which is a little faster.
         rounding: how inputs of an integer matmul are rounded. ``row``: with a scale per row; ``auto``: so in language
@@ -93,6 +93,7 @@ class QuantizationReport:
 
     Attributes:
         quantized: by the name of the initializer with the integers; includes tensors that were quantized in the source.
+        wider: weights of an int4 model that have 8 bits, each with the reason.
         kept: frozen float tensors of the smallest size or more that stayed float, each with the reason.
         rows: names of the weights before whose int8 matmuls activations are rounded with a scale per row.
     """
@@ -100,27 +101,32 @@ class QuantizationReport:
     quantized: Mapping[str, QuantizedTensor] = field(default_factory=dict)
     kept: dict[str, str] = field(default_factory=dict)
     rows: frozenset[str] = frozenset()
+    wider: dict[str, str] = field(default_factory=dict)
 
     def lines(self) -> list[str]:
-        """What stayed float, one line for each reason."""
-        by_reason: dict[str, list[str]] = {}
-        for name, reason in self.kept.items():
-            by_reason.setdefault(reason, []).append(name)
-        return [
-            f"{some(names)} {'stays' if len(names) == 1 else 'stay'} fp32: {reason}"
-            for reason, names in by_reason.items()
-        ]
+        """What stayed float, or got 8 bits instead of 4, one line for each reason."""
+        return [*_by_reason(self.kept, "stay fp32"), *_by_reason(self.wider, "get 8 bits instead of 4")]
 
     def provenance(self, settings: Quantization) -> Json:
         """For the manifest."""
         described: Json = {} if settings.compute == "fp32" else {"compute": settings.compute}
         if settings.compute == "int4":
             described["block"] = settings.block
-        if settings.compute == "int8" and settings.gradient != "row":
+        if settings.compute != "fp32" and settings.gradient != "row":
             described["gradient"] = settings.gradient
         if settings.codebook is not None:
             described["codebook"] = settings.codebook
         return {**described, "kept": sorted(self.kept)} if self.kept else described
+
+
+def _by_reason(reasons: Mapping[str, str], what: str) -> list[str]:
+    names: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        names.setdefault(reason, []).append(name)
+    verb, _, rest = what.partition(" ")
+    return [
+        f"{some(group)} {verb if len(group) > 1 else f'{verb}s'} {rest}: {reason}" for reason, group in names.items()
+    ]
 
 
 def _check(name: str, value: object, allowed: tuple[object, ...]) -> None:

@@ -10,8 +10,10 @@ from edgepeft_export.graph.constants import constant_factor, new_initializer
 from edgepeft_export.graph.custom_ops import CONTRIB, int8_matmul, lower
 from edgepeft_export.graph.edit import add_input, eliminate_node, insert_on_edge, replace_node
 from edgepeft_export.graph.emit import Emitter
+from edgepeft_export.graph.expansion import expand, stored
+from edgepeft_export.graph.int4 import to_int4
 from edgepeft_export.graph.linear import LinearSite
-from edgepeft_export.graph.rounding import LARGEST_PAIR, pack_nibbles, pair_sums, to_int4, to_int8, unpack_nibbles
+from edgepeft_export.graph.rounding import LARGEST_PAIR, pack_nibbles, pair_sums, to_blocks, to_int8, unpack_nibbles
 
 RNG = np.random.default_rng(0)
 
@@ -93,8 +95,17 @@ def _layer(kind: str) -> tuple[LinearSite, np.ndarray]:
         scale = new_initializer(graph, "s", eight.scale)
         y = emit.op("MatMulIntegerToFloat", rounded[0], w, rounded[1], scale, rounded[2], domain=CONTRIB)
         matrix = (eight.values * eight.scale[:, None]).T
+    elif kind == "int4":
+        four = to_int4(matrix, 2)
+        expansion = stored(four, "w", lambda name, array: new_initializer(graph, name, array))
+        w, scale = expand(emit, expansion), new_initializer(graph, "s", four.scale)
+        y = int8_matmul(emit, x, w, scale)
+        y.shape, y.name = ir.Shape([4, 6]), "y"
+        graph.outputs.append(y)
+        lower(ir.Model(graph, ir_version=10))
+        y, matrix = graph.outputs[0], four.matrix()
     else:
-        four = to_int4(np.ascontiguousarray(matrix.T), 16)
+        four = to_blocks(np.ascontiguousarray(matrix.T), 16)
         w, scale = new_initializer(graph, "w", four.values), new_initializer(graph, "s", four.scales.reshape(-1))
         y = emit.op("MatMulNBits", x, w, scale, domain=CONTRIB, K=8, N=6, bits=4, block_size=16)
         steps = unpack_nibbles(four.values).astype(np.float32) - 8
@@ -105,7 +116,7 @@ def _layer(kind: str) -> tuple[LinearSite, np.ndarray]:
     return site, matrix
 
 
-@pytest.mark.parametrize("kind", ["MatMul", "Gemm", "int8", "int8 by row", "int4"])
+@pytest.mark.parametrize("kind", ["MatMul", "Gemm", "int8", "int8 by row", "int4", "blocks"])
 def test_a_layer_gives_its_matrix_and_accepts_another(kind: str) -> None:
     """For every storage, the matrix that is read back is as close as the storage allows."""
     site, matrix = _layer(kind)
@@ -116,7 +127,7 @@ def test_a_layer_gives_its_matrix_and_accepts_another(kind: str) -> None:
     changed = LinearSite.of(site.node)
     assert changed is not None
     error = float(np.abs(changed.matrix() - other).max())
-    assert error < {"MatMul": 1e-6, "Gemm": 1e-6, "int8": 0.03, "int8 by row": 0.03, "int4": 0.4}[kind]
+    assert error < {"MatMul": 1e-6, "Gemm": 1e-6, "int8": 0.03, "int8 by row": 0.03, "int4": 0.4, "blocks": 0.4}[kind]
 
 
 def test_a_shared_weight_is_changed_for_one_reader_alone() -> None:

@@ -136,7 +136,10 @@ def test_what_no_pair_changes_keeps_its_bytes(made: Made, tmp_path: Path) -> Non
     kinds = [[node.op_type for node in model.graph.node] for model in (before, after)]
     for kind in ("MatMulIntegerToFloat", "MatMulNBits"):
         assert kinds[0].count(kind) == kinds[1].count(kind)
-    packed = [{t.name: t for t in model.graph.initializer if t.data_type in (2, 3)} for model in (before, after)]
+    packed = [
+        {t.name: t for t in model.graph.initializer if t.data_type in (2, 3) and not t.name.endswith(".steps")}
+        for model in (before, after)
+    ]
     assert packed[0].keys() == packed[1].keys()
     arrays = [{name: numpy_helper.to_array(tensor) for name, tensor in side.items()} for side in packed]
     changed = [name for name in arrays[0] if arrays[0][name].tobytes() != arrays[1][name].tobytes()]

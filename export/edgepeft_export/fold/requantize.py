@@ -12,6 +12,7 @@ from onnx_ir.passes import common
 from edgepeft_export.fold.constants import fold_constants, load_all
 from edgepeft_export.fold.pairs import fold_lora
 from edgepeft_export.graph.constants import new_initializer
+from edgepeft_export.graph.custom_ops import lower
 from edgepeft_export.graph.edit import bind_inputs, replace_value
 from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.graph.linear import LinearSite
@@ -31,6 +32,7 @@ def fold_quantized(model: ir.Model, parameters: Mapping[str, NDArray[np.generic]
             _dequantize(model.graph, linear)
     # Rounding makes zeros of its own, so masks cannot be recognized. The caller has refused them.
     folded = fold_lora(model, trained, into_quantized=again, spare_masks=again)
+    lower(model)  # 4-bit matrices that were rounded again
     model.graph.sort()
     common.RemoveUnusedNodesPass()(model)
     common.NameFixPass()(model)
@@ -40,7 +42,7 @@ def fold_quantized(model: ir.Model, parameters: Mapping[str, NDArray[np.generic]
 def quantized_layers(graph: ir.Graph) -> list[LinearSite]:
     """The linear layers whose weight can be dequantized, or rounded again."""
     layers = [linear for node in graph if (linear := LinearSite.of(node)) is not None]
-    return [linear for linear in layers if linear.storage in ("int8", "int4")]
+    return [linear for linear in layers if linear.storage in ("int8", "int4", "blocks")]
 
 
 def _dequantize(graph: ir.Graph, linear: LinearSite) -> None:

@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from edgepeft_export.graph.domains import CONTRIB as CONTRIB
+from edgepeft_export.graph.domains import DOMAIN as DOMAIN
 from edgepeft_export.graph.edit import replace_node
 from edgepeft_export.graph.emit import Emitter
+from edgepeft_export.graph.expansion import EXPAND, lower_expansion
 from edgepeft_export.graph.groups import scan_groups
 from edgepeft_export.graph.match import operand, operands, present
 from edgepeft_export.graph.row_rounding import RoundedRows, grid, round_rows
 
-DOMAIN = "edgepeft"
-CONTRIB = "com.microsoft"
-
 INT8_MATMUL = "Int8MatMul"
 """``(x [..., K], w, scale, zero_point?, bias?, transposed?) -> [..., N]``: x (w - zero_point) · scale + bias.
 
-In integer arithmetic. ``w`` is int8 or uint8, [K, N], or [N, K] with ``transB=1``; ``scale`` and ``zero_point`` are
-scalars or [N]; ``bias`` is [N]; ``transposed`` is wᵀ, where it is stored as well. ``x`` is rounded to 8 bits at run
+In integer arithmetic. ``w`` is int8 or uint8, [K, N], or [N, K] with ``transB=1``, stored or expanded from 4 bits
+(:data:`edgepeft_export.graph.expansion.EXPAND`); ``scale`` and ``zero_point`` are scalars or [N]; ``bias`` is [N];
+``transposed`` is wᵀ, where it is stored as well. ``x`` is rounded to 8 bits at run
 time: ``rounding`` is ``tensor``, with one scale for the whole tensor, ``row``, with one per row, or ``whole``, to whole
 numbers up to 127. ``gradient`` says how the gradient of the matmul is rounded: see
 :class:`edgepeft_export.quantize.Quantization`, and :data:`SCORES`.
@@ -94,6 +95,8 @@ def _lower_graph(graph: ir.Graph, lowering: _Lowering) -> None:
     for node in [node for node in graph if node.domain == DOMAIN]:
         if node.op_type == INT8_MATMUL:
             lowering.int8_matmul(node)
+        elif node.op_type == EXPAND:
+            lower_expansion(node, lowering.constants)
         elif node.op_type == FAKE_QUANTIZE:
             _lower_fake_quantize(node)
         elif node.op_type in (STOP_GRADIENT, WITH_GRADIENT):
@@ -106,7 +109,7 @@ class _Lowering:
     """Lowers the matmuls of a graph. Those of one tensor share its integers: queries, keys and values read the same."""
 
     def __init__(self, constants: Emitter, transposed: dict[ir.Value, ir.Value]) -> None:
-        self._constants, self._transposed = constants, transposed
+        self.constants, self._transposed = constants, transposed
         self._tensors: dict[ir.Value, tuple[ir.Value, ...]] = {}
         self._rows: dict[ir.Value, RoundedRows] = {}
 
@@ -126,8 +129,8 @@ class _Lowering:
     def _by_row(self, node: ir.Node) -> None:
         (x, _, scale), zero_point, bias = operands(node, 3), present(node, 3), present(node, 4)
         if x not in self._rows:
-            self._rows[x] = round_rows(x, node, self._constants)
-        rows, (one, middle) = self._rows[x], grid(self._constants, x)
+            self._rows[x] = round_rows(x, node, self.constants)
+        rows, (one, middle) = self._rows[x], grid(self.constants, x)
         inputs = [rows.integers, self._matrix(node), one, scale, middle, zero_point, None]
         (product,) = _before(node, _node(node, "MatMulIntegerToFloat", inputs, domain=CONTRIB))
         product.shape, product.type = node.outputs[0].shape, node.outputs[0].type
@@ -140,7 +143,7 @@ class _Lowering:
 
     def _by_whole_numbers(self, node: ir.Node) -> None:
         (x, _, scale), zero_point, bias = operands(node, 3), present(node, 3), present(node, 4)
-        one, middle = grid(self._constants, x)
+        one, middle = grid(self.constants, x)
         (integers,) = _before(node, _node(node, "QuantizeLinear", [x, one, middle]))
         inputs = [integers, self._matrix(node), one, scale, middle, zero_point, bias]
         replace_node(node, _node(node, "MatMulIntegerToFloat", inputs, domain=CONTRIB))

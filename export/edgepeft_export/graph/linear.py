@@ -15,12 +15,16 @@ from numpy.typing import NDArray
 
 from edgepeft_export.graph.constants import initializer_array, is_frozen, new_initializer, source_initializer
 from edgepeft_export.graph.custom_ops import CONTRIB, DOMAIN, INT8_MATMUL
+from edgepeft_export.graph.emit import Emitter
+from edgepeft_export.graph.expansion import Expansion, expand, expansion_of, overwritten, stored
+from edgepeft_export.graph.int4 import to_int4
 from edgepeft_export.graph.match import only_reader, operand, present, producer_of
-from edgepeft_export.graph.rounding import from_int4, to_int4, to_int8
+from edgepeft_export.graph.rounding import from_blocks, to_blocks, to_int8
 from edgepeft_export.graph.row_rounding import before_rounding, rows_of
 from edgepeft_export.graph.shapes import static_dims
 
 Matrix = NDArray[np.float64]
+Storage = Literal["float", "int8", "int4", "blocks", "other"]
 
 _BIAS = {
     ("", "MatMul"): None,
@@ -46,9 +50,10 @@ class LinearSite:
         inputs, outputs: the sizes of W: columns of x and of y, or channels of a convolution.
         kernel: sizes of a convolution's kernel along its axes.
         transposed: whether the stored array is [outputs, inputs].
-        storage: how W is stored. ``float``: as floats; ``int8``: as integers with a scale per channel; ``int4``: as
-            blocks of half bytes; ``other``: in a way that :meth:`matrix` does not read.
-        scale: the initializer of the scales, of ``int8`` and ``int4``.
+        storage: how W is stored. ``float``: as floats; ``int8``: as integers with a scale per channel; ``int4``: so
+            after an expansion; ``blocks``: as those of ``MatMulNBits``; ``other``: in a way that :meth:`matrix` does
+            not read.
+        scale: the initializer of the scales of integers.
     """
 
     node: ir.Node
@@ -57,7 +62,7 @@ class LinearSite:
     outputs: int
     kernel: tuple[int, ...]
     transposed: bool
-    storage: Literal["float", "int8", "int4", "other"]
+    storage: Storage
     scale: ir.Value | None = None
 
     @classmethod
@@ -71,7 +76,8 @@ class LinearSite:
             return None
         if rows_of(node.inputs[0]) is not None and _scaled_by_row(node) is None:
             return None
-        weight = source_initializer(node.inputs[1])
+        expansion = expansion_of(node.inputs[1])
+        weight = source_initializer(node.inputs[1] if expansion is None else expansion.bytes)
         if weight is None or source_initializer(node.inputs[0]) is not None:
             return None
         sizes = _sizes(node, weight)
@@ -131,8 +137,11 @@ class LinearSite:
     def matrix(self) -> Matrix:
         """W as floats: [inputs, outputs], or [outputs, inputs / groups, *kernel] of a convolution."""
         stored = initializer_array(self.weight)
+        if self.storage == "blocks":
+            return from_blocks(stored.astype(np.uint8), self._scales(stored.shape[:2]), self.inputs).T
         if self.storage == "int4":
-            return from_int4(stored.astype(np.uint8), self._scales(stored.shape[:2]), self.inputs).T
+            assert self._expansion is not None and self.scale is not None
+            return self._expansion.matrix(self.scale).matrix().astype(np.float64)
         matrix = stored.astype(np.float64)
         if self.storage == "int8":
             shape = [1] * matrix.ndim
@@ -140,20 +149,29 @@ class LinearSite:
             matrix = matrix * self._scales(tuple(shape))
         return self._alpha * (matrix.T if self.transposed else matrix)
 
+    @property
+    def _expansion(self) -> Expansion | None:
+        return expansion_of(self.node.inputs[1])
+
     def _scales(self, shape: tuple[int, ...]) -> Matrix:
         assert self.scale is not None
         return initializer_array(self.scale).astype(np.float64).reshape(shape)
 
     def with_matrix(self, matrix: Matrix) -> None:
-        """Let the node multiply by another matrix of this shape, stored like this one. Other readers keep theirs."""
-        stored = np.ascontiguousarray(matrix.T if self.transposed else matrix) / self._alpha
+        """Let the node multiply by another matrix of this shape, stored like this one. Other readers keep theirs.
+
+        A new 4-bit one is expanded by an operator of our own, at the end of the graph, which has to be lowered later.
+        """
+        array = np.ascontiguousarray(matrix.T if self.transposed else matrix) / self._alpha
         if self.storage == "float":
-            self._store(self.weight, stored.astype(initializer_array(self.weight).dtype))
-        elif self.storage == "int4":
-            four = to_int4(stored.astype(np.float32), int(self.node.attributes["block_size"].as_int()))
+            self._store(self.weight, array.astype(initializer_array(self.weight).dtype))
+        elif self.storage == "blocks":
+            four = to_blocks(array.astype(np.float32), int(self.node.attributes["block_size"].as_int()))
             self._store_quantized(four.values, four.scales)
+        elif self.storage == "int4":
+            self._store_expanded(array.astype(np.float32))
         else:
-            eight = to_int8(stored.astype(np.float32), self.channels)
+            eight = to_int8(array.astype(np.float32), self.channels)
             self._store_quantized(eight.values, eight.scale)
 
     def _store_quantized(self, integers: NDArray[np.generic], scales: NDArray[np.float32]) -> None:
@@ -161,6 +179,17 @@ class LinearSite:
         self._own_operand()
         self._store(self.weight, integers)
         self._store(self.scale, scales.reshape(initializer_array(self.scale).shape))
+
+    def _store_expanded(self, matrix: NDArray[np.float32]) -> None:
+        """Store a matrix to expand; where the old one has other readers, as a new one."""
+        graph, old = self.node.graph, self._expansion
+        assert isinstance(graph, ir.Graph) and old is not None and self.scale is not None
+        four = to_int4(matrix, old.group)
+        self._store(self.scale, four.scale)
+        if len(operand(self.node, 1).uses()) == 1 and overwritten(old, four):
+            return
+        new = stored(four, f"{old.bytes.name}.merged", lambda name, array: new_initializer(graph, name, array))
+        self.node.replace_input_with(1, expand(Emitter(graph, scope=str(self.node.name)), new))
 
     def _own_operand(self) -> None:
         """Give this node its own copy of the node between the weight and it, where there is a shared one."""
@@ -202,13 +231,15 @@ def _sizes(node: ir.Node, weight: ir.Value) -> list[int] | None:
 
 def _operand_dims(node: ir.Node, weight: ir.Value) -> list[int] | None:
     """The shape of the matrix operand, also where shapes have not been inferred since it was written."""
-    operand, stored = node.inputs[1], static_dims(weight)
+    operand, dims = node.inputs[1], static_dims(weight)
     inferred = static_dims(operand) if operand is not None else None
-    if inferred is not None or stored is None:
+    if inferred is not None or dims is None:
         return inferred
+    if (expansion := expansion_of(operand)) is not None:
+        return [expansion.inputs, dims[2]]
     if producer_of(operand, "Transpose") is not None:
-        return stored[::-1] if len(stored) == 2 else None
-    return stored if producer_of(operand, "DequantizeLinear") is not None else None
+        return dims[::-1] if len(dims) == 2 else None
+    return dims if producer_of(operand, "DequantizeLinear") is not None else None
 
 
 def _is_transposed(node: ir.Node) -> bool:
@@ -223,7 +254,7 @@ def _scaled_by_row(node: ir.Node) -> ir.Value | None:
     return scaled.outputs[0] if rows is not None and scaled is not None and rows.step in scaled.inputs else None
 
 
-def _storage(node: ir.Node, weight: ir.Value) -> tuple[Literal["float", "int8", "int4", "other"], ir.Value | None]:
+def _storage(node: ir.Node, weight: ir.Value) -> tuple[Storage, ir.Value | None]:
     """How a matrix is stored, and its scales. Integers only as edgepeft itself stores them, without zero points."""
     operand, kind = node.inputs[1], node.op_type
     if operand is weight and not node.domain and weight.dtype is not None and weight.dtype.is_floating_point():
@@ -232,11 +263,11 @@ def _storage(node: ir.Node, weight: ir.Value) -> tuple[Literal["float", "int8", 
     if kind == "MatMulNBits":
         extra = any(present(node, index) is not None for index in (3, 4, 5))
         four = node.attributes.get_int("bits", 4) == 4 and not extra
-        return _with_scale("int4", node.inputs[2], plain=four)
+        return _with_scale("blocks", node.inputs[2], plain=four)
     if kind == "MatMulIntegerToFloat":
         rounded = producer_of(node.inputs[0], "DynamicQuantizeLinear") or rows_of(node.inputs[0])
         plain = rounded is not None and present(node, 5) is None and weight.dtype == ir.DataType.INT8
-        return _with_scale("int8", node.inputs[3], plain=plain)
+        return _with_scale("int8" if expansion_of(operand) is None else "int4", node.inputs[3], plain=plain)
     dequantize = producer_of(operand, "DequantizeLinear")
     if kind == "Conv" and dequantize is not None and dequantize.inputs[0] is weight:
         plain = weight.dtype == ir.DataType.INT8 and dequantize.attributes.get_int("axis", 1) == 0
@@ -244,7 +275,5 @@ def _storage(node: ir.Node, weight: ir.Value) -> tuple[Literal["float", "int8", 
     return "other", None
 
 
-def _with_scale(
-    storage: Literal["int8", "int4"], scale: ir.Value | None, *, plain: bool
-) -> tuple[Literal["int8", "int4", "other"], ir.Value | None]:
+def _with_scale(storage: Storage, scale: ir.Value | None, *, plain: bool) -> tuple[Storage, ir.Value | None]:
     return (storage, scale) if plain and is_frozen(scale) else ("other", None)

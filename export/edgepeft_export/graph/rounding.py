@@ -41,7 +41,7 @@ class Int8Matrix:
 
 
 @dataclass(frozen=True)
-class Int4Matrix:
+class Blocks:
     """Rows in blocks of 4-bit numbers, two to a byte, the first in the low half: the layout of ``MatMulNBits``.
 
     Attributes:
@@ -67,14 +67,14 @@ def to_int8(matrix: Float32Array, axis: int) -> Int8Matrix:
     channels = matrix.shape[axis]
     moved = np.moveaxis(matrix.astype(np.float32, copy=False), axis, -1).reshape(-1, channels)
     step, values = np.empty(channels, np.float32), np.empty(moved.shape, np.int8)
-    for part in _parts(channels, len(moved)):
+    for part in parts(channels, len(moved)):
         step[part] = _steps(moved[:, part], pairs=matrix.ndim == 2)
         values[:, part] = np.rint(moved[:, part] / step[part])
     shaped = values.reshape(*np.delete(matrix.shape, axis), channels)
     return Int8Matrix(np.ascontiguousarray(np.moveaxis(shaped, -1, axis)), step, axis)
 
 
-def _parts(count: int, size: int) -> Iterator[slice]:
+def parts(count: int, size: int) -> Iterator[slice]:
     """Parts of ``count`` columns, or rows, of ``size`` numbers, so that arrays beside a large matrix are small.
 
     Each begins at an even one: neighbours that the kernels add stay together.
@@ -118,31 +118,31 @@ def unpack_nibbles(packed: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.stack([packed & 15, packed >> 4], axis=-1).reshape(*packed.shape[:-1], -1)
 
 
-def from_int4(values: NDArray[np.uint8], scales: NDArray[np.floating], width: int) -> NDArray[np.float64]:
-    """The matrix [rows, width] that blocks stand for; as :class:`Int4Matrix` has them."""
+def from_blocks(values: NDArray[np.uint8], scales: NDArray[np.floating], width: int) -> NDArray[np.float64]:
+    """The matrix [rows, width] that blocks stand for; as :class:`Blocks` has them."""
     steps = unpack_nibbles(values).astype(np.float64) - 8
     matrix: NDArray[np.float64] = (steps * scales[..., None]).reshape(len(values), -1)[:, :width]
     return matrix
 
 
-def to_int4(matrix: Float32Array, block: int) -> Int4Matrix:
+def to_blocks(matrix: Float32Array, block: int) -> Blocks:
     """Round the rows of ``matrix`` to 4 bits, with a scale for every ``block`` elements, chosen for the least error."""
-    parts = [_rows_to_int4(matrix[part], block) for part in _parts(*matrix.shape)]
-    return Int4Matrix(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+    made = [_rows_to_blocks(matrix[part], block) for part in parts(*matrix.shape)]
+    return Blocks(*(np.concatenate(arrays) for arrays in zip(*made, strict=True)))
 
 
-def _rows_to_int4(matrix: Float32Array, block: int) -> tuple[NDArray[np.uint8], Float32Array]:
+def _rows_to_blocks(matrix: Float32Array, block: int) -> tuple[NDArray[np.uint8], Float32Array]:
     rows, width = matrix.shape
     blocks = -(-width // block)
     padded = np.zeros((rows, blocks * block), np.float32)
     padded[:, :width] = matrix
     grouped = padded.reshape(rows, blocks, block)
-    scales = _best_scales(grouped)
+    scales = best_scales(grouped)
     steps = (np.clip(np.rint(grouped / scales[..., None]), -8, 7) + 8).astype(np.uint8)
     return pack_nibbles(steps), scales
 
 
-def _best_scales(grouped: Float32Array) -> Float32Array:
+def best_scales(grouped: Float32Array) -> Float32Array:
     """Per block, of some scales up to largest / 8, that of the least squared error; its sign makes the largest a -8."""
     at = np.abs(grouped).argmax(axis=-1)[..., None]
     full = -np.take_along_axis(grouped, at, axis=-1)[..., 0] / 8.0

@@ -16,13 +16,12 @@ from onnx_ir.passes import common
 
 from edgepeft_export.errors import NoSuchWeight, NothingToQuantize, QuantizeError
 from edgepeft_export.forward import Forward
-from edgepeft_export.opset import OPSET_4_BITS
 from edgepeft_export.quantization import Quantization, QuantizationReport, QuantizedTensor
 from edgepeft_export.quantize.activations import rounded_by_row
 from edgepeft_export.quantize.choose import Batch, complete, most_sensitive
 from edgepeft_export.quantize.codebook import share_weights
 from edgepeft_export.quantize.layouts import is_large, store_transposed
-from edgepeft_export.quantize.rewrite import Quantizer
+from edgepeft_export.quantize.rewrite import Quantizer, needs_8_bits
 from edgepeft_export.quantize.tensors import quantized_tensors
 from edgepeft_export.quantize.weights import reasons, weights_of
 
@@ -62,7 +61,7 @@ def quantize(
         model = model.clone()
         store_transposed(model.graph)
         quantized = quantized_tensors(model.graph)
-    return replace(forward, model=model), QuantizationReport(quantized, report.kept, report.rows)
+    return replace(forward, model=model), QuantizationReport(quantized, report.kept, report.rows, report.wider)
 
 
 def _quantize_tolerable(
@@ -79,7 +78,9 @@ def _quantize_tolerable(
     _check(names, settings)
     report.kept.update({name: "by its name" for name in names if settings.keeps(name)})
     names = [name for name in names if name not in report.kept]
-    if settings.compute == "int8" and not decided:
+    if settings.compute == "int4":
+        report.wider.update(_wider(forward.model.graph, settings, names))
+    if not decided:
         report.rows = _by_row(forward, settings, names, calibration)
     if calibration is not None:
         if on_progress is not None:
@@ -91,6 +92,12 @@ def _quantize_tolerable(
         errors = most_sensitive(forward, names, variant, calibration, settings.tolerance)
         report.kept.update({name: f"relative error {error:.3g} alone" for name, error in errors.items()})
     return _quantized(forward.model, settings, {name for name in names if name not in report.kept}, report.rows)
+
+
+def _wider(graph: ir.Graph, settings: Quantization, names: Collection[str]) -> dict[str, str]:
+    """The weights that need 8 bits, each with the reason."""
+    found = ((weight.name, needs_8_bits(weight)) for weight in weights_of(graph, settings.smallest))
+    return {name: reason for name, reason in found if reason is not None and name in names}
 
 
 def _by_row(
@@ -123,8 +130,6 @@ def _quantized(model: ir.Model, settings: Quantization, names: set[str], rows: C
     model.graph.sort()  # new nodes were appended at the end
     common.RemoveUnusedNodesPass()(model)
     common.NameFixPass()(model)
-    if settings.compute == "int4":
-        model.graph.opset_imports[""] = OPSET_4_BITS
     return model
 
 

@@ -6,9 +6,10 @@ import math
 
 import onnx_ir as ir
 
-from edgepeft_export.graph.constants import source_initializer
+from edgepeft_export.graph.constants import initializer_tensor, source_initializer
 from edgepeft_export.graph.custom_ops import CONTRIB, DOMAIN, INT8_MATMUL, TRANSPOSED
-from edgepeft_export.graph.match import present
+from edgepeft_export.graph.expansion import EXPAND
+from edgepeft_export.graph.match import operand, present, producer_of
 from edgepeft_export.quantization import QuantizedTensor
 
 _FOUR_BITS = (ir.DataType.INT4, ir.DataType.UINT4)
@@ -33,6 +34,8 @@ def _read_by(node: ir.Node) -> list[tuple[ir.Value | None, QuantizedTensor]]:
     if kind == (DOMAIN, INT8_MATMUL):
         matrix = QuantizedTensor("int8", _size(node.inputs[1]))
         return [(node.inputs[1], matrix), (present(node, TRANSPOSED), matrix)]
+    if kind == (DOMAIN, EXPAND):
+        return [_expanded(node)]
     if kind == (CONTRIB, "MatMulNBits"):
         elements = node.attributes.get_int("K", 0) * node.attributes.get_int("N", 0)
         return [(node.inputs[1], QuantizedTensor(f"int{node.attributes.get_int('bits', 4)}", elements))]
@@ -43,14 +46,29 @@ def _read_by(node: ir.Node) -> list[tuple[ir.Value | None, QuantizedTensor]]:
     return _looked_up(node) if kind == ("", "Gather") else []
 
 
+def _expanded(node: ir.Node) -> tuple[ir.Value | None, QuantizedTensor]:
+    """A 4-bit matrix, [pairs, group, outputs], or a table of which rows are looked up, [rows, pairs, group]."""
+    swapped = producer_of(node.inputs[0], "Transpose")
+    found = None if swapped is None else producer_of(swapped.inputs[0], "Gather")
+    stored = operand(node if found is None else found)
+    outputs = initializer_tensor(stored).shape.numpy()[2 if found is None else 0]
+    return stored, QuantizedTensor("int4", outputs * node.attributes["inputs"].as_int())
+
+
 def _looked_up(node: ir.Node) -> list[tuple[ir.Value | None, QuantizedTensor]]:
     """A table whose rows are integers, or a codebook read by its indices."""
     table, ids = node.inputs[:2]
+    if any((swapped := use.node).op_type == "Transpose" and _is_expanded(swapped) for use in node.outputs[0].uses()):
+        return []  # its expansion knows it
     halves = any(use.node.op_type in ("BitwiseAnd", "BitwiseXor") for use in node.outputs[0].uses())
     rows = QuantizedTensor("int4", 2 * _size(table)) if halves else QuantizedTensor("int8", _size(table))
     cast = ids.producer() if ids is not None else None
     stored = cast.inputs[0] if cast is not None and cast.op_type == "Cast" else None
     return [(table, rows), (stored, QuantizedTensor("codebook", _size(stored)))]
+
+
+def _is_expanded(node: ir.Node) -> bool:
+    return any(use.node.op_type == EXPAND for use in node.outputs[0].uses())
 
 
 def _size(value: ir.Value | None) -> int:

@@ -1,0 +1,9 @@
+"""Domains of operators beside ONNX's own."""
+
+from __future__ import annotations
+
+DOMAIN = "edgepeft"
+"""Operators of our own, which live only while a graph is compiled."""
+
+CONTRIB = "com.microsoft"
+"""Operators that onnxruntime adds."""
