@@ -26,6 +26,7 @@ from edgepeft_export.losses import Labels, Loss, LossTerms
 from edgepeft_export.losses.entropy import write_cross_entropies
 from edgepeft_export.optimizer_graph import Bucket, flatten, optimizer_graph, plan_buckets
 from edgepeft_export.optimizers import Optimizer
+from edgepeft_export.passes import fold_norms
 from edgepeft_export.program import Segmented, as_inputs, checked_weights, segmented
 from edgepeft_export.program.reads import ancestors
 from edgepeft_export.selection import selection_graph
@@ -264,9 +265,13 @@ def _attach_loss(forward: Forward, loss: Loss) -> _Attached:
 
 
 def _training_graph(forward: Forward, loss: Loss) -> ir.Model:
-    """The same without the model's own outputs. Where they would be large, logits and attention scores are divided."""
+    """The same without the model's own outputs, and without passes of frozen normalizations.
+
+    Where they would be large, logits and attention scores are divided.
+    """
     model, _ = _attach_nodes(forward, loss)
     model.graph.outputs[len(LossTerms._fields) :] = []
+    fold_norms(model)
     chunk_losses(model, forward.parameters)
     if forward.longest is not None and forward.longest > LONG:
         attend_by_head(model, forward.parameters)

@@ -3,6 +3,7 @@
 from edgepeft_export.passes.guards import drop_guards
 from edgepeft_export.passes.identities import drop_identities
 from edgepeft_export.passes.narrow import narrow
+from edgepeft_export.passes.norms import fold_norms
 from edgepeft_export.passes.scales import gather_scales
 from edgepeft_export.passes.scatters import scatter_into_sums
 from edgepeft_export.passes.single_precision import single_precision
@@ -13,6 +14,7 @@ from edgepeft_export.passes.transposes import transpose_last_two
 __all__ = [
     "drop_guards",
     "drop_identities",
+    "fold_norms",
     "gather_scales",
     "name_squeezed_axes",
     "narrow",
