@@ -16,12 +16,21 @@ from onnx import TensorProto, helper
 import edgepeft_runtime
 from edgepeft_runtime import Bundle, Profile
 from edgepeft_runtime.bundle.activation_sizes import MemorySpec
+from edgepeft_runtime.bundle.graphfile import NodeFacts, nodes_of
 from edgepeft_runtime.bundle.plan import Interface, plan
 from edgepeft_runtime.errors import BadSetting, BatchError, DataError
 from edgepeft_runtime.profiling.advice import MEMORY, TIME, advices
 from edgepeft_runtime.profiling.categories import KINDS, kind_of
-from edgepeft_runtime.profiling.events import read_runs
-from edgepeft_runtime.profiling.layers import BACKWARD, FORWARD, block_of, common_prefix, module_of, renaming
+from edgepeft_runtime.profiling.events import Run, read_runs
+from edgepeft_runtime.profiling.layers import (
+    BACKWARD,
+    FORWARD,
+    block_of,
+    common_prefix,
+    module_of,
+    renamed_layouts,
+    renaming,
+)
 from edgepeft_runtime.profiling.summary import Summary
 from tests.support import segmented_bundle, tiny_bundle
 from tests.support.tiny_bundle import examples
@@ -157,6 +166,18 @@ def _floats(**shapes: list[int]) -> list[onnx.ValueInfoProto]:
     return [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()]
 
 
+def _runs(path: Path, inputs: dict[str, np.ndarray], count: int) -> list[Run]:
+    """Run a graph with onnxruntime's profiler; return what it wrote."""
+    options = ort.SessionOptions()
+    options.enable_profiling, options.profile_file_prefix = True, str(path.with_suffix(".profile"))
+    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    for _ in range(count):
+        session.run(None, inputs)
+    runs = read_runs(Path(session.end_profiling()))
+    assert len(runs) == count
+    return runs
+
+
 def test_a_loop_has_the_time_that_its_nodes_do_not_have(tmp_path: Path) -> None:
     """Kernels inside of a loop are counted once: the sum stays within the run."""
     square = helper.make_node("MatMul", ["s", "w"], ["t"], name="inner/MatMul")
@@ -166,13 +187,7 @@ def test_a_loop_has_the_time_that_its_nodes_do_not_have(tmp_path: Path) -> None:
     outputs = _floats(last=[64, 64], all=[8, 64, 64])
     graph = helper.make_graph([scan], "g", _floats(w=[64, 64], xs=[8, 1]), outputs)
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "g.onnx")
-    options = ort.SessionOptions()
-    options.enable_profiling, options.profile_file_prefix = True, str(tmp_path / "profile")
-    session = ort.InferenceSession(str(tmp_path / "g.onnx"), options, providers=["CPUExecutionProvider"])
-    for _ in range(2):
-        session.run(None, {"w": np.eye(64, dtype=np.float32), "xs": np.zeros((8, 1), np.float32)})
-    runs = read_runs(Path(session.end_profiling()))
-    assert len(runs) == 2
+    runs = _runs(tmp_path / "g.onnx", {"w": np.eye(64, dtype=np.float32), "xs": np.zeros((8, 1), np.float32)}, 2)
     for run in runs:
         names = [kernel.operator for kernel in run.kernels]
         assert names.count("MatMul") == 8 and names.count("Scan") == 1
@@ -209,6 +224,34 @@ def test_names_are_cut_and_renamed_by_whole_parts() -> None:
         "stage.1.block.1.act/Relu",
     ]
     assert [rename("norm/Add") for rename in names] == ["norm/Add"] * 3
+
+
+def test_a_convolution_in_a_blocked_layout_is_that_of_its_module() -> None:
+    """onnxruntime names it after its result, which is that of the activation where one is fused into it."""
+    conv = NodeFacts("features.0/conv2d", "Conv", ("x", "w"), ("conv2d",))
+    clip = NodeFacts("features.1/clip", "Clip", ("conv2d", "low", "high"), ("clip",))
+    name = renamed_layouts([conv, clip])
+    assert [name(node) for node in ("conv2d_nchwc", "clip_nchwc", "unknown_nchwc", "features.1/clip")] == [
+        "features.0/conv2d",
+        "features.0/conv2d",
+        "unknown_nchwc",
+        "features.1/clip",
+    ]
+
+
+def test_a_fused_convolution_is_under_its_own_module(tmp_path: Path) -> None:
+    """An activation is fused into it; the machine decides about the layout."""
+    path = tmp_path / "graph.onnx"
+    shapes = _floats(x=[1, 16, 8, 8]), _floats(r=[1, 16, 8, 8])
+    weight = onnx.numpy_helper.from_array(np.ones((16, 16, 3, 3), np.float32), "w")
+    conv = helper.make_node("Conv", ["x", "w"], ["c"], name="features.0/conv", pads=[1, 1, 1, 1])
+    relu = helper.make_node("Relu", ["c"], ["r"], name="features.1/relu")
+    graph = helper.make_graph([conv, relu], "g", *shapes, [weight])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    (run,) = _runs(path, {"x": np.ones((1, 16, 8, 8), np.float32)}, 1)
+    name = renamed_layouts(nodes_of(path.read_bytes()))
+    convolution = next(kernel for kernel in run.kernels if kernel.operator in ("Conv", "FusedConv"))
+    assert module_of(name(convolution.node)) == "features.0"
 
 
 def test_operators_have_kinds() -> None:

@@ -67,6 +67,34 @@ class GraphFacts:
     interface: Interface
 
 
+@dataclass(frozen=True)
+class NodeFacts:
+    """A node: its name, its operator, and the names of its inputs and outputs."""
+
+    name: str
+    operator: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+def nodes_of(model: bytes | memoryview) -> list[NodeFacts]:
+    """Return the nodes of the outermost graph of a serialized ``ModelProto`` that was checked."""
+    found = []
+    for number, graph in fields(memoryview(model), "Model", _SCHEMA):
+        for kind, node in fields(_bytes(graph), "Graph", _SCHEMA) if number == 7 else ():
+            if kind == 1:
+                found.append(_facts(_bytes(node)))
+    return found
+
+
+def _facts(node: Bytes) -> NodeFacts:
+    texts: dict[int, list[str]] = {1: [], 2: [], 3: [], 4: []}
+    for number, content in fields(node, "Node", _SCHEMA):
+        if number in texts:
+            texts[number].append(_text(bytes(_bytes(content))))
+    return NodeFacts("".join(texts[3]), "".join(texts[4]), tuple(texts[1]), tuple(texts[2]))
+
+
 def checked_graph(model: bytes | memoryview) -> GraphFacts:
     """Return the facts about a serialized ``ModelProto``.
 

@@ -7,8 +7,11 @@ written for one of them; in the others, the module follows from the weights that
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import takewhile
+
+from edgepeft_runtime.bundle.graphfile import NodeFacts
 
 FORWARD, AGAIN, BACKWARD, UPDATE = PASSES = ("forward", "recomputed", "backward", "update")
 LOSS, OPTIMIZER, GRADIENTS, OTHER = "loss", "optimizer", "gradients", "other"
@@ -19,6 +22,9 @@ _ANONYMOUS = "node_"
 _GRADIENTS = frozenset({"gradient", "parameters"})
 _GRADIENT = re.compile(r"/grad(/|$)")
 _AGAIN = re.compile(r"/again(/|$|_)")
+_LAYOUT = re.compile(r"_nchwc$")
+_FUSED = 3
+"""Largest number of nodes that are fused into a convolution."""
 _BLOCK = re.compile(r"(?:.*?\.)?\d+(?=\.|$)")
 
 
@@ -38,6 +44,30 @@ def pass_of(node: str, seen: Collection[str]) -> str:
     if module_of(node) == GRADIENTS or _GRADIENT.search(node):
         return BACKWARD
     return AGAIN if _AGAIN.search(node) or node in seen else FORWARD
+
+
+def renamed_layouts(nodes: Sequence[NodeFacts]) -> Callable[[str], str]:
+    """Return the function from a node that onnxruntime runs to the node of the file that it stands for.
+
+    Convolutions in onnxruntime's blocked layout are named after their results. What is fused into one (an activation, a
+    sum) gives it its own result, so the convolution is searched for before it.
+    """
+    producers = {output: node for node in nodes for output in node.outputs}
+
+    def renamed(name: str) -> str:
+        value = _LAYOUT.sub("", name)
+        if value == name or value not in producers:
+            return name
+        waiting = deque([(producers[value], 0)])
+        while waiting:
+            node, depth = waiting.popleft()
+            if "Conv" in node.operator or "Pool" in node.operator:
+                return node.name
+            if depth < _FUSED:
+                waiting.extend((producers[read], depth + 1) for read in node.inputs if read in producers)
+        return producers[value].name
+
+    return renamed
 
 
 def block_of(module: str) -> str:

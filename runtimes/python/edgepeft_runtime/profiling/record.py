@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import cycle, islice
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import numpy as np
 
 from edgepeft_runtime.bundle.adapter_source import AdapterSource
 from edgepeft_runtime.bundle.bundle import OPTIMIZER, Bundle
+from edgepeft_runtime.bundle.graphfile import nodes_of
 from edgepeft_runtime.bundle.manifest import Manifest
 from edgepeft_runtime.bundle.plan import Step, plan
 from edgepeft_runtime.bundle.programs import TRAIN
@@ -26,6 +27,7 @@ from edgepeft_runtime.engine.portable import PortableEngine
 from edgepeft_runtime.errors import NoData
 from edgepeft_runtime.files.tensorfile import Array
 from edgepeft_runtime.profiling.events import Run, read_runs
+from edgepeft_runtime.profiling.layers import renamed_layouts
 from edgepeft_runtime.train.memory.peak import Memory, PeakSampler
 from edgepeft_runtime.train.trainer import Trainer
 
@@ -102,7 +104,7 @@ def record(
         profiled = PortableEngine(bundle, threads=threads, profile=Path(folder))
         try:
             slower = _timed(profiled, parameters, checked, steps)
-            calls = _calls(bundle.manifest, profiled, steps)
+            calls = _calls(bundle, profiled, steps)
         finally:
             profiled.close()
     cores = _cores()
@@ -140,13 +142,14 @@ def _timed(
     return tuple(seconds[1:])
 
 
-def _calls(manifest: Manifest, engine: PortableEngine, steps: int) -> tuple[CallRuns, ...]:
+def _calls(bundle: Bundle, engine: PortableEngine, steps: int) -> tuple[CallRuns, ...]:
     """Assign the runs of each session to the calls of the program, which run in order in every step."""
+    manifest = bundle.manifest
     own = {spec.name for spec in (*manifest.parameters, *manifest.frozen)}
     known = () if manifest.cache is None else (manifest.cache.value,)
     planned = plan(manifest, TRAIN, engine.interface)
     needed = {_key(call) for call in plan(manifest, TRAIN, engine.interface, known=known)}
-    runs = {graph: read_runs(file) for graph, file in engine.end_profiling().items()}
+    runs = {graph: _named(bundle, graph, read_runs(file)) for graph, file in engine.end_profiling().items()}
     count = Counter(call.graph for call in planned)
     done: Counter[str] = Counter()
     calls = []
@@ -160,6 +163,14 @@ def _calls(manifest: Manifest, engine: PortableEngine, steps: int) -> tuple[Call
     return (*calls, CallRuns(OPTIMIZER, (), False, tuple(runs[OPTIMIZER][1:])))
 
 
+def _named(bundle: Bundle, graph: str, runs: list[Run]) -> list[Run]:
+    """Return runs whose nodes have the names that they have in the file."""
+    name = renamed_layouts(nodes_of(bundle.file(graph).read_bytes()))
+    return [
+        replace(run, kernels=tuple(replace(kernel, node=name(kernel.node)) for kernel in run.kernels)) for run in runs
+    ]
+
+
 def _key(call: Step) -> tuple[str, tuple[str, ...]]:
     """Return what tells the calls of a program apart: no value is written twice."""
     return call.graph, tuple(call.reads.values())
@@ -168,12 +179,12 @@ def _key(call: Step) -> tuple[str, tuple[str, ...]]:
 def _sizes(manifest: Manifest, batches: Sequence[Mapping[str, Array]]) -> dict[str, int]:
     sizes: dict[str, int] = {}
     for batch in batches:
-        for name, size in _named(manifest, batch):
+        for name, size in _dims(manifest, batch):
             sizes[name] = max(sizes.get(name, 0), size)
     return sizes
 
 
-def _named(manifest: Manifest, batch: Mapping[str, Array]) -> Iterator[tuple[str, int]]:
+def _dims(manifest: Manifest, batch: Mapping[str, Array]) -> Iterator[tuple[str, int]]:
     for spec in (*manifest.inputs, *manifest.labels):
         for dim, size in zip(spec.shape, batch[spec.name].shape, strict=True):
             if isinstance(dim, str):
