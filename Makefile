@@ -34,7 +34,7 @@ freeze = $(1)/bin/pip freeze --disable-pip-version-check --exclude-editable | se
 # Browsers that the web runtime is tested in, by their names on the path.
 BROWSERS := chromium-headless-shell chromium google-chrome chromium-browser
 
-.PHONY: demo demo-flower test lint slow aarch64 nightly newest pins bench bench-fleet bench-llm bench-methods bench-accuracy dist clean
+.PHONY: demo demo-flower test lint slow aarch64 nightly newest pins bench bench-fleet bench-llm bench-methods bench-accuracy docs dist clean
 
 # The workstation prepares, a separate environment without torch fine-tunes, the workstation merges.
 demo: .venv/.demo .venv-device/.done
@@ -120,6 +120,15 @@ bench-methods: .venv/.demo
 bench-accuracy: .venv/.demo
 	$(HOST)/python -m benchmarks.accuracy
 
+# The documentation as a site, in site/. A broken link is an error.
+docs: .venv-docs/.done
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --quiet
+
+.venv-docs/.done: constraints/docs.txt
+	$(call environment,.venv-docs,$(python))
+	$(call install,.venv-docs,docs) mkdocs-material 'mkdocstrings[python]'
+	touch $@
+
 # What a release uploads, in dist/: wheel, source, npm package, a lock file with hashes and a bill of materials. Each package is
 # installed in an empty environment, where the README's Python runs.
 dist: .venv-dist/.done .venv/.test
@@ -183,5 +192,5 @@ dist: .venv-dist/.done .venv/.test
 	touch $@
 
 clean:
-	rm -rf .venv .venv-device .venv-oldest .venv-ort-training .venv-fleet .venv-newest .venv-fleet-newest .venv-dist .venv-wheel .venv-sdist dist .aarch64 .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-device .venv-oldest .venv-ort-training .venv-fleet .venv-newest .venv-fleet-newest .venv-docs site .venv-dist .venv-wheel .venv-sdist dist .aarch64 .mypy_cache .pytest_cache .ruff_cache
 	rm -rf runtimes/web/node_modules runtimes/web/dist runtimes/web/build examples/*/node_modules examples/*/dist

@@ -47,14 +47,31 @@ def test_the_profiles_python_runs(
     assert "</html>" in (tmp_path / "profile.html").read_text("utf-8")
 
 
-@pytest.mark.parametrize(
-    ("page", "least"), [(README, 7), (ROUNDS, 5), (PROFILE, 2)], ids=lambda value: getattr(value, "name", None)
-)
-def test_the_commands_and_options_that_are_shown_exist(page: Path, least: int) -> None:
+GUIDE = {page.name: page for page in sorted((README.parent / "docs" / "guide").glob("*.md"))}
+WITH_PYTHON = [name for name, page in GUIDE.items() if _blocks("python", page)]
+WITH_COMMANDS = {README: 7, ROUNDS: 5, PROFILE: 2} | {
+    page: 1 for page in GUIDE.values() if "```sh\nedgepeft " in page.read_text("utf-8")
+}
+
+
+@pytest.mark.parametrize("name", WITH_PYTHON)
+def test_the_python_of_a_guide_page_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From top to bottom, in an empty folder; each prepared bundle is opened."""
+    from edgepeft_runtime import Bundle
+
+    monkeypatch.chdir(tmp_path)
+    scope: dict[str, object] = {}
+    for block in _blocks("python", GUIDE[name]):
+        exec(compile(block, name, "exec"), scope)
+    assert [Bundle.open(path).manifest.parameters for path in tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize("page", WITH_COMMANDS, ids=lambda page: page.name)
+def test_the_commands_and_options_that_are_shown_exist(page: Path) -> None:
     """Every option shown after ``edgepeft COMMAND`` is one of that command's."""
     shown = [line.partition("#")[0] for block in _blocks("sh", page) for line in block.splitlines()]
     lines = [line for line in shown if line.startswith("edgepeft ")]
-    assert len(lines) >= least
+    assert len(lines) >= WITH_COMMANDS[page]
     for line in lines:
         _, name, *arguments = line.split()
         command = app.get_command(None, name)
