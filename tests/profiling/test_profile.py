@@ -79,6 +79,8 @@ def test_parts_add_up_to_the_whole(name: str, request: pytest.FixtureRequest) ->
         for row in rows:
             assert not row.parts or sum(row.parts.values()) == pytest.approx(row.seconds, rel=1e-9)
     assert {row.name for row in summary.kinds} <= set(KINDS)
+    assert summary.memory.arena == max(point.in_use for point in summary.timeline)
+    assert summary.memory.arena == max(row.in_use or 0 for row in summary.modules if row.name == summary.memory.fullest)
 
 
 def test_every_call_of_a_program_is_there(parts: Profile, segmented: Path) -> None:
@@ -124,7 +126,8 @@ def test_the_page_is_well_formed_and_stands_alone(parts: Profile) -> None:
     assert root.findall(".//rect/title")
     links = [value for element in root.iter() for name, value in element.items() if name in ("src", "href")]
     assert not links and "url(" not in page
-    odd = Profile("a<b>&", parts.summary, parts.advice).page()
+    memory = replace(parts.summary.memory, fullest="<&>")
+    odd = Profile("a<b>&", replace(parts.summary, memory=memory), parts.advice).page()
     assert ET.fromstring(odd.removeprefix("<!doctype html>")).findtext(".//h1") == "A training step of a<b>&"
 
 

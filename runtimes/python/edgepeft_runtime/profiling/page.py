@@ -106,7 +106,7 @@ def _bars(rows: Sequence[Row], colors: Mapping[str, str], whole: float) -> str:
 
 
 def _memory(summary: Summary) -> str:
-    rows = "".join(f"<tr><td>{name}</td><td>{size(count)}</td></tr>" for name, count in memory_rows(summary.memory))
+    rows = "".join(f"<tr><td>{escape(name)}</td><td>{size(count)}</td></tr>" for name, count in memory_rows(summary.memory))
     drawn = ""
     if summary.timeline:
         drawn = f'<p class="of">onnxruntime\'s arena in the course of a step</p>{chart.memory(summary.timeline)}'
@@ -114,10 +114,11 @@ def _memory(summary: Summary) -> str:
 
 
 def _table(title: str, rows: Sequence[Row], whole: float) -> str:
-    head = "".join(f"<th>{name}</th>" for name in ("name", "time", "of kernels", "kernels", "written"))
+    head = "".join(f"<th>{name}</th>" for name in ("name", "time", "of kernels", "kernels", "written", "in use"))
     lines = (
         f"<tr><td>{escape(f'{row.name} {row.detail}'.strip())}</td><td>{milliseconds(row.seconds)}</td>"
-        f"<td>{percent(row.seconds / max(whole, 1e-9))}</td><td>{row.kernels}</td><td>{size(row.written)}</td></tr>"
+        f"<td>{percent(row.seconds / max(whole, 1e-9))}</td><td>{row.kernels}</td><td>{size(row.written)}</td>"
+        f"<td>{'-' if row.in_use is None else size(row.in_use)}</td></tr>"
         for row in rows
     )
     return f"<details><summary>{title}</summary><table><tr>{head}</tr>{''.join(lines)}</table></details>"

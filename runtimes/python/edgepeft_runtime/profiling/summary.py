@@ -39,6 +39,7 @@ class Row:
         seconds: in kernels.
         kernels: number of kernels.
         written: bytes of their results.
+        in_use: the most that onnxruntime's arena had in use after one of them; ``None`` where it does not report it.
         parts: seconds by pass, for modules; by kind of work, for blocks and calls; else empty.
         detail: the operator of a node, the graph of a call; else empty.
     """
@@ -47,6 +48,7 @@ class Row:
     seconds: float
     kernels: int
     written: int
+    in_use: int | None
     parts: Mapping[str, float]
     detail: str = ""
 
@@ -69,6 +71,7 @@ class MemoryUse:
         file: the largest size of file pages, which the system can drop and read again.
         activations: what is alive at the peak of a step at these sizes, by the bundle's manifest; ``None`` if unknown.
         arena: the most that onnxruntime's arena had in use after a kernel; ``None`` where it does not report it.
+        fullest: the module of that kernel.
         weights: ``weights.bin``.
         state: parameters, optimizer state and accumulators.
     """
@@ -78,6 +81,7 @@ class MemoryUse:
     file: int
     activations: int | None
     arena: int | None
+    fullest: str | None
     weights: int
     state: int
 
@@ -246,11 +250,16 @@ def _rows(
                 sum(item.kernel.seconds for item in items),
                 len(items),
                 sum(item.kernel.written for item in items),
+                _most(items),
                 dict(by_part),
                 "" if detail is None else detail(items[0]),
             )
         )
     return tuple(sorted(found, key=lambda row: -row.seconds))
+
+
+def _most(seen: Sequence[_Seen]) -> int | None:
+    return max((item.kernel.in_use for item in seen if item.kernel.in_use is not None), default=None)
 
 
 def _in_order(rows: Sequence[Row], seen: Sequence[_Seen]) -> tuple[Row, ...]:
@@ -266,13 +275,15 @@ def _cached(calls: Sequence[CallRuns], seen: Sequence[_Seen]) -> float:
 
 def _memory(bundle: Bundle, recording: Recording, seen: Sequence[_Seen]) -> MemoryUse:
     manifest = bundle.manifest
-    in_use = [item.kernel.in_use for item in seen if item.kernel.in_use is not None]
+    arena = _most(seen)
+    fullest = None if arena is None else next(item.module for item in seen if item.kernel.in_use == arena)
     return MemoryUse(
         before=recording.before.anonymous,
         anonymous=recording.peak.anonymous,
         file=recording.peak.file,
         activations=None if manifest.memory is None else manifest.memory.bytes_at(recording.sizes),
-        arena=max(in_use, default=None),
+        arena=arena,
+        fullest=fullest,
         weights=sum(spec.bytes for spec in manifest.stored),
         state=_state(manifest),
     )

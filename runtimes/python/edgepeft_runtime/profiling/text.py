@@ -32,7 +32,7 @@ def memory_rows(memory: MemoryUse) -> list[tuple[str, int]]:
         ("anonymous memory at its peak", memory.anonymous),
         ("before training: Python, libraries, data", memory.before),
         ("activations alive at the peak, computed", memory.activations),
-        ("onnxruntime's arena, most in use", memory.arena),
+        (f"onnxruntime's arena, most in use: in {memory.fullest}", memory.arena),
         ("parameters, optimizer state, gradients", memory.state),
         ("frozen weights (file)", memory.weights),
         ("file pages at their peak", memory.file),
@@ -70,11 +70,12 @@ def _lines(summary: Summary, advice: Sequence[Advice]) -> Iterator[str]:
 
 
 def _table(title: str, rows: Sequence[Row], whole: float) -> Iterator[str]:
-    yield f"{'time':>12}{'':>9}{'kernels':>9}{'written':>12}  {title}"
+    yield f"{'time':>12}{'':>9}{'kernels':>9}{'written':>12}{'in use':>12}  {title}"
     for row in rows[:_ROWS]:
         name = f"{row.name}  {row.detail}" if row.detail else row.name
         part = percent(row.seconds / max(whole, 1e-9))
-        yield f"{milliseconds(row.seconds):>12}{part:>9}{row.kernels:>9}{size(row.written):>12}  {name}"
+        in_use = "-" if row.in_use is None else size(row.in_use)
+        yield f"{milliseconds(row.seconds):>12}{part:>9}{row.kernels:>9}{size(row.written):>12}{in_use:>12}  {name}"
     if len(rows) > _ROWS:
         rest = sum(row.seconds for row in rows[_ROWS:])
-        yield f"{milliseconds(rest):>12}{percent(rest / max(whole, 1e-9)):>9}{'':>21}  {len(rows) - _ROWS} others"
+        yield f"{milliseconds(rest):>12}{percent(rest / max(whole, 1e-9)):>9}{'':>33}  {len(rows) - _ROWS} others"
