@@ -106,7 +106,8 @@ def _bars(rows: Sequence[Row], colors: Mapping[str, str], whole: float) -> str:
 
 
 def _memory(summary: Summary) -> str:
-    rows = "".join(f"<tr><td>{escape(name)}</td><td>{size(count)}</td></tr>" for name, count in memory_rows(summary.memory))
+    parts = memory_rows(summary.memory)
+    rows = "".join(f"<tr><td>{escape(name)}</td><td>{size(count)}</td></tr>" for name, count in parts)
     drawn = ""
     if summary.timeline:
         drawn = f'<p class="of">onnxruntime\'s arena in the course of a step</p>{chart.memory(summary.timeline)}'
