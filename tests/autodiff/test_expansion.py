@@ -7,9 +7,10 @@ import onnx
 import onnx_ir as ir
 import pytest
 from onnx import parser
-from onnx_ir.passes.common import NameFixPass
 
 from edgepeft_export.autodiff import differentiate, missing_rules
+from edgepeft_export.graph.custom_ops import lower
+from edgepeft_export.graph.edit import fix_names
 from tests.support.onnx_runs import session
 
 X = np.random.default_rng(0).normal(size=(2, 3, 4)).astype(np.float32)
@@ -30,6 +31,15 @@ CONTROL_FLOW = {
         y = If(yes) <then_branch = t () => (a) { a = Identity(x) }, else_branch = e () => (a) { a = Neg(x) }>
         z = Mul(y, y)
         l = ReduceSum<keepdims=0>(z)""",
+    "open branch": """
+        w = Exp(x)
+        sum = ReduceSum<keepdims=0>(x)
+        flag = Greater(sum, limit)
+        y, z = If(flag) <
+          then_branch = t () => (a, b) { a = Mul(w, x)\n b = Identity(x) },
+          else_branch = e () => (a, b) { a = Neg(w)\n b = Mul(w, many) }>
+        q = Mul(y, z)
+        l = ReduceSum<keepdims=0>(q)""",
     "loop": """
         last, each = Loop(two, yes, x) <body = b (int64 i, bool go, float[2,3,4] s) => (on, next, kept) {
           on = Identity(go)
@@ -56,8 +66,12 @@ CONTROL_FLOW = {
 }
 
 
+CONTROL_FLOW["other branch"] = CONTROL_FLOW["open branch"].replace("Greater", "Less")
+
+
 def _model(body: str) -> onnx.ModelProto:
-    constants = "int64 two = {2}, bool yes = {1}, int64[1] zero = {0}, int64[1] one = {1}"
+    numbers = "float limit = {-100}, float many = {3}, bool yes = {1}"
+    constants = f"{numbers}, int64 two = {{2}}, int64[1] zero = {{0}}, int64[1] one = {{1}}"
     text = f"g (float[2,3,4] x, int64[2,4] labels) => (float l) <{constants}> {{ {body} }}"
     return parser.parse_model(f'<ir_version: 9, opset_import: ["" : 20]> {text}')
 
@@ -68,7 +82,8 @@ def test_the_gradient_is_the_derivative_of_the_file(body: str) -> None:
     forward = session(_model(body))
     model = ir.from_proto(_model(body))
     model.graph.outputs.extend(differentiate(model.graph, model.graph.outputs[0], [model.graph.inputs[0]]).values())
-    NameFixPass()(model)
+    lower(model)
+    fix_names(model)
     fed = {value.name for value in forward.get_inputs()}
     feeds = {name: array for name, array in {"x": X, "labels": LABELS}.items() if name in fed}
     loss, gradient = session(ir.to_proto(model)).run(None, {"x": X, "labels": LABELS})
@@ -84,7 +99,7 @@ def test_the_gradient_is_the_derivative_of_the_file(body: str) -> None:
 
 UNKNOWN = {
     "If": "sum = ReduceSum<keepdims=0>(x)\n flag = Greater(sum, half)\n y = If(flag) "
-    "<then_branch = t () => (a) { a = Neg(x) }, else_branch = e () => (a) { a = Mul(x, x) }>",
+    "<then_branch = t () => (a) { a = Neg(x) }, else_branch = e () => (a) { d = Det(m)\n a = Mul(x, d) }>",
     "Loop": "y = Loop(many, yes, x) <body = b (int64 i, bool go, float[2,3,4] s) => (on, next) "
     "{ on = Identity(go)\n next = Mul(s, x) }>",
 }
@@ -92,8 +107,8 @@ UNKNOWN = {
 
 @pytest.mark.parametrize(("op", "body"), UNKNOWN.items())
 def test_what_is_open_until_the_run_is_named(op: str, body: str) -> None:
-    """A condition that depends on the input, and a loop of 10,000 iterations."""
-    constants = "int64 many = {10000}, bool yes = {1}, float half = {0.5}"
+    """A branch with an operator that has no rule, and a loop of 10,000 iterations."""
+    constants = "int64 many = {10000}, bool yes = {1}, float half = {0.5}, float[1,1] m = {2}"
     text = f"g (float[2,3,4] x) => (float l) <{constants}> {{ {body}\n l = ReduceSum<keepdims=0>(y) }}"
     model = ir.from_proto(parser.parse_model(f'<ir_version: 9, opset_import: ["" : 20]> {text}'))
     assert [gap.op_type for gap in missing_rules(model.graph, model.graph.outputs[0], model.graph.inputs)] == [op]

@@ -23,7 +23,7 @@ from tests.support.onnx_runs import session
 
 CASES = rule_cases.CASES
 QUANTIZED = {"edgepeft.Int8MatMul", "edgepeft.FakeQuantize", "com.microsoft.MatMulNBits"}  # in test_quantized_rules.py
-LOOPS = {"edgepeft.Map", "edgepeft.WithGradient"}  # in export/test_attention.py and export/test_chunks.py
+LOOPS = {"edgepeft.Branch", "edgepeft.Map", "edgepeft.WithGradient"}  # in test_expansion.py, export/test_attention.py
 LABELS = [f"{number}-{case.label()}"[:110] for number, case in enumerate(CASES)]
 
 

@@ -240,10 +240,10 @@ def test_an_operator_of_another_domain_is_named_with_it() -> None:
     assert (gap.op_type, gap.node, gap.target) == ("com.example.Relu", "Relu_0", "a")
 
 
-IF = """g (float[3] a, bool c) => (float loss) {
+IF = """g (float[3] a, float[2, 2] m, bool c) => (float loss) {
   y = If<
     then_branch = t () => (float[3] yes) { yes = Exp(a) },
-    else_branch = e () => (float[3] no) { no = Tanh(a) }
+    else_branch = e () => (float[3] no) { volume = Det(m) no = Mul(a, volume) }
   >(c)
   loss = ReduceSum<keepdims=0>(y)
 }"""
@@ -272,7 +272,7 @@ NESTED = """g (float[3] a, bool c) => (float loss) {
 
 @pytest.mark.parametrize(("text", "op"), [(IF, "If"), (LOOP, "Loop"), (NESTED, "If")])
 def test_a_parameter_read_by_a_subgraph_is_not_lost(text: str, op: str) -> None:
-    """If and Loop have no rule, also where the parameter is no input of theirs."""
+    """What has no rule in a branch, an open Loop and nested branches are named, though they do not have it as input."""
     made = model(text)
     with pytest.raises(NoGradientRule) as caught:
         gradients(made, "a")

@@ -6,11 +6,13 @@ from collections.abc import Iterable
 
 import onnx_ir as ir
 
-from edgepeft_export.autodiff.registry import NoGradientForCase
+from edgepeft_export.autodiff.registry import NO_GRADIENT, RULES, NoGradientForCase, full_name
+from edgepeft_export.graph.branches import with_inputs
 from edgepeft_export.graph.control_flow import expand_control_flow
-from edgepeft_export.graph.definitions import NotDefined, expand_definition
+from edgepeft_export.graph.custom_ops import BRANCH, DOMAIN
+from edgepeft_export.graph.definitions import DEFINITIONS, NotDefined, expand_definition
 from edgepeft_export.graph.edit import fix_names
-from edgepeft_export.graph.functions import expand_function
+from edgepeft_export.graph.functions import expand_function, has_body
 from edgepeft_export.graph.shape_folding import fold_shapes
 from edgepeft_export.opset import IR_VERSION
 
@@ -29,11 +31,28 @@ def expand(graph: ir.Graph, nodes: Iterable[ir.Node]) -> dict[ir.Value, ir.Value
     replaced = _settle(graph)
     for node in nodes:
         if node.graph is graph:  # and has not been replaced already
-            replaced |= expand_control_flow(node) or _defined(node) or expand_function(node, opset)
+            replaced |= (
+                expand_control_flow(node) or _branch(node, opset) or _defined(node) or expand_function(node, opset)
+            )
     if replaced:
         fix_names(ir.Model(graph, ir_version=IR_VERSION))
         replaced |= _settle(graph)
     return replaced
+
+
+def _branch(node: ir.Node, opset: int) -> dict[ir.Value, ir.Value]:
+    """An ``If`` whose condition only the run knows, where gradients can cross its branches."""
+    if node.op_type != "If" or node.domain:
+        return {}
+    bodies = [node.attributes[name].as_graph() for name in ("then_branch", "else_branch")]
+    if not all(_is_known(inner, opset) for body in bodies for inner in body):
+        return {}
+    return with_inputs(node, BRANCH, DOMAIN)
+
+
+def _is_known(node: ir.Node, opset: int) -> bool:
+    name = full_name(node)
+    return name in RULES or name in NO_GRADIENT or name in DEFINITIONS or has_body(node, opset)
 
 
 def _defined(node: ir.Node) -> dict[ir.Value, ir.Value]:

@@ -96,11 +96,13 @@ def rule(*op_types: str, broadcasts: bool = False, domain: str = "") -> Callable
     return register
 
 
-def rule_of_outputs(op_type: str, outputs: int | None = None) -> Callable[[RuleFunction], RuleFunction]:
+def rule_of_outputs(
+    op_type: str, outputs: int | None = None, domain: str = ""
+) -> Callable[[RuleFunction], RuleFunction]:
     """Register a function as the gradient rule of an operator of which several outputs may be used."""
 
     def register(function: RuleFunction) -> RuleFunction:
-        _register(Rule(function, False, outputs), [op_type], "")
+        _register(Rule(function, False, outputs), [op_type], domain)
         return function
 
     return register

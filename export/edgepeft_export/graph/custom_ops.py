@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from edgepeft_export.graph.branches import write_if
 from edgepeft_export.graph.domains import CONTRIB as CONTRIB
 from edgepeft_export.graph.domains import DOMAIN as DOMAIN
 from edgepeft_export.graph.edit import replace_node
@@ -62,6 +63,12 @@ MAP = "Map"
 needed. No value of the graph around it that the body reads depends on one of these.
 """
 
+BRANCH = "Branch"
+"""``(condition, tensors ...) -> tensors ...``: the graph ``then`` or the graph ``otherwise``, of the same inputs.
+
+An ``If`` reads values of the graph around it. Here those that may have a gradient are inputs.
+"""
+
 
 def int8_matmul(
     emit: Emitter,
@@ -103,6 +110,8 @@ def _lower_graph(graph: ir.Graph, lowering: _Lowering) -> None:
             replace_node(node, _node(node, "Identity", [node.inputs[0]]))
         elif node.op_type == MAP:
             scan_groups(node)
+        elif node.op_type == BRANCH:
+            write_if(node)
 
 
 class _Lowering:

@@ -12,6 +12,13 @@ from edgepeft_export.graph.edit import fix_names
 from edgepeft_export.graph.inlining import place, replace_by
 from edgepeft_export.graph.shapes import infer_shapes
 
+
+def has_body(node: ir.Node, opset: int) -> bool:
+    """Whether ONNX defines the operator of a node by others."""
+    schema = _schema(node, opset)
+    return schema is not None and bool(_versions(schema, opset))
+
+
 _REDEFINED = {"GroupNormalization": 21}
 """Operators whose inputs have other shapes since an operator set, by that."""
 
