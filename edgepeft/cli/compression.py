@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from edgepeft_export.quantize import Quantization
     from edgepeft_runtime.data.batch import NamedBatch
 
-_COMPUTE_OF = {"block_size": "int4", "gradient_rounding": "int8"}
+_COMPUTE_OF = {"block_size": ("int4",), "gradient_rounding": ("int8", "int4")}
 """Options that need a certain ``--compute``."""
 
 
@@ -90,10 +90,10 @@ def compression_options(command: F) -> F:
         click.option(
             "--gradient-rounding",
             type=click.Choice(GRADIENTS),
-            help="Scale of gradients with int8: one per row, or one per tensor, a little faster.  [default: row]",
+            help="Scale of integer gradients: one per row, or one per tensor, a little faster.  [default: row]",
         ),
         click.option(
-            "--block-size", type=click.Choice(list(map(str, BLOCKS))), help="Elements per scale of int4.  [default: 32]"
+            "--block-size", type=click.Choice(list(map(str, BLOCKS))), help="Elements per step of int4.  [default: 32]"
         ),
         click.option(
             "--codebook",
@@ -112,7 +112,7 @@ def compression_options(command: F) -> F:
             type=click.Choice(COMPUTE),
             default="fp32",
             show_default=True,
-            help="Quantization of frozen weights: none, 8 bits with integer arithmetic, or 4 bits.",
+            help="Quantization of frozen weights: none, 8 bits, or 4; both with integer arithmetic.",
         ),
     ):
         command = option(command)
@@ -127,8 +127,8 @@ def quantization(compute: str, keep_fp32: tuple[str, ...], settings: dict[str, A
     """
     from edgepeft_export.quantize import Quantization
 
-    for option, owner in _COMPUTE_OF.items():
-        if settings[option] is not None and compute != owner:
+    for option, owners in _COMPUTE_OF.items():
+        if settings[option] is not None and compute not in owners:
             raise click.UsageError(f"--{option.replace('_', '-')} cannot be used with --compute {compute}.")
     if keep_fp32 and compute == "fp32" and settings["codebook"] is None:
         raise click.UsageError("--keep-fp32 requires --compute int8, --compute int4 or --codebook.")

@@ -86,8 +86,8 @@ def read_gguf_config(files: ModelFiles) -> PretrainedConfig:
         ) from error
     if header.quantized is not None:
         notice(
-            f"{files}: {header.quantized}; they are dequantized to float32, and int8 or int4 rounds them once more, "
-            "on a grid of its own."
+            f"{files}: {header.quantized}; they are dequantized to float32. int4 keeps the numbers of Q4_0 and Q4_1 "
+            "up to the rounding of int8; others are rounded once more."
         )
     return config
 

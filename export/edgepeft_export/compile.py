@@ -21,6 +21,7 @@ from edgepeft_export.forward.identity import base_sha256, of_model
 from edgepeft_export.graph.constants import initializer_tensor
 from edgepeft_export.graph.edit import bind_inputs, fix_names, input_named
 from edgepeft_export.graph.emit import Emitter
+from edgepeft_export.graph.expansion import is_expanded
 from edgepeft_export.graph.shapes import infer_shapes
 from edgepeft_export.losses import Labels, Loss, LossTerms
 from edgepeft_export.losses.entropy import write_cross_entropies
@@ -139,9 +140,12 @@ def compile_step(
 
 
 def _chosen_weights(forward: Forward) -> str:
-    """Inputs where the weights that can be inputs have more than :data:`MANY_BYTES`, and more than the others."""
+    """Inputs where the weights that can be inputs have more than :data:`MANY_BYTES`, and more than the others.
+
+    4-bit weights count as the int8 ones that constants would be expanded to.
+    """
     initializers = [value for value in forward.model.graph.initializers.values() if value.const_value is not None]
-    sizes = {value: initializer_tensor(value).nbytes for value in initializers}
+    sizes = {value: initializer_tensor(value).nbytes * (2 if is_expanded(value) else 1) for value in initializers}
     bindable = sum(size for value, size in sizes.items() if as_inputs(value))
     return "input" if bindable > max(MANY_BYTES, sum(sizes.values()) - bindable) else "constant"
 

@@ -112,7 +112,7 @@ def test_a_budget_decides_how_a_device_trains(edgepeft: Command, network: str, t
         (["--memory-budget", "much"], "'much' is not like 256MB"),
         (["--memory-budget", "1MB", "--sizes", "batch"], "'batch' is not like batch=8,sequence=64"),
         (["--block-size", "64"], "--block-size cannot be used with --compute fp32"),
-        (["--compute", "int4", "--gradient-rounding", "row"], "--gradient-rounding cannot be used with --compute int4"),
+        (["--gradient-rounding", "row"], "--gradient-rounding cannot be used with --compute fp32"),
         (["--keep-fp32", "x"], "--keep-fp32 requires --compute int8"),
         (["--compute", "int2"], "int2"),
     ],

@@ -91,6 +91,11 @@ def expansion_of(value: ir.Value | None) -> Expansion | None:
     return None if value is None else _lowered(value)
 
 
+def is_expanded(value: ir.Value) -> bool:
+    """Whether the codes of ``value`` become a matrix of twice its bytes."""
+    return any(use.node.op_type == EXPAND and use.idx == 0 for use in value.uses())
+
+
 def _lowered(value: ir.Value) -> Expansion | None:
     cut = producer_of(value, "Slice")
     shaped = producer_of(value if cut is None else cut.inputs[0], "Reshape")

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepeft_export.graph.rounding import Float32Array, best_scales, parts
+from edgepeft_export.graph.rounding import LARGEST_PAIR, Float32Array, best_scales, pair_sums, parts
 
 Int8Array = NDArray[np.int8]
 
@@ -23,6 +23,9 @@ EIGHTHS = 8
 
 LARGEST = 127
 """Largest size of an int8 weight, of a step, and of an offset."""
+
+_MARGIN = 1.02
+"""A scale is widened by so much more than neighbours pass the limit: their numbers are rounded again."""
 
 _ON_GRID = 2e-3
 """Largest distance, in steps, of a number that lies on a grid. Files have the grid in 16 bits and its numbers in 32."""
@@ -80,11 +83,14 @@ class Grid:
     middle: Float32Array | None
 
 
-def to_int4(matrix: Float32Array, group: int) -> Int4Matrix:
-    """Round a matrix [inputs, outputs] to 4 bits, by groups of inputs; one that lies on a grid keeps its codes."""
+def to_int4(matrix: Float32Array, group: int, pair: int = LARGEST_PAIR) -> Int4Matrix:
+    """Round a matrix [inputs, outputs] to 4 bits, by groups of inputs; one that lies on a grid keeps its codes.
+
+    Of the int8 weights, the sums of neighbours along both axes stay within ``pair``, as those of an int8 matrix.
+    """
     rows = np.ascontiguousarray(matrix.T)
     kept = grids_of(rows, group)
-    made = [_matrix_of(grid) for grid in (kept if kept is not None else _rounded(rows, group))]
+    made = [_within(grid, len(matrix), pair) for grid in (kept if kept is not None else _rounded(rows, group))]
     offsets = [part.offsets for part in made if part.offsets is not None]
     return Int4Matrix(
         np.concatenate([part.bytes for part in made], axis=-1),
@@ -93,6 +99,20 @@ def to_int4(matrix: Float32Array, group: int) -> Int4Matrix:
         np.concatenate([part.scale for part in made]),
         len(matrix),
     )
+
+
+def _within(grid: Grid, inputs: int, pair: int) -> Int4Matrix:
+    """In whole numbers, with larger scales where neighbours would pass the limit."""
+    scale = _scales(grid)
+    while True:
+        four = _matrix_of(grid, scale, inputs)
+        integers = four.integers().astype(np.int16)
+        factor = pair_sums(integers).max(axis=0, initial=0) / pair
+        beside = np.repeat(pair_sums(integers.T).max(axis=1, initial=0) / pair, 2)
+        factor[: len(beside)] = np.maximum(factor[: len(beside)], beside)
+        if factor.max(initial=0) <= 1:
+            return four
+        scale = np.where(factor > 1, scale * factor * _MARGIN, scale).astype(np.float32)
 
 
 def _rounded(rows: Float32Array, group: int) -> Iterator[Grid]:
@@ -114,26 +134,31 @@ def _whole(values: Float32Array, unit: Float32Array) -> Float32Array:
     return rounded
 
 
-def _matrix_of(grid: Grid) -> Int4Matrix:
-    """In whole numbers, with the inputs padded."""
-    groups, group = grid.codes.shape[1:]
-    middle = np.zeros_like(grid.step) if grid.middle is None else grid.middle
+def _scales(grid: Grid) -> Float32Array:
+    """The smallest scale of each output with which all numbers, and all steps, are within int8."""
+    middle = np.float32(0) if grid.middle is None else grid.middle
     edges = [np.abs(middle + code * grid.step).max(axis=1) for code in (-8, 7)]
-    scale = np.maximum(np.maximum(*edges), 8 * np.abs(grid.step).max(axis=1)) / LARGEST
-    scale = np.where(scale > 0, scale, 1).astype(np.float32)[:, None]
+    scale = np.maximum(np.maximum(*edges), EIGHTHS * np.abs(grid.step).max(axis=1)) / LARGEST
+    return np.where(scale > 0, scale, 1).astype(np.float32)
+
+
+def _matrix_of(grid: Grid, scale: Float32Array, inputs: int) -> Int4Matrix:
+    groups = grid.codes.shape[1]
     pairs = -(-groups // 2)
     padding = ((0, 0), (0, 2 * pairs - groups))
-    steps = np.pad(np.rint(EIGHTHS * grid.step / scale).astype(np.int8), padding)
+    steps = np.rint(EIGHTHS * grid.step / scale[:, None]).astype(np.int8)
     codes = np.pad(grid.codes, (*padding, (0, 0))).transpose(1, 2, 0)
-    offsets = np.pad(_offsets(grid.step, middle, scale, steps[:, :groups]), padding).T[:, None]
     packed = np.left_shift(codes[pairs:], 4) | (codes[:pairs] + 8)
-    return Int4Matrix(packed, steps.T[:, None], None if grid.middle is None else offsets, scale[:, 0], groups * group)
+    offsets = None
+    if grid.middle is not None:
+        offsets = np.pad(_offsets(grid.step, grid.middle, scale[:, None], steps), padding).T[:, None]
+    return Int4Matrix(packed, np.pad(steps, padding).T[:, None], offsets, scale, inputs)
 
 
 def _offsets(step: Float32Array, middle: Float32Array, scale: Float32Array, steps: Int8Array) -> Int8Array:
     """The middles in int8 units. Zero stays zero where it is on the grid: pruned weights stay pruned."""
     zero = -middle / np.where(step == 0, 1, step)  # its code
-    exact = (np.abs(zero - np.rint(zero)) < _ON_GRID) & (np.abs(zero) <= 8)
+    exact = (np.abs(zero - np.rint(zero)) < _ON_GRID) & (np.abs(zero) <= 8) & (step != 0)
     units = np.where(exact, -np.rint(np.rint(zero) * steps / EIGHTHS), np.rint(middle / scale))
     return units.astype(np.int8)
 

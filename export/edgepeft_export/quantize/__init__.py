@@ -57,7 +57,7 @@ def quantize(
     elif settings.compute != "fp32":
         report.kept.update(reasons(forward.model.graph, settings.smallest))
     quantized = quantized_tensors(model.graph)
-    if is_large(model.graph, quantized, settings.large):
+    if is_large(quantized, settings.large):
         model = model.clone()
         store_transposed(model.graph)
         quantized = quantized_tensors(model.graph)

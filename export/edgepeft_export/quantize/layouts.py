@@ -18,10 +18,9 @@ from edgepeft_export.graph.shapes import rank
 from edgepeft_export.quantization import QuantizedTensor
 
 
-def is_large(graph: ir.Graph, quantized: Mapping[str, QuantizedTensor], large: int) -> bool:
-    """Whether the quantized tensors of a graph have ``large`` bytes or more."""
-    tensors = [graph.initializers[name].const_value for name in quantized]
-    return sum(tensor.nbytes for tensor in tensors if tensor is not None) >= large
+def is_large(quantized: Mapping[str, QuantizedTensor], large: int) -> bool:
+    """Whether the quantized tensors of a graph have ``large`` bytes or more, 4-bit ones once they are expanded."""
+    return sum(tensor.elements for tensor in quantized.values()) >= large
 
 
 def store_transposed(graph: ir.Graph) -> None:
