@@ -23,7 +23,7 @@ weight keeps more of its 8 bits than under the usual remedy, 7 bits for all.
 _LARGEST_PAIR_BEFORE_ROUNDING = LARGEST_PAIR - 1.0
 """The same, in steps, of two weights that are still to be rounded: each moves by half a step at most."""
 
-SHRINKAGE = tuple(np.linspace(0.7, 1.0, 13).tolist())
+SHRINKAGE = tuple(np.linspace(0.7, 1.0, 7).tolist())
 """Fractions of a block's range that are tried for 4 bits: cutting off an outlier may serve all the others."""
 
 
@@ -94,8 +94,9 @@ def _steps(columns: Float32Array, *, pairs: bool) -> Float32Array:
 
 def pair_sums(rows: NDArray[_Number]) -> NDArray[_Number]:
     """[rows // 2, columns]: sums of two neighbouring rows, of the sign with the larger one. Kernels add such pairs."""
-    pairs = rows[: len(rows) // 2 * 2].reshape(-1, 2, rows.shape[1])
-    sums: NDArray[_Number] = np.maximum(np.maximum(pairs, 0).sum(axis=1), -np.minimum(pairs, 0).sum(axis=1))
+    first, second = rows[: len(rows) // 2 * 2 : 2], rows[1::2]  # (a reduction over an axis of 2 is ten times slower)
+    above = np.maximum(first, 0) + np.maximum(second, 0)
+    sums: NDArray[_Number] = np.maximum(above, -(np.minimum(first, 0) + np.minimum(second, 0)))
     return sums
 
 
