@@ -51,6 +51,11 @@ def convolutions() -> Iterator[Case]:
     depthwise = [x(2, 4, 6, 7), x(4, 1, 3, 3)]
     options = {"group": 4, "strides": [2, 2], "pads": [1, 1, 1, 1]}
     yield Case("Conv", depthwise, conv(2, (1, 1, 1, 1), 1, 4), options, fixed=(1,))
+    options = {"group": 4, "strides": [2, 2], "pads": [2, 2, 2, 2]}
+    yield Case("Conv", [x(2, 4, 6, 7), x(4, 1, 5, 5)], conv(2, (2, 2, 2, 2), 1, 4), options, fixed=(1,))
+    options = {"group": 4, "strides": [3, 2], "dilations": [1, 2]}
+    yield Case("Conv", [x(2, 4, 7, 9), x(4, 1, 2, 3)], conv((3, 2), (), (1, 2), 4), options, fixed=(1,))
+    yield Case("Conv", [x(2, 4, 4, 4), x(4, 1, 1, 1)], conv(3, (), 1, 4), {"group": 4, "strides": [3, 3]}, fixed=(1,))
     yield Case("Conv", [x(2, 3, 4, 5), x(6, 3, 1, 1), x(6)], conv(), fixed=(1,))
     yield Case("Conv", [x(2, 3, 4, 5), x(6, 3, 1, 1)], conv(2), {"strides": [2, 2]}, fixed=(1,))
     yield Case("Conv", [x(2, 3, 4, 5), x(6, 3, 1, 1)], conv(pads=(1, 0, 0, 1)), {"pads": [1, 0, 0, 1]}, fixed=(1,))

@@ -16,7 +16,7 @@ from edgepeft_export.autodiff.rules.reading import (
     static_size,
     zeros_like,
 )
-from edgepeft_export.autodiff.rules.window import Window, spread_back, window_of
+from edgepeft_export.autodiff.rules.window import Window, enlarged, spread_back, window_of
 from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.graph.match import operand
 from edgepeft_export.graph.shapes import dims_of, dtype_of, rank
@@ -51,10 +51,20 @@ def average_pool(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
         window = _ceiled(node, window, x, y, bool(node.attributes.get_int("count_include_pad", 0)))
         whole_windows = not any(window.pads)
     tap = 1 / prod(window.kernel) if whole_windows else 1.0
+    if whole_windows and _tiles(window, x, y):
+        return (enlarged(emit.op("Mul", dy, emit.scalar(tap, like=x)), window.strides, emit),)
     weight = emit.constant(np.full((1, 1, *window.kernel), tap, dtype=dtype_of(x).numpy()))
     if not whole_windows:
         dy = emit.op("Div", dy, _counts(x, weight, window, emit))
     return (_per_channel(dy, weight, window, x, y, emit),)
+
+
+def _tiles(window: Window, x: ir.Value, y: ir.Value) -> bool:
+    """Whether the windows of an image lie side by side and cover all of it."""
+    sizes = [size for size in (*dims_of(x)[2:], *dims_of(y)[2:]) if isinstance(size, int)]
+    if len(sizes) != 4 or x.dtype != ir.DataType.FLOAT or window.kernel != window.strides or any(window.pads):
+        return False
+    return sizes[:2] == [made * step for made, step in zip(sizes[2:], window.strides, strict=True)]
 
 
 def _refuse_disputed_sizes(node: ir.Node, x: ir.Value) -> None:
