@@ -16,6 +16,7 @@ from edgepeft_export.errors import ExportFailed, FixedDimension, ForwardError
 from edgepeft_export.forward.torch_source import detach as torch_detach
 from edgepeft_export.forward.torch_source import recurrent as torch_recurrent
 from edgepeft_export.forward.torch_source.blocks import trace
+from edgepeft_export.forward.torch_source.decompose import decomposing_where_needed
 from edgepeft_export.graph.shapes import Dim, dims_of
 from edgepeft_export.opset import OPSET
 
@@ -43,7 +44,7 @@ def export(lifted: nn.Module, arguments: Mapping[str, Mapping[str, Tensor]], axe
     try:
         for logger in loggers:
             logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings(), torch.no_grad():
+        with warnings.catch_warnings(), torch.no_grad(), decomposing_where_needed():
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 lifted,
