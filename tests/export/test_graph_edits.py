@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx_ir as ir
+import onnxruntime as ort
 import pytest
 
 from edgepeft_export.graph.constants import constant_factor, new_initializer
@@ -13,7 +14,17 @@ from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.graph.expansion import expand, stored
 from edgepeft_export.graph.int4 import to_int4
 from edgepeft_export.graph.linear import LinearSite
-from edgepeft_export.graph.rounding import LARGEST_PAIR, pack_nibbles, pair_sums, to_blocks, to_int8, unpack_nibbles
+from edgepeft_export.graph.rounding import (
+    LARGEST_PAIR,
+    LARGEST_PAIR_BY_ROW,
+    column_sums,
+    pack_nibbles,
+    pair_sums,
+    steps_of,
+    to_blocks,
+    to_int8,
+    unpack_nibbles,
+)
 
 RNG = np.random.default_rng(0)
 
@@ -130,6 +141,27 @@ def test_a_layer_gives_its_matrix_and_accepts_another(kind: str) -> None:
     assert error < {"MatMul": 1e-6, "Gemm": 1e-6, "int8": 0.03, "int8 by row": 0.03, "int4": 0.4, "blocks": 0.4}[kind]
 
 
+@pytest.mark.parametrize("shape", [(4, 8), (2, 3, 8)])
+def test_a_layer_with_zero_points_by_row_multiplies_by_another_matrix(shape: tuple[int, ...]) -> None:
+    """The columns' sums follow the matrix: the product is that of the other matrix, for rows of one sign too."""
+    graph = ir.Graph([], [], nodes=[], opset_imports={"": 20})
+    emit, x = Emitter(graph), add_input(graph, "x", list(shape))
+    eight = to_int8(RNG.normal(size=(8, 6)).astype(np.float32), 1)
+    arrays = {"w": eight.values, "s": eight.scale, "sums": column_sums(eight.values, eight.scale, 1)}
+    w, scale, sums = (new_initializer(graph, name, array) for name, array in arrays.items())
+    y = int8_matmul(emit, x, w, scale, None, None, None, sums, rounding="row")
+    y.shape, y.dtype, y.name = ir.Shape([*shape[:-1], 6]), ir.DataType.FLOAT, "y"
+    graph.outputs.append(y)
+    model = ir.Model(graph, ir_version=10)
+    lower(model)
+    site = next(site for node in graph if (site := LinearSite.of(node)) is not None)
+    assert (site.x.name, site.result.name, site.storage) == ("x", "y", "int8")
+    other, given = RNG.normal(size=(8, 6)), RNG.uniform(0.5, 1, shape).astype(np.float32)
+    site.with_matrix(other)
+    (found,) = ort.InferenceSession(ir.to_proto(model).SerializeToString()).run(None, {"x": given})
+    np.testing.assert_allclose(found, given @ other, atol=0.06)
+
+
 def test_a_shared_weight_is_changed_for_one_reader_alone() -> None:
     """The other layer keeps the old matrix; with ``allow_shared=False`` neither is a site."""
     site, matrix = _layer("MatMul")
@@ -142,12 +174,13 @@ def test_a_shared_weight_is_changed_for_one_reader_alone() -> None:
     assert not one.matrix().any() and np.array_equal(other.matrix(), matrix)
 
 
-def test_rounded_neighbours_never_saturate() -> None:
+@pytest.mark.parametrize("pair", [LARGEST_PAIR, LARGEST_PAIR_BY_ROW])
+def test_rounded_neighbours_never_saturate(pair: int) -> None:
     """Along both axes two int8 weights of one sign sum to the limit at most, at which 16 bits suffice."""
     matrix = np.abs(RNG.normal(size=(64, 64))).astype(np.float32)
-    values = to_int8(matrix, 1).values.astype(np.int16)
-    assert max(pair_sums(values).max(), pair_sums(values.T).max()) <= LARGEST_PAIR
-    assert 255 * LARGEST_PAIR <= np.iinfo(np.int16).max < 255 * (LARGEST_PAIR + 1)
+    values = to_int8(matrix, 1, pair).values.astype(np.int16)
+    assert max(pair_sums(values).max(), pair_sums(values.T).max()) <= pair
+    assert steps_of(pair) * pair <= np.iinfo(np.int16).max
 
 
 def test_nibbles_round_trip() -> None:

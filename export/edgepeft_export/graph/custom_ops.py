@@ -7,6 +7,7 @@ rounded activation in the middle is an integer. So the matmul stays one node unt
 
 from __future__ import annotations
 
+import numpy as np
 import onnx_ir as ir
 
 from edgepeft_export.graph.branches import write_if
@@ -17,16 +18,18 @@ from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.graph.expansion import EXPAND, lower_expansion
 from edgepeft_export.graph.groups import scan_groups
 from edgepeft_export.graph.match import operand, operands, present
-from edgepeft_export.graph.row_rounding import RoundedRows, grid, round_rows
+from edgepeft_export.graph.rounding import STEPS
+from edgepeft_export.graph.row_rounding import RoundedRows, middle, round_rows
 
 INT8_MATMUL = "Int8MatMul"
-"""``(x [..., K], w, scale, zero_point?, bias?, transposed?) -> [..., N]``: x (w - zero_point) · scale + bias.
+"""``(x [..., K], w, scale, zero_point?, bias?, transposed?, sums?) -> [..., N]``: x (w - zero_point) · scale + bias.
 
 In integer arithmetic. ``w`` is int8 or uint8, [K, N], or [N, K] with ``transB=1``, stored or expanded from 4 bits
 (:data:`edgepeft_export.graph.expansion.EXPAND`); ``scale`` and ``zero_point`` are scalars or [N]; ``bias`` is [N];
-``transposed`` is wᵀ, where it is stored as well. ``x`` is rounded to 8 bits at run
-time: ``rounding`` is ``tensor``, with one scale for the whole tensor, ``row``, with one per row, or ``whole``, to whole
-numbers up to 127. ``gradient`` says how the gradient of the matmul is rounded: see
+``transposed`` is wᵀ, where it is stored as well; ``sums`` [N] are the columns' sums of ``(w - zero_point) · scale``.
+``x`` is rounded at run time: ``rounding`` is ``tensor``, to 8 bits with one scale for the whole tensor; ``row``, with a
+scale per row, and a zero point per row where there are ``sums``; or ``whole``, to whole numbers. ``steps`` are those of
+the range of a row, or twice the largest whole number. ``gradient`` says how the gradient of the matmul is rounded: see
 :class:`edgepeft_export.quantize.Quantization`, and :data:`SCORES`.
 """
 
@@ -39,6 +42,9 @@ A row of it has one entry near -1, the label's, and thousands of small probabili
 
 TRANSPOSED = 5
 """The input of an :data:`INT8_MATMUL` that is the transposed matrix."""
+
+SUMS = 6
+"""The input of an :data:`INT8_MATMUL` that has the columns' sums."""
 
 FAKE_QUANTIZE = "FakeQuantize"
 """``(x, scale, zero_point)``, attribute ``axis``: x rounded to the grid of ``zero_point``'s dtype."""
@@ -78,14 +84,23 @@ def int8_matmul(
     zero_point: ir.Value | None = None,
     bias: ir.Value | None = None,
     transposed: ir.Value | None = None,
+    sums: ir.Value | None = None,
     *,
     trans_b: int = 0,
     rounding: str = "tensor",
     gradient: str = "row",
+    steps: int = STEPS,
 ) -> ir.Value:
     """Append an :data:`INT8_MATMUL`."""
-    inputs = (x, w, scale, zero_point, bias, transposed)
-    return emit.op(INT8_MATMUL, *inputs, domain=DOMAIN, transB=trans_b, rounding=rounding, gradient=gradient)
+    inputs = (x, w, scale, zero_point, bias, transposed, sums)
+    return emit.op(
+        INT8_MATMUL, *inputs, domain=DOMAIN, transB=trans_b, rounding=rounding, gradient=gradient, steps=steps
+    )
+
+
+def steps_of_rows(node: ir.Node) -> int:
+    """The steps of the range of a row that an :data:`INT8_MATMUL` rounds."""
+    return int(node.attributes.get_int("steps", STEPS))
 
 
 def lower(model: ir.Model) -> None:
@@ -120,7 +135,7 @@ class _Lowering:
     def __init__(self, constants: Emitter, transposed: dict[ir.Value, ir.Value]) -> None:
         self.constants, self._transposed = constants, transposed
         self._tensors: dict[ir.Value, tuple[ir.Value, ...]] = {}
-        self._rows: dict[ir.Value, RoundedRows] = {}
+        self._rows: dict[tuple[ir.Value, int, bool], RoundedRows] = {}
 
     def int8_matmul(self, node: ir.Node) -> None:
         """Replace an :data:`INT8_MATMUL`."""
@@ -137,24 +152,28 @@ class _Lowering:
 
     def _by_row(self, node: ir.Node) -> None:
         (x, _, scale), zero_point, bias = operands(node, 3), present(node, 3), present(node, 4)
-        if x not in self._rows:
-            self._rows[x] = round_rows(x, node, self.constants)
-        rows, (one, middle) = self._rows[x], grid(self.constants, x)
-        inputs = [rows.integers, self._matrix(node), one, scale, middle, zero_point, None]
-        (product,) = _before(node, _node(node, "MatMulIntegerToFloat", inputs, domain=CONTRIB))
-        product.shape, product.type = node.outputs[0].shape, node.outputs[0].type
-        last = _node(node, "Mul", [product, rows.step])
+        steps, sums, one = steps_of_rows(node), present(node, SUMS), self.constants.scalar(1.0, like=x)
+        key = (x, steps, sums is None)
+        if key not in self._rows:
+            self._rows[key] = round_rows(x, node, self.constants, steps, symmetric=sums is None)
+        rows = self._rows[key]
+        zero = self.constants.constant(np.array(middle(steps) if sums is None else 0, np.uint8))
+        inputs = [rows.integers, self._matrix(node), one, scale, zero, zero_point, None]
+        result = _float(node, "MatMulIntegerToFloat", *inputs, domain=CONTRIB)
+        if sums is not None and rows.negative_zero is not None:
+            correction = _float(node, "Mul", rows.negative_zero, sums, scope="zero/")
+            result = _float(node, "Add", result, correction, scope="zero/")
         if bias is not None:
-            (scaled,) = _before(node, last)
-            scaled.shape, scaled.type = product.shape, product.type
-            last = _node(node, "Add", [scaled, bias])
-        replace_node(node, last)
+            replace_node(node, _node(node, "Add", [_float(node, "Mul", result, rows.step), bias]))
+        else:
+            replace_node(node, _node(node, "Mul", [result, rows.step]))
 
     def _by_whole_numbers(self, node: ir.Node) -> None:
         (x, _, scale), zero_point, bias = operands(node, 3), present(node, 3), present(node, 4)
-        one, middle = grid(self.constants, x)
-        (integers,) = _before(node, _node(node, "QuantizeLinear", [x, one, middle]))
-        inputs = [integers, self._matrix(node), one, scale, middle, zero_point, bias]
+        one = self.constants.scalar(1.0, like=x)
+        zero = self.constants.constant(np.array(middle(steps_of_rows(node)), np.uint8))
+        (integers,) = _before(node, _node(node, "QuantizeLinear", [x, one, zero]))
+        inputs = [integers, self._matrix(node), one, scale, zero, zero_point, bias]
         replace_node(node, _node(node, "MatMulIntegerToFloat", inputs, domain=CONTRIB))
 
     def _matrix(self, node: ir.Node) -> ir.Value:
@@ -178,6 +197,15 @@ def _before(node: ir.Node, new: ir.Node) -> tuple[ir.Value, ...]:
     """Put a node in front of ``node``; returns its outputs."""
     node.prepend(new)
     return tuple(new.outputs)
+
+
+def _float(node: ir.Node, op_type: str, *inputs: ir.Value | None, domain: str = "", scope: str = "") -> ir.Value:
+    """The output of a node in front of ``node``, like that of ``node``."""
+    new = _node(node, op_type, list(inputs), domain=domain)
+    new.name = f"{node.name}/{scope}{op_type}"
+    (output,) = _before(node, new)
+    output.shape, output.type = node.outputs[0].shape, node.outputs[0].type
+    return output
 
 
 def _beside(value: ir.Value, new: ir.Node) -> ir.Value:

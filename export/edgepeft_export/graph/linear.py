@@ -19,8 +19,15 @@ from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.graph.expansion import Expansion, expand, expansion_of, overwritten, stored
 from edgepeft_export.graph.int4 import to_int4
 from edgepeft_export.graph.match import only_reader, operand, present, producer_of
-from edgepeft_export.graph.rounding import from_blocks, to_blocks, to_int8
-from edgepeft_export.graph.row_rounding import before_rounding, rows_of
+from edgepeft_export.graph.rounding import (
+    LARGEST_PAIR,
+    LARGEST_PAIR_BY_ROW,
+    column_sums,
+    from_blocks,
+    to_blocks,
+    to_int8,
+)
+from edgepeft_export.graph.row_rounding import corrected, rows_of
 from edgepeft_export.graph.shapes import static_dims
 
 Matrix = NDArray[np.float64]
@@ -95,7 +102,7 @@ class LinearSite:
         if self.node.op_type != "MatMulIntegerToFloat":
             return x
         if (rows := rows_of(x)) is not None:
-            return before_rounding(rows)
+            return rows.x
         rounded = producer_of(x, "DynamicQuantizeLinear")
         return x if rounded is None else operand(rounded)
 
@@ -171,7 +178,10 @@ class LinearSite:
         elif self.storage == "int4":
             self._store_expanded(array.astype(np.float32))
         else:
-            eight = to_int8(array.astype(np.float32), self.channels)
+            sums = _sums(self.node)
+            pair = LARGEST_PAIR if sums is None else LARGEST_PAIR_BY_ROW
+            eight = to_int8(array.astype(np.float32), self.channels, pair)
+            self._store_sums(column_sums(eight.values, eight.scale, self.channels))
             self._store_quantized(eight.values, eight.scale)
 
     def _store_quantized(self, integers: NDArray[np.generic], scales: NDArray[np.float32]) -> None:
@@ -186,10 +196,24 @@ class LinearSite:
         assert isinstance(graph, ir.Graph) and old is not None and self.scale is not None
         four = to_int4(matrix, old.group)
         self._store(self.scale, four.scale)
+        self._store_sums(column_sums(four.integers(), four.scale, 1))
         if len(operand(self.node, 1).uses()) == 1 and overwritten(old, four):
             return
         new = stored(four, f"{old.bytes.name}.merged", lambda name, array: new_initializer(graph, name, array))
         self.node.replace_input_with(1, expand(Emitter(graph, scope=str(self.node.name)), new))
+
+    def _store_sums(self, array: NDArray[np.float32]) -> None:
+        """Let the correction of the product, where there is one, read the sums of another matrix."""
+        old = _sums(self.node)
+        if old is None:
+            return
+        if len(old.uses()) == 1:
+            old.const_value = ir.tensor(array, name=old.name)
+            return
+        assert isinstance(self.node.graph, ir.Graph)
+        new = new_initializer(self.node.graph, f"{old.name}.merged", array)
+        outer = next(use.node for use in old.uses() if self.node.outputs[0] in _read_with(use.node))
+        outer.replace_input_with(outer.inputs.index(old), new)
 
     def _own_operand(self) -> None:
         """Give this node its own copy of the node between the weight and it, where there is a shared one."""
@@ -250,8 +274,24 @@ def _is_transposed(node: ir.Node) -> bool:
 
 def _scaled_by_row(node: ir.Node) -> ir.Value | None:
     """The product times the steps of the rows of its input."""
-    rows, scaled = rows_of(node.inputs[0]), only_reader(node.outputs[0], "Mul")
-    return scaled.outputs[0] if rows is not None and scaled is not None and rows.step in scaled.inputs else None
+    rows = rows_of(node.inputs[0])
+    if rows is None:
+        return None
+    product, moved = node.outputs[0], corrected(node.outputs[0], rows)
+    scaled = only_reader(product if moved is None else moved[0], "Mul")
+    return scaled.outputs[0] if scaled is not None and rows.step in scaled.inputs else None
+
+
+def _read_with(node: ir.Node) -> list[ir.Value | None]:
+    """What the readers of a node's result read beside it."""
+    return [value for use in node.outputs[0].uses() for value in use.node.inputs]
+
+
+def _sums(node: ir.Node) -> ir.Value | None:
+    """The columns' sums by which the product is corrected, where rows of the input have a zero point each."""
+    rows = rows_of(node.inputs[0]) if node.op_type == "MatMulIntegerToFloat" else None
+    moved = None if rows is None else corrected(node.outputs[0], rows)
+    return None if moved is None else moved[1]
 
 
 def _storage(node: ir.Node, weight: ir.Value) -> tuple[Storage, ir.Value | None]:

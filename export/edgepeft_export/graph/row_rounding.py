@@ -1,9 +1,17 @@
-"""Rounds the rows of an activation or a gradient to 8 bits, each with a scale of its own.
+"""Rounds the rows of an activation or a gradient to 8 bits or fewer, each with a scale of its own.
 
 ``DynamicQuantizeLinear`` has one scale for the whole tensor, with which a row of a thousandth of another's size rounds
-to zero. Here a row r is ``step_r · (integers_r - 128)`` with ``step_r = max|r| / 127``, and the product of the integers
-with a matrix is multiplied by the steps. Scale and zero point of the integers are constants, so nothing searches for
-the range of the whole tensor: rounding costs two reductions and a division, and one multiplication of the product.
+to zero. Here a row r is ``step_r · (integers_r - zero_r)``.
+
+The range of an activation lies between its smallest and its largest element, which may be one large outlier of one
+sign, so its zero point differs from row to row: ``zero_r = -min(r) / step_r``, and a matmul corrects its product by
+``zero_r`` times the sums of the matrix's columns. A gradient has as many large elements of one sign as of the other:
+its range is symmetric, and its zero point a constant.
+
+The number of steps of a range is what keeps the sum of two products within 16 bits: see
+:func:`edgepeft_export.graph.rounding.steps_of`. ``QuantizeLinear`` along the axis of rows divides, rounds and converts
+in one pass over the tensor. With two reductions that makes three passes; a zero point adds two to the one over the
+product.
 """
 
 from __future__ import annotations
@@ -14,73 +22,130 @@ import numpy as np
 import onnx_ir as ir
 
 from edgepeft_export.graph.emit import Emitter
-from edgepeft_export.graph.match import producer_of
-from edgepeft_export.graph.shapes import Dim, dims_of
-
-LARGEST = 127
-"""Integers of a row lie between 128 - 127 and 128 + 127, so uint8 suffices and pairs of products fit into 16 bits."""
-
-MIDDLE = 128
-"""The zero point."""
+from edgepeft_export.graph.match import other_input, producer_of
+from edgepeft_export.graph.shapes import Dim, dims_of, rank
 
 SMALLEST = float(2.0**-100)
-"""Rows whose largest element is smaller round to zero. A step of zero would divide 0 by 0."""
+"""Rows whose range is smaller round to zero. A step of zero would divide 0 by 0."""
 
 
 @dataclass(frozen=True)
 class RoundedRows:
-    """``step · (integers - MIDDLE)`` is the activation.
+    """``step · (integers - zero)`` is the activation.
 
     Attributes:
+        x: The activation.
         integers: uint8, of the activation's shape.
         step: float32, [..., 1].
+        negative_zero: float32, [..., 1], whole numbers: ``-zero``. ``None`` where the zero point is a constant.
     """
 
+    x: ir.Value
     integers: ir.Value
     step: ir.Value
+    negative_zero: ir.Value | None
 
 
-def round_rows(x: ir.Value, node: ir.Node, emit: Emitter) -> RoundedRows:
-    """Round ``x``; the new nodes come before ``node``. The emitter only makes the constants."""
-    column = None if x.shape is None else [*dims_of(x)[:-1], 1]
-    last = emit.ints(-1)
-    largest = _add(node, "ReduceMax", [x, last], column, keepdims=1)
-    smallest = _add(node, "ReduceMin", [x, last], column, keepdims=1)
-    size = [largest, _add(node, "Neg", [smallest], column), emit.scalar(SMALLEST, like=x)]
-    step = _add(node, "Mul", [_add(node, "Max", size, column), emit.scalar(1 / LARGEST, like=x)], column)
-    scaled = _add(node, "Div", [x, step], None if x.shape is None else dims_of(x))
-    integers = _add(node, "QuantizeLinear", [scaled, *grid(emit, x)], None if x.shape is None else dims_of(x))
-    integers.type = ir.TensorType(ir.DataType.UINT8)
-    return RoundedRows(integers, step)
+def middle(steps: int) -> int:
+    """The constant zero point of a symmetric range."""
+    return steps // 2
 
 
-def grid(emit: Emitter, x: ir.Value) -> tuple[ir.Value, ir.Value]:
-    """Scale and zero point of the integers."""
-    return emit.scalar(1.0, like=x), emit.constant(np.array(MIDDLE, np.uint8))
+def round_rows(x: ir.Value, node: ir.Node, emit: Emitter, steps: int, *, symmetric: bool) -> RoundedRows:
+    """Round ``x`` to integers of 0 to ``steps``; the new nodes come before ``node``.
+
+    The emitter only makes the constants.
+    """
+    before = _Before(node, x)
+    last, small = emit.ints(-1), emit.scalar(SMALLEST, like=x)
+    largest, smallest = (before.column(kind, x, last, keepdims=1) for kind in ("ReduceMax", "ReduceMin"))
+    if symmetric:
+        size, count = before.column("Max", largest, before.column("Neg", smallest), small), middle(steps)
+    else:  # zero is in the range; one step is left, as the zero point and an element may both be rounded up
+        below = before.column("Neg", before.column("Min", smallest, emit.scalar(0.0, like=x)))
+        size, count = before.column("Max", before.column("Add", largest, below), below, small), steps - 1
+    step = before.column("Mul", size, emit.scalar(1 / count, like=x))
+    flat = before.flat(step, emit)
+    if symmetric:
+        negative_zero = None
+        zero = before.add("Expand", emit.constant(np.array([middle(steps)], np.uint8)), before.add("Shape", flat))
+    else:
+        rounded = before.column("Round", before.column("Div", below, step))
+        negative_zero = before.column("Neg", rounded)
+        zero = before.flat(before.add("Cast", rounded, to=ir.DataType.UINT8.value), emit)
+    return RoundedRows(x, before.integers(x, flat, zero, emit), step, negative_zero)
 
 
 def rows_of(integers: ir.Value | None) -> RoundedRows | None:
     """What :func:`round_rows` made ``integers`` of; ``None`` where it did not."""
-    quantize = producer_of(integers, "QuantizeLinear")
-    divide = None if quantize is None else producer_of(quantize.inputs[0], "Div")
-    step = None if divide is None else divide.inputs[1]
-    if integers is None or step is None or producer_of(step, "Mul") is None:
+    reshape = producer_of(integers, "Reshape")
+    quantize = producer_of(integers if reshape is None else reshape.inputs[0], "QuantizeLinear")
+    flat = None if quantize is None else producer_of(quantize.inputs[1], "Reshape")
+    if integers is None or quantize is None or flat is None or producer_of(flat.inputs[0], "Mul") is None:
         return None
-    return RoundedRows(integers, step)
+    rows = producer_of(quantize.inputs[0], "Reshape") if reshape is not None else None
+    x, step = quantize.inputs[0] if rows is None else rows.inputs[0], flat.inputs[0]
+    return None if x is None or step is None else RoundedRows(x, integers, step, _negative_zero(quantize))
 
 
-def before_rounding(rows: RoundedRows) -> ir.Value:
-    """The activation that was rounded."""
-    quantize = rows.integers.producer()
-    divide = None if quantize is None else producer_of(quantize.inputs[0], "Div")
-    assert divide is not None and divide.inputs[0] is not None
-    return divide.inputs[0]
+def _negative_zero(quantize: ir.Node) -> ir.Value | None:
+    """The negative zero points, as floats, of a ``QuantizeLinear`` whose zero points are no constant."""
+    flat = producer_of(quantize.inputs[2], "Reshape")
+    cast = None if flat is None else producer_of(flat.inputs[0], "Cast")
+    rounded = None if cast is None else cast.inputs[0]
+    uses = () if rounded is None else rounded.uses()
+    return next((use.node.outputs[0] for use in uses if use.node.op_type == "Neg"), None)
 
 
-def _add(node: ir.Node, op_type: str, inputs: list[ir.Value], shape: list[Dim] | None, **attributes: int) -> ir.Value:
-    """Put a node of float32 operands before ``node``, and return its output."""
-    new = ir.node(op_type, inputs, attributes, name=f"{node.name}/rows/{op_type}")
-    node.prepend(new)
-    output = new.outputs[0]
-    output.type, output.shape = ir.TensorType(ir.DataType.FLOAT), None if shape is None else ir.Shape(shape)
-    return output
+def corrected(product: ir.Value, rows: RoundedRows) -> tuple[ir.Value, ir.Value] | None:
+    """``(product + negative_zero · sums, sums)``, where that is what reads a product."""
+    for use in product.uses() if rows.negative_zero is not None else ():
+        outer = producer_of(other_input(use.node, product), "Mul") if use.node.op_type == "Add" else None
+        if outer is not None and rows.negative_zero in outer.inputs and rows.negative_zero is not None:
+            sums = other_input(outer, rows.negative_zero)
+            return None if sums is None else (use.node.outputs[0], sums)
+    return None
+
+
+class _Before:
+    """Puts nodes before a node that reads an activation."""
+
+    def __init__(self, node: ir.Node, x: ir.Value) -> None:
+        self._node = node
+        self._column: list[Dim] | None = None if x.shape is None else [*dims_of(x)[:-1], 1]
+        self._nodes = 0
+
+    def add(self, op_type: str, *inputs: ir.Value, **attributes: int) -> ir.Value:
+        """The output of a new node."""
+        self._nodes += 1
+        new = ir.node(op_type, inputs, attributes, name=f"{self._node.name}/rows/{self._nodes}/{op_type}")
+        self._node.prepend(new)
+        return new.outputs[0]
+
+    def column(self, op_type: str, *inputs: ir.Value, **attributes: int) -> ir.Value:
+        """A float32 value [..., 1]."""
+        output = self.add(op_type, *inputs, **attributes)
+        output.type = ir.TensorType(ir.DataType.FLOAT)
+        output.shape = None if self._column is None else ir.Shape(self._column)
+        return output
+
+    def flat(self, column: ir.Value, emit: Emitter) -> ir.Value:
+        """One number per row, [rows]."""
+        return self.add("Reshape", column, emit.ints(-1))
+
+    def integers(self, x: ir.Value, step: ir.Value, zero: ir.Value, emit: Emitter) -> ir.Value:
+        """``x`` in steps, of its shape. ``QuantizeLinear`` reads rows along the first of two axes."""
+        if x.shape is not None and rank(x) == 2:
+            integers = self.add("QuantizeLinear", x, step, zero, axis=0)
+        else:
+            rows = self.add("Reshape", x, self._rows(x, emit))
+            integers = self.add("QuantizeLinear", rows, step, zero, axis=0)
+            integers = self.add("Reshape", integers, self.add("Shape", x))
+        integers.type, integers.shape = ir.TensorType(ir.DataType.UINT8), x.shape
+        return integers
+
+    def _rows(self, x: ir.Value, emit: Emitter) -> ir.Value:
+        width = None if x.shape is None else dims_of(x)[-1]
+        if isinstance(width, int):
+            return emit.ints(-1, width)
+        return self.add("Concat", emit.ints(-1), self.add("Shape", x, start=-1), axis=0)

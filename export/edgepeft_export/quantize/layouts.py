@@ -33,7 +33,7 @@ def store_transposed(graph: ir.Graph) -> None:
     for node in [node for node in graph if node.domain == DOMAIN and node.op_type == INT8_MATMUL]:
         matrix = operand(node, 1)
         if is_frozen(matrix) and rank(matrix) == 2:
-            node.resize_inputs(TRANSPOSED + 1)
+            node.resize_inputs(max(len(node.inputs), TRANSPOSED + 1))
             node.replace_input_with(TRANSPOSED, emit.stored(f"{matrix.name}.transposed", _transposed(matrix)))
 
 

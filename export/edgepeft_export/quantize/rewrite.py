@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection
 
 import numpy as np
@@ -14,7 +15,14 @@ from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.graph.expansion import Expansion, expand, stored
 from edgepeft_export.graph.int4 import Int4Matrix, Int8Array, to_int4
 from edgepeft_export.graph.match import added_vector, operand
-from edgepeft_export.graph.rounding import to_int8
+from edgepeft_export.graph.rounding import (
+    LARGEST_PAIR,
+    LARGEST_PAIR_BY_ROW,
+    Float32Array,
+    column_sums,
+    steps_of,
+    to_int8,
+)
 from edgepeft_export.graph.shapes import dims_of, rank
 from edgepeft_export.quantization import Quantization
 from edgepeft_export.quantize.scores import is_score
@@ -63,7 +71,8 @@ class Quantizer:
         weight.value.replace_all_uses_with(dequantized)
 
     def _int8(self, weight: Weight) -> None:
-        matrix = to_int8(weight.array, weight.channels)
+        pair = self._largest_pair(weight)
+        matrix = to_int8(weight.array, weight.channels, pair)
         values = self._stored(weight, "int8", matrix.values)
         scale = self._stored(weight, "scale", matrix.scale)
 
@@ -72,14 +81,29 @@ class Quantizer:
             column = self._stored(weight, "scale.column", matrix.scale[:, None])
             return self._emit.op("Mul", integers, self._emit.op("Gather", column, ids))
 
-        self._rewrite(weight, self._matmul(weight, values, scale, 1 - weight.channels), rows)
+        sums = functools.partial(column_sums, matrix.values, matrix.scale, weight.channels)
+        self._rewrite(weight, self._matmul(weight, values, scale, sums, 1 - weight.channels), rows)
 
-    def _matmul(self, weight: Weight, values: ir.Value, scale: ir.Value, trans_b: int) -> Matmul:
+    def _largest_pair(self, weight: Weight) -> int:
+        """Both passes multiply by the weight: where either rounds to 8 bits, its pairs are small."""
+        by_row = weight.name in self._rows and self._settings.gradient == "row"
+        return LARGEST_PAIR_BY_ROW if by_row else LARGEST_PAIR
+
+    def _matmul(
+        self, weight: Weight, values: ir.Value, scale: ir.Value, sums: Callable[[], Float32Array], trans_b: int
+    ) -> Matmul:
+        by_row, steps = weight.name in self._rows, steps_of(self._largest_pair(weight))
+
         def matmul(x: ir.Value, bias: ir.Value | None, old: ir.Value) -> ir.Value:
-            gradient = SCORES if is_score(old) else self._settings.gradient
-            rounding = "row" if weight.name in self._rows else "tensor"
-            inputs = (x, values, scale, None, bias)
-            return int8_matmul(self._emit, *inputs, trans_b=trans_b, rounding=rounding, gradient=gradient)
+            return int8_matmul(
+                self._emit,
+                *(x, values, scale, None, bias, None),
+                self._stored(weight, "sums", sums()) if by_row else None,
+                trans_b=trans_b,
+                rounding="row" if by_row else "tensor",
+                gradient=SCORES if is_score(old) else self._settings.gradient,
+                steps=steps,
+            )
 
         return matmul
 
@@ -92,7 +116,8 @@ class Quantizer:
             return
         expanded = expand(self._emit, stored(four, f"{weight.name}.int4", self._emit.stored))
         scale = self._stored(weight, "scale", four.scale)
-        self._rewrite(weight, self._matmul(weight, expanded, scale, 0), None)
+        sums = functools.partial(column_sums, four.integers(), four.scale, 1)
+        self._rewrite(weight, self._matmul(weight, expanded, scale, sums, 0), None)
 
     def _rows_of_int4(self, weight: Weight, four: Int4Matrix, ids: ir.Value) -> ir.Value:
         """Rows of a table, stored one after the other: a few of them are a small part of the file."""

@@ -20,18 +20,19 @@ from edgepeft_export.graph.custom_ops import (
     SCORES,
     TRANSPOSED,
     int8_matmul,
+    steps_of_rows,
 )
 from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.graph.match import operand, present
 from edgepeft_export.graph.rounding import pack_nibbles, unpack_nibbles
-from edgepeft_export.graph.row_rounding import LARGEST, SMALLEST
+from edgepeft_export.graph.row_rounding import SMALLEST, middle
 from edgepeft_export.graph.shapes import dims_of
 
 
 @rule(INT8_MATMUL, domain=DOMAIN)
 def int8_matmul_rule(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
     """dx = (dy · scale) Wᵀ, where W are the integers. The scales lie along the summed axis, so they come first."""
-    return _crossed(node, dy, emit), None, None, None, _bias_gradient(node, dy, present(node, 4), emit), None
+    return _crossed(node, dy, emit), None, None, None, _bias_gradient(node, dy, present(node, 4), emit), None, None
 
 
 def _bias_gradient(node: ir.Node, dy: ir.Value, bias: ir.Value | None, emit: Emitter) -> ir.Value | None:
@@ -57,28 +58,29 @@ def _integer_product(
 ) -> ir.Value:
     """The same matrix, transposed if it was not and the other way round, in both layouts where both are stored."""
     w, transposed = operand(node, 1), present(node, TRANSPOSED)
-    trans_b = 1 - int(node.attributes.get_int("transB", 0))
+    trans_b, steps = 1 - int(node.attributes.get_int("transB", 0)), steps_of_rows(node)
 
     def product(rows: ir.Value, rounding: str) -> ir.Value:
-        return int8_matmul(emit, rows, w, one, zero_point, None, transposed, trans_b=trans_b, rounding=rounding)
+        inputs = (rows, w, one, zero_point, None, transposed)
+        return int8_matmul(emit, *inputs, trans_b=trans_b, rounding=rounding, steps=steps)
 
     # Rows of very different size would share one scale, and the small ones would round to 0.
     gradient = node.attributes.get_string("gradient", "row")
     if gradient != SCORES:
         return product(scaled, gradient)
-    # In steps of its row, an entry is a whole number up to 127 and a rest up to a half, which is rounded by itself.
-    step = _row_step(scaled, emit)
+    # In steps of its row, an entry is a whole number and a rest up to a half, which is rounded by itself.
+    step = _row_step(scaled, middle(steps), emit)
     units = emit.op("Div", scaled, step)
     rest = emit.op("Sub", units, emit.op("Round", units))
     return emit.op("Mul", emit.op("Add", product(units, "whole"), product(rest, "row")), step)
 
 
-def _row_step(rows: ir.Value, emit: Emitter) -> ir.Value:
-    """The largest size of each row's entries, as 127 steps. Two reductions need no tensor of absolute values."""
+def _row_step(rows: ir.Value, count: int, emit: Emitter) -> ir.Value:
+    """The largest size of each row's entries, as so many steps. Two reductions need no tensor of absolute values."""
     largest = emit.op("ReduceMax", rows, emit.ints(-1), keepdims=1)
     smallest = emit.op("ReduceMin", rows, emit.ints(-1), keepdims=1)
     size = emit.op("Max", largest, emit.op("Neg", smallest), emit.scalar(SMALLEST, like=rows))
-    return emit.op("Mul", size, emit.scalar(1 / LARGEST, like=rows))
+    return emit.op("Mul", size, emit.scalar(1 / count, like=rows))
 
 
 @rule("MatMulNBits", domain=CONTRIB)
