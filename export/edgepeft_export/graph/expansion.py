@@ -1,8 +1,9 @@
-"""The nodes that expand a 4-bit matrix to int8 where it is multiplied: bits, a multiplication, an addition.
+"""The nodes that expand a 4-bit matrix to int8 where it is multiplied.
 
 The graph reads half the bytes from the file and the page cache, and the int8 matrix lives until its last reader ran.
-onnxruntime's CPU build has for 8-bit numbers ``BitwiseAnd``, ``QLinearMul`` and ``QLinearAdd``, which multiply and add
-with saturation. Where the matrix is a constant of the graph, onnxruntime computes it once, when it loads the graph.
+onnxruntime's CPU build has for 8-bit numbers ``QLinearMul`` and ``QLinearAdd``, which use vector instructions and
+round. Its ``BitwiseAnd`` takes five times as long, so the halves of a byte are separated by rounding. Where the matrix
+is a constant of the graph, onnxruntime computes it once, when it loads the graph.
 """
 
 from __future__ import annotations
@@ -26,9 +27,6 @@ EXPAND = "Int4Expand"
 
 Attribute ``inputs``: without the padding.
 """
-
-_HALVES = ((15, 8, 1.0), (-16, 0, 1 / 16))
-"""Bits of a byte, with zero point and scale of the code in them: code + 8, and 16 times the code."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +101,7 @@ def _lowered(value: ir.Value) -> Expansion | None:
     total = producer_of(joined, "QLinearAdd")
     halves = producer_of(joined if total is None else total.inputs[0], "Concat")
     product = None if halves is None else producer_of(halves.inputs[0], "QLinearMul")
-    bits = None if product is None else producer_of(product.inputs[0], "BitwiseAnd")
+    bits = None if product is None else producer_of(product.inputs[0], "QLinearAdd")
     steps = None if product is None else producer_of(product.inputs[3], "Slice")
     sizes = known_ints(present(cut, 2) if cut is not None else present(shaped, 1) if shaped is not None else None)
     if bits is None or steps is None or not sizes:
@@ -114,7 +112,7 @@ def _lowered(value: ir.Value) -> Expansion | None:
 def lower_expansion(node: ir.Node, constants: Emitter) -> None:
     """Replace an :data:`EXPAND` by kernels of onnxruntime. The emitter only makes constants."""
     lowering = _Lowering(node, constants)
-    joined = lowering.add("Concat", [lowering.half(0), lowering.half(1)], lowering.padded, axis=0)
+    joined = lowering.add("Concat", lowering.halves(), lowering.padded, axis=0)
     if lowering.read.offsets is not None:
         one = lowering.unit(1.0)
         joined = lowering.add("QLinearAdd", [joined, *one, lowering.read.offsets, *one, *one], lowering.padded, CONTRIB)
@@ -141,14 +139,24 @@ class _Lowering:
         self._pairs = pairs
         self.padded: list[Dim] = [2 * pairs, group, outputs]
 
-    def half(self, index: int) -> ir.Value:
-        """The int8 weights of the first or the second half of the groups, without their offsets."""
-        mask, zero, unit = _HALVES[index]
-        codes = self.add("BitwiseAnd", [self.read.bytes, self._int8(mask)], dims_of(self.read.bytes))
-        ends = [self._constants.ints(number) for number in (index * self._pairs, (index + 1) * self._pairs, 0)]
+    def halves(self) -> list[ir.Value]:
+        """The int8 weights of both halves of the groups, without their offsets.
+
+        A byte is ``16 high + low + 8``, so ``high`` is ``(2 byte - 15) / 32``, rounded, which is never halfway.
+        """
+        codes, one = self.read.bytes, self.unit(1.0)
+        high = self._total([codes, *self.unit(2.0)], [self._int8(-15), *one], self.unit(32.0))
+        low = self._total([codes, *one], [high, *self.unit(-16.0)], one)
+        return [self._times_steps(0, [low, *self.unit(1.0, 8)]), self._times_steps(1, [high, *one])]
+
+    def _total(self, left: list[ir.Value], right: list[ir.Value], unit: tuple[ir.Value, ir.Value]) -> ir.Value:
+        return self.add("QLinearAdd", [*left, *right, *unit], dims_of(self.read.bytes), CONTRIB)
+
+    def _times_steps(self, half: int, codes: list[ir.Value]) -> ir.Value:
+        ends = [self._constants.ints(number) for number in (half * self._pairs, (half + 1) * self._pairs, 0)]
         steps = self.add("Slice", [self.read.steps, *ends], [self._pairs, 1, self.padded[2]])
-        left, right, result = self.unit(unit, zero), self.unit(1 / EIGHTHS), self.unit(1.0)
-        return self.add("QLinearMul", [codes, *left, steps, *right, *result], dims_of(self.read.bytes), CONTRIB)
+        operands = [*codes, steps, *self.unit(1 / EIGHTHS), *self.unit(1.0)]
+        return self.add("QLinearMul", operands, dims_of(self.read.bytes), CONTRIB)
 
     def unit(self, size: float, zero: int = 0) -> tuple[ir.Value, ir.Value]:
         """Scale and zero point of an operand."""
