@@ -178,11 +178,13 @@ class LinearSite:
         elif self.storage == "int4":
             self._store_expanded(array.astype(np.float32))
         else:
-            sums = _sums(self.node)
-            pair = LARGEST_PAIR if sums is None else LARGEST_PAIR_BY_ROW
-            eight = to_int8(array.astype(np.float32), self.channels, pair)
+            eight = to_int8(array.astype(np.float32), self.channels, self._largest_pair)
             self._store_sums(column_sums(eight.values, eight.scale, self.channels))
             self._store_quantized(eight.values, eight.scale)
+
+    @property
+    def _largest_pair(self) -> int:
+        return LARGEST_PAIR if _sums(self.node) is None else LARGEST_PAIR_BY_ROW
 
     def _store_quantized(self, integers: NDArray[np.generic], scales: NDArray[np.float32]) -> None:
         assert self.scale is not None
@@ -194,7 +196,7 @@ class LinearSite:
         """Store a matrix to expand; where the old one has other readers, as a new one."""
         graph, old = self.node.graph, self._expansion
         assert isinstance(graph, ir.Graph) and old is not None and self.scale is not None
-        four = to_int4(matrix, old.group)
+        four = to_int4(matrix, old.group, self._largest_pair)
         self._store(self.scale, four.scale)
         self._store_sums(column_sums(four.integers(), four.scale, 1))
         if len(operand(self.node, 1).uses()) == 1 and overwritten(old, four):

@@ -110,13 +110,16 @@ class Quantizer:
     def _int4(self, weight: Weight) -> None:
         """Store 4 bits, expanded to int8 for a matmul; of a look-up table, only the rows that are looked up."""
         array = weight.array
-        four = to_int4(array if weight.channels == 1 else array.T, self._settings.block)
+        four = to_int4(array if weight.channels == 1 else array.T, self._settings.block, self._largest_pair(weight))
         if any(use.node.op_type == "Gather" for use in weight.value.uses()):
             self._rewrite(weight, None, lambda ids: self._rows_of_int4(weight, four, ids))
             return
         expanded = expand(self._emit, stored(four, f"{weight.name}.int4", self._emit.stored))
         scale = self._stored(weight, "scale", four.scale)
-        sums = functools.partial(column_sums, four.integers(), four.scale, 1)
+
+        def sums() -> Float32Array:
+            return column_sums(four.integers(), four.scale, 1)
+
         self._rewrite(weight, self._matmul(weight, expanded, scale, sums, 0), None)
 
     def _rows_of_int4(self, weight: Weight, four: Int4Matrix, ids: ir.Value) -> ir.Value:
