@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import machine
+from benchmarks import kernels, machine
 from benchmarks.accuracy import torch_side
 from benchmarks.accuracy.device_side import main as run_on_device
 from benchmarks.accuracy.plan import CLIP, Plan, cut
@@ -237,3 +237,18 @@ def test_a_fleet_is_measured_and_reckoned_up(prepared: Path, tmp_path: Path) -> 
     lines = fleet.arithmetic({"CPU ms per update": 4.0, "updates": 10_000, "peak MB": 120.0}, 300_000)
     assert "11.6 updates and 3.5 MB per second, 300 GB a day" in lines[1]
     assert "4.0 ms of a core each: 5 % of one core's day" in lines[2]
+
+
+def test_kernels_are_measured_on_graphs_that_load() -> None:
+    """Each row of the table is a graph that onnxruntime runs; images are small here."""
+    image = {"x": np.ones((1, 2, 3, 3), np.float32), "y": np.ones((1, 2, 3, 3), np.float32)}
+    elementwise = []
+    for name, body in kernels.ELEMENTWISE.items():
+        fed = {key: array for key, array in image.items() if key == "x" or "y)" in body or "y," in body}
+        elementwise.append(kernels.measured(name, 18.0, body, fed, kernels.BOUNDS, threads=1))
+    forms = [kernels.Convolution(4, 4, 3, 4, stride=2, transposed=kind) for kind in (True, False)]
+    convolutions = [kernels.measured(form.name(), form.operations(), *form.graph(), 2) for form in forms]
+    for row in (*elementwise, *convolutions):
+        row.run()
+    assert all(np.isfinite(row.best[0]) for row in (*elementwise, *convolutions))
+    assert kernels.page(elementwise, convolutions, 1).count("\n| ") == len(elementwise) + len(convolutions) + 2

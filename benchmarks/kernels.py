@@ -1,0 +1,208 @@
+"""What ONNX Runtime's kernels cost on the shapes of train graphs: ``python -m benchmarks.kernels``.
+
+Writes ``docs/KERNELS.md``. Data and masks are random: a mask with a pattern flatters a selection. All kernels take
+turns, and the fastest run of each counts: in CPU time on one thread, which other processes disturb least, and with
+``--threads`` in wall time too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+from onnx import numpy_helper, parser
+
+from benchmarks import machine
+
+PAGE = Path(__file__).parents[1] / "docs" / "KERNELS.md"
+IMAGE, ROWS = (8, 96, 48, 48), 8
+LARGE = 2.0**100
+CLOCKS = (time.process_time, time.perf_counter)
+BOUNDS = {"zero": np.float32(0), "six": np.float32(6), "big": np.float32(3.4e38), "minus": np.float32(-1)}
+
+ELEMENTWISE = {
+    "Mul": "o = Mul(x, y)",
+    "Add": "o = Add(x, y)",
+    "Mul by a number": "o = Mul(x, six)",
+    "Min": "o = Min(x, y)",
+    "Clip": "o = Clip(x, zero, six)",
+    "Relu": "o = Relu(x)",
+    "HardSigmoid (a step)": "o = HardSigmoid<alpha = 3.4e38, beta = 0.0>(x)",
+    "Greater": "o = Greater(x, zero)",
+    "Sigmoid": "o = Sigmoid(x)",
+    "Tanh": "o = Tanh(x)",
+    "Erf": "o = Erf(x)",
+    "Exp": "o = Exp(x)",
+    "Sign": "o = Sign(x)",
+    "Sign as Mul, Clip": "m = Mul(x, big) o = Clip(m, minus, six)",
+    "PRelu": "o = PRelu(x, y)",
+    "Mask: Greater, Where": "m = Greater(x, zero) o = Where(m, y, zero)",
+    "Mask: Greater, Cast, Mul": "m = Greater(x, zero) c = Cast<to = 1>(m) o = Mul(c, y)",
+    "Mask: HardSigmoid, Mul": "m = HardSigmoid<alpha = 3.4e38, beta = 0.0>(x) o = Mul(m, y)",
+    "Mask between bounds: Greater, Less, And, Cast, Mul": (
+        "a = Greater(x, zero) b = Less(x, six) m = And(a, b) c = Cast<to = 1>(m) o = Mul(c, y)"
+    ),
+    "Mask between bounds: 2 HardSigmoid, 2 Mul": (
+        f"a = HardSigmoid<alpha = {LARGE}, beta = 0.0>(x) b = HardSigmoid<alpha = {-LARGE}, beta = {6 * LARGE}>(x) "
+        "c = Mul(a, b) o = Mul(c, y)"
+    ),
+    "Sum over all axes but channels": "axes = Constant<value_ints = [0, 2, 3]>() o = ReduceSum<keepdims = 0>(x, axes)",
+    "Transpose of the first two axes": "o = Transpose<perm = [1, 0, 2, 3]>(x)",
+}
+"""Over two images of 8 x 96 x 48 x 48 random numbers."""
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """One form of a convolution of ``ROWS`` square images; its weight is a constant or an input."""
+
+    channels: int
+    made: int
+    kernel: int
+    side: int
+    stride: int = 1
+    group: int = 1
+    constant: bool = True
+    transposed: bool = False
+
+    def name(self) -> str:
+        """As a row of the table."""
+        kind = "depthwise " if self.group > 1 else ""
+        weight = "constant" if self.constant else "input"
+        stride = f", stride {self.stride}" if self.stride > 1 else ""
+        operator = "ConvTranspose" if self.transposed else "Conv"
+        sizes = f"{self.channels} to {self.made}, {self.kernel} x {self.kernel}{stride}, image {self.side}"
+        return f"{operator} {kind}{sizes}, weight {weight}"
+
+    def operations(self) -> float:
+        """Multiplications and additions of one run."""
+        pixels = self.side**2 if self.transposed else (self.side // self.stride) ** 2
+        return 2.0 * ROWS * pixels * self.made * (self.channels // self.group) * self.kernel**2
+
+    def graph(self) -> tuple[str, Mapping[str, np.ndarray], Mapping[str, np.ndarray]]:
+        """Body, inputs and constants."""
+        pad = self.kernel // 2
+        options = f"pads = [{pad}, {pad}, {pad}, {pad}], strides = [{self.stride}, {self.stride}], group = {self.group}"
+        options += f", output_padding = [{self.stride - 1}, {self.stride - 1}]" if self.transposed else ""
+        shape = (self.made, self.channels // self.group, self.kernel, self.kernel)
+        draw = np.random.default_rng(0)
+        weight = {"w": draw.normal(size=shape).astype(np.float32)}
+        x = {"x": draw.normal(size=(ROWS, self.channels, self.side, self.side)).astype(np.float32)}
+        body = f"o = {'ConvTranspose' if self.transposed else 'Conv'}<{options}>(x, w)"
+        return (body, x, weight) if self.constant else (body, {**x, **weight}, {})
+
+
+CONVOLUTIONS = [
+    *(Convolution(16, 96, 1, 48, constant=constant) for constant in (True, False)),
+    *(Convolution(96, 16, 1, 48, constant=constant) for constant in (True, False)),
+    *(Convolution(576, 96, 1, 6, constant=constant) for constant in (True, False)),
+    *(Convolution(160, 960, 1, 3, constant=constant) for constant in (True, False)),
+    *(Convolution(96, 96, 3, 48, group=96, constant=constant) for constant in (True, False)),
+    *(Convolution(576, 576, 3, 6, group=576, constant=constant) for constant in (True, False)),
+    *(Convolution(64, 64, 3, 24, constant=constant) for constant in (True, False)),
+    Convolution(96, 96, 3, 48, stride=2, group=96),
+    Convolution(64, 128, 3, 24, stride=2),
+    Convolution(96, 96, 3, 24, stride=2, group=96, transposed=True),
+    Convolution(128, 128, 3, 12, stride=2, transposed=True),
+]
+
+
+@dataclass
+class Measured:
+    """Sessions of one kernel, and the seconds of its fastest runs."""
+
+    name: str
+    unit: float
+    sessions: list[ort.InferenceSession]
+    feeds: dict[str, ort.OrtValue]
+    best: list[float] = field(default_factory=lambda: [np.inf, np.inf])
+
+    def run(self) -> None:
+        """Run on one thread by CPU time, then perhaps on several by wall time."""
+        for index, (session, clock) in enumerate(zip(self.sessions, CLOCKS, strict=False)):
+            before = clock()
+            session.run_with_ort_values(["o"], self.feeds)
+            self.best[index] = min(self.best[index], clock() - before)
+
+    def cells(self, per_run: bool) -> str:
+        """The figures of its row: units a second in billions, or nanoseconds for each."""
+        figures = [(self.unit / best if per_run else best / self.unit * 1e18) / 1e9 for best in self.best]
+        return " | ".join(f"{figure:.0f}" if per_run else f"{figure:.2f}" for figure in figures[: len(self.sessions)])
+
+
+def measured(
+    name: str, unit: float, body: str, fed: Mapping[str, np.ndarray], constants: Mapping[str, np.ndarray], threads: int
+) -> Measured:
+    """A kernel that is ready to run: ``body`` over ``fed``, with ``o`` as its result."""
+    inputs = ", ".join(f"float[{', '.join(map(str, array.shape))}] {key}" for key, array in fed.items())
+    kind = "bool" if body.startswith("o = Greater") else "float"
+    model = parser.parse_model(f'<ir_version: 10, opset_import: ["" : 20]> g ({inputs}) => ({kind}[] o) {{ {body} }}')
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    model.graph.initializer.extend(numpy_helper.from_array(np.asarray(value), key) for key, value in constants.items())
+    return Measured(
+        name,
+        unit,
+        [ort.InferenceSession(model.SerializeToString(), _options(count)) for count in dict.fromkeys((1, threads))],
+        {key: ort.OrtValue.ortvalue_from_numpy(array) for key, array in fed.items()},
+    )
+
+
+def _options(threads: int) -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = threads, 3
+    return options
+
+
+def page(elementwise: list[Measured], convolutions: list[Measured], threads: int) -> str:
+    """The page with both tables."""
+    about = machine.describe()
+    columns = "one thread, CPU" + (f" | {threads} threads, wall" if threads > 1 else "")
+    rule = "|---" * (columns.count("|") + 2) + "|"
+    lines = [
+        "# What kernels cost",
+        "",
+        "Gradient rules and passes choose operators by these figures, which `python -m benchmarks.kernels` measures:",
+        f"the fastest run of each kernel on random data. ONNX Runtime {ort.__version__}, {about['processor']}",
+        f"({', '.join(about['instructions'])}).",
+        "",
+        f"| elementwise, 8 x 96 x 48 x 48, ns per element | {columns} |",
+        rule,
+        *(f"| {row.name} | {row.cells(per_run=False)} |" for row in elementwise),
+        "",
+        f"| convolution of {ROWS} images, GFLOP/s | {columns} |",
+        rule,
+        *(f"| {row.name} | {row.cells(per_run=True)} |" for row in convolutions),
+        "",
+        "A depthwise convolution is fast where its weight is a constant: ONNX Runtime then uses a blocked layout.",
+        "`Where`, `Sign` and `PRelu` use one thread, however many there are.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser_ = argparse.ArgumentParser(prog="python -m benchmarks.kernels", description=__doc__)
+    parser_.add_argument("--rounds", type=int, default=30)
+    parser_.add_argument("--threads", type=int, default=1, help="of a second column, in wall time")
+    parser_.add_argument("--page", type=Path, default=PAGE)
+    options = parser_.parse_args()
+    draw = np.random.default_rng(0)
+    images = {name: (4 * draw.normal(size=IMAGE)).astype(np.float32) for name in ("x", "y")}
+    elementwise = []
+    for name, body in ELEMENTWISE.items():
+        fed = {key: array for key, array in images.items() if key == "x" or "y)" in body or "y," in body}
+        elementwise.append(measured(name, float(np.prod(IMAGE)), body, fed, BOUNDS, options.threads))
+    convolutions = [measured(c.name(), c.operations(), *c.graph(), options.threads) for c in CONVOLUTIONS]
+    for _ in range(options.rounds):
+        for row in (*elementwise, *convolutions):
+            row.run()
+    options.page.write_text(page(elementwise, convolutions, options.threads), encoding="utf-8")
+    print(options.page.read_text("utf-8"))
+
+
+if __name__ == "__main__":
+    main()
