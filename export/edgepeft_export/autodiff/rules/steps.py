@@ -1,7 +1,7 @@
 """Steps and masks as factors: numbers 0 and 1 to multiply a gradient by, from kernels that use all threads.
 
-``Where`` would express them too, but ONNX Runtime runs it on one thread, and a mask without a pattern costs it ten times
-a multiplication (``docs/KERNELS.md``). A product differs from a selection where the gradient is inf or NaN: it
+``Where`` would express them too, but ONNX Runtime runs it on one thread, and a mask without a pattern costs it ten
+times a multiplication (``docs/KERNELS.md``). A product differs from a selection where the gradient is inf or NaN: it
 stays visible instead of becoming 0, and the step is refused either way. The gradient of a model's own ``Where``
 selects, because models protect themselves from inf and NaN with it.
 """
