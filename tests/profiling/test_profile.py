@@ -143,10 +143,12 @@ def test_the_profile_is_plain_json_and_a_table(parts: Profile) -> None:
 def test_advice_follows_from_what_was_measured(parts: Profile, segmented: Path) -> None:
     """One of eight cores and three quarters of padding come first; activations do once they are most of the memory."""
     manifest, measured = Bundle.open(segmented).manifest, parts.summary
-    slow = replace(measured, threads=1, cores=8, padding=0.75, operators=(), passes=())
+    slow = replace(measured, threads=1, cores=8, padding=0.75, operators=(), passes=(), step=measured.kernels)
     first, second = advices(manifest, slow)[:2]
     assert (first.saves, first.fraction, second.fraction) == (TIME, 1 - 1 / 8, 0.75)
     assert "1 of 8 cores" in first.text and "75.0 % of the tokens are padding" in second.text
+    (other,) = advices(manifest, replace(slow, cores=1, padding=None, blocks=(), step=4 * slow.kernels))
+    assert other.fraction == pytest.approx(0.75) and "other programs" in other.text
     polynomial = MemorySpec(({"batch": 1000, "": 100},))
     full = replace(slow, padding=None, cores=1, memory=replace(measured.memory, activations=4_100, anonymous=8_000))
     kept, halved = (advice for advice in advices(replace(manifest, memory=polynomial), full) if advice.saves == MEMORY)

@@ -31,7 +31,7 @@ class Advice:
 
     Attributes:
         saves: ``time`` or ``memory``.
-        fraction: of the time in kernels, or of the anonymous memory, that it is about. It saves no more than that.
+        fraction: of the time, or of the anonymous memory, that it is about. It saves no more than that.
         text: what was measured, and what to do.
     """
 
@@ -55,6 +55,12 @@ def _of_time(manifest: Manifest, summary: Summary) -> Iterator[Advice]:
         yield Advice(TIME, products, text)
     idle = 1 - summary.threads / summary.cores
     yield Advice(TIME, idle, f"{summary.threads} of {summary.cores} cores are used: raise --threads.")
+    if summary.step > 2 * summary.kernels:
+        outside = 1 - summary.kernels / summary.step
+        text = (
+            f"{percent(outside)} of a step is outside of kernels: other programs use the processor, or the batches are"
+        )
+        yield Advice(TIME, outside, f"{text} so small that calls cost more than their work.")
     padding = summary.padding or 0.0
     text = f"{percent(padding)} of the tokens are padding: use smaller batches (with --accumulate), of similar lengths."
     yield Advice(TIME, padding, text)
