@@ -187,3 +187,24 @@ def test_pooling_gradients_survive_onnxruntimes_layout() -> None:
     pooled = functional.max_pool2d(torch.relu(functional.conv2d(*tensors)), 3, 2)
     for gradient, expected in zip(have, torch.autograd.grad(pooled.square().sum(), tensors), strict=True):
         np.testing.assert_allclose(gradient, expected.numpy(), rtol=2e-4, atol=2e-3)
+
+
+def test_a_window_that_is_larger_than_a_free_image_averages_what_is_there() -> None:
+    """An image of two rows under a window of three: ONNX Runtime divides by the elements that exist."""
+    graph = parser.parse_model(
+        """<ir_version: 9, opset_import: ["" : 20]> g (float[n, 2, h, w] x) => (float loss) {
+          pooled = AveragePool<kernel_shape=[3, 2], strides=[3, 2]>(x)
+          squared = Mul(pooled, pooled)
+          loss = ReduceSum<keepdims=0>(squared)
+        }"""
+    )
+    model, forward = to_ir(graph), session(graph)
+    found = differentiate(model.graph, model.graph.outputs[0], list(model.graph.inputs))
+    model.graph.outputs[:] = list(found.values())
+    NameFixPass()(model)
+    for rows in (2, 3, 4):
+        image = np.random.default_rng(rows).normal(size=(1, 2, rows, 4)).astype(np.float32)
+        (gradient,) = session(to_proto(model)).run(None, {"x": image})
+        step = np.random.default_rng(0).normal(size=image.shape).astype(np.float32)
+        ahead, back = (forward.run(None, {"x": image + np.float32(size) * step})[0] for size in (1e-2, -1e-2))
+        assert float(ahead - back) / 2e-2 == pytest.approx(float((gradient * step).sum()), rel=1e-3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import reduce
 from math import prod
 
 import numpy as np
@@ -56,6 +57,8 @@ def average_pool(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
     weight = emit.constant(np.full((1, 1, *window.kernel), tap, dtype=dtype_of(x).numpy()))
     if not whole_windows:
         dy = emit.op("Div", dy, _counts(x, weight, window, emit))
+    elif not any(window.pads) and window.reach == window.kernel:
+        dy = _of_cut_windows(dy, x, window, emit)
     return (_per_channel(dy, weight, window, x, y, emit),)
 
 
@@ -65,6 +68,16 @@ def _tiles(window: Window, x: ir.Value, y: ir.Value) -> bool:
     if len(sizes) != 4 or x.dtype != ir.DataType.FLOAT or window.kernel != window.strides or any(window.pads):
         return False
     return sizes[:2] == [made * step for made, step in zip(sizes[2:], window.strides, strict=True)]
+
+
+def _of_cut_windows(dy: ir.Value, x: ir.Value, window: Window, emit: Emitter) -> ir.Value:
+    """A window that is larger than an image of free size has the image's elements, and divides by their number."""
+    factors = []
+    for axis, size in zip(window.axes, window.kernel, strict=True):
+        if size > 1 and not isinstance(dims_of(x)[axis], int):
+            there = emit.cast(emit.op("Min", emit.dim(x, axis), emit.ints(size)), dtype_of(x))
+            factors.append(emit.op("Div", emit.scalar(float(size), like=x), there))
+    return emit.op("Mul", dy, reduce(lambda a, b: emit.op("Mul", a, b), factors)) if factors else dy
 
 
 def _refuse_disputed_sizes(node: ir.Node, x: ir.Value) -> None:
