@@ -49,6 +49,14 @@ class BadTemplate(DataError, code="bad-template"):
     """A template does not contain the placeholder of the prompt exactly once."""
 
 
+class NoChatTemplate(DataError, code="no-chat-template"):
+    """The bundle has no chat template, which conversations need. Give the columns ``prompt`` and ``answer``."""
+
+
+class BadChatTemplate(DataError, code="bad-chat-template"):
+    """The chat template of the bundle is not a valid Jinja template."""
+
+
 class BadLine(DataError, code="bad-line"):
     """A line of a table does not follow its format, or does not fit the bundle."""
 

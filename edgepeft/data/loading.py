@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from edgepeft.data.arrays import read_arrays
+from edgepeft.data.conversations import MESSAGES, conversed
 from edgepeft.data.errors import NoSuchData, WrongColumns
 from edgepeft.data.images import ImageFolder
+from edgepeft.data.instructions import INSTRUCTION, Instructions
 from edgepeft.data.labels import label_reader, takes_several
 from edgepeft.data.memory import rows_in_memory
 from edgepeft.data.numbers import read_rows, takes_rows
@@ -26,7 +28,7 @@ from edgepeft_runtime.notices import notice
 TEXT, LABEL = "text", "label"
 SECOND = "text_pair"
 """Column of second texts that is used without being named, as the pipelines of ``transformers`` name it."""
-PAIR = ("prompt", "answer")
+PAIRS = (("prompt", "answer"), ("prompt", "completion"))
 """Columns that data of a causal language model may have instead of the default ones."""
 
 
@@ -65,7 +67,10 @@ def load(
             as the second one without being named. Labels are names or indices of classes, or numbers to predict.
             If an example may have several classes, each class may have its own column with its name instead.
             For a causal language model with a label column, the text is a prompt, and the label is its answer. The
-            columns ``prompt`` and ``answer`` are used without being named.
+            columns ``prompt`` and ``answer`` (or ``completion``) are used without being named, and so are
+            ``instruction``, ``input`` and ``output``, and ``messages``: conversations, rendered by the model's chat
+            template, of which the assistant's turns are learned. ``prompt`` and ``completion`` may be lists of
+            messages.
         labelled: Whether labels are needed. If not, labels are ignored, and images may be in the folder itself.
         template: Template of the prompts, with the placeholder ``{prompt}``; ``None`` means the bundle's.
 
@@ -115,12 +120,22 @@ def _rows(records: Records, bundle: Bundle, names: _Names, labelled: bool, templ
     return _classified(records, bundle, names, labelled)
 
 
-def _notice_unused(source: str, names: _Names, template: str | None) -> None:
+def _of_messages(records: Records, column: str) -> bool:
+    """Whether the first value of a column is a list of messages."""
+    return isinstance(next(records.rows([column]), (1, [""]))[1][0], list)
+
+
+def _notice_unused(
+    source: str,
+    names: _Names,
+    template: str | None,
+    why: str = "it applies to prompts of causal language models in tables",
+) -> None:
     """Report the options that do not apply to this kind of data."""
     if names.given:
         notice(f"{source}: names of columns are not used: they apply to tables, such as .csv and .jsonl.")
     if template is not None:
-        notice(f"{source}: the template is not used: it applies to prompts of causal language models in tables.")
+        notice(f"{source}: the template is not used: {why}.")
 
 
 def _classified(records: Records, bundle: Bundle, names: _Names, labelled: bool) -> Dataset:
@@ -144,9 +159,19 @@ def _label_columns(records: Records, label: str, manifest: Manifest) -> str | li
 
 def _causal(records: Records, bundle: Bundle, names: _Names, labelled: bool, template: str | None) -> Dataset:
     """Load prompts with answers, or texts of which a model learns every token."""
+    if not names.given and TEXT not in records.columns:
+        if MESSAGES in records.columns:
+            _notice_unused(records.source, names, template, "conversations go through the bundle's chat template")
+            return conversed(records, [MESSAGES], bundle, labelled=labelled)
+        if INSTRUCTION in records.columns:
+            records = Instructions(records)
+        columns = next((pair for pair in PAIRS if set(pair) <= set(records.columns)), ("prompt", "answer"))
+        if columns[0] in records.columns:
+            if _of_messages(records, columns[0]):
+                _notice_unused(records.source, names, template, "conversations go through the bundle's chat template")
+                return conversed(records, columns if labelled else columns[:1], bundle, labelled=labelled)
+            names = _Names(columns[:1], columns[1])
     present = records.columns
-    if not names.given and TEXT not in present and PAIR[0] in present:
-        names = _Names(PAIR[:1], PAIR[1])
     if names.label not in present and names.label == LABEL:
         return tokenized(read_table(records, names.texts, None), bundle, None, labelled=labelled)
     if labelled:

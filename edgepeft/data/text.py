@@ -59,7 +59,7 @@ class Texts:
     def batch(self, rows: NDArray[np.int64]) -> dict[str, Array]:
         """Return the examples at the given indices; ids, mask and segments are ``[rows, longest]``."""
         text = self.manifest.text
-        assert text is not None  # checked by _text_spec
+        assert text is not None  # checked by text_spec_of
         lengths = self.starts[rows + 1] - self.starts[rows]
         width = max(int(lengths.max(initial=0)), *(_least(spec, self.manifest) for spec in self.manifest.inputs))
         mask = np.arange(width) < lengths[:, None]
@@ -86,10 +86,10 @@ def tokenized(table: Table, bundle: Bundle, read_label: LabelReader | None, *, l
         labelled: Whether the ids of a causal language model are also its labels.
     """
     manifest = bundle.manifest
-    spec = _text_spec(manifest)
+    spec = text_spec_of(manifest)
     next_token = only_label(manifest) if labelled and manifest.loss.kind == "causal_lm" else None
     labels = None if read_label is None or table.labels is None else _labels(table, read_label, manifest)
-    encoded = _encode(table, bundle, _longest(manifest, spec))
+    encoded = _encode(table, bundle, longest_of(manifest, spec))
     lengths = np.asarray([len(ids) for ids, _ in encoded], dtype=np.int64)
     _check_lengths(table, lengths, 1 if next_token is None else 2)
     return Texts(
@@ -111,8 +111,8 @@ def answered(table: Table, bundle: Bundle, template: str | None = None) -> Texts
         template: Template of the prompts, instead of the bundle's own.
     """
     manifest = bundle.manifest
-    spec = _text_spec(manifest)
-    longest = _longest(manifest, spec)
+    spec = text_spec_of(manifest)
+    longest = longest_of(manifest, spec)
     tokenized_pairs = list(pairs(table, Prompter(bundle, template), longest))
     _notice_cut(table, [pair.tokens for pair in tokenized_pairs], longest)
     ids = np.concatenate([pair.ids for pair in tokenized_pairs])
@@ -124,7 +124,7 @@ def answered(table: Table, bundle: Bundle, template: str | None = None) -> Texts
 def prompted(table: Table, bundle: Bundle, template: str | None = None) -> Texts:
     """Tokenize prompts without answers, cut on the left to the bundle's maximum length."""
     manifest = bundle.manifest
-    longest, prompter = _longest(manifest, _text_spec(manifest)), Prompter(bundle, template)
+    longest, prompter = longest_of(manifest, text_spec_of(manifest)), Prompter(bundle, template)
     whole = [prompter.prompt(text) for text in single(table)]
     _notice_cut(table, [len(ids) for ids in whole], longest)
     encoded = [np.asarray(ids[-longest:], np.int32) for ids in whole]
@@ -133,12 +133,12 @@ def prompted(table: Table, bundle: Bundle, template: str | None = None) -> Texts
     return Texts(ids, np.zeros(len(ids), np.uint8), starts, None, manifest)
 
 
-def _longest(manifest: Manifest, text: TextSpec) -> int:
+def longest_of(manifest: Manifest, text: TextSpec) -> int:
     """Return the largest number of tokens that a text may have."""
     return min(text.max_length, *(_most(spec, manifest, text) for spec in manifest.inputs))
 
 
-def _text_spec(manifest: Manifest) -> TextSpec:
+def text_spec_of(manifest: Manifest) -> TextSpec:
     spec = manifest.text
     inputs = [tensor.name for tensor in manifest.inputs]
     if spec is None:

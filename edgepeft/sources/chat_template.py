@@ -1,9 +1,10 @@
-"""Render the chat template of a tokenizer to a template of prompts, which a device fills in without jinja."""
+"""Read the chat template of a tokenizer, and render it to a template of prompts, which needs no Jinja."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from edgepeft_runtime.bundle.manifest import ChatSpec
 from edgepeft_runtime.notices import notice
 
 if TYPE_CHECKING:
@@ -38,6 +39,18 @@ def prompt_template(tokenizer: PreTrainedTokenizerBase, where: str) -> str | Non
     dated = "; the date of today stays in it" if "strftime_now" in str(tokenizer.chat_template) else ""
     notice(f"{where}: prompts go through the model's chat template{dated}.")
     return text.removeprefix(_first(tokenizer))
+
+
+def chat_spec(tokenizer: PreTrainedTokenizerBase) -> ChatSpec | None:
+    """Return the chat template with the special tokens that it may name; ``None`` if there is none."""
+    if not getattr(tokenizer, "chat_template", None):
+        return None
+    try:
+        template = tokenizer.get_chat_template()
+    except ValueError:  # several templates, none of which is the default
+        return None
+    tokens = {name: str(text) for name, text in tokenizer.special_tokens_map.items() if isinstance(text, str)}
+    return ChatSpec(str(template), tokens)
 
 
 def _first(tokenizer: PreTrainedTokenizerBase) -> str:

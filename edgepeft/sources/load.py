@@ -168,7 +168,10 @@ def _load_files(
     tokenizer = read_tokenizer(files)
     if task == "causal-lm" and template is None and tokenizer is not None:
         template = tokenizer.template()
-    return replace(_text_source(files, model, tokenizer, max_length, template), loss=loss, classes=labels)
+    source = _text_source(files, model, tokenizer, max_length, template)
+    if task == "causal-lm" and tokenizer is not None and source.text is not None:
+        source = replace(source, text=replace(source.text, chat=tokenizer.chat))
+    return replace(source, loss=loss, classes=labels)
 
 
 def _text_source(

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from edgepeft.sources.chat_template import prompt_template
+from edgepeft.sources.chat_template import chat_spec, prompt_template
 from edgepeft.sources.errors import SourceError, UnknownPaddingToken, UnusableTokenizer
 from edgepeft.sources.gguf_tokenizer import gguf_tokenizer
 from edgepeft.sources.model_files import ModelFiles
+from edgepeft_runtime.bundle.manifest import ChatSpec
 from edgepeft_runtime.names import some
 from edgepeft_runtime.notices import notice
 
@@ -58,6 +59,7 @@ class Tokenization:
         longest: Largest number of tokens of a text; ``None`` if the tokenizer does not specify it.
         typed: Whether a single text has segments (token type ids) other than zero.
         template: Returns the chat template as a template of prompts, with a notice; ``None`` if there is none.
+        chat: The chat template itself.
     """
 
     content: bytes
@@ -66,6 +68,7 @@ class Tokenization:
     longest: int | None
     typed: bool
     template: Callable[[], str | None]
+    chat: ChatSpec | None
 
 
 def read_tokenizer(files: ModelFiles) -> Tokenization | None:
@@ -100,6 +103,7 @@ def read_tokenizer(files: ModelFiles) -> Tokenization | None:
         longest if 0 < longest < 2**31 else None,
         any(kinds) and "token_type_ids" in tokenizer.model_input_names,
         partial(prompt_template, tokenizer, path),
+        chat_spec(tokenizer),
     )
 
 

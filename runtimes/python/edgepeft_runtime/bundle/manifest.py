@@ -173,16 +173,26 @@ class OptimizerSpec:
 
 
 @dataclass(frozen=True)
+class ChatSpec:
+    """The chat template of a tokenizer: Jinja's source, and the special tokens that it may name, as texts."""
+
+    template: str
+    tokens: dict[str, str]
+
+
+@dataclass(frozen=True)
 class TextSpec:
     """How raw text becomes inputs: ``fields`` maps an input to ``ids``, ``attention_mask`` or ``type_ids``.
 
-    ``template`` is the text around a prompt of a causal language model, with ``{prompt}`` for the prompt.
+    ``template`` is the text around a prompt of a causal language model, with ``{prompt}`` for the prompt; ``chat``
+    renders conversations of several turns, where a runtime has Jinja.
     """
 
     max_length: Natural
     pad_id: int
     fields: dict[str, Annotated[str, one_of(TEXT_FIELDS)]]
     template: Annotated[str | None, Mark.OPTIONAL] = None
+    chat: Annotated[ChatSpec | None, Mark.OMITTED] = None
 
 
 @dataclass(frozen=True)

@@ -43,11 +43,13 @@ const adapter = {
   prompt_tokens: f.natural,
   non_trainable: f.list(f.text),
 };
+const chat = { template: f.text, tokens: f.mapOf(f.text) };
 const textSpec = {
   max_length: f.natural,
   pad_id: f.integer,
   fields: f.mapOf(f.oneOf(TEXT_FIELDS)),
   template: f.optional(f.text, null),
+  chat: f.optional(f.object(chat), null), // read, and not used: this runtime has no Jinja
 };
 const side = f.check("pixels", (v): v is number => f.isNatural(v) && v > 0 && v <= MAX_IMAGE_SIDE);
 const image = {
