@@ -142,7 +142,7 @@ def compile_step(
 def _chosen_weights(forward: Forward) -> str:
     """Inputs where the weights that can be inputs have more than :data:`MANY_BYTES`, and more than the others.
 
-    4-bit weights count as the int8 ones that constants would be expanded to.
+    4-bit weights count as the int8 ones that a whole graph expands, most of which live until the backward pass.
     """
     initializers = [value for value in forward.model.graph.initializers.values() if value.const_value is not None]
     sizes = {value: initializer_tensor(value).nbytes * (2 if is_expanded(value) else 1) for value in initializers}

@@ -54,13 +54,10 @@ def test_both_layouts_are_stored_and_give_the_same_integers(name: str, tmp_path:
     assert all(np.array_equal(array, found[1][1][name]) for name, array in found[0][1].items())
 
 
-@pytest.mark.parametrize("compute", ["fp32", "int8"])
+@pytest.mark.parametrize("compute", ["fp32", "int8", "int4"])
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
 def test_onnxruntime_adds_no_large_constant(name: str, compute: str, tmp_path: Path) -> None:
-    """After onnxruntime's own optimization, each large constant is one of the bundle's, with its bytes.
-
-    It expands constants of 4 bits to int8, once. Large models read weights as inputs instead.
-    """
+    """After onnxruntime's own optimization, each large constant is one of the bundle's, with its bytes."""
     compiled, loss = _compiled(_forward(name), name, 0, compute), losses.by_name(NETWORKS[name].loss)
     bundle = write_bundle(compiled, loss, SGD(lr=0.05), tmp_path / "b")
     for graph in ("train", "eval", "infer"):

@@ -2,8 +2,8 @@
 
 The graph reads half the bytes from the file and the page cache, and the int8 matrix lives until its last reader ran.
 onnxruntime's CPU build has for 8-bit numbers ``QLinearMul`` and ``QLinearAdd``, which use vector instructions and
-round. Its ``BitwiseAnd`` takes five times as long, so the halves of a byte are separated by rounding. Where the matrix
-is a constant of the graph, onnxruntime computes it once, when it loads the graph.
+round. Its ``BitwiseAnd`` takes five times as long, so the halves of a byte are separated by rounding. onnxruntime does
+not compute these operators when it loads a graph, so constants stay in 4 bits, too.
 """
 
 from __future__ import annotations
