@@ -133,7 +133,8 @@ def prepare(
     exported = _export(source, attachment, loss, _labels(interface), log)
     quantization = _quantization(compute, exported.loss)
     text = raw.text or source.text
-    forward = replace(exported.forward, longest=_longest(source, text))
+    has_texts = bool(source.files or tokenizer_files)  # which are cut; token ids are as long as they are
+    forward = replace(exported.forward, longest=_longest(source, text if has_texts else None))
     forward, report = quantize(forward, quantization, compression.calibration, log)
     if quantization.rounds:
         _compare(exported, forward, quantization.compute, compression, log)

@@ -153,7 +153,8 @@ def _chosen_weights(forward: Forward) -> str:
 def _whole(forward: Forward, loss: Loss, optimizer: Optimizer, recompute: str) -> Compiled:
     """Programs of one call each."""
     attached = _attach_loss(forward, loss)
-    train, gradients = _differentiated(_training_graph(forward, loss), forward)
+    is_long = forward.longest is not None and forward.longest > LONG
+    train, gradients = _differentiated(_training_graph(forward, loss, by_head=is_long), forward)
     unreached = tuple(name for name in forward.parameters if name not in gradients)
     compiled = _compiled(forward, attached, unreached, list(gradients), optimizer)
     graphs = {
@@ -184,7 +185,8 @@ def _in_segments(forward: Forward, loss: Loss, optimizer: Optimizer) -> Compiled
     known = {*attached.model.graph.initializers, *forward.parameters}
     inputs = [*forward.parameters, *(part.indices for part in forward.sparse)]
     trainable = [name for name in forward.parameters if name not in forward.adapter.non_trainable]
-    models = _training_graph(forward, loss), attached.model, forward.model
+    may_be_long = forward.longest is None or forward.longest > LONG
+    models = _training_graph(forward, loss, by_head=may_be_long), attached.model, forward.model
     found = segmented(models, inputs, trainable, as_inputs, partial(finish, known=known))
     if found is None:
         return None
@@ -268,16 +270,21 @@ def _attach_loss(forward: Forward, loss: Loss) -> _Attached:
     return _Attached(model, LossTerms(*model.graph.outputs[: len(LossTerms._fields)]), tuple(specs))
 
 
-def _training_graph(forward: Forward, loss: Loss) -> ir.Model:
+def _training_graph(forward: Forward, loss: Loss, *, by_head: bool) -> ir.Model:
     """The same without the model's own outputs, and without passes of frozen normalizations.
 
-    Where they would be large, logits and attention scores are divided.
+    Where they would be large, logits are computed in chunks.
+
+    Args:
+        forward: the graph.
+        loss: attached to it.
+        by_head: whether attention runs for a few heads at a time.
     """
     model, _ = _attach_nodes(forward, loss)
     model.graph.outputs[len(LossTerms._fields) :] = []
     fold_norms(model)
     chunk_losses(model, forward.parameters)
-    if forward.longest is not None and forward.longest > LONG:
+    if by_head:
         attend_by_head(model, forward.parameters)
     return model
 

@@ -96,10 +96,18 @@ def test_loss_and_gradients_are_those_of_torch(name: str, at_once: int, monkeypa
 
 
 def test_short_inputs_keep_all_heads_together() -> None:
-    """Where an input never has more than 512 positions, and where that is unknown, there is no loop."""
+    """Where an input never has more than 512 positions, and in one graph where that is unknown, there is no loop."""
     forward = _forward("qwen2")[1]
     for longest in (LONG, None):
         assert not _loops(compile_step(replace(forward, longest=longest), CausalLM(), SGD()))
+
+
+def test_equal_blocks_share_graphs_where_the_lowest_keys_do_not_train() -> None:
+    """Of segments, whose attention is divided where the length of inputs is unknown: two blocks have one graph."""
+    graphs = compile_step(_forward("qwen2")[1], CausalLM(), SGD(), weights="input").graphs
+    backward = {name: model for name, model in graphs.items() if name.endswith(".backward")}
+    assert len(backward) == 1
+    assert all(any(node.op_type == "Scan" for node in model.graph) for model in backward.values())
 
 
 def test_recomputed_blocks_and_attention_by_heads() -> None:

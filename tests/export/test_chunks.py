@@ -198,3 +198,5 @@ def test_the_predicted_peak_has_one_chunk_of_logits() -> None:
     chunk = CHUNK * CLASSES * 4
     assert chunk < max(peak.get("", 0) for peak in peaks) < 8 * chunk
     assert all(count < CLASSES for peak in peaks for name, count in peak.items() if name)
+    rows = 6 * 4 * FEATURES  # bytes: gradients of chunks are together as large as the rows
+    assert all(peak.get("batch*sequence", 0) < rows for peak in peaks)

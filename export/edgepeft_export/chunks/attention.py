@@ -148,7 +148,10 @@ class _Heads:
         product = found.nodes[-1]
         self._emit.scope = product.name or "attention"
         sliced = list(dict.fromkeys(found.sliced))
-        wanted = [index for index, value in enumerate(sliced) if value in depends]
+        # The keys of the lowest block may depend on no parameter, but it shares its graphs with the other blocks.
+        # The gradient of a bias would be as large as the scores, so it exists only where the bias trains.
+        factors = {value for node in found.nodes if node.op_type == "MatMul" for value in operands(node)}
+        wanted = [index for index, value in enumerate(sliced) if value in depends or value in factors]
         inputs = [self._group_size(found), *sliced]
         result = self._emit.op(MAP, *inputs, domain=DOMAIN, body=_body(found, sliced, self._emit.graph), wanted=wanted)
         replace_value(product.outputs[0], result)

@@ -45,13 +45,19 @@ def _peaks(graph: ir.Graph, symbols: Sequence[str]) -> list[Counter[str]]:
     for step, node in enumerate(order):
         for value in node.outputs:
             if buffer[value] is value:
-                alive.update(size_of(value, symbols))
+                alive.update(_size_of_output(value, symbols))
                 ends.setdefault(last.get(value, step), []).append(value)
         now = Counter({name: count for name, count in alive.items() if count > 0})
         peaks += [now, *(now + inside for inside in _in_an_iteration(node, symbols))]
         for value in ends.pop(step, ()):
-            alive.subtract(size_of(value, symbols))
+            alive.subtract(_size_of_output(value, symbols))
     return peaks
+
+
+def _size_of_output(value: ir.Value, symbols: Sequence[str]) -> Counter[str]:
+    """Bytes of a tensor. The chunks that a loop returns are together as large as what was divided into them."""
+    node = value.producer()
+    return size_of(value, symbols, in_chunks=node is not None and node.op_type == "Scan")
 
 
 def _in_an_iteration(node: ir.Node, symbols: Sequence[str]) -> list[Counter[str]]:
@@ -88,11 +94,11 @@ def _symbols(graph: ir.Graph) -> list[str]:
     return sorted(dims - {"None"})
 
 
-def size_of(value: ir.Value, symbols: Sequence[str]) -> Counter[str]:
+def size_of(value: ir.Value, symbols: Sequence[str], *, in_chunks: bool = False) -> Counter[str]:
     """Bytes of a tensor, by products of symbols; 0 where its shape or dtype is unknown.
 
-    A dimension with a largest size counts as that. One without a name of its own counts as the symbols in its formula,
-    else as those that the tensor lacks.
+    A dimension with a largest size counts as that, or as 1 ``in_chunks``. One without a name of its own counts as the
+    symbols in its formula, else as those that the tensor lacks.
     """
     if value.shape is None or value.dtype is None:
         return Counter()
@@ -100,7 +106,7 @@ def size_of(value: ir.Value, symbols: Sequence[str]) -> Counter[str]:
     for dim in value.shape:
         bound = dim if isinstance(dim, int) else largest_size(dim.value)
         if bound is not None:
-            count *= bound
+            count *= 1 if in_chunks and not isinstance(dim, int) else bound
             continue
         formula = [symbol for symbol in symbols if symbol in re.findall(r"\w+", str(dim))]
         names += formula

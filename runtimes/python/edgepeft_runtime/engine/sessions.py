@@ -17,7 +17,7 @@ from edgepeft_runtime.files.tensorfile import Array
 LARGE_WEIGHTS = 100_000_000
 """Bytes of frozen tensors from which on they have to stay clean file pages."""
 
-_SAME_AS_REQUESTED = 1
+_POWERS_OF_TWO = 0
 """How an arena grows, in the C API's numbers."""
 
 OrtTensors = Mapping[str, ort.OrtValue]
@@ -93,11 +93,12 @@ def _has_shared_arena() -> bool:
     """Let the sessions of a program share one arena; return whether they can.
 
     An arena keeps what it has allocated. If each graph of a program had its own, the process would need the sum of
-    their peaks, although they run one after another. The arena grows by what is requested, not to powers of two.
+    their peaks, although they run one after another. It grows to powers of two: a region for each tensor could not be
+    used for a larger tensor of the next graph, and what is never written of a large region is not resident.
     """
     try:
         kind = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
-        ort.create_and_register_allocator(kind, ort.OrtArenaCfg(0, _SAME_AS_REQUESTED, -1, -1))
+        ort.create_and_register_allocator(kind, ort.OrtArenaCfg(0, _POWERS_OF_TWO, -1, -1))
     except AttributeError:  # a build without them
         return False
     except RuntimeError:  # the application has registered its own
