@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import edgepeft
+from benchmarks.browser import PHASES, measured, table
 from edgepeft.data.prompts import Prompter
 from edgepeft_runtime import Bundle, Trainer, check_update, read_update
 from edgepeft_runtime.bundle.manifest import TextSpec
@@ -49,14 +50,19 @@ def bundle(work: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def seen(bundle: Path, work: Path) -> dict[str, Any]:
+def pages() -> Path:
+    """The pages, built."""
+    run("node", "build.mjs", cwd=installed(PAGE))
+    return PAGE / "dist"
+
+
+@pytest.fixture(scope="module")
+def seen(bundle: Path, work: Path, pages: Path) -> dict[str, Any]:
     """What happened on the page, on two threads; ``update`` is the exported file."""
-    installed(PAGE)
-    run("node", "build.mjs", cwd=PAGE)
     examples = [{"prompt": prompt, "answer": answer} for prompt, answer in EXAMPLES]
     plan = {"bundle": str(bundle), "threads": 2, "epochs": 30, "examples": examples, "question": QUESTION}
     (work / "plan.json").write_text(json.dumps(plan | {"stop": 4}), "utf-8")
-    return browse("manner", PAGE / "dist", work, work / "plan.json") | {"update": work / "update.safetensors"}
+    return browse("manner", pages, work, work / "plan.json") | {"update": work / "update.safetensors"}
 
 
 def test_it_answers_as_python_does_before_and_after(seen: dict[str, Any], bundle: Path) -> None:
@@ -81,3 +87,16 @@ def test_it_is_stopped_within_a_step_and_resumes(seen: dict[str, Any]) -> None:
     assert seen["threads"] == "2 threads"
     assert seen["stop"]["status"] == "Error: Stopped." and 4 <= seen["stop"]["step"] < 60
     assert seen["count"] == {"steps": 60, "shown": "60 / 60"} and seen["status"] == "Trained. Ask something."
+
+
+@pytest.mark.usefixtures("pages")
+def test_the_renderers_memory_is_measured(bundle: Path, work: Path) -> None:
+    """The benchmark teaches the page; no phase takes more than its peak."""
+    folder = work / "measured"
+    folder.mkdir()
+    row = measured(bundle, folder, 1, 1, EXAMPLES, QUESTION)
+    assert row["threads"] == 1 and row["steps"] == 2
+    for phase in PHASES:
+        memory = row["memory"][phase]
+        assert 0 < memory["anonymous"] < memory["now"] <= memory["peak"], phase
+    assert row["answer_after"] in table([row]) and (folder / "manner.png").is_file()

@@ -50,7 +50,14 @@ async function answers(page: Page, question: string): Promise<{ before: string; 
 
 async function trained(page: Page): Promise<string> {
   await task(page, () => click(page, "#train"));
-  return text(page, "status");
+  return withoutError(page, "train");
+}
+
+/** Returns what the page says. @throws Error it says that something failed. */
+async function withoutError(page: Page, what: string): Promise<string> {
+  const [kind, said] = await page.$eval("#status", ({ className, textContent }) => [className, textContent]);
+  if (kind === "error") throw new Error(`The page cannot ${what}: ${said}`);
+  return said!;
 }
 
 async function stopped(page: Page, step: number): Promise<object> {
@@ -86,8 +93,7 @@ try {
   };
   await page.waitForFunction("document.body.dataset.tasks === '1'", LONGEST);
   const opening = (performance.now() - start) / 1000;
-  const found = await page.$eval("#status", ({ className, textContent }) => [className, textContent]);
-  if (found[0] === "error") throw new Error(`The page cannot open the model: ${found[1]}`);
+  await withoutError(page, "open the model");
   const ready = await renderer();
   for (const { prompt, answer } of plan.examples) {
     await page.type("#prompt", prompt);
