@@ -16,6 +16,7 @@ from onnx_ir.passes import common
 
 from edgepeft_export.autodiff import differentiate
 from edgepeft_export.forward.onnx_source.file import from_onnx
+from edgepeft_export.graph.functions import write_older
 from edgepeft_export.graph.shapes import infer_shapes
 from edgepeft_export.opset import OPSET
 from edgepeft_runtime.notices import EdgepeftWarning
@@ -47,7 +48,10 @@ def of_free_sizes(test: NodeTest, weights: Mapping[int, Array]) -> Gradients:
     opset = free.opset_import[0]
     if not opset.domain and opset.version < OPSET:
         free = onnx.version_converter.convert_version(free, OPSET)
-    return _differentiated(ir.from_proto(free), test, weights)
+    model = ir.from_proto(free)
+    if not opset.domain and opset.version > OPSET:
+        write_older(model, OPSET)
+    return _differentiated(model, test, weights)
 
 
 def of_file(test: NodeTest, weights: Mapping[int, Array]) -> Gradients:

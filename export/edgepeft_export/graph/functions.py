@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import onnx
 import onnx_ir as ir
@@ -10,7 +10,8 @@ import onnx_ir as ir
 from edgepeft_export.graph.definitions import NotDefined, expand_definition
 from edgepeft_export.graph.edit import fix_names
 from edgepeft_export.graph.inlining import place, replace_by
-from edgepeft_export.graph.shapes import infer_shapes
+from edgepeft_export.graph.match import operand
+from edgepeft_export.graph.shapes import infer_shapes, is_float
 
 
 def has_body(node: ir.Node, opset: int) -> bool:
@@ -19,8 +20,11 @@ def has_body(node: ir.Node, opset: int) -> bool:
     return schema is not None and bool(_versions(schema, opset))
 
 
-_REDEFINED = {"GroupNormalization": 21}
-"""Operators whose inputs have other shapes since an operator set, by that."""
+_REDEFINED: dict[str, tuple[int, Callable[[ir.Node], bool]]] = {
+    "GroupNormalization": (21, lambda _: True),  # scale and shift are per channel
+    "Mod": (28, lambda node: is_float(operand(node)) and not node.attributes.get_int("fmod", 0)),
+}
+"""Operators that mean something else since an operator set: that, and for which nodes."""
 
 
 def write_older(model: ir.Model, older: int) -> list[str]:
@@ -36,6 +40,9 @@ def write_older(model: ir.Model, older: int) -> list[str]:
     infer_shapes(model)
     while [made for node in _newer(model, opset, older) if (made := _expanded(node, opset))]:
         fix_names(model)
+        for node in model.graph:  # of Attention, for one, ONNX infers a size of 0 where it is free
+            for output in node.outputs:
+                output.shape = None
         infer_shapes(model)
     unknown = sorted({node.op_type for node in _newer(model, opset, older)})
     if not unknown:
@@ -60,7 +67,8 @@ def _exists(node: ir.Node, opset: int, older: int) -> bool:
     now, then = _schema(node, opset), _schema(node, older)
     if now is None:
         return True
-    if then is None or (node.op_type in _REDEFINED and opset >= _REDEFINED[node.op_type] > older):
+    since, concerns = _REDEFINED.get(node.op_type, (0, None))
+    if then is None or (concerns is not None and opset >= since > older and concerns(node)):
         return False
     for name in set(node.attributes) - set(then.attributes):
         default = now.attributes[name].default_value if name in now.attributes else None
