@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 
 import onnx_ir as ir
-from onnx_ir.passes import common
 
+from edgepeft_export.graph.inference import infer
 from edgepeft_runtime.errors import EdgepeftError
 
 Dim = int | str | None
@@ -31,7 +31,7 @@ def infer_shapes(model: ir.Model) -> None:
     for node in model.graph:
         if node.op_type == "STFT" and "onesided" not in node.attributes and not node.domain:
             node.attributes["onesided"] = ir.AttrInt64("onesided", 1)  # the default, which ONNX's inference has as 0
-    common.ShapeInferencePass(check_type=False, strict_mode=False)(model)
+    infer(model)
 
 
 def dims_of(value: ir.Value) -> list[Dim]:
