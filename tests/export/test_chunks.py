@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from edgepeft_export.chunks import CHUNK, LARGE
+from edgepeft_export.chunks.loss import HUGE, SMALL_CHUNK
 from edgepeft_export.compile import Compiled, compile_step
 from edgepeft_export.forward import Forward, from_torch
 from edgepeft_export.graph.shapes import infer_shapes
@@ -86,6 +87,23 @@ def test_values_and_gradients_are_those_of_torch(name: str, rows: int) -> None:
     for parameter, gradient in gradients.items():
         np.testing.assert_allclose(result.gradients[parameter], gradient, rtol=1e-4, atol=1e-6, err_msg=parameter)
     assert len(_loops(step)) == 1 and not _wide(step)
+
+
+def test_more_classes_have_smaller_chunks() -> None:
+    """Above 65,536 classes half as many rows exist at once, and the values are torch's for more rows than that."""
+    forward = linear("rows", classes=HUGE + 1)
+    step = compiled(forward, CrossEntropy())
+    draw = torch.Generator().manual_seed(0)
+    rows = SMALL_CHUNK + 2
+    labels = torch.randint(0, HUGE + 1, (rows,), generator=draw)
+    batch = {"x": torch.randn((rows, FEATURES), generator=draw), "labels": labels}
+    value, gradients = expected_of(forward, "rows", functional.cross_entropy, batch)
+    result = run(step, batch)
+    assert result.loss == pytest.approx(value, rel=1e-5)
+    for parameter, gradient in gradients.items():
+        np.testing.assert_allclose(result.gradients[parameter], gradient, rtol=1e-4, atol=1e-6, err_msg=parameter)
+    chunk = SMALL_CHUNK * HUGE * 4
+    assert chunk < max(peak.get("", 0) for peak in step.activations) < 6 * chunk
 
 
 @pytest.mark.parametrize("name", CASES)
