@@ -9,7 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
+import edgepeft
 from edgepeft.data.records import read_records
 from edgepeft.data.table import read_table
 from edgepeft.data.text import answered
@@ -61,6 +64,40 @@ def test_segments_train_as_in_pytorch(ort: str, plan: dict[str, Any], tmp_path: 
     with Trainer.open(plan["bundle"], adapter=tmp_path / "update") as trainer:
         (outputs,) = trainer.predict({"x": data["x"]}).values()
     np.testing.assert_allclose(result["outputs"]["logits"]["data"], outputs.reshape(-1), rtol=1e-4, atol=1e-5)
+
+
+class Words(nn.Module):
+    """A table, and a matrix before a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.up, self.head = nn.Embedding(60, 48), nn.Linear(48, 64), nn.Linear(64, 3)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.tanh(self.up(self.words(ids).mean(1))))
+
+
+@pytest.mark.parametrize("ort", ["node", "wasm"])
+def test_four_bits_train_as_in_python(ort: str, tmp_path: Path) -> None:
+    """A table and matrices that the graphs expand to int8: the kernels are in every build of onnxruntime."""
+    torch.manual_seed(0)
+    bundle = edgepeft.prepare(
+        Words(),
+        torch.zeros(2, 2, dtype=torch.int64),
+        method=edgepeft.Lora(rank=2, target_modules=("up",)),
+        compute="int4",
+        out=tmp_path / "bundle",
+    ).bundle
+    rng = np.random.default_rng(0)
+    data = {"ids": rng.integers(0, 60, (24, 2)), "labels": rng.integers(0, 3, 24)}
+    write_tensors(tmp_path / "data.safetensors", data)
+    with Trainer.open(bundle) as trainer:
+        losses = [trainer.step(_cut(data, rows)) for rows in ROWS]
+    result = drive({"bundle": bundle, "data": tmp_path / "data.safetensors", "steps": ROWS}, tmp_path, ort)
+    assert result["losses"] == pytest.approx(losses, rel=3e-3)
+    stored = {tensor.name: tensor.elements for tensor in Bundle.open(bundle).manifest.stored}
+    assert stored["base_model.model.words.weight.int4"] == 60 * 48
+    assert stored["base_model.model.up.base_layer.weight.int4"] == 48 * 64
 
 
 def test_segments_train_in_chromium(plan: dict[str, Any], tmp_path: Path) -> None:
