@@ -100,7 +100,7 @@ def test_every_call_of_a_program_is_there(parts: Profile, segmented: Path) -> No
     assert all(len(counts) == 1 for counts in by_graph.values())
 
 
-def test_calls_of_one_graph_have_the_names_of_their_own_modules(parts: Profile) -> None:
+def test_calls_of_one_graph_have_names_of_their_own(parts: Profile) -> None:
     """The graph of the blocks was written for block.0; a call that binds block.1's weights is block.1's."""
     modules = {row.name: row for row in parts.summary.modules}
     assert {"block.0", "block.1", "node"} <= set(modules)
@@ -231,7 +231,7 @@ def test_names_are_cut_and_renamed_by_whole_parts() -> None:
     assert [rename("norm/Add") for rename in names] == ["norm/Add"] * 3
 
 
-def test_a_convolution_in_a_blocked_layout_is_that_of_its_module() -> None:
+def test_a_convolution_in_a_blocked_layout_is_its_modules() -> None:
     """onnxruntime names it after its result, which is that of the activation where one is fused into it."""
     conv = NodeFacts("features.0/conv2d", "Conv", ("x", "w"), ("conv2d",))
     clip = NodeFacts("features.1/clip", "Clip", ("conv2d", "low", "high"), ("clip",))
