@@ -12,7 +12,6 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import edgepeft
-from edgepeft_export.autodiff.walk import NoGradientRule
 from edgepeft_export.errors import ForwardError, VerificationError
 from edgepeft_export.forward import from_onnx
 from edgepeft_export.forward.graph import Forward
@@ -217,7 +216,7 @@ def test_a_wrong_declared_shape_is_not_believed(tmp_path: Path) -> None:
 
 
 def test_a_branch_may_pass_an_outer_value_through(tmp_path: Path) -> None:
-    """Frozen branches are computed as they are; where a gradient has to cross them, the model is refused."""
+    """A gradient crosses the branch that runs: a step is that of the matrix products written out."""
 
     def branch(name: str, value: str) -> onnx.GraphProto:
         node = helper.make_node("Identity", [value], [name])
@@ -232,14 +231,17 @@ def test_a_branch_may_pass_an_outer_value_through(tmp_path: Path) -> None:
     ]
     weights = {"W": _draw(3, 2), "C": _draw(3, 2) * 2, "H": _draw(2, 2)}
     path = _save(tmp_path / "m.onnx", nodes, weights, {"x": ["n", 3], "flag": []}, {"out": ["n", 2]})
-    assert [gap.op_type for gap in edgepeft.doctor(path, trainable=["W"], loss="mse").missing_rules] == ["If"]
-    with pytest.raises(NoGradientRule, match="If"):
-        edgepeft.prepare(path, trainable=["W"], loss="mse", out=tmp_path / "b")
-    edgepeft.prepare(path, trainable=["H"], loss="mse", out=tmp_path / "b")
-    with Trainer.open(tmp_path / "b") as trainer:
-        for flag in (True, False):
+    assert edgepeft.doctor(path, trainable=["W"], loss="mse").missing_rules == ()
+    plain = SGD(lr=1.0, momentum=0.0, weight_decay=0.0)
+    edgepeft.prepare(path, trainable=["W"], loss="mse", optimizer=plain, out=tmp_path / "b")
+    for flag, factor in ((True, 1.0), (False, 2.0)):
+        with Trainer.open(tmp_path / "b") as trainer:
             inputs = {"x": _draw(4, 3), "flag": np.array(flag)}
-            np.testing.assert_allclose(trainer.predict(inputs)["out"], _file(path, inputs), atol=1e-5)
+            made = trainer.predict(inputs)["out"]
+            np.testing.assert_allclose(made, _file(path, inputs), atol=1e-5)
+            trainer.step({**inputs, "labels": np.zeros((4, 2), np.float32)})
+            gradient = inputs["x"].T @ (2 * made / made.size) @ weights["H"].T * factor
+            np.testing.assert_allclose(weights["W"] - trainer.parameters()["W"], gradient, rtol=1e-4, atol=1e-5)
 
 
 def test_a_random_node_is_refused(tmp_path: Path) -> None:

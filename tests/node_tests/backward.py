@@ -19,6 +19,7 @@ from edgepeft_export.forward.onnx_source.file import from_onnx
 from edgepeft_export.graph.functions import write_older
 from edgepeft_export.graph.shapes import infer_shapes
 from edgepeft_export.opset import OPSET
+from edgepeft_export.passes import single_precision
 from edgepeft_runtime.notices import EdgepeftWarning
 from tests.node_tests.cases import FLOATS, SIZES, Array, NodeTest
 from tests.support.onnx_runs import session
@@ -51,6 +52,7 @@ def of_free_sizes(test: NodeTest, weights: Mapping[int, Array]) -> Gradients:
     model = ir.from_proto(free)
     if not opset.domain and opset.version > OPSET:
         write_older(model, OPSET)
+        single_precision(model)
     return _differentiated(model, test, weights)
 
 

@@ -79,13 +79,17 @@ def _exists(node: ir.Node, opset: int, older: int) -> bool:
 
 
 def _takes(schema: onnx.defs.OpSchema, node: ir.Node) -> bool:
-    """Whether an operator has the types of a node's inputs, as far as these are known."""
+    """Whether an operator has the types of a node's inputs, as far as these are known.
+
+    Numbers of half precision become float32 later.
+    """
     typed = zip(node.inputs, schema.inputs, strict=False)
     return all(value is None or value.dtype is None or _word(value.dtype) in formal.types for value, formal in typed)
 
 
 def _word(dtype: ir.DataType) -> str:
-    return f"tensor({dtype.name.lower()})"
+    single = dtype in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+    return f"tensor({'float' if single else dtype.name.lower()})"
 
 
 def expand_function(node: ir.Node, opset: int) -> dict[ir.Value, ir.Value]:

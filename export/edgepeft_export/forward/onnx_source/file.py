@@ -19,7 +19,7 @@ from edgepeft_export.forward.onnx_source.declared_shapes import name_free_axes, 
 from edgepeft_export.forward.onnx_source.lora import GraphLora, attach_lora
 from edgepeft_export.forward.onnx_source.opsets import at_opset
 from edgepeft_export.forward.onnx_source.quantized import raise_quantized
-from edgepeft_export.forward.onnx_source.reference import FileReference, choose_outputs, verified
+from edgepeft_export.forward.onnx_source.reference import FileReference, choose_outputs, in_types_of, verified
 from edgepeft_export.graph.constants import initializer_array
 from edgepeft_export.graph.modelfile import load_model
 from edgepeft_export.graph.shapes import infer_shapes
@@ -55,8 +55,9 @@ def from_onnx(
     """
     reference = _reference(Path(path), outputs, example)
     model = _load(Path(path), outputs)
-    settle_shapes(model, [feeds for feeds, _ in reference.runs.pairs])
+    infer_shapes(model)
     reference = replace(reference, half=widen(model))
+    settle_shapes(model, [in_types_of(model.graph.inputs, feeds) for feeds, _ in reference.runs.pairs])
     raise_quantized(model)
     chosen = _match(model.graph, trainable) if trainable or lora is None else []
     parameters: dict[str, NDArray[np.generic]] = {}

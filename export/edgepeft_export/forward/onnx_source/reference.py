@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -84,8 +84,12 @@ def verified(forward: Forward, reference: FileReference) -> Forward:
 
 
 def _in_own_types(forward: Forward, feeds: Arrays) -> dict[str, Array]:
-    """The graph's inputs, in float32 where the file computes in half precision."""
-    dtypes = {str(value.name): value.dtype for value in forward.input_values()}
+    return in_types_of(forward.input_values(), feeds)
+
+
+def in_types_of(inputs: Iterable[ir.Value], feeds: Arrays) -> dict[str, Array]:
+    """Inputs of a file in the types of a graph's inputs: in float32 where the file computes in half precision."""
+    dtypes = {str(value.name): value.dtype for value in inputs}
     return {
         name: array if (dtype := dtypes.get(name)) is None else array.astype(dtype.numpy())
         for name, array in feeds.items()
