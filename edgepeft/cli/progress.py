@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
-    from edgepeft_runtime.train.records import Progress
+    from edgepeft_runtime.train.records import Progress, StepPart
 
 _PAUSE = 0.1
 """Seconds between two updates of the line, so that a slow terminal does not delay training."""
@@ -34,6 +34,11 @@ class Counter:
         elif before is not None and before.epoch != progress.epoch:
             self._stream.write(_line(before) + "\n")
 
+    def part(self, part: StepPart) -> None:
+        """Show on a terminal how far a long step has come."""
+        if self._terminal:
+            self._write(f"step {part.step}: {part.done} of {part.calls} parts in {part.seconds:.0f} s")
+
     def show(self, text: str) -> None:
         """Print a line of its own, between two steps."""
         end = "\n" if self._terminal and self._width else ""
@@ -54,7 +59,9 @@ class Counter:
             self._stream.flush()
 
     def _update(self, progress: Progress) -> None:
-        line = _line(progress)
+        self._write(_line(progress))
+
+    def _write(self, line: str) -> None:
         self._stream.write("\r" + line.ljust(self._width))
         self._stream.flush()
         self._width = len(line)

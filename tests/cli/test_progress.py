@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 
 from edgepeft.cli.progress import Counter
-from edgepeft_runtime.train.records import Progress
+from edgepeft_runtime.train.records import Progress, StepPart
 
 
 class Terminal(io.StringIO):
@@ -44,3 +44,12 @@ def test_a_run_without_steps_shows_nothing() -> None:
     with Counter(log):
         pass
     assert log.getvalue() == ""
+
+
+def test_a_long_step_shows_its_parts_on_a_terminal_only() -> None:
+    """The line is that of the step again when it ends, and covers what was there."""
+    for stream, expected in (Terminal(), "\rstep 2: 12 of 50 parts in 4 s\rstep 2/6"), (io.StringIO(), "step 2/6"):
+        with Counter(stream) as counter:
+            counter.part(StepPart(2, 12, 50, 3.9))
+            counter(step(2, 1))
+        assert stream.getvalue().startswith(expected)

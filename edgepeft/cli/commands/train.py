@@ -176,7 +176,10 @@ def _train(
             with Counter() as counter:
                 pause = LimitReporter(device_limits, counter)
                 chosen = origin.limited(_in_micro_batches(settings, opened))
-                report = trainer.fit(train, validate=held_out, progress=origin.watched(counter), pause=pause, **chosen)
+                watched = origin.watched(counter)
+                report = trainer.fit(
+                    train, validate=held_out, progress=watched, part=counter.part, pause=pause, **chosen
+                )
         except KeyboardInterrupt as interrupt:
             terminated = isinstance(interrupt, Terminated)
             _show_saved("terminated" if terminated else "\ninterrupted", trainer.steps, origin.state)

@@ -98,8 +98,11 @@ class Engine(Protocol):
             TrainingError: the engine cannot start a step from a value.
         """
 
-    def watch(self, between: Callable[[], None] | None) -> None:
-        """Call ``between`` between two calls of a program; what it raises ends the program. ``None`` stops that."""
+    def watch(self, between: Callable[[int, int], None] | None) -> None:
+        """Call ``between`` between two calls of a program, with the number of calls so far and of all.
+
+        What it raises ends the program. ``None`` stops that.
+        """
 
     def close(self) -> None:
         """Release the sessions and the memory they map."""

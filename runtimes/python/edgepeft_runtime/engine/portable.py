@@ -140,8 +140,11 @@ class PortableEngine:
         """Start ``train`` from the value that the manifest's ``cache`` names, kept there; ``None`` stops that."""
         self._activations = None if rows is None else Activations(self._bundle, self._programs, rows)
 
-    def watch(self, between: Callable[[], None] | None) -> None:
-        """Call ``between`` between two calls of a program; what it raises ends the program. ``None`` stops that."""
+    def watch(self, between: Callable[[int, int], None] | None) -> None:
+        """Call ``between`` between two calls of a program, with the number of calls so far and of all.
+
+        What it raises ends the program. ``None`` stops that.
+        """
         self._programs.between = between
 
     def end_profiling(self) -> dict[str, Path]:

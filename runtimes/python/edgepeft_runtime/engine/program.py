@@ -31,8 +31,8 @@ class ProgramRunner:
         self._sessions = sessions
         self._frozen = FrozenTensors(bundle)
         self._plans: dict[tuple[str, frozenset[str], frozenset[str], bool], tuple[Step, ...]] = {}
-        self.between: Callable[[], None] | None = None
-        """Called between two calls of a program. If it raises, the program ends there."""
+        self.between: Callable[[int, int], None] | None = None
+        """Called between two calls of a program, with the number so far and of all. If it raises, the program ends."""
 
     def run(
         self,
@@ -60,7 +60,7 @@ class ProgramRunner:
         steps = self._plan(program, wanted, known or {}, sums is not None)
         for index, step in enumerate(steps):
             if index and self.between is not None:
-                self.between()
+                self.between(index, len(steps))
             self._call(step, values, sums)
             for name in step.frees:
                 del values[name]

@@ -14,13 +14,16 @@ from edgepeft_runtime.engine.evaluate import Evaluation
 from edgepeft_runtime.errors import DataUsedUp, NoData
 from edgepeft_runtime.train.limits import Pause
 from edgepeft_runtime.train.options import FitOptions
-from edgepeft_runtime.train.records import FitReport, Progress
+from edgepeft_runtime.train.records import FitReport, Progress, StepPart
 from edgepeft_runtime.train.run import FitState
 from edgepeft_runtime.train.schedule import schedule_of, unknown_total, warmup_steps
 from edgepeft_runtime.train.session import Session
 
 EVERY_SECOND = 1.0
-"""Seconds between two calls of ``pause`` within a step of several graphs."""
+"""Seconds between two calls of ``pause`` within a step of several graphs, and of ``part``."""
+
+LONG_STEP = 2.0
+"""Seconds after which ``part`` is called within a step."""
 
 
 def fit(session: Session, data: Data, options: FitOptions) -> FitReport:
@@ -65,6 +68,8 @@ class _Loop:
         self._factor = schedule_of(options.schedule, int(options.warmup))
         self._speed = (0, 0.0)  # examples and seconds of the steps taken here
         self._asked = 0.0  # when ``pause`` was called last
+        self._began: float | None = None  # when the current step did
+        self._reported = 0.0  # when ``part`` was called last
 
     @property
     def _fit(self) -> FitState:
@@ -142,10 +147,16 @@ class _Loop:
             )
         self._close_epoch(self._fit.epoch + 1)
 
-    def _between_calls(self) -> None:
+    def _between_calls(self, done: int, calls: int) -> None:
         """Pause also within a long step, which starts again when the run is resumed. States never change in place."""
-        if time.monotonic() - self._asked >= EVERY_SECOND:
+        now = time.monotonic()
+        if now - self._asked >= EVERY_SECOND:
             self._pause()
+        if self._options.part is None or self._began is None or now - self._began < LONG_STEP:
+            return
+        if now - self._reported >= EVERY_SECOND:
+            self._reported = now
+            self._options.part(StepPart(self._fit.steps + 1, done, calls, now - self._began))
 
     def _pause(self) -> None:
         """Save and sleep for as long as ``pause`` requests it, or end the call if it requests that."""
@@ -161,9 +172,9 @@ class _Loop:
 
     def _step(self, group: list[Batch]) -> None:
         lr = self._lr * self._factor(self._fit.steps, self._total or 0)
-        start = time.monotonic()
+        start = self._began = time.monotonic()
         run, step, examples = self._session.next_run(group, lr)
-        self._speed = (self._speed[0] + examples, self._speed[1] + time.monotonic() - start)
+        self._speed, self._began = (self._speed[0] + examples, self._speed[1] + time.monotonic() - start), None
         self._session.run = run.with_fit(self._fit.after_step(step, examples, len(group)))
         save_every = self._options.save_every
         if save_every is not None and self._fit.steps % save_every == 0:

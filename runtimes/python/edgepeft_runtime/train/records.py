@@ -30,6 +30,23 @@ class EpochRecord:
 
 
 @dataclass(frozen=True)
+class StepPart:
+    """Passed to ``part`` within a long optimizer step.
+
+    Attributes:
+        step: the step that is being computed, counted from 1 in this call of ``fit``.
+        done: calls of graphs of the current batch that have ended.
+        calls: calls of graphs that the batch takes.
+        seconds: since the step began.
+    """
+
+    step: int
+    done: int
+    calls: int
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Progress:
     """Passed to ``progress`` after each optimizer step.
 
