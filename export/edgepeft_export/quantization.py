@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
+from edgepeft_export.graph.smoothing import Smoothing
 from edgepeft_runtime.errors import BadSetting
 from edgepeft_runtime.files.schema import Json
 from edgepeft_runtime.names import some
@@ -95,12 +96,13 @@ class QuantizationReport:
         quantized: by the name of the initializer with the integers; includes tensors that were quantized in the source.
         wider: weights of an int4 model that have 8 bits, each with the reason.
         kept: frozen float tensors of the smallest size or more that stayed float, each with the reason.
-        rows: names of the weights before whose int8 matmuls activations are rounded with a scale per row.
+        rows: by the names of the weights before whose int8 matmuls activations are rounded with a scale per row, the
+            factors by which the activation is smoothed before.
     """
 
     quantized: Mapping[str, QuantizedTensor] = field(default_factory=dict)
     kept: dict[str, str] = field(default_factory=dict)
-    rows: frozenset[str] = frozenset()
+    rows: Mapping[str, Smoothing | None] = field(default_factory=dict)
     wider: dict[str, str] = field(default_factory=dict)
 
     def lines(self) -> list[str]:

@@ -357,4 +357,4 @@ def test_a_rule_that_unpacks_a_weight_into_the_graph_is_caught(monkeypatch: pyte
 
 def test_an_encoder_keeps_one_scale_per_tensor() -> None:
     """No activation of a small BERT needs a scale per row, so its graphs stay as fast as they can be."""
-    assert quantize(_exported("bert")[1], Quantization("int8", smallest=64))[1].rows == frozenset()
+    assert quantize(_exported("bert")[1], Quantization("int8", smallest=64))[1].rows == {}

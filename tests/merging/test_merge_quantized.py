@@ -27,15 +27,16 @@ NETWORK = NETWORKS["bert"]
 Made = tuple[Path, Path]
 
 
-@pytest.fixture(scope="module", params=["int8", "int4"])
+@pytest.fixture(scope="module", params=["int8", "int8-row", "int4"])
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Made:
     """A bundle with a quantized base, and the update of a few steps."""
     folder = tmp_path_factory.mktemp(request.param)
+    compute, _, rounding = request.param.partition("-")
     edgepeft.prepare(
         NETWORK.model(),
         NETWORK.example(),
         method=edgepeft.Lora(rank=4, target_modules=("query", "value")),
-        compute=edgepeft.Quantization(request.param, smallest=1000),
+        compute=edgepeft.Quantization(compute, smallest=1000, rounding=rounding or "auto"),
         out=folder / "bundle",
     )
     with Trainer.open(folder / "bundle") as trainer:

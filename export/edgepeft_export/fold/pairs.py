@@ -104,6 +104,8 @@ def _without_steps(value: ir.Value) -> ir.Value:
     """The product of integers of which ``value`` is a multiple by row, or ``value``."""
     node = producer_of(value, "Mul")
     product = None if node is None else node.inputs[0]
+    corrected = producer_of(product, "Add")  # by the rows' zero points
+    product = product if corrected is None else corrected.inputs[0]
     return product if product is not None and producer_of(product, "MatMulIntegerToFloat") is not None else value
 
 

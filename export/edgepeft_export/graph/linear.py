@@ -29,6 +29,7 @@ from edgepeft_export.graph.rounding import (
 )
 from edgepeft_export.graph.row_rounding import corrected, rows_of
 from edgepeft_export.graph.shapes import static_dims
+from edgepeft_export.graph.smoothing import before_smoothing
 
 Matrix = NDArray[np.float64]
 Storage = Literal["float", "int8", "int4", "blocks", "other"]
@@ -97,7 +98,12 @@ class LinearSite:
 
     @property
     def x(self) -> ir.Value:
-        """The input, before it is rounded."""
+        """The input, before it is smoothed and rounded."""
+        smoothed = before_smoothing(self._unrounded) if self.is_quantized else None
+        return self._unrounded if smoothed is None else smoothed[0]
+
+    @property
+    def _unrounded(self) -> ir.Value:
         x = operand(self.node)
         if self.node.op_type != "MatMulIntegerToFloat":
             return x
@@ -105,6 +111,12 @@ class LinearSite:
             return rows.x
         rounded = producer_of(x, "DynamicQuantizeLinear")
         return x if rounded is None else operand(rounded)
+
+    @property
+    def _reciprocals(self) -> Matrix | float:
+        """What the rows of the stored matrix are multiplied by: [inputs, 1], or 1."""
+        smoothed = before_smoothing(self._unrounded) if self.is_quantized else None
+        return 1.0 if smoothed is None else initializer_array(smoothed[1]).astype(np.float64)[:, None]
 
     @property
     def result(self) -> ir.Value:
@@ -148,13 +160,13 @@ class LinearSite:
             return from_blocks(stored.astype(np.uint8), self._scales(stored.shape[:2]), self.inputs).T
         if self.storage == "int4":
             assert self._expansion is not None and self.scale is not None
-            return self._expansion.matrix(self.scale).matrix().astype(np.float64)
+            return self._expansion.matrix(self.scale).matrix().astype(np.float64) * self._reciprocals
         matrix = stored.astype(np.float64)
         if self.storage == "int8":
             shape = [1] * matrix.ndim
             shape[self.channels] = -1
             matrix = matrix * self._scales(tuple(shape))
-        return self._alpha * (matrix.T if self.transposed else matrix)
+        return self._alpha * (matrix.T if self.transposed else matrix) * self._reciprocals
 
     @property
     def _expansion(self) -> Expansion | None:
@@ -169,6 +181,7 @@ class LinearSite:
 
         A new 4-bit one is expanded by an operator of our own, at the end of the graph, which has to be lowered later.
         """
+        matrix = matrix / self._reciprocals
         array = np.ascontiguousarray(matrix.T if self.transposed else matrix) / self._alpha
         if self.storage == "float":
             self._store(self.weight, array.astype(initializer_array(self.weight).dtype))

@@ -8,7 +8,7 @@ is a graph input and is never quantized.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import onnx_ir as ir
@@ -16,6 +16,7 @@ from onnx_ir.passes import common
 
 from edgepeft_export.errors import NoSuchWeight, NothingToQuantize, QuantizeError
 from edgepeft_export.forward import Forward
+from edgepeft_export.graph.smoothing import Smoothing
 from edgepeft_export.quantization import Quantization, QuantizationReport, QuantizedTensor
 from edgepeft_export.quantize.activations import rounded_by_row
 from edgepeft_export.quantize.choose import Batch, complete, most_sensitive
@@ -34,7 +35,7 @@ def quantize(
     calibration: Sequence[Batch] | None = None,
     on_progress: Callable[[str], None] | None = None,
     *,
-    rows: Collection[str] | None = None,
+    rows: Mapping[str, Smoothing | None] | None = None,
 ) -> tuple[Forward, QuantizationReport]:
     """A forward graph whose frozen matmuls, look-up tables and kernels are quantized.
 
@@ -44,12 +45,12 @@ def quantize(
         calibration: a few batches of inputs, arrays by name; with them the most sensitive weights stay fp32 until
             ``settings.tolerance`` holds.
         on_progress: Called with a message before each slow step.
-        rows: weights whose inputs are rounded by row, where another graph of the model has decided it.
+        rows: as in the report, where another graph of the model has decided it.
 
     Raises:
         QuantizeError: nothing can be quantized, a pattern of ``keep`` or the calibration data does not fit.
     """
-    report, model = QuantizationReport(rows=frozenset(rows or ())), forward.model
+    report, model = QuantizationReport(rows=rows or {}), forward.model
     if settings.compute != "fp32":
         model = _quantize_tolerable(forward, settings, report, calibration, on_progress, decided=rows is not None)
     if settings.codebook is not None:
@@ -102,13 +103,12 @@ def _wider(graph: ir.Graph, settings: Quantization, names: Collection[str]) -> d
 
 def _by_row(
     forward: Forward, settings: Quantization, names: Sequence[str], calibration: Sequence[Batch] | None
-) -> frozenset[str]:
-    """The weights whose inputs are rounded by row: by the calibration data, or by the inputs of the verification."""
-    if settings.rounding == "row":
-        return frozenset(names)
+) -> dict[str, Smoothing | None]:
+    """How inputs are rounded by row: by the calibration data, or by the inputs of the verification."""
     given = [example.inputs for example in forward.verified.examples] if calibration is None else calibration
     batches = [complete(forward, batch) for batch in given]
-    return frozenset(rounded_by_row(forward.model, names, batches, settings.smallest))
+    everywhere = settings.rounding == "row"
+    return rounded_by_row(forward.model, names, batches, settings.smallest, everywhere=everywhere)
 
 
 def _with_codebooks(model: ir.Model, settings: Quantization, kept: Collection[str]) -> ir.Model:
@@ -120,7 +120,9 @@ def _with_codebooks(model: ir.Model, settings: Quantization, kept: Collection[st
     return model
 
 
-def _quantized(model: ir.Model, settings: Quantization, names: set[str], rows: Collection[str]) -> ir.Model:
+def _quantized(
+    model: ir.Model, settings: Quantization, names: set[str], rows: Mapping[str, Smoothing | None]
+) -> ir.Model:
     """A copy of ``model`` with the weights of these names quantized. Inputs of those in ``rows`` are rounded by row."""
     model = model.clone()
     quantizer = Quantizer(model.graph, settings, rows)

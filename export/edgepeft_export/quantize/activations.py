@@ -11,7 +11,7 @@ data is likely what its neighbours need on this.
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -22,13 +22,18 @@ from onnx_ir.passes import common
 
 from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.graph.linear import LinearSite
+from edgepeft_export.graph.shapes import rank
+from edgepeft_export.graph.smoothing import Smoothing
 from edgepeft_export.quantize.choose import running
-from edgepeft_export.quantize.weights import weights_of
+from edgepeft_export.quantize.weights import Weight, weights_of
 from edgepeft_export.verification.graph import GraphRun
 
 TOLERABLE = 0.05
 """Largest mean square of a row's rounding error, relative to the row's own, with which one scale per tensor is kept.
 The largest of MiniLM's matmuls has 0.015; a language model's has 0.98."""
+
+LARGEST_FACTOR = float(np.log(64))
+"""Largest logarithm of a channel's factor. Channels that a few inputs leave empty would get any."""
 
 Array = NDArray[np.generic]
 Floats = NDArray[np.float64]
@@ -58,63 +63,124 @@ class _Rows:
 
 
 def rounded_by_row(
-    model: ir.Model, names: Sequence[str], batches: Sequence[Mapping[str, Array]], smallest: int
-) -> set[str]:
-    """The weights whose matmuls need a scale per row of their input.
+    model: ir.Model,
+    names: Sequence[str],
+    batches: Sequence[Mapping[str, Array]],
+    smallest: int,
+    *,
+    everywhere: bool = False,
+) -> dict[str, Smoothing | None]:
+    """The weights whose matmuls need a scale per row of their input, with the factors that smooth it.
 
     Args:
         model: a float graph, which does not change.
         names: the weights that will be quantized.
-        batches: inputs and parameters, by name. Without any, all weights are returned.
+        batches: inputs and parameters, by name. Without any, all weights are returned, without factors.
         smallest: as in :class:`edgepeft_export.quantize.Quantization`.
+        everywhere: return all weights.
     """
     if not batches:
-        return set(names)
+        return dict.fromkeys(names)
+    reads = _reads(model, set(names), batches, smallest)
     groups: dict[str, dict[str, float]] = defaultdict(dict)
-    for name, error in _errors(model, set(names), batches, smallest).items():
-        groups[re.sub(r"\d+", "#", name)][name] = error
-    return {name for errors in groups.values() if max(errors.values()) > TOLERABLE for name in errors}
+    for read in reads:
+        groups[re.sub(r"\d+", "#", read.weight.name)][read.weight.name] = read.error
+    alike = [group for group in groups.values() if everywhere or max(group.values()) > TOLERABLE]
+    chosen: dict[str, Smoothing | None] = dict.fromkeys(names if everywhere else [])
+    chosen.update(dict.fromkeys(name for group in alike for name in group))
+    return chosen | _smoothing([read for read in reads if read.weight.name in chosen])
 
 
-def _errors(
-    model: ir.Model, names: set[str], batches: Sequence[Mapping[str, Array]], smallest: int
-) -> dict[str, float]:
-    """The largest error of any input and batch with one scale per tensor, by the name of the weight."""
+@dataclass(frozen=True)
+class _Read:
+    """A weight, and the activations that its matmuls multiply.
+
+    Attributes:
+        inputs: names of the activations.
+        error: with one scale per tensor, the largest of any activation and batch.
+        mean_squares: of the channels of the first activation, [channels].
+    """
+
+    weight: Weight
+    inputs: frozenset[str]
+    error: float
+    mean_squares: Floats
+
+
+def _smoothing(reads: Sequence[_Read]) -> dict[str, Smoothing]:
+    """Factors for each activation that alone is multiplied by its weights."""
+    groups: dict[str, list[_Read]] = defaultdict(list)
+    layouts = Counter(read.weight.name for read in reads)
+    for read in reads:
+        looked_up = any(use.node.op_type == "Gather" for use in read.weight.value.uses())
+        if len(read.inputs) == 1 and layouts[read.weight.name] == 1 and not looked_up:
+            groups[next(iter(read.inputs))].append(read)
+    found: dict[str, Smoothing] = {}
+    for group in groups.values():
+        sizes = np.max([_largest_by_input(read.weight) for read in group], axis=0)
+        smoothing = Smoothing(group[0].weight.name, _reciprocals(group[0].mean_squares, sizes))
+        found.update({read.weight.name: smoothing for read in group})
+    return found
+
+
+def _largest_by_input(weight: Weight) -> Floats:
+    """The largest size of the elements that each input is multiplied by."""
+    array = weight.array
+    sizes: Floats = np.maximum(array.max(axis=weight.channels), -array.min(axis=weight.channels)).astype(np.float64)
+    return sizes
+
+
+def _reciprocals(mean_squares: Floats, sizes: Floats) -> NDArray[np.float32]:
+    """``1 / f`` with ``f² = root mean square / largest weight``: half of what would make all channels equal."""
+    used = (mean_squares > 0) & (sizes > 0) & np.isfinite(mean_squares)
+    if not used.any():
+        return np.ones(len(sizes), np.float32)
+    logs = np.where(used, np.log(np.where(used, np.sqrt(mean_squares) / np.where(used, sizes, 1), 1)) / 2, 0)
+    logs = np.where(used, logs - logs[used].mean(), 0)
+    reciprocals: Floats = np.exp(-np.clip(logs, -LARGEST_FACTOR, LARGEST_FACTOR))
+    return reciprocals.astype(np.float32)
+
+
+def _reads(model: ir.Model, names: set[str], batches: Sequence[Mapping[str, Array]], smallest: int) -> list[_Read]:
+    """Run the model, and measure what its matmuls read."""
     probed = model.clone()
-    probes: dict[ir.Value, tuple[str, str, str]] = {}
-    read: dict[str, list[ir.Value]] = defaultdict(list)
+    probes: dict[ir.Value, tuple[str, ...]] = {}
+    read: list[tuple[Weight, list[ir.Value]]] = []
     emit = Emitter(probed.graph)
-    for weight in list(weights_of(probed.graph, smallest)):
+    for weight in [each for each in weights_of(probed.graph, smallest) if each.name in names and not each.is_kernel]:
         sites = [LinearSite.of(use.node) for use in weight.value.uses()]
-        for site in sites if weight.name in names and not weight.is_kernel else []:
-            if site is not None:
-                read[weight.name].append(site.x)
-                if site.x not in probes:
-                    probes[site.x] = _probe(emit, site.x)
+        values = [site.x for site in sites if site is not None]
+        read += [(weight, values)] if values else []
+        probes.update({x: _probe(emit, x) for x in values if x not in probes})
     probed.graph.outputs[:] = [output for output in probed.graph.outputs if output.name in _flat(probes)]
-    common.RemoveUnusedNodesPass()(probed)
     if not probes:
-        return {}
+        return []
+    common.RemoveUnusedNodesPass()(probed)
     run = GraphRun(probed)
     with running():
         results = [run(batch) for batch in batches]
-    return {
-        name: max(_Rows.of(*(result[output] for output in probes[x])).error() for x in values for result in results)
-        for name, values in read.items()
-    }
+    found = []
+    for weight, values in read:
+        error = max(_Rows.of(*(result[name] for name in probes[x][:3])).error() for x in values for result in results)
+        squares = np.mean([result[probes[values[0]][3]].astype(np.float64) for result in results], axis=0)
+        found.append(_Read(weight, frozenset(str(x.name) for x in values), error, np.asarray(squares, np.float64)))
+    return found
 
 
-def _flat(probes: Mapping[ir.Value, tuple[str, str, str]]) -> set[str]:
+def _flat(probes: Mapping[ir.Value, tuple[str, ...]]) -> set[str]:
     return {name for names in probes.values() for name in names}
 
 
-def _probe(emit: Emitter, x: ir.Value) -> tuple[str, str, str]:
-    """Add the largest, the smallest and the mean square of each row to the outputs. Returns their names."""
-    last = emit.ints(-1)
-    outputs = [emit.op(kind, source, last, keepdims=0) for kind, source in (("ReduceMax", x), ("ReduceMin", x))]
-    outputs.append(emit.op("ReduceMean", emit.op("Mul", x, x), last, keepdims=0))
-    names = tuple(f"{x.name}/{kind}" for kind in ("largest", "smallest", "mean_square"))
-    for output, name in zip(outputs, names, strict=True):
+def _probe(emit: Emitter, x: ir.Value) -> tuple[str, ...]:
+    """Add the largest, the smallest and the mean square of each row, and the mean square of each channel, to outputs.
+
+    Returns their names.
+    """
+    last, rows, square = emit.ints(-1), emit.ints(*range(rank(x) - 1)), emit.op("Mul", x, x)
+    kinds = (("ReduceMax", x, last), ("ReduceMin", x, last), ("ReduceMean", square, last), ("ReduceMean", square, rows))
+    names = tuple(f"{x.name}/{kind}" for kind in ("largest", "smallest", "mean_square", "channels"))
+    for (kind, source, axes), name in zip(kinds, names, strict=True):
+        output = emit.op(kind, source, axes, keepdims=0)
         output.name, output.type = name, ir.TensorType(ir.DataType.FLOAT)
         emit.graph.outputs.append(output)
-    return names[0], names[1], names[2]
+    return names

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import onnx_ir as ir
@@ -24,6 +24,7 @@ from edgepeft_export.graph.rounding import (
     to_int8,
 )
 from edgepeft_export.graph.shapes import dims_of, rank
+from edgepeft_export.graph.smoothing import Smoothing
 from edgepeft_export.quantization import Quantization
 from edgepeft_export.quantize.scores import is_score
 from edgepeft_export.quantize.weights import Weight
@@ -41,13 +42,14 @@ class Quantizer:
     Args:
         graph: the graph.
         settings: of the quantization.
-        rows: names of the weights before whose matmuls activations are rounded with a scale per row.
+        rows: as in :class:`edgepeft_export.quantization.QuantizationReport`.
     """
 
-    def __init__(self, graph: ir.Graph, settings: Quantization, rows: Collection[str] = ()) -> None:
+    def __init__(self, graph: ir.Graph, settings: Quantization, rows: Mapping[str, Smoothing | None]) -> None:
         self._emit = Emitter(graph)
         self._settings = settings
         self._rows = rows
+        self._smoothed: dict[tuple[ir.Value, str], ir.Value] = {}
 
     def quantize(self, weight: Weight) -> None:
         """Replace a weight by integers, for all its readers."""
@@ -71,8 +73,10 @@ class Quantizer:
         weight.value.replace_all_uses_with(dequantized)
 
     def _int8(self, weight: Weight) -> None:
-        pair = self._largest_pair(weight)
-        matrix = to_int8(weight.array, weight.channels, pair)
+        smoothing, array = self._smoothing(weight), weight.array
+        if smoothing is not None:
+            array = smoothing.multiplied(array, 1 - weight.channels)
+        matrix = to_int8(array, weight.channels, self._largest_pair(weight))
         values = self._stored(weight, "int8", matrix.values)
         scale = self._stored(weight, "scale", matrix.scale)
 
@@ -84,6 +88,19 @@ class Quantizer:
         sums = functools.partial(column_sums, matrix.values, matrix.scale, weight.channels)
         self._rewrite(weight, self._matmul(weight, values, scale, sums, 1 - weight.channels), rows)
 
+    def _smoothing(self, weight: Weight) -> Smoothing | None:
+        """A weight of 4 bits keeps the grid of its file."""
+        eight_bits = self._settings.compute == "int8" or needs_8_bits(weight) is not None
+        return self._rows.get(weight.name) if eight_bits else None
+
+    def _divided(self, x: ir.Value, smoothing: Smoothing | None) -> ir.Value:
+        """``x`` as a matmul reads it. Matmuls of one activation share it."""
+        if smoothing is None:
+            return x
+        if (x, smoothing.weight) not in self._smoothed:
+            self._smoothed[x, smoothing.weight] = smoothing.divided(x, self._emit)
+        return self._smoothed[x, smoothing.weight]
+
     def _largest_pair(self, weight: Weight) -> int:
         """Both passes multiply by the weight: where either rounds to 8 bits, its pairs are small."""
         by_row = weight.name in self._rows and self._settings.gradient == "row"
@@ -93,11 +110,12 @@ class Quantizer:
         self, weight: Weight, values: ir.Value, scale: ir.Value, sums: Callable[[], Float32Array], trans_b: int
     ) -> Matmul:
         by_row, steps = weight.name in self._rows, steps_of(self._largest_pair(weight))
+        smoothing = self._smoothing(weight)
 
         def matmul(x: ir.Value, bias: ir.Value | None, old: ir.Value) -> ir.Value:
             return int8_matmul(
                 self._emit,
-                *(x, values, scale, None, bias, None),
+                *(self._divided(x, smoothing), values, scale, None, bias, None),
                 self._stored(weight, "sums", sums()) if by_row else None,
                 trans_b=trans_b,
                 rounding="row" if by_row else "tensor",

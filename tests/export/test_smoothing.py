@@ -1,0 +1,123 @@
+"""Activations whose channels differ in size are divided by factors before their rows are rounded."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from torch import nn
+
+from edgepeft_export.forward import Forward, from_torch
+from edgepeft_export.graph.linear import LinearSite
+from edgepeft_export.graph.smoothing import before_smoothing
+from edgepeft_export.quantize import Quantization, quantize
+from edgepeft_export.verification import GraphRun
+
+SETTINGS = Quantization("int8", smallest=64, rounding="row")
+WIDTH = 64
+
+
+class Outliers(nn.Module):
+    """Three matmuls of one activation, four of whose channels are fifty times as large, and one of another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.q, self.k, self.v = (nn.Linear(WIDTH, 48, bias=False) for _ in range(3))
+        self.out = nn.Linear(48, WIDTH)
+        self.gain = nn.Buffer(torch.where(torch.arange(WIDTH) % 16 == 3, 50.0, 1.0))
+        with torch.no_grad():
+            for layer in (self.q, self.k, self.v):
+                layer.weight /= self.gain
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x * self.gain
+        mixed = torch.tanh(self.q(x)) * torch.sigmoid(self.k(x)) + self.v(x)
+        out: torch.Tensor = self.out(mixed)
+        return out
+
+
+def _exported() -> Forward:
+    model = Outliers().requires_grad_(False)
+    model.out.bias.requires_grad_(True)
+    return from_torch(model, {"x": _x(0)})
+
+
+def _x(seed: int) -> torch.Tensor:
+    return torch.randn(2, 9, WIDTH, generator=torch.Generator().manual_seed(seed))
+
+
+def _error(forward: Forward, quantized: Forward) -> float:
+    fed = {"x": _x(1).numpy(), **forward.fixed(forward.parameters)}
+    runs = (GraphRun(side.model)(fed)[forward.outputs[0]] for side in (forward, quantized))
+    exact, rounded = (np.asarray(output, np.float64) for output in runs)
+    return float(np.linalg.norm(exact - rounded) / np.linalg.norm(exact))
+
+
+def _smoothed(model: ir.Model) -> list[ir.Node]:
+    return [node for node in model.graph if node.outputs and before_smoothing(node.outputs[0]) is not None]
+
+
+def test_large_channels_cost_no_precision() -> None:
+    """The error falls below a half of that without factors, on other data than that which chose them."""
+    forward = _exported()
+    smoothed, report = quantize(forward, SETTINGS)
+    plain, _ = quantize(forward, SETTINGS, rows=dict.fromkeys(report.rows))
+    assert _error(forward, smoothed) < 0.5 * _error(forward, plain)
+
+
+def test_matmuls_of_one_activation_share_its_division() -> None:
+    """q, k and v read one product; the same decision for another graph makes the same bytes."""
+    forward = _exported()
+    quantized, report = quantize(forward, SETTINGS)
+    assert [len(node.outputs[0].uses()) for node in _smoothed(quantized.model)] == [3, 1]
+    again, _ = quantize(forward, SETTINGS, rows=report.rows)
+    for name, value in quantized.model.graph.initializers.items():
+        assert value.const_value is not None
+        other = again.model.graph.initializers[name].const_value
+        assert other is not None
+        np.testing.assert_array_equal(value.const_value.numpy(), other.numpy())
+
+
+def test_a_layer_behind_a_division_has_the_matrix_of_the_source() -> None:
+    """The factors cancel in what the layer says of itself: its input, its matrix, and another that it accepts."""
+    forward = _exported()
+    quantized, _ = quantize(forward, SETTINGS)
+    (shared, _) = _smoothed(quantized.model)
+    site = next(site for use in shared.outputs[0].uses() if (site := LinearSite.of(use.node)) is not None)
+    assert site.x is shared.inputs[0]
+    wanted = Outliers().q.weight.detach().numpy().T
+    np.testing.assert_allclose(_matrix(quantized, "q"), wanted, atol=0.02 * float(np.abs(wanted).max()))
+
+
+def _matrix(quantized: Forward, name: str) -> np.ndarray:
+    """The matrix of a layer, after lowering."""
+    from edgepeft_export.graph.custom_ops import lower
+
+    model = quantized.model.clone()
+    lower(model)
+    sites = [site for node in model.graph if (site := LinearSite.of(node)) is not None]
+    site = next(site for site in sites if str(site.weight.name).startswith(name))
+    site.with_matrix(site.matrix())  # rounds to the same integers
+    return site.matrix()
+
+
+class Tied(nn.Module):
+    """A look-up table that is the head as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.mix = nn.Embedding(96, 32), nn.Linear(32, 32)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.linear(torch.tanh(self.mix(self.table(ids))), self.table.weight)
+
+
+def test_a_table_that_is_looked_up_has_no_factors() -> None:
+    """Its rows are read as they are; the head is rounded by row without factors."""
+    model = Tied().requires_grad_(False)
+    model.mix.bias.requires_grad_(True)
+    forward = from_torch(model, {"ids": torch.arange(24).reshape(2, 12)})
+    _, report = quantize(forward, SETTINGS)
+    assert report.rows["table.weight"] is None
+    assert report.rows["mix.weight"] is not None
