@@ -27,7 +27,7 @@ from edgepeft_export.losses import Labels, Loss, LossTerms
 from edgepeft_export.losses.entropy import write_cross_entropies
 from edgepeft_export.optimizer_graph import Bucket, flatten, optimizer_graph, plan_buckets
 from edgepeft_export.optimizers import Optimizer
-from edgepeft_export.passes import fold_norms
+from edgepeft_export.passes import fold_norms, stack_convolutions
 from edgepeft_export.program import Segmented, as_inputs, checked_weights, segmented
 from edgepeft_export.program.reads import ancestors
 from edgepeft_export.selection import selection_graph
@@ -163,6 +163,7 @@ def _whole(forward: Forward, loss: Loss, optimizer: Optimizer, recompute: str) -
         "eval": attached.model,
         "infer": forward.model.clone(),
     }
+    stack_convolutions(graphs["train"])
     known = {*attached.model.graph.initializers, *forward.parameters}
     for name in ("train", "eval", "infer"):
         bind_inputs(graphs[name].graph, forward.fixed(unreached))

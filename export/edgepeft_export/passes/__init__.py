@@ -8,6 +8,7 @@ from edgepeft_export.passes.scales import gather_scales
 from edgepeft_export.passes.scatters import scatter_into_sums
 from edgepeft_export.passes.single_precision import single_precision
 from edgepeft_export.passes.squeezes import name_squeezed_axes
+from edgepeft_export.passes.stacks import stack_convolutions
 from edgepeft_export.passes.tied import share_transposed
 from edgepeft_export.passes.transposes import transpose_last_two
 
@@ -21,5 +22,6 @@ __all__ = [
     "scatter_into_sums",
     "share_transposed",
     "single_precision",
+    "stack_convolutions",
     "transpose_last_two",
 ]
