@@ -189,7 +189,7 @@ def test_pooling_gradients_survive_onnxruntimes_layout() -> None:
         np.testing.assert_allclose(gradient, expected.numpy(), rtol=2e-4, atol=2e-3)
 
 
-def test_a_window_that_is_larger_than_a_free_image_averages_what_is_there() -> None:
+def test_a_window_larger_than_a_free_image_averages_its_pixels() -> None:
     """An image of two rows under a window of three: ONNX Runtime divides by the elements that exist."""
     graph = parser.parse_model(
         """<ir_version: 9, opset_import: ["" : 20]> g (float[n, 2, h, w] x) => (float loss) {

@@ -16,7 +16,7 @@ from onnx_ir.passes import common
 
 from edgepeft_export.autodiff import differentiate
 from edgepeft_export.forward.onnx_source.file import from_onnx
-from edgepeft_export.graph.functions import write_older
+from edgepeft_export.graph.expanding.functions import write_older
 from edgepeft_export.graph.shapes import infer_shapes
 from edgepeft_export.opset import OPSET
 from edgepeft_export.passes import single_precision

@@ -44,9 +44,19 @@ def _linear() -> Arguments:
     return (nn.Linear(3, 2), torch.zeros(2, 3)), {"method": "full"}
 
 
-def _resized() -> Arguments:
-    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Upsample(scale_factor=2, mode="bicubic"), nn.Conv2d(2, 1, 3))
-    return (net, torch.zeros(2, 1, 8, 8)), {"method": "full", "loss": "mse"}
+class Volume(nn.Module):
+    """A determinant, which has no gradient rule."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.linalg.det(self.linear(x).reshape(-1, 2, 2))
+
+
+def _volume() -> Arguments:
+    return (Volume(), torch.zeros(2, 3)), {"method": "full", "loss": "mse"}
 
 
 def _mean() -> Arguments:
@@ -97,7 +107,7 @@ def _file(folder: Path, last: str, shape: list[object]) -> Path:
 SOURCES: dict[str, tuple[Callable[..., Any], bool]] = {
     "linear": (_linear, True),
     "soft-targets": (_soft_targets, True),
-    "resized": (_resized, False),
+    "determinant": (_volume, False),
     "exported-wrong": (_mean, False),
     "random": (_noisy, False),
     "no-class-axis": (_no_class_axis, False),

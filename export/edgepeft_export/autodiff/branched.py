@@ -7,11 +7,11 @@ from onnx_ir.passes import common
 
 from edgepeft_export.autodiff.registry import ZERO, Flat, Gradients, Upstream, rule_of_outputs
 from edgepeft_export.autodiff.walk import differentiate_from
-from edgepeft_export.graph.bodies import isolate, rejoin
-from edgepeft_export.graph.branches import OTHERWISE, THEN
 from edgepeft_export.graph.custom_ops import BRANCH, DOMAIN
 from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.graph.match import operands
+from edgepeft_export.graph.nested.bodies import isolate, rejoin
+from edgepeft_export.graph.nested.branches import OTHERWISE, THEN
 from edgepeft_export.graph.shapes import infer_shapes, is_float
 from edgepeft_export.opset import IR_VERSION
 

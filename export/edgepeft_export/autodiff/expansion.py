@@ -7,13 +7,13 @@ from collections.abc import Iterable
 import onnx_ir as ir
 
 from edgepeft_export.autodiff.registry import NO_GRADIENT, RULES, NoGradientForCase, full_name
-from edgepeft_export.graph.branches import with_inputs
-from edgepeft_export.graph.control_flow import expand_control_flow
 from edgepeft_export.graph.custom_ops import BRANCH, DOMAIN
 from edgepeft_export.graph.definitions import DEFINITIONS, NotDefined, expand_definition
 from edgepeft_export.graph.edit import fix_names
-from edgepeft_export.graph.functions import expand_function, has_body
-from edgepeft_export.graph.shape_folding import fold_shapes
+from edgepeft_export.graph.expanding.functions import expand_function, has_body
+from edgepeft_export.graph.expanding.shape_folding import fold_shapes
+from edgepeft_export.graph.nested.branches import with_inputs
+from edgepeft_export.graph.nested.control_flow import expand_control_flow
 from edgepeft_export.opset import IR_VERSION
 
 

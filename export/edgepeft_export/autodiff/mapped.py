@@ -7,10 +7,10 @@ from onnx_ir.passes import common
 
 from edgepeft_export.autodiff.registry import ZERO, Flat, Gradients, rule
 from edgepeft_export.autodiff.walk import differentiate
-from edgepeft_export.graph.bodies import isolate, rejoin
 from edgepeft_export.graph.custom_ops import DOMAIN, MAP
 from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.graph.match import operands
+from edgepeft_export.graph.nested.bodies import isolate, rejoin
 from edgepeft_export.graph.shapes import infer_shapes
 from edgepeft_export.opset import IR_VERSION
 

@@ -16,11 +16,11 @@ from onnx_ir.passes import common
 
 from edgepeft_export.autodiff import dependents
 from edgepeft_export.autodiff.registry import full_name
-from edgepeft_export.graph.bodies import isolate, rejoin
 from edgepeft_export.graph.custom_ops import DOMAIN, MAP
 from edgepeft_export.graph.edit import input_named, remove_node, replace_value
 from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.graph.match import only_reader, operand, operands
+from edgepeft_export.graph.nested.bodies import isolate, rejoin
 from edgepeft_export.graph.shapes import Dim, at_most, dims_of, infer_shapes, rank
 from edgepeft_export.opset import IR_VERSION
 

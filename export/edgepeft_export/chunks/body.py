@@ -10,9 +10,9 @@ from onnx_ir.passes import common
 
 from edgepeft_export.autodiff import differentiate
 from edgepeft_export.chunks.region import ELEMENTWISE, RESHAPES, RowWise
-from edgepeft_export.graph.bodies import rejoin, stand_in
 from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.graph.match import operand, present
+from edgepeft_export.graph.nested.bodies import rejoin, stand_in
 from edgepeft_export.graph.shapes import Dim, dims_of, dtype_of, infer_shapes, rank
 from edgepeft_export.losses.entropy import Entropy, lean_scores, terms_of
 from edgepeft_export.opset import IR_VERSION

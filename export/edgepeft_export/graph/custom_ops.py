@@ -10,14 +10,14 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from edgepeft_export.graph.branches import write_if
 from edgepeft_export.graph.domains import CONTRIB as CONTRIB
 from edgepeft_export.graph.domains import DOMAIN as DOMAIN
 from edgepeft_export.graph.edit import replace_node
 from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.graph.expansion import EXPAND, lower_expansion
-from edgepeft_export.graph.groups import scan_groups
 from edgepeft_export.graph.match import operand, operands, present
+from edgepeft_export.graph.nested.branches import write_if
+from edgepeft_export.graph.nested.groups import scan_groups
 from edgepeft_export.graph.rounding import STEPS
 from edgepeft_export.graph.row_rounding import RoundedRows, middle, round_rows
 

@@ -8,10 +8,10 @@ import onnx_ir as ir
 from edgepeft_export.autodiff.registry import Gradients, NoGradientForCase, rule
 from edgepeft_export.autodiff.rules.padding import padded
 from edgepeft_export.graph.constants import known_ints
+from edgepeft_export.graph.definitions.spectrum import transform
 from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.graph.match import operand, present
 from edgepeft_export.graph.shapes import dims_of, dtype_of, rank
-from edgepeft_export.graph.spectrum import transform
 
 
 @rule("DFT")

@@ -21,7 +21,7 @@ from edgepeft_export.autodiff.rules.recurrent import (
     where_valid,
 )
 from edgepeft_export.graph.emit import Emitter
-from edgepeft_export.graph.loops import loop
+from edgepeft_export.graph.nested.loops import loop
 from edgepeft_export.graph.shapes import dtype_of
 
 _ACTIVATIONS = ("Tanh", "Relu", "Sigmoid")

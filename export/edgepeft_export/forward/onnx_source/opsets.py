@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from edgepeft_export.errors import OpsetNotConverted
 from edgepeft_export.forward.onnx_source.quantized import needs_4_bits
-from edgepeft_export.graph.functions import write_older
+from edgepeft_export.graph.expanding.functions import write_older
 from edgepeft_export.opset import OPSET, OPSET_4_BITS
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import onnx_ir as ir
 
 from edgepeft_export.graph.emit import Emitter
-from edgepeft_export.graph.inlining import place, replace_by
+from edgepeft_export.graph.nested.inlining import place, replace_by
 
 Definition = Callable[[ir.Node, Sequence[ir.Value | None], Emitter], Sequence[ir.Value | None]]
 """Writes the operators of a node, and returns its outputs.

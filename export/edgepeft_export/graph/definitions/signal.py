@@ -8,9 +8,9 @@ import numpy as np
 import onnx_ir as ir
 
 from edgepeft_export.graph.definitions.registry import NotDefined, definition
+from edgepeft_export.graph.definitions.spectrum import transform
 from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.graph.shapes import dims_of
-from edgepeft_export.graph.spectrum import transform
 
 
 @definition("STFT")

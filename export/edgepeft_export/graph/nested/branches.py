@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from edgepeft_export.graph.bodies import captured
 from edgepeft_export.graph.constants import is_frozen
 from edgepeft_export.graph.edit import remove_node, replace_value
-from edgepeft_export.graph.inlining import replace_by
 from edgepeft_export.graph.match import operand, operands
+from edgepeft_export.graph.nested.bodies import captured
+from edgepeft_export.graph.nested.inlining import replace_by
 
 THEN, OTHERWISE = "then", "otherwise"
 

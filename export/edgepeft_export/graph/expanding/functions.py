@@ -9,8 +9,8 @@ import onnx_ir as ir
 
 from edgepeft_export.graph.definitions import NotDefined, expand_definition
 from edgepeft_export.graph.edit import fix_names
-from edgepeft_export.graph.inlining import place, replace_by
 from edgepeft_export.graph.match import operand
+from edgepeft_export.graph.nested.inlining import place, replace_by
 from edgepeft_export.graph.shapes import infer_shapes, is_float
 
 

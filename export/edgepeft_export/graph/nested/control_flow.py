@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from edgepeft_export.graph.constants import known, known_number
-from edgepeft_export.graph.inlining import Inserter, place, replace_by
 from edgepeft_export.graph.match import present
+from edgepeft_export.graph.nested.inlining import Inserter, place, replace_by
 from edgepeft_export.graph.shapes import dims_of
 
 MOST_NODES = 4096

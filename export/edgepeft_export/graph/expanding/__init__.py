@@ -1,0 +1,1 @@
+"""Writes nodes as other nodes: the bodies of functions, and what follows from constants."""

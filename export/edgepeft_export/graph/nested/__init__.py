@@ -1,0 +1,1 @@
+"""Graphs within a graph: bodies of loops, and branches."""
