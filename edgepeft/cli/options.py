@@ -123,6 +123,41 @@ workspace_option = click.option(
 ca_option = click.option("--ca-file", type=PATH, help="Certificates (PEM) to trust instead of the system's.")
 
 
+def _metric(_context: click.Context, _option: click.Parameter, name: str | None) -> str | None:
+    """Refuse an unknown metric before a bundle is opened."""
+    from edgepeft_runtime.metrics.registry import metric_of
+
+    if name is not None:
+        metric_of(name)
+    return name
+
+
+def _metrics(context: click.Context, option: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:
+    """Refuse unknown metrics."""
+    for name in given:
+        _metric(context, option, name)
+    return given
+
+
+_METRICS = "accuracy, f1, precision, recall, auc, recall@5, confusion, perplexity, mae, rmse, r2, entity_f1, cer or wer"
+
+metrics_option = click.option(
+    "--metric",
+    "metrics",
+    multiple=True,
+    metavar="NAME",
+    callback=_metrics,
+    help=f"Metric to print besides the loss: {_METRICS}; may be repeated.",
+)
+
+metric_option = click.option(
+    "--metric",
+    metavar="NAME",
+    callback=_metric,
+    help="Metric on the held-out data by which the adapter is chosen: as in `edgepeft evaluate`.  [default: the loss]",
+)
+
+
 def adapter_of(path: Path | None, bundle: Bundle) -> AdapterSource | None:
     """Return the adapter of ``--adapter`` for a trainer; an update of another base is refused."""
     from edgepeft_runtime.files.tensorfile import read_tensors

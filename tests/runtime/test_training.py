@@ -188,8 +188,8 @@ def test_accuracy_of_a_causal_language_model_is_shifted(bundle: Path) -> None:
     scores = np.eye(5, dtype=np.float32)[[[1, 2, 3, 4], [0, 0, 0, 0]]]
     labels = np.array([[0, 1, 2, 4], [0, 0, -100, 3]])
     assert count_correct({"logits": scores}, {"labels": labels}, causal) == (3, 5)
-    assert count_correct({"logits": scores}, {"labels": labels}, replace(causal, loss=LossSpec("mse"))) is None
-    assert count_correct({"logits": scores}, {"labels": labels[:, 0]}, replace(causal, loss=manifest.loss)) is None
+    assert count_correct({"logits": scores}, {"labels": labels}, replace(causal, loss=LossSpec("mse"))) == (0, 0)
+    assert count_correct({"logits": scores}, {"labels": labels[:, 0]}, replace(causal, loss=manifest.loss)) == (0, 0)
 
 
 def test_prediction_in_batches_equals_prediction_at_once(bundle: Path) -> None:

@@ -12,6 +12,7 @@ from edgepeft.cli.options import (
     adapter_option,
     bundle_argument,
     data_options,
+    metrics_option,
     run_options,
     template_option,
 )
@@ -26,6 +27,7 @@ from edgepeft_runtime.figures import number, percent
 @adapter_option
 @run_options
 @template_option
+@metrics_option
 @json_option
 def command(
     bundle: Path,
@@ -36,9 +38,10 @@ def command(
     adapter: Path | None,
     batch_size: int,
     threads: int | None,
+    metrics: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Print the loss of BUNDLE on labelled data and, for classes, the accuracy."""
+    """Print the loss of BUNDLE on labelled data for classes the accuracy, and further metrics."""
     opening = trainer_and_data(
         bundle,
         data,
@@ -49,9 +52,25 @@ def command(
         threads=threads,
     )
     with opening as (trainer, dataset):
-        evaluation = trainer.evaluate(dataset, batch_size=batch_size)
+        evaluation = trainer.evaluate(dataset, batch_size, metrics)
+        classes = trainer.bundle.manifest.classes
     if as_json:
         click.echo(json.dumps(asdict(evaluation)))
         return
     accuracy = "" if evaluation.accuracy is None else f"  accuracy {percent(evaluation.accuracy)}"
     click.echo(f"loss {number(evaluation.loss)}{accuracy}  examples {evaluation.examples}")
+    for name, score in evaluation.metrics.items():
+        click.echo(f"{name} {number(score.value)}")
+        for part, value in score.parts.items():
+            click.echo(f"  {part} {number(value)}")
+        if score.matrix is not None:
+            _print_matrix(score.matrix, classes)
+
+
+def _print_matrix(matrix: tuple[tuple[int, ...], ...], classes: tuple[str, ...] | None) -> None:
+    """Print counts by true class (rows) and predicted class (columns)."""
+    names = classes if classes is not None and len(classes) == len(matrix) else tuple(map(str, range(len(matrix))))
+    rows = [["true \\ predicted", *names], *([name, *map(str, row)] for name, row in zip(names, matrix, strict=True))]
+    first, width = (max(len(row[0]) for row in rows), max(len(cell) for row in rows for cell in row[1:]) + 2)
+    for row in rows:
+        click.echo("  " + row[0].ljust(first) + "".join(cell.rjust(width) for cell in row[1:]))

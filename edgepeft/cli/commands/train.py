@@ -21,6 +21,7 @@ from edgepeft.cli.options import (
     byte_count,
     data_options,
     engine_option,
+    metric_option,
     peft_adapter,
     run_options,
     template_option,
@@ -85,7 +86,10 @@ def _warmup(_context: click.Context, _option: click.Parameter, text: str) -> int
     show_default=True,
     help="Steps over which the learning rate rises, or their fraction of all steps.",
 )
-@click.option("--patience", type=click.IntRange(1), help="Stop after this many epochs without a better held-out loss.")
+@metric_option
+@click.option(
+    "--patience", type=click.IntRange(1), help="Stop after this many epochs without a better held-out result."
+)
 @click.option(
     "--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of shuffling and of --validate FRACTION."
 )
@@ -114,7 +118,7 @@ def command(**options: Any) -> int:
 
     On a device of a fleet, omit BUNDLE to train the one that `edgepeft join` has fetched.
 
-    With held-out data, the adapter with the lowest held-out loss is kept.
+    With held-out data, the adapter with the lowest held-out loss, or the best --metric, is kept.
 
     Ctrl-C, SIGTERM and the limits save the run between two steps; the same command resumes it, and with more --epochs
     it trains a complete run further. The update is written when the run is complete. If it is not, the exit code is 75,
@@ -194,7 +198,7 @@ def _train(
     if as_json:
         write_json({"update": update, "state": origin.state, "seconds": seconds, "peak_bytes": peak, **vars(report)})
         return 0
-    _print(report, update)
+    _print(report, update, settings["metric"])
     click.echo(f"{seconds:.1f} s, at most {size(peak)} of memory")
     return 0
 
@@ -245,12 +249,14 @@ def _check_writable(update: Path) -> None:
         )
 
 
-def _print(report: FitReport, update: Path) -> None:
+def _print(report: FitReport, update: Path, metric: str | None) -> None:
     for record in report.history:
         held_out = ""
         if record.held_out_loss is not None:
             held_out = f"  held out {number(record.held_out_loss)}"
             held_out += "" if record.held_out_accuracy is None else f" ({percent(record.held_out_accuracy)} correct)"
+        if record.held_out_metric is not None:
+            held_out += f"  {metric} {number(record.held_out_metric)}"
         kept = "  <- kept" if record == report.best else ""
         click.echo(f"epoch {record.epoch}  loss {number(record.loss)}{held_out}{kept}")
     click.echo(f"{report.steps} steps, {report.examples} examples, stopped by {report.stopped}")

@@ -33,6 +33,7 @@ from edgepeft_runtime.errors import (
 )
 from edgepeft_runtime.files.tensorfile import read_tensors as read_tensors
 from edgepeft_runtime.files.tensorfile import write_tensors as write_tensors
+from edgepeft_runtime.metrics.registry import METRICS as METRICS
 from edgepeft_runtime.profiling.profile import Profile as Profile
 from edgepeft_runtime.profiling.profile import profile as profile
 from edgepeft_runtime.train.limits import Limits as Limits

@@ -25,6 +25,10 @@ class BadSetting(SettingError, code="bad-setting"):
         super().__init__(f"{name} = {quoted(value)} is out of range.", context=None, hint=f"choose {allowed}.")
 
 
+class WrongMetric(SettingError, code="wrong-metric"):
+    """A metric is not defined for the loss or the labels of the bundle. Choose another one."""
+
+
 class Diverged(TrainingError, code="diverged"):
     """A loss, a gradient or a parameter became NaN or infinite. Use a smaller learning rate, and look at the data."""
 

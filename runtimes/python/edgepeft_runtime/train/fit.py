@@ -197,7 +197,8 @@ class _Loop:
         if self._held_out is None:
             return None
         self._pause()
-        return self._session.evaluate(self._held_out)
+        metric = self._options.metric
+        return self._session.evaluate(self._held_out, () if metric is None else (metric,))
 
 
 def _held_out_source(data: Data, manifest: Manifest, batch_size: int) -> Source:

@@ -11,6 +11,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 from edgepeft_runtime.data.sources import Data
 from edgepeft_runtime.engine.registry import CACHES, NO_CACHE
 from edgepeft_runtime.errors import BadSetting
+from edgepeft_runtime.metrics.registry import MetricLike, metric_of, name_of
 from edgepeft_runtime.settings import Settings, setting
 from edgepeft_runtime.train.limits import Pause
 from edgepeft_runtime.train.records import Progress, StepPart
@@ -30,6 +31,8 @@ class FitOptions(Settings):
     Attributes:
         shuffle: draw a new order in each epoch. Batches that come ready-made keep their order.
         validate: held-out data, evaluated before training and after each epoch; the best adapter is kept.
+        metric: by which the best adapter is chosen instead of the held-out loss: a name, such as ``f1``, or a function
+            (see :meth:`edgepeft_runtime.Trainer.evaluate`).
         cache: ``activations`` keeps, for each example, the value below which nothing trains, in float16 in the state
             directory. Later epochs run only what comes after it. It needs a bundle whose manifest names such a value.
         progress: called after each optimizer step.
@@ -51,7 +54,8 @@ class FitOptions(Settings):
     warmup: int | float = setting(0, "Steps over which the learning rate rises from 0, or their fraction.", minimum=0)
     shuffle: bool = True
     validate: Data | None = None
-    patience: int | None = setting(None, "Stop after this many epochs without a better held-out loss.", minimum=1)
+    metric: MetricLike | None = None
+    patience: int | None = setting(None, "Stop after this many epochs without a better held-out result.", minimum=1)
     save_every: int | None = setting(50, "Steps between checkpoints; None saves after epochs only.", minimum=1)
     max_steps: int | None = setting(None, "Stop after this many optimizer steps.", minimum=1)
     cache: str = setting("none", "What to keep for later epochs: the activations of what is frozen.", choices=CACHES)
@@ -64,13 +68,20 @@ class FitOptions(Settings):
         super().__post_init__()
         if self.patience is not None and self.validate is None:
             raise BadSetting("patience", self.patience, "None, or pass held-out data (validate=)")
+        if self.metric is not None:
+            metric_of(self.metric)
+            if self.validate is None:
+                raise BadSetting("metric", name_of(self.metric), "None, or pass held-out data (validate=)")
 
     def identity(self) -> dict[str, object]:
         """Return the settings that a resumed call must have in common with the first one, as plain JSON values."""
         others = {"validate", "save_every", "cache_bytes", "progress", "part", "pause"}
         if self.cache == NO_CACHE:  # also the runs of runtimes that have no cache
             others.add("cache")
-        return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in others}
+        if self.metric is None:
+            others.add("metric")
+        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in others}
+        return values if self.metric is None else values | {"metric": name_of(self.metric)}
 
 
 def keywords_of(

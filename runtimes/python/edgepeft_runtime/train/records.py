@@ -20,6 +20,7 @@ class EpochRecord:
         loss: mean training loss of the epoch; ``None`` before training.
         held_out_loss: loss on the held-out data; ``None`` without such data.
         held_out_accuracy: fraction of correct labels, 0 to 1; ``None`` without held-out data or class labels.
+        held_out_metric: value of the metric that chooses the adapter; ``None`` where the loss chooses it.
     """
 
     epoch: Natural
@@ -27,6 +28,7 @@ class EpochRecord:
     loss: Loss
     held_out_loss: Loss
     held_out_accuracy: Loss
+    held_out_metric: Annotated[Loss, Mark.OMITTED] = None
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated
@@ -28,7 +27,7 @@ class FitState:
         batches: batches used of the current epoch.
         loss_sum: weighted sum of the losses of the current epoch.
         loss_weight: sum of their weights.
-        epochs_since_best: epochs since the best held-out loss.
+        epochs_since_best: epochs since the best held-out result.
         best: index of the best record in ``history``.
         stopped: why the call ended; ``None`` while it is unfinished.
         history: one record per epoch, and one before training where there is held-out data.
@@ -58,20 +57,23 @@ class FitState:
         )
 
     def after_epoch(self, epoch: int, evaluation: Evaluation | None) -> FitState:
-        """Return the state at the start of the next epoch; a better held-out loss becomes the best."""
-        held_out = (None, None) if evaluation is None else (evaluation.loss, evaluation.accuracy)
+        """Return the state at the start of the next epoch; a better held-out result becomes the best."""
         loss = self.loss_sum / self.loss_weight if self.loss_weight else None
-        record = EpochRecord(epoch, self.steps, loss, *held_out)
+        record = EpochRecord(epoch, self.steps, loss, None, None)
         best, since = self.best, self.epochs_since_best
         if evaluation is not None:
+            metric = evaluation.deciding.value if evaluation.metrics else None
+            record = EpochRecord(epoch, self.steps, loss, evaluation.loss, evaluation.accuracy, metric)
             best, since = (len(self.history), 0) if self.is_better(evaluation) else (best, since + 1)
         start = replace(self, epoch=epoch, batches=0, loss_sum=0.0, loss_weight=0.0)
         return replace(start, best=best, epochs_since_best=since, history=(*self.history, record))
 
     def is_better(self, evaluation: Evaluation) -> bool:
-        """Whether a held-out loss is below the best so far."""
-        best = None if self.best is None else self.history[self.best].held_out_loss
-        return math.isfinite(evaluation.loss) and (best is None or evaluation.loss < best)
+        """Whether the held-out loss, or the metric that replaces it, is better than the best so far."""
+        record = None if self.best is None else self.history[self.best]
+        if record is None:
+            return evaluation.deciding.better_than(None)
+        return evaluation.deciding.better_than(record.held_out_metric if evaluation.metrics else record.held_out_loss)
 
     def report(self) -> FitReport:
         """Return the report for the caller of ``fit``."""

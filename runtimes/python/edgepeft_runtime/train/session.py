@@ -24,6 +24,7 @@ from edgepeft_runtime.files.durable import writing
 from edgepeft_runtime.files.finite import first_not_finite
 from edgepeft_runtime.files.strict_json import LARGEST
 from edgepeft_runtime.files.tensorfile import Array
+from edgepeft_runtime.metrics.registry import MetricLike
 from edgepeft_runtime.notices import notice
 from edgepeft_runtime.train.checkpoint import Checkpoint, StateDirectory
 from edgepeft_runtime.train.options import FitOptions
@@ -121,9 +122,9 @@ class Session:
         parameters = {**state.parameters, **self.engine.load(picked, {}).parameters}
         self.run = replace(self.run, state=replace(state, parameters=parameters))
 
-    def evaluate(self, source: Source) -> Evaluation:
+    def evaluate(self, source: Source, metrics: Sequence[MetricLike] = ()) -> Evaluation:
         """Evaluate the current parameters: see :func:`edgepeft_runtime.engine.evaluate.evaluate`."""
-        return evaluate(self.engine, self.bundle.manifest, self.run.state, source)
+        return evaluate(self.engine, self.bundle.manifest, self.run.state, source, metrics)
 
     def start_fit(self, settings: Mapping[str, object]) -> FitReport | None:
         """Make a call of ``fit`` the current one: a saved call to resume or to extend, or a new one.
@@ -247,7 +248,7 @@ def _notice_more_epochs(saved: FitState, settings: Mapping[str, object]) -> None
 
 
 def _differing(saved: Mapping[str, object], settings: Mapping[str, object]) -> list[str]:
-    return [name for name in settings if saved.get(name) != settings[name]]
+    return [name for name in {**settings, **saved} if saved.get(name) != settings.get(name)]
 
 
 def _check_same(saved: Mapping[str, object], settings: Mapping[str, object]) -> None:
@@ -255,6 +256,6 @@ def _check_same(saved: Mapping[str, object], settings: Mapping[str, object]) -> 
     if names:
         raise OtherSettings(
             "The state directory contains a run with other settings or other data.",
-            context="\n".join(f"{name}: this run {settings[name]}, the state {saved.get(name)}" for name in names),
+            context="\n".join(f"{name}: this run {settings.get(name)}, the state {saved.get(name)}" for name in names),
             hint="use the settings and data that the run was started with, or restart it in another state directory.",
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -22,6 +22,7 @@ from edgepeft_runtime.engine.predict import predict
 from edgepeft_runtime.engine.registry import PORTABLE
 from edgepeft_runtime.errors import NoState, StateError
 from edgepeft_runtime.files.tensorfile import Array
+from edgepeft_runtime.metrics.registry import MetricLike
 from edgepeft_runtime.train.fit import fit
 from edgepeft_runtime.train.options import FitOptions, keywords_of
 from edgepeft_runtime.train.records import EpochRecord, FitReport
@@ -177,14 +178,22 @@ class Trainer:
         """
         return fit(self.session, data, options)
 
-    def evaluate(self, data: Data, batch_size: int = 8) -> Evaluation:
-        """Return the loss and, for class labels, the accuracy over all of ``data``.
+    def evaluate(self, data: Data, batch_size: int = 8, metrics: Sequence[MetricLike] = ()) -> Evaluation:
+        """Return the loss, for class labels the accuracy, and further metrics over all of ``data``.
+
+        Args:
+            data: labelled data, as for :meth:`fit`.
+            batch_size: examples per batch.
+            metrics: names (``f1``, ``auc``, ``recall@5``; :data:`edgepeft_runtime.METRICS` has all), or functions of
+                all outputs and of all inputs and labels, two dicts of arrays, that return a number.
 
         Raises:
+            SettingError: a metric is unknown, or not defined for the bundle's loss.
             BatchError: a batch does not fit.
             DataError: there are no batches, or every label is ignored.
         """
-        return self.session.evaluate(source_of(data, self.bundle.manifest, positive("batch_size", batch_size)))
+        source = source_of(data, self.bundle.manifest, positive("batch_size", batch_size))
+        return self.session.evaluate(source, metrics)
 
     def predict(
         self, inputs: Batch, adapter: AdapterSource | None = None, batch_size: int | None = None

@@ -147,7 +147,14 @@ const NOT_FINITE = ["NaN", "Infinity", "-Infinity"];
 const loss: f.Reader<number | null> = (value, where) => {
   return NOT_FINITE.includes(value as string) ? Number(value) : f.nullable(f.number)(value, where);
 };
-const record = f.object({ epoch: f.natural, step: f.natural, loss, held_out_loss: loss, held_out_accuracy: loss });
+const record = f.object({
+  epoch: f.natural,
+  step: f.natural,
+  loss,
+  held_out_loss: loss,
+  held_out_accuracy: loss,
+  held_out_metric: f.optional(loss, null),
+});
 const fit = f.object({
   settings: f.anyObject,
   steps: f.natural,

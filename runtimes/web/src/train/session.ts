@@ -173,7 +173,7 @@ function readRun(name: string, json: string, state: TrainState, best: TrainState
 }
 
 function differing(saved: Settings, settings: Settings): string[] {
-  return Object.keys(settings).filter((name) => saved[name] !== settings[name]);
+  return Object.keys({ ...settings, ...saved }).filter((name) => saved[name] !== settings[name]);
 }
 
 /** Returns whether the settings are the saved ones but for more epochs, and what follows from their number. */
