@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from edgepeft.merging.errors import MaskedWeights, NotQuantized
@@ -19,6 +18,7 @@ from edgepeft.merging.to_onnx import described, inference_model, save
 from edgepeft_export.fold.constants import load_all
 from edgepeft_export.fold.requantize import fold_quantized, quantized_layers
 from edgepeft_export.graph.edit import bind_inputs
+from edgepeft_export.verification import GraphRun
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.data.batch import Batch
 from edgepeft_runtime.data.named import array_of, by_name
@@ -84,13 +84,10 @@ def _bound(bundle: Bundle, parameters: Mapping[str, Array]) -> ir.Model:
 
 
 def _outputs(model: ir.Model, bundle: Bundle, batches: Sequence[Batch]) -> Outputs:
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    content = ir.to_proto(model).SerializeToString()
-    session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    run = GraphRun(model)
     names = [spec.name for spec in bundle.manifest.inputs]
     named = [by_name(batch, bundle.manifest, labels=False) for batch in batches]
-    return [session.run(None, {name: array_of(batch[name]) for name in names}) for batch in named]
+    return [list(run({name: array_of(batch[name]) for name in names}).values()) for batch in named]
 
 
 def distance(outputs: Outputs, exact: Outputs) -> float:
