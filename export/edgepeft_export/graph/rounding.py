@@ -121,7 +121,8 @@ def _widened(rows: Float32Array, step: Float32Array, pair: int) -> Float32Array:
 
 def column_sums(values: NDArray[np.int8], scale: Float32Array, axis: int) -> Float32Array:
     """The sum of each column of a matrix of integers, times its scale; ``axis`` is that of the columns."""
-    sums: NDArray[np.float64] = values.sum(axis=1 - axis, dtype=np.float64) * scale
+    others = tuple(other for other in range(values.ndim) if other != axis)  # more than one in a kernel
+    sums: NDArray[np.float64] = values.sum(axis=others, dtype=np.float64) * scale
     return sums.astype(np.float32)
 
 
