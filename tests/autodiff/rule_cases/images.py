@@ -83,6 +83,10 @@ def transposed_convolutions() -> Iterator[Case]:
     grouped = [x(2, 4, 4, 5), x(4, 3, 3, 3), x(6)]
     yield Case("ConvTranspose", grouped, transposed(stride=2, dilation=2, groups=2), options, fixed=(1,))
     yield Case("ConvTranspose", [x(2, 3, 5), x(3, 2, 2)], transposed(stride=2), {"strides": [2]}, fixed=(1,))
+    same = {"auto_pad": "SAME_UPPER", "strides": [2, 2]}
+    yield Case("ConvTranspose", plain, lambda *t: transposed(stride=2)(*t)[..., :-1, :-1], same, fixed=(1,))
+    shaped = {"output_shape": [9, 8], "strides": [2, 2]}
+    yield Case("ConvTranspose", plain, lambda *t: transposed(stride=2)(*t)[..., 2:-1], shaped, fixed=(0, 1))
 
 
 def pools() -> Iterator[Case]:
@@ -132,7 +136,7 @@ def nothing(a: Tensor, *_: Tensor) -> Tensor:
 REFUSED = [
     (Case("Conv", [x(1, 2, 6, 6), x(3, 2, 3, 3)], nothing, SAME, fixed=(1,)), "only the run knows"),
     (Case("Conv", [x(1, 2, 6, 6), x(3, 2, 3, 3)], nothing), "size of its kernel"),
-    (Case("ConvTranspose", [x(1, 2, 4, 4), x(2, 3, 3, 3)], nothing, SHAPED, fixed=(1,)), "output's size"),
+    (Case("ConvTranspose", [x(1, 2, 4, 4), x(2, 3, 3, 3)], nothing, SHAPED, fixed=(1,)), "only the run knows"),
     (Case("MaxPool", [x(1, 2, 4, 4)], nothing, {"kernel_shape": [2, 2], "storage_order": 1}), "in columns"),
     (
         Case("AveragePool", [x(1, 2, 6, 6)], nothing, {**THREE_BY_TWO, "ceil_mode": 1, "count_include_pad": 1}),

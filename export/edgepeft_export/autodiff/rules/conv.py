@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from edgepeft_export.autodiff.registry import Gradients, NoGradientForCase, rule
 from edgepeft_export.autodiff.rules.reading import attribute_ints
-from edgepeft_export.autodiff.rules.window import Window, spread_back, window_of
+from edgepeft_export.autodiff.rules.window import Window, spread_back, transposed_window, window_of
 from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.graph.match import operands, present
 from edgepeft_export.graph.shapes import Dim, dims_of, rank
@@ -28,11 +28,8 @@ def conv(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
 def conv_transpose(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
     """The transpose of a convolution from y to x: its gradients are that convolution and its weight gradient."""
     x, weight = operands(node, 2)
-    auto_pad = str(node.attributes.get_string("auto_pad", "NOTSET"))
-    if "output_shape" in node.attributes or auto_pad.startswith("SAME"):
-        raise NoGradientForCase(node, "its padding follows from its output's size", "export it with explicit pads")
     group = int(node.attributes.get_int("group", 1))
-    window = window_of(node, x, _kernel(node, weight))
+    window = transposed_window(node, x, _kernel(node, weight))
     dx = emit.op("Conv", dy, weight, pads=window.pads, strides=window.strides, dilations=window.dilations, group=group)
     dweight = _weight_gradient(dy, dims_of(node.outputs[0]), x, window, group, emit)
     return dx, dweight, _bias_gradient(node, dy, emit)

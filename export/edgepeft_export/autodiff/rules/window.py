@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -73,6 +73,37 @@ def _same(node: ir.Node, window: Window, sizes: Sequence[Dim], mode: str) -> Win
         before.append(small if mode == "SAME_UPPER" else large)
         after.append(large if mode == "SAME_UPPER" else small)
     return Window(window.kernel, window.strides, window.dilations, tuple(before), tuple(after))
+
+
+def transposed_window(node: ir.Node, x: ir.Value, kernel: Sequence[int]) -> Window:
+    """The window of a transposed convolution, whose padding may follow from the size of its output.
+
+    ``output_shape`` or SAME, the input's size times the stride, say which; what is to be cut off is divided among both
+    ends, and an odd element goes to the end with SAME_UPPER, else to the start.
+    """
+    mode = str(node.attributes.get_string("auto_pad", "NOTSET"))
+    wanted = attribute_ints(node, "output_shape", [])
+    if not wanted and not mode.startswith("SAME"):
+        return window_of(node, x, kernel)
+    ones = [1] * len(kernel)
+    strides, dilations = (attribute_ints(node, name, ones) for name in ("strides", "dilations"))
+    window = Window(tuple(kernel), tuple(strides), tuple(dilations), tuple([0] * len(kernel)), tuple([0] * len(kernel)))
+    added = attribute_ints(node, "output_padding", [0] * len(kernel))
+    before, after = [], []
+    for axis, (stride, reach) in enumerate(zip(window.strides, window.reach, strict=True)):
+        cut = reach + added[axis] - stride
+        if wanted:
+            size = dims_of(x)[2 + axis]
+            if not isinstance(size, int):
+                raise NoGradientForCase(node, "its padding follows from sizes that only the run knows", "declare them")
+            cut += size * stride - wanted[len(wanted) - len(kernel) + axis]
+        if cut <= -stride:
+            raise NoGradientForCase(node, "its output is larger than what it computes", "export it with explicit pads")
+        cut = max(cut, 0)  # the elements that no window writes are at the end
+        small, large = cut // 2, cut - cut // 2
+        before.append(small if mode == "SAME_UPPER" else large)
+        after.append(large if mode == "SAME_UPPER" else small)
+    return replace(window, before=tuple(before), after=tuple(after))
 
 
 def spread_back(
