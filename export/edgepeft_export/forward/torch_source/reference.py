@@ -71,8 +71,7 @@ def verified(forward: Forward, reference: Reference) -> Forward:
     graph = GraphRun(forward.model)
     tolerance = HALF if reference.half else FLOAT32
     examples, notes = [], []
-    for inputs in _sizes(reference):
-        expected = reference.run(inputs, reference.trainable)
+    for inputs, expected in _runs(reference):
         wrong = _wrong(graph, inputs, reference.trainable, expected, tolerance)
         if wrong is None:
             examples.append(
@@ -148,11 +147,12 @@ def _refuse(
     )
 
 
-def _sizes(reference: Reference) -> Iterator[Tensors]:
-    """Yield the example, and inputs of another size where the function accepts them."""
-    yield reference.inputs
+def _runs(reference: Reference) -> Iterator[tuple[Tensors, Tensors]]:
+    """Yield the example, and inputs of another size where the function accepts them, each with the outputs."""
+    yield reference.inputs, reference.run(reference.inputs, reference.trainable)
     if not any(reference.axes.get(name) for name in reference.inputs):
-        yield _spread(reference.inputs)
+        other = _spread(reference.inputs)
+        yield other, reference.run(other, reference.trainable)
         return
     for factor in _factors(reference):
         other = _spread(resized(reference.traced, reference.axes, factor))
@@ -161,7 +161,7 @@ def _sizes(reference: Reference) -> Iterator[Tensors]:
         except Exception:
             continue
         if any(bool(torch.isfinite(value).any()) for value in result.values()):
-            yield other
+            yield other, result
             return
 
 
