@@ -14,7 +14,9 @@ from torch import nn
 from edgepeft.data import load
 from edgepeft.methods.freeze import Freeze
 from edgepeft.preparation.prepare import LossLike, prepare
+from edgepeft.preparation.stand_in import StandIn, stand_in
 from edgepeft.sources.load import Source
+from edgepeft_export.forward.torch_source.module import name_inputs
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.data.batch import NamedBatch
 
@@ -32,8 +34,8 @@ def calibration_batches(
 ) -> list[NamedBatch]:
     """Return batches of ``data`` as the model is fed them, labels included, spread evenly over all examples.
 
-    A device reads data by the manifest of a bundle. So a bundle is made here of a copy of the model with one trained
-    tensor.
+    A device reads data by the manifest of a bundle. So a bundle is made here, of a module with the model's inputs and
+    outputs, or of a copy of the model with one trained tensor if its outputs have other sizes than its inputs.
 
     Args:
         source: The source to prepare. It does not change.
@@ -47,11 +49,22 @@ def calibration_batches(
     """
     method = None
     if isinstance(source.model, nn.Module):
+        source = _with_stand_in(source, source.model)
+    if isinstance(source.model, nn.Module) and not isinstance(source.model, StandIn):
         last = [name for name, _ in source.model.named_parameters()][-1]
         source, method = replace(source, model=copy.deepcopy(source.model)), Freeze(train=(last,))
     with tempfile.TemporaryDirectory() as folder:
-        made = prepare(source, out=Path(folder) / "bundle", method=method, loss=loss, trainable=trainable)
+        out = Path(folder) / "bundle"
+        made = prepare(source, out=out, method=method, loss=loss, trainable=trainable, generation=False)
         examples = load(data, Bundle.open(made.bundle), text_column=text_column, label_column=label_column)
         count = min(BATCHES * SIZE, len(examples))
         rows = np.linspace(0, len(examples) - 1, count).astype(np.int64)
         return [examples.batch(rows[start : start + SIZE]) for start in range(0, count, SIZE)]
+
+
+def _with_stand_in(source: Source, model: nn.Module) -> Source:
+    """Return the source with a module of the same inputs and outputs, if there is one."""
+    assert source.example_inputs is not None
+    inputs = name_inputs(model, source.example_inputs)
+    module = stand_in(model, inputs)
+    return source if module is None else replace(source, model=module, example_inputs=inputs)
