@@ -8,12 +8,11 @@ from contextlib import contextmanager
 
 import numpy as np
 import onnx_ir as ir
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from edgepeft_export.errors import CalibrationFailed, MissingCalibrationInput, NoCalibration
 from edgepeft_export.forward import Forward
-from edgepeft_export.graph.custom_ops import lower
+from edgepeft_export.verification.graph import GraphRun
 
 Batch = Mapping[str, NDArray[np.generic]]
 Outputs = list[list[NDArray[np.generic]]]
@@ -67,13 +66,10 @@ def complete(forward: Forward, batch: Batch) -> dict[str, NDArray[np.generic]]:
 
 
 def _run(model: ir.Model, batches: Sequence[Mapping[str, NDArray[np.generic]]]) -> Outputs:
-    lower(model)
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    content = ir.to_proto(model).SerializeToString()
-    session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    """The outputs for each batch. The weights are lent to the session: a large model exists once."""
+    run = GraphRun(model)
     with running():
-        return [session.run(None, dict(batch)) for batch in batches]
+        return [list(run(batch).values()) for batch in batches]
 
 
 @contextmanager
