@@ -113,11 +113,27 @@ class Tied(nn.Module):
         return torch.nn.functional.linear(torch.tanh(self.mix(self.table(ids))), self.table.weight)
 
 
-def test_a_table_that_is_looked_up_has_no_factors() -> None:
-    """Its rows are read as they are; the head is rounded by row without factors."""
+def test_a_table_that_is_looked_up_has_the_factors_of_its_head() -> None:
+    """Rows that are looked up are divided by the factors, so they stay those of the table."""
     model = Tied().requires_grad_(False)
     model.mix.bias.requires_grad_(True)
-    forward = from_torch(model, {"ids": torch.arange(24).reshape(2, 12)})
-    _, report = quantize(forward, SETTINGS)
-    assert report.rows["table.weight"] is None
-    assert report.rows["mix.weight"] is not None
+    ids = torch.arange(24).reshape(2, 12)
+    forward = from_torch(model, {"ids": ids})
+    quantized, report = quantize(forward, SETTINGS)
+    assert report.rows["table.weight"] is not None
+    looked_up = next(node for node in quantized.model.graph if node.op_type == "Gather")
+    rows = next(node for node in _smoothed(quantized.model) if looked_up in _before(node))
+    fed = {"ids": ids.numpy(), **forward.fixed(forward.parameters)}
+    (found,) = GraphRun(quantized.model, [str(rows.outputs[0].name)])(fed).values()
+    wanted = model.table.weight.detach().numpy()[:24].reshape(2, 12, 32)
+    np.testing.assert_allclose(found, wanted, atol=0.02 * float(np.abs(wanted).max()))
+
+
+def _before(node: ir.Node) -> set[ir.Node]:
+    """The nodes that a node depends on."""
+    found, pending = set[ir.Node](), [node]
+    while pending:
+        makers = [maker for value in pending.pop().inputs if value is not None and (maker := value.producer())]
+        pending += [maker for maker in makers if maker not in found]
+        found.update(makers)
+    return found

@@ -112,8 +112,7 @@ def _smoothing(reads: Sequence[_Read]) -> dict[str, Smoothing]:
     groups: dict[str, list[_Read]] = defaultdict(list)
     layouts = Counter(read.weight.name for read in reads)
     for read in reads:
-        looked_up = any(use.node.op_type == "Gather" for use in read.weight.value.uses())
-        if len(read.inputs) == 1 and layouts[read.weight.name] == 1 and not looked_up:
+        if len(read.inputs) == 1 and layouts[read.weight.name] == 1:
             groups[next(iter(read.inputs))].append(read)
     found: dict[str, Smoothing] = {}
     for group in groups.values():

@@ -83,7 +83,8 @@ class Quantizer:
         def rows(ids: ir.Value) -> ir.Value:
             integers = self._emit.op("Cast", self._emit.op("Gather", values, ids), to=ir.DataType.FLOAT.value)
             column = self._stored(weight, "scale.column", matrix.scale[:, None])
-            return self._emit.op("Mul", integers, self._emit.op("Gather", column, ids))
+            found = self._emit.op("Mul", integers, self._emit.op("Gather", column, ids))
+            return found if smoothing is None else smoothing.divided(found, self._emit)
 
         sums = functools.partial(column_sums, matrix.values, matrix.scale, weight.channels)
         self._rewrite(weight, self._matmul(weight, values, scale, sums, 1 - weight.channels), rows)
@@ -116,7 +117,7 @@ class Quantizer:
             return int8_matmul(
                 self._emit,
                 *(self._divided(x, smoothing), values, scale, None, bias, None),
-                self._stored(weight, "sums", sums()) if by_row else None,
+                self._stored(weight, "sums", sums()) if by_row and _has_zero_points(weight) else None,
                 trans_b=trans_b,
                 rounding="row" if by_row else "tensor",
                 gradient=SCORES if is_score(old) else self._settings.gradient,
@@ -190,6 +191,12 @@ class Quantizer:
             bias, result = (bias, total) if bias is not None and bias.producer() is None else (None, result)
             y = matmul(x, bias, result)
         replace_value(result, y)
+
+
+def _has_zero_points(weight: Weight) -> bool:
+    """Whether rows have a zero point each: the correction of the product costs more than it saves where it is wide."""
+    outputs, inputs = dims_of(weight.value)[weight.channels], dims_of(weight.value)[1 - weight.channels]
+    return isinstance(outputs, int) and isinstance(inputs, int) and outputs <= inputs
 
 
 def needs_8_bits(weight: Weight) -> str | None:
