@@ -56,6 +56,11 @@ def convolutions() -> Iterator[Case]:
     options = {"group": 4, "strides": [3, 2], "dilations": [1, 2]}
     yield Case("Conv", [x(2, 4, 7, 9), x(4, 1, 2, 3)], conv((3, 2), (), (1, 2), 4), options, fixed=(1,))
     yield Case("Conv", [x(2, 4, 4, 4), x(4, 1, 1, 1)], conv(3, (), 1, 4), {"group": 4, "strides": [3, 3]}, fixed=(1,))
+    few = [x(2, 9, 5, 6), x(2, 9, 3, 3)]
+    yield Case("Conv", few, conv(pads=(1, 0, 1, 2)), {"pads": [1, 0, 1, 2]}, fixed=(1,), fixed_axes=(1,))
+    options = {"dilations": [2, 1], "pads": [1, 1, 1, 1]}
+    yield Case("Conv", few, conv(1, (1, 1, 1, 1), (2, 1)), options, fixed=(1,), fixed_axes=(1,))
+    yield Case("Conv", [x(2, 5, 7), x(2, 5, 4)], conv(), fixed=(1,), fixed_axes=(1,))
     yield Case("Conv", [x(2, 3, 4, 5), x(6, 3, 1, 1), x(6)], conv(), fixed=(1,))
     yield Case("Conv", [x(2, 3, 4, 5), x(6, 3, 1, 1)], conv(2), {"strides": [2, 2]}, fixed=(1,))
     yield Case("Conv", [x(2, 3, 4, 5), x(6, 3, 1, 1)], conv(pads=(1, 0, 0, 1)), {"pads": [1, 0, 0, 1]}, fixed=(1,))

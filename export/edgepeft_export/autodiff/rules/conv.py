@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
+from math import prod
 
 import onnx_ir as ir
 
@@ -20,7 +22,7 @@ def conv(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
     group = int(node.attributes.get_int("group", 1))
     window = window_of(node, x, _kernel(node, weight))
     dx = spread_back(dy, weight, window, x, node.outputs[0], group, emit)
-    dweight = _weight_gradient(x, dims_of(x), dy, window, group, emit)
+    dweight = _weight_gradient(x, dims_of(x), dy, dims_of(weight)[0], window, group, emit)
     return dx, dweight, _bias_gradient(node, dy, emit)
 
 
@@ -31,7 +33,7 @@ def conv_transpose(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
     group = int(node.attributes.get_int("group", 1))
     window = transposed_window(node, x, _kernel(node, weight))
     dx = emit.op("Conv", dy, weight, pads=window.pads, strides=window.strides, dilations=window.dilations, group=group)
-    dweight = _weight_gradient(dy, dims_of(node.outputs[0]), x, window, group, emit)
+    dweight = _weight_gradient(dy, dims_of(node.outputs[0]), x, dims_of(weight)[0], window, group, emit)
     return dx, dweight, _bias_gradient(node, dy, emit)
 
 
@@ -50,14 +52,18 @@ def _bias_gradient(node: ir.Node, dy: ir.Value, emit: Emitter) -> ir.Value | Non
 
 
 def _weight_gradient(
-    x: ir.Value, dims: Sequence[Dim], dy: ir.Value, window: Window, group: int, emit: Emitter
+    x: ir.Value, dims: Sequence[Dim], dy: ir.Value, made: Dim, window: Window, group: int, emit: Emitter
 ) -> ir.Value:
-    """The gradient for the weight of the convolution ``x`` → y: correlate ``x``, whose sizes are ``dims``, with ``dy``.
+    """The gradient for the weight of the convolution ``x`` → y: correlate ``x`` with ``dy``.
 
     With channels and batch exchanged this is itself a convolution, with ``dy`` for kernel and dilations for strides.
+    ``dims`` are the sizes of ``x``, and ``made`` is the number of channels of y.
     """
     if group == 1 and window.reach == (1,) * len(window.kernel) and not any(window.pads):
         return _pointwise_weight_gradient(x, dy, window, emit)
+    channels = dims[1]
+    if group == 1 and isinstance(channels, int) and isinstance(made, int) and _is_narrow(channels, made, window):
+        return _narrow_weight_gradient(x, channels, dy, made, window, emit)
     spatial = list(window.axes)
     images = _images(x, dims, group, emit)
     kernels = emit.op("Transpose", dy, perm=[1, 0, *spatial])
@@ -70,6 +76,37 @@ def _weight_gradient(
             "Slice", kernel, emit.ints(*[0] * len(spatial)), emit.ints(*window.kernel), emit.ints(*spatial)
         )
     return emit.op("Transpose", kernel, perm=[1, 0, *spatial])
+
+
+def _is_narrow(channels: int, made: int, window: Window) -> bool:
+    """Whether y has so few channels that copies of its gradient for all taps are no larger than a few of x."""
+    fits = all(pad < reach for pad, reach in zip(window.pads, window.reach * 2, strict=True))
+    slides = fits and all(stride == 1 for stride in window.strides)
+    return slides and made * prod(window.kernel) <= 4 * channels
+
+
+def _narrow_weight_gradient(
+    x: ir.Value, channels: int, dy: ir.Value, made: int, window: Window, emit: Emitter
+) -> ir.Value:
+    """Of a convolution to few channels, as LoRA's A: a matrix product of ``x`` with ``dy`` moved by each tap.
+
+    As a convolution its kernel is as large as an image, and ONNX Runtime copies x once per tap for it.
+    """
+    axes, reach = window.axes, window.reach
+    pads = [size - 1 - pad for size, pad in zip(reach * 2, window.pads, strict=True)]
+    count = len(axes)
+    padded = emit.op("Pad", dy, emit.ints(0, 0, *pads[:count], 0, 0, *pads[count:]))
+    moved = []
+    for tap in product(*(range(size) for size in window.kernel)):
+        starts = [size - 1 - index * step for size, index, step in zip(reach, tap, window.dilations, strict=True)]
+        ends = [start - size + 1 or 2**31 - 1 for start, size in zip(starts, reach, strict=True)]
+        moved.append(emit.op("Slice", padded, emit.ints(*starts), emit.ints(*ends), emit.ints(*axes)))
+    taps = emit.op("Concat", *moved, axis=1)
+    flat_taps, flat_x = (emit.op("Reshape", value, emit.ints(0, 0, -1)) for value in (taps, x))
+    per_image = emit.op("MatMul", flat_taps, emit.op("Transpose", flat_x, perm=[0, 2, 1]))
+    summed = emit.op("ReduceSum", per_image, emit.ints(0), keepdims=0)
+    apart = emit.op("Reshape", summed, emit.ints(*window.kernel, made, channels))
+    return emit.op("Transpose", apart, perm=[count, count + 1, *range(count)])
 
 
 def _images(x: ir.Value, dims: Sequence[Dim], group: int, emit: Emitter) -> ir.Value:
