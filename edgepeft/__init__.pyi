@@ -34,7 +34,7 @@ from edgepeft.preparation.prepare import prepare as prepare
 from edgepeft.sources.load import Source as Source
 from edgepeft.sources.load import load_source as load_source
 from edgepeft.sync import pull as pull
-from edgepeft_export.forward.torch_source.recurrent import over_lengths as over_lengths
+from edgepeft_export.forward.torch_source.operators.recurrent import over_lengths as over_lengths
 from edgepeft_export.ort_training import OrtTraining as OrtTraining
 from edgepeft_export.ort_training import export_ort_training as export_ort_training
 from edgepeft_export.quantize import Quantization as Quantization

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from edgepeft_export.errors import ExportFailed, FixedDimension, ForwardError
-from edgepeft_export.forward.torch_source import detach as torch_detach
-from edgepeft_export.forward.torch_source import recurrent as torch_recurrent
 from edgepeft_export.forward.torch_source.blocks import trace
-from edgepeft_export.forward.torch_source.decompose import decomposing_where_needed
+from edgepeft_export.forward.torch_source.operators import detach as torch_detach
+from edgepeft_export.forward.torch_source.operators import recurrent as torch_recurrent
+from edgepeft_export.forward.torch_source.operators.decompose import decomposing_where_needed
 from edgepeft_export.graph.shapes import Dim, dims_of
 from edgepeft_export.opset import OPSET
 

@@ -14,12 +14,12 @@ from edgepeft_export.forward.torch_source.blocks.record import lifted_tensors
 from edgepeft_export.forward.torch_source.blocks.stack import Stack, traced_only
 from edgepeft_export.forward.torch_source.blocks.stamp import BlocksDiffer, stamp
 from edgepeft_export.forward.torch_source.blocks.trace import Traced
-from edgepeft_export.forward.torch_source.detach import KeepDetach
 from edgepeft_export.forward.torch_source.export import DynamicAxes, export
 from edgepeft_export.forward.torch_source.frozen import bind_frozen
 from edgepeft_export.forward.torch_source.half import HALF, LARGE, keeps_half, traced
 from edgepeft_export.forward.torch_source.naming import name_outputs, rename
-from edgepeft_export.forward.torch_source.recurrent import KeepRecurrent
+from edgepeft_export.forward.torch_source.operators.detach import KeepDetach
+from edgepeft_export.forward.torch_source.operators.recurrent import KeepRecurrent
 from edgepeft_export.forward.torch_source.shared_storage import View, with_views
 
 
