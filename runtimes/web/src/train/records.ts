@@ -12,6 +12,8 @@ export interface EpochRecord {
   readonly heldOutLoss: number | null;
   /** Fraction of correct labels, 0 to 1; `null` without held-out data or class labels. */
   readonly heldOutAccuracy: number | null;
+  /** Value of the metric by which the adapter was chosen; `null` in this runtime, which chooses it by the loss. */
+  readonly heldOutMetric: number | null;
 }
 
 /** Passed to `progress` after each optimizer step. */

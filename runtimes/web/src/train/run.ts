@@ -93,7 +93,7 @@ export function afterEpoch(run: Run, epoch: number, evaluation: Evaluation | nul
   const fit = run.fits.at(-1)!;
   const loss = fit.lossWeight > 0 ? fit.lossSum / fit.lossWeight : null;
   const heldOut = { heldOutLoss: evaluation?.loss ?? null, heldOutAccuracy: evaluation?.accuracy ?? null };
-  const history = [...fit.history, { epoch, step: fit.steps, loss, ...heldOut }];
+  const history = [...fit.history, { epoch, step: fit.steps, loss, ...heldOut, heldOutMetric: null }];
   const next = { ...fit, epoch, batches: 0, lossSum: 0, lossWeight: 0, history };
   const trained = { ...run, lossAfter: loss ?? run.lossAfter };
   if (evaluation === null) return withFit(trained, next);
