@@ -224,7 +224,7 @@ def test_the_manifest_keeps_the_chat_template(smol: Bundle) -> None:
 
 
 @pytest.mark.slow
-def test_a_directory_with_a_chat_template_learns_what_torch_learns(tmp_path: Path) -> None:
+def test_a_directory_with_a_chat_template_learns_like_torch(tmp_path: Path) -> None:
     """From ``save_pretrained`` to the loss of the assistant's turns, compared with torch on transformers' mask."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast

@@ -102,7 +102,7 @@ def test_short_inputs_keep_all_heads_together() -> None:
         assert not _loops(compile_step(replace(forward, longest=longest), CausalLM(), SGD()))
 
 
-def test_equal_blocks_share_graphs_where_the_lowest_keys_do_not_train() -> None:
+def test_equal_blocks_share_graphs_where_low_keys_do_not_train() -> None:
     """Of segments, whose attention is divided where the length of inputs is unknown: two blocks have one graph."""
     graphs = compile_step(_forward("qwen2")[1], CausalLM(), SGD(), weights="input").graphs
     backward = {name: model for name, model in graphs.items() if name.endswith(".backward")}

@@ -142,7 +142,7 @@ def test_a_layer_gives_its_matrix_and_accepts_another(kind: str) -> None:
 
 
 @pytest.mark.parametrize("shape", [(4, 8), (2, 3, 8)])
-def test_a_layer_with_zero_points_by_row_multiplies_by_another_matrix(shape: tuple[int, ...]) -> None:
+def test_a_layer_with_zero_points_by_row_takes_another_matrix(shape: tuple[int, ...]) -> None:
     """The columns' sums follow the matrix: the product is that of the other matrix, for rows of one sign too."""
     graph = ir.Graph([], [], nodes=[], opset_imports={"": 20})
     emit, x = Emitter(graph), add_input(graph, "x", list(shape))
