@@ -79,6 +79,9 @@ class Engine(Protocol):
             TrainingError: a loss or the gradient is not finite, or ONNX Runtime failed. ``state`` stays as it was.
         """
 
+    def load_graphs(self) -> None:
+        """Load the graphs of a train step, which the first step does otherwise."""
+
     def gradients(self, state: TrainState, batch: Mapping[str, Array], specs: Sequence[SparseSpec]) -> list[Array]:
         """Return the dense gradients of ``loss_sum``, by which the elements that train are picked."""
 

@@ -60,6 +60,10 @@ class PortableEngine:
         parameters = {name: np.array(value.numpy()) for name, value in state.parameters.items()}
         return parameters, {name: np.array(value.numpy()) for name, value in state.optimizer.items()}
 
+    def load_graphs(self) -> None:
+        """Create the sessions of a train step, which the first step does otherwise."""
+        self._programs.load(TRAIN)
+
     def train(self, state: TrainState, batches: Sequence[Mapping[str, Array]], *, lr: float, step: int) -> Step:
         """Take one optimizer step over all ``batches``: section 3 of the SPEC.
 

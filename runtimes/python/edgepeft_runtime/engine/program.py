@@ -11,6 +11,7 @@ from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.bundle.manifest import FrozenSpec
 from edgepeft_runtime.bundle.plan import Step, plan, results_of
 from edgepeft_runtime.bundle.program_checks import WEIGHTS
+from edgepeft_runtime.bundle.programs import TRAIN
 from edgepeft_runtime.engine.accumulators import Accumulators
 from edgepeft_runtime.engine.sessions import OrtTensors, Sessions
 from edgepeft_runtime.errors import BadProgram
@@ -65,6 +66,10 @@ class ProgramRunner:
             for name in step.frees:
                 del values[name]
         return {name: values[name] for name in wanted}
+
+    def load(self, program: str) -> None:
+        """Check a program and create its sessions, as its first run does."""
+        self._plan(program, results_of(self._bundle.manifest, program), (), gradients=program == TRAIN)
 
     def close(self) -> None:
         """Release the memory that is mapped."""

@@ -37,6 +37,14 @@ def peak_memory() -> int:
     return peak if sys.platform == "darwin" else 1024 * peak
 
 
+def memory() -> Memory:
+    """Return the memory of this process now; its peak where the system does not report it by kind."""
+    if not _STATUS.is_file():
+        return Memory(peak_memory(), 0)
+    now = _status()
+    return Memory(now.get("RssAnon", 0), now.get("RssFile", 0))
+
+
 class PeakSampler:
     """Samples the memory of this process by kind, in a thread, while it is used as a context."""
 

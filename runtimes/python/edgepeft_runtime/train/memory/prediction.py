@@ -1,8 +1,8 @@
-"""Predicts the memory of a train step: small steps are measured, larger ones computed.
+"""Predicts the memory of a train step: a small step is measured, larger ones computed.
 
 The memory that does not depend on the batch (Python, onnxruntime, the weights and onnxruntime's copies of them) varies
-with the machine, and so does how densely onnxruntime packs activations. Both are measured by two small steps in
-processes of their own. The activations of any other size follow from the bundle's manifest.
+with the machine, and so does how densely onnxruntime packs activations. Both are measured in a process that loads the
+graphs and then takes small steps. The activations of any other size follow from the bundle's manifest.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Prediction:
 
 
 def predict(bundle: Bundle, sizes: Mapping[str, int]) -> Prediction:
-    """Measure two steps that are smaller than ``sizes``.
+    """Measure steps of half of ``sizes``.
 
     Args:
         bundle: an opened bundle.
@@ -66,13 +66,11 @@ def predict(bundle: Bundle, sizes: Mapping[str, int]) -> Prediction:
             hint="prepare it again with this version of edgepeft.",
         )
     check_sizes(bundle.manifest, sizes)
-    quarter, half = ({name: min(size, max(SMALLEST, size // part)) for name, size in sizes.items()} for part in (4, 2))
-    less, more = measured_peak(bundle, quarter), measured_peak(bundle, half)
-    growth = memory.bytes_at(half) - memory.bytes_at(quarter)
-    overhead = (more.anonymous - less.anonymous) / growth if growth > 0 else 1.0
-    overhead = min(max(overhead, LIMITS[0]), LIMITS[1])
-    resident = more.anonymous - overhead * memory.bytes_at(half)
-    return Prediction(bundle, resident, max(less.file, more.file), overhead)
+    half = {name: min(size, max(SMALLEST, size // 2)) for name, size in sizes.items()}
+    before, peak = _measured(bundle, half)
+    alive = memory.bytes_at(half)
+    overhead = min(max((peak.anonymous - before) / max(alive, 1.0), LIMITS[0]), LIMITS[1])
+    return Prediction(bundle, peak.anonymous - overhead * alive, peak.file, overhead)
 
 
 def check_sizes(manifest: Manifest, sizes: Mapping[str, int]) -> None:
@@ -94,6 +92,11 @@ def check_sizes(manifest: Manifest, sizes: Mapping[str, int]) -> None:
 
 def measured_peak(bundle: Bundle, sizes: Mapping[str, int]) -> Memory:
     """Return the largest memory of a new process that trains two steps on zeros."""
+    return _measured(bundle, sizes)[1]
+
+
+def _measured(bundle: Bundle, sizes: Mapping[str, int]) -> tuple[int, Memory]:
+    """The anonymous memory of such a process before its first step, with the graphs loaded, and its largest memory."""
     pairs = [f"{name}={size}" for name, size in sizes.items()]
     command = [sys.executable, "-m", "edgepeft_runtime.train.memory.probe", str(bundle.path), *pairs]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -103,4 +106,5 @@ def measured_peak(bundle: Bundle, sizes: Mapping[str, int]) -> Memory:
             context=(done.stderr.strip().splitlines() or ["no message"])[-1],
             hint="train on real data and read the peak that it prints.",
         )
-    return Memory(*map(int, done.stdout.split()))
+    before, *peak = map(int, done.stdout.split())
+    return before, Memory(*peak)

@@ -1,4 +1,6 @@
-"""Trains two steps on zeros and prints the peak memory of its process, in bytes: anonymous and of files.
+"""Trains two steps on zeros and prints the memory of its process in bytes.
+
+The numbers are the anonymous memory before the first step, and the peaks of anonymous memory and of files.
 
 Run it as ``python -m edgepeft_runtime.train.memory.probe BUNDLE NAME=SIZE...``, with each symbolic dimension's size.
 """
@@ -13,7 +15,7 @@ import numpy as np
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.bundle.manifest import Manifest
 from edgepeft_runtime.files.tensorfile import Array
-from edgepeft_runtime.train.memory.peak import PeakSampler
+from edgepeft_runtime.train.memory.peak import PeakSampler, memory
 from edgepeft_runtime.train.trainer import Trainer
 
 
@@ -27,14 +29,16 @@ def zeros(manifest: Manifest, sizes: Mapping[str, int]) -> dict[str, Array]:
 
 
 def main() -> None:
-    """Train two steps and print the peak."""
+    """Train two steps and print the memory before them and its peaks."""
     bundle = Bundle.open(sys.argv[1], verify=False)
     pairs = (argument.split("=") for argument in sys.argv[2:])
     batch = zeros(bundle.manifest, {name: int(size) for name, size in pairs})
     with PeakSampler() as sampler, Trainer.open(bundle) as trainer:
+        trainer.session.engine.load_graphs()
+        before = memory().anonymous
         for _ in range(2):
             trainer.step(batch)
-    print(*sampler.peak)
+    print(before, *sampler.peak)
 
 
 if __name__ == "__main__":
