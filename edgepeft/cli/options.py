@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -150,12 +151,10 @@ metrics_option = click.option(
     help=f"Metric to print besides the loss: {_METRICS}; may be repeated.",
 )
 
-metric_option = click.option(
-    "--metric",
-    metavar="NAME",
-    callback=_metric,
-    help="Metric on the held-out data by which the adapter is chosen: as in `edgepeft evaluate`.  [default: the loss]",
-)
+
+def metric_option(help: str) -> Callable[[F], F]:
+    """Return a decorator that adds ``--metric`` with one metric."""
+    return click.option("--metric", metavar="NAME", callback=_metric, help=help)
 
 
 def adapter_of(path: Path | None, bundle: Bundle) -> AdapterSource | None:

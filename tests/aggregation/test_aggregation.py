@@ -19,7 +19,7 @@ from edgepeft.aggregation.errors import AggregationError
 from edgepeft_runtime import Trainer
 from edgepeft_runtime.bundle.adapter_layout import LowRankPair
 from edgepeft_runtime.bundle.bundle import Bundle
-from edgepeft_runtime.errors import EdgepeftError
+from edgepeft_runtime.errors import DataError, EdgepeftError, SettingError
 from edgepeft_runtime.files.tensorfile import sha256_of
 from edgepeft_runtime.train.update import read_update, write_update
 from tests.support.bundles import Trained
@@ -252,3 +252,28 @@ def test_the_acceptance_check_compares_with_the_start(text: Trained) -> None:
     assert not worse.accepted
     assert worse == check_acceptance(text.bundle, Bundle.open(text.bundle).adapter(), data, after)
     assert check_acceptance(text.bundle, Bundle.open(text.bundle).adapter(), data, after, tolerance=10.0).accepted
+
+
+def test_the_acceptance_check_goes_by_a_metric(text: Trained) -> None:
+    """The same change is accepted by what it improves, and refused by what it does not; NaN decides nothing."""
+    data = {**TEXT, "labels": np.array([0, 1, 0])}
+    with Trainer.open(text.bundle) as trainer:
+        before = trainer.evaluate(data, metrics=["f1"])
+        for _ in range(10):
+            trainer.step(data, lr=0.02)
+        better = trainer.parameters()
+    start = Bundle.open(text.bundle).adapter()
+
+    def loss_like(outputs: dict[str, np.ndarray], batch: dict[str, np.ndarray]) -> float:
+        scores, (logits,) = np.arange(3), outputs.values()
+        return float(-(logits[scores, batch["labels"]] - logits[scores, 1 - batch["labels"]]).mean())
+
+    assert not check_acceptance(text.bundle, better, data, metric=loss_like).accepted
+    assert check_acceptance(text.bundle, start, data, better, metric=loss_like).accepted
+    verdict = check_acceptance(text.bundle, better, data, metric="f1")
+    assert verdict.before == before
+    assert verdict.accepted == (verdict.after.deciding.value >= before.metrics["f1"].value)
+    with pytest.raises(SettingError, match="other metrics"):
+        check_acceptance(text.bundle, better, data, before, metric="auc")
+    with pytest.raises(DataError, match="not defined"):
+        check_acceptance(text.bundle, better, {**TEXT, "labels": np.zeros(3, np.int64)}, metric="auc")

@@ -11,7 +11,7 @@ import click
 
 from edgepeft.aggregation.errors import StackCannotBeEvaluated, TargetAmongUpdates, WorseThanBefore
 from edgepeft.aggregation.settings import EXAMPLES_CAP, RULES, WEIGHTS
-from edgepeft.cli.options import PATH, column_options
+from edgepeft.cli.options import PATH, column_options, metric_option
 from edgepeft.cli.output import json_option
 from edgepeft.errors import WrongSuffix
 from edgepeft_runtime.errors import NoSuchFolder
@@ -96,7 +96,10 @@ def _others(
 )
 @click.option("--data", type=PATH, help="Held-out data to evaluate the round on, before and after.")
 @column_options
-@click.option("--acceptance-check", is_flag=True, help="Write only the report if the loss on --data has grown.")
+@metric_option("Metric on --data that decides instead of the loss: as in `edgepeft evaluate`.")
+@click.option(
+    "--acceptance-check", is_flag=True, help="Write only the report if the loss, or --metric, on --data is worse."
+)
 @json_option
 def command(
     directory: Path | None,
@@ -108,6 +111,7 @@ def command(
     data: Path | None,
     text_column: tuple[str, ...],
     label_column: str,
+    metric: str | None,
     acceptance_check: bool,
     dp_noise: float | None,
     as_json: bool,
@@ -138,7 +142,7 @@ def command(
     combined = aggregate(opened, updates, adapter=adapter, robust=robust, privacy=privacy, **settings)
     if not as_json:
         _print(combined.report)
-    verdict = None if data is None else _verdict(opened, combined, adapter, data, (text_column, label_column))
+    verdict = None if data is None else _verdict(opened, combined, adapter, data, (text_column, label_column), metric)
     _save(combined, out, verdict, acceptance_check)
     if as_json:
         click.echo(out.with_suffix(".json").read_text("utf-8"), nl=False)
@@ -148,6 +152,8 @@ def command(
             f"held out: loss {number(verdict.before.loss)} -> {number(verdict.after.loss)}, accuracy "
             f"{percent(verdict.before.accuracy)} -> {percent(verdict.after.accuracy)}"
         )
+        for name, score in verdict.after.metrics.items():
+            click.echo(f"held out: {name} {number(verdict.before.metrics[name].value)} -> {number(score.value)}")
     click.echo(f"{out}: {size(out.stat().st_size)}; report: {out.with_suffix('.json')}")
 
 
@@ -186,7 +192,12 @@ def _privacy(settings: dict[str, Any], noise: float | None) -> Privacy | None:
 
 
 def _verdict(
-    bundle: Bundle, combined: Aggregate, adapter: Path | None, data: Path, names: tuple[tuple[str, ...], str]
+    bundle: Bundle,
+    combined: Aggregate,
+    adapter: Path | None,
+    data: Path,
+    names: tuple[tuple[str, ...], str],
+    metric: str | None,
 ) -> Verdict:
     from edgepeft.aggregation import check_acceptance
     from edgepeft.data import load
@@ -198,7 +209,7 @@ def _verdict(
             hint="merge it to onnx and evaluate that, or choose another rule.",
         )
     held_out = load(data, bundle, text_column=names[0], label_column=names[1])
-    return check_acceptance(bundle, combined.parameters, held_out, adapter)
+    return check_acceptance(bundle, combined.parameters, held_out, adapter, metric=metric)
 
 
 def _save(combined: Aggregate, out: Path, verdict: Verdict | None, acceptance_check: bool) -> None:
@@ -207,9 +218,10 @@ def _save(combined: Aggregate, out: Path, verdict: Verdict | None, acceptance_ch
     more = {} if verdict is None else {"held_out": asdict(verdict)}
     if verdict is not None and acceptance_check and not verdict.accepted:
         write_report(out.with_suffix(".json"), combined.report.to_json(more))
+        name = next(iter(verdict.after.metrics), "loss")
         raise WorseThanBefore(
-            "The round raises the loss on held-out data, so it was not written.",
-            context=f"loss {verdict.before.loss:.6g} before, {verdict.after.loss:.6g} after",
+            f"The round is worse on held-out data by its {name}, so it was not written.",
+            context=f"{name} {verdict.before.deciding.value:.6g} before, {verdict.after.deciding.value:.6g} after",
             hint=f"check the norms in {out.with_suffix('.json')}; clip, or choose a robust statistic.",
         )
     combined.save(out, **more)

@@ -86,7 +86,9 @@ def _warmup(_context: click.Context, _option: click.Parameter, text: str) -> int
     show_default=True,
     help="Steps over which the learning rate rises, or their fraction of all steps.",
 )
-@metric_option
+@metric_option(
+    "Metric on the held-out data by which the adapter is chosen: as in `edgepeft evaluate`.  [default: the loss]"
+)
 @click.option(
     "--patience", type=click.IntRange(1), help="Stop after this many epochs without a better held-out result."
 )
