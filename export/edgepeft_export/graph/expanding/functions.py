@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from edgepeft_export.graph.definitions import NotDefined, expand_definition
 from edgepeft_export.graph.edit import fix_names
+from edgepeft_export.graph.expanding.shape_folding import fold_shapes
 from edgepeft_export.graph.match import operand
 from edgepeft_export.graph.nested.inlining import place, replace_by
 from edgepeft_export.graph.shapes import infer_shapes, is_float
@@ -43,7 +44,7 @@ def write_older(model: ir.Model, older: int) -> list[str]:
         for node in model.graph:  # of Attention, for one, ONNX infers a size of 0 where it is free
             for output in node.outputs:
                 output.shape = None
-        infer_shapes(model)
+        fold_shapes(model)
     unknown = sorted({node.op_type for node in _newer(model, opset, older)})
     if not unknown:
         model.graph.opset_imports[""] = older
