@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -16,7 +14,7 @@ from edgepeft.cli.options import (
     run_options,
     template_option,
 )
-from edgepeft.cli.output import json_option
+from edgepeft.cli.output import json_option, write_json
 from edgepeft.cli.session import trainer_and_data
 from edgepeft_runtime.figures import number, percent
 
@@ -55,7 +53,7 @@ def command(
         evaluation = trainer.evaluate(dataset, batch_size, metrics)
         classes = trainer.bundle.manifest.classes
     if as_json:
-        click.echo(json.dumps(asdict(evaluation)))
+        write_json(evaluation)
         return
     accuracy = "" if evaluation.accuracy is None else f"  accuracy {percent(evaluation.accuracy)}"
     click.echo(f"loss {number(evaluation.loss)}{accuracy}  examples {evaluation.examples}")
