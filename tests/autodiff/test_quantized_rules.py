@@ -154,6 +154,25 @@ def test_rows_of_one_sign_use_the_whole_range() -> None:
     assert max(off[False]) < 0.02
 
 
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("shape", [(12, 48), (3, 4, 48)])
+def test_fine_rows_lose_nothing(shape: tuple[int, ...], bias: bool) -> None:
+    """Rounded to 16 bits, rows with a massive element are as exact as float32 nearly; the gradient is that of a row."""
+    draw = np.random.default_rng(5)
+    matrix = to_int8(draw.normal(size=(48, 16)).astype(np.float32), 1)
+    x = draw.normal(size=shape).astype(np.float32)
+    x.reshape(-1, 48)[0, 3], x.reshape(-1, 48)[1] = 3000, 0
+    added = draw.normal(size=16).astype(np.float32) if bias else np.zeros(16, np.float32)
+    bench, found = Bench(x), matrix.values * matrix.scale
+    w, s = bench.emit.stored("w", matrix.values), bench.emit.stored("s", matrix.scale)
+    b = bench.add("b", added) if bias else None
+    dy = np.ones((*shape[:-1], 16), np.float32)
+    have, dx = bench.run(int8_matmul(bench.emit, bench.x, w, s, None, b, rounding="fine"), dy)
+    assert _off(have.reshape(-1, 16)[1:], (x @ found + added).reshape(-1, 16)[1:]) < 2e-4
+    assert _off(have.reshape(-1, 16)[0], (x @ found + added).reshape(-1, 16)[0]) < 1e-4
+    assert _off(dx, dy @ found.T) < 0.02
+
+
 def _saturating(integers: Array, values: Array) -> Array:
     """The product of kernels that add neighbouring products in 16 bits."""
     pairs = integers.astype(np.int64)[..., None] * values.astype(np.int64)

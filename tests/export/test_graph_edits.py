@@ -7,6 +7,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 
+from edgepeft_export.fold.pairs import fold_lora
 from edgepeft_export.graph.constants import constant_factor, new_initializer
 from edgepeft_export.graph.custom_ops import CONTRIB, int8_matmul, lower
 from edgepeft_export.graph.edit import add_input, eliminate_node, insert_on_edge, replace_node
@@ -142,14 +143,15 @@ def test_a_layer_gives_its_matrix_and_accepts_another(kind: str) -> None:
 
 
 @pytest.mark.parametrize("shape", [(4, 8), (2, 3, 8)])
-def test_a_layer_with_zero_points_by_row_takes_another_matrix(shape: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("rounding", ["row", "fine"])
+def test_a_layer_rounded_by_row_takes_another_matrix(rounding: str, shape: tuple[int, ...]) -> None:
     """The columns' sums follow the matrix: the product is that of the other matrix, for rows of one sign too."""
     graph = ir.Graph([], [], nodes=[], opset_imports={"": 20})
     emit, x = Emitter(graph), add_input(graph, "x", list(shape))
     eight = to_int8(RNG.normal(size=(8, 6)).astype(np.float32), 1)
     arrays = {"w": eight.values, "s": eight.scale, "sums": column_sums(eight.values, eight.scale, 1)}
     w, scale, sums = (new_initializer(graph, name, array) for name, array in arrays.items())
-    y = int8_matmul(emit, x, w, scale, None, None, None, sums, rounding="row")
+    y = int8_matmul(emit, x, w, scale, None, None, None, sums if rounding == "row" else None, rounding=rounding)
     y.shape, y.dtype, y.name = ir.Shape([*shape[:-1], 6]), ir.DataType.FLOAT, "y"
     graph.outputs.append(y)
     model = ir.Model(graph, ir_version=10)
@@ -160,6 +162,30 @@ def test_a_layer_with_zero_points_by_row_takes_another_matrix(shape: tuple[int, 
     site.with_matrix(other)
     (found,) = ort.InferenceSession(ir.to_proto(model).SerializeToString()).run(None, {"x": given})
     np.testing.assert_allclose(found, given @ other, atol=0.06)
+
+
+@pytest.mark.parametrize("rounding", ["row", "fine"])
+def test_a_low_rank_pair_is_folded_into_a_layer_rounded_by_row(rounding: str) -> None:
+    """The pair beside the layer disappears, and the layer multiplies by the sum of both."""
+    graph = ir.Graph([], [], nodes=[], opset_imports={"": 20})
+    emit, x = Emitter(graph), add_input(graph, "x", [2, 3, 8])
+    eight, a, b = to_int8(RNG.normal(size=(8, 6)).astype(np.float32), 1), RNG.normal(size=(8, 2)), np.ones((2, 6))
+    w, scale = new_initializer(graph, "w", eight.values), new_initializer(graph, "s", eight.scale)
+    sums = new_initializer(graph, "sums", column_sums(eight.values, eight.scale, 1)) if rounding == "row" else None
+    base = int8_matmul(emit, x, w, scale, None, None, None, sums, rounding=rounding)
+    pair = [new_initializer(graph, name, array.astype(np.float32)) for name, array in (("a", a), ("b", b))]
+    narrow = emit.op("MatMul", x, pair[0])
+    y = emit.op("Add", base, emit.op("MatMul", narrow, pair[1]))
+    for value, width in ((base, 6), (narrow, 2), (narrow.uses()[0].node.outputs[0], 6), (y, 6)):
+        value.shape, value.dtype = ir.Shape([2, 3, width]), ir.DataType.FLOAT
+    graph.outputs.append(y)
+    y.name, model = "y", ir.Model(graph, ir_version=10)
+    lower(model)
+    assert fold_lora(model, pair, into_quantized=True) == 1
+    given = RNG.normal(size=(2, 3, 8)).astype(np.float32)
+    (found,) = ort.InferenceSession(ir.to_proto(model).SerializeToString()).run(None, {"x": given})
+    np.testing.assert_allclose(found, given @ (eight.values * eight.scale + a @ b), atol=0.2)
+    assert "a" not in graph.initializers or not graph.initializers["a"].uses()
 
 
 def test_a_shared_weight_is_changed_for_one_reader_alone() -> None:

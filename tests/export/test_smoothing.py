@@ -102,6 +102,20 @@ def _matrix(quantized: Forward, name: str) -> np.ndarray:
     return site.matrix()
 
 
+def test_a_massive_activation_is_rounded_finely() -> None:
+    """Where one row would round all others to zero, the activation has 16 bits, and the others 8."""
+    model = Outliers().requires_grad_(False)
+    model.out.bias.requires_grad_(True)
+    model.v.weight[:, 3] = 0  # the massive channel ends in a tanh and a sigmoid
+    found = []
+    for size in (1.0, 1e5):
+        x = _x(0)
+        x[0, 0, 3] = size
+        _, report = quantize(from_torch(model, {"x": x}), SETTINGS)
+        found.append({name for name, smoothing in report.rows.items() if smoothing is not None and smoothing.fine})
+    assert found == [set(), {"q.weight", "k.weight", "v.weight"}]
+
+
 class Tied(nn.Module):
     """A look-up table that is the head as well."""
 

@@ -104,8 +104,10 @@ def _without_steps(value: ir.Value) -> ir.Value:
     """The product of integers of which ``value`` is a multiple by row, or ``value``."""
     node = producer_of(value, "Mul")
     product = None if node is None else node.inputs[0]
-    corrected = producer_of(product, "Add")  # by the rows' zero points
+    corrected = producer_of(product, "Add")  # by the rows' zero points, or by the rest in a second product
     product = product if corrected is None else corrected.inputs[0]
+    halves = producer_of(product, "Split")
+    product = product if halves is None else halves.inputs[0]
     return product if product is not None and producer_of(product, "MatMulIntegerToFloat") is not None else value
 
 

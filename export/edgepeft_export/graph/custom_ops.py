@@ -19,7 +19,8 @@ from edgepeft_export.graph.match import operand, operands, present
 from edgepeft_export.graph.nested.branches import write_if
 from edgepeft_export.graph.nested.groups import scan_groups
 from edgepeft_export.graph.rounding import STEPS
-from edgepeft_export.graph.row_rounding import RoundedRows, middle, round_rows
+from edgepeft_export.graph.row_rounding import RoundedRows, middle, round_finely, round_rows
+from edgepeft_export.graph.shapes import dims_of
 
 INT8_MATMUL = "Int8MatMul"
 """``(x [..., K], w, scale, zero_point?, bias?, transposed?, sums?) -> [..., N]``: x (w - zero_point) · scale + bias.
@@ -28,7 +29,8 @@ In integer arithmetic. ``w`` is int8 or uint8, [K, N], or [N, K] with ``transB=1
 (:data:`edgepeft_export.graph.expansion.EXPAND`); ``scale`` and ``zero_point`` are scalars or [N]; ``bias`` is [N];
 ``transposed`` is wᵀ, where it is stored as well; ``sums`` [N] are the columns' sums of ``(w - zero_point) · scale``.
 ``x`` is rounded at run time: ``rounding`` is ``tensor``, to 8 bits with one scale for the whole tensor; ``row``, with a
-scale per row, and a zero point per row where there are ``sums``; or ``whole``, to whole numbers. ``steps`` are those of
+scale per row, and a zero point per row where there are ``sums``; ``fine``, to 16 bits with a scale per row, in two
+products; or ``whole``, to whole numbers. ``steps`` are those of
 the range of a row, or twice the largest whole number. ``gradient`` says how the gradient of the matmul is rounded: see
 :class:`edgepeft_export.quantize.Quantization`, and :data:`SCORES`.
 """
@@ -139,7 +141,8 @@ class _Lowering:
 
     def int8_matmul(self, node: ir.Node) -> None:
         """Replace an :data:`INT8_MATMUL`."""
-        lower_one = {"row": self._by_row, "tensor": self._by_tensor, "whole": self._by_whole_numbers}
+        kinds = {"row": self._by_row, "fine": self._finely, "whole": self._by_whole_numbers}
+        lower_one = {**kinds, "tensor": self._by_tensor}
         lower_one[node.attributes.get_string("rounding", "tensor") or "tensor"](node)
 
     def _by_tensor(self, node: ir.Node) -> None:
@@ -163,10 +166,23 @@ class _Lowering:
         if sums is not None and rows.negative_zero is not None:
             correction = _float(node, "Mul", rows.negative_zero, sums, scope="zero/")
             result = _float(node, "Add", result, correction, scope="zero/")
-        if bias is not None:
-            replace_node(node, _node(node, "Add", [_float(node, "Mul", result, rows.step), bias]))
-        else:
-            replace_node(node, _node(node, "Mul", [result, rows.step]))
+        _scale(node, result, rows.step, bias)
+
+    def _finely(self, node: ir.Node) -> None:
+        """One product for both halves, so that an operand that is an input is arranged for the kernel once."""
+        (x, _, scale), zero_point, bias = operands(node, 3), present(node, 3), present(node, 4)
+        steps = steps_of_rows(node)
+        rows, half = round_finely(x, node, self.constants, steps), middle(steps)
+        one, zero = self.constants.scalar(1.0, like=x), self.constants.constant(np.array(half, np.uint8))
+        inputs = [rows.integers, self._matrix(node), one, scale, zero, zero_point, None]
+        (product,) = _before(node, _node(node, "MatMulIntegerToFloat", inputs, domain=CONTRIB))
+        product.type, product.shape = node.outputs[0].type, _doubled(node.outputs[0])
+        split = ir.node("Split", [product], {"axis": 0, "num_outputs": 2}, num_outputs=2, name=f"{node.name}/Split")
+        whole, rest = _before(node, split)
+        for part in (whole, rest):
+            part.type, part.shape = node.outputs[0].type, node.outputs[0].shape
+        small = _float(node, "Mul", rest, self.constants.scalar(0.5 / half, like=x), scope="rest/")
+        _scale(node, _float(node, "Add", whole, small, scope="rest/"), rows.step, bias)
 
     def _by_whole_numbers(self, node: ir.Node) -> None:
         (x, _, scale), zero_point, bias = operands(node, 3), present(node, 3), present(node, 4)
@@ -197,6 +213,22 @@ def _before(node: ir.Node, new: ir.Node) -> tuple[ir.Value, ...]:
     """Put a node in front of ``node``; returns its outputs."""
     node.prepend(new)
     return tuple(new.outputs)
+
+
+def _doubled(value: ir.Value) -> ir.Shape | None:
+    """The shape with twice the first dimension."""
+    if value.shape is None:
+        return None
+    first, *others = dims_of(value)
+    return ir.Shape([2 * first if isinstance(first, int) else None, *others])
+
+
+def _scale(node: ir.Node, product: ir.Value, step: ir.Value, bias: ir.Value | None) -> None:
+    """Replace ``node`` by ``product · step + bias``."""
+    if bias is not None:
+        replace_node(node, _node(node, "Add", [_float(node, "Mul", product, step), bias]))
+    else:
+        replace_node(node, _node(node, "Mul", [product, step]))
 
 
 def _float(node: ir.Node, op_type: str, *inputs: ir.Value | None, domain: str = "", scope: str = "") -> ir.Value:

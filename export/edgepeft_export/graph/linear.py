@@ -27,7 +27,7 @@ from edgepeft_export.graph.rounding import (
     to_blocks,
     to_int8,
 )
-from edgepeft_export.graph.row_rounding import corrected, rows_of
+from edgepeft_export.graph.row_rounding import added, corrected, rows_of
 from edgepeft_export.graph.shapes import static_dims
 from edgepeft_export.graph.smoothing import before_smoothing
 
@@ -293,7 +293,7 @@ def _scaled_by_row(node: ir.Node) -> ir.Value | None:
     if rows is None:
         return None
     product, moved = node.outputs[0], corrected(node.outputs[0], rows)
-    scaled = only_reader(product if moved is None else moved[0], "Mul")
+    scaled = only_reader(added(product) or (product if moved is None else moved[0]), "Mul")
     return scaled.outputs[0] if scaled is not None and rows.step in scaled.inputs else None
 
 

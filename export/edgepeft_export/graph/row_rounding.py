@@ -76,8 +76,36 @@ def round_rows(x: ir.Value, node: ir.Node, emit: Emitter, steps: int, *, symmetr
     return RoundedRows(x, before.integers(x, flat, zero, emit), step, negative_zero)
 
 
+def round_finely(x: ir.Value, node: ir.Node, emit: Emitter, steps: int) -> RoundedRows:
+    """Round ``x`` to whole steps of its rows and to the rest, symmetric, the one after the other along the first axis.
+
+    ``step · (first + second / (2 · middle))`` is the activation, where both are the integers without their zero point.
+    """
+    before = _Before(node, x)
+    largest, smallest = (before.column(kind, x, emit.ints(-1), keepdims=1) for kind in ("ReduceMax", "ReduceMin"))
+    size = before.column("Max", largest, before.column("Neg", smallest), emit.scalar(SMALLEST, like=x))
+    step = before.column("Mul", size, emit.scalar(1 / middle(steps), like=x))
+    units = before.add("Div", x, step)
+    rest = before.add("Sub", units, before.add("Round", units))
+    for value in (units, rest):
+        value.type, value.shape = ir.TensorType(ir.DataType.FLOAT), x.shape
+    zero = emit.constant(np.array(middle(steps), np.uint8))
+    scales = (emit.scalar(1.0, like=x), emit.scalar(0.5 / middle(steps), like=x))
+    whole, small = (
+        before.add("QuantizeLinear", value, scale, zero) for value, scale in zip((units, rest), scales, strict=True)
+    )
+    integers = before.add("Concat", whole, small, axis=0)
+    integers.type = ir.TensorType(ir.DataType.UINT8)
+    return RoundedRows(x, integers, step, None)
+
+
 def rows_of(integers: ir.Value | None) -> RoundedRows | None:
-    """What :func:`round_rows` made ``integers`` of; ``None`` where it did not."""
+    """What this module made ``integers`` of; ``None`` where it did not."""
+    if (joined := producer_of(integers, "Concat")) is not None and integers is not None:
+        quantize = producer_of(joined.inputs[0], "QuantizeLinear")
+        divide = None if quantize is None else producer_of(quantize.inputs[0], "Div")
+        x, step = (None, None) if divide is None else divide.inputs
+        return None if x is None or step is None else RoundedRows(x, integers, step, None)
     reshape = producer_of(integers, "Reshape")
     quantize = producer_of(integers if reshape is None else reshape.inputs[0], "QuantizeLinear")
     flat = None if quantize is None else producer_of(quantize.inputs[1], "Reshape")
@@ -105,6 +133,13 @@ def corrected(product: ir.Value, rows: RoundedRows) -> tuple[ir.Value, ir.Value]
             sums = other_input(outer, rows.negative_zero)
             return None if sums is None else (use.node.outputs[0], sums)
     return None
+
+
+def added(product: ir.Value) -> ir.Value | None:
+    """The sum of the halves of the product of what :func:`round_finely` made, in whole steps."""
+    split = next((use.node for use in product.uses() if use.node.op_type == "Split"), None)
+    uses = () if split is None else split.outputs[0].uses()
+    return next((use.node.outputs[0] for use in uses if use.node.op_type == "Add"), None)
 
 
 class _Before:

@@ -27,10 +27,12 @@ class Smoothing:
     Attributes:
         weight: The name of the first weight of these matmuls.
         reciprocals: float32 [channels], ``1 / f``.
+        fine: Whether the quotient is rounded to 16 bits.
     """
 
     weight: str
     reciprocals: NDArray[np.float32]
+    fine: bool = False
 
     def divided(self, x: ir.Value, emit: Emitter) -> ir.Value:
         """Append ``x / f``."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +31,10 @@ from edgepeft_export.verification.graph import GraphRun
 TOLERABLE = 0.05
 """Largest mean square of a row's rounding error, relative to the row's own, with which one scale per tensor is kept.
 The largest of MiniLM's matmuls has 0.015; a language model's has 0.98."""
+
+MASSIVE = 0.5
+"""The same, above which an activation is rounded to 16 bits: rows of other tokens would vanish, so what reads it is
+sensitive. Of SmolLM2-135M's matmuls, only those of ``down_proj`` have more."""
 
 LARGEST_FACTOR = float(np.log(64))
 """Largest logarithm of a channel's factor. Channels that a few inputs leave empty would get any."""
@@ -88,7 +92,8 @@ def rounded_by_row(
     alike = [group for group in groups.values() if everywhere or max(group.values()) > TOLERABLE]
     chosen: dict[str, Smoothing | None] = dict.fromkeys(names if everywhere else [])
     chosen.update(dict.fromkeys(name for group in alike for name in group))
-    return chosen | _smoothing([read for read in reads if read.weight.name in chosen])
+    massive = {name for group in groups.values() if max(group.values()) > MASSIVE for name in group}
+    return chosen | _smoothing([read for read in reads if read.weight.name in chosen], massive)
 
 
 @dataclass(frozen=True)
@@ -107,8 +112,8 @@ class _Read:
     mean_squares: Floats
 
 
-def _smoothing(reads: Sequence[_Read]) -> dict[str, Smoothing]:
-    """Factors for each activation that alone is multiplied by its weights."""
+def _smoothing(reads: Sequence[_Read], massive: Collection[str]) -> dict[str, Smoothing]:
+    """Factors for each activation that alone is multiplied by its weights. Massive ones are rounded finely."""
     groups: dict[str, list[_Read]] = defaultdict(list)
     layouts = Counter(read.weight.name for read in reads)
     for read in reads:
@@ -117,7 +122,8 @@ def _smoothing(reads: Sequence[_Read]) -> dict[str, Smoothing]:
     found: dict[str, Smoothing] = {}
     for group in groups.values():
         sizes = np.max([_largest_by_input(read.weight) for read in group], axis=0)
-        smoothing = Smoothing(group[0].weight.name, _reciprocals(group[0].mean_squares, sizes))
+        fine = any(read.weight.name in massive for read in group)
+        smoothing = Smoothing(group[0].weight.name, _reciprocals(group[0].mean_squares, sizes), fine)
         found.update({read.weight.name: smoothing for read in group})
     return found
 

@@ -112,14 +112,15 @@ class Quantizer:
     ) -> Matmul:
         by_row, steps = weight.name in self._rows, steps_of(self._largest_pair(weight))
         smoothing = self._smoothing(weight)
+        rounding = "tensor" if not by_row else "fine" if smoothing is not None and smoothing.fine else "row"
 
         def matmul(x: ir.Value, bias: ir.Value | None, old: ir.Value) -> ir.Value:
             return int8_matmul(
                 self._emit,
                 *(self._divided(x, smoothing), values, scale, None, bias, None),
-                self._stored(weight, "sums", sums()) if by_row and _has_zero_points(weight) else None,
+                self._stored(weight, "sums", sums()) if rounding == "row" and _has_zero_points(weight) else None,
                 trans_b=trans_b,
-                rounding="row" if by_row else "tensor",
+                rounding=rounding,
                 gradient=SCORES if is_score(old) else self._settings.gradient,
                 steps=steps,
             )
