@@ -10,12 +10,12 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from edgepeft_export.forward.onnx_source.quantized.lookup import dequantized_rows, split_bytes
 from edgepeft_export.forward.onnx_source.quantized.shapes import gather_width
 from edgepeft_export.graph.constants import initializer_array, initializer_tensor
 from edgepeft_export.graph.custom_ops import CONTRIB
 from edgepeft_export.graph.edit import replace_value
 from edgepeft_export.graph.emit import Emitter
-from edgepeft_export.graph.lookup import dequantized_rows, split_bytes
 from edgepeft_export.graph.match import operand, operands, present
 from edgepeft_export.graph.rounding import unpack_nibbles
 from edgepeft_export.graph.shapes import rank
