@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from edgepeft.data.arrays import read_arrays
-from edgepeft.data.conversations import MESSAGES, conversed
+from edgepeft.data.conversations.instructions import INSTRUCTION, Instructions
+from edgepeft.data.conversations.turns import MESSAGES, conversed
 from edgepeft.data.errors import NoSuchData, WrongColumns
 from edgepeft.data.images import ImageFolder
-from edgepeft.data.instructions import INSTRUCTION, Instructions
 from edgepeft.data.labels import label_reader, takes_several
 from edgepeft.data.memory import rows_in_memory
 from edgepeft.data.numbers import read_rows, takes_rows

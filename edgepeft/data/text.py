@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from edgepeft.data.conversations.prompts import Prompter, pairs, single
 from edgepeft.data.errors import NoText
 from edgepeft.data.labels import BadLabel, LabelReader, only_label
-from edgepeft.data.prompts import Prompter, pairs, single
 from edgepeft.data.table import Table, Text
 from edgepeft.data.tokenizer import tokenizer_of
 from edgepeft_runtime.bundle.bundle import Bundle

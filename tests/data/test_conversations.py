@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from edgepeft.data import load
-from edgepeft.data.chat import Chat
+from edgepeft.data.conversations.chat import Chat
 from edgepeft_runtime import Trainer
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.bundle.folder import listed

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from edgepeft.data import load, split
+from edgepeft.data.conversations.prompts import Prompter
 from edgepeft.data.labels import BadLabel, label_reader
-from edgepeft.data.prompts import Prompter
 from edgepeft_runtime import Trainer
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.bundle.manifest import Manifest

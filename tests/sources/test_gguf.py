@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 
 import edgepeft
 from edgepeft.cli.app import run
-from edgepeft.data.prompts import Prompter
+from edgepeft.data.conversations.prompts import Prompter
 from edgepeft.sources.errors import SourceError
 from edgepeft.sources.gguf_header import read_header
 from edgepeft.sources.load import Source, load_source

@@ -12,7 +12,7 @@ import torch
 
 import edgepeft
 from benchmarks.browser import PHASES, measured, table
-from edgepeft.data.prompts import Prompter
+from edgepeft.data.conversations.prompts import Prompter
 from edgepeft_runtime import Bundle, Trainer, check_update, read_update
 from edgepeft_runtime.bundle.manifest import TextSpec
 from tests.support.bundles import FIELDS, LONGEST, PAD, write_tokenizer

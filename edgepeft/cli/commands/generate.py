@@ -59,7 +59,7 @@ def command(
 
     "Without" is the bundle as prepared, which shows what the adapter changes.
     """
-    from edgepeft.data.prompts import Prompter
+    from edgepeft.data.conversations.prompts import Prompter
     from edgepeft_runtime.bundle.bundle import Bundle
     from edgepeft_runtime.train.trainer import Trainer
 

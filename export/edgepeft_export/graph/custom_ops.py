@@ -10,8 +10,6 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from edgepeft_export.graph.domains import CONTRIB as CONTRIB
-from edgepeft_export.graph.domains import DOMAIN as DOMAIN
 from edgepeft_export.graph.edit import replace_node
 from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.graph.expansion import EXPAND, lower_expansion
@@ -21,6 +19,8 @@ from edgepeft_export.graph.nested.groups import scan_groups
 from edgepeft_export.graph.rounding import STEPS
 from edgepeft_export.graph.row_rounding import RoundedRows, middle, round_finely, round_rows
 from edgepeft_export.graph.shapes import dims_of
+from edgepeft_export.opset.domains import CONTRIB as CONTRIB
+from edgepeft_export.opset.domains import DOMAIN as DOMAIN
 
 INT8_MATMUL = "Int8MatMul"
 """``(x [..., K], w, scale, zero_point?, bias?, transposed?, sums?) -> [..., N]``: x (w - zero_point) · scale + bias.

@@ -15,12 +15,12 @@ import numpy as np
 import onnx_ir as ir
 
 from edgepeft_export.graph.constants import initializer_array, known_ints
-from edgepeft_export.graph.domains import CONTRIB, DOMAIN
 from edgepeft_export.graph.edit import replace_node
 from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.graph.int4 import EIGHTHS, Int4Matrix, Int8Array
 from edgepeft_export.graph.match import operand, present, producer_of
 from edgepeft_export.graph.shapes import Dim, dims_of
+from edgepeft_export.opset.domains import CONTRIB, DOMAIN
 
 EXPAND = "Int4Expand"
 """``(bytes, steps, offsets?) -> [inputs, outputs]``, int8, of the tensors of an :class:`Int4Matrix`.

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgepeft.data.chat import ASSISTANT, BadConversation, Chat, Turns
-from edgepeft.data.jinja import Messages
+from edgepeft.data.conversations.chat import ASSISTANT, BadConversation, Chat, Turns
+from edgepeft.data.conversations.jinja import Messages
 from edgepeft.data.labels import only_label
 from edgepeft.data.records import Records
 from edgepeft.data.text import Texts, longest_of, text_spec_of

@@ -9,8 +9,8 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from edgepeft.data.conversations.jinja import Messages, RenderingFailed, compiled
 from edgepeft.data.errors import NoChatTemplate
-from edgepeft.data.jinja import Messages, RenderingFailed, compiled
 from edgepeft.data.tokenizer import tokenizer_of
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.files.strict_json import is_text

@@ -1,0 +1,1 @@
+"""Conversations and prompts: chat templates, instructions, and what of a text is learned."""
