@@ -113,15 +113,15 @@ def check_in_peft(work: Path, answers: list[dict[str, str]]) -> None:
     assert isinstance(source.model, torch.nn.Module) and source.text is not None and source.text.template is not None
     model = PeftModel.from_pretrained(source.model, work / "adapter").eval()
     tokenizer = tokenizer_in(source)
-    same = pirates = 0
-    for answer in answers:
-        prompt = source.text.template.replace("{prompt}", answer["prompt"])
-        ids = torch.tensor([tokenizer.encode(prompt, add_special_tokens=False).ids])
-        tokens = model.generate(
-            input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=TOKENS, do_sample=False
-        )
-        text = tokenizer.decode(tokens[0, ids.shape[1] :].tolist())
-        same, pirates = same + (text == answer["with"]), pirates + styled(text)
+    prompts = [source.text.template.replace("{prompt}", answer["prompt"]) for answer in answers]
+    rows = [tokenizer.encode(prompt, add_special_tokens=False).ids for prompt in prompts]
+    longest = max(map(len, rows))
+    ids = torch.tensor([[0] * (longest - len(row)) + row for row in rows])  # all at once, padded on the left
+    mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
+    tokens = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=TOKENS, do_sample=False, use_cache=True)
+    texts = [tokenizer.decode(row[longest:].tolist()) for row in tokens]
+    same = sum(text == answer["with"] for text, answer in zip(texts, answers, strict=True))
+    pirates = sum(map(styled, texts))
     print(f"workstation: peft answers {pirates} of {len(answers)} like a pirate, {same} in the device's own words")
     assert pirates >= 0.75 * len(answers)
 
