@@ -242,9 +242,7 @@ def test_a_directory_with_a_chat_template_learns_like_torch(tmp_path: Path) -> N
         "num_attention_heads": 2,
     }
     end = [tokenizer.token_to_id(token) for token in own.end]
-    config = LlamaConfig(
-        vocab_size=tokenizer.get_vocab_size(), **sizes, bos_token_id=0, eos_token_id=end, pad_token_id=1
-    )
+    config = LlamaConfig(**sizes, bos_token_id=0, eos_token_id=end, pad_token_id=1)
     model = LlamaForCausalLM(config).eval()
     model.save_pretrained(tmp_path / "model")
     reference.save_pretrained(tmp_path / "model")
