@@ -172,14 +172,14 @@ def test_dimensions_know_their_limits(tmp_path: Path) -> None:
 
 
 class NoRule(nn.Module):
-    """A model that cannot be prepared: its cubic upsampling has no gradient rule."""
+    """A model that cannot be prepared: its determinant has no gradient rule."""
 
     def __init__(self) -> None:
         super().__init__()
         self.conv = nn.Conv2d(1, 2, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.interpolate(self.conv(x), scale_factor=2, mode="bicubic").mean(dim=(2, 3))
+        return torch.linalg.det(self.conv(x))
 
 
 def test_a_failure_leaves_nothing(tmp_path: Path) -> None:

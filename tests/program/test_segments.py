@@ -186,10 +186,10 @@ def test_cuts_are_the_values_that_everything_passes() -> None:
 
 
 def test_large_models_are_segments_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the bytes of their weights, except with recomputation, and with 4-bit matrices, which are constants."""
+    """By the bytes of their weights, except with recomputation."""
     loss, counts = losses.by_name("causal_lm"), []
     monkeypatch.setattr("edgepeft_export.compile.MANY_BYTES", 10_000)
     for compute, recompute in (("int8", "none"), ("int8", "block"), ("int4", "none")):
         compiled = compile_step(_forward("llama", "lora", compute), loss, OPTIMIZER, recompute)
         counts.append(len(compiled.programs["train"]) > 1)
-    assert counts == [True, False, False]
+    assert counts == [True, False, True]
