@@ -12,7 +12,7 @@ from edgepeft_export.autodiff import differentiate
 from edgepeft_export.autodiff.registry import NoGradientForCase
 from edgepeft_export.graph.custom_ops import CONTRIB, DOMAIN, FAKE_QUANTIZE, SCORES, int8_matmul, lower
 from edgepeft_export.graph.emit import Emitter
-from edgepeft_export.graph.rounding import LARGEST_PAIR, LARGEST_PAIR_BY_ROW, column_sums, steps_of, to_int8
+from edgepeft_export.graph.rounding import LARGEST_PAIR, STEPS, column_sums, to_int8
 from edgepeft_export.opset import IR_VERSION, assert_runs_on_devices
 
 RNG = np.random.default_rng(1)
@@ -136,7 +136,7 @@ def test_a_massive_token_does_not_round_the_others_away() -> None:
 def test_rows_of_one_sign_use_the_whole_range() -> None:
     """A zero point per row halves the error of rows of one sign; rows far from zero, or of zeros, are right as well."""
     draw = np.random.default_rng(4)
-    matrix = to_int8(draw.normal(size=(48, 16)).astype(np.float32), 1, LARGEST_PAIR_BY_ROW)
+    matrix = to_int8(draw.normal(size=(48, 16)).astype(np.float32), 1)
     x = draw.normal(size=(4, 32, 48)).astype(np.float32)
     x[0], x[1], x[2, :16], x[2, 16:], x[3, :16] = abs(x[0]), -abs(x[1]), x[2, :16] + 40, x[2, 16:] - 40, 0
     wanted, off = x @ (matrix.values * matrix.scale), {}
@@ -144,8 +144,7 @@ def test_rows_of_one_sign_use_the_whole_range() -> None:
         bench = Bench(x)
         w, s = bench.emit.stored("w", matrix.values), bench.emit.stored("s", matrix.scale)
         sums = None if symmetric else bench.emit.stored("sums", column_sums(matrix.values, matrix.scale, 1))
-        settings = {"rounding": "row", "steps": steps_of(LARGEST_PAIR_BY_ROW)}
-        y = int8_matmul(bench.emit, bench.x, w, s, None, None, None, sums, **settings)
+        y = int8_matmul(bench.emit, bench.x, w, s, None, None, None, sums, rounding="row")
         have, dx = bench.run(y, np.ones((4, 32, 16), np.float32))
         assert _off(dx, np.ones((4, 32, 16)) @ (matrix.values * matrix.scale).T) < 0.02
         assert not np.any(have[3, :16])
@@ -180,19 +179,17 @@ def _saturating(integers: Array, values: Array) -> Array:
     return np.clip(sums, -(2**15), 2**15 - 1).sum(axis=1)
 
 
-@pytest.mark.parametrize("pair", [LARGEST_PAIR, LARGEST_PAIR_BY_ROW])
 @pytest.mark.parametrize("zero_points", [False, True])
-def test_rounded_rows_of_extremes_do_not_saturate(zero_points: bool, pair: int) -> None:
+def test_rounded_rows_of_extremes_do_not_saturate(zero_points: bool) -> None:
     """The largest activations times the largest pairs: no pair of products passes 16 bits, and the result is exact."""
-    half = pair // 2
+    half = LARGEST_PAIR // 2
     values = np.tile(np.array([[half], [half], [-half], [-half]], np.int8), (8, 16))
     signs = np.where(values[:, :1].T > 0, 1.0, -1.0)
     x = np.concatenate([np.ones((1, 32)), -np.ones((1, 32)), signs, -signs, np.maximum(signs, 0)]).astype(np.float32)
     bench = Bench(x)
     w, s = bench.emit.stored("w", values), bench.emit.stored("s", np.ones(16, np.float32))
     sums = bench.emit.stored("sums", values.sum(axis=0, dtype=np.float32)) if zero_points else None
-    settings = {"rounding": "row", "steps": steps_of(pair)}
-    y = int8_matmul(bench.emit, bench.x, w, s, None, None, None, sums, **settings)
+    y = int8_matmul(bench.emit, bench.x, w, s, None, None, None, sums, rounding="row")
     (have, _), model = bench.run(y, np.ones((len(x), 16), np.float32)), ir.Model(bench.graph, ir_version=IR_VERSION)
     np.testing.assert_allclose(have, x @ values.astype(np.float32), rtol=1e-2, atol=1e-1)
     quantize = [node for node in model.graph if node.op_type == "QuantizeLinear"]
@@ -201,7 +198,7 @@ def test_rounded_rows_of_extremes_do_not_saturate(zero_points: bool, pair: int) 
         if integers.shape == x.shape:
             exact = integers.astype(np.int64) @ values.astype(np.int64)
             np.testing.assert_array_equal(_saturating(integers, values), exact)
-            assert integers.max() >= steps_of(pair) - 1  # the whole range is in use
+            assert integers.max() >= STEPS - 1  # the whole range is in use
 
 
 def test_small_probabilities_count_in_a_gradient_of_scores() -> None:

@@ -16,8 +16,8 @@ from edgepeft_export.graph.expansion import EXPAND, lower_expansion
 from edgepeft_export.graph.match import operand, operands, present
 from edgepeft_export.graph.nested.branches import write_if
 from edgepeft_export.graph.nested.groups import scan_groups
-from edgepeft_export.graph.rounding import STEPS
-from edgepeft_export.graph.row_rounding import RoundedRows, middle, round_finely, round_rows
+from edgepeft_export.graph.rounding import MIDDLE
+from edgepeft_export.graph.row_rounding import RoundedRows, round_finely, round_rows
 from edgepeft_export.graph.shapes import dims_of
 from edgepeft_export.opset.domains import CONTRIB as CONTRIB
 from edgepeft_export.opset.domains import DOMAIN as DOMAIN
@@ -30,8 +30,7 @@ In integer arithmetic. ``w`` is int8 or uint8, [K, N], or [N, K] with ``transB=1
 ``transposed`` is wᵀ, where it is stored as well; ``sums`` [N] are the columns' sums of ``(w - zero_point) · scale``.
 ``x`` is rounded at run time: ``rounding`` is ``tensor``, to 8 bits with one scale for the whole tensor; ``row``, with a
 scale per row, and a zero point per row where there are ``sums``; ``fine``, to 16 bits with a scale per row, in two
-products; or ``whole``, to whole numbers. ``steps`` are those of
-the range of a row, or twice the largest whole number. ``gradient`` says how the gradient of the matmul is rounded: see
+products; or ``whole``, to whole numbers. ``gradient`` says how the gradient of the matmul is rounded: see
 :class:`edgepeft_export.quantize.Quantization`, and :data:`SCORES`.
 """
 
@@ -91,18 +90,10 @@ def int8_matmul(
     trans_b: int = 0,
     rounding: str = "tensor",
     gradient: str = "row",
-    steps: int = STEPS,
 ) -> ir.Value:
     """Append an :data:`INT8_MATMUL`."""
     inputs = (x, w, scale, zero_point, bias, transposed, sums)
-    return emit.op(
-        INT8_MATMUL, *inputs, domain=DOMAIN, transB=trans_b, rounding=rounding, gradient=gradient, steps=steps
-    )
-
-
-def steps_of_rows(node: ir.Node) -> int:
-    """The steps of the range of a row that an :data:`INT8_MATMUL` rounds."""
-    return int(node.attributes.get_int("steps", STEPS))
+    return emit.op(INT8_MATMUL, *inputs, domain=DOMAIN, transB=trans_b, rounding=rounding, gradient=gradient)
 
 
 def lower(model: ir.Model) -> None:
@@ -137,7 +128,7 @@ class _Lowering:
     def __init__(self, constants: Emitter, transposed: dict[ir.Value, ir.Value]) -> None:
         self.constants, self._transposed = constants, transposed
         self._tensors: dict[ir.Value, tuple[ir.Value, ...]] = {}
-        self._rows: dict[tuple[ir.Value, int, bool], RoundedRows] = {}
+        self._rows: dict[tuple[ir.Value, bool], RoundedRows] = {}
 
     def int8_matmul(self, node: ir.Node) -> None:
         """Replace an :data:`INT8_MATMUL`."""
@@ -155,12 +146,12 @@ class _Lowering:
 
     def _by_row(self, node: ir.Node) -> None:
         (x, _, scale), zero_point, bias = operands(node, 3), present(node, 3), present(node, 4)
-        steps, sums, one = steps_of_rows(node), present(node, SUMS), self.constants.scalar(1.0, like=x)
-        key = (x, steps, sums is None)
+        sums, one = present(node, SUMS), self.constants.scalar(1.0, like=x)
+        key = (x, sums is None)
         if key not in self._rows:
-            self._rows[key] = round_rows(x, node, self.constants, steps, symmetric=sums is None)
+            self._rows[key] = round_rows(x, node, self.constants, symmetric=sums is None)
         rows = self._rows[key]
-        zero = self.constants.constant(np.array(middle(steps) if sums is None else 0, np.uint8))
+        zero = self.constants.constant(np.array(MIDDLE if sums is None else 0, np.uint8))
         inputs = [rows.integers, self._matrix(node), one, scale, zero, zero_point, None]
         result = _float(node, "MatMulIntegerToFloat", *inputs, domain=CONTRIB)
         if sums is not None and rows.negative_zero is not None:
@@ -171,9 +162,8 @@ class _Lowering:
     def _finely(self, node: ir.Node) -> None:
         """One product for both halves, so that an operand that is an input is arranged for the kernel once."""
         (x, _, scale), zero_point, bias = operands(node, 3), present(node, 3), present(node, 4)
-        steps = steps_of_rows(node)
-        rows, half = round_finely(x, node, self.constants, steps), middle(steps)
-        one, zero = self.constants.scalar(1.0, like=x), self.constants.constant(np.array(half, np.uint8))
+        rows = round_finely(x, node, self.constants)
+        one, zero = self.constants.scalar(1.0, like=x), self.constants.constant(np.array(MIDDLE, np.uint8))
         inputs = [rows.integers, self._matrix(node), one, scale, zero, zero_point, None]
         (product,) = _before(node, _node(node, "MatMulIntegerToFloat", inputs, domain=CONTRIB))
         product.type, product.shape = node.outputs[0].type, _doubled(node.outputs[0])
@@ -181,13 +171,13 @@ class _Lowering:
         whole, rest = _before(node, split)
         for part in (whole, rest):
             part.type, part.shape = node.outputs[0].type, node.outputs[0].shape
-        small = _float(node, "Mul", rest, self.constants.scalar(0.5 / half, like=x), scope="rest/")
+        small = _float(node, "Mul", rest, self.constants.scalar(0.5 / MIDDLE, like=x), scope="rest/")
         _scale(node, _float(node, "Add", whole, small, scope="rest/"), rows.step, bias)
 
     def _by_whole_numbers(self, node: ir.Node) -> None:
         (x, _, scale), zero_point, bias = operands(node, 3), present(node, 3), present(node, 4)
         one = self.constants.scalar(1.0, like=x)
-        zero = self.constants.constant(np.array(middle(steps_of_rows(node)), np.uint8))
+        zero = self.constants.constant(np.array(MIDDLE, np.uint8))
         (integers,) = _before(node, _node(node, "QuantizeLinear", [x, one, zero]))
         inputs = [integers, self._matrix(node), one, scale, zero, zero_point, bias]
         replace_node(node, _node(node, "MatMulIntegerToFloat", inputs, domain=CONTRIB))

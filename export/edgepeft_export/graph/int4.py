@@ -83,14 +83,14 @@ class Grid:
     middle: Float32Array | None
 
 
-def to_int4(matrix: Float32Array, group: int, pair: int = LARGEST_PAIR) -> Int4Matrix:
+def to_int4(matrix: Float32Array, group: int) -> Int4Matrix:
     """Round a matrix [inputs, outputs] to 4 bits, by groups of inputs; one that lies on a grid keeps its codes.
 
-    Of the int8 weights, the sums of neighbours along both axes stay within ``pair``, as those of an int8 matrix.
+    Of the int8 weights, the sums of neighbours along both axes stay within the limit of an int8 matrix.
     """
     rows = np.ascontiguousarray(matrix.T)
     kept = grids_of(rows, group)
-    made = [_within(grid, len(matrix), pair) for grid in (kept if kept is not None else _rounded(rows, group))]
+    made = [_within(grid, len(matrix)) for grid in (kept if kept is not None else _rounded(rows, group))]
     offsets = [part.offsets for part in made if part.offsets is not None]
     return Int4Matrix(
         np.concatenate([part.bytes for part in made], axis=-1),
@@ -101,14 +101,14 @@ def to_int4(matrix: Float32Array, group: int, pair: int = LARGEST_PAIR) -> Int4M
     )
 
 
-def _within(grid: Grid, inputs: int, pair: int) -> Int4Matrix:
+def _within(grid: Grid, inputs: int) -> Int4Matrix:
     """In whole numbers, with larger scales where neighbours would pass the limit."""
     scale = _scales(grid)
     while True:
         four = _matrix_of(grid, scale, inputs)
         integers = four.integers().astype(np.int16)
-        factor = pair_sums(integers).max(axis=0, initial=0) / pair
-        beside = np.repeat(pair_sums(integers.T).max(axis=1, initial=0) / pair, 2)
+        factor = pair_sums(integers).max(axis=0, initial=0) / LARGEST_PAIR
+        beside = np.repeat(pair_sums(integers.T).max(axis=1, initial=0) / LARGEST_PAIR, 2)
         factor[: len(beside)] = np.maximum(factor[: len(beside)], beside)
         if factor.max(initial=0) <= 1:
             return four

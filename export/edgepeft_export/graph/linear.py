@@ -20,8 +20,6 @@ from edgepeft_export.graph.expansion import Expansion, expand, expansion_of, ove
 from edgepeft_export.graph.int4 import to_int4
 from edgepeft_export.graph.match import only_reader, operand, present, producer_of
 from edgepeft_export.graph.rounding import (
-    LARGEST_PAIR,
-    LARGEST_PAIR_BY_ROW,
     column_sums,
     from_blocks,
     to_blocks,
@@ -191,13 +189,9 @@ class LinearSite:
         elif self.storage == "int4":
             self._store_expanded(array.astype(np.float32))
         else:
-            eight = to_int8(array.astype(np.float32), self.channels, self._largest_pair)
+            eight = to_int8(array.astype(np.float32), self.channels)
             self._store_sums(column_sums(eight.values, eight.scale, self.channels))
             self._store_quantized(eight.values, eight.scale)
-
-    @property
-    def _largest_pair(self) -> int:
-        return LARGEST_PAIR if _sums(self.node) is None else LARGEST_PAIR_BY_ROW
 
     def _store_quantized(self, integers: NDArray[np.generic], scales: NDArray[np.float32]) -> None:
         assert self.scale is not None
@@ -209,7 +203,7 @@ class LinearSite:
         """Store a matrix to expand; where the old one has other readers, as a new one."""
         graph, old = self.node.graph, self._expansion
         assert isinstance(graph, ir.Graph) and old is not None and self.scale is not None
-        four = to_int4(matrix, old.group, self._largest_pair)
+        four = to_int4(matrix, old.group)
         self._store(self.scale, four.scale)
         self._store_sums(column_sums(four.integers(), four.scale, 1))
         if len(operand(self.node, 1).uses()) == 1 and overwritten(old, four):

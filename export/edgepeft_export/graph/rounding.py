@@ -15,6 +15,9 @@ _Number = TypeVar("_Number", bound=np.number)
 STEPS = 255
 """Steps of the range of an activation in 8 bits."""
 
+MIDDLE = STEPS // 2
+"""The constant zero point of a symmetric range."""
+
 LARGEST_PAIR = 128
 """Largest sum of two neighbouring int8 weights of one sign that kernels multiply exactly by activations of 8 bits.
 
@@ -22,15 +25,6 @@ Without VNNI, x86 kernels add two products of a uint8 activation and an int8 wei
 255 · (a + b) <= 2¹⁵ - 1 = 32767 holds up to a + b = 128. ARM, WebAssembly and VNNI add in 32 bits. Under this limit a
 weight keeps more of its 8 bits than under the usual remedy, 7 bits for all.
 """
-
-LARGEST_PAIR_BY_ROW = LARGEST_PAIR
-"""The same where activations are rounded by row, whose range may have fewer steps: see :func:`steps_of`."""
-
-
-def steps_of(pair: int) -> int:
-    """The steps of the range of an activation whose products with pairs of up to this sum stay within 16 bits."""
-    return min(STEPS, (2**15 - 1) // pair)
-
 
 SHRINKAGE = tuple(np.linspace(0.7, 1.0, 7).tolist())
 """Fractions of a block's range that are tried for 4 bits: cutting off an outlier may serve all the others."""
@@ -67,17 +61,17 @@ class Blocks:
         return 2 * int(self.values.shape[2])
 
 
-def to_int8(matrix: Float32Array, axis: int, pair: int = LARGEST_PAIR) -> Int8Matrix:
+def to_int8(matrix: Float32Array, axis: int) -> Int8Matrix:
     """Round to int8, symmetric, with one scale for each index of ``axis``; other axes are free.
 
-    Of a matrix, the sums of neighbours along both axes stay within ``pair``, as the backward pass multiplies by the
-    transposed matrix.
+    Of a matrix, the sums of neighbours along both axes stay within ``LARGEST_PAIR``, as the backward pass multiplies by
+    the transposed matrix.
     """
     channels = matrix.shape[axis]
     moved = np.moveaxis(matrix.astype(np.float32, copy=False), axis, -1).reshape(-1, channels)
     step, values = np.empty(channels, np.float32), np.empty(moved.shape, np.int8)
     for part in parts(channels, len(moved)):
-        step[part] = _steps(moved[:, part], pair if matrix.ndim == 2 else None)
+        step[part] = _steps(moved[:, part], paired=matrix.ndim == 2)
         values[:, part] = np.rint(moved[:, part] / step[part])
     shaped = values.reshape(*np.delete(matrix.shape, axis), channels)
     return Int8Matrix(np.ascontiguousarray(np.moveaxis(shaped, -1, axis)), step, axis)
@@ -93,13 +87,13 @@ def parts(count: int, size: int) -> Iterator[slice]:
         yield slice(start, start + length)
 
 
-def _steps(columns: Float32Array, pair: int | None) -> Float32Array:
+def _steps(columns: Float32Array, *, paired: bool) -> Float32Array:
     """The scale of each column. Two weights still to be rounded move by half a step each, so one is left."""
     step = np.abs(columns).max(axis=0) / 127.0
-    if pair is not None:
-        step = np.maximum(step, pair_sums(columns).max(axis=0, initial=0) / (pair - 1.0))
+    if paired:
+        step = np.maximum(step, pair_sums(columns).max(axis=0, initial=0) / (LARGEST_PAIR - 1.0))
     step = np.where(step > 0, step, np.float32(1.0)).astype(np.float32)
-    return step if pair is None else _widened(columns, step, pair)
+    return _widened(columns, step) if paired else step
 
 
 def pair_sums(rows: NDArray[_Number]) -> NDArray[_Number]:
@@ -110,11 +104,11 @@ def pair_sums(rows: NDArray[_Number]) -> NDArray[_Number]:
     return sums
 
 
-def _widened(rows: Float32Array, step: Float32Array, pair: int) -> Float32Array:
+def _widened(rows: Float32Array, step: Float32Array) -> Float32Array:
     """Larger steps for two neighbouring columns whose integers would pass the limit when the matrix is transposed."""
     sums = pair_sums((rows / step).T).max(axis=1, initial=0)
     factor = np.ones_like(step)
-    factor[: 2 * len(sums)] = np.repeat(sums / (pair - 1.0), 2)
+    factor[: 2 * len(sums)] = np.repeat(sums / (LARGEST_PAIR - 1.0), 2)
     widened: Float32Array = step * np.maximum(factor, 1)
     return widened
 

@@ -1,4 +1,4 @@
-"""Rounds the rows of an activation or a gradient to 8 bits or fewer, each with a scale of its own.
+"""Rounds the rows of an activation or a gradient to 8 bits, each with a scale of its own.
 
 ``DynamicQuantizeLinear`` has one scale for the whole tensor, with which a row of a thousandth of another's size rounds
 to zero. Here a row r is ``step_r · (integers_r - zero_r)``.
@@ -8,8 +8,7 @@ sign, so its zero point differs from row to row: ``zero_r = -min(r) / step_r``, 
 ``zero_r`` times the sums of the matrix's columns. A gradient has as many large elements of one sign as of the other:
 its range is symmetric, and its zero point a constant.
 
-The number of steps of a range is what keeps the sum of two products within 16 bits: see
-:func:`edgepeft_export.graph.rounding.steps_of`. ``QuantizeLinear`` along the axis of rows divides, rounds and converts
+``QuantizeLinear`` along the axis of rows divides, rounds and converts
 in one pass over the tensor. With two reductions that makes three passes; a zero point adds two to the one over the
 product.
 """
@@ -23,6 +22,7 @@ import onnx_ir as ir
 
 from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.graph.match import other_input, producer_of
+from edgepeft_export.graph.rounding import MIDDLE, STEPS
 from edgepeft_export.graph.shapes import Dim, dims_of, rank
 
 SMALLEST = float(2.0**-100)
@@ -46,13 +46,8 @@ class RoundedRows:
     negative_zero: ir.Value | None
 
 
-def middle(steps: int) -> int:
-    """The constant zero point of a symmetric range."""
-    return steps // 2
-
-
-def round_rows(x: ir.Value, node: ir.Node, emit: Emitter, steps: int, *, symmetric: bool) -> RoundedRows:
-    """Round ``x`` to integers of 0 to ``steps``; the new nodes come before ``node``.
+def round_rows(x: ir.Value, node: ir.Node, emit: Emitter, *, symmetric: bool) -> RoundedRows:
+    """Round ``x`` to integers of 0 to ``STEPS``; the new nodes come before ``node``.
 
     The emitter only makes the constants.
     """
@@ -60,15 +55,15 @@ def round_rows(x: ir.Value, node: ir.Node, emit: Emitter, steps: int, *, symmetr
     last, small = emit.ints(-1), emit.scalar(SMALLEST, like=x)
     largest, smallest = (before.column(kind, x, last, keepdims=1) for kind in ("ReduceMax", "ReduceMin"))
     if symmetric:
-        size, count = before.column("Max", largest, before.column("Neg", smallest), small), middle(steps)
+        size, count = before.column("Max", largest, before.column("Neg", smallest), small), MIDDLE
     else:  # zero is in the range; one step is left, as the zero point and an element may both be rounded up
         below = before.column("Neg", before.column("Min", smallest, emit.scalar(0.0, like=x)))
-        size, count = before.column("Max", before.column("Add", largest, below), below, small), steps - 1
+        size, count = before.column("Max", before.column("Add", largest, below), below, small), STEPS - 1
     step = before.column("Mul", size, emit.scalar(1 / count, like=x))
     flat = before.flat(step, emit)
     if symmetric:
         negative_zero = None
-        zero = before.add("Expand", emit.constant(np.array([middle(steps)], np.uint8)), before.add("Shape", flat))
+        zero = before.add("Expand", emit.constant(np.array([MIDDLE], np.uint8)), before.add("Shape", flat))
     else:
         rounded = before.column("Round", before.column("Div", below, step))
         negative_zero = before.column("Neg", rounded)
@@ -76,21 +71,21 @@ def round_rows(x: ir.Value, node: ir.Node, emit: Emitter, steps: int, *, symmetr
     return RoundedRows(x, before.integers(x, flat, zero, emit), step, negative_zero)
 
 
-def round_finely(x: ir.Value, node: ir.Node, emit: Emitter, steps: int) -> RoundedRows:
+def round_finely(x: ir.Value, node: ir.Node, emit: Emitter) -> RoundedRows:
     """Round ``x`` to whole steps of its rows and to the rest, symmetric, the one after the other along the first axis.
 
-    ``step · (first + second / (2 · middle))`` is the activation, where both are the integers without their zero point.
+    ``step · (first + second / (2 · MIDDLE))`` is the activation, where both are the integers without their zero point.
     """
     before = _Before(node, x)
     largest, smallest = (before.column(kind, x, emit.ints(-1), keepdims=1) for kind in ("ReduceMax", "ReduceMin"))
     size = before.column("Max", largest, before.column("Neg", smallest), emit.scalar(SMALLEST, like=x))
-    step = before.column("Mul", size, emit.scalar(1 / middle(steps), like=x))
+    step = before.column("Mul", size, emit.scalar(1 / MIDDLE, like=x))
     units = before.add("Div", x, step)
     rest = before.add("Sub", units, before.add("Round", units))
     for value in (units, rest):
         value.type, value.shape = ir.TensorType(ir.DataType.FLOAT), x.shape
-    zero = emit.constant(np.array(middle(steps), np.uint8))
-    scales = (emit.scalar(1.0, like=x), emit.scalar(0.5 / middle(steps), like=x))
+    zero = emit.constant(np.array(MIDDLE, np.uint8))
+    scales = (emit.scalar(1.0, like=x), emit.scalar(0.5 / MIDDLE, like=x))
     whole, small = (
         before.add("QuantizeLinear", value, scale, zero) for value, scale in zip((units, rest), scales, strict=True)
     )

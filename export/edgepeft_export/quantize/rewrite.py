@@ -16,11 +16,8 @@ from edgepeft_export.graph.expansion import Expansion, expand, stored
 from edgepeft_export.graph.int4 import Int4Matrix, Int8Array, to_int4
 from edgepeft_export.graph.match import added_vector, operand
 from edgepeft_export.graph.rounding import (
-    LARGEST_PAIR,
-    LARGEST_PAIR_BY_ROW,
     Float32Array,
     column_sums,
-    steps_of,
     to_int8,
 )
 from edgepeft_export.graph.shapes import dims_of, rank
@@ -76,7 +73,7 @@ class Quantizer:
         smoothing, array = self._smoothing(weight), weight.array
         if smoothing is not None:
             array = smoothing.multiplied(array, 1 - weight.channels)
-        matrix = to_int8(array, weight.channels, self._largest_pair(weight))
+        matrix = to_int8(array, weight.channels)
         values = self._stored(weight, "int8", matrix.values)
         scale = self._stored(weight, "scale", matrix.scale)
 
@@ -102,16 +99,11 @@ class Quantizer:
             self._smoothed[x, smoothing.weight] = smoothing.divided(x, self._emit)
         return self._smoothed[x, smoothing.weight]
 
-    def _largest_pair(self, weight: Weight) -> int:
-        """Both passes multiply by the weight: where either rounds to 8 bits, its pairs are small."""
-        by_row = weight.name in self._rows and self._settings.gradient == "row"
-        return LARGEST_PAIR_BY_ROW if by_row else LARGEST_PAIR
-
     def _matmul(
         self, weight: Weight, values: ir.Value, scale: ir.Value, sums: Callable[[], Float32Array], trans_b: int
     ) -> Matmul:
-        by_row, steps = weight.name in self._rows, steps_of(self._largest_pair(weight))
         smoothing = self._smoothing(weight)
+        by_row = weight.name in self._rows
         rounding = "tensor" if not by_row else "fine" if smoothing is not None and smoothing.fine else "row"
 
         def matmul(x: ir.Value, bias: ir.Value | None, old: ir.Value) -> ir.Value:
@@ -122,7 +114,6 @@ class Quantizer:
                 trans_b=trans_b,
                 rounding=rounding,
                 gradient=SCORES if is_score(old) else self._settings.gradient,
-                steps=steps,
             )
 
         return matmul
@@ -130,7 +121,7 @@ class Quantizer:
     def _int4(self, weight: Weight) -> None:
         """Store 4 bits, expanded to int8 for a matmul; of a look-up table, only the rows that are looked up."""
         array = weight.array
-        four = to_int4(array if weight.channels == 1 else array.T, self._settings.block, self._largest_pair(weight))
+        four = to_int4(array if weight.channels == 1 else array.T, self._settings.block)
         if any(use.node.op_type == "Gather" for use in weight.value.uses()):
             self._rewrite(weight, None, lambda ids: self._rows_of_int4(weight, four, ids))
             return

@@ -20,12 +20,11 @@ from edgepeft_export.graph.custom_ops import (
     SCORES,
     TRANSPOSED,
     int8_matmul,
-    steps_of_rows,
 )
 from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.graph.match import operand, present
-from edgepeft_export.graph.rounding import pack_nibbles, unpack_nibbles
-from edgepeft_export.graph.row_rounding import SMALLEST, middle
+from edgepeft_export.graph.rounding import MIDDLE, pack_nibbles, unpack_nibbles
+from edgepeft_export.graph.row_rounding import SMALLEST
 from edgepeft_export.graph.shapes import dims_of
 
 
@@ -58,18 +57,18 @@ def _integer_product(
 ) -> ir.Value:
     """The same matrix, transposed if it was not and the other way round, in both layouts where both are stored."""
     w, transposed = operand(node, 1), present(node, TRANSPOSED)
-    trans_b, steps = 1 - int(node.attributes.get_int("transB", 0)), steps_of_rows(node)
+    trans_b = 1 - int(node.attributes.get_int("transB", 0))
 
     def product(rows: ir.Value, rounding: str) -> ir.Value:
         inputs = (rows, w, one, zero_point, None, transposed)
-        return int8_matmul(emit, *inputs, trans_b=trans_b, rounding=rounding, steps=steps)
+        return int8_matmul(emit, *inputs, trans_b=trans_b, rounding=rounding)
 
     # Rows of very different size would share one scale, and the small ones would round to 0.
     gradient = node.attributes.get_string("gradient", "row")
     if gradient != SCORES:
         return product(scaled, gradient)
     # In steps of its row, an entry is a whole number and a rest up to a half, which is rounded by itself.
-    step = _row_step(scaled, middle(steps), emit)
+    step = _row_step(scaled, MIDDLE, emit)
     units = emit.op("Div", scaled, step)
     rest = emit.op("Sub", units, emit.op("Round", units))
     return emit.op("Mul", emit.op("Add", product(units, "whole"), product(rest, "row")), step)
