@@ -42,7 +42,7 @@ def main() -> None:
         export(model, work / "fp32.onnx")
         quantize(work, home)
         rows = [adapt(work / f"{name}.onnx", work, device, test) for name in SOURCES]
-        print(f"{'file':9} {'before':>7} {'after':>7} {'packed tensors':>15} {'their bytes':>12}")
+        print(f"{'file':9} {'before':>7} {'after':>7} {'integer tensors':>15} {'their bytes':>12}")
         for row in rows:
             print("{:9} {:7.3f} {:7.3f} {:15} {:>12}".format(*row))
 
@@ -94,7 +94,7 @@ class Reader(CalibrationDataReader):
 
 
 def adapt(source: Path, work: Path, device: Path, test: Digits) -> tuple[str, float, float, int, str]:
-    """Prepare, fine-tune, merge: name, accuracy before and after, packed tensors, whether their bytes are the same."""
+    """Prepare, fine-tune, merge: name, accuracy before and after, integer tensors, whether their bytes are the same."""
     name = source.stem
     bundle, update, merged = work / f"{name}.bundle", work / f"{name}.safetensors", work / f"{name}.merged.onnx"
     prepared = edgepeft.prepare(source, method=edgepeft.Lora(rank=8), optimizer=AdamW(lr=5e-3), out=bundle)
@@ -104,7 +104,7 @@ def adapt(source: Path, work: Path, device: Path, test: Digits) -> tuple[str, fl
         "--epochs", "20", "--batch-size", "32", "--schedule", "cosine",
     )  # fmt: skip
     edgepeft.merge(bundle, update, to="onnx", out=merged)
-    before, after = packed(source), packed(merged)
+    before, after = integers(source), integers(merged)
     same = before <= after
     assert before and same
     return name, accuracy(source, test), accuracy(merged, test), len(before), "identical" if same else "changed"
@@ -117,7 +117,7 @@ def accuracy(model: Path, test: Digits) -> float:
     return float((scores.argmax(1) == labels).mean())
 
 
-def packed(model: Path) -> set[bytes]:
+def integers(model: Path) -> set[bytes]:
     """The contents of the matrices and kernels that are kept in 4 or 8 bits."""
     kinds = {ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT4, ir.DataType.UINT4}
     tensors = [value.const_value for value in ir.load(model).graph.initializers.values()]
