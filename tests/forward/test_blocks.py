@@ -117,8 +117,9 @@ def _gradients(forward: Forward) -> dict[str, np.ndarray]:
 
 
 def _nodes(forward: Forward) -> Counter[tuple[str, str]]:
-    """Numbers of nodes by module and operator."""
-    return Counter((str(node.name).partition("/")[0], node.op_type) for node in forward.model.graph)
+    """Numbers of nodes by module and operator. Those of no module have a number of the exporter's as name."""
+    split = ((str(node.name).partition("/"), node.op_type) for node in forward.model.graph)
+    return Counter((module if slash else "", kind) for (module, slash, _), kind in split)
 
 
 def _check_same(copied: Forward, whole: Forward) -> None:
