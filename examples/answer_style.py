@@ -18,7 +18,7 @@ from device import parse_device_python, run
 from smollm2 import smollm2
 
 import edgepeft
-from edgepeft.cli.notices import notices_as_lines
+from edgepeft.cli.screen.notices import notices_as_lines
 from edgepeft_export.optimizers import AdamW
 
 LESSONS = Path(__file__).with_name("pirate.jsonl")

@@ -6,13 +6,15 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from difflib import get_close_matches
 from importlib import import_module
 
 import click
 
 from edgepeft import __version__
-from edgepeft.cli.notices import notices_as_lines
+from edgepeft.cli.choice import Group
+from edgepeft.cli.screen.line import end_line
+from edgepeft.cli.screen.notices import notices_as_lines
+from edgepeft.cli.screen.verbosity import with_options
 from edgepeft.errors import SystemFailure
 from edgepeft_runtime.errors import EdgepeftError, MissingExtra
 from edgepeft_runtime.files.durable import hint_for
@@ -57,7 +59,7 @@ _EXTRAS = {
 }
 
 
-class _Commands(click.Group):
+class _Commands(Group):
     """Commands that are imported only when they run, so ``--help`` is fast and a device needs no host library."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  (the signature is click's)
@@ -67,15 +69,7 @@ class _Commands(click.Group):
         if cmd_name not in _COMMANDS:
             return None
         command: click.Command = import_module(f"edgepeft.cli.commands.{cmd_name.replace('-', '_')}").command
-        return command
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        similar = [] if args[0] in _COMMANDS else get_close_matches(args[0], _COMMANDS, n=2)
-        if similar:
-            ctx.fail(f"No such command {args[0]!r}. Did you mean {' or '.join(similar)}?")
-        return super().resolve_command(ctx, args)
+        return with_options(command)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         with formatter.section("Commands"):
@@ -92,8 +86,11 @@ def app() -> None:
     on the device      edgepeft train BUNDLE --data DATA --state DIR --update UPDATE
     on a workstation   edgepeft merge BUNDLE UPDATE --to peft --out ADAPTER
 
-    EDGEPEFT_DEBUG=1 shows where an error comes from.
+    -q and -v may also follow a command's name. EDGEPEFT_DEBUG=1 shows where an error comes from.
     """
+
+
+with_options(app)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -131,6 +128,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 def _fail(error: EdgepeftError) -> int:
     if os.environ.get("EDGEPEFT_DEBUG") == "1":
         traceback.print_exc()
+    end_line()
     click.echo(error.render(), err=True)
     return 1
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgepeft.cli.choice import Choice
 from edgepeft.cli.declared import F
 from edgepeft.cli.options import PATH, byte_count, column_options, sizes
 from edgepeft_export.memory.recompute import MODES
@@ -54,14 +55,14 @@ def compression_options(command: F) -> F:
         ),
         click.option(
             "--recompute",
-            type=click.Choice(MODES),
+            type=Choice(MODES),
             default="none",
             show_default=True,
             help="Compute activations inside a block twice instead of keeping them: less memory, more time.",
         ),
         click.option(
             "--weights",
-            type=click.Choice(WEIGHTS),
+            type=Choice(WEIGHTS),
             help="Frozen weights as constants of whole graphs, or as inputs of segments: less memory.  "
             "[default: input above 100 MB]",
         ),
@@ -89,11 +90,11 @@ def compression_options(command: F) -> F:
         ),
         click.option(
             "--gradient-rounding",
-            type=click.Choice(GRADIENTS),
+            type=Choice(GRADIENTS),
             help="Scale of integer gradients: one per row, or one per tensor, a little faster.  [default: row]",
         ),
         click.option(
-            "--block-size", type=click.Choice(list(map(str, BLOCKS))), help="Elements per step of int4.  [default: 32]"
+            "--block-size", type=Choice(list(map(str, BLOCKS))), help="Elements per step of int4.  [default: 32]"
         ),
         click.option(
             "--codebook",
@@ -109,7 +110,7 @@ def compression_options(command: F) -> F:
         ),
         click.option(
             "--compute",
-            type=click.Choice(COMPUTE),
+            type=Choice(COMPUTE),
             default="fp32",
             show_default=True,
             help="Quantization of frozen weights: none, 8 bits, or 4; both with integer arithmetic.",

@@ -8,6 +8,7 @@ from typing import Generic, TypeVar
 
 import click
 
+from edgepeft.cli.choice import Choice
 from edgepeft_runtime.registry import Registry
 from edgepeft_runtime.settings import Named, Setting
 
@@ -91,7 +92,7 @@ class Declared(Generic[T]):
             f"{self._prefix}{setting}",
             f"--{declared.option}{f'/--no-{declared.option}' if kind is bool else ''}",
             cls=_SettingOption,
-            type=click.Choice(choices) if choices else None if kind is bool else click.STRING if several else kind,
+            type=Choice(choices) if choices else None if kind is bool else click.STRING if several else kind,
             multiple=several,
             callback=_list_parser(kind) if several else None,
             default=None,

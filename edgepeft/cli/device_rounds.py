@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgepeft.cli.screen.verbosity import say
 from edgepeft_runtime.errors import BatchError, CannotWriteFile, DataError, NotFinite, StateError
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class TrainingStart:
 
         directory = DeviceDirectory(device)
         current = directory.start()
-        click.echo(f"training from round {current.round.round} of {current.round.campaign}", err=True)
+        say(f"training from round {current.round.round} of {current.round.campaign}", err=True)
         run = state or directory.run(current.round.round)
         return cls(run, bundle or _fetched(current), current.adapter, directory, current.round)
 

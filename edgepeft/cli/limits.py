@@ -15,7 +15,7 @@ import click
 from edgepeft.cli.declared import F
 
 if TYPE_CHECKING:
-    from edgepeft.cli.progress import Counter
+    from edgepeft.cli.screen.progress import Counter
     from edgepeft_runtime.train.limits import Limits, Pause
 
 UNFINISHED = 75

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
+from edgepeft.cli.choice import Choice
 from edgepeft.cli.declared import Declared
 from edgepeft.cli.options import names
 from edgepeft.methods.registry import DEFAULT, METHODS
@@ -46,7 +47,7 @@ def source_options(command: F) -> F:
         click.option("--task", help="Task such as text-classification.  [default: the model directory's]"),
         click.option(
             "--method",
-            type=click.Choice(list(METHODS)),
+            type=Choice(list(METHODS)),
             help=f"Fine-tuning method.  [default: {DEFAULT} for a model directory or .gguf]",
         ),
         click.argument("source"),

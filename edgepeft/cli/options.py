@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edgepeft.cli.choice import Choice
 from edgepeft.cli.declared import F, split_names
 from edgepeft.cli.errors import ForeignAdapter
 from edgepeft.errors import NoAdapterDirectory
@@ -102,7 +103,7 @@ def run_options(command: F) -> F:
 
 engine_option = click.option(
     "--engine",
-    type=click.Choice(ENGINES),
+    type=Choice(ENGINES),
     default=PORTABLE,
     show_default=True,
     help="Engine; ort-training runs the official artifacts and needs edgepeft[ort-training].",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +23,10 @@ from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.bundle.manifest import Manifest
 from edgepeft_runtime.data.datasets import Dataset
 from edgepeft_runtime.errors import UnknownData
-from edgepeft_runtime.names import some
+from edgepeft_runtime.names import path_hint, some
 from edgepeft_runtime.notices import notice
+
+_LOG = logging.getLogger(__name__)
 
 TEXT, LABEL = "text", "label"
 SECOND = "text_pair"
@@ -93,7 +96,7 @@ def load(
         return _rows(rows_in_memory(data, names.texts, names.label), bundle, names, labelled, template)
     path = Path(data)
     if not path.exists():
-        raise NoSuchData(f"There is no data at {path}.", context=None, hint="check the path.")
+        raise NoSuchData(f"There is no data at {path}.", context=None, hint=path_hint(path, "check the path."))
     if path.is_dir() or path.suffix.lower() == ".npz":
         _notice_unused(str(path), names, template)
         read = ImageFolder if path.is_dir() else read_arrays
@@ -109,6 +112,12 @@ def load(
 
 def _rows(records: Records, bundle: Bundle, names: _Names, labelled: bool, template: str | None) -> Dataset:
     """Load the rows of a table."""
+    dataset = _read_rows(records, bundle, names, labelled, template)
+    _LOG.debug("%s: %d examples, columns %s", records.source, len(dataset), some(records.columns, 20))
+    return dataset
+
+
+def _read_rows(records: Records, bundle: Bundle, names: _Names, labelled: bool, template: str | None) -> Dataset:
     manifest = bundle.manifest
     if manifest.loss.kind == "causal_lm":
         return _causal(records, bundle, names, labelled, template)

@@ -14,6 +14,7 @@ from typing import Protocol
 from edgepeft.data.errors import BadLine, NotUtf8
 from edgepeft_runtime.errors import CannotReadData, DataError, NoData
 from edgepeft_runtime.files.unpacking import room
+from edgepeft_runtime.names import did_you_mean
 from edgepeft_runtime.notices import notice
 
 Row = tuple[int, list[object]]
@@ -139,7 +140,9 @@ class _Csv:
         if self.columns.count(name) == 1:
             return self.columns.index(name)
         many = "are several columns" if name in self.columns else "is no column"
-        raise self.error(line, f"There {many} {name!r}.", f"columns: {', '.join(self.columns)}", column_hint(name))
+        raise self.error(
+            line, f"There {many} {name!r}.", f"columns: {', '.join(self.columns)}", column_hint(name, self.columns)
+        )
 
 
 class Objects:
@@ -165,7 +168,7 @@ class Objects:
             for name in wanted:
                 if name not in value:
                     facts = f"fields: {', '.join(value)}"
-                    raise self.error(number, f"There is no field {name!r}.", facts, column_hint(name))
+                    raise self.error(number, f"There is no field {name!r}.", facts, column_hint(name, list(value)))
             yield number, [value[name] for name in wanted]
 
     def error(self, number: int, message: str, context: str | None, hint: str) -> DataError:
@@ -221,9 +224,10 @@ def _listed(path: Path, content: str) -> list[tuple[int, Mapping[str, object]]]:
     return list(enumerate(values, start=1))
 
 
-def column_hint(name: str) -> str:
+def column_hint(name: str, columns: Sequence[str]) -> str:
     """Return what to do where a column is missing."""
-    return f"name a column {name!r} in the data, or choose another one (--text-column, --label-column)."
+    near = did_you_mean(name, columns, "") if name not in columns else ""
+    return f"{near} name a column {name!r} in the data, or choose another one (--text-column, --label-column).".lstrip()
 
 
 def _content(path: Path) -> bytes:

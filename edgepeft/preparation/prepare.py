@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -37,6 +38,8 @@ from edgepeft_runtime.bundle.manifest import TextSpec
 from edgepeft_runtime.engine.registry import ORT_TRAINING, PORTABLE, check_engine
 from edgepeft_runtime.files.schema import Json
 from edgepeft_runtime.notices import notice
+
+_LOG = logging.getLogger(__name__)
 
 LossLike: TypeAlias = str | losses.Loss | Callable[..., Tensor] | Path
 Model: TypeAlias = nn.Module | Source | str | Path
@@ -125,7 +128,7 @@ def prepare(
         EdgepeftError: A part does not fit; the error says what to do about it. ``out`` is not written then.
     """
     check_target(Path(out), overwrite)
-    log = on_progress or _no_log
+    log = _logged(on_progress)
     source = _source(model, example_inputs)
     compression, raw = compression or Compression(), preprocessing or Preprocessing()
     tokenizer_files = {} if raw.tokenizer is None else read_tokenizer_file(Path(raw.tokenizer), source.model)
@@ -288,8 +291,15 @@ def _artifacts(engine: str | OrtTraining) -> Callable[[Path], object] | None:
     return export_ort_training if engine == ORT_TRAINING else None
 
 
-def _no_log(_: str) -> None:
-    """Ignore the message."""
+def _logged(on_progress: Callable[[str], None] | None) -> Callable[[str], None]:
+    """Return a function that logs the message of a stage, and passes it on."""
+
+    def log(text: str) -> None:
+        _LOG.debug("%s", text)
+        if on_progress is not None:
+            on_progress(text)
+
+    return log
 
 
 def doctor(
@@ -300,6 +310,7 @@ def doctor(
     loss: LossLike | None = None,
     trainable: Sequence[str] = (),
     interface: Interface | None = None,
+    on_progress: Callable[[str], None] | None = None,
 ) -> Diagnosis:
     """Report which parameters would train and which operators have no gradient rule.
 
@@ -309,16 +320,19 @@ def doctor(
     Raises:
         EdgepeftError: The model cannot be prepared for a reason other than a missing gradient rule.
     """
+    log = _logged(on_progress)
     source = _source(model, example_inputs)
     attachment = _attachment(method, trainable, interface, Compression())
-    exported = _export(source, attachment, loss, _labels(interface), _no_log)
+    exported = _export(source, attachment, loss, _labels(interface), log)
+    log("looking up the gradient rule of each operator before the loss")
     missing = missing_rules(exported.forward, exported.loss)
     if not missing:
+        log("compiling the train step, and taking a step on the example")
         optimizer = optimizers.by_name("sgd")
         compiled = compile_step(exported.forward, exported.loss, optimizer)
         extras = Extras(classes=_classes(source.classes, exported.forward))
         with tempfile.TemporaryDirectory() as folder:
-            out, trial = Path(folder) / "bundle", exported.trial(False, _no_log)
+            out, trial = Path(folder) / "bundle", exported.trial(False, log)
             write_bundle(compiled, exported.loss, optimizer, out, extras, complete=trial)
     forward = exported.forward
     non_trainable = forward.adapter.non_trainable

@@ -10,6 +10,7 @@ import importlib.util
 import io
 import json
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -37,7 +38,7 @@ from edgepeft.sources.text_processor import FILE as TOKENIZER
 from edgepeft.sources.text_processor import Tokenization, check_embedding, longest_text, padding_id, read_tokenizer
 from edgepeft_runtime.bundle.manifest import ImageSpec, TextSpec
 from edgepeft_runtime.files.schema import Json
-from edgepeft_runtime.names import some
+from edgepeft_runtime.names import did_you_mean, path_hint, some
 from edgepeft_runtime.notices import notice
 
 if TYPE_CHECKING:
@@ -123,7 +124,9 @@ def load_source(
         return _load_files(files_in(path), task, names, max_length, template, seed)
     if path.suffix in (".onnx", SUFFIX) and not path.is_file():
         raise NoSuchSource(
-            f"There is no file {path}.", context=None, hint=f"give the path of a file that ends in {path.suffix}."
+            f"There is no file {path}.",
+            context=None,
+            hint=path_hint(path, f"give the path of a file that ends in {path.suffix}."),
         )
     if path.suffix == SUFFIX:
         return _load_files(ModelFiles(path.parent, path.name), task, names, max_length, template, seed)
@@ -136,7 +139,18 @@ def load_source(
     raise NoSuchSource(
         f"{source} is not a model directory, a .gguf or .onnx file, or package.module:function.",
         context=None,
-        hint="models are read from disk, nothing is downloaded: check the path.",
+        hint=path_hint(path, _how_to_get(str(source))),
+    )
+
+
+def _how_to_get(source: str) -> str:
+    """Return how a model comes to disk; a source may be its name on the Hub."""
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source):
+        return "models are read from disk, nothing is downloaded: check the path."
+    folder = source.rpartition("/")[2]
+    return (
+        "models are read from disk, nothing is downloaded. If it is a model of the Hugging Face Hub: "
+        f"hf download {source} --local-dir {folder}, and give that directory."
     )
 
 
@@ -153,7 +167,9 @@ def _load_files(
         task = task or _task_of(files.folder, _read_config(files.folder))
     task = task or GGUF_TASK
     if task not in TASKS:
-        raise UnknownTask(f"There is no task {task!r}.", context=f"there are: {', '.join(TASKS)}", hint="choose one.")
+        raise UnknownTask(
+            f"There is no task {task!r}.", context=f"there are: {', '.join(TASKS)}", hint=did_you_mean(task, TASKS)
+        )
     auto_class, loss = TASKS[task]
     model = _load_transformers(files, auto_class, classes, seed, config)
     if task != "token-classification":

@@ -236,8 +236,8 @@ def write_onnx(path: Path, op: str, shape: list[int]) -> Path:
             "--acceptance-check needs --data",
         ),
         (["pull", "--into", "d"], "REMOTE"),
-        (["fly"], "No such command 'fly'"),
-        (["trian"], "Did you mean train?"),
+        (["fly"], "There is no command 'fly'"),
+        (["trian"], "Did you mean 'train'?"),
     ],
 )
 def test_wrong_usage_leaves_with_2(edgepeft: Command, arguments: list[str], word: str) -> None:

@@ -30,6 +30,8 @@ for command in [*light, *([name] for name in allowed)]:
     loaded = {{name.partition(".")[0] for name in sys.modules}} & set({names!r})
     loaded -= allowed.get("".join(command), set())
     assert not loaded, (command, loaded)
+assert run(["methods"]) == 0
+assert "torch" not in sys.modules
 """
     process = start(code)
     out, err = process.communicate()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 
-from edgepeft.cli.progress import Counter
+from edgepeft.cli.screen.progress import Counter
 from edgepeft_runtime.train.records import Progress, StepPart
 
 

@@ -17,7 +17,7 @@ _COMMANDS = ("aggregate", "deliver", "export_ort_training", "join", "keys", "pub
 _LATE = (
     *(f"edgepeft.cli.commands.{name}" for name in _COMMANDS),
     "edgepeft.cli.limits",
-    "edgepeft.cli.progress",
+    "edgepeft.cli.screen.progress",
     "cryptography.hazmat.primitives.asymmetric.ed25519",
     "edgepeft.aggregation",
     "edgepeft_export.ort_training.artifacts",

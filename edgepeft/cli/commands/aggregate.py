@@ -11,8 +11,10 @@ import click
 
 from edgepeft.aggregation.errors import StackCannotBeEvaluated, TargetAmongUpdates, WorseThanBefore
 from edgepeft.aggregation.settings import EXAMPLES_CAP, RULES, WEIGHTS
+from edgepeft.cli.choice import Choice
 from edgepeft.cli.options import PATH, column_options, metric_option
-from edgepeft.cli.output import json_option
+from edgepeft.cli.screen.output import json_option
+from edgepeft.cli.screen.verbosity import say
 from edgepeft.errors import WrongSuffix
 from edgepeft_runtime.errors import NoSuchFolder
 from edgepeft_runtime.figures import number, percent, size
@@ -56,7 +58,7 @@ def _others(
 )
 @click.option(
     "--rule",
-    type=click.Choice(RULES),
+    type=Choice(RULES),
     default=RULES[0],
     show_default=True,
     help="Average of LoRA pairs: fedavg A and B separately, ffa B alone, svd the nearest to the mean product, stack "
@@ -64,7 +66,7 @@ def _others(
 )
 @click.option(
     "--weights",
-    type=click.Choice(WEIGHTS),
+    type=Choice(WEIGHTS),
     default=WEIGHTS[0],
     show_default=True,
     help="Weight of a device: equal for all, or the number of examples it reports.",
@@ -148,13 +150,13 @@ def command(
         click.echo(out.with_suffix(".json").read_text("utf-8"), nl=False)
         return
     if verdict is not None:
-        click.echo(
+        say(
             f"held out: loss {number(verdict.before.loss)} -> {number(verdict.after.loss)}, accuracy "
             f"{percent(verdict.before.accuracy)} -> {percent(verdict.after.accuracy)}"
         )
         for name, score in verdict.after.metrics.items():
-            click.echo(f"held out: {name} {number(verdict.before.metrics[name].value)} -> {number(score.value)}")
-    click.echo(f"{out}: {size(out.stat().st_size)}; report: {out.with_suffix('.json')}")
+            say(f"held out: {name} {number(verdict.before.metrics[name].value)} -> {number(score.value)}")
+    say(f"{out}: {size(out.stat().st_size)}; report: {out.with_suffix('.json')}")
 
 
 def _round(workspace: Path, *, alike: bool) -> tuple[Mapping[Path, float], Path, dict[str, Any]]:
@@ -165,7 +167,7 @@ def _round(workspace: Path, *, alike: bool) -> tuple[Mapping[Path, float], Path,
     late = sum(factor < 1 for factor in newest.updates.values())
     details = f", {late} of earlier rounds, with less weight" if late else ""
     details += f", {newest.left_out} of earlier rounds left out" if newest.left_out else ""
-    click.echo(f"round {newest.round}: {len(newest.updates)} devices{details}", err=True)
+    say(f"round {newest.round}: {len(newest.updates)} devices{details}", err=True)
     return newest.updates, newest.adapter, {"clip": newest.clip, "earlier": newest.earlier}
 
 
@@ -232,23 +234,19 @@ def _print(report: AggregateReport) -> None:
         click.echo(f"refused {refused}", err=True)
     clipped = sum(update.clipped < 1 for update in report.updates)
     counts = (len(report.updates), "updates"), (report.duplicates, "duplicates"), (len(report.refused), "refused")
-    click.echo(", ".join(f"{count} {what}" for count, what in (*counts, (clipped, "clipped"))))
+    say(", ".join(f"{count} {what}" for count, what in (*counts, (clipped, "clipped"))))
     norms = sorted(update.norm for update in report.updates)
-    click.echo(f"norms of the changes: {norms[0]:.3g} to {norms[-1]:.3g}, median {norms[len(norms) // 2]:.3g}")
+    say(f"norms of the changes: {norms[0]:.3g} to {norms[-1]:.3g}, median {norms[len(norms) // 2]:.3g}")
     if report.cut is not None:
-        click.echo(f"{report.robust}: {report.cut} of {len(norms)} values left out at either end")
+        say(f"{report.robust}: {report.cut} of {len(norms)} values left out at either end")
         if len(norms) < 5:
-            click.echo("with fewer than five devices a robust statistic guarantees no protection", err=True)
+            say("with fewer than five devices a robust statistic guarantees no protection", err=True)
     if report.merge_error is not None:
         worst = max(report.merge_error.pairs.values())
-        click.echo(
-            f"merge error: {report.merge_error.relative:.2%} of the exact change, at most {worst:.2%} in a layer"
-        )
+        say(f"merge error: {report.merge_error.relative:.2%} of the exact change, at most {worst:.2%} in a layer")
     for name, union in report.sparse.items():
-        click.echo(
-            f"{name}: {union.kept} of {union.indices} indices kept, {percent(union.fraction)} of the squared change"
-        )
+        say(f"{name}: {union.kept} of {union.indices} indices kept, {percent(union.fraction)} of the squared change")
     if report.privacy is not None:
         spent = report.privacy
         sampled = "" if spent.sampling == 1.0 else f", each update counting with probability {spent.sampling:g}"
-        click.echo(f"privacy: epsilon {spent.epsilon:.3g} at delta {spent.delta:g} over {spent.rounds} rounds{sampled}")
+        say(f"privacy: epsilon {spent.epsilon:.3g} at delta {spent.delta:g} over {spent.rounds} rounds{sampled}")

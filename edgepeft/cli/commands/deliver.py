@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from edgepeft.cli.options import PATH, ca_option, device_option
+from edgepeft.cli.screen.verbosity import say
 
 
 @click.command("deliver")
@@ -21,4 +22,4 @@ def command(update: Path, remote: str, device: Path, ca_file: Path | None) -> No
     result = deliver(update, remote, device, ca_file=ca_file)
     delivery = result.delivery
     what = "was there already" if result.repeated else "delivered"
-    click.echo(f"{what}: update {delivery.sequence} of {delivery.device}, round {delivery.round}, {delivery.sha256}")
+    say(f"{what}: update {delivery.sequence} of {delivery.device}, round {delivery.round}, {delivery.sha256}")

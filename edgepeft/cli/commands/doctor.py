@@ -9,7 +9,8 @@ import click
 
 from edgepeft.cli.declared import SectionedCommand
 from edgepeft.cli.method import METHOD, chosen_method, loaded_source, source_options
-from edgepeft.cli.output import json_option, write_json
+from edgepeft.cli.screen.output import json_option, write_json
+from edgepeft.cli.screen.progress import Stages
 from edgepeft.methods.registry import METHODS
 
 if TYPE_CHECKING:
@@ -44,10 +45,13 @@ def command(
     from edgepeft.preparation.options import Interface
     from edgepeft.preparation.prepare import doctor
 
-    loaded = loaded_source(source, task=task, classes=classes, max_length=max_length, seed=seed)
-    if every_method:
-        return _survey(loaded, as_json)
-    diagnosis = doctor(loaded, method=chosen, loss=loss, trainable=train, interface=Interface(outputs=outputs))
+    with Stages(silent=as_json) as stages:
+        stages(f"loading {source}")
+        loaded = loaded_source(source, task=task, classes=classes, max_length=max_length, seed=seed)
+        if every_method:
+            return _survey(loaded, as_json, stages)
+        graph = Interface(outputs=outputs)
+        diagnosis = doctor(loaded, method=chosen, loss=loss, trainable=train, interface=graph, on_progress=stages)
     if as_json:
         write_json(diagnosis)
         return int(bool(diagnosis.missing_rules))
@@ -67,7 +71,7 @@ def command(
     return 1
 
 
-def _survey(source: Source, as_json: bool) -> int:
+def _survey(source: Source, as_json: bool, stages: Stages) -> int:
     from torch import nn
 
     from edgepeft.preparation.survey import survey
@@ -77,7 +81,9 @@ def _survey(source: Source, as_json: bool) -> int:
         raise click.UsageError(
             f"--methods needs a torch model; an .onnx file supports --train, or the methods {', '.join(files)}."
         )
+    stages("attaching each method")
     fits = list(survey(source.model))
+    stages.end()
     if as_json:
         write_json(fits)
         return 0

@@ -14,7 +14,7 @@ from edgepeft.cli.options import (
     run_options,
     template_option,
 )
-from edgepeft.cli.output import json_option, write_json
+from edgepeft.cli.screen.output import json_option, write_json
 from edgepeft.cli.session import trainer_and_data
 from edgepeft_runtime.figures import number, percent
 

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edgepeft.cli.choice import Choice
 from edgepeft.cli.declared import F
 from edgepeft.cli.options import PATH, bundle_argument
+from edgepeft.cli.screen.verbosity import say
 from edgepeft_runtime.figures import size
 
 if TYPE_CHECKING:
@@ -23,7 +25,7 @@ def gradient_options(command: F) -> F:
         ),
         click.option(
             "--gradient",
-            type=click.Choice(["own", "official"]),
+            type=Choice(["own", "official"]),
             help="Source of the gradient graph; official is ONNX Runtime's own tool.  [default: own]",
         ),
     ):
@@ -50,4 +52,4 @@ def command(bundle: Path, gradient: str | None, training_python: Path | None) ->
 
     folder = export_ort_training(bundle, ort_training(gradient, training_python))
     for file in sorted(folder.iterdir()):
-        click.echo(f"{file}: {size(file.stat().st_size)}")
+        say(f"{file}: {size(file.stat().st_size)}")

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from edgepeft.cli.options import PATH, adapter_of, bundle_argument, template_option
-from edgepeft.cli.output import json_option
+from edgepeft.cli.screen.output import json_option
 
 
 @click.command("generate")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgepeft.cli.options import bundle_argument, sizes
-from edgepeft.cli.output import json_option
+from edgepeft.cli.screen.output import json_option
 from edgepeft_runtime.figures import size
 
 if TYPE_CHECKING:

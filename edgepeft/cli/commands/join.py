@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgepeft.cli.options import PATH, ca_option, device_option
+from edgepeft.cli.screen.verbosity import say
 
 if TYPE_CHECKING:
     from edgepeft_runtime.data.batch import Batch
@@ -39,11 +40,11 @@ def command(
         directory.adopt(identity)
     joined = join(remote, directory, bundle, batch=None if probe is None else _probe_batch(probe), ca_file=ca_file)
     if joined.advice is not None:
-        click.echo(f"note: {joined.advice}", err=True)
+        say(f"note: {joined.advice}", err=True)
     what = "switched to" if joined.switched else "stays with"
-    click.echo(f"{what} round {joined.round.round} of {joined.round.campaign}: {joined.adapter}")
+    say(f"{what} round {joined.round.round} of {joined.round.campaign}: {joined.adapter}")
     if joined.bundle is not None:
-        click.echo(f"bundle: {joined.bundle}")
+        say(f"bundle: {joined.bundle}")
 
 
 def _probe_batch(probe: Path) -> Batch:

@@ -6,13 +6,15 @@ from pathlib import Path
 
 import click
 
+from edgepeft.cli.choice import Choice, Group
 from edgepeft.cli.options import PATH, workspace_option
+from edgepeft.cli.screen.verbosity import say
 from edgepeft_runtime.errors import CannotWriteFile
 
 _ALGORITHMS = ("hmac-sha256", "ed25519")
 
 
-@click.group("keys")
+@click.group("keys", cls=Group)
 def command() -> None:
     """Create a fleet's key, register and revoke devices. Only the owner can read key files."""
 
@@ -25,7 +27,7 @@ def new(campaign: str, workspace: Path) -> None:
     from edgepeft.sync import Keys, Workspace
 
     key = Keys(Workspace(workspace)).create(campaign)
-    click.echo(f"campaign {campaign}, host key {key.public.hex()}")
+    say(f"campaign {campaign}, host key {key.public.hex()}")
 
 
 @command.command("add")
@@ -34,7 +36,7 @@ def new(campaign: str, workspace: Path) -> None:
 @click.option("--out", type=PATH, required=True, help="File to copy to the device, for `edgepeft join --identity`.")
 @click.option(
     "--algorithm",
-    type=click.Choice(_ALGORITHMS),
+    type=Choice(_ALGORITHMS),
     default=_ALGORITHMS[0],
     show_default=True,
     help="Signature algorithm; ed25519 needs the package cryptography on the device.",
@@ -50,7 +52,7 @@ def add(device: str, workspace: Path, out: Path, algorithm: str) -> None:
         context = f"{out.parent} is not a folder."
         raise CannotWriteFile(f"Cannot write {out}.", context=context, hint="create the folder.")
     Keys(Workspace(workspace)).add(device, out, algorithm)
-    click.echo(f"registered {device}; copy {out} to it, and delete it here.")
+    say(f"registered {device}; copy {out} to it, and delete it here.")
 
 
 @command.command("revoke")
@@ -62,7 +64,7 @@ def revoke(device: str, workspace: Path) -> None:
     from edgepeft.sync.keys import REVOKED
 
     Keys(Workspace(workspace)).set_state(device, REVOKED)
-    click.echo(f"revoked {device}.")
+    say(f"revoked {device}.")
 
 
 @command.command("restore")
@@ -78,4 +80,4 @@ def restore(device: str, workspace: Path) -> None:
     with host.locked(), Ledger(host.ledger) as ledger:
         ledger.unblock(device)
         ledger.commit()
-    click.echo(f"restored {device}.")
+    say(f"restored {device}.")

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edgepeft.cli.choice import Choice
 from edgepeft.cli.declared import Declared, SectionedCommand, summary
 from edgepeft.cli.options import PATH, bundle_argument, column_options
-from edgepeft.cli.output import json_option, write_json
+from edgepeft.cli.screen.output import json_option, write_json
+from edgepeft.cli.screen.verbosity import say
 from edgepeft.merging.registry import TARGETS
 
 if TYPE_CHECKING:
@@ -25,7 +27,7 @@ _EXAMPLES, _ROWS = 64, 8
 @click.command("merge", cls=SectionedCommand)
 @bundle_argument
 @click.argument("update", type=PATH)
-@click.option("--to", type=click.Choice(list(TARGETS)), required=True, help=_FORMATS)
+@click.option("--to", type=Choice(list(TARGETS)), required=True, help=_FORMATS)
 @click.option("--out", type=PATH, required=True, help="File or directory to write.")
 @FORMAT.settings
 @click.option("--adapter", type=PATH, help="Adapter of an earlier round that the device started from.")
@@ -60,7 +62,7 @@ def command(
         adapter=adapter,
         calibration=None if data is None else _batches(data, opened, text_column, label_column),
         overwrite=overwrite,
-        on_progress=notes.append if as_json else lambda text: click.echo(f"{out}: {text}"),
+        on_progress=notes.append if as_json else lambda text: say(f"{out}: {text}"),
     )
     if as_json:
         write_json({"format": to, "out": out, "notes": notes})

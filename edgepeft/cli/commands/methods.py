@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from edgepeft.cli.declared import shown, summary
-from edgepeft.cli.output import json_option, write_json
+from edgepeft.cli.screen.output import json_option, write_json
 from edgepeft.methods.base import Method
 from edgepeft.methods.registry import METHODS
 

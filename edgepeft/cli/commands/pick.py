@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from edgepeft.cli.options import bundle_argument, data_options, run_options
+from edgepeft.cli.screen.verbosity import say
 
 
 @click.command("pick")
@@ -25,4 +26,4 @@ def command(
     opened = Bundle.open(bundle)
     dataset = load(data, opened, text_column=text_column, label_column=label_column)
     pick(bundle, source_of(dataset, opened.manifest, batch_size).batches(0), threads=threads)
-    click.echo(f"{bundle}: picked; updates trained from it before are stale now")
+    say(f"{bundle}: picked; updates trained from it before are stale now")

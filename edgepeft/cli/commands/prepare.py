@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgepeft.cli.choice import Choice
 from edgepeft.cli.commands.export_ort_training import gradient_options, ort_training
 from edgepeft.cli.compression import calibration, compression_options, quantization
 from edgepeft.cli.compression import memory_budget as budget_of
 from edgepeft.cli.declared import Declared, SectionedCommand
 from edgepeft.cli.method import LOSS, METHOD, chosen_method, loaded_source, source_options
 from edgepeft.cli.options import PATH, template_option
-from edgepeft.cli.output import json_option, write_json
+from edgepeft.cli.screen.output import json_option, write_json
+from edgepeft.cli.screen.progress import Stages
+from edgepeft.cli.screen.verbosity import say
 from edgepeft_export.optimizers.registry import DEFAULT, OPTIMIZERS
 from edgepeft_runtime.engine.registry import ENGINES, PORTABLE
 from edgepeft_runtime.figures import size
@@ -29,14 +32,12 @@ OPTIMIZER = Declared(OPTIMIZERS)
 @click.command("prepare", cls=SectionedCommand)
 @source_options
 @click.option("--out", type=PATH, required=True, help="Directory of the bundle.")
-@click.option(
-    "--optimizer", type=click.Choice(list(OPTIMIZERS)), default=DEFAULT, show_default=True, help="Update rule."
-)
+@click.option("--optimizer", type=Choice(list(OPTIMIZERS)), default=DEFAULT, show_default=True, help="Update rule.")
 @OPTIMIZER.settings
 @LOSS.settings
 @template_option
 @compression_options
-@click.option("--engine", type=click.Choice(ENGINES), default=PORTABLE, help="Engine; ort-training adds its artifacts.")
+@click.option("--engine", type=Choice(ENGINES), default=PORTABLE, help="Engine; ort-training adds its artifacts.")
 @gradient_options
 @click.option("--overwrite", is_flag=True, help="Replace an existing bundle.")
 @json_option
@@ -83,36 +84,38 @@ def command(
     from edgepeft_export.bundle import check_target
 
     check_target(out, overwrite)
-    loaded = loaded_source(source, task=task, classes=classes, max_length=max_length, template=template, seed=seed)
-    columns = (text_column, label_column)
-    prepared = prepare(
-        loaded,
-        out=out,
-        method=chosen,
-        loss=_loss(loss or loaded.loss, LOSS.given(settings)),
-        optimizer=OPTIMIZER.make(optimizer, OPTIMIZER.given(settings)),
-        compute=quantized,
-        trainable=train,
-        compression=Compression(
-            prune,
-            calibration(loaded, calibrate, loss or loaded.loss, train, columns),
-            recompute,
-            weights,
-            budget_of(loaded, memory_budget, sizes, allow_depth),
-            allow_accuracy_loss,
-        ),
-        interface=Interface(outputs=outputs),
-        engine=_engine(engine, gradient, training_python),
-        overwrite=overwrite,
-        on_progress=lambda text: click.echo(f"{text} …", err=True),
-    )
+    with Stages(silent=as_json) as stages:
+        stages(f"loading {source}")
+        loaded = loaded_source(source, task=task, classes=classes, max_length=max_length, template=template, seed=seed)
+        columns = (text_column, label_column)
+        prepared = prepare(
+            loaded,
+            out=out,
+            method=chosen,
+            loss=_loss(loss or loaded.loss, LOSS.given(settings)),
+            optimizer=OPTIMIZER.make(optimizer, OPTIMIZER.given(settings)),
+            compute=quantized,
+            trainable=train,
+            compression=Compression(
+                prune,
+                calibration(loaded, calibrate, loss or loaded.loss, train, columns),
+                recompute,
+                weights,
+                budget_of(loaded, memory_budget, sizes, allow_depth),
+                allow_accuracy_loss,
+            ),
+            interface=Interface(outputs=outputs),
+            engine=_engine(engine, gradient, training_python),
+            overwrite=overwrite,
+            on_progress=stages,
+        )
     total = sum(file.stat().st_size for file in prepared.bundle.rglob("*") if file.is_file())
     if as_json:
         write_json({"bytes": total, **vars(prepared)})
         return
-    click.echo(f"{prepared.bundle}: {prepared.trainable:,} trainable elements; {size(total)}")
+    say(f"{prepared.bundle}: {prepared.trainable:,} trainable elements; {size(total)}")
     for name in prepared.unreached:
-        click.echo(f"the loss does not depend on {name}: it stays frozen", err=True)
+        say(f"the loss does not depend on {name}: it stays frozen", err=True)
 
 
 def _engine(name: str, gradient: str | None, training_python: Path | None) -> str | OrtTraining:

@@ -15,7 +15,8 @@ from edgepeft.cli.options import (
     run_options,
     template_option,
 )
-from edgepeft.cli.output import json_option, write_json
+from edgepeft.cli.screen.output import json_option, write_json
+from edgepeft.cli.screen.verbosity import say
 from edgepeft_runtime.files.durable import check_output, write_atomically
 
 
@@ -71,4 +72,4 @@ def command(
         return
     click.echo(found.table())
     if html is not None:
-        click.echo(f"page: {html}")
+        say(f"page: {html}")

@@ -7,8 +7,10 @@ from typing import Any
 
 import click
 
+from edgepeft.cli.choice import Choice
 from edgepeft.cli.options import PATH, workspace_option
-from edgepeft.cli.output import json_option, write_json
+from edgepeft.cli.screen.output import json_option, write_json
+from edgepeft.cli.screen.verbosity import say
 
 
 @click.command("publish")
@@ -21,7 +23,7 @@ from edgepeft.cli.output import json_option, write_json
 )
 @click.option(
     "--norm-action",
-    type=click.Choice(["clip", "refuse"]),
+    type=Choice(["clip", "refuse"]),
     default="clip",
     show_default=True,
     help="Treatment of larger updates.",
@@ -87,10 +89,10 @@ def command(
         write_json({"campaign": campaign, "round": number, "new": new, "sent_to": remotes})
         return
     if again:
-        click.echo(f"round {number} of {campaign} again")
+        say(f"round {number} of {campaign} again")
     elif new:
-        click.echo(f"published round {number} of {campaign}: adapter {made.adapter.sha256}")
+        say(f"published round {number} of {campaign}: adapter {made.adapter.sha256}")
     else:
-        click.echo(f"round {number} of {campaign} is the same (--another makes one more)", err=True)
+        say(f"round {number} of {campaign} is the same (--another makes one more)", err=True)
     for remote in remotes:
-        click.echo(f"sent to {remote}")
+        say(f"sent to {remote}")

@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 
 from edgepeft.cli.options import PATH
-from edgepeft.cli.output import json_option, write_json
+from edgepeft.cli.screen.output import json_option, write_json
+from edgepeft.cli.screen.verbosity import say
 
 
 @click.command("pull")
@@ -62,14 +63,12 @@ def _pull(remotes: tuple[str, ...], into: Path, bundle: Path | None, as_json: bo
         write_json(pulled)
         return
     for received in pulled.accepted:
-        click.echo(f"accepted {received.source} as {received.path.name}")
+        say(f"accepted {received.source} as {received.path.name}")
     for received in pulled.already_there:
-        click.echo(f"already there {received.source} as {received.path.name}")
+        say(f"already there {received.source} as {received.path.name}")
     for refusal in pulled.refused:
         click.echo(f"refused {refusal}", err=True)
-    click.echo(
-        f"{len(pulled.accepted)} accepted, {len(pulled.already_there)} already there, {len(pulled.refused)} refused"
-    )
+    say(f"{len(pulled.accepted)} accepted, {len(pulled.already_there)} already there, {len(pulled.refused)} refused")
 
 
 def _collect(remotes: tuple[str, ...], workspace: Path, remove: bool, as_json: bool) -> None:
@@ -84,17 +83,15 @@ def _collect(remotes: tuple[str, ...], workspace: Path, remove: bool, as_json: b
         return
     for entry in collected.accepted:
         clipped = "" if entry.scale == 1.0 else f", clipped to {entry.scale:.3g} of it"
-        click.echo(
-            f"accepted update {entry.sequence} of {entry.device}, round {entry.round}: norm {entry.norm:.4g}{clipped}"
-        )
+        say(f"accepted update {entry.sequence} of {entry.device}, round {entry.round}: norm {entry.norm:.4g}{clipped}")
         if entry.norm == 0.0:
             notice_unchanged(f"Update {entry.sequence} of {entry.device}")
     for name in collected.waiting:
-        click.echo(f"waiting for the rest of {name}", err=True)
+        say(f"waiting for the rest of {name}", err=True)
     for refusal in collected.refused:
         kept = "not kept: the quarantine is full" if refusal.kept is None else f"kept in {refusal.kept}"
         click.echo(f"refused {refusal}\n{kept}", err=True)
-    click.echo(
+    say(
         f"{len(collected.accepted)} accepted, {collected.already_there} already there, "
         f"{len(collected.waiting)} waiting, {len(collected.refused)} refused"
     )

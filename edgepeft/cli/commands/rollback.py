@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from edgepeft.cli.options import workspace_option
+from edgepeft.cli.screen.verbosity import say
 
 
 @click.command("rollback")
@@ -20,6 +21,6 @@ def command(remotes: tuple[str, ...], to: int, workspace: Path) -> None:
     before = Workspace(workspace).latest()
     made = rollback(workspace, to, remotes)
     if before is not None and before.round == made.round:
-        click.echo(f"round {made.round} of {made.campaign} has the adapter of round {to} already", err=True)
+        say(f"round {made.round} of {made.campaign} has the adapter of round {to} already", err=True)
         return
-    click.echo(f"published round {made.round} of {made.campaign} with the adapter of round {to}: {made.adapter.sha256}")
+    say(f"published round {made.round} of {made.campaign} with the adapter of round {to}: {made.adapter.sha256}")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgepeft.cli.options import PATH, workspace_option
+from edgepeft.cli.screen.verbosity import say
 
 if TYPE_CHECKING:
     import socket
@@ -41,9 +42,9 @@ def command(workspace: Path, address: str, port: int, certificate: Path | None, 
     tls = None if certificate is None or private_key is None else _tls(certificate, private_key)
     with locked_folder(host.received, SERVING), _listening(address, port) as listening:
         if tls is None and address not in _LOOPBACK:
-            click.echo("note: without --certificate, tokens and updates travel unencrypted.", err=True)
+            say("note: without --certificate, tokens and updates travel unencrypted.", err=True)
         where = f"{'http' if tls is None else 'https'}://{address}:{listening.getsockname()[1]}"
-        click.echo(f"serving {campaign} on {where}", err=True)
+        say(f"serving {campaign} on {where}", err=True)
         server(app(host), Limits.of_files(_files()), tls).run(sockets=[listening])
 
 

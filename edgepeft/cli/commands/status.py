@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from edgepeft.cli.options import workspace_option
-from edgepeft.cli.output import json_option
+from edgepeft.cli.screen.output import json_option
 
 
 @click.command("status")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgepeft.cli.choice import Choice
 from edgepeft.cli.device_rounds import TrainingStart, check_options
 from edgepeft.cli.limits import UNFINISHED, LimitReporter, Terminated, limit_options, limits, terminable
 from edgepeft.cli.options import (
@@ -26,8 +27,9 @@ from edgepeft.cli.options import (
     run_options,
     template_option,
 )
-from edgepeft.cli.output import json_option, write_json
-from edgepeft.cli.progress import Counter
+from edgepeft.cli.screen.output import json_option, write_json
+from edgepeft.cli.screen.progress import Counter
+from edgepeft.cli.screen.verbosity import say
 from edgepeft_runtime.engine.registry import CACHES, NO_CACHE
 from edgepeft_runtime.errors import CannotWriteFile
 from edgepeft_runtime.figures import number, percent, size
@@ -76,7 +78,7 @@ def _warmup(_context: click.Context, _option: click.Parameter, text: str) -> int
 @click.option("--accumulate", type=click.IntRange(1), default=1, show_default=True, help="Batches per optimizer step.")
 @click.option("--lr", type=click.FloatRange(0.0), help="Highest learning rate.  [default: the bundle's]")
 @click.option(
-    "--schedule", type=click.Choice(NAMES), default=NAMES[0], show_default=True, help="Course of the learning rate."
+    "--schedule", type=Choice(NAMES), default=NAMES[0], show_default=True, help="Course of the learning rate."
 )
 @click.option(
     "--warmup",
@@ -98,7 +100,7 @@ def _warmup(_context: click.Context, _option: click.Parameter, text: str) -> int
 @click.option("--save-every", type=click.IntRange(1), default=50, show_default=True, help="Steps between checkpoints.")
 @click.option(
     "--cache",
-    type=click.Choice(CACHES),
+    type=Choice(CACHES),
     default=NO_CACHE,
     show_default=True,
     help="Keep the activations of what is frozen in the state directory; later epochs start from them.",
@@ -175,11 +177,11 @@ def _train(
         trainer = stack.enter_context(opening(state=origin.state, adapter=given or origin.adapter))
         start = time.monotonic()
         if trainer.steps:
-            click.echo(f"resuming from step {trainer.steps} in {origin.state}", err=True)
+            say(f"resuming from step {trainer.steps} in {origin.state}", err=True)
         elif state is None:
-            click.echo(f"the run is saved in {origin.state}; the same command resumes it", err=True)
+            say(f"the run is saved in {origin.state}; the same command resumes it", err=True)
         try:
-            with Counter() as counter:
+            with Counter(silent=as_json) as counter:
                 pause = LimitReporter(device_limits, counter)
                 chosen = origin.limited(_in_micro_batches(settings, opened))
                 watched = origin.watched(counter)
@@ -201,13 +203,13 @@ def _train(
         write_json({"update": update, "state": origin.state, "seconds": seconds, "peak_bytes": peak, **vars(report)})
         return 0
     _print(report, update, settings["metric"])
-    click.echo(f"{seconds:.1f} s, at most {size(peak)} of memory")
+    say(f"{seconds:.1f} s, at most {size(peak)} of memory")
     return 0
 
 
 def _show_saved(why: str, steps: int, state: Path) -> None:
-    click.echo(f"{why} after step {steps}; the run is saved in {state}.", err=True)
-    click.echo("the same command resumes it.", err=True)
+    say(f"{why} after step {steps}; the run is saved in {state}.", err=True)
+    say("the same command resumes it.", err=True)
 
 
 def _in_micro_batches(settings: dict[str, Any], bundle: Bundle) -> dict[str, Any]:
@@ -260,6 +262,6 @@ def _print(report: FitReport, update: Path, metric: str | None) -> None:
         if record.held_out_metric is not None:
             held_out += f"  {metric} {number(record.held_out_metric)}"
         kept = "  <- kept" if record == report.best else ""
-        click.echo(f"epoch {record.epoch}  loss {number(record.loss)}{held_out}{kept}")
-    click.echo(f"{report.steps} steps, {report.examples} examples, stopped by {report.stopped}")
-    click.echo(f"update: {update} ({size(update.stat().st_size)})")
+        say(f"epoch {record.epoch}  loss {number(record.loss)}{held_out}{kept}")
+    say(f"{report.steps} steps, {report.examples} examples, stopped by {report.stopped}")
+    say(f"update: {update} ({size(update.stat().st_size)})")

@@ -20,6 +20,7 @@ from edgepeft_export.errors import NothingToRecompute, UnknownRecomputeMode
 from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.graph.linear import MATMULS
 from edgepeft_export.graph.shapes import is_float
+from edgepeft_runtime.names import did_you_mean
 
 MODES = ("none", "block")
 """``none`` keeps every activation that the backward reads; ``block`` keeps one tensor per part."""
@@ -48,8 +49,8 @@ def recompute(model: ir.Model, losses: Sequence[ir.Value], mode: str) -> int:
     if mode not in MODES:
         raise UnknownRecomputeMode(
             f"There is no recompute mode named {mode!r}.",
-            context=None,
-            hint=f"choose one of {', '.join(MODES)}.",
+            context=f"there are: {', '.join(MODES)}",
+            hint=did_you_mean(mode, MODES),
         )
     if mode == "none":
         return 0

@@ -23,6 +23,7 @@ from edgepeft_runtime.bundle.manifest import MANIFEST, Manifest
 from edgepeft_runtime.engine.ort_training import FOLDER
 from edgepeft_runtime.engine.ort_training_checkpoint import OrtCheckpoint, write_checkpoint
 from edgepeft_runtime.files.staging import revised_directory
+from edgepeft_runtime.names import did_you_mean
 
 GRADIENTS = ("own", "official")
 LARGEST = 2**31 - 2**20
@@ -46,7 +47,7 @@ class OrtTraining:
             raise UnknownGradient(
                 f"There is no gradient named {self.gradient!r}.",
                 context=f"there are: {', '.join(GRADIENTS)}",
-                hint="choose one of them.",
+                hint=did_you_mean(self.gradient, GRADIENTS),
             )
 
 

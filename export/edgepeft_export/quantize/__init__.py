@@ -25,6 +25,7 @@ from edgepeft_export.quantize.layouts import is_large, store_transposed
 from edgepeft_export.quantize.rewrite import Quantizer, needs_8_bits
 from edgepeft_export.quantize.tensors import quantized_tensors
 from edgepeft_export.quantize.weights import reasons, weights_of
+from edgepeft_runtime.names import did_you_mean
 
 __all__ = ["Quantization", "QuantizationReport", "QuantizeError", "QuantizedTensor", "quantize"]
 
@@ -148,5 +149,7 @@ def _check(names: Sequence[str], settings: Quantization) -> None:
             raise NoSuchWeight(
                 f"No weight that would be quantized fits {pattern!r}.",
                 context=f"there are: {', '.join(names[:12])}{' …' if len(names) > 12 else ''}",
-                hint="give the name of a weight or module, or a pattern such as '*.layer.5.*'.",
+                hint=did_you_mean(
+                    pattern, names, "give the name of a weight or module, or a pattern such as '*.layer.5.*'."
+                ),
             )

@@ -9,6 +9,7 @@ from pkgutil import iter_modules
 from typing import Generic, TypeVar
 
 from edgepeft_runtime.errors import SettingError, UnknownName, UnknownSetting
+from edgepeft_runtime.names import did_you_mean
 from edgepeft_runtime.settings import Named
 
 T = TypeVar("T", bound=Named)
@@ -49,7 +50,7 @@ class Registry(Mapping[str, type[T]], Generic[T]):
             raise UnknownName(
                 f"There is no {self.what} named {name!r}.",
                 context=f"there are: {', '.join(self._classes)}",
-                hint="choose one of them.",
+                hint=did_you_mean(name, self._classes),
             )
         return self._classes[name]
 
@@ -74,7 +75,9 @@ class Registry(Mapping[str, type[T]], Generic[T]):
         return UnknownSetting(
             f"The {self.what} {name!r} has no setting {setting!r}.",
             context=f"its settings: {', '.join(self[name].declared()) or 'none'}",
-            hint=f"those with this setting: {', '.join(having)}." if having else "choose one of its settings.",
+            hint=f"those with this setting: {', '.join(having)}."
+            if having
+            else did_you_mean(setting, self[name].declared(), "choose one of its settings."),
         )
 
     @cached_property

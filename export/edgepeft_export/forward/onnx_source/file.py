@@ -27,6 +27,7 @@ from edgepeft_export.opset import IR_VERSION
 from edgepeft_export.passes.pipeline import tidy, widen
 from edgepeft_export.verification.invent import run_twice
 from edgepeft_runtime.bundle.adapter_layout import AdapterLayout
+from edgepeft_runtime.names import did_you_mean
 
 
 def from_onnx(
@@ -125,6 +126,8 @@ def _match(graph: ir.Graph, patterns: Sequence[str]) -> list[ir.Value]:
         raise UnknownInitializer(
             "No float32 initializer matches " + (", ".join(map(repr, missing)) if missing else "an empty list") + ".",
             context=f"there are: {', '.join(sorted(floats)[:20])}{' …' if len(floats) > 20 else ''}",
-            hint="name the initializers to train, or a pattern such as 'classifier.*'.",
+            hint=did_you_mean(
+                (missing or [""])[0], floats, "name the initializers to train, or a pattern such as 'classifier.*'."
+            ),
         )
     return [value for name, value in floats.items() if any(fnmatchcase(name, pattern) for pattern in patterns)]

@@ -23,6 +23,7 @@ from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.graph.linear import LinearSite
 from edgepeft_runtime.bundle.adapter_layout import LowRankPair
 from edgepeft_runtime.errors import BadSetting
+from edgepeft_runtime.names import did_you_mean
 
 Float32Array = NDArray[np.float32]
 
@@ -135,8 +136,12 @@ def _nothing_fits(missing: Sequence[str], sites: Sequence[AdapterSite]) -> Forwa
     return NoSuchMatmul(
         f"LoRA cannot be attached: no layer with a constant float32 or quantized matrix fits {', '.join(missing)}.",
         context=listed,
-        hint="name linear layers by their weight, bias or node, such as 'query' or '*.layer.5.*'; a model in QOperator "
-        "format (QLinearMatMul, QLinearConv) has to be quantized again in QDQ format.",
+        hint=did_you_mean(
+            missing[0] if missing else "",
+            [site.name for site in sites],
+            "name linear layers by their weight, bias or node, such as 'query' or '*.layer.5.*'; a model in QOperator "
+            "format (QLinearMatMul, QLinearConv) has to be quantized again in QDQ format.",
+        ),
     )
 
 

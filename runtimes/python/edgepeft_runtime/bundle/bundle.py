@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import mmap
 import os
 import re
@@ -36,6 +37,9 @@ from edgepeft_runtime.files.finite import first_not_finite
 from edgepeft_runtime.files.regular import open_regular, read_regular
 from edgepeft_runtime.files.staging import recover_directory
 from edgepeft_runtime.files.tensorfile import MAX_HEADER, Array, read_tensors
+from edgepeft_runtime.names import path_hint
+
+_LOG = logging.getLogger(__name__)
 
 ADAPTER, OPTIMIZER = "adapter.safetensors", "optimizer.onnx"
 _REQUIRED = (OPTIMIZER, WEIGHTS, ADAPTER)
@@ -71,6 +75,7 @@ class Bundle:
         if verify:
             check_hashes(path, manifest)
             _check_graphs(path, manifest)
+        _LOG.debug("opened %s: %d files, %d parameters", path, len(manifest.files), len(manifest.parameters))
         return cls(path, manifest)
 
     @property
@@ -159,15 +164,24 @@ def checked_tensors(tensors: Mapping[str, Array], specs: Sequence[TensorSpec], s
 def _read_manifest(path: Path) -> bytes:
     file = path / MANIFEST
     if not path.is_dir():
-        raise NoBundle(f"There is no bundle at {path}.", context="a bundle is a directory.", hint="check the path.")
+        hint = path_hint(path, "check the path; `edgepeft prepare` makes a bundle of a model.")
+        raise NoBundle(f"There is no bundle at {path}.", context="a bundle is a directory.", hint=hint)
     if file.is_symlink() or not file.is_file():
         raise NoBundle(
-            f"{path} is not a bundle.", context=f"it has no regular file {MANIFEST}.", hint="check the path."
+            f"{path} is not a bundle.", context=f"it has no regular file {MANIFEST}.", hint=_instead_of_a_bundle(path)
         )
     try:
         return read_regular(file, MAX_MANIFEST_BYTES, follow=False)
     except OSError as failure:
         raise CannotReadFile(f"Cannot read {file}.", context=str(failure), hint="check the permissions.") from failure
+
+
+def _instead_of_a_bundle(path: Path) -> str:
+    """Return what to do about a directory that is none; a model or a run is often given instead."""
+    if (path / "config.json").is_file() or (path / "adapter_config.json").is_file():
+        return f"it is a model: edgepeft prepare {path} --out BUNDLE makes a bundle of it."
+    inner = [entry.name for entry in path.iterdir() if (entry / MANIFEST).is_file()] if os.access(path, os.R_OK) else []
+    return f"check the path; there is one in it: {path / min(inner)}." if inner else "check the path."
 
 
 def _check_runtime(needed: str) -> None:

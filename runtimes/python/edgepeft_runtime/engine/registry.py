@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from edgepeft_runtime.errors import UnknownEngine
+from edgepeft_runtime.names import did_you_mean
 
 if TYPE_CHECKING:
     from edgepeft_runtime.bundle.bundle import Bundle
@@ -22,7 +23,7 @@ def check_engine(name: str) -> None:
         raise UnknownEngine(
             f"There is no engine named {name!r}.",
             context=f"there are: {', '.join(ENGINES)}",
-            hint="choose one of them.",
+            hint=did_you_mean(name, ENGINES),
         )
 
 

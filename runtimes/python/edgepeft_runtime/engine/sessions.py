@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -13,6 +15,8 @@ from edgepeft_runtime.bundle.plan import Interface
 from edgepeft_runtime.bundle.program_checks import WEIGHTS
 from edgepeft_runtime.errors import BundleError, GraphNotLoaded, OnnxruntimeFailed, TrainingError
 from edgepeft_runtime.files.tensorfile import Array
+
+_LOG = logging.getLogger(__name__)
 
 LARGE_WEIGHTS = 100_000_000
 """Bytes of frozen tensors from which on they have to stay clean file pages."""
@@ -70,7 +74,7 @@ class Sessions:
 
     def _session(self, graph: str) -> ort.InferenceSession:
         if graph not in self._sessions:
-            path = str(self._bundle.file(graph))
+            path, began = str(self._bundle.file(graph)), time.monotonic()
             options = session_options(self._threads, self._bundle.manifest.files[WEIGHTS].bytes)
             if graph == OPTIMIZER:
                 # Its threads would spin for a while after the run, and take a core from the next step's forward pass.
@@ -85,6 +89,7 @@ class Sessions:
             except Exception as failure:  # as above
                 hint = "prepare the bundle again with this version of onnxruntime as its minimum."
                 raise graph_not_loaded(graph, failure, hint) from failure
+            _LOG.debug("loaded %s in %.3f s, threads: %s", graph, time.monotonic() - began, self._threads or "all")
         return self._sessions[graph]
 
 

@@ -15,6 +15,7 @@ from edgepeft_runtime.engine.portable import PortableEngine
 from edgepeft_runtime.engine.predict import predict
 from edgepeft_runtime.errors import NoSuchTask, TaskExists
 from edgepeft_runtime.files.tensorfile import Array
+from edgepeft_runtime.names import did_you_mean
 
 
 class Tasks:
@@ -80,7 +81,7 @@ class Tasks:
             raise NoSuchTask(
                 f"There is no task {task!r}.",
                 context=f"there are: {', '.join(self._tasks) or 'none'}",
-                hint="add it first.",
+                hint=did_you_mean(task, self._tasks, "add it first."),
             )
         key, state = self._tasks[task]
         bundle, engine = self._models[key]

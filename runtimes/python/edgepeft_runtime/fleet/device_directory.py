@@ -30,7 +30,7 @@ RUNS, BUNDLES, LOCK = "runs", "bundles", "lock"
 MAX_STARTS = 2
 """Times that training may start with a new adapter without one good step, before the device falls back."""
 
-_LOG = logging.getLogger("edgepeft_runtime")
+_LOG = logging.getLogger(__name__)
 _MAX_BYTES = 2**12
 
 

@@ -26,7 +26,7 @@ NEWEST = "checkpoint.safetensors"
 PREVIOUS = "checkpoint.previous.safetensors"
 LOCK = "lock"
 _FORMAT, _VERSION = "edgepeft-checkpoint", "2"
-_LOG = logging.getLogger("edgepeft_runtime")
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

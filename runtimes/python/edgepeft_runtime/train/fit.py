@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,6 +19,8 @@ from edgepeft_runtime.train.records import FitReport, Progress, StepPart
 from edgepeft_runtime.train.run import FitState
 from edgepeft_runtime.train.schedule import schedule_of, unknown_total, warmup_steps
 from edgepeft_runtime.train.session import Session
+
+_LOG = logging.getLogger(__name__)
 
 EVERY_SECOND = 1.0
 """Seconds between two calls of ``pause`` within a step of several graphs, and of ``part``."""
@@ -190,6 +193,7 @@ class _Loop:
         """Evaluate, then add the record and keep the best parameters in one change of the run."""
         evaluation = self._evaluate()
         self._session.run = self._session.run.after_epoch(epoch, evaluation)
+        _LOG.debug("epoch %d: %s", epoch, self._fit.history[-1])
         self._session.save()
 
     def _evaluate(self) -> Evaluation | None:

@@ -9,6 +9,8 @@ from typing import TextIO
 
 import click
 
+from edgepeft.cli.screen.line import end_line
+from edgepeft.cli.screen.verbosity import is_quiet
 from edgepeft_runtime.notices import EdgepeftWarning
 
 
@@ -29,8 +31,9 @@ def notices_as_lines() -> Iterator[None]:
         ) -> None:
             if not issubclass(category, EdgepeftWarning):
                 others(message, category, filename, lineno, file, line)
-            elif str(message) not in seen:
+            elif str(message) not in seen and not is_quiet():
                 seen.add(str(message))
+                end_line()
                 click.echo(f"note: {message}", err=True)
 
         warnings.showwarning = show

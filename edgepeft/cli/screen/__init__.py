@@ -1,0 +1,1 @@
+"""What the command writes: results, progress, notices, and how much of them."""
