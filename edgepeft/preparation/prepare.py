@@ -255,7 +255,7 @@ def _export(
     exported = _Exported(attached.forward, attached.provenance, attached.module, built, function, example_labels)
     if isinstance(source.model, Path) and attachment.outputs is None:
         exported = _reading_scores(exported)
-    elif (head := probabilities(exported.forward, exported.loss.name)) is not None:
+    elif (head := probabilities(exported.forward, exported.loss)) is not None:
         first, kind = exported.forward.outputs[0], exported.loss.name
         notice(f"the output {first!r} comes from a {head.op_type}, and the loss {kind} reads scores")
     for note in exported.forward.verified.notes:
@@ -266,7 +266,7 @@ def _export(
 def _reading_scores(exported: _Exported) -> _Exported:
     """Make the scores before a file's last Softmax or Sigmoid the first output if the loss reads scores."""
     outputs = exported.forward.outputs
-    forward = with_scores(exported.forward, exported.loss.name)
+    forward = with_scores(exported.forward, exported.loss)
     if forward.outputs == outputs:
         return exported
     return replace(exported, forward=forward, provenance={**exported.provenance, "outputs": list(outputs)})

@@ -74,7 +74,7 @@ class Trial:
 
     def _labels(self, manifest: Manifest, example: Example) -> dict[str, Array] | None:
         """Return labels of the example's sizes: the user's, repeated, or generated ones."""
-        sizes = _sizes(manifest, example)
+        sizes = {**self.loss.own_dimensions, **_sizes(manifest, example)}
         draw = np.random.default_rng(0)
         labels = {}
         for spec in manifest.labels:

@@ -121,6 +121,10 @@ class WrongLogitsRank(LossError, code="logits-rank"):
     """The logits do not have the number of axes that the loss needs."""
 
 
+class WrongEmbeddings(LossError, code="embeddings"):
+    """The model does not return the embeddings that the loss compares."""
+
+
 class WrongClassWeights(LossError, code="class-weights"):
     """The number of class weights is not the number of classes."""
 

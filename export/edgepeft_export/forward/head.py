@@ -9,20 +9,18 @@ import onnx_ir as ir
 from edgepeft_export.forward.graph import Forward
 from edgepeft_export.graph.match import operand
 from edgepeft_export.graph.shapes import rank
+from edgepeft_export.losses import Loss
 from edgepeft_export.verification import Example, GraphRun
 
 _HEADS = frozenset({"Softmax", "LogSoftmax", "Sigmoid"})
 """Operators that turn scores into probabilities."""
 
-_OF_SCORES = frozenset({"cross_entropy", "causal_lm", "bce_with_logits"})
-"""Losses that do so themselves."""
 
-
-def probabilities(forward: Forward, loss: str) -> ir.Node | None:
-    """The node that turns scores into the first output, where a loss of that kind does so again."""
+def probabilities(forward: Forward, loss: Loss) -> ir.Node | None:
+    """The node that turns scores into the first output, where the loss does so again."""
     first = forward.model.graph.outputs[0]
     node = first.producer()
-    if loss not in _OF_SCORES or node is None or node.domain or node.op_type not in _HEADS:
+    if not loss.reads_scores or node is None or node.domain or node.op_type not in _HEADS:
         return None
     scores = node.inputs[0]
     if scores is None or scores.shape is None or scores.producer() is None:
@@ -31,7 +29,7 @@ def probabilities(forward: Forward, loss: str) -> ir.Node | None:
     return node if over in (-1, rank(scores) - 1, 1) else None
 
 
-def with_scores(forward: Forward, loss: str) -> Forward:
+def with_scores(forward: Forward, loss: Loss) -> Forward:
     """A copy whose first output is the scores before its last Softmax or Sigmoid, so that the loss reads them.
 
     The same graph where there is no such node, or the loss does not read scores.
@@ -44,8 +42,8 @@ def with_scores(forward: Forward, loss: str) -> Forward:
     scores = next(value for each in model.graph for value in each.outputs if value.name == scores_name)
     model.graph.outputs[:] = [scores, *(value for value in model.graph.outputs if value is not scores)]
     note = (
-        f"the file's output {first!r} comes from a {node.op_type}: the loss {loss} reads {scores.name!r} before it, "
-        f"and the model predicts both; name the outputs to choose others"
+        f"the file's output {first!r} comes from a {node.op_type}: the loss {loss.name} reads {scores.name!r} "
+        f"before it, and the model predicts both; name the outputs to choose others"
     )
     return _compared(replace(forward, model=model), str(scores.name), note)
 

@@ -80,6 +80,10 @@ class Emitter:
         """A constant int64 vector, for axes, shapes and pads."""
         return self.constant(np.asarray(numbers, dtype=np.int64))
 
+    def index(self, number: int) -> ir.Value:
+        """A constant int64 of rank 0."""
+        return self.constant(np.asarray(number, dtype=np.int64))
+
     def shape_of(self, value: ir.Value) -> ir.Value:
         """The shape of ``value`` as an int64 vector: a constant where it is known, else read at run time.
 

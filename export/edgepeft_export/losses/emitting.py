@@ -6,19 +6,13 @@ from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
 
-from edgepeft_export.graph.emit import Emitter
-from edgepeft_export.graph.shapes import Dim, dims_of, dtype_of
-from edgepeft_export.losses.base import Labels, LossTerms
+from edgepeft_export.graph.shapes import Dim, dims_of
+from edgepeft_export.losses.base import Labels
 
 Values = Mapping[str, ir.Value]
 
 FIRST_LOGITS = "first_logits"
 """Output of a causal model with a prompt: the prompt's last logits, which predict the input's first token."""
-
-
-def mean_of_all(emit: Emitter, values: ir.Value) -> LossTerms:
-    """The mean over all elements, as a sum and their number."""
-    return LossTerms(emit.op("ReduceSum", values, keepdims=0), emit.cast(emit.op("Size", values), dtype_of(values)))
 
 
 def targets(outputs: Values) -> Labels:

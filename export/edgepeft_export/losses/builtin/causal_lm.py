@@ -27,6 +27,7 @@ class CausalLM(Loss):
 
     name: ClassVar[str] = "causal_lm"
     predicts_tokens: ClassVar[bool] = True
+    reads_scores: ClassVar[bool] = True
     ignore_index: int = setting(-100, "Label that is ignored, for example padding.")
     label_smoothing: float = setting(
         0.0, "Fraction of the target that is spread evenly over all classes.", minimum=0, below=1

@@ -27,6 +27,7 @@ class CrossEntropy(Loss):
     """
 
     name: ClassVar[str] = "cross_entropy"
+    reads_scores: ClassVar[bool] = True
     label_smoothing: float = setting(
         0.0, "Fraction of the target that is spread evenly over all classes.", minimum=0, below=1
     )

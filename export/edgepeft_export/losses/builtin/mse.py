@@ -7,19 +7,19 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from edgepeft_export.graph.emit import Emitter
-from edgepeft_export.losses.base import Labels, Loss, LossTerms
-from edgepeft_export.losses.emitting import Values, first, mean_of_all, targets
+from edgepeft_export.losses.base import Elements, Labels, MeanLoss
+from edgepeft_export.losses.emitting import Values, first, targets
 
 
 @dataclass(frozen=True)
-class MSE(Loss):
+class MSE(MeanLoss):
     """``torch.nn.MSELoss``: labels have the output's shape."""
 
     name: ClassVar[str] = "mse"
 
-    def labels(self, outputs: Values) -> Sequence[Labels]:
+    def targets(self, outputs: Values) -> Sequence[Labels]:
         return [targets(outputs)]
 
-    def emit(self, emit: Emitter, outputs: Values, labels: Values) -> LossTerms:
+    def elements(self, emit: Emitter, outputs: Values, labels: Values) -> Elements:
         difference = emit.op("Sub", first(outputs), labels["labels"])
-        return mean_of_all(emit, emit.op("Mul", difference, difference))
+        return Elements(emit.op("Mul", difference, difference))
