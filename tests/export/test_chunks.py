@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache, partial
 
 import numpy as np
@@ -87,6 +88,20 @@ def test_values_and_gradients_are_those_of_torch(name: str, rows: int) -> None:
     for parameter, gradient in gradients.items():
         np.testing.assert_allclose(result.gradients[parameter], gradient, rtol=1e-4, atol=1e-6, err_msg=parameter)
     assert len(_loops(step)) == 1 and not _wide(step)
+
+
+@pytest.mark.parametrize("loss", [CrossEntropy(0.2, WEIGHTS, 1), CausalLM()])
+def test_a_weight_counts_an_example_as_often(loss: Loss) -> None:
+    """Weights of examples in several chunks are the loss and gradients of a batch that repeats them so often."""
+    kind = "rows" if isinstance(loss, CrossEntropy) else "tokens"
+    forward, batch = linear(kind, classes=CLASSES), _batch(kind, loss, CHUNK)
+    counts = torch.arange(CHUNK) % 3
+    repeated = run(compiled(forward, loss), {key: x.repeat_interleave(counts, 0) for key, x in batch.items()})
+    step = compiled(forward, replace(loss, example_weights="weights"))
+    result = run(step, {**batch, "weights": counts.float()})
+    assert (result.sum, result.weight) == pytest.approx((repeated.sum, repeated.weight), rel=1e-5)
+    np.testing.assert_allclose(result.gradients["w"], repeated.gradients["w"], rtol=1e-4, atol=1e-6)
+    assert len(_loops(step)) == 1
 
 
 def test_more_classes_have_smaller_chunks() -> None:

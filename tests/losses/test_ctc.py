@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from edgepeft_export.errors import LossError
-from edgepeft_export.losses.builtin.ctc import CTC
+from edgepeft_export.losses import CTC
 from edgepeft_runtime.errors import SettingError
 from tests.support.linear_graphs import CLASSES, FEATURES, compiled, expected_of, leaves, linear, run, torch_logits
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,23 @@ from torch.nn import functional
 import edgepeft
 from edgepeft_export.errors import LossError
 from edgepeft_export.forward import Forward
-from edgepeft_export.losses import L1, MSE, BCEWithLogits, CausalLM, CrossEntropy, Loss, by_name
+from edgepeft_export.losses import (
+    L1,
+    LOSSES,
+    MSE,
+    BCEWithLogits,
+    BinaryFocal,
+    CausalLM,
+    CrossEntropy,
+    Dice,
+    Focal,
+    Huber,
+    KLDivergence,
+    Loss,
+    SmoothL1,
+    SoftCrossEntropy,
+    by_name,
+)
 from edgepeft_runtime import Trainer
 from edgepeft_runtime.errors import BatchError, DataError, SettingError
 from tests.support.linear_graphs import CLASSES, FEATURES, compiled, expected_of, linear, run
@@ -53,6 +69,55 @@ def _shifted(oracle: Oracle) -> Oracle:
     return lambda logits, labels: oracle(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
 
 
+def _last_axis(oracle: Oracle) -> Oracle:
+    return lambda logits, labels: oracle(logits.flatten(0, 1), labels.flatten(0, 1))
+
+
+def _focal(gamma: float, weight: Tensor | None = None, ignore_index: int = -100) -> Oracle:
+    def oracle(logits: Tensor, labels: Tensor) -> Tensor:
+        entropy = functional.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="none")
+        weighted = functional.cross_entropy(logits, labels, weight, ignore_index=ignore_index, reduction="none")
+        return ((1 - torch.exp(-entropy)) ** gamma * weighted)[labels != ignore_index].mean()
+
+    return oracle
+
+
+def _binary_focal(gamma: float, alpha: float | None = None) -> Oracle:
+    def oracle(logits: Tensor, labels: Tensor) -> Tensor:
+        entropy = functional.binary_cross_entropy_with_logits(logits, labels, reduction="none")
+        p = logits.sigmoid()
+        values = (1 - (p * labels + (1 - p) * (1 - labels))) ** gamma * entropy
+        return (values if alpha is None else values * (alpha * labels + (1 - alpha) * (1 - labels))).mean()
+
+    return oracle
+
+
+def _divergence(temperature: float) -> Oracle:
+    def oracle(logits: Tensor, labels: Tensor) -> Tensor:
+        log_p = (logits / temperature).log_softmax(1)
+        return temperature**2 * functional.kl_div(log_p, labels, reduction="none").sum(1).mean()
+
+    return oracle
+
+
+def _overlap(p: Tensor, y: Tensor, smooth: float) -> Tensor:
+    p, y = p.flatten(2), y.flatten(2)
+    return (1 - (2 * (p * y).sum(2) + smooth) / (p.sum(2) + y.sum(2) + smooth)).mean()
+
+
+def _dice(smooth: float) -> Oracle:
+    return lambda logits, labels: _overlap(logits.sigmoid(), labels, smooth)
+
+
+def _dice_of_classes(smooth: float) -> Oracle:
+    def oracle(logits: Tensor, labels: Tensor) -> Tensor:
+        counted = (labels != -100)[:, None]
+        y = functional.one_hot(labels.clamp(min=0), CLASSES).movedim(-1, 1)
+        return _overlap(logits.softmax(1) * counted, y * counted, smooth)
+
+    return oracle
+
+
 CLASS_WEIGHT = torch.tensor(WEIGHTS)
 EVERYTHING = {"label_smoothing": 0.2, "weight": CLASS_WEIGHT, "ignore_index": 1}
 
@@ -76,6 +141,31 @@ CASES = {
     "mse-pixels": Case(MSE(), functional.mse_loss, "numbers", "images"),
     "l1": Case(L1(), functional.l1_loss, "numbers"),
     "bce": Case(BCEWithLogits(), functional.binary_cross_entropy_with_logits, "shares"),
+    "huber": Case(Huber(0.5), lambda x, y: functional.huber_loss(x, y, delta=0.5), "numbers", "tokens"),
+    "smooth-l1": Case(SmoothL1(2.0), lambda x, y: functional.smooth_l1_loss(x, y, beta=2.0), "numbers"),
+    "focal": Case(Focal(), _focal(2.0), "classes"),
+    "focal-weights": Case(Focal(0.5, WEIGHTS, 1), _focal(0.5, CLASS_WEIGHT, 1), "all classes"),
+    "focal-0": Case(Focal(0.0), _entropy(), "classes"),
+    "focal-tokens": Case(Focal(1.5), _tokens(_focal(1.5)), "classes", "tokens"),
+    "focal-pixels": Case(Focal(2.0, WEIGHTS, class_axis=1), _focal(2.0, CLASS_WEIGHT), "classes", "images"),
+    "binary-focal": Case(BinaryFocal(), _binary_focal(2.0), "shares"),
+    "binary-focal-alpha": Case(BinaryFocal(0.5, 0.25), _binary_focal(0.5, 0.25), "shares", "images"),
+    "soft": Case(SoftCrossEntropy(), _entropy(), "distributions"),
+    "soft-all-settings": Case(
+        SoftCrossEntropy(0.2, WEIGHTS), _entropy(label_smoothing=0.2, weight=CLASS_WEIGHT), "distributions"
+    ),
+    "soft-tokens": Case(SoftCrossEntropy(), _last_axis(_entropy()), "distributions", "tokens"),
+    "soft-pixels": Case(
+        SoftCrossEntropy(0.1, WEIGHTS, 1),
+        _entropy(label_smoothing=0.1, weight=CLASS_WEIGHT),
+        "distributions",
+        "images",
+    ),
+    "kl": Case(KLDivergence(), _divergence(1.0), "distributions"),
+    "kl-temperature": Case(KLDivergence(3.0), _last_axis(_divergence(3.0)), "distributions", "tokens"),
+    "kl-of-classes": Case(KLDivergence(2.0, 1), _divergence(2.0), "one class", "images"),
+    "dice": Case(Dice(), _dice(1.0), "shares", "images"),
+    "dice-exclusive": Case(Dice(1e-3, exclusive=True), _dice_of_classes(1e-3), "classes", "images"),
     "bce-pos-weight": Case(
         BCEWithLogits(pos_weight=4.0),
         lambda x, y: functional.binary_cross_entropy_with_logits(x, y, pos_weight=torch.tensor(4.0)),
@@ -95,6 +185,11 @@ def _batch(case: Case, rows: int = 4, seed: int = 0) -> dict[str, Tensor]:
         labels = torch.randint(0, CLASSES, sizes, generator=draw)
         if case.labels == "classes":
             labels.view(-1)[:: labels.numel() // 2] = -100
+    elif case.labels in ("distributions", "one class"):
+        axis = 1 if case.kind == "images" else -1
+        labels = torch.rand(outputs, generator=draw).mul(3).softmax(axis)
+        if case.labels == "one class":
+            labels = (labels == labels.amax(axis, keepdim=True)).float()
     else:
         labels = torch.rand(outputs, generator=draw) * (1 if case.labels == "shares" else 6) - (
             0 if case.labels == "shares" else 3
@@ -132,7 +227,24 @@ def test_losses_of_uneven_batches_add_up_to_that_of_one(name: str) -> None:
     np.testing.assert_allclose(added, together.gradients["w"] * together.weight, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["cross-entropy", "bce", "bce-pos-weight", "mse"])
+@pytest.mark.parametrize("name", CASES)
+def test_a_weight_counts_an_example_as_often(name: str) -> None:
+    """Weights of 2, 0, 1 and 3 are the loss and gradients of a batch that repeats its examples so often."""
+    case, counts = CASES[name], torch.tensor([2, 0, 1, 3])
+    batch = _batch(case)
+    repeated = run(
+        compiled(linear(case.kind), case.loss), {key: x.repeat_interleave(counts, 0) for key, x in batch.items()}
+    )
+    weighted = replace(case.loss, example_weights="weights")
+    result = run(compiled(linear(case.kind), weighted), {**batch, "weights": counts.float()})
+    assert result.sum == pytest.approx(repeated.sum, rel=1e-5)
+    assert result.weight == pytest.approx(repeated.weight, rel=1e-5)
+    np.testing.assert_allclose(result.gradients["w"], repeated.gradients["w"], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "name", ["cross-entropy", "bce", "bce-pos-weight", "mse", "huber", "focal", "binary-focal", "soft", "kl", "dice"]
+)
 def test_large_scores_do_not_overflow(name: str) -> None:
     """Logits of some thousands have torch's finite loss and gradients."""
     case = CASES[name]
@@ -141,7 +253,7 @@ def test_large_scores_do_not_overflow(name: str) -> None:
     _assert_same(case.loss, case.kind, case.oracle, batch)
 
 
-@pytest.mark.parametrize("name", ["cross-entropy", "smoothed", "class-weights", "causal-lm", "pixels"])
+@pytest.mark.parametrize("name", ["cross-entropy", "smoothed", "class-weights", "causal-lm", "pixels", "focal"])
 def test_a_batch_of_ignored_labels_weighs_nothing(name: str) -> None:
     """Both terms and all gradients are zero, not the NaN of a division."""
     case = CASES[name]
@@ -221,6 +333,11 @@ def _refused(loss: Loss, forward: Forward) -> LossError | SettingError:
         (CrossEntropy(class_axis=3), "rows", "bad-setting"),
         (CrossEntropy(class_weights=(0.0,) * 5), "rows", "bad-setting"),
         (CrossEntropy(), "images", "unknown-classes"),
+        (CrossEntropy(class_axis=0), "rows", "bad-setting"),
+        (Focal(class_weights=(1.0, 2.0)), "rows", "class-weights"),
+        (SoftCrossEntropy(class_weights=(1.0, 2.0)), "rows", "class-weights"),
+        (KLDivergence(class_axis=2), "rows", "bad-setting"),
+        (Dice(), "rows", "logits-rank"),
     ],
 )
 def test_losses_refuse_outputs_that_do_not_fit(loss: Loss, kind: str, reference: str) -> None:
@@ -259,7 +376,7 @@ def test_an_unknown_name_lists_those_that_exist() -> None:
     assert "cross_entropy" in str(failure.value)
 
 
-@pytest.mark.parametrize("name", ["cross_entropy", "causal_lm", "mse", "l1", "bce_with_logits"])
+@pytest.mark.parametrize("name", LOSSES)
 def test_losses_describe_themselves_by_their_name(name: str) -> None:
     """``kind`` in the manifest is the name, and the settings are JSON."""
     loss = by_name(name)

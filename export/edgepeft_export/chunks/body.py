@@ -14,7 +14,7 @@ from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.graph.match import operand, present
 from edgepeft_export.graph.nested.bodies import rejoin, stand_in
 from edgepeft_export.graph.shapes import Dim, dims_of, dtype_of, infer_shapes, rank
-from edgepeft_export.losses.entropy import Entropy, lean_scores, terms_of
+from edgepeft_export.losses.entropy import Entropy, Weights, lean_scores, terms_of
 from edgepeft_export.opset import IR_VERSION
 from edgepeft_export.passes import scatter_into_sums
 
@@ -38,7 +38,7 @@ def loss_body(loss: ir.Node, region: RowWise, wanted: Wanted, chunk: str) -> ir.
 
     Returns:
         A graph from sums (loss, its weight, gradients of ``wanted.shared``) and slices (of ``region.rows``, of the
-        labels) to the sums with this chunk and the gradients of the slices of ``wanted.rows``.
+        labels, of the rows' weights) to the sums with this chunk and the gradients of the slices of ``wanted.rows``.
     """
     assert loss.graph is not None
     body = ir.Graph([], [], nodes=[], name="chunk", opset_imports=dict(loss.graph.opset_imports))
@@ -46,14 +46,15 @@ def loss_body(loss: ir.Node, region: RowWise, wanted: Wanted, chunk: str) -> ir.
     sums += [_input(body, dims_of(value), dtype_of(value)) for value in wanted.shared]
     slices = {value: _input(body, [chunk, dims_of(value)[-1]], dtype_of(value)) for value in region.rows}
     labels = _input(body, [chunk], dtype_of(operand(loss, 1)))
-    outer = [*region.shared, *(value for value in loss.inputs[2:] if value is not None)]
+    row_weights = None if present(loss, 3) is None else _input(body, [chunk], ir.DataType.FLOAT)
+    outer = [*region.shared, *(value for value in loss.inputs[2:3] if value is not None)]
     shared = {value: stand_in(body, value) for value in dict.fromkeys(outer)}
     model = ir.Model(body, ir_version=IR_VERSION)
 
     inner = dict[ir.Value | None, ir.Value]([*slices.items(), *shared.items()])
     logits = _copied(region, inner, body, [chunk, dims_of(operand(loss))[-1]])
     emit = Emitter(body, scope=loss.name or "loss")
-    weights = inner.get(present(loss, 2))
+    weights = Weights(inner.get(present(loss, 2)), row_weights)
     terms = terms_of(emit, Entropy.of(loss), lean_scores(emit, logits), labels, weights)
     common.NameFixPass()(model)  # names of the graph around it are among those of the body until the end
     infer_shapes(model)

@@ -24,7 +24,7 @@ from edgepeft_export.chunks.region import RowWise, row_wise
 from edgepeft_export.graph.custom_ops import DOMAIN, STOP_GRADIENT, WITH_GRADIENT
 from edgepeft_export.graph.edit import input_named
 from edgepeft_export.graph.emit import Emitter
-from edgepeft_export.graph.match import operand
+from edgepeft_export.graph.match import operand, present
 from edgepeft_export.graph.shapes import Dim, at_most, dims_of, rank, static_dims
 from edgepeft_export.losses import LossTerms
 from edgepeft_export.losses.entropy import Entropy, cross_entropies, replace_terms, write_cross_entropies
@@ -108,16 +108,18 @@ def _in_chunks(loss: ir.Node, region: RowWise, wanted: Wanted, chunk: int) -> Lo
     chunks = _chunks(emit, target, ignored, chunk)
     flat = {value: emit.op("Flatten", value, axis=rank(value) - 1) for value in region.rows}
     slices = [_sliced(emit, chunks, rows, dims_of(value)[-1]) for value, rows in flat.items()]
+    slices.append(_sliced(emit, chunks, target, None, ignored))
+    if (row_weights := present(loss, 3)) is not None:
+        slices.append(_sliced(emit, chunks, row_weights, None))
     zero = emit.constant(np.zeros((), np.float32))
     sums = [zero, zero, *(zeros_like(value, emit) for value in wanted.shared)]
     total, weight, *found = emit.ops(
         "Scan",
         *sums,
         *slices,
-        _sliced(emit, chunks, target, None, ignored),
         outputs=len(sums) + len(wanted.rows),
         body=loss_body(loss, region, wanted, at_most(chunk, str(loss.outputs[0].name or loss.name))),
-        num_scan_inputs=len(slices) + 1,
+        num_scan_inputs=len(slices),
     )
     total.shape, weight.shape = ir.Shape([]), ir.Shape([])
     by_shared, by_rows = found[: len(wanted.shared)], found[len(wanted.shared) :]

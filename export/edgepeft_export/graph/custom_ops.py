@@ -57,7 +57,7 @@ WITH_GRADIENT = "WithGradient"
 """``(y, x₁ ... xₙ, g₁ ... gₙ) -> y``, a scalar whose gradient with respect to xᵢ is gᵢ."""
 
 CROSS_ENTROPY = "CrossEntropy"
-"""``(logits [rows, classes], target [rows], class_weights?) -> loss_sum, loss_weight``.
+"""``(logits [rows, classes], target [rows], class_weights?, row_weights [rows]?) -> loss_sum, loss_weight``.
 
 Attributes: ``label_smoothing``, ``ignore_index``. :mod:`edgepeft_export.losses.entropy` writes it as operators, and
 :mod:`edgepeft_export.chunks` together with what computes the logits.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar, NamedTuple
 
 import onnx_ir as ir
@@ -80,10 +80,9 @@ class Elements(NamedTuple):
 class MeanLoss(Loss):
     """A loss that is a mean over elements. Examples may have weights, as another label."""
 
+    _: KW_ONLY  # so that the settings of subclasses come first
     example_weights: str | None = setting(
-        None,
-        "Name of a label with the weight of each example, as of a column; by default all weigh the same.",
-        kw_only=True,
+        None, "Name of a label with the weight of each example, as of a column; by default all weigh the same."
     )
 
     def labels(self, outputs: Mapping[str, ir.Value]) -> Sequence[Labels]:

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
 
-from edgepeft_export.graph.shapes import Dim, dims_of
+from edgepeft_export.graph.emit import Emitter
+from edgepeft_export.graph.shapes import Dim, dims_of, rank
 from edgepeft_export.losses.base import Labels
 
 Values = Mapping[str, ir.Value]
@@ -23,6 +24,14 @@ def targets(outputs: Values) -> Labels:
 def first(outputs: Values) -> ir.Value:
     """The output that the loss reads."""
     return next(iter(outputs.values()))
+
+
+def spread_over(emit: Emitter, weights: ir.Value | None, labels: ir.Value) -> ir.Value | None:
+    """Weights of examples [batch] repeated for each of their labels [batch, ...], flat."""
+    if weights is None or rank(labels) == 1:
+        return weights
+    along = emit.op("Unsqueeze", weights, emit.ints(*range(1, rank(labels))))
+    return emit.op("Reshape", emit.op("Expand", along, emit.op("Shape", labels)), emit.ints(-1))
 
 
 def known_dim(value: ir.Value, axis: int) -> int:

@@ -28,6 +28,14 @@ class Entropy:
 
 
 @dataclass(frozen=True)
+class Weights:
+    """Factors of the loss of a row, and of its weight in the mean: of its class [classes], and its own [rows]."""
+
+    classes: ir.Value | None = None
+    rows: ir.Value | None = None
+
+
+@dataclass(frozen=True)
 class Scores:
     """Logarithms of probabilities: ``values - offset``.
 
@@ -58,7 +66,9 @@ def write_cross_entropies(model: ir.Model) -> ir.Model:
         emit = Emitter(model.graph, scope=node.name or "loss")
         logits, target = operands(node, 2)
         scores = Scores(emit.op("LogSoftmax", logits, axis=1))
-        replace_terms(node, terms_of(emit, Entropy.of(node), scores, target, present(node, 2)))
+        replace_terms(
+            node, terms_of(emit, Entropy.of(node), scores, target, Weights(present(node, 2), present(node, 3)))
+        )
     model.graph.sort()  # the new nodes were appended at the end
     infer_shapes(model)
     return model
@@ -84,14 +94,14 @@ def lean_scores(emit: Emitter, logits: ir.Value) -> Scores:
     return Scores(shifted, emit.op("Log", emit.op("ReduceSum", exponentials, emit.ints(1), keepdims=1)))
 
 
-def terms_of(
-    emit: Emitter, settings: Entropy, scores: Scores, target: ir.Value, class_weights: ir.Value | None
-) -> LossTerms:
+def terms_of(emit: Emitter, settings: Entropy, scores: Scores, target: ir.Value, weights: Weights) -> LossTerms:
     """The loss of rows of scores with the labels ``target`` [rows]."""
-    values, smoothing = scores.values, settings.label_smoothing
+    values, smoothing, class_weights = scores.values, settings.label_smoothing, weights.classes
     counts = emit.op("Not", emit.op("Equal", target, emit.scalar(settings.ignore_index, like=target)))
     safe = emit.op("Where", counts, target, emit.scalar(0, like=target))
     counted = emit.cast(counts, dtype_of(values))
+    if weights.rows is not None:
+        counted = emit.op("Mul", counted, weights.rows)
     weight = counted if class_weights is None else emit.op("Mul", counted, emit.op("Gather", class_weights, safe))
     picked = emit.op("GatherElements", values, emit.op("Unsqueeze", safe, emit.ints(1)), axis=1)
     total = _weighted(emit, scores.relative(emit, picked), weight)

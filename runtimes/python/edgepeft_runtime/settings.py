@@ -95,15 +95,10 @@ def setting(
     below: float | None = None,
     choices: Sequence[str | int] = (),
     option: str = "",
-    kw_only: bool = False,
 ) -> T:
-    """Declare a field of :class:`Settings`; the other arguments are the attributes of :class:`Setting`.
-
-    Args:
-        kw_only: whether the field is only a keyword argument, so that those of subclasses come first.
-    """
+    """Declare a field of :class:`Settings`; the arguments are the attributes of :class:`Setting`."""
     declared = Setting(help, minimum, maximum, above, below, tuple(choices), option)
-    return field(default=default, metadata={_KEY: declared}, kw_only=kw_only)
+    return field(default=default, metadata={_KEY: declared})
 
 
 @dataclass(frozen=True)

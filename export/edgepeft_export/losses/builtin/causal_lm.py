@@ -11,14 +11,14 @@ import numpy as np
 from edgepeft_export.errors import WrongLogitsRank
 from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.graph.shapes import dims_of
-from edgepeft_export.losses.base import Labels, Loss, LossTerms, class_labels
+from edgepeft_export.losses.base import Labels, LossTerms, MeanLoss, class_labels
 from edgepeft_export.losses.builtin.cross_entropy import CrossEntropy, cross_entropy
-from edgepeft_export.losses.emitting import FIRST_LOGITS, Values, first, known_dim, text
+from edgepeft_export.losses.emitting import FIRST_LOGITS, Values, first, known_dim, spread_over, text
 from edgepeft_runtime.settings import setting
 
 
 @dataclass(frozen=True)
-class CausalLM(Loss):
+class CausalLM(MeanLoss):
     """Cross-entropy of each token given those before it, as transformers' ``ForCausalLMLoss``.
 
     ``labels`` are the unshifted input ids. They are shifted here. Where the model learns a prompt, it has an output
@@ -33,7 +33,7 @@ class CausalLM(Loss):
         0.0, "Fraction of the target that is spread evenly over all classes.", minimum=0, below=1
     )
 
-    def labels(self, outputs: Values) -> Sequence[Labels]:
+    def targets(self, outputs: Values) -> Sequence[Labels]:
         dims = dims_of(first(outputs))
         if len(dims) != 3:
             raise WrongLogitsRank(
@@ -50,9 +50,11 @@ class CausalLM(Loss):
         padded = emit.op("Pad", following, emit.ints(0, 0, 0, 1), emit.scalar(self.ignore_index, like=target))
         flat = emit.op("Reshape", logits, emit.ints(-1, known_dim(logits, 2)))
         settings = CrossEntropy(self.label_smoothing, None, self.ignore_index)
-        terms = cross_entropy(emit, flat, emit.op("Reshape", padded, emit.ints(-1)), settings)
+        weights = self.weights_in(labels)
+        of_tokens = spread_over(emit, weights, target)
+        terms = cross_entropy(emit, flat, emit.op("Reshape", padded, emit.ints(-1)), settings, of_tokens)
         if FIRST_LOGITS not in outputs:
             return terms
         opening = emit.op("Squeeze", emit.op("Slice", target, emit.ints(0), emit.ints(1), emit.ints(1)), emit.ints(1))
-        given_prompt = cross_entropy(emit, outputs[FIRST_LOGITS], opening, settings)
+        given_prompt = cross_entropy(emit, outputs[FIRST_LOGITS], opening, settings, weights)
         return LossTerms(*(emit.op("Add", *pair) for pair in zip(terms, given_prompt, strict=True)))
