@@ -15,7 +15,7 @@ from benchmarks.llm import __main__ as driver
 from benchmarks.llm.making import made
 from benchmarks.llm.memory import MB, Limit, Sampler, forget_files
 from benchmarks.llm.page import page
-from benchmarks.llm.perplexity import measured, write_texts
+from benchmarks.llm.perplexity import keep, measured, write_texts
 from benchmarks.llm.results import compared, machine_kind, merged, ratio
 from benchmarks.llm.shapes import DESCRIPTION, SHAPES, matmul_parameters, operations
 from benchmarks.llm.sides import INFERENCE, TORCH
@@ -66,9 +66,11 @@ def test_a_tiny_case_runs_and_is_written(tmp_path: Path) -> None:
     out.write_text(json.dumps({"rows": [kept]}), encoding="utf-8")
     arguments = f"--shapes tiny --sides edgepeft-int8 --rounds 2 --threads 1 --work {work} --out {out} --limits 1000"
     options = driver.parsed(arguments.split())
-    rows, about = driver.Case("tiny", "qv", work, options).rows()
-    driver.keep(out, "tiny", rows, about)
+    case = driver.Case("tiny", "qv", work, options)
+    for rows in case.parts():
+        driver.keep(out, "tiny", rows, case.about)
     results = json.loads(out.read_text("utf-8"))
+    assert not any(driver.Case("tiny", "qv", work, options).parts(results["rows"])), "all is there"
     free, limited, other = results["rows"]
     assert other == kept
     assert free["losses"] == "ok"
@@ -76,7 +78,7 @@ def test_a_tiny_case_runs_and_is_written(tmp_path: Path) -> None:
     assert min(free[name] for name in figures) > 0
     assert limited["limit_mb"] == 1000
     assert limited.get("losses", "ok") == "ok"
-    assert json.loads((model / DESCRIPTION).read_text("utf-8"))["matmul_parameters"] == about["matmul_parameters"]
+    assert json.loads((model / DESCRIPTION).read_text("utf-8"))["matmul_parameters"] == case.about["matmul_parameters"]
     perplexity = {"about": "Of texts.", "rows": [{"side": "a", "before": 2.5, "machine": "VNNI"}]}
     text = page({**results, "perplexity": perplexity})
     assert "| edgepeft-int8 |" in text
@@ -91,7 +93,7 @@ def test_a_side_that_cannot_be_made_is_a_row_with_its_error(tmp_path: Path) -> N
     case.model.mkdir()
     (case.model / DESCRIPTION).write_text('{"vocabulary": 5, "matmul_parameters": 7}', encoding="utf-8")
     case.model.with_name("model.json").write_text("{}", encoding="utf-8")
-    (row,), _ = case.rows()
+    ((row,),) = case.parts()
     assert "no-model-directory" in row["error"]
 
 
@@ -187,6 +189,18 @@ def test_a_process_within_a_limit_ends_when_it_needs_more(tmp_path: Path) -> Non
     assert not limit.processes.exists()
 
 
+def test_perplexities_are_measured_in_parts(tmp_path: Path) -> None:
+    """A row replaces that of its side and machine, and is compared with fp32 there; other texts have other rows."""
+    out, rows = tmp_path / "llm.json", []
+    measured_ones = (("int8", "VNNI", 9.0), ("fp32", "AVX2", 8.0), ("fp32", "VNNI", 6.0), ("int8", "VNNI", 9.6))
+    for side, kind, before in measured_ones:
+        rows = keep(out, "texts", {"side": f"edgepeft {side}", "machine": kind, "before": before})["rows"]
+    assert [(row["before"], row["before_ratio"]) for row in rows] == [(8, 1), (6, 1), (9.6, 1.6)]
+    alone = keep(out, "others", {"side": "edgepeft int8", "machine": "VNNI", "before": 9.0})
+    assert alone == json.loads(out.read_text("utf-8"))["perplexity"]
+    assert alone["rows"] == [{"side": "edgepeft int8", "machine": "VNNI", "before": 9.0}]
+
+
 @pytest.mark.slow
 def test_perplexity_in_fp32_is_that_of_pytorch(tmp_path: Path) -> None:
     """On texts that are cut and padded, from a .gguf file; learning others lowers it."""
@@ -197,4 +211,3 @@ def test_perplexity_in_fp32_is_that_of_pytorch(tmp_path: Path) -> None:
     oracle, row = measured(model, texts, ["fp32"], tmp_path)
     assert row["before"] == pytest.approx(oracle["before"], rel=1e-4)
     assert row["after"] < row["before"]
-    assert row["before_ratio"] == row["after_ratio"] == 1

@@ -2,13 +2,15 @@
 
 Models with random weights are written on the spot, and removed after their rows. All sides of a case are alive at once
 and take turns; ``--alone`` runs one after another, for models of which the machine cannot keep all at once. Rows merge
-into ``llm.json``, so that a long run can be made in parts.
+into ``llm.json`` as soon as a length is measured, so that a long run can be made in parts; ``--resume`` leaves out the
+lengths and limits that are there.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import json
 import os
 import subprocess
@@ -24,7 +26,7 @@ import numpy as np
 from benchmarks import machine
 from benchmarks.llm.memory import Limit, forget_files, warm_files
 from benchmarks.llm.page import page
-from benchmarks.llm.results import Row, machine_kind, merged, row_of
+from benchmarks.llm.results import KEY, Row, machine_kind, merged, row_of
 from benchmarks.llm.serving import GROUP
 from benchmarks.llm.shapes import DESCRIPTION, METHODS, SHAPES
 from benchmarks.llm.sides import BASELINE, SIDES, TORCH, command, default_sides, environment
@@ -37,23 +39,30 @@ _DEVICE = [name for name, side in SIDES.items() if side.bundle and not side.base
 
 def main() -> None:
     options = parsed(sys.argv[1:])
+    kept = _results(options.out).get("rows", []) if options.resume else []
     for shape in options.shapes:
         with _work(options.work) as work:
             for method in options.methods:
-                rows, about = Case(shape, method, work, options).rows()
-                keep(options.out, shape, rows, about)
-    if options.out == OUT:
-        PAGE.write_text(page(json.loads(OUT.read_text("utf-8"))), encoding="utf-8")
+                case = Case(shape, method, work, options)
+                for rows in case.parts(kept):
+                    keep(options.out, shape, rows, case.about)
 
 
 def keep(out: Path, shape: str, rows: Sequence[Row], about: dict[str, Any]) -> None:
-    """Merge the rows into the results."""
-    results: dict[str, Any] = json.loads(out.read_text("utf-8")) if out.exists() else {}
+    """Merge the rows into the results, and write the page if these are the project's."""
+    results = _results(out)
     description = {**machine.describe(), "versions": machine.versions(None)}
     results["machines"] = {**results.get("machines", {}), machine_kind(description): description}
     results["shapes"] = {**results.get("shapes", {}), shape: about}
     results["rows"] = merged(results.get("rows", []), rows)
     out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    if out == OUT:
+        PAGE.write_text(page(results), encoding="utf-8")
+
+
+def _results(out: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(out.read_text("utf-8")) if out.exists() else {}
+    return found
 
 
 class Case:
@@ -71,33 +80,49 @@ class Case:
         self.work, self.folder = work, work / shape / method
         self.folder.mkdir(parents=True, exist_ok=True)
         self.model = work / shape / "model"
+        self._records: dict[str, dict[str, Any]] = {}
 
-    def rows(self) -> tuple[list[Row], dict[str, Any]]:
-        """Run all lengths, then the limited runs. Return the rows, and the counts of the model's parameters."""
-        self._make("model", self.model, ROOT)
-        about = json.loads((self.model / DESCRIPTION).read_text("utf-8"))
-        made = {name: self._made(name) for name in self.options.sides}
-        rows: list[Row] = []
+    def parts(self, kept: Sequence[Row] = ()) -> Iterator[list[Row]]:
+        """Run each length, and each limited run of the first one; yield their rows as soon as they are measured.
+
+        Args:
+            kept: Rows that are not measured again; those with errors, of other machines and of other threads are.
+        """
         shape, first = SHAPES[self.shape], self.method == next(iter(METHODS))
         lengths = self.options.lengths or (shape.lengths if first else shape.lengths[:1])
         limits = self.options.limits if self.options.limits is not None else shape.limits if first else ()
         for length in lengths:
-            batch = self._batch(length, about["vocabulary"])
-            rows += self._turns(batch, length, made, about)
+            missing = self._missing(kept, self.options.sides, length)
+            if missing:  # those that take turns are measured together
+                yield self._turns(missing if self.options.alone else self.options.sides, length)
             for limit in limits if length == lengths[0] else ():
-                names = [name for name in self.options.limited if "error" not in made.get(name, {"error": ""})]
-                rows += [self._limited(name, limit, batch, length, made[name], about) for name in names]
-        return rows, about
+                names = self._missing(kept, self.options.limited, length, limit)
+                yield [self._limited(name, limit, length) for name in names if "error" not in self._made(name)]
 
-    def _batch(self, length: int, vocabulary: int) -> Path:
+    def _missing(self, kept: Sequence[Row], names: Sequence[str], length: int, limit: int | None = None) -> list[str]:
+        """Return the sides without a row of this length and limit."""
+        wanted = {name: self._key(name, length, "") | {"limit_mb": limit} for name in names}
+        fixed = (*KEY, "threads", "machine")
+        found = [tuple(row.get(name) for name in fixed) for row in kept if "error" not in row]
+        return [name for name, key in wanted.items() if tuple(key[part] for part in fixed) not in found]
+
+    @functools.cached_property
+    def about(self) -> dict[str, Any]:
+        """Counts of the model's parameters; the model is written first."""
+        self._make("model", self.model, ROOT)
+        counts: dict[str, Any] = json.loads((self.model / DESCRIPTION).read_text("utf-8"))
+        return counts
+
+    def _batch(self, length: int) -> Path:
         path = self.folder / f"batch-{length}.npz"
-        ids = np.random.default_rng(0).integers(0, vocabulary, (1, length))
+        ids = np.random.default_rng(0).integers(0, self.about["vocabulary"], (1, length))
         np.savez(path, allow_pickle=False, input_ids=ids, attention_mask=np.ones_like(ids), labels=ids)
         return path
 
-    def _turns(self, batch: Path, length: int, made: dict[str, Any], about: dict[str, Any]) -> list[Row]:
-        """Run all sides in turn, or one after another."""
-        names = [name for name in self.options.sides if "error" not in made[name]]
+    def _turns(self, sides: Sequence[str], length: int) -> list[Row]:
+        """Run the sides in turn, or one after another."""
+        batch, made = self._batch(length), {name: self._made(name) for name in sides}
+        names = [name for name in sides if "error" not in made[name]]
         groups = [[name] for name in names] if self.options.alone else [names]
         finished: dict[str, Running] = {}
         run = time.strftime("%Y-%m-%d %H:%M:%S")
@@ -111,18 +136,16 @@ class Case:
             finished |= {side.name: side for side in running}
         oracle = finished[TORCH].losses if TORCH in finished and finished[TORCH].failure is None else []
         rows = []
-        for name in self.options.sides:
+        for name in sides:
             key = self._key(name, length, run)
             if name in finished:
-                rows.append(row_of(key, finished[name], made[name], about, oracle))
+                rows.append(row_of(key, finished[name], made[name], self.about, oracle))
             else:
                 rows.append({**key, "error": made[name]["error"]})
             print(f"  {_line(rows[-1])}", file=sys.stderr, flush=True)
         return rows
 
-    def _limited(
-        self, name: str, limit: int, batch: Path, length: int, made: dict[str, Any], about: dict[str, Any]
-    ) -> Row:
+    def _limited(self, name: str, limit: int, length: int) -> Row:
         """Run a side by itself within a limit of memory, with cold files."""
         key = self._key(name, length, time.strftime("%Y-%m-%d %H:%M:%S")) | {"limit_mb": limit}
         try:
@@ -131,13 +154,13 @@ class Case:
             return {**key, "error": f"no control group can be made here: {error}"}
         with group:
             forget_files(self._target(name))
-            side = self._opened(name, batch, {GROUP: str(group.processes)})
+            side = self._opened(name, self._batch(length), {GROUP: str(group.processes)})
             for _ in range(self.options.rounds):
                 if side.failure is None:
                     side.turn(1)
             if side.failure is None:
                 side.finish()
-        row = row_of(key, side, made, about, [])
+        row = row_of(key, side, self._made(name), self.about, [])
         print(f"  {_line(row)}", file=sys.stderr, flush=True)
         return row
 
@@ -177,9 +200,14 @@ class Case:
         return self.options.baseline if SIDES[name].baseline else ROOT
 
     def _made(self, name: str) -> dict[str, Any]:
-        """Write what the side reads; ``error`` says why that failed."""
+        """Write what the side reads, once; ``error`` says why that failed."""
         side = SIDES[name]
-        return {} if side.kind is None else self._make(side.kind, self._target(name), self._tree(name))
+        if side.kind is None:
+            return {}
+        if name not in self._records:
+            assert self.about
+            self._records[name] = self._make(side.kind, self._target(name), self._tree(name))
+        return self._records[name]
 
     def _make(self, kind: str, out: Path, tree: Path) -> dict[str, Any]:
         record = out.with_name(f"{out.name}.json")
@@ -244,6 +272,7 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--limited", nargs="*", default=["edgepeft-int8"], choices=_DEVICE, help="sides that run within limits too"
     )
+    parser.add_argument("--resume", action="store_true", help="measure only what the results lack")
     parser.add_argument("--alone", action="store_true", help="one side after another")
     parser.add_argument("--rounds", type=int, default=5, help="steps of each side after the first")
     parser.add_argument("--threads", type=int, default=machine.cores(), help="of every side")

