@@ -226,7 +226,7 @@ def _check_some(updates: list[CountedUpdate], incoming: Incoming) -> None:
     refused = map(str, incoming.refused[:5])
     raise NoUpdates(
         "There is no valid update to aggregate.",
-        context="\n".join(refused) or "there are no files.",
+        context="\n".join(refused) or "there are no files of updates.",
         hint="pull updates of this bundle and this round first; --adapter names a later round's start.",
     )
 

@@ -18,7 +18,7 @@ class Group(click.Group):
         """Return the command, or fail with a suggestion."""
         names = self.list_commands(ctx)
         if args[0] not in names and not ctx.resilient_parsing:
-            hint = did_you_mean(args[0], names, f"{ctx.command_path} --help lists all.")
+            hint = did_you_mean(args[0], names, f"see {ctx.command_path} --help.")
             ctx.fail(f"There is no command {args[0]!r}. {hint[:1].upper()}{hint[1:]}")
         return super().resolve_command(ctx, args)
 

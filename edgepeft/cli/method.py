@@ -24,6 +24,13 @@ F = TypeVar("F", bound=Callable[..., object])
 METHOD, LOSS = Declared(METHODS), Declared(LOSSES)
 
 
+def _loss(_context: click.Context, _option: click.Parameter, loss: str | None) -> str | None:
+    """Refuse an unknown loss before a model is loaded."""
+    if loss is not None and not loss.endswith(".onnx"):
+        LOSSES.find(loss)
+    return loss
+
+
 def source_options(command: F) -> F:
     """Add the source, the method with its settings, and the options of the loss and the outputs."""
     for option in (
@@ -35,7 +42,10 @@ def source_options(command: F) -> F:
             "--max-length", type=click.IntRange(2), help="Longest text in tokens.  [default: the model's, at most 128]"
         ),
         click.option(
-            "--loss", metavar="NAME|FILE.onnx", help=f"{', '.join(LOSSES)}, or a graph.  [default: the source's]"
+            "--loss",
+            metavar="NAME|FILE.onnx",
+            callback=_loss,
+            help=f"{', '.join(LOSSES)}, or a graph.  [default: the source's]",
         ),
         click.option(
             "--outputs",

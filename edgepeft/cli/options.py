@@ -161,7 +161,7 @@ def metric_option(help: str) -> Callable[[F], F]:
 def adapter_of(path: Path | None, bundle: Bundle) -> AdapterSource | None:
     """Return the adapter of ``--adapter`` for a trainer; an update of another base is refused."""
     from edgepeft_runtime.files.tensorfile import read_tensors
-    from edgepeft_runtime.train.update import FORMAT, check_update, read_update
+    from edgepeft_runtime.train.update import FORMAT, check_update, naming, read_update
 
     if path is not None and (peft := peft_adapter(path, bundle)) is not None:
         return peft
@@ -169,7 +169,8 @@ def adapter_of(path: Path | None, bundle: Bundle) -> AdapterSource | None:
         return path
     update = read_update(path)
     # An adapter of an earlier round may be inspected too: only its base must be this bundle's.
-    check_update(update, bundle, adapter_sha256=update.adapter_sha256)
+    with naming(path):
+        check_update(update, bundle, adapter_sha256=update.adapter_sha256)
     return update.parameters
 
 

@@ -103,7 +103,7 @@ def _read(key: str, value: str) -> Any:
             n, m = value.split(":")
             return int(n), int(m)
     except ValueError as error:
-        raise _setting(key, value, "a fraction is a number such as 0.25, a pattern is n:m such as 2:4.") from error
+        raise _setting(key, value, "write a fraction (heads=0.25) or a pattern (pattern=2:4).") from error
     if key == "score":
         return value
     raise BadPruneSetting(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,7 +42,12 @@ def decoded(path: Path, mode: str) -> Image.Image:
     except MemoryError as failure:
         raise bad_image(path, "it does not fit into memory.") from failure
     except Exception as failure:  # decoders raise various exceptions, from struct.error to SyntaxError
-        raise bad_image(path, str(failure) or type(failure).__name__) from failure
+        raise bad_image(path, _reason(failure)) from failure
+
+
+def _reason(failure: Exception) -> str:
+    """Return Pillow's message, without the name that an open file has in Python."""
+    return re.sub(r" <_io\.\w+ .*>", "", str(failure)) or type(failure).__name__
 
 
 def pillow() -> tuple[ModuleType, ModuleType]:

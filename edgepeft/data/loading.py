@@ -106,8 +106,17 @@ def load(
     raise UnknownData(
         f"The kind of the data {path} is unknown.",
         context=f"its suffix is {path.suffix or 'missing'!r}",
-        hint="give an .npz, .csv, .tsv, .jsonl or .json file, or a folder with one folder of images per class.",
+        hint=_instead_of(path.suffix.lower()),
     )
+
+
+def _instead_of(suffix: str) -> str:
+    """Return what to do about a file of an unknown kind."""
+    if suffix in (".xlsx", ".xls", ".ods"):
+        return "save it as .csv in the spreadsheet, with the column names in the first line."
+    if suffix == ".txt":
+        return 'write it as .csv (a line "text,label", then an example on each line) or as .jsonl.'
+    return "give an .npz, .csv, .tsv, .jsonl or .json file, or a folder with one folder of images per class."
 
 
 def _rows(records: Records, bundle: Bundle, names: _Names, labelled: bool, template: str | None) -> Dataset:

@@ -145,7 +145,9 @@ def text_spec_of(manifest: Manifest) -> TextSpec:
         raise NoText(
             "The bundle does not take text.",
             context=f"its inputs: {', '.join(inputs)}",
-            hint="give the data as .npz, or prepare the bundle with a text specification and a tokenizer.",
+            hint="give a folder with one folder of images per class."
+            if manifest.image is not None
+            else "give the data as .npz, or prepare the bundle with a text specification and a tokenizer.",
         )
     other = [name for name in inputs if name not in spec.fields]
     if other:

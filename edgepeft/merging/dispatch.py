@@ -14,7 +14,7 @@ from edgepeft_runtime.bundle.adapter_source import AdapterSource, load_adapter
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.data.batch import Batch
 from edgepeft_runtime.files.tensorfile import Array, read_tensors
-from edgepeft_runtime.train.update import changed_nothing, check_update, notice_unchanged, update_in
+from edgepeft_runtime.train.update import changed_nothing, check_update, naming, notice_unchanged, update_in
 
 
 def merge(
@@ -79,7 +79,8 @@ def _parameters(bundle: Bundle, path: Path, target: Target, adapter: AdapterSour
         return stack_in(file, path, bundle)
     update = update_in(file, path)
     start, digest = load_adapter(bundle, adapter)
-    check_update(update, bundle, adapter_sha256=digest)
+    with naming(path):
+        check_update(update, bundle, adapter_sha256=digest)
     if changed_nothing(update.parameters, start):
         notice_unchanged(f"The update {path}")
     return update.parameters

@@ -20,6 +20,7 @@ from edgepeft_export.losses import Loss
 from edgepeft_export.memory import MODES
 from edgepeft_export.optimizers import Optimizer
 from edgepeft_runtime.bundle.bundle import Bundle
+from edgepeft_runtime.figures import size
 from edgepeft_runtime.train.memory.prediction import Prediction, predict
 
 DEPTHS = (1.0, 0.5, 0.25)
@@ -91,10 +92,12 @@ def plan_for(
                 plans.append((time, StepPlan(compiled, mode, micro, frozen, peak)))
         if plans:
             return min(plans, key=lambda timed: timed[0])[1]
+    at = ", ".join(f"{name}={value}" for name, value in budget.sizes.items())
     raise MemoryBudgetTooSmall(
-        f"No train step fits into {budget.bytes / 1e6:.0f} MB.",
-        context=f"smallest plan, one example at a time: {min(least) / 1e6:.0f} MB at {dict(budget.sizes)}",
-        hint="allow more memory, shorten the sequence, quantize the base (int8, int4), or set may_freeze.",
+        f"No train step fits into {size(budget.bytes)}.",
+        context=f"smallest plan, one example at a time: {size(int(min(least)))} at {at}",
+        hint="allow more memory, shorten the sequence, quantize the base (int8, int4), or allow parameters to be "
+        "frozen (may_freeze=True, --allow-depth).",
     )
 
 

@@ -248,8 +248,10 @@ def _export(
 ) -> _Exported:
     """Export the forward graph and the loss, and compare them. Facts that concern the user become notices."""
     log("exporting the forward graph, and comparing it with the model")
-    attached = attach_source(source, attachment)
     loss = source.loss if loss is None else loss
+    if isinstance(loss, str) and not loss.endswith(".onnx"):
+        loss = losses.by_name(loss)  # before the export: the name may be unknown
+    attached = attach_source(source, attachment)
     function = None if isinstance(loss, (str, Path, losses.Loss)) else loss
     built = _loss(loss, attached.forward, example_labels)
     exported = _Exported(attached.forward, attached.provenance, attached.module, built, function, example_labels)
@@ -369,10 +371,9 @@ def _longest(source: Source, text: TextSpec | None) -> int | None:
 def _loss(loss: LossLike, forward: Forward, example_labels: Mapping[str, Tensor]) -> losses.Loss:
     if isinstance(loss, Path) or (isinstance(loss, str) and loss.endswith(".onnx")):
         return losses.OnnxLoss.read(loss)
-    if isinstance(loss, str):
-        return losses.by_name(loss)
     if isinstance(loss, losses.Loss):
         return loss
+    assert not isinstance(loss, str)
     return from_function(loss, forward, example_labels)
 
 

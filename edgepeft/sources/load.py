@@ -5,6 +5,7 @@ A name is a Hugging Face model directory, a ``.gguf`` file, an ``.onnx`` file, o
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import importlib.util
 import io
@@ -139,8 +140,37 @@ def load_source(
     raise NoSuchSource(
         f"{source} is not a model directory, a .gguf or .onnx file, or package.module:function.",
         context=None,
-        hint=path_hint(path, _how_to_get(str(source))),
+        hint=_instead(path, str(source)),
     )
+
+
+def _instead(path: Path, source: str) -> str:
+    """Return what to give instead of a source that is none."""
+    if path.is_file():
+        return _instead_of_a_file(path)
+    hint = _how_to_get(source)
+    return hint if "/" in source and not path.parent.exists() else path_hint(path, hint)
+
+
+def _instead_of_a_file(path: Path) -> str:
+    """Return how the model in a file of another kind is given."""
+    if path.suffix == ".py":
+        return f"name the function in it that returns the model and example inputs: {path}:{_functions(path)[0]}"
+    if path.suffix in (".pt", ".pth", ".bin", ".ckpt", ".safetensors"):
+        return (
+            "the file has weights without the network: load them in a function that returns the module and example "
+            "inputs (file.py:function), or give the directory that save_pretrained has written."
+        )
+    return "export the model to .onnx, or give the directory that save_pretrained has written."
+
+
+def _functions(path: Path) -> list[str]:
+    """Return the names of the functions that a file defines."""
+    try:
+        tree = ast.parse(path.read_text("utf-8"))
+    except (OSError, ValueError, SyntaxError):
+        return ["FUNCTION"]
+    return [node.name for node in tree.body if isinstance(node, ast.FunctionDef)] or ["FUNCTION"]
 
 
 def _how_to_get(source: str) -> str:
@@ -340,13 +370,19 @@ def _check_image(path: Path, model: PreTrainedModel, pixels: Tensor) -> None:
 
 def _load_function(source: str, classes: tuple[str, ...] | None, seed: int) -> Source:
     module_name, _, function_name = source.rpartition(":")
+    otherwise, module = "give package.module:function, or file.py:function.", None
     try:
-        function = getattr(_import(module_name), function_name)
+        module = _import(module_name)
+        function = getattr(module, function_name)
     except (ImportError, AttributeError, OSError) as error:
+        path = Path(module_name)
+        missing_file = module is None and path.suffix == ".py"
         raise NoSuchSource(
             f"{source} cannot be imported.",
             context=str(error),
-            hint="give package.module:function, or file.py:function.",
+            hint=path_hint(path, otherwise)
+            if missing_file
+            else did_you_mean(function_name, vars(module) if module is not None else (), otherwise),
         ) from error
     torch.manual_seed(seed)
     try:

@@ -231,6 +231,8 @@ def _data(
     if validate is None:
         return dataset, None
     fraction = None if Path(validate).exists() else _fraction(validate)
+    if fraction is None and _fraction(validate.replace(",", ".")) is not None:
+        raise click.BadParameter(f"write the fraction {validate} with a point.", param_hint="--validate")
     return (dataset, load(validate)) if fraction is None else split(dataset, fraction, seed)
 
 

@@ -32,10 +32,12 @@ def did_you_mean(text: str, names: Iterable[str], otherwise: str = "choose one o
 
 def path_hint(path: Path, otherwise: str) -> str:
     """Return a hint for a path that does not exist: names in its folder that were probably meant, or ``otherwise``."""
+    if path.exists():
+        return otherwise
     try:
         near = similar(path.name, (entry.name for entry in islice(path.parent.iterdir(), 1000)))
     except OSError:
-        return otherwise if path.parent.exists() else f"there is no folder {path.parent}. {otherwise}"
+        return otherwise if path.parent.exists() else f"there is no folder {path.parent}: {otherwise}"
     return f"did you mean {' or '.join(quoted(str(path.with_name(name))) for name in near)}?" if near else otherwise
 
 

@@ -124,10 +124,15 @@ def _match(graph: ir.Graph, patterns: Sequence[str]) -> list[ir.Value]:
     missing = [pattern for pattern in patterns if not any(fnmatchcase(name, pattern) for name in floats)]
     if missing or not patterns:
         raise UnknownInitializer(
-            "No float32 initializer matches " + (", ".join(map(repr, missing)) if missing else "an empty list") + ".",
+            f"No float32 initializer matches {', '.join(map(repr, missing))}."
+            if missing
+            else "Nothing is named that trains: an .onnx file does not mark its parameters.",
             context=f"there are: {', '.join(sorted(floats)[:20])}{' …' if len(floats) > 20 else ''}",
             hint=did_you_mean(
-                (missing or [""])[0], floats, "name the initializers to train, or a pattern such as 'classifier.*'."
+                (missing or [""])[0],
+                floats,
+                "name the initializers to train, or a pattern such as 'classifier.*' (trainable=, --train), or choose "
+                "a method that adds parameters, such as lora (method=, --method).",
             ),
         )
     return [value for name, value in floats.items() if any(fnmatchcase(name, pattern) for pattern in patterns)]

@@ -32,6 +32,7 @@ from edgepeft_runtime.files.durable import write_atomically
 from edgepeft_runtime.files.regular import open_regular
 from edgepeft_runtime.files.schema import Json
 from edgepeft_runtime.files.shapes import MAX_AXES, elements
+from edgepeft_runtime.names import path_hint
 from edgepeft_runtime.shown import quoted
 
 Array = NDArray[Any]
@@ -91,7 +92,7 @@ def read_tensors(
         raise CannotReadFile(
             f"Cannot read the tensor file {path}.",
             context=str(failure) or "it does not fit into memory.",
-            hint="check the path and the permissions, and that it is a file of this bundle.",
+            hint=path_hint(Path(path), "check the path and the permissions, and that it is a file of this bundle."),
         ) from failure
     return parse_tensors(content, path, require_digest=require_digest)
 

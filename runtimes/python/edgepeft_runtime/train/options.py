@@ -67,11 +67,11 @@ class FitOptions(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.patience is not None and self.validate is None:
-            raise BadSetting("patience", self.patience, "None, or pass held-out data (validate=)")
+            raise BadSetting("patience", self.patience, "None, or pass held-out data (validate=, --validate)")
         if self.metric is not None:
             metric_of(self.metric)
             if self.validate is None:
-                raise BadSetting("metric", name_of(self.metric), "None, or pass held-out data (validate=)")
+                raise BadSetting("metric", name_of(self.metric), "None, or pass held-out data (validate=, --validate)")
 
     def identity(self) -> dict[str, object]:
         """Return the settings that a resumed call must have in common with the first one, as plain JSON values."""

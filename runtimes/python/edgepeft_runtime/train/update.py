@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -104,6 +105,15 @@ def update_in(file: TensorFile, name: object) -> Update:
         raise _not_an_update(name, f"it lacks {missing}") from None
     except ValueError as failure:
         raise _not_an_update(name, str(failure)) from None
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let the errors of the block name the file of the update."""
+    try:
+        yield
+    except UpdateError as error:
+        raise error.reworded(f"{path}: {error.message}", error.context) from None
 
 
 def check_update(update: Update, bundle: Bundle, *, adapter_sha256: str | None = None) -> None:
