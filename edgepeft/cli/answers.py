@@ -15,15 +15,15 @@ Answer = dict[str, object]
 def answers(outputs: Mapping[str, Array], manifest: Manifest) -> Iterator[Answer]:
     """Yield one JSON object per example.
 
-    A classifier (cross-entropy over ``[batch, classes]``) has ``label``, ``probability`` and ``probabilities``. A
-    multi-label classifier (``bce_with_logits`` over ``[batch, classes]``) has ``labels`` and ``probabilities``. Any
-    other model has its outputs by name.
+    A classifier (cross-entropy over ``[batch, classes]``, or a loss of its kind) has ``label``, ``probability`` and
+    ``probabilities``. A multi-label classifier (``bce_with_logits`` or ``binary_focal`` over ``[batch, classes]``) has
+    ``labels`` and ``probabilities``. Any other model has its outputs by name.
     """
     logits = outputs[manifest.outputs[0].name]
-    if logits.ndim == 2 and manifest.loss.kind == "cross_entropy":
+    if logits.ndim == 2 and manifest.loss.kind in ("cross_entropy", "focal", "soft_cross_entropy", "kl_divergence"):
         names = _names(manifest, logits.shape[1])
         return (_one_label(row, names) for row in _softmax(logits))
-    if logits.ndim == 2 and manifest.loss.kind == "bce_with_logits":
+    if logits.ndim == 2 and manifest.loss.kind in ("bce_with_logits", "binary_focal"):
         names = _names(manifest, logits.shape[1])
         return (_several_labels(row, names) for row in _sigmoid(logits))
     return ({name: array[row].tolist() for name, array in outputs.items()} for row in range(len(logits)))

@@ -66,7 +66,7 @@ def label_reader(manifest: Manifest) -> LabelReader:
 def takes_several(manifest: Manifest) -> bool:
     """Whether an example may have several classes at once, so that its label is a probability for each class."""
     shape = only_label(manifest).shape
-    return manifest.loss.kind == "bce_with_logits" and len(shape) == 2 and shape[1:] != (1,)
+    return manifest.loss.kind in ("bce_with_logits", "binary_focal") and len(shape) == 2 and shape[1:] != (1,)
 
 
 def normalized(name: str) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.losses import Loss
+from edgepeft_export.losses.entropy import write_cross_entropies
 from edgepeft_export.opset import IR_VERSION, OPSET
 from edgepeft_export.verification import GraphRun
 from edgepeft_runtime.files.schema import Json
@@ -53,7 +54,8 @@ def loss_alone(loss: Loss, outputs: Mapping[str, Array], labels: Mapping[str, Ar
     graph = ir.Graph(list(values.values()), [], nodes=[], opset_imports={"": OPSET}, name="loss")
     terms = loss.emit(Emitter(graph), *({name: values[name] for name in part} for part in (outputs, labels)))
     graph.outputs.extend(terms)
-    common.NameFixPass()(model := ir.Model(graph, ir_version=IR_VERSION))
+    model = write_cross_entropies(ir.Model(graph, ir_version=IR_VERSION))
+    common.NameFixPass()(model)
     total, weight = GraphRun(model)({**outputs, **labels}).values()
     return float(total) / float(weight)
 

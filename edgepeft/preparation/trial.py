@@ -13,7 +13,8 @@ from torch import Tensor
 from edgepeft.preparation.reference_losses import TORCH_LOSSES, loss_alone
 from edgepeft_export.errors import StepDiffers, VerificationError
 from edgepeft_export.forward import Forward
-from edgepeft_export.losses import FIRST_LOGITS, Loss, OnnxLoss
+from edgepeft_export.forward.torch_source.own_loss import argument_name
+from edgepeft_export.losses import FIRST_LOGITS, Loss, MeanLoss, OnnxLoss
 from edgepeft_export.verification import Example
 from edgepeft_runtime import Trainer
 from edgepeft_runtime.bundle.manifest import LabelSpec, Manifest
@@ -87,7 +88,8 @@ class Trial:
         return labels
 
     def _expected(self, manifest: Manifest, example: Example, labels: Mapping[str, Array]) -> float:
-        if self.function is None and manifest.loss.kind not in TORCH_LOSSES:
+        is_plain = isinstance(self.loss, MeanLoss) and self.loss.example_weights is None
+        if self.function is None and not (is_plain and manifest.loss.kind in TORCH_LOSSES):
             return loss_alone(self.loss, example.outputs, labels)
         tensors = {name: torch.from_numpy(np.array(array)) for name, array in {**example.outputs, **labels}.items()}
         if self.function is None:
@@ -98,8 +100,10 @@ class Trial:
             with torch.no_grad():
                 return float(TORCH_LOSSES[manifest.loss.kind](first.float(), targets, manifest.loss.settings))
         names = {value.name for value in self.loss.model.graph.inputs} if isinstance(self.loss, OnnxLoss) else set()
+        given = {name: tensor for name, tensor in tensors.items() if name in names}
+        outputs = {name: argument_name(name) for name in example.outputs}
         with torch.no_grad():
-            return float(self.function(**{name: tensor for name, tensor in tensors.items() if name in names}))
+            return float(self.function(**{outputs.get(name, name): tensor for name, tensor in given.items()}).mean())
 
 
 def _sizes(manifest: Manifest, example: Example) -> dict[str, int]:

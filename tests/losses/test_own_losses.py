@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx.numpy_helper
 import onnx.parser
+import onnx_ir as ir
 import pytest
 import torch
 from torch import Tensor, nn
@@ -129,6 +132,39 @@ def test_own_losses_are_weighted_by_rows() -> None:
     assert sum(part.sum for part in parts) / 8 == pytest.approx(run(step, whole).loss, rel=1e-5)
 
 
+def test_a_loss_of_each_example_is_a_mean() -> None:
+    """``reduction="none"`` is trained on the mean, and uneven batches add up."""
+    loss = nn.CrossEntropyLoss(reduction="none")
+    own = from_function(lambda logits, labels: loss(logits, labels), linear(), {"labels": torch.zeros(2).long()})
+    batch = _class_batch(5)
+    value, gradients = expected_of(linear(), "rows", functional.cross_entropy, batch)
+    result = run(compiled(linear(), own), batch)
+    assert (result.loss, result.weight) == (pytest.approx(value, rel=1e-5), 5.0)
+    np.testing.assert_allclose(result.gradients["w"], gradients["w"], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("output", "argument"), [("387", "_387"), ("Identity:0", "Identity_0")])
+def test_outputs_whose_names_are_no_arguments_can_be_read(output: str, argument: str, tmp_path: Path) -> None:
+    """Names of tensors in files, as arguments of a function: other characters are underscores."""
+    proto = ir.to_proto(linear().model)
+    for node in proto.graph.node:
+        node.output[:] = [output if name == "logits" else name for name in node.output]
+    proto.graph.output[0].name = output
+    values = linear().parameters.items()
+    proto.graph.initializer.extend(onnx.numpy_helper.from_array(array, name) for name, array in values)
+    del proto.graph.input[1:]
+    onnx.save(proto, tmp_path / "m.onnx")
+    scope: dict[str, Callable[..., Tensor]] = {}
+    exec(f"def loss({argument}, labels): return cross_entropy({argument}, labels)", vars(functional), scope)
+    interface = edgepeft.Interface(example_labels={"labels": torch.zeros(2).long()})
+    edgepeft.prepare(tmp_path / "m.onnx", trainable=["w"], loss=scope["loss"], interface=interface, out=tmp_path / "b")
+    batch = _class_batch(4)
+    value, _ = expected_of(linear(), "rows", functional.cross_entropy, batch)
+    with Trainer.open(tmp_path / "b") as trainer:
+        assert [spec.name for spec in trainer.bundle.manifest.outputs] == [output]
+        assert trainer.step({name: x.numpy() for name, x in batch.items()}) == pytest.approx(value, rel=1e-5)
+
+
 def test_an_own_loss_follows_the_names_of_dynamic_axes(tmp_path: Path) -> None:
     """Where the caller calls the batch ``rows``, the labels of a torch function have that many rows too."""
     edgepeft.prepare(
@@ -217,12 +253,12 @@ def test_a_loss_per_row_is_refused(tmp_path: Path) -> None:
     assert _refused(OnnxLoss.read(_write(tmp_path / "l.onnx", text)), linear()).code == "loss-outputs"
 
 
-def test_a_torch_loss_per_row_is_refused() -> None:
-    """``reduction="none"`` in a torch function is refused before it is exported."""
-    loss = nn.CrossEntropyLoss(reduction="none")
+def test_a_torch_loss_per_element_is_refused() -> None:
+    """A tensor with more than one number per example is refused before it is exported."""
     with pytest.raises(LossError) as failure:
-        from_function(lambda logits, labels: loss(logits, labels), linear(), {"labels": torch.zeros(2).long()})
+        from_function(lambda logits, labels: (logits - labels) ** 2, linear(), {"labels": torch.zeros(2, CLASSES)})
     assert failure.value.code == "loss-outputs"
+    assert "each example" in str(failure.value.hint)
 
 
 def test_a_torch_loss_that_fails_shows_what_it_was_given() -> None:
@@ -283,6 +319,7 @@ def test_a_loss_that_cannot_be_exported_is_named() -> None:
     with pytest.raises(LossError, match="loss") as caught:
         from_function(ctc, linear("tokens"), {"labels": torch.ones(2, 2, dtype=torch.int64)})
     assert caught.value.code == "loss-export"
+    assert "'ctc'" in str(caught.value.hint)
 
 
 def test_a_loss_that_is_exported_wrong_is_refused() -> None:

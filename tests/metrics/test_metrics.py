@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -226,6 +226,17 @@ def test_error_rates_of_a_model() -> None:
     assert _score("cer", SPELLER, scores, true, 1).value == pytest.approx(1 / 9)
     assert _score("wer", SPELLER, scores, true, 1).value == pytest.approx(1 / 4)
     assert not _score("wer", SPELLER, scores, true).greater_is_better
+
+
+def test_error_rates_of_ctc() -> None:
+    """Repetitions and blanks are left out of what the frames say, and padding out of the labels."""
+    manifest = _manifest(
+        "ctc", LabelSpec("y", "int64", ("batch", "length"), 5, -100), ("batch", "time", 5), None, ("length", "time")
+    )
+    manifest = replace(manifest, loss=LossSpec("ctc", {"blank": 0}))
+    frames = [[0, 1, 1, 0, 1, 2], [3, 3, 0, 0, 4, 0]]  # 1 1 2 and 3 4
+    true = np.array([[1, 1, 2, -100], [3, 1, 4, 0]])
+    assert _score("cer", manifest, _one_hot(frames, 5), true, 1).value == pytest.approx(1 / 6)
 
 
 def test_entities_are_spans_of_one_type() -> None:

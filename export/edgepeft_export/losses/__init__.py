@@ -18,6 +18,7 @@ from edgepeft_export.losses.builtin.triplet import Triplet
 from edgepeft_export.losses.custom import OnnxLoss
 from edgepeft_export.losses.emitting import FIRST_LOGITS
 from edgepeft_export.losses.registry import LOSSES, by_name
+from edgepeft_export.losses.weighted import Term, WeightedSum
 
 __all__ = [
     "CTC",
@@ -46,7 +47,9 @@ __all__ = [
     "OnnxLoss",
     "SmoothL1",
     "SoftCrossEntropy",
+    "Term",
     "Triplet",
+    "WeightedSum",
     "by_name",
     "class_labels",
 ]

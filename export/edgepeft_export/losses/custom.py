@@ -15,7 +15,7 @@ from edgepeft_export.errors import WrongLossInputs, WrongLossOutput
 from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.graph.modelfile import load_model
 from edgepeft_export.graph.shapes import dims_of, dtype_of
-from edgepeft_export.losses.base import Labels, Loss, LossTerms
+from edgepeft_export.losses.base import Elements, Labels, Loss, LossTerms, mean_of
 from edgepeft_export.passes import single_precision
 
 _LOSS_OPERATORS = ("SoftmaxCrossEntropyLoss", "NegativeLogLikelihoodLoss")
@@ -23,7 +23,7 @@ _LOSS_OPERATORS = ("SoftmaxCrossEntropyLoss", "NegativeLogLikelihoodLoss")
 
 @dataclass(frozen=True)
 class OnnxLoss(Loss):
-    """A loss of one scalar output, the mean over the batch.
+    """A loss of one output: the mean over the batch, or the loss of each example.
 
     Inputs of the model that are named like an output of the network are wired to it; all others are labels, fed by the
     user. Batches are weighted by their number of rows (axis 0 of the first label, or of the first output).
@@ -49,6 +49,8 @@ class OnnxLoss(Loss):
 
     def emit(self, emit: Emitter, outputs: Mapping[str, ir.Value], labels: Mapping[str, ir.Value]) -> LossTerms:
         mean = _splice(self.model.clone().graph, emit, {**outputs, **labels})
+        if _is_vector(mean):
+            return mean_of(emit, Elements(mean))
         rows_of = next(iter({**labels, **outputs}.values()))
         rows = emit.op("Cast", emit.op("Squeeze", emit.dim(rows_of, 0)), to=int(ir.DataType.FLOAT))
         return LossTerms(emit.op("Mul", emit.op("Reshape", mean, emit.ints()), rows), rows)
@@ -77,12 +79,17 @@ class OnnxLoss(Loss):
                 hint="return the mean loss of the batch, a float32 scalar.",
             )
         (result,) = graph.outputs
-        if result.shape is not None and any(dim != 1 for dim in dims_of(result)):
+        if result.shape is not None and not _is_vector(result) and any(dim != 1 for dim in dims_of(result)):
             raise WrongLossOutput(
                 f"The loss returns a tensor [{', '.join(map(str, dims_of(result)))}] instead of one scalar.",
                 context=None,
-                hint="return the mean over the batch, a float32 scalar.",
+                hint="return the mean over the batch, a float32 scalar, or the loss of each example, [batch].",
             )
+
+
+def _is_vector(value: ir.Value) -> bool:
+    """Whether it has an element for each example: one axis, whose size is free."""
+    return value.shape is not None and len(value.shape) == 1 and not isinstance(dims_of(value)[0], int)
 
 
 def _splice(graph: ir.Graph, emit: Emitter, values: Mapping[str, ir.Value]) -> ir.Value:

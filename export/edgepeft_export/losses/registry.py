@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from edgepeft_export.losses.base import Loss
+from edgepeft_export.losses.weighted import Term, WeightedSum, is_sum, parsed
 from edgepeft_runtime.registry import Registry
 
 LOSSES = Registry(Loss, "edgepeft_export.losses.builtin", "loss")
@@ -11,7 +12,19 @@ LOSSES = Registry(Loss, "edgepeft_export.losses.builtin", "loss")
 def by_name(name: str, **settings: object) -> Loss:
     """The loss of that name with these settings.
 
+    Args:
+        name: the name, or a sum of losses of outputs: ``cross_entropy(logits) + 0.3 * huber(box, delta=0.5)``. The
+            labels of a term are ``<output>_labels``, or named by ``label=``.
+        settings: of the loss of that name. In a sum, each term has its own.
+
     Raises:
         SettingError: the name or a setting is unknown, or a value is out of range.
     """
+    if not settings and is_sum(name):
+        return WeightedSum(tuple(_term(*part) for part in parsed(name)))
     return LOSSES.make(name, **settings)
+
+
+def _term(weight: float, name: str, outputs: tuple[str, ...], settings: dict[str, object]) -> Term:
+    label = settings.pop("label", None)
+    return Term(LOSSES.make(name, **settings), weight, outputs, None if label is None else str(label))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Mapping, Sequence
 
 import onnx_ir as ir
@@ -25,11 +26,18 @@ def from_function(function: Callable[..., Tensor], forward: Forward, example_lab
 
     Args:
         function: a function or module. Its arguments are named like the model's outputs it reads and like the labels it
-            is fed; it returns the mean loss of the batch, a scalar.
+            is fed (:func:`argument_name`); it returns the mean loss of the batch, a scalar, or that of each example.
         example_labels: an example of each label, by name. Axis 0 is the batch.
     """
     names = _arguments(function)
-    outputs = _outputs(forward)
+    named = {argument_name(name): name for name in forward.outputs}
+    outputs = {argument_name(name): value for name, value in _outputs(forward).items()}
+    if len(named) < len(forward.outputs):
+        raise WrongLossInputs(
+            "Two outputs of the model have the same name as an argument of a loss.",
+            context=f"the model returns: {', '.join(forward.outputs)}",
+            hint="give the loss as an .onnx file, whose inputs may have any names.",
+        )
     unknown = [name for name in names if name not in outputs and name not in example_labels]
     if unknown:
         raise WrongLossInputs(
@@ -40,17 +48,25 @@ def from_function(function: Callable[..., Tensor], forward: Forward, example_lab
     axes = {name: _symbols(outputs[name]) for name in names if name in outputs}
     labels = {name: example_labels[name] for name in names if name not in outputs}
     axes |= _label_axes(labels, next((dims_of(outputs[name]) for name in names if name in outputs), []))
-    given = _example_outputs(forward)
+    given = {argument_name(name): tensor for name, tensor in _example_outputs(forward).items()}
     examples = {name: labels[name] if name in labels else given[name] for name in names}
     examples = distinct_sizes(examples, axes)
-    _check_scalar(function, examples)
+    _check_result(function, examples)
     model = _exported(function, examples, axes)
     for value, name in zip(model.graph.inputs, names, strict=True):
         value.name = name
     model = inlined(model)
     reference = Reference(lambda inputs, _: {"loss": function(**inputs)}, examples, examples, {}, axes, what="loss")
     verified(Forward(model, tuple(names), {}), reference)
+    for value, name in zip(model.graph.inputs, names, strict=True):
+        value.name = named.get(name, name)
     return OnnxLoss(model)
+
+
+def argument_name(output: str) -> str:
+    """An output's name as that of an argument: ``387`` is ``_387``, and ``Identity:0`` is ``Identity_0``."""
+    name = re.sub(r"\W", "_", output)
+    return f"_{name}" if name[:1].isdigit() else name
 
 
 def _exported(
@@ -62,8 +78,13 @@ def _exported(
         raise LossNotExported(
             "torch.onnx cannot export the loss.",
             context=f"{error.message}\n{error.context}",
-            hint="write the loss with operations that torch.export supports and free sizes, or give an .onnx file.",
+            hint=_hint(f"{error.message} {error.context}"),
         ) from error
+
+
+def _hint(found: str) -> str:
+    known = "choose the loss by its name, 'ctc', or " if "ctc_loss" in found else ""
+    return f"{known}write the loss with operations that torch.export supports and free sizes, or give an .onnx file."
 
 
 def _example_outputs(forward: Forward) -> dict[str, Tensor]:
@@ -94,7 +115,7 @@ def _arguments(function: Callable[..., object]) -> list[str]:
     ]
 
 
-def _check_scalar(function: Callable[..., Tensor], examples: Mapping[str, Tensor]) -> None:
+def _check_result(function: Callable[..., Tensor], examples: Mapping[str, Tensor]) -> None:
     try:
         with torch.no_grad():
             result = function(**examples)
@@ -104,12 +125,13 @@ def _check_scalar(function: Callable[..., Tensor], examples: Mapping[str, Tensor
             context=f"inputs: {describe(examples)}\n{type(error).__name__}: {error}",
             hint="give example labels of the dtypes and shapes that the loss expects.",
         ) from error
-    if not isinstance(result, Tensor) or result.numel() != 1:
+    rows = next(iter(examples.values())).shape[:1]
+    if not isinstance(result, Tensor) or (result.numel() != 1 and result.shape != rows):
         returned = f"a tensor {list(result.shape)}" if isinstance(result, Tensor) else type(result).__name__
         raise WrongLossOutput(
             f"The loss returns {returned} instead of one scalar.",
             context=None,
-            hint="return the mean over the batch, a float32 scalar.",
+            hint="return the mean over the batch, a float32 scalar, or the loss of each example, [batch].",
         )
 
 

@@ -12,7 +12,10 @@ from edgepeft_runtime.errors import WrongMetric
 from edgepeft_runtime.files.tensorfile import Array
 from edgepeft_runtime.metrics.base import Arrays
 
-CLASSES, BINARY, NUMBERS = ("cross_entropy", "causal_lm"), ("bce_with_logits",), ("mse", "l1")
+CLASSES = ("cross_entropy", "causal_lm", "focal", "weighted_sum")
+BINARY = ("bce_with_logits", "binary_focal")
+NUMBERS = ("mse", "l1", "huber", "smooth_l1")
+"""Kinds of losses whose labels are classes, answers to yes-or-no questions, and numbers."""
 
 
 class Aligned(NamedTuple):
@@ -33,6 +36,24 @@ def class_label(manifest: Manifest) -> LabelSpec | None:
         return None
     labels = [label for label in manifest.labels if label.classes is not None]
     return labels[0] if len(labels) == 1 else None
+
+
+def transcripts(outputs: Arrays, batch: Arrays, manifest: Manifest) -> list[tuple[Array, Array]]:
+    """Return the predicted and the true classes of each sequence of a bundle with CTC loss.
+
+    The class of each frame is the one with the highest score; repetitions and blanks are then left out.
+    """
+    settings, scores = manifest.loss.settings, outputs[manifest.outputs[0].name]
+    best = scores.argmax(axis=-1)
+    best = best if settings.get("time_axis", 1) == 1 else best.T
+    blank = settings["blank"] % scores.shape[-1]
+    frames = batch[settings["frames"]] if settings.get("frames") else np.full(len(best), best.shape[1])
+    pairs = []
+    for row, length, label in zip(best, frames, batch[manifest.labels[0].name], strict=True):
+        row = row[: int(length)]
+        changes = np.diff(row, prepend=-1) != 0
+        pairs.append((row[changes & (row != blank)], label[(label >= 0) & (label != blank)]))
+    return pairs
 
 
 def aligned(outputs: Arrays, batch: Arrays, manifest: Manifest) -> Aligned | None:

@@ -51,6 +51,9 @@ export async function evaluate(
   return { loss: sums.loss / sums.weight, accuracy, examples: sums.examples };
 }
 
+/** Kinds of losses whose class labels may be those of the first output. */
+const WITH_ACCURACY = ["cross_entropy", "causal_lm", "focal", "weighted_sum"];
+
 /**
  * Counts correct labels and all labels, by the argmax over the last axis of the first output.
  *
@@ -61,7 +64,7 @@ export function countCorrect(outputs: Tensors, batch: Tensors, manifest: Manifes
   const { kind } = manifest.loss;
   const [label, ...others] = manifest.labels.filter(({ classes }) => classes !== null);
   const counts = { correct: 0, total: 0 };
-  if (label === undefined || others.length > 0 || !["cross_entropy", "causal_lm"].includes(kind)) return counts;
+  if (label === undefined || others.length > 0 || !WITH_ACCURACY.includes(kind)) return counts;
   const scores = outputs[manifest.outputs[0]!.name]!;
   const labels = batch[label.name]!;
   if (String(scores.dims.slice(0, -1)) !== String(labels.dims)) return counts;

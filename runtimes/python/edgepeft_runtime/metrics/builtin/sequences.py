@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,9 +10,13 @@ import numpy as np
 
 from edgepeft_runtime.bundle.manifest import Manifest
 from edgepeft_runtime.errors import WrongMetric
+from edgepeft_runtime.files.tensorfile import Array
 from edgepeft_runtime.metrics.base import Arrays, Collector, Metric, Score
-from edgepeft_runtime.metrics.predictions import CLASSES, class_label, in_order, require_kind
+from edgepeft_runtime.metrics.predictions import CLASSES, class_label, in_order, require_kind, transcripts
 from edgepeft_runtime.metrics.spans import distance, entities, joined, words
+
+CTC = "ctc"
+"""The kind of loss whose labels are not aligned with the outputs."""
 
 
 class _Sequences:
@@ -28,14 +32,21 @@ class _Sequences:
         self._counts = np.zeros(3, np.int64)
 
     def add(self, outputs: Arrays, batch: Arrays) -> None:
+        names = self._manifest.classes or tuple(map(str, range(self._manifest.labels[0].classes or 0)))
+        for pair in self._pairs(outputs, batch):
+            self._counts += self._metric.counts(*([names[index] for index in side] for side in pair))
+
+    def _pairs(self, outputs: Arrays, batch: Arrays) -> Iterable[tuple[Array, Array]]:
+        """Yield the predicted and the true classes of each sequence."""
+        if self._manifest.loss.kind == CTC:
+            yield from transcripts(outputs, batch, self._manifest)
+            return
         label = class_label(self._manifest)
         assert label is not None  # require_kind
         scores, labels = in_order(outputs, batch, self._manifest, label)
-        names = self._manifest.classes or tuple(map(str, range(label.classes or 0)))
         for row, true in zip(scores.argmax(axis=-1), labels, strict=True):
             counted = true != label.ignore_index
-            pair = ([names[index] for index in row[counted]], [names[index] for index in true[counted]])
-            self._counts += self._metric.counts(*pair)
+            yield row[counted], true[counted]
 
     def score(self) -> Score:
         return self._metric.finish(*map(int, self._counts))
@@ -43,9 +54,12 @@ class _Sequences:
 
 @dataclass(frozen=True)
 class _OfSequences(Metric):
+    aligned: ClassVar[bool] = True
+    """Whether each position of the label has a predicted class."""
+
     def collector(self, manifest: Manifest) -> Collector:
-        require_kind(self.name, manifest, *CLASSES)
-        label = class_label(manifest)
+        require_kind(self.name, manifest, *CLASSES, *(() if self.aligned else (CTC,)))
+        label = manifest.labels[0] if manifest.loss.kind == CTC else class_label(manifest)
         if label is None or len(label.shape) != 2:
             raise WrongMetric(
                 f"The metric {self.name!r} needs a label for each position of a sequence.",
@@ -82,6 +96,7 @@ class CharacterErrorRate(_OfSequences):
     """Insertions, deletions and substitutions per character; each class of a position is a character."""
 
     name: ClassVar[str] = "cer"
+    aligned: ClassVar[bool] = False
     greater_is_better: ClassVar[bool] = False
 
     def counts(self, predicted: Sequence[str], true: Sequence[str]) -> tuple[int, int, int]:
