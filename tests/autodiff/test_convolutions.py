@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 import torch
@@ -12,7 +14,10 @@ from onnx import numpy_helper, parser
 from onnx_ir.passes.common import NameFixPass
 from torch.nn import functional
 
+from edgepeft_export import losses, optimizers
 from edgepeft_export.autodiff import differentiate
+from edgepeft_export.compile import compile_step
+from edgepeft_export.forward import from_onnx
 from edgepeft_export.graph.shapes import infer_shapes
 from tests.support.onnx_runs import session
 
@@ -63,6 +68,20 @@ def test_depthwise_convolutions_have_no_transposed_convolution(stride: int, quan
     (want,) = torch.autograd.grad(y.square().sum() / 2, tensor)
     np.testing.assert_allclose(have, want.numpy(), rtol=1e-4, atol=1e-2)
     assert "ConvTranspose" not in operators
+
+
+def test_the_gradient_of_a_large_image_stores_no_image(tmp_path: Path) -> None:
+    """The zeros between a depthwise gradient's elements come from two vectors, so the step of the bundle is small."""
+    model = parser.parse_model(
+        '<ir_version: 9, opset_import: ["" : 20]> g (float[n, 2, 160, 160] x) => (float[n, 2, 80, 80] y)'
+        "<float[2, 2, 1, 1] w = {1, 2, 3, 4}, float[2, 1, 1, 1] d = {1, 2}>"
+        "{ a = Conv(x, w) y = Conv<group = 2, strides = [2, 2]>(a, d) }"
+    )
+    onnx.save(model, tmp_path / "m.onnx")
+    forward, loss = from_onnx(tmp_path / "m.onnx", ["w"]), losses.by_name("mse")
+    graph = compile_step(forward, loss, optimizers.SGD()).graphs["train"].graph
+    assert any(node.op_type == "Resize" for node in graph)
+    assert all(value.const_value is None or value.const_value.size <= 160 for value in graph.initializers.values())
 
 
 def test_pooling_by_tiles_repeats_the_gradient() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Sequence
 
 import onnx_ir as ir
@@ -19,7 +20,8 @@ _SIZES_FROM_DATA = frozenset({"NonZero", "Unique", "NonMaxSuppression", "Compres
 def name_free_axes(graph: ir.Graph) -> None:
     """Give every free axis of an input a name, in place: ``batch`` where it is the first.
 
-    An axis of size -1 is free, because converters write -1 for an unknown size.
+    An axis of size -1 or 0 is free, because converters write that for an unknown size, and so is one whose name is no
+    word, such as ``?``: it says nothing about the other axes of that name.
     """
     for value in graph.inputs:
         if value.shape is not None and str(value.name) not in graph.initializers:
@@ -27,7 +29,9 @@ def name_free_axes(graph: ir.Graph) -> None:
 
 
 def _named(dim: Dim, name: str, axis: int) -> Dim:
-    if isinstance(dim, str) or (isinstance(dim, int) and dim > 0):
+    if isinstance(dim, int) and dim > 0:
+        return dim
+    if isinstance(dim, str) and re.search(r"\w", dim):
         return dim
     return f"{name}_{axis}" if axis else "batch"
 

@@ -22,6 +22,7 @@ from edgepeft_export.forward.onnx_source.quantized import raise_quantized
 from edgepeft_export.forward.onnx_source.reference import FileReference, choose_outputs, in_types_of, verified
 from edgepeft_export.graph.constants import initializer_array
 from edgepeft_export.graph.modelfile import load_model
+from edgepeft_export.graph.nested.hoisting import hoist_constants
 from edgepeft_export.graph.shapes import infer_shapes
 from edgepeft_export.opset import IR_VERSION
 from edgepeft_export.passes.pipeline import tidy, widen
@@ -115,6 +116,7 @@ def _load(path: Path, outputs: Sequence[str] | None) -> ir.Model:
     common.InlinePass()(model)
     model = at_opset(model, path)
     common.LiftConstantsToInitializersPass(lift_all_constants=False, size_limit=0)(model)
+    hoist_constants(model)
     model.ir_version = IR_VERSION
     return model
 

@@ -3,7 +3,9 @@
 To each chosen linear layer ``y = x W`` a branch ``x A B · alpha / rank`` is added, with A [in, rank] and B [rank, out].
 To a convolution two are added, as in ``peft``: one with the kernel's window to ``rank`` channels, and a pointwise one.
 The branch has the layer's input, which in a model in QDQ format is the rounded activation. So it can be folded into the
-weight.
+weight. Layers that read one weight share one pair, as modules that share a layer do in ``peft``. Weights of recurrent
+operators and transposed convolutions are changed themselves; see
+:mod:`edgepeft_export.forward.onnx_source.weight_sites`.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from numpy.typing import NDArray
 
 from edgepeft_export.errors import ForwardError, NoSuchMatmul
 from edgepeft_export.forward.onnx_source.sites import AdapterSite, find_last, find_sites
+from edgepeft_export.forward.onnx_source.weight_sites import WeightSite, find_weight_sites, first_values
 from edgepeft_export.graph.edit import add_input, insert_on_edge
 from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.graph.linear import LinearSite
@@ -85,19 +88,18 @@ def attach_lora(model: ir.Model, lora: GraphLora, trained: Collection[str] = ())
     if lora.rank < 1:
         raise BadSetting("rank", lora.rank, "1 or more")
     graph = model.graph
-    sites = [site for site in find_sites(graph) if not _is_adapter(site)]
+    nodes = list(ir.traversal.RecursiveGraphIterator(graph))
+    sites = [site for site in find_sites(nodes) if not _is_adapter(site)]
+    weights = find_weight_sites(nodes, lora.rank)
     last = find_last(graph, sites)
     whole = _whole(last) if lora.train_head and last is not None else ()
-    parameters: dict[str, Float32Array] = {}
-    pairs: list[LowRankPair] = []
-    emit = Emitter(graph)
-    for site in _chosen(sites, last, lora):
-        if str(site.linear.weight.name) not in {*whole, *trained}:
-            pair, values = _attach(graph, emit, site, lora)
-            pairs.append(pair)
-            parameters.update(values)
+    attaching = _Attaching(graph, lora)
+    for site in _chosen(sites, weights, last, lora):
+        weight = site.weight if isinstance(site, WeightSite) else site.linear.weight
+        if str(weight.name) not in {*whole, *trained}:
+            attaching.attach(site)
     graph.sort()  # the new nodes were appended at the end
-    return Attached(parameters, tuple(pairs), whole)
+    return Attached(attaching.parameters, tuple(attaching.pairs), whole)
 
 
 def _is_adapter(site: AdapterSite) -> bool:
@@ -113,25 +115,29 @@ def _whole(last: AdapterSite) -> tuple[str, ...]:
     return (str(last.linear.weight.name), *bias)
 
 
-def _chosen(sites: Sequence[AdapterSite], last: AdapterSite | None, lora: GraphLora) -> list[AdapterSite]:
-    """The linear layers that get a pair. A quantized head is one of them, unless it should not train."""
+def _chosen(
+    sites: Sequence[AdapterSite], weights: Sequence[WeightSite], last: AdapterSite | None, lora: GraphLora
+) -> list[AdapterSite | WeightSite]:
+    """The layers that get a pair. A quantized head is one of them, unless it should not train."""
+    every: list[AdapterSite | WeightSite] = [*sites, *weights]
     quantized_head = (
         last if last is not None and last.linear.is_quantized and last.narrows and lora.train_head else None
     )
     if lora.targets is None:
-        chosen = [site for site in sites if site is not last or site is quantized_head]
+        chosen = [site for site in every if site is not last or site is quantized_head]
         missing = [] if chosen else ["any linear layer"]
     else:
-        fits = [site for site in sites if any(site.fits(pattern) for pattern in lora.targets)]
-        chosen = [site for site in sites if site is quantized_head or site in fits]
-        missing = [pattern for pattern in lora.targets if not any(site.fits(pattern) for site in sites)]
+        chosen = [
+            site for site in every if site is quantized_head or any(site.fits(pattern) for pattern in lora.targets)
+        ]
+        missing = [pattern for pattern in lora.targets if not any(site.fits(pattern) for site in every)]
     if missing or not chosen:
-        raise _nothing_fits(missing, sites)
+        raise _nothing_fits(missing, every)
     return chosen
 
 
-def _nothing_fits(missing: Sequence[str], sites: Sequence[AdapterSite]) -> ForwardError:
-    names = [f"{site.name} [{site.linear.inputs}, {site.linear.outputs}]" for site in sites]
+def _nothing_fits(missing: Sequence[str], sites: Sequence[AdapterSite | WeightSite]) -> ForwardError:
+    names = [f"{site.name} {_sizes(site)}" for site in sites]
     listed = f"there are: {', '.join(names[:20])}{' …' if len(names) > 20 else ''}" if names else "there is none"
     return NoSuchMatmul(
         f"LoRA cannot be attached: no layer with a constant float32 or quantized matrix fits {', '.join(missing)}.",
@@ -145,23 +151,82 @@ def _nothing_fits(missing: Sequence[str], sites: Sequence[AdapterSite]) -> Forwa
     )
 
 
-def _attach(
-    graph: ir.Graph, emit: Emitter, site: AdapterSite, lora: GraphLora
-) -> tuple[LowRankPair, dict[str, Float32Array]]:
-    stem = _fresh(graph, site.name)
-    layout = "torch" if site.linear.kernel else "graph"
-    pair = LowRankPair(stem, f"{stem}.lora_A", f"{stem}.lora_B", layout, 1, lora.rank, lora.scale)
-    parameters = dict(zip((pair.a, pair.b), _first_values(site.linear, lora, pair.a), strict=True))
-    a, b = (add_input(graph, name, array.shape) for name, array in parameters.items())
-    emit.scope = stem
-    branch = _branch(emit, site.linear, a, b, lora.scale)
-    total = ir.node("Add", [site.result, branch], name=f"{stem}/lora")
-    total.outputs[0].name = f"{stem}.adapted"
-    insert_on_edge(site.result, total)
-    return pair, parameters
+def _sizes(site: AdapterSite | WeightSite) -> list[int]:
+    """The inputs and outputs of a layer."""
+    if isinstance(site, WeightSite):
+        return [site.shapes[0][1], site.shapes[1][0]]
+    return [site.linear.inputs, site.linear.outputs]
 
 
-def _first_values(linear: LinearSite, lora: GraphLora, name: str) -> tuple[Float32Array, Float32Array]:
+class _Attaching:
+    """Attaches pairs to the sites of a graph, and to those of graphs within it."""
+
+    def __init__(self, graph: ir.Graph, lora: GraphLora) -> None:
+        self.parameters: dict[str, Float32Array] = {}
+        self.pairs: list[LowRankPair] = []
+        self._graph, self._lora = graph, lora
+        self._emitters: dict[ir.Graph, Emitter] = {}
+        self._shared: dict[tuple[ir.Value, bool, tuple[int, ...]], tuple[ir.Value, ir.Value]] = {}
+
+    def attach(self, site: AdapterSite | WeightSite) -> None:
+        """Attach the pairs of one site."""
+        if isinstance(site, WeightSite):
+            self._change(site)
+        else:
+            self._add_branch(site)
+
+    def _change(self, site: WeightSite) -> None:
+        emit = self._emitter(self._graph, site.name)
+        made = []
+        for index in range(site.count):
+            name = site.name if site.count == 1 else f"{site.name}.{('forward', 'reverse')[index]}"
+            stem = self._fresh(name)
+            values = first_values(site, self._draw(stem))
+            made.append(self._inputs(stem, "torch", values["a"], values["b"]))
+        site.add(emit, made, self._lora.scale)
+
+    def _add_branch(self, site: AdapterSite) -> None:
+        linear, graph = site.linear, site.linear.node.graph
+        assert isinstance(graph, ir.Graph)
+        key = linear.weight, linear.transposed, linear.kernel
+        if key not in self._shared:
+            stem = self._fresh(site.name)
+            a, b = _first_values(linear, self._lora, self._draw(stem))
+            self._shared[key] = self._inputs(stem, "torch" if linear.kernel else "graph", a, b)
+        emit = self._emitter(graph, site.name)
+        branch = _branch(emit, linear, *self._shared[key], self._lora.scale)
+        total = ir.node("Add", [site.result, branch], name=f"{site.name}/lora")
+        total.outputs[0].name = f"{site.result.name}.adapted"
+        insert_on_edge(site.result, total)
+
+    def _inputs(self, stem: str, layout: str, a: Float32Array, b: Float32Array) -> tuple[ir.Value, ir.Value]:
+        """Declare a pair, and make its matrices inputs of the graph."""
+        pair = LowRankPair(stem, f"{stem}.lora_A", f"{stem}.lora_B", layout, 1, self._lora.rank, self._lora.scale)
+        self.pairs.append(pair)
+        self.parameters |= {pair.a: a, pair.b: b}
+        return add_input(self._graph, pair.a, a.shape), add_input(self._graph, pair.b, b.shape)
+
+    def _emitter(self, graph: ir.Graph, scope: str) -> Emitter:
+        if graph not in self._emitters:
+            self._emitters[graph] = Emitter(graph)
+        emit = self._emitters[graph]
+        emit.scope = scope
+        return emit
+
+    def _draw(self, stem: str) -> np.random.Generator:
+        """Random numbers that do not depend on the other pairs."""
+        return np.random.default_rng([self._lora.seed, zlib.crc32(f"{stem}.lora_A".encode())])
+
+    def _fresh(self, stem: str) -> str:
+        """``stem``, or ``stem.1``, ... where another layer of that name has a pair."""
+        name, number = stem, 0
+        while f"{name}.lora_A" in self.parameters:
+            number += 1
+            name = f"{stem}.{number}"
+        return name
+
+
+def _first_values(linear: LinearSite, lora: GraphLora, draw: np.random.Generator) -> tuple[Float32Array, Float32Array]:
     """A [in, r] and B [r, out]; of a convolution [r, in, *kernel] and [out, r, 1, ...]."""
     if linear.kernel:
         shape: tuple[int, ...] = (lora.rank, linear.inputs, *linear.kernel)
@@ -169,7 +234,6 @@ def _first_values(linear: LinearSite, lora: GraphLora, name: str) -> tuple[Float
     else:
         shape, other = (linear.inputs, lora.rank), (lora.rank, linear.outputs)
     limit = 1.0 / np.sqrt(linear.inputs * int(np.prod(linear.kernel)))
-    draw = np.random.default_rng([lora.seed, zlib.crc32(name.encode())])  # independent of the other pairs
     return draw.uniform(-limit, limit, shape).astype(np.float32), np.zeros(other, np.float32)
 
 
@@ -182,12 +246,3 @@ def _branch(emit: Emitter, linear: LinearSite, a: ir.Value, b: ir.Value, scale: 
     if scale != 1.0:
         narrow = emit.op("Mul", narrow, emit.constant(np.array(scale, np.float32)))
     return emit.op("Conv" if linear.kernel else "MatMul", narrow, b)
-
-
-def _fresh(graph: ir.Graph, stem: str) -> str:
-    """``stem``, or ``stem.1``, ... where a layer of that name has a pair, as layers with a shared weight."""
-    names, name, number = {value.name for value in graph.inputs}, stem, 0
-    while f"{name}.lora_A" in names:
-        number += 1
-        name = f"{stem}.{number}"
-    return name

@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
 import onnx_ir as ir
 
+from edgepeft_export.forward.onnx_source.names import fits, names_of
 from edgepeft_export.graph.constants import source_initializer
 from edgepeft_export.graph.custom_ops import FAKE_QUANTIZE
 from edgepeft_export.graph.linear import LinearSite
 from edgepeft_export.graph.match import added_vector, only_reader
 
-_ENDINGS = re.compile(
-    r"((_DQ)?_Q[48]\w*|_quantized|_quant|_qweight|_[Tt]ransposed|\.T|[._](weight|kernel|W)|[./](MatMul|Gemm|Conv))$"
-)
-_ANONYMOUS = re.compile(
-    r"(onnx::.*|(val|t|transpose|tensor|initializer|constant|const|weight|_val)?_?[\d_.]*)$", re.IGNORECASE
-)
 _HEAD_WAY = frozenset({"Add", "Identity", "Softmax", "LogSoftmax", "Sigmoid", "Reshape", "Squeeze", FAKE_QUANTIZE})
-_SCOPES = "pkg.torch.onnx.name_scopes"
-"""Metadata in which torch's exporter keeps the names of the modules a node comes from."""
 
 
 @dataclass(frozen=True)
@@ -53,12 +44,12 @@ class AdapterSite:
 
     def fits(self, pattern: str) -> bool:
         """Whether a pattern, or the end of a dotted name, means this linear layer."""
-        return any(fnmatchcase(name, pattern) or name.endswith(f".{pattern}") for name in self.names)
+        return fits(self.names, pattern)
 
 
-def find_sites(graph: ir.Graph) -> list[AdapterSite]:
-    """Every linear layer that can carry an adapter, in graph order."""
-    return [site for node in graph if (site := _site(node)) is not None]
+def find_sites(nodes: Iterable[ir.Node]) -> list[AdapterSite]:
+    """Every linear layer that can carry an adapter, in the order of the nodes."""
+    return [site for node in nodes if (site := _site(node)) is not None]
 
 
 def find_last(graph: ir.Graph, sites: Sequence[AdapterSite]) -> AdapterSite | None:
@@ -79,7 +70,7 @@ def _site(node: ir.Node) -> AdapterSite | None:
     if linear is None or linear.groups > 1:
         return None
     result, bias = _with_bias(linear)
-    return AdapterSite(linear, result, bias, tuple(_names(node, linear.weight, bias)))
+    return AdapterSite(linear, result, bias, tuple(names_of(node, linear.weight, bias)))
 
 
 def _with_bias(linear: LinearSite) -> tuple[ir.Value, ir.Value | None]:
@@ -91,25 +82,3 @@ def _with_bias(linear: LinearSite) -> tuple[ir.Value, ir.Value | None]:
     bias, total = added_vector(result if rounded is None else rounded.outputs[0], linear.outputs) or (None, result)
     bias = source_initializer(bias)
     return (total if bias is not None and rounded is None else result), bias
-
-
-def _names(node: ir.Node, weight: ir.Value, bias: ir.Value | None) -> Iterator[str]:
-    """The names of a layer, the best first: by its weight, its bias, the module it comes from, its node."""
-    stems = [_stem(str(weight.name)), _stem(str(bias.name), "bias") if bias is not None else "", _scope(node)]
-    names = [stem for stem in stems if not _ANONYMOUS.fullmatch(stem)]
-    node_name = (node.name or "").strip("/")
-    names += [_stem(node_name).replace("/", "."), node_name, str(weight.name)]
-    yield from dict.fromkeys(name for name in names if name)
-
-
-def _stem(name: str, ending: str | None = None) -> str:
-    """A tensor's name without the suffixes of exporters and quantizers."""
-    while (short := _ENDINGS.sub("", name)) and short != name:
-        name = short
-    return name if ending is None else re.sub(rf"[._]{ending}$", "", name)
-
-
-def _scope(node: ir.Node) -> str:
-    scopes = [part.strip(" '\"") for part in node.metadata_props.get(_SCOPES, "").strip("[]").split(",")]
-    modules = [part for part in scopes[:-1] if part]  # the last is the operator's
-    return modules[-1] if modules else ""

@@ -1,0 +1,211 @@
+"""Prepare a file, check its gradients by finite differences, train it, merge it, and compare the merged file."""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+import edgepeft
+from edgepeft.preparation.options import Interface
+from edgepeft_export import optimizers
+from edgepeft_runtime import Trainer
+from edgepeft_runtime.errors import EdgepeftError
+from tests.public_files.catalog import PublicFile
+from tests.public_files.losses import LOSSES
+
+Array = NDArray[np.generic]
+Parameters = Mapping[str, NDArray[np.float64]]
+
+RIGHT, REFUSED, WRONG = "right", "refused", "wrong"
+
+STEPS = 25
+_CPU = ["CPUExecutionProvider"]
+SIZES = (3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4)
+"""Lengths of a finite step in parts of the parameters' norm. Kinks need small ones, rounding large ones."""
+
+TOLERANCE = 5e-2
+"""Largest difference between a derivative and its finite difference, in parts of the larger one."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The result of one file.
+
+    Attributes:
+        status: right, refused or wrong.
+        note: why it is not right.
+        trained: number of elements that trained.
+        worst: largest relative difference between a derivative and a finite difference.
+        first, last: the loss before and after training.
+    """
+
+    status: str
+    note: str = ""
+    trained: int = 0
+    worst: float = 0.0
+    first: float = 0.0
+    last: float = 0.0
+
+
+def check(file: PublicFile, path: Path) -> Outcome:
+    """Check one file. A file that edgepeft refuses is refused by ``doctor`` too, or it is wrong."""
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            prepared = _prepare(file, path, Path(folder))
+        except EdgepeftError as error:
+            return _refused(file, path, error)
+        return _trained(file, path, Path(folder), prepared.trainable)
+
+
+def _settings(file: PublicFile) -> dict[str, object]:
+    interface = Interface(outputs=file.outputs) if file.outputs else None
+    return {"method": "lora", "loss": file.loss, "interface": interface}
+
+
+def _prepare(file: PublicFile, path: Path, folder: Path) -> edgepeft.Prepared:
+    settings = _settings(file)
+    optimizer = optimizers.SGD(lr=1.0, momentum=0.0, weight_decay=0.0)
+    edgepeft.prepare(path, file.example(), optimizer=optimizer, out=folder / "gradient", **settings)
+    return edgepeft.prepare(path, file.example(), optimizer="adamw", out=folder / "train", **settings)
+
+
+def _refused(file: PublicFile, path: Path, error: EdgepeftError) -> Outcome:
+    note = f"`{error.code}`: {error.message} {error.hint or ''}".strip()
+    try:
+        missing = edgepeft.doctor(path, file.example(), **_settings(file)).missing_rules
+    except EdgepeftError as other:
+        return Outcome(REFUSED if other.code == error.code else WRONG, note)
+    return Outcome(REFUSED if missing else WRONG, note if missing else f"{note} (doctor finds nothing)")
+
+
+def _trained(file: PublicFile, path: Path, folder: Path, trained: int) -> Outcome:
+    worst = _gradients(file, folder / "gradient")
+    if worst > TOLERANCE:
+        return Outcome(WRONG, "a derivative differs from its finite difference", trained, worst)
+    batch = _batch(file, folder / "train")
+    with Trainer.open(folder / "train", state=folder / "state") as trainer:
+        losses = [trainer.step(batch, lr=file.rate) for _ in range(STEPS)]
+        after = trainer.predict(file.example())
+        trainer.save_update(folder / "update.safetensors")
+    merged = edgepeft.merge(folder / "train", folder / "update.safetensors", to="onnx", out=folder / "merged.onnx")
+    off = _difference(merged, path, file, after)
+    note = ""
+    if not losses[-1] < 0.9 * losses[0]:
+        note = "the loss does not fall"
+    elif off > 1e-3:
+        note = f"the merged file differs by {off:.1e} of the largest value"
+    return Outcome(WRONG if note else RIGHT, note, trained, worst, losses[0], losses[-1])
+
+
+def _difference(merged: Path, path: Path, file: PublicFile, after: Mapping[str, Array]) -> float:
+    """The largest relative difference of an output; infinite where the outputs are not those of the file."""
+    session, source = (
+        onnxruntime.InferenceSession(each, providers=["CPUExecutionProvider"]) for each in (merged, path)
+    )
+    names = [value.name for value in session.get_outputs()]
+    if not {value.name for value in source.get_outputs()} <= set(names):
+        return np.inf
+    typed = {value.name: file.example()[value.name] for value in session.get_inputs()}
+    found = dict(zip(names, session.run(None, typed), strict=True))
+    return max(_relative(found[name], array) for name, array in after.items() if name in found)
+
+
+def _relative(a: Array, b: Array) -> float:
+    return float(
+        np.abs(a.astype(np.float64) - b).max(initial=0.0) / max(np.abs(b.astype(np.float64)).max(initial=0.0), 1e-6)
+    )
+
+
+def _batch(file: PublicFile, bundle: Path) -> dict[str, Array]:
+    """The example, with labels drawn for it."""
+    with Trainer.open(bundle) as trainer:
+        manifest, outputs = trainer.bundle.manifest, trainer.predict(file.example())
+    first = outputs[manifest.outputs[0].name]
+    draw = np.random.default_rng(1)
+    labels = {
+        "mse": lambda: (first + 0.3 * (np.abs(first).mean() + 0.1) * draw.normal(size=first.shape)).astype(np.float32),
+        "bce_with_logits": lambda: draw.integers(0, 2, first.shape).astype(np.float32),
+        "cross_entropy": lambda: draw.integers(0, first.shape[-1], first.shape[:-1]),
+    }
+    return {**file.example(), manifest.labels[0].name: labels[file.loss]()}
+
+
+def _gradients(file: PublicFile, bundle: Path) -> float:
+    """The largest relative difference of a directional derivative.
+
+    The derivatives are along parts of the gradient, each parameter's by itself and random halves of all, where they
+    are largest, and along random directions, where a gradient that lacks a part shows.
+    """
+    batch = _batch(file, bundle)
+    with Trainer.open(bundle) as trainer:
+        name = trainer.bundle.manifest.outputs[0].name
+        labels = batch[trainer.bundle.manifest.labels[0].name]
+        given = {key: value for key, value in batch.items() if key in file.example()}
+        start = _away_from_zero(trainer.parameters())
+
+        def loss(parameters: Parameters) -> float:
+            adapter = {key: value.astype(np.float32) for key, value in parameters.items()}
+            return LOSSES[file.loss](trainer.predict(given, adapter)[name].astype(np.float64), labels)
+
+        with Trainer.open(bundle, adapter={key: value.astype(np.float32) for key, value in start.items()}) as other:
+            other.step(batch)
+            gradient = {key: start[key] - value.astype(np.float64) for key, value in other.parameters().items()}
+        found = [_off(loss, start, gradient, direction) for direction in _directions(gradient, start)]
+        return max((off for off in found if off is not None), default=np.inf)
+
+
+def _away_from_zero(parameters: Mapping[str, Array]) -> Parameters:
+    """The parameters with noise, because pairs of LoRA start where half of the gradient is 0."""
+    draw = np.random.default_rng(0)
+    size = {key: max(float(np.abs(value).mean()), 0.02) for key, value in parameters.items()}
+    noisy = {key: value + 0.3 * size[key] * draw.normal(size=value.shape) for key, value in parameters.items()}
+    return {key: value.astype(np.float32).astype(np.float64) for key, value in noisy.items()}
+
+
+def _directions(gradient: Parameters, start: Parameters) -> Iterator[Parameters]:
+    draw = np.random.default_rng(2)
+    names = sorted(gradient, key=lambda name: -np.linalg.norm(gradient[name]))
+    for name in names[:6] + names[len(names) // 2 : len(names) // 2 + 3] + names[-3:]:
+        yield {name: gradient[name]}
+    for _ in range(3):
+        yield {key: value * draw.integers(0, 2, value.shape) for key, value in gradient.items()}
+    for _ in range(3):
+        yield {
+            key: draw.normal(size=value.shape) * (np.abs(start[key]).mean() + 1e-3) for key, value in gradient.items()
+        }
+
+
+def _norm(values: Parameters) -> float:
+    return float(np.sqrt(sum(np.sum(value**2) for value in values.values())))
+
+
+def _off(
+    loss: Callable[[Parameters], float], start: Parameters, gradient: Parameters, direction: Parameters
+) -> float | None:
+    """The relative difference along a direction, by the step that fits best; ``None`` below rounding errors."""
+    length = _norm(direction)
+    if length == 0.0:
+        return None
+    unit = {key: value / length for key, value in direction.items()}
+    expected = sum(float(np.sum(gradient[key] * value)) for key, value in unit.items())
+    scale = _norm({key: start[key] for key in unit})
+    best = None
+    for size in SIZES:
+        step = size * scale
+        there, back = (
+            {**start, **{key: start[key] + sign * step * value for key, value in unit.items()}} for sign in (1, -1)
+        )
+        high, low = loss(there), loss(back)
+        rounding = 1e-7 * max(abs(high), abs(low)) / step
+        if rounding < 0.02 * abs(expected):
+            difference = abs((high - low) / (2 * step) - expected) / abs(expected)
+            best = difference if best is None else min(best, difference)
+    return best
