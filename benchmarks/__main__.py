@@ -2,40 +2,46 @@
 
 Speed drifts on a shared machine. All sides are therefore alive at once and take turns, and the results are ratios of
 medians. All sides use the same number of threads. Memory is the peak resident set of the side's process (VmHWM).
+With ``--cases`` or ``--sides``, the rows of all others stay in the file; ratios say whether both sides took turns.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from benchmarks import machine
 from benchmarks.cases import CASES, MEASURED
 from benchmarks.results import ORACLE, Row, ratios_of, row_of, targets_of
-from benchmarks.sides import SIDES
+from benchmarks.sides import SIDES, Side
 from benchmarks.tables import table
 from benchmarks.turns import ROOT, Running, start, take_turns
+
+ENVIRONMENTS = Path(os.environ.get("EDGEPEFT_ENVIRONMENTS", ROOT))
+"""The folder of the other environments, which ``make bench`` makes."""
 
 
 def main() -> None:
     options = _parser().parse_args()
     kept: dict[str, Any] = json.loads(options.out.read_text("utf-8")) if options.out.exists() else {}
-    rows = [row for row in kept.get("rows", []) if row["case"] in CASES and row["case"] not in options.cases]
-    summaries: dict[str, Any] = {row["case"]: kept["cases"][row["case"]] for row in rows}
+    rows: list[Row] = [row for row in kept.get("rows", []) if row["case"] in CASES and row["side"] in SIDES]
+    summaries: dict[str, Any] = {case: kept["cases"][case] for case in dict.fromkeys(row["case"] for row in rows)}
     for case in options.cases:
         with tempfile.TemporaryDirectory() as folder:
             new, summaries[case] = measure(case, Path(folder), options)
-        rows += new
-        rows.sort(key=lambda row: CASES.index(row["case"]))
+        rows = merged(rows, new)
         results = {
             "machine": machine.describe(),
-            "versions": machine.versions(options.training_python),
+            "versions": machine.versions(ENVIRONMENTS),
             "settings": {"rounds": options.rounds, "steps": options.steps, "threads": options.threads},
             "cases": summaries,
             "rows": rows,
@@ -44,22 +50,25 @@ def main() -> None:
         }
         options.out.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     print(f"\n{table(results)}")
-    if wrong := [row for row in rows if row.get("losses", "ok") != "ok"]:
+    if wrong := [row for row in rows if row["case"] in options.cases and row.get("losses", "ok") != "ok"]:
         raise SystemExit("\n".join(f"{row['case']}, {row['side']}: {row['losses']}" for row in wrong))
 
 
 def measure(case: str, folder: Path, options: argparse.Namespace) -> tuple[list[Row], dict[str, Any]]:
     """Return the rows of one case, and its description: its summary, and the load of other processes."""
     print(f"{case}: preparing", flush=True)
-    command = [sys.executable, "-m", "benchmarks.preparing", case, str(folder), *options.sides]
+    names = [name for name in SIDES if name in options.sides]  # in this order: exports change the classes of models
+    command = [sys.executable, "-m", "benchmarks.preparing", case, str(folder), *names]
     subprocess.run(command, check=True, cwd=ROOT)
     about = json.loads((folder / "case.json").read_text("utf-8"))
+    names = [name for name in names if name not in about["unmeasured"]]
     failures: dict[str, str] = about["failures"]
-    for name in options.sides:
-        if SIDES[name].environment == "ort-training" and not SIDES[name].bundle and name not in failures:
-            failures |= _artifacts(name, folder, options.training_python)
-    sides = [_start(name, folder, options) for name in options.sides if name not in failures]
+    for name in names:
+        if name not in failures and (line := _artifacts(SIDES[name], folder)):
+            failures[name] = line
+    sides = [_start(name, folder, options) for name in names if name not in failures]
     print(f"{case}: {len(sides)} sides take {options.rounds} turns of {options.steps} steps", flush=True)
+    started = datetime.now(UTC).isoformat(timespec="seconds")
     disturbance = take_turns(sides, options.rounds, options.steps)
     for side in sides:
         if side.failure is None:
@@ -68,34 +77,47 @@ def measure(case: str, folder: Path, options: argparse.Namespace) -> tuple[list[
     rows = {side.name: row_of(case, side, about, folder, oracle) for side in sides}
     failed = {name: {"case": case, "side": name, "error": line} for name, line in failures.items()}
     about = {"summary": about["summary"], "busy_cores": asdict(disturbance)}
-    return [(rows | failed)[name] for name in options.sides], about
+    return [{**(rows | failed)[name], "run": started} for name in names], about
 
 
-def _artifacts(name: str, folder: Path, python: Path) -> dict[str, str]:
-    """Let the other environment make its artifacts; return errors by side."""
-    if not python.exists():
-        return {name: "its environment is not there: run `make bench`"}
-    command = [str(python), "-m", "benchmarks.sides.ort_artifacts", str(folder / SIDES[name].argument)]
+def merged(kept: Sequence[Row], new: Sequence[Row]) -> list[Row]:
+    """Replace the rows of the sides that were measured again, in the order of cases and sides."""
+    rows = {(row["case"], row["side"]): row for row in (*kept, *new)}
+    cases, sides = list(CASES), list(SIDES)
+    return [rows[key] for key in sorted(rows, key=lambda key: (cases.index(key[0]), sides.index(key[1])))]
+
+
+def _artifacts(side: Side, folder: Path) -> str | None:
+    """Let another environment make what its side reads; return its error, if there was one."""
+    if side.environment == "host":
+        return None
+    if not _python(side).exists():
+        return "its environment is not there: run `make bench`"
+    if side.artifacts is None:
+        return None
+    command = [str(_python(side)), "-m", side.artifacts, str(folder / side.argument)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     lines = [line for line in done.stderr.strip().splitlines() if line] or [f"exit code {done.returncode}"]
-    return {name: lines[-1]} if done.returncode else {}
+    return lines[-1] if done.returncode else None
+
+
+def _python(side: Side) -> Path:
+    return Path(sys.executable) if side.environment == "host" else ENVIRONMENTS / f".venv-{side.environment}/bin/python"
 
 
 def _start(name: str, folder: Path, options: argparse.Namespace) -> Running:
     side = SIDES[name]
-    python = options.training_python if side.environment == "ort-training" else sys.executable
-    return start(name, [python, "-m", side.module, folder, side.argument, str(options.threads)], folder)
+    return start(name, [_python(side), "-m", side.module, folder, side.argument, str(options.threads)], folder)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--cases", nargs="*", default=list(MEASURED), choices=CASES, help="rows of others are kept")
-    parser.add_argument("--sides", nargs="*", default=list(SIDES), choices=list(SIDES))
+    parser.add_argument("--sides", nargs="*", default=list(SIDES), choices=list(SIDES), help="rows of others are kept")
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--steps", type=int, default=5, help="steps of each side in a round")
     parser.add_argument("--threads", type=int, default=machine.cores(), help="of every side")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("results.json"))
-    parser.add_argument("--training-python", type=Path, default=ROOT / ".venv-ort-training/bin/python")
     return parser
 
 

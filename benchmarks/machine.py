@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import subprocess
@@ -35,11 +34,18 @@ def describe() -> dict[str, Any]:
     }
 
 
-def versions(training_python: Path | None) -> dict[str, str]:
-    """Versions of Python, of the libraries, and of onnxruntime-training if there is an environment with it."""
+OTHERS = {"ort-training": "onnxruntime-training-cpu", "onnxsim": "onnxsim", "executorch": "executorch"}
+"""What is measured in another environment, by the environment."""
+
+
+def versions(environments: Path) -> dict[str, str]:
+    """Versions of Python, of the libraries, and of what the folders ``.venv-*`` of ``environments`` have."""
     found = {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}}
-    if training_python is not None and training_python.exists():
-        code = "import importlib.metadata as m, json; print(json.dumps(m.version('onnxruntime-training-cpu')))"
-        printed = subprocess.run([training_python, "-c", code], capture_output=True, text=True, check=True).stdout
-        found["onnxruntime-training-cpu"] = json.loads(printed)
+    for name, package in OTHERS.items():
+        python = environments / f".venv-{name}/bin/python"
+        if python.exists():
+            code = f"import importlib.metadata as m; print(m.version({package!r}))"
+            found[package] = subprocess.run(
+                [python, "-c", code], capture_output=True, text=True, check=True
+            ).stdout.strip()
     return found

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 OPSET = 14
 
 
-class _Scores(nn.Module):  # type: ignore[misc]  # torch is not followed by the type checker
+class Scores(nn.Module):  # type: ignore[misc]  # torch is not followed by the type checker
     """A model fed in order, whose scores are [rows, classes]: for a causal model, of all positions but the last."""
 
     def __init__(self, model: nn.Module, names: list[str], causal: bool) -> None:
@@ -32,7 +32,7 @@ class _Scores(nn.Module):  # type: ignore[misc]  # torch is not followed by the 
     def forward(self, *inputs: Tensor) -> Tensor:
         result = self.model(**dict(zip(self._names, inputs, strict=True)))
         logits: Tensor = result if isinstance(result, Tensor) else result.logits
-        return logits[:, :-1].flatten(0, 1) if self._causal else logits
+        return (logits[:, :-1] if self._causal else logits).flatten(0, -2)
 
 
 def write_forward(model: nn.Module, inputs: Mapping[str, Tensor], loss: str, folder: Path) -> None:
@@ -44,14 +44,13 @@ def write_forward(model: nn.Module, inputs: Mapping[str, Tensor], loss: str, fol
         loss: ``cross_entropy`` or ``causal_lm``.
     """
     folder.mkdir()
-    if hasattr(model, "config"):
-        model.config._attn_implementation = "eager"
+    write_out_attention(model)
     _write_out_norms(model)
-    wrapped = _Scores(model, list(inputs), loss == "causal_lm").eval()
+    wrapped = Scores(model, list(inputs), loss == "causal_lm").eval()
     parameters = dict(wrapped.named_parameters())
     trainable = [name for name, parameter in parameters.items() if parameter.requires_grad]
     first = {name: parameter.detach().clone() for name, parameter in parameters.items()}
-    _make_distinct(parameters)
+    make_distinct(parameters)
     path = folder / "forward.onnx"
     torch.onnx.export(
         wrapped,
@@ -69,6 +68,12 @@ def write_forward(model: nn.Module, inputs: Mapping[str, Tensor], loss: str, fol
     onnx.save(graph, str(path))
     fed = [value.name for value in graph.graph.input]
     (folder / "names.json").write_text(json.dumps({"trainable": trainable, "inputs": fed}), encoding="utf-8")
+
+
+def write_out_attention(model: nn.Module) -> None:
+    """Attention as matmuls and a softmax, as other engines have no gradient of the whole."""
+    if hasattr(model, "config"):
+        model.config._attn_implementation = "eager"
 
 
 class _Affine(nn.Module):  # type: ignore[misc]  # torch is not followed by the type checker
@@ -93,7 +98,8 @@ def _write_out_norms(model: nn.Module) -> None:
                 setattr(module, name, _Affine(child))
 
 
-def _make_distinct(parameters: Mapping[str, nn.Parameter]) -> None:
+def make_distinct(parameters: Mapping[str, nn.Parameter]) -> None:
+    """Draw all values, so that no two tensors are equal."""
     draw = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in parameters.values():

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -19,21 +19,27 @@ import torch
 from benchmarks.cases import load
 from benchmarks.cases.base import Case
 from benchmarks.official_forward import write_forward
+from benchmarks.rivals import ROWS, row_labels, write_executorch, write_onnxsim
 from benchmarks.settings import LEARNING_RATE
 from benchmarks.sides import SIDES
 from benchmarks.variants import prepare_variant
 from edgepeft.methods import attach
 from edgepeft_export.optimizers import AdamW
 
+RIVALS = {"ort-training": write_forward, "onnxsim": write_onnxsim, "executorch": write_executorch}
+"""What another environment makes its artifacts from, by side."""
 
-def write_case(name: str, folder: Path, sides: Iterable[str]) -> None:
+
+def write_case(name: str, folder: Path, sides: Sequence[str]) -> None:
     """Write ``case.json``, ``batch.npz``, and the inputs of each of ``sides``."""
     case = load(name)
     base = case.source()
     assert isinstance(base.model, torch.nn.Module)
-    np.savez(folder / "batch.npz", allow_pickle=False, **case.batch())
+    batch = case.batch()
+    np.savez(folder / "batch.npz", allow_pickle=False, **batch)
+    np.save(folder / ROWS, row_labels(base.loss, batch["labels"]))
     failures: dict[str, str] = {}
-    for side in sides:
+    for side in (side for side in sides if side in case.sides):
         make = partial(_write_side, case, side, folder)
         if line := case.skipped.get(side) or _failure(make):
             failures[side] = line
@@ -42,6 +48,7 @@ def write_case(name: str, folder: Path, sides: Iterable[str]) -> None:
         "loss": base.loss,
         "checkpoint_bytes": checkpoint_bytes(base.model),
         "failures": failures,
+        "unmeasured": [side for side in sides if side not in case.sides],
     }
     (folder / "case.json").write_text(json.dumps(about), encoding="utf-8")
 
@@ -69,9 +76,9 @@ def _write_side(case: Case, side: str, folder: Path) -> None:
         prepare_variant(kind.argument, case.source(), case.method, optimizer, folder / kind.argument, [_inputs(case)])
     elif side == "ort-inference-fp32":
         _write_inference(case, folder / kind.argument)
-    elif side == "ort-training":
+    elif side in RIVALS:
         model, inputs = _attached(case), {key: torch.from_numpy(array) for key, array in _inputs(case).items()}
-        write_forward(model, inputs, case.source().loss, folder / kind.argument)
+        RIVALS[side](model, inputs, case.source().loss, folder / kind.argument)
     else:
         torch.save(_attached(case), folder / "model.pt")
 

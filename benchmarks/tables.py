@@ -44,7 +44,10 @@ def _rows(case: str, rows: Sequence[Row]) -> str:
 
 def _ratios(ratios: Sequence[Row]) -> str:
     lines = [f"{'ratios':16}{'side':24}{'peer':22}{'time':>7}{'memory':>8}"]
-    lines += [f"{r['case']:16}{r['side']:24}{r['peer']:22}{r[TIME]:>7}{r[MEMORY]:>8}" for r in ratios]
+    lines += [
+        f"{r['case']:16}{r['side']:24}{r['peer']:22}{r[TIME]:>7}{r[MEMORY]:>8}{'' if r['in_turn'] else '  not in turn'}"
+        for r in ratios
+    ]
     return "\n".join(lines)
 
 

@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import kernels, machine
+from benchmarks import __main__ as bench
+from benchmarks import kernels, machine, rivals
 from benchmarks.accuracy import torch_side
 from benchmarks.accuracy.device_side import main as run_on_device
 from benchmarks.accuracy.plan import CLIP, Plan, cut
@@ -107,6 +108,34 @@ def test_the_official_graph_has_the_initial_values(tmp_path: Path) -> None:
     assert not {node.op_type for node in graph.node} & {"LayerNormalization"}
 
 
+def test_rivals_get_the_model_that_trains(tmp_path: Path) -> None:
+    """What onnxsim and ExecuTorch build their steps from has the scores and the loss of the model in PyTorch."""
+    import onnx
+    import onnxruntime as ort
+    from onnx import numpy_helper
+
+    case = load("tiny")
+    batch = case.batch()
+    np.save(tmp_path / rivals.ROWS, rivals.row_labels("cross_entropy", batch["labels"]))
+    inputs = {key: torch.from_numpy(array) for key, array in batch.items() if key != "labels"}
+    models = [attach(case.method, case.source().model).eval() for _ in range(3)]
+    with torch.no_grad():
+        scores = models[0](**inputs).logits
+        loss = nn.functional.cross_entropy(scores, torch.from_numpy(batch["labels"]))
+    rivals.write_onnxsim(models[1], inputs, "cross_entropy", tmp_path / "onnxsim")
+    model, first = onnx.load(tmp_path / "onnxsim/forward.onnx"), np.load(tmp_path / "onnxsim/first.npz")
+    there = {tensor.name: tensor for tensor in model.graph.initializer}
+    for name, value in first.items():
+        there[name].CopyFrom(numpy_helper.from_array(value, name))
+    session = ort.InferenceSession(model.SerializeToString())
+    (made,) = session.run(None, {value.name: batch[value.name] for value in session.get_inputs()})
+    np.testing.assert_allclose(made, scores.numpy(), atol=1e-5)
+    rivals.write_executorch(models[2], inputs, "cross_entropy", tmp_path / "executorch")
+    program = torch.export.load(tmp_path / "executorch/loss.pt2")
+    labels = torch.from_numpy(np.load(tmp_path / rivals.ROWS))
+    assert program.module()(*inputs.values(), labels).item() == pytest.approx(loss.item(), rel=1e-5)
+
+
 def test_losses_are_compared_with_what_the_side_promises() -> None:
     """An fp32 side must agree closely, a rounded one roughly, a pruned one need only fall."""
     oracle = [2.0, 1.5, 1.0]
@@ -127,19 +156,34 @@ def _running(name: str, ms: float, memory: float) -> Running:
 def test_targets_distinguish_met_from_missed_from_not_measured() -> None:
     """A ratio above its bound is reported as missed, and one without figures as not measured."""
     sides = [_running("torch-eager", 100, 600), _running("ort-inference-fp32", 20, 100)]
-    rows = [row_of("minilm", side, {"checkpoint_bytes": 1000}, Path(), []) for side in sides]
-    rows.append({"case": "minilm", "side": "edgepeft-int8", "ms_per_step": 20.0, "peak_rss_mb": 150.0})
+    rows = [{**row_of("minilm", side, {"checkpoint_bytes": 1000}, Path(), []), "run": "first"} for side in sides]
+    rows.append({"case": "minilm", "side": "onnxsim", "ms_per_step": 70.0, "peak_rss_mb": 400.0, "run": "second"})
+    rows.append({"case": "minilm", "side": "edgepeft-fp32", "ms_per_step": 30.0, "peak_rss_mb": 200.0, "run": "first"})
+    rows[-1] |= {"bundle_bytes": 800, "checkpoint_bytes": 1000, "ms_p10_p90": [29.0, 31.0], "losses": "ok"}
+    rows[-2] |= {"ms_p10_p90": [69.0, 71.0]}
+    rows.append({"case": "minilm", "side": "edgepeft-int8", "ms_per_step": 20.0, "peak_rss_mb": 150.0, "run": "first"})
     rows[-1] |= {"bundle_bytes": 200, "checkpoint_bytes": 1000, "ms_p10_p90": [19.0, 21.0], "losses": "ok"}
     rows.append({"case": "minilm", "side": "edgepeft-int4", "error": "it did not build"})
-    targets = {(t["figure"], t["side"], t["peer"]): t for t in targets_of(rows)}
+    targets = {(t["figure"], t["side"], t["peer"]): t for t in targets_of(rows) if t["case"] == "minilm"}
     assert targets["ms_per_step", "edgepeft-int8", "torch-eager"]["met"] is True
     assert targets["ms_per_step", "edgepeft-int8", "ort-inference-fp32"]["met"] is False
     assert targets["ms_per_step", "edgepeft-int8", "torch-compile"]["met"] is None
+    assert targets["ms_per_step", "edgepeft-fp32", "onnxsim"]["met"] is None, "they took no turns"
     assert targets["bundle_bytes", "edgepeft-int8", "checkpoint"]["ratio"] == 0.2
     cases = {"minilm": {"summary": "a text model", "busy_cores": {"waiting": 0.0, "outside": 0.1}}}
     shown = table({"cases": cases, "rows": rows, "ratios": ratios_of(rows), "targets": targets_of(rows)})
     assert "NOT met" in shown
+    assert "not in turn" in shown
     assert "it did not build" in shown
+
+
+def test_a_run_of_some_sides_keeps_the_others() -> None:
+    """Rows stay in the order of cases and sides; a side that was measured again has one row, the new one."""
+    kept = [{"case": case, "side": side, "run": "first"} for case in ("minilm", "gru") for side in SIDES]
+    new = [{"case": "minilm", "side": side, "run": "second"} for side in ("torch-eager", "onnxsim")]
+    rows = bench.merged(kept, new)
+    assert [(row["case"], row["side"]) for row in rows] == [(row["case"], row["side"]) for row in kept]
+    assert {row["side"] for row in rows if row["run"] == "second"} == {"torch-eager", "onnxsim"}
 
 
 def test_targets_speak_of_sides_and_cases_that_exist() -> None:
@@ -148,6 +192,7 @@ def test_targets_speak_of_sides_and_cases_that_exist() -> None:
     assert {target.peer for target in TARGETS} - {"checkpoint"} <= set(SIDES)
     assert {target.case for target in TARGETS} <= set(MEASURED)
     assert {side.argument for side in SIDES.values() if side.bundle} == set(SETTINGS)
+    assert all({target.side, target.peer} <= {*load(target.case).sides, "checkpoint"} for target in TARGETS)
 
 
 def test_the_machine_is_described_without_its_name() -> None:

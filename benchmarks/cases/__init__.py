@@ -12,6 +12,10 @@ _HOMES = {
     "minilm": ("benchmarks.cases.minilm", "LORA"),
     "mobilenet-lora": ("benchmarks.cases.mobilenet", "LORA"),
     "mobilenet-bias": ("benchmarks.cases.mobilenet", "BIAS"),
+    "resnet": ("benchmarks.cases.resnet", "LORA"),
+    "unet": ("benchmarks.cases.unet", "LORA"),
+    "lstm": ("benchmarks.cases.tagger", "LSTM"),
+    "gru": ("benchmarks.cases.tagger", "GRU"),
     "decoder": ("benchmarks.cases.decoder", "LORA"),
     "tiny": ("benchmarks.cases.tiny", "LORA"),
 }

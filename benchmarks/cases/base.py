@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import numpy as np
 
+from benchmarks.sides import SIDES
 from edgepeft import Source
 from edgepeft.methods import Method
 
 Batch: TypeAlias = Mapping[str, np.ndarray]
+
+MAIN = (
+    "torch-eager",
+    "torch-compile",
+    "ort-inference-fp32",
+    "ort-training",
+    "onnxsim",
+    "edgepeft-fp32",
+    "edgepeft-int8",
+)
+"""Sides of the cases that are not measured with all."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +36,7 @@ class Case:
         method: The method that is trained.
         batch: inputs and ``labels``, by name.
         skipped: sides that make no sense here, each with the reason.
+        sides: The sides that are measured; by default all.
     """
 
     summary: str
@@ -31,6 +44,7 @@ class Case:
     method: Method
     batch: Callable[[], Batch]
     skipped: Mapping[str, str] = field(default_factory=dict)
+    sides: Sequence[str] = tuple(SIDES)
 
 
 def text_batch(rows: int, length: int, vocabulary: tuple[int, int], classes: int | None) -> Batch:

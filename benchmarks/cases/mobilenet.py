@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import edgepeft
-from benchmarks.cases.base import Batch, Case
+from benchmarks.cases.base import MAIN, Batch, Case
 
 CLASSES, SIDE, ROWS = 10, 96, 8
 BLOCKS = [(1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1)]
@@ -58,29 +58,35 @@ class MobileNet(nn.Module):  # type: ignore[misc]  # torch is not followed by th
         return self.classifier(x.mean(dim=(2, 3)))
 
 
-def _source() -> edgepeft.Source:
-    torch.manual_seed(0)
-    model = MobileNet().train()
+def fit_norms(model: nn.Module) -> nn.Module:
+    """Give every norm running statistics that fit the weights, so that signals keep their size; returns ``model``."""
+    model.train()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = None  # the plain mean of all batches
-    with torch.no_grad():  # running statistics that fit the weights, so that signals keep their size through 53 layers
+    with torch.no_grad():
         for _ in range(2):
             model(torch.randn(ROWS, 3, SIDE, SIDE))
-    return edgepeft.Source(model.eval(), {"image": torch.zeros(2, 3, SIDE, SIDE)})
+    return model.eval()
 
 
-def _batch() -> Batch:
+def image_batch() -> Batch:
+    """Random images [rows, 3, side, side] and a class for each."""
     draw = np.random.default_rng(0)
     images = draw.standard_normal((ROWS, 3, SIDE, SIDE), dtype=np.float32)
     return {"image": images, "labels": draw.integers(0, CLASSES, ROWS)}
+
+
+def _source() -> edgepeft.Source:
+    torch.manual_seed(0)
+    return edgepeft.Source(fit_norms(MobileNet()), {"image": torch.zeros(2, 3, SIDE, SIDE)})
 
 
 LORA = Case(
     summary="MobileNetV2 (2.2 M parameters), LoRA r=8 on the pointwise convolutions, batch 8 at 96 x 96",
     source=_source,
     method=edgepeft.Lora(rank=8, target_modules=("expand", "project"), modules_to_save=("classifier",)),
-    batch=_batch,
+    batch=image_batch,
     skipped={"edgepeft-int8-pruned": "heads and feed-forward neurons are pruned, and a CNN has none"},
 )
 
@@ -88,6 +94,6 @@ BIAS = Case(
     summary="MobileNetV2 (2.2 M parameters), biases (BitFit), batch 8 at 96 x 96",
     source=_source,
     method=edgepeft.BitFit(),
-    batch=_batch,
-    skipped=LORA.skipped,
+    batch=image_batch,
+    sides=MAIN,
 )

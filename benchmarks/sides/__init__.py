@@ -12,7 +12,9 @@ class Side:
     Attributes:
         module: The module that its process runs, called with the case's folder, ``argument`` and the number of threads.
         argument: of the module.
-        environment: ``host``, or ``ort-training``, the one with ONNX Runtime's own training.
+        environment: ``host``, or another in which it runs, in the folder ``.venv-ENVIRONMENT``.
+        artifacts: The module that makes what it reads in that environment, called with the folder that
+            ``benchmarks.preparing`` filled.
         losses: how its losses must go with those of ``torch-eager``: ``same`` (1e-3 of them), ``near`` (10 % of the
             first), ``fall``, or ``none`` where it does not train. A side that is pruned is another model: its need
             only fall.
@@ -24,6 +26,7 @@ class Side:
     environment: str = "host"
     losses: str = "same"
     bundle: bool = False
+    artifacts: str | None = None
 
 
 def _device(name: str, losses: str) -> Side:
@@ -34,10 +37,28 @@ SIDES = {
     "torch-eager": Side("benchmarks.sides.torch_peft", "eager"),
     "torch-compile": Side("benchmarks.sides.torch_peft", "compile"),
     "ort-inference-fp32": Side("benchmarks.sides.ort_inference", "inference.onnx", losses="none"),
-    "ort-training": Side("benchmarks.sides.ort_training", "ort_training", environment="ort-training"),
+    "ort-training": Side(
+        "benchmarks.sides.ort_training",
+        "ort_training",
+        environment="ort-training",
+        artifacts="benchmarks.sides.ort_artifacts",
+    ),
     "ort-training-own": Side("benchmarks.sides.ort_engine", "ort-own", environment="ort-training", bundle=True),
     "ort-training-own-int8": Side(
         "benchmarks.sides.ort_engine", "ort-own-int8", environment="ort-training", losses="near", bundle=True
+    ),
+    "onnxsim": Side(
+        "benchmarks.sides.onnxsim_step",
+        "onnxsim",
+        environment="onnxsim",
+        artifacts="benchmarks.sides.onnxsim_artifacts",
+    ),
+    "executorch": Side(
+        "benchmarks.sides.executorch_training",
+        "executorch",
+        environment="executorch",
+        losses="fall",  # it has no AdamW
+        artifacts="benchmarks.sides.executorch_artifacts",
     ),
     "edgepeft-fp32": _device("fp32", "same"),
     "edgepeft-int8": _device("int8", "near"),

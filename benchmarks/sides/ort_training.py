@@ -40,8 +40,7 @@ def main(folder: Path, name: str, threads: int) -> None:
 def _feeds(folder: Path, names: dict[str, list[str]]) -> list[np.ndarray]:
     """Inputs in the graph's order, then the labels as its loss expects them: one per row of the scores."""
     arrays = np.load(folder / "batch.npz")
-    labels = arrays["labels"]
-    return [*(arrays[name] for name in names["inputs"]), labels[:, 1:].reshape(-1) if labels.ndim == 2 else labels]
+    return [*(arrays[name] for name in names["inputs"]), np.load(folder / "labels.npy")]
 
 
 if __name__ == "__main__":

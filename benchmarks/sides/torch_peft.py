@@ -43,12 +43,17 @@ def adamw(model: torch.nn.Module, learning_rate: float) -> torch.optim.AdamW:
     return torch.optim.AdamW([group for group in groups if group["params"]], lr=learning_rate)
 
 
+def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """The mean over rows; the classes lie on the last axis."""
+    return torch.nn.functional.cross_entropy(logits.flatten(0, -2), labels.flatten())
+
+
 def causal_lm(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Each position [n, length, vocabulary] against the next token of labels [n, length]; mean over tokens."""
     return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
 
 
-LOSSES = {"cross_entropy": torch.nn.functional.cross_entropy, "causal_lm": causal_lm}
+LOSSES = {"cross_entropy": cross_entropy, "causal_lm": causal_lm}
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 from pathlib import Path
 
@@ -106,6 +107,21 @@ def test_a_prefix_enters_by_either_name_of_the_cache() -> None:
         assert torch.equal(outputs(model, inputs), before)
         model.prompt_encoder["default"].embedding.weight.zero_()
     assert not torch.equal(outputs(model, inputs), before)
+
+
+def test_a_model_with_adapters_can_be_saved_whole() -> None:
+    """``torch.save`` of the model, copies of it, and the attributes of the layers inside peft's."""
+    model = _attached("rslora", NETWORKS["bert"]).eval()
+    inputs, _ = next(NETWORKS["bert"].batches(1))
+    stored = io.BytesIO()
+    torch.save(model, stored)
+    stored.seek(0)
+    for again in (torch.load(stored, weights_only=False), copy.deepcopy(model)):
+        assert torch.equal(outputs(again, inputs), outputs(model, inputs))
+        query = again.base_model.model.bert.encoder.layer[0].attention.self.query
+        assert query.in_features == query.base_layer.in_features
+        query.lora_B["default"].weight.data.fill_(1.0)
+        assert not torch.equal(outputs(again, inputs), outputs(model, inputs))
 
 
 def test_a_prefix_needs_a_cache_of_keys_and_values() -> None:

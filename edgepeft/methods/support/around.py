@@ -44,7 +44,9 @@ def _answering(kind: type[nn.Module]) -> type[nn.Module]:
     """Return a subclass of the same name with :func:`_of_base`, or the class itself if it is one already."""
     if kind.__getattr__ is not nn.Module.__getattr__:
         return kind
-    return type(kind.__name__, (kind,), {"__getattr__": _of_base, "__module__": kind.__module__})
+    return type(
+        kind.__name__, (kind,), {"__getattr__": _of_base, "__module__": kind.__module__, "__reduce_ex__": _reduced}
+    )
 
 
 def _of_base(self: nn.Module, name: str) -> object:
@@ -52,3 +54,14 @@ def _of_base(self: nn.Module, name: str) -> object:
         return nn.Module.__getattr__(self, name)
     except AttributeError:
         return getattr(nn.Module.__getattr__(self, "base_layer"), name)
+
+
+def _reduced(self: nn.Module, _protocol: int) -> tuple[object, ...]:
+    """Pickle by peft's class, because the subclass has no name that a reader could look up."""
+    return _empty, (type(self).__bases__[0],), self.__getstate__()
+
+
+def _empty(kind: type[nn.Module]) -> nn.Module:
+    module = nn.Module.__new__(kind)
+    module.__class__ = _answering(kind)
+    return module
