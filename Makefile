@@ -73,12 +73,12 @@ nightly: $(ENVIRONMENTS) .venv-files/.done
 # The tests that touch a dependency, with today's newest of everything but torch: by hand, and before a release.
 newest:
 	$(call environment,.venv-newest,$(python))
-	$(call install,.venv-newest,newest) -e '.[test]'
+	$(call install,.venv-newest,newest) -e '.[test,loggers]'
 	$(call environment,.venv-fleet-newest,$(python))
 	$(call install,.venv-fleet-newest,newest) -e '.[fleet,dp]' 'flwr[simulation]' 'pytest>=8'
 	.venv-newest/bin/pip list --disable-pip-version-check --format freeze --exclude-editable
 	EDGEPEFT_FLEET_PYTHON=.venv-fleet-newest/bin/python .venv-newest/bin/python -m pytest -n 2 -rs \
-	  tests/aggregation tests/autodiff tests/cli tests/compress tests/data tests/export tests/files tests/flower tests/forward \
+	  tests/aggregation tests/autodiff tests/callbacks tests/cli tests/compress tests/data tests/export tests/files tests/flower tests/forward \
 	  tests/merging tests/methods tests/preparation tests/runtime tests/sources tests/test_docs.py tests/test_golden.py
 
 # Pin today's newest versions, once `make newest` is green. The old runtimes' versions stay.

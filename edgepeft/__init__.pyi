@@ -2,6 +2,10 @@
 
 from edgepeft.aggregation import Aggregate as Aggregate
 from edgepeft.aggregation import aggregate as aggregate
+from edgepeft.callbacks.loggers import MlflowLogger as MlflowLogger
+from edgepeft.callbacks.loggers import TensorBoardLogger as TensorBoardLogger
+from edgepeft.callbacks.loggers import WandbLogger as WandbLogger
+from edgepeft.callbacks.progress_bar import ProgressBar as ProgressBar
 from edgepeft.compress import Pruning as Pruning
 from edgepeft.merging import merge as merge
 from edgepeft.methods.bottleneck import Adapter as Adapter

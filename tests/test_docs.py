@@ -63,7 +63,8 @@ def test_the_python_of_a_guide_page_runs(name: str, tmp_path: Path, monkeypatch:
     scope: dict[str, object] = {}
     for block in _blocks("python", GUIDE[name]):
         exec(compile(block, name, "exec"), scope)
-    assert [Bundle.open(path).manifest.parameters for path in tmp_path.iterdir()]
+    bundles = [path.parent for path in tmp_path.glob("*/manifest.json")]
+    assert [Bundle.open(path).manifest.parameters for path in bundles]
 
 
 @pytest.mark.parametrize("page", WITH_COMMANDS, ids=lambda page: page.name)

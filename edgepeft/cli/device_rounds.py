@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ import click
 
 from edgepeft.cli.screen.verbosity import say
 from edgepeft_runtime.errors import BatchError, CannotWriteFile, DataError, NotFinite, StateError
+from edgepeft_runtime.train.callbacks import Callback
 
 if TYPE_CHECKING:
     from edgepeft_runtime.fleet.device_directory import Current, DeviceDirectory
@@ -78,23 +79,25 @@ class TrainingStart:
             raise
         self._settle()
 
-    def watched(self, progress: Callable[[Progress], None]) -> Callable[[Progress], None]:
-        """Return ``progress``, which then also records in the device directory that the adapter makes good steps."""
-        device = self.device
-        if device is None:
-            return progress
-        settled = False
-
-        def both(after: Progress) -> None:
-            nonlocal settled
-            settled = settled or device.settle()
-            progress(after)
-
-        return both
+    def callbacks(self) -> list[Callback]:
+        """Return what records in the device directory that the adapter makes good steps."""
+        return [] if self.device is None else [_Settling(self.device)]
 
     def _settle(self) -> None:
         if self.device is not None:
             self.device.settle()
+
+
+class _Settling(Callback):
+    """Records with the first steps that the adapter of a round is good."""
+
+    def __init__(self, device: DeviceDirectory) -> None:
+        self._device = device
+        self._settled = False
+
+    def on_step(self, progress: Progress) -> None:  # noqa: ARG002  (the signature is the callback's)
+        """Record it once."""
+        self._settled = self._settled or self._device.settle()
 
 
 def _fetched(current: Current) -> Path:

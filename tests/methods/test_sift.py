@@ -244,7 +244,7 @@ def test_a_run_resumes_with_the_indices_it_picked(tmp_path: Path) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt), Trainer.open(bundle, state=tmp_path / "state") as trainer:
-        trainer.fit(batches, epochs=2, progress=stop)
+        trainer.fit(batches, epochs=2, callbacks=[stop])
     with Trainer.open(bundle, state=tmp_path / "state") as trainer:
         assert not trainer.must_pick
         trainer.fit(batches, epochs=2)

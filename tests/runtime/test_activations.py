@@ -15,6 +15,7 @@ from edgepeft_runtime.engine.row_store import RowStore
 from edgepeft_runtime.engine.sessions import OrtTensors, Sessions
 from edgepeft_runtime.errors import BadSetting, NothingToCache
 from edgepeft_runtime.notices import EdgepeftWarning
+from edgepeft_runtime.train.callbacks import Callback
 from edgepeft_runtime.train.limits import Pause
 from edgepeft_runtime.train.records import FitReport, StepPart
 from edgepeft_runtime.train.trainer import Trainer
@@ -180,15 +181,22 @@ def test_a_pause_within_a_step_changes_nothing(
     assert_equal_bits(parameters, straight[1])
 
 
+class _Parts(Callback):
+    def __init__(self, parts: list[StepPart]) -> None:
+        self.on_part = parts.append  # type: ignore[method-assign]
+
+
 def test_a_long_step_says_how_far_it_is(segmented: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between all calls of each step, but not of an evaluation, and the results stay the same to the bit."""
     straight = _fit(segmented, tmp_path / "straight", cache="none")
     parts: list[StepPart] = []
     monkeypatch.setattr("edgepeft_runtime.train.fit.EVERY_SECOND", 0.0)
-    _, nothing = _fit(segmented, tmp_path / "short", cache="none", part=parts.append)
+    _, nothing = _fit(segmented, tmp_path / "short", cache="none", callbacks=[_Parts(parts)])
     assert not parts
     monkeypatch.setattr("edgepeft_runtime.train.fit.LONG_STEP", 0.0)
-    _, parameters = _fit(segmented, tmp_path / "long", cache="none", part=parts.append, validate=examples(6, seed=1))
+    _, parameters = _fit(
+        segmented, tmp_path / "long", cache="none", callbacks=[_Parts(parts)], validate=examples(6, seed=1)
+    )
     calls = parts[0].calls
     assert calls > 2
     assert [(part.step, part.done) for part in parts] == [

@@ -28,7 +28,7 @@ def fitted(
     """The progress and the final parameters of a run."""
     seen: list[Progress] = []
     with Trainer.open(bundle, seed=seed) as trainer:
-        trainer.fit(data, progress=seen.append, **settings)
+        trainer.fit(data, callbacks=[seen.append], **settings)
         return seen, trainer.parameters()
 
 
@@ -132,7 +132,7 @@ def test_max_steps_ends_within_an_epoch(bundle: Path) -> None:
     """The epoch cut short is evaluated and recorded like a whole one; the schedule ends there too."""
     with Trainer.open(bundle) as trainer:
         seen: list[Progress] = []
-        report = trainer.fit(DATA, epochs=9, max_steps=8, schedule="linear", validate=HELD_OUT, progress=seen.append)
+        report = trainer.fit(DATA, epochs=9, max_steps=8, schedule="linear", validate=HELD_OUT, callbacks=[seen.append])
         assert (report.stopped, report.steps, [r.step for r in report.history]) == ("max_steps", 8, [0, 6, 8])
         assert seen[-1].lr == pytest.approx(0.05 / 8)
 

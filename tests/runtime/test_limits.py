@@ -40,7 +40,7 @@ def run(
     with Trainer.open(bundle, state=state) as trainer:
         report = trainer.fit(
             DATA,
-            progress=lambda now: losses.append(now.loss),
+            callbacks=[lambda now: losses.append(now.loss)],
             pause=pause if steps is None else lambda: enough if len(losses) >= steps else None,
             **SETTINGS,
         )
@@ -149,7 +149,7 @@ def test_it_is_saved_before_it_waits(bundle: Path, tmp_path: Path, sensors: Call
 
     whole = run(bundle, None)
     with Trainer.open(bundle, state=tmp_path / "state") as trainer:
-        report = trainer.fit(DATA, progress=lambda now: losses.append(now.loss), pause=device, **SETTINGS)
+        report = trainer.fit(DATA, callbacks=[lambda now: losses.append(now.loss)], pause=device, **SETTINGS)
         assert_equal_bits(trainer.parameters(), whole[2])
     assert kept == heats
     assert (losses, report) == whole[:2]

@@ -53,7 +53,7 @@ def run(bundle: Path, state: Path | None, data: Any, stop: int | None = None, **
 
     with Trainer.open(bundle, state=state, seed=3) as trainer:
         try:
-            report = trainer.fit(data, progress=progress, **{**SETTINGS, **settings})
+            report = trainer.fit(data, callbacks=[progress], **{**SETTINGS, **settings})
         except KeyboardInterrupt:
             report = FitReport(0, 0, "", (), None)
         return seen, report, trainer.parameters()
@@ -123,8 +123,8 @@ def test_interrupted_call_is_continued_in_the_same_process(bundle: Path) -> None
     whole, seen = run(bundle, None, DATA), list[tuple[int, float, float]]()
     with Trainer.open(bundle, seed=3) as trainer:
         with pytest.raises(KeyboardInterrupt):
-            trainer.fit(DATA, progress=stop_at(5), **SETTINGS)
-        trainer.fit(DATA, progress=lambda now: seen.append((now.step, now.loss, now.lr)), **SETTINGS)
+            trainer.fit(DATA, callbacks=[stop_at(5)], **SETTINGS)
+        trainer.fit(DATA, callbacks=[lambda now: seen.append((now.step, now.loss, now.lr))], **SETTINGS)
         assert seen == whole[0][5:]
         assert_equal_bits(trainer.parameters(), whole[2])
 
@@ -134,7 +134,7 @@ def test_finished_run_is_not_trained_again(bundle: Path, tmp_path: Path) -> None
     for attempt in range(2):
         with Trainer.open(bundle, state=tmp_path / "state", seed=3) as trainer:
             seen: list[Progress] = []
-            reports = [trainer.fit(DATA, progress=seen.append, lr=lr, **SETTINGS) for lr in (0.01, 0.02)]
+            reports = [trainer.fit(DATA, callbacks=[seen.append], lr=lr, **SETTINGS) for lr in (0.01, 0.02)]
             assert [report.steps for report in reports] == [12, 12]
             assert (len(seen), trainer.steps) == (0 if attempt else 24, 24)
 
@@ -302,7 +302,7 @@ from edgepeft_runtime.train.trainer import Trainer
 from tests.support.tiny_bundle import examples
 with Trainer.open(sys.argv[1], state=sys.argv[2] or None, threads=1) as trainer:
     show = lambda now: print(now.step, now.loss.hex(), flush=True)
-    trainer.fit(examples(40), epochs=30, batch_size=4, validate=examples(8, 1), save_every=3, progress=show)
+    trainer.fit(examples(40), epochs=30, batch_size=4, validate=examples(8, 1), save_every=3, callbacks=[show])
     trainer.save_update(sys.argv[3])
 print("done", flush=True)
 """

@@ -60,7 +60,7 @@ def _fit(trainer: Trainer, data: dict[str, np.ndarray], stop: int | None = None)
 
     held_out = _cut(data, HELD_OUT)
     try:
-        trainer.fit(_cut(data, TRAIN), validate=held_out, progress=note, **FIT)  # type: ignore[arg-type]
+        trainer.fit(_cut(data, TRAIN), validate=held_out, callbacks=[note], **FIT)  # type: ignore[arg-type]
     except RuntimeError:
         assert stop is not None
     return losses

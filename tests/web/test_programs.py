@@ -118,18 +118,18 @@ def test_a_run_of_segments_resumes_in_the_other_runtime(first: str, plan: dict[s
     """Both name the same programs and graphs in a checkpoint: cut off at step 3, resumed, the same losses."""
     state, data, whole = tmp_path / "state", _data(plan), list[float]()
     with Trainer.open(plan["bundle"]) as trainer:
-        trainer.fit(data, progress=lambda progress: whole.append(progress.loss), **FIT)
+        trainer.fit(data, callbacks=[lambda progress: whole.append(progress.loss)], **FIT)
     if first == "node":
         drive(plan | {"state": state, "fit": CAMEL, "die": 3}, tmp_path)
     else:
         with Trainer.open(plan["bundle"], state=state) as trainer, pytest.raises(RuntimeError):
-            trainer.fit(data, progress=_dies_at_3, **FIT)
+            trainer.fit(data, callbacks=[_dies_at_3], **FIT)
     rest = list[float]()
     if first == "python":
         rest = drive(plan | {"state": state, "fit": CAMEL}, tmp_path)["losses"]
     else:
         with Trainer.open(plan["bundle"], state=state) as trainer:
-            trainer.fit(data, progress=lambda progress: rest.append(progress.loss), **FIT)
+            trainer.fit(data, callbacks=[lambda progress: rest.append(progress.loss)], **FIT)
     assert rest == pytest.approx(whole[-len(rest) :], rel=1e-5) and len(whole) - len(rest) in (2, 3)
 
 

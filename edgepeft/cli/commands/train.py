@@ -184,10 +184,8 @@ def _train(
             with Counter(silent=as_json) as counter:
                 pause = LimitReporter(device_limits, counter)
                 chosen = origin.limited(_in_micro_batches(settings, opened))
-                watched = origin.watched(counter)
-                report = trainer.fit(
-                    train, validate=held_out, progress=watched, part=counter.part, pause=pause, **chosen
-                )
+                callbacks = [*origin.callbacks(), counter]
+                report = trainer.fit(train, validate=held_out, callbacks=callbacks, pause=pause, **chosen)
         except KeyboardInterrupt as interrupt:
             terminated = isinstance(interrupt, Terminated)
             _show_saved("terminated" if terminated else "\ninterrupted", trainer.steps, origin.state)

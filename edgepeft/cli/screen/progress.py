@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, TextIO
+from typing import TextIO
 
 from edgepeft.cli.screen.line import Line
 from edgepeft.cli.screen.verbosity import is_quiet
-
-if TYPE_CHECKING:
-    from edgepeft_runtime.train.records import Progress, StepPart
+from edgepeft_runtime.train.callbacks import Callback
+from edgepeft_runtime.train.records import Progress, StepPart
 
 _PAUSE = 0.1
 """Seconds between two updates of the line, so that a slow terminal does not delay training."""
@@ -48,15 +47,15 @@ class Stages:
             self._stage = None
 
 
-class Counter:
-    """Shows progress when called after each step. Use it as a context, which ends the line before other output."""
+class Counter(Callback):
+    """Shows the progress of each step. Use it as a context, which ends the line before other output."""
 
     def __init__(self, stream: TextIO | None = None, *, silent: bool = False) -> None:
         self._line = Line(stream, silent=silent or is_quiet())
         self._shown = 0.0
         self._last: Progress | None = None
 
-    def __call__(self, progress: Progress) -> None:
+    def on_step(self, progress: Progress) -> None:
         """Show a step, if the last update is long enough ago."""
         before, self._last = self._last, progress
         if self._line.terminal:
@@ -67,7 +66,7 @@ class Counter:
         elif before is not None and before.epoch != progress.epoch:
             self._line.write(_line(before))
 
-    def part(self, part: StepPart) -> None:
+    def on_part(self, part: StepPart) -> None:
         """Show on a terminal how far a long step has come."""
         if self._line.terminal:
             self._line.rewrite(f"step {part.step}: {part.done} of {part.calls} parts in {part.seconds:.0f} s")

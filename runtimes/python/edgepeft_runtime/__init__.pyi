@@ -36,6 +36,7 @@ from edgepeft_runtime.files.tensorfile import write_tensors as write_tensors
 from edgepeft_runtime.metrics.registry import METRICS as METRICS
 from edgepeft_runtime.profiling.profile import Profile as Profile
 from edgepeft_runtime.profiling.profile import profile as profile
+from edgepeft_runtime.train.callbacks import Callback as Callback
 from edgepeft_runtime.train.limits import Limits as Limits
 from edgepeft_runtime.train.limits import Pause as Pause
 from edgepeft_runtime.train.options import FitOptions as FitOptions

@@ -32,12 +32,14 @@ from edgepeft_runtime.errors import (
     WrongIndices,
     WrongTensors,
 )
+from edgepeft_runtime.figures import size
 from edgepeft_runtime.files import canonical
 from edgepeft_runtime.files.finite import first_not_finite
 from edgepeft_runtime.files.regular import open_regular, read_regular
 from edgepeft_runtime.files.staging import recover_directory
 from edgepeft_runtime.files.tensorfile import MAX_HEADER, Array, read_tensors
 from edgepeft_runtime.names import path_hint
+from edgepeft_runtime.tables import html_facts
 
 _LOG = logging.getLogger(__name__)
 
@@ -77,6 +79,11 @@ class Bundle:
             _check_graphs(path, manifest)
         _LOG.debug("opened %s: %d files, %d parameters", path, len(manifest.files), len(manifest.parameters))
         return cls(path, manifest)
+
+    def _repr_html_(self) -> str:
+        """The path and the main facts."""
+        total = size(sum(entry.bytes for entry in self.manifest.files.values()))
+        return html_facts(f"bundle {self.path} ({total})", self.manifest.facts())
 
     @property
     def base_sha256(self) -> str:

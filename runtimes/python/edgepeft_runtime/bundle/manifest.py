@@ -16,9 +16,11 @@ from edgepeft_runtime.bundle.generation_spec import GenerationSpec
 from edgepeft_runtime.bundle.manifest_checks import check
 from edgepeft_runtime.bundle.programs import CacheEntry, Programs
 from edgepeft_runtime.errors import BadManifest, UnknownBundleVersion
+from edgepeft_runtime.figures import size
 from edgepeft_runtime.files import strict_json
 from edgepeft_runtime.files.schema import Check, Json, Mark, Natural, Sha256, Shape, Sizes, one_of, read, write
 from edgepeft_runtime.shown import quoted
+from edgepeft_runtime.tables import html_facts
 
 MANIFEST = "manifest.json"
 MAX_MANIFEST_BYTES = 2**23
@@ -250,6 +252,26 @@ class Manifest:
     def __post_init__(self) -> None:
         check(self)
 
+    def _repr_html_(self) -> str:
+        """What goes in, what trains, and by which loss."""
+        return html_facts("manifest", self.facts())
+
+    def facts(self) -> dict[str, str]:
+        """Return the main facts in words, for people."""
+        elements = sum(spec.size for spec in self.trained)
+        tensors = {"inputs": self.inputs, "labels": self.labels, "outputs": self.outputs}
+        described = {name: ", ".join(_described(spec) for spec in specs) for name, specs in tensors.items()}
+        return {
+            "method": str(self.provenance.get("method", "")),
+            **described,
+            "classes": ", ".join(self.classes or ()),
+            "loss": self.loss.kind,
+            "optimizer": f"{self.optimizer.kind}, lr {self.optimizer.lr:g}",
+            "trains": f"{elements:,} elements in {len(self.trained)} tensors",
+            "frozen": size(sum(spec.bytes for spec in self.stored)),
+            "onnxruntime": f">= {self.min_onnxruntime}",
+        }
+
     @property
     def trained(self) -> tuple[ParameterSpec, ...]:
         """The parameters that train: the members of buckets."""
@@ -285,6 +307,10 @@ class Manifest:
     def to_dict(self) -> Json:
         """Return the manifest as plain JSON values, in the order of the SPEC."""
         return {"format": FORMAT, "version": VERSION, **write(self)}
+
+
+def _described(spec: TensorSpec | LabelSpec) -> str:
+    return f"{spec.name} {spec.dtype} [{', '.join(map(str, spec.shape))}]"
 
 
 @dataclass(frozen=True)

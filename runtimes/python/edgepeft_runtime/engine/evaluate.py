@@ -10,10 +10,12 @@ from edgepeft_runtime.data.batch import checked_batch, examples_in
 from edgepeft_runtime.data.sources import Source
 from edgepeft_runtime.engine.engine import Engine, TrainState
 from edgepeft_runtime.errors import NoData
+from edgepeft_runtime.figures import number
 from edgepeft_runtime.files.tensorfile import Array
 from edgepeft_runtime.metrics.base import Score
 from edgepeft_runtime.metrics.predictions import class_label, in_order
 from edgepeft_runtime.metrics.registry import MetricLike, metric_of, name_of
+from edgepeft_runtime.tables import html_facts, html_table
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,18 @@ class Evaluation:
     def deciding(self) -> Score:
         """The score by which adapters are compared: that of the first metric or, without one, the loss."""
         return next(iter(self.metrics.values()), Score(self.loss, greater_is_better=False))
+
+    def _repr_html_(self) -> str:
+        """A row per figure, and the confusion matrix if there is one."""
+        figures = {"loss": self.loss, "accuracy": self.accuracy}
+        figures |= {name: score.value for name, score in self.metrics.items()}
+        facts = {name: number(value) for name, value in figures.items() if value is not None}
+        tables = [html_facts(f"{self.examples} examples", facts)]
+        for score in self.metrics.values():
+            if score.matrix is not None:
+                head = ["true \\ predicted", *map(str, range(len(score.matrix)))]
+                tables.append(html_table([(row, *counts) for row, counts in enumerate(score.matrix)], head))
+        return "".join(tables)
 
 
 def evaluate(

@@ -13,6 +13,7 @@ from edgepeft_runtime.data.batch import Batch
 from edgepeft_runtime.data.sources import Data, Source, source_of
 from edgepeft_runtime.engine.evaluate import Evaluation
 from edgepeft_runtime.errors import DataUsedUp, NoData
+from edgepeft_runtime.train.callbacks import Callbacks
 from edgepeft_runtime.train.limits import Pause
 from edgepeft_runtime.train.options import FitOptions
 from edgepeft_runtime.train.records import FitReport, Progress, StepPart
@@ -23,10 +24,10 @@ from edgepeft_runtime.train.session import Session
 _LOG = logging.getLogger(__name__)
 
 EVERY_SECOND = 1.0
-"""Seconds between two calls of ``pause`` within a step of several graphs, and of ``part``."""
+"""Seconds between two calls of ``pause``, and of ``on_part``, within a step of several graphs."""
 
 LONG_STEP = 2.0
-"""Seconds after which ``part`` is called within a step."""
+"""Seconds after which ``on_part`` is called within a step."""
 
 
 def fit(session: Session, data: Data, options: FitOptions) -> FitReport:
@@ -72,7 +73,9 @@ class _Loop:
         self._speed = (0, 0.0)  # examples and seconds of the steps taken here
         self._asked = 0.0  # when ``pause`` was called last
         self._began: float | None = None  # when the current step did
-        self._reported = 0.0  # when ``part`` was called last
+        self._reported = 0.0  # when the callbacks were called within a step last
+        self._callbacks = Callbacks(options.callbacks)
+        self._stopped = False  # by a callback
 
     @property
     def _fit(self) -> FitState:
@@ -102,6 +105,12 @@ class _Loop:
         finished = self._session.start_fit(self._identity())
         if finished is not None:
             return finished
+        self._callbacks.on_start(self._total, self._fit.steps)
+        report = self._trained()
+        self._callbacks.on_end(report)
+        return report
+
+    def _trained(self) -> FitReport:
         try:
             if self._held_out is not None and not self._fit.history:
                 self._close_epoch(epoch=0)
@@ -109,7 +118,7 @@ class _Loop:
             while (stopped := self._reason_to_stop()) is None:
                 self._epoch()
             self._session.run = self._session.run.after_fit(stopped)
-            self._session.save()
+            self._save()
         except KeyboardInterrupt:
             self._session.save()
             raise
@@ -132,6 +141,8 @@ class _Loop:
             return "patience"
         if self._at_max_steps():
             return "max_steps"
+        if self._stopped:
+            return "callback"
         return "epochs" if fit.epoch >= options.epochs else None
 
     def _at_max_steps(self) -> bool:
@@ -139,7 +150,9 @@ class _Loop:
 
     def _epoch(self) -> None:
         batches = self._source.batches(self._fit.epoch, skip=self._fit.batches)
-        while not self._at_max_steps() and (group := list(islice(batches, self._options.accumulate))):
+        while not (self._stopped or self._at_max_steps()) and (
+            group := list(islice(batches, self._options.accumulate))
+        ):
             self._pause()
             self._step(group)
         if self._fit.batches == 0:
@@ -155,11 +168,11 @@ class _Loop:
         now = time.monotonic()
         if now - self._asked >= EVERY_SECOND:
             self._pause()
-        if self._options.part is None or self._began is None or now - self._began < LONG_STEP:
+        if self._began is None or now - self._began < LONG_STEP:
             return
         if now - self._reported >= EVERY_SECOND:
             self._reported = now
-            self._options.part(StepPart(self._fit.steps + 1, done, calls, now - self._began))
+            self._callbacks.on_part(StepPart(self._fit.steps + 1, done, calls, now - self._began))
 
     def _pause(self) -> None:
         """Save and sleep for as long as ``pause`` requests it, or end the call if it requests that."""
@@ -168,7 +181,7 @@ class _Loop:
         while self._options.pause is not None and (pause := self._options.pause()) is not None:
             if not saved:  # before anything else: a device that is hot or busy may be switched off
                 saved = True
-                self._session.save()
+                self._save()
             if pause.seconds is None:
                 raise _Stopped(pause)
             time.sleep(pause.seconds)
@@ -181,9 +194,15 @@ class _Loop:
         self._session.run = run.with_fit(self._fit.after_step(step, examples, len(group)))
         save_every = self._options.save_every
         if save_every is not None and self._fit.steps % save_every == 0:
-            self._session.save()
-        if self._options.progress is not None:
-            self._options.progress(self._progress(step.loss_sum / step.loss_weight, lr))
+            self._save()
+        if self._callbacks:
+            self._stopped |= self._callbacks.on_step(self._progress(step.loss_sum / step.loss_weight, lr))
+
+    def _save(self) -> None:
+        """Write a checkpoint, if there is a state directory."""
+        folder = self._session.save()
+        if folder is not None:
+            self._callbacks.on_save(folder)
 
     def _progress(self, loss: float, lr: float) -> Progress:
         examples, seconds = self._speed
@@ -194,7 +213,8 @@ class _Loop:
         evaluation = self._evaluate()
         self._session.run = self._session.run.after_epoch(epoch, evaluation)
         _LOG.debug("epoch %d: %s", epoch, self._fit.history[-1])
-        self._session.save()
+        self._save()
+        self._stopped |= self._callbacks.on_epoch(self._fit.history[-1])
 
     def _evaluate(self) -> Evaluation | None:
         """Evaluate on the held-out data, if there is any. A run that a pause ends here resumes with this evaluation."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import wraps
 from inspect import signature
@@ -13,8 +13,8 @@ from edgepeft_runtime.engine.registry import CACHES, NO_CACHE
 from edgepeft_runtime.errors import BadSetting
 from edgepeft_runtime.metrics.registry import MetricLike, metric_of, name_of
 from edgepeft_runtime.settings import Settings, setting
+from edgepeft_runtime.train.callbacks import CallbackLike
 from edgepeft_runtime.train.limits import Pause
-from edgepeft_runtime.train.records import Progress, StepPart
 from edgepeft_runtime.train.schedule import NAMES
 
 P = ParamSpec("P")
@@ -35,9 +35,8 @@ class FitOptions(Settings):
             (see :meth:`edgepeft_runtime.Trainer.evaluate`).
         cache: ``activations`` keeps, for each example, the value below which nothing trains, in float16 in the state
             directory. Later epochs run only what comes after it. It needs a bundle whose manifest names such a value.
-        progress: called after each optimizer step.
-        part: called about once a second within an optimizer step that takes longer than two, where its program has
-            several calls.
+        callbacks: called after steps and epochs, and when the run is saved; each is a
+            :class:`~edgepeft_runtime.Callback`, or a function that is called with the progress after each step.
         pause: called before each optimizer step and each evaluation, and within a long one, for example a
             :class:`~edgepeft_runtime.Limits`. If it returns a :class:`~edgepeft_runtime.Pause`, the run is saved, then
             training sleeps for ``pause.seconds`` or, if that is ``None``, returns. A pause does not change the results.
@@ -60,8 +59,7 @@ class FitOptions(Settings):
     max_steps: int | None = setting(None, "Stop after this many optimizer steps.", minimum=1)
     cache: str = setting("none", "What to keep for later epochs: the activations of what is frozen.", choices=CACHES)
     cache_bytes: int = setting(2**31, "Largest size of the cache in bytes.", minimum=0)
-    progress: Callable[[Progress], None] | None = None
-    part: Callable[[StepPart], None] | None = None
+    callbacks: Sequence[CallbackLike] = ()
     pause: Callable[[], Pause | None] | None = None
 
     def __post_init__(self) -> None:
@@ -75,7 +73,7 @@ class FitOptions(Settings):
 
     def identity(self) -> dict[str, object]:
         """Return the settings that a resumed call must have in common with the first one, as plain JSON values."""
-        others = {"validate", "save_every", "cache_bytes", "progress", "part", "pause"}
+        others = {"validate", "save_every", "cache_bytes", "callbacks", "pause"}
         if self.cache == NO_CACHE:  # also the runs of runtimes that have no cache
             others.add("cache")
         if self.metric is None:

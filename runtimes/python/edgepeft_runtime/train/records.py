@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Annotated
 
+from edgepeft_runtime.errors import MissingExtra
+from edgepeft_runtime.figures import number
 from edgepeft_runtime.files.schema import Mark, Natural
+from edgepeft_runtime.tables import html_table
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from pandas import DataFrame
 
 Loss = Annotated[float | None, Mark.NOT_FINITE]
 
@@ -33,7 +42,7 @@ class EpochRecord:
 
 @dataclass(frozen=True)
 class StepPart:
-    """Passed to ``part`` within a long optimizer step.
+    """Passed to ``on_part`` within a long optimizer step.
 
     Attributes:
         step: the step that is being computed, counted from 1 in this call of ``fit``.
@@ -50,7 +59,7 @@ class StepPart:
 
 @dataclass(frozen=True)
 class Progress:
-    """Passed to ``progress`` after each optimizer step.
+    """Passed to ``on_step`` after each optimizer step.
 
     Attributes:
         step: optimizer steps taken in this call of ``fit``.
@@ -76,7 +85,8 @@ class FitReport:
     Attributes:
         steps: optimizer steps taken.
         examples: examples trained on, repeats counted.
-        stopped: why it ended: ``epochs`` (all done), ``max_steps``, ``patience``, or the reason of a pause.
+        stopped: why it ended: ``epochs`` (all done), ``max_steps``, ``patience``, ``callback``, or the reason
+            of a pause.
         history: one record per epoch, and one before training where there is held-out data.
         best: the record whose adapter was kept; ``None`` without held-out data, where the last adapter is kept.
         finished: whether the call is complete. If not, a pause ended it, and the same call resumes it.
@@ -93,3 +103,57 @@ class FitReport:
     def loss(self) -> float | None:
         """The mean training loss of the last epoch; ``None`` if no step was taken."""
         return self.history[-1].loss if self.history else None
+
+    def to_frame(self) -> DataFrame:
+        """Return the history as a data frame of pandas, a row per epoch.
+
+        Raises:
+            MissingExtra: pandas is not installed.
+        """
+        with needing("pandas"):
+            import pandas
+        return pandas.DataFrame([asdict(record) for record in self.history]).set_index("epoch")
+
+    def plot(self) -> Axes:
+        """Draw the losses, and the held-out accuracy or metric if there is one, with matplotlib; return its axes.
+
+        Raises:
+            MissingExtra: matplotlib is not installed.
+        """
+        with needing("matplotlib"):
+            from matplotlib import pyplot
+        axes: Axes = pyplot.subplots()[1]
+        epochs = [record.epoch for record in self.history]
+        for label, values in self.curves().items():
+            own = axes if "loss" in label else axes.twinx()
+            own.plot(epochs, [float("nan") if value is None else value for value in values], label=label)
+            own.set_ylabel("loss" if own is axes else label)
+        axes.set_xlabel("epoch")
+        axes.legend()
+        return axes
+
+    def curves(self) -> dict[str, list[float | None]]:
+        """Return by name what the history has for each of its records, without what it never has."""
+        fields = ("loss", "held_out_loss", "held_out_accuracy", "held_out_metric")
+        curves = {name.replace("_", " "): [getattr(record, name) for record in self.history] for name in fields}
+        return {name: values for name, values in curves.items() if any(value is not None for value in values)}
+
+    def _repr_html_(self) -> str:
+        """A row per epoch; the kept one is marked."""
+        curves = self.curves()
+        rows = [
+            (record.epoch, *(number(values[row]) for values in curves.values()), "kept" if record == self.best else "")
+            for row, record in enumerate(self.history)
+        ]
+        summary = f"{self.steps} steps, {self.examples} examples, stopped by {self.stopped}"
+        return f"{html_table(rows, ['epoch', *curves, ''])}<p>{summary}</p>"
+
+
+@contextmanager
+def needing(package: str) -> Iterator[None]:
+    """Turn the failing import of an optional package into an error that says how to install it."""
+    try:
+        yield
+    except ImportError as failure:
+        message = f"This needs the package {package}, which is not installed."
+        raise MissingExtra(message, context=None, hint=f"pip install {package}") from failure

@@ -197,17 +197,17 @@ class Session:
                 self.engine.keep_activations(None)
                 self._rows = None
 
-    def save(self) -> bool:
-        """Write a checkpoint to the state directory; return whether there is one."""
+    def save(self) -> Path | None:
+        """Write a checkpoint to the state directory, and return the directory; ``None`` if there is none."""
         if self._directory is None:
-            return False
+            return None
         parameters, optimizer = self.finite_arrays()
         if self._rows is not None:
             with writing(self._directory.path / _ACTIVATIONS):
                 self._rows.sync()
         best = None if self.run.best is None else self.engine.arrays(self.run.best)[0]
         self._directory.save(Checkpoint(parameters, optimizer, best, self.run.to_json()))
-        return True
+        return self._directory.path
 
     def resume(self) -> bool:
         """Go back to the last checkpoint, and to the start of the calls of ``fit``; return whether there is one."""

@@ -241,7 +241,7 @@ class Trainer:
             StateError: there is no state directory, or it cannot be written.
             TrainingError: a value is not finite.
         """
-        if not self.session.save():
+        if self.session.save() is None:
             raise _no_state("This run has no state directory to save to.", "open the trainer with state=DIRECTORY.")
 
     def resume(self) -> None:
