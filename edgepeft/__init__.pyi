@@ -35,8 +35,8 @@ from edgepeft.preparation.prepare import Diagnosis as Diagnosis
 from edgepeft.preparation.prepare import Prepared as Prepared
 from edgepeft.preparation.prepare import doctor as doctor
 from edgepeft.preparation.prepare import prepare as prepare
-from edgepeft.sources.load import Source as Source
 from edgepeft.sources.load import load_source as load_source
+from edgepeft.sources.source import Source as Source
 from edgepeft.sync import pull as pull
 from edgepeft_export.forward.torch_source.operators.recurrent import over_lengths as over_lengths
 from edgepeft_export.ort_training import OrtTraining as OrtTraining

@@ -13,6 +13,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LISTS = {  # folders whose files are entries of one list
     "edgepeft/cli/commands",
+    "edgepeft/data/tasks/builtin",
     "edgepeft/methods",
     "export/edgepeft_export/autodiff/rules",
     "tests",

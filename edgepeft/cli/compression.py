@@ -17,7 +17,7 @@ from edgepeft_export.quantization import BLOCKS, COMPUTE, GRADIENTS
 if TYPE_CHECKING:
     from edgepeft.compress import Pruning
     from edgepeft.preparation.memory_budget import MemoryBudget
-    from edgepeft.sources.load import Source
+    from edgepeft.sources.source import Source
     from edgepeft_export.quantize import Quantization
     from edgepeft_runtime.data.batch import NamedBatch
 

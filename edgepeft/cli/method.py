@@ -17,7 +17,7 @@ from edgepeft_export.losses.registry import LOSSES
 
 if TYPE_CHECKING:
     from edgepeft.methods import Method
-    from edgepeft.sources.load import Source
+    from edgepeft.sources.source import Source
 
 F = TypeVar("F", bound=Callable[..., object])
 

@@ -56,7 +56,7 @@ def label_reader(manifest: Manifest) -> LabelReader:
             hint="give the data as .npz, with an array for each input and label.",
         )
     if spec.classes is not None and not spec.shape[1:]:
-        read = _ClassReader(spec, manifest.classes)
+        read = ClassReader(spec, manifest.classes)
         return lambda value: np.asarray(read(value), dtype=spec.dtype)
     if takes_several(manifest):
         return _SeveralReader(spec, manifest.classes or ())
@@ -74,7 +74,7 @@ def normalized(name: str) -> str:
     return unicodedata.normalize("NFC", name.strip())
 
 
-class _ClassReader:
+class ClassReader:
     """Reads labels as names of classes or as their indices, but not both in one data set.
 
     If some names are numbers that differ from their index ("1" to "5"), every number is a name: "0" is then not a

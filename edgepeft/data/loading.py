@@ -4,48 +4,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from edgepeft.data.arrays import read_arrays
-from edgepeft.data.conversations.instructions import INSTRUCTION, Instructions
-from edgepeft.data.conversations.turns import MESSAGES, conversed
 from edgepeft.data.errors import NoSuchData, WrongColumns
-from edgepeft.data.images import ImageFolder
-from edgepeft.data.labels import label_reader, takes_several
 from edgepeft.data.memory import rows_in_memory
-from edgepeft.data.numbers import read_rows, takes_rows
 from edgepeft.data.records import SUFFIXES, Records, read_records, suffix_of
-from edgepeft.data.table import read_table
-from edgepeft.data.text import answered, prompted, tokenized
+from edgepeft.data.tasks.base import Reading, Task
+from edgepeft.data.tasks.columns import LABEL, TEXT, Columns, notice_unused
+from edgepeft.data.tasks.registry import task_of
 from edgepeft_runtime.bundle.bundle import Bundle
-from edgepeft_runtime.bundle.manifest import Manifest
 from edgepeft_runtime.data.datasets import Dataset
 from edgepeft_runtime.errors import UnknownData
 from edgepeft_runtime.names import path_hint, some
-from edgepeft_runtime.notices import notice
 
 _LOG = logging.getLogger(__name__)
-
-TEXT, LABEL = "text", "label"
-SECOND = "text_pair"
-"""Column of second texts that is used without being named, as the pipelines of ``transformers`` name it."""
-PAIRS = (("prompt", "answer"), ("prompt", "completion"))
-"""Columns that data of a causal language model may have instead of the default ones."""
-
-
-@dataclass(frozen=True)
-class _Names:
-    """Names of the columns: of one text or of two, and of the label."""
-
-    texts: tuple[str, ...]
-    label: str
-
-    @property
-    def given(self) -> bool:
-        """Whether any of them is not the default."""
-        return (self.texts, self.label) != ((TEXT,), LABEL)
 
 
 def load(
@@ -85,24 +59,26 @@ def load(
         DataError: The data cannot be read, or does not fit the bundle. The message names the file and the line.
     """
     bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-    names = _Names((text_column,) if isinstance(text_column, str) else tuple(text_column), label_column)
-    if len(names.texts) not in (1, 2):
+    columns = Columns((text_column,) if isinstance(text_column, str) else tuple(text_column), label_column)
+    if len(columns.texts) not in (1, 2):
         raise WrongColumns(
             "An example has one text, or a pair of texts.",
-            context=f"text columns: {some(names.texts)}",
+            context=f"text columns: {some(columns.texts)}",
             hint="name one or two text columns.",
         )
+    task, reading = task_of(bundle.manifest), Reading(bundle, columns, labelled, template)
     if not isinstance(data, str | Path):
-        return _rows(rows_in_memory(data, names.texts, names.label), bundle, names, labelled, template)
+        return _table(rows_in_memory(data, columns.texts, columns.label), task, reading)
     path = Path(data)
     if not path.exists():
         raise NoSuchData(f"There is no data at {path}.", context=None, hint=path_hint(path, "check the path."))
-    if path.is_dir() or path.suffix.lower() == ".npz":
-        _notice_unused(str(path), names, template)
-        read = ImageFolder if path.is_dir() else read_arrays
-        return read(path, bundle.manifest, labelled=labelled)
+    if path.is_dir():
+        return task.folder(path, reading)
+    if path.suffix.lower() == ".npz":
+        notice_unused(str(path), columns, template)
+        return read_arrays(path, bundle.manifest, labelled=labelled)
     if suffix_of(path) in SUFFIXES:
-        return _rows(read_records(path), bundle, names, labelled, template)
+        return _table(read_records(path), task, reading)
     raise UnknownData(
         f"The kind of the data {path} is unknown.",
         context=f"its suffix is {path.suffix or 'missing'!r}",
@@ -119,79 +95,8 @@ def _instead_of(suffix: str) -> str:
     return "give an .npz, .csv, .tsv, .jsonl or .json file, or a folder with one folder of images per class."
 
 
-def _rows(records: Records, bundle: Bundle, names: _Names, labelled: bool, template: str | None) -> Dataset:
-    """Load the rows of a table."""
-    dataset = _read_rows(records, bundle, names, labelled, template)
+def _table(records: Records, task: Task, reading: Reading) -> Dataset:
+    """Read the rows of a table."""
+    dataset = task.table(records, reading)
     _LOG.debug("%s: %d examples, columns %s", records.source, len(dataset), some(records.columns, 20))
     return dataset
-
-
-def _read_rows(records: Records, bundle: Bundle, names: _Names, labelled: bool, template: str | None) -> Dataset:
-    manifest = bundle.manifest
-    if manifest.loss.kind == "causal_lm":
-        return _causal(records, bundle, names, labelled, template)
-    _notice_unused(records.source, _Names((TEXT,), LABEL), template)
-    if takes_rows(manifest):
-        if names.texts != (TEXT,):
-            notice(f"{records.source}: the text column is not used: the bundle takes numbers.")
-        return read_rows(records, manifest, names.label, labelled=labelled)
-    return _classified(records, bundle, names, labelled)
-
-
-def _of_messages(records: Records, column: str) -> bool:
-    """Whether the first value of a column is a list of messages."""
-    return isinstance(next(records.rows([column]), (1, [""]))[1][0], list)
-
-
-def _notice_unused(
-    source: str,
-    names: _Names,
-    template: str | None,
-    why: str = "it applies to prompts of causal language models in tables",
-) -> None:
-    """Report the options that do not apply to this kind of data."""
-    if names.given:
-        notice(f"{source}: names of columns are not used: they apply to tables, such as .csv and .jsonl.")
-    if template is not None:
-        notice(f"{source}: the template is not used: {why}.")
-
-
-def _classified(records: Records, bundle: Bundle, names: _Names, labelled: bool) -> Dataset:
-    """Load texts or pairs of texts, with a label for each if labels are needed."""
-    read = label_reader(bundle.manifest) if labelled else None
-    labels = _label_columns(records, names.label, bundle.manifest) if labelled else None
-    texts = names.texts
-    if texts == (TEXT,) and {TEXT, SECOND} <= set(records.columns):
-        texts = (TEXT, SECOND)
-    return tokenized(read_table(records, texts, labels, known=(names.label,)), bundle, read, labelled=labelled)
-
-
-def _label_columns(records: Records, label: str, manifest: Manifest) -> str | list[str]:
-    """Return the label column, or one column per class if there is none and an example may have several classes."""
-    classes = list(manifest.classes or ())
-    if not takes_several(manifest) or not classes:
-        return label
-    present = records.columns
-    return classes if label not in present and set(classes) <= set(present) else label
-
-
-def _causal(records: Records, bundle: Bundle, names: _Names, labelled: bool, template: str | None) -> Dataset:
-    """Load prompts with answers, or texts of which a model learns every token."""
-    if not names.given and TEXT not in records.columns:
-        if MESSAGES in records.columns:
-            _notice_unused(records.source, names, template, "conversations go through the bundle's chat template")
-            return conversed(records, [MESSAGES], bundle, labelled=labelled)
-        if INSTRUCTION in records.columns:
-            records = Instructions(records)
-        columns = next((pair for pair in PAIRS if set(pair) <= set(records.columns)), ("prompt", "answer"))
-        if columns[0] in records.columns:
-            if _of_messages(records, columns[0]):
-                _notice_unused(records.source, names, template, "conversations go through the bundle's chat template")
-                return conversed(records, columns if labelled else columns[:1], bundle, labelled=labelled)
-            names = _Names(columns[:1], columns[1])
-    present = records.columns
-    if names.label not in present and names.label == LABEL:
-        return tokenized(read_table(records, names.texts, None), bundle, None, labelled=labelled)
-    if labelled:
-        return answered(read_table(records, names.texts, names.label), bundle, template)
-    return prompted(read_table(records, names.texts, None, known=(names.label,)), bundle, template)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -32,6 +32,24 @@ _IGNORED = -100
 
 
 @dataclass(frozen=True)
+class TokenLabels:
+    """A label for each token.
+
+    Attributes:
+        spec: The label.
+        values: int32 ``[tokens]``; the ignored index where a token has no label.
+    """
+
+    spec: LabelSpec
+    values: NDArray[np.int32]
+
+    @property
+    def ignored(self) -> int:
+        """The label of padding."""
+        return ignored_index(self.spec)
+
+
+@dataclass(frozen=True)
 class Texts:
     """Tokenized texts, padded to the longest of each batch.
 
@@ -39,19 +57,17 @@ class Texts:
         ids: Token ids of all texts, concatenated, int32 ``[tokens]``.
         type_ids: Segment of each token, uint8 ``[tokens]``.
         starts: Index of each text's first token, int64 ``[examples + 1]``.
-        labels: ``[examples, ...]``; ``None`` if there are none, or if the ids themselves are the labels.
         manifest: Describes the inputs.
-        next_token: The label whose values are the ids, with ``ignore_index`` on padding; ``None`` if there is none.
-        learned: Whether a token's id is a label, bool ``[tokens]``: false for prompts; ``None`` means all tokens.
+        labels: Labels of examples by name, ``[examples, ...]`` each.
+        token_labels: Labels of tokens, if there are any.
     """
 
     ids: NDArray[np.int32]
     type_ids: NDArray[np.uint8]
     starts: NDArray[np.int64]
-    labels: Array | None
     manifest: Manifest
-    next_token: LabelSpec | None = None
-    learned: NDArray[np.bool_] | None = None
+    labels: Mapping[str, Array] = field(default_factory=dict)
+    token_labels: TokenLabels | None = None
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -60,46 +76,57 @@ class Texts:
         """Return the examples at the given indices; ids, mask and segments are ``[rows, longest]``."""
         text = self.manifest.text
         assert text is not None  # checked by text_spec_of
+        specs = [spec for spec in self.manifest.inputs if spec.name in text.fields]
         lengths = self.starts[rows + 1] - self.starts[rows]
-        width = max(int(lengths.max(initial=0)), *(_least(spec, self.manifest) for spec in self.manifest.inputs))
+        width = max(int(lengths.max(initial=0)), *(_least(spec, self.manifest) for spec in specs))
         mask = np.arange(width) < lengths[:, None]
         position = np.where(mask, self.starts[rows, None] + np.arange(width), 0)
         ids = np.where(mask, self.ids[position], text.pad_id)
         values = {"ids": ids, "attention_mask": mask, "type_ids": np.where(mask, self.type_ids[position], 0)}
-        arrays = {spec.name: values[text.fields[spec.name]].astype(spec.dtype) for spec in self.manifest.inputs}
-        if self.next_token is not None:
-            ignored = _IGNORED if self.next_token.ignore_index is None else self.next_token.ignore_index
-            learned = mask if self.learned is None else mask & self.learned[position]
-            arrays[self.next_token.name] = np.where(learned, ids, ignored).astype(self.next_token.dtype)
-        if self.labels is not None:
-            arrays[self.manifest.labels[0].name] = self.labels[rows]
-        return arrays
+        arrays = {spec.name: values[text.fields[spec.name]].astype(spec.dtype) for spec in specs}
+        labels = self.token_labels
+        if labels is not None:
+            padded = np.where(mask, labels.values[position], labels.ignored)
+            arrays[labels.spec.name] = padded.astype(labels.spec.dtype)
+        return arrays | {name: array[rows] for name, array in self.labels.items()}
 
 
-def tokenized(table: Table, bundle: Bundle, read_label: LabelReader | None, *, labelled: bool) -> Texts:
+def texts_of(
+    ids: Sequence[NDArray[np.int32]],
+    manifest: Manifest,
+    *,
+    type_ids: Sequence[NDArray[np.uint8]] | None = None,
+    labels: Mapping[str, Array] | None = None,
+    token_labels: Sequence[NDArray[np.int32]] | None = None,
+) -> Texts:
+    """Return texts of one array of token ids each, with a label for each of their tokens, or for each text."""
+    flat, lengths = np.concatenate(ids), [len(row) for row in ids]
+    types = np.zeros(len(flat), np.uint8) if type_ids is None else np.concatenate(type_ids)
+    own = None if token_labels is None else TokenLabels(only_label(manifest), np.concatenate(token_labels))
+    return Texts(flat, types, np.cumsum([0, *lengths], dtype=np.int64), manifest, labels or {}, own)
+
+
+def tokenized(table: Table, bundle: Bundle, read_label: LabelReader | None) -> Texts:
     """Tokenize the texts of a table once, cut to the bundle's maximum length.
 
     Args:
         table: Texts and labels.
         bundle: Contains ``tokenizer.json``; its manifest names the inputs for ids, mask and segments.
         read_label: Converts the labels to arrays; ``None`` if the table has none.
-        labelled: Whether the ids of a causal language model are also its labels.
     """
     manifest = bundle.manifest
-    spec = text_spec_of(manifest)
-    next_token = only_label(manifest) if labelled and manifest.loss.kind == "causal_lm" else None
     labels = None if read_label is None or table.labels is None else _labels(table, read_label, manifest)
-    encoded = _encode(table, bundle, longest_of(manifest, spec))
-    lengths = np.asarray([len(ids) for ids, _ in encoded], dtype=np.int64)
-    _check_lengths(table, lengths, 1 if next_token is None else 2)
-    return Texts(
-        np.concatenate([ids for ids, _ in encoded]),
-        np.concatenate([type_ids for _, type_ids in encoded]),
-        np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]),
-        labels,
-        manifest,
-        next_token,
-    )
+    ids, types = encoded(table, bundle)
+    check_lengths(table, ids, 1)
+    by_name = {} if labels is None else {manifest.labels[0].name: labels}
+    return texts_of(ids, manifest, type_ids=types, labels=by_name)
+
+
+def continued(table: Table, bundle: Bundle, *, labelled: bool) -> Texts:
+    """Tokenize texts of which a causal language model learns every token, if labels are needed."""
+    ids, types = encoded(table, bundle)
+    check_lengths(table, ids, 2 if labelled else 1)
+    return texts_of(ids, bundle.manifest, type_ids=types, token_labels=ids if labelled else None)
 
 
 def answered(table: Table, bundle: Bundle, template: str | None = None) -> Texts:
@@ -111,14 +138,15 @@ def answered(table: Table, bundle: Bundle, template: str | None = None) -> Texts
         template: Template of the prompts, instead of the bundle's own.
     """
     manifest = bundle.manifest
-    spec = text_spec_of(manifest)
-    longest = longest_of(manifest, spec)
+    longest = longest_of(manifest, text_spec_of(manifest))
     tokenized_pairs = list(pairs(table, Prompter(bundle, template), longest))
-    _notice_cut(table, [pair.tokens for pair in tokenized_pairs], longest)
-    ids = np.concatenate([pair.ids for pair in tokenized_pairs])
-    starts = np.cumsum([0, *(len(pair.ids) for pair in tokenized_pairs)])
-    learned = np.concatenate([np.arange(len(pair.ids)) >= len(pair.ids) - pair.answer for pair in tokenized_pairs])
-    return Texts(ids, np.zeros(len(ids), np.uint8), starts, None, manifest, only_label(manifest), learned)
+    notice_cut(table, [pair.tokens for pair in tokenized_pairs], longest)
+    ignored = ignored_index(only_label(manifest))
+    learned = [
+        np.where(np.arange(len(pair.ids)) >= len(pair.ids) - pair.answer, pair.ids, ignored).astype(np.int32)
+        for pair in tokenized_pairs
+    ]
+    return texts_of([pair.ids for pair in tokenized_pairs], manifest, token_labels=learned)
 
 
 def prompted(table: Table, bundle: Bundle, template: str | None = None) -> Texts:
@@ -126,16 +154,20 @@ def prompted(table: Table, bundle: Bundle, template: str | None = None) -> Texts
     manifest = bundle.manifest
     longest, prompter = longest_of(manifest, text_spec_of(manifest)), Prompter(bundle, template)
     whole = [prompter.prompt(text) for text in single(table)]
-    _notice_cut(table, [len(ids) for ids in whole], longest)
-    encoded = [np.asarray(ids[-longest:], np.int32) for ids in whole]
-    _check_lengths(table, np.asarray([len(ids) for ids in encoded]), 1)
-    ids, starts = np.concatenate(encoded), np.cumsum([0, *map(len, encoded)])
-    return Texts(ids, np.zeros(len(ids), np.uint8), starts, None, manifest)
+    notice_cut(table, [len(ids) for ids in whole], longest)
+    ids = [np.asarray(ids[-longest:], np.int32) for ids in whole]
+    check_lengths(table, ids, 1)
+    return texts_of(ids, manifest)
+
+
+def ignored_index(label: LabelSpec) -> int:
+    """Return the label of positions that do not count."""
+    return _IGNORED if label.ignore_index is None else label.ignore_index
 
 
 def longest_of(manifest: Manifest, text: TextSpec) -> int:
     """Return the largest number of tokens that a text may have."""
-    return min(text.max_length, *(_most(spec, manifest, text) for spec in manifest.inputs))
+    return min(text.max_length, *(_most(spec, manifest, text) for spec in manifest.inputs if spec.name in text.fields))
 
 
 def text_spec_of(manifest: Manifest) -> TextSpec:
@@ -159,17 +191,20 @@ def text_spec_of(manifest: Manifest) -> TextSpec:
     return spec
 
 
-def _encode(table: Table, bundle: Bundle, longest: int) -> list[tuple[NDArray[np.int32], NDArray[np.uint8]]]:
+def encoded(table: Table, bundle: Bundle) -> tuple[list[NDArray[np.int32]], list[NDArray[np.uint8]]]:
+    """Return token ids and segments of each text or pair, cut to the bundle's maximum length."""
+    longest = longest_of(bundle.manifest, text_spec_of(bundle.manifest))
     tokenizer, whole = tokenizer_of(bundle), _Whole(bundle)
     tokenizer.enable_truncation(longest)
-    encoded, tokens = [], []
+    ids, types, tokens = list[NDArray[np.int32]](), list[NDArray[np.uint8]](), list[int]()
     for start in range(0, len(table.texts), _CHUNK):
         texts = table.texts[start : start + _CHUNK]
         for text, encoding in zip(texts, tokenizer.encode_batch(texts), strict=True):
-            encoded.append((np.asarray(encoding.ids, np.int32), np.asarray(encoding.type_ids, np.uint8)))
+            ids.append(np.asarray(encoding.ids, np.int32))
+            types.append(np.asarray(encoding.type_ids, np.uint8))
             tokens.append(whole.count(text) if encoding.overflowing else len(encoding.ids))
-    _notice_cut(table, tokens, longest)
-    return encoded
+    notice_cut(table, tokens, longest)
+    return ids, types
 
 
 class _Whole:
@@ -186,7 +221,7 @@ class _Whole:
         return len(self._tokenizer.encode(*((text,) if isinstance(text, str) else text)).ids)
 
 
-def _notice_cut(table: Table, tokens: Sequence[int], longest: int) -> None:
+def notice_cut(table: Table, tokens: Sequence[int], longest: int) -> None:
     """Report how many texts are longer than the model accepts."""
     cut = [count for count in tokens if count > longest]
     if cut:
@@ -214,14 +249,14 @@ def _labels(table: Table, read: LabelReader, manifest: Manifest) -> Array:
     return np.stack(arrays)
 
 
-def _check_lengths(table: Table, lengths: NDArray[np.int64], least: int) -> None:
-    short = np.flatnonzero(lengths < least)
-    if short.size:
-        row = int(short[0])
+def check_lengths(table: Table, ids: Sequence[NDArray[np.int32]], least: int) -> None:
+    """Refuse a text with fewer tokens than this."""
+    row = next((row for row, own in enumerate(ids) if len(own) < least), None)
+    if row is not None:
         raise table.error(
             row,
             "The text is too short.",
-            f"it has {int(lengths[row])} tokens; at least {least} are needed: {quoted(table.texts[row])}",
+            f"it has {len(ids[row])} tokens; at least {least} are needed: {quoted(table.texts[row])}",
             "leave the line out.",
         )
 

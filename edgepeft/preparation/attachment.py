@@ -21,8 +21,8 @@ from edgepeft.methods.support.peft_types import check_peft_type
 from edgepeft.methods.support.prompt_outputs import align_outputs
 from edgepeft.preparation.errors import MethodNeedsTorch, PruneNeedsTorch
 from edgepeft.preparation.peft_format import linear_weights, peft_provenance
-from edgepeft.sources.load import Source
 from edgepeft.sources.precision import in_single_precision
+from edgepeft.sources.source import Source
 from edgepeft.sources.working_copy import with_exportable_experts, working_copy
 from edgepeft_export.errors import BadExampleInputs
 from edgepeft_export.forward import Forward, from_onnx
@@ -92,7 +92,8 @@ def attach_source(source: Source, attachment: Attachment) -> AttachedSource:
 def _of_module(source: Source, model: nn.Module, attachment: Attachment) -> AttachedSource:
     attached = attach_to_copy(source, model, attachment)
     module = attached.module
-    forward = from_torch(module, attached.inputs, dynamic_axes=attachment.dynamic_axes, outputs=attachment.outputs)
+    axes, outputs = attachment.dynamic_axes or source.dynamic_axes, attachment.outputs or source.outputs
+    forward = from_torch(module, attached.inputs, dynamic_axes=axes, outputs=outputs)
     forward = declare(forward, module, attached.masks)
     if attachment.chosen is not None:
         forward = attachment.chosen.on_graph(forward, module)

@@ -15,7 +15,7 @@ from edgepeft.data import load
 from edgepeft.methods.freeze import Freeze
 from edgepeft.preparation.prepare import LossLike, prepare
 from edgepeft.preparation.stand_in import StandIn, stand_in
-from edgepeft.sources.load import Source
+from edgepeft.sources.source import Source
 from edgepeft_export.forward.torch_source.module import name_inputs
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.data.batch import NamedBatch

@@ -21,8 +21,9 @@ from edgepeft.preparation.memory_budget import StepPlan, plan_for
 from edgepeft.preparation.options import Compression, Interface, Preprocessing
 from edgepeft.preparation.trial import Trial
 from edgepeft.sources.class_names import class_names
-from edgepeft.sources.load import Source, load_source
-from edgepeft.sources.text_processor import read_tokenizer_file
+from edgepeft.sources.directories.text_processor import read_tokenizer_file
+from edgepeft.sources.load import load_source
+from edgepeft.sources.source import Source
 from edgepeft_export import losses, optimizers
 from edgepeft_export.autodiff import MissingRule
 from edgepeft_export.bundle import Extras, check_target, write_bundle
@@ -154,7 +155,8 @@ def prepare(
     recomputed = {} if plan.recompute == "none" else {"recompute": plan.recompute}
     extras = Extras(
         dimension_max=_dimension_max(source, forward),
-        classes=_classes(classes if classes is not None else source.classes, forward),
+        task=source.task,
+        classes=_classes(classes if classes is not None else source.classes, forward, exported.loss),
         text=text,
         image=raw.image or source.image,
         files={**source.files, **tokenizer_files},
@@ -248,8 +250,9 @@ def _export(
 ) -> _Exported:
     """Export the forward graph and the loss, and compare them. Facts that concern the user become notices."""
     log("exporting the forward graph, and comparing it with the model")
-    loss = source.loss if loss is None else loss
-    if isinstance(loss, str) and not loss.endswith(".onnx"):
+    if loss is None:
+        loss = losses.by_name(source.loss, **source.loss_settings)
+    elif isinstance(loss, str) and not loss.endswith(".onnx"):
         loss = losses.by_name(loss)  # before the export: the name may be unknown
     attached = attach_source(source, attachment)
     function = None if isinstance(loss, (str, Path, losses.Loss)) else loss
@@ -332,7 +335,7 @@ def doctor(
         log("compiling the train step, and taking a step on the example")
         optimizer = optimizers.by_name("sgd")
         compiled = compile_step(exported.forward, exported.loss, optimizer)
-        extras = Extras(classes=_classes(source.classes, exported.forward))
+        extras = Extras(classes=_classes(source.classes, exported.forward, exported.loss))
         with tempfile.TemporaryDirectory() as folder:
             out, trial = Path(folder) / "bundle", exported.trial(False, log)
             write_bundle(compiled, exported.loss, optimizer, out, extras, complete=trial)
@@ -377,12 +380,13 @@ def _loss(loss: LossLike, forward: Forward, example_labels: Mapping[str, Tensor]
     return from_function(loss, forward, example_labels)
 
 
-def _classes(names: Sequence[str] | None, forward: Forward) -> tuple[str, ...] | None:
+def _classes(names: Sequence[str] | None, forward: Forward, loss: losses.Loss) -> tuple[str, ...] | None:
     if names is None:
         return None
     names = class_names(names)
     first = forward.model.graph.outputs[0]
-    size = first.shape[-1] if first.shape is not None and len(first.shape) else None
+    axis = int(getattr(loss, "class_axis", -1))
+    size = first.shape[axis] if first.shape is not None and len(first.shape) else None
     if isinstance(size, int) and size != len(names):
         raise WrongClassNames(
             f"{len(names)} class names for a model with {size} scores.",

@@ -25,6 +25,10 @@ class UnknownTask(SourceError, code="unknown-task"):
     """The task of the model is not known. Name one of the tasks listed."""
 
 
+class TaskNotSupported(SourceError, code="task-not-supported"):
+    """Models of this task cannot be prepared. The message says why, and what to do instead."""
+
+
 class SourceDoesNotLoad(SourceError, code="source-does-not-load"):
     """The model directory cannot be loaded: weights, configuration or classes do not fit each other."""
 

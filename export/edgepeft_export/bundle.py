@@ -38,6 +38,7 @@ class Extras:
 
     Attributes:
         dimension_max: largest size of a symbolic dimension, such as the number of learned positions.
+        task: what kind of model it is, which decides how data is read.
         classes: names of the classes, by label.
         text, image: how raw data is converted to inputs.
         micro_batch: examples that the graph processes at a time, to stay within a memory budget.
@@ -48,6 +49,7 @@ class Extras:
     """
 
     dimension_max: Mapping[str, int] = field(default_factory=dict)
+    task: str | None = None
     classes: tuple[str, ...] | None = None
     text: spec.TextSpec | None = None
     image: spec.ImageSpec | None = None
@@ -164,6 +166,7 @@ def _manifest(
         optimizer=spec.OptimizerSpec(optimizer.name, optimizer.lr, _json(settings), tuple(state)),
         programs=Programs(**compiled.programs),
         cache=None if compiled.cache is None else CacheEntry(compiled.cache),
+        task=extras.task,
         classes=extras.classes,
         text=extras.text,
         image=extras.image,

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgepeft.data import images as image_folder
 from edgepeft.data import load
+from edgepeft.data.pictures import folder as image_folder
 from edgepeft_runtime import Trainer
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.errors import DataError, EdgepeftError, MissingExtra

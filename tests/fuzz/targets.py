@@ -14,7 +14,7 @@ import onnx
 from google.protobuf.message import DecodeError
 from PIL import Image
 
-from edgepeft.data.decoding import FORMATS, decoded
+from edgepeft.data.pictures.decoding import FORMATS, decoded
 from edgepeft.data.records import read_records
 from edgepeft.data.table import read_table
 from edgepeft.data.tokenizer import read_tokenizer

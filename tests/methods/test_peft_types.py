@@ -13,7 +13,7 @@ import edgepeft
 from edgepeft.methods.errors import MethodError
 from edgepeft.methods.support.peft_types import REFUSED, TRAINED
 from edgepeft.preparation.attachment import Attachment, attach_to_copy
-from edgepeft.sources.load import Source
+from edgepeft.sources.source import Source
 from edgepeft_export.optimizers import SGD
 from edgepeft_runtime import Trainer
 from tests.support.networks import NETWORKS

@@ -17,7 +17,7 @@ from edgepeft.methods import by_name
 from edgepeft.methods.errors import MethodError
 from edgepeft.methods.registry import METHODS
 from edgepeft.preparation.attachment import Attachment, attach_to_copy
-from edgepeft.sources.load import Source
+from edgepeft.sources.source import Source
 from edgepeft.sources.working_copy import working_copy
 from edgepeft_runtime import Trainer
 from edgepeft_runtime.errors import EdgepeftError

@@ -18,7 +18,8 @@ from edgepeft.cli.app import run
 from edgepeft.data.conversations.prompts import Prompter
 from edgepeft.sources.errors import SourceError
 from edgepeft.sources.gguf_header import read_header
-from edgepeft.sources.load import Source, load_source
+from edgepeft.sources.load import load_source
+from edgepeft.sources.source import Source
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.errors import MissingExtra
 from tests.support.llamas.gguf_files import TOKENS, tiny_llama, write_gguf

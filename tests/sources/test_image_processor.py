@@ -14,9 +14,9 @@ import pytest
 import transformers
 from PIL import Image
 
-from edgepeft.data.pixels import fitted, normalized
+from edgepeft.data.pictures.pixels import fitted, normalized
+from edgepeft.sources.directories.image_processor import FILE, image_spec
 from edgepeft.sources.errors import SourceError, UnusableImageProcessor
-from edgepeft.sources.image_processor import FILE, image_spec
 from edgepeft.sources.load import load_source
 from edgepeft_runtime.bundle.manifest import ImageSpec
 from edgepeft_runtime.notices import EdgepeftWarning

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from edgepeft.sources.errors import SourceError
-from edgepeft.sources.load import Source, load_source
+from edgepeft.sources.load import load_source
+from edgepeft.sources.source import Source
 from tests.support.bundles import write_model
 from tests.support.networks import tiny_gpt2, tiny_vit
 

@@ -111,7 +111,7 @@ def test_files_that_disagree_are_refused(tmp_path: Path, monkeypatch: pytest.Mon
     _tokenizer(tmp_path, pad_token="[PAD]", unk_token="[UNK]")
     other = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     other.post_processor = None
-    monkeypatch.setattr("edgepeft.sources.text_processor._without_padding", lambda _: other.to_str())
+    monkeypatch.setattr("edgepeft.sources.directories.text_processor._without_padding", lambda _: other.to_str())
     with pytest.raises(SourceError, match=r"gives .* by tokenizer\.json"):
         load_source(tmp_path)
 

@@ -14,7 +14,7 @@ from edgepeft.cli.screen.progress import Stages
 from edgepeft.methods.registry import METHODS
 
 if TYPE_CHECKING:
-    from edgepeft.sources.load import Source
+    from edgepeft.sources.source import Source
 
 _SHOWN = 10
 

@@ -23,6 +23,7 @@ from edgepeft_runtime.figures import size
 
 if TYPE_CHECKING:
     from edgepeft.compress import Pruning
+    from edgepeft.sources.source import Source
     from edgepeft_export.losses import Loss
     from edgepeft_export.ort_training import OrtTraining
 
@@ -92,7 +93,7 @@ def command(
             loaded,
             out=out,
             method=chosen,
-            loss=_loss(loss or loaded.loss, LOSS.given(settings)),
+            loss=_loss(loss, loaded, LOSS.given(settings)),
             optimizer=OPTIMIZER.make(optimizer, OPTIMIZER.given(settings)),
             compute=quantized,
             trainable=train,
@@ -126,6 +127,9 @@ def _engine(name: str, gradient: str | None, training_python: Path | None) -> st
     return ort_training(gradient, training_python)
 
 
-def _loss(name: str, given: dict[str, object]) -> str | Loss:
+def _loss(name: str | None, source: Source, given: dict[str, object]) -> str | Loss | None:
     """Return the loss with the settings that were given; without any, the name or file is returned unchanged."""
-    return LOSS.make(name, given) if given else name
+    if not given:
+        return name
+    usual = source.loss_settings if name in (None, source.loss) else {}
+    return LOSS.make(name or source.loss, {**usual, **given})

@@ -11,7 +11,7 @@ from edgepeft.data.conversations.chat import ASSISTANT, BadConversation, Chat, T
 from edgepeft.data.conversations.jinja import Messages
 from edgepeft.data.labels import only_label
 from edgepeft.data.records import Records
-from edgepeft.data.text import Texts, longest_of, text_spec_of
+from edgepeft.data.text import Texts, ignored_index, longest_of, text_spec_of, texts_of
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.errors import DataError, NoData
 from edgepeft_runtime.notices import notice
@@ -77,12 +77,13 @@ def conversed(records: Records, columns: Sequence[str], bundle: Bundle, *, label
     if not rows:
         raise NoData(f"{records.source} contains no examples.", context=None, hint="give at least one conversation.")
     _notice(records, lengths, longest, unmarked)
-    ids, starts = np.concatenate([row.ids for row in rows]), np.cumsum([0, *(len(row.ids) for row in rows)])
-    types = np.zeros(len(ids), np.uint8)
+    ids = [row.ids for row in rows]
     if not labelled:
-        return Texts(ids, types, starts, None, manifest)
-    learned = np.concatenate([row.learned for row in rows])
-    return Texts(ids, types, starts, None, manifest, only_label(manifest), learned)
+        return texts_of(ids, manifest)
+    ignored = ignored_index(only_label(manifest))
+    return texts_of(
+        ids, manifest, token_labels=[np.where(row.learned, row.ids, ignored).astype(np.int32) for row in rows]
+    )
 
 
 def _messages(records: Records, number: int, name: str, cell: object) -> Messages:

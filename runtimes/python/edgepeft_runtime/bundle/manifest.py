@@ -33,7 +33,7 @@ INDICES = manifest_checks.INDICES
 RESAMPLES = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
 """Filters to resize by, as Pillow names them."""
 CHANNEL_ORDERS = ("RGB", "BGR")
-TEXT_FIELDS = ("ids", "attention_mask", "type_ids")
+TEXT_FIELDS = ("ids", "attention_mask", "type_ids", "decoder_ids")
 
 MAX_IMAGE_SIDE = 2**14
 _Side = Annotated[int, Check(f"pixels from 1 to {MAX_IMAGE_SIDE}", lambda side: 0 < side <= MAX_IMAGE_SIDE)]
@@ -187,7 +187,8 @@ class TextSpec:
     """How raw text becomes inputs: ``fields`` maps an input to ``ids``, ``attention_mask`` or ``type_ids``.
 
     ``template`` is the text around a prompt of a causal language model, with ``{prompt}`` for the prompt; ``chat``
-    renders conversations of several turns, where a runtime has Jinja.
+    renders conversations of several turns, where a runtime has Jinja. ``special`` has the ids of tokens that a task
+    needs: ``mask``, ``decoder_start``, ``end``.
     """
 
     max_length: Natural
@@ -195,6 +196,7 @@ class TextSpec:
     fields: dict[str, Annotated[str, one_of(TEXT_FIELDS)]]
     template: Annotated[str | None, Mark.OPTIONAL] = None
     chat: Annotated[ChatSpec | None, Mark.OMITTED] = None
+    special: Annotated[dict[str, int] | None, Mark.OMITTED] = None
 
 
 @dataclass(frozen=True)
@@ -240,6 +242,7 @@ class Manifest:
     optimizer: OptimizerSpec
     programs: Programs
     cache: Annotated[CacheEntry | None, Mark.OPTIONAL] = None
+    task: Annotated[str | None, Mark.OMITTED] = None
     classes: Annotated[tuple[str, ...] | None, Mark.OPTIONAL] = None
     text: Annotated[TextSpec | None, Mark.OPTIONAL] = None
     image: Annotated[ImageSpec | None, Mark.OPTIONAL] = None

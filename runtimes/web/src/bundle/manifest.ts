@@ -11,7 +11,7 @@ const RESAMPLES = ["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"
 const CHANNEL_ORDERS = ["RGB", "BGR"] as const;
 const LAYOUTS = ["torch", "graph", "experts"] as const;
 const MAX_IMAGE_SIDE = 2 ** 14;
-const TEXT_FIELDS = ["ids", "attention_mask", "type_ids"] as const;
+const TEXT_FIELDS = ["ids", "attention_mask", "type_ids", "decoder_ids"] as const;
 
 const size = f.check("a size or a name", (v): v is number | string => typeof v === "string" || f.isNatural(v));
 const shape = f.list(size, undefined, MAX_AXES);
@@ -50,6 +50,7 @@ const textSpec = {
   fields: f.mapOf(f.oneOf(TEXT_FIELDS)),
   template: f.optional(f.text, null),
   chat: f.optional(f.object(chat), null), // read, and not used: this runtime has no Jinja
+  special: f.optional(f.mapOf(f.integer), null),
 };
 const side = f.check("pixels", (v): v is number => f.isNatural(v) && v > 0 && v <= MAX_IMAGE_SIDE);
 const image = {
@@ -90,6 +91,7 @@ export const manifest = f.object({
   optimizer: f.record({ kind: f.text, lr: f.number, state: f.list(f.object(tensor)) }),
   programs,
   cache: f.optional(cacheEntry, null),
+  task: f.optional(f.text, null),
   classes: f.optional(f.list(f.text), null),
   text: f.optional(f.object(textSpec), null),
   image: f.optional(f.object(image), null),

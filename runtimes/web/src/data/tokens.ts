@@ -30,7 +30,7 @@ type TextSpec = NonNullable<Manifest["text"]>;
 /** Returns how the bundle takes text. @throws DataError it does not, or not alone. */
 export function textSpecOf(manifest: Manifest): TextSpec {
   const spec = manifest.text;
-  const odd = manifest.inputs.find((input) => !spec?.fields.has(input.name));
+  const odd = manifest.inputs.find((input) => (spec?.fields.get(input.name) ?? "decoder_ids") === "decoder_ids");
   if (spec !== null && odd === undefined) return spec;
   const [context, hint] = [`input: ${odd?.name}`, "give the data as arrays."];
   throw new DataError("no-text", "The bundle does not take text alone.", context, hint);

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepeft.data.decoding import bad_image, decoded
 from edgepeft.data.errors import NoClass, NoImages, UnknownClass
 from edgepeft.data.labels import BadLabel, label_reader, only_label
-from edgepeft.data.pixels import fitted, normalized
+from edgepeft.data.pictures.decoding import bad_image, decoded
+from edgepeft.data.pictures.pixels import fitted, normalized
 from edgepeft_runtime.bundle.manifest import ImageSpec, Manifest
 from edgepeft_runtime.errors import NoData
 from edgepeft_runtime.files.tensorfile import Array

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepeft.data.pixels import fitted, normalized
+from edgepeft.data.pictures.pixels import fitted, normalized
 from edgepeft.sources.errors import UnusableImageProcessor
 from edgepeft_runtime.bundle.manifest import RESAMPLES, ImageSpec
 from edgepeft_runtime.notices import notice

@@ -56,6 +56,7 @@ class Tokenization:
         content: Content of ``tokenizer.json``.
         size: The largest id plus one.
         pad_id: The padding token; ``None`` if there is none.
+        mask_id: The token that stands for a masked one; ``None`` if there is none.
         longest: Largest number of tokens of a text; ``None`` if the tokenizer does not specify it.
         typed: Whether a single text has segments (token type ids) other than zero.
         template: Returns the chat template as a template of prompts, with a notice; ``None`` if there is none.
@@ -65,6 +66,7 @@ class Tokenization:
     content: bytes
     size: int
     pad_id: int | None
+    mask_id: int | None
     longest: int | None
     typed: bool
     template: Callable[[], str | None]
@@ -100,6 +102,7 @@ def read_tokenizer(files: ModelFiles) -> Tokenization | None:
         content.encode(),
         max(tokenizer.get_vocab().values(), default=-1) + 1,
         tokenizer.pad_token_id,
+        tokenizer.mask_token_id,
         longest if 0 < longest < 2**31 else None,
         any(kinds) and "token_type_ids" in tokenizer.model_input_names,
         partial(prompt_template, tokenizer, path),

@@ -1,0 +1,1 @@
+"""The tasks of model directories, a file for each, which the registry finds."""

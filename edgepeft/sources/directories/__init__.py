@@ -1,0 +1,1 @@
+"""Models that transformers loads: directories and ``.gguf`` files, by their task."""

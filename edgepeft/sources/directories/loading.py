@@ -1,0 +1,193 @@
+"""Load a model of transformers, with all that its task says about it."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import io
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from edgepeft.data.tasks.base import Model, Task
+from edgepeft.errors import WrongClassNames
+from edgepeft.sources.architectures import head_modules
+from edgepeft.sources.class_names import class_names
+from edgepeft.sources.directories.heads import with_head
+from edgepeft.sources.directories.image_processor import FILE as PROCESSOR
+from edgepeft.sources.directories.image_processor import image_spec
+from edgepeft.sources.directories.recognition import class_of, task_of
+from edgepeft.sources.directories.text_processor import FILE as TOKENIZER
+from edgepeft.sources.directories.text_processor import check_embedding, longest_text, padding_id, read_tokenizer
+from edgepeft.sources.errors import SourceDoesNotLoad
+from edgepeft.sources.model_files import ModelFiles, read_gguf_config
+from edgepeft.sources.source import Source
+from edgepeft_runtime.bundle.manifest import TextSpec
+from edgepeft_runtime.names import some
+from edgepeft_runtime.notices import notice
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
+_LENGTH = 8
+"""Largest number of tokens of the example."""
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What a user asks for; see :func:`edgepeft.load_source`."""
+
+    task: str | None = None
+    classes: tuple[str, ...] | None = None
+    max_length: int | None = None
+    template: str | None = None
+    seed: int = 0
+
+
+def load_directory(files: ModelFiles, wishes: Wishes) -> Source:
+    """Load a model directory or a ``.gguf`` file.
+
+    Raises:
+        SourceError: It cannot be loaded, or cannot be prepared for its task.
+    """
+    config = None if files.gguf is None else read_gguf_config(files)
+    task = task_of(files, wishes.task)
+    model = with_head(_loaded(files, task, wishes, config), task.head)
+    count = None if wishes.classes is None else len(wishes.classes)
+    facts = Model(model.config, _arguments(model), _LENGTH, classes=count)
+    loss, settings = task.loss_of(facts)
+    source = Source(model, loss=loss, loss_settings=settings, task=task.name, outputs=task.outputs)
+    if task.image:
+        facts = replace(facts, image=image_spec(files.folder, model.config))
+        source = replace(source, image=facts.image)
+    if task.text:
+        source, facts = _with_text(source, facts, files, model, task, wishes)
+    else:
+        notice_unused(str(files), max_length=wishes.max_length, template=wishes.template)
+    example = task.example(facts)
+    inputs = {name: torch.from_numpy(array) for name, array in example.items()}
+    if source.text is not None and "type_ids" in source.text.fields.values():
+        inputs["token_type_ids"] = torch.zeros_like(inputs["input_ids"])
+    if task.image:
+        _check_image(files, model, inputs)
+    names = None
+    if task.names_classes and loss != "mse":
+        names = wishes.classes or _config_classes(model)
+    return replace(source, example_inputs=inputs, dynamic_axes=task.axes(example), classes=names)
+
+
+def _with_text(
+    source: Source, facts: Model, files: ModelFiles, model: PreTrainedModel, task: Task, wishes: Wishes
+) -> tuple[Source, Model]:
+    """Describe how texts become token ids, with the tokenizer."""
+    tokenizer = read_tokenizer(files)
+    if tokenizer is not None:
+        check_embedding(tokenizer.size, model, str(files))
+    pad = padding_id(str(files), model, tokenizer)
+    limit = longest_text(model, pad)
+    usual = 128 if tokenizer is None or tokenizer.longest is None else min(128, tokenizer.longest)
+    length = min(wishes.max_length or usual, limit or sys.maxsize)
+    facts = replace(facts, length=min(_LENGTH, length), mask_id=None if tokenizer is None else tokenizer.mask_id)
+    fields = {name: kind for name, kind in task.fields.items() if name in facts.arguments}
+    if tokenizer is not None and tokenizer.typed and "token_type_ids" in facts.arguments:
+        fields["token_type_ids"] = "type_ids"
+    text = TextSpec(length, pad, fields, special=task.special(facts) or None)
+    if task.prompts and tokenizer is not None:
+        template = tokenizer.template() if wishes.template is None else wishes.template
+        text = replace(text, template=template, chat=tokenizer.chat)
+    elif wishes.template is not None:
+        if task.prompts:
+            text = replace(text, template=wishes.template)
+        else:
+            notice_unused(str(files), template=wishes.template)
+    content = {} if tokenizer is None else {TOKENIZER: tokenizer.content}
+    most = {} if limit is None else {"sequence": limit}
+    return replace(source, text=text, files=content, dimension_max=most), facts
+
+
+def _arguments(model: nn.Module) -> tuple[str, ...]:
+    return tuple(inspect.signature(model.forward).parameters)
+
+
+def notice_unused(source: str, **given: object) -> None:
+    """Report the arguments that do not apply to this kind of source."""
+    names = [name for name, value in given.items() if value is not None]
+    if names:
+        notice(f"{source}: not used, because they do not apply to this kind of source: {', '.join(names)}.")
+
+
+def _loaded(files: ModelFiles, task: Task, wishes: Wishes, config: PretrainedConfig | None) -> PreTrainedModel:
+    """Load the model; ``config`` is that of a ``.gguf`` file, so that the file is not read once more for it."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a directory is never looked up on the Hub
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    settings: dict[str, object] = {**files.arguments, **task.arguments}
+    classes = wishes.classes
+    if classes is not None:
+        labels = {"id2label": dict(enumerate(classes)), "label2id": {name: i for i, name in enumerate(classes)}}
+        settings |= labels | {"ignore_mismatched_sizes": True}  # a head for other classes is initialized again
+    if config is not None:
+        config.update({name: settings.pop(name) for name in ("id2label", "label2id") if name in settings})
+        settings["config"] = config
+    # A text model stays in the checkpoint's precision: its large matrices are converted when they are read.
+    dtype = "auto" if task.half and "gguf_file" not in settings else torch.float32
+    name = task.auto_class or class_of(files.folder) or ""
+    torch.manual_seed(wishes.seed)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):  # transformers shows a bar for a .gguf, set or not
+            model, report = getattr(transformers, name).from_pretrained(
+                files.folder, local_files_only=True, dtype=dtype, output_loading_info=True, **settings
+            )
+    except Exception as error:  # transformers and safetensors each raise their own exceptions
+        raise SourceDoesNotLoad(
+            f"transformers cannot load {files} as {name}.",
+            context=f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}",
+            hint="check the task, and that the weights (model.safetensors, or the .gguf) are complete.",
+        ) from error
+    _check_mismatches(files, model, [str(entry[0]) for entry in report["mismatched_keys"]])
+    return model
+
+
+def _check_mismatches(files: ModelFiles, model: nn.Module, keys: Sequence[str]) -> None:
+    """Refuse weights whose shape differs from the model's, except in a head, which may be new."""
+    wrong = [key for key in keys if key.partition(".")[0] not in head_modules(model)]
+    if wrong:
+        raise SourceDoesNotLoad(
+            f"The weights in {files} do not fit its configuration.",
+            context=f"of another shape: {', '.join(wrong[:5])}{' …' if len(wrong) > 5 else ''}",
+            hint="check that config.json and the weights belong to the same model.",
+        )
+
+
+def _config_classes(model: PreTrainedModel) -> tuple[str, ...] | None:
+    names = getattr(model.config, "id2label", None)
+    if not names:
+        return None
+    if set(names) != set(range(len(names))):
+        raise WrongClassNames(
+            "The classes of the model directory are not numbered from 0.",
+            context=f"id2label: {some([str(index) for index in names], 20)}",
+            hint="correct id2label in config.json, or name the classes (classes=, --classes).",
+        )
+    return class_names([names[index] for index in range(len(names))], "id2label in config.json")
+
+
+def _check_image(files: ModelFiles, model: nn.Module, inputs: dict[str, Tensor]) -> None:
+    """Run the model once. Not every model accepts images of any size, as convolutions do."""
+    try:
+        with torch.no_grad():
+            model(**{name: tensor[:1] for name, tensor in inputs.items()})
+    except (ValueError, RuntimeError) as error:
+        shape = list(inputs["pixel_values"].shape[1:])
+        raise SourceDoesNotLoad(
+            f"The model in {files} does not accept images of the size that its image processor returns.",
+            context=f"{shape}: {(str(error).strip().splitlines() or [''])[0]}",
+            hint=f"correct size and crop_size in {PROCESSOR}.",
+        ) from error
