@@ -31,6 +31,7 @@ _COMMANDS = {
     "inspect": "Show the contents of a bundle.",
     "profile": "Show where the time and memory of a training step go.",
     "train": "Train a bundle's adapter on data, or resume a run.",
+    "report": "Show the losses of a run, and what was kept, as a page.",
     "evaluate": "Print loss and accuracy on labelled data.",
     "predict": "Run the model on data.",
     "generate": "Generate text with a causal language model.",

@@ -222,6 +222,7 @@ MISTAKES: dict[str, list[Mistake]] = {
             "A folder without updates", "aggregate collected --bundle bundle --out r.safetensors", ("no files", "pull")
         ),
         Mistake("Updates in a folder that is missing", "pull usb --into kept --bundle bundle", ("usb",)),
+        Mistake("A report on a misspelt run", "report mein.state", ("mein.state", "'mine.state'")),
         Mistake("A workspace that does not exist", "status --workspace fleet", ("fleet", "keys new")),
     ],
 }
