@@ -55,6 +55,7 @@ _EXTRAS = {
     "uvicorn": "serve",
     "tokenizers": "text",
     "PIL": "images",
+    "pyarrow": "tables",
     "dp_accounting": "dp",
     **dict.fromkeys(("torch", "onnx", "onnx_ir", "onnxscript", "peft", "transformers", "safetensors"), "host"),
 }

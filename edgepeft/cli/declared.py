@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Generic, TypeVar
 
 import click
@@ -94,9 +96,9 @@ class Declared(Generic[T]):
             cls=_SettingOption,
             type=Choice(choices) if choices else None if kind is bool else click.STRING if several else kind,
             multiple=several,
-            callback=_list_parser(kind) if several else None,
+            callback=_list_parser(kind, declared.words) if several else None,
             default=None,
-            metavar="A,B" if several else None,
+            metavar="|".join(["A,B", *(["FILE"] if kind is float else []), *declared.words]) if several else None,
             help=f"{declared.help}  [{'; '.join(self._notes(setting, owners, declared))}]",
         )
 
@@ -134,9 +136,17 @@ def shown(default: object) -> str:
     return "" if default is None else str(default).lower() if isinstance(default, bool) else str(default)
 
 
-def _list_parser(kind: type) -> Callable[[click.Context, click.Parameter, tuple[str, ...]], tuple[object, ...] | None]:
-    def read(_context: click.Context, _option: click.Parameter, texts: tuple[str, ...]) -> tuple[object, ...] | None:
+def _list_parser(
+    kind: type, words: Sequence[str]
+) -> Callable[[click.Context, click.Parameter, tuple[str, ...]], tuple[object, ...] | str | None]:
+    def read(
+        _context: click.Context, _option: click.Parameter, texts: tuple[str, ...]
+    ) -> tuple[object, ...] | str | None:
+        if len(texts) == 1 and texts[0] in words:
+            return texts[0]
         try:
+            if kind is float and len(texts) == 1 and Path(texts[0]).is_file():
+                texts = tuple(re.split(r"[\s,;]+", Path(texts[0]).read_text("utf-8").strip("[] \n\t\r,;")))
             return tuple(kind(part) for text in texts for part in split_names(text)) or None
         except ValueError:
             raise click.BadParameter(f"{','.join(texts)!r} is not a list of numbers.") from None

@@ -74,7 +74,7 @@ def data_options(command: F) -> F:
         "--data",
         type=PATH,
         required=True,
-        help="File (.npz, .csv, .tsv, .jsonl, .json), or folder with one folder of images per class.",
+        help="File (.npz, .csv, .tsv, .jsonl, .json, .parquet), or folder with one folder of images per class.",
     )(column_options(command))
 
 

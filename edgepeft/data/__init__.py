@@ -5,5 +5,6 @@ Needs numpy; ``tokenizers`` only for text (``edgepeft[text]``), ``PIL`` only for
 
 from edgepeft.data.loading import load
 from edgepeft.data.parts import Rows, split
+from edgepeft.data.tables.numbers import standardization
 
-__all__ = ["Rows", "load", "split"]
+__all__ = ["Rows", "load", "split", "standardization"]

@@ -34,16 +34,31 @@ Each data set needs its own reader, because all labels of a data set must be wri
 """
 
 
+BALANCED = "balanced"
+"""Name of weights of examples that are counted in the data if it has none: each class weighs the same."""
+
+
+def weights_label(manifest: Manifest) -> LabelSpec | None:
+    """Return the label that has the weights of the examples; ``None`` if the loss reads none."""
+    name = manifest.loss.settings.get("example_weights")
+    return next((spec for spec in manifest.labels if spec.name == name), None)
+
+
 def only_label(manifest: Manifest) -> LabelSpec:
-    """Return the only label of a bundle; raises :class:`DataError` if tables and folders cannot provide its labels."""
-    if len(manifest.labels) != 1:
-        names = ", ".join(spec.name for spec in manifest.labels)
+    """Return the only label of a bundle besides the weights of examples.
+
+    Raises:
+        DataError: There are others, which tables and folders cannot provide, or there is none.
+    """
+    own = [spec for spec in manifest.labels if spec is not weights_label(manifest)]
+    if len(own) != 1:
+        names = ", ".join(spec.name for spec in own)
         raise SeveralLabels(
-            f"The bundle's loss takes {len(manifest.labels)} labels; this kind of data has one.",
+            f"The bundle's loss takes {len(own)} labels; this kind of data has one.",
             context=f"labels: {names or 'none'}",
             hint="give the data as .npz, with an array for each input and label.",
         )
-    return manifest.labels[0]
+    return own[0]
 
 
 def label_reader(manifest: Manifest) -> LabelReader:

@@ -11,6 +11,7 @@ from edgepeft.data.arrays import read_arrays
 from edgepeft.data.errors import NoSuchData, WrongColumns
 from edgepeft.data.memory import rows_in_memory
 from edgepeft.data.records import SUFFIXES, Records, read_records, suffix_of
+from edgepeft.data.tables.weights import weighted
 from edgepeft.data.tasks.base import Reading, Task
 from edgepeft.data.tasks.columns import LABEL, TEXT, Columns, notice_unused
 from edgepeft.data.tasks.registry import task_of
@@ -73,7 +74,8 @@ def load(
     if not path.exists():
         raise NoSuchData(f"There is no data at {path}.", context=None, hint=path_hint(path, "check the path."))
     if path.is_dir():
-        return task.folder(path, reading)
+        examples = task.folder(path, reading)
+        return weighted(examples, bundle.manifest, str(path)) if labelled else examples
     if path.suffix.lower() == ".npz":
         notice_unused(str(path), columns, template)
         return read_arrays(path, bundle.manifest, labelled=labelled)
@@ -92,11 +94,13 @@ def _instead_of(suffix: str) -> str:
         return "save it as .csv in the spreadsheet, with the column names in the first line."
     if suffix == ".txt":
         return 'write it as .csv (a line "text,label", then an example on each line) or as .jsonl.'
-    return "give an .npz, .csv, .tsv, .jsonl or .json file, or a folder with one folder of images per class."
+    return "give an .npz, .csv, .tsv, .jsonl, .json or .parquet file, or a folder with one folder of images per class."
 
 
 def _table(records: Records, task: Task, reading: Reading) -> Dataset:
     """Read the rows of a table."""
     dataset = task.table(records, reading)
+    if reading.labelled:
+        dataset = weighted(dataset, reading.bundle.manifest, records.source, records)
     _LOG.debug("%s: %d examples, columns %s", records.source, len(dataset), some(records.columns, 20))
     return dataset

@@ -1,4 +1,4 @@
-"""Rows of named values from files (``.csv``, ``.tsv``, ``.jsonl``, ``.json``, each also ``.gz``), with their lines."""
+"""Rows of named values from files (``.csv``, ``.tsv``, ``.jsonl``, ``.json``, each also ``.gz``; ``.parquet``)."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from edgepeft.data.errors import BadLine, NotUtf8
+from edgepeft.data.tables.parquet import parquet_rows
 from edgepeft_runtime.errors import CannotReadData, DataError, NoData
 from edgepeft_runtime.files.unpacking import room
 from edgepeft_runtime.names import did_you_mean
@@ -20,7 +21,7 @@ from edgepeft_runtime.notices import notice
 Row = tuple[int, list[object]]
 """Number of the line or example, from 1, and the values of the requested columns."""
 
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".json")
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 
 
@@ -53,12 +54,16 @@ def suffix_of(path: Path) -> str:
 
 
 def read_records(path: Path) -> Records:
-    """Read a UTF-8 file, with or without a byte order mark; its suffix is one of :data:`SUFFIXES`, and maybe ``.gz``.
+    """Read a ``.parquet`` file, or a UTF-8 file, with or without a byte order mark, whose suffix is another of
+    :data:`SUFFIXES`, and maybe ``.gz``.
 
     Raises:
         DataError: The file cannot be read, is not UTF-8, or is not of its format.
     """
-    suffix, content = suffix_of(path), _decoded(path)
+    suffix = suffix_of(path)
+    if suffix == ".parquet":
+        return Objects(str(path), parquet_rows(path), "row")
+    content = _decoded(path)
     if suffix == ".jsonl":
         return Objects(str(path), _Lines(path, content), "line")
     if suffix == ".json":

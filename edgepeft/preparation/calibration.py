@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,13 +13,17 @@ import numpy as np
 from torch import nn
 
 from edgepeft.data import load
+from edgepeft.data.tables.weights import class_weights
 from edgepeft.methods.freeze import Freeze
+from edgepeft.preparation.errors import NotOfClasses
 from edgepeft.preparation.prepare import LossLike, prepare
 from edgepeft.preparation.stand_in import StandIn, stand_in
 from edgepeft.sources.source import Source
 from edgepeft_export.forward.torch_source.module import name_inputs
 from edgepeft_runtime.bundle.bundle import Bundle
+from edgepeft_runtime.bundle.manifest import Manifest
 from edgepeft_runtime.data.batch import NamedBatch
+from edgepeft_runtime.data.datasets import Dataset
 
 BATCHES, SIZE = 4, 4
 
@@ -47,6 +52,49 @@ def calibration_batches(
     Raises:
         DataError: The data cannot be read, or does not fit the model.
     """
+    with _examples(source, data, loss, trainable, text_column, label_column) as (_, examples):
+        count = min(BATCHES * SIZE, len(examples))
+        rows = np.linspace(0, len(examples) - 1, count).astype(np.int64)
+        return [examples.batch(rows[start : start + SIZE]) for start in range(0, count, SIZE)]
+
+
+def balanced_class_weights(
+    source: Source,
+    data: str | Path,
+    *,
+    loss: LossLike | None = None,
+    trainable: tuple[str, ...] = (),
+    text_column: str | Sequence[str] = "text",
+    label_column: str = "label",
+) -> tuple[float, ...]:
+    """Return a weight for each class, so that all weigh the same in ``data``. The arguments are as above.
+
+    Raises:
+        NotOfClasses: The loss has no label of one class.
+        DataError: The data cannot be read, or does not fit the model.
+    """
+    with _examples(source, data, loss, trainable, text_column, label_column) as (manifest, examples):
+        label = manifest.labels[0] if manifest.labels else None
+        if label is None or label.classes is None:
+            raise NotOfClasses(
+                f"Classes cannot be counted: the labels of the loss {manifest.loss.kind} are no classes.",
+                context=None,
+                hint="choose cross_entropy or focal, or give the numbers.",
+            )
+        chunks = np.array_split(np.arange(len(examples)), max(1, len(examples) // 256))
+        labels = np.concatenate([np.asarray(examples.batch(rows)[label.name]).ravel() for rows in chunks])
+        return tuple(class_weights(labels, label.classes, label.ignore_index).tolist())
+
+
+@contextmanager
+def _examples(
+    source: Source,
+    data: str | Path,
+    loss: LossLike | None,
+    trainable: tuple[str, ...],
+    text_column: str | Sequence[str],
+    label_column: str,
+) -> Iterator[tuple[Manifest, Dataset]]:
     method = None
     if isinstance(source.model, nn.Module):
         source = _with_stand_in(source, source.model)
@@ -56,10 +104,8 @@ def calibration_batches(
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "bundle"
         made = prepare(source, out=out, method=method, loss=loss, trainable=trainable, generation=False)
-        examples = load(data, Bundle.open(made.bundle), text_column=text_column, label_column=label_column)
-        count = min(BATCHES * SIZE, len(examples))
-        rows = np.linspace(0, len(examples) - 1, count).astype(np.int64)
-        return [examples.batch(rows[start : start + SIZE]) for start in range(0, count, SIZE)]
+        bundle = Bundle.open(made.bundle)
+        yield bundle.manifest, load(data, bundle, text_column=text_column, label_column=label_column)
 
 
 def _with_stand_in(source: Source, model: nn.Module) -> Source:

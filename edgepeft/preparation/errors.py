@@ -19,3 +19,7 @@ class AccuracyLost(EdgepeftError, code="accuracy-lost"):
 
 class NothingToPick(BundleError, code="nothing-to-pick"):
     """The bundle has no sparse tensors whose elements are still to be chosen."""
+
+
+class NotOfClasses(EdgepeftError, code="not-of-classes"):
+    """Weights of classes were asked for, and the loss has no labels of classes."""

@@ -12,7 +12,7 @@ from edgepeft.compress import Pruning
 from edgepeft.preparation.memory_budget import MemoryBudget
 from edgepeft_export.forward.torch_source.export import DynamicAxes
 from edgepeft_export.quantize.choose import Batch
-from edgepeft_runtime.bundle.manifest import ImageSpec, TextSpec
+from edgepeft_runtime.bundle.manifest import ImageSpec, TableSpec, TextSpec
 
 
 @dataclass(frozen=True)
@@ -49,11 +49,14 @@ class Preprocessing:
         text: How texts become token ids.
         tokenizer: Path of a ``tokenizer.json`` to include in the bundle, for ``text``.
         image: How images become arrays.
+        table: Which columns of a table become the only input, and how they are standardized; see
+            :func:`edgepeft.data.standardization`.
     """
 
     text: TextSpec | None = None
     tokenizer: str | Path | None = None
     image: ImageSpec | None = None
+    table: TableSpec | None = None
 
 
 @dataclass(frozen=True)

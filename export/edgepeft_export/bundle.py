@@ -40,7 +40,7 @@ class Extras:
         dimension_max: largest size of a symbolic dimension, such as the number of learned positions.
         task: what kind of model it is, which decides how data is read.
         classes: names of the classes, by label.
-        text, image: how raw data is converted to inputs.
+        text, image, table: how raw data is converted to inputs.
         micro_batch: examples that the graph processes at a time, to stay within a memory budget.
         generation: how a causal language model continues a text.
         files: further files to carry, by their name in the bundle.
@@ -53,6 +53,7 @@ class Extras:
     classes: tuple[str, ...] | None = None
     text: spec.TextSpec | None = None
     image: spec.ImageSpec | None = None
+    table: spec.TableSpec | None = None
     micro_batch: int | None = None
     generation: GenerationSpec | None = None
     files: Mapping[str, bytes] = field(default_factory=dict)
@@ -170,6 +171,7 @@ def _manifest(
         classes=extras.classes,
         text=extras.text,
         image=extras.image,
+        table=extras.table,
         memory=MemorySpec(compiled.activations, extras.micro_batch),
         adapter=compiled.layout,
         generation=extras.generation,

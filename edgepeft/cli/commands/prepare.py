@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -20,14 +20,19 @@ from edgepeft.cli.screen.verbosity import say
 from edgepeft_export.optimizers.registry import DEFAULT, OPTIMIZERS
 from edgepeft_runtime.engine.registry import ENGINES, PORTABLE
 from edgepeft_runtime.figures import size
+from edgepeft_runtime.notices import notice
 
 if TYPE_CHECKING:
     from edgepeft.compress import Pruning
     from edgepeft.sources.source import Source
     from edgepeft_export.losses import Loss
     from edgepeft_export.ort_training import OrtTraining
+    from edgepeft_runtime.bundle.manifest import TableSpec
 
 OPTIMIZER = Declared(OPTIMIZERS)
+
+BALANCED = "balanced"
+"""The word for ``--class-weights``, and the name of the weights that devices count."""
 
 
 @click.command("prepare", cls=SectionedCommand)
@@ -38,6 +43,12 @@ OPTIMIZER = Declared(OPTIMIZERS)
 @LOSS.settings
 @template_option
 @compression_options
+@click.option(
+    "--table",
+    type=PATH,
+    metavar="DATA",
+    help="Table of training data; its columns become the input, standardized by their means and deviations.",
+)
 @click.option("--engine", type=Choice(ENGINES), default=PORTABLE, help="Engine; ort-training adds its artifacts.")
 @gradient_options
 @click.option("--overwrite", is_flag=True, help="Replace an existing bundle.")
@@ -64,6 +75,7 @@ def command(
     compute: str,
     keep_fp32: tuple[str, ...],
     calibrate: Path | None,
+    table: Path | None,
     text_column: tuple[str, ...],
     label_column: str,
     engine: str,
@@ -80,7 +92,7 @@ def command(
     """
     chosen, train = chosen_method(source, method, METHOD.given(settings))
     quantized = quantization(compute, keep_fp32, settings)
-    from edgepeft.preparation.options import Compression, Interface
+    from edgepeft.preparation.options import Compression, Interface, Preprocessing
     from edgepeft.preparation.prepare import prepare
     from edgepeft_export.bundle import check_target
 
@@ -93,7 +105,7 @@ def command(
             loaded,
             out=out,
             method=chosen,
-            loss=_loss(loss, loaded, LOSS.given(settings)),
+            loss=_loss(loss, loaded, LOSS.given(settings), _Labelled(train, columns, calibrate or table)),
             optimizer=OPTIMIZER.make(optimizer, OPTIMIZER.given(settings)),
             compute=quantized,
             trainable=train,
@@ -105,6 +117,7 @@ def command(
                 budget_of(loaded, memory_budget, sizes, allow_depth),
                 allow_accuracy_loss,
             ),
+            preprocessing=None if table is None else Preprocessing(table=_standardization(table, label_column)),
             interface=Interface(outputs=outputs),
             engine=_engine(engine, gradient, training_python),
             overwrite=overwrite,
@@ -127,9 +140,41 @@ def _engine(name: str, gradient: str | None, training_python: Path | None) -> st
     return ort_training(gradient, training_python)
 
 
-def _loss(name: str | None, source: Source, given: dict[str, object]) -> str | Loss | None:
+class _Labelled(NamedTuple):
+    """Labelled data on the workstation, and how it is read."""
+
+    trainable: tuple[str, ...]
+    columns: tuple[tuple[str, ...], str]
+    data: Path | None
+
+
+def _loss(name: str | None, source: Source, given: dict[str, object], labelled: _Labelled) -> str | Loss | None:
     """Return the loss with the settings that were given; without any, the name or file is returned unchanged."""
     if not given:
         return name
+    if given.get("class_weights") == BALANCED:
+        others = {key: value for key, value in given.items() if key != "class_weights"}
+        given = {**others, **_balanced(source, name or source.loss, labelled)}
     usual = source.loss_settings if name in (None, source.loss) else {}
     return LOSS.make(name or source.loss, {**usual, **given})
+
+
+def _balanced(source: Source, loss: str, labelled: _Labelled) -> dict[str, object]:
+    """Return the setting that gives each class the same weight: in data that is here, else in that of the device."""
+    if labelled.data is None:
+        notice("the weights of the classes are counted in the data on the device: --calibrate DATA counts them here.")
+        return {"example_weights": BALANCED}
+    from edgepeft.preparation.calibration import balanced_class_weights
+
+    (text_column, label_column), data = labelled.columns, labelled.data
+    weights = balanced_class_weights(
+        source, data, loss=loss, trainable=labelled.trainable, text_column=text_column, label_column=label_column
+    )
+    notice(f"weights of classes, counted in {data}: {', '.join(f'{weight:.3g}' for weight in weights)}.")
+    return {"class_weights": weights}
+
+
+def _standardization(table: Path, label_column: str) -> TableSpec:
+    from edgepeft.data import standardization
+
+    return standardization(table, label_column=label_column)

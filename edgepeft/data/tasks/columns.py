@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edgepeft.data.labels import label_reader, takes_several
-from edgepeft.data.numbers import read_rows, takes_rows
+from edgepeft.data.labels import label_reader, takes_several, weights_label
 from edgepeft.data.records import Records
 from edgepeft.data.table import read_table
+from edgepeft.data.tables.numbers import read_rows, takes_rows
 from edgepeft.data.text import tokenized
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.bundle.manifest import Manifest
@@ -57,7 +57,9 @@ def classified(records: Records, bundle: Bundle, columns: Columns, labelled: boo
     texts = columns.texts
     if texts == (TEXT,) and {TEXT, SECOND} <= set(records.columns):
         texts = (TEXT, SECOND)
-    return tokenized(read_table(records, texts, labels, known=(columns.label,)), bundle, read)
+    weights = weights_label(manifest)
+    known = (columns.label,) if weights is None else (columns.label, weights.name)
+    return tokenized(read_table(records, texts, labels, known=known), bundle, read)
 
 
 def _label_columns(records: Records, label: str, manifest: Manifest) -> str | list[str]:

@@ -47,6 +47,7 @@ class Setting:
         above, below: exclusive bounds.
         choices: the only allowed values; empty allows all.
         option: the command's option without its dashes; by default the field's name.
+        words: further values that only the command has; it replaces them.
     """
 
     help: str
@@ -56,6 +57,7 @@ class Setting:
     below: float | None = None
     choices: Sequence[str | int] = ()
     option: str = ""
+    words: Sequence[str] = ()
 
     @property
     def allowed(self) -> str:
@@ -95,9 +97,10 @@ def setting(
     below: float | None = None,
     choices: Sequence[str | int] = (),
     option: str = "",
+    words: Sequence[str] = (),
 ) -> T:
     """Declare a field of :class:`Settings`; the arguments are the attributes of :class:`Setting`."""
-    declared = Setting(help, minimum, maximum, above, below, tuple(choices), option)
+    declared = Setting(help, minimum, maximum, above, below, tuple(choices), option, tuple(words))
     return field(default=default, metadata={_KEY: declared})
 
 

@@ -29,7 +29,7 @@ class CrossEntropy(MeanLoss):
         0.0, "Fraction of the target that is spread evenly over all classes.", minimum=0, below=1
     )
     class_weights: tuple[float, ...] | None = setting(
-        None, "Weight of each class, in the order of the labels.", minimum=0
+        None, "Weight of each class, in the order of the labels.", minimum=0, words=("balanced",)
     )
     ignore_index: int = setting(-100, "Label that is ignored, for example padding.")
     class_axis: int = setting(-1, "Axis of the logits that the classes lie on.")

@@ -26,7 +26,7 @@ class Focal(MeanLoss):
     reads_scores: ClassVar[bool] = True
     gamma: float = setting(2.0, "Exponent of 1 - p; 0 is the cross-entropy.", minimum=0, option="focal-gamma")
     class_weights: tuple[float, ...] | None = setting(
-        None, "Weight of each class, in the order of the labels.", minimum=0
+        None, "Weight of each class, in the order of the labels.", minimum=0, words=("balanced",)
     )
     ignore_index: int = setting(-100, "Label that is ignored, for example padding.")
     class_axis: int = setting(-1, "Axis of the logits that the classes lie on.")

@@ -225,6 +225,15 @@ class ImageSpec:
 
 
 @dataclass(frozen=True)
+class TableSpec:
+    """How a row of a table becomes the only input: its columns in order, each minus ``mean`` and divided by ``std``."""
+
+    columns: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Manifest:
     """A whole manifest. Creating one with inconsistent parts raises :class:`BundleError`."""
 
@@ -246,6 +255,7 @@ class Manifest:
     classes: Annotated[tuple[str, ...] | None, Mark.OPTIONAL] = None
     text: Annotated[TextSpec | None, Mark.OPTIONAL] = None
     image: Annotated[ImageSpec | None, Mark.OPTIONAL] = None
+    table: Annotated[TableSpec | None, Mark.OMITTED] = None
     memory: Annotated[MemorySpec | None, Mark.OPTIONAL] = None
     sparse: Annotated[tuple[SparseSpec, ...], Mark.OPTIONAL] = ()
     adapter: AdapterLayout = field(default_factory=AdapterLayout)

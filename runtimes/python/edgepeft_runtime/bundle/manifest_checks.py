@@ -36,6 +36,7 @@ def check(manifest: Manifest) -> None:
     check_frozen(manifest)
     check_programs(manifest)
     _check_image(manifest)
+    _check_table(manifest)
 
 
 def _check_names(manifest: Manifest) -> None:
@@ -153,4 +154,16 @@ def _check_image(manifest: Manifest) -> None:
     if spec is not None and not len(spec.mean) == len(spec.std) == spec.channels:
         raise BadManifest(
             "An image needs a mean and a standard deviation for each channel.", f"channels: {spec.channels}"
+        )
+
+
+def _check_table(manifest: Manifest) -> None:
+    spec, width = manifest.table, manifest.inputs[0].shape[1:]
+    if spec is None:
+        return
+    fits = len(spec.mean) == len(spec.std) == len(spec.columns) == len(set(spec.columns))
+    if not fits or min(spec.std, default=0) <= 0 or len(manifest.inputs) != 1 or width != (len(spec.columns),):
+        raise BadManifest(
+            "A table needs a name, a mean and a standard deviation above 0 for each element of the only input.",
+            f"{len(spec.columns)} columns for the shape {quoted(list(manifest.inputs[0].shape))}",
         )

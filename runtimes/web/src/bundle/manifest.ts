@@ -63,6 +63,7 @@ const image = {
   resample: f.oneOf(RESAMPLES),
   channel_order: f.oneOf(CHANNEL_ORDERS),
 };
+const table = { columns: f.list(f.text), mean: f.list(f.number), std: f.list(f.number) };
 const generation = {
   ids: f.text,
   attention_mask: f.nullable(f.text),
@@ -95,6 +96,7 @@ export const manifest = f.object({
   classes: f.optional(f.list(f.text), null),
   text: f.optional(f.object(textSpec), null),
   image: f.optional(f.object(image), null),
+  table: f.optional(f.object(table), null), // read, and not used: this runtime reads no tables
   memory: f.optional(f.object(memory), null),
   sparse: f.optional(f.list(f.object(sparse)), []),
   adapter: f.object(adapter),

@@ -1,0 +1,1 @@
+"""Tables of numbers, ``.parquet`` files, and weights of examples."""
