@@ -27,6 +27,7 @@ from edgepeft_export.autodiff.registry import (
 )
 from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.graph.shapes import dims_of
+from edgepeft_export.passes import fuse_products
 from edgepeft_runtime.errors import EdgepeftError
 
 
@@ -125,7 +126,8 @@ def differentiate_from(
     emit.scope = "parameters/grad"
     gradients = {target: emit.add(parts[target]) for target in targets if target in parts}
     check_emitted(graph, set(forward))
-    return gradients
+    replaced = fuse_products(graph, set(forward), set(gradients.values()))
+    return {target: replaced.get(gradient, gradient) for target, gradient in gradients.items()}
 
 
 def _through(
@@ -224,6 +226,8 @@ def _total(parts: dict[ir.Value, list[ir.Value]], value: ir.Value, emit: Emitter
         return None
     emit.scope = _scope(node)
     total = emit.add(parts[value])
+    if total.shape is None and value.shape is not None:
+        total.shape = value.shape.copy()
     parts[value] = [total]
     return total
 

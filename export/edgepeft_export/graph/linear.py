@@ -42,7 +42,9 @@ _BIAS = {
 }
 """The operators of a :class:`LinearSite`, and the input that each adds to its result."""
 
-MATMULS = frozenset({op_type for _, op_type in _BIAS} | {"ConvTranspose", "Einsum", "MatMulInteger", "ConvInteger"})
+MATMULS = frozenset(
+    {op_type for _, op_type in _BIAS} | {"ConvTranspose", "Einsum", "MatMulInteger", "ConvInteger", "FusedMatMul"}
+)
 """Every operator that sums products over an axis."""
 
 

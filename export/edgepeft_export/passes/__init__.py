@@ -4,6 +4,7 @@ from edgepeft_export.passes.guards import drop_guards
 from edgepeft_export.passes.identities import drop_identities
 from edgepeft_export.passes.narrow import narrow
 from edgepeft_export.passes.norms import fold_norms
+from edgepeft_export.passes.products import fuse_products
 from edgepeft_export.passes.scales import gather_scales
 from edgepeft_export.passes.scatters import scatter_into_sums
 from edgepeft_export.passes.single_precision import single_precision
@@ -16,6 +17,7 @@ __all__ = [
     "drop_guards",
     "drop_identities",
     "fold_norms",
+    "fuse_products",
     "gather_scales",
     "name_squeezed_axes",
     "narrow",
