@@ -1,7 +1,7 @@
 /**
  * The web runtime of edgepeft: fine-tunes a prepared bundle on ONNX Runtime, in browsers, in Node and in React Native.
  *
- *     import * as ort from "onnxruntime-web";
+ *     import * as ort from "onnxruntime-web/wasm";
  *     import { Trainer, databaseStore } from "edgepeft-runtime";
  *
  *     const trainer = await Trainer.open("bundle/", { ort, state: databaseStore("run") });
@@ -22,6 +22,7 @@ export { imagesOf, type Pixels } from "./data/image.js";
 export type { ImageSpec, Manifest } from "./bundle/manifest.js";
 export type { Ort } from "./ort.js";
 export { Generator } from "./data/random.js";
+export type { Accelerator, Verdict } from "./engine/accelerator.js";
 export type { Evaluation } from "./engine/evaluate.js";
 export type { Sampling } from "./engine/generate.js";
 export { type StateStore, databaseStore, handleStore } from "./train/store.js";

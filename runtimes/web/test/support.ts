@@ -4,7 +4,7 @@ import { cp, mkdtemp, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import * as native from "onnxruntime-node";
-import * as wasm from "onnxruntime-web";
+import * as wasm from "onnxruntime-web/wasm";
 import { type Batch, DataError, type EdgepeftError, type Ort, type Tensors, readTensors } from "edgepeft-runtime";
 
 /** The root of the repository, seen from `build/test`. */

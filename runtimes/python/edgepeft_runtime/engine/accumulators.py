@@ -36,6 +36,11 @@ class Accumulators:
         with np.errstate(invalid="ignore", over="ignore"):  # a gradient that is not finite is refused later
             np.add(part, gradient.numpy(), out=part)
 
+    def add_all(self, other: Accumulators) -> None:
+        """Add the sums of another step of the same bundle."""
+        for bucket, total in other.values().items():
+            self.add(Accumulation(bucket, bucket, 0), total)
+
     def replace(self, bucket: str, total: Array) -> None:
         """Set the sum of a bucket."""
         self._whole.pop(bucket, None)

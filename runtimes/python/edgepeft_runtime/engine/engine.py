@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from edgepeft_runtime.bundle.manifest import SparseSpec
+from edgepeft_runtime.engine.providers.compared import Verdict
 from edgepeft_runtime.engine.row_store import RowStore
 from edgepeft_runtime.engine.sessions import OrtTensors
 from edgepeft_runtime.errors import BatchError, Diverged, NoLabelCounts
@@ -106,6 +107,10 @@ class Engine(Protocol):
 
         What it raises ends the program. ``None`` stops that.
         """
+
+    @property
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """One verdict for each program that has run with another execution provider."""
 
     def close(self) -> None:
         """Release the sessions and the memory they map."""

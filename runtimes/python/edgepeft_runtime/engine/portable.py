@@ -23,7 +23,9 @@ from edgepeft_runtime.engine.engine import (
     check_finite,
     no_label_counts,
 )
-from edgepeft_runtime.engine.program import ProgramRunner
+from edgepeft_runtime.engine.program import ProgramRunner, Programs
+from edgepeft_runtime.engine.providers.compared import ComparedPrograms, Verdict
+from edgepeft_runtime.engine.providers.find import Provider
 from edgepeft_runtime.engine.row_store import RowStore
 from edgepeft_runtime.engine.sessions import Sessions, as_ort
 from edgepeft_runtime.files.tensorfile import Array
@@ -37,12 +39,27 @@ class PortableEngine:
         threads: threads inside an operator; ``None`` leaves it to onnxruntime. Runs are bit-for-bit equal only with
             equal numbers of threads.
         profile: folder for the files of onnxruntime's profiler; ``None`` does not profile.
+        provider: execution provider to compare with the CPU, and to run the programs in which they agree. The
+            optimizer always runs on the CPU.
     """
 
-    def __init__(self, bundle: Bundle, *, threads: int | None = None, profile: Path | None = None) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        threads: int | None = None,
+        profile: Path | None = None,
+        provider: Provider | None = None,
+    ) -> None:
         self._bundle = bundle
         self._sessions = Sessions(bundle, threads, profile)
-        self._programs = ProgramRunner(bundle, self._sessions)
+        self._programs: Programs = ProgramRunner(bundle, self._sessions)
+        self._accelerated = None if provider is None else Sessions(bundle, threads, provider=provider)
+        self._compared: ComparedPrograms | None = None
+        if provider is not None and self._accelerated is not None:
+            other = ProgramRunner(bundle, self._accelerated)
+            self._compared = ComparedPrograms(provider.name, bundle.manifest.buckets, self._programs, other)
+            self._programs = self._compared
         self._activations: Activations | None = None
         manifest = bundle.manifest
         self._outputs = [spec.name for spec in manifest.outputs]
@@ -149,7 +166,12 @@ class PortableEngine:
 
         What it raises ends the program. ``None`` stops that.
         """
-        self._programs.between = between
+        self._programs.watch(between)
+
+    @property
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """One verdict for each program that has run with another execution provider."""
+        return () if self._compared is None else self._compared.verdicts
 
     def end_profiling(self) -> dict[str, Path]:
         """Write the profiler's file of each graph that has run, and return them by the graph's file."""
@@ -163,6 +185,8 @@ class PortableEngine:
         """Release the sessions and the memory they map."""
         self._programs.close()
         self._sessions.close()
+        if self._accelerated is not None:
+            self._accelerated.close()
 
 
 def _number(value: ort.OrtValue) -> float:

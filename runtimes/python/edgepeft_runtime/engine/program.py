@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from typing import Protocol
 
 import numpy as np
 import onnxruntime as ort
@@ -19,6 +20,25 @@ from edgepeft_runtime.files.tensorfile import Array
 from edgepeft_runtime.shown import quoted
 
 
+class Programs(Protocol):
+    """Runs programs: see :class:`ProgramRunner`, whose methods these are."""
+
+    def run(
+        self,
+        program: str,
+        *given: OrtTensors,
+        results: Collection[str] | None = None,
+        known: OrtTensors | None = None,
+        sums: Accumulators | None = None,
+    ) -> dict[str, ort.OrtValue]: ...
+
+    def watch(self, between: Callable[[int, int], None] | None) -> None: ...
+
+    def load(self, program: str) -> None: ...
+
+    def close(self) -> None: ...
+
+
 class ProgramRunner:
     """Runs programs. A program is checked against its graphs, and their sessions are created, on its first run.
 
@@ -32,8 +52,14 @@ class ProgramRunner:
         self._sessions = sessions
         self._frozen = FrozenTensors(bundle)
         self._plans: dict[tuple[str, frozenset[str], frozenset[str], bool], tuple[Step, ...]] = {}
-        self.between: Callable[[int, int], None] | None = None
-        """Called between two calls of a program, with the number so far and of all. If it raises, the program ends."""
+        self._between: Callable[[int, int], None] | None = None
+
+    def watch(self, between: Callable[[int, int], None] | None) -> None:
+        """Call ``between`` between two calls of a program, with the number of calls so far and of all.
+
+        What it raises ends the program.
+        """
+        self._between = between
 
     def run(
         self,
@@ -60,8 +86,8 @@ class ProgramRunner:
         values = {name: value for group in (*given, known or {}) for name, value in group.items()}
         steps = self._plan(program, wanted, known or {}, sums is not None)
         for index, step in enumerate(steps):
-            if index and self.between is not None:
-                self.between(index, len(steps))
+            if index and self._between is not None:
+                self._between(index, len(steps))
             self._call(step, values, sums)
             for name in step.frees:
                 del values[name]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from edgepeft_runtime.checks import require
 from edgepeft_runtime.errors import UnknownEngine
 from edgepeft_runtime.names import did_you_mean
 
@@ -27,17 +28,20 @@ def check_engine(name: str) -> None:
         )
 
 
-def open_engine(name: str, bundle: Bundle, threads: int | None) -> Engine:
-    """Create the engine of that name.
+def open_engine(name: str, bundle: Bundle, threads: int | None, provider: str | None = None) -> Engine:
+    """Create the engine of that name, for the portable one with another execution provider than the CPU.
 
     Raises:
-        TrainingError: there is no such engine.
+        TrainingError: there is no such engine or provider.
+        SettingError: the engine runs on the CPU alone.
     """
     check_engine(name)
     if name == PORTABLE:
         from edgepeft_runtime.engine.portable import PortableEngine
+        from edgepeft_runtime.engine.providers.find import provider_of
 
-        return PortableEngine(bundle, threads=threads)
+        return PortableEngine(bundle, threads=threads, provider=None if provider is None else provider_of(provider))
+    require("provider", provider, provider is None, f"no provider: the engine {ORT_TRAINING} runs on the CPU")
     from edgepeft_runtime.engine.ort_training import OrtTrainingEngine
 
     return OrtTrainingEngine(bundle, threads=threads)

@@ -13,6 +13,7 @@ import onnxruntime as ort
 from edgepeft_runtime.bundle.bundle import OPTIMIZER, Bundle
 from edgepeft_runtime.bundle.plan import Interface
 from edgepeft_runtime.bundle.program_checks import WEIGHTS
+from edgepeft_runtime.engine.providers.find import CPU, Provider
 from edgepeft_runtime.errors import BundleError, GraphNotLoaded, OnnxruntimeFailed, TrainingError
 from edgepeft_runtime.files.tensorfile import Array
 
@@ -35,12 +36,16 @@ class Sessions:
         bundle: an opened bundle.
         threads: threads inside an operator; ``None`` leaves it to onnxruntime.
         profile: folder for the files of onnxruntime's profiler; ``None`` does not profile.
+        provider: execution provider that runs them; ``None`` stands for the CPU.
     """
 
-    def __init__(self, bundle: Bundle, threads: int | None, profile: Path | None = None) -> None:
+    def __init__(
+        self, bundle: Bundle, threads: int | None, profile: Path | None = None, provider: Provider | None = None
+    ) -> None:
         self._bundle = bundle
         self._threads = threads
         self._profile = profile
+        self._provider = provider or Provider(CPU)
         self._sessions: dict[str, ort.InferenceSession] = {}
         self._shared = any(len(calls) > 1 for calls in bundle.manifest.programs.by_name().values())
 
@@ -85,7 +90,7 @@ class Sessions:
             if self._shared and _has_shared_arena():
                 options.add_session_config_entry("session.use_env_allocators", "1")
             try:
-                self._sessions[graph] = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+                self._sessions[graph] = self._provider.session(path, options)
             except Exception as failure:  # as above
                 hint = "prepare the bundle again with this version of onnxruntime as its minimum."
                 raise graph_not_loaded(graph, failure, hint) from failure

@@ -45,6 +45,10 @@ class UnknownEngine(TrainingError, code="unknown-engine"):
     """There is no engine of this name. The context lists them."""
 
 
+class UnknownProvider(TrainingError, code="unknown-provider"):
+    """There is no execution provider of this name, or it has no device. The context lists them."""
+
+
 class NoThermometer(TrainingError, code="no-thermometer"):
     """The temperature of the device cannot be read. Train without a temperature limit."""
 

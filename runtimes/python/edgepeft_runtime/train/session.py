@@ -68,6 +68,7 @@ class Session:
         seed: int,
         threads: int | None,
         engine: str,
+        provider: str | None,
     ) -> Self:
         """Open a bundle, and resume the run in the state directory if there is one: see ``Trainer.open``."""
         bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
@@ -76,7 +77,7 @@ class Session:
         if threads is not None:
             positive("threads", threads)
         parameters, adapter_sha256 = load_adapter(bundle, adapter)
-        opened = open_engine(engine, bundle, threads)
+        opened = open_engine(engine, bundle, threads, provider)
         run = Run(opened.load(parameters), seed)
         if state is None:
             return cls(bundle, opened, run, adapter_sha256)

@@ -19,6 +19,7 @@ from edgepeft_runtime.engine.engine import TrainState
 from edgepeft_runtime.engine.evaluate import Evaluation
 from edgepeft_runtime.engine.generate import Prompts, Sampling, generate
 from edgepeft_runtime.engine.predict import predict
+from edgepeft_runtime.engine.providers.compared import Verdict
 from edgepeft_runtime.engine.registry import PORTABLE
 from edgepeft_runtime.errors import NoState, StateError
 from edgepeft_runtime.files.tensorfile import Array
@@ -46,6 +47,7 @@ class Trainer:
         seed: int = 0,
         threads: int | None = None,
         engine: str = PORTABLE,
+        provider: str | None = None,
     ) -> Self:
         """Open a bundle for training, evaluation or prediction.
 
@@ -57,14 +59,17 @@ class Trainer:
             threads: threads inside an operator; ``None`` leaves it to onnxruntime.
             engine: ``portable``, or ``ort-training`` where the bundle has the official artifacts and the environment
                 has the training build of onnxruntime. Each engine can resume the other's runs.
+            provider: an execution provider of onnxruntime, such as ``XnnpackExecutionProvider``, or the Python package
+                of a plug-in, such as ``onnxruntime_ep_webgpu``. It runs the programs in which it agrees with the CPU:
+                see :attr:`verdicts`. ``None`` stands for the CPU.
 
         Raises:
             BundleError: the bundle or the adapter is damaged, or they do not fit together.
             SettingError: a setting is out of range.
-            TrainingError: the engine is not available here.
+            TrainingError: the engine or the provider is not available here.
             StateError: the state is damaged, in use, or belongs to another bundle or adapter.
         """
-        return cls(Session.open(bundle, state, adapter, seed, threads, engine))
+        return cls(Session.open(bundle, state, adapter, seed, threads, engine, provider))
 
     def __enter__(self) -> Self:
         return self
@@ -102,6 +107,15 @@ class Trainer:
     def seed(self) -> int:
         """The seed of the shuffling."""
         return self.session.run.seed
+
+    @property
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """For each program that has run with a ``provider``: whether it agreed with the CPU, and the figures.
+
+        For up to three shapes of a batch, a program runs on both. The losses may differ by 1e-3, relatively, and
+        outputs and gradients by 1e-2 of their norm. A program that differs more, or fails, runs on the CPU.
+        """
+        return self.session.engine.verdicts
 
     def parameters(self) -> dict[str, Array]:
         """Return copies of the current parameters by name."""

@@ -13,8 +13,9 @@ import { LOGITS, LOSS_SUM, LOSS_WEIGHT } from "../bundle/plan.js";
 import { BatchError, TrainingError } from "../errors.js";
 import { Tensor, type Tensors, copies, numbersOf, tensorOf } from "../files/tensors.js";
 import type { Ort } from "../ort.js";
+import { type Accelerator, ComparedPrograms, type Verdict } from "./accelerator.js";
 import { Accumulators } from "./accumulators.js";
-import { type BetweenCalls, ProgramRunner } from "./program.js";
+import { type BetweenCalls, ProgramRunner, type Programs } from "./program.js";
 import { Sessions } from "./sessions.js";
 
 /** The values that a step changes. */
@@ -47,17 +48,34 @@ export interface EvalResult {
 /** Keys and values of the tokens read so far, by the names of the values that the program `generate` reads. */
 export type Cache = Tensors;
 
+/** Options of sessions. Execution providers other than the CPU come in by an {@link Accelerator}. */
+export type SessionOptions = Omit<InferenceSession.SessionOptions, "executionProviders">;
+
 export class Engine {
   private readonly sessions: Sessions;
-  private readonly programs: ProgramRunner;
+  private readonly accelerated: Sessions | null = null;
+  private readonly compared: ComparedPrograms | null = null;
+  private readonly programs: Programs;
 
   constructor(
     private readonly bundle: Bundle,
     ort: Ort,
-    options: InferenceSession.SessionOptions,
+    options: SessionOptions,
+    accelerator?: Accelerator,
   ) {
     this.sessions = new Sessions(bundle, ort, options);
     this.programs = new ProgramRunner(bundle, this.sessions);
+    if (accelerator === undefined) return;
+    const { executionProviders } = accelerator;
+    this.accelerated = new Sessions(bundle, accelerator.ort ?? ort, { ...options, executionProviders });
+    const other = new ProgramRunner(bundle, this.accelerated);
+    this.compared = new ComparedPrograms(bundle.manifest, this.programs, other);
+    this.programs = this.compared;
+  }
+
+  /** One verdict for each program that has run with an accelerator. */
+  get verdicts(): readonly Verdict[] {
+    return this.compared?.verdicts ?? [];
   }
 
   /** Copies tensors into a state; without `optimizer`, the optimizer starts from zeros. */
@@ -168,8 +186,9 @@ export class Engine {
   }
 
   /** Releases the sessions. */
-  close(): Promise<void> {
-    return this.sessions.close();
+  async close(): Promise<void> {
+    await this.accelerated?.close();
+    await this.sessions.close();
   }
 }
 

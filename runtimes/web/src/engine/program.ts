@@ -20,7 +20,12 @@ export interface RunOptions {
   readonly between?: BetweenCalls | undefined;
 }
 
-export class ProgramRunner {
+/** Runs the programs of a bundle. */
+export interface Programs {
+  run(program: ProgramName, given: Tensors, options?: RunOptions): Promise<Tensors>;
+}
+
+export class ProgramRunner implements Programs {
   private readonly plans = new Map<string, Plan>();
   /** Slots that no run uses at present. */
   private readonly spare: [Slot, Slot][] = [];

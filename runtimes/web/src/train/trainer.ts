@@ -1,13 +1,13 @@
 /** The trainer: everything that a device does with a model. */
 
-import type { InferenceSession } from "onnxruntime-common";
 import { type AdapterSource, loadAdapter } from "../bundle/adapter_source.js";
 import { Bundle } from "../bundle/bundle.js";
 import { type BundleFiles, urlFiles } from "../bundle/files.js";
 import { positive, require } from "../checks.js";
 import type { Batch } from "../data/batch.js";
 import { type Data, sourceOf } from "../data/datasets.js";
-import { Engine, type TrainState } from "../engine/engine.js";
+import type { Accelerator, Verdict } from "../engine/accelerator.js";
+import { Engine, type SessionOptions, type TrainState } from "../engine/engine.js";
 import type { Evaluation } from "../engine/evaluate.js";
 import { type Sampling, generate } from "../engine/generate.js";
 import { type Ort, versionOf } from "../ort.js";
@@ -31,8 +31,10 @@ export interface OpenOptions {
   readonly adapter?: AdapterSource;
   /** Seed of the shuffling: 0. Equal seeds and data give equal orders in every runtime. */
   readonly seed?: number;
-  /** Options of all sessions: execution providers, threads. */
-  readonly session?: InferenceSession.SessionOptions;
+  /** Options of all sessions, such as `intraOpNumThreads`. */
+  readonly session?: SessionOptions;
+  /** Another execution provider, such as WebGPU. It runs the programs in which it agrees with the CPU: see `verdicts`. */
+  readonly accelerator?: Accelerator;
   /** Called while the bundle is read, with the bytes read so far and the bytes in all. */
   readonly progress?: (read: number, all: number) => void;
 }
@@ -55,7 +57,8 @@ export class Trainer {
    * @throws StateError the state is damaged, in use, or belongs to another bundle or adapter.
    */
   static async open(source: BundleFiles | Bundle | string | URL, options: OpenOptions): Promise<Trainer> {
-    const { ort, state, adapter, seed = 0, session: sessionOptions = {}, progress } = options;
+    const { ort, state, adapter, seed = 0, session: sessionOptions = {}, accelerator, progress } = options;
+    checkProviders(sessionOptions, accelerator);
     require("seed", seed, Number.isSafeInteger(seed) && seed >= 0, "a whole number of at least 0");
     const files = typeof source === "string" || source instanceof URL ? urlFiles(source) : source;
     const bundle = files instanceof Bundle ? files : await Bundle.open(files, ort, progress);
@@ -63,7 +66,8 @@ export class Trainer {
     try {
       const start = await loadAdapter(bundle, adapter);
       const checkpoints = state === undefined ? null : await Checkpoints.open(state, bundle, start.sha256);
-      const session = new Session(bundle, new Engine(bundle, ort, sessionOptions), start, seed, checkpoints);
+      const engine = new Engine(bundle, ort, sessionOptions, accelerator);
+      const session = new Session(bundle, engine, start, seed, checkpoints);
       await session.resume().catch(async (failure: unknown) => {
         await session.close();
         throw failure;
@@ -103,6 +107,11 @@ export class Trainer {
   /** One record per epoch of `fit`, and one before training where there was held-out data. */
   get history(): readonly EpochRecord[] {
     return this.session.run.fits.flatMap((fit) => fit.history);
+  }
+
+  /** For each program that has run with an accelerator: whether it agreed with the CPU, and the figures. */
+  get verdicts(): readonly Verdict[] {
+    return this.session.engine.verdicts;
   }
 
   /** Returns copies of the current parameters by name. */
@@ -214,6 +223,16 @@ export class Trainer {
       this.training = false;
     }
   }
+}
+
+/** Refuses providers that nothing would compare with the CPU. */
+function checkProviders(options: object, accelerator: Accelerator | undefined): void {
+  require("session", options, !(
+    "executionProviders" in options
+  ), "no providers: pass accelerator: { executionProviders }");
+  if (accelerator === undefined) return;
+  const { executionProviders } = accelerator;
+  require("accelerator.executionProviders", executionProviders, executionProviders.length > 0, "at least one name");
 }
 
 function noState(message: string, hint: string): StateError {

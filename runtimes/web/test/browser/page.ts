@@ -1,6 +1,6 @@
 /** What the test page can do; runs in the browser. */
 
-import * as ort from "onnxruntime-web";
+import * as ort from "onnxruntime-web/wasm";
 import { type Batch, DataError, Trainer, readTensors } from "edgepeft-runtime";
 
 export interface Golden {

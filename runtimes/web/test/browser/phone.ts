@@ -129,7 +129,7 @@ async function wholeWay(browser: Browser, url: string, work: string, goOffline: 
 async function killed(path: string, url: string, work: string): Promise<object> {
   const long = `${url}?epochs=20000`;
   const profile = join(work, "profile");
-  const first = await chromium(path, profile);
+  const first = await chromium(path, { profile });
   const page = await opened(first, long);
   await ready(page);
   for (const sign of SIGNS.keys()) await keep(page, sign, 3);
@@ -138,7 +138,7 @@ async function killed(path: string, url: string, work: string): Promise<object> 
   const seen = parseInt(await text(page, "step"));
   // The whole group: the command on the path may be a shell script that starts the browser.
   process.kill(-first.process()!.pid!, "SIGKILL");
-  const second = await chromium(path, profile);
+  const second = await chromium(path, { profile });
   try {
     const again = await opened(second, long);
     await ready(again);

@@ -1,6 +1,6 @@
 /** Bundles and states where browsers keep them; runs in the browser. */
 
-import * as ort from "onnxruntime-web";
+import * as ort from "onnxruntime-web/wasm";
 import {
   type BundleFiles,
   type EdgepeftError,

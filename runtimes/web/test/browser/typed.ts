@@ -1,7 +1,7 @@
 /** Trains on text that is typed into the page; runs in the browser. */
 
 import { Tokenizer } from "@huggingface/tokenizers";
-import * as ort from "onnxruntime-web";
+import * as ort from "onnxruntime-web/wasm";
 import { Trainer, texts } from "edgepeft-runtime";
 
 export interface Typed {
