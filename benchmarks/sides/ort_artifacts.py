@@ -12,7 +12,7 @@ from pathlib import Path
 import onnx
 
 from benchmarks.settings import EPSILON, WEIGHT_DECAY
-from edgepeft_runtime.engine.ort_training import training_package
+from edgepeft_runtime.engine.ort_training.engine import training_package
 
 
 def main(folder: Path) -> None:

@@ -11,7 +11,7 @@ import onnxruntime
 
 from benchmarks.settings import LEARNING_RATE
 from benchmarks.sides.turns import serve
-from edgepeft_runtime.engine.ort_training import training_package
+from edgepeft_runtime.engine.ort_training.engine import training_package
 
 
 def main(folder: Path, name: str, threads: int) -> None:

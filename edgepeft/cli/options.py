@@ -110,6 +110,14 @@ engine_option = click.option(
 )
 
 
+provider_option = click.option(
+    "--provider",
+    metavar="NAME",
+    help="Execution provider of onnxruntime, or the Python package of a plug-in such as onnxruntime_ep_webgpu; it runs "
+    "the programs in which it agrees with the CPU.  [default: the CPU]",
+)
+
+
 adapter_option = click.option(
     "--adapter", type=PATH, help="Update or adapter.safetensors to use instead of the bundle's own adapter."
 )

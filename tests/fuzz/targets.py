@@ -27,7 +27,7 @@ from edgepeft_runtime.bundle.graphfile import checked_graph
 from edgepeft_runtime.bundle.manifest import FileEntry, Manifest
 from edgepeft_runtime.data.datasets import read_npz
 from edgepeft_runtime.engine.engine import TrainState
-from edgepeft_runtime.engine.ort_training_checkpoint import OrtCheckpoint, read_checkpoint, write_checkpoint
+from edgepeft_runtime.engine.ort_training.checkpoint import OrtCheckpoint, read_checkpoint, write_checkpoint
 from edgepeft_runtime.files.tensorfile import read_tensors, write_tensors
 from edgepeft_runtime.fleet import signatures
 from edgepeft_runtime.fleet.delivery import Delivery

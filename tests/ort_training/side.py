@@ -16,7 +16,7 @@ import onnxruntime
 
 from edgepeft_runtime import Trainer
 from edgepeft_runtime.bundle.bundle import Bundle
-from edgepeft_runtime.engine.ort_training import training_package
+from edgepeft_runtime.engine.ort_training.engine import training_package
 from tests.ort_training.plan import read_plan
 
 

@@ -16,8 +16,8 @@ import edgepeft
 from edgepeft.cli.app import run
 from edgepeft_runtime import Trainer, read_update
 from edgepeft_runtime.bundle.bundle import Bundle
-from edgepeft_runtime.engine import ort_training_checkpoint as ort_checkpoint
-from edgepeft_runtime.engine.ort_training_checkpoint import OrtCheckpoint, read_checkpoint, write_checkpoint
+from edgepeft_runtime.engine.ort_training import checkpoint as ort_checkpoint
+from edgepeft_runtime.engine.ort_training.checkpoint import OrtCheckpoint, read_checkpoint, write_checkpoint
 from edgepeft_runtime.errors import EdgepeftError, UpdateError
 from tests.ort_training.cases import CASES, STEPS, portable_losses, prepare
 from tests.ort_training.conftest import Side

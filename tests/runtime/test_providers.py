@@ -12,9 +12,9 @@ import pytest
 from edgepeft_runtime import Bundle, Trainer, read_tensors
 from edgepeft_runtime.bundle.programs import EVAL, TRAIN
 from edgepeft_runtime.engine.accumulators import Accumulators
+from edgepeft_runtime.engine.compared import COMPARED_SHAPES, ComparedPrograms
 from edgepeft_runtime.engine.program import ProgramRunner
-from edgepeft_runtime.engine.providers.compared import COMPARED_SHAPES, ComparedPrograms
-from edgepeft_runtime.engine.providers.find import Provider
+from edgepeft_runtime.engine.providers import Provider
 from edgepeft_runtime.engine.sessions import OrtTensors, Sessions, as_ort
 from edgepeft_runtime.errors import BadSetting, OnnxruntimeFailed, UnknownProvider
 from edgepeft_runtime.notices import EdgepeftWarning

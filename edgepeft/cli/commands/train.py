@@ -24,6 +24,7 @@ from edgepeft.cli.options import (
     engine_option,
     metric_option,
     peft_adapter,
+    provider_option,
     run_options,
     template_option,
 )
@@ -75,6 +76,7 @@ def _warmup(_context: click.Context, _option: click.Parameter, text: str) -> int
 @click.option("--epochs", type=click.IntRange(1), default=3, show_default=True, help="Passes over the data.")
 @run_options
 @engine_option
+@provider_option
 @click.option("--accumulate", type=click.IntRange(1), default=1, show_default=True, help="Batches per optimizer step.")
 @click.option("--lr", type=click.FloatRange(0.0), help="Highest learning rate.  [default: the bundle's]")
 @click.option(
@@ -149,6 +151,7 @@ def _train(
     seed: int,
     threads: int | None,
     engine: str,
+    provider: str | None,
     max_minutes: float | None,
     max_temperature: float | None,
     idle_only: bool,
@@ -173,7 +176,7 @@ def _train(
         train, held_out = _data(read, data, validate, seed)
         adapter_of(adapter, opened)  # an update of another base is refused by name
         given = None if adapter is None else peft_adapter(adapter, opened)
-        opening = partial(Trainer.open, opened, seed=seed, threads=threads, engine=engine)
+        opening = partial(Trainer.open, opened, seed=seed, threads=threads, engine=engine, provider=provider)
         trainer = stack.enter_context(opening(state=origin.state, adapter=given or origin.adapter))
         start = time.monotonic()
         if trainer.steps:

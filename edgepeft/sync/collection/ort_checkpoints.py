@@ -6,7 +6,7 @@ from pathlib import Path
 
 from edgepeft.sync.errors import CheckpointWithoutBundle, ForeignCheckpoint, NominalCheckpoint
 from edgepeft_runtime.bundle.bundle import Bundle
-from edgepeft_runtime.engine.ort_training_checkpoint import OrtCheckpoint, read_checkpoint
+from edgepeft_runtime.engine.ort_training.checkpoint import OrtCheckpoint, read_checkpoint
 from edgepeft_runtime.train.update import Update
 
 NAMES = ("checkpoint", "*.ckpt")

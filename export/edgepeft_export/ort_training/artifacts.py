@@ -20,8 +20,8 @@ from edgepeft_export.ort_training.optimizer import optimizer_model
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.bundle.folder import listed_files
 from edgepeft_runtime.bundle.manifest import MANIFEST, Manifest
-from edgepeft_runtime.engine.ort_training import FOLDER
-from edgepeft_runtime.engine.ort_training_checkpoint import OrtCheckpoint, write_checkpoint
+from edgepeft_runtime.engine.ort_training.checkpoint import OrtCheckpoint, write_checkpoint
+from edgepeft_runtime.engine.ort_training.engine import FOLDER
 from edgepeft_runtime.files.staging import revised_directory
 from edgepeft_runtime.names import did_you_mean
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import onnx
 
-from edgepeft_runtime.engine.ort_training import training_package
+from edgepeft_runtime.engine.ort_training.engine import training_package
 
 
 def main(forward: Path, folder: Path, parameters: Sequence[str]) -> None:

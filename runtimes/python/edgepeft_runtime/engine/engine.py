@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from edgepeft_runtime.bundle.manifest import SparseSpec
-from edgepeft_runtime.engine.providers.compared import Verdict
+from edgepeft_runtime.engine.compared import Verdict
 from edgepeft_runtime.engine.row_store import RowStore
 from edgepeft_runtime.engine.sessions import OrtTensors
 from edgepeft_runtime.errors import BatchError, Diverged, NoLabelCounts

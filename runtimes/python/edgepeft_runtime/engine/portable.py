@@ -14,6 +14,7 @@ from edgepeft_runtime.bundle.plan import LOGITS, LOSS_SUM, LOSS_WEIGHT, Interfac
 from edgepeft_runtime.bundle.programs import EVAL, GENERATE, INFER, SELECT, TRAIN
 from edgepeft_runtime.engine.accumulators import Accumulators
 from edgepeft_runtime.engine.activations import Activations
+from edgepeft_runtime.engine.compared import ComparedPrograms, Verdict
 from edgepeft_runtime.engine.engine import (
     GRAD_NORM,
     Cache,
@@ -24,8 +25,7 @@ from edgepeft_runtime.engine.engine import (
     no_label_counts,
 )
 from edgepeft_runtime.engine.program import ProgramRunner, Programs
-from edgepeft_runtime.engine.providers.compared import ComparedPrograms, Verdict
-from edgepeft_runtime.engine.providers.find import Provider
+from edgepeft_runtime.engine.providers import Provider
 from edgepeft_runtime.engine.row_store import RowStore
 from edgepeft_runtime.engine.sessions import Sessions, as_ort
 from edgepeft_runtime.files.tensorfile import Array

@@ -38,10 +38,10 @@ def open_engine(name: str, bundle: Bundle, threads: int | None, provider: str | 
     check_engine(name)
     if name == PORTABLE:
         from edgepeft_runtime.engine.portable import PortableEngine
-        from edgepeft_runtime.engine.providers.find import provider_of
+        from edgepeft_runtime.engine.providers import provider_of
 
         return PortableEngine(bundle, threads=threads, provider=None if provider is None else provider_of(provider))
     require("provider", provider, provider is None, f"no provider: the engine {ORT_TRAINING} runs on the CPU")
-    from edgepeft_runtime.engine.ort_training import OrtTrainingEngine
+    from edgepeft_runtime.engine.ort_training.engine import OrtTrainingEngine
 
     return OrtTrainingEngine(bundle, threads=threads)

@@ -13,7 +13,7 @@ import onnxruntime as ort
 from edgepeft_runtime.bundle.bundle import OPTIMIZER, Bundle
 from edgepeft_runtime.bundle.plan import Interface
 from edgepeft_runtime.bundle.program_checks import WEIGHTS
-from edgepeft_runtime.engine.providers.find import CPU, Provider
+from edgepeft_runtime.engine.providers import CPU, Provider
 from edgepeft_runtime.errors import BundleError, GraphNotLoaded, OnnxruntimeFailed, TrainingError
 from edgepeft_runtime.files.tensorfile import Array
 

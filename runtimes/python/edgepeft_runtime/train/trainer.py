@@ -15,11 +15,11 @@ from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.checks import positive
 from edgepeft_runtime.data.batch import Batch
 from edgepeft_runtime.data.sources import Data, source_of
+from edgepeft_runtime.engine.compared import Verdict
 from edgepeft_runtime.engine.engine import TrainState
 from edgepeft_runtime.engine.evaluate import Evaluation
 from edgepeft_runtime.engine.generate import Prompts, Sampling, generate
 from edgepeft_runtime.engine.predict import predict
-from edgepeft_runtime.engine.providers.compared import Verdict
 from edgepeft_runtime.engine.registry import PORTABLE
 from edgepeft_runtime.errors import NoState, StateError
 from edgepeft_runtime.files.tensorfile import Array
