@@ -23,6 +23,7 @@ INTERRUPTED = 130
 """Exit code after Ctrl-C, as in shells."""
 
 _COMMANDS = {
+    "new": "Write a small project to begin with.",
     "doctor": "Show what would be trained, and which operators block it.",
     "methods": "List the methods and their settings.",
     "prepare": "Compile a model into a bundle.",
