@@ -111,6 +111,73 @@ CONVOLUTIONS = [
     Convolution(128, 128, 3, 12, stride=2, transposed=True),
 ]
 
+INTEGERS = [Convolution(96, 16, 1, 48), Convolution(64, 64, 3, 24), Convolution(96, 96, 3, 48, group=96)]
+"""Convolutions whose int8 forms are compared."""
+
+
+def forms(conv: Convolution) -> dict[str, tuple[str, Mapping[str, np.ndarray], Mapping[str, np.ndarray]]]:
+    """Ways to convolve fp32 images with a weight of int8: body, inputs and constants by name.
+
+    A scale per channel of the weight, one of the images. Rounding of the images is part of the integer forms.
+    """
+    body, fed, constants = conv.graph()
+    options, float32 = body[body.index("<") : body.index(">") + 1], constants["w"]
+    scale = (np.abs(float32).max(axis=(1, 2, 3)) / 127).astype(np.float32)
+    columns = scale.reshape(-1, 1, 1, 1)
+    int8 = np.round(float32 / columns).astype(np.int8)
+    stored = {"w": int8, "s": scale, "c": columns, "z": np.zeros(len(scale), np.int8), "r": columns[:, 0]}
+    rounded = "q, qs, qz = DynamicQuantizeLinear(x)"
+    fixed = {"xs": np.float32(0.05), "xz": np.uint8(128)}
+    found = {
+        "fp32": (body, fed, constants),
+        "DequantizeLinear, Conv": (f"d = DequantizeLinear<axis = 0>(w, s) o = Conv{options}(x, d)", fed, stored),
+        "Cast, Mul, Conv: folded": (f"f = Cast<to = 1>(w) d = Mul(f, c) o = Conv{options}(x, d)", fed, stored),
+        "ConvInteger": (
+            f"{rounded} i = ConvInteger{options}(q, w, qz) f = Cast<to = 1>(i) t = Mul(qs, r) o = Mul(f, t)",
+            fed,
+            stored,
+        ),
+        "QLinearConv": (
+            f"q = QuantizeLinear(x, xs, xz) i = QLinearConv{options}(q, xs, xz, w, s, z, xs, xz) "
+            "o = DequantizeLinear(i, xs, xz)",
+            fed,
+            {**stored, **fixed},
+        ),
+    }
+    if conv.group == 1:
+        found["im2col, MatMulInteger"] = _columns_form(conv, int8, scale, fed)
+    return found
+
+
+def _columns_form(
+    conv: Convolution, weight: np.ndarray, scale: np.ndarray, fed: Mapping[str, np.ndarray]
+) -> tuple[str, Mapping[str, np.ndarray], Mapping[str, np.ndarray]]:
+    """A copy of the image for each tap, the channels last, as rows of one product."""
+    taps, pad = conv.kernel, conv.kernel // 2
+    constants = {
+        "w": np.ascontiguousarray(weight.transpose(2, 3, 1, 0).reshape(-1, conv.made)),
+        "s": scale,
+        "pads": np.asarray([0, pad, pad, 0, 0, pad, pad, 0], np.int64),
+        "axes": np.asarray([1, 2], np.int64),
+    }
+    lines, parts = ["t = Transpose<perm = [0, 2, 3, 1]>(x) q, qs, qz = DynamicQuantizeLinear(t)"], []
+    image = "q"
+    if pad:
+        image = "p"
+        lines.append("p = Pad(q, pads, qz)")
+    for row in range(taps):
+        for column in range(taps):
+            name = f"p{row}{column}"
+            constants |= {
+                f"a{name}": np.asarray([row, column], np.int64),
+                f"b{name}": np.asarray([row + conv.side, column + conv.side], np.int64),
+            }
+            lines.append(f"{name} = Slice({image}, a{name}, b{name}, axes)")
+            parts.append(name)
+    lines.append(f"rows = Concat<axis = 3>({', '.join(parts)}) i = MatMulInteger(rows, w, qz)")
+    lines.append("f = Cast<to = 1>(i) k = Mul(qs, s) y = Mul(f, k) o = Transpose<perm = [0, 3, 1, 2]>(y)")
+    return " ".join(lines), fed, constants
+
 
 @dataclass
 class Measured:
@@ -158,8 +225,8 @@ def _options(threads: int) -> ort.SessionOptions:
     return options
 
 
-def page(elementwise: list[Measured], convolutions: list[Measured], threads: int) -> str:
-    """The page with both tables."""
+def page(elementwise: list[Measured], convolutions: list[Measured], integers: list[Measured], threads: int) -> str:
+    """The page with its tables."""
     about = machine.describe()
     columns = "one thread, CPU" + (f" | {threads} threads, wall" if threads > 1 else "")
     rule = "|---" * (columns.count("|") + 2) + "|"
@@ -177,6 +244,10 @@ def page(elementwise: list[Measured], convolutions: list[Measured], threads: int
         f"| convolution of {ROWS} images, GFLOP/s | {columns} |",
         rule,
         *(f"| {row.name} | {row.cells(per_run=True)} |" for row in convolutions),
+        "",
+        f"| a convolution with int8 weights, of {ROWS} fp32 images, GFLOP/s | {columns} |",
+        rule,
+        *(f"| {row.name} | {row.cells(per_run=True)} |" for row in integers),
         "",
         "A depthwise convolution is fast where its weight is a constant: ONNX Runtime then uses a blocked layout.",
         "`Where`, `Sign` and `PRelu` use one thread, however many there are.",
@@ -197,10 +268,15 @@ def main() -> None:
         fed = {key: array for key, array in images.items() if key == "x" or "y)" in body or "y," in body}
         elementwise.append(measured(name, float(np.prod(IMAGE)), body, fed, BOUNDS, options.threads))
     convolutions = [measured(c.name(), c.operations(), *c.graph(), options.threads) for c in CONVOLUTIONS]
+    integers = [
+        measured(f"{c.name().removesuffix(', weight constant')}: {form}", c.operations(), *parts, options.threads)
+        for c in INTEGERS
+        for form, parts in forms(c).items()
+    ]
     for _ in range(options.rounds):
-        for row in (*elementwise, *convolutions):
+        for row in (*elementwise, *convolutions, *integers):
             row.run()
-    options.page.write_text(page(elementwise, convolutions, options.threads), encoding="utf-8")
+    options.page.write_text(page(elementwise, convolutions, integers, options.threads), encoding="utf-8")
     print(options.page.read_text("utf-8"))
 
 

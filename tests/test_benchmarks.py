@@ -293,7 +293,24 @@ def test_kernels_are_measured_on_graphs_that_load() -> None:
         elementwise.append(kernels.measured(name, 18.0, body, fed, kernels.BOUNDS, threads=1))
     forms = [kernels.Convolution(4, 4, 3, 4, stride=2, transposed=kind) for kind in (True, False)]
     convolutions = [kernels.measured(form.name(), form.operations(), *form.graph(), 2) for form in forms]
-    for row in (*elementwise, *convolutions):
+    dense = kernels.forms(kernels.Convolution(4, 4, 3, 4))
+    integers = [kernels.measured(name, 1.0, *form, threads=1) for name, form in dense.items()]
+    for row in (*elementwise, *convolutions, *integers):
         row.run()
-    assert all(np.isfinite(row.best[0]) for row in (*elementwise, *convolutions))
-    assert kernels.page(elementwise, convolutions, 1).count("\n| ") == len(elementwise) + len(convolutions) + 2
+    assert all(np.isfinite(row.best[0]) for row in (*elementwise, *convolutions, *integers))
+    rows = len(elementwise) + len(convolutions) + len(integers)
+    assert kernels.page(elementwise, convolutions, integers, 1).count("\n| ") == rows + 3
+
+
+def test_int8_forms_of_a_convolution_compute_the_same() -> None:
+    """All but the rounding of the images, and of the result where the form rounds that too."""
+    for conv in (
+        kernels.Convolution(4, 6, 3, 5),
+        kernels.Convolution(4, 6, 1, 5),
+        kernels.Convolution(4, 4, 3, 5, group=4),
+    ):
+        forms = {name: kernels.measured(name, 1.0, *form, threads=1) for name, form in kernels.forms(conv).items()}
+        made = {name: row.sessions[0].run_with_ort_values(["o"], row.feeds)[0].numpy() for name, row in forms.items()}
+        largest = np.abs(made["fp32"]).max()
+        for name, image in made.items():
+            assert np.abs(image - made["fp32"]).max() < 0.05 * largest or name == "QLinearConv", name

@@ -22,6 +22,7 @@ from edgepeft_export.graph.constants import initializer_tensor
 from edgepeft_export.graph.edit import bind_inputs, fix_names, input_named
 from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.graph.expansion import is_expanded
+from edgepeft_export.graph.kernels import dequantize_once
 from edgepeft_export.graph.shapes import infer_shapes
 from edgepeft_export.losses import Labels, Loss, LossTerms
 from edgepeft_export.losses.entropy import write_cross_entropies
@@ -164,6 +165,8 @@ def _whole(forward: Forward, loss: Loss, optimizer: Optimizer, recompute: str) -
         "infer": forward.model.clone(),
     }
     stack_convolutions(graphs["train"])
+    for name in ("train", "eval"):  # merging reads the matrices of the graph for predictions as they are stored
+        dequantize_once(graphs[name].graph)
     known = {*attached.model.graph.initializers, *forward.parameters}
     for name in ("train", "eval", "infer"):
         bind_inputs(graphs[name].graph, forward.fixed(unreached))
