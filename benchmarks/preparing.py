@@ -18,8 +18,8 @@ import torch
 
 from benchmarks.cases import load
 from benchmarks.cases.base import Case
-from benchmarks.official_forward import write_forward
-from benchmarks.rivals import ROWS, row_labels, write_executorch, write_onnxsim
+from benchmarks.peers.official_forward import write_forward
+from benchmarks.peers.rivals import ROWS, row_labels, write_executorch, write_onnxsim
 from benchmarks.settings import LEARNING_RATE
 from benchmarks.sides import SIDES
 from benchmarks.variants import prepare_variant

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from benchmarks import __main__ as bench
-from benchmarks import kernels, machine, rivals
+from benchmarks import kernels, machine
 from benchmarks.accuracy import torch_side
 from benchmarks.accuracy.device_side import main as run_on_device
 from benchmarks.accuracy.plan import CLIP, Plan, cut
@@ -21,7 +21,8 @@ from benchmarks.accuracy.table import summary, text
 from benchmarks.cases import MEASURED, load
 from benchmarks.fleet import __main__ as fleet
 from benchmarks.fleet import load as fleet_load
-from benchmarks.official_forward import write_forward
+from benchmarks.peers import rivals
+from benchmarks.peers.official_forward import write_forward
 from benchmarks.profile import profile
 from benchmarks.results import losses_go, ratios_of, row_of, targets_of
 from benchmarks.sides import SIDES

@@ -1,6 +1,6 @@
 """Let onnxsim build its step graph: ``python -m benchmarks.sides.onnxsim_artifacts FOLDER``.
 
-FOLDER contains ``forward.onnx`` and ``first.npz``, written by :mod:`benchmarks.rivals`. The loss is written out in
+FOLDER contains ``forward.onnx`` and ``first.npz``, written by ``benchmarks.peers.rivals``. The loss is written out in
 operators that onnxsim has gradients of, over labels in one-hot form. Operators without a gradient in onnxsim are
 registered as such: those of the attention mask, which nothing that trains feeds, and look-ups in frozen tables.
 """

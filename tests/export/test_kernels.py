@@ -65,7 +65,7 @@ def test_a_kernel_is_dequantized_when_its_graph_loads(body: str, tmp_path: Path)
     assert kept in (["Conv"], ["ConvTranspose"])
 
 
-def test_what_a_call_binds_and_matrices_are_dequantized_when_they_are_read() -> None:
+def test_bound_weights_are_dequantized_when_they_are_read() -> None:
     """A kernel that is an input changes with each call; a float copy of a matrix would take four times its memory."""
     assert not dequantize_once(_model("k = DequantizeLinear<axis = 0>(w, by_output) y = Conv(x, k)", True).graph)
     assert not dequantize_once(_model("k = DequantizeLinear(m, whole) y = MatMul(x, k)").graph)

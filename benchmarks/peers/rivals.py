@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.official_forward import Scores, make_distinct, write_out_attention
+from benchmarks.peers.official_forward import Scores, make_distinct, write_out_attention
 
 OPSET = 17
 """Of onnxsim's step graphs. Layer norm is one operator in it."""
