@@ -19,9 +19,11 @@ if TYPE_CHECKING:
 
 
 class OnnxReader(Protocol):
-    """Reads an ``.onnx`` file, given the initializers that train, by name or pattern, and pairs to attach."""
+    """Reads an ``.onnx`` file, given what trains: names or patterns of initializers, pairs to attach, and kinds."""
 
-    def __call__(self, trainable: Sequence[str], lora: GraphLora | None = None) -> Forward: ...
+    def __call__(
+        self, trainable: Sequence[str], lora: GraphLora | None = None, *, kinds: Sequence[str] = ()
+    ) -> Forward: ...
 
 
 @dataclass(frozen=True)

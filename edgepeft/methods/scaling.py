@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from edgepeft.methods.base import Method, train_only, trained_head
+from edgepeft.methods.base import Method, OnnxReader, train_only, trained_head
 from edgepeft.methods.errors import MethodDoesNotFit
 from edgepeft.methods.support.peft_methods import attach_peft, targets
 from edgepeft.sources.architectures import head_modules
@@ -13,6 +14,8 @@ from edgepeft_runtime.settings import setting
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from edgepeft_export.forward import Forward
 
 _LINEAR = ("Linear", "Conv1D")
 
@@ -91,6 +94,7 @@ class Norm(Method):
     """
 
     name: ClassVar[str] = "norm"
+    supports_onnx: ClassVar[bool] = True
     modules_to_save: tuple[str, ...] | None = setting(
         None, "Modules that train in full; by default the task head of a classifier."
     )
@@ -111,6 +115,10 @@ class Norm(Method):
 
         inner = [name for name in norms if name.split(".")[0] not in head_modules(model)]
         return attach_peft(model, LNTuningConfig(target_modules=inner, modules_to_save=saved or None), "Norm tuning")
+
+    def read_onnx(self, read: OnnxReader, trainable: Sequence[str]) -> Forward:
+        head = ("head",) if self.modules_to_save is None else ()
+        return read((*trainable, *(self.modules_to_save or ())), kinds=("norm", *head))
 
 
 def _is_norm(module: nn.Module) -> bool:

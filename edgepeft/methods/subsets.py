@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from edgepeft.methods.base import Method, train_only, trained_head
+from edgepeft.methods.base import Method, OnnxReader, train_only, trained_head
 from edgepeft.methods.errors import NoBiases, NoHead
 from edgepeft.sources.architectures import head_modules
 from edgepeft_runtime.settings import setting
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from edgepeft_export.forward import Forward
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,7 @@ class BitFit(Method):
     """
 
     name: ClassVar[str] = "bitfit"
+    supports_onnx: ClassVar[bool] = True
     adds_parameters: ClassVar[bool] = False
     head: tuple[str, ...] | None = setting(
         None, "Names of the modules that train in full; by default the head of a classifier."
@@ -38,12 +42,17 @@ class BitFit(Method):
         train_only(model, [*biases, *trained_head(model, self.head)])
         return model
 
+    def read_onnx(self, read: OnnxReader, trainable: Sequence[str]) -> Forward:
+        head = ("head",) if self.head is None else ()
+        return read((*trainable, *(self.head or ())), kinds=("bias", *head))
+
 
 @dataclass(frozen=True)
 class Head(Method):
     """The task head alone."""
 
     name: ClassVar[str] = "head"
+    supports_onnx: ClassVar[bool] = True
     adds_parameters: ClassVar[bool] = False
     modules: tuple[str, ...] | None = setting(None, "Names of the head's modules; by default found by name.")
 
@@ -57,6 +66,10 @@ class Head(Method):
             )
         train_only(model, modules)
         return model
+
+    def read_onnx(self, read: OnnxReader, trainable: Sequence[str]) -> Forward:
+        named = (*trainable, *(self.modules or ()))
+        return read(named, kinds=() if self.modules is not None else ("head",))
 
     def _modules(self, model: nn.Module) -> list[str]:
         names = [name for name, _ in model.named_parameters()]  # a tied weight has the embedding's name

@@ -24,6 +24,7 @@ from edgepeft.preparation.peft_format import linear_weights, peft_provenance
 from edgepeft.sources.precision import in_single_precision
 from edgepeft.sources.source import Source
 from edgepeft.sources.working_copy import with_exportable_experts, working_copy
+from edgepeft_export.crossing import has_branches, is_differentiable
 from edgepeft_export.errors import BadExampleInputs
 from edgepeft_export.forward import Forward, from_onnx
 from edgepeft_export.forward.torch_source.export import DynamicAxes, ExampleInputs
@@ -153,10 +154,20 @@ def _of_file(source: Source, path: Path, attachment: Attachment) -> AttachedSour
             context=str(path),
             hint="prune the model before its export, or prepare the torch model itself.",
         )
-    read = partial(from_onnx, path, outputs=attachment.outputs, example=_arrays(source.example_inputs))
+    forward, provenance = _read(path, source, attachment, fix_sizes=False)
+    if has_branches(forward) and not is_differentiable(forward):
+        other, _ = _read(path, source, attachment, fix_sizes=True)  # sizes may decide the branches
+        forward = other if is_differentiable(other) else forward
+    return AttachedSource(forward, provenance)
+
+
+def _read(path: Path, source: Source, attachment: Attachment, *, fix_sizes: bool) -> tuple[Forward, Json]:
+    """Read a file with its method attached. Return the graph and its provenance."""
+    example = _arrays(source.example_inputs)
+    read = partial(from_onnx, path, outputs=attachment.outputs, example=example, fix_sizes=fix_sizes)
     method, trainable = attachment.chosen, list(attachment.trainable)
     if method is None:
-        return AttachedSource(read(trainable), {"method": "onnx", "trainable": trainable})
+        return read(trainable), {"method": "onnx", "trainable": trainable}
     if not method.supports_onnx:
         names = ", ".join(name for name, cls in METHODS.items() if cls.supports_onnx)
         raise MethodNeedsTorch(
@@ -165,7 +176,7 @@ def _of_file(source: Source, path: Path, attachment: Attachment) -> AttachedSour
             hint=f"choose one of {names}, or omit the method and name the initializers to train.",
         )
     forward = method.on_graph(method.read_onnx(read, trainable), None)
-    return AttachedSource(forward, {**_settings(method), "trainable": trainable})
+    return forward, {**_settings(method), "trainable": trainable}
 
 
 def _arrays(example: ExampleInputs | None) -> dict[str, NDArray[np.generic]] | None:

@@ -106,8 +106,8 @@ def prepare(
             its comparison, if generated ones do not fit.
         out: The bundle's directory.
         method: Which parameters train: ``lora``, ``bitfit``, ``head``, ``freeze``, ``full``, or a method with settings.
-            ``None`` uses the ``requires_grad`` flags as they are. ``lora``, ``rslora``, ``ffa`` and ``sift`` also
-            accept an ``.onnx`` file.
+            ``None`` uses the ``requires_grad`` flags as they are. ``lora``, ``rslora``, ``ffa``, ``sift``,
+            ``bitfit``, ``norm`` and ``head`` also accept an ``.onnx`` file.
         loss: A name, a loss with settings, a torch function ``(outputs and labels by name) -> mean loss``, or the path
             of an ONNX model with the same meaning. By default the loss of the source; ``cross_entropy`` for a module.
         optimizer: ``adamw``, ``sgd``, or an optimizer with settings.

@@ -53,7 +53,6 @@ class PublicFile:
         loss: by name.
         inputs: how its inputs are drawn, by name.
         outputs: names of the outputs for the loss; default: the file's.
-        rate: learning rate.
     """
 
     package: str
@@ -61,7 +60,6 @@ class PublicFile:
     inputs: Mapping[str, str]
     loss: str = "mse"
     outputs: tuple[str, ...] = ()
-    rate: float = 3e-3
     _drawn: dict[str, Array] = field(default_factory=dict, compare=False)
 
     def example(self) -> dict[str, Array]:

@@ -26,6 +26,12 @@ Parameters = Mapping[str, NDArray[np.float64]]
 RIGHT, REFUSED, WRONG = "right", "refused", "wrong"
 
 STEPS = 25
+RATES = (3e-3, 3e-4)
+"""Learning rates, of which the first is taken that lowers the loss."""
+
+FALLEN = 0.9
+"""The loss has to fall to less than this part of its first value."""
+
 _CPU = ["CPUExecutionProvider"]
 SIZES = (3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4)
 """Lengths of a finite step in parts of the parameters' norm. Kinks need small ones, rounding large ones."""
@@ -91,14 +97,17 @@ def _trained(file: PublicFile, path: Path, folder: Path, trained: int) -> Outcom
     if worst > TOLERANCE:
         return Outcome(WRONG, "a derivative differs from its finite difference", trained, worst)
     batch = _batch(file, folder / "train")
-    with Trainer.open(folder / "train", state=folder / "state") as trainer:
-        losses = [trainer.step(batch, lr=file.rate) for _ in range(STEPS)]
-        after = trainer.predict(file.example())
-        trainer.save_update(folder / "update.safetensors")
+    for rate in RATES:
+        with Trainer.open(folder / "train") as trainer:
+            losses = [trainer.step(batch, lr=rate) for _ in range(STEPS)]
+            after = trainer.predict({name: batch[name] for name in file.example() if name in batch})
+            trainer.save_update(folder / "update.safetensors")
+        if losses[-1] < FALLEN * losses[0]:
+            break
     merged = edgepeft.merge(folder / "train", folder / "update.safetensors", to="onnx", out=folder / "merged.onnx")
     off = _difference(merged, path, file, after)
     note = ""
-    if not losses[-1] < 0.9 * losses[0]:
+    if not losses[-1] < FALLEN * losses[0]:
         note = "the loss does not fall"
     elif off > 1e-3:
         note = f"the merged file differs by {off:.1e} of the largest value"
@@ -127,7 +136,9 @@ def _relative(a: Array, b: Array) -> float:
 def _batch(file: PublicFile, bundle: Path) -> dict[str, Array]:
     """The example, with labels drawn for it."""
     with Trainer.open(bundle) as trainer:
-        manifest, outputs = trainer.bundle.manifest, trainer.predict(file.example())
+        manifest = trainer.bundle.manifest
+        read = {spec.name: file.example()[spec.name] for spec in manifest.inputs}  # numbers may be fixed
+        outputs = trainer.predict(read)
     first = outputs[manifest.outputs[0].name]
     draw = np.random.default_rng(1)
     labels = {
@@ -135,7 +146,7 @@ def _batch(file: PublicFile, bundle: Path) -> dict[str, Array]:
         "bce_with_logits": lambda: draw.integers(0, 2, first.shape).astype(np.float32),
         "cross_entropy": lambda: draw.integers(0, first.shape[-1], first.shape[:-1]),
     }
-    return {**file.example(), manifest.labels[0].name: labels[file.loss]()}
+    return {**read, manifest.labels[0].name: labels[file.loss]()}
 
 
 def _gradients(file: PublicFile, bundle: Path) -> float:
@@ -196,6 +207,8 @@ def _off(
         return None
     unit = {key: value / length for key, value in direction.items()}
     expected = sum(float(np.sum(gradient[key] * value)) for key, value in unit.items())
+    usual = _norm({key: gradient[key] * value for key, value in unit.items()})  # of random directions
+    largest = max(abs(expected), usual)
     scale = _norm({key: start[key] for key in unit})
     best = None
     for size in SIZES:
@@ -205,7 +218,7 @@ def _off(
         )
         high, low = loss(there), loss(back)
         rounding = 1e-7 * max(abs(high), abs(low)) / step
-        if rounding < 0.02 * abs(expected):
-            difference = abs((high - low) / (2 * step) - expected) / abs(expected)
+        if rounding < 0.02 * largest:
+            difference = abs((high - low) / (2 * step) - expected) / largest
             best = difference if best is None else min(best, difference)
     return best

@@ -10,7 +10,7 @@ from pathlib import Path
 import onnxruntime
 
 from tests.public_files.catalog import PublicFile
-from tests.public_files.check import REFUSED, RIGHT, STEPS, TOLERANCE, WRONG, Outcome
+from tests.public_files.check import FALLEN, REFUSED, RIGHT, STEPS, TOLERANCE, WRONG, Outcome
 
 PAGE = Path(__file__).parents[2] / "docs" / "FILES.md"
 
@@ -33,8 +33,8 @@ def _head(outcomes: Sequence[Outcome]) -> Iterator[str]:
         "command prepares LoRA of rank 8 by the method's defaults, and compares the graph with the file. Derivatives",
         "of the loss along parts of the gradient and along random directions have to equal finite differences (in",
         f"float32, at most {TOLERANCE:.0%} apart). Then it trains {STEPS} steps on one random batch: the loss has to",
-        "fall to less than 0.9 of its first value. The merged file has the file's outputs, and computes the same as",
-        "the device.",
+        f"fall to less than {FALLEN} of its first value. The merged file has the file's outputs, and computes the same",
+        "as the device.",
         "",
         f"**{counts[RIGHT]} right, {counts[REFUSED]} refused, {counts[WRONG]} wrong.** `doctor` refuses the same.",
         "",

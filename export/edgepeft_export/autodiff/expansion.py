@@ -11,7 +11,7 @@ from edgepeft_export.graph.custom_ops import BRANCH, DOMAIN
 from edgepeft_export.graph.definitions import DEFINITIONS, NotDefined, expand_definition
 from edgepeft_export.graph.edit import fix_names
 from edgepeft_export.graph.expanding.functions import expand_function, has_body
-from edgepeft_export.graph.expanding.shape_folding import fold_shapes
+from edgepeft_export.graph.expanding.settling import settle
 from edgepeft_export.graph.nested.branches import with_inputs
 from edgepeft_export.graph.nested.control_flow import expand_control_flow
 from edgepeft_export.opset import IR_VERSION
@@ -28,7 +28,7 @@ def expand(graph: ir.Graph, nodes: Iterable[ir.Node]) -> dict[ir.Value, ir.Value
     nodes, opset = list(nodes), graph.opset_imports.get("", 1)
     if not nodes:
         return {}
-    replaced = _settle(graph)
+    replaced = settle(graph)
     for node in nodes:
         if node.graph is graph:  # and has not been replaced already
             replaced |= (
@@ -36,7 +36,7 @@ def expand(graph: ir.Graph, nodes: Iterable[ir.Node]) -> dict[ir.Value, ir.Value
             )
     if replaced:
         fix_names(ir.Model(graph, ir_version=IR_VERSION))
-        replaced |= _settle(graph)
+        replaced |= settle(graph)
     return replaced
 
 
@@ -44,14 +44,17 @@ def _branch(node: ir.Node, opset: int) -> dict[ir.Value, ir.Value]:
     """An ``If`` whose condition only the run knows, where gradients can cross its branches."""
     if node.op_type != "If" or node.domain:
         return {}
-    bodies = [node.attributes[name].as_graph() for name in ("then_branch", "else_branch")]
-    if not all(_is_known(inner, opset) for body in bodies for inner in body):
+    if not _is_known(node, opset):
         return {}
     return with_inputs(node, BRANCH, DOMAIN)
 
 
 def _is_known(node: ir.Node, opset: int) -> bool:
+    """Whether gradients can cross a node; of an ``If``, both branches."""
     name = full_name(node)
+    if name == "If":
+        bodies = [node.attributes[name].as_graph() for name in ("then_branch", "else_branch")]
+        return all(_is_known(inner, opset) for body in bodies for inner in body)
     return name in RULES or name in NO_GRADIENT or name in DEFINITIONS or has_body(node, opset)
 
 
@@ -60,16 +63,3 @@ def _defined(node: ir.Node) -> dict[ir.Value, ir.Value]:
         return expand_definition(node)
     except NotDefined as error:
         raise NoGradientForCase(node, error.reason, error.way_out) from error
-
-
-def _settle(graph: ir.Graph) -> dict[ir.Value, ir.Value]:
-    """Compute shapes and conditions that are constant, and drop the branches that never run."""
-    model, replaced = ir.Model(graph, ir_version=IR_VERSION), dict[ir.Value, ir.Value]()
-    while True:
-        fold_shapes(model)
-        branches = [made for node in list(graph) if node.op_type == "If" and (made := expand_control_flow(node))]
-        if not branches:
-            return replaced
-        for made in branches:
-            replaced |= made
-        fix_names(model)

@@ -36,6 +36,30 @@ def _named(dim: Dim, name: str, axis: int) -> Dim:
     return f"{name}_{axis}" if axis else "batch"
 
 
+def fix_free_axes(graph: ir.Graph, feeds: Arrays) -> list[str]:
+    """Give the free axes of inputs, but the batch, their sizes in a run, in place. Returns them as texts."""
+    first = {dims_of(value)[0] for value in graph.inputs if value.shape is not None and len(value.shape)}
+    fixed: dict[str, int] = {}
+    for value in graph.inputs:
+        if value.shape is None or str(value.name) not in feeds:
+            continue
+        sizes = feeds[str(value.name)].shape
+        dims = dims_of(value)
+        fixed |= {dim: sizes[at] for at, dim in enumerate(dims) if at and isinstance(dim, str) and dim not in first}
+        value.shape = ir.Shape([fixed.get(dim, dim) if isinstance(dim, str) else dim for dim in dims])
+    return [f"{name} = {size}" for name, size in fixed.items()]
+
+
+def fits(graph: ir.Graph, feeds: Arrays) -> bool:
+    """Whether inputs have the sizes that the graph declares."""
+    shapes = {str(value.name): dims_of(value) for value in graph.inputs if value.shape is not None}
+    return all(
+        isinstance(dim, str) or dim == size
+        for name, array in feeds.items()
+        for dim, size in zip(shapes.get(name, ()), array.shape, strict=False)
+    )
+
+
 def settle_shapes(model: ir.Model, feeds: Sequence[Arrays]) -> None:
     """Infer shapes again, and read those that cannot be inferred from a run, in place.
 

@@ -15,15 +15,23 @@ from onnx_ir.passes import common
 from edgepeft_export.errors import UnknownInitializer
 from edgepeft_export.forward.graph import Forward
 from edgepeft_export.forward.identity import of_model
-from edgepeft_export.forward.onnx_source.declared_shapes import name_free_axes, settle_shapes
+from edgepeft_export.forward.onnx_source.declared_shapes import (
+    fits,
+    fix_free_axes,
+    name_free_axes,
+    settle_shapes,
+)
+from edgepeft_export.forward.onnx_source.kinds import of_kinds
 from edgepeft_export.forward.onnx_source.lora import GraphLora, attach_lora
 from edgepeft_export.forward.onnx_source.opsets import at_opset
 from edgepeft_export.forward.onnx_source.quantized import raise_quantized
 from edgepeft_export.forward.onnx_source.reference import FileReference, choose_outputs, in_types_of, verified
 from edgepeft_export.graph.constants import initializer_array
+from edgepeft_export.graph.edit import bind_inputs
+from edgepeft_export.graph.expanding.settling import settle
 from edgepeft_export.graph.modelfile import load_model
 from edgepeft_export.graph.nested.hoisting import hoist_constants
-from edgepeft_export.graph.shapes import infer_shapes
+from edgepeft_export.graph.shapes import infer_shapes, is_float
 from edgepeft_export.opset import IR_VERSION
 from edgepeft_export.passes.pipeline import tidy, widen
 from edgepeft_export.verification.invent import run_twice
@@ -36,8 +44,10 @@ def from_onnx(
     trainable: Sequence[str] = (),
     lora: GraphLora | None = None,
     *,
+    kinds: Sequence[str] = (),
     outputs: Sequence[str] | None = None,
     example: Mapping[str, NDArray[np.generic]] | None = None,
+    fix_sizes: bool = False,
 ) -> Forward:
     """Read a model file, which may be quantized; lift initializers to trainable inputs, and attach LoRA.
 
@@ -47,8 +57,10 @@ def from_onnx(
         path: a model of opset 13 or later; external data next to it is read too.
         trainable: names of initializers, or patterns with ``*`` and ``?``, each of which must match.
         lora: pairs of matrices to attach; then ``trainable`` may be empty.
+        kinds: kinds of tensors that train as well; see :mod:`edgepeft_export.forward.onnx_source.kinds`.
         outputs: names of tensors of the file that become the outputs, the one for the loss first. Default: its outputs.
         example: inputs that the file runs on. Without them, some are generated.
+        fix_sizes: whether axes after the first have the sizes of the example, so that branches on sizes are decided.
 
     Raises:
         ForwardError: the file is no model, a pattern matches no float32 initializer, no linear layer can have a pair,
@@ -57,13 +69,20 @@ def from_onnx(
     """
     reference = _reference(Path(path), outputs, example)
     model = _load(Path(path), outputs)
+    if fix_sizes:
+        reference = _with_fixed_sizes(model, reference)
     infer_shapes(model)
     reference = replace(reference, half=widen(model))
     settle_shapes(model, [in_types_of(model.graph.inputs, feeds) for feeds, _ in reference.runs.pairs])
+    if fix_sizes:
+        settle(model.graph)
     raise_quantized(model)
-    chosen = _match(model.graph, trainable) if trainable or lora is None else []
+    by_kind = of_kinds(model, kinds)
+    chosen = _match(model.graph, trainable) if trainable or (lora is None and not kinds) else []
+    chosen = list(dict.fromkeys([*chosen, *(value for values in by_kind.values() for value in values)]))
     parameters: dict[str, NDArray[np.generic]] = {}
     adapter, roles = AdapterLayout(), {str(value.name): _role(value) for value in chosen}
+    roles |= {str(value.name): kind for kind, values in by_kind.items() for value in values}
     initializers = set(model.graph.initializers)
     inputs = tuple(str(value.name) for value in model.graph.inputs if value.name not in initializers)
     for value in list(model.graph.inputs):
@@ -84,6 +103,31 @@ def from_onnx(
         model.graph.inputs.append(value)
     forward = Forward(tidy(model), inputs, parameters, adapter=adapter, roles=roles, source=of_model(load_model(path)))
     return verified(forward, reference)
+
+
+def _with_fixed_sizes(model: ir.Model, reference: FileReference) -> FileReference:
+    """Give the model's inputs the sizes of the first run, and numbers their values; return the runs with these.
+
+    A number, such as a sampling rate, is no input any more.
+    """
+    if not reference.runs.pairs:
+        return reference
+    first, _ = reference.runs.pairs[0]
+    names = fix_free_axes(model.graph, first)
+    numbers = {
+        str(value.name): first[str(value.name)]
+        for value in model.graph.inputs
+        if value.shape is not None and not len(value.shape) and str(value.name) in first and not is_float(value)
+    }
+    bind_inputs(model.graph, numbers)
+    pairs = tuple(
+        ({name: array for name, array in feeds.items() if name not in numbers}, outputs)
+        for feeds, outputs in reference.runs.pairs
+        if fits(model.graph, feeds) and all(np.array_equal(feeds[name], array) for name, array in numbers.items())
+    )
+    fixed = ", ".join([*names, *(f"{name} = {array}" for name, array in numbers.items())])
+    note = f"branches of the file depend on sizes and numbers: the bundle is for {fixed}; example inputs set others"
+    return replace(reference, runs=replace(reference.runs, pairs=pairs), notes=(note,))
 
 
 def _role(value: ir.Value) -> str:

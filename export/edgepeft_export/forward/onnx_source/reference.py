@@ -45,11 +45,13 @@ class FileReference:
         model: as read, unchanged.
         runs: its inputs and outputs.
         half: whether it computes in half precision anywhere.
+        notes: facts about the file for the user.
     """
 
     model: ir.Model
     runs: Runs
     half: bool = False
+    notes: tuple[str, ...] = ()
 
     @property
     def tolerance(self) -> float:
@@ -69,7 +71,7 @@ def verified(forward: Forward, reference: FileReference) -> Forward:
     refuse_random(forward.model)
     if not reference.runs.pairs:
         note = f"{_UNTRIED} ({reference.runs.failure})" if reference.runs.failure is not None else _UNTRIED
-        return replace(forward, verified=Verified((), reference.tolerance, (note,)))
+        return replace(forward, verified=Verified((), reference.tolerance, (note, *reference.notes)))
     graph = GraphRun(forward.model)
     examples = []
     for given, expected in reference.runs.pairs:
@@ -80,7 +82,7 @@ def verified(forward: Forward, reference: FileReference) -> Forward:
             if off > reference.tolerance:
                 raise _differs(forward, reference, given, name, off)
         examples.append(Example(feeds, expected))
-    return replace(forward, verified=Verified(tuple(examples), reference.tolerance))
+    return replace(forward, verified=Verified(tuple(examples), reference.tolerance, reference.notes))
 
 
 def _in_own_types(forward: Forward, feeds: Arrays) -> dict[str, Array]:

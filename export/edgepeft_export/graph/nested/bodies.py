@@ -13,19 +13,31 @@ HOISTED = 64
 
 
 def captured(body: ir.Graph) -> list[ir.Value]:
-    """The values of the graph around a body that it reads, in order. The body has no graphs of its own."""
-    own = {*body.inputs, *body.initializers.values()} | {output for node in body for output in node.outputs}
-    read = dict.fromkeys(value for node in body for value in node.inputs if value is not None)
-    return [value for value in read if value not in own]
+    """The values of the graph around a body that it, or a graph within it, reads or returns, in order."""
+    inner = [body, *body.subgraphs()]
+    nodes = [node for graph in inner for node in graph]
+    own = {value for graph in inner for value in (*graph.inputs, *graph.initializers.values())}
+    own |= {output for node in nodes for output in node.outputs}
+    read = [value for node in nodes for value in node.inputs] + [value for graph in inner for value in graph.outputs]
+    return [value for value in dict.fromkeys(read) if value is not None and value not in own]
+
+
+def substitute(body: ir.Graph, old: ir.Value, new: ir.Value) -> None:
+    """Let a body, and the graphs within it, read and return another value."""
+    for graph in (body, *body.subgraphs()):
+        for node in graph:
+            for index, value in enumerate(node.inputs):
+                if value is old:
+                    node.replace_input_with(index, new)
+        if any(output is old for output in graph.outputs):
+            graph.outputs[:] = [new if output is old else output for output in graph.outputs]
 
 
 def isolate(body: ir.Graph) -> dict[ir.Value, ir.Value]:
     """Let a body read stand-ins, in place, so that it is a graph by itself. Returns them by what they stand for."""
     twins = {value: stand_in(body, value) for value in captured(body)}
-    for node in body:
-        for index, value in enumerate(node.inputs):
-            if value in twins:
-                node.replace_input_with(index, twins[value])
+    for value, twin in twins.items():
+        substitute(body, value, twin)
     return twins
 
 

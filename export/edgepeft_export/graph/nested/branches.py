@@ -7,7 +7,7 @@ import onnx_ir as ir
 from edgepeft_export.graph.constants import is_frozen
 from edgepeft_export.graph.edit import remove_node, replace_value
 from edgepeft_export.graph.match import operand, operands
-from edgepeft_export.graph.nested.bodies import captured
+from edgepeft_export.graph.nested.bodies import captured, substitute
 from edgepeft_export.graph.nested.inlining import replace_by
 
 THEN, OTHERWISE = "then", "otherwise"
@@ -17,14 +17,12 @@ def with_inputs(node: ir.Node, op_type: str, domain: str) -> dict[ir.Value, ir.V
     """Replace an ``If`` by a node that reads what its branches read, except constants.
 
     Returns:
-        The new value for each output; empty where a branch has graphs of its own.
+        The new value for each output.
     """
     names = {"then_branch": THEN, "else_branch": OTHERWISE}
     bodies = {ours: node.attributes[theirs].as_graph() for theirs, ours in names.items()}
-    if any(_has_graphs(body) for body in bodies.values()):
-        return {}
     copies = {name: body.clone(allow_outer_scope_values=True) for name, body in bodies.items()}
-    read = dict.fromkeys(value for body in copies.values() for value in (*captured(body), *_passed(body)))
+    read = dict.fromkeys(value for body in copies.values() for value in captured(body))
     values = [value for value in read if not is_frozen(value)]
     assert node.graph is not None
     node.graph.opset_imports.setdefault(domain, 1)
@@ -38,25 +36,12 @@ def with_inputs(node: ir.Node, op_type: str, domain: str) -> dict[ir.Value, ir.V
     return replace_by(node, new.outputs)
 
 
-def _has_graphs(body: ir.Graph) -> bool:
-    return any(attribute.type == ir.AttributeType.GRAPH for node in body for attribute in node.attributes.values())
-
-
-def _passed(body: ir.Graph) -> list[ir.Value]:
-    """Values of the graph around a body that it returns as they are."""
-    return [value for value in body.outputs if value.graph is not body]
-
-
 def _give_inputs(body: ir.Graph, values: list[ir.Value]) -> None:
     """Let a body read inputs instead of values around it, and compute each output by a node of its own."""
     for value in values:
         inner = ir.Value(name=value.name, shape=value.shape, type=value.type)
         body.inputs.append(inner)
-        for node in body:
-            for index, given in enumerate(node.inputs):
-                if given is value:
-                    node.replace_input_with(index, inner)
-        body.outputs[:] = [inner if output is value else output for output in body.outputs]
+        substitute(body, value, inner)
     for index, output in enumerate(list(body.outputs)):
         identity = ir.node("Identity", [output], name=f"{body.name}/output.{index}")
         identity.outputs[0].type, identity.outputs[0].shape = output.type, output.shape
