@@ -263,12 +263,12 @@ def check_lengths(table: Table, ids: Sequence[NDArray[np.int32]], least: int) ->
 
 def _least(spec: TensorSpec, manifest: Manifest) -> int:
     """Return the smallest width of an input."""
-    dim = spec.shape[1]
+    dim = spec.shape[-1]
     return dim if isinstance(dim, int) else manifest.dimensions[dim].min
 
 
 def _most(spec: TensorSpec, manifest: Manifest, text: TextSpec) -> int:
     """Return the largest width of an input."""
-    dim = spec.shape[1]
+    dim = spec.shape[-1]
     most = dim if isinstance(dim, int) else manifest.dimensions[dim].max
     return text.max_length if most is None else most

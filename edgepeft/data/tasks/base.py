@@ -37,6 +37,7 @@ class Model:
         image: How images become its input; ``None`` if they do not.
         classes: Number of class names that were given, if any.
         mask_id: The tokenizer's token for masked ones, if it has one.
+        scale: The factor of similarities that the model has learned, if it has one.
     """
 
     config: PretrainedConfig
@@ -45,6 +46,7 @@ class Model:
     image: ImageSpec | None = None
     classes: int | None = None
     mask_id: int | None = None
+    scale: float | None = None
 
 
 @dataclass(frozen=True)

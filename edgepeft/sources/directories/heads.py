@@ -5,11 +5,23 @@ A head is a class that is put before the model's own, so the names of its parame
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from edgepeft.sources.directories.sentence_transformers import Pooling, pooling_of
 
-class Upsampled(nn.Module):  # type: ignore[misc]  # torch is not type-checked here
+
+class Head(nn.Module):  # type: ignore[misc]  # torch is not type-checked here
+    """The base of heads."""
+
+    def configure(self, folder: Path) -> None:
+        """Read the settings of the head in a model's directory."""
+
+
+class Upsampled(Head):
     """The classes of pixels in the size of the image, as transformers resizes them for the loss."""
 
     def forward(self, pixel_values: Tensor) -> dict[str, Tensor]:
@@ -18,12 +30,49 @@ class Upsampled(nn.Module):  # type: ignore[misc]  # torch is not type-checked h
         return {"logits": F.interpolate(logits, size=size, mode="bilinear", align_corners=False)}
 
 
-_HEADS: dict[str, type[nn.Module]] = {head.__name__: head for head in (Upsampled,)}
+class Pooled(Head):
+    """An embedding of each text, as sentence-transformers pools the tokens' hidden states.
+
+    Token ids are ``[examples, texts, tokens]``, embeddings ``[examples, texts, width]``.
+    """
+
+    pooling: Pooling
+
+    def configure(self, folder: Path) -> None:
+        self.pooling = pooling_of(folder)
+        if getattr(self, "pooler", None) is not None:
+            self.pooler = None  # a layer of pretraining, which no embedding reads
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        flat = {"input_ids": input_ids.flatten(0, 1), "attention_mask": attention_mask.flatten(0, 1)}
+        if token_type_ids is not None:
+            flat["token_type_ids"] = token_type_ids.flatten(0, 1)
+        hidden = super().forward(**flat)[0]
+        pooled = _pooled(hidden, flat["attention_mask"].unsqueeze(-1).to(hidden.dtype), self.pooling.mode)
+        if self.pooling.normalized:
+            pooled = F.normalize(pooled, dim=-1)
+        return {"embeddings": pooled.unflatten(0, input_ids.shape[:2])}
 
 
-def with_head(model: nn.Module, name: str | None) -> nn.Module:
-    """Put a head before the model's class, in place."""
+def _pooled(hidden: Tensor, mask: Tensor, mode: str) -> Tensor:
+    """Return one vector of ``hidden`` ``[texts, tokens, width]`` for each text."""
+    if mode == "cls":
+        return hidden[:, 0]
+    if mode == "max":
+        return torch.where(mask > 0, hidden, torch.full_like(hidden, -1e9)).max(1).values
+    total, count = (hidden * mask).sum(1), mask.sum(1).clamp(min=1e-9)
+    return total / (count.sqrt() if mode == "mean_sqrt_len_tokens" else count)
+
+
+_HEADS: dict[str, type[Head]] = {head.__name__: head for head in (Upsampled, Pooled)}
+
+
+def with_head(model: nn.Module, name: str | None, folder: Path) -> nn.Module:
+    """Put a head before the model's class, in place, with its settings in the directory."""
     if name is not None:
         own = type(model)
         model.__class__ = type(own.__name__, (_HEADS[name], own), {"__module__": own.__module__})
+        model.configure(folder)
     return model

@@ -57,9 +57,9 @@ def load_directory(files: ModelFiles, wishes: Wishes) -> Source:
     """
     config = None if files.gguf is None else read_gguf_config(files)
     task = task_of(files, wishes.task)
-    model = with_head(_loaded(files, task, wishes, config), task.head)
+    model = with_head(_loaded(files, task, wishes, config), task.head, files.folder)
     count = None if wishes.classes is None else len(wishes.classes)
-    facts = Model(model.config, _arguments(model), _LENGTH, classes=count)
+    facts = Model(model.config, _arguments(model), _LENGTH, classes=count, scale=_scale(model))
     loss, settings = task.loss_of(facts)
     source = Source(model, loss=loss, loss_settings=settings, task=task.name, outputs=task.outputs)
     if task.image:
@@ -108,6 +108,12 @@ def _with_text(
     content = {} if tokenizer is None else {TOKENIZER: tokenizer.content}
     most = {} if limit is None else {"sequence": limit}
     return replace(source, text=text, files=content, dimension_max=most), facts
+
+
+def _scale(model: nn.Module) -> float | None:
+    """Return the factor of similarities of a model of pairs, whose logarithm is a parameter."""
+    logarithm = getattr(model, "logit_scale", None)
+    return float(logarithm.detach().float().exp()) if isinstance(logarithm, Tensor) else None
 
 
 def _arguments(model: nn.Module) -> tuple[str, ...]:

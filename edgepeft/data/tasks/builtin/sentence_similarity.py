@@ -1,0 +1,106 @@
+"""Embeddings of texts: texts that belong together become similar, the others of a batch become different."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgepeft.data.errors import WrongColumns
+from edgepeft.data.records import Records
+from edgepeft.data.table import read_table
+from edgepeft.data.tasks.base import ROWS, Model, Reading, Task, first_present, text_inputs
+from edgepeft.data.tasks.columns import SECOND, TEXT
+from edgepeft.data.tasks.sequences import padded
+from edgepeft.data.text import Texts, encoded, texts_of
+from edgepeft_runtime.bundle.manifest import Manifest
+from edgepeft_runtime.data.datasets import Dataset
+from edgepeft_runtime.files.tensorfile import Array
+from edgepeft_runtime.names import some
+
+COLUMNS: tuple[tuple[str, ...], ...] = (
+    ("anchor", "query", "question", "sentence1", "premise", TEXT),
+    ("positive", "answer", "sentence2", "hypothesis", "document", SECOND),
+    ("negative",),
+)
+"""Names of the columns of anchors, positives and negatives, as data sets of sentence-transformers have them."""
+
+
+@dataclass(frozen=True)
+class SentenceSimilarity(Task):
+    """Rows have two texts that belong together, and perhaps a third that does not. A row to predict has one text."""
+
+    name: ClassVar[str] = "sentence-similarity"
+    auto_class: ClassVar[str] = "AutoModel"
+    marker: ClassVar[str] = "modules.json"
+    loss: ClassVar[str] = "multiple_negatives"
+    outputs: ClassVar[tuple[str, ...] | None] = ("embeddings",)
+    head: ClassVar[str | None] = "Pooled"
+    text: ClassVar[bool] = True
+    half: ClassVar[bool] = True
+
+    def example(self, model: Model) -> dict[str, Array]:
+        return text_inputs(model, ROWS, 2)
+
+    def axes(self, example: Mapping[str, Array]) -> Mapping[str, Mapping[int, str]]:
+        return {name: {0: "batch", 1: "texts", 2: "sequence"} for name in example}
+
+    def table(self, records: Records, reading: Reading) -> Dataset:
+        columns = _columns(records, reading)
+        bundle, texts = reading.bundle, list[Texts]()
+        for column in columns:
+            table = read_table(records, [column], None, known=[*columns, reading.columns.label])
+            texts.append(texts_of(encoded(table, bundle)[0], bundle.manifest))
+        return Groups(texts, bundle.manifest)
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Rows of several texts, padded to the longest of a batch.
+
+    Attributes:
+        texts: The first text of each row, the second, and so on.
+        manifest: Describes the inputs.
+    """
+
+    texts: Sequence[Texts]
+    manifest: Manifest
+
+    def __len__(self) -> int:
+        return len(self.texts[0])
+
+    def batch(self, rows: NDArray[np.int64]) -> dict[str, Array]:
+        """Return ids and masks ``[rows, texts, longest]``."""
+        text = self.manifest.text
+        assert text is not None
+        ids = [padded(own, rows, text.pad_id) for own in self.texts]
+        width = max(own.shape[1] for own in ids)
+        lengths = np.stack([own.starts[rows + 1] - own.starts[rows] for own in self.texts], 1)
+        values = {
+            "ids": np.stack([_widened(own, width, text.pad_id) for own in ids], 1),
+            "attention_mask": np.arange(width) < lengths[..., None],
+            "type_ids": np.zeros((len(rows), len(ids), width), np.int64),
+        }
+        return {spec.name: values[text.fields[spec.name]].astype(spec.dtype) for spec in self.manifest.inputs}
+
+
+def _columns(records: Records, reading: Reading) -> list[str]:
+    given, present = reading.columns, records.columns
+    if given.texts != (TEXT,):
+        return list(given.texts)
+    found = [first_present(present, *names) for names in COLUMNS]
+    if found[0] is None or (found[1] is None and reading.labelled):
+        what = "texts" if found[0] is None else "second texts"
+        raise WrongColumns(
+            f"{records.source}: There is no column of {what}.",
+            context=f"columns: {some(present, 20)}",
+            hint="name two text columns (--text-column), or call them anchor and positive.",
+        )
+    return [name for name in (found if reading.labelled else found[:1]) if name is not None]
+
+
+def _widened(ids: NDArray[np.int64], width: int, pad: int) -> NDArray[np.int64]:
+    return np.pad(ids, ((0, 0), (0, width - ids.shape[1])), constant_values=pad)
