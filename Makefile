@@ -61,14 +61,15 @@ slow: $(ENVIRONMENTS)
 aarch64: .venv/.test
 	$(HOST)/python -m pytest -m aarch64 -rs tests/test_aarch64.py
 
-# Too long for CI, before a release: every point of fault injection, long fuzzing, ONNX's node tests, every method on every network, and
-# the newest versions. It writes the pages, which are committed.
+# Too long for CI, before a release: every point of fault injection, long fuzzing, ONNX's node tests, every method on every network,
+# classes of transformers, and the newest versions. It writes the pages, which are committed.
 nightly: $(ENVIRONMENTS) .venv-files/.done
 	$(HOST)/python -m tests.faults --page docs/FAULTS.md
 	$(HOST)/python -m tests.fuzz --inputs 100000 --jobs 2 --page docs/FUZZING.md
 	$(HOST)/python -m tests.node_tests --page docs/OPERATORS.md
 	$(HOST)/python -m tests.web.accelerated --page docs/WEBGPU.md
 	$(HOST)/python -m tests.matrix
+	$(HOST)/python -m tests.architectures --again
 	$(MAKE) newest
 
 # The tests that touch a dependency, with today's newest of everything but torch: by hand, and before a release.
