@@ -16,7 +16,7 @@ from edgepeft_export.graph.expansion import EXPAND, lower_expansion
 from edgepeft_export.graph.match import operand, operands, present
 from edgepeft_export.graph.nested.branches import write_if
 from edgepeft_export.graph.nested.groups import scan_groups
-from edgepeft_export.graph.rounding import MIDDLE
+from edgepeft_export.graph.rounding import MIDDLE, NARROW_MIDDLE
 from edgepeft_export.graph.row_rounding import RoundedRows, round_finely, round_rows
 from edgepeft_export.graph.shapes import dims_of
 from edgepeft_export.opset.domains import CONTRIB as CONTRIB
@@ -30,15 +30,17 @@ In integer arithmetic. ``w`` is int8 or uint8, [K, N], or [N, K] with ``transB=1
 ``transposed`` is wᵀ, where it is stored as well; ``sums`` [N] are the columns' sums of ``(w - zero_point) · scale``.
 ``x`` is rounded at run time: ``rounding`` is ``tensor``, to 8 bits with one scale for the whole tensor; ``row``, with a
 scale per row, and a zero point per row where there are ``sums``; ``fine``, to 16 bits with a scale per row, in two
-products; or ``whole``, to whole numbers. ``gradient`` says how the gradient of the matmul is rounded: see
+products; ``narrow``, like ``row`` with half as many steps, or ``whole``, to whole numbers of at most 64 in size, for
+which pairs of weights need no limit. ``gradient`` says how the gradient of the matmul is rounded: see
 :class:`edgepeft_export.quantize.Quantization`, and :data:`SCORES`.
 """
 
 SCORES = "scores"
-"""A ``gradient`` of an :data:`INT8_MATMUL` that computes a model's scores: rounded to 16 bits, in two products.
+"""A ``gradient`` of an :data:`INT8_MATMUL` that computes a model's scores: rounded to 14 bits, in two products.
 
 A row of it has one entry near -1, the label's, and thousands of small probabilities. 8 bits round most of these to 0:
-15 % of the probability of a trained language model, and nearly all of one that has not learnt anything.
+15 % of the probability of a trained language model, and nearly all of one that has not learnt anything. Two products of
+7 bits need no limit on the pairs of the transposed matrix, so that a table of tokens keeps its precision.
 """
 
 TRANSPOSED = 5
@@ -128,13 +130,13 @@ class _Lowering:
     def __init__(self, constants: Emitter, transposed: dict[ir.Value, ir.Value]) -> None:
         self.constants, self._transposed = constants, transposed
         self._tensors: dict[ir.Value, tuple[ir.Value, ...]] = {}
-        self._rows: dict[tuple[ir.Value, bool], RoundedRows] = {}
+        self._rows: dict[tuple[ir.Value, int | None], RoundedRows] = {}
 
     def int8_matmul(self, node: ir.Node) -> None:
         """Replace an :data:`INT8_MATMUL`."""
-        kinds = {"row": self._by_row, "fine": self._finely, "whole": self._by_whole_numbers}
+        kinds = {"row": self._by_row, "narrow": self._by_row, "fine": self._finely, "whole": self._by_whole_numbers}
         lower_one = {**kinds, "tensor": self._by_tensor}
-        lower_one[node.attributes.get_string("rounding", "tensor") or "tensor"](node)
+        lower_one[_rounding(node)](node)
 
     def _by_tensor(self, node: ir.Node) -> None:
         (x, _, scale), zero_point, bias = operands(node, 3), present(node, 3), present(node, 4)
@@ -147,11 +149,11 @@ class _Lowering:
     def _by_row(self, node: ir.Node) -> None:
         (x, _, scale), zero_point, bias = operands(node, 3), present(node, 3), present(node, 4)
         sums, one = present(node, SUMS), self.constants.scalar(1.0, like=x)
-        key = (x, sums is None)
-        if key not in self._rows:
-            self._rows[key] = round_rows(x, node, self.constants, symmetric=sums is None)
-        rows = self._rows[key]
-        zero = self.constants.constant(np.array(MIDDLE if sums is None else 0, np.uint8))
+        middle = NARROW_MIDDLE if _rounding(node) == "narrow" else MIDDLE if sums is None else None
+        if (x, middle) not in self._rows:
+            self._rows[x, middle] = round_rows(x, node, self.constants, middle=middle)
+        rows = self._rows[x, middle]
+        zero = self.constants.constant(np.array(middle or 0, np.uint8))
         inputs = [rows.integers, self._matrix(node), one, scale, zero, zero_point, None]
         result = _float(node, "MatMulIntegerToFloat", *inputs, domain=CONTRIB)
         if sums is not None and rows.negative_zero is not None:
@@ -177,7 +179,7 @@ class _Lowering:
     def _by_whole_numbers(self, node: ir.Node) -> None:
         (x, _, scale), zero_point, bias = operands(node, 3), present(node, 3), present(node, 4)
         one = self.constants.scalar(1.0, like=x)
-        zero = self.constants.constant(np.array(MIDDLE, np.uint8))
+        zero = self.constants.constant(np.array(NARROW_MIDDLE, np.uint8))
         (integers,) = _before(node, _node(node, "QuantizeLinear", [x, one, zero]))
         inputs = [integers, self._matrix(node), one, scale, zero, zero_point, bias]
         replace_node(node, _node(node, "MatMulIntegerToFloat", inputs, domain=CONTRIB))
@@ -190,6 +192,10 @@ class _Lowering:
         if stored is None and w not in self._transposed:  # onnxruntime does it once, when it loads the graph
             self._transposed[w] = _beside(w, _node(node, "Transpose", [w], perm=[1, 0]))
         return self._transposed[w] if stored is None else stored
+
+
+def _rounding(node: ir.Node) -> str:
+    return node.attributes.get_string("rounding", "tensor") or "tensor"
 
 
 def _lower_fake_quantize(node: ir.Node) -> None:

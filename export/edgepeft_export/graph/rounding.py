@@ -26,6 +26,9 @@ Without VNNI, x86 kernels add two products of a uint8 activation and an int8 wei
 weight keeps more of its 8 bits than under the usual remedy, 7 bits for all.
 """
 
+NARROW_MIDDLE = 64
+"""The zero point of a symmetric range that needs no limit: 128 · (127 + 127) = 32512."""
+
 SHRINKAGE = tuple(np.linspace(0.7, 1.0, 7).tolist())
 """Fractions of a block's range that are tried for 4 bits: cutting off an outlier may serve all the others."""
 
@@ -61,17 +64,17 @@ class Blocks:
         return 2 * int(self.values.shape[2])
 
 
-def to_int8(matrix: Float32Array, axis: int) -> Int8Matrix:
+def to_int8(matrix: Float32Array, axis: int, *, both: bool = True) -> Int8Matrix:
     """Round to int8, symmetric, with one scale for each index of ``axis``; other axes are free.
 
     Of a matrix, the sums of neighbours along both axes stay within ``LARGEST_PAIR``, as the backward pass multiplies by
-    the transposed matrix.
+    the transposed matrix; without ``both`` only the sums within a column, for gradients in a range that needs no limit.
     """
     channels = matrix.shape[axis]
     moved = np.moveaxis(matrix.astype(np.float32, copy=False), axis, -1).reshape(-1, channels)
     step, values = np.empty(channels, np.float32), np.empty(moved.shape, np.int8)
     for part in parts(channels, len(moved)):
-        step[part] = _steps(moved[:, part], paired=matrix.ndim == 2)
+        step[part] = _steps(moved[:, part], paired=matrix.ndim == 2, both=both)
         values[:, part] = np.rint(moved[:, part] / step[part])
     shaped = values.reshape(*np.delete(matrix.shape, axis), channels)
     return Int8Matrix(np.ascontiguousarray(np.moveaxis(shaped, -1, axis)), step, axis)
@@ -87,13 +90,13 @@ def parts(count: int, size: int) -> Iterator[slice]:
         yield slice(start, start + length)
 
 
-def _steps(columns: Float32Array, *, paired: bool) -> Float32Array:
+def _steps(columns: Float32Array, *, paired: bool, both: bool) -> Float32Array:
     """The scale of each column. Two weights still to be rounded move by half a step each, so one is left."""
     step = np.abs(columns).max(axis=0) / 127.0
     if paired:
         step = np.maximum(step, pair_sums(columns).max(axis=0, initial=0) / (LARGEST_PAIR - 1.0))
     step = np.where(step > 0, step, np.float32(1.0)).astype(np.float32)
-    return _widened(columns, step) if paired else step
+    return _widened(columns, step) if paired and both else step
 
 
 def pair_sums(rows: NDArray[_Number]) -> NDArray[_Number]:

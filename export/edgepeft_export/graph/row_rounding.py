@@ -46,24 +46,28 @@ class RoundedRows:
     negative_zero: ir.Value | None
 
 
-def round_rows(x: ir.Value, node: ir.Node, emit: Emitter, *, symmetric: bool) -> RoundedRows:
+def round_rows(x: ir.Value, node: ir.Node, emit: Emitter, *, middle: int | None) -> RoundedRows:
     """Round ``x`` to integers of 0 to ``STEPS``; the new nodes come before ``node``.
 
-    The emitter only makes the constants.
+    Args:
+        x: the activation.
+        node: reads it.
+        emit: only makes the constants.
+        middle: the zero point of a symmetric range, of twice as many steps; ``None`` for a zero point per row.
     """
     before = _Before(node, x)
     last, small = emit.ints(-1), emit.scalar(SMALLEST, like=x)
     largest, smallest = (before.column(kind, x, last, keepdims=1) for kind in ("ReduceMax", "ReduceMin"))
-    if symmetric:
-        size, count = before.column("Max", largest, before.column("Neg", smallest), small), MIDDLE
+    if middle is not None:
+        size, count = before.column("Max", largest, before.column("Neg", smallest), small), middle
     else:  # zero is in the range; one step is left, as the zero point and an element may both be rounded up
         below = before.column("Neg", before.column("Min", smallest, emit.scalar(0.0, like=x)))
         size, count = before.column("Max", before.column("Add", largest, below), below, small), STEPS - 1
     step = before.column("Mul", size, emit.scalar(1 / count, like=x))
     flat = before.flat(step, emit)
-    if symmetric:
+    if middle is not None:
         negative_zero = None
-        zero = before.add("Expand", emit.constant(np.array([MIDDLE], np.uint8)), before.add("Shape", flat))
+        zero = before.add("Expand", emit.constant(np.array([middle], np.uint8)), before.add("Shape", flat))
     else:
         rounded = before.column("Round", before.column("Div", below, step))
         negative_zero = before.column("Neg", rounded)

@@ -39,6 +39,10 @@ sensitive. Of SmolLM2-135M's matmuls, only those of ``down_proj`` have more."""
 LARGEST_FACTOR = float(np.log(64))
 """Largest logarithm of a channel's factor. Channels that a few inputs leave empty would get any."""
 
+TABLE_PART = 0.5
+"""The part of a factor's logarithm that is used where the weight is a table as well: a row that is looked up is divided
+by the factors, with its rounding error."""
+
 Array = NDArray[np.generic]
 Floats = NDArray[np.float64]
 
@@ -123,7 +127,9 @@ def _smoothing(reads: Sequence[_Read], massive: Collection[str]) -> dict[str, Sm
     for group in groups.values():
         sizes = np.max([_largest_by_input(read.weight) for read in group], axis=0)
         fine = any(read.weight.name in massive for read in group)
-        smoothing = Smoothing(group[0].weight.name, _reciprocals(group[0].mean_squares, sizes), fine)
+        looked_up = any(use.node.op_type == "Gather" for read in group for use in read.weight.value.uses())
+        part = TABLE_PART if looked_up else 1.0
+        smoothing = Smoothing(group[0].weight.name, _reciprocals(group[0].mean_squares, sizes, part), fine)
         found.update({read.weight.name: smoothing for read in group})
     return found
 
@@ -135,13 +141,16 @@ def _largest_by_input(weight: Weight) -> Floats:
     return sizes
 
 
-def _reciprocals(mean_squares: Floats, sizes: Floats) -> NDArray[np.float32]:
-    """``1 / f`` with ``f² = root mean square / largest weight``: half of what would make all channels equal."""
+def _reciprocals(mean_squares: Floats, sizes: Floats, part: float) -> NDArray[np.float32]:
+    """``1 / f`` with ``f² = root mean square / largest weight``: half of what would make all channels equal.
+
+    ``part`` of its logarithm is used.
+    """
     used = (mean_squares > 0) & (sizes > 0) & np.isfinite(mean_squares)
     if not used.any():
         return np.ones(len(sizes), np.float32)
     logs = np.where(used, np.log(np.where(used, np.sqrt(mean_squares) / np.where(used, sizes, 1), 1)) / 2, 0)
-    logs = np.where(used, logs - logs[used].mean(), 0)
+    logs = part * np.where(used, logs - logs[used].mean(), 0)
     reciprocals: Floats = np.exp(-np.clip(logs, -LARGEST_FACTOR, LARGEST_FACTOR))
     return reciprocals.astype(np.float32)
 

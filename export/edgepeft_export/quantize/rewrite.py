@@ -73,7 +73,7 @@ class Quantizer:
         smoothing, array = self._smoothing(weight), weight.array
         if smoothing is not None:
             array = smoothing.multiplied(array, 1 - weight.channels)
-        matrix = to_int8(array, weight.channels)
+        matrix = to_int8(array, weight.channels, both=not _is_head(weight))
         values = self._stored(weight, "int8", matrix.values)
         scale = self._stored(weight, "scale", matrix.scale)
 
@@ -189,6 +189,12 @@ def _has_zero_points(weight: Weight) -> bool:
     """Whether rows have a zero point each: the correction of the product costs more than it saves where it is wide."""
     outputs, inputs = dims_of(weight.value)[weight.channels], dims_of(weight.value)[1 - weight.channels]
     return isinstance(outputs, int) and isinstance(inputs, int) and outputs <= inputs
+
+
+def _is_head(weight: Weight) -> bool:
+    """Whether every matmul of the weight computes scores, whose gradient needs no limit on pairs."""
+    matmuls = [use.node for use in weight.value.uses() if use.node.op_type != "Gather"]
+    return all(is_score(node.outputs[0]) for node in matmuls)
 
 
 def needs_8_bits(weight: Weight) -> str | None:

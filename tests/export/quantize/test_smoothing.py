@@ -9,6 +9,7 @@ from torch import nn
 
 from edgepeft_export.forward import Forward, from_torch
 from edgepeft_export.graph.linear import LinearSite
+from edgepeft_export.graph.rounding import LARGEST_PAIR, pair_sums
 from edgepeft_export.graph.smoothing import before_smoothing
 from edgepeft_export.quantize import Quantization, quantize
 from edgepeft_export.verification import GraphRun
@@ -141,6 +142,25 @@ def test_a_table_that_is_looked_up_has_the_factors_of_its_head() -> None:
     (found,) = GraphRun(quantized.model, [str(rows.outputs[0].name)])(fed).values()
     wanted = model.table.weight.detach().numpy()[:24].reshape(2, 12, 32)
     np.testing.assert_allclose(found, wanted, atol=0.02 * float(np.abs(wanted).max()))
+
+
+def test_a_large_channel_of_a_table_costs_no_bit() -> None:
+    """Neighbouring tokens that are large in one channel do not widen one another's steps, and are looked up exactly."""
+    model = Tied().requires_grad_(False)
+    model.mix.bias.requires_grad_(True)
+    model.table.weight[:, 5] = 4.0  # others are below 4
+    forward = from_torch(model, {"ids": torch.arange(24).reshape(2, 12)})
+    quantized, _ = quantize(forward, SETTINGS, rows={})
+    values, scale = (_stored(quantized, f"table.weight.{kind}") for kind in ("int8", "scale"))
+    table = model.table.weight.detach().numpy()
+    np.testing.assert_allclose(values.astype(np.float32) * scale[:, None], table, atol=1.1 * 8 / 127 / 2)
+    assert pair_sums(values.T.astype(np.int16)).max() <= LARGEST_PAIR
+
+
+def _stored(quantized: Forward, name: str) -> np.ndarray:
+    value = quantized.model.graph.initializers[name].const_value
+    assert value is not None
+    return value.numpy()
 
 
 def _before(node: ir.Node) -> set[ir.Node]:

@@ -23,7 +23,7 @@ from edgepeft_export.graph.custom_ops import (
 )
 from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.graph.match import operand, present
-from edgepeft_export.graph.rounding import MIDDLE, pack_nibbles, unpack_nibbles
+from edgepeft_export.graph.rounding import NARROW_MIDDLE, pack_nibbles, unpack_nibbles
 from edgepeft_export.graph.row_rounding import SMALLEST
 from edgepeft_export.graph.shapes import dims_of
 
@@ -68,10 +68,10 @@ def _integer_product(
     if gradient != SCORES:
         return product(scaled, gradient)
     # In steps of its row, an entry is a whole number and a rest up to a half, which is rounded by itself.
-    step = _row_step(scaled, MIDDLE, emit)
+    step = _row_step(scaled, NARROW_MIDDLE, emit)
     units = emit.op("Div", scaled, step)
     rest = emit.op("Sub", units, emit.op("Round", units))
-    return emit.op("Mul", emit.op("Add", product(units, "whole"), product(rest, "row")), step)
+    return emit.op("Mul", emit.op("Add", product(units, "whole"), product(rest, "narrow")), step)
 
 
 def _row_step(rows: ir.Value, count: int, emit: Emitter) -> ir.Value:
