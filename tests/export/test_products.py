@@ -102,3 +102,21 @@ def _typed(body: str) -> ir.Model:
     model = _parsed("float[2, 4, 4] a, float[2, 4, 4] b", body, "float[2, 4, 4] y")
     infer_shapes(model)
     return model
+
+
+@pytest.mark.parametrize("body", ["s = Sigmoid(x) y = Mul(x, s)", "s = Sigmoid(x) m = Mul(s, x) y = Add(m, s)"])
+def test_silus_gradient_does_not_read_its_input(body: str) -> None:
+    """It equals torch's, also where the sigmoid has another reader."""
+    fed = {"x": np.random.default_rng(2).normal(size=(5, 7)).astype(np.float32)}
+    model = _parsed("float[5, 7] x", f"{body} t = Mul(y, y) loss = ReduceSum<keepdims = 0>(t)", "float loss")
+    infer_shapes(model)
+    found = differentiate(model.graph, model.graph.outputs[0], list(model.graph.inputs))
+    model.graph.outputs.extend(found.values())
+    gradient = _run(model, fed)[1]
+    readers = [node for node in model.graph if model.graph.inputs[0] in node.inputs]
+    assert [node.op_type for node in readers] == ["Sigmoid", "Mul"]
+
+    x = torch.from_numpy(fed["x"]).requires_grad_()
+    y = torch.nn.functional.silu(x) + ("Add" in body) * torch.sigmoid(x)
+    (y * y).sum().backward()
+    np.testing.assert_allclose(gradient, x.grad.numpy(), rtol=1e-4, atol=1e-6)

@@ -17,7 +17,8 @@ from edgepeft_export.graph.match import operand, operands, present
 from edgepeft_export.graph.nested.branches import write_if
 from edgepeft_export.graph.nested.groups import scan_groups
 from edgepeft_export.graph.rounding import MIDDLE, NARROW_MIDDLE
-from edgepeft_export.graph.row_rounding import RoundedRows, round_finely, round_rows
+from edgepeft_export.graph.row_rounding import RoundedRows, Shapes, round_finely, round_rows
+from edgepeft_export.graph.row_steps import Step, defer_steps
 from edgepeft_export.graph.shapes import dims_of
 from edgepeft_export.opset.domains import CONTRIB as CONTRIB
 from edgepeft_export.opset.domains import DOMAIN as DOMAIN
@@ -42,6 +43,9 @@ A row of it has one entry near -1, the label's, and thousands of small probabili
 15 % of the probability of a trained language model, and nearly all of one that has not learnt anything. Two products of
 7 bits need no limit on the pairs of the transposed matrix, so that a table of tokens keeps its precision.
 """
+
+NO_GRADIENT = "none"
+"""A ``gradient`` of an :data:`INT8_MATMUL` that is part of a gradient itself."""
 
 TRANSPOSED = 5
 """The input of an :data:`INT8_MATMUL` that is the transposed matrix."""
@@ -122,6 +126,7 @@ def _lower_graph(graph: ir.Graph, lowering: _Lowering) -> None:
             scan_groups(node)
         elif node.op_type == BRANCH:
             write_if(node)
+    defer_steps(lowering.steps)
 
 
 class _Lowering:
@@ -131,6 +136,8 @@ class _Lowering:
         self.constants, self._transposed = constants, transposed
         self._tensors: dict[ir.Value, tuple[ir.Value, ...]] = {}
         self._rows: dict[tuple[ir.Value, int | None], RoundedRows] = {}
+        self._shapes = Shapes()
+        self.steps: list[Step] = []
 
     def int8_matmul(self, node: ir.Node) -> None:
         """Replace an :data:`INT8_MATMUL`."""
@@ -151,7 +158,7 @@ class _Lowering:
         sums, one = present(node, SUMS), self.constants.scalar(1.0, like=x)
         middle = NARROW_MIDDLE if _rounding(node) == "narrow" else MIDDLE if sums is None else None
         if (x, middle) not in self._rows:
-            self._rows[x, middle] = round_rows(x, node, self.constants, middle=middle)
+            self._rows[x, middle] = round_rows(x, node, self.constants, self._shapes, middle=middle)
         rows = self._rows[x, middle]
         zero = self.constants.constant(np.array(middle or 0, np.uint8))
         inputs = [rows.integers, self._matrix(node), one, scale, zero, zero_point, None]
@@ -159,7 +166,9 @@ class _Lowering:
         if sums is not None and rows.negative_zero is not None:
             correction = _float(node, "Mul", rows.negative_zero, sums, scope="zero/")
             result = _float(node, "Add", result, correction, scope="zero/")
-        _scale(node, result, rows.step, bias)
+        scaled = _scale(node, result, rows.step, bias)
+        if node.attributes.get_string("gradient") == NO_GRADIENT and bias is None and rows.negative_zero is None:
+            self.steps.append(Step(scaled, rows))
 
     def _finely(self, node: ir.Node) -> None:
         """One product for both halves, so that an operand that is an input is arranged for the kernel once."""
@@ -219,12 +228,14 @@ def _doubled(value: ir.Value) -> ir.Shape | None:
     return ir.Shape([2 * first if isinstance(first, int) else None, *others])
 
 
-def _scale(node: ir.Node, product: ir.Value, step: ir.Value, bias: ir.Value | None) -> None:
-    """Replace ``node`` by ``product · step + bias``."""
+def _scale(node: ir.Node, product: ir.Value, step: ir.Value, bias: ir.Value | None) -> ir.Node:
+    """Replace ``node`` by ``product · step + bias``; returns the last new node."""
     if bias is not None:
-        replace_node(node, _node(node, "Add", [_float(node, "Mul", product, step), bias]))
+        new = _node(node, "Add", [_float(node, "Mul", product, step), bias])
     else:
-        replace_node(node, _node(node, "Mul", [product, step]))
+        new = _node(node, "Mul", [product, step])
+    replace_node(node, new)
+    return new
 
 
 def _float(node: ir.Node, op_type: str, *inputs: ir.Value | None, domain: str = "", scope: str = "") -> ir.Value:

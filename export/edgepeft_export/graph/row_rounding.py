@@ -15,7 +15,7 @@ product.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_ir as ir
@@ -46,16 +46,30 @@ class RoundedRows:
     negative_zero: ir.Value | None
 
 
-def round_rows(x: ir.Value, node: ir.Node, emit: Emitter, *, middle: int | None) -> RoundedRows:
+@dataclass
+class Shapes:
+    """Vectors that roundings of one graph share, by the dimensions of their tensors.
+
+    Attributes:
+        whole: shapes.
+        zeros: the zero point of each row, where it is a constant: by that, too.
+    """
+
+    whole: dict[tuple[Dim, ...], ir.Value] = field(default_factory=dict)
+    zeros: dict[tuple[int, tuple[Dim, ...]], ir.Value] = field(default_factory=dict)
+
+
+def round_rows(x: ir.Value, node: ir.Node, emit: Emitter, shapes: Shapes, *, middle: int | None) -> RoundedRows:
     """Round ``x`` to integers of 0 to ``STEPS``; the new nodes come before ``node``.
 
     Args:
         x: the activation.
         node: reads it.
         emit: only makes the constants.
+        shapes: of earlier nodes of the graph.
         middle: the zero point of a symmetric range, of twice as many steps; ``None`` for a zero point per row.
     """
-    before = _Before(node, x)
+    before = _Before(node, x, shapes)
     last, small = emit.ints(-1), emit.scalar(SMALLEST, like=x)
     largest, smallest = (before.column(kind, x, last, keepdims=1) for kind in ("ReduceMax", "ReduceMin"))
     if middle is not None:
@@ -67,7 +81,7 @@ def round_rows(x: ir.Value, node: ir.Node, emit: Emitter, *, middle: int | None)
     flat = before.flat(step, emit)
     if middle is not None:
         negative_zero = None
-        zero = before.add("Expand", emit.constant(np.array([middle], np.uint8)), before.add("Shape", flat))
+        zero = before.middles(middle, flat, emit)
     else:
         rounded = before.column("Round", before.column("Div", below, step))
         negative_zero = before.column("Neg", rounded)
@@ -80,7 +94,7 @@ def round_finely(x: ir.Value, node: ir.Node, emit: Emitter) -> RoundedRows:
 
     ``step · (first + second / (2 · MIDDLE))`` is the activation, where both are the integers without their zero point.
     """
-    before = _Before(node, x)
+    before = _Before(node, x, Shapes())
     largest, smallest = (before.column(kind, x, emit.ints(-1), keepdims=1) for kind in ("ReduceMax", "ReduceMin"))
     size = before.column("Max", largest, before.column("Neg", smallest), emit.scalar(SMALLEST, like=x))
     step = before.column("Mul", size, emit.scalar(1 / MIDDLE, like=x))
@@ -144,8 +158,10 @@ def added(product: ir.Value) -> ir.Value | None:
 class _Before:
     """Puts nodes before a node that reads an activation."""
 
-    def __init__(self, node: ir.Node, x: ir.Value) -> None:
+    def __init__(self, node: ir.Node, x: ir.Value, shapes: Shapes) -> None:
         self._node = node
+        self._shapes = shapes
+        self._dims: tuple[Dim, ...] = (None,) if x.shape is None else tuple(dims_of(x))
         self._column: list[Dim] | None = None if x.shape is None else [*dims_of(x)[:-1], 1]
         self._nodes = 0
 
@@ -174,9 +190,23 @@ class _Before:
         else:
             rows = self.add("Reshape", x, self._rows(x, emit))
             integers = self.add("QuantizeLinear", rows, step, zero, axis=0)
-            integers = self.add("Reshape", integers, self.add("Shape", x))
+            integers = self.add("Reshape", integers, self._whole(x))
         integers.type, integers.shape = ir.TensorType(ir.DataType.UINT8), x.shape
         return integers
+
+    def middles(self, middle: int, flat: ir.Value, emit: Emitter) -> ir.Value:
+        """The same zero point for each row."""
+        made, key = self._shapes.zeros, (middle, self._dims[:-1])
+        if key not in made or None in self._dims:
+            made[key] = self.add("Expand", emit.constant(np.array([middle], np.uint8)), self.add("Shape", flat))
+        return made[key]
+
+    def _whole(self, x: ir.Value) -> ir.Value:
+        """The shape. Equal ones are read once."""
+        made = self._shapes.whole
+        if self._dims not in made or None in self._dims:
+            made[self._dims] = self.add("Shape", x)
+        return made[self._dims]
 
     def _rows(self, x: ir.Value, emit: Emitter) -> ir.Value:
         width = None if x.shape is None else dims_of(x)[-1]

@@ -9,7 +9,7 @@ from edgepeft_export.autodiff.rules.reading import narrow, reshaped_like
 from edgepeft_export.autodiff.rules.steps import between, masked, sign
 from edgepeft_export.graph.constants import known, known_number
 from edgepeft_export.graph.emit import Emitter
-from edgepeft_export.graph.match import operand, operands, present
+from edgepeft_export.graph.match import operand, operands, present, producer_of
 from edgepeft_export.graph.shapes import dims_of, dtype_of, is_float
 
 
@@ -36,7 +36,17 @@ def sub(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
 @rule("Mul", broadcasts=True)
 def mul(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
     a, b = operands(node)
+    for x, sigma in ((a, b), (b, a)):
+        sigmoid = producer_of(sigma, "Sigmoid")
+        if sigmoid is not None and not sigmoid.domain and operand(sigmoid) is x:
+            dx = emit.op("Mul", dy, _swish_derivative(node.outputs[0], sigma, emit))
+            return (dx, ZERO) if x is a else (ZERO, dx)
     return emit.op("Mul", _against(b, node, dy), b), emit.op("Mul", _against(a, node, dy), a)
+
+
+def _swish_derivative(y: ir.Value, sigma: ir.Value, emit: Emitter) -> ir.Value:
+    """Of y = x σ(x): σ + y (1 - σ), which needs x no more. Term by term it would take two passes more."""
+    return emit.op("Add", sigma, emit.op("Sub", y, emit.op("Mul", y, sigma)))
 
 
 def _against(operand: ir.Value, node: ir.Node, dy: ir.Value | None) -> ir.Value | None:

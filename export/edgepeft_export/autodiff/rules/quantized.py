@@ -17,6 +17,7 @@ from edgepeft_export.graph.custom_ops import (
     DOMAIN,
     FAKE_QUANTIZE,
     INT8_MATMUL,
+    NO_GRADIENT,
     SCORES,
     TRANSPOSED,
     int8_matmul,
@@ -40,6 +41,7 @@ def _bias_gradient(node: ir.Node, dy: ir.Value, bias: ir.Value | None, emit: Emi
 
 def _crossed(node: ir.Node, dy: ir.Value, emit: Emitter) -> ir.Value:
     scaled = emit.op("Mul", dy, node.inputs[2])
+    scaled.shape = node.outputs[0].shape
     zero_point, one = present(node, 3), emit.scalar(1.0, like=scaled)
     if zero_point is None or zero_point_is_zero(zero_point):
         return _integer_product(node, scaled, one, None, emit)
@@ -61,7 +63,7 @@ def _integer_product(
 
     def product(rows: ir.Value, rounding: str) -> ir.Value:
         inputs = (rows, w, one, zero_point, None, transposed)
-        return int8_matmul(emit, *inputs, trans_b=trans_b, rounding=rounding)
+        return int8_matmul(emit, *inputs, trans_b=trans_b, rounding=rounding, gradient=NO_GRADIENT)
 
     # Rows of very different size would share one scale, and the small ones would round to 0.
     gradient = node.attributes.get_string("gradient", "row")
