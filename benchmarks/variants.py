@@ -18,7 +18,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "fp32": {},
     "int8": {"compute": "int8"},
     "int4": {"compute": "int4"},
-    "int8-memory": {"compute": "int8", "compression": edgepeft.Compression(recompute="block")},
+    "int8-memory": {"compute": "int8", "compression": edgepeft.Compression(weights="input")},
     "ort-own": {"engine": "ort-training"},
     "ort-own-int8": {"compute": "int8", "engine": "ort-training"},
     "int8-pruned": {"compute": "int8", "prune": {"heads": 0.25, "ffn": 0.3, "score": "wanda"}},

@@ -16,7 +16,8 @@ VARIANTS: dict[str, tuple[str, dict[str, str]]] = {
     "fp32": ("fp32", {"weights": "input"}),
     "int8": ("int8", {"weights": "input"}),
     "int4": ("int4", {"weights": "input"}),
-    "int8-whole": ("int8", {"weights": "constant", "recompute": "block"}),
+    "int8-whole": ("int8", {"weights": "constant"}),
+    "int8-small": ("int8", {"weights": "input", "chunks": "small"}),
     "int8-before": ("int8", {"recompute": "block"}),
 }
 """How bundles compute, and settings of :class:`edgepeft.Compression`; the last two have one graph per program, in

@@ -10,7 +10,7 @@ import click
 from edgepeft.cli.choice import Choice
 from edgepeft.cli.declared import F
 from edgepeft.cli.options import PATH, byte_count, column_options, sizes
-from edgepeft_export.memory.recompute import MODES
+from edgepeft_export.chunks.sizes import CHUNKS
 from edgepeft_export.program.structure import WEIGHTS
 from edgepeft_export.quantization import BLOCKS, COMPUTE, GRADIENTS
 
@@ -51,20 +51,20 @@ def compression_options(command: F) -> F:
             "--memory-budget",
             metavar="256MB",
             callback=byte_count,
-            help="Limit of the anonymous memory of training; chooses --recompute and the number of examples per pass.",
+            help="Limit of the anonymous memory of training; chooses --weights, --chunks and the examples per pass.",
         ),
         click.option(
-            "--recompute",
-            type=Choice(MODES),
-            default="none",
+            "--chunks",
+            type=Choice(list(CHUNKS)),
+            default="normal",
             show_default=True,
-            help="Compute activations inside a block twice instead of keeping them: less memory, more time.",
+            help="How much of the largest tensors of a step exists at once: small needs less memory and more time.",
         ),
         click.option(
             "--weights",
             type=Choice(WEIGHTS),
-            help="Frozen weights as constants of whole graphs, or as inputs of segments: less memory.  "
-            "[default: input above 100 MB]",
+            help="Frozen weights as constants of whole graphs, or as inputs of segments, which compute activations "
+            "twice: less memory, more time.  [default: input above 100 MB]",
         ),
         click.option(
             "--prune",

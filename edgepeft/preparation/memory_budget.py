@@ -1,4 +1,4 @@
-"""Fit a train step into a memory budget by its micro-batch, recomputation and training depth."""
+"""Fit a train step into a memory budget by its micro-batch, segments, chunks and training depth."""
 
 from __future__ import annotations
 
@@ -12,12 +12,10 @@ import onnx_ir as ir
 
 from edgepeft.errors import FixedBatchSize, MemoryBudgetTooSmall
 from edgepeft_export.bundle import write_bundle
-from edgepeft_export.compile import Compiled, compile_step
-from edgepeft_export.errors import NothingToRecompute
+from edgepeft_export.compile import Compiled, chosen_weights, compile_step
 from edgepeft_export.forward import Forward
 from edgepeft_export.forward.graph import freeze
 from edgepeft_export.losses import Loss
-from edgepeft_export.memory import MODES
 from edgepeft_export.optimizers import Optimizer
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.figures import size
@@ -26,8 +24,8 @@ from edgepeft_runtime.train.memory.prediction import Prediction, predict
 DEPTHS = (1.0, 0.5, 0.25)
 """Fractions of the parameters, counted from the output, to try if part of them may be frozen."""
 
-TIME = {"none": 1.0, "block": 1.2}
-"""Relative duration of a step for each mode of recomputation. Each halving of the micro-batch adds a tenth."""
+WAYS = (("constant", "normal", 1.0), ("input", "normal", 1.2), ("input", "small", 1.5))
+"""Weights, chunks and relative duration of a step. Each halving of the micro-batch adds a tenth."""
 
 
 @dataclass(frozen=True)
@@ -51,21 +49,22 @@ class StepPlan:
 
     Attributes:
         compiled: The graphs.
-        recompute: The mode of recomputation; see :data:`edgepeft_export.memory.MODES`.
+        chunks: How much of the largest tensors exists at once; see :data:`edgepeft_export.chunks.CHUNKS`.
         micro_batch: Examples that go through the graph at a time; ``None`` leaves it to the device.
         frozen: Names of parameters that are frozen to save memory.
         peak: Predicted peak of anonymous memory in bytes; 0 without a budget.
     """
 
     compiled: Compiled
-    recompute: str
+    chunks: str
     micro_batch: int | None = None
     frozen: tuple[str, ...] = ()
     peak: int = 0
 
     def __str__(self) -> str:
         frozen = f", {len(self.frozen)} tensors frozen" if self.frozen else ""
-        return f"{self.micro_batch} examples at a time, recompute {self.recompute}{frozen}: {self.peak / 1e6:.0f} MB"
+        way = "one graph" if self.compiled.segments is None else f"segments, {self.chunks} chunks"
+        return f"{self.micro_batch} examples at a time, {way}{frozen}: {self.peak / 1e6:.0f} MB"
 
 
 def plan_for(
@@ -81,15 +80,16 @@ def plan_for(
     for fraction in DEPTHS if budget.may_freeze else DEPTHS[:1]:
         upper, frozen = _upper(forward, fraction)
         plans = []
-        for mode, compiled in _compiled(upper, loss, optimizer):
-            log(f"measuring small steps, recompute {mode}, {len(upper.parameters)} trained tensors")
+        for chunks, time, compiled in _compiled(upper, loss, optimizer):
+            way = "one graph" if compiled.segments is None else f"segments, {chunks} chunks"
+            log(f"measuring small steps, {way}, {len(upper.parameters)} trained tensors")
             prediction = _predicted(compiled, loss, optimizer, budget.sizes)
             least.append(prediction.peak({**budget.sizes, batch: 1}).anonymous)
             micro = _largest(prediction, budget, batch)
             if micro:
                 peak = prediction.peak({**budget.sizes, batch: micro}).anonymous
-                time = TIME[mode] * (1 + 0.1 * math.log2(budget.sizes[batch] / micro))
-                plans.append((time, StepPlan(compiled, mode, micro, frozen, peak)))
+                time *= 1 + 0.1 * math.log2(budget.sizes[batch] / micro)
+                plans.append((time, StepPlan(compiled, chunks, micro, frozen, peak)))
         if plans:
             return min(plans, key=lambda timed: timed[0])[1]
     at = ", ".join(f"{name}={value}" for name, value in budget.sizes.items())
@@ -101,12 +101,14 @@ def plan_for(
     )
 
 
-def _compiled(forward: Forward, loss: Loss, optimizer: Optimizer) -> Iterator[tuple[str, Compiled]]:
-    for mode in MODES:
-        try:
-            yield mode, compile_step(forward, loss, optimizer, mode)
-        except NothingToRecompute:
+def _compiled(forward: Forward, loss: Loss, optimizer: Optimizer) -> Iterator[tuple[str, float, Compiled]]:
+    """Yield chunks, relative duration and graphs of each way: large models in segments, others in one graph as well."""
+    for weights, chunks, time in WAYS:
+        if weights == "constant" and chosen_weights(forward) != weights:
             continue
+        compiled = compile_step(forward, loss, optimizer, weights, chunks)
+        if weights == "constant" or compiled.segments is not None:
+            yield chunks, time, compiled
 
 
 def _predicted(compiled: Compiled, loss: Loss, optimizer: Optimizer, sizes: Mapping[str, int]) -> Prediction:

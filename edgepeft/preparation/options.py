@@ -23,20 +23,21 @@ class Compression:
         prune: Structures to remove from the model, or weights to set to zero, before the method is attached.
         calibration: A few batches, arrays by name, on which the effect of quantization is measured, and heads, neurons
             and weights are scored. They may include labels.
-        recompute: ``none``, or ``block``: activations inside a block are computed a second time in the backward pass
-            instead of stored, which uses less memory and more time.
         weights: How graphs read frozen weights. ``constant``: as parts of whole graphs, which onnxruntime optimizes.
             ``input``: by segments of the model, of which equal ones share a graph; no weight is copied, and activations
             inside a segment are computed a second time in the backward pass. By default ``input`` if the frozen weights
             take more than 100 MB.
-        memory_budget: Memory that training may use; determines ``recompute`` and the number of examples per pass.
+        chunks: How much of the largest tensors of a step exists at once: ``normal``, or ``small``, which uses less
+            memory and more time.
+        memory_budget: Memory that training may use; determines ``weights``, ``chunks`` and the number of examples per
+            pass.
         allow_accuracy_loss: Accept a quantized model that is far from the fp32 one.
     """
 
     prune: Pruning | None = None
     calibration: Sequence[Batch] | None = None
-    recompute: str = "none"
     weights: str | None = None
+    chunks: str = "normal"
     memory_budget: MemoryBudget | None = None
     allow_accuracy_loss: bool = False
 

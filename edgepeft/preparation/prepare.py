@@ -152,7 +152,7 @@ def prepare(
     wants_cache = text is not None if generation is None else generation
     if spec is not None and exported.module is not None and wants_cache:
         compiled, spec = with_cache(compiled, spec, exported.module, attachment.chosen, (quantization, report), log)
-    recomputed = {} if plan.recompute == "none" else {"recompute": plan.recompute}
+    chunks = {} if plan.chunks == "normal" else {"chunks": plan.chunks}
     extras = Extras(
         dimension_max=_dimension_max(source, forward),
         task=source.task,
@@ -164,7 +164,7 @@ def prepare(
         micro_batch=plan.micro_batch,
         generation=spec,
         quantized=report.quantized,
-        provenance={**exported.provenance, **report.provenance(quantization), **recomputed},
+        provenance={**exported.provenance, **report.provenance(quantization), **chunks},
     )
     log("writing the bundle, and taking a step on the example")
     complete = _completed(exported.trial(quantization.rounds, log), _artifacts(engine))
@@ -210,8 +210,8 @@ def _planned(
     """Compile the train step, within the budget if there is one."""
     log("compiling the train step")
     if compression.memory_budget is None:
-        mode = compression.recompute
-        return StepPlan(compile_step(forward, loss, optimizer, mode, compression.weights), mode)
+        chunks = compression.chunks
+        return StepPlan(compile_step(forward, loss, optimizer, compression.weights, chunks), chunks)
     plan = plan_for(compression.memory_budget, forward, loss, optimizer, log)
     log(str(plan))
     return plan

@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 
 from edgepeft_export import autodiff, memory
 from edgepeft_export.autodiff import MissingRule, differentiate
-from edgepeft_export.chunks import LONG, attend_by_head, chunk_losses
+from edgepeft_export.chunks import LONG, ChunkSizes, attend_by_head, checked_chunks, chunk_losses
 from edgepeft_export.errors import NothingReachesLoss, WrongLossInputs
 from edgepeft_export.finish import finish
 from edgepeft_export.forward import Forward
 from edgepeft_export.forward.graph import SparseTensor, freeze
 from edgepeft_export.forward.identity import base_sha256, of_model
 from edgepeft_export.graph.constants import initializer_tensor
-from edgepeft_export.graph.edit import bind_inputs, fix_names, input_named
+from edgepeft_export.graph.edit import bind_inputs, input_named
 from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.graph.expansion import is_expanded
 from edgepeft_export.graph.kernels import dequantize_once
@@ -111,7 +111,7 @@ class _Attached:
 
 
 def compile_step(
-    forward: Forward, loss: Loss, optimizer: Optimizer, recompute: str = "none", weights: str | None = None
+    forward: Forward, loss: Loss, optimizer: Optimizer, weights: str | None = None, chunks: str = "normal"
 ) -> Compiled:
     """Build the graphs and programs of the specification.
 
@@ -119,9 +119,9 @@ def compile_step(
         forward: has the trainable parameters as inputs.
         loss: attached to its outputs.
         optimizer: updates the trainable parameters.
-        recompute: which activations the train step computes twice; see :data:`edgepeft_export.memory.MODES`.
         weights: how graphs read frozen weights; see :data:`edgepeft_export.program.structure.WEIGHTS`. By default by
-            their size, and as constants where ``recompute`` is given.
+            their size.
+        chunks: how much of the largest tensors exists at once; see :data:`edgepeft_export.chunks.CHUNKS`.
 
     Raises:
         NoGradientRule: an operator between the loss and a parameter has no gradient rule.
@@ -130,17 +130,16 @@ def compile_step(
         DequantizedTensor: a graph stores a float copy of a quantized tensor.
         LossError: the loss does not fit the model.
     """
-    if weights is None:
-        weights = "constant" if recompute != "none" else _chosen_weights(forward)
-    if checked_weights(weights) == "input":
-        compiled = _in_segments(forward, loss, optimizer)
+    sizes = checked_chunks(chunks)
+    if checked_weights(weights or chosen_weights(forward)) == "input":
+        compiled = _in_segments(forward, loss, optimizer, sizes)
         if compiled is not None:
             return compiled
         notice("The model's graph cannot be cut into segments: its weights stay constants of one graph.")
-    return _whole(forward, loss, optimizer, recompute)
+    return _whole(forward, loss, optimizer, sizes)
 
 
-def _chosen_weights(forward: Forward) -> str:
+def chosen_weights(forward: Forward) -> str:
     """Inputs where the weights that can be inputs have more than :data:`MANY_BYTES`, and more than the others.
 
     4-bit weights count as the int8 ones that a whole graph expands, most of which live until the backward pass.
@@ -151,11 +150,11 @@ def _chosen_weights(forward: Forward) -> str:
     return "input" if bindable > max(MANY_BYTES, sum(sizes.values()) - bindable) else "constant"
 
 
-def _whole(forward: Forward, loss: Loss, optimizer: Optimizer, recompute: str) -> Compiled:
+def _whole(forward: Forward, loss: Loss, optimizer: Optimizer, sizes: ChunkSizes) -> Compiled:
     """Programs of one call each."""
     attached = _attach_loss(forward, loss)
     is_long = forward.longest is not None and forward.longest > LONG
-    train, gradients = _differentiated(_training_graph(forward, loss, by_head=is_long), forward)
+    train, gradients = _differentiated(_training_graph(forward, loss, sizes, by_head=is_long), forward)
     unreached = tuple(name for name in forward.parameters if name not in gradients)
     compiled = _compiled(forward, attached, unreached, list(gradients), optimizer)
     graphs = {
@@ -171,8 +170,6 @@ def _whole(forward: Forward, loss: Loss, optimizer: Optimizer, recompute: str) -
     for name in ("train", "eval", "infer"):
         bind_inputs(graphs[name].graph, forward.fixed(unreached))
         finish(graphs[name], known)
-    memory.recompute(graphs["train"], graphs["train"].graph.outputs[:2], recompute)
-    fix_names(graphs["train"])
     added = tuple(Accumulation(bucket.gradient, bucket.name) for bucket in compiled.buckets)
     calls = {
         "train": (Call("train.onnx", accumulate=added),),
@@ -183,22 +180,22 @@ def _whole(forward: Forward, loss: Loss, optimizer: Optimizer, recompute: str) -
     return replace(compiled, graphs=graphs, programs=calls, activations=peaks)
 
 
-def _in_segments(forward: Forward, loss: Loss, optimizer: Optimizer) -> Compiled | None:
+def _in_segments(forward: Forward, loss: Loss, optimizer: Optimizer, sizes: ChunkSizes) -> Compiled | None:
     """Programs of segments; ``None`` where the graph has no cuts."""
     attached = _attach_loss(forward, loss)
     known = {*attached.model.graph.initializers, *forward.parameters}
     inputs = [*forward.parameters, *(part.indices for part in forward.sparse)]
     trainable = [name for name in forward.parameters if name not in forward.adapter.non_trainable]
     may_be_long = forward.longest is None or forward.longest > LONG
-    models = _training_graph(forward, loss, by_head=may_be_long), attached.model, forward.model
-    found = segmented(models, inputs, trainable, as_inputs, partial(finish, known=known))
+    models = _training_graph(forward, loss, sizes, by_head=may_be_long), attached.model, forward.model
+    found = segmented(models, inputs, trainable, as_inputs, partial(finish, known=known), sizes.rows)
     if found is None:
         return None
     read = {value.name for value in ancestors(attached.model.graph, attached.model.graph.outputs[:1])}
     reached = {*found.plan.reached, *(name for name in forward.adapter.non_trainable if name in read)}
     unreached = tuple(name for name in forward.parameters if name not in reached)
     if unreached:
-        frozen = _in_segments(freeze(forward, unreached), loss, optimizer)
+        frozen = _in_segments(freeze(forward, unreached), loss, optimizer, sizes)
         return None if frozen is None else replace(frozen, unreached=unreached)
     compiled = _compiled(forward, attached, (), found.plan.reached, optimizer)
     programs = {"train": found.train(compiled.buckets), **compiled.programs, "eval": found.eval, "infer": found.infer}
@@ -274,7 +271,7 @@ def _attach_loss(forward: Forward, loss: Loss) -> _Attached:
     return _Attached(model, LossTerms(*model.graph.outputs[: len(LossTerms._fields)]), tuple(specs))
 
 
-def _training_graph(forward: Forward, loss: Loss, *, by_head: bool) -> ir.Model:
+def _training_graph(forward: Forward, loss: Loss, sizes: ChunkSizes, *, by_head: bool) -> ir.Model:
     """The same without the model's own outputs, and without passes of frozen normalizations.
 
     Where they would be large, logits are computed in chunks.
@@ -282,14 +279,15 @@ def _training_graph(forward: Forward, loss: Loss, *, by_head: bool) -> ir.Model:
     Args:
         forward: the graph.
         loss: attached to it.
+        sizes: of chunks.
         by_head: whether attention runs for a few heads at a time.
     """
     model, _ = _attach_nodes(forward, loss)
     model.graph.outputs[len(LossTerms._fields) :] = []
     fold_norms(model)
-    chunk_losses(model, forward.parameters)
+    chunk_losses(model, forward.parameters, sizes)
     if by_head:
-        attend_by_head(model, forward.parameters)
+        attend_by_head(model, forward.parameters, sizes)
     return model
 
 

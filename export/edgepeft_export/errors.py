@@ -129,14 +129,6 @@ class WrongClassWeights(LossError, code="class-weights"):
     """The number of class weights is not the number of classes."""
 
 
-class UnknownRecomputeMode(EdgepeftError, code="unknown-recompute-mode"):
-    """There is no recompute mode of this name."""
-
-
-class NothingToRecompute(EdgepeftError, code="nothing-to-recompute"):
-    """The graph has no activation that could be recomputed instead of kept."""
-
-
 class NothingToQuantize(QuantizeError, code="nothing-to-quantize"):
     """The model has no frozen weight that could be quantized."""
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edgepeft_export.chunks import CHUNK, LARGE
-from edgepeft_export.chunks.loss import HUGE, SMALL_CHUNK
+from edgepeft_export.chunks import LARGE, NORMAL
+from edgepeft_export.chunks.sizes import HUGE
 from edgepeft_export.compile import Compiled, compile_step
 from edgepeft_export.forward import Forward, from_torch
 from edgepeft_export.graph.shapes import infer_shapes
@@ -75,7 +75,7 @@ def _wide(step: Compiled) -> list[ir.Value]:
     ]
 
 
-@pytest.mark.parametrize("rows", [1, CHUNK // 7, 3 * CHUNK + 1])
+@pytest.mark.parametrize("rows", [1, NORMAL.logits // 7, 3 * NORMAL.logits + 1])
 @pytest.mark.parametrize("name", CASES)
 def test_values_and_gradients_are_those_of_torch(name: str, rows: int) -> None:
     """For less than one chunk and for several, with labels that do not count among them."""
@@ -109,7 +109,7 @@ def test_more_classes_have_smaller_chunks() -> None:
     forward = linear("rows", classes=HUGE + 1)
     step = compiled(forward, CrossEntropy())
     draw = torch.Generator().manual_seed(0)
-    rows = SMALL_CHUNK + 2
+    rows = NORMAL.many_logits + 2
     labels = torch.randint(0, HUGE + 1, (rows,), generator=draw)
     batch = {"x": torch.randn((rows, FEATURES), generator=draw), "labels": labels}
     value, gradients = expected_of(forward, "rows", functional.cross_entropy, batch)
@@ -117,7 +117,7 @@ def test_more_classes_have_smaller_chunks() -> None:
     assert result.loss == pytest.approx(value, rel=1e-5)
     for parameter, gradient in gradients.items():
         np.testing.assert_allclose(result.gradients[parameter], gradient, rtol=1e-4, atol=1e-6, err_msg=parameter)
-    chunk = SMALL_CHUNK * HUGE * 4
+    chunk = NORMAL.many_logits * HUGE * 4
     assert chunk < max(peak.get("", 0) for peak in step.activations) < 6 * chunk
 
 
@@ -213,22 +213,10 @@ def test_a_tied_head_with_a_pair_bias_and_soft_cap(compute: str, rel: float, off
                 assert distance < off, name
 
 
-def test_recomputed_blocks_and_a_loss_in_chunks() -> None:
-    """Recomputation changes neither terms nor gradients of a step with a loop."""
-    forward = _decoder("fp32")[1]
-    ids = torch.randint(0, CLASSES, (4, 6), generator=torch.Generator().manual_seed(2))
-    batch = {"ids": ids, "labels": ids}
-    kept = run(compile_step(forward, CausalLM(), SGD()), batch)
-    again = run(compile_step(forward, CausalLM(), SGD(), "block"), batch)
-    assert again.loss == pytest.approx(kept.loss, rel=1e-6)
-    for name, gradient in kept.gradients.items():
-        np.testing.assert_allclose(again.gradients[name], gradient, rtol=1e-5, atol=1e-6)
-
-
 def test_the_predicted_peak_has_one_chunk_of_logits() -> None:
     """At any size the estimate contains a few chunks of logits, and none of the whole batch."""
     peaks = activation_peaks(_step("causal-lm")[1].graphs["train"])
-    chunk = CHUNK * CLASSES * 4
+    chunk = NORMAL.logits * CLASSES * 4
     assert chunk < max(peak.get("", 0) for peak in peaks) < 8 * chunk
     assert all(count < CLASSES for peak in peaks for name, count in peak.items() if name)
     rows = 6 * 4 * FEATURES  # bytes: gradients of chunks are together as large as the rows

@@ -60,8 +60,8 @@ def test_what_fits_is_left_as_it_is(needed: int, tmp_path: Path) -> None:
     bundle, messages = _prepare(tmp_path / "b", edgepeft.MemoryBudget(2 * needed, SIZES))
     assert bundle.manifest.memory is not None
     assert bundle.manifest.memory.micro_batch == 2048
-    assert "recompute" not in bundle.manifest.provenance
-    assert any("2048 examples at a time, recompute none" in line for line in messages)
+    assert len(bundle.manifest.programs.train) == 1
+    assert any("2048 examples at a time, one graph" in line for line in messages)
 
 
 def test_a_tight_budget_is_kept_when_it_is_measured(needed: int, tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ def test_a_tight_budget_is_kept_when_it_is_measured(needed: int, tmp_path: Path)
     bundle, _ = _prepare(tmp_path / "b", edgepeft.MemoryBudget(budget, SIZES))
     memory = bundle.manifest.memory
     assert memory is not None and memory.micro_batch is not None
-    assert memory.micro_batch < 2048 or bundle.manifest.provenance["recompute"] == "block"
+    assert memory.micro_batch < 2048 or len(bundle.manifest.programs.train) > 1
     assert measured_peak(bundle, {"batch": memory.micro_batch}).anonymous <= 1.15 * budget
 
 

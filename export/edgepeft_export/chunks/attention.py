@@ -16,6 +16,7 @@ from onnx_ir.passes import common
 
 from edgepeft_export.autodiff import dependents
 from edgepeft_export.autodiff.registry import full_name
+from edgepeft_export.chunks.sizes import NORMAL, ChunkSizes
 from edgepeft_export.graph.custom_ops import DOMAIN, MAP
 from edgepeft_export.graph.edit import input_named, remove_node, replace_value
 from edgepeft_export.graph.emit import Emitter
@@ -29,9 +30,6 @@ HEADS = 1
 
 LONG = 512
 """Positions. Models whose inputs are never longer keep the scores of all heads, which costs no second computation."""
-
-AT_ONCE = 1 << 20
-"""Scores that are computed at once for one example, if a head has no more. Short inputs run all heads at once."""
 
 ELEMENTWISE = frozenset({"Add", "Sub", "Mul", "Div", "Neg", "Tanh", "Where"})
 
@@ -52,19 +50,20 @@ class _Head:
     shared: list[ir.Value] = field(default_factory=list)
 
 
-def attend_by_head(model: ir.Model, parameters: Collection[str]) -> int:
-    """Let attentions run for a few heads at a time, in place.
+def attend_by_head(model: ir.Model, parameters: Collection[str], sizes: ChunkSizes = NORMAL) -> int:
+    """Let attentions run for a few heads at a time, in place. Short inputs run all heads at once.
 
     Args:
         model: forward graph, perhaps with a loss.
         parameters: names of the inputs whose gradient will be needed. Masks may not depend on them.
+        sizes: of chunks.
 
     Returns:
         The number of attentions that do.
     """
     graph = model.graph
     depends = dependents(graph, [input_named(graph, name) for name in parameters])
-    heads = _Heads(Emitter(graph))
+    heads = _Heads(Emitter(graph), sizes.scores)
     count = 0
     for softmax in [node for node in graph if node.op_type == "Softmax" and not node.domain]:
         found = _attention(softmax)
@@ -139,8 +138,8 @@ def _is_without_heads(value: ir.Value) -> bool:
 class _Heads:
     """Replaces attentions by loops. Those of equal shape share the number of heads in a group."""
 
-    def __init__(self, emit: Emitter) -> None:
-        self._emit = emit
+    def __init__(self, emit: Emitter, at_once: int) -> None:
+        self._emit, self._at_once = emit, at_once
         self._sizes: dict[tuple[Dim, ...], ir.Value] = {}
 
     def divide(self, found: _Head, depends: Collection[ir.Value]) -> None:
@@ -153,18 +152,20 @@ class _Heads:
         factors = {value for node in found.nodes if node.op_type == "MatMul" for value in operands(node)}
         wanted = [index for index, value in enumerate(sliced) if value in depends or value in factors]
         inputs = [self._group_size(found), *sliced]
-        result = self._emit.op(MAP, *inputs, domain=DOMAIN, body=_body(found, sliced, self._emit.graph), wanted=wanted)
+        body, count = _body(found, sliced, self._emit.graph), len(sliced)
+        settings = {"axis": HEADS, "sliced": count, "exact": 1, "wanted": wanted}
+        result = self._emit.op(MAP, *inputs, domain=DOMAIN, body=body, **settings)
         replace_value(product.outputs[0], result)
         for node in reversed(found.nodes):
             remove_node(node)
 
     def _group_size(self, found: _Head) -> ir.Value:
-        """The most heads, of those that divide all, with :data:`AT_ONCE` scores together, or one."""
+        """The most heads, of those that divide all, with few enough scores together, or one."""
         emit, (queries, keys) = self._emit, operands(found.nodes[0])
         key = found.heads, dims_of(queries)[2], dims_of(keys)[3]
         if key not in self._sizes or None in key:
             scores = emit.op("Max", emit.op("Mul", emit.dim(queries, 2), emit.dim(keys, 3)), emit.ints(1))
-            fitting = emit.op("Div", emit.ints(AT_ONCE), scores)
+            fitting = emit.op("Div", emit.ints(self._at_once), scores)
             divisors = emit.ints(*(size for size in range(1, found.heads + 1) if found.heads % size == 0))
             fits = emit.op("LessOrEqual", divisors, fitting)
             sizes = emit.op("Where", fits, divisors, emit.ints(1))

@@ -9,11 +9,12 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from edgepeft_export.autodiff import differentiate
-from edgepeft_export.chunks.region import ELEMENTWISE, RESHAPES, RowWise
+from edgepeft_export.chunks.copying import Inner, copy_rows
+from edgepeft_export.chunks.region import RowWise
 from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.graph.match import operand, present
 from edgepeft_export.graph.nested.bodies import rejoin, stand_in
-from edgepeft_export.graph.shapes import Dim, dims_of, dtype_of, infer_shapes, rank
+from edgepeft_export.graph.shapes import Dim, dims_of, dtype_of, infer_shapes
 from edgepeft_export.losses.entropy import Entropy, Weights, lean_scores, terms_of
 from edgepeft_export.opset import IR_VERSION
 from edgepeft_export.passes import scatter_into_sums
@@ -51,18 +52,22 @@ def loss_body(loss: ir.Node, region: RowWise, wanted: Wanted, chunk: str) -> ir.
     shared = {value: stand_in(body, value) for value in dict.fromkeys(outer)}
     model = ir.Model(body, ir_version=IR_VERSION)
 
-    inner = dict[ir.Value | None, ir.Value]([*slices.items(), *shared.items()])
-    logits = _copied(region, inner, body, [chunk, dims_of(operand(loss))[-1]])
+    inner: Inner = {**slices, **shared, None: None}
+    copy_rows(region, inner, body, chunk)
+    logits = inner[operand(loss)]
+    assert logits is not None
     emit = Emitter(body, scope=loss.name or "loss")
-    weights = Weights(inner.get(present(loss, 2)), row_weights)
+    weights = Weights(inner[present(loss, 2)], row_weights)
     terms = terms_of(emit, Entropy.of(loss), lean_scores(emit, logits), labels, weights)
     common.NameFixPass()(model)  # names of the graph around it are among those of the body until the end
     infer_shapes(model)
-    gradients = differentiate(body, terms.sum, [inner[value] for value in (*wanted.rows, *wanted.shared)])
+    targets = {value: target for value in (*wanted.rows, *wanted.shared) if (target := inner[value]) is not None}
+    found = differentiate(body, terms.sum, list(targets.values()))
+    gradients = {value: found[target] for value, target in targets.items()}
     emit = Emitter(body, scope=loss.name or "loss")
-    added = [*terms, *(gradients[inner[value]] for value in wanted.shared)]
+    added = [*terms, *(gradients[value] for value in wanted.shared)]
     body.outputs.extend(emit.op("Add", total, part) for total, part in zip(sums, added, strict=True))
-    body.outputs.extend(gradients[inner[value]] for value in wanted.rows)
+    body.outputs.extend(gradients[value] for value in wanted.rows)
     scatter_into_sums(body)
     common.RemoveUnusedNodesPass()(model)
     common.NameFixPass()(model)
@@ -75,29 +80,3 @@ def _input(body: ir.Graph, dims: Sequence[Dim], dtype: ir.DataType) -> ir.Value:
     value = ir.Value(name=f"chunk.{len(body.inputs)}", shape=ir.Shape(dims), type=ir.TensorType(dtype))
     body.inputs.append(value)
     return value
-
-
-def _copied(region: RowWise, inner: dict[ir.Value | None, ir.Value], body: ir.Graph, dims: Sequence[Dim]) -> ir.Value:
-    """Append the region's operators for the rows of one chunk. Returns their result, of the shape ``dims``."""
-    result = None
-    for node in region.nodes:
-        if node.op_type in RESHAPES and not node.domain:
-            result = inner[node.inputs[0]]
-        else:
-            inputs = [None if value is None else inner[value] for value in node.inputs]
-            if node.op_type in ELEMENTWISE:
-                inputs = [_aligned(value, body) for value in inputs]
-            copy = ir.Node(node.domain, node.op_type, inputs, node.attributes.values(), num_outputs=1, name=node.name)
-            body.append(copy)
-            result = copy.outputs[0]
-            result.type, result.shape = node.outputs[0].type, ir.Shape(dims)
-        inner[node.outputs[0]] = result
-    assert result is not None
-    return result
-
-
-def _aligned(value: ir.Value | None, body: ir.Graph) -> ir.Value | None:
-    """An operand that is broadcast over rows, without the axes of 1 that the rows had before they were flattened."""
-    if value is None or rank(value) <= 2:
-        return value
-    return Emitter(body).op("Reshape", value, Emitter(body).ints(-1))

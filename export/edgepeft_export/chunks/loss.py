@@ -21,6 +21,7 @@ from edgepeft_export.autodiff import dependents
 from edgepeft_export.autodiff.rules.reading import zeros_like
 from edgepeft_export.chunks.body import Wanted, loss_body
 from edgepeft_export.chunks.region import RowWise, row_wise
+from edgepeft_export.chunks.sizes import NORMAL, ChunkSizes
 from edgepeft_export.graph.custom_ops import DOMAIN, STOP_GRADIENT, WITH_GRADIENT
 from edgepeft_export.graph.edit import input_named
 from edgepeft_export.graph.emit import Emitter
@@ -29,15 +30,6 @@ from edgepeft_export.graph.shapes import Dim, at_most, dims_of, rank, static_dim
 from edgepeft_export.losses import LossTerms
 from edgepeft_export.losses.entropy import Entropy, cross_entropies, replace_terms, write_cross_entropies
 from edgepeft_runtime.notices import notice
-
-CHUNK = 64
-"""Rows of logits that exist at once."""
-
-SMALL_CHUNK = 32
-"""The same where there are more than :data:`HUGE` classes."""
-
-HUGE = 65536
-"""Classes. Above, a chunk of logits would be larger than the activations of a block."""
 
 LARGE = 8192
 """Classes. Below, the logits are small beside the activations."""
@@ -57,18 +49,16 @@ class _Chunks(NamedTuple):
     sizes: ir.Value
 
 
-def rows_at_once(classes: int) -> int:
-    """The most rows of a chunk. Fewer rows take less memory, and each chunk packs the matrix of the head again."""
-    return CHUNK if classes <= HUGE else SMALL_CHUNK
-
-
-def chunk_losses(model: ir.Model, parameters: Collection[str], large: int = LARGE) -> ir.Model:
+def chunk_losses(
+    model: ir.Model, parameters: Collection[str], sizes: ChunkSizes = NORMAL, large: int = LARGE
+) -> ir.Model:
     """Write the cross-entropies of a graph as operators, in place: in chunks where they have ``large`` classes or more.
 
     Args:
         model: with losses as nodes. Logits that another node or an output of the graph needs stay whole.
         parameters: names of the inputs whose gradient will be needed. Afterwards, gradients of the loss can be taken
             with respect to these and to values that depend on them.
+        sizes: of chunks.
         large: number of classes.
     """
     common.RemoveUnusedNodesPass()(model)  # they read logits, perhaps
@@ -78,7 +68,7 @@ def chunk_losses(model: ir.Model, parameters: Collection[str], large: int = LARG
         classes = dims_of(operand(loss))[-1]
         if not isinstance(classes, int) or classes < large:
             continue
-        region, chunk = row_wise(operand(loss), loss), rows_at_once(classes)
+        region, chunk = row_wise(operand(loss), loss), sizes.logits_of(classes)
         reason = "another node reads them, or they are not computed row by row" if region is None else None
         if region is not None:
             wanted = Wanted(_within(region.rows, depends), _within(region.shared, depends))

@@ -70,10 +70,12 @@ Attributes: ``label_smoothing``, ``ignore_index``. :mod:`edgepeft_export.losses.
 """
 
 MAP = "Map"
-"""``(size, tensors [a, n, ...]) -> tensors [a, n, ...]``: the graph ``body`` for each ``size`` indices of axis 1.
+"""``(size, tensors ..., shared ...) -> tensors ..., sums ...``: the graph ``body`` for ``size`` indices at a time.
 
-``size`` is an int64 vector of length 1 that divides n. ``wanted`` are the indices of the tensors whose gradient may be
-needed. No value of the graph around it that the body reads depends on one of these.
+``body`` has slices of the tensors and the shared ones as inputs. Of its outputs the last ``sums`` are added up, and the
+others joined along an axis. ``size`` is an int64 vector of length 1. Attributes: ``axis``; ``sliced``, the number of
+tensors that are divided; ``exact`` where ``size`` divides the number of indices; ``wanted``, the indices of the inputs
+after ``size`` whose gradient may be needed. No value of the graph around it that the body reads depends on these.
 """
 
 BRANCH = "Branch"

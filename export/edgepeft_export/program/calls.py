@@ -18,8 +18,8 @@ def forward_calls(cut: Cut, library: Library, head: str) -> list[Call]:
     return [forward_call(cut, index, library, head) for index in range(len(cut.segments))]
 
 
-def forward_call(cut: Cut, index: int, library: Library, head: str) -> Call:
-    """The call of one segment."""
+def forward_call(cut: Cut, index: int, library: Library, head: str, *, trains: bool = False) -> Call:
+    """The call of one segment; ``trains`` if it is one of a train step."""
     structure = cut.segments[index]
-    file = library.forward_file(structure, cut.opsets, cut.role(index, head))
+    file = library.forward_file(structure, cut.opsets, cut.role(index, head), trains=trains)
     return Call(f"{file}.onnx", used(library.graphs[file], bindings(structure, library)), results(structure))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
+from edgepeft_export.chunks import divide_rows
 from edgepeft_export.graph.constants import initializer_tensor
 from edgepeft_export.opset import IR_VERSION, OPSET
 from edgepeft_export.program.kinds import (
@@ -36,14 +37,17 @@ class Library:
 
     Attributes:
         finish: called once with each graph.
+        rows: that a train step computes at once between wide tensors.
         graphs: by the name of the file, without its extension.
         frozen: the tensors that calls bind, by name.
     """
 
     finish: Finish
+    rows: int
     graphs: dict[str, ir.Model] = field(default_factory=dict)
     frozen: dict[str, ir.TensorProtocol] = field(default_factory=dict)
     _forwards: dict[str, ir.Model] = field(default_factory=dict)
+    _divided: dict[str, ir.Model | None] = field(default_factory=dict)
     _backwards: dict[tuple[str, Wanted], Backward] = field(default_factory=dict)
     _files: dict[tuple[object, ...], str] = field(default_factory=dict)
     _kinds: dict[str, str] = field(default_factory=dict)
@@ -55,20 +59,29 @@ class Library:
             self._forwards[structure.digest] = forward_graph(structure, opsets)
         return self._forwards[structure.digest]
 
+    def divided(self, structure: Structure, opsets: Mapping[str, int]) -> ir.Model | None:
+        """The same with a loop over chunks of rows; ``None`` where there is nothing to divide."""
+        if structure.digest not in self._divided:
+            model = self.forward(structure, opsets).clone()
+            names = [f"{PARAMETER}.{index}" for index in range(len(structure.parameters))]
+            self._divided[structure.digest] = model if divide_rows(model, names, self.rows) else None
+        return self._divided[structure.digest]
+
     def backward(self, structure: Structure, opsets: Mapping[str, int], wanted: Wanted) -> Backward:
         """The backward graph of a kind."""
         key = structure.digest, wanted
         if key not in self._backwards:
-            self._backwards[key] = backward_graph(self.forward(structure, opsets), wanted)
+            forward = self.divided(structure, opsets) or self.forward(structure, opsets)
+            self._backwards[key] = backward_graph(forward, wanted)
         return self._backwards[key]
 
-    def forward_file(self, structure: Structure, opsets: Mapping[str, int], role: str) -> str:
-        """The name of a kind's forward graph."""
-
-        def make() -> ir.Model:
-            return self.forward(structure, opsets).clone()
-
-        return self._file((structure.digest,), structure, role, make, "" if role != BLOCK else ".forward")
+    def forward_file(self, structure: Structure, opsets: Mapping[str, int], role: str, *, trains: bool = False) -> str:
+        """The name of a kind's forward graph: for a train step in chunks of rows, otherwise without loops."""
+        model, divided = self.forward(structure, opsets), self.divided(structure, opsets) if trains else None
+        suffix = "" if role != BLOCK else ".forward"
+        if divided is not None:
+            return self._file((structure.digest, "rows"), structure, role, divided.clone, f"{suffix}.rows")
+        return self._file((structure.digest,), structure, role, model.clone, suffix)
 
     def backward_file(
         self, structure: Structure, backward: Backward, wanted: Wanted, runs: Sequence[Sequence[int]], role: str

@@ -60,6 +60,7 @@ def segmented(
     trainable: Collection[str],
     bound: Bound,
     finish: Finish,
+    rows: int,
 ) -> Segmented | None:
     """Cut a model's graphs.
 
@@ -70,6 +71,7 @@ def segmented(
         trainable: those of them that train.
         bound: which tensors a call binds.
         finish: lowers a graph to what devices run, in place.
+        rows: that a train step computes at once between wide tensors.
 
     Returns:
         ``None`` where the graph has no cuts.
@@ -81,7 +83,7 @@ def segmented(
     cut_train = cut(train.clone(), parameters, bound)
     if len(cut_train.segments) < 2:
         return None
-    library = Library(finish)
+    library = Library(finish, rows)
     planned = plan(cut_train, trainable, library)
     evaluated = forward_calls(cut(with_loss.clone(), parameters, bound), library, "head.eval")
     inferred = forward_calls(cut(infer.clone(), parameters, bound), library, "head.infer")

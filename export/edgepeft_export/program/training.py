@@ -126,7 +126,7 @@ def train_calls(plan: Plan, buckets: Sequence[Bucket], library: Library) -> list
         library: gets the graphs.
     """
     cut, last = plan.cut, len(plan.cut.segments) - 1
-    calls = [forward_call(cut, index, library, HEAD) for index in range(last)]
+    calls = [forward_call(cut, index, library, HEAD, trains=True) for index in range(last)]
     layout = _Layout.of(buckets)
     gradients: dict[ir.Value, str] = {}
     for step in plan.steps:

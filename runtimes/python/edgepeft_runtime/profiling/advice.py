@@ -68,7 +68,7 @@ def _of_time(manifest: Manifest, summary: Summary) -> Iterator[Advice]:
     yield Advice(TIME, summary.cached or 0.0, f"{text} --cache activations.")
     again = _of_pass(summary, AGAIN)
     text = f"{percent(again)} of the time computes activations a second time: where there is more memory, prepare with"
-    yield Advice(TIME, again, f"{text} --recompute none and --weights constant.")
+    yield Advice(TIME, again, f"{text} --weights constant.")
     update = _of_pass(summary, UPDATE)
     text = f"{percent(update)} of the time is the optimizer's: --accumulate 4 runs it for one batch of four."
     yield Advice(TIME, 0.75 * update, text)
@@ -95,7 +95,7 @@ def _of_memory(manifest: Manifest, summary: Summary) -> Iterator[Advice]:
         return
     if _of_pass(summary, AGAIN) == 0:
         text = f"Activations are {size(memory.activations)} of {size(memory.anonymous)} of anonymous memory:"
-        yield Advice(MEMORY, memory.activations / memory.anonymous, f"{text} prepare with --recompute block.")
+        yield Advice(MEMORY, memory.activations / memory.anonymous, f"{text} prepare with --weights input.")
     for name, change in _HALVED.items():
         saved = _halved(manifest, summary.sizes, name)
         text = f"{change} need {size(saved)} less of {size(memory.anonymous)} of anonymous memory."

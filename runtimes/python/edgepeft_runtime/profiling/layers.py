@@ -21,7 +21,6 @@ _ANONYMOUS = "node_"
 """Start of the names of torch's exporter, which remain where a node belongs to no module."""
 _GRADIENTS = frozenset({"gradient", "parameters"})
 _GRADIENT = re.compile(r"/grad(/|$)")
-_AGAIN = re.compile(r"/again(/|$|_)")
 _LAYOUT = re.compile(r"_nchwc$")
 _FUSED = 3
 """Largest number of nodes that are fused into a convolution."""
@@ -43,7 +42,7 @@ def pass_of(node: str, seen: Collection[str]) -> str:
     """Return the pass of a node; ``seen`` are the nodes, by module and name, that have run in this step."""
     if module_of(node) == GRADIENTS or _GRADIENT.search(node):
         return BACKWARD
-    return AGAIN if _AGAIN.search(node) or node in seen else FORWARD
+    return AGAIN if node in seen else FORWARD
 
 
 def renamed_layouts(nodes: Sequence[NodeFacts]) -> Callable[[str], str]:
