@@ -94,8 +94,8 @@ def test_values_and_gradients_are_those_of_torch(name: str, rows: int) -> None:
 def test_a_weight_counts_an_example_as_often(loss: Loss) -> None:
     """Weights of examples in several chunks are the loss and gradients of a batch that repeats them so often."""
     kind = "rows" if isinstance(loss, CrossEntropy) else "tokens"
-    forward, batch = linear(kind, classes=CLASSES), _batch(kind, loss, CHUNK)
-    counts = torch.arange(CHUNK) % 3
+    forward, batch = linear(kind, classes=CLASSES), _batch(kind, loss, NORMAL.logits)
+    counts = torch.arange(NORMAL.logits) % 3
     repeated = run(compiled(forward, loss), {key: x.repeat_interleave(counts, 0) for key, x in batch.items()})
     step = compiled(forward, replace(loss, example_weights="weights"))
     result = run(step, {**batch, "weights": counts.float()})

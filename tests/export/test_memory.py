@@ -24,7 +24,7 @@ from edgepeft_runtime.errors import BundleError
 from edgepeft_runtime.train.memory.prediction import measured_peak, predict
 from tests.support.networks import NETWORKS
 
-SIZES = {"batch": 512, "sequence": 30}
+SIZES = {"batch": 64, "sequence": 30}
 
 
 @cache
@@ -34,7 +34,7 @@ def _compiled(name: str, weights: str) -> Compiled:
     return compile_step(forward, losses.by_name(network.loss), SGD(lr=0.1), weights)
 
 
-@pytest.mark.parametrize("name", ["bert", "gpt2", "llama", "vit"])
+@pytest.mark.parametrize("name", ["bert", "llama", "vit"])
 def test_less_is_alive_at_once(name: str) -> None:
     """By the bundle's own estimate, the peak of a transformer's step is lower."""
     kept, again = (MemorySpec(_compiled(name, weights).activations) for weights in WEIGHTS)

@@ -152,9 +152,16 @@ class _Heads:
         factors = {value for node in found.nodes if node.op_type == "MatMul" for value in operands(node)}
         wanted = [index for index, value in enumerate(sliced) if value in depends or value in factors]
         inputs = [self._group_size(found), *sliced]
-        body, count = _body(found, sliced, self._emit.graph), len(sliced)
-        settings = {"axis": HEADS, "sliced": count, "exact": 1, "wanted": wanted}
-        result = self._emit.op(MAP, *inputs, domain=DOMAIN, body=body, **settings)
+        result = self._emit.op(
+            MAP,
+            *inputs,
+            domain=DOMAIN,
+            body=_body(found, sliced, self._emit.graph),
+            axis=HEADS,
+            sliced=len(sliced),
+            exact=1,
+            wanted=wanted,
+        )
         replace_value(product.outputs[0], result)
         for node in reversed(found.nodes):
             remove_node(node)

@@ -48,11 +48,13 @@ def loss_body(loss: ir.Node, region: RowWise, wanted: Wanted, chunk: str) -> ir.
     slices = {value: _input(body, [chunk, dims_of(value)[-1]], dtype_of(value)) for value in region.rows}
     labels = _input(body, [chunk], dtype_of(operand(loss, 1)))
     row_weights = None if present(loss, 3) is None else _input(body, [chunk], ir.DataType.FLOAT)
-    outer = [*region.shared, *(value for value in loss.inputs[2:3] if value is not None)]
-    shared = {value: stand_in(body, value) for value in dict.fromkeys(outer)}
+    read = [*region.shared, *(value for value in loss.inputs[2:3] if value is not None)]
+    shared = {value: stand_in(body, value) for value in dict.fromkeys(read)}
     model = ir.Model(body, ir_version=IR_VERSION)
 
-    inner: Inner = {**slices, **shared, None: None}
+    inner: Inner = {None: None}
+    for outer, twin in (*slices.items(), *shared.items()):
+        inner[outer] = twin
     copy_rows(region, inner, body, chunk)
     logits = inner[operand(loss)]
     assert logits is not None

@@ -152,7 +152,7 @@ def _elementwise(node: ir.Node) -> Operands | None:
 def _along_axes(node: ir.Node) -> Operands | None:
     """A reduction, or a part of each row."""
     x, axes = operand(node), present(node, AXES[node.op_type])
-    kept = node.op_type == "Slice" or node.attributes.get_int("keepdims", 1)
+    kept = node.op_type == "Slice" or node.attributes.get_int("keepdims", 1) == 1
     if rank(x) < 2 or not kept or known_ints(axes) not in ([-1], [rank(x) - 1]):
         return None
     return Operands([], [x], [value for value in node.inputs[1:] if value is not None and value is not axes])
