@@ -89,6 +89,23 @@ def test_losses_over_scores_read_what_is_before_the_head(tmp_path: Path, head: s
     np.testing.assert_allclose(_file(tmp_path / "merged.onnx", {"x": x}), trained, atol=1e-5)
 
 
+def test_scores_are_found_before_a_softmax_of_a_matrix(tmp_path: Path) -> None:
+    """It reads a matrix, so it stands between two reshapes: the loss of each position is that of the scores."""
+    model = onnx.parser.parse_model(
+        '<ir_version: 7, opset_import: ["": 11]> g (float[n, t, 4] x) => (float[n, t, 3] probs)'
+        "<float[4, 3] W = {1, 2, 3, 4, 5, 6, 7, 8, 10, 1, 0, 2}>"
+        "{ logits = MatMul(x, W) probs = Softmax <axis = 2> (logits) }"
+    )
+    onnx.save(model, tmp_path / "m.onnx")
+    with pytest.warns(EdgepeftWarning, match="'probs' comes from a Softmax"):
+        edgepeft.prepare(tmp_path / "m.onnx", trainable=["W"], loss="cross_entropy", out=tmp_path / "b")
+    x, labels = _draw(2, 5, 4), np.array([[0, 1, 2, 0, 1], [2, 2, 1, 0, 0]])
+    with Trainer.open(tmp_path / "b") as trainer:
+        probs = trainer.predict({"x": x})["probs"]
+        expected = -np.log(np.take_along_axis(probs, labels[..., None], axis=-1)).mean()
+        assert trainer.evaluate({"x": x, "labels": labels}).loss == pytest.approx(expected, rel=1e-4)
+
+
 _WRITTEN_OUT = {
     "cross_entropy": """m = ReduceMax <axes = [1]> (logits) wide = Expand(m, two) c = Sub(logits, wide) e = Exp(c)
         s = ReduceSum(e, axis) d = Expand(s, two) q = Div(e, d) probs = Identity(q)""",

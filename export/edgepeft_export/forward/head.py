@@ -9,7 +9,7 @@ import onnx_ir as ir
 from edgepeft_export.forward.graph import Forward
 from edgepeft_export.graph.constants import known_number
 from edgepeft_export.graph.match import operand, producer_of
-from edgepeft_export.graph.shapes import rank
+from edgepeft_export.graph.shapes import dims_of, rank
 from edgepeft_export.losses import Loss
 from edgepeft_export.verification import Example, GraphRun
 
@@ -33,6 +33,9 @@ class Head:
     scores: ir.Value
 
 
+_RESHAPES = frozenset({"Flatten", "Reshape"})
+
+
 def probabilities(forward: Forward, loss: Loss) -> Head | None:
     """What turns scores into the first output, where the loss does so again."""
     value = forward.model.graph.outputs[0]
@@ -40,7 +43,7 @@ def probabilities(forward: Forward, loss: Loss) -> Head | None:
         value = operand(node)
     if not loss.reads_scores or node is None or node.domain:
         return None
-    head = _written_out(node) or _one_node(node)
+    head = _written_out(node) or _between_reshapes(node) or _one_node(node)
     return head if head is not None and head.scores.producer() is not None else None
 
 
@@ -50,6 +53,20 @@ def _one_node(node: ir.Node) -> Head | None:
         return None
     over = node.attributes.get_int("axis", -1) if node.op_type != "Sigmoid" else -1
     return Head(node.op_type, scores) if over in (-1, rank(scores) - 1, 1) else None
+
+
+def _between_reshapes(node: ir.Node) -> Head | None:
+    """A Softmax of a matrix, as files of older operator sets have it for tensors of more axes."""
+    inner = operand(node).producer() if node.op_type in _RESHAPES else None
+    head = None if inner is None or inner.domain else _one_node(inner)
+    before = None if head is None else head.scores.producer()
+    if head is None or before is None or before.op_type not in _RESHAPES:
+        return None
+    scores, result = operand(before), node.outputs[0]
+    if scores.shape is None or result.shape is None or rank(scores) != rank(result):
+        return None
+    last = dims_of(scores)[-1]
+    return Head(head.kind, scores) if isinstance(last, int) and last == dims_of(result)[-1] else None
 
 
 def _written_out(node: ir.Node) -> Head | None:
