@@ -28,7 +28,7 @@ from edgepeft_export.losses import Labels, Loss, LossTerms
 from edgepeft_export.losses.entropy import write_cross_entropies
 from edgepeft_export.optimizer_graph import Bucket, flatten, optimizer_graph, plan_buckets
 from edgepeft_export.optimizers import Optimizer
-from edgepeft_export.passes import fold_norms, stack_convolutions
+from edgepeft_export.passes import fold_norms, multiply_by_taps, stack_convolutions
 from edgepeft_export.program import Segmented, as_inputs, checked_weights, segmented
 from edgepeft_export.program.reads import ancestors
 from edgepeft_export.selection import selection_graph
@@ -164,6 +164,7 @@ def _whole(forward: Forward, loss: Loss, optimizer: Optimizer, sizes: ChunkSizes
         "infer": forward.model.clone(),
     }
     stack_convolutions(graphs["train"])
+    multiply_by_taps(graphs["train"])
     for name in ("train", "eval"):  # merging reads the matrices of the graph for predictions as they are stored
         dequantize_once(graphs[name].graph)
     known = {*attached.model.graph.initializers, *forward.parameters}

@@ -10,6 +10,7 @@ from edgepeft_export.passes.scatters import scatter_into_sums
 from edgepeft_export.passes.single_precision import single_precision
 from edgepeft_export.passes.squeezes import name_squeezed_axes
 from edgepeft_export.passes.stacks import stack_convolutions
+from edgepeft_export.passes.taps import multiply_by_taps
 from edgepeft_export.passes.tied import share_transposed
 from edgepeft_export.passes.transposes import transpose_last_two
 
@@ -19,6 +20,7 @@ __all__ = [
     "fold_norms",
     "fuse_products",
     "gather_scales",
+    "multiply_by_taps",
     "name_squeezed_axes",
     "narrow",
     "scatter_into_sums",
