@@ -6,7 +6,9 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
+import torch
 from onnx_ir.passes.common import NameFixPass
+from torch.nn import functional
 
 from edgepeft_export.autodiff import differentiate
 from edgepeft_export.autodiff.registry import NoGradientForCase
@@ -295,3 +297,60 @@ def test_a_gradient_passes_where_an_activation_was_in_range(dtype: type, axis: i
     assert 0 < inside.sum() < x.size
     np.testing.assert_array_equal(dx, np.where(inside, dy, 0))
     assert np.all(np.abs(have_y - x)[inside] <= 0.5001 * np.broadcast_to(scale, x.shape)[inside])
+
+
+DRAW = np.random.default_rng(3)
+ROWS, NARROW, WIDE = 6, 12, 24
+DY = (DRAW.normal(size=(2, ROWS // 2, NARROW)) * np.array([1.0, 1e-3, 0.0])[:, None]).astype(np.float32)
+X = DRAW.normal(size=(2, ROWS // 2, NARROW)).astype(np.float32)
+
+
+def _matrix(*shape: int) -> tuple[np.ndarray, np.ndarray]:
+    return DRAW.integers(-60, 60, shape).astype(np.int8), DRAW.uniform(1e-3, 3e-3, shape[1]).astype(np.float32)
+
+
+@pytest.mark.parametrize("kind", ["gated", "plain", "two readers"])
+def test_a_gradient_through_a_gate_is_scaled_once(kind: str) -> None:
+    """It equals torch's through the float matrices, in rows of very different size."""
+    bench, names = Bench(X), ("gate", "up", "down")
+    weights = dict(zip(names, [_matrix(NARROW, WIDE), _matrix(NARROW, WIDE), _matrix(WIDE, NARROW)], strict=True))
+
+    def product(x: ir.Value, name: str) -> ir.Value:
+        values, scale = (bench.emit.stored(f"{name}.{i}", array) for i, array in enumerate(weights[name]))
+        result = int8_matmul(bench.emit, x, values, scale)
+        result.shape = ir.Shape([*list(x.shape)[:-1], weights[name][1].size])
+        return result
+
+    def op(op_type: str, *inputs: ir.Value) -> ir.Value:
+        result = bench.emit.op(op_type, *inputs)
+        result.shape = inputs[0].shape
+        return result
+
+    gate, up = product(bench.x, "gate"), product(bench.x, "up")
+    hidden = op("Mul", gate, op("Sigmoid", gate))
+    if kind == "gated":
+        hidden = op("Mul", hidden, up)
+    y = product(hidden, "down")
+    if kind == "two readers":
+        y = op("Add", y, op("Mul", y, y))
+    have = bench.run(y, DY)
+
+    x = torch.from_numpy(X).requires_grad_()
+    wg, wu, wd = (torch.from_numpy(values * scale) for values, scale in weights.values())
+    inner = functional.silu(x @ wg) * (x @ wu if kind == "gated" else 1)
+    out = inner @ wd
+    out = out + out * out if kind == "two readers" else out
+    out.backward(torch.from_numpy(DY))
+    for row in range(ROWS // 2 - 1):
+        wanted = x.grad[:, row].numpy()
+        assert np.linalg.norm(have[1][:, row] - wanted) < 0.03 * np.linalg.norm(wanted)
+    assert not np.any(have[1][:, -1])
+
+    columns = [node for node in bench.graph if node.op_type == "Mul" and "grad" in str(node.name) and _by_row(node)]
+    assert len(columns) == {"gated": 2, "plain": 1, "two readers": 1}[kind]
+
+
+def _by_row(node: ir.Node) -> bool:
+    """Whether a node multiplies the rows of a tensor, and not a column by a column."""
+    ranks = [list(value.shape or ()) for value in node.inputs if value is not None]
+    return any(shape[-1:] == [1] for shape in ranks) and any(shape[-1:] not in ([1], []) for shape in ranks)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from edgepeft.sources.precision import in_single_precision
 from edgepeft_export.forward import Forward, from_torch
 from edgepeft_export.forward.torch_source import half, lifted
-from edgepeft_export.graph.half import Widened
+from edgepeft_export.graph.constants import Widened
 from edgepeft_export.verification.graph import GraphRun
 
 

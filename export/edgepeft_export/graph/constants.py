@@ -1,4 +1,7 @@
-"""Static facts about values: their content, the initializer they are computed from, their constant factor."""
+"""Static facts about values: their content, the initializer they are computed from, their constant factor.
+
+The content may be in half precision on the host, as in the checkpoint, and in float32 in the graph.
+"""
 
 from __future__ import annotations
 
@@ -106,3 +109,23 @@ def new_initializer(graph: ir.Graph, stem: str, array: NDArray[np.generic]) -> i
     value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
     graph.register_initializer(value)
     return value
+
+
+class Widened(ir.LazyTensor):
+    """A tensor of half precision as float32. It is converted each time it is read, and never kept.
+
+    Args:
+        narrow: the tensor in half precision; a matrix may be a transposed view.
+    """
+
+    def __init__(self, narrow: ir.TensorProtocol) -> None:
+        self.narrow = narrow
+        super().__init__(self._wide, ir.DataType.FLOAT, ir.Shape(narrow.shape.numpy()), name=narrow.name)
+
+    def _wide(self) -> ir.TensorProtocol:
+        return ir.Tensor(self.narrow.numpy().astype("float32", order="K"), name=self.name)
+
+
+def stored_array(tensor: ir.TensorProtocol) -> NDArray[np.generic]:
+    """A tensor's content as the host has it: two of one dtype are equal where these are."""
+    return tensor.narrow.numpy() if isinstance(tensor, Widened) else tensor.numpy()

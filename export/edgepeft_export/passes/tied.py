@@ -12,10 +12,9 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from edgepeft_export.graph.constants import initializer_tensor, is_frozen
+from edgepeft_export.graph.constants import initializer_tensor, is_frozen, stored_array
 from edgepeft_export.graph.edit import remove_node, replace_value
 from edgepeft_export.graph.emit import Emitter
-from edgepeft_export.graph.half import stored_array
 from edgepeft_export.graph.match import added_vector, operand
 from edgepeft_export.graph.shapes import dims_of, rank
 

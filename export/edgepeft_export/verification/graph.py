@@ -9,9 +9,9 @@ import onnx_ir as ir
 import onnxruntime as ort
 from onnx_ir.passes import common
 
+from edgepeft_export.graph.constants import Widened
 from edgepeft_export.graph.custom_ops import CONTRIB, lower
 from edgepeft_export.graph.edit import insert_on_edge
-from edgepeft_export.graph.half import Widened
 from edgepeft_export.verification.compare import Array, Arrays
 
 _LARGE = 1 << 16

@@ -12,7 +12,7 @@ import torch
 from onnxscript.optimizer import fold_constants
 from torch import Tensor
 
-from edgepeft_export.graph.half import Widened
+from edgepeft_export.graph.constants import Widened
 
 
 def bind_frozen(model: ir.Model, frozen: Mapping[str, Tensor]) -> None:
