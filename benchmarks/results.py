@@ -20,7 +20,7 @@ SAME, NEAR = 2e-3, 0.1
 def row_of(case: str, side: Running, about: Mapping[str, Any], folder: Path, oracle: Sequence[float]) -> Row:
     """One row: medians of time with the 10th and 90th percentile, the largest resident set, sizes in bytes.
 
-    ``losses`` tells whether they went as :class:`benchmarks.sides.Side` wants it.
+    ``losses`` tells whether they went as ``benchmarks.sides.Side`` wants it.
     """
     if side.failure is not None:
         return {"case": case, "side": side.name, "error": side.failure}

@@ -23,7 +23,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "ort-own-int8": {"compute": "int8", "engine": "ort-training"},
     "int8-pruned": {"compute": "int8", "prune": {"heads": 0.25, "ffn": 0.3, "score": "wanda"}},
 }
-"""Arguments of :func:`edgepeft.prepare`; ``prune`` contains those of ``edgepeft.compress.Pruning``."""
+"""Arguments of ``edgepeft.prepare``; ``prune`` contains those of ``edgepeft.compress.Pruning``."""
 
 
 def prepare_variant(

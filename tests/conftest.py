@@ -26,7 +26,7 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _shared_exports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedExports | None]:
-    """A network that many tests prepare is exported once per run; see :mod:`tests.support.exports`."""
+    """A network that many tests prepare is exported once per run; see ``tests.support.exports``."""
     if "torch" not in sys.modules:
         yield None
         return

@@ -51,3 +51,9 @@ def test_tests_import_no_tests(files: list[PurePosixPath]) -> None:
                 if isinstance(node, ast.ImportFrom) and re.search(r"(^|\.)test_\w+$", node.module or ""):
                     found.append(f"{file}: {node.module}")
     assert found == []
+
+
+def test_docstrings_are_plain_markdown(files: list[PurePosixPath]) -> None:
+    """The site shows them as Markdown, where the roles of Sphinx are noise."""
+    roles = re.compile(r":(?:func|class|meth|data|mod|attr|exc|obj):`")
+    assert [str(file) for file in files if roles.search((ROOT / file).read_text("utf-8"))] == []

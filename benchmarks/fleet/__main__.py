@@ -1,6 +1,6 @@
 """Measure a fleet's host: ``python -m benchmarks.fleet`` (``make bench-fleet``).
 
-It measures first how many devices the host serves (:mod:`benchmarks.fleet.load`), then how many updates per second it
+It measures first how many devices the host serves (``benchmarks.fleet.load``), then how many updates per second it
 verifies and aggregates, and in how much memory.
 
 The updates are simulated: MiniLM with LoRA r=8 on query and value and a head of 8 classes, the bundle's adapter plus

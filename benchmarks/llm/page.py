@@ -105,7 +105,7 @@ def _limited(rows: Sequence[Row]) -> str:
 
 
 def perplexity_table(found: dict[str, Any]) -> str:
-    """Return the table of :mod:`benchmarks.llm_perplexity`."""
+    """Return the table of ``benchmarks.llm_perplexity``."""
     lines = [
         "## Perplexity\n",
         f"{found['about']}\n",

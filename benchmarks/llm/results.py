@@ -34,7 +34,7 @@ def row_of(
     Args:
         key: Values of ``KEY``, and the run and the machine.
         side: The side, finished.
-        made: What :mod:`benchmarks.llm.making` reported.
+        made: What ``benchmarks.llm.making`` reported.
         about: Counts of the model's parameters.
         oracle: Losses of PyTorch, if it ran.
     """

@@ -20,7 +20,7 @@ VARIANTS: dict[str, tuple[str, dict[str, str]]] = {
     "int8-small": ("int8", {"weights": "input", "chunks": "small"}),
     "int8-before": ("int8", {"recompute": "block"}),
 }
-"""How bundles compute, and settings of :class:`edgepeft.Compression`; the last two have one graph per program, in
+"""How bundles compute, and settings of ``edgepeft.Compression``; the last two have one graph per program, in
 this checkout and in one that has no other."""
 
 
@@ -30,7 +30,7 @@ class Side:
 
     Attributes:
         module: What its process runs.
-        kind: What :mod:`benchmarks.llm.making` writes for it; ``None`` if it reads the model directory itself.
+        kind: What ``benchmarks.llm.making`` writes for it; ``None`` if it reads the model directory itself.
         trains: Whether its step trains.
         baseline: Whether it runs the code of another checkout (``--baseline``).
     """

@@ -1,6 +1,6 @@
 """Generate the official training artifacts: ``python -m benchmarks.sides.ort_artifacts FOLDER``.
 
-FOLDER contains ``forward.onnx`` and ``names.json``, written by :mod:`benchmarks.peers.official_forward`.
+FOLDER contains ``forward.onnx`` and ``names.json``, written by ``benchmarks.peers.official_forward``.
 """
 
 from __future__ import annotations

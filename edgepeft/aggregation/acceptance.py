@@ -41,11 +41,11 @@ def check_acceptance(
     Args:
         bundle: The round's bundle, or its directory.
         parameters: The round's result, which is not a stack.
-        data: Held-out data in a form that :meth:`edgepeft_runtime.Trainer.evaluate` accepts.
+        data: Held-out data in a form that ``edgepeft_runtime.Trainer.evaluate`` accepts.
         before: The adapter that the round started from, or its evaluation on the same data; by default the bundle's.
         tolerance: Largest accepted increase of the loss, or change of the metric for the worse.
         batch_size: Examples per batch.
-        metric: What decides instead of the loss: see :meth:`edgepeft_runtime.Trainer.evaluate`.
+        metric: What decides instead of the loss: see ``edgepeft_runtime.Trainer.evaluate``.
 
     Raises:
         BundleError: The parameters do not fit the bundle.

@@ -129,7 +129,7 @@ def aggregate(
             ``stack``: Exactly the mean of the products, with the sum of all ranks, for ``merge`` alone.
         weights: ``equal``, or ``examples``: the number of examples that a device claims, up to ``examples_cap``.
         examples_cap: Largest number of examples that counts.
-        robust: ``median``, ``trimmed-mean=0.2``, or a :class:`Robust`, in place of the mean of every coordinate. Do not
+        robust: ``median``, ``trimmed-mean=0.2``, or a ``Robust``, in place of the mean of every coordinate. Do not
             trust it with fewer than five devices.
         clip: Largest L2 norm of a change over all tensors; larger changes are scaled down to it.
         privacy: Noise on the mean of clipped changes, of updates that are sampled in secret. The adapter and its report

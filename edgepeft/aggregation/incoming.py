@@ -70,7 +70,7 @@ class Start:
 
     @classmethod
     def of(cls, bundle: Bundle | str | Path, adapter: AdapterSource | None) -> Start:
-        """Open a bundle and an adapter of it; raises :class:`BundleError` if one is damaged, or they do not fit."""
+        """Open a bundle and an adapter of it; raises ``BundleError`` if one is damaged, or they do not fit."""
         opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         tensors, digest = load_adapter(opened, adapter)
         return cls(opened, tensors, digest, AdapterValues.of(tensors, opened.manifest), pairs_of(opened.manifest))

@@ -40,7 +40,7 @@ class PairTensors(LowRankPair):
         return b.reshape(groups, -1, rank), rows
 
     def tensors(self, factors: Factors) -> dict[str, Float64s]:
-        """Return the parameters of matrices of any rank: the inverse of :meth:`factors`."""
+        """Return the parameters of matrices of any rank: the inverse of ``factors``."""
         b, a = factors
         if self.layout == "graph":
             return {self.a: a[0].T, self.b: b[0].T}

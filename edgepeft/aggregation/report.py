@@ -88,7 +88,7 @@ class Spent:
 
 @dataclass(frozen=True)
 class AggregateReport:
-    """What :func:`edgepeft.aggregate` did.
+    """What ``edgepeft.aggregate`` did.
 
     Attributes:
         rule, weights, robust, clip: The settings.

@@ -90,7 +90,7 @@ class Privacy(Settings):
 
 @dataclass(frozen=True)
 class AggregationSettings(Settings):
-    """The settings of :func:`edgepeft.aggregate`, which describes them; contradictions are refused."""
+    """The settings of ``edgepeft.aggregate``, which describes them; contradictions are refused."""
 
     rule: str = setting("fedavg", "Rule for LoRA pairs.", choices=RULES)
     weights: str = setting("equal", "Weights of the updates.", choices=WEIGHTS)

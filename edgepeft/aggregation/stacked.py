@@ -35,7 +35,7 @@ def is_stack(file: TensorFile) -> bool:
 
 
 def read_stack(path: str | Path, bundle: Bundle) -> dict[str, Array]:
-    """Read a stack; see :func:`stack_in`."""
+    """Read a stack; see ``stack_in``."""
     return stack_in(read_tensors(path, require_digest=True), path, bundle)
 
 

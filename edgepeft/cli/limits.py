@@ -79,7 +79,7 @@ class LimitReporter:
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Let SIGTERM raise :class:`Terminated`, once: a second signal must not interrupt the cleanup."""
+    """Let SIGTERM raise ``Terminated``, once: a second signal must not interrupt the cleanup."""
     if threading.current_thread() is not threading.main_thread():  # only the main thread may set signal handlers
         yield
         return

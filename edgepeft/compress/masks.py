@@ -67,7 +67,7 @@ def keep_masks(model: nn.Module, weights: Iterable[nn.Parameter]) -> list[str]:
 
     Returns:
         The names of the layers whose weight is now ``parametrizations.weight.original`` times a mask;
-        :func:`fix_masks` undoes that and leaves plain weights.
+        ``fix_masks`` undoes that and leaves plain weights.
     """
     wanted = {id(weight) for weight in weights if weight.requires_grad}
     masked = [(name, module) for name, module in maskable(model) if id(module.weight) in wanted]
@@ -78,7 +78,7 @@ def keep_masks(model: nn.Module, weights: Iterable[nn.Parameter]) -> list[str]:
 
 
 def masked_weights(model: nn.Module) -> list[str]:
-    """Return the original names of the weights that :func:`keep_masks` keeps at zero."""
+    """Return the original names of the weights that ``keep_masks`` keeps at zero."""
     return [f"{name}.weight".lstrip(".") for name, module in model.named_modules() if _is_masked(module)]
 
 
@@ -87,7 +87,7 @@ def _is_masked(module: nn.Module) -> bool:
 
 
 def fix_masks(model: nn.Module) -> nn.Module:
-    """Replace parametrized masked weights by plain ones with their zeros, in place. Undoes :func:`keep_masks`."""
+    """Replace parametrized masked weights by plain ones with their zeros, in place. Undoes ``keep_masks``."""
     for module in list(model.modules()):
         if _is_masked(module):
             parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)

@@ -40,7 +40,7 @@ class Change:
 
 @dataclass(frozen=True)
 class PruningReport:
-    """What :func:`prune` did.
+    """What ``prune`` did.
 
     Attributes:
         changes: Tensors that are smaller or masked now.

@@ -20,7 +20,7 @@ from edgepeft_runtime.shown import quoted
 
 
 class BadLabel(Exception):
-    """A label has no meaning. Callers, who know the file and the line, convert this to a :class:`DataError`."""
+    """A label has no meaning. Callers, who know the file and the line, convert this to a ``DataError``."""
 
     def __init__(self, expected: str, value: object) -> None:
         missing = " (no label)" if value is None or value == "" else ""
@@ -28,7 +28,7 @@ class BadLabel(Exception):
 
 
 LabelReader = Callable[[object], Array]
-"""Converts a label from a file to an array of the label's shape without the batch; raises :class:`BadLabel`.
+"""Converts a label from a file to an array of the label's shape without the batch; raises ``BadLabel``.
 
 Each data set needs its own reader, because all labels of a data set must be written in the same way.
 """

@@ -55,7 +55,7 @@ def suffix_of(path: Path) -> str:
 
 def read_records(path: Path) -> Records:
     """Read a ``.parquet`` file, or a UTF-8 file, with or without a byte order mark, whose suffix is another of
-    :data:`SUFFIXES`, and maybe ``.gz``.
+    ``SUFFIXES``, and maybe ``.gz``.
 
     Raises:
         DataError: The file cannot be read, is not UTF-8, or is not of its format.
@@ -91,7 +91,7 @@ class _Csv:
         self.columns = self._header(separator)
 
     def rows(self, wanted: Sequence[str], fields: dict[str, None] | None = None) -> Iterator[Row]:
-        """See :class:`Records`."""
+        """See ``Records``."""
         records = self._records(self._separator)
         line, names = next(records, (1, []))
         if not names:
@@ -112,7 +112,7 @@ class _Csv:
             yield line, [cells[index] for index in indices]
 
     def error(self, number: int, message: str, context: str | None, hint: str) -> DataError:
-        """See :class:`Records`."""
+        """See ``Records``."""
         return BadLine(f"{self.source}, line {number}: {message}", context=context, hint=hint)
 
     def _width(self, separator: str) -> int:
@@ -166,7 +166,7 @@ class Objects:
         self.columns = [str(name) for name in next(iter(objects), (1, {}))[1]]
 
     def rows(self, wanted: Sequence[str], fields: dict[str, None] | None = None) -> Iterator[Row]:
-        """See :class:`Records`."""
+        """See ``Records``."""
         for number, value in self._objects:
             if fields is not None:
                 fields.update(dict.fromkeys(value))
@@ -177,7 +177,7 @@ class Objects:
             yield number, [value[name] for name in wanted]
 
     def error(self, number: int, message: str, context: str | None, hint: str) -> DataError:
-        """See :class:`Records`."""
+        """See ``Records``."""
         return BadLine(f"{self.source}, {self._unit} {number}: {message}", context=context, hint=hint)
 
 

@@ -31,7 +31,7 @@ def tokenizer_of(bundle: Bundle) -> Tokenizer:
 
 
 def read_tokenizer(path: Path) -> Tokenizer:
-    """See :func:`tokenizer_of`."""
+    """See ``tokenizer_of``."""
     try:
         from tokenizers import Tokenizer
     except ImportError:

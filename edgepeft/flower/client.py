@@ -36,7 +36,7 @@ def client_app(
 
     Args:
         bundle: Its directory on the device, or a function of the device's context (``node_config``, ``run_config``).
-        data_for: Returns the device's own data, as :meth:`edgepeft_runtime.Trainer.fit` accepts it.
+        data_for: Returns the device's own data, as ``edgepeft_runtime.Trainer.fit`` accepts it.
         held_out_for: Returns data of the device to evaluate on; ``None``: requests to evaluate are refused.
         threads: Threads inside an operator; ``None`` leaves it to onnxruntime.
         pause_for: Makes the ``pause`` of ``fit`` for each round: ``lambda: Limits(minutes=10)``. If it ends training

@@ -51,7 +51,7 @@ _NPY_HEADER = 1024
 
 @dataclass(frozen=True)
 class Training:
-    """How devices train in a round: settings of :meth:`edgepeft_runtime.Trainer.fit`, sent with the adapter.
+    """How devices train in a round: settings of ``edgepeft_runtime.Trainer.fit``, sent with the adapter.
 
     Attributes:
         epochs, batch_size, accumulate, schedule, warmup: As for ``fit``.
@@ -70,12 +70,12 @@ class Training:
     seed: int = 0
 
     def to_config(self) -> dict[str, int | float | str]:
-        """Return the settings as a :class:`ConfigRecord` accepts them, without those that are ``None``."""
+        """Return the settings as a ``ConfigRecord`` accepts them, without those that are ``None``."""
         return {_key(name): value for name, value in vars(self).items() if value is not None}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Training:
-        """Return the inverse of :meth:`to_config`. Other keys are ignored, since Flower has some of its own.
+        """Return the inverse of ``to_config``. Other keys are ignored, since Flower has some of its own.
 
         Raises:
             TrainingError: A setting is of the wrong type. Ranges are checked by ``fit``.
@@ -102,7 +102,7 @@ def _key(name: str) -> str:
 def round_config(bundle: Bundle, training: Training) -> ConfigRecord:
     """Return the settings of a round for the ``train_config`` of any of Flower's strategies.
 
-    :class:`~edgepeft.flower.strategy.AdapterStrategy` sends them by itself.
+    ``AdapterStrategy`` sends them by itself.
     """
     return ConfigRecord({BASE: bundle.base_sha256, **training.to_config()})
 
@@ -183,7 +183,7 @@ def evaluation_reply(evaluation: Evaluation, message: Message) -> Message:
 
 
 def read_evaluation_reply(reply: Message) -> Evaluation:
-    """Return the inverse of :func:`evaluation_reply`.
+    """Return the inverse of ``evaluation_reply``.
 
     Raises:
         UpdateError: The device has refused or failed, or its numbers are out of range.

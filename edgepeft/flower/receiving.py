@@ -55,7 +55,7 @@ def refuse(reply: Message, error: EdgepeftError) -> Refusal:
 
 
 def _checked(reply: Message, start: Start, path: Path, max_norm: float) -> Update:
-    """Return the update of an answer, after the checks 3 and 4 of :mod:`edgepeft.intake.checks`."""
+    """Return the update of an answer, after the checks 3 and 4 of ``edgepeft.intake.checks``."""
     update = read_update_reply(reply, start.bundle)
     check_origin(update, start.bundle.manifest, start.adapter_sha256)
     if path.exists():

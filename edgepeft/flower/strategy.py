@@ -34,7 +34,7 @@ Evaluate = Callable[[int, ArrayRecord], MetricRecord | None]
 
 
 class AdapterStrategy(FedAvg):  # type: ignore[misc]  # flwr is not type-checked here
-    """Sends an adapter to nodes, and combines their answers into the next one by :func:`edgepeft.aggregate`.
+    """Sends an adapter to nodes, and combines their answers into the next one by ``edgepeft.aggregate``.
 
     Flower's FedAvg chooses the nodes. Each answer is checked like a delivered file, and written as one. The result of
     a round is bit-for-bit that of ``edgepeft aggregate`` on these files. Bad answers (an error, another base or round,
@@ -42,14 +42,14 @@ class AdapterStrategy(FedAvg):  # type: ignore[misc]  # flwr is not type-checked
     code and a reason, and the others count. No message of a node can end the run: a round without a result keeps its
     adapter.
 
-    Rounds are kept in a folder (:class:`~edgepeft.flower.rounds.Rounds`), and a server that was stopped resumes after
+    Rounds are kept in a folder (``Rounds``), and a server that was stopped resumes after
     the last one. Flower's own wrappers for differential privacy would add their noise after a round was written: use
     ``AggregationSettings(privacy=...)`` instead.
 
     Args:
         bundle: The bundle that the devices have, or its directory.
         out: The folder of the rounds.
-        settings: How updates are combined: all of :func:`edgepeft.aggregate` but the rule ``stack``, whose result fits
+        settings: How updates are combined: all of ``edgepeft.aggregate`` but the rule ``stack``, whose result fits
             no bundle. The ``sampling`` of ``Privacy`` draws among the answers: the nodes that were asked are not
             secret, but whose answers count is.
         training: How devices train.

@@ -4,9 +4,9 @@ They run in this order, each with its codes (sections 5 and 8.3 of the SPEC):
 
 1. A header of at most 1 MB (``tensor-file-header``).
 2. The form of a tensor file, its digest, and the metadata of an update: see
-   :func:`~edgepeft_runtime.train.update.parse_update`.
+   ``parse_update``.
 3. The base (``foreign-update``), the adapter that it started from (``stale-update``), and names, dtypes, shapes and
-   finite values of the tensors: see :func:`~edgepeft_runtime.train.update.check_origin`.
+   finite values of the tensors: see ``check_origin``.
 4. The norm of the change, if it is limited (``norm-too-large``).
 
 Checks of a single way of receiving updates (signatures, ledger, weights) run before or after these.

@@ -33,7 +33,7 @@ def merge(
     Args:
         bundle: The bundle the device trained, or its directory.
         update: Path of the update, or of an aggregate of many.
-        to: The name of a format, such as ``peft`` or ``onnx``, or one of :mod:`edgepeft.merging.targets` with settings.
+        to: The name of a format, such as ``peft`` or ``onnx``, or one of ``edgepeft.merging.targets`` with settings.
         out: File or directory to write, atomically.
         adapter: The adapter that the device started from, such as an earlier aggregate; by default the bundle's own.
         calibration: Batches of inputs by which a format that changes outputs is compared with the device.

@@ -62,7 +62,7 @@ def _adapter(bundle: Bundle, parameters: Mapping[str, Array]) -> tuple[Json, dic
 
 
 def _provenance(bundle: Bundle) -> Json:
-    """Return the record of :func:`edgepeft.preparation.peft_format.peft_provenance`."""
+    """Return the record of ``edgepeft.preparation.peft_format.peft_provenance``."""
     provenance = bundle.manifest.provenance.get("peft")
     if not isinstance(provenance, dict) or not {"config", "keys"} <= provenance.keys():
         raise NotAPeftModel(

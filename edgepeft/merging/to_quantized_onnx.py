@@ -1,6 +1,6 @@
 """Fold pairs into the weights of a quantized base, which are dequantized, or requantized as they were.
 
-A separate pair, as :mod:`edgepeft.merging.to_onnx` writes it, reproduces the device's outputs exactly. Without the pair
+A separate pair, as ``edgepeft.merging.to_onnx`` writes it, reproduces the device's outputs exactly. Without the pair
 the model is simpler and faster, and rounds differently. Calibration data measures the difference.
 """
 

@@ -1,6 +1,6 @@
 """Methods, which mark or add the parameters that train. One small file per family.
 
-A file that defines a :class:`Method` with a name adds it: its class to the names here and in ``edgepeft``, its name and
+A file that defines a ``Method`` with a name adds it: its class to the names here and in ``edgepeft``, its name and
 its settings to the command.
 """
 

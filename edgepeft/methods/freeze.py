@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class Freeze(Method):
     """Trains some of the model's own parameters, given by pattern with ``*`` or by the name of a parameter or module.
 
-    :meth:`best` chooses them by measurement.
+    ``best`` chooses them by measurement.
     """
 
     name: ClassVar[str] = "freeze"
@@ -78,7 +78,7 @@ class Freeze(Method):
             batches: Proxy data for ``loss``. Activations are counted for the size of the first batch.
             loss: Function from ``(model, batch)`` to the mean loss.
             budget: Bytes that training may add to inference, as
-                :func:`edgepeft.methods.support.contribution.best_under` counts it.
+                ``edgepeft.methods.support.contribution.best_under`` counts it.
 
         Raises:
             MethodError: No parameter fits.

@@ -18,7 +18,7 @@ class FrozenA(Lora):
     """LoRA of which only B trains; A keeps its random values (LoRA-FA, Zhang et al., 2023; FFA-LoRA, Sun et al., 2024).
 
     All devices of a fleet share A, so the mean of their B is also the mean of their products, and the rule ``ffa`` of
-    :func:`edgepeft.aggregate` is exact. Adapters and updates contain A, which has no gradient and no optimizer state.
+    ``edgepeft.aggregate`` is exact. Adapters and updates contain A, which has no gradient and no optimizer state.
     """
 
     name: ClassVar[str] = "ffa"

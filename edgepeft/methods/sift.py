@@ -28,7 +28,7 @@ class Sift(Method):
     """The ``rate`` of each weight's elements with the largest gradient on the first batch train, and the task head.
 
     The choice of elements is final, so the optimizer's state stays valid. Updates contain only values and indices.
-    :func:`edgepeft.pick` picks on the workstation, by the gradient on proxy data.
+    ``edgepeft.pick`` picks on the workstation, by the gradient on proxy data.
 
     The mask ``gradient`` picks by the device's first batch, ``accumulated`` by the sizes of the gradients of the first
     ``batches``, ``random`` at random, and ``magnitude`` picks the largest weights (like SHiRA-WM).
@@ -51,7 +51,7 @@ class Sift(Method):
     seed: int = setting(0, "Seed of the method's random values.", minimum=0, option="method-seed")
 
     def attach(self, model: nn.Module) -> nn.Module:
-        """Mark whole weights and the head; :meth:`on_graph` reduces the weights to the chosen elements."""
+        """Mark whole weights and the head; ``on_graph`` reduces the weights to the chosen elements."""
         train_only(model, [*self._targets(model), *trained_head(model, self.head)])
         return model
 

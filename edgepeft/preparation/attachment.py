@@ -36,7 +36,7 @@ from edgepeft_runtime.files.schema import Json
 
 @dataclass(frozen=True)
 class Attachment:
-    """How a model is changed before its export. The fields are arguments of :func:`edgepeft.prepare`."""
+    """How a model is changed before its export. The fields are arguments of ``edgepeft.prepare``."""
 
     method: str | Method | None = None
     prune: compress.Pruning | None = None

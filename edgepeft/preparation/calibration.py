@@ -45,7 +45,7 @@ def calibration_batches(
     Args:
         source: The source to prepare. It does not change.
         data: A file or folder in a format that ``edgepeft train`` reads.
-        loss: As in :func:`edgepeft.prepare`.
+        loss: As in ``edgepeft.prepare``.
         trainable: Names or patterns of the initializers that train, for an ``.onnx`` file.
         text_column, label_column: Names of the columns.
 

@@ -49,7 +49,7 @@ class StepPlan:
 
     Attributes:
         compiled: The graphs.
-        chunks: How much of the largest tensors exists at once; see :data:`edgepeft_export.chunks.CHUNKS`.
+        chunks: How much of the largest tensors exists at once; see ``edgepeft_export.chunks.CHUNKS``.
         micro_batch: Examples that go through the graph at a time; ``None`` leaves it to the device.
         frozen: Names of parameters that are frozen to save memory.
         peak: Predicted peak of anonymous memory in bytes; 0 without a budget.

@@ -1,4 +1,4 @@
-"""Groups of options of :func:`edgepeft.prepare`."""
+"""Groups of options of ``edgepeft.prepare``."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Preprocessing:
         tokenizer: Path of a ``tokenizer.json`` to include in the bundle, for ``text``.
         image: How images become arrays.
         table: Which columns of a table become the only input, and how they are standardized; see
-            :func:`edgepeft.data.standardization`.
+            ``edgepeft.data.standardization``.
     """
 
     text: TextSpec | None = None
@@ -65,7 +65,7 @@ class Interface:
     """The inputs, outputs and labels of the graphs.
 
     Attributes:
-        dynamic_axes: Sizes that may change, ``{input: {axis: name}}``; see :func:`edgepeft_export.forward.from_torch`.
+        dynamic_axes: Sizes that may change, ``{input: {axis: name}}``; see ``edgepeft_export.forward.from_torch``.
         outputs: Outputs of the model to keep, or any tensors of an ``.onnx`` file; the loss reads the first. By default
             a loss over scores reads a file's scores before its last Softmax or Sigmoid.
         example_labels: An example of each label, by name, for a torch function as loss.

@@ -30,7 +30,7 @@ def pick(bundle: str | Path, batches: Iterable[Batch], *, threads: int | None = 
 
     Raises:
         BundleError: The bundle has no elements to pick.
-        BatchError, TrainingError: see :meth:`edgepeft_runtime.Trainer.pick`; the bundle does not change.
+        BatchError, TrainingError: see ``edgepeft_runtime.Trainer.pick``; the bundle does not change.
     """
     opened = Bundle.open(bundle)
     with Trainer.open(opened, threads=threads) as trainer:

@@ -48,7 +48,7 @@ Model: TypeAlias = nn.Module | Source | str | Path
 
 @dataclass(frozen=True)
 class Prepared:
-    """The result of :func:`prepare`.
+    """The result of ``prepare``.
 
     Attributes:
         bundle: The directory.
@@ -67,7 +67,7 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """The result of :func:`doctor`.
+    """The result of ``doctor``.
 
     Attributes:
         trainable: Shapes of the parameters that would train, by name.
@@ -101,7 +101,7 @@ def prepare(
 
     Args:
         model: A torch module, a ``peft.PeftModel``, a Hugging Face model directory, a ``.gguf`` file, an ``.onnx``
-            file, or a :class:`Source`.
+            file, or a ``Source``.
         example_inputs: Arguments of ``forward``; needed for a torch module. For an ``.onnx`` file, inputs by name for
             its comparison, if generated ones do not fit.
         out: The bundle's directory.
@@ -111,7 +111,7 @@ def prepare(
         loss: A name, a loss with settings, a torch function ``(outputs and labels by name) -> mean loss``, or the path
             of an ONNX model with the same meaning. By default the loss of the source; ``cross_entropy`` for a module.
         optimizer: ``adamw``, ``sgd``, or an optimizer with settings.
-        compute: ``fp32``, ``int8``, ``int4``, or a :class:`Quantization` with settings: how the frozen weights are
+        compute: ``fp32``, ``int8``, ``int4``, or a ``Quantization`` with settings: how the frozen weights are
             quantized.
         trainable: For an ``.onnx`` file, names or patterns of the initializers that train.
         classes: Names of the classes, by label.
@@ -120,7 +120,7 @@ def prepare(
         interface: Sizes that may change, outputs, and labels of a torch function as loss.
         generation: Whether the bundle of a causal language model contains a graph that generates with a cache. By
             default only if its inputs are text.
-        engine: ``ort-training``, or :class:`OrtTraining` with settings, adds the artifacts that ONNX Runtime Training
+        engine: ``ort-training``, or ``OrtTraining`` with settings, adds the artifacts that ONNX Runtime Training
             reads. The bundle's own graphs are always written.
         overwrite: Replace an existing bundle.
         on_progress: Called with a message before each slow stage.
@@ -320,8 +320,8 @@ def doctor(
 ) -> Diagnosis:
     """Report which parameters would train and which operators have no gradient rule.
 
-    If every operator has a rule, a bundle is made, tried and deleted, so this raises every error that :func:`prepare`
-    would. The arguments are those of :func:`prepare`.
+    If every operator has a rule, a bundle is made, tried and deleted, so this raises every error that ``prepare``
+    would. The arguments are those of ``prepare``.
 
     Raises:
         EdgepeftError: The model cannot be prepared for a reason other than a missing gradient rule.

@@ -48,7 +48,7 @@ def report(
     Args:
         state: The state directory.
         bundle: The run's bundle, for what was trained, frozen and kept.
-        data: Labelled data of the bundle, by which the run's adapter is evaluated: :func:`edgepeft.data.load`.
+        data: Labelled data of the bundle, by which the run's adapter is evaluated: ``edgepeft.data.load``.
         batch_size: Examples per batch of the evaluation and the profile.
         profile_steps: Steps to measure on the data; 0 measures none.
 

@@ -1,4 +1,4 @@
-"""Close a round: choose the updates that count, for :func:`edgepeft.aggregate`."""
+"""Close a round: choose the updates that count, for ``edgepeft.aggregate``."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ class Keys:
         return key
 
     def host(self) -> HostKey:
-        """Return the host's key; raises :class:`SyncError` (``no-key``) if there is none."""
+        """Return the host's key; raises ``SyncError`` (``no-key``) if there is none."""
         path = self._folder / HOST
         if not path.exists():
             raise NoKey(f"There is no host key in {self._folder}.", context=None, hint="run `edgepeft keys new`.")
@@ -139,7 +139,7 @@ class Keys:
         return identity
 
     def _written(self, out: Path, device: str, algorithm: str, host: HostKey) -> Identity | None:
-        """Return the identity that an interrupted :meth:`add` has written; ``None`` if there is no file."""
+        """Return the identity that an interrupted ``add`` has written; ``None`` if there is no file."""
         if not os.path.lexists(out):
             return None
         if out.is_file() and not out.is_symlink():
@@ -172,7 +172,7 @@ class Keys:
                 yield device
 
     def set_state(self, name: str, state: str) -> None:
-        """Revoke a device, or restore it; raises :class:`SyncError` (``unknown-device``)."""
+        """Revoke a device, or restore it; raises ``SyncError`` (``unknown-device``)."""
         device = self.device(name)
         if device is None:
             raise UnknownDevice(

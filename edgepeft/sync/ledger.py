@@ -90,13 +90,13 @@ _DISK = {
 
 
 class Ledger:
-    """The ledger in a file. Whatever :meth:`commit` has written survives a power cut.
+    """The ledger in a file. Whatever ``commit`` has written survives a power cut.
 
     Args:
         path: Path of the file, which is created if it is missing.
         wait: Seconds to wait for another process to release it.
 
-    Every method raises :class:`SyncError` if the file is damaged (``bad-ledger``) or the disk is at fault
+    Every method raises ``SyncError`` if the file is damaged (``bad-ledger``) or the disk is at fault
     (``cannot-write-file``). Uncommitted changes are then lost.
     """
 

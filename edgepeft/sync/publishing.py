@@ -26,7 +26,7 @@ DAY = 24 * 60 * 60
 
 @dataclass(frozen=True)
 class Terms:
-    """The terms of a round for updates; see :class:`~edgepeft_runtime.fleet.rounds.Round`.
+    """The terms of a round for updates; see ``Round``.
 
     Args:
         days: Days until the round expires; ``None``: never.
@@ -116,7 +116,7 @@ def rollback(
     Args:
         workspace: The host's workspace.
         to: The number of the round to restore.
-        remotes: As for :func:`publish`.
+        remotes: As for ``publish``.
         now: Seconds since 1970; ``None``: the present time.
     """
     workspace, when = Workspace.of(workspace), int(time.time() if now is None else now)

@@ -64,7 +64,7 @@ class Workspace:
         return _own(path, Latest.from_bytes) if path.exists() else None
 
     def newest(self) -> Latest:
-        """Return :meth:`latest`; raises :class:`SyncError` (``no-round``) before the first round."""
+        """Return ``latest``; raises ``SyncError`` (``no-round``) before the first round."""
         latest = self.latest()
         if latest is None:
             raise NoRound(
@@ -86,7 +86,7 @@ class Workspace:
         return _own(path, Round.from_bytes)
 
     def adapter(self, number: int) -> Path:
-        """Return the adapter file of a round; raises :class:`SyncError` (``damaged-workspace``) if it has changed."""
+        """Return the adapter file of a round; raises ``SyncError`` (``damaged-workspace``) if it has changed."""
         path = self.published / rounds.folder(number) / ADAPTER_FILE
         expected, digest = self.round(number).adapter.sha256, sha256_of(path)
         if digest != expected:
@@ -94,7 +94,7 @@ class Workspace:
         return path
 
     def check_chain(self) -> None:
-        """Check the hashes from the latest to the first round; raises :class:`SyncError` if one is wrong."""
+        """Check the hashes from the latest to the first round; raises ``SyncError`` if one is wrong."""
         latest = self.newest()
         number, expected = latest.round, latest.round_sha256
         while True:

@@ -119,9 +119,9 @@ def compile_step(
         forward: has the trainable parameters as inputs.
         loss: attached to its outputs.
         optimizer: updates the trainable parameters.
-        weights: how graphs read frozen weights; see :data:`edgepeft_export.program.structure.WEIGHTS`. By default by
+        weights: how graphs read frozen weights; see ``edgepeft_export.program.structure.WEIGHTS``. By default by
             their size.
-        chunks: how much of the largest tensors exists at once; see :data:`edgepeft_export.chunks.CHUNKS`.
+        chunks: how much of the largest tensors exists at once; see ``edgepeft_export.chunks.CHUNKS``.
 
     Raises:
         NoGradientRule: an operator between the loss and a parameter has no gradient rule.
@@ -140,7 +140,7 @@ def compile_step(
 
 
 def chosen_weights(forward: Forward) -> str:
-    """Inputs where the weights that can be inputs have more than :data:`MANY_BYTES`, and more than the others.
+    """Inputs where the weights that can be inputs have more than ``MANY_BYTES``, and more than the others.
 
     4-bit weights count as the int8 ones that a whole graph expands, most of which live until the backward pass.
     """

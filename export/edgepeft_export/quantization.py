@@ -90,7 +90,7 @@ class QuantizedTensor:
 
 @dataclass
 class QuantizationReport:
-    """The result of :func:`edgepeft_export.quantize.quantize`.
+    """The result of ``edgepeft_export.quantize.quantize``.
 
     Attributes:
         quantized: by the name of the initializer with the integers; includes tensors that were quantized in the source.

@@ -13,7 +13,7 @@ from edgepeft_export.graph.emit import Emitter
 
 
 def gradient_name(sparse: SparseTensor) -> str:
-    """Name of the output with the gradient of a whole tensor, in the shape of :attr:`SparseTensor.shape`."""
+    """Name of the output with the gradient of a whole tensor, in the shape of ``SparseTensor.shape``."""
     return f"{sparse.tensor}.gradient"
 
 

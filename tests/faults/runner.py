@@ -40,7 +40,7 @@ class Runner:
     Args:
         case: the command.
         work: a folder of this process alone, in memory if possible.
-        stages: where the stages of all cases are, as :func:`tests.faults.commands.build` has made them.
+        stages: where the stages of all cases are, as ``tests.faults.commands.build`` has made them.
     """
 
     def __init__(self, case: Case, work: Path, stages: Path) -> None:

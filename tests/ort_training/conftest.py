@@ -26,7 +26,7 @@ def training_python() -> Path:
 
 @pytest.fixture
 def side(training_python: Path) -> Side:
-    """Runs a command of :mod:`tests.ort_training.side` and returns its output."""
+    """Runs a command of ``tests.ort_training.side`` and returns its output."""
 
     def run(*arguments: str | Path) -> Any:
         command = [str(training_python), "-m", "tests.ort_training.side", *map(str, arguments)]

@@ -23,7 +23,7 @@ def write_plan(folder: Path, steps: Sequence[tuple[float, Sequence[Batch]]]) -> 
 
 
 def read_plan(folder: Path) -> Steps:
-    """The steps that :func:`write_plan` wrote."""
+    """The steps that ``write_plan`` wrote."""
     with np.load(folder / FILE) as file:
         steps: Steps = [(float(rate), []) for rate in file["rates"]]
         for key in file.files:

@@ -1,6 +1,6 @@
 """What the tests run where the training wheel is: ``python -m tests.ort_training.side COMMAND FOLDER ...``.
 
-FOLDER holds ``bundle/`` and ``plan.npz``, as :mod:`tests.ort_training.plan` writes it. Prints JSON.
+FOLDER holds ``bundle/`` and ``plan.npz``, as ``tests.ort_training.plan`` writes it. Prints JSON.
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ def trained(name: str, folder: Path) -> Trained:
 
 @functools.cache
 def trained_in(name: str, base: Path) -> Trained:
-    """:func:`trained` once for all tests."""
+    """``trained`` once for all tests."""
     (base / name).mkdir()
     return trained(name, base / name)
 

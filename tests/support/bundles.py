@@ -171,7 +171,7 @@ class _Convolutions(nn.Module):
 
 
 def convolutions() -> nn.Module:
-    """The network of :func:`images`."""
+    """The network of ``images``."""
     torch.manual_seed(0)
     return _Convolutions()
 

@@ -68,7 +68,7 @@ def linear(kind: str = "rows", *, classes: int = CLASSES, second: bool = False) 
 
 
 def torch_logits(x: Tensor, parameters: Mapping[str, Tensor], kind: str = "rows") -> Tensor:
-    """What :func:`linear` computes."""
+    """What ``linear`` computes."""
     if kind == "images":
         return torch.einsum("nfhw,fc->nchw", x, parameters["w"]) + parameters["b"]
     return x @ parameters["w"] + parameters["b"]

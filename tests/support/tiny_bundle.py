@@ -111,7 +111,7 @@ def build(path: Path, *, optimizer: str = "adamw", seed: int = 7, provenance: di
 
 
 def manifest(files: dict[str, ListedFile], **parts: Any) -> Manifest:
-    """The manifest of a bundle with these files, and other parts than those of :func:`build`."""
+    """The manifest of a bundle with these files, and other parts than those of ``build``."""
     own = {
         "min_onnxruntime": "1.19",
         "base_sha256": files[WEIGHTS].sha256,

@@ -43,7 +43,7 @@ def _cut(data: dict[str, np.ndarray], rows: tuple[int, int]) -> dict[str, np.nda
 
 
 def _fit_plan(**more: Any) -> dict[str, Any]:
-    """The call of ``fit`` as :data:`FIT` has it, on the golden data."""
+    """The call of ``fit`` as ``FIT`` has it, on the golden data."""
     camel = {re.sub("_(.)", lambda found: found[1].upper(), name): value for name, value in FIT.items()}
     plan = {"bundle": BUNDLE, "data": DATA, "fit": camel, "train": TRAIN, "validate": HELD_OUT, "seed": SEED}
     return plan | more

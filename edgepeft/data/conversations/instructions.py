@@ -24,7 +24,7 @@ class Instructions:
         self._records = records
 
     def rows(self, wanted: Sequence[str], fields: dict[str, None] | None = None) -> Iterator[Row]:
-        """See :class:`~edgepeft.data.records.Records`."""
+        """See ``Records``."""
         own = {"prompt": INSTRUCTION, "answer": OUTPUT}
         names, found = [own[name] for name in wanted], dict[str, None]()
         more = [INPUT] if INPUT in self._records.columns else []
@@ -38,7 +38,7 @@ class Instructions:
             yield number, [values[name] for name in wanted]
 
     def error(self, number: int, message: str, context: str | None, hint: str) -> DataError:
-        """See :class:`~edgepeft.data.records.Records`."""
+        """See ``Records``."""
         return self._records.error(number, message, context, hint)
 
     def _prompt(self, number: int, instruction: object, further: object) -> object:

@@ -122,7 +122,7 @@ def pairs(table: Table, prompter: Prompter, longest: int) -> Iterator[Pair]:
 
 
 def single(table: Table) -> list[str]:
-    """Return the texts of a table that has no pairs; raises :class:`DataError` for others."""
+    """Return the texts of a table that has no pairs; raises ``DataError`` for others."""
     texts = [text for text in table.texts if isinstance(text, str)]
     if len(texts) < len(table.texts):
         raise WrongColumns(

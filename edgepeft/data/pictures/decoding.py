@@ -51,7 +51,7 @@ def _reason(failure: Exception) -> str:
 
 
 def pillow() -> tuple[ModuleType, ModuleType]:
-    """Return Pillow's modules ``Image`` and ``ImageOps``; raises :class:`DataError` if it is not installed."""
+    """Return Pillow's modules ``Image`` and ``ImageOps``; raises ``DataError`` if it is not installed."""
     try:
         from PIL import Image, ImageOps
     except ImportError:

@@ -35,7 +35,7 @@ def standardization(data: Any, *, label_column: str = "label") -> TableSpec:
     and prediction alike. A column with one value is only centered.
 
     Args:
-        data: A table that :func:`edgepeft.data.load` reads: the path of a file, a frame, a dict of columns.
+        data: A table that ``edgepeft.data.load`` reads: the path of a file, a frame, a dict of columns.
         label_column: Column of the labels, which is left out.
 
     Raises:

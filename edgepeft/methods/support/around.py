@@ -41,7 +41,7 @@ def answer_as_base(model: nn.Module) -> nn.Module:
 
 
 def _answering(kind: type[nn.Module]) -> type[nn.Module]:
-    """Return a subclass of the same name with :func:`_of_base`, or the class itself if it is one already."""
+    """Return a subclass of the same name with ``_of_base``, or the class itself if it is one already."""
     if kind.__getattr__ is not nn.Module.__getattr__:
         return kind
     return type(

@@ -9,7 +9,7 @@ from torch import nn
 
 @dataclass(frozen=True)
 class AttachedPair:
-    """Two parameters of a layer; see :class:`edgepeft_runtime.bundle.adapter_layout.LowRankPair`.
+    """Two parameters of a layer; see ``edgepeft_runtime.bundle.adapter_layout.LowRankPair``.
 
     Attributes:
         a, b: The parameters.

@@ -76,7 +76,7 @@ def check_peft_type(model: nn.Module) -> None:
     """Refuse a ``PeftModel`` whose adapter would not train on a device as it does in torch.
 
     Raises:
-        MethodError: Its kind is among :data:`REFUSED`, or unknown, or a part of it cannot be exported.
+        MethodError: Its kind is among ``REFUSED``, or unknown, or a part of it cannot be exported.
     """
     for name, config in _active(model):
         kind = str(getattr(config.peft_type, "value", config.peft_type))

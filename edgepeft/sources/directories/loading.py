@@ -40,7 +40,7 @@ _LENGTH = 8
 
 @dataclass(frozen=True)
 class Wishes:
-    """What a user asks for; see :func:`edgepeft.load_source`."""
+    """What a user asks for; see ``edgepeft.load_source``."""
 
     task: str | None = None
     classes: tuple[str, ...] | None = None

@@ -1,6 +1,6 @@
 """Collect deliveries: read and verify each, store it as accepted or in quarantine, and record it in the ledger.
 
-All I/O is here. The rules for a good update are in :mod:`edgepeft.sync.collection.verification`.
+All I/O is here. The rules for a good update are in ``edgepeft.sync.collection.verification``.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _SETTLE_EVERY = 64
 
 @dataclass(frozen=True)
 class Collected:
-    """The result of :func:`collect`.
+    """The result of ``collect``.
 
     Attributes:
         accepted: Updates that are new.

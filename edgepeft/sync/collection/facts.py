@@ -1,4 +1,4 @@
-"""The host's facts for :mod:`edgepeft.sync.collection.verification`, read from its workspace on demand."""
+"""The host's facts for ``edgepeft.sync.collection.verification``, read from its workspace on demand."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from edgepeft_runtime.fleet.rounds import Round
 
 
 class HostFacts:
-    """Implement :class:`~edgepeft.sync.collection.verification.Facts`.
+    """Implement ``Facts``.
 
     Args:
         workspace: The host's workspace, with at least one round.

@@ -37,7 +37,7 @@ class Received:
 
 @dataclass(frozen=True)
 class Pulled:
-    """The result of :func:`pull`.
+    """The result of ``pull``.
 
     Attributes:
         accepted: Updates that are new.

@@ -7,7 +7,7 @@ Each rule has codes, and the first failing rule decides. Point 4 of the section 
    address: ``bad-sidecar``, ``unknown-device``, ``bad-signature``, ``revoked-device``, ``blocked-device``,
    ``wrong-address``.
 3. It is of this campaign and of a published round: ``foreign-campaign``, ``future-update``.
-4. The content is an update that started from that round's adapter: the checks of :mod:`edgepeft.intake.checks`.
+4. The content is an update that started from that round's adapter: the checks of ``edgepeft.intake.checks``.
 5. The change is no larger than allowed, unless larger ones are clipped: ``norm-too-large``.
 6. The ledger has neither this content under another name nor another content under this sequence number: ``replayed``,
    ``equivocation``.

@@ -71,7 +71,7 @@ def app(workspace: Workspace) -> Starlette:
     the folder of another one, 404 no such file, 408 too slow, 409 the round is not open or the update is missing, 413
     too large, 422 content and name differ, 429 too many updates or requests, 503 too many requests of all devices.
 
-    Run it on :func:`edgepeft.sync.serving.connections.server`.
+    Run it on ``edgepeft.sync.serving.connections.server``.
     """
     tokens = _Tokens(workspace)
     published = _Published(workspace, tokens)

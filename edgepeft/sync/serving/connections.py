@@ -3,7 +3,7 @@
 A connection is *waiting* until a request on it has shown a valid token, and again after each answer. Waiting is limited
 in time and in number. If there are too many, the oldest connection of the address with the most is closed. No address
 is refused, since devices may share one. A connection whose request has shown a token is *answering*. These are limited
-for each device, and transfers have a minimum rate (:mod:`edgepeft.sync.serving.http_bodies`).
+for each device, and transfers have a minimum rate (``edgepeft.sync.serving.http_bodies``).
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ class Connection(H11Protocol):
         super().on_response_complete()
 
     def answer(self, device: str) -> None:
-        """See :meth:`Connections.answer`."""
+        """See ``Connections.answer``."""
         self._connections.answer(self, device)
 
     def drop(self) -> None:

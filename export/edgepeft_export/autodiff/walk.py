@@ -73,12 +73,12 @@ def differentiate(graph: ir.Graph, loss: ir.Value, targets: Sequence[ir.Value]) 
     """Append to ``graph`` the nodes that compute the gradient of ``loss`` with respect to ``targets``.
 
     Args:
-        graph: as in :func:`differentiate_from`.
+        graph: as in ``differentiate_from``.
         loss: a float scalar of the graph.
         targets: float values of the graph.
 
     Returns:
-        As :func:`differentiate_from`.
+        As ``differentiate_from``.
     """
     return differentiate_from(graph, {loss: Emitter(graph).scalar(1.0, like=loss)}, targets)
 

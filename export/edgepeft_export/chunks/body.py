@@ -1,4 +1,4 @@
-"""The body of a loop over chunks: the loss of a chunk of rows, and its gradient, by :func:`differentiate`."""
+"""The body of a loop over chunks: the loss of a chunk of rows, and its gradient, by ``differentiate``."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from edgepeft_export.passes import scatter_into_sums
 
 @dataclass(frozen=True)
 class Wanted:
-    """The values of a region whose gradients are needed, as in :class:`RowWise`."""
+    """The values of a region whose gradients are needed, as in ``RowWise``."""
 
     rows: Sequence[ir.Value]
     shared: Sequence[ir.Value]

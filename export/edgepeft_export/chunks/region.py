@@ -50,7 +50,7 @@ class Operands:
 
 @dataclass(frozen=True)
 class RowWise:
-    """Operators that compute rows from rows, in the order of the graph; values as in :class:`Operands`."""
+    """Operators that compute rows from rows, in the order of the graph; values as in ``Operands``."""
 
     nodes: tuple[ir.Node, ...]
     rows: tuple[ir.Value, ...]

@@ -32,7 +32,7 @@ def divide_rows(model: ir.Model, parameters: Collection[str], rows: int) -> bool
     Args:
         model: forward graph, with shapes.
         parameters: names of the inputs that may train.
-        rows: as in :class:`edgepeft_export.chunks.sizes.ChunkSizes`.
+        rows: as in ``edgepeft_export.chunks.sizes.ChunkSizes``.
 
     Returns:
         Whether there are such parts.

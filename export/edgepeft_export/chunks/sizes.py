@@ -15,7 +15,7 @@ class ChunkSizes:
         rows: rows of a segment between wide tensors.
         scores: attention scores of one example, where a head has no more.
         logits: rows of logits.
-        many_logits: the same above :data:`HUGE` classes, where a chunk would be larger than the activations of a block.
+        many_logits: the same above ``HUGE`` classes, where a chunk would be larger than the activations of a block.
     """
 
     rows: int
@@ -37,7 +37,7 @@ NORMAL = CHUNKS["normal"]
 
 
 def checked_chunks(name: str) -> ChunkSizes:
-    """The sizes of that name; raises :class:`BadSetting` for an unknown one."""
+    """The sizes of that name; raises ``BadSetting`` for an unknown one."""
     if name not in CHUNKS:
         raise BadSetting("chunks", name, " or ".join(CHUNKS))
     return CHUNKS[name]

@@ -11,7 +11,7 @@ Function = Callable[..., object]
 
 
 class FunctionMode(TorchFunctionMode):  # type: ignore[misc]  # torch is not type-checked here
-    """While active, every call of a torch function goes to :meth:`call`."""
+    """While active, every call of a torch function goes to ``call``."""
 
     def call(self, function: Function, args: tuple[Tensor, ...], kwargs: Mapping[str, Tensor]) -> object:
         """Return the result of the call. Arguments that are no tensors are passed unchanged."""

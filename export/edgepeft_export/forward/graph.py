@@ -17,7 +17,7 @@ from edgepeft_runtime.bundle.adapter_layout import AdapterLayout
 
 @dataclass(frozen=True)
 class SparseTensor:
-    """A frozen tensor some of whose elements train; see :mod:`edgepeft_export.forward.sparse`.
+    """A frozen tensor some of whose elements train; see ``edgepeft_export.forward.sparse``.
 
     Attributes:
         tensor: its name. The initializer has this name, or ``<tensor>.T`` where the graph stores it transposed.

@@ -2,7 +2,7 @@
 
 A matmul with a quantized weight takes several kernels of ONNX Runtime. No gradient could cross them, because the
 rounded activation in the middle is an integer. So the matmul stays one node until its gradient is there, and
-:func:`lower` then writes the kernels, for the forward and the backward matmuls alike.
+``lower`` then writes the kernels, for the forward and the backward matmuls alike.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ INT8_MATMUL = "Int8MatMul"
 """``(x [..., K], w, scale, zero_point?, bias?, transposed?, sums?) -> [..., N]``: x (w - zero_point) · scale + bias.
 
 In integer arithmetic. ``w`` is int8 or uint8, [K, N], or [N, K] with ``transB=1``, stored or expanded from 4 bits
-(:data:`edgepeft_export.graph.expansion.EXPAND`); ``scale`` and ``zero_point`` are scalars or [N]; ``bias`` is [N];
+(``edgepeft_export.graph.expansion.EXPAND``); ``scale`` and ``zero_point`` are scalars or [N]; ``bias`` is [N];
 ``transposed`` is wᵀ, where it is stored as well; ``sums`` [N] are the columns' sums of ``(w - zero_point) · scale``.
 ``x`` is rounded at run time: ``rounding`` is ``tensor``, to 8 bits with one scale for the whole tensor; ``row``, with a
 scale per row, and a zero point per row where there are ``sums``; ``fine``, to 16 bits with a scale per row, in two
 products; ``narrow``, like ``row`` with half as many steps, or ``whole``, to whole numbers of at most 64 in size, for
 which pairs of weights need no limit. ``gradient`` says how the gradient of the matmul is rounded: see
-:class:`edgepeft_export.quantize.Quantization`, and :data:`SCORES`.
+``edgepeft_export.quantize.Quantization``, and ``SCORES``.
 """
 
 SCORES = "scores"
-"""A ``gradient`` of an :data:`INT8_MATMUL` that computes a model's scores: rounded to 14 bits, in two products.
+"""A ``gradient`` of an ``INT8_MATMUL`` that computes a model's scores: rounded to 14 bits, in two products.
 
 A row of it has one entry near -1, the label's, and thousands of small probabilities. 8 bits round most of these to 0:
 15 % of the probability of a trained language model, and nearly all of one that has not learnt anything. Two products of
@@ -45,13 +45,13 @@ A row of it has one entry near -1, the label's, and thousands of small probabili
 """
 
 NO_GRADIENT = "none"
-"""A ``gradient`` of an :data:`INT8_MATMUL` that is part of a gradient itself."""
+"""A ``gradient`` of an ``INT8_MATMUL`` that is part of a gradient itself."""
 
 TRANSPOSED = 5
-"""The input of an :data:`INT8_MATMUL` that is the transposed matrix."""
+"""The input of an ``INT8_MATMUL`` that is the transposed matrix."""
 
 SUMS = 6
-"""The input of an :data:`INT8_MATMUL` that has the columns' sums."""
+"""The input of an ``INT8_MATMUL`` that has the columns' sums."""
 
 FAKE_QUANTIZE = "FakeQuantize"
 """``(x, scale, zero_point)``, attribute ``axis``: x rounded to the grid of ``zero_point``'s dtype."""
@@ -65,8 +65,8 @@ WITH_GRADIENT = "WithGradient"
 CROSS_ENTROPY = "CrossEntropy"
 """``(logits [rows, classes], target [rows], class_weights?, row_weights [rows]?) -> loss_sum, loss_weight``.
 
-Attributes: ``label_smoothing``, ``ignore_index``. :mod:`edgepeft_export.losses.entropy` writes it as operators, and
-:mod:`edgepeft_export.chunks` together with what computes the logits.
+Attributes: ``label_smoothing``, ``ignore_index``. ``edgepeft_export.losses.entropy`` writes it as operators, and
+``edgepeft_export.chunks`` together with what computes the logits.
 """
 
 MAP = "Map"
@@ -99,7 +99,7 @@ def int8_matmul(
     rounding: str = "tensor",
     gradient: str = "row",
 ) -> ir.Value:
-    """Append an :data:`INT8_MATMUL`."""
+    """Append an ``INT8_MATMUL``."""
     inputs = (x, w, scale, zero_point, bias, transposed, sums)
     return emit.op(INT8_MATMUL, *inputs, domain=DOMAIN, transB=trans_b, rounding=rounding, gradient=gradient)
 
@@ -142,7 +142,7 @@ class _Lowering:
         self.steps: list[Step] = []
 
     def int8_matmul(self, node: ir.Node) -> None:
-        """Replace an :data:`INT8_MATMUL`."""
+        """Replace an ``INT8_MATMUL``."""
         kinds = {"row": self._by_row, "narrow": self._by_row, "fine": self._finely, "whole": self._by_whole_numbers}
         lower_one = {**kinds, "tensor": self._by_tensor}
         lower_one[_rounding(node)](node)

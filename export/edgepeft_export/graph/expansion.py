@@ -23,7 +23,7 @@ from edgepeft_export.graph.shapes import Dim, dims_of
 from edgepeft_export.opset.domains import CONTRIB, DOMAIN
 
 EXPAND = "Int4Expand"
-"""``(bytes, steps, offsets?) -> [inputs, outputs]``, int8, of the tensors of an :class:`Int4Matrix`.
+"""``(bytes, steps, offsets?) -> [inputs, outputs]``, int8, of the tensors of an ``Int4Matrix``.
 
 Attribute ``inputs``: without the padding.
 """
@@ -31,7 +31,7 @@ Attribute ``inputs``: without the padding.
 
 @dataclass(frozen=True)
 class Expansion:
-    """The operands of an :data:`EXPAND`, or of the nodes that it was lowered to."""
+    """The operands of an ``EXPAND``, or of the nodes that it was lowered to."""
 
     bytes: ir.Value
     steps: ir.Value
@@ -74,7 +74,7 @@ def overwritten(old: Expansion, matrix: Int4Matrix) -> bool:
 
 
 def expand(emit: Emitter, expansion: Expansion) -> ir.Value:
-    """Append an :data:`EXPAND`."""
+    """Append an ``EXPAND``."""
     operands = (expansion.bytes, expansion.steps, expansion.offsets)
     made = emit.op(EXPAND, *operands, domain=DOMAIN, inputs=expansion.inputs)
     made.shape = ir.Shape([expansion.inputs, dims_of(expansion.bytes)[2]])
@@ -110,7 +110,7 @@ def _lowered(value: ir.Value) -> Expansion | None:
 
 
 def lower_expansion(node: ir.Node, constants: Emitter) -> None:
-    """Replace an :data:`EXPAND` by kernels of onnxruntime. The emitter only makes constants."""
+    """Replace an ``EXPAND`` by kernels of onnxruntime. The emitter only makes constants."""
     lowering = _Lowering(node, constants)
     joined = lowering.add("Concat", lowering.halves(), lowering.padded, axis=0)
     if lowering.read.offsets is not None:

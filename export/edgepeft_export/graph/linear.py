@@ -1,6 +1,6 @@
 """Linear layers of a graph: nodes that multiply by a matrix computed from an initializer.
 
-A :class:`LinearSite` knows which initializer the matrix is, how it is stored, the matrix as floats, and how to replace
+A ``LinearSite`` knows which initializer the matrix is, how it is stored, the matrix as floats, and how to replace
 it.
 """
 
@@ -40,7 +40,7 @@ _BIAS = {
     (CONTRIB, "MatMulIntegerToFloat"): 6,
     (CONTRIB, "MatMulNBits"): 5,
 }
-"""The operators of a :class:`LinearSite`, and the input that each adds to its result."""
+"""The operators of a ``LinearSite``, and the input that each adds to its result."""
 
 MATMULS = frozenset(
     {op_type for _, op_type in _BIAS} | {"ConvTranspose", "Einsum", "MatMulInteger", "ConvInteger", "FusedMatMul"}
@@ -59,7 +59,7 @@ class LinearSite:
         kernel: sizes of a convolution's kernel along its axes.
         transposed: whether the stored array is [outputs, inputs].
         storage: how W is stored. ``float``: as floats; ``int8``: as integers with a scale per channel; ``int4``: so
-            after an expansion; ``blocks``: as those of ``MatMulNBits``; ``other``: in a way that :meth:`matrix` does
+            after an expansion; ``blocks``: as those of ``MatMulNBits``; ``other``: in a way that ``matrix`` does
             not read.
         scale: the initializer of the scales of integers.
     """

@@ -129,12 +129,12 @@ def pack_nibbles(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def unpack_nibbles(packed: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The numbers of :func:`pack_nibbles`."""
+    """The numbers of ``pack_nibbles``."""
     return np.stack([packed & 15, packed >> 4], axis=-1).reshape(*packed.shape[:-1], -1)
 
 
 def from_blocks(values: NDArray[np.uint8], scales: NDArray[np.floating], width: int) -> NDArray[np.float64]:
-    """The matrix [rows, width] that blocks stand for; as :class:`Blocks` has them."""
+    """The matrix [rows, width] that blocks stand for; as ``Blocks`` has them."""
     steps = unpack_nibbles(values).astype(np.float64) - 8
     matrix: NDArray[np.float64] = (steps * scales[..., None]).reshape(len(values), -1)[:, :width]
     return matrix

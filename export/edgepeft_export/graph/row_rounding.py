@@ -149,7 +149,7 @@ def corrected(product: ir.Value, rows: RoundedRows) -> tuple[ir.Value, ir.Value]
 
 
 def added(product: ir.Value) -> ir.Value | None:
-    """The sum of the halves of the product of what :func:`round_finely` made, in whole steps."""
+    """The sum of the halves of the product of what ``round_finely`` made, in whole steps."""
     split = next((use.node for use in product.uses() if use.node.op_type == "Split"), None)
     uses = () if split is None else split.outputs[0].uses()
     return next((use.node.outputs[0] for use in uses if use.node.op_type == "Add"), None)

@@ -1,7 +1,7 @@
 """Ensures that the step of a rounded row is applied once, after the last of several products of integers.
 
 Pattern, in a gradient: ``m = Mul(product, step)`` with a step per row, of which every use is a chain of ``Mul`` that
-ends in the rounding of its rows (:mod:`edgepeft_export.graph.row_rounding`): gradients through activations and gates.
+ends in the rounding of its rows (``edgepeft_export.graph.row_rounding``): gradients through activations and gates.
 Algebra: rounding the rows of ``step · v`` gives the integers of ``v`` and steps that are ``step`` times as large. So
 ``product`` replaces ``m``, and the steps of the next roundings are multiplied by ``step``: one number per row.
 

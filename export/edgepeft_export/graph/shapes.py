@@ -87,7 +87,7 @@ def _without_weights(model: ir.Model, values: Mapping[str, ir.Value]) -> onnx.Mo
 
 
 def dims_of(value: ir.Value) -> list[Dim]:
-    """The dimensions of ``value``; raises :class:`UnknownRank` where not even their number is known."""
+    """The dimensions of ``value``; raises ``UnknownRank`` where not even their number is known."""
     if value.shape is None:
         raise UnknownRank(value)
     return [dim if isinstance(dim, int) else dim.value for dim in value.shape]
@@ -133,6 +133,6 @@ def at_most(size: int, of: str) -> str:
 
 
 def largest_size(dim: object) -> int | None:
-    """The bound in a name of :func:`at_most`; ``None`` for other names."""
+    """The bound in a name of ``at_most``; ``None`` for other names."""
     bound = re.match(r"at_most_(\d+)_of_", str(dim))
     return None if bound is None else int(bound[1])

@@ -86,7 +86,7 @@ class MeanLoss(Loss):
     )
 
     def labels(self, outputs: Mapping[str, ir.Value]) -> Sequence[Labels]:
-        """See :meth:`Loss.labels`."""
+        """See ``Loss.labels``."""
         own = list(self.targets(outputs))
         if self.example_weights is not None:
             batch = dims_of(next(iter(outputs.values())))[:1]
@@ -94,7 +94,7 @@ class MeanLoss(Loss):
         return own
 
     def emit(self, emit: Emitter, outputs: Mapping[str, ir.Value], labels: Mapping[str, ir.Value]) -> LossTerms:
-        """See :meth:`Loss.emit`."""
+        """See ``Loss.emit``."""
         return mean_of(emit, self.elements(emit, outputs, labels), self.weights_in(labels))
 
     def targets(self, outputs: Mapping[str, ir.Value]) -> Sequence[Labels]:

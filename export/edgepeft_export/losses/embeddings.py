@@ -54,7 +54,7 @@ def check_embeddings(outputs: Values, least: int, loss: str) -> Dim:
 
 
 def embeddings(emit: Emitter, outputs: Values, count: int | None = None) -> Embeddings:
-    """The embeddings of :func:`check_embeddings`: ``count`` of each example, by default all."""
+    """The embeddings of ``check_embeddings``: ``count`` of each example, by default all."""
     values = list(outputs.values())
     if len(dims_of(values[0])) == 2:
         return Embeddings(values[0], values[1:count])

@@ -16,7 +16,7 @@ from edgepeft_export.losses.base import LossTerms
 
 @dataclass(frozen=True)
 class Entropy:
-    """The settings of a :data:`CROSS_ENTROPY` node."""
+    """The settings of a ``CROSS_ENTROPY`` node."""
 
     label_smoothing: float
     ignore_index: int

@@ -44,7 +44,7 @@ class UnsupportedOperator(EdgepeftError, code="unsupported-operator"):
 
 
 def assert_runs_on_devices(model: ir.Model) -> None:
-    """Raise :class:`UnsupportedOperator` for the first node that stock onnxruntime (CPU) has no kernel for."""
+    """Raise ``UnsupportedOperator`` for the first node that stock onnxruntime (CPU) has no kernel for."""
     kernels, signatures = _registry()
     types = types_of(model, signatures)
     for node in ir.traversal.RecursiveGraphIterator(model.graph):

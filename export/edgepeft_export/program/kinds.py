@@ -66,7 +66,7 @@ class Backward:
     """A segment's graph and its gradient.
 
     Attributes:
-        model: as :func:`forward_graph` makes it, with ``upstream.N`` as further inputs, and ``gradient.in.N`` and
+        model: as ``forward_graph`` makes it, with ``upstream.N`` as further inputs, and ``gradient.in.N`` and
             ``gradient.parameter.N`` as further outputs, in the shapes of ``in.N`` and ``parameter.N``.
         inputs, parameters: the indices that have a gradient.
     """

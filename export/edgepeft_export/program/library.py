@@ -54,7 +54,7 @@ class Library:
     _hashes: dict[str, str] = field(default_factory=dict)
 
     def forward(self, structure: Structure, opsets: Mapping[str, int]) -> ir.Model:
-        """The forward graph of a kind, as :func:`forward_graph` makes it."""
+        """The forward graph of a kind, as ``forward_graph`` makes it."""
         if structure.digest not in self._forwards:
             self._forwards[structure.digest] = forward_graph(structure, opsets)
         return self._forwards[structure.digest]

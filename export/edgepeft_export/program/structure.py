@@ -39,7 +39,7 @@ def as_inputs(value: ir.Value) -> bool:
 
 
 def checked_weights(weights: str) -> str:
-    """The way to read weights; raises :class:`BadSetting` for an unknown one."""
+    """The way to read weights; raises ``BadSetting`` for an unknown one."""
     if weights not in WEIGHTS:
         raise BadSetting("weights", weights, " or ".join(WEIGHTS))
     return weights

@@ -84,7 +84,7 @@ def rounded_by_row(
         model: a float graph, which does not change.
         names: the weights that will be quantized.
         batches: inputs and parameters, by name. Without any, all weights are returned, without factors.
-        smallest: as in :class:`edgepeft_export.quantize.Quantization`.
+        smallest: as in ``edgepeft_export.quantize.Quantization``.
         everywhere: return all weights.
     """
     if not batches:

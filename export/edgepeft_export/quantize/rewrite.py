@@ -39,7 +39,7 @@ class Quantizer:
     Args:
         graph: the graph.
         settings: of the quantization.
-        rows: as in :class:`edgepeft_export.quantization.QuantizationReport`.
+        rows: as in ``edgepeft_export.quantization.QuantizationReport``.
     """
 
     def __init__(self, graph: ir.Graph, settings: Quantization, rows: Mapping[str, Smoothing | None]) -> None:

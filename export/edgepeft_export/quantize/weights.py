@@ -51,7 +51,7 @@ def weights_of(graph: ir.Graph, smallest: int) -> Iterator[Weight]:
 
 
 def reasons(graph: ir.Graph, smallest: int) -> dict[str, str]:
-    """Why each frozen tensor of ``smallest`` elements or more that :func:`weights_of` leaves out stays float."""
+    """Why each frozen tensor of ``smallest`` elements or more that ``weights_of`` leaves out stays float."""
     found = ((value, why_not(value)) for value in _read_tensors(graph, smallest))
     return {_name(value): reason for value, reason in found if reason is not None}
 

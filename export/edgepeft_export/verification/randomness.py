@@ -12,7 +12,7 @@ _RANDOM = frozenset(
 
 
 def refuse_random(model: ir.Model) -> None:
-    """Raise :class:`VerificationError` where a node of the graph, or of a graph within it, draws random numbers."""
+    """Raise ``VerificationError`` where a node of the graph, or of a graph within it, draws random numbers."""
     drawing = [node for node in ir.traversal.RecursiveGraphIterator(model.graph) if _draws(node)]
     if drawing:
         raise draws_random([f"op {node.op_type} (node {node.name or '?'})" for node in drawing])

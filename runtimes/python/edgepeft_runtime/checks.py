@@ -8,7 +8,7 @@ from edgepeft_runtime.errors import BadSetting
 
 
 def positive(name: str, value: object) -> int:
-    """Return a setting that must be a whole number of at least 1; raises :class:`BadSetting` for others."""
+    """Return a setting that must be a whole number of at least 1; raises ``BadSetting`` for others."""
     number = int(value) if isinstance(value, int | np.integer) and not isinstance(value, bool) else 0
     require(name, value, number >= 1, "a whole number of at least 1")
     return number

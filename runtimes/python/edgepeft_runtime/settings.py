@@ -99,14 +99,14 @@ def setting(
     option: str = "",
     words: Sequence[str] = (),
 ) -> T:
-    """Declare a field of :class:`Settings`; the arguments are the attributes of :class:`Setting`."""
+    """Declare a field of ``Settings``; the arguments are the attributes of ``Setting``."""
     declared = Setting(help, minimum, maximum, above, below, tuple(choices), option, tuple(words))
     return field(default=default, metadata={_KEY: declared})
 
 
 @dataclass(frozen=True)
 class Settings:
-    """A frozen dataclass whose fields are declared by :func:`setting`.
+    """A frozen dataclass whose fields are declared by ``setting``.
 
     Numbers of numpy become Python's own, and lists become tuples.
 
@@ -144,7 +144,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Named(Settings):
-    """Settings of something that users choose by its name; :class:`edgepeft_runtime.registry.Registry` finds it."""
+    """Settings of something that users choose by its name; ``edgepeft_runtime.registry.Registry`` finds it."""
 
     name: ClassVar[str]
 
@@ -160,7 +160,7 @@ def _kind(hint: object) -> Kind:
 
 
 def _checked(name: str, value: object, kind: Kind, declared: Setting) -> object:
-    """Return a value of a setting in plain Python types; raises :class:`BadSetting`."""
+    """Return a value of a setting in plain Python types; raises ``BadSetting``."""
     given = value if kind.several else [value]
     if not isinstance(given, (tuple, list)):
         raise BadSetting(name, value, "a tuple")

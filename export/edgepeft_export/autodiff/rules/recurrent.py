@@ -61,7 +61,7 @@ class Direction:
 
 
 class DirectionGradients(NamedTuple):
-    """Gradients of what a direction reads, shaped as in :class:`Direction`."""
+    """Gradients of what a direction reads, shaped as in ``Direction``."""
 
     x: ir.Value
     w: ir.Value

@@ -1,7 +1,7 @@
 """Operators that write at indices computed at run time. Their gradients read where they write.
 
 Tuples of indices (``ScatterND``) are numbered as rows of the flat tensor for the reductions, because repeated ones
-have to be added or multiplied: see :mod:`edgepeft_export.autodiff.rules.index`.
+have to be added or multiplied: see ``edgepeft_export.autodiff.rules.index``.
 """
 
 from __future__ import annotations

@@ -51,13 +51,13 @@ def from_onnx(
 ) -> Forward:
     """Read a model file, which may be quantized; lift initializers to trainable inputs, and attach LoRA.
 
-    Quantized tensors of the file are kept bit for bit; see :mod:`edgepeft_export.forward.onnx_source.quantized`.
+    Quantized tensors of the file are kept bit for bit; see ``edgepeft_export.forward.onnx_source.quantized``.
 
     Args:
         path: a model of opset 13 or later; external data next to it is read too.
         trainable: names of initializers, or patterns with ``*`` and ``?``, each of which must match.
         lora: pairs of matrices to attach; then ``trainable`` may be empty.
-        kinds: kinds of tensors that train as well; see :mod:`edgepeft_export.forward.onnx_source.kinds`.
+        kinds: kinds of tensors that train as well; see ``edgepeft_export.forward.onnx_source.kinds``.
         outputs: names of tensors of the file that become the outputs, the one for the loss first. Default: its outputs.
         example: inputs that the file runs on. Without them, some are generated.
         fix_sizes: whether axes after the first have the sizes of the example, so that branches on sizes are decided.

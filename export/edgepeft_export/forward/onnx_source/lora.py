@@ -5,7 +5,7 @@ To a convolution two are added, as in ``peft``: one with the kernel's window to 
 The branch has the layer's input, which in a model in QDQ format is the rounded activation. So it can be folded into the
 weight. Layers that read one weight share one pair, as modules that share a layer do in ``peft``. Weights of recurrent
 operators and transposed convolutions are changed themselves; see
-:mod:`edgepeft_export.forward.onnx_source.weight_sites`.
+``edgepeft_export.forward.onnx_source.weight_sites``.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class GraphLora:
 
 @dataclass(frozen=True)
 class Attached:
-    """The result of :func:`attach_lora`.
+    """The result of ``attach_lora``.
 
     Attributes:
         parameters: initial values of the pairs, by the name of the new graph input.

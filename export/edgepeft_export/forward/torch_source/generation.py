@@ -22,7 +22,7 @@ _INNER = "decoder"
 def decoding_of(model: nn.Module) -> Decoding:
     """Export a causal language model of ``transformers``, or a ``PeftModel`` of one, with a cache.
 
-    Parameters and frozen tensors have the names of :func:`edgepeft_export.forward.from_torch`, so both
+    Parameters and frozen tensors have the names of ``edgepeft_export.forward.from_torch``, so both
     graphs are fed and stored alike.
 
     Raises:

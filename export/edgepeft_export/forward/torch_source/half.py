@@ -41,7 +41,7 @@ def widen_trainable(model: nn.Module) -> nn.Module:
 
 
 def keeps_half(model: nn.Module) -> bool:
-    """Whether a module is one of :func:`in_float32` with tensors in half precision: all of these are large."""
+    """Whether a module is one of ``in_float32`` with tensors in half precision: all of these are large."""
     tensors = [*model.parameters(), *model.buffers()]
     halves = [tensor for tensor in tensors if tensor.dtype in HALF]
     return bool(halves) and all(_stays(tensor) for tensor in halves)

@@ -26,7 +26,7 @@ def from_function(function: Callable[..., Tensor], forward: Forward, example_lab
 
     Args:
         function: a function or module. Its arguments are named like the model's outputs it reads and like the labels it
-            is fed (:func:`argument_name`); it returns the mean loss of the batch, a scalar, or that of each example.
+            is fed (``argument_name``); it returns the mean loss of the batch, a scalar, or that of each example.
         example_labels: an example of each label, by name. Axis 0 is the batch.
     """
     names = _arguments(function)

@@ -18,7 +18,7 @@ from edgepeft_export.graph.shapes import Dim, at_most, dims_of, dtype_of, rank
 
 @dataclass(frozen=True)
 class Groups:
-    """The settings of a ``Map``; see :data:`edgepeft_export.graph.custom_ops.MAP`.
+    """The settings of a ``Map``; see ``edgepeft_export.graph.custom_ops.MAP``.
 
     Attributes:
         axis: the axis of the groups.

@@ -32,7 +32,7 @@ class LowRankPair:
     Attributes:
         layer: Name of the adapted layer.
         a, b: Names of the parameters, whose roles are ``lora_A`` and ``lora_B``.
-        layout: One of :data:`LAYOUTS`.
+        layout: One of ``LAYOUTS``.
         groups: Number of groups.
         rank: Rank of the pair, in each group.
         scale: Factor of the product, such as ``alpha / rank``.

@@ -49,7 +49,7 @@ _REQUIRED = (OPTIMIZER, WEIGHTS, ADAPTER)
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle whose files were checked against its manifest; create one with :meth:`open`."""
+    """A bundle whose files were checked against its manifest; create one with ``open``."""
 
     path: Path
     manifest: Manifest
@@ -125,7 +125,7 @@ class Bundle:
 
 
 def checked_parameters(tensors: Mapping[str, Array], manifest: Manifest, source: str) -> dict[str, Array]:
-    """Return :func:`checked_tensors` of the parameters; indices lie in their tensor or are all -1 (not picked yet)."""
+    """Return ``checked_tensors`` of the parameters; indices lie in their tensor or are all -1 (not picked yet)."""
     checked = checked_tensors(tensors, manifest.parameters, source)
     for spec in manifest.sparse:
         indices = checked[spec.indices]
@@ -238,7 +238,7 @@ def _check_graphs(path: Path, manifest: Manifest) -> None:
 
 
 def graph_facts(path: Path) -> GraphFacts:
-    """Check a graph and return the facts about it: see :func:`checked_graph`; raises BundleError."""
+    """Check a graph and return the facts about it: see ``checked_graph``; raises BundleError."""
     try:
         with os.fdopen(open_regular(path), "rb") as file:
             if os.fstat(file.fileno()).st_size == 0:

@@ -235,7 +235,7 @@ class TableSpec:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A whole manifest. Creating one with inconsistent parts raises :class:`BundleError`."""
+    """A whole manifest. Creating one with inconsistent parts raises ``BundleError``."""
 
     min_onnxruntime: str
     base_sha256: Sha256
@@ -307,7 +307,7 @@ class Manifest:
         return cls.from_dict(value)
 
     def to_json(self) -> str:
-        """Return the text of ``manifest.json``, from which :meth:`from_json` reads an equal manifest."""
+        """Return the text of ``manifest.json``, from which ``from_json`` reads an equal manifest."""
         return json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
     @classmethod

@@ -23,7 +23,7 @@ MAX_STATE = 8
 
 
 def check(manifest: Manifest) -> None:
-    """Refuse a manifest with parts that contradict one another; raises :class:`BundleError` (``bad-manifest``)."""
+    """Refuse a manifest with parts that contradict one another; raises ``BundleError`` (``bad-manifest``)."""
     _check_names(manifest)
     _check_shapes(manifest)
     _check_sizes(manifest)

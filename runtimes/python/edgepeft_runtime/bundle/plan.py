@@ -1,7 +1,7 @@
 """A program with all its names resolved: what each call reads and writes, and when a value is no longer needed.
 
 A graph's inputs and outputs are known only from the file, so this is the second half of the checks of a program; the
-first half, which needs the manifest alone, is in :mod:`edgepeft_runtime.bundle.program_checks`.
+first half, which needs the manifest alone, is in ``edgepeft_runtime.bundle.program_checks``.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def results_of(manifest: Manifest, program: str) -> tuple[str, ...]:
 
 
 def _resolved(program: str, index: int, call: Call, interface: Interface) -> Step:
-    """Return a call with all outputs; raises :class:`BadProgram` for names that the graph does not have."""
+    """Return a call with all outputs; raises ``BadProgram`` for names that the graph does not have."""
     added = {item.output for item in call.accumulate}
     for kind, names, existing in (
         ("input", set(call.inputs), interface.inputs),

@@ -26,7 +26,7 @@ Data = (
     | Iterable[Batch]
     | Callable[[int], Iterable[Batch]]
 )
-"""What ``fit`` and ``evaluate`` take: see :meth:`edgepeft_runtime.Trainer.fit`."""
+"""What ``fit`` and ``evaluate`` take: see ``edgepeft_runtime.Trainer.fit``."""
 
 SHUFFLE_BUFFER = 1024
 """Examples of a stream among which the next one is drawn. A stream in order of its classes needs another order."""
@@ -59,7 +59,7 @@ def source_of(data: Data, manifest: Manifest, batch_size: int, *, shuffle_seed: 
     """Return the source of any kind of data.
 
     Args:
-        data: see :meth:`edgepeft_runtime.Trainer.fit`. Batches that come ready-made keep their size and order.
+        data: see ``edgepeft_runtime.Trainer.fit``. Batches that come ready-made keep their size and order.
         manifest: names the inputs and labels, and says whether a value is an example or a batch.
         batch_size: examples in a batch; the last one of an epoch may be smaller.
         shuffle_seed: seed by which each epoch shuffles examples; ``None`` keeps their order.

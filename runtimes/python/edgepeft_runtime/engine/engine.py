@@ -1,6 +1,6 @@
 """The interface of the engines, which run a bundle's graphs.
 
-An engine keeps no parameters of its own. They live in a :class:`TrainState`, which is never changed: a step takes a
+An engine keeps no parameters of its own. They live in a ``TrainState``, which is never changed: a step takes a
 state and returns a new one. A failed step therefore changes nothing, and keeping the best state costs no copy.
 """
 
@@ -56,7 +56,7 @@ class Step:
 
 @dataclass(frozen=True)
 class EvalResult:
-    """Loss of one batch, as in :class:`Step`, and the model's outputs by name."""
+    """Loss of one batch, as in ``Step``, and the model's outputs by name."""
 
     loss_sum: float
     loss_weight: float

@@ -23,7 +23,7 @@ Ids = NDArray[np.int64]
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling(Settings):
-    """How :meth:`edgepeft_runtime.Trainer.generate` chooses tokens, and when a text ends.
+    """How ``edgepeft_runtime.Trainer.generate`` chooses tokens, and when a text ends.
 
     Attributes:
         adapter: another adapter for this call alone. The base model is not loaded again.
@@ -64,7 +64,7 @@ class Sampling(Settings):
 def generate(
     engine: Engine, manifest: Manifest, state: TrainState, prompts: Prompts, sampling: Sampling
 ) -> list[list[int]]:
-    """Generate a continuation of each prompt: see :meth:`edgepeft_runtime.Trainer.generate`."""
+    """Generate a continuation of each prompt: see ``edgepeft_runtime.Trainer.generate``."""
     spec, limit = _spec(manifest), _limit(manifest)
     texts = [_checked(ids, manifest, limit) for ids in _as_list(prompts)]
     reader = (_Cached if spec.cache else _Uncached)(engine, manifest, spec, state, texts)

@@ -21,7 +21,7 @@ from edgepeft_runtime.shown import quoted
 
 
 class Programs(Protocol):
-    """Runs programs: see :class:`ProgramRunner`, whose methods these are."""
+    """Runs programs: see ``ProgramRunner``, whose methods these are."""
 
     def run(
         self,

@@ -19,7 +19,7 @@ from edgepeft_runtime.names import did_you_mean
 
 
 class Tasks:
-    """Predicts with one of several adapters, which stay in memory; create one with :meth:`open`.
+    """Predicts with one of several adapters, which stay in memory; create one with ``open``.
 
     Adapters of one bundle share its model. An adapter of another method belongs to another bundle, whose model is
     loaded in addition.

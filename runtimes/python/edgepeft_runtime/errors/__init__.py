@@ -1,6 +1,6 @@
 """Errors that a user can meet: each says what happened, where, and what to do about it.
 
-:class:`EdgepeftError` is the base of all. A family, such as :class:`UpdateError`, is for ``except``; a cause is a class
+``EdgepeftError`` is the base of all. A family, such as ``UpdateError``, is for ``except``; a cause is a class
 with a code. ``docs/ERRORS.md`` lists them.
 """
 

@@ -16,7 +16,7 @@ def dumps(value: object) -> bytes:
 
 
 def loads_canonical(content: bytes) -> object:
-    """Parse JSON in canonical form; raises ``ValueError`` for any other content (see :mod:`strict_json`)."""
+    """Parse JSON in canonical form; raises ``ValueError`` for any other content (see ``strict_json``)."""
     value = strict_json.loads(content)
     if dumps(value) != content:
         raise ValueError("it is not in canonical form: sorted keys, no white space, a newline at the end.")

@@ -1,6 +1,6 @@
 """Write files that survive a crash: each is written under another name, flushed and renamed, then its folder flushed.
 
-:mod:`edgepeft_runtime.files.staging` does this for folders.
+``edgepeft_runtime.files.staging`` does this for folders.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def write_atomically(
 
 
 def replace_file(staged: Path, path: Path) -> None:
-    """Replace a file atomically by a finished one; raises as :func:`write_atomically` does."""
+    """Replace a file atomically by a finished one; raises as ``write_atomically`` does."""
     check_output(path)
     with writing(path):
         sync_file(staged)
@@ -103,7 +103,7 @@ def _special(path: Path) -> str | None:
 
 @contextmanager
 def writing(path: str | Path) -> Iterator[None]:
-    """Turn an ``OSError`` of the block into :class:`CannotWriteFile`, which names ``path``."""
+    """Turn an ``OSError`` of the block into ``CannotWriteFile``, which names ``path``."""
     try:
         yield
     except OSError as failure:

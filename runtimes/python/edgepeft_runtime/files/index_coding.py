@@ -43,7 +43,7 @@ def delta_coded(
 
 
 def delta_decoded(tensors: dict[str, Array], metadata: dict[str, str]) -> tuple[dict[str, Array], dict[str, str]]:
-    """Return the arguments of :func:`delta_coded`.
+    """Return the arguments of ``delta_coded``.
 
     Raises:
         ValueError: The metadata name something that is not delta-coded, or a code is damaged.
@@ -79,7 +79,7 @@ def encode(indices: NDArray[np.int32]) -> NDArray[np.uint8]:
 
 
 def decode(data: NDArray[np.uint8]) -> NDArray[np.int32]:
-    """Return the indices that :func:`encode` encodes as these bytes.
+    """Return the indices that ``encode`` encodes as these bytes.
 
     Raises:
         ValueError: The bytes are not such an encoding.

@@ -27,7 +27,7 @@ def lock_file(path: Path) -> int | None:
 
 
 def lock_directory(path: Path) -> int | None:
-    """Lock an existing folder, as :func:`lock_file` does a file; the lock follows it through a rename."""
+    """Lock an existing folder, as ``lock_file`` does a file; the lock follows it through a rename."""
     return None if fcntl is None else _lock(path, os.O_RDONLY)
 
 

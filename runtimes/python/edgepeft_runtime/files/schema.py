@@ -1,8 +1,8 @@
 """Read and write frozen dataclasses as JSON, strictly, by the annotations of their fields.
 
 Fields may be ``int``, ``float`` (which accepts integers), ``str``, ``bool``, ``bytes`` (32, in hex), ``X | None``,
-``tuple[X, ...]``, ``dict[str, X]`` and other dataclasses. ``Annotated`` adds a :class:`Check` of the value, or a
-:class:`Mark` of how the field is represented.
+``tuple[X, ...]``, ``dict[str, X]`` and other dataclasses. ``Annotated`` adds a ``Check`` of the value, or a
+``Mark`` of how the field is represented.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def read(kind: type[T], value: object, where: str, error: MakeError, **apart: ob
 
 
 def write(value: object) -> Any:
-    """Return a dataclass as plain JSON values, from which :func:`read` makes an equal one."""
+    """Return a dataclass as plain JSON values, from which ``read`` makes an equal one."""
     if isinstance(value, Mapping):
         return {name: write(item) for name, item in value.items()}
     if isinstance(value, list | tuple):

@@ -54,7 +54,7 @@ def check_folder(path: str | Path) -> None:
 
 @contextmanager
 def revised_directory(path: Path, unchanged: Iterable[str]) -> Iterator[Path]:
-    """:func:`replace_directory` with copies of some of the old folder's files in the new one; links are followed.
+    """``replace_directory`` with copies of some of the old folder's files in the new one; links are followed.
 
     Copies and no hard links: onnx refuses weights that have two names, as they would have between the two folders.
     """
@@ -70,7 +70,7 @@ def revised_directory(path: Path, unchanged: Iterable[str]) -> Iterator[Path]:
 def staged(path: Path) -> Iterator[Path]:
     """Yield an empty folder next to ``path`` for files that will move there. It is removed afterwards in any case.
 
-    The remains of a process that was killed are removed first. Raises as :func:`replace_directory` does.
+    The remains of a process that was killed are removed first. Raises as ``replace_directory`` does.
     """
     folder = _beside(path, "new")
     try:
@@ -86,7 +86,7 @@ def staged(path: Path) -> Iterator[Path]:
 
 
 def recover_directory(path: str | Path) -> None:
-    """Finish or undo a :func:`replace_directory` of ``path`` that was killed; raises ``OSError``."""
+    """Finish or undo a ``replace_directory`` of ``path`` that was killed; raises ``OSError``."""
     path = Path(path)
     old = _beside(path, "old")
     if not old.is_dir():
@@ -140,7 +140,7 @@ def _put(folder: Path, path: Path) -> None:
 
 
 def _swap(folder: Path, path: Path, old: Path) -> None:
-    """Replace a folder by two renames; :func:`recover_directory` recovers from a crash between them."""
+    """Replace a folder by two renames; ``recover_directory`` recovers from a crash between them."""
     _rename(path, old)
     try:
         _rename(folder, path)

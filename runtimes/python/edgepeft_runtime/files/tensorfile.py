@@ -98,7 +98,7 @@ def read_tensors(
 
 
 def parse_tensors(content: bytes | Array, name: object, *, require_digest: bool = False) -> TensorFile:
-    """Parse the content of a tensor file, which errors call ``name``: see :func:`read_tensors`."""
+    """Parse the content of a tensor file, which errors call ``name``: see ``read_tensors``."""
     raw = np.frombuffer(content, np.uint8) if isinstance(content, bytes) else content
     try:
         return _parse(raw, require_digest)

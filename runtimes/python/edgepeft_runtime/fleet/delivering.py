@@ -27,7 +27,7 @@ OUTBOX, SEQUENCE = "outbox", "sequence"
 
 @dataclass(frozen=True)
 class Delivered:
-    """The result of :func:`deliver`: the sidecar, and whether the remote had it already."""
+    """The result of ``deliver``: the sidecar, and whether the remote had it already."""
 
     delivery: Delivery
     repeated: bool

@@ -45,7 +45,7 @@ class Delivery:
 
     @classmethod
     def from_bytes(cls, content: bytes) -> Delivery:
-        """Parse a sidecar. The content is untrusted until :meth:`check` has verified its signature.
+        """Parse a sidecar. The content is untrusted until ``check`` has verified its signature.
 
         Raises:
             FleetError: it is none (``bad-sidecar``).
@@ -77,7 +77,7 @@ class Delivery:
         return inbox_folder(self.round, self.device)
 
     def check(self, algorithm: str, key: bytes) -> None:
-        """Refuse a sidecar that this key has not signed; raises :class:`FleetError` (``bad-signature``)."""
+        """Refuse a sidecar that this key has not signed; raises ``FleetError`` (``bad-signature``)."""
         if self.algorithm != algorithm or not signatures.is_signed(
             signatures.UPDATE, self.signed_sha256, algorithm, key, bytes.fromhex(self.signature)
         ):

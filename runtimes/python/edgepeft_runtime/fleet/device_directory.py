@@ -61,11 +61,11 @@ class DeviceDirectory:
         return device if isinstance(device, DeviceDirectory) else cls(device)
 
     def identity(self) -> Identity:
-        """Return who the device is; raises :class:`FleetError` before :meth:`adopt`."""
+        """Return who the device is; raises ``FleetError`` before ``adopt``."""
         return Identity.read(self.path / identity.FILE)
 
     def adopt(self, source: str | Path) -> None:
-        """Copy the file that the host wrote for this device; raises :class:`FleetError`."""
+        """Copy the file that the host wrote for this device; raises ``FleetError``."""
         given = Identity.read(source)
         with self.locked():
             given.write(self.path / identity.FILE)
@@ -80,7 +80,7 @@ class DeviceDirectory:
         return locked_folder(self.path, LOCK)
 
     def trusted(self) -> Trusted | None:
-        """Return the trusted rounds, ``None`` before the first round; raises :class:`FleetError` for a damaged file."""
+        """Return the trusted rounds, ``None`` before the first round; raises ``FleetError`` for a damaged file."""
         try:
             return Trusted.from_bytes(read_regular(self.path / TRUSTED, _MAX_BYTES, follow=False))
         except FileNotFoundError:
@@ -144,7 +144,7 @@ class DeviceDirectory:
             return self.current_while_locked()
 
     def current_while_locked(self) -> Current:
-        """Do what :meth:`current` does, for a caller that has the lock."""
+        """Do what ``current`` does, for a caller that has the lock."""
         trusted = self._trusted_now()
         current = self.whole(trusted.current)
         if current is not None:

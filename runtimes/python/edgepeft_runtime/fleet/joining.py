@@ -1,4 +1,4 @@
-"""``join``: bring the latest round to this device. The reads and writes around the rules of :mod:`trust`."""
+"""``join``: bring the latest round to this device. The reads and writes around the rules of ``trust``."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _LATEST = {rounds.LATEST_FILE: rounds.MAX_LATEST_BYTES, rounds.LATEST_SIGNATURES
 
 @dataclass(frozen=True)
 class Joined:
-    """The result of :func:`join`.
+    """The result of ``join``.
 
     Attributes:
         round: the round whose adapter is in use now.

@@ -107,7 +107,7 @@ class LatestSignatures:
 
     @classmethod
     def from_bytes(cls, content: bytes) -> LatestSignatures:
-        """Read ``latest.sig``; raises :class:`FleetError` (``bad-signature``)."""
+        """Read ``latest.sig``; raises ``FleetError`` (``bad-signature``)."""
         return read_file(cls, content, BadSignature, LATEST_SIGNATURES, _SIGNATURES)
 
     def to_bytes(self) -> bytes:
@@ -115,7 +115,7 @@ class LatestSignatures:
         return file_bytes(self, _SIGNATURES)
 
     def check(self, latest: bytes, host_key: bytes) -> None:
-        """Refuse a ``latest.json`` without a signature of the host; raises :class:`FleetError` (``bad-signature``)."""
+        """Refuse a ``latest.json`` without a signature of the host; raises ``FleetError`` (``bad-signature``)."""
         digest = signatures.sha256(latest)
         signature = self.ed25519.get(digest)
         if signature is None or not signatures.is_signed(

@@ -26,9 +26,9 @@ def sign(domain: str, digest: str, algorithm: str, key: bytes) -> bytes:
     """Sign a hash.
 
     Args:
-        domain: purpose of the signature, :data:`LATEST` or :data:`UPDATE`.
+        domain: purpose of the signature, ``LATEST`` or ``UPDATE``.
         digest: SHA-256 of the signed content, lower-case hex.
-        algorithm: one of :data:`ALGORITHMS`.
+        algorithm: one of ``ALGORITHMS``.
         key: 32 bytes: the shared key, or the seed of an Ed25519 key (RFC 8032, section 5.1.5).
 
     Raises:

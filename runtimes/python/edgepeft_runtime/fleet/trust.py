@@ -17,8 +17,8 @@ The rules are those of the SPEC, section 8.4, under their numbers there; the fir
 1.12  the adapter is no larger than one of the bundle, and has its hash       ``too-large``, ``wrong-hash``
 ====  =====================================================================  ==========================================
 
-Rules 1.9 and 1.11 are applied as the files arrive, by :mod:`edgepeft_runtime.fleet.fetching`, with :func:`check_hash`.
-Then the bundle must compute finite outputs with the adapter (1.13), which :mod:`edgepeft_runtime.fleet.health` checks.
+Rules 1.9 and 1.11 are applied as the files arrive, by ``edgepeft_runtime.fleet.fetching``, with ``check_hash``.
+Then the bundle must compute finite outputs with the adapter (1.13), which ``edgepeft_runtime.fleet.health`` checks.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class Trusted:
 
     @classmethod
     def from_bytes(cls, content: bytes) -> Trusted:
-        """Parse ``trusted.json``; raises :class:`FleetError` (``bad-trust``)."""
+        """Parse ``trusted.json``; raises ``FleetError`` (``bad-trust``)."""
         return read_file(cls, content, BadTrust, TRUSTED, _FORMAT)
 
     def to_bytes(self) -> bytes:

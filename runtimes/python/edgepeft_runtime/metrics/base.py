@@ -82,7 +82,7 @@ class OwnMetric:
         return str(getattr(self.function, "__name__", type(self.function).__name__))
 
     def collector(self, manifest: Manifest) -> Collector:
-        """See :meth:`Metric.collector`."""
+        """See ``Metric.collector``."""
         del manifest
         return _Concatenated(self.function)
 

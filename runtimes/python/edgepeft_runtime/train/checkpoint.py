@@ -47,7 +47,7 @@ class Checkpoint:
 
 
 class StateDirectory:
-    """A state directory, locked for one process until :meth:`close`.
+    """A state directory, locked for one process until ``close``.
 
     Args:
         path: the directory; created if it is missing.

@@ -31,7 +31,7 @@ LONG_STEP = 2.0
 
 
 def fit(session: Session, data: Data, options: FitOptions) -> FitReport:
-    """Train for some epochs, or resume: see :meth:`edgepeft_runtime.Trainer.fit`."""
+    """Train for some epochs, or resume: see ``edgepeft_runtime.Trainer.fit``."""
     manifest, size = session.bundle.manifest, options.batch_size
     source = source_of(data, manifest, size, shuffle_seed=session.run.seed if options.shuffle else None)
     held_out = None if options.validate is None else _held_out_source(options.validate, manifest, size)

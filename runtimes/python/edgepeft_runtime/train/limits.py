@@ -41,7 +41,7 @@ class Pause:
 
 
 class Limits:
-    """Called between optimizer steps by ``Trainer.fit(pause=...)``; returns a :class:`Pause`, or ``None`` to train.
+    """Called between optimizer steps by ``Trainer.fit(pause=...)``; returns a ``Pause``, or ``None`` to train.
 
     When the time is over, training ends. When the device is hot or busy, training waits, because that is usually over
     within minutes.

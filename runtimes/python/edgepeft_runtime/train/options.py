@@ -26,19 +26,19 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, kw_only=True)
 class FitOptions(Settings):
-    """How :meth:`edgepeft_runtime.Trainer.fit` trains.
+    """How ``edgepeft_runtime.Trainer.fit`` trains.
 
     Attributes:
         shuffle: draw a new order in each epoch. Batches that come ready-made keep their order.
         validate: held-out data, evaluated before training and after each epoch; the best adapter is kept.
         metric: by which the best adapter is chosen instead of the held-out loss: a name, such as ``f1``, or a function
-            (see :meth:`edgepeft_runtime.Trainer.evaluate`).
+            (see ``edgepeft_runtime.Trainer.evaluate``).
         cache: ``activations`` keeps, for each example, the value below which nothing trains, in float16 in the state
             directory. Later epochs run only what comes after it. It needs a bundle whose manifest names such a value.
         callbacks: called after steps and epochs, and when the run is saved; each is a
-            :class:`~edgepeft_runtime.Callback`, or a function that is called with the progress after each step.
+            ``Callback``, or a function that is called with the progress after each step.
         pause: called before each optimizer step and each evaluation, and within a long one, for example a
-            :class:`~edgepeft_runtime.Limits`. If it returns a :class:`~edgepeft_runtime.Pause`, the run is saved, then
+            ``Limits``. If it returns a ``Pause``, the run is saved, then
             training sleeps for ``pause.seconds`` or, if that is ``None``, returns. A pause does not change the results.
 
     Raises:

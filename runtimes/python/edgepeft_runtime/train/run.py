@@ -170,7 +170,7 @@ class Run:
 
     @classmethod
     def from_json(cls, text: str, state: TrainState, best: TrainState | None) -> Run:
-        """Read what :meth:`to_json` wrote.
+        """Read what ``to_json`` wrote.
 
         Raises:
             StateError: the text is something else.

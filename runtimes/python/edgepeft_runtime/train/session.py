@@ -96,7 +96,7 @@ class Session:
             self._directory.close()
 
     def next_run(self, batches: Sequence[Batch], lr: float) -> tuple[Run, Step, int]:
-        """Compute one optimizer step, without changing :attr:`run`.
+        """Compute one optimizer step, without changing ``run``.
 
         Returns:
             The run after the step, the step, and its number of examples.
@@ -124,7 +124,7 @@ class Session:
         self.run = replace(self.run, state=replace(state, parameters=parameters))
 
     def evaluate(self, source: Source, metrics: Sequence[MetricLike] = ()) -> Evaluation:
-        """Evaluate the current parameters: see :func:`edgepeft_runtime.engine.evaluate.evaluate`."""
+        """Evaluate the current parameters: see ``edgepeft_runtime.engine.evaluate.evaluate``."""
         return evaluate(self.engine, self.bundle.manifest, self.run.state, source, metrics)
 
     def start_fit(self, settings: Mapping[str, object]) -> FitReport | None:

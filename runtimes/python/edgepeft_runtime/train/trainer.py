@@ -32,7 +32,7 @@ from edgepeft_runtime.train.update import Update, write_update
 
 
 class Trainer:
-    """Trains the adapter of one bundle; create one with :meth:`open`."""
+    """Trains the adapter of one bundle; create one with ``open``."""
 
     def __init__(self, session: Session) -> None:
         self.session = session
@@ -61,7 +61,7 @@ class Trainer:
                 has the training build of onnxruntime. Each engine can resume the other's runs.
             provider: an execution provider of onnxruntime, such as ``XnnpackExecutionProvider``, or the Python package
                 of a plug-in, such as ``onnxruntime_ep_webgpu``. It runs the programs in which it agrees with the CPU:
-                see :attr:`verdicts`. ``None`` stands for the CPU.
+                see ``verdicts``. ``None`` stands for the CPU.
 
         Raises:
             BundleError: the bundle or the adapter is damaged, or they do not fit together.
@@ -143,7 +143,7 @@ class Trainer:
     def pick(self, batches: Iterable[Batch]) -> None:
         """Pick which elements of sparse tensors train, by the gradient on these batches.
 
-        :meth:`step` and :meth:`fit` do it themselves. Elements are picked once; without sparse tensors this does
+        ``step`` and ``fit`` do it themselves. Elements are picked once; without sparse tensors this does
         nothing.
 
         Raises:
@@ -165,7 +165,7 @@ class Trainer:
         constant learning rate and without held-out data, the results are those of one run with that many epochs.
 
         Settings are passed by name, ``trainer.fit(data, epochs=3, lr=1e-3)``: see
-        :class:`edgepeft_runtime.FitOptions`.
+        ``edgepeft_runtime.FitOptions``.
 
         Data is one of these. Values have the manifest's names, or come in its order, inputs before labels.
 
@@ -187,7 +187,7 @@ class Trainer:
         Raises:
             StateError: the state directory contains a run with other settings.
             SettingError: a setting is out of range.
-            BatchError, DataError, TrainingError: as in :meth:`step`; the run stays where it was.
+            BatchError, DataError, TrainingError: as in ``step``; the run stays where it was.
             KeyboardInterrupt: after saving.
         """
         return fit(self.session, data, options)
@@ -196,9 +196,9 @@ class Trainer:
         """Return the loss, for class labels the accuracy, and further metrics over all of ``data``.
 
         Args:
-            data: labelled data, as for :meth:`fit`.
+            data: labelled data, as for ``fit``.
             batch_size: examples per batch.
-            metrics: names (``f1``, ``auc``, ``recall@5``; :data:`edgepeft_runtime.METRICS` has all), or functions of
+            metrics: names (``f1``, ``auc``, ``recall@5``; ``edgepeft_runtime.METRICS`` has all), or functions of
                 all outputs and of all inputs and labels, two dicts of arrays, that return a number.
 
         Raises:
@@ -230,7 +230,7 @@ class Trainer:
         """Continue texts with a causal language model.
 
         ``prompts`` are token ids of a text, or of several texts, which may differ in length. Settings are passed by
-        name, ``trainer.generate(ids, max_new_tokens=16)``: see :class:`~edgepeft_runtime.engine.generate.Sampling`.
+        name, ``trainer.generate(ids, max_new_tokens=16)``: see ``Sampling``.
 
         Returns:
             The new tokens of each text, including the one that ended it.
@@ -273,7 +273,7 @@ class Trainer:
         return write_update(path, self.update())
 
     def update(self) -> Update:
-        """Return what :meth:`save_update` writes: the parameters, and where they come from.
+        """Return what ``save_update`` writes: the parameters, and where they come from.
 
         Raises:
             TrainingError: a value is not finite.

@@ -52,7 +52,7 @@ class Update:
 
 
 def write_update(path: str | Path, update: Update) -> Path:
-    """Write an update with its digest, indices delta-coded; raises :class:`UpdateError` where that is impossible."""
+    """Write an update with its digest, indices delta-coded; raises ``UpdateError`` where that is impossible."""
     metadata = {
         "format": FORMAT,
         "version": VERSION,
@@ -70,7 +70,7 @@ def write_update(path: str | Path, update: Update) -> Path:
 
 
 def read_update(path: str | Path, *, most: int | None = None) -> Update:
-    """Read an update of at most ``most`` bytes, checked to be whole; :func:`check_update` says if it fits a bundle.
+    """Read an update of at most ``most`` bytes, checked to be whole; ``check_update`` says if it fits a bundle.
 
     Raises:
         UpdateError: it is damaged, carries no digest, or is not an update.
@@ -79,12 +79,12 @@ def read_update(path: str | Path, *, most: int | None = None) -> Update:
 
 
 def parse_update(content: bytes, name: object) -> Update:
-    """Check and return the update in ``content``; ``name`` is what errors call it. See :func:`read_update`."""
+    """Check and return the update in ``content``; ``name`` is what errors call it. See ``read_update``."""
     return update_in(parse_tensors(content, name, require_digest=True), name)
 
 
 def update_in(file: TensorFile, name: object) -> Update:
-    """Return the update in a tensor file; ``name`` is what errors call it. See :func:`read_update`."""
+    """Return the update in a tensor file; ``name`` is what errors call it. See ``read_update``."""
     metadata = file.metadata
     if (metadata.get("format"), metadata.get("version")) != (FORMAT, VERSION):
         found = f"{quoted(metadata.get('format'))} {quoted(metadata.get('version'))}"
@@ -125,7 +125,7 @@ def check_update(update: Update, bundle: Bundle, *, adapter_sha256: str | None =
         adapter_sha256: Hash of the adapter file that the round started from, where that is not the bundle's own.
 
     Raises:
-        UpdateError: See :func:`check_origin`; both sides are named.
+        UpdateError: See ``check_origin``; both sides are named.
     """
     check_origin(update, bundle.manifest, adapter_sha256 or bundle.adapter_sha256)
 

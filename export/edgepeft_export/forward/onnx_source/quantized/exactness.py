@@ -1,7 +1,7 @@
 """Ensures that integer matmuls with a weight from a file have the same result on every machine.
 
 Pattern: a constant int8 matrix two of whose neighbours of one sign add up to more than
-:data:`edgepeft_export.graph.rounding.LARGEST_PAIR`. Kernels for uint8 activations and int8 weights may saturate there:
+``edgepeft_export.graph.rounding.LARGEST_PAIR``. Kernels for uint8 activations and int8 weights may saturate there:
 a file made with ``reduce_range`` fits. Of one made without, the backward matmul, whose activations are gradients around
 a zero point of 128, would be noise.
 Algebra: ``w - z = (w + 128) - (z + 128)``. Kernels for two uint8 matrices are exact everywhere, so weight and zero

@@ -75,7 +75,7 @@ def _is_8_bits(node: ir.Node) -> bool:
 
 
 def _zero_points(node: ir.Node, shape: tuple[int, ...]) -> Float32Array:
-    """The zero point of each block, with the offset of :func:`_integers`."""
+    """The zero point of each block, with the offset of ``_integers``."""
     table, given = operand(node), present(node, 3)
     if given is None:
         middle = {ir.DataType.INT4: 8, ir.DataType.UINT4: 0}.get(table.dtype or ir.DataType.UINT8)

@@ -47,7 +47,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]  # torch is not type-ch
 
     Args:
         model: the module.
-        inputs: the arguments of the run. Some belong to blocks by their names (:data:`CACHED`).
+        inputs: the arguments of the run. Some belong to blocks by their names (``CACHED``).
         apart: names of tensors that no block of a stack may contain.
     """
 

@@ -23,7 +23,7 @@ class Stack:
         equal: pairs of traced blocks that have to be equal in the graph.
         argument: index or name of the argument that is the result of the block before.
         wrapped: whether a block returns a tuple with one tensor.
-        caches: whether inputs and outputs named as in :data:`CACHED` belong to the blocks.
+        caches: whether inputs and outputs named as in ``CACHED`` belong to the blocks.
     """
 
     blocks: tuple[str, ...]

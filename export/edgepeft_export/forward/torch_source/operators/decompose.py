@@ -60,7 +60,7 @@ def decomposing_where_needed() -> Iterator[None]:
 
 
 def _translated(table: Table) -> Callable[[fx.Node], bool]:
-    """Whether the exporter translates an operator as it is, or under the name that :func:`_rename` gives it.
+    """Whether the exporter translates an operator as it is, or under the name that ``_rename`` gives it.
 
     Args:
         table: the operators that it cannot translate, and how they are decomposed.

@@ -17,7 +17,7 @@ _COMMON = 0o644
 
 
 class FolderTransport:
-    """Implements :class:`~edgepeft_runtime.fleet.transports.transport.Transport` by the files below a folder.
+    """Implements ``Transport`` by the files below a folder.
 
     Raises:
         FleetError: there is no such folder (``no-such-remote``).

@@ -63,7 +63,7 @@ class Connections:
     def send(
         self, method: str, path: str, headers: Mapping[str, str], body: bytes | None = None
     ) -> Iterator[http.client.HTTPResponse]:
-        """The response to a request; raises :class:`FleetError` where the connection fails, now or while it is read."""
+        """The response to a request; raises ``FleetError`` where the connection fails, now or while it is read."""
         try:
             connection, response = self._answer(method, path, headers, body)
             with self._kept(connection, response):

@@ -17,7 +17,7 @@ _FORBIDDEN = (401, 403)
 
 
 class HttpTransport:
-    """Implements :class:`~edgepeft_runtime.fleet.transports.transport.Transport` by GET and PUT.
+    """Implements ``Transport`` by GET and PUT.
 
     Redirects are not followed: the token must not go elsewhere.
 
@@ -55,7 +55,7 @@ class HttpTransport:
     def _send(
         self, method: str, name: str, headers: dict[str, str], body: bytes | None = None
     ) -> Iterator[http.client.HTTPResponse]:
-        """Give the response to a request; raises :class:`RemoteError` for any that failed."""
+        """Give the response to a request; raises ``RemoteError`` for any that failed."""
         with self._connections.send(method, quote(name), {**self._headers, **headers}, body) as response:
             if not _OK <= response.status <= _LAST_OK:
                 raise self._refused(name, response)

@@ -1,6 +1,6 @@
 """What moves the files of a fleet: one protocol, and what every implementation of it shares.
 
-A user names a *remote*, a folder or an address; a :class:`Transport` reads and writes the files there. Nothing that it
+A user names a *remote*, a folder or an address; a ``Transport`` reads and writes the files there. Nothing that it
 brings is trusted.
 """
 
@@ -41,7 +41,7 @@ class Stream:
 
 
 class Transport(Protocol):
-    """The files of a remote by name, with ``/`` between folders. Methods raise :class:`EdgepeftError`."""
+    """The files of a remote by name, with ``/`` between folders. Methods raise ``EdgepeftError``."""
 
     def open(self, name: str, start: int = 0) -> AbstractContextManager[Stream]:
         """Open a file for reading from a position on.
