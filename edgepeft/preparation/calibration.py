@@ -24,6 +24,7 @@ from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.bundle.manifest import Manifest
 from edgepeft_runtime.data.batch import NamedBatch
 from edgepeft_runtime.data.datasets import Dataset
+from edgepeft_runtime.metrics.predictions import BINARY
 
 BATCHES, SIZE = 4, 4
 
@@ -84,6 +85,37 @@ def balanced_class_weights(
         chunks = np.array_split(np.arange(len(examples)), max(1, len(examples) // 256))
         labels = np.concatenate([np.asarray(examples.batch(rows)[label.name]).ravel() for rows in chunks])
         return tuple(class_weights(labels, label.classes, label.ignore_index).tolist())
+
+
+def balanced_pos_weight(
+    source: Source,
+    data: str | Path,
+    *,
+    loss: LossLike | None = None,
+    trainable: tuple[str, ...] = (),
+    text_column: str | Sequence[str] = "text",
+    label_column: str = "label",
+) -> tuple[float, ...]:
+    """Return negatives / positives of each label in ``data``; 1 for a label that is always or never positive.
+
+    The arguments are those of :func:`calibration_batches`.
+
+    Raises:
+        NotOfClasses: The loss has no labels of yes-or-no questions.
+        DataError: The data cannot be read, or does not fit the model.
+    """
+    with _examples(source, data, loss, trainable, text_column, label_column) as (manifest, examples):
+        if manifest.loss.kind not in BINARY:
+            raise NotOfClasses(
+                f"Positive labels cannot be counted: those of the loss {manifest.loss.kind} are no questions.",
+                context=None,
+                hint="choose bce_with_logits.",
+            )
+        chunks = np.array_split(np.arange(len(examples)), max(1, len(examples) // 256))
+        labels = [np.asarray(examples.batch(rows)[manifest.labels[0].name]) for rows in chunks]
+        positive = np.concatenate([part.reshape(len(part), -1) for part in labels]).mean(axis=0, dtype=np.float64)
+        known = (positive > 0) & (positive < 1)
+        return tuple(np.where(known, (1 - positive) / np.where(known, positive, 1), 1.0).tolist())
 
 
 @contextmanager

@@ -109,6 +109,27 @@ def test_images_of_folders_are_counted(tmp_path: Path) -> None:
     np.testing.assert_allclose(batch["balanced"], [2 / 3, 2 / 3, 2 / 3, 2.0], rtol=1e-6)
 
 
+def test_the_command_weighs_positive_labels(tmp_path: Path) -> None:
+    """``--pos-weight balanced``: negatives / positives of each label; without data to count in, it is refused."""
+    (tmp_path / "network.py").write_text(NETWORK)
+    (tmp_path / "d.csv").write_text('a,b,label\n1,2,"1,0,0"\n2,1,"0,0,0"\n0,0,"0,1,0"\n1,1,"1,0,0"\n1,0,"1,1,0"\n')
+    options = [
+        "--method",
+        "full",
+        "--loss",
+        "bce_with_logits",
+        "--pos-weight",
+        "balanced",
+        "--out",
+        str(tmp_path / "b"),
+    ]
+    source = f"{tmp_path / 'network.py'}:make"
+    assert run(["prepare", source, *options]) == 2
+    assert run(["prepare", source, *options, "--calibrate", str(tmp_path / "d.csv")]) == 0
+    weights = Bundle.open(tmp_path / "b").manifest.loss.settings["pos_weight"]
+    assert weights == pytest.approx([2 / 3, 3 / 2, 1.0])
+
+
 @pytest.mark.parametrize("where", ["workstation", "device", "list", "file"])
 def test_the_command_weighs_classes(tmp_path: Path, where: str, capsys: pytest.CaptureFixture[str]) -> None:
     """``--class-weights``: counted here, or on the device, or given as numbers or in a file."""

@@ -172,6 +172,11 @@ CASES = {
         "shares",
         "tokens",
     ),
+    "bce-pos-weights": Case(
+        BCEWithLogits((0.5, 1.0, 2.0, 3.0, 9.0)),
+        lambda x, y: functional.binary_cross_entropy_with_logits(x, y, pos_weight=torch.tensor([0.5, 1, 2, 3, 9])),
+        "shares",
+    ),
 }
 
 
@@ -338,6 +343,7 @@ def _refused(loss: Loss, forward: Forward) -> LossError | SettingError:
         (SoftCrossEntropy(class_weights=(1.0, 2.0)), "rows", "class-weights"),
         (KLDivergence(class_axis=2), "rows", "bad-setting"),
         (Dice(), "rows", "logits-rank"),
+        (BCEWithLogits((1.0, 2.0)), "rows", "class-weights"),
     ],
 )
 def test_losses_refuse_outputs_that_do_not_fit(loss: Loss, kind: str, reference: str) -> None:
@@ -381,4 +387,5 @@ def test_losses_describe_themselves_by_their_name(name: str) -> None:
     """``kind`` in the manifest is the name, and the settings are JSON."""
     loss = by_name(name)
     assert loss.name == name
-    assert json.loads(json.dumps(loss.values())) == loss.values()
+    settings = {key: list(value) if isinstance(value, tuple) else value for key, value in loss.values().items()}
+    assert json.loads(json.dumps(loss.values())) == settings

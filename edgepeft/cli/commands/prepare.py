@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -147,31 +148,45 @@ class _Labelled(NamedTuple):
     columns: tuple[tuple[str, ...], str]
     data: Path | None
 
+    def counted(
+        self, count: Callable[..., tuple[float, ...]], source: Source, loss: str, what: str
+    ) -> tuple[float, ...]:
+        """Return weights that a function counts in the data, and report them."""
+        texts, label = self.columns
+        weights = count(source, self.data, loss=loss, trainable=self.trainable, text_column=texts, label_column=label)
+        notice(f"weights of {what}, counted in {self.data}: {', '.join(f'{weight:.3g}' for weight in weights)}.")
+        return weights
+
 
 def _loss(name: str | None, source: Source, given: dict[str, object], labelled: _Labelled) -> str | Loss | None:
     """Return the loss with the settings that were given; without any, the name or file is returned unchanged."""
     if not given:
         return name
-    if given.get("class_weights") == BALANCED:
-        others = {key: value for key, value in given.items() if key != "class_weights"}
-        given = {**others, **_balanced(source, name or source.loss, labelled)}
+    for key, count in (("class_weights", _class_weights), ("pos_weight", _pos_weight)):
+        if given.get(key) == BALANCED:
+            others = {other: value for other, value in given.items() if other != key}
+            given = {**others, **count(source, name or source.loss, labelled)}
     usual = source.loss_settings if name in (None, source.loss) else {}
     return LOSS.make(name or source.loss, {**usual, **given})
 
 
-def _balanced(source: Source, loss: str, labelled: _Labelled) -> dict[str, object]:
+def _class_weights(source: Source, loss: str, labelled: _Labelled) -> dict[str, object]:
     """Return the setting that gives each class the same weight: in data that is here, else in that of the device."""
     if labelled.data is None:
         notice("the weights of the classes are counted in the data on the device: --calibrate DATA counts them here.")
         return {"example_weights": BALANCED}
     from edgepeft.preparation.calibration import balanced_class_weights
 
-    (text_column, label_column), data = labelled.columns, labelled.data
-    weights = balanced_class_weights(
-        source, data, loss=loss, trainable=labelled.trainable, text_column=text_column, label_column=label_column
-    )
-    notice(f"weights of classes, counted in {data}: {', '.join(f'{weight:.3g}' for weight in weights)}.")
-    return {"class_weights": weights}
+    return {"class_weights": labelled.counted(balanced_class_weights, source, loss, "classes")}
+
+
+def _pos_weight(source: Source, loss: str, labelled: _Labelled) -> dict[str, object]:
+    """Return the setting that gives the positive and the negative examples of each label the same weight."""
+    if labelled.data is None:
+        raise click.UsageError("--pos-weight balanced needs data to count in: --calibrate DATA.")
+    from edgepeft.preparation.calibration import balanced_pos_weight
+
+    return {"pos_weight": labelled.counted(balanced_pos_weight, source, loss, "positive labels")}
 
 
 def _standardization(table: Path, label_column: str) -> TableSpec:

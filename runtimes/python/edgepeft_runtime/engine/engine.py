@@ -116,13 +116,18 @@ class Engine(Protocol):
         """Release the sessions and the memory they map."""
 
 
+_CTC_HINT = "; CTC is infinite where there are more labels than frames, which zero_infinity leaves out"
+
+
 def check_finite(what: str, value: float, step: int, lr: float) -> None:
     """Refuse a step whose loss or gradient is not finite."""
     if not math.isfinite(value):
+        infinite = what == "loss" and value == math.inf
         raise Diverged(
             f"The {what} of step {step} is not finite; the parameters are those of the step before.",
             context=f"{what}: {value}; learning rate {lr:g}",
-            hint="use a smaller learning rate or a warm-up, and look for extreme values in the data.",
+            hint="use a smaller learning rate or a warm-up, and look for extreme values in the data"
+            f"{_CTC_HINT if infinite else ''}.",
         )
 
 
