@@ -9,6 +9,14 @@ class BadImage(DataError, code="bad-image"):
     """An image cannot be decoded. Save it again as PNG or JPEG, or leave it out."""
 
 
+class BadRecording(DataError, code="bad-recording"):
+    """A recording cannot be read. Save it again as a .wav file of 16-bit whole numbers, or leave it out."""
+
+
+class NoRecordings(DataError, code="no-recordings"):
+    """The data has recordings, but the bundle does not take recordings, or it has none where they are needed."""
+
+
 class NoImages(DataError, code="no-images"):
     """The data is a folder of images, but the bundle does not take images."""
 

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 _CHUNK = 1024
 """Texts tokenized at a time: an encoding takes many times the memory of its ids."""
 
+_DECODER = "decoder_ids"
+"""The kind of inputs that come from labels."""
+
 _IGNORED = -100
 """Label of ignored positions in torch and transformers."""
 
@@ -76,7 +79,7 @@ class Texts:
         """Return the examples at the given indices; ids, mask and segments are ``[rows, longest]``."""
         text = self.manifest.text
         assert text is not None  # checked by text_spec_of
-        specs = [spec for spec in self.manifest.inputs if spec.name in text.fields]
+        specs = [spec for spec in self.manifest.inputs if text.fields.get(spec.name, _DECODER) != _DECODER]
         lengths = self.starts[rows + 1] - self.starts[rows]
         width = max(int(lengths.max(initial=0)), *(_least(spec, self.manifest) for spec in specs))
         mask = np.arange(width) < lengths[:, None]

@@ -159,6 +159,7 @@ def prepare(
         classes=_classes(classes if classes is not None else source.classes, forward, exported.loss),
         text=text,
         image=raw.image or source.image,
+        audio=source.audio,
         table=raw.table,
         files={**source.files, **tokenizer_files},
         micro_batch=plan.micro_batch,

@@ -57,5 +57,9 @@ class UnusableImageProcessor(SourceError, code="unusable-image-processor"):
     """The image processor cannot be loaded, or has steps that a device cannot run."""
 
 
+class UnusableFeatureExtractor(SourceError, code="unusable-feature-extractor"):
+    """The feature extractor of sound cannot be loaded, or has steps that a device cannot run."""
+
+
 class ModelNotCopied(SourceError, code="model-not-copied"):
     """The model cannot be copied, and prepare works on a copy. Leave files and locks out of the module."""

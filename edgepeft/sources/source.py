@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from edgepeft_runtime.bundle.manifest import ImageSpec, TextSpec
+from edgepeft_runtime.bundle.manifest import AudioSpec, ImageSpec, TextSpec
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class Source:
         loss_settings: Settings of the loss.
         task: Name of the task, which decides how a device reads data; ``None`` for a model of one's own.
         outputs: Names of the outputs to keep; ``None`` means the logits, or all.
+        audio: How recordings become inputs; ``None`` if the model takes none.
         dynamic_axes: Sizes that may change; ``None`` means the usual ones.
     """
 
@@ -40,4 +41,5 @@ class Source:
     loss_settings: Mapping[str, object] = field(default_factory=dict)
     task: str | None = None
     outputs: Sequence[str] | None = None
+    audio: AudioSpec | None = None
     dynamic_axes: Mapping[str, Mapping[int, str]] | None = None

@@ -53,6 +53,7 @@ class Extras:
     classes: tuple[str, ...] | None = None
     text: spec.TextSpec | None = None
     image: spec.ImageSpec | None = None
+    audio: spec.AudioSpec | None = None
     table: spec.TableSpec | None = None
     micro_batch: int | None = None
     generation: GenerationSpec | None = None
@@ -171,6 +172,7 @@ def _manifest(
         classes=extras.classes,
         text=extras.text,
         image=extras.image,
+        audio=extras.audio,
         table=extras.table,
         memory=MemorySpec(compiled.activations, extras.micro_batch),
         adapter=compiled.layout,

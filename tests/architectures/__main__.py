@@ -13,7 +13,7 @@ import time
 
 from tests.architectures.cases import CASES
 from tests.architectures.check import Result, check
-from tests.architectures.page import PAGE, page, read_results, write_results
+from tests.architectures.page import PAGE, RESULTS, page, read_results, write_results
 
 
 def main() -> int:
@@ -21,11 +21,15 @@ def main() -> int:
     parser.add_argument("--only", default="", help="Classes with this in their names, whatever the results have.")
     parser.add_argument("--again", action="store_true", help="All classes, whatever the results have.")
     parser.add_argument("--failed", action="store_true", help="Those that are not right.")
+    parser.add_argument("--part", default="1/1", help="Part of the classes, such as 2/3, for several processes.")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="No case begins after this time.")
     options = parser.parse_args()
     results: dict[str, Result] = {} if options.again else read_results()
+    if options.again and options.part == "1/1":
+        RESULTS.unlink(missing_ok=True)
     started = time.monotonic()
-    for case in CASES:
+    part, parts = map(int, options.part.split("/"))
+    for case in CASES[part - 1 :: parts]:
         known = results.get(case.name)
         if options.only not in case.name or (known is not None and not options.only and not options.failed):
             continue
@@ -34,10 +38,10 @@ def main() -> int:
         if time.monotonic() - started > options.seconds:
             break
         begun = time.monotonic()
-        results[case.name] = check(case)
-        write_results(results)
-        result = results[case.name]
+        result = results[case.name] = check(case)
+        write_results({case.name: result})
         print(f"{case.name:45} {time.monotonic() - begun:5.1f} s  {result.status:30} {result.detail}", flush=True)
+    results |= read_results()
     left = [case.name for case in CASES if case.name not in results]
     right = sum(result.status == "right" for result in results.values())
     print(f"{right} of {len(CASES)} right, {len(left)} left")

@@ -32,7 +32,8 @@ def read_results() -> dict[str, Result]:
 
 
 def write_results(results: Mapping[str, Result]) -> None:
-    """Write the results, in the order of the classes' names."""
+    """Write results, and those that another process has written, in the order of the classes' names."""
+    results = {**read_results(), **results}
     rows = [f"{name}\t{r.status}\t{r.task}\t{r.detail}" for name, r in sorted(results.items())]
     RESULTS.write_text("\n".join(rows) + "\n", encoding="utf-8")
 

@@ -40,7 +40,7 @@ class ImageFolder:
 
     def __init__(self, folder: Path, manifest: Manifest, *, labelled: bool) -> None:
         self._spec, self._dtype = _image_spec(folder, manifest)
-        self._paths, skipped = _images(folder)
+        self._paths, skipped = files_in(folder, SUFFIXES)
         if not self._paths:
             raise NoData(
                 f"{folder} contains no images.",
@@ -48,8 +48,8 @@ class ImageFolder:
                 hint="put the images of each class in a folder with the name of the class.",
             )
         self._label = only_label(manifest).name if labelled else ""
-        self._labels = _labels(folder, self._paths, manifest) if labelled else None
-        _notice_skipped(folder, skipped)
+        self._labels = class_labels(folder, self._paths, manifest) if labelled else None
+        notice_skipped(folder, skipped, "images")
         if self._labels is not None:
             _notice_missing(folder, self._labels, manifest)
         self._cache: dict[int, NDArray[np.uint8]] = {}
@@ -94,20 +94,21 @@ def _image_spec(folder: Path, manifest: Manifest) -> tuple[ImageSpec, str]:
     return spec, inputs[spec.input]
 
 
-def _images(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Return the images in the folder and its folders, and all other entries. Hidden files are not included."""
+def files_in(folder: Path, suffixes: tuple[str, ...]) -> tuple[list[Path], list[Path]]:
+    """Return the files with these suffixes in a folder and its folders, and all other entries but hidden files."""
     entries = [path for path in folder.iterdir() if not path.name.startswith(".")]
     for inner in [path for path in entries if path.is_dir()]:
         entries.remove(inner)
         entries += [path for path in inner.iterdir() if not path.name.startswith(".")]
-    images = [path for path in entries if path.suffix.lower() in SUFFIXES and not path.is_dir()]
-    return sorted(images), sorted(set(entries) - set(images))
+    found = [path for path in entries if path.suffix.lower() in suffixes and not path.is_dir()]
+    return sorted(found), sorted(set(entries) - set(found))
 
 
-def _notice_skipped(folder: Path, skipped: list[Path]) -> None:
+def notice_skipped(folder: Path, skipped: list[Path], what: str) -> None:
+    """Report the entries of a folder that are not used."""
     if skipped:
         names = some([str(path.relative_to(folder)) for path in skipped])
-        notice(f"{folder}: entries that are not images are skipped ({len(skipped)}): {names}.")
+        notice(f"{folder}: entries that are not {what} are skipped ({len(skipped)}): {names}.")
 
 
 def _notice_missing(folder: Path, labels: Array, manifest: Manifest) -> None:
@@ -117,12 +118,13 @@ def _notice_missing(folder: Path, labels: Array, manifest: Manifest) -> None:
         notice(f"{folder}: classes without an image: {some(missing)}.")
 
 
-def _labels(folder: Path, paths: list[Path], manifest: Manifest) -> Array:
+def class_labels(folder: Path, paths: list[Path], manifest: Manifest) -> Array:
+    """Return the label of each file: the name of its folder."""
     read, known = label_reader(manifest), {}
     for path in paths:
         if path.parent == folder:
             raise NoClass(
-                f"The image {path} is not in the folder of a class.",
+                f"{path} is not in the folder of a class.",
                 context=None,
                 hint=f"put it in a folder of {folder} whose name is its class.",
             )

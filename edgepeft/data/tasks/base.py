@@ -74,12 +74,15 @@ class Task(Named):
         auto_class: Class of transformers that loads the model.
             Without one, the class that the configuration names.
         mappings: Names of transformers' lists of the classes of this task, ``MODEL_FOR_…_MAPPING_NAMES``.
+        late: Whether a class that is in lists of several tasks belongs to the other: BART is in those of masked models.
         marker: A file by which a directory shows that it is of this task.
         endings: How the names of further classes end, such as those of a user's own code.
         loss: Name of the loss.
         outputs: Names of the model's outputs, of which the loss reads the first.
         head: Name of a head in ``edgepeft.sources.directories.heads`` that replaces the results of ``forward``.
         text, image: Whether the model reads texts or images with the directory's tokenizer or image processor.
+        sound: Whether the model reads recordings if its input is samples.
+        spells: Whether the classes are characters, which the vocabulary names.
         fields: What each argument that is made of text consists of, as in the manifest's ``text``.
         prompts: Whether texts may be prompts in a template.
         arguments: Arguments with which transformers loads the model.
@@ -90,6 +93,7 @@ class Task(Named):
 
     auto_class: ClassVar[str] = ""
     mappings: ClassVar[tuple[str, ...]] = ()
+    late: ClassVar[bool] = False
     marker: ClassVar[str] = ""
     endings: ClassVar[tuple[str, ...]] = ()
     loss: ClassVar[str] = "cross_entropy"
@@ -97,6 +101,8 @@ class Task(Named):
     head: ClassVar[str | None] = None
     text: ClassVar[bool] = False
     image: ClassVar[bool] = False
+    sound: ClassVar[bool] = False
+    spells: ClassVar[bool] = False
     fields: ClassVar[Mapping[str, str]] = {"input_ids": "ids", "attention_mask": "attention_mask"}
     prompts: ClassVar[bool] = False
     arguments: ClassVar[Mapping[str, object]] = {}

@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
 
-from edgepeft.data.tasks.base import ROWS, Model, floats, number
+from edgepeft.data.errors import WrongColumns
+from edgepeft.data.records import Records
+from edgepeft.data.tasks.base import ROWS, Model, Reading, first_present, floats, number
+from edgepeft.data.tasks.columns import LABEL, TEXT
+from edgepeft_runtime.errors import NoData
 from edgepeft_runtime.files.tensorfile import Array
+from edgepeft_runtime.names import some
+
+PATHS, LABELS = ("path", "file", "audio", "wav"), (LABEL, "sentence", "transcription", TEXT)
+"""Columns of paths, relative to the table's folder, and of labels or texts."""
 
 SAMPLES = 4000
 """Samples of the example: a quarter of a second."""
@@ -34,3 +44,33 @@ def audio_inputs(model: Model) -> dict[str, Array]:
 def audio_axes(example: Mapping[str, Array]) -> dict[str, dict[int, str]]:
     """Return the sizes that may change: examples, and the length of samples."""
     return {name: {0: "batch", 1: "samples"} if array.ndim == 2 else {0: "batch"} for name, array in example.items()}
+
+
+class Listed(NamedTuple):
+    """A row of a table of recordings."""
+
+    number: int
+    path: Path
+    label: object
+
+
+def listed(records: Records, reading: Reading) -> list[Listed]:
+    """Return the rows of a table of paths, with labels if they are needed."""
+    given, present = reading.columns, records.columns
+    paths = given.texts[0] if given.texts != (TEXT,) else first_present(present, *PATHS)
+    labels = given.label if given.label != LABEL else first_present(present, *LABELS)
+    if paths is None or (labels is None and reading.labelled):
+        raise WrongColumns(
+            f"{records.source}: There is no column of {'paths' if paths is None else 'labels'}.",
+            context=f"columns: {some(present, 20)}",
+            hint=f"name it (--text-column, --label-column), or call the columns {PATHS[0]!r} and {LABEL!r}.",
+        )
+    wanted = [paths, labels] if reading.labelled and labels is not None else [paths]
+    folder = Path(records.source).parent
+    rows = [
+        Listed(line, folder / str(cells[0]), cells[1] if len(cells) > 1 else None)
+        for line, cells in records.rows(wanted)
+    ]
+    if not rows:
+        raise NoData(f"{records.source} contains no examples.", context=None, hint="give at least one line of data.")
+    return rows

@@ -18,6 +18,7 @@ from edgepeft.data.tasks.base import Model, Task
 from edgepeft.errors import WrongClassNames
 from edgepeft.sources.architectures import head_modules
 from edgepeft.sources.class_names import class_names
+from edgepeft.sources.directories.feature_extractor import audio_spec, characters
 from edgepeft.sources.directories.heads import with_head
 from edgepeft.sources.directories.image_processor import FILE as PROCESSOR
 from edgepeft.sources.directories.image_processor import image_spec
@@ -33,6 +34,9 @@ from edgepeft_runtime.notices import notice
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
+
+DELIMITER = "|"
+"""The character for a space in the vocabularies of models for CTC."""
 
 _LENGTH = 8
 """Largest number of tokens of the example."""
@@ -70,6 +74,9 @@ def load_directory(files: ModelFiles, wishes: Wishes) -> Source:
     else:
         notice_unused(str(files), max_length=wishes.max_length, template=wishes.template)
     example = task.example(facts)
+    samples = [name for name, array in example.items() if task.sound and array.ndim == 2]
+    if samples and len(example) == 1:
+        source = replace(source, audio=audio_spec(files.folder, samples[0]))
     inputs = {name: torch.from_numpy(array) for name, array in example.items()}
     if source.text is not None and "type_ids" in source.text.fields.values():
         inputs["token_type_ids"] = torch.zeros_like(inputs["input_ids"])
@@ -78,6 +85,10 @@ def load_directory(files: ModelFiles, wishes: Wishes) -> Source:
     names = None
     if task.names_classes and loss != "mse":
         names = wishes.classes or _config_classes(model)
+    if task.spells:
+        names = wishes.classes or characters(files.folder, int(model.config.vocab_size))
+        if source.audio is not None and names is not None and DELIMITER in names:
+            source = replace(source, audio=replace(source.audio, delimiter=DELIMITER))
     return replace(source, example_inputs=inputs, dynamic_axes=task.axes(example), classes=names)
 
 

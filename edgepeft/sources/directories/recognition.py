@@ -69,7 +69,7 @@ def _of_class(architecture: str) -> str | None:
     """
     from transformers.models.auto import modeling_auto
 
-    for task in TASKS.values():
+    for task in sorted(TASKS.values(), key=lambda task: task.late):
         for mapping in task.mappings:
             listed = getattr(modeling_auto, f"MODEL_FOR_{mapping}_MAPPING_NAMES", {})
             names = {name for value in listed.values() for name in ((value,) if isinstance(value, str) else value)}

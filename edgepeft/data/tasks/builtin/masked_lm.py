@@ -32,6 +32,7 @@ class MaskedLM(Task):
     name: ClassVar[str] = "masked-lm"
     auto_class: ClassVar[str] = "AutoModelForMaskedLM"
     mappings: ClassVar[tuple[str, ...]] = ("MASKED_LM",)
+    late: ClassVar[bool] = True
     endings: ClassVar[tuple[str, ...]] = ("ForMaskedLM",)
     text: ClassVar[bool] = True
     half: ClassVar[bool] = True
@@ -55,8 +56,9 @@ class MaskedLM(Task):
                 hint="give ids and labels as .npz, or prepare the bundle from a directory whose tokenizer has one.",
             )
         tokenizer = tokenizer_of(bundle)
-        special = [id_ for id_, token in tokenizer.get_added_tokens_decoder().items() if token.special]
-        return Masked(texts, mask, np.asarray(special, np.int64), tokenizer.get_vocab_size())
+        added = [id_ for id_, token in tokenizer.get_added_tokens_decoder().items() if token.special]
+        around = tokenizer.encode("").ids  # what a tokenizer puts around every text
+        return Masked(texts, mask, np.asarray([*added, *around], np.int64), tokenizer.get_vocab_size())
 
 
 @dataclass(frozen=True)

@@ -234,6 +234,23 @@ class TableSpec:
 
 
 @dataclass(frozen=True)
+class AudioSpec:
+    """How a recording becomes an input: one channel of samples from -1 to 1, resampled, and perhaps normalized.
+
+    Args:
+        input: the input that is the recording, ``[batch, samples]``; shorter ones are followed by zeros.
+        rate: samples per second.
+        normalize: whether each recording is shifted and scaled to mean 0 and variance 1 (with 1e-7 added to it).
+        delimiter: the class that stands for a space in texts, if classes are characters.
+    """
+
+    input: str
+    rate: Annotated[int, Check("samples per second from 1 to 1,000,000", lambda rate: 0 < rate <= 10**6)]
+    normalize: bool = True
+    delimiter: Annotated[str | None, Mark.OMITTED] = None
+
+
+@dataclass(frozen=True)
 class Manifest:
     """A whole manifest. Creating one with inconsistent parts raises ``BundleError``."""
 
@@ -256,6 +273,7 @@ class Manifest:
     text: Annotated[TextSpec | None, Mark.OPTIONAL] = None
     image: Annotated[ImageSpec | None, Mark.OPTIONAL] = None
     table: Annotated[TableSpec | None, Mark.OMITTED] = None
+    audio: Annotated[AudioSpec | None, Mark.OMITTED] = None
     memory: Annotated[MemorySpec | None, Mark.OPTIONAL] = None
     sparse: Annotated[tuple[SparseSpec, ...], Mark.OPTIONAL] = ()
     adapter: AdapterLayout = field(default_factory=AdapterLayout)

@@ -97,6 +97,7 @@ export const manifest = f.object({
   text: f.optional(f.object(textSpec), null),
   image: f.optional(f.object(image), null),
   table: f.optional(f.object(table), null), // read, and not used: this runtime reads no tables
+  audio: f.optional(f.anyObject, null), // recordings are given as arrays
   memory: f.optional(f.object(memory), null),
   sparse: f.optional(f.list(f.object(sparse)), []),
   adapter: f.object(adapter),

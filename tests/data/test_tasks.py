@@ -1,0 +1,189 @@
+"""Rows of tasks become inputs and labels, as transformers makes them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.io import wavfile
+from transformers import PreTrainedTokenizerFast
+from transformers.models.bart.modeling_bart import shift_tokens_right
+
+from edgepeft.data import load
+from edgepeft.data.tasks.builtin.masked_lm import CHOSEN
+from edgepeft_runtime.bundle.bundle import Bundle
+from edgepeft_runtime.bundle.manifest import AudioSpec, LabelSpec, TensorSpec, TextSpec
+from edgepeft_runtime.errors import DataError
+from tests.support.bundles import BAD, CLS, FIELDS, GOOD, LONGEST, PAD, SEP, UNK, WORDS, Trained
+
+PER_TOKEN = LabelSpec("labels", "int64", ("batch", "sequence"), len(WORDS), -100)
+POSITIONS = tuple(LabelSpec(name, "int64", ("batch",), None, -100) for name in ("start_positions", "end_positions"))
+
+
+@pytest.fixture
+def bundle(text: Trained) -> Bundle:
+    return Bundle.open(text.bundle)
+
+
+def _for(bundle: Bundle, task: str, **changes: Any) -> Bundle:
+    """The same bundle, described as one of another task."""
+    return Bundle(bundle.path, replace(bundle.manifest, task=task, **changes))
+
+
+def _jsonl(path: Path, *rows: dict[str, Any]) -> Path:
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    return path
+
+
+def _tokenizer(bundle: Bundle) -> PreTrainedTokenizerFast:
+    return PreTrainedTokenizerFast(tokenizer_file=str(bundle.path / "tokenizer.json"), pad_token="[PAD]")
+
+
+def test_a_word_has_one_label(bundle: Bundle, tmp_path: Path) -> None:
+    """The first token of a word has its label, by name or index; special tokens and padding have none."""
+    label = LabelSpec("labels", "int64", ("batch", "sequence"), 2, -100)
+    data = load(
+        _jsonl(
+            tmp_path / "d.jsonl",
+            {"tokens": ["good", "story-end", "bad"], "ner_tags": ["yes", "no", "yes"]},
+            {"tokens": ["bad"], "ner_tags": ["no"]},
+        ),
+        _for(bundle, "token-classification", labels=(label,)),
+    )
+    batch = data.batch(np.array([0, 1]))
+    expected = _tokenizer(bundle)(["good", "story-end", "bad"], is_split_into_words=True)
+    assert batch["input_ids"][0].tolist() == expected["input_ids"]
+    words, labels = expected.word_ids(), batch["labels"][0].tolist()
+    yes, no = (list(bundle.manifest.classes or ()).index(name) for name in ("yes", "no"))
+    of_words = [yes, no, yes]
+    firsts = {word: words.index(word) for word in (0, 1, 2)}
+    assert labels == [of_words[w] if w is not None and firsts[w] == i else -100 for i, w in enumerate(words)]
+    assert batch["labels"][1].tolist()[:3] == [-100, no, -100]
+    assert set(batch["labels"][1].tolist()[3:]) <= {-100}
+
+
+def test_words_and_labels_of_different_number_are_refused(bundle: Bundle, tmp_path: Path) -> None:
+    """With the line."""
+    label = LabelSpec("labels", "int64", ("batch", "sequence"), 2, -100)
+    path = _jsonl(tmp_path / "d.jsonl", {"tokens": ["good", "bad"], "ner_tags": ["yes"]})
+    with pytest.raises(DataError, match="line 1: There are 2 words and 1 labels"):
+        load(path, _for(bundle, "token-classification", labels=(label,)))
+
+
+def test_answers_become_positions_of_tokens(bundle: Bundle, tmp_path: Path) -> None:
+    """Characters become tokens; what is cut off or not there has the position 0; long contexts are several examples."""
+    long = "the film was a story and its end " * 3 + "awful"
+    path = _jsonl(
+        tmp_path / "d.jsonl",
+        {"question": "good", "context": "the film was bad", "answers": {"text": ["was bad"], "answer_start": [9]}},
+        {"question": "good", "context": "the film was bad", "answers": {"text": [], "answer_start": []}},
+        {"question": "good", "context": long, "answers": "awful"},
+    )
+    data = load(path, _for(bundle, "question-answering", labels=POSITIONS))
+    first = data.batch(np.array([0]))
+    start, end = int(first["start_positions"][0]), int(first["end_positions"][0])
+    assert [WORDS[i] for i in first["input_ids"][0, start : end + 1]] == ["was", "bad"]
+    assert data.batch(np.array([1]))["start_positions"].tolist() == [0]
+    found = [data.batch(np.array([row])) for row in range(2, len(data))]
+    assert len(found) > 2
+    assert all(batch["input_ids"].shape[1] <= LONGEST for batch in found)
+    positions = [int(batch["start_positions"][0]) for batch in found]
+    assert positions[0] == 0
+    assert WORDS[found[-1]["input_ids"][0, positions[-1]]] == "awful"
+
+
+def test_an_answer_that_is_not_there_is_refused(bundle: Bundle, tmp_path: Path) -> None:
+    """A wrong offset would train the wrong words."""
+    row = {"question": "good", "context": "the film", "answers": {"text": ["film"], "answer_start": [3]}}
+    with pytest.raises(DataError, match="The answer is not in the context"):
+        load(_jsonl(tmp_path / "d.jsonl", row), _for(bundle, "question-answering", labels=POSITIONS))
+
+
+def test_hidden_tokens_are_the_labels(bundle: Bundle, tmp_path: Path) -> None:
+    """About 15 % of the tokens are learned, most of them are hidden, special ones are not, and a row stays as it is."""
+    assert bundle.manifest.text is not None
+    text = replace(bundle.manifest.text, special={"mask": UNK})
+    path = _jsonl(tmp_path / "d.jsonl", *({"text": "the film was a story and its end"} for _ in range(400)))
+    data = load(path, _for(bundle, "masked-lm", labels=(PER_TOKEN,), text=text))
+    whole = load(path, _for(bundle, "masked-lm", labels=(PER_TOKEN,), text=text), labelled=False)
+    rows = np.arange(400)
+    batch, original = data.batch(rows), whole.batch(rows)["input_ids"]
+    learned = batch["labels"] != -100
+    assert (batch["labels"][learned] == original[learned]).all()
+    assert (batch["input_ids"][~learned] == original[~learned]).all()
+    assert abs(learned.sum() / (400 * 8) - CHOSEN) < 0.04  # rows without one get one
+    assert 0.7 < (batch["input_ids"][learned] == UNK).mean() < 0.9
+    assert not learned[np.isin(original, [CLS, SEP, PAD])].any()
+    again = data.batch(rows[10:12])
+    assert np.array_equal(again["input_ids"], batch["input_ids"][10:12])
+
+
+def test_a_decoder_reads_the_labels_one_position_later(bundle: Bundle) -> None:
+    """As ``shift_tokens_right`` of transformers makes them."""
+    fields = {**FIELDS, "decoder_input_ids": "decoder_ids"}
+    inputs = (*bundle.manifest.inputs, TensorSpec("decoder_input_ids", "int64", ("batch", "decoder_sequence")))
+    label = LabelSpec("labels", "int64", ("batch", "decoder_sequence"), len(WORDS), -100)
+    text = TextSpec(LONGEST, PAD, fields, special={"decoder_start": SEP})
+    dimensions = {**bundle.manifest.dimensions, "decoder_sequence": bundle.manifest.dimensions["sequence"]}
+    described = _for(bundle, "seq2seq-lm", inputs=inputs, labels=(label,), text=text, dimensions=dimensions)
+    data = load([("good", "bad film"), ("bad film was", "good")], described)
+    batch = data.batch(np.array([0, 1]))
+    assert batch["labels"][1].tolist() == [CLS, GOOD, SEP, -100]
+    expected = shift_tokens_right(torch.from_numpy(batch["labels"]), PAD, SEP).numpy()
+    assert np.array_equal(batch["decoder_input_ids"], expected)
+    assert load(["good"], described, labelled=False).batch(np.array([0]))["decoder_input_ids"].tolist() == [[SEP]]
+
+
+def test_texts_that_belong_together_are_one_row(bundle: Bundle, tmp_path: Path) -> None:
+    """Anchors, positives and negatives are padded together; a text to embed is alone."""
+    inputs = tuple(TensorSpec(spec.name, spec.dtype, ("batch", "texts", "sequence")) for spec in bundle.manifest.inputs)
+    dimensions = {**bundle.manifest.dimensions, "texts": bundle.manifest.dimensions["batch"]}
+    described = _for(bundle, "sentence-similarity", inputs=inputs, labels=(), dimensions=dimensions)
+    path = _jsonl(tmp_path / "d.jsonl", {"anchor": "good", "positive": "good film", "negative": "bad"})
+    batch = load(path, described).batch(np.array([0]))
+    film = WORDS.index("film")
+    rows = [[CLS, GOOD, SEP, PAD], [CLS, GOOD, film, SEP], [CLS, BAD, SEP, PAD]]
+    assert batch["input_ids"].tolist() == [rows]
+    assert batch["attention_mask"].tolist() == [[[int(id_ != PAD) for id_ in row] for row in rows]]
+    assert load(path, described, labelled=False).batch(np.array([0]))["input_ids"].shape == (1, 1, 3)
+
+
+def _sounds(bundle: Bundle, task: str, label: LabelSpec, classes: tuple[str, ...], delimiter: str | None) -> Bundle:
+    inputs = (TensorSpec("input_values", "float32", ("batch", "samples")),)
+    dimensions = dict.fromkeys(("batch", "samples", "length"), bundle.manifest.dimensions["batch"])
+    audio = AudioSpec("input_values", 8000, True, delimiter)
+    changes = {"inputs": inputs, "labels": (label,), "classes": classes, "dimensions": dimensions}
+    return _for(bundle, task, **changes, text=None, memory=None, audio=audio)
+
+
+def test_folders_of_recordings_are_classes(bundle: Bundle, tmp_path: Path) -> None:
+    """As for images; shorter recordings are followed by silence."""
+    for name, length in (("no/a", 800), ("yes/b", 400)):
+        path = tmp_path / f"{name}.wav"
+        path.parent.mkdir()
+        wavfile.write(path, 8000, np.random.default_rng(length).integers(-999, 999, length).astype(np.int16))
+    label = LabelSpec("labels", "int64", ("batch",), 2, -100)
+    data = load(tmp_path, _sounds(bundle, "audio-classification", label, ("yes", "no"), None))
+    batch = data.batch(np.array([0, 1]))
+    assert batch["labels"].tolist() == [1, 0]
+    assert batch["input_values"].shape == (2, 800)
+    assert not batch["input_values"][1, 400:].any()
+    assert abs(float(batch["input_values"][1, :400].var()) - 1) < 1e-3
+
+
+def test_texts_of_recordings_are_spelled(bundle: Bundle, tmp_path: Path) -> None:
+    """Paths are relative to the table; characters that have no class are refused."""
+    wavfile.write(tmp_path / "a.wav", 8000, np.arange(400).astype(np.int16))
+    label = LabelSpec("labels", "int64", ("batch", "length"), 5, -100)
+    described = _sounds(bundle, "speech-recognition", label, ("<pad>", "|", "A", "B", "<unk>"), "|")
+    table = tmp_path / "d.csv"
+    table.write_text("path,sentence\na.wav,ab a\na.wav,B\n")
+    assert load(table, described).batch(np.array([0, 1]))["labels"].tolist() == [[2, 3, 1, 2], [3, -100, -100, -100]]
+    table.write_text("path,sentence\na.wav,abc\n")
+    with pytest.raises(DataError, match="line 2: The text cannot be spelled"):
+        load(table, described)
