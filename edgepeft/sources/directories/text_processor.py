@@ -151,7 +151,7 @@ def padding_id(path: str, model: PreTrainedModel, tokenizer: Tokenization | None
         SourceError: It is not a token of the vocabulary, or the model needs one and there is none.
     """
     config = model.config.get_text_config()
-    pad, size = config.pad_token_id, getattr(config, "vocab_size", None)
+    pad, size = getattr(config, "pad_token_id", None), getattr(config, "vocab_size", None)
     if pad is None and tokenizer is not None and tokenizer.pad_id is not None:
         pad = config.pad_token_id = tokenizer.pad_id
         notice(f"{path}: config.json names no padding token; the tokenizer's ({pad}) is used.")

@@ -40,7 +40,7 @@ class SpeechRecognition(Task):
     def loss_of(self, model: Model) -> tuple[str, Mapping[str, object]]:
         config = model.config
         return self.loss, {
-            "blank": int(config.pad_token_id or 0),
+            "blank": int(getattr(config, "pad_token_id", None) or 0),
             "zero_infinity": bool(getattr(config, "ctc_zero_infinity", False)),
             "length_normalized": getattr(config, "ctc_loss_reduction", "mean") == "mean",
         }
