@@ -86,7 +86,7 @@ def compression_options(command: F) -> F:
             "--calibrate",
             type=PATH,
             metavar="DATA",
-            help="Data as for train; a few batches decide which weights tolerate quantization and what can be pruned.",
+            help="Data as for train; a few batches decide how weights are rounded, which stay fp32, what is pruned.",
         ),
         click.option(
             "--gradient-rounding",

@@ -21,8 +21,8 @@ class Compression:
 
     Attributes:
         prune: Structures to remove from the model, or weights to set to zero, before the method is attached.
-        calibration: A few batches, arrays by name, on which the effect of quantization is measured, and heads, neurons
-            and weights are scored. They may include labels.
+        calibration: A few batches, arrays by name, on which the effect of quantization is measured and the errors of
+            rounded weights are compensated, and heads, neurons and weights are scored. They may include labels.
         weights: How graphs read frozen weights. ``constant``: as parts of whole graphs, which onnxruntime optimizes.
             ``input``: by segments of the model, of which equal ones share a graph; no weight is copied, and activations
             inside a segment are computed a second time in the backward pass. By default ``input`` if the frozen weights

@@ -31,7 +31,7 @@ def with_generation(
     there = {weight.name for weight in weights_of(decoding.forward.model.graph, quantization.smallest)}
     kept = tuple(name for name in report.kept if name in there)
     again = quantization if quantization.compute == "fp32" else replace(quantization, keep=kept)
-    forward, own = quantize(decoding.forward, again, rows=report.rows)
+    forward, own = quantize(decoding.forward, again, decided=report)
     only_here = {name: reason for name, reason in own.kept.items() if name not in report.kept}
     for line in QuantizationReport(kept=only_here).lines():
         notice(f"In the graph that generates, {line}")

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
+from edgepeft_export.graph.rounding import Int8Matrix
 from edgepeft_export.graph.smoothing import Smoothing
 from edgepeft_runtime.errors import BadSetting
 from edgepeft_runtime.files.schema import Json
@@ -98,12 +99,14 @@ class QuantizationReport:
         kept: frozen float tensors of the smallest size or more that stayed float, each with the reason.
         rows: by the names of the weights before whose int8 matmuls activations are rounded with a scale per row, the
             factors by which the activation is smoothed before.
+        rounded: by the names of weights, the integers whose errors calibration data compensated.
     """
 
     quantized: Mapping[str, QuantizedTensor] = field(default_factory=dict)
     kept: dict[str, str] = field(default_factory=dict)
     rows: Mapping[str, Smoothing | None] = field(default_factory=dict)
     wider: dict[str, str] = field(default_factory=dict)
+    rounded: Mapping[str, Int8Matrix] = field(default_factory=dict)
 
     def lines(self) -> list[str]:
         """What stayed float, or got 8 bits instead of 4, one line for each reason."""

@@ -19,7 +19,7 @@ from edgepeft.preparation.options import Compression
 from edgepeft_export import losses
 from edgepeft_export.forward import Forward, from_torch
 from edgepeft_export.losses import CausalLM, CrossEntropy
-from edgepeft_export.quantize import Quantization, quantize
+from edgepeft_export.quantize import Quantization, QuantizationReport, quantize
 from edgepeft_export.quantize.choose import Batch
 from edgepeft_runtime import Trainer
 
@@ -89,7 +89,7 @@ def test_a_massive_activation_needs_rows_and_the_data_shows_it() -> None:
     settings = Quantization("int8", smallest=64, tolerance=10.0)  # no weight stays fp32
     by_row, report = quantize(forward, settings, batches)
     assert set(report.rows) == {"down.weight"}
-    tensor, _ = quantize(forward, settings, batches, rows={})
+    tensor, _ = quantize(forward, settings, batches, decided=QuantizationReport())
     lost, ours = (measure(forward, model, CausalLM(), batches) for model in (tensor, by_row))
     assert lost is not None and ours is not None
     assert lost.value > 1.1 and not lost.tolerable

@@ -74,7 +74,7 @@ def to_int8(matrix: Float32Array, axis: int, *, both: bool = True) -> Int8Matrix
     moved = np.moveaxis(matrix.astype(np.float32, copy=False), axis, -1).reshape(-1, channels)
     step, values = np.empty(channels, np.float32), np.empty(moved.shape, np.int8)
     for part in parts(channels, len(moved)):
-        step[part] = _steps(moved[:, part], paired=matrix.ndim == 2, both=both)
+        step[part] = steps(moved[:, part], paired=matrix.ndim == 2, both=both)
         values[:, part] = np.rint(moved[:, part] / step[part])
     shaped = values.reshape(*np.delete(matrix.shape, axis), channels)
     return Int8Matrix(np.ascontiguousarray(np.moveaxis(shaped, -1, axis)), step, axis)
@@ -90,8 +90,10 @@ def parts(count: int, size: int) -> Iterator[slice]:
         yield slice(start, start + length)
 
 
-def _steps(columns: Float32Array, *, paired: bool, both: bool) -> Float32Array:
-    """The scale of each column. Two weights still to be rounded move by half a step each, so one is left."""
+def steps(columns: Float32Array, *, paired: bool, both: bool) -> Float32Array:
+    """The scale of each column, under the limit on pairs within it, and with ``both`` across columns.
+
+    Two weights still to be rounded move by half a step each, so one is left."""
     step = np.abs(columns).max(axis=0) / 127.0
     if paired:
         step = np.maximum(step, pair_sums(columns).max(axis=0, initial=0) / (LARGEST_PAIR - 1.0))

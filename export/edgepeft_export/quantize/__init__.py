@@ -16,11 +16,13 @@ from onnx_ir.passes import common
 
 from edgepeft_export.errors import NoSuchWeight, NothingToQuantize, QuantizeError
 from edgepeft_export.forward import Forward
+from edgepeft_export.graph.rounding import Int8Matrix
 from edgepeft_export.graph.smoothing import Smoothing
 from edgepeft_export.quantization import Quantization, QuantizationReport, QuantizedTensor
 from edgepeft_export.quantize.activations import rounded_by_row
 from edgepeft_export.quantize.choose import Batch, complete, most_sensitive
 from edgepeft_export.quantize.codebook import share_weights
+from edgepeft_export.quantize.compensation import compensated
 from edgepeft_export.quantize.layouts import is_large, store_transposed
 from edgepeft_export.quantize.rewrite import Quantizer, needs_8_bits
 from edgepeft_export.quantize.tensors import quantized_tensors
@@ -36,7 +38,7 @@ def quantize(
     calibration: Sequence[Batch] | None = None,
     on_progress: Callable[[str], None] | None = None,
     *,
-    rows: Mapping[str, Smoothing | None] | None = None,
+    decided: QuantizationReport | None = None,
 ) -> tuple[Forward, QuantizationReport]:
     """A forward graph whose frozen matmuls, look-up tables and kernels are quantized.
 
@@ -46,14 +48,16 @@ def quantize(
         calibration: a few batches of inputs, arrays by name; with them the most sensitive weights stay fp32 until
             ``settings.tolerance`` holds.
         on_progress: Called with a message before each slow step.
-        rows: as in the report, where another graph of the model has decided it.
+        decided: the report of another graph of the model, whose rounding this one has.
 
     Raises:
         QuantizeError: nothing can be quantized, a pattern of ``keep`` or the calibration data does not fit.
     """
-    report, model = QuantizationReport(rows=rows or {}), forward.model
+    report, model = QuantizationReport(), forward.model
+    if decided is not None:
+        report.rows, report.rounded = decided.rows, decided.rounded
     if settings.compute != "fp32":
-        model = _quantize_tolerable(forward, settings, report, calibration, on_progress, decided=rows is not None)
+        model = _quantize_tolerable(forward, settings, report, calibration, on_progress, decided=decided is not None)
     if settings.codebook is not None:
         model = _with_codebooks(model, settings, report.kept)
     elif settings.compute != "fp32":
@@ -63,7 +67,7 @@ def quantize(
         model = model.clone()
         store_transposed(model.graph)
         quantized = quantized_tensors(model.graph)
-    return replace(forward, model=model), QuantizationReport(quantized, report.kept, report.rows, report.wider)
+    return replace(forward, model=model), replace(report, quantized=quantized)
 
 
 def _quantize_tolerable(
@@ -86,14 +90,17 @@ def _quantize_tolerable(
         report.rows = _by_row(forward, settings, names, calibration)
     if calibration is not None:
         if on_progress is not None:
+            on_progress("compensating the rounding errors of weights")
+        report.rounded = _compensated(forward, settings, names, report.rows, calibration)
+        if on_progress is not None:
             on_progress(f"measuring the error of rounding each of {len(names)} weights")
 
         def variant(quantized: Iterable[str]) -> ir.Model:
-            return _quantized(forward.model, settings, set(quantized), report.rows)
+            return _quantized(forward.model, settings, set(quantized), report)
 
         errors = most_sensitive(forward, names, variant, calibration, settings.tolerance)
         report.kept.update({name: f"relative error {error:.3g} alone" for name, error in errors.items()})
-    return _quantized(forward.model, settings, {name for name in names if name not in report.kept}, report.rows)
+    return _quantized(forward.model, settings, {name for name in names if name not in report.kept}, report)
 
 
 def _wider(graph: ir.Graph, settings: Quantization, names: Collection[str]) -> dict[str, str]:
@@ -112,6 +119,20 @@ def _by_row(
     return rounded_by_row(forward.model, names, batches, settings.smallest, everywhere=everywhere)
 
 
+def _compensated(
+    forward: Forward,
+    settings: Quantization,
+    names: Sequence[str],
+    rows: Mapping[str, Smoothing | None],
+    calibration: Sequence[Batch],
+) -> dict[str, Int8Matrix]:
+    """The integers of the weights of 8 bits. Those of 4 bits keep the grid of their file."""
+    graph, four = forward.model.graph, settings.compute == "int4"
+    eight = set(names) if not four else set(_wider(graph, settings, names))
+    batches = [complete(forward, batch) for batch in calibration]
+    return compensated(forward.model, eight, rows, batches, settings.smallest)
+
+
 def _with_codebooks(model: ir.Model, settings: Quantization, kept: Collection[str]) -> ir.Model:
     """A copy whose remaining float weights are stored by codebooks."""
     assert settings.codebook is not None
@@ -121,12 +142,10 @@ def _with_codebooks(model: ir.Model, settings: Quantization, kept: Collection[st
     return model
 
 
-def _quantized(
-    model: ir.Model, settings: Quantization, names: set[str], rows: Mapping[str, Smoothing | None]
-) -> ir.Model:
-    """A copy of ``model`` with the weights of these names quantized. Inputs of those in ``rows`` are rounded by row."""
+def _quantized(model: ir.Model, settings: Quantization, names: set[str], report: QuantizationReport) -> ir.Model:
+    """A copy of ``model`` with the weights of these names quantized, as the report has it."""
     model = model.clone()
-    quantizer = Quantizer(model.graph, settings, rows)
+    quantizer = Quantizer(model.graph, settings, report.rows, report.rounded)
     for weight in list(weights_of(model.graph, settings.smallest)):
         if weight.name in names:
             quantizer.quantize(weight)

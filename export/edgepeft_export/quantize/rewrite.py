@@ -17,13 +17,14 @@ from edgepeft_export.graph.int4 import Int4Matrix, Int8Array, to_int4
 from edgepeft_export.graph.match import added_vector, operand
 from edgepeft_export.graph.rounding import (
     Float32Array,
+    Int8Matrix,
     column_sums,
     to_int8,
 )
 from edgepeft_export.graph.shapes import dims_of, rank
 from edgepeft_export.graph.smoothing import Smoothing
 from edgepeft_export.quantization import Quantization
-from edgepeft_export.quantize.scores import is_score
+from edgepeft_export.quantize.scores import is_head, is_score
 from edgepeft_export.quantize.weights import Weight
 
 Matmul = Callable[[ir.Value, ir.Value | None, ir.Value], ir.Value]
@@ -39,13 +40,19 @@ class Quantizer:
     Args:
         graph: the graph.
         settings: of the quantization.
-        rows: as in ``edgepeft_export.quantization.QuantizationReport``.
+        rows, rounded: as in ``edgepeft_export.quantization.QuantizationReport``.
     """
 
-    def __init__(self, graph: ir.Graph, settings: Quantization, rows: Mapping[str, Smoothing | None]) -> None:
+    def __init__(
+        self,
+        graph: ir.Graph,
+        settings: Quantization,
+        rows: Mapping[str, Smoothing | None],
+        rounded: Mapping[str, Int8Matrix],
+    ) -> None:
         self._emit = Emitter(graph)
         self._settings = settings
-        self._rows = rows
+        self._rows, self._rounded = rows, rounded
         self._smoothed: dict[tuple[ir.Value, str], ir.Value] = {}
 
     def quantize(self, weight: Weight) -> None:
@@ -71,9 +78,11 @@ class Quantizer:
 
     def _int8(self, weight: Weight) -> None:
         smoothing, array = self._smoothing(weight), weight.array
-        if smoothing is not None:
-            array = smoothing.multiplied(array, 1 - weight.channels)
-        matrix = to_int8(array, weight.channels, both=not _is_head(weight))
+        matrix = self._rounded.get(weight.name)
+        if matrix is None:
+            if smoothing is not None:
+                array = smoothing.multiplied(array, 1 - weight.channels)
+            matrix = to_int8(array, weight.channels, both=not is_head(weight))
         values = self._stored(weight, "int8", matrix.values)
         scale = self._stored(weight, "scale", matrix.scale)
 
@@ -189,12 +198,6 @@ def _has_zero_points(weight: Weight) -> bool:
     """Whether rows have a zero point each: the correction of the product costs more than it saves where it is wide."""
     outputs, inputs = dims_of(weight.value)[weight.channels], dims_of(weight.value)[1 - weight.channels]
     return isinstance(outputs, int) and isinstance(inputs, int) and outputs <= inputs
-
-
-def _is_head(weight: Weight) -> bool:
-    """Whether every matmul of the weight computes scores, whose gradient needs no limit on pairs."""
-    matmuls = [use.node for use in weight.value.uses() if use.node.op_type != "Gather"]
-    return all(is_score(node.outputs[0]) for node in matmuls)
 
 
 def needs_8_bits(weight: Weight) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from edgepeft_export.graph.constants import known
+from edgepeft_export.quantize.weights import Weight
 
 _KEEP = frozenset({"Add", "Sub", "Cast", "Flatten", "Identity", "Reshape", "Slice", "Squeeze", "Tanh", "Unsqueeze"})
 """Operators between a head and the scores: biases, adapters, caps, layout."""
@@ -26,6 +27,12 @@ def is_score(value: ir.Value) -> bool:
                 seen.update(fresh)
                 pending.extend(fresh)
     return False
+
+
+def is_head(weight: Weight) -> bool:
+    """Whether every matmul of the weight computes scores, whose gradient needs no limit on pairs."""
+    matmuls = [use.node for use in weight.value.uses() if use.node.op_type != "Gather"]
+    return all(is_score(node.outputs[0]) for node in matmuls)
 
 
 def _is_scaling(node: ir.Node, value: ir.Value) -> bool:

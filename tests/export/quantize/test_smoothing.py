@@ -11,7 +11,7 @@ from edgepeft_export.forward import Forward, from_torch
 from edgepeft_export.graph.linear import LinearSite
 from edgepeft_export.graph.rounding import LARGEST_PAIR, pair_sums
 from edgepeft_export.graph.smoothing import before_smoothing
-from edgepeft_export.quantize import Quantization, quantize
+from edgepeft_export.quantize import Quantization, QuantizationReport, quantize
 from edgepeft_export.verification import GraphRun
 
 SETTINGS = Quantization("int8", smallest=64, rounding="row")
@@ -63,7 +63,7 @@ def test_large_channels_cost_no_precision() -> None:
     """The error falls below a half of that without factors, on other data than that which chose them."""
     forward = _exported()
     smoothed, report = quantize(forward, SETTINGS)
-    plain, _ = quantize(forward, SETTINGS, rows=dict.fromkeys(report.rows))
+    plain, _ = quantize(forward, SETTINGS, decided=QuantizationReport(rows=dict.fromkeys(report.rows)))
     assert _error(forward, smoothed) < 0.5 * _error(forward, plain)
 
 
@@ -72,7 +72,7 @@ def test_matmuls_of_one_activation_share_its_division() -> None:
     forward = _exported()
     quantized, report = quantize(forward, SETTINGS)
     assert [len(node.outputs[0].uses()) for node in _smoothed(quantized.model)] == [3, 1]
-    again, _ = quantize(forward, SETTINGS, rows=report.rows)
+    again, _ = quantize(forward, SETTINGS, decided=report)
     for name, value in quantized.model.graph.initializers.items():
         assert value.const_value is not None
         other = again.model.graph.initializers[name].const_value
@@ -150,7 +150,7 @@ def test_a_large_channel_of_a_table_costs_no_bit() -> None:
     model.mix.bias.requires_grad_(True)
     model.table.weight[:, 5] = 4.0  # others are below 4
     forward = from_torch(model, {"ids": torch.arange(24).reshape(2, 12)})
-    quantized, _ = quantize(forward, SETTINGS, rows={})
+    quantized, _ = quantize(forward, SETTINGS, decided=QuantizationReport())
     values, scale = (_stored(quantized, f"table.weight.{kind}") for kind in ("int8", "scale"))
     table = model.table.weight.detach().numpy()
     np.testing.assert_allclose(values.astype(np.float32) * scale[:, None], table, atol=1.1 * 8 / 127 / 2)
