@@ -4,6 +4,8 @@ import csv
 import shutil
 from pathlib import Path
 
+import torch
+
 import edgepeft
 
 MODEL = Path("model")
@@ -22,6 +24,7 @@ def write_small_model(folder: Path) -> None:
     tokenizer.train_from_iterator(texts, trainers.WordLevelTrainer(special_tokens=["[PAD]", "[UNK]"]))
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]").save_pretrained(folder)
     sizes = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 96}
+    torch.manual_seed(0)
     config = BertConfig(vocab_size=tokenizer.get_vocab_size(), **sizes)
     BertForSequenceClassification(config).save_pretrained(folder)
 

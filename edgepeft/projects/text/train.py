@@ -7,7 +7,7 @@ bundle = Bundle.open("bundle")
 data, held_out = load("data.csv", bundle), load("held_out.csv", bundle)
 with Trainer.open(bundle, state="run") as trainer:
     before = trainer.evaluate(held_out)
-    report = trainer.fit(data, epochs=12, batch_size=16, lr=0.003, validate=held_out, schedule="cosine")
+    report = trainer.fit(data, epochs=20, batch_size=16, lr=0.003, validate=held_out, schedule="cosine")
     after = trainer.evaluate(held_out)
     update = trainer.save_update("update.safetensors")
 for record in report.history:
