@@ -189,6 +189,32 @@ def test_pooling_gradients_survive_onnxruntimes_layout() -> None:
         np.testing.assert_allclose(gradient, expected.numpy(), rtol=2e-4, atol=2e-3)
 
 
+@pytest.mark.parametrize("kernel", [(2, 2), (3, 2)])
+def test_of_equal_maxima_the_first_gets_the_gradient(kernel: tuple[int, int]) -> None:
+    """As in PyTorch: images of few values, of nothing but zeros, and with minus infinity; no indices are needed."""
+    height, width = kernel
+    graph = parser.parse_model(
+        f"""<ir_version: 9, opset_import: ["" : 20]> g (float[n, c, 12, 8] x, float[n, c, h, w] s) => (float loss) {{
+          pooled = MaxPool<kernel_shape=[{height}, {width}], strides=[{height}, {width}]>(x)
+          scaled = Mul(pooled, s)
+          loss = ReduceSum<keepdims=0>(scaled)
+        }}"""
+    )
+    model = to_ir(graph)
+    found = differentiate(model.graph, model.graph.outputs[0], list(model.graph.inputs)[:1])
+    model.graph.outputs[:] = list(found.values())
+    NameFixPass()(model)
+    assert "ScatterElements" not in {node.op_type for node in model.graph}
+    run, random = session(to_proto(model)), np.random.default_rng(0)
+    images = random.integers(-1, 2, (4, 3, 12, 8)).astype(np.float32)
+    images[1], images[2, 0], images[2, 1, :6] = 0, -np.inf, -np.inf
+    scale = random.normal(size=(4, 3, 12 // height, 8 // width)).astype(np.float32)
+    (gradient,) = run.run(None, {"x": images, "s": scale})
+    x = torch.from_numpy(images).requires_grad_()
+    functional.max_pool2d(x, kernel).backward(torch.from_numpy(scale))
+    np.testing.assert_array_equal(gradient, x.grad.numpy())
+
+
 def test_a_window_larger_than_a_free_image_averages_its_pixels() -> None:
     """An image of two rows under a window of three: ONNX Runtime divides by the elements that exist."""
     graph = parser.parse_model(

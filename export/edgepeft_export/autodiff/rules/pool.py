@@ -25,11 +25,17 @@ from edgepeft_export.graph.shapes import dims_of, dtype_of, rank
 
 @rule("MaxPool")
 def max_pool(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
-    """Add each gradient at its maximum. The forward node's second output has its index in the flattened tensor."""
+    """Add each gradient at its maximum. The forward node's second output has its index in the flattened tensor.
+
+    Where windows lie side by side, masks find the maxima instead: with indices, ONNX Runtime pools 8 times slower.
+    """
     if node.attributes.get_int("storage_order", 0):
         raise NoGradientForCase(node, "it counts its indices in columns", "leave storage_order at 0")
     x = operand(node)
     _refuse_disputed_sizes(node, x)
+    window = window_of(node, x, node.attributes["kernel_shape"].as_ints())
+    if _tiles(window, x, node.outputs[0]):
+        return (_at_first_maxima(x, node.outputs[0], dy, window, emit),)
     if len(node.outputs) < 2:
         node.resize_outputs(2)
         node.outputs[1].name = f"{node.outputs[0].name}.indices"
@@ -39,6 +45,29 @@ def max_pool(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
     zeros = emit.op("Reshape", zeros_like(x, emit), flat)
     added = emit.op("ScatterElements", zeros, positions, values, axis=0, reduction="add")
     return (emit.op("Reshape", added, emit.shape_of(x), allowzero=1),)
+
+
+def _at_first_maxima(x: ir.Value, y: ir.Value, dy: ir.Value, window: Window, emit: Emitter) -> ir.Value:
+    """Each gradient at the first of the equal maxima of its window, as in PyTorch.
+
+    Elements of a window have different ranks, and the largest rank among the maxima is the first one's.
+    """
+
+    def equal(image: ir.Value, pooled: ir.Value) -> ir.Value:
+        return emit.cast(emit.op("Equal", image, enlarged(pooled, window.strides, emit)), ir.DataType.FLOAT)
+
+    ranks = emit.op("Mul", equal(x, y), _ranks(x, window, emit))
+    first = emit.op("MaxPool", ranks, kernel_shape=window.kernel, strides=window.strides)
+    return emit.op("Mul", equal(ranks, first), enlarged(dy, window.strides, emit))
+
+
+def _ranks(x: ir.Value, window: Window, emit: Emitter) -> ir.Value:
+    """Positive numbers that fall within each window; a sum of two vectors, which is computed when the graph loads."""
+    sizes = [size for size in dims_of(x)[2:] if isinstance(size, int)]
+    offsets = [np.arange(size, dtype=np.float32) % step for size, step in zip(sizes, window.kernel, strict=True)]
+    height, width = window.kernel
+    falling = (height * width - width * offsets[0]).reshape(1, 1, -1, 1)
+    return emit.op("Sub", emit.constant(falling), emit.constant(offsets[1].reshape(1, 1, 1, -1)))
 
 
 @rule("AveragePool")
