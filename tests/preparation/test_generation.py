@@ -185,18 +185,21 @@ def test_a_text_ends_where_the_model_has_no_more_positions(tmp_path: Path) -> No
 def test_the_graph_that_generates_needs_no_weights_of_its_own(
     model: Callable[[], nn.Module], compute: str, tmp_path: Path
 ) -> None:
-    """weights.bin is as large without it, also quantized, with a tied head and with grouped heads; tokens agree."""
+    """weights.bin is as large without it, also quantized with data, tied heads and grouped heads; tokens agree."""
     network = NETWORKS[model.__name__.removeprefix("tiny_")]
     packing = edgepeft.Quantization(compute, smallest=512)
-    sizes = []
+    ids, sizes = np.array([PROMPTS[1]]), list[int]()
+    fed = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+    data = edgepeft.Compression(calibration=[fed], allow_accuracy_loss=True)
     for generation in (False, True):
         attached = edgepeft.Lora(rank=2, target_modules=network.lora).attach(model())
-        bundle = prepared(attached, network, tmp_path / str(generation), compute=packing, generation=generation)
+        bundle = prepared(
+            attached, network, tmp_path / str(generation), compute=packing, generation=generation, compression=data
+        )
         sizes.append((bundle / "weights.bin").stat().st_size)
     assert sizes[0] == sizes[1]
     with Trainer.open(bundle) as trainer, Trainer.open(without_cache(bundle, tmp_path / "old")) as other:
-        ids = np.array([PROMPTS[1]])
-        logits = other.predict({"input_ids": ids, "attention_mask": np.ones_like(ids)})["logits"][0, -1]
+        logits = other.predict(fed)["logits"][0, -1]
         assert trainer.generate(PROMPTS[1], max_new_tokens=1) == [[int(logits.argmax())]]
 
 
