@@ -9,6 +9,7 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
+import torch
 from numpy.typing import NDArray
 from onnx_ir.passes.common import NameFixPass, RemoveUnusedNodesPass
 
@@ -336,8 +337,33 @@ def test_an_index_that_einsum_broadcasts_is_asked_of_the_run(first: str, second:
 def test_an_einsum_off_the_path_has_no_wrong_size_either() -> None:
     """A frozen factor is broadcast too. Otherwise the parameter's gradient would have another shape."""
     made = model(EINSUM.format(a="1", b="2"))
-    with pytest.raises(NoGradientForCase, match="broadcast from size 1"):
-        gradients(made, "w")
+    feeds = {"a": random(1, 3, 4), "b": random(2, 4, 5) / 8, "w": random(1, 3, 5) / 8}
+    (found,) = run(made, list(gradients(made, "w").values()), feeds)
+    e = feeds["a"] @ feeds["b"]
+    np.testing.assert_allclose(found, (np.exp(e * feeds["w"]) * e).sum(0, keepdims=True), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("equation", "sizes"), [("ij,kj->ik", ((3, 1), (2, 4))), ("...ij,...jk->...ik", ((1, 2, 3), (4, 3, 2)))]
+)
+def test_an_operand_that_einsum_broadcasts_is_expanded(equation: str, sizes: tuple[tuple[int, ...], ...]) -> None:
+    """An index of size 1 in one operand, summed or not: the gradients are torch's."""
+    a, b = (torch.from_numpy(random(*shape)).requires_grad_() for shape in sizes)
+    wide = a.expand(3, 4) if equation == "ij,kj->ik" else a.expand(4, 2, 3)
+    y = torch.einsum(equation, wide, b)
+    y.square().sum().backward()
+    made = model(
+        f"""g (float{list(sizes[0])} a, float{list(sizes[1])} b) => (float loss) {{
+          y = Einsum<equation = "{equation}">(a, b)
+          z = Mul(y, y)
+          loss = ReduceSum<keepdims=0>(z)
+        }}"""
+    )
+    found = gradients(made, "a", "b")
+    results = run(made, list(found.values()), {"a": a.detach().numpy(), "b": b.detach().numpy()})
+    for result, tensor in zip(results, (a, b), strict=True):
+        assert tensor.grad is not None
+        np.testing.assert_allclose(result, tensor.grad.numpy(), rtol=1e-4)
 
 
 def test_a_float_input_without_a_gradient_is_refused() -> None:

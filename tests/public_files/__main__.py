@@ -43,8 +43,8 @@ def main() -> int:
             outcome = _checked(file, _find(file, options.folder))
             rows.append((file, outcome))
             print(f"{file.package:24} {Path(file.path).name:36} {outcome}", flush=True)
-    if not options.only:
-        options.page.write_text(page(rows), encoding="utf-8")
+            if not options.only:  # after each file, so that a run that is stopped leaves what it found
+                options.page.write_text(page(rows), encoding="utf-8")
     right = sum(outcome.status == RIGHT for _, outcome in rows)
     print(f"{right} of {len(rows)} right")
     return int(any(outcome.status == WRONG for _, outcome in rows))

@@ -16,7 +16,7 @@ import edgepeft
 from edgepeft.preparation.options import Interface
 from edgepeft_export import optimizers
 from edgepeft_runtime import Trainer
-from edgepeft_runtime.errors import EdgepeftError
+from edgepeft_runtime.errors import EdgepeftError, TrainingError
 from tests.public_files.catalog import PublicFile
 from tests.public_files.losses import LOSSES
 
@@ -26,15 +26,18 @@ Parameters = Mapping[str, NDArray[np.float64]]
 RIGHT, REFUSED, WRONG = "right", "refused", "wrong"
 
 STEPS = 25
-RATES = (3e-3, 3e-4)
-"""Learning rates, of which the first is taken that lowers the loss."""
+RATES = (1.0, 0.1, 1e-2, 1e-3, 1e-4)
+"""Learning rates of SGD, of which the first is taken that lowers the loss."""
 
 FALLEN = 0.9
 """The loss has to fall to less than this part of its first value."""
 
 _CPU = ["CPUExecutionProvider"]
-SIZES = (3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4)
+SIZES = (1e-3, 3e-4, 3e-3, 1e-4, 1e-2, 3e-2)
 """Lengths of a finite step in parts of the parameters' norm. Kinks need small ones, rounding large ones."""
+
+AGREES = 1e-2
+"""A relative difference that ends the search for a step length."""
 
 TOLERANCE = 5e-2
 """Largest difference between a derivative and its finite difference, in parts of the larger one."""
@@ -77,10 +80,9 @@ def _settings(file: PublicFile) -> dict[str, object]:
 
 
 def _prepare(file: PublicFile, path: Path, folder: Path) -> edgepeft.Prepared:
-    settings = _settings(file)
+    """A bundle whose step at a learning rate of 1 subtracts the gradient."""
     optimizer = optimizers.SGD(lr=1.0, momentum=0.0, weight_decay=0.0)
-    edgepeft.prepare(path, file.example(), optimizer=optimizer, out=folder / "gradient", **settings)
-    return edgepeft.prepare(path, file.example(), optimizer="adamw", out=folder / "train", **settings)
+    return edgepeft.prepare(path, file.example(), optimizer=optimizer, out=folder / "bundle", **_settings(file))
 
 
 def _refused(file: PublicFile, path: Path, error: EdgepeftError) -> Outcome:
@@ -93,18 +95,12 @@ def _refused(file: PublicFile, path: Path, error: EdgepeftError) -> Outcome:
 
 
 def _trained(file: PublicFile, path: Path, folder: Path, trained: int) -> Outcome:
-    worst = _gradients(file, folder / "gradient")
+    worst = _gradients(file, folder / "bundle")
     if worst > TOLERANCE:
         return Outcome(WRONG, "a derivative differs from its finite difference", trained, worst)
-    batch = _batch(file, folder / "train")
-    for rate in RATES:
-        with Trainer.open(folder / "train") as trainer:
-            losses = [trainer.step(batch, lr=rate) for _ in range(STEPS)]
-            after = trainer.predict({name: batch[name] for name in file.example() if name in batch})
-            trainer.save_update(folder / "update.safetensors")
-        if losses[-1] < FALLEN * losses[0]:
-            break
-    merged = edgepeft.merge(folder / "train", folder / "update.safetensors", to="onnx", out=folder / "merged.onnx")
+    batch = _batch(file, folder / "bundle")
+    losses, after = _descended(folder / "bundle", batch, folder / "update.safetensors")
+    merged = edgepeft.merge(folder / "bundle", folder / "update.safetensors", to="onnx", out=folder / "merged.onnx")
     off = _difference(merged, path, file, after)
     note = ""
     if not losses[-1] < FALLEN * losses[0]:
@@ -112,6 +108,22 @@ def _trained(file: PublicFile, path: Path, folder: Path, trained: int) -> Outcom
     elif off > 1e-3:
         note = f"the merged file differs by {off:.1e} of the largest value"
     return Outcome(WRONG if note else RIGHT, note, trained, worst, losses[0], losses[-1])
+
+
+def _descended(bundle: Path, batch: dict[str, Array], update: Path) -> tuple[list[float], dict[str, Array]]:
+    """Train on one batch, and write the update. Return the losses, and the outputs afterwards."""
+    for rate in RATES:
+        with Trainer.open(bundle) as trainer:
+            given = {spec.name: batch[spec.name] for spec in trainer.bundle.manifest.inputs}
+            try:
+                losses = [trainer.step(batch, lr=rate) for _ in range(STEPS)]
+            except TrainingError:
+                continue  # it diverged
+            after = trainer.predict(given)
+            trainer.save_update(update)
+        if losses[-1] < FALLEN * losses[0]:
+            break
+    return losses, after
 
 
 def _difference(merged: Path, path: Path, file: PublicFile, after: Mapping[str, Array]) -> float:
@@ -221,4 +233,6 @@ def _off(
         if rounding < 0.02 * largest:
             difference = abs((high - low) / (2 * step) - expected) / largest
             best = difference if best is None else min(best, difference)
+            if best < AGREES:
+                break
     return best

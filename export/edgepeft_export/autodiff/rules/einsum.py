@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from edgepeft_export.autodiff.registry import Gradients, NoGradientForCase, rule
 from edgepeft_export.graph.emit import Emitter
+from edgepeft_export.graph.nested.inlining import Inserter
 from edgepeft_export.graph.shapes import Dim, broadcast_dim, dims_of, rank
 
 
@@ -99,25 +100,52 @@ def is_misjudged(node: ir.Node) -> bool:
     """Whether an index of the output may be broadcast to another size than shape inference says.
 
     ONNX's inference uses the size of the first operand that has the index. ONNX Runtime and torch broadcast.
-
-    Raises:
-        NoGradientForCase: that size is 1, and ONNX Runtime would rely on it too.
     """
     operands = [value for value in node.inputs if value is not None]
     if any(value.shape is None for value in (*operands, node.outputs[0])):
         return False
     terms, output = _letters(node, operands)
-    equation, misjudged = node.attributes["equation"].as_string(), False
+    equation = node.attributes["equation"].as_string()
     for letter, recorded, sizes in _output_sizes(node, terms, output, operands):
         judged = sizes[0] if letter in equation else recorded  # an ellipsis is broadcast where its sizes are known
+        if any(size not in (judged, 1) for size in sizes) and not isinstance(judged, int):
+            return True
         if judged == 1 and any(size != 1 for size in sizes):
-            raise NoGradientForCase(
-                node,
-                f"its index {letter!r} is broadcast from size 1, which ONNX's shape inference does not see",
-                "expand the operand to the size of the others before it",
-            )
-        misjudged = misjudged or (isinstance(judged, str) and any(size not in (judged, 1) for size in sizes))
-    return misjudged
+            return True
+    return False
+
+
+def expand_operands(node: ir.Node) -> bool:
+    """Expand each operand whose index of size 1 is broadcast, in front of a node. Returns whether there is one.
+
+    ONNX Runtime relies on the same inference where it plans memory, and the gradient would be summed to size 1.
+    """
+    operands = [value for value in node.inputs if value is not None]
+    if any(value.shape is None for value in operands):
+        return False
+    terms, _ = _letters(node, operands)
+    before, found = Inserter(node), False
+    for at, (term, value) in enumerate(zip(terms, operands, strict=True)):
+        wider = [_wider(letter, size, terms, operands) for letter, size in zip(term, dims_of(value), strict=True)]
+        if any(source is not None for source in wider):
+            read = [source or (value, axis) for axis, source in enumerate(wider)]
+            sizes = [before.op("Shape", operand, start=axis, end=axis + 1) for operand, axis in read]
+            for size in sizes:
+                size.type = ir.TensorType(ir.DataType.INT64)
+            shape = before.op("Concat", *sizes, axis=0)
+            expanded = before.op("Expand", value, shape)
+            expanded.shape = ir.Shape([dims_of(operand)[axis] for operand, axis in read])
+            node.replace_input_with(at, expanded)
+            found = True
+    return found
+
+
+def _wider(letter: str, size: Dim, terms: Sequence[str], operands: Sequence[ir.Value]) -> tuple[ir.Value, int] | None:
+    """The operand, and its axis, to whose size an index of size 1 is broadcast; ``None`` where it is not."""
+    if size != 1:
+        return None
+    others = ((value, term.index(letter)) for term, value in zip(terms, operands, strict=True) if letter in term)
+    return next(((value, axis) for value, axis in others if dims_of(value)[axis] != 1), None)
 
 
 def _output_sizes(
