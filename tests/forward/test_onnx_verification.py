@@ -106,6 +106,15 @@ def test_scores_are_found_before_a_softmax_of_a_matrix(tmp_path: Path) -> None:
         assert trainer.evaluate({"x": x, "labels": labels}).loss == pytest.approx(expected, rel=1e-4)
 
 
+def test_a_squeezed_batch_of_one_is_not_compared(tmp_path: Path) -> None:
+    """A Squeeze without axes drops the axis of a batch of one. The bundle keeps it, as the file declares."""
+    nodes = [helper.make_node("MatMul", ["x", "W"], ["h"]), helper.make_node("Squeeze", ["h"], ["y"])]
+    path = _save(tmp_path / "m.onnx", nodes, {"W": _draw(4, 1)}, {"x": ["n", 4]}, {"y": ["n"]})
+    edgepeft.prepare(path, {"x": _draw(2, 4)}, trainable=["W"], loss="mse", out=tmp_path / "b")
+    with Trainer.open(tmp_path / "b") as trainer:
+        assert [trainer.predict({"x": _draw(rows, 4)})["y"].shape for rows in (1, 3)] == [(1,), (3,)]
+
+
 _WRITTEN_OUT = {
     "cross_entropy": """m = ReduceMax <axes = [1]> (logits) wide = Expand(m, two) c = Sub(logits, wide) e = Exp(c)
         s = ReduceSum(e, axis) d = Expand(s, two) q = Div(e, d) probs = Identity(q)""",

@@ -26,7 +26,7 @@ Parameters = Mapping[str, NDArray[np.float64]]
 RIGHT, REFUSED, WRONG = "right", "refused", "wrong"
 
 STEPS = 25
-RATES = (1.0, 0.1, 1e-2, 1e-3, 1e-4)
+RATES = (10.0, 1.0, 0.1, 1e-2, 1e-3, 1e-4)
 """Learning rates of SGD, of which the first is taken that lowers the loss."""
 
 FALLEN = 0.9
@@ -154,7 +154,7 @@ def _batch(file: PublicFile, bundle: Path) -> dict[str, Array]:
     first = outputs[manifest.outputs[0].name]
     draw = np.random.default_rng(1)
     labels = {
-        "mse": lambda: (first + 0.3 * (np.abs(first).mean() + 0.1) * draw.normal(size=first.shape)).astype(np.float32),
+        "mse": lambda: (first + 0.5 * (np.abs(first).mean() + 0.1) * draw.normal(size=first.shape[-1:])).astype("f4"),
         "bce_with_logits": lambda: draw.integers(0, 2, first.shape).astype(np.float32),
         "cross_entropy": lambda: draw.integers(0, first.shape[-1], first.shape[:-1]),
     }

@@ -49,12 +49,18 @@ def run_twice(model: ir.Model, given: Arrays | None) -> Runs:
         if any(_shapes(feeds) == _shapes(other) for other, _ in runs):
             continue
         try:
-            runs.append((feeds, run(feeds)))
+            runs = _of_one_rank([*runs, (feeds, run(feeds))])
         except Exception as error:  # as above
             failure = _first_line(error)
         if len(runs) == 2:
             break
     return Runs(tuple(runs), failure)
+
+
+def _of_one_rank(runs: list[tuple[Arrays, Arrays]]) -> list[tuple[Arrays, Arrays]]:
+    """The runs whose outputs have the most axes: a ``Squeeze`` without axes drops that of a batch of one, too."""
+    axes = [sum(array.ndim for array in outputs.values()) for _, outputs in runs]
+    return [pair for pair, count in zip(runs, axes, strict=True) if count == max(axes)]
 
 
 def _first_line(error: Exception) -> str:

@@ -77,12 +77,22 @@ def verified(forward: Forward, reference: FileReference) -> Forward:
     for given, expected in reference.runs.pairs:
         feeds = _in_own_types(forward, given)
         got = graph({**feeds, **forward.fixed(forward.parameters)})
-        for name, array in expected.items():
+        outputs = {name: _with_axes_of(array, got[name]) for name, array in expected.items()}
+        for name, array in outputs.items():
             off = difference(got[name], array)
             if off > reference.tolerance:
                 raise _differs(forward, reference, given, name, off)
-        examples.append(Example(feeds, expected))
+        examples.append(Example(feeds, outputs))
     return replace(forward, verified=Verified(tuple(examples), reference.tolerance, reference.notes))
+
+
+def _with_axes_of(array: Array, ours: Array) -> Array:
+    """An output with the axes of size 1 that ours has.
+
+    A ``Squeeze`` without axes drops that of a batch of one. In a graph it drops the same axes for every batch.
+    """
+    same = [size for size in array.shape if size != 1] == [size for size in ours.shape if size != 1]
+    return array.reshape(ours.shape) if same and array.ndim < ours.ndim else array
 
 
 def _in_own_types(forward: Forward, feeds: Arrays) -> dict[str, Array]:
