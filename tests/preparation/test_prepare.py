@@ -181,10 +181,10 @@ def test_a_module_needs_example_inputs(tmp_path: Path) -> None:
     _refused("bad-example-inputs", tmp_path, Net())
 
 
-def test_an_onnx_file_accepts_lora_and_no_other_method(tmp_path: Path) -> None:
-    """Other methods attach to torch modules, and so does pruning; a file's initializers are named."""
+def test_an_onnx_file_refuses_methods_of_modules(tmp_path: Path) -> None:
+    """Some methods attach to torch modules, and so does pruning; a file's initializers are named."""
     (tmp_path / "m.onnx").write_bytes(b"")
-    assert "initializers" in str(_refused("method-needs-torch", tmp_path, tmp_path / "m.onnx", method="bitfit"))
+    assert "initializers" in str(_refused("method-needs-torch", tmp_path, tmp_path / "m.onnx", method="ia3"))
     _refused(
         "prune-needs-torch",
         tmp_path,

@@ -55,7 +55,7 @@ def find_sites(nodes: Iterable[ir.Node]) -> list[AdapterSite]:
 def find_last(graph: ir.Graph, sites: Sequence[AdapterSite]) -> AdapterSite | None:
     """The linear layer that computes the model's first output: a task's or a language model's head, neither square."""
     by_node = {site.linear.node: site for site in sites}
-    value: ir.Value | None = graph.outputs[0]
+    value: ir.Value | None = next(iter(graph.outputs), None)
     while value is not None and (node := value.producer()) is not None:
         if node in by_node:
             return by_node[node] if by_node[node].linear.inputs != by_node[node].linear.outputs else None
