@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from edgepeft_export import autodiff, memory
 from edgepeft_export.autodiff import MissingRule, differentiate
+from edgepeft_export.autodiff.pairs import join_pairs
 from edgepeft_export.chunks import LONG, ChunkSizes, attend_by_head, checked_chunks, chunk_losses
 from edgepeft_export.errors import NothingReachesLoss, WrongLossInputs
 from edgepeft_export.finish import finish
@@ -286,6 +287,7 @@ def _training_graph(forward: Forward, loss: Loss, sizes: ChunkSizes, *, by_head:
     model, _ = _attach_nodes(forward, loss)
     model.graph.outputs[len(LossTerms._fields) :] = []
     fold_norms(model)
+    join_pairs(model, forward.parameters)
     chunk_losses(model, forward.parameters, sizes)
     if by_head:
         attend_by_head(model, forward.parameters, sizes)

@@ -10,6 +10,7 @@ from onnx import parser
 from onnx_ir.passes.common import NameFixPass, RemoveUnusedNodesPass
 
 from edgepeft_export.autodiff import differentiate
+from edgepeft_export.autodiff.pairs import join_pairs
 from edgepeft_export.graph.shapes import infer_shapes
 from edgepeft_export.passes import fuse_products
 from tests.support.onnx_runs import session
@@ -120,3 +121,41 @@ def test_silus_gradient_does_not_read_its_input(body: str) -> None:
     y = torch.nn.functional.silu(x) + ("Add" in body) * torch.sigmoid(x)
     (y * y).sum().backward()
     np.testing.assert_allclose(gradient, x.grad.numpy(), rtol=1e-4, atol=1e-6)
+
+
+PAIRS = "t = Transpose<perm = [1, 0]>(a) u = Transpose<perm = [1, 0]>(b) m = MatMul(x, t) n = MatMul(x, u)"
+
+
+def test_narrow_matrices_that_read_one_tensor_are_one_product() -> None:
+    """The gradient reads the tensor once for both, and equals torch's."""
+    sizes = {"x": (2, 3, 32), "a": (3, 32), "b": (5, 32)}
+    random = np.random.default_rng(3)
+    fed = {name: random.normal(size=size).astype(np.float32) for name, size in sizes.items()}
+    inputs = ", ".join(f"float[{', '.join(map(str, size))}] {name}" for name, size in sizes.items())
+    body = f"{PAIRS} p = Mul(m, m) r = ReduceSum<keepdims = 0>(p) s = ReduceSum<keepdims = 0>(n) loss = Add(r, s)"
+    model = _parsed(inputs, body, "float loss")
+    infer_shapes(model)
+    assert join_pairs(model, ["a", "b"])
+    found = differentiate(model.graph, model.graph.outputs[0], list(model.graph.inputs))
+    model.graph.outputs.extend(found[value] for value in model.graph.inputs)
+    got = _run(model, fed)[1:]
+    products = [node.op_type for node in model.graph if node.op_type in ("MatMul", "Gemm", "FusedMatMul")]
+    assert len(products) == 3
+
+    x, a, b = (torch.from_numpy(array).requires_grad_() for array in fed.values())
+    (((x @ a.T) ** 2).sum() + (x @ b.T).sum()).backward()
+    for array, value in zip(got, (x, a, b), strict=True):
+        np.testing.assert_allclose(array, value.grad.numpy(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("trained", "columns", "end"),
+    [(["a"], 32, "Concat<axis = -1>(m, n)"), (["a", "b"], 8, "Concat<axis = -1>(m, n)"), (["a", "b"], 32, "Abs(m)")],
+    ids=["frozen", "wide", "unread"],
+)
+def test_other_matrices_stay_apart(trained: list[str], columns: int, end: str) -> None:
+    """A frozen matrix would be copied, wide ones gain nothing, and one without influence must not train."""
+    inputs = f"float[2, 3, {columns}] x, float[3, {columns}] a, float[5, {columns}] b"
+    model = _parsed(inputs, f"{PAIRS} y = {end}", "float[2, 3, k] y")
+    infer_shapes(model)
+    assert not join_pairs(model, trained)
