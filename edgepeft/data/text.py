@@ -118,8 +118,8 @@ def tokenized(table: Table, bundle: Bundle, read_label: LabelReader | None) -> T
         read_label: Converts the labels to arrays; ``None`` if the table has none.
     """
     manifest = bundle.manifest
+    ids, types = encoded(table, bundle)  # first: a bundle that takes no text is a greater mistake than a label
     labels = None if read_label is None or table.labels is None else _labels(table, read_label, manifest)
-    ids, types = encoded(table, bundle)
     check_lengths(table, ids, 1)
     by_name = {} if labels is None else {manifest.labels[0].name: labels}
     return texts_of(ids, manifest, type_ids=types, labels=by_name)
