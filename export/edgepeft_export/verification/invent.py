@@ -49,7 +49,7 @@ def run_twice(model: ir.Model, given: Arrays | None) -> Runs:
         if any(_shapes(feeds) == _shapes(other) for other, _ in runs):
             continue
         try:
-            runs = _of_one_rank([*runs, (feeds, run(feeds))])
+            runs = _of_one_rank([*runs, (feeds, run(feeds))], keep_first=given is not None)
         except Exception as error:  # as above
             failure = _first_line(error)
         if len(runs) == 2:
@@ -57,10 +57,14 @@ def run_twice(model: ir.Model, given: Arrays | None) -> Runs:
     return Runs(tuple(runs), failure)
 
 
-def _of_one_rank(runs: list[tuple[Arrays, Arrays]]) -> list[tuple[Arrays, Arrays]]:
-    """The runs whose outputs have the most axes: a ``Squeeze`` without axes drops that of a batch of one, too."""
+def _of_one_rank(runs: list[tuple[Arrays, Arrays]], *, keep_first: bool) -> list[tuple[Arrays, Arrays]]:
+    """The runs whose outputs have as many axes as the first, or else the most.
+
+    A ``Squeeze`` without axes drops that of a batch of one, too.
+    """
     axes = [sum(array.ndim for array in outputs.values()) for _, outputs in runs]
-    return [pair for pair, count in zip(runs, axes, strict=True) if count == max(axes)]
+    wanted = axes[0] if keep_first else max(axes)
+    return [pair for pair, count in zip(runs, axes, strict=True) if count == wanted]
 
 
 def _first_line(error: Exception) -> str:

@@ -59,10 +59,6 @@ CASES = [
         for equation, shapes in EQUATIONS.items()
     ],
     Case("Einsum", [x(2, 3), x(1), x(3)], product("ab,b,b->a"), {"equation": "ab,b,b->a"}, fixed=(0, 1, 2)),
-    *[
-        Case("Det", [x(3, size, size)], torch.linalg.det, fixed=(0,), float32_only=True, differences=False)
-        for size in (1, 2, 3, 4)
-    ],
 ]
 
 REFUSED = [

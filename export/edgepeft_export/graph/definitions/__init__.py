@@ -1,13 +1,12 @@
 """Definitions of operators by others, a file per family. Importing this package registers them all."""
 
-from edgepeft_export.graph.definitions import arithmetic, determinant, indexing, pooling, sampling, signal
+from edgepeft_export.graph.definitions import arithmetic, indexing, pooling, sampling, signal
 from edgepeft_export.graph.definitions.registry import DEFINITIONS, NotDefined, expand_definition
 
 __all__ = [
     "DEFINITIONS",
     "NotDefined",
     "arithmetic",
-    "determinant",
     "expand_definition",
     "indexing",
     "pooling",
