@@ -18,14 +18,14 @@ ROOT = Path(__file__).parent.parent
 BAR = 300.0
 """Seconds that all of it may take on two cores."""
 
-_FILMS = ("the film", "the story", "its end", "the cast", "the music", "the first part")
+_FILMS = ("the film", "the story", "its end", "the cast", "the music", "the first part", "each scene", "its plot")
 _WORDS = {"yes": ("was wonderful", "is a joy", "moved me", "was well made"), "no": ("was dull", "bored us", "failed")}
 
 
 def write_table(folder: Path) -> None:
     """Write one's own reviews over the sample data."""
     rows = [(f"{a} {b}", label) for label, words in _WORDS.items() for a, b in itertools.product(_FILMS, words)]
-    for name, part in (("held_out.csv", rows[::4]), ("data.csv", [row for i, row in enumerate(rows) if i % 4])):
+    for name, part in (("held_out.csv", rows[::5]), ("data.csv", [row for i, row in enumerate(rows) if i % 5])):
         with (folder / name).open("w", encoding="utf-8", newline="") as file:
             csv.writer(file).writerows([("text", "label"), *part])
 
