@@ -52,7 +52,7 @@ def losses_go(how: str, losses: Sequence[float], oracle: Sequence[float]) -> str
         return f"does not fall: {losses[0]:.4f} to {losses[-1]:.4f}"
     if how == "fall" or not oracle:
         return "ok"
-    differences = [abs(a - b) for a, b in zip(losses, oracle, strict=True)]
+    differences = [abs(a - b) for a, b in zip(losses, oracle, strict=False)]  # a slow side runs fewer steps
     bound = (NEAR if how == "near" else SAME) * abs(oracle[0])
     for step, difference in enumerate(differences, 1):
         if difference > bound:

@@ -15,6 +15,8 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 PAUSE = 0.3
 """Seconds before each turn: longer than any thread pool spins after its work."""
+LONG = 3000.0
+"""ms after which a turn of a slow side ends: it runs fewer steps, at least one."""
 
 
 class SideError(RuntimeError):
@@ -102,11 +104,13 @@ class Disturbance:
 
 def take_turns(sides: Sequence[Running], rounds: int, steps: int, warm_up: int = 3) -> Disturbance:
     """Warm all sides up, then run them one after another, round after round."""
+    affordable = {}
     for side in sides:
         side.turn(warm_up)
+        affordable[side.name] = max(1, min(steps, int(LONG / min(side.times, default=LONG))))
         side.times.clear()
     turns = [
-        _turn(side, steps, [other for other in sides if other is not side])
+        _turn(side, affordable[side.name], [other for other in sides if other is not side])
         for _ in range(rounds)
         for side in sides
         if side.failure is None

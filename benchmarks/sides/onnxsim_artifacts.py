@@ -31,7 +31,7 @@ def main(folder: Path) -> None:
     classes = model.graph.output[0].type.tensor_type.shape.dim[1].dim_value
     one_hot = np.eye(classes, dtype=np.float32)[np.load(folder.parent / "labels.npy")]
     np.save(folder / "one_hot.npy", one_hot)
-    register(model)
+    register(model, set(first))
     loop = onnxsim.compile_training_loop(with_loss(model, len(one_hot), classes), "loss", list(first))
     onnx.save(loop.step_graph.model, str(folder / "step.onnx"))
     np.savez(folder / "state.npz", allow_pickle=False, **loop.initial_state)
@@ -39,8 +39,8 @@ def main(folder: Path) -> None:
     (folder / "step.json").write_text(json.dumps(about), encoding="utf-8")
 
 
-def register(model: onnx.ModelProto) -> None:
-    """Let onnxsim differentiate past the operators that need no gradient."""
+def register(model: onnx.ModelProto, trainable: set[str]) -> None:
+    """Let onnxsim differentiate past the operators that nothing trainable reaches."""
     rules = onnxsim.graph_grad
     tables = {tensor.name for tensor in model.graph.initializer}
 
@@ -50,7 +50,12 @@ def register(model: onnx.ModelProto) -> None:
     def gather(context: object, node: onnx.NodeProto, gradient: str) -> list[str | None]:
         return none(context, node, gradient) if node.input[0] in tables else rules._grad_gather(context, node, gradient)
 
-    for kind in {node.op_type for node in model.graph.node} - rules.supported_ops():
+    reached, kinds = set(trainable), set()
+    for node in model.graph.node:
+        if reached.intersection(node.input):
+            reached.update(node.output)
+            kinds.add(node.op_type)
+    for kind in {node.op_type for node in model.graph.node} - kinds - rules.supported_ops():
         rules.register_gradient(kind, none)
     rules.register_gradient("Gather", gather, override=True)
 
