@@ -98,7 +98,7 @@ def balanced_pos_weight(
 ) -> tuple[float, ...]:
     """Return negatives / positives of each label in ``data``; 1 for a label that is always or never positive.
 
-    The arguments are those of :func:`calibration_batches`.
+    The arguments are those of ``calibration_batches``.
 
     Raises:
         NotOfClasses: The loss has no labels of yes-or-no questions.
