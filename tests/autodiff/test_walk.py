@@ -17,6 +17,7 @@ from edgepeft_export.autodiff import differentiate, missing_rules
 from edgepeft_export.autodiff.checks import UnsupportedOpset
 from edgepeft_export.autodiff.registry import NoGradientForCase
 from edgepeft_export.autodiff.walk import NoGradientRule
+from edgepeft_export.graph.custom_ops import lower
 
 Array = NDArray[np.float32]
 
@@ -271,13 +272,24 @@ NESTED = """g (float[3] a, bool c) => (float loss) {
 }"""
 
 
-@pytest.mark.parametrize(("text", "op"), [(IF, "If"), (LOOP, "Loop"), (NESTED, "If")])
+@pytest.mark.parametrize(("text", "op"), [(IF, "If"), (LOOP, "Loop")])
 def test_a_parameter_read_by_a_subgraph_is_not_lost(text: str, op: str) -> None:
-    """What has no rule in a branch, an open Loop and nested branches are named, though they do not have it as input."""
+    """What has no rule in a branch, and an open Loop, are named, though they do not have it as input."""
     made = model(text)
     with pytest.raises(NoGradientRule) as caught:
         gradients(made, "a")
     assert f"Op {op} (node {op}_0) lies between the loss and parameter a." in str(caught.value)
+
+
+@pytest.mark.parametrize("taken", [True, False])
+def test_a_branch_within_a_branch_has_a_gradient(taken: bool) -> None:
+    """That of the one that runs; a constant one has 0."""
+    made = model(NESTED)
+    a = random(3)
+    made.graph.outputs[:] = list(gradients(made, "a").values())
+    lower(made)
+    (found,) = run(made, list(made.graph.outputs), {"a": a, "c": np.array(taken)})
+    np.testing.assert_allclose(found, np.exp(a) if taken else np.zeros(3), rtol=1e-5)
 
 
 def test_gradient_nodes_carry_the_name_of_their_forward_node() -> None:
