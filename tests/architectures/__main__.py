@@ -45,8 +45,7 @@ def main() -> int:
     left = [case.name for case in CASES if case.name not in results]
     right = sum(result.status == "right" for result in results.values())
     print(f"{right} of {len(CASES)} right, {len(left)} left")
-    if not left:
-        PAGE.write_text(page(CASES, results), encoding="utf-8")
+    PAGE.write_text(page(CASES, results), encoding="utf-8")
     return int(any(result.status in ("wrong", "failed") for result in results.values()))
 
 

@@ -33,6 +33,7 @@ SMALL: dict[str, Any] = {
         4,
     ),
     "num_key_value_heads": 2,
+    "rotary_dim": 4,
     # vocabulary and positions
     "vocab_size": 101,
     "max_position_embeddings": 64,

@@ -19,7 +19,7 @@ a directory that `save_pretrained` has written. It is right where {steps} steps 
 relative difference at most {tolerance:g}), and where the model with the merged update has the outputs of the model that
 torch has trained (the same). LoRA trains, unless another method is named.
 
-**{right} of {total} are right.**
+**{right} of {run} are right.** {left}
 """
 
 
@@ -40,8 +40,13 @@ def write_results(results: Mapping[str, Result]) -> None:
 
 def page(cases: Sequence[Case], results: Mapping[str, Result]) -> str:
     """Return the page: a table for each task, and the reasons of those that are refused."""
+    listed = len(cases)
+    cases = [case for case in cases if case.name in results]
     right = sum(results[case.name].status == "right" for case in cases)
-    text = _INTRODUCTION.format(steps=STEPS, lr=LR, eps=EPS, tolerance=TOLERANCE, right=right, total=len(cases))
+    left = f"{listed - len(cases)} more are listed and were not run." if listed > len(cases) else ""
+    text = _INTRODUCTION.format(
+        steps=STEPS, lr=LR, eps=EPS, tolerance=TOLERANCE, right=right, run=len(cases), left=left
+    )
     tasks = sorted({results[case.name].task for case in cases} - {""})
     for task in tasks:
         own = [case for case in cases if results[case.name].task == task]

@@ -17,7 +17,7 @@ from transformers.models.bart.modeling_bart import shift_tokens_right
 from edgepeft.data import load
 from edgepeft.data.tasks.builtin.masked_lm import CHOSEN
 from edgepeft_runtime.bundle.bundle import Bundle
-from edgepeft_runtime.bundle.manifest import AudioSpec, LabelSpec, TensorSpec, TextSpec
+from edgepeft_runtime.bundle.manifest import AudioSpec, ImageSpec, LabelSpec, TensorSpec, TextSpec
 from edgepeft_runtime.errors import DataError
 from tests.support.bundles import BAD, CLS, FIELDS, GOOD, LONGEST, PAD, SEP, UNK, WORDS, Trained
 
@@ -187,3 +187,33 @@ def test_texts_of_recordings_are_spelled(bundle: Bundle, tmp_path: Path) -> None
     table.write_text("path,sentence\na.wav,abc\n")
     with pytest.raises(DataError, match="line 2: The text cannot be spelled"):
         load(table, described)
+
+
+def test_masks_are_resized_like_their_images(bundle: Bundle, tmp_path: Path) -> None:
+    """As transformers' processor does: nearest pixel, the same crop. Values of a palette are classes."""
+    from PIL import Image
+    from transformers import SegformerImageProcessor
+
+    draw = np.random.default_rng(0)
+    picture = Image.fromarray(draw.integers(0, 256, (40, 60, 3), dtype=np.uint8))
+    mask = Image.fromarray(draw.integers(0, 3, (40, 60), dtype=np.uint8))
+    coloured = mask.copy()
+    coloured.putpalette([0, 0, 0, 255, 0, 0, 0, 0, 255])
+    for folder, image in (("images", picture), ("masks", coloured)):
+        (tmp_path / folder).mkdir()
+        image.save(tmp_path / folder / "a.png")
+    size = {"height": 24, "width": 32}
+    processor = SegformerImageProcessor(size=size, image_mean=[0.5] * 3, image_std=[0.5] * 3, do_reduce_labels=False)
+    expected = processor(picture, segmentation_maps=mask, return_tensors="np")
+    label = LabelSpec("labels", "int64", ("batch", 24, 32), 3, 255)
+    image = ImageSpec("pixel_values", (24, 32), 3, (0.5,) * 3, (0.5,) * 3)
+    inputs = (TensorSpec("pixel_values", "float32", ("batch", 3, 24, 32)),)
+    changes = {"inputs": inputs, "labels": (label,), "text": None, "memory": None, "image": image}
+    described = _for(bundle, "semantic-segmentation", **changes)
+    batch = load(tmp_path, described).batch(np.array([0]))
+    assert np.array_equal(batch["labels"], expected["labels"])
+    assert np.abs(batch["pixel_values"] - expected["pixel_values"]).max() < 0.02  # the processor resizes without Pillow
+    (tmp_path / "masks" / "a.png").unlink()
+    assert set(load(tmp_path, described, labelled=False).batch(np.array([0]))) == {"pixel_values"}
+    with pytest.raises(DataError, match=r"1 images in .* have no mask"):
+        load(tmp_path, described)

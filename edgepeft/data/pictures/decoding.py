@@ -24,8 +24,8 @@ _PIXEL_BYTES = 4
 """Bytes that Pillow uses for a pixel of three colours."""
 
 
-def decoded(path: Path, mode: str) -> Image.Image:
-    """Return a Pillow image, upright, in ``L`` or ``RGB``.
+def decoded(path: Path, mode: str | None) -> Image.Image:
+    """Return a Pillow image, upright, in ``L`` or ``RGB``, or in its own mode.
 
     Raises:
         DataError: The image cannot be decoded, has more than 8 bits, or far more pixels than bytes.
@@ -38,7 +38,7 @@ def decoded(path: Path, mode: str) -> Image.Image:
                 _check(file.mode, file.size, most)
                 ops.exif_transpose(file, in_place=True)  # cameras store their orientation as metadata
                 file.load()
-                return file.convert(mode)
+                return file.copy() if mode is None else file.convert(mode)
     except MemoryError as failure:
         raise bad_image(path, "it does not fit into memory.") from failure
     except Exception as failure:  # decoders raise various exceptions, from struct.error to SyntaxError

@@ -39,7 +39,7 @@ class ImageFolder:
     """
 
     def __init__(self, folder: Path, manifest: Manifest, *, labelled: bool) -> None:
-        self._spec, self._dtype = _image_spec(folder, manifest)
+        self._spec, self._dtype = image_spec(folder, manifest)
         self._paths, skipped = files_in(folder, SUFFIXES)
         if not self._paths:
             raise NoData(
@@ -54,7 +54,7 @@ class ImageFolder:
             _notice_missing(folder, self._labels, manifest)
         self._cache: dict[int, NDArray[np.uint8]] = {}
         for row in range(len(self._paths)):
-            self._keep(row, _decoded(self._paths[row], self._spec))
+            self._keep(row, read_image(self._paths[row], self._spec))
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -75,14 +75,15 @@ class ImageFolder:
 
     def _pixels(self, row: int) -> NDArray[np.uint8]:
         cached = self._cache.get(row)
-        return _decoded(self._paths[row], self._spec) if cached is None else cached
+        return read_image(self._paths[row], self._spec) if cached is None else cached
 
     def _keep(self, row: int, pixels: NDArray[np.uint8]) -> None:
         if (len(self._cache) + 1) * pixels.nbytes <= KEPT_BYTES:
             self._cache[row] = pixels
 
 
-def _image_spec(folder: Path, manifest: Manifest) -> tuple[ImageSpec, str]:
+def image_spec(folder: Path, manifest: Manifest) -> tuple[ImageSpec, str]:
+    """Return how images become the input of a bundle, and the input's dtype."""
     inputs = {spec.name: spec.dtype for spec in manifest.inputs}
     spec = manifest.image
     if spec is None or set(inputs) != {spec.input}:
@@ -139,7 +140,7 @@ def class_labels(folder: Path, paths: list[Path], manifest: Manifest) -> Array:
     return np.stack([known[path.parent] for path in paths])
 
 
-def _decoded(path: Path, spec: ImageSpec) -> NDArray[np.uint8]:
+def read_image(path: Path, spec: ImageSpec) -> NDArray[np.uint8]:
     """Return an image as ``[height, width, channels]``."""
     upright = decoded(path, "L" if spec.channels == 1 else "RGB")
     try:
