@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import onnx_ir as ir
 
+from edgepeft_export.graph.nested.bodies import graphs_of, reads
 from edgepeft_export.graph.shapes import infer_shapes, largest_size
 
 Polynomial = Mapping[str, int]
@@ -62,8 +63,7 @@ def _size_of_output(value: ir.Value, symbols: Sequence[str]) -> Counter[str]:
 
 def _in_an_iteration(node: ir.Node, symbols: Sequence[str]) -> list[Counter[str]]:
     """The peaks of the graphs of a loop or a branch."""
-    graphs = [each.as_graph() for each in node.attributes.values() if each.type == ir.AttributeType.GRAPH]
-    return [peak for graph in graphs for peak in _peaks(graph, symbols)]
+    return [peak for graph in graphs_of(node) for peak in _peaks(graph, symbols)]
 
 
 def _buffers(order: Sequence[ir.Node]) -> dict[ir.Value, ir.Value]:
@@ -79,8 +79,8 @@ def _buffers(order: Sequence[ir.Node]) -> dict[ir.Value, ir.Value]:
 def _last_use(graph: ir.Graph, order: Sequence[ir.Node], buffer: Mapping[ir.Value, ir.Value]) -> dict[ir.Value, int]:
     last: dict[ir.Value, int] = {}
     for step, node in enumerate(order):
-        for value in node.inputs:
-            if value is not None and value in buffer:
+        for value in reads(node):
+            if value in buffer:
                 last[buffer[value]] = step
     for value in graph.outputs:
         if value in buffer:
@@ -97,22 +97,23 @@ def _symbols(graph: ir.Graph) -> list[str]:
 def size_of(value: ir.Value, symbols: Sequence[str], *, in_chunks: bool = False) -> Counter[str]:
     """Bytes of a tensor, by products of symbols; 0 where its shape or dtype is unknown.
 
-    A dimension with a largest size counts as that, or as 1 ``in_chunks``. One without a name of its own counts as the
-    symbols in its formula, else as those that the tensor lacks.
+    A dimension with a largest size counts as that, or as 1 ``in_chunks`` whose number is unknown. One without a name of
+    its own counts as the symbols in its formula, else as those that the tensor lacks.
     """
     if value.shape is None or value.dtype is None:
         return Counter()
-    count, names, unknown = max(1, value.dtype.bitwidth // 8), [], False
+    count, bound, names, unknown = max(1, value.dtype.bitwidth // 8), 1, list[str](), False
     for dim in value.shape:
-        bound = dim if isinstance(dim, int) else largest_size(dim.value)
-        if bound is not None:
-            count *= 1 if in_chunks and not isinstance(dim, int) else bound
+        largest = None if isinstance(dim, int) else largest_size(dim.value)
+        if isinstance(dim, int) or largest is not None:
+            count *= dim if isinstance(dim, int) else 1
+            bound *= largest or 1
             continue
         formula = [symbol for symbol in symbols if symbol in re.findall(r"\w+", str(dim))]
         names += formula
         unknown |= not formula
     names += [symbol for symbol in symbols if unknown and symbol not in names]
-    return Counter({"*".join(sorted(names)): count})
+    return Counter({"*".join(sorted(names)): count if in_chunks and unknown else count * bound})
 
 
 def undominated(peaks: Iterable[Counter[str]]) -> list[Polynomial]:

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from edgepeft_export.graph.linear import MATMULS
+from edgepeft_export.graph.nested.bodies import reads
 from edgepeft_export.graph.shapes import is_float
-from edgepeft_export.program.reads import depending_on, matmuls, reads
+from edgepeft_export.program.reads import depending_on, matmuls
 
 _SIZES = frozenset({"Shape", "Size"})
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from edgepeft_export.program.reads import depending_on, reads
+from edgepeft_export.graph.nested.bodies import reads
+from edgepeft_export.program.reads import depending_on
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from edgepeft_export.graph.constants import initializer_tensor
+from edgepeft_export.graph.nested.bodies import reads
 from edgepeft_export.graph.shapes import dims_of
-from edgepeft_export.program.reads import reads
 from edgepeft_export.program.segments import Segment
 from edgepeft_runtime.errors import BadSetting
 

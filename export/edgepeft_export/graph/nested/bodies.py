@@ -22,6 +22,23 @@ def captured(body: ir.Graph) -> list[ir.Value]:
     return [value for value in dict.fromkeys(read) if value is not None and value not in own]
 
 
+def reads(node: ir.Node) -> list[ir.Value]:
+    """The inputs of a node, and the values of the graph around it that its graphs read."""
+    values = [value for value in node.inputs if value is not None]
+    return values + [value for graph in graphs_of(node) for value in captured(graph)]
+
+
+def graphs_of(node: ir.Node) -> list[ir.Graph]:
+    """The graphs of a loop or of a branch."""
+    graphs: list[ir.Graph] = []
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH:
+            graphs.append(attribute.as_graph())
+        elif attribute.type == ir.AttributeType.GRAPHS:
+            graphs += attribute.as_graphs()
+    return graphs
+
+
 def substitute(body: ir.Graph, old: ir.Value, new: ir.Value) -> None:
     """Let a body, and the graphs within it, read and return another value."""
     for graph in (body, *body.subgraphs()):
