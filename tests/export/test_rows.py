@@ -133,3 +133,23 @@ def _wide(model: ir.Model) -> list[ir.Value]:
         for value in values
         if isinstance(value.shape[-1], int) and value.shape[-1] >= INNER and not isinstance(value.shape[0], int)
     ]
+
+
+def test_a_resumed_run_is_the_same_to_the_bit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Four steps in chunks of rows, at once and with an end in the middle."""
+    monkeypatch.setitem(CHUNKS, "normal", replace(NORMAL, rows=ROWS))
+    _, step = _made(Gated, False, "bias")
+    bundle = write_bundle(step, losses.by_name("mse"), SGD(lr=0.1), tmp_path / "b")
+    draw = np.random.default_rng(0)
+    batches = [{key: draw.normal(size=(2, 7, WIDTH)).astype(np.float32) for key in ("x", "labels")} for _ in range(4)]
+    found = []
+    for name, parts in (("whole", (batches,)), ("parts", (batches[:2], batches[2:]))):
+        for part in parts:
+            with Trainer.open(bundle, state=tmp_path / name, threads=2) as trainer:
+                for batch in part:
+                    trainer.step(batch, lr=1e-3)
+                trainer.save()
+                parameters = trainer.parameters()
+        found.append(parameters)
+    for name, array in found[0].items():
+        assert array.tobytes() == found[1][name].tobytes(), name
