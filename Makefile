@@ -68,6 +68,7 @@ nightly: $(ENVIRONMENTS) .venv-files/.done
 	$(HOST)/python -m tests.fuzz --inputs 100000 --jobs 2 --page docs/FUZZING.md
 	$(HOST)/python -m tests.node_tests --page docs/OPERATORS.md
 	$(HOST)/python -m tests.web.accelerated --page docs/WEBGPU.md
+	$(HOST)/python -m tests.public_files --page docs/FILES.md
 	$(HOST)/python -m tests.matrix
 	$(HOST)/python -m tests.architectures --again
 	$(MAKE) newest
