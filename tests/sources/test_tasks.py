@@ -1,0 +1,63 @@
+"""The task of a directory: by its class, by its files, or refused with the reason."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from edgepeft.sources.directories.recognition import task_of
+from edgepeft.sources.directories.sentence_transformers import Pooling, pooling_of
+from edgepeft.sources.errors import SourceDoesNotLoad, TaskNotSupported
+from edgepeft.sources.model_files import ModelFiles
+
+TASKS = {
+    "BartForConditionalGeneration": "seq2seq-lm",
+    "BertForMaskedLM": "masked-lm",
+    "BertForQuestionAnswering": "question-answering",
+    "CLIPModel": "image-text",
+    "MyOwnForTokenClassification": "token-classification",
+    "PatchTSTForPrediction": "time-series-prediction",
+    "SegformerForSemanticSegmentation": "semantic-segmentation",
+    "Wav2Vec2ForCTC": "speech-recognition",
+    "Wav2Vec2ForSequenceClassification": "audio-classification",
+    "WhisperForConditionalGeneration": "speech-seq2seq",
+}
+
+
+def _directory(folder: Path, name: str) -> ModelFiles:
+    (folder / "config.json").write_text(json.dumps({"architectures": [name]}))
+    return ModelFiles(folder)
+
+
+@pytest.mark.parametrize(("name", "task"), TASKS.items())
+def test_a_class_names_its_task(name: str, task: str, tmp_path: Path) -> None:
+    """transformers' own lists decide; a class of one's own is known by the ending of its name."""
+    assert task_of(_directory(tmp_path, name), None).name == task
+
+
+def test_detection_is_refused_with_the_reason(tmp_path: Path) -> None:
+    """In one sentence, with a way out."""
+    with pytest.raises(TaskNotSupported, match="object-detection cannot be prepared: their loss matches") as failure:
+        task_of(_directory(tmp_path, "DetrForObjectDetection"), None)
+    assert "loss=function" in str(failure.value.hint)
+
+
+def test_the_modules_of_a_sentence_encoder_are_read(tmp_path: Path) -> None:
+    """Pooling and normalization are those of the directory; a module that is not known is refused."""
+    modules = [
+        {"path": "", "type": "sentence_transformers.models.Transformer"},
+        {"path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+        {"path": "2_Normalize", "type": "sentence_transformers.models.Normalize"},
+    ]
+    (tmp_path / "modules.json").write_text(json.dumps(modules))
+    (tmp_path / "1_Pooling").mkdir()
+    (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_cls_token": True}))
+    assert task_of(_directory(tmp_path, "BertModel"), None).name == "sentence-similarity"
+    assert pooling_of(tmp_path) == Pooling("cls", True)
+    modules.append({"path": "3_Dense", "type": "sentence_transformers.models.Dense"})
+    (tmp_path / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises(SourceDoesNotLoad, match="sentence encoder") as failure:
+        pooling_of(tmp_path)
+    assert "Dense" in str(failure.value.context)
