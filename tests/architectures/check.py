@@ -32,6 +32,9 @@ EPS = 1e-5
 
 Array = NDArray[Any]
 
+_ASKED = {"image-text": {"return_loss": True}}
+"""Arguments by which transformers computes a loss without labels."""
+
 _LABELS = {"time-series-prediction": {"labels": "future_values"}}
 """Arguments of transformers for a label, where they have another name."""
 
@@ -124,7 +127,8 @@ def _losses(model: nn.Module, manifest: Manifest, feeds: list[dict[str, Array]])
     names = _LABELS.get(manifest.task or "", {})
     for feed in feeds:
         optimizer.zero_grad()
-        loss = model(**{names.get(name, name): torch.from_numpy(array) for name, array in feed.items()}).loss
+        fed = {names.get(name, name): torch.from_numpy(array) for name, array in feed.items()}
+        loss = model(**fed, **_ASKED.get(manifest.task or "", {})).loss
         loss.backward()
         optimizer.step()
         yield loss.item()
