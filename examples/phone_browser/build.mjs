@@ -2,15 +2,16 @@
 
 import { createHash } from "node:crypto";
 import { cp, readFile, readdir, rm, symlink } from "node:fs/promises";
-import { join, relative } from "node:path";
+import { join, relative, resolve } from "node:path";
 import { build } from "esbuild";
 
 const OUT = "dist";
 const ORT = "node_modules/onnxruntime-web/dist";
 /** The module for one thread, and the JavaScript that further threads load. */
 const MODULE = ["ort-wasm-simd-threaded.wasm", "ort-wasm-simd-threaded.mjs"];
-/** The language model is too large to be copied, and it is there only once it was prepared. */
-const MANNER = "manner_bundle";
+const SMALL = ["drawings", "photos"];
+/** These models are too large to be copied, and are there only once they have been prepared. */
+const LARGE = ["manner_bundle", "bundles/sentences"];
 
 const options = {
   bundle: true,
@@ -30,7 +31,7 @@ async function files(folder) {
 
 await rm(OUT, { recursive: true, force: true });
 await cp("public", OUT, { recursive: true });
-await cp("bundle", join(OUT, "bundle"), { recursive: true });
+for (const name of SMALL) await cp(join("bundles", name), join(OUT, "bundles", name), { recursive: true });
 for (const name of MODULE) await cp(join(ORT, name), join(OUT, name));
 const entries = ["src/main.ts", "src/worker.ts", "src/manner/page.ts", "src/manner/worker.ts"];
 await build({ ...options, entryPoints: entries, outbase: "src" });
@@ -40,5 +41,5 @@ const hash = createHash("sha256");
 for (const name of names) hash.update(name).update(await readFile(join(OUT, name)));
 const define = { FILES: JSON.stringify(["./", ...names]), VERSION: JSON.stringify(hash.digest("hex").slice(0, 16)) };
 await build({ ...options, entryPoints: ["src/service.ts"], define });
-await symlink(join("..", MANNER), join(OUT, MANNER));
+for (const name of LARGE) await symlink(resolve(name), join(OUT, name));
 console.log(`built ${names.length} files`);

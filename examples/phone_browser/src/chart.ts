@@ -4,7 +4,9 @@ const [WIDTH, HEIGHT, EDGE] = [320, 96, 4];
 
 export function drawChart(svg: SVGElement, losses: readonly number[], accuracies: readonly number[]): void {
   const most = Math.max(...losses, 1e-9);
-  const grid = [0, 0.5, 1].map((share) => `<line x1="0" x2="${WIDTH}" y1="${height(share)}" y2="${height(share)}" />`);
+  const grid = [0, 0.5, 1].map(
+    (fraction) => `<line x1="0" x2="${WIDTH}" y1="${height(fraction)}" y2="${height(fraction)}" />`,
+  );
   const lines = [
     `<polyline points="${points(smooth(losses).map((loss) => loss / most))}" />`,
     `<polyline class="accuracy" points="${points(accuracies)}" />`,
@@ -12,13 +14,13 @@ export function drawChart(svg: SVGElement, losses: readonly number[], accuracies
   svg.innerHTML = [...grid, ...lines].join("");
 }
 
-function height(share: number): number {
-  return EDGE + (1 - share) * (HEIGHT - 2 * EDGE);
+function height(fraction: number): number {
+  return EDGE + (1 - fraction) * (HEIGHT - 2 * EDGE);
 }
 
-function points(shares: readonly number[]): string {
-  const step = WIDTH / Math.max(shares.length - 1, 1);
-  return shares.map((share, i) => `${(i * step).toFixed(1)},${height(share).toFixed(1)}`).join(" ");
+function points(fractions: readonly number[]): string {
+  const step = WIDTH / Math.max(fractions.length - 1, 1);
+  return fractions.map((fraction, i) => `${(i * step).toFixed(1)},${height(fraction).toFixed(1)}`).join(" ");
 }
 
 /** Losses of single batches jump; a running mean shows where they go. */

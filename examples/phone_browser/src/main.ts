@@ -1,135 +1,160 @@
-/** The page: drawing, training, comparing, exporting. */
+/** The page: a subject is chosen, words and examples are entered, the model trains, and both its versions guess. */
 
 import { drawChart } from "./chart.js";
-import { type Drawing, SIDE, drawFitted, heldBack, load, pixelsOf, store } from "./drawing.js";
-import type { Examples, Guesses, Progress, Status } from "./messages.js";
+import { choices, mark } from "./choices.js";
+import { messageOf } from "./failures.js";
+import { type Example, Lessons, load, store } from "./lessons.js";
+import { type Guesses, type Progress, SUBJECTS, type Status, type SubjectName } from "./messages.js";
 import { Model } from "./model.js";
-import { Pad } from "./pad.js";
+import { Drawings } from "./subjects/drawings.js";
+import { Photos } from "./subjects/photos.js";
+import { Sentences } from "./subjects/sentences.js";
+import type { Subject } from "./subjects/subject.js";
 
-const CLASSES = 10;
-const FEWEST = 4;
 /** `?epochs=` sets another number, to train longer. */
 const EPOCHS = Number(new URLSearchParams(location.search).get("epochs") ?? 60);
+/** Difference between two words' probabilities below which the model prefers neither. */
+const EQUAL = 0.01;
 
 const element = <T extends Element = HTMLElement>(id: string): T => document.querySelector<T>(`#${id}`)!;
 const button = (id: string): HTMLButtonElement => element<HTMLButtonElement>(id);
-const percent = (share: number): string => `${Math.round(100 * share)} %`;
+const percent = (fraction: number): string => `${Math.round(100 * fraction)} %`;
 
-let drawings: Drawing[] = [];
-let label = 0;
+const photos = new Photos(element("preview"), element("camera"), entered);
+const subjects: Readonly<Record<SubjectName, Subject>> = {
+  drawings: new Drawings(element("pad"), entered),
+  photos,
+  sentences: new Sentences(element("sentence"), entered),
+};
+const model = new Model({
+  progress: showProgress,
+  // A training opens the model again, with a state of its own.
+  loading: (done, all) => {
+    if (state === "opening") say(`Opening the model: ${(done / 1e6).toFixed(1)} of ${(all / 1e6).toFixed(1)} MB`);
+  },
+});
+
+let subject: Subject = subjects.drawings;
+let lessons = new Lessons();
+/** Index of the chosen word; -1 before there is one. */
+let word = -1;
 let losses: number[] = [];
-let training = false;
-let ready = false;
+let state: "opening" | "ready" | "training" | "closed" = "opening";
 
-const model = new Model(showProgress);
-const pad = new Pad(element<HTMLCanvasElement>("pad"), padChanged);
-
-function padChanged(): void {
-  const empty = pad.strokes.length === 0;
+function entered(): void {
+  const empty = subject.current() === null;
   element("hint").hidden = !empty;
   element("clear").hidden = empty;
-  button("keep").disabled = empty;
+  enable();
   if (!empty) run(guess);
 }
 
+function enable(): void {
+  const named = word >= 0;
+  button("keep").disabled = subject.current() === null || !named;
+  button("keep").textContent = named ? `Keep as “${lessons.words[word]}”` : "Keep";
+  button("train").disabled = state !== "ready" || lessons.missing !== null;
+  button("forget").disabled = state === "training" || state === "opening";
+  for (const tab of tabs()) tab.toggleAttribute("disabled", state === "training");
+}
+
 async function guess(): Promise<void> {
-  if (!ready || pad.strokes.length === 0) return;
-  const image = pixelsOf(pad.strokes);
-  const { before, after } = await model.ask<Guesses>({ verb: "predict", image });
+  const content = subject.current();
+  if (content === null || (state !== "ready" && state !== "training") || lessons.named.length === 0) return;
+  const { before, after } = await model.ask<Guesses>({ verb: "predict", inputs: subject.inputs([content]) });
   showGuess("before", before);
   showGuess("after", after);
 }
 
-function showGuess(id: string, shares: readonly number[]): void {
-  const best = shares.indexOf(Math.max(...shares));
-  element(id).innerHTML = `${best}<small>${percent(shares[best]!)}</small>`;
-  element(`${id}-bars`).innerHTML = shares
-    .map((share, i) => `<span class="${i === best ? "top" : ""}"><i style="height:${70 * share}%"></i>${i}</span>`)
-    .join("");
-}
-
-function showLabels(): void {
-  const counts = Array.from({ length: CLASSES }, (_, i) => drawings.filter((drawing) => drawing.label === i).length);
-  element("labels").replaceChildren(
-    ...counts.map((count, i) => {
-      const chip = document.createElement("button");
-      chip.setAttribute("role", "radio");
-      chip.setAttribute("aria-checked", String(i === label));
-      chip.innerHTML = `${i}${count > 0 ? `<small>${count}</small>` : ""}`;
-      chip.onclick = () => {
-        label = i;
-        showLabels();
-      };
-      return chip;
+/** Shows the probabilities of the words that are there. */
+function showGuess(id: string, scores: readonly number[]): void {
+  const powers = lessons.named.map(({ index }) => Math.exp(scores[index]! - Math.max(...scores)));
+  const sum = powers.reduce((total, power) => total + power, 0);
+  const found = lessons.named.map(({ word: name }, i) => ({ name, probability: powers[i]! / sum }));
+  const best = found.reduce((a, b) => (b.probability > a.probability ? b : a));
+  const knows = found.length > 1 && best.probability - Math.min(...found.map(({ probability }) => probability)) > EQUAL;
+  element(id).replaceChildren(knows ? best.name : "?", small(knows ? percent(best.probability) : "does not know"));
+  element(`${id}-bars`).replaceChildren(
+    ...found.map(({ name, probability }) => {
+      const bar = document.createElement("span");
+      bar.className = knows && name === best.name ? "top" : "";
+      bar.append(Object.assign(document.createElement("i"), { style: `height:${70 * probability}%` }), name);
+      return bar;
     }),
   );
-  element("keep-label").textContent = element("hint-label").textContent = String(label);
 }
 
-function showDrawings(): void {
-  const held = heldBack(drawings);
-  element("drawings").replaceChildren(
-    ...drawings.map((drawing, i) => {
-      const tile = document.createElement("button");
-      tile.className = held[i] ? "held-back" : "";
-      tile.title = held[i] ? "held back to test the model" : "trained on";
-      tile.append(thumbnail(drawing));
-      tile.insertAdjacentHTML("beforeend", `<small>${drawing.label}</small>`);
-      tile.onclick = () => change(drawings.filter((other) => other !== drawing));
-      return tile;
-    }),
+function small(text: string): HTMLElement {
+  return Object.assign(document.createElement("small"), { textContent: text });
+}
+
+function showWords(): void {
+  const chips = lessons.named.map(({ index, word: name }) => {
+    const chip = document.createElement("button");
+    chip.setAttribute("role", "radio");
+    const count = lessons.count(index);
+    chip.append(name, ...(count > 0 ? [small(String(count))] : []));
+    return chip;
+  });
+  element("words").replaceChildren(...chips);
+  element("words").hidden = chips.length === 0;
+  mark(
+    chips,
+    "aria-checked",
+    lessons.named.findIndex(({ index }) => index === word),
   );
-  const count = held.filter(Boolean).length;
-  const back = count > 0 ? `, ${count} of them held back to test the model` : "";
-  if (ready && !training)
-    say(drawings.length < FEWEST ? "Keep a few drawings of each sign first." : `${drawings.length} drawings${back}`);
-  button("train").disabled = !ready || training || drawings.length - count < FEWEST;
+  element("remove").hidden = word < 0;
+  element("remove").textContent = word < 0 ? "" : `Remove “${lessons.words[word]}”`;
 }
 
-function thumbnail({ strokes }: Drawing): HTMLCanvasElement {
-  const canvas = document.createElement("canvas");
-  canvas.width = canvas.height = 96;
-  const pen = canvas.getContext("2d")!;
-  pen.translate(12, 8);
-  drawFitted(pen, strokes, 68, 7, getComputedStyle(document.body).color);
-  return canvas;
+function showExamples(): void {
+  const held = lessons.heldBack;
+  const tiles = lessons.examples.map((example, i) => {
+    const [tile, name] = [document.createElement("button"), lessons.words[example.word]!];
+    tile.className = held[i] ? "held-back" : "";
+    tile.title = `Remove this example${held[i] ? ", which is held back to test the model" : ""}`;
+    tile.append(subject.thumbnail(example.content), small(name));
+    tile.onclick = () => change(lessons.withoutExample(example));
+    return tile;
+  });
+  element("examples").replaceChildren(...tiles);
+  element("none").hidden = tiles.length > 0;
 }
 
-function change(next: Drawing[]): void {
-  drawings = next;
-  run(() => store(drawings));
-  // Other drawings begin a run of their own.
+/** Takes over other words or examples. */
+function change(next: Lessons): void {
+  lessons = next;
+  if (word >= 0 && (lessons.words[word] ?? null) === null) word = lessons.named.at(-1)?.index ?? -1;
+  const { name } = subject;
+  run(() => store(name, next));
+  // Other examples begin a run of their own.
   button("train").textContent = "Train";
-  showLabels();
-  showDrawings();
+  showWords();
+  showExamples();
+  enable();
+  if (state === "ready") say(summary());
 }
 
-function examples(which: readonly Drawing[]): Examples {
-  const image = new Float32Array(which.length * SIDE * SIDE);
-  which.forEach(({ strokes }, i) => image.set(pixelsOf(strokes), i * SIDE * SIDE));
-  return { image, labels: which.map((drawing) => drawing.label) };
+function summary(): string {
+  if (lessons.missing !== null) return lessons.missing;
+  const held = lessons.heldBack.filter(Boolean).length;
+  return `${lessons.examples.length} examples${held > 0 ? `, ${held} of them held back to test the model` : ""}`;
 }
 
 async function train(): Promise<void> {
-  const held = heldBack(drawings);
-  training = true;
+  state = "training";
   losses = [];
-  button("train").disabled = true;
+  enable();
   say("Training…");
   try {
-    const status = await model.ask<Status>({
-      verb: "train",
-      train: examples(drawings.filter((_, i) => !held[i])),
-      test: examples(drawings.filter((_, i) => held[i])),
-      epochs: EPOCHS,
-    });
-    showStatus(status);
-    await guess();
+    const [train, test] = [lessons.part(subject, false), lessons.part(subject, true)];
+    showStatus(await model.ask<Status>({ verb: "train", train, test, epochs: EPOCHS }));
   } finally {
-    training = false;
-    showDrawings();
+    state = "ready";
+    enable();
   }
-  say("Trained. Draw a sign and compare.");
+  await guess();
+  say("Trained. Try it, and compare.");
 }
 
 function showProgress({ step, total, loss, accuracies }: Progress): void {
@@ -151,9 +176,20 @@ function showStatus({ steps, unfinished, accuracies }: Status): void {
   button("export").disabled = steps === 0;
   document.body.dataset["steps"] = String(steps);
   document.body.dataset["unfinished"] = String(unfinished);
-  if (accuracies.length > 0) showAccuracy(accuracies);
+  showAccuracy(accuracies);
 }
 
+function clearFigures(): void {
+  losses = [];
+  element<SVGElement>("chart").replaceChildren();
+  for (const id of ["loss", "accuracy", "step"]) element(id).textContent = "–";
+  for (const id of ["before", "after"]) {
+    element(id).textContent = "·";
+    element(`${id}-bars`).replaceChildren();
+  }
+}
+
+/** Downloads the update. */
 async function exportUpdate(): Promise<void> {
   const bytes = await model.ask<Uint8Array<ArrayBuffer>>({ verb: "update" });
   const file = new File([bytes], "update.safetensors", { type: "application/octet-stream" });
@@ -166,13 +202,50 @@ async function exportUpdate(): Promise<void> {
 }
 
 async function forget(): Promise<void> {
-  if (!confirm("Forget all drawings and what was learned from them?")) return;
+  if (!confirm("Forget these words, their examples, and what was learned from them?")) return;
   showStatus(await model.ask<Status>({ verb: "forget" }));
-  losses = [];
-  element<SVGElement>("chart").replaceChildren();
-  for (const id of ["loss", "accuracy", "step"]) element(id).textContent = "–";
-  pad.clear();
-  change([]);
+  clearFigures();
+  subject.clear();
+  change(new Lessons());
+}
+
+function tabs(): HTMLElement[] {
+  return SUBJECTS.map((name) => element(`tab-${name}`));
+}
+
+/** Shows a subject, and opens its model. */
+async function open(name: SubjectName): Promise<void> {
+  state = "opening";
+  photos.stopCamera();
+  subject = subjects[name];
+  mark(tabs(), "aria-selected", SUBJECTS.indexOf(name));
+  for (const other of SUBJECTS) element(`enter-${other}`).hidden = other !== name;
+  element("enter").setAttribute("aria-labelledby", `tab-${name}`);
+  document.body.dataset["subject"] = name;
+  delete document.body.dataset["steps"];
+  clearFigures();
+  say("Opening the model…");
+  lessons = await load(name);
+  word = lessons.named[0]?.index ?? -1;
+  showWords();
+  showExamples();
+  enable();
+  try {
+    showStatus(await model.ask<Status>({ verb: "open", subject: name }));
+    state = "ready";
+  } catch (failure) {
+    state = "closed";
+    throw failure;
+  } finally {
+    entered();
+  }
+  say(summary());
+}
+
+async function camera(): Promise<void> {
+  if (photos.isCameraOn) photos.snap();
+  else await photos.startCamera();
+  button("snap").textContent = photos.isCameraOn ? "Take a photo" : "Camera";
 }
 
 function say(text: string, error = false): void {
@@ -180,30 +253,55 @@ function say(text: string, error = false): void {
   element("status").className = error ? "error" : "";
 }
 
-/** Show every error, wherever it happens. */
+/** Shows every error, wherever it happens. */
 function run(work: () => Promise<void>): void {
-  work().catch((failure: Error) => say(failure.message, true));
+  work().catch((failure: unknown) => say(messageOf(failure), true));
 }
 
-async function begin(): Promise<void> {
-  drawings = await load();
-  showLabels();
-  showStatus(await model.ask<Status>({ verb: "open" }));
-  ready = true;
-  showDrawings();
-  await guess();
+async function keepOffline(): Promise<void> {
   if (!("serviceWorker" in navigator)) return;
   await navigator.serviceWorker.register("service.js");
   await navigator.serviceWorker.ready;
   element("offline").hidden = false;
 }
 
-element("clear").onclick = () => pad.clear();
-element("keep").onclick = () => {
-  change([...drawings, { strokes: pad.strokes, label }]);
-  pad.clear();
+function keep(): void {
+  const example: Example = { content: subject.current(), word };
+  subject.clear();
+  change(lessons.withExample(example));
+}
+
+element<HTMLFormElement>("add").onsubmit = (event) => {
+  event.preventDefault();
+  const field = element<HTMLInputElement>("word");
+  run(async () => {
+    const [next, index] = lessons.withWord(field.value);
+    [word, field.value] = [index, ""];
+    change(next);
+  });
 };
+element("remove").onclick = () => {
+  const count = lessons.count(word);
+  if (count > 0 && !confirm(`Remove “${lessons.words[word]}” and its ${count} examples?`)) return;
+  change(lessons.withoutWord(word));
+};
+choices(element("words"), "aria-checked", (position) => {
+  word = lessons.named[position]!.index;
+  showWords();
+  enable();
+});
+choices(element("tabs"), "aria-selected", (position) => {
+  if (state !== "training" && state !== "opening") run(() => open(SUBJECTS[position]!));
+});
+element<HTMLInputElement>("file").onchange = ({ target }) => {
+  const [file] = (target as HTMLInputElement).files ?? [];
+  if (file !== undefined) run(() => photos.choose(file));
+};
+element("snap").onclick = () => run(camera);
+element("clear").onclick = () => subject.clear();
+element("keep").onclick = keep;
 element("train").onclick = () => run(train);
 element("export").onclick = () => run(exportUpdate);
 element("forget").onclick = () => run(forget);
-run(begin);
+run(() => open("drawings"));
+run(keepOffline);

@@ -1,77 +1,133 @@
 /** Trains in a worker, so that the page stays alive. */
 
+import { Tokenizer } from "@huggingface/tokenizers";
 import * as ort from "onnxruntime-web/wasm";
-import { Arrays, EdgepeftError, Trainer, databaseStore } from "edgepeft-runtime";
-import type { Answer, Examples, Guesses, Progress, Request, Status } from "./messages.js";
+import {
+  type Batch,
+  type Bundle,
+  type BundleFiles,
+  type Data,
+  Arrays,
+  Trainer,
+  databaseStore,
+  downloaded,
+  imagesOf,
+  texts,
+  urlFiles,
+} from "edgepeft-runtime";
+import { messageOf } from "./failures.js";
+import type { Answer, Examples, Guesses, Inputs, Progress, Request, Status, SubjectName } from "./messages.js";
 
-// So small a model is faster on one thread than on several that wait for one another.
+// Such small models are faster on one thread than on several that wait for one another.
 ort.env.wasm.numThreads = 1;
 ort.env.wasm.wasmPaths = { wasm: new URL("ort-wasm-simd-threaded.wasm", self.location.href).href };
 
-const DATABASES = "edgepeft:signs-";
+const DATABASES = "edgepeft:";
 const SETTINGS = { batchSize: 8, schedule: "cosine", saveEvery: 10 } as const;
 
-let open: { readonly trainer: Trainer; readonly name: string } | null = null;
+interface Open {
+  readonly trainer: Trainer;
+  readonly subject: SubjectName;
+  readonly state: string;
+}
+let open: Open | null = null;
 
-/** The trainer whose state is kept under a name; another one is closed first. */
-async function trainerOf(name: string): Promise<Trainer> {
-  if (open?.name === name) return open.trainer;
+/** Opens a subject's bundle with the state of that name; another one is closed first. */
+async function opened(subject: SubjectName, state: string): Promise<Trainer> {
+  if (open?.subject === subject && open.state === state) return open.trainer;
   await open?.trainer.close();
   open = null;
-  const trainer = await Trainer.open(new URL("bundle/", self.location.href), { ort, state: databaseStore(name) });
-  open = { trainer, name };
+  const progress = (done: number, all: number): void => post({ loading: { done, all } });
+  const trainer = await Trainer.open(await files(subject), { ort, state: databaseStore(state), progress });
+  open = { trainer, subject, state };
   return trainer;
 }
 
-/** Names of the states that are kept, without the prefix of their databases. */
-async function kept(): Promise<string[]> {
-  const names = (await indexedDB.databases()).map(({ name }) => name ?? "");
-  return names.filter((name) => name.startsWith(DATABASES)).map((name) => name.slice("edgepeft:".length));
+/** The files of a bundle: the large one is kept by the browser, the service worker keeps the others. */
+async function files(subject: SubjectName): Promise<BundleFiles> {
+  const url = new URL(`bundles/${subject}/`, self.location.href);
+  if (subject !== "sentences") return urlFiles(url);
+  const root = await navigator.storage.getDirectory();
+  const folder = await root.getDirectoryHandle(`edgepeft-${subject}`, { create: true });
+  return downloaded(url, folder, (done, all) => post({ loading: { done, all } }));
 }
 
-function arrays({
-  image,
-  labels,
-}: Examples): Record<string, { data: Float32Array; dims: number[] } | readonly number[]> {
-  return { image: { data: image, dims: [labels.length, 1, 8, 8] }, labels };
+/** Names of a subject's states that are kept. */
+async function kept(subject: SubjectName): Promise<string[]> {
+  const names = (await indexedDB.databases()).map(({ name }) => name ?? "");
+  const prefix = `${DATABASES}${subject}-`;
+  return names.filter((name) => name.startsWith(prefix)).map((name) => name.slice(DATABASES.length));
+}
+
+/** Inputs as the model reads them; texts become a data set that pads each batch. */
+function dataOf(bundle: Bundle, inputs: Inputs, labels?: readonly number[]): Exclude<Data, readonly Batch[]> {
+  if (inputs.kind === "texts") return texts(inputs.texts, bundle.manifest, tokenizerOf(bundle), labels);
+  const { manifest } = bundle;
+  const image =
+    inputs.kind === "photos"
+      ? imagesOf(inputs.images, manifest)
+      : { data: inputs.values, dims: [inputs.values.length / inputs.side ** 2, 1, inputs.side, inputs.side] };
+  return { image, ...(labels === undefined ? {} : { [manifest.labels[0]!.name]: labels }) };
+}
+
+function tokenizerOf(bundle: Bundle): Tokenizer {
+  return new Tokenizer(JSON.parse(new TextDecoder().decode(bundle.file("tokenizer.json"))) as object, {});
+}
+
+function labelled(bundle: Bundle, { inputs, labels }: Examples): Data {
+  return dataOf(bundle, inputs, labels);
+}
+
+/** A name that is another one for other examples. */
+function fingerprint(examples: Examples): string {
+  const bytes = new TextEncoder().encode(JSON.stringify(examples, (_, value: unknown) => plain(value)));
+  return new Arrays({ bytes: { data: bytes, dims: [1, bytes.length] } }).fingerprint();
+}
+
+function plain(value: unknown): unknown {
+  return ArrayBuffer.isView(value) ? Array.from(value as Uint8Array) : value;
 }
 
 const verbs = {
   /** Goes back to the run that was left when the page was closed. */
-  async open(): Promise<Status> {
-    return status(await trainerOf((await kept())[0] ?? "signs-none"));
+  async open({ subject }: Request & { verb: "open" }): Promise<Status> {
+    return status(await opened(subject, (await kept(subject))[0] ?? `${subject}-none`));
   },
 
-  /** Trains on the drawings; other drawings start a new run, the same ones resume the interrupted one. */
+  /** Trains on the examples; other examples start a new run, the same ones resume the interrupted one. */
   async train({ train, test, epochs }: Request & { verb: "train" }): Promise<Status> {
-    const name = `signs-${new Arrays(arrays(train)).fingerprint()}`;
-    const trainer = await trainerOf(name);
-    for (const other of await kept()) if (other !== name) indexedDB.deleteDatabase(`edgepeft:${other}`);
-    const validate = test.labels.length > 0 ? { validate: arrays(test) } : {};
+    const { subject } = open!;
+    const state = `${subject}-${fingerprint(train)}`;
+    const trainer = await opened(subject, state);
+    for (const other of await kept(subject)) if (other !== state) indexedDB.deleteDatabase(DATABASES + other);
+    const validate = test.labels.length > 0 ? { validate: labelled(trainer.bundle, test) } : {};
     const progress = ({ step, total, loss }: Omit<Progress, "accuracies">): void => {
       post({ progress: { step, total, loss, accuracies: accuracies(trainer) } });
     };
-    await trainer.fit(arrays(train), { ...SETTINGS, ...validate, epochs, progress });
+    await trainer.fit(labelled(trainer.bundle, train), { ...SETTINGS, ...validate, epochs, progress });
     return status(trainer);
   },
 
-  /** The model's outputs with its first adapter, and with the trained one. */
-  async predict({ image }: Request & { verb: "predict" }): Promise<Guesses> {
+  /** The model's outputs for one example, with its first adapter and with the trained one. */
+  async predict({ inputs }: Request & { verb: "predict" }): Promise<Guesses> {
     const { trainer } = open!;
-    const inputs = { image: { data: image, dims: [1, 1, 8, 8] } };
-    const first = await trainer.predict(inputs, { adapter: await trainer.bundle.adapter() });
-    const now = await trainer.predict(inputs);
+    const data = dataOf(trainer.bundle, inputs);
+    const batch = (inputs.kind === "texts" ? (data as { batch(rows: number[]): Batch }).batch([0]) : data) as Batch;
     const name = trainer.bundle.manifest.outputs[0]!.name;
-    return { before: softmax(first[name]!.data as Float32Array), after: softmax(now[name]!.data as Float32Array) };
+    const first = await trainer.predict(batch, { adapter: await trainer.bundle.adapter() });
+    const now = await trainer.predict(batch);
+    const [before, after] = [first, now].map((found) => Array.from(found[name]!.data as Float32Array));
+    return { before: before!, after: after! };
   },
 
   update: (): Promise<Uint8Array> => open!.trainer.saveUpdate(),
 
   async forget(): Promise<Status> {
-    await open?.trainer.close();
+    const { subject, trainer } = open!;
+    await trainer.close();
     open = null;
-    for (const name of await kept()) indexedDB.deleteDatabase(`edgepeft:${name}`);
-    return verbs.open();
+    for (const name of await kept(subject)) indexedDB.deleteDatabase(DATABASES + name);
+    return verbs.open({ verb: "open", subject });
   },
 };
 
@@ -88,22 +144,23 @@ function accuracies(trainer: Trainer): number[] {
   return trainer.history.flatMap(({ heldOutAccuracy }) => (heldOutAccuracy === null ? [] : [heldOutAccuracy]));
 }
 
-function softmax(logits: Float32Array): number[] {
-  const powers = Array.from(logits, (logit) => Math.exp(logit - Math.max(...logits)));
-  const sum = powers.reduce((total, power) => total + power, 0);
-  return powers.map((power) => power / sum);
-}
-
 function post(answer: Answer): void {
   self.postMessage(answer);
 }
 
-// Requests are answered one by one; a prediction comes between two steps of a training.
-self.onmessage = async ({ data }: MessageEvent<Request & { id: number }>): Promise<void> => {
+/** Requests that change which bundle is open wait for one another; a prediction comes between two steps of a training. */
+let last: Promise<unknown> = Promise.resolve();
+
+async function answer(data: Request & { id: number }): Promise<void> {
   try {
     const verb = verbs[data.verb] as (request: Request) => Promise<unknown>;
     post({ id: data.id, result: await verb(data) });
   } catch (failure) {
-    post({ id: data.id, error: failure instanceof EdgepeftError ? failure.toString() : String(failure) });
+    post({ id: data.id, error: messageOf(failure) });
   }
+}
+
+self.onmessage = ({ data }: MessageEvent<Request & { id: number }>): void => {
+  if (data.verb === "predict") void answer(data);
+  else last = last.then(() => answer(data));
 };

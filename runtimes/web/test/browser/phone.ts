@@ -1,11 +1,13 @@
 /**
  * Uses the phone page as a person would: `node phone.js CHROMIUM PAGE WORK`.
  *
- * Draws, trains, compares, exports, goes offline; then, in a second browser, is killed while it trains. Pictures and the
- * update are left in the folder WORK; what was seen is printed as JSON.
+ * Draws, trains, compares, exports; goes on by keys to photos and sentences; runs axe in both themes; goes offline; then, in a
+ * second browser, is killed while it trains. WORK contains photos in a folder per word, sentences in `sentences.json` and the bundle
+ * `sentences`; pictures and the update are left there. What was seen is printed as JSON.
  */
 
-import { existsSync } from "node:fs";
+import { existsSync, readFileSync, readdirSync } from "node:fs";
+import { createRequire } from "node:module";
 import { join } from "node:path";
 import type { Browser, Page } from "puppeteer-core";
 import { chromium, opened } from "./chromium.js";
@@ -13,7 +15,8 @@ import { serve } from "./serve.js";
 
 type Point = readonly [number, number];
 
-/** Signs that no digit looks like, in a square of 1; each stands for its place in the list. */
+/** Signs that no digit looks like, in a square of 1, for each word. */
+const WORDS = ["tent", "hourglass", "box", "wave"] as const;
 const SIGNS: readonly (readonly Point[])[] = [
   [
     [0.5, 0],
@@ -54,6 +57,7 @@ const random = (): number => draws.next().value as number;
 
 /** Draws a sign with a finger: moved, stretched and shaken a little. */
 async function draw(page: Page, sign: number): Promise<void> {
+  await page.$eval("#pad", (pad) => pad.scrollIntoView({ block: "center" }));
   const box = (await (await page.$("#pad"))!.boundingBox())!;
   const [wide, high] = [90 + 60 * random(), 90 + 60 * random()];
   const [left, top] = [(box.width - wide) * (0.2 + 0.6 * random()), (box.height - high) * (0.2 + 0.6 * random())];
@@ -70,59 +74,197 @@ async function draw(page: Page, sign: number): Promise<void> {
 }
 
 async function keep(page: Page, sign: number, count: number): Promise<void> {
-  await page.locator(`#labels button:nth-child(${sign + 1})`).click();
+  await page.locator(`#words button:nth-child(${sign + 1})`).click();
   for (let i = 0; i < count; i++) {
     await draw(page, sign);
     await page.locator("#keep:enabled").click();
   }
 }
 
+async function addWord(page: Page, word: string): Promise<void> {
+  await page.focus("#word");
+  await page.keyboard.type(word);
+  await page.keyboard.press("Enter");
+  await page.waitForFunction(
+    (name) => document.querySelector("#words [aria-checked=true]")?.textContent === name,
+    {},
+    word,
+  );
+}
+
+const LONGEST = { timeout: 300_000 };
 const text = (page: Page, id: string): Promise<string> => page.$eval(`#${id}`, (found) => found.textContent ?? "");
 const steps = (page: Page): Promise<number> => page.$eval("body", (body) => Number(body.dataset["steps"]));
-const ready = (page: Page): Promise<unknown> => page.waitForFunction("document.body.dataset.steps !== undefined");
-const trained = (page: Page): Promise<unknown> =>
-  page.waitForFunction("document.querySelector('#status').textContent.startsWith('Trained')", { timeout: 120_000 });
+const ready = (page: Page): Promise<unknown> =>
+  page.waitForFunction("document.body.dataset.steps !== undefined", LONGEST);
+const guessed = (page: Page): Promise<unknown> =>
+  page.waitForFunction("document.querySelector('#before').textContent !== '·'", LONGEST);
 
-async function wholeWay(browser: Browser, url: string, work: string, goOffline: () => Promise<void>): Promise<object> {
-  const page = await opened(browser, `${url}?epochs=150`);
-  await ready(page);
+async function train(page: Page): Promise<void> {
+  await page.locator("#train:enabled").click();
+  await trained(page);
+}
+async function trained(page: Page): Promise<void> {
+  await page.waitForFunction("document.querySelector('#status').textContent.startsWith('Trained')", LONGEST);
+}
+
+/** The word that the model says, without its probability. */
+const said = (page: Page, id: string): Promise<string> =>
+  page.$eval(`#${id}`, (output) => output.firstChild?.textContent ?? "");
+
+/** The findings of axe in both themes. */
+async function findings(page: Page): Promise<string[]> {
+  if (!(await page.evaluate("'axe' in window"))) {
+    await page.addScriptTag({ path: createRequire(import.meta.url).resolve("axe-core/axe.min.js") });
+  }
+  const found: string[] = [];
+  for (const value of ["light", "dark"]) {
+    await page.emulateMediaFeatures([{ name: "prefers-color-scheme", value }]);
+    const { violations } = (await page.evaluate("axe.run()")) as {
+      violations: { id: string; nodes: { html: string }[] }[];
+    };
+    found.push(...violations.map(({ id, nodes }) => `${value}: ${id}: ${nodes[0]!.html}`));
+  }
+  await page.emulateMediaFeatures([]);
+  return found;
+}
+
+async function drawings(page: Page, work: string): Promise<object> {
+  for (const word of WORDS) await addWord(page, word);
   for (const sign of SIGNS.keys()) await keep(page, sign, EACH);
   await draw(page, 1);
-  await page.waitForFunction("document.querySelector('#before').textContent.includes('%')");
+  await guessed(page);
+  const untaught = await text(page, "before");
   await page.screenshot({ path: join(work, "drawing.png") });
   await page.locator("#train:enabled").click();
-  await page.waitForFunction("document.querySelector('#step').textContent.includes('/')");
+  await page.waitForFunction("document.querySelector('#step').textContent.includes('/')", LONGEST);
   await page.screenshot({ path: join(work, "training.png"), fullPage: true });
-  await page.locator("#clear").click();
-  const before = await page.$eval("#after-bars", (bars) => bars.innerHTML);
-  await draw(page, 3);
-  await page.waitForFunction((old) => document.querySelector("#after-bars")!.innerHTML !== old, {}, before);
-  const alive = (await text(page, "status")).startsWith("Training");
   await trained(page);
   const guesses = [];
   for (const sign of SIGNS.keys()) {
     await page.locator("#clear").click();
     await draw(page, sign);
-    await new Promise((resolve) => setTimeout(resolve, 300));
-    guesses.push([await text(page, "before"), await text(page, "after")].map((guess) => Number(guess[0])));
+    await new Promise((resolve) => setTimeout(resolve, 500));
+    guesses.push([await said(page, "before"), await said(page, "after")]);
   }
   await page.screenshot({ path: join(work, "trained.png") });
   await page.screenshot({ path: join(work, "whole.png"), fullPage: true });
-  await (
-    await browser.target().createCDPSession()
-  ).send("Browser.setDownloadBehavior", { behavior: "allow", downloadPath: work });
+  const session = await page.browser().target().createCDPSession();
+  await session.send("Browser.setDownloadBehavior", { behavior: "allow", downloadPath: work });
   await page.locator("#export:enabled").click();
   while (!existsSync(join(work, "update.safetensors"))) await new Promise((resolve) => setTimeout(resolve, 50));
-  await page.waitForFunction("!document.querySelector('#offline').hidden", { timeout: 60_000 });
+  return { untaught, guesses, accuracy: await text(page, "accuracy") };
+}
+
+/** Chooses the next tab by the keyboard. */
+async function nextTab(page: Page): Promise<void> {
+  await page.focus('[role=tab][aria-selected="true"]');
+  const name = await page.$eval("body", (body) => body.dataset["subject"]!);
+  await page.keyboard.press("ArrowRight");
+  await page.waitForFunction((old) => document.body.dataset["subject"] !== old, LONGEST, name);
+  await ready(page);
+}
+
+async function photos(page: Page, work: string): Promise<object> {
+  const folder = join(work, "photos");
+  const guesses: string[][] = [];
+  const choose = async (word: string, name: string): Promise<void> => {
+    const file = await page.$("#file");
+    await (file as unknown as { uploadFile(path: string): Promise<void> }).uploadFile(join(folder, word, name));
+    await page.waitForSelector("#keep:enabled", LONGEST);
+  };
+  const files = readdirSync(folder)
+    .sort()
+    .map((word) => [word, readdirSync(join(folder, word)).sort()] as const);
+  for (const [word, names] of files) {
+    await addWord(page, word);
+    for (const name of names.slice(1)) {
+      await choose(word, name);
+      await page.locator("#keep:enabled").click();
+    }
+  }
+  await train(page);
+  for (const [word, names] of files) {
+    await choose(word, names[0]!);
+    await new Promise((resolve) => setTimeout(resolve, 500));
+    guesses.push([word, await said(page, "before"), await said(page, "after")]);
+  }
+  await page.screenshot({ path: join(work, "photos.png"), fullPage: true });
+  await page.locator("#clear").click();
+  await page.locator("#snap").click();
+  await page.waitForFunction("document.querySelector('#camera').videoWidth > 0", LONGEST);
+  await page.locator("#snap").click();
+  await page.waitForSelector("#keep:enabled", LONGEST);
+  await page.locator("#clear").click();
+  return { guesses, accuracy: await text(page, "accuracy") };
+}
+
+interface Sentences {
+  readonly train: Readonly<Record<string, readonly string[]>>;
+  readonly ask: Readonly<Record<string, string>>;
+}
+
+async function sentences(page: Page, work: string): Promise<object> {
+  const { train: taught, ask } = JSON.parse(readFileSync(join(work, "sentences.json"), "utf8")) as Sentences;
+  for (const [word, examples] of Object.entries(taught)) {
+    await addWord(page, word);
+    for (const example of examples) {
+      await page.type("#sentence", example);
+      await page.locator("#keep:enabled").click();
+    }
+  }
+  await train(page);
+  const guesses = [];
+  for (const [word, sentence] of Object.entries(ask)) {
+    await page.type("#sentence", sentence);
+    await page.waitForFunction("document.querySelector('#after').textContent.length > 1", LONGEST);
+    await new Promise((resolve) => setTimeout(resolve, 1500));
+    guesses.push([word, await said(page, "before"), await said(page, "after")]);
+    await page.locator("#clear").click();
+  }
+  await page.screenshot({ path: join(work, "sentences.png"), fullPage: true });
+  return { guesses };
+}
+
+/** Keeps an example where the browser refuses to store it, as it does without room; returns what the page says. */
+async function full(page: Page): Promise<string> {
+  await page.evaluate(() => {
+    IDBObjectStore.prototype.put = () => {
+      throw new DOMException("There is no room.", "QuotaExceededError");
+    };
+  });
+  await page.type("#sentence", "There is no room for this.");
+  await page.locator("#keep:enabled").click();
+  await page.waitForSelector("#status.error", LONGEST);
+  return text(page, "status");
+}
+
+async function wholeWay(browser: Browser, url: string, work: string, goOffline: () => Promise<void>): Promise<object> {
+  const page = await opened(browser, `${url}?epochs=60`);
+  await ready(page);
+  const axe = await findings(page);
+  const drawn = await drawings(page, work);
+  axe.push(...(await findings(page)));
+  await nextTab(page);
+  const photographed = await photos(page, work);
+  axe.push(...(await findings(page)));
+  await nextTab(page);
+  const typed = await sentences(page, work);
+  axe.push(...(await findings(page)));
+  const noRoom = await full(page);
+  await page.waitForFunction("!document.querySelector('#offline').hidden", LONGEST);
   await goOffline();
   await page.reload();
   await ready(page);
   const offline = { steps: await steps(page), status: await text(page, "status") };
   await page.evaluate("scrollTo(0, 0)");
   await draw(page, 2);
-  await page.waitForFunction("document.querySelector('#after').textContent.includes('%')");
-  const accuracy = await text(page, "accuracy");
-  return { guesses, alive, offline: { ...offline, guess: Number((await text(page, "after"))[0]) }, accuracy };
+  await guessed(page);
+  const guess = await said(page, "after");
+  return {
+    ...{ axe, drawings: drawn, photos: photographed, sentences: typed, full: noRoom },
+    offline: { ...offline, guess },
+  };
 }
 
 /** Kills the browser while it trains, and looks what a new one finds. */
@@ -132,9 +274,13 @@ async function killed(path: string, url: string, work: string): Promise<object> 
   const first = await chromium(path, { profile });
   const page = await opened(first, long);
   await ready(page);
+  for (const word of WORDS) await addWord(page, word);
   for (const sign of SIGNS.keys()) await keep(page, sign, 3);
   await page.locator("#train:enabled").click();
   await page.waitForFunction("parseInt(document.querySelector('#step').textContent) >= 45");
+  await draw(page, 3);
+  await guessed(page);
+  const alive = (await text(page, "status")).startsWith("Training");
   const seen = parseInt(await text(page, "step"));
   // The whole group: the command on the path may be a shell script that starts the browser.
   process.kill(-first.process()!.pid!, "SIGKILL");
@@ -145,15 +291,17 @@ async function killed(path: string, url: string, work: string): Promise<object> 
     const found = { steps: await steps(again), button: await text(again, "train") };
     await again.locator("#train:enabled").click();
     await again.waitForFunction("document.querySelector('#step').textContent.includes('/')");
-    return { seen, ...found, next: parseInt(await text(again, "step")) };
+    return { alive, seen, ...found, next: parseInt(await text(again, "step")) };
   } finally {
     await second.close();
   }
 }
 
 const [path, folder, work] = process.argv.slice(2) as [string, string, string];
-const server = await serve({ "/": folder }, { isolated: false });
-const browser = await chromium(path);
+const server = await serve({ "/": folder, "/bundles/sentences/": join(work, "sentences") }, { isolated: false });
+/** A camera that sees a test picture, and may be used without a question. */
+const CAMERA = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"];
+const browser = await chromium(path, { flags: CAMERA });
 try {
   const kill = await killed(path, server.url, work);
   const whole = await wholeWay(browser, server.url, work, () => server.close());

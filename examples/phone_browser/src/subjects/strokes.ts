@@ -1,29 +1,13 @@
-/** Drawings: strokes, their pixels as the model reads them, and their storage. */
+/** Strokes of a drawing, and their pixels as the model reads them. */
 
 export type Point = readonly [number, number];
 export type Stroke = readonly Point[];
 
-export interface Drawing {
-  readonly strokes: readonly Stroke[];
-  readonly label: number;
-}
-
 /** Pixels along a side of the model's input, and of the picture that they are counted in. */
 export const SIDE = 8;
 const FINE = 32;
-const KEY = "drawings";
 
-/** Every fourth drawing of a sign is held out, to test the model on drawings it was not trained on. */
-export function heldBack(drawings: readonly Drawing[]): boolean[] {
-  const seen = new Map<number, number>();
-  return drawings.map(({ label }) => {
-    const count = (seen.get(label) ?? 0) + 1;
-    seen.set(label, count);
-    return count % 4 === 0;
-  });
-}
-
-/** Shares of ink, row by row, of the drawing fitted into a square: as the digits that the model knows were made. */
+/** Fractions of ink, row by row, of the drawing fitted into a square, as the digits that the model has learned. */
 export function pixelsOf(strokes: readonly Stroke[]): Float32Array {
   const canvas = new OffscreenCanvas(FINE, FINE);
   const pen = canvas.getContext("2d", { willReadFrequently: true })!;
@@ -69,28 +53,4 @@ export function drawStrokes(pen: Pen, strokes: readonly Stroke[], width: number,
     if (stroke.length === 1) pen.lineTo(stroke[0]![0] + 0.01, stroke[0]![1]);
     pen.stroke();
   }
-}
-
-/** Drawings are stored in IndexedDB, which survives the end of the browser. */
-export async function load(): Promise<Drawing[]> {
-  return (await kept("readonly", (files) => files.get(KEY) as IDBRequest<Drawing[] | undefined>)) ?? [];
-}
-
-export async function store(drawings: readonly Drawing[]): Promise<void> {
-  await kept("readwrite", (files) => files.put(drawings, KEY));
-}
-
-function kept<T>(mode: IDBTransactionMode, work: (files: IDBObjectStore) => IDBRequest<T>): Promise<T> {
-  return new Promise((resolve, reject) => {
-    const opening = indexedDB.open(KEY, 1);
-    opening.onupgradeneeded = () => opening.result.createObjectStore("files");
-    opening.onerror = () => reject(opening.error);
-    opening.onsuccess = () => {
-      const transaction = opening.result.transaction("files", mode, { durability: "strict" });
-      const request = work(transaction.objectStore("files"));
-      transaction.oncomplete = () => resolve(request.result);
-      transaction.onerror = transaction.onabort = () => reject(transaction.error);
-      transaction.addEventListener("complete", () => opening.result.close());
-    };
-  });
 }

@@ -1,6 +1,6 @@
 /** The pad that one draws on, by finger, pen or mouse. */
 
-import { type Stroke, drawStrokes } from "./drawing.js";
+import { type Stroke, drawStrokes } from "./strokes.js";
 
 const WIDTH = 14;
 

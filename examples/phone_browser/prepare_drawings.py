@@ -1,7 +1,7 @@
-"""Make the bundle of the phone page: ``python examples/phone_browser/prepare.py``.
+"""Make the bundle for drawings: ``python examples/phone_browser/prepare_drawings.py``.
 
-A small CNN learns scikit-learn's handwritten digits; the page teaches it the signs that its user draws.
-The bundle is committed, so that the page is built without Python.
+A small CNN learns scikit-learn's handwritten digits. Its last layer is then replaced by one of zeros for ten words that
+the page's user chooses, so that it knows none of them. The bundle is committed: the page is built without Python.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from torch import Tensor, nn
 import edgepeft
 from edgepeft_export.optimizers import AdamW
 
-OUT = Path(__file__).parent / "bundle"
+OUT = Path(__file__).parent / "bundles" / "drawings"
+WORDS = [f"word {index}" for index in range(1, 11)]
 
 
 class Cnn(nn.Module):
@@ -35,7 +36,7 @@ class Cnn(nn.Module):
         return self.head(torch.relu(self.hidden(x.flatten(1))))
 
 
-def learned() -> nn.Module:
+def learned() -> Cnn:
     """The CNN after 40 epochs over the digits, each shifted by up to a pixel."""
     torch.manual_seed(0)
     pixels, digits = load_digits(return_X_y=True)
@@ -53,14 +54,24 @@ def learned() -> nn.Module:
     return model
 
 
+def blank(head: nn.Linear) -> nn.Linear:
+    """Return a last layer of zeros: each word is as probable as any other."""
+    layer = nn.Linear(head.in_features, len(WORDS))
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
 def main() -> None:
+    model = learned()
+    model.head = blank(model.head)
     method = edgepeft.Lora(rank=4, target_modules=("middle", "top", "hidden"), modules_to_save=("head",))
     edgepeft.prepare(
-        learned(),
+        model,
         {"image": torch.zeros(2, 1, 8, 8)},
         method=method,
         optimizer=AdamW(lr=3e-3, max_grad_norm=1.0),
-        classes=[str(digit) for digit in range(10)],
+        classes=WORDS,
         out=OUT,
         overwrite=True,
     )
