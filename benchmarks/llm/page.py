@@ -26,8 +26,8 @@ take turns, step by step, so their times compare; times of different runs do not
 - GOP/s: 4 x matmul parameters x tokens / time of a training step, 2 x for inference: multiplications and additions of
   the linear layers and the head, forward and for the gradient with respect to the inputs. Attention, LoRA and
   recomputed activations are not counted.
-- edgepeft-fp32, int8 and int4 are programs of segments, whose weights are mapped files; edgepeft-int8-whole is one
-  graph per program, with recomputed activations, as edgepeft-before was.
+- edgepeft-fp32, int8 and int4 are programs of segments, whose weights are mapped files; edgepeft-int8-small has smaller
+  chunks (`--chunks small`), and edgepeft-int8-whole is one graph per program, which keeps all activations.
 - disk: bundle, or exported model. prepare: seconds, and the largest resident set of that process.
 - read: MB read from disk per step. limit: a control group's limit on memory, file pages included, with cold files.
 """

@@ -16,8 +16,8 @@ VARIANTS: dict[str, tuple[str, dict[str, str]]] = {
     "fp32": ("fp32", {"weights": "input"}),
     "int8": ("int8", {"weights": "input"}),
     "int4": ("int4", {"weights": "input"}),
-    "int8-whole": ("int8", {"weights": "constant"}),
     "int8-small": ("int8", {"weights": "input", "chunks": "small"}),
+    "int8-whole": ("int8", {"weights": "constant"}),
     "int8-before": ("int8", {"recompute": "block"}),
 }
 """How bundles compute, and settings of ``edgepeft.Compression``; the last two have one graph per program, in
@@ -52,6 +52,7 @@ SIDES = {
     "edgepeft-fp32": Side("benchmarks.llm.device_side", "fp32"),
     "edgepeft-int8": Side("benchmarks.llm.device_side", "int8"),
     "edgepeft-int4": Side("benchmarks.llm.device_side", "int4"),
+    "edgepeft-int8-small": Side("benchmarks.llm.device_side", "int8-small"),
     "edgepeft-int8-whole": Side("benchmarks.llm.device_side", "int8-whole"),
     BASELINE: Side("benchmarks.llm.device_side", "int8-before", baseline=True),
 }

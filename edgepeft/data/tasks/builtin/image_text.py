@@ -8,13 +8,14 @@ from typing import ClassVar
 
 from edgepeft.data.tasks.base import ROWS, Model, Task, floats, text_inputs
 from edgepeft_runtime.files.tensorfile import Array
+from edgepeft_runtime.notices import notice
 
 
 @dataclass(frozen=True)
 class ImageText(Task):
-    """The loss of CLIP: each image is ranked for each text of the batch, and the other way round.
+    """Declares the loss of CLIP: in a batch, each text ranks the images, and each image ranks the texts.
 
-    The temperature stays as it is in the model.
+    The temperature stays as it is in the model. SigLIP's own loss, a sigmoid per pair, is not built in.
     """
 
     name: ClassVar[str] = "image-text"
@@ -26,6 +27,8 @@ class ImageText(Task):
     image: ClassVar[bool] = True
 
     def loss_of(self, model: Model) -> tuple[str, Mapping[str, object]]:
+        if model.config.model_type.startswith("siglip"):
+            notice("SigLIP trains with CLIP's ranking loss here, not with its own sigmoid for each pair.")
         scale = {} if model.scale is None else {"scale": model.scale}
         return self.loss, {"symmetric": True, **scale}
 
