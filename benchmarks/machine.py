@@ -35,12 +35,14 @@ def describe() -> dict[str, Any]:
 
 
 OTHERS = {"ort-training": "onnxruntime-training-cpu", "onnxsim": "onnxsim", "executorch": "executorch"}
-"""What is measured in another environment, by the environment."""
+"""Packages that are measured in an environment of their own, by its name."""
 
 
-def versions(environments: Path) -> dict[str, str]:
-    """Versions of Python, of the libraries, and of what the folders ``.venv-*`` of ``environments`` have."""
+def versions(environments: Path | None = None) -> dict[str, str]:
+    """Versions of Python, of the libraries, and of what folders ``.venv-*`` in ``environments`` contain."""
     found = {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}}
+    if environments is None:
+        return found
     for name, package in OTHERS.items():
         python = environments / f".venv-{name}/bin/python"
         if python.exists():

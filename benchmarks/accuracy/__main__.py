@@ -106,7 +106,7 @@ def _agree(task: str, kept: dict[str, Any], wanted: dict[str, Any]) -> None:
 def _write(path: Path, cells: list[Cell], settings: dict[str, Any]) -> None:
     results = {
         "machine": machine.describe(),
-        "versions": machine.versions(None),
+        "versions": machine.versions(),
         "settings": settings,
         "summary": summary(cells),
         "cells": cells,

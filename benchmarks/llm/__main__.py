@@ -51,7 +51,7 @@ def main() -> None:
 def keep(out: Path, shape: str, rows: Sequence[Row], about: dict[str, Any]) -> None:
     """Merge the rows into the results, and write the page if these are the project's."""
     results = _results(out)
-    description = {**machine.describe(), "versions": machine.versions(None)}
+    description = {**machine.describe(), "versions": machine.versions()}
     results["machines"] = {**results.get("machines", {}), machine_kind(description): description}
     results["shapes"] = {**results.get("shapes", {}), shape: about}
     results["rows"] = merged(results.get("rows", []), rows)

@@ -120,7 +120,7 @@ def _spread(values: Sequence[float]) -> str:
 def _write(options: argparse.Namespace, results: dict[str, Any]) -> None:
     about = {
         "machine": machine.describe(),
-        "versions": machine.versions(None),
+        "versions": machine.versions(),
         "settings": _settings(options),
     }
     fresh = options.out.with_suffix(".new")

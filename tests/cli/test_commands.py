@@ -194,12 +194,12 @@ def test_doctor_names_what_stands_in_the_way(edgepeft: Command, tmp_path: Path) 
 
 
 def test_prepare_accepts_an_onnx_file(edgepeft: Command, tmp_path: Path) -> None:
-    """--train names the initializers that train; of the methods, only LoRA is attached on a graph."""
+    """--train names the initializers that train; VeRA is a method that needs the torch model."""
     path = write_onnx(tmp_path / "model.onnx", "Tanh", [2, 2])
     made = edgepeft("prepare", path, "--train", "w*", "--loss", "mse", "--out", tmp_path / "bundle")
     assert made.code == 0
     assert list(read_tensors(tmp_path / "bundle" / "adapter.safetensors").tensors) == ["weight"]
-    refused = edgepeft("doctor", path, "--method", "bitfit")
+    refused = edgepeft("doctor", path, "--method", "vera")
     assert refused.code == 1
     assert "needs a torch model" in refused.err
 
