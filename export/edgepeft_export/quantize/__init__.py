@@ -10,12 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
+import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 
 from edgepeft_export.errors import NoSuchWeight, NothingToQuantize, QuantizeError
 from edgepeft_export.forward import Forward
+from edgepeft_export.graph.int4 import Int8Array
 from edgepeft_export.graph.rounding import Int8Matrix
 from edgepeft_export.graph.smoothing import Smoothing
 from edgepeft_export.quantization import Quantization, QuantizationReport, QuantizedTensor
@@ -26,7 +29,7 @@ from edgepeft_export.quantize.compensation import compensated
 from edgepeft_export.quantize.layouts import is_large, store_transposed
 from edgepeft_export.quantize.rewrite import Quantizer, needs_8_bits
 from edgepeft_export.quantize.tensors import quantized_tensors
-from edgepeft_export.quantize.weights import reasons, weights_of
+from edgepeft_export.quantize.weights import Weight, reasons, weights_of
 from edgepeft_runtime.names import did_you_mean
 
 __all__ = ["Quantization", "QuantizationReport", "QuantizeError", "QuantizedTensor", "quantize"]
@@ -65,7 +68,7 @@ def quantize(
     quantized = quantized_tensors(model.graph)
     if is_large(quantized, settings.large):
         model = model.clone()
-        store_transposed(model.graph)
+        store_transposed(model.graph, _nearest(forward.model.graph, settings, report))
         quantized = quantized_tensors(model.graph)
     return replace(forward, model=model), replace(report, quantized=quantized)
 
@@ -89,9 +92,10 @@ def _quantize_tolerable(
     if not decided:
         report.rows = _by_row(forward, settings, names, calibration)
     if calibration is not None:
-        if on_progress is not None:
-            on_progress("compensating the rounding errors of weights")
-        report.rounded = _compensated(forward, settings, names, report.rows, calibration)
+        if _elements(forward.model.graph, settings, names) >= settings.large:
+            if on_progress is not None:
+                on_progress("compensating the rounding errors of weights")
+            report.rounded = _compensated(forward, settings, names, report.rows, calibration)
         if on_progress is not None:
             on_progress(f"measuring the error of rounding each of {len(names)} weights")
 
@@ -101,6 +105,26 @@ def _quantize_tolerable(
         errors = most_sensitive(forward, names, variant, calibration, settings.tolerance)
         report.kept.update({name: f"relative error {error:.3g} alone" for name, error in errors.items()})
     return _quantized(forward.model, settings, {name for name in names if name not in report.kept}, report)
+
+
+def _elements(graph: ir.Graph, settings: Quantization, names: Collection[str]) -> int:
+    return sum(
+        int(np.prod(weight.value.shape.numpy()))
+        for weight in weights_of(graph, settings.smallest)
+        if weight.name in names and weight.value.shape is not None
+    )
+
+
+def _nearest(graph: ir.Graph, settings: Quantization, report: QuantizationReport) -> dict[str, Callable[[], Int8Array]]:
+    """The integers of compensated matrices as they were without that, by the names of the matrices."""
+    weights = [weight for weight in weights_of(graph, settings.smallest) if weight.name in report.rounded]
+    return {f"{weight.name}.int8": partial(_rounded_alone, weight, report) for weight in weights}
+
+
+def _rounded_alone(weight: Weight, report: QuantizationReport) -> Int8Array:
+    smoothing, matrix = report.rows.get(weight.name), report.rounded[weight.name]
+    array = weight.array if smoothing is None else smoothing.multiplied(weight.array, 1 - weight.channels)
+    return np.rint(array / np.expand_dims(matrix.scale, 1 - matrix.axis)).astype(np.int8)
 
 
 def _wider(graph: ir.Graph, settings: Quantization, names: Collection[str]) -> dict[str, str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -72,12 +74,15 @@ class Net(nn.Module):
 
 
 def test_calibration_data_make_a_model_closer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On other data than these, also where they are measured in parts; another graph has the same integers."""
+    """On other data than these, also where they are measured in parts; another graph has the same integers.
+
+    The layout of the backward pass has the integers of plain rounding.
+    """
     model = Net().requires_grad_(False)
     model.out.bias.requires_grad_(True)
     data = [{"x": torch.randn(8, 6, generator=torch.Generator().manual_seed(seed))} for seed in range(9)]
     forward = from_torch(model, data[0])
-    settings = Quantization("int8", smallest=1024, rounding="row")
+    settings = Quantization("int8", smallest=1024, rounding="row", large=0)
     calibration = [{"x": batch["x"].numpy()} for batch in data[1:]]
     plain, _ = quantize(forward, settings)
     whole, report = quantize(forward, settings, calibration)
@@ -85,11 +90,24 @@ def test_calibration_data_make_a_model_closer(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(compensation, "AT_ONCE", 1)
     again, _ = quantize(forward, settings, calibration)
     other, _ = quantize(forward, settings, decided=report)
-    for name in (f"{name}.int8" for name in report.rounded):
-        integers = [_stored(made, name) for made in (whole, again, other)]
-        np.testing.assert_array_equal(integers[0], integers[1])
-        np.testing.assert_array_equal(integers[0], integers[2])
+    alone, _ = quantize(forward, settings, decided=replace(report, rounded={}))
+    for name, matrix in report.rounded.items():
+        # torch's layout is [out, in], so the forward pass reads the transposed matrix.
+        for made in (whole, again, other):
+            np.testing.assert_array_equal(_stored(made, f"{name}.int8.transposed"), matrix.values.T)
+        np.testing.assert_array_equal(_stored(whole, f"{name}.int8"), _stored(alone, f"{name}.int8"))
+        assert (_stored(alone, f"{name}.int8") != matrix.values).any()
     assert _error(forward, whole, data[0]["x"]) < 0.9 * _error(forward, plain, data[0]["x"])
+
+
+def test_one_layout_is_rounded_for_both_passes() -> None:
+    """Compensation would make the gradient coarser."""
+    model = Net().requires_grad_(False)
+    model.out.bias.requires_grad_(True)
+    x = torch.randn(8, 6, generator=torch.Generator().manual_seed(0))
+    settings = Quantization("int8", smallest=1024, rounding="row")
+    _, report = quantize(from_torch(model, {"x": x}), settings, [{"x": x.numpy()}])
+    assert report.rounded == {}
 
 
 def _stored(forward: Forward, name: str) -> np.ndarray:
