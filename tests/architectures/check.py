@@ -61,7 +61,7 @@ def check(case: Case) -> Result:
         try:
             return _checked(case, Path(folder))
         except EdgepeftError as error:
-            text = " ".join(f"{error.message} {error.context or ''}".split())
+            text = " ".join(f"{error.message} {error.context or ''}".split()).replace(f"{folder}/", "")
             return Result(f"refused {error.code}", case.task or "", text[:300])
         except Exception as error:  # whatever transformers raises
             return Result("failed", case.task or "", " ".join(f"{type(error).__name__}: {error}".split())[:300])

@@ -37,11 +37,11 @@ which pairs of weights need no limit. ``gradient`` says how the gradient of the 
 """
 
 SCORES = "scores"
-"""A ``gradient`` of an ``INT8_MATMUL`` that computes a model's scores: rounded to 14 bits, in two products.
+"""A ``gradient`` of an ``INT8_MATMUL`` that computes a model's scores: rounded to 21 bits, in three products.
 
 A row of it has one entry near -1, the label's, and thousands of small probabilities. 8 bits round most of these to 0:
-15 % of the probability of a trained language model, and nearly all of one that has not learnt anything. Two products of
-7 bits need no limit on the pairs of the transposed matrix, so that a table of tokens keeps its precision.
+15 % of the probability of a trained language model, and nearly all of one that has not learnt anything. Products of 7
+bits need no limit on the pairs of the transposed matrix, so that a table of tokens keeps its precision.
 """
 
 NO_GRADIENT = "none"

@@ -28,6 +28,9 @@ from edgepeft_export.graph.rounding import NARROW_MIDDLE, pack_nibbles, unpack_n
 from edgepeft_export.graph.row_rounding import SMALLEST
 from edgepeft_export.graph.shapes import dims_of
 
+_DIGIT = 2.0 * NARROW_MIDDLE
+"""By how much a digit of a gradient is finer than the one before."""
+
 
 @rule(INT8_MATMUL, domain=DOMAIN)
 def int8_matmul_rule(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
@@ -69,11 +72,19 @@ def _integer_product(
     gradient = node.attributes.get_string("gradient", "row")
     if gradient != SCORES:
         return product(scaled, gradient)
-    # In steps of its row, an entry is a whole number and a rest up to a half, which is rounded by itself.
+    # Three digits of 7 bits. Most entries are probabilities far below the largest entry: with two digits many of them
+    # round to zero, and the gradient loses their sum.
     step = _row_step(scaled, NARROW_MIDDLE, emit)
-    units = emit.op("Div", scaled, step)
-    rest = emit.op("Sub", units, emit.op("Round", units))
-    return emit.op("Mul", emit.op("Add", product(units, "whole"), product(rest, "narrow")), step)
+    first = emit.op("Div", scaled, step)
+    second = emit.op("Mul", _rest(first, emit), emit.scalar(_DIGIT, like=scaled))
+    small = emit.op("Add", product(second, "whole"), product(_rest(second, emit), "narrow"))
+    small = emit.op("Mul", small, emit.scalar(1 / _DIGIT, like=scaled))
+    return emit.op("Mul", emit.op("Add", product(first, "whole"), small), step)
+
+
+def _rest(numbers: ir.Value, emit: Emitter) -> ir.Value:
+    """What rounding to whole numbers leaves, up to a half."""
+    return emit.op("Sub", numbers, emit.op("Round", numbers))
 
 
 def _row_step(rows: ir.Value, count: int, emit: Emitter) -> ir.Value:
