@@ -35,7 +35,9 @@ def test_both_engines_have_the_same_losses_and_updates(name: str, side: Side, tm
     assert [*first["losses"], *second["losses"]] == pytest.approx(expected, rel=1e-4)
     ours, theirs = (read_tensors(tmp_path / f"{who}.safetensors").tensors for who in ("portable", "update"))
     for parameter, array in ours.items():
-        assert np.abs(array - theirs[parameter]).max() <= 1e-4 * max(1.0, np.abs(array).max()), parameter
+        # The gradient of a bias of keys is zero, as softmax does not see it: AdamW makes steps of what rounding leaves.
+        limit = 1e-3 if parameter.endswith("key.bias") else 1e-4
+        assert np.abs(array - theirs[parameter]).max() <= limit * max(1.0, np.abs(array).max()), parameter
 
 
 @slow

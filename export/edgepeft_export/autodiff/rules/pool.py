@@ -33,9 +33,11 @@ def max_pool(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
         raise NoGradientForCase(node, "it counts its indices in columns", "leave storage_order at 0")
     x = operand(node)
     _refuse_disputed_sizes(node, x)
-    window = window_of(node, x, node.attributes["kernel_shape"].as_ints())
-    if _tiles(window, x, node.outputs[0]):
-        return (_at_first_maxima(x, node.outputs[0], dy, window, emit),)
+    # Indices need no padding, which SAME leaves to the run.
+    if not str(node.attributes.get_string("auto_pad", "NOTSET")).startswith("SAME"):
+        window = window_of(node, x, node.attributes["kernel_shape"].as_ints())
+        if _tiles(window, x, node.outputs[0]):
+            return (_at_first_maxima(x, node.outputs[0], dy, window, emit),)
     if len(node.outputs) < 2:
         node.resize_outputs(2)
         node.outputs[1].name = f"{node.outputs[0].name}.indices"
