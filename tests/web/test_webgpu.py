@@ -23,7 +23,7 @@ def test_the_older_webgpu_is_refused_with_figures(tmp_path: Path) -> None:
     """It returns zeros, without an error, where a kernel needs more buffers than the device has."""
     found = train("bert", "jsep", tmp_path)
     verdict = found["verdicts"][0]
-    assert not verdict["accepted"] and "relative difference" in verdict["facts"]
+    assert not verdict["accepted"] and verdict["facts"].startswith(("gradients.0: relative difference", "loss_sum: 0 "))
     assert found["accelerated"] == found["cpu"]
 
 
