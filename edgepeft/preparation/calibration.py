@@ -24,6 +24,7 @@ from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.bundle.manifest import Manifest
 from edgepeft_runtime.data.batch import NamedBatch
 from edgepeft_runtime.data.datasets import Dataset
+from edgepeft_runtime.files.tensorfile import Array
 from edgepeft_runtime.metrics.predictions import BINARY
 
 BATCHES, SIZE = 4, 4
@@ -82,8 +83,7 @@ def balanced_class_weights(
                 context=None,
                 hint="choose cross_entropy or focal, or give the numbers.",
             )
-        chunks = np.array_split(np.arange(len(examples)), max(1, len(examples) // 256))
-        labels = np.concatenate([np.asarray(examples.batch(rows)[label.name]).ravel() for rows in chunks])
+        labels = np.concatenate([part.ravel() for part in _labels(examples, label.name)])
         return tuple(class_weights(labels, label.classes, label.ignore_index).tolist())
 
 
@@ -111,11 +111,16 @@ def balanced_pos_weight(
                 context=None,
                 hint="choose bce_with_logits.",
             )
-        chunks = np.array_split(np.arange(len(examples)), max(1, len(examples) // 256))
-        labels = [np.asarray(examples.batch(rows)[manifest.labels[0].name]) for rows in chunks]
-        positive = np.concatenate([part.reshape(len(part), -1) for part in labels]).mean(axis=0, dtype=np.float64)
+        labels = [part.reshape(len(part), -1) for part in _labels(examples, manifest.labels[0].name)]
+        positive = np.concatenate(labels).mean(axis=0, dtype=np.float64)
         known = (positive > 0) & (positive < 1)
         return tuple(np.where(known, (1 - positive) / np.where(known, positive, 1), 1.0).tolist())
+
+
+def _labels(examples: Dataset, name: str) -> Iterator[Array]:
+    """Read the labels of all examples, some hundreds at a time: a batch contains the inputs too."""
+    for rows in np.array_split(np.arange(len(examples)), max(1, len(examples) // 256)):
+        yield np.asarray(examples.batch(rows)[name])
 
 
 @contextmanager
