@@ -13,6 +13,10 @@ class MethodNeedsTorch(EdgepeftError, code="method-needs-torch"):
     """The method cannot be attached to an .onnx file. Choose one that can, or name the initializers to train."""
 
 
+class WrongOption(EdgepeftError, code="wrong-option"):
+    """An option of ``prepare`` has a value of another type. The hint names the option for a value of this type."""
+
+
 class AccuracyLost(EdgepeftError, code="accuracy-lost"):
     """The quantized model is too far from the fp32 one. Keep sensitive weights, or accept the loss."""
 

@@ -5,18 +5,35 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
+from typing import ClassVar, TypeAlias, TypeVar
 
 from torch import Tensor
 
 from edgepeft.compress import Pruning
+from edgepeft.preparation.errors import WrongOption
 from edgepeft.preparation.memory_budget import MemoryBudget
 from edgepeft_export.forward.torch_source.export import DynamicAxes
 from edgepeft_export.quantize.choose import Batch
 from edgepeft_runtime.bundle.manifest import ImageSpec, TableSpec, TextSpec
 
+Kinds: TypeAlias = Mapping[str, tuple[type, ...]]
+
+
+class Group:
+    """A group of options. Each subclass names the types of its fields, which are checked when it is made."""
+
+    kinds: ClassVar[Kinds]
+
+    def __post_init__(self) -> None:
+        for name, kinds in self.kinds.items():
+            value = getattr(self, name)
+            if not isinstance(value, (*kinds, NoneType)):
+                raise _wrong_type(f"{type(self).__name__}({name}=…)", kinds, value)
+
 
 @dataclass(frozen=True)
-class Compression:
+class Compression(Group):
     """How a model and its train step are made smaller, apart from quantization.
 
     Attributes:
@@ -34,6 +51,15 @@ class Compression:
         allow_accuracy_loss: Accept a quantized model that is far from the fp32 one.
     """
 
+    kinds: ClassVar[Kinds] = {
+        "prune": (Pruning,),
+        "calibration": (Sequence,),
+        "weights": (str,),
+        "chunks": (str,),
+        "memory_budget": (MemoryBudget,),
+        "allow_accuracy_loss": (bool,),
+    }
+
     prune: Pruning | None = None
     calibration: Sequence[Batch] | None = None
     weights: str | None = None
@@ -43,7 +69,7 @@ class Compression:
 
 
 @dataclass(frozen=True)
-class Preprocessing:
+class Preprocessing(Group):
     """How a device turns raw data into inputs; by default as the source says.
 
     Attributes:
@@ -54,6 +80,13 @@ class Preprocessing:
             ``edgepeft.data.standardization``.
     """
 
+    kinds: ClassVar[Kinds] = {
+        "text": (TextSpec,),
+        "tokenizer": (str, Path),
+        "image": (ImageSpec,),
+        "table": (TableSpec,),
+    }
+
     text: TextSpec | None = None
     tokenizer: str | Path | None = None
     image: ImageSpec | None = None
@@ -61,7 +94,7 @@ class Preprocessing:
 
 
 @dataclass(frozen=True)
-class Interface:
+class Interface(Group):
     """The inputs, outputs and labels of the graphs.
 
     Attributes:
@@ -71,6 +104,42 @@ class Interface:
         example_labels: An example of each label, by name, for a torch function as loss.
     """
 
+    kinds: ClassVar[Kinds] = {
+        "dynamic_axes": (Mapping,),
+        "outputs": (list, tuple),
+        "example_labels": (Mapping,),
+    }
+
     dynamic_axes: DynamicAxes | None = None
     outputs: Sequence[str] | None = None
     example_labels: Mapping[str, Tensor] | None = None
+
+
+Some = TypeVar("Some", bound=Group)
+
+
+def given(name: str, value: Some | None, kind: type[Some]) -> Some:
+    """Return a group of options that was given as an argument of this name, or its defaults."""
+    if value is None:
+        return kind()
+    if not isinstance(value, kind):
+        raise _wrong_type(name, (kind,), value)
+    return value
+
+
+def _wrong_type(option: str, kinds: Sequence[type], value: object) -> WrongOption:
+    """Return an error with the option to which a value of this type belongs, if there is one."""
+    groups = (Compression, Preprocessing, Interface)
+    fits = [
+        f"{kind.__name__.lower()}=edgepeft.{kind.__name__}({name}=…)"
+        for kind in groups
+        for name, types in kind.kinds.items()
+        if type(value) in types and type(value) not in (str, bool, list, tuple)
+    ]
+    fits += [f"{kind.__name__.lower()}=…" for kind in groups if isinstance(value, kind)]
+    wanted = " or ".join(kind.__name__ for kind in kinds)
+    return WrongOption(
+        f"{option} is of the type {type(value).__name__}, and must be {wanted}.",
+        context=None,
+        hint=f"write {fits[0]}" if fits else f"give {wanted}, or leave it out.",
+    )

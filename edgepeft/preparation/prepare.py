@@ -18,7 +18,7 @@ from edgepeft.preparation.accuracy import check, measure
 from edgepeft.preparation.attachment import Attachment, attach_source
 from edgepeft.preparation.generation import generation_spec, with_cache
 from edgepeft.preparation.memory_budget import StepPlan, plan_for
-from edgepeft.preparation.options import Compression, Interface, Preprocessing
+from edgepeft.preparation.options import Compression, Interface, Preprocessing, given
 from edgepeft.preparation.trial import Trial
 from edgepeft.sources.class_names import class_names
 from edgepeft.sources.directories.text_processor import read_tokenizer_file
@@ -131,7 +131,8 @@ def prepare(
     check_target(Path(out), overwrite)
     log = _logged(on_progress)
     source = _source(model, example_inputs)
-    compression, raw = compression or Compression(), preprocessing or Preprocessing()
+    compression = given("compression", compression, Compression)
+    raw = given("preprocessing", preprocessing, Preprocessing)
     tokenizer_files = {} if raw.tokenizer is None else read_tokenizer_file(Path(raw.tokenizer), source.model)
     attachment = _attachment(method, trainable, interface, compression)
     exported = _export(source, attachment, loss, _labels(interface), log)
@@ -141,7 +142,7 @@ def prepare(
     forward = replace(exported.forward, longest=_longest(source, text if has_texts else None))
     forward, report = quantize(forward, quantization, compression.calibration, log)
     if quantization.rounds:
-        _compare(exported, forward, quantization.compute, compression, log)
+        _compare(exported, forward, quantization.compute, compression, source.new_head, log)
     for line in report.lines():
         notice(line)
     optimizer = optimizers.by_name(optimizer) if isinstance(optimizer, str) else optimizer
@@ -180,10 +181,15 @@ def _quantization(compute: str | Quantization, loss: losses.Loss) -> Quantizatio
 
 
 def _compare(
-    exported: _Exported, quantized: Forward, compute: str, compression: Compression, log: Callable[[str], None]
+    exported: _Exported,
+    quantized: Forward,
+    compute: str,
+    compression: Compression,
+    new_head: bool,
+    log: Callable[[str], None],
 ) -> None:
     """Report how far the quantized model is from the fp32 one, and refuse it if that is too far."""
-    accuracy = measure(exported.forward, quantized, exported.loss, compression.calibration)
+    accuracy = measure(exported.forward, quantized, exported.loss, compression.calibration, new_head=new_head)
     if accuracy is not None:
         log(f"{compute}: {accuracy}")
         if not compression.allow_accuracy_loss:
@@ -193,7 +199,7 @@ def _compare(
 def _attachment(
     method: str | Method | None, trainable: Sequence[str], interface: Interface | None, compression: Compression
 ) -> Attachment:
-    graph = interface or Interface()
+    graph = given("interface", interface, Interface)
     return Attachment(method, compression.prune, compression.calibration, trainable, graph.dynamic_axes, graph.outputs)
 
 

@@ -59,7 +59,9 @@ def load_source(
         base, usual = base_of(path)
         loaded = load_directory(files_in(base), replace(wishes, task=task or usual))
         assert isinstance(loaded.model, nn.Module)
-        return replace(loaded, model=with_adapter(loaded.model, path))
+        model = with_adapter(loaded.model, path)
+        has_head = any("modules_to_save" in name for name, _ in model.named_parameters())
+        return replace(loaded, model=model, new_head=loaded.new_head and not has_head)
     if path.is_dir():
         return load_directory(files_in(path), wishes)
     if path.suffix in (".onnx", SUFFIX) and not path.is_file():

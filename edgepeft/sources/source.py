@@ -28,6 +28,8 @@ class Source:
         outputs: Names of the outputs to keep; ``None`` means the logits, or all.
         audio: How recordings become inputs; ``None`` if the model takes none.
         dynamic_axes: Sizes that may change; ``None`` means the usual ones.
+        new_head: Whether the head's weights are random. Quantization is then judged by the size of its error, not by
+            the classes with the highest scores.
     """
 
     model: nn.Module | Path
@@ -43,3 +45,4 @@ class Source:
     outputs: Sequence[str] | None = None
     audio: AudioSpec | None = None
     dynamic_axes: Mapping[str, Mapping[int, str]] | None = None
+    new_head: bool = False

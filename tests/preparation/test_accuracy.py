@@ -132,12 +132,12 @@ def test_a_language_model_rounds_rows_and_trains(tmp_path: Path) -> None:
     assert loss == pytest.approx(float(exact), rel=1e-2)
 
 
-def _damaged() -> nn.Module:
+def _damaged(factor: float = 3000.0) -> nn.Module:
     """A classifier whose middle weight has one large column per row: the others vanish in its step."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 6))
     with torch.no_grad():
-        model[2].weight[:, 0] *= 3000
+        model[2].weight[:, 0] *= factor
         model[0].weight[0], model[0].bias[0] = 0, -1
     model.requires_grad_(False)
     model[4].bias.requires_grad_(True)
@@ -165,6 +165,20 @@ def test_a_few_examples_that_differ_by_chance_refuse_nothing(same: int, rows: in
     differ = rows - same
     chance = 1 - sum(math.comb(rows, k) * 0.05**k * 0.95 ** (rows - k) for k in range(differ))
     assert accuracy.tolerable == tolerable == (chance > 0.01)
+
+
+def test_a_new_head_is_judged_by_its_features(tmp_path: Path) -> None:
+    """Rounding that changes random classes is accepted where the features stay what they are."""
+    x, said = torch.randn(64, 64, generator=torch.Generator().manual_seed(0)), list[str]()
+    measured = []
+    for factor in (50.0, 3000.0):
+        forward = from_torch(_damaged(factor), x)
+        rounded = quantize(forward, Quantization("int8"))[0]
+        measured += [measure(forward, rounded, CrossEntropy(), None, new_head=new) for new in (False, True)]
+    assert [accuracy is not None and accuracy.tolerable for accuracy in measured] == [False, True, False, False]
+    source = edgepeft.Source(_damaged(50.0), {"input": x}, new_head=True)
+    edgepeft.prepare(source, out=tmp_path / "b", compute=Quantization("int8"), on_progress=said.append)
+    assert sum("the scores of the new head differ from fp32 by" in line for line in said) == 1
 
 
 def test_the_kind_of_measure_follows_the_loss() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -12,12 +14,14 @@ import torch
 from torch import Tensor, nn
 
 import edgepeft
+from edgepeft.preparation.errors import WrongOption
 from edgepeft_export.errors import LossError
 from edgepeft_export.losses import CrossEntropy
 from edgepeft_export.optimizers import SGD
 from edgepeft_runtime import Bundle, Trainer
 from edgepeft_runtime.bundle.manifest import Manifest
 from edgepeft_runtime.errors import EdgepeftError, SettingError
+from tests.support.bundles import IMAGE
 from tests.support.networks import cnn
 
 ROWS = torch.zeros(2, 3)
@@ -208,6 +212,23 @@ def test_a_tokenizer_must_be_there(tmp_path: Path) -> None:
         ROWS,
         preprocessing=edgepeft.Preprocessing(tokenizer=tmp_path / "absent.json"),
     )
+
+
+@pytest.mark.parametrize(
+    ("given", "hint"),
+    [
+        (lambda: {"preprocessing": edgepeft.Preprocessing(IMAGE)}, "preprocessing=edgepeft.Preprocessing(image=…)"),
+        (lambda: {"preprocessing": IMAGE}, "preprocessing=edgepeft.Preprocessing(image=…)"),
+        (lambda: {"compression": edgepeft.Preprocessing(image=IMAGE)}, "preprocessing=…"),
+        (lambda: {"interface": {"outputs": ["y"]}}, "Interface"),
+        (lambda: {"interface": edgepeft.Interface(outputs="y")}, "list or tuple"),
+    ],
+)
+def test_an_option_of_another_type_is_refused(given: Callable[[], dict[str, Any]], hint: str, tmp_path: Path) -> None:
+    """Before anything is built, with the option that the value belongs to."""
+    with pytest.raises(WrongOption) as caught:
+        edgepeft.prepare(Net(), ROWS, out=tmp_path / "b", **given())
+    assert hint in str(caught.value.hint)
 
 
 def test_an_unknown_method_is_refused(tmp_path: Path) -> None:

@@ -65,6 +65,7 @@ def test_new_classes_make_a_new_head(bert: Path) -> None:
     """The head has as many outputs, and the same seed gives the same initial values."""
     first, same, other = (load_source(bert, classes=["a", "b", "c"], seed=seed) for seed in (1, 1, 2))
     assert first.classes == ("a", "b", "c")
+    assert first.new_head and not load_source(bert).new_head
     weights = [source.model.classifier.weight for source in (first, same, other)]
     assert weights[0].shape == (3, 32)
     assert torch.equal(weights[0], weights[1])

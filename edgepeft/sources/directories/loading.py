@@ -61,11 +61,12 @@ def load_directory(files: ModelFiles, wishes: Wishes) -> Source:
     """
     config = None if files.gguf is None else read_gguf_config(files)
     task = task_of(files, wishes.task)
-    model = with_head(_loaded(files, task, wishes, config), task.head, files.folder)
+    loaded, new_head = _loaded(files, task, wishes, config)
+    model = with_head(loaded, task.head, files.folder)
     count = None if wishes.classes is None else len(wishes.classes)
     facts = Model(model.config, _arguments(model), _LENGTH, classes=count, scale=_scale(model))
     loss, settings = task.loss_of(facts)
-    source = Source(model, loss=loss, loss_settings=settings, task=task.name, outputs=task.outputs)
+    source = Source(model, loss=loss, loss_settings=settings, task=task.name, outputs=task.outputs, new_head=new_head)
     if task.image:
         facts = replace(facts, image=image_spec(files.folder, model.config))
         source = replace(source, image=facts.image)
@@ -138,8 +139,13 @@ def notice_unused(source: str, **given: object) -> None:
         notice(f"{source}: not used, because they do not apply to this kind of source: {', '.join(names)}.")
 
 
-def _loaded(files: ModelFiles, task: Task, wishes: Wishes, config: PretrainedConfig | None) -> PreTrainedModel:
-    """Load the model; ``config`` is that of a ``.gguf`` file, so that the file is not read once more for it."""
+def _loaded(
+    files: ModelFiles, task: Task, wishes: Wishes, config: PretrainedConfig | None
+) -> tuple[PreTrainedModel, bool]:
+    """Load the model, and whether its head is new.
+
+    ``config`` is that of a ``.gguf`` file, so that the file is not read once more for it.
+    """
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a directory is never looked up on the Hub
     import transformers
 
@@ -168,8 +174,10 @@ def _loaded(files: ModelFiles, task: Task, wishes: Wishes, config: PretrainedCon
             context=f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}",
             hint="check the task, and that the weights (model.safetensors, or the .gguf) are complete.",
         ) from error
-    _check_mismatches(files, model, [str(entry[0]) for entry in report["mismatched_keys"]])
-    return model
+    mismatched = [str(entry[0]) for entry in report["mismatched_keys"]]
+    _check_mismatches(files, model, mismatched)
+    heads = head_modules(model)
+    return model, any(key.partition(".")[0] in heads for key in [*mismatched, *report["missing_keys"]])
 
 
 def _check_mismatches(files: ModelFiles, model: nn.Module, keys: Sequence[str]) -> None:
