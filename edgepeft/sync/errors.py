@@ -57,6 +57,10 @@ class BadCertificate(SyncError, code="bad-certificate"):
     """The certificate or its key cannot be used. Pass both as PEM, without a password."""
 
 
+class BadLink(SyncError, code="bad-link"):
+    """A link cannot connect a web page with the server. Check the addresses, and how the device signs."""
+
+
 class BadName(FleetError, code="bad-name"):
     """A name of a device, campaign, folder or file does not have the form that the SPEC requires."""
 

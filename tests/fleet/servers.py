@@ -8,7 +8,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,14 +23,19 @@ from edgepeft.sync.serving.connections import Limits, server
 
 @contextmanager
 def serving(
-    workspace: Workspace, *, limits: Limits | None = None, certificate: Path | None = None, key: Path | None = None
+    workspace: Workspace,
+    *,
+    limits: Limits | None = None,
+    certificate: Path | None = None,
+    key: Path | None = None,
+    origins: Sequence[str] = (),
 ) -> Iterator[int]:
     """Serve a workspace; yields the port."""
     tls = None
     if certificate is not None:
         tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         tls.load_cert_chain(certificate, key)
-    made = server(app(workspace), Limits() if limits is None else limits, tls)
+    made = server(app(workspace, origins), Limits() if limits is None else limits, tls)
     with socket.create_server(("127.0.0.1", 0), backlog=2048) as listening:
         thread = threading.Thread(target=made.run, args=([listening],))
         thread.start()

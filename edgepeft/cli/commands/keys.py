@@ -55,6 +55,26 @@ def add(device: str, workspace: Path, out: Path, algorithm: str) -> None:
     say(f"registered {device}; copy {out} to it, and delete it here.")
 
 
+@command.command("link")
+@click.argument("identity", type=PATH)
+@click.option("--page", required=True, help="Address of the web page that trains, such as https://page.example/.")
+@click.option("--server", required=True, help="Address of `edgepeft serve`, as the phone reaches it.")
+@click.option("--qr", is_flag=True, help="Print the link as a QR code too. Needs the package segno.")
+def link(identity: Path, page: str, server: str, qr: bool) -> None:
+    """Print the link that gives IDENTITY, a file of `edgepeft keys add`, to a web page on a phone.
+
+    The link contains the secret: send it to nobody else, and delete the file afterwards.
+    """
+    from edgepeft.sync.links import link_of, qr_code
+    from edgepeft_runtime.fleet.identity import Identity
+
+    text = link_of(Identity.read(identity), page, server)
+    code = qr_code(text) if qr else None
+    say(text)
+    if code is not None:
+        say(code)
+
+
 @command.command("revoke")
 @click.argument("device")
 @workspace_option

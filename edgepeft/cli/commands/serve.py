@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import click
 
@@ -25,7 +26,21 @@ _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 )
 @click.option("--certificate", type=PATH, help="Certificate chain (PEM), for https.")
 @click.option("--private-key", type=PATH, help="Private key of the certificate (PEM).")
-def command(workspace: Path, address: str, port: int, certificate: Path | None, private_key: Path | None) -> None:
+@click.option(
+    "--origin",
+    "origins",
+    multiple=True,
+    callback=lambda _context, _option, origins: tuple(map(_origin, origins)),
+    help="Origin of a web page that may deliver, such as https://page.example. May be given several times.",
+)
+def command(
+    workspace: Path,
+    address: str,
+    port: int,
+    certificate: Path | None,
+    private_key: Path | None,
+    origins: tuple[str, ...],
+) -> None:
     """Serve the published rounds to devices, and accept their updates. `edgepeft pull --workspace` verifies them.
 
     Each device authenticates by the token that `edgepeft keys add` made. Ctrl-C stops the server.
@@ -45,7 +60,15 @@ def command(workspace: Path, address: str, port: int, certificate: Path | None, 
             say("note: without --certificate, tokens and updates travel unencrypted.", err=True)
         where = f"{'http' if tls is None else 'https'}://{address}:{listening.getsockname()[1]}"
         say(f"serving {campaign} on {where}", err=True)
-        server(app(host), Limits.of_files(_files()), tls).run(sockets=[listening])
+        server(app(host, origins), Limits.of_files(_files()), tls).run(sockets=[listening])
+
+
+def _origin(text: str) -> str:
+    """Return the origin of a page's address: what browsers send, without a path."""
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        raise click.BadParameter(f"{text!r} is no origin: write https://HOST or https://HOST:PORT.")
+    return f"{parts.scheme}://{parts.netloc}"
 
 
 def _files() -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,8 @@ from pathlib import Path
 import anyio
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
@@ -55,8 +57,12 @@ class _Slot:
     digest: str
 
 
-def app(workspace: Workspace) -> Starlette:
+def app(workspace: Workspace, origins: Sequence[str] = ()) -> Starlette:
     """Return the server of a host's workspace as an ASGI application.
+
+    Args:
+        workspace: The host's.
+        origins: Web pages of these origins may send requests as well (``https://page.example``).
 
     ========================================  ==================================================================
     ``GET /latest.json``, ``/latest.sig``      the latest round's number and hash, and its signatures
@@ -82,7 +88,16 @@ def app(workspace: Workspace) -> Starlette:
         Route("/inbox/{folder}/{device}/{name}", inbox.get, methods=["GET"]),
         Route("/inbox/{folder}/{device}/{name}", inbox.put, methods=["PUT"]),
     ]
-    made = Starlette(routes=routes, exception_handlers={HTTPException: _response})
+    # The answer to a browser that asks what a page may do needs no token, and says nothing about the workspace.
+    pages = Middleware(
+        CORSMiddleware,
+        allow_origins=list(origins),
+        allow_methods=["GET", "PUT"],
+        allow_headers=["Authorization", "Content-Type", "Range"],
+    )
+    made = Starlette(
+        routes=routes, exception_handlers={HTTPException: _response}, middleware=[pages] if origins else []
+    )
     made.router.redirect_slashes = False
     return made
 

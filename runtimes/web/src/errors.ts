@@ -67,3 +67,8 @@ export class StateError extends EdgepeftError {
 export class TrainingError extends EdgepeftError {
   override readonly name = "TrainingError";
 }
+
+/** A round, an identity or a delivery that is refused, or a server that cannot be reached. */
+export class FleetError extends EdgepeftError {
+  override readonly name = "FleetError";
+}

@@ -6,7 +6,7 @@ import { MAX_AXES } from "../files/shapes.js";
 import { cacheEntry, programs } from "./programs.js";
 
 export const DTYPES = ["float32", "float16", "float64", "int64", "int32", "int8", "uint8", "bool"] as const;
-const ROLES = ["lora_A", "lora_B", "bias", "norm", "head", "weight", "indices", "other"] as const;
+export const ROLES = ["lora_A", "lora_B", "bias", "norm", "head", "weight", "indices", "other"] as const;
 const RESAMPLES = ["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"] as const;
 const CHANNEL_ORDERS = ["RGB", "BGR"] as const;
 const LAYOUTS = ["torch", "graph", "experts"] as const;

@@ -8,7 +8,7 @@ import { joined, sha256 } from "./sha256.js";
 import { quoted } from "../shown.js";
 import { type Tensor, type Tensors, bytesOf, itemSize, tensorOf } from "./tensors.js";
 
-const MAX_HEADER = 2 ** 23;
+export const MAX_HEADER = 2 ** 23;
 const DIGEST_LENGTH = 64;
 const NO_DIGEST = "0".repeat(DIGEST_LENGTH);
 
