@@ -105,6 +105,7 @@ lint: .venv/.test
 bench: .venv/.demo .venv-ort-training/.done .venv-onnxsim/.done .venv-executorch/.done
 	$(HOST)/python -m benchmarks
 	$(HOST)/python -m benchmarks.profile minilm edgepeft-int8
+	$(HOST)/python -m benchmarks.pictures
 
 # Devices that a host serves, its files in memory and on disk; updates that it verifies and aggregates, per second; its memory.
 bench-fleet: .venv/.test
@@ -115,10 +116,12 @@ bench-fleet: .venv/.test
 bench-llm: .venv/.demo
 	$(HOST)/python -m benchmarks.llm $(if $(BASELINE),--baseline $(BASELINE))
 	$(HOST)/python -m benchmarks.llm.perplexity
+	$(HOST)/python -m benchmarks.pictures
 
 # All methods side by side on one task: most of an hour. A run that was stopped goes on with --resume.
 bench-methods: .venv/.demo
 	$(HOST)/python -m benchmarks.methods
+	$(HOST)/python -m benchmarks.pictures
 
 # Accuracy against PyTorch, five seeds each: half an hour. A run that was stopped goes on with --resume.
 bench-accuracy: .venv/.demo

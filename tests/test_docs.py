@@ -1,4 +1,4 @@
-"""What the README and the page on rounds show is true: Python runs, and commands and options are there."""
+"""What the README and the pages show is true: commands and options are there, and `tests.blocks` runs the blocks."""
 
 from __future__ import annotations
 
@@ -20,51 +20,10 @@ def _blocks(language: str, page: Path = README) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", page.read_text("utf-8"), flags=re.S)
 
 
-def test_the_readmes_python_runs_from_top_to_bottom(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Prepare, train and merge as shown: the accuracy on unseen digits rises, and the merged model runs."""
-    import onnxruntime
-
-    monkeypatch.chdir(tmp_path)
-    scope: dict[str, object] = {}
-    for block in _blocks("python"):
-        exec(compile(block, str(README), "exec"), scope)
-    before, after = map(float, re.findall(r"accuracy=([0-9.]+)", capsys.readouterr().out))
-    assert before < 0.6 and after > 0.75
-    session = onnxruntime.InferenceSession(tmp_path / "merged.onnx")
-    assert [value.name for value in session.get_inputs()] == ["input"]
-
-
-def test_the_profiles_python_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The tables name the model's layers, and the page is written."""
-    monkeypatch.chdir(tmp_path)
-    (block,) = _blocks("python", PROFILE)
-    exec(compile(block, str(PROFILE), "exec"), {})
-    assert "a step takes" in capsys.readouterr().out
-    assert "</html>" in (tmp_path / "profile.html").read_text("utf-8")
-
-
 GUIDE = {page.name: page for page in sorted((README.parent / "docs" / "guide").glob("*.md"))}
-WITH_PYTHON = [name for name, page in GUIDE.items() if _blocks("python", page)]
 WITH_COMMANDS = {README: 7, ROUNDS: 5, PROFILE: 2} | {
     page: 1 for page in GUIDE.values() if "```sh\nedgepeft " in page.read_text("utf-8")
 }
-
-
-@pytest.mark.parametrize("name", WITH_PYTHON)
-def test_the_python_of_a_guide_page_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From top to bottom, in an empty folder; each prepared bundle is opened."""
-    from edgepeft_runtime import Bundle
-
-    monkeypatch.chdir(tmp_path)
-    scope: dict[str, object] = {}
-    for block in _blocks("python", GUIDE[name]):
-        exec(compile(block, name, "exec"), scope)
-    bundles = [path.parent for path in tmp_path.glob("*/manifest.json")]
-    assert [Bundle.open(path).manifest.parameters for path in bundles]
 
 
 @pytest.mark.parametrize("page", WITH_COMMANDS, ids=lambda page: page.name)

@@ -14,6 +14,8 @@ from edgepeft.cli.declared import Declared
 from edgepeft.cli.options import names
 from edgepeft.methods.registry import DEFAULT, METHODS
 from edgepeft_export.losses.registry import LOSSES
+from edgepeft_export.losses.registry import by_name as loss_by_name
+from edgepeft_export.losses.weighted import is_sum
 
 if TYPE_CHECKING:
     from edgepeft.methods import Method
@@ -27,7 +29,7 @@ METHOD, LOSS = Declared(METHODS), Declared(LOSSES)
 def _loss(_context: click.Context, _option: click.Parameter, loss: str | None) -> str | None:
     """Refuse an unknown loss before a model is loaded."""
     if loss is not None and not loss.endswith(".onnx"):
-        LOSSES.find(loss)
+        _ = loss_by_name(loss) if is_sum(loss) else LOSSES.find(loss)
     return loss
 
 
@@ -43,9 +45,10 @@ def source_options(command: F) -> F:
         ),
         click.option(
             "--loss",
-            metavar="NAME|FILE.onnx",
+            metavar="NAME|SUM|FILE.onnx",
             callback=_loss,
-            help=f"{', '.join(LOSSES)}, or a graph.  [default: the source's]",
+            help=f"{', '.join(LOSSES)}, a sum such as 'cross_entropy(kind) + 0.3 * huber(size)', or a graph."
+            "  [default: the source's]",
         ),
         click.option(
             "--outputs",

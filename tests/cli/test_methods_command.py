@@ -102,3 +102,13 @@ def test_elements_are_picked_on_the_workstation(edgepeft: Command, network: str,
     assert edgepeft(*train, "--lr", 0.05).code == 0
     after = json.loads(edgepeft("evaluate", bundle, "--data", data, "--adapter", update, "--json").out)["loss"]
     assert after < before
+
+
+def test_a_sum_of_losses_is_a_loss_of_the_command(edgepeft: Command, network: str, tmp_path: Path) -> None:
+    """The loss of one output twice; a misspelt term is answered with the name that was meant."""
+    sums = "cross_entropy(output) + 0.3 * focal(output, label=kind)"
+    done = edgepeft("prepare", network, "--method", "full", "--loss", sums, "--out", tmp_path / "b")
+    assert done.code == 0, done.err
+    assert [label.name for label in Bundle.open(tmp_path / "b").manifest.labels] == ["output_labels", "kind"]
+    wrong = edgepeft("prepare", network, "--loss", "cross_entropi(output)", "--out", tmp_path / "c")
+    assert wrong.code == 1 and "did you mean 'cross_entropy'?" in wrong.err
