@@ -27,7 +27,7 @@ from edgepeft_export.graph.kernels import dequantize_once
 from edgepeft_export.graph.shapes import infer_shapes
 from edgepeft_export.losses import Labels, Loss, LossTerms
 from edgepeft_export.losses.entropy import write_cross_entropies
-from edgepeft_export.optimizer_graph import Bucket, flatten, optimizer_graph, plan_buckets
+from edgepeft_export.optimizer_graph import Bucket, by_shape, flatten, optimizer_graph, plan_buckets
 from edgepeft_export.optimizers import Optimizer
 from edgepeft_export.passes import fold_norms, multiply_by_taps, stack_convolutions
 from edgepeft_export.program import Segmented, as_inputs, checked_weights, segmented
@@ -157,7 +157,8 @@ def _whole(forward: Forward, loss: Loss, optimizer: Optimizer, sizes: ChunkSizes
     is_long = forward.longest is not None and forward.longest > LONG
     train, gradients = _differentiated(_training_graph(forward, loss, sizes, by_head=is_long), forward)
     unreached = tuple(name for name in forward.parameters if name not in gradients)
-    compiled = _compiled(forward, attached, unreached, list(gradients), optimizer)
+    reached = by_shape({name: forward.parameters[name].shape for name in gradients})
+    compiled = _compiled(forward, attached, unreached, list(reached), optimizer)
     graphs = {
         "train": _flat_gradients(train, gradients, compiled.buckets),
         **compiled.graphs,
@@ -345,7 +346,7 @@ def _flat_gradients(train: ir.Model, gradients: Mapping[str, ir.Value], buckets:
     del graph.outputs[2:]  # the model's own
     emit = Emitter(graph, scope="gradients")
     for bucket in buckets:
-        flat = flatten(emit, [gradients[name] for name in bucket.members])
+        flat = flatten(emit, [gradients[name] for name in bucket.members], bucket.shapes)
         flat.name, flat.shape, flat.dtype = bucket.gradient, ir.Shape([bucket.size]), ir.DataType.FLOAT
         graph.outputs.append(flat)
     return train

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from math import prod
 
 import onnx_ir as ir
@@ -23,6 +24,10 @@ from edgepeft_export.optimizers.base import Hyper, Optimizer
 
 ALONE = 1 << 20
 """Parameters with at least this many elements get their own bucket: copying them would cost more than extra nodes."""
+
+SMALL = 1 << 13
+"""Tensors of at most this many elements are joined along their first axis, and flattened together: copying them once
+more costs less than a node for each."""
 
 RESIDUAL = "residual"
 """State vector of the parts of gradients that have not been applied yet."""
@@ -96,7 +101,7 @@ def optimizer_graph(optimizer: Optimizer, buckets: Sequence[Bucket]) -> ir.Model
     scaled = [emit.op("Mul", gradient, scale) for gradient in gradients]
     norm, clipped = _clip(emit, scaled, optimizer.max_grad_norm)
     for bucket, gradient, state in zip(buckets, clipped, states, strict=True):
-        flat = flatten(emit, [parameters[name] for name in bucket.members])
+        flat = flatten(emit, [parameters[name] for name in bucket.members], bucket.shapes)
         new, new_state = _updated(emit, optimizer, flat, gradient, state, Hyper(lr, step), bucket.decay)
         for value, source in zip(_split(emit, new, bucket), bucket.members, strict=True):
             _output(graph, value, f"{source}.next", parameters[source])
@@ -159,18 +164,52 @@ def _clip(emit: Emitter, gradients: Sequence[ir.Value], max_norm: float | None) 
     return norm, [emit.op("Mul", gradient, factor) for gradient in gradients]
 
 
-def flatten(emit: Emitter, values: Sequence[ir.Value]) -> ir.Value:
-    """Concatenate tensors to one vector, in the order of a bucket's members."""
-    flat = [emit.op("Reshape", value, emit.ints(-1)) for value in values]
-    return flat[0] if len(flat) == 1 else emit.op("Concat", *flat, axis=0)
+def flatten(emit: Emitter, values: Sequence[ir.Value], shapes: Sequence[tuple[int, ...]]) -> ir.Value:
+    """Concatenate tensors of these shapes to one new vector, in the order of a bucket's members."""
+    flat = []
+    for run in _runs(shapes):
+        joined = _joined(emit, [values[index] for index in run])
+        is_flat = len(shapes[run[0]]) == 1 and len(values) > 1
+        flat.append(joined if is_flat else emit.op("Reshape", joined, emit.ints(-1)))
+    return _joined(emit, flat)
 
 
 def _split(emit: Emitter, value: ir.Value, bucket: Bucket) -> list[ir.Value]:
-    if len(bucket.members) == 1:
-        parts: Sequence[ir.Value] = [value]
-    else:
-        parts = emit.ops("Split", value, emit.ints(*bucket.sizes), outputs=len(bucket.members), axis=0)
-    return [emit.op("Reshape", part, emit.ints(*shape)) for part, shape in zip(parts, bucket.shapes, strict=True)]
+    """The members of a bucket, of its vector: the inverse of ``flatten``."""
+    runs = [[bucket.shapes[index] for index in run] for run in _runs(bucket.shapes)]
+    members: list[ir.Value] = []
+    for shapes, part in zip(runs, _divided(emit, value, [sum(map(prod, run)) for run in runs]), strict=True):
+        joined = shapes[0] if len(shapes) == 1 else (sum(shape[0] for shape in shapes), *shapes[0][1:])
+        tensor = part if len(joined) == 1 else emit.op("Reshape", part, emit.ints(*joined))
+        members += [tensor] if len(shapes) == 1 else _divided(emit, tensor, [shape[0] for shape in shapes])
+    return members
+
+
+def by_shape(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """The same, with tensors that can be joined along their first axis side by side."""
+    groups: dict[tuple[int, ...], dict[str, tuple[int, ...]]] = {}
+    for name, shape in shapes.items():
+        groups.setdefault((len(shape), *shape[1:]), {})[name] = shape
+    return {name: shape for group in groups.values() for name, shape in group.items()}
+
+
+def _runs(shapes: Sequence[tuple[int, ...]]) -> list[list[int]]:
+    """Indices of neighbours that are joined along their first axis."""
+
+    def key(index: int) -> tuple[int, ...]:
+        shape = shapes[index]
+        return (index,) if len(shape) < 2 or prod(shape) > SMALL else (-len(shape), *shape[1:])
+
+    return [list(run) for _, run in groupby(range(len(shapes)), key)]
+
+
+def _joined(emit: Emitter, values: Sequence[ir.Value]) -> ir.Value:
+    return values[0] if len(values) == 1 else emit.op("Concat", *values, axis=0)
+
+
+def _divided(emit: Emitter, value: ir.Value, sizes: Sequence[int]) -> Sequence[ir.Value]:
+    """Consecutive parts along the first axis."""
+    return [value] if len(sizes) == 1 else emit.ops("Split", value, emit.ints(*sizes), outputs=len(sizes), axis=0)
 
 
 def _output(graph: ir.Graph, value: ir.Value, name: str, like: ir.Value) -> None:

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from edgepeft_export.opset import assert_runs_on_devices
-from edgepeft_export.optimizer_graph import ALONE, Bucket, optimizer_graph, plan_buckets, state_names
+from edgepeft_export.optimizer_graph import ALONE, SMALL, Bucket, by_shape, optimizer_graph, plan_buckets, state_names
 from edgepeft_export.optimizers import (
     OPTIMIZERS,
     SGD,
@@ -24,7 +24,15 @@ from edgepeft_export.optimizers import (
 )
 from edgepeft_runtime.errors import SettingError
 
-SHAPES = {"a.weight": (3, 4), "a.bias": (3,), "norm.weight": (4,), "kernel": (2, 1, 3, 3), "scale": ()}
+SHAPES = {
+    "a.weight": (3, 4),
+    "b.weight": (5, 4),
+    "a.bias": (3,),
+    "norm.weight": (4,),
+    "kernel": (2, 1, 3, 3),
+    "scale": (),
+}
+"""Two that are joined along an axis, and one of each other kind."""
 
 Arrays = dict[str, NDArray[np.float32]]
 
@@ -173,7 +181,7 @@ def test_clipping_leaves_gradients_of_zero_alone() -> None:
 def test_small_parameters_share_a_bucket_by_decay() -> None:
     """Two buckets, in the order of their first members, however many parameters there are."""
     decayed, spared = plan_buckets(SHAPES)
-    assert (decayed.members, decayed.decay, decayed.size) == (("a.weight", "kernel"), True, 30)
+    assert (decayed.members, decayed.decay, decayed.size) == (("a.weight", "b.weight", "kernel"), True, 50)
     assert (spared.members, spared.decay, spared.size) == (("a.bias", "norm.weight", "scale"), False, 8)
 
 
@@ -192,10 +200,23 @@ def test_parameters_can_be_spared_by_name() -> None:
 
 
 def test_the_graph_grows_with_buckets_not_with_parameters() -> None:
-    """A hundred small parameters add two nodes each; the arithmetic is emitted once."""
-    few, many = (plan_buckets({f"p{i}": (4, 4) for i in range(count)}) for count in (2, 100))
-    nodes = [len(list(optimizer_graph(AdamW(), buckets).graph)) for buckets in (few, many)]
-    assert nodes[1] - nodes[0] == 2 * 98
+    """Fifty pairs and biases need no more nodes than two: sorted, they are joined and divided by their widths."""
+
+    def nodes(count: int) -> int:
+        kinds = {"a": (4, 9), "b": (9, 4), "bias": (9,)}
+        shapes = {f"{kind}.{i}": shape for i in range(count) for kind, shape in kinds.items()}
+        return len(list(optimizer_graph(AdamW(), plan_buckets(by_shape(shapes))).graph))
+
+    assert nodes(50) == nodes(2)
+
+
+def test_a_larger_tensor_is_flattened_alone() -> None:
+    """Between small ones of its width, it keeps its values."""
+    parameters = _draw(0, shapes={"a": (2, 1), "tall": (SMALL + 1, 1), "b": (3, 1), "c": (1, 1)})
+    machine = Machine(SGD(lr=0.5), parameters)
+    machine.update(parameters)
+    for name, before in parameters.items():
+        np.testing.assert_array_equal(machine.parameters[name], 0.5 * before)
 
 
 def test_graphs_name_state_by_bucket() -> None:

@@ -42,9 +42,11 @@ class AdamW(Optimizer):
         beta1, beta2 = self.betas
         first = mix(emit, first, gradient, beta1)
         second = mix(emit, second, emit.op("Mul", gradient, gradient), beta2)
-        root = emit.op("Div", emit.op("Sqrt", second), emit.op("Sqrt", _correction(emit, beta2, hyper)))
-        size = emit.op("Div", hyper.lr, _correction(emit, beta1, hyper))
-        change = emit.op("Mul", size, emit.op("Div", first, emit.op("Add", root, emit.scalar(self.eps, like=root))))
+        # Numerator and denominator are both multiplied by the correction of the root: it is a factor of scalars alone.
+        correction = emit.op("Sqrt", _correction(emit, beta2, hyper))
+        size = emit.op("Div", emit.op("Mul", hyper.lr, correction), _correction(emit, beta1, hyper))
+        eps = emit.op("Mul", emit.scalar(self.eps, like=correction), correction)
+        change = emit.op("Mul", size, emit.op("Div", first, emit.op("Add", emit.op("Sqrt", second), eps)))
         if decay and self.weight_decay:
             parameter = decayed(emit, parameter, self.weight_decay, hyper)
         return emit.op("Sub", parameter, change), (first, second)

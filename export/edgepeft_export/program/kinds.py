@@ -132,8 +132,12 @@ def flat_backward(backward: Backward, runs: Sequence[Sequence[int]], *, keep_out
     emit = Emitter(graph, scope=GRADIENT)
     for number, run in enumerate(runs):
         members = [outputs[f"{GRADIENT}.{PARAMETER}.{index}"] for index in run]
-        flat = flatten(emit, members)
-        sizes = [prod(static_dims(member) or ()) for member in members]
-        flat.name, flat.shape, flat.dtype = f"{GRADIENT}.{number}", ir.Shape([sum(sizes)]), ir.DataType.FLOAT
+        shapes = [tuple(static_dims(member) or ()) for member in members]
+        flat = flatten(emit, members, shapes)
+        flat.name, flat.shape, flat.dtype = (
+            f"{GRADIENT}.{number}",
+            ir.Shape([sum(map(prod, shapes))]),
+            ir.DataType.FLOAT,
+        )
         graph.outputs.append(flat)
     return model
