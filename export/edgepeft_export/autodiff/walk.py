@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from edgepeft_export.autodiff import rules  # noqa: F401  (registers the rules)
 from edgepeft_export.autodiff.checks import check_emitted, check_node, check_opset
-from edgepeft_export.autodiff.expansion import expand
+from edgepeft_export.autodiff.expansion import expand, unknown
 from edgepeft_export.autodiff.misjudged import forget_misjudged_sizes
 from edgepeft_export.autodiff.registry import (
     NO_GRADIENT,
@@ -174,7 +174,10 @@ def _expand(graph: ir.Graph, ends: Iterable[ir.Value], targets: Sequence[ir.Valu
 
 def _missing_rules(graph: ir.Graph, ends: Iterable[ir.Value], targets: Sequence[ir.Value]) -> list[MissingRule]:
     found = _without_rule(graph, ends, targets)
-    return [MissingRule(full_name(node), node.name or "?", _nearest_target(active, targets)) for node, active in found]
+    opset = graph.opset_imports.get("", 1)
+    return [
+        MissingRule(unknown(node, opset), node.name or "?", _nearest_target(active, targets)) for node, active in found
+    ]
 
 
 def _without_rule(

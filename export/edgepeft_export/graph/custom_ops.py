@@ -16,6 +16,7 @@ from edgepeft_export.graph.expansion import EXPAND, lower_expansion
 from edgepeft_export.graph.match import operand, operands, present
 from edgepeft_export.graph.nested.branches import write_if
 from edgepeft_export.graph.nested.groups import scan_groups
+from edgepeft_export.graph.nested.iterations import write_loop
 from edgepeft_export.graph.rounding import MIDDLE, NARROW_MIDDLE
 from edgepeft_export.graph.row_rounding import RoundedRows, Shapes, round_finely, round_rows
 from edgepeft_export.graph.row_steps import Step, defer_steps
@@ -84,6 +85,13 @@ BRANCH = "Branch"
 An ``If`` reads values of the graph around it. Here those that may have a gradient are inputs.
 """
 
+REPEAT = "Repeat"
+"""``(count, condition, states ..., slices ..., shared ...) -> states ..., made ...``: a ``Loop`` or a ``Scan``.
+
+What its body reads of the graph around it are inputs, except constants. Attributes: ``body``, and those of
+``edgepeft_export.graph.nested.iterations.Iterations``.
+"""
+
 
 def int8_matmul(
     emit: Emitter,
@@ -128,6 +136,8 @@ def _lower_graph(graph: ir.Graph, lowering: _Lowering) -> None:
             scan_groups(node)
         elif node.op_type == BRANCH:
             write_if(node)
+        elif node.op_type == REPEAT:
+            write_loop(node)
     defer_steps(lowering.steps)
 
 

@@ -31,6 +31,7 @@ from edgepeft_export.graph.edit import bind_inputs
 from edgepeft_export.graph.expanding.settling import settle
 from edgepeft_export.graph.modelfile import load_model
 from edgepeft_export.graph.nested.hoisting import hoist_constants
+from edgepeft_export.graph.nested.iterations import limit_loops
 from edgepeft_export.graph.shapes import infer_shapes, is_float
 from edgepeft_export.opset import IR_VERSION
 from edgepeft_export.passes.pipeline import tidy, widen
@@ -74,6 +75,7 @@ def from_onnx(
     infer_shapes(model)
     reference = replace(reference, half=widen(model))
     settle_shapes(model, [in_types_of(model.graph.inputs, feeds) for feeds, _ in reference.runs.pairs])
+    limit_loops(model)
     if fix_sizes:
         settle(model.graph)
     raise_quantized(model)

@@ -6,17 +6,25 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from edgepeft_export.graph.constants import known, known_number
+from edgepeft_export.graph.constants import known_number
 from edgepeft_export.graph.match import present
 from edgepeft_export.graph.nested.inlining import Inserter, place, replace_by
+from edgepeft_export.graph.nested.iterations import runs_on
 from edgepeft_export.graph.shapes import dims_of
 
+SHORT = 512
+"""Nodes. A loop that would become no more is written as these: they run faster than its iterations."""
+
 MOST_NODES = 4096
-"""A loop that would become more nodes stays one."""
+"""Nodes. A loop that would become more stays one, also where no gradient can cross it."""
 
 
-def expand_control_flow(node: ir.Node) -> dict[ir.Value, ir.Value]:
+def expand_control_flow(node: ir.Node, most: int = MOST_NODES) -> dict[ir.Value, ir.Value]:
     """Replace an ``If``, a ``Loop`` or a ``Scan`` by the nodes that it runs, where that is known and not too many.
+
+    Args:
+        node: any node.
+        most: nodes that a loop may become.
 
     Returns:
         The new value for each output; empty where the node stays.
@@ -26,8 +34,8 @@ def expand_control_flow(node: ir.Node) -> dict[ir.Value, ir.Value]:
     if node.op_type == "If":
         return _branch(node)
     if node.op_type == "Loop":
-        return _loop(node)
-    return _scan(node) if node.op_type == "Scan" else {}
+        return _loop(node, most)
+    return _scan(node, most) if node.op_type == "Scan" else {}
 
 
 def _branch(node: ir.Node) -> dict[ir.Value, ir.Value]:
@@ -38,12 +46,11 @@ def _branch(node: ir.Node) -> dict[ir.Value, ir.Value]:
     return replace_by(node, place(taken.clone(allow_outer_scope_values=True), [], node))
 
 
-def _loop(node: ir.Node) -> dict[ir.Value, ir.Value]:
+def _loop(node: ir.Node, most: int) -> dict[ir.Value, ir.Value]:
     """A loop whose number of iterations is known before it starts."""
     count, condition = known_number(node.inputs[0]), present(node, 1)
     body = node.attributes["body"].as_graph()
-    runs_on = condition is None or known_number(condition) == 1.0
-    if count is None or not runs_on or not _is_always_true(body) or not _is_short(body, int(count)):
+    if count is None or not runs_on(node) or int(count) * len(body) > most:
         return {}
     write = Inserter(node)
     states: list[ir.Value | None] = list(node.inputs[2:])
@@ -59,18 +66,7 @@ def _loop(node: ir.Node) -> dict[ir.Value, ir.Value]:
     return replace_by(node, [*states, *(write.stack(values, 0) for values in collected)])
 
 
-def _is_always_true(body: ir.Graph) -> bool:
-    """Whether the condition of a loop's body stays as it was, or is constantly true."""
-    value: ir.Value | None = body.outputs[0]
-    while value is not None and (producer := value.producer()) is not None and producer.op_type == "Identity":
-        value = producer.inputs[0]
-    if value is body.inputs[1]:
-        return True
-    array = known(value)
-    return array is not None and bool(array.all())
-
-
-def _scan(node: ir.Node) -> dict[ir.Value, ir.Value]:
+def _scan(node: ir.Node, most: int) -> dict[ir.Value, ir.Value]:
     """A loop over the indices of an axis of known size."""
     body = node.attributes["body"].as_graph()
     scanned = node.attributes["num_scan_inputs"].as_int()
@@ -84,7 +80,7 @@ def _scan(node: ir.Node) -> dict[ir.Value, ir.Value]:
     ]
     lengths = {dims_of(source)[axis] for source, axis in zip(sources, axes, strict=True)}
     length = next((length for length in lengths if isinstance(length, int)), None)
-    if not length or not _is_short(body, length):
+    if not length or length * len(body) > most:
         return {}
     write, states = Inserter(node), list(node.inputs[:kept])
     backwards = _ints(node, "scan_input_directions", scanned)
@@ -108,10 +104,6 @@ def _stacked(node: ir.Node, collected: Sequence[list[ir.Value]], write: Inserter
         write.stack(values[::-1] if back else values, axis)
         for values, axis, back in zip(collected, axes, backwards, strict=True)
     ]
-
-
-def _is_short(body: ir.Graph, count: int) -> bool:
-    return count * len(body) <= MOST_NODES
 
 
 def _ints(node: ir.Node, name: str, count: int) -> list[int]:

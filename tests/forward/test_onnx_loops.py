@@ -1,0 +1,83 @@
+"""Files with loops: trained, merged, and run by devices, which refuse a Loop that may not end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+import edgepeft
+from edgepeft_runtime import Trainer
+from edgepeft_runtime.errors import EdgepeftError
+
+LOOP = """
+    t = Transpose<perm = [1, 0, 2]>(x)
+    shape = Shape(x)
+    count = Gather(shape, one)
+    first = Gather(t, zero)
+    start = Mul(first, none)
+    last, each = Loop(count, , start) <body = b (int64 i, bool go, float[n, 4] s) => (on, next, kept) {
+      on = Identity(go)
+      v = Gather(t, i)
+      a = MatMul(v, w)
+      c = MatMul(s, r)
+      sum = Add(a, c)
+      next = Tanh(sum)
+      kept = Identity(next)
+    }>
+    y = MatMul(last, head)"""
+
+
+def _file(folder: Path, body: str) -> Path:
+    draw = np.random.default_rng(0)
+    constants = "int64 zero = {0}, int64 one = {1}, float none = {0}"
+    text = f"g (float[n, steps, 4] x) => (float[n, 3] y) <{constants}> {{ {body} }}"
+    model = onnx.parser.parse_model(f'<ir_version: 9, opset_import: ["": 17]> {text}')
+    for name, shape in {"w": (4, 4), "r": (4, 4), "head": (4, 3)}.items():
+        array = draw.normal(scale=0.5, size=shape).astype(np.float32)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    onnx.save(model, folder / "model.onnx")
+    return folder / "model.onnx"
+
+
+@pytest.mark.parametrize("steps", [3, 80])
+def test_a_loop_over_steps_trains_and_merges(tmp_path: Path, steps: int) -> None:
+    """Weights inside a loop of as many iterations as the input has steps get pairs; the merged file keeps the loop."""
+    draw = np.random.default_rng(1)
+    x = draw.normal(size=(5, steps, 4)).astype(np.float32)
+    path = _file(tmp_path, LOOP)
+    edgepeft.prepare(path, {"x": x}, loss="cross_entropy", method="lora", out=tmp_path / "bundle")
+    batch = {"x": x, "labels": draw.integers(0, 3, 5)}
+    with Trainer.open(tmp_path / "bundle") as trainer:
+        losses = [trainer.step(batch, lr=0.05) for _ in range(30)]
+        trainer.step({"x": x[:2, :2], "labels": batch["labels"][:2]}, lr=0.0)
+        after = trainer.predict({"x": x})
+        trainer.save_update(tmp_path / "update.safetensors")
+        trained = trainer.parameters()
+    assert losses[-1] < 0.5 * losses[0]
+    assert {name.split(".")[0] for name in trained if name.endswith("lora_B")} >= {"w", "r"}
+    merged = edgepeft.merge(
+        tmp_path / "bundle", tmp_path / "update.safetensors", to="onnx", out=tmp_path / "merged.onnx"
+    )
+    session = onnxruntime.InferenceSession(merged, providers=["CPUExecutionProvider"])
+    np.testing.assert_allclose(session.run(["y"], {"x": x})[0], after["y"], rtol=1e-4, atol=1e-5)
+
+
+def test_a_loop_that_may_not_end_is_refused_alike(tmp_path: Path) -> None:
+    """In one sentence that names it, by ``doctor`` and by ``prepare``."""
+    body = LOOP.replace("Loop(count, , start)", "Loop(, yes, start)").replace(
+        "on = Identity(go)", "on = Less(i, count)"
+    )
+    body = body.replace("first = ", "yes = Less(zero, count)\n first = ")
+    path = _file(tmp_path, body)
+    x = np.zeros((5, 8, 4), np.float32)
+    found = []
+    for call in (edgepeft.doctor, edgepeft.prepare):
+        out = {"out": tmp_path / "bundle"} if call is edgepeft.prepare else {}
+        with pytest.raises(EdgepeftError, match="devices refuse a loop that may not end") as caught:
+            call(path, {"x": x}, loss="cross_entropy", method="lora", **out)
+        found.append(caught.value.code)
+    assert found[0] == found[1]
