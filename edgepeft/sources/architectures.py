@@ -115,7 +115,7 @@ def join(name: str, path: str) -> str:
     return f"{name}.{path}" if name else path
 
 
-_HEADS = ("classifier", "score", "head", "fc", "qa_outputs", "lm_head")
+_HEADS = ("classifier", "classification_head", "score", "head", "fc", "qa_outputs", "lm_head")
 
 
 def head_modules(model: nn.Module) -> list[str]:

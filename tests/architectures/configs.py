@@ -69,6 +69,7 @@ class Case:
         without: Names of small settings that are left at their defaults.
         method: Method of fine-tuning.
         processor: Content of ``preprocessor_config.json``.
+        ends: Whether each text ends with the token for that, by which the model finds its scores.
     """
 
     name: str
@@ -77,6 +78,7 @@ class Case:
     task: str | None = None
     method: str = "lora"
     processor: dict[str, Any] | None = None
+    ends: bool = False
 
 
 def config_of(case: Case) -> Any:

@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
+from edgepeft.sources.directories.heads import with_head
 from edgepeft.sources.directories.recognition import task_of
 from edgepeft.sources.directories.sentence_transformers import Pooling, pooling_of
 from edgepeft.sources.errors import SourceDoesNotLoad, TaskNotSupported
@@ -61,3 +63,20 @@ def test_the_modules_of_a_sentence_encoder_are_read(tmp_path: Path) -> None:
     with pytest.raises(SourceDoesNotLoad, match="sentence encoder") as failure:
         pooling_of(tmp_path)
     assert "Dense" in str(failure.value.context)
+
+
+def test_scores_at_the_end_of_a_text_are_those_of_transformers(tmp_path: Path) -> None:
+    """Of an encoder and a decoder, where the texts of a batch end at different tokens; others stay as they are."""
+    from transformers import T5Config, T5ForSequenceClassification
+
+    sizes = {"vocab_size": 20, "d_model": 8, "d_kv": 4, "d_ff": 8, "num_layers": 1, "num_heads": 2, "num_labels": 3}
+    torch.manual_seed(0)
+    model = T5ForSequenceClassification(T5Config(**sizes, decoder_start_token_id=0, eos_token_id=1)).eval()
+    ids = torch.tensor([[5, 6, 1, 0], [7, 8, 9, 1]])
+    fed = {"input_ids": ids, "attention_mask": (ids > 0).long()}
+    with torch.no_grad():
+        expected = model(**fed).logits
+        found = with_head(model, "LastEnd", tmp_path)(**fed)["logits"]
+    assert torch.allclose(found, expected, atol=1e-6)
+    inner = model.transformer
+    assert with_head(inner, "LastEnd", tmp_path) is inner and "LastEnd" not in str(type(inner).__mro__)

@@ -79,7 +79,8 @@ class Task(Named):
         endings: How the names of further classes end, such as those of a user's own code.
         loss: Name of the loss.
         outputs: Names of the model's outputs, of which the loss reads the first.
-        head: Name of a head in ``edgepeft.sources.directories.heads`` that replaces the results of ``forward``.
+        head: Name of a head in ``edgepeft.sources.directories.heads`` that replaces the results of ``forward``
+            of the models that need it.
         text, image: Whether the model reads texts or images with the directory's tokenizer or image processor.
         sound: Whether the model reads recordings if its input is samples.
         spells: Whether the classes are characters, which the vocabulary names.

@@ -17,6 +17,11 @@ from edgepeft.sources.directories.sentence_transformers import Pooling, pooling_
 class Head(nn.Module):  # type: ignore[misc]  # torch is not type-checked here
     """The base of heads."""
 
+    @classmethod
+    def fits(cls, model: nn.Module) -> bool:  # noqa: ARG003  # of subclasses
+        """Whether a model needs the head."""
+        return True
+
     def configure(self, folder: Path) -> None:
         """Read the settings of the head in a model's directory."""
 
@@ -28,6 +33,26 @@ class Upsampled(Head):
         logits = super().forward(pixel_values=pixel_values).logits
         size = pixel_values.shape[-2:]
         return {"logits": F.interpolate(logits, size=size, mode="bilinear", align_corners=False)}
+
+
+class LastEnd(Head):
+    """Scores of a text by an encoder and a decoder, at the last token that ends a text: BART, T5.
+
+    transformers picks the token by a mask, whose result has as many rows as there are such tokens.
+    """
+
+    @classmethod
+    def fits(cls, model: nn.Module) -> bool:
+        return bool(model.config.is_encoder_decoder) and hasattr(model, "classification_head")
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
+        given = {"input_ids": input_ids, "attention_mask": attention_mask, "use_cache": False}
+        if hasattr(self, "_shift_right"):  # T5; others do so themselves
+            given["decoder_input_ids"] = self._shift_right(input_ids)
+        hidden = getattr(self, self.base_model_prefix)(**given)[0]
+        ends = (input_ids == self.config.eos_token_id) * torch.arange(1, input_ids.shape[1] + 1, dtype=torch.int32)
+        last = ends.argmax(1)[:, None, None].expand(-1, 1, hidden.shape[-1])
+        return {"logits": self.classification_head(hidden.gather(1, last).squeeze(1))}
 
 
 class Pooled(Head):
@@ -66,12 +91,12 @@ def _pooled(hidden: Tensor, mask: Tensor, mode: str) -> Tensor:
     return total / (count.sqrt() if mode == "mean_sqrt_len_tokens" else count)
 
 
-_HEADS: dict[str, type[Head]] = {head.__name__: head for head in (Upsampled, Pooled)}
+_HEADS: dict[str, type[Head]] = {head.__name__: head for head in (Upsampled, LastEnd, Pooled)}
 
 
 def with_head(model: nn.Module, name: str | None, folder: Path) -> nn.Module:
-    """Put a head before the model's class, in place, with its settings in the directory."""
-    if name is not None:
+    """Put a head before the model's class, in place, with its settings in the directory, if the model needs it."""
+    if name is not None and _HEADS[name].fits(model):
         own = type(model)
         model.__class__ = type(own.__name__, (_HEADS[name], own), {"__module__": own.__module__})
         model.configure(folder)

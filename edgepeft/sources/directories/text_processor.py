@@ -165,6 +165,8 @@ def padding_id(path: str, model: PreTrainedModel, tokenizer: Tokenization | None
 def longest_text(model: PreTrainedModel, pad: int) -> int | None:
     """Return the largest number of tokens for which the model has positions; ``None`` if it has no limit."""
     limit = getattr(model.config, "max_position_embeddings", None) or getattr(model.config, "n_positions", None)
+    if limit is not None and limit <= 0:
+        return None  # XLNet's -1
     if limit and getattr(model.config, "model_type", "") in _POSITIONS_AFTER_PADDING:
         limit -= pad + 1
     return int(limit) if limit else None

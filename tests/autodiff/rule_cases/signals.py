@@ -37,7 +37,9 @@ def transforms() -> Iterator[Case]:
     for kind, given, attributes in options:
         for length in (None, 8, 5):
             inputs = [given, None if length is None else scalar(length), axis]
-            yield Case("DFT", inputs, transform(kind, length), attributes, fixed=(0,))
+            free = length is None and "onesided" not in attributes  # a whole signal of any length
+            known: dict[str, Any] = {"fixed_axes": (3,)} if free else {"fixed": (0,)}
+            yield Case("DFT", inputs, transform(kind, length), attributes, **known)
     signal, window = x(2, 20, 1), x(6)
 
     def frames(a: Tensor, _: Tensor, shape: Tensor) -> Tensor:

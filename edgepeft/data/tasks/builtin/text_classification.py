@@ -18,6 +18,7 @@ class TextClassification(Task):
     auto_class: ClassVar[str] = "AutoModelForSequenceClassification"
     mappings: ClassVar[tuple[str, ...]] = ("SEQUENCE_CLASSIFICATION",)
     endings: ClassVar[tuple[str, ...]] = ("ForSequenceClassification",)
+    head: ClassVar[str | None] = "LastEnd"
     text: ClassVar[bool] = True
     names_classes: ClassVar[bool] = True
     half: ClassVar[bool] = True

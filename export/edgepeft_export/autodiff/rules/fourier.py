@@ -23,6 +23,8 @@ def dft(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
     the middle one twice, w = 2, as the conjugate one.
     """
     x, axis, inverse = operand(node), _axis(node), bool(node.attributes.get_int("inverse", 0))
+    if present(node, 1) is None and not node.attributes.get_int("onesided", 0):
+        return (_of_whole(node, x, dy, axis, inverse, emit),)
     length = _length(node, axis)
     if node.attributes.get_int("onesided", 0) and inverse:
         weights = _weights(length, axis, x, emit)
@@ -31,10 +33,27 @@ def dft(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
     if node.attributes.get_int("onesided", 0):
         dy = padded(dy, rank(x), {axis: (0, length - length // 2 - 1)}, emit)
     scale = emit.scalar(1 / length if inverse else float(length), like=x)
-    dx = emit.op("Mul", transform(emit, dy, axis, inverse=not inverse), scale)
-    if dims_of(x)[-1] == 1:
-        dx = emit.op("Slice", dx, emit.ints(0), emit.ints(1), emit.ints(-1))
+    dx = _real(node, x, emit.op("Mul", transform(emit, dy, axis, inverse=not inverse), scale), emit)
     return (_resized(dx, length, _size(node, x, axis), x, axis, emit),)
+
+
+def _of_whole(node: ir.Node, x: ir.Value, dy: ir.Value, axis: int, inverse: bool, emit: Emitter) -> ir.Value:
+    """The gradient of a transform of a whole signal, whose length may be free."""
+    length = emit.cast(emit.dim(x, axis), dtype_of(x))
+    dx = transform(emit, dy, axis, inverse=not inverse)
+    return _real(node, x, emit.op("Div" if inverse else "Mul", dx, length), emit)
+
+
+def _real(node: ir.Node, x: ir.Value, dx: ir.Value, emit: Emitter) -> ir.Value:
+    """The real part, where x has no other."""
+    parts = dims_of(x)[-1]
+    if not isinstance(parts, int):
+        raise NoGradientForCase(
+            node, "it is not known whether its signal is complex", "declare the shapes of the inputs"
+        )
+    if parts != 1:
+        return dx
+    return emit.op("Slice", dx, emit.ints(0), emit.ints(1), emit.ints(-1))
 
 
 def _axis(node: ir.Node) -> int:

@@ -19,6 +19,8 @@ from edgepeft_export.forward.torch_source.frozen import bind_frozen
 from edgepeft_export.forward.torch_source.half import HALF, LARGE, keeps_half, traced
 from edgepeft_export.forward.torch_source.naming import name_outputs, rename
 from edgepeft_export.forward.torch_source.operators.detach import KeepDetach
+from edgepeft_export.forward.torch_source.operators.pool import MeanOfWhole
+from edgepeft_export.forward.torch_source.operators.promote import PromoteIntegers
 from edgepeft_export.forward.torch_source.operators.recurrent import KeepRecurrent
 from edgepeft_export.forward.torch_source.shared_storage import View, with_views
 
@@ -42,7 +44,7 @@ class Lifted(nn.Module):  # type: ignore[misc]  # torch is not type-checked here
     def forward(
         self, inputs: dict[str, Tensor], trainable: dict[str, Tensor], frozen: dict[str, Tensor] | None = None
     ) -> tuple[Tensor, ...]:
-        with KeepDetach(list(trainable.values())), KeepRecurrent():
+        with KeepDetach(list(trainable.values())), KeepRecurrent(), MeanOfWhole(), PromoteIntegers():
             tensors = {**with_views(trainable, self.views), **(frozen or {})}
             result = torch.func.functional_call(self.model, tensors, kwargs=inputs)
         named = named_outputs(result)
