@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 import torch
-from onnx_ir.passes.common import NameFixPass
+from onnx_ir.passes.common import NameFixPass, RemoveUnusedNodesPass
 from torch.nn import functional
 
 from edgepeft_export.autodiff import differentiate
@@ -15,6 +17,8 @@ from edgepeft_export.autodiff.registry import NoGradientForCase
 from edgepeft_export.graph.custom_ops import CONTRIB, DOMAIN, FAKE_QUANTIZE, SCORES, int8_matmul, lower
 from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.graph.rounding import LARGEST_PAIR, STEPS, column_sums, to_int8
+from edgepeft_export.graph.shapes import infer_shapes
+from edgepeft_export.losses.entropy import Entropy, Weights, lean_scores, terms_of
 from edgepeft_export.opset import IR_VERSION, assert_runs_on_devices
 
 RNG = np.random.default_rng(1)
@@ -235,6 +239,60 @@ def test_small_probabilities_count_in_a_gradient_of_scores() -> None:
         w, s = bench.emit.stored("w", values), bench.emit.stored("s", scale)
         found[gradient] = bench.run(int8_matmul(bench.emit, bench.x, w, s, gradient=gradient), dy)[1]
     assert _off(found["row"], wanted) > 0.02 > 0.005 > _off(found[SCORES], wanted)
+
+
+def _cross_entropy(
+    logits: Callable[[Bench], ir.Value], x: Array, label: Array, settings: Entropy, weights: Array | None
+) -> tuple[Array, ir.Model]:
+    """The gradient of x in a cross-entropy, and its graph."""
+    bench = Bench(x)
+    y = logits(bench)
+    y.shape, y.dtype = ir.Shape([len(x), CLASSES]), ir.DataType.FLOAT
+    of_rows = Weights(None, None if weights is None else bench.emit.constant(weights))
+    terms = terms_of(bench.emit, settings, lean_scores(bench.emit, y), bench.emit.constant(label), of_rows)
+    terms.sum.shape, model = ir.Shape([]), ir.Model(bench.graph, ir_version=IR_VERSION)
+    infer_shapes(model)
+    bench.graph.outputs.extend(differentiate(bench.graph, terms.sum, [bench.x]).values())
+    lower(model)
+    RemoveUnusedNodesPass()(model)
+    NameFixPass()(model)
+    assert_runs_on_devices(model)
+    (dx,) = ort.InferenceSession(ir.to_proto(model).SerializeToString()).run(None, bench.fed)
+    return np.asarray(dx), model
+
+
+CLASSES = 3000
+
+
+@pytest.mark.parametrize("layout", ["plain", "transposed", "both", "one scale"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pytest.mark.parametrize("spread", [0.01, 4.0])
+def test_the_gradient_of_a_cross_entropy_is_fine(layout: str, smoothing: float, spread: float) -> None:
+    """Rows that know their label, rows that know nothing, weighted and ignored ones: two digits and the label's row."""
+    draw = np.random.default_rng(11)
+    values = draw.integers(-127, 128, (24, CLASSES)).astype(np.int8)
+    scale = draw.uniform(0.5, 1.5, CLASSES).astype(np.float32) * np.float32(spread / 200)
+    x, label = draw.normal(size=(6, 24)).astype(np.float32), draw.integers(0, CLASSES, 6)
+    if layout == "one scale":
+        scale = np.asarray(np.float32(spread / 200))
+    label[:2], label[5] = (x @ (values * scale)).argmax(axis=1)[:2], -100
+    weights = None if spread > 1 else np.array([1, -2, 0.5, 0, 3, 1], np.float32)
+
+    def logits(bench: Bench) -> ir.Value:
+        transposed = layout == "transposed"
+        w = bench.emit.stored("w", np.ascontiguousarray(values.T) if transposed else values)
+        both = bench.emit.stored("wᵀ", np.ascontiguousarray(values.T)) if layout == "both" else None
+        inputs = (bench.x, w, bench.emit.stored("s", scale), None, None, both)
+        return int8_matmul(bench.emit, *inputs, trans_b=int(transposed), rounding="fine", gradient=SCORES)
+
+    dx, model = _cross_entropy(logits, x, label, Entropy(smoothing, -100), weights)
+    leaf = torch.tensor(x, requires_grad=True)
+    matrix, options = torch.tensor(values * scale), {"label_smoothing": smoothing, "reduction": "none"}
+    losses = functional.cross_entropy(leaf @ matrix, torch.tensor(label), **options)
+    (losses if weights is None else losses * torch.tensor(weights)).sum().backward()
+    assert leaf.grad is not None and _off(dx, leaf.grad.numpy()) < 2e-3
+    digits = [node for node in model.graph if node.op_type == "QuantizeLinear" and "grad" in str(node.name)]
+    assert len(digits) == (3 if smoothing else 2)
 
 
 def _blocks(bits: int, width: int, block: int, with_zero_points: bool) -> tuple[Array, Array, Array | None, Array]:

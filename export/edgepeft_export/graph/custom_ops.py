@@ -17,7 +17,7 @@ from edgepeft_export.graph.match import operand, operands, present
 from edgepeft_export.graph.nested.branches import write_if
 from edgepeft_export.graph.nested.groups import scan_groups
 from edgepeft_export.graph.nested.iterations import write_loop
-from edgepeft_export.graph.rounding import MIDDLE, NARROW_MIDDLE
+from edgepeft_export.graph.rounding import MIDDLE
 from edgepeft_export.graph.row_rounding import RoundedRows, Shapes, round_finely, round_rows
 from edgepeft_export.graph.row_steps import Step, defer_steps
 from edgepeft_export.graph.shapes import dims_of
@@ -32,18 +32,21 @@ In integer arithmetic. ``w`` is int8 or uint8, [K, N], or [N, K] with ``transB=1
 ``transposed`` is wᵀ, where it is stored as well; ``sums`` [N] are the columns' sums of ``(w - zero_point) · scale``.
 ``x`` is rounded at run time: ``rounding`` is ``tensor``, to 8 bits with one scale for the whole tensor; ``row``, with a
 scale per row, and a zero point per row where there are ``sums``; ``fine``, to 16 bits with a scale per row, in two
-products; ``narrow``, like ``row`` with half as many steps, or ``whole``, to whole numbers of at most 64 in size, for
-which pairs of weights need no limit. ``gradient`` says how the gradient of the matmul is rounded: see
+products; ``given`` where ``x`` is uint8 already, with the zero point ``middle``. ``gradient`` says how the gradient of
+the matmul is rounded: see
 ``edgepeft_export.quantize.Quantization``, and ``SCORES``.
 """
 
 SCORES = "scores"
-"""A ``gradient`` of an ``INT8_MATMUL`` that computes a model's scores: rounded to 21 bits, in three products.
+"""A ``gradient`` of an ``INT8_MATMUL`` that computes a model's scores: rounded in several products of 7 bits.
 
 A row of it has one entry near -1, the label's, and thousands of small probabilities. 8 bits round most of these to 0:
 15 % of the probability of a trained language model, and nearly all of one that has not learnt anything. Products of 7
 bits need no limit on the pairs of the transposed matrix, so that a table of tokens keeps its precision.
 """
+
+INT8_ROWS = "Int8Rows"
+"""``(indices [rows], w, transposed?) -> [rows, N]``: rows of the integers that ``INT8_MATMUL`` multiplies by."""
 
 NO_GRADIENT = "none"
 """A ``gradient`` of an ``INT8_MATMUL`` that is part of a gradient itself."""
@@ -106,10 +109,12 @@ def int8_matmul(
     trans_b: int = 0,
     rounding: str = "tensor",
     gradient: str = "row",
+    middle: int = 0,
 ) -> ir.Value:
     """Append an ``INT8_MATMUL``."""
     inputs = (x, w, scale, zero_point, bias, transposed, sums)
-    return emit.op(INT8_MATMUL, *inputs, domain=DOMAIN, transB=trans_b, rounding=rounding, gradient=gradient)
+    settings: dict[str, int | str] = {"transB": trans_b, "rounding": rounding, "gradient": gradient}
+    return emit.op(INT8_MATMUL, *inputs, domain=DOMAIN, **settings, **({"middle": middle} if middle else {}))
 
 
 def lower(model: ir.Model) -> None:
@@ -126,6 +131,8 @@ def _lower_graph(graph: ir.Graph, lowering: _Lowering) -> None:
     for node in [node for node in graph if node.domain == DOMAIN]:
         if node.op_type == INT8_MATMUL:
             lowering.int8_matmul(node)
+        elif node.op_type == INT8_ROWS:
+            lowering.int8_rows(node)
         elif node.op_type == EXPAND:
             lower_expansion(node, lowering.constants)
         elif node.op_type == FAKE_QUANTIZE:
@@ -153,7 +160,7 @@ class _Lowering:
 
     def int8_matmul(self, node: ir.Node) -> None:
         """Replace an ``INT8_MATMUL``."""
-        kinds = {"row": self._by_row, "narrow": self._by_row, "fine": self._finely, "whole": self._by_whole_numbers}
+        kinds = {"row": self._by_row, "fine": self._finely, "given": self._as_given}
         lower_one = {**kinds, "tensor": self._by_tensor}
         lower_one[_rounding(node)](node)
 
@@ -168,7 +175,7 @@ class _Lowering:
     def _by_row(self, node: ir.Node) -> None:
         (x, _, scale), zero_point, bias = operands(node, 3), present(node, 3), present(node, 4)
         sums, one = present(node, SUMS), self.constants.scalar(1.0, like=x)
-        middle = NARROW_MIDDLE if _rounding(node) == "narrow" else MIDDLE if sums is None else None
+        middle = MIDDLE if sums is None else None
         if (x, middle) not in self._rows:
             self._rows[x, middle] = round_rows(x, node, self.constants, self._shapes, middle=middle)
         rows = self._rows[x, middle]
@@ -197,17 +204,21 @@ class _Lowering:
         small = _float(node, "Mul", rest, self.constants.scalar(0.5 / MIDDLE, like=x), scope="rest/")
         _scale(node, _float(node, "Add", whole, small, scope="rest/"), rows.step, bias)
 
-    def _by_whole_numbers(self, node: ir.Node) -> None:
-        (x, _, scale), zero_point, bias = operands(node, 3), present(node, 3), present(node, 4)
-        one = self.constants.scalar(1.0, like=x)
-        zero = self.constants.constant(np.array(NARROW_MIDDLE, np.uint8))
-        (integers,) = _before(node, _node(node, "QuantizeLinear", [x, one, zero]))
+    def _as_given(self, node: ir.Node) -> None:
+        (integers, _, scale), zero_point, bias = operands(node, 3), present(node, 3), present(node, 4)
+        one = self.constants.scalar(1.0, like=scale)
+        zero = self.constants.constant(np.array(node.attributes.get_int("middle", 0), np.uint8))
         inputs = [integers, self._matrix(node), one, scale, zero, zero_point, bias]
         replace_node(node, _node(node, "MatMulIntegerToFloat", inputs, domain=CONTRIB))
 
+    def int8_rows(self, node: ir.Node) -> None:
+        """Replace an ``INT8_ROWS``."""
+        (integers,) = _before(node, _node(node, "Gather", [self._matrix(node), operand(node)], axis=0))
+        replace_node(node, _node(node, "Cast", [integers], to=ir.DataType.FLOAT.value))
+
     def _matrix(self, node: ir.Node) -> ir.Value:
         """The matrix as the kernel reads it, [K, N]."""
-        w, stored = operand(node, 1), present(node, TRANSPOSED)
+        w, stored = operand(node, 1), present(node, 2 if node.op_type == INT8_ROWS else TRANSPOSED)
         if not node.attributes.get_int("transB", 0):
             return w
         if stored is None and w not in self._transposed:  # onnxruntime does it once, when it loads the graph

@@ -10,6 +10,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgepeft_export.autodiff.registry import Gradients, NoGradientForCase, rule
+from edgepeft_export.autodiff.rules.scores import any_scores, cross_entropy
 from edgepeft_export.autodiff.rules.steps import masked
 from edgepeft_export.graph.constants import known, zero_point_is_zero
 from edgepeft_export.graph.custom_ops import (
@@ -24,12 +25,8 @@ from edgepeft_export.graph.custom_ops import (
 )
 from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.graph.match import operand, present
-from edgepeft_export.graph.rounding import NARROW_MIDDLE, pack_nibbles, unpack_nibbles
-from edgepeft_export.graph.row_rounding import SMALLEST
+from edgepeft_export.graph.rounding import pack_nibbles, unpack_nibbles
 from edgepeft_export.graph.shapes import dims_of
-
-_DIGIT = 2.0 * NARROW_MIDDLE
-"""By how much a digit of a gradient is finer than the one before."""
 
 
 @rule(INT8_MATMUL, domain=DOMAIN)
@@ -43,10 +40,16 @@ def _bias_gradient(node: ir.Node, dy: ir.Value, bias: ir.Value | None, emit: Emi
 
 
 def _crossed(node: ir.Node, dy: ir.Value, emit: Emitter) -> ir.Value:
+    zero_point = present(node, 3)
+    symmetric = zero_point is None or zero_point_is_zero(zero_point)
+    if symmetric and node.attributes.get_string("gradient", "row") == SCORES:
+        crossed = cross_entropy(node, dy, emit)
+        if crossed is not None:
+            return crossed
     scaled = emit.op("Mul", dy, node.inputs[2])
     scaled.shape = node.outputs[0].shape
-    zero_point, one = present(node, 3), emit.scalar(1.0, like=scaled)
-    if zero_point is None or zero_point_is_zero(zero_point):
+    one = emit.scalar(1.0, like=scaled)
+    if symmetric:
         return _integer_product(node, scaled, one, None, emit)
     offset = known(zero_point)
     if offset is not None and offset.size == 1:
@@ -61,38 +64,13 @@ def _integer_product(
     node: ir.Node, scaled: ir.Value, one: ir.Value, zero_point: ir.Value | None, emit: Emitter
 ) -> ir.Value:
     """The same matrix, transposed if it was not and the other way round, in both layouts where both are stored."""
-    w, transposed = operand(node, 1), present(node, TRANSPOSED)
-    trans_b = 1 - int(node.attributes.get_int("transB", 0))
-
-    def product(rows: ir.Value, rounding: str) -> ir.Value:
-        inputs = (rows, w, one, zero_point, None, transposed)
-        return int8_matmul(emit, *inputs, trans_b=trans_b, rounding=rounding, gradient=NO_GRADIENT)
-
     # Rows of very different size would share one scale, and the small ones would round to 0.
     gradient = node.attributes.get_string("gradient", "row")
-    if gradient != SCORES:
-        return product(scaled, gradient)
-    # Three digits of 7 bits. Most entries are probabilities far below the largest entry: with two digits many of them
-    # round to zero, and the gradient loses their sum.
-    step = _row_step(scaled, NARROW_MIDDLE, emit)
-    first = emit.op("Div", scaled, step)
-    second = emit.op("Mul", _rest(first, emit), emit.scalar(_DIGIT, like=scaled))
-    small = emit.op("Add", product(second, "whole"), product(_rest(second, emit), "narrow"))
-    small = emit.op("Mul", small, emit.scalar(1 / _DIGIT, like=scaled))
-    return emit.op("Mul", emit.op("Add", product(first, "whole"), small), step)
-
-
-def _rest(numbers: ir.Value, emit: Emitter) -> ir.Value:
-    """What rounding to whole numbers leaves, up to a half."""
-    return emit.op("Sub", numbers, emit.op("Round", numbers))
-
-
-def _row_step(rows: ir.Value, count: int, emit: Emitter) -> ir.Value:
-    """The largest size of each row's entries, as so many steps. Two reductions need no tensor of absolute values."""
-    largest = emit.op("ReduceMax", rows, emit.ints(-1), keepdims=1)
-    smallest = emit.op("ReduceMin", rows, emit.ints(-1), keepdims=1)
-    size = emit.op("Max", largest, emit.op("Neg", smallest), emit.scalar(SMALLEST, like=rows))
-    return emit.op("Mul", size, emit.scalar(1 / count, like=rows))
+    if gradient == SCORES:
+        return any_scores(node, scaled, zero_point, emit)
+    inputs = (scaled, operand(node, 1), one, zero_point, None, present(node, TRANSPOSED))
+    trans_b = 1 - int(node.attributes.get_int("transB", 0))
+    return int8_matmul(emit, *inputs, trans_b=trans_b, rounding=gradient, gradient=NO_GRADIENT)
 
 
 @rule("MatMulNBits", domain=CONTRIB)
