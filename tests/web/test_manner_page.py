@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import json
-import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-import edgepeft
 from benchmarks.browser import PHASES, measured, table
 from edgepeft.data.conversations.prompts import Prompter
 from edgepeft_runtime import Bundle, Trainer, check_update, read_update
-from edgepeft_runtime.bundle.manifest import TextSpec
-from tests.support.bundles import FIELDS, LONGEST, PAD, write_tokenizer
-from tests.support.networks import tiny_llama
+from tests.support.bundles import LONGEST
+from tests.web.chats import small_bundle
 from tests.web.toolchain import PAGE, browse, installed, run
 
 pytestmark = pytest.mark.slow
@@ -32,21 +28,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def bundle(work: Path) -> Path:
-    """A small Llama in segments, whose weights the page's worker reads from its private file system."""
-    ids = torch.randint(0, 100, (2, 6), generator=torch.Generator().manual_seed(0))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return edgepeft.prepare(
-            tiny_llama(),
-            {"input_ids": ids, "attention_mask": torch.ones_like(ids)},
-            loss="causal_lm",
-            method=edgepeft.Lora(rank=8, target_modules=("q_proj", "v_proj", "lm_head")),
-            compression=edgepeft.Compression(weights="input"),
-            preprocessing=edgepeft.Preprocessing(
-                TextSpec(LONGEST, PAD, FIELDS), write_tokenizer(work / "tokenizer.json")
-            ),
-            out=work / "bundle",
-        ).bundle
+    return small_bundle(work)
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +67,7 @@ def test_it_answers_as_python_does_before_and_after(seen: dict[str, Any], bundle
 def test_it_is_stopped_within_a_step_and_resumes(seen: dict[str, Any]) -> None:
     """60 steps of two examples; the first run ends in the step after the fourth or a little later."""
     assert seen["threads"] == "2 threads"
-    assert seen["stop"]["status"] == "Error: Stopped." and 4 <= seen["stop"]["step"] < 60
+    assert seen["stop"]["status"] == "Stopped." and 4 <= seen["stop"]["step"] < 60
     assert seen["count"] == {"steps": 60, "shown": "60 / 60"} and seen["status"] == "Trained. Ask something."
 
 

@@ -18,9 +18,11 @@ function ofRuntime({ message, code, context, hint }: EdgepeftError): string {
   const facts = `${message} ${context ?? ""}`;
   if (facts.includes("QuotaExceeded")) return FULL;
   if (code === "state-in-use") return "Another tab teaches this model. Close it, and reload this page.";
+  if (code === "remote-unreachable" && !navigator.onLine)
+    return "This device is offline. What it has learned is kept: deliver it later.";
   if (code === "missing-file" && !navigator.onLine)
     return "This model is not on the device yet. Connect once, and reload.";
   if (code === "missing-file")
-    return "This server does not have the model: run prepare_sentences.py and build the page again.";
+    return "This server does not have the model: prepare it as the README says, and build the page again.";
   return [message, hint && `${hint[0]!.toUpperCase()}${hint.slice(1)}`].filter(Boolean).join(" ");
 }

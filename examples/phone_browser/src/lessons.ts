@@ -1,6 +1,7 @@
 /** The lessons of each subject: the user's words and examples, kept in IndexedDB. */
 
 import type { Examples, SubjectName } from "./messages.js";
+import { get, put } from "./storage.js";
 import type { Subject } from "./subjects/subject.js";
 
 /** The model distinguishes this many words. */
@@ -92,34 +93,11 @@ export class Lessons {
 const DATABASE = "lessons";
 
 export async function load(subject: SubjectName): Promise<Lessons> {
-  const found = await kept("readonly", (files) => files.get(subject) as IDBRequest<Lessons | undefined>);
+  const found = await get<Lessons>(DATABASE, subject);
   return new Lessons(found?.words, found?.examples);
 }
 
 /** @throws DOMException the storage is full. */
 export async function store(subject: SubjectName, { words, examples }: Lessons): Promise<void> {
-  await kept("readwrite", (files) => files.put({ words, examples }, subject));
-}
-
-async function kept<T>(mode: IDBTransactionMode, work: (files: IDBObjectStore) => IDBRequest<T>): Promise<T> {
-  const database = await opened();
-  try {
-    return await new Promise((resolve, reject) => {
-      const transaction = database.transaction("files", mode, { durability: "strict" });
-      transaction.onerror = transaction.onabort = () => reject(transaction.error);
-      const request = work(transaction.objectStore("files"));
-      transaction.oncomplete = () => resolve(request.result);
-    });
-  } finally {
-    database.close();
-  }
-}
-
-function opened(): Promise<IDBDatabase> {
-  return new Promise((resolve, reject) => {
-    const opening = indexedDB.open(DATABASE, 1);
-    opening.onupgradeneeded = () => opening.result.createObjectStore("files");
-    opening.onerror = () => reject(opening.error);
-    opening.onsuccess = () => resolve(opening.result);
-  });
+  await put(DATABASE, subject, { words, examples });
 }

@@ -3,9 +3,12 @@
 import { drawChart } from "./chart.js";
 import { choices, mark } from "./choices.js";
 import { messageOf } from "./failures.js";
+import type { Delivered } from "edgepeft-runtime";
+import { Panel } from "./fleet/panel.js";
 import { type Example, Lessons, load, store } from "./lessons.js";
 import { type Guesses, type Progress, SUBJECTS, type Status, type SubjectName } from "./messages.js";
 import { Model } from "./model.js";
+import { keepOffline } from "./offline.js";
 import { Drawings } from "./subjects/drawings.js";
 import { Photos } from "./subjects/photos.js";
 import { Sentences } from "./subjects/sentences.js";
@@ -34,6 +37,11 @@ const model = new Model({
   },
 });
 
+const panel = new Panel(element("fleet"), element("promise"), () => {
+  const inputs = subject.inputs(lessons.examples.slice(0, 1).map(({ content }) => content));
+  return model.ask<Delivered>({ verb: "deliver", inputs });
+});
+
 let subject: Subject = subjects.drawings;
 let lessons = new Lessons();
 /** Index of the chosen word; -1 before there is one. */
@@ -55,6 +63,7 @@ function enable(): void {
   button("keep").textContent = named ? `Keep as “${lessons.words[word]}”` : "Keep";
   button("train").disabled = state !== "ready" || lessons.missing !== null;
   button("forget").disabled = state === "training" || state === "opening";
+  panel.enable(state === "ready" && Number(document.body.dataset["steps"] ?? 0) > 0 && lessons.examples.length > 0);
   for (const tab of tabs()) tab.toggleAttribute("disabled", state === "training");
 }
 
@@ -146,15 +155,18 @@ async function train(): Promise<void> {
   losses = [];
   enable();
   say("Training…");
+  let note: string | null = null;
   try {
     const [train, test] = [lessons.part(subject, false), lessons.part(subject, true)];
-    showStatus(await model.ask<Status>({ verb: "train", train, test, epochs: EPOCHS }));
+    const status = await model.ask<Status>({ verb: "train", train, test, epochs: EPOCHS });
+    ({ note } = status);
+    showStatus(status);
   } finally {
     state = "ready";
     enable();
   }
   await guess();
-  say("Trained. Try it, and compare.");
+  say(["Trained. Try it, and compare.", note].filter(Boolean).join(" "));
 }
 
 function showProgress({ step, total, loss, accuracies }: Progress): void {
@@ -258,13 +270,6 @@ function run(work: () => Promise<void>): void {
   work().catch((failure: unknown) => say(messageOf(failure), true));
 }
 
-async function keepOffline(): Promise<void> {
-  if (!("serviceWorker" in navigator)) return;
-  await navigator.serviceWorker.register("service.js");
-  await navigator.serviceWorker.ready;
-  element("offline").hidden = false;
-}
-
 function keep(): void {
   const example: Example = { content: subject.current(), word };
   subject.clear();
@@ -304,4 +309,5 @@ element("train").onclick = () => run(train);
 element("export").onclick = () => run(exportUpdate);
 element("forget").onclick = () => run(forget);
 run(() => open("drawings"));
-run(keepOffline);
+run(() => panel.open());
+run(() => keepOffline(element("offline")));

@@ -24,6 +24,7 @@ export type Request =
   | { readonly verb: "train"; readonly train: Examples; readonly test: Examples; readonly epochs: number }
   | { readonly verb: "predict"; readonly inputs: Inputs }
   | { readonly verb: "update" }
+  | { readonly verb: "deliver"; readonly inputs: Inputs }
   | { readonly verb: "forget" };
 
 export interface Progress {
@@ -39,6 +40,8 @@ export interface Status {
   readonly steps: number;
   readonly unfinished: boolean;
   readonly accuracies: readonly number[];
+  /** What the user should know about the training; `null`: nothing. */
+  readonly note: string | null;
 }
 
 /** Scores of all words (logits), before and after the training. */

@@ -19,6 +19,8 @@ self.addEventListener("activate", (event) => {
 });
 
 self.addEventListener("fetch", (event) => {
+  // What goes to a server that the page delivers to is none of the page's files.
+  if (new URL(event.request.url).origin !== self.location.origin) return;
   const answer = async (): Promise<Response> => {
     const kept = await (await caches.open(VERSION)).match(event.request, { ignoreSearch: true });
     return kept ?? fetch(event.request);

@@ -7,6 +7,8 @@ import {
   type Bundle,
   type BundleFiles,
   type Data,
+  type Delivered,
+  type Texts,
   Arrays,
   Trainer,
   databaseStore,
@@ -16,7 +18,9 @@ import {
   urlFiles,
 } from "edgepeft-runtime";
 import { messageOf } from "./failures.js";
+import { deliver, startOfRun } from "./fleet/connection.js";
 import type { Answer, Examples, Guesses, Inputs, Progress, Request, Status, SubjectName } from "./messages.js";
+import { get, put, remove } from "./storage.js";
 
 // Such small models are faster on one thread than on several that wait for one another.
 ort.env.wasm.numThreads = 1;
@@ -25,6 +29,8 @@ ort.env.wasm.wasmPaths = { wasm: new URL("ort-wasm-simd-threaded.wasm", self.loc
 const DATABASES = "edgepeft:";
 const SETTINGS = { batchSize: 8, schedule: "cosine", saveEvery: 10 } as const;
 
+/** The adapter that the run of each subject started from, where it is not the bundle's own. */
+const STARTS = "starts";
 interface Open {
   readonly trainer: Trainer;
   readonly subject: SubjectName;
@@ -38,9 +44,33 @@ async function opened(subject: SubjectName, state: string): Promise<Trainer> {
   await open?.trainer.close();
   open = null;
   const progress = (done: number, all: number): void => post({ loading: { done, all } });
-  const trainer = await Trainer.open(await files(subject), { ort, state: databaseStore(state), progress });
+  const adapter = await get<Uint8Array>(STARTS, state);
+  const options = { ort, state: databaseStore(state), progress, ...(adapter === undefined ? {} : { adapter }) };
+  const trainer = await Trainer.open(await files(subject), options);
   open = { trainer, subject, state };
   return trainer;
+}
+
+/** Returns the state of a run on these examples, from the adapter of the fleet's latest round if there is one. */
+async function stateOf(subject: SubjectName, train: Examples): Promise<{ state: string; note: string | null }> {
+  const { trainer } = open!;
+  const name = `${subject}-${fingerprint(train)}`;
+  const unfinished = open!.state.startsWith(name) && status(trainer).unfinished;
+  if (unfinished) return { state: open!.state, note: null };
+  const { adapter, note } = await startOfRun(trainer, oneOf(trainer.bundle, train.inputs));
+  if (adapter === null) return { state: name, note };
+  const state = `${name}-${fingerprintOf(adapter)}`;
+  await put(STARTS, state, adapter);
+  return { state, note };
+}
+
+/** Removes the other runs of a subject. */
+async function removeOthers(subject: SubjectName, state: string | null): Promise<void> {
+  for (const other of await kept(subject)) {
+    if (other === state) continue;
+    indexedDB.deleteDatabase(DATABASES + other);
+    await remove(STARTS, other);
+  }
 }
 
 /** The files of a bundle: the large one is kept by the browser, the service worker keeps the others. */
@@ -78,9 +108,18 @@ function labelled(bundle: Bundle, { inputs, labels }: Examples): Data {
   return dataOf(bundle, inputs, labels);
 }
 
+/** The first example alone. */
+function oneOf(bundle: Bundle, inputs: Inputs): Batch {
+  const data = dataOf(bundle, inputs);
+  return ("batch" in data ? (data as Texts) : new Arrays(data as Batch)).batch([0]) as Batch;
+}
+
 /** A name that is another one for other examples. */
 function fingerprint(examples: Examples): string {
-  const bytes = new TextEncoder().encode(JSON.stringify(examples, (_, value: unknown) => plain(value)));
+  return fingerprintOf(new TextEncoder().encode(JSON.stringify(examples, (_, value: unknown) => plain(value))));
+}
+
+function fingerprintOf(bytes: Uint8Array): string {
   return new Arrays({ bytes: { data: bytes, dims: [1, bytes.length] } }).fingerprint();
 }
 
@@ -97,22 +136,21 @@ const verbs = {
   /** Trains on the examples; other examples start a new run, the same ones resume the interrupted one. */
   async train({ train, test, epochs }: Request & { verb: "train" }): Promise<Status> {
     const { subject } = open!;
-    const state = `${subject}-${fingerprint(train)}`;
+    const { state, note } = await stateOf(subject, train);
     const trainer = await opened(subject, state);
-    for (const other of await kept(subject)) if (other !== state) indexedDB.deleteDatabase(DATABASES + other);
+    await removeOthers(subject, state);
     const validate = test.labels.length > 0 ? { validate: labelled(trainer.bundle, test) } : {};
     const progress = ({ step, total, loss }: Omit<Progress, "accuracies">): void => {
       post({ progress: { step, total, loss, accuracies: accuracies(trainer) } });
     };
     await trainer.fit(labelled(trainer.bundle, train), { ...SETTINGS, ...validate, epochs, progress });
-    return status(trainer);
+    return { ...status(trainer), note };
   },
 
   /** The model's outputs for one example, with its first adapter and with the trained one. */
   async predict({ inputs }: Request & { verb: "predict" }): Promise<Guesses> {
     const { trainer } = open!;
-    const data = dataOf(trainer.bundle, inputs);
-    const batch = (inputs.kind === "texts" ? (data as { batch(rows: number[]): Batch }).batch([0]) : data) as Batch;
+    const batch = oneOf(trainer.bundle, inputs);
     const name = trainer.bundle.manifest.outputs[0]!.name;
     const first = await trainer.predict(batch, { adapter: await trainer.bundle.adapter() });
     const now = await trainer.predict(batch);
@@ -122,11 +160,16 @@ const verbs = {
 
   update: (): Promise<Uint8Array> => open!.trainer.saveUpdate(),
 
+  deliver({ inputs }: Request & { verb: "deliver" }): Promise<Delivered> {
+    const { trainer } = open!;
+    return deliver(trainer, oneOf(trainer.bundle, inputs));
+  },
+
   async forget(): Promise<Status> {
     const { subject, trainer } = open!;
     await trainer.close();
     open = null;
-    for (const name of await kept(subject)) indexedDB.deleteDatabase(DATABASES + name);
+    await removeOthers(subject, null);
     return verbs.open({ verb: "open", subject });
   },
 };
@@ -137,6 +180,7 @@ function status(trainer: Trainer): Status {
     steps: trainer.steps,
     unfinished: last !== undefined && last.stopped === null,
     accuracies: accuracies(trainer),
+    note: null,
   };
 }
 

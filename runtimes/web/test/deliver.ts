@@ -6,7 +6,15 @@
 import { readFile, writeFile } from "node:fs/promises";
 import { existsSync } from "node:fs";
 import * as ort from "onnxruntime-node";
-import { EdgepeftError, FleetDevice, type Memory, type MemoryStore, Trainer, identityOf } from "edgepeft-runtime";
+import {
+  Bundle,
+  EdgepeftError,
+  FleetDevice,
+  type Memory,
+  type MemoryStore,
+  Trainer,
+  identityOf,
+} from "edgepeft-runtime";
 import { folder } from "edgepeft-runtime/node";
 import { cut, tensorsIn } from "./support.js";
 
@@ -60,9 +68,10 @@ async function followed(plan: Plan): Promise<unknown> {
   const device = new FleetDevice(identityOf(new URL(plan.link).hash)!, fileMemory(plan.memory));
   const data = await tensorsIn(plan.data);
   const { labels, ...inputs } = cut(data, 0, 4);
+  const bundle = await Bundle.open(folder(plan.bundle), ort);
   const opened = async (): Promise<Trainer> => {
-    const adapter = await device.adapter();
-    return Trainer.open(folder(plan.bundle), { ort, ...(adapter === null ? {} : { adapter }) });
+    const adapter = await device.adapter(bundle);
+    return Trainer.open(bundle, { ort, ...(adapter === null ? {} : { adapter }) });
   };
   const actions = {
     async join() {

@@ -107,6 +107,25 @@ describe("a run with a state", () => {
       await other.close();
     }));
 
+  it("of an app goes on with other data after its process ended, as within one process", () =>
+    inFolder(async (work) => {
+      const all = await data();
+      const [first, second] = [cut(all, 0, 20), cut(all, 20, 40)];
+      const opened = (name: string): Promise<Trainer> =>
+        Trainer.open(folder(BUNDLE), { ort, state: stateFolder(join(work, name)), replays: false });
+      const whole = await opened("whole");
+      await whole.fit(first, SETTINGS);
+      await whole.fit(second, SETTINGS);
+      const before = await opened("cut");
+      await before.fit(first, SETTINGS);
+      await before.close();
+      const after = await opened("cut");
+      await after.fit(second, SETTINGS);
+      assertSame(after.parameters(), whole.parameters());
+      await after.close();
+      await whole.close();
+    }));
+
   it("takes more epochs, whose steps are those of a longer run", () =>
     inFolder(async (work) => {
       const rows = cut(await data(), 0, 30);

@@ -5,9 +5,16 @@ import type { Example } from "edgepeft-runtime";
 /** One call at a time is answered in order, except `stop`, which ends the current one. */
 export type Request =
   | { readonly verb: "open"; readonly threads: number }
-  | { readonly verb: "train"; readonly examples: readonly Example[]; readonly epochs: number }
+  | {
+      readonly verb: "train";
+      readonly examples: readonly Example[];
+      readonly heldBack: readonly Example[];
+      readonly epochs: number;
+    }
   | { readonly verb: "ask"; readonly prompt: string; readonly trained: boolean }
   | { readonly verb: "update" }
+  | { readonly verb: "deliver"; readonly example: Example }
+  | { readonly verb: "forget" }
   | { readonly verb: "stop" };
 
 /** What the worker says meanwhile. */
@@ -24,6 +31,10 @@ export interface Status {
   /** Optimizer steps of this run. */
   readonly steps: number;
   readonly threads: number;
+  /** Loss on what is held back, before the last training and after it; `null` if nothing was. */
+  readonly heldBack: readonly [number, number] | null;
+  /** What the user should know about the training; `null`: nothing. */
+  readonly note: string | null;
 }
 
 export type Answer =

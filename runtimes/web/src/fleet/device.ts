@@ -1,5 +1,6 @@
 /** A device of a fleet: joins the latest round, and delivers updates (section 8 of the SPEC). */
 
+import type { Bundle } from "../bundle/bundle.js";
 import type { Batch } from "../data/batch.js";
 import { FleetError } from "../errors.js";
 import { Hasher, sha256 } from "../files/sha256.js";
@@ -44,9 +45,10 @@ export class FleetDevice {
     this.server = new Server(identity.server, identity.token);
   }
 
-  /** Returns the adapter of the round that was joined last, to start from; `null` before the first. */
-  async adapter(): Promise<Uint8Array | null> {
-    return (await this.store.read()).adapter;
+  /** Returns the adapter of the round that was joined last, to start from; `null` if there is none for this bundle. */
+  async adapter(bundle: Bundle): Promise<Uint8Array | null> {
+    const { adapter } = await this.store.read();
+    return adapter?.baseSha256 === bundle.baseSha256 ? adapter.bytes : null;
   }
 
   /**
@@ -68,8 +70,9 @@ export class FleetDevice {
     const round = await readRound(await this.file(`${folder}/round.json`, MAX_ROUND_BYTES), latest, trusted);
     checkBundle(round, trainer.bundle.manifest);
     if (trusted?.sha256 === latest.round_sha256) return { round: latest.round, changed: false };
-    const adapter = await this.fetched(round, trainer);
-    await checkHealth(trainer, adapter, batch);
+    const bytes = await this.fetched(round, trainer);
+    await checkHealth(trainer, bytes, batch);
+    const adapter = { baseSha256: round.base_sha256, bytes };
     const known: KnownRound = {
       round: latest.round,
       sha256: latest.round_sha256,

@@ -11,8 +11,8 @@ export interface KnownRound extends Trusted {
 export interface Memory {
   /** The rounds that were joined, the latest last; at most 32. */
   readonly rounds: readonly KnownRound[];
-  /** The adapter of the latest round. */
-  readonly adapter: Uint8Array | null;
+  /** The adapter of the latest round, and the base that it belongs to. */
+  readonly adapter: { readonly baseSha256: string; readonly bytes: Uint8Array } | null;
   /** Number of the last delivery. */
   readonly sequence: number;
   /** The sidecar of each update that was signed, by the hash of the update. */

@@ -41,6 +41,7 @@ export class Session {
     adapter: LoadedAdapter,
     seed: number,
     private readonly checkpoints: Checkpoints | null,
+    private readonly replays = true,
   ) {
     this.run = newRun(engine.load(adapter.parameters), seed);
     this.adapterSha256 = adapter.sha256;
@@ -156,7 +157,7 @@ export class Session {
     }
     this.run = run;
     this.resumedFits = run.fits.length;
-    this.finishedFits = 0;
+    this.finishedFits = this.replays ? 0 : run.fits.length;
     return true;
   }
 }

@@ -27,6 +27,12 @@ export interface OpenOptions {
   readonly ort: Ort;
   /** Storage of the run. If it contains a run, that run is resumed. */
   readonly state?: StateStore;
+  /**
+   * Whether the calls of `fit` repeat those of the saved run, as a program does that is started again: true. An app whose calls
+   * follow its user passes false. Then a call with other settings or data begins where the saved run ended, and only an interrupted
+   * call with equal settings is resumed.
+   */
+  readonly replays?: boolean;
   /** Adapter to start from instead of the bundle's own. */
   readonly adapter?: AdapterSource;
   /** Seed of the shuffling: 0. Equal seeds and data give equal orders in every runtime. */
@@ -58,6 +64,7 @@ export class Trainer {
    */
   static async open(source: BundleFiles | Bundle | string | URL, options: OpenOptions): Promise<Trainer> {
     const { ort, state, adapter, seed = 0, session: sessionOptions = {}, accelerator, progress } = options;
+    const { replays = true } = options;
     checkProviders(sessionOptions, accelerator);
     require("seed", seed, Number.isSafeInteger(seed) && seed >= 0, "a whole number of at least 0");
     const files = typeof source === "string" || source instanceof URL ? urlFiles(source) : source;
@@ -67,7 +74,7 @@ export class Trainer {
       const start = await loadAdapter(bundle, adapter);
       const checkpoints = state === undefined ? null : await Checkpoints.open(state, bundle, start.sha256);
       const engine = new Engine(bundle, ort, sessionOptions, accelerator);
-      const session = new Session(bundle, engine, start, seed, checkpoints);
+      const session = new Session(bundle, engine, start, seed, checkpoints, replays);
       await session.resume().catch(async (failure: unknown) => {
         await session.close();
         throw failure;

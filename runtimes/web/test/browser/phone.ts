@@ -7,9 +7,9 @@
  */
 
 import { existsSync, readFileSync, readdirSync } from "node:fs";
-import { createRequire } from "node:module";
 import { join } from "node:path";
 import type { Browser, Page } from "puppeteer-core";
+import { findings } from "./axe.js";
 import { chromium, opened } from "./chromium.js";
 import { serve } from "./serve.js";
 
@@ -111,23 +111,6 @@ async function trained(page: Page): Promise<void> {
 /** The word that the model says, without its probability. */
 const said = (page: Page, id: string): Promise<string> =>
   page.$eval(`#${id}`, (output) => output.firstChild?.textContent ?? "");
-
-/** The findings of axe in both themes. */
-async function findings(page: Page): Promise<string[]> {
-  if (!(await page.evaluate("'axe' in window"))) {
-    await page.addScriptTag({ path: createRequire(import.meta.url).resolve("axe-core/axe.min.js") });
-  }
-  const found: string[] = [];
-  for (const value of ["light", "dark"]) {
-    await page.emulateMediaFeatures([{ name: "prefers-color-scheme", value }]);
-    const { violations } = (await page.evaluate("axe.run()")) as {
-      violations: { id: string; nodes: { html: string }[] }[];
-    };
-    found.push(...violations.map(({ id, nodes }) => `${value}: ${id}: ${nodes[0]!.html}`));
-  }
-  await page.emulateMediaFeatures([]);
-  return found;
-}
 
 async function drawings(page: Page, work: string): Promise<object> {
   for (const word of WORDS) await addWord(page, word);

@@ -18,13 +18,14 @@ from edgepeft_runtime.fleet import signatures
 from edgepeft_runtime.fleet.identity import Identity
 from tests.fleet.fleets import Fleet, code_of
 from tests.fleet.servers import serving
+from tests.support.tiny_bundle import build
 
 IDENTITY = Identity("birds", "phone-1", bytes(32), signatures.HMAC, bytes(range(32)), "a-token")
 PAGE, SERVER = "https://page.example/", "https://192.168.1.20:8443"
 
 
 def test_a_link_has_the_identity_behind_the_page() -> None:
-    """In the fragment, which browsers keep to themselves; `tests/web` reads it in TypeScript."""
+    """In the fragment, which browsers keep to themselves; `test_delivery.py` reads it in TypeScript."""
     parts = urlsplit(link_of(IDENTITY, PAGE, f"{SERVER}/"))
     fields = parse_qs(parts.fragment)
     assert f"{parts.scheme}://{parts.netloc}{parts.path}" == PAGE and not parts.query
@@ -54,6 +55,12 @@ def test_a_qr_code_is_one_of_the_link() -> None:
     out = io.StringIO()
     segno.make(text, error="l").terminal(out, compact=True)
     assert qr_code(text) == out.getvalue().rstrip("\n") and len(qr_code(text).splitlines()) < 50
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Fleet:
+    """A host that has published nothing yet."""
+    return Fleet.begin(tmp_path, build(tmp_path / "bundle"))
 
 
 def test_the_command_prints_the_link(fleet: Fleet, tmp_path: Path) -> None:
