@@ -11,15 +11,16 @@ import pytest
 import torch
 import transformers
 
+from benchmarks import machine
 from benchmarks.llm import __main__ as driver
 from benchmarks.llm.making import made
 from benchmarks.llm.memory import MB, Limit, Sampler, forget_files
 from benchmarks.llm.page import page
-from benchmarks.llm.perplexity import keep, measured, write_texts
+from benchmarks.llm.perplexity import COMPUTES, keep, measured, missing, write_texts
 from benchmarks.llm.results import compared, machine_kind, merged, ratio
 from benchmarks.llm.shapes import DESCRIPTION, SHAPES, matmul_parameters, operations
 from benchmarks.llm.sides import INFERENCE, TORCH
-from benchmarks.llm.targets import targets_of
+from benchmarks.llm.targets import perplexity_targets, targets_of
 
 PARAMETERS = {
     "smollm2-135m": 134_515_008,
@@ -133,6 +134,18 @@ def test_bounds_are_met_missed_or_not_measured() -> None:
     assert found["open_s", 0.5] == (None, None)
 
 
+def test_bounds_on_perplexity_are_of_the_worst_machine() -> None:
+    """Before and after training, for int8 and int4; without rows they are not measured."""
+    rows = [
+        {"side": "edgepeft int8", "before_ratio": 1.01, "after_ratio": 1.02},
+        {"side": "edgepeft int8", "before_ratio": 1.012},
+        {"side": "edgepeft fp32", "before_ratio": 1.0},
+    ]
+    found = [(target["value"], target["bound"], target["met"]) for target in perplexity_targets(rows)]
+    assert found == [(1.012, 1.015, True), (1.02, 1.015, False), (None, 1.05, None), (None, 1.05, None)]
+    assert "perplexity before training, edgepeft int4 to edgepeft fp32" in page({"rows": []})
+
+
 def test_losses_start_where_those_of_pytorch_do() -> None:
     """Closely in fp32, roughly with rounded weights; they fall."""
     assert compared([6.0, 5.0], [6.002, 5.5], "edgepeft-fp32") == "ok"
@@ -199,6 +212,10 @@ def test_perplexities_are_measured_in_parts(tmp_path: Path) -> None:
     alone = keep(out, "others", {"side": "edgepeft int8", "machine": "VNNI", "before": 9.0})
     assert alone == json.loads(out.read_text("utf-8"))["perplexity"]
     assert alone["rows"] == [{"side": "edgepeft int8", "machine": "VNNI", "before": 9.0}]
+    keep(out, "others", {"side": "edgepeft fp32", "machine": machine_kind(machine.describe()), "before": 8.0})
+    results = json.loads(out.read_text("utf-8"))
+    assert "fp32" not in missing(COMPUTES, results, "others")
+    assert missing(COMPUTES, results, "texts") == list(COMPUTES)
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from typing import Any
 from benchmarks.llm.results import Row, ratio
 from benchmarks.llm.shapes import METHODS, RANK
 from benchmarks.llm.sides import BASELINE, TORCH
-from benchmarks.llm.targets import targets_of
+from benchmarks.llm.targets import perplexity_targets, targets_of
 
 _HEAD = f"""# Language models: time and memory of a training step
 
@@ -44,9 +44,10 @@ def page(results: dict[str, Any]) -> str:
             f" matrix products, with the head; vocabulary {about['vocabulary']:,}.\n"
         )
         parts += _tables([row for row in rows if row["shape"] == shape])
-    if perplexity := results.get("perplexity"):
+    perplexity = results.get("perplexity", {"rows": []})
+    if perplexity["rows"]:
         parts.append(perplexity_table(perplexity))
-    parts.append(_targets(rows))
+    parts.append(_bounds([*targets_of(rows), *perplexity_targets(perplexity["rows"])]))
     machines = {row["machine"]: results["machines"][row["machine"]] for row in rows}
     lines = [
         f"- {kind}: {found['processor']}, {found['cores']} cores, {found['memory_gb']} GB; onnxruntime"
@@ -105,7 +106,7 @@ def _limited(rows: Sequence[Row]) -> str:
 
 
 def perplexity_table(found: dict[str, Any]) -> str:
-    """Return the table of ``benchmarks.llm_perplexity``."""
+    """Return the table of ``benchmarks.llm.perplexity``."""
     lines = [
         "## Perplexity\n",
         f"{found['about']}\n",
@@ -118,12 +119,10 @@ def perplexity_table(found: dict[str, Any]) -> str:
     return "\n".join([*lines, ""])
 
 
-def _targets(rows: Sequence[Row]) -> str:
+def _bounds(targets: Sequence[dict[str, Any]]) -> str:
     shown = {True: "met", False: "NOT met", None: "not measured"}
     lines = ["## Bounds\n", "| figure | measured | at most | |", "|---|---:|---:|---|"]
-    lines += [
-        f"| {t['target']} | {_shown(t['value'])} | {t['bound']:g} | {shown[t['met']]} |" for t in targets_of(rows)
-    ]
+    lines += [f"| {t['target']} | {_shown(t['value'])} | {t['bound']:g} | {shown[t['met']]} |" for t in targets]
     return "\n".join([*lines, ""])
 
 

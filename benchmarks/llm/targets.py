@@ -53,10 +53,30 @@ TARGETS = (
     Target("s_per_step", 1.5, side=INT4, peer=INT8),
 )
 
+PERPLEXITY = {"edgepeft int8": 1.015, "edgepeft int4": 1.05}
+"""The largest perplexity of a rounded model, before training and after it, to that of fp32."""
+
 
 def targets_of(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Return each target with its measured value; ``met`` is ``None`` where a figure is missing."""
     return [_checked(target, rows) for target in TARGETS]
+
+
+def perplexity_targets(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the same for the perplexity of each rounded model; the worst of several machines counts.
+
+    Args:
+        rows: Of the table of ``benchmarks.llm.perplexity``.
+    """
+    found = []
+    for side, bound in PERPLEXITY.items():
+        for moment in ("before", "after"):
+            values = [row[f"{moment}_ratio"] for row in rows if row["side"] == side and f"{moment}_ratio" in row]
+            value = max(values, default=None)
+            met = None if value is None else value <= bound
+            target = f"perplexity {moment} training, {side} to edgepeft fp32"
+            found.append({"target": target, "value": value, "bound": bound, "met": met})
+    return found
 
 
 def _checked(target: Target, rows: Sequence[Row]) -> dict[str, Any]:
