@@ -62,7 +62,8 @@ aarch64: .venv/.test
 	$(HOST)/python -m pytest -m aarch64 -rs tests/test_aarch64.py
 
 # Too long for CI, before a release: every point of fault injection, long fuzzing, ONNX's node tests, every method on every network,
-# classes of transformers, and the newest versions. It writes the pages, which are committed.
+# classes of transformers, the documentation's blocks in new environments on two Pythons (the newest one's PyTorch has CUDA: 6 GB of disk),
+# and the newest versions. It writes the pages, which are committed.
 nightly: $(ENVIRONMENTS) .venv-files/.done
 	$(HOST)/python -m tests.faults --page docs/FAULTS.md
 	$(HOST)/python -m tests.fuzz --inputs 100000 --jobs 2 --page docs/FUZZING.md
@@ -71,12 +72,15 @@ nightly: $(ENVIRONMENTS) .venv-files/.done
 	$(HOST)/python -m tests.public_files --page docs/FILES.md
 	$(HOST)/python -m tests.matrix
 	$(HOST)/python -m tests.architectures --again
+	$(HOST)/python -m tests.blocks
+	$(HOST)/python -m tests.blocks --newest
 	$(MAKE) newest
 
-# The tests that touch a dependency, with today's newest of everything but torch: by hand, and before a release.
+# The tests that touch a dependency, with today's newest of everything but torch, and with datasets, MLflow and Weights & Biases, whose
+# tests are skipped elsewhere: by hand, and before a release.
 newest:
 	$(call environment,.venv-newest,$(python))
-	$(call install,.venv-newest,newest) -e '.[test,loggers]'
+	$(call install,.venv-newest,newest) -e '.[test,loggers]' datasets
 	$(call environment,.venv-fleet-newest,$(python))
 	$(call install,.venv-fleet-newest,newest) -e '.[fleet,dp]' 'flwr[simulation]' 'pytest>=8'
 	.venv-newest/bin/pip list --disable-pip-version-check --format freeze --exclude-editable

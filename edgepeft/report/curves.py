@@ -32,8 +32,10 @@ def curves(epochs: Sequence[int], lines: Mapping[str, Values], kept: int | None 
         low, high = 0.0, 1.0
     elif low == high:
         low, high = low - 0.5, high + 0.5
+    step = _step(high - low)
+    low, high = step * math.floor(low / step), step * math.ceil(high / step)
     scale = _Scale(min(epochs), max(max(epochs), min(epochs) + 1), low, high)
-    drawn = [_grid(scale), _ticks(epochs, scale)]
+    drawn = [_grid(scale, step), _ticks(epochs, scale)]
     for index, (name, values) in enumerate(lines.items()):
         points = [
             (scale.x(epoch), scale.y(value), f"{name}, epoch {epoch}: {number(value)}", row == kept)
@@ -60,10 +62,16 @@ class _Scale:
         return _TOP + (self.high - value) / (self.high - self.low) * (HEIGHT - _TOP - _BELOW)
 
 
-def _grid(scale: _Scale) -> str:
+def _step(span: float) -> float:
+    """The distance of grid lines: 1, 2, 2.5 or 5 times a power of ten, so that at most five of them are on the span."""
+    power = 10.0 ** math.floor(math.log10(span / _GRID))
+    return next((factor * power for factor in (1, 2, 2.5, 5) if span / (factor * power) <= _GRID), 10 * power)
+
+
+def _grid(scale: _Scale, step: float) -> str:
     lines = []
-    for step in range(_GRID + 1):
-        value = scale.low + step * (scale.high - scale.low) / _GRID
+    for index in range(round((scale.high - scale.low) / step) + 1):
+        value = float(f"{scale.low + index * step:.9g}")  # without the rounding of sums
         y = scale.y(value)
         lines.append(f'<line class="grid" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
         lines.append(f'<text x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{number(value)}</text>')
