@@ -10,6 +10,8 @@ export function mounts(): Record<string, string> {
     "/code/": join(WEB, "build/test/browser"),
     "/runtime/": join(WEB, "dist"),
     "/common/": join(WEB, "node_modules/onnxruntime-common/dist/esm"),
+    "/curves/": join(WEB, "node_modules/@noble/curves"),
+    "/hashes/": join(WEB, "node_modules/@noble/hashes"),
     "/ort/": join(WEB, "node_modules/onnxruntime-web/dist"),
     "/tokenizers/": join(WEB, "node_modules/@huggingface/tokenizers/dist"),
     "/golden/": join(WEB, "../../tests/golden"),
