@@ -146,7 +146,8 @@ dist: .venv-dist/.done .venv/.test
 	rm -rf dist .venv-wheel .venv-sdist
 	.venv-dist/bin/python -m build --outdir dist .
 	.venv-dist/bin/twine check --strict dist/*
-	cd runtimes/web && npm ci --ignore-scripts --no-audit --no-fund && npm pack --pack-destination $(CURDIR)/dist
+	cp LICENSE runtimes/web/LICENSE
+	cd runtimes/web && npm ci --no-audit --no-fund && npm run build && npm pack --pack-destination $(CURDIR)/dist # .npmrc switches prepack off
 	$(call environment,.venv-wheel,$(python))
 	$(call install,.venv-wheel,workstation) "$$(ls $(CURDIR)/dist/*.whl)[host]" scikit-learn
 	$(call environment,.venv-sdist,$(python))
