@@ -17,6 +17,7 @@ from edgepeft.methods.base import Method
 from edgepeft.methods.registry import METHODS, by_name
 from edgepeft.methods.support.declaration import declare
 from edgepeft.methods.support.existing import attach, check_not_frozen, trains_on
+from edgepeft.methods.support.exportable import with_exportable_adapters
 from edgepeft.methods.support.peft_types import check_peft_type
 from edgepeft.methods.support.prompt_outputs import align_outputs
 from edgepeft.preparation.errors import MethodNeedsTorch, PruneNeedsTorch
@@ -122,6 +123,7 @@ def attach_to_copy(source: Source, model: nn.Module, attachment: Attachment) -> 
         if half:
             widen_trainable(module)
         check_peft_type(module)
+        module = with_exportable_adapters(module)
         compress.keep_masks(module, masked)
         return AttachedModule(align_outputs(module), inputs, masks, {**provenance, **pruned})
 

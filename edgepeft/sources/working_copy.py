@@ -22,8 +22,11 @@ def working_copy(model: nn.Module, *, share: bool = True) -> nn.Module:
     Raises:
         EdgepeftError: An object in the module cannot be copied.
     """
-    memo: dict[int, object] = {id(old): new for old, new in _shared(model)} if share else {}
-    memo |= {id(value): value.detach() if share else value.detach().clone() for value in _results(model)}
+    # The originals are referenced until the end: a module may replace its parameters when they are listed, as peft's
+    # LoRA of nn.MultiheadAttention does, and another object could get the same id.
+    shared, results = list(_shared(model)) if share else [], list(_results(model))
+    memo: dict[int, object] = {id(old): new for old, new in shared}
+    memo |= {id(value): value.detach() if share else value.detach().clone() for value in results}
     try:
         copied: nn.Module = copy.deepcopy(model, memo)
     except Exception as error:  # the objects in a module raise any exception

@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 import edgepeft
 from edgepeft.methods.errors import MethodError
+from edgepeft.methods.support.exportable import rotations
 from edgepeft.methods.support.peft_types import REFUSED, TRAINED
 from edgepeft.preparation.attachment import Attachment, attach_to_copy
 from edgepeft.sources.source import Source
@@ -49,7 +51,8 @@ LAYERS: dict[str, dict[str, Any]] = {
     "VERA": {"r": 2},
     "LOHA": {"r": 2},
     "LOKR": {"r": 2},
-    "OFT": {"r": 0, "oft_block_size": 4},
+    "OFT": {"r": 0, "oft_block_size": 4, "use_cayley_neumann": False},
+    "BOFT": {"boft_block_size": 4},
     "VBLORA": {"r": 2, "num_vectors": 4, "vector_length": 4, "topk": 2},
     "RANDLORA": {"r": 2},
     "MISS": {"r": 2},
@@ -96,16 +99,22 @@ def test_the_losses_of_a_kind_are_torch_s(kind: str, tmp_path: Path) -> None:
     bundle = edgepeft.prepare(model, {"ids": IDS}, optimizer=SGD(lr=0.1), out=tmp_path / "b").bundle
     with Trainer.open(bundle) as trainer:
         losses = [trainer.step({"ids": IDS.numpy(), "labels": LABELS.numpy()}) for _ in range(3)]
-    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
-    expected = []
-    for _ in range(3):
-        optimizer.zero_grad()
-        loss = nn.functional.cross_entropy(model(IDS), LABELS)
-        loss.backward()
-        optimizer.step()
-        expected.append(loss.item())
+    expected = _losses(model, IDS, 0.1)
     assert expected[2] < expected[0]
     assert losses == pytest.approx(expected, rel=1e-5)
+
+
+def _losses(model: nn.Module, x: Tensor, lr: float) -> list[float]:
+    """Three losses of torch."""
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=lr)
+    losses = []
+    for _ in range(3):
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(model(x), LABELS)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
 
 
 @pytest.mark.parametrize(
@@ -168,17 +177,46 @@ def test_a_kind_that_is_not_known_is_refused() -> None:
     assert "NEXT_YEARS" in _refused(model).message
 
 
-def test_lora_of_multihead_attention_is_refused() -> None:
-    """peft adapts it by writing into its weights during the forward, which is no graph."""
+class Attention(nn.Module):
+    """Attention in which torch has one weight for queries, keys and values."""
 
-    class Attention(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.attn = nn.MultiheadAttention(8, 2, batch_first=True)
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.attn, self.outer = nn.MultiheadAttention(8, 2, batch_first=True), nn.Linear(8, 3)
 
-        def forward(self, x: Tensor) -> Tensor:
-            return self.attn(x, x, x, need_weights=False)[0]
+    def forward(self, x: Tensor) -> Tensor:
+        return self.outer(self.attn(x, x, x, need_weights=False)[0].mean(1))
 
-    model, x = Attention(), torch.randn(2, 3, 8)
-    with pytest.raises(MethodError, match="MultiheadAttention"):
-        attach_to_copy(Source(model, {"x": x}), model, Attachment(edgepeft.Lora(rank=2, target_modules=("attn",))))
+
+def test_lora_of_multihead_attention_trains_as_in_peft(tmp_path: Path) -> None:
+    """peft writes into the weights during the forward; the losses and the merged model are the same."""
+    from peft import LoraConfig, get_peft_model
+
+    model = get_peft_model(Attention(), LoraConfig(target_modules=["attn"], r=2, lora_alpha=5)).eval()
+    x = torch.randn(4, 3, 8, generator=torch.Generator().manual_seed(1))
+    bundle = edgepeft.prepare(model, {"x": x}, optimizer=SGD(lr=0.5), out=tmp_path / "b").bundle
+    with Trainer.open(bundle) as trainer:
+        losses = [trainer.step({"x": x.numpy(), "labels": LABELS.numpy()}) for _ in range(3)]
+        update, made = trainer.save_update(tmp_path / "u.safetensors"), trainer.predict({"x": x.numpy()})["output"]
+    assert losses == pytest.approx(_losses(model, x, 0.5), rel=1e-5)
+    adapter = edgepeft.merge(bundle, update, to="peft", out=tmp_path / "adapter")
+    from peft import PeftModel
+
+    with torch.no_grad():
+        again = PeftModel.from_pretrained(Attention(), adapter).eval()(x)
+    assert np.allclose(again, made, atol=1e-5)
+
+
+@pytest.mark.parametrize(("size", "norm"), [(2, 0.1), (8, 1.0), (16, 20.0)])
+def test_a_rotation_and_its_gradient_are_those_of_a_solved_system(size: int, norm: float) -> None:
+    """Of small and large skew-symmetric matrices."""
+    draw = torch.randn(3, size, size, generator=torch.Generator().manual_seed(size), dtype=torch.float64)
+    skew = draw - draw.transpose(1, 2)
+    skew = (norm * skew / skew.square().sum((1, 2), keepdim=True).sqrt()).requires_grad_(True)
+    one, weight = torch.eye(size, dtype=torch.float64), torch.randn(3, size, size, dtype=torch.float64)
+    expected = torch.linalg.solve(one + skew, one - skew, left=False)
+    found = rotations(skew)
+    assert torch.allclose(found, expected, atol=1e-10)
+    wanted, got = (torch.autograd.grad((y * weight).sum(), skew)[0] for y in (expected, found))
+    assert torch.allclose(got, wanted, atol=1e-9)

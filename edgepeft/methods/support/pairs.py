@@ -21,13 +21,14 @@ def attached_pairs(module: nn.Module) -> Iterator[AttachedPair]:
 
 def _of_peft(layer: nn.Module) -> Iterator[AttachedPair]:
     """Yield the pairs of a layer's active adapters."""
-    from peft.tuners.lora.layer import LoraLayer, ParamWrapper
+    from peft.tuners.lora.layer import LoraLayer, MultiheadAttention, ParamWrapper
 
     if not isinstance(layer, LoraLayer):
         return
     experts = layer.num_experts if isinstance(layer, ParamWrapper) else 1
     for adapter in layer.active_adapters:
-        weight = adapter if len(layer.active_adapters) > 1 else ""
+        own = "in_proj_weight" if isinstance(layer, MultiheadAttention) else ""
+        weight = ".".join(filter(None, (own, adapter if len(layer.active_adapters) > 1 else "")))
         if adapter in layer.lora_embedding_A:
             a, b = layer.lora_embedding_A[adapter], layer.lora_embedding_B[adapter]
             yield AttachedPair(a, b, a.shape[0], float(layer.scaling[adapter]), weight=weight)

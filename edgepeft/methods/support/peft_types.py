@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from torch import nn
-
 from edgepeft.methods.errors import UnsupportedPeftType
 
 if TYPE_CHECKING:
     from peft import PeftConfig
+    from torch import nn
 
 TRAINED = frozenset(
     {
@@ -25,6 +24,7 @@ TRAINED = frozenset(
         "LOHA",
         "LOKR",
         "OFT",
+        "BOFT",
         "VBLORA",
         "RANDLORA",
         "MISS",
@@ -50,7 +50,6 @@ TRAINED = frozenset(
 
 REFUSED = {
     "ADALORA": "its loss has an orthogonality term, and its ranks change while it trains",
-    "BOFT": "it solves linear systems, for which ONNX has no operator",
     "C3A": "it computes with complex numbers, for which ONNX has no operators",
     "CARTRIDGE": "it trains a cache of keys and values, part of which is frozen",
     "CPT": "it has a loss of its own, and changes gradients by hooks",
@@ -67,9 +66,12 @@ REFUSED = {
 }
 """Kinds that would train differently on the device, each with the reason."""
 
-_LORA_OPTIONS = {
+_OPTIONS = {
     "velora_config": "VeLoRA replaces gradients by approximations",
+    "coft": "constrained OFT projects its weights while it computes",
+    "monteclora_config": "MonteCLoRA draws random numbers",
 }
+"""Options of kinds that train, each with the reason against it."""
 
 
 def check_peft_type(model: nn.Module) -> None:
@@ -81,8 +83,8 @@ def check_peft_type(model: nn.Module) -> None:
     for name, config in _active(model):
         kind = str(getattr(config.peft_type, "value", config.peft_type))
         reason = REFUSED.get(kind) if kind in TRAINED | REFUSED.keys() else "edgepeft does not know it"
-        options = (reason for option, reason in _LORA_OPTIONS.items() if getattr(config, option, None) is not None)
-        reason = reason or next(options, None) or _layers(model)
+        options = (reason for option, reason in _OPTIONS.items() if getattr(config, option, None) not in (None, False))
+        reason = reason or next(options, None)
         if reason is not None:
             raise UnsupportedPeftType(
                 f"The adapter {name!r} is of peft's kind {kind}, which cannot be trained on a device: {reason}.",
@@ -99,11 +101,3 @@ def _active(model: nn.Module) -> Iterator[tuple[str, PeftConfig]]:
     names = active() if callable(active) else active
     chosen = {names} if isinstance(names, str) else set(names)
     return ((name, config) for name, config in configs.items() if name in chosen)
-
-
-def _layers(model: nn.Module) -> str | None:
-    from peft.tuners.lora.layer import MultiheadAttention
-
-    if any(isinstance(module, MultiheadAttention) for module in model.modules()):
-        return "its LoRA of nn.MultiheadAttention writes into the layer's weights whenever it is called"
-    return None
