@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
+import edgepeft
+import edgepeft_runtime
 from edgepeft.cli.app import app
 from edgepeft_runtime.bundle.manifest import ROLES
 from edgepeft_runtime.engine.registry import ENGINES
@@ -53,3 +56,24 @@ def test_the_glossary_is_short_and_true() -> None:
     assert list(terms) == sorted(terms)
     assert tuple(re.findall("`(.+?)`", terms["role"])) == ROLES
     assert tuple(re.findall("`(.+?)`", terms["engine"])) == ENGINES
+
+
+@pytest.mark.parametrize("module", [edgepeft, edgepeft_runtime], ids=lambda module: module.__name__)
+def test_the_api_reference_has_every_public_name(module: ModuleType) -> None:
+    """A new name is added to a group of the page."""
+    page = (README.parent / "docs" / "reference" / "api.md").read_text("utf-8")
+    groups = re.findall(rf"::: {module.__name__}\n.*?members: \[(.*?)\]", page, flags=re.S)
+    assert sorted(name.strip() for group in groups for name in group.split(",")) == sorted(module.__all__)
+
+
+def test_every_page_is_linked_from_another() -> None:
+    """And every link to a file of the repository leads to one."""
+    docs = sorted((README.parent / "docs").rglob("*.md"))
+    reached = set()
+    for page in [README, README.parent / "CONTRIBUTING.md", *docs]:
+        for link in re.findall(r"\]\(([^)#\s]+)", page.read_text("utf-8")):
+            if not re.match("[a-z]+:", link):
+                target = (page.parent / link).resolve()
+                assert target.exists(), f"{page.name} links to {link}"
+                reached.add(target)
+    assert {page for page in docs if page.resolve() not in reached} == {README.parent / "docs" / "index.md"}
