@@ -223,3 +223,27 @@ def test_a_newer_operator_is_named(op: str, opset: int, tmp_path: Path) -> None:
     assert f"opset {opset} and cannot be converted to {OPSET}" in caught.value.message
     assert caught.value.context == f"no older operators express {op}."
     assert f"opset {OPSET}" in str(caught.value.hint)
+
+
+def test_a_batch_is_that_of_the_first_state(tmp_path: Path) -> None:
+    """A file with a free batch whose recurrent states are of one example drops the batch by its Squeeze."""
+    text = """<ir_version: 8, opset_import: ["": 9]> g (float[n, 2, 4] x, float[1, 1, 3] h) => (float[n] y) {
+        t = Transpose<perm = [1, 0, 2]>(x)
+        all, last = GRU<hidden_size = 3, linear_before_reset = 1>(t, w, r, , , h)
+        m = MatMul(last, head)
+        s = Squeeze(m)
+        a = Slice<axes = [0], starts = [0], ends = [1]>(s)
+        b = Slice<axes = [0], starts = [1], ends = [3]>(s)
+        y = Concat<axis = 0>(b, a)
+    }"""
+    model, draw = onnx.parser.parse_model(text), np.random.default_rng(0)
+    for name, shape in {"w": (1, 9, 4), "r": (1, 9, 3), "head": (3, 3)}.items():
+        array = draw.normal(size=shape).astype(np.float32)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    onnx.save(model, tmp_path / "model.onnx")
+    example = {"x": draw.normal(size=(1, 2, 4)).astype(np.float32), "h": np.ones((1, 1, 3), np.float32)}
+    edgepeft.prepare(tmp_path / "model.onnx", example, loss="mse", method="lora", out=tmp_path / "bundle")
+    with Trainer.open(tmp_path / "bundle") as trainer:
+        labels = np.arange(3, dtype=np.float32)
+        losses = [trainer.step({**example, "labels": labels}, lr=0.05) for _ in range(20)]
+    assert losses[-1] < 0.5 * losses[0]

@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 
 import onnx_ir as ir
 
+from edgepeft_export.graph.match import present
 from edgepeft_export.graph.shapes import Dim, dims_of, infer_shapes
 from edgepeft_export.verification.compare import Arrays
 from edgepeft_export.verification.graph import inner_values
@@ -48,6 +49,28 @@ def fix_free_axes(graph: ir.Graph, feeds: Arrays) -> list[str]:
         fixed |= {dim: sizes[at] for at, dim in enumerate(dims) if at and isinstance(dim, str) and dim not in first}
         value.shape = ir.Shape([fixed.get(dim, dim) if isinstance(dim, str) else dim for dim in dims])
     return [f"{name} = {size}" for name, size in fixed.items()]
+
+
+_FIRST_STATES = {"LSTM": (5, 6), "GRU": (5,), "RNN": (5,)}
+"""Inputs that are states before the first step, [directions, batch, hidden]."""
+
+
+def fix_batch_of_states(graph: ir.Graph) -> list[str]:
+    """Give the batch the size of the first states that recurrent operators read, in place. Returns it as texts.
+
+    Exporters write the example's batch into a state that is a constant or an input of its own.
+    """
+    fixed: dict[Dim, int] = {}
+    for node in graph:
+        states = [present(node, index) for index in _FIRST_STATES.get(node.op_type, ())]
+        sizes = [dims_of(state)[1] for state in states if state is not None and state.shape is not None]
+        x = node.inputs[0] if node.inputs else None
+        if x is not None and x.shape is not None and len(x.shape) == 3:
+            fixed |= {dims_of(x)[1]: size for size in sizes if isinstance(size, int)}
+    for value in graph.inputs:
+        if value.shape is not None:
+            value.shape = ir.Shape([fixed.get(dim, dim) for dim in dims_of(value)])
+    return [f"{name} = {size}, the batch of its first states" for name, size in fixed.items() if isinstance(name, str)]
 
 
 def fits(graph: ir.Graph, feeds: Arrays) -> bool:

@@ -17,6 +17,7 @@ from edgepeft_export.forward.graph import Forward
 from edgepeft_export.forward.identity import of_model
 from edgepeft_export.forward.onnx_source.declared_shapes import (
     fits,
+    fix_batch_of_states,
     fix_free_axes,
     name_free_axes,
     settle_shapes,
@@ -73,6 +74,9 @@ def from_onnx(
     if fix_sizes:
         reference = _with_fixed_sizes(model, reference)
     infer_shapes(model)
+    if states := fix_batch_of_states(model.graph):
+        note = f"the bundle is for {', '.join(states)}"
+        reference = replace(reference, notes=(*reference.notes, note))
     reference = replace(reference, half=widen(model))
     settle_shapes(model, [in_types_of(model.graph.inputs, feeds) for feeds, _ in reference.runs.pairs])
     limit_loops(model)
