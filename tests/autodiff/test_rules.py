@@ -10,12 +10,13 @@ import pytest
 import torch
 from onnx import ModelProto, parser
 from onnx_ir import to_proto
-from onnx_ir.passes.common import NameFixPass
 from torch.nn import functional
 
 from edgepeft_export.autodiff import differentiate
 from edgepeft_export.autodiff.registry import NO_GRADIENT, RULES, NoGradientForCase
+from edgepeft_export.graph.custom_ops import lower
 from edgepeft_export.graph.definitions import DEFINITIONS
+from edgepeft_export.graph.edit import fix_names
 from edgepeft_export.opset import OPSET, assert_runs_on_devices
 from tests.autodiff import rule_cases
 from tests.autodiff.rule_cases.case import Array, Case, draw, forward_model, from_torch, loss_weights, to_ir, trains
@@ -23,7 +24,13 @@ from tests.support.onnx_runs import session
 
 CASES = rule_cases.CASES
 QUANTIZED = {"edgepeft.Int8MatMul", "edgepeft.FakeQuantize", "com.microsoft.MatMulNBits"}  # in test_quantized_rules.py
-LOOPS = {"edgepeft.Branch", "edgepeft.Map", "edgepeft.WithGradient"}  # in test_expansion.py, export/test_attention.py
+LOOPS = {
+    "edgepeft.Branch",
+    "edgepeft.Map",
+    "edgepeft.Repeat",
+    "edgepeft.WithGradient",
+}  # in test_expansion.py, export/test_attention.py
+CLASSICAL = {"ai.onnx.ml.ArrayFeatureExtractor"}  # in the node tests
 LABELS = [f"{number}-{case.label()}"[:110] for number, case in enumerate(CASES)]
 
 
@@ -45,6 +52,7 @@ def gradients(case: Case, dtype: type, naming: str, weights: list[Array]) -> lis
     by_name = {value.name: value for value in (*model.graph.inputs, *model.graph.outputs)}
     targets = [by_name[f"i{index}"] for index in trains(case)]
     found = differentiate(model.graph, by_name["loss"], targets)
+    lower(model)
     if case.opset == OPSET and dtype is np.float32:
         assert_runs_on_devices(model)
     arrays = draw(case, dtype)
@@ -54,7 +62,7 @@ def gradients(case: Case, dtype: type, naming: str, weights: list[Array]) -> lis
             results.append(np.zeros_like(arrays[index]))
             continue
         model.graph.outputs[:] = [found[target]]
-        NameFixPass()(model)
+        fix_names(model)
         (result,) = run(case, dtype, weights, to_proto(model), [str(found[target].name)])
         results.append(result)
     return results
@@ -76,7 +84,7 @@ def runs_in_double(op: str) -> bool:
 
 def test_every_rule_has_a_case_and_every_case_a_rule() -> None:
     """What no case tries is not to be trusted; rules of quantized weights have tests of their own."""
-    assert {case.op for case in CASES} | QUANTIZED | LOOPS == set(RULES) | set(DEFINITIONS)
+    assert {case.op for case in CASES} | QUANTIZED | LOOPS | CLASSICAL == set(RULES) | set(DEFINITIONS)
 
 
 def test_operators_have_a_rule_or_a_reason() -> None:
@@ -154,7 +162,7 @@ def test_repeated_indices_are_all_added_on_several_threads() -> None:
     model = to_ir(graph)
     table = model.graph.inputs[0]
     model.graph.outputs[:] = list(differentiate(model.graph, model.graph.outputs[0], [table]).values())
-    NameFixPass()(model)
+    fix_names(model)
     ids = np.random.default_rng(0).integers(0, 3, 4096)
     options = ort.SessionOptions()
     options.intra_op_num_threads = 4
@@ -181,7 +189,7 @@ def test_pooling_gradients_survive_onnxruntimes_layout() -> None:
     model = to_ir(graph)
     found = differentiate(model.graph, model.graph.outputs[0], list(model.graph.inputs))
     model.graph.outputs[:] = list(found.values())
-    NameFixPass()(model)
+    fix_names(model)
     have = session(to_proto(model)).run(None, {"x": image, "k": kernel})
     tensors = [torch.from_numpy(array).requires_grad_() for array in (image, kernel)]
     pooled = functional.max_pool2d(torch.relu(functional.conv2d(*tensors)), 3, 2)
@@ -203,7 +211,7 @@ def test_of_equal_maxima_the_first_gets_the_gradient(kernel: tuple[int, int]) ->
     model = to_ir(graph)
     found = differentiate(model.graph, model.graph.outputs[0], list(model.graph.inputs)[:1])
     model.graph.outputs[:] = list(found.values())
-    NameFixPass()(model)
+    fix_names(model)
     assert "ScatterElements" not in {node.op_type for node in model.graph}
     run, random = session(to_proto(model)), np.random.default_rng(0)
     images = random.integers(-1, 2, (4, 3, 12, 8)).astype(np.float32)
@@ -227,7 +235,7 @@ def test_a_window_larger_than_a_free_image_averages_its_pixels() -> None:
     model, forward = to_ir(graph), session(graph)
     found = differentiate(model.graph, model.graph.outputs[0], list(model.graph.inputs))
     model.graph.outputs[:] = list(found.values())
-    NameFixPass()(model)
+    fix_names(model)
     for rows in (2, 3, 4):
         image = np.random.default_rng(rows).normal(size=(1, 2, rows, 4)).astype(np.float32)
         (gradient,) = session(to_proto(model)).run(None, {"x": image})

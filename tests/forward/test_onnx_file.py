@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnx.parser
+import onnx_ir as ir
 import pytest
 import torch
 from onnx import helper, numpy_helper
@@ -20,6 +21,7 @@ from edgepeft_export.losses.custom import OnnxLoss
 from edgepeft_export.opset import OPSET
 from edgepeft_runtime import Bundle, Trainer
 from edgepeft_runtime.errors import EdgepeftError
+from tests.support.onnx_runs import session
 
 SHAPES = {"encoder.weight": (4, 6), "encoder.bias": (6,), "norm.scale": (6,), "norm.bias": (6,), "head.weight": (6, 3)}
 
@@ -247,3 +249,23 @@ def test_a_batch_is_that_of_the_first_state(tmp_path: Path) -> None:
         labels = np.arange(3, dtype=np.float32)
         losses = [trainer.step({**example, "labels": labels}, lr=0.05) for _ in range(20)]
     assert losses[-1] < 0.5 * losses[0]
+
+
+@pytest.mark.parametrize("pads", [[0, 0, 0, 0], [1, 1, 1, 1]])
+def test_a_cut_mean_with_padding_is_that_of_torch(tmp_path: Path, pads: list[int]) -> None:
+    """Releases of ONNX Runtime divide it differently, so the graph pads the image itself, on the oldest one too."""
+    settings = f"kernel_shape = [3, 3], strides = [2, 2], pads = {pads}, ceil_mode = 1, count_include_pad = 1"
+    text = f"""<ir_version: 8, opset_import: ["": 19]> g (float[n, 2, 6, 6] x) => (float[n, a, b, c] y) {{
+        h = Conv<kernel_shape = [1, 1]>(x, w)
+        y = AveragePool<{settings}>(h)
+    }}"""
+    model, draw = onnx.parser.parse_model(text), np.random.default_rng(0)
+    weight = draw.normal(size=(4, 2, 1, 1)).astype(np.float32)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(weight, "w"))
+    onnx.save(model, tmp_path / "model.onnx")
+    forward = from_onnx(tmp_path / "model.onnx", ["w"])
+    x = draw.normal(size=(2, 2, 6, 6)).astype(np.float32)
+    (found,) = session(ir.to_proto(forward.model)).run(None, {"x": x, "w": weight})
+    mean = torch.nn.AvgPool2d(3, 2, padding=pads[0], ceil_mode=True)
+    expected = mean(torch.nn.functional.conv2d(torch.from_numpy(x), torch.from_numpy(weight)))
+    np.testing.assert_allclose(found, expected.numpy(), rtol=1e-5, atol=1e-6)

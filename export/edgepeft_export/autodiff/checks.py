@@ -30,7 +30,7 @@ class UnsupportedOpset(EdgepeftError, code="unsupported-opset"):
 
 def check_opset(graph: ir.Graph) -> None:
     """Refuse operator sets in which operators have other defaults and other inputs."""
-    opset = graph.opset_imports.get("", NEWEST_OPSET)
+    opset = graph.opset_imports.setdefault("", NEWEST_OPSET)
     if opset < OLDEST_OPSET:
         raise UnsupportedOpset(opset, f"gradients are known from opset {OLDEST_OPSET} on", "20")
 

@@ -44,11 +44,13 @@ class Rule:
         broadcasts: whether the gradients have the shape of the output, to which the operator broadcasts its inputs. The
             walk then sums each back to its input's shape. Otherwise each gradient already has that shape.
         outputs: number of outputs, from the first, whose gradients the rule uses; ``None`` for all.
+        covers: for which nodes there is the rule; the others have to be written as other operators.
     """
 
     function: RuleFunction
     broadcasts: bool
     outputs: int | None
+    covers: Callable[[ir.Node], bool] = lambda _: True
 
 
 class NoGradientForCase(EdgepeftError, code="no-gradient-for-case"):
@@ -67,6 +69,12 @@ RULES: dict[str, Rule] = {}
 
 NO_GRADIENT: dict[str, str] = {}
 """Operators whose outputs do not depend smoothly on any input, each with the reason."""
+
+
+def has_rule(node: ir.Node) -> bool:
+    """Whether gradients can cross a node as it is."""
+    entry = RULES.get(full_name(node))
+    return entry is not None and entry.covers(node)
 
 
 def full_name(node: ir.Node) -> str:
@@ -97,12 +105,12 @@ def rule(*op_types: str, broadcasts: bool = False, domain: str = "") -> Callable
 
 
 def rule_of_outputs(
-    op_type: str, outputs: int | None = None, domain: str = ""
+    op_type: str, outputs: int | None = None, domain: str = "", covers: Callable[[ir.Node], bool] = lambda _: True
 ) -> Callable[[RuleFunction], RuleFunction]:
     """Register a function as the gradient rule of an operator of which several outputs may be used."""
 
     def register(function: RuleFunction) -> RuleFunction:
-        _register(Rule(function, False, outputs), [op_type], domain)
+        _register(Rule(function, False, outputs, covers), [op_type], domain)
         return function
 
     return register

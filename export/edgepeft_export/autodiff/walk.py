@@ -24,6 +24,7 @@ from edgepeft_export.autodiff.registry import (
     Rule,
     Upstream,
     full_name,
+    has_rule,
 )
 from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.graph.shapes import dims_of
@@ -195,7 +196,7 @@ def _without_rule(
         if full_name(node) in NO_GRADIENT:
             continue
         reached.update(active)
-        if full_name(node) not in RULES:
+        if not has_rule(node):
             found.append((node, active))
     return found[::-1]
 

@@ -7,3 +7,6 @@ DOMAIN = "edgepeft"
 
 CONTRIB = "com.microsoft"
 """Operators that onnxruntime adds."""
+
+ML = "ai.onnx.ml"
+"""ONNX's operators of classical machine learning."""

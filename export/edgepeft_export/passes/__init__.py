@@ -4,6 +4,7 @@ from edgepeft_export.passes.guards import drop_guards
 from edgepeft_export.passes.identities import drop_identities
 from edgepeft_export.passes.narrow import narrow
 from edgepeft_export.passes.norms import fold_norms
+from edgepeft_export.passes.pools import pad_pools
 from edgepeft_export.passes.products import fuse_products
 from edgepeft_export.passes.scales import gather_scales
 from edgepeft_export.passes.scatters import scatter_into_sums
@@ -23,6 +24,7 @@ __all__ = [
     "multiply_by_taps",
     "name_squeezed_axes",
     "narrow",
+    "pad_pools",
     "scatter_into_sums",
     "share_transposed",
     "single_precision",

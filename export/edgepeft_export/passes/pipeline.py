@@ -12,6 +12,7 @@ from edgepeft_export.passes import (
     gather_scales,
     name_squeezed_axes,
     narrow,
+    pad_pools,
     share_transposed,
     single_precision,
     transpose_last_two,
@@ -34,7 +35,7 @@ def tidy(model: ir.Model) -> ir.Model:
     infer_shapes(model)
     while name_squeezed_axes(model):
         infer_shapes(model)
-    for edit in (drop_guards, transpose_last_two, gather_scales, narrow, share_transposed):
+    for edit in (pad_pools, drop_guards, transpose_last_two, gather_scales, narrow, share_transposed):
         if edit(model):
             common.RemoveUnusedNodesPass()(model)
             infer_shapes(model)

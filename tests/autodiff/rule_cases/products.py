@@ -30,6 +30,8 @@ EQUATIONS = {
 
 CASES = [
     Case("MatMul", [x(3, 4), x(4, 5)], torch.matmul),
+    Case("Det", [x(3, 3)], torch.linalg.det, float32_only=True),
+    Case("Det", [x(2, 3, 2, 2)], torch.linalg.det, float32_only=True),
     Case("MatMul", [x(2, 3, 4), x(4, 5)], torch.matmul),
     Case("MatMul", [x(2, 2, 3, 4), x(4, 5)], torch.matmul),
     Case("MatMul", [x(2, 3, 4), x(2, 4, 5)], torch.matmul),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -22,16 +23,33 @@ def lstm_step(x: Tensor, states: States, w: Tensor, r: Tensor, biases: Sequence[
     return o.sigmoid() * c.tanh(), c
 
 
-def gru_step(reset_after: bool) -> Function:
+def unusual_lstm(act: Function = torch.tanh, clip: float = np.inf, coupled: bool = False) -> Function:
+    """Another activation of the cell's input, clipped gates, 1 - i as forget gate, and peepholes where they are."""
+
+    def step(
+        x: Tensor, states: States, w: Tensor, r: Tensor, biases: Sequence[Tensor], peepholes: Sequence[Tensor]
+    ) -> States:
+        h, c = states
+        i, o, f, g = (x @ w.T + h @ r.T + biases[0] + biases[1]).chunk(4, dim=-1)
+        pi, po, pf = peepholes
+        i = (i + pi * c).clamp(-clip, clip).sigmoid()
+        f = 1 - i if coupled else (f + pf * c).clamp(-clip, clip).sigmoid()
+        c = f * c + i * act(g.clamp(-clip, clip))
+        return (o + po * c).clamp(-clip, clip).sigmoid() * c.tanh(), c
+
+    return step
+
+
+def gru_step(reset_after: bool, clip: float = np.inf) -> Function:
     """Gates in the order z, r, h; the reset gate after the matmul or before it."""
 
     def step(x: Tensor, states: States, w: Tensor, r: Tensor, biases: Sequence[Tensor]) -> States:
         (h,) = states
         (xz, xr, xn), (rz, rr, rn) = (x @ w.T + biases[0]).chunk(3, dim=-1), r.chunk(3)
         bz, br, bn = biases[1].chunk(3)
-        z, reset = (xz + h @ rz.T + bz).sigmoid(), (xr + h @ rr.T + br).sigmoid()
+        z, reset = ((g).clamp(-clip, clip).sigmoid() for g in (xz + h @ rz.T + bz, xr + h @ rr.T + br))
         new = xn + (reset * (h @ rn.T + bn) if reset_after else (reset * h) @ rn.T + bn)
-        return ((1 - z) * new.tanh() + z * h,)
+        return ((1 - z) * new.clamp(-clip, clip).tanh() + z * h,)
 
     return step
 
@@ -39,6 +57,10 @@ def gru_step(reset_after: bool) -> Function:
 def rnn_step(x: Tensor, states: States, w: Tensor, r: Tensor, biases: Sequence[Tensor]) -> States:
     (h,) = states
     return ((x @ w.T + h @ r.T + biases[0] + biases[1]).tanh(),)
+
+
+def softsign_step(x: Tensor, states: States, w: Tensor, r: Tensor, biases: Sequence[Tensor]) -> States:
+    return (torch.nn.functional.softsign(x @ w.T + states[0] @ r.T + biases[0] + biases[1]),)
 
 
 def network(step: Function, direction: str, given: Sequence[int], keep: Sequence[int] = (0, 1, 2)) -> Function:
@@ -61,8 +83,12 @@ def one_direction(step: Function, named: dict[int, Tensor], at: int, reverse: bo
     lengths = named[4] if 4 in named else torch.full((x.shape[1],), len(x))
     none = x.new_zeros(x.shape[1], r.shape[1])
     states: States = (named[5][at] if 5 in named else none,)
-    if step is lstm_step:
+    cells = step is lstm_step or step.__qualname__.startswith("unusual_lstm")
+    if cells:
         states = (*states, named[6][at] if 6 in named else none)
+    if cells and step is not lstm_step:
+        peepholes = named[7][at].chunk(3) if 7 in named else [none[0]] * 3
+        step = partial(step, peepholes=peepholes)
     made = [none] * len(x)
     for t in reversed(range(len(x))) if reverse else range(len(x)):
         there = (t < lengths)[:, None]
@@ -85,15 +111,22 @@ def inputs(gates: int, both: int, given: Sequence[int]) -> list[Input]:
         LENGTHS,
         state,
         state,
+        x(both, 3 * HIDDEN),
     ]
     return [value if index in given else None for index, value in enumerate(every[: max(given) + 1])]
 
 
 def case(
-    op: str, direction: str, given: Sequence[int], keep: Sequence[int] = (0, 1, 2), reset_after: bool | None = None
+    op: str,
+    direction: str,
+    given: Sequence[int],
+    keep: Sequence[int] = (0, 1, 2),
+    reset_after: bool | None = None,
+    step: Function | None = None,
+    **unusual: object,
 ) -> Case:
-    step = {"LSTM": lstm_step, "RNN": rnn_step}.get(op) or gru_step(bool(reset_after))
-    attributes = {"hidden_size": HIDDEN, "direction": direction}
+    step = step or {"LSTM": lstm_step, "RNN": rnn_step}.get(op) or gru_step(bool(reset_after))
+    attributes: dict[str, object] = {"hidden_size": HIDDEN, "direction": direction, **unusual}
     if reset_after is not None:
         attributes["linear_before_reset"] = int(reset_after)
     return Case(
@@ -125,6 +158,14 @@ CASES = [
     case("GRU", "bidirectional", PLAIN),
     case("RNN", "reverse", STATES),
     case("RNN", "bidirectional", (0, 1, 2, 3, 4, 5)),
+    case("LSTM", "bidirectional", (*STATES, 6, 7), step=unusual_lstm()),
+    case("LSTM", "bidirectional", (0, 1, 2, 3, 4, 5, 6, 7), step=unusual_lstm()),
+    case("LSTM", "reverse", PLAIN, step=unusual_lstm(torch.relu), activations=["Sigmoid", "Relu", "Tanh"]),
+    case("LSTM", "forward", BIASED, step=unusual_lstm(clip=1.0), clip=1.0),
+    case("LSTM", "forward", BIASED, step=unusual_lstm(coupled=True), input_forget=1),
+    case("GRU", "reverse", STATES, step=gru_step(False, 0.5), clip=0.5),
+    case("GRU", "forward", STATES, reset_after=True, step=gru_step(True, 0.5), clip=0.5),
+    case("RNN", "forward", STATES, step=softsign_step, activations=["Softsign"]),
 ]
 
 
@@ -139,21 +180,7 @@ def refused(op: str, attributes: dict[str, object], reason: str) -> tuple[Case, 
 
 
 REFUSED = [
-    refused("LSTM", {"activations": ["Sigmoid", "Relu", "Tanh"]}, "activations"),
-    refused("LSTM", {"clip": 1.0}, "clips"),
-    refused("LSTM", {"input_forget": 1}, "coupled"),
     refused("LSTM", {"layout": 1}, "batch comes first"),
-    refused("GRU", {"activations": ["HardSigmoid", "Tanh"]}, "activations"),
-    refused("GRU", {"clip": 0.5}, "clips"),
-    refused("RNN", {"activations": ["Softsign"]}, "its activation is Softsign"),
-    (
-        Case(
-            "LSTM",
-            [*inputs(4, 1, (*STATES, 6)), x(1, 3 * HIDDEN)],
-            nothing,
-            {"hidden_size": HIDDEN},
-            outputs=3,
-        ),
-        "peepholes",
-    ),
+    refused("GRU", {"activations": ["ScaledTanh", "Tanh"]}, "its activation is ScaledTanh"),
+    refused("RNN", {"activation_alpha": [0.3], "activations": ["Elu"]}, "settings of their own"),
 ]

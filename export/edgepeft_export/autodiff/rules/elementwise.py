@@ -205,7 +205,7 @@ def dropout(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
     if training is not None and content is None:
         raise NoGradientForCase(node, "only the run knows its training_mode", "make training_mode a constant")
     if content is None or not content.any():
-        return (dy,)
+        return dy, ZERO  # it is the identity, whatever its ratio
     if len(node.outputs) < 2:
         node.resize_outputs(2)
         node.outputs[1].name = f"{node.outputs[0].name}.mask"

@@ -14,9 +14,9 @@ from edgepeft_export.autodiff.rules.recurrent import (
     affine,
     derivative,
     directions,
+    is_usual,
     joined,
     product_over_steps,
-    refuse_unusual,
     split,
     sum_over_steps,
     tanh_derivative,
@@ -40,13 +40,12 @@ class _GruGates(NamedTuple):
     product: ir.Value | None
 
 
-@rule_of_outputs("GRU")
+@rule_of_outputs("GRU", covers=lambda node: is_usual(node, "sigmoid", "tanh"))
 def gru(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
     """h = (1 - z) n + z h₋, where z, r = σ(W x + R h₋ + b).
 
     With ``linear_before_reset`` (torch, cuDNN) n = tanh(W x + b + r (R h₋ + b')), else n = tanh(W x + b + R (r h₋)).
     """
-    refuse_unusual(node, ["sigmoid", "tanh"])
     through = _reset_after if node.attributes.get_int("linear_before_reset", 0) else _reset_before
     return joined([through(direction, emit) for direction in directions(node, upstream, emit)], emit)
 

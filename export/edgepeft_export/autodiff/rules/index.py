@@ -16,6 +16,17 @@ from edgepeft_export.graph.constants import known_ints
 from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.graph.match import operand, operands
 from edgepeft_export.graph.shapes import dims_of, rank
+from edgepeft_export.opset.domains import ML
+
+
+@rule("ArrayFeatureExtractor", domain=ML)
+def array_feature_extractor(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
+    """A gather along the last axis."""
+    data, indices = operands(node)
+    if rank(data) == 1:  # the result has an axis of size 1 in front
+        dy = emit.op("Squeeze", dy, emit.ints(0))
+    flat = emit.op("Reshape", indices, emit.ints(-1))
+    return (add_at(zeros_like(data, emit), flat, dy, rank(data) - 1, 0, emit),)
 
 
 @rule("Gather")

@@ -15,9 +15,9 @@ from edgepeft_export.autodiff.rules.recurrent import (
     before,
     derivative,
     directions,
+    is_usual,
     joined,
     product_over_steps,
-    refuse_unusual,
     split,
     sum_over_steps,
     tanh_derivative,
@@ -37,10 +37,9 @@ class _LstmGates(NamedTuple):
     cell: ir.Value
 
 
-@rule_of_outputs("LSTM")
+@rule_of_outputs("LSTM", covers=lambda node: is_usual(node, "sigmoid", "tanh", "tanh"))
 def lstm(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
     """c = f c₋ + i g, h = o tanh(c), where i, o, f = σ(W x + R h₋ + b) and g = tanh(W x + R h₋ + b)."""
-    refuse_unusual(node, ["sigmoid", "tanh", "tanh"])
     return joined([_through(direction, emit) for direction in directions(node, upstream, emit)], emit)
 
 

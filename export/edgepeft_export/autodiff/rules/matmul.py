@@ -10,9 +10,19 @@ import onnx_ir as ir
 
 from edgepeft_export.autodiff.registry import Gradients, rule
 from edgepeft_export.autodiff.rules.reading import reshaped_like
+from edgepeft_export.graph.custom_ops import CONTRIB
 from edgepeft_export.graph.emit import Emitter
-from edgepeft_export.graph.match import operands, present
+from edgepeft_export.graph.match import operand, operands, present
 from edgepeft_export.graph.shapes import Dim, dims_of, rank
+
+
+@rule("Det")
+def determinant(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
+    """dA = dy det(A) A⁻ᵀ (Giles, 2008), of matrices that have an inverse."""
+    a, det = operand(node), node.outputs[0]
+    inverse = emit.op("Inverse", a, domain=CONTRIB)
+    factor = emit.op("Unsqueeze", emit.op("Mul", dy, det), emit.ints(-2, -1))
+    return (emit.op("Mul", factor, _transposed(inverse, rank(a), emit)),)
 
 
 @rule("MatMul")

@@ -29,8 +29,6 @@ def max_pool(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
 
     Where windows lie side by side, masks find the maxima instead: with indices, ONNX Runtime pools 8 times slower.
     """
-    if node.attributes.get_int("storage_order", 0):
-        raise NoGradientForCase(node, "it counts its indices in columns", "leave storage_order at 0")
     x = operand(node)
     _refuse_disputed_sizes(node, x)
     # Indices need no padding, which SAME leaves to the run.
@@ -38,15 +36,25 @@ def max_pool(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
         window = window_of(node, x, node.attributes["kernel_shape"].as_ints())
         if _tiles(window, x, node.outputs[0]):
             return (_at_first_maxima(x, node.outputs[0], dy, window, emit),)
-    if len(node.outputs) < 2:
-        node.resize_outputs(2)
-        node.outputs[1].name = f"{node.outputs[0].name}.indices"
-    node.outputs[1].dtype = ir.DataType.INT64
     flat = emit.ints(-1)
-    positions, values = (emit.op("Reshape", value, flat) for value in (node.outputs[1], dy))
+    positions, values = (emit.op("Reshape", value, flat) for value in (_indices(node, emit), dy))
     zeros = emit.op("Reshape", zeros_like(x, emit), flat)
     added = emit.op("ScatterElements", zeros, positions, values, axis=0, reduction="add")
     return (emit.op("Reshape", added, emit.shape_of(x), allowzero=1),)
+
+
+def _indices(node: ir.Node, emit: Emitter) -> ir.Value:
+    """Where each maximum is in the flattened tensor, by rows. A node that counts by columns does not say."""
+    if node.attributes.get_int("storage_order", 0):
+        window = {name: given.value for name, given in node.attributes.items() if name != "storage_order"}
+        indices = emit.ops("MaxPool", operand(node), outputs=2, domain="", **window)[1]
+    else:
+        if len(node.outputs) < 2:
+            node.resize_outputs(2)
+            node.outputs[1].name = f"{node.outputs[0].name}.indices"
+        indices = node.outputs[1]
+    indices.dtype = ir.DataType.INT64
+    return indices
 
 
 def _at_first_maxima(x: ir.Value, y: ir.Value, dy: ir.Value, window: Window, emit: Emitter) -> ir.Value:

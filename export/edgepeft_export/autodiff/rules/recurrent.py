@@ -72,21 +72,12 @@ class DirectionGradients(NamedTuple):
     first_c: ir.Value | None
 
 
-def refuse_unusual(node: ir.Node, activations: Sequence[str]) -> None:
-    """Refuse a node that the equations here do not cover."""
+def is_usual(node: ir.Node, *activations: str) -> bool:
+    """Whether the equations here cover a node. Others are written as loops over plain operators."""
     given = [name.lower() for name in node.attributes.get_strings("activations", None) or ()]
-    unusual = {
-        "its activations are not the usual ones": any(
-            name != activations[index % len(activations)] for index, name in enumerate(given)
-        ),
-        "it clips its gates": "clip" in node.attributes,
-        "it has peepholes": present(node, 7) is not None,
-        "its input and forget gates are coupled": bool(node.attributes.get_int("input_forget", 0)),
-        "its batch comes first (layout=1)": bool(node.attributes.get_int("layout", 0)),
-    }
-    for reason, is_so in unusual.items():
-        if is_so:
-            raise NoGradientForCase(node, reason, f"export the {node.op_type} as torch.nn.{node.op_type} is exported")
+    other = any(name != activations[index % len(activations)] for index, name in enumerate(given))
+    unusual = "clip" in node.attributes or any(node.attributes.get_int(name, 0) for name in ("input_forget", "layout"))
+    return not (other or unusual or present(node, 7) is not None)
 
 
 def directions(node: ir.Node, upstream: Upstream, emit: Emitter) -> list[Direction]:

@@ -6,16 +6,16 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from edgepeft_export.autodiff.registry import Gradients, NoGradientForCase, Upstream, rule_of_outputs
+from edgepeft_export.autodiff.registry import Gradients, Upstream, rule_of_outputs
 from edgepeft_export.autodiff.rules.recurrent import (
     Direction,
     DirectionGradients,
     affine,
     derivative,
     directions,
+    is_usual,
     joined,
     product_over_steps,
-    refuse_unusual,
     sum_over_steps,
     tanh_derivative,
     where_valid,
@@ -24,18 +24,20 @@ from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.graph.nested.loops import loop
 from edgepeft_export.graph.shapes import dtype_of
 
-_ACTIVATIONS = ("Tanh", "Relu", "Sigmoid")
+_ACTIVATIONS = {name.lower(): name for name in ("Tanh", "Relu", "Sigmoid")}
 
 
-@rule_of_outputs("RNN")
+def _activation(node: ir.Node) -> str:
+    """The activation in lower case; empty where the rule has no derivative of it."""
+    given = (node.attributes.get_strings("activations", None) or ["Tanh"])[0].lower()
+    return given if given in _ACTIVATIONS else ""
+
+
+@rule_of_outputs("RNN", covers=lambda node: bool(_activation(node)) and is_usual(node, _activation(node)))
 def rnn(node: ir.Node, upstream: Upstream, emit: Emitter) -> Gradients:
     """h = f(W x + R h₋ + b), with f = tanh, sigmoid or relu, whose derivative follows from h."""
-    given = node.attributes.get_strings("activations", None) or ["Tanh"]
-    names = [name for name in _ACTIVATIONS if name.lower() == given[0].lower()]
-    if not names:
-        raise NoGradientForCase(node, f"its activation is {given[0]}", f"use one of {', '.join(_ACTIVATIONS)}")
-    refuse_unusual(node, [given[0].lower()])
-    return joined([_through(direction, names[0], emit) for direction in directions(node, upstream, emit)], emit)
+    activation = _ACTIVATIONS[_activation(node)]
+    return joined([_through(direction, activation, emit) for direction in directions(node, upstream, emit)], emit)
 
 
 def _through(direction: Direction, activation: str, emit: Emitter) -> DirectionGradients:
