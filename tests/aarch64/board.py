@@ -34,15 +34,20 @@ CPUS = {"cortex-a72": "Raspberry Pi 4", "cortex-a76": "Raspberry Pi 5"}
 
 @dataclass(frozen=True)
 class Board:
-    """An installed root with a processor; make one with ``install``."""
+    """An installed root with a processor; make one with ``install``.
+
+    Attributes:
+        emulator: the command of another emulator than its own.
+    """
 
     folder: Path
     cpu: str
+    emulator: tuple[Path | str, ...] = ()
 
     def python(self, *arguments: object, cwd: Path, path: Iterable[Path] = PACKAGES_OF_OURS) -> str:
         """Run Python on it, with the wheels and ``path``; returns what was printed, as ``python`` does."""
         root = self.folder / "root"
-        emulator = [self.folder / "qemu-aarch64", "-cpu", self.cpu, "-L", root]
+        emulator = [*(self.emulator or [self.folder / "qemu-aarch64"]), "-cpu", self.cpu, "-L", root]
         interpreter = root / "usr" / "bin" / f"python{_release(root)}"
         return python([*emulator, interpreter], arguments, cwd, (self.folder / "wheels", *path))
 

@@ -1,0 +1,1 @@
+"""Instructions of a training step on an emulated aarch64, where seconds mean nothing."""
