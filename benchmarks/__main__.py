@@ -3,6 +3,8 @@
 Speed drifts on a shared machine. All sides are therefore alive at once and take turns, and the results are ratios of
 medians. All sides use the same number of threads. Memory is the peak resident set of the side's process (VmHWM).
 With ``--cases`` or ``--sides``, the rows of all others stay in the file; ratios say whether both sides took turns.
+A side that cannot run has a row with its reason. All cases together are planned to take half an hour on two cores: a
+side whose step takes seconds runs fewer of them, in fewer rounds. ``--rounds 3`` takes two thirds of that.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -37,8 +40,8 @@ def main() -> None:
     summaries: dict[str, Any] = {case: kept["cases"][case] for case in dict.fromkeys(row["case"] for row in rows)}
     for case in options.cases:
         with tempfile.TemporaryDirectory() as folder:
-            new, summaries[case] = measure(case, Path(folder), options)
-        rows = merged(rows, new)
+            new, summaries[case], unmeasured = measure(case, Path(folder), options)
+        rows = merged([row for row in rows if row["case"] != case or row["side"] not in unmeasured], new)
         results = {
             "machine": machine.describe(),
             "versions": machine.versions(ENVIRONMENTS),
@@ -54,8 +57,8 @@ def main() -> None:
         raise SystemExit("\n".join(f"{row['case']}, {row['side']}: {row['losses']}" for row in wrong))
 
 
-def measure(case: str, folder: Path, options: argparse.Namespace) -> tuple[list[Row], dict[str, Any]]:
-    """Return the rows of one case, and its description: its summary, and the load of other processes."""
+def measure(case: str, folder: Path, options: argparse.Namespace) -> tuple[list[Row], dict[str, Any], list[str]]:
+    """Return the rows of one case, its description (summary, load of other processes), and sides that it has not."""
     print(f"{case}: preparing", flush=True)
     names = [name for name in SIDES if name in options.sides]  # in this order: exports change the classes of models
     command = [sys.executable, "-m", "benchmarks.preparing", case, str(folder), *names]
@@ -63,9 +66,10 @@ def measure(case: str, folder: Path, options: argparse.Namespace) -> tuple[list[
     about = json.loads((folder / "case.json").read_text("utf-8"))
     names = [name for name in names if name not in about["unmeasured"]]
     failures: dict[str, str] = about["failures"]
-    for name in names:
-        if name not in failures and (line := _artifacts(SIDES[name], folder)):
-            failures[name] = line
+    to_make = [name for name in names if name not in failures]
+    with ThreadPoolExecutor(2) as pool:  # most of it runs on one core
+        made = zip(to_make, pool.map(lambda name: _artifacts(SIDES[name], folder), to_make), strict=True)
+    failures |= {name: line for name, line in made if line is not None}
     sides = [_start(name, folder, options) for name in names if name not in failures]
     print(f"{case}: {len(sides)} sides take {options.rounds} turns of {options.steps} steps", flush=True)
     started = datetime.now(UTC).isoformat(timespec="seconds")
@@ -76,8 +80,8 @@ def measure(case: str, folder: Path, options: argparse.Namespace) -> tuple[list[
     oracle = next((side.losses for side in sides if side.name == ORACLE and side.failure is None), [])
     rows = {side.name: row_of(case, side, about, folder, oracle) for side in sides}
     failed = {name: {"case": case, "side": name, "error": line} for name, line in failures.items()}
-    about = {"summary": about["summary"], "busy_cores": asdict(disturbance)}
-    return [{**(rows | failed)[name], "run": started} for name in names], about
+    summary = {"summary": about["summary"], "busy_cores": asdict(disturbance)}
+    return [{**(rows | failed)[name], "run": started} for name in names], summary, about["unmeasured"]
 
 
 def merged(kept: Sequence[Row], new: Sequence[Row]) -> list[Row]:
@@ -114,7 +118,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--cases", nargs="*", default=list(MEASURED), choices=CASES, help="rows of others are kept")
     parser.add_argument("--sides", nargs="*", default=list(SIDES), choices=list(SIDES), help="rows of others are kept")
-    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=6, help="turns of each side; slow ones have fewer")
     parser.add_argument("--steps", type=int, default=5, help="steps of each side in a round")
     parser.add_argument("--threads", type=int, default=machine.cores(), help="of every side")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("results.json"))

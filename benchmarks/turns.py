@@ -17,6 +17,8 @@ PAUSE = 0.3
 """Seconds before each turn: longer than any thread pool spins after its work."""
 LONG = 3000.0
 """ms after which a turn of a slow side ends: it runs fewer steps, at least one."""
+LIMIT = 24000.0
+"""ms that a slow side may take in all its turns: it runs in fewer rounds, at least two."""
 
 
 class SideError(RuntimeError):
@@ -103,20 +105,29 @@ class Disturbance:
 
 
 def take_turns(sides: Sequence[Running], rounds: int, steps: int, warm_up: int = 3) -> Disturbance:
-    """Warm all sides up, then run them one after another, round after round."""
-    affordable = {}
+    """Warm all sides up, then run them one after another, round after round. A slow side skips steps and rounds."""
+    paces: dict[str, tuple[int, int]] = {}
     for side in sides:
-        side.turn(warm_up)
-        affordable[side.name] = max(1, min(steps, int(LONG / min(side.times, default=LONG))))
+        side.turn(1)
+        if warm_up > 1 and min(side.times, default=LONG) < LONG:
+            side.turn(warm_up - 1)
+        paces[side.name] = pace(min(side.times, default=LONG), rounds, steps)
         side.times.clear()
     turns = [
-        _turn(side, affordable[side.name], [other for other in sides if other is not side])
-        for _ in range(rounds)
+        _turn(side, paces[side.name][1], [other for other in sides if other is not side])
+        for number in range(rounds)
         for side in sides
-        if side.failure is None
+        if side.failure is None and number % paces[side.name][0] == 0
     ]
     waiting, outside = zip(*turns, strict=True) if turns else ((0.0,), (0.0,))
     return Disturbance(round(max(waiting), 3), round(statistics.median(outside), 3))
+
+
+def pace(step: float, rounds: int, steps: int) -> tuple[int, int]:
+    """Return after how many rounds a side runs again, and how many steps, if one takes ``step`` ms."""
+    steps = max(1, min(steps, int(LONG / step)))
+    turns = max(2, min(rounds, int(LIMIT / (steps * step))))
+    return max(1, rounds // turns), steps
 
 
 def _turn(side: Running, steps: int, others: Sequence[Running]) -> tuple[float, float]:
