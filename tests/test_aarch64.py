@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.instructions.__main__ import SCRIPT as ON_BOARD
+from benchmarks.instructions.emulator import install as install_counter
 from edgepeft_runtime import Bundle, Trainer, check_update, read_update
 from tests.aarch64.board import CPUS, Board, install
 from tests.aarch64.cases import FP32, Case, Difference, compare, golden, small_int8
@@ -71,6 +73,22 @@ def test_the_command_trains_from_text(board: Board, text: Trained, tmp_path: Pat
     assert update.loss_after < update.loss_before
     with Trainer.open(text.bundle, state=tmp_path / "state") as trainer:  # the run from there resumes here
         assert trainer.steps == 6
+
+
+def test_instructions_between_two_marks_are_counted(tmp_path: Path) -> None:
+    """Twice the work takes twice the instructions, and little else is counted."""
+    try:
+        counting = install_counter("cortex-a76", tmp_path / "marks")
+    except Unavailable as reason:
+        pytest.skip(f"No emulator that counts: {reason}")
+    counts = []
+    for size in (100_000, 200_000):
+        script = f"from on_board import marked; marked(lambda: sum(range({size})))"
+        counting.python("-c", script, cwd=ON_BOARD.parent)
+        first, last = (int(line.split()[1]) for line in (tmp_path / "marks").read_text("ascii").splitlines())
+        counts.append(last - first)
+    assert counts[0] > 100_000
+    assert counts[1] / counts[0] == pytest.approx(2, rel=0.02)
 
 
 def test_where_it_cannot_be_installed_the_reason_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,7 @@ from benchmarks.results import losses_go, ratios_of, row_of, targets_of
 from benchmarks.sides import SIDES
 from benchmarks.tables import table
 from benchmarks.targets import TARGETS
-from benchmarks.turns import Running, start, take_turns
+from benchmarks.turns import Running, pace, start, take_turns
 from benchmarks.variants import SETTINGS, prepare_variant
 from edgepeft.methods import attach
 from edgepeft_export.optimizers import AdamW
@@ -80,6 +80,12 @@ def test_sides_take_turns_and_survive_one_that_ends(prepared: Path) -> None:
     assert rows[0]["losses"] == "ok"
     assert rows[0]["bundle_bytes"] == sum(file.stat().st_size for file in (prepared / "fp32").iterdir())
     assert rows[1]["error"] == broken.failure
+
+
+@pytest.mark.parametrize(("step", "expected"), [(10.0, (1, 5)), (1000.0, (1, 3)), (8000.0, (2, 1)), (60000.0, (3, 1))])
+def test_slow_sides_run_fewer_steps_in_fewer_rounds(step: float, expected: tuple[int, int]) -> None:
+    """Of 6 rounds of 5 steps, a side whose step takes seconds runs one step in every second or third."""
+    assert pace(step, rounds=6, steps=5) == expected
 
 
 def test_the_profile_is_of_the_cases_step(prepared: Path) -> None:

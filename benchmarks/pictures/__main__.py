@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from benchmarks.pictures.bounds import bounds, failures
 from benchmarks.pictures.deciding import table
 from benchmarks.pictures.drawing import draw
 
@@ -30,7 +31,14 @@ def main() -> None:
 
 def sections() -> dict[Path, list[str]]:
     """The lines of each page that come from the results."""
-    return {DOCS / "guide" / "methods.md": table(_read("methods.json")), DOCS / "BENCHMARKS.md": machines()}
+    return {DOCS / "guide" / "methods.md": table(_read("methods.json")), DOCS / "BENCHMARKS.md": measured()}
+
+
+def measured() -> list[str]:
+    """The machines, the bounds of ``make bench``, and the sides that could not run."""
+    results = _read("results.json")
+    parts = {"Bounds": bounds(results), "Sides that did not run": failures(results)}
+    return [*machines(), *(line for name, lines in parts.items() for line in ("", f"## {name}", "", *lines))]
 
 
 def machines() -> list[str]:
