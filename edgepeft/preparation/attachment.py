@@ -17,8 +17,8 @@ from edgepeft.methods.base import Method
 from edgepeft.methods.registry import METHODS, by_name
 from edgepeft.methods.support.declaration import declare
 from edgepeft.methods.support.existing import attach, check_not_frozen, trains_on
-from edgepeft.methods.support.exportable import with_exportable_adapters
-from edgepeft.methods.support.peft_types import check_peft_type
+from edgepeft.methods.support.peft.exportable import with_exportable_adapters
+from edgepeft.methods.support.peft.types import check_peft_type
 from edgepeft.methods.support.prompt_outputs import align_outputs
 from edgepeft.preparation.errors import MethodNeedsTorch, PruneNeedsTorch
 from edgepeft.preparation.peft_format import linear_weights, peft_provenance

@@ -153,6 +153,29 @@ def test_texts_that_belong_together_are_one_row(bundle: Bundle, tmp_path: Path) 
     assert load(path, described, labelled=False).batch(np.array([0]))["input_ids"].shape == (1, 1, 3)
 
 
+def test_choices_are_pairs_with_their_question(bundle: Bundle, tmp_path: Path) -> None:
+    """As a list, or as columns with the words that all begin with; the segments are those of pairs."""
+    inputs = tuple(TensorSpec(spec.name, spec.dtype, ("batch", 2, "sequence")) for spec in bundle.manifest.inputs)
+    label = LabelSpec("labels", "int64", ("batch",), 2, -100)
+    described = _for(bundle, "multiple-choice", inputs=inputs, labels=(label,), classes=None)
+    listed = _jsonl(tmp_path / "a.jsonl", {"question": "good", "choices": ["film", "bad film"], "label": 1})
+    swag = _jsonl(tmp_path / "b.jsonl", {"sent1": "good", "sent2": "bad", "ending0": "film", "ending1": "", "label": 0})
+    batch = load(listed, described).batch(np.array([0]))
+    expected = _tokenizer(bundle)([["good", "film"], ["good", "bad film"]], padding=True)
+    assert batch["input_ids"].tolist() == [expected["input_ids"]]
+    assert batch["attention_mask"].tolist() == [expected["attention_mask"]]
+    assert batch["labels"].tolist() == [1]
+    batch = load(swag, described).batch(np.array([0]))
+    expected = _tokenizer(bundle)([["good", "bad film"], ["good", "bad"]], padding=True)
+    assert batch["input_ids"].tolist() == [expected["input_ids"]]
+    assert "labels" not in load(swag, described, labelled=False).batch(np.array([0]))
+    wrong = _jsonl(tmp_path / "c.jsonl", {"question": "good", "choices": ["film"], "label": 1})
+    with pytest.raises(DataError, match="line 1: A row has a text and 2 choices"):
+        load(wrong, described)
+    with pytest.raises(DataError, match="no column of choices"):
+        load(_jsonl(tmp_path / "d.jsonl", {"question": "good", "label": 1}), described)
+
+
 def _sounds(bundle: Bundle, task: str, label: LabelSpec, classes: tuple[str, ...], delimiter: str | None) -> Bundle:
     inputs = (TensorSpec("input_values", "float32", ("batch", "samples")),)
     dimensions = dict.fromkeys(("batch", "samples", "length"), bundle.manifest.dimensions["batch"])

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 import edgepeft
 from edgepeft.methods.errors import MethodError
-from edgepeft.methods.support.exportable import rotations
-from edgepeft.methods.support.peft_types import REFUSED, TRAINED
+from edgepeft.methods.support.peft.exportable import rotations
+from edgepeft.methods.support.peft.types import REFUSED, TRAINED
 from edgepeft.preparation.attachment import Attachment, attach_to_copy
 from edgepeft.sources.source import Source
 from edgepeft_export.optimizers import SGD
@@ -209,7 +209,7 @@ def test_lora_of_multihead_attention_trains_as_in_peft(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("size", "norm"), [(2, 0.1), (8, 1.0), (16, 20.0)])
-def test_a_rotation_and_its_gradient_are_those_of_a_solved_system(size: int, norm: float) -> None:
+def test_a_rotation_and_its_gradient_are_a_solution_s(size: int, norm: float) -> None:
     """Of small and large skew-symmetric matrices."""
     draw = torch.randn(3, size, size, generator=torch.Generator().manual_seed(size), dtype=torch.float64)
     skew = draw - draw.transpose(1, 2)

@@ -87,12 +87,18 @@ class Sequences:
         return arrays
 
 
-def padded(texts: Texts, rows: NDArray[np.int64], fill: int) -> NDArray[np.int64]:
-    """Return the token ids of some texts, ``[rows, longest]``, with this number after their ends."""
+def padded(
+    texts: Texts, rows: NDArray[np.int64], fill: int, values: NDArray[np.uint8] | None = None
+) -> NDArray[np.int64]:
+    """Return the token ids of some texts, or other values of the tokens, with this number after their ends.
+
+    The result is ``[rows, longest]``.
+    """
     lengths = texts.starts[rows + 1] - texts.starts[rows]
     width = int(lengths.max(initial=1))
     mask = np.arange(width) < lengths[:, None]
-    return np.where(mask, texts.ids[np.where(mask, texts.starts[rows, None] + np.arange(width), 0)], fill)
+    flat = texts.ids if values is None else values
+    return np.where(mask, flat[np.where(mask, texts.starts[rows, None] + np.arange(width), 0)], fill)
 
 
 def read_pairs(records: Records, reading: Reading) -> Dataset:

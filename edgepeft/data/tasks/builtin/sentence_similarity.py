@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
-
-import numpy as np
-from numpy.typing import NDArray
 
 from edgepeft.data.errors import WrongColumns
 from edgepeft.data.records import Records
 from edgepeft.data.table import read_table
 from edgepeft.data.tasks.base import ROWS, Model, Reading, Task, first_present, text_inputs
 from edgepeft.data.tasks.columns import SECOND, TEXT
-from edgepeft.data.tasks.sequences import padded
+from edgepeft.data.tasks.groups import Groups
 from edgepeft.data.text import Texts, encoded, texts_of
-from edgepeft_runtime.bundle.manifest import Manifest
 from edgepeft_runtime.data.datasets import Dataset
 from edgepeft_runtime.files.tensorfile import Array
 from edgepeft_runtime.names import some
@@ -57,36 +53,6 @@ class SentenceSimilarity(Task):
         return Groups(texts, bundle.manifest)
 
 
-@dataclass(frozen=True)
-class Groups:
-    """Rows of several texts, padded to the longest of a batch.
-
-    Attributes:
-        texts: The first text of each row, the second, and so on.
-        manifest: Describes the inputs.
-    """
-
-    texts: Sequence[Texts]
-    manifest: Manifest
-
-    def __len__(self) -> int:
-        return len(self.texts[0])
-
-    def batch(self, rows: NDArray[np.int64]) -> dict[str, Array]:
-        """Return ids and masks ``[rows, texts, longest]``."""
-        text = self.manifest.text
-        assert text is not None
-        ids = [padded(own, rows, text.pad_id) for own in self.texts]
-        width = max(own.shape[1] for own in ids)
-        lengths = np.stack([own.starts[rows + 1] - own.starts[rows] for own in self.texts], 1)
-        values = {
-            "ids": np.stack([_widened(own, width, text.pad_id) for own in ids], 1),
-            "attention_mask": np.arange(width) < lengths[..., None],
-            "type_ids": np.zeros((len(rows), len(ids), width), np.int64),
-        }
-        return {spec.name: values[text.fields[spec.name]].astype(spec.dtype) for spec in self.manifest.inputs}
-
-
 def _columns(records: Records, reading: Reading) -> list[str]:
     given, present = reading.columns, records.columns
     if given.texts != (TEXT,):
@@ -100,7 +66,3 @@ def _columns(records: Records, reading: Reading) -> list[str]:
             hint="name two text columns (--text-column), or call them anchor and positive.",
         )
     return [name for name in (found if reading.labelled else found[:1]) if name is not None]
-
-
-def _widened(ids: NDArray[np.int64], width: int, pad: int) -> NDArray[np.int64]:
-    return np.pad(ids, ((0, 0), (0, width - ids.shape[1])), constant_values=pad)
