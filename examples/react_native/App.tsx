@@ -2,7 +2,7 @@
 
 import { useState } from "react";
 import { Button, SafeAreaView, ScrollView, StyleSheet, Text } from "react-native";
-import { DocumentDirectoryPath } from "react-native-fs";
+import { DocumentDirectoryPath } from "@dr.pogodin/react-native-fs";
 import * as ort from "onnxruntime-react-native";
 import { type ArrayLike, EdgepeftError, Trainer } from "edgepeft-runtime";
 import { folder, stateFolder, write } from "./storage";

@@ -1,6 +1,6 @@
-/** Bundles and states in folders of the app, by react-native-fs. */
+/** Bundles and states in folders of the app, by @dr.pogodin/react-native-fs. */
 
-import { exists, mkdir, moveFile, read, readFile, stat, unlink, writeFile } from "react-native-fs";
+import { exists, mkdir, moveFile, read, readFile, stat, unlink, writeFile } from "@dr.pogodin/react-native-fs";
 import type { BundleFiles, StateStore } from "edgepeft-runtime";
 
 const NEWEST = "checkpoint.safetensors";

@@ -28,13 +28,19 @@ export interface Identity {
  * @throws FleetError it is one, but damaged (`bad-identity`).
  */
 export function identityOf(fragment: string): Identity | null {
-  const fields = new URLSearchParams(fragment.replace(/^#/, ""));
+  // React Native's own class for queries is not complete.
+  const fields = new Map(
+    fragment
+      .replace(/^#/, "")
+      .split("&")
+      .map((pair) => pair.split("=") as [string, string | undefined]),
+  );
   if (!fields.has("edgepeft")) return null;
   try {
     const field = (key: string): string => {
-      const value = fields.get(key);
-      if (value === null || value === "") throw new Error(`${key} is missing`);
-      return value;
+      const value = fields.get(key) ?? "";
+      if (value === "") throw new Error(`${key} is missing`);
+      return decodeURIComponent(value);
     };
     const [version, algorithm] = [field("edgepeft"), field("algorithm")];
     if (version !== VERSION) throw new Error(`its version is ${version.slice(0, 20)}, not ${VERSION}`);
