@@ -58,7 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         wheel = None if chosen.here else chosen.wheel or build_wheel(folder)
         environments = Environments(python, wheel and wheel.absolute(), folder)
         print(f"{python or sys.executable}, {platform.platform()}", flush=True)
-        for number, page in enumerate([path.absolute() for path in chosen.pages] or pages()):
+        chosen_pages = [path.absolute() for path in chosen.pages] or pages()
+        needed = [{block.requirements for block in blocks(page) if not block.skipped} for page in chosen_pages]
+        for number, page in enumerate(chosen_pages):
             began, empty = time.monotonic(), folder / f"page-{number}"
             empty.mkdir()
             try:
@@ -67,6 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             except Failure as failure:
                 failures.append(str(failure))
                 said = "FAILED"
+            environments.keep(set().union(*needed[number + 1 :]))
             print(f"{page.relative_to(ROOT)}: {said}, {time.monotonic() - began:.0f} s", flush=True)
     print("\n\n".join(failures))
     return int(bool(failures))

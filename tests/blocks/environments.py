@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -49,16 +52,24 @@ class Environments:
         path = f"{self.programs(requirements)}{os.pathsep}{kept['PATH']}"
         return {**kept, "PATH": path, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
 
+    def keep(self, requirements: Collection[tuple[str, ...]]) -> None:
+        """Remove the other environments: one with PyTorch may have 5 GB."""
+        for other in [made for made in self._made if made not in requirements]:
+            shutil.rmtree(self._made.pop(other).parent)
+
     def _make(self, requirements: tuple[str, ...]) -> Path:
-        environment = self.folder / f"environment-{len(self._made)}"
+        environment = Path(tempfile.mkdtemp(prefix="environment-", dir=self.folder))
         subprocess.run([str(self.python), "-m", "venv", str(environment)], check=True)
-        device = not any(re.search(r"host|examples", requirement) for requirement in requirements)
-        constraints = ROOT / "constraints" / ("device.txt" if device else "workstation.txt")
+        kinds = {"fleet": "fleet", "host": "workstation", "examples": "workstation"}
+        kind = next((kind for extra, kind in kinds.items() if extra in " ".join(requirements)), "device")
+        constraints = ROOT / "constraints" / f"{kind}.txt"
         named = [re.sub(r"^edgepeft", str(self.wheel), requirement) for requirement in requirements]
         programs = environment / "bin"
         pip = [str(programs / "python"), "-m", "pip", "--disable-pip-version-check"]
-        subprocess.run([*pip, "install", "--quiet", "--constraint", str(constraints), *named], check=True)
-        subprocess.run([*pip, "check"], check=True, stdout=subprocess.DEVNULL)
+        for command in (["install", "--quiet", "--constraint", str(constraints), *named], ["check"]):
+            done = subprocess.run([*pip, *command], capture_output=True, text=True)
+            if done.returncode:
+                raise RuntimeError(f"pip {' '.join(command)}\n{done.stdout}{done.stderr}")
         return programs
 
 
