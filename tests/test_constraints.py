@@ -54,3 +54,17 @@ def test_the_oldest_environment_contains_the_oldest_onnxruntime() -> None:
     """The least version in the range is the one that is tested."""
     (least,) = next(r for r in _requirements(("device",)) if r.name == "onnxruntime").specifier
     assert _pins("oldest")["onnxruntime"].startswith(f"{least.version}.")
+
+
+@pytest.mark.parametrize("name", ["torch", "transformers", "peft", "onnx"])
+def test_the_page_on_installation_names_the_versions(name: str) -> None:
+    """What the tests run with, and the least that users need."""
+    page = (ROOT / "docs" / "guide" / "install.md").read_text("utf-8")
+    (least,) = next(r for r in _requirements(("host",)) if r.name == name).specifier
+    assert f"| {name} | {_pins('workstation')[name]} | {least.version} |" in page
+
+
+def test_the_page_on_installation_names_the_devices_versions() -> None:
+    """The oldest and the newest onnxruntime."""
+    page = (ROOT / "docs" / "guide" / "install.md").read_text("utf-8")
+    assert f"| {_pins('oldest')['onnxruntime']}, {_pins('device')['onnxruntime']} | 1.19 |" in page
