@@ -1,7 +1,7 @@
 """Take the screenshots of the documentation: ``python -m tests.screenshots [--phone]``.
 
 A project of ``edgepeft new`` is prepared and trained, and the pages of ``edgepeft report`` and ``edgepeft profile`` are
-opened in Chromium. With ``--phone``, the tests of the phone page run as well, and three of their pictures are kept.
+opened in Chromium. With ``--phone``, the tests of the phone page run as well, and a picture of it is kept.
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ PICTURES = ROOT / "docs" / "pictures"
 BROWSER = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--hide-scrollbars")
 LARGEST = 150_000
 """Bytes of a picture."""
-PHONE = {"trained": "phone_drawings", "photos": "phone_photos", "sentences": "phone_sentences"}
+PHONE = {"whole": "phone_drawings"}
 """Names of the test's pictures, and of the documentation's."""
+WINDOW = (390, 1105)
+"""The part of a phone's page that is kept, in points: all but its list of examples."""
 
 
 def pages(folder: Path) -> dict[str, Path]:
@@ -48,12 +50,16 @@ def shoot(page: Path, width: int, height: int, out: Path) -> None:
     shot.unlink()
 
 
-def keep(shot: Path, out: Path) -> None:
-    """Write a picture, with 256 colours if it is larger than 150 kB."""
-    with Image.open(shot) as picture:
-        picture.convert("RGB").save(out, optimize=True)
-        if out.stat().st_size > LARGEST:
-            picture.convert("RGB").quantize(256).save(out, optimize=True)
+def keep(shot: Path, out: Path, size: tuple[int, int] | None = None) -> None:
+    """Write a picture, or its upper part in this size, with 256 colours if it is larger than 150 kB."""
+    with Image.open(shot) as opened:
+        picture = opened.convert("RGB")
+    if size is not None:
+        height = min(picture.height, size[1] * picture.width // size[0])
+        picture = picture.crop((0, 0, picture.width, height)).resize((size[0], height * size[0] // picture.width))
+    picture.save(out, optimize=True)
+    if out.stat().st_size > LARGEST:
+        picture.quantize(256).save(out, optimize=True)
     print(out, f"{out.stat().st_size / 1e3:.0f} kB", flush=True)
 
 
@@ -76,7 +82,7 @@ def main() -> None:
             _run(sys.executable, "-m", "pytest", *test, cwd=ROOT)
             for shot, kept in PHONE.items():
                 (found,) = (folder / "phone").rglob(f"{shot}.png")
-                keep(found, PICTURES / f"{kept}.png")
+                keep(found, PICTURES / f"{kept}.png", WINDOW)
 
 
 if __name__ == "__main__":
