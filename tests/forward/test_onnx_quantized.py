@@ -9,9 +9,12 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 import pytest
+import torch
 from onnx import helper, numpy_helper
+from onnxruntime.quantization import quantize_dynamic
 from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
+import edgepeft
 from edgepeft_export import losses, optimizers
 from edgepeft_export.compile import Compiled, compile_step
 from edgepeft_export.forward import Forward, from_onnx
@@ -20,6 +23,7 @@ from edgepeft_export.graph.custom_ops import CONTRIB, DOMAIN, FAKE_QUANTIZE
 from edgepeft_export.graph.edit import replace_value
 from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.quantize import Quantization, quantize
+from edgepeft_runtime import Trainer
 from tests.support.onnx_networks import KINDS, arrays, batch, packed, quantized, write
 
 LORA = GraphLora(rank=4)
@@ -211,3 +215,38 @@ def test_a_float_model_is_read_as_before(files: dict[str, Path]) -> None:
     assert set(forward.parameters) == {"head.weight", "head.bias"}
     assert forward.model.graph.opset_imports[""] == 20 and DOMAIN not in forward.model.graph.opset_imports
     np.testing.assert_array_equal(forward.parameters["head.weight"], arrays()["head.weight"])
+
+
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_lora_reaches_a_dynamically_quantized_recognizer(tmp_path: Path, per_channel: bool) -> None:
+    """``quantize_dynamic`` writes ConvInteger, DynamicQuantizeLSTM and MatMulInteger, which get pairs."""
+    network = _Recognizer().eval()
+    x = torch.randn(3, 6, 10, generator=torch.Generator().manual_seed(0))
+    plain, path = tmp_path / "plain.onnx", tmp_path / "quantized.onnx"
+    torch.onnx.export(network, (x,), plain, input_names=["x"], dynamic_axes={"x": {0: "n"}}, dynamo=False)
+    quantize_dynamic(plain, path, op_types_to_quantize=["Conv", "LSTM", "MatMul"], per_channel=per_channel)
+    assert {"ConvInteger", "DynamicQuantizeLSTM", "MatMulInteger"} <= {n.op_type for n in onnx.load(path).graph.node}
+    edgepeft.prepare(path, {"x": x.numpy()}, loss="cross_entropy", method="lora", out=tmp_path / "bundle")
+    batch = {"x": x.numpy(), "labels": np.array([0, 1, 2])}
+    with Trainer.open(tmp_path / "bundle") as trainer:
+        losses = [trainer.step(batch, lr=0.05) for _ in range(15)]
+        after, trained = trainer.predict({"x": x.numpy()}), trainer.parameters()
+        trainer.save_update(tmp_path / "update.safetensors")
+    assert losses[-1] < 0.3 * losses[0]
+    assert {"conv", "lstm"} <= {name.split(".")[0] for name in trained}
+    out = edgepeft.merge(tmp_path / "bundle", tmp_path / "update.safetensors", to="onnx", out=tmp_path / "merged.onnx")
+    (merged,) = onnxruntime.InferenceSession(out, providers=["CPUExecutionProvider"]).run(None, {"x": x.numpy()})
+    np.testing.assert_allclose(merged, next(iter(after.values())), rtol=1e-4, atol=1e-5)
+
+
+class _Recognizer(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = torch.nn.Conv1d(6, 16, 3, padding=1)
+        self.lstm = torch.nn.LSTM(16, 12, bidirectional=True)
+        self.head = torch.nn.Linear(24, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        states, _ = self.lstm(torch.relu(self.conv(x)).permute(2, 0, 1))
+        return self.head(states[-1])

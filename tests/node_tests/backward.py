@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnx.version_converter
 import onnx_ir as ir
 from onnx import TensorProto, numpy_helper
 
 from edgepeft_export.autodiff import differentiate
 from edgepeft_export.forward.onnx_source.file import from_onnx
+from edgepeft_export.forward.onnx_source.opsets import at_opset
 from edgepeft_export.graph.custom_ops import lower
 from edgepeft_export.graph.edit import fix_names
 from edgepeft_export.graph.expanding.functions import write_older
@@ -49,8 +49,9 @@ def of_free_sizes(test: NodeTest, weights: Mapping[int, Array]) -> Gradients:
         _free(value, None)
     opset = free.opset_import[0]
     if not opset.domain and opset.version < OPSET:
-        free = onnx.version_converter.convert_version(free, OPSET)
-    model = ir.from_proto(free)
+        model = at_opset(ir.from_proto(free), Path(test.name))
+    else:
+        model = ir.from_proto(free)
     if not opset.domain and opset.version > OPSET:
         write_older(model, OPSET)
         single_precision(model)

@@ -33,7 +33,7 @@ FALLEN = 0.9
 """The loss has to fall to less than this part of its first value."""
 
 _CPU = ["CPUExecutionProvider"]
-SIZES = (1e-3, 3e-4, 3e-3, 1e-4, 1e-2, 3e-2)
+SIZES = (1e-3, 3e-4, 3e-3, 1e-4, 1e-2, 3e-2, 1e-5, 3e-6, 1e-6)
 """Lengths of a finite step in parts of the parameters' norm. Kinks need small ones, rounding large ones."""
 
 AGREES = 1e-2

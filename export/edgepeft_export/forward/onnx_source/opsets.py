@@ -13,6 +13,9 @@ from edgepeft_export.forward.onnx_source.quantized import needs_4_bits
 from edgepeft_export.graph.expanding.functions import write_older
 from edgepeft_export.opset import OPSET, OPSET_4_BITS
 
+_FIRST_SCAN = 9
+"""The operator set from which on Scan has no batch."""
+
 
 def at_opset(model: ir.Model, path: Path) -> ir.Model:
     """The model at the operator set of every bundle; where tensors have 4 bits, at the first that knows them.
@@ -39,6 +42,10 @@ def _lowered(model: ir.Model, path: Path, opset: int, wanted: int) -> None:
 
 
 def _raised(model: ir.Model, path: Path, opset: int) -> ir.Model:
+    if opset < _FIRST_SCAN and any(
+        node.op_type == "Scan" for node in model.graph
+    ):  # which the converter keeps as it is
+        raise _not_converted(path, opset, OPSET, "its Scan runs over a batch, which later operator sets do not have.")
     try:
         proto = ir.to_proto(ir.external_data.load_to_model(model))  # the converter cannot read external tensors
         converted: ir.Model = ir.from_proto(onnx.version_converter.convert_version(proto, OPSET))

@@ -29,9 +29,9 @@ _ROUNDED = frozenset(
         "QuantizeLinear",
         "DynamicQuantizeLinear",
         "DynamicQuantizeMatMul",
+        "DynamicQuantizeLSTM",
         "MatMulNBits",
         "GatherBlockQuantized",
-        "DynamicQuantizeLSTM",
     }
 )
 """Operators of quantized files."""

@@ -14,7 +14,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgepeft_export.forward.onnx_source.names import fits, names_of
-from edgepeft_export.graph.constants import is_frozen
+from edgepeft_export.graph.constants import source_initializer
 from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.graph.match import present
 from edgepeft_export.graph.shapes import static_dims
@@ -48,7 +48,7 @@ class WeightSite:
 
     @property
     def weight(self) -> ir.Value:
-        """The initializer."""
+        """The initializer, or what is dequantized from one."""
         value = self.node.inputs[self.index]
         assert value is not None
         return value
@@ -117,14 +117,15 @@ def _sites(node: ir.Node, rank: int) -> Iterator[WeightSite]:
 
 
 def _weight(node: ir.Node, index: int) -> ir.Value:
-    value = present(node, index)
+    """The initializer that a weight is, or is dequantized from."""
+    value = source_initializer(present(node, index))
     assert value is not None
     return value
 
 
 def _dims(node: ir.Node, index: int) -> list[int] | None:
     value = present(node, index)
-    if value is None or not is_frozen(value) or value.dtype != ir.DataType.FLOAT:
+    if value is None or source_initializer(value) is None or value.dtype != ir.DataType.FLOAT:
         return None
     return static_dims(value)
 
