@@ -11,6 +11,7 @@ from edgepeft_export.autodiff.rules.reading import narrow
 from edgepeft_export.autodiff.rules.steps import between, masked, step
 from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.graph.match import operand, operands
+from edgepeft_export.graph.shapes import dims_of
 
 
 def _float(node: ir.Node, name: str, default: float) -> float:
@@ -91,7 +92,37 @@ def _bent(x: ir.Value, below: float, above: float, emit: Emitter) -> ir.Value:
 def gelu(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
     if node.attributes.get_string("approximate", "none") == "tanh":
         return (emit.op("Mul", dy, _gelu_tanh_derivative(node, emit)),)
+    if operand(node).dtype == ir.DataType.FLOAT and not node.outputs[0].is_graph_output():
+        return (emit.op("Mul", dy, _with_derivative(node, emit)),)
     return (emit.op("Mul", dy, _gelu_erf_derivative(operand(node), emit)),)
+
+
+def _with_derivative(node: ir.Node, emit: Emitter) -> ir.Value:
+    """Let a forward GELU be computed with its derivative, from one Erf; returns the derivative.
+
+    Only the derivative is kept for the backward pass, not x: y has its shape read from the derivative, without which
+    ONNX Runtime would compute that when the backward pass needs it, and keep what it is made of.
+    """
+    x, y = operand(node), node.outputs[0]
+
+    def add(op_type: str, *inputs: ir.Value, **attributes: float) -> ir.Value:
+        new = ir.node(op_type, inputs, attributes, name=f"{node.name}/{op_type}")
+        new.outputs[0].type, new.outputs[0].shape = x.type, x.shape
+        node.prepend(new)
+        return new.outputs[0]
+
+    s = add("Mul", x, emit.scalar(sqrt(0.5), like=x))
+    cdf = add("HardSigmoid", add("Erf", s), alpha=0.5, beta=0.5)  # ½ + ½ erf in one pass; it never leaves 0 to 1
+    bell = add("Exp", add("Sub", emit.scalar(-0.5 * log(pi), like=x), add("Mul", s, s)))
+    derivative = add("Add", cdf, add("Mul", s, bell))
+    product, size = add("Mul", x, cdf), add("Shape", derivative)
+    size.type, size.shape = (
+        ir.TensorType(ir.DataType.INT64),
+        ir.Shape([len(dims_of(x))]) if x.shape is not None else None,
+    )
+    result = add("Reshape", product, size)
+    y.replace_all_uses_with(result)
+    return derivative
 
 
 def _gelu_erf_derivative(x: ir.Value, emit: Emitter) -> ir.Value:
