@@ -149,9 +149,13 @@ class Emitter:
         pairs = list(zip(shape[added:], wanted, strict=True))
         if any(_may_broadcast(have, want) for have, want in pairs):
             return self._sum_to_at_run_time(value, len(shape), target)
+        stretched = [axis for axis, (have, want) in enumerate(pairs) if want == 1 and have != 1]
+        static = static_dims(target)
+        if added and stretched and static is not None:  # at once: the sum over rows alone would be as large as a row
+            axes = self.ints(*range(added), *(added + axis for axis in stretched))
+            return self.op("Reshape", self.op("ReduceSum", value, axes, keepdims=0), self.ints(*static))
         if added:
             value = self.op("ReduceSum", value, self.ints(*range(added)), keepdims=0)
-        stretched = [axis for axis, (have, want) in enumerate(pairs) if want == 1 and have != 1]
         if stretched:
             value = self.op("ReduceSum", value, self.ints(*stretched), keepdims=1)
         return value
