@@ -116,8 +116,10 @@ def _onnx(path: Path) -> None:
     import torch
 
     torch.manual_seed(0)
-    network = torch.nn.Sequential(torch.nn.Linear(16, 32), torch.nn.ReLU(), torch.nn.Linear(32, 3))
-    torch.onnx.export(network, (torch.zeros(2, 16),), path, input_names=["x"], output_names=["logits"], dynamo=True)
+    network = torch.nn.Sequential(torch.nn.Linear(16, 32), torch.nn.ReLU(), torch.nn.Linear(32, 3)).eval()
+    names = {"input_names": ["x"], "output_names": ["logits"]}
+    free = ({0: torch.export.Dim("batch")},)
+    torch.onnx.export(network, (torch.zeros(2, 16),), path, **names, dynamic_shapes=free, dynamo=True)
 
 
 def _arrays(path: Path) -> None:
