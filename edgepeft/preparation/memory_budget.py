@@ -19,7 +19,7 @@ from edgepeft_export.losses import Loss
 from edgepeft_export.optimizers import Optimizer
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.figures import size
-from edgepeft_runtime.train.memory.prediction import Prediction, predict
+from edgepeft_runtime.train.memory.prediction import predict
 
 DEPTHS = (1.0, 0.5, 0.25)
 """Fractions of the parameters, counted from the output, to try if part of them may be frozen."""
@@ -82,12 +82,10 @@ def plan_for(
         plans = []
         for chunks, time, compiled in _compiled(upper, loss, optimizer):
             way = "one graph" if compiled.segments is None else f"segments, {chunks} chunks"
-            log(f"measuring small steps, {way}, {len(upper.parameters)} trained tensors")
-            prediction = _predicted(compiled, loss, optimizer, budget.sizes)
-            least.append(prediction.peak({**budget.sizes, batch: 1}).anonymous)
-            micro = _largest(prediction, budget, batch)
-            if micro:
-                peak = prediction.peak({**budget.sizes, batch: micro}).anonymous
+            log(f"measuring steps, {way}, {len(upper.parameters)} trained tensors")
+            micro, peak = _largest(compiled, loss, optimizer, budget, batch)
+            least.append(peak)
+            if peak <= budget.bytes:
                 time *= 1 + 0.1 * math.log2(budget.sizes[batch] / micro)
                 plans.append((time, StepPlan(compiled, chunks, micro, frozen, peak)))
         if plans:
@@ -111,20 +109,25 @@ def _compiled(forward: Forward, loss: Loss, optimizer: Optimizer) -> Iterator[tu
             yield chunks, time, compiled
 
 
-def _predicted(compiled: Compiled, loss: Loss, optimizer: Optimizer, sizes: Mapping[str, int]) -> Prediction:
-    """Predict the memory by measuring a bundle of copies of the graphs."""
+def _largest(compiled: Compiled, loss: Loss, optimizer: Optimizer, budget: MemoryBudget, batch: str) -> tuple[int, int]:
+    """Return the largest micro-batch within the budget, by halving the full batch, or 1; and its peak.
+
+    A step of that size is measured, in a bundle of copies of the graphs. The larger step that is measured before it
+    only says which halves need no try, because the memory grows in jumps.
+    """
     graphs = {name: model.clone() for name, model in compiled.graphs.items()}
     with tempfile.TemporaryDirectory() as folder:
         copy = Compiled(**{**vars(compiled), "graphs": graphs})
-        return predict(Bundle.open(write_bundle(copy, loss, optimizer, Path(folder) / "bundle")), sizes)
-
-
-def _largest(prediction: Prediction, budget: MemoryBudget, batch: str) -> int:
-    """Return the largest micro-batch within the budget, by halving the full batch; 0 if none fits."""
-    micro = budget.sizes[batch]
-    while micro and prediction.peak({**budget.sizes, batch: micro}).anonymous > budget.bytes:
-        micro //= 2
-    return micro
+        bundle = Bundle.open(write_bundle(copy, loss, optimizer, Path(folder) / "bundle"))
+        micro = budget.sizes[batch]
+        while True:
+            prediction = predict(bundle, {**budget.sizes, batch: micro})
+            peak = prediction.peak({**budget.sizes, batch: micro}).anonymous
+            if peak <= budget.bytes or micro == 1:
+                return micro, peak
+            micro = max(1, micro // 2)
+            while micro > 1 and prediction.peak({**budget.sizes, batch: micro}).anonymous > budget.bytes:
+                micro //= 2
 
 
 def _batch_dimension(forward: Forward) -> str:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from functools import cache
+from pathlib import Path
 
 import onnx_ir as ir
 import pytest
 import torch
+import transformers
 from torch import nn
 
+import edgepeft
+from benchmarks.llm.memory import MB
+from benchmarks.llm.shapes import SHAPES
 from edgepeft.methods import Lora, attach
 from edgepeft_export import losses
 from edgepeft_export.bundle import write_bundle
@@ -82,12 +89,52 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bundle]:
 
 
 @pytest.mark.parametrize("weights", WEIGHTS)
-def test_the_peak_of_a_step_is_predicted(wide: dict[str, Bundle], weights: str) -> None:
-    """Within 15 % of the memory of a process that trains at that size."""
-    sizes = {"batch": 2048}
-    predicted, measured = predict(wide[weights], sizes).peak(sizes), measured_peak(wide[weights], sizes)
+@pytest.mark.parametrize("lacks", [False, True])
+def test_the_peak_of_a_step_is_predicted(wide: dict[str, Bundle], weights: str, lacks: bool) -> None:
+    """Within 15 % of the memory of a process that trains at that size, from half of it where a machine lacks memory."""
+    sizes, bundle = {"batch": 2048}, wide[weights]
+    assert bundle.manifest.memory is not None
+    largest = bundle.manifest.memory.bytes_at(sizes) - 1 if lacks else None
+    predicted, measured = predict(bundle, sizes, largest=largest).peak(sizes), measured_peak(bundle, sizes)
     assert predicted.anonymous == pytest.approx(measured.anonymous, rel=0.15)
     assert predicted.file == pytest.approx(measured.file, rel=0.15)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("shape", "chunks"), [("qwen2.5-0.5b", "normal"), ("smollm2-135m", "small")])
+def test_memory_is_predicted_at_true_widths(tmp_path: Path, shape: str, chunks: str) -> None:
+    """Within 15 % of a process that trains two blocks of a language model on random tokens, short and long."""
+    model, sizes = SHAPES[shape], {**SHAPES[shape].sizes, "num_hidden_layers": 2}
+    config = getattr(transformers, model.config)(**sizes)
+    transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(tmp_path / "model")
+    made = edgepeft.prepare(
+        edgepeft.load_source(tmp_path / "model"),
+        method=edgepeft.Lora(rank=8, target_modules=("q_proj", "v_proj")),
+        compute="int8",
+        compression=edgepeft.Compression(weights="input", chunks=chunks),
+        generation=False,
+        out=tmp_path / "bundle",
+    )
+    for length in (256, 1024, 2048):
+        arguments = [sys.executable, "-c", _TRAINS, str(made.bundle), str(length), str(config.vocab_size)]
+        measured = float(subprocess.run(arguments, check=True, capture_output=True, text=True).stdout)
+        wanted = {"batch": 1, "sequence": length}
+        predicted = predict(Bundle.open(made.bundle), wanted).peak(wanted).anonymous / MB
+        assert predicted == pytest.approx(measured, rel=0.15), f"1 x {length}"
+
+
+_TRAINS = """
+import sys
+import numpy as np
+from benchmarks.llm.memory import Sampler
+from edgepeft_runtime import Bundle, Trainer
+sampler = Sampler()
+ids = np.random.default_rng(0).integers(0, int(sys.argv[3]), (1, int(sys.argv[2])))
+with Trainer.open(Bundle.open(sys.argv[1])) as trainer:
+    for _ in range(2):
+        trainer.step({"input_ids": ids, "attention_mask": np.ones_like(ids), "labels": ids})
+print(sampler.end()["anon_mb"])
+"""
 
 
 def test_a_process_really_needs_less(wide: dict[str, Bundle]) -> None:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     "wanted",
     metavar="NAME=SIZE,…",
     callback=sizes,
-    help="Predict the memory of a train step at these sizes (batch=8,sequence=64), from small steps run here.",
+    help="Predict the memory of a train step at these sizes (batch=8,sequence=64), from steps run here.",
 )
 def command(bundle: Path, as_json: bool, tensors: bool, wanted: dict[str, int] | None) -> None:
     """Show the contents of BUNDLE: inputs, trainable and frozen tensors, sizes. Every file is verified."""

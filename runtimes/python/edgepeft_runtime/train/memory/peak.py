@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 _STATUS = Path("/proc/self/status")
+_SYSTEM = Path("/proc/meminfo")
 _INTERVAL = 0.005
 """Seconds between two samples."""
 
@@ -45,6 +46,11 @@ def memory() -> Memory:
     return Memory(now.get("RssAnon", 0), now.get("RssFile", 0))
 
 
+def available_memory() -> int:
+    """Return the bytes that the system can give to processes without swapping; 0 where it does not report them."""
+    return _sizes(_SYSTEM).get("MemAvailable", 0) if _SYSTEM.is_file() else 0
+
+
 class PeakSampler:
     """Samples the memory of this process by kind, in a thread, while it is used as a context."""
 
@@ -78,6 +84,10 @@ class PeakSampler:
 
 
 def _status() -> dict[str, int]:
-    """Return the sizes that the kernel reports, in bytes."""
-    lines = (line.split() for line in _STATUS.read_text(encoding="ascii").splitlines())
+    """Return the sizes that the kernel reports of this process, in bytes."""
+    return _sizes(_STATUS)
+
+
+def _sizes(path: Path) -> dict[str, int]:
+    lines = (line.split() for line in path.read_text(encoding="ascii").splitlines())
     return {words[0].rstrip(":"): 1024 * int(words[1]) for words in lines if words[-1] == "kB"}

@@ -1,8 +1,11 @@
-"""Predicts the memory of a train step: a small step is measured, larger ones computed.
+"""Predicts the memory of a train step: a step is measured, those of other sizes computed.
 
 The memory that does not depend on the batch (Python, onnxruntime, the weights and onnxruntime's copies of them) varies
-with the machine, and so does how densely onnxruntime packs activations. Both are measured in a process that loads the
-graphs and then takes small steps. The activations of any other size follow from the bundle's manifest.
+with the machine, and so does how densely onnxruntime's arena is filled. Both are measured in a process that loads the
+graphs and then takes steps on zeros. The activations of any other size follow from the bundle's manifest.
+
+The arena grows by regions of doubling size, so its memory grows in jumps that no smaller step shows. Therefore the step
+that is measured has the sizes that are asked for, unless the machine lacks memory.
 """
 
 from __future__ import annotations
@@ -15,13 +18,16 @@ from dataclasses import dataclass
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.bundle.manifest import Manifest
 from edgepeft_runtime.errors import NoMemoryFacts, StepFailed, WrongSizes
-from edgepeft_runtime.train.memory.peak import Memory
+from edgepeft_runtime.train.memory.peak import Memory, available_memory
 
 SMALLEST = 2
 """Smallest size of a symbolic dimension in a step; a causal language model has nothing to predict at 1."""
 
 LIMITS = (0.8, 2.0)
 """Limits of the overhead, for steps so small that other memory hides their growth."""
+
+UNKNOWN = 1 << 32
+"""Bytes of memory that are taken to be available where the system does not report them."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +54,14 @@ class Prediction:
         return Memory(int(self.resident + self.overhead * memory.bytes_at(sizes)), self.file)
 
 
-def predict(bundle: Bundle, sizes: Mapping[str, int]) -> Prediction:
-    """Measure steps of half of ``sizes``.
+def predict(bundle: Bundle, sizes: Mapping[str, int], *, largest: int | None = None) -> Prediction:
+    """Measure steps of ``sizes``, or of half of them, a quarter, ..., where these would need too much memory.
 
     Args:
         bundle: an opened bundle.
         sizes: size of every symbolic dimension, at least as large as those that will be predicted.
+        largest: bytes of activations of a step that may be measured; by default so many that they fit into the memory
+            that is available, whatever the overhead.
 
     Raises:
         BundleError: the manifest has no section ``memory``, ``sizes`` does not fit it, or a step failed.
@@ -66,11 +74,18 @@ def predict(bundle: Bundle, sizes: Mapping[str, int]) -> Prediction:
             hint="prepare it again with this version of edgepeft.",
         )
     check_sizes(bundle.manifest, sizes)
-    half = {name: min(size, max(SMALLEST, size // 2)) for name, size in sizes.items()}
-    before, peak = _measured(bundle, half)
-    alive = memory.bytes_at(half)
+    limit = (available_memory() or UNKNOWN) / LIMITS[1] if largest is None else largest
+    measured = dict(sizes)
+    while memory.bytes_at(measured) > limit and (half := _half(measured)) != measured:
+        measured = half
+    before, peak = _measured(bundle, measured)
+    alive = memory.bytes_at(measured)
     overhead = min(max((peak.anonymous - before) / max(alive, 1.0), LIMITS[0]), LIMITS[1])
     return Prediction(bundle, peak.anonymous - overhead * alive, peak.file, overhead)
+
+
+def _half(sizes: Mapping[str, int]) -> dict[str, int]:
+    return {name: min(size, max(SMALLEST, size // 2)) for name, size in sizes.items()}
 
 
 def check_sizes(manifest: Manifest, sizes: Mapping[str, int]) -> None:
