@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx.parser
 import onnx_ir as ir
 import onnxruntime
 import pytest
@@ -250,3 +251,33 @@ class _Recognizer(torch.nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         states, _ = self.lstm(torch.relu(self.conv(x)).permute(2, 0, 1))
         return self.head(states[-1])
+
+
+def test_a_bias_in_steps_of_the_scales_is_a_bias(tmp_path: Path) -> None:
+    """Older quantizers add a convolution's bias to the integers, divided by the scales and rounded down."""
+    text = """<ir_version: 8, opset_import: ["": 13]> g (float[n, 3, 6, 6] x) => (float[n, 4, 4, 4] y)
+    <float s = {0.02}, int8 z = {0}, int64[4] shape = {1, 4, 1, 1}> {
+        q, qs, qz = DynamicQuantizeLinear(x)
+        step = Mul(qs, s)
+        steps = Div(b, step)
+        floor = Floor(steps)
+        whole = Cast<to = 6>(floor)
+        product = ConvInteger(q, w, qz, z)
+        wide = Reshape(whole, shape)
+        sum = Add(product, wide)
+        float = Cast<to = 1>(sum)
+        again = Mul(qs, s)
+        y = Mul(float, again)
+    }"""
+    model, draw = onnx.parser.parse_model(text), np.random.default_rng(0)
+    weight = draw.integers(-60, 60, (4, 3, 3, 3)).astype(np.int8)
+    bias = draw.normal(size=4).astype(np.float32)
+    model.graph.initializer.extend([numpy_helper.from_array(weight, "w"), numpy_helper.from_array(bias, "b")])
+    onnx.save(model, tmp_path / "model.onnx")
+    forward = from_onnx(tmp_path / "model.onnx", lora=GraphLora(rank=4, targets=["w"]))
+    assert not [node for node in forward.model.graph if node.op_type in ("ConvInteger", "Floor")]
+    x = draw.normal(size=(2, 3, 6, 6)).astype(np.float32)
+    found = _run(forward.model, {"x": x, **forward.parameters})["y"]
+    images, kernel = torch.from_numpy(x), torch.from_numpy(weight.astype(np.float32)) * 0.02
+    expected = torch.nn.functional.conv2d(images, kernel, torch.from_numpy(bias))
+    np.testing.assert_allclose(found, expected.numpy(), rtol=1e-4, atol=1e-4)

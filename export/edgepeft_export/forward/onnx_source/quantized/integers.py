@@ -80,7 +80,8 @@ def _raise_conv(node: ir.Node, emit: Emitter) -> None:
     kernel = emit.op("DequantizeLinear", matmul.w, matmul.scale, matmul.zero_point, axis=0)
     kernel.dtype, kernel.shape = ir.DataType.FLOAT, matmul.w.shape
     settings = {name: attribute.value for name, attribute in node.attributes.items()}
-    replace_value(matmul.result, emit.op("Conv", _float(matmul, emit), kernel, **settings))
+    inputs = [_float(matmul, emit), kernel, *([] if matmul.bias is None else [matmul.bias])]
+    replace_value(matmul.result, emit.op("Conv", *inputs, domain="", **settings))
 
 
 _RAISED: dict[str, Callable[[ir.Node, Emitter], None]] = {
@@ -115,7 +116,8 @@ def _float(matmul: _IntegerMatmul, emit: Emitter) -> ir.Value:
 def _dequantized(node: ir.Node) -> _IntegerMatmul | None:
     """The matmul that ``MatMulInteger`` or ``ConvInteger``, ``Cast`` and ``Mul`` by the scales' product form."""
     x, w, x_zero_point, zero_point = (*node.inputs, None, None)[:4]
-    cast = only_reader(node.outputs[0], "Cast")
+    bias, total = _integer_bias(node.outputs[0]) or (None, node.outputs[0])
+    cast = only_reader(total, "Cast")
     scaling = only_reader(cast.outputs[0], "Mul") if cast is not None else None
     if x is None or w is None or cast is None or scaling is None:
         return None
@@ -128,7 +130,17 @@ def _dequantized(node: ir.Node) -> _IntegerMatmul | None:
         x_scale, scale = scale, x_scale
     if x_scale is None or scale is None or source_initializer(scale) is None:
         return None
-    return _IntegerMatmul(scaling.outputs[0], x, x_scale, x_zero_point, w, scale, zero_point)
+    return _IntegerMatmul(scaling.outputs[0], x, x_scale, x_zero_point, w, scale, zero_point, bias)
+
+
+def _integer_bias(result: ir.Value) -> tuple[ir.Value, ir.Value] | None:
+    """The float vector that is added in steps of the scales' product, as older quantizers write it, and the sum."""
+    add = only_reader(result, "Add")
+    value = None if add is None else other_input(add, result)
+    for op_type in ("Reshape", "Cast", "Floor", "Div"):
+        node = producer_of(value, op_type)
+        value = value if node is None and op_type == "Reshape" else None if node is None else node.inputs[0]
+    return None if add is None or not is_frozen(value) or value is None else (value, add.outputs[0])
 
 
 def _matrix(w: ir.Value | None) -> tuple[ir.Value, int] | None:
