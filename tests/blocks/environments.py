@@ -41,7 +41,7 @@ class Environments:
     def programs(self, requirements: tuple[str, ...]) -> Path:
         """The folder of ``python`` and ``edgepeft``."""
         if self.python is None:
-            return Path(os.environ.get(PRESENT.get(requirements, ""), sys.executable)).absolute().parent
+            return Path(os.environ.get(PRESENT.get(requirements, ""), "") or sys.executable).absolute().parent
         if requirements not in self._made:
             self._made[requirements] = self._make(requirements)
         return self._made[requirements]
