@@ -105,11 +105,10 @@ lint: .venv/.test
 	$(HOST)/lint-imports
 
 # Speed and memory against peers, side by side; where the time goes. Leave the machine alone meanwhile. `python -m benchmarks --cases ...
-# --sides ...` measures a part and keeps the other rows.
+# --sides ...` measures a part and keeps the other rows. All of it is planned to take half an hour on two cores.
 bench: .venv/.demo .venv-ort-training/.done .venv-onnxsim/.done .venv-executorch/.done
-	$(HOST)/python -m benchmarks
-	$(HOST)/python -m benchmarks.profile minilm edgepeft-int8
-	$(HOST)/python -m benchmarks.pictures
+	$(HOST)/python -m benchmarks; found=$$?; \
+	  $(HOST)/python -m benchmarks.profile minilm edgepeft-int8 && $(HOST)/python -m benchmarks.pictures && exit $$found
 
 # Devices that a host serves, its files in memory and on disk; updates that it verifies and aggregates, per second; its memory.
 bench-fleet: .venv/.test

@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks.pictures.bounds import bounds, failures
+from benchmarks.pictures.bounds import bounds, counted, failures
 from benchmarks.pictures.deciding import table
 from benchmarks.pictures.drawing import draw
 
@@ -35,9 +35,12 @@ def sections() -> dict[Path, list[str]]:
 
 
 def measured() -> list[str]:
-    """The machines, the bounds of ``make bench``, and the sides that could not run."""
+    """The machines, the bounds of ``make bench``, the sides that could not run, and the counts of instructions."""
     results = _read("results.json")
     parts = {"Bounds": bounds(results), "Sides that did not run": failures(results)}
+    parts["Instructions on an emulated Cortex-A76"] = counted(
+        json.loads((FOLDER / "instructions.json").read_text("utf-8"))
+    )
     return [*machines(), *(line for name, lines in parts.items() for line in ("", f"## {name}", "", *lines))]
 
 

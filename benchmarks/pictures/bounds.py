@@ -1,4 +1,4 @@
-"""What `make bench` was to show: the bounds, and the sides that could not run."""
+"""What the benches were to show: the bounds, the sides that could not run, and counts of instructions."""
 
 from __future__ import annotations
 
@@ -29,6 +29,20 @@ def failures(results: dict[str, Any]) -> list[str]:
         return ["Every side ran in every case."]
     rows = [f"| {row['case']} | {row['side']} | {_cell(row['error'])} |" for row in failed]
     return ["| case | side | why it did not run |", "|---|---|---|", *rows]
+
+
+def counted(rows: list[dict[str, Any]]) -> list[str]:
+    """A line for each step whose instructions were counted, in millions."""
+    inference = {row["case"]: row["now"] for row in rows if row["side"] == "ort-inference-fp32"}
+    lines = ["| case | side | millions | x inference | before | now / before |", "|---|---|---:|---:|---:|---:|"]
+    for row in rows:
+        now, before, base = row["now"], row.get("before"), inference.get(row["case"])
+        if not isinstance(now, int):
+            continue
+        beside = f"{now / base:.2f}" if isinstance(base, int) else ""
+        old = f"{before / 1e6:.0f} | {now / before:.2f}" if isinstance(before, int) else " | "
+        lines.append(f"| {row['case']} | {row['side']} | {now / 1e6:.0f} | {beside} | {old} |")
+    return lines
 
 
 def _cell(text: str) -> str:
