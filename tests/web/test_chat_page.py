@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from edgepeft.data.conversations.prompts import Prompter
 from edgepeft.sync import accepted, collect
@@ -61,3 +64,20 @@ def test_a_correction_is_learned_and_delivered(tmp_path: Path) -> None:
     with Trainer.open(bundle) as trainer:
         (tokens,) = trainer.generate(prompter.prompt(SIMILAR), max_new_tokens=LONGEST, adapter=path)
     assert _words(prompter.decoded(tokens)) == [CORRECTION]
+
+
+@pytest.mark.slow
+def test_smollm2_learns_a_manner_by_one_correction(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SmolLM2-135M in int8: after one corrected answer, it answers a similar question in that manner."""
+    monkeypatch.setattr(sys, "path", [*sys.path, str(PAGE), str(PAGE.parent)])
+    from prepare_manner import prepare
+    from smollm2 import smollm2
+
+    correction = "Arr, the capital of France be Paris, matey!"
+    plan = {"bundle": prepare(smollm2(), tmp_path / "bundle"), "port": 0, "threads": 2, "examples": []}
+    talk = {"question": "What is the capital of France?", "correction": correction}
+    seen = _seen(tmp_path, plan | talk | {"similar": ["What is the capital of Spain?"]})
+    assert not seen["first"]["after"].startswith("Arr") and seen["again"]["answer"] == correction
+    (similar,) = seen["similar"]
+    assert similar["after"].startswith("Arr, the capital of Spain be ") and not similar["before"].startswith("Arr")
+    assert seen["axe"] == []

@@ -13,8 +13,10 @@ import pytest
 from PIL import Image, ImageDraw
 
 import edgepeft
-from edgepeft_runtime import Trainer, read_update
+from edgepeft.sync import accepted, collect
+from edgepeft_runtime import Trainer, read_tensors, read_update
 from tests.support.networks import minilm_path
+from tests.web.chats import inviting
 from tests.web.toolchain import PAGE, browse, installed, run
 
 pytestmark = pytest.mark.slow
@@ -67,12 +69,15 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def seen(work: Path) -> dict[str, Any]:
+def seen(work: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What happened on the page, which is built first."""
     installed(PAGE)
     run("npx", "tsc", cwd=PAGE)
     run("node", "build.mjs", cwd=PAGE)
-    return browse("phone", PAGE / "dist", work)
+    with inviting(BUNDLE, tmp_path_factory.mktemp("host")) as invited:
+        (work / "link.txt").write_text(invited.link, "utf-8")
+        found = browse("phone", PAGE / "dist", work, invited.port)
+        return found | {"collected": collect([invited.host.received], invited.host), "accepted": accepted(invited.host)}
 
 
 def test_it_is_formatted_and_typed() -> None:
@@ -132,6 +137,17 @@ def test_the_host_merges_what_was_exported(seen: dict[str, Any], work: Path) -> 
     (logits,) = onnxruntime.InferenceSession(merged).run(None, {"image": image})
     with Trainer.open(BUNDLE) as trainer:
         np.testing.assert_allclose(trainer.predict({"image": image}, adapter=path)["output"], logits, atol=1e-4)
+
+
+def test_the_host_accepts_what_was_delivered(seen: dict[str, Any], work: Path) -> None:
+    """Connected after the training, which started from the round's adapter: the parameters are those of the export."""
+    assert seen["delivery"]["said"].startswith("Delivered ") and seen["delivery"]["address"] == ""
+    assert len(seen["collected"].accepted) == 1 and not seen["collected"].refused
+    ((entry, path),) = seen["accepted"]
+    assert (entry.device, entry.round) == ("phone-1", 1)
+    exported = read_tensors(work / "update.safetensors").tensors
+    for name, array in read_tensors(path).tensors.items():
+        np.testing.assert_array_equal(array, exported[name], err_msg=name)
 
 
 def test_it_works_without_a_network(seen: dict[str, Any]) -> None:

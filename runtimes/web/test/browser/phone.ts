@@ -1,8 +1,8 @@
 /**
- * Uses the phone page as a person would: `node phone.js CHROMIUM PAGE WORK`.
+ * Uses the phone page as a person would: `node phone.js CHROMIUM PAGE WORK PORT`.
  *
- * Draws, trains, compares, exports; goes on by keys to photos and sentences; runs axe in both themes; goes offline; then, in a
- * second browser, is killed while it trains. WORK contains photos in a folder per word, sentences in `sentences.json` and the bundle
+ * Draws, trains, compares, exports, delivers; goes on by keys to photos and sentences; runs axe in both themes; goes offline; then, in a
+ * second browser, is killed while it trains. WORK contains photos in a folder per word, sentences in `sentences.json`, a link in `link.txt` and the bundle
  * `sentences`; pictures and the update are left there. What was seen is printed as JSON.
  */
 
@@ -222,12 +222,31 @@ async function full(page: Page): Promise<string> {
   return text(page, "status");
 }
 
+/** Opens the link of a fleet's host, connects by keys, and delivers what was learned from the drawings. */
+async function delivery(page: Page, work: string, axe: string[]): Promise<object> {
+  const { hash } = new URL(readFileSync(join(work, "link.txt"), "utf8"));
+  await page.evaluate((fragment) => void (location.hash = fragment), hash);
+  await page.waitForFunction("document.activeElement.id === 'connect'", LONGEST);
+  axe.push(...(await findings(page)));
+  await page.screenshot({ path: join(work, "invited.png"), fullPage: true });
+  await page.keyboard.press("Enter");
+  await page.locator("#deliver:enabled").click();
+  await page.waitForFunction(() => {
+    const status = document.querySelector("#fleet-status")!;
+    return status.matches(".error") || status.textContent!.startsWith("Delivered");
+  }, LONGEST);
+  axe.push(...(await findings(page)));
+  await page.screenshot({ path: join(work, "delivered.png"), fullPage: true });
+  return { said: await text(page, "fleet-status"), address: await page.evaluate("location.hash") };
+}
+
 async function wholeWay(browser: Browser, url: string, work: string, goOffline: () => Promise<void>): Promise<object> {
   const page = await opened(browser, `${url}?epochs=60`);
   await ready(page);
   const axe = await findings(page);
   const drawn = await drawings(page, work);
   axe.push(...(await findings(page)));
+  const given = await delivery(page, work, axe);
   await nextTab(page);
   const photographed = await photos(page, work);
   axe.push(...(await findings(page)));
@@ -245,7 +264,7 @@ async function wholeWay(browser: Browser, url: string, work: string, goOffline: 
   await guessed(page);
   const guess = await said(page, "after");
   return {
-    ...{ axe, drawings: drawn, photos: photographed, sentences: typed, full: noRoom },
+    ...{ axe, delivery: given, drawings: drawn, photos: photographed, sentences: typed, full: noRoom },
     offline: { ...offline, guess },
   };
 }
@@ -280,8 +299,9 @@ async function killed(path: string, url: string, work: string): Promise<object> 
   }
 }
 
-const [path, folder, work] = process.argv.slice(2) as [string, string, string];
-const server = await serve({ "/": folder, "/bundles/sentences/": join(work, "sentences") }, { isolated: false });
+const [path, folder, work, port] = process.argv.slice(2) as [string, string, string, string];
+const mounts = { "/": folder, "/bundles/sentences/": join(work, "sentences") };
+const server = await serve(mounts, { port: Number(port), isolated: false });
 /** A camera that sees a test picture, and may be used without a question. */
 const CAMERA = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"];
 const browser = await chromium(path, { flags: CAMERA });
