@@ -115,7 +115,7 @@ def test_memory_is_predicted_at_true_widths(tmp_path: Path, shape: str, chunks: 
         generation=False,
         out=tmp_path / "bundle",
     )
-    for length in (256, 1024, 2048):
+    for length in (256, 2048):
         arguments = [sys.executable, "-c", _TRAINS, str(made.bundle), str(length), str(config.vocab_size)]
         measured = float(subprocess.run(arguments, check=True, capture_output=True, text=True).stdout)
         wanted = {"batch": 1, "sequence": length}
