@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import torch
 from scipy.io import wavfile
-from transformers import PreTrainedTokenizerFast
+from transformers import BertConfig, PreTrainedTokenizerFast
 from transformers.models.bart.modeling_bart import shift_tokens_right
 
 from edgepeft.data import load
 from edgepeft.data.tasks.builtin.masked_lm import CHOSEN
+from edgepeft.sources.directories.image_processor import image_spec
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.bundle.manifest import AudioSpec, ImageSpec, LabelSpec, TensorSpec, TextSpec
 from edgepeft_runtime.errors import DataError
@@ -212,24 +213,28 @@ def test_texts_of_recordings_are_spelled(bundle: Bundle, tmp_path: Path) -> None
         load(table, described)
 
 
-def test_masks_are_resized_like_their_images(bundle: Bundle, tmp_path: Path) -> None:
+@pytest.mark.parametrize("reduced", [False, True])
+def test_masks_are_resized_like_their_images(reduced: bool, bundle: Bundle, tmp_path: Path) -> None:
     """As transformers' processor does: nearest pixel, the same crop. Values of a palette are classes."""
     from PIL import Image
     from transformers import SegformerImageProcessor
 
     draw = np.random.default_rng(0)
     picture = Image.fromarray(draw.integers(0, 256, (40, 60, 3), dtype=np.uint8))
-    mask = Image.fromarray(draw.integers(0, 3, (40, 60), dtype=np.uint8))
+    values = np.array([0, 1, 2, 255 if reduced else 0], np.uint8)
+    mask = Image.fromarray(values[draw.integers(0, 4, (40, 60))])
     coloured = mask.copy()
-    coloured.putpalette([0, 0, 0, 255, 0, 0, 0, 0, 255])
+    coloured.putpalette([0, 0, 0, 255, 0, 0, 0, 0, 255] + [9] * (253 * 3))
     for folder, image in (("images", picture), ("masks", coloured)):
         (tmp_path / folder).mkdir()
         image.save(tmp_path / folder / "a.png")
     size = {"height": 24, "width": 32}
-    processor = SegformerImageProcessor(size=size, image_mean=[0.5] * 3, image_std=[0.5] * 3, do_reduce_labels=False)
+    processor = SegformerImageProcessor(size=size, image_mean=[0.5] * 3, image_std=[0.5] * 3, do_reduce_labels=reduced)
     expected = processor(picture, segmentation_maps=mask, return_tensors="np")
     label = LabelSpec("labels", "int64", ("batch", 24, 32), 3, 255)
-    image = ImageSpec("pixel_values", (24, 32), 3, (0.5,) * 3, (0.5,) * 3)
+    processor.save_pretrained(tmp_path)
+    assert bool(image_spec(tmp_path, BertConfig()).reduce_labels) == reduced
+    image = ImageSpec("pixel_values", (24, 32), 3, (0.5,) * 3, (0.5,) * 3, reduce_labels=reduced or None)
     inputs = (TensorSpec("pixel_values", "float32", ("batch", 3, 24, 32)),)
     changes = {"inputs": inputs, "labels": (label,), "text": None, "memory": None, "image": image}
     described = _for(bundle, "semantic-segmentation", **changes)

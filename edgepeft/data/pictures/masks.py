@@ -17,6 +17,8 @@ from edgepeft_runtime.errors import NoData
 from edgepeft_runtime.files.tensorfile import Array
 
 IMAGES, MASKS = "images", "masks"
+_NOTHING = 255
+"""Value of pixels without a class in masks whose labels are reduced."""
 
 
 @dataclass(frozen=True)
@@ -52,19 +54,25 @@ class Segmented:
 
 
 def read_mask(path: Path, spec: ImageSpec, label: LabelSpec) -> Array:
-    """Return the class of each pixel, ``[height, width]``; what is outside of the image is ignored."""
+    """Return the class of each pixel, ``[height, width]``; what is outside of the image is ignored.
+
+    With ``spec.reduce_labels`` 0 and 255 are ignored, and the other values are one more than their class.
+    """
     from PIL import Image
 
     picture, nearest = decoded(path, None), replace(spec, channels=1, resample="nearest")
     if picture.mode not in ("L", "P"):
         raise bad_image(path, f"a mask has one value for each pixel, and this one has {'/'.join(picture.getbands())}")
     values = np.asarray(picture, np.uint8)  # of a palette its numbers
+    outside = np.asarray(label.ignore_index or 0, label.dtype)
     try:
         classes = fitted(Image.fromarray(values), nearest)[..., 0].astype(label.dtype)
         inside = fitted(Image.fromarray(np.ones_like(values)), nearest)[..., 0]
     except ValueError as failure:
         raise bad_image(path, str(failure)) from failure
-    return np.where(inside > 0, classes, np.asarray(label.ignore_index or 0, label.dtype))
+    if spec.reduce_labels:
+        classes = np.where((classes == 0) | (classes == _NOTHING), outside, classes - 1)
+    return np.where(inside > 0, classes, outside)
 
 
 def read_segmented(folder: Path, reading_spec: tuple[ImageSpec, str], label: LabelSpec | None) -> Segmented:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,8 +59,13 @@ def image_spec(path: Path, config: PretrainedConfig) -> ImageSpec:
     size = _common_size(processor, reference, path)
     for spec in _candidates(processor, channels, size):
         if all(_agree(spec, probe, expected) for probe, expected in zip(_probes(channels), reference, strict=True)):
-            return spec
+            return replace(spec, reduce_labels=True) if _reduces(processor) else spec
     raise _refused(path, processor, "its fields do not describe its results")
+
+
+def _reduces(processor: BaseImageProcessor) -> bool:
+    """Whether 0 in a mask is no class, as in ADE20K; ``reduce_labels`` in older files."""
+    return bool(getattr(processor, "do_reduce_labels", False) or getattr(processor, "reduce_labels", False))
 
 
 def _assumed(path: Path, channels: int, size: tuple[int, int] | None) -> ImageSpec:

@@ -212,6 +212,7 @@ class ImageSpec:
             resize, ``None`` means ``size``. Smaller images are then padded to ``size`` with zeros.
         resample: the filter, by Pillow's name.
         channel_order: order of three channels.
+        reduce_labels: whether 0 in a mask is no class, and class 0 is a 1 there.
     """
 
     input: str
@@ -222,6 +223,7 @@ class ImageSpec:
     resize: Annotated[_Resize | None, Mark.OPTIONAL] = None
     resample: Annotated[str, one_of(RESAMPLES)] = "bilinear"
     channel_order: Annotated[str, one_of(CHANNEL_ORDERS)] = "RGB"
+    reduce_labels: Annotated[bool | None, Mark.OMITTED] = None
 
 
 @dataclass(frozen=True)

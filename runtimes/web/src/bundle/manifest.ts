@@ -62,6 +62,7 @@ const image = {
   resize: f.nullable(f.list(f.natural, undefined, 2)),
   resample: f.oneOf(RESAMPLES),
   channel_order: f.oneOf(CHANNEL_ORDERS),
+  reduce_labels: f.optional(f.flag, null), // read, and not used: this runtime reads no masks
 };
 const table = { columns: f.list(f.text), mean: f.list(f.number), std: f.list(f.number) };
 const generation = {
