@@ -18,8 +18,8 @@ _INTRODUCTION = """# Adapters of peft
 
 Made by `python -m tests.peft_settings`, with peft {version}. Each adapter is attached by peft to a small network, its
 values are changed at random, and it is prepared as it is. It is right where {steps} steps of SGD (learning rate
-{lr:g}; {rates}) have peft's losses, and where the outputs afterwards are those of the model that torch has trained (relative difference
-at most {tolerance:g} each).
+{lr:g}; {rates}) have peft's losses, and where the outputs afterwards are those of the model that torch has trained
+(relative difference at most {tolerance:g} each).
 
 **{right} of {count} are right.** {others}
 
