@@ -6,6 +6,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -213,7 +214,10 @@ def _norm(values: Parameters) -> float:
 def _off(
     loss: Callable[[Parameters], float], start: Parameters, gradient: Parameters, direction: Parameters
 ) -> float | None:
-    """The relative difference along a direction, by the step that fits best; ``None`` below rounding errors."""
+    """The relative difference along a direction, by the step that fits best.
+
+    ``None`` below rounding errors, and where no two steps have the same result.
+    """
     length = _norm(direction)
     if length == 0.0:
         return None
@@ -222,7 +226,7 @@ def _off(
     usual = _norm({key: gradient[key] * value for key, value in unit.items()})  # of random directions
     largest = max(abs(expected), usual)
     scale = _norm({key: start[key] for key in unit})
-    best = None
+    best, found = None, dict[float, float]()
     for size in SIZES:
         step = size * scale
         there, back = (
@@ -231,8 +235,15 @@ def _off(
         high, low = loss(there), loss(back)
         rounding = 1e-7 * max(abs(high), abs(low)) / step
         if rounding < 0.02 * largest:
-            difference = abs((high - low) / (2 * step) - expected) / largest
+            found[size] = (high - low) / (2 * step) / largest
+            difference = abs(found[size] - expected / largest)
             best = difference if best is None else min(best, difference)
             if best < AGREES:
                 break
-    return best
+    return best if best is None or best <= TOLERANCE or _converged(found) else None
+
+
+def _converged(found: Mapping[float, float]) -> bool:
+    """Whether finite differences of two neighbouring lengths agree; otherwise they say nothing about a derivative."""
+    ordered = [found[size] for size in sorted(found)]
+    return any(abs(a - b) < TOLERANCE for a, b in pairwise(ordered))
