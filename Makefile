@@ -34,7 +34,7 @@ freeze = $(1)/bin/pip freeze --disable-pip-version-check --exclude-editable | se
 # Browsers that the web runtime is tested in, by their names on the path.
 BROWSERS := chromium-headless-shell chromium google-chrome chromium-browser
 
-.PHONY: demo demo-flower test lint slow aarch64 nightly newest pins bench bench-fleet bench-llm bench-methods bench-accuracy docs dist clean
+.PHONY: demo demo-flower test test-web lint slow aarch64 nightly newest pins bench bench-fleet bench-llm bench-methods bench-accuracy docs dist clean
 
 # The workstation prepares, a separate environment without torch fine-tunes, the workstation merges.
 demo: .venv/.demo .venv-device/.done
@@ -48,10 +48,13 @@ demo: .venv/.demo .venv-device/.done
 demo-flower: .venv/.demo .venv-fleet/.done
 	$(HOST)/python examples/flower_fleet.py --fleet-python $(FLEET)/python
 
-# Two at a time, but for a browser, whose pages are to have the machine for themselves. Both parts run; either one may fail.
+# Two at a time. A page in a browser gets a processor for itself: lint, on the other one, uses no more. All parts run; any one may fail.
 TWO := -n 2 --dist worksteal -rfEs --ignore tests/web --durations 20
-test: $(ENVIRONMENTS) lint
-	$(HOST)/python -m pytest $(TWO); found=$$?; $(HOST)/python -m pytest -rfEs tests/web && exit $$found
+test: $(ENVIRONMENTS)
+	$(MAKE) --keep-going --jobs 2 lint test-web; found=$$?; $(HOST)/python -m pytest $(TWO) && exit $$found
+
+test-web: $(ENVIRONMENTS)
+	$(HOST)/python -m pytest -rfEs tests/web
 
 # End-to-end cases of many seconds, and every method on every network, as docs/METHODS.md has it.
 slow: $(ENVIRONMENTS)

@@ -50,6 +50,14 @@ def _alike(request: pytest.FixtureRequest, _shared_exports: SharedExports | None
         _shared_exports.on = not marked and "monkeypatch" not in request.fixturenames
 
 
+@pytest.fixture
+def without_det(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Remove the gradient rule of Det: every operator that PyTorch exports has one otherwise."""
+    from edgepeft_export.autodiff.registry import RULES
+
+    monkeypatch.delitem(RULES, "Det")
+
+
 # Bundles made once for all tests, none of them to be changed. Imported late: tests of the runtime need no torch.
 
 

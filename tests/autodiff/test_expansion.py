@@ -71,7 +71,7 @@ CONTROL_FLOW["other branch"] = CONTROL_FLOW["open branch"].replace("Greater", "L
 
 def _model(body: str) -> onnx.ModelProto:
     numbers = "float limit = {-100}, float three = {3}, float hundred = {100}, float far = {-1000}, float unit = {1}"
-    numbers += ", float twenty = {-980}, float tenth = {0.1}, bool yes = {1}, int64 many = {120}, int64 fifty = {50}"
+    numbers += ", float twenty = {-980}, float tenth = {0.1}, bool yes = {1}, int64 many = {120}, int64 often = {100}"
     constants = f"{numbers}, int64 two = {{2}}, int64[1] zero = {{0}}, int64[1] one = {{1}}"
     text = f"g (float[2,3,4] x, int64[2,4] labels) => (float l) <{constants}> {{ {body} }}"
     return parser.parse_model(f'<ir_version: 9, opset_import: ["" : 20]> {text}')
@@ -151,7 +151,7 @@ LOOPS = {
         last, each = Loop(many, yes, x) <body = b (int64 i, bool go, float[2,3,4] s) => (on, next, kept) {
           on = Identity(go)
           other = Sigmoid(s)
-          next, inner = Loop(fifty, go, s) <body = c (int64 j, bool on2, float[2,3,4] z) => (on3, after, made) {
+          next, inner = Loop(often, go, s) <body = c (int64 j, bool on2, float[2,3,4] z) => (on3, after, made) {
             on3 = Identity(on2)
             w = Mul(z, other)
             v = Mul(w, x)

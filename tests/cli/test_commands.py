@@ -184,6 +184,7 @@ def test_doctor_and_prepare_take_a_function_in_a_file(edgepeft: Command, tmp_pat
     assert edgepeft("prepare", *options, "--out", tmp_path / "bundle", "--overwrite").code == 0
 
 
+@pytest.mark.usefixtures("without_det")
 def test_doctor_names_what_stands_in_the_way(edgepeft: Command, tmp_path: Path) -> None:
     """An operator without a gradient rule is named with its node and its parameter; exit code 1."""
     path = write_onnx(tmp_path / "model.onnx", "Det", [2, 2])

@@ -172,7 +172,7 @@ def test_dimensions_know_their_limits(tmp_path: Path) -> None:
 
 
 class NoRule(nn.Module):
-    """A model that cannot be prepared: its determinant has no gradient rule."""
+    """A model that cannot be prepared without the gradient rule of Det."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -182,6 +182,7 @@ class NoRule(nn.Module):
         return torch.linalg.det(self.conv(x))
 
 
+@pytest.mark.usefixtures("without_det")
 def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
     """Neither the bundle nor a staging directory nor a parent is there after an error, early or late."""
     with pytest.raises(NoGradientRule):

@@ -367,7 +367,7 @@ def test_frozen_parts_are_not_differentiated() -> None:
 
 
 class Volume(nn.Module):
-    """A determinant, of which ONNX's operator Det has no gradient rule, between two linear layers."""
+    """A determinant, ONNX's operator Det, between two linear layers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -378,6 +378,7 @@ class Volume(nn.Module):
         return self.after(torch.linalg.det(self.before(x).reshape(-1, 3, 3)).unsqueeze(1))
 
 
+@pytest.mark.usefixtures("without_det")
 def test_a_missing_rule_names_operator_and_parameter() -> None:
     """The error names operator, node and parameter with a hint; with that parameter frozen the model trains."""
     model, image = Volume(), torch.zeros(2, 4)

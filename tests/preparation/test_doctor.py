@@ -45,7 +45,7 @@ def _linear() -> Arguments:
 
 
 class Volume(nn.Module):
-    """A determinant, which has no gradient rule."""
+    """A determinant, ONNX's operator Det."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -128,6 +128,7 @@ def _says(run: Callable[[], Any]) -> str:
 
 @pytest.mark.filterwarnings("ignore::edgepeft_runtime.notices.EdgepeftWarning")
 @pytest.mark.parametrize("name", SOURCES)
+@pytest.mark.usefixtures("without_det")
 def test_doctor_and_prepare_agree_on_modules(name: str, tmp_path: Path) -> None:
     """Its yes is a yes, and its no has prepare's reason."""
     make, good = SOURCES[name]

@@ -248,6 +248,7 @@ def test_doctor_lists_what_would_train(tmp_path: Path, monkeypatch: pytest.Monke
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.usefixtures("without_det")
 def test_doctor_names_what_stands_in_the_way() -> None:
     """Each operator without a gradient rule, with its node and its parameter, instead of an error."""
 

@@ -68,7 +68,7 @@ def chunk_losses(
         classes = dims_of(operand(loss))[-1]
         if not isinstance(classes, int) or classes < large:
             continue
-        region, chunk = row_wise(operand(loss), loss), sizes.logits_of(classes)
+        region, chunk = row_wise(operand(loss), loss), sizes.logits
         reason = "another node reads them, or they are not computed row by row" if region is None else None
         if region is not None:
             wanted = Wanted(_within(region.rows, depends), _within(region.shared, depends))

@@ -79,10 +79,12 @@ describe("a run with a state", () => {
         seen.push(`${step}: ${done} of ${calls}`);
         if (step === 2 && done === 1) controller.abort();
       };
-      const cut = fitted(trainer, { saveEvery: null, callProgress, signal: controller.signal });
+      const all = await data(); // read before, so that the first call is the one that trains
+      const options = { ...SETTINGS, validate: cut(all, 30, 40), saveEvery: null };
+      const stopped = trainer.fit(cut(all, 0, 30), { ...options, callProgress, signal: controller.signal });
       // The second half of step 2 is not computed: a step has one call for each of its two batches.
-      await assert.rejects(fitted(trainer), refused("busy"));
-      await assert.rejects(cut, { name: "AbortError" });
+      await assert.rejects(trainer.fit(cut(all, 0, 30), options), refused("busy"));
+      await assert.rejects(stopped, { name: "AbortError" });
       assert.deepEqual(seen.slice(-2), ["2: 0 of 2", "2: 1 of 2"]);
       assert.equal(trainer.steps, 1);
       await trainer.close();
