@@ -80,3 +80,16 @@ def rejoin(body: ir.Graph, twins: Mapping[ir.Value, ir.Value], graph: ir.Graph) 
         if tensor is not None and tensor.size > HOISTED:
             del body.initializers[str(value.name)]
             value.replace_all_uses_with(Emitter(graph).stored(f"{value.name}", tensor))
+
+
+def give_inputs(body: ir.Graph, values: list[ir.Value]) -> None:
+    """Let a body read inputs instead of values around it, and compute each output by a node of its own."""
+    for value in values:
+        inner = ir.Value(name=value.name, shape=value.shape, type=value.type)
+        body.inputs.append(inner)
+        substitute(body, value, inner)
+    for index, output in enumerate(list(body.outputs)):
+        identity = ir.node("Identity", [output], name=f"{body.name}/output.{index}")
+        identity.outputs[0].type, identity.outputs[0].shape = output.type, output.shape
+        body.append(identity)
+        body.outputs[index] = identity.outputs[0]

@@ -7,7 +7,7 @@ import onnx_ir as ir
 from edgepeft_export.graph.constants import is_frozen
 from edgepeft_export.graph.edit import remove_node, replace_value
 from edgepeft_export.graph.match import operand, operands
-from edgepeft_export.graph.nested.bodies import captured, substitute
+from edgepeft_export.graph.nested.bodies import captured, give_inputs
 from edgepeft_export.graph.nested.inlining import replace_by
 
 THEN, OTHERWISE = "then", "otherwise"
@@ -27,26 +27,13 @@ def with_inputs(node: ir.Node, op_type: str, domain: str) -> dict[ir.Value, ir.V
     assert node.graph is not None
     node.graph.opset_imports.setdefault(domain, 1)
     for body in copies.values():
-        _give_inputs(body, values)
+        give_inputs(body, values)
         body.opset_imports.update(node.graph.opset_imports)
     attributes = [ir.AttrGraph(name, body) for name, body in copies.items()]
     inputs = [operand(node), *values]
     new = ir.Node(domain, op_type, inputs, attributes, num_outputs=len(node.outputs), name=node.name)
     node.prepend(new)
     return replace_by(node, new.outputs)
-
-
-def _give_inputs(body: ir.Graph, values: list[ir.Value]) -> None:
-    """Let a body read inputs instead of values around it, and compute each output by a node of its own."""
-    for value in values:
-        inner = ir.Value(name=value.name, shape=value.shape, type=value.type)
-        body.inputs.append(inner)
-        substitute(body, value, inner)
-    for index, output in enumerate(list(body.outputs)):
-        identity = ir.node("Identity", [output], name=f"{body.name}/output.{index}")
-        identity.outputs[0].type, identity.outputs[0].shape = output.type, output.shape
-        body.append(identity)
-        body.outputs[index] = identity.outputs[0]
 
 
 def write_if(node: ir.Node) -> None:

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from edgepeft_export.graph.constants import is_frozen, known, known_number, new_initializer
 from edgepeft_export.graph.edit import remove_node, replace_value
 from edgepeft_export.graph.match import present
-from edgepeft_export.graph.nested.bodies import captured, isolate, rejoin, substitute
+from edgepeft_export.graph.nested.bodies import captured, give_inputs, isolate, rejoin
 from edgepeft_export.graph.nested.inlining import Inserter, replace_by
 from edgepeft_export.graph.shapes import Dim, dims_of, infer_shapes
 from edgepeft_export.opset import IR_VERSION
@@ -178,7 +178,7 @@ def _with_inputs(node: ir.Node, op_type: str, domain: str) -> ir.Node | None:
     shared = [value for value in captured(body) if not is_frozen(value)]
     if any(not isinstance(value.type, ir.TensorType) or value.shape is None for value in shared):
         return None
-    _give_inputs(body, shared)
+    give_inputs(body, shared)
     assert node.graph is not None
     if domain:
         node.graph.opset_imports.setdefault(domain, 1)
@@ -191,19 +191,6 @@ def _with_inputs(node: ir.Node, op_type: str, domain: str) -> ir.Node | None:
     node.prepend(new)
     _type_outputs(new, body, iterations)
     return new
-
-
-def _give_inputs(body: ir.Graph, shared: list[ir.Value]) -> None:
-    """Let a body read inputs instead of values around it, and compute each output by a node of its own."""
-    for value in shared:
-        inner = ir.Value(name=value.name, shape=value.shape, type=value.type)
-        body.inputs.append(inner)
-        substitute(body, value, inner)
-    for index, output in enumerate(list(body.outputs)):
-        identity = ir.node("Identity", [output], name=f"{body.name}/output.{index}")
-        identity.outputs[0].type, identity.outputs[0].shape = output.type, output.shape
-        body.append(identity)
-        body.outputs[index] = identity.outputs[0]
 
 
 def _settle_shapes(node: ir.Node, body: ir.Graph, iterations: Iterations, graph: ir.Graph) -> None:
