@@ -76,19 +76,19 @@ def test_the_command_trains_from_text(board: Board, text: Trained, tmp_path: Pat
 
 
 def test_instructions_between_two_marks_are_counted(tmp_path: Path) -> None:
-    """Twice the work takes twice the instructions, and little else is counted."""
+    """Twice the work takes about twice the instructions: what Python does beside it varies, and is little."""
     try:
         counting = install_counter("cortex-a76", tmp_path / "marks")
     except Unavailable as reason:
         pytest.skip(f"No emulator that counts: {reason}")
     counts = []
-    for size in (100_000, 200_000):
+    for size in (1_000_000, 2_000_000):
         script = f"from on_board import marked; marked(lambda: sum(range({size})))"
         counting.python("-c", script, cwd=ON_BOARD.parent)
         first, last = (int(line.split()[1]) for line in (tmp_path / "marks").read_text("ascii").splitlines())
         counts.append(last - first)
-    assert counts[0] > 100_000
-    assert counts[1] / counts[0] == pytest.approx(2, rel=0.02)
+    assert counts[0] > 1_000_000
+    assert counts[1] / counts[0] == pytest.approx(2, rel=0.1)
 
 
 def test_where_it_cannot_be_installed_the_reason_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
