@@ -137,7 +137,7 @@ class Case:
         oracle = finished[TORCH].losses if TORCH in finished and finished[TORCH].failure is None else []
         rows = []
         for name in sides:
-            key = self._key(name, length, run)
+            key = self._key(name, length, run) | ({"alone": True} if self.options.alone else {})
             if name in finished:
                 rows.append(row_of(key, finished[name], made[name], self.about, oracle))
             else:

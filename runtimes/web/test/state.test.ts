@@ -1,4 +1,4 @@
-/** A run goes on as if it had never stopped: after a save, a crash, a damaged checkpoint, a killed process. */
+/** A run continues as if it had never stopped: after a save, a crash, a damaged checkpoint, a killed process. */
 
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
@@ -54,7 +54,7 @@ describe("a run with a state", () => {
       }));
   }
 
-  it("saves when it is aborted, and goes on from that very step", () =>
+  it("saves when it is aborted, and resumes from that very step", () =>
     inFolder(async (work) => {
       const controller = new AbortController();
       const trainer = await open(work);
@@ -109,7 +109,7 @@ describe("a run with a state", () => {
       await other.close();
     }));
 
-  it("of an app goes on with other data after its process ended, as within one process", () =>
+  it("of an app continues with other data after its process ended, as within one process", () =>
     inFolder(async (work) => {
       const all = await data();
       const [first, second] = [cut(all, 0, 20), cut(all, 20, 40)];
@@ -143,7 +143,7 @@ describe("a run with a state", () => {
       assert.deepEqual(extended.history, whole.history);
     }));
 
-  it("goes on from the checkpoint before, where the newest is damaged, and keeps it", () =>
+  it("resumes from the checkpoint before, where the newest is damaged, and keeps it", () =>
     inFolder(async (work) => {
       await crashed(work, 5);
       const newest = join(work, "checkpoint.safetensors");

@@ -52,7 +52,7 @@ export async function startOfRun(trainer: Trainer, batch: Batch): Promise<Start>
     await joined.join(trainer, batch);
   } catch (failure) {
     if (!(failure instanceof FleetError)) throw failure;
-    // Training needs no server: it goes on from the round before, or from the bundle's adapter.
+    // Training needs no server: it continues from the round before, or from the bundle's adapter.
     note = failure.message;
   }
   return { adapter: await joined.adapter(trainer.bundle), note };

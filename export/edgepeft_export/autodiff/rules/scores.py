@@ -195,5 +195,5 @@ def _row_of_label(node: ir.Node, label: ir.Value, entry: ir.Value, emit: Emitter
 
 
 def _swapped(node: ir.Node) -> int:
-    """The layout of the gradient's product: the same matrix, transposed if it was not and the other way round."""
+    """The attribute ``transB`` of the gradient's product, which reads the same matrix transposed."""
     return 1 - int(node.attributes.get_int("transB", 0))

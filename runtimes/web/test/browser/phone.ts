@@ -1,7 +1,7 @@
 /**
  * Uses the phone page as a person would: `node phone.js CHROMIUM PAGE WORK PORT`.
  *
- * Draws, trains, compares, exports, delivers; goes on by keys to photos and sentences; runs axe in both themes; goes offline; then, in a
+ * Draws, trains, compares, exports, delivers; uses photos and sentences by keys; runs axe in both themes; goes offline; then, in a
  * second browser, is killed while it trains. WORK contains photos in a folder per word, sentences in `sentences.json`, a link in `link.txt` and the bundle
  * `sentences`; pictures and the update are left there. What was seen is printed as JSON.
  */
