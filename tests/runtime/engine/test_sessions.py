@@ -24,3 +24,8 @@ def test_large_weights_are_not_packed_a_second_time(bundle: Path, monkeypatch: p
             losses.append([trainer.step(examples(8)) for _ in range(3)])
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
     assert sessions.session_options(1, 1).get_session_config_entry(PACKING) == "1"
+
+
+def test_threads_of_a_session_do_not_spin_after_its_run() -> None:
+    """Otherwise they would take a core from the session that runs next."""
+    assert sessions.session_options(2).get_session_config_entry("session.force_spinning_stop") == "1"

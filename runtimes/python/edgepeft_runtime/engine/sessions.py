@@ -10,7 +10,7 @@ from pathlib import Path
 
 import onnxruntime as ort
 
-from edgepeft_runtime.bundle.bundle import OPTIMIZER, Bundle
+from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.bundle.plan import Interface
 from edgepeft_runtime.bundle.program_checks import WEIGHTS
 from edgepeft_runtime.engine.providers import CPU, Provider
@@ -81,9 +81,6 @@ class Sessions:
         if graph not in self._sessions:
             path, began = str(self._bundle.file(graph)), time.monotonic()
             options = session_options(self._threads, self._bundle.manifest.files[WEIGHTS].bytes)
-            if graph == OPTIMIZER:
-                # Its threads would spin for a while after the run, and take a core from the next step's forward pass.
-                options.add_session_config_entry("session.intra_op.allow_spinning", "0")
             if self._profile is not None:
                 options.enable_profiling = True
                 options.profile_file_prefix = str(self._profile / str(len(self._sessions)))
@@ -119,12 +116,16 @@ def _has_shared_arena() -> bool:
 def session_options(threads: int | None, weights: int = 0) -> ort.SessionOptions:
     """Return the options of a session that logs errors only, with so many threads inside an operator.
 
+    Its threads wait for work by spinning, some tens of milliseconds long. They stop when its run ends: each session has
+    threads of its own, and those of the last one would take a core from the next.
+
     Args:
         threads: threads inside an operator; ``None`` leaves it to onnxruntime.
         weights: bytes of frozen tensors. Large ones are not pre-packed: onnxruntime would copy each to the heap.
     """
     options = ort.SessionOptions()
     options.log_severity_level = 3
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     options.enable_mem_pattern = False  # shapes change from batch to batch, and a plan for each takes memory
     if weights >= LARGE_WEIGHTS:
         options.add_session_config_entry("session.disable_prepacking", "1")
