@@ -35,7 +35,7 @@ from edgepeft_export.forward.torch_source.export import ExampleInputs
 from edgepeft_export.forward.torch_source.own_loss import from_function
 from edgepeft_export.ort_training import OrtTraining, export_ort_training
 from edgepeft_export.quantize import Quantization, QuantizedTensor, quantize
-from edgepeft_runtime.bundle.manifest import TextSpec
+from edgepeft_runtime.bundle.manifest import Dimension, TextSpec
 from edgepeft_runtime.engine.registry import ORT_TRAINING, PORTABLE, check_engine
 from edgepeft_runtime.files.schema import Json
 from edgepeft_runtime.notices import notice
@@ -155,7 +155,7 @@ def prepare(
         compiled, spec = with_cache(compiled, spec, exported.module, attachment.chosen, (quantization, report), log)
     chunks = {} if plan.chunks == "normal" else {"chunks": plan.chunks}
     extras = Extras(
-        dimension_max=_dimension_max(source, forward),
+        dimensions=_dimensions(source, forward),
         task=source.task,
         classes=_classes(classes if classes is not None else source.classes, forward, exported.loss),
         text=text,
@@ -368,10 +368,15 @@ def _source(model: Model, example_inputs: ExampleInputs | None) -> Source:
     return Source(model, example_inputs)
 
 
-def _dimension_max(source: Source, forward: Forward) -> Mapping[str, int]:
-    """Return the largest sizes of dimensions. The tokens of a prompt occupy positions of the input."""
+def _dimensions(source: Source, forward: Forward) -> Mapping[str, Dimension]:
+    """Return the limits of dimensions. The tokens of a prompt occupy positions of the input."""
     prompt = forward.adapter.prompt_tokens
-    return {name: size - prompt if name == "sequence" else size for name, size in source.dimension_max.items()}
+    most = {name: size - prompt if name == "sequence" else size for name, size in source.dimension_max.items()}
+    limits = {name: Dimension(limit.least, limit.most) for name, limit in forward.limits.items()}
+    for name, size in most.items():
+        known = limits.get(name, Dimension())
+        limits[name] = replace(known, max=size if known.max is None else min(known.max, size))
+    return limits
 
 
 def _longest(source: Source, text: TextSpec | None) -> int | None:

@@ -37,7 +37,7 @@ class Extras:
     """The parts of a bundle other than its graphs.
 
     Attributes:
-        dimension_max: largest size of a symbolic dimension, such as the number of learned positions.
+        dimensions: limits of symbolic dimensions, such as the number of learned positions.
         task: what kind of model it is, which decides how data is read.
         classes: names of the classes, by label.
         text, image, table: how raw data is converted to inputs.
@@ -48,7 +48,7 @@ class Extras:
         provenance: how it was prepared; JSON.
     """
 
-    dimension_max: Mapping[str, int] = field(default_factory=dict)
+    dimensions: Mapping[str, spec.Dimension] = field(default_factory=dict)
     task: str | None = None
     classes: tuple[str, ...] | None = None
     text: spec.TextSpec | None = None
@@ -156,7 +156,7 @@ def _manifest(
         min_onnxruntime=MIN_ONNXRUNTIME,
         base_sha256=compiled.base_sha256,
         files=files,
-        dimensions={name: spec.Dimension(1, extras.dimension_max.get(name)) for name in sorted(symbols)},
+        dimensions={name: extras.dimensions.get(name, spec.Dimension()) for name in sorted(symbols)},
         inputs=inputs,
         labels=labels,
         outputs=tuple(_tensor(value) for value in compiled.outputs),

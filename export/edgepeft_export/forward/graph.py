@@ -43,6 +43,14 @@ class SparseTensor:
 
 
 @dataclass(frozen=True)
+class Limits:
+    """The least and the largest size of a dimension; ``most`` is ``None`` where there is no largest one."""
+
+    least: int = 1
+    most: int | None = None
+
+
+@dataclass(frozen=True)
 class Forward:
     """A forward graph whose trainable tensors are inputs and whose frozen tensors are initializers.
 
@@ -57,6 +65,7 @@ class Forward:
         source: the tensors of the source, of which those that are no parameters are the identity of the base; ``None``
             where the graph itself is the source.
         longest: the most positions of an input, where that is known.
+        limits: of the free sizes for which the graph is right, where there are any.
     """
 
     model: ir.Model
@@ -68,6 +77,7 @@ class Forward:
     verified: Verified = field(default_factory=Verified)
     source: tuple[SourceTensor, ...] | None = None
     longest: int | None = None
+    limits: Mapping[str, Limits] = field(default_factory=dict)
 
     @property
     def outputs(self) -> tuple[str, ...]:

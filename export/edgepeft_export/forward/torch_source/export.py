@@ -6,6 +6,7 @@ import logging
 import re
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import onnx_ir as ir
@@ -17,6 +18,7 @@ from edgepeft_export.forward.torch_source.blocks import trace
 from edgepeft_export.forward.torch_source.operators import detach as torch_detach
 from edgepeft_export.forward.torch_source.operators import recurrent as torch_recurrent
 from edgepeft_export.forward.torch_source.operators.decompose import decomposing_where_needed
+from edgepeft_export.forward.torch_source.sizes import TracedSize, simplified, traced_sizes
 from edgepeft_export.graph.shapes import Dim, dims_of
 from edgepeft_export.opset import OPSET
 
@@ -26,7 +28,15 @@ DynamicAxes: TypeAlias = Mapping[str, Mapping[int, str]]
 _TRANSLATION = {**torch_detach.TRANSLATION, **torch_recurrent.TRANSLATION, **trace.TRANSLATION}
 
 
-def export(lifted: nn.Module, arguments: Mapping[str, Mapping[str, Tensor]], axes: DynamicAxes) -> ir.Model:
+@dataclass(frozen=True)
+class Exported:
+    """A graph of torch's exporter, and what its trace knows about each free size."""
+
+    graph: ir.Model
+    sizes: Mapping[str, TracedSize] = field(default_factory=dict)
+
+
+def export(lifted: nn.Module, arguments: Mapping[str, Mapping[str, Tensor]], axes: DynamicAxes) -> Exported:
     """Export a module. The graph's inputs have the order of the arguments.
 
     Args:
@@ -44,7 +54,7 @@ def export(lifted: nn.Module, arguments: Mapping[str, Mapping[str, Tensor]], axe
     try:
         for logger in loggers:
             logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings(), torch.no_grad(), decomposing_where_needed():
+        with warnings.catch_warnings(), torch.no_grad(), decomposing_where_needed() as programs:
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 lifted,
@@ -71,12 +81,16 @@ def export(lifted: nn.Module, arguments: Mapping[str, Mapping[str, Tensor]], axe
             logger.setLevel(level)
     assert program is not None
     model: ir.Model = program.model
-    _name_dimensions(model.graph, inputs, axes)
-    return model
+    sizes = traced_sizes(programs[-1], list(inputs), axes) if programs else {}
+    _name_dimensions(model.graph, inputs, axes, sizes)
+    return Exported(model, sizes)
 
 
-def _name_dimensions(graph: ir.Graph, inputs: Mapping[str, Tensor], axes: DynamicAxes) -> None:
+def _name_dimensions(
+    graph: ir.Graph, inputs: Mapping[str, Tensor], axes: DynamicAxes, sizes: Mapping[str, TracedSize]
+) -> None:
     """Name symbolic dimensions as the caller does. The exporter invents names where inputs share one."""
+    limits = {name: size.limits for name, size in sizes.items()}
     names: dict[Dim, Dim] = {}
     for value, name in zip(graph.inputs, inputs, strict=False):  # the trainable inputs come after, with fixed shapes
         for axis, symbol in axes.get(name, {}).items():
@@ -85,7 +99,7 @@ def _name_dimensions(graph: ir.Graph, inputs: Mapping[str, Tensor], axes: Dynami
                 names[dim] = symbol
     for value in ir.convenience.create_value_mapping(graph).values():
         if value.shape is not None:
-            value.shape = ir.Shape([names.get(dim, dim) for dim in dims_of(value)])
+            value.shape = ir.Shape([simplified(names.get(dim, dim), limits) for dim in dims_of(value)])
 
 
 def check_dynamic(graph: ir.Graph, axes: DynamicAxes) -> None:

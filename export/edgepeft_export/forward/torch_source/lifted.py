@@ -14,7 +14,7 @@ from edgepeft_export.forward.torch_source.blocks.record import lifted_tensors
 from edgepeft_export.forward.torch_source.blocks.stack import Stack, traced_only
 from edgepeft_export.forward.torch_source.blocks.stamp import BlocksDiffer, stamp
 from edgepeft_export.forward.torch_source.blocks.trace import Traced
-from edgepeft_export.forward.torch_source.export import DynamicAxes, export
+from edgepeft_export.forward.torch_source.export import DynamicAxes, Exported, export
 from edgepeft_export.forward.torch_source.frozen import bind_frozen
 from edgepeft_export.forward.torch_source.half import HALF, LARGE, keeps_half, traced
 from edgepeft_export.forward.torch_source.naming import name_outputs, rename
@@ -89,7 +89,7 @@ class Module:
         return [f"{name}.output" if name in taken else name for name in self.outputs]
 
 
-def graph_of(module: Module, stacks: Sequence[Stack]) -> ir.Model:
+def graph_of(module: Module, stacks: Sequence[Stack]) -> Exported:
     """Export a module. Inputs, parameters, outputs and frozen tensors have their names in the module.
 
     Args:
@@ -105,10 +105,10 @@ def graph_of(module: Module, stacks: Sequence[Stack]) -> ir.Model:
     arguments = {"inputs": module.inputs, "trainable": module.trainable}
     if frozen:
         arguments["frozen"] = {name: traced(tensor) for name, tensor in frozen.items()}
-    graph = export(Lifted(module.model, module.outputs, module.views), arguments, module.axes)
-    rename(graph, [name for tensors in arguments.values() for name in tensors], module.called)
-    bind_frozen(graph, frozen)
-    return graph
+    exported = export(Lifted(module.model, module.outputs, module.views), arguments, module.axes)
+    rename(exported.graph, [name for tensors in arguments.values() for name in tensors], module.called)
+    bind_frozen(exported.graph, frozen)
+    return exported
 
 
 def _frozen(module: Module, stacks: Sequence[Stack]) -> dict[str, Tensor]:
@@ -127,7 +127,7 @@ def _frozen(module: Module, stacks: Sequence[Stack]) -> dict[str, Tensor]:
     }
 
 
-def _from_few_blocks(module: Module, stacks: Sequence[Stack]) -> ir.Model:
+def _from_few_blocks(module: Module, stacks: Sequence[Stack]) -> Exported:
     """Trace a few blocks, and write the others as copies. All tensors of blocks are inputs of the trace."""
     inputs, trainable = traced_only(module.inputs, stacks), traced_only(module.trainable, stacks)
     outputs = list(traced_only({name: name for name in module.outputs}, stacks))
@@ -136,13 +136,14 @@ def _from_few_blocks(module: Module, stacks: Sequence[Stack]) -> ir.Model:
     program = Lifted(module.model, outputs, module.views)
     # The exporter must not see tensors of other blocks: it would merge equal ones under a name of theirs.
     with Traced(module.model, stacks):
-        graph = export(program, {"inputs": inputs, "trainable": trainable, "frozen": read}, module.axes)
+        exported = export(program, {"inputs": inputs, "trainable": trainable, "frozen": read}, module.axes)
+    graph = exported.graph
     rename(graph, [*inputs, *trainable, *read], outputs)
     stamp(graph, stacks)
     bind_frozen(graph, frozen)
     _in_order(graph.graph, [*module.inputs, *module.trainable], module.outputs)
     name_outputs(graph.graph, module.called)
-    return graph
+    return exported
 
 
 def _in_order(graph: ir.Graph, inputs: Sequence[str], outputs: Sequence[str]) -> None:

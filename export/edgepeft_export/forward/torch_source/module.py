@@ -79,7 +79,8 @@ def _verified(exported: Module, stacks: Sequence[Stack], inputs: Tensors, source
     """Export a module, tidy the graph, and compare it with the module on ``inputs``."""
     model, views, trainable = exported.model, exported.views, exported.trainable
     with _inference(model):
-        graph = graph_of(exported, stacks)
+        made = graph_of(exported, stacks)
+    graph = made.graph
     check_dynamic(graph.graph, exported.axes)
     half = widen(graph)
     tidy(graph)
@@ -89,7 +90,9 @@ def _verified(exported: Module, stacks: Sequence[Stack], inputs: Tensors, source
     forward = Forward(graph, tuple(inputs), parameters, source=source)
     function = _function(model, exported.outputs, views)
     with _inference(model):
-        return verified(forward, Reference(function, inputs, exported.inputs, trainable, exported.axes, half))
+        return verified(
+            forward, Reference(function, inputs, exported.inputs, trainable, exported.axes, made.sizes, half)
+        )
 
 
 def _sharing(views: Mapping[str, View]) -> list[str]:

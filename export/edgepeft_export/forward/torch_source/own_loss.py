@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from edgepeft_export.errors import ForwardError, LossNotExported, WrongLossInputs, WrongLossOutput
 from edgepeft_export.forward.graph import Forward
-from edgepeft_export.forward.torch_source.export import export
+from edgepeft_export.forward.torch_source.export import Exported, export
 from edgepeft_export.forward.torch_source.losses import PlainLosses
 from edgepeft_export.forward.torch_source.module import default_dynamic_axes, describe, distinct_sizes
 from edgepeft_export.forward.torch_source.reference import Reference, verified
@@ -52,11 +52,14 @@ def from_function(function: Callable[..., Tensor], forward: Forward, example_lab
     examples = {name: labels[name] if name in labels else given[name] for name in names}
     examples = distinct_sizes(examples, axes)
     _check_result(function, examples)
-    model = _exported(function, examples, axes)
+    exported = _exported(function, examples, axes)
+    model = exported.graph
     for value, name in zip(model.graph.inputs, names, strict=True):
         value.name = name
     model = inlined(model)
-    reference = Reference(lambda inputs, _: {"loss": function(**inputs)}, examples, examples, {}, axes, what="loss")
+    reference = Reference(
+        lambda inputs, _: {"loss": function(**inputs)}, examples, examples, {}, axes, exported.sizes, what="loss"
+    )
     verified(Forward(model, tuple(names), {}), reference)
     for value, name in zip(model.graph.inputs, names, strict=True):
         value.name = named.get(name, name)
@@ -71,7 +74,7 @@ def argument_name(output: str) -> str:
 
 def _exported(
     function: Callable[..., Tensor], examples: dict[str, Tensor], axes: Mapping[str, Mapping[int, str]]
-) -> ir.Model:
+) -> Exported:
     try:
         return export(_Loss(function), {"inputs": examples}, axes)
     except ForwardError as error:

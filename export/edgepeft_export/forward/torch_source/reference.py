@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from edgepeft_export.errors import ExportDiffers
-from edgepeft_export.forward.graph import Forward
+from edgepeft_export.forward.graph import Forward, Limits
+from edgepeft_export.forward.torch_source.sizes import TracedSize
 from edgepeft_export.forward.torch_source.trace import first_difference
 from edgepeft_export.verification import FLOAT32, HALF, Example, GraphRun, Verified, difference, refuse_random
 from edgepeft_export.verification.compare import Array
@@ -19,6 +20,12 @@ from edgepeft_export.verification.randomness import draws_random
 Tensors = Mapping[str, Tensor]
 Function = Callable[[Tensors, Tensors], Mapping[str, Tensor]]
 Axes = Mapping[str, Mapping[int, str]]
+
+_NEAR = 4
+"""A limit is tried if it is at most so many times the traced size. One that is farther is believed."""
+
+_GAPS = 3
+"""Sizes that are tried between the limits."""
 
 _MANY = 4096
 """With more elements than this in the free axes, the second size is half the first instead of twice."""
@@ -40,6 +47,7 @@ class Reference:
         traced: the example of the export, whose free sizes all differ.
         trainable: initial values of the trainable parameters.
         axes: the free axes.
+        sizes: what the trace knows about each of them.
         half: whether the function computes in half precision.
         what: ``graph`` or ``loss``, for messages.
     """
@@ -49,6 +57,7 @@ class Reference:
     traced: Tensors
     trainable: Tensors
     axes: Axes
+    sizes: Mapping[str, TracedSize] = field(default_factory=dict)
     half: bool = False
     what: str = "graph"
 
@@ -86,7 +95,66 @@ def verified(forward: Forward, reference: Reference) -> Forward:
         wrong = _wrong(graph, inputs, changed, reference.run(inputs, changed), tolerance)
         if wrong is not None:
             _refuse(forward, reference, inputs, changed, wrong, tolerance)
-    return replace(forward, verified=Verified(tuple(examples), tolerance, tuple(notes)))
+    limits = _confirmed(graph, reference, tolerance)
+    return replace(forward, verified=Verified(tuple(examples), tolerance, tuple(notes)), limits=limits)
+
+
+def _confirmed(graph: GraphRun, reference: Reference, tolerance: float) -> dict[str, Limits]:
+    """The limits of free sizes past which the graph is not right.
+
+    Torch also records conditions that do not change what is computed, so the graph is compared past each limit that is
+    near.
+
+    Raises:
+        VerificationError: sizes between the limits are wrong.
+    """
+    limits = {}
+    for name, traced in reference.sizes.items():
+
+        def fits(size: int, name: str = name) -> bool | None:
+            return _fits(graph, reference, name, size, tolerance)
+
+        least, most = traced.limits.least, traced.limits.most
+        if least > 1 and fits(least - 1):
+            least = 1
+        if most is not None and most < _NEAR * traced.size and fits(most + 1):
+            most = None
+        gaps = sorted(traced.gaps, key=lambda gap: abs(gap - traced.size))
+        for gap in gaps[:_GAPS]:
+            if gap <= _NEAR * traced.size and fits(gap) is False:
+                raise _branches_on(name, traced.size, gap)
+        if (least, most) != (1, None):
+            limits[name] = Limits(least, most)
+    return limits
+
+
+def _fits(graph: GraphRun, reference: Reference, name: str, size: int, tolerance: float) -> bool | None:
+    """Whether the graph is right where one free size is another one; ``None`` if torch or the graph fails there."""
+    others = _spread(_sized(reference.traced, reference.axes, name, size))
+    try:
+        expected = reference.run(others, reference.trainable)
+        graph(arrays({**others, **reference.trainable}))
+    except Exception:  # the model raises any exception, and onnxruntime's have no class in common but this one
+        return None
+    return _wrong(graph, others, reference.trainable, expected, tolerance) is None
+
+
+def _sized(inputs: Tensors, axes: Axes, name: str, size: int) -> dict[str, Tensor]:
+    """Inputs in which one free size is another one, by repetition or cutting."""
+    result = dict(inputs)
+    for given, tensor in inputs.items():
+        for axis, symbol in axes.get(given, {}).items():
+            if symbol == name:
+                result[given] = tensor.index_select(axis, torch.arange(size) % tensor.shape[axis])
+    return result
+
+
+def _branches_on(name: str, size: int, gap: int) -> ExportDiffers:
+    return ExportDiffers(
+        f"The model computes something else where {name} is {gap} than where it is {size}, as in the example.",
+        context=f"The graph has one way only, and would be wrong without an error where {name} is {gap}.",
+        hint=f"leave {name} out of dynamic_axes, so that its size is fixed, or compute the same for all sizes.",
+    )
 
 
 def _wrong(
@@ -156,6 +224,8 @@ def _runs(reference: Reference) -> Iterator[tuple[Tensors, Tensors]]:
         return
     for factor in _factors(reference):
         other = _spread(resized(reference.traced, reference.axes, factor))
+        if not _within_limits(other, reference):
+            continue
         try:
             result = reference.run(other, reference.trainable)
         except Exception:
@@ -163,6 +233,17 @@ def _runs(reference: Reference) -> Iterator[tuple[Tensors, Tensors]]:
         if any(bool(torch.isfinite(value).any()) for value in result.values()):
             yield other, result
             return
+
+
+def _within_limits(inputs: Tensors, reference: Reference) -> bool:
+    sizes = {symbol: inputs[name].shape[axis] for name, axes in reference.axes.items() for axis, symbol in axes.items()}
+    return all(
+        name not in sizes
+        or (
+            traced.limits.least <= sizes[name] <= (traced.limits.most or sizes[name]) and sizes[name] not in traced.gaps
+        )
+        for name, traced in reference.sizes.items()
+    )
 
 
 def _factors(reference: Reference) -> Sequence[float]:

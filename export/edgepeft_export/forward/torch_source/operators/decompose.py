@@ -43,11 +43,17 @@ _REMOVED = (
 
 
 @contextlib.contextmanager
-def decomposing_where_needed() -> Iterator[None]:
-    """A context in which a program is only decomposed if one of its operators needs it."""
+def decomposing_where_needed() -> Iterator[list[ExportedProgram]]:
+    """A context in which a program is only decomposed if one of its operators needs it.
+
+    Yields:
+        The programs so far, as they were traced. What is decomposed has lost the conditions on sizes.
+    """
     whole = ExportedProgram.run_decompositions
+    programs: list[ExportedProgram] = []
 
     def run(program: ExportedProgram, table: Table | None = None, **others: Any) -> ExportedProgram:
+        programs.append(program)
         nodes = [node for node in program.graph.nodes if node.op not in ("placeholder", "output")]
         if table is None or not all(map(_translated(table), nodes)):
             return whole(program, table, **others)
@@ -56,7 +62,7 @@ def decomposing_where_needed() -> Iterator[None]:
         return program
 
     with mock.patch.object(ExportedProgram, "run_decompositions", run):
-        yield
+        yield programs
 
 
 def _translated(table: Table) -> Callable[[fx.Node], bool]:

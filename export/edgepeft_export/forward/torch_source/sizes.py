@@ -1,0 +1,112 @@
+"""The sizes for which a trace is right: torch.export records the conditions on sizes that the model's branches met.
+
+The exporter keeps none of them, so a graph would compute the branch of the example at all sizes, without any error.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import sympy
+import torch
+from torch.export import ExportedProgram
+
+from edgepeft_export.forward.graph import Limits
+from edgepeft_export.graph.shapes import Dim
+
+_NEAR = 16
+"""Sizes up to so far from the traced one are examined, and those next to a number in a condition."""
+
+_LARGEST = 1 << 31
+"""A limit above this is none."""
+
+
+@dataclass(frozen=True)
+class TracedSize:
+    """What a trace knows about one free size.
+
+    Attributes:
+        size: in the trace.
+        limits: the range in which all conditions on the size are met.
+        gaps: sizes within that range, near the traced one, at which a condition is not met.
+    """
+
+    size: int
+    limits: Limits = field(default_factory=Limits)
+    gaps: tuple[int, ...] = ()
+
+
+def traced_sizes(
+    program: ExportedProgram, inputs: Sequence[str], axes: Mapping[str, Mapping[int, str]]
+) -> dict[str, TracedSize]:
+    """What the trace knows about each free size.
+
+    Args:
+        program: torch's, before it is decomposed.
+        inputs: names of the free inputs, which come first.
+        axes: the names of their free sizes.
+    """
+    found: dict[str, TracedSize] = {}
+    users = [
+        node
+        for node in program.graph.nodes
+        if node.op == "placeholder" and node.name in program.graph_signature.user_inputs
+    ]
+    for node, name in zip(users, inputs, strict=False):
+        shape = getattr(node.meta.get("val"), "shape", ())
+        for axis, dimension in axes.get(name, {}).items():
+            if isinstance(shape[axis], torch.SymInt) and isinstance(shape[axis].node.expr, sympy.Symbol):
+                found[dimension] = _traced(shape[axis])
+    return found
+
+
+def _traced(size: torch.SymInt) -> TracedSize:
+    node = size.node
+    symbol, example, known = node.expr, int(node.hint), node.shape_env
+    noted = [*known.guards, *(each for several in known.deferred_runtime_asserts.values() for each in several)]
+    conditions = {each.expr for each in noted if each.expr.free_symbols == {symbol}}
+    span = known.var_to_range[symbol]
+    low = 1 if span.lower <= 2 else int(span.lower)  # every size is traced as at least 2
+    high = int(span.upper) if span.upper < _LARGEST else None
+    missed = [n for n in _candidates(conditions, example) if not all(_holds(each, symbol, n) for each in conditions)]
+    met = [n for n in _candidates(conditions, example) if n not in missed]
+    below = [n for n in missed if low <= n < min(met, default=example)]
+    above = [n for n in missed if max(met, default=example) < n <= (high or n)]
+    limits = Limits(max(below) + 1 if below else low, min(above) - 1 if above else high)
+    return TracedSize(example, limits, tuple(n for n in missed if limits.least <= n <= (limits.most or n)))
+
+
+def _candidates(conditions: Iterable[sympy.Basic], example: int) -> list[int]:
+    """Sizes near the example, and at the numbers in the conditions, in ascending order."""
+    near = {*range(example - _NEAR, example + _NEAR + 1)}
+    numbers = {int(number) for each in conditions for number in each.atoms(sympy.Integer)}
+    return sorted(n for n in near.union(*({n - 1, n, n + 1} for n in numbers)) if 2 <= n < _LARGEST)
+
+
+def _holds(condition: sympy.Basic, symbol: sympy.Symbol, size: int) -> bool:
+    return condition.subs(symbol, size) is not sympy.false
+
+
+def simplified(dim: Dim, limits: Mapping[str, Limits]) -> Dim:
+    """A size by an equal formula without the minimum of another size and its limit.
+
+    A table of 64 positions that is cut to a sequence has ``Min(64, sequence)`` rows: ``sequence``, of at most 64.
+    """
+    if not isinstance(dim, str) or "Min(" not in dim:
+        return dim
+    words = re.findall(r"\b[A-Za-z_]\w*\b(?!\()", dim)
+    names = {word: sympy.Symbol(word, integer=True, positive=True) for word in words}
+    most = {names[name]: limit.most for name, limit in limits.items() if name in names}
+    formula = sympy.sympify(dim, locals={**names, "Min": lambda *terms: _least(terms, most)})
+    return str(formula) if formula.is_Symbol or formula.is_Integer else dim
+
+
+def _least(terms: Iterable[sympy.Expr], most: Mapping[sympy.Symbol, int | None]) -> sympy.Expr:
+    """The minimum, where it is known that a size is not above the numbers."""
+    terms = tuple(map(sympy.sympify, terms))
+    sizes = [term for term in terms if not term.is_Integer]
+    bounds = [int(term) for term in terms if term.is_Integer]
+    limit = most.get(sizes[0]) if len(sizes) == 1 else None
+    return sizes[0] if limit is not None and limit <= min(bounds) else sympy.Min(*terms)

@@ -1,0 +1,80 @@
+"""Conditions on free sizes: what torch.export notes and the exporter leaves out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from edgepeft_export.errors import ExportDiffers
+from edgepeft_export.forward import from_torch
+from edgepeft_export.forward.graph import Forward, Limits
+from edgepeft_export.graph.shapes import dims_of
+
+
+class _Branching(nn.Module):
+    """A layer whose result is doubled where a condition on the length is met."""
+
+    def __init__(self, condition: Callable[[int], bool]) -> None:
+        super().__init__()
+        self.layer, self.condition = nn.Linear(4, 4), condition
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x) * 2 if self.condition(x.shape[1]) else self.layer(x)
+
+
+class _Cut(nn.Module):
+    """Attention under a mask of 16 positions, which is cut to the length."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+        self.register_buffer("mask", torch.tril(torch.ones(16, 16)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        length = x.shape[1]
+        scores = torch.where(self.mask[:length, :length] > 0, x @ x.transpose(1, 2), -9.0)
+        return self.layer((scores.softmax(-1) @ x).view(-1, length, 4))
+
+
+def _exported(model: nn.Module) -> Forward:
+    return from_torch(model, {"x": torch.randn(3, 8, 4)}, dynamic_axes={"x": {0: "batch", 1: "length"}})
+
+
+@pytest.mark.parametrize(
+    ("condition", "limits"),
+    [
+        (lambda size: size > 12, Limits(1, 12)),
+        (lambda size: size < 5, Limits(5, None)),
+        (lambda size: size > 900, Limits(1, 900)),
+    ],
+)
+def test_a_branch_limits_the_sizes(condition: Callable[[int], bool], limits: Limits) -> None:
+    """The graph has the branch of the example, so sizes at which the other one runs are not for it."""
+    assert _exported(_Branching(condition)).limits == {"length": limits}
+
+
+def test_a_branch_between_sizes_is_refused() -> None:
+    """No range of sizes has one branch only."""
+    with pytest.raises(ExportDiffers, match=r"where length is 9 than where it is 8|where length is 7 than"):
+        _exported(_Branching(lambda size: size % 4 == 0))
+
+
+def test_branches_that_compute_the_same_limit_nothing() -> None:
+    """Torch's conditions are compared with what is computed past them."""
+    model = _Branching(lambda size: size > 12)
+    model.layer = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
+    nn.init.zeros_(model.layer[2].weight)
+    nn.init.zeros_(model.layer[2].bias)
+    for parameter in (*model.layer[0].parameters(), model.layer[2].bias):
+        parameter.requires_grad_(False)
+    assert _exported(model).limits == {}
+
+
+def test_a_cut_table_limits_a_size_and_not_its_name() -> None:
+    """``Min(16, length)`` is ``length``, of at most 16."""
+    forward = _exported(_Cut())
+    assert forward.limits == {"length": Limits(1, 16)}
+    assert dims_of(forward.model.graph.outputs[0]) == ["batch", "length", 4]
