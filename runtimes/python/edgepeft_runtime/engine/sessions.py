@@ -10,7 +10,7 @@ from pathlib import Path
 
 import onnxruntime as ort
 
-from edgepeft_runtime.bundle.bundle import Bundle
+from edgepeft_runtime.bundle.bundle import OPTIMIZER, Bundle
 from edgepeft_runtime.bundle.plan import Interface
 from edgepeft_runtime.bundle.program_checks import WEIGHTS
 from edgepeft_runtime.engine.providers import CPU, Provider
@@ -81,6 +81,8 @@ class Sessions:
         if graph not in self._sessions:
             path, began = str(self._bundle.file(graph)), time.monotonic()
             options = session_options(self._threads, self._bundle.manifest.files[WEIGHTS].bytes)
+            if graph == OPTIMIZER:  # its nodes are small: spinning costs more than it gains
+                options.add_session_config_entry("session.intra_op.allow_spinning", "0")
             if self._profile is not None:
                 options.enable_profiling = True
                 options.profile_file_prefix = str(self._profile / str(len(self._sessions)))
