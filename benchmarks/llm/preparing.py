@@ -60,7 +60,6 @@ def measure(model: Path, compute: str, *, generation: bool) -> Stages:
 
     stages.next("loading the model")
     source = edgepeft.load_source(model)
-    stages.next("attaching the method")
     with tempfile.TemporaryDirectory(dir=model.parent) as folder:
         edgepeft.prepare(
             source,

@@ -21,7 +21,7 @@ from edgepeft.preparation.errors import AccuracyLost
 from edgepeft_export.forward import Forward
 from edgepeft_export.losses import Loss
 from edgepeft_export.quantize.choose import Batch, complete
-from edgepeft_export.verification import GraphRun
+from edgepeft_export.verification import FLOAT32, GraphRun
 
 PERPLEXITY = 1.10
 """A language model may lose 10 % of its perplexity."""
@@ -122,8 +122,8 @@ def measure(
     if not batches:
         return None
     fed = [complete(forward, batch) for batch in batches]
-    first = forward.outputs[0]
-    exact, rounded = ([run(batch)[first] for batch in fed] for run in map(GraphRun, (forward.model, quantized.model)))
+    known = _known_scores(forward) if calibration is None else []
+    exact, rounded = [*known, *_scores(forward, fed[len(known) :])], _scores(quantized, fed)
     axis = int(getattr(loss, "class_axis", -1))
     pairs = [_rows(a, b, batch, axis) for a, b, batch in zip(exact, rounded, fed, strict=True)]
     rows = sum(len(a) for a, _ in pairs)
@@ -159,6 +159,22 @@ def _generated(forward: Forward, draws: int) -> Iterator[Batch]:
     draw = np.random.default_rng(0)
     for _ in range(draws if examples else 0):
         yield {name: _permuted(array, draw) for name, array in examples[0].items()}
+
+
+def _known_scores(forward: Forward) -> list[Array]:
+    """The first output for the inputs of the verification: what the source computed in float32, and so the graph."""
+    verified, first = forward.verified, forward.outputs[0]
+    if verified.tolerance > FLOAT32 or any(first not in example.outputs for example in verified.examples):
+        return []
+    return [example.outputs[first] for example in verified.examples]
+
+
+def _scores(forward: Forward, batches: Sequence[Batch]) -> list[Array]:
+    """The first output for each batch."""
+    if not batches:
+        return []
+    run = GraphRun(forward.model)
+    return [run(batch)[forward.outputs[0]] for batch in batches]
 
 
 def _permuted(array: Array, draw: np.random.Generator) -> Array:

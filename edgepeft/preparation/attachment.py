@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -84,18 +84,26 @@ class AttachedSource:
     module: nn.Module | None = None
 
 
-def attach_source(source: Source, attachment: Attachment) -> AttachedSource:
-    """Export the forward graph of a source with its method attached. The source's own model does not change."""
+def attach_source(source: Source, attachment: Attachment, log: Callable[[str], None]) -> AttachedSource:
+    """Export the forward graph of a source with its method attached. The source's own model does not change.
+
+    Args:
+        source: The source.
+        attachment: How its model is changed.
+        log: Called with a message before each slow step.
+    """
     if isinstance(source.model, Path):
+        log("reading the graph, and comparing it with the file")
         return _of_file(source, source.model, attachment)
-    return _of_module(source, source.model, attachment)
+    return _of_module(source, source.model, attachment, log)
 
 
-def _of_module(source: Source, model: nn.Module, attachment: Attachment) -> AttachedSource:
+def _of_module(source: Source, model: nn.Module, attachment: Attachment, log: Callable[[str], None]) -> AttachedSource:
+    log("attaching the method")
     attached = attach_to_copy(source, model, attachment)
     module = attached.module
     axes, outputs = attachment.dynamic_axes or source.dynamic_axes, attachment.outputs or source.outputs
-    forward = from_torch(module, attached.inputs, dynamic_axes=axes, outputs=outputs)
+    forward = from_torch(module, attached.inputs, dynamic_axes=axes, outputs=outputs, on_progress=log)
     forward = declare(forward, module, attached.masks)
     if attachment.chosen is not None:
         forward = attachment.chosen.on_graph(forward, module)

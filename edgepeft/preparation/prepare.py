@@ -13,6 +13,7 @@ from typing import TypeAlias
 from torch import Tensor, nn
 
 from edgepeft.errors import WrongClassNames
+from edgepeft.garbage import rarely_collected
 from edgepeft.methods import Method
 from edgepeft.preparation.accuracy import check, measure
 from edgepeft.preparation.attachment import Attachment, attach_source
@@ -78,6 +79,7 @@ class Diagnosis:
     missing_rules: tuple[MissingRule, ...]
 
 
+@rarely_collected()
 def prepare(
     model: Model,
     example_inputs: ExampleInputs | None = None,
@@ -140,8 +142,11 @@ def prepare(
     text = raw.text or source.text
     has_texts = bool(source.files or tokenizer_files)  # which are cut; token ids are as long as they are
     forward = replace(exported.forward, longest=_longest(source, text if has_texts else None))
+    if quantization.compute != "fp32":
+        log(f"rounding weights for {quantization.compute}")
     forward, report = quantize(forward, quantization, compression.calibration, log)
     if quantization.rounds:
+        log(f"comparing {quantization.compute} with fp32")
         _compare(exported, forward, quantization.compute, compression, source.new_head, log)
     for line in report.lines():
         notice(line)
@@ -168,7 +173,7 @@ def prepare(
         quantized=report.quantized,
         provenance={**exported.provenance, **report.provenance(quantization), **chunks},
     )
-    log("writing the bundle, and taking a step on the example")
+    log("writing the bundle")
     complete = _completed(exported.trial(quantization.rounds, log), _artifacts(engine))
     bundle = write_bundle(compiled, exported.loss, optimizer, out, extras, overwrite=overwrite, complete=complete)
     return Prepared(bundle, compiled.trained, compiled.unreached, report.quantized, report.kept)
@@ -257,12 +262,11 @@ def _export(
     log: Callable[[str], None],
 ) -> _Exported:
     """Export the forward graph and the loss, and compare them. Facts that concern the user become notices."""
-    log("exporting the forward graph, and comparing it with the model")
     if loss is None:
         loss = losses.by_name(source.loss, **source.loss_settings)
     elif isinstance(loss, str) and not loss.endswith(".onnx"):
         loss = losses.by_name(loss)  # before the export: the name may be unknown
-    attached = attach_source(source, attachment)
+    attached = attach_source(source, attachment, log)
     function = None if isinstance(loss, (str, Path, losses.Loss)) else loss
     built = _loss(loss, attached.forward, example_labels)
     exported = _Exported(attached.forward, attached.provenance, attached.module, built, function, example_labels)
@@ -315,6 +319,7 @@ def _logged(on_progress: Callable[[str], None] | None) -> Callable[[str], None]:
     return log
 
 
+@rarely_collected()
 def doctor(
     model: Model,
     example_inputs: ExampleInputs | None = None,

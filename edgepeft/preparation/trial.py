@@ -50,6 +50,7 @@ class Trial:
             VerificationError: Its loss differs from the model's.
             TrainingError: onnxruntime cannot run the step.
         """
+        self.log("taking a step on the example")
         with Trainer.open(folder) as trainer:
             for example in self.forward.verified.examples:
                 self._compare(trainer, example)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +41,7 @@ def from_torch(
     *,
     dynamic_axes: DynamicAxes | None = None,
     outputs: Sequence[str] | None = None,
+    on_progress: Callable[[str], None] | None = None,
 ) -> Forward:
     """Export a module. Parameters with ``requires_grad`` become graph inputs with their own names.
 
@@ -53,6 +54,7 @@ def from_torch(
             ``batch``, and axis 1 of an integer tensor of rank 2 (token ids, masks) is ``sequence``, of an input
             ``decoder_…`` it is ``decoder_sequence``.
         outputs: names of the outputs to keep. Default: ``logits`` where the model has it, else all.
+        on_progress: called with a message before each slow step.
 
     Raises:
         ForwardError: nothing trains, an input does not fit ``forward``, or torch cannot export the model.
@@ -61,6 +63,8 @@ def from_torch(
     views = views_of(model)
     trainable = {name: tensor for name, tensor in _trainable(model).items() if name not in views}
     axes = default_dynamic_axes(inputs) if dynamic_axes is None else dynamic_axes
+    log = on_progress or _ignored
+    log("running the model, and hashing its tensors")
     with _inference(model):
         traced = distinct_sizes(inputs, axes)
         with computing(model), Reads() as reads, Recorder(model, traced, _sharing(views)) as recorder:
@@ -71,12 +75,23 @@ def from_torch(
     if stacks:
         # What differs from the module once its blocks are copied is traced whole, and the error is that of the whole.
         with contextlib.suppress(ForwardError, VerificationError):
-            return _verified(exported, stacks, inputs, source)
-    return _verified(exported, (), inputs, source)
+            return _verified(exported, stacks, inputs, source, log)
+    return _verified(exported, (), inputs, source, log)
 
 
-def _verified(exported: Module, stacks: Sequence[Stack], inputs: Tensors, source: tuple[SourceTensor, ...]) -> Forward:
+def _ignored(_: str) -> None:
+    pass
+
+
+def _verified(
+    exported: Module,
+    stacks: Sequence[Stack],
+    inputs: Tensors,
+    source: tuple[SourceTensor, ...],
+    log: Callable[[str], None],
+) -> Forward:
     """Export a module, tidy the graph, and compare it with the module on ``inputs``."""
+    log("exporting the forward graph")
     model, views, trainable = exported.model, exported.views, exported.trainable
     with _inference(model):
         made = graph_of(exported, stacks)
@@ -89,6 +104,7 @@ def _verified(exported: Module, stacks: Sequence[Stack], inputs: Tensors, source
     parameters = {name: array(tensor).copy() for name, tensor in trainable.items()}
     forward = Forward(graph, tuple(inputs), parameters, source=source)
     function = _function(model, exported.outputs, views)
+    log("comparing the graph with the model")
     with _inference(model):
         return verified(
             forward, Reference(function, inputs, exported.inputs, trainable, exported.axes, made.sizes, half)
