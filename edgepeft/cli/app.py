@@ -7,11 +7,13 @@ import sys
 import traceback
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 
 import click
 
 from edgepeft import __version__
 from edgepeft.cli.choice import Group
+from edgepeft.cli.errors import Unexpected
 from edgepeft.cli.screen.line import end_line
 from edgepeft.cli.screen.notices import notices_as_lines
 from edgepeft.cli.screen.verbosity import with_options
@@ -111,10 +113,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except EdgepeftError as error:
         return _fail(error)
     except ModuleNotFoundError as error:
-        missing = _missing_extra(error)
-        if missing is None:
-            raise
-        return _fail(missing)
+        return _fail(_missing_extra(error) or _unexpected(error))
     except click.ClickException as error:
         error.show()
         return error.exit_code
@@ -125,6 +124,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return 1
     except OSError as error:  # no module has turned it into an error of its own
         return _fail(SystemFailure("The system reports an error.", context=str(error), hint=hint_for(error)))
+    except Exception as error:  # of a library; whoever runs a command cannot read its traceback
+        return _fail(_unexpected(error))
     return code if isinstance(code, int) else 0
 
 
@@ -134,6 +135,18 @@ def _fail(error: EdgepeftError) -> int:
     end_line()
     click.echo(error.render(), err=True)
     return 1
+
+
+def _unexpected(error: Exception) -> EdgepeftError:
+    """Return the error for an exception that nothing has expected, with the module that raised it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f", in {Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else ""
+    said = (str(error).strip().splitlines() or [""])[0]
+    return Unexpected(
+        f"A step of the command failed with {type(error).__name__}{where}.",
+        context=said or None,
+        hint="EDGEPEFT_DEBUG=1 shows the way there: please report it with the model's class and the command.",
+    )
 
 
 def _missing_extra(error: ModuleNotFoundError) -> EdgepeftError | None:

@@ -397,23 +397,6 @@ def test_a_missing_rule_names_operator_and_parameter() -> None:
     assert missing_rules(from_torch(model, image), CrossEntropy()) == []
 
 
-def test_models_that_torch_cannot_export_are_refused() -> None:
-    """The exporter's message is the context of one error with a hint."""
-
-    class Branching(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.weight = nn.Parameter(torch.ones(3))
-
-        def forward(self, x: Tensor) -> Tensor:
-            return x * self.weight if x.sum() > 0 else x - self.weight
-
-    with pytest.raises(ForwardError) as failure:
-        from_torch(Branching(), torch.zeros(2, 3))
-    assert failure.value.code == "export-failed"
-    assert "data-dependent" in str(failure.value) and "\x1b" not in str(failure.value)
-
-
 def test_regression_on_several_outputs_looks_at_the_first() -> None:
     """Labels have the shape of the first output."""
     compiled = _compile(TwoInputs(), _text(2, 3), MSE(), outputs=["pooled", "logits"])

@@ -42,3 +42,20 @@ def test_a_pool_larger_than_the_image_is_a_mean() -> None:
     for pool in (nn.AvgPool2d(2), nn.AvgPool2d(3, ceil_mode=True), nn.AvgPool2d(6, padding=2, ceil_mode=True)):
         graph = from_torch(Pooled(pool), torch.randn(2, 1, 8, 7)).model.graph
         assert "AveragePool" in {node.op_type for node in graph}
+
+
+class Parts(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        one, other = torch.cat([self.inner(x), x * 2], 1).chunk(2, dim=1)
+        first, second = torch.cat([one, one], 1).split(x.shape[1], dim=1)
+        return other - first * second
+
+
+def test_parts_of_a_free_size_are_slices() -> None:
+    """Sequences of tensors would have no gradient, and the exporter fails on some."""
+    graph = from_torch(Parts(), {"x": torch.randn(2, 6, 3)}, dynamic_axes={"x": {0: "b", 1: "length"}}).model.graph
+    assert not [node.op_type for node in graph if "Sequence" in node.op_type]

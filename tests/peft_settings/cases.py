@@ -142,6 +142,7 @@ def _cases() -> Iterator[Case]:
             "OFT": {"r": 0, "oft_block_size": 8},
             "BOFT": {"boft_block_size": 8},
             "IA3": {"feedforward_modules": []},
+            "MISS": {"r": 8},
         }
         targets = {"target_modules": ["q_proj", "v_proj"] if kind != "VERA" else ["q_proj"]}
         yield Case(kind, "llama", {"task_type": "CAUSAL_LM", **targets, **own.get(kind, {})})

@@ -17,6 +17,11 @@ MATMULS = ("Linear", "Conv1D", "Conv1d", "Conv2d", "Conv3d")
 """Names of the classes of modules that multiply by a matrix or a kernel."""
 
 
+_STATE_SPACES = ("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h")
+_REFUSED = ("conv1d", "out_proj")
+"""Modules that peft refuses in models of state spaces, whose kernels read their weights."""
+
+
 def attach_peft(model: nn.Module, config: PeftConfig, what: str, kinds: Sequence[str] = MATMULS) -> nn.Module:
     """Call ``peft.get_peft_model``, and turn its exceptions into errors that list the modules that fit.
 
@@ -35,7 +40,7 @@ def attach_peft(model: nn.Module, config: PeftConfig, what: str, kinds: Sequence
             # peft warns about its own use of transformers, and about layouts that it corrects
             warnings.simplefilter("ignore")
             attached: nn.Module = get_peft_model(model, config)
-    except (ValueError, KeyError, AttributeError, NotImplementedError) as error:
+    except Exception as error:  # each kind of adapter raises exceptions of its own
         raise MethodDoesNotFit(
             f"{what} cannot be attached to {type(model).__name__}.",
             context=(str(error).strip().splitlines() or [type(error).__name__])[0],
@@ -65,7 +70,12 @@ def targets(
         return list(given)
     if getattr(getattr(model, "config", None), "model_type", None) in known:
         return None
-    inner = [name for name in fitting(model, kinds) if not is_in(name, head_modules(model))]
+    refused = _REFUSED if getattr(getattr(model, "config", None), "model_type", None) in _STATE_SPACES else ()
+    inner = [
+        name
+        for name in fitting(model, kinds)
+        if not is_in(name, head_modules(model)) and name.rpartition(".")[2] not in refused
+    ]
     if not inner:
         raise MethodDoesNotFit(
             f"{type(model).__name__} has no module that the method adapts.",

@@ -10,18 +10,22 @@ from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from peft.tuners.lora.layer import MultiheadAttention
+    from peft.tuners.tuners_utils import BaseTunerLayer
 
 _STEPS = 14
 """Newton's steps. The residual is squared by each, so rotations of a norm of 40 and more are inverted exactly."""
 
 
 def with_exportable_adapters(model: nn.Module) -> nn.Module:
-    """Let orthogonal adapters and LoRA of ``nn.MultiheadAttention`` compute what can be exported, in place."""
+    """Let adapters that read frozen weights, rotate, or adapt ``nn.MultiheadAttention`` be exported, in place."""
     from peft.tuners.boft.layer import BOFTLayer
     from peft.tuners.lora.layer import MultiheadAttention
     from peft.tuners.oft.layer import OFTRotationModule
+    from peft.tuners.tuners_utils import BaseTunerLayer
 
     for module in list(nn.Module.modules(model)):
+        if isinstance(module, BaseTunerLayer) and getattr(module, "quantization_backend", None) is None:
+            module.get_base_weight = partial(_weight_of, module)
         if isinstance(module, OFTRotationModule) and not module.use_cayley_neumann:
             module._cayley_batch = _rotations_of_vectors
         elif isinstance(module, BOFTLayer):
@@ -32,6 +36,12 @@ def with_exportable_adapters(model: nn.Module) -> nn.Module:
             module._restore_weights = _nothing
             module.forward = partial(_attend, module, times)
     return model
+
+
+def _weight_of(layer: BaseTunerLayer) -> Tensor:
+    """Return the frozen weight. peft reads ``weight.data``, which torch.export takes for a new tensor."""
+    weight: Tensor = layer.get_base_layer().weight
+    return weight.detach()
 
 
 def rotations(skew: Tensor) -> Tensor:

@@ -13,8 +13,9 @@ import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
-from edgepeft_export.errors import ExportFailed, FixedDimension, ForwardError
+from edgepeft_export.errors import FixedDimension, ForwardError
 from edgepeft_export.forward.torch_source.blocks import trace
+from edgepeft_export.forward.torch_source.failures import export_failed
 from edgepeft_export.forward.torch_source.operators import detach as torch_detach
 from edgepeft_export.forward.torch_source.operators import recurrent as torch_recurrent
 from edgepeft_export.forward.torch_source.operators.decompose import decomposing_where_needed
@@ -36,13 +37,16 @@ class Exported:
     sizes: Mapping[str, TracedSize] = field(default_factory=dict)
 
 
-def export(lifted: nn.Module, arguments: Mapping[str, Mapping[str, Tensor]], axes: DynamicAxes) -> Exported:
+def export(
+    lifted: nn.Module, arguments: Mapping[str, Mapping[str, Tensor]], axes: DynamicAxes, called: str
+) -> Exported:
     """Export a module. The graph's inputs have the order of the arguments.
 
     Args:
         lifted: its arguments are dictionaries of tensors.
         arguments: examples; those of ``inputs`` have free sizes.
         axes: the free axes of ``inputs``.
+        called: what the module is called in messages.
     """
     inputs = arguments["inputs"]
     dynamic = {
@@ -71,11 +75,7 @@ def export(lifted: nn.Module, arguments: Mapping[str, Mapping[str, Tensor]], axe
         if fixed is not None:
             name, axis = fixed["input"], int(fixed["axis"])
             raise _fixed_dimension(name, axis, axes[name][axis], int(fixed["size"])) from error
-        raise ExportFailed(
-            "torch.onnx could not export the model.",
-            context=f"{type(cause).__name__}: {first_line(cause)}",
-            hint="check that torch.export.export(model, ...) accepts it, or prepare an .onnx file that you exported.",
-        ) from error
+        raise export_failed(error, lifted, called) from error
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)

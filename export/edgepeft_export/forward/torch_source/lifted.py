@@ -22,6 +22,7 @@ from edgepeft_export.forward.torch_source.operators.detach import KeepDetach
 from edgepeft_export.forward.torch_source.operators.pool import MeanOfWhole
 from edgepeft_export.forward.torch_source.operators.promote import PromoteIntegers
 from edgepeft_export.forward.torch_source.operators.recurrent import KeepRecurrent
+from edgepeft_export.forward.torch_source.operators.split import SlicedParts
 from edgepeft_export.forward.torch_source.shared_storage import View, with_views
 
 
@@ -44,7 +45,7 @@ class Lifted(nn.Module):  # type: ignore[misc]  # torch is not type-checked here
     def forward(
         self, inputs: dict[str, Tensor], trainable: dict[str, Tensor], frozen: dict[str, Tensor] | None = None
     ) -> tuple[Tensor, ...]:
-        with KeepDetach(list(trainable.values())), KeepRecurrent(), MeanOfWhole(), PromoteIntegers():
+        with KeepDetach(list(trainable.values())), KeepRecurrent(), MeanOfWhole(), PromoteIntegers(), SlicedParts():
             tensors = {**with_views(trainable, self.views), **(frozen or {})}
             result = torch.func.functional_call(self.model, tensors, kwargs=inputs)
         named = named_outputs(result)
@@ -83,6 +84,12 @@ class Module:
     axes: DynamicAxes
 
     @property
+    def name(self) -> str:
+        """The name of its class, for messages."""
+        called = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        return type(called).__name__
+
+    @property
     def called(self) -> list[str]:
         """The graph's names of the outputs: one that is also an input gets another."""
         taken = {*self.inputs, *self.trainable}
@@ -105,7 +112,9 @@ def graph_of(module: Module, stacks: Sequence[Stack]) -> Exported:
     arguments = {"inputs": module.inputs, "trainable": module.trainable}
     if frozen:
         arguments["frozen"] = {name: traced(tensor) for name, tensor in frozen.items()}
-    exported = export(Lifted(module.model, module.outputs, module.views), arguments, module.axes)
+    exported = export(
+        Lifted(module.model, module.outputs, module.views), arguments, module.axes, type(module.model).__name__
+    )
     rename(exported.graph, [name for tensors in arguments.values() for name in tensors], module.called)
     bind_frozen(exported.graph, frozen)
     return exported
@@ -136,7 +145,12 @@ def _from_few_blocks(module: Module, stacks: Sequence[Stack]) -> Exported:
     program = Lifted(module.model, outputs, module.views)
     # The exporter must not see tensors of other blocks: it would merge equal ones under a name of theirs.
     with Traced(module.model, stacks):
-        exported = export(program, {"inputs": inputs, "trainable": trainable, "frozen": read}, module.axes)
+        exported = export(
+            program,
+            {"inputs": inputs, "trainable": trainable, "frozen": read},
+            module.axes,
+            type(module.model).__name__,
+        )
     graph = exported.graph
     rename(graph, [*inputs, *trainable, *read], outputs)
     stamp(graph, stacks)

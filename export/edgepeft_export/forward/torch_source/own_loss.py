@@ -76,12 +76,10 @@ def _exported(
     function: Callable[..., Tensor], examples: dict[str, Tensor], axes: Mapping[str, Mapping[int, str]]
 ) -> Exported:
     try:
-        return export(_Loss(function), {"inputs": examples}, axes)
+        return export(_Loss(function), {"inputs": examples}, axes, "the loss")
     except ForwardError as error:
         raise LossNotExported(
-            "torch.onnx cannot export the loss.",
-            context=f"{error.message}\n{error.context}",
-            hint=_hint(f"{error.message} {error.context}"),
+            error.message, context=error.context, hint=_hint(f"{error.message} {error.context}")
         ) from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -141,12 +142,21 @@ def as_ort(arrays: Mapping[str, Array]) -> dict[str, ort.OrtValue]:
     return {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in arrays.items()}
 
 
+_NODE = re.compile(r"while running (?P<operator>\w+) node\. Name:'(?P<node>[^']*)'")
+"""ONNX Runtime's sentence about a node; the rest of its message is about its own source files."""
+
+
 def onnxruntime_failed(graph: str, failure: Exception) -> TrainingError:
     """The error of a graph that ONNX Runtime could not run."""
+    node = _NODE.search(str(failure))
+    if node is None:
+        what, context = f"in {graph}", str(failure)
+    else:
+        what, context = f"at the operator {node['operator']} of {node['node']!r}", f"in {graph}"
     return OnnxruntimeFailed(
-        f"ONNX Runtime {ort.__version__} failed in {graph}.",
-        context=str(failure),
-        hint="the node's name in the message leads to the layer; smaller batches use less memory.",
+        f"ONNX Runtime {ort.__version__} failed {what}.",
+        context=context,
+        hint="the node's name leads to the layer; try other sizes, and smaller batches where memory is short.",
     )
 
 
