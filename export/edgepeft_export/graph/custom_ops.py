@@ -20,7 +20,7 @@ from edgepeft_export.graph.nested.iterations import write_loop
 from edgepeft_export.graph.rounding import MIDDLE
 from edgepeft_export.graph.row_rounding import RoundedRows, Shapes, round_finely, round_rows
 from edgepeft_export.graph.row_steps import Step, defer_steps
-from edgepeft_export.graph.shapes import dims_of
+from edgepeft_export.graph.shapes import repeated
 from edgepeft_export.opset.domains import CONTRIB as CONTRIB
 from edgepeft_export.opset.domains import DOMAIN as DOMAIN
 
@@ -196,7 +196,7 @@ class _Lowering:
         one, zero = self.constants.scalar(1.0, like=x), self.constants.constant(np.array(MIDDLE, np.uint8))
         inputs = [rows.integers, self._matrix(node), one, scale, zero, zero_point, None]
         (product,) = _before(node, _node(node, "MatMulIntegerToFloat", inputs, domain=CONTRIB))
-        product.type, product.shape = node.outputs[0].type, _doubled(node.outputs[0])
+        product.type, product.shape = node.outputs[0].type, repeated(node.outputs[0], 2)
         split = ir.node("Split", [product], {"axis": 0, "num_outputs": 2}, num_outputs=2, name=f"{node.name}/Split")
         whole, rest = _before(node, split)
         for part in (whole, rest):
@@ -241,14 +241,6 @@ def _before(node: ir.Node, new: ir.Node) -> tuple[ir.Value, ...]:
     """Put a node in front of ``node``; returns its outputs."""
     node.prepend(new)
     return tuple(new.outputs)
-
-
-def _doubled(value: ir.Value) -> ir.Shape | None:
-    """The shape with twice the first dimension."""
-    if value.shape is None:
-        return None
-    first, *others = dims_of(value)
-    return ir.Shape([2 * first if isinstance(first, int) else None, *others])
 
 
 def _scale(node: ir.Node, product: ir.Value, step: ir.Value, bias: ir.Value | None) -> ir.Node:

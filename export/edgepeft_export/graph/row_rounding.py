@@ -99,14 +99,14 @@ def round_finely(x: ir.Value, node: ir.Node, emit: Emitter) -> RoundedRows:
     size = before.column("Max", largest, before.column("Neg", smallest), emit.scalar(SMALLEST, like=x))
     step = before.column("Mul", size, emit.scalar(1 / MIDDLE, like=x))
     units = before.add("Div", x, step)
-    rest = before.add("Sub", units, before.add("Round", units))
-    for value in (units, rest):
-        value.type, value.shape = ir.TensorType(ir.DataType.FLOAT), x.shape
+    one, fine = emit.scalar(1.0, like=x), emit.scalar(0.5 / MIDDLE, like=x)
     zero = emit.constant(np.array(MIDDLE, np.uint8))
-    scales = (emit.scalar(1.0, like=x), emit.scalar(0.5 / MIDDLE, like=x))
-    whole, small = (
-        before.add("QuantizeLinear", value, scale, zero) for value, scale in zip((units, rest), scales, strict=True)
-    )
+    whole = before.add("QuantizeLinear", units, one, zero)
+    rounded = before.add("DequantizeLinear", whole, one, zero)  # "Round" uses one thread, and is slower
+    rest = before.add("Sub", units, rounded)
+    for value in (units, rounded, rest):
+        value.type, value.shape = ir.TensorType(ir.DataType.FLOAT), x.shape
+    small = before.add("QuantizeLinear", rest, fine, zero)
     integers = before.add("Concat", whole, small, axis=0)
     integers.type = ir.TensorType(ir.DataType.UINT8)
     return RoundedRows(x, integers, step, None)

@@ -106,6 +106,14 @@ def static_dims(value: ir.Value) -> list[int] | None:
     return dims if len(dims) == len(value.shape) else None
 
 
+def repeated(value: ir.Value, times: int) -> ir.Shape | None:
+    """The shape with ``times`` as many indices along the first dimension; ``None`` where the rank is unknown."""
+    if value.shape is None:
+        return None
+    first, *others = dims_of(value)
+    return ir.Shape([times * first if isinstance(first, int) else None, *others])
+
+
 def broadcast_dim(a: Dim, b: Dim) -> Dim:
     """The size that two sizes broadcast to; ``None`` where it is uncertain."""
     if a == b or b == 1:

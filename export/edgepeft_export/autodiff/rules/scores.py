@@ -14,7 +14,9 @@ expectation (dither: Schuchman, 1964).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import onnx_ir as ir
@@ -24,7 +26,7 @@ from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.graph.match import operand, other_input, present, producer_of
 from edgepeft_export.graph.rounding import NARROW_MIDDLE
 from edgepeft_export.graph.row_rounding import SMALLEST
-from edgepeft_export.graph.shapes import dims_of, rank
+from edgepeft_export.graph.shapes import dims_of, rank, repeated
 
 _DIGIT = 2.0 * NARROW_MIDDLE
 """By how much a digit is finer than the one before, and the largest first digit: 128 · (127 + 127) < 2¹⁵."""
@@ -68,11 +70,12 @@ def any_scores(node: ir.Node, scaled: ir.Value, zero_point: ir.Value | None, emi
     step = emit.op("Mul", size, emit.scalar(1 / NARROW_MIDDLE, like=scaled))
     first = emit.op("Div", scaled, step)
     first.shape = scaled.shape
-    second = emit.op("Mul", _rest(first, emit), emit.scalar(_DIGIT, like=scaled))
-    parts = [_digit(node, first, 1.0, NARROW_MIDDLE, zero_point, emit)]
-    parts.append(_digit(node, second, 1.0, NARROW_MIDDLE, zero_point, emit, 1 / _DIGIT))
-    parts.append(_digit(node, _rest(second, emit), 1 / _DIGIT, NARROW_MIDDLE, zero_point, emit, 1 / _DIGIT**2))
-    return emit.op("Mul", emit.add(parts), step)
+    digits = [_Digit(first, 1.0, NARROW_MIDDLE, 1.0, emit)]
+    second = emit.op("Mul", digits[0].rest(), emit.scalar(_DIGIT, like=scaled))
+    second.shape = scaled.shape
+    digits.append(_Digit(second, 1.0, NARROW_MIDDLE, 1 / _DIGIT, emit))
+    digits.append(_Digit(digits[1].rest(), 1 / _DIGIT, NARROW_MIDDLE, 1 / _DIGIT**2, emit))
+    return emit.op("Mul", _product(node, digits, NARROW_MIDDLE, zero_point, emit), step)
 
 
 def cross_entropy(node: ir.Node, dy: ir.Value, emit: Emitter) -> ir.Value | None:
@@ -126,18 +129,23 @@ def _is_column(value: ir.Value) -> bool:
 
 
 def _others(node: ir.Node, values: ir.Value, emit: Emitter) -> ir.Value:
-    """The product of numbers that are not negative, in two digits."""
+    """The product of numbers that are not negative, in two digits of which neither is: both have the zero point 0.
+
+    The first digit is the number minus a half, rounded, so the rest lies between minus and plus a half. The zero point
+    in the middle of its range adds the half again: ``first + second / 128``.
+    """
     scale = operand(node, 2)
     scaled = emit.op("Mul", values, scale)
     size = emit.op("Max", emit.op("ReduceMax", scaled, emit.ints(-1), keepdims=1), emit.scalar(SMALLEST, like=scaled))
     step = emit.op("Mul", size, emit.scalar(1 / _DIGIT, like=scaled))
-    units = emit.op("Div", scaled, step)
+    lower = emit.scalar(-0.5, like=scale)
     if scale.shape is None or rank(scale) > 0:
-        units = emit.op("Add", units, _offsets(scale, emit))
+        lower = emit.op("Add", _offsets(scale, emit), lower)
+    units = emit.op("Add", emit.op("Div", scaled, step), lower)
     units.shape = values.shape
-    first = _digit(node, units, 1.0, 0, None, emit)
-    second = _digit(node, _rest(units, emit), 1 / _DIGIT, NARROW_MIDDLE, None, emit, 1 / _DIGIT)
-    return emit.op("Mul", emit.op("Add", first, second), step)
+    first = _Digit(units, 1.0, 0, 1.0, emit)
+    second = _Digit(first.rest(), 1 / _DIGIT, NARROW_MIDDLE, 1 / _DIGIT, emit)
+    return emit.op("Mul", _product(node, [first, second], 0, None, emit), step)
 
 
 def _offsets(scale: ir.Value, emit: Emitter) -> ir.Value:
@@ -149,37 +157,59 @@ def _offsets(scale: ir.Value, emit: Emitter) -> ir.Value:
     return emit.op("Mul", centred, emit.scalar(1 / _DIGIT, like=scale))
 
 
-def _rest(numbers: ir.Value, emit: Emitter) -> ir.Value:
-    """What rounding to whole numbers leaves, up to a half."""
-    rest = emit.op("Sub", numbers, emit.op("Round", numbers))
-    rest.shape = numbers.shape
-    return rest
+@dataclass(frozen=True)
+class _Digit:
+    """Numbers, rounded to whole steps.
+
+    Attributes:
+        numbers: float32.
+        step: between two integers.
+        zero: the integer of the number 0.
+        factor: of the digit in the sum.
+    """
+
+    numbers: ir.Value
+    step: float
+    zero: int
+    factor: float
+    emit: Emitter
+
+    @cached_property
+    def integers(self) -> ir.Value:
+        """The digit in uint8."""
+        found = self.emit.op("QuantizeLinear", self.numbers, *self._grid())
+        found.type, found.shape = ir.TensorType(ir.DataType.UINT8), self.numbers.shape
+        return found
+
+    def rest(self) -> ir.Value:
+        """What the digit leaves of the numbers, up to half a step."""
+        # "Round" uses one thread, and is slower.
+        rounded = self.emit.op("DequantizeLinear", self.integers, *self._grid())
+        rounded.type, rounded.shape = self.numbers.type, self.numbers.shape
+        rest = self.emit.op("Sub", self.numbers, rounded)
+        rest.shape = self.numbers.shape
+        return rest
+
+    def _grid(self) -> tuple[ir.Value, ir.Value]:
+        return self.emit.scalar(self.step, like=self.numbers), self.emit.constant(np.array(self.zero, np.uint8))
 
 
-def _digit(
-    node: ir.Node,
-    numbers: ir.Value,
-    step: float,
-    middle: int,
-    zero_point: ir.Value | None,
-    emit: Emitter,
-    factor: float = 1.0,
+def _product(
+    node: ir.Node, digits: Sequence[_Digit], middle: int, zero_point: ir.Value | None, emit: Emitter
 ) -> ir.Value:
-    """``factor`` times the product of numbers that are rounded to whole steps; ``middle`` is the zero point."""
-    zero = emit.constant(np.array(middle, np.uint8))
-    integers = emit.op("QuantizeLinear", numbers, emit.scalar(step, like=numbers), zero)
-    integers.type, integers.shape = ir.TensorType(ir.DataType.UINT8), numbers.shape
-    inputs = (
-        integers,
-        operand(node, 1),
-        emit.scalar(factor, like=numbers),
-        zero_point,
-        None,
-        present(node, TRANSPOSED),
-    )
+    """The sum of the digits' products; ``middle`` is their zero point in it.
+
+    One product for all, so that a matrix that is an input is arranged for the kernel once.
+    """
+    stacked = emit.op("Concat", *(digit.integers for digit in digits), axis=0)
+    stacked.shape = repeated(digits[0].numbers, len(digits))
+    one = emit.scalar(1.0, like=digits[0].numbers)
+    inputs = (stacked, operand(node, 1), one, zero_point, None, present(node, TRANSPOSED))
     product = int8_matmul(emit, *inputs, trans_b=_swapped(node), rounding="given", gradient=NO_GRADIENT, middle=middle)
     product.dtype = ir.DataType.FLOAT
-    return product
+    parts = emit.ops("Split", product, axis=0, num_outputs=len(digits), outputs=len(digits))
+    factors = [emit.scalar(digit.factor, like=product) for digit in digits]
+    return emit.add([parts[0], *(emit.op("Mul", *pair) for pair in zip(parts[1:], factors[1:], strict=True))])
 
 
 def _row_of_label(node: ir.Node, label: ir.Value, entry: ir.Value, emit: Emitter) -> ir.Value:
