@@ -47,7 +47,8 @@ def described(model: ir.Model, folded: int, bundle: Bundle) -> str:
     """Return a summary of a merged model."""
     separate = sum(pair.a in model.graph.initializers for pair in bundle.manifest.adapter.pairs)
     kept = f", {separate} kept beside quantized ones" if separate else ""
-    return f"{folded} LoRA pairs folded into their weights{kept}, {_weight_bytes(model) / 1e6:.1f} MB of weights"
+    pairs = "1 LoRA pair folded into its weight" if folded == 1 else f"{folded} LoRA pairs folded into their weights"
+    return f"{pairs}{kept}, {_weight_bytes(model) / 1e6:.1f} MB of weights"
 
 
 def save(model: ir.Model, out: Path) -> None:

@@ -74,6 +74,21 @@ def test_a_sum_is_written_as_text(text: str, wanted: WeightedSum | None) -> None
     assert loss == wanted
 
 
+def test_a_setting_is_that_of_the_terms_that_have_it() -> None:
+    """A term that names it keeps its own, and a setting of no term is refused."""
+    text = "cross_entropy(logits) + 0.5*cross_entropy(squares, label_smoothing=0.3, label=logits_labels)"
+    loss, batch = by_name(f"{text} + 0.1 * mse(squares)", label_smoothing=0.2), _batch()
+    forward = linear(second=True)
+    parameters = leaves(forward)
+    logits, labels = torch_logits(batch["x"], parameters), batch["logits_labels"]
+    expected = functional.cross_entropy(logits, labels, label_smoothing=0.2)
+    expected = expected + 0.5 * functional.cross_entropy(logits**2, labels, label_smoothing=0.3)
+    expected = expected + 0.1 * functional.mse_loss(logits**2, batch["squares_labels"])
+    assert run(compiled(forward, loss), batch).loss == pytest.approx(expected.item(), rel=1e-5)
+    with pytest.raises(SettingError, match="no setting 'label_smoothing'"):
+        by_name("mse(a) + huber(b)", label_smoothing=0.1)
+
+
 @pytest.mark.parametrize("text", ["mse +", "mse(", "0 * mse", "mse(a) mse(b)", "nothing(a)", "mse(a, delta=1)", "+"])
 def test_what_is_no_sum_is_refused(text: str) -> None:
     """A text of another form, an unknown loss, and a setting that it does not have."""

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from edgepeft_runtime import Bundle, FitReport, Trainer
+from edgepeft_runtime import Bundle, Evaluation, FitReport, Trainer
+from edgepeft_runtime.metrics.base import Score
 from tests.support.tiny_bundle import examples
 
 DATA, HELD_OUT = examples(45), examples(30, seed=1)
@@ -72,3 +73,9 @@ def test_a_report_is_drawn(report: FitReport, monkeypatch: pytest.MonkeyPatch) -
     assert list(axes.lines[1].get_ydata()) == [record.held_out_loss for record in report.history]
     assert len(axes.figure.axes) == 2
     pyplot.close(axes.figure)
+
+
+def test_an_evaluation_shows_few_digits() -> None:
+    """A score has no sixteen digits that mean something."""
+    evaluation = Evaluation(0.123456789, 0.87654321, 30, {"f1": Score(0.123456, greater_is_better=True)})
+    assert repr(evaluation) == "Evaluation(loss=0.1235, accuracy=0.8765, f1=0.1235, examples=30)"

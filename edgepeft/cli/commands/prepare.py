@@ -166,6 +166,11 @@ def _loss(name: str | None, source: Source, given: dict[str, object], labelled: 
         if given.get(key) == BALANCED:
             others = {other: value for other, value in given.items() if other != key}
             given = {**others, **count(source, name or source.loss, labelled)}
+    from edgepeft_export.losses import by_name
+    from edgepeft_export.losses.weighted import is_sum
+
+    if name is not None and is_sum(name):
+        return by_name(name, **given)
     usual = source.loss_settings if name in (None, source.loss) else {}
     return LOSS.make(name or source.loss, {**usual, **given})
 

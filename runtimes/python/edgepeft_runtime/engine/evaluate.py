@@ -39,6 +39,12 @@ class Evaluation:
         """The score by which adapters are compared: that of the first metric or, without one, the loss."""
         return next(iter(self.metrics.values()), Score(self.loss, greater_is_better=False))
 
+    def __repr__(self) -> str:
+        """The figures with the digits that mean something."""
+        accuracy = "" if self.accuracy is None else f", accuracy={number(self.accuracy)}"
+        others = "".join(f", {name}={number(score.value)}" for name, score in self.metrics.items())
+        return f"Evaluation(loss={number(self.loss)}{accuracy}{others}, examples={self.examples})"
+
     def _repr_html_(self) -> str:
         """A row per figure, and the confusion matrix if there is one."""
         figures = {"loss": self.loss, "accuracy": self.accuracy}
