@@ -117,8 +117,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except click.Abort:
+    except (click.Abort, KeyboardInterrupt):  # click raises Abort while a command runs
         return INTERRUPTED
+    except MemoryError:
+        hint = "end other programs, use smaller batches (--batch-size), or prepare the bundle with --memory-budget."
+        return _fail(SystemFailure("Memory is short.", context=None, hint=hint))
     except BrokenPipeError:  # the reader of the output has exited; keep Python from reporting it when it flushes
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

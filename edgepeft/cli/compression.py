@@ -9,7 +9,8 @@ import click
 
 from edgepeft.cli.choice import Choice
 from edgepeft.cli.declared import F
-from edgepeft.cli.options import PATH, byte_count, column_options, sizes
+from edgepeft.cli.options import byte_count, column_options, sizes
+from edgepeft.cli.paths import PATH
 from edgepeft_export.chunks.sizes import CHUNKS
 from edgepeft_export.program.structure import WEIGHTS
 from edgepeft_export.quantization import BLOCKS, COMPUTE, GRADIENTS

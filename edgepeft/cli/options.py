@@ -12,14 +12,13 @@ import click
 from edgepeft.cli.choice import Choice
 from edgepeft.cli.declared import F, split_names
 from edgepeft.cli.errors import ForeignAdapter
+from edgepeft.cli.paths import PATH
 from edgepeft.errors import NoAdapterDirectory
 from edgepeft_runtime.engine.registry import ENGINES, PORTABLE
 
 if TYPE_CHECKING:
     from edgepeft_runtime.bundle.adapter_source import AdapterSource
     from edgepeft_runtime.bundle.bundle import Bundle
-
-PATH = click.Path(path_type=Path)
 
 
 def names(_context: click.Context, _option: click.Parameter, text: str | None) -> tuple[str, ...] | None:

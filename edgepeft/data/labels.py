@@ -143,6 +143,14 @@ class ClassReader:
         return f"the name of a class: {names}, or {indices}"
 
 
+def notice_one_class(source: str, labels: Array, manifest: Manifest) -> None:
+    """Report that all examples of a table are of one class, from which nothing can be learned."""
+    if only_label(manifest).classes is None or labels.ndim != 1 or len(labels) < 2 or (labels != labels[0]).any():
+        return
+    name = str(labels[0]) if manifest.classes is None else manifest.classes[int(labels[0])]
+    notice(f"{source}: all {len(labels)} examples are of the class {quoted(name)}.")
+
+
 class _SeveralReader:
     """Reads several classes at once: a number from 0 to 1 for each class, or the names of those that apply.
 

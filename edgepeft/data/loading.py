@@ -92,6 +92,10 @@ def _instead_of(suffix: str) -> str:
     """Return what to do about a file of an unknown kind."""
     if suffix in (".xlsx", ".xls", ".ods"):
         return "save it as .csv in the spreadsheet, with the column names in the first line."
+    if suffix in (".npy", ".pkl", ".pickle", ".pt"):
+        return "write it as .npz: numpy.savez(path, NAME=array, ...), with the names of the bundle's inputs and labels."
+    if suffix in (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp"):
+        return "give the folder that the image is in."
     if suffix == ".txt":
         return 'write it as .csv (a line "text,label", then an example on each line) or as .jsonl.'
     return "give an .npz, .csv, .tsv, .jsonl, .json or .parquet file, or a folder with one folder of images per class."

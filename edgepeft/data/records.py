@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import io
@@ -22,7 +23,7 @@ Row = tuple[int, list[object]]
 """Number of the line or example, from 1, and the values of the requested columns."""
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
-_SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
+_SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 
 
 class Records(Protocol):
@@ -146,7 +147,10 @@ class _Csv:
             return self.columns.index(name)
         many = "are several columns" if name in self.columns else "is no column"
         raise self.error(
-            line, f"There {many} {name!r}.", f"columns: {', '.join(self.columns)}", column_hint(name, self.columns)
+            line,
+            f"There {many} {name!r}.",
+            f"columns: {', '.join(self.columns)}",
+            column_hint(name, self.columns, "in the first line"),
         )
 
 
@@ -229,10 +233,10 @@ def _listed(path: Path, content: str) -> list[tuple[int, Mapping[str, object]]]:
     return list(enumerate(values, start=1))
 
 
-def column_hint(name: str, columns: Sequence[str]) -> str:
+def column_hint(name: str, columns: Sequence[str], where: str = "in the data") -> str:
     """Return what to do where a column is missing."""
     near = did_you_mean(name, columns, "") if name not in columns else ""
-    return f"{near} name a column {name!r} in the data, or choose another one (--text-column, --label-column).".lstrip()
+    return f"{near} name a column {name!r} {where}, or choose another one (--text-column, --label-column).".lstrip()
 
 
 def _content(path: Path) -> bytes:
@@ -256,13 +260,22 @@ def _content(path: Path) -> bytes:
 def _decoded(path: Path) -> str:
     content = _content(path)
     try:
-        return content.decode("utf-8-sig")
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as failure:
         # The decoder counts bytes after the byte order mark.
         position = failure.start + (3 if content.startswith(b"\xef\xbb\xbf") else 0)
         line = content.count(b"\n", 0, position) + 1
-        raise NotUtf8(
-            f"{path}, line {line}: The file is not UTF-8.",
-            context=f"byte {position} is 0x{content[position]:02x}: {failure.reason}",
-            hint="save it as UTF-8, for example with: iconv -f LATIN1 -t UTF-8.",
-        ) from None
+        other = "UTF-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "LATIN1"
+        raise _not_utf8(path, line, f"byte {position} is 0x{content[position]:02x}: {failure.reason}", other) from None
+    if "\0" in text:  # every second byte of UTF-16 without a byte order mark, and what a damaged disk leaves
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise _not_utf8(path, line, "it contains a character of code 0", "UTF-16LE")
+    return text
+
+
+def _not_utf8(path: Path, line: int, facts: str, other: str) -> NotUtf8:
+    return NotUtf8(
+        f"{path}, line {line}: The file is not UTF-8.",
+        context=facts,
+        hint=f"save it as UTF-8, for example with: iconv -f {other} -t UTF-8.",
+    )

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from edgepeft.data.conversations.prompts import Prompter, pairs, single
 from edgepeft.data.errors import NoText
-from edgepeft.data.labels import BadLabel, LabelReader, only_label
+from edgepeft.data.labels import BadLabel, LabelReader, notice_one_class, only_label
 from edgepeft.data.table import Table, Text
 from edgepeft.data.tokenizer import tokenizer_of
 from edgepeft_runtime.bundle.bundle import Bundle
@@ -119,6 +119,9 @@ def tokenized(table: Table, bundle: Bundle, read_label: LabelReader | None) -> T
     """
     manifest = bundle.manifest
     ids, types = encoded(table, bundle)  # first: a bundle that takes no text is a greater mistake than a label
+    empty = sum(not "".join(text).strip() for text in table.texts)
+    if empty:
+        notice(f"{table.source}: {empty} of {len(table.texts)} texts are empty.")
     labels = None if read_label is None or table.labels is None else _labels(table, read_label, manifest)
     check_lengths(table, ids, 1)
     by_name = {} if labels is None else {manifest.labels[0].name: labels}
@@ -249,7 +252,10 @@ def _labels(table: Table, read: LabelReader, manifest: Manifest) -> Array:
         notice(
             f"{table.source}: {ignored} of {len(arrays)} examples have the label {spec.ignore_index} and do not count."
         )
-    return np.stack(arrays)
+    stacked = np.stack(arrays)
+    if not ignored:
+        notice_one_class(table.source, stacked, manifest)
+    return stacked
 
 
 def check_lengths(table: Table, ids: Sequence[NDArray[np.int32]], least: int) -> None:

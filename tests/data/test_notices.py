@@ -60,10 +60,18 @@ def test_prompts_that_are_cut_are_counted(causal: Trained, tmp_path: Path) -> No
 def test_columns_that_are_not_used_are_named(text: Trained, tmp_path: Path) -> None:
     """Once per file; a label that is not needed is no surprise."""
     (tmp_path / "d.csv").write_text("text,source,label\ngood,bad,yes\n")
-    (tmp_path / "d.jsonl").write_text('{"text": "a", "label": "no"}\n{"text": "b", "label": "no", "id": 3}\n')
+    (tmp_path / "d.jsonl").write_text('{"text": "a", "label": "no"}\n{"text": "b", "label": "yes", "id": 3}\n')
     assert _notices(tmp_path / "d.csv", text.bundle) == ["columns that are not used: source."]
     assert _notices(tmp_path / "d.jsonl", text.bundle) == ["columns that are not used: id."]
     assert _notices(tmp_path / "d.jsonl", text.bundle, labelled=False) == ["columns that are not used: id."]
+
+
+def test_empty_texts_and_a_single_class_are_reported(text: Trained, tmp_path: Path) -> None:
+    """Data without labels have no class."""
+    (tmp_path / "d.csv").write_text('text,label\n"",yes\ngood, yes \n')
+    one_class = "all 2 examples are of the class 'yes'."
+    assert _notices(tmp_path / "d.csv", text.bundle) == ["1 of 2 texts are empty.", one_class]
+    assert _notices(tmp_path / "d.csv", text.bundle, labelled=False) == ["1 of 2 texts are empty."]
 
 
 def test_names_of_columns_are_shown_safely(text: Trained, tmp_path: Path) -> None:

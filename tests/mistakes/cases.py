@@ -18,6 +18,10 @@ MISTAKES: dict[str, list[Mistake]] = {
         Mistake("No epoch", f"{_TRAIN} --epochs 0", ("--epochs", "x>=1"), USAGE),
         Mistake("A learning rate in words", f"{_TRAIN} --lr high", ("--lr", "'high'", "float"), USAGE),
         Mistake("A misspelt subcommand", "keys revok phone", ("'revok'", "'revoke'"), USAGE),
+        Mistake("An empty path", "inspect ''", ("BUNDLE", "is empty"), USAGE),
+        Mistake("Negative epochs", f"{_TRAIN} --epochs -3", ("--epochs", "-3", "x>=1"), USAGE),
+        Mistake("Half an epoch", f"{_TRAIN} --epochs 1.5", ("--epochs", "'1.5'", "integer"), USAGE),
+        Mistake("A negative seed", f"{_TRAIN} --seed -1", ("--seed", "-1", "x>=0"), USAGE),
         Mistake("Sizes without a number", "inspect bundle --sizes batch", ("'batch'", "batch=8,sequence=64"), USAGE),
     ],
     "The model": [
@@ -94,12 +98,21 @@ MISTAKES: dict[str, list[Mistake]] = {
             "A misspelt initializer", "prepare net.onnx --train clasifier.weight --out b", ("'classifier.weight'",)
         ),
         Mistake("A method that needs torch, for .onnx", "prepare net.onnx --method dora --out b", ("dora", "lora")),
+        Mistake("A class without a name", "prepare model --classes yes,no, --out b", ("empty name",), USAGE),
+        Mistake("A bundle for a model", "prepare bundle --out b", ("bundle", "edgepeft train")),
         Mistake("A bundle that exists", "prepare model --out bundle", ("bundle", "overwrite")),
     ],
     "Data": [
         Mistake("A misspelt path", f"train bundle --data review.csv {_TO}", ("review.csv", "'reviews.csv'")),
+        Mistake("An address", f"train bundle --data https://x.org/a.csv {_TO}", ("nothing is downloaded", "path")),
+        Mistake("A ~ in quotes", f"train bundle --data '~/a.csv' {_TO}", ("shells replace ~",)),
+        Mistake("A link to nothing", f"train bundle --data gone.csv {_TO}", ("link to 'elsewhere.csv'",)),
+        Mistake("A link to itself", f"train bundle --data loop.csv {_TO}", ("link to 'loop.csv'",)),
+        Mistake("A name that is too long", f"train bundle --data {'a' * 256}.csv {_TO}", ("shorter name",)),
         Mistake("A folder that does not exist", f"train bundle --data data/a.csv {_TO}", ("there is no folder data",)),
         Mistake("A spreadsheet", f"train bundle --data reviews.xlsx {_TO}", (".xlsx", "save it as .csv")),
+        Mistake("A pickle", f"train bundle --data pickled.pkl {_TO}", (".pkl", "numpy.savez")),
+        Mistake("A picture instead of its folder", f"train camera --data photos/cat/1.png {_TO}", ("the folder",)),
         Mistake("A text file", f"train bundle --data notes.txt {_TO}", (".txt", ".csv", "line")),
         Mistake(
             "Columns of other names", f"train bundle --data stars.csv {_TO}", ("'text'", "review", "--text-column")
@@ -115,16 +128,29 @@ MISTAKES: dict[str, list[Mistake]] = {
         Mistake("A comma in a text", f"train bundle --data comma.csv {_TO}", ("line 2", "3 cells", "double quotes")),
         Mistake("A quote that is not closed", f"train bundle --data quote.csv {_TO}", ("line 2", "quotes")),
         Mistake("A file that is not UTF-8", f"train bundle --data latin.csv {_TO}", ("UTF-8", "iconv")),
+        Mistake("A spreadsheet's Unicode text", f"train bundle --data wide.csv {_TO}", ("line 1", "iconv -f UTF-16 ")),
+        Mistake("UTF-16 without its mark", f"train bundle --data zeros.csv {_TO}", ("line 1", "iconv -f UTF-16LE ")),
+        Mistake("A download that was interrupted", f"train bundle --data cut.csv.gz {_TO}", ("cut.csv.gz", "complete")),
+        Mistake("No header", f"train bundle --data no_header.csv {_TO}", ("'text' in the first line", "a good film")),
+        Mistake("A header in capitals", f"train bundle --data upper.csv {_TO}", ("did you mean 'Text'",)),
         Mistake("A line that is not JSON", f"train bundle --data broken.jsonl {_TO}", ("line 2", "not JSON")),
         Mistake(
             "A number where a text belongs", f"train bundle --data numbers.jsonl {_TO}", ("line 1", "42", "string")
         ),
         Mistake("A .json file with one object", f"train bundle --data object.json {_TO}", ("not a list", ".jsonl")),
         Mistake("A text where a number belongs", f"train sensor --data rows.csv {_TO}", ("'c'", "'many'", "number")),
+        Mistake("Separators of thousands", f"train sensor --data thousands.csv {_TO}", ("'1,000'", "thousands")),
+        Mistake("NaN in a table", f"train sensor --data missing.csv {_TO}", ("line 2", "'c'", "missing", "fill in")),
+        Mistake("NaN in an array", f"train sensor --data holes.npz {_TO}", ("'input'", "[0, 0]", "missing values")),
+        Mistake("Whole numbers for floats", f"train sensor --data whole.npz {_TO}", ("int64", "astype('float32')")),
+        Mistake("Labels of another length", f"train sensor --data unequal.npz {_TO}", ("input: 4, labels: 5",)),
+        Mistake("Arrays without names", f"train sensor --data unnamed.npz {_TO}", ("'arr_0'", "'input', 'labels'")),
         Mistake("A column too few", f"train sensor --data narrow.csv {_TO}", ("3 numbers", "a, b, label")),
         Mistake("Arrays of another shape", f"train sensor --data floats.npz {_TO}", ("[4, 5]", "3")),
         Mistake("An array that is missing", f"train bundle --data arrays.npz {_TO}", ("attention_mask",)),
         Mistake("Images for a model of texts", f"train bundle --data pictures {_TO}", ("does not take images",)),
+        Mistake("A folder for a model of texts", f"train bundle --data no_model {_TO}", ("a table of texts",)),
+        Mistake("Folders of a split", f"train camera --data split {_TO}", ("such as split/train",)),
         Mistake("A table for a model of images", f"train camera --data reviews.csv {_TO}", ("folder", "image")),
         Mistake("Images without folders of classes", f"train camera --data loose {_TO}", ("loose", "its class")),
         Mistake("A folder that is no class", f"train camera --data pictures {_TO}", ("purple", "dark, light")),
@@ -165,6 +191,15 @@ MISTAKES: dict[str, list[Mistake]] = {
             ("full_disk", "the disk is full"),
             mounted=True,
         ),
+        Mistake("An update over the data", "train bundle --data reviews.csv --update reviews.csv", ("--data",), USAGE),
+        Mistake(
+            "An update in a bundle", "train bundle --data reviews.csv --update bundle/weights.bin", ("inside",), USAGE
+        ),
+        Mistake("A run in a bundle", f"{_TRAIN} --state bundle/run", ("--state", "inside a bundle"), USAGE),
+        Mistake("A run over another bundle", f"{_TRAIN} --state camera", ("camera", "it is a bundle")),
+        Mistake("A million threads", f"{_TRAIN} --state fresh --threads 1000000", ("threads = 1000000", "1024")),
+        Mistake("Endless epochs", f"{_TRAIN} --state fresh --epochs 1{'0' * 30}", ("epochs", "at most")),
+        Mistake("A learning rate of NaN", f"{_TRAIN} --state fresh --lr nan", ("lr = nan", "finite")),
         Mistake("A file where a folder belongs", f"{_TRAIN} --state afile", ("afile", "folder")),
         Mistake(
             "A run of other settings",
@@ -193,6 +228,12 @@ MISTAKES: dict[str, list[Mistake]] = {
         Mistake(
             "An unknown format of answers", "predict bundle --data reviews.csv --out a.txt", (".jsonl", ".npz"), USAGE
         ),
+        Mistake("Answers over the data", "predict bundle --data numbers.jsonl --out numbers.jsonl", ("--data",), USAGE),
+        Mistake("A run for an adapter", "evaluate bundle --data reviews.csv --adapter mine.state", ("an update",)),
+        Mistake(
+            "Bundle and update exchanged", "merge bundle.safetensors bundle --to peft --out a", ("it is an update",)
+        ),
+        Mistake("A project in a full folder", "new text photos", ("photos exists", "new folder")),
         Mistake("Generating with a classifier", "generate bundle --prompt hello", ("causal",)),
         Mistake("Generating without a prompt", "generate chat", ("--prompt",), USAGE),
         Mistake(

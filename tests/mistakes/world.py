@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import io
 import json
 import shutil
@@ -50,6 +51,11 @@ FILES = {
     "broken.jsonl": '{"text": "good", "label": "yes"}\n{"text": "bad", "label": no}\n',
     "numbers.jsonl": '{"text": 42, "label": "yes"}\n',
     "object.json": '{"text": "good", "label": "yes"}\n',
+    "upper.csv": "Text,Label\na good film,yes\n",
+    "no_header.csv": "a good film,yes\na bad film,no\n",
+    "pickled.pkl": "",
+    "thousands.csv": 'a,b,c,label\n"1,000",2,3,0.5\n',
+    "missing.csv": "a,b,c,label\n1,2,nan,0.5\n",
     "rows.csv": "a,b,c,label\n1,2,many,0.5\n",
     "narrow.csv": "a,b,label\n1,2,0.5\n",
     "notes.txt": "a good film\n",
@@ -72,6 +78,11 @@ def build(folder: Path, text: Trained, images: Trained, regression: Trained, cau
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(content, "utf-8")
     (folder / "latin.csv").write_bytes("text,label\ncafé,yes\n".encode("latin-1"))
+    (folder / "wide.csv").write_bytes("text,label\ngood,yes\n".encode("utf-16"))
+    (folder / "zeros.csv").write_bytes("text,label\ngood,yes\n".encode("utf-16-le"))
+    (folder / "cut.csv.gz").write_bytes(gzip.compress(b"text,label\n" + b"a good film,yes\n" * 99)[:-9])
+    (folder / "gone.csv").symlink_to("elsewhere.csv")
+    (folder / "loop.csv").symlink_to("loop.csv")
     (folder / "collected").mkdir()
     assert text.model is not None
     shutil.copytree(text.model, folder / "model")
@@ -81,6 +92,11 @@ def build(folder: Path, text: Trained, images: Trained, regression: Trained, cau
         shutil.copy(trained.update, folder / f"{name}.safetensors")
     _models(folder)
     _damaged(folder)
+    write_image(folder / "split" / "train" / "dark" / "1.png")
+    np.savez(folder / "holes.npz", input=np.full((4, 3), np.nan, np.float32), labels=np.zeros((4, 2), np.float32))
+    np.savez(folder / "whole.npz", input=np.ones((4, 3), np.int64), labels=np.zeros((4, 2), np.float32))
+    np.savez(folder / "unequal.npz", input=np.ones((4, 3), np.float32), labels=np.zeros((5, 2), np.float32))
+    np.savez(folder / "unnamed.npz", np.ones((4, 3), np.float32), np.zeros((4, 2), np.float32))
     np.savez(folder / "arrays.npz", input_ids=np.ones((4, 3), np.int64), labels=np.zeros(4, np.int64))
     np.savez(folder / "floats.npz", input=np.ones((4, 5), np.float32), labels=np.zeros((4, 2), np.float32))
     np.savez(folder / "sensed.npz", input=np.ones((4, 3), np.float32), labels=np.zeros((4, 2), np.float32))

@@ -12,7 +12,8 @@ import click
 from edgepeft.aggregation.errors import StackCannotBeEvaluated, TargetAmongUpdates, WorseThanBefore
 from edgepeft.aggregation.settings import EXAMPLES_CAP, RULES, WEIGHTS
 from edgepeft.cli.choice import Choice
-from edgepeft.cli.options import PATH, column_options, metric_option
+from edgepeft.cli.options import column_options, metric_option
+from edgepeft.cli.paths import OUTPUT, PATH
 from edgepeft.cli.screen.output import json_option
 from edgepeft.cli.screen.verbosity import say
 from edgepeft.errors import WrongSuffix
@@ -45,7 +46,7 @@ def _others(
 )
 @click.option("--bundle", type=PATH, required=True, help="Bundle that the devices trained.")
 @click.option(
-    "--out", type=PATH, required=True, help="File to write the adapter to; the report is written next to it as .json."
+    "--out", type=OUTPUT, required=True, help="File to write the adapter to; the report is written next to it as .json."
 )
 @click.option("--adapter", type=PATH, help="Adapter of an earlier round that the devices started from.")
 @click.option(

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from edgepeft.cli.options import PATH, ca_option, device_option
+from edgepeft.cli.options import ca_option, device_option
+from edgepeft.cli.paths import PATH
 from edgepeft.cli.screen.verbosity import say
 
 

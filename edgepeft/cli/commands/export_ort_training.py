@@ -9,7 +9,8 @@ import click
 
 from edgepeft.cli.choice import Choice
 from edgepeft.cli.declared import F
-from edgepeft.cli.options import PATH, bundle_argument
+from edgepeft.cli.options import bundle_argument
+from edgepeft.cli.paths import PATH
 from edgepeft.cli.screen.verbosity import say
 from edgepeft_runtime.figures import size
 

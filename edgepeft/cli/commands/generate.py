@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from edgepeft.cli.options import PATH, adapter_of, bundle_argument, template_option
+from edgepeft.cli.options import adapter_of, bundle_argument, template_option
+from edgepeft.cli.paths import PATH
 from edgepeft.cli.screen.output import json_option
 
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgepeft.cli.options import PATH, ca_option, device_option
+from edgepeft.cli.options import ca_option, device_option
+from edgepeft.cli.paths import PATH
 from edgepeft.cli.screen.verbosity import say
 
 if TYPE_CHECKING:

@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 
 from edgepeft.cli.choice import Choice, Group
-from edgepeft.cli.options import PATH, workspace_option
+from edgepeft.cli.options import workspace_option
+from edgepeft.cli.paths import OUTPUT, PATH
 from edgepeft.cli.screen.verbosity import say
 from edgepeft_runtime.errors import CannotWriteFile
 
@@ -33,7 +34,7 @@ def new(campaign: str, workspace: Path) -> None:
 @command.command("add")
 @click.argument("device")
 @workspace_option
-@click.option("--out", type=PATH, required=True, help="File to copy to the device, for `edgepeft join --identity`.")
+@click.option("--out", type=OUTPUT, required=True, help="File to copy to the device, for `edgepeft join --identity`.")
 @click.option(
     "--algorithm",
     type=Choice(_ALGORITHMS),

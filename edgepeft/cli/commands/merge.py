@@ -9,7 +9,8 @@ import click
 
 from edgepeft.cli.choice import Choice
 from edgepeft.cli.declared import Declared, SectionedCommand, summary
-from edgepeft.cli.options import PATH, bundle_argument, column_options
+from edgepeft.cli.options import bundle_argument, column_options
+from edgepeft.cli.paths import OUTPUT, PATH
 from edgepeft.cli.screen.output import json_option, write_json
 from edgepeft.cli.screen.verbosity import say
 from edgepeft.merging.registry import TARGETS
@@ -28,7 +29,7 @@ _EXAMPLES, _ROWS = 64, 8
 @bundle_argument
 @click.argument("update", type=PATH)
 @click.option("--to", type=Choice(list(TARGETS)), required=True, help=_FORMATS)
-@click.option("--out", type=PATH, required=True, help="File or directory to write.")
+@click.option("--out", type=OUTPUT, required=True, help="File or directory to write.")
 @FORMAT.settings
 @click.option("--adapter", type=PATH, help="Adapter of an earlier round that the device started from.")
 @click.option("--data", type=PATH, help="Data on which changed quantized weights are compared with the device.")

@@ -12,13 +12,13 @@ import numpy as np
 
 from edgepeft.cli.answers import answers
 from edgepeft.cli.options import (
-    PATH,
     adapter_option,
     bundle_argument,
     data_options,
     run_options,
     template_option,
 )
+from edgepeft.cli.paths import OUTPUT
 from edgepeft.cli.session import trainer_and_data
 from edgepeft_runtime.errors import DifferentLengths
 from edgepeft_runtime.files.durable import check_output
@@ -38,7 +38,7 @@ Batches = Iterator[tuple[int, dict[str, "Array"]]]
 @template_option
 @adapter_option
 @run_options
-@click.option("--out", type=PATH, help="A .jsonl or .npz file.  [default: JSON lines on standard output]")
+@click.option("--out", type=OUTPUT, help="A .jsonl or .npz file.  [default: JSON lines on standard output]")
 def command(
     bundle: Path,
     data: Path,

@@ -14,7 +14,8 @@ from edgepeft.cli.compression import calibration, compression_options, quantizat
 from edgepeft.cli.compression import memory_budget as budget_of
 from edgepeft.cli.declared import Declared, SectionedCommand
 from edgepeft.cli.method import LOSS, METHOD, chosen_method, loaded_source, source_options
-from edgepeft.cli.options import PATH, template_option
+from edgepeft.cli.options import template_option
+from edgepeft.cli.paths import OUTPUT, PATH
 from edgepeft.cli.screen.output import json_option, write_json
 from edgepeft.cli.screen.progress import Stages
 from edgepeft.cli.screen.verbosity import say
@@ -38,7 +39,7 @@ BALANCED = "balanced"
 
 @click.command("prepare", cls=SectionedCommand)
 @source_options
-@click.option("--out", type=PATH, required=True, help="Directory of the bundle.")
+@click.option("--out", type=OUTPUT, required=True, help="Directory of the bundle.")
 @click.option("--optimizer", type=Choice(list(OPTIMIZERS)), default=DEFAULT, show_default=True, help="Update rule.")
 @OPTIMIZER.settings
 @LOSS.settings

@@ -7,7 +7,6 @@ from pathlib import Path
 import click
 
 from edgepeft.cli.options import (
-    PATH,
     adapter_of,
     adapter_option,
     bundle_argument,
@@ -15,6 +14,7 @@ from edgepeft.cli.options import (
     run_options,
     template_option,
 )
+from edgepeft.cli.paths import OUTPUT
 from edgepeft.cli.screen.output import json_option, write_json
 from edgepeft.cli.screen.verbosity import say
 from edgepeft_runtime.files.durable import check_output, write_atomically
@@ -27,7 +27,7 @@ from edgepeft_runtime.files.durable import check_output, write_atomically
 @run_options
 @template_option
 @click.option("--steps", type=click.IntRange(1), default=10, show_default=True, help="Steps to measure.")
-@click.option("--html", type=PATH, metavar="FILE", help="Write a page with charts, which needs no other file.")
+@click.option("--html", type=OUTPUT, metavar="FILE", help="Write a page with charts, which needs no other file.")
 @json_option
 def command(
     bundle: Path,

@@ -8,7 +8,8 @@ from typing import Any
 import click
 
 from edgepeft.cli.choice import Choice
-from edgepeft.cli.options import PATH, workspace_option
+from edgepeft.cli.options import workspace_option
+from edgepeft.cli.paths import PATH
 from edgepeft.cli.screen.output import json_option, write_json
 from edgepeft.cli.screen.verbosity import say
 

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import click
 
-from edgepeft.cli.options import PATH
+from edgepeft.cli.paths import OUTPUT, PATH
 from edgepeft.cli.screen.output import json_option, write_json
 from edgepeft.cli.screen.verbosity import say
 
 
 @click.command("pull")
 @click.argument("remotes", nargs=-1, metavar="REMOTE...")
-@click.option("--into", type=PATH, help="Directory to keep the updates in.")
+@click.option("--into", type=OUTPUT, help="Directory to keep the updates in.")
 @click.option("--bundle", type=PATH, help="Also refuse updates that do not belong to this bundle.")
 @click.option(
     "--workspace",

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from edgepeft.cli.options import PATH, column_options, template_option
+from edgepeft.cli.options import column_options, template_option
+from edgepeft.cli.paths import OUTPUT, PATH
 from edgepeft.cli.screen.output import json_option, write_json
 from edgepeft.cli.screen.verbosity import say
 from edgepeft_runtime.figures import number
@@ -15,7 +16,7 @@ from edgepeft_runtime.files.durable import check_output, write_atomically
 
 @click.command("report")
 @click.argument("state", type=PATH)
-@click.option("--html", type=PATH, metavar="FILE", help="Write a page with curves, which needs no other file.")
+@click.option("--html", type=OUTPUT, metavar="FILE", help="Write a page with curves, which needs no other file.")
 @click.option("--bundle", type=PATH, help="Bundle of the run: what was trained, frozen and kept.")
 @click.option("--data", type=PATH, help="Labelled data to evaluate the run's adapter on; needs --bundle.")
 @column_options

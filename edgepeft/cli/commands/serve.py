@@ -8,7 +8,8 @@ from urllib.parse import urlsplit
 
 import click
 
-from edgepeft.cli.options import PATH, workspace_option
+from edgepeft.cli.options import workspace_option
+from edgepeft.cli.paths import PATH
 from edgepeft.cli.screen.verbosity import say
 
 if TYPE_CHECKING:

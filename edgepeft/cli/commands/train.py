@@ -17,7 +17,6 @@ from edgepeft.cli.choice import Choice
 from edgepeft.cli.device_rounds import TrainingStart, check_options
 from edgepeft.cli.limits import UNFINISHED, LimitReporter, Terminated, limit_options, limits, terminable
 from edgepeft.cli.options import (
-    PATH,
     adapter_of,
     byte_count,
     data_options,
@@ -28,6 +27,7 @@ from edgepeft.cli.options import (
     run_options,
     template_option,
 )
+from edgepeft.cli.paths import OUTPUT, PATH
 from edgepeft.cli.screen.output import json_option, write_json
 from edgepeft.cli.screen.progress import Counter
 from edgepeft.cli.screen.verbosity import say
@@ -60,7 +60,7 @@ def _warmup(_context: click.Context, _option: click.Parameter, text: str) -> int
 @click.option("--adapter", type=PATH, help="Adapter of a later round to start from.")
 @click.option(
     "--state",
-    type=PATH,
+    type=OUTPUT,
     help="Directory of the run; an existing run is resumed.  [default: UPDATE.state beside the update]",
 )
 @click.option(
@@ -69,7 +69,7 @@ def _warmup(_context: click.Context, _option: click.Parameter, text: str) -> int
     metavar="DEVICE_DIR",
     help="Device directory; train from the round that `edgepeft join` has fetched, within its limits.",
 )
-@click.option("--update", type=PATH, required=True, help="File to write the update to.")
+@click.option("--update", type=OUTPUT, required=True, help="File to write the update to.")
 @click.option(
     "--validate", metavar="DATA|FRACTION", help="Held-out data, or the fraction of --data to hold out: 0.1 for a tenth."
 )

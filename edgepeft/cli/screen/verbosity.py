@@ -7,6 +7,7 @@ from typing import TypeVar
 
 import click
 
+from edgepeft.cli.paths import checking
 from edgepeft.cli.screen.line import end_line
 
 _QUIET = "edgepeft.quiet"
@@ -38,8 +39,9 @@ C = TypeVar("C", bound=click.Command)
 
 
 def with_options(command: C) -> C:
-    """Add ``-q`` and ``-v`` to a command, once: they may stand before or after its name."""
+    """Add ``-q``, ``-v`` (before or after its name) and the check of its outputs to a command, once."""
     if not any("--quiet" in param.opts for param in command.params):
+        checking(command)
         command.params += _options()
     for inner in command.commands.values() if isinstance(command, click.Group) else ():
         with_options(inner)

@@ -45,7 +45,7 @@ class ImageFolder:
             raise NoData(
                 f"{folder} contains no images.",
                 context=f"suffixes of images: {', '.join(SUFFIXES)}",
-                hint="put the images of each class in a folder with the name of the class.",
+                hint=_instead_of(folder),
             )
         self._label = only_label(manifest).name if labelled else ""
         self._labels = class_labels(folder, self._paths, manifest) if labelled else None
@@ -90,9 +90,19 @@ def image_spec(folder: Path, manifest: Manifest) -> tuple[ImageSpec, str]:
         raise NoImages(
             f"The bundle does not take images, and {folder} is a folder.",
             context=f"its inputs: {', '.join(inputs)}",
-            hint="give the data as .npz, or prepare the bundle with an image specification.",
+            hint="give a table of texts (.csv, .tsv, .jsonl, .json or .parquet), or arrays as .npz."
+            if manifest.text is not None
+            else "give the data as .npz, or prepare the bundle with an image specification.",
         )
     return spec, inputs[spec.input]
+
+
+def _instead_of(folder: Path) -> str:
+    """Return what to do about a folder without images; those of a split are one folder deeper."""
+    for inner in sorted(path for path in folder.iterdir() if path.is_dir()):
+        if files_in(inner, SUFFIXES)[0]:
+            return f"give the folder that contains those of the classes, such as {inner}."
+    return "put the images of each class in a folder with the name of the class."
 
 
 def files_in(folder: Path, suffixes: tuple[str, ...]) -> tuple[list[Path], list[Path]]:

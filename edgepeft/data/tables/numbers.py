@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepeft.data.errors import WrongColumns
-from edgepeft.data.labels import BadLabel, label_reader, number, only_label, weights_label
+from edgepeft.data.labels import BadLabel, label_reader, notice_one_class, number, only_label, weights_label
 from edgepeft.data.memory import rows_in_memory
 from edgepeft.data.records import Records, read_records
 from edgepeft_runtime.bundle.manifest import Manifest, TableSpec, TensorSpec
@@ -81,7 +81,11 @@ def read_rows(records: Records, manifest: Manifest, label: str, *, labelled: boo
     if not rows:
         raise NoData(f"{records.source} contains no examples.", context=None, hint="give at least one line of data.")
     arrays = {spec.name: np.stack(rows)}
-    return Arrays(arrays | ({only_label(manifest).name: np.stack(labels)} if labelled else {}))
+    if not labelled:
+        return Arrays(arrays)
+    stacked = np.stack(labels)
+    notice_one_class(records.source, stacked, manifest)
+    return Arrays(arrays | {only_label(manifest).name: stacked})
 
 
 def _features(records: Records, spec: TensorSpec, others: tuple[str, ...]) -> list[str]:
@@ -137,4 +141,4 @@ def _advice(cell: object) -> str:
         return "write 0 and 1."
     if isinstance(cell, str) and not any(letter.isdigit() for letter in cell):
         return "write categories as numbers: one column of 0 and 1 for each of them; or leave the column out."
-    return "write it with a decimal point, or leave the line out."
+    return "write it with a decimal point and without separators of thousands, or leave the line out."

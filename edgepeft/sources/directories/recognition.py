@@ -89,5 +89,7 @@ def _read_config(path: Path) -> Json:
     raise NoModelDirectory(
         f"{path} is not a Hugging Face model directory.",
         context=f"config.json: {reason}",
-        hint="give a directory written by save_pretrained.",
+        hint="it is a bundle already: edgepeft train trains it."
+        if (path / "manifest.json").is_file()
+        else "give a directory written by save_pretrained.",
     )

@@ -5,12 +5,17 @@ from __future__ import annotations
 import numpy as np
 
 from edgepeft_runtime.errors import BadSetting
+from edgepeft_runtime.files.strict_json import LARGEST
+
+MOST_THREADS = 1024
+"""Most threads of an engine: onnxruntime creates all of them at once, and a million took 13 GB."""
 
 
-def positive(name: str, value: object) -> int:
-    """Return a setting that must be a whole number of at least 1; raises ``BadSetting`` for others."""
+def positive(name: str, value: object, most: int = LARGEST) -> int:
+    """Return a setting that must be a whole number from 1 to ``most``; raises ``BadSetting`` for others."""
     number = int(value) if isinstance(value, int | np.integer) and not isinstance(value, bool) else 0
-    require(name, value, number >= 1, "a whole number of at least 1")
+    limit = f"a whole number of at least 1, at most {most}"
+    require(name, value, 1 <= number <= most, limit if number > most else "a whole number of at least 1")
     return number
 
 

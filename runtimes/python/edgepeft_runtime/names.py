@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
@@ -34,6 +35,12 @@ def path_hint(path: Path, otherwise: str) -> str:
     """Return a hint for a path that does not exist: names in its folder that were probably meant, or ``otherwise``."""
     if path.exists():
         return otherwise
+    if path.is_symlink():
+        return f"it is a symbolic link to {quoted(os.readlink(path))}, which leads to no file: correct the link."
+    if path.parts[:1] == ("~",):
+        return "shells replace ~ only at the beginning of an unquoted word: write the folder's own path."
+    if path.parts and path.parts[0] in ("http:", "https:", "s3:", "gs:", "hf:"):
+        return "nothing is downloaded here: download it first, and give the path of the file."
     try:
         near = similar(path.name, (entry.name for entry in islice(path.parent.iterdir(), 1000)))
     except OSError:

@@ -14,6 +14,7 @@ from types import NoneType, UnionType
 from typing import ClassVar, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from edgepeft_runtime.errors import BadSetting
+from edgepeft_runtime.files.strict_json import LARGEST
 
 T = TypeVar("T")
 
@@ -79,7 +80,7 @@ class Setting:
 
     def _within(self, value: float) -> bool:
         return (
-            (isinstance(value, int) or math.isfinite(value))
+            (value <= LARGEST if isinstance(value, int) else math.isfinite(value))
             and (self.minimum is None or value >= self.minimum)
             and (self.maximum is None or value <= self.maximum)
             and (self.above is None or value > self.above)
@@ -168,7 +169,9 @@ def _checked(name: str, value: object, kind: Kind, declared: Setting) -> object:
     if kind.length not in (None, len(parts)):
         raise BadSetting(name, value, f"{kind.length} values")
     if not all(declared.accepts(part, kind.type) for part in parts):
-        raise BadSetting(name, value, ", ".join(filter(None, [_NOUNS.get(kind.type), declared.allowed])))
+        large = any(isinstance(part, int) and part > LARGEST for part in parts)
+        limit = f"at most {LARGEST}: files keep it in JSON" if large and kind.type is int else None
+        raise BadSetting(name, value, ", ".join(filter(None, [_NOUNS.get(kind.type), declared.allowed, limit])))
     return parts if kind.several else parts[0]
 
 

@@ -171,7 +171,7 @@ def checked_tensors(tensors: Mapping[str, Array], specs: Sequence[TensorSpec], s
 def _read_manifest(path: Path) -> bytes:
     file = path / MANIFEST
     if not path.is_dir():
-        hint = path_hint(path, "check the path; `edgepeft prepare` makes a bundle of a model.")
+        hint = path_hint(path, _instead_of_a_directory(path))
         raise NoBundle(f"There is no bundle at {path}.", context="a bundle is a directory.", hint=hint)
     if file.is_symlink() or not file.is_file():
         raise NoBundle(
@@ -181,6 +181,15 @@ def _read_manifest(path: Path) -> bytes:
         return read_regular(file, MAX_MANIFEST_BYTES, follow=False)
     except OSError as failure:
         raise CannotReadFile(f"Cannot read {file}.", context=str(failure), hint="check the permissions.") from failure
+
+
+def _instead_of_a_directory(path: Path) -> str:
+    """Return what to do about a file; the arguments may be in another order."""
+    if path.suffix in (".onnx", ".gguf"):
+        return f"it is a model: edgepeft prepare {path} --out BUNDLE makes a bundle of it."
+    if path.suffix == ".safetensors":
+        return "it is an update, an adapter or weights: give the directory of the bundle."
+    return "check the path; `edgepeft prepare` makes a bundle of a model."
 
 
 def _instead_of_a_bundle(path: Path) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from edgepeft_runtime.bundle.manifest import MANIFEST, ListedFile, Manifest
+from edgepeft_runtime.bundle.program_checks import WEIGHTS
 from edgepeft_runtime.errors import CannotReadFile, DamagedFile, MissingFile, NotARegularFile, UndeclaredFile
 from edgepeft_runtime.files.hashing import PART, hash_of_part, in_threads, part_hashes
 from edgepeft_runtime.files.tensorfile import sha256_of
@@ -25,6 +26,11 @@ def listed_files(folder: Path) -> dict[str, ListedFile]:
     """Return all files below a folder except its manifest, by their names in a bundle."""
     names = sorted(name for name, _ in _regular_files(folder, folder) if name != MANIFEST)
     return {name: listed(folder / name) for name in names}
+
+
+def is_bundle(path: Path) -> bool:
+    """Whether a directory is a bundle, whole or not."""
+    return all((path / name).is_file() for name in (MANIFEST, WEIGHTS))
 
 
 def check_directory(path: Path, manifest: Manifest) -> None:

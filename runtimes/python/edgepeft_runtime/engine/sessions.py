@@ -153,14 +153,25 @@ def onnxruntime_failed(graph: str, failure: Exception) -> TrainingError:
         what, context = f"in {graph}", str(failure)
     else:
         what, context = f"at the operator {node['operator']} of {node['node']!r}", f"in {graph}"
+    hint = "the node's name leads to the layer; try other sizes, and smaller batches where memory is short."
     return OnnxruntimeFailed(
         f"ONNX Runtime {ort.__version__} failed {what}.",
         context=context,
-        hint="the node's name leads to the layer; try other sizes, and smaller batches where memory is short.",
+        hint=_MEMORY if _lacks_memory(failure) else hint,
     )
 
 
 def graph_not_loaded(graph: str, failure: Exception, hint: str) -> BundleError:
     """The error of a graph that ONNX Runtime could not load."""
     message = f"ONNX Runtime {ort.__version__} cannot load {graph}."
-    return GraphNotLoaded(message, context=str(failure), hint=hint)
+    return GraphNotLoaded(message, context=str(failure), hint=_MEMORY if _lacks_memory(failure) else hint)
+
+
+_MEMORY = "memory is short: end other programs, use smaller batches, or prepare the bundle with --memory-budget."
+
+
+def _lacks_memory(failure: Exception) -> bool:
+    text = str(failure).lower()
+    return isinstance(failure, MemoryError) or any(
+        words in text for words in ("bad_alloc", "failed to allocate memory")
+    )

@@ -17,6 +17,11 @@ from edgepeft_runtime.errors import CannotWriteFile, NotARegularFile
 _HINTS = {
     errno.ENOSPC: "the disk is full: make room, or choose a path on another one.",
     errno.EDQUOT: "your quota is used up: make room, or choose a path on another disk.",
+    errno.EFBIG: "the file would be larger than the disk or a limit of the system (ulimit -f) allows.",
+    errno.ENAMETOOLONG: "choose a shorter name.",
+    errno.ELOOP: "it is a symbolic link that leads back to itself: correct the link.",
+    errno.EMFILE: "this process has too many open files: raise the limit (ulimit -n).",
+    errno.ENOMEM: "memory is short: end other programs.",
     errno.EROFS: "the file system is read-only: mount it for writing, or choose another path.",
     errno.EACCES: "check the permissions of the folder.",
     errno.EPERM: "check the permissions of the folder.",

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgepeft_runtime.bundle.bundle import Bundle, checked_parameters, checked_tensors
+from edgepeft_runtime.bundle.folder import is_bundle
 from edgepeft_runtime.errors import (
     CannotWriteState,
     DamagedState,
@@ -63,6 +64,9 @@ class StateDirectory:
         self._bundle = bundle
         self._owner = {"graphs_sha256": bundle.graphs_sha256, "adapter_sha256": adapter_sha256}
         self._keep_newest = True
+        if is_bundle(self.path):  # a bundle with other files in it cannot be opened again
+            message = f"Cannot use the state directory {self.path}."
+            raise CannotWriteState(message, context="it is a bundle.", hint="choose another directory.")
         try:
             make_folder(self.path)
             self._lock = lock_file(self.path / LOCK)

@@ -11,7 +11,7 @@ from typing import Self
 
 from edgepeft_runtime.bundle.adapter_source import AdapterSource, load_adapter
 from edgepeft_runtime.bundle.bundle import Bundle
-from edgepeft_runtime.checks import positive, require
+from edgepeft_runtime.checks import MOST_THREADS, positive, require
 from edgepeft_runtime.data.batch import Batch, checked_batch, examples_in
 from edgepeft_runtime.data.sources import Source
 from edgepeft_runtime.engine.activations import owner_of
@@ -75,7 +75,7 @@ class Session:
         valid = isinstance(seed, int) and 0 <= seed <= LARGEST
         require("seed", seed, valid, f"a whole number from 0 to {LARGEST}: a checkpoint keeps it in JSON")
         if threads is not None:
-            positive("threads", threads)
+            positive("threads", threads, MOST_THREADS)
         parameters, adapter_sha256 = load_adapter(bundle, adapter)
         opened = open_engine(engine, bundle, threads, provider)
         run = Run(opened.load(parameters), seed)
