@@ -23,12 +23,20 @@ PAGE = Path(__file__).parents[1] / "docs" / "KERNELS.md"
 IMAGE, ROWS = (8, 96, 48, 48), 8
 LARGE = 2.0**100
 CLOCKS = (time.process_time, time.perf_counter)
-BOUNDS = {"zero": np.float32(0), "six": np.float32(6), "big": np.float32(3.4e38), "minus": np.float32(-1)}
+BOUNDS = {
+    "zero": np.float32(0),
+    "unit": np.float32(1),
+    "six": np.float32(6),
+    "big": np.float32(3.4e38),
+    "minus": np.float32(-1),
+}
 
 ELEMENTWISE = {
     "Mul": "o = Mul(x, y)",
     "Add": "o = Add(x, y)",
     "Mul by a number": "o = Mul(x, six)",
+    "Sum of three": "o = Sum(x, y, x)",
+    "Sum of three by Add": "s = Add(x, y) o = Add(s, x)",
     "Min": "o = Min(x, y)",
     "Clip": "o = Clip(x, zero, six)",
     "Relu": "o = Relu(x)",
@@ -41,6 +49,8 @@ ELEMENTWISE = {
     "Sign": "o = Sign(x)",
     "Sign as Mul, Clip": "m = Mul(x, big) o = Clip(m, minus, six)",
     "PRelu": "o = PRelu(x, y)",
+    "Round": "o = Round(x)",
+    "Round by QuantizeLinear, DequantizeLinear": "q = QuantizeLinear(x, unit) o = DequantizeLinear(q, unit)",
     "Mask: Greater, Where": "m = Greater(x, zero) o = Where(m, y, zero)",
     "Mask: Greater, Cast, Mul": "m = Greater(x, zero) c = Cast<to = 1>(m) o = Mul(c, y)",
     "Mask: HardSigmoid, Mul": "m = HardSigmoid<alpha = 3.4e38, beta = 0.0>(x) o = Mul(m, y)",
@@ -250,7 +260,7 @@ def page(elementwise: list[Measured], convolutions: list[Measured], integers: li
         *(f"| {row.name} | {row.cells(per_run=True)} |" for row in integers),
         "",
         "A depthwise convolution is fast where its weight is a constant: ONNX Runtime then uses a blocked layout.",
-        "`Where`, `Sign` and `PRelu` use one thread, however many there are.",
+        "`Where`, `Sign`, `PRelu`, `Round` and `Sum` use one thread, however many there are.",
     ]
     return "\n".join(lines) + "\n"
 

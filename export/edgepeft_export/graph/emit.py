@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial, reduce
 
 import numpy as np
 import onnx_ir as ir
@@ -132,11 +133,8 @@ class Emitter:
         return value if value.dtype == dtype else self.op("Cast", value, to=int(dtype))
 
     def add(self, values: Sequence[ir.Value]) -> ir.Value:
-        """The sum of values of one shape."""
-        assert values
-        if len(values) == 1:
-            return values[0]
-        return self.op("Add", *values) if len(values) == 2 else self.op("Sum", *values)
+        """The sum of values of one shape. ``Sum`` would use one thread."""
+        return reduce(partial(self.op, "Add"), values)
 
     def sum_to(self, value: ir.Value, shape: Sequence[Dim], target: ir.Value) -> ir.Value:
         """Sum ``value``, whose dimensions are ``shape``, over what broadcasting added, down to the shape of ``target``.

@@ -81,4 +81,4 @@ def _product(node: ir.Node, emit: Emitter) -> ir.Value:
         starts = [index * made, *tap]
         ends = [(index + 1) * made, *(start - size + 1 or _END for start, size in zip(tap, kernel, strict=True))]
         moved.append(emit.op("Slice", images, emit.ints(*starts), emit.ints(*ends), emit.ints(1, *axes)))
-    return emit.op("Sum", *moved)
+    return emit.add(moved)
