@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 
+import onnx_ir as ir
 import pytest
 import torch
 from torch import Tensor, nn
@@ -54,6 +55,34 @@ def test_the_graph_is_that_of_a_decomposed_program(
 
 def _operators(forward: Forward) -> Counter[tuple[str, str]]:
     return Counter((node.op_type, str(node.outputs[0].shape)) for node in forward.model.graph)
+
+
+class Mixed(nn.Module):
+    """Operators that read tensors and numbers of different dtypes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor, n: Tensor) -> Tensor:
+        y = self.linear(x) * 2 + n.sum(1, keepdim=True)
+        return (
+            torch.where(n > 1, y**2 / 3, n.float().mean() * n) + n.double().mean(1, keepdim=True).float() + n.sum() / 2
+        )
+
+
+def test_shortcuts_do_not_change_the_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Promotions of dtypes are the same where only changed nodes run again, and each rule is used as often."""
+    example = {"x": torch.ones(3, 4), "n": torch.arange(12).reshape(3, 4)}
+    axes = {name: {0: "batch"} for name in example}
+    torch.manual_seed(0)
+    model = Mixed()
+    short = from_torch(model, example, dynamic_axes=axes)
+    monkeypatch.setattr(export, "shortcuts", contextlib.nullcontext)
+    whole = from_torch(model, example, dynamic_axes=axes)
+    protos = [ir.to_proto(forward.model).SerializeToString(deterministic=True) for forward in (short, whole)]
+    assert protos[0] == protos[1]
+    assert "Pow" in {node.op_type for node in short.model.graph}
 
 
 class Layer(nn.Module):

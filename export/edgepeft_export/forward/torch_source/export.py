@@ -19,6 +19,7 @@ from edgepeft_export.forward.torch_source.failures import export_failed
 from edgepeft_export.forward.torch_source.operators import detach as torch_detach
 from edgepeft_export.forward.torch_source.operators import recurrent as torch_recurrent
 from edgepeft_export.forward.torch_source.operators.decompose import decomposing_where_needed
+from edgepeft_export.forward.torch_source.operators.shortcuts import shortcuts
 from edgepeft_export.forward.torch_source.sizes import TracedSize, simplified, traced_sizes
 from edgepeft_export.graph.shapes import Dim, dims_of
 from edgepeft_export.opset import OPSET
@@ -58,7 +59,7 @@ def export(
     try:
         for logger in loggers:
             logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings(), torch.no_grad(), decomposing_where_needed() as programs:
+        with warnings.catch_warnings(), torch.no_grad(), shortcuts(), decomposing_where_needed() as programs:
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 lifted,
