@@ -22,6 +22,7 @@ from edgepeft_export.forward.onnx_source.declared_shapes import (
     name_free_axes,
     settle_shapes,
 )
+from edgepeft_export.forward.onnx_source.fused import raise_fused
 from edgepeft_export.forward.onnx_source.kinds import of_kinds
 from edgepeft_export.forward.onnx_source.lora import GraphLora, attach_lora
 from edgepeft_export.forward.onnx_source.opsets import at_opset
@@ -167,6 +168,7 @@ def _load(path: Path, outputs: Sequence[str] | None) -> ir.Model:
     model = at_opset(model, path)
     common.LiftConstantsToInitializersPass(lift_all_constants=False, size_limit=0)(model)
     hoist_constants(model)
+    raise_fused(model)
     model.ir_version = IR_VERSION
     return model
 

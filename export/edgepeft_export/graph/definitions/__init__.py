@@ -1,6 +1,6 @@
 """Definitions of operators by others, a file per family. Importing this package registers them all."""
 
-from edgepeft_export.graph.definitions import arithmetic, indexing, pooling, recurrent, regions, sampling, signal
+from edgepeft_export.graph.definitions import arithmetic, fused, indexing, pooling, recurrent, regions, sampling, signal
 from edgepeft_export.graph.definitions.registry import DEFINITIONS, NotDefined, expand_definition
 
 __all__ = [
@@ -8,6 +8,7 @@ __all__ = [
     "NotDefined",
     "arithmetic",
     "expand_definition",
+    "fused",
     "indexing",
     "pooling",
     "recurrent",

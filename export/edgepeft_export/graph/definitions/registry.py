@@ -16,6 +16,7 @@ The values are those of the node's inputs. The node itself is read for attribute
 """
 
 DEFINITIONS: dict[str, Definition] = {}
+"""By operator, those outside of ONNX's domain with theirs before it."""
 
 
 class NotDefined(Exception):
@@ -27,7 +28,7 @@ class NotDefined(Exception):
 
 
 def definition(op_type: str) -> Callable[[Definition], Definition]:
-    """Register the definition of an operator."""
+    """Register the definition of an operator, with its domain before it where that is not ONNX's."""
 
     def register(function: Definition) -> Definition:
         DEFINITIONS[op_type] = function
@@ -42,7 +43,7 @@ def expand_definition(node: ir.Node) -> dict[ir.Value, ir.Value]:
     Raises:
         NotDefined: the definition does not cover how the operator is used.
     """
-    function = None if node.domain else DEFINITIONS.get(node.op_type)
+    function = DEFINITIONS.get(f"{node.domain}.{node.op_type}" if node.domain else node.op_type)
     if function is None or node.graph is None:
         return {}
     given = [None if value is None else _stand_in(value) for value in node.inputs]
