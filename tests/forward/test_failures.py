@@ -44,8 +44,8 @@ class _Outer(nn.Module):
 
 
 @pytest.mark.parametrize("inner", [_Branching(), _Looping(), _Lacking(), _Raising()], ids=repr)
-def test_a_refusal_names_the_module_and_a_way_out(inner: nn.Module) -> None:
-    """None of the exceptions' own texts is shown, which are many lines about the exporter."""
+def test_a_refusal_names_the_module_and_a_way_out(inner: nn.Module, capfd: pytest.CaptureFixture[str]) -> None:
+    """None of the exceptions' own texts is shown, which are many lines about the exporter, and nothing is printed."""
     with pytest.raises(ExportFailed) as failure:
         from_torch(_Outer(inner), {"x": torch.randn(2, 3)})
     error = failure.value
@@ -53,3 +53,4 @@ def test_a_refusal_names_the_module_and_a_way_out(inner: nn.Module) -> None:
     assert "\n" not in error.message and error.hint is not None and "\n" not in error.hint
     assert error.context is None or error.context.startswith("test_failures.py, line ")
     assert error.__cause__ is not None
+    assert capfd.readouterr() == ("", "")

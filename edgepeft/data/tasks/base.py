@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 ROWS = 2
 """Examples in a generated batch."""
 
+_CODES = 128
+"""Token ids of an example for a model of characters, which has no vocabulary."""
+
 
 @dataclass(frozen=True)
 class Model:
@@ -140,7 +143,7 @@ class Task(Named):
 
 def token_ids(config: PretrainedConfig, *shape: int, seed: int = 0) -> NDArray[np.int64]:
     """Return random token ids of a model's vocabulary, none of which is a special token of low number."""
-    size = int(config.get_text_config().vocab_size)
+    size = int(getattr(config.get_text_config(), "vocab_size", _CODES))
     return np.random.default_rng(seed).integers(min(4, size - 1), size, shape)
 
 

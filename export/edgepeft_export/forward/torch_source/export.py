@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -54,13 +56,8 @@ def export(
         argument: {name: dict(axes.get(name, {})) if argument == "inputs" else {} for name in tensors}
         for argument, tensors in arguments.items()
     }
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
-    levels = [logger.level for logger in loggers]
     try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings(), torch.no_grad(), shortcuts(), decomposing_where_needed() as programs:
-            warnings.simplefilter("ignore")
+        with _quiet(), torch.no_grad(), shortcuts(), decomposing_where_needed() as programs:
             program = torch.onnx.export(
                 lifted,
                 kwargs={argument: dict(tensors) for argument, tensors in arguments.items()},
@@ -77,14 +74,28 @@ def export(
             name, axis = fixed["input"], int(fixed["axis"])
             raise _fixed_dimension(name, axis, axes[name][axis], int(fixed["size"])) from error
         raise export_failed(error, lifted, called) from error
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
     assert program is not None
     model: ir.Model = program.model
     sizes = traced_sizes(programs[-1], list(inputs), axes) if programs else {}
     _name_dimensions(model.graph, inputs, axes, sizes)
     return Exported(model, sizes)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """A context in which torch and the exporter show nothing: of a failure they print the graph that was traced."""
+    names = [name for name in logging.root.manager.loggerDict if name.partition(".")[0] in ("torch", "onnxscript")]
+    loggers = [logging.getLogger(name) for name in {*names, "torch", "torch.onnx", "onnxscript"}]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _name_dimensions(
