@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 
 from edgepeft import __version__
+from edgepeft.cli import INTERRUPTED
 from edgepeft.cli.choice import Group
 from edgepeft.cli.errors import Unexpected
 from edgepeft.cli.screen.line import end_line
@@ -20,9 +21,6 @@ from edgepeft.cli.screen.verbosity import with_options
 from edgepeft.errors import SystemFailure
 from edgepeft_runtime.errors import EdgepeftError, MissingExtra
 from edgepeft_runtime.files.durable import hint_for
-
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as in shells."""
 
 _COMMANDS = {
     "new": "Write a small project to begin with.",
@@ -128,7 +126,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:  # no module has turned it into an error of its own
         return _fail(SystemFailure("The system reports an error.", context=str(error), hint=hint_for(error)))
     except Exception as error:  # of a library; whoever runs a command cannot read its traceback
-        return _fail(_unexpected(error))
+        return INTERRUPTED if _was_interrupted(error) else _fail(_unexpected(error))
     return code if isinstance(code, int) else 0
 
 
@@ -138,6 +136,12 @@ def _fail(error: EdgepeftError) -> int:
     end_line()
     click.echo(error.render(), err=True)
     return 1
+
+
+def _was_interrupted(error: BaseException) -> bool:
+    """Whether Ctrl-C is behind an error: compiled modules raise an ``ImportError`` of it while they are imported."""
+    cause = error.__cause__ or error.__context__
+    return isinstance(error, KeyboardInterrupt) or (cause is not None and _was_interrupted(cause))
 
 
 def _unexpected(error: Exception) -> EdgepeftError:

@@ -119,3 +119,24 @@ def test_wrong_calls_have_their_exit_codes(tmp_path: Path) -> None:
         out, err = process.communicate()
         assert (process.returncode, out) == (code, "")
         assert err
+
+
+@pytest.mark.parametrize("module", ["click", "edgepeft.cli.commands.inspect", "onnxruntime.capi._pybind_state"])
+def test_ctrl_c_during_an_import_leaves_no_traceback(module: str, text: Trained) -> None:
+    """Of our own modules, and of a compiled one, which raises an ``ImportError`` of the interrupt."""
+    code = f"""
+import sys
+class Interrupting:
+    def find_spec(self, name, *_):
+        if name == {module!r}:
+            try:
+                raise KeyboardInterrupt
+            except KeyboardInterrupt as interrupt:
+                if name.startswith("edgepeft") or name == "click":
+                    raise
+                raise ImportError("initialization failed") from interrupt
+sys.meta_path.insert(0, Interrupting())
+"""
+    process = start(code + CALL, "inspect", text.bundle)
+    out, err = process.communicate()
+    assert (process.returncode, out, err.strip()) == (130, "", "")
