@@ -29,7 +29,8 @@ from edgepeft_export.losses import Labels, Loss, LossTerms
 from edgepeft_export.losses.entropy import write_cross_entropies
 from edgepeft_export.optimizer_graph import Bucket, by_shape, flatten, optimizer_graph, plan_buckets
 from edgepeft_export.optimizers import Optimizer
-from edgepeft_export.passes import fold_norms, multiply_by_taps, stack_convolutions
+from edgepeft_export.passes import fold_norms
+from edgepeft_export.passes.pipeline import tune
 from edgepeft_export.program import Segmented, as_inputs, checked_weights, segmented
 from edgepeft_export.program.reads import ancestors
 from edgepeft_export.selection import selection_graph
@@ -165,10 +166,8 @@ def _whole(forward: Forward, loss: Loss, optimizer: Optimizer, sizes: ChunkSizes
         "eval": attached.model,
         "infer": forward.model.clone(),
     }
-    stack_convolutions(graphs["train"])
-    multiply_by_taps(graphs["train"])
-    for name in ("train", "eval"):  # merging reads the matrices of the graph for predictions as they are stored
-        dequantize_once(graphs[name].graph)
+    tune(graphs["train"])
+    dequantize_once(graphs["eval"].graph)  # merging reads the matrices of the graph for predictions as they are stored
     known = {*attached.model.graph.initializers, *forward.parameters}
     for name in ("train", "eval", "infer"):
         bind_inputs(graphs[name].graph, forward.fixed(unreached))

@@ -22,7 +22,7 @@ from edgepeft_export.forward import Forward, from_torch
 from edgepeft_export.graph.shapes import infer_shapes
 from edgepeft_export.optimizers import SGD
 from edgepeft_export.program.cuts import find_cuts
-from edgepeft_export.program.periods import grouped
+from edgepeft_export.program.periods import Piece, grouped
 from edgepeft_export.quantize import Quantization, quantize
 from edgepeft_runtime import Trainer
 from edgepeft_runtime.bundle.bundle import Bundle
@@ -133,9 +133,11 @@ def test_a_loss_in_chunks_is_a_segment_without_a_block(classes: int, monkeypatch
 
 
 def test_what_lies_below_the_trained_blocks_runs_forward_only(tmp_path: Path) -> None:
-    """With the last of the blocks trained, one segment runs backward, and the value before it is the cache."""
-    model = NETWORKS["gpt2"].model().requires_grad_(False)
-    model.transformer.h[1].requires_grad_(True)
+    """With the last two of three blocks trained, two segments run backward; the value before them is the cache."""
+    config = NETWORKS["gpt2"].model().config
+    config.n_layer = 3
+    model = type(NETWORKS["gpt2"].model())(config).requires_grad_(False)
+    model.transformer.h[1:].requires_grad_(True)
     forward = from_torch(model, NETWORKS["gpt2"].example())
     compiled = compile_step(forward, losses.by_name("causal_lm"), OPTIMIZER, weights="input")
     calls = compiled.programs["train"]
@@ -157,15 +159,27 @@ def test_a_graph_without_cuts_stays_whole() -> None:
     assert set(compiled.graphs) == {"train", "optimizer", "eval", "infer"}
 
 
+def _pieces(kinds: str, matmuls: list[int], inside: list[int] | None = None) -> list[Piece]:
+    return [Piece(*each, 1) for each in zip(kinds, matmuls, inside or matmuls, strict=True)]
+
+
 def test_pieces_are_grouped_by_their_largest_repeated_pattern() -> None:
-    """Two pieces per block; encoder and decoder; pieces that do not repeat."""
-    assert grouped("sabababh", [0, 9, 2, 9, 2, 9, 2, 1]) == [
+    """Two pieces per block; encoder and decoder."""
+    assert grouped(_pieces("sabababh", [0, 9, 2, 9, 2, 9, 2, 1])) == [
         range(1), range(1, 3), range(3, 5), range(5, 7), range(7, 8)
     ]  # fmt: skip
-    assert grouped("sababeacbacbh", [1] * 13) == [
+    assert grouped(_pieces("sababeacbacbh", [1] * 13)) == [
         range(1), range(1, 3), range(3, 5), range(5, 6), range(6, 9), range(9, 12), range(12, 13)
     ]  # fmt: skip
-    assert grouped("sabcd", [3, 1, 1, 3, 1]) == [range(1), range(1, 3), range(3, 4), range(4, 5)]
+
+
+def test_pieces_that_do_not_repeat_are_joined_by_bytes() -> None:
+    """Segments are about as large as the largest piece, and few where what lies between them would be more."""
+    kinds, matmuls = "sabcdefgh", [1] * 9
+    found = grouped(_pieces(kinds, matmuls, [0, 400, 400, 200, 200, 100, 100, 100, 100]))
+    assert found == [range(1), range(1, 2), range(2, 3), range(3, 5), range(5, 9)]
+    kept = [replace(piece, kept=100) for piece in _pieces(kinds, matmuls, [0, *[100] * 8])]
+    assert len(grouped(kept)) == 4
 
 
 def test_cuts_are_the_values_that_everything_passes() -> None:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from edgepeft_export.graph.kernels import dequantize_once
 from edgepeft_export.graph.shapes import infer_shapes
 from edgepeft_export.passes import (
     drop_guards,
     drop_identities,
     gather_scales,
+    multiply_by_taps,
     name_squeezed_axes,
     narrow,
     pad_pools,
     share_transposed,
     single_precision,
+    stack_convolutions,
     transpose_last_two,
 )
 from edgepeft_runtime.notices import notice
@@ -41,3 +44,9 @@ def tidy(model: ir.Model) -> ir.Model:
             infer_shapes(model)
     common.NameFixPass()(model)
     return model
+
+
+def tune(model: ir.Model) -> bool:
+    """Run the passes of train graphs that follow the gradient, in place. Returns whether one has changed something."""
+    changed = [stack_convolutions(model), multiply_by_taps(model), dequantize_once(model.graph)]
+    return any(changed)

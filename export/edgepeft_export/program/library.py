@@ -11,6 +11,7 @@ import onnx_ir as ir
 from edgepeft_export.chunks import divide_rows
 from edgepeft_export.graph.constants import initializer_tensor
 from edgepeft_export.opset import IR_VERSION, OPSET
+from edgepeft_export.passes.pipeline import tune
 from edgepeft_export.program.kinds import (
     INPUT,
     OUTPUT,
@@ -48,6 +49,7 @@ class Library:
     frozen: dict[str, ir.TensorProtocol] = field(default_factory=dict)
     _forwards: dict[str, ir.Model] = field(default_factory=dict)
     _divided: dict[str, ir.Model | None] = field(default_factory=dict)
+    _training: dict[str, ir.Model | None] = field(default_factory=dict)
     _backwards: dict[tuple[str, Wanted], Backward] = field(default_factory=dict)
     _files: dict[tuple[object, ...], str] = field(default_factory=dict)
     _kinds: dict[str, str] = field(default_factory=dict)
@@ -67,6 +69,14 @@ class Library:
             self._divided[structure.digest] = model if divide_rows(model, names, self.rows) else None
         return self._divided[structure.digest]
 
+    def training(self, structure: Structure, opsets: Mapping[str, int]) -> ir.Model | None:
+        """The forward graph of a train step; ``None`` where it is that of other programs."""
+        if structure.digest not in self._training:
+            divided = self.divided(structure, opsets)
+            model = (divided or self.forward(structure, opsets)).clone()
+            self._training[structure.digest] = model if tune(model) or divided is not None else None
+        return self._training[structure.digest]
+
     def backward(self, structure: Structure, opsets: Mapping[str, int], wanted: Wanted) -> Backward:
         """The backward graph of a kind."""
         key = structure.digest, wanted
@@ -76,11 +86,11 @@ class Library:
         return self._backwards[key]
 
     def forward_file(self, structure: Structure, opsets: Mapping[str, int], role: str, *, trains: bool = False) -> str:
-        """The name of a kind's forward graph: for a train step in chunks of rows, otherwise without loops."""
-        model, divided = self.forward(structure, opsets), self.divided(structure, opsets) if trains else None
+        """The name of a kind's forward graph: for a train step in chunks of rows, otherwise as merging reads it."""
+        model, training = self.forward(structure, opsets), self.training(structure, opsets) if trains else None
         suffix = "" if role != BLOCK else ".forward"
-        if divided is not None:
-            return self._file((structure.digest, "rows"), structure, role, divided.clone, f"{suffix}.rows")
+        if training is not None:
+            return self._file((structure.digest, "train"), structure, role, training.clone, f"{suffix}.train")
         return self._file((structure.digest,), structure, role, model.clone, suffix)
 
     def backward_file(
@@ -90,7 +100,9 @@ class Library:
         is_last = wanted.loss is not None
 
         def make() -> ir.Model:
-            return flat_backward(backward, runs, keep_outputs=is_last)
+            model = flat_backward(backward, runs, keep_outputs=is_last)
+            tune(model)
+            return model
 
         key = (structure.digest, wanted, tuple(map(tuple, runs)))
         return self._file(key, structure, role, make, "" if is_last else ".backward")
