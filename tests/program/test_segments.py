@@ -83,6 +83,7 @@ def test_a_step_in_segments_is_pytorch_s(name: str, tmp_path: Path, monkeypatch:
         ("llama", "lora", "int8", 3e-3),
         ("t5", "full", "fp32", 1e-5),
         ("gpt2", "shared", "fp32", 1e-5),
+        ("residual-cnn", "lora", "fp32", 1e-5),
         *(
             pytest.param(*case, marks=pytest.mark.slow)
             for case in (
@@ -91,7 +92,6 @@ def test_a_step_in_segments_is_pytorch_s(name: str, tmp_path: Path, monkeypatch:
                 ("llama", "sift", "fp32", 1e-5),
                 ("llama", "ffa", "fp32", 1e-5),
                 ("t5", "prefix", "fp32", 1e-5),
-                ("residual-cnn", "lora", "fp32", 1e-5),
             )
         ),
     ],
