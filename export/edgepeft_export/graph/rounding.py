@@ -64,18 +64,23 @@ class Blocks:
         return 2 * int(self.values.shape[2])
 
 
-def to_int8(matrix: Float32Array, axis: int, *, both: bool = True) -> Int8Matrix:
+def to_int8(
+    matrix: NDArray[np.generic], axis: int, *, both: bool = True, reciprocals: Float32Array | None = None
+) -> Int8Matrix:
     """Round to int8, symmetric, with one scale for each index of ``axis``; other axes are free.
 
     Of a matrix, the sums of neighbours along both axes stay within ``LARGEST_PAIR``, as the backward pass multiplies by
     the transposed matrix; without ``both`` only the sums within a column, for gradients in a range that needs no limit.
+    A part at a time becomes float32, and is divided by the ``reciprocals`` of the other axis's factors.
     """
     channels = matrix.shape[axis]
-    moved = np.moveaxis(matrix.astype(np.float32, copy=False), axis, -1).reshape(-1, channels)
+    moved = np.moveaxis(matrix, axis, -1).reshape(-1, channels)
     step, values = np.empty(channels, np.float32), np.empty(moved.shape, np.int8)
     for part in parts(channels, len(moved)):
-        step[part] = steps(moved[:, part], paired=matrix.ndim == 2, both=both)
-        values[:, part] = np.rint(moved[:, part] / step[part])
+        columns = moved[:, part].astype(np.float32, copy=False)
+        columns = columns if reciprocals is None else columns / reciprocals[:, None]
+        step[part] = steps(columns, paired=matrix.ndim == 2, both=both)
+        values[:, part] = np.rint(columns / step[part])
     shaped = values.reshape(*np.delete(matrix.shape, axis), channels)
     return Int8Matrix(np.ascontiguousarray(np.moveaxis(shaped, -1, axis)), step, axis)
 

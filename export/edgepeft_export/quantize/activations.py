@@ -22,6 +22,7 @@ from onnx_ir.passes import common
 
 from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.graph.linear import LinearSite
+from edgepeft_export.graph.rounding import parts
 from edgepeft_export.graph.shapes import rank
 from edgepeft_export.graph.smoothing import Smoothing
 from edgepeft_export.quantize.choose import running
@@ -136,9 +137,11 @@ def _smoothing(reads: Sequence[_Read], massive: Collection[str]) -> dict[str, Sm
 
 def _largest_by_input(weight: Weight) -> Floats:
     """The largest size of the elements that each input is multiplied by."""
-    array = weight.array
-    sizes: Floats = np.maximum(array.max(axis=weight.channels), -array.min(axis=weight.channels)).astype(np.float64)
-    return sizes
+    rows = np.moveaxis(weight.stored, weight.channels, 0)
+    sizes = np.zeros(rows.shape[1], np.float32)
+    for part in parts(len(rows), len(sizes)):
+        sizes = np.maximum(sizes, np.abs(rows[part].astype(np.float32, copy=False)).max(axis=0))
+    return sizes.astype(np.float64)
 
 
 def _reciprocals(mean_squares: Floats, sizes: Floats, part: float) -> NDArray[np.float32]:

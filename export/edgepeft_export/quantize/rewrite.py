@@ -77,12 +77,11 @@ class Quantizer:
         weight.value.replace_all_uses_with(dequantized)
 
     def _int8(self, weight: Weight) -> None:
-        smoothing, array = self._smoothing(weight), weight.array
+        smoothing = self._smoothing(weight)
         matrix = self._rounded.get(weight.name)
         if matrix is None:
-            if smoothing is not None:
-                array = smoothing.multiplied(array, 1 - weight.channels)
-            matrix = to_int8(array, weight.channels, both=not is_head(weight))
+            reciprocals = None if smoothing is None else smoothing.reciprocals
+            matrix = to_int8(weight.stored, weight.channels, both=not is_head(weight), reciprocals=reciprocals)
         values = self._stored(weight, "int8", matrix.values)
         scale = self._stored(weight, "scale", matrix.scale)
 

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgepeft_export.graph.constants import initializer_array, is_frozen
+from edgepeft_export.graph.constants import initializer_array, is_frozen, stored_array
 from edgepeft_export.graph.linear import LinearSite
 from edgepeft_export.graph.shapes import dims_of, rank
 
@@ -34,6 +34,13 @@ class Weight:
     def array(self) -> NDArray[np.float32]:
         """Its content."""
         return np.asarray(initializer_array(self.value), np.float32)
+
+    @property
+    def stored(self) -> NDArray[np.generic]:
+        """Its content as the host has it, perhaps in half precision."""
+        tensor = self.value.const_value
+        assert tensor is not None
+        return stored_array(tensor)
 
     @property
     def is_kernel(self) -> bool:
