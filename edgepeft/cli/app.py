@@ -111,7 +111,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except EdgepeftError as error:
         return _fail(error)
     except ModuleNotFoundError as error:
-        return _fail(_missing_extra(error) or _unexpected(error))
+        return _fail(_missing_extra(error) or unexpected(error))
     except click.ClickException as error:
         error.show()
         return error.exit_code
@@ -126,7 +126,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:  # no module has turned it into an error of its own
         return _fail(SystemFailure("The system reports an error.", context=str(error), hint=hint_for(error)))
     except Exception as error:  # of a library; whoever runs a command cannot read its traceback
-        return INTERRUPTED if _was_interrupted(error) else _fail(_unexpected(error))
+        return INTERRUPTED if _was_interrupted(error) else _fail(unexpected(error))
     return code if isinstance(code, int) else 0
 
 
@@ -144,7 +144,7 @@ def _was_interrupted(error: BaseException) -> bool:
     return isinstance(error, KeyboardInterrupt) or (cause is not None and _was_interrupted(cause))
 
 
-def _unexpected(error: Exception) -> EdgepeftError:
+def unexpected(error: Exception) -> EdgepeftError:
     """Return the error for an exception that nothing has expected, with the module that raised it."""
     frames = traceback.extract_tb(error.__traceback__)
     where = f", in {Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else ""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from edgepeft.methods.base import Method, OnnxReader, fits, train_only, trained_head
-from edgepeft.methods.support.peft_methods import MATMULS, attach_peft, fitting, is_in, targets
+from edgepeft.methods.support.peft_methods import MATMULS, attach_peft, fitting, is_in, refused, targets
 from edgepeft.sources.architectures import head_modules
 from edgepeft_runtime.settings import setting
 
@@ -73,7 +73,7 @@ class Lora(Method):
         """Return the target modules for peft; an empty list if there are none."""
         if self._known(model):
             # By name, because peft finds no target in mixtures of experts with transformers 5.
-            return list(_peft_choices()[str(_model_type(model))])
+            return [name for name in _peft_choices()[str(_model_type(model))] if name not in refused(model)]
         if not own:
             return targets(model, self.target_modules, MATMULS)
         return [name for name in fitting(model, MATMULS) if name not in own and self._wants(name, model)]
@@ -81,7 +81,7 @@ class Lora(Method):
     def _wants(self, name: str, model: nn.Module) -> bool:
         if self.target_modules is not None:
             return any(fits(name, target) for target in self.target_modules)
-        return not is_in(name, head_modules(model))
+        return not is_in(name, head_modules(model)) and name.rpartition(".")[2] not in refused(model)
 
     def _attach_peft(self, model: nn.Module, theirs: Sequence[str] | None, head: Sequence[str]) -> nn.Module:
         from peft import LoraConfig

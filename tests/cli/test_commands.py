@@ -11,6 +11,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from edgepeft.cli.app import unexpected
 from edgepeft.methods.registry import METHODS
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.files.tensorfile import read_tensors
@@ -266,6 +267,16 @@ def test_errors_leave_with_1_and_say_what_to_do(
     assert early.code == 1
     assert not (tmp_path / "state").exists()
     assert "no-bundle" in edgepeft("inspect", tmp_path).err
+
+
+def test_an_exception_of_a_library_is_one_sentence() -> None:
+    """No command shows the traceback of a library to whoever cannot read it."""
+    with pytest.raises(ValueError, match="Expecting") as raised:
+        json.loads("{")
+    shown = unexpected(raised.value).render()
+    assert shown.startswith("error: unexpected\n")
+    assert "A step of the command failed with JSONDecodeError, in decoder.py, line " in shown
+    assert "EDGEPEFT_DEBUG=1" in shown and "Traceback" not in shown
 
 
 def test_a_missing_extra_is_named(

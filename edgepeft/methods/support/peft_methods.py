@@ -68,13 +68,12 @@ def targets(
     """
     if given is not None:
         return list(given)
-    if getattr(getattr(model, "config", None), "model_type", None) in known:
+    if _architecture(model) in known and not refused(model):  # of its own choices, peft refuses some
         return None
-    refused = _REFUSED if getattr(getattr(model, "config", None), "model_type", None) in _STATE_SPACES else ()
     inner = [
         name
         for name in fitting(model, kinds)
-        if not is_in(name, head_modules(model)) and name.rpartition(".")[2] not in refused
+        if not is_in(name, head_modules(model)) and name.rpartition(".")[2] not in refused(model)
     ]
     if not inner:
         raise MethodDoesNotFit(
@@ -83,6 +82,15 @@ def targets(
             hint="name target_modules, or choose another method.",
         )
     return inner
+
+
+def refused(model: nn.Module) -> tuple[str, ...]:
+    """Return the last parts of names of modules that peft's LoRA refuses in a model."""
+    return _REFUSED if _architecture(model) in _STATE_SPACES else ()
+
+
+def _architecture(model: nn.Module) -> str | None:
+    return getattr(getattr(model, "config", None), "model_type", None)
 
 
 def fitting(model: nn.Module, kinds: Sequence[str]) -> list[str]:

@@ -209,7 +209,7 @@ def _check_image(files: ModelFiles, model: nn.Module, inputs: dict[str, Tensor])
     try:
         with torch.no_grad():
             model(**{name: tensor[:1] for name, tensor in inputs.items()})
-    except (ValueError, RuntimeError) as error:
+    except Exception as error:  # the model raises any exception
         shape = list(inputs["pixel_values"].shape[1:])
         raise SourceDoesNotLoad(
             f"The model in {files} does not accept images of the size that its image processor returns.",

@@ -189,7 +189,7 @@ def _output_names(model: nn.Module, inputs: Mapping[str, Tensor], wanted: Sequen
     try:
         with torch.no_grad():
             there = list(named_outputs(model(**inputs)))
-    except (TypeError, RuntimeError, ValueError, IndexError) as error:
+    except Exception as error:  # the model raises any exception
         raise BadExampleInputs(
             f"{type(model).__name__} does not run on the example inputs.",
             context=f"inputs: {describe(inputs)}\n{type(error).__name__}: {first_line(error)}",
