@@ -10,6 +10,8 @@ import onnxruntime
 import pytest
 
 import edgepeft
+from edgepeft_export.forward import from_onnx
+from edgepeft_export.forward.onnx_source.lora import GraphLora
 from edgepeft_runtime import Trainer
 from edgepeft_runtime.errors import EdgepeftError
 
@@ -81,3 +83,29 @@ def test_a_loop_that_may_not_end_is_refused_alike(tmp_path: Path) -> None:
             call(path, {"x": x}, loss="cross_entropy", method="lora", **out)
         found.append(caught.value.code)
     assert found[0] == found[1]
+
+
+def test_weights_that_a_loop_passes_on_get_pairs(tmp_path: Path) -> None:
+    """TensorFlow's converter makes weights states that the body returns as they are."""
+    states = LOOP.replace("last, each = Loop(count, , start)", "last, wn, rn, each = Loop(count, , start, w, r)")
+    states = states.replace(
+        "float[n, 4] s) => (on, next, kept)",
+        "float[n, 4] s, float[4, 4] wi, float[4, 4] ri) => (on, next, wo, ro, kept)",
+    )
+    states = states.replace("MatMul(v, w)", "MatMul(v, wi)").replace("MatMul(s, r)", "MatMul(s, ri)")
+    states = states.replace("kept = Identity(next)", "wo = Identity(wi)  ro = Identity(ri)  kept = Identity(next)")
+    path, example = _file(tmp_path, states), {"x": np.ones((2, 5, 4), np.float32)}
+    forward = from_onnx(path, lora=GraphLora(rank=2, train_head=False), example=example)
+    assert {name for name in forward.parameters if name.endswith("lora_A")} == {"w.lora_A", "r.lora_A"}
+
+
+def test_a_loss_reads_the_first_output_of_floats(tmp_path: Path) -> None:
+    """Classifiers of scikit-learn have the label first."""
+    body = "scores = MatMul(x, w) label = ArgMax<axis = 1, keepdims = 0>(scores)"
+    text = f"g (float[n, 4] x) => (int64[n] label, float[n, 3] scores) {{ {body} }}"
+    model = onnx.parser.parse_model(f'<ir_version: 9, opset_import: ["": 17]> {text}')
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.eye(4, 3, dtype=np.float32), "w"))
+    onnx.save(model, tmp_path / "m.onnx")
+    forward = from_onnx(tmp_path / "m.onnx", ["w"])
+    assert forward.outputs == ("scores", "label")
+    assert "the loss reads 'scores'" in " ".join(forward.verified.notes)

@@ -32,7 +32,7 @@ from edgepeft_export.graph.constants import initializer_array
 from edgepeft_export.graph.edit import bind_inputs
 from edgepeft_export.graph.expanding.settling import settle
 from edgepeft_export.graph.modelfile import load_model
-from edgepeft_export.graph.nested.hoisting import hoist_constants
+from edgepeft_export.graph.nested.hoisting import hoist_constants, hoist_unchanged
 from edgepeft_export.graph.nested.iterations import limit_loops
 from edgepeft_export.graph.shapes import infer_shapes, is_float
 from edgepeft_export.opset import IR_VERSION
@@ -75,6 +75,8 @@ def from_onnx(
     if fix_sizes:
         reference = _with_fixed_sizes(model, reference)
     infer_shapes(model)
+    if outputs is None and (first := _floats_first(model.graph)):
+        reference = replace(reference, notes=(*reference.notes, first))
     if states := fix_batch_of_states(model.graph):
         note = f"the bundle is for {', '.join(states)}"
         reference = replace(reference, notes=(*reference.notes, note))
@@ -137,6 +139,20 @@ def _with_fixed_sizes(model: ir.Model, reference: FileReference) -> FileReferenc
     return replace(reference, runs=replace(reference.runs, pairs=pairs), notes=(note,))
 
 
+def _floats_first(graph: ir.Graph) -> str:
+    """Make the first output of floats the first, because no loss can be of whole numbers; return a note where it moved.
+
+    Classifiers of scikit-learn have the label before the probabilities.
+    """
+    floats = [value for value in graph.outputs if value.dtype is not None and is_float(value)]
+    if not floats or floats[0] is graph.outputs[0] or graph.outputs[0].dtype is None:
+        return ""
+    label = graph.outputs[0].name
+    graph.outputs[:] = [floats[0], *(value for value in graph.outputs if value is not floats[0])]
+    reads = f"the loss reads {floats[0].name!r}; name the outputs to choose others"
+    return f"the file's output {label!r} has whole numbers: {reads}"
+
+
 def _role(value: ir.Value) -> str:
     """The role of an initializer, by the operators that read it: scales and shifts of a norm, a bias or a weight."""
     if any("Normalization" in use.node.op_type for use in value.uses()):
@@ -168,6 +184,7 @@ def _load(path: Path, outputs: Sequence[str] | None) -> ir.Model:
     model = at_opset(model, path)
     common.LiftConstantsToInitializersPass(lift_all_constants=False, size_limit=0)(model)
     hoist_constants(model)
+    hoist_unchanged(model)
     raise_fused(model)
     model.ir_version = IR_VERSION
     return model

@@ -32,6 +32,28 @@ def hoist_constants(model: ir.Model) -> None:
                 value.name = f"{graph.name or 'graph'}.{number}/{value.name}"
 
 
+def hoist_unchanged(model: ir.Model) -> None:
+    """Let bodies of loops read a state that they never change from the graph around them, in place.
+
+    TensorFlow gives a loop its weights as such states.
+    """
+    for node in list(ir.traversal.RecursiveGraphIterator(model.graph)):
+        if node.op_type == "Loop" and not node.domain:
+            body = node.attributes["body"].as_graph()
+            for index, state in enumerate(body.inputs[2:]):
+                outer = node.inputs[2 + index]
+                if outer is not None and _passed_on(body.outputs[1 + index]) is state:
+                    for use in [use for use in state.uses() if use.node.op_type != "Identity"]:
+                        use.node.replace_input_with(use.idx, outer)
+
+
+def _passed_on(value: ir.Value) -> ir.Value:
+    """What an output of a body is, before nodes that change nothing."""
+    while (node := value.producer()) is not None and node.op_type == "Identity" and node.inputs[0] is not None:
+        value = node.inputs[0]
+    return value
+
+
 def _store(graph: ir.Graph, inner: ir.Graph, old: ir.Value, new: ir.Value) -> None:
     """Make ``new`` an initializer of the outer graph; the inner graph's readers and outputs of ``old`` read it."""
     tensor = new.const_value
