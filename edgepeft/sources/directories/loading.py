@@ -66,6 +66,8 @@ def load_directory(files: ModelFiles, wishes: Wishes) -> Source:
     count = None if wishes.classes is None else len(wishes.classes)
     facts = Model(model.config, _arguments(model), _LENGTH, classes=count, scale=_scale(model))
     loss, settings = task.loss_of(facts)
+    if getattr(model.config, "ngram", 1) > 1 and not getattr(model.config, "disable_ngram_loss", True):
+        notice(f"{files}: the loss is that of the next token; transformers also adds those of the tokens after it.")
     source = Source(model, loss=loss, loss_settings=settings, task=task.name, outputs=task.outputs, new_head=new_head)
     if task.image:
         facts = replace(facts, image=image_spec(files.folder, model.config))
