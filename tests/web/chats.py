@@ -52,10 +52,11 @@ class Invited:
 
 
 @contextmanager
-def inviting(bundle: Path, folder: Path) -> Iterator[Invited]:
-    """Serve round 1 of a bundle to a page of this machine."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+def inviting(bundle: Path, folder: Path, port: int | None = None) -> Iterator[Invited]:
+    """Serve round 1 of a bundle to a page of this machine, at a free port by default."""
+    if port is None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = int(free.getsockname()[1])
     host, origin = Workspace(folder / "host"), f"http://localhost:{port}"
     Keys(host).create("chats")
     identity = Keys(host).add("phone-1", folder / "phone-1.json")

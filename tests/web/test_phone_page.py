@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,13 @@ import edgepeft
 from edgepeft.sync import accepted, collect
 from edgepeft_runtime import Trainer, read_tensors, read_update
 from tests.support.networks import minilm_path
-from tests.web.chats import inviting
+from tests.web.chats import Invited, inviting
 from tests.web.toolchain import PAGE, browse, installed, run
 
 pytestmark = pytest.mark.slow
 
 BUNDLE = PAGE / "bundles" / "drawings"
+TABS = ("drawings", "photos", "sentences")
 WORDS = ["tent", "hourglass", "box", "wave"]
 SENTENCES = {
     "train": {
@@ -74,10 +76,15 @@ def seen(work: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]
     installed(PAGE)
     run("npx", "tsc", cwd=PAGE)
     run("node", "build.mjs", cwd=PAGE)
-    with inviting(BUNDLE, tmp_path_factory.mktemp("host")) as invited:
-        (work / "link.txt").write_text(invited.link, "utf-8")
-        found = browse("phone", PAGE / "dist", work, invited.port)
-        return found | {"collected": collect([invited.host.received], invited.host), "accepted": accepted(invited.host)}
+    bundles, hosts = {tab: PAGE / "bundles" / tab for tab in TABS} | {"sentences": work / "sentences"}, list[Invited]()
+    with ExitStack() as stack:
+        for tab in TABS:
+            port = hosts[0].port if hosts else None
+            hosts.append(stack.enter_context(inviting(bundles[tab], tmp_path_factory.mktemp(tab), port)))
+            (work / f"{tab}.link").write_text(hosts[-1].link, "utf-8")
+        found = browse("phone", PAGE / "dist", work, hosts[0].port)
+        collected = [collect([invited.host.received], invited.host) for invited in hosts]
+        return found | {"collected": collected, "accepted": [accepted(invited.host) for invited in hosts]}
 
 
 def test_it_is_formatted_and_typed() -> None:
@@ -140,11 +147,14 @@ def test_the_host_merges_what_was_exported(seen: dict[str, Any], work: Path) -> 
 
 
 def test_the_host_accepts_what_was_delivered(seen: dict[str, Any], work: Path) -> None:
-    """Connected after the training, which started from the round's adapter: the parameters are those of the export."""
-    assert seen["delivery"]["said"].startswith("Delivered ") and seen["delivery"]["address"] == ""
-    assert len(seen["collected"].accepted) == 1 and not seen["collected"].refused
-    ((entry, path),) = seen["accepted"]
-    assert (entry.device, entry.round) == ("phone-1", 1)
+    """From each tab, each to the host of its model; of the drawings, the parameters are those of the export."""
+    assert [given["address"] for given in seen["delivery"]] == [""] * 3
+    for given, found, kept in zip(seen["delivery"], seen["collected"], seen["accepted"], strict=True):
+        assert given["said"].startswith("Delivered ")
+        assert len(found.accepted) == 1 and not found.refused
+        ((entry, _),) = kept
+        assert (entry.device, entry.round) == ("phone-1", 1)
+    ((_, path),) = seen["accepted"][0]
     exported = read_tensors(work / "update.safetensors").tensors
     for name, array in read_tensors(path).tensors.items():
         np.testing.assert_array_equal(array, exported[name], err_msg=name)

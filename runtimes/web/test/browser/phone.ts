@@ -222,21 +222,25 @@ async function full(page: Page): Promise<string> {
   return text(page, "status");
 }
 
-/** Opens the link of a fleet's host, connects by keys, and delivers what was learned from the drawings. */
-async function delivery(page: Page, work: string, axe: string[]): Promise<object> {
-  const { hash } = new URL(readFileSync(join(work, "link.txt"), "utf8"));
+/** Opens the link of the host of a tab's fleet, and connects by keys. */
+async function connect(page: Page, work: string, tab: string, axe: string[]): Promise<void> {
+  const { hash } = new URL(readFileSync(join(work, `${tab}.link`), "utf8"));
   await page.evaluate((fragment) => void (location.hash = fragment), hash);
   await page.waitForFunction("document.activeElement.id === 'connect'", LONGEST);
   axe.push(...(await findings(page)));
-  await page.screenshot({ path: join(work, "invited.png"), fullPage: true });
+  await page.screenshot({ path: join(work, `${tab}-invited.png`), fullPage: true });
   await page.keyboard.press("Enter");
+}
+
+/** Delivers what was learned. */
+async function delivered(page: Page, work: string, tab: string, axe: string[]): Promise<object> {
   await page.locator("#deliver:enabled").click();
   await page.waitForFunction(() => {
     const status = document.querySelector("#fleet-status")!;
     return status.matches(".error") || status.textContent!.startsWith("Delivered");
   }, LONGEST);
   axe.push(...(await findings(page)));
-  await page.screenshot({ path: join(work, "delivered.png"), fullPage: true });
+  await page.screenshot({ path: join(work, `${tab}-delivered.png`), fullPage: true });
   return { said: await text(page, "fleet-status"), address: await page.evaluate("location.hash") };
 }
 
@@ -246,13 +250,18 @@ async function wholeWay(browser: Browser, url: string, work: string, goOffline: 
   const axe = await findings(page);
   const drawn = await drawings(page, work);
   axe.push(...(await findings(page)));
-  const given = await delivery(page, work, axe);
+  await connect(page, work, "drawings", axe);
+  const delivery = [await delivered(page, work, "drawings", axe)];
   await nextTab(page);
-  const photographed = await photos(page, work);
+  const photographed = await photos(page, work); // while the page is connected to the host of another model
   axe.push(...(await findings(page)));
+  await connect(page, work, "photos", axe);
+  delivery.push(await delivered(page, work, "photos", axe));
   await nextTab(page);
+  await connect(page, work, "sentences", axe); // this training starts from the adapter of the round
   const typed = await sentences(page, work);
   axe.push(...(await findings(page)));
+  delivery.push(await delivered(page, work, "sentences", axe));
   const noRoom = await full(page);
   await page.waitForFunction("!document.querySelector('#offline').hidden", LONGEST);
   await goOffline();
@@ -264,7 +273,7 @@ async function wholeWay(browser: Browser, url: string, work: string, goOffline: 
   await guessed(page);
   const guess = await said(page, "after");
   return {
-    ...{ axe, delivery: given, drawings: drawn, photos: photographed, sentences: typed, full: noRoom },
+    ...{ axe, delivery, drawings: drawn, photos: photographed, sentences: typed, full: noRoom },
     offline: { ...offline, guess },
   };
 }
