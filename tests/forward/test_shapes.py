@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import onnx
+import onnx.parser
 import onnx_ir as ir
 import pytest
 from onnx_ir.passes import common
 
 from edgepeft_export.forward import from_torch
 from edgepeft_export.graph.shapes import infer_shapes
+from edgepeft_export.passes import name_squeezed_axes
 from tests.support.networks import NETWORKS
 
 
@@ -38,3 +41,14 @@ def test_a_model_that_cannot_be_inferred_stays_as_it_is() -> None:
     model = ir.Model(ir.Graph([a, b], product.outputs, nodes=[product], opset_imports={"": 20}), ir_version=9)
     infer_shapes(model)
     assert product.outputs[0].shape is None and a.shape == ir.Shape([2, 3])
+
+
+def test_shapes_after_a_squeeze_follow_its_named_axes() -> None:
+    """A run with a batch of one has had no axis after a Squeeze without axes."""
+    text = "g (float[n, 1] x) => (float y) { s = Squeeze(x) y = Sigmoid(s) }"
+    model = ir.from_proto(onnx.parser.parse_model(f'<ir_version: 9, opset_import: ["": 17]> {text}'))
+    for node in model.graph:
+        node.outputs[0].shape = ir.Shape([])
+    assert name_squeezed_axes(model)
+    infer_shapes(model)
+    assert [str(value.shape) for node in model.graph for value in node.outputs] == ["[n]", "[n]"]

@@ -31,5 +31,19 @@ def _name(node: ir.Node, graph: ir.Graph) -> bool:
     axes = np.array([axis for axis, dim in enumerate(dims_of(read)) if dim == 1], np.int64)
     node.resize_inputs(2)
     node.replace_input_with(1, new_initializer(graph, f"{node.outputs[0].name}.axes", axes))
-    node.outputs[0].shape = None
+    known, node.outputs[0].shape = node.outputs[0].shape, None
+    if known is not None and len(known) != len(read.shape) - len(axes):
+        _forget_after(node)
     return True
+
+
+def _forget_after(node: ir.Node) -> None:
+    """Forget shapes that follow from that of a node's output. A run with a batch of one has had too few axes there."""
+    readers = [use.node for use in node.outputs[0].uses()]
+    seen = set(readers)
+    while readers:
+        for value in readers.pop().outputs:
+            value.shape = None
+            new = [use.node for use in value.uses() if use.node not in seen]
+            seen.update(new)
+            readers += new
