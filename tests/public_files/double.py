@@ -154,6 +154,13 @@ class MaxPool(ReferenceMaxPool):
         return (apply(padded, tuple(kernel_shape), tuple(steps), 0, tuple(holes), bool(ceil_mode)).numpy(),)
 
 
+class GlobalMaxPool(OpRun):
+    """The reference drops axes."""
+
+    def _run(self, x: Array) -> tuple[Array]:
+        return (x.max(axis=tuple(range(2, x.ndim)), keepdims=True),)
+
+
 class Resize(ReferenceResize):
     """Whole factors of the nearest mode by repeats."""
 
@@ -262,6 +269,7 @@ _KERNELS = [
     ConvTranspose,
     DequantizeLinear,
     DynamicQuantizeLinear,
+    GlobalMaxPool,
     MatMulIntegerToFloat,
     MaxPool,
     QuantizeLinear,
