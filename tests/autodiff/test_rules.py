@@ -20,6 +20,7 @@ from edgepeft_export.graph.edit import fix_names
 from edgepeft_export.opset import OPSET, assert_runs_on_devices
 from tests.autodiff import rule_cases
 from tests.autodiff.rule_cases.case import Array, Case, draw, forward_model, from_torch, loss_weights, to_ir, trains
+from tests.forward.test_onnx_fused import IMAGES, OPERATORS
 from tests.support.onnx_runs import session
 
 CASES = rule_cases.CASES
@@ -31,6 +32,11 @@ LOOPS = {
     "edgepeft.WithGradient",
 }  # in test_expansion.py, export/test_attention.py
 CLASSICAL = {"ai.onnx.ml.ArrayFeatureExtractor"}  # in the node tests
+FUSED = {
+    name
+    for name in DEFINITIONS
+    if name.rpartition(".")[2] in {case.partition(",")[0] for case in (*OPERATORS, *IMAGES)}
+}  # of ONNX Runtime's optimizers, in forward/test_onnx_fused.py
 LABELS = [f"{number}-{case.label()}"[:110] for number, case in enumerate(CASES)]
 
 
@@ -84,7 +90,7 @@ def runs_in_double(op: str) -> bool:
 
 def test_every_rule_has_a_case_and_every_case_a_rule() -> None:
     """What no case tries is not to be trusted; rules of quantized weights have tests of their own."""
-    assert {case.op for case in CASES} | QUANTIZED | LOOPS | CLASSICAL == set(RULES) | set(DEFINITIONS)
+    assert {case.op for case in CASES} | QUANTIZED | LOOPS | CLASSICAL | FUSED == set(RULES) | set(DEFINITIONS)
 
 
 def test_operators_have_a_rule_or_a_reason() -> None:
