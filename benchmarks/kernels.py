@@ -50,7 +50,6 @@ ELEMENTWISE = {
     "Sign as Mul, Clip": "m = Mul(x, big) o = Clip(m, minus, six)",
     "PRelu": "o = PRelu(x, y)",
     "Round": "o = Round(x)",
-    "Round by QuantizeLinear, DequantizeLinear": "q = QuantizeLinear(x, unit) o = DequantizeLinear(q, unit)",
     "Mask: Greater, Where": "m = Greater(x, zero) o = Where(m, y, zero)",
     "Mask: Greater, Cast, Mul": "m = Greater(x, zero) c = Cast<to = 1>(m) o = Mul(c, y)",
     "Mask: HardSigmoid, Mul": "m = HardSigmoid<alpha = 3.4e38, beta = 0.0>(x) o = Mul(m, y)",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from textwrap import shorten
 from typing import Any
 
 from benchmarks.targets import MEMORY, SIZE, TIME
@@ -46,4 +47,5 @@ def counted(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("<", "&lt;")
+    """The beginning of a message: some list all that a library knows."""
+    return shorten(text, 160, placeholder=" …").replace("|", "\\|").replace("<", "&lt;")

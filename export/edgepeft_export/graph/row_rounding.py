@@ -102,7 +102,7 @@ def round_finely(x: ir.Value, node: ir.Node, emit: Emitter) -> RoundedRows:
     one, fine = emit.scalar(1.0, like=x), emit.scalar(0.5 / MIDDLE, like=x)
     zero = emit.constant(np.array(MIDDLE, np.uint8))
     whole = before.add("QuantizeLinear", units, one, zero)
-    rounded = before.add("DequantizeLinear", whole, one, zero)  # "Round" uses one thread, and is slower
+    rounded = before.add("DequantizeLinear", whole, one, zero)  # "Round" is slower
     rest = before.add("Sub", units, rounded)
     for value in (units, rounded, rest):
         value.type, value.shape = ir.TensorType(ir.DataType.FLOAT), x.shape

@@ -183,7 +183,7 @@ class _Digit:
 
     def rest(self) -> ir.Value:
         """What the digit leaves of the numbers, up to half a step."""
-        # "Round" uses one thread, and is slower.
+        # "Round" is slower.
         rounded = self.emit.op("DequantizeLinear", self.integers, *self._grid())
         rounded.type, rounded.shape = self.numbers.type, self.numbers.shape
         rest = self.emit.op("Sub", self.numbers, rounded)
