@@ -35,11 +35,12 @@ def write(bundle: Bundle, parameters: Mapping[str, Array], out: Path) -> str:
 
 
 def inference_model(bundle: Bundle) -> ir.Model:
-    """Return the inference graph with the source's outputs, without scores that only the loss reads."""
+    """Return the inference graph with the source's outputs in its order, without scores that only the loss reads."""
     model = link(bundle, INFER)
     outputs = bundle.manifest.provenance.get("outputs")
     if outputs is not None:
-        model.graph.outputs[:] = [value for value in model.graph.outputs if value.name in outputs]
+        made = {value.name: value for value in model.graph.outputs}
+        model.graph.outputs[:] = [made[name] for name in outputs if name in made]
     return model
 
 

@@ -282,11 +282,11 @@ def _export(
 
 def _reading_scores(exported: _Exported) -> _Exported:
     """Make the scores before a file's last Softmax or Sigmoid the first output if the loss reads scores."""
-    outputs = exported.forward.outputs
+    own = exported.forward.source_outputs or exported.forward.outputs
     forward = with_scores(exported.forward, exported.loss)
-    if forward.outputs == outputs:
+    if forward.outputs == own:
         return exported
-    return replace(exported, forward=forward, provenance={**exported.provenance, "outputs": list(outputs)})
+    return replace(exported, forward=forward, provenance={**exported.provenance, "outputs": list(own)})
 
 
 def _completed(trial: Trial, artifacts: Callable[[Path], object] | None) -> Callable[[Path], None]:

@@ -10,10 +10,13 @@ import onnxruntime
 import pytest
 
 import edgepeft
+from edgepeft.merging import to_onnx
 from edgepeft_export.forward import from_onnx
 from edgepeft_export.forward.onnx_source.lora import GraphLora
 from edgepeft_runtime import Trainer
+from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.errors import EdgepeftError
+from edgepeft_runtime.notices import EdgepeftWarning
 
 LOOP = """
     t = Transpose<perm = [1, 0, 2]>(x)
@@ -100,12 +103,17 @@ def test_weights_that_a_loop_passes_on_get_pairs(tmp_path: Path) -> None:
 
 
 def test_a_loss_reads_the_first_output_of_floats(tmp_path: Path) -> None:
-    """Classifiers of scikit-learn have the label first."""
+    """Classifiers of scikit-learn have the label first, and so does the merged file."""
     body = "scores = MatMul(x, w) label = ArgMax<axis = 1, keepdims = 0>(scores)"
     text = f"g (float[n, 4] x) => (int64[n] label, float[n, 3] scores) {{ {body} }}"
     model = onnx.parser.parse_model(f'<ir_version: 9, opset_import: ["": 17]> {text}')
     model.graph.initializer.append(onnx.numpy_helper.from_array(np.eye(4, 3, dtype=np.float32), "w"))
     onnx.save(model, tmp_path / "m.onnx")
-    forward = from_onnx(tmp_path / "m.onnx", ["w"])
-    assert forward.outputs == ("scores", "label")
-    assert "the loss reads 'scores'" in " ".join(forward.verified.notes)
+    with pytest.warns(EdgepeftWarning, match="the loss reads 'scores'"):
+        bundle = edgepeft.prepare(
+            tmp_path / "m.onnx", trainable=["w"], loss="cross_entropy", out=tmp_path / "bundle"
+        ).bundle
+    opened = Bundle.open(bundle)
+    assert [spec.name for spec in opened.manifest.outputs] == ["scores", "label"]
+    made = to_onnx.inference_model(opened)
+    assert [value.name for value in made.graph.outputs] == ["label", "scores"]

@@ -69,8 +69,10 @@ def of_file(test: NodeTest, weights: Mapping[int, Array]) -> Gradients:
         warnings.simplefilter("ignore", EdgepeftWarning)
         path = Path(folder) / "model.onnx"
         onnx.save(stored, path)
-        forward = from_onnx(path, test.targets)
-    return _differentiated(forward.model, test, weights)
+        model = from_onnx(path, test.targets).model
+    made = {value.name: value for value in model.graph.outputs}  # the first output of floats is the first there
+    model.graph.outputs[:] = [made[value.name] for value in test.model.graph.output]
+    return _differentiated(model, test, weights)
 
 
 def _free(value: onnx.ValueInfoProto, name: Callable[[int], str] | None) -> None:

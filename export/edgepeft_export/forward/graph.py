@@ -66,6 +66,7 @@ class Forward:
             where the graph itself is the source.
         longest: the most positions of an input, where that is known.
         limits: of the free sizes for which the graph is right, where there are any.
+        source_outputs: names of a file's outputs, in its order; empty where they were chosen, or are those of a module.
     """
 
     model: ir.Model
@@ -78,6 +79,7 @@ class Forward:
     source: tuple[SourceTensor, ...] | None = None
     longest: int | None = None
     limits: Mapping[str, Limits] = field(default_factory=dict)
+    source_outputs: tuple[str, ...] = ()
 
     @property
     def outputs(self) -> tuple[str, ...]:

@@ -75,7 +75,8 @@ def from_onnx(
     if fix_sizes:
         reference = _with_fixed_sizes(model, reference)
     infer_shapes(model)
-    if outputs is None and (first := _floats_first(model.graph)):
+    own = () if outputs is not None else tuple(str(value.name) for value in model.graph.outputs)
+    if own and (first := _floats_first(model.graph)):
         reference = replace(reference, notes=(*reference.notes, first))
     if states := fix_batch_of_states(model.graph):
         note = f"the bundle is for {', '.join(states)}"
@@ -110,7 +111,10 @@ def from_onnx(
         del model.graph.initializers[str(value.name)]
         value.const_value = None
         model.graph.inputs.append(value)
-    forward = Forward(tidy(model), inputs, parameters, adapter=adapter, roles=roles, source=of_model(load_model(path)))
+    forward = Forward(
+        tidy(model), inputs, parameters, adapter=adapter, roles=roles, source=of_model(load_model(path)),
+        source_outputs=own,
+    )  # fmt: skip
     return verified(forward, reference)
 
 
