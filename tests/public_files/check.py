@@ -168,20 +168,18 @@ def _relative(a: Array, b: Array) -> float:
 
 
 def _batch(file: PublicFile, bundle: Path) -> dict[str, Array]:
-    """The example, with labels drawn for it."""
+    """The example, with labels that can be learned: those that another adapter of the file comes closer to."""
     with Trainer.open(bundle) as trainer:
         manifest = trainer.bundle.manifest
         read = {spec.name: file.example()[spec.name] for spec in manifest.inputs}  # numbers may be fixed
-        outputs = trainer.predict(read)
-    first = outputs[manifest.outputs[0].name]
-    draw = np.random.default_rng(1)
-    bounds = (0.0, 1.0) if first.min() >= 0 and first.max() <= 1 else (None, None)  # those of a sigmoid
+        before = trainer.predict(read)[manifest.outputs[0].name]
+        other = _moved(trainer.parameters(), 1.0, seed=1)
+    with Trainer.open(bundle, adapter={key: value.astype(np.float32) for key, value in other.items()}) as trainer:
+        after = trainer.predict(read)[manifest.outputs[0].name]
     labels = {
-        "mse": lambda: np.clip(
-            first + 0.5 * (np.abs(first).mean() + 0.1) * draw.normal(size=first.shape[-1:]), *bounds
-        ).astype("f4"),
-        "bce_with_logits": lambda: draw.integers(0, 2, first.shape).astype(np.float32),
-        "cross_entropy": lambda: draw.integers(0, first.shape[-1], first.shape[:-1]),
+        "mse": lambda: after,
+        "bce_with_logits": lambda: (after > before).astype(np.float32),
+        "cross_entropy": lambda: (after - before).argmax(-1),
     }
     return {**read, manifest.labels[0].name: labels[file.loss]()}
 
@@ -195,7 +193,7 @@ def _gradients(file: PublicFile, bundle: Path) -> float:
     batch = _batch(file, bundle)
     with Trainer.open(bundle) as trainer:
         name, label = trainer.bundle.manifest.outputs[0].name, trainer.bundle.manifest.labels[0].name
-        start = _away_from_zero(trainer.parameters())
+        start = _moved(trainer.parameters(), 0.3, seed=0)
     gradient = _gradient(bundle, batch, start)
     graph = DoubleGraph(bundle / "infer.onnx")
 
@@ -206,11 +204,11 @@ def _gradients(file: PublicFile, bundle: Path) -> float:
     return max((off for off in found if off is not None), default=np.inf)
 
 
-def _away_from_zero(parameters: Mapping[str, Array]) -> Parameters:
+def _moved(parameters: Mapping[str, Array], size: float, *, seed: int) -> Parameters:
     """The parameters with noise, because pairs of LoRA start where half of the gradient is 0."""
-    draw = np.random.default_rng(0)
-    size = {key: max(float(np.abs(value).mean()), 0.02) for key, value in parameters.items()}
-    noisy = {key: value + 0.3 * size[key] * draw.normal(size=value.shape) for key, value in parameters.items()}
+    draw = np.random.default_rng(seed)
+    usual = {key: max(float(np.abs(value).mean()), 0.02) for key, value in parameters.items()}
+    noisy = {key: value + size * usual[key] * draw.normal(size=value.shape) for key, value in parameters.items()}
     return {key: value.astype(np.float32).astype(np.float64) for key, value in noisy.items()}
 
 
