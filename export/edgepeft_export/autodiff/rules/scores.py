@@ -166,6 +166,7 @@ class _Digit:
         step: between two integers.
         zero: the integer of the number 0.
         factor: of the digit in the sum.
+        emit: appends the nodes.
     """
 
     numbers: ir.Value
