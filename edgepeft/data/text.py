@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -176,7 +176,8 @@ def longest_of(manifest: Manifest, text: TextSpec) -> int:
     return min(text.max_length, *(_most(spec, manifest, text) for spec in manifest.inputs if spec.name in text.fields))
 
 
-def text_spec_of(manifest: Manifest) -> TextSpec:
+def text_spec_of(manifest: Manifest, beside: Collection[str] = ()) -> TextSpec:
+    """Return how texts become inputs: all of them but those ``beside`` the text, which are images or recordings."""
     spec = manifest.text
     inputs = [tensor.name for tensor in manifest.inputs]
     if spec is None:
@@ -187,7 +188,7 @@ def text_spec_of(manifest: Manifest) -> TextSpec:
             if manifest.image is not None
             else "give the data as .npz, or prepare the bundle with a text specification and a tokenizer.",
         )
-    other = [name for name in inputs if name not in spec.fields]
+    other = [name for name in inputs if name not in spec.fields and name not in beside]
     if other:
         raise NoText(
             f"The bundle has inputs that text does not provide: {', '.join(other)}.",
@@ -197,9 +198,17 @@ def text_spec_of(manifest: Manifest) -> TextSpec:
     return spec
 
 
-def encoded(table: Table, bundle: Bundle) -> tuple[list[NDArray[np.int32]], list[NDArray[np.uint8]]]:
-    """Return token ids and segments of each text or pair, cut to the bundle's maximum length."""
-    longest = longest_of(bundle.manifest, text_spec_of(bundle.manifest))
+def encoded(
+    table: Table, bundle: Bundle, beside: Collection[str] = ()
+) -> tuple[list[NDArray[np.int32]], list[NDArray[np.uint8]]]:
+    """Return token ids and segments of each text or pair, cut to the bundle's maximum length.
+
+    Args:
+        table: The texts.
+        bundle: Contains ``tokenizer.json``.
+        beside: Inputs that are not text.
+    """
+    longest = longest_of(bundle.manifest, text_spec_of(bundle.manifest, beside))
     tokenizer, whole = tokenizer_of(bundle), _Whole(bundle)
     tokenizer.enable_truncation(longest)
     ids, types, tokens = list[NDArray[np.int32]](), list[NDArray[np.uint8]](), list[int]()

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 from scipy.io import wavfile
 from scipy.signal import resample_poly
-from transformers import Wav2Vec2FeatureExtractor
+from transformers import ASTFeatureExtractor, Wav2Vec2FeatureExtractor, WhisperFeatureExtractor
 
 from edgepeft.data.errors import BadRecording
-from edgepeft.data.sound.recordings import processed, read_all
+from edgepeft.data.sound.recordings import inputs_of, processed, read_all
 from edgepeft.data.sound.resampling import resampled
 from edgepeft.data.sound.wav import read_wav
+from edgepeft.sources.directories.feature_extractor import audio_spec
+from edgepeft.sources.errors import UnusableFeatureExtractor
 from edgepeft_runtime.bundle.manifest import AudioSpec
 from edgepeft_runtime.notices import EdgepeftWarning
 
@@ -70,6 +72,35 @@ def test_a_device_computes_what_the_feature_extractor_does(normalize: bool) -> N
     expected = extractor(samples, sampling_rate=16000, return_tensors="np")["input_values"][0]
     found = processed(samples, AudioSpec("input_values", 16000, normalize))
     assert np.abs(found - expected).max() < 1e-5
+
+
+def test_a_spectrogram_is_that_of_whisper(tmp_path: Path) -> None:
+    """Of short, nearly full and cut recordings, with all settings that the directory names."""
+    extractor = WhisperFeatureExtractor(feature_size=20, chunk_length=1, n_fft=512, hop_length=200)
+    extractor.save_pretrained(tmp_path)
+    spec = audio_spec(tmp_path, "input_features", (2, 20, 80))
+    assert spec is not None
+    draw = np.random.default_rng(0)
+    for length in (300, 9000, 15_900, 16_000, 20_000):
+        samples = (0.3 * _tone(16000, 1.25)[:length] + 0.1 * draw.standard_normal(length)).astype(np.float32)
+        expected = extractor(samples, sampling_rate=16000, return_tensors="np")["input_features"]
+        found = inputs_of([samples], spec, "float32")
+        assert found.shape == expected.shape
+        assert np.abs(found - expected).max() < 1e-4
+
+
+def test_fewer_positions_cut_recordings_and_others_are_arrays(tmp_path: Path) -> None:
+    """A model reads a second of the thirty that the file names; another kind of features is named, and not computed."""
+    WhisperFeatureExtractor(feature_size=20).save_pretrained(tmp_path)
+    with pytest.warns(EdgepeftWarning, match=r"cut to 1 seconds.*names 30\."):
+        spec = audio_spec(tmp_path, "input_features", (2, 20, 100))
+    assert spec is not None and spec.spectrogram is not None and spec.spectrogram.samples == 16_000
+    with pytest.raises(UnusableFeatureExtractor, match="cannot reproduce") as failure:
+        audio_spec(tmp_path, "input_features", (2, 80, 100))
+    assert "20 bins; the model reads 80" in str(failure.value.context)
+    ASTFeatureExtractor().save_pretrained(tmp_path)
+    with pytest.warns(EdgepeftWarning, match="ASTFeatureExtractor computes features of sound"):
+        assert audio_spec(tmp_path, "input_values", (2, 100, 20)) is None
 
 
 def test_what_was_resampled_and_mixed_is_said(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from edgepeft.data import load
 from edgepeft.data.tasks.builtin.masked_lm import CHOSEN
 from edgepeft.sources.directories.image_processor import image_spec
 from edgepeft_runtime.bundle.bundle import Bundle
-from edgepeft_runtime.bundle.manifest import AudioSpec, ImageSpec, LabelSpec, TensorSpec, TextSpec
+from edgepeft_runtime.bundle.manifest import AudioSpec, ImageSpec, LabelSpec, SpectrogramSpec, TensorSpec, TextSpec
 from edgepeft_runtime.errors import DataError
 from tests.support.bundles import BAD, CLS, FIELDS, GOOD, LONGEST, PAD, SEP, UNK, WORDS, Trained
 
@@ -211,6 +211,36 @@ def test_texts_of_recordings_are_spelled(bundle: Bundle, tmp_path: Path) -> None
     table.write_text("path,sentence\na.wav,abc\n")
     with pytest.raises(DataError, match="line 2: The text cannot be spelled"):
         load(table, described)
+
+
+def test_texts_of_recordings_are_written_by_a_decoder(bundle: Bundle, tmp_path: Path) -> None:
+    """With the tokens that the tokenizer puts around a text, but the one that the decoder reads first."""
+    for name, length in (("a", 800), ("b", 1600)):
+        wavfile.write(
+            tmp_path / f"{name}.wav", 8000, np.random.default_rng(length).integers(-999, 999, length, np.int16)
+        )
+    spectrogram = SpectrogramSpec(1600, 64, 16, 6, 4000.0)
+    changes = {
+        "inputs": (
+            TensorSpec("input_features", "float32", ("batch", 6, 100)),
+            TensorSpec("decoder_input_ids", "int64", ("batch", "sequence")),
+        ),
+        "labels": (replace(PER_TOKEN, shape=("batch", "sequence")),),
+        "audio": AudioSpec("input_features", 8000, False, spectrogram=spectrogram),
+        "text": TextSpec(LONGEST, PAD, {"decoder_input_ids": "decoder_ids"}, special={"decoder_start": CLS}),
+    }
+    described = _for(bundle, "speech-seq2seq", **changes, memory=None)
+    (tmp_path / "d.csv").write_text("path,sentence\na.wav,good film\nb.wav,bad\n")
+    batch = load(tmp_path / "d.csv", described).batch(np.array([0, 1]))
+    ids = _tokenizer(bundle)(["good film", "bad"])["input_ids"]
+    assert batch["labels"].tolist() == [ids[0][1:], [*ids[1][1:], -100]]
+    assert batch["decoder_input_ids"].tolist() == [ids[0][:-1], ids[1]]
+    assert batch["input_features"].shape == (2, 6, 100)
+    alone = load(tmp_path / "d.csv", described, labelled=False).batch(np.array([1]))
+    assert alone["decoder_input_ids"].tolist() == [[CLS]] and "labels" not in alone
+    (tmp_path / "d.csv").write_text("path,sentence\na.wav,good film\nb.wav,\n")
+    with pytest.raises(DataError, match="line 3: The text to write is not text"):
+        load(tmp_path / "d.csv", described)
 
 
 @pytest.mark.parametrize("reduced", [False, True])

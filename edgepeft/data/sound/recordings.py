@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from edgepeft.data.errors import NoRecordings
 from edgepeft.data.sound.resampling import resampled
+from edgepeft.data.sound.spectrogram import log_mel
 from edgepeft.data.sound.wav import Samples, read_wav
 from edgepeft_runtime.bundle.manifest import AudioSpec, Manifest
 from edgepeft_runtime.files.tensorfile import Array
@@ -26,7 +27,8 @@ class Recordings:
     """Recordings with labels.
 
     Attributes:
-        samples: The samples of each recording, at the model's rate, normalized.
+        samples: The samples of each recording, at the model's rate, normalized. Spectrograms, which are larger, are
+            computed for each batch.
         audio: How recordings become inputs.
         dtype: That of the input.
         labels: Labels by name, ``[recordings, ...]`` each.
@@ -44,10 +46,19 @@ class Recordings:
 
     def batch(self, rows: NDArray[np.int64]) -> dict[str, Array]:
         """Return the recordings at these indices, with silence after the end of shorter ones."""
-        arrays: dict[str, Array] = {self.audio.input: _padded([self.samples[row] for row in rows], 0.0, self.dtype)}
+        arrays: dict[str, Array] = {
+            self.audio.input: inputs_of([self.samples[row] for row in rows], self.audio, self.dtype)
+        }
         for name, (ids, fill) in self.sequences.items():
             arrays[name] = _padded([ids[row] for row in rows], fill, "int64")
         return arrays | {name: array[rows] for name, array in self.labels.items()}
+
+
+def inputs_of(samples: Sequence[Samples], audio: AudioSpec, dtype: str) -> Array:
+    """Return the input of a model from processed samples: these, with silence after shorter ones, or spectrograms."""
+    if audio.spectrogram is None:
+        return _padded(samples, 0.0, dtype)
+    return np.stack([log_mel(own, audio.spectrogram, audio.rate) for own in samples]).astype(dtype)
 
 
 def _padded(rows: Sequence[Array], fill: float, dtype: str) -> Array:
@@ -59,30 +70,37 @@ def _padded(rows: Sequence[Array], fill: float, dtype: str) -> Array:
 
 
 def audio_of(manifest: Manifest, source: str) -> tuple[AudioSpec, str]:
-    """Return how recordings become the input of a bundle, and the input's dtype."""
-    inputs = {spec.name: spec.dtype for spec in manifest.inputs}
+    """Return how recordings become the input of a bundle, and the input's dtype. A decoder may read texts beside it."""
+    texts = () if manifest.text is None else manifest.text.fields
+    inputs = {spec.name: spec.dtype for spec in manifest.inputs if spec.name not in texts}
     if manifest.audio is None or set(inputs) != {manifest.audio.input}:
         raise NoRecordings(
             f"The bundle does not take recordings, and {source} has some.",
             context=f"its inputs: {', '.join(inputs)}",
-            hint="give the inputs as .npz, or prepare the bundle from a directory with preprocessor_config.json.",
+            hint="give the inputs as .npz, or prepare the bundle from a directory whose preprocessor_config.json names "
+            "samples or Whisper's spectrogram.",
         )
     return manifest.audio, inputs[manifest.audio.input]
 
 
 def read_all(paths: Sequence[Path], audio: AudioSpec, source: str) -> list[Samples]:
-    """Read recordings. A line says how many were resampled, and how many have several channels."""
-    read, rates, mixed = list[Samples](), dict[int, int](), 0
+    """Read recordings. A line says how many were resampled or cut, and how many have several channels."""
+    read, rates, mixed, cut = list[Samples](), dict[int, int](), 0, 0
+    longest = None if audio.spectrogram is None else audio.spectrogram.samples
     for path in paths:
         samples, rate, channels = read_wav(path)
         mixed += channels > 1
         if rate != audio.rate:
             rates[rate] = rates.get(rate, 0) + 1
-        read.append(processed(resampled(samples, rate, audio.rate), audio))
+        whole = resampled(samples, rate, audio.rate)
+        cut += longest is not None and len(whole) > longest
+        read.append(processed(whole[:longest], audio))
     for rate, count in rates.items():
         notice(f"{source}: {count} of {len(paths)} recordings are resampled from {rate} to {audio.rate} Hz.")
     if mixed:
         notice(f"{source}: {mixed} of {len(paths)} recordings have several channels; their mean is used.")
+    if cut and longest is not None:
+        notice(f"{source}: {cut} of {len(paths)} recordings are cut to {longest / audio.rate:g} seconds.")
     return read
 
 

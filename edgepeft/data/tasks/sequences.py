@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -120,14 +120,20 @@ def read_pairs(records: Records, reading: Reading) -> Dataset:
     return Sequences(inputs, written(table, reading) if reading.labelled else None, bundle.manifest)
 
 
-def written(table: Table, reading: Reading) -> Texts:
-    """Return the labels of a table as texts that a decoder writes."""
+def written(table: Table, reading: Reading, beside: Collection[str] = ()) -> Texts:
+    """Return the labels of a table as texts that a decoder writes.
+
+    A tokenizer may begin a text with the token that the decoder reads first (Whisper). It is no label then.
+    """
     for row, value in enumerate(table.labels or ()):
         if not isinstance(value, str) or not value:
             message, hint = "The text to write is not text.", "write it as a string, or leave the row out."
             raise table.error(row, message, f"found {quoted(value)}", hint)
     texts = Table(table.records, [str(value) for value in table.labels or ()], None, table.numbers)
-    ids, _ = encoded(texts, reading.bundle)
+    ids, _ = encoded(texts, reading.bundle, beside)
+    start = special_of(reading.bundle.manifest).get(START)
+    if beside and all(len(own) > 1 and own[0] == start for own in ids):
+        ids = [own[1:] for own in ids]
     return texts_of(ids, reading.bundle.manifest)
 
 

@@ -77,9 +77,9 @@ def load_directory(files: ModelFiles, wishes: Wishes) -> Source:
     else:
         notice_unused(str(files), max_length=wishes.max_length, template=wishes.template)
     example = task.example(facts)
-    samples = [name for name, array in example.items() if task.sound and array.ndim == 2]
-    if samples and len(example) == 1:
-        source = replace(source, audio=audio_spec(files.folder, samples[0]))
+    sounds = {name: array.shape for name, array in example.items() if task.sound and array.dtype.kind == "f"}
+    if len(sounds) == 1:
+        source = replace(source, audio=audio_spec(files.folder, *sounds.popitem()))
     inputs = {name: torch.from_numpy(array) for name, array in example.items()}
     if source.text is not None and "type_ids" in source.text.fields.values():
         inputs["token_type_ids"] = torch.zeros_like(inputs["input_ids"])
@@ -120,7 +120,8 @@ def _with_text(
         else:
             notice_unused(str(files), template=wishes.template)
     content = {} if tokenizer is None else {TOKENIZER: tokenizer.content}
-    most = {} if limit is None else {"sequence": limit}
+    sequences = ("sequence", "decoder_sequence") if "decoder_ids" in fields.values() else ("sequence",)
+    most = {} if limit is None else dict.fromkeys(sequences, limit)
     return replace(source, text=text, files=content, dimension_max=most), facts
 
 

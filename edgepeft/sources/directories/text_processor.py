@@ -164,7 +164,8 @@ def padding_id(path: str, model: PreTrainedModel, tokenizer: Tokenization | None
 
 def longest_text(model: PreTrainedModel, pad: int) -> int | None:
     """Return the largest number of tokens for which the model has positions; ``None`` if it has no limit."""
-    limit = getattr(model.config, "max_position_embeddings", None) or getattr(model.config, "n_positions", None)
+    names = ("max_position_embeddings", "n_positions", "max_target_positions")
+    limit = next((found for name in names if (found := getattr(model.config, name, None))), None)
     if limit is not None and limit <= 0:
         return None  # XLNet's -1
     if limit and getattr(model.config, "model_type", "") in _POSITIONS_AFTER_PADDING:

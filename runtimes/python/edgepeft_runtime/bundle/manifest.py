@@ -37,6 +37,8 @@ TEXT_FIELDS = ("ids", "attention_mask", "type_ids", "decoder_ids")
 
 MAX_IMAGE_SIDE = 2**14
 _Side = Annotated[int, Check(f"pixels from 1 to {MAX_IMAGE_SIDE}", lambda side: 0 < side <= MAX_IMAGE_SIDE)]
+_Samples = Annotated[int, Check("samples from 1 to 16,777,216", lambda samples: 0 < samples <= 2**24)]
+_Frame = Annotated[int, Check("samples from 1 to 65,536", lambda samples: 0 < samples <= 2**16)]
 _Resize = Annotated[
     tuple[int, ...], Check("at most two sizes", lambda sizes: len(sizes) <= 2 and min(sizes, default=1) > 0)
 ]
@@ -236,20 +238,47 @@ class TableSpec:
 
 
 @dataclass(frozen=True)
+class SpectrogramSpec:
+    """How samples become the logarithm of their power in mel filters: Hann windows, Slaney's scale, as in Whisper.
+
+    Args:
+        samples: number of samples of a spectrogram; longer recordings are cut, shorter ones followed by zeros.
+        frame: samples of a window, which is centered on its frame; the ends are reflected.
+        hop: samples from a frame to the next.
+        bins: number of filters.
+        highest: frequency in Hz at which the last filter ends; the first begins at 0.
+    """
+
+    samples: _Samples
+    frame: _Frame
+    hop: _Frame
+    bins: Annotated[int, Check("filters from 1 to 1,024", lambda bins: 0 < bins <= 1024)]
+    highest: Annotated[float, Check("a frequency above 0", lambda highest: highest > 0)]
+
+    @property
+    def frames(self) -> int:
+        """Number of frames."""
+        return self.samples // self.hop
+
+
+@dataclass(frozen=True)
 class AudioSpec:
     """How a recording becomes an input: one channel of samples from -1 to 1, resampled, and perhaps normalized.
 
     Args:
-        input: the input that is the recording, ``[batch, samples]``; shorter ones are followed by zeros.
+        input: the input that is the recording: ``[batch, samples]``, where shorter ones are followed by zeros, or
+            ``[batch, bins, frames]`` if there is a spectrogram.
         rate: samples per second.
         normalize: whether each recording is shifted and scaled to mean 0 and variance 1 (with 1e-7 added to it).
         delimiter: the class that stands for a space in texts, if classes are characters.
+        spectrogram: how samples become the input, if it is not the samples.
     """
 
     input: str
     rate: Annotated[int, Check("samples per second from 1 to 1,000,000", lambda rate: 0 < rate <= 10**6)]
     normalize: bool = True
     delimiter: Annotated[str | None, Mark.OMITTED] = None
+    spectrogram: Annotated[SpectrogramSpec | None, Mark.OMITTED] = None
 
 
 @dataclass(frozen=True)
