@@ -243,6 +243,39 @@ def test_texts_of_recordings_are_written_by_a_decoder(bundle: Bundle, tmp_path: 
         load(tmp_path / "d.csv", described)
 
 
+def test_images_and_their_texts_are_pairs(bundle: Bundle, tmp_path: Path) -> None:
+    """Paths are relative to the table; both columns may be named; a folder is refused with what to give."""
+    from PIL import Image
+
+    for name, value in (("a", 0), ("b", 255)):
+        Image.fromarray(np.full((20, 30), value, np.uint8)).save(tmp_path / f"{name}.png")
+    changes = {
+        "inputs": (*bundle.manifest.inputs, TensorSpec("pixel_values", "float32", ("batch", 3, 8, 8))),
+        "labels": (),
+        "image": ImageSpec("pixel_values", (8, 8), 3, (0.5,) * 3, (0.5,) * 3),
+    }
+    described = _for(bundle, "image-text", **changes, memory=None)
+    table = _jsonl(
+        tmp_path / "d.jsonl", {"image": "b.png", "caption": "good film"}, {"image": "a.png", "caption": "bad"}
+    )
+    batch = load(table, described).batch(np.array([1, 0]))
+    expected = _tokenizer(bundle)(["bad", "good film"], padding=True)
+    assert batch["input_ids"].tolist() == expected["input_ids"]
+    assert batch["attention_mask"].tolist() == expected["attention_mask"]
+    assert batch["pixel_values"].shape == (2, 3, 8, 8)
+    assert (batch["pixel_values"][0] == -1).all() and (batch["pixel_values"][1] == 1).all()
+    named = _jsonl(tmp_path / "e.jsonl", {"photo": "b.png", "words": "good film"})
+    assert load(named, described, text_column=("photo", "words")).batch(np.array([0]))["pixel_values"].shape[0] == 1
+    with pytest.raises(DataError, match="no column of images"):
+        load(named, described)
+    with pytest.raises(DataError, match="pairs of images and texts") as failure:
+        load(tmp_path, described)
+    assert "give a table" in str(failure.value.hint)
+    missing = _jsonl(tmp_path / "f.jsonl", {"image": "c.png", "text": "good"})
+    with pytest.raises(DataError, match=r"c\.png"):
+        load(missing, described)
+
+
 @pytest.mark.parametrize("reduced", [False, True])
 def test_masks_are_resized_like_their_images(reduced: bool, bundle: Bundle, tmp_path: Path) -> None:
     """As transformers' processor does: nearest pixel, the same crop. Values of a palette are classes."""

@@ -237,6 +237,33 @@ def test_error_rates_of_ctc() -> None:
     frames = [[0, 1, 1, 0, 1, 2], [3, 3, 0, 0, 4, 0]]  # 1 1 2 and 3 4
     true = np.array([[1, 1, 2, -100], [3, 1, 4, 0]])
     assert _score("cer", manifest, _one_hot(frames, 5), true, 1).value == pytest.approx(1 / 6)
+    counted = replace(manifest, loss=LossSpec("ctc", {"blank": 0, "frames": "counts"}))
+    collector = metric_of("cer").collector(counted)
+    collector.add({"scores": _one_hot(frames, 5), "counts": np.array([5, 6])}, {"y": true})  # 1 1 and 3 4
+    assert collector.score().value == pytest.approx(2 / 6)
+
+
+@pytest.mark.parametrize("similarity", ["cosine", "dot"])
+def test_recall_of_embeddings_is_over_the_whole_data(similarity: str) -> None:
+    """Whether the own positive is among the k most similar ones, for one output of pairs and for two outputs."""
+    draw = np.random.default_rng(0)
+    anchors, positives = (draw.normal(size=(300, 6)).astype(np.float32) for _ in range(2))
+    positives += anchors
+    one = TensorSpec("scores", "float32", ("batch", "texts", 6))
+    two = tuple(TensorSpec(name, "float32", ("batch", 6)) for name in ("a", "b"))
+    scale = (lambda x: x / np.linalg.norm(x, axis=1, keepdims=True)) if similarity == "cosine" else (lambda x: x)
+    order = np.argsort(-(scale(anchors) @ scale(positives).T), axis=1)
+    expected = np.mean([row in order[row, :3] for row in range(300)])
+    assert 0.1 < expected < 0.98
+    for outputs in ((one,), two):
+        loss = LossSpec("multiple_negatives", {"similarity": similarity})
+        collector = metric_of("recall@3").collector(replace(YES, loss=loss, outputs=outputs, labels=()))
+        for rows in np.array_split(np.arange(300), 7):
+            pair = (anchors[rows], positives[rows])
+            collector.add(
+                {"scores": np.stack(pair, 1)} if outputs == (one,) else dict(zip("ab", pair, strict=True)), {}
+            )
+        assert collector.score().value == pytest.approx(expected)
 
 
 def test_entities_are_spans_of_one_type() -> None:

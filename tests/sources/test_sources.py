@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from edgepeft.errors import WrongClassNames
 from edgepeft.sources.errors import SourceError
 from edgepeft.sources.load import load_source
 from edgepeft.sources.source import Source
@@ -59,6 +60,13 @@ def test_a_directory_knows_its_task_and_carries_its_tokenizer(bert: Path) -> Non
     assert source.dimension_max == {"sequence": 32}
     assert isinstance(source.example_inputs, dict)
     assert set(source.example_inputs) == {"input_ids", "attention_mask"}
+
+
+def test_one_class_is_not_a_number_to_predict(bert: Path) -> None:
+    """transformers takes a head of one score for a regression."""
+    with pytest.raises(WrongClassNames, match="only one class") as failure:
+        load_source(bert, classes=["spam"])
+    assert "--classes other,spam" in str(failure.value.hint)
 
 
 def test_new_classes_make_a_new_head(bert: Path) -> None:

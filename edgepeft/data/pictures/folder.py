@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,10 +24,46 @@ KEPT_BYTES = 64 * 2**20
 """Largest size of the decoded images kept in memory; further ones are decoded again for each batch."""
 
 
-class ImageFolder:
+class Pictures:
     """Images as ``[batch, channels, height, width]``, resized, cropped and normalized by the bundle's specification.
 
-    Every image is decoded once at the start, so that a broken one fails then and not hours into the training.
+    Every image is decoded once at the start, so that a broken one fails then and not hours into the training. As many
+    as fit into ``KEPT_BYTES`` stay in memory.
+
+    Args:
+        paths: The files.
+        spec: How images become the input.
+        dtype: That of the input.
+
+    Raises:
+        DataError: A file cannot be decoded.
+    """
+
+    def __init__(self, paths: Sequence[Path], spec: ImageSpec, dtype: str) -> None:
+        self._paths, self._spec, self._dtype = paths, spec, dtype
+        self._cache: dict[int, NDArray[np.uint8]] = {}
+        for row in range(len(paths)):
+            self._keep(row, read_image(paths[row], spec))
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def batch(self, rows: NDArray[np.int64]) -> dict[str, Array]:
+        """Return the images at the given indices."""
+        normal = normalized(np.stack([self._pixels(int(row)) for row in rows]), self._spec)
+        return {self._spec.input: np.ascontiguousarray(normal, dtype=self._dtype)}
+
+    def _pixels(self, row: int) -> NDArray[np.uint8]:
+        cached = self._cache.get(row)
+        return read_image(self._paths[row], self._spec) if cached is None else cached
+
+    def _keep(self, row: int, pixels: NDArray[np.uint8]) -> None:
+        if (len(self._cache) + 1) * pixels.nbytes <= KEPT_BYTES:
+            self._cache[row] = pixels
+
+
+class ImageFolder:
+    """The images of a folder, with labels if they are needed.
 
     Args:
         folder: A folder with a folder for each class, whose name is the class or its index. Without labels, images
@@ -39,7 +76,7 @@ class ImageFolder:
     """
 
     def __init__(self, folder: Path, manifest: Manifest, *, labelled: bool) -> None:
-        self._spec, self._dtype = image_spec(folder, manifest)
+        spec, dtype = image_spec(f"{folder} is a folder", manifest)
         self._paths, skipped = files_in(folder, SUFFIXES)
         if not self._paths:
             raise NoData(
@@ -52,9 +89,7 @@ class ImageFolder:
         notice_skipped(folder, skipped, "images")
         if self._labels is not None:
             _notice_missing(folder, self._labels, manifest)
-        self._cache: dict[int, NDArray[np.uint8]] = {}
-        for row in range(len(self._paths)):
-            self._keep(row, read_image(self._paths[row], self._spec))
+        self._pictures = Pictures(self._paths, spec, dtype)
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -66,29 +101,25 @@ class ImageFolder:
 
     def batch(self, rows: NDArray[np.int64]) -> dict[str, Array]:
         """Return the images at the given indices, and their labels."""
-        spec = self._spec
-        normal = normalized(np.stack([self._pixels(int(row)) for row in rows]), spec)
-        arrays: dict[str, Array] = {spec.input: np.ascontiguousarray(normal, dtype=self._dtype)}
+        arrays = self._pictures.batch(rows)
         if self._labels is not None:
             arrays[self._label] = self._labels[rows]
         return arrays
 
-    def _pixels(self, row: int) -> NDArray[np.uint8]:
-        cached = self._cache.get(row)
-        return read_image(self._paths[row], self._spec) if cached is None else cached
 
-    def _keep(self, row: int, pixels: NDArray[np.uint8]) -> None:
-        if (len(self._cache) + 1) * pixels.nbytes <= KEPT_BYTES:
-            self._cache[row] = pixels
+def image_spec(found: str, manifest: Manifest, beside: Collection[str] = ()) -> tuple[ImageSpec, str]:
+    """Return how images become the input of a bundle, and the input's dtype.
 
-
-def image_spec(folder: Path, manifest: Manifest) -> tuple[ImageSpec, str]:
-    """Return how images become the input of a bundle, and the input's dtype."""
+    Args:
+        found: What the data is, for a message.
+        manifest: The bundle's.
+        beside: Inputs that are not images.
+    """
     inputs = {spec.name: spec.dtype for spec in manifest.inputs}
     spec = manifest.image
-    if spec is None or set(inputs) != {spec.input}:
+    if spec is None or set(inputs) - set(beside) != {spec.input}:
         raise NoImages(
-            f"The bundle does not take images, and {folder} is a folder.",
+            f"The bundle does not take images, and {found}.",
             context=f"its inputs: {', '.join(inputs)}",
             hint="give a table of texts (.csv, .tsv, .jsonl, .json or .parquet), or arrays as .npz."
             if manifest.text is not None

@@ -46,9 +46,10 @@ class Recordings:
 
     def batch(self, rows: NDArray[np.int64]) -> dict[str, Array]:
         """Return the recordings at these indices, with silence after the end of shorter ones."""
-        arrays: dict[str, Array] = {
-            self.audio.input: inputs_of([self.samples[row] for row in rows], self.audio, self.dtype)
-        }
+        samples = [self.samples[row] for row in rows]
+        arrays: dict[str, Array] = {self.audio.input: inputs_of(samples, self.audio, self.dtype)}
+        if self.audio.mask is not None:
+            arrays[self.audio.mask] = _padded([np.ones(len(own)) for own in samples], 0, "int64")
         for name, (ids, fill) in self.sequences.items():
             arrays[name] = _padded([ids[row] for row in rows], fill, "int64")
         return arrays | {name: array[rows] for name, array in self.labels.items()}
@@ -73,7 +74,7 @@ def audio_of(manifest: Manifest, source: str) -> tuple[AudioSpec, str]:
     """Return how recordings become the input of a bundle, and the input's dtype. A decoder may read texts beside it."""
     texts = () if manifest.text is None else manifest.text.fields
     inputs = {spec.name: spec.dtype for spec in manifest.inputs if spec.name not in texts}
-    if manifest.audio is None or set(inputs) != {manifest.audio.input}:
+    if manifest.audio is None or set(inputs) != {manifest.audio.input, manifest.audio.mask} - {None}:
         raise NoRecordings(
             f"The bundle does not take recordings, and {source} has some.",
             context=f"its inputs: {', '.join(inputs)}",

@@ -41,6 +41,8 @@ class Model:
         classes: Number of class names that were given, if any.
         mask_id: The tokenizer's token for masked ones, if it has one.
         scale: The factor of similarities that the model has learned, if it has one.
+        masked: Whether the model reads a mask of the samples of recordings.
+        frames: Name of the output with the number of frames of each recording, if there is one.
     """
 
     config: PretrainedConfig
@@ -50,6 +52,8 @@ class Model:
     classes: int | None = None
     mask_id: int | None = None
     scale: float | None = None
+    masked: bool = False
+    frames: str | None = None
 
 
 @dataclass(frozen=True)

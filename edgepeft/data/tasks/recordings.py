@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from edgepeft.data.errors import WrongColumns
 from edgepeft.data.records import Records
 from edgepeft.data.tasks.base import ROWS, Model, Reading, first_present, floats, number
@@ -17,6 +19,9 @@ from edgepeft_runtime.names import some
 PATHS, LABELS = ("path", "file", "audio", "wav"), (LABEL, "sentence", "transcription", TEXT)
 """Columns of paths, relative to the table's folder, and of labels or texts."""
 
+MASK = "attention_mask"
+"""The input that is 1 for the samples of a recording, and 0 for the silence after it."""
+
 SAMPLES = 4000
 """Samples of the example: a quarter of a second."""
 
@@ -25,13 +30,19 @@ FRAMES = 40
 
 
 def audio_inputs(model: Model) -> dict[str, Array]:
-    """Return a batch of samples ``input_values`` ``[examples, samples]``, or of features, as the model takes them."""
+    """Return a batch of samples ``input_values`` ``[examples, samples]``, or of features, as the model takes them.
+
+    Samples may have a mask.
+    """
     config = model.config
     if "input_values" in model.arguments:
         length, bins = getattr(config, "max_length", None), getattr(config, "num_mel_bins", None)
         if length and bins:  # a spectrogram transformer, which has a position for each patch
             return {"input_values": floats(ROWS, int(length), int(bins)) - 0.5}
-        return {"input_values": floats(ROWS, SAMPLES) - 0.5}
+        values: dict[str, Array] = {"input_values": floats(ROWS, SAMPLES) - 0.5}
+        return (
+            {**values, MASK: np.ones((ROWS, SAMPLES), np.int64)} if model.masked and MASK in model.arguments else values
+        )
     bins = number(config, "num_mel_bins", "feature_projection_input_dim", default=80)
     positions = getattr(config, "max_source_positions", None)
     if "decoder_input_ids" not in model.arguments and positions is None:

@@ -88,6 +88,14 @@ def _compare(folder: Path, spec: AudioSpec, extractor: SequenceFeatureExtractor)
             raise _refused(folder, f"{type(extractor).__name__} computes something else than its fields say")
 
 
+def masks_silence(folder: Path) -> bool:
+    """Whether a feature extractor returns a mask of the samples, because the model reads one."""
+    try:
+        return bool(json.loads((folder / FILE).read_text("utf-8")).get("return_attention_mask"))
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
 def characters(folder: Path, size: int) -> tuple[str, ...] | None:
     """Return the character of each class of a model for CTC; ``None`` if the directory does not name them."""
     try:

@@ -5,17 +5,28 @@ A head is a class that is put before the model's own, so the names of its parame
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from edgepeft.sources.directories.feature_extractor import masks_silence
 from edgepeft.sources.directories.sentence_transformers import Pooling, pooling_of
+
+SCORES, FRAMES = "logits", "frames"
 
 
 class Head(nn.Module):  # type: ignore[misc]  # torch is not type-checked here
-    """The base of heads."""
+    """The base of heads.
+
+    Attributes:
+        returned: Names of its outputs, where they are others than the task's.
+    """
+
+    returned: ClassVar[tuple[str, ...] | None] = None
 
     @classmethod
     def fits(cls, model: nn.Module) -> bool:  # noqa: ARG003  # of subclasses
@@ -55,6 +66,30 @@ class LastEnd(Head):
         return {"logits": self.classification_head(hidden.gather(1, last).squeeze(1))}
 
 
+class Framed(Head):
+    """Scores of frames, with the number of frames of each recording, which the loss of CTC reads.
+
+    transformers computes it from a mask of the samples. Models whose feature extractor returns no mask get none: they
+    were trained on silence after shorter recordings.
+    """
+
+    returned = (SCORES, FRAMES)
+    masked = False
+
+    @classmethod
+    def fits(cls, model: nn.Module) -> bool:
+        samples = "input_values" in inspect.signature(model.forward).parameters
+        return samples and hasattr(model, "_get_feat_extract_output_lengths")
+
+    def configure(self, folder: Path) -> None:
+        self.masked = masks_silence(folder)
+
+    def forward(self, input_values: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
+        mask = attention_mask if self.masked else None
+        logits = super().forward(input_values, attention_mask=mask).logits
+        return {SCORES: logits, FRAMES: self._get_feat_extract_output_lengths(attention_mask.sum(-1))}
+
+
 class Pooled(Head):
     """An embedding of each text, as sentence-transformers pools the tokens' hidden states.
 
@@ -91,7 +126,7 @@ def _pooled(hidden: Tensor, mask: Tensor, mode: str) -> Tensor:
     return total / (count.sqrt() if mode == "mean_sqrt_len_tokens" else count)
 
 
-_HEADS: dict[str, type[Head]] = {head.__name__: head for head in (Upsampled, LastEnd, Pooled)}
+_HEADS: dict[str, type[Head]] = {head.__name__: head for head in (Upsampled, LastEnd, Framed, Pooled)}
 
 
 def with_head(model: nn.Module, name: str | None, folder: Path) -> nn.Module:

@@ -15,11 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from edgepeft.data.tasks.base import Model, Task
+from edgepeft.data.tasks.recordings import MASK
 from edgepeft.errors import WrongClassNames
 from edgepeft.sources.architectures import head_modules
 from edgepeft.sources.class_names import class_names
-from edgepeft.sources.directories.feature_extractor import audio_spec, characters
-from edgepeft.sources.directories.heads import with_head
+from edgepeft.sources.directories.feature_extractor import audio_spec, characters, masks_silence
+from edgepeft.sources.directories.heads import FRAMES, Framed, Head, with_head
 from edgepeft.sources.directories.image_processor import FILE as PROCESSOR
 from edgepeft.sources.directories.image_processor import image_spec
 from edgepeft.sources.directories.recognition import class_of, task_of
@@ -64,11 +65,23 @@ def load_directory(files: ModelFiles, wishes: Wishes) -> Source:
     loaded, new_head = _loaded(files, task, wishes, config)
     model = with_head(loaded, task.head, files.folder)
     count = None if wishes.classes is None else len(wishes.classes)
-    facts = Model(model.config, _arguments(model), _LENGTH, classes=count, scale=_scale(model))
+    returned = model.returned if isinstance(model, Head) else None
+    facts = Model(
+        model.config,
+        _arguments(model),
+        _LENGTH,
+        classes=count,
+        scale=_scale(model),
+        masked=task.sound and (isinstance(model, Framed) or masks_silence(files.folder)),
+        frames=FRAMES if isinstance(model, Framed) else None,
+    )
     loss, settings = task.loss_of(facts)
+    if wishes.classes is not None and count == 1 and loss != "bce_with_logits":
+        raise _one_class(wishes.classes[0])
     if getattr(model.config, "ngram", 1) > 1 and not getattr(model.config, "disable_ngram_loss", True):
         notice(f"{files}: the loss is that of the next token; transformers also adds those of the tokens after it.")
-    source = Source(model, loss=loss, loss_settings=settings, task=task.name, outputs=task.outputs, new_head=new_head)
+    outputs = returned or task.outputs
+    source = Source(model, loss=loss, loss_settings=settings, task=task.name, outputs=outputs, new_head=new_head)
     if task.image:
         facts = replace(facts, image=image_spec(files.folder, model.config))
         source = replace(source, image=facts.image)
@@ -79,7 +92,10 @@ def load_directory(files: ModelFiles, wishes: Wishes) -> Source:
     example = task.example(facts)
     sounds = {name: array.shape for name, array in example.items() if task.sound and array.dtype.kind == "f"}
     if len(sounds) == 1:
-        source = replace(source, audio=audio_spec(files.folder, *sounds.popitem()))
+        audio = audio_spec(files.folder, *sounds.popitem())
+        source = replace(
+            source, audio=audio and replace(audio, mask=MASK if MASK in example and facts.masked else None)
+        )
     inputs = {name: torch.from_numpy(array) for name, array in example.items()}
     if source.text is not None and "type_ids" in source.text.fields.values():
         inputs["token_type_ids"] = torch.zeros_like(inputs["input_ids"])
@@ -192,6 +208,16 @@ def _check_mismatches(files: ModelFiles, model: nn.Module, keys: Sequence[str]) 
             context=f"of another shape: {', '.join(wrong[:5])}{' …' if len(wrong) > 5 else ''}",
             hint="check that config.json and the weights belong to the same model.",
         )
+
+
+def _one_class(name: str) -> WrongClassNames:
+    """Return the error of a single class, which transformers would take for a number to predict."""
+    return WrongClassNames(
+        "There is only one class, so there is nothing to learn.",
+        context=f"classes: {name!r}",
+        hint=f"name all of them (--classes other,{name}); to predict a number instead of a class, leave classes out "
+        "and set num_labels to 1 in config.json.",
+    )
 
 
 def _config_classes(model: PreTrainedModel) -> tuple[str, ...] | None:

@@ -165,7 +165,8 @@ def padding_id(path: str, model: PreTrainedModel, tokenizer: Tokenization | None
 def longest_text(model: PreTrainedModel, pad: int) -> int | None:
     """Return the largest number of tokens for which the model has positions; ``None`` if it has no limit."""
     names = ("max_position_embeddings", "n_positions", "max_target_positions")
-    limit = next((found for name in names if (found := getattr(model.config, name, None))), None)
+    configs = (model.config, model.config.get_text_config())
+    limit = next((found for config in configs for name in names if (found := getattr(config, name, None))), None)
     if limit is not None and limit <= 0:
         return None  # XLNet's -1
     if limit and getattr(model.config, "model_type", "") in _POSITIONS_AFTER_PADDING:

@@ -45,4 +45,4 @@ class SemanticSegmentation(Task):
         notice_unused(str(path), reading.columns, reading.template)
         manifest = reading.bundle.manifest
         label = only_label(manifest) if reading.labelled else None
-        return read_segmented(path, image_spec(path, manifest), label)
+        return read_segmented(path, image_spec(f"{path} is a folder", manifest), label)

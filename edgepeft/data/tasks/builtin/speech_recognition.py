@@ -25,6 +25,8 @@ from edgepeft_runtime.shown import quoted
 class SpeechRecognition(Task):
     """Labels are the ids of characters. The blank is the padding token, as in transformers.
 
+    Frames after the end of a recording do not count.
+
     ``ctc_loss_reduction`` ``sum``, transformers' default, adds the losses of a batch; here they are averaged, because
     the size of a batch may change. ``mean`` divides each by its length first.
     """
@@ -34,12 +36,14 @@ class SpeechRecognition(Task):
     mappings: ClassVar[tuple[str, ...]] = ("CTC",)
     endings: ClassVar[tuple[str, ...]] = ("ForCTC",)
     loss: ClassVar[str] = "ctc"
+    head: ClassVar[str | None] = "Framed"
     sound: ClassVar[bool] = True
     spells: ClassVar[bool] = True
 
     def loss_of(self, model: Model) -> tuple[str, Mapping[str, object]]:
         config = model.config
         return self.loss, {
+            "frames": model.frames,
             "blank": int(getattr(config, "pad_token_id", None) or 0),
             "zero_infinity": bool(getattr(config, "ctc_zero_infinity", False)),
             "length_normalized": getattr(config, "ctc_loss_reduction", "mean") == "mean",

@@ -44,7 +44,7 @@ class CTC(MeanLoss):
     zero_infinity: bool = setting(False, "Sequences that are too long for their input have the loss 0.")
     length_normalized: bool = setting(True, "Divide each loss by the length of its labels, as torch's mean does.")
     frames: str | None = setting(
-        None, "Name of a label with the number of frames of each example that count; by default all do."
+        None, "Name of an output, or else a label, with the number of frames that count; by default all do."
     )
     time_axis: int = setting(1, "Axis of the scores that the frames lie on: 1, or 0 with the batch on 1.")
     ignore_index: int = setting(-100, "Label that is padding, as every label below 0 and the blank are.")
@@ -64,7 +64,7 @@ class CTC(MeanLoss):
         assert labels.classes is not None
         if not -labels.classes <= self.blank < labels.classes:
             raise BadSetting("blank", self.blank, f"one of the {labels.classes} classes")
-        if self.frames is None:
+        if self.frames is None or self.frames in outputs:
             return [labels]
         return [labels, Labels(self.frames, ir.DataType.INT64, (batch,))]
 
@@ -75,7 +75,7 @@ class CTC(MeanLoss):
         log_p = emit.op("LogSoftmax", scores, axis=2)
         frozen = emit.op(STOP_GRADIENT, log_p, domain=DOMAIN)
         targets = self._targets(emit, labels["labels"], known_dim(first(outputs), 2))
-        alignment = _align(emit, frozen, targets, self._valid(emit, frozen, labels))
+        alignment = _align(emit, frozen, targets, self._valid(emit, frozen, {**labels, **outputs}))
         example_weights = self.weights_in(labels)
         elements, reached = self._losses(emit, alignment.log_likelihood, targets.length)
         total, weight = mean_of(emit, Elements(elements), example_weights)
@@ -98,13 +98,13 @@ class CTC(MeanLoss):
         moves = emit.op("And", _differ(emit, states, blank), _differ(emit, states, _shifted(emit, states, 2, blank)))
         return _Targets(states, counts, _log_of(emit, moves))
 
-    def _valid(self, emit: Emitter, log_p: ir.Value, labels: Values) -> ir.Value | None:
+    def _valid(self, emit: Emitter, log_p: ir.Value, values: Values) -> ir.Value | None:
         """Whether a frame counts, [T, N, 1]; ``None`` if all do."""
         if self.frames is None:
             return None
         length = emit.op("Squeeze", emit.op("Shape", log_p, start=0, end=1))
         indices = emit.op("Range", emit.index(0), length, emit.index(1))
-        before = emit.op("Less", emit.op("Unsqueeze", indices, emit.ints(1)), labels[self.frames])
+        before = emit.op("Less", emit.op("Unsqueeze", indices, emit.ints(1)), values[self.frames])
         return emit.op("Unsqueeze", before, emit.ints(2))
 
     def _losses(self, emit: Emitter, log_likelihood: ir.Value, length: ir.Value) -> tuple[ir.Value, ir.Value]:

@@ -272,6 +272,7 @@ class AudioSpec:
         normalize: whether each recording is shifted and scaled to mean 0 and variance 1 (with 1e-7 added to it).
         delimiter: the class that stands for a space in texts, if classes are characters.
         spectrogram: how samples become the input, if it is not the samples.
+        mask: the input that is 1 for the samples of each recording and 0 for zeros after it, ``[batch, samples]``.
     """
 
     input: str
@@ -279,6 +280,7 @@ class AudioSpec:
     normalize: bool = True
     delimiter: Annotated[str | None, Mark.OMITTED] = None
     spectrogram: Annotated[SpectrogramSpec | None, Mark.OMITTED] = None
+    mask: Annotated[str | None, Mark.OMITTED] = None
 
 
 @dataclass(frozen=True)

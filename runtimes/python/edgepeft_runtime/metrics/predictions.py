@@ -47,7 +47,8 @@ def transcripts(outputs: Arrays, batch: Arrays, manifest: Manifest) -> list[tupl
     best = scores.argmax(axis=-1)
     best = best if settings.get("time_axis", 1) == 1 else best.T
     blank = settings["blank"] % scores.shape[-1]
-    frames = batch[settings["frames"]] if settings.get("frames") else np.full(len(best), best.shape[1])
+    name = settings.get("frames")
+    frames = np.full(len(best), best.shape[1]) if name is None else {**batch, **outputs}[name]
     pairs = []
     for row, length, label in zip(best, frames, batch[manifest.labels[0].name], strict=True):
         row = row[: int(length)]

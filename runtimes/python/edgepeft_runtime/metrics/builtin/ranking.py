@@ -73,16 +73,27 @@ class _Scores:
         return Score(float(np.mean(known)) if known else float("nan"), parts=parts if len(values) > 1 else {})
 
 
+EMBEDDINGS = "multiple_negatives"
+"""The kind of loss of embeddings that belong together."""
+
+_ROWS = 256
+"""Anchors that are compared at a time."""
+
+
 @dataclass(frozen=True)
 class RecallAtK(Metric):
-    """The fraction of labels among the k classes of the highest scores; ``recall@5`` chooses k."""
+    """The fraction of labels among the k classes of the highest scores; ``recall@5`` chooses k.
+
+    Of embeddings that belong together: the fraction of anchors whose own positive is among the k most similar ones of
+    the whole data set.
+    """
 
     name: ClassVar[str] = "recall@k"
     k: int = setting(10, "Number of the highest scores.", minimum=1)
 
     def collector(self, manifest: Manifest) -> Collector:
-        require_kind(self.name, manifest, *CLASSES)
-        return _Found(manifest, self.k)
+        require_kind(self.name, manifest, *CLASSES, EMBEDDINGS)
+        return (_Retrieved if manifest.loss.kind == EMBEDDINGS else _Found)(manifest, self.k)
 
 
 class _Found:
@@ -100,3 +111,35 @@ class _Found:
 
     def score(self) -> Score:
         return Score(self._found / self._total if self._total else float("nan"))
+
+
+class _Retrieved:
+    """Collects the embeddings of anchors and of their positives: two outputs, or one ``[batch, texts, width]``."""
+
+    def __init__(self, manifest: Manifest, k: int) -> None:
+        self._manifest, self._k = manifest, k
+        self._pairs: list[tuple[Array, Array]] = []
+
+    def add(self, outputs: Arrays, batch: Arrays) -> None:
+        del batch
+        found = [outputs[spec.name] for spec in self._manifest.outputs]
+        texts = list(np.moveaxis(found[0], 1, 0)) if found[0].ndim == 3 else found
+        if len(texts) > 1:
+            self._pairs.append((self._scaled(texts[0]), self._scaled(texts[1])))
+
+    def _scaled(self, embeddings: Array) -> Array:
+        if self._manifest.loss.settings.get("similarity") == "dot":
+            return embeddings
+        norms: Array = np.linalg.norm(embeddings, axis=-1, keepdims=True)
+        return np.asarray(embeddings / np.maximum(norms, 1e-12))
+
+    def score(self) -> Score:
+        if not self._pairs:
+            return Score(float("nan"))
+        anchors, positives = (np.concatenate(side) for side in zip(*self._pairs, strict=True))
+        retrieved = 0
+        for start in range(0, len(anchors), _ROWS):
+            scores = anchors[start : start + _ROWS] @ positives.T
+            own = scores[np.arange(len(scores)), start + np.arange(len(scores))]
+            retrieved += int(((scores > own[:, None]).sum(axis=1) < self._k).sum())
+        return Score(retrieved / len(anchors))
