@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ from edgepeft_export.forward.torch_source.export import DynamicAxes, Exported, e
 from edgepeft_export.forward.torch_source.frozen import bind_frozen
 from edgepeft_export.forward.torch_source.half import HALF, LARGE, keeps_half, traced
 from edgepeft_export.forward.torch_source.naming import name_outputs, rename
+from edgepeft_export.forward.torch_source.operators.bags import EmbeddingBags
 from edgepeft_export.forward.torch_source.operators.detach import KeepDetach
 from edgepeft_export.forward.torch_source.operators.pool import MeanOfWhole
 from edgepeft_export.forward.torch_source.operators.promote import PromoteIntegers
@@ -45,7 +47,10 @@ class Lifted(nn.Module):  # type: ignore[misc]  # torch is not type-checked here
     def forward(
         self, inputs: dict[str, Tensor], trainable: dict[str, Tensor], frozen: dict[str, Tensor] | None = None
     ) -> tuple[Tensor, ...]:
-        with KeepDetach(list(trainable.values())), KeepRecurrent(), MeanOfWhole(), PromoteIntegers(), SlicedParts():
+        modes = EmbeddingBags(), KeepRecurrent(), MeanOfWhole(), PromoteIntegers(), SlicedParts()
+        with KeepDetach(list(trainable.values())), contextlib.ExitStack() as stack:
+            for mode in modes:
+                stack.enter_context(mode)
             tensors = {**with_views(trainable, self.views), **(frozen or {})}
             result = torch.func.functional_call(self.model, tensors, kwargs=inputs)
         named = named_outputs(result)

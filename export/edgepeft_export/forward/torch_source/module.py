@@ -30,6 +30,7 @@ from edgepeft_export.forward.torch_source.lifted import Module, graph_of, named_
 from edgepeft_export.forward.torch_source.naming import name_folded_weights, name_outputs
 from edgepeft_export.forward.torch_source.reference import Function, Reference, Tensors, array, verified
 from edgepeft_export.forward.torch_source.shared_storage import View, views_of, with_views
+from edgepeft_export.forward.torch_source.sizes import with_size
 from edgepeft_export.forward.torch_source.source import Reads, source_of
 from edgepeft_export.losses import FIRST_LOGITS
 from edgepeft_export.passes.pipeline import tidy, widen
@@ -68,7 +69,7 @@ def from_torch(
     with _inference(model):
         traced = distinct_sizes(inputs, axes)
         with computing(model), Reads() as reads, Recorder(model, traced, _sharing(views)) as recorder:
-            names = _output_names(model, traced, outputs)
+            names = _output_names(model, inputs, traced, outputs)
         exported = Module(model, traced, trainable, views, names, axes)
     source = source_of(model, trainable, views, reads)
     stacks = recorder.stacks()
@@ -176,25 +177,27 @@ def _called(model: nn.Module) -> nn.Module:
 
 
 def default_dynamic_axes(inputs: Mapping[str, Tensor]) -> dict[str, dict[int, str]]:
-    """Axis 0 is ``batch``; axis 1 of an integer or bool tensor of rank 2 is ``sequence``, or ``decoder_sequence``."""
+    """Axis 0 is ``batch``; axis 1 of an integer or bool tensor of rank 2 is ``sequence``, or ``decoder_sequence``.
+
+    An axis 0 whose size differs from the first one (the tokens of all bags, and where each bag begins) has a name of
+    its own.
+    """
     axes: dict[str, dict[int, str]] = {}
+    batch = next((tensor.shape[0] for tensor in inputs.values() if tensor.ndim and tensor.shape[0] != 1), 1)
     for name, tensor in inputs.items():
-        axes[name] = {0: "batch"} if tensor.ndim else {}
+        first = "batch" if tensor.ndim and tensor.shape[0] in (1, batch) else f"{name}_0"
+        axes[name] = {0: first} if tensor.ndim else {}
         if tensor.ndim == 2 and not tensor.is_floating_point():
             axes[name][1] = "decoder_sequence" if name.startswith("decoder_") else "sequence"
     return axes
 
 
-def _output_names(model: nn.Module, inputs: Mapping[str, Tensor], wanted: Sequence[str] | None) -> list[str]:
+def _output_names(model: nn.Module, given: Tensors, traced: Tensors, wanted: Sequence[str] | None) -> list[str]:
     try:
         with torch.no_grad():
-            there = list(named_outputs(model(**inputs)))
+            there = list(named_outputs(model(**traced)))
     except Exception as error:  # the model raises any exception
-        raise BadExampleInputs(
-            f"{type(model).__name__} does not run on the example inputs.",
-            context=f"inputs: {describe(inputs)}\n{type(error).__name__}: {first_line(error)}",
-            hint="give example inputs that model(**example_inputs) accepts.",
-        ) from error
+        raise _does_not_run(model, given, traced, error) from error
     if wanted is None:
         wanted = ["logits"] if "logits" in there else there
     if "logits" in wanted and FIRST_LOGITS in there and FIRST_LOGITS not in wanted:
@@ -207,6 +210,21 @@ def _output_names(model: nn.Module, inputs: Mapping[str, Tensor], wanted: Sequen
             hint="choose among these.",
         )
     return list(wanted)
+
+
+def _does_not_run(model: nn.Module, given: Tensors, traced: Tensors, error: Exception) -> BadExampleInputs:
+    context, hint = "", "give example inputs that model(**example_inputs) accepts."
+    if describe(given) != describe(traced):
+        context = f"example: {describe(given)}\n"
+        hint = (
+            "free sizes get sizes of their own for the export: name those that are always equal alike in dynamic_axes, "
+            "and leave out those that are fixed."
+        )
+    return BadExampleInputs(
+        f"{type(model).__name__} does not run on the example inputs.",
+        context=f"{context}inputs: {describe(traced)}\n{type(error).__name__}: {first_line(error)}",
+        hint=hint,
+    )
 
 
 _TRAINS = (torch.float32, torch.float16, torch.bfloat16)
@@ -267,7 +285,7 @@ def distinct_sizes(inputs: Mapping[str, Tensor], axes: DynamicAxes) -> dict[str,
     grown = {}
     for name, tensor in inputs.items():
         for axis, symbol in axes.get(name, {}).items():
-            tensor = tensor.index_select(axis, torch.arange(sizes[symbol]) % tensor.shape[axis])
+            tensor = with_size(tensor, axis, sizes[symbol])
         grown[name] = tensor
     return grown
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from edgepeft_export.errors import ExportDiffers
 from edgepeft_export.forward.graph import Forward, Limits
-from edgepeft_export.forward.torch_source.sizes import TracedSize
+from edgepeft_export.forward.torch_source.sizes import TracedSize, with_size
 from edgepeft_export.forward.torch_source.trace import first_difference
 from edgepeft_export.verification import FLOAT32, HALF, Example, GraphRun, Verified, difference, refuse_random
 from edgepeft_export.verification.compare import Array
@@ -144,7 +144,7 @@ def _sized(inputs: Tensors, axes: Axes, name: str, size: int) -> dict[str, Tenso
     for given, tensor in inputs.items():
         for axis, symbol in axes.get(given, {}).items():
             if symbol == name:
-                result[given] = tensor.index_select(axis, torch.arange(size) % tensor.shape[axis])
+                result[given] = with_size(tensor, axis, size)
     return result
 
 
@@ -259,7 +259,7 @@ def resized(inputs: Tensors, axes: Axes, factor: float) -> dict[str, Tensor]:
     for name, tensor in inputs.items():
         for axis in axes.get(name, {}):
             size = max(1, int(tensor.shape[axis] * factor))
-            tensor = tensor.index_select(axis, torch.arange(size) % tensor.shape[axis])
+            tensor = with_size(tensor, axis, size)
         result[name] = tensor
     return result
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import sympy
 import torch
+from torch import Tensor
 from torch.export import ExportedProgram
 
 from edgepeft_export.forward.graph import Limits
@@ -87,6 +88,16 @@ def _candidates(conditions: Iterable[sympy.Basic], example: int) -> list[int]:
 
 def _holds(condition: sympy.Basic, symbol: sympy.Symbol, size: int) -> bool:
     return condition.subs(symbol, size) is not sympy.false
+
+
+def with_size(tensor: Tensor, axis: int, size: int) -> Tensor:
+    """A tensor of another size along an axis, by repetition or cutting. Integers in ascending order stay so.
+
+    Such are the offsets of bags of tokens.
+    """
+    changed = tensor.index_select(axis, torch.arange(size) % tensor.shape[axis])
+    ascend = tensor.ndim == 1 and not tensor.is_floating_point() and bool((tensor[1:] >= tensor[:-1]).all())
+    return changed.sort().values if ascend else changed
 
 
 def simplified(dim: Dim, limits: Mapping[str, Limits]) -> Dim:
