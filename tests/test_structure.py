@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import posixpath
 import re
 import subprocess
 from collections import Counter
+from graphlib import TopologicalSorter
 from pathlib import Path, PurePosixPath
 
 import pytest
@@ -57,3 +59,31 @@ def test_docstrings_are_plain_markdown(files: list[PurePosixPath]) -> None:
     """The site shows them as Markdown, where the roles of Sphinx are noise."""
     roles = re.compile(r":(?:func|class|meth|data|mod|attr|exc|obj):`")
     assert [str(file) for file in files if roles.search((ROOT / file).read_text("utf-8"))] == []
+
+
+def test_typescript_has_no_circle_of_imports(files: list[PurePosixPath]) -> None:
+    """Not among types either. import-linter checks this for Python's modules."""
+    sources = {str(file) for file in files if file.suffix == ".ts" and "web/src" in str(file)}
+    relative = re.compile(r"""(?:\bfrom|\bimport)[\s(]*["'](\.[^"']+)\.js["']""")
+    imports = {
+        name: {
+            posixpath.normpath(f"{posixpath.dirname(name)}/{found}.ts")
+            for found in relative.findall((ROOT / name).read_text("utf-8"))
+        }
+        for name in sources
+    }
+    assert set().union(*imports.values()) <= sources
+    TopologicalSorter(imports).prepare()
+
+
+def test_passes_name_their_pattern_and_algebra(files: list[PurePosixPath]) -> None:
+    """A reader need not derive them from the code."""
+    folders = ("export/edgepeft_export/passes", "export/edgepeft_export/fold")
+    passes = [
+        file
+        for file in files
+        if str(file.parent) in folders and file.stem not in ("__init__", "pipeline", "requantize")
+    ]
+    texts = {file.name: ast.get_docstring(ast.parse((ROOT / file).read_text("utf-8"))) or "" for file in passes}
+    assert len(texts) > 10
+    assert [name for name, text in texts.items() if not re.search(r"Pattern[\s\S]*algebra", text, re.I)] == []

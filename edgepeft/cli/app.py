@@ -12,9 +12,9 @@ from pathlib import Path
 import click
 
 from edgepeft import __version__
-from edgepeft.cli import INTERRUPTED
 from edgepeft.cli.choice import Group
 from edgepeft.cli.errors import Unexpected
+from edgepeft.cli.exit_codes import INTERRUPTED
 from edgepeft.cli.screen.line import end_line
 from edgepeft.cli.screen.notices import notices_as_lines
 from edgepeft.cli.screen.verbosity import with_options

@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from edgepeft.cli.screen.progress import Counter
     from edgepeft_runtime.train.limits import Limits, Pause
 
-UNFINISHED = 75
-"""Exit code of a run that is saved but not complete: EX_TEMPFAIL of sysexits(3), "the user is invited to retry"."""
-
 _LOWEST = 19
 
 

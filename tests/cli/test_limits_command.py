@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from edgepeft.cli.limits import UNFINISHED
+from edgepeft.cli.exit_codes import UNFINISHED
 from edgepeft_runtime import read_update
 from tests.cli.conftest import Command
 from tests.support.bundles import Trained

@@ -15,7 +15,8 @@ import click
 
 from edgepeft.cli.choice import Choice
 from edgepeft.cli.device_rounds import TrainingStart, check_options
-from edgepeft.cli.limits import UNFINISHED, LimitReporter, Terminated, limit_options, limits, terminable
+from edgepeft.cli.exit_codes import INTERRUPTED, UNFINISHED
+from edgepeft.cli.limits import LimitReporter, Terminated, limit_options, limits, terminable
 from edgepeft.cli.options import (
     adapter_of,
     byte_count,
@@ -41,8 +42,6 @@ if TYPE_CHECKING:
     from edgepeft_runtime.bundle.bundle import Bundle
     from edgepeft_runtime.data.datasets import Dataset
     from edgepeft_runtime.train.records import FitReport
-
-_INTERRUPTED = 130
 
 
 def _warmup(_context: click.Context, _option: click.Parameter, text: str) -> int | float:
@@ -192,7 +191,7 @@ def _train(
         except KeyboardInterrupt as interrupt:
             terminated = isinstance(interrupt, Terminated)
             _show_saved("terminated" if terminated else "\ninterrupted", trainer.steps, origin.state)
-            return UNFINISHED if terminated else _INTERRUPTED
+            return UNFINISHED if terminated else INTERRUPTED
         if pause.ended is not None:
             _show_saved(pause.ended, trainer.steps, origin.state)
             return UNFINISHED

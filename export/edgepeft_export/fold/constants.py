@@ -1,6 +1,7 @@
 """Ensures that values which depend on trained tensors alone are computed now rather than at each run.
 
-Such are transposes of LoRA's matrices, sums of a weight and its sparse changes, and the encoder of a prompt.
+Pattern: nodes that read only initializers, one of them trained: transposes of LoRA's matrices, sums of a weight and its
+sparse changes, the encoder of a prompt. Algebra: ``f(c) = c'``, with f computed by ONNX Runtime.
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""Quantized kernels of convolutions, which devices dequantize when they load a graph."""
+"""Ensures that quantized kernels of convolutions are dequantized once, when a device loads the graph.
+
+Pattern: ``DequantizeLinear(q, scale, zero)`` of frozen tensors, of three axes and more.
+Algebra: it is ``(Cast(q) - Cast(zero)) * scale``.
+"""
 
 from __future__ import annotations
 

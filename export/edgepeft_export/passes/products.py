@@ -9,7 +9,7 @@ Each becomes a ``FusedMatMul``. Algebra: ``(a b)ᵀ = bᵀ aᵀ`` and ``(c a) b 
 
 ONNX Runtime fuses some of them itself, but first merges a transposition of keys or values with the one that separates
 their heads. Then keys and values exist in two layouts, one for the forward and one for the backward pass, and the
-gradient of the keys comes out of its product the wrong way round.
+gradient of the keys is computed transposed.
 """
 
 from __future__ import annotations
