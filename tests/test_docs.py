@@ -11,7 +11,7 @@ import pytest
 import edgepeft
 import edgepeft_runtime
 from edgepeft.cli.app import app
-from edgepeft_runtime.bundle.manifest import ROLES
+from edgepeft_runtime.bundle.specs import ROLES
 from edgepeft_runtime.engine.registry import ENGINES
 
 README = Path(__file__).parent.parent / "README.md"

@@ -17,7 +17,7 @@ from edgepeft.aggregation.pairs import Factors, Float64s, PairTensors
 from edgepeft.aggregation.products import ProductSum
 from edgepeft.aggregation.report import SparseUnion
 from edgepeft.aggregation.sparse import EMPTY, SparseChange, add_sparse, largest
-from edgepeft_runtime.bundle.manifest import SparseSpec
+from edgepeft_runtime.bundle.specs import SparseSpec
 
 
 @dataclass

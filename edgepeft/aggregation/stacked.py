@@ -14,7 +14,8 @@ import numpy as np
 
 from edgepeft.aggregation.pairs import pairs_of
 from edgepeft_runtime.bundle.bundle import Bundle, checked_tensors
-from edgepeft_runtime.bundle.manifest import Manifest, ParameterSpec, SparseSpec
+from edgepeft_runtime.bundle.manifest import Manifest
+from edgepeft_runtime.bundle.specs import ParameterSpec, SparseSpec
 from edgepeft_runtime.errors import ForeignUpdate, WrongIndices
 from edgepeft_runtime.files.tensorfile import Array, TensorFile, read_tensors, write_tensors
 

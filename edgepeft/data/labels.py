@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from edgepeft.data.errors import LabelPerToken, SeveralLabels
-from edgepeft_runtime.bundle.manifest import LabelSpec, Manifest
+from edgepeft_runtime.bundle.manifest import Manifest
+from edgepeft_runtime.bundle.specs import LabelSpec
 from edgepeft_runtime.files.tensorfile import Array
 from edgepeft_runtime.names import meant, some
 from edgepeft_runtime.notices import notice

@@ -16,7 +16,8 @@ from edgepeft.data.labels import BadLabel, LabelReader, notice_one_class, only_l
 from edgepeft.data.table import Table, Text
 from edgepeft.data.tokenizer import tokenizer_of
 from edgepeft_runtime.bundle.bundle import Bundle
-from edgepeft_runtime.bundle.manifest import LabelSpec, Manifest, TensorSpec, TextSpec
+from edgepeft_runtime.bundle.manifest import Manifest
+from edgepeft_runtime.bundle.specs import LabelSpec, TensorSpec, TextSpec
 from edgepeft_runtime.files.tensorfile import Array
 from edgepeft_runtime.notices import notice
 from edgepeft_runtime.shown import quoted

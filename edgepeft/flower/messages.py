@@ -19,7 +19,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, Re
 from edgepeft.flower.errors import ClientError
 from edgepeft_runtime.bundle.adapter_source import load_adapter
 from edgepeft_runtime.bundle.bundle import Bundle, checked_parameters
-from edgepeft_runtime.bundle.manifest import ParameterSpec
+from edgepeft_runtime.bundle.specs import ParameterSpec
 from edgepeft_runtime.engine.evaluate import Evaluation
 from edgepeft_runtime.errors import (
     BadSetting,

@@ -9,8 +9,8 @@ import onnx_ir as ir
 
 from edgepeft_export.program.link import link
 from edgepeft_runtime.bundle.bundle import Bundle
-from edgepeft_runtime.bundle.manifest import SparseSpec
 from edgepeft_runtime.bundle.programs import INFER
+from edgepeft_runtime.bundle.specs import SparseSpec
 from edgepeft_runtime.files.tensorfile import Array
 
 

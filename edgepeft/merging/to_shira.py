@@ -11,7 +11,7 @@ import numpy as np
 
 from edgepeft.merging.errors import MergeError, NotInAdapter
 from edgepeft_runtime.bundle.bundle import Bundle
-from edgepeft_runtime.bundle.manifest import SparseSpec
+from edgepeft_runtime.bundle.specs import SparseSpec
 from edgepeft_runtime.files.schema import Json
 from edgepeft_runtime.files.tensorfile import Array
 

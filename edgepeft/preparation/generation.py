@@ -17,7 +17,7 @@ from edgepeft_export.forward.torch_source.generation import IDS, MASK, decoding_
 from edgepeft_export.generation import with_generation
 from edgepeft_export.quantize import Quantization, QuantizationReport
 from edgepeft_runtime.bundle.generation_spec import GenerationSpec
-from edgepeft_runtime.bundle.manifest import TextSpec
+from edgepeft_runtime.bundle.specs import TextSpec
 
 
 def generation_spec(compiled: Compiled, model: nn.Module | Path, text: TextSpec | None) -> GenerationSpec | None:

@@ -15,7 +15,7 @@ from edgepeft.preparation.errors import WrongOption
 from edgepeft.preparation.memory_budget import MemoryBudget
 from edgepeft_export.forward.torch_source.export import DynamicAxes
 from edgepeft_export.quantize.choose import Batch
-from edgepeft_runtime.bundle.manifest import ImageSpec, TableSpec, TextSpec
+from edgepeft_runtime.bundle.specs import ImageSpec, TableSpec, TextSpec
 
 Kinds: TypeAlias = Mapping[str, tuple[type, ...]]
 

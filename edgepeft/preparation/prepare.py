@@ -36,7 +36,7 @@ from edgepeft_export.forward.torch_source.export import ExampleInputs
 from edgepeft_export.forward.torch_source.own_loss import from_function
 from edgepeft_export.ort_training import OrtTraining, export_ort_training
 from edgepeft_export.quantize import Quantization, QuantizedTensor, quantize
-from edgepeft_runtime.bundle.manifest import Dimension, TextSpec
+from edgepeft_runtime.bundle.specs import Dimension, TextSpec
 from edgepeft_runtime.engine.registry import ORT_TRAINING, PORTABLE, check_engine
 from edgepeft_runtime.files.schema import Json
 from edgepeft_runtime.notices import notice

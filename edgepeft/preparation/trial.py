@@ -17,7 +17,8 @@ from edgepeft_export.forward.torch_source.own_loss import argument_name
 from edgepeft_export.losses import FIRST_LOGITS, Loss, MeanLoss, OnnxLoss
 from edgepeft_export.verification import Example
 from edgepeft_runtime import Trainer
-from edgepeft_runtime.bundle.manifest import LabelSpec, Manifest
+from edgepeft_runtime.bundle.manifest import Manifest
+from edgepeft_runtime.bundle.specs import LabelSpec
 from edgepeft_runtime.errors import BatchError, NotFinite, OnnxruntimeFailed, TrainingError
 from edgepeft_runtime.files.tensorfile import Array
 

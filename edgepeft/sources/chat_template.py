@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edgepeft_runtime.bundle.manifest import ChatSpec
+from edgepeft_runtime.bundle.specs import ChatSpec
 from edgepeft_runtime.notices import notice
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from edgepeft_runtime.bundle.manifest import AudioSpec, ImageSpec, TextSpec
+from edgepeft_runtime.bundle.specs import AudioSpec, ImageSpec, TextSpec
 
 
 @dataclass(frozen=True)

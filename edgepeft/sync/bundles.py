@@ -9,7 +9,8 @@ from pathlib import Path
 from edgepeft.sync.errors import DamagedWorkspace
 from edgepeft.sync.transports import HostTransport
 from edgepeft_runtime.bundle.bundle import Bundle
-from edgepeft_runtime.bundle.manifest import MANIFEST, FileEntry, Manifest
+from edgepeft_runtime.bundle.manifest import MANIFEST, Manifest
+from edgepeft_runtime.bundle.specs import FileEntry
 from edgepeft_runtime.errors import DamagedFile
 from edgepeft_runtime.files.durable import make_folder, write_atomically
 from edgepeft_runtime.files.tensorfile import sha256_of

@@ -14,7 +14,7 @@ from edgepeft.sync.keys import HostKey, Keys
 from edgepeft.sync.transports import HostTransport, open_remote
 from edgepeft.sync.workspace import Workspace
 from edgepeft_runtime.bundle.bundle import ADAPTER, Bundle, checked_parameters
-from edgepeft_runtime.bundle.manifest import FileEntry
+from edgepeft_runtime.bundle.specs import FileEntry
 from edgepeft_runtime.errors import BadSetting
 from edgepeft_runtime.files.durable import make_folder, write_atomically, writing
 from edgepeft_runtime.files.tensorfile import read_tensors

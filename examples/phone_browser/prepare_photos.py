@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 import edgepeft
 from edgepeft_export.optimizers import AdamW
-from edgepeft_runtime.bundle.manifest import ImageSpec
+from edgepeft_runtime.bundle.specs import ImageSpec
 
 OUT = Path(__file__).parent / "bundles" / "photos"
 SIDE = 48

@@ -20,11 +20,12 @@ from edgepeft_export.optimizers import Optimizer
 from edgepeft_export.quantize import QuantizedTensor
 from edgepeft_export.selection import gradient_name
 from edgepeft_export.weights import WeightsFile
-from edgepeft_runtime.bundle import manifest as spec
+from edgepeft_runtime.bundle import specs as spec
 from edgepeft_runtime.bundle.activation_sizes import MemorySpec
 from edgepeft_runtime.bundle.folder import listed_files
 from edgepeft_runtime.bundle.generation_spec import GenerationSpec
 from edgepeft_runtime.bundle.graphfile import checked_graph
+from edgepeft_runtime.bundle.manifest import Manifest
 from edgepeft_runtime.bundle.programs import CacheEntry, Programs
 from edgepeft_runtime.files.durable import writing
 from edgepeft_runtime.files.schema import Json
@@ -139,7 +140,7 @@ def _manifest(
     extras: Extras,
     files: dict[str, spec.ListedFile],
     weights: WeightsFile,
-) -> spec.Manifest:
+) -> Manifest:
     inputs = tuple(_tensor(value) for value in compiled.inputs)
     labels = tuple(
         spec.LabelSpec(x.name, x.dtype.numpy().name, _shape(x.shape, x.name), x.classes, x.ignore_index)
@@ -152,7 +153,7 @@ def _manifest(
         for bucket in compiled.buckets
         for name in state_names(optimizer, bucket)
     ]
-    return spec.Manifest(
+    return Manifest(
         min_onnxruntime=MIN_ONNXRUNTIME,
         base_sha256=compiled.base_sha256,
         files=files,

@@ -35,8 +35,8 @@ from edgepeft_export.program import Segmented, as_inputs, checked_weights, segme
 from edgepeft_export.program.reads import ancestors
 from edgepeft_export.selection import selection_graph
 from edgepeft_runtime.bundle.adapter_layout import AdapterLayout
-from edgepeft_runtime.bundle.manifest import INDICES
 from edgepeft_runtime.bundle.programs import Accumulation, Call
+from edgepeft_runtime.bundle.specs import INDICES
 from edgepeft_runtime.notices import notice
 
 MANY_BYTES = 100_000_000

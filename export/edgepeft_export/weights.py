@@ -11,8 +11,8 @@ from types import TracebackType
 import numpy as np
 import onnx_ir as ir
 
-from edgepeft_runtime.bundle.manifest import FrozenSpec
 from edgepeft_runtime.bundle.program_checks import ALIGNMENT
+from edgepeft_runtime.bundle.specs import FrozenSpec
 
 INLINE = 256
 """Tensors of at most this many bytes stay in the graph."""

@@ -21,7 +21,8 @@ from edgepeft.methods import attach, by_name
 from edgepeft_export.optimizers import AdamW
 from edgepeft_runtime import Trainer
 from edgepeft_runtime.bundle.bundle import Bundle
-from edgepeft_runtime.bundle.manifest import LabelSpec, Manifest, TensorSpec
+from edgepeft_runtime.bundle.manifest import Manifest
+from edgepeft_runtime.bundle.specs import LabelSpec, TensorSpec
 from edgepeft_runtime.errors import EdgepeftError
 from edgepeft_runtime.files.tensorfile import read_tensors
 from tests.architectures.configs import SMALL, Case, config_of

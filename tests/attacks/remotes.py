@@ -12,7 +12,8 @@ from typing import Any
 from edgepeft.sync import publish
 from edgepeft.sync.bundles import keep_bundle
 from edgepeft_runtime.bundle.bundle import Bundle
-from edgepeft_runtime.bundle.manifest import MANIFEST, FileEntry
+from edgepeft_runtime.bundle.manifest import MANIFEST
+from edgepeft_runtime.bundle.specs import FileEntry
 from edgepeft_runtime.fleet import signatures
 from edgepeft_runtime.fleet.rounds import Latest
 from tests.attacks.stage import Stage

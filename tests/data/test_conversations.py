@@ -15,7 +15,8 @@ from edgepeft.data.conversations.chat import Chat
 from edgepeft_runtime import Trainer
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.bundle.folder import listed
-from edgepeft_runtime.bundle.manifest import ChatSpec, Manifest
+from edgepeft_runtime.bundle.manifest import Manifest
+from edgepeft_runtime.bundle.specs import ChatSpec
 from edgepeft_runtime.errors import EdgepeftError
 from edgepeft_runtime.notices import EdgepeftWarning
 from tests.data.chat_templates import PUBLISHED, Published

@@ -17,7 +17,8 @@ from edgepeft.data import load
 from edgepeft.data.labels import BadLabel, label_reader
 from edgepeft.sources.class_names import class_names
 from edgepeft_runtime.bundle.bundle import Bundle
-from edgepeft_runtime.bundle.manifest import LabelSpec, LossSpec, Manifest
+from edgepeft_runtime.bundle.manifest import Manifest
+from edgepeft_runtime.bundle.specs import LabelSpec, LossSpec
 from edgepeft_runtime.errors import EdgepeftError
 from edgepeft_runtime.notices import EdgepeftWarning
 from tests.support.bundles import Trained

@@ -17,7 +17,7 @@ from edgepeft.data.sound.resampling import resampled
 from edgepeft.data.sound.wav import read_wav
 from edgepeft.sources.directories.feature_extractor import audio_spec
 from edgepeft.sources.errors import UnusableFeatureExtractor
-from edgepeft_runtime.bundle.manifest import AudioSpec
+from edgepeft_runtime.bundle.specs import AudioSpec
 from edgepeft_runtime.notices import EdgepeftWarning
 
 

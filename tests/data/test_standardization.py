@@ -16,7 +16,7 @@ from edgepeft.cli.app import run
 from edgepeft.data import load, standardization
 from edgepeft_runtime import Trainer
 from edgepeft_runtime.bundle.bundle import Bundle
-from edgepeft_runtime.bundle.manifest import TableSpec
+from edgepeft_runtime.bundle.specs import TableSpec
 from edgepeft_runtime.errors import BundleError, DataError
 
 TRAINING = "height,label,weight,same\n170,0,60,5\n180,1,80,5\n160,0,70,5\n"

@@ -18,7 +18,7 @@ from edgepeft.data import load
 from edgepeft.data.tasks.builtin.masked_lm import CHOSEN
 from edgepeft.sources.directories.image_processor import image_spec
 from edgepeft_runtime.bundle.bundle import Bundle
-from edgepeft_runtime.bundle.manifest import AudioSpec, ImageSpec, LabelSpec, SpectrogramSpec, TensorSpec, TextSpec
+from edgepeft_runtime.bundle.specs import AudioSpec, ImageSpec, LabelSpec, SpectrogramSpec, TensorSpec, TextSpec
 from edgepeft_runtime.errors import DataError
 from tests.support.bundles import BAD, CLS, FIELDS, GOOD, LONGEST, PAD, SEP, UNK, WORDS, Trained
 

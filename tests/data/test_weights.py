@@ -19,7 +19,7 @@ from edgepeft.data.tables.weights import class_weights
 from edgepeft_export.losses import CrossEntropy
 from edgepeft_runtime import Trainer
 from edgepeft_runtime.bundle.bundle import Bundle
-from edgepeft_runtime.bundle.manifest import ImageSpec
+from edgepeft_runtime.bundle.specs import ImageSpec
 from edgepeft_runtime.errors import DataError
 
 ROWS = [(0.1, 0.2, 0), (0.3, -0.1, 0), (1.0, 2.0, 0), (0.5, 0.5, 2)]

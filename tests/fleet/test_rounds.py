@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgepeft_runtime.bundle.manifest import FileEntry, ParameterSpec
+from edgepeft_runtime.bundle.specs import FileEntry, ParameterSpec
 from edgepeft_runtime.errors import EdgepeftError, FleetError, MissingExtra
 from edgepeft_runtime.files import canonical
 from edgepeft_runtime.fleet import signatures

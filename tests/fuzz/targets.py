@@ -24,7 +24,8 @@ from edgepeft.sync.ledger import Entry
 from edgepeft.sync.workspace import Workspace
 from edgepeft_runtime.bundle.bundle import Bundle, checked_parameters
 from edgepeft_runtime.bundle.graphfile import checked_graph
-from edgepeft_runtime.bundle.manifest import FileEntry, Manifest
+from edgepeft_runtime.bundle.manifest import Manifest
+from edgepeft_runtime.bundle.specs import FileEntry
 from edgepeft_runtime.data.datasets import read_npz
 from edgepeft_runtime.engine.engine import TrainState
 from edgepeft_runtime.engine.ort_training.checkpoint import OrtCheckpoint, read_checkpoint, write_checkpoint

@@ -15,7 +15,8 @@ from edgepeft.intake.checks import check_norm, checked, parsed
 from edgepeft.sync import Device, Entry
 from edgepeft.sync.collection.verification import Address, Delivered, change_norm, verify
 from edgepeft.sync.keys import REVOKED
-from edgepeft_runtime.bundle.manifest import FileEntry, Manifest
+from edgepeft_runtime.bundle.manifest import Manifest
+from edgepeft_runtime.bundle.specs import FileEntry
 from edgepeft_runtime.errors import EdgepeftError
 from edgepeft_runtime.files.tensorfile import Array, tensor_chunks
 from edgepeft_runtime.fleet import signatures

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgepeft_runtime.bundle.manifest import LabelSpec, ListedFile, LossSpec, Manifest, OptimizerSpec, TensorSpec
+from edgepeft_runtime.bundle.manifest import Manifest
+from edgepeft_runtime.bundle.specs import LabelSpec, ListedFile, LossSpec, OptimizerSpec, TensorSpec
 from edgepeft_runtime.errors import SettingError
 from edgepeft_runtime.metrics.base import Score
 from edgepeft_runtime.metrics.registry import METRICS, metric_of

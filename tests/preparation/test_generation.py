@@ -19,7 +19,7 @@ import edgepeft
 from edgepeft.cli.app import run
 from edgepeft_export.optimizers import SGD
 from edgepeft_runtime import Bundle, Manifest, Trainer
-from edgepeft_runtime.bundle.manifest import TextSpec
+from edgepeft_runtime.bundle.specs import TextSpec
 from edgepeft_runtime.engine.generate import Sampling
 from edgepeft_runtime.errors import BatchError, BundleError, SettingError
 from tests.support.bundles import FIELDS, PAD

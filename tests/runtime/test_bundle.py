@@ -15,7 +15,8 @@ import onnx
 import pytest
 
 from edgepeft_runtime.bundle.bundle import Bundle
-from edgepeft_runtime.bundle.manifest import Bucket, ImageSpec, LabelSpec, LossSpec, Manifest, TensorSpec, TextSpec
+from edgepeft_runtime.bundle.manifest import Manifest
+from edgepeft_runtime.bundle.specs import Bucket, ImageSpec, LabelSpec, LossSpec, TensorSpec, TextSpec
 from edgepeft_runtime.errors import BundleError, EdgepeftError, TensorError
 from edgepeft_runtime.files.hashing import PART
 from edgepeft_runtime.files.tensorfile import read_tensors, write_tensors

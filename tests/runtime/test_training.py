@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from edgepeft_runtime.bundle.bundle import Bundle
-from edgepeft_runtime.bundle.manifest import LabelSpec, LossSpec, TensorSpec
+from edgepeft_runtime.bundle.specs import LabelSpec, LossSpec, TensorSpec
 from edgepeft_runtime.engine.engine import TrainState
 from edgepeft_runtime.engine.evaluate import count_correct
 from edgepeft_runtime.errors import (

@@ -18,7 +18,7 @@ from edgepeft.data.pictures.pixels import fitted, normalized
 from edgepeft.sources.directories.image_processor import FILE, image_spec
 from edgepeft.sources.errors import SourceError, UnusableImageProcessor
 from edgepeft.sources.load import load_source
-from edgepeft_runtime.bundle.manifest import ImageSpec
+from edgepeft_runtime.bundle.specs import ImageSpec
 from edgepeft_runtime.notices import EdgepeftWarning
 from tests.support.networks import tiny_vit
 

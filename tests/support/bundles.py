@@ -14,7 +14,7 @@ from torch import nn
 import edgepeft
 from edgepeft_runtime import Trainer
 from edgepeft_runtime.bundle.bundle import Bundle
-from edgepeft_runtime.bundle.manifest import ImageSpec, TextSpec
+from edgepeft_runtime.bundle.specs import ImageSpec, TextSpec
 from tests.support.networks import tiny_gpt2
 
 WORDS = [

@@ -19,10 +19,11 @@ from edgepeft_export.optimizer_graph import Bucket, optimizer_graph, state_names
 from edgepeft_export.optimizers import AdamW
 from edgepeft_runtime.bundle.bundle import ADAPTER
 from edgepeft_runtime.bundle.folder import listed
-from edgepeft_runtime.bundle.manifest import Bucket as BucketSpec
-from edgepeft_runtime.bundle.manifest import FrozenSpec, Manifest, OptimizerSpec, ParameterSpec, TensorSpec
+from edgepeft_runtime.bundle.manifest import Manifest
 from edgepeft_runtime.bundle.program_checks import ALIGNMENT, WEIGHTS
 from edgepeft_runtime.bundle.programs import Accumulation, CacheEntry, Call, Programs
+from edgepeft_runtime.bundle.specs import Bucket as BucketSpec
+from edgepeft_runtime.bundle.specs import FrozenSpec, OptimizerSpec, ParameterSpec, TensorSpec
 from edgepeft_runtime.files.tensorfile import read_tensors, write_tensors
 from tests.support import tiny_bundle
 from tests.support.tiny_bundle import INPUTS, LABELS, LOSS, OUTPUTS, Graph

@@ -17,20 +17,20 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgepeft_runtime.bundle.bundle import ADAPTER
 from edgepeft_runtime.bundle.folder import listed
-from edgepeft_runtime.bundle.manifest import (
+from edgepeft_runtime.bundle.manifest import Manifest
+from edgepeft_runtime.bundle.program_checks import WEIGHTS
+from edgepeft_runtime.bundle.programs import Accumulation, Call, Programs
+from edgepeft_runtime.bundle.specs import (
     Bucket,
     Dimension,
     FrozenSpec,
     LabelSpec,
     ListedFile,
     LossSpec,
-    Manifest,
     OptimizerSpec,
     ParameterSpec,
     TensorSpec,
 )
-from edgepeft_runtime.bundle.program_checks import WEIGHTS
-from edgepeft_runtime.bundle.programs import Accumulation, Call, Programs
 from edgepeft_runtime.files.tensorfile import write_tensors
 
 INPUTS = (TensorSpec("x", "float32", ("batch", 4)),)

@@ -14,7 +14,7 @@ import torch
 import edgepeft
 from edgepeft.sync import Keys, Workspace, publish
 from edgepeft.sync.links import link_of
-from edgepeft_runtime.bundle.manifest import TextSpec
+from edgepeft_runtime.bundle.specs import TextSpec
 from tests.fleet.servers import serving
 from tests.support.bundles import FIELDS, LONGEST, PAD, write_tokenizer
 from tests.support.networks import tiny_llama

@@ -16,7 +16,7 @@ from edgepeft.sync import Keys, accepted, collect
 from edgepeft.sync.keys import REVOKED
 from edgepeft.sync.links import link_of
 from edgepeft_runtime import write_tensors
-from edgepeft_runtime.bundle.manifest import FileEntry
+from edgepeft_runtime.bundle.specs import FileEntry
 from edgepeft_runtime.fleet.joining import join
 from tests.fleet.fleets import DAY, NOW, Device, Fleet, code_of
 from tests.fleet.servers import serving

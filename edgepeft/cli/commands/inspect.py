@@ -15,7 +15,7 @@ from edgepeft_runtime.figures import size
 
 if TYPE_CHECKING:
     from edgepeft_runtime.bundle.bundle import Bundle
-    from edgepeft_runtime.bundle.manifest import TensorSpec
+    from edgepeft_runtime.bundle.specs import TensorSpec
     from edgepeft_runtime.files.schema import Json
 
 

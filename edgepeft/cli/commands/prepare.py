@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from edgepeft.sources.source import Source
     from edgepeft_export.losses import Loss
     from edgepeft_export.ort_training import OrtTraining
-    from edgepeft_runtime.bundle.manifest import TableSpec
+    from edgepeft_runtime.bundle.specs import TableSpec
 
 OPTIMIZER = Declared(OPTIMIZERS)
 

@@ -12,7 +12,8 @@ from edgepeft.data.errors import NoClass, NoImages, UnknownClass
 from edgepeft.data.labels import BadLabel, label_reader, only_label
 from edgepeft.data.pictures.decoding import bad_image, decoded
 from edgepeft.data.pictures.pixels import fitted, normalized
-from edgepeft_runtime.bundle.manifest import ImageSpec, Manifest
+from edgepeft_runtime.bundle.manifest import Manifest
+from edgepeft_runtime.bundle.specs import ImageSpec
 from edgepeft_runtime.errors import NoData
 from edgepeft_runtime.files.tensorfile import Array
 from edgepeft_runtime.names import some

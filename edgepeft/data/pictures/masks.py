@@ -12,7 +12,7 @@ from edgepeft.data.errors import NoClass
 from edgepeft.data.pictures.decoding import bad_image, decoded
 from edgepeft.data.pictures.folder import SUFFIXES, read_image
 from edgepeft.data.pictures.pixels import fitted, normalized
-from edgepeft_runtime.bundle.manifest import ImageSpec, LabelSpec
+from edgepeft_runtime.bundle.specs import ImageSpec, LabelSpec
 from edgepeft_runtime.errors import NoData
 from edgepeft_runtime.files.tensorfile import Array
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepeft_runtime.bundle.manifest import ImageSpec
+from edgepeft_runtime.bundle.specs import ImageSpec
 from edgepeft_runtime.files.tensorfile import Array
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ from edgepeft.data.errors import NoRecordings
 from edgepeft.data.sound.resampling import resampled
 from edgepeft.data.sound.spectrogram import log_mel
 from edgepeft.data.sound.wav import Samples, read_wav
-from edgepeft_runtime.bundle.manifest import AudioSpec, Manifest
+from edgepeft_runtime.bundle.manifest import Manifest
+from edgepeft_runtime.bundle.specs import AudioSpec
 from edgepeft_runtime.files.tensorfile import Array
 from edgepeft_runtime.notices import notice
 

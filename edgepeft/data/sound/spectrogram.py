@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgepeft.data.sound.wav import Samples
-from edgepeft_runtime.bundle.manifest import SpectrogramSpec
+from edgepeft_runtime.bundle.specs import SpectrogramSpec
 
 _LINEAR = 3 / 200
 """Mels per Hz below ``_KNEE``, on the scale of Slaney's Auditory Toolbox."""

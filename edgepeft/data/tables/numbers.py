@@ -12,7 +12,8 @@ from edgepeft.data.errors import WrongColumns
 from edgepeft.data.labels import BadLabel, label_reader, notice_one_class, number, only_label, weights_label
 from edgepeft.data.memory import rows_in_memory
 from edgepeft.data.records import Records, read_records
-from edgepeft_runtime.bundle.manifest import Manifest, TableSpec, TensorSpec
+from edgepeft_runtime.bundle.manifest import Manifest
+from edgepeft_runtime.bundle.specs import TableSpec, TensorSpec
 from edgepeft_runtime.data.datasets import Arrays
 from edgepeft_runtime.errors import NoData
 from edgepeft_runtime.files.tensorfile import Array

@@ -14,7 +14,7 @@ from edgepeft.data.pictures.folder import ImageFolder
 from edgepeft.data.records import Records
 from edgepeft.data.tasks.columns import TEXT, Columns, classified, notice_unused
 from edgepeft_runtime.bundle.bundle import Bundle
-from edgepeft_runtime.bundle.manifest import ImageSpec
+from edgepeft_runtime.bundle.specs import ImageSpec
 from edgepeft_runtime.data.datasets import Dataset
 from edgepeft_runtime.files.tensorfile import Array
 from edgepeft_runtime.settings import Named

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import edgepeft
-from edgepeft_runtime.bundle.manifest import ImageSpec
+from edgepeft_runtime.bundle.specs import ImageSpec
 
 IMAGE = ImageSpec(input="image", size=(16, 16), channels=1, mean=(0.3,), std=(0.3,))
 """How images become the input: resized, then (pixel - mean) / std for pixels from 0 to 1; channels=3 reads colors."""

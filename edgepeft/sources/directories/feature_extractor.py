@@ -14,7 +14,7 @@ import numpy as np
 
 from edgepeft.data.sound.recordings import inputs_of, processed
 from edgepeft.sources.errors import UnusableFeatureExtractor
-from edgepeft_runtime.bundle.manifest import AudioSpec, SpectrogramSpec
+from edgepeft_runtime.bundle.specs import AudioSpec, SpectrogramSpec
 from edgepeft_runtime.notices import notice
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from edgepeft.data.pictures.pixels import fitted, normalized
 from edgepeft.sources.errors import UnusableImageProcessor
-from edgepeft_runtime.bundle.manifest import RESAMPLES, ImageSpec
+from edgepeft_runtime.bundle.specs import RESAMPLES, ImageSpec
 from edgepeft_runtime.notices import notice
 
 if TYPE_CHECKING:

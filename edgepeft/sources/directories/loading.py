@@ -29,7 +29,7 @@ from edgepeft.sources.directories.text_processor import check_embedding, longest
 from edgepeft.sources.errors import SourceDoesNotLoad
 from edgepeft.sources.model_files import ModelFiles, read_gguf_config
 from edgepeft.sources.source import Source
-from edgepeft_runtime.bundle.manifest import TextSpec
+from edgepeft_runtime.bundle.specs import TextSpec
 from edgepeft_runtime.names import some
 from edgepeft_runtime.notices import notice
 

@@ -20,7 +20,7 @@ from edgepeft.sources.chat_template import chat_spec, prompt_template
 from edgepeft.sources.errors import SourceError, UnknownPaddingToken, UnusableTokenizer
 from edgepeft.sources.gguf_tokenizer import gguf_tokenizer
 from edgepeft.sources.model_files import ModelFiles
-from edgepeft_runtime.bundle.manifest import ChatSpec
+from edgepeft_runtime.bundle.specs import ChatSpec
 from edgepeft_runtime.names import some
 from edgepeft_runtime.notices import notice
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edgepeft_export.optimizers.base import Optimizer
-from edgepeft_runtime.bundle.manifest import OptimizerSpec
+from edgepeft_runtime.bundle.specs import OptimizerSpec
 from edgepeft_runtime.registry import Registry
 
 OPTIMIZERS = Registry(Optimizer, "edgepeft_export.optimizers", "optimizer")

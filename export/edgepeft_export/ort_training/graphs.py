@@ -17,9 +17,9 @@ from edgepeft_export.graph.edit import fix_names
 from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.program.link import link
 from edgepeft_runtime.bundle.bundle import Bundle
-from edgepeft_runtime.bundle.manifest import Bucket
 from edgepeft_runtime.bundle.plan import LOSS_SUM, LOSS_WEIGHT
 from edgepeft_runtime.bundle.programs import EVAL, TRAIN
+from edgepeft_runtime.bundle.specs import Bucket
 
 MICROSOFT = "com.microsoft"
 LOSS, RESET = "loss", "lazy_reset_grad"

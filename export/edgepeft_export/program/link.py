@@ -15,10 +15,10 @@ from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.graph.shapes import static_dims
 from edgepeft_export.opset import IR_VERSION
 from edgepeft_runtime.bundle.bundle import Bundle
-from edgepeft_runtime.bundle.manifest import FrozenSpec, TensorSpec
 from edgepeft_runtime.bundle.plan import given_to, results_of
 from edgepeft_runtime.bundle.program_checks import WEIGHTS
 from edgepeft_runtime.bundle.programs import TRAIN, Call
+from edgepeft_runtime.bundle.specs import FrozenSpec, TensorSpec
 
 
 def link(bundle: Bundle, program: str) -> ir.Model:

@@ -13,7 +13,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from edgepeft.flower import messages
 from edgepeft.flower.messages import Training
 from edgepeft_runtime.bundle.bundle import Bundle
-from edgepeft_runtime.bundle.manifest import ParameterSpec
+from edgepeft_runtime.bundle.specs import ParameterSpec
 from edgepeft_runtime.engine.evaluate import Evaluation
 from edgepeft_runtime.errors import EdgepeftError
 from edgepeft_runtime.train.update import Update

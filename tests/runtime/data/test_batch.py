@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgepeft_runtime.bundle.manifest import Manifest, TensorSpec
+from edgepeft_runtime.bundle.manifest import Manifest
+from edgepeft_runtime.bundle.specs import TensorSpec
 from edgepeft_runtime.data.batch import checked_batch
 from edgepeft_runtime.errors import BatchError, EdgepeftError
 from tests.support.tiny_bundle import examples

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgepeft_runtime.bundle.manifest import ListedFile, OptimizerSpec, TensorSpec
+from edgepeft_runtime.bundle.specs import ListedFile, OptimizerSpec, TensorSpec
 from edgepeft_runtime.data.datasets import Arrays, read_npz
 from edgepeft_runtime.data.sources import Data, Source
 from edgepeft_runtime.data.sources import source_of as source_for

@@ -17,10 +17,11 @@ import onnxruntime
 
 from edgepeft_runtime.bundle.folder import FETCH_AGAIN, check_directory, check_hashes, some_of
 from edgepeft_runtime.bundle.graphfile import GraphFacts, checked_graph
-from edgepeft_runtime.bundle.manifest import MANIFEST, MAX_MANIFEST_BYTES, Manifest, TensorSpec
+from edgepeft_runtime.bundle.manifest import MANIFEST, MAX_MANIFEST_BYTES, Manifest
 from edgepeft_runtime.bundle.plan import plan
 from edgepeft_runtime.bundle.program_checks import WEIGHTS
 from edgepeft_runtime.bundle.programs import EVAL, TRAIN
+from edgepeft_runtime.bundle.specs import TensorSpec
 from edgepeft_runtime.errors import (
     BadManifest,
     CannotReadFile,

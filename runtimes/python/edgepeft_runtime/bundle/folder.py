@@ -7,8 +7,9 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from edgepeft_runtime.bundle.manifest import MANIFEST, ListedFile, Manifest
+from edgepeft_runtime.bundle.manifest import MANIFEST, Manifest
 from edgepeft_runtime.bundle.program_checks import WEIGHTS
+from edgepeft_runtime.bundle.specs import ListedFile
 from edgepeft_runtime.errors import CannotReadFile, DamagedFile, MissingFile, NotARegularFile, UndeclaredFile
 from edgepeft_runtime.files.hashing import PART, hash_of_part, in_threads, part_hashes
 from edgepeft_runtime.files.tensorfile import sha256_of

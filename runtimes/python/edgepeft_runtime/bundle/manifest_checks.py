@@ -4,25 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 from edgepeft_runtime.bundle.adapter_layout import check_adapter
 from edgepeft_runtime.bundle.program_checks import check_frozen, check_programs
+from edgepeft_runtime.bundle.specs import INDICES, Parts
 from edgepeft_runtime.errors import BadManifest
 from edgepeft_runtime.files.hashing import PART
 from edgepeft_runtime.files.shapes import MAX_AXES, elements
 from edgepeft_runtime.shown import quoted
 
-if TYPE_CHECKING:
-    from edgepeft_runtime.bundle.manifest import Manifest
-
-INDICES = "indices"
-
 MAX_STATE = 8
 """Largest ratio of elements of the optimizer's state to trainable ones: state is allocated from its shapes alone."""
 
 
-def check(manifest: Manifest) -> None:
+def check(manifest: Parts) -> None:
     """Refuse a manifest with parts that contradict one another; raises ``BundleError`` (``bad-manifest``)."""
     _check_names(manifest)
     _check_shapes(manifest)
@@ -39,7 +34,7 @@ def check(manifest: Manifest) -> None:
     _check_table(manifest)
 
 
-def _check_names(manifest: Manifest) -> None:
+def _check_names(manifest: Parts) -> None:
     fed = [*manifest.inputs, *manifest.labels, *manifest.parameters, *manifest.frozen, *manifest.optimizer.state]
     _unique("fed to the graphs", [spec.name for spec in fed] + [bucket.name for bucket in manifest.buckets])
     _unique("of the outputs", (spec.name for spec in manifest.outputs))
@@ -48,7 +43,7 @@ def _check_names(manifest: Manifest) -> None:
             raise BadManifest(f"The manifest lists no {what}.", f"manifest.json: {what}")
 
 
-def _check_parts(manifest: Manifest) -> None:
+def _check_parts(manifest: Parts) -> None:
     for name, entry in manifest.files.items():
         count = -(-entry.bytes // PART)
         if entry.parts is not None and len(entry.parts) != count:
@@ -64,7 +59,7 @@ def _unique(what: str, names: Iterable[str]) -> None:
         seen.add(name)
 
 
-def _check_shapes(manifest: Manifest) -> None:
+def _check_shapes(manifest: Parts) -> None:
     for spec in (*manifest.inputs, *manifest.labels):
         for dim in spec.shape:
             if isinstance(dim, str) and dim not in manifest.dimensions:
@@ -79,7 +74,7 @@ def _check_shapes(manifest: Manifest) -> None:
             )
 
 
-def _check_sizes(manifest: Manifest) -> None:
+def _check_sizes(manifest: Parts) -> None:
     """Refuse tensors with more elements than can be counted, and more optimizer state than the parameters need."""
     sizes = [spec.sizes for spec in (*manifest.parameters, *manifest.optimizer.state)]
     for shape in (*sizes, *(spec.shape for spec in manifest.sparse)):
@@ -92,7 +87,7 @@ def _check_sizes(manifest: Manifest) -> None:
         raise BadManifest("The optimizer's state is too large.", facts)
 
 
-def _check_memory(manifest: Manifest) -> None:
+def _check_memory(manifest: Parts) -> None:
     for moment in manifest.memory.activations if manifest.memory is not None else ():
         for product in moment:
             unknown = [name for name in product.split("*") if product and name not in manifest.dimensions]
@@ -102,7 +97,7 @@ def _check_memory(manifest: Manifest) -> None:
                 )
 
 
-def _check_buckets(manifest: Manifest) -> None:
+def _check_buckets(manifest: Parts) -> None:
     sizes = {spec.name: spec.size for spec in manifest.parameters if spec.role != INDICES}
     members = [name for bucket in manifest.buckets for name in bucket.members]
     odd = sorted(name for name, count in Counter(members).items() if name not in sizes or count > 1)
@@ -118,7 +113,7 @@ def _check_buckets(manifest: Manifest) -> None:
             )
 
 
-def _check_sparse(manifest: Manifest) -> None:
+def _check_sparse(manifest: Parts) -> None:
     shapes = {spec.name: (spec.dtype, spec.shape, spec.role == INDICES) for spec in manifest.parameters}
     for spec in manifest.sparse:
         values, indices = shapes.get(spec.values), shapes.get(spec.indices)
@@ -132,12 +127,12 @@ def _check_sparse(manifest: Manifest) -> None:
             raise BadManifest("Indices must belong to a sparse tensor.", f"parameter: {quoted(parameter.name)}")
 
 
-def _check_layout(manifest: Manifest) -> None:
+def _check_layout(manifest: Parts) -> None:
     floats = {spec.name: (spec.role, spec.sizes) for spec in manifest.parameters if spec.role != INDICES}
     check_adapter(manifest.adapter, floats, {name for bucket in manifest.buckets for name in bucket.members})
 
 
-def _check_generation(manifest: Manifest) -> None:
+def _check_generation(manifest: Parts) -> None:
     spec = manifest.generation
     if spec is None:
         return
@@ -149,7 +144,7 @@ def _check_generation(manifest: Manifest) -> None:
         )
 
 
-def _check_image(manifest: Manifest) -> None:
+def _check_image(manifest: Parts) -> None:
     spec = manifest.image
     if spec is not None and not len(spec.mean) == len(spec.std) == spec.channels:
         raise BadManifest(
@@ -157,7 +152,7 @@ def _check_image(manifest: Manifest) -> None:
         )
 
 
-def _check_table(manifest: Manifest) -> None:
+def _check_table(manifest: Parts) -> None:
     spec, width = manifest.table, manifest.inputs[0].shape[1:]
     if spec is None:
         return

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from edgepeft_runtime.bundle.programs import Accumulation, Call
+from edgepeft_runtime.bundle.specs import Parts
 from edgepeft_runtime.errors import BadManifest
 from edgepeft_runtime.files.shapes import elements
 from edgepeft_runtime.shown import quoted
-
-if TYPE_CHECKING:
-    from edgepeft_runtime.bundle.manifest import Manifest
 
 WEIGHTS = "weights.bin"
 ALIGNMENT = 4096
 """Offsets in ``weights.bin`` are multiples of a page, so that a tensor can be mapped."""
 
 
-def check_programs(manifest: Manifest) -> None:
+def check_programs(manifest: Parts) -> None:
     """Refuse programs that name unknown graphs or buckets, or that do not fit the rest; raises ``BadManifest``."""
     programs = manifest.programs.by_name()
     for name, calls in programs.items():
@@ -34,7 +30,7 @@ def check_programs(manifest: Manifest) -> None:
         raise BadManifest("A bundle must have both a cache and the program generate, or neither.", "programs")
 
 
-def _check_call(manifest: Manifest, where: str, call: Call, *, adds: bool) -> None:
+def _check_call(manifest: Parts, where: str, call: Call, *, adds: bool) -> None:
     # Only files named so are checked as graphs.
     if call.graph not in manifest.files or not call.graph.endswith(".onnx"):
         raise BadManifest("A program names a graph that is not among the files.", f"{where}: {quoted(call.graph)}")
@@ -44,7 +40,7 @@ def _check_call(manifest: Manifest, where: str, call: Call, *, adds: bool) -> No
         _check_accumulation(manifest, where, item)
 
 
-def _check_accumulation(manifest: Manifest, where: str, item: Accumulation) -> None:
+def _check_accumulation(manifest: Parts, where: str, item: Accumulation) -> None:
     sizes = {bucket.name: bucket.size for bucket in manifest.buckets}
     if item.bucket not in sizes:
         raise BadManifest("A program names a bucket that there is not.", f"{where}: {quoted(item.bucket)}")
@@ -53,7 +49,7 @@ def _check_accumulation(manifest: Manifest, where: str, item: Accumulation) -> N
         raise BadManifest("A program adds a gradient outside its bucket.", facts)
 
 
-def check_frozen(manifest: Manifest) -> None:
+def check_frozen(manifest: Parts) -> None:
     """Refuse frozen tensors that are not in ``weights.bin``; raises ``BadManifest``."""
     entry = manifest.files.get(WEIGHTS)
     size = 0 if entry is None else entry.bytes

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from edgepeft_runtime.bundle.manifest import LabelSpec, Manifest, TensorSpec
+from edgepeft_runtime.bundle.manifest import Manifest
+from edgepeft_runtime.bundle.specs import LabelSpec, TensorSpec
 from edgepeft_runtime.data.named import Ordered, array_of, by_name, names_of
 from edgepeft_runtime.errors import (
     BatchError,

@@ -8,7 +8,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepeft_runtime.bundle.manifest import LabelSpec, Manifest, TensorSpec
+from edgepeft_runtime.bundle.manifest import Manifest
+from edgepeft_runtime.bundle.specs import LabelSpec, TensorSpec
 from edgepeft_runtime.data.datasets import no_data
 from edgepeft_runtime.data.named import array_of, by_name, text_in_batch
 from edgepeft_runtime.errors import DifferentLengths, MissingColumn

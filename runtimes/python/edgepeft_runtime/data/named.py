@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from edgepeft_runtime.bundle.manifest import Manifest, TensorSpec
+from edgepeft_runtime.bundle.manifest import Manifest
+from edgepeft_runtime.bundle.specs import TensorSpec
 from edgepeft_runtime.errors import NotABatch, TextInBatch
 from edgepeft_runtime.files.tensorfile import Array
 from edgepeft_runtime.shown import quoted

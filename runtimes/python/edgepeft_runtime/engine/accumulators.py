@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import onnxruntime as ort
 
-from edgepeft_runtime.bundle.manifest import Bucket
 from edgepeft_runtime.bundle.programs import Accumulation
+from edgepeft_runtime.bundle.specs import Bucket
 from edgepeft_runtime.engine.sessions import OrtTensors
 from edgepeft_runtime.errors import BadProgram
 from edgepeft_runtime.files.tensorfile import Array

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnxruntime as ort
 
-from edgepeft_runtime.bundle.manifest import Bucket
 from edgepeft_runtime.bundle.plan import LOSS_SUM
+from edgepeft_runtime.bundle.specs import Bucket
 from edgepeft_runtime.engine.accumulators import Accumulators
 from edgepeft_runtime.engine.program import Programs
 from edgepeft_runtime.engine.sessions import OrtTensors

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from edgepeft_runtime.bundle.manifest import SparseSpec
+from edgepeft_runtime.bundle.specs import SparseSpec
 from edgepeft_runtime.engine.compared import Verdict
 from edgepeft_runtime.engine.row_store import RowStore
 from edgepeft_runtime.engine.sessions import OrtTensors

@@ -9,9 +9,9 @@ import numpy as np
 import onnxruntime as ort
 
 from edgepeft_runtime.bundle.bundle import OPTIMIZER, Bundle
-from edgepeft_runtime.bundle.manifest import SparseSpec
 from edgepeft_runtime.bundle.plan import LOGITS, LOSS_SUM, LOSS_WEIGHT, Interface
 from edgepeft_runtime.bundle.programs import EVAL, GENERATE, INFER, SELECT, TRAIN
+from edgepeft_runtime.bundle.specs import SparseSpec
 from edgepeft_runtime.engine.accumulators import Accumulators
 from edgepeft_runtime.engine.activations import Activations
 from edgepeft_runtime.engine.compared import ComparedPrograms, Verdict

@@ -9,10 +9,10 @@ import numpy as np
 import onnxruntime as ort
 
 from edgepeft_runtime.bundle.bundle import Bundle
-from edgepeft_runtime.bundle.manifest import FrozenSpec
 from edgepeft_runtime.bundle.plan import Step, plan, results_of
 from edgepeft_runtime.bundle.program_checks import WEIGHTS
 from edgepeft_runtime.bundle.programs import TRAIN
+from edgepeft_runtime.bundle.specs import FrozenSpec
 from edgepeft_runtime.engine.accumulators import Accumulators
 from edgepeft_runtime.engine.sessions import OrtTensors, Sessions
 from edgepeft_runtime.errors import BadProgram

@@ -8,7 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from edgepeft_runtime.bundle.bundle import check_declared
-from edgepeft_runtime.bundle.manifest import MANIFEST, MAX_MANIFEST_BYTES, FileEntry, ListedFile, Manifest
+from edgepeft_runtime.bundle.manifest import MANIFEST, MAX_MANIFEST_BYTES, Manifest
+from edgepeft_runtime.bundle.specs import FileEntry, ListedFile
 from edgepeft_runtime.errors import EdgepeftError, WrongHash
 from edgepeft_runtime.files.durable import make_folder, sync_file
 from edgepeft_runtime.files.hashing import PART, part_hashes

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from edgepeft_runtime.bundle.bundle import Bundle
-from edgepeft_runtime.bundle.manifest import Manifest, TensorSpec
+from edgepeft_runtime.bundle.manifest import Manifest
+from edgepeft_runtime.bundle.specs import TensorSpec
 from edgepeft_runtime.data.batch import Batch
 from edgepeft_runtime.errors import EdgepeftError, UnhealthyAdapter, UnhealthyBundle
 from edgepeft_runtime.files.finite import first_not_finite

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
-from edgepeft_runtime.bundle.manifest import MAX_MANIFEST_BYTES, FileEntry, ParameterSpec
+from edgepeft_runtime.bundle.manifest import MAX_MANIFEST_BYTES
+from edgepeft_runtime.bundle.specs import FileEntry, ParameterSpec
 from edgepeft_runtime.errors import BadLatest, BadRound, BadSignature
 from edgepeft_runtime.files.schema import HEX_64, Check, Natural, Sha256, one_of
 from edgepeft_runtime.fleet import signatures

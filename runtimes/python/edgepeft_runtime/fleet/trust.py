@@ -27,7 +27,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
-from edgepeft_runtime.bundle.manifest import FileEntry, Manifest, ParameterSpec
+from edgepeft_runtime.bundle.manifest import Manifest
+from edgepeft_runtime.bundle.specs import FileEntry, ParameterSpec
 from edgepeft_runtime.errors import (
     BadRound,
     BadTrust,

@@ -7,7 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepeft_runtime.bundle.manifest import LabelSpec, Manifest
+from edgepeft_runtime.bundle.manifest import Manifest
+from edgepeft_runtime.bundle.specs import LabelSpec
 from edgepeft_runtime.errors import WrongMetric
 from edgepeft_runtime.files.tensorfile import Array
 from edgepeft_runtime.metrics.base import Arrays

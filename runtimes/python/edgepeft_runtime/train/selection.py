@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from edgepeft_runtime.bundle.manifest import Manifest, SparseSpec
+from edgepeft_runtime.bundle.manifest import Manifest
+from edgepeft_runtime.bundle.specs import SparseSpec
 from edgepeft_runtime.engine.engine import Engine, TrainState
 from edgepeft_runtime.errors import Diverged
 from edgepeft_runtime.files.tensorfile import Array
