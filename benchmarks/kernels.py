@@ -49,6 +49,7 @@ ELEMENTWISE = {
     "Sign": "o = Sign(x)",
     "Sign as Mul, Clip": "m = Mul(x, big) o = Clip(m, minus, six)",
     "PRelu": "o = PRelu(x, y)",
+    "PRelu as Relu, Min, Mul, Add": "r = Relu(x) n = Min(x, zero) m = Mul(n, y) o = Add(r, m)",
     "Round": "o = Round(x)",
     "Mask: Greater, Where": "m = Greater(x, zero) o = Where(m, y, zero)",
     "Mask: Greater, Cast, Mul": "m = Greater(x, zero) c = Cast<to = 1>(m) o = Mul(c, y)",

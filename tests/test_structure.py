@@ -19,6 +19,7 @@ LISTS = {  # folders whose files are entries of one list
     "edgepeft/data/tasks/builtin",
     "edgepeft/methods",
     "export/edgepeft_export/autodiff/rules",
+    "export/edgepeft_export/passes",
     "tests",
 }
 

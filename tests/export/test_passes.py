@@ -9,13 +9,18 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 import torch
+from onnx import parser
+from onnx_ir.passes.common import NameFixPass
 from torch import nn
 
 from edgepeft_export.forward import Forward, from_torch
 from edgepeft_export.graph.custom_ops import lower
 from edgepeft_export.opset import IR_VERSION
-from edgepeft_export.passes import drop_guards, gather_scales, narrow, transpose_last_two
+from edgepeft_export.passes import drop_guards, gather_scales, narrow, transpose_last_two, write_out_prelus
 from tests.support.networks import NETWORKS
+from tests.support.onnx_runs import session
+
+RANDOM = np.random.default_rng(0)
 
 
 def _run(forward: Forward, inputs: dict[str, np.ndarray]) -> np.ndarray:
@@ -208,3 +213,19 @@ def _only_positions(model: nn.Module) -> nn.Module:
     for name, parameter in model.named_parameters():
         parameter.requires_grad_("wpe" in name)
     return model
+
+
+@pytest.mark.parametrize("factors", [(1,), (3, 1), (3, 4)])
+def test_a_prelu_is_written_out_in_train_graphs(factors: tuple[int, ...]) -> None:
+    """For one factor, one per channel or one per element, of either sign, on zeros and infinity too."""
+    text = f"g (float[2, 3, 4] x, float[{', '.join(map(str, factors))}] w) => (float[2, 3, 4] y) {{ y = PRelu(x, w) }}"
+    model = ir.from_proto(parser.parse_model(f'<ir_version: 9, opset_import: ["" : 20]> {text}'))
+    fed = {"x": RANDOM.normal(size=(2, 3, 4)), "w": RANDOM.normal(size=factors)}
+    fed["x"][0, 0] = [0.0, -0.0, np.inf, 1e38]
+    fed = {name: array.astype(np.float32) for name, array in fed.items()}
+    (before,) = session(ir.to_proto(model)).run(None, fed)
+    assert write_out_prelus(model)
+    assert "PRelu" not in {node.op_type for node in model.graph}
+    NameFixPass()(model)
+    (after,) = session(ir.to_proto(model)).run(None, fed)
+    np.testing.assert_allclose(after, before, rtol=1e-6)

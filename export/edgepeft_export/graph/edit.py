@@ -6,13 +6,14 @@ graph keeps its name whichever node computes it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes import common
 
+from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.graph.match import operand
 from edgepeft_export.graph.shapes import Dim
 
@@ -29,6 +30,18 @@ def replace_node(old: ir.Node, new: ir.Node) -> None:
     old.prepend(new)
     replace_value(old.outputs[0], new.outputs[0])
     remove_node(old)
+
+
+def rewrite_node(node: ir.Node, part: str, written: Callable[[Emitter], ir.Value]) -> None:
+    """Replace a node with one output by what ``written`` emits. ``part`` follows the name of the node in theirs."""
+    graph = node.graph
+    assert isinstance(graph, ir.Graph)
+    before = len(graph)
+    replace_value(node.outputs[0], written(Emitter(graph, f"{node.name}/{part}")))
+    new = list(graph)[before:]
+    graph.remove(new)
+    node.prepend(new)
+    remove_node(node)
 
 
 def eliminate_node(node: ir.Node, input_index: int = 0) -> None:

@@ -5,6 +5,7 @@ from edgepeft_export.passes.identities import drop_identities
 from edgepeft_export.passes.narrow import narrow
 from edgepeft_export.passes.norms import fold_norms
 from edgepeft_export.passes.pools import pad_pools
+from edgepeft_export.passes.prelus import write_out_prelus
 from edgepeft_export.passes.products import fuse_products
 from edgepeft_export.passes.scales import gather_scales
 from edgepeft_export.passes.scatters import scatter_into_sums
@@ -30,4 +31,5 @@ __all__ = [
     "single_precision",
     "stack_convolutions",
     "transpose_last_two",
+    "write_out_prelus",
 ]

@@ -19,6 +19,7 @@ from edgepeft_export.passes import (
     single_precision,
     stack_convolutions,
     transpose_last_two,
+    write_out_prelus,
 )
 from edgepeft_runtime.notices import notice
 
@@ -48,5 +49,10 @@ def tidy(model: ir.Model) -> ir.Model:
 
 def tune(model: ir.Model) -> bool:
     """Run the passes of train graphs that follow the gradient, in place. Returns whether one has changed something."""
-    changed = [stack_convolutions(model), multiply_by_taps(model), dequantize_once(model.graph)]
+    changed = [
+        stack_convolutions(model),
+        multiply_by_taps(model),
+        write_out_prelus(model),
+        dequantize_once(model.graph),
+    ]
     return any(changed)

@@ -12,13 +12,14 @@ For train graphs, after the gradient, which reads the convolution.
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import product
 from math import prod
 
 import onnx_ir as ir
 
 from edgepeft_export.graph.constants import is_frozen, source_initializer
-from edgepeft_export.graph.edit import replace_value
+from edgepeft_export.graph.edit import rewrite_node
 from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.graph.match import operands, present
 from edgepeft_export.graph.shapes import dims_of, infer_shapes, static_dims
@@ -36,14 +37,7 @@ def multiply_by_taps(model: ir.Model) -> bool:
     infer_shapes(model)
     found = [node for node in model.graph if node.op_type == "Conv" and not node.domain and _is_narrow(node)]
     for node in found:
-        before = len(model.graph)
-        emit = Emitter(model.graph)
-        emit.scope = f"{node.name}/taps"
-        replace_value(node.outputs[0], _product(node, emit))
-        new = list(model.graph)[before:]
-        model.graph.remove(new)
-        node.prepend(new)
-        model.graph.remove(node, safe=True)
+        rewrite_node(node, "taps", partial(_product, node))
     return bool(found)
 
 
