@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,10 +16,22 @@ from edgepeft.cli.errors import ForeignAdapter
 from edgepeft.cli.paths import PATH
 from edgepeft.errors import NoAdapterDirectory
 from edgepeft_runtime.engine.registry import ENGINES, PORTABLE
+from edgepeft_runtime.names import some
 
 if TYPE_CHECKING:
     from edgepeft_runtime.bundle.adapter_source import AdapterSource
     from edgepeft_runtime.bundle.bundle import Bundle
+
+_MEANING = (
+    "peft_type",
+    "use_rslora",
+    "use_dora",
+    "fan_in_fan_out",
+    "feedforward_modules",
+    "scaling",
+    "num_virtual_tokens",
+)
+"""Settings of peft beside those named alpha that decide what an adapter's tensors do."""
 
 
 def names(_context: click.Context, _option: click.Parameter, text: str | None) -> tuple[str, ...] | None:
@@ -182,7 +195,11 @@ def adapter_of(path: Path | None, bundle: Bundle) -> AdapterSource | None:
 
 
 def peft_adapter(path: Path, bundle: Bundle) -> AdapterSource | None:
-    """Return the bundle's parameters from a peft adapter (directory or safetensors); ``None`` for other files."""
+    """Return the bundle's parameters from a peft adapter (directory or safetensors); ``None`` for other files.
+
+    Raises:
+        EdgepeftError: The adapter has other tensors than the bundle, or settings with which they mean another change.
+    """
     from edgepeft_runtime.files.tensorfile import read_tensors
 
     file = path / "adapter_model.safetensors" if path.is_dir() else path
@@ -192,15 +209,38 @@ def peft_adapter(path: Path, bundle: Bundle) -> AdapterSource | None:
             context=f"{file.name} is missing",
             hint="pass an update, an aggregate, or an adapter directory that peft has saved as safetensors.",
         )
-    keys: dict[str, str] = bundle.manifest.provenance.get("peft", {}).get("keys", {})
+    known: dict[str, Any] = bundle.manifest.provenance.get("peft", {})
+    keys: dict[str, str] = known.get("keys", {})
     tensors = read_tensors(file).tensors
     if not path.is_dir() and not tensors.keys() & set(keys.values()) - keys.keys():
         return None
     missing = [key for key in keys.values() if key not in tensors]
     if missing or not keys:
-        raise ForeignAdapter(
+        raise _foreign(
             f"The adapter {path} does not contain the bundle's parameters.",
-            context=f"missing: {', '.join(missing[:3])}" if keys else "The bundle was not prepared from a PEFT model.",
-            hint="prepare the adapter directory itself: edgepeft prepare ADAPTER --out BUNDLE.",
+            f"missing: {some(missing, 3)}" if keys else "The bundle was not prepared from a PEFT model.",
         )
+    others = tensors.keys() - set(keys.values()) - set(known.get("tied", {}))
+    if others:
+        raise _foreign(f"The adapter {path} has tensors that the bundle does not train.", some(sorted(others), 3))
+    if path.is_dir():
+        _check_settings(path, known.get("config", {}))
     return {name: tensors[key] for name, key in keys.items()}
+
+
+def _check_settings(path: Path, ours: Mapping[str, Any]) -> None:
+    """Refuse an adapter whose tensors are scaled or used otherwise than the bundle's, by ``adapter_config.json``."""
+    try:
+        theirs = json.loads((path / "adapter_config.json").read_text("utf-8"))
+        names = [name for name in ours if name in theirs and ("alpha" in name or name in _MEANING)]
+        differing = [f"{name}: {theirs[name]} (bundle: {ours[name]})" for name in names if theirs[name] != ours[name]]
+    except (OSError, ValueError, TypeError) as failure:
+        raise _foreign(f"The settings of the adapter {path} cannot be read.", str(failure)) from failure
+    if differing:
+        raise _foreign(f"The adapter {path} has other settings than the bundle.", "; ".join(differing))
+
+
+def _foreign(message: str, context: str) -> ForeignAdapter:
+    return ForeignAdapter(
+        message, context=context, hint="prepare the adapter directory itself: edgepeft prepare ADAPTER --out BUNDLE."
+    )

@@ -49,6 +49,25 @@ def test_the_whole_way_from_data_to_merged_models(
     assert "4 LoRA pairs folded" in merged.out
 
 
+def test_an_adapter_of_peft_comes_in(edgepeft: Command, text: Trained, reviews: Path, tmp_path: Path) -> None:
+    """As the update it was made of; with another scale or further tensors it is refused instead of meaning another."""
+    from safetensors.numpy import load_file, save_file
+
+    folder = tmp_path / "adapter"
+    assert edgepeft("merge", text.bundle, text.update, "--to", "peft", "--out", folder).code == 0
+    evaluate = ["evaluate", text.bundle, "--data", reviews, "--json", "--adapter"]
+    assert json.loads(edgepeft(*evaluate, folder).out) == json.loads(edgepeft(*evaluate, text.update).out)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(config | {"lora_alpha": config["lora_alpha"] + 1}))
+    refused = edgepeft(*evaluate, folder)
+    assert refused.code != 0 and f"lora_alpha: {config['lora_alpha'] + 1} (bundle: " in refused.err
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    tensors = load_file(folder / "adapter_model.safetensors")
+    tensors["base_model.model.bert.pooler.dense.lora_A.weight"] = np.zeros((4, 32), np.float32)
+    save_file(tensors, folder / "adapter_model.safetensors")
+    assert "tensors that the bundle does not train" in edgepeft(*evaluate, folder).err
+
+
 def test_run_beside_the_update_takes_more_epochs(
     edgepeft: Command, text: Trained, reviews: Path, tmp_path: Path
 ) -> None:

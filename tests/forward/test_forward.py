@@ -179,6 +179,24 @@ def test_a_dimension_that_the_model_fixes_is_named() -> None:
     assert "'x'" in str(failure.value) and "4" in str(failure.value)
 
 
+def test_the_module_that_fixes_a_dimension_is_named() -> None:
+    """With the line of its code, as a loop over the length of a sequence (state space models)."""
+
+    class Loop(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            state = torch.zeros_like(x[:, 0])
+            for step in range(x.shape[1]):
+                state = torch.tanh(state + x[:, step])
+            return state
+
+    model = nn.ModuleDict({"first": nn.Linear(3, 4), "mixer": Loop()})
+    model.forward = lambda x: model["mixer"](model["first"](x))
+    with pytest.raises(ForwardError, match=r"axis 1 \(sequence\).* to 6 in module 'mixer'") as failure:
+        from_torch(model, {"x": torch.zeros(2, 6, 3)}, dynamic_axes={"x": {0: "batch", 1: "sequence"}})
+    assert failure.value.code == "fixed-dimension"
+    assert "range(x.shape[1])" in str(failure.value.context)
+
+
 # Inputs and outputs
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import edgepeft
 from edgepeft.methods.errors import MethodError
-from edgepeft.methods.support.peft.exportable import rotations
+from edgepeft.methods.support.peft.rotations import rotations
 from edgepeft.methods.support.peft.types import REFUSED, TRAINED
 from edgepeft.preparation.attachment import Attachment, attach_to_copy
 from edgepeft.sources.source import Source
@@ -72,6 +72,11 @@ LAYERS: dict[str, dict[str, Any]] = {
     "PEANUT": {},
     "SUPERTUNING": {"sparsity": 0.8},
     "DEFT": {},
+    "FOURIERFT": {"n_frequency": 4},
+    "C3A": {"block_size": 4},
+    "SHIRA": {"r": 1},
+    "HRA": {"r": 2},
+    "PSOFT": {"r": 2},
 }
 
 

@@ -93,9 +93,16 @@ _LINEAR: dict[str, list[dict[str, Any]]] = {
     "DEFT": [{}],
     "SHIRA": [{"r": 2}],
     "FOURIERFT": [{"n_frequency": 4}],
-    "HRA": [{"r": 2}],
-    "C3A": [{"block_size": 8}],
-    "PSOFT": [{"r": 2}],
+    "HRA": [{"r": 2}, {"r": 3, "apply_GS": True}],
+    "C3A": [{"block_size": 8}, {"block_size": 4}],
+    "PSOFT": [
+        {"r": 2},
+        {"r": 4, "psoft_alpha": 4, "psoft_mag_a": False, "psoft_mag_b": False},
+        {"r": 4, "psoft_alpha": 4, "psoft_svd": "lowrank"},
+        {"r": 4, "psoft_alpha": 4, "use_cayley_neumann": True, "cayley_neumann_eps": 0.05},
+        {"r": 4, "psoft_alpha": 4, "psoft_orth": False},
+        {"r": 4, "psoft_alpha": 4, "ab_svd_init": "pissa_init"},
+    ],
     "FROD": [{}],
 }
 
@@ -105,6 +112,45 @@ _PROMPTS: dict[str, list[dict[str, Any]]] = {
     "PREFIX_TUNING": [{"num_virtual_tokens": 3}, {"num_virtual_tokens": 3, "prefix_projection": True}],
     "ADAPTION_PROMPT": [{"adapter_len": 3, "adapter_layers": 1}],
 }
+
+
+_OTHERS: list[tuple[str, str, dict[str, Any]]] = [
+    ("HRA", "conv2d", {"target_modules": ["conv"], "r": 2}),
+    ("LORA", "linear", {"target_modules": ["inner"], "r": 4, "init_lora_weights": "mica"}),
+    ("LORA", "linear", {"target_modules": ["inner"], "r": 2, "target_parameters": ["outer.weight"]}),
+    ("LOHA", "conv1d", {"target_modules": ["conv"], "r": 2}),
+    ("LOHA", "conv2d", {"target_modules": ["conv"], "r": 2, "use_effective_conv2d": True}),
+    ("LOHA", "conv2d groups", {"target_modules": ["conv"], "r": 2}),
+    ("LOKR", "conv1d", {"target_modules": ["conv"], "r": 2}),
+    ("LOKR", "conv2d", {"target_modules": ["conv"], "r": 2, "use_effective_conv2d": True, "decompose_both": True}),
+    ("LOKR", "conv2d groups", {"target_modules": ["conv"], "r": 2}),
+    ("IA3", "conv3d", {"target_modules": ["conv"], "feedforward_modules": ["conv"]}),
+    ("IA3", "table", {"target_modules": ["conv"], "feedforward_modules": ["conv"], "modules_to_save": ["last"]}),
+    ("OFT", "table", {"target_modules": ["table"], "r": 1, "oft_block_size": 0}),
+    ("VERA", "table", {"target_modules": ["conv"], "r": 4}),
+    ("PVERA", "table", {"target_modules": ["conv"], "r": 4}),
+    ("GRALORA", "table", {"target_modules": ["conv"], "r": 2, "gralora_k": 1}),
+    ("VBLORA", "table", {"target_modules": ["conv"], "r": 2, "num_vectors": 6, "vector_length": 2}),
+    ("UNILORA", "table", {"target_modules": ["conv"], "theta_d_length": 11}),
+    ("TINYLORA", "table", {"target_modules": ["conv"], "r": 2, "u": 16}),
+    ("TINYLORA", "table", {"target_modules": ["table"], "r": 2, "u": 16}),
+    ("TINYLORA", "linear", {"target_modules": ["inner", "outer"], "r": 2, "u": 8, "weight_tying": 1.0}),
+    ("DEFT", "table", {"target_modules": ["conv"]}),
+    ("DEFT", "linear", {"target_modules": ["inner"], "decomposition_method": "qr", "alpha": 16}),
+    ("DEFT", "linear", {"target_modules": ["inner"], "decomposition_method": "relu", "para": True}),
+    ("DEFT", "linear", {"target_modules": ["inner"], "decomposition_method": "qr", "para": True}),
+    ("HIRA", "table", {"target_modules": ["table", "conv"]}),
+    ("HIRA", "conv1d", {"target_modules": ["conv"]}),
+    ("HIRA", "conv2d", {"target_modules": ["conv"]}),
+    ("HIRA", "conv3d", {"target_modules": ["conv"]}),
+    ("SUPERTUNING", "linear", {"target_modules": ["inner"], "sparsity": 0.5, "r": 2, "select_top": False}),
+    ("WAVEFT", "linear", {"target_modules": ["inner"], "n_frequency": 4, "use_idwt": False}),
+    ("WAVEFT", "linear", {"target_modules": ["inner"], "n_frequency": 4, "proportional_parameters": True}),
+    ("ADAMSS", "linear", {"target_modules": ["inner"], "r": 4, "num_subspaces": 3, "use_dynamic_rank": True}),
+    ("PEANUT", "linear", {"target_modules": ["inner"], "r": 2, "depth": 1, "act_fn": "gelu"}),
+    ("LN_TUNING", "linear", {"target_modules": ["inner"]}),
+]
+"""Layers and options that peft's own tests have beside those above."""
 
 
 def _cases() -> Iterator[Case]:
@@ -132,17 +178,22 @@ def _cases() -> Iterator[Case]:
         for network in ("conv2d", "conv2d 1x1"):
             settings = {"BOFT": {"boft_block_size": 4}, **own}.get(kind, {"r": 2})
             yield Case(kind, network, {"target_modules": ["conv"], **settings})
+    for kind, network, settings in _OTHERS:
+        yield Case(kind, network, settings)
     yield Case("LN_TUNING", "linear", {"target_modules": ["norm"]})
     yield Case("TRAINABLE_TOKENS", "table", {"target_modules": ["table"], "token_indices": [3, 4, 5]})
     for kind, several in _PROMPTS.items():
         for settings in several:
             yield Case(kind, "llama", {"task_type": "CAUSAL_LM", **settings})
-    for kind in ("LORA", "IA3", "LOHA", "OFT", "BOFT", "VERA", "MISS", "HIRA"):
+    for kind in ("LORA", "IA3", "LOHA", "OFT", "BOFT", "VERA", "MISS", "HIRA", "FOURIERFT", "SHIRA", "HRA", "PSOFT"):
         own = {
             "OFT": {"r": 0, "oft_block_size": 8},
             "BOFT": {"boft_block_size": 8},
             "IA3": {"feedforward_modules": []},
             "MISS": {"r": 8},
+            "FOURIERFT": {"n_frequency": 10},
+            "SHIRA": {"r": 1},
+            "PSOFT": {"r": 4, "psoft_alpha": 4},
         }
         targets = {"target_modules": ["q_proj", "v_proj"] if kind != "VERA" else ["q_proj"]}
         yield Case(kind, "llama", {"task_type": "CAUSAL_LM", **targets, **own.get(kind, {})})

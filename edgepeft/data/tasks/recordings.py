@@ -22,8 +22,9 @@ PATHS, LABELS = ("path", "file", "audio", "wav"), (LABEL, "sentence", "transcrip
 MASK = "attention_mask"
 """The input that is 1 for the samples of a recording, and 0 for the silence after it."""
 
-SAMPLES = 4000
-"""Samples of the example: a quarter of a second."""
+SAMPLES = 4400
+"""Samples of the example, about a quarter of a second. Their frames are odd, so that SEW, which pools pairs of frames
+and repeats them, traces the frame that it adds at the end; of even numbers it adds none."""
 
 FRAMES = 40
 """Frames of features of the example."""
@@ -43,7 +44,8 @@ def audio_inputs(model: Model) -> dict[str, Array]:
         return (
             {**values, MASK: np.ones((ROWS, SAMPLES), np.int64)} if model.masked and MASK in model.arguments else values
         )
-    bins = number(config, "num_mel_bins", "feature_projection_input_dim", default=80)
+    usual = number(getattr(config, "encoder_config", None) or config, "num_mel_bins", default=80)  # Parakeet's
+    bins = number(config, "num_mel_bins", "feature_projection_input_dim", default=usual)
     positions = getattr(config, "max_source_positions", None)
     if "decoder_input_ids" not in model.arguments and positions is None:
         return {"input_features": floats(ROWS, FRAMES, bins) - 0.5}

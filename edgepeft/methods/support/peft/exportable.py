@@ -8,28 +8,29 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from edgepeft.methods.support.peft.rotations import rotations_of_squares, rotations_of_vectors
+from edgepeft.methods.support.peft.transforms import rewrite
+
 if TYPE_CHECKING:
     from peft.tuners.lora.layer import MultiheadAttention
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-_STEPS = 14
-"""Newton's steps. The residual is squared by each, so rotations of a norm of 40 and more are inverted exactly."""
-
 
 def with_exportable_adapters(model: nn.Module) -> nn.Module:
-    """Let adapters that read frozen weights, rotate, or adapt ``nn.MultiheadAttention`` be exported, in place."""
+    """Let adapters that read frozen weights, transform, or adapt ``nn.MultiheadAttention`` be exported, in place."""
     from peft.tuners.boft.layer import BOFTLayer
     from peft.tuners.lora.layer import MultiheadAttention
     from peft.tuners.oft.layer import OFTRotationModule
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     for module in list(nn.Module.modules(model)):
+        rewrite(module)
         if isinstance(module, BaseTunerLayer) and getattr(module, "quantization_backend", None) is None:
             module.get_base_weight = partial(_weight_of, module)
         if isinstance(module, OFTRotationModule) and not module.use_cayley_neumann:
-            module._cayley_batch = _rotations_of_vectors
+            module._cayley_batch = rotations_of_vectors
         elif isinstance(module, BOFTLayer):
-            module.cayley_batch = _rotations_of_squares
+            module.cayley_batch = rotations_of_squares
         elif isinstance(module, MultiheadAttention):
             times, projection = _times_of_projection(), module.get_base_layer().out_proj
             projection.scaling = {adapter: times * scale for adapter, scale in projection.scaling.items()}
@@ -42,38 +43,6 @@ def _weight_of(layer: BaseTunerLayer) -> Tensor:
     """Return the frozen weight. peft reads ``weight.data``, which torch.export takes for a new tensor."""
     weight: Tensor = layer.get_base_layer().weight
     return weight.detach()
-
-
-def rotations(skew: Tensor) -> Tensor:
-    """Return Cayley's transform (I - Q)(I + Q)^-1 = 2(I + Q)^-1 - I of skew-symmetric ``[matrices, n, n]``.
-
-    The inverse is found by Newton's iteration X <- X(2I - (I + Q)X) (Schulz, 1933). It starts at the transposed matrix
-    divided by a bound of its largest singular value's square, 1 + |Q|²/2, from where it always converges. The last step
-    alone has a gradient, which is that of the inverse: -X dQ X.
-    """
-    one = torch.eye(skew.shape[-1], dtype=skew.dtype)
-    matrix = one + skew
-    bound = 1 + 0.5 * skew.square().sum((-2, -1), keepdim=True)
-    inverse = ((one - skew) / bound).detach()
-    constant = matrix.detach()
-    for _ in range(_STEPS):
-        inverse = inverse @ (2 * one - constant @ inverse)
-    inverse = inverse.detach()
-    inverse = inverse @ (2 * one - matrix @ inverse)
-    return 2 * inverse - one
-
-
-def _rotations_of_vectors(vectors: Tensor, size: int, *_: object) -> Tensor:
-    """Return OFT's rotations of the elements above the diagonal, ``[matrices, elements]``."""
-    rows, columns = torch.triu_indices(size, size, 1)
-    above = vectors.new_zeros(len(vectors), size * size).index_copy(1, rows * size + columns, vectors)
-    square = above.unflatten(1, (size, size))
-    return rotations(square - square.transpose(1, 2))
-
-
-def _rotations_of_squares(squares: Tensor) -> Tensor:
-    """Return BOFT's rotations of ``[matrices, n, n]``."""
-    return rotations(0.5 * (squares - squares.transpose(1, 2)))
 
 
 def _attend(layer: MultiheadAttention, times: float, query: Tensor, *args: Any, **kwargs: Any) -> Any:

@@ -44,24 +44,24 @@ TRAINED = frozenset(
         "PEANUT",
         "SUPERTUNING",
         "DEFT",
+        "FOURIERFT",
+        "C3A",
+        "SHIRA",
+        "HRA",
+        "PSOFT",
     }
 )
 """Kinds whose losses on the device are torch's: ``peft.PeftType`` by name."""
 
 REFUSED = {
     "ADALORA": "its loss has an orthogonality term, and its ranks change while it trains",
-    "C3A": "it computes with complex numbers, for which ONNX has no operators",
     "CARTRIDGE": "it trains a cache of keys and values, part of which is frozen",
     "CPT": "it has a loss of its own, and changes gradients by hooks",
-    "FOURIERFT": "it computes a Fourier transform, which has no gradient rule",
     "FROD": "its sizes depend on values, which torch.export does not trace",
-    "HRA": "its reflections write into tensors, which torch.export does not trace",
     "MULTITASK_PROMPT_TUNING": "it needs the number of a task with every batch",
     "OSF": "it projects gradients by hooks, which are no part of a graph",
     "POLY": "it needs the number of a task with every batch",
-    "PSOFT": "it solves linear systems, for which ONNX has no operator",
     "SHADOW": "it adds the loss of a network of its own",
-    "SHIRA": "torch.export does not trace its sparse weights; use the method sift",
     "XLORA": "it chooses among adapters by hooks, which are no part of a graph",
 }
 """Kinds that would train differently on the device, each with the reason."""

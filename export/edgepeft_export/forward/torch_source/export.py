@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from edgepeft_export.errors import FixedDimension, ForwardError
 from edgepeft_export.forward.torch_source.blocks import trace
-from edgepeft_export.forward.torch_source.failures import export_failed
+from edgepeft_export.forward.torch_source.failures import Location, export_failed, fixed_sizes
 from edgepeft_export.forward.torch_source.operators import detach as torch_detach
 from edgepeft_export.forward.torch_source.operators import recurrent as torch_recurrent
 from edgepeft_export.forward.torch_source.operators.decompose import decomposing_where_needed
@@ -56,8 +56,15 @@ def export(
         argument: {name: dict(axes.get(name, {})) if argument == "inputs" else {} for name in tensors}
         for argument, tensors in arguments.items()
     }
+    fixed_at: Mapping[int, Location] = {}
     try:
-        with _quiet(), torch.no_grad(), shortcuts(), decomposing_where_needed() as programs:
+        with (
+            _quiet(),
+            torch.no_grad(),
+            shortcuts(),
+            fixed_sizes(lifted) as fixed_at,
+            decomposing_where_needed() as programs,
+        ):
             program = torch.onnx.export(
                 lifted,
                 kwargs={argument: dict(tensors) for argument, tensors in arguments.items()},
@@ -72,7 +79,8 @@ def export(
         fixed = _FIXED.search(str(cause))
         if fixed is not None:
             name, axis = fixed["input"], int(fixed["axis"])
-            raise _fixed_dimension(name, axis, axes[name][axis], int(fixed["size"])) from error
+            size = int(fixed["size"])
+            raise _fixed_dimension(name, axis, axes[name][axis], size, fixed_at.get(size)) from error
         raise export_failed(error, lifted, called) from error
     assert program is not None
     model: ir.Model = program.model
@@ -124,11 +132,14 @@ def check_dynamic(graph: ir.Graph, axes: DynamicAxes) -> None:
                 raise _fixed_dimension(str(value.name), axis, symbol, size)
 
 
-def _fixed_dimension(name: str, axis: int, symbol: str, size: int) -> ForwardError:
+def _fixed_dimension(name: str, axis: int, symbol: str, size: int, location: Location | None = None) -> ForwardError:
+    where = f" in module {location.module!r}" if location is not None and location.module else ""
+    code = None if location is None else location.code
     return FixedDimension(
-        f"The model fixes axis {axis} ({symbol}) of input {name!r} to {size}.",
-        context="Its forward does something that only this size allows.",
-        hint=f"leave the axis out of dynamic_axes, or write the model so that {symbol} may change.",
+        f"The model fixes axis {axis} ({symbol}) of input {name!r} to {size}{where}: it runs for this size alone.",
+        context=code,
+        hint=f"write it so that {symbol} may change, or give an example of the one size that all data has, and "
+        "Interface(dynamic_axes=…) without this axis (in Python).",
     )
 
 

@@ -7,14 +7,18 @@ the last line of its code, and the operator that was translated.
 
 from __future__ import annotations
 
+import contextlib
 import linecache
 import re
+import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
 
+import sympy
 from torch import fx, nn
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from edgepeft_export.errors import ExportFailed
 
@@ -87,6 +91,50 @@ _KINDS = (
 _UNKNOWN = "torch.export must accept the model: try another attn_implementation, or prepare an .onnx file of it"
 
 
+@dataclass(frozen=True)
+class Location:
+    """Where a model runs: the name of its innermost module, and the line of its code; empty where it is not known."""
+
+    module: str = ""
+    code: str | None = None
+
+
+@contextlib.contextmanager
+def fixed_sizes(model: nn.Module) -> Iterator[Mapping[int, Location]]:
+    """Record where torch.export finds that the model runs for one size alone; yields the locations by size."""
+    found: dict[int, Location] = {}
+    names = _names(model)
+    own = ShapeEnv._set_replacement
+
+    def replace(environment: ShapeEnv, symbol: object, value: object, *arguments: object) -> None:
+        if isinstance(value, sympy.Integer):
+            found.setdefault(int(value), _location(names))
+        own(environment, symbol, value, *arguments)
+
+    ShapeEnv._set_replacement = replace
+    try:
+        yield found
+    finally:
+        ShapeEnv._set_replacement = own
+
+
+def _location(names: Mapping[int, str]) -> Location:
+    """The location of the code that runs now."""
+    code = None
+    for frame, line in traceback.walk_stack(None):
+        if code is None and _is_of_the_model(frame):
+            code = _line(frame.f_code.co_filename, line)
+        module = names.get(id(frame.f_locals.get("self")))
+        if module is not None:
+            return Location(module, code)
+    return Location()
+
+
+def _names(model: nn.Module) -> dict[int, str]:
+    exported = model.model if isinstance(getattr(model, "model", None), nn.Module) else model
+    return {id(module): name for name, module in exported.named_modules() if name}
+
+
 def export_failed(error: BaseException, model: nn.Module, called: str) -> ExportFailed:
     """The error for what torch's exporter raised.
 
@@ -95,8 +143,7 @@ def export_failed(error: BaseException, model: nn.Module, called: str) -> Export
         model: what was exported. Its modules are looked up in the traceback.
         called: what it is called in the message.
     """
-    exported = model.model if isinstance(getattr(model, "model", None), nn.Module) else model
-    names = {id(module): name for name, module in exported.named_modules() if name}
+    names = _names(model)
     errors = list(_causes(error))
     found = [_found(each.__traceback__, names) for each in reversed(errors)]
     module = next((each.module for each in found if each.module), "")
@@ -130,17 +177,17 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         yield error
 
 
-def _found(traceback: TracebackType | None, names: Mapping[int, str]) -> _Found:
+def _found(trace: TracebackType | None, names: Mapping[int, str]) -> _Found:
     module, code, operator = "", None, None
-    while traceback is not None:
-        frame = traceback.tb_frame
+    while trace is not None:
+        frame = trace.tb_frame
         module = names.get(id(frame.f_locals.get("self"))) or module
         if _is_of_the_model(frame):
-            code = _line(frame.f_code.co_filename, traceback.tb_lineno)
+            code = _line(frame.f_code.co_filename, trace.tb_lineno)
         node = frame.f_locals.get("node")
         if isinstance(node, fx.Node):
             module, operator = _module_of(node) or module, _named_operator(str(node.target)) or operator
-        traceback = traceback.tb_next
+        trace = trace.tb_next
     return _Found(module, code, operator)
 
 
@@ -166,4 +213,4 @@ def _named_operator(text: str) -> str | None:
     return None if match is None else match[0].removeprefix("torch.ops.").removeprefix("op='").rstrip("'")
 
 
-__all__ = ["export_failed"]
+__all__ = ["Location", "export_failed", "fixed_sizes"]
