@@ -18,7 +18,7 @@ from edgepeft.sync.workspace import Workspace
 from edgepeft_runtime.errors import BadKey, CannotReadFile, FleetError, UnknownDevice
 from edgepeft_runtime.files.durable import make_folder, write_atomically, writing
 from edgepeft_runtime.files.regular import read_regular
-from edgepeft_runtime.files.schema import Sha256, one_of
+from edgepeft_runtime.files.schema import BadFields, Sha256, one_of
 from edgepeft_runtime.fleet import signatures
 from edgepeft_runtime.fleet.identity import PRIVATE, Identity
 from edgepeft_runtime.fleet.reading import Name, file_bytes, is_name, read_file
@@ -103,7 +103,10 @@ class Keys:
         path = self._folder / HOST
         if not path.exists():
             raise NoKey(f"There is no host key in {self._folder}.", context=None, hint="run `edgepeft keys new`.")
-        return read_file(HostKey, _read(path), BadKey, str(path), _HOST)
+        try:
+            return read_file(HostKey, _read(path), str(path), _HOST)
+        except BadFields as wrong:
+            raise BadKey(wrong.message, wrong.context) from None
 
     def add(self, device: str, out: str | Path, algorithm: str = signatures.HMAC) -> Identity:
         """Register a device, and write its identity file, whose secret the host does not keep.
@@ -201,7 +204,10 @@ def _hashed(token: str) -> str:
 
 
 def _registration(path: Path) -> Device:
-    return read_file(Device, _read(path), BadKey, str(path), _REGISTRATION)
+    try:
+        return read_file(Device, _read(path), str(path), _REGISTRATION)
+    except BadFields as wrong:
+        raise BadKey(wrong.message, wrong.context) from None
 
 
 def _write(path: Path, format_: str, value: HostKey | Device) -> None:

@@ -7,8 +7,7 @@ from typing import Annotated, Any
 
 import pytest
 
-from edgepeft_runtime.errors import BadManifest
-from edgepeft_runtime.files.schema import Check, Json, Mark, Natural, Sha256, Shape, one_of, read, write
+from edgepeft_runtime.files.schema import BadFields, Check, Json, Mark, Natural, Sha256, Shape, one_of, read, write
 
 
 @dataclass(frozen=True)
@@ -53,11 +52,11 @@ TREE: dict[str, Any] = {
 
 def test_what_is_written_is_read_again() -> None:
     """Lists become tuples, hex becomes bytes, an integer is accepted for a float, unnamed keys are the rest."""
-    tree = read(Tree, TREE, "tree", BadManifest)
+    tree = read(Tree, TREE, "tree")
     assert (tree.lr, tree.key, tree.size, tree.rest) == (1.0, bytes.fromhex("cd" * 32), (3, 4), {"further": [1, "two"]})
     assert tree.leaves == (Leaf("a", ("batch", 2)), Leaf("b", (), 3))
     assert write(tree) == {**TREE, "note": None}
-    assert read(Tree, write(tree), "tree", BadManifest) == tree
+    assert read(Tree, write(tree), "tree") == tree
 
 
 CHANGES: list[tuple[dict[str, Any], str]] = [
@@ -82,13 +81,13 @@ CHANGES: list[tuple[dict[str, Any], str]] = [
 @pytest.mark.parametrize(("change", "said"), CHANGES)
 def test_what_is_wrong_is_named(change: dict[str, Any], said: str) -> None:
     """The error names the field, the expected and the actual value; of a key not the actual one."""
-    with pytest.raises(BadManifest) as error:
-        read(Tree, TREE | change, "tree", BadManifest)
+    with pytest.raises(BadFields) as error:
+        read(Tree, TREE | change, "tree")
     assert said in f"{error.value.message}\n{error.value.context}"
 
 
 @pytest.mark.parametrize("name", [name for name in TREE if name != "further"])
 def test_no_field_may_be_missing(name: str) -> None:
     """Whether it has a default or not; only a mark allows it."""
-    with pytest.raises(BadManifest, match=f"lacks the field '{name}'"):
-        read(Tree, {key: value for key, value in TREE.items() if key != name}, "tree", BadManifest)
+    with pytest.raises(BadFields, match=f"lacks the field '{name}'"):
+        read(Tree, {key: value for key, value in TREE.items() if key != name}, "tree")

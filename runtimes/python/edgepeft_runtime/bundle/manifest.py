@@ -11,7 +11,7 @@ from edgepeft_runtime.bundle.specs import LabelSpec, Parts, TensorSpec
 from edgepeft_runtime.errors import BadManifest, UnknownBundleVersion
 from edgepeft_runtime.figures import size
 from edgepeft_runtime.files import strict_json
-from edgepeft_runtime.files.schema import Json, Mark, read, write
+from edgepeft_runtime.files.schema import BadFields, Json, Mark, read, write
 from edgepeft_runtime.shown import quoted
 from edgepeft_runtime.tables import html_facts
 
@@ -64,9 +64,12 @@ class Manifest(Parts):
     @classmethod
     def from_dict(cls, value: object) -> Manifest:
         """Read a manifest from plain JSON values."""
-        document = read(_Document, value, MANIFEST, BadManifest)
-        _check_format(document)
-        return read(cls, document.content, MANIFEST, BadManifest)
+        try:
+            document = read(_Document, value, MANIFEST)
+            _check_format(document)
+            return read(cls, document.content, MANIFEST)
+        except BadFields as wrong:
+            raise BadManifest(wrong.message, wrong.context) from None
 
     def to_dict(self) -> Json:
         """Return the manifest as plain JSON values, in the order of the SPEC."""

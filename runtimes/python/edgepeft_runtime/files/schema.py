@@ -17,14 +17,11 @@ from itertools import islice
 from types import MappingProxyType, NoneType
 from typing import Annotated, Any, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
 
-from edgepeft_runtime.errors import EdgepeftError
 from edgepeft_runtime.files.shapes import MAX_AXES
 from edgepeft_runtime.shown import quoted
 
 T = TypeVar("T")
 Json: TypeAlias = dict[str, Any]
-MakeError: TypeAlias = Callable[[str, str], EdgepeftError]
-"""Make an error from a message and a context."""
 _Reader: TypeAlias = Callable[[object, str], object]
 
 
@@ -69,24 +66,27 @@ class _Mismatch(Exception):
         self.found = found
 
 
-class _Wrong(Exception):
-    """A message and a context."""
+class BadFields(Exception):
+    """A value does not have the fields of its dataclass: a message and a context, for an error of the catalogue."""
+
+    def __init__(self, message: str, context: str) -> None:
+        super().__init__(message, context)
+        self.message, self.context = message, context
 
 
-def read(kind: type[T], value: object, where: str, error: MakeError, **apart: object) -> T:
+def read(kind: type[T], value: object, where: str, **apart: object) -> T:
     """Read a dataclass from plain JSON values.
 
     Args:
         kind: The dataclass.
         value: Its JSON object, without missing or unknown fields.
         where: Name of the document for messages, such as ``manifest.json``.
-        error: Makes the error that is raised.
         apart: Values of the fields that are not part of the JSON.
+
+    Raises:
+        BadFields: Something else is there. The caller raises the error of its kind of document.
     """
-    try:
-        return _object(kind, value, where, apart)  # type: ignore[no-any-return]  # an instance of kind
-    except _Wrong as wrong:
-        raise error(*wrong.args) from None
+    return _object(kind, value, where, apart)  # type: ignore[no-any-return]  # an instance of kind
 
 
 def write(value: object) -> Any:
@@ -205,7 +205,7 @@ def _map(item: _Reader, value: object, where: str) -> object:
 
 def _object(kind: Any, value: object, where: str, apart: Mapping[str, object] = MappingProxyType({})) -> Any:
     if not isinstance(value, dict):
-        raise _Wrong(f"{where} is not a JSON object.", f"found {quoted(value)}")
+        raise BadFields(f"{where} is not a JSON object.", f"found {quoted(value)}")
     left, read = dict(value), {}
     rest = None
     for name, hint, marks in _fields(kind):
@@ -216,13 +216,13 @@ def _object(kind: Any, value: object, where: str, apart: Mapping[str, object] = 
         elif left.get(name) is None and not {Mark.OPTIONAL, Mark.OMITTED}.isdisjoint(marks):
             left.pop(name, None)
         elif name not in left:
-            raise _Wrong(f"{where} lacks the field {name!r}.", f"found {_listed(left)}")
+            raise BadFields(f"{where} lacks the field {name!r}.", f"found {_listed(left)}")
         else:
             read[name] = _field(name, hint, left.pop(name), where)
     if rest is not None:
         read[rest] = left
     elif left:
-        raise _Wrong(f"{where} has unknown fields.", f"unknown: {_listed(left)}")
+        raise BadFields(f"{where} has unknown fields.", f"unknown: {_listed(left)}")
     return kind(**read)
 
 
@@ -231,7 +231,7 @@ def _field(name: str, hint: Any, value: object, where: str) -> object:
         return _reader(hint)(value, f"{where}: {name}")
     except _Mismatch as mismatch:
         facts = f"expected {mismatch}, found {mismatch.found or quoted(value)}"
-        raise _Wrong(f"{where}: the field {name!r} is wrong.", facts) from None
+        raise BadFields(f"{where}: the field {name!r} is wrong.", facts) from None
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from edgepeft_runtime.errors import BadSidecar, BadSignature
 from edgepeft_runtime.files import canonical
-from edgepeft_runtime.files.schema import HEX_64, Check, Natural, Sha256, one_of
+from edgepeft_runtime.files.schema import HEX_64, BadFields, Check, Natural, Sha256, one_of
 from edgepeft_runtime.fleet import rounds, signatures
 from edgepeft_runtime.fleet.reading import VERSION, Name, count, file_bytes, read_file
 
@@ -50,7 +50,10 @@ class Delivery:
         Raises:
             FleetError: it is none (``bad-sidecar``).
         """
-        delivery = read_file(cls, content, BadSidecar, "the sidecar", FORMAT)
+        try:
+            delivery = read_file(cls, content, "the sidecar", FORMAT)
+        except BadFields as wrong:
+            raise BadSidecar(wrong.message, wrong.context) from None
         if len(delivery.signature) != 2 * signatures.LENGTHS[delivery.algorithm]:
             raise BadSidecar("The signature of the sidecar is of another length.", f"algorithm {delivery.algorithm}")
         return delivery

@@ -10,7 +10,7 @@ from typing import Annotated
 from edgepeft_runtime.errors import BadIdentity, NoIdentity
 from edgepeft_runtime.files.durable import write_atomically
 from edgepeft_runtime.files.regular import open_regular
-from edgepeft_runtime.files.schema import one_of
+from edgepeft_runtime.files.schema import BadFields, one_of
 from edgepeft_runtime.fleet import signatures
 from edgepeft_runtime.fleet.reading import Name, file_bytes, read_file
 
@@ -59,7 +59,10 @@ class Identity:
                 context=str(failure),
                 hint="bring it the file that `edgepeft keys add` wrote on the host.",
             ) from failure
-        return read_file(cls, content, BadIdentity, str(path), FORMAT)
+        try:
+            return read_file(cls, content, str(path), FORMAT)
+        except BadFields as wrong:
+            raise BadIdentity(wrong.message, wrong.context) from None
 
     def write(self, path: str | Path) -> None:
         """Write ``device.json``, readable by its owner alone."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, TypeVar
 
 from edgepeft_runtime.files import canonical
-from edgepeft_runtime.files.schema import Check, Json, MakeError, Mark, read, write
+from edgepeft_runtime.files.schema import BadFields, Check, Json, Mark, read, write
 
 T = TypeVar("T")
 
@@ -30,26 +30,28 @@ def count(most: int) -> Check:
     return Check(f"a number from 1 to {most}", lambda value: 1 <= value <= most)
 
 
-def read_file(kind: type[T], content: bytes, error: MakeError, where: str, format_: str) -> T:
+def read_file(kind: type[T], content: bytes, where: str, format_: str) -> T:
     """Read a file in canonical form, of the version that is known here.
 
     Args:
         kind: The dataclass of its fields.
         content: The file.
-        error: Makes the error that is raised, from a message and a context.
         where: Its name, for the messages.
-        format_: What its field ``format`` must say.
+        format_: The value of its field ``format``.
+
+    Raises:
+        BadFields: It is another file, or in another form.
     """
     try:
-        document = read(_Document, canonical.loads_canonical(content), where, error)
+        document = read(_Document, canonical.loads_canonical(content), where)
     except ValueError as failure:  # of which UnicodeError and JSONDecodeError are kinds
-        raise error(f"{where} is not canonical JSON.", str(failure)[:200]) from None
+        raise BadFields(f"{where} is not canonical JSON.", str(failure)[:200]) from None
     if (document.format, document.version) != (format_, VERSION):
         facts = f"found {document.format[:80]!r}, version {document.version}"
-        raise error(f"{where} is not {format_} of version {VERSION}.", facts)
-    value = read(kind, document.fields, where, error)
+        raise BadFields(f"{where} is not {format_} of version {VERSION}.", facts)
+    value = read(kind, document.fields, where)
     if file_bytes(value, format_) != content:
-        raise error(f"{where} has numbers in another form than its own.", f"it is not what {format_} writes")
+        raise BadFields(f"{where} has numbers in another form than its own.", f"it is not what {format_} writes")
     return value
 
 

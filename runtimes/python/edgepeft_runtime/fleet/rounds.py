@@ -10,7 +10,7 @@ from typing import Annotated
 from edgepeft_runtime.bundle.manifest import MAX_MANIFEST_BYTES
 from edgepeft_runtime.bundle.specs import FileEntry, ParameterSpec
 from edgepeft_runtime.errors import BadLatest, BadRound, BadSignature
-from edgepeft_runtime.files.schema import HEX_64, Check, Natural, Sha256, one_of
+from edgepeft_runtime.files.schema import HEX_64, BadFields, Check, Natural, Sha256, one_of
 from edgepeft_runtime.fleet import signatures
 from edgepeft_runtime.fleet.reading import Name, count, file_bytes, read_file
 
@@ -89,7 +89,10 @@ class Latest:
         Raises:
             FleetError: it has another form (``bad-latest``).
         """
-        return read_file(cls, content, BadLatest, LATEST_FILE, _LATEST)
+        try:
+            return read_file(cls, content, LATEST_FILE, _LATEST)
+        except BadFields as wrong:
+            raise BadLatest(wrong.message, wrong.context) from None
 
     def to_bytes(self) -> bytes:
         """Return the canonical form."""
@@ -109,7 +112,10 @@ class LatestSignatures:
     @classmethod
     def from_bytes(cls, content: bytes) -> LatestSignatures:
         """Read ``latest.sig``; raises ``FleetError`` (``bad-signature``)."""
-        return read_file(cls, content, BadSignature, LATEST_SIGNATURES, _SIGNATURES)
+        try:
+            return read_file(cls, content, LATEST_SIGNATURES, _SIGNATURES)
+        except BadFields as wrong:
+            raise BadSignature(wrong.message, wrong.context) from None
 
     def to_bytes(self) -> bytes:
         """Return the canonical form."""
@@ -193,7 +199,10 @@ class Round:
         Raises:
             FleetError: it has another form (``bad-round``).
         """
-        return read_file(cls, content, BadRound, ROUND_FILE, _ROUND)
+        try:
+            return read_file(cls, content, ROUND_FILE, _ROUND)
+        except BadFields as wrong:
+            raise BadRound(wrong.message, wrong.context) from None
 
     def to_bytes(self) -> bytes:
         """Return the canonical form."""

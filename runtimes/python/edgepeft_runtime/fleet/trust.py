@@ -41,7 +41,7 @@ from edgepeft_runtime.errors import (
     TooLarge,
     WrongHash,
 )
-from edgepeft_runtime.files.schema import Natural, Sha256, one_of
+from edgepeft_runtime.files.schema import BadFields, Natural, Sha256, one_of
 from edgepeft_runtime.fleet import rounds, signatures
 from edgepeft_runtime.fleet.reading import Name, file_bytes, read_file
 from edgepeft_runtime.fleet.rounds import Latest, LatestSignatures, Round, RoundNumber
@@ -86,7 +86,10 @@ class Trusted:
     @classmethod
     def from_bytes(cls, content: bytes) -> Trusted:
         """Parse ``trusted.json``; raises ``FleetError`` (``bad-trust``)."""
-        return read_file(cls, content, BadTrust, TRUSTED, _FORMAT)
+        try:
+            return read_file(cls, content, TRUSTED, _FORMAT)
+        except BadFields as wrong:
+            raise BadTrust(wrong.message, wrong.context) from None
 
     def to_bytes(self) -> bytes:
         """Return the canonical form."""

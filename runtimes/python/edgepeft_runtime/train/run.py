@@ -11,7 +11,7 @@ from edgepeft_runtime.engine.engine import Step, TrainState
 from edgepeft_runtime.engine.evaluate import Evaluation
 from edgepeft_runtime.errors import StateError, UnknownCheckpoint
 from edgepeft_runtime.files import strict_json
-from edgepeft_runtime.files.schema import Mark, Natural, read, write
+from edgepeft_runtime.files.schema import BadFields, Mark, Natural, read, write
 from edgepeft_runtime.train.records import EpochRecord, FitReport, Loss
 
 
@@ -176,7 +176,9 @@ class Run:
             StateError: the text is something else.
         """
         try:
-            run = read(cls, strict_json.loads(text), "run", _unknown, state=state, best=best)
+            run = read(cls, strict_json.loads(text), "run", state=state, best=best)
+        except BadFields as wrong:
+            raise _unknown(wrong.message, wrong.context) from None
         except ValueError as failure:
             raise _unknown("The run is not JSON.", str(failure)) from None
         for fit in run.fits:
