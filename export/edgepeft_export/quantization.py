@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from typing import TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
+from edgepeft_export.graph.constants import same_memory
+from edgepeft_export.graph.int4 import Int4Matrix
 from edgepeft_export.graph.rounding import Int8Matrix
 from edgepeft_export.graph.smoothing import Smoothing
 from edgepeft_runtime.errors import BadSetting
@@ -16,6 +22,8 @@ COMPUTE = ("fp32", "int8", "int4")
 GRADIENTS = ("tensor", "row")
 ROUNDINGS = ("auto", "row")
 BLOCKS = (16, 32, 64, 128, 256)
+
+Matrix = TypeVar("Matrix", Int8Matrix, Int4Matrix)
 
 
 @dataclass(frozen=True)
@@ -89,6 +97,32 @@ class QuantizedTensor:
     elements: int
 
 
+@dataclass(frozen=True)
+class _Made:
+    """A matrix, the weight that it was made of, and how."""
+
+    source: NDArray[np.generic]
+    how: tuple[object, ...]
+    matrix: Int8Matrix | Int4Matrix
+
+
+@dataclass
+class Matrices:
+    """Rounded weights by name. A weight is rounded once where several graphs read the same memory alike."""
+
+    made: dict[str, _Made] = field(default_factory=dict)
+
+    def matrix(
+        self, name: str, source: NDArray[np.generic], how: tuple[object, ...], make: Callable[[], Matrix]
+    ) -> Matrix:
+        """The matrix of a weight; ``make`` rounds ``source``, and ``how`` is all else that decides the result."""
+        known = self.made.get(name)
+        if known is None or known.how != how or not same_memory(known.source, source):
+            known = self.made[name] = _Made(source, how, make())
+        matrix: Matrix = known.matrix  # type: ignore[assignment]  # ``how`` says which kind it is
+        return matrix
+
+
 @dataclass
 class QuantizationReport:
     """The result of ``edgepeft_export.quantize.quantize``.
@@ -100,6 +134,7 @@ class QuantizationReport:
         rows: by the names of the weights before whose int8 matmuls activations are rounded with a scale per row, the
             factors by which the activation is smoothed before.
         rounded: by the names of weights, the integers whose errors calibration data compensated.
+        matrices: the integers of the others.
     """
 
     quantized: Mapping[str, QuantizedTensor] = field(default_factory=dict)
@@ -107,6 +142,7 @@ class QuantizationReport:
     rows: Mapping[str, Smoothing | None] = field(default_factory=dict)
     wider: dict[str, str] = field(default_factory=dict)
     rounded: Mapping[str, Int8Matrix] = field(default_factory=dict)
+    matrices: Matrices = field(default_factory=Matrices)
 
     def lines(self) -> list[str]:
         """What stayed float, or got 8 bits instead of 4, one line for each reason."""

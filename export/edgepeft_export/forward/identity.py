@@ -27,10 +27,14 @@ class SourceTensor(NamedTuple):
     sha256: str
 
 
-def of_array(name: str, array: NDArray[np.generic]) -> SourceTensor:
-    """Describe an array of a source."""
-    content = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
-    return SourceTensor(name, array.dtype.name, array.shape, hashlib.sha256(content).hexdigest())
+def of_parts(
+    name: str, dtype: np.dtype[np.generic], shape: tuple[int, ...], parts: Iterable[NDArray[np.generic]]
+) -> SourceTensor:
+    """Describe a tensor of a source, whose numbers come in parts, in order."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(np.ascontiguousarray(part).view(np.uint8).data)
+    return SourceTensor(name, dtype.name, shape, digest.hexdigest())
 
 
 def of_model(model: ir.Model) -> tuple[SourceTensor, ...]:

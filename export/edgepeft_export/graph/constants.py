@@ -129,3 +129,11 @@ class Widened(ir.LazyTensor):
 def stored_array(tensor: ir.TensorProtocol) -> NDArray[np.generic]:
     """A tensor's content as the host has it: two of one dtype are equal where these are."""
     return tensor.narrow.numpy() if isinstance(tensor, Widened) else tensor.numpy()
+
+
+def same_memory(first: NDArray[np.generic], second: NDArray[np.generic]) -> bool:
+    """Whether two arrays are the same memory, read alike."""
+    return first is second or (
+        first.ctypes.data == second.ctypes.data
+        and (first.dtype, first.shape, first.strides) == (second.dtype, second.shape, second.strides)
+    )

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
 from edgepeft_export.chunks import divide_rows
-from edgepeft_export.graph.constants import initializer_tensor
+from edgepeft_export.graph.constants import initializer_tensor, same_memory, stored_array
 from edgepeft_export.opset import IR_VERSION, OPSET
 from edgepeft_export.passes.pipeline import tune
 from edgepeft_export.program.kinds import (
@@ -53,7 +52,6 @@ class Library:
     _backwards: dict[tuple[str, Wanted], Backward] = field(default_factory=dict)
     _files: dict[tuple[object, ...], str] = field(default_factory=dict)
     _kinds: dict[str, str] = field(default_factory=dict)
-    _hashes: dict[str, str] = field(default_factory=dict)
 
     def forward(self, structure: Structure, opsets: Mapping[str, int]) -> ir.Model:
         """The forward graph of a kind, as ``forward_graph`` makes it."""
@@ -118,12 +116,9 @@ class Library:
 
     def bind(self, value: ir.Value) -> str:
         """The name of a tensor that a call binds. Different tensors of one name get numbers."""
-        tensor = initializer_tensor(value)
-        content = hashlib.sha256(tensor.tobytes()).hexdigest()
-        name, number = str(value.name), 2
-        while self._hashes.setdefault(name, content) != content:
+        tensor, name, number = initializer_tensor(value), str(value.name), 2
+        while not _are_equal(self.frozen.setdefault(name, tensor), tensor):
             name, number = f"{value.name}.{number}", number + 1
-        self.frozen.setdefault(name, tensor)
         return name
 
     def _file(
@@ -167,6 +162,13 @@ def used(model: ir.Model, names: Mapping[str, str]) -> dict[str, str]:
     """The bindings of inputs that a graph has."""
     there = {str(value.name) for value in model.graph.inputs}
     return {name: value for name, value in names.items() if name in there}
+
+
+def _are_equal(first: ir.TensorProtocol, second: ir.TensorProtocol) -> bool:
+    """Whether two tensors have the same bytes. Programs share nearly all tensors, whose bytes are not read then."""
+    if first is second or first.nbytes != second.nbytes:
+        return first is second
+    return same_memory(stored_array(first), stored_array(second)) or first.tobytes() == second.tobytes()
 
 
 def _drop_unread_inputs(model: ir.Model) -> None:

@@ -58,7 +58,7 @@ def quantize(
     """
     report, model = QuantizationReport(), forward.model
     if decided is not None:
-        report.rows, report.rounded = decided.rows, decided.rounded
+        report.rows, report.rounded, report.matrices = decided.rows, decided.rounded, decided.matrices
     if settings.compute != "fp32":
         model = _quantize_tolerable(forward, settings, report, calibration, on_progress, decided=decided is not None)
     if settings.codebook is not None:
@@ -169,10 +169,8 @@ def _with_codebooks(model: ir.Model, settings: Quantization, kept: Collection[st
 def _quantized(model: ir.Model, settings: Quantization, names: set[str], report: QuantizationReport) -> ir.Model:
     """A copy of ``model`` with the weights of these names quantized, as the report has it."""
     model = model.clone()
-    quantizer = Quantizer(model.graph, settings, report.rows, report.rounded)
-    for weight in list(weights_of(model.graph, settings.smallest)):
-        if weight.name in names:
-            quantizer.quantize(weight)
+    weights = [weight for weight in weights_of(model.graph, settings.smallest) if weight.name in names]
+    Quantizer(model.graph, settings, report.rows, report.rounded, report.matrices).quantize(weights)
     model.graph.sort()  # new nodes were appended at the end
     common.RemoveUnusedNodesPass()(model)
     common.NameFixPass()(model)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import onnx_ir as ir
@@ -23,7 +25,7 @@ from edgepeft_export.graph.rounding import (
 )
 from edgepeft_export.graph.shapes import dims_of, rank
 from edgepeft_export.graph.smoothing import Smoothing
-from edgepeft_export.quantization import Quantization
+from edgepeft_export.quantization import Matrices, Quantization
 from edgepeft_export.quantize.scores import is_head, is_score
 from edgepeft_export.quantize.weights import Weight
 
@@ -33,6 +35,9 @@ Matmul = Callable[[ir.Value, ir.Value | None, ir.Value], ir.Value]
 Rows = Callable[[ir.Value], ir.Value]
 """Indices to the rows of a table."""
 
+_THREADS = 4
+"""Most threads that round weights: numpy does so without the interpreter's lock, and memory limits it beyond that."""
+
 
 class Quantizer:
     """Quantizes weights of one graph. New nodes are appended, so the graph has to be sorted afterwards.
@@ -40,7 +45,7 @@ class Quantizer:
     Args:
         graph: the graph.
         settings: of the quantization.
-        rows, rounded: as in ``edgepeft_export.quantization.QuantizationReport``.
+        rows, rounded, matrices: as in ``edgepeft_export.quantization.QuantizationReport``.
     """
 
     def __init__(
@@ -49,20 +54,49 @@ class Quantizer:
         settings: Quantization,
         rows: Mapping[str, Smoothing | None],
         rounded: Mapping[str, Int8Matrix],
+        matrices: Matrices,
     ) -> None:
         self._emit = Emitter(graph)
         self._settings = settings
-        self._rows, self._rounded = rows, rounded
+        self._rows, self._rounded, self._matrices = rows, rounded, matrices
         self._smoothed: dict[tuple[ir.Value, str], ir.Value] = {}
 
-    def quantize(self, weight: Weight) -> None:
-        """Replace a weight by integers, for all its readers."""
-        if weight.is_kernel:
-            self._kernel(weight)
-        elif self._settings.compute == "int8" or needs_8_bits(weight) is not None:
-            self._int8(weight)
-        else:
-            self._int4(weight)
+    def quantize(self, weights: Sequence[Weight]) -> None:
+        """Replace weights by integers, for all their readers."""
+        with ThreadPoolExecutor(max(1, min(_THREADS, os.cpu_count() or 1))) as threads:
+            list(threads.map(self._round, (weight for weight in weights if not weight.is_kernel)))
+        for weight in weights:
+            if weight.is_kernel:
+                self._kernel(weight)
+            elif self._has_8_bits(weight):
+                self._int8(weight)
+            else:
+                self._int4(weight)
+
+    def _round(self, weight: Weight) -> None:
+        """Round a weight before the graph changes; no thread changes it."""
+        if not self._has_8_bits(weight):
+            self._to_int4(weight)
+        elif weight.name not in self._rounded:
+            self._to_int8(weight, self._smoothing(weight))
+
+    def _to_int8(self, weight: Weight, smoothing: Smoothing | None) -> Int8Matrix:
+        source, both = weight.stored, not is_head(weight)
+        reciprocals = None if smoothing is None else smoothing.reciprocals
+        make = functools.partial(to_int8, source, weight.channels, both=both, reciprocals=reciprocals)
+        how = "int8", weight.channels, both, None if reciprocals is None else reciprocals.tobytes()
+        return self._matrices.matrix(weight.name, source, how, make)
+
+    def _to_int4(self, weight: Weight) -> Int4Matrix:
+        def make() -> Int4Matrix:
+            array = weight.array
+            return to_int4(array if weight.channels == 1 else array.T, self._settings.block)
+
+        how = "int4", weight.channels, self._settings.block
+        return self._matrices.matrix(weight.name, weight.stored, how, make)
+
+    def _has_8_bits(self, weight: Weight) -> bool:
+        return self._settings.compute == "int8" or needs_8_bits(weight) is not None
 
     def _stored(self, weight: Weight, suffix: str, array: NDArray[np.generic]) -> ir.Value:
         return self._emit.stored(f"{weight.name}.{suffix}", array)
@@ -78,10 +112,7 @@ class Quantizer:
 
     def _int8(self, weight: Weight) -> None:
         smoothing = self._smoothing(weight)
-        matrix = self._rounded.get(weight.name)
-        if matrix is None:
-            reciprocals = None if smoothing is None else smoothing.reciprocals
-            matrix = to_int8(weight.stored, weight.channels, both=not is_head(weight), reciprocals=reciprocals)
+        matrix = self._rounded.get(weight.name) or self._to_int8(weight, smoothing)
         values = self._stored(weight, "int8", matrix.values)
         scale = self._stored(weight, "scale", matrix.scale)
 
@@ -96,8 +127,7 @@ class Quantizer:
 
     def _smoothing(self, weight: Weight) -> Smoothing | None:
         """A weight of 4 bits keeps the grid of its file."""
-        eight_bits = self._settings.compute == "int8" or needs_8_bits(weight) is not None
-        return self._rows.get(weight.name) if eight_bits else None
+        return self._rows.get(weight.name) if self._has_8_bits(weight) else None
 
     def _divided(self, x: ir.Value, smoothing: Smoothing | None) -> ir.Value:
         """``x`` as a matmul reads it. Matmuls of one activation share it."""
@@ -128,8 +158,7 @@ class Quantizer:
 
     def _int4(self, weight: Weight) -> None:
         """Store 4 bits, expanded to int8 for a matmul; of a look-up table, only the rows that are looked up."""
-        array = weight.array
-        four = to_int4(array if weight.channels == 1 else array.T, self._settings.block)
+        four = self._to_int4(weight)
         if any(use.node.op_type == "Gather" for use in weight.value.uses()):
             self._rewrite(weight, None, lambda ids: self._rows_of_int4(weight, four, ids))
             return

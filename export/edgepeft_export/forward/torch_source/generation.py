@@ -22,6 +22,8 @@ _INNER = "decoder"
 def decoding_of(model: nn.Module) -> Decoding:
     """Export a causal language model of ``transformers``, or a ``PeftModel`` of one, with a cache.
 
+    It was exported without a cache before.
+
     Parameters and frozen tensors have the names of ``edgepeft_export.forward.from_torch``, so both
     graphs are fed and stored alike.
 
@@ -36,7 +38,7 @@ def decoding_of(model: nn.Module) -> Decoding:
     names = [name for name in inputs if name not in (IDS, MASK)]
     wrapper = _Decoder(model, names)
     outputs = [LOGITS, *(_present(name) for name in names)]
-    forward = from_torch(wrapper, inputs, dynamic_axes=axes, outputs=outputs)
+    forward = from_torch(wrapper, inputs, dynamic_axes=axes, outputs=outputs, again=True)
     return Decoding(_own_names(forward), tuple((name, _present(name)) for name in names))
 
 

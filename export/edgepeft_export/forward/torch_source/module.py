@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -21,17 +22,16 @@ from edgepeft_export.errors import (
     WrongParameterDtype,
 )
 from edgepeft_export.forward.graph import Forward
-from edgepeft_export.forward.identity import SourceTensor
 from edgepeft_export.forward.torch_source.blocks.record import Recorder
 from edgepeft_export.forward.torch_source.blocks.stack import Stack
 from edgepeft_export.forward.torch_source.export import DynamicAxes, ExampleInputs, check_dynamic, first_line
 from edgepeft_export.forward.torch_source.half import computing
 from edgepeft_export.forward.torch_source.lifted import Module, graph_of, named_outputs
 from edgepeft_export.forward.torch_source.naming import name_folded_weights, name_outputs
-from edgepeft_export.forward.torch_source.reference import Function, Reference, Tensors, array, verified
+from edgepeft_export.forward.torch_source.reference import Function, Reference, Tensors, array, changed, verified
 from edgepeft_export.forward.torch_source.shared_storage import View, views_of, with_views
 from edgepeft_export.forward.torch_source.sizes import with_size
-from edgepeft_export.forward.torch_source.source import Reads, source_of
+from edgepeft_export.forward.torch_source.source import Reads, hashed, read_tensors
 from edgepeft_export.losses import FIRST_LOGITS
 from edgepeft_export.passes.pipeline import tidy, widen
 
@@ -43,6 +43,7 @@ def from_torch(
     dynamic_axes: DynamicAxes | None = None,
     outputs: Sequence[str] | None = None,
     on_progress: Callable[[str], None] | None = None,
+    again: bool = False,
 ) -> Forward:
     """Export a module. Parameters with ``requires_grad`` become graph inputs with their own names.
 
@@ -56,6 +57,8 @@ def from_torch(
             ``decoder_…`` it is ``decoder_sequence``.
         outputs: names of the outputs to keep. Default: ``logits`` where the model has it, else all.
         on_progress: called with a message before each slow step.
+        again: whether another graph of the module was exported before. Its tensors are not described again, of its
+            equal blocks one is traced, and it is compared with changed parameters alone.
 
     Raises:
         ForwardError: nothing trains, an input does not fit ``forward``, or torch cannot export the model.
@@ -65,19 +68,28 @@ def from_torch(
     trainable = {name: tensor for name, tensor in _trainable(model).items() if name not in views}
     axes = default_dynamic_axes(inputs) if dynamic_axes is None else dynamic_axes
     log = on_progress or _ignored
-    log("running the model, and hashing its tensors")
+    log("running the model")
     with _inference(model):
         traced = distinct_sizes(inputs, axes)
         with computing(model), Reads() as reads, Recorder(model, traced, _sharing(views)) as recorder:
             names = _output_names(model, inputs, traced, outputs)
         exported = Module(model, traced, trainable, views, names, axes)
-    source = source_of(model, trainable, views, reads)
-    stacks = recorder.stacks()
+    source = None if again else hashed(read_tensors(model, trainable, views, reads))
+    forward = _of_blocks(exported, recorder.stacks(compared=again), inputs, log, again=again)
+    return forward if source is None else replace(forward, source=source.result())
+
+
+def _of_blocks(
+    exported: Module, stacks: Sequence[Stack], inputs: Tensors, log: Callable[[str], None], *, again: bool
+) -> Forward:
+    """Export a module from a few of its blocks, or whole.
+
+    What differs from the module once its blocks are copied is traced whole, and the error is that of the whole.
+    """
     if stacks:
-        # What differs from the module once its blocks are copied is traced whole, and the error is that of the whole.
         with contextlib.suppress(ForwardError, VerificationError):
-            return _verified(exported, stacks, inputs, source, log)
-    return _verified(exported, (), inputs, source, log)
+            return _verified(exported, stacks, inputs, log, again=again)
+    return _verified(exported, (), inputs, log, again=again)
 
 
 def _ignored(_: str) -> None:
@@ -85,11 +97,7 @@ def _ignored(_: str) -> None:
 
 
 def _verified(
-    exported: Module,
-    stacks: Sequence[Stack],
-    inputs: Tensors,
-    source: tuple[SourceTensor, ...],
-    log: Callable[[str], None],
+    exported: Module, stacks: Sequence[Stack], inputs: Tensors, log: Callable[[str], None], *, again: bool
 ) -> Forward:
     """Export a module, tidy the graph, and compare it with the module on ``inputs``."""
     log("exporting the forward graph")
@@ -103,13 +111,13 @@ def _verified(
     name_outputs(graph.graph, exported.called)  # again: equal outputs may have become one
     name_folded_weights(graph.graph, model)
     parameters = {name: array(tensor).copy() for name, tensor in trainable.items()}
-    forward = Forward(graph, tuple(inputs), parameters, source=source)
+    forward = Forward(graph, tuple(inputs), parameters)
     function = _function(model, exported.outputs, views)
     log("comparing the graph with the model")
+    compared = changed(trainable) if again else trainable
+    reference = Reference(function, inputs, exported.inputs, compared, exported.axes, made.sizes, half)
     with _inference(model):
-        return verified(
-            forward, Reference(function, inputs, exported.inputs, trainable, exported.axes, made.sizes, half)
-        )
+        return verified(forward, reference)
 
 
 def _sharing(views: Mapping[str, View]) -> list[str]:

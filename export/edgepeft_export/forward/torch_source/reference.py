@@ -90,11 +90,11 @@ def verified(forward: Forward, reference: Reference) -> Forward:
             notes.append(_only_larger(wrong[0]))
         else:
             _refuse(forward, reference, inputs, reference.trainable, wrong, tolerance)
-    changed = _changed(reference.trainable)
-    if examples and any(changed[name] is not tensor for name, tensor in reference.trainable.items()):
-        wrong = _wrong(graph, inputs, changed, reference.run(inputs, changed), tolerance)
+    others = changed(reference.trainable)
+    if examples and any(others[name] is not tensor for name, tensor in reference.trainable.items()):
+        wrong = _wrong(graph, inputs, others, reference.run(inputs, others), tolerance)
         if wrong is not None:
-            _refuse(forward, reference, inputs, changed, wrong, tolerance)
+            _refuse(forward, reference, inputs, others, wrong, tolerance)
     limits = _confirmed(graph, reference, tolerance)
     return replace(forward, verified=Verified(tuple(examples), tolerance, tuple(notes)), limits=limits)
 
@@ -270,7 +270,8 @@ def _spread(inputs: Tensors) -> dict[str, Tensor]:
     return {name: _vary(tensor, generator) for name, tensor in inputs.items()}
 
 
-def _changed(trainable: Tensors) -> dict[str, Tensor]:
+def changed(trainable: Tensors) -> dict[str, Tensor]:
+    """Trainable tensors, of which those that are constant, such as LoRA's B, have random values."""
     generator = torch.Generator().manual_seed(1)
     return {name: _vary(tensor, generator, 0.02) for name, tensor in trainable.items()}
 

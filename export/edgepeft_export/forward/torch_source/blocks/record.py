@@ -96,9 +96,13 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]  # torch is not type-ch
             self._outside(str(func), leaves, results)
         return result
 
-    def stacks(self) -> list[Stack]:
-        """The stacks with equal blocks, after the run."""
-        found = [self._stack(name, runs) for name, runs in self._runs.items()]
+    def stacks(self, *, compared: bool = False) -> list[Stack]:
+        """The stacks with equal blocks, after the run.
+
+        Args:
+            compared: whether graphs of the blocks were compared before. One of equal blocks is traced then, not two.
+        """
+        found = [self._stack(name, runs, compared=compared) for name, runs in self._runs.items()]
         stacks = [stack for stack in found if stack is not None]
         if self._caches and len(stacks) != 1:
             return []
@@ -194,7 +198,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]  # torch is not type-ch
             self._cached.setdefault(id(result), (next(iter(owners)), (*token, output)))
             self._alive.append(result)
 
-    def _stack(self, name: str, runs: list[_Run]) -> Stack | None:
+    def _stack(self, name: str, runs: list[_Run], *, compared: bool) -> Stack | None:
         children = self._lists[name]
         if name in self._read_elsewhere or len(runs) != len(children) or not all(run.chained for run in runs[1:]):
             return None
@@ -212,11 +216,12 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]  # torch is not type-ch
                 group.append(index)
         groups = [group for group in map(self._comparable, groups) if len(group) >= _FEWEST]
         like = list(range(len(children)))
+        traced = 1 if compared else 2
         for group in groups:
-            for index in group[2:]:
-                like[index] = group[1]
-        equal = tuple((group[0], group[1]) for group in groups)
-        return Stack(tuple(children), tuple(like), equal, argument, wrapped, self._caches) if equal else None
+            for index in group[traced:]:
+                like[index] = group[traced - 1]
+        equal = () if compared else tuple((group[0], group[1]) for group in groups)
+        return Stack(tuple(children), tuple(like), equal, argument, wrapped, self._caches) if groups else None
 
     def _comparable(self, group: list[int]) -> list[int]:
         """Those of equal blocks whose graphs are equal too.
