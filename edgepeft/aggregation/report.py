@@ -88,7 +88,7 @@ class Spent:
 
 @dataclass(frozen=True)
 class AggregateReport:
-    """What ``edgepeft.aggregate`` did.
+    """The report of ``edgepeft.aggregate``.
 
     Attributes:
         rule, weights, robust, clip: The settings.

@@ -123,7 +123,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of the output has exited; keep Python from reporting it when it flushes
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except OSError as error:  # no module has turned it into an error of its own
+    except OSError as error:  # no module has made it an error of its own
         return _fail(SystemFailure("The system reports an error.", context=str(error), hint=hint_for(error)))
     except Exception as error:  # of a library; whoever runs a command cannot read its traceback
         return INTERRUPTED if _was_interrupted(error) else _fail(unexpected(error))
@@ -139,7 +139,7 @@ def _fail(error: EdgepeftError) -> int:
 
 
 def _was_interrupted(error: BaseException) -> bool:
-    """Whether Ctrl-C is behind an error: compiled modules raise an ``ImportError`` of it while they are imported."""
+    """Whether Ctrl-C caused an error: compiled modules raise an ``ImportError`` of it while they are imported."""
     cause = error.__cause__ or error.__context__
     return isinstance(error, KeyboardInterrupt) or (cause is not None and _was_interrupted(cause))
 

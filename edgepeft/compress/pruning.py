@@ -40,7 +40,7 @@ class Change:
 
 @dataclass(frozen=True)
 class PruningReport:
-    """What ``prune`` did.
+    """The report of ``prune``.
 
     Attributes:
         changes: Tensors that are smaller or masked now.

@@ -14,11 +14,11 @@ class BadRecording(DataError, code="bad-recording"):
 
 
 class NoRecordings(DataError, code="no-recordings"):
-    """The data has recordings, but the bundle does not take recordings, or it has none where they are needed."""
+    """The data has recordings, but the bundle does not accept recordings, or it has none where they are needed."""
 
 
 class NoImages(DataError, code="no-images"):
-    """The data is a folder of images, but the bundle does not take images."""
+    """The data is a folder of images, but the bundle does not accept images."""
 
 
 class NoClass(DataError, code="no-class"):
@@ -30,11 +30,11 @@ class UnknownClass(DataError, code="unknown-class"):
 
 
 class SeveralLabels(DataError, code="several-labels"):
-    """The loss of the bundle takes several labels, but this kind of data has one. Use an .npz file."""
+    """The loss of the bundle accepts several labels, but this kind of data has one. Use an .npz file."""
 
 
 class LabelPerToken(DataError, code="label-per-token"):
-    """The bundle takes more than one label per example, but this kind of data has one. Use an .npz file."""
+    """The bundle accepts more than one label per example, but this kind of data has one. Use an .npz file."""
 
 
 class NoSuchData(DataError, code="no-such-data"):
@@ -42,7 +42,7 @@ class NoSuchData(DataError, code="no-such-data"):
 
 
 class WrongColumns(DataError, code="wrong-columns"):
-    """The columns of a table are not those that the bundle takes."""
+    """The columns of a table are not those that the bundle accepts."""
 
 
 class BadHeldOutFraction(DataError, code="bad-held-out-fraction"):
@@ -78,7 +78,7 @@ class NotUtf8(DataError, code="not-utf-8"):
 
 
 class NoText(DataError, code="no-text"):
-    """The bundle does not take text, or takes more than text."""
+    """The bundle does not accept text, or accepts more than text."""
 
 
 class NoTokenizer(DataError, code="no-tokenizer"):

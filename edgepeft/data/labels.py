@@ -55,7 +55,7 @@ def only_label(manifest: Manifest) -> LabelSpec:
     if len(own) != 1:
         names = ", ".join(spec.name for spec in own)
         raise SeveralLabels(
-            f"The bundle's loss takes {len(own)} labels; this kind of data has one.",
+            f"The bundle's loss has {len(own)} labels; this kind of data has one.",
             context=f"labels: {names or 'none'}",
             hint="give the data as .npz, with an array for each input and label.",
         )
@@ -67,7 +67,7 @@ def label_reader(manifest: Manifest) -> LabelReader:
     spec = only_label(manifest)
     if any(isinstance(dim, str) for dim in spec.shape[1:]):
         raise LabelPerToken(
-            f"The bundle takes labels of shape [{', '.join(map(str, spec.shape))}], not one per example.",
+            f"The bundle accepts labels of shape [{', '.join(map(str, spec.shape))}], not one per example.",
             context=f"label {spec.name!r}",
             hint="give the data as .npz, with an array for each input and label.",
         )

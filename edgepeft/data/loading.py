@@ -1,4 +1,4 @@
-"""Load data of any kind: files, which the suffix of the path tells apart, and rows in memory."""
+"""Load data of any kind: files, recognized by the suffix of the path, and rows in memory."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def load(
     labelled: bool = True,
     template: str | None = None,
 ) -> Dataset:
-    """Load data in the form in which the bundle's model takes it.
+    """Load data in the form in which the bundle's model accepts it.
 
     Args:
         data: A path, or rows in memory. Files: ``.npz`` (arrays by the name of an input or label); ``.csv`` (separated
             by commas, semicolons or tabs), ``.tsv``, ``.jsonl`` or ``.json`` (a list of objects) in UTF-8, each also
-            ``.gz``, with a text and a label column or, for a model that takes a vector, a column for each number; a
+            ``.gz``, with a text and a label column or, for a model of vectors, a column for each number; a
             folder with a folder of images for each class. In memory: a data frame (pandas, polars), a
             ``datasets.Dataset``, a dict of columns, or a list of texts, of (text, label) pairs or of dicts.
         bundle: The bundle, which describes the inputs and labels and contains the tokenizer.

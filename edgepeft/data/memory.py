@@ -12,7 +12,7 @@ from edgepeft_runtime.errors import DifferentLengths, NoData, UnknownData
 from edgepeft_runtime.shown import quoted
 
 SOURCE = "the data"
-"""What messages call data that is no file."""
+"""The name of data in memory, in messages."""
 
 
 def rows_in_memory(data: Any, texts: Sequence[str], label: str) -> Records:

@@ -119,7 +119,7 @@ def tokenized(table: Table, bundle: Bundle, read_label: LabelReader | None) -> T
         read_label: Converts the labels to arrays; ``None`` if the table has none.
     """
     manifest = bundle.manifest
-    ids, types = encoded(table, bundle)  # first: a bundle that takes no text is a greater mistake than a label
+    ids, types = encoded(table, bundle)  # first: a bundle that accepts no text is a greater mistake than a label
     empty = sum(not "".join(text).strip() for text in table.texts)
     if empty:
         notice(f"{table.source}: {empty} of {len(table.texts)} texts are empty.")
@@ -183,7 +183,7 @@ def text_spec_of(manifest: Manifest, beside: Collection[str] = ()) -> TextSpec:
     inputs = [tensor.name for tensor in manifest.inputs]
     if spec is None:
         raise NoText(
-            "The bundle does not take text.",
+            "The bundle does not accept text.",
             context=f"its inputs: {', '.join(inputs)}",
             hint="give a folder with one folder of images per class."
             if manifest.image is not None

@@ -26,7 +26,7 @@ def receive(
     """Write each good answer to a folder, as an update file named after its node.
 
     Args:
-        replies: The answers of the nodes, or Flower's errors in their place.
+        replies: The answers of the nodes, or Flower's errors instead.
         start: The adapter that the nodes were asked to start from.
         folder: Folder to write the files to.
         max_norm: Largest L2 norm of a change; ``None``: any.

@@ -10,7 +10,7 @@ from edgepeft.projects import samples
 from edgepeft_runtime.files.durable import writing
 
 KINDS = {"text": samples.write_texts, "image": samples.write_images, "table": samples.write_rows}
-"""What writes the sample data of each kind."""
+"""The functions that write the sample data of each kind."""
 
 _TEMPLATES = Path(__file__).parent
 

@@ -60,7 +60,7 @@ def write_images(folder: Path) -> None:
 
 
 def _drawing(shape: str, draw: np.random.Generator) -> NDArray[np.uint8]:
-    """Return a shape of any size and place, with noise, as ``[height, width]``."""
+    """Return a shape of any size and position, with noise, as ``[height, width]``."""
     y, x = np.mgrid[:_SIDE, :_SIDE] - draw.uniform(6, 9, 2)[:, None, None]
     radius = draw.uniform(3, 5.5)
     near = np.maximum(abs(x), abs(y)) < radius

@@ -1,4 +1,4 @@
-"""Curves over the epochs, as SVG that takes its colors from the page."""
+"""Curves over the epochs, as SVG in the colors of the page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Collect what is known of a run."""
+"""Collect the facts of a run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from edgepeft_runtime.train.trainer import Trainer
 
 @dataclass(frozen=True)
 class RunReport:
-    """What is known of a run.
+    """The facts of a run.
 
     Attributes:
         run: The run, as its state directory has it.

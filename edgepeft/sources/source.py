@@ -19,14 +19,14 @@ class Source:
         model: A torch module, or the path of an ``.onnx`` file.
         example_inputs: Arguments of ``forward`` by name; ``None`` for an ``.onnx`` file.
         loss: Name of the loss of the task.
-        text, image: How texts or images become inputs; ``None`` if the model takes none.
+        text, image: How texts or images become inputs; ``None`` if the model accepts none.
         classes: Names of the classes, in the order of their indices.
         files: Further files for the bundle, such as ``tokenizer.json``.
         dimension_max: Largest sizes of symbolic dimensions.
         loss_settings: Settings of the loss.
         task: Name of the task, which decides how a device reads data; ``None`` for a model of one's own.
         outputs: Names of the outputs to keep; ``None`` means the logits, or all.
-        audio: How recordings become inputs; ``None`` if the model takes none.
+        audio: How recordings become inputs; ``None`` if the model accepts none.
         dynamic_axes: Sizes that may change; ``None`` means the usual ones.
         new_head: Whether the head's weights are random. Quantization is then judged by the size of its error, not by
             the classes with the highest scores.

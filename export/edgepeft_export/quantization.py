@@ -145,7 +145,7 @@ class QuantizationReport:
     matrices: Matrices = field(default_factory=Matrices)
 
     def lines(self) -> list[str]:
-        """What stayed float, or got 8 bits instead of 4, one line for each reason."""
+        """The weights that stayed float, or got 8 bits instead of 4, one line for each reason."""
         return [*_by_reason(self.kept, "stay fp32"), *_by_reason(self.wider, "get 8 bits instead of 4")]
 
     def provenance(self, settings: Quantization) -> Json:

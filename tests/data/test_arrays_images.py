@@ -121,7 +121,7 @@ def test_mistakes_in_a_folder_of_images_name_the_file(bundle: Bundle, tmp_path: 
     with pytest.raises(DataError, match="no images"):
         load(tmp_path, bundle)
     good = save(tmp_path / "dark" / "a.png", np.zeros((8, 8)))
-    with pytest.raises(DataError, match="does not take images"):
+    with pytest.raises(DataError, match="does not accept images"):
         load(tmp_path, Bundle.open(text.bundle))
     stray = save(tmp_path / "b.png", np.zeros((8, 8)))
     with pytest.raises(DataError, match=r"b\.png is not in the folder"):

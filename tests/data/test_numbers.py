@@ -1,4 +1,4 @@
-"""Tables of numbers for models that take a vector."""
+"""Tables of numbers for models of vectors."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_a_text_column_is_not_used(regression: Trained, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("a,b,label\n1,2,3\n", ["does not take text, but 3 numbers", "columns: a, b, label", "2 are left"]),
+        ("a,b,label\n1,2,3\n", ["does not accept text, but 3 numbers", "columns: a, b, label", "2 are left"]),
         ('a,b,c,label\n1,2,3,"[1, 2]"\n1,,3,"[1, 2]"\n', ["line 3", "column 'b'", "found ''"]),
         ('a,b,c,label\n1,"2,5",3,"[1, 2]"\n', ["line 2", "found '2,5'"]),
         ('a,b,c,label\n1,nan,3,"[1, 2]"\n', ["line 2", "found 'nan'"]),

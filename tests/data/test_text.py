@@ -208,7 +208,7 @@ def test_bundles_that_take_no_text_say_so(images: Trained, regression: Trained, 
     path = write(tmp_path / "d.csv", "text,label\ngood,0\n")
     with pytest.raises(DataError, match="image"):
         load(path, Bundle.open(images.bundle))
-    with pytest.raises(DataError, match="does not take text"):
+    with pytest.raises(DataError, match="does not accept text"):
         load(path, Bundle.open(regression.bundle), labelled=False)
 
 

@@ -148,7 +148,7 @@ MISTAKES: dict[str, list[Mistake]] = {
         Mistake("A column too few", f"train sensor --data narrow.csv {_TO}", ("3 numbers", "a, b, label")),
         Mistake("Arrays of another shape", f"train sensor --data floats.npz {_TO}", ("[4, 5]", "3")),
         Mistake("An array that is missing", f"train bundle --data arrays.npz {_TO}", ("attention_mask",)),
-        Mistake("Images for a model of texts", f"train bundle --data pictures {_TO}", ("does not take images",)),
+        Mistake("Images for a model of texts", f"train bundle --data pictures {_TO}", ("does not accept images",)),
         Mistake("A folder for a model of texts", f"train bundle --data no_model {_TO}", ("a table of texts",)),
         Mistake("Folders of a split", f"train camera --data split {_TO}", ("such as split/train",)),
         Mistake("A table for a model of images", f"train camera --data reviews.csv {_TO}", ("folder", "image")),

@@ -39,7 +39,7 @@ def command(
     metrics: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Print the loss of BUNDLE on labelled data for classes the accuracy, and further metrics."""
+    """Print the loss of BUNDLE on labelled data, the accuracy if labels are classes, and further metrics."""
     opening = trainer_and_data(
         bundle,
         data,

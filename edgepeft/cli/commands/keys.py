@@ -62,7 +62,7 @@ def add(device: str, workspace: Path, out: Path, algorithm: str) -> None:
 @click.option("--server", required=True, help="Address of `edgepeft serve`, as the phone reaches it.")
 @click.option("--qr", is_flag=True, help="Print the link as a QR code too. Needs the package segno.")
 def link(identity: Path, page: str, server: str, qr: bool) -> None:
-    """Print the link that gives IDENTITY, a file of `edgepeft keys add`, to a web page on a phone.
+    """Print the link that passes IDENTITY, a file of `edgepeft keys add`, to a web page on a phone.
 
     The link contains the secret: send it to nobody else, and delete the file afterwards.
     """

@@ -177,7 +177,7 @@ def _loss(name: str | None, source: Source, given: dict[str, object], labelled: 
 
 
 def _class_weights(source: Source, loss: str, labelled: _Labelled) -> dict[str, object]:
-    """Return the setting that gives each class the same weight: in data that is here, else in that of the device."""
+    """Return the setting that weights all classes equally: in data that is here, else in that of the device."""
     if labelled.data is None:
         notice("the weights of the classes are counted in the data on the device: --calibrate DATA counts them here.")
         return {"example_weights": BALANCED}
@@ -187,7 +187,7 @@ def _class_weights(source: Source, loss: str, labelled: _Labelled) -> dict[str, 
 
 
 def _pos_weight(source: Source, loss: str, labelled: _Labelled) -> dict[str, object]:
-    """Return the setting that gives the positive and the negative examples of each label the same weight."""
+    """Return the setting that weights the positive and the negative examples of each label equally."""
     if labelled.data is None:
         raise click.UsageError("--pos-weight balanced needs data to count in: --calibrate DATA.")
     from edgepeft.preparation.calibration import balanced_pos_weight

@@ -1,1 +1,1 @@
-"""What the command writes: results, progress, notices, and how much of them."""
+"""The output of the command: results, progress, notices, and how much of them."""

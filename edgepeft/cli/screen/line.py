@@ -32,7 +32,7 @@ class Line:
             self._width, _open = len(text), self
 
     def write(self, text: str) -> None:
-        """Write a text as a whole line, in the place of an unfinished one."""
+        """Write a text as a whole line, instead of an unfinished one."""
         if not self.silent:
             self._write(("\r" if self._width else "") + text.ljust(self._width) + "\n")
             self._closed()

@@ -49,7 +49,7 @@ class Prompter:
         template: A text with ``{prompt}`` in it; ``None`` means the bundle's own, or else the bare prompt.
 
     Raises:
-        DataError: The bundle does not take text, or the template does not contain the placeholder exactly once.
+        DataError: The bundle does not accept text, or the template does not contain the placeholder exactly once.
     """
 
     def __init__(self, bundle: Bundle, template: str | None = None) -> None:
@@ -126,7 +126,7 @@ def single(table: Table) -> list[str]:
     texts = [text for text in table.texts if isinstance(text, str)]
     if len(texts) < len(table.texts):
         raise WrongColumns(
-            f"{table.source}: A causal language model takes one text per example, not a pair.",
+            f"{table.source}: A causal language model reads one text per example, not a pair.",
             context=None,
             hint="name one text column, or give the columns prompt and answer.",
         )

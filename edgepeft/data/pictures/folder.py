@@ -69,7 +69,7 @@ class ImageFolder:
     Args:
         folder: A folder with a folder for each class, whose name is the class or its index. Without labels, images
             may also be in the folder itself.
-        manifest: The manifest of a bundle that takes images.
+        manifest: The manifest of a bundle that accepts images.
         labelled: Whether labels are needed.
 
     Raises:
@@ -120,7 +120,7 @@ def image_spec(found: str, manifest: Manifest, beside: Collection[str] = ()) -> 
     spec = manifest.image
     if spec is None or set(inputs) - set(beside) != {spec.input}:
         raise NoImages(
-            f"The bundle does not take images, and {found}.",
+            f"The bundle does not accept images, and {found}.",
             context=f"its inputs: {', '.join(inputs)}",
             hint="give a table of texts (.csv, .tsv, .jsonl, .json or .parquet), or arrays as .npz."
             if manifest.text is not None

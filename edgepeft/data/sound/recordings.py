@@ -77,7 +77,7 @@ def audio_of(manifest: Manifest, source: str) -> tuple[AudioSpec, str]:
     inputs = {spec.name: spec.dtype for spec in manifest.inputs if spec.name not in texts}
     if manifest.audio is None or set(inputs) != {manifest.audio.input, manifest.audio.mask} - {None}:
         raise NoRecordings(
-            f"The bundle does not take recordings, and {source} has some.",
+            f"The bundle does not accept recordings, and {source} has some.",
             context=f"its inputs: {', '.join(inputs)}",
             hint="give the inputs as .npz, or prepare the bundle from a directory whose preprocessor_config.json names "
             "samples or Whisper's spectrogram.",

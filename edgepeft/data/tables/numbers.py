@@ -95,7 +95,7 @@ def _features(records: Records, spec: TensorSpec, others: tuple[str, ...]) -> li
     if len(names) != wanted:
         shown = some(present, 20) or "none"
         raise WrongColumns(
-            f"{records.source}: The bundle does not take text, but {wanted} numbers per example.",
+            f"{records.source}: The bundle does not accept text, but {wanted} numbers per example.",
             context=f"columns: {shown}; the label is {quoted(others[0])}, and {len(names)} are left",
             hint=f"give a column for each number of {spec.name!r}, in its order, or arrays as .npz.",
         )

@@ -152,7 +152,7 @@ def token_ids(config: PretrainedConfig, *shape: int, seed: int = 0) -> NDArray[n
 
 
 def text_inputs(model: Model, *leading: int) -> dict[str, Array]:
-    """Return token ids and a mask, ``[examples, …, tokens]``, as far as the model takes them."""
+    """Return token ids and a mask, ``[examples, …, tokens]``, as far as the model accepts them."""
     ids = token_ids(model.config, *(leading or (ROWS,)), model.length)
     given: dict[str, Array] = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
     return {name: array for name, array in given.items() if name in model.arguments}

@@ -50,7 +50,7 @@ def classified(records: Records, bundle: Bundle, columns: Columns, labelled: boo
     manifest = bundle.manifest
     if takes_rows(manifest):
         if columns.texts != (TEXT,):
-            notice(f"{records.source}: the text column is not used: the bundle takes numbers.")
+            notice(f"{records.source}: the text column is not used: the bundle accepts numbers.")
         return read_rows(records, manifest, columns.label, labelled=labelled)
     read = label_reader(manifest) if labelled else None
     labels = _label_columns(records, columns.label, manifest) if labelled else None

@@ -31,7 +31,7 @@ FRAMES = 40
 
 
 def audio_inputs(model: Model) -> dict[str, Array]:
-    """Return a batch of samples ``input_values`` ``[examples, samples]``, or of features, as the model takes them.
+    """Return a batch of samples ``input_values`` ``[examples, samples]``, or of features, as the model accepts them.
 
     Samples may have a mask.
     """

@@ -10,7 +10,7 @@ TASKS = Registry(Task, "edgepeft.data.tasks.builtin", "task")
 
 _BY_LOSS = {"causal_lm": "causal-lm"}
 _USUAL = "text-classification"
-"""It also reads rows of numbers and folders of images, each by what the bundle takes."""
+"""It also reads rows of numbers and folders of images, each by what the bundle accepts."""
 
 
 def task_of(manifest: Manifest) -> Task:

@@ -38,9 +38,9 @@ def audio_spec(folder: Path, name: str, shape: tuple[int, ...]) -> AudioSpec | N
     """
     if not (folder / FILE).is_file():
         if len(shape) > 2:
-            notice(f"{folder} has no {FILE}: the bundle takes features of sound as arrays (.npz).")
+            notice(f"{folder} has no {FILE}: the bundle accepts features of sound as arrays (.npz).")
             return None
-        notice(f"{folder} has no {FILE}: the bundle takes samples at 16,000 Hz with mean 0 and variance 1.")
+        notice(f"{folder} has no {FILE}: the bundle accepts samples at 16,000 Hz with mean 0 and variance 1.")
         return AudioSpec(name, 16_000)
     from transformers import AutoFeatureExtractor, WhisperFeatureExtractor
 
@@ -51,7 +51,7 @@ def audio_spec(folder: Path, name: str, shape: tuple[int, ...]) -> AudioSpec | N
         raise _refused(folder, f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}") from error
     whisper = isinstance(extractor, WhisperFeatureExtractor)
     if name not in extractor.model_input_names or (len(shape) > 2 and not whisper):
-        notice(f"{folder}: {type(extractor).__name__} computes features of sound: the bundle takes arrays (.npz).")
+        notice(f"{folder}: {type(extractor).__name__} computes features of sound: the bundle accepts arrays (.npz).")
         return None
     spec = _whisper(folder, name, shape, extractor) if whisper else AudioSpec(name, rate, normalize)
     _compare(folder, spec, extractor)

@@ -45,7 +45,7 @@ _LENGTH = 8
 
 @dataclass(frozen=True)
 class Wishes:
-    """What a user asks for; see ``edgepeft.load_source``."""
+    """The choices of a user; see ``edgepeft.load_source``."""
 
     task: str | None = None
     classes: tuple[str, ...] | None = None

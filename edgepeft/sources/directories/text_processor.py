@@ -83,7 +83,7 @@ def read_tokenizer(files: ModelFiles) -> Tokenization | None:
     """
     path, beside = str(files), any(file for pattern in _VOCABULARIES for file in files.folder.glob(pattern))
     if not beside and files.gguf is None:
-        notice(f"{path} has no tokenizer: the bundle takes token ids, not texts.")
+        notice(f"{path} has no tokenizer: the bundle accepts token ids, not texts.")
         return None
     tokenizer = _loaded(files, beside)
     backend = getattr(tokenizer, "backend_tokenizer", None)

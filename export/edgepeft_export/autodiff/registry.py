@@ -16,7 +16,7 @@ Upstream = Sequence[ir.Value | None]
 
 
 class Flat(Enum):
-    """What a rule returns for a float input that the outputs do not depend on, or only by jumps."""
+    """The gradient of a float input that the outputs do not depend on, or only by jumps."""
 
     ZERO = 0
 

@@ -1,4 +1,4 @@
-"""What a block computes row by row, for a few rows at a time: its widest tensors never exist for all rows.
+"""The row-wise part of a block, for a few rows at a time: its widest tensors never exist for all rows.
 
 Pattern: operators of a segment that compute a tensor row by row and widen the rows in between: the projection after the
 attention, norms, the feed-forward part, sums.

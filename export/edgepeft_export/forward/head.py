@@ -22,11 +22,11 @@ _PASSES = frozenset({"Identity", "Reshape", "Expand", "Unsqueeze", "Cast"})
 
 @dataclass(frozen=True)
 class Head:
-    """What turns scores into the first output of a graph.
+    """The operator between scores and the first output of a graph.
 
     Attributes:
         kind: the operator.
-        scores: what it reads.
+        scores: its input.
     """
 
     kind: str
@@ -37,7 +37,7 @@ _RESHAPES = frozenset({"Flatten", "Reshape"})
 
 
 def probabilities(forward: Forward, loss: Loss) -> Head | None:
-    """What turns scores into the first output, where the loss does so again."""
+    """Return the operator between scores and the first output, if the loss contains it as well."""
     value = forward.model.graph.outputs[0]
     while (node := value.producer()) is not None and node.op_type == "Identity":
         value = operand(node)

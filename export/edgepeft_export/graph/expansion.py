@@ -82,7 +82,7 @@ def expand(emit: Emitter, expansion: Expansion) -> ir.Value:
 
 
 def expansion_of(value: ir.Value | None) -> Expansion | None:
-    """What ``value`` is expanded from; ``None`` where it is not. The nodes may have been lowered."""
+    """The tensor that ``value`` is expanded from; ``None`` where it is not. The nodes may have been lowered."""
     node = producer_of(value, EXPAND)
     if node is not None:
         return Expansion(operand(node), operand(node, 1), present(node, 2), node.attributes["inputs"].as_int())

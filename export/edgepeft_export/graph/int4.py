@@ -181,7 +181,7 @@ def grids_of(rows: Float32Array, group: int) -> list[Grid] | None:
 
 
 def _grid(rows: Float32Array, group: int) -> Grid | None:
-    """Of each group, a grid of at most 15 steps from its smallest number to its largest."""
+    """For each group, a grid of at most 15 steps from its smallest number to its largest."""
     grouped = rows.reshape(-1, group)
     low, span = grouped.min(axis=1), np.ptp(grouped, axis=1)
     step, codes = np.zeros_like(span), np.zeros(grouped.shape, np.int8)

@@ -114,7 +114,7 @@ class LinearSite:
 
     @property
     def _reciprocals(self) -> Matrix | float:
-        """What the rows of the stored matrix are multiplied by: [inputs, 1], or 1."""
+        """The factors of the rows of the stored matrix: [inputs, 1], or 1."""
         smoothed = before_smoothing(self._unrounded) if self.is_quantized else None
         return 1.0 if smoothed is None else initializer_array(smoothed[1]).astype(np.float64)[:, None]
 
@@ -294,7 +294,7 @@ def _scaled_by_row(node: ir.Node) -> ir.Value | None:
 
 
 def _read_with(node: ir.Node) -> list[ir.Value | None]:
-    """What the readers of a node's result read beside it."""
+    """The other inputs of the readers of a node's result."""
     return [value for use in node.outputs[0].uses() for value in use.node.inputs]
 
 

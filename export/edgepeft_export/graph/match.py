@@ -39,7 +39,7 @@ def only_reader(value: ir.Value, op_type: str) -> ir.Node | None:
 
 
 def other_input(node: ir.Node, value: ir.Value) -> ir.Value | None:
-    """Of a node with two inputs, the one that is not ``value``."""
+    """Return the input that is not ``value``, of a node with two inputs."""
     left, right = node.inputs
     return right if left is value else left
 

@@ -113,7 +113,7 @@ def round_finely(x: ir.Value, node: ir.Node, emit: Emitter) -> RoundedRows:
 
 
 def rows_of(integers: ir.Value | None) -> RoundedRows | None:
-    """What this module made ``integers`` of; ``None`` where it did not."""
+    """The value that this module rounded to ``integers``; ``None`` where it did not."""
     if (joined := producer_of(integers, "Concat")) is not None and integers is not None:
         quantize = producer_of(joined.inputs[0], "QuantizeLinear")
         divide = None if quantize is None else producer_of(quantize.inputs[0], "Div")

@@ -1,4 +1,4 @@
-"""What losses over classes share: the axis of the classes, labels as rows, and weights of classes."""
+"""The common parts of losses over classes: the axis of the classes, labels as rows, and weights of classes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What losses over embeddings share: how a model returns several of an example, their similarities and distances."""
+"""The common parts of losses over embeddings: how a model returns several of an example, similarities, distances."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ def write_cross_entropies(model: ir.Model) -> ir.Model:
 
 
 def replace_terms(node: ir.Node, terms: LossTerms) -> None:
-    """Put the loss in the place of its node."""
+    """Replace the node of a loss by the operators of its definition."""
     for old, new in zip(node.outputs, terms, strict=True):
         replace_value(old, new)
     remove_node(node)

@@ -33,7 +33,7 @@ Factors = NDArray[np.float64]
 
 @dataclass
 class _Sum:
-    """What a normalization reads.
+    """The inputs of a normalization.
 
     Attributes:
         convolutions: each with the number that its result is multiplied by.

@@ -14,7 +14,7 @@ NEAR = 1.1
 
 @dataclass(frozen=True)
 class Piece:
-    """What lies between two cuts.
+    """The part of a graph between two cuts.
 
     Attributes:
         kind: equal for pieces of equal structure.

@@ -1,4 +1,4 @@
-"""What nodes read, and which values depend on which."""
+"""The values that nodes read, and which values depend on which."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def quantize(
         forward: is not changed.
         settings: of the quantization.
         calibration: a few batches of inputs, arrays by name; with them the most sensitive weights stay fp32 until
-            ``settings.tolerance`` holds.
+            ``settings.tolerance`` is met.
         on_progress: Called with a message before each slow step.
         decided: the report of another graph of the model, whose rounding this one has.
 

@@ -29,7 +29,7 @@ AT_ONCE = 1 << 29
 """Bytes of the covariances that are in memory together. A run of the model measures so many."""
 
 DAMPING = 0.05
-"""What is added to the covariance's diagonal, relative to its mean: calibration data are few."""
+"""Damping of the covariance's diagonal, relative to its mean: calibration data are few."""
 
 _BLOCK = 32
 """Inputs whose errors are collected before all later weights are changed."""

@@ -86,7 +86,7 @@ describe("texts", () => {
     assert.deepEqual(rows(batch["labels"]), [2, 4, 6, 3, 2, 5, 3, -100]);
   });
 
-  it("are refused by a bundle that takes none", () => {
+  it("are refused by a bundle that accepts none", () => {
     assert.throws(() => texts(["good"], { ...MANIFEST, text: null }, tokenizer), refused("no-text"));
   });
 });

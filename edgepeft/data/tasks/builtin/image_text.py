@@ -91,7 +91,7 @@ class ImageText(Task):
 
     def folder(self, path: Path, reading: Reading) -> Dataset:
         raise NoImages(
-            f"The bundle takes pairs of images and texts, and {path} is a folder.",
+            f"The bundle accepts pairs of images and texts, and {path} is a folder.",
             context=f"its inputs: {', '.join(spec.name for spec in reading.bundle.manifest.inputs)}",
             hint=f"give a table with the columns {IMAGES[0]!r} (paths, relative to the table) and {TEXT!r}.",
         )

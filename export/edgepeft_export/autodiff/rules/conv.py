@@ -88,7 +88,7 @@ def _is_narrow(channels: int, made: int, window: Window) -> bool:
 def _narrow_weight_gradient(
     x: ir.Value, channels: int, dy: ir.Value, made: int, window: Window, emit: Emitter
 ) -> ir.Value:
-    """Of a convolution to few channels, as LoRA's A: a matrix product of ``x`` with ``dy`` moved by each tap.
+    """A matrix product of ``x`` with ``dy`` moved by each tap, for a convolution to few channels, as LoRA's A.
 
     As a convolution its kernel is as large as an image, and ONNX Runtime copies x once per tap for it.
     """

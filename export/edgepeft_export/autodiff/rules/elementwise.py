@@ -45,7 +45,7 @@ def mul(node: ir.Node, dy: ir.Value, emit: Emitter) -> Gradients:
 
 
 def _swish_derivative(y: ir.Value, sigma: ir.Value, emit: Emitter) -> ir.Value:
-    """Of y = x σ(x): σ + y (1 - σ), which needs x no more. Term by term it would take two passes more."""
+    """σ + y (1 - σ), of y = x σ(x), without reading x. Term by term it would take two more passes."""
     return emit.op("Add", sigma, emit.op("Sub", y, emit.op("Mul", y, sigma)))
 
 

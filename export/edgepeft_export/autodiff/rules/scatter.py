@@ -64,7 +64,7 @@ class _Scattered:
         return self._of_product(dy) if reduction == "mul" else self._of_extreme(dy)
 
     def _of_extreme(self, dy: ir.Value) -> tuple[ir.Value, ir.Value]:
-        """Whatever attains the maximum or minimum divides its gradient evenly."""
+        """Elements that attain the maximum or minimum divide its gradient evenly."""
         emit, dtype = self.emit, dtype_of(self.data)
         data_attains = emit.cast(emit.op("Equal", self.data, self.result), dtype)
         attain = emit.cast(emit.op("Equal", self.updates, self._read(self.result)), dtype)
@@ -72,7 +72,7 @@ class _Scattered:
         return emit.op("Mul", each, data_attains), emit.op("Mul", self._read(each), attain)
 
     def _of_product(self, dy: ir.Value) -> tuple[ir.Value, ir.Value]:
-        """The product of all other factors. A division gives it, save where a factor is 0: so zeros are counted."""
+        """The product of all other factors. It is a division, save where a factor is 0: so zeros are counted."""
         emit, dtype = self.emit, dtype_of(self.data)
         one, zero = (emit.scalar(number, like=self.data) for number in (1.0, 0.0))
         ones = emit.op("Add", zeros_like(self.data, emit), one)

@@ -183,7 +183,7 @@ class _Digit:
         return found
 
     def rest(self) -> ir.Value:
-        """What the digit leaves of the numbers, up to half a step."""
+        """The remainders after the digit, up to half a step."""
         # "Round" is slower.
         rounded = self.emit.op("DequantizeLinear", self.integers, *self._grid())
         rounded.type, rounded.shape = self.numbers.type, self.numbers.shape

@@ -80,7 +80,7 @@ def _norms(nodes: list[ir.Node]) -> Iterator[ir.Value | None]:
 def _written_out(node: ir.Node) -> list[ir.Value]:
     """The scale and the shift of a norm that older operator sets express by others: ``x / sqrt(...) · scale + shift``.
 
-    The variance is a mean, which tells a norm from the division of attention's scores.
+    The variance is a mean, which distinguishes a norm from the division of attention's scores.
     """
     if node.op_type != "Mul" or node.domain:
         return []

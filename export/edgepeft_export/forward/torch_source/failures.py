@@ -162,7 +162,7 @@ def export_failed(error: BaseException, model: nn.Module, called: str) -> Export
 
 @dataclass(frozen=True)
 class _Found:
-    """What a traceback says: the name of a module, the line of code, and the operator; empty where it does not."""
+    """The facts of a traceback: the name of a module, the line of code, and the operator; empty where it does not."""
 
     module: str = ""
     code: str | None = None

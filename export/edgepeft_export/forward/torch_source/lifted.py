@@ -70,7 +70,7 @@ def named_outputs(result: object) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class Module:
-    """What is exported of a module.
+    """The exported part of a module.
 
     Attributes:
         model: the module.

@@ -1,6 +1,6 @@
 """Computes torch's classification losses by plain operators while a loss is exported.
 
-torch.onnx drops ``label_smoothing``, takes probabilities for indices, and writes ONNX's own loss operators, which have
+torch.onnx drops ``label_smoothing``, reads probabilities as indices, and writes ONNX's own loss operators, which have
 no gradient rules. Here each is what torch's documentation says it is.
 """
 

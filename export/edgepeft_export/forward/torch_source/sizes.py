@@ -26,7 +26,7 @@ _LARGEST = 1 << 31
 
 @dataclass(frozen=True)
 class TracedSize:
-    """What a trace knows about one free size.
+    """The limits of one free size in a trace.
 
     Attributes:
         size: in the trace.
@@ -42,7 +42,7 @@ class TracedSize:
 def traced_sizes(
     program: ExportedProgram, inputs: Sequence[str], axes: Mapping[str, Mapping[int, str]]
 ) -> dict[str, TracedSize]:
-    """What the trace knows about each free size.
+    """The limits of each free size in a trace.
 
     Args:
         program: torch's, before it is decomposed.

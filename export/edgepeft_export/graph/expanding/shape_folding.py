@@ -53,7 +53,7 @@ def _fold_sizes(graph: ir.Graph) -> bool:
 
 
 def _size(node: ir.Node) -> NDArray[np.int64] | None:
-    """What a node reads from a shape, where these sizes are known."""
+    """The sizes that a node reads from a shape, where they are known."""
     if node.domain or node.outputs[0].is_graph_output() or not node.outputs[0].uses():
         return None
     if node.op_type == "Gather":

@@ -80,7 +80,7 @@ def _read_outputs(node: ir.Node, body: ir.Graph, groups: Groups) -> tuple[list[i
 
 
 def _write_body(body: ir.Graph, given: list[ir.Value], size: ir.Value, groups: Groups, sums: int, name: str) -> None:
-    """Turn a graph of slices into one of sums so far and the first index of a slice, which it takes by itself."""
+    """Turn a graph of slices into one of sums so far and the first index of a slice, which it reads itself."""
     slices, shared = list(body.inputs[: groups.sliced]), list(body.inputs[groups.sliced :])
     results = list(body.outputs)
     start = ir.Value(name=f"{name}/start", shape=ir.Shape([1]), type=ir.TensorType(ir.DataType.INT64))

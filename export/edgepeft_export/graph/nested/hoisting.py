@@ -24,7 +24,7 @@ def hoist_constants(model: ir.Model) -> None:
                 _store(model.graph, graph, old, new)
                 remove_node(node)
     for value in list(model.graph.initializers.values()):
-        if re.fullmatch(r"val_\d+", str(value.name)):  # onnx_ir gives new values such names, if no node has them
+        if re.fullmatch(r"val_\d+", str(value.name)):  # onnx_ir names new values so, if no node has them
             value.name = f"constant.{value.name}"
     for number, graph in enumerate(model.graph.subgraphs()):  # values outside may have these names, now or later
         for value in (*graph.inputs, *(output for node in graph for output in node.outputs)):
@@ -35,7 +35,7 @@ def hoist_constants(model: ir.Model) -> None:
 def hoist_unchanged(model: ir.Model) -> None:
     """Let bodies of loops read a state that they never change from the graph around them, in place.
 
-    TensorFlow gives a loop its weights as such states.
+    TensorFlow passes a loop its weights as such states.
     """
     for node in list(ir.traversal.RecursiveGraphIterator(model.graph)):
         if node.op_type == "Loop" and not node.domain:
@@ -48,7 +48,7 @@ def hoist_unchanged(model: ir.Model) -> None:
 
 
 def _passed_on(value: ir.Value) -> ir.Value:
-    """What an output of a body is, before nodes that change nothing."""
+    """The value of a body's output, before nodes that change nothing."""
     while (node := value.producer()) is not None and node.op_type == "Identity" and node.inputs[0] is not None:
         value = node.inputs[0]
     return value

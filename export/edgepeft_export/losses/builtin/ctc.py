@@ -119,7 +119,7 @@ class CTC(MeanLoss):
     def _factors(
         self, emit: Emitter, length: ir.Value, reached: ir.Value, example_weights: ir.Value | None
     ) -> ir.Value:
-        """What an example's gradient is multiplied by, [N, 1]."""
+        """The factor of each example's gradient, [N, 1]."""
         factor = emit.op("Neg", emit.cast(reached, ir.DataType.FLOAT))
         if self.length_normalized:
             factor = emit.op("Div", factor, _at_least_one(emit, length))
@@ -143,7 +143,7 @@ class _Targets(NamedTuple):
 
 
 class _Alignment(NamedTuple):
-    """What the forward and the backward recursion found.
+    """The results of the forward and the backward recursion.
 
     Attributes:
         log_likelihood: of the labels, [N, 1].

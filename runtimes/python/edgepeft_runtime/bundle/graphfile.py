@@ -56,7 +56,7 @@ Scope = Mapping[Name, int | None]
 
 @dataclass(frozen=True)
 class GraphFacts:
-    """What a bundle needs to know of a graph.
+    """The facts of a graph that a bundle needs.
 
     Attributes:
         locations: the files in which tensors are stored.

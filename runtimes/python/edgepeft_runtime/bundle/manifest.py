@@ -29,7 +29,7 @@ class Manifest(Parts):
         check(self)
 
     def _repr_html_(self) -> str:
-        """What goes in, what trains, and by which loss."""
+        """Inputs, trained elements and loss."""
         return html_facts("manifest", self.facts())
 
     def facts(self) -> dict[str, str]:

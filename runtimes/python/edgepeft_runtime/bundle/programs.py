@@ -39,7 +39,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Programs:
-    """What a bundle can do. ``select`` and ``generate`` are ``None`` where it cannot do that."""
+    """The programs of a bundle. ``select`` and ``generate`` are ``None`` where there is none."""
 
     train: tuple[Call, ...]
     eval: tuple[Call, ...]

@@ -34,14 +34,14 @@ class SupportsItems(Protocol):
 class Items:
     """A data set of examples that are read one at a time, so that it may be larger than memory.
 
-    Sequences of tokens of different lengths are padded to the longest of their batch, where the bundle takes text.
+    Sequences of tokens of different lengths are padded to the longest of their batch, where the bundle accepts text.
 
     Args:
         items: examples: values by name, or tuples in the manifest's order.
         manifest: names the inputs and labels.
 
     Raises:
-        BatchError: an example has other values than the bundle takes, or contains text.
+        BatchError: an example has other values than the bundle accepts, or contains text.
         DataError: there are no examples, or the arrays of a batch differ in shape.
     """
 
@@ -111,7 +111,7 @@ def chosen(present: Sequence[str], manifest: Manifest) -> dict[str, str]:
     elif missing:
         raise MissingColumn(
             f"The data has no column {', '.join(map(repr, missing))}.",
-            context=f"columns: {some(list(present), 20) or 'none'}; the bundle takes "
+            context=f"columns: {some(list(present), 20) or 'none'}; the bundle accepts "
             f"{', '.join(repr(spec.name) for spec in specs)}",
             hint="name the columns as the bundle does; or, for texts, numbers by column and names of classes: "
             "trainer.fit(edgepeft.data.load(data, trainer.bundle)).",

@@ -47,7 +47,7 @@ def by_name(values: object, manifest: Manifest, *, labels: bool = True) -> Mappi
     if any(isinstance(value, str) for value in flat):
         raise text_in_batch(values)
     raise NotABatch(
-        f"A batch has {len(flat)} values, but the bundle takes {len(wanted)}.",
+        f"A batch has {len(flat)} values, but the bundle accepts {len(wanted)}.",
         context=f"expected {', '.join(map(repr, wanted))}, in this order",
         hint="return as many values as the bundle has inputs and labels, or a dict that names them.",
     )
@@ -72,7 +72,7 @@ def array_of(value: object) -> Array:
 def text_in_batch(values: object) -> TextInBatch:
     """Return the error of texts where arrays are expected."""
     return TextInBatch(
-        "The trainer takes arrays, and this data contains text.",
+        "The trainer accepts arrays, and this data contains text.",
         context=f"found {quoted(values)}",
         hint="load it with the bundle's tokenizer: trainer.fit(edgepeft.data.load(data, trainer.bundle)).",
     )

@@ -26,7 +26,7 @@ Data = (
     | Iterable[Batch]
     | Callable[[int], Iterable[Batch]]
 )
-"""What ``fit`` and ``evaluate`` take: see ``edgepeft_runtime.Trainer.fit``."""
+"""The data that ``fit`` and ``evaluate`` accept: see ``edgepeft_runtime.Trainer.fit``."""
 
 SHUFFLE_BUFFER = 1024
 """Examples of a stream among which the next one is drawn. A stream in order of its classes needs another order."""

@@ -34,7 +34,7 @@ _ZERO = 1e-6
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the comparison of a program found.
+    """The result of the comparison of a program.
 
     Attributes:
         program: its name.

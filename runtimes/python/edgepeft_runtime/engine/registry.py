@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 PORTABLE, ORT_TRAINING = "portable", "ort-training"
 ENGINES = (PORTABLE, ORT_TRAINING)
 NO_CACHE, ACTIVATIONS = CACHES = ("none", "activations")
-"""What an engine keeps between epochs."""
+"""Values that an engine may keep between epochs."""
 
 
 def check_engine(name: str) -> None:

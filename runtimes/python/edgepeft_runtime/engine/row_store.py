@@ -1,6 +1,6 @@
 """A file of arrays by key to which arrays are only added: a cache that survives the process, and may be lost.
 
-Whatever does not check out is treated as absent: a file of another owner starts anew, a record that a crash cut off
+Whatever does not check out is treated as absent: a file of another owner is emptied, a record that a crash cut off
 is dropped with all that follow it, and a record whose checksum is wrong is not returned.
 """
 
@@ -30,7 +30,7 @@ class RowStore:
 
     Args:
         path: the file; created if it is missing.
-        owner: 32 bytes that say what the arrays depend on. With other ones, the file starts anew.
+        owner: 32 bytes that say what the arrays depend on. With other ones, the file is emptied.
         limit: largest size of the file in bytes.
 
     Raises:

@@ -125,7 +125,7 @@ def _next(device: DeviceDirectory) -> int:
         number = int(path.read_text("ascii")) + 1 if path.exists() else 1
     except (OSError, ValueError) as failure:
         raise DamagedDeviceDirectory(
-            f"{path} does not hold a number.",
+            f"{path} does not contain a number.",
             context=str(failure),
             hint="register the device again; restarting the count at 1 would look like fraud to the host.",
         ) from failure

@@ -80,7 +80,7 @@ def fetch_bundle(transport: Transport, entry: FileEntry, manifest: Manifest, bun
     Args:
         transport: has them under their hashes.
         entry: hash and size of the manifest.
-        manifest: what ``fetch_manifest`` returned.
+        manifest: the result of ``fetch_manifest``.
         bundles: the folder of the device's bundles, each named by the hash of its manifest.
 
     Returns:

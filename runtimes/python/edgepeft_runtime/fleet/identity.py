@@ -25,7 +25,7 @@ _MAX_BYTES = 2**12
 
 @dataclass(frozen=True)
 class Identity:
-    """The identity that the host gives to a device once, over a channel that both trust.
+    """The identity that the host passes to a device once, over a channel that both trust.
 
     Args:
         campaign: the fleet's name.

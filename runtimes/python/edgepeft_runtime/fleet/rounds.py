@@ -25,7 +25,7 @@ MAX_STALENESS = 31
 """The largest number of rounds that an update may be late; a device remembers so many rounds."""
 
 CLIP, REFUSE = "clip", "refuse"
-"""What happens to an update whose change is too large."""
+"""Ways to treat an update whose change is too large."""
 
 RoundNumber = Annotated[int, count(LAST_ROUND)]
 _LATEST, _SIGNATURES, _ROUND = "edgepeft-latest", "edgepeft-signatures", "edgepeft-round"
@@ -157,7 +157,7 @@ class Round:
         base_sha256: the base the adapter belongs to.
         adapter: hash and size of ``adapter.safetensors``.
         bundle: hash and size of the ``manifest.json`` of the bundle that the remote has; ``None``: it has none.
-        tensors: what every update must hold.
+        tensors: the tensors of every update.
         max_update_norm: largest L2 norm of an update's change, over all its floats; ``None`` sets no limit.
         norm_action: what happens to a larger one: ``clip`` it when it is added up, or ``refuse`` it.
         max_staleness: how many rounds ago an update may have started when it arrives while this round is the newest.

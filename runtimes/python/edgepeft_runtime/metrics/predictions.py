@@ -20,7 +20,7 @@ NUMBERS = ("mse", "l1", "huber", "smooth_l1")
 
 
 class Aligned(NamedTuple):
-    """What the model scores, and what is right.
+    """The scores of the model, and the labels.
 
     Attributes:
         scores: float ``[n, classes]``.

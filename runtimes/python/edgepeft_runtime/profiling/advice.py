@@ -1,4 +1,4 @@
-"""What would make a step faster or smaller, derived from what was measured."""
+"""Advice that makes a step faster or smaller, derived from its measurements."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Advice:
     Attributes:
         saves: ``time`` or ``memory``.
         fraction: of the time, or of the anonymous memory, that it is about. It saves no more than that.
-        text: what was measured, and what to do.
+        text: the measurement, and what to do.
     """
 
     saves: str
@@ -78,7 +78,7 @@ def _of_time(manifest: Manifest, summary: Summary) -> Iterator[Advice]:
 
 
 def _of_depth(summary: Summary) -> Iterator[Advice]:
-    """What the gradient costs in the lower half of the blocks."""
+    """The cost of the gradient in the lower half of the blocks."""
     blocks = [row for row in summary.blocks if row.name[-1:].isdecimal()]
     backward = _of_pass(summary, BACKWARD) + _of_pass(summary, AGAIN)
     if len(blocks) >= 4:

@@ -20,7 +20,7 @@ def bars(rows: Sequence[Row], colors: Mapping[str, str], text: Mapping[str, str]
     Args:
         rows: their parts are drawn one after the other; a row without parts is one part, of the first color.
         colors: of the parts, in the order in which they are drawn.
-        text: what is written behind the bar of each row.
+        text: the text after the bar of each row.
     """
     longest = max((row.seconds for row in rows), default=0.0) or 1.0
     scale = (WIDTH - _LABEL - _VALUE) / longest

@@ -12,7 +12,7 @@ from edgepeft_runtime.files.schema import Json
 
 _RUN, _KERNEL = "model_run", "_kernel_time"
 _FUSED = "fused "
-"""What onnxruntime puts before the name of a node that it fuses with others."""
+"""The prefix of the name of a node that onnxruntime fuses with others."""
 _MICRO = 1e-6
 
 Event: TypeAlias = Json

@@ -15,7 +15,7 @@ from edgepeft_runtime.bundle.graphfile import NodeFacts
 
 FORWARD, AGAIN, BACKWARD, UPDATE = PASSES = ("forward", "recomputed", "backward", "update")
 LOSS, OPTIMIZER, GRADIENTS, OTHER = "loss", "optimizer", "gradients", "other"
-"""What is no module: loss, optimizer, sums of gradients, and nodes without a module."""
+"""Groups that are no modules: loss, optimizer, sums of gradients, and nodes without a module."""
 
 _ANONYMOUS = "node_"
 """Start of the names of torch's exporter, which remain where a node belongs to no module."""
@@ -49,7 +49,7 @@ def renamed_layouts(nodes: Sequence[NodeFacts]) -> Callable[[str], str]:
     """Return the function from a node that onnxruntime runs to the node of the file that it stands for.
 
     Convolutions in onnxruntime's blocked layout are named after their results. What is fused into one (an activation, a
-    sum) gives it its own result, so the convolution is searched for before it.
+    sum) names it after its own result, so the convolution is searched for before it.
     """
     producers = {output: node for node in nodes for output in node.outputs}
 

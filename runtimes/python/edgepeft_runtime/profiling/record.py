@@ -55,7 +55,7 @@ class CallRuns:
 
 @dataclass(frozen=True)
 class Recording:
-    """What was measured.
+    """The measurements of a step.
 
     Attributes:
         sizes: the largest size of each dimension in a batch.
@@ -172,7 +172,7 @@ def _named(bundle: Bundle, graph: str, runs: list[Run]) -> list[Run]:
 
 
 def _key(call: Step) -> tuple[str, tuple[str, ...]]:
-    """Return what tells the calls of a program apart: no value is written twice."""
+    """Return the names that identify each call of a program: no value is written twice."""
     return call.graph, tuple(call.reads.values())
 
 

@@ -62,7 +62,7 @@ interface Parent {
   readonly graphs: readonly Uint8Array[];
 }
 
-/** What a bundle needs to know of a graph. */
+/** The facts of a graph that a bundle needs. */
 export interface GraphFacts {
   /** The files in which tensors are stored. */
   readonly locations: ReadonlySet<string>;

@@ -16,7 +16,7 @@ const call = f.object({
 });
 const calls = f.list(call);
 
-/** What a bundle can do; `select` and `generate` are `null` where it cannot do that. */
+/** The programs of a bundle; `select` and `generate` are `null` where there is none. */
 export const programs = f.object({
   train: calls,
   eval: calls,

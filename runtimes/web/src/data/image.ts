@@ -17,12 +17,12 @@ export interface Pixels {
  *
  * @param images of the bundle's size: resize them to `manifest.image.resize` and crop them at their center to
  *   `manifest.image.size` on a canvas first. A canvas has its own filter, so values differ a little from Pillow's.
- * @throws DataError the bundle does not take images, or they have another size.
+ * @throws DataError the bundle does not accept images, or they have another size.
  */
 export function imagesOf(images: readonly Pixels[], manifest: Manifest): Tensor {
   const spec = manifest.image;
   if (spec === null)
-    throw new DataError("no-images", "The bundle does not take images.", null, "give the data as arrays.");
+    throw new DataError("no-images", "The bundle does not accept images.", null, "give the data as arrays.");
   const [height, width] = spec.size as [number, number];
   const values = new Float32Array(images.length * spec.channels * height * width);
   let next = 0;

@@ -24,7 +24,7 @@ export class Prompter {
 
   /**
    * @param template a text with `{prompt}` in it; by default the bundle's own, or else the bare prompt.
-   * @throws DataError the bundle does not take text, or the template does not contain the placeholder exactly once.
+   * @throws DataError the bundle does not accept text, or the template does not contain the placeholder exactly once.
    */
   static of(manifest: Manifest, tokenizer: Tokenizer, template?: string): Prompter {
     longestOf(manifest);

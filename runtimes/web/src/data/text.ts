@@ -9,7 +9,7 @@ import { type Texts, type Tokenizer, longestOf, tokenSet } from "./tokens.js";
  *
  * @param labels one per text, of the bundle's only label; without them the data set is for `predict`, or for a causal
  *     language model, whose labels are the ids themselves.
- * @throws DataError the bundle does not take text, or a text has no tokens.
+ * @throws DataError the bundle does not accept text, or a text has no tokens.
  */
 export function texts(
   texts: readonly string[],

@@ -27,13 +27,13 @@ export interface TokenRow {
 
 type TextSpec = NonNullable<Manifest["text"]>;
 
-/** Returns how the bundle takes text. @throws DataError it does not, or not alone. */
+/** Returns how the bundle accepts text. @throws DataError it does not, or not alone. */
 export function textSpecOf(manifest: Manifest): TextSpec {
   const spec = manifest.text;
   const odd = manifest.inputs.find((input) => (spec?.fields.get(input.name) ?? "decoder_ids") === "decoder_ids");
   if (spec !== null && odd === undefined) return spec;
   const [context, hint] = [`input: ${odd?.name}`, "give the data as arrays."];
-  throw new DataError("no-text", "The bundle does not take text alone.", context, hint);
+  throw new DataError("no-text", "The bundle does not accept text alone.", context, hint);
 }
 
 /** Returns the largest number of tokens of a text. */

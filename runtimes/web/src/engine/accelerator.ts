@@ -29,7 +29,7 @@ export interface Accelerator {
   readonly executionProviders: readonly string[];
 }
 
-/** What the comparison of a program found. */
+/** The result of the comparison of a program. */
 export interface Verdict {
   readonly program: ProgramName;
   /** Whether the accelerator runs the program. */

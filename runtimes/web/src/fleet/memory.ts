@@ -1,4 +1,4 @@
-/** What a device remembers of its fleet, between pages and tabs. */
+/** The memory that a device keeps of its fleet, between pages and tabs. */
 
 import type { Trusted } from "./rounds.js";
 

@@ -42,7 +42,7 @@ export function fileBytes(format: string, fields: object): Uint8Array<ArrayBuffe
  * Reads a file of this version in canonical form.
  *
  * @param code of the error that is thrown: `bad-latest`, `bad-round`, ...
- * @param floats paths of the fields that are floats, which JSON does not tell from whole numbers.
+ * @param floats paths of the fields that are floats, which JSON does not distinguish from whole numbers.
  */
 export function readFile<T extends object>(
   reader: f.Reader<T>,

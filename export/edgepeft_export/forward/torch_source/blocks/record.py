@@ -31,7 +31,7 @@ Token = tuple[object, ...]
 
 @dataclass
 class _Run:
-    """What one block did in a run of the module."""
+    """The calls of one block in a run of the module."""
 
     argument: int | str | None
     chained: bool

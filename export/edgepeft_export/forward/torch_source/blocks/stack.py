@@ -64,7 +64,7 @@ class Stack:
 
 
 def traced_only(named: Mapping[str, T], stacks: Sequence[Stack]) -> dict[str, T]:
-    """What a trace reads: all but what belongs to blocks that are not traced."""
+    """The tensors that a trace reads: all but those of blocks that are not traced."""
     skipped = [(stack, set(stack.copied)) for stack in stacks]
     return {name: value for name, value in named.items() if not any(_in(stack, name, out) for stack, out in skipped)}
 

@@ -1,4 +1,4 @@
-"""What moves the files of a fleet: one protocol, and what every implementation of it shares.
+"""The transport of the files of a fleet: one protocol, and the common parts of its implementations.
 
 A user names a *remote*, a folder or an address; a ``Transport`` reads and writes the files there. Nothing that it
 brings is trusted.
