@@ -32,7 +32,8 @@ from edgepeft_export.quantize import Quantization, quantize
 from edgepeft_runtime import Trainer
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.errors import BadSetting
-from tests.support.networks import NETWORKS, Network, to_numpy, torch_loss
+from tests.matrix import ALL
+from tests.support.networks import Network, to_numpy, torch_loss
 
 RNG = np.random.default_rng(0)
 
@@ -269,26 +270,37 @@ def _rounded_twin(model: nn.Module, compute: str, packed: list[str]) -> nn.Modul
 
 @cache
 def _exported(name: str) -> tuple[nn.Module, Forward]:
-    network = NETWORKS[name]
+    network = ALL[name]
     method = BitFit() if network.lora is None else Lora(rank=8, alpha=16, target_modules=network.lora)
     model = attach(method, network.model())
     return model, from_torch(model, network.example())
 
 
-@pytest.mark.parametrize("compute", ["int8", "int8-row", "int4"])
-@pytest.mark.parametrize("name", ["bert", "gpt2", "llama", "vit", "cnn"])
+OFTEN = ("bert", "gpt2", "llama", "vit", "cnn")
+SELDOM = ("neox", "t5", "moe", "residual-cnn", "lstm", "gru", "mlp", "recommender")
+FAR = {"vit": 1e-2, "recommender": 1e-2}
+"""Bounds of networks whose losses are farther from those on dequantized weights: activations are rounded too."""
+
+
+@pytest.mark.parametrize(
+    ("name", "compute"),
+    [
+        *((name, compute) for name in OFTEN for compute in ("int8", "int8-row", "int4")),
+        *(pytest.param(name, "int8", marks=pytest.mark.slow) for name in SELDOM),
+    ],
+)
 def test_training_on_a_quantized_base_follows_torch(name: str, compute: str, tmp_path: Path) -> None:
-    """Six losses are within 2 % of PyTorch with the rounded weights, and the parameters move the same way."""
+    """Twenty losses are those of PyTorch with the rounded weights, and the parameters move the same way."""
     kind, _, gradient = compute.partition("-")
     model, exported = _exported(name)
     forward, report = quantize(exported, Quantization(kind, smallest=64, gradient=gradient or "tensor"))
     assert report.quantized
-    loss = losses.by_name(NETWORKS[name].loss)
+    loss = losses.by_name(ALL[name].loss)
     bundle = write_bundle(compile_step(forward, loss, SGD(lr=0.05)), loss, SGD(lr=0.05), tmp_path / "b")
     twin = _rounded_twin(copy.deepcopy(model), kind, [name.rpartition(".")[0] for name in report.quantized]).eval()
     with Trainer.open(bundle) as trainer:
-        for ours, theirs in _losses(trainer, twin, NETWORKS[name]):
-            assert ours == pytest.approx(theirs, rel=2e-2)
+        for ours, theirs in _losses(trainer, twin, ALL[name]):
+            assert ours == pytest.approx(theirs, rel=2e-2 if kind == "int4" else FAR.get(name, 3e-3))
         trained = trainer.parameters()
     state, start = dict(twin.named_parameters()), Bundle.open(bundle).adapter()
     ours = np.concatenate([(trained[n] - start[n]).ravel() for n in trained])
@@ -298,7 +310,7 @@ def test_training_on_a_quantized_base_follows_torch(name: str, compute: str, tmp
 
 def _losses(trainer: Trainer, twin: nn.Module, network: Network) -> Iterator[tuple[float, float]]:
     optimizer = torch.optim.SGD([p for p in twin.parameters() if p.requires_grad], lr=0.05)
-    for inputs, labels in network.batches(6):
+    for inputs, labels in network.batches(20):
         optimizer.zero_grad()
         loss = torch_loss(twin, inputs, labels, network.loss)
         loss.backward()
