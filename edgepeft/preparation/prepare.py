@@ -271,22 +271,16 @@ def _export(
     built = _loss(loss, attached.forward, example_labels)
     exported = _Exported(attached.forward, attached.provenance, attached.module, built, function, example_labels)
     if isinstance(source.model, Path) and attachment.outputs is None:
-        exported = _reading_scores(exported)
+        exported = replace(exported, forward=with_scores(exported.forward, exported.loss))
     elif (head := probabilities(exported.forward, exported.loss)) is not None:
         first, kind = exported.forward.outputs[0], exported.loss.name
         notice(f"the output {first!r} comes from a {head.kind}, and the loss {kind} reads scores")
     for note in exported.forward.verified.notes:
         notice(note)
-    return exported
-
-
-def _reading_scores(exported: _Exported) -> _Exported:
-    """Make the scores before a file's last Softmax or Sigmoid the first output if the loss reads scores."""
-    own = exported.forward.source_outputs or exported.forward.outputs
-    forward = with_scores(exported.forward, exported.loss)
-    if forward.outputs == own:
+    own = exported.forward.source_outputs
+    if not own or own == exported.forward.outputs:
         return exported
-    return replace(exported, forward=forward, provenance={**exported.provenance, "outputs": list(own)})
+    return replace(exported, provenance={**exported.provenance, "outputs": list(own)})  # a merged file has these
 
 
 def _completed(trial: Trial, artifacts: Callable[[Path], object] | None) -> Callable[[Path], None]:

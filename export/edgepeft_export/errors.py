@@ -65,6 +65,14 @@ class OpsetNotConverted(ForwardError, code="opset-not-converted"):
     """The model cannot be converted to the opset that is needed. Export it again with that opset."""
 
 
+class UnknownOperator(ForwardError, code="unknown-operator"):
+    """A file with an operator that neither ONNX nor ONNX Runtime defines."""
+
+
+class NoWeights(ForwardError, code="no-weights"):
+    """A file without any tensor that could train, such as a forest of decision trees."""
+
+
 class UnknownInitializer(ForwardError, code="unknown-initializer"):
     """No float32 initializer of the file matches a name or pattern."""
 

@@ -224,7 +224,7 @@ def test_squeeze_without_axes_keeps_free_ones(tmp_path: Path) -> None:
 def test_shapes_that_cannot_be_inferred_are_read_off_a_run(tmp_path: Path) -> None:
     """After an operator without ONNX shape inference, rank, sizes and names come from the run."""
     nodes = [
-        helper.make_node("Scaler", ["x"], ["s"], domain="ai.onnx.ml", offset=[0.5] * 4, scale=[2.0] * 4),
+        helper.make_node("Imputer", ["x"], ["s"], domain="ai.onnx.ml", imputed_value_floats=[0.0] * 4),
         helper.make_node("MatMul", ["s", "W"], ["y"]),
         helper.make_node("Relu", ["y"], ["out"]),
     ]

@@ -66,7 +66,7 @@ class Forward:
             where the graph itself is the source.
         longest: the most positions of an input, where that is known.
         limits: of the free sizes for which the graph is right, where there are any.
-        source_outputs: names of a file's outputs, in its order; empty where they were chosen, or are those of a module.
+        source_outputs: names of a file's own outputs, in its order; empty where they are those of a module.
     """
 
     model: ir.Model

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import onnx
 import onnx_ir as ir
 
 from edgepeft_export.errors import NotAModel
@@ -20,7 +21,7 @@ def load_model(path: str | Path) -> ir.Model:
     """
     try:
         _check_regular(path)
-        model = ir.load(path)
+        model = _load(Path(path))
         for _, tensor in stored_tensors(model):
             if isinstance(tensor, ir.ExternalTensor):
                 _check_regular(tensor.path)
@@ -32,6 +33,34 @@ def load_model(path: str | Path) -> ir.Model:
             hint="give the path of an .onnx file; files with its tensors must be next to it.",
         ) from error
     return model
+
+
+DICTIONARIES = "ZipMap"
+"""The operator by which converters of scikit-learn make dictionaries of probabilities."""
+
+
+def _load(path: Path) -> ir.Model:
+    try:
+        return ir.load(path)
+    except ir.serde.SerdeError:
+        proto = onnx.load(path, load_external_data=False)
+        if not _read_tensors_instead(proto.graph):
+            raise
+        model: ir.Model = ir.from_proto(proto)
+        ir.external_data.set_base_dir(model.graph, path.parent)
+        return model
+
+
+def _read_tensors_instead(graph: onnx.GraphProto) -> bool:
+    """Let outputs that are dictionaries, which onnx_ir cannot read, be the tensors that they are made of, in place."""
+    made = {node.output[0]: node.input[0] for node in graph.node if node.op_type == DICTIONARIES}
+    zipped = [output for output in graph.output if output.name in made]
+    for output in zipped:
+        output.CopyFrom(onnx.helper.make_tensor_value_info(made[output.name], onnx.TensorProto.FLOAT, [None, None]))
+    kept = [info for info in graph.value_info if info.name not in made]
+    del graph.value_info[:]
+    graph.value_info.extend(kept)
+    return bool(zipped)
 
 
 def _check_regular(path: str | Path) -> None:

@@ -61,6 +61,11 @@ def assert_runs_on_devices(model: ir.Model) -> None:
             raise UnsupportedOperator(name, node.name or "?", ", ".join(dict.fromkeys(bound.values())))
 
 
+def has_kernel(name: str) -> bool:
+    """Whether devices have an operator of that name, with its domain before it where that is not ONNX's."""
+    return name in _registry()[0]
+
+
 def _is_for(node: ir.Node, opset: int, kernel: Kernel) -> bool:
     first, last, _ = kernel
     if node.domain:

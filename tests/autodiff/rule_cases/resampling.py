@@ -72,6 +72,47 @@ def samples() -> Iterator[Case]:
     yield Case("GridSample", [image, points], nearest, {"mode": "nearest"}, float32_only=True, differences=False)
 
 
+def deformed(stride: int, pad: int, dilation: int, groups: int, parts: int) -> Function:
+    """As torchvision computes it: a tap reads the four pixels around a moved point, of which those outside are 0."""
+
+    def function(image: Tensor, kernel: Tensor, offset: Tensor, bias: Tensor, mask: Tensor | None = None) -> Tensor:
+        (n, c, h, w), (outputs, _, *window) = image.shape, kernel.shape
+        count, (height, width) = math.prod(window), offset.shape[2:]
+        moved = offset.reshape(n, parts, count, 2, height, width)
+        pixels, taps = image.reshape(n, parts, c // parts, h * w), []
+        for tap, (i, j) in enumerate(product(*map(range, window))):
+            y = torch.arange(height)[:, None] * stride - pad + i * dilation + moved[:, :, tap, 0]
+            z = torch.arange(width) * stride - pad + j * dilation + moved[:, :, tap, 1]
+            read = torch.zeros(n, parts, c // parts, height, width)
+            for row, column in product((y.floor(), y.floor() + 1), (z.floor(), z.floor() + 1)):
+                inside = (row >= 0) & (row < h) & (column >= 0) & (column < w)
+                weight = (1 - (y - row).abs()) * (1 - (z - column).abs()) * inside
+                index = (row.clamp(0, h - 1) * w + column.clamp(0, w - 1)).long().reshape(n, parts, 1, -1)
+                found = pixels.gather(3, index.expand(-1, -1, c // parts, -1)).reshape(read.shape)
+                read = read + found * weight[:, :, None]
+            shown = 1.0 if mask is None else mask.reshape(n, parts, count, 1, height, width)[:, :, tap]
+            taps.append((read * shown).reshape(n, c, height, width))
+        columns = torch.stack(taps, 2).reshape(n, groups, c // groups * count, height * width)
+        made = torch.einsum("goi,ngil->ngol", kernel.reshape(groups, outputs // groups, -1), columns)
+        return made.reshape(n, outputs, height, width) + bias[:, None, None]
+
+    return function
+
+
+def deformations() -> Iterator[Case]:
+    """Taps inside the image and outside of it; with strides, groups and a mask."""
+    plain = [x(2, 2, 4, 5), x(3, 2, 3, 2), x(2, 12, 2, 4), x(3)]
+    window = {"kernel_shape": [3, 2]}
+    yield Case("DeformConv", plain, deformed(1, 0, 1, 1, 1), window, float32_only=True, differences=False, fixed=(1,))
+    grouped = [x(2, 4, 5, 6), x(2, 2, 2, 2), x(2, 16, 3, 3), x(2), x(2, 8, 3, 3)]
+    options: dict[str, Any] = {
+        "kernel_shape": [2, 2], "strides": [2, 2], "pads": [1, 1, 1, 1], "dilations": [2, 2], "group": 2,
+        "offset_group": 2,
+    }  # fmt: skip
+    whole = deformed(2, 1, 2, 2, 2)
+    yield Case("DeformConv", grouped, whole, options, float32_only=True, differences=False, fixed=(1,))
+
+
 def norms() -> Iterator[Case]:
     """Norms over windows and over channels."""
     window = {"kernel_shape": [3, 2], "strides": [2, 1]}
@@ -138,4 +179,4 @@ def regions() -> Iterator[Case]:
         yield Case("RoiAlign", given, oracle, {**sizes, "coordinate_transformation_mode": mode}, float32_only=True)
 
 
-CASES = [*resizes(), *samples(), *norms(), *regions()]
+CASES = [*resizes(), *samples(), *deformations(), *norms(), *regions()]

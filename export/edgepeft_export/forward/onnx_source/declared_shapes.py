@@ -98,7 +98,8 @@ def settle_shapes(model: ir.Model, feeds: Sequence[Arrays]) -> None:
         value.shape = None
     infer_shapes(model)
     free = {dim for value in model.graph.inputs if value.shape is not None for dim in dims_of(value)}
-    unknown = {str(value.name): value for value in values if value.shape is None or value.dtype is None}
+    tensors = [value for value in values if not isinstance(value.type, (ir.SequenceType, ir.OptionalType))]
+    unknown = {str(value.name): value for value in tensors if value.shape is None or value.dtype is None}
     outputs = {str(value.name): value for value in model.graph.outputs if value.producer() is not None}
     runs = _runs(model, feeds, [*{**unknown, **outputs}])
     symbols = _symbols(model.graph, feeds)
@@ -106,7 +107,10 @@ def settle_shapes(model: ir.Model, feeds: Sequence[Arrays]) -> None:
     for name, value in {**unknown, **outputs}.items():
         shapes = [run[name][0] for run in runs if name in run]
         first = value.shape if value.shape is not None else _with_names(declared.get(value), free)
-        value.shape = first if _fits(first, shapes) else _learned(shapes, symbols, constant)
+        if first is not None and _fits(first, shapes):
+            value.shape = _renamed(first, shapes, symbols, free)
+        else:
+            value.shape = _learned(shapes, symbols, constant)
         if value.dtype is None and shapes:
             value.dtype = runs[0][name][1]
     infer_shapes(model)
@@ -146,6 +150,19 @@ def _fits(shape: ir.Shape | None, shapes: Sequence[RunShape]) -> bool:
         len(sizes) == len(shape)
         and all(not isinstance(dim, int) or dim == size for dim, size in zip(shape, sizes, strict=True))
         for sizes in shapes
+    )
+
+
+def _renamed(
+    shape: ir.Shape, shapes: Sequence[RunShape], symbols: dict[RunShape, str], names: Collection[Dim]
+) -> ir.Shape:
+    """The shape, in which a free size that has another name than those of the inputs has that of its size in runs."""
+    dims: list[Dim] = [dim if isinstance(dim, int) else dim.value for dim in shape]
+    return ir.Shape(
+        [
+            dim if isinstance(dim, int) or dim in names else symbols.get(tuple(sizes), dim)
+            for dim, sizes in zip(dims, zip(*shapes, strict=True) if shapes else [()] * len(dims), strict=True)
+        ]
     )
 
 

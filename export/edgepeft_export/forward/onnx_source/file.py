@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -25,9 +25,11 @@ from edgepeft_export.forward.onnx_source.declared_shapes import (
 from edgepeft_export.forward.onnx_source.fused import raise_fused
 from edgepeft_export.forward.onnx_source.kinds import of_kinds
 from edgepeft_export.forward.onnx_source.lora import GraphLora, attach_lora
-from edgepeft_export.forward.onnx_source.opsets import at_opset
+from edgepeft_export.forward.onnx_source.operators import refuse_unknown, refuse_without_weights
+from edgepeft_export.forward.onnx_source.opsets import at_opset, inlined
+from edgepeft_export.forward.onnx_source.outputs import choose_outputs, floats_first, keep_tensors
 from edgepeft_export.forward.onnx_source.quantized import raise_quantized
-from edgepeft_export.forward.onnx_source.reference import FileReference, choose_outputs, in_types_of, verified
+from edgepeft_export.forward.onnx_source.reference import FileReference, in_types_of, verified
 from edgepeft_export.graph.constants import initializer_array
 from edgepeft_export.graph.edit import bind_inputs
 from edgepeft_export.graph.expanding.settling import settle
@@ -61,7 +63,7 @@ def from_onnx(
         trainable: names of initializers, or patterns with ``*`` and ``?``, each of which must match.
         lora: pairs of matrices to attach; then ``trainable`` may be empty.
         kinds: kinds of tensors that train as well; see ``edgepeft_export.forward.onnx_source.kinds``.
-        outputs: names of tensors of the file that become the outputs, the one for the loss first. Default: its outputs.
+        outputs: names of tensors of the file that become outputs before its own ones, the one for the loss first.
         example: inputs that the file runs on. Without them, some are generated.
         fix_sizes: whether axes after the first have the sizes of the example, so that branches on sizes are decided.
 
@@ -70,13 +72,14 @@ def from_onnx(
             or an output does not exist.
         VerificationError: the outputs of the graph differ from those of the file.
     """
-    reference = _reference(Path(path), outputs, example)
+    read = _read(Path(path), outputs)
+    reference = FileReference(read.model, run_twice(read.model, example), notes=read.notes)  # at two sizes, if it can
     model = _load(Path(path), outputs)
+    refuse_without_weights(model, Path(path))
     if fix_sizes:
         reference = _with_fixed_sizes(model, reference)
     infer_shapes(model)
-    own = () if outputs is not None else tuple(str(value.name) for value in model.graph.outputs)
-    if own and (first := _floats_first(model.graph)):
+    if outputs is None and (first := floats_first(model.graph)):
         reference = replace(reference, notes=(*reference.notes, first))
     if states := fix_batch_of_states(model.graph):
         note = f"the bundle is for {', '.join(states)}"
@@ -113,7 +116,7 @@ def from_onnx(
         model.graph.inputs.append(value)
     forward = Forward(
         tidy(model), inputs, parameters, adapter=adapter, roles=roles, source=of_model(load_model(path)),
-        source_outputs=own,
+        source_outputs=read.own,
     )  # fmt: skip
     return verified(forward, reference)
 
@@ -143,20 +146,6 @@ def _with_fixed_sizes(model: ir.Model, reference: FileReference) -> FileReferenc
     return replace(reference, runs=replace(reference.runs, pairs=pairs), notes=(note,))
 
 
-def _floats_first(graph: ir.Graph) -> str:
-    """Make the first output of floats the first, because no loss can be of whole numbers; return a note where it moved.
-
-    Classifiers of scikit-learn have the label before the probabilities.
-    """
-    floats = [value for value in graph.outputs if value.dtype is not None and is_float(value)]
-    if not floats or floats[0] is graph.outputs[0] or graph.outputs[0].dtype is None:
-        return ""
-    label = graph.outputs[0].name
-    graph.outputs[:] = [floats[0], *(value for value in graph.outputs if value is not floats[0])]
-    reads = f"the loss reads {floats[0].name!r}; name the outputs to choose others"
-    return f"the file's output {label!r} has whole numbers: {reads}"
-
-
 def _role(value: ir.Value) -> str:
     """The role of an initializer, by the operators that read it: scales and shifts of a norm, a bias or a weight."""
     if any("Normalization" in use.node.op_type for use in value.uses()):
@@ -164,27 +153,38 @@ def _role(value: ir.Value) -> str:
     return "bias" if value.shape is not None and len(value.shape) == 1 else "weight"
 
 
-def _reference(
-    path: Path, outputs: Sequence[str] | None, example: Mapping[str, NDArray[np.generic]] | None
-) -> FileReference:
-    """The unchanged file, with runs at two sizes where it runs at two."""
-    model = _read(path, outputs)
-    return FileReference(model, run_twice(model, example))
+@dataclass(frozen=True)
+class _Read:
+    """A file as read, with the outputs of the graph that is made from it.
+
+    Attributes:
+        model: the file.
+        own: names of its outputs that the graph has, in its order.
+        notes: facts about its outputs for the user.
+    """
+
+    model: ir.Model
+    own: tuple[str, ...]
+    notes: tuple[str, ...]
 
 
-def _read(path: Path, outputs: Sequence[str] | None) -> ir.Model:
+def _read(path: Path, outputs: Sequence[str] | None) -> _Read:
     model = load_model(path)
     name_free_axes(model.graph)
+    notes = keep_tensors(model)
+    own = [str(value.name) for value in model.graph.outputs]
     if outputs is not None:
         infer_shapes(model)
-        choose_outputs(model, outputs)
-        common.RemoveUnusedNodesPass()(model)
-    return model
+        notes += choose_outputs(model, outputs)
+    common.RemoveUnusedNodesPass()(model)
+    refuse_unknown(model, path)
+    kept = {value.name for value in model.graph.outputs}
+    return _Read(model, tuple(name for name in own if name in kept), notes)
 
 
 def _load(path: Path, outputs: Sequence[str] | None) -> ir.Model:
-    model = _read(path, outputs)
-    common.InlinePass()(model)
+    model = _read(path, outputs).model
+    model = inlined(model, path)
     model = at_opset(model, path)
     common.LiftConstantsToInitializersPass(lift_all_constants=False, size_limit=0)(model)
     hoist_constants(model)

@@ -1,4 +1,7 @@
-"""Writes the operators of ONNX Runtime's optimizers as those that they join, so that layers in them are found."""
+"""Writes operators as those that define them, so that layers in them are found.
+
+Such are those of ONNX Runtime's optimizers, linear models of scikit-learn, and what devices have no kernel for.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,10 @@ import onnx_ir as ir
 from edgepeft_export.graph.definitions import DEFINITIONS, NotDefined, expand_definition
 from edgepeft_export.graph.edit import fix_names
 from edgepeft_export.graph.shapes import infer_shapes
-from edgepeft_export.opset.domains import CONTRIB
+from edgepeft_export.opset.domains import CONTRIB, ML
 
-_IN_ONNX_DOMAIN = "SimplifiedLayerNormalization"
-"""An operator of ONNX Runtime that has no domain of its own."""
+_IN_ONNX_DOMAIN = frozenset({"SimplifiedLayerNormalization", "DeformConv"})
+"""An operator of ONNX Runtime that has no domain of its own, and one that devices do not have."""
 
 
 def raise_fused(model: ir.Model) -> None:
@@ -31,9 +34,9 @@ def _fused(model: ir.Model) -> list[ir.Node]:
 
 
 def _is_fused(node: ir.Node) -> bool:
-    if node.domain == CONTRIB:
-        return f"{CONTRIB}.{node.op_type}" in DEFINITIONS
-    return not node.domain and node.op_type == _IN_ONNX_DOMAIN
+    if node.domain in (CONTRIB, ML):
+        return f"{node.domain}.{node.op_type}" in DEFINITIONS
+    return not node.domain and node.op_type in _IN_ONNX_DOMAIN
 
 
 def _expanded(node: ir.Node) -> bool:

@@ -126,6 +126,8 @@ def _chosen(
     if lora.targets is None:
         chosen = [site for site in every if site is not last or site is quantized_head]
         missing = [] if chosen else ["any linear layer"]
+        if last is not None and not chosen:
+            raise _only_a_head(last, _integer_layers(last.linear.node))
     else:
         chosen = [
             site for site in every if site is quantized_head or any(site.fits(pattern) for pattern in lora.targets)
@@ -134,6 +136,24 @@ def _chosen(
     if missing or not chosen:
         raise _nothing_fits(missing, every)
     return chosen
+
+
+_INTEGER_LAYERS = frozenset({"QLinearMatMul", "QLinearConv", "QGemm", "QAttention"})
+"""Layers of the format QOperator, which read and return integers."""
+
+
+def _integer_layers(head: ir.Node) -> str:
+    assert head.graph is not None
+    return ", ".join(sorted({node.op_type for node in head.graph} & _INTEGER_LAYERS))
+
+
+def _only_a_head(head: AdapterSite, others: str) -> ForwardError:
+    again = f"quantize the model again in QDQ format, since {others} cannot carry a pair" if others else ""
+    return NoSuchMatmul(
+        f"LoRA cannot be attached: the only layer is the head {head.name}, which has no pair by default.",
+        context=None,
+        hint=f"{again or 'train the head as a whole (method head)'}, or name it as a target.",
+    )
 
 
 def _nothing_fits(missing: Sequence[str], sites: Sequence[AdapterSite | WeightSite]) -> ForwardError:

@@ -6,7 +6,10 @@ import re
 from pathlib import Path
 
 import onnx
+import onnx.inliner
+import onnx.shape_inference
 import onnx_ir as ir
+from onnx_ir.passes import common
 
 from edgepeft_export.errors import OpsetNotConverted
 from edgepeft_export.forward.onnx_source.quantized import needs_4_bits
@@ -33,6 +36,28 @@ def at_opset(model: ir.Model, path: Path) -> ir.Model:
     if needs_21:
         model.graph.opset_imports[""] = OPSET_4_BITS
     return model
+
+
+def inlined(model: ir.Model, path: Path) -> ir.Model:
+    """The model without functions, which may be written in another operator set than the graph.
+
+    Raises:
+        OpsetNotConverted: a function has no form in the graph's set.
+    """
+    opset = model.graph.opset_imports.get("", OPSET)
+    others = [each for each in model.functions.values() if each.opset_imports.get("", opset) != opset]
+    if not others:
+        common.InlinePass()(model)
+        return model
+    try:
+        proto = ir.to_proto(ir.external_data.load_to_model(model))  # the converter cannot read external tensors
+        typed = onnx.shape_inference.infer_shapes(proto, data_prop=True)
+        made: ir.Model = ir.from_proto(onnx.inliner.inline_local_functions(typed, convert_version=True))
+        return made
+    except Exception as error:  # of C++, like the converter's
+        names = ", ".join(each.name for each in others)
+        reason = f"its functions {names} are written in another operator set, and cannot be brought to it."
+        raise _not_converted(path, opset, OPSET, reason) from error
 
 
 def _lowered(model: ir.Model, path: Path, opset: int, wanted: int) -> None:

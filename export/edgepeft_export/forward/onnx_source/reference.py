@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
 
-from edgepeft_export.errors import ExportDiffers, UnknownOutput, VerificationError
+from edgepeft_export.errors import ExportDiffers, VerificationError
 from edgepeft_export.forward.graph import Forward
 from edgepeft_export.verification import (
     FLOAT32,
@@ -138,23 +138,3 @@ def _first(forward: Forward, reference: FileReference, feeds: Arrays) -> str:
 def _made_by(model: ir.Model, name: str) -> str:
     node = next(node for node in model.graph if any(value.name == name for value in node.outputs))
     return f"op {node.op_type} (node {node.name or '?'})"
-
-
-def choose_outputs(model: ir.Model, outputs: Sequence[str]) -> None:
-    """Make these tensors the outputs of a model as read, in place.
-
-    Raises:
-        ForwardError: there is no tensor of a name.
-    """
-    graph = model.graph
-    made = {str(value.name): value for node in graph for value in node.outputs if value.name}
-    missing = [name for name in outputs if name not in made]
-    if missing or not outputs:
-        inner = [name for name in made if made[name] not in graph.outputs]
-        raise UnknownOutput(
-            "The file has no tensor named " + (", ".join(map(repr, missing)) or "by an empty list") + ".",
-            context=f"its outputs: {', '.join(str(value.name) for value in graph.outputs)}\n"
-            f"tensors inside, the last first: {', '.join(inner[::-1][:20])}{' …' if len(inner) > 20 else ''}",
-            hint="choose among these.",
-        )
-    graph.outputs[:] = [made[name] for name in dict.fromkeys(outputs)]

@@ -13,7 +13,9 @@ from edgepeft_export.graph.custom_ops import FAKE_QUANTIZE
 from edgepeft_export.graph.linear import LinearSite
 from edgepeft_export.graph.match import added_vector, only_reader
 
-_HEAD_WAY = frozenset({"Add", "Identity", "Softmax", "LogSoftmax", "Sigmoid", "Reshape", "Squeeze", FAKE_QUANTIZE})
+_HEAD_WAY = frozenset(
+    {"Add", "Identity", "Softmax", "LogSoftmax", "Sigmoid", "Reshape", "Squeeze", "Pad", FAKE_QUANTIZE}
+)
 
 
 @dataclass(frozen=True)
