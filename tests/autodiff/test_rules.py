@@ -31,7 +31,7 @@ LOOPS = {
     "edgepeft.WithGradient",
 }  # in test_expansion.py, export/test_attention.py
 CLASSICAL = {"ai.onnx.ml.ArrayFeatureExtractor"}  # in the node tests
-FUSED = {  # in forward/test_onnx_fused.py
+FUSED = {  # in forward/onnx_source/test_fused.py
     "SimplifiedLayerNormalization",
     "com.microsoft.Attention",
     "com.microsoft.BiasGelu",
@@ -46,7 +46,7 @@ FUSED = {  # in forward/test_onnx_fused.py
     "com.microsoft.SkipLayerNormalization",
     "com.microsoft.SkipSimplifiedLayerNormalization",
 }
-LINEAR = {  # in forward/test_onnx_outputs.py, forward/test_onnx_verification.py
+LINEAR = {  # in forward/onnx_source/test_outputs.py
     "ai.onnx.ml.LinearClassifier",
     "ai.onnx.ml.LinearRegressor",
     "ai.onnx.ml.Normalizer",

@@ -76,7 +76,7 @@ def refuse_without_weights(model: ir.Model, path: Path) -> None:
         reason, hint = "its numbers are float64, and devices train float32", "export the model in float32"
     else:
         reason = "it has no tensor of floating numbers or of 8 or 4 bits"
-    raise NoWeights(f"Nothing in {path} can train: {reason}.", context=None, hint=f"{hint}.")
+    raise NoWeights(f"Nothing in the file can train: {reason}.", context=str(path), hint=f"{hint}.")
 
 
 def _is_weight(tensor: ir.TensorProtocol) -> bool:
