@@ -9,10 +9,12 @@ import pytest
 import torch
 
 from edgepeft.sources.directories.heads import with_head
+from edgepeft.sources.directories.loading import notice_left_out
 from edgepeft.sources.directories.recognition import task_of
 from edgepeft.sources.directories.sentence_transformers import Pooling, pooling_of
 from edgepeft.sources.errors import SourceDoesNotLoad, TaskNotSupported
 from edgepeft.sources.model_files import ModelFiles
+from edgepeft_runtime.notices import EdgepeftWarning
 
 TASKS = {
     "BartForConditionalGeneration": "seq2seq-lm",
@@ -44,6 +46,24 @@ def test_detection_is_refused_with_the_reason(tmp_path: Path) -> None:
     with pytest.raises(TaskNotSupported, match="object-detection cannot be prepared: their loss matches") as failure:
         task_of(_directory(tmp_path, "DetrForObjectDetection"), None)
     assert "loss=function" in str(failure.value.hint)
+
+
+def test_terms_of_transformers_loss_that_are_left_out_are_said() -> None:
+    """An auxiliary head, and the balance of experts; without these there is no line."""
+    from transformers import BeitConfig, MixtralConfig
+
+    configs = [
+        BeitConfig(use_auxiliary_head=True),
+        MixtralConfig(output_router_logits=True),
+        BeitConfig(use_auxiliary_head=True, auxiliary_loss_weight=0.0),
+        MixtralConfig(),
+    ]
+    with pytest.warns(EdgepeftWarning) as said:
+        [notice_left_out("a model", config) for config in configs]
+    assert [str(each.message).partition("also adds that of the ")[2] for each in said] == [
+        "auxiliary head.",
+        "router's balance.",
+    ]
 
 
 def test_the_modules_of_a_sentence_encoder_are_read(tmp_path: Path) -> None:

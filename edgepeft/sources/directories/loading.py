@@ -78,8 +78,7 @@ def load_directory(files: ModelFiles, wishes: Wishes) -> Source:
     loss, settings = task.loss_of(facts)
     if wishes.classes is not None and count == 1 and loss != "bce_with_logits":
         raise _one_class(wishes.classes[0])
-    if getattr(model.config, "ngram", 1) > 1 and not getattr(model.config, "disable_ngram_loss", True):
-        notice(f"{files}: the loss is that of the next token; transformers also adds those of the tokens after it.")
+    notice_left_out(str(files), model.config)
     outputs = returned or task.outputs
     source = Source(model, loss=loss, loss_settings=settings, task=task.name, outputs=outputs, new_head=new_head)
     if task.image:
@@ -208,6 +207,17 @@ def _check_mismatches(files: ModelFiles, model: nn.Module, keys: Sequence[str]) 
             context=f"of another shape: {', '.join(wrong[:5])}{' …' if len(wrong) > 5 else ''}",
             hint="check that config.json and the weights belong to the same model.",
         )
+
+
+def notice_left_out(path: str, config: PretrainedConfig) -> None:
+    """Report the terms that transformers adds to the loss of some models, and that the bundle does not have."""
+    text = config.get_text_config()
+    if getattr(config, "ngram", 1) > 1 and not getattr(config, "disable_ngram_loss", True):
+        notice(f"{path}: the loss is that of the next token; transformers also adds those of the tokens after it.")
+    if getattr(config, "use_auxiliary_head", False) and getattr(config, "auxiliary_loss_weight", 0):
+        notice(f"{path}: the loss is that of the scores; transformers also adds that of the auxiliary head.")
+    if getattr(text, "output_router_logits", False) and getattr(text, "router_aux_loss_coef", 0):
+        notice(f"{path}: the loss is that of the scores; transformers also adds that of the router's balance.")
 
 
 def _one_class(name: str) -> WrongClassNames:
