@@ -33,10 +33,12 @@ def disks(world: Path) -> Iterator[bool]:
 
 @pytest.mark.parametrize("mistake", all_mistakes(), ids=lambda mistake: mistake.title.replace(" ", "-"))
 def test_the_answer_leads_to_the_right_call(mistake: Mistake, world: Path, disks: bool) -> None:
-    """Exit code 1, or 2 for wrong usage; the message and the hint contain what was wrong and what is right."""
+    """Exit code 1, or 2 for wrong usage; message and hint contain what was wrong and what is right. Nothing is left."""
     if mistake.mounted and not disks:
         pytest.skip("this user may not mount a disk")
+    before = {str(path) for path in world.rglob("*")}
     answer = made(mistake, world)
+    assert {str(path) for path in world.rglob("*") if path.suffix != ".pyc"} - before <= {str(world / "__pycache__")}
     assert answer.code == mistake.code, answer
     assert "Traceback" not in answer.err
     assert [word for word in mistake.words if word not in answer.error] == [], answer.error

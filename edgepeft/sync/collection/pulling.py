@@ -12,7 +12,7 @@ from edgepeft.intake.refusal import REFUSALS, Refusal
 from edgepeft.sync.collection import ort_checkpoints
 from edgepeft.sync.transports import HostFolder
 from edgepeft_runtime.bundle.bundle import Bundle
-from edgepeft_runtime.files.durable import make_folder, replace_file, writing
+from edgepeft_runtime.files.durable import made_folder, replace_file, writing
 from edgepeft_runtime.files.staging import staged
 from edgepeft_runtime.files.tensorfile import sha256_of
 from edgepeft_runtime.fleet import signatures
@@ -80,9 +80,7 @@ def pull(
     accepted: list[Received] = []
     already: list[Received] = []
     refused: list[Refusal] = []
-    with writing(into):
-        make_folder(into)
-    with staged(into / "update") as folder:
+    with writing(into), made_folder(into), staged(into / "update") as folder:
         for remote in remotes:
             for name in _candidates(remote):
                 source = remote.path / name

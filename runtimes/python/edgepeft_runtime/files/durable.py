@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -142,15 +142,35 @@ def remove(path: Path) -> None:
         sync_directory(path.parent)
 
 
-def make_folder(path: Path) -> None:
-    """Create a folder and its parents; they survive a power cut."""
+def make_folder(path: Path) -> list[Path]:
+    """Create a folder and its parents; they survive a power cut. Return those that were missing, outermost first."""
     missing = []
     while not path.is_dir():
         missing.append(path)
         path = path.parent
-    for folder in reversed(missing):
+    missing.reverse()
+    for folder in missing:
         folder.mkdir(exist_ok=True)
         sync_directory(folder.parent)
+    return missing
+
+
+def remove_empty(folders: Sequence[Path]) -> None:
+    """Remove what ``make_folder`` has created for something that was then refused, unless there is a file in it."""
+    with suppress(OSError):
+        for folder in reversed(folders):
+            folder.rmdir()
+
+
+@contextmanager
+def made_folder(path: Path) -> Iterator[None]:
+    """Create a folder and its parents. If the block fails, those that were missing are removed where they are empty."""
+    missing = make_folder(path)
+    try:
+        yield
+    except BaseException:
+        remove_empty(missing)
+        raise
 
 
 def sync_file(path: Path) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from edgepeft_runtime.errors import CannotWriteFile, PathInUse
-from edgepeft_runtime.files.durable import hint_for, make_folder
+from edgepeft_runtime.files.durable import hint_for, make_folder, remove_empty
 
 try:
     import fcntl
@@ -59,12 +59,14 @@ def leads_to(path: Path, handle: int) -> bool:
 def locked_folder(path: Path, name: str) -> Iterator[None]:
     """Create a folder if it is missing, and lock it by a file in it while the block runs.
 
+    If the block fails and has written nothing, a folder that was missing is removed.
+
     Raises:
         PathInUse: another process uses it.
         CannotWriteFile: it cannot be used, or the block fails with an ``OSError``.
     """
     try:
-        make_folder(path)
+        missing = make_folder(path)
         handle = lock_file(path / name)
     except OSError as failure:
         if not isinstance(failure, BlockingIOError):
@@ -73,11 +75,27 @@ def locked_folder(path: Path, name: str) -> Iterator[None]:
         raise PathInUse(message, context=None, hint="wait for it to end.") from failure
     try:
         yield
-    except OSError as failure:
-        raise unusable(path, failure) from failure
+    except BaseException as failure:
+        remove_unused(path, missing, (name,))
+        if isinstance(failure, OSError):
+            raise unusable(path, failure) from failure
+        raise
     finally:
         if handle is not None:
             os.close(handle)
+
+
+def remove_unused(path: Path, missing: Sequence[Path], names: Collection[str]) -> None:
+    """Remove a folder that this process has created and locked if it contains nothing but files of these names.
+
+    Args:
+        missing: what ``make_folder`` has created.
+    """
+    with suppress(OSError):
+        if path in missing and {entry.name for entry in os.scandir(path)} <= set(names):
+            for name in names:
+                (path / name).unlink(missing_ok=True)
+            remove_empty(missing)
 
 
 def unusable(path: Path, failure: OSError) -> CannotWriteFile:

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from edgepeft_runtime.errors import NotAFolder, PathInUse
-from edgepeft_runtime.files.durable import cannot_write, make_folder, sync_directory, sync_tree
+from edgepeft_runtime.files.durable import cannot_write, made_folder, sync_directory, sync_tree
 from edgepeft_runtime.files.lock import leads_to, lock_directory
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
@@ -70,12 +70,12 @@ def revised_directory(path: Path, unchanged: Iterable[str]) -> Iterator[Path]:
 def staged(path: Path) -> Iterator[Path]:
     """Yield an empty folder next to ``path`` for files that will move there. It is removed afterwards in any case.
 
-    The remains of a process that was killed are removed first. Raises as ``replace_directory`` does.
+    The remains of a process that was killed are removed first, and after an error folders above that were missing.
+    Raises as ``replace_directory`` does.
     """
     folder = _beside(path, "new")
     try:
-        make_folder(path.parent)
-        with _claimed(folder):
+        with made_folder(path.parent), _claimed(folder):
             recover_directory(path)
             yield folder
     except BlockingIOError as failure:

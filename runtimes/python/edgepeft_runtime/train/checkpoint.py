@@ -20,11 +20,12 @@ from edgepeft_runtime.errors import (
     UnknownCheckpoint,
 )
 from edgepeft_runtime.files.durable import hint_for, make_folder, move, writing
-from edgepeft_runtime.files.lock import lock_file
+from edgepeft_runtime.files.lock import lock_file, remove_unused
 from edgepeft_runtime.files.tensorfile import Array, TensorFile, read_tensors, write_tensors
 
 NEWEST = "checkpoint.safetensors"
 PREVIOUS = "checkpoint.previous.safetensors"
+ACTIVATIONS = "activations.bin"
 LOCK = "lock"
 _FORMAT, _VERSION = "edgepeft-checkpoint", "2"
 _LOG = logging.getLogger(__name__)
@@ -51,7 +52,7 @@ class StateDirectory:
     """A state directory, locked for one process until ``close``.
 
     Args:
-        path: the directory; created if it is missing.
+        path: the directory; created if it is missing, and removed again by ``close`` if nothing was saved in it.
         bundle: the bundle that is trained.
         adapter_sha256: the hash of the adapter the run starts from.
 
@@ -68,7 +69,7 @@ class StateDirectory:
             message = f"Cannot use the state directory {self.path}."
             raise CannotWriteState(message, context="it is a bundle.", hint="choose another directory.")
         try:
-            make_folder(self.path)
+            self._missing = make_folder(self.path)
             self._lock = lock_file(self.path / LOCK)
         except OSError as failure:
             message = f"Cannot use the state directory {self.path}."
@@ -78,7 +79,9 @@ class StateDirectory:
             raise CannotWriteState(message, context=str(failure), hint=hint_for(failure)) from failure
 
     def close(self) -> None:
-        """Release the lock; calling this again does nothing."""
+        """Release the lock, and remove a new directory without a checkpoint; calling this again does nothing."""
+        remove_unused(self.path, self._missing, (LOCK, ACTIVATIONS))
+        self._missing = []
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None

@@ -26,13 +26,11 @@ from edgepeft_runtime.files.strict_json import LARGEST
 from edgepeft_runtime.files.tensorfile import Array
 from edgepeft_runtime.metrics.registry import MetricLike
 from edgepeft_runtime.notices import notice
-from edgepeft_runtime.train.checkpoint import Checkpoint, StateDirectory
+from edgepeft_runtime.train.checkpoint import ACTIVATIONS, Checkpoint, StateDirectory
 from edgepeft_runtime.train.options import FitOptions
 from edgepeft_runtime.train.records import FitReport
 from edgepeft_runtime.train.run import FitState, Run
 from edgepeft_runtime.train.selection import pick, to_pick
-
-_ACTIVATIONS = "activations.bin"
 
 
 class Session:
@@ -190,7 +188,7 @@ class Session:
         if self._directory is None:
             raise BadSetting("cache", options.cache, f"{NO_CACHE}, or open the trainer with a state directory")
         owner = owner_of(self.bundle, self.engine.arrays(self.run.state)[0])
-        with closing(RowStore(self._directory.path / _ACTIVATIONS, owner, options.cache_bytes)) as self._rows:
+        with closing(RowStore(self._directory.path / ACTIVATIONS, owner, options.cache_bytes)) as self._rows:
             try:
                 self.engine.keep_activations(self._rows)
                 yield
@@ -204,7 +202,7 @@ class Session:
             return None
         parameters, optimizer = self.finite_arrays()
         if self._rows is not None:
-            with writing(self._directory.path / _ACTIVATIONS):
+            with writing(self._directory.path / ACTIVATIONS):
                 self._rows.sync()
         best = None if self.run.best is None else self.engine.arrays(self.run.best)[0]
         self._directory.save(Checkpoint(parameters, optimizer, best, self.run.to_json()))
