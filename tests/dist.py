@@ -2,13 +2,15 @@
 
 The packages' files are looked at first: no tests, a license in each, source maps with their sources. The README's first
 block runs on the workstation, the second one on the device, and the third one on the workstation again, in an empty
-folder. The npm package is installed in another one and imported by Node.
+folder. The npm package is installed in another one, where the block for Node of its own README trains the golden bundle
+on each package of ONNX Runtime; the device's Python trains the same, and the two updates have to agree.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -16,8 +18,25 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-README = Path(__file__).parent.parent / "README.md"
-IMPORT = "import { VERSION } from 'edgepeft-runtime'; console.log('edgepeft-runtime', VERSION);"
+ROOT = Path(__file__).parent.parent
+README, WEB, GOLDEN = ROOT / "README.md", ROOT / "runtimes" / "web", ROOT / "tests" / "golden"
+ENGINES = ("onnxruntime-node", "onnxruntime-web/wasm")
+AGREES = """
+import sys
+import numpy as np
+from edgepeft_runtime import Bundle, Trainer, check_update, read_tensors, read_update
+
+with Trainer.open("bundle") as trainer:
+    trainer.fit(dict(read_tensors("data.safetensors").tensors), epochs=3)
+    update = read_update("update.safetensors")
+    check_update(update, trainer.bundle)
+    start = Bundle.open("bundle").adapter()
+    for name, own in trainer.parameters().items():
+        np.testing.assert_allclose(update.parameters[name], own, rtol=1e-3, atol=1e-5, err_msg=name)
+    moved = max(float(abs(array - start[name]).max()) for name, array in update.parameters.items())
+    assert moved > 0.01, moved
+    print(f"{sys.argv[1]}: {update.steps} steps, the update is that of Python's")
+"""
 
 
 def main(dist: Path, workstation: Path, device: Path) -> None:
@@ -31,8 +50,30 @@ def main(dist: Path, workstation: Path, device: Path) -> None:
             run([str(python.absolute()), "-I", "-c", f"import edgepeft\n{block}"], folder)
     (package,) = dist.glob("*.tgz")
     with tempfile.TemporaryDirectory() as folder:
-        run(["npm", "install", "--no-audit", "--no-fund", "--silent", str(package.absolute())], folder)
-        run(["node", "--input-type=module", "--eval", IMPORT], folder)
+        train_in_node(package, device, Path(folder))
+
+
+def train_in_node(package: Path, device: Path, folder: Path) -> None:
+    """Train the golden bundle with the npm package, by its README's block, and compare with Python."""
+    locked = json.loads((WEB / "package-lock.json").read_text("utf-8"))["packages"]
+    peers = [name.partition("/")[0] for name in ENGINES]
+    pinned = [f"{name}@{locked[f'node_modules/{name}']['version']}" for name in peers]
+    install = ["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", "--silent"]
+    run([*install, str(package.absolute()), *pinned], folder)
+    shutil.copytree(GOLDEN / "bundle", folder / "bundle")
+    shutil.copy(GOLDEN / "data.safetensors", folder)
+    for engine in ENGINES:
+        (folder / "train.mjs").write_text(node_block().replace(ENGINES[0], engine), "utf-8")
+        run(["node", "train.mjs"], folder)
+        run([str(device.absolute()), "-I", "-c", AGREES, engine], folder)
+        shutil.rmtree(folder / "state")
+
+
+def node_block() -> str:
+    """The block of the npm package's README that runs in Node."""
+    blocks = re.findall(r"```ts\n(.*?)```", (WEB / "README.md").read_text("utf-8"), flags=re.S)
+    (block,) = (block for block in blocks if ENGINES[0] in block)
+    return str(block)
 
 
 def files(package: Path) -> dict[str, bytes]:
@@ -62,7 +103,7 @@ def faults(found: dict[str, bytes]) -> list[str]:
     return wrong
 
 
-def run(command: list[str], folder: str) -> None:
+def run(command: list[str], folder: str | Path) -> None:
     """Run a command in a folder."""
     done = subprocess.run(command, cwd=folder)
     if done.returncode:

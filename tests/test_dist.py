@@ -8,7 +8,7 @@ import tarfile
 import zipfile
 from pathlib import Path
 
-from tests.dist import faults, files
+from tests.dist import faults, files, node_block
 
 MAP = json.dumps({"sources": ["../src/index.ts"], "sourcesContent": ["export {};"]}).encode()
 GOOD = {
@@ -48,3 +48,9 @@ def test_both_kinds_of_archives_are_read(tmp_path: Path) -> None:
     (tmp_path / "a.cdx.json").write_text("{}")
     assert files(tmp_path / "a.whl") == files(tmp_path / "a.tar.gz") == {"a/b.py": b"x = 1"}
     assert files(tmp_path / "a.cdx.json") == {}
+
+
+def test_the_block_for_node_trains_and_writes_an_update() -> None:
+    """It is one block of the npm package's README, whole: it needs no name from another one."""
+    block = node_block()
+    assert block.startswith("import ") and "trainer.fit(" in block and '"update.safetensors"' in block

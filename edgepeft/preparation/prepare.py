@@ -32,6 +32,7 @@ from edgepeft_export.compile import compile_step, missing_rules
 from edgepeft_export.errors import BadExampleInputs
 from edgepeft_export.forward import Forward
 from edgepeft_export.forward.head import probabilities, with_scores
+from edgepeft_export.forward.tables import with_table_limits
 from edgepeft_export.forward.torch_source.export import ExampleInputs
 from edgepeft_export.forward.torch_source.own_loss import from_function
 from edgepeft_export.ort_training import OrtTraining, export_ort_training
@@ -141,7 +142,8 @@ def prepare(
     quantization = _quantization(compute, exported.loss)
     text = raw.text or source.text
     has_texts = bool(source.files or tokenizer_files)  # which are cut; token ids are as long as they are
-    forward = replace(exported.forward, longest=_longest(source, text if has_texts else None))
+    forward = with_table_limits(exported.forward)
+    forward = replace(forward, longest=_longest(source, text if has_texts else None))
     if quantization.compute != "fp32":
         log(f"rounding weights for {quantization.compute}")
     forward, report = quantize(forward, quantization, compression.calibration, log)

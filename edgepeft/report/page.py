@@ -59,7 +59,7 @@ def page(run: SavedRun, bundle: Bundle | None, evaluation: Evaluation | None, pr
     for index, fit in enumerate(run.fits):
         body.append(_fit(fit, "" if len(run.fits) == 1 else f" of call {index + 1}"))
     if evaluation is not None:
-        body.append(_evaluation(evaluation, None if bundle is None else bundle.manifest.classes))
+        body.append(_evaluation(evaluation))
     if profile is not None:
         body.append(_profile(profile))
     body.append(_kept(run, bundle))
@@ -123,14 +123,13 @@ def _settings(fit: FitState, of: str) -> str:
     return f"<h2>Settings{of}</h2>{_facts(facts)}"
 
 
-def _evaluation(evaluation: Evaluation, classes: Sequence[str] | None) -> str:
+def _evaluation(evaluation: Evaluation) -> str:
     """Return the confusion matrix; darker cells have more of the examples of their true class."""
     parts = []
     for score in evaluation.metrics.values():
         if score.matrix is None:
             continue
-        names = classes if classes is not None and len(classes) == len(score.matrix) else range(len(score.matrix))
-        labels = [escape(str(name)) for name in names]
+        labels = list(map(escape, score.names))
         head = "".join(f"<th>{name}</th>" for name in ("true \\ predicted", *labels))
         rows = "".join(
             f"<tr><th>{name}</th>{''.join(_cell(count, max(sum(counts), 1)) for count in counts)}</tr>"

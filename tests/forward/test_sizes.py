@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from edgepeft_export.errors import ExportDiffers
 from edgepeft_export.forward import from_torch
 from edgepeft_export.forward.graph import Forward, Limits
+from edgepeft_export.forward.tables import with_table_limits
 from edgepeft_export.graph.shapes import dims_of
 
 
@@ -37,6 +38,18 @@ class _Cut(nn.Module):
         length = x.shape[1]
         scores = torch.where(self.mask[:length, :length] > 0, x @ x.transpose(1, 2), -9.0)
         return self.layer((scores.softmax(-1) @ x).view(-1, length, 4))
+
+
+class _Positions(nn.Module):
+    """Words, and 24 learned positions that are counted in some way."""
+
+    def __init__(self, counted: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.words, self.positions, self.head = nn.Embedding(50, 4), nn.Embedding(24, 4), nn.Linear(4, 50)
+        self.counted = counted
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.head(self.words(ids) + self.positions(self.counted(ids)))
 
 
 def _exported(model: nn.Module) -> Forward:
@@ -78,3 +91,25 @@ def test_a_cut_table_limits_a_size_and_not_its_name() -> None:
     forward = _exported(_Cut())
     assert forward.limits == {"length": Limits(1, 16)}
     assert dims_of(forward.model.graph.outputs[0]) == ["batch", "length", 4]
+
+
+@pytest.mark.parametrize(
+    ("counted", "most"),
+    [
+        (lambda ids: torch.arange(ids.shape[1]), 24),
+        (lambda ids: torch.arange(ids.shape[1]) + 2, 22),
+        (lambda ids: (ids != 1).cumsum(1) * (ids != 1) + 1, 22),
+        (lambda ids: torch.arange(ids.shape[1]).clamp(max=23), None),
+        (lambda ids: torch.arange(ids.shape[1]) % 24, None),
+    ],
+    ids=["from-0", "from-2", "after-the-padding", "clamped", "repeated"],
+)
+def test_a_table_of_positions_limits_a_size(counted: Callable[[Tensor], Tensor], most: int | None) -> None:
+    """The last length has a row for each position, and the next one has not: torch raises there too."""
+    model = _Positions(counted)
+    forward = from_torch(model, {"ids": torch.full((2, 8), 7)}, dynamic_axes={"ids": {0: "batch", 1: "length"}})
+    assert with_table_limits(forward).limits == ({} if most is None else {"length": Limits(1, most)})
+    model(torch.full((1, most or 99), 7))
+    if most is not None:
+        with pytest.raises(IndexError):
+            model(torch.full((1, most + 1), 7))

@@ -157,9 +157,7 @@ def test_a_text_ends_at_its_end_token_while_others_continue(gpt2: Trained) -> No
 def test_a_text_ends_where_the_model_has_no_more_positions(tmp_path: Path) -> None:
     """The shorter one of a batch continues until it is as long itself."""
     network = replace(NETWORKS["gpt2"], model=tiny_gpt2)
-    source = edgepeft.Source(
-        network.model(), network.example(), "causal_lm", TextSpec(16, PAD, FIELDS), dimension_max={"sequence": 40}
-    )
+    source = edgepeft.Source(network.model(), network.example(), "causal_lm", TextSpec(16, PAD, FIELDS))
     method = edgepeft.Lora(rank=2, target_modules=("c_attn",))
     bundle = edgepeft.prepare(source, method=method, out=tmp_path / "bundle").bundle
     with Trainer.open(bundle) as trainer:

@@ -67,11 +67,16 @@ def test_a_report_is_drawn(report: FitReport, monkeypatch: pytest.MonkeyPatch) -
     pytest.importorskip("matplotlib")
     monkeypatch.setenv("MPLBACKEND", "agg")
     from matplotlib import pyplot
+    from matplotlib.lines import Line2D
 
     axes = report.plot()
     assert [line.get_label() for line in axes.lines] == ["loss", "held out loss"]
     assert list(axes.lines[1].get_ydata()) == [record.held_out_loss for record in report.history]
     assert len(axes.figure.axes) == 2
+    lines = [line for each in axes.figure.axes for line in each.lines]
+    assert len({line.get_color() for line in lines}) == 3
+    legend = axes.get_legend()
+    assert legend is not None and [text.get_text() for text in legend.get_texts()] == [*map(Line2D.get_label, lines)]
     pyplot.close(axes.figure)
 
 

@@ -51,7 +51,6 @@ def command(
     )
     with opening as (trainer, dataset):
         evaluation = trainer.evaluate(dataset, batch_size, metrics)
-        classes = trainer.bundle.manifest.classes
     if as_json:
         write_json(evaluation)
         return
@@ -62,12 +61,11 @@ def command(
         for part, value in score.parts.items():
             click.echo(f"  {part} {number(value)}")
         if score.matrix is not None:
-            _print_matrix(score.matrix, classes)
+            _print_matrix(score.matrix, score.names)
 
 
-def _print_matrix(matrix: tuple[tuple[int, ...], ...], classes: tuple[str, ...] | None) -> None:
+def _print_matrix(matrix: tuple[tuple[int, ...], ...], names: tuple[str, ...]) -> None:
     """Print counts by true class (rows) and predicted class (columns)."""
-    names = classes if classes is not None and len(classes) == len(matrix) else tuple(map(str, range(len(matrix))))
     rows = [["true \\ predicted", *names], *([name, *map(str, row)] for name, row in zip(names, matrix, strict=True))]
     first, width = (max(len(row[0]) for row in rows), max(len(cell) for row in rows for cell in row[1:]) + 2)
     for row in rows:

@@ -87,7 +87,8 @@ function showGuess(id: string, scores: readonly number[]): void {
     ...found.map(({ name, probability }) => {
       const bar = document.createElement("span");
       bar.className = knows && name === best.name ? "top" : "";
-      bar.append(Object.assign(document.createElement("i"), { style: `height:${70 * probability}%` }), name);
+      const height = Object.assign(document.createElement("i"), { style: `height:${70 * probability}%` });
+      bar.append(height, Object.assign(document.createElement("b"), { textContent: name }));
       return bar;
     }),
   );

@@ -41,7 +41,7 @@ export async function data(): Promise<Tensors> {
 }
 
 export async function tensorsIn(path: string): Promise<Tensors> {
-  return (await readTensors(new Uint8Array(await readFile(path)), path, DataError)).tensors;
+  return (await readTensors(await readFile(path), path, DataError)).tensors;
 }
 
 /** Rows `start` to `stop` (exclusive) of each tensor. */

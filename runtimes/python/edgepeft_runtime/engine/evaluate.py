@@ -48,13 +48,13 @@ class Evaluation:
     def _repr_html_(self) -> str:
         """A row per figure, and the confusion matrix if there is one."""
         figures = {"loss": self.loss, "accuracy": self.accuracy}
-        figures |= {name: score.value for name, score in self.metrics.items()}
+        figures |= {name: score.value for name, score in self.metrics.items() if score.matrix is None}
         facts = {name: number(value) for name, value in figures.items() if value is not None}
         tables = [html_facts(f"{self.examples} examples", facts)]
         for score in self.metrics.values():
             if score.matrix is not None:
-                head = ["true \\ predicted", *map(str, range(len(score.matrix)))]
-                tables.append(html_table([(row, *counts) for row, counts in enumerate(score.matrix)], head))
+                rows = [(name, *counts) for name, counts in zip(score.names, score.matrix, strict=True)]
+                tables.append(html_table(rows, ["true \\ predicted", *score.names]))
         return "".join(tables)
 
 

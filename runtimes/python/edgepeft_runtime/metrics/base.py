@@ -26,12 +26,14 @@ class Score:
         greater_is_better: Whether a greater value is better.
         parts: Further figures, such as one per class.
         matrix: Counts by true class (rows) and predicted class (columns), for a confusion matrix.
+        names: The names of its classes: the bundle's, or their indices.
     """
 
     value: float
     greater_is_better: bool = True
     parts: Mapping[str, float] = field(default_factory=dict)
     matrix: tuple[tuple[int, ...], ...] | None = None
+    names: tuple[str, ...] = ()
 
     def better_than(self, value: float | None) -> bool:
         """Whether the value is better than another one, which may be unknown. NaN is never better."""

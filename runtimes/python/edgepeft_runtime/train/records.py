@@ -122,14 +122,21 @@ class FitReport:
         """
         with needing("matplotlib"):
             from matplotlib import pyplot
-        axes: Axes = pyplot.subplots()[1]
-        epochs = [record.epoch for record in self.history]
-        for label, values in self.curves().items():
+            from matplotlib.ticker import MaxNLocator
+        axes: Axes = pyplot.subplots(layout="constrained")[1]
+        epochs, others, lines = [record.epoch for record in self.history], 0, []
+        for index, (label, values) in enumerate(self.curves().items()):
             own = axes if "loss" in label else axes.twinx()
-            own.plot(epochs, [float("nan") if value is None else value for value in values], label=label)
+            known = [float("nan") if value is None else value for value in values]
+            lines += own.plot(epochs, known, label=label, color=f"C{index}", marker=".")
             own.set_ylabel("loss" if own is axes else label)
+            if own is not axes:  # a second one would cover the numbers of the first
+                own.spines["right"].set_position(("outward", 50 * others))
+                others += 1
         axes.set_xlabel("epoch")
-        axes.legend()
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        # Above, where it covers no line: those of the right axes are drawn over the legend of the left one.
+        axes.legend(handles=lines, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(lines), frameon=False)
         return axes
 
     def curves(self) -> dict[str, list[float | None]]:

@@ -41,10 +41,10 @@ export function itemSize(dtype: string): number {
   return ARRAYS[dtype]!.BYTES_PER_ELEMENT;
 }
 
-/** Creates a tensor over a copy of `bytes`, little-endian; `null` makes one of zeros. */
+/** Creates a tensor over a copy of `bytes`, little-endian; `null` makes one of zeros. `slice` of a Node `Buffer` is no copy. */
 export function tensorOf(dtype: string, shape: readonly number[], bytes: Uint8Array | null = null): Tensor {
   const size = shape.reduce((product, dim) => product * dim, itemSize(dtype));
-  const buffer = bytes === null ? new ArrayBuffer(size) : (bytes.slice().buffer as ArrayBuffer);
+  const buffer = bytes === null ? new ArrayBuffer(size) : new Uint8Array(bytes).buffer;
   return new Tensor(dtype as "float32", new ARRAYS[dtype]!(buffer) as Float32Array, shape);
 }
 

@@ -161,6 +161,6 @@ class ConfusionMatrix(_OfClasses):
         return _Confused(manifest, self.finish)
 
     def finish(self, confusion: Confusion, names: list[str]) -> Score:
-        del names
         matrix = () if confusion.matrix is None else tuple(tuple(map(int, row)) for row in confusion.matrix)
-        return Score(confusion.exact / confusion.total if confusion.total else float("nan"), matrix=matrix)
+        value = confusion.exact / confusion.total if confusion.total else float("nan")
+        return Score(value, matrix=matrix, names=tuple(names))
