@@ -64,7 +64,7 @@ def read_table(
     wanted, fields = [*texts, *labels], dict[str, None]()
     table = Table(records, [], None if label_column is None else [], [])
     for number, cells in records.rows(wanted, fields):
-        own = [_text(records, number, value) for value in cells[: len(texts)]]
+        own = [_text(records, number, name, value) for name, value in zip(texts, cells, strict=False)]
         table.texts.append(own[0] if len(own) == 1 else (own[0], own[1]))
         table.numbers.append(number)
         if table.labels is not None:
@@ -80,10 +80,10 @@ def read_table(
     return table
 
 
-def _text(records: Records, number: int, value: object) -> str:
+def _text(records: Records, number: int, name: str, value: object) -> str:
     if not isinstance(value, str):
         found = f"expected a string, found {quoted(value)}"
-        raise records.error(number, "The text is not text.", found, "write it as a string.")
+        raise records.error(number, f"The column {name!r} is not text.", found, "write it as a string.")
     _check_unicode(records, number, value)
     return value
 

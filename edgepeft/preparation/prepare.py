@@ -20,6 +20,7 @@ from edgepeft.preparation.attachment import Attachment, attach_source
 from edgepeft.preparation.generation import generation_spec, with_cache
 from edgepeft.preparation.memory_budget import StepPlan, plan_for
 from edgepeft.preparation.options import Compression, Interface, Preprocessing, given
+from edgepeft.preparation.ranks import notice_ranks
 from edgepeft.preparation.trial import Trial
 from edgepeft.sources.class_names import class_names
 from edgepeft.sources.directories.text_processor import read_tokenizer_file
@@ -144,6 +145,7 @@ def prepare(
     has_texts = bool(source.files or tokenizer_files)  # which are cut; token ids are as long as they are
     forward = with_table_limits(exported.forward)
     forward = replace(forward, longest=_longest(source, text if has_texts else None))
+    notice_ranks(forward)
     if quantization.compute != "fp32":
         log(f"rounding weights for {quantization.compute}")
     forward, report = quantize(forward, quantization, compression.calibration, log)

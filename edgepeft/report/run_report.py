@@ -9,6 +9,7 @@ from edgepeft.report.page import page
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.data.datasets import Dataset
 from edgepeft_runtime.engine.evaluate import Evaluation
+from edgepeft_runtime.errors import ForeignState
 from edgepeft_runtime.profiling.profile import Profile, profile
 from edgepeft_runtime.train.saved import SavedRun, read_run
 from edgepeft_runtime.train.trainer import Trainer
@@ -60,6 +61,12 @@ def report(
     if bundle is None:
         return RunReport(run)
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    if run.graphs_sha256 != opened.graphs_sha256:
+        raise ForeignState(
+            f"The state in {run.path} belongs to another bundle.",
+            context=f"graphs_sha256: this bundle {opened.graphs_sha256}, the state {run.graphs_sha256}",
+            hint="give the bundle that the run was started with.",
+        )
     if data is None:
         return RunReport(run, opened)
     with Trainer.open(opened, state=state, seed=run.seed) as trainer:

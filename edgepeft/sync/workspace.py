@@ -82,7 +82,8 @@ class Workspace:
         """
         path = self.published / rounds.folder(number) / ROUND_FILE
         if not path.exists():
-            raise NoSuchRound(f"There is no round {number}.", context=f"in {self.published}", hint=None)
+            hint = "`edgepeft status` lists the rounds."
+            raise NoSuchRound(f"There is no round {number}.", context=f"in {self.published}", hint=hint)
         return _own(path, Round.from_bytes)
 
     def adapter(self, number: int) -> Path:

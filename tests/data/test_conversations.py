@@ -117,6 +117,13 @@ def test_columns_of_messages_are_recognized(smol: Bundle, tmp_path: Path) -> Non
     assert learned == turns.ids[turns.learned].tolist()[-len(learned) :]
     assert len(learned) < turns.learned.sum()
     assert "labels" not in load([{"messages": OPEN}], smol, labelled=False).batch(np.arange(1))
+    speakers = {"user": "human", "assistant": "gpt", "system": "system"}
+    shared = [{"from": speakers[turn["role"]], "value": turn["content"]} for turn in SYSTEM[:5]]
+    rows = load([{"conversations": shared}], smol).batch(np.arange(1))
+    for name, array in load([{"messages": SYSTEM[:5]}], smol).batch(np.arange(1)).items():
+        assert np.array_equal(rows[name], array)
+    with pytest.raises(EdgepeftError, match="conversation"):
+        load([{"conversations": "hi"}], smol)
 
 
 def test_instructions_and_completions_are_prompts_and_answers(causal: Trained) -> None:

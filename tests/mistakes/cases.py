@@ -166,6 +166,23 @@ MISTAKES: dict[str, list[Mistake]] = {
             without=("tokenizers",),
         ),
     ],
+    "Prompts and answers": [
+        Mistake("An empty answer", f"train chat --data unanswered.jsonl {_TO}", ("line 1", "answer is empty")),
+        Mistake("A number for a prompt", f"train chat --data numbered.jsonl {_TO}", ("line 1", "'prompt'", "42")),
+        Mistake(
+            "Answers in another column", f"train chat --data response.csv {_TO}", ("'answer'", "response", "--label-c")
+        ),
+        Mistake(
+            "Conversations without a template",
+            f"train chat --data turns.jsonl {_TO}",
+            ("chat template", "prompt and answer"),
+        ),
+        Mistake("A prompt that is too long", f"generate chat --prompt '{'word ' * 44}'", ("45 tokens", "40")),
+        Mistake("A temperature below 0", "generate chat --prompt hello --temperature -1", ("-1.0", "x>=0.0"), USAGE),
+        Mistake(
+            "An adapter of another model", "generate chat --prompt hello --adapter bundle.safetensors", ("base of the",)
+        ),
+    ],
     "Training": [
         Mistake("A misspelt bundle", f"train bundel --data reviews.csv {_TO}", ("bundel", "'bundle'")),
         Mistake("A model instead of a bundle", f"train model --data reviews.csv {_TO}", ("edgepeft prepare model",)),
@@ -263,8 +280,51 @@ MISTAKES: dict[str, list[Mistake]] = {
             "A folder without updates", "aggregate collected --bundle bundle --out r.safetensors", ("no files", "pull")
         ),
         Mistake("Updates in a folder that is missing", "pull usb --into kept --bundle bundle", ("usb",)),
+        Mistake(
+            "A run for an update", "merge bundle mine.state --to onnx --out m.onnx", ("directory of a run", "--update")
+        ),
+        Mistake(
+            "A table for an update", "merge bundle reviews.csv --to onnx --out m.onnx", ("no safetensors", "text,label")
+        ),
+        Mistake("A report with another bundle", "report mine.state --bundle camera", ("mine.state", "another bundle")),
         Mistake("A report on a misspelt run", "report mein.state", ("mein.state", "'mine.state'")),
         Mistake("A workspace that does not exist", "status --workspace fleet", ("fleet", "keys new")),
+    ],
+    "Fleets": [
+        Mistake("Publishing without keys", "publish bundle stick --workspace fleet", ("fleet", "keys new")),
+        Mistake("Collecting before the first round", "pull stick --workspace fleet", ("fleet", "publish")),
+        Mistake("A name that is taken", "keys add phone --workspace host --out p.json", ("phone", "another name")),
+        Mistake(
+            "An identity over another one", "keys add pi --workspace host --out phone.json", ("phone.json", "secret")
+        ),
+        Mistake("A device that is not registered", "keys revoke tablet --workspace host", ("tablet", "status")),
+        Mistake(
+            "A page without https", "keys link phone.json --page a.org --server https://b.org", ("'a.org'", "https:")
+        ),
+        Mistake("Another bundle's round", "publish camera stick --workspace host", ("another bundle", "workspace")),
+        Mistake("Joining without an identity", "join stick --device pi", ("pi/device.json", "keys add")),
+        Mistake("A table for an identity", "join stick --device pi --identity reviews.csv", ("reviews.csv", "JSON")),
+        Mistake("A remote that is not there", "join stik --device phone", ("stik", "mount")),
+        Mistake("A misspelt address", "join htps://a.org --device phone", ("htps://a.org", "https://")),
+        Mistake("Joining with another bundle", "join stick --device phone --bundle camera", ("another bundle",)),
+        Mistake("Training before joining", f"train --device pi --data reviews.csv {_TO}", ("pi", "join")),
+        Mistake("Delivering a table", "deliver reviews.csv stick --device phone", ("no safetensors", "text,label")),
+        Mistake("A round that does not exist", "rollback stick --workspace host --to 9", ("round 9", "status")),
+        Mistake(
+            "An unknown robust mean",
+            "aggregate collected --bundle bundle --out r.safetensors --robust krum",
+            ("'krum'", "median or trimmed-mean"),
+        ),
+        Mistake(
+            "Noise without a norm",
+            "aggregate collected --bundle bundle --out r.safetensors --dp-noise 1",
+            ("clip", "multiple"),
+        ),
+        Mistake(
+            "A certificate that is not there",
+            "serve --workspace host --certificate a.pem --private-key b.pem",
+            ("no file a.pem", "PEM"),
+        ),
     ],
 }
 

@@ -67,6 +67,10 @@ FILES = {
     "no_model/notes.txt": "",
     "half_model/config.json": '{"model_type": "bert", ',
     "old_adapter/adapter_config.json": '{"peft_type": "LORA", "base_model_name_or_path": "meta/llama"}',
+    "unanswered.jsonl": '{"prompt": "Is it good?", "answer": ""}\n',
+    "numbered.jsonl": '{"prompt": 42, "answer": "yes"}\n',
+    "response.csv": "prompt,response\nIs it good?,yes\n",
+    "turns.jsonl": '{"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]}\n',
     "notes.safetensors": "this is no update\n",
     "afile": "",
 }
@@ -136,9 +140,17 @@ def _damaged(folder: Path) -> None:
 
 
 def _trained(folder: Path) -> None:
-    """A finished run, for mistakes about its settings."""
+    """A finished run, for mistakes about its settings, and a fleet of one device."""
+    calls = (
+        "train bundle --data reviews.csv --update mine.safetensors --epochs 1",
+        "keys new birds --workspace host",
+        "keys add phone --workspace host --out phone.json",
+        "publish bundle stick --workspace host",
+        "join stick --device phone --identity phone.json --bundle bundle",
+    )
     with contextlib.chdir(folder), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        assert run(["train", "bundle", "--data", "reviews.csv", "--update", "mine.safetensors", "--epochs", "1"]) == 0
+        for call in calls:
+            assert run(call.split()) == 0, call
 
 
 def write_image(path: Path) -> None:

@@ -9,6 +9,7 @@ import click
 from edgepeft.cli.paths import OUTPUT, PATH
 from edgepeft.cli.screen.output import json_option, write_json
 from edgepeft.cli.screen.verbosity import say
+from edgepeft_runtime.notices import notice
 
 
 @click.command("pull")
@@ -69,6 +70,8 @@ def _pull(remotes: tuple[str, ...], into: Path, bundle: Path | None, as_json: bo
     for refusal in pulled.refused:
         click.echo(f"refused {refusal}", err=True)
     say(f"{len(pulled.accepted)} accepted, {len(pulled.already_there)} already there, {len(pulled.refused)} refused")
+    if not (pulled.accepted or pulled.already_there or pulled.refused):
+        notice(f"no *.safetensors in {', '.join(remotes)}; folders in them are not searched (a fleet: --workspace).")
 
 
 def _collect(remotes: tuple[str, ...], workspace: Path, remove: bool, as_json: bool) -> None:

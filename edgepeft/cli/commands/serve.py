@@ -110,13 +110,14 @@ def _tls(certificate: Path, private_key: Path) -> ssl.SSLContext:
 
     from edgepeft.sync.errors import BadCertificate
 
+    missing = [str(path) for path in (certificate, private_key) if not path.is_file()]
     try:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.load_cert_chain(certificate, private_key)
     except OSError as failure:  # of which ssl.SSLError is one
         raise BadCertificate(
             f"Cannot serve with the certificate {certificate} and the key {private_key}.",
-            context=str(failure),
+            context=f"there is no file {' and no file '.join(missing)}" if missing else str(failure),
             hint="pass both as PEM, the key without a password.",
         ) from failure
     return context

@@ -136,8 +136,10 @@ def single(table: Table) -> list[str]:
 def _pair(
     prompt: str, answer: object, prompter: Prompter, longest: int, error: Callable[[str, str, str], DataError]
 ) -> Pair:
-    if not isinstance(answer, str) or not answer:
+    if not isinstance(answer, str):
         raise error("The answer is not text.", f"expected a string, found {quoted(answer)}", "write it as a string.")
+    if not answer:
+        raise error("The answer is empty.", "there is nothing to learn", "write an answer, or leave the row out.")
     before, after = prompter.prompt(prompt), prompter.answer(answer)
     if len(after) + 1 > longest:
         facts = f"it has {len(after)} tokens with its end; at most {longest} fit, one of them for the prompt"

@@ -121,6 +121,12 @@ def _with_text(
     limit = longest_text(model, pad)
     usual = 128 if tokenizer is None or tokenizer.longest is None else min(128, tokenizer.longest)
     length = min(wishes.max_length or usual, limit or sys.maxsize)
+    if wishes.max_length is not None and length < wishes.max_length:
+        notice(
+            f"{files}: texts may have {length} tokens, not {wishes.max_length}: the model has positions for no more."
+        )
+    if task.name == "causal-lm" and getattr(model.config, "is_decoder", None) is False:
+        notice(f"{files}: tokens attend to later ones too; for a causal model, config.json needs is_decoder: true.")
     facts = replace(facts, length=min(_LENGTH, length), mask_id=None if tokenizer is None else tokenizer.mask_id)
     fields = {name: kind for name, kind in task.fields.items() if name in facts.arguments}
     if tokenizer is not None and tokenizer.typed and "token_type_ids" in facts.arguments:

@@ -77,6 +77,7 @@ def collect(
     workspace, remotes = Workspace.of(workspace), list(remotes)
     transports = [open_remote(remote) for remote in remotes]
     when = time.time() if now is None else now
+    workspace.newest()  # before anything is made: a workspace without a round has nothing to collect
     with workspace.locked(), Ledger(workspace.ledger) as ledger:
         facts = HostFacts(workspace, ledger, when)
         collecting = _Collecting(workspace, ledger, facts, Quarantine(workspace.quarantine), remove)

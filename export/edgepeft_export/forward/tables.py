@@ -122,7 +122,7 @@ def _largest(session: ort.InferenceSession, inputs: list[ir.Value], sizes: Mappi
     """The largest index for inputs of this size, filled with one number; other free sizes are 2."""
     feeds = {}
     for value in inputs:
-        shape = [dim if isinstance(dim, int) else sizes.get(dim, 2) for dim in dims_of(value)]
+        shape = [dim if isinstance(dim, int) else sizes.get(str(dim), 2) for dim in dims_of(value)]
         assert value.dtype is not None
         feeds[str(value.name)] = np.full(shape, fill, value.dtype.numpy())
     (found,) = session.run(None, feeds)

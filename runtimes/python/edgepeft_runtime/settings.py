@@ -171,7 +171,8 @@ def _checked(name: str, value: object, kind: Kind, declared: Setting) -> object:
     if not all(declared.accepts(part, kind.type) for part in parts):
         large = any(isinstance(part, int) and part > LARGEST for part in parts)
         limit = f"at most {LARGEST}: files keep it in JSON" if large and kind.type is int else None
-        raise BadSetting(name, value, ", ".join(filter(None, [_NOUNS.get(kind.type), declared.allowed, limit])))
+        noun = None if declared.choices else _NOUNS.get(kind.type)
+        raise BadSetting(name, value, ", ".join(filter(None, [noun, declared.allowed, limit])))
     return parts if kind.several else parts[0]
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from edgepeft.data.conversations.instructions import INSTRUCTION, Instructions
+from edgepeft.data.conversations.sharegpt import CONVERSATIONS, SharedConversations
 from edgepeft.data.conversations.turns import MESSAGES, conversed
 from edgepeft.data.records import Records
 from edgepeft.data.table import read_table
@@ -40,6 +41,8 @@ class CausalLM(Task):
     def table(self, records: Records, reading: Reading) -> Dataset:
         names, bundle, labelled = reading.columns, reading.bundle, reading.labelled
         if not names.given and TEXT not in records.columns:
+            if CONVERSATIONS in records.columns and MESSAGES not in records.columns:
+                records = SharedConversations(records)
             if MESSAGES in records.columns:
                 notice_unused(records.source, names, reading.template, _CHAT)
                 return conversed(records, [MESSAGES], bundle, labelled=labelled)

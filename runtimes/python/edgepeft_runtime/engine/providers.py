@@ -62,8 +62,14 @@ def provider_of(name: str) -> Provider:
     raise UnknownProvider(
         f"onnxruntime {ort.__version__} has no execution provider {name!r} with a device.",
         context=f"there are: {', '.join(known)}",
-        hint="install its package and the driver of its device, or call register_execution_provider_library first.",
+        hint=_hint(name),
     )
+
+
+def _hint(name: str) -> str:
+    if not name.endswith("ExecutionProvider"):
+        return f"if it is the Python package of a plug-in: pip install {name.replace('_', '-')}"
+    return "install its package and the driver of its device, or call register_execution_provider_library first."
 
 
 def _devices() -> Sequence[Any]:

@@ -92,9 +92,18 @@ def read_tensors(
         raise CannotReadFile(
             f"Cannot read the tensor file {path}.",
             context=str(failure) or "it does not fit into memory.",
-            hint=path_hint(Path(path), "check the path and the permissions, and that it is a file of this bundle."),
+            hint=path_hint(Path(path), _unreadable(Path(path))),
         ) from failure
     return parse_tensors(content, path, require_digest=require_digest)
+
+
+def _unreadable(path: Path) -> str:
+    """Return the hint for a path that exists and is not a readable file."""
+    if not path.is_dir():
+        return "check the path and the permissions, and that it is a file of this bundle."
+    if (path / "checkpoint.safetensors").exists():
+        return "it is the directory of a run: give the update that its training has written (train --update)."
+    return f"it is a {'bundle' if (path / 'manifest.json').exists() else 'folder'}: give the path of a file."
 
 
 def parse_tensors(content: bytes | Array, name: object, *, require_digest: bool = False) -> TensorFile:
@@ -172,6 +181,9 @@ def _parse(raw: Array, require_digest: bool) -> TensorFile:
     if raw.size < 8:
         raise TruncatedTensorFile(f"it has {raw.size} bytes; the length of the header alone takes 8.")
     length = int.from_bytes(raw[:8].tobytes(), "little")
+    if length > raw.size > 8 and raw[8:9].tobytes() != b"{":
+        begins = raw[:16].tobytes().decode("utf-8", "backslashreplace")
+        raise BadTensorFileHeader(f"it is no safetensors file: it begins with {quoted(begins)}.")
     if length > MAX_HEADER:
         raise BadTensorFileHeader(f"its header claims {length} bytes; at most {MAX_HEADER} are allowed.")
     if 8 + length > raw.size:

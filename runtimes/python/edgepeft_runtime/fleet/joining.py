@@ -85,6 +85,8 @@ def join(
         latest, advice = verifier.latest(content, signed, time.time() if now is None else now)
         unchanged = _unchanged(device, latest, trusted, advice, fetches=given is None)
         if unchanged is not None:
+            if given is not None:
+                check_bundle(unchanged.round, given.manifest)
             return unchanged
         folder = rounds.folder(latest.round)
         files[rounds.ROUND_FILE] = read(transport, f"{folder}/{rounds.ROUND_FILE}", rounds.MAX_ROUND_BYTES)

@@ -24,6 +24,7 @@ class SavedRun:
         examples: examples trained on, repeats counted.
         seed: seed of the shuffling.
         tensors: shape of each trainable tensor, by name.
+        graphs_sha256: hash of the graphs of its bundle.
     """
 
     path: Path
@@ -32,6 +33,7 @@ class SavedRun:
     examples: int
     seed: int
     tensors: dict[str, tuple[int, ...]]
+    graphs_sha256: str
 
 
 def read_run(state: str | Path) -> SavedRun:
@@ -54,7 +56,8 @@ def read_run(state: str | Path) -> SavedRun:
             prefix = "parameter:"
             shapes = {name: array.shape for name, array in file.tensors.items() if name.startswith(prefix)}
             tensors = {name.removeprefix(prefix): shape for name, shape in shapes.items()}
-            return SavedRun(folder, run.fits, run.step, run.examples, run.seed, tensors)
+            graphs = file.metadata.get("graphs_sha256", "")
+            return SavedRun(folder, run.fits, run.step, run.examples, run.seed, tensors, graphs)
     if failure is not None:
         raise failure
     raise NoState(
