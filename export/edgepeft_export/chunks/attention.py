@@ -12,7 +12,6 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
-from onnx_ir.passes import common
 
 from edgepeft_export.autodiff import dependents
 from edgepeft_export.autodiff.registry import full_name
@@ -21,9 +20,8 @@ from edgepeft_export.graph.custom_ops import DOMAIN, MAP
 from edgepeft_export.graph.edit import input_named, remove_node, replace_value
 from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.graph.match import only_reader, operand, operands
-from edgepeft_export.graph.nested.bodies import isolate, rejoin
+from edgepeft_export.graph.nested.bodies import infer_body
 from edgepeft_export.graph.shapes import Dim, at_most, dims_of, infer_shapes, rank
-from edgepeft_export.opset import IR_VERSION
 
 HEADS = 1
 """The axis of the heads."""
@@ -195,9 +193,5 @@ def _body(found: _Head, sliced: Sequence[ir.Value], graph: ir.Graph) -> ir.Graph
         body.append(copy)
         inner[node.outputs[0]], copy.outputs[0].type = copy.outputs[0], node.outputs[0].type
     body.outputs.extend(value for value in [inner[found.nodes[-1].outputs[0]]] if value is not None)
-    twins = isolate(body)
-    model = ir.Model(body, ir_version=IR_VERSION)
-    common.NameFixPass()(model)
-    infer_shapes(model)
-    rejoin(body, twins, graph)
+    infer_body(body, graph)
     return body

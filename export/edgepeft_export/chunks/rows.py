@@ -12,7 +12,6 @@ from collections.abc import Collection, Sequence
 from math import prod
 
 import onnx_ir as ir
-from onnx_ir.passes import common
 
 from edgepeft_export.autodiff import dependents
 from edgepeft_export.chunks.copying import Inner, copy_rows
@@ -21,9 +20,8 @@ from edgepeft_export.graph.custom_ops import DOMAIN, MAP
 from edgepeft_export.graph.edit import input_named, remove_node, replace_value
 from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.graph.linear import MATMULS
-from edgepeft_export.graph.nested.bodies import isolate, rejoin
+from edgepeft_export.graph.nested.bodies import infer_body
 from edgepeft_export.graph.shapes import Dim, at_most, dims_of, infer_shapes, is_float, rank, static_dims
-from edgepeft_export.opset import IR_VERSION
 
 
 def divide_rows(model: ir.Model, parameters: Collection[str], rows: int) -> bool:
@@ -114,11 +112,7 @@ def _body(region: RowWise, value: ir.Value, trained: Sequence[ir.Value], graph: 
         inner[each] = _input(body, each, each.shape)
     copy_rows(region, inner, body, chunk)
     body.outputs.extend(result for result in [inner[value]] if result is not None)
-    twins = isolate(body)
-    model = ir.Model(body, ir_version=IR_VERSION)
-    common.NameFixPass()(model)
-    infer_shapes(model)
-    rejoin(body, twins, graph)
+    infer_body(body, graph)
     return body
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import onnx_ir as ir
 
 from edgepeft_export.graph.emit import Emitter
-from edgepeft_export.graph.nested.inlining import place, replace_by
+from edgepeft_export.graph.nested.inlining import inline, replace_by
 
 Definition = Callable[[ir.Node, Sequence[ir.Value | None], Emitter], Sequence[ir.Value | None]]
 """Writes the operators of a node, and returns its outputs.
@@ -51,8 +51,8 @@ def expand_definition(node: ir.Node) -> dict[ir.Value, ir.Value]:
     body = ir.Graph(inputs, [], nodes=[], opset_imports=dict(node.graph.opset_imports), name=node.op_type)
     made = function(node, given, Emitter(body))
     body.outputs[:] = [value for value in made if value is not None]
-    placed = iter(place(body, [value for value in node.inputs if value is not None], node))
-    return replace_by(node, [None if value is None else next(placed) for value in made])
+    inlined = iter(inline(body, [value for value in node.inputs if value is not None], node))
+    return replace_by(node, [None if value is None else next(inlined) for value in made])
 
 
 def _stand_in(value: ir.Value) -> ir.Value:

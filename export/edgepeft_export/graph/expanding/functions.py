@@ -11,7 +11,7 @@ from edgepeft_export.graph.definitions import NotDefined, expand_definition
 from edgepeft_export.graph.edit import fix_names
 from edgepeft_export.graph.expanding.shape_folding import fold_shapes
 from edgepeft_export.graph.match import operand
-from edgepeft_export.graph.nested.inlining import place, replace_by
+from edgepeft_export.graph.nested.inlining import inline, replace_by
 from edgepeft_export.graph.shapes import infer_shapes, is_float
 
 
@@ -107,7 +107,7 @@ def expand_function(node: ir.Node, opset: int) -> dict[ir.Value, ir.Value]:
     body = _graph(node, function, opset)
     given = [*node.inputs, *[None] * (len(body.inputs) - len(node.inputs))]
     names = [str(value.name) for value in body.outputs]
-    made = dict(zip(names, place(body, given, node), strict=True))
+    made = dict(zip(names, inline(body, given, node), strict=True))
     return replace_by(node, [made.get(name) for name in function.output])
 
 

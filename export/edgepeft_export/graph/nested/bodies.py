@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import onnx_ir as ir
+from onnx_ir.passes import common
 
 from edgepeft_export.graph.emit import Emitter
+from edgepeft_export.graph.shapes import infer_shapes
+from edgepeft_export.opset import IR_VERSION
 
 HOISTED = 64
 """Elements. Larger constants of a body belong to the graph around it, where they are stored once."""
@@ -80,6 +83,15 @@ def rejoin(body: ir.Graph, twins: Mapping[ir.Value, ir.Value], graph: ir.Graph) 
         if tensor is not None and tensor.size > HOISTED:
             del body.initializers[str(value.name)]
             value.replace_all_uses_with(Emitter(graph).stored(f"{value.name}", tensor))
+
+
+def infer_body(body: ir.Graph, graph: ir.Graph) -> None:
+    """Make the names in a new body unique and infer its shapes, in place, before it becomes a part of ``graph``."""
+    twins = isolate(body)
+    model = ir.Model(body, ir_version=IR_VERSION)
+    common.NameFixPass()(model)
+    infer_shapes(model)
+    rejoin(body, twins, graph)
 
 
 def give_inputs(body: ir.Graph, values: list[ir.Value]) -> None:

@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from edgepeft_export.graph.constants import known_number
 from edgepeft_export.graph.match import present
-from edgepeft_export.graph.nested.inlining import Inserter, place, replace_by
+from edgepeft_export.graph.nested.inlining import Inserter, inline, replace_by
 from edgepeft_export.graph.nested.iterations import runs_on
 from edgepeft_export.graph.shapes import dims_of
 
@@ -43,7 +43,7 @@ def _branch(node: ir.Node) -> dict[ir.Value, ir.Value]:
     if condition is None:
         return {}
     taken = node.attributes["then_branch" if condition else "else_branch"].as_graph()
-    return replace_by(node, place(taken.clone(allow_outer_scope_values=True), [], node))
+    return replace_by(node, inline(taken.clone(allow_outer_scope_values=True), [], node))
 
 
 def _loop(node: ir.Node, most: int) -> dict[ir.Value, ir.Value]:
@@ -57,7 +57,7 @@ def _loop(node: ir.Node, most: int) -> dict[ir.Value, ir.Value]:
     collected: list[list[ir.Value]] = [[] for _ in body.outputs[1 + len(states) :]]
     for index in range(int(count)):
         given = [write.constant(index), condition or write.constant(True), *states]
-        made = place(body.clone(allow_outer_scope_values=True), given, node, f"{index}")
+        made = inline(body.clone(allow_outer_scope_values=True), given, node, f"{index}")
         states = made[1 : 1 + len(states)]
         for values, value in zip(collected, made[1 + len(states) :], strict=True):
             values.append(_present(value))
@@ -90,7 +90,7 @@ def _scan(node: ir.Node, most: int) -> dict[ir.Value, ir.Value]:
             write.pick(source, length - 1 - index if back else index, axis)
             for source, axis, back in zip(sources, axes, backwards, strict=True)
         ]
-        made = place(body.clone(allow_outer_scope_values=True), [*states, *slices], node, f"{index}")
+        made = inline(body.clone(allow_outer_scope_values=True), [*states, *slices], node, f"{index}")
         states = made[:kept]
         for values, value in zip(collected, made[kept:], strict=True):
             values.append(_present(value))

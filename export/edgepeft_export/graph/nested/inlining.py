@@ -11,7 +11,7 @@ from edgepeft_export.graph.constants import new_initializer
 from edgepeft_export.graph.edit import remove_node, replace_value
 
 
-def place(body: ir.Graph, given: Sequence[ir.Value | None], before: ir.Node, part: str = "") -> list[ir.Value | None]:
+def inline(body: ir.Graph, given: Sequence[ir.Value | None], before: ir.Node, part: str = "") -> list[ir.Value | None]:
     """Move the nodes and initializers of a graph in front of a node, and return what its outputs have become.
 
     Args:
