@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -17,15 +18,19 @@ from edgepeft_runtime.bundle.specs import FrozenSpec
 INLINE = 256
 """Tensors of at most this many bytes stay in the graph."""
 
+_SAMPLED = 4096
+_AT_ONCE = 1 << 20
+"""Bytes that are compared at a time."""
+
 
 class WeightsFile:
     """Collects the large initializers of several models in one file, in order. Equal ones are stored once."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._file = path.open("wb")
-        self._ranges: dict[str, tuple[int, int]] = {}
-        self._keys: dict[int, tuple[ir.TensorProtocol, str]] = {}
+        self._file = path.open("w+b")
+        self._alike: dict[tuple[int, bytes], list[int]] = {}
+        self._known: dict[int, tuple[ir.TensorProtocol, int]] = {}
         self._entries: dict[str, FrozenSpec] = {}
 
     def __enter__(self) -> WeightsFile:
@@ -54,8 +59,7 @@ class WeightsFile:
 
     def store(self, name: str, tensor: ir.TensorProtocol) -> ir.ExternalTensor:
         """Write a tensor, once for all equal ones, and list it under its name."""
-        key = self._written(tensor)
-        offset, length = self._ranges[key]
+        offset, length = self._written(tensor), tensor.nbytes
         shape = tuple(tensor.shape.numpy())
         self._list(FrozenSpec(name, _dtype_name(tensor.dtype), shape, length, offset))
         return ir.ExternalTensor(
@@ -67,18 +71,30 @@ class WeightsFile:
         while self._entries.setdefault(listed.name, listed).offset != entry.offset:
             listed, number = replace(entry, name=f"{entry.name}.{number}"), number + 1
 
-    def _written(self, tensor: ir.TensorProtocol) -> str:
-        """Write a tensor whose bytes are new, and return their hash. One that several graphs share is read once."""
-        known = self._keys.get(id(tensor))
+    def _written(self, tensor: ir.TensorProtocol) -> int:
+        """Write a tensor whose bytes are new, and return their offset. One that several graphs share is read once."""
+        known = self._known.get(id(tensor))
         if known is not None:
             return known[1]
         data = _bytes_of(tensor)
-        key = hashlib.sha256(data).hexdigest()  # by the bytes alone, as 4-bit weights are bytes to some readers
-        if key not in self._ranges:
-            self._ranges[key] = (self._pad(), data.nbytes)
+        assert data.nbytes == tensor.nbytes
+        # By the bytes alone, as 4-bit weights are bytes to some readers.
+        alike = self._alike.setdefault((data.nbytes, _sample(data)), [])
+        offset = next((offset for offset in alike if self._has(offset, data)), None)
+        if offset is None:
+            offset = self._pad()
+            alike.append(offset)
             self._file.write(data)
-        self._keys[id(tensor)] = (tensor, key)
-        return key
+        self._known[id(tensor)] = (tensor, offset)
+        return offset
+
+    def _has(self, offset: int, data: memoryview) -> bool:
+        """Whether the file has these bytes at an offset."""
+        end = self._file.tell()
+        self._file.seek(offset)
+        same = all(self._file.read(len(part)) == bytes(part) for part in _parts(data))
+        self._file.seek(end)
+        return same
 
     def _pad(self) -> int:
         missing = -self._file.tell() % ALIGNMENT
@@ -91,6 +107,16 @@ def _bytes_of(tensor: ir.TensorProtocol) -> memoryview:
     if tensor.dtype.bitwidth % 8 or sys.byteorder != "little":
         return memoryview(tensor.tobytes())
     return np.ascontiguousarray(tensor.numpy()).reshape(-1).view(np.uint8).data
+
+
+def _sample(data: memoryview) -> bytes:
+    """A hash of some of the bytes. Most tensors differ there; to hash all of a large model's takes seconds."""
+    return hashlib.sha256(bytes(data[:: max(1, len(data) // _SAMPLED)])).digest()
+
+
+def _parts(data: memoryview) -> Iterator[memoryview]:
+    for start in range(0, len(data), _AT_ONCE):
+        yield data[start : start + _AT_ONCE]
 
 
 def _is_large(tensor: ir.TensorProtocol) -> bool:

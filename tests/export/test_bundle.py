@@ -148,6 +148,20 @@ def test_equal_bytes_are_stored_once_whatever_they_stand_for(tmp_path: Path) -> 
     ]
 
 
+def test_tensors_that_differ_in_one_byte_are_stored_both(tmp_path: Path) -> None:
+    """Whichever byte it is: the comparison begins with a few of them, and ends with all."""
+    once = np.zeros(3 * 4096, np.uint8)
+    several = [np.zeros_like(once) for _ in range(4)]
+    for index, array in enumerate(several[1:]):
+        array[index] = 1
+    with WeightsFile(tmp_path / "weights.bin") as weights:
+        for index, array in enumerate([once, *several]):
+            weights.store(f"w{index}", ir.tensor(array))
+    assert [spec.offset for spec in weights.entries] == [index * 3 * 4096 for index in (0, 0, 1, 2, 3)]
+    content = (tmp_path / "weights.bin").read_bytes()
+    assert content == b"".join(array.tobytes() for array in several)
+
+
 def test_the_adapter_contains_the_first_values(bundle: Path) -> None:
     """Trained parameters are in adapter.safetensors, bit-identical, under the module's own names."""
     torch.manual_seed(0)

@@ -12,7 +12,7 @@ from collections.abc import Collection, Sequence
 
 import onnx_ir as ir
 
-from edgepeft_export.autodiff.walk import dependents
+from edgepeft_export.autodiff.walk import leading_to
 from edgepeft_export.graph.edit import remove_node
 from edgepeft_export.graph.emit import Emitter
 from edgepeft_export.graph.match import operand, producer_of
@@ -35,9 +35,9 @@ def join_pairs(model: ir.Model, parameters: Collection[str]) -> bool:
         if matrix is not None and matrix.name in parameters:
             groups.setdefault(operand(node), []).append(node)
     several = [nodes for nodes in groups.values() if len(nodes) > 1 and _is_narrow(nodes)]
-    order, loss = list(model.graph), model.graph.outputs[0]
     # A matrix that the loss does not depend on would get a gradient of zeros, and train.
-    joined = [nodes for nodes in several if all(loss in dependents(order, node.outputs) for node in nodes)]
+    reaching = leading_to(list(model.graph), model.graph.outputs[0])
+    joined = [nodes for nodes in several if all(node.outputs[0] in reaching for node in nodes)]
     for nodes in joined:
         _join(nodes, Emitter(model.graph))
     return bool(joined)

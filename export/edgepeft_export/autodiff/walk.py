@@ -208,10 +208,21 @@ def dependents(nodes: Iterable[ir.Node], targets: Sequence[ir.Value]) -> set[ir.
         if full_name(node) in NO_GRADIENT:
             continue
         if any(value in depends for value in _reads(node)):
-            depends.update(
-                output for output in node.outputs if output.dtype is None or output.dtype.is_floating_point()
-            )
+            depends.update(filter(_may_have_gradient, node.outputs))
     return depends
+
+
+def leading_to(nodes: Sequence[ir.Node], end: ir.Value) -> set[ir.Value]:
+    """The values of which ``end`` is one of the ``dependents``."""
+    leading = {end}
+    for node in reversed(nodes):
+        if full_name(node) not in NO_GRADIENT and any(map(_may_have_gradient, leading.intersection(node.outputs))):
+            leading.update(_reads(node))
+    return leading
+
+
+def _may_have_gradient(value: ir.Value) -> bool:
+    return value.dtype is None or value.dtype.is_floating_point()
 
 
 def _reads(node: ir.Node) -> list[ir.Value]:
@@ -261,5 +272,6 @@ __all__ = [
     "dependents",
     "differentiate",
     "differentiate_from",
+    "leading_to",
     "missing_rules",
 ]

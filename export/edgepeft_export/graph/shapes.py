@@ -40,6 +40,17 @@ def infer_shapes(model: ir.Model) -> None:
     _infer(model)
 
 
+def infer_missing_shapes(model: ir.Model) -> None:
+    """The same after an edit of a graph whose shapes were inferred: not where the edit named the shapes of all."""
+    values = ir.convenience.create_value_mapping(model.graph).values()
+    if not all(_is_known(value) for value in values):
+        infer_shapes(model)
+
+
+def _is_known(value: ir.Value) -> bool:
+    return value.type is not None and value.shape is not None and None not in dims_of(value)
+
+
 def _infer(model: ir.Model) -> None:
     """Fill in shapes and dtypes, in place, as ``ShapeInferencePass`` of onnx_ir does.
 

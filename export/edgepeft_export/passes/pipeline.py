@@ -6,7 +6,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from edgepeft_export.graph.kernels import dequantize_once
-from edgepeft_export.graph.shapes import infer_shapes
+from edgepeft_export.graph.shapes import infer_missing_shapes, infer_shapes
 from edgepeft_export.passes import (
     drop_guards,
     drop_identities,
@@ -42,7 +42,7 @@ def tidy(model: ir.Model) -> ir.Model:
     for edit in (pad_pools, drop_guards, transpose_last_two, gather_scales, narrow, share_transposed):
         if edit(model):
             common.RemoveUnusedNodesPass()(model)
-            infer_shapes(model)
+            infer_missing_shapes(model)
     common.NameFixPass()(model)
     return model
 

@@ -56,9 +56,14 @@ def _multiplies_groups(node: ir.Node, index: int) -> bool:
 
 
 def _is_constant(value: ir.Value) -> bool:
-    """Whether a value depends on frozen tensors alone."""
-    node = value.producer()
-    return is_frozen(value) if node is None else all(_is_constant(read) for read in node.inputs if read is not None)
+    """Whether a value depends on frozen tensors alone. What is near is looked at first: most values read an input."""
+    found = [value]
+    for each in found:
+        node = each.producer()
+        if node is None and not is_frozen(each):
+            return False
+        found += [read for read in (() if node is None else node.inputs) if read is not None and read not in found]
+    return True
 
 
 def checked_weights(weights: str) -> str:
