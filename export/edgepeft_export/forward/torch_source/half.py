@@ -6,13 +6,14 @@ Each is converted for the operator that reads it, and then dropped. The results 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch._ops import OpOverload
 from torch.utils._pytree import tree_map
+
+from edgepeft_export.forward.function_mode import OperatorMode
 
 HALF = (torch.float16, torch.bfloat16)
 
@@ -57,34 +58,28 @@ def traced(tensor: Tensor) -> Tensor:
     return torch.empty(tensor.shape, dtype=torch.float32) if tensor.dtype in HALF else tensor
 
 
-class ComputesInFloat32(TorchDispatchMode):  # type: ignore[misc]  # torch is not type-checked here
+class ComputesInFloat32(OperatorMode):
     """While active, operators read half precision as float32, and none returns half precision but views of tensors."""
 
-    def __torch_dispatch__(
-        self,
-        func: Callable[..., Any],
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        if _is_view(func) or func._schema.is_mutable:  # type: ignore[attr-defined]  # an OpOverload
-            return func(*args, **(kwargs or {}))
-        if func is torch.ops.aten.embedding.default:  # converts the rows that it reads, not the table
-            return _wide(func(*args, **(kwargs or {})))
-        return func(*tree_map(_wide, args), **tree_map(_wide, dict(kwargs or {})))
+    def call(self, operator: OpOverload, args: tuple[object, ...], kwargs: Mapping[str, object]) -> object:
+        if _is_view(operator) or operator._schema.is_mutable:
+            return operator(*args, **kwargs)
+        if operator is torch.ops.aten.embedding.default:  # converts the rows that it reads, not the table
+            return _wide(operator(*args, **kwargs))
+        return operator(*tree_map(_wide, args), **tree_map(_wide, dict(kwargs)))
 
 
 def _stays(tensor: Tensor) -> bool:
     return isinstance(tensor, nn.Parameter) and tensor.dtype in HALF and tensor.numel() > LARGE
 
 
-def _wide(leaf: Any) -> Any:
+def _wide(leaf: object) -> object:
     if isinstance(leaf, Tensor):
         return leaf.float() if leaf.dtype in HALF else leaf
     return torch.float32 if isinstance(leaf, torch.dtype) and leaf in HALF else leaf
 
 
-def _is_view(func: Any) -> bool:
+def _is_view(operator: OpOverload) -> bool:
     return any(
-        argument.alias_info is not None and not argument.alias_info.is_write for argument in func._schema.arguments
+        argument.alias_info is not None and not argument.alias_info.is_write for argument in operator._schema.arguments
     )

@@ -2,36 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch._ops import OpOverload
 from torch.utils._pytree import tree_leaves
 
+from edgepeft_export.forward.function_mode import OperatorMode
 from edgepeft_export.forward.identity import SourceTensor, of_parts
 from edgepeft_export.forward.torch_source.half import HALF
 from edgepeft_export.forward.torch_source.reference import Tensors
 
 
-class Reads(TorchDispatchMode):  # type: ignore[misc]  # torch is not type-checked here
+class Reads(OperatorMode):
     """Record which storages the operators in its context read."""
 
     def __init__(self) -> None:
         super().__init__()
         self.storages: set[int] = set()
 
-    def __torch_dispatch__(
-        self,
-        func: Callable[..., Any],
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        self.storages.update(_storage(leaf) for leaf in tree_leaves((args, kwargs)) if type(leaf) in _DENSE)
-        return func(*args, **(kwargs or {}))
+    def call(self, operator: OpOverload, args: tuple[object, ...], kwargs: Mapping[str, object]) -> object:
+        self.storages.update(_storage(leaf) for leaf in tree_leaves((args, dict(kwargs))) if type(leaf) in _DENSE)
+        return operator(*args, **kwargs)
 
 
 def read_tensors(model: nn.Module, trainable: Tensors, views: Collection[str], reads: Reads) -> dict[str, Tensor]:

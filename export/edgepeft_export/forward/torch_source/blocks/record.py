@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch._ops import OpOverload
 from torch.utils._pytree import tree_flatten
 
+from edgepeft_export.forward.function_mode import OperatorMode
 from edgepeft_export.forward.torch_source.blocks.stack import CACHED, Stack
 
 _FEWEST = 4
@@ -42,7 +43,7 @@ class _Run:
     wrapped: bool | None = None
 
 
-class Recorder(TorchDispatchMode):  # type: ignore[misc]  # torch is not type-checked here
+class Recorder(OperatorMode):
     """Records one run of a module.
 
     Args:
@@ -79,21 +80,15 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]  # torch is not type-ch
         for hook in self._hooks:
             hook.remove()
 
-    def __torch_dispatch__(
-        self,
-        func: Callable[..., Any],
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        result = func(*args, **(kwargs or {}))
-        leaves, spec = tree_flatten((args, kwargs or {}))
+    def call(self, operator: OpOverload, args: tuple[object, ...], kwargs: Mapping[str, object]) -> object:
+        result: object = operator(*args, **kwargs)
+        leaves, spec = tree_flatten((args, dict(kwargs)))
         results = [leaf for leaf in tree_flatten(result)[0] if isinstance(leaf, Tensor)]
         self._note_other_readers(leaves)
         if self._current is not None:
-            self._inside(str(func), leaves, str(spec), results)
+            self._inside(str(operator), leaves, str(spec), results)
         elif self._cached:
-            self._outside(str(func), leaves, results)
+            self._outside(str(operator), leaves, results)
         return result
 
     def stacks(self, *, compared: bool = False) -> list[Stack]:
@@ -155,7 +150,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]  # torch is not type-ch
 
         return left
 
-    def _inside(self, function: str, leaves: list[Any], spec: str, results: list[Tensor]) -> None:
+    def _inside(self, function: str, leaves: list[object], spec: str, results: list[Tensor]) -> None:
         assert self._current is not None
         _, index, run = self._current
         read = tuple(self._token(run, index, leaf, function) for leaf in leaves)
@@ -165,14 +160,14 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]  # torch is not type-ch
             run.results.setdefault(id(result), ("result", number, output))
         run.alive.extend(results)
 
-    def _note_other_readers(self, leaves: list[Any]) -> None:
+    def _note_other_readers(self, leaves: list[object]) -> None:
         """Note stacks of which another module reads a result that is not the last one: a copy could not say which."""
         for leaf in leaves:
             name = self._between.get(id(leaf)) if isinstance(leaf, Tensor) else None
             if name is not None:
                 self._read_elsewhere.add(name)
 
-    def _token(self, run: _Run, index: int, leaf: Any, function: str) -> Token:
+    def _token(self, run: _Run, index: int, leaf: object, function: str) -> Token:
         if not isinstance(leaf, Tensor):
             return _plain(leaf)
         known = run.own.get(id(leaf)) or run.results.get(id(leaf))
@@ -186,7 +181,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]  # torch is not type-ch
         self._alive.append(leaf)  # so that no other tensor gets its identity
         return ("outside", id(leaf))
 
-    def _outside(self, function: str, leaves: list[Any], results: list[Tensor]) -> None:
+    def _outside(self, function: str, leaves: list[object], results: list[Tensor]) -> None:
         """Note what is computed of a block's own inputs before the block runs."""
         read = [self._cached.get(id(leaf)) for leaf in leaves if isinstance(leaf, Tensor)]
         owners = {cached[0] for cached in read if cached is not None}
