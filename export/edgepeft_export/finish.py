@@ -10,6 +10,7 @@ from onnx_ir.passes import common
 from edgepeft_export.errors import DequantizedTensor
 from edgepeft_export.graph.custom_ops import lower
 from edgepeft_export.graph.edit import fix_names
+from edgepeft_export.graph.shapes import forget_names, input_names
 from edgepeft_export.opset import IR_VERSION, OPSET, assert_runs_on_devices
 
 LARGE = 4096
@@ -29,6 +30,8 @@ def finish(model: ir.Model, known: Collection[str]) -> None:
     """
     lower(model)
     sweep(model)
+    for body in model.graph.subgraphs():
+        forget_names(body, input_names(model.graph))
     check(model, known)
 
 

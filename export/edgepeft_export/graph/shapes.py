@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import onnx
 import onnx_ir as ir
@@ -144,6 +144,22 @@ def dtype_of(value: ir.Value) -> ir.DataType:
 def is_float(value: ir.Value) -> bool:
     """Whether a value is known to be made of floating point numbers."""
     return value.dtype is not None and value.dtype.is_floating_point()
+
+
+def forget_names(graph: ir.Graph | Sequence[ir.Node], known: Collection[Dim]) -> None:
+    """Make the named sizes of a body's values unknown, except known names, in place.
+
+    A name means one size, and onnxruntime reuses memory by it; a slice may have another size in each iteration.
+    """
+    inputs = graph.inputs if isinstance(graph, ir.Graph) else ()
+    for value in (*inputs, *(output for node in graph for output in node.outputs)):
+        if value.shape is not None:
+            value.shape = ir.Shape([dim if isinstance(dim, int) or dim in known else None for dim in dims_of(value)])
+
+
+def input_names(graph: ir.Graph) -> set[Dim]:
+    """The names of the free sizes of a graph's inputs."""
+    return {dim for value in graph.inputs if value.shape is not None for dim in dims_of(value)}
 
 
 def at_most(size: int, of: str) -> str:

@@ -13,6 +13,7 @@ import edgepeft
 from edgepeft.merging import to_onnx
 from edgepeft_export.forward import from_onnx
 from edgepeft_export.forward.onnx_source.lora import GraphLora
+from edgepeft_export.optimizers import SGD
 from edgepeft_runtime import Trainer
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.errors import EdgepeftError
@@ -117,3 +118,80 @@ def test_a_loss_reads_the_first_output_of_floats(tmp_path: Path) -> None:
     assert [spec.name for spec in opened.manifest.outputs] == ["scores", "label"]
     made = to_onnx.inference_model(opened)
     assert [value.name for value in made.graph.outputs] == ["label", "scores"]
+
+
+APPENDING = LOOP.replace("start = ", "none_yet = SequenceEmpty()\n start = ")
+APPENDING = APPENDING.replace("last, each = Loop(count, , start)", "list, last = Loop(count, , none_yet, start)")
+APPENDING = APPENDING.replace(
+    "float[n, 4] s) => (on, next, kept)", "seq(float[n, 4]) l, float[n, 4] s) => (on, more, next)"
+)
+APPENDING = APPENDING.replace("kept = Identity(next)", "more = SequenceInsert(l, next)")
+
+COUNTING = LOOP.replace("start = ", "yes = Less(zero, count)\n start = ")
+COUNTING = COUNTING.replace("last, each = Loop(count, , start)", "number, last, each = Loop(, yes, zero, start)")
+COUNTING = COUNTING.replace("float[n, 4] s) => (on, next", "int64 k, float[n, 4] s) => (on, k1, next")
+COUNTING = COUNTING.replace("on = Identity(go)", "k1 = Add(k, one)  on = Less(k1, count)")
+
+SEQUENCES = {
+    "a list of steps, stacked": APPENDING.replace(
+        "y = MatMul(last, head)",
+        """all = ConcatFromSequence <axis = 1, new_axis = 1> (list)
+    m = ReduceMean <keepdims = 0, axes = [1]> (all)
+    y = MatMul(m, head)""",
+    ),
+    "a list of steps, joined": APPENDING.replace(
+        "y = MatMul(last, head)",
+        """all = ConcatFromSequence <axis = 1> (list)
+    z = ReduceMax <axes = [1]> (all)
+    m = Mul(z, last)
+    y = MatMul(m, head)""",
+    ),
+    "an element of a list": APPENDING.replace("y = MatMul(last", "at = SequenceAt(list, one)\n    y = MatMul(at"),
+    "while a number is below another": COUNTING,
+    "slices of growing length": """
+    t = MatMul(x, w)
+    three = Constant <value = int64 {3}> ()
+    yes = Equal(one, one)
+    each = Loop(three, yes) <body = b (int64 i, bool go) => (on, kept) {
+      on = Identity(go)
+      axes = Constant <value = int64[1] {1}> ()
+      begin = Constant <value = int64[1] {0}> ()
+      k = Add(i, one)
+      end = Unsqueeze(k, begin)
+      part = Slice(t, begin, end, axes)
+      squares = Mul(part, part)
+      kept = ReduceMean <axes = [1], keepdims = 0> (squares)
+    }>
+    m = ReduceMean <axes = [0], keepdims = 0> (each)
+    y = MatMul(m, head)""",
+    "parts of a tensor": """
+    t = MatMul(x, w)
+    parts = SplitToSequence <axis = 2, keepdims = 0> (t)
+    p = SequenceAt(parts, one)
+    q = SequenceAt(parts, zero)
+    three = SequenceConstruct(p, q, p)
+    four = SequenceInsert(three, q, zero)
+    whole = ConcatFromSequence <axis = 2, new_axis = 1> (four)
+    number = SequenceLength(four)
+    scaled = Cast <to = 1> (number)
+    u = Mul(whole, scaled)
+    v = MatMul(u, head)
+    y = ReduceMean <axes = [1], keepdims = 0> (v)""",
+}
+
+
+@pytest.mark.parametrize("kind", SEQUENCES)
+def test_sequences_and_counted_loops_train(kind: str, tmp_path: Path) -> None:
+    """The graph equals the file at two sizes, and a small step lowers the loss by as much as its gradient says."""
+    path, draw = _file(tmp_path, SEQUENCES[kind]), np.random.default_rng(1)
+    x = draw.normal(size=(3, 5, 4)).astype(np.float32)
+    sgd = SGD(momentum=0.0, weight_decay=0.0)
+    edgepeft.prepare(path, {"x": x}, trainable=["w"], loss="mse", optimizer=sgd, out=tmp_path / "b")
+    assert len(from_onnx(path, ["w"], example={"x": x}).verified.examples) == 2
+    batch, rate = {"x": x, "labels": draw.normal(size=(3, 3)).astype(np.float32)}, 1e-3
+    with Trainer.open(tmp_path / "b") as trainer:
+        before = trainer.parameters()["w"].astype(np.float64)
+        loss = trainer.step(batch, lr=rate)
+        moved = trainer.parameters()["w"] - before
+        fallen = loss - trainer.evaluate(batch).loss
+    assert fallen == pytest.approx(float((moved**2).sum()) / rate, rel=0.05)

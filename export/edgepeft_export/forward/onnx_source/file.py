@@ -36,6 +36,7 @@ from edgepeft_export.graph.expanding.settling import settle
 from edgepeft_export.graph.modelfile import load_model
 from edgepeft_export.graph.nested.hoisting import hoist_constants, hoist_unchanged
 from edgepeft_export.graph.nested.iterations import limit_loops
+from edgepeft_export.graph.nested.sequences import resolve_sequences
 from edgepeft_export.graph.shapes import infer_shapes, is_float
 from edgepeft_export.opset import IR_VERSION
 from edgepeft_export.passes.pipeline import tidy, widen
@@ -189,6 +190,9 @@ def _load(path: Path, outputs: Sequence[str] | None) -> ir.Model:
     common.LiftConstantsToInitializersPass(lift_all_constants=False, size_limit=0)(model)
     hoist_constants(model)
     hoist_unchanged(model)
+    infer_shapes(model)
+    if resolve_sequences(model):
+        common.RemoveUnusedNodesPass()(model)
     raise_fused(model)
     model.ir_version = IR_VERSION
     return model

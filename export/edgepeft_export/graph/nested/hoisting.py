@@ -15,7 +15,7 @@ def hoist_constants(model: ir.Model) -> None:
         for value in list(graph.initializers.values()):
             if not value.is_graph_input():
                 del graph.initializers[str(value.name)]
-                _store(model.graph, graph, value, value)
+                _store(model.graph, graph, value, ir.Value(name=value.name, const_value=value.const_value))
         for node in [node for node in graph if node.op_type == "Constant" and not node.domain]:
             tensor = ir.convenience.get_const_tensor(node.outputs[0])
             if tensor is not None:

@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from edgepeft_export.graph.constants import new_initializer
 from edgepeft_export.graph.edit import remove_node, replace_value
+from edgepeft_export.graph.shapes import forget_names, input_names
 
 
 def inline(body: ir.Graph, given: Sequence[ir.Value | None], before: ir.Node, part: str = "") -> list[ir.Value | None]:
@@ -33,6 +34,7 @@ def inline(body: ir.Graph, given: Sequence[ir.Value | None], before: ir.Node, pa
         value.name = _fresh(before.graph, f"{stem}/{value.name}")
         before.graph.register_initializer(value)
     nodes = list(body)
+    forget_names(nodes, input_names(before.graph) if isinstance(before.graph, ir.Graph) else ())
     body.remove(nodes)
     for node in nodes:
         node.name = f"{stem}/{node.name or node.op_type}"

@@ -12,6 +12,7 @@ from edgepeft_export.graph.constants import is_frozen, known, known_number, new_
 from edgepeft_export.graph.edit import remove_node, replace_value
 from edgepeft_export.graph.match import present
 from edgepeft_export.graph.nested.bodies import captured, give_inputs, isolate, rejoin
+from edgepeft_export.graph.nested.counting import count_iterations
 from edgepeft_export.graph.nested.inlining import Inserter, replace_by
 from edgepeft_export.graph.shapes import Dim, dims_of, infer_shapes
 from edgepeft_export.opset import IR_VERSION
@@ -146,6 +147,8 @@ def as_scan(node: ir.Node) -> dict[ir.Value, ir.Value]:
 def limit_loops(model: ir.Model) -> None:
     """Replace every such ``Loop`` of a model, in place. One that stays is refused where it has to be differentiated."""
     for node in list(ir.traversal.RecursiveGraphIterator(model.graph, recursive=lambda _: True, reverse=True)):
+        if node.op_type == "Loop" and not node.domain:
+            count_iterations(node)
         with suppress(StateChangesSize):
             as_scan(node)
 
@@ -162,7 +165,7 @@ def runs_on(node: ir.Node) -> bool:
     if condition is not None and known_number(condition) != 1.0:
         return False
     value: ir.Value | None = body.outputs[0]
-    while value is not None and (producer := value.producer()) is not None and producer.op_type == "Identity":
+    while value is not None and (producer := value.producer()) is not None and producer.op_type in ("Identity", "Cast"):
         value = producer.inputs[0]
     array = known(value)
     return value is body.inputs[1] or (array is not None and bool(array.all()))
