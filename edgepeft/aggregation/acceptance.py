@@ -18,7 +18,7 @@ from edgepeft_runtime.train.trainer import Trainer
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Acceptance:
     """Whether the round is accepted, and the evaluations before and after it."""
 
     accepted: bool
@@ -35,7 +35,7 @@ def check_acceptance(
     tolerance: float = 0.0,
     batch_size: int = 32,
     metric: MetricLike | None = None,
-) -> Verdict:
+) -> Acceptance:
     """Evaluate a round on held-out data, as a device would, and compare it with its start.
 
     Args:
@@ -63,7 +63,7 @@ def check_acceptance(
             hint="evaluate the start with the same metric, or pass its adapter.",
         )
     sign = -1 if new.deciding.greater_is_better else 1
-    return Verdict(sign * new.deciding.value <= sign * old.deciding.value + tolerance, old, new)
+    return Acceptance(sign * new.deciding.value <= sign * old.deciding.value + tolerance, old, new)
 
 
 def _evaluated(

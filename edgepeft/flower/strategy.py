@@ -12,7 +12,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Result
 
-from edgepeft.aggregation import Aggregate, AggregationSettings, Verdict, aggregate, check_acceptance
+from edgepeft.aggregation import Acceptance, Aggregate, AggregationSettings, aggregate, check_acceptance
 from edgepeft.aggregation.errors import AggregationError, TooFewUpdates
 from edgepeft.aggregation.incoming import Start
 from edgepeft.aggregation.report import write_report
@@ -213,7 +213,7 @@ class AdapterStrategy(FedAvg):  # type: ignore[misc]  # flwr is not type-checked
         verdict = self._judged(combined, start)
         return self._close(folder, number, combined, verdict), _metrics(combined, verdict)
 
-    def _close(self, folder: Path, number: int, combined: Aggregate, verdict: Verdict | None) -> ArrayRecord | None:
+    def _close(self, folder: Path, number: int, combined: Aggregate, verdict: Acceptance | None) -> ArrayRecord | None:
         """Write the result of a round; only the report, if its loss on held-out data is higher."""
         facts = {"round": number} if verdict is None else {"round": number, "held_out": _plain(verdict)}
         if verdict is None or verdict.accepted:
@@ -236,7 +236,7 @@ class AdapterStrategy(FedAvg):  # type: ignore[misc]  # flwr is not type-checked
             return TooFewUpdates(message, context=None, hint="ask more nodes.")
         return replace(combined, report=replace(combined.report, refused=tuple(refused)))
 
-    def _judged(self, combined: Aggregate, start: Start) -> Verdict | None:
+    def _judged(self, combined: Aggregate, start: Start) -> Acceptance | None:
         """Return the verdict on held-out data, if there is any; the known evaluation of the start is reused."""
         if self._held_out is None:
             return None
@@ -278,7 +278,7 @@ class AdapterStrategy(FedAvg):  # type: ignore[misc]  # flwr is not type-checked
 _WORSE = "worse-than-before"
 
 
-def _metrics(combined: Aggregate, verdict: Verdict | None) -> MetricRecord:
+def _metrics(combined: Aggregate, verdict: Acceptance | None) -> MetricRecord:
     report = combined.report
     kept = verdict is not None and not verdict.accepted
     metrics: dict[str, int | float] = {
@@ -299,7 +299,7 @@ def _metrics(combined: Aggregate, verdict: Verdict | None) -> MetricRecord:
     return MetricRecord(metrics)
 
 
-def _plain(verdict: Verdict) -> dict[str, object]:
+def _plain(verdict: Acceptance) -> dict[str, object]:
     """Return a verdict as JSON values; a loss that is not finite is ``null``."""
     return {**asdict(verdict), "before": _plain_evaluation(verdict.before), "after": _plain_evaluation(verdict.after)}
 

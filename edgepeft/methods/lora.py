@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from edgepeft.methods.base import Method, OnnxReader, fits, train_only, trained_head
-from edgepeft.methods.support.peft_methods import MATMULS, attach_peft, fitting, is_in, refused, targets
+from edgepeft.methods.support.peft_methods import LAYERS, attach_peft, fitting, is_in, refused, targets
 from edgepeft.sources.architectures import head_modules
 from edgepeft_runtime.settings import setting
 
@@ -75,8 +75,8 @@ class Lora(Method):
             # By name, because peft finds no target in mixtures of experts with transformers 5.
             return [name for name in _peft_choices()[str(_model_type(model))] if name not in refused(model)]
         if not own:
-            return targets(model, self.target_modules, MATMULS)
-        return [name for name in fitting(model, MATMULS) if name not in own and self._wants(name, model)]
+            return targets(model, self.target_modules, LAYERS)
+        return [name for name in fitting(model, LAYERS) if name not in own and self._wants(name, model)]
 
     def _wants(self, name: str, model: nn.Module) -> bool:
         if self.target_modules is not None:

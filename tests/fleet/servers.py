@@ -18,14 +18,14 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from edgepeft.sync import Workspace
 from edgepeft.sync.serving.app import app
-from edgepeft.sync.serving.connections import Limits, server
+from edgepeft.sync.serving.connections import ConnectionLimits, server
 
 
 @contextmanager
 def serving(
     workspace: Workspace,
     *,
-    limits: Limits | None = None,
+    limits: ConnectionLimits | None = None,
     certificate: Path | None = None,
     key: Path | None = None,
     origins: Sequence[str] = (),
@@ -35,7 +35,7 @@ def serving(
     if certificate is not None:
         tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         tls.load_cert_chain(certificate, key)
-    made = server(app(workspace, origins), Limits() if limits is None else limits, tls)
+    made = server(app(workspace, origins), ConnectionLimits() if limits is None else limits, tls)
     with socket.create_server(("127.0.0.1", 0), backlog=2048) as listening:
         thread = threading.Thread(target=made.run, args=([listening],))
         thread.start()

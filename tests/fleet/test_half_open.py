@@ -15,7 +15,7 @@ import pytest
 
 from edgepeft.sync.serving import http_bodies
 from edgepeft.sync.serving.app import MAX_PENDING
-from edgepeft.sync.serving.connections import Limits
+from edgepeft.sync.serving.connections import ConnectionLimits
 from edgepeft_runtime.fleet import signatures
 from edgepeft_runtime.fleet.delivering import deliver
 from edgepeft_runtime.fleet.identity import Identity
@@ -105,7 +105,7 @@ def test_devices_are_served_next_to_600_half_open_ones(fleet: Fleet) -> None:
 def test_who_waits_too_long_is_closed(fleet: Fleet, half: str) -> None:
     """Whatever it has sent and keeps sending, also after a refused request."""
     fleet.publish()
-    with serving(fleet.host, limits=Limits(seconds=0.2)) as port, _open(port, HALVES[half]) as connection:
+    with serving(fleet.host, limits=ConnectionLimits(seconds=0.2)) as port, _open(port, HALVES[half]) as connection:
         connection.settimeout(0.05)
         for _ in range(400):
             try:
@@ -123,7 +123,7 @@ def test_the_oldest_goes_where_too_many_wait(fleet: Fleet) -> None:
     """Clients that send at once are always served. Connections being answered do not count."""
     fleet.device()
     fleet.publish()
-    with serving(fleet.host, limits=Limits(waiting=8)) as port, ExitStack() as stack:
+    with serving(fleet.host, limits=ConnectionLimits(waiting=8)) as port, ExitStack() as stack:
         busy = stack.enter_context(_open(port, _head(fleet, "PUT", 1000) + b"half"))
         waiting = [stack.enter_context(_open(port, HALVES["head"])) for _ in range(12)]
         assert all(_is_closed(connection) for connection in waiting[:4])
@@ -133,7 +133,7 @@ def test_the_oldest_goes_where_too_many_wait(fleet: Fleet) -> None:
 def test_an_address_with_many_does_not_displace_others(fleet: Fleet) -> None:
     """A connection that is alone at its address may be slow, however old it is."""
     fleet.publish()
-    with serving(fleet.host, limits=Limits(waiting=4)) as port, ExitStack() as stack:
+    with serving(fleet.host, limits=ConnectionLimits(waiting=4)) as port, ExitStack() as stack:
         alone = stack.enter_context(_open(port, HALVES["head"], "127.0.0.2"))
         waiting = [stack.enter_context(_open(port, HALVES["head"])) for _ in range(6)]
         assert all(_is_closed(connection) for connection in waiting[:3])
@@ -145,7 +145,7 @@ def test_a_device_uses_no_more_than_its_part(fleet: Fleet) -> None:
     for name in ("pi-1", "pi-2", "pi-3"):
         fleet.device(name)
     fleet.publish()
-    limits = Limits(of_a_device=2, answering=3)
+    limits = ConnectionLimits(of_a_device=2, answering=3)
     with serving(fleet.host, limits=limits) as port, ExitStack() as stack:
         for digest in ("ab", "cd"):
             stack.enter_context(_open(port, _head(fleet, "PUT", 1000, digest * 32) + b"half"))
@@ -162,7 +162,7 @@ def test_only_so_many_updates_arrive_at_once(fleet: Fleet) -> None:
     fleet.device()
     fleet.publish()
     contents = [bytes([number]) * 100 for number in range(MAX_PENDING + 4)]
-    with serving(fleet.host, limits=Limits(of_a_device=99)) as port, ExitStack() as stack:
+    with serving(fleet.host, limits=ConnectionLimits(of_a_device=99)) as port, ExitStack() as stack:
         connections = []
         for content in contents:
             digest = signatures.sha256(content)
@@ -197,7 +197,7 @@ def test_a_client_that_does_not_read_is_dropped(fleet: Fleet) -> None:
     size = 2**25
     (fleet.host.published / "r000001" / "adapter.safetensors").write_bytes(bytes(size))
     asked = _head(fleet, "GET", 0).replace(b"/inbox/r000001/pi-1/" + b"ab" * 32 + b".safetensors", _ADAPTER)
-    with serving(fleet.host, limits=Limits(of_a_device=1)) as port, ExitStack() as stack:
+    with serving(fleet.host, limits=ConnectionLimits(of_a_device=1)) as port, ExitStack() as stack:
         stuck = stack.enter_context(_open(port, asked))
         poll = stack.enter_context(_open(port, b""))
         assert _last_status(poll, _head(fleet, "GET", 0), 429) == 404  # the stalled one has lost its slot
@@ -223,7 +223,7 @@ def test_handshakes_that_never_end_count_too(fleet: Fleet, tmp_path: Path) -> No
     certificate, key = certificate_for(tmp_path)
     device = fleet.device()
     fleet.publish(seed=1)
-    limits = Limits(waiting=8, seconds=60)
+    limits = ConnectionLimits(waiting=8, seconds=60)
     with serving(fleet.host, limits=limits, certificate=certificate, key=key) as port, ExitStack() as stack:
         silent = [stack.enter_context(_open(port, b"")) for _ in range(10)]
         address = f"https://127.0.0.1:{port}"

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from edgepeft_export.errors import ExportDiffers
 from edgepeft_export.forward import from_torch
-from edgepeft_export.forward.graph import Forward, Limits
+from edgepeft_export.forward.graph import Forward, SizeRange
 from edgepeft_export.forward.tables import with_table_limits
 from edgepeft_export.graph.shapes import dims_of
 
@@ -59,12 +59,12 @@ def _exported(model: nn.Module) -> Forward:
 @pytest.mark.parametrize(
     ("condition", "limits"),
     [
-        (lambda size: size > 12, Limits(1, 12)),
-        (lambda size: size < 5, Limits(5, None)),
-        (lambda size: size > 900, Limits(1, 900)),
+        (lambda size: size > 12, SizeRange(1, 12)),
+        (lambda size: size < 5, SizeRange(5, None)),
+        (lambda size: size > 900, SizeRange(1, 900)),
     ],
 )
-def test_a_branch_limits_the_sizes(condition: Callable[[int], bool], limits: Limits) -> None:
+def test_a_branch_limits_the_sizes(condition: Callable[[int], bool], limits: SizeRange) -> None:
     """The graph has the branch of the example, so sizes at which the other one runs are not for it."""
     assert _exported(_Branching(condition)).limits == {"length": limits}
 
@@ -89,7 +89,7 @@ def test_branches_that_compute_the_same_limit_nothing() -> None:
 def test_a_cut_table_limits_a_size_and_not_its_name() -> None:
     """``Min(16, length)`` is ``length``, of at most 16."""
     forward = _exported(_Cut())
-    assert forward.limits == {"length": Limits(1, 16)}
+    assert forward.limits == {"length": SizeRange(1, 16)}
     assert dims_of(forward.model.graph.outputs[0]) == ["batch", "length", 4]
 
 
@@ -108,7 +108,7 @@ def test_a_table_of_positions_limits_a_size(counted: Callable[[Tensor], Tensor],
     """The last length has a row for each position, and the next one has not: torch raises there too."""
     model = _Positions(counted)
     forward = from_torch(model, {"ids": torch.full((2, 8), 7)}, dynamic_axes={"ids": {0: "batch", 1: "length"}})
-    assert with_table_limits(forward).limits == ({} if most is None else {"length": Limits(1, most)})
+    assert with_table_limits(forward).limits == ({} if most is None else {"length": SizeRange(1, most)})
     model(torch.full((1, most or 99), 7))
     if most is not None:
         with pytest.raises(IndexError):

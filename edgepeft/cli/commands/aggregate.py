@@ -22,7 +22,7 @@ from edgepeft_runtime.figures import number, percent, size
 from edgepeft_runtime.files.durable import check_output
 
 if TYPE_CHECKING:
-    from edgepeft.aggregation import Aggregate, AggregateReport, Privacy, Verdict
+    from edgepeft.aggregation import Acceptance, Aggregate, AggregateReport, Privacy
     from edgepeft_runtime.bundle.bundle import Bundle
 
 SUFFIX = ".safetensors"
@@ -201,7 +201,7 @@ def _verdict(
     data: Path,
     names: tuple[tuple[str, ...], str],
     metric: str | None,
-) -> Verdict:
+) -> Acceptance:
     from edgepeft.aggregation import check_acceptance
     from edgepeft.data import load
 
@@ -215,7 +215,7 @@ def _verdict(
     return check_acceptance(bundle, combined.parameters, held_out, adapter, metric=metric)
 
 
-def _save(combined: Aggregate, out: Path, verdict: Verdict | None, acceptance_check: bool) -> None:
+def _save(combined: Aggregate, out: Path, verdict: Acceptance | None, acceptance_check: bool) -> None:
     from edgepeft.aggregation.report import write_report
 
     more = {} if verdict is None else {"held_out": asdict(verdict)}

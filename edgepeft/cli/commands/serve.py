@@ -50,7 +50,7 @@ def command(
         raise click.UsageError("--certificate and --private-key require each other.")
     from edgepeft.sync import Keys, Workspace
     from edgepeft.sync.serving.app import SERVING, app
-    from edgepeft.sync.serving.connections import Limits, server
+    from edgepeft.sync.serving.connections import ConnectionLimits, server
     from edgepeft_runtime.files.lock import locked_folder
 
     host = Workspace(workspace)
@@ -61,7 +61,7 @@ def command(
             say("note: without --certificate, tokens and updates travel unencrypted.", err=True)
         where = f"{'http' if tls is None else 'https'}://{address}:{listening.getsockname()[1]}"
         say(f"serving {campaign} on {where}", err=True)
-        server(app(host, origins), Limits.of_files(_files()), tls).run(sockets=[listening])
+        server(app(host, origins), ConnectionLimits.of_files(_files()), tls).run(sockets=[listening])
 
 
 def _origin(text: str) -> str:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from peft import PeftConfig
     from torch import nn
 
-MATMULS = ("Linear", "Conv1D", "Conv1d", "Conv2d", "Conv3d")
+LAYERS = ("Linear", "Conv1D", "Conv1d", "Conv2d", "Conv3d")
 """Names of the classes of modules that multiply by a matrix or a kernel."""
 
 
@@ -22,7 +22,7 @@ _REFUSED = ("conv1d", "out_proj")
 """Modules that peft refuses in models of state spaces, whose kernels read their weights."""
 
 
-def attach_peft(model: nn.Module, config: PeftConfig, what: str, kinds: Sequence[str] = MATMULS) -> nn.Module:
+def attach_peft(model: nn.Module, config: PeftConfig, what: str, kinds: Sequence[str] = LAYERS) -> nn.Module:
     """Call ``peft.get_peft_model``, and turn its exceptions into errors that list the modules that fit.
 
     Args:

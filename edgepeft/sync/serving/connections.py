@@ -28,7 +28,7 @@ _SETTLE_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
-class Limits:
+class ConnectionLimits:
     """Limits of a server's connections.
 
     Args:
@@ -45,7 +45,7 @@ class Limits:
     of_a_device: int = 4
 
     @classmethod
-    def of_files(cls, count: int) -> Limits:
+    def of_files(cls, count: int) -> ConnectionLimits:
         """Return the limits of a process that can open ``count`` files: a connection uses one, an update another."""
         return cls(waiting=min(1024, count * 3 // 16), answering=min(1024, count // 4))
 
@@ -53,7 +53,7 @@ class Limits:
 class Connections:
     """All connections of a server."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: ConnectionLimits) -> None:
         self._limits = limits
         self._waiting: dict[Connection, asyncio.TimerHandle] = {}
         self._by_address: dict[str, dict[Connection, None]] = {}
@@ -179,7 +179,7 @@ def _buffer_nothing(transport: asyncio.WriteTransport) -> None:
     transport.set_write_buffer_limits(high=1, low=0)
 
 
-def server(app: ASGIApp, limits: Limits, tls: ssl.SSLContext | None = None) -> uvicorn.Server:
+def server(app: ASGIApp, limits: ConnectionLimits, tls: ssl.SSLContext | None = None) -> uvicorn.Server:
     """Return a server of an application; ``run(sockets=[...])`` serves until a signal ends it."""
     protocol: Any = partial(Connection, connections=Connections(limits), tls=tls)
     config = uvicorn.Config(

@@ -21,14 +21,14 @@ from edgepeft_export.passes import scatter_into_sums
 
 
 @dataclass(frozen=True)
-class Wanted:
+class RegionTargets:
     """The values of a region whose gradients are needed, as in ``RowWise``."""
 
     rows: Sequence[ir.Value]
     shared: Sequence[ir.Value]
 
 
-def loss_body(loss: ir.Node, region: RowWise, wanted: Wanted, chunk: str) -> ir.Graph:
+def loss_body(loss: ir.Node, region: RowWise, wanted: RegionTargets, chunk: str) -> ir.Graph:
     """The body of a ``Scan``. It reads the shared tensors of the region from the graph around it.
 
     Args:

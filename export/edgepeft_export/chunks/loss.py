@@ -19,7 +19,7 @@ from onnx_ir.passes import common
 
 from edgepeft_export.autodiff import dependents
 from edgepeft_export.autodiff.rules.reading import zeros_like
-from edgepeft_export.chunks.body import Wanted, loss_body
+from edgepeft_export.chunks.body import RegionTargets, loss_body
 from edgepeft_export.chunks.region import RowWise, row_wise
 from edgepeft_export.chunks.sizes import NORMAL, ChunkSizes
 from edgepeft_export.graph.custom_ops import DOMAIN, STOP_GRADIENT, WITH_GRADIENT
@@ -71,7 +71,7 @@ def chunk_losses(
         region, chunk = row_wise(operand(loss), loss), sizes.logits
         reason = "another node reads them, or they are not computed row by row" if region is None else None
         if region is not None:
-            wanted = Wanted(_within(region.rows, depends), _within(region.shared, depends))
+            wanted = RegionTargets(_within(region.rows, depends), _within(region.shared, depends))
             if sum(map(_size, wanted.shared)) <= chunk * classes:
                 replace_terms(loss, _in_chunks(loss, region, wanted, chunk))
             else:
@@ -90,7 +90,7 @@ def _size(value: ir.Value) -> int:
     return prod(static_dims(value) or [0])
 
 
-def _in_chunks(loss: ir.Node, region: RowWise, wanted: Wanted, chunk: int) -> LossTerms:
+def _in_chunks(loss: ir.Node, region: RowWise, wanted: RegionTargets, chunk: int) -> LossTerms:
     """Append the loop over chunks. The loss that it computes has the gradients that it computes."""
     assert loss.graph is not None
     emit = Emitter(loss.graph, scope=loss.name or "loss/chunks")

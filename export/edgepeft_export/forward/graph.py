@@ -43,7 +43,7 @@ class SparseTensor:
 
 
 @dataclass(frozen=True)
-class Limits:
+class SizeRange:
     """The least and the largest size of a dimension; ``most`` is ``None`` where there is no largest one."""
 
     least: int = 1
@@ -78,7 +78,7 @@ class Forward:
     verified: Verified = field(default_factory=Verified)
     source: tuple[SourceTensor, ...] | None = None
     longest: int | None = None
-    limits: Mapping[str, Limits] = field(default_factory=dict)
+    limits: Mapping[str, SizeRange] = field(default_factory=dict)
     source_outputs: tuple[str, ...] = ()
 
     @property

@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
 
-from edgepeft_export.forward.graph import Forward, Limits
+from edgepeft_export.forward.graph import Forward, SizeRange
 from edgepeft_export.graph.shapes import dims_of
 from edgepeft_export.opset import IR_VERSION
 
@@ -37,7 +37,7 @@ def with_table_limits(forward: Forward) -> Forward:
     limits = dict(forward.limits)
     for lookup in _lookups(forward):
         for name, most in _limits(lookup, forward):
-            known = limits.get(name, Limits())
+            known = limits.get(name, SizeRange())
             if known.most is None or most < known.most:
                 limits[name] = replace(known, most=most)
     return replace(forward, limits=limits)
@@ -67,7 +67,7 @@ def _limits(lookup: _Lookup, forward: Forward) -> Iterator[tuple[str, int]]:
             def largest(size: int, name: str = name, fill: int = fill) -> int:
                 return _largest(session, inputs, {name: size}, fill)
 
-            found = _last_size(largest, lookup.rows, forward.limits.get(name, Limits()).least)
+            found = _last_size(largest, lookup.rows, forward.limits.get(name, SizeRange()).least)
             if found is not None:
                 yield name, found
 

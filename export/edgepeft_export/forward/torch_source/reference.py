@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from edgepeft_export.errors import ExportDiffers
-from edgepeft_export.forward.graph import Forward, Limits
+from edgepeft_export.forward.graph import Forward, SizeRange
 from edgepeft_export.forward.torch_source.sizes import TracedSize, with_size
 from edgepeft_export.forward.torch_source.trace import first_difference
 from edgepeft_export.verification import FLOAT32, HALF, Example, GraphRun, Verified, difference, refuse_random
@@ -99,7 +99,7 @@ def verified(forward: Forward, reference: Reference) -> Forward:
     return replace(forward, verified=Verified(tuple(examples), tolerance, tuple(notes)), limits=limits)
 
 
-def _confirmed(graph: GraphRun, reference: Reference, tolerance: float) -> dict[str, Limits]:
+def _confirmed(graph: GraphRun, reference: Reference, tolerance: float) -> dict[str, SizeRange]:
     """The limits of free sizes past which the graph is not right.
 
     Torch also records conditions that do not change what is computed, so the graph is compared past each limit that is
@@ -124,7 +124,7 @@ def _confirmed(graph: GraphRun, reference: Reference, tolerance: float) -> dict[
             if gap <= _NEAR * traced.size and fits(gap) is False:
                 raise _branches_on(name, traced.size, gap)
         if (least, most) != (1, None):
-            limits[name] = Limits(least, most)
+            limits[name] = SizeRange(least, most)
     return limits
 
 

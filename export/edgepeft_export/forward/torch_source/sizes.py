@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from edgepeft_export.forward.graph import Limits
+from edgepeft_export.forward.graph import SizeRange
 from edgepeft_export.graph.shapes import Dim
 
 _NEAR = 16
@@ -35,7 +35,7 @@ class TracedSize:
     """
 
     size: int
-    limits: Limits = field(default_factory=Limits)
+    limits: SizeRange = field(default_factory=SizeRange)
     gaps: tuple[int, ...] = ()
 
 
@@ -75,7 +75,7 @@ def _traced(size: torch.SymInt) -> TracedSize:
     met = [n for n in _candidates(conditions, example) if n not in missed]
     below = [n for n in missed if low <= n < min(met, default=example)]
     above = [n for n in missed if max(met, default=example) < n <= (high or n)]
-    limits = Limits(max(below) + 1 if below else low, min(above) - 1 if above else high)
+    limits = SizeRange(max(below) + 1 if below else low, min(above) - 1 if above else high)
     return TracedSize(example, limits, tuple(n for n in missed if limits.least <= n <= (limits.most or n)))
 
 
@@ -100,7 +100,7 @@ def with_size(tensor: Tensor, axis: int, size: int) -> Tensor:
     return changed.sort().values if ascend else changed
 
 
-def simplified(dim: Dim, limits: Mapping[str, Limits]) -> Dim:
+def simplified(dim: Dim, limits: Mapping[str, SizeRange]) -> Dim:
     """A size by an equal formula without the minimum of another size and its limit.
 
     A table of 64 positions that is cut to a sequence has ``Min(64, sequence)`` rows: ``sequence``, of at most 64.

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from edgepeft_runtime.bundle.plan import Interface
+from edgepeft_runtime.bundle.plan import GraphInterface
 from edgepeft_runtime.errors import BadGraph, BundleError, UnboundedLoop
 from edgepeft_runtime.files.wire import BYTES, FIXED32, FIXED64, VARINT, Bytes, Field, fields, varint
 from edgepeft_runtime.shown import printable, quoted
@@ -64,7 +64,7 @@ class GraphFacts:
     """
 
     locations: frozenset[str]
-    interface: Interface
+    interface: GraphInterface
 
 
 @dataclass(frozen=True)
@@ -173,10 +173,10 @@ class _Graph:
             for graph in parent.graphs:
                 _Graph(self.locations, trips, self.depth + 1).read(graph, scope)
 
-    def interface(self) -> Interface:
+    def interface(self) -> GraphInterface:
         """Return the names of inputs and outputs."""
         inputs = tuple(_text(name) for name in self._inputs if name not in self._stored)
-        return Interface(inputs, tuple(map(_text, self._outputs)))
+        return GraphInterface(inputs, tuple(map(_text, self._outputs)))
 
     def _define(self, name: Name, value: int | None) -> None:
         # A name that is defined twice is not a constant, since parsers differ in which definition counts.

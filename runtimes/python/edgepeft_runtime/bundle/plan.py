@@ -21,14 +21,14 @@ LOSS_SUM, LOSS_WEIGHT, LOGITS = "loss_sum", "loss_weight", "logits"
 
 
 @dataclass(frozen=True)
-class Interface:
+class GraphInterface:
     """The names of a graph's inputs and outputs."""
 
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
 
 
-InterfaceOf = Callable[[str], Interface]
+InterfaceOf = Callable[[str], GraphInterface]
 """The interface of a graph, by its file."""
 
 
@@ -112,7 +112,7 @@ def results_of(manifest: Manifest, program: str) -> tuple[str, ...]:
     return (LOSS_SUM, LOSS_WEIGHT) if program == TRAIN else (LOSS_SUM, LOSS_WEIGHT, *outputs)
 
 
-def _resolved(program: str, index: int, call: Call, interface: Interface) -> Step:
+def _resolved(program: str, index: int, call: Call, interface: GraphInterface) -> Step:
     """Return a call with all outputs; raises ``BadProgram`` for names that the graph does not have."""
     added = {item.output for item in call.accumulate}
     for kind, names, existing in (

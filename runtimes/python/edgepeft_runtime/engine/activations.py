@@ -16,7 +16,7 @@ import onnxruntime as ort
 
 from edgepeft_runtime.bundle.bundle import Bundle
 from edgepeft_runtime.bundle.programs import TRAIN
-from edgepeft_runtime.engine.program import Programs
+from edgepeft_runtime.engine.program import Runner
 from edgepeft_runtime.engine.row_store import KEY_BYTES, RowStore
 from edgepeft_runtime.engine.sessions import OrtTensors, as_ort
 from edgepeft_runtime.errors import NothingToCache
@@ -52,7 +52,7 @@ class Activations:
         rows: where the values are kept.
     """
 
-    def __init__(self, bundle: Bundle, runner: Programs, rows: RowStore) -> None:
+    def __init__(self, bundle: Bundle, runner: Runner, rows: RowStore) -> None:
         cache = bundle.manifest.cache
         assert cache is not None  # owner_of() has checked it
         self._value = cache.value

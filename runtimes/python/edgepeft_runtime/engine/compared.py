@@ -16,7 +16,7 @@ import onnxruntime as ort
 from edgepeft_runtime.bundle.plan import LOSS_SUM
 from edgepeft_runtime.bundle.specs import Bucket
 from edgepeft_runtime.engine.accumulators import Accumulators
-from edgepeft_runtime.engine.program import Programs
+from edgepeft_runtime.engine.program import Runner
 from edgepeft_runtime.engine.sessions import OrtTensors
 from edgepeft_runtime.errors import BundleError, TrainingError
 from edgepeft_runtime.files.tensorfile import Array
@@ -57,7 +57,7 @@ class ComparedPrograms:
         other: runs them on the provider.
     """
 
-    def __init__(self, name: str, buckets: Sequence[Bucket], cpu: Programs, other: Programs) -> None:
+    def __init__(self, name: str, buckets: Sequence[Bucket], cpu: Runner, other: Runner) -> None:
         self._name, self._buckets, self._cpu, self._other = name, buckets, cpu, other
         self._compared: dict[str, set[str]] = {}
         self._verdicts: dict[str, Verdict] = {}

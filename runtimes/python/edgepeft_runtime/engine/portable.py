@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime as ort
 
 from edgepeft_runtime.bundle.bundle import OPTIMIZER, Bundle
-from edgepeft_runtime.bundle.plan import LOGITS, LOSS_SUM, LOSS_WEIGHT, Interface
+from edgepeft_runtime.bundle.plan import LOGITS, LOSS_SUM, LOSS_WEIGHT, GraphInterface
 from edgepeft_runtime.bundle.programs import EVAL, GENERATE, INFER, SELECT, TRAIN
 from edgepeft_runtime.bundle.specs import SparseSpec
 from edgepeft_runtime.engine.accumulators import Accumulators
@@ -24,7 +24,7 @@ from edgepeft_runtime.engine.engine import (
     check_finite,
     no_label_counts,
 )
-from edgepeft_runtime.engine.program import ProgramRunner, Programs
+from edgepeft_runtime.engine.program import ProgramRunner, Runner
 from edgepeft_runtime.engine.providers import Provider
 from edgepeft_runtime.engine.row_store import RowStore
 from edgepeft_runtime.engine.sessions import Sessions, as_ort
@@ -53,7 +53,7 @@ class PortableEngine:
     ) -> None:
         self._bundle = bundle
         self._sessions = Sessions(bundle, threads, profile)
-        self._programs: Programs = ProgramRunner(bundle, self._sessions)
+        self._programs: Runner = ProgramRunner(bundle, self._sessions)
         self._accelerated = None if provider is None else Sessions(bundle, threads, provider=provider)
         self._compared: ComparedPrograms | None = None
         if provider is not None and self._accelerated is not None:
@@ -177,7 +177,7 @@ class PortableEngine:
         """Write the profiler's file of each graph that has run, and return them by the graph's file."""
         return self._sessions.end_profiling()
 
-    def interface(self, graph: str) -> Interface:
+    def interface(self, graph: str) -> GraphInterface:
         """Return the names of a graph's inputs and outputs."""
         return self._sessions.interface(graph)
 

@@ -20,7 +20,7 @@ from edgepeft_runtime.files.tensorfile import Array
 from edgepeft_runtime.shown import quoted
 
 
-class Programs(Protocol):
+class Runner(Protocol):
     """Runs programs: see ``ProgramRunner``, whose methods these are."""
 
     def run(

@@ -12,7 +12,7 @@ from pathlib import Path
 import onnxruntime as ort
 
 from edgepeft_runtime.bundle.bundle import OPTIMIZER, Bundle
-from edgepeft_runtime.bundle.plan import Interface
+from edgepeft_runtime.bundle.plan import GraphInterface
 from edgepeft_runtime.bundle.program_checks import WEIGHTS
 from edgepeft_runtime.engine.providers import CPU, Provider
 from edgepeft_runtime.errors import BundleError, GraphNotLoaded, OnnxruntimeFailed, TrainingError
@@ -64,11 +64,11 @@ class Sessions:
             raise onnxruntime_failed(graph, failure) from failure
         return dict(zip(outputs, found, strict=True))
 
-    def interface(self, graph: str) -> Interface:
+    def interface(self, graph: str) -> GraphInterface:
         """Return the names of a graph's inputs and outputs."""
         session = self._session(graph)
         inputs, outputs = session.get_inputs(), session.get_outputs()
-        return Interface(tuple(value.name for value in inputs), tuple(value.name for value in outputs))
+        return GraphInterface(tuple(value.name for value in inputs), tuple(value.name for value in outputs))
 
     def end_profiling(self) -> dict[str, Path]:
         """Write the profiler's file of each session so far, and return them by the graph's file."""
